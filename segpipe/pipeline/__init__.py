@@ -1,0 +1,1 @@
+"""From input files and one ONNX model to label masks and areas."""

@@ -1,0 +1,60 @@
+"""Run the stages before this point in a thread of their own, a few items ahead."""
+
+import threading
+from collections.abc import Generator, Iterable
+from queue import Full, Queue
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_END = object()
+
+
+def ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
+    """The same items in the same order, computed while the consumer works; at most ``depth`` wait.
+
+    An exception of ``items`` is raised where it would have been. Closing the iterator stops the thread and closes
+    ``items`` before it returns, so that no thread reads files that its consumer has left.
+    """
+    queue: Queue[object] = Queue(depth)
+    stopped = threading.Event()
+    thread = threading.Thread(target=_fill, args=(items, queue, stopped), name="segpipe-ahead", daemon=True)
+    thread.start()
+    try:
+        while (item := queue.get()) is not _END:
+            if isinstance(item, _Raised):
+                raise item.error
+            yield item  # type: ignore[misc]
+    finally:
+        stopped.set()
+        thread.join()
+
+
+class _Raised:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def _fill(items: Iterable[object], queue: "Queue[object]", stopped: threading.Event) -> None:
+    iterator = iter(items)
+    try:
+        for item in iterator:
+            if not _put(queue, item, stopped):
+                break
+    except BaseException as error:  # noqa: BLE001 - it belongs to the consumer's thread
+        _put(queue, _Raised(error), stopped)
+    finally:
+        close = getattr(iterator, "close", None)
+        if close is not None:
+            close()
+        _put(queue, _END, stopped)
+
+
+def _put(queue: "Queue[object]", item: object, stopped: threading.Event) -> bool:
+    while not stopped.is_set():
+        try:
+            queue.put(item, timeout=0.1)
+        except Full:
+            continue
+        return True
+    return False

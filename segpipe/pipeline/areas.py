@@ -1,0 +1,243 @@
+"""How much ground each class covers: exact counts per cell of the grid, times the area of a pixel there.
+
+A cell is small enough for one pixel area to hold in all of it, and cells depend on the grid alone, so that a table does not
+depend on how the case was cut into jobs.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from pyproj import CRS, Geod, Transformer
+from pyproj.exceptions import CRSError
+
+from segpipe.pipeline.contract import Contract
+from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.windows import Window
+
+EARTH_RADIUS = 6371e3
+CELL_METRES = 1280.0
+"""Longest side of a cell. Within it the scale of Web Mercator changes by 0.06 % at 60 degrees of latitude."""
+CELL_PIXELS = 256
+STEP_METRES = 500.0
+"""Half the distance over which the projection is differentiated: long against the 1 mm to which PROJ inverts."""
+
+Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The part of the Earth that a grid lies on."""
+
+    transform: Affine
+    crs: CRS
+
+    @cached_property
+    def _to_lonlat(self) -> Transformer:
+        return Transformer.from_crs(self.crs, self.crs.geodetic_crs, always_xy=True)
+
+    @cached_property
+    def _ellipsoid(self) -> tuple[float, float]:
+        """Semi-major axis in m and squared first eccentricity."""
+        geod = self.crs.get_geod()
+        assert geod is not None
+        return geod.a, geod.es
+
+    @property
+    def rows_are_parallels(self) -> bool:
+        """A geographic grid with north up: all pixels of a row have one area, in closed form."""
+        return self.crs.is_geographic and self.transform.b == 0 == self.transform.d
+
+    @cached_property
+    def _radians(self) -> float:
+        """Radians per unit of a geographic CRS."""
+        return float(self.crs.axis_info[0].unit_conversion_factor)
+
+    def row_areas(self, rows: NDArray[np.int64]) -> Float:
+        """Area in m² of one pixel of each row: the zone between two parallels on the ellipsoid, cut by the pixel's width.
+
+        q(phi) = b²/2 (s / (1 - e²s²) + ln((1 + es) / (1 - es)) / 2e) with s = sin(phi) (Snyder 1987, eq. 3-12).
+        """
+        edges = [(self.transform.f + self.transform.e * (rows + k)) * self._radians for k in (0, 1)]
+        zones = [self._zone(np.clip(edge, -math.pi / 2, math.pi / 2)) for edge in edges]
+        return np.asarray(abs(self.transform.a) * self._radians * np.abs(zones[0] - zones[1]))
+
+    def _zone(self, phi: Float) -> Float:
+        a, es = self._ellipsoid
+        e, s = math.sqrt(es), np.sin(phi)
+        if e == 0:
+            return np.asarray(a**2 * s)
+        return np.asarray(a**2 * (1 - es) / 2 * (s / (1 - es * s**2) + np.arctanh(e * s) / e))
+
+    def pixel_areas(self, rows: Float, cols: Float) -> Float:
+        """Area in m² of a pixel around each point, given in pixels: the Jacobian of the projection times M N cos(phi).
+
+        0 where the grid leaves the Earth, as beyond the limb of a geostationary image.
+        """
+        step = max(STEP_METRES / max(self._nominal), 0.5)
+        east = self._difference(rows, cols, 0.0, step)
+        south = self._difference(rows, cols, step, 0.0)
+        _, phi = self._lonlat(rows, cols)
+        with np.errstate(invalid="ignore"):
+            area = np.abs(east[0] * south[1] - east[1] * south[0]) * self._density(phi)
+        return np.where(np.isfinite(area), area, 0.0)
+
+    def _difference(self, rows: Float, cols: Float, down: float, right: float) -> tuple[Float, Float]:
+        """Change of longitude and latitude per pixel, in radians, by central difference."""
+        lon0, lat0 = self._lonlat(rows - down, cols - right)
+        lon1, lat1 = self._lonlat(rows + down, cols + right)
+        length = 2 * (down + right)
+        with np.errstate(invalid="ignore"):
+            turn = np.remainder(lon1 - lon0 + math.pi, 2 * math.pi) - math.pi
+            return turn / length, (lat1 - lat0) / length
+
+    def _lonlat(self, rows: Float, cols: Float) -> tuple[Float, Float]:
+        """Longitude and latitude in radians of points given in pixels; infinite off the Earth."""
+        t = self.transform
+        x, y = t.a * cols + t.b * rows + t.c, t.d * cols + t.e * rows + t.f
+        if self.crs.is_geographic:
+            return np.asarray(x * self._radians), np.asarray(y * self._radians)
+        lon, lat = self._to_lonlat.transform(x, y)
+        return np.radians(lon), np.radians(lat)
+
+    def _density(self, phi: Float) -> Float:
+        """Square metres per square radian at a latitude: M N cos(phi)."""
+        a, es = self._ellipsoid
+        return np.asarray(a**2 * (1 - es) * np.cos(phi) / (1 - es * np.sin(phi) ** 2) ** 2)
+
+    @cached_property
+    def _nominal(self) -> tuple[float, float]:
+        """Height and width of a pixel in metres as the CRS's unit says, whatever the distortion."""
+        t = self.transform
+        metres = self._radians * EARTH_RADIUS if self.crs.is_geographic else self.crs.axis_info[0].unit_conversion_factor
+        return math.hypot(t.b, t.e) * metres, math.hypot(t.a, t.d) * metres
+
+    @property
+    def cell(self) -> tuple[int, int]:
+        """Rows and columns of pixels that share one pixel area."""
+        if self.rows_are_parallels:
+            return 1, 2**31
+        side = 2 ** max(0, math.floor(math.log2(CELL_METRES / max(self._nominal))))
+        return (min(side, CELL_PIXELS),) * 2
+
+    def pixel_size(self, shape: tuple[int, ...]) -> tuple[float, float]:
+        """Height and width in m, on the ground, of the pixel in the middle of a grid."""
+        row, col = (np.array([n / 2 + k for k in (-0.5, 0.5, 0.0)]) for n in shape)
+        geod = Geod(a=self._ellipsoid[0], es=self._ellipsoid[1])
+        lon, lat = (
+            np.degrees(v) for v in self._lonlat(np.array([*row[:2], *row[[2, 2]]]), np.array([*col[[2, 2]], *col[:2]]))
+        )
+        _, _, metres = geod.inv(lon[[0, 2]], lat[[0, 2]], lon[[1, 3]], lat[[1, 3]])
+        return float(metres[0]), float(metres[1])
+
+
+def ground_of(grid: Grid) -> Ground | None:
+    """Where on Earth a grid lies; None where it has no CRS, no transform, or lies on another body."""
+    if grid.crs is None or grid.transform is None:
+        return None
+    try:
+        crs = CRS.from_user_input(grid.crs)
+    except CRSError:
+        return None
+    geod = crs.get_geod() if crs.geodetic_crs is not None else None
+    if geod is None or abs(geod.a / EARTH_RADIUS - 1) > 0.01:
+        return None
+    return Ground(grid.transform, crs)
+
+
+class Areas:
+    """Pixels per class and cell; tables come from these integers alone."""
+
+    def __init__(self, grid: Grid, contract: Contract) -> None:
+        self._grid = grid
+        self._ground = ground_of(grid)
+        self._contract = contract
+        cell = self._ground.cell if self._ground else (2**31, 2**31)
+        self._cell = tuple(min(size, side) for size, side in zip(grid.shape, cell, strict=True))
+        cells = [-(-size // side) for size, side in zip(grid.shape, self._cell, strict=True)]
+        self._lookup = self._class_lookup()
+        bands = len(contract.mask_classes) if contract.task == "multilabel" else 1
+        self._counts = np.zeros((bands, *cells, len(self._ids) + 1), np.int64)
+
+    def _class_lookup(self) -> NDArray[np.int64] | None:
+        """From label to position in the table, None where they are the same but for nodata."""
+        multilabel = self._contract.task == "multilabel"
+        self._ids = [0, 1] if multilabel else [c.id for c in self._contract.mask_classes]
+        if self._ids == list(range(len(self._ids))):
+            return None
+        lookup = np.full(max(self._ids) + 1, len(self._ids), np.int64)
+        lookup[self._ids] = np.arange(len(self._ids))
+        return lookup
+
+    def add(self, window: Window, labels: NDArray[Any]) -> None:
+        """Count labels of shape ``window.shape``, or ``(classes, *window.shape)`` for a multilabel model."""
+        stride = len(self._ids) + 1
+        (row0, col0), (row1, col1) = window.start, window.stop
+        rows, cols = np.arange(row0, row1) // self._cell[0], np.arange(col0, col1) // self._cell[1]
+        first = rows[0], cols[0]
+        span = rows[-1] - first[0] + 1, cols[-1] - first[1] + 1
+        base = ((rows - first[0]) * (span[1] * stride))[:, None] + ((cols - first[1]) * stride)[None, :]
+        where = np.s_[first[0] : first[0] + span[0], first[1] : first[1] + span[1]]
+        for counts, band in zip(self._counts, labels.reshape(-1, *window.shape), strict=True):
+            index = base + self._position(band)
+            counts[where] += np.bincount(index.ravel(), minlength=span[0] * span[1] * stride).reshape(*span, stride)
+
+    def _position(self, labels: NDArray[Any]) -> NDArray[Any]:
+        position = np.minimum(labels, len(self._ids)) if self._lookup is None else labels
+        if self._lookup is not None:
+            position = self._lookup[np.minimum(labels, len(self._lookup) - 1)]
+            position[labels >= len(self._lookup)] = len(self._ids)
+        return position
+
+    @cached_property
+    def _cell_areas(self) -> Float:
+        """Area in m² of a pixel of each cell, shape ``(cell rows, cell columns)``."""
+        assert self._ground is not None
+        rows, cols = self._counts.shape[1:3]
+        if self._ground.rows_are_parallels:
+            return self._ground.row_areas(np.arange(rows))[:, None]
+        middle = [self._middles(n, axis) for axis, n in enumerate((rows, cols))]
+        grid = np.meshgrid(*middle, indexing="ij")
+        return self._ground.pixel_areas(*grid)
+
+    def _middles(self, count: int, axis: int) -> Float:
+        """Middles of the cells along an axis, in pixels; the last cell ends with the case."""
+        edges = np.minimum(np.arange(count + 1) * self._cell[axis], self._grid.shape[axis])
+        return np.asarray((edges[:-1] + edges[1:]) / 2, np.float64)
+
+    def table(self) -> list[dict[str, Any]]:
+        """One row per class and one for nodata: pixels, area in ha and share of the valid area.
+
+        Without ground the area is None, the unit ``px``, and the share that of the valid pixels.
+        """
+        if self._contract.task == "multilabel":
+            named = [(c, self._amount(band, 1)) for band, c in enumerate(self._contract.mask_classes)]
+        else:
+            named = [(c, self._amount(0, k)) for k, c in enumerate(self._contract.mask_classes)]
+        unseen = self._amount(0, len(self._ids))
+        seen = [self._amount(0, k) for k in range(len(self._ids))]
+        valid = math.fsum(pixels if area is None else area for pixels, area in seen)
+        rows = [self._row(c.id, c.name, amount, valid) for c, amount in named]
+        return [*rows, self._row(None, "nodata", unseen, 0)]
+
+    def _amount(self, band: int, position: int) -> tuple[int, float | None]:
+        """Pixels and square metres of one position of the table."""
+        counts = self._counts[band, ..., position]
+        area = math.fsum((counts * self._cell_areas).ravel()) if self._ground else None
+        return int(counts.sum()), area
+
+    def _row(self, class_id: int | None, name: str, amount: tuple[int, float | None], valid: float) -> dict[str, Any]:
+        pixels, area = amount
+        share = (pixels if area is None else area) / valid if valid else None
+        return {
+            "class_id": class_id,
+            "class_name": name,
+            "pixels": pixels,
+            "area": None if area is None else float(f"{area / 1e4:.10g}"),
+            "unit": "px" if area is None else "ha",
+            "share": None if share is None else float(f"{share:.6f}"),
+        }

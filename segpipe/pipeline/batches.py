@@ -1,0 +1,199 @@
+"""From opened cases to batches of scaled tiles, read in window order and filled across cases."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.pipeline.areas import ground_of
+from segpipe.pipeline.cases import Case, Identity, identities
+from segpipe.pipeline.contract import Contract
+from segpipe.pipeline.errors import SegpipeError, SourceError
+from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.scaling import Scaling, case_scaling, fixed_scaling, unscaled
+from segpipe.pipeline.sources import Invalid, Source
+from segpipe.pipeline.sources.raster import RasterSource
+from segpipe.pipeline.spec import ModelSpec
+from segpipe.pipeline.weights import Weights
+from segpipe.pipeline.windows import Cover, Window, reflected
+
+STATISTICS_BLOCK = 1024
+"""Side of the blocks, in pixels, over which a case's own statistics are taken. Fixed: it decides the order of a sum."""
+
+METRES = {"m": 1.0, "mm": 1e-3, "um": 1e-6}
+
+LONGEST_BATCH = 64
+"""Windows, empty ones included, after which a batch leaves even if it is not full."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """What the stages behind reading know of an opened case."""
+
+    grid: Grid
+    picture: bool
+    files: list[Identity]
+    """What its pixels come from, as it was before the first was read."""
+    notes: tuple[str, ...]
+    cover: Cover
+
+    @cached_property
+    def weights(self) -> Weights:
+        return Weights(self.cover)
+
+
+@dataclass(eq=False, slots=True)
+class Tile:
+    """One window of a case on its way through the stages."""
+
+    case: Case
+    sheet: Sheet | None = None
+    index: tuple[int, ...] = ()
+    pixels: NDArray[np.float32] | None = None
+    """Scaled, ``(channels, *tile)``; None if no pixel is valid."""
+    invalid: Invalid | None = None
+    """Shape ``tile``; None if all pixels are valid, or none."""
+    scores: NDArray[np.float32] | None = None
+    """Weighted, ``(classes, *tile)``."""
+    error: SegpipeError | None = None
+    """Why the case ends here."""
+
+
+@dataclass(eq=False, slots=True)
+class Batch:
+    """Consecutive windows, of one case or several; those without a valid pixel take no room in the model."""
+
+    tiles: list[Tile] = field(default_factory=list)
+
+    @property
+    def filled(self) -> list[Tile]:
+        return [tile for tile in self.tiles if tile.pixels is not None]
+
+    def stack(self, size: int) -> NDArray[np.float32]:
+        """Pixels ``(size, channels, *tile)``; a short batch is padded, so that the device sees one shape."""
+        pixels = [tile.pixels for tile in self.filled if tile.pixels is not None]
+        if len(pixels) == 1 == size:
+            return pixels[0][None]
+        stacked = np.zeros((size, *pixels[0].shape), np.float32)
+        np.stack(pixels, out=stacked[: len(pixels)])
+        return stacked
+
+
+def open_source(case: Case, contract: Contract, bands: tuple[int, ...] | None) -> Source:
+    """Open a case by its family of formats."""
+    return RasterSource(case.path, contract, bands)
+
+
+def open_sheet(case: Case, model: ModelSpec, bands: tuple[int, ...] | None) -> tuple[Source, Sheet]:
+    """Open a case and check that the model can take it.
+
+    Raises:
+        SourceError: it cannot be opened, or its bands, pixels or pixel size are not the model's.
+    """
+    source = open_source(case, model.contract, bands)
+    try:
+        _check_pixels(case, source, model)
+        notes = [*source.notes, *check_spacing(case, source.grid, model.contract)]
+        cover = Cover(source.grid.shape, model.tiling)
+        files = identities(case.path, source.files)
+    except BaseException:
+        source.close()
+        raise
+    return source, Sheet(source.grid, source.picture, files, tuple(notes), cover)
+
+
+def read(cases: Iterable[Case], model: ModelSpec, bands: tuple[int, ...] | None) -> Iterator[Tile]:
+    """Every window of every case in order; a case that cannot be read ends in a tile that says why."""
+    for case in cases:
+        try:
+            source, sheet = open_sheet(case, model, bands)
+            with closing(source):
+                yield from _tiles(case, source, sheet, model.contract)
+        except SegpipeError as error:
+            yield Tile(case, error=error)
+
+
+def _tiles(case: Case, source: Source, sheet: Sheet, contract: Contract) -> Iterator[Tile]:
+    scaling = scaling_of(source, contract)
+    for index in sheet.cover:
+        pixels, invalid = read_tile(source, sheet.cover, index, scaling)
+        yield Tile(case, sheet, index, pixels, invalid)
+
+
+def _check_pixels(case: Case, source: Source, model: ModelSpec) -> None:
+    """Raw pixels for a model of integers must fit its type; floats are scaled and always do."""
+    wanted = np.dtype(model.input_dtype)
+    if wanted.kind in "iu" and not np.can_cast(source.dtype, wanted):
+        raise SourceError(
+            f"{case.path}: pixels must fit the model's {wanted} input without loss, got {source.dtype}: convert the file"
+        )
+
+
+def check_spacing(case: Case, grid: Grid, contract: Contract) -> list[str]:
+    """The pixel size on the ground must be the one that the model was trained on; a note where that cannot be told."""
+    if contract.spacing is None:
+        return []
+    ground = ground_of(grid)
+    wanted = [value * METRES[contract.spacing_unit] for value in contract.spacing]
+    if ground is None:
+        return [f"pixel size not checked against the model's {wanted[0]:g} m: the file does not say where on Earth it lies"]
+    found = ground.pixel_size(grid.shape)
+    if any(abs(f / w - 1) > contract.spacing_tolerance for f, w in zip(found, wanted, strict=True)):
+        raise SourceError(
+            f"{case.path}: pixels must be {wanted[0]:g} x {wanted[1]:g} m within {contract.spacing_tolerance:.0%}, as the model "
+            f"was trained, got {found[0]:.4g} x {found[1]:.4g} m on the ground: resample the file with gdalwarp -tr"
+        )
+    return []
+
+
+def read_tile(
+    source: Source, cover: Cover, index: tuple[int, ...], scaling: Scaling
+) -> tuple[NDArray[np.float32] | None, Invalid | None]:
+    """Scaled pixels of one window, mirrored behind the far border, and where they are invalid."""
+    inside, mirror = reflected(cover.window(index), cover.shape)
+    stored, invalid = source.read(inside)
+    if invalid is not None and invalid.all():
+        return None, None
+    pixels = scaling(stored, invalid)
+    if pixels.shape[1:] != cover.tiling.tile or inside.start != cover.window(index).start:
+        pixels = np.ascontiguousarray(pixels[np.ix_(np.arange(len(pixels)), *mirror)])
+        invalid = None if invalid is None else invalid[np.ix_(*mirror)]
+    return pixels, invalid
+
+
+def scaling_of(source: Source, contract: Contract) -> Scaling:
+    """The contract's scaling for one case; its own z-score or min-max takes a pass over its pixels."""
+    if contract.scaling == "graph":
+        return unscaled(contract)
+    scaling = fixed_scaling(contract, source.tags() if contract.pixel == "physical" else None)
+    if contract.normalize in ("fixed", "none"):
+        return scaling
+    return case_scaling(contract, scaling, _valid_blocks(source, scaling))
+
+
+def _valid_blocks(source: Source, scaling: Scaling) -> Iterator[NDArray[np.float32]]:
+    """The valid pixels of a case, ``(channels, pixels)`` per block, in row-major order of blocks."""
+    shape = source.grid.shape
+    for start in np.ndindex(*(-(-n // STATISTICS_BLOCK) for n in shape)):
+        low = tuple(k * STATISTICS_BLOCK for k in start)
+        stored, invalid = source.read(
+            Window(low, tuple(min(a + STATISTICS_BLOCK, n) for a, n in zip(low, shape, strict=True)))
+        )
+        scaled = scaling(stored, None)
+        yield scaled.reshape(len(scaled), -1) if invalid is None else scaled[:, ~invalid]
+
+
+def batches(tiles: Iterable[Tile], size: int) -> Iterator[Batch]:
+    """Group tiles, in order, into batches of ``size`` windows that have pixels."""
+    batch, room = Batch(), size
+    for tile in tiles:
+        batch.tiles.append(tile)
+        room -= tile.pixels is not None
+        if not room or len(batch.tiles) >= max(size, LONGEST_BATCH):
+            yield batch
+            batch, room = Batch(), size
+    if batch.tiles:
+        yield batch

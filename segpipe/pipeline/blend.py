@@ -1,0 +1,111 @@
+"""From weighted scores of overlapping windows to their sums, with no more state than later windows can still change."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from types import EllipsisType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.pipeline.batches import Sheet, Tile
+from segpipe.pipeline.errors import SegpipeError
+from segpipe.pipeline.windows import Cover, Window
+
+Scores = NDArray[np.float32]
+Index = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Finished:
+    """A box of a case whose scores no later window changes."""
+
+    sheet: Sheet
+    window: Window
+    sums: Scores | None
+    """Weighted score sums ``(classes, *box)``; None if no pixel is valid."""
+    invalid: NDArray[np.bool_] | None
+    """Shape ``box``; None if all pixels are valid, or none."""
+
+
+def blend(tiles: Iterable[Tile]) -> Iterator[Finished]:
+    """Sum the scored windows of one case; its boxes come in order and hold every pixel once.
+
+    Raises:
+        SegpipeError: the case could not be read or inferred to its end.
+    """
+    strip: Strip | None = None
+    for tile in tiles:
+        if tile.error is not None or tile.sheet is None:
+            raise tile.error or SegpipeError(f"{tile.case.path}: a window came without its case")
+        strip = strip or Strip(tile.sheet.cover)
+        sums = strip.add(tile.index, tile.scores)
+        window = tile.sheet.cover.finished(tile.index)
+        box = tuple(slice(0, n) for n in window.shape)
+        invalid = None if tile.invalid is None else tile.invalid[box]
+        yield Finished(tile.sheet, window, None if sums is None else sums[(slice(None), *box)], invalid)
+
+
+class Strip:
+    """Score sums that later windows can still change.
+
+    Per axis it keeps what a window shares with the next one along that axis: for two axes the shared columns of one tile,
+    and the shared rows over the whole width. Sums are float32 and added in window order at every pixel, so that they do not
+    depend on which windows elsewhere were inferred, or by whom.
+    """
+
+    def __init__(self, cover: Cover) -> None:
+        self._cover = cover
+        self._tile = cover.tiling.tile
+        shared = [[a + tile - b for a, b in pairwise(starts)] for starts, tile in zip(cover.starts, self._tile, strict=True)]
+        self._before = [[0, *axis] for axis in shared]
+        self._after = [[*axis, 0] for axis in shared]
+        self._kept: list[Scores] = []
+
+    def add(self, index: Index, scores: Scores | None) -> Scores | None:
+        """Take a window's weighted scores ``(classes, *tile)``; give the finished sums ``(classes, *finished)``.
+
+        The array is changed, and the result is a view of it. None stands for a window without a valid pixel, whose sums
+        nobody will look at.
+        """
+        if scores is not None:
+            self._fetch_all(index, scores)
+        for axis, kept in enumerate(self._kept):
+            if shared := self._after[axis][index[axis]]:
+                self._keep(kept, axis, shared, index, scores)
+        return None if scores is None else scores[(slice(None), *(slice(0, n) for n in self._fresh(index)))]
+
+    def _fetch_all(self, index: Index, scores: Scores) -> None:
+        if not self._kept:
+            self._kept = [self._room(axis, len(scores)) for axis in range(len(index))]
+        for axis in reversed(range(len(index))):
+            if shared := self._before[axis][index[axis]]:
+                self._fetch(axis, shared, index, scores)
+
+    def _room(self, axis: int, classes: int) -> Scores:
+        behind = self._cover.padded[axis + 1 :]
+        return np.zeros((classes, *self._tile[:axis], max(self._after[axis]), *behind), np.float32)
+
+    def _fetch(self, axis: int, shared: int, index: Index, scores: Scores) -> None:
+        """Add what earlier windows along an axis left, where no window of a later axis has brought it along already."""
+        window = self._cover.window(index)
+        old = [before[i] for before, i in zip(self._before, index, strict=True)][axis + 1 :]
+        ends = zip(window.start[axis + 1 :], window.stop[axis + 1 :], old, strict=True)
+        kept = self._kept[axis][_tail([slice(0, shared), *(slice(a + n, b) for a, b, n in ends)])]
+        scores[_tail([slice(0, shared), *(slice(n, None) for n in old)])] += kept
+
+    def _keep(self, kept: Scores, axis: int, shared: int, index: Index, scores: Scores | None) -> None:
+        fresh = self._fresh(index)
+        done = fresh[axis + 1 :]
+        starts = self._cover.window(index).start[axis + 1 :]
+        into = _tail([slice(0, shared), *(slice(a, a + n) for a, n in zip(starts, done, strict=True))])
+        kept[into] = 0 if scores is None else scores[_tail([slice(fresh[axis], None), *(slice(0, n) for n in done)])]
+
+    def _fresh(self, index: Index) -> tuple[int, ...]:
+        """Pixels per axis that no later window along that axis shares."""
+        return tuple(tile - after[i] for tile, after, i in zip(self._tile, self._after, index, strict=True))
+
+
+def _tail(slices: list[slice]) -> tuple[EllipsisType | slice, ...]:
+    """An index for the last axes of an array."""
+    return (..., *slices)

@@ -1,0 +1,155 @@
+"""Which cases a run has: files, folders, globs, lists and GDAL paths become named cases."""
+
+import csv
+import glob
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from segpipe.pipeline.errors import InputError
+
+SUFFIXES = frozenset([".tif", ".tiff", ".vrt", ".jp2", ".j2k", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".img"])
+"""What a folder is searched for. A file that is named itself may have any suffix."""
+
+SIDECARS = (".msk", ".aux.xml", ".ovr")
+"""What GDAL reads beside a raster, unasked."""
+
+Identity = dict[str, Any]
+
+LIST_SUFFIXES = frozenset({".txt", ".csv", ".lst"})
+LIST_COLUMNS = ("path", "file", "input", "image")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One unit of input, giving one mask."""
+
+    name: str
+    """Path of the mask in the output folder, without suffix, with ``/`` between folders."""
+    path: str
+    """What GDAL opens."""
+
+
+def find_cases(inputs: Sequence[str]) -> list[Case]:
+    """All cases that the inputs name, each once, sorted by name."""
+    by_path: dict[str, Case] = {}
+    for text in inputs:
+        found = list(_expand(text))
+        if not found:
+            raise InputError(f"no raster found in {text}: a folder is searched for {' '.join(sorted(SUFFIXES))}")
+        for case in found:
+            by_path.setdefault(case.path, case)
+    cases = sorted(by_path.values(), key=lambda case: case.name)
+    _check_names(cases)
+    return cases
+
+
+def is_remote(path: str) -> bool:
+    """Whether GDAL, not the operating system, finds this path."""
+    return path.startswith("/vsi") or "://" in path
+
+
+def _expand(text: str) -> Iterator[Case]:
+    path = Path(text)
+    if is_remote(text):
+        yield Case(_stem(PurePosixPath(text.split("?", maxsplit=1)[0]).name), text)
+    elif path.is_dir():
+        yield from (_below(path, file) for file in _rasters(path))
+    elif path.is_file():
+        yield from _listed(path) if path.suffix.lower() in LIST_SUFFIXES else [_below(path.parent, path)]
+    elif glob.has_magic(text):
+        yield from _matching(text)
+    else:
+        raise InputError(f"the input must exist, got {text}")
+
+
+def _below(root: Path, file: Path) -> Case:
+    return Case(_stem(file.relative_to(root).as_posix()), str(file))
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).suffix else name
+
+
+def _rasters(root: Path) -> Iterator[Path]:
+    for folder, subfolders, files in os.walk(root, onerror=_unreadable):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in sorted(files):
+            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
+                yield Path(folder) / name
+
+
+def _unreadable(error: OSError) -> None:
+    raise InputError(f"the input folder cannot be read: {error.filename}: {error.strerror}")
+
+
+def _matching(pattern: str) -> Iterator[Case]:
+    """Files of a glob, named relative to its folders without wildcards; those of folders that match, too."""
+    fixed = []
+    for part in Path(pattern).parts[:-1]:
+        if glob.has_magic(part):
+            break
+        fixed.append(part)
+    root = Path(*fixed)
+    for match in sorted(glob.glob(pattern, recursive=True)):
+        path = Path(match)
+        if path.is_file() and (path.suffix.lower() in SUFFIXES or not glob.has_magic(path.suffix)):
+            yield _below(root, path)
+
+
+def _listed(file: Path) -> Iterator[Case]:
+    """Paths in a text or CSV file, one per line, relative to the file's folder; named by their base name."""
+    for line, entry in _entries(file):
+        path = entry if is_remote(entry) else str(file.parent / entry)
+        if not is_remote(path) and not Path(path).is_file():
+            raise InputError(f"{file} line {line}: the input must exist, got {entry}")
+        yield Case(_stem(PurePosixPath(path.split("?")[0]).name), path)
+
+
+def _entries(file: Path) -> Iterator[tuple[int, str]]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the list cannot be read: {file}: {error}") from None
+    lines = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1)]
+    lines = [(n, line) for n, line in lines if line and not line.startswith("#")]
+    if file.suffix.lower() != ".csv":
+        yield from lines
+        return
+    rows = [(n, next(csv.reader([line]))) for n, line in lines]
+    header = [cell.strip().lower() for cell in rows[0][1]] if rows else []
+    column = next((header.index(name) for name in LIST_COLUMNS if name in header), None)
+    yield from ((n, row[column or 0].strip()) for n, row in (rows if column is None else rows[1:]))
+
+
+def _check_names(cases: list[Case]) -> None:
+    seen: dict[str, Case] = {}
+    for case in cases:
+        if case.name in seen:
+            raise InputError(
+                f"two inputs would get one name, {case.name}: {seen[case.name].path} and {case.path}: "
+                "rename one, or give them in runs of their own"
+            )
+        seen[case.name] = case
+        if case.name == "run" or case.name.endswith(".confidence"):
+            raise InputError(f"the names run and *.confidence are reserved, got {case.path}: rename it")
+
+
+def identity(path: str) -> Identity:
+    """What tells one state of a file from another: size and time of change; a remote file has its path alone."""
+    if is_remote(path) or not Path(path).exists():
+        return {"path": path}
+    stat = Path(path).stat()
+    return {"path": _absolute(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def identities(path: str, files: Iterable[str]) -> list[Identity]:
+    """Identity of everything that a case's pixels come from: its files and the sidecars beside it."""
+    sidecars = [path + suffix for suffix in SIDECARS if not is_remote(path) and Path(path + suffix).exists()]
+    return [identity(file) for file in sorted({_absolute(file) for file in (*files, *sidecars)})]
+
+
+def _absolute(path: str) -> str:
+    return path if is_remote(path) else str(Path(path).absolute())

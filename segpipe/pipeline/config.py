@@ -1,0 +1,93 @@
+"""The settings of a run: what flags and the configuration file say, checked once."""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from segpipe.pipeline.contract import readable
+from segpipe.pipeline.errors import SettingsError
+from segpipe.pipeline.windows import Blend
+
+BLENDS: tuple[str, ...] = get_args(Blend)
+Device = Literal["auto", "cpu", "cuda"]
+Executor = Literal["serial", "dask"]
+BlendOn = Literal["logits", "probabilities"]
+
+
+class Settings(BaseModel):
+    """Everything a user can choose. None means: as the contract says, or as the machine allows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: tuple[str, ...] = Field(min_length=1)
+    model: Path
+    output: Path = Path("segpipe-out")
+    contract: Path | None = None
+    bands: tuple[int, ...] | None = None
+    """1-based bands of the file in the order of the contract's channels; beats descriptions."""
+    tile: tuple[int, ...] | None = None
+    overlap: tuple[int, ...] | None = None
+    blend: Blend = "cosine"
+    blend_on: BlendOn | None = None
+    batch: int | None = Field(default=None, ge=1)
+    device: Device = "auto"
+    executor: Executor = "dask"
+    workers: int | None = Field(default=None, ge=1)
+    confidence: bool = False
+    overwrite: bool = False
+    fail_fast: bool = False
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("bands", "tile", "overlap", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        """``512``, ``"512"``, ``"512,256"`` and ``[512, 256]`` all name sizes."""
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(","))
+        return (value,) if isinstance(value, int) else value
+
+    @field_validator("bands")
+    @classmethod
+    def _one_based(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and min(value, default=0) < 1:
+            raise ValueError("bands are counted from 1")
+        return value
+
+
+def load_settings(config: Path | None, flags: Mapping[str, Any]) -> Settings:
+    """Settings from a TOML file and flags; a flag that was given wins over the file."""
+    values = {**(_read(config) if config else {}), **{k: v for k, v in flags.items() if v not in (None, ())}}
+    _check_keys(values, str(config))
+    for key, flag in (("input", "--input"), ("model", "--model")):
+        if key not in values:
+            raise SettingsError(f"{key} is needed: give {flag}, or {key} in the file of --config")
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError(readable(error)) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"the configuration cannot be read: {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not TOML: {error}") from None
+
+
+def _check_keys(values: Mapping[str, Any], origin: str) -> None:
+    known = list(Settings.model_fields)
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            mend = f"did you mean {near[0]}?" if near else "known keys are " + ", ".join(known)
+            raise SettingsError(f"{origin}: unknown key {key}: {mend}")

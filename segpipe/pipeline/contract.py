@@ -1,0 +1,263 @@
+"""What a model needs and gives: channels, scaling, tile, classes. It travels inside the ONNX file."""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from segpipe.pipeline.errors import ContractError
+
+METADATA_KEY = "segpipe"
+DEFAULT_ALIGN = 32
+"""Total stride taken for a network whose contract names none: five halvings, as most encoders have."""
+
+PerChannel = float | list[float]
+Color = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
+
+
+class SegmentationClass(BaseModel):
+    """One class: its id in the mask, its name, its colour, and which score of the model is its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: int = Field(ge=0, le=65534)
+    name: str
+    color: Color | None = None
+    index: int | None = Field(default=None, ge=0)
+    """Channel of the output; its id where None."""
+
+    @property
+    def channel(self) -> int:
+        return self.id if self.index is None else self.index
+
+
+class Contract(BaseModel):
+    """All that running a model takes, checked once at birth."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1]
+    channels: Annotated[list[str], Field(min_length=1)] | Annotated[int, Field(ge=1)]
+    """Names in the model's order; their number alone where they have none."""
+    scale: PerChannel = 1.0
+    offset: PerChannel = 0.0
+    clip: tuple[float, float] | None = None
+    normalize: Literal["fixed", "zscore", "minmax", "none"]
+    mean: PerChannel | None = None
+    std: PerChannel | None = None
+    scaling: Literal["host", "graph"] = "host"
+    """``graph``: the model takes raw pixels and scales them itself."""
+    pixel: Literal["stored", "physical"] = "stored"
+    """``physical``: the scale and offset tags of the file are applied first."""
+    layout: Literal["NCHW", "NHWC", "NCDHW"] = "NCHW"
+    tile: list[int] | None = None
+    overlap: list[int] | None = None
+    align: int | list[int] | None = None
+    equivariant: bool | None = None
+    spacing: list[float] | None = None
+    spacing_unit: Literal["m", "mm", "um"] = "m"
+    spacing_tolerance: float = Field(default=0.1, ge=0)
+    orientation: str | None = None
+    activation: Literal["softmax", "sigmoid", "none"]
+    """What turns the scores into probabilities; ``none``: they are probabilities."""
+    task: Literal["multiclass", "binary", "multilabel"] = "multiclass"
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    classes: list[SegmentationClass] = Field(min_length=1)
+    input: str | None = None
+    output: str | None = None
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("scale", "offset", "mean", "std")
+    @classmethod
+    def _finite(cls, value: PerChannel | None) -> PerChannel | None:
+        numbers = value if isinstance(value, list) else [value]
+        if any(n is not None and n - n != 0 for n in numbers):
+            raise ValueError("must be finite")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for key in ("scale", "offset", "mean", "std"):
+            self._check_length(key)
+        if self.normalize == "fixed" and (self.mean is None or self.std is None):
+            raise ValueError('normalize = "fixed" needs mean and std, as the network was trained')
+        if self.normalize != "fixed" and not (self.mean is None and self.std is None):
+            raise ValueError(f'mean and std are used by normalize = "fixed" only, got normalize = "{self.normalize}"')
+        if any(s <= 0 for s in _per_channel(self.std, 1)):
+            raise ValueError(f"std must be above 0, got {self.std}")
+        self._check_classes()
+        return self
+
+    def _check_length(self, key: str) -> None:
+        value = getattr(self, key)
+        if isinstance(value, list) and len(value) != self.channel_count:
+            raise ValueError(
+                f"{key} must be one number or one per channel, got {len(value)} for {self.channel_count} channels"
+            )
+
+    def _check_classes(self) -> None:
+        for what, values in (("ids", [c.id for c in self.classes]), ("names", [c.name for c in self.classes])):
+            if len(set(values)) != len(values):
+                raise ValueError(f"class {what} must differ, got {values}")
+        if self.task == "multiclass" and self.activation == "sigmoid":
+            raise ValueError(
+                'a multiclass model has activation "softmax" or "none"; independent sigmoids are task = "multilabel"'
+            )
+        if self.task != "multiclass" and self.activation == "softmax":
+            raise ValueError(
+                f'task = "{self.task}" has activation "sigmoid" or "none", got "softmax": '
+                'scores that compete are task = "multiclass"'
+            )
+        if self.task == "binary" and (len(self.classes) > 2 or max(c.id for c in self.classes) != 1):
+            raise ValueError("a binary model has classes 0 and 1, or 1 alone")
+        if "nodata" in {c.name for c in self.classes}:
+            raise ValueError('no class may be called "nodata": the tables use that name for pixels that were not seen')
+
+    @property
+    def channel_count(self) -> int:
+        return self.channels if isinstance(self.channels, int) else len(self.channels)
+
+    @property
+    def channel_names(self) -> tuple[str, ...] | None:
+        return None if isinstance(self.channels, int) else tuple(self.channels)
+
+    def column(self, key: str) -> list[float]:
+        """``scale``, ``offset``, ``mean`` or ``std`` as one number per channel."""
+        return _per_channel(getattr(self, key), self.channel_count)
+
+    def axes(self, key: str, ndim: int) -> tuple[int, ...] | None:
+        """``tile``, ``overlap`` or ``align`` as one integer per spatial axis."""
+        value = getattr(self, key)
+        if value is None:
+            return None
+        values = [value] if isinstance(value, int) else value
+        if len(values) == 1:
+            values = values * ndim
+        if len(values) != ndim:
+            raise ContractError(f"{key} must have one number or {ndim}, one per spatial axis, got {value}")
+        return tuple(values)
+
+    @property
+    def ndim(self) -> int:
+        """Number of spatial axes."""
+        return len(self.layout) - 2
+
+    @property
+    def mask_classes(self) -> list[SegmentationClass]:
+        """The classes that a mask can hold, by id; a binary model's background is one of them."""
+        classes = sorted(self.classes, key=lambda c: c.id)
+        if self.task == "binary" and len(classes) == 1:
+            return [SegmentationClass(id=0, name="background"), *classes]
+        return classes
+
+    @property
+    def scores(self) -> int:
+        """Number of output channels that the classes stand for."""
+        return 1 if self.task == "binary" else len(self.classes)
+
+
+def _per_channel(value: PerChannel | None, count: int) -> list[float]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list) else [value] * count
+
+
+def parse_contract(values: Mapping[str, Any], origin: str) -> Contract:
+    """Check the keys of a contract; ``origin`` says in messages where they were read."""
+    try:
+        return Contract.model_validate(dict(values))
+    except ValidationError as error:
+        raise ContractError(f"{origin}: {readable(error)}") from None
+
+
+def readable(error: ValidationError) -> str:
+    """A validation error in one line per key, with the value that was given."""
+    return "; ".join(_readable_line(line) for line in error.errors())
+
+
+def _readable_line(line: Mapping[str, Any]) -> str:
+    key = ".".join(str(part) for part in line["loc"])
+    if line["type"] == "extra_forbidden":
+        return f"unknown key {key}"
+    if line["type"] == "missing":
+        return f"missing key {key}"
+    message = line["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}, got {line['input']!r}" if key else message
+
+
+def read_contract(path: Path) -> Contract:
+    """The contract in a TOML file."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ContractError(f"the contract cannot be read: {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ContractError(f"{path} is not TOML: {error}") from None
+    return parse_contract(values, str(path))
+
+
+def contract_of_metadata(metadata: Mapping[str, str], channels: int | None) -> Contract | None:
+    """The contract inside an ONNX file, in segpipe's form or in Deepness's; None if there is none.
+
+    Args:
+        metadata: the file's ``metadata_props``.
+        channels: what the model's input has, if fixed.
+    """
+    if METADATA_KEY in metadata:
+        try:
+            values = json.loads(metadata[METADATA_KEY])
+        except json.JSONDecodeError as error:
+            raise ContractError(f'metadata "{METADATA_KEY}" of the model is not JSON: {error}') from None
+        return parse_contract(values, f'metadata "{METADATA_KEY}" of the model')
+    values = deepness_values(metadata, channels)
+    if {"mean", "std"} <= values.keys():
+        return parse_contract({"version": 1, **values}, "Deepness metadata of the model")
+    return None
+
+
+def deepness_values(metadata: Mapping[str, str], channels: int | None) -> dict[str, Any]:
+    """Contract keys that the metadata of QGIS's Deepness plugin gives.
+
+    Deepness divides pixels by 255, then standardises; its models give probabilities; ``resolution`` is in cm per pixel and
+    ``tiles_overlap`` in per cent. Without mean and std nothing says how its pixels were scaled, so no scaling is returned.
+    """
+    read = {key: json.loads(value) for key, value in metadata.items() if key in _DEEPNESS_KEYS and _is_json(value)}
+    values: dict[str, Any] = {}
+    if isinstance(names := read.get("class_names", read.get("names")), dict):
+        values["classes"] = [{"id": int(i), "name": str(name)} for i, name in names.items()]
+    if "standardization_mean" in read and "standardization_std" in read:
+        values |= {"scale": 1 / 255, "normalize": "fixed", "activation": "none"}
+        values |= {"mean": read["standardization_mean"], "std": read["standardization_std"]}
+        values["channels"] = channels or len(values["mean"])
+    if (tile := read.get("tile_size", read.get("tiles_size"))) is not None:
+        values["tile"] = [tile]
+        values["overlap"] = [round(tile * read.get("tiles_overlap", 0) / 100)]
+    if "resolution" in read:
+        values["spacing"] = [read["resolution"] / 100] * 2
+    if "seg_thresh" in read:
+        values["threshold"] = read["seg_thresh"]
+    return values
+
+
+_DEEPNESS_KEYS = {
+    "class_names",
+    "names",
+    "resolution",
+    "tile_size",
+    "tiles_size",
+    "tiles_overlap",
+    "standardization_mean",
+    "standardization_std",
+    "seg_thresh",
+}
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except json.JSONDecodeError:
+        return False
+    return True

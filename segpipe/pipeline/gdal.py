@@ -1,0 +1,45 @@
+"""How GDAL is used everywhere: its options, its drivers, its errors."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import rasterio
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+from segpipe.pipeline.errors import SegpipeError
+
+DRIVERS = ("GTiff", "VRT", "JP2OpenJPEG", "PNG", "JPEG", "WEBP", "BMP", "HFA")
+"""Formats that are opened. An explicit list: GDAL's others include ones that reach out to networks or run code."""
+
+CACHE_MB = 128
+"""GDAL's block cache, which is one for the process: two rows of 512 px blocks of a 4-band uint16 scene of 16,384 px."""
+
+OPTIONS = {
+    "GDAL_CACHEMAX": CACHE_MB,
+    # A truncated JPEG decodes as grey with a warning only: such a mask would hide the damage.
+    "GDAL_ERROR_ON_LIBJPEG_WARNING": "YES",
+}
+
+
+def gdal_options() -> rasterio.Env:
+    """The environment that every thread that touches GDAL enters."""
+    warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+    return rasterio.Env(**OPTIONS)
+
+
+@contextmanager
+def gdal_errors(kind: type[SegpipeError], what: str) -> Iterator[None]:
+    """Turn GDAL's errors into one of ours: what was done, to which path, and GDAL's own words."""
+    try:
+        yield
+    except (RasterioError, CPLE_BaseError, OSError, MemoryError) as error:
+        raise kind(f"{what}: {_root(error)}") from error
+
+
+def _root(error: BaseException) -> str:
+    """GDAL's first word: rasterio's own message often only points at the chain."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error) or type(error).__name__

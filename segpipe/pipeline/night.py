@@ -1,0 +1,149 @@
+"""A whole run: check, plan, execute, and leave the tables."""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from segpipe.pipeline.cases import Case, find_cases, is_remote
+from segpipe.pipeline.config import Settings
+from segpipe.pipeline.errors import OutputError
+from segpipe.pipeline.files import output_errors, write_json
+from segpipe.pipeline.model import try_out
+from segpipe.pipeline.plan import Failure, Plan, make_plan
+from segpipe.pipeline.records import Run, device_kind, versions, write_areas
+from segpipe.pipeline.run import Outcome
+from segpipe.pipeline.schedule import EXECUTORS
+from segpipe.pipeline.spec import read_spec
+
+
+class Watcher(Protocol):
+    """Who is told of a run while it goes on."""
+
+    def progress(self, pixels: int) -> None: ...
+
+    def outcome(self, outcome: Outcome) -> None: ...
+
+
+@dataclass
+class Summary:
+    """What came of a run."""
+
+    done: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
+    seconds: float = 0.0
+    pixels: int = 0
+    interrupted: bool = False
+
+    @property
+    def megapixels_per_second(self) -> float:
+        return self.pixels / 1e6 / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that has passed every check that needs no inference."""
+
+    run: Run
+    cases: Sequence[Case]
+    plan: Plan
+
+
+def prepare(settings: Settings) -> Prepared:
+    """Check settings, model, contract, inputs and output, and plan; nothing is inferred or written.
+
+    Raises:
+        SegpipeError: the run cannot start; a single bad case is a failure in the plan instead.
+    """
+    run = Run(try_out(read_spec(settings)), settings)
+    cases = find_cases(settings.input)
+    check_output(settings.output, settings.input, cases)
+    return Prepared(run, cases, make_plan(cases, run, processors()))
+
+
+def processors() -> int:
+    """CPUs that this process may use, the limits of a container included."""
+    from dask.system import cpu_count
+
+    return int(min(cpu_count(), len(os.sched_getaffinity(0))))
+
+
+def check_output(output: Path, inputs: Sequence[str], cases: Sequence[Case]) -> None:
+    """The output must be a writable folder where no later run takes it for input, and no mask replaces an input."""
+    if is_remote(str(output)):
+        raise OutputError(f"the output must be a folder of this machine, got {output}")
+    folder = output.resolve()
+    for text in inputs:
+        root = Path(text).resolve()
+        if not is_remote(text) and root.is_dir() and folder.is_relative_to(root):
+            raise OutputError(
+                f"the output must not lie inside the input, where the next run would take masks for scenes, "
+                f"got {output} in {text}: name another folder with --output"
+            )
+    for case in cases:
+        if not is_remote(case.path) and Path(case.path).resolve().with_suffix("") == folder / case.name:
+            raise OutputError(f"the mask of {case.path} would lie on or beside it: name another folder with --output")
+    _check_writable(output)
+
+
+def _check_writable(output: Path) -> None:
+    nearest = next(path for path in (output, *output.resolve().parents) if path.exists())
+    if not nearest.is_dir():
+        raise OutputError(f"the output must be a folder, and {nearest} is a file: name another with --output")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"the output must be writable, and {nearest} is not: mend its permissions, or name another with --output"
+        )
+
+
+def carry_out(prepared: Prepared, watcher: Watcher) -> Summary:
+    """Execute a plan and write ``areas.csv`` and ``run.json``, also where some or all cases fail."""
+    run, plan = prepared.run, prepared.plan
+    with output_errors(run.output):
+        run.output.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    summary = Summary(skipped=[case.name for case in plan.done], failed=list(plan.failed))
+    try:
+        _execute(run, plan, watcher, summary)
+    except KeyboardInterrupt:
+        summary.interrupted = True
+    summary.seconds = time.perf_counter() - started
+    write_areas(run.output, prepared.cases)
+    write_json(run.output / "run.json", _record(run, summary))
+    return summary
+
+
+def _execute(run: Run, plan: Plan, watcher: Watcher, summary: Summary) -> None:
+    for failure in plan.failed:
+        watcher.outcome(Outcome(failure.case, 0.0, error=failure.error))
+    if not plan.jobs or (plan.failed and run.settings.fail_fast):
+        return
+    outcomes = EXECUTORS[run.settings.executor](plan, run, watcher.progress)
+    for outcome in outcomes:
+        watcher.outcome(outcome)
+        if outcome.error is None:
+            summary.done.append(outcome.case.name)
+            summary.pixels += outcome.pixels
+        else:
+            summary.failed.append(Failure(outcome.case, outcome.error))
+            if run.settings.fail_fast:
+                break
+
+
+def _record(run: Run, summary: Summary) -> dict[str, Any]:
+    return {
+        "settings": run.settings.model_dump(mode="json"),
+        "resolved": run.label_settings | {"batch": run.model.batch, "device": run.model.device},
+        "model": {"path": str(run.model.path), "sha256": run.model.sha256, "contract": run.model.contract_origin},
+        "versions": versions(),
+        "device": device_kind(run.model),
+        "seconds": round(summary.seconds, 3),
+        "megapixels_per_second": round(summary.megapixels_per_second, 3),
+        "interrupted": summary.interrupted,
+        "done": sorted(summary.done),
+        "skipped": sorted(summary.skipped),
+        "failed": [{"case": failure.case.name, "error": failure.error} for failure in summary.failed],
+    }

@@ -1,0 +1,52 @@
+"""Batches through the model, several calls in flight, results in order."""
+
+from collections import deque
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.pipeline.batches import Batch, Tile
+from segpipe.pipeline.errors import SegpipeError
+from segpipe.pipeline.model import Model
+
+
+def predict(model: Model, batches: Iterable[Batch], calls: int) -> Generator[Tile, None, None]:
+    """The same tiles in the same order, with weighted scores instead of pixels.
+
+    ``calls`` batches are in the model at once and one more waits, so that the model never waits for whoever takes the
+    results. A batch that fails ends the cases that it holds tiles of.
+    """
+    waiting: deque[Future[list[Tile]]] = deque()
+    with ThreadPoolExecutor(calls, thread_name_prefix="segpipe-model") as pool:
+        try:
+            for batch in batches:
+                waiting.append(pool.submit(_scored, model, batch))
+                if len(waiting) > calls + 1:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _scored(model: Model, batch: Batch) -> list[Tile]:
+    filled = batch.filled
+    try:
+        scores = model(batch.stack(model.spec.batch)) if filled else ()
+    except SegpipeError as error:
+        for tile in filled:
+            tile.error, tile.pixels = error, None
+        return batch.tiles
+    for tile, own in zip(filled, scores, strict=False):
+        tile.scores, tile.pixels = weighted(own, tile), None
+    return batch.tiles
+
+
+def weighted(scores: NDArray[np.float32], tile: Tile) -> NDArray[np.float32]:
+    """Scores ``(classes, *tile)`` times the weights of their window, in place; done here, beside the model, in parallel."""
+    assert tile.sheet is not None
+    scores *= tile.sheet.weights.of(tile.index)
+    return scores

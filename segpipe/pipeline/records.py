@@ -1,0 +1,128 @@
+"""What a run leaves beside its masks: a record per case and the table of areas; and what they say of work done before."""
+
+import csv
+import io
+import json
+import platform
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+from segpipe import __version__
+from segpipe.pipeline.cases import Case, identities
+from segpipe.pipeline.config import Settings
+from segpipe.pipeline.files import write_text
+from segpipe.pipeline.spec import ModelSpec
+
+AREA_COLUMNS = ("case", "class_id", "class_name", "pixels", "area", "unit", "share")
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """All cases x one model x settings -> one output folder; picklable, and all that a worker is told."""
+
+    model: ModelSpec
+    settings: Settings
+
+    @property
+    def output(self) -> Path:
+        return self.settings.output
+
+    @property
+    def label_settings(self) -> Record:
+        """The settings that change labels."""
+        tiling, bands = self.model.tiling, self.settings.bands
+        return {
+            "tile": list(tiling.tile),
+            "overlap": list(tiling.overlap),
+            "align": list(tiling.align),
+            "blend": tiling.blend,
+            "blend_on": self.model.blend_on,
+            "bands": None if bands is None else list(bands),
+        }
+
+
+def device_kind(model: ModelSpec) -> Record:
+    """What the same bytes are promised for: equal on every machine where all of this is equal."""
+    return {
+        "device": model.device,
+        "onnxruntime": str(onnxruntime.__version__),
+        "processor": _processor(),
+        "precision": model.input_dtype,
+    }
+
+
+def _processor() -> str:
+    """Model and widest vector instructions of the CPU."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = facts.get("flags", "").split()
+    widest = next((f for f in ("avx512_vnni", "avx512f", "avx2", "avx") if f in flags), platform.machine())
+    return f"{facts.get('model name', platform.machine())} {widest}"
+
+
+def versions() -> Record:
+    """Versions of Python, segpipe and the libraries that touch pixels."""
+    names = ("onnxruntime-gpu", "onnxruntime", "onnx", "rasterio", "numpy", "pyproj", "dask", "distributed")
+    return {"segpipe": __version__, "python": platform.python_version(), **{n: v for n in names if (v := _version(n))}}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def record_path(output: Path, case: Case) -> Path:
+    return output / f"{case.name}.json"
+
+
+def read_record(path: Path) -> Record | None:
+    """The record of a case, or None where there is none that segpipe wrote."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and "segpipe" in record else None
+
+
+def is_done(case: Case, run: Run) -> bool:
+    """Whether a case's mask exists and its record says that input, model and settings were these."""
+    record = read_record(record_path(run.output, case))
+    if record is None:
+        return False
+    outputs = [run.output / name for name in record["outputs"]]
+    return (
+        record["model"]["sha256"] == run.model.sha256
+        and record["settings"] == run.label_settings
+        and (record["confidence"] or not run.settings.confidence)
+        and all(path.is_file() for path in outputs)
+        and record["input"]["files"] == identities(case.path, [file["path"] for file in record["input"]["files"]])
+    )
+
+
+def area_rows(output: Path, cases: Iterable[Case]) -> Iterator[Record]:
+    """Rows of the table of areas for all cases that are done, in order."""
+    for case in cases:
+        record = read_record(record_path(output, case))
+        if record is not None:
+            yield from ({"case": case.name, **row} for row in record["areas"])
+
+
+def write_areas(output: Path, cases: Iterable[Case]) -> None:
+    """Write ``areas.csv``; an empty field says that there is no such figure."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, AREA_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(area_rows(output, cases))
+    write_text(output / "areas.csv", text.getvalue())

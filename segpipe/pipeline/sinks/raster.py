@@ -1,0 +1,192 @@
+"""Masks as cloud-optimised GeoTIFF, and as indexed PNG for plain pictures."""
+
+import colorsys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+import rasterio
+import rasterio.shutil
+from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError
+from rasterio.enums import ColorInterp, Resampling
+from rasterio.errors import RasterioError
+from rasterio.io import DatasetWriter
+from rasterio.windows import Window as RasterWindow
+
+from segpipe.pipeline.errors import OutputError
+from segpipe.pipeline.files import commit, output_errors, partial, write_text
+from segpipe.pipeline.gdal import gdal_errors
+from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.windows import Window
+
+BLOCK = 512
+Color = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Style:
+    """What a mask's pixels mean."""
+
+    dtype: str
+    nodata: int
+    bands: Sequence[str]
+    """Description of each band."""
+    colors: dict[int, Color] | None = None
+    """Colour table of a mask with one band of at most 256 values."""
+    names: dict[int, str] | None = None
+    """Class names by id, for a mask with one band."""
+    tags: dict[str, str] | None = None
+
+
+class RasterSink:
+    """One raster being written, in any order of windows; nothing carries its final name before ``finish``."""
+
+    def __init__(self, path: Path, grid: Grid, style: Style) -> None:
+        self.path = path
+        self._style = style
+        self._grid = grid
+        self._draft = partial(path.with_suffix(".draft"))
+        with output_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with gdal_errors(OutputError, f"{path} cannot be written"):
+            self._dataset: DatasetWriter = rasterio.open(self._draft, "w", **self._profile())
+            self._describe()
+
+    def _profile(self) -> dict[str, Any]:
+        rows, cols = self._grid.shape
+        return {
+            "driver": "GTiff",
+            "height": rows,
+            "width": cols,
+            "count": len(self._style.bands),
+            "dtype": self._style.dtype,
+            "nodata": self._style.nodata,
+            "tiled": True,
+            "blockxsize": BLOCK,
+            "blockysize": BLOCK,
+            "compress": "ZSTD",
+            "zstd_level": 1,
+            "bigtiff": "IF_SAFER",
+            "sparse_ok": True,
+            "interleave": "band",
+        }
+
+    def _describe(self) -> None:
+        dataset, grid, style = self._dataset, self._grid, self._style
+        if grid.gcps:
+            dataset.gcps = (list(grid.gcps), grid.gcps_crs)
+        if grid.crs is not None:
+            dataset.crs = grid.crs
+        if grid.transform is not None:
+            dataset.transform = grid.transform
+        if grid.rpcs is not None:
+            dataset.rpcs = grid.rpcs
+        for band, name in enumerate(style.bands, 1):
+            dataset.set_band_description(band, name)
+        if style.colors is not None:
+            dataset.write_colormap(1, style.colors)
+            dataset.colorinterp = [ColorInterp.palette]
+        dataset.update_tags(**(style.tags or {}), **self._point())
+
+    def _point(self) -> dict[str, str]:
+        return {"AREA_OR_POINT": self._grid.area_or_point} if self._grid.area_or_point else {}
+
+    def write(self, window: Window, values: NDArray[Any]) -> None:
+        """Write ``(bands, *window.shape)``."""
+        (row, col), (rows, cols) = window.start, window.shape
+        with gdal_errors(OutputError, f"{self.path} cannot be written"):
+            self._dataset.write(values, window=RasterWindow(col, row, cols, rows))
+
+    def finish(self) -> None:
+        """Write the file in its final form, check that it can be read, and give it its name."""
+        temporary = partial(self.path)
+        try:
+            with gdal_errors(OutputError, f"{self.path} cannot be written"):
+                self._dataset.close()
+                self._copy(temporary)
+            with output_errors(self.path):
+                commit(temporary, self.path)
+        finally:
+            temporary.unlink(missing_ok=True)
+            self.discard()
+
+    def _copy(self, temporary: Path) -> None:
+        if self.path.suffix == ".png":
+            # PNG keeps nodata as a transparent entry of the palette
+            rasterio.shutil.copy(self._draft, temporary, driver="PNG", ZLEVEL=6, WRITE_METADATA_AS_TEXT="YES")
+            _forget_sidecar(temporary)
+            return
+        with rasterio.open(self._draft, "r+") as draft:
+            draft.build_overviews(overview_factors(self._grid.shape), Resampling.nearest)
+        rasterio.shutil.copy(
+            self._draft,
+            temporary,
+            driver="COG",
+            COMPRESS="DEFLATE",
+            BLOCKSIZE=BLOCK,
+            BIGTIFF="IF_SAFER",
+            SPARSE_OK="YES",
+            OVERVIEWS="FORCE_USE_EXISTING",
+            NUM_THREADS="ALL_CPUS",
+            STATISTICS="NO",
+        )
+        if self._style.names:
+            write_text(self.path.with_name(self.path.name + ".aux.xml"), category_names(self._style.names))
+
+    def discard(self) -> None:
+        """Leave nothing behind; safe to call twice."""
+        with suppress(RasterioError, CPLE_BaseError):  # the case has failed, and GDAL may say so once more
+            self._dataset.close()
+        self._draft.unlink(missing_ok=True)
+
+
+def _forget_sidecar(path: Path) -> None:
+    path.with_name(path.name + ".aux.xml").unlink(missing_ok=True)
+
+
+def overview_factors(shape: Sequence[int]) -> list[int]:
+    """2, 4, 8 and so on, until the smallest overview fits in one block."""
+    factors = []
+    factor = 2
+    while max(shape) * 2 > BLOCK * factor:
+        factors.append(factor)
+        factor *= 2
+    return factors
+
+
+def category_names(names: dict[int, str]) -> str:
+    """GDAL's sidecar with the names of the classes, which GeoTIFF has no place for."""
+    lines = [f"      <Category>{escape(names.get(i, ''))}</Category>" for i in range(max(names) + 1)]
+    return "\n".join(
+        [
+            "<PAMDataset>",
+            '  <PAMRasterBand band="1">',
+            "    <CategoryNames>",
+            *lines,
+            "    </CategoryNames>",
+            "  </PAMRasterBand>",
+            "</PAMDataset>",
+            "",
+        ]
+    )
+
+
+def parse_color(text: str) -> Color:
+    """``#rrggbb`` as red, green, blue and full opacity."""
+    red, green, blue = bytes.fromhex(text.removeprefix("#"))
+    return red, green, blue, 255
+
+
+def palette(position: int) -> Color:
+    """A colour for a class that has none, different for any number of classes.
+
+    Hues step by the golden ratio, so that neighbours in the list are far apart; three steps of lightness.
+    """
+    hue = (position * 0.618033988749895 + 0.08) % 1
+    lightness, saturation = ((0.45, 0.65), (0.62, 0.6), (0.32, 0.7))[position // 8 % 3]
+    red, green, blue = colorsys.hls_to_rgb(hue, lightness, saturation)
+    return round(red * 255), round(green * 255), round(blue * 255), 255

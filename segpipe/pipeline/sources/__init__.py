@@ -1,0 +1,39 @@
+"""Opened cases: one protocol, one file per family of formats."""
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.windows import Window
+
+Pixels = NDArray[Any]
+Invalid = NDArray[np.bool_]
+
+
+class Source(Protocol):
+    """An opened case."""
+
+    grid: Grid
+    dtype: np.dtype[Any]
+    """Type of the stored pixels."""
+    picture: bool
+    """A plain picture without georeferencing, whose mask is a picture too."""
+    files: tuple[str, ...]
+    """Everything that its pixels come from: the file, its sidecars, the sources of a VRT."""
+    notes: tuple[str, ...]
+    """What a reader of the record should know about how it was read."""
+
+    def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
+        """Stored pixels ``(channels, *window.shape)``, and where they are invalid; None if nowhere.
+
+        The window lies inside the case.
+        """
+        ...
+
+    def tags(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Scale and offset of each channel, as the file says."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,192 @@
+"""Rasters and pictures, through GDAL."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.io import DatasetReader
+from rasterio.windows import Window as RasterWindow
+
+from segpipe.pipeline.contract import Contract
+from segpipe.pipeline.errors import SourceError
+from segpipe.pipeline.gdal import DRIVERS, gdal_errors
+from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.sources import Invalid, Pixels
+from segpipe.pipeline.windows import Window
+
+PICTURE_DRIVERS = frozenset({"PNG", "JPEG", "WEBP", "BMP"})
+
+
+class RasterSource:
+    """A raster that rasterio opens; one handle, for one thread."""
+
+    def __init__(self, path: str, contract: Contract, bands: Sequence[int] | None) -> None:
+        self._path = path
+        with gdal_errors(SourceError, f"{path} cannot be opened"):
+            # rasterio.open takes one driver only; what it returns takes several
+            self._dataset = DatasetReader(path, driver=list(DRIVERS), sharing=False)
+        try:
+            self._describe(contract, bands)
+        except BaseException:
+            self._dataset.close()
+            raise
+
+    def _describe(self, contract: Contract, bands: Sequence[int] | None) -> None:
+        dataset = self._dataset
+        _refuse_pages(dataset, self._path)
+        alpha = [i for i, c in enumerate(dataset.colorinterp, 1) if c is ColorInterp.alpha]
+        with _naming(self._path):
+            self.bands = match_bands(dataset.descriptions, alpha, contract, bands)
+        self._alpha = [i for i in alpha if i not in self.bands]
+        self.dtype = _pixel_type(dataset, self.bands, self._path)
+        self._nodata = [resolve_nodata(dataset.nodatavals[i - 1], self.dtype) for i in self.bands]
+        self._masked = [] if alpha else _masked_bands(dataset, self.bands)
+        _refuse_palette(dataset, self.bands, bands, self._path)
+        self.grid = read_grid(dataset)
+        self.picture = dataset.driver in PICTURE_DRIVERS and not self.grid.georeferenced
+        self.files = tuple(dict.fromkeys(dataset.files)) or (self._path,)
+        self.notes = tuple(_notes(dataset, self.bands, contract))
+
+    def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
+        (row, col), (rows, cols) = window.start, window.shape
+        where = RasterWindow(col, row, cols, rows)
+        with gdal_errors(SourceError, f"{self._path} cannot be read at row {row}, column {col}"):
+            pixels = self._dataset.read(self.bands, window=where, out_dtype=self.dtype)
+            masks = [self._dataset.read_masks(band, window=where) == 0 for band in self._masked]
+            masks += [self._dataset.read(band, window=where) == 0 for band in self._alpha]
+        masks += _missing(pixels, self._nodata)
+        invalid = np.logical_or.reduce(masks) if masks else None
+        return pixels, invalid if invalid is not None and invalid.any() else None
+
+    def tags(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        index = [band - 1 for band in self.bands]
+        return np.array(self._dataset.scales)[index], np.array(self._dataset.offsets)[index]
+
+    def close(self) -> None:
+        self._dataset.close()
+
+
+def match_bands(
+    descriptions: Sequence[str | None], alpha: Sequence[int], contract: Contract, bands: Sequence[int] | None
+) -> list[int]:
+    """Which bands of a file, 1-based, are the contract's channels, in the model's order.
+
+    ``--bands`` beats names; names beat order; order needs equal counts, alpha bands left out.
+
+    Raises:
+        SourceError: neither names nor counts agree; both lists are in the message.
+    """
+    count, names = contract.channel_count, contract.channel_names
+    if bands is not None:
+        if len(bands) != count or max(bands) > len(descriptions):
+            raise SourceError(
+                f"--bands must name {count} of the file's {len(descriptions)} bands, got {','.join(map(str, bands))}"
+            )
+        return list(bands)
+    colours = [i for i in range(1, len(descriptions) + 1) if i not in alpha]
+    found = [descriptions[i - 1] for i in colours]
+    if names and all(found):
+        return _match_names([str(name) for name in found], colours, names)
+    if len(colours) == count:
+        return colours
+    raise SourceError(_mismatch(found, names or (f"{count} without names",)))
+
+
+def _match_names(found: Sequence[str], colours: Sequence[int], names: Sequence[str]) -> list[int]:
+    folded = [name.strip().casefold() for name in found]
+    wanted = [name.strip().casefold() for name in names]
+    if any(folded.count(name) != 1 for name in wanted):
+        raise SourceError(_mismatch(found, names))
+    return [colours[folded.index(name)] for name in wanted]
+
+
+def _mismatch(found: Sequence[str | None], wanted: Sequence[str]) -> str:
+    listed = ", ".join(f"{name or 'unnamed'}" for name in found)
+    return (
+        f"the file's bands must be the model's channels, got {len(found)} bands ({listed}) for {', '.join(wanted)}: "
+        "say which with --bands, such as --bands 3,2,1"
+    )
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Put the path in front of an error that knows only its rule."""
+    try:
+        yield
+    except SourceError as error:
+        raise SourceError(f"{path}: {error}") from None
+
+
+def resolve_nodata(value: float | None, dtype: np.dtype[Any]) -> Any:
+    """The nodata value as a pixel can hold it; None where no pixel can equal it."""
+    if value is None or np.isnan(value):
+        return None
+    if dtype.kind == "f":
+        return dtype.type(value)
+    limits = np.iinfo(dtype)
+    return dtype.type(value) if value == int(value) and limits.min <= value <= limits.max else None
+
+
+def _missing(pixels: Pixels, nodata: Sequence[Any]) -> list[Invalid]:
+    """Where any band is its nodata value, NaN or infinite."""
+    masks: list[Invalid] = [np.equal(band, value) for band, value in zip(pixels, nodata, strict=True) if value is not None]
+    if pixels.dtype.kind == "f":
+        masks.append(np.logical_not(np.isfinite(pixels).all(axis=0)))
+    return masks
+
+
+def _masked_bands(dataset: DatasetReader, bands: Sequence[int]) -> list[int]:
+    """Bands whose mask is stored beside them: one where all share it."""
+    flags = [(band, dataset.mask_flag_enums[band - 1]) for band in bands]
+    stored = [band for band, f in flags if MaskFlags.all_valid not in f and MaskFlags.nodata not in f]
+    shared = [band for band, f in flags if MaskFlags.per_dataset in f]
+    return shared[:1] if shared else stored
+
+
+def _pixel_type(dataset: DatasetReader, bands: Sequence[int], path: str) -> np.dtype[Any]:
+    names = {dataset.dtypes[band - 1] for band in bands}
+    if any("complex" in name for name in names):
+        raise SourceError(f"{path}: pixels must be integers or floats, got {', '.join(sorted(names))}")
+    return np.result_type(*names)
+
+
+def _refuse_pages(dataset: DatasetReader, path: str) -> None:
+    if dataset.count == 0 or dataset.subdatasets:
+        raise SourceError(
+            f"{path}: a file must hold one image, got {len(dataset.subdatasets)}: "
+            "write each to a file of its own with gdal_translate -sds"
+        )
+
+
+def _refuse_palette(dataset: DatasetReader, bands: Sequence[int], chosen: Sequence[int] | None, path: str) -> None:
+    palette = [band for band in bands if dataset.colorinterp[band - 1] is ColorInterp.palette]
+    if palette and chosen is None:
+        raise SourceError(
+            f"{path}: band {palette[0]} holds palette indices, not intensities: "
+            f"expand it with gdal_translate -expand rgb, or take the indices as they are with --bands {palette[0]}"
+        )
+
+
+def _notes(dataset: DatasetReader, bands: Sequence[int], contract: Contract) -> list[str]:
+    tagged = [b for b in bands if (dataset.scales[b - 1], dataset.offsets[b - 1]) != (1.0, 0.0)]
+    if tagged and contract.pixel == "stored":
+        return ['the file has scale and offset tags, which the contract\'s pixel = "stored" leaves alone']
+    return []
+
+
+def read_grid(dataset: DatasetReader) -> Grid:
+    """The georeferencing of a dataset, as it is."""
+    gcps, gcps_crs = dataset.gcps
+    placed = dataset.crs is not None or not dataset.transform.is_identity
+    return Grid(
+        shape=dataset.shape,
+        crs=dataset.crs,
+        transform=dataset.transform if placed and not gcps else None,
+        gcps=tuple(gcps),
+        gcps_crs=gcps_crs,
+        rpcs=dataset.rpcs,
+        area_or_point=dataset.tags().get("AREA_OR_POINT"),
+    )

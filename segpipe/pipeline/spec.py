@@ -1,0 +1,291 @@
+"""A model file and its contract, read and checked against each other before any case is opened."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from segpipe.pipeline.config import BlendOn, Settings
+from segpipe.pipeline.contract import (
+    DEFAULT_ALIGN,
+    Contract,
+    contract_of_metadata,
+    deepness_values,
+    read_contract,
+)
+from segpipe.pipeline.device import Kind, check_runtime, resolve_device
+from segpipe.pipeline.errors import ContractError, ModelError, SettingsError
+from segpipe.pipeline.windows import Tiling
+
+_FLOATS: dict[int, type[np.generic]] = {
+    TensorProto.FLOAT: np.float32,
+    TensorProto.FLOAT16: np.float16,
+    TensorProto.DOUBLE: np.float64,
+}
+_INTEGERS: dict[int, type[np.generic]] = {
+    TensorProto.UINT8: np.uint8,
+    TensorProto.INT8: np.int8,
+    TensorProto.UINT16: np.uint16,
+    TensorProto.INT16: np.int16,
+    TensorProto.INT32: np.int32,
+    TensorProto.INT64: np.int64,
+}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, element type and shape of a graph's input or output; None for sizes that are free."""
+
+    name: str
+    dtype: np.dtype[Any] | None
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model file checked against its contract and the settings; picklable, and all that a worker needs to load it."""
+
+    path: Path
+    sha256: str
+    """Of the file, its external data and the contract in force."""
+    contract: Contract
+    contract_origin: str
+    tiling: Tiling
+    blend_on: BlendOn
+    batch: int
+    device: Kind
+    input: str
+    output: str
+    input_dtype: str
+    network_mb: float = 0.0
+    """Memory that one batch through the network took in a trial, weights included."""
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of a batch as the pipeline holds it: ``(batch, channels, *tile)``."""
+        return (self.batch, self.contract.channel_count, *self.tiling.tile)
+
+
+def read_spec(settings: Settings) -> ModelSpec:
+    """Read the model file and its contract, and check each against the other and the settings.
+
+    Raises:
+        ModelError, ContractError, DeviceError, SettingsError: with the mend.
+    """
+    check_runtime()
+    device = resolve_device(settings.device)
+    proto = _read_model(settings.model)
+    inputs, outputs = _signature(proto)
+    metadata = {p.key: p.value for p in proto.metadata_props}
+    contract, origin = _find_contract(settings, metadata, inputs, outputs)
+    image = _choose(inputs, contract.input, "input", settings.model)
+    scores = _choose(outputs, contract.output, "output", settings.model)
+    _check_channels(image, contract, settings.model)
+    return ModelSpec(
+        path=settings.model,
+        sha256=_digest(settings.model, proto, contract),
+        contract=contract,
+        contract_origin=origin,
+        tiling=resolve_tiling(settings, contract, image, settings.model),
+        blend_on=resolve_blend_on(settings, contract),
+        batch=_resolve_batch(settings, image, device),
+        device=device,
+        input=image.name,
+        output=scores.name,
+        input_dtype=str(image.dtype),
+    )
+
+
+def _read_model(path: Path) -> onnx.ModelProto:
+    if not path.is_file():
+        raise ModelError(f"the model must exist, got {path}")
+    try:
+        proto = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # noqa: BLE001 - protobuf raises classes of its own, by implementation
+        raise ModelError(f"{path} is not an ONNX file: {error}") from None
+    if not proto.graph.node:
+        raise ModelError(f"{path} is not an ONNX file: it holds no graph")
+    return proto
+
+
+def _signature(proto: onnx.ModelProto) -> tuple[list[TensorSpec], list[TensorSpec]]:
+    """Inputs that are not weights, and outputs."""
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    inputs = [_tensor(value) for value in proto.graph.input if value.name not in weights]
+    return inputs, [_tensor(value) for value in proto.graph.output]
+
+
+def _tensor(value: onnx.ValueInfoProto) -> TensorSpec:
+    tensor = value.type.tensor_type
+    dtype = (_FLOATS | _INTEGERS).get(tensor.elem_type)
+    sizes = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in tensor.shape.dim)
+    return TensorSpec(value.name, None if dtype is None else np.dtype(dtype), sizes)
+
+
+def _choose(tensors: list[TensorSpec], name: str | None, what: str, path: Path) -> TensorSpec:
+    names = ", ".join(f"{t.name} {_shown(t)}" for t in tensors)
+    if name is not None:
+        for tensor in tensors:
+            if tensor.name == name:
+                return tensor
+        raise ContractError(f"{path} has no {what} called {name}: it has {names}")
+    if len(tensors) != 1:
+        raise ContractError(
+            f'{path} has {len(tensors)} {what}s, and the contract must say which is meant, with {what} = "...": {names}'
+        )
+    return tensors[0]
+
+
+def _shown(tensor: TensorSpec) -> str:
+    return "(" + ", ".join("?" if n is None else str(n) for n in tensor.shape) + ")"
+
+
+def _find_contract(
+    settings: Settings, metadata: dict[str, str], inputs: list[TensorSpec], outputs: list[TensorSpec]
+) -> tuple[Contract, str]:
+    """``--contract``, else the sidecar ``model.toml``, else the file's metadata."""
+    sidecar = settings.model.with_suffix(".toml")
+    for path in (settings.contract, sidecar if sidecar.is_file() else None):
+        if path is not None:
+            return read_contract(path), str(path)
+    channels = inputs[0].shape[1] if inputs and len(inputs[0].shape) == 4 else None
+    contract = contract_of_metadata(metadata, channels)
+    if contract is None:
+        raise ContractError(_lines_to_write(settings.model, metadata, inputs, outputs))
+    return contract, f"metadata of {settings.model.name}"
+
+
+def _lines_to_write(path: Path, metadata: dict[str, str], inputs: list[TensorSpec], outputs: list[TensorSpec]) -> str:
+    """The message for a model that says nothing of itself: a contract with what the file does tell filled in."""
+    known = deepness_values(metadata, None)
+    channels = (inputs[0].shape[1] if inputs and len(inputs[0].shape) > 1 else None) or 3
+    tile = known.get("tile") or [n or 512 for n in (inputs[0].shape[2:4] if inputs else ())] or [512, 512]
+    scores = (outputs[0].shape[1] if outputs and len(outputs[0].shape) == 4 else None) or 1
+    classes = known.get("classes") or [{"id": i, "name": f"class {i}"} for i in range(max(scores, 2))]
+    lines = [
+        f"{path} has no contract that says how its pixels are scaled and what its classes are.",
+        f"Write these lines, corrected to how it was trained, to {path.with_suffix('.toml')} or a file for --contract:",
+        "",
+        "version = 1",
+        f"channels = {[f'band {i + 1}' for i in range(channels)]}    # names, in the model's order",
+        f"scale = {1 / 255:.6f}           # x = pixel * scale + offset",
+        'normalize = "fixed"        # (x - mean) / std; or "zscore", "minmax", "none"',
+        f"mean = {[0.5] * channels}",
+        f"std = {[0.25] * channels}",
+        f"tile = {list(tile)}",
+        f"overlap = {[t // 4 for t in tile]}",
+        f"align = {DEFAULT_ALIGN}                 # total stride of the network",
+        'activation = "softmax"     # "sigmoid", or "none" where the outputs are probabilities already',
+        f'task = "{"binary" if scores == 1 else "multiclass"}"        # "multiclass", "binary" or "multilabel"',
+        *(f'[[classes]]\nid = {c["id"]}\nname = "{c["name"]}"' for c in classes),
+    ]
+    return "\n".join(lines).replace("'", '"')
+
+
+def _check_channels(image: TensorSpec, contract: Contract, path: Path) -> None:
+    rank = contract.ndim + 2
+    if image.dtype is None:
+        raise ModelError(f'{path}: input "{image.name}" must hold floats or integers')
+    if len(image.shape) != rank:
+        raise ContractError(
+            f'{path}: input "{image.name}" must have {rank} axes for layout "{contract.layout}", got {_shown(image)}'
+        )
+    if contract.ndim != 2:
+        raise ContractError(f'layout "{contract.layout}" is for volumes, which this version does not read: use NCHW or NHWC')
+    channels = image.shape[-1 if contract.layout == "NHWC" else 1]
+    if channels is not None and channels != contract.channel_count:
+        raise ContractError(
+            f"the contract's channels must be the model's, got {contract.channel_count} in the contract "
+            f"({', '.join(contract.channel_names or ['unnamed'])}) and {channels} in {path}"
+        )
+    if image.dtype.kind in "iu" and contract.scaling == "host" and not _identity(contract):
+        raise ContractError(
+            f"{path} takes {image.dtype} pixels, so the contract cannot scale them before: "
+            'set scaling = "graph" where the model scales them itself'
+        )
+
+
+def _identity(contract: Contract) -> bool:
+    plain = contract.normalize == "none" and contract.clip is None and contract.pixel == "stored"
+    return plain and set(contract.column("scale")) == {1.0} and set(contract.column("offset")) == {0.0}
+
+
+def by(sizes: Sequence[int]) -> str:
+    """Sizes as a person writes them."""
+    return " x ".join(map(str, sizes))
+
+
+def resolve_tiling(settings: Settings, contract: Contract, image: TensorSpec, path: Path) -> Tiling:
+    """Tile, overlap and align per axis from flags, the contract and the model's fixed sizes, in that order."""
+    ndim = contract.ndim
+    fixed = image.shape[1:-1] if contract.layout == "NHWC" else image.shape[2:]
+    asked = _spread(settings.tile, ndim, "tile") or contract.axes("tile", ndim)
+    if asked is None and None in fixed:
+        raise ContractError(
+            f"{path} takes tiles of any size, so the contract must name one: add tile = [512, 512], or give --tile"
+        )
+    tile = asked or tuple(n for n in fixed if n is not None)
+    if any(f is not None and f != t for f, t in zip(fixed, tile, strict=True)):
+        raise ContractError(
+            f"the tile must be the model's, got {by(tile)} and {path} takes {by([f or 0 for f in fixed])}: "
+            f"give --tile {','.join(str(f or t) for f, t in zip(fixed, tile, strict=True))}"
+        )
+    overlap = _spread(settings.overlap, ndim, "overlap") or contract.axes("overlap", ndim) or tuple(t // 4 for t in tile)
+    align = contract.axes("align", ndim) or (DEFAULT_ALIGN,) * ndim
+    return Tiling(tile, overlap, align, settings.blend)
+
+
+def _spread(value: tuple[int, ...] | None, ndim: int, key: str) -> tuple[int, ...] | None:
+    if value is None or len(value) == ndim:
+        return value
+    if len(value) == 1:
+        return value * ndim
+    raise SettingsError(f"{key} must have one number or {ndim}, one per axis, got {','.join(map(str, value))}")
+
+
+def resolve_blend_on(settings: Settings, contract: Contract) -> BlendOn:
+    """Logits unless asked otherwise; a model that gives probabilities has no logits to blend."""
+    if contract.activation != "none":
+        return settings.blend_on or "logits"
+    if settings.blend_on == "logits":
+        raise SettingsError(
+            'blend_on logits needs a model that gives logits, and the contract says activation = "none": '
+            "its outputs are probabilities already, so leave --blend-on out"
+        )
+    return "probabilities"
+
+
+def _resolve_batch(settings: Settings, image: TensorSpec, device: Kind) -> int:
+    fixed = image.shape[0]
+    if fixed is not None and settings.batch not in (None, fixed):
+        raise SettingsError(f"the model's batch is fixed at {fixed}, got --batch {settings.batch}: leave --batch out")
+    return fixed or settings.batch or (8 if device == "cuda" else 1)
+
+
+def _digest(path: Path, proto: onnx.ModelProto, contract: Contract) -> str:
+    """SHA-256 of everything that the scores depend on: the file, its external data, the contract in force."""
+    digest = hashlib.sha256()
+    for file in [path, *_external_data(path, proto)]:
+        try:
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:
+            raise ModelError(f"{path} needs its external data {file}: {error.strerror}") from None
+    digest.update(contract.model_dump_json().encode())
+    return digest.hexdigest()
+
+
+def _external_data(path: Path, proto: onnx.ModelProto) -> list[Path]:
+    names = {
+        entry.value
+        for tensor in proto.graph.initializer
+        if tensor.data_location == TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return [path.parent / name for name in sorted(names)]

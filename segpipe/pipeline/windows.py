@@ -1,0 +1,147 @@
+"""Which windows cover a case: evenly spread, aligned to the network's stride, as few as can be."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.pipeline.errors import SettingsError
+
+Blend = Literal["gaussian", "cosine", "linear", "constant", "crop"]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A half-open box in an array, rows before columns, planes before rows."""
+
+    start: tuple[int, ...]
+    stop: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(b - a for a, b in zip(self.start, self.stop, strict=True))
+
+    @property
+    def size(self) -> int:
+        """Pixels in the window."""
+        return int(np.prod(self.shape))
+
+    def within(self, outer: "Window") -> tuple[slice, ...]:
+        """Where this window lies in an array that holds ``outer``."""
+        return tuple(slice(a - o, b - o) for a, b, o in zip(self.start, self.stop, outer.start, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """Tile, overlap and stride per axis, in pixels, and how neighbours are blended."""
+
+    tile: tuple[int, ...]
+    overlap: tuple[int, ...]
+    align: tuple[int, ...]
+    blend: Blend
+
+    def __post_init__(self) -> None:
+        for tile, overlap, align in zip(self.tile, self.overlap, self.align, strict=True):
+            _check_axis(tile, overlap, align)
+
+
+def _check_axis(tile: int, overlap: int, align: int) -> None:
+    if align < 1 or tile < 1 or overlap < 0:
+        raise SettingsError(
+            f"tile and align must be at least 1 and overlap at least 0, got tile {tile}, align {align}, overlap {overlap}"
+        )
+    if overlap >= tile:
+        raise SettingsError(f"overlap must be smaller than the tile, got overlap {overlap} and tile {tile}: lower --overlap")
+    if tile % align:
+        raise SettingsError(
+            f"tile must be a multiple of align, the network's total stride, got tile {tile} and align {align}: "
+            f"take --tile {tile // align * align or align}, or correct align in the contract"
+        )
+    if tile - overlap < align:
+        raise SettingsError(
+            f"tile - overlap must be at least align, got {tile} - {overlap} = {tile - overlap} and align {align}: "
+            f"lower --overlap to {tile - align}"
+        )
+
+
+def axis_starts(size: int, tile: int, overlap: int, align: int) -> tuple[int, ...]:
+    """Starts of the windows along one axis, all multiples of ``align``.
+
+    Neighbours share at least ``overlap`` pixels; the last window ends less than ``align`` behind the case. A case that is
+    not larger than the tile has one window.
+    """
+    if size <= tile:
+        return (0,)
+    last = -(-(size - tile) // align)
+    step = (tile - overlap) // align
+    count = -(-last // step) + 1
+    return tuple(align * (i * last // (count - 1)) for i in range(count))
+
+
+@dataclass(frozen=True)
+class Cover:
+    """All windows of one case, in row-major order.
+
+    Every pixel lies in at least one window, and is *finished* in exactly one: the last in order that holds it.
+    """
+
+    shape: tuple[int, ...]
+    tiling: Tiling
+
+    @cached_property
+    def starts(self) -> tuple[tuple[int, ...], ...]:
+        """Window starts per axis."""
+        t = self.tiling
+        return tuple(axis_starts(*axis) for axis in zip(self.shape, t.tile, t.overlap, t.align, strict=True))
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Windows per axis."""
+        return tuple(len(axis) for axis in self.starts)
+
+    @property
+    def padded(self) -> tuple[int, ...]:
+        """Shape up to the end of the last windows: at least the shape of the case."""
+        return tuple(axis[-1] + tile for axis, tile in zip(self.starts, self.tiling.tile, strict=True))
+
+    def __len__(self) -> int:
+        return int(np.prod(self.counts))
+
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
+        """Indices of the windows, one integer per axis, in order."""
+        return product(*map(range, self.counts))
+
+    def window(self, index: tuple[int, ...]) -> Window:
+        """The window at an index; it may reach behind the far border of the case."""
+        start = tuple(axis[i] for axis, i in zip(self.starts, index, strict=True))
+        return Window(start, tuple(a + t for a, t in zip(start, self.tiling.tile, strict=True)))
+
+    def finished(self, index: tuple[int, ...]) -> Window:
+        """The box of pixels that no later window changes, and that no earlier index has named."""
+        start = tuple(axis[i] for axis, i in zip(self.starts, index, strict=True))
+        return Window(start, tuple(self._next_start(axis, i) for axis, i in enumerate(index)))
+
+    def _next_start(self, axis: int, i: int) -> int:
+        starts = self.starts[axis]
+        return starts[i + 1] if i + 1 < len(starts) else self.shape[axis]
+
+
+def reflected(window: Window, shape: tuple[int, ...]) -> tuple[Window, tuple[NDArray[np.intp], ...]]:
+    """The part of a case to read for a window, and per axis which of its pixels the window shows.
+
+    Pixels behind the far border mirror those before it as ``numpy.pad(mode="reflect")`` of the whole case does.
+    """
+    axes = [_reflected_axis(a, b, size) for a, b, size in zip(window.start, window.stop, shape, strict=True)]
+    first = tuple(int(index.min()) for index in axes)
+    inside = Window(first, tuple(int(index.max()) + 1 for index in axes))
+    return inside, tuple(index - low for index, low in zip(axes, first, strict=True))
+
+
+def _reflected_axis(start: int, stop: int, size: int) -> NDArray[np.intp]:
+    if stop <= size:
+        return np.arange(start, stop)
+    return np.pad(np.arange(size), (0, stop - size), mode="reflect")[start:stop]

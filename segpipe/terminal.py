@@ -1,0 +1,152 @@
+"""What a person sees: a progress bar and a table in a terminal, a line per case elsewhere."""
+
+import sys
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, Self
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
+from rich.text import Text
+
+from segpipe.pipeline.night import Prepared, Summary
+from segpipe.pipeline.plan import memory_mb
+from segpipe.pipeline.records import Record, area_rows
+from segpipe.pipeline.run import Outcome
+
+
+class Lines:
+    """One line per case on stdout, for logs and pipes."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._total = len(prepared.plan.cases) + len(prepared.plan.failed)
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        pass
+
+    def progress(self, pixels: int) -> None:
+        pass
+
+    def outcome(self, outcome: Outcome) -> None:
+        self._count += 1
+        click.echo(f"[{self._count}/{self._total}] {described(outcome)}")
+
+
+class Bar(Lines):
+    """One progress bar for the run: cases, megapixels per second, time left."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        super().__init__(prepared)
+        columns = (TextColumn("{task.description}"), BarColumn(), _Rate(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=Console(), transient=False)
+        self._task = self._bar.add_task(self._caption(), total=prepared.plan.pixels)
+
+    def _caption(self) -> str:
+        return f"{self._count}/{self._total} cases"
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def progress(self, pixels: int) -> None:
+        self._bar.advance(self._task, pixels)
+
+    def outcome(self, outcome: Outcome) -> None:
+        self._count += 1
+        self._bar.update(self._task, description=self._caption())
+        if outcome.error is not None:
+            self._bar.console.print(Text(described(outcome), style="red"))
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{(task.finished_speed or task.speed or 0) / 1e6:.1f} Mpx/s")
+
+
+def described(outcome: Outcome) -> str:
+    """One line on how a case ended."""
+    if outcome.error is not None:
+        return f"failed  {outcome.case.name}: {outcome.error}"
+    rate = outcome.pixels / 1e6 / outcome.seconds if outcome.seconds else 0
+    return f"done  {outcome.case.name}  {outcome.pixels / 1e6:.1f} Mpx  {outcome.seconds:.1f} s  {rate:.1f} Mpx/s"
+
+
+def watcher(prepared: Prepared) -> Lines:
+    """A bar in a terminal, lines elsewhere."""
+    return Bar(prepared) if sys.stdout.isatty() else Lines(prepared)
+
+
+def conclude(prepared: Prepared, summary: Summary) -> None:
+    """After the bar: areas of the whole run, and what to open. Elsewhere the lines have said it all."""
+    if not sys.stdout.isatty():
+        return
+    console = Console()
+    console.print(areas_table(area_rows(prepared.run.output, prepared.cases)))
+    console.print(
+        f"{len(summary.done)} done, {len(summary.skipped)} done before, {len(summary.failed)} failed"
+        f" in {summary.seconds:.1f} s, {summary.megapixels_per_second:.1f} Mpx/s"
+    )
+    console.print(f"open {prepared.run.output / 'areas.csv'} and the masks beside it")
+
+
+def areas_table(rows: Iterable[Record]) -> Table:
+    """Pixels and hectares per class over all cases; cases without a place on Earth count pixels only."""
+    totals: dict[str, list[float]] = {}
+    for row in rows:
+        total = totals.setdefault(row["class_name"], [0, 0, 0])
+        total[0] += row["pixels"]
+        total[1] += row["area"] or 0
+        total[2] += row["pixels"] if row["area"] is None else 0
+    table = Table("class", *(_right(name) for name in ("pixels", "hectares", "share")))
+    valid = [sum(t[k] for name, t in totals.items() if name != "nodata") for k in (0, 1)]
+    unplaced = any(t[2] for t in totals.values())
+    for name, (pixels, hectares, _) in totals.items():
+        known = hectares if valid[1] and not unplaced else pixels
+        base = valid[1] if valid[1] and not unplaced else valid[0]
+        share = "" if name == "nodata" or not base else f"{known / base:.1%}"
+        table.add_row(name, f"{pixels:,.0f}", f"{hectares:,.1f}" if valid[1] or hectares else "-", share)
+    if unplaced:
+        table.caption = "some cases have no CRS: they count in pixels only"
+    return table
+
+
+def _right(name: str) -> Any:
+    return Column(name, justify="right")
+
+
+def print_plan(prepared: Prepared) -> None:
+    """What a run would do, for ``--dry-run``."""
+    run, plan = prepared.run, prepared.plan
+    for planned in plan.cases:
+        size = " x ".join(map(str, planned.shape))
+        click.echo(f"case  {planned.case.name}  {size} px  {planned.windows} windows")
+        for note in planned.notes:
+            click.echo(f"note  {planned.case.name}: {note}")
+    for case in plan.done:
+        click.echo(f"done  {case.name}")
+    for failure in plan.failed:
+        click.echo(f"problem  {failure.case.name}: {failure.error}")
+    windows = sum(job.windows for job in plan.jobs)
+    click.echo(
+        f"{len(plan.cases)} cases to do, {len(plan.done)} done before, {len(plan.failed)} with problems; "
+        f"{windows} windows in {len(plan.jobs)} jobs on {plan.workers} workers with {plan.calls} calls each; "
+        f"about {memory_mb(plan, run):,.0f} MB of memory per worker"
+    )
+
+
+def settings_lines(prepared: Prepared) -> list[str]:
+    """The resolved settings, for stderr."""
+    run = prepared.run
+    resolved = run.settings.model_dump(mode="json") | run.label_settings
+    resolved |= {"batch": run.model.batch, "device": run.model.device, "workers": prepared.plan.workers}
+    resolved |= {"contract": run.model.contract_origin}
+    return [f"{key} = {value}" for key, value in resolved.items()]

@@ -1,0 +1,85 @@
+"""Fixtures: real files in a temporary folder, and the command line as a user has it."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.transform import from_origin
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests on real data run where the data is: beside the checkout."""
+    if not SHARED.is_dir():
+        kept = [item for item in items if "shared_data" not in item.keywords]
+        items[:] = kept
+
+
+@pytest.fixture
+def shared() -> Path:
+    """Folder of real rasters and models."""
+    return SHARED
+
+
+@pytest.fixture
+def raster(tmp_path: Path) -> Callable[..., Path]:
+    """Write an array ``(bands, rows, cols)`` as a raster below the temporary folder."""
+
+    def write(name: str, pixels: np.ndarray, descriptions: Any = None, mask: np.ndarray | None = None, **profile: Any) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        count, height, width = pixels.shape
+        defaults = {"driver": "GTiff", "crs": "EPSG:32633", "transform": from_origin(500_000, 5_400_000, 10, 10)}
+        if path.suffix in {".png", ".jpg"}:
+            defaults = {"driver": {".png": "PNG", ".jpg": "JPEG"}[path.suffix]}
+        with rasterio.open(
+            path, "w", **{**defaults, **profile}, count=count, height=height, width=width, dtype=pixels.dtype
+        ) as dataset:
+            dataset.write(pixels)
+            if descriptions:
+                dataset.descriptions = descriptions
+            if mask is not None:
+                dataset.write_mask(mask)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def segpipe(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run ``segpipe`` in a process of its own, as a user does; output and exit code come back."""
+
+    def run(*arguments: Any, timeout: float = 120, **options: Any) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "segpipe.cli", *map(str, arguments)]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, cwd=options.pop("cwd", tmp_path), check=False, **options
+        )
+
+    return run
+
+
+@pytest.fixture
+def run_serial(tmp_path: Path) -> Callable[..., Path]:
+    """Run the pipeline in this process with the serial executor; the output folder comes back, and no case may fail."""
+    from segpipe.pipeline.config import load_settings
+    from segpipe.pipeline.night import carry_out, prepare
+
+    class Silent:
+        def progress(self, pixels: int) -> None: ...
+
+        def outcome(self, outcome: Any) -> None: ...
+
+    def run(source: Path, model: Path, **settings: Any) -> Path:
+        output = settings.pop("output", tmp_path / "out")
+        values = {"input": (str(source),), "model": model, "output": output, "executor": "serial", "device": "cpu", **settings}
+        summary = carry_out(prepare(load_settings(None, values)), Silent())
+        assert summary.failed == []
+        return Path(output)
+
+    return run

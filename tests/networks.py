@@ -1,0 +1,130 @@
+"""Small ONNX networks with seeded weights, and the contracts that tell of them."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+
+@dataclass
+class Network:
+    """Layers appended one by one; every weight comes from one seeded generator."""
+
+    channels: int
+    seed: int = 0
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    weights: list[onnx.TensorProto] = field(default_factory=list)
+    last: str = "image"
+
+    def __post_init__(self) -> None:
+        self.rng = np.random.default_rng(self.seed)
+
+    def add(self, op: str, *constants: NDArray[Any], **attributes: Any) -> "Network":
+        """Append one node that takes the last tensor and constants."""
+        names = [self.constant(value) for value in constants]
+        out = f"t{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, [self.last, *names], [out], **attributes))
+        self.last = out
+        return self
+
+    def constant(self, value: NDArray[Any]) -> str:
+        name = f"w{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(value, name))
+        return name
+
+    def conv(self, inside: int, outside: int, size: int) -> "Network":
+        """A convolution that keeps sizes; weights of unit gain."""
+        w = self.rng.normal(size=(outside, inside, size, size)) * np.sqrt(2 / (inside * size * size))
+        b = self.rng.normal(size=outside) * 0.1
+        return self.add("Conv", w.astype(np.float32), b.astype(np.float32), pads=[size // 2] * 4)
+
+    def upsample(self, factor: int) -> "Network":
+        """Nearest-neighbour upsampling."""
+        scales = self.constant(np.array([1, 1, factor, factor], np.float32))
+        out = f"t{len(self.nodes)}"
+        options = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        self.nodes.append(helper.make_node("Resize", [self.last, "", scales], [out], **options))
+        self.last = out
+        return self
+
+    def save(
+        self,
+        path: Path,
+        contract: dict[str, Any] | None,
+        *,
+        classes: int,
+        shape: Sequence[int | str] = ("n", "h", "w"),
+        dtype: int = TensorProto.FLOAT,
+        out_shape: Sequence[int | str] | None = None,
+        metadata: dict[str, str] | None = None,
+    ) -> Path:
+        """Write the file; ``shape`` is batch, rows and columns, free where they are names."""
+        batch, rows, cols = shape
+        self.nodes.append(helper.make_node("Identity", [self.last], ["scores"]))
+        outputs = list(out_shape or (batch, classes, rows, cols))
+        graph = helper.make_graph(
+            self.nodes,
+            "network",
+            [helper.make_tensor_value_info("image", dtype, [batch, self.channels, rows, cols])],
+            [helper.make_tensor_value_info("scores", TensorProto.FLOAT, outputs)],
+            self.weights,
+        )
+        model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
+        properties = dict(metadata or {})
+        if contract is not None:
+            properties["segpipe"] = json.dumps(contract)
+        helper.set_model_props(model, properties)
+        onnx.save(model, str(path))
+        return path
+
+
+def contract(channels: int | Sequence[str] = 3, classes: int = 3, **changes: Any) -> dict[str, Any]:
+    """A whole contract; keyword arguments change or add keys, None removes one."""
+    values: dict[str, Any] = {
+        "version": 1,
+        "channels": channels if isinstance(channels, int) else list(channels),
+        "scale": 1 / 255,
+        "offset": 0.0,
+        "normalize": "none",
+        "tile": [64, 64],
+        "overlap": [16, 16],
+        "align": 1,
+        "activation": "softmax",
+        "task": "multiclass",
+        "classes": [{"id": i, "name": f"class{i}"} for i in range(classes)],
+    }
+    values.update(changes)
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def pixelwise(path: Path, channels: int = 3, classes: int = 3, *, seed: int = 0, **changes: Any) -> Path:
+    """Scores of a pixel depend on that pixel alone: tiling can change nothing."""
+    return Network(channels, seed).conv(channels, classes, 1).save(path, contract(channels, classes, **changes), classes=classes)
+
+
+def local(path: Path, channels: int = 3, classes: int = 3, *, seed: int = 0, **changes: Any) -> Path:
+    """Three 3 x 3 convolutions: receptive radius 3, stride 1."""
+    net = Network(channels, seed).conv(channels, 8, 3).add("Relu").conv(8, 8, 3).add("Relu").conv(8, classes, 3)
+    return net.save(path, contract(channels, classes, **changes), classes=classes)
+
+
+def pooling(path: Path, channels: int = 3, classes: int = 3, *, seed: int = 0, **changes: Any) -> Path:
+    """Two poolings, so stride 4, and a receptive radius below 16."""
+    net = Network(channels, seed).conv(channels, 8, 3).add("Relu")
+    net.add("MaxPool", kernel_shape=[2, 2], strides=[2, 2]).conv(8, 8, 3).add("Relu")
+    net.add("MaxPool", kernel_shape=[2, 2], strides=[2, 2]).conv(8, 8, 3).add("Relu").upsample(4).conv(8, classes, 3)
+    return net.save(path, contract(channels, classes, **{"align": 4, **changes}), classes=classes)
+
+
+def positional(path: Path, tile: int, channels: int = 3, classes: int = 3, *, seed: int = 0, **changes: Any) -> Path:
+    """Scores depend on where in its tile a pixel lies, so that every weight and every window shows in the labels."""
+    net = Network(channels, seed).conv(channels, classes, 1)
+    net.add("Add", net.rng.normal(size=(1, classes, tile, tile)).astype(np.float32))
+    values = contract(channels, classes, **{"tile": [tile, tile], **changes})
+    return net.save(path, values, classes=classes, shape=("n", tile, tile))

@@ -147,6 +147,10 @@ def settings_lines(prepared: Prepared) -> list[str]:
     """The resolved settings, for stderr."""
     run = prepared.run
     resolved = run.settings.model_dump(mode="json") | run.label_settings
-    resolved |= {"batch": run.model.batch, "device": run.model.device, "workers": prepared.plan.workers}
+    resolved |= {
+        "batch": run.model.batch,
+        "device": f"{run.model.device} ({run.model.device_reason})",
+        "workers": prepared.plan.workers,
+    }
     resolved |= {"contract": run.model.contract_origin}
     return [f"{key} = {value}" for key, value in resolved.items()]

@@ -84,7 +84,7 @@ class Network:
         return path
 
 
-def contract(channels: int | Sequence[str] = 3, classes: int = 3, **changes: Any) -> dict[str, Any]:
+def contract(channels: int | Sequence[str] = 3, classes: int = 3, /, **changes: Any) -> dict[str, Any]:
     """A whole contract; keyword arguments change or add keys, None removes one."""
     values: dict[str, Any] = {
         "version": 1,
@@ -123,8 +123,8 @@ def pooling(path: Path, channels: int = 3, classes: int = 3, *, seed: int = 0, *
 
 
 def positional(path: Path, tile: int, channels: int = 3, classes: int = 3, *, seed: int = 0, **changes: Any) -> Path:
-    """Scores depend on where in its tile a pixel lies, so that every weight and every window shows in the labels."""
-    net = Network(channels, seed).conv(channels, classes, 1)
+    """Scores depend on where in its tile a pixel lies, and on its neighbours: weights, windows and padding all show."""
+    net = Network(channels, seed).conv(channels, classes, 5)
     net.add("Add", net.rng.normal(size=(1, classes, tile, tile)).astype(np.float32))
     values = contract(channels, classes, **{"tile": [tile, tile], **changes})
     return net.save(path, values, classes=classes, shape=("n", tile, tile))

@@ -111,6 +111,12 @@ class Contract(BaseModel):
                 f'task = "{self.task}" has activation "sigmoid" or "none", got "softmax": '
                 'scores that compete are task = "multiclass"'
             )
+        taken = sorted(c.channel for c in self.classes)
+        if self.task != "binary" and taken != list(range(len(taken))):
+            raise ValueError(
+                f"output channels of the classes must be 0 to {len(taken) - 1}, each once, got {taken}: "
+                "give each class its index in the model's output where that is not its id"
+            )
         if self.task == "binary" and (len(self.classes) > 2 or max(c.id for c in self.classes) != 1):
             raise ValueError("a binary model has classes 0 and 1, or 1 alone")
         if "nodata" in {c.name for c in self.classes}:

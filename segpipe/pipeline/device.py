@@ -35,14 +35,14 @@ def open_session(model: str | bytes, device: Kind, arena: bool) -> onnxruntime.I
 _NO_CUDA = "--device cuda needs CUDA, and {}: install segpipe[cuda] on a machine with an NVIDIA driver, or take --device cpu"
 
 
-def resolve_device(device: str) -> Kind:
-    """``auto`` takes CUDA where a driver sees a GPU; ``cuda`` that is not there is an error."""
+def resolve_device(device: str) -> tuple[Kind, str]:
+    """Where to run, and why, in a few words. ``auto`` takes CUDA where a driver sees a GPU; ``cuda`` must be there."""
     if device == "cpu":
-        return "cpu"
+        return "cpu", "as asked"
     missing = _cuda_missing()
     if missing and device == "cuda":
         raise DeviceError(_NO_CUDA.format(missing))
-    return "cpu" if missing else "cuda"
+    return ("cpu", missing) if missing else ("cuda", "as asked" if device == "cuda" else "the driver sees a GPU")
 
 
 def _cuda_missing() -> str | None:

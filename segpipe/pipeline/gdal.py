@@ -17,7 +17,8 @@ CACHE_MB = 128
 """GDAL's block cache, which is one for the process: two rows of 512 px blocks of a 4-band uint16 scene of 16,384 px."""
 
 OPTIONS = {
-    "GDAL_CACHEMAX": CACHE_MB,
+    # in bytes: rasterio hands the number to GDAL, past the option's own "small numbers are MB"
+    "GDAL_CACHEMAX": CACHE_MB * 2**20,
     # A truncated JPEG decodes as grey with a warning only: such a mask would hide the damage.
     "GDAL_ERROR_ON_LIBJPEG_WARNING": "YES",
 }

@@ -1,6 +1,7 @@
 """Who runs the jobs of a plan: a loop, or a Dask cluster. Both give the same outcomes."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -37,12 +38,22 @@ def serial(plan: Plan, run: Run, progress: Progress) -> Iterator[Outcome]:
 
 def dask(plan: Plan, run: Run, progress: Progress) -> Iterator[Outcome]:
     """Every job as a task of a ``distributed`` cluster of processes on this machine, started and ended here."""
+    _quieten()
     from distributed import Client
 
     with _local_cluster(plan) as cluster, Client(cluster, set_as_default=False) as client:
         client.subscribe_topic(TOPIC, lambda event: progress(event[1]))
         client.register_plugin(_plugin(run))
         yield from _run_tasks(client, plan, run)
+
+
+def _quieten() -> None:
+    """Let distributed tell of errors only, here and in its processes; it reads this when it is first imported."""
+    import dask.config
+
+    if not logging.getLogger().isEnabledFor(logging.INFO):
+        os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "error")
+        dask.config.set({"logging.distributed": "error"})
 
 
 def _run_tasks(client: "Client", plan: Plan, run: Run) -> Iterator[Outcome]:

@@ -59,6 +59,7 @@ class ModelSpec:
     blend_on: BlendOn
     batch: int
     device: Kind
+    device_reason: str
     input: str
     output: str
     input_dtype: str
@@ -78,7 +79,7 @@ def read_spec(settings: Settings) -> ModelSpec:
         ModelError, ContractError, DeviceError, SettingsError: with the mend.
     """
     check_runtime()
-    device = resolve_device(settings.device)
+    device, device_reason = resolve_device(settings.device)
     proto = _read_model(settings.model)
     inputs, outputs = _signature(proto)
     metadata = {p.key: p.value for p in proto.metadata_props}
@@ -95,6 +96,7 @@ def read_spec(settings: Settings) -> ModelSpec:
         blend_on=resolve_blend_on(settings, contract),
         batch=_resolve_batch(settings, image, device),
         device=device,
+        device_reason=device_reason,
         input=image.name,
         output=scores.name,
         input_dtype=str(image.dtype),

@@ -30,10 +30,6 @@ class Window:
         """Pixels in the window."""
         return int(np.prod(self.shape))
 
-    def within(self, outer: "Window") -> tuple[slice, ...]:
-        """Where this window lies in an array that holds ``outer``."""
-        return tuple(slice(a - o, b - o) for a, b, o in zip(self.start, self.stop, outer.start, strict=True))
-
 
 @dataclass(frozen=True, slots=True)
 class Tiling:

@@ -1,0 +1,35 @@
+# Two commands on a fresh machine with Python 3.11 and make: `make demo`, `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT := demo-out
+
+.PHONY: demo test check bench clean
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/installed
+	$(BIN)/segpipe run --config configs/crops.toml --input examples/scenes --model examples/crops.onnx --output $(OUT)
+	$(BIN)/python examples/compare.py $(OUT)
+	@echo "masks, records and areas.csv are in $(OUT)/: open $(OUT)/morava.tif in QGIS"
+
+test: $(VENV)/installed
+	$(BIN)/pytest
+
+check: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/seams.py
+
+clean:
+	rm -rf $(VENV) $(OUT) segpipe-out .hypothesis .mypy_cache .pytest_cache .ruff_cache benchmarks/scratch *.egg-info

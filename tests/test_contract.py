@@ -1,0 +1,107 @@
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from networks import contract as values
+
+from segpipe.pipeline.contract import contract_of_metadata, parse_contract, read_contract
+from segpipe.pipeline.errors import ContractError
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"normalise": "fixed"}, "unknown key normalise"),
+        ({"normalize": None}, "missing key normalize"),
+        ({"normalize": "fixed"}, "needs mean and std"),
+        ({"mean": 0.5, "std": 0.2}, 'mean and std are used by normalize = "fixed" only'),
+        ({"normalize": "fixed", "mean": [0.5], "std": [0.2] * 3}, "mean must be one number or one per channel, got 1 for 3"),
+        ({"normalize": "fixed", "mean": 0.5, "std": [0.2, 0.0, 0.2]}, "std must be above 0"),
+        ({"scale": float("nan")}, "must be finite"),
+        ({"version": 2}, "version"),
+        ({"activation": "sigmoid"}, 'multiclass model has activation "softmax"'),
+        ({"task": "multilabel"}, 'activation "sigmoid"'),
+        ({"task": "binary", "activation": "sigmoid"}, "classes 0 and 1, or 1 alone"),
+        ({"classes": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}, "class ids must differ"),
+        ({"classes": [{"id": 0, "name": "nodata"}]}, "no class may be called"),
+        ({"classes": [{"id": 0, "name": "a", "color": "red"}]}, "color"),
+        ({"classes": [{"id": 0, "name": "a", "index": 1}, {"id": 1, "name": "b"}]}, "output channels .* must be 0 to 1"),
+        ({"channels": []}, "channels"),
+    ],
+)
+def test_a_contract_that_cannot_be_meant_is_refused(changes, message):
+    with pytest.raises(ContractError, match=message):
+        parse_contract(values(3, 3, **changes), "c.toml")
+
+
+def test_a_contract_may_map_class_ids_to_other_channels():
+    classes = [{"id": 7, "name": "maize", "index": 1}, {"id": 3, "name": "wheat", "index": 0}]
+    contract = parse_contract(values(3, 2, classes=classes), "c.toml")
+    assert [c.id for c in contract.mask_classes] == [3, 7]
+    assert [c.channel for c in contract.mask_classes] == [0, 1]
+
+
+def test_class_ids_beyond_the_channels_count_in_order():
+    """A contract with ids 3 and 7 and no index cannot mean output channels 3 and 7 of 2."""
+    with pytest.raises(ContractError, match="give each class its index"):
+        parse_contract(values(3, 2, classes=[{"id": 3, "name": "a"}, {"id": 7, "name": "b"}]), "c.toml")
+
+
+def test_toml_and_json_say_the_same(tmp_path):
+    path = tmp_path / "c.toml"
+    text = """
+        version = 1
+        channels = ["B04", "B03"]
+        normalize = "fixed"
+        mean = [0.1, 0.2]
+        std = 0.5
+        activation = "softmax"
+        classes = [{ id = 0, name = "water", color = "#1f77b4" }, { id = 1, name = "land" }]
+    """
+    path.write_text(text)
+    from_json = contract_of_metadata({"segpipe": json.dumps(tomllib.loads(text))}, None)
+    assert read_contract(path) == from_json
+    assert from_json.column("std") == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(("text", "message"), [("= 1", "is not TOML"), (None, "cannot be read")])
+def test_a_contract_that_cannot_be_read(tmp_path, text, message):
+    path = tmp_path / "c.toml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ContractError, match=message):
+        read_contract(path)
+
+
+DEEPNESS = {
+    "class_names": '{"0": "not_flooded", "1": "flooded"}',
+    "resolution": "100",
+    "tile_size": "512",
+    "tiles_overlap": "15",
+    "standardization_mean": "[0.4, 0.5, 0.6]",
+    "standardization_std": "[0.1, 0.2, 0.3]",
+}
+
+
+def test_deepness_metadata_is_a_contract():
+    contract = contract_of_metadata(DEEPNESS, 3)
+    assert contract is not None
+    assert contract.channel_count == 3
+    assert (contract.scale, contract.mean) == (pytest.approx(1 / 255), [0.4, 0.5, 0.6])
+    assert (contract.tile, contract.overlap, contract.spacing) == ([512], [77], [1.0, 1.0])
+    assert [c.name for c in contract.classes] == ["not_flooded", "flooded"]
+
+
+@pytest.mark.parametrize("missing", ["standardization_mean", "standardization_std"])
+def test_deepness_metadata_without_scaling_is_no_contract(missing):
+    assert contract_of_metadata({k: v for k, v in DEEPNESS.items() if k != missing}, 3) is None
+
+
+def test_the_bundled_model_carries_a_contract():
+    import onnx
+
+    model = onnx.load(Path(__file__).parents[1] / "examples" / "crops.onnx")
+    contract = contract_of_metadata({p.key: p.value for p in model.metadata_props}, 4)
+    assert contract is not None
+    assert contract.channel_names == ("B02", "B03", "B04", "B08")

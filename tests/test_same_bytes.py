@@ -1,0 +1,74 @@
+"""Promise 1: the same bytes whoever runs the jobs, in whatever batches."""
+
+import numpy as np
+import pytest
+from networks import Network, contract
+
+from segpipe.pipeline.cases import Case
+from segpipe.pipeline.plan import Job, PlannedCase, group
+
+
+@pytest.fixture
+def scenes(raster):
+    """Cases of unlike size, with nodata, so that batches fill across them and jobs hold several."""
+    rng = np.random.default_rng(3)
+    for number, shape in enumerate([(300, 410), (64, 64), (65, 200), (10, 17), (257, 131), (90, 90), (33, 300)]):
+        pixels = rng.integers(1, 256, (3, *shape), dtype=np.uint8)
+        pixels[:, rng.random(shape) < 0.2] = 0
+        pixels[:, :, : shape[1] // 3] = 0
+        path = raster(f"in/{number}.tif", pixels, nodata=0)
+    return path.parent
+
+
+@pytest.fixture
+def model(tmp_path):
+    net = Network(3).conv(3, 8, 3).add("Relu").add("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
+    net.conv(8, 8, 3).add("Relu").upsample(2).conv(8, 4, 3)
+    return net.save(tmp_path / "m.onnx", contract(3, 4, align=2), classes=4)
+
+
+def contents(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.suffix in {".tif", ".csv", ".xml"}}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--executor serial --batch 3",
+        "--executor serial --batch 8",
+        "--executor dask --workers 1 --batch 8",
+        "--executor dask --workers 2",
+        "--executor dask --workers 3 --batch 3",
+    ],
+)
+def test_masks_and_tables_are_the_same_bytes(arguments, scenes, model, segpipe, tmp_path):
+    command = ["run", "--input", scenes, "--model", model, "--device", "cpu", "--confidence"]
+    reference = segpipe(*command, "--output", tmp_path / "reference", "--executor", "serial", "--batch", 1)
+    other = segpipe(*command, "--output", tmp_path / "other", *arguments.split())
+    assert (reference.returncode, other.returncode) == (0, 0), other.stderr
+    expected = contents(tmp_path / "reference")
+    assert len(expected) == 7 * 3 + 1
+    assert contents(tmp_path / "other") == expected
+
+
+def planned(windows):
+    return [PlannedCase(Case(str(i), f"{i}.tif"), (1, 1), n) for i, n in enumerate(windows)]
+
+
+@pytest.mark.parametrize(
+    ("windows", "workers", "jobs"),
+    [
+        ([1000], 4, [1]),
+        ([1] * 8, 2, [1] * 8),
+        ([1] * 16, 2, [2] * 8),
+        ([1] * 10_000, 2, [64] * 156 + [16]),
+        ([100, 1, 1, 100], 1, [1, 2, 1]),
+        ([], 2, []),
+    ],
+)
+def test_small_cases_share_a_job_and_large_ones_have_their_own(windows, workers, jobs):
+    cases = planned(windows)
+    got = list(group(cases, workers))
+    assert [len(job.cases) for job in got] == jobs
+    assert [case for job in got for case in job.cases] == cases
+    assert all(isinstance(job, Job) for job in got)

@@ -143,8 +143,8 @@ def check_spacing(case: Case, grid: Grid, contract: Contract) -> list[str]:
     found = ground.pixel_size(grid.shape)
     if any(abs(f / w - 1) > contract.spacing_tolerance for f, w in zip(found, wanted, strict=True)):
         raise SourceError(
-            f"{case.path}: pixels must be {wanted[0]:g} x {wanted[1]:g} m within {contract.spacing_tolerance:.0%}, as the model "
-            f"was trained, got {found[0]:.4g} x {found[1]:.4g} m on the ground: resample the file with gdalwarp -tr"
+            f"{case.path}: pixels must be {wanted[0]:g} x {wanted[1]:g} m within {contract.spacing_tolerance:.0%}, as the "
+            f"model was trained, got {found[0]:.4g} x {found[1]:.4g} m on the ground: resample the file with gdalwarp -tr"
         )
     return []
 

@@ -147,7 +147,8 @@ def identity(path: str) -> Identity:
 
 def identities(path: str, files: Iterable[str]) -> list[Identity]:
     """Identity of everything that a case's pixels come from: its files and the sidecars beside it."""
-    sidecars = [path + suffix for suffix in SIDECARS if not is_remote(path) and Path(path + suffix).exists()]
+    rasters = [file for file in {path, *files} if not is_remote(file) and not file.endswith(SIDECARS)]
+    sidecars = [file + suffix for file in rasters for suffix in SIDECARS if Path(file + suffix).exists()]
     return [identity(file) for file in sorted({_absolute(file) for file in (*files, *sidecars)})]
 
 

@@ -21,6 +21,8 @@ OPTIONS = {
     "GDAL_CACHEMAX": CACHE_MB * 2**20,
     # A truncated JPEG decodes as grey with a warning only: such a mask would hide the damage.
     "GDAL_ERROR_ON_LIBJPEG_WARNING": "YES",
+    # GDAL's shortcut for a PNG that is read whole does not tell of one that ends early.
+    "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",
 }
 
 

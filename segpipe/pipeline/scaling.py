@@ -34,7 +34,8 @@ class Scaling:
             np.clip(x, _column(self.low, x.ndim).astype(kind), _column(self.high, x.ndim).astype(kind), out=x)
         if invalid is not None:
             np.copyto(x, 0 if self.fill is None else _column(self.fill, x.ndim).astype(kind), where=invalid)
-        return np.asarray(x, np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and its scores are refused
+            return np.asarray(x, np.float32)
 
     def then(self, gain: NDArray[np.float64], bias: NDArray[np.float64]) -> Self:
         """This map followed by another, increasing one."""

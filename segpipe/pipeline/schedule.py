@@ -48,12 +48,15 @@ def dask(plan: Plan, run: Run, progress: Progress) -> Iterator[Outcome]:
 
 
 def _quieten() -> None:
-    """Let distributed tell of errors only, here and in its processes; it reads this when it is first imported."""
+    """Keep distributed's log to itself, here and in its processes: what fails comes back with its future.
+
+    It reads this when it is first imported.
+    """
     import dask.config
 
     if not logging.getLogger().isEnabledFor(logging.INFO):
-        os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "error")
-        dask.config.set({"logging.distributed": "error"})
+        os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
+        dask.config.set({"logging.distributed": "critical"})
 
 
 def _run_tasks(client: "Client", plan: Plan, run: Run) -> Iterator[Outcome]:
@@ -133,10 +136,10 @@ def _local_cluster(plan: Plan) -> "LocalCluster":
         threads_per_worker=1,
         processes=True,
         host="127.0.0.1",
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",
         # the plan bounds memory; Dask's own limit would kill workers for GDAL's cache
         memory_limit=0,
-        silence_logs=logging.ERROR,
+        silence_logs=logging.CRITICAL,
     )
 
 

@@ -168,7 +168,9 @@ def _lines_to_write(path: Path, metadata: dict[str, str], inputs: list[TensorSpe
     channels = (inputs[0].shape[1] if inputs and len(inputs[0].shape) > 1 else None) or 3
     tile = known.get("tile") or [n or 512 for n in (inputs[0].shape[2:4] if inputs else ())] or [512, 512]
     scores = (outputs[0].shape[1] if outputs and len(outputs[0].shape) == 4 else None) or 1
-    classes = known.get("classes") or [{"id": i, "name": f"class {i}"} for i in range(max(scores, 2))]
+    named = known.get("classes", [])
+    fits = sorted(c["id"] for c in named) == list(range(max(scores, 2)))
+    classes = named if fits else [{"id": i, "name": f"class {i}"} for i in range(max(scores, 2))]
     lines = [
         f"{path} has no contract that says how its pixels are scaled and what its classes are.",
         f"Write these lines, corrected to how it was trained, to {path.with_suffix('.toml')} or a file for --contract:",
@@ -182,7 +184,7 @@ def _lines_to_write(path: Path, metadata: dict[str, str], inputs: list[TensorSpe
         f"tile = {list(tile)}",
         f"overlap = {[t // 4 for t in tile]}",
         f"align = {DEFAULT_ALIGN}                 # total stride of the network",
-        'activation = "softmax"     # "sigmoid", or "none" where the outputs are probabilities already',
+        f'activation = "{"sigmoid" if scores == 1 else "softmax"}"     # or "none" where it gives probabilities',
         f'task = "{"binary" if scores == 1 else "multiclass"}"        # "multiclass", "binary" or "multilabel"',
         *(f'[[classes]]\nid = {c["id"]}\nname = "{c["name"]}"' for c in classes),
     ]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp, Interleaving, MaskFlags
 from rasterio.io import DatasetReader
 from rasterio.windows import Window as RasterWindow
 
@@ -29,7 +29,8 @@ class RasterSource:
             # rasterio.open takes one driver only; what it returns takes several
             self._dataset = DatasetReader(path, driver=list(DRIVERS), sharing=False)
         try:
-            self._describe(contract, bands)
+            with gdal_errors(SourceError, f"{path} cannot be opened"):
+                self._describe(contract, bands)
         except BaseException:
             self._dataset.close()
             raise
@@ -43,11 +44,12 @@ class RasterSource:
         self._alpha = [i for i in alpha if i not in self.bands]
         self.dtype = _pixel_type(dataset, self.bands, self._path)
         self._nodata = [resolve_nodata(dataset.nodatavals[i - 1], self.dtype) for i in self.bands]
-        self._masked = [] if alpha else _masked_bands(dataset, self.bands)
+        self._masked = _masked_bands(dataset, self.bands)
         _refuse_palette(dataset, self.bands, bands, self._path)
         self.grid = read_grid(dataset)
         self.picture = dataset.driver in PICTURE_DRIVERS and not self.grid.georeferenced
-        self.files = tuple(dict.fromkeys(dataset.files)) or (self._path,)
+        _refuse_short_blocks(dataset, self.bands, self._path)
+        self.files = tuple(all_files(dataset, set())) or (self._path,)
         self.notes = tuple(_notes(dataset, self.bands, contract))
 
     def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
@@ -104,9 +106,10 @@ def _match_names(found: Sequence[str], colours: Sequence[int], names: Sequence[s
 
 
 def _mismatch(found: Sequence[str | None], wanted: Sequence[str]) -> str:
-    listed = ", ".join(f"{name or 'unnamed'}" for name in found)
+    listed = ", ".join(name or "unnamed" for name in found)
+    count = "1 band" if len(found) == 1 else f"{len(found)} bands"
     return (
-        f"the file's bands must be the model's channels, got {len(found)} bands ({listed}) for {', '.join(wanted)}: "
+        f"the file's bands must be the model's channels, got {count} ({listed}) for {', '.join(wanted)}: "
         "say which with --bands, such as --bands 3,2,1"
     )
 
@@ -141,8 +144,9 @@ def _missing(pixels: Pixels, nodata: Sequence[Any]) -> list[Invalid]:
 def _masked_bands(dataset: DatasetReader, bands: Sequence[int]) -> list[int]:
     """Bands whose mask is stored beside them: one where all share it."""
     flags = [(band, dataset.mask_flag_enums[band - 1]) for band in bands]
-    stored = [band for band, f in flags if MaskFlags.all_valid not in f and MaskFlags.nodata not in f]
-    shared = [band for band, f in flags if MaskFlags.per_dataset in f]
+    computed = {MaskFlags.all_valid, MaskFlags.nodata, MaskFlags.alpha}
+    stored = [band for band, f in flags if not computed & set(f)]
+    shared = [band for band, f in flags if band in stored and MaskFlags.per_dataset in f]
     return shared[:1] if shared else stored
 
 
@@ -168,6 +172,35 @@ def _refuse_palette(dataset: DatasetReader, bands: Sequence[int], chosen: Sequen
             f"{path}: band {palette[0]} holds palette indices, not intensities: "
             f"expand it with gdal_translate -expand rgb, or take the indices as they are with --bands {palette[0]}"
         )
+
+
+def _refuse_short_blocks(dataset: DatasetReader, bands: Sequence[int], path: str) -> None:
+    """An uncompressed TIFF whose blocks are shorter than its header says: GDAL would read on into the next band."""
+    if dataset.driver != "GTiff" or dataset.compression is not None:
+        return
+    bits = int(dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8 * np.dtype(dataset.dtypes[0]).itemsize))
+    samples = dataset.count if dataset.interleaving is Interleaving.pixel else 1
+    for band in bands:
+        stored = int(dataset.get_tag_item("BLOCK_SIZE_0_0", "TIFF", bidx=band) or 0)
+        rows, cols = dataset.block_shapes[band - 1]
+        if 0 < stored < rows * (cols * samples * bits // 8):
+            raise SourceError(
+                f"{path} is damaged: the first block of band {band} holds {stored} bytes, too few for {rows} x {cols}"
+            )
+
+
+def all_files(dataset: DatasetReader, seen: set[str]) -> list[str]:
+    """What a dataset's pixels come from; GDAL itself lists the sources of a VRT one level deep."""
+    files = []
+    for file in dataset.files:
+        if file in seen:
+            continue
+        seen.add(file)
+        files.append(file)
+        if file.lower().endswith(".vrt") and file != dataset.name:
+            with DatasetReader(file, driver="VRT", sharing=False) as inner:
+                files += all_files(inner, seen)
+    return files
 
 
 def _notes(dataset: DatasetReader, bands: Sequence[int], contract: Contract) -> list[str]:

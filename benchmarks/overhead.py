@@ -35,7 +35,9 @@ def bare(model: Path, windows: int) -> dict[str, Callable[[], None]]:
 
         def work() -> None:
             with ThreadPoolExecutor(calls) as pool:
-                for _ in pool.map(lambda i: session.run(None, {"image": tiles[i % TILES_HELD]})[0][0, 0, 0, 0], range(windows)):
+                for _ in pool.map(
+                    lambda i: session.run(None, {"image": tiles[i % TILES_HELD]})[0][0, 0, 0, 0], range(windows)
+                ):
                     pass
 
         return work

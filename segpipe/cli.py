@@ -1,6 +1,7 @@
 """The command line: one function per command."""
 
 import logging
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def main() -> None:
 @click.option("--bands", help="Bands of the file for the model's channels, counted from 1, such as 4,3,2.")
 @click.option("--tile", help="Tile size in pixels [the contract's].")
 @click.option("--overlap", help="Least overlap of neighbouring tiles in pixels [the contract's].")
-@click.option("--blend", type=click.Choice(BLENDS), help="Weights of a tile towards its edges [cosine].")
+@click.option("--blend", type=click.Choice(BLENDS), help="Weights of a tile towards its edges [gaussian].")
 @click.option("--blend-on", type=click.Choice(["logits", "probabilities"]), help="What is blended [logits].")
 @click.option("--batch", type=int, help="Tiles per call of the model [1 on the CPU, 8 on a GPU].")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where the model runs [auto].")
@@ -47,11 +48,16 @@ def main() -> None:
 def run(config: Path | None, dry_run: bool, verbose: int, **flags: Any) -> None:
     """Segment every case of the input with one model: masks on the grid of their input, and areas per class."""
     logging.basicConfig(level=[logging.ERROR, logging.INFO, logging.DEBUG][min(verbose, 2)], stream=sys.stderr)
+    # SIGTERM, as SLURM and Kubernetes send it, ends a run as Ctrl-C does
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(_run(config, dry_run, flags))
     except SegpipeError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(NOT_STARTED)
+    except KeyboardInterrupt:
+        click.echo("interrupted: run the same command again to go on", err=True)
+        sys.exit(INTERRUPTED)
 
 
 def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
@@ -68,8 +74,7 @@ def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
         summary = carry_out(prepared, watcher)
     terminal.conclude(prepared, summary)
     if summary.interrupted:
-        click.echo("interrupted: run the same command again to go on", err=True)
-        return INTERRUPTED
+        raise KeyboardInterrupt
     return SOME_FAILED if summary.failed else 0
 
 

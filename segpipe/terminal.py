@@ -21,10 +21,14 @@ class Lines:
     """One line per case on stdout, for logs and pipes."""
 
     def __init__(self, prepared: Prepared) -> None:
-        self._total = len(prepared.plan.cases) + len(prepared.plan.failed)
+        self._skipped = prepared.plan.done
+        self._total = len(prepared.cases)
         self._count = 0
 
     def __enter__(self) -> Self:
+        for case in self._skipped:
+            self._count += 1
+            click.echo(f"[{self._count}/{self._total}] skipped  {case.name}  done before")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -51,6 +55,7 @@ class Bar(Lines):
         return f"{self._count}/{self._total} cases"
 
     def __enter__(self) -> Self:
+        self._count = len(self._skipped)
         self._bar.start()
         return self
 

@@ -36,7 +36,7 @@ def shared() -> Path:
 def raster(tmp_path: Path) -> Callable[..., Path]:
     """Write an array ``(bands, rows, cols)`` as a raster below the temporary folder."""
 
-    def write(name: str, pixels: np.ndarray, descriptions: Any = None, mask: np.ndarray | None = None, **profile: Any) -> Path:
+    def write(name: str, pixels: np.ndarray, descriptions: Any = None, mask: Any = None, **profile: Any) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         count, height, width = pixels.shape
@@ -62,9 +62,8 @@ def segpipe(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(*arguments: Any, timeout: float = 120, **options: Any) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "segpipe.cli", *map(str, arguments)]
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout, cwd=options.pop("cwd", tmp_path), check=False, **options
-        )
+        options = {"cwd": tmp_path, "capture_output": True, "text": True, **options}
+        return subprocess.run(command, timeout=timeout, check=False, **options)
 
     return run
 
@@ -82,8 +81,8 @@ def run_serial(tmp_path: Path) -> Callable[..., Path]:
 
     def run(source: Path, model: Path, **settings: Any) -> Path:
         output = settings.pop("output", tmp_path / "out")
-        values = {"input": (str(source),), "model": model, "output": output, "executor": "serial", "device": "cpu", **settings}
-        summary = carry_out(prepare(load_settings(None, values)), Silent())
+        flags = {"input": (str(source),), "model": model, "output": output, "executor": "serial", "device": "cpu"}
+        summary = carry_out(prepare(load_settings(None, flags | settings)), Silent())
         assert summary.failed == []
         return Path(output)
 

@@ -105,7 +105,8 @@ def contract(channels: int | Sequence[str] = 3, classes: int = 3, /, **changes: 
 
 def pixelwise(path: Path, channels: int = 3, classes: int = 3, *, seed: int = 0, **changes: Any) -> Path:
     """Scores of a pixel depend on that pixel alone: tiling can change nothing."""
-    return Network(channels, seed).conv(channels, classes, 1).save(path, contract(channels, classes, **changes), classes=classes)
+    net = Network(channels, seed).conv(channels, classes, 1)
+    return net.save(path, contract(channels, classes, **changes), classes=classes)
 
 
 def local(path: Path, channels: int = 3, classes: int = 3, *, seed: int = 0, **changes: Any) -> Path:

@@ -1,6 +1,7 @@
 """The strip against sums over the whole array, for one to three axes."""
 
 from functools import reduce
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -67,6 +68,6 @@ def test_memory_is_the_shared_rows_and_columns_only():
     cover = Cover((1000, 4000), Tiling((64, 64), (16, 16), (1, 1), "linear"))
     strip = Strip(cover)
     strip.add((0, 0), np.zeros((3, 64, 64), np.float32))
-    shared = [max(a + 64 - b for a, b in zip(s, s[1:], strict=False)) for s in cover.starts]
+    shared = [max(a + 64 - b for a, b in pairwise(s)) for s in cover.starts]
     expected = 3 * 4 * (shared[0] * cover.padded[1] + 64 * shared[1])
     assert reduce(lambda total, kept: total + kept.nbytes, strip._kept, 0) == expected

@@ -28,7 +28,8 @@ def model(tmp_path):
 
 
 def contents(folder):
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.suffix in {".tif", ".csv", ".xml"}}
+    files = [path for path in folder.rglob("*") if path.suffix in {".tif", ".csv", ".xml"}]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ BLENDS = ["gaussian", "cosine", "linear", "constant", "crop"]
 @pytest.mark.parametrize("blend", BLENDS)
 @given(axis=axes())
 def test_weights_are_symmetric_positive_and_one_towards_a_border(blend, axis):
-    size, tile, overlap, align = axis
+    _, tile, overlap, _ = axis
     profiles = axis_profiles(axis_starts(*axis), tile, blend)
     assert len(profiles) == len(axis_starts(*axis))
     np.testing.assert_array_equal(profiles[0][: tile // 8 or 1], 1)

@@ -5,6 +5,7 @@ import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -86,17 +87,27 @@ def _unreadable(error: OSError) -> None:
 
 
 def _matching(pattern: str) -> Iterator[Case]:
-    """Files of a glob, named relative to its folders without wildcards; those of folders that match, too."""
-    fixed = []
-    for part in Path(pattern).parts[:-1]:
-        if glob.has_magic(part):
-            break
-        fixed.append(part)
-    root = Path(*fixed)
+    """Files of a glob, named relative to its folders without wildcards."""
+    root = _fixed(pattern)
     for match in sorted(glob.glob(pattern, recursive=True)):
         path = Path(match)
         if path.is_file() and (path.suffix.lower() in SUFFIXES or not glob.has_magic(path.suffix)):
             yield _below(root, path)
+
+
+def _fixed(pattern: str) -> Path:
+    """The folders of a glob before its first wildcard."""
+    return Path(*takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts[:-1]))
+
+
+def searched_root(text: str) -> Path | None:
+    """The folder below which an input finds files at any depth; None for a file, a list or a flat glob."""
+    path = Path(text)
+    if is_remote(text):
+        return None
+    if path.is_dir():
+        return path
+    return _fixed(text) if glob.has_magic(text) and "**" in path.parts else None
 
 
 def _listed(file: Path) -> Iterator[Case]:
@@ -121,7 +132,10 @@ def _entries(file: Path) -> Iterator[tuple[int, str]]:
     rows = [(n, next(csv.reader([line]))) for n, line in lines]
     header = [cell.strip().lower() for cell in rows[0][1]] if rows else []
     column = next((header.index(name) for name in LIST_COLUMNS if name in header), None)
-    yield from ((n, row[column or 0].strip()) for n, row in (rows if column is None else rows[1:]))
+    for n, row in rows if column is None else rows[1:]:
+        if len(row) <= (column or 0):
+            raise InputError(f"{file} line {n}: every row must have a path in column {column}, got {len(row)} columns")
+        yield n, row[column or 0].strip()
 
 
 def _check_names(cases: list[Case]) -> None:
@@ -148,8 +162,15 @@ def identity(path: str) -> Identity:
 def identities(path: str, files: Iterable[str]) -> list[Identity]:
     """Identity of everything that a case's pixels come from: its files and the sidecars beside it."""
     rasters = [file for file in {path, *files} if not is_remote(file) and not file.endswith(SIDECARS)]
-    sidecars = [file + suffix for file in rasters for suffix in SIDECARS if Path(file + suffix).exists()]
+    sidecars = [name for file in rasters for name in _sidecars(file) if Path(name).exists()]
     return [identity(file) for file in sorted({_absolute(file) for file in (*files, *sidecars)})]
+
+
+def _sidecars(file: str) -> list[str]:
+    """Names that GDAL looks for beside a raster: masks, overviews, metadata, world files."""
+    stem, kind = str(Path(file).with_suffix("")), Path(file).suffix.removeprefix(".")
+    worlds = [f"{stem}.{kind[:1]}{kind[-1:]}w", f"{stem}.{kind}w", f"{stem}.wld"]
+    return [*(file + suffix for suffix in SIDECARS), *worlds]
 
 
 def _absolute(path: str) -> str:

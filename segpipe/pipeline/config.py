@@ -31,7 +31,7 @@ class Settings(BaseModel):
     """1-based bands of the file in the order of the contract's channels; beats descriptions."""
     tile: tuple[int, ...] | None = None
     overlap: tuple[int, ...] | None = None
-    blend: Blend = "cosine"
+    blend: Blend = "gaussian"
     blend_on: BlendOn | None = None
     batch: int | None = Field(default=None, ge=1)
     device: Device = "auto"

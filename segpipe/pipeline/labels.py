@@ -28,6 +28,8 @@ class Decision:
     @cached_property
     def dtype(self) -> np.dtype[Any]:
         """uint8, or uint16 where a class id needs it."""
+        if self.contract.task == "multilabel":
+            return np.dtype(np.uint8)
         return np.dtype(np.uint8 if max(c.id for c in self.contract.mask_classes) < 255 else np.uint16)
 
     @property

@@ -1,13 +1,14 @@
 """A whole run: check, plan, execute, and leave the tables."""
 
 import os
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from segpipe.pipeline.cases import Case, find_cases, is_remote
+from segpipe.pipeline.cases import Case, find_cases, is_remote, searched_root
 from segpipe.pipeline.config import Settings
 from segpipe.pipeline.errors import OutputError
 from segpipe.pipeline.files import output_errors, write_json
@@ -73,12 +74,12 @@ def processors() -> int:
 
 def check_output(output: Path, inputs: Sequence[str], cases: Sequence[Case]) -> None:
     """The output must be a writable folder where no later run takes it for input, and no mask replaces an input."""
-    if is_remote(str(output)):
+    if is_remote(str(output)) or re.match(r"\w+:/", str(output)):  # Path has made s3:/ of s3://
         raise OutputError(f"the output must be a folder of this machine, got {output}")
     folder = output.resolve()
     for text in inputs:
-        root = Path(text).resolve()
-        if not is_remote(text) and root.is_dir() and folder.is_relative_to(root):
+        root = searched_root(text)
+        if root is not None and folder.is_relative_to(root.resolve()):
             raise OutputError(
                 f"the output must not lie inside the input, where the next run would take masks for scenes, "
                 f"got {output} in {text}: name another folder with --output"
@@ -111,7 +112,8 @@ def carry_out(prepared: Prepared, watcher: Watcher) -> Summary:
     except KeyboardInterrupt:
         summary.interrupted = True
     summary.seconds = time.perf_counter() - started
-    write_areas(run.output, prepared.cases)
+    good = {*summary.done, *summary.skipped}
+    write_areas(run.output, [case for case in prepared.cases if case.name in good])
     write_json(run.output / "run.json", _record(run, summary))
     return summary
 

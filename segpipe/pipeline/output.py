@@ -13,8 +13,13 @@ from segpipe.pipeline.cases import Case
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.files import write_json
 from segpipe.pipeline.labels import CONFIDENCE_NODATA, CONFIDENCE_TOP, Decision
-from segpipe.pipeline.records import Record, Run, device_kind, record_path
+from segpipe.pipeline.records import Record, Run, device_kind, read_record, record_path
 from segpipe.pipeline.sinks.raster import Color, RasterSink, Style, palette, parse_color
+
+ABSENT: Color = (225, 225, 225, 255)
+
+KINDS = [f"{kind}{suffix}" for kind in ("", ".confidence") for suffix in (".tif", ".png", ".tif.aux.xml")]
+"""All that a case's files can be called after its name."""
 
 
 class CaseOutput:
@@ -61,10 +66,23 @@ class CaseOutput:
 
     def finish(self) -> None:
         """Give every file its name, the record last."""
-        sinks = [self._mask, *([self._confidence] if self._confidence else [])]
-        for sink in sinks:
-            sink.finish()
-        write_json(record_path(self._run.output, self._case), self._record([sink.path for sink in sinks]))
+        record = record_path(self._run.output, self._case)
+        before = read_record(record)
+        # without its record a case is not done: an old one must not vouch for a new mask
+        record.unlink(missing_ok=True)
+        written = [path for sink in (self._mask, self._confidence) if sink is not None for path in sink.finish()]
+        self._forget(before, written)
+        write_json(record, self._record(written))
+
+    def _forget(self, before: Record | None, written: list[Path]) -> None:
+        """Remove what an earlier run with other settings wrote of this case and this one did not."""
+        own = [self._run.output / f"{self._case.name}{kind}" for kind in KINDS]
+        for path in own:
+            if before is not None and path not in written and self._relative(path) in before["outputs"]:
+                path.unlink(missing_ok=True)
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self._run.output).as_posix()
 
     def discard(self) -> None:
         """Leave nothing half-written."""
@@ -85,7 +103,7 @@ class CaseOutput:
             "windows": len(self._sheet.cover),
             "inferred": self._inferred,
             "seconds": round(time.time() - self._started, 3),
-            "outputs": [path.relative_to(self._run.output).as_posix() for path in outputs],
+            "outputs": [self._relative(path) for path in outputs],
             "nodata": self._decision.nodata,
             "notes": list(self._sheet.notes),
             "areas": self._areas.table(),
@@ -102,17 +120,27 @@ def mask_style(decision: Decision, run: Run) -> Style:
     contract = run.model.contract
     tags = {"SEGPIPE": __version__, "MODEL_SHA256": run.model.sha256}
     if decision.bands > 1:
-        names = [c.name for c in contract.mask_classes]
-        return Style(str(decision.dtype), decision.nodata, names, tags=tags)
-    small = decision.dtype == np.uint8
+        bands = [c.name for c in contract.mask_classes]
+        return Style(str(decision.dtype), decision.nodata, bands, tags=tags)
+    names, colors = _legend(contract)
     return Style(
         str(decision.dtype),
         decision.nodata,
         ["class"],
-        colors={**class_colors(contract), decision.nodata: (0, 0, 0, 0)} if small else None,
-        names={c.id: c.name for c in contract.mask_classes},
-        tags=tags | {f"CLASS_{c.id}": c.name for c in contract.mask_classes},
+        colors={**colors, decision.nodata: (0, 0, 0, 0)} if decision.dtype == np.uint8 else None,
+        names=names,
+        tags=tags | {f"CLASS_{value}": name for value, name in names.items()},
     )
+
+
+def _legend(contract: Contract) -> tuple[dict[int, str], dict[int, Color]]:
+    """Name and colour of each value of a mask of one band."""
+    colors = class_colors(contract)
+    if contract.task == "multilabel":
+        # one independent class: its pixels are 1 where it is present, whatever its id
+        (only,) = contract.mask_classes
+        return {0: f"not {only.name}", 1: only.name}, {0: ABSENT, 1: colors[only.id]}
+    return {c.id: c.name for c in contract.mask_classes}, colors
 
 
 def confidence_style(decision: Decision) -> Style:

@@ -20,6 +20,9 @@ from segpipe.pipeline.spec import ModelSpec
 
 AREA_COLUMNS = ("case", "class_id", "class_name", "pixels", "area", "unit", "share")
 
+NEEDED = {"segpipe", "input", "model", "settings", "confidence", "outputs", "areas"}
+"""Keys without which a record says nothing of work done."""
+
 Record = dict[str, Any]
 
 
@@ -93,7 +96,7 @@ def read_record(path: Path) -> Record | None:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) and "segpipe" in record else None
+    return record if isinstance(record, dict) and record.keys() >= NEEDED else None
 
 
 def is_done(case: Case, run: Run) -> bool:

@@ -1,6 +1,7 @@
 """A model file and its contract, read and checked against each other before any case is opened."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,7 +184,7 @@ def _lines_to_write(path: Path, metadata: dict[str, str], inputs: list[TensorSpe
         f"std = {[0.25] * channels}",
         f"tile = {list(tile)}",
         f"overlap = {[t // 4 for t in tile]}",
-        f"align = {DEFAULT_ALIGN}                 # total stride of the network",
+        f"align = {math.gcd(DEFAULT_ALIGN, *tile)}                 # total stride of the network",
         f'activation = "{"sigmoid" if scores == 1 else "softmax"}"     # or "none" where it gives probabilities',
         f'task = "{"binary" if scores == 1 else "multiclass"}"        # "multiclass", "binary" or "multilabel"',
         *(f'[[classes]]\nid = {c["id"]}\nname = "{c["name"]}"' for c in classes),

@@ -93,7 +93,9 @@ class RasterSink:
         dataset.update_tags(**(style.tags or {}), **self._point())
 
     def _point(self) -> dict[str, str]:
-        return {"AREA_OR_POINT": self._grid.area_or_point} if self._grid.area_or_point else {}
+        """GDAL moves control points by a pixel when it writes them as Point; as Area they stay where they are."""
+        grid = self._grid
+        return {"AREA_OR_POINT": grid.area_or_point} if grid.area_or_point and not grid.gcps else {}
 
     def write(self, window: Window, values: NDArray[Any]) -> None:
         """Write ``(bands, *window.shape)``."""
@@ -101,15 +103,17 @@ class RasterSink:
         with gdal_errors(OutputError, f"{self.path} cannot be written"):
             self._dataset.write(values, window=RasterWindow(col, row, cols, rows))
 
-    def finish(self) -> None:
-        """Write the file in its final form, check that it can be read, and give it its name."""
+    def finish(self) -> list[Path]:
+        """Write the file in its final form and give it its name; all files that belong to it come back."""
         temporary = partial(self.path)
         try:
             with gdal_errors(OutputError, f"{self.path} cannot be written"):
                 self._dataset.close()
                 self._copy(temporary)
+            sidecar = self._write_names()
             with output_errors(self.path):
                 commit(temporary, self.path)
+            return [self.path, *sidecar]
         finally:
             temporary.unlink(missing_ok=True)
             self.discard()
@@ -134,8 +138,13 @@ class RasterSink:
             NUM_THREADS="ALL_CPUS",
             STATISTICS="NO",
         )
-        if self._style.names:
-            write_text(self.path.with_name(self.path.name + ".aux.xml"), category_names(self._style.names))
+
+    def _write_names(self) -> list[Path]:
+        if not self._style.names or self.path.suffix == ".png":
+            return []
+        sidecar = self.path.with_name(self.path.name + ".aux.xml")
+        write_text(sidecar, category_names(self._style.names))
+        return [sidecar]
 
     def discard(self) -> None:
         """Leave nothing behind; safe to call twice."""

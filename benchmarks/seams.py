@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scenes import SCRATCH, machine, network
 
 from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.night import carry_out, prepare
+from segpipe.pipeline.launch import carry_out, prepare
 from segpipe.pipeline.run import Outcome
 from segpipe.pipeline.windows import axis_starts
 

@@ -62,10 +62,10 @@ def run(config: Path | None, dry_run: bool, verbose: int, **flags: Any) -> None:
 
 def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
     from segpipe import terminal
-    from segpipe.pipeline.night import carry_out, prepare
+    from segpipe.pipeline.launch import carry_out, prepare
 
     prepared = prepare(load_settings(config, flags))
-    for line in terminal.settings_lines(prepared):
+    for line in (*terminal.settings_lines(prepared), *terminal.note_lines(prepared)):
         click.echo(line, err=True)
     if dry_run:
         terminal.print_plan(prepared)

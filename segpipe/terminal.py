@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Column, Table
 from rich.text import Text
 
-from segpipe.pipeline.night import Prepared, Summary
+from segpipe.pipeline.launch import Prepared, Summary
 from segpipe.pipeline.plan import memory_mb
 from segpipe.pipeline.records import Record, area_rows
 from segpipe.pipeline.run import Outcome
@@ -146,6 +146,15 @@ def print_plan(prepared: Prepared) -> None:
         f"{windows} windows in {len(plan.jobs)} jobs on {plan.workers} workers with {plan.calls} calls each; "
         f"about {memory_mb(plan, run):,.0f} MB of memory per worker"
     )
+
+
+def note_lines(prepared: Prepared) -> list[str]:
+    """What was seen in cases that is no error, each note once, for stderr."""
+    cases: dict[str, list[str]] = {}
+    for planned in prepared.plan.cases:
+        for note in planned.notes:
+            cases.setdefault(note, []).append(planned.case.name)
+    return [f"note: {names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {note}" for note, names in cases.items()]
 
 
 def settings_lines(prepared: Prepared) -> list[str]:

@@ -72,7 +72,7 @@ def segpipe(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 def run_serial(tmp_path: Path) -> Callable[..., Path]:
     """Run the pipeline in this process with the serial executor; the output folder comes back, and no case may fail."""
     from segpipe.pipeline.config import load_settings
-    from segpipe.pipeline.night import carry_out, prepare
+    from segpipe.pipeline.launch import carry_out, prepare
 
     class Silent:
         def progress(self, pixels: int) -> None: ...

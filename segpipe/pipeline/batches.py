@@ -1,5 +1,6 @@
 """From opened cases to batches of scaled tiles, read in window order and filled across cases."""
 
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from segpipe.pipeline.areas import ground_of
 from segpipe.pipeline.cases import Case, Identity, identities
 from segpipe.pipeline.contract import Contract
-from segpipe.pipeline.errors import SegpipeError, SourceError
+from segpipe.pipeline.errors import SegpipeError, SourceError, foreseen
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.scaling import Scaling, case_scaling, fixed_scaling, unscaled
 from segpipe.pipeline.sources import Invalid, Source
@@ -39,6 +40,8 @@ class Sheet:
     """What its pixels come from, as it was before the first was read."""
     notes: tuple[str, ...]
     cover: Cover
+    opened: float
+    """When it was opened, as ``time.time`` gives it."""
 
     @cached_property
     def weights(self) -> Weights:
@@ -93,6 +96,7 @@ def open_sheet(case: Case, model: ModelSpec, bands: tuple[int, ...] | None) -> t
     Raises:
         SourceError: it cannot be opened, or its bands, pixels or pixel size are not the model's.
     """
+    opened = time.time()
     source = open_source(case, model.contract, bands)
     try:
         _check_pixels(case, source, model)
@@ -102,7 +106,7 @@ def open_sheet(case: Case, model: ModelSpec, bands: tuple[int, ...] | None) -> t
     except BaseException:
         source.close()
         raise
-    return source, Sheet(source.grid, source.picture, files, tuple(notes), cover)
+    return source, Sheet(source.grid, source.picture, files, tuple(notes), cover, opened)
 
 
 def read(cases: Iterable[Case], model: ModelSpec, bands: tuple[int, ...] | None) -> Iterator[Tile]:
@@ -112,8 +116,8 @@ def read(cases: Iterable[Case], model: ModelSpec, bands: tuple[int, ...] | None)
             source, sheet = open_sheet(case, model, bands)
             with closing(source):
                 yield from _tiles(case, source, sheet, model.contract)
-        except SegpipeError as error:
-            yield Tile(case, error=error)
+        except Exception as error:  # noqa: BLE001 - a bad case costs only itself
+            yield Tile(case, error=foreseen(error, case.path))
 
 
 def _tiles(case: Case, source: Source, sheet: Sheet, contract: Contract) -> Iterator[Tile]:

@@ -3,6 +3,8 @@
 A message states the rule, then the value that broke it, then the mend.
 """
 
+import logging
+
 
 class SegpipeError(Exception):
     """Base of every error that segpipe raises on purpose."""
@@ -34,6 +36,18 @@ class DeviceError(SegpipeError):
 
 class SourceError(SegpipeError):
     """One case: it cannot be opened or decoded, or it does not fit the model."""
+
+
+class UnforeseenError(SegpipeError):
+    """Something that segpipe does not know; it ends one case, and is told with its own words."""
+
+
+def foreseen(error: Exception, path: str) -> SegpipeError:
+    """The error itself if it is ours, else one that names the case; used where one case must not end the others."""
+    if isinstance(error, SegpipeError):
+        return error
+    logging.getLogger("segpipe").info("unforeseen error in %s", path, exc_info=error)
+    return UnforeseenError(f"{path} failed in a way that segpipe does not know: {type(error).__name__}: {error}")
 
 
 class WorkerError(SegpipeError):

@@ -28,7 +28,6 @@ class CaseOutput:
     def __init__(self, case: Case, sheet: Sheet, run: Run) -> None:
         self._case, self._sheet, self._run = case, sheet, run
         self._decision = Decision(run.model.contract, run.model.blend_on)
-        self._started = time.time()
         self._areas = Areas(sheet.grid, run.model.contract)
         self._inferred = 0
         self._mask = RasterSink(self._path(""), sheet.grid, mask_style(self._decision, run))
@@ -102,7 +101,7 @@ class CaseOutput:
             "device": device_kind(model),
             "windows": len(self._sheet.cover),
             "inferred": self._inferred,
-            "seconds": round(time.time() - self._started, 3),
+            "seconds": round(time.time() - self._sheet.opened, 3),
             "outputs": [self._relative(path) for path in outputs],
             "nodata": self._decision.nodata,
             "notes": list(self._sheet.notes),

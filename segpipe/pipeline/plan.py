@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from segpipe.pipeline.batches import open_sheet
 from segpipe.pipeline.cases import Case
-from segpipe.pipeline.errors import SegpipeError
+from segpipe.pipeline.errors import foreseen
 from segpipe.pipeline.gdal import CACHE_MB, gdal_options
 from segpipe.pipeline.records import Run, is_done
 
@@ -95,8 +95,8 @@ def _look(case: Case, run: Run, planned: list[PlannedCase], failed: list[Failure
         source, sheet = open_sheet(case, run.model, run.settings.bands)
         with closing(source):
             planned.append(PlannedCase(case, sheet.grid.shape, len(sheet.cover), sheet.notes))
-    except SegpipeError as error:
-        failed.append(Failure(case, str(error)))
+    except Exception as error:  # noqa: BLE001 - a bad case costs only itself
+        failed.append(Failure(case, str(foreseen(error, case.path))))
 
 
 def _workers(cases: int, run: Run, processors: int) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.pipeline.batches import Batch, Tile
-from segpipe.pipeline.errors import SegpipeError
+from segpipe.pipeline.errors import foreseen
 from segpipe.pipeline.model import Model
 
 
@@ -36,9 +36,9 @@ def _scored(model: Model, batch: Batch) -> list[Tile]:
     filled = batch.filled
     try:
         scores = model(batch.stack(model.spec.batch)) if filled else ()
-    except SegpipeError as error:
+    except Exception as error:  # noqa: BLE001 - a bad batch costs only its cases
         for tile in filled:
-            tile.error, tile.pixels = error, None
+            tile.error, tile.pixels = foreseen(error, tile.case.path), None
         return batch.tiles
     for tile, own in zip(filled, scores, strict=False):
         tile.scores, tile.pixels = weighted(own, tile), None

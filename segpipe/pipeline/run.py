@@ -1,5 +1,6 @@
 """One job, from files to masks: the sentence that all other modules are words of."""
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,13 +14,15 @@ from segpipe.pipeline.ahead import ahead
 from segpipe.pipeline.batches import Tile, batches, read
 from segpipe.pipeline.blend import blend
 from segpipe.pipeline.cases import Case
-from segpipe.pipeline.errors import SegpipeError
+from segpipe.pipeline.errors import foreseen
 from segpipe.pipeline.gdal import gdal_options
 from segpipe.pipeline.model import Model
 from segpipe.pipeline.output import CaseOutput
 from segpipe.pipeline.plan import Job
 from segpipe.pipeline.predict import predict
 from segpipe.pipeline.records import Run
+
+LOG = logging.getLogger("segpipe")
 
 READ_AHEAD = 3
 """Tiles that are read while others are inferred."""
@@ -64,10 +67,11 @@ def _segment(case: Case, tiles: Iterable[Tile], run: Run, progress: Progress) ->
     except BaseException as error:
         if output is not None:
             output.discard()
-        if not isinstance(error, SegpipeError):
+        if not isinstance(error, Exception):
             raise
-        failed = Outcome(case, time.perf_counter() - started, pixels, str(error))
+        failed = Outcome(case, time.perf_counter() - started, pixels, str(foreseen(error, case.path)))
         return lambda: failed
+    LOG.info("%s: %d pixels blended in %.1f s", case.name, pixels, time.perf_counter() - started)
     return lambda: _finish(case, output, started, pixels)
 
 
@@ -77,8 +81,8 @@ def _finish(case: Case, output: CaseOutput | None, started: float, pixels: int) 
         with gdal_options():
             if output is not None:
                 output.finish()
-    except SegpipeError as caught:
-        error = str(caught)
+    except Exception as caught:  # noqa: BLE001 - a bad case costs only itself
+        error = str(foreseen(caught, case.path))
     return Outcome(case, time.perf_counter() - started, pixels, error)
 
 

@@ -1,5 +1,6 @@
 """A whole run: check, plan, execute, and leave the tables."""
 
+import logging
 import os
 import re
 import time
@@ -18,6 +19,8 @@ from segpipe.pipeline.records import Run, device_kind, versions, write_areas
 from segpipe.pipeline.run import Outcome
 from segpipe.pipeline.schedule import EXECUTORS
 from segpipe.pipeline.spec import read_spec
+
+LOG = logging.getLogger("segpipe")
 
 
 class Watcher(Protocol):
@@ -103,6 +106,7 @@ def _check_writable(output: Path) -> None:
 def carry_out(prepared: Prepared, watcher: Watcher) -> Summary:
     """Execute a plan and write ``areas.csv`` and ``run.json``, also where some or all cases fail."""
     run, plan = prepared.run, prepared.plan
+    LOG.info("%d jobs on %d workers with %d calls each", len(plan.jobs), plan.workers, plan.calls)
     with output_errors(run.output):
         run.output.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from scenes import BANDS, SCRATCH, TILE, machine, network, scene
+from stages import stages
 
 LIMITS = {"2M": 1.10, "0.1M": 1.25}
 HALF_LIMIT = 0.6
@@ -95,6 +96,7 @@ def compare(name: str, pairs: int, size: int) -> dict[str, object]:
         "ratio": statistics.median(b / a for a, b, _ in rows),
         "ratios": [round(b / a, 3) for a, b, _ in rows],
         "half": statistics.median(c / b for _, b, c in rows),
+        "stages": {name: round(seconds, 3) for name, seconds in stages(model, full).items()},
     }
 
 
@@ -110,7 +112,7 @@ def main() -> None:
         print(
             f"{r['network']:>5}: run / bare = {r['ratio']:.3f} (limit {LIMITS[str(r['network'])]}; {r['ratios']}), "
             f"half-empty / full = {r['half']:.3f} (limit {HALF_LIMIT}); bare: {r['bare']}, {r['windows']} tiles in "
-            f"{r['bare_seconds']:.2f} s"
+            f"{r['bare_seconds']:.2f} s; beside the network, in core-seconds: {r['stages']}"
         )
     (SCRATCH / "overhead.json").write_text(json.dumps({"machine": machine(), "results": results}, indent=2))
 

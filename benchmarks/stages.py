@@ -1,0 +1,63 @@
+"""What a run spends beside the network: each stage alone, on one core, over all windows of a scene."""
+
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scenes import CLASSES, SCRATCH, TILE
+
+from segpipe.pipeline.areas import Areas
+from segpipe.pipeline.batches import open_sheet, scaling_of
+from segpipe.pipeline.blend import Strip
+from segpipe.pipeline.cases import Case
+from segpipe.pipeline.config import load_settings
+from segpipe.pipeline.gdal import gdal_options
+from segpipe.pipeline.labels import Decision
+from segpipe.pipeline.output import mask_style
+from segpipe.pipeline.records import Run
+from segpipe.pipeline.sinks.raster import RasterSink
+from segpipe.pipeline.spec import read_spec
+from segpipe.pipeline.windows import reflected
+
+Seconds = dict[str, float]
+
+
+def stages(model: Path, source: Path) -> Seconds:
+    """Core-seconds by stage; scores are noise over large fields, so that masks compress as real ones do."""
+    settings = load_settings(None, {"input": (str(source),), "model": model, "output": SCRATCH / "stages", "device": "cpu"})
+    run, spent = Run(read_spec(settings), settings), Seconds()
+    with gdal_options():
+        _measure(run, Case("scene", str(source)), spent)
+    shutil.rmtree(SCRATCH / "stages", ignore_errors=True)
+    return spent
+
+
+def _measure(run: Run, case: Case, spent: Seconds) -> None:
+    source, sheet = open_sheet(case, run.model, None)
+    scaling, decision = scaling_of(source, run.model.contract), Decision(run.model.contract, run.model.blend_on)
+    areas, strip = Areas(sheet.grid, run.model.contract), Strip(sheet.cover)
+    sink = RasterSink(SCRATCH / "stages" / "scene.tif", sheet.grid, mask_style(decision, run))
+    fields = np.kron(np.random.default_rng(0).normal(size=(CLASSES, 16, 16)), np.ones((1, TILE // 16, TILE // 16)))
+    with closing(source):
+        for index in sheet.cover:
+            inside, _ = reflected(sheet.cover.window(index), sheet.cover.shape)
+            stored, invalid = _timed(spent, "read", source.read, inside)
+            _timed(spent, "scale", scaling, stored, invalid)
+            scores, window = fields.astype(np.float32), sheet.cover.finished(index)
+            _timed(spent, "weight", np.multiply, scores, sheet.weights.of(index), scores)
+            sums = _timed(spent, "blend", strip.add, index, scores)[:, : window.shape[0], : window.shape[1]]
+            labels = _timed(spent, "decide", decision.labels, sums, None, None)
+            _timed(spent, "count", areas.add, window, labels)
+            _timed(spent, "write", sink.write, window, labels)
+    _timed(spent, "finish", sink.finish)
+
+
+def _timed(spent: Seconds, stage: str, work: Callable[..., Any], *arguments: Any) -> Any:
+    started = time.perf_counter()
+    result = work(*arguments)
+    spent[stage] = spent.get(stage, 0.0) + time.perf_counter() - started
+    return result

@@ -4,6 +4,7 @@ import logging
 import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -40,16 +41,16 @@ def main() -> None:
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where the model runs [auto].")
 @click.option("--executor", type=click.Choice(["serial", "dask"]), help="Who runs the jobs [dask].")
 @click.option("--workers", type=int, help="Worker processes [one per processor, no more than cases].")
-@click.option("--confidence", is_flag=True, default=None, help="Write a second raster with the labels' probability.")
-@click.option("--overwrite", is_flag=True, default=None, help="Do again what is done.")
-@click.option("--fail-fast", is_flag=True, default=None, help="Stop at the first case that fails.")
+@click.option("--confidence/--no-confidence", default=None, help="Write a second raster with the labels' probability.")
+@click.option("--overwrite/--no-overwrite", default=None, help="Do again what is done.")
+@click.option("--fail-fast/--no-fail-fast", default=None, help="Stop at the first case that fails.")
 @click.option("--dry-run", is_flag=True, help="Print cases, windows, jobs, memory and every problem; start nothing.")
 @click.option("--verbose", "-v", count=True, help="Say more, on stderr.")
 def run(config: Path | None, dry_run: bool, verbose: int, **flags: Any) -> None:
     """Segment every case of the input with one model: masks on the grid of their input, and areas per class."""
     logging.basicConfig(level=[logging.ERROR, logging.INFO, logging.DEBUG][min(verbose, 2)], stream=sys.stderr)
-    # SIGTERM, as SLURM and Kubernetes send it, ends a run as Ctrl-C does
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         sys.exit(_run(config, dry_run, flags))
     except SegpipeError as error:
@@ -60,22 +61,34 @@ def run(config: Path | None, dry_run: bool, verbose: int, **flags: Any) -> None:
         sys.exit(INTERRUPTED)
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """SIGTERM, as SLURM and Kubernetes send it, ends a run as Ctrl-C does; once is enough, and a second must not hurt."""
+    del frame
+    for other in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(other, signal.SIG_IGN)
+    raise KeyboardInterrupt(number)
+
+
 def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
     from segpipe import terminal
     from segpipe.pipeline.launch import carry_out, prepare
 
     prepared = prepare(load_settings(config, flags))
-    for line in (*terminal.settings_lines(prepared), *terminal.note_lines(prepared)):
+    for line in terminal.settings_lines(prepared):
         click.echo(line, err=True)
     if dry_run:
         terminal.print_plan(prepared)
         return SOME_FAILED if prepared.plan.failed else 0
+    for line in terminal.note_lines(prepared):
+        click.echo(line, err=True)
     with terminal.watcher(prepared) as watcher:
         summary = carry_out(prepared, watcher)
     terminal.conclude(prepared, summary)
     if summary.interrupted:
         raise KeyboardInterrupt
-    return SOME_FAILED if summary.failed else 0
+    for problem in summary.problems:
+        click.echo(f"error: {problem}", err=True)
+    return SOME_FAILED if summary.failed or summary.problems else 0
 
 
 if __name__ == "__main__":

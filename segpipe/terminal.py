@@ -1,7 +1,9 @@
 """What a person sees: a progress bar and a table in a terminal, a line per case elsewhere."""
 
+import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,8 +15,16 @@ from rich.text import Text
 
 from segpipe.pipeline.launch import Prepared, Summary
 from segpipe.pipeline.plan import memory_mb
-from segpipe.pipeline.records import Record, area_rows
+from segpipe.pipeline.records import Record, records
 from segpipe.pipeline.run import Outcome
+
+
+def say(line: str) -> None:
+    """A line on stdout; the work goes on where nobody listens any more, as behind ``| head``."""
+    try:
+        click.echo(line)
+    except BrokenPipeError:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
 
 
 class Lines:
@@ -28,7 +38,7 @@ class Lines:
     def __enter__(self) -> Self:
         for case in self._skipped:
             self._count += 1
-            click.echo(f"[{self._count}/{self._total}] skipped  {case.name}  done before")
+            say(f"[{self._count}/{self._total}] skipped  {case.name}  done before")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -39,7 +49,7 @@ class Lines:
 
     def outcome(self, outcome: Outcome) -> None:
         self._count += 1
-        click.echo(f"[{self._count}/{self._total}] {described(outcome)}")
+        say(f"[{self._count}/{self._total}] {described(outcome)}")
 
 
 class Bar(Lines):
@@ -95,7 +105,8 @@ def conclude(prepared: Prepared, summary: Summary) -> None:
     if not sys.stdout.isatty():
         return
     console = Console()
-    console.print(areas_table(area_rows(prepared.run.output, prepared.cases)))
+    done = [case for case in prepared.cases if case.name in summary.good]
+    console.print(areas_table(records(prepared.run.output, done)))
     console.print(
         f"{len(summary.done)} done, {len(summary.skipped)} done before, {len(summary.failed)} failed"
         f" in {summary.seconds:.1f} s, {summary.megapixels_per_second:.1f} Mpx/s"
@@ -103,24 +114,23 @@ def conclude(prepared: Prepared, summary: Summary) -> None:
     console.print(f"open {prepared.run.output / 'areas.csv'} and the masks beside it")
 
 
-def areas_table(rows: Iterable[Record]) -> Table:
-    """Pixels and hectares per class over all cases; cases without a place on Earth count pixels only."""
+def areas_table(records: Iterable[Record]) -> Table:
+    """Pixels and hectares per class over all cases; where one has no place on Earth, shares are of pixels."""
     totals: dict[str, list[float]] = {}
-    for row in rows:
-        total = totals.setdefault(row["class_name"], [0, 0, 0])
-        total[0] += row["pixels"]
-        total[1] += row["area"] or 0
-        total[2] += row["pixels"] if row["area"] is None else 0
+    valid, placed = [0.0, 0.0], True
+    for record in records:
+        placed = placed and record["valid"]["hectares"] is not None
+        valid = [valid[0] + record["valid"]["pixels"], valid[1] + (record["valid"]["hectares"] or 0)]
+        for row in record["areas"]:
+            total = totals.setdefault(row["class_name"], [0, 0])
+            total[0], total[1] = total[0] + row["pixels"], total[1] + (row["area"] or 0)
     table = Table("class", *(_right(name) for name in ("pixels", "hectares", "share")))
-    valid = [sum(t[k] for name, t in totals.items() if name != "nodata") for k in (0, 1)]
-    unplaced = any(t[2] for t in totals.values())
-    for name, (pixels, hectares, _) in totals.items():
-        known = hectares if valid[1] and not unplaced else pixels
-        base = valid[1] if valid[1] and not unplaced else valid[0]
-        share = "" if name == "nodata" or not base else f"{known / base:.1%}"
-        table.add_row(name, f"{pixels:,.0f}", f"{hectares:,.1f}" if valid[1] or hectares else "-", share)
-    if unplaced:
-        table.caption = "some cases have no CRS: they count in pixels only"
+    for name, total in totals.items():
+        share = total[placed] / valid[placed] if valid[placed] and name != "nodata" else None
+        shown = ["-" if not placed and not total[1] else f"{total[1]:,.1f}", "" if share is None else f"{share:.1%}"]
+        table.add_row(name, f"{total[0]:,.0f}", *shown)
+    if not placed:
+        table.caption = "some cases have no place on Earth: they count in pixels only"
     return table
 
 
@@ -143,7 +153,7 @@ def print_plan(prepared: Prepared) -> None:
     windows = sum(job.windows for job in plan.jobs)
     click.echo(
         f"{len(plan.cases)} cases to do, {len(plan.done)} done before, {len(plan.failed)} with problems; "
-        f"{windows} windows in {len(plan.jobs)} jobs on {plan.workers} workers with {plan.calls} calls each; "
+        f"{windows} windows in {len(plan.jobs)} jobs; {plan.workers} workers, calls in flight in each: {plan.calls}; "
         f"about {memory_mb(plan, run):,.0f} MB of memory per worker"
     )
 

@@ -23,6 +23,8 @@ EARTH_RADIUS = 6371e3
 CELL_METRES = 1280.0
 """Longest side of a cell. Within it the scale of Web Mercator changes by 0.06 % at 60 degrees of latitude."""
 CELL_PIXELS = 256
+COUNT_BYTES = 2**26
+"""Room for the counts of a case; cells grow until they fit, so that memory does not grow with the case."""
 STEP_METRES = 500.0
 """Half the distance over which the projection is differentiated: long against the 1 mm to which PROJ inverts, short
 against the Earth's radius (an error of 1e-9)."""
@@ -63,14 +65,14 @@ class Ground:
         """Radians per unit of a geographic CRS."""
         return float(self.crs.axis_info[0].unit_conversion_factor)
 
-    def row_areas(self, rows: NDArray[np.int64]) -> Float:
-        """Area in m² of one pixel of each row: the zone between two parallels on the ellipsoid, cut by the pixel's width.
+    def zone_areas(self, edges: NDArray[np.int64]) -> Float:
+        """Area in m² between each two edges of rows, one pixel wide: the zone between their parallels, cut to it.
 
         q(phi) = b²/2 (s / (1 - e²s²) + ln((1 + es) / (1 - es)) / 2e) with s = sin(phi) (Snyder 1987, eq. 3-12).
         """
-        edges = [(self.transform.f + self.transform.e * (rows + k)) * self._radians for k in (0, 1)]
-        zones = [self._zone(np.clip(edge, -math.pi / 2, math.pi / 2)) for edge in edges]
-        return np.asarray(abs(self.transform.a) * self._radians * np.abs(zones[0] - zones[1]))
+        parallels = (self.transform.f + self.transform.e * edges) * self._radians
+        zones = self._zone(np.clip(parallels, -math.pi / 2, math.pi / 2))
+        return np.asarray(abs(self.transform.a) * self._radians * np.abs(np.diff(zones)))
 
     def _zone(self, phi: Float) -> Float:
         a, es = self._ellipsoid
@@ -158,12 +160,16 @@ class Areas:
         self._grid = grid
         self._ground = ground_of(grid)
         self._contract = contract
-        cell = self._ground.cell if self._ground else (2**31, 2**31)
-        self._cell = tuple(min(size, side) for size, side in zip(grid.shape, cell, strict=True))
-        cells = [-(-size // side) for size, side in zip(grid.shape, self._cell, strict=True)]
         self._lookup = self._class_lookup()
         bands = len(contract.mask_classes) if contract.task == "multilabel" else 1
-        self._counts = np.zeros((bands, *cells, len(self._ids) + 1), np.int64)
+        self._cell = self._ground.cell if self._ground else (2**31, 2**31)
+        while self._cells[0] > 1 and math.prod((*self._cells, bands, len(self._ids) + 1, 8)) > COUNT_BYTES:
+            self._cell = (2 * self._cell[0], 2 * self._cell[1])
+        self._counts = np.zeros((bands, *self._cells, len(self._ids) + 1), np.int64)
+
+    @property
+    def _cells(self) -> tuple[int, ...]:
+        return tuple(-(-size // side) for size, side in zip(self._grid.shape, self._cell, strict=True))
 
     def _class_lookup(self) -> NDArray[np.int64] | None:
         """From label to position in the table, None where they are the same but for nodata."""
@@ -201,7 +207,8 @@ class Areas:
         assert self._ground is not None
         rows, cols = self._counts.shape[1:3]
         if self._ground.rows_are_parallels:
-            return self._ground.row_areas(np.arange(rows))[:, None]
+            edges = np.minimum(np.arange(rows + 1) * self._cell[0], self._grid.shape[0])
+            return (self._ground.zone_areas(edges) / np.diff(edges))[:, None]
         middle = [self._middles(n, axis) for axis, n in enumerate((rows, cols))]
         grid = np.meshgrid(*middle, indexing="ij")
         return self._ground.pixel_areas(*grid)
@@ -210,6 +217,12 @@ class Areas:
         """Middles of the cells along an axis, in pixels; the last cell ends with the case."""
         edges = np.minimum(np.arange(count + 1) * self._cell[axis], self._grid.shape[axis])
         return np.asarray((edges[:-1] + edges[1:]) / 2, np.float64)
+
+    def valid(self) -> tuple[int, float | None]:
+        """Valid pixels, and their hectares."""
+        amounts = [self._amount(0, k) for k in range(len(self._ids))]
+        hectares = math.fsum(area or 0.0 for _, area in amounts) / 1e4
+        return sum(pixels for pixels, _ in amounts), hectares if self._ground else None
 
     def table(self) -> list[dict[str, Any]]:
         """One row per class and one for nodata: pixels, area in ha and share of the valid area.

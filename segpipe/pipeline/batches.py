@@ -1,5 +1,6 @@
 """From opened cases to batches of scaled tiles, read in window order and filled across cases."""
 
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -42,6 +43,8 @@ class Sheet:
     cover: Cover
     opened: float
     """When it was opened, as ``time.time`` gives it."""
+    abandoned: threading.Event = field(default_factory=threading.Event)
+    """Set by whoever finds that the case cannot be finished: it is read no further."""
 
     @cached_property
     def weights(self) -> Weights:
@@ -123,6 +126,8 @@ def read(cases: Iterable[Case], model: ModelSpec, bands: tuple[int, ...] | None)
 def _tiles(case: Case, source: Source, sheet: Sheet, contract: Contract) -> Iterator[Tile]:
     scaling = scaling_of(source, contract)
     for index in sheet.cover:
+        if sheet.abandoned.is_set():
+            return
         pixels, invalid = read_tile(source, sheet.cover, index, scaling)
         yield Tile(case, sheet, index, pixels, invalid)
 

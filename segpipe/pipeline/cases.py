@@ -19,6 +19,8 @@ SIDECARS = (".msk", ".aux.xml", ".ovr")
 
 Identity = dict[str, Any]
 
+ARCHIVES = ("/vsizip/", "/vsitar/", "/vsigzip/")
+
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".lst"})
 LIST_COLUMNS = ("path", "file", "input", "image")
 
@@ -75,7 +77,12 @@ def _stem(name: str) -> str:
 
 
 def _rasters(root: Path) -> Iterator[Path]:
-    for folder, subfolders, files in os.walk(root, onerror=_unreadable):
+    seen: set[Path] = set()
+    for folder, subfolders, files in os.walk(root, onerror=_unreadable, followlinks=True):
+        if (real := Path(folder).resolve()) in seen:  # a link back up
+            subfolders.clear()
+            continue
+        seen.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in sorted(files):
             if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
@@ -91,7 +98,9 @@ def _matching(pattern: str) -> Iterator[Case]:
     root = _fixed(pattern)
     for match in sorted(glob.glob(pattern, recursive=True)):
         path = Path(match)
-        if path.is_file() and (path.suffix.lower() in SUFFIXES or not glob.has_magic(path.suffix)):
+        if path.is_file() and (
+            path.suffix.lower() in SUFFIXES or (not glob.has_magic(Path(pattern).suffix) and Path(pattern).suffix)
+        ):
             yield _below(root, path)
 
 
@@ -153,10 +162,18 @@ def _check_names(cases: list[Case]) -> None:
 
 def identity(path: str) -> Identity:
     """What tells one state of a file from another: size and time of change; a remote file has its path alone."""
-    if is_remote(path) or not Path(path).exists():
+    file = _archive(path) if path.startswith(ARCHIVES) else Path(path)
+    if file is None or not file.exists():
         return {"path": path}
-    stat = Path(path).stat()
+    stat = file.stat()
     return {"path": _absolute(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def _archive(path: str) -> Path | None:
+    """The file of this machine that a path into an archive leads through."""
+    inside = Path("/" + path.split("/", 2)[2].lstrip("/"))
+    relative = Path(path.split("/", 2)[2])
+    return next((p for start in (relative, inside) for p in (start, *start.parents) if p.is_file()), None)
 
 
 def identities(path: str, files: Iterable[str]) -> list[Identity]:

@@ -33,13 +33,13 @@ class Settings(BaseModel):
     overlap: tuple[int, ...] | None = None
     blend: Blend = "gaussian"
     blend_on: BlendOn | None = None
-    batch: int | None = Field(default=None, ge=1)
+    batch: int | None = Field(default=None, ge=1, strict=True)
     device: Device = "auto"
     executor: Executor = "dask"
-    workers: int | None = Field(default=None, ge=1)
-    confidence: bool = False
-    overwrite: bool = False
-    fail_fast: bool = False
+    workers: int | None = Field(default=None, ge=1, strict=True)
+    confidence: bool = Field(default=False, strict=True)
+    overwrite: bool = Field(default=False, strict=True)
+    fail_fast: bool = Field(default=False, strict=True)
 
     @field_validator("input", mode="before")
     @classmethod
@@ -51,7 +51,10 @@ class Settings(BaseModel):
     def _numbers(cls, value: Any) -> Any:
         """``512``, ``"512"``, ``"512,256"`` and ``[512, 256]`` all name sizes."""
         if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(","))
+            parts = tuple(part.strip() for part in value.split(","))
+            if not all(part.lstrip("-").isdigit() for part in parts):
+                raise ValueError("must be whole numbers, such as 512 or 512,256")
+            return parts
         return (value,) if isinstance(value, int) else value
 
     @field_validator("bands")

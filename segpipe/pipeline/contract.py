@@ -56,7 +56,6 @@ class Contract(BaseModel):
     tile: list[int] | None = None
     overlap: list[int] | None = None
     align: int | list[int] | None = None
-    equivariant: bool | None = None
     spacing: list[float] | None = None
     spacing_unit: Literal["m", "mm", "um"] = "m"
     spacing_tolerance: float = Field(default=0.1, ge=0)
@@ -88,6 +87,12 @@ class Contract(BaseModel):
             raise ValueError(f'mean and std are used by normalize = "fixed" only, got normalize = "{self.normalize}"')
         if any(s <= 0 for s in _per_channel(self.std, 1)):
             raise ValueError(f"std must be above 0, got {self.std}")
+        if 0 in self.column("scale"):
+            raise ValueError(f"scale must not be 0, got {self.scale}")
+        if self.clip and self.clip[0] >= self.clip[1]:
+            raise ValueError(f"clip must be [low, high], got {list(self.clip)}")
+        if self.spacing is not None and (len(self.spacing) != self.ndim or min(self.spacing) <= 0):
+            raise ValueError(f"spacing must be {self.ndim} numbers above 0, one per spatial axis, got {self.spacing}")
         self._check_classes()
         return self
 
@@ -217,6 +222,8 @@ def contract_of_metadata(metadata: Mapping[str, str], channels: int | None) -> C
             values = json.loads(metadata[METADATA_KEY])
         except json.JSONDecodeError as error:
             raise ContractError(f'metadata "{METADATA_KEY}" of the model is not JSON: {error}') from None
+        if not isinstance(values, dict):
+            raise ContractError(f'metadata "{METADATA_KEY}" of the model must be a JSON object, got {values!r}')
         return parse_contract(values, f'metadata "{METADATA_KEY}" of the model')
     values = deepness_values(metadata, channels)
     if {"mean", "std"} <= values.keys():
@@ -230,6 +237,13 @@ def deepness_values(metadata: Mapping[str, str], channels: int | None) -> dict[s
     Deepness divides pixels by 255, then standardises; its models give probabilities; ``resolution`` is in cm per pixel and
     ``tiles_overlap`` in per cent. Without mean and std nothing says how its pixels were scaled, so no scaling is returned.
     """
+    try:
+        return _deepness_values(metadata, channels)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ContractError(f"the model's Deepness metadata cannot be read ({error}): give --contract") from None
+
+
+def _deepness_values(metadata: Mapping[str, str], channels: int | None) -> dict[str, Any]:
     read = {key: json.loads(value) for key, value in metadata.items() if key in _DEEPNESS_KEYS and _is_json(value)}
     values: dict[str, Any] = {}
     if isinstance(names := read.get("class_names", read.get("names")), dict):

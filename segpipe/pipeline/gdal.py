@@ -11,7 +11,8 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from segpipe.pipeline.errors import SegpipeError
 
 DRIVERS = ("GTiff", "VRT", "JP2OpenJPEG", "PNG", "JPEG", "WEBP", "BMP", "HFA")
-"""Formats that are opened. An explicit list: GDAL's others include ones that reach out to networks or run code."""
+"""Formats that are opened. An explicit list: a file must not decide by its content which of GDAL's 150 drivers reads it.
+The sources of a VRT are GDAL's to open, in any format; the record names them."""
 
 CACHE_MB = 128
 """GDAL's block cache, which is one for the process: two rows of 512 px blocks of a 4-band uint16 scene of 16,384 px."""

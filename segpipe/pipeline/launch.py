@@ -4,18 +4,20 @@ import logging
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from segpipe.pipeline.cases import Case, find_cases, is_remote, searched_root
 from segpipe.pipeline.config import Settings
-from segpipe.pipeline.errors import OutputError
+from segpipe.pipeline.errors import OutputError, SegpipeError
 from segpipe.pipeline.files import output_errors, write_json
 from segpipe.pipeline.model import try_out
+from segpipe.pipeline.output import sweep
 from segpipe.pipeline.plan import Failure, Plan, make_plan
-from segpipe.pipeline.records import Run, device_kind, versions, write_areas
+from segpipe.pipeline.records import Run, device_kind, is_done, versions, write_areas
 from segpipe.pipeline.run import Outcome
 from segpipe.pipeline.schedule import EXECUTORS
 from segpipe.pipeline.spec import read_spec
@@ -41,6 +43,13 @@ class Summary:
     seconds: float = 0.0
     pixels: int = 0
     interrupted: bool = False
+    problems: list[str] = field(default_factory=list)
+    """What went wrong beside the cases."""
+
+    @property
+    def good(self) -> set[str]:
+        """Cases that have their mask."""
+        return {*self.done, *self.skipped}
 
     @property
     def megapixels_per_second(self) -> float:
@@ -115,11 +124,37 @@ def carry_out(prepared: Prepared, watcher: Watcher) -> Summary:
         _execute(run, plan, watcher, summary)
     except KeyboardInterrupt:
         summary.interrupted = True
+    except SegpipeError as error:
+        summary.problems.append(str(error))
     summary.seconds = time.perf_counter() - started
-    good = {*summary.done, *summary.skipped}
-    write_areas(run.output, [case for case in prepared.cases if case.name in good])
-    write_json(run.output / "run.json", _record(run, summary))
+    _conclude(prepared, summary)
     return summary
+
+
+def _conclude(prepared: Prepared, summary: Summary) -> None:
+    """Leave the tables, each whatever becomes of the other, and nothing half-written."""
+    output, good = prepared.run.output, summary.good
+    if summary.interrupted or summary.problems:
+        # workers may have finished cases that nobody was left to be told of
+        ended = good | {failure.case.name for failure in summary.failed}
+        rest = [c.case for c in prepared.plan.cases if c.case.name not in ended]
+        summary.done += [case.name for case in rest if is_done(case, prepared.run)]
+        good = summary.good
+    for planned in prepared.plan.cases:
+        if planned.case.name not in good:
+            sweep(output, planned.case)
+    with _noting(summary):
+        write_areas(output, [case for case in prepared.cases if case.name in good])
+    with _noting(summary):
+        write_json(output / "run.json", _record(prepared.run, summary))
+
+
+@contextmanager
+def _noting(summary: Summary) -> Iterator[None]:
+    try:
+        yield
+    except SegpipeError as error:
+        summary.problems.append(str(error))
 
 
 def _execute(run: Run, plan: Plan, watcher: Watcher, summary: Summary) -> None:

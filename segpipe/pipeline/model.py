@@ -22,7 +22,10 @@ def try_out(spec: ModelSpec) -> ModelSpec:
         ModelError, ContractError, DeviceError: it does not run, or its scores are not what the contract says.
     """
     before = _peak_mb()
-    Model(spec, arena=False)
+    try:
+        Model(spec, arena=False)
+    except MemoryError:
+        raise ModelError(f"a tile of {by(spec.tiling.tile)} does not fit into memory: lower --tile or --batch") from None
     return replace(spec, network_mb=_peak_mb() - before)
 
 
@@ -43,6 +46,10 @@ class Model:
     def __call__(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Scores ``(batch, classes, *tile)`` of tiles ``(batch, channels, *tile)``."""
         scores = self._raw(batch)
+        if len(scores) != len(batch):
+            raise ModelError(
+                f"{self.spec.path} must give scores for each of {len(batch)} tiles, got {len(scores)}: check its batch axis"
+            )
         if self._tail is not None:
             (scores,) = self._tail.run(None, {"scores": scores})
         return np.asarray(scores, np.float32)
@@ -117,6 +124,10 @@ def _wrap(nodes: list[onnx.NodeProto], constants: list[TensorProto], last: str) 
 def _scores_shape(shape: tuple[int, ...], spec: ModelSpec) -> tuple[int, ...]:
     """Check batch and class axes of an output; the spatial rest."""
     ndim = len(spec.tiling.tile)
+    if shape[:1] != (spec.batch,):
+        raise ModelError(
+            f"{spec.path} must give scores for each of {spec.batch} tiles, got shape {shape}: check its batch axis"
+        )
     expected = spec.contract.scores
     if len(shape) == ndim + 1:
         classes, spatial = 1, shape[1:]

@@ -11,15 +11,19 @@ from segpipe.pipeline.batches import Sheet
 from segpipe.pipeline.blend import Finished
 from segpipe.pipeline.cases import Case
 from segpipe.pipeline.contract import Contract
-from segpipe.pipeline.files import write_json
+from segpipe.pipeline.files import partial, write_json
 from segpipe.pipeline.labels import CONFIDENCE_NODATA, CONFIDENCE_TOP, Decision
-from segpipe.pipeline.records import Record, Run, device_kind, read_record, record_path
+from segpipe.pipeline.records import Record, Run, device_kind, read_record, record_path, targets
 from segpipe.pipeline.sinks.raster import Color, RasterSink, Style, palette, parse_color
 
 ABSENT: Color = (225, 225, 225, 255)
 
-KINDS = [f"{kind}{suffix}" for kind in ("", ".confidence") for suffix in (".tif", ".png", ".tif.aux.xml")]
-"""All that a case's files can be called after its name."""
+
+def sweep(output: Path, case: Case) -> None:
+    """Remove what a worker that was stopped left half-written of a case."""
+    drafts = [path.with_suffix(".draft") for path in targets(output, case)]
+    for path in (*targets(output, case), *drafts, record_path(output, case)):
+        partial(path).unlink(missing_ok=True)
 
 
 class CaseOutput:
@@ -33,7 +37,11 @@ class CaseOutput:
         self._mask = RasterSink(self._path(""), sheet.grid, mask_style(self._decision, run))
         self._confidence: RasterSink | None = None
         if run.settings.confidence:
-            self._confidence = RasterSink(self._path(".confidence"), sheet.grid, confidence_style(self._decision))
+            try:
+                self._confidence = RasterSink(self._path(".confidence"), sheet.grid, confidence_style(self._decision))
+            except BaseException:
+                self._mask.discard()
+                raise
 
     def _path(self, kind: str) -> Path:
         style = self._decision
@@ -66,18 +74,17 @@ class CaseOutput:
     def finish(self) -> None:
         """Give every file its name, the record last."""
         record = record_path(self._run.output, self._case)
-        before = read_record(record)
+        sinks = [sink for sink in (self._mask, self._confidence) if sink is not None]
+        self._forget([sink.path for sink in sinks], read_record(record))
         # without its record a case is not done: an old one must not vouch for a new mask
         record.unlink(missing_ok=True)
-        written = [path for sink in (self._mask, self._confidence) if sink is not None for path in sink.finish()]
-        self._forget(before, written)
+        written = [path for sink in sinks for path in sink.finish()]
         write_json(record, self._record(written))
 
-    def _forget(self, before: Record | None, written: list[Path]) -> None:
-        """Remove what an earlier run with other settings wrote of this case and this one did not."""
-        own = [self._run.output / f"{self._case.name}{kind}" for kind in KINDS]
-        for path in own:
-            if before is not None and path not in written and self._relative(path) in before["outputs"]:
+    def _forget(self, coming: list[Path], before: Record | None) -> None:
+        """Remove what an earlier run with other settings wrote of this case and this one will not."""
+        for path in targets(self._run.output, self._case):
+            if before is not None and path not in coming and self._relative(path) in before["outputs"]:
                 path.unlink(missing_ok=True)
 
     def _relative(self, path: Path) -> str:
@@ -104,7 +111,8 @@ class CaseOutput:
             "seconds": round(time.time() - self._sheet.opened, 3),
             "outputs": [self._relative(path) for path in outputs],
             "nodata": self._decision.nodata,
-            "notes": list(self._sheet.notes),
+            "notes": [*self._sheet.notes, *([] if self._areas.valid()[0] else ["no pixel is valid"])],
+            "valid": dict(zip(("pixels", "hectares"), self._areas.valid(), strict=True)),
             "areas": self._areas.table(),
         }
 

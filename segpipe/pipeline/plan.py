@@ -4,12 +4,16 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
+
+from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader
 
 from segpipe.pipeline.batches import open_sheet
 from segpipe.pipeline.cases import Case
 from segpipe.pipeline.errors import foreseen
 from segpipe.pipeline.gdal import CACHE_MB, gdal_options
-from segpipe.pipeline.records import Run, is_done
+from segpipe.pipeline.records import Run, is_done, read_record, record_path, targets
 
 JOB_WINDOWS = 64
 """Windows up to which small cases are put together into one job: seconds of work on a CPU."""
@@ -29,6 +33,8 @@ class PlannedCase:
     shape: tuple[int, ...]
     windows: int
     notes: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    """Absolute paths of what its pixels come from."""
 
     @property
     def pixels(self) -> int:
@@ -84,6 +90,7 @@ def make_plan(cases: Sequence[Case], run: Run, processors: int) -> Plan:
         for case in cases:
             if case not in finished:
                 _look(case, run, planned, failed)
+    planned = _without_collisions(planned, run, failed)
     workers = _workers(len(planned), run, processors)
     jobs = tuple(group(planned, workers))
     calls = max(1, processors // workers) if run.model.device == "cpu" else 1
@@ -94,16 +101,42 @@ def _look(case: Case, run: Run, planned: list[PlannedCase], failed: list[Failure
     try:
         source, sheet = open_sheet(case, run.model, run.settings.bands)
         with closing(source):
-            planned.append(PlannedCase(case, sheet.grid.shape, len(sheet.cover), sheet.notes))
+            files = tuple(str(file["path"]) for file in sheet.files)
+            planned.append(PlannedCase(case, sheet.grid.shape, len(sheet.cover), sheet.notes, files))
     except Exception as error:  # noqa: BLE001 - a bad case costs only itself
         failed.append(Failure(case, str(foreseen(error, case.path))))
+
+
+def _without_collisions(planned: list[PlannedCase], run: Run, failed: list[Failure]) -> list[PlannedCase]:
+    """Fail the cases whose mask would replace a source of any case, or a file that segpipe did not write."""
+    sources = {file for case in planned for file in case.files}
+    kept = []
+    for case in planned:
+        wanted = [path.absolute() for path in targets(run.output, case.case)]
+        taken = [p for p in wanted if str(p) in sources or str(p.resolve()) in sources or _foreign(p, case.case, run)]
+        if taken:
+            failed.append(Failure(case.case, f"{taken[0]} is an input or was not written by segpipe: name another --output"))
+        else:
+            kept.append(case)
+    return kept
+
+
+def _foreign(path: Path, case: Case, run: Run) -> bool:
+    """Whether a file that stands where a mask belongs is somebody else's."""
+    if path.name.endswith(".aux.xml") or not path.exists() or read_record(record_path(run.output, case)):
+        return False
+    try:
+        with gdal_options(), DatasetReader(str(path)) as dataset:
+            return "SEGPIPE" not in dataset.tags()
+    except RasterioError:
+        return True
 
 
 def _workers(cases: int, run: Run, processors: int) -> int:
     if run.settings.executor == "serial":
         return 1
     if run.settings.workers:
-        return run.settings.workers
+        return min(run.settings.workers, max(1, cases))
     return 1 if run.model.device == "cuda" else max(1, min(processors, cases))
 
 

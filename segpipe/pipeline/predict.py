@@ -35,13 +35,13 @@ def predict(model: Model, batches: Iterable[Batch], calls: int) -> Generator[Til
 def _scored(model: Model, batch: Batch) -> list[Tile]:
     filled = batch.filled
     try:
-        scores = model(batch.stack(model.spec.batch)) if filled else ()
+        if filled:
+            scores = model(batch.stack(model.spec.batch))
+            for tile, own in zip(filled, scores[: len(filled)], strict=True):
+                tile.scores, tile.pixels = weighted(own, tile), None
     except Exception as error:  # noqa: BLE001 - a bad batch costs only its cases
         for tile in filled:
             tile.error, tile.pixels = foreseen(error, tile.case.path), None
-        return batch.tiles
-    for tile, own in zip(filled, scores, strict=False):
-        tile.scores, tile.pixels = weighted(own, tile), None
     return batch.tiles
 
 

@@ -20,7 +20,17 @@ from segpipe.pipeline.spec import ModelSpec
 
 AREA_COLUMNS = ("case", "class_id", "class_name", "pixels", "area", "unit", "share")
 
-NEEDED = {"segpipe", "input", "model", "settings", "confidence", "outputs", "areas"}
+NEEDED: dict[str, type] = {
+    "case": str,
+    "segpipe": str,
+    "input": dict,
+    "model": dict,
+    "settings": dict,
+    "confidence": bool,
+    "outputs": list,
+    "valid": dict,
+    "areas": list,
+}
 """Keys without which a record says nothing of work done."""
 
 Record = dict[str, Any]
@@ -86,6 +96,15 @@ def _version(name: str) -> str | None:
         return None
 
 
+KINDS = [f"{kind}{suffix}" for kind in ("", ".confidence") for suffix in (".tif", ".png", ".tif.aux.xml")]
+"""All that a case's files can be called after its name."""
+
+
+def targets(output: Path, case: Case) -> list[Path]:
+    """Every file that a case may write beside its record."""
+    return [output / f"{case.name}{kind}" for kind in KINDS]
+
+
 def record_path(output: Path, case: Case) -> Path:
     return output / f"{case.name}.json"
 
@@ -96,7 +115,8 @@ def read_record(path: Path) -> Record | None:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) and record.keys() >= NEEDED else None
+    ours = isinstance(record, dict) and all(isinstance(record.get(key), kind) for key, kind in NEEDED.items())
+    return record if ours else None
 
 
 def is_done(case: Case, run: Run) -> bool:
@@ -104,22 +124,29 @@ def is_done(case: Case, run: Run) -> bool:
     record = read_record(record_path(run.output, case))
     if record is None:
         return False
-    outputs = [run.output / name for name in record["outputs"]]
+    outputs = [run.output / str(name) for name in record["outputs"]]
+    files = record["input"].get("files", [])
     return (
-        record["model"]["sha256"] == run.model.sha256
+        record["model"].get("sha256") == run.model.sha256
         and record["settings"] == run.label_settings
         and (record["confidence"] or not run.settings.confidence)
         and all(path.is_file() for path in outputs)
-        and record["input"]["files"] == identities(case.path, [file["path"] for file in record["input"]["files"]])
+        and files == identities(case.path, [file["path"] for file in files])
     )
+
+
+def records(output: Path, cases: Iterable[Case]) -> Iterator[Record]:
+    """Records of cases, in order, one at a time."""
+    for case in cases:
+        record = read_record(record_path(output, case))
+        if record is not None:
+            yield record
 
 
 def area_rows(output: Path, cases: Iterable[Case]) -> Iterator[Record]:
     """Rows of the table of areas for all cases that are done, in order."""
-    for case in cases:
-        record = read_record(record_path(output, case))
-        if record is not None:
-            yield from ({"case": case.name, **row} for row in record["areas"])
+    for record in records(output, cases):
+        yield from ({"case": record["case"], **row} for row in record["areas"])
 
 
 def write_areas(output: Path, cases: Iterable[Case]) -> None:

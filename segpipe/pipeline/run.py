@@ -11,7 +11,7 @@ from itertools import groupby
 from operator import attrgetter
 
 from segpipe.pipeline.ahead import ahead
-from segpipe.pipeline.batches import Tile, batches, read
+from segpipe.pipeline.batches import Sheet, Tile, batches, read
 from segpipe.pipeline.blend import blend
 from segpipe.pipeline.cases import Case
 from segpipe.pipeline.errors import foreseen
@@ -44,27 +44,36 @@ class Outcome:
 def run_job(job: Job, run: Run, model: Model, calls: int, progress: Progress) -> Iterator[Outcome]:
     """Do every case of a job; one outcome each, in order, once its mask has its name or it has failed."""
     cases = [planned.case for planned in job.cases]
+    left = list(cases)
     tiles = ahead(_with_gdal(read(cases, run.model, run.settings.bands)), READ_AHEAD)
     scored = predict(model, batches(tiles, run.model.batch), calls)
     with gdal_options(), closing(tiles), closing(scored), ThreadPoolExecutor(1, "segpipe-finish") as finisher:
         finishing: deque[Future[Outcome]] = deque()
         for case, own in groupby(scored, key=attrgetter("case")):
             finishing.append(finisher.submit(_segment(case, own, run, progress)))
-            if len(finishing) > 1:
+            # the last case is finished beside the next one, unless that one may not begin
+            while len(finishing) > (0 if run.settings.fail_fast else 1):
                 yield finishing.popleft().result()
+            left.remove(case)
         yield from (future.result() for future in finishing)
+    yield from (Outcome(case, 0.0, error=f"{case.path}: the job ended before it") for case in left)
 
 
 def _segment(case: Case, tiles: Iterable[Tile], run: Run, progress: Progress) -> Callable[[], Outcome]:
     """Write all but the last word of a case; what is returned says it, beside the next case."""
-    started, output, pixels = time.perf_counter(), None, 0
+    started, pixels = time.perf_counter(), 0
+    sheet: Sheet | None = None
+    output: CaseOutput | None = None
     try:
         for box in blend(tiles):
+            sheet = box.sheet
             output = output or CaseOutput(case, box.sheet, run)
             output.write(box)
             pixels += box.window.size
             progress(box.window.size)
     except BaseException as error:
+        if sheet is not None:
+            sheet.abandoned.set()
         if output is not None:
             output.discard()
         if not isinstance(error, Exception):

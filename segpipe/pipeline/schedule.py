@@ -2,15 +2,18 @@
 
 import logging
 import os
+import signal
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from itertools import islice
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from segpipe.pipeline.errors import WorkerError
 from segpipe.pipeline.model import Model
 from segpipe.pipeline.plan import Job, Plan
-from segpipe.pipeline.records import Run
+from segpipe.pipeline.records import Run, is_done
 from segpipe.pipeline.run import Outcome, Progress, run_job
 
 if TYPE_CHECKING:
@@ -45,10 +48,31 @@ def dask(plan: Plan, run: Run, progress: Progress) -> Iterator[Outcome]:
     _quieten()
     from distributed import Client
 
-    with _local_cluster(plan) as cluster, Client(cluster, set_as_default=False) as client:
+    with _started(plan) as cluster, Client(cluster, set_as_default=False) as client:
         client.subscribe_topic(TOPIC, lambda event: progress(event[1]))
         client.register_plugin(_plugin(run))
         yield from _run_tasks(client, plan, run)
+
+
+def _started(plan: Plan) -> "LocalCluster":
+    try:
+        with _deaf_children():
+            return _local_cluster(plan)
+    except (OSError, RuntimeError, TimeoutError) as error:
+        raise WorkerError(f"worker processes cannot be started: {error}: try --executor serial") from error
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Ctrl-C reaches every process of a terminal; workers that are started here leave the answer to this one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _quieten() -> None:
@@ -58,28 +82,35 @@ def _quieten() -> None:
     """
     import dask.config
 
-    if not logging.getLogger().isEnabledFor(logging.INFO):
+    if not logging.getLogger().isEnabledFor(logging.DEBUG):
         os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
         dask.config.set({"logging.distributed": "critical"})
 
 
 def _run_tasks(client: "Client", plan: Plan, run: Run) -> Iterator[Outcome]:
     """Submit jobs as others end, so that the scheduler never holds more than two per worker."""
-    from distributed import as_completed
+    from distributed import Future, as_completed
 
-    jobs = iter(plan.jobs)
-    tasks = {_submit(client, job, run, plan.calls): job for job in islice(jobs, 2 * plan.workers)}
-    waiting = as_completed(list(tasks), loop=client.loop)
-    for future in waiting:
-        yield from _outcomes(future, tasks.pop(future))
-        for job in islice(jobs, 1):
+    jobs = deque(plan.jobs)
+    tasks: dict[Future[Any], Job] = {}
+    waiting = as_completed(loop=client.loop)
+    while jobs or tasks:
+        while jobs and len(tasks) < 2 * plan.workers:
+            job = jobs.popleft()
             task = _submit(client, job, run, plan.calls)
             tasks[task] = job
             waiting.add(task)
+        future = next(waiting)
+        job = tasks.pop(future)
+        if future.exception() is not None and len(job.cases) > 1:
+            # one of them has taken the worker with it: each alone, so that it takes no other
+            jobs.extendleft(Job((case,)) for case in reversed(job.cases))
+        else:
+            yield from _outcomes(future, job, run)
 
 
 def _submit(client: "Client", job: Job, run: Run, calls: int) -> "Future[Any]":
-    return client.submit(_work, job, run, calls, pure=False, retries=RETRIES)
+    return client.submit(_work, job, run, calls, pure=False)
 
 
 def _work(job: Job, run: Run, calls: int) -> list[Outcome]:
@@ -93,14 +124,14 @@ def _work(job: Job, run: Run, calls: int) -> list[Outcome]:
     return outcomes
 
 
-def _outcomes(future: "Future[Any]", job: Job) -> list[Outcome]:
+def _outcomes(future: "Future[Any]", job: Job, run: Run) -> list[Outcome]:
     """What a task gave; one that was lost with its worker fails its cases, and only those."""
     error = future.exception()
     if error is None:
         outcomes: list[Outcome] = future.result()
         return outcomes
-    lost = WorkerError(f"the worker that held this case was lost {RETRIES + 1} times, or failed: {error}")
-    return [Outcome(planned.case, 0.0, error=str(lost)) for planned in job.cases]
+    lost = str(WorkerError(f"the worker that held this case was lost {RETRIES + 1} times, or failed: {error}"))
+    return [Outcome(c.case, 0.0, c.pixels, None if is_done(c.case, run) else lost) for c in job.cases]
 
 
 class _Throttled:
@@ -136,6 +167,7 @@ def _local_cluster(plan: Plan) -> "LocalCluster":
     import dask.config
     from distributed import LocalCluster
 
+    dask.config.set({"distributed.scheduler.allowed-failures": RETRIES})
     # glibc reads these when a process starts: Dask sets only this key early enough
     dask.config.set({f"distributed.nanny.pre-spawn-environ.{key}": value for key, value in WORKER_ENVIRONMENT.items()})
     return LocalCluster(

@@ -1,6 +1,7 @@
 """A model file and its contract, read and checked against each other before any case is opened."""
 
 import hashlib
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,6 +106,8 @@ def read_spec(settings: Settings) -> ModelSpec:
 
 
 def _read_model(path: Path) -> onnx.ModelProto:
+    if path.is_dir():
+        raise ModelError(f"the model must be an ONNX file, got the folder {path}")
     if not path.is_file():
         raise ModelError(f"the model must exist, got {path}")
     try:
@@ -177,7 +180,7 @@ def _lines_to_write(path: Path, metadata: dict[str, str], inputs: list[TensorSpe
         f"Write these lines, corrected to how it was trained, to {path.with_suffix('.toml')} or a file for --contract:",
         "",
         "version = 1",
-        f"channels = {[f'band {i + 1}' for i in range(channels)]}    # names, in the model's order",
+        f'channels = {channels}               # or their names in the model\'s order, such as ["B04", ...]',
         f"scale = {1 / 255:.6f}           # x = pixel * scale + offset",
         'normalize = "fixed"        # (x - mean) / std; or "zscore", "minmax", "none"',
         f"mean = {[0.5] * channels}",
@@ -187,9 +190,9 @@ def _lines_to_write(path: Path, metadata: dict[str, str], inputs: list[TensorSpe
         f"align = {math.gcd(DEFAULT_ALIGN, *tile)}                 # total stride of the network",
         f'activation = "{"sigmoid" if scores == 1 else "softmax"}"     # or "none" where it gives probabilities',
         f'task = "{"binary" if scores == 1 else "multiclass"}"        # "multiclass", "binary" or "multilabel"',
-        *(f'[[classes]]\nid = {c["id"]}\nname = "{c["name"]}"' for c in classes),
+        *(f"[[classes]]\nid = {c['id']}\nname = {json.dumps(c['name'])}" for c in classes),
     ]
-    return "\n".join(lines).replace("'", '"')
+    return "\n".join(lines)
 
 
 def _check_channels(image: TensorSpec, contract: Contract, path: Path) -> None:

@@ -45,6 +45,8 @@ class RasterSource:
         self.dtype = _pixel_type(dataset, self.bands, self._path)
         self._nodata = [resolve_nodata(dataset.nodatavals[i - 1], self.dtype) for i in self.bands]
         self._masked = _masked_bands(dataset, self.bands)
+        if self._masked and MaskFlags.nodata in dataset.mask_flag_enums[self._masked[0] - 1]:
+            self._nodata = [None] * len(self.bands)  # nodata of all bands together, which the mask knows
         _refuse_palette(dataset, self.bands, bands, self._path)
         self.grid = read_grid(dataset)
         self.picture = dataset.driver in PICTURE_DRIVERS and not self.grid.georeferenced
@@ -85,7 +87,7 @@ def match_bands(
     if bands is not None:
         if len(bands) != count or max(bands) > len(descriptions):
             raise SourceError(
-                f"--bands must name {count} of the file's {len(descriptions)} bands, got {','.join(map(str, bands))}"
+                f"--bands must name {count} of the file's bands, 1 to {len(descriptions)}, got {','.join(map(str, bands))}"
             )
         return list(bands)
     colours = [i for i in range(1, len(descriptions) + 1) if i not in alpha]
@@ -94,7 +96,7 @@ def match_bands(
         return _match_names([str(name) for name in found], colours, names)
     if len(colours) == count:
         return colours
-    raise SourceError(_mismatch(found, names or (f"{count} without names",)))
+    raise SourceError(_mismatch(found, names or ("unnamed",) * count))
 
 
 def _match_names(found: Sequence[str], colours: Sequence[int], names: Sequence[str]) -> list[int]:
@@ -108,10 +110,9 @@ def _match_names(found: Sequence[str], colours: Sequence[int], names: Sequence[s
 def _mismatch(found: Sequence[str | None], wanted: Sequence[str]) -> str:
     listed = ", ".join(name or "unnamed" for name in found)
     count = "1 band" if len(found) == 1 else f"{len(found)} bands"
-    return (
-        f"the file's bands must be the model's channels, got {count} ({listed}) for {', '.join(wanted)}: "
-        "say which with --bands, such as --bands 3,2,1"
-    )
+    example = ",".join(str(n) for n in range(len(wanted), 0, -1))
+    enough = f"say which with --bands, such as --bands {example}" if len(found) >= len(wanted) else "it has too few"
+    return f"the file's bands must be the model's channels, got {count} ({listed}) for {', '.join(wanted)}: {enough}"
 
 
 @contextmanager
@@ -144,8 +145,8 @@ def _missing(pixels: Pixels, nodata: Sequence[Any]) -> list[Invalid]:
 def _masked_bands(dataset: DatasetReader, bands: Sequence[int]) -> list[int]:
     """Bands whose mask is stored beside them: one where all share it."""
     flags = [(band, dataset.mask_flag_enums[band - 1]) for band in bands]
-    computed = {MaskFlags.all_valid, MaskFlags.nodata, MaskFlags.alpha}
-    stored = [band for band, f in flags if not computed & set(f)]
+    computed = ({MaskFlags.all_valid}, {MaskFlags.nodata}, {MaskFlags.alpha, MaskFlags.per_dataset})
+    stored = [band for band, f in flags if set(f) not in computed]
     shared = [band for band, f in flags if band in stored and MaskFlags.per_dataset in f]
     return shared[:1] if shared else stored
 

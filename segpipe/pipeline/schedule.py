@@ -94,19 +94,23 @@ def _run_tasks(client: "Client", plan: Plan, run: Run) -> Iterator[Outcome]:
     jobs = deque(plan.jobs)
     tasks: dict[Future[Any], Job] = {}
     waiting = as_completed(loop=client.loop)
-    while jobs or tasks:
-        while jobs and len(tasks) < 2 * plan.workers:
-            job = jobs.popleft()
-            task = _submit(client, job, run, plan.calls)
-            tasks[task] = job
-            waiting.add(task)
-        future = next(waiting)
-        job = tasks.pop(future)
-        if future.exception() is not None and len(job.cases) > 1:
-            # one of them has taken the worker with it: each alone, so that it takes no other
-            jobs.extendleft(Job((case,)) for case in reversed(job.cases))
-        else:
-            yield from _outcomes(future, job, run)
+    try:
+        while jobs or tasks:
+            while jobs and len(tasks) < 2 * plan.workers:
+                job = jobs.popleft()
+                task = _submit(client, job, run, plan.calls)
+                tasks[task] = job
+                waiting.add(task)
+            future = next(waiting)
+            job = tasks.pop(future)
+            if future.exception() is not None and len(job.cases) > 1:
+                # one of them has taken the worker with it: each alone, so that it takes no other
+                jobs.extendleft(Job((case,)) for case in reversed(job.cases))
+            else:
+                yield from _outcomes(future, job, run)
+    finally:
+        # whoever leaves early, by Ctrl-C or --fail-fast, begins nothing more
+        client.cancel(list(tasks))
 
 
 def _submit(client: "Client", job: Job, run: Run, calls: int) -> "Future[Any]":

@@ -69,8 +69,9 @@ class RasterSink:
             "dtype": self._style.dtype,
             "nodata": self._style.nodata,
             "tiled": True,
-            "blockxsize": BLOCK,
-            "blockysize": BLOCK,
+            # a small case must not take the disk of a whole block
+            "blockxsize": min(BLOCK, -(-cols // 16) * 16),
+            "blockysize": min(BLOCK, -(-rows // 16) * 16),
             **({"compress": "ZSTD", "zstd_level": 1} if rows * cols > PLAIN_DRAFT_PIXELS else {}),
             "bigtiff": "IF_SAFER",
             "sparse_ok": True,

@@ -111,7 +111,11 @@ def _mismatch(found: Sequence[str | None], wanted: Sequence[str]) -> str:
     listed = ", ".join(name or "unnamed" for name in found)
     count = "1 band" if len(found) == 1 else f"{len(found)} bands"
     example = ",".join(str(n) for n in range(len(wanted), 0, -1))
-    enough = f"say which with --bands, such as --bands {example}" if len(found) >= len(wanted) else "it has too few"
+    enough = (
+        f"say which with --bands, such as --bands {example}"
+        if len(found) >= len(wanted)
+        else f"no choice of --bands can give {len(wanted)}"
+    )
     return f"the file's bands must be the model's channels, got {count} ({listed}) for {', '.join(wanted)}: {enough}"
 
 

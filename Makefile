@@ -4,12 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := demo-out
 
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable
+
 .PHONY: demo test check bench clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	$(INSTALL) '.'
+	touch $@
+
+# with torch, for exporting: about 6 GB
+$(VENV)/developed: $(VENV)/installed
+	$(INSTALL) '.[dev,export]'
 	touch $@
 
 demo: $(VENV)/installed
@@ -17,16 +24,16 @@ demo: $(VENV)/installed
 	$(BIN)/python examples/compare.py $(OUT)
 	@echo "masks, records and areas.csv are in $(OUT)/: open $(OUT)/morava.tif in QGIS"
 
-test: $(VENV)/installed
+test: $(VENV)/developed
 	$(BIN)/pytest
 
-check: $(VENV)/installed
+check: $(VENV)/developed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-bench: $(VENV)/installed
+bench: $(VENV)/developed
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/seams.py

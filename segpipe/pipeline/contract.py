@@ -56,6 +56,8 @@ class Contract(BaseModel):
     tile: list[int] | None = None
     overlap: list[int] | None = None
     align: int | list[int] | None = None
+    equivariant: bool | None = None
+    """Whether scores away from borders do not depend on where, in steps of ``align``, a tile starts; None: not measured."""
     spacing: list[float] | None = None
     spacing_unit: Literal["m", "mm", "um"] = "m"
     spacing_tolerance: float = Field(default=0.1, ge=0)

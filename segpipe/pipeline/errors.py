@@ -30,6 +30,10 @@ class ContractError(SegpipeError):
     """What the contract says of the model, or that there is none."""
 
 
+class ExportError(SegpipeError):
+    """A network to export: its architecture, its weights, or that its export does not agree with it."""
+
+
 class DeviceError(SegpipeError):
     """The device that was asked for."""
 

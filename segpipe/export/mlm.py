@@ -1,0 +1,221 @@
+"""A STAC Item of the Machine Learning Model extension, by which catalogues know an exported model.
+
+After STAC 1.1.0 and stac-extensions/mlm 1.5.2.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import onnx
+
+from segpipe.export.deepness import standardisation
+from segpipe.pipeline.contract import Contract, SegmentationClass
+from segpipe.pipeline.spec import TensorSpec
+
+STAC_VERSION = "1.1.0"
+EXTENSIONS = (
+    "https://stac-extensions.github.io/mlm/v1.5.2/schema.json",
+    "https://stac-extensions.github.io/file/v2.1.0/schema.json",
+    "https://stac-extensions.github.io/classification/v1.1.0/schema.json",
+)
+TASKS = ("semantic-segmentation",)
+SHA256 = "1220"
+"""Multihash prefix: SHA-256, 32 bytes."""
+
+_AXES = {
+    "NCHW": ["batch", "channel", "height", "width"],
+    "NHWC": ["batch", "height", "width", "channel"],
+    "NCDHW": ["batch", "channel", "depth", "height", "width"],
+}
+_NOT_IN_MLM = {
+    *("tile", "overlap", "align", "equivariant", "spacing", "spacing_unit", "spacing_tolerance", "orientation"),
+    *("scaling", "pixel", "normalize", "activation", "task", "threshold", "provenance"),
+}
+
+
+def mlm_item(
+    model: Path,
+    contract: Contract,
+    *,
+    sha256: str,
+    tensors: tuple[TensorSpec, TensorSpec],
+    hyperparameters: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The item as JSON values, to be written into the folder of the model.
+
+    A model is tied to no place: its geometry is null, and its date is that of the provenance, else of the file.
+
+    Args:
+        model: the exported file, with its weights inside.
+        contract: what the file says of itself.
+        sha256: of the file alone, in hex.
+        tensors: the graph's image input and its output of scores.
+        hyperparameters: what else to tell, such as the blend; names of letters, digits, ``_``, ``.`` and ``-``.
+    """
+    bands: dict[str, Any] = {"bands": [{"name": n} for n in contract.channel_names]} if contract.channel_names else {}
+    properties = _properties(model, contract) | _tensors(contract, *tensors) | bands
+    properties["mlm:hyperparameters"] = _hyperparameters(contract) | dict(hyperparameters or {})
+    return {
+        "type": "Feature",
+        "stac_version": STAC_VERSION,
+        "stac_extensions": list(EXTENSIONS),
+        "id": properties["mlm:name"],
+        "geometry": None,
+        "properties": properties,
+        "links": [],
+        "assets": {"model": _asset(model, sha256) | bands},
+    }
+
+
+def _properties(model: Path, contract: Contract) -> dict[str, Any]:
+    origin = contract.provenance
+    values = {
+        "datetime": _date(model, origin.get("date")),
+        "mlm:name": _name(model.stem),
+        "mlm:architecture": str(origin.get("architecture") or "unknown"),
+        "mlm:tasks": list(TASKS),
+        "mlm:framework": "ONNX",
+    }
+    if re.fullmatch(r"\d+\.\d+\.\d+", onnx.__version__):
+        values["mlm:framework_version"] = onnx.__version__
+    if type(origin.get("parameters")) is int:
+        values["mlm:total_parameters"] = origin["parameters"]
+    return values | _pretraining(origin)
+
+
+def _name(text: str) -> str:
+    """As MLM wants it: three signs or more, a letter first, a letter or digit last."""
+    name = re.sub(r"[^a-zA-Z0-9_.-]+", "-", text).strip("-_.")
+    return name if re.fullmatch(r"[a-zA-Z].{2,}", name) else f"model-{name}".strip("-")
+
+
+def _date(model: Path, date: Any) -> str:
+    """RFC 3339 in UTC, which is taken where no zone is named; the file's own date where there is none in ISO 8601."""
+    try:
+        moment = datetime.fromisoformat(str(date))
+    except ValueError:
+        moment = datetime.fromtimestamp(model.stat().st_mtime, UTC)
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _pretraining(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Only what the provenance says; a source of null means trained from scratch."""
+    pretrained, source = origin.get("pretrained"), origin.get("pretrained_source")
+    if not isinstance(pretrained, bool):
+        return {}
+    if not pretrained:
+        return {"mlm:pretrained": False, "mlm:pretrained_source": None}
+    return {"mlm:pretrained": True} | ({"mlm:pretrained_source": str(source)} if source else {})
+
+
+def _tensors(contract: Contract, image: TensorSpec, scores: TensorSpec) -> dict[str, Any]:
+    named = list(contract.channel_names or [])
+    given = {
+        "name": image.name,
+        "description": _description(contract),
+        "bands": named,
+        "input": _structure(contract, image, "bands" if named else "channel"),
+        "value_scaling": _value_scaling(contract),
+        "resize_type": None,
+    }
+    made = {
+        "name": scores.name,
+        "tasks": list(TASKS),
+        "bands": [],
+        "result": _structure(contract, scores, "class"),
+        "classification:classes": _classes(contract),
+    }
+    return {"mlm:input": [given], "mlm:output": [made]}
+
+
+def _description(contract: Contract) -> str:
+    if contract.scaling == "graph":
+        return "pixels as they are stored: the model scales them itself"
+    if contract.pixel == "physical":
+        return "physical values: pixels after the scale and offset tags of their file, before value_scaling"
+    return "pixels as they are stored, before value_scaling"
+
+
+def _structure(contract: Contract, tensor: TensorSpec, channel: str) -> dict[str, Any]:
+    """Shape, -1 where free, with the axes' names; an output may lack the axis of classes."""
+    axes = [channel if axis == "channel" else axis for axis in _AXES[contract.layout]]
+    if len(tensor.shape) < len(axes):
+        axes.remove(channel)
+    return {
+        "shape": [-1 if size is None else size for size in tensor.shape],
+        "dim_order": axes,
+        "data_type": "other" if tensor.dtype is None else tensor.dtype.name,
+    }
+
+
+def _value_scaling(contract: Contract) -> list[dict[str, Any]] | None:
+    """One operation per channel, or one for all: MLM knows no sequence of them, so the contract's steps are one z-score.
+
+    A clip between them takes an expression of gdal_calc, whose A is the channel.
+    """
+    if contract.scaling == "graph":
+        return None
+    if contract.normalize in ("zscore", "minmax"):
+        return [_case_scaling(contract)]
+    steps = _clipped(contract) if contract.clip else _standardised(contract)
+    alike = steps[:1] if all(step == steps[0] for step in steps) else steps
+    return None if alike == [{"type": "z-score", "mean": 0.0, "stddev": 1.0}] else alike
+
+
+def _standardised(contract: Contract) -> list[dict[str, Any]]:
+    return [{"type": "z-score", "mean": m, "stddev": s} for m, s in zip(*standardisation(contract), strict=True)]
+
+
+def _clipped(contract: Contract) -> list[dict[str, Any]]:
+    low, high = contract.clip or (0.0, 0.0)
+    columns = zip(contract.column("scale"), contract.column("offset"), strict=True)
+    expressions = [f"clip(A * {s} + {o}, {low}, {high})" for s, o in columns]
+    if contract.normalize == "fixed":
+        last = zip(expressions, contract.column("mean"), contract.column("std"), strict=True)
+        expressions = [f"({x} - {m}) / {s}" for x, m, s in last]
+    return [{"type": "processing", "format": "gdal-calc", "expression": x} for x in expressions]
+
+
+def _case_scaling(contract: Contract) -> dict[str, Any]:
+    """Statistics of the image itself, for which MLM's z-score and min-max have no words: they want numbers."""
+    return {
+        "type": "processing",
+        "format": "segpipe",
+        "expression": contract.model_dump(mode="json", include={"scale", "offset", "clip", "normalize"}),
+        "description": f"clip(pixel * scale + offset), then {contract.normalize} per channel over the image's valid pixels",
+    }
+
+
+def _classes(contract: Contract) -> list[dict[str, Any]]:
+    """In the order of the output's channels; values are ids in the mask, and one channel stands for classes 0 and 1."""
+    classes = contract.mask_classes
+    if contract.task != "binary":
+        classes = sorted(classes, key=lambda c: c.channel)
+    return [_class(c) for c in classes]
+
+
+def _class(c: SegmentationClass) -> dict[str, Any]:
+    hint = {"color_hint": c.color.removeprefix("#").upper()} if c.color else {}
+    return {"value": c.id, "name": c.name, "description": c.name, **hint}
+
+
+def _hyperparameters(contract: Contract) -> dict[str, Any]:
+    values = contract.model_dump(mode="json", include=_NOT_IN_MLM, exclude_none=True)
+    return {key: value for key, value in values.items() if value != {}}
+
+
+def _asset(model: Path, sha256: str) -> dict[str, Any]:
+    return {
+        "href": f"./{quote(model.name)}",
+        "title": "ONNX model",
+        "type": "application/octet-stream; framework=onnx; profile=onnx",
+        "roles": ["mlm:model", "mlm:weights"],
+        "mlm:artifact_type": "onnx",
+        "file:size": model.stat().st_size,
+        "file:checksum": SHA256 + sha256.lower(),
+    }

@@ -3,6 +3,7 @@
 import logging
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -11,7 +12,7 @@ import click
 
 from segpipe import __version__
 from segpipe.pipeline.config import BLENDS, load_settings
-from segpipe.pipeline.errors import SegpipeError
+from segpipe.pipeline.errors import DisagreementError, ExportError, SegpipeError
 
 NOT_STARTED = 2
 SOME_FAILED = 1
@@ -59,6 +60,131 @@ def run(config: Path | None, dry_run: bool, verbose: int, **flags: Any) -> None:
     except KeyboardInterrupt:
         click.echo("interrupted: run the same command again to go on", err=True)
         sys.exit(INTERRUPTED)
+
+
+class _Export(click.Group):
+    """What is no command of its own is a checkpoint: ``export unet.pt``, ``export attach model.onnx``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args if args[:1] in (["attach"], [_EXPORT]) else [_EXPORT, *args])
+
+
+_EXPORT = "network"
+
+
+@main.group(cls=_Export, short_help="Make a verified, self-describing ONNX file of a trained network.")
+def export() -> None:
+    """Make a verified, self-describing ONNX file of a trained network."""
+
+
+@export.command(_EXPORT, epilog="For a model that is ONNX already: segpipe export attach MODEL.onnx --contract c.toml")
+@click.argument("weights", type=click.Path(path_type=Path))
+@click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="The ONNX file to write.")
+@click.option("--arch", help="torchvision:NAME, smp:NAME, transformers:FOLDER, bisenetv2 or unet.")
+@click.option("--encoder", help="Encoder of a segmentation-models-pytorch network, such as resnet34.")
+@click.option("--module", help="package.module:factory that builds your own network.")
+@click.option("--option", "options", multiple=True, help="key=value for the constructor or factory; repeatable.")
+@click.option("--classes", help="voc, cityscapes, ade20k, coco-stuff, or a TOML file with any keys of the contract.")
+@click.option("--bands", help="Names of the network's channels in its order, such as B04,B03,B02,B08.")
+@click.option("--imagenet", is_flag=True, help="Pixels are 0 to 255, scaled by the mean and deviation of ImageNet.")
+@click.option("--tile", help="Tile size in pixels.")
+@click.option("--overlap", help="Least overlap of neighbouring tiles in pixels [a quarter of the tile].")
+@click.option("--raw", type=click.Choice(["uint8", "uint16", "int16"]), help="Take raw pixels, and scale them in the graph.")
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), help="Numbers in the graph [fp32].")
+@click.option("--calibrate", multiple=True, help="Scenes that tell the ranges of int8, as --input of a run; repeatable.")
+@click.option(
+    "--verify", multiple=True, help="Scenes to compare with torch on [those of --calibrate, else noise]; repeatable."
+)
+@click.option("--scene-bands", help="Bands of those scenes, counted from 1, such as 4,3,2.")
+@click.option("--prefix", help="What stands before the network's keys in the checkpoint [found].")
+@click.option("--replace-head", is_flag=True, help="Begin the head anew, untrained, where its number of classes differs.")
+@click.option("--trust-pickle", is_flag=True, help="Load a pickle that can run code. Only from people you trust.")
+@click.option("--fixed-size", is_flag=True, help="Do not try to leave rows and columns free.")
+@click.option("--min-agreement", type=float, help="Least share of torch's labels [0.9999, fp16 0.999, int8 0.99].")
+@click.option("--max-difference", type=float, help="Largest difference of scores, relative to the largest [fp32 1e-4].")
+@click.option("--stac-mlm", type=click.Path(path_type=Path), help="Write a STAC item of the MLM extension there.")
+@click.option("--overwrite", is_flag=True, help="Replace the output.")
+def network(**flags: Any) -> None:
+    """Make an ONNX file of the network in WEIGHTS: a checkpoint, a transformers folder, or a program.
+
+    The file holds all that segpipe run needs, and appears only if ONNX Runtime gives the scores that torch gives.
+    """
+    sys.exit(_guarded(lambda: _export(flags)))
+
+
+def _export(flags: dict[str, Any]) -> int:
+    from segpipe import terminal
+    from segpipe.export.settings import export_settings
+
+    settings = export_settings(flags)
+    try:
+        from segpipe.export.make import export_model
+    except ModuleNotFoundError as error:
+        raise ExportError(f"exporting needs {error.name}, which is not installed: pip install 'segpipe[export]'") from None
+    try:
+        exported = export_model(settings, lambda line: click.echo(line, err=True))
+    except DisagreementError as error:
+        click.echo(f"error: {error}", err=True)
+        return SOME_FAILED
+    terminal.print_export(exported)
+    return 0
+
+
+@export.command(short_help="Put a contract into an ONNX file that was made elsewhere.")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--contract", type=click.Path(path_type=Path), required=True, help="TOML file that says what the model needs.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="A new file [the model itself].")
+def attach(model: Path, contract: Path, output: Path | None) -> None:
+    """Put a contract into MODEL, an ONNX file, once the two have been found to fit."""
+    sys.exit(_guarded(lambda: _attach(model, contract, output)))
+
+
+def _attach(model: Path, contract: Path, output: Path | None) -> int:
+    from segpipe import terminal
+    from segpipe.export import attach as attaching
+
+    terminal.print_attached(attaching.attach(model, contract, output))
+    return 0
+
+
+def _guarded(command: Callable[[], int]) -> int:
+    """The exit code of a command; an error is one line on stderr."""
+    try:
+        return command()
+    except SegpipeError as error:
+        click.echo(f"error: {error}", err=True)
+        return NOT_STARTED
+
+
+@main.command(short_help="Show what a model or a raster is, and what it would need.")
+@click.argument("file")
+@click.option("--model", "-m", type=click.Path(path_type=Path), help="For a raster: an ONNX model to lay on it.")
+@click.option("--contract", type=click.Path(path_type=Path), help="TOML file that says what the model needs and gives.")
+@click.option("--bands", help="Bands of the raster for the model's channels, counted from 1, such as 4,3,2.")
+@click.option("--tile", help="Tile size in pixels [the contract's].")
+@click.option("--overlap", help="Least overlap of neighbouring tiles in pixels [the contract's].")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def inspect(file: str, as_json: bool, **flags: Any) -> None:
+    """Show what a model or a raster is, and what it would need; nothing is written.
+
+    Ends with 1 where segpipe run would refuse FILE: what is known is printed, and why on stderr.
+    """
+    from segpipe import terminal
+    from segpipe.pipeline import inspect as inspection
+
+    values = {"input": (file,), **flags, "model": flags["model"] or Path(file), "device": "cpu"}
+    try:
+        facts = inspection.inspect_file(load_settings(None, values))
+    except SegpipeError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(NOT_STARTED)
+    if as_json:
+        click.echo(inspection.as_json(facts))
+    else:
+        terminal.print_facts(facts)
+    if facts.error is not None:
+        click.echo(f"error: {facts.error}", err=True)
+        sys.exit(SOME_FAILED)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

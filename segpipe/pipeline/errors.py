@@ -31,7 +31,11 @@ class ContractError(SegpipeError):
 
 
 class ExportError(SegpipeError):
-    """A network to export: its architecture, its weights, or that its export does not agree with it."""
+    """A network to export: its architecture, its weights, what it gives."""
+
+
+class DisagreementError(ExportError):
+    """An export that does not agree with its network."""
 
 
 class DeviceError(SegpipeError):

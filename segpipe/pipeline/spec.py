@@ -82,10 +82,10 @@ def read_spec(settings: Settings) -> ModelSpec:
     """
     check_runtime()
     device, device_reason = resolve_device(settings.device)
-    proto = _read_model(settings.model)
-    inputs, outputs = _signature(proto)
+    proto = read_model(settings.model)
+    inputs, outputs = signature(proto)
     metadata = {p.key: p.value for p in proto.metadata_props}
-    contract, origin = _find_contract(settings, metadata, inputs, outputs)
+    contract, origin = find_contract(settings, metadata, inputs, outputs)
     image = _choose(inputs, contract.input, "input", settings.model)
     scores = _choose(outputs, contract.output, "output", settings.model)
     _check_channels(image, contract, settings.model)
@@ -105,7 +105,8 @@ def read_spec(settings: Settings) -> ModelSpec:
     )
 
 
-def _read_model(path: Path) -> onnx.ModelProto:
+def read_model(path: Path) -> onnx.ModelProto:
+    """The graph of an ONNX file, without its external data."""
     if path.is_dir():
         raise ModelError(f"the model must be an ONNX file, got the folder {path}")
     if not path.is_file():
@@ -119,7 +120,7 @@ def _read_model(path: Path) -> onnx.ModelProto:
     return proto
 
 
-def _signature(proto: onnx.ModelProto) -> tuple[list[TensorSpec], list[TensorSpec]]:
+def signature(proto: onnx.ModelProto) -> tuple[list[TensorSpec], list[TensorSpec]]:
     """Inputs that are not weights, and outputs."""
     weights = {tensor.name for tensor in proto.graph.initializer}
     inputs = [_tensor(value) for value in proto.graph.input if value.name not in weights]
@@ -151,7 +152,7 @@ def _shown(tensor: TensorSpec) -> str:
     return "(" + ", ".join("?" if n is None else str(n) for n in tensor.shape) + ")"
 
 
-def _find_contract(
+def find_contract(
     settings: Settings, metadata: dict[str, str], inputs: list[TensorSpec], outputs: list[TensorSpec]
 ) -> tuple[Contract, str]:
     """``--contract``, else the sidecar ``model.toml``, else the file's metadata."""
@@ -278,7 +279,7 @@ def _resolve_batch(settings: Settings, image: TensorSpec, device: Kind) -> int:
 def _digest(path: Path, proto: onnx.ModelProto, contract: Contract) -> str:
     """SHA-256 of everything that the scores depend on: the file, its external data, the contract in force."""
     digest = hashlib.sha256()
-    for file in [path, *_external_data(path, proto)]:
+    for file in [path, *external_data(path, proto)]:
         try:
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
@@ -288,7 +289,8 @@ def _digest(path: Path, proto: onnx.ModelProto, contract: Contract) -> str:
     return digest.hexdigest()
 
 
-def _external_data(path: Path, proto: onnx.ModelProto) -> list[Path]:
+def external_data(path: Path, proto: onnx.ModelProto) -> list[Path]:
+    """Files beside the model that hold its weights."""
     names = {
         entry.value
         for tensor in proto.graph.initializer

@@ -1,0 +1,91 @@
+"""Networks by name: one file per library that builds them.
+
+A family gives a module that takes images ``(batch, channels, rows, cols)`` and gives class scores in its library's own form.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segpipe.pipeline.errors import ExportError
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network, in evaluation mode, and what its own files say of it."""
+
+    module: nn.Module
+    architecture: str
+    known: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of the contract that came with the weights."""
+    notes: tuple[str, ...] = ()
+    traced: bool = False
+    """A TorchScript program, which only tracing can export."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user says the network looks like."""
+
+    channels: int
+    scores: int
+    encoder: str | None
+    options: Mapping[str, Any]
+    state: State
+    """The checkpoint, where its keys decide on optional parts."""
+
+
+def need(name: str) -> Any:
+    """A library of the export extra."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ExportError(
+            f"exporting this needs {error.name}, which is not installed: pip install 'segpipe[export]'"
+        ) from None
+
+
+def build(arch: str, wanted: Wanted) -> nn.Module:
+    """The architecture called ``library:name`` with fresh weights."""
+    library, _, name = arch.partition(":")
+    if library not in _FAMILIES:
+        raise ExportError(f"--arch must be one of {', '.join(_FAMILIES)}, such as smp:Unet, got {arch!r}: name one of them")
+    family = importlib.import_module(f"segpipe.export.families.{_FAMILIES[library]}")
+    make: Callable[[str, Wanted], nn.Module] = family.build
+    try:
+        return make(name or library, wanted)
+    except ExportError:
+        raise
+    except Exception as error:  # a library's own complaint about its own arguments
+        raise ExportError(f"{arch} cannot be built as asked: {type(error).__name__}: {error}") from error
+
+
+_FAMILIES = {
+    "torchvision": "vision",
+    "smp": "smp",
+    "transformers": "hub",
+    "bisenetv2": "own",
+    "unet": "own",
+}
+
+
+def with_channels(module: nn.Module, channels: int) -> nn.Module:
+    """Replace the first convolution, of three channels, by one of ``channels``; its fresh weights await the checkpoint."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            if layer.in_channels != channels:
+                parent, _, leaf = name.rpartition(".")
+                setattr(module.get_submodule(parent), leaf, _like(layer, channels))
+            return module
+    raise ExportError("the network has no convolution whose channels could be changed")
+
+
+def _like(layer: nn.Conv2d, channels: int) -> nn.Conv2d:
+    sizes = {key: getattr(layer, key) for key in ("kernel_size", "stride", "padding", "dilation", "padding_mode")}
+    return nn.Conv2d(channels, layer.out_channels, bias=layer.bias is not None, dtype=torch.float32, **sizes)

@@ -1,0 +1,168 @@
+"""Networks of transformers, from a local folder with ``config.json``; nothing is ever downloaded."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segpipe.export.families import Network, Wanted, need
+from segpipe.pipeline.errors import ExportError
+
+# must stand before the library is imported: no network, and none of its checks inside the graph, where they have no operator
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_DISABLE_TORCH_CHECK"] = "1"
+
+TASK = "the task is semantic"
+"""What OneFormer is told to do (Jain et al. 2023, section 3.1)."""
+
+
+class Queries(nn.Module):
+    """Class and mask queries combined into the probability of each class at each pixel.
+
+    Sum over queries of p(class) * p(mask), masks first brought to the image's size (Cheng et al. 2021, "Per-pixel
+    classification is not all you need", section 3.4), then divided by its sum over classes.
+    """
+
+    def __init__(self, network: nn.Module, tokens: Tensor | None) -> None:
+        super().__init__()
+        self.network = network
+        if tokens is not None:
+            self.register_buffer("tokens", tokens)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Probabilities ``(batch, classes, rows, cols)``."""
+        found = self.network(image, *(tokens.expand(image.shape[0], -1) for tokens in self.buffers(recurse=False)))
+        masks = nn.functional.interpolate(
+            found.masks_queries_logits, size=image.shape[-2:], mode="bilinear", align_corners=False
+        )
+        classes = found.class_queries_logits.softmax(-1)[..., :-1]
+        scores = torch.einsum("bqc,bqhw->bchw", classes, masks.sigmoid())
+        return scores / scores.sum(1, keepdim=True).clamp_min(torch.finfo(scores.dtype).tiny)
+
+
+def build(name: str, wanted: Wanted) -> nn.Module:
+    """The network that the configuration in the folder ``name`` describes, for weights from another file."""
+    config = _config(Path(name))
+    config.num_labels = wanted.scores
+    network = _auto(config).from_config(config, attn_implementation="eager")
+    return _combined(network, Path(name))
+
+
+def open_folder(folder: Path, *, classes: int | None, replace_head: bool, trust_pickle: bool) -> Network:
+    """A network and its weights as ``save_pretrained`` left them, and what the folder says of scaling and classes."""
+    config = _config(folder)
+    labels = int(config.num_labels)
+    if classes not in (None, labels) and not replace_head:
+        raise ExportError(
+            f"{folder} has {labels} classes, and --classes names {classes}: correct --classes, "
+            "or give --replace-head to begin the head anew, untrained"
+        )
+    network, notes = _load(folder, config, classes if replace_head else None, trust_pickle)
+    module = _combined(network, folder)
+    known = {**_scaling(folder), **_classes(config), "channels": _channels(config)}
+    if isinstance(module, Queries):
+        known["activation"] = "none"
+    return Network(module, f"transformers {type(network).__name__}", known, notes)
+
+
+def _config(folder: Path) -> Any:
+    if not (folder / "config.json").is_file():
+        raise ExportError(f"a transformers folder must hold config.json, got {folder}: name the folder of save_pretrained")
+    try:
+        return need("transformers").AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except ValueError as error:
+        raise ExportError(f"{folder / 'config.json'} cannot be used: {error}") from None
+
+
+def _auto(config: Any) -> Any:
+    """The library's class for per-pixel scores, or for queries."""
+    library = need("transformers")
+    for auto in (library.AutoModelForSemanticSegmentation, library.AutoModelForUniversalSegmentation):
+        if type(config) in auto._model_mapping:
+            return auto
+    raise ExportError(f"the network must be one for semantic or universal segmentation, got {config.model_type!r}")
+
+
+def _load(folder: Path, config: Any, classes: int | None, trust_pickle: bool) -> tuple[nn.Module, tuple[str, ...]]:
+    """Eager attention, because the fused one leaves strides that the exporter cannot follow."""
+    options = {} if classes is None else {"num_labels": classes, "ignore_mismatched_sizes": True}
+    try:
+        network, report = _auto(config).from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            weights_only=not trust_pickle,
+            output_loading_info=True,
+            attn_implementation="eager",
+            dtype=torch.float32,
+            **options,
+        )
+    except Exception as error:  # noqa: BLE001 - the library raises whatever its readers raise
+        raise ExportError(f"{folder} cannot be loaded: {type(error).__name__}: {error}") from None
+    replaced = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"])
+    lost = {what: sorted(set(report[f"{what}_keys"]) - set(replaced)) for what in ("missing", "unexpected")}
+    if any(lost.values()) or (replaced and classes is None):
+        raise ExportError(_keys_message(folder, lost, replaced if classes is None else []))
+    return network, _replaced(replaced)
+
+
+def _keys_message(folder: Path, lost: Mapping[str, list[str]], mismatched: list[str]) -> str:
+    parts = [f"{what}: {listed(keys)}" for what, keys in (*lost.items(), ("of another shape", mismatched)) if keys]
+    return f"the weights in {folder} must be those of its config.json, and they differ: {'; '.join(parts)}"
+
+
+def listed(keys: list[str]) -> str:
+    """The first ten, and how many more."""
+    return ", ".join(keys[:10]) + (f" and {len(keys) - 10} more" if len(keys) > 10 else "")
+
+
+def _replaced(keys: list[str]) -> tuple[str, ...]:
+    return (f"head begun anew, untrained: {listed(keys)}",) if keys else ()
+
+
+def _combined(network: nn.Module, folder: Path) -> nn.Module:
+    config: Any = network.config
+    if type(config) in need("transformers").AutoModelForSemanticSegmentation._model_mapping:
+        return network
+    return Queries(network, _tokens(folder, config) if config.model_type == "oneformer" else None)
+
+
+def _tokens(folder: Path, config: Any) -> Tensor:
+    """The task as OneFormer's processor writes it: token ids, 0 behind the end."""
+    try:
+        tokenizer = need("transformers").AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ExportError(
+            f"OneFormer needs its tokenizer to be told its task, and {folder} has none that loads: "
+            f"save it there with processor.save_pretrained ({error})"
+        ) from None
+    text = tokenizer(TASK, padding="max_length", max_length=config.task_seq_len, truncation=True, return_tensors="pt")
+    return text["input_ids"] * text["attention_mask"]  # type: ignore[no-any-return]
+
+
+def _scaling(folder: Path) -> dict[str, Any]:
+    """Contract keys from ``preprocessor_config.json``, whose pixels are 0 to 255."""
+    path = folder / "preprocessor_config.json"
+    if not path.is_file():
+        return {}
+    said = json.loads(path.read_text(encoding="utf-8"))
+    values: dict[str, Any] = {"scale": said.get("rescale_factor", 1 / 255) if said.get("do_rescale", True) else 1.0}
+    if not said.get("do_normalize", True) or "image_mean" not in said:
+        return {**values, "normalize": "none"}
+    return {**values, "normalize": "fixed", "mean": said["image_mean"], "std": said["image_std"]}
+
+
+def _classes(config: Any) -> dict[str, Any]:
+    names = {int(i): str(name) for i, name in config.id2label.items()}
+    if any(name == f"LABEL_{i}" for i, name in names.items()):
+        return {}
+    return {"classes": [{"id": i, "name": name} for i, name in sorted(names.items())]}
+
+
+def _channels(config: Any) -> int:
+    found = (getattr(place, "num_channels", None) for place in (config, getattr(config, "backbone_config", None)))
+    return next((int(count) for count in found if count), 3)

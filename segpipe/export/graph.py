@@ -1,0 +1,244 @@
+"""From a network of torch to one ONNX graph: image in, class scores of the image's size out."""
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, compose, helper, numpy_helper
+from torch import Tensor, nn
+
+from segpipe.export.families import Network
+from segpipe.pipeline.errors import ExportError
+from segpipe.pipeline.scaling import Scaling
+
+OPSET = 20
+IR_VERSION = 10
+"""The newest that ONNX Runtime 1.27 takes; the exporter's own default is too new for it."""
+
+TRACED_OPSET = 17
+RAW_TYPES = {"uint8": TensorProto.UINT8, "uint16": TensorProto.UINT16, "int16": TensorProto.INT16}
+SCORES = ("out", "logits", "scores", "sem_seg", "pred")
+"""Keys and attributes under which libraries keep the scores, beside auxiliary ones."""
+
+LARGEST = 2 * 1024**3
+"""Bytes that one ONNX file can hold."""
+
+
+def scores_in(output: Any) -> Tensor:
+    """The class scores in a network's output: a tensor, or a dict, dataclass or tuple that holds it."""
+    if isinstance(output, Tensor):
+        return output
+    for key in SCORES:
+        if isinstance(output, Mapping) and key in output:
+            return scores_in(output[key])
+        if isinstance(getattr(output, key, None), Tensor):
+            return scores_in(getattr(output, key))
+    if isinstance(output, Sequence) and output:
+        return scores_in(output[0])
+    keys = list(output) if isinstance(output, Mapping) else type(output).__name__
+    raise ExportError(f"the network must give scores, alone or under {', '.join(SCORES)}, got {keys}")
+
+
+class Scorer(nn.Module):
+    """A network whose scores have the size of its image, whatever form and size its own output has."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Scores ``(batch, classes, rows, cols)``, upsampled bilinearly by half-pixel centres."""
+        scores = scores_in(self.network(image))
+        if scores.ndim == 3:
+            scores = scores[:, None]
+        if scores.shape[-2:] != image.shape[-2:]:
+            scores = nn.functional.interpolate(scores, size=image.shape[-2:], mode="bilinear", align_corners=False)
+        return scores
+
+
+def score(scorer: nn.Module, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scores of torch for images ``(batch, channels, rows, cols)``."""
+    with torch.inference_mode():
+        return np.asarray(scorer(torch.from_numpy(np.ascontiguousarray(images))).float().numpy(), np.float32)
+
+
+def check_scores(scorer: nn.Module, shape: tuple[int, ...], classes: int) -> None:
+    """Run one image, and see that the scores are those of the contract.
+
+    Raises:
+        ExportError: it does not run at this size, gives another number of scores, or larger ones than its image.
+    """
+    try:
+        found = score(scorer, np.zeros(shape, np.float32)).shape
+    except ExportError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a network raises whatever it likes
+        raise ExportError(f"the network does not run on {_by(shape)}: {type(error).__name__}: {error}") from None
+    if len(found) != 4 or found[1] != classes:
+        raise ExportError(
+            f"the network must give {classes} scores per pixel, as the classes say, got output {_by(found)}: "
+            "correct --classes, task or the head's size"
+        )
+
+
+def _by(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def to_onnx(network: Network, shape: tuple[int, ...], *, free_size: bool) -> onnx.ModelProto:
+    """One graph from ``image`` to ``scores``, of free batch, and of free rows and columns if asked.
+
+    Args:
+        network: in evaluation mode.
+        shape: of one image, ``(channels, rows, cols)``.
+        free_size: leave rows and columns free.
+
+    Raises:
+        ExportError: torch cannot export it.
+    """
+    example = torch.zeros(2, *shape)
+    with _quiet():
+        try:
+            proto = _traced(network, example) if network.traced else _exported(network, example, free_size)
+        except Exception as error:  # noqa: BLE001 - the exporter raises what its passes raise
+            raise ExportError(f"torch cannot export this network: {_root(error)}") from None
+    if proto.ByteSize() > LARGEST:
+        raise ExportError(f"a model must fit into one file of 2 GiB, got {proto.ByteSize() / 1e9:.1f} GB of weights")
+    _tidy(proto)
+    return proto
+
+
+def _exported(network: Network, example: Tensor, free_size: bool) -> onnx.ModelProto:
+    free = torch.export.Dim.DYNAMIC
+    sizes = {0: free, 2: free, 3: free} if free_size else {0: free}
+    program = torch.onnx.export(
+        Scorer(network.module).eval() if not _is_program(network.module) else Scorer(network.module),
+        (example,),
+        input_names=["image"],
+        output_names=["scores"],
+        dynamic_shapes=(sizes,),
+        opset_version=OPSET,
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+    return program.model_proto  # type: ignore[union-attr]
+
+
+def _is_program(module: nn.Module) -> bool:
+    return isinstance(module, torch.fx.GraphModule)
+
+
+def _traced(network: Network, example: Tensor) -> onnx.ModelProto:
+    """A TorchScript program can be traced only; sizes that it computes are frozen with it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder, "traced.onnx"))
+        torch.onnx.export(
+            torch.jit.trace(Scorer(network.module), example, check_trace=False),  # type: ignore[no-untyped-call]
+            (example,),
+            path,
+            input_names=["image"],
+            output_names=["scores"],
+            dynamic_axes={"image": {0: "batch"}, "scores": {0: "batch"}},
+            opset_version=TRACED_OPSET,
+            dynamo=False,
+        )
+        return onnx.load(path)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter's notes are about its own passes."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export", "torch.jit")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _root(error: BaseException) -> str:
+    """The first cause, in its first lines: the exporter wraps it in pages of its own."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines[:3])[:600]}"
+
+
+def _tidy(proto: onnx.ModelProto) -> None:
+    """Name the free sizes, and drop the exporter's notes: they hold paths of this machine."""
+    graph = proto.graph
+    sizes = graph.input[0].type.tensor_type.shape.dim
+    names = {sizes[axis].dim_param: name for axis, name in ((0, "batch"), (2, "rows"), (3, "cols"))}
+    names.pop("", None)
+    for part in (graph, *graph.input, *graph.output, *graph.node, *graph.value_info, *graph.initializer):
+        part.ClearField("metadata_props")
+    for part in graph.node:
+        part.ClearField("doc_string")
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param in names:
+                size.dim_param = names[size.dim_param]
+    proto.ir_version = IR_VERSION
+    del proto.metadata_props[:]
+
+
+def scaled_inside(proto: onnx.ModelProto, scaling: Scaling, raw: str) -> onnx.ModelProto:
+    """Put the host's scaling in front of a graph, so that it takes raw pixels: cast, times gain, plus bias, clip."""
+    opset = next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx"))
+    sizes = [d.dim_param or d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim]
+    head = helper.make_model(
+        _scaling_graph(scaling, RAW_TYPES[raw], sizes),
+        ir_version=proto.ir_version,
+        opset_imports=[helper.make_opsetid("", opset)],
+    )
+    name = proto.graph.input[0].name
+    merged = compose.merge_models(
+        compose.add_prefix(head, "scaling/"), _without_other_domains(proto, head), io_map=[("scaling/scaled", name)]
+    )
+    merged.graph.input[0].name = name
+    for node in merged.graph.node:
+        node.input[:] = [name if i == "scaling/pixels" else i for i in node.input]
+    return merged
+
+
+def _without_other_domains(proto: onnx.ModelProto, head: onnx.ModelProto) -> onnx.ModelProto:
+    """Both models must import the same domains to be merged."""
+    known = {o.domain for o in head.opset_import}
+    head.opset_import.extend(o for o in proto.opset_import if o.domain not in known)
+    return proto
+
+
+def _scaling_graph(scaling: Scaling, dtype: int, sizes: Sequence[int | str]) -> onnx.GraphProto:
+    constants = {"gain": scaling.gain, "bias": scaling.bias, "low": scaling.low, "high": scaling.high}
+    steps = [("Mul", "gain"), ("Add", "bias")]
+    if scaling.low is not None:
+        steps += [("Max", "low"), ("Min", "high")]
+    nodes = [helper.make_node("Cast", ["pixels"], ["x0"], to=TensorProto.FLOAT)]
+    nodes += [helper.make_node(op, [f"x{i}", name], [f"x{i + 1}"]) for i, (op, name) in enumerate(steps)]
+    nodes[-1].output[0] = "scaled"
+    return helper.make_graph(
+        nodes,
+        "scaling",
+        [helper.make_tensor_value_info("pixels", dtype, sizes)],
+        [helper.make_tensor_value_info("scaled", TensorProto.FLOAT, sizes)],
+        [
+            numpy_helper.from_array(value.astype(np.float32).reshape(-1, 1, 1), name)
+            for name, value in constants.items()
+            if value is not None
+        ],
+    )

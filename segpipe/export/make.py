@@ -1,0 +1,228 @@
+"""An export as a whole: build, measure, convert, compare; the file gets its name last."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from segpipe import __version__
+from segpipe.export.families import Network
+from segpipe.export.file import draft, save, spec_of
+from segpipe.export.graph import Scorer, check_scores, scaled_inside, score, to_onnx
+from segpipe.export.mlm import mlm_item
+from segpipe.export.network import library_versions, open_network, weights_digest
+from segpipe.export.precision import converted
+from segpipe.export.settings import ExportSettings
+from segpipe.export.stride import Stride, measure_stride, output_stride
+from segpipe.export.terms import draw_up, read_terms
+from segpipe.export.tiles import Tiles, noise, random_tiles, raw_tiles, scene_tiles
+from segpipe.export.verify import BATCHES, Agreement, check, check_steady, compare
+from segpipe.pipeline.contract import Contract
+from segpipe.pipeline.device import open_session
+from segpipe.pipeline.errors import ExportError
+from segpipe.pipeline.files import write_json
+from segpipe.pipeline.model import Model, try_out
+from segpipe.pipeline.scaling import fixed_scaling
+from segpipe.pipeline.spec import ModelSpec, signature
+
+CALIBRATION_TILES = 48
+VERIFICATION_TILES = sum(BATCHES)
+SAME_SIZE = 1e-4
+"""Largest difference, relative to the largest score, at which a graph counts as right at another size."""
+
+Say = Callable[[str], None]
+LOG = logging.getLogger("segpipe")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What came of an export, for a person and for the documentation."""
+
+    path: Path
+    contract: Contract
+    agreement: Agreement
+    stride: Stride
+    free_size: bool
+    notes: tuple[str, ...]
+
+
+def export_model(settings: ExportSettings, say: Say = LOG.info) -> Exported:
+    """Export a trained network; the file appears only if ONNX Runtime agrees with torch.
+
+    Args:
+        settings: what to export, and how.
+        say: told what is being done, a line each.
+
+    Raises:
+        SegpipeError: with the rule, the value and the mend; no file is left.
+    """
+    terms = read_terms(settings)
+    say(f"loading {settings.weights}")
+    network = open_network(settings, terms)
+    contract = draw_up(terms, network.known, settings)
+    scorer, shape = _scorer(network, contract)
+    say("measuring the stride")
+    stride = _stride(network, scorer, shape, contract)
+    contract = contract.model_copy(update={"align": stride.align, "equivariant": stride.equivariant})
+    say("exporting")
+    proto, free_size = _graph(network, scorer, shape, stride, settings)
+    with draft(settings.output) as path:
+        _save(proto, contract, settings, path)
+        spec = try_out(spec_of(path))
+        calibration, verification = _tiles(settings, spec)
+        say(f"converting to {settings.precision}")
+        proto = converted(proto, settings.precision, calibration)
+        _save(proto, contract, settings, path)
+        say(f"comparing with torch on {len(verification)} tiles")
+        agreement = _compare(scorer, path, verification, settings)
+        check(agreement, settings)
+        figures = {**agreement.figures(), "shift_error": float(f"{stride.error:.3g}")}
+        told = {**_origin(network, settings, proto), **contract.provenance, "verification": figures}
+        contract = contract.model_copy(update={"provenance": told})
+        _save(proto, contract, settings, path)
+    if settings.stac_mlm:
+        _write_item(settings.output, settings.stac_mlm, contract)
+    return Exported(settings.output, contract, agreement, stride, free_size, _notes(network, settings))
+
+
+def _scorer(network: Network, contract: Contract) -> tuple[Scorer, tuple[int, ...]]:
+    """The network as an oracle, once it is known to give the contract's scores, each time the same."""
+    shape = (contract.channel_count, *_tile(contract))
+    scorer = Scorer(network.module)
+    check_scores(scorer, (1, *shape), contract.scores)
+    check_steady(partial(score, scorer), [noise(shape, seed) for seed in (1, 2)])
+    return scorer, shape
+
+
+def _tile(contract: Contract) -> tuple[int, int]:
+    tile = contract.axes("tile", contract.ndim)
+    if tile is None or len(tile) != 2 or contract.layout != "NCHW":
+        raise ExportError(f'torch networks of two spatial axes have layout "NCHW" and a tile, got "{contract.layout}"')
+    return tile[0], tile[1]
+
+
+def _stride(network: Network, scorer: Scorer, shape: tuple[int, ...], contract: Contract) -> Stride:
+    """The measured one; where the contract names one, that must be a multiple of it."""
+    example = np.zeros((1, *shape), np.float32)
+    visible = not network.traced
+    fallback = output_stride(network.module, example) if visible else 32
+    stride = measure_stride(partial(score, scorer), shape[0], _tile(contract), fallback)
+    named = contract.axes("align", contract.ndim)
+    if named is None:
+        return stride
+    if any(n % stride.align for n in named):
+        raise ExportError(
+            f"align must be a multiple of the network's stride, measured as {stride.align}, got {list(named)}: leave it out"
+        )
+    return Stride(max(named), stride.equivariant, stride.error)
+
+
+def _graph(
+    network: Network, scorer: Scorer, shape: tuple[int, ...], stride: Stride, settings: ExportSettings
+) -> tuple[onnx.ModelProto, bool]:
+    """Of free rows and columns if it is right at two other sizes, else fixed to the tile."""
+    if not (settings.fixed_size or network.traced):
+        sizes = _other_sizes(shape, max(stride.align, 32))
+        try:
+            proto = to_onnx(network, shape, free_size=True)
+            if all(_right_at(proto, scorer, size) for size in sizes):
+                return proto, True
+        except ExportError:  # not every network can be exported so; a fixed size asks less
+            pass
+    return to_onnx(network, shape, free_size=False), False
+
+
+def _other_sizes(shape: tuple[int, ...], unit: int) -> list[tuple[int, ...]]:
+    channels, rows, cols = shape
+    half = [-(-size // (2 * unit)) * unit for size in (rows, cols)]
+    return [(channels, half[0] + unit, half[1] + 2 * unit), (channels, rows + unit, cols)]
+
+
+def _right_at(proto: onnx.ModelProto, scorer: Scorer, shape: tuple[int, ...]) -> bool:
+    image = noise(shape, 3)[None]
+    try:
+        wanted = score(scorer, image)
+        (found,) = open_session(proto.SerializeToString(), "cpu", False).run(None, {"image": image})
+    except Exception:  # noqa: BLE001 - whatever torch or ONNX Runtime raise, this size is not theirs
+        return False
+    return bool(wanted.shape == found.shape and np.abs(wanted - found).max() <= SAME_SIZE * np.abs(wanted).max())
+
+
+def _save(proto: onnx.ModelProto, contract: Contract, settings: ExportSettings, path: Path) -> None:
+    """Write the graph, with its scaling in front where it takes raw pixels."""
+    if settings.raw:
+        if contract.normalize in ("zscore", "minmax") or contract.pixel == "physical":
+            raise ExportError(
+                f'--raw needs scaling that is the same for all files, got normalize = "{contract.normalize}", '
+                f'pixel = "{contract.pixel}": leave --raw out'
+            )
+        copy = onnx.ModelProto()
+        copy.CopyFrom(proto)
+        proto = scaled_inside(copy, fixed_scaling(contract, None), settings.raw)
+    save(proto, contract, path)
+
+
+def _tiles(settings: ExportSettings, spec: ModelSpec) -> tuple[Tiles, Tiles]:
+    """Scaled tiles to calibrate on, and others to compare on."""
+    bands = settings.scene_bands
+    seen = scene_tiles(settings.calibrate, spec, bands, CALIBRATION_TILES + VERIFICATION_TILES) if settings.calibrate else []
+    if settings.verify:
+        return seen, scene_tiles(settings.verify, spec, bands, VERIFICATION_TILES)
+    if not seen:
+        return [], random_tiles(spec, VERIFICATION_TILES, settings.seed)
+    step = max(1, len(seen) // VERIFICATION_TILES)
+    held = set(range(0, len(seen), step)[:VERIFICATION_TILES])
+    rest = [tile for k, tile in enumerate(seen) if k not in held]
+    return rest or seen, [seen[k] for k in sorted(held)]
+
+
+def _compare(scorer: Scorer, path: Path, tiles: Tiles, settings: ExportSettings) -> Agreement:
+    """The file, read as a run reads it, against the network."""
+    spec = spec_of(path)
+    contract = spec.contract
+    source = ", ".join(Path(s).name for s in settings.verify or settings.calibrate) or f"noise, seed {settings.seed}"
+    taken: Sequence[NDArray[Any]] = tiles
+    if settings.raw:  # what can be stored is not every number: both sides get what can
+        taken = raw_tiles(tiles, contract, settings.raw)
+        scaling = fixed_scaling(contract, None)
+        tiles = [scaling(raw, None) for raw in taken]
+    model = Model(spec, arena=False)
+    return compare(partial(score, scorer), model, list(zip(tiles, taken, strict=True)), contract, source)
+
+
+def _origin(network: Network, settings: ExportSettings, proto: onnx.ModelProto) -> dict[str, Any]:
+    """Where the model comes from; what the user says of it wins."""
+    told = {
+        "architecture": network.architecture,
+        "framework": library_versions(),
+        "exporter": f"segpipe {__version__}",
+        "weights": settings.weights.name,
+        "weights_sha256": weights_digest(settings.weights),
+        "parameters": sum(p.numel() for p in network.module.parameters()),
+        "precision": settings.precision,
+        "opset": next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    return {**told, "notes": list(network.notes)} if network.notes else told
+
+
+def _write_item(model: Path, item: Path, contract: Contract) -> None:
+    (image,), (scores,) = signature(onnx.load(str(model)))
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    write_json(item, mlm_item(model, contract, sha256=digest, tensors=(image, scores)))
+
+
+def _notes(network: Network, settings: ExportSettings) -> tuple[str, ...]:
+    sidecar = settings.output.with_suffix(".toml")
+    beside = (
+        [f"{sidecar} beside the model is its contract in a run, in place of the one inside"] if sidecar.is_file() else []
+    )
+    return (*network.notes, *beside)

@@ -1,0 +1,115 @@
+"""The settings of an export, checked once."""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from segpipe.pipeline.contract import readable
+from segpipe.pipeline.errors import SettingsError
+
+Precision = Literal["fp32", "fp16", "int8"]
+
+LEAST_AGREEMENT: dict[Precision, float] = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.99}
+"""Share of labels that must be torch's."""
+
+LARGEST_DIFFERENCE: dict[Precision, float | None] = {"fp32": 1e-4, "fp16": None, "int8": None}
+"""Of any score, relative to the largest score of torch's; None where labels alone decide."""
+
+
+class ExportSettings(BaseModel):
+    """Everything a user can choose. None means: as the contract or the network's own files say."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weights: Path
+    output: Path
+    arch: str | None = None
+    """``library:name``, such as ``smp:Unet``."""
+    encoder: str | None = None
+    module: str | None = None
+    """``package.module:factory`` of anybody's own network."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of the architecture's constructor, or of the factory."""
+    classes: str | None = None
+    """A built-in table, or a TOML file with classes and any other key of the contract."""
+    bands: tuple[str, ...] | None = None
+    """Names of the network's channels."""
+    imagenet: bool = False
+    """Pixels are scaled from 0-255 to 0-1 and by the mean and deviation of ImageNet."""
+    tile: tuple[int, ...] | None = None
+    overlap: tuple[int, ...] | None = None
+    raw: Literal["uint8", "uint16", "int16"] | None = None
+    """Type of raw pixels that the exported model scales itself; None: the runner scales."""
+    precision: Precision = "fp32"
+    calibrate: tuple[str, ...] = ()
+    """Scenes whose tiles tell the ranges of int8."""
+    verify: tuple[str, ...] = ()
+    """Scenes on whose tiles torch and ONNX Runtime are compared."""
+    scene_bands: tuple[int, ...] | None = None
+    """Bands of those scenes, 1-based, where neither names nor counts say them."""
+    prefix: str | None = None
+    """What stands before the network's keys in the checkpoint."""
+    replace_head: bool = False
+    trust_pickle: bool = False
+    fixed_size: bool = False
+    min_agreement: float | None = Field(default=None, ge=0, le=1)
+    max_difference: float | None = Field(default=None, ge=0)
+    stac_mlm: Path | None = None
+    overwrite: bool = False
+    seed: int = 0
+
+    @field_validator("bands", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("tile", "overlap", "scene_bands", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        """``512``, ``"512"`` and ``"512,256"`` all name sizes."""
+        return str(value).split(",") if isinstance(value, str | int) else value
+
+    @property
+    def least_agreement(self) -> float:
+        return LEAST_AGREEMENT[self.precision] if self.min_agreement is None else self.min_agreement
+
+    @property
+    def largest_difference(self) -> float | None:
+        return LARGEST_DIFFERENCE[self.precision] if self.max_difference is None else self.max_difference
+
+
+def export_settings(flags: Mapping[str, Any]) -> ExportSettings:
+    """Settings from flags; ``options`` are ``key=value`` texts, with values as TOML writes them."""
+    values = {key: value for key, value in flags.items() if value not in (None, (), False)}
+    values["options"] = dict(_option(text) for text in flags.get("options", ()))
+    try:
+        settings = ExportSettings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError(readable(error)) from None
+    _check(settings)
+    return settings
+
+
+def _option(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise SettingsError(f"--option must be key=value, got {text}")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value
+
+
+def _check(settings: ExportSettings) -> None:
+    if settings.precision == "int8" and not settings.calibrate:
+        raise SettingsError("int8 needs real pixels to find its ranges, got no --calibrate: name a folder of scenes")
+    if settings.arch and settings.module:
+        raise SettingsError(f"one of --arch and --module builds the network, got both {settings.arch} and {settings.module}")
+    for path in (settings.output, settings.stac_mlm):
+        if path is not None and path.exists() and not settings.overwrite:
+            raise SettingsError(f"the output must be new, got {path}, which exists: name another, or give --overwrite")
+    if not settings.weights.exists():
+        raise SettingsError(f"the weights must exist, got {settings.weights}")

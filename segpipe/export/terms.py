@@ -1,0 +1,122 @@
+"""The contract of an export: from the user, the network's own files, and what is measured on it."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segpipe.export.classes import TABLES, class_table
+from segpipe.export.settings import ExportSettings
+from segpipe.pipeline.contract import Contract, parse_contract
+from segpipe.pipeline.errors import ContractError, ExportError
+
+IMAGENET = {
+    "scale": 1 / 255,
+    "offset": 0.0,
+    "normalize": "fixed",
+    "mean": [0.485, 0.456, 0.406],
+    "std": [0.229, 0.224, 0.225],
+}
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Keys of the contract that the user gave, by flag or file."""
+
+    values: Mapping[str, Any]
+
+    @property
+    def classes(self) -> list[Any] | None:
+        return self.values.get("classes")
+
+    @property
+    def scores(self) -> int:
+        """Output channels that the network must have."""
+        if not self.classes:
+            raise ExportError("the classes must be named: give --classes with one of the built-in tables, or a TOML file")
+        return 1 if self.values.get("task") == "binary" else len(self.classes)
+
+    @property
+    def channel_count(self) -> int:
+        channels = self.values.get("channels")
+        if channels is None:
+            raise ExportError("the network's channels must be named: give --bands, such as --bands B04,B03,B02,B08")
+        return channels if isinstance(channels, int) else len(channels)
+
+
+def read_terms(settings: ExportSettings) -> Terms:
+    """What the user says; a flag wins over the file of ``--classes``."""
+    values = _from_classes(settings.classes)
+    if settings.imagenet:
+        values |= IMAGENET
+    if settings.bands:
+        values["channels"] = list(settings.bands)
+    for key in ("tile", "overlap"):
+        if getattr(settings, key):
+            values[key] = list(getattr(settings, key))
+    return Terms(values)
+
+
+def _from_classes(classes: str | None) -> dict[str, Any]:
+    if classes is None:
+        return {}
+    if classes in TABLES:
+        return {"classes": class_table(classes)}
+    path = Path(classes)
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ExportError(
+            f"--classes must be {', '.join(TABLES)} or a TOML file, got {classes}, which does not exist"
+        ) from None
+    except OSError as error:
+        raise ContractError(f"{path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ContractError(f"{path} is not TOML: {error}") from None
+
+
+def draw_up(terms: Terms, known: Mapping[str, Any], settings: ExportSettings) -> Contract:
+    """The whole contract, but for what is measured; the user's word wins over the network's files.
+
+    Raises:
+        ExportError: nobody says how pixels are scaled, what the classes are, or how large a tile is.
+        ContractError: what is said does not fit together.
+    """
+    values = {**_without_contradicted(known, terms.values), **terms.values}
+    values = {"version": 1, "task": "multiclass", **values}
+    values.setdefault("activation", "softmax" if values["task"] == "multiclass" else "sigmoid")
+    if "normalize" not in values:
+        raise ExportError(_NO_SCALING)
+    if "tile" not in values:
+        raise ExportError("the tile must be named: give --tile, the size in pixels that the network was trained on")
+    if settings.raw:
+        values["scaling"] = "graph"
+    return parse_contract(_spread(values), "the contract of the export")
+
+
+def _without_contradicted(known: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Scaling comes from one place whole: a user's ``normalize`` displaces all that the files say of it."""
+    scaling = {"scale", "offset", "clip", "normalize", "mean", "std"}
+    return {k: v for k, v in known.items() if not ("normalize" in given and k in scaling)}
+
+
+def _spread(values: Mapping[str, Any]) -> dict[str, Any]:
+    """One number for both axes becomes two, and an overlap is set where none is named."""
+    values = dict(values)
+    for key in ("tile", "overlap"):
+        if isinstance(values.get(key), int):
+            values[key] = [values[key]]
+        if key in values and len(values[key]) == 1:
+            values[key] = list(values[key]) * 2
+    values.setdefault("overlap", [size // 4 for size in values["tile"]])
+    return values
+
+
+_NO_SCALING = """\
+nothing says how pixels are scaled, and it is not guessed: add it to the file of --classes, as the network was trained:
+  scale = 0.0001             # x = pixel * scale + offset
+  normalize = "fixed"        # (x - mean) / std; or "zscore", "minmax", "none"
+  mean = [0.1, 0.1, 0.1, 0.3]
+  std = [0.05, 0.05, 0.05, 0.1]
+or give --imagenet for pixels of 0 to 255 and the mean and deviation of ImageNet"""

@@ -1,0 +1,92 @@
+"""Tiles to calibrate on and to compare on: of real scenes where there are some, else noise."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.pipeline.batches import open_sheet, read_tile, scaling_of
+from segpipe.pipeline.cases import Case, find_cases
+from segpipe.pipeline.contract import Contract
+from segpipe.pipeline.errors import InputError
+from segpipe.pipeline.gdal import gdal_options
+from segpipe.pipeline.spec import ModelSpec
+
+Tiles = list[NDArray[np.float32]]
+"""Scaled, each ``(channels, rows, cols)``."""
+
+
+def noise(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
+    """Smooth and rough at once, of mean 0 and deviation 1 per channel: blocks of 1 to 64 pixels, summed.
+
+    Args:
+        shape: ``(channels, rows, cols)``.
+        seed: of all of it.
+    """
+    rng = np.random.default_rng(seed)
+    channels, rows, cols = shape
+    total = np.zeros(shape, np.float32)
+    for block in (1, 2, 4, 8, 16, 32, 64):
+        coarse = rng.normal(size=(channels, -(-rows // block), -(-cols // block))).astype(np.float32)
+        total += np.repeat(np.repeat(coarse, block, 1), block, 2)[:, :rows, :cols]
+    spread = total.std(axis=(1, 2), keepdims=True)
+    return np.asarray((total - total.mean(axis=(1, 2), keepdims=True)) / spread, np.float32)
+
+
+def random_tiles(spec: ModelSpec, count: int, seed: int) -> Tiles:
+    """Seeded noise as the network takes it."""
+    shape = spec.batch_shape[1:]
+    return [noise(shape, seed + i) for i in range(count)]
+
+
+def scene_tiles(scenes: Sequence[str], spec: ModelSpec, bands: tuple[int, ...] | None, count: int) -> Tiles:
+    """Up to ``count`` tiles from the windows that a run would cut, evenly over scenes and windows.
+
+    Args:
+        scenes: what ``--input`` of a run would name.
+        spec: the model that they are for; its contract scales them.
+        bands: as ``--bands`` of a run.
+        count: how many.
+
+    Raises:
+        SourceError: a scene cannot be read, or does not fit the contract.
+        InputError: nothing valid is in them.
+    """
+    host = replace(spec, contract=spec.contract.model_copy(update={"scaling": "host"}), input_dtype="float32")
+    cases = find_cases(scenes)
+    share = -(-count // len(cases))
+    tiles: Tiles = []
+    with gdal_options():
+        for case in cases:
+            tiles += islice(_spread(case, host, bands, share), share)
+    if not tiles:
+        raise InputError(f"{', '.join(scenes)} must hold valid pixels to take tiles from, and all are nodata")
+    return tiles[:count]
+
+
+def _spread(case: Case, spec: ModelSpec, bands: tuple[int, ...] | None, count: int) -> Iterator[NDArray[np.float32]]:
+    """Tiles of a case with valid pixels: first about ``count`` far apart, then those between."""
+    source, sheet = open_sheet(case, spec, bands)
+    with closing(source):
+        scaling = scaling_of(source, spec.contract)
+        windows = list(sheet.cover)
+        step = max(1, len(windows) // count)
+        for k in range(step):
+            for index in windows[k::step]:
+                pixels, _ = read_tile(source, sheet.cover, index, scaling)
+                if pixels is not None:
+                    yield pixels
+
+
+def raw_tiles(tiles: Tiles, contract: Contract, dtype: str) -> list[NDArray[np.generic]]:
+    """Stored pixels that would be scaled to these, rounded to the type."""
+    limits = np.iinfo(dtype)
+    gain = np.array(contract.column("scale")).reshape(-1, 1, 1)
+    bias = np.array(contract.column("offset")).reshape(-1, 1, 1)
+    if contract.normalize == "fixed":
+        mean, std = (np.array(contract.column(key)).reshape(-1, 1, 1) for key in ("mean", "std"))
+        tiles = [tile * std + mean for tile in tiles]
+    return [np.clip(np.rint((tile - bias) / gain), limits.min, limits.max).astype(dtype) for tile in tiles]

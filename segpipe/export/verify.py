@@ -1,0 +1,156 @@
+"""An exported model against torch: same scores, same labels, before it gets its name."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.export.settings import ExportSettings
+from segpipe.pipeline.contract import Contract
+from segpipe.pipeline.errors import DisagreementError, ExportError
+
+Scores = NDArray[np.float32]
+BATCHES = (1, 2, 3)
+"""Sizes of batches that are compared; their sum is how many tiles that takes."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Figures of a comparison over some tiles; differences are relative to the largest score of torch's."""
+
+    tiles: int
+    source: str
+    max_difference: float
+    mean_difference: float
+    equal_labels: float
+    """Share of pixels."""
+    miou: float
+    """Of one's labels against the other's, over the classes that either has."""
+    finite: bool
+    worst: str
+    """Where they differ most, for a person."""
+
+    def figures(self) -> dict[str, Any]:
+        """For the contract."""
+        return {
+            "tiles": self.tiles,
+            "source": self.source,
+            "batches": list(BATCHES),
+            "max_relative_difference": float(f"{self.max_difference:.3g}"),
+            "mean_relative_difference": float(f"{self.mean_difference:.3g}"),
+            "equal_labels": round(self.equal_labels, 7),
+            "miou": round(self.miou, 6),
+        }
+
+
+def labels_of(scores: Scores, contract: Contract) -> NDArray[np.integer[Any]]:
+    """What a run would write for scores ``(batch, classes, rows, cols)``; several bands for a multilabel model."""
+    if contract.task == "multiclass":
+        return np.asarray(scores.argmax(axis=1))
+    odds = np.log(contract.threshold / (1 - contract.threshold)) if contract.activation == "sigmoid" else contract.threshold
+    return np.asarray(scores > odds, np.int8)
+
+
+def compare(
+    torch_scores: Callable[[Scores], Scores],
+    onnx_scores: Callable[[NDArray[Any]], Scores],
+    tiles: Sequence[tuple[Scores, NDArray[Any]]],
+    contract: Contract,
+    source: str,
+) -> Agreement:
+    """Score the same tiles by both, torch one by one and ONNX Runtime in batches of 1, 2 and 3.
+
+    Args:
+        torch_scores: the oracle, of scaled tiles.
+        onnx_scores: the exported model, of what it takes.
+        tiles: each scaled ``(channels, rows, cols)``, and as the exported model takes it.
+        contract: what makes labels of scores.
+        source: where the tiles come from, for the record.
+    """
+    wanted = np.concatenate([torch_scores(scaled[None]) for scaled, _ in tiles])
+    found = np.concatenate([onnx_scores(batch) for batch in _batches([taken for _, taken in tiles])])
+    largest = float(np.abs(wanted).max()) or 1.0
+    difference = np.abs(found.astype(np.float64) - wanted) / largest
+    a, b = labels_of(wanted, contract), labels_of(found, contract)
+    return Agreement(
+        tiles=len(tiles),
+        source=source,
+        max_difference=float(np.nan_to_num(difference.max(), nan=np.inf)),
+        mean_difference=float(np.nan_to_num(difference.mean(), nan=np.inf)),
+        equal_labels=float((a == b).mean()),
+        miou=_miou(a, b, contract),
+        finite=bool(np.isfinite(found).all() and np.isfinite(wanted).all()),
+        worst=_worst(difference, wanted, found, a != b),
+    )
+
+
+def _batches(tiles: Sequence[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+    """Of 1, 2, 3, 1, 2, 3 ..., the last as long as it comes."""
+    start, turn = 0, 0
+    while start < len(tiles):
+        size = BATCHES[turn % len(BATCHES)]
+        yield np.stack(tiles[start : start + size])
+        start, turn = start + size, turn + 1
+
+
+def _miou(a: NDArray[np.integer[Any]], b: NDArray[np.integer[Any]], contract: Contract) -> float:
+    if contract.task == "multilabel":
+        pairs = [(a[:, k] == 1, b[:, k] == 1) for k in range(a.shape[1])]
+    else:
+        pairs = [(a == k, b == k) for k in range(max(2, contract.scores))]
+    overlaps = [(x & y).sum() / union for x, y in pairs if (union := (x | y).sum())]
+    return float(np.mean(overlaps)) if overlaps else 1.0
+
+
+def _worst(difference: NDArray[np.float64], wanted: Scores, found: Scores, unequal: NDArray[np.bool_]) -> str:
+    at = np.unravel_index(int(np.nan_to_num(difference, nan=np.inf).argmax()), difference.shape)
+    tile, channel, row, col = map(int, at)
+    per_tile = ", ".join(f"{share:.3%}" for share in unequal.reshape(len(unequal), -1).mean(axis=1))
+    return (
+        f"scores differ most in tile {tile} at row {row}, column {col}, class {channel}: "
+        f"{wanted[at]:.6g} by torch, {found[at]:.6g} by ONNX Runtime; labels that differ in each tile: {per_tile}"
+    )
+
+
+def check(agreement: Agreement, settings: ExportSettings) -> None:
+    """Refuse an export that does not agree with its network.
+
+    Raises:
+        DisagreementError: with the rule that is broken, its figure, and where they differ.
+    """
+    least, largest = settings.least_agreement, settings.largest_difference
+    broken = []
+    if not agreement.finite:
+        broken.append("scores must be finite, got NaN or infinity")
+    if agreement.equal_labels < least:
+        broken.append(
+            f"at least {least:.2%} of labels must be torch's at {settings.precision}, got {agreement.equal_labels:.4%}"
+        )
+    if largest is not None and agreement.max_difference > largest:
+        broken.append(f"scores must differ by {largest:g} of the largest at most, got {agreement.max_difference:.3g}")
+    if broken:
+        raise DisagreementError(
+            f"the export does not agree with its network, so no file was written: {'; '.join(broken)}; {agreement.worst}. "
+            "Limits are set by --min-agreement and --max-difference"
+        )
+
+
+def check_steady(torch_scores: Callable[[Scores], Scores], tiles: Sequence[Scores]) -> None:
+    """A network in evaluation mode gives a tile the same scores twice, and whatever tiles it travels with.
+
+    Raises:
+        ExportError: it drops out at random, or takes statistics of its batch: it is in training mode.
+    """
+    first = torch_scores(tiles[0][None])
+    room = 1e-3 * (float(np.abs(first).max()) or 1.0)
+    if np.abs(torch_scores(tiles[0][None]) - first).max() > room:
+        raise ExportError(
+            "the network must give the same scores each time, and does not: dropout is on, so save it in eval()"
+        )
+    if np.abs(torch_scores(np.stack([tiles[0], 3 * tiles[1] + 1]))[:1] - first).max() > room:
+        raise ExportError(
+            "a tile's scores must not depend on the tiles beside it in a batch, and they do: "
+            "batch normalisation is in training mode, so save the network in eval()"
+        )

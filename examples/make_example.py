@@ -9,26 +9,28 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
 import rasterio
 import torch
 from landscape import BANDS, COVERS, NODATA, UNKNOWN, Shape, landscape, render
 from numpy.typing import NDArray
 from pyproj import Geod, Transformer
 from rasterio.transform import Affine
+from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from segpipe.export.make import export_model
+from segpipe.export.settings import ExportSettings
+from segpipe.export.unet import WIDTHS, UNet
 
 log = logging.getLogger(__name__)
 
 SOURCE = "synthetic landscape of examples/make_example.py"
 DATE = "2026-11-21"
 SCALE = 0.0001
-WIDTHS = (16, 24, 40, 64)
 STRIDE = 2 ** (len(WIDTHS) - 1)
 TRAINING_SCENES = 40
 BATCH, CROP = 8, 128
@@ -108,36 +110,6 @@ def measure(scenes: list[Scene]) -> Spread:
     return Spread(*(np.float32(np.round(value, 4)) for value in (valid.mean(1), valid.std(1))))
 
 
-def block(inputs: int, outputs: int) -> nn.Sequential:
-    """Two convolutions of 3 x 3, normalised and rectified."""
-    pairs = ((inputs, outputs), (outputs, outputs))
-    layers = [(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU()) for a, b in pairs]
-    return nn.Sequential(*(layer for three in layers for layer in three))
-
-
-class UNet(nn.Module):
-    """Scores of shape ``(batch, classes, rows, cols)`` for images whose sides are multiples of `STRIDE`."""
-
-    def __init__(self, bands: int, classes: int, widths: tuple[int, ...] = WIDTHS) -> None:
-        super().__init__()
-        steps = list(pairwise(widths))
-        self.stem = block(bands, widths[0])
-        self.down = nn.ModuleList(block(fine, coarse) for fine, coarse in steps)
-        self.up = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in reversed(steps))
-        self.join = nn.ModuleList(block(2 * fine, fine) for fine, _ in reversed(steps))
-        self.head = nn.Conv2d(widths[0], classes, 1)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Scores for images of shape ``(batch, bands, rows, cols)``."""
-        levels = [self.stem(image)]
-        for down in self.down:
-            levels.append(down(nn.functional.max_pool2d(levels[-1], 2)))
-        x = levels.pop()
-        for up, join in zip(self.up, self.join, strict=True):
-            x = join(torch.cat([up(x), levels.pop()], 1))
-        return self.head(x)
-
-
 def crop(rng: np.random.Generator, scene: Scene, spread: Spread) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """A random square of a scene in one of its eight orientations, and its truth."""
     row, col = (rng.integers(side - CROP + 1) for side in scene.truth.shape)
@@ -210,78 +182,35 @@ def iou(table: NDArray[np.intp]) -> NDArray[np.floating]:
     return hit / (table.sum(0) + table.sum(1) - hit)
 
 
-def provenance(model: UNet, seed: int, miou: float) -> dict[str, object]:
-    """Where the network comes from."""
-    return {
-        "architecture": f"U-Net, widths {', '.join(map(str, WIDTHS))}",
-        "framework": f"torch {torch.__version__.split('+')[0]}",
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "date": DATE,
-        "seed": seed,
-        "data": SOURCE,
-        "miou": round(miou, 4),
-    }
+def provenance(seed: int, miou: float) -> dict[str, object]:
+    """Where the weights come from."""
+    return {"date": DATE, "seed": seed, "data": SOURCE, "miou": round(miou, 4)}
 
 
-def contract(spread: Spread, origin: dict[str, object]) -> dict[str, object]:
-    """What the runner must know of the model, kept inside the ONNX file."""
-    return {
-        "version": 1,
-        "channels": list(BANDS),
-        "scale": SCALE,
-        "offset": 0.0,
-        "normalize": "fixed",
-        "mean": [round(float(value), 4) for value in spread.mean],
-        "std": [round(float(value), 4) for value in spread.std],
-        "layout": "NCHW",
-        "tile": [256, 256],
-        "overlap": [64, 64],
-        "align": STRIDE,
-        "spacing": [10.0, 10.0],
-        "spacing_unit": "m",
-        "spacing_tolerance": 0.1,
-        "activation": "softmax",
-        "task": "multiclass",
-        "classes": [{"id": i, "name": cover.name, "color": cover.color} for i, cover in enumerate(COVERS)],
-        "provenance": origin,
-    }
+def contract(spread: Spread, origin: dict[str, object]) -> str:
+    """What the runner must know of the model, as TOML; the rest is measured on the network."""
+    numbers = {key: [round(float(value), 4) for value in getattr(spread, key)] for key in ("mean", "std")}
+    lines = [
+        "# What `segpipe export` cannot find in the weights of the example: how pixels are scaled, and the classes.",
+        f"channels = {json.dumps(BANDS)}",
+        f"scale = {SCALE}",
+        'normalize = "fixed"',
+        *(f"{key} = {values}" for key, values in numbers.items()),
+        "tile = [256, 256]",
+        "overlap = [64, 64]",
+        "spacing = [10.0, 10.0]",
+        'activation = "softmax"',
+        *(f'[[classes]]\nid = {i}\nname = "{cover.name}"\ncolor = "{cover.color}"' for i, cover in enumerate(COVERS)),
+        "[provenance]",
+        *(f"{key} = {json.dumps(value)}" for key, value in origin.items()),
+    ]
+    return "\n".join(lines) + "\n"
 
 
-def forget(graph: onnx.GraphProto) -> None:
-    """Drop the exporter's notes on where each node came from: they hold paths of this machine."""
-    for part in (graph, *graph.input, *graph.output, *graph.node, *graph.value_info, *graph.initializer):
-        part.ClearField("metadata_props")
-
-
-def export(model: UNet, path: Path, notes: dict[str, object]) -> None:
-    """Write the network and its contract as one ONNX file, of free batch size, rows and columns."""
-    free = {0: torch.export.Dim("batch"), 2: STRIDE * torch.export.Dim("y"), 3: STRIDE * torch.export.Dim("x")}
-    program = torch.onnx.export(
-        model,
-        (torch.zeros(2, len(BANDS), 64, 96),),
-        input_names=["image"],
-        output_names=["scores"],
-        dynamic_shapes={"image": free},
-        opset_version=20,
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
-    proto = program.model_proto
-    forget(proto.graph)
-    proto.ir_version = 10
-    onnx.helper.set_model_props(proto, {"segpipe": json.dumps(notes)})
-    onnx.checker.check_model(proto, full_check=True)
-    onnx.save(proto, path)
-
-
-def check_export(model: UNet, path: Path) -> None:
-    """Raise unless ONNX Runtime agrees with PyTorch for other sizes and batches than the exported one."""
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    for shape in ((1, len(BANDS), 256, 256), (3, len(BANDS), 128, 200)):
-        image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        with torch.inference_mode():
-            np.testing.assert_allclose(session.run(["scores"], {"image": image.numpy()})[0], model(image), atol=1e-4)
+def export(weights: Path, notes: Path, path: Path) -> None:
+    """Write the network and its contract as one verified ONNX file, as anybody would."""
+    settings = ExportSettings(weights=weights, arch="unet", classes=str(notes), output=path, overwrite=True)
+    log.info("%s", export_model(settings).agreement)
 
 
 def locate(site: Site) -> Affine:
@@ -347,9 +276,10 @@ def main() -> None:
     evaluate(partial(nearest_mean, class_means(seen), spread), unseen)
     log.info("U-Net, on scenes never trained on:")
     miou = evaluate(partial(predict, model, spread), unseen)
-    path = options.output / "crops.onnx"
-    export(model, path, contract(spread, provenance(model, options.seed, miou)))
-    check_export(model, path)
+    weights, notes = options.output / "crops.safetensors", options.output / "classes.toml"
+    save_file(model.state_dict(), weights)
+    notes.write_text(contract(spread, provenance(options.seed, miou)), encoding="utf-8")
+    export(weights, notes, options.output / "crops.onnx")
 
 
 if __name__ == "__main__":

@@ -105,3 +105,17 @@ def test_the_bundled_model_carries_a_contract():
     contract = contract_of_metadata({p.key: p.value for p in model.metadata_props}, 4)
     assert contract is not None
     assert contract.channel_names == ("B02", "B03", "B04", "B08")
+
+
+@pytest.mark.parametrize("names", [{"0": "road"}, {"0": "background", "1": "road"}, [{"0": "road"}]])
+def test_deepness_models_of_one_score_tell_background_from_one_class(names):
+    metadata = {**DEEPNESS, "class_names": json.dumps(names), "seg_thresh": "0.3"}
+    contract = contract_of_metadata(metadata, 3, 1)
+    assert contract.task == "binary"
+    assert (contract.mask_classes[1].id, contract.mask_classes[1].name) == (1, "road")
+    assert contract.threshold == 0.3
+
+
+def test_deepness_thresholds_are_for_models_of_one_score():
+    contract = contract_of_metadata({**DEEPNESS, "seg_thresh": "0.0"}, 3, 2)
+    assert (contract.task, contract.threshold) == ("multiclass", 0.5)

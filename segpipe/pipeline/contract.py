@@ -212,12 +212,13 @@ def read_contract(path: Path) -> Contract:
     return parse_contract(values, str(path))
 
 
-def contract_of_metadata(metadata: Mapping[str, str], channels: int | None) -> Contract | None:
+def contract_of_metadata(metadata: Mapping[str, str], channels: int | None, scores: int | None = None) -> Contract | None:
     """The contract inside an ONNX file, in segpipe's form or in Deepness's; None if there is none.
 
     Args:
         metadata: the file's ``metadata_props``.
         channels: what the model's input has, if fixed.
+        scores: what its output has, if fixed.
     """
     if METADATA_KEY in metadata:
         try:
@@ -227,29 +228,35 @@ def contract_of_metadata(metadata: Mapping[str, str], channels: int | None) -> C
         if not isinstance(values, dict):
             raise ContractError(f'metadata "{METADATA_KEY}" of the model must be a JSON object, got {values!r}')
         return parse_contract(values, f'metadata "{METADATA_KEY}" of the model')
-    values = deepness_values(metadata, channels)
+    values = deepness_values(metadata, channels, scores)
     if {"mean", "std"} <= values.keys():
         return parse_contract({"version": 1, **values}, "Deepness metadata of the model")
     return None
 
 
-def deepness_values(metadata: Mapping[str, str], channels: int | None) -> dict[str, Any]:
+def deepness_values(metadata: Mapping[str, str], channels: int | None, scores: int | None = None) -> dict[str, Any]:
     """Contract keys that the metadata of QGIS's Deepness plugin gives.
 
     Deepness divides pixels by 255, then standardises; its models give probabilities; ``resolution`` is in cm per pixel and
-    ``tiles_overlap`` in per cent. Without mean and std nothing says how its pixels were scaled, so no scaling is returned.
+    ``tiles_overlap`` in per cent; a model of one score tells background from one class by ``seg_thresh``, which others do not
+    use. Without mean and std nothing says how its pixels were scaled, so no scaling is returned.
     """
     try:
-        return _deepness_values(metadata, channels)
+        return _deepness_values(metadata, channels, scores)
     except (TypeError, ValueError, AttributeError) as error:
         raise ContractError(f"the model's Deepness metadata cannot be read ({error}): give --contract") from None
 
 
-def _deepness_values(metadata: Mapping[str, str], channels: int | None) -> dict[str, Any]:
+def _deepness_values(metadata: Mapping[str, str], channels: int | None, scores: int | None) -> dict[str, Any]:
     read = {key: json.loads(value) for key, value in metadata.items() if key in _DEEPNESS_KEYS and _is_json(value)}
     values: dict[str, Any] = {}
-    if isinstance(names := read.get("class_names", read.get("names")), dict):
-        values["classes"] = [{"id": int(i), "name": str(name)} for i, name in names.items()]
+    names = read.get("class_names", read.get("names"))
+    names = names[0] if isinstance(names, list) and names else names  # of the first output, where there are several
+    if isinstance(names, dict):
+        first = 1 if scores == 1 and len(names) == 1 else 0  # the one name is not the background's
+        values["classes"] = [{"id": int(i) + first, "name": str(name)} for i, name in names.items()]
+    if scores == 1:
+        values["task"] = "binary"
     if "standardization_mean" in read and "standardization_std" in read:
         values |= {"scale": 1 / 255, "normalize": "fixed", "activation": "none"}
         values |= {"mean": read["standardization_mean"], "std": read["standardization_std"]}
@@ -259,7 +266,7 @@ def _deepness_values(metadata: Mapping[str, str], channels: int | None) -> dict[
         values["overlap"] = [round(tile * read.get("tiles_overlap", 0) / 100)]
     if "resolution" in read:
         values["spacing"] = [read["resolution"] / 100] * 2
-    if "seg_thresh" in read:
+    if "seg_thresh" in read and scores == 1:
         values["threshold"] = read["seg_thresh"]
     return values
 

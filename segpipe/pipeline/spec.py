@@ -161,15 +161,21 @@ def find_contract(
         if path is not None:
             return read_contract(path), str(path)
     channels = inputs[0].shape[1] if inputs and len(inputs[0].shape) == 4 else None
-    contract = contract_of_metadata(metadata, channels)
+    contract = contract_of_metadata(metadata, channels, _score_count(outputs))
     if contract is None:
         raise ContractError(_lines_to_write(settings.model, metadata, inputs, outputs))
     return contract, f"metadata of {settings.model.name}"
 
 
+def _score_count(outputs: list[TensorSpec]) -> int | None:
+    """Scores per pixel of the first output, where its shape tells; one without a channel axis has one."""
+    shape = outputs[0].shape if outputs else ()
+    return shape[1] if len(shape) == 4 else 1 if len(shape) == 3 else None
+
+
 def _lines_to_write(path: Path, metadata: dict[str, str], inputs: list[TensorSpec], outputs: list[TensorSpec]) -> str:
     """The message for a model that says nothing of itself: a contract with what the file does tell filled in."""
-    known = deepness_values(metadata, None)
+    known = deepness_values(metadata, None, _score_count(outputs))
     channels = (inputs[0].shape[1] if inputs and len(inputs[0].shape) > 1 else None) or 3
     tile = known.get("tile") or [n or 512 for n in (inputs[0].shape[2:4] if inputs else ())] or [512, 512]
     scores = (outputs[0].shape[1] if outputs and len(outputs[0].shape) == 4 else None) or 1

@@ -90,9 +90,10 @@ class _Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         del types
         output = func(*args, **(kwargs or {}))
         maps = [t for t in (args[:1], output if isinstance(output, tuple) else (output,)) for t in t[:1]]
-        if is_strided(str(func)) and all(isinstance(t, Tensor) and t.ndim == 4 for t in maps):
-            before, after = (tuple(t.shape[-2:]) for t in maps)
-            self.sizes.append((before, after))
+        if len(maps) == 2 and all(isinstance(t, Tensor) and t.ndim == 4 for t in maps):
+            before, after = ((t.shape[-2], t.shape[-1]) for t in maps)
+            if is_strided(str(func), before, after):
+                self.sizes.append((before, after))
         return output
 
 

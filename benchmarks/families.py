@@ -12,6 +12,7 @@ import resource
 import shutil
 import sys
 import time
+import tomllib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ import rasterio
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from segpipe.export.terms import IMAGENET
 
 ROOT = Path(__file__).parents[1]
 SCENES = ROOT / "examples" / "scenes"
@@ -147,14 +150,31 @@ def tile_of(family: Family) -> NDArray[Any]:
 
 
 def scaled(family: Family, count: int = 9) -> Tensor:
-    """Up to ``count`` tiles of all scenes, of mean 0 and deviation 1 per channel."""
+    """Up to ``count`` tiles of all scenes, as the network takes them."""
     steps = range(0, SIDE - family.tile + 1, family.tile)
-    tiles = [
-        c[:, r : r + family.tile, s : s + family.tile] for r in steps for s in steps for c in crops(family.channels).values()
-    ]
-    images = torch.from_numpy(np.stack(tiles[:count]).astype(np.float32))
-    spread, mean = torch.std_mean(images, dim=(0, 2, 3), keepdim=True)
-    return (images - mean) / spread
+    sides = [(slice(r, r + family.tile), slice(c, c + family.tile)) for r in steps for c in steps]
+    tiles = [crop[:, *side] for side in sides for crop in crops(family.channels).values()]
+    gain, mean, std = _scaling(family)
+    shifted = np.stack(tiles[:count]) * gain - np.reshape(mean, (-1, 1, 1))
+    return torch.from_numpy((shifted / np.reshape(std, (-1, 1, 1))).astype(np.float32))
+
+
+def _scaling(family: Family) -> tuple[float, Any, Any]:
+    """Gain, mean and deviation of the contract, or of the image processor."""
+    if family.channels == 4:
+        contract = tomllib.loads(MULTISPECTRAL)
+        return contract["scale"], contract["mean"], contract["std"]
+    if family.processor is None:
+        return 1 / 255, IMAGENET["mean"], IMAGENET["std"]
+    processor = getattr(_transformers(), family.processor)()
+    return 1 / 255, processor.image_mean, processor.image_std
+
+
+def _transformers() -> Any:
+    """The library, by way of the file that keeps it offline."""
+    from segpipe.export.families import hub
+
+    return hub.need("transformers")
 
 
 def enliven(family: Family, network: nn.Module, images: Tensor) -> None:
@@ -284,10 +304,8 @@ def lightning(network: nn.Module, folder: Path, *, attribute: str = "model") -> 
 
 def pretrained(network: Any, folder: Path, *, processor: str, binary: bool = False) -> Path:
     """A folder by ``save_pretrained``, with its image processor; its weights as older versions wrote them if ``binary``."""
-    import transformers
-
     network.save_pretrained(folder / "folder")
-    getattr(transformers, processor)().save_pretrained(folder / "folder")
+    getattr(_transformers(), processor)().save_pretrained(folder / "folder")
     if binary:
         (folder / "folder" / "model.safetensors").unlink()
         torch.save(network.state_dict(), folder / "folder" / "pytorch_model.bin")
@@ -407,9 +425,7 @@ def _bisenet() -> nn.Module:
 
 
 def _hub(name: str, config: Callable[[Any], Any]) -> Any:
-    from segpipe.export.families import hub
-
-    library = hub.need("transformers")  # by way of hub, which keeps it offline
+    library = _transformers()
     return getattr(library, name)(config(library))
 
 
@@ -685,15 +701,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", help="part of a family's name; repeatable")
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--jobs", type=int, default=1, help="families measured at once; seconds are then too long")
     options = parser.parse_args()
     names = [f.id for f in FAMILIES if not options.only or any(part.lower() in f.id.lower() for part in options.only)]
     rows = []
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+    with multiprocessing.get_context("spawn").Pool(options.jobs, maxtasksperchild=1) as pool:
         for row in pool.imap(measure, names):
             rows.append(row)
+            if options.output:  # what is there so far, whatever becomes of the rest
+                options.output.write_text(page(rows), encoding="utf-8")
             print(_line(row), f"{row['gigabytes']:.1f} GB", *_errors(row), flush=True)
-    if options.output:
-        options.output.write_text(page(rows), encoding="utf-8")
 
 
 def _errors(row: Mapping[str, Any]) -> list[str]:

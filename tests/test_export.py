@@ -375,6 +375,12 @@ def test_scores_that_would_be_stretched_are_refused(name):
         check_scores(Scorer(Cut(cut)), (1, 3, TILE, TILE), 3)
 
 
+def test_scores_of_another_number_of_images_are_refused():
+    """Three maps of one image are no three images of one score."""
+    with pytest.raises(ExportError, match="must give 1 scores per pixel, as the classes say, got output 3 x 64 x 64"):
+        check_scores(Scorer(Cut(lambda x: x[0])), (1, 3, TILE, TILE), 1)
+
+
 def test_scores_that_are_stretched_are_refused_by_the_command(cli, terms, tmp_path):
     traced(Cut(SIZES["cropped, as networks without padding"][0]), tmp_path / "w.pt")
     ended = cli("w.pt", "-o", "m.onnx", "--classes", terms(), "--bands", "r,g,b", "--tile", 64)

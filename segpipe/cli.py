@@ -42,6 +42,8 @@ def main() -> None:
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where the model runs [auto].")
 @click.option("--executor", type=click.Choice(["serial", "dask"]), help="Who runs the jobs [dask].")
 @click.option("--workers", type=int, help="Worker processes [one per processor, no more than cases].")
+@click.option("--parts", type=int, help="Cut every case into as many parts [as workers and memory ask].")
+@click.option("--memory", type=float, help="GB that one worker may use [its share of 80 % of the machine's].")
 @click.option("--confidence/--no-confidence", default=None, help="Write a second raster with the labels' probability.")
 @click.option("--overwrite/--no-overwrite", default=None, help="Do again what is done.")
 @click.option("--fail-fast/--no-fail-fast", default=None, help="Stop at the first case that fails.")

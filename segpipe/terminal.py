@@ -189,10 +189,13 @@ def print_plan(prepared: Prepared) -> None:
         click.echo(f"done  {case.name}")
     for failure in plan.failed:
         click.echo(f"problem  {failure.case.name}: {failure.error}")
-    windows = sum(job.windows for job in plan.jobs)
+    for cut in plan.cuts:
+        click.echo(f"parts  {cut.case.case.name}  {len(cut.parts)} parts, {cut.repeated:.1%} of the windows inferred twice")
+    windows = sum(case.windows for case in plan.cases)
+    jobs = len(plan.jobs) + sum(len(cut.parts) for cut in plan.cuts)
     click.echo(
         f"{len(plan.cases)} cases to do, {len(plan.done)} done before, {len(plan.failed)} with problems; "
-        f"{windows} windows in {len(plan.jobs)} jobs; {plan.workers} workers, calls in flight in each: {plan.calls}; "
+        f"{windows} windows in {jobs} jobs; {plan.workers} workers, calls in flight in each: {plan.calls}; "
         f"about {memory_mb(plan, run):,.0f} MB of memory per worker"
     )
 

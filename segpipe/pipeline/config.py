@@ -37,6 +37,10 @@ class Settings(BaseModel):
     device: Device = "auto"
     executor: Executor = "dask"
     workers: int | None = Field(default=None, ge=1, strict=True)
+    parts: int | None = Field(default=None, ge=1, strict=True)
+    """Cut every case into as many parts, if it has windows for them; None: as workers and memory ask."""
+    memory: float | None = Field(default=None, gt=0)
+    """GB that one worker may use; None: its share of 80 % of the machine's."""
     confidence: bool = Field(default=False, strict=True)
     overwrite: bool = Field(default=False, strict=True)
     fail_fast: bool = Field(default=False, strict=True)

@@ -238,8 +238,8 @@ def deepness_values(metadata: Mapping[str, str], channels: int | None, scores: i
     """Contract keys that the metadata of QGIS's Deepness plugin gives.
 
     Deepness divides pixels by 255, then standardises; its models give probabilities; ``resolution`` is in cm per pixel and
-    ``tiles_overlap`` in per cent; a model of one score tells background from one class by ``seg_thresh``, which others do not
-    use. Without mean and std nothing says how its pixels were scaled, so no scaling is returned.
+    ``tiles_overlap`` in per cent; a model of one score tells background from one class by ``seg_thresh``, which others do
+    not use. Without mean and std nothing says how its pixels were scaled, so no scaling is returned.
     """
     try:
         return _deepness_values(metadata, channels, scores)

@@ -697,7 +697,7 @@ def _fit(file: str, settings: Settings, spec: ModelSpec, errors: list[str]) -> t
 def _laid(file: str, source: RasterSource, spec: ModelSpec, settings: Settings) -> Fit:
     cover, contract = Cover(source.grid.shape, spec.tiling), spec.contract
     job = Job((PlannedCase(Case("", file), cover.shape, len(cover)),))
-    plan = Plan((job,), (), (), workers=1, calls=processors())
+    plan = Plan((job,), (), (), (), workers=1, calls=processors())
     spacing = contract.spacing and [n * METRES[contract.spacing_unit] for n in contract.spacing]
     return Fit(
         model=str(spec.path),

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from segpipe.pipeline.cases import Case, find_cases, is_remote, searched_root
+from segpipe.pipeline.cases import Case, find_cases, identities, is_remote, searched_root
 from segpipe.pipeline.config import Settings
 from segpipe.pipeline.errors import OutputError, SegpipeError
 from segpipe.pipeline.files import output_errors, write_json
 from segpipe.pipeline.model import try_out
 from segpipe.pipeline.output import sweep
+from segpipe.pipeline.parts import FOLDER, forget_parts, write_cut
 from segpipe.pipeline.plan import Failure, Plan, make_plan
 from segpipe.pipeline.records import Run, device_kind, is_done, versions, write_areas
 from segpipe.pipeline.run import Outcome
@@ -115,7 +116,13 @@ def _check_writable(output: Path) -> None:
 def carry_out(prepared: Prepared, watcher: Watcher) -> Summary:
     """Execute a plan and write ``areas.csv`` and ``run.json``, also where some or all cases fail."""
     run, plan = prepared.run, prepared.plan
-    LOG.info("%d jobs on %d workers with %d calls each", len(plan.jobs), plan.workers, plan.calls)
+    LOG.info(
+        "%d cases in parts and %d jobs on %d workers with %d calls each",
+        len(plan.cuts),
+        len(plan.jobs),
+        plan.workers,
+        plan.calls,
+    )
     with output_errors(run.output):
         run.output.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
@@ -143,6 +150,9 @@ def _conclude(prepared: Prepared, summary: Summary) -> None:
     for planned in prepared.plan.cases:
         if planned.case.name not in good:
             sweep(output, planned.case)
+    for case in prepared.plan.done:
+        if (output / FOLDER).is_dir():  # a run was stopped between the last word of a case and the end of its parts
+            forget_parts(output, case)
     with _noting(summary):
         write_areas(output, [case for case in prepared.cases if case.name in good])
     with _noting(summary):
@@ -160,8 +170,10 @@ def _noting(summary: Summary) -> Iterator[None]:
 def _execute(run: Run, plan: Plan, watcher: Watcher, summary: Summary) -> None:
     for failure in plan.failed:
         watcher.outcome(Outcome(failure.case, 0.0, error=failure.error))
-    if not plan.jobs or (plan.failed and run.settings.fail_fast):
+    if not (plan.jobs or plan.cuts) or (plan.failed and run.settings.fail_fast):
         return
+    for cut in plan.cuts:
+        write_cut(cut.case.case, run, identities(cut.case.case.path, cut.case.files), cut.parts)
     outcomes = EXECUTORS[run.settings.executor](plan, run, watcher.progress)
     for outcome in outcomes:
         watcher.outcome(outcome)

@@ -5,16 +5,16 @@ import os
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from segpipe.pipeline.agenda import Agenda
 from segpipe.pipeline.errors import WorkerError
 from segpipe.pipeline.model import Model
 from segpipe.pipeline.plan import Job, Plan
 from segpipe.pipeline.records import Run, is_done
-from segpipe.pipeline.run import Outcome, Progress, run_job
+from segpipe.pipeline.run import JoinJob, Outcome, Progress, Task, run_job, work
 
 if TYPE_CHECKING:
     from distributed import Client, Future, LocalCluster, Worker
@@ -38,9 +38,13 @@ Executor = Callable[[Plan, Run, Progress], Iterator[Outcome]]
 
 def serial(plan: Plan, run: Run, progress: Progress) -> Iterator[Outcome]:
     """Every job in this process, one after the other: the reference."""
-    model = Model(run.model)
-    for job in plan.jobs:
-        yield from run_job(job, run, model, plan.calls, progress)
+    model, agenda = Model(run.model), Agenda(plan, run)
+    while agenda:
+        task = agenda.take()
+        if isinstance(task, Job):  # its cases are told of one by one
+            yield from run_job(task, run, model, plan.calls, progress)
+        else:
+            yield from agenda.ended(task, list(work(task, run, model, plan.calls, progress)))
 
 
 def dask(plan: Plan, run: Run, progress: Progress) -> Iterator[Outcome]:
@@ -91,51 +95,49 @@ def _run_tasks(client: "Client", plan: Plan, run: Run) -> Iterator[Outcome]:
     """Submit jobs as others end, so that the scheduler never holds more than two per worker."""
     from distributed import Future, as_completed
 
-    jobs = deque(plan.jobs)
-    tasks: dict[Future[Any], Job] = {}
+    agenda = Agenda(plan, run)
+    running: dict[Future[Any], Task] = {}
     waiting = as_completed(loop=client.loop)
     try:
-        while jobs or tasks:
-            while jobs and len(tasks) < 2 * plan.workers:
-                job = jobs.popleft()
-                task = _submit(client, job, run, plan.calls)
-                tasks[task] = job
-                waiting.add(task)
+        while agenda or running:
+            while agenda and len(running) < 2 * plan.workers:
+                task = agenda.take()
+                future = client.submit(_work, task, run, plan.calls, pure=False)
+                running[future] = task
+                waiting.add(future)
             future = next(waiting)
-            job = tasks.pop(future)
-            if future.exception() is not None and len(job.cases) > 1:
+            task = running.pop(future)
+            if future.exception() is not None and isinstance(task, Job) and len(task.cases) > 1:
                 # one of them has taken the worker with it: each alone, so that it takes no other
-                jobs.extendleft(Job((case,)) for case in reversed(job.cases))
+                agenda.put_back([Job((case,)) for case in task.cases])
             else:
-                yield from _outcomes(future, job, run)
+                yield from agenda.ended(task, _outcomes(future, task, run))
     finally:
         # whoever leaves early, by Ctrl-C or --fail-fast, begins nothing more
-        client.cancel(list(tasks))
+        client.cancel(list(running))
 
 
-def _submit(client: "Client", job: Job, run: Run, calls: int) -> "Future[Any]":
-    return client.submit(_work, job, run, calls, pure=False)
-
-
-def _work(job: Job, run: Run, calls: int) -> list[Outcome]:
-    """A job on a worker, with the model that its plugin has loaded."""
+def _work(task: Task, run: Run, calls: int) -> list[Outcome]:
+    """A task on a worker, with the model that its plugin has loaded."""
     from distributed import get_worker
 
     worker = get_worker()
     progress = _Throttled(lambda pixels: worker.log_event(TOPIC, pixels))
-    outcomes = list(run_job(job, run, getattr(worker, WORKER_MODEL), calls, progress))
+    outcomes = list(work(task, run, getattr(worker, WORKER_MODEL), calls, progress))
     progress.flush()
     return outcomes
 
 
-def _outcomes(future: "Future[Any]", job: Job, run: Run) -> list[Outcome]:
+def _outcomes(future: "Future[Any]", task: Task, run: Run) -> list[Outcome]:
     """What a task gave; one that was lost with its worker fails its cases, and only those."""
     error = future.exception()
     if error is None:
         outcomes: list[Outcome] = future.result()
         return outcomes
     lost = str(WorkerError(f"the worker that held this case was lost {RETRIES + 1} times, or failed: {error}"))
-    return [Outcome(c.case, 0.0, c.pixels, None if is_done(c.case, run) else lost) for c in job.cases]
+    cases = task.cases if isinstance(task, Job) else (task.case,)
+    told = isinstance(task, Job | JoinJob)
+    return [Outcome(c.case, 0.0, c.pixels, None if told and is_done(c.case, run) else lost) for c in cases]
 
 
 class _Throttled:

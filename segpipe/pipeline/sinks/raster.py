@@ -1,7 +1,7 @@
 """Masks as cloud-optimised GeoTIFF, and as indexed PNG for plain pictures."""
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,9 @@ BLOCK = 512
 PLAIN_DRAFT_PIXELS = 2**30
 """Pixels up to which a draft is not compressed: 0.15 s less per 4,096² case, for at most 1 GB of disk a worker and band."""
 
+COPIED = 4 * BLOCK
+"""Side of the squares in which parts are copied."""
+
 Color = tuple[int, int, int, int]
 
 
@@ -43,6 +46,60 @@ class Style:
     names: dict[int, str] | None = None
     """Class names by id, for a mask with one band."""
     tags: dict[str, str] | None = None
+
+
+class PartSink:
+    """The raster of a part, without a place on Earth, for ``RasterSink`` to copy from."""
+
+    def __init__(self, path: Path, box: Window, style: Style) -> None:
+        self.path = path
+        self._box = box
+        with output_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with gdal_errors(OutputError, f"{path} cannot be written"):
+            self._dataset: DatasetWriter = rasterio.open(partial(path), "w", **self._profile(style))
+
+    def _profile(self, style: Style) -> dict[str, Any]:
+        rows, cols = self._box.shape
+        packed = {"compress": "ZSTD", "zstd_level": 1, "bigtiff": "IF_SAFER", "sparse_ok": True, "interleave": "band"}
+        kind = {"count": len(style.bands), "dtype": style.dtype, "nodata": style.nodata}
+        return {"driver": "GTiff", "height": rows, "width": cols, "tiled": True, **blocks(rows, cols), **packed, **kind}
+
+    def write(self, window: Window, values: NDArray[Any]) -> None:
+        """Write ``(bands, *window.shape)``; the window is the case's, inside the part's box."""
+        (row, col), (rows, cols) = window.start, window.shape
+        where = RasterWindow(col - self._box.start[1], row - self._box.start[0], cols, rows)
+        with gdal_errors(OutputError, f"{self.path} cannot be written"):
+            self._dataset.write(values, window=where)
+
+    def finish(self) -> None:
+        """Give the file its name."""
+        with gdal_errors(OutputError, f"{self.path} cannot be written"):
+            self._dataset.close()
+        with output_errors(self.path):
+            commit(partial(self.path), self.path)
+
+    def discard(self) -> None:
+        """Leave nothing behind; safe to call twice."""
+        with suppress(RasterioError, CPLE_BaseError):
+            self._dataset.close()
+        partial(self.path).unlink(missing_ok=True)
+
+
+def blocks(rows: int, cols: int) -> dict[str, int]:
+    """Size of blocks: a small case must not take the disk of a whole one."""
+    return {"blockxsize": min(BLOCK, -(-cols // 16) * 16), "blockysize": min(BLOCK, -(-rows // 16) * 16)}
+
+
+def read_part(path: Path, box: Window) -> Iterator[tuple[Window, NDArray[Any]]]:
+    """The raster of a part in squares of some blocks, each with its window in the case."""
+    with gdal_errors(OutputError, f"{path} cannot be read"), rasterio.open(path) as dataset:
+        for row in range(0, dataset.height, COPIED):
+            for col in range(0, dataset.width, COPIED):
+                rows, cols = min(COPIED, dataset.height - row), min(COPIED, dataset.width - col)
+                values = dataset.read(window=RasterWindow(col, row, cols, rows))
+                start = (box.start[0] + row, box.start[1] + col)
+                yield Window(start, (start[0] + rows, start[1] + cols)), values
 
 
 class RasterSink:
@@ -69,9 +126,7 @@ class RasterSink:
             "dtype": self._style.dtype,
             "nodata": self._style.nodata,
             "tiled": True,
-            # a small case must not take the disk of a whole block
-            "blockxsize": min(BLOCK, -(-cols // 16) * 16),
-            "blockysize": min(BLOCK, -(-rows // 16) * 16),
+            **blocks(rows, cols),
             **({"compress": "ZSTD", "zstd_level": 1} if rows * cols > PLAIN_DRAFT_PIXELS else {}),
             "bigtiff": "IF_SAFER",
             "sparse_ok": True,

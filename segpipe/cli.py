@@ -1,18 +1,22 @@
 """The command line: one function per command."""
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from segpipe import __version__
 from segpipe.pipeline.config import BLENDS, load_settings
 from segpipe.pipeline.errors import DisagreementError, ExportError, SegpipeError
+
+if TYPE_CHECKING:
+    from segpipe.pipeline.launch import Halt
 
 NOT_STARTED = 2
 SOME_FAILED = 1
@@ -44,6 +48,8 @@ def main() -> None:
 @click.option("--workers", type=int, help="Worker processes [one per processor, no more than cases].")
 @click.option("--parts", type=int, help="Cut every case into as many parts [as workers and memory ask].")
 @click.option("--memory", type=float, help="GB that one worker may use [its share of 80 % of the machine's].")
+@click.option("--job-timeout", type=float, help="Seconds after which a job that hangs is ended and tried again [3600].")
+@click.option("--grace", type=float, help="Seconds that running jobs have to end after SIGTERM or Ctrl-C [20].")
 @click.option("--confidence/--no-confidence", default=None, help="Write a second raster with the labels' probability.")
 @click.option("--overwrite/--no-overwrite", default=None, help="Do again what is done.")
 @click.option("--fail-fast/--no-fail-fast", default=None, help="Stop at the first case that fails.")
@@ -192,9 +198,30 @@ def inspect(file: str, as_json: bool, **flags: Any) -> None:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """SIGTERM, as SLURM and Kubernetes send it, ends a run as Ctrl-C does; once is enough, and a second must not hurt."""
     del frame
-    for other in (signal.SIGINT, signal.SIGTERM):
+    for other in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
         signal.signal(other, signal.SIG_IGN)
     raise KeyboardInterrupt(number)
+
+
+def _interruptible(grace: float) -> "Halt":
+    """From now on the first signal asks to begin nothing more; the second, or the end of the grace, stops what runs."""
+    from segpipe.pipeline.launch import Halt
+
+    halt = Halt()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if halt.concluding:
+            return
+        if halt.is_set() or not grace:
+            _interrupt(number, frame)
+        halt.set()
+        os.write(2, f"interrupted: what runs has {grace:g} s to end; once more to stop it now\n".encode())
+        signal.setitimer(signal.ITIMER_REAL, grace)
+
+    signal.signal(signal.SIGALRM, ask)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ask)
+    return halt
 
 
 def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
@@ -210,7 +237,7 @@ def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
     for line in terminal.note_lines(prepared):
         click.echo(line, err=True)
     with terminal.watcher(prepared) as watcher:
-        summary = carry_out(prepared, watcher)
+        summary = carry_out(prepared, watcher, _interruptible(prepared.run.settings.grace))
     terminal.conclude(prepared, summary)
     if summary.interrupted:
         raise KeyboardInterrupt

@@ -41,6 +41,10 @@ class Settings(BaseModel):
     """Cut every case into as many parts, if it has windows for them; None: as workers and memory ask."""
     memory: float | None = Field(default=None, gt=0)
     """GB that one worker may use; None: its share of 80 % of the machine's."""
+    job_timeout: float = Field(default=3600, gt=0)
+    """Seconds after which a worker that is still at one job is ended, and the job tried again."""
+    grace: float = Field(default=20, ge=0)
+    """Seconds that running jobs have to end after SIGTERM or SIGINT."""
     confidence: bool = Field(default=False, strict=True)
     overwrite: bool = Field(default=False, strict=True)
     fail_fast: bool = Field(default=False, strict=True)

@@ -28,7 +28,7 @@ from segpipe.pipeline.contract import Contract, parse_contract
 from segpipe.pipeline.errors import InputError, ModelError, SegpipeError, SettingsError, SourceError, foreseen
 from segpipe.pipeline.gdal import DRIVERS, gdal_errors, gdal_options
 from segpipe.pipeline.grid import Grid
-from segpipe.pipeline.launch import processors
+from segpipe.pipeline.machine import processors
 from segpipe.pipeline.model import try_out
 from segpipe.pipeline.plan import Job, Plan, PlannedCase, memory_mb
 from segpipe.pipeline.records import Run

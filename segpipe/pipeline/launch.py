@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,9 +15,11 @@ from segpipe.pipeline.cases import Case, find_cases, identities, is_remote, sear
 from segpipe.pipeline.config import Settings
 from segpipe.pipeline.errors import OutputError, SegpipeError
 from segpipe.pipeline.files import output_errors, write_json
+from segpipe.pipeline.lock import locked
+from segpipe.pipeline.machine import processors
 from segpipe.pipeline.model import try_out
 from segpipe.pipeline.output import sweep
-from segpipe.pipeline.parts import FOLDER, forget_parts, write_cut
+from segpipe.pipeline.parts import FOLDER, forget_parts, sweep_parts, write_cut
 from segpipe.pipeline.plan import Failure, Plan, make_plan
 from segpipe.pipeline.records import Run, device_kind, is_done, versions, write_areas
 from segpipe.pipeline.run import Outcome
@@ -32,6 +35,13 @@ class Watcher(Protocol):
     def progress(self, pixels: int) -> None: ...
 
     def outcome(self, outcome: Outcome) -> None: ...
+
+
+class Halt(threading.Event):
+    """Asks a run to begin nothing more."""
+
+    concluding = False
+    """Whether the run only writes its tables by now, which nothing should stop."""
 
 
 @dataclass
@@ -78,13 +88,6 @@ def prepare(settings: Settings) -> Prepared:
     return Prepared(run, cases, make_plan(cases, run, processors()))
 
 
-def processors() -> int:
-    """CPUs that this process may use, the limits of a container included."""
-    from dask.system import cpu_count
-
-    return int(min(cpu_count(), len(os.sched_getaffinity(0))))
-
-
 def check_output(output: Path, inputs: Sequence[str], cases: Sequence[Case]) -> None:
     """The output must be a writable folder where no later run takes it for input, and no mask replaces an input."""
     if is_remote(str(output)) or re.match(r"\w+:/", str(output)):  # Path has made s3:/ of s3://
@@ -113,8 +116,17 @@ def _check_writable(output: Path) -> None:
         )
 
 
-def carry_out(prepared: Prepared, watcher: Watcher) -> Summary:
-    """Execute a plan and write ``areas.csv`` and ``run.json``, also where some or all cases fail."""
+def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) -> Summary:
+    """Execute a plan and write ``areas.csv`` and ``run.json``, also where some or all cases fail.
+
+    Args:
+        prepared: what to do.
+        watcher: told how it goes.
+        halt: once set, nothing more is begun, and the run ends as interrupted when what runs has ended.
+
+    Raises:
+        OutputError: the output folder cannot be made, or another run holds it.
+    """
     run, plan = prepared.run, prepared.plan
     LOG.info(
         "%d cases in parts and %d jobs on %d workers with %d calls each",
@@ -125,16 +137,20 @@ def carry_out(prepared: Prepared, watcher: Watcher) -> Summary:
     )
     with output_errors(run.output):
         run.output.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
-    summary = Summary(skipped=[case.name for case in plan.done], failed=list(plan.failed))
-    try:
-        _execute(run, plan, watcher, summary)
-    except KeyboardInterrupt:
-        summary.interrupted = True
-    except SegpipeError as error:
-        summary.problems.append(str(error))
-    summary.seconds = time.perf_counter() - started
-    _conclude(prepared, summary)
+    halt = halt or Halt()
+    with locked(run.output):
+        started = time.perf_counter()
+        summary = Summary(skipped=[case.name for case in plan.done], failed=list(plan.failed))
+        try:
+            _execute(prepared, watcher, summary, halt)
+        except KeyboardInterrupt:
+            summary.interrupted = True
+        except SegpipeError as error:
+            summary.problems.append(str(error))
+        halt.concluding = True
+        summary.interrupted |= halt.is_set()
+        summary.seconds = time.perf_counter() - started
+        _conclude(prepared, summary)
     return summary
 
 
@@ -150,6 +166,7 @@ def _conclude(prepared: Prepared, summary: Summary) -> None:
     for planned in prepared.plan.cases:
         if planned.case.name not in good:
             sweep(output, planned.case)
+            sweep_parts(output, planned.case)
     for case in prepared.plan.done:
         if (output / FOLDER).is_dir():  # a run was stopped between the last word of a case and the end of its parts
             forget_parts(output, case)
@@ -167,14 +184,15 @@ def _noting(summary: Summary) -> Iterator[None]:
         summary.problems.append(str(error))
 
 
-def _execute(run: Run, plan: Plan, watcher: Watcher, summary: Summary) -> None:
+def _execute(prepared: Prepared, watcher: Watcher, summary: Summary, halt: threading.Event) -> None:
+    run, plan = prepared.run, prepared.plan
     for failure in plan.failed:
         watcher.outcome(Outcome(failure.case, 0.0, error=failure.error))
     if not (plan.jobs or plan.cuts) or (plan.failed and run.settings.fail_fast):
         return
     for cut in plan.cuts:
         write_cut(cut.case.case, run, identities(cut.case.case.path, cut.case.files), cut.parts)
-    outcomes = EXECUTORS[run.settings.executor](plan, run, watcher.progress)
+    outcomes = EXECUTORS[run.settings.executor](plan, run, watcher.progress, halt)
     for outcome in outcomes:
         watcher.outcome(outcome)
         if outcome.error is None:

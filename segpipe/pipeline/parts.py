@@ -80,6 +80,21 @@ def is_part_done(output: Path, case: Case, number: int, *, confidence: bool) -> 
     return files.counts.is_file() and files.mask.is_file() and (files.confidence.is_file() or not confidence)
 
 
+def has_parts(output: Path, case: Case) -> bool:
+    """Whether anything that took time is there to go on from."""
+    folder = parts_folder(output, case)
+    return any(folder.glob("*.npz")) or _scaling_path(output, case).is_file()
+
+
+def sweep_parts(output: Path, case: Case) -> None:
+    """Remove what a stopped worker left half-written; all of it, where no part is done."""
+    if not has_parts(output, case):
+        forget_parts(output, case)
+        return
+    for path in parts_folder(output, case).glob(".*.partial"):
+        path.unlink(missing_ok=True)
+
+
 def forget_parts(output: Path, case: Case) -> None:
     """Remove all that the parts of a case have left, and the folders that were for them alone."""
     folder = parts_folder(output, case)

@@ -14,6 +14,7 @@ from segpipe.pipeline.cases import Case, identities
 from segpipe.pipeline.cut import Limits, cut, repeated
 from segpipe.pipeline.errors import foreseen
 from segpipe.pipeline.gdal import CACHE_MB, gdal_options
+from segpipe.pipeline.machine import memory
 from segpipe.pipeline.parts import parts_folder, read_cut
 from segpipe.pipeline.records import Run, is_done, read_record, record_path, targets
 from segpipe.pipeline.windows import Cover, Part
@@ -149,9 +150,7 @@ def worker_memory(run: Run, workers: int) -> float:
     """Bytes that one worker may use: as asked, else its share of the machine's, limits of a container included."""
     if run.settings.memory is not None:
         return run.settings.memory * 1e9
-    from distributed.system import MEMORY_LIMIT
-
-    return float(MEMORY_LIMIT * MEMORY_SHARE / workers)
+    return memory() * MEMORY_SHARE / workers
 
 
 def _look(case: Case, run: Run, planned: list[PlannedCase], failed: list[Failure]) -> None:

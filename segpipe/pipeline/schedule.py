@@ -7,7 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from segpipe.pipeline.agenda import Agenda
 from segpipe.pipeline.errors import WorkerError
@@ -18,6 +21,8 @@ from segpipe.pipeline.run import JoinJob, Outcome, Progress, Task, run_job, work
 
 if TYPE_CHECKING:
     from distributed import Client, Future, LocalCluster, Worker
+
+LOG = logging.getLogger("segpipe")
 
 TOPIC = "segpipe-progress"
 WORKER_MODEL = "segpipe_model"
@@ -33,29 +38,35 @@ WORKER_ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": str(2**26), "MALLOC_MMAP_THRESHO
 """Let glibc keep what a tile has freed for the next one. Dask's own setting gives it back to the kernel at once, and every
 tile then faults its pages in again: 0.6 s of 7.1 for a network of 0.1 M parameters (measured)."""
 
-Executor = Callable[[Plan, Run, Progress], Iterator[Outcome]]
+TICK = 0.5
+"""Seconds between two looks at what hangs, or whether to stop."""
+
+Executor = Callable[[Plan, Run, Progress, threading.Event], Iterator[Outcome]]
+"""The event asks to begin nothing more; what runs may end."""
 
 
-def serial(plan: Plan, run: Run, progress: Progress) -> Iterator[Outcome]:
+def serial(plan: Plan, run: Run, progress: Progress, halt: threading.Event) -> Iterator[Outcome]:
     """Every job in this process, one after the other: the reference."""
     model, agenda = Model(run.model), Agenda(plan, run)
-    while agenda:
+    while agenda and not halt.is_set():
         task = agenda.take()
-        if isinstance(task, Job):  # its cases are told of one by one
-            yield from run_job(task, run, model, plan.calls, progress)
-        else:
+        if not isinstance(task, Job):
             yield from agenda.ended(task, list(work(task, run, model, plan.calls, progress)))
+            continue
+        for outcome in run_job(task, run, model, plan.calls, progress):  # its cases are told of one by one
+            yield outcome
+            if halt.is_set():
+                return
 
 
-def dask(plan: Plan, run: Run, progress: Progress) -> Iterator[Outcome]:
+def dask(plan: Plan, run: Run, progress: Progress, halt: threading.Event) -> Iterator[Outcome]:
     """Every job as a task of a ``distributed`` cluster of processes on this machine, started and ended here."""
     _quieten()
     from distributed import Client
 
     with _started(plan) as cluster, Client(cluster, set_as_default=False) as client:
-        client.subscribe_topic(TOPIC, lambda event: progress(event[1]))
         client.register_plugin(_plugin(run))
-        yield from _run_tasks(client, plan, run)
+        yield from _Board(client, plan, run, progress).carry_out(halt)
 
 
 def _started(plan: Plan) -> "LocalCluster":
@@ -91,38 +102,106 @@ def _quieten() -> None:
         dask.config.set({"logging.distributed": "critical"})
 
 
-def _run_tasks(client: "Client", plan: Plan, run: Run) -> Iterator[Outcome]:
-    """Submit jobs as others end, so that the scheduler never holds more than two per worker."""
-    from distributed import Future, as_completed
+@dataclass
+class _Running:
+    """A task that the cluster has."""
 
-    agenda = Agenda(plan, run)
-    running: dict[Future[Any], Task] = {}
-    waiting = as_completed(loop=client.loop)
-    try:
-        while agenda or running:
-            while agenda and len(running) < 2 * plan.workers:
-                task = agenda.take()
-                future = client.submit(_work, task, run, plan.calls, pure=False)
-                running[future] = task
-                waiting.add(future)
-            future = next(waiting)
-            task = running.pop(future)
-            if future.exception() is not None and isinstance(task, Job) and len(task.cases) > 1:
-                # one of them has taken the worker with it: each alone, so that it takes no other
-                agenda.put_back([Job((case,)) for case in task.cases])
+    task: Task
+    future: "Future[Any]"
+    attempt: int
+    worker: str | None = None
+    """Address of the worker that has begun it."""
+    began: float = 0.0
+
+
+class _Board:
+    """Tasks on their way through a cluster: few at a time, so that the scheduler never holds more than two per worker."""
+
+    def __init__(self, client: "Client", plan: Plan, run: Run, progress: Progress) -> None:
+        self._client, self._plan, self._run, self._progress = client, plan, run, progress
+        self._agenda = Agenda(plan, run)
+        self._running: dict[str, _Running] = {}
+        self._ended: SimpleQueue[str] = SimpleQueue()
+        client.subscribe_topic(TOPIC, self._hear)
+
+    def _hear(self, event: tuple[float, Any]) -> None:
+        """What workers tell, in the client's own thread."""
+        told = event[1]
+        if "pixels" in told:
+            self._progress(told["pixels"])
+        elif running := self._running.get(told["began"]):
+            running.worker, running.began = told["worker"], time.monotonic()
+
+    def carry_out(self, halt: threading.Event) -> Iterator[Outcome]:
+        try:
+            while self._running or (self._agenda and not halt.is_set()):
+                while self._agenda and not halt.is_set() and len(self._running) < 2 * self._plan.workers:
+                    self._submit(self._agenda.take(), 1)
+                if halt.is_set():
+                    self._recall()
+                yield from self._wait()
+        finally:
+            # whoever leaves early, by Ctrl-C or --fail-fast, begins nothing more
+            self._client.cancel([running.future for running in self._running.values()])
+
+    def _submit(self, task: Task, attempt: int) -> None:
+        key = f"segpipe-{uuid4().hex}"
+        future = self._client.submit(_work, key, task, self._run, self._plan.calls, key=key, pure=False)
+        self._running[key] = _Running(task, future, attempt)
+        future.add_done_callback(lambda done: self._ended.put(done.key))
+
+    def _recall(self) -> None:
+        """Take back what no worker has begun."""
+        for key, running in list(self._running.items()):
+            if running.worker is None:
+                del self._running[key]
+                running.future.cancel()
+
+    def _wait(self) -> Iterator[Outcome]:
+        try:
+            running = self._running.pop(self._ended.get(timeout=TICK), None)
+        except Empty:
+            yield from self._end_hanging()
+            return
+        if running is not None:
+            yield from self._finish(running)
+
+    def _finish(self, running: _Running) -> Iterator[Outcome]:
+        future, task = running.future, running.task
+        if future.cancelled():
+            raise WorkerError(
+                "the scheduler is gone, and with it what was running: start it, then run the same command again"
+            )
+        if future.exception() is not None and isinstance(task, Job) and len(task.cases) > 1:
+            # one of them has taken the worker with it: each alone, so that it takes no other
+            self._agenda.put_back([Job((case,)) for case in task.cases])
+        else:
+            yield from self._agenda.ended(task, _outcomes(future, task, self._run))
+
+    def _end_hanging(self) -> Iterator[Outcome]:
+        """End workers whose task takes longer than any may; it is tried again, but not for ever."""
+        limit = self._run.settings.job_timeout
+        for key, running in list(self._running.items()):
+            if running.worker is None or time.monotonic() - running.began < limit:
+                continue
+            del self._running[key]
+            running.future.cancel()
+            LOG.warning("%s has hung for %g s on %s, which is restarted", key, limit, running.worker)
+            self._client.restart_workers([running.worker], raise_for_error=False)
+            if running.attempt <= RETRIES:
+                self._submit(running.task, running.attempt + 1)
             else:
-                yield from agenda.ended(task, _outcomes(future, task, run))
-    finally:
-        # whoever leaves early, by Ctrl-C or --fail-fast, begins nothing more
-        client.cancel(list(running))
+                hung = f"the job took longer than {limit:g} s {running.attempt} times: see --job-timeout"
+                yield from self._agenda.ended(running.task, _failed(running.task, self._run, hung))
 
 
-def _work(task: Task, run: Run, calls: int) -> list[Outcome]:
+def _work(key: str, task: Task, run: Run, calls: int) -> list[Outcome]:
     """A task on a worker, with the model that its plugin has loaded."""
     from distributed import get_worker
 
     worker = get_worker()
-    progress = _Throttled(lambda pixels: worker.log_event(TOPIC, pixels))
+    worker.log_event(TOPIC, {"began": key, "worker": worker.address})
+    progress = _Throttled(lambda pixels: worker.log_event(TOPIC, {"pixels": pixels}))
     outcomes = list(work(task, run, getattr(worker, WORKER_MODEL), calls, progress))
     progress.flush()
     return outcomes
@@ -134,10 +213,15 @@ def _outcomes(future: "Future[Any]", task: Task, run: Run) -> list[Outcome]:
     if error is None:
         outcomes: list[Outcome] = future.result()
         return outcomes
-    lost = str(WorkerError(f"the worker that held this case was lost {RETRIES + 1} times, or failed: {error}"))
+    lost = WorkerError(f"the worker that held this case was lost {RETRIES + 1} times, or failed: {error}")
+    return _failed(task, run, str(lost))
+
+
+def _failed(task: Task, run: Run, error: str) -> list[Outcome]:
+    """A failure for each case of a task, but for those that were done before it was lost."""
     cases = task.cases if isinstance(task, Job) else (task.case,)
     told = isinstance(task, Job | JoinJob)
-    return [Outcome(c.case, 0.0, c.pixels, None if told and is_done(c.case, run) else lost) for c in cases]
+    return [Outcome(c.case, 0.0, c.pixels, None if told and is_done(c.case, run) else error) for c in cases]
 
 
 class _Throttled:

@@ -164,6 +164,26 @@ def _guarded(command: Callable[[], int]) -> int:
         return NOT_STARTED
 
 
+@main.command(short_help="Show how far the runs into an output folder have come.")
+@click.argument("output", type=click.Path(path_type=Path), default=Path("segpipe-out"))
+@click.option("--json", is_flag=True, help="Print one JSON object.")
+def status(output: Path, json: bool) -> None:
+    """Show what is done, failed and missing in OUTPUT, the folder of a run, and the command that goes on.
+
+    Ends with 1 where a case failed or is missing.
+    """
+    sys.exit(_guarded(lambda: _status(output, json)))
+
+
+def _status(output: Path, json: bool) -> int:
+    from segpipe import terminal
+    from segpipe.pipeline.status import read_status
+
+    found = read_status(output)
+    terminal.print_status(found, json)
+    return SOME_FAILED if found.failed or found.missing else 0
+
+
 @main.command(short_help="Show what a model or a raster is, and what it would need.")
 @click.argument("file")
 @click.option("--model", "-m", type=click.Path(path_type=Path), help="For a raster: an ONNX model to lay on it.")

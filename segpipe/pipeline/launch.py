@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -141,6 +142,7 @@ def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) ->
     with locked(run.output):
         started = time.perf_counter()
         summary = Summary(skipped=[case.name for case in plan.done], failed=list(plan.failed))
+        write_json(run.output / "run.json", _record(run, summary, "running"))
         try:
             _execute(prepared, watcher, summary, halt)
         except KeyboardInterrupt:
@@ -173,7 +175,7 @@ def _conclude(prepared: Prepared, summary: Summary) -> None:
     with _noting(summary):
         write_areas(output, [case for case in prepared.cases if case.name in good])
     with _noting(summary):
-        write_json(output / "run.json", _record(prepared.run, summary))
+        write_json(output / "run.json", _record(prepared.run, summary, "interrupted" if summary.interrupted else "ended"))
 
 
 @contextmanager
@@ -204,8 +206,11 @@ def _execute(prepared: Prepared, watcher: Watcher, summary: Summary, halt: threa
                 break
 
 
-def _record(run: Run, summary: Summary) -> dict[str, Any]:
+def _record(run: Run, summary: Summary, state: str) -> dict[str, Any]:
     return {
+        "state": state,
+        "command": ["segpipe", *sys.argv[1:]],
+        "folder": str(Path.cwd()),
         "settings": run.settings.model_dump(mode="json"),
         "resolved": run.label_settings | {"batch": run.model.batch, "device": run.model.device},
         "model": {"path": str(run.model.path), "sha256": run.model.sha256, "contract": run.model.contract_origin},

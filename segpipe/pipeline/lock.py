@@ -71,6 +71,13 @@ def locked(output: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
+def holder_of(output: Path) -> str | None:
+    """Who holds an output folder now."""
+    path = output / NAME
+    holder = _holder(path)
+    return None if holder is None or _is_gone(holder, path) else str(holder)
+
+
 def _take(path: Path) -> None:
     mine = _beside(path)
     mine.write_text(json.dumps(asdict(_myself())), encoding="utf-8")

@@ -86,6 +86,11 @@ def has_parts(output: Path, case: Case) -> bool:
     return any(folder.glob("*.npz")) or _scaling_path(output, case).is_file()
 
 
+def done_parts(output: Path, case: Case) -> int:
+    """How many parts of a case are there."""
+    return len(list(parts_folder(output, case).glob("*.npz")))
+
+
 def sweep_parts(output: Path, case: Case) -> None:
     """Remove what a stopped worker left half-written; all of it, where no part is done."""
     if not has_parts(output, case):

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,7 @@ def main() -> None:
 @click.option("--grace", type=float, help="Seconds that running jobs have to end after SIGTERM or Ctrl-C [20].")
 @click.option("--confidence/--no-confidence", default=None, help="Write a second raster with the labels' probability.")
 @click.option("--overwrite/--no-overwrite", default=None, help="Do again what is done.")
+@click.option("--log-file", type=click.Path(path_type=Path), help="Append what happens as JSON lines.")
 @click.option("--fail-fast/--no-fail-fast", default=None, help="Stop at the first case that fails.")
 @click.option("--dry-run", is_flag=True, help="Print cases, windows, jobs, memory and every problem; start nothing.")
 @click.option("--verbose", "-v", count=True, help="Say more, on stderr.")
@@ -246,6 +248,7 @@ def _interruptible(grace: float) -> "Halt":
 
 def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
     from segpipe import terminal
+    from segpipe.journal import Journal
     from segpipe.pipeline.launch import carry_out, prepare
 
     prepared = prepare(load_settings(config, flags))
@@ -256,8 +259,15 @@ def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
         return SOME_FAILED if prepared.plan.failed else 0
     for line in terminal.note_lines(prepared):
         click.echo(line, err=True)
-    with terminal.watcher(prepared) as watcher:
+    with ExitStack() as stack:
+        watcher: Any = stack.enter_context(terminal.watcher(prepared))
+        journal = None
+        if prepared.run.settings.log_file:
+            watcher = journal = stack.enter_context(Journal(prepared.run.settings.log_file, watcher))
+            journal.begun(prepared)
         summary = carry_out(prepared, watcher, _interruptible(prepared.run.settings.grace))
+        if journal:
+            journal.ended(summary)
     terminal.conclude(prepared, summary)
     if summary.interrupted:
         raise KeyboardInterrupt

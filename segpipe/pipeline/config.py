@@ -47,6 +47,8 @@ class Settings(BaseModel):
     """Seconds that running jobs have to end after SIGTERM or SIGINT."""
     confidence: bool = Field(default=False, strict=True)
     overwrite: bool = Field(default=False, strict=True)
+    log_file: Path | None = None
+    """Where to append what happens, as JSON lines."""
     fail_fast: bool = Field(default=False, strict=True)
 
     @field_validator("input", mode="before")

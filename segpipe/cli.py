@@ -23,6 +23,9 @@ NOT_STARTED = 2
 SOME_FAILED = 1
 INTERRUPTED = 75
 
+STOPPING = 60.0
+"""Seconds that a run has to end in order once it is stopped; the next run clears up after one that needs longer."""
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="segpipe")
@@ -46,6 +49,11 @@ def main() -> None:
 @click.option("--batch", type=int, help="Tiles per call of the model [1 on the CPU, 8 on a GPU].")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where the model runs [auto].")
 @click.option("--executor", type=click.Choice(["serial", "dask"]), help="Who runs the jobs [dask].")
+@click.option("--scheduler", help="A Dask scheduler that is there already, such as tcp://10.0.0.1:8786.")
+@click.option("--cluster", type=click.Path(path_type=Path), help="TOML file of a batch system, as configs/slurm.toml.")
+@click.option("--tls-ca", type=click.Path(path_type=Path), help="Authority file for a scheduler on tls://.")
+@click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate for a scheduler on tls://.")
+@click.option("--tls-key", type=click.Path(path_type=Path), help="Key for a scheduler on tls://.")
 @click.option("--workers", type=int, help="Worker processes [one per processor, no more than cases].")
 @click.option("--parts", type=int, help="Cut every case into as many parts [as workers and memory ask].")
 @click.option("--memory", type=float, help="GB that one worker may use [its share of 80 % of the machine's].")
@@ -61,7 +69,7 @@ def run(config: Path | None, dry_run: bool, verbose: int, **flags: Any) -> None:
     """Segment every case of the input with one model: masks on the grid of their input, and areas per class."""
     logging.basicConfig(level=[logging.ERROR, logging.INFO, logging.DEBUG][min(verbose, 2)], stream=sys.stderr)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+        signal.signal(number, _leave)
     try:
         sys.exit(_run(config, dry_run, flags))
     except SegpipeError as error:
@@ -217,12 +225,11 @@ def inspect(file: str, as_json: bool, **flags: Any) -> None:
         sys.exit(SOME_FAILED)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """SIGTERM, as SLURM and Kubernetes send it, ends a run as Ctrl-C does; once is enough, and a second must not hurt."""
-    del frame
-    for other in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
-        signal.signal(other, signal.SIG_IGN)
-    raise KeyboardInterrupt(number)
+def _leave(number: int, frame: FrameType | None) -> None:
+    """Go at once: nothing is begun, and an exception raised while modules are imported may get lost."""
+    del number, frame
+    os.write(2, b"interrupted: run the same command again to go on\n")
+    os._exit(INTERRUPTED)
 
 
 def _interruptible(grace: float) -> "Halt":
@@ -231,11 +238,25 @@ def _interruptible(grace: float) -> "Halt":
 
     halt = Halt()
 
+    def leave(number: int, frame: FrameType | None) -> None:
+        if not halt.concluding:
+            _leave(number, frame)
+
+    def stop(number: int) -> None:
+        """Once is enough, and one more must not hurt; but the exception may get lost in a callback."""
+        for other in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(other, signal.SIG_IGN)
+        signal.signal(signal.SIGALRM, leave)
+        signal.setitimer(signal.ITIMER_REAL, STOPPING)
+        raise KeyboardInterrupt(number)
+
     def ask(number: int, frame: FrameType | None) -> None:
+        del frame
         if halt.concluding:
             return
         if halt.is_set() or not grace:
-            _interrupt(number, frame)
+            halt.set()
+            stop(number)
         halt.set()
         os.write(2, f"interrupted: what runs has {grace:g} s to end; once more to stop it now\n".encode())
         signal.setitimer(signal.ITIMER_REAL, grace)

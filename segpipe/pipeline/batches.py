@@ -27,6 +27,8 @@ STATISTICS_BLOCK = 1024
 
 METRES = {"m": 1.0, "mm": 1e-3, "um": 1e-6}
 
+CHANGED = "{} has changed while it was done in parts: run the same command again"
+
 LONGEST_BATCH = 64
 """Windows, empty ones included, after which a batch leaves even if it is not full."""
 
@@ -115,6 +117,8 @@ def open_sheet(
         notes = [*source.notes, *check_spacing(case, source.grid, model.contract)]
         cover = Cover(source.grid.shape, model.tiling)
         files = identities(case.path, source.files)
+        if part is not None and any(b > n for b, n in zip(part.stop, cover.counts, strict=True)):
+            raise SourceError(CHANGED.format(case.path))
     except BaseException:
         source.close()
         raise

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from segpipe.pipeline.cases import Case, find_cases, identities, is_remote, searched_root
+from segpipe.pipeline.cluster import crew
 from segpipe.pipeline.config import Settings
 from segpipe.pipeline.errors import OutputError, SegpipeError
 from segpipe.pipeline.files import output_errors, write_json
@@ -86,7 +87,7 @@ def prepare(settings: Settings) -> Prepared:
     run = Run(try_out(read_spec(settings)), settings)
     cases = find_cases(settings.input)
     check_output(settings.output, settings.input, cases)
-    return Prepared(run, cases, make_plan(cases, run, processors()))
+    return Prepared(run, cases, make_plan(cases, run, processors(), crew(settings)))
 
 
 def check_output(output: Path, inputs: Sequence[str], cases: Sequence[Case]) -> None:
@@ -139,7 +140,10 @@ def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) ->
     with output_errors(run.output):
         run.output.mkdir(parents=True, exist_ok=True)
     halt = halt or Halt()
-    with locked(run.output):
+    with locked(run.output) as killed:
+        if killed:
+            for planned in plan.cases:
+                sweep(run.output, planned.case)
         started = time.perf_counter()
         summary = Summary(skipped=[case.name for case in plan.done], failed=list(plan.failed))
         write_json(run.output / "run.json", _record(run, summary, "running"))
@@ -169,9 +173,11 @@ def _conclude(prepared: Prepared, summary: Summary) -> None:
         if planned.case.name not in good:
             sweep(output, planned.case)
             sweep_parts(output, planned.case)
-    for case in prepared.plan.done:
-        if (output / FOLDER).is_dir():  # a run was stopped between the last word of a case and the end of its parts
-            forget_parts(output, case)
+    if (output / FOLDER).is_dir():
+        # a run was stopped between the last word of a case and the end of its parts, or this one did it whole
+        for case in prepared.cases:
+            if case.name in good:
+                forget_parts(output, case)
     with _noting(summary):
         write_areas(output, [case for case in prepared.cases if case.name in good])
     with _noting(summary):
@@ -193,7 +199,8 @@ def _execute(prepared: Prepared, watcher: Watcher, summary: Summary, halt: threa
     if not (plan.jobs or plan.cuts) or (plan.failed and run.settings.fail_fast):
         return
     for cut in plan.cuts:
-        write_cut(cut.case.case, run, identities(cut.case.case.path, cut.case.files), cut.parts)
+        case = cut.case.case
+        write_cut(case, run, identities(case.path, cut.case.files), cut.case.shape, cut.parts)
     outcomes = EXECUTORS[run.settings.executor](plan, run, watcher.progress, halt)
     for outcome in outcomes:
         watcher.outcome(outcome)

@@ -1,5 +1,6 @@
 """One run at a time per output folder: a file that names host and process, and goes stale with them."""
 
+import errno
 import json
 import os
 import secrets
@@ -12,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from segpipe.pipeline.errors import OutputError
-from segpipe.pipeline.files import output_errors
+from segpipe.pipeline.files import output_errors, remove
 
 NAME = ".segpipe.lock"
 
@@ -22,6 +23,12 @@ HEARTBEAT = 20.0
 STALE = 300.0
 """Seconds without a sign of life after which a process of another machine counts as gone: its clock and the file server's
 may differ by some, and a machine may be suspended for a while."""
+
+
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What file systems without hard links say: exFAT, some FUSE, shared folders of virtual machines."""
+
+SETTLED = 0.2
 
 
 @dataclass(frozen=True)
@@ -51,24 +58,26 @@ def _began(pid: int) -> str | None:
 
 
 @contextmanager
-def locked(output: Path) -> Iterator[None]:
-    """Hold the output folder against other runs.
+def locked(output: Path) -> Iterator[bool]:
+    """Hold the output folder against other runs; gives whether the last one was killed, and may have left something.
 
     Raises:
         OutputError: another run, which is alive, holds it.
     """
     path = output / NAME
     with output_errors(path):
+        killed = path.exists()
         _take(path)
+        _sweep(path)
     stopped = threading.Event()
     beat = threading.Thread(target=_beat, args=(path, stopped), name="segpipe-lock", daemon=True)
     beat.start()
     try:
-        yield
+        yield killed
     finally:
         stopped.set()
         if _holder(path) == _myself():
-            path.unlink(missing_ok=True)
+            remove(path)
 
 
 def holder_of(output: Path) -> str | None:
@@ -80,17 +89,38 @@ def holder_of(output: Path) -> str | None:
 
 def _take(path: Path) -> None:
     mine = _beside(path)
-    mine.write_text(json.dumps(asdict(_myself())), encoding="utf-8")
     try:
+        mine.write_text(json.dumps(asdict(_myself())), encoding="utf-8")
         for _ in range(3):
-            # a link appears whole or not at all, on file servers too
             with suppress(FileExistsError):
-                os.link(mine, path)
+                _link(mine, path)
                 return
             _clear_if_stale(path)
     finally:
-        mine.unlink(missing_ok=True)
+        remove(mine)
     raise OutputError(f"{path.parent} is held by {_holder(path)}, and changes hands too fast: try again")
+
+
+def _link(mine: Path, path: Path) -> None:
+    """A link appears whole or not at all, on file servers too; some file systems have none."""
+    try:
+        os.link(mine, path)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        with path.open("x", encoding="utf-8") as stream:
+            stream.write(mine.read_text(encoding="utf-8"))
+        time.sleep(SETTLED)  # whoever has seen it empty has cleared it by now
+        if _holder(path) != _myself():
+            raise FileExistsError from None
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a run left beside the lock that was killed while it took it."""
+    for left in path.parent.glob(f"{NAME}.????????"):
+        holder = _holder(left)
+        if holder is not None and _is_gone(holder, left):
+            remove(left)
 
 
 def _clear_if_stale(path: Path) -> None:

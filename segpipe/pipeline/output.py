@@ -14,7 +14,7 @@ from segpipe.pipeline.batches import Sheet
 from segpipe.pipeline.blend import Finished
 from segpipe.pipeline.cases import Case
 from segpipe.pipeline.contract import Contract
-from segpipe.pipeline.files import partial, write_json
+from segpipe.pipeline.files import output_errors, partial, remove, write_json
 from segpipe.pipeline.labels import CONFIDENCE_NODATA, CONFIDENCE_TOP, Decision
 from segpipe.pipeline.parts import Tally, part_files, read_tally, write_tally
 from segpipe.pipeline.records import Record, Run, device_kind, read_record, record_path, targets
@@ -28,7 +28,8 @@ def sweep(output: Path, case: Case) -> None:
     """Remove what a worker that was stopped left half-written of a case."""
     drafts = [path.with_suffix(".draft") for path in targets(output, case)]
     for path in (*targets(output, case), *drafts, record_path(output, case)):
-        partial(path).unlink(missing_ok=True)
+        remove(partial(path))
+        remove(partial(path).with_name(f"{partial(path).name}.aux.xml"))
 
 
 class Sink(Protocol):
@@ -147,8 +148,9 @@ class CaseOutput:
         """Give every file its name, the record last."""
         record, sinks = record_path(self._run.output, self._case), self._layers.sinks
         self._forget([sink.path for sink in sinks], read_record(record))
-        # without its record a case is not done: an old one must not vouch for a new mask
-        record.unlink(missing_ok=True)
+        with output_errors(record):
+            # without its record a case is not done: an old one must not vouch for a new mask
+            record.unlink(missing_ok=True)
         written = [path for sink in sinks for path in sink.finish()]
         write_json(record, self._record(written))
 

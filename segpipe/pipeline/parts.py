@@ -2,18 +2,22 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe import __version__
 from segpipe.pipeline.cases import Case, Identity
-from segpipe.pipeline.files import commit, output_errors, partial, write_json
-from segpipe.pipeline.records import Run
+from segpipe.pipeline.errors import OutputError
+from segpipe.pipeline.files import commit, output_errors, partial, remove, write_json
+from segpipe.pipeline.records import Run, device_kind
 from segpipe.pipeline.scaling import Scaling
 from segpipe.pipeline.windows import Part
 
@@ -31,7 +35,9 @@ class PartFiles:
 
 
 def parts_folder(output: Path, case: Case) -> Path:
-    return output / FOLDER / case.name
+    """Flat and with a digest: the folder of a case ``a`` must not hold that of a case ``a/b``."""
+    digest = hashlib.sha256(os.fsencode(case.name)).hexdigest()[:12]
+    return output / FOLDER / f"{PurePosixPath(case.name).name[:40]}.{digest}"
 
 
 def part_files(output: Path, case: Case, number: int) -> PartFiles:
@@ -39,9 +45,16 @@ def part_files(output: Path, case: Case, number: int) -> PartFiles:
     return PartFiles(stem.with_suffix(".tif"), stem.with_suffix(".confidence.tif"), stem.with_suffix(".npz"))
 
 
-def cut_key(case: Case, run: Run, files: Sequence[Identity]) -> str:
-    """Changes with all that a part's labels depend on: input, model, settings."""
+def cut_key(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[int]) -> str:
+    """Changes with all that a part's labels depend on: input, model, settings, kind of device.
+
+    The processor is not in it: a run that goes on at another node of a cluster keeps its parts.
+    """
+    kind = device_kind(run.model)
     told = {
+        "segpipe": __version__,
+        "device": [kind["device"], kind["onnxruntime"]],
+        "shape": list(shape),
         "case": [case.name, case.path],
         "files": list(files),
         "model": run.model.sha256,
@@ -55,23 +68,25 @@ def _plan_path(output: Path, case: Case) -> Path:
     return parts_folder(output, case) / "plan.json"
 
 
-def read_cut(case: Case, run: Run, files: Sequence[Identity]) -> tuple[Part, ...] | None:
+def read_cut(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[int]) -> tuple[Part, ...] | None:
     """The parts that an earlier run of the same input, model and settings has cut a case into."""
     try:
         plan = json.loads(_plan_path(run.output, case).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    if not isinstance(plan, dict) or plan.get("key") != cut_key(case, run, files):
+    if not isinstance(plan, dict) or plan.get("key") != cut_key(case, run, files, shape):
         return None
     return tuple(Part(tuple(first), tuple(stop)) for first, stop in plan["parts"])
 
 
-def write_cut(case: Case, run: Run, files: Sequence[Identity], parts: Sequence[Part]) -> None:
-    """Keep a cut for the runs to come; parts of another one go."""
-    if read_cut(case, run, files) == tuple(parts):
+def write_cut(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[int], parts: Sequence[Part]) -> None:
+    """Keep a cut for the runs to come; parts of another one go, and with ``--overwrite`` those of the same."""
+    if not run.settings.overwrite and read_cut(case, run, files, shape) == tuple(parts):
         return
     forget_parts(run.output, case)
-    plan = {"key": cut_key(case, run, files), "parts": [[list(part.first), list(part.stop)] for part in parts]}
+    if has_parts(run.output, case):
+        raise OutputError(f"{parts_folder(run.output, case)} must go, and cannot be removed: remove it")
+    plan = {"key": cut_key(case, run, files, shape), "parts": [[list(part.first), list(part.stop)] for part in parts]}
     write_json(_plan_path(run.output, case), plan)
 
 
@@ -97,20 +112,16 @@ def sweep_parts(output: Path, case: Case) -> None:
         forget_parts(output, case)
         return
     for path in parts_folder(output, case).glob(".*.partial"):
-        path.unlink(missing_ok=True)
+        remove(path)
 
 
 def forget_parts(output: Path, case: Case) -> None:
-    """Remove all that the parts of a case have left, and the folders that were for them alone."""
+    """Remove all that the parts of a case have left; the plan first, for without it no part counts."""
     folder = parts_folder(output, case)
+    remove(_plan_path(output, case))
     shutil.rmtree(folder, ignore_errors=True)
-    for empty in (folder.parent, *folder.parent.parents):
-        if empty == output or not empty.is_relative_to(output):
-            return
-        try:
-            empty.rmdir()
-        except OSError:  # another case has its parts there
-            return
+    with suppress(OSError):  # another case has its parts there
+        folder.parent.rmdir()
 
 
 @dataclass(frozen=True)

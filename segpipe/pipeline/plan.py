@@ -98,8 +98,15 @@ class Plan:
         return sum(case.pixels for case in self.cases)
 
 
-def make_plan(cases: Sequence[Case], run: Run, processors: int) -> Plan:
-    """Look at every case's header, leave out what is done, and cut the rest into jobs."""
+def make_plan(cases: Sequence[Case], run: Run, processors: int, crew: tuple[int, int] | None = None) -> Plan:
+    """Look at every case's header, leave out what is done, and cut the rest into jobs.
+
+    Args:
+        cases: of the run.
+        run: what to do with them.
+        processors: of this machine.
+        crew: workers elsewhere, and calls in flight in each.
+    """
     done = [] if run.settings.overwrite else [case for case in cases if is_done(case, run)]
     finished = set(done)
     planned: list[PlannedCase] = []
@@ -109,8 +116,7 @@ def make_plan(cases: Sequence[Case], run: Run, processors: int) -> Plan:
             if case not in finished:
                 _look(case, run, planned, failed)
     planned = _without_collisions(planned, run, failed)
-    workers = _workers(len(planned), run, processors)
-    calls = max(1, processors // workers) if run.model.device == "cpu" else 1
+    workers, calls = crew or _here(len(planned), run, processors)
     cuts = tuple(_cuts(planned, run, workers))
     cutted = {cut.case.case.name for cut in cuts}
     jobs = tuple(group([case for case in planned if case.case.name not in cutted], workers))
@@ -131,7 +137,7 @@ def _stored(case: PlannedCase, run: Run) -> tuple[Part, ...] | None:
     """Of an earlier run, whose finished parts then count."""
     if run.settings.overwrite or run.settings.parts is not None or not parts_folder(run.output, case.case).is_dir():
         return None
-    return read_cut(case.case, run, identities(case.case.path, case.files))
+    return read_cut(case.case, run, identities(case.case.path, case.files), case.shape)
 
 
 def _limits(case: PlannedCase, total: int, run: Run, workers: int) -> Limits:
@@ -186,6 +192,12 @@ def _foreign(path: Path, case: Case, run: Run) -> bool:
             return "SEGPIPE" not in dataset.tags()
     except RasterioError:
         return True
+
+
+def _here(cases: int, run: Run, processors: int) -> tuple[int, int]:
+    """Workers on this machine, and calls in flight in each: processors are shared out among them."""
+    workers = _workers(cases, run, processors)
+    return workers, max(1, processors // workers) if run.model.device == "cpu" else 1
 
 
 def _workers(cases: int, run: Run, processors: int) -> int:

@@ -12,17 +12,17 @@ from itertools import groupby
 from operator import attrgetter
 
 from segpipe.pipeline.ahead import ahead
-from segpipe.pipeline.batches import Sheet, Tile, batches, open_sheet, read, scaling_of
+from segpipe.pipeline.batches import CHANGED, Sheet, Tile, batches, open_sheet, read, scaling_of
 from segpipe.pipeline.blend import blend
 from segpipe.pipeline.cases import Case
 from segpipe.pipeline.errors import SourceError, foreseen
 from segpipe.pipeline.gdal import gdal_options
 from segpipe.pipeline.model import Model
 from segpipe.pipeline.output import CaseOutput, PartOutput
-from segpipe.pipeline.parts import forget_parts, read_cut, read_scaling, write_scaling
+from segpipe.pipeline.parts import forget_parts, is_part_done, read_cut, read_scaling, write_scaling
 from segpipe.pipeline.plan import Job, PlannedCase
 from segpipe.pipeline.predict import predict
-from segpipe.pipeline.records import Run
+from segpipe.pipeline.records import Run, is_done
 from segpipe.pipeline.windows import Part
 
 LOG = logging.getLogger("segpipe")
@@ -106,11 +106,21 @@ def run_job(job: Job, run: Run, model: Model, calls: int, progress: Progress) ->
 def run_part(job: PartJob, run: Run, model: Model, calls: int, progress: Progress) -> Outcome:
     """Do one part of a case, which needs nothing of the others."""
     case = job.case.case
+    if is_part_done(run.output, case, job.number, confidence=run.settings.confidence):
+        return Outcome(case, 0.0)  # by a worker that was lost before it could tell
     scaling = read_scaling(run.output, case)
     tiles = ahead(_with_gdal(read([case], run.model, run.settings.bands, job.part, scaling)), READ_AHEAD)
     scored = predict(model, batches(tiles, run.model.batch), calls)
     with gdal_options(), closing(tiles), closing(scored):
-        return _segment(case, scored, lambda sheet: PartOutput(case, sheet, run, job.number), progress)()
+        return _segment(case, scored, lambda sheet: _part_output(job, sheet, run), progress)()
+
+
+def _part_output(job: PartJob, sheet: Sheet, run: Run) -> PartOutput:
+    """What takes a part, if its input is still as it was when the case was cut."""
+    case = job.case.case
+    if read_cut(case, run, sheet.files, sheet.grid.shape) is None:
+        raise SourceError(CHANGED.format(case.path))
+    return PartOutput(case, sheet, run, job.number)
 
 
 def measure(case: Case, run: Run) -> None:
@@ -125,8 +135,11 @@ def join(job: JoinJob, run: Run) -> None:
     case = job.case.case
     source, sheet = open_sheet(case, run.model, run.settings.bands)
     source.close()
-    if read_cut(case, run, sheet.files) != job.parts:
-        raise SourceError(f"{case.path} or its parts have changed while it was done: run the same command again")
+    if read_cut(case, run, sheet.files, sheet.grid.shape) != job.parts:
+        if is_done(case, run):  # by a worker that was lost while it took the parts away
+            forget_parts(run.output, case)
+            return
+        raise SourceError(CHANGED.format(case.path))
     output = CaseOutput(case, sheet, run)
     try:
         for number, part in enumerate(job.parts):
@@ -183,6 +196,8 @@ def _finish(case: Case, output: CaseOutput | PartOutput | None, started: float, 
                 output.finish()
     except Exception as caught:  # noqa: BLE001 - a bad case costs only itself
         error = str(foreseen(caught, case.path))
+        if output is not None:
+            output.discard()
     return Outcome(case, time.perf_counter() - started, pixels, error)
 
 

@@ -1,26 +1,25 @@
 """Who runs the jobs of a plan: a loop, or a Dask cluster. Both give the same outcomes."""
 
 import logging
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from segpipe.pipeline.agenda import Agenda
-from segpipe.pipeline.errors import WorkerError
-from segpipe.pipeline.model import Model
+from segpipe.pipeline.cluster import RETRIES, connected
+from segpipe.pipeline.errors import ModelError, SegpipeError, WorkerError
+from segpipe.pipeline.model import load
 from segpipe.pipeline.plan import Job, Plan
 from segpipe.pipeline.records import Run, is_done
 from segpipe.pipeline.run import JoinJob, Outcome, Progress, Task, run_job, work
 
 if TYPE_CHECKING:
-    from distributed import Client, Future, LocalCluster, Worker
+    from distributed import Client, Future, Worker
 
 LOG = logging.getLogger("segpipe")
 
@@ -31,12 +30,8 @@ WORKER_MODEL = "segpipe_model"
 PROGRESS_SECONDS = 0.3
 """How often a worker tells of its progress."""
 
-RETRIES = 2
-"""How often a job goes to another worker when its own was lost."""
-
-WORKER_ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": str(2**26), "MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_ARENA_MAX": "1"}
-"""Let glibc keep what a tile has freed for the next one. Dask's own setting gives it back to the kernel at once, and every
-tile then faults its pages in again: 0.6 s of 7.1 for a network of 0.1 M parameters (measured)."""
+ALONE = RETRIES + 2
+"""The attempt of a task that lost its worker, with nothing beside it that could be to blame."""
 
 TICK = 0.5
 """Seconds between two looks at what hangs, or whether to stop."""
@@ -47,7 +42,7 @@ Executor = Callable[[Plan, Run, Progress, threading.Event], Iterator[Outcome]]
 
 def serial(plan: Plan, run: Run, progress: Progress, halt: threading.Event) -> Iterator[Outcome]:
     """Every job in this process, one after the other: the reference."""
-    model, agenda = Model(run.model), Agenda(plan, run)
+    model, agenda = load(run.model), Agenda(plan, run)
     while agenda and not halt.is_set():
         task = agenda.take()
         if not isinstance(task, Job):
@@ -60,46 +55,16 @@ def serial(plan: Plan, run: Run, progress: Progress, halt: threading.Event) -> I
 
 
 def dask(plan: Plan, run: Run, progress: Progress, halt: threading.Event) -> Iterator[Outcome]:
-    """Every job as a task of a ``distributed`` cluster of processes on this machine, started and ended here."""
-    _quieten()
-    from distributed import Client
-
-    with _started(plan) as cluster, Client(cluster, set_as_default=False) as client:
-        client.register_plugin(_plugin(run))
-        yield from _Board(client, plan, run, progress).carry_out(halt)
-
-
-def _started(plan: Plan) -> "LocalCluster":
-    try:
-        with _deaf_children():
-            return _local_cluster(plan)
-    except (OSError, RuntimeError, TimeoutError) as error:
-        raise WorkerError(f"worker processes cannot be started: {error}: try --executor serial") from error
-
-
-@contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Ctrl-C reaches every process of a terminal; workers that are started here leave the answer to this one."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _quieten() -> None:
-    """Keep distributed's log to itself, here and in its processes: what fails comes back with its future.
-
-    It reads this when it is first imported.
-    """
-    import dask.config
-
-    if not logging.getLogger().isEnabledFor(logging.DEBUG):
-        os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
-        dask.config.set({"logging.distributed": "critical"})
+    """Every job as a task of a ``distributed`` cluster: processes of this machine, or whatever the settings name."""
+    with connected(run, plan.workers) as client:
+        plugin = _plugin(run)
+        client.register_plugin(plugin)
+        try:
+            yield from _Board(client, plan, run, progress).carry_out(halt)
+        finally:
+            if run.settings.scheduler is not None:  # its workers live on
+                with suppress(Exception):
+                    client.unregister_worker_plugin(plugin.name)
 
 
 @dataclass
@@ -121,6 +86,7 @@ class _Board:
         self._client, self._plan, self._run, self._progress = client, plan, run, progress
         self._agenda = Agenda(plan, run)
         self._running: dict[str, _Running] = {}
+        self._suspects: list[Task] = []
         self._ended: SimpleQueue[str] = SimpleQueue()
         client.subscribe_topic(TOPIC, self._hear)
 
@@ -134,12 +100,15 @@ class _Board:
 
     def carry_out(self, halt: threading.Event) -> Iterator[Outcome]:
         try:
-            while self._running or (self._agenda and not halt.is_set()):
+            while self._running or (not halt.is_set() and (self._agenda or self._suspects)):
                 while self._agenda and not halt.is_set() and len(self._running) < 2 * self._plan.workers:
                     self._submit(self._agenda.take(), 1)
                 if halt.is_set():
                     self._recall()
+                elif self._suspects and not self._running:
+                    self._submit(self._suspects.pop(), ALONE)
                 yield from self._wait()
+                yield from self._end_hanging()
         finally:
             # whoever leaves early, by Ctrl-C or --fail-fast, begins nothing more
             self._client.cancel([running.future for running in self._running.values()])
@@ -161,7 +130,6 @@ class _Board:
         try:
             running = self._running.pop(self._ended.get(timeout=TICK), None)
         except Empty:
-            yield from self._end_hanging()
             return
         if running is not None:
             yield from self._finish(running)
@@ -172,9 +140,14 @@ class _Board:
             raise WorkerError(
                 "the scheduler is gone, and with it what was running: start it, then run the same command again"
             )
-        if future.exception() is not None and isinstance(task, Job) and len(task.cases) > 1:
-            # one of them has taken the worker with it: each alone, so that it takes no other
-            self._agenda.put_back([Job((case,)) for case in task.cases])
+        error = future.exception()
+        if isinstance(error, ModelError):
+            raise error  # of a worker that came late: no case can be done with another model
+        if error is not None and (apart := _apart(task)):
+            self._agenda.put_back(apart)
+        elif error is not None and running.attempt < ALONE and not isinstance(error, SegpipeError):
+            # the scheduler suspects all that the lost worker held, begun or not: once more, with nothing beside it
+            self._suspects.append(task)
         else:
             yield from self._agenda.ended(task, _outcomes(future, task, self._run))
 
@@ -188,11 +161,18 @@ class _Board:
             running.future.cancel()
             LOG.warning("%s has hung for %g s on %s, which is restarted", key, limit, running.worker)
             self._client.restart_workers([running.worker], raise_for_error=False)
-            if running.attempt <= RETRIES:
+            if apart := _apart(running.task):
+                self._agenda.put_back(apart)
+            elif running.attempt <= RETRIES:
                 self._submit(running.task, running.attempt + 1)
             else:
                 hung = f"the job took longer than {limit:g} s {running.attempt} times: see --job-timeout"
                 yield from self._agenda.ended(running.task, _failed(running.task, self._run, hung))
+
+
+def _apart(task: Task) -> list[Task]:
+    """The cases of a job that has taken its worker with it, each alone; none where it is one alone."""
+    return [Job((case,)) for case in task.cases] if isinstance(task, Job) and len(task.cases) > 1 else []
 
 
 def _work(key: str, task: Task, run: Run, calls: int) -> list[Outcome]:
@@ -202,7 +182,9 @@ def _work(key: str, task: Task, run: Run, calls: int) -> list[Outcome]:
     worker = get_worker()
     worker.log_event(TOPIC, {"began": key, "worker": worker.address})
     progress = _Throttled(lambda pixels: worker.log_event(TOPIC, {"pixels": pixels}))
-    outcomes = list(work(task, run, getattr(worker, WORKER_MODEL), calls, progress))
+    # a worker whose plugin has failed has none, and here the reason is told
+    model = getattr(worker, WORKER_MODEL, None) or load(run.model)
+    outcomes = list(work(task, run, model, calls, progress))
     progress.flush()
     return outcomes
 
@@ -213,8 +195,8 @@ def _outcomes(future: "Future[Any]", task: Task, run: Run) -> list[Outcome]:
     if error is None:
         outcomes: list[Outcome] = future.result()
         return outcomes
-    lost = WorkerError(f"the worker that held this case was lost {RETRIES + 1} times, or failed: {error}")
-    return _failed(task, run, str(lost))
+    lost = WorkerError(f"the worker that held this case was lost again and again, or failed: {error}")
+    return _failed(task, run, str(error if isinstance(error, SegpipeError) else lost))
 
 
 def _failed(task: Task, run: Run, error: str) -> list[Outcome]:
@@ -248,28 +230,9 @@ def _plugin(run: Run) -> Any:
         name = "segpipe-model"
 
         def setup(self, worker: "Worker") -> None:
-            setattr(worker, WORKER_MODEL, Model(run.model))
+            setattr(worker, WORKER_MODEL, load(run.model))
 
     return ModelPlugin()
-
-
-def _local_cluster(plan: Plan) -> "LocalCluster":
-    import dask.config
-    from distributed import LocalCluster
-
-    dask.config.set({"distributed.scheduler.allowed-failures": RETRIES})
-    # glibc reads these when a process starts: Dask sets only this key early enough
-    dask.config.set({f"distributed.nanny.pre-spawn-environ.{key}": value for key, value in WORKER_ENVIRONMENT.items()})
-    return LocalCluster(
-        n_workers=plan.workers,
-        threads_per_worker=1,
-        processes=True,
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-        # the plan bounds memory; Dask's own limit would kill workers for GDAL's cache
-        memory_limit=0,
-        silence_logs=logging.CRITICAL,
-    )
 
 
 EXECUTORS: dict[str, Executor] = {"serial": serial, "dask": dask}

@@ -18,7 +18,7 @@ from rasterio.io import DatasetWriter
 from rasterio.windows import Window as RasterWindow
 
 from segpipe.pipeline.errors import OutputError
-from segpipe.pipeline.files import commit, output_errors, partial, write_text
+from segpipe.pipeline.files import commit, output_errors, partial, remove, write_text
 from segpipe.pipeline.gdal import gdal_errors
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.windows import Window
@@ -83,7 +83,7 @@ class PartSink:
         """Leave nothing behind; safe to call twice."""
         with suppress(RasterioError, CPLE_BaseError):
             self._dataset.close()
-        partial(self.path).unlink(missing_ok=True)
+        remove(partial(self.path))
 
 
 def blocks(rows: int, cols: int) -> dict[str, int]:
@@ -173,7 +173,7 @@ class RasterSink:
                 commit(temporary, self.path)
             return [self.path, *sidecar]
         finally:
-            temporary.unlink(missing_ok=True)
+            remove(temporary)
             self.discard()
 
     def _copy(self, temporary: Path) -> None:
@@ -208,7 +208,7 @@ class RasterSink:
         """Leave nothing behind; safe to call twice."""
         with suppress(RasterioError, CPLE_BaseError):  # the case has failed, and GDAL may say so once more
             self._dataset.close()
-        self._draft.unlink(missing_ok=True)
+        remove(self._draft)
 
 
 def _forget_sidecar(path: Path) -> None:

@@ -122,6 +122,7 @@ def quieten() -> None:
     if not logging.getLogger().isEnabledFor(logging.DEBUG):
         os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
         dask.config.set({"logging.distributed": "critical"})
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of tasks whose cluster is stopped while it starts
         import distributed  # noqa: F401 - it sets a level of its own for its client
 
         logging.getLogger("distributed.client").setLevel(logging.CRITICAL)

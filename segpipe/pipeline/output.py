@@ -221,4 +221,4 @@ def _legend(contract: Contract) -> tuple[dict[int, str], dict[int, Color]]:
 def confidence_style(decision: Decision) -> Style:
     """Confidence 0 to 254 stands for probability 0 to 1."""
     bands = [c.name for c in decision.contract.mask_classes] if decision.bands > 1 else ["confidence"]
-    return Style("uint8", CONFIDENCE_NODATA, bands, tags={"SCALE": str(1 / CONFIDENCE_TOP)})
+    return Style("uint8", CONFIDENCE_NODATA, bands, tags={"SEGPIPE": __version__, "SCALE": str(1 / CONFIDENCE_TOP)})

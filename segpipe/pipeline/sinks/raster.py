@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
+import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
@@ -54,6 +55,7 @@ class PartSink:
     def __init__(self, path: Path, box: Window, style: Style) -> None:
         self.path = path
         self._box = box
+        self._total = 0
         with output_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         with gdal_errors(OutputError, f"{path} cannot be written"):
@@ -69,6 +71,7 @@ class PartSink:
         """Write ``(bands, *window.shape)``; the window is the case's, inside the part's box."""
         (row, col), (rows, cols) = window.start, window.shape
         where = RasterWindow(col - self._box.start[1], row - self._box.start[0], cols, rows)
+        self._total += total(values)
         with gdal_errors(OutputError, f"{self.path} cannot be written"):
             self._dataset.write(values, window=where)
 
@@ -76,6 +79,7 @@ class PartSink:
         """Give the file its name."""
         with gdal_errors(OutputError, f"{self.path} cannot be written"):
             self._dataset.close()
+        check(partial(self.path), self.path, self._total)
         with output_errors(self.path):
             commit(partial(self.path), self.path)
 
@@ -84,6 +88,26 @@ class PartSink:
         with suppress(RasterioError, CPLE_BaseError):
             self._dataset.close()
         remove(partial(self.path))
+
+
+def total(values: NDArray[Any]) -> int:
+    return int(values.sum(dtype=np.int64))
+
+
+def check(written: Path, path: Path, expected: int) -> None:
+    """Read a file back: GDAL does not tell of all that goes wrong while one is closed, a full disk above all.
+
+    Raises:
+        OutputError: it cannot be read, or its values do not sum up to what was written.
+    """
+    found = 0
+    with gdal_errors(OutputError, f"{path} cannot be written"), rasterio.open(written) as dataset:
+        for band in dataset.indexes:
+            for row in range(0, dataset.height, BLOCK):
+                strip = RasterWindow(0, row, dataset.width, min(BLOCK, dataset.height - row))
+                found += total(dataset.read(band, window=strip))
+    if found != expected:
+        raise OutputError(f"{path} cannot be written: not all of it has reached the disk")
 
 
 def blocks(rows: int, cols: int) -> dict[str, int]:
@@ -109,6 +133,7 @@ class RasterSink:
         self.path = path
         self._style = style
         self._grid = grid
+        self._total = 0
         self._draft = partial(path.with_suffix(".draft"))
         with output_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,8 +181,9 @@ class RasterSink:
         return {"AREA_OR_POINT": grid.area_or_point} if grid.area_or_point and not grid.gcps else {}
 
     def write(self, window: Window, values: NDArray[Any]) -> None:
-        """Write ``(bands, *window.shape)``."""
+        """Write ``(bands, *window.shape)``; every pixel once."""
         (row, col), (rows, cols) = window.start, window.shape
+        self._total += total(values)
         with gdal_errors(OutputError, f"{self.path} cannot be written"):
             self._dataset.write(values, window=RasterWindow(col, row, cols, rows))
 
@@ -168,6 +194,7 @@ class RasterSink:
             with gdal_errors(OutputError, f"{self.path} cannot be written"):
                 self._dataset.close()
                 self._copy(temporary)
+            check(temporary, self.path, self._total)
             sidecar = self._write_names()
             with output_errors(self.path):
                 commit(temporary, self.path)
@@ -182,7 +209,7 @@ class RasterSink:
             rasterio.shutil.copy(self._draft, temporary, driver="PNG", ZLEVEL=6, WRITE_METADATA_AS_TEXT="YES")
             _forget_sidecar(temporary)
             return
-        with rasterio.open(self._draft, "r+") as draft:
+        with rasterio.open(self._draft, "r+", driver="GTiff") as draft:
             draft.build_overviews(overview_factors(self._grid.shape), Resampling.nearest)
         rasterio.shutil.copy(
             self._draft,

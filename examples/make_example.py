@@ -209,7 +209,8 @@ def contract(spread: Spread, origin: dict[str, object]) -> str:
 
 def export(weights: Path, notes: Path, path: Path) -> None:
     """Write the network and its contract as one verified ONNX file, as anybody would."""
-    settings = ExportSettings(weights=weights, arch="unet", classes=str(notes), output=path, overwrite=True)
+    scenes = (str(path.parent / "scenes"),)
+    settings = ExportSettings(weights=weights, arch="unet", classes=str(notes), verify=scenes, output=path, overwrite=True)
     log.info("%s", export_model(settings).agreement)
 
 

@@ -167,11 +167,16 @@ def _attach(model: Path, contract: Path, output: Path | None) -> int:
 
 def _guarded(command: Callable[[], int]) -> int:
     """The exit code of a command; an error is one line on stderr."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         return command()
     except SegpipeError as error:
         click.echo(f"error: {error}", err=True)
         return NOT_STARTED
+    except KeyboardInterrupt:
+        click.echo("interrupted: run the same command again", err=True)
+        return INTERRUPTED
 
 
 @main.command(short_help="Show how far the runs into an output folder have come.")
@@ -201,28 +206,37 @@ def _status(output: Path, json: bool) -> int:
 @click.option("--bands", help="Bands of the raster for the model's channels, counted from 1, such as 4,3,2.")
 @click.option("--tile", help="Tile size in pixels [the contract's].")
 @click.option("--overlap", help="Least overlap of neighbouring tiles in pixels [the contract's].")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def inspect(file: str, as_json: bool, **flags: Any) -> None:
+@click.option("--json", is_flag=True, help="Print one JSON object.")
+def inspect(file: str, json: bool, **flags: Any) -> None:
     """Show what a model or a raster is, and what it would need; nothing is written.
 
     Ends with 1 where segpipe run would refuse FILE: what is known is printed, and why on stderr.
     """
-    from segpipe import terminal
-    from segpipe.pipeline import inspect as inspection
+    from segpipe.inspect.facts import as_json
+    from segpipe.inspect.file import inspect_file
+    from segpipe.inspect.show import print_facts
 
     values = {"input": (file,), **flags, "model": flags["model"] or Path(file), "device": "cpu"}
     try:
-        facts = inspection.inspect_file(load_settings(None, values))
+        facts = inspect_file(load_settings(None, values))
     except SegpipeError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(NOT_STARTED)
-    if as_json:
-        click.echo(inspection.as_json(facts))
+    if json:
+        click.echo(as_json(facts))
     else:
-        terminal.print_facts(facts)
+        print_facts(facts)
     if facts.error is not None:
         click.echo(f"error: {facts.error}", err=True)
         sys.exit(SOME_FAILED)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends an export as Ctrl-C does, and what is half-written goes; once is enough, and a second must not hurt."""
+    del frame
+    for other in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(other, signal.SIG_IGN)
+    raise KeyboardInterrupt(number)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -1,5 +1,6 @@
 """A contract for a model that was made elsewhere: checked on the model, then kept inside its file."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,12 +13,12 @@ from onnx import numpy_helper
 
 from segpipe import __version__
 from segpipe.export.file import draft, save, spec_of
-from segpipe.export.stride import Stride, measure_stride
+from segpipe.export.stride import Size, Stride, is_strided, measure_stride, named_stride, total_stride
 from segpipe.export.tiles import random_tiles
-from segpipe.pipeline.contract import DEFAULT_ALIGN, Contract, read_contract
-from segpipe.pipeline.errors import ExportError, ModelError
+from segpipe.pipeline.contract import Contract, read_contract
+from segpipe.pipeline.errors import ExportError, ModelError, SettingsError
 from segpipe.pipeline.model import Model, try_out
-from segpipe.pipeline.spec import ModelSpec
+from segpipe.pipeline.spec import ModelSpec, read_model
 
 STEADY = 1e-4
 """Largest change of a score, relative to the largest, that a batch may make."""
@@ -30,7 +31,7 @@ class Attached:
     path: Path
     contract: Contract
     stride: Stride | None
-    """None where the contract names it, or the model takes no noise."""
+    """None for volumes."""
     notes: tuple[str, ...]
 
 
@@ -38,7 +39,7 @@ def attach(model: Path, contract: Path, output: Path | None = None) -> Attached:
     """Write a contract into an ONNX file, once the two have been found to fit.
 
     The model is run on noise: its scores must be finite, the same each time, and no matter what is beside a tile in its
-    batch. ``align`` is measured where the contract does not name it.
+    batch. ``align`` is measured; where the contract names it, that must be a multiple.
 
     Args:
         model: the file; weights that lie outside it are taken in.
@@ -48,19 +49,30 @@ def attach(model: Path, contract: Path, output: Path | None = None) -> Attached:
     Raises:
         SegpipeError: they do not fit, or the model is not fit to run; nothing is changed.
     """
+    if output is not None and output.exists() and not (model.exists() and output.samefile(model)):
+        raise SettingsError(f"the output must be new, got {output}, which exists: name another, or remove it")
     proto = _load(model)
     terms = read_contract(contract)
     with draft(output or model) as path:
-        save(proto, terms, path)
+        save(proto, terms if terms.align is not None else terms.model_copy(update={"align": 1}), path)
         spec = try_out(spec_of(path))
         score = Model(spec, arena=False)
-        _check_steady(score, spec)
-        stride = None if terms.align is not None else _measure(score, spec)
+        alone = _is_free(proto, spec) and not _takes_two(score, spec)
+        if alone:
+            _batch_axis(proto, spec).dim_value = 1
+        _check_steady(score, spec, batch=1 if alone else max(spec.batch, 1 + _is_free(proto, spec)))
+        stride = _measure(score, spec, proto, terms)
         terms = _completed(terms, model.name, stride)
         save(proto, terms, path)
-    beside = (output or model).with_suffix(".toml")
-    notes = (f"{beside} beside the model is its contract in a run, in place of the one inside",) if beside.is_file() else ()
-    return Attached(output or model, terms, stride, notes)
+    return Attached(output or model, terms, stride, tuple(_notes(output or model, alone)))
+
+
+def _notes(path: Path, alone: bool) -> Iterator[str]:
+    if alone:
+        yield "the model fails on two tiles at once, whatever its input says: its batch is fixed at 1 now"
+    beside = path.with_suffix(".toml")
+    if beside.is_file():
+        yield f"{beside} beside the model is its contract in a run, in place of the one inside"
 
 
 def _load(path: Path) -> onnx.ModelProto:
@@ -70,6 +82,8 @@ def _load(path: Path) -> onnx.ModelProto:
         ModelError: it is no ONNX file, damaged, or without its weights.
         ExportError: weights are not finite.
     """
+    if not path.is_file():
+        read_model(path)  # which says so
     try:
         proto = onnx.load(str(path))
     except Exception as error:  # noqa: BLE001 - protobuf and onnx raise classes of their own
@@ -83,27 +97,39 @@ def _load(path: Path) -> onnx.ModelProto:
     return proto
 
 
-def _check_steady(score: Model, spec: ModelSpec) -> None:
-    tiles = random_tiles(spec, max(2, spec.batch), 0)
+def _check_steady(score: Model, spec: ModelSpec, *, batch: int) -> None:
+    """Run a tile twice, then beside others in a batch."""
+    tiles = random_tiles(spec, batch, 0)
     first = _scored(score, tiles[: spec.batch])
     room = STEADY * (float(np.abs(first).max()) or 1.0)
     if not np.isfinite(first).all():
         raise ExportError(f"scores of {spec.path.name} must be finite, got NaN or infinity on noise: see its weights")
     if np.abs(_scored(score, tiles[: spec.batch]) - first).max() > room:
         raise ExportError("the model must give the same scores each time, and does not: export it in evaluation mode")
-    if spec.batch == 1 and _batch_free(spec):
-        both = _scored(score, [tiles[0], 3 * tiles[1] + 1])
-        if np.abs(both[:1] - first).max() > room:
-            raise ExportError(
-                "a tile's scores must not depend on the tiles beside it in a batch, and they do: "
-                "export the model in evaluation mode"
-            )
+    beside = _scored(score, [tiles[0], *(3 * tile + 1 for tile in tiles[1:])])
+    if np.abs(beside[:1] - first[:1]).max() > room:
+        raise ExportError(
+            "a tile's scores must not depend on the tiles beside it in a batch, and they do: "
+            "export the model in evaluation mode"
+        )
 
 
-def _batch_free(spec: ModelSpec) -> bool:
-    graph = onnx.load(str(spec.path), load_external_data=False).graph
-    image = next(value for value in graph.input if value.name == spec.input)
-    return not image.type.tensor_type.shape.dim[0].dim_value
+def _batch_axis(proto: onnx.ModelProto, spec: ModelSpec) -> onnx.TensorShapeProto.Dimension:
+    image = next(value for value in proto.graph.input if value.name == spec.input)
+    axis: onnx.TensorShapeProto.Dimension = image.type.tensor_type.shape.dim[0]
+    return axis
+
+
+def _is_free(proto: onnx.ModelProto, spec: ModelSpec) -> bool:
+    return not _batch_axis(proto, spec).dim_value
+
+
+def _takes_two(score: Model, spec: ModelSpec) -> bool:
+    try:
+        _scored(score, random_tiles(spec, 2, 0))
+    except ModelError:
+        return False
+    return True
 
 
 def _scored(score: Model, tiles: list[NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -111,20 +137,42 @@ def _scored(score: Model, tiles: list[NDArray[np.float32]]) -> NDArray[np.float3
 
 
 def _as_pixels(tile: NDArray[np.float32], dtype: str) -> NDArray[Any]:
-    """Noise as a model of integers takes it: over the middle of the type's range."""
+    """Noise as a model of integers takes it: over the middle of the type's range; wide types hold pixels of 16 bits."""
     if np.dtype(dtype).kind == "f":
         return tile
-    limits = np.iinfo(dtype)
+    limits = np.iinfo(dtype if np.dtype(dtype).itemsize <= 2 else np.uint16)
     middle, spread = (int(limits.max) + int(limits.min)) / 2, (int(limits.max) - int(limits.min)) / 8
     return np.asarray(np.clip(tile * spread + middle, limits.min, limits.max))
 
 
-def _measure(score: Model, spec: ModelSpec) -> Stride | None:
-    if len(spec.tiling.tile) != 2 or spec.batch != 1:
+def _measure(score: Model, spec: ModelSpec, proto: onnx.ModelProto, terms: Contract) -> Stride | None:
+    if len(spec.tiling.tile) != 2:
         return None
     rows, cols = spec.tiling.tile
-    fallback = int(np.gcd.reduce([DEFAULT_ALIGN, rows, cols]))
-    return measure_stride(lambda x: _scored(score, list(x)), spec.contract.channel_count, (rows, cols), fallback)
+    visible = total_stride(_sizes(proto, spec), (rows, cols))
+    channels = spec.contract.channel_count
+    found = measure_stride(lambda x: _scored(score, [x[0]] * spec.batch)[:1], channels, (rows, cols), visible)
+    return named_stride(found, terms.axes("align", 2), visible)
+
+
+def _sizes(proto: onnx.ModelProto, spec: ModelSpec) -> Iterator[tuple[Size, Size]]:
+    """Rows and columns of maps before and after each operator with a stride; none where shapes cannot be inferred."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    image = next(value for value in copy.graph.input if value.name == spec.input)
+    shape = spec.batch_shape if spec.contract.layout == "NCHW" else (1, *spec.tiling.tile, spec.contract.channel_count)
+    for axis, size in zip(image.type.tensor_type.shape.dim, shape, strict=True):
+        axis.dim_value = size
+    try:
+        graph = onnx.shape_inference.infer_shapes(copy, data_prop=True).graph
+    except Exception:  # noqa: BLE001 - onnx raises what its inference raises, and what cannot be seen is measured alone
+        return
+    values = (*graph.input, *graph.value_info, *graph.output)
+    sizes = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}
+    for node in graph.node:
+        before, after = (sizes.get(names[0], ()) if names else () for names in (node.input, node.output))
+        if is_strided(node.op_type) and len(before) == len(after) == 4 and 0 not in (*before[2:], *after[2:]):
+            yield (before[2], before[3]), (after[2], after[3])
 
 
 def _completed(contract: Contract, model: str, stride: Stride | None) -> Contract:
@@ -133,6 +181,7 @@ def _completed(contract: Contract, model: str, stride: Stride | None) -> Contrac
     told |= {"model": model} | contract.provenance
     measured: dict[str, Any] = {}
     if stride is not None:
-        measured = {"align": stride.align, "equivariant": stride.equivariant}
+        align = contract.align if contract.align is not None else stride.align
+        measured = {"align": align, "equivariant": stride.equivariant}
         told["verification"] = {"shift_error": float(f"{stride.error:.3g}"), "runtime": "finite, steady, free of its batch"}
     return contract.model_copy(update={**measured, "provenance": told})

@@ -6,13 +6,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 from onnx import helper
 
 from segpipe.export.deepness import deepness_metadata
 from segpipe.pipeline.config import Settings
 from segpipe.pipeline.contract import METADATA_KEY, Contract
+from segpipe.pipeline.errors import ExportError, SegpipeError
 from segpipe.pipeline.files import commit, output_errors, partial
 from segpipe.pipeline.spec import ModelSpec, read_spec
+
+READ_BY_DEEPNESS = {
+    *("model_type", "class_names", "names", "resolution", "tile_size", "tiles_size", "tiles_overlap"),
+    *("standardization_mean", "standardization_std", "seg_thresh"),
+}
+"""Keys of the plugin, of which none of an older contract may stay."""
 
 
 @contextmanager
@@ -24,18 +32,32 @@ def draft(output: Path) -> Iterator[Path]:
         try:
             yield temporary
             commit(temporary, output)
+        except SegpipeError as error:  # the hidden name means nothing to a user
+            raise type(error)(str(error).replace(temporary.name, output.name)) from None
         finally:
             temporary.unlink(missing_ok=True)
 
 
 def save(proto: onnx.ModelProto, contract: Contract, path: Path) -> None:
     """Write the graph with its contract, and what QGIS's Deepness reads, in place of any older ones."""
+    check_size(proto)
     inside = json.dumps(contract.model_dump(mode="json", exclude_none=True), ensure_ascii=False)
     ours = {METADATA_KEY: inside, **deepness_metadata(contract, input_dtype=_input_type(proto))}
-    kept = {p.key: p.value for p in proto.metadata_props if p.key not in ours}
+    kept = {p.key: p.value for p in proto.metadata_props if p.key not in READ_BY_DEEPNESS}
     del proto.metadata_props[:]
     helper.set_model_props(proto, {**kept, **ours})
     path.write_bytes(proto.SerializeToString())
+
+
+def check_size(proto: onnx.ModelProto) -> None:
+    """Raise where a graph and its weights are more than one file can hold: protobuf counts bytes in 31 bits."""
+    try:
+        proto.ByteSize()
+    except EncodeError:
+        weights = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
+        raise ExportError(
+            f"a model must fit into one file of 2 GiB, got {weights / 1e9:.1f} GB of weights: take a smaller one"
+        ) from None
 
 
 def _input_type(proto: onnx.ModelProto) -> str:

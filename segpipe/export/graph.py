@@ -15,8 +15,11 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, compose, helper, numpy_helper
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from segpipe.export.families import Network
+from segpipe.export.file import check_size
+from segpipe.export.stride import Size, is_strided, total_stride
 from segpipe.pipeline.errors import ExportError
 from segpipe.pipeline.scaling import Scaling
 
@@ -28,9 +31,6 @@ TRACED_OPSET = 17
 RAW_TYPES = {"uint8": TensorProto.UINT8, "uint16": TensorProto.UINT16, "int16": TensorProto.INT16}
 SCORES = ("out", "logits", "scores", "sem_seg", "pred")
 """Keys and attributes under which libraries keep the scores, beside auxiliary ones."""
-
-LARGEST = 2 * 1024**3
-"""Bytes that one ONNX file can hold."""
 
 
 def scores_in(output: Any) -> Tensor:
@@ -71,22 +71,53 @@ def score(scorer: nn.Module, images: NDArray[np.float32]) -> NDArray[np.float32]
         return np.asarray(scorer(torch.from_numpy(np.ascontiguousarray(images))).float().numpy(), np.float32)
 
 
-def check_scores(scorer: nn.Module, shape: tuple[int, ...], classes: int) -> None:
+def output_stride(network: nn.Module, example: NDArray[np.float32]) -> int:
+    """The total stride that the operators of a network show, be it a module or a program; 1 where they show none."""
+    with torch.inference_mode(), _Sizes() as seen:
+        network(torch.from_numpy(example))
+    rows, cols = example.shape[-2:]
+    return total_stride(seen.sizes, (rows, cols))
+
+
+class _Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sizes of maps before and after each operator that can make them smaller by a stride."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.sizes: list[tuple[Size, Size]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        output = func(*args, **(kwargs or {}))
+        maps = [t for t in (args[:1], output if isinstance(output, tuple) else (output,)) for t in t[:1]]
+        if is_strided(str(func)) and all(isinstance(t, Tensor) and t.ndim == 4 for t in maps):
+            before, after = (tuple(t.shape[-2:]) for t in maps)
+            self.sizes.append((before, after))
+        return output
+
+
+def check_scores(scorer: Scorer, shape: tuple[int, ...], classes: int) -> None:
     """Run one image, and see that the scores are those of the contract.
 
     Raises:
-        ExportError: it does not run at this size, gives another number of scores, or larger ones than its image.
+        ExportError: it does not run at this size, gives another number of scores, or of a size that would be stretched.
     """
     try:
-        found = score(scorer, np.zeros(shape, np.float32)).shape
+        with torch.inference_mode():
+            found = tuple(scores_in(scorer.network(torch.zeros(shape))).shape)
     except ExportError:
         raise
     except Exception as error:  # noqa: BLE001 - a network raises whatever it likes
-        raise ExportError(f"the network does not run on {_by(shape)}: {type(error).__name__}: {error}") from None
-    if len(found) != 4 or found[1] != classes:
+        raise ExportError(f"the network does not run on {_by(shape)}: {_said(error)}") from None
+    if len(found) not in (3, 4) or found[0] != shape[0] or (found[1] if len(found) == 4 else 1) != classes:
         raise ExportError(
             f"the network must give {classes} scores per pixel, as the classes say, got output {_by(found)}: "
             "correct --classes, task or the head's size"
+        )
+    if len({size / part for size, part in zip(shape[-2:], found[-2:], strict=True)}) > 1 or shape[-1] % found[-1]:
+        raise ExportError(
+            f"scores must have the image's size or an integer fraction of it, got {_by(found[-2:])} for {_by(shape[-2:])}: "
+            "take a tile that is a multiple of the network's stride, or pad inside the network, so that sizes are kept"
         )
 
 
@@ -111,8 +142,7 @@ def to_onnx(network: Network, shape: tuple[int, ...], *, free_size: bool) -> onn
             proto = _traced(network, example) if network.traced else _exported(network, example, free_size)
         except Exception as error:  # noqa: BLE001 - the exporter raises what its passes raise
             raise ExportError(f"torch cannot export this network: {_root(error)}") from None
-    if proto.ByteSize() > LARGEST:
-        raise ExportError(f"a model must fit into one file of 2 GiB, got {proto.ByteSize() / 1e9:.1f} GB of weights")
+    check_size(proto)
     _tidy(proto)
     return proto
 
@@ -139,11 +169,14 @@ def _is_program(module: nn.Module) -> bool:
 
 
 def _traced(network: Network, example: Tensor) -> onnx.ModelProto:
-    """A TorchScript program can be traced only; sizes that it computes are frozen with it."""
+    """A TorchScript program can be traced only; sizes that it computes are frozen with it.
+
+    When it ends, the exporter gives all parts the mode of the whole: without ``eval`` the network would drop out then.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder, "traced.onnx"))
         torch.onnx.export(
-            torch.jit.trace(Scorer(network.module), example, check_trace=False),  # type: ignore[no-untyped-call]
+            torch.jit.trace(Scorer(network.module).eval(), example, check_trace=False),  # type: ignore[no-untyped-call]
             (example,),
             path,
             input_names=["image"],
@@ -175,8 +208,14 @@ def _root(error: BaseException) -> str:
     """The first cause, in its first lines: the exporter wraps it in pages of its own."""
     while error.__cause__ is not None:
         error = error.__cause__
+    return _said(error)
+
+
+def _said(error: BaseException) -> str:
+    """The first lines of an error; the last one of TorchScript's, which begins with pages of its own source."""
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' '.join(lines[:3])[:600]}"
+    lines = lines[-1:] if "TorchScript" in str(error) else lines[:3]
+    return f"{type(error).__name__}: {' '.join(lines).removeprefix(f'{type(error).__name__}: ')[:600]}"
 
 
 def _tidy(proto: onnx.ModelProto) -> None:
@@ -193,6 +232,9 @@ def _tidy(proto: onnx.ModelProto) -> None:
         for size in value.type.tensor_type.shape.dim:
             if size.dim_param in names:
                 size.dim_param = names[size.dim_param]
+    for axis in (0, 2, 3):  # scores have the size of their image
+        if sizes[axis].dim_param:
+            graph.output[0].type.tensor_type.shape.dim[axis].dim_param = sizes[axis].dim_param
     proto.ir_version = IR_VERSION
     del proto.metadata_props[:]
 

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from segpipe import __version__
 from segpipe.export.families import Network
 from segpipe.export.file import draft, save, spec_of
-from segpipe.export.graph import Scorer, check_scores, scaled_inside, score, to_onnx
+from segpipe.export.graph import Scorer, check_scores, output_stride, scaled_inside, score, to_onnx
 from segpipe.export.mlm import mlm_item
 from segpipe.export.network import library_versions, open_network, weights_digest
 from segpipe.export.precision import converted
 from segpipe.export.settings import ExportSettings
-from segpipe.export.stride import Stride, measure_stride, output_stride
+from segpipe.export.stride import Stride, measure_stride, named_stride
 from segpipe.export.terms import draw_up, read_terms
 from segpipe.export.tiles import Tiles, noise, random_tiles, raw_tiles, scene_tiles
 from segpipe.export.verify import BATCHES, Agreement, check, check_steady, compare
@@ -111,18 +111,9 @@ def _tile(contract: Contract) -> tuple[int, int]:
 
 def _stride(network: Network, scorer: Scorer, shape: tuple[int, ...], contract: Contract) -> Stride:
     """The measured one; where the contract names one, that must be a multiple of it."""
-    example = np.zeros((1, *shape), np.float32)
-    visible = not network.traced
-    fallback = output_stride(network.module, example) if visible else 32
-    stride = measure_stride(partial(score, scorer), shape[0], _tile(contract), fallback)
-    named = contract.axes("align", contract.ndim)
-    if named is None:
-        return stride
-    if any(n % stride.align for n in named):
-        raise ExportError(
-            f"align must be a multiple of the network's stride, measured as {stride.align}, got {list(named)}: leave it out"
-        )
-    return Stride(max(named), stride.equivariant, stride.error)
+    visible = output_stride(network.module, np.zeros((1, *shape), np.float32))
+    stride = measure_stride(partial(score, scorer), shape[0], _tile(contract), visible)
+    return named_stride(stride, contract.axes("align", contract.ndim), visible)
 
 
 def _graph(
@@ -130,7 +121,7 @@ def _graph(
 ) -> tuple[onnx.ModelProto, bool]:
     """Of free rows and columns if it is right at two other sizes, else fixed to the tile."""
     if not (settings.fixed_size or network.traced):
-        sizes = _other_sizes(shape, max(stride.align, 32))
+        sizes = _other_sizes(shape, stride.align * -(-32 // stride.align))
         try:
             proto = to_onnx(network, shape, free_size=True)
             if all(_right_at(proto, scorer, size) for size in sizes):
@@ -159,11 +150,6 @@ def _right_at(proto: onnx.ModelProto, scorer: Scorer, shape: tuple[int, ...]) ->
 def _save(proto: onnx.ModelProto, contract: Contract, settings: ExportSettings, path: Path) -> None:
     """Write the graph, with its scaling in front where it takes raw pixels."""
     if settings.raw:
-        if contract.normalize in ("zscore", "minmax") or contract.pixel == "physical":
-            raise ExportError(
-                f'--raw needs scaling that is the same for all files, got normalize = "{contract.normalize}", '
-                f'pixel = "{contract.pixel}": leave --raw out'
-            )
         copy = onnx.ModelProto()
         copy.CopyFrom(proto)
         proto = scaled_inside(copy, fixed_scaling(contract, None), settings.raw)

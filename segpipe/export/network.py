@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +36,22 @@ def open_network(settings: ExportSettings, terms: Terms) -> Network:
     else:
         network = _from_checkpoint(settings, terms)
     if not isinstance(network.module, torch.fx.GraphModule):  # a program's mode is fixed
-        network.module.eval()
+        network.module.eval().float()  # some are saved in half precision
     return network
 
 
 def _program(settings: ExportSettings, form: str) -> Network:
-    if settings.arch or settings.module:
-        raise ExportError(f"{settings.weights} is a program and brings its own architecture: leave --arch and --module out")
+    given = [key for key in ("arch", "module", "encoder", "options", "prefix", "replace_head") if getattr(settings, key)]
+    if given:
+        flags = ", ".join(f"--{key.removesuffix('s').replace('_', '-')}" for key in given)
+        raise ExportError(f"{settings.weights} is a program and brings its own architecture and weights: leave {flags} out")
     try:
-        if form == "torchscript":
-            program = torch.jit.load(settings.weights, map_location="cpu")  # type: ignore[no-untyped-call]
-            return Network(program, "TorchScript program", traced=True)
-        module = torch.export.load(settings.weights).module()
+        with warnings.catch_warnings(), settings.weights.open("rb") as stream:
+            warnings.simplefilter("ignore")  # TorchScript is deprecated, and people have it
+            if form == "torchscript":
+                program = torch.jit.load(stream, map_location="cpu")  # type: ignore[no-untyped-call]
+                return Network(program, "TorchScript program", traced=True)
+            module = torch.export.load(stream).module()
     except Exception as error:  # noqa: BLE001 - torch raises what its readers raise
         raise ExportError(f"{settings.weights} cannot be loaded: {type(error).__name__}: {error}") from None
     return Network(module, "torch.export program")

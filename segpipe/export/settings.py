@@ -1,5 +1,6 @@
 """The settings of an export, checked once."""
 
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -83,7 +84,7 @@ class ExportSettings(BaseModel):
 
 def export_settings(flags: Mapping[str, Any]) -> ExportSettings:
     """Settings from flags; ``options`` are ``key=value`` texts, with values as TOML writes them."""
-    values = {key: value for key, value in flags.items() if value not in (None, (), False)}
+    values = {key: value for key, value in flags.items() if not (value is None or value is False or value == ())}
     values["options"] = dict(_option(text) for text in flags.get("options", ()))
     try:
         settings = ExportSettings.model_validate(values)
@@ -108,8 +109,23 @@ def _check(settings: ExportSettings) -> None:
         raise SettingsError("int8 needs real pixels to find its ranges, got no --calibrate: name a folder of scenes")
     if settings.arch and settings.module:
         raise SettingsError(f"one of --arch and --module builds the network, got both {settings.arch} and {settings.module}")
-    for path in (settings.output, settings.stac_mlm):
-        if path is not None and path.exists() and not settings.overwrite:
-            raise SettingsError(f"the output must be new, got {path}, which exists: name another, or give --overwrite")
     if not settings.weights.exists():
         raise SettingsError(f"the weights must exist, got {settings.weights}")
+    taken = [settings.weights]
+    for path in (settings.output, settings.stac_mlm):
+        if path is not None:
+            _check_place(path, taken, settings.overwrite)
+            taken.append(path)
+
+
+def _check_place(path: Path, taken: list[Path], overwrite: bool) -> None:
+    """Before the work, not after it."""
+    if path.resolve() in [other.resolve() for other in taken]:
+        raise SettingsError(f"weights, model and item must be three files, got {path} twice: name another")
+    if path.is_dir():
+        raise SettingsError(f"the output must be a file, got the folder {path}: name a file in it")
+    if path.exists() and not overwrite:
+        raise SettingsError(f"the output must be new, got {path}, which exists: name another, or give --overwrite")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise SettingsError(f"the output must lie in a folder that can be written, got {path} and {folder}: name another")

@@ -1,20 +1,23 @@
-"""By how much a tile may be shifted without its scores changing: measured on the network."""
+"""By how much a tile may be shifted without its scores changing: measured, and never less than the layers show."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from math import gcd, lcm
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from segpipe.export.tiles import noise
+from segpipe.pipeline.contract import DEFAULT_ALIGN
+from segpipe.pipeline.errors import ExportError
 
 Score = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
-EXACT = 1e-4
-"""Difference, relative to the spread of the scores, below which two are the same but for rounding."""
+EXACT = 1e-5
+"""Difference, relative to the spread of the scores, below which two are the same but for rounding.
+
+The deepest level of a U-Net with fresh weights makes 2e-5 of its scores, and rounding 1e-6.
+"""
 
 CLEAR = 4.0
 """By how much shifts at the stride must differ less than all smaller ones to be told from them."""
@@ -35,25 +38,54 @@ class Stride:
     """Root mean square change of the scores in the middle of a tile, over their standard deviation."""
 
 
-def measure_stride(score: Score, channels: int, tile: tuple[int, int], fallback: int, seed: int = 0) -> Stride:
+def measure_stride(score: Score, channels: int, tile: tuple[int, int], visible: int, seed: int = 0) -> Stride:
     """Shift noise under a network, and see by how many pixels its scores do not mind.
 
-    The stride is the smallest divisor of the tile at which scores in the middle of the tile move with the image; where
-    attention or global pooling lets them change at every shift, it is ``fallback``, the output stride.
+    The stride is the smallest divisor of the tile at which scores in the middle of the tile move with the image. Noise may
+    leave a deep path silent that real images wake, so it is a multiple of what the layers show; where attention or global
+    pooling lets scores change at every shift, it is what they show, and `DEFAULT_ALIGN` where they show nothing.
 
     Args:
         score: images ``(batch, channels, rows, cols)`` to scores.
         channels: of the image.
         tile: rows and columns.
-        fallback: what is told where nothing can be measured.
+        visible: the stride that can be seen in the layers, 1 where none can.
         seed: of the noise.
     """
-    shifts = [s for s in range(1, min(LONGEST, min(tile) // 4) + 1) if all(t % s == 0 for t in tile)]
+    longest = max(1, min(LONGEST, min(tile) // 2))
+    shifts = [s for s in range(1, longest + 1) if all(t % s == 0 for t in tile)]
     canvas = noise((channels, *(t + max(shifts) for t in tile)), seed)
-    errors = {s: _change(score, canvas, tile, s) for s in shifts}
-    align = _smallest(errors) or fallback
+    here = score(canvas[None, :, : tile[0], : tile[1]])[0]
+    errors = {s: _change(score, here, canvas, s) for s in shifts}
+    found = _smallest(errors)
+    align = gcd(_combined(found, visible), *tile)  # where windows cannot start at multiples of it, at what can be had
     reach = _reach(score, channels, tile, align, seed)
-    return Stride(align, reach < EQUIVARIANT and errors.get(align, 1.0) < EQUIVARIANT, max(reach, errors.get(align, 1.0)))
+    error = max(reach, errors.get(align, 0.0))
+    whole = found is not None and align % lcm(found, visible) == 0
+    return Stride(align, whole and error < EQUIVARIANT, error)
+
+
+def named_stride(measured: Stride, named: tuple[int, ...] | None, visible: int) -> Stride:
+    """The user's stride where there is one, which must be a multiple of what is known.
+
+    Raises:
+        ExportError: it is not: windows would start where the network's scores change.
+    """
+    if named is None:
+        return measured
+    known = measured.equivariant or visible > 1  # else it is a guess, and the user's word is better
+    if known and any(n % measured.align for n in named):
+        raise ExportError(
+            f"align must be a multiple of the network's stride, measured as {measured.align}, got {list(named)}: "
+            "leave it out"
+        )
+    return Stride(max(named), measured.equivariant, measured.error)
+
+
+def _combined(found: int | None, visible: int) -> int:
+    if found is None:
+        return visible if visible > 1 else DEFAULT_ALIGN
+    return lcm(found, visible)
 
 
 def _smallest(errors: dict[int, float]) -> int | None:
@@ -66,12 +98,11 @@ def _smallest(errors: dict[int, float]) -> int | None:
     return None
 
 
-def _change(score: Score, canvas: NDArray[np.float32], tile: tuple[int, int], shift: int) -> float:
+def _change(score: Score, here: NDArray[np.float32], canvas: NDArray[np.float32], shift: int) -> float:
     """Of scores in the middle of a tile when it starts ``shift`` pixels further on both axes."""
-    rows, cols = tile
-    here = score(canvas[None, :, :rows, :cols])[0]
+    rows, cols = here.shape[1:]
     there = score(canvas[None, :, shift : shift + rows, shift : shift + cols])[0]
-    middle = tuple(slice(shift + (t - shift) * 3 // 8, shift + (t - shift) * 5 // 8) for t in tile)
+    middle = tuple(slice(shift + (t - shift) * 3 // 8, shift + (t - shift) * 5 // 8) for t in (rows, cols))
     moved = tuple(slice(m.start - shift, m.stop - shift) for m in middle)
     return _relative(here[(slice(None), *middle)], there[(slice(None), *moved)])
 
@@ -80,7 +111,7 @@ def _reach(score: Score, channels: int, tile: tuple[int, int], align: int, seed:
     """How much the middle of a tile changes when what lies behind its borders does, as it would under a long shift."""
     here = noise((channels, *tile), seed)
     there = here.copy()
-    rim = [max(align, t // 16) for t in tile]
+    rim = [min(max(align, t // 16), t // 4) for t in tile]  # short of the middle
     for axis, width in enumerate(rim, 1):
         for side in (slice(None, width), slice(-width, None)):
             there[(slice(None),) * axis + (side,)] += 3
@@ -89,32 +120,35 @@ def _reach(score: Score, channels: int, tile: tuple[int, int], align: int, seed:
 
 
 def _relative(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    spread = float(a.std(axis=(1, 2)).mean())
-    return float(np.sqrt(np.square(a - b).mean()) / spread) if spread > 0 else 0.0
+    """Of the class that changes most; 1 where scores do not vary, and so tell nothing."""
+    spread = float(a.std(axis=(1, 2)).mean()) if a.size else 0.0
+    if spread <= 1e-6 * float(np.abs(a).max(initial=0)):  # the rounding of a constant
+        return 1.0
+    return float(np.sqrt(np.square(a - b).mean(axis=(1, 2)).max()) / spread)
 
 
-def output_stride(network: nn.Module, example: NDArray[np.float32], otherwise: int = 32) -> int:
-    """The image's size over that of the smallest map that a strided layer makes; ``otherwise`` where none can be seen."""
-    sizes: list[int] = []
-
-    def note(layer: nn.Module, inputs: Any, output: Any) -> None:
-        del layer, inputs
-        if isinstance(output, torch.Tensor) and output.ndim == 4 and min(output.shape[-2:]) > 1:
-            sizes.append(output.shape[-1])
-
-    strided = [layer for layer in _leaves(network) if _stride(layer) > 1]
-    hooks = [layer.register_forward_hook(note) for layer in strided]
-    with torch.inference_mode():
-        network(torch.from_numpy(example))
-    for hook in hooks:
-        hook.remove()
-    return round(example.shape[-1] / min(sizes)) if sizes else otherwise
+Size = tuple[int, int]
 
 
-def _leaves(network: nn.Module) -> list[nn.Module]:
-    return [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d)]
+def is_strided(operator: str) -> bool:
+    """Whether an operator's maps lie on a lattice of the image; those of adaptive pooling divide the whole image."""
+    name = operator.lower()
+    return any(part in name for part in ("conv", "pool", "unshuffle", "spacetodepth", "upsample", "resize")) and not any(
+        part in name for part in ("adaptive", "global")
+    )
 
 
-def _stride(layer: nn.Module) -> int:
-    stride = layer.stride
-    return int(stride[0] if isinstance(stride, tuple) else stride)  # type: ignore[arg-type]
+def total_stride(sizes: Iterable[tuple[Size, Size]], image: Size) -> int:
+    """The largest product of the steps by which maps grow smaller.
+
+    Args:
+        sizes: rows and columns before and after each operator, in order.
+        image: rows and columns of the image.
+    """
+    strides = {image: 1}
+    for before, after in sizes:
+        step = max(round(b / a) for b, a in zip(before, after, strict=True))
+        if step > 1 and not (max(after) == 1 and step > 2):  # the latter is a pooling over the whole image
+            known = strides.get(before) or max(1, round(image[0] / before[0]))
+            strides[after] = max(known * step, strides.get(after, 1))
+    return max(strides.values())

@@ -65,7 +65,7 @@ def _from_classes(classes: str | None) -> dict[str, Any]:
         return {"classes": class_table(classes)}
     path = Path(classes)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return _of_types(tomllib.loads(path.read_text(encoding="utf-8")), path)
     except FileNotFoundError:
         raise ExportError(
             f"--classes must be {', '.join(TABLES)} or a TOML file, got {classes}, which does not exist"
@@ -74,6 +74,25 @@ def _from_classes(classes: str | None) -> dict[str, Any]:
         raise ContractError(f"{path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ContractError(f"{path} is not TOML: {error}") from None
+
+
+def _of_types(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What is looked at before the contract is whole has the form that it must have."""
+    for key, form in _FORMS.items():
+        value = values.get(key, [])
+        numbers = value if key in ("tile", "overlap") and isinstance(value, list) else []
+        if not isinstance(value, form) or any(type(n) is not int for n in numbers):
+            raise ContractError(f"{path}: {key} must be {_FORMS_WORDS[key]}, got {value!r}")
+    return values
+
+
+_FORMS: dict[str, Any] = {"classes": list, "channels": int | list, "tile": int | list, "overlap": int | list}
+_FORMS_WORDS = {
+    "classes": "tables, [[classes]], each with id and name",
+    "channels": "a list of names, or their number",
+    "tile": "one or two whole numbers",
+    "overlap": "one or two whole numbers",
+}
 
 
 def draw_up(terms: Terms, known: Mapping[str, Any], settings: ExportSettings) -> Contract:
@@ -92,7 +111,13 @@ def draw_up(terms: Terms, known: Mapping[str, Any], settings: ExportSettings) ->
         raise ExportError("the tile must be named: give --tile, the size in pixels that the network was trained on")
     if settings.raw:
         values["scaling"] = "graph"
-    return parse_contract(_spread(values), "the contract of the export")
+    contract = parse_contract(_spread(values), f"the contract of the export (--classes {settings.classes or 'not given'})")
+    if settings.raw and (contract.normalize in ("zscore", "minmax") or contract.pixel == "physical"):
+        raise ExportError(
+            f'--raw needs scaling that is the same for all files, got normalize = "{contract.normalize}", '
+            f'pixel = "{contract.pixel}": leave --raw out'
+        )
+    return contract
 
 
 def _without_contradicted(known: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

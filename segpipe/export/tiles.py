@@ -33,7 +33,7 @@ def noise(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
         coarse = rng.normal(size=(channels, -(-rows // block), -(-cols // block))).astype(np.float32)
         total += np.repeat(np.repeat(coarse, block, 1), block, 2)[:, :rows, :cols]
     spread = total.std(axis=(1, 2), keepdims=True)
-    return np.asarray((total - total.mean(axis=(1, 2), keepdims=True)) / spread, np.float32)
+    return np.asarray((total - total.mean(axis=(1, 2), keepdims=True)) / np.where(spread > 0, spread, 1), np.float32)
 
 
 def random_tiles(spec: ModelSpec, count: int, seed: int) -> Tiles:

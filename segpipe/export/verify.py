@@ -72,7 +72,8 @@ def compare(
     wanted = np.concatenate([torch_scores(scaled[None]) for scaled, _ in tiles])
     found = np.concatenate([onnx_scores(batch) for batch in _batches([taken for _, taken in tiles])])
     largest = float(np.abs(wanted).max()) or 1.0
-    difference = np.abs(found.astype(np.float64) - wanted) / largest
+    with np.errstate(invalid="ignore"):  # infinity less infinity, which is told as not finite
+        difference = np.abs(found.astype(np.float64) - wanted) / largest
     a, b = labels_of(wanted, contract), labels_of(found, contract)
     return Agreement(
         tiles=len(tiles),
@@ -141,15 +142,24 @@ def check_steady(torch_scores: Callable[[Scores], Scores], tiles: Sequence[Score
     """A network in evaluation mode gives a tile the same scores twice, and whatever tiles it travels with.
 
     Raises:
-        ExportError: it drops out at random, or takes statistics of its batch: it is in training mode.
+        ExportError: it drops out at random, or takes statistics of its batch: it is in training mode; or it takes no batch.
     """
     first = torch_scores(tiles[0][None])
+    if not np.isfinite(first).all():
+        raise ExportError("the network's scores must be finite, got NaN or infinity on noise: see its weights")
     room = 1e-3 * (float(np.abs(first).max()) or 1.0)
     if np.abs(torch_scores(tiles[0][None]) - first).max() > room:
         raise ExportError(
             "the network must give the same scores each time, and does not: dropout is on, so save it in eval()"
         )
-    if np.abs(torch_scores(np.stack([tiles[0], 3 * tiles[1] + 1]))[:1] - first).max() > room:
+    try:
+        both = torch_scores(np.stack([tiles[0], 3 * tiles[1] + 1]))
+    except Exception as error:  # noqa: BLE001 - a network raises whatever it likes
+        raise ExportError(
+            "the network must take several tiles at once, and does not run on 2: where it is a program, "
+            f"make it with a free batch, dynamic_shapes in torch.export ({type(error).__name__}: {str(error)[:300]})"
+        ) from None
+    if len(both) != 2 or np.abs(both[:1] - first).max() > room:
         raise ExportError(
             "a tile's scores must not depend on the tiles beside it in a batch, and they do: "
             "batch normalisation is in training mode, so save the network in eval()"

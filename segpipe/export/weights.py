@@ -1,9 +1,10 @@
 """Checkpoints: read without running what is in them, and fitted to a network key by key."""
 
 import pickle
+import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +16,6 @@ from segpipe.pipeline.errors import ExportError
 
 Form = Literal["folder", "safetensors", "torchscript", "program", "pickle"]
 
-STATES = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
-"""Where checkpoints keep their state, best first."""
-
 SHOWN = 10
 
 
@@ -25,16 +23,20 @@ def form_of(path: Path) -> Form:
     """What kind of file this is, by its content."""
     if path.is_dir():
         return "folder"
-    if path.suffix == ".safetensors":
-        return "safetensors"
     if not zipfile.is_zipfile(path):
-        return "pickle"
+        return "safetensors" if path.suffix == ".safetensors" or _begins_as_safetensors(path) else "pickle"
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
     if any(name.endswith("constants.pkl") for name in names) and any("/code/" in name for name in names):
         return "torchscript"
     programs = ("models/model.json", "serialized_exported_program.json")
     return "program" if path.suffix == ".pt2" or any(name.endswith(programs) for name in names) else "pickle"
+
+
+def _begins_as_safetensors(path: Path) -> bool:
+    """Eight bytes for the length of a header, which is JSON."""
+    with path.open("rb") as stream:
+        return stream.read(9)[8:] == b"{"
 
 
 def read_checkpoint(path: Path, *, trust_pickle: bool) -> State | nn.Module:
@@ -59,35 +61,62 @@ def _read_safetensors(path: Path) -> State:
 
 def _unpickle(path: Path, trust: bool) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=not trust)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols that torch does not write itself
+            return torch.load(path, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
-        if trust:
-            raise ExportError(f"{path} is no checkpoint of torch, or is damaged: {error}") from None
+        if trust or not _begins_as_pickle(path):
+            raise ExportError(_DAMAGED.format(path, _found(error))) from None
         raise ExportError(
             f"{path} holds more than tensors, and loading that runs code from the file: save its state_dict() alone, "
-            f"or give --trust-pickle if you know who made it ({_first_line(error)})"
+            f"or give --trust-pickle if you know who made it ({_found(error)})"
+        ) from None
+    except (ImportError, AttributeError) as error:
+        raise ExportError(
+            f"{path} needs the Python code that it was saved with, and it is not found: "
+            f"name its folder in PYTHONPATH ({type(error).__name__}: {error})"
         ) from None
     except Exception as error:  # noqa: BLE001 - torch raises what its readers raise
-        raise ExportError(
-            f"{path} cannot be read, and may be truncated: {type(error).__name__}: {_first_line(error)}"
-        ) from None
+        raise ExportError(_DAMAGED.format(path, f"{type(error).__name__}: {_found(error)}".rstrip(": "))) from None
 
 
-def _first_line(error: Exception) -> str:
+_DAMAGED = "{} must be a checkpoint of torch, and is none, or is damaged or truncated: {}"
+
+
+def _begins_as_pickle(path: Path) -> bool:
+    """As torch has always saved: a zip archive, before that pickle of protocol 2."""
+    with path.open("rb") as stream:
+        return stream.read(4)[:1] == b"\x80" or zipfile.is_zipfile(path)
+
+
+def _found(error: Exception) -> str:
     """What torch found, without its advice to trust the file."""
-    lines = [line.strip() for line in str(error).splitlines() if "Unsupported" in line or "Unable" in line]
-    return lines[0] if lines else str(error).split("\n", 1)[0]
+    lines = [line.strip() for line in str(error).splitlines() if "unsupported" in line.lower() or "unable" in line.lower()]
+    line = lines[0] if lines else str(error).split("\n", 1)[0]
+    return line.removeprefix("WeightsUnpickler error: ").split(" was not an allowed global")[0]
 
 
 def _state_in(content: Any, path: Path) -> State:
-    if not isinstance(content, Mapping):
-        raise ExportError(f"{path} must hold a state_dict, got {type(content).__name__}")
-    for candidate in (content, *(content[key] for key in STATES if key in content)):
-        if isinstance(candidate, nn.Module):
-            return candidate.state_dict()
-        if isinstance(candidate, Mapping) and candidate and all(isinstance(v, Tensor) for v in candidate.values()):
-            return dict(candidate)
-    raise ExportError(f"{path} must hold a state_dict, at its top or under {', '.join(STATES)}; it has {shown(content)}")
+    """The state in a checkpoint; where there are several, as of an average beside it, each below its place."""
+    found = dict(_states(content))
+    if not found:
+        held = shown(content) if isinstance(content, Mapping) else type(content).__name__
+        raise ExportError(f"{path} must hold a state_dict, a dictionary of tensors by name; it has {held}")
+    if len(found) == 1:
+        return next(iter(found.values()))
+    return {place + key: value for place, state in found.items() for key, value in state.items()}
+
+
+def _states(content: Any, place: str = "") -> Iterator[tuple[str, State]]:
+    """Dictionaries of tensors by name, at any depth, and where they are; optimisers number theirs."""
+    if isinstance(content, nn.Module):
+        yield place, content.state_dict()
+    elif isinstance(content, Mapping) and content and all(isinstance(key, str) for key in content):
+        if all(isinstance(value, Tensor) for value in content.values()):
+            yield place, dict(content)
+        else:
+            for key, value in content.items():
+                yield from _states(value, f"{place}{key}.")
 
 
 def shown(keys: Any) -> str:
@@ -111,18 +140,31 @@ def fit(module: nn.Module, state: State, *, prefix: str | None, replace_head: bo
     Raises:
         ExportError: keys are missing or unexpected, shapes differ, or weights are not finite; all are listed.
     """
-    prefix = _find_prefix(module, state) if prefix is None else prefix
+    prefix = _find_prefix(module, state) if prefix is None else _whole_prefix(prefix, state)
     mine = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    if not mine:
+        raise ExportError(
+            f"keys of the checkpoint must begin with --prefix, got {prefix} and {shown(state)}: correct --prefix"
+        )
     others = [key for key in state if not key.startswith(prefix)]
     wanted = module.state_dict()
     differ = [key for key in mine if key in wanted and mine[key].shape != wanted[key].shape]
-    _check_keys(mine, wanted, differ if not replace_head else _not_heads(differ, mine, wanted))
+    _check_keys(mine, wanted, differ, replace_head)
     _check_finite(mine)
     module.load_state_dict({key: value for key, value in mine.items() if key not in differ}, strict=False)
     notes = [f"keys taken from below {prefix!r}"] if prefix else []
     notes += [f"keys of the checkpoint that are not the network's, left out: {shown(others)}"] if others else []
     notes += [f"head begun anew, untrained: {_shapes(differ, mine, wanted)}"] if differ else []
     return tuple(notes)
+
+
+def _whole_prefix(prefix: str, state: State) -> str:
+    """What the user says, with its dot, and the place of its state in a checkpoint of several."""
+    prefix = prefix if not prefix or prefix.endswith(".") else f"{prefix}."
+    if any(key.startswith(prefix) for key in state):
+        return prefix
+    below = {key[: key.index(f".{prefix}") + 1] for key in state if f".{prefix}" in key}
+    return below.pop() + prefix if len(below) == 1 else prefix
 
 
 def _find_prefix(module: nn.Module, state: State) -> str:
@@ -144,23 +186,28 @@ def _find_prefix(module: nn.Module, state: State) -> str:
     return "" if "" in found else found[0]
 
 
-def _check_keys(mine: State, wanted: Mapping[str, Tensor], differ: list[str]) -> None:
+def _check_keys(mine: State, wanted: Mapping[str, Tensor], differ: list[str], replace_head: bool) -> None:
     # batch norm counts its batches in training only, and old checkpoints have no such count
     missing = [key for key in wanted if key not in mine and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in mine if key not in wanted]
     parts = [f"{what}: {shown(keys)}" for what, keys in (("missing", missing), ("unexpected", unexpected)) if keys]
-    parts += [f"of another shape: {_shapes(differ, mine, wanted)}"] if differ else []
+    head = _are_head(differ, mine, wanted)
+    if differ and not (replace_head and head):
+        parts += [f"of another shape: {_shapes(differ, mine, wanted)}"]
     if parts:
-        mend = ", or give --replace-head to begin the head anew, untrained" if differ and len(parts) == 1 else ""
+        anew = differ and head and not (missing or unexpected)
         raise ExportError(
             f"the checkpoint must fit the network key by key; {'; '.join(parts)}: "
-            f"correct --arch, --encoder, --option, --bands or --classes to how it was trained{mend}"
+            "correct --arch, --encoder, --option, --bands or --classes to how it was trained"
+            + (", or give --replace-head to begin the head anew, untrained" if anew else "")
         )
 
 
-def _not_heads(differ: list[str], mine: State, wanted: Mapping[str, Tensor]) -> list[str]:
-    """Keys whose shapes differ in more than their first axis, the one that counts classes."""
-    return [key for key in differ if mine[key].shape[1:] != wanted[key].shape[1:]]
+def _are_head(differ: list[str], mine: State, wanted: Mapping[str, Tensor]) -> bool:
+    """Whether shapes differ in the number of classes alone: weights' first axis, by the same two numbers everywhere."""
+    counts = {(mine[key].shape[:1], wanted[key].shape[:1]) for key in differ}
+    alike = all(mine[key].ndim == wanted[key].ndim and mine[key].shape[1:] == wanted[key].shape[1:] for key in differ)
+    return alike and len(counts) <= 1 and all(key.endswith(("weight", "bias")) for key in differ)
 
 
 def _shapes(keys: list[str], mine: State, wanted: Mapping[str, Tensor]) -> str:

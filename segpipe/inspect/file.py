@@ -1,0 +1,75 @@
+"""Whether a file is a model or a raster, and the facts of it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader
+
+from segpipe.inspect.facts import Facts
+from segpipe.inspect.model import inspect_model
+from segpipe.inspect.raster import inspect_raster
+from segpipe.pipeline.cases import SUFFIXES, is_remote
+from segpipe.pipeline.config import Settings
+from segpipe.pipeline.errors import InputError, ModelError, SettingsError
+from segpipe.pipeline.gdal import DRIVERS, gdal_options
+from segpipe.pipeline.spec import read_model
+
+
+def inspect_file(settings: Settings) -> Facts:
+    """Facts of the one input; ``settings.model`` is a model for it, or the same path where none is given.
+
+    Raises:
+        InputError, ModelError, SourceError: the file, or the model for it, cannot be opened at all.
+    """
+    (file,) = settings.input
+    alone = settings.model == Path(file)
+    with gdal_options():
+        if _is_model(file):
+            _refuse(
+                file,
+                {"--model": not alone, "--bands": settings.bands},
+                "a raster is inspected, and this is a model: leave it out",
+            )
+            return inspect_model(settings)
+        if alone:
+            flags = {"--contract": settings.contract, "--tile": settings.tile, "--overlap": settings.overlap}
+            _refuse(file, flags, "a model is given, and this is a raster alone: give --model")
+        return inspect_raster(file, settings, None if alone else settings.model)
+
+
+def _refuse(file: str, flags: Mapping[str, Any], rule: str) -> None:
+    """A flag that would do nothing is an error."""
+    for flag, value in flags.items():
+        if value:
+            raise SettingsError(f"{file}: {flag} counts where {rule}")
+
+
+def _is_model(file: str) -> bool:
+    """By suffix where that tells; else by opening, GDAL first, for it reads a header only."""
+    path = Path(file)
+    suffix = path.suffix.lower()
+    if is_remote(file) or suffix == ".onnx" or (path.is_file() and suffix in SUFFIXES):
+        return suffix == ".onnx"
+    if not path.is_file():
+        raise InputError(f"inspect takes one file that exists, got {'the folder ' * path.is_dir()}{file}")
+    return not _opens_as_raster(file) and _opens_as_model(path)
+
+
+def _opens_as_raster(file: str) -> bool:
+    try:
+        DatasetReader(file, driver=list(DRIVERS), sharing=False).close()
+    except RasterioError:
+        return False
+    return True
+
+
+def _opens_as_model(path: Path) -> Literal[True]:
+    try:
+        read_model(path)
+    except ModelError:
+        raise InputError(
+            f"inspect takes an ONNX model or a raster, and {path} opens as neither: rasters are {', '.join(DRIVERS)}"
+        ) from None
+    return True

@@ -1,0 +1,37 @@
+"""How a model lies on a raster."""
+
+from segpipe.inspect.facts import Fit
+from segpipe.inspect.pixels import empty_windows
+from segpipe.pipeline.batches import METRES
+from segpipe.pipeline.cases import Case
+from segpipe.pipeline.config import Settings
+from segpipe.pipeline.contract import Contract
+from segpipe.pipeline.machine import processors
+from segpipe.pipeline.plan import Job, Plan, PlannedCase, memory_mb
+from segpipe.pipeline.records import Run
+from segpipe.pipeline.sources.raster import RasterSource
+from segpipe.pipeline.spec import ModelSpec
+from segpipe.pipeline.windows import Cover
+
+
+def laid(file: str, source: RasterSource, spec: ModelSpec, settings: Settings) -> Fit:
+    """Bands, windows and memory of a run of this model on this raster."""
+    cover, contract = Cover(source.grid.shape, spec.tiling), spec.contract
+    job = Job((PlannedCase(Case("", file), cover.shape, len(cover)),))
+    plan = Plan((job,), (), (), (), workers=1, calls=processors())
+    spacing = contract.spacing and [n * METRES[contract.spacing_unit] for n in contract.spacing]
+    return Fit(
+        model=str(spec.path),
+        contract_origin=spec.contract_origin,
+        bands=[{"channel": c, "band": b} for c, b in zip(_channel_names(contract), source.bands, strict=True)],
+        spacing=spacing,
+        tile=list(spec.tiling.tile),
+        grid=list(cover.counts),
+        windows=len(cover),
+        empty_windows=empty_windows(source, cover),
+        memory_mb=round(memory_mb(plan, Run(spec, settings)), 1),
+    )
+
+
+def _channel_names(contract: Contract) -> tuple[str, ...]:
+    return contract.channel_names or tuple(f"channel {i}" for i in range(1, contract.channel_count + 1))

@@ -1,0 +1,164 @@
+"""How many operations a model needs for one tile."""
+
+import json
+import math
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, inliner, shape_inference
+
+from segpipe.inspect.facts import Flops
+from segpipe.inspect.graphs import free_inputs, graphs, with_subgraphs
+from segpipe.pipeline.spec import ModelSpec
+
+WEIGHT_AT = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3, "ConvTranspose": 1}
+PRODUCTS = frozenset({"MatMul", "MatMulInteger", "QLinearMatMul", "Gemm"})
+COUNTED = PRODUCTS | WEIGHT_AT.keys()
+NOT_COUNTED = frozenset({"Attention", "DeformConv", "Einsum", "GRU", "LSTM", "RNN"})
+
+KEPT_VALUES = 1024
+"""Elements up to which constants keep their values for the inference of shapes: sizes and axes, never weights."""
+
+Sizes = Sequence[int | None] | None
+"""Of a tensor; None for an axis, or all of it, that is not known."""
+
+Shaped = tuple[str, list[list[int]], list[int]]
+"""A node that is counted: operator, shapes of its inputs, shape of its output."""
+
+
+def count_flops(proto: onnx.ModelProto, spec: ModelSpec | None) -> Flops | None:
+    """Operations for one tile: the contract's where there is one, else the file's own where its sizes are fixed.
+
+    Shapes come from ONNX's inference of shapes, and where that leaves one unknown from ONNX Runtime's profiler. Both were
+    tried on the bundled network, the 12 models of ``shared/data`` and four exports with fixed and with free sizes:
+    inference takes 0.01 to 0.3 s, runs nothing (a volume of 256³ included) and agrees with the profiler wherever it knows
+    all sizes, but loses them in the Shape and Reshape arithmetic of three of the four with free sizes (LR-ASPP, SegFormer,
+    UPerNet). The profiler knows every shape, branches included, and costs one tile, as a run's first check does.
+    """
+    feed = _feed(proto, spec)
+    nodes = feed and _inferred(proto, *feed)
+    if nodes is None and feed and spec:
+        nodes = _profiled(spec, *feed)
+    if nodes is None or not feed:
+        return None
+    by_operator: Counter[str] = Counter()
+    for op, inputs, output in nodes:
+        by_operator[op] += operations(op, inputs, output) // feed[1][0]
+    return Flops(by_operator.total(), [1, *feed[1][1:]], dict(by_operator.most_common()), _not_counted(proto))
+
+
+def operations(op: str, inputs: Sequence[Sequence[int]], output: Sequence[int]) -> int:
+    """Two per multiply-add of one node, from the shapes of its inputs and its output; those of a node tell its groups.
+
+    >>> operations("Conv", [(1, 4, 8, 8), (16, 2, 3, 3)], (1, 16, 8, 8)) == 2 * (16 * 8 * 8) * (2 * 3 * 3)
+    True
+    """
+    first = inputs[0]
+    if op == "ConvTranspose":  # each pixel of the input is spread by a kernel
+        return 2 * math.prod(first) * math.prod(inputs[1][1:])
+    if op in WEIGHT_AT:
+        return 2 * math.prod(output) * math.prod(inputs[WEIGHT_AT[op]][1:])
+    inner = math.prod(first) // output[0] if op == "Gemm" else first[-1]  # Gemm's first may be transposed
+    return 2 * math.prod(output) * inner
+
+
+def _feed(proto: onnx.ModelProto, spec: ModelSpec | None) -> tuple[str, list[int]] | None:
+    """Name of the image input and its shape for one tile, or for a batch where the file fixes that."""
+    images = [value for value in free_inputs(proto) if spec is None or value.name == spec.input]
+    if len(images) != 1:
+        return None
+    dims = [d.dim_value for d in images[0].type.tensor_type.shape.dim]
+    if spec is None:
+        return (images[0].name, [dims[0] or 1, *dims[1:]]) if dims and all(dims[1:]) else None
+    channels, tile = spec.contract.channel_count, spec.tiling.tile
+    rest = [*tile, channels] if spec.contract.layout == "NHWC" else [channels, *tile]
+    return spec.input, [dims[0] or 1, *rest]
+
+
+def _not_counted(proto: onnx.ModelProto) -> list[str]:
+    functions = {function.name for function in proto.functions}
+    nodes = [node for graph in graphs(proto) for node in graph.node if node.op_type not in functions]
+    foreign = {f"{n.domain}.{n.op_type}" for n in nodes if n.domain not in ("", "ai.onnx")}
+    return sorted(foreign | {n.op_type for n in nodes if n.op_type in NOT_COUNTED})
+
+
+def _inferred(proto: onnx.ModelProto, name: str, shape: Sequence[int]) -> list[Shaped] | None:
+    """Nodes with their shapes by inference; None where one is unknown or a branch decides."""
+    try:
+        graph = shape_inference.infer_shapes(_fixed(proto, name, shape), data_prop=True).graph
+    except Exception:  # noqa: BLE001 - what inference cannot do, the profiler can
+        return None
+    if any(node.op_type in COUNTED for inner in with_subgraphs(graph) if inner is not graph for node in inner.node):
+        return None
+    sizes: dict[str, Sizes] = {t.name: list(t.dims) for t in graph.initializer}
+    sizes |= {value.name: _sizes(value) for value in (*graph.input, *graph.value_info, *graph.output)}
+    counted = [node for node in graph.node if node.op_type in COUNTED]
+    if not all(_known(sizes.get(name)) for node in counted for name in (*node.input, node.output[0]) if name):
+        return None
+    known = {name: [n or 0 for n in shape or ()] for name, shape in sizes.items()}
+    return [(node.op_type, [known[name] for name in node.input if name], known[node.output[0]]) for node in counted]
+
+
+def _known(shape: Sizes) -> bool:
+    return shape is not None and None not in shape
+
+
+def _sizes(value: onnx.ValueInfoProto) -> Sizes:
+    kind = value.type.tensor_type
+    if not kind.HasField("shape"):
+        return None
+    return [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
+
+
+def _fixed(proto: onnx.ModelProto, name: str, shape: Sequence[int]) -> onnx.ModelProto:
+    """The same graph without weights and notes of shapes, its image input of this shape."""
+    light = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, functions=proto.functions)
+    light.graph.name = proto.graph.name
+    light.graph.node.extend(proto.graph.node)
+    light.graph.initializer.extend(_light(tensor) for tensor in proto.graph.initializer)
+    for value in free_inputs(proto):
+        kind = value.type.tensor_type.elem_type
+        light.graph.input.append(helper.make_tensor_value_info(name, kind, shape) if value.name == name else value)
+    light.graph.output.extend(helper.make_empty_tensor_value_info(value.name) for value in proto.graph.output)
+    return inliner.inline_local_functions(light) if light.functions else light
+
+
+def _light(tensor: TensorProto) -> TensorProto:
+    """A weight without its values; small constants, as sizes are, keep theirs."""
+    if math.prod(tensor.dims) <= KEPT_VALUES and tensor.data_location != TensorProto.EXTERNAL:
+        return tensor
+    return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+
+
+def _profiled(spec: ModelSpec, name: str, shape: Sequence[int]) -> list[Shaped] | None:
+    """Nodes with their shapes as ONNX Runtime met them in one run; None where it does not run."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")  # packed weights are missing among the inputs
+    options.enable_profiling, options.enable_cpu_mem_arena, options.log_severity_level = True, False, 4
+    with tempfile.TemporaryDirectory() as folder:
+        options.profile_file_prefix = f"{folder}/profile"
+        try:
+            session = onnxruntime.InferenceSession(str(spec.path), options, providers=["CPUExecutionProvider"])
+            session.run(None, {name: np.zeros(shape, spec.input_dtype)})
+        except Exception:  # noqa: BLE001 - onnxruntime raises classes of its own that share no base
+            return None
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    return [_shaped(e["args"]) for e in events if e["name"].endswith("_kernel_time") and e["args"]["op_name"] in COUNTED]
+
+
+def _shaped(arguments: Mapping[str, Any]) -> Shaped:
+    """From the profiler's ``[{"float": [1, 3, 8, 8]}, ...]``."""
+    inputs, outputs = ([*map(_only, arguments[key])] for key in ("input_type_shape", "output_type_shape"))
+    return arguments["op_name"], inputs, outputs[0]
+
+
+def _only(tensor: Mapping[str, list[int]]) -> list[int]:
+    (shape,) = tensor.values()
+    return shape

@@ -1,0 +1,68 @@
+"""What a model file tells of itself, and whether it fits its contract."""
+
+from collections import Counter
+
+import onnx
+
+from segpipe.inspect.facts import ModelFacts, Tensor
+from segpipe.inspect.flops import count_flops
+from segpipe.inspect.graphs import free_inputs, graphs, type_name
+from segpipe.inspect.parameters import count_parameters
+from segpipe.pipeline.config import Settings
+from segpipe.pipeline.contract import Contract
+from segpipe.pipeline.errors import SegpipeError
+from segpipe.pipeline.model import try_out
+from segpipe.pipeline.spec import ModelSpec, external_data, find_contract, read_model, read_spec, signature
+
+
+def inspect_model(settings: Settings) -> ModelFacts:
+    """All that a model file tells of itself, and whether it fits its contract.
+
+    Raises:
+        ModelError: it is not an ONNX file.
+    """
+    path = settings.model
+    proto = read_model(path)
+    origin, contract, spec, error = _checked(proto, settings)
+    nodes = [node.op_type for graph in graphs(proto) for node in graph.node]
+    return ModelFacts(
+        kind="model",
+        file=str(path),
+        bytes=sum(f.stat().st_size for f in (path, *external_data(path, proto)) if f.is_file()),
+        producer=f"{proto.producer_name} {proto.producer_version}".strip(),
+        ir=proto.ir_version,
+        opset={entry.domain or "ai.onnx": entry.version for entry in proto.opset_import},
+        operators=dict(Counter(nodes).most_common()),
+        inputs=[_tensor(value) for value in free_inputs(proto)],
+        outputs=[_tensor(value) for value in proto.graph.output],
+        parameters=count_parameters(proto),
+        metadata=[entry.key for entry in proto.metadata_props],
+        flops=count_flops(proto, spec),
+        contract_origin=origin,
+        contract=None if contract is None else contract.model_dump(),
+        tiling=None if spec is None else {key: list(getattr(spec.tiling, key)) for key in ("tile", "overlap", "align")},
+        sha256=None if spec is None else spec.sha256,
+        error=error,
+    )
+
+
+Checked = tuple[str | None, Contract | None, ModelSpec | None, str | None]
+
+
+def _checked(proto: onnx.ModelProto, settings: Settings) -> Checked:
+    """Where the contract was read, the contract, the model under it, what is wrong; None for what does not come about."""
+    origin = contract = spec = None
+    try:
+        metadata = {entry.key: entry.value for entry in proto.metadata_props}
+        contract, origin = find_contract(settings, metadata, *signature(proto))
+        spec = read_spec(settings)
+        try_out(spec)
+    except SegpipeError as error:
+        return origin, contract, spec, str(error)
+    return origin, contract, spec, None
+
+
+def _tensor(value: onnx.ValueInfoProto) -> Tensor:
+    kind = value.type.tensor_type
+    shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in kind.shape.dim]
+    return Tensor(value.name, type_name(kind.elem_type), shape)

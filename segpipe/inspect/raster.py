@@ -1,0 +1,148 @@
+"""What GDAL and segpipe see in a raster, and with a model how it fits."""
+
+import math
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from pyproj import CRS
+from pyproj.exceptions import CRSError
+from rasterio.enums import ColorInterp
+from rasterio.io import DatasetReader
+
+from segpipe.inspect.facts import Band, Fit, Needs, RasterFacts, Valid
+from segpipe.inspect.fit import laid
+from segpipe.inspect.pixels import valid_share
+from segpipe.pipeline.areas import ground_of
+from segpipe.pipeline.batches import open_sheet
+from segpipe.pipeline.cases import Case
+from segpipe.pipeline.config import Settings
+from segpipe.pipeline.contract import Contract, parse_contract
+from segpipe.pipeline.errors import SourceError, foreseen
+from segpipe.pipeline.gdal import DRIVERS, gdal_errors
+from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.model import try_out
+from segpipe.pipeline.sources.raster import RasterSource, read_grid
+from segpipe.pipeline.spec import ModelSpec, read_model, read_spec
+
+
+def inspect_raster(file: str, settings: Settings, model: Path | None) -> RasterFacts:
+    """What GDAL and segpipe see in a raster, and with a model how it fits.
+
+    Raises:
+        SourceError, ModelError: the raster cannot be opened; the model is not an ONNX file.
+    """
+    errors: list[str] = []
+    with gdal_errors(SourceError, f"{file} cannot be opened"):
+        dataset = DatasetReader(file, driver=list(DRIVERS), sharing=False)
+    with closing(dataset):
+        spec = None if model is None else _spec(settings, errors)  # before pixels are read: see ModelSpec.network_mb
+        fit, notes = (None, []) if spec is None else _fit(file, settings, spec, errors)
+        contract = spec.contract if spec and fit else _any_contract(len(settings.bands or colours(dataset)))
+        valid = None
+        with _told(errors, file):
+            valid = valid_share(dataset, contract, settings.bands)
+        return _raster_facts(dataset, valid, fit, notes=notes, error=next(iter(errors), None))
+
+
+@contextmanager
+def _told(errors: list[str], file: str) -> Iterator[None]:
+    """Note an error in the words of a run, and go on with the next fact."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - as in a run, where it would end this case
+        errors.append(str(foreseen(error, file)))
+
+
+def _spec(settings: Settings, errors: list[str]) -> ModelSpec | None:
+    read_model(settings.model)
+    with _told(errors, str(settings.model)):
+        return try_out(read_spec(settings))
+    return None
+
+
+def _fit(file: str, settings: Settings, spec: ModelSpec, errors: list[str]) -> tuple[Fit | None, list[str]]:
+    """How a model lies on a raster, and what a run would note; errors are noted, too."""
+    fit, notes = None, []
+    with _told(errors, file), closing(RasterSource(file, spec.contract, settings.bands)) as source:
+        fit = laid(file, source, spec, settings)
+    with _told(errors, file):
+        opened, sheet = open_sheet(Case(Path(file).stem, file), spec, settings.bands)
+        opened.close()
+        notes = list(sheet.notes)
+    return fit, notes
+
+
+def colours(dataset: DatasetReader) -> list[int]:
+    """Bands that are not alpha, counted from 1."""
+    return [i for i, c in enumerate(dataset.colorinterp, 1) if c is not ColorInterp.alpha]
+
+
+def _any_contract(channels: int) -> Contract:
+    """One that takes any bands: opening a raster under it makes the checks of a run that need no model."""
+    values = {"channels": max(1, channels), "normalize": "none", "activation": "none"}
+    return parse_contract({"version": 1, **values, "classes": [{"id": 0, "name": "any"}]}, "inspect")
+
+
+def _raster_facts(
+    dataset: DatasetReader, valid: Valid | None, fit: Fit | None, *, notes: list[str], error: str | None
+) -> RasterFacts:
+    grid = read_grid(dataset)
+    size = _pixel_size(grid)
+    return RasterFacts(
+        kind="raster",
+        file=dataset.name,
+        driver=dataset.driver,
+        files=list(dataset.files),
+        shape=list(dataset.shape),
+        compression=dataset.compression and dataset.compression.value,
+        overviews=list(dataset.overviews(1)) if dataset.count else [],
+        crs=str(grid) if grid.crs else None,
+        crs_name=_crs_name(grid),
+        transform=None if grid.transform is None else list(grid.transform)[:6],
+        control_points=len(grid.gcps),
+        rpcs=grid.rpcs is not None,
+        pixel_size=size,
+        bands=[_band(dataset, index) for index in dataset.indexes],
+        subdatasets=list(dataset.subdatasets),
+        needs=_needs(dataset, size),
+        valid=valid,
+        fit=fit,
+        notes=notes,
+        error=error,
+    )
+
+
+def _pixel_size(grid: Grid) -> list[float] | None:
+    ground = ground_of(grid)
+    size = () if ground is None else ground.pixel_size(grid.shape)
+    return list(size) if size and all(math.isfinite(n) and n > 0 for n in size) else None
+
+
+def _crs_name(grid: Grid) -> str | None:
+    try:
+        return None if grid.crs is None else str(CRS.from_user_input(grid.crs).name)
+    except CRSError:
+        return None
+
+
+def _band(dataset: DatasetReader, index: int) -> Band:
+    i = index - 1
+    return Band(
+        index=index,
+        dtype=dataset.dtypes[i],
+        description=dataset.descriptions[i] or None,
+        color=dataset.colorinterp[i].name,
+        nodata=dataset.nodatavals[i],
+        mask=[flag.name for flag in dataset.mask_flag_enums[i]],
+        scale=dataset.scales[i],
+        offset=dataset.offsets[i],
+        block=list(dataset.block_shapes[i]),
+    )
+
+
+def _needs(dataset: DatasetReader, size: list[float] | None) -> Needs:
+    bands = colours(dataset)
+    names = [name for band in bands if (name := dataset.descriptions[band - 1])]
+    spacing = None if size is None else [float(f"{metres:.3g}") for metres in size]
+    return Needs(len(bands), names if bands and len(names) == len(bands) else None, spacing)

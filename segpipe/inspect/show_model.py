@@ -1,0 +1,165 @@
+"""A model and its contract, for a person."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich import filesize
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from segpipe.inspect.facts import Flops, ModelFacts, Tensor, plain
+from segpipe.inspect.section import Row, by, section
+from segpipe.pipeline.contract import METADATA_KEY, Contract, SegmentationClass
+
+CLASS_ROWS = 24
+"""Classes up to which each has a line of its own; above, they run in."""
+
+FIRST_KEYS = ("architecture", "framework", "weights_sha256", "precision", "date")
+"""Of a provenance, in this order; then the rest, verification last."""
+
+
+def print_model(console: Console, facts: ModelFacts) -> None:
+    """The file, then its contract, classes and provenance where it has one."""
+    section(console, f"model {facts.file}", _model_rows(facts))
+    if facts.contract is None:
+        return
+    contract = Contract.model_validate(facts.contract)
+    section(console, f"contract, from {facts.contract_origin}", _contract_rows(contract, facts.tiling))
+    _print_classes(console, contract.mask_classes)
+    section(console, "provenance", _provenance_rows(contract.provenance))
+
+
+def _model_rows(facts: ModelFacts) -> Iterator[Row]:
+    yield "size", filesize.decimal(facts.bytes)
+    if facts.producer:
+        yield "made by", facts.producer
+    yield "opset", ", ".join(f"{name} {n}" for name, n in facts.opset.items()) + f"; IR {facts.ir}"
+    yield from (("input", _tensor_words(tensor)) for tensor in facts.inputs)
+    yield from (("output", _tensor_words(tensor)) for tensor in facts.outputs)
+    parameters = facts.parameters
+    types = ", ".join(parameters.types if len(parameters.types) < 2 else (f"{n:,} {t}" for t, n in parameters.types.items()))
+    yield "parameters", f"{parameters.count:,} in {filesize.decimal(parameters.bytes)}" + f" ({types})" * bool(types)
+    yield "FLOPs", _flops_words(facts.flops)
+    yield "operators", ", ".join(f"{n} {name}" for name, n in facts.operators.items())
+    if others := [key for key in facts.metadata if key != METADATA_KEY]:
+        yield "metadata", ", ".join(others)
+    if facts.sha256:
+        yield "identity", facts.sha256
+
+
+def _tensor_words(tensor: Tensor) -> str:
+    return f"{tensor.name}  {tensor.dtype} ({', '.join(map(str, tensor.shape))})"
+
+
+def _flops_words(flops: Flops | None) -> str:
+    if flops is None:
+        return "not known: the tile is not known, or the sizes inside depend on more than it"
+    parts = ", ".join(f"{name} {n / flops.total:.0%}" for name, n in flops.operators.items() if n)
+    left = f"; not counted: {', '.join(flops.not_counted)}" if flops.not_counted else ""
+    return f"{_si(flops.total)} for one tile, {by(flops.shape)}" + f" ({parts})" * (len(flops.operators) > 1) + left
+
+
+def _si(number: float) -> str:
+    """``2.86 G``."""
+    for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {prefix}"
+    return f"{number:.3g}"
+
+
+def _contract_rows(contract: Contract, tiling: Mapping[str, Sequence[int]] | None) -> Iterator[Row]:
+    names = contract.channel_names
+    yield "channels", str(contract.channel_count) + (f": {', '.join(names)}" if names else ", without names")
+    yield "scaling", _scaling_words(contract)
+    yield from ((key, ", ".join(f"{n:.6g}" for n in contract.column(key))) for key in _varying(contract))
+    yield "tile", _tile_words(contract, tiling)
+    yield "equivariant", _EQUIVARIANT[contract.equivariant]
+    yield "spacing", _spacing_words(contract)
+    yield "task", _TASKS[contract.task] + f", above {contract.threshold:g}" * (contract.task != "multiclass")
+    yield "activation", _ACTIVATIONS.get(contract.activation, contract.activation)
+    yield from ((key, value) for key in ("input", "output", "orientation") if (value := getattr(contract, key)))
+    if contract.layout != "NCHW":
+        yield "layout", contract.layout
+
+
+_TASKS = {
+    "multiclass": "multiclass: each pixel has one class",
+    "binary": "binary: one score, class 1",
+    "multilabel": "multilabel: each class has a mask band of its own",
+}
+_ACTIVATIONS = {"none": "none: the outputs are probabilities"}
+_EQUIVARIANT = {
+    True: "yes: scores do not depend on where a tile starts",
+    False: "no: scores depend on where a tile starts",
+    None: "not measured",
+}
+
+
+def _varying(contract: Contract) -> list[str]:
+    """Keys of the scaling whose channels differ."""
+    return [key for key in ("scale", "offset", "mean", "std") if len(set(contract.column(key))) > 1]
+
+
+def _scaling_words(contract: Contract) -> str:
+    """The formula; what differs between channels goes by its key, and its numbers follow."""
+    if contract.scaling == "graph":
+        return "inside the model, which takes pixels as they are"
+    words = {key: key if key in _varying(contract) else f"{[*contract.column(key), 0][0]:.6g}" for key in _SCALING}
+    x = "pixel" if contract.pixel == "stored" else "physical value by the file's tags"
+    x += f" * {words['scale']}" * (words["scale"] != "1") + f" + {words['offset']}" * (words["offset"] != "0")
+    if contract.clip:
+        x = f"clip({x}, {contract.clip[0]:g}, {contract.clip[1]:g})"
+    after = {
+        "fixed": f"({x} - {words['mean']}) / {words['std']}",
+        "zscore": f"{x}; then mean 0 and deviation 1 over the case's valid pixels",
+        "minmax": f"{x}; then 0 to 1 over the case's valid pixels",
+    }
+    return f"x = {after.get(contract.normalize, x)}"
+
+
+_SCALING = ("scale", "offset", "mean", "std")
+
+
+def _tile_words(contract: Contract, tiling: Mapping[str, Sequence[int]] | None) -> str:
+    sizes = tiling or {key: np.atleast_1d(getattr(contract, key) or []).tolist() for key in ("tile", "overlap", "align")}
+    known = [f"{key} {by(sizes[key])}" for key in ("overlap", "align") if sizes[key]]
+    return ", ".join([by(sizes["tile"]) or "not named", *known])
+
+
+def _spacing_words(contract: Contract) -> str:
+    if contract.spacing is None:
+        return "any: pixel sizes are not checked"
+    return f"{by(contract.spacing)} {contract.spacing_unit} on the ground, within {contract.spacing_tolerance:.0%}"
+
+
+def _print_classes(console: Console, classes: Sequence[SegmentationClass]) -> None:
+    title = f"{len(classes)} classes"
+    if len(classes) > CLASS_ROWS:
+        section(console, title, [("", ", ".join(f"{c.id} {c.name}" for c in classes))])
+        return
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for c in classes:
+        swatch = Text("  ", style=f"on {c.color}") if c.color and console.color_system else ""
+        grid.add_row(
+            Text(str(c.id), justify="right"), c.name, c.color or "", swatch, f"score {c.channel}" * (c.channel != c.id)
+        )
+    console.print(Text(title, style="bold"), grid, "", sep="\n")
+
+
+def _provenance_rows(provenance: Mapping[str, Any]) -> Iterator[Row]:
+    rest = [key for key in provenance if key not in FIRST_KEYS and key != "verification"]
+    for key in (*FIRST_KEYS, *rest, "verification"):
+        if key in provenance:
+            yield from _flat(key, plain(provenance[key]))
+
+
+def _flat(key: str, value: Any) -> Iterator[Row]:
+    """Nested keys as rows, each under its whole name."""
+    if isinstance(value, dict) and value:
+        for inner, below in value.items():
+            yield from _flat(f"{key}.{inner}", below)
+    else:
+        yield key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -27,7 +27,7 @@ STATISTICS_BLOCK = 1024
 
 METRES = {"m": 1.0, "mm": 1e-3, "um": 1e-6}
 
-CHANGED = "{} has changed while it was done in parts: run the same command again"
+CHANGED = "{} has changed while it was done: run the same command again"
 
 LONGEST_BATCH = 64
 """Windows, empty ones included, after which a batch leaves even if it is not full."""

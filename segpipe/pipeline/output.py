@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from segpipe import __version__
 from segpipe.pipeline.areas import Areas
-from segpipe.pipeline.batches import Sheet
+from segpipe.pipeline.batches import CHANGED, Sheet
 from segpipe.pipeline.blend import Finished
-from segpipe.pipeline.cases import Case
+from segpipe.pipeline.cases import Case, identities
 from segpipe.pipeline.contract import Contract
+from segpipe.pipeline.errors import SourceError
 from segpipe.pipeline.files import output_errors, partial, remove, write_json
 from segpipe.pipeline.labels import CONFIDENCE_NODATA, CONFIDENCE_TOP, Decision
 from segpipe.pipeline.parts import Tally, part_files, read_tally, write_tally
@@ -30,6 +31,12 @@ def sweep(output: Path, case: Case) -> None:
     for path in (*targets(output, case), *drafts, record_path(output, case)):
         remove(partial(path))
         remove(partial(path).with_name(f"{partial(path).name}.aux.xml"))
+
+
+def check_unchanged(case: Case, sheet: Sheet) -> None:
+    """What was read must be what the record names: a file that changes and changes back would vouch for a mixture."""
+    if identities(case.path, [str(file["path"]) for file in sheet.files]) != sheet.files:
+        raise SourceError(CHANGED.format(case.path))
 
 
 class Sink(Protocol):
@@ -98,6 +105,7 @@ class PartOutput:
 
     def __init__(self, case: Case, sheet: Sheet, run: Run, number: int) -> None:
         files, box = part_files(run.output, case, number), sheet.cover.box(sheet.part)
+        self._case, self._sheet = case, sheet
         self._path, self._opened = files.counts, sheet.opened
         self._layers = Layers(
             sheet,
@@ -109,6 +117,7 @@ class PartOutput:
 
     def finish(self) -> None:
         """Give every file its name, the counts last."""
+        check_unchanged(self._case, self._sheet)
         for sink in self._layers.sinks:
             sink.finish()
         seconds = time.time() - self._opened
@@ -146,6 +155,7 @@ class CaseOutput:
 
     def finish(self) -> None:
         """Give every file its name, the record last."""
+        check_unchanged(self._case, self._sheet)
         record, sinks = record_path(self._run.output, self._case), self._layers.sinks
         self._forget([sink.path for sink in sinks], read_record(record))
         with output_errors(record):

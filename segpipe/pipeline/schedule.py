@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -32,6 +33,8 @@ PROGRESS_SECONDS = 0.3
 
 ALONE = RETRIES + 2
 """The attempt of a task that lost its worker, with nothing beside it that could be to blame."""
+
+GONE = "the scheduler is gone, and with it what was running: start it, then run the same command again"
 
 TICK = 0.5
 """Seconds between two looks at what hangs, or whether to stop."""
@@ -137,9 +140,7 @@ class _Board:
     def _finish(self, running: _Running) -> Iterator[Outcome]:
         future, task = running.future, running.task
         if future.cancelled():
-            raise WorkerError(
-                "the scheduler is gone, and with it what was running: start it, then run the same command again"
-            )
+            raise WorkerError(GONE)
         error = future.exception()
         if isinstance(error, ModelError):
             raise error  # of a worker that came late: no case can be done with another model
@@ -157,10 +158,14 @@ class _Board:
         for key, running in list(self._running.items()):
             if running.worker is None or time.monotonic() - running.began < limit:
                 continue
+            if running.worker not in self._client.nthreads():
+                running.worker = None  # it was lost, and the task waits for another
+                continue
             del self._running[key]
             running.future.cancel()
             LOG.warning("%s has hung for %g s on %s, which is restarted", key, limit, running.worker)
-            self._client.restart_workers([running.worker], raise_for_error=False)
+            with suppress(KeyError, ValueError):  # it has gone just now, or has no nanny: another takes the task
+                self._client.restart_workers([running.worker], raise_for_error=False)
             if apart := _apart(running.task):
                 self._agenda.put_back(apart)
             elif running.attempt <= RETRIES:
@@ -193,7 +198,10 @@ def _outcomes(future: "Future[Any]", task: Task, run: Run) -> list[Outcome]:
     """What a task gave; one that was lost with its worker fails its cases, and only those."""
     error = future.exception()
     if error is None:
-        outcomes: list[Outcome] = future.result()
+        try:
+            outcomes: list[Outcome] = future.result()
+        except (OSError, CancelledError):  # it was done, and the scheduler went before it could be fetched
+            raise WorkerError(GONE) from None
         return outcomes
     lost = WorkerError(f"the worker that held this case was lost again and again, or failed: {error}")
     return _failed(task, run, str(error if isinstance(error, SegpipeError) else lost))

@@ -37,6 +37,7 @@ bench: $(VENV)/developed
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/seams.py
+	$(BIN)/python benchmarks/precision.py
 
 clean:
 	rm -rf $(VENV) $(OUT) segpipe-out .hypothesis .mypy_cache .pytest_cache .ruff_cache benchmarks/scratch *.egg-info

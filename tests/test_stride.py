@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segpipe.export.graph import Scorer, output_stride, score
-from segpipe.export.stride import Stride, is_strided, measure_stride, total_stride
+from segpipe.export.stride import Stride, _smallest, is_strided, measure_stride, named_stride, total_stride
 from segpipe.pipeline.contract import DEFAULT_ALIGN
+from segpipe.pipeline.errors import ExportError
 
 TILE = (96, 96)
 """Of many divisors: 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48."""
@@ -165,15 +166,25 @@ def test_a_deep_path_that_noise_leaves_silent_counts():
     assert measured(net).align == 8
 
 
-def test_a_weak_class_among_many_counts():
-    """One class of a hundred has a stride of 8, on scores a hundred times smaller than the others'."""
+@pytest.mark.parametrize("weight", [1e-2, 1e-4])
+def test_a_weak_class_among_many_counts(weight):
+    """One class of a hundred has a stride of 8, and its scores are far smaller than the others'."""
 
     def forward(x: Tensor, fine: nn.Module, deep: nn.Module) -> Tensor:
-        return torch.cat([fine(x), 0.01 * functional.interpolate(deep(functional.avg_pool2d(x, 8)), scale_factor=8)], 1)
+        return torch.cat([fine(x), weight * functional.interpolate(deep(functional.avg_pool2d(x, 8)), scale_factor=8)], 1)
 
     net = built(lambda: Of(forward, conv(2, 99, 1), conv(2, 1, 1)))
     assert measured(net).align == 8
     assert measured(net, visible=1).align == 8
+
+
+def test_changes_that_only_fade_are_no_stride():
+    """Each shift twice as good as the one before it, the best of them still bad: what a wide receptive field gives."""
+    fading = {1: 1.0, 2: 0.5, 4: 0.25, 8: 0.13, 16: 0.12}
+    assert _smallest(fading) is None
+    assert _smallest({**fading, 8: 0.06, 16: 0.07}) == 8, "the premise: a clear step is one"
+    assert _smallest({1: 0.0, 2: 0.0}) == 1
+    assert _smallest({1: 1e-3, 2: 1e-3, 4: 1e-7, 8: 2e-7}) == 4
 
 
 def test_scores_that_do_not_vary_tell_nothing():
@@ -281,6 +292,30 @@ def test_tile_that_is_no_multiple_of_the_stride(tile):
     assert 0.01 < found.error < 10
 
 
+def test_tile_that_is_no_multiple_of_a_silent_stride():
+    """Noise finds nothing wrong with any shift, and the layers do."""
+
+    def forward(x: Tensor, fine: nn.Module, deep: nn.Module) -> Tensor:
+        silent = torch.relu(deep(x) - 50)
+        return fine(x) + functional.interpolate(silent, size=x.shape[-2:])
+
+    net = built(lambda: Of(forward, conv(2, 3), conv(2, 3, stride=8)))
+    assert measured(net, (96, 96)).equivariant
+    found = measured(net, (100, 100))
+    assert (found.align, found.equivariant) == (4, False)
+
+
+def test_a_tile_of_two_strides_has_a_middle():
+    """What lies behind the borders of a tile changes its middle only if the network reaches so far."""
+
+    def forward(x: Tensor, fine: nn.Module, deep: nn.Module) -> Tensor:
+        return fine(x) + functional.interpolate(torch.relu(deep(x) - 50), scale_factor=32)
+
+    found = measured(built(lambda: Of(forward, conv(2, 3), conv(2, 3, stride=32))), (64, 64))
+    assert (found.align, found.equivariant) == (32, True)
+    assert found.error < 1e-5
+
+
 @pytest.mark.parametrize("tile", [1, 2, 3, 4, 5, 8, 9, 16])
 @pytest.mark.parametrize("classes", [1, 3])
 def test_tiny_tiles_give_something_that_divides_them(tile, classes):
@@ -355,4 +390,37 @@ def test_steps_multiply(sizes, image, stride):
     ],
 )
 def test_operators_with_a_lattice(operator, strided):
-    assert is_strided(operator) == strided
+    assert is_strided(operator, (8, 8), (4, 4)) == strided
+
+
+@pytest.mark.parametrize("operator", ["aten.upsample_bilinear2d.vec", "Resize"])
+def test_maps_that_are_resized_by_a_fraction_have_none(operator):
+    assert is_strided(operator, (8, 8), (4, 4))
+    assert not is_strided(operator, (6, 6), (4, 4))
+    assert not is_strided(operator, (4, 4), (8, 8))
+
+
+# --- the user's word ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("measured", "named", "visible", "align"),
+    [
+        (Stride(8, True, 0.0), None, 1, 8),
+        (Stride(8, True, 0.0), (8, 8), 1, 8),
+        (Stride(8, True, 0.0), (16, 24), 8, 24),
+        (Stride(8, True, 0.0), (4, 4), 1, None),
+        (Stride(8, True, 0.0), (8, 4), 1, None),
+        # the layers are known, though scores change at any shift
+        (Stride(8, False, 0.5), (4, 4), 8, None),
+        (Stride(8, False, 0.5), (16, 16), 8, 16),
+        # nothing is known: 32 was a guess
+        (Stride(32, False, 0.5), (4, 4), 1, 4),
+    ],
+)
+def test_a_named_stride_is_a_multiple_of_what_is_known(measured, named, visible, align):
+    if align is None:
+        with pytest.raises(ExportError, match=r"measured as 8, got \[\d, 4\]: leave it out"):
+            named_stride(measured, named, visible)
+        return
+    assert named_stride(measured, named, visible) == Stride(align, measured.equivariant, measured.error)

@@ -309,3 +309,15 @@ def test_a_network_of_one_tile_at_a_time_is_found():
         check_steady(single, STILL)
     with pytest.raises(ExportError, match="must not depend on the tiles beside it"):
         check_steady(lambda x: x[:1], STILL)
+
+
+def test_labels_are_compared_where_they_are_written():
+    wanted = np.zeros((1, 2, 2, 4), np.float32)
+    wanted[:, 1, :, 2:] = 1
+    found = wanted.copy()
+    found[:, 0, :, 0] = -1  # a tie goes the other way
+    invalid = np.zeros((2, 4), bool)
+    assert compare(giving([wanted]), giving([found]), tiles(1), agreed(), "hand", invalid=[invalid]).equal_labels == 0.75
+    invalid[:, 0] = True
+    agreement = compare(giving([wanted]), giving([found]), tiles(1), agreed(), "hand", invalid=[invalid])
+    assert (agreement.equal_labels, agreement.miou) == (1.0, 1.0)

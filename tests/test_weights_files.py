@@ -101,6 +101,9 @@ def test_state_is_found_wherever_it_is_kept(how, zipped, tmp_path):
     net = trained()
     path = saved(tmp_path / "w.pt", WRAPPED[how](net.state_dict()), _use_new_zipfile_serialization=zipped)
     assert_same(loaded(path), net)
+    content = read_checkpoint(path, trust_pickle=False)
+    assert isinstance(content, dict)
+    assert content.keys() == net.state_dict().keys(), "an optimiser's tensors are no second state"
 
 
 PREFIXED: dict[str, Callable[[Net], nn.Module]] = {
@@ -135,6 +138,13 @@ def test_data_parallel_and_compile_as_torch_saves_them(tmp_path):
     net = trained()
     assert_same(loaded(saved(tmp_path / "p.pt", nn.DataParallel(net).state_dict())), net)
     assert_same(loaded(saved(tmp_path / "c.pt", torch.compile(net).state_dict())), net)
+
+
+def test_a_prefix_ends_with_a_dot():
+    """``conv`` ends ``deconv`` and stands below nothing."""
+    net = nn.ModuleDict({"conv": nn.Conv2d(3, 4, 1)})
+    with pytest.raises(ExportError, match=r"has none of them: the network has conv.weight"):
+        fit(net, nn.ModuleDict({"deconv": nn.Conv2d(3, 4, 1)}).state_dict(), prefix=None, replace_head=False)
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pt"])

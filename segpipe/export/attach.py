@@ -171,8 +171,10 @@ def _sizes(proto: onnx.ModelProto, spec: ModelSpec) -> Iterator[tuple[Size, Size
     sizes = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}
     for node in graph.node:
         before, after = (sizes.get(names[0], ()) if names else () for names in (node.input, node.output))
-        if is_strided(node.op_type) and len(before) == len(after) == 4 and 0 not in (*before[2:], *after[2:]):
-            yield (before[2], before[3]), (after[2], after[3])
+        if len(before) == len(after) == 4 and 0 not in (*before[2:], *after[2:]):
+            pair = (before[2], before[3]), (after[2], after[3])
+            if is_strided(node.op_type, *pair):
+                yield pair
 
 
 def _completed(contract: Contract, model: str, stride: Stride | None) -> Contract:

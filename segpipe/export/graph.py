@@ -6,6 +6,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, compose, helper, numpy_helper
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from segpipe.export.families import Network
 from segpipe.export.file import check_size
 from segpipe.export.stride import Size, is_strided, total_stride
+from segpipe.pipeline.device import open_session
 from segpipe.pipeline.errors import ExportError
 from segpipe.pipeline.scaling import Scaling
 
@@ -90,9 +93,10 @@ class _Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         del types
         output = func(*args, **(kwargs or {}))
         maps = [t for t in (args[:1], output if isinstance(output, tuple) else (output,)) for t in t[:1]]
-        if is_strided(str(func)) and all(isinstance(t, Tensor) and t.ndim == 4 for t in maps):
-            before, after = (tuple(t.shape[-2:]) for t in maps)
-            self.sizes.append((before, after))
+        if len(maps) == 2 and all(isinstance(t, Tensor) and t.ndim == 4 for t in maps):
+            before, after = ((t.shape[-2], t.shape[-1]) for t in maps)
+            if is_strided(str(func), before, after):
+                self.sizes.append((before, after))
         return output
 
 
@@ -139,7 +143,7 @@ def to_onnx(network: Network, shape: tuple[int, ...], *, free_size: bool) -> onn
     example = torch.zeros(2, *shape)
     with _quiet():
         try:
-            proto = _traced(network, example) if network.traced else _exported(network, example, free_size)
+            proto = _scripted(network, example) if network.traced else _exported(network, example, free_size)
         except Exception as error:  # noqa: BLE001 - the exporter raises what its passes raise
             raise ExportError(f"torch cannot export this network: {_root(error)}") from None
     check_size(proto)
@@ -166,6 +170,17 @@ def _exported(network: Network, example: Tensor, free_size: bool) -> onnx.ModelP
 
 def _is_program(module: nn.Module) -> bool:
     return isinstance(module, torch.fx.GraphModule)
+
+
+def _scripted(network: Network, example: Tensor) -> onnx.ModelProto:
+    """By tracing, which keeps the batch free; a compiled script that computes with sizes is recorded as it runs instead."""
+    try:
+        proto = _traced(network, example)
+        open_session(proto.SerializeToString(), "cpu", False)
+    except Exception:  # noqa: BLE001 - whatever the exporter makes of it, or ONNX Runtime says of that
+        recorded = make_fx(Scorer(network.module).eval())(example)
+        return _exported(replace(network, module=recorded), example, False)
+    return proto
 
 
 def _traced(network: Network, example: Tensor) -> onnx.ModelProto:
@@ -237,6 +252,33 @@ def _tidy(proto: onnx.ModelProto) -> None:
             graph.output[0].type.tensor_type.shape.dim[axis].dim_param = sizes[axis].dim_param
     proto.ir_version = IR_VERSION
     del proto.metadata_props[:]
+
+
+def in_order(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Each node behind those whose results it takes, as ONNX wants them; the converter to fp16 puts casts at the end."""
+    made = {name for node in proto.graph.node for name in node.output}
+    waiting, known, ordered = list(proto.graph.node), set[str](), list[onnx.NodeProto]()
+    while waiting:
+        held = []
+        for node in waiting:
+            if _taken(node) & made <= known:
+                ordered.append(node)
+                known.update(node.output)
+            else:
+                held.append(node)
+        if len(held) == len(waiting):
+            raise ExportError("the exported graph goes in a circle, which is not the network's fault: please report it")
+        waiting = held
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    return proto
+
+
+def _taken(node: onnx.NodeProto) -> set[str]:
+    """Names that a node takes, by itself or in the graphs inside it."""
+    inner = (n for attribute in node.attribute for n in attribute.g.node)
+    return {*node.input}.union(*(_taken(n) for n in inner))
 
 
 def scaled_inside(proto: onnx.ModelProto, scaling: Scaling, raw: str) -> onnx.ModelProto:

@@ -11,19 +11,20 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from numpy.typing import NDArray
 
 from segpipe import __version__
 from segpipe.export.families import Network
 from segpipe.export.file import draft, save, spec_of
-from segpipe.export.graph import Scorer, check_scores, output_stride, scaled_inside, score, to_onnx
+from segpipe.export.graph import Scorer, check_scores, in_order, output_stride, scaled_inside, score, to_onnx
 from segpipe.export.mlm import mlm_item
 from segpipe.export.network import library_versions, open_network, weights_digest
 from segpipe.export.precision import converted
 from segpipe.export.settings import ExportSettings
 from segpipe.export.stride import Stride, measure_stride, named_stride
 from segpipe.export.terms import draw_up, read_terms
-from segpipe.export.tiles import Tiles, noise, random_tiles, raw_tiles, scene_tiles
+from segpipe.export.tiles import Samples, Tiles, noise, random_tiles, raw_tiles, scene_samples
 from segpipe.export.verify import BATCHES, Agreement, check, check_steady, compare
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.device import open_session
@@ -79,7 +80,7 @@ def export_model(settings: ExportSettings, say: Say = LOG.info) -> Exported:
         spec = try_out(spec_of(path))
         calibration, verification = _tiles(settings, spec)
         say(f"converting to {settings.precision}")
-        proto = converted(proto, settings.precision, calibration)
+        proto = in_order(converted(proto, settings.precision, calibration))
         _save(proto, contract, settings, path)
         say(f"comparing with torch on {len(verification)} tiles")
         agreement = _compare(scorer, path, verification, settings)
@@ -139,9 +140,11 @@ def _other_sizes(shape: tuple[int, ...], unit: int) -> list[tuple[int, ...]]:
 
 def _right_at(proto: onnx.ModelProto, scorer: Scorer, shape: tuple[int, ...]) -> bool:
     image = noise(shape, 3)[None]
+    silent = onnxruntime.RunOptions()
+    silent.log_severity_level = 4  # a size that does not run is an answer, not an error
     try:
         wanted = score(scorer, image)
-        (found,) = open_session(proto.SerializeToString(), "cpu", False).run(None, {"image": image})
+        (found,) = open_session(proto.SerializeToString(), "cpu", False).run(None, {"image": image}, silent)
     except Exception:  # noqa: BLE001 - whatever torch or ONNX Runtime raise, this size is not theirs
         return False
     return bool(wanted.shape == found.shape and np.abs(wanted - found).max() <= SAME_SIZE * np.abs(wanted).max())
@@ -156,32 +159,36 @@ def _save(proto: onnx.ModelProto, contract: Contract, settings: ExportSettings, 
     save(proto, contract, path)
 
 
-def _tiles(settings: ExportSettings, spec: ModelSpec) -> tuple[Tiles, Tiles]:
+def _tiles(settings: ExportSettings, spec: ModelSpec) -> tuple[Tiles, Samples]:
     """Scaled tiles to calibrate on, and others to compare on."""
     bands = settings.scene_bands
-    seen = scene_tiles(settings.calibrate, spec, bands, CALIBRATION_TILES + VERIFICATION_TILES) if settings.calibrate else []
+    count = CALIBRATION_TILES + VERIFICATION_TILES
+    samples = scene_samples(settings.calibrate, spec, bands, count) if settings.calibrate else []
+    seen = [pixels for pixels, _ in samples]
     if settings.verify:
-        return seen, scene_tiles(settings.verify, spec, bands, VERIFICATION_TILES)
+        return seen, scene_samples(settings.verify, spec, bands, VERIFICATION_TILES)
     if not seen:
-        return [], random_tiles(spec, VERIFICATION_TILES, settings.seed)
+        return [], [(tile, None) for tile in random_tiles(spec, VERIFICATION_TILES, settings.seed)]
     step = max(1, len(seen) // VERIFICATION_TILES)
     held = set(range(0, len(seen), step)[:VERIFICATION_TILES])
     rest = [tile for k, tile in enumerate(seen) if k not in held]
-    return rest or seen, [seen[k] for k in sorted(held)]
+    return rest or seen, [samples[k] for k in sorted(held)]
 
 
-def _compare(scorer: Scorer, path: Path, tiles: Tiles, settings: ExportSettings) -> Agreement:
+def _compare(scorer: Scorer, path: Path, samples: Samples, settings: ExportSettings) -> Agreement:
     """The file, read as a run reads it, against the network."""
     spec = spec_of(path)
     contract = spec.contract
     source = ", ".join(Path(s).name for s in settings.verify or settings.calibrate) or f"noise, seed {settings.seed}"
+    tiles, invalid = [pixels for pixels, _ in samples], [where for _, where in samples]
     taken: Sequence[NDArray[Any]] = tiles
     if settings.raw:  # what can be stored is not every number: both sides get what can
         taken = raw_tiles(tiles, contract, settings.raw)
         scaling = fixed_scaling(contract, None)
         tiles = [scaling(raw, None) for raw in taken]
     model = Model(spec, arena=False)
-    return compare(partial(score, scorer), model, list(zip(tiles, taken, strict=True)), contract, source)
+    pairs = list(zip(tiles, taken, strict=True))
+    return compare(partial(score, scorer), model, pairs, contract, source, invalid=invalid)
 
 
 def _origin(network: Network, settings: ExportSettings, proto: onnx.ModelProto) -> dict[str, Any]:

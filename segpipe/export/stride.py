@@ -130,12 +130,17 @@ def _relative(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 Size = tuple[int, int]
 
 
-def is_strided(operator: str) -> bool:
-    """Whether an operator's maps lie on a lattice of the image; those of adaptive pooling divide the whole image."""
+def is_strided(operator: str, before: Size, after: Size) -> bool:
+    """Whether an operator's maps lie on a lattice of the image.
+
+    Those of adaptive pooling divide the whole image, and maps that are resized by a fraction come from there.
+    """
     name = operator.lower()
-    return any(part in name for part in ("conv", "pool", "unshuffle", "spacetodepth", "upsample", "resize")) and not any(
-        part in name for part in ("adaptive", "global")
-    )
+    if any(part in name for part in ("adaptive", "global")):
+        return False
+    if any(part in name for part in ("upsample", "resize")):
+        return all(b % a == 0 for b, a in zip(before, after, strict=True))
+    return any(part in name for part in ("conv", "pool", "unshuffle", "spacetodepth"))
 
 
 def total_stride(sizes: Iterable[tuple[Size, Size]], image: Size) -> int:

@@ -18,6 +18,9 @@ from segpipe.pipeline.spec import ModelSpec
 Tiles = list[NDArray[np.float32]]
 """Scaled, each ``(channels, rows, cols)``."""
 
+Samples = list[tuple[NDArray[np.float32], NDArray[np.bool_] | None]]
+"""Tiles, and where each is invalid, ``(rows, cols)``; None where it is not."""
+
 
 def noise(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
     """Smooth and rough at once, of mean 0 and deviation 1 per channel: blocks of 1 to 64 pixels, summed.
@@ -43,6 +46,11 @@ def random_tiles(spec: ModelSpec, count: int, seed: int) -> Tiles:
 
 
 def scene_tiles(scenes: Sequence[str], spec: ModelSpec, bands: tuple[int, ...] | None, count: int) -> Tiles:
+    """As `scene_samples`, without where they are invalid."""
+    return [pixels for pixels, _ in scene_samples(scenes, spec, bands, count)]
+
+
+def scene_samples(scenes: Sequence[str], spec: ModelSpec, bands: tuple[int, ...] | None, count: int) -> Samples:
     """Up to ``count`` tiles from the windows that a run would cut, evenly over scenes and windows.
 
     Args:
@@ -58,7 +66,7 @@ def scene_tiles(scenes: Sequence[str], spec: ModelSpec, bands: tuple[int, ...] |
     host = replace(spec, contract=spec.contract.model_copy(update={"scaling": "host"}), input_dtype="float32")
     cases = find_cases(scenes)
     share = -(-count // len(cases))
-    tiles: Tiles = []
+    tiles: Samples = []
     with gdal_options():
         for case in cases:
             tiles += islice(_spread(case, host, bands, share), share)
@@ -67,7 +75,9 @@ def scene_tiles(scenes: Sequence[str], spec: ModelSpec, bands: tuple[int, ...] |
     return tiles[:count]
 
 
-def _spread(case: Case, spec: ModelSpec, bands: tuple[int, ...] | None, count: int) -> Iterator[NDArray[np.float32]]:
+def _spread(
+    case: Case, spec: ModelSpec, bands: tuple[int, ...] | None, count: int
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_] | None]]:
     """Tiles of a case with valid pixels: first about ``count`` far apart, then those between."""
     source, sheet = open_sheet(case, spec, bands)
     with closing(source):
@@ -76,9 +86,9 @@ def _spread(case: Case, spec: ModelSpec, bands: tuple[int, ...] | None, count: i
         step = max(1, len(windows) // count)
         for k in range(step):
             for index in windows[k::step]:
-                pixels, _ = read_tile(source, sheet.cover, index, scaling)
+                pixels, invalid = read_tile(source, sheet.cover, index, scaling)
                 if pixels is not None:
-                    yield pixels
+                    yield pixels, invalid
 
 
 def raw_tiles(tiles: Tiles, contract: Contract, dtype: str) -> list[NDArray[np.generic]]:

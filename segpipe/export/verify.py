@@ -53,12 +53,14 @@ def labels_of(scores: Scores, contract: Contract) -> NDArray[np.integer[Any]]:
     return np.asarray(scores > odds, np.int8)
 
 
-def compare(
+def compare(  # noqa: PLR0913 - two scorers, and what they are compared on
     torch_scores: Callable[[Scores], Scores],
     onnx_scores: Callable[[NDArray[Any]], Scores],
     tiles: Sequence[tuple[Scores, NDArray[Any]]],
     contract: Contract,
     source: str,
+    *,
+    invalid: Sequence[NDArray[np.bool_] | None] = (),
 ) -> Agreement:
     """Score the same tiles by both, torch one by one and ONNX Runtime in batches of 1, 2 and 3.
 
@@ -68,6 +70,8 @@ def compare(
         tiles: each scaled ``(channels, rows, cols)``, and as the exported model takes it.
         contract: what makes labels of scores.
         source: where the tiles come from, for the record.
+        invalid: of each tile, ``(rows, cols)``: labels are not compared there, where none are written, and where the same
+            filled pixels everywhere may leave two classes in a tie.
     """
     wanted = np.concatenate([torch_scores(scaled[None]) for scaled, _ in tiles])
     found = np.concatenate([onnx_scores(batch) for batch in _batches([taken for _, taken in tiles])])
@@ -75,15 +79,16 @@ def compare(
     with np.errstate(invalid="ignore"):  # infinity less infinity, which is told as not finite
         difference = np.abs(found.astype(np.float64) - wanted) / largest
     a, b = labels_of(wanted, contract), labels_of(found, contract)
+    seen = _seen(a, invalid)
     return Agreement(
         tiles=len(tiles),
         source=source,
         max_difference=float(np.nan_to_num(difference.max(), nan=np.inf)),
         mean_difference=float(np.nan_to_num(difference.mean(), nan=np.inf)),
-        equal_labels=float((a == b).mean()),
-        miou=_miou(a, b, contract),
+        equal_labels=float((a == b)[seen].mean()),
+        miou=_miou(a, b, seen, contract),
         finite=bool(np.isfinite(found).all() and np.isfinite(wanted).all()),
-        worst=_worst(difference, wanted, found, a != b),
+        worst=_worst(difference, wanted, found, (a != b) & seen),
     )
 
 
@@ -96,11 +101,20 @@ def _batches(tiles: Sequence[NDArray[Any]]) -> Iterator[NDArray[Any]]:
         start, turn = start + size, turn + 1
 
 
-def _miou(a: NDArray[np.integer[Any]], b: NDArray[np.integer[Any]], contract: Contract) -> float:
+def _seen(labels: NDArray[np.integer[Any]], invalid: Sequence[NDArray[np.bool_] | None]) -> NDArray[np.bool_]:
+    """Where labels count; everywhere, if nothing is valid."""
+    seen = np.ones(labels.shape, bool)
+    for tile, where in zip(seen, invalid, strict=False):
+        if where is not None:
+            tile[..., where] = False
+    return seen if seen.any() else ~seen
+
+
+def _miou(a: NDArray[np.integer[Any]], b: NDArray[np.integer[Any]], seen: NDArray[np.bool_], contract: Contract) -> float:
     if contract.task == "multilabel":
-        pairs = [(a[:, k] == 1, b[:, k] == 1) for k in range(a.shape[1])]
+        pairs = [((a[:, k] == 1) & seen[:, k], (b[:, k] == 1) & seen[:, k]) for k in range(a.shape[1])]
     else:
-        pairs = [(a == k, b == k) for k in range(max(2, contract.scores))]
+        pairs = [((a == k) & seen, (b == k) & seen) for k in range(max(2, contract.scores))]
     overlaps = [(x & y).sum() / union for x, y in pairs if (union := (x | y).sum())]
     return float(np.mean(overlaps)) if overlaps else 1.0
 

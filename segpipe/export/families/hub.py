@@ -19,6 +19,9 @@ os.environ["TRANSFORMERS_DISABLE_TORCH_CHECK"] = "1"
 TASK = "the task is semantic"
 """What OneFormer is told to do (Jain et al. 2023, section 3.1)."""
 
+UNCLAIMED = 1e-6
+"""Sum over queries below which a pixel is nobody's: its quotient would be the rounding of ONNX Runtime's sigmoid."""
+
 
 class Queries(nn.Module):
     """Class and mask queries combined into the probability of each class at each pixel.
@@ -41,7 +44,7 @@ class Queries(nn.Module):
         )
         classes = found.class_queries_logits.softmax(-1)[..., :-1]
         scores = torch.einsum("bqc,bqhw->bchw", classes, masks.sigmoid())
-        return scores / scores.sum(1, keepdim=True).clamp_min(torch.finfo(scores.dtype).tiny)
+        return scores / scores.sum(1, keepdim=True).clamp_min(UNCLAIMED)
 
 
 def build(name: str, wanted: Wanted) -> nn.Module:
@@ -69,18 +72,26 @@ def open_folder(folder: Path, *, classes: int | None, replace_head: bool, trust_
     return Network(module, f"transformers {type(network).__name__}", known, notes)
 
 
+def _library() -> Any:
+    """transformers, without its progress bars and advice."""
+    library = need("transformers")
+    library.utils.logging.disable_progress_bar()
+    library.utils.logging.set_verbosity_error()
+    return library
+
+
 def _config(folder: Path) -> Any:
     if not (folder / "config.json").is_file():
         raise ExportError(f"a transformers folder must hold config.json, got {folder}: name the folder of save_pretrained")
     try:
-        return need("transformers").AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return _library().AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except ValueError as error:
         raise ExportError(f"{folder / 'config.json'} cannot be used: {error}") from None
 
 
 def _auto(config: Any) -> Any:
     """The library's class for per-pixel scores, or for queries."""
-    library = need("transformers")
+    library = _library()
     for auto in (library.AutoModelForSemanticSegmentation, library.AutoModelForUniversalSegmentation):
         if type(config) in auto._model_mapping:
             return auto
@@ -126,7 +137,7 @@ def _replaced(keys: list[str]) -> tuple[str, ...]:
 
 def _combined(network: nn.Module, folder: Path) -> nn.Module:
     config: Any = network.config
-    if type(config) in need("transformers").AutoModelForSemanticSegmentation._model_mapping:
+    if type(config) in _library().AutoModelForSemanticSegmentation._model_mapping:
         return network
     return Queries(network, _tokens(folder, config) if config.model_type == "oneformer" else None)
 
@@ -134,7 +145,7 @@ def _combined(network: nn.Module, folder: Path) -> nn.Module:
 def _tokens(folder: Path, config: Any) -> Tensor:
     """The task as OneFormer's processor writes it: token ids, 0 behind the end."""
     try:
-        tokenizer = need("transformers").AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = _library().AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ExportError(
             f"OneFormer needs its tokenizer to be told its task, and {folder} has none that loads: "

@@ -1,0 +1,180 @@
+"""Every family of the catalogue: exported, run by the pipeline, and compared with its own library's labels in torch."""
+
+import math
+from dataclasses import replace
+
+import families
+import numpy as np
+import pytest
+import rasterio
+import torch
+from families import CLASSES, FAMILIES
+from torch.nn import functional
+
+from segpipe.export.families import hub, smp, vision
+from segpipe.export.make import export_model
+from segpipe.export.settings import export_settings
+
+BY_COMMAND = {"torchvision-lraspp_mobilenet_v3_large", "smp-Linknet", "transformers-SegFormer-weights-apart"}
+FREE_SIZE = {"segpipe-unet", "smp-FPN", "own-torch.export"}
+ON_A_SCENE = {"smp-Unet", "segpipe-bisenetv2", "segpipe-unet"}
+SCENE = families.SCENES / "pirai.tif"
+
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+REFLECTANCE = {"mean": [0.0556, 0.0838, 0.0763, 0.2925], "std": [0.0168, 0.0222, 0.0301, 0.0864]}
+
+every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.id)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def normalised(pixels, scale, mean, std):
+    """A batch of one image, ``(1, channels, rows, cols)``."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (mean, std))
+    return ((torch.from_numpy(pixels.astype(np.float32)) * scale - mean) / std)[None]
+
+
+def labels_by_its_library(family, prepared, pixels):
+    """Labels ``(rows, cols)`` in torch, without anything of segpipe's."""
+    with torch.inference_mode():
+        if family.processor:
+            return by_transformers(family, prepared, pixels).numpy()
+        if family.library == "torchvision":
+            return prepared.network(normalised(pixels, 1 / 255, **IMAGENET))["out"][0].argmax(0).numpy()
+        return resized(prepared.network(normalised(pixels, 1e-4, **REFLECTANCE)), pixels.shape[1:])[0].argmax(0).numpy()
+
+
+def resized(scores, size):
+    return functional.interpolate(scores, size=size, mode="bilinear", align_corners=False)
+
+
+def by_transformers(family, prepared, pixels):
+    """The library's own steps before and behind the network."""
+    import transformers
+
+    processor = getattr(transformers, family.processor)()
+    if family.name == "OneFormer":
+        given = oneformer_processor(prepared)(list(pixels[None]), ["semantic"], do_resize=False, return_tensors="pt")
+        found = prepared.network(given["pixel_values"], given["task_inputs"])
+    else:
+        found = prepared.network(processor(pixels, do_resize=False, return_tensors="pt")["pixel_values"])
+    size = pixels.shape[1:]
+    if "masks_queries_logits" in found:
+        # Before queries are summed, their masks are brought to the image's size, as the authors of all three do; the
+        # processors of MaskFormer and OneFormer do it behind the sum, that of Mask2Former to 384 pixels, as many as here.
+        found.masks_queries_logits = resized(found.masks_queries_logits, size)
+    return processor.post_process_semantic_segmentation(found, target_sizes=[size])[0]
+
+
+def oneformer_processor(prepared):
+    import transformers
+
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(prepared.flags["weights"])
+    return transformers.OneFormerProcessor(transformers.OneFormerImageProcessor(), tokenizer)
+
+
+def sized(family):
+    """Mask2Former's processor knows one size."""
+    return replace(family, tile=384) if family.name == "Mask2Former" else family
+
+
+def exported(family, prepared, segpipe):
+    """The model's path; by the command line for some, in this process for the others."""
+    flags = {**prepared.flags, "fixed_size": family.id not in FREE_SIZE}
+    if family.id in BY_COMMAND:
+        ended = segpipe("export", *families.arguments(flags), timeout=280)
+        assert ended.returncode == 0, ended.stderr
+        return flags["output"]
+    made = export_model(export_settings(flags))
+    assert made.agreement.equal_labels >= 0.9999
+    assert made.agreement.max_difference <= 1e-4
+    assert made.free_size is (family.id in FREE_SIZE)
+    return made.path
+
+
+def read(path):
+    with rasterio.open(path) as mask:
+        return mask.read(1)
+
+
+def check(found, wanted):
+    """At least 99.99 % of labels are equal, and at least three classes have 5 % each."""
+    shares = np.bincount(wanted.ravel(), minlength=len(CLASSES)) / wanted.size
+    assert (shares >= 0.05).sum() >= 3, shares
+    assert (found == wanted).mean() >= 0.9999
+
+
+@every_family
+def test_labels_of_a_run_are_those_of_torch(family, raster, run_serial, segpipe, tmp_path):
+    family = sized(family)
+    prepared = families.prepare(family, tmp_path / "made")
+    model = exported(family, prepared, segpipe)
+    pixels = families.tile_of(family)
+    suffix = "tif" if family.channels == 4 else "png"
+    out = run_serial(raster(f"in/tile.{suffix}", pixels), model)
+    check(read(out / f"tile.{suffix}"), labels_by_its_library(family, prepared, pixels))
+    if family.id in ON_A_SCENE:
+        check_on_a_scene(family, prepared, run_serial(SCENE, model, blend="constant", overlap=32, output=tmp_path / "scene"))
+
+
+def check_on_a_scene(family, prepared, out):
+    """Many windows: the mean of torch's scores of all that hold a pixel, laid out by hand."""
+    with rasterio.open(SCENE) as scene:
+        stored = scene.read()
+    valid = (stored != 0).all(axis=0)
+    image = torch.where(torch.from_numpy(valid), normalised(stored, 1e-4, **REFLECTANCE), 0)
+    align = align_of(prepared.flags["output"])
+    wanted = mean_of_windows(prepared.network, image, family.tile, 32, align).argmax(0)
+    found = read(out / SCENE.name)
+    np.testing.assert_array_equal(found == 255, ~valid)
+    check(found[valid], wanted[valid])
+
+
+def align_of(model):
+    from segpipe.export.file import spec_of
+
+    return spec_of(model).tiling.align[0]
+
+
+def mean_of_windows(network, image, tile, overlap, align):
+    """Scores ``(classes, rows, cols)``, with the far borders mirrored."""
+    rows, cols = image.shape[-2:]
+    grid = [starts(size, tile, overlap, align) for size in (rows, cols)]
+    far = [axis[-1] + tile - size for axis, size in zip(grid, (rows, cols), strict=True)]
+    image = functional.pad(image, (0, far[1], 0, far[0]), mode="reflect")
+    total, count = torch.zeros(len(CLASSES), *image.shape[-2:]), torch.zeros(image.shape[-2:])
+    for place in ((slice(r, r + tile), slice(c, c + tile)) for r in grid[0] for c in grid[1]):
+        with torch.inference_mode():
+            total[:, *place] += resized(network(image[:, :, *place]), (tile, tile))[0]
+        count[place] += 1
+    return (total / count)[:, :rows, :cols].numpy()
+
+
+def starts(size, tile, overlap, align):
+    """DESIGN's formula, written down once more."""
+    last = math.ceil((size - tile) / align)
+    count = math.ceil(last / ((tile - overlap) // align)) + 1
+    return [align * (i * last // (count - 1)) for i in range(count)]
+
+
+def test_the_catalogue_has_every_network_that_can_be_named():
+    named = {family.name for family in FAMILIES}
+    assert named >= {*vision.NAMES, *smp.NAMES, "bisenetv2", "unet"}
+
+
+def test_oneformer_is_told_its_task_as_its_own_processor_tells_it(tmp_path):
+    family = next(family for family in FAMILIES if family.name == "OneFormer")
+    prepared = families.prepare(family, tmp_path)
+    network = hub.open_folder(prepared.flags["weights"], classes=5, replace_head=False, trust_pickle=False)
+    processor = oneformer_processor(prepared)
+    given = processor(list(families.tile_of(family)[None]), ["semantic"], return_tensors="pt")["task_inputs"]
+    torch.testing.assert_close(network.module.tokens, given)
+    words = processor.tokenizer.convert_ids_to_tokens(given[0, :7])
+    assert words[:6] == ["<|startoftext|>", "the</w>", "task</w>", "is</w>", "semantic</w>", "<|endoftext|>"]
+    assert not given[0, 6:].any()

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from scenes import SCRATCH, machine, network, scene
+from scenes import SCRATCH, islands, machine, network, scene
 
 LIMIT = 1.15
 INTERVAL = 0.05
@@ -56,9 +56,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs=2, default=[4096, 16384])
     parser.add_argument("--network", default="0.1M")
+    parser.add_argument("--islands", type=int, help="one sparse scene of this size instead")
     parser.add_argument("--executor", default="dask", choices=["serial", "dask"])
     arguments = parser.parse_args()
     print(machine())
+    if arguments.islands:
+        peak, seconds = run(network(arguments.network), islands(arguments.islands), arguments.executor)
+        print(f"{arguments.islands} x {arguments.islands}, sparse: peak PSS {peak:,.0f} MB in {seconds:.0f} s")
+        return
     peaks = []
     for size in arguments.sizes:
         peak, seconds = run(network(arguments.network), scene(size), arguments.executor)

@@ -41,6 +41,31 @@ def scene(size: int, nodata_share: float = 0.0) -> Path:
     return path
 
 
+def islands(size: int, count: int = 6, side: int = 1500) -> Path:
+    """A sparse scene, nodata but for a few islands: the holes take no disk."""
+    path = SCRATCH / f"islands_{size}" / "scene.tif"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft, rng = path.with_suffix(".draft"), np.random.default_rng(1)
+        profile = {"driver": "GTiff", "dtype": "uint16", "count": BANDS, "height": size, "width": size, "nodata": 0}
+        tiles = {
+            "tiled": True,
+            "blockxsize": 512,
+            "blockysize": 512,
+            "compress": "deflate",
+            "sparse_ok": True,
+            "bigtiff": "yes",
+        }
+        with rasterio.open(
+            draft, "w", **profile, **tiles, crs="EPSG:32633", transform=from_origin(1e5, 9e6, 10, 10)
+        ) as dataset:
+            for row, col in rng.integers(0, size - side, (count, 2)):
+                pixels = rng.integers(300, 4000, (BANDS, side, side), dtype=np.uint16)
+                dataset.write(pixels, window=Window(col, row, side, side))
+        draft.rename(path)
+    return path
+
+
 def _blocks(size: int) -> Iterator[tuple[Window, NDArray[np.uint16]]]:
     rng = np.random.default_rng(0)
     for row in range(0, size, 512):

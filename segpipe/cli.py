@@ -1,12 +1,14 @@
 """The command line: one function per command."""
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,9 +16,15 @@ from segpipe import __version__
 from segpipe.pipeline.config import BLENDS, load_settings
 from segpipe.pipeline.errors import DisagreementError, ExportError, SegpipeError
 
+if TYPE_CHECKING:
+    from segpipe.pipeline.launch import Halt
+
 NOT_STARTED = 2
 SOME_FAILED = 1
 INTERRUPTED = 75
+
+STOPPING = 60.0
+"""Seconds that a run has to end in order once it is stopped; the next run clears up after one that needs longer."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -41,9 +49,19 @@ def main() -> None:
 @click.option("--batch", type=int, help="Tiles per call of the model [1 on the CPU, 8 on a GPU].")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where the model runs [auto].")
 @click.option("--executor", type=click.Choice(["serial", "dask"]), help="Who runs the jobs [dask].")
+@click.option("--scheduler", help="A Dask scheduler that is there already, such as tcp://10.0.0.1:8786.")
+@click.option("--cluster", type=click.Path(path_type=Path), help="TOML file of a batch system, as configs/slurm.toml.")
+@click.option("--tls-ca", type=click.Path(path_type=Path), help="Authority file for a scheduler on tls://.")
+@click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate for a scheduler on tls://.")
+@click.option("--tls-key", type=click.Path(path_type=Path), help="Key for a scheduler on tls://.")
 @click.option("--workers", type=int, help="Worker processes [one per processor, no more than cases].")
+@click.option("--parts", type=int, help="Cut every case into as many parts [as workers and memory ask].")
+@click.option("--memory", type=float, help="GB that one worker may use [its share of 80 % of the machine's].")
+@click.option("--job-timeout", type=float, help="Seconds after which a job that hangs is ended and tried again [3600].")
+@click.option("--grace", type=float, help="Seconds that running jobs have to end after SIGTERM or Ctrl-C [20].")
 @click.option("--confidence/--no-confidence", default=None, help="Write a second raster with the labels' probability.")
 @click.option("--overwrite/--no-overwrite", default=None, help="Do again what is done.")
+@click.option("--log-file", type=click.Path(path_type=Path), help="Append what happens as JSON lines.")
 @click.option("--fail-fast/--no-fail-fast", default=None, help="Stop at the first case that fails.")
 @click.option("--dry-run", is_flag=True, help="Print cases, windows, jobs, memory and every problem; start nothing.")
 @click.option("--verbose", "-v", count=True, help="Say more, on stderr.")
@@ -51,7 +69,7 @@ def run(config: Path | None, dry_run: bool, verbose: int, **flags: Any) -> None:
     """Segment every case of the input with one model: masks on the grid of their input, and areas per class."""
     logging.basicConfig(level=[logging.ERROR, logging.INFO, logging.DEBUG][min(verbose, 2)], stream=sys.stderr)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+        signal.signal(number, _leave)
     try:
         sys.exit(_run(config, dry_run, flags))
     except SegpipeError as error:
@@ -161,6 +179,26 @@ def _guarded(command: Callable[[], int]) -> int:
         return INTERRUPTED
 
 
+@main.command(short_help="Show how far the runs into an output folder have come.")
+@click.argument("output", type=click.Path(path_type=Path), default=Path("segpipe-out"))
+@click.option("--json", is_flag=True, help="Print one JSON object.")
+def status(output: Path, json: bool) -> None:
+    """Show what is done, failed and missing in OUTPUT, the folder of a run, and the command that goes on.
+
+    Ends with 1 where a case failed or is missing.
+    """
+    sys.exit(_guarded(lambda: _status(output, json)))
+
+
+def _status(output: Path, json: bool) -> int:
+    from segpipe import terminal
+    from segpipe.pipeline.status import read_status
+
+    found = read_status(output)
+    terminal.print_status(found, json)
+    return SOME_FAILED if found.failed or found.missing else 0
+
+
 @main.command(short_help="Show what a model or a raster is, and what it would need.")
 @click.argument("file")
 @click.option("--model", "-m", type=click.Path(path_type=Path), help="For a raster: an ONNX model to lay on it.")
@@ -194,15 +232,58 @@ def inspect(file: str, json: bool, **flags: Any) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """SIGTERM, as SLURM and Kubernetes send it, ends a run as Ctrl-C does; once is enough, and a second must not hurt."""
+    """SIGTERM ends an export as Ctrl-C does, and what is half-written goes; once is enough, and a second must not hurt."""
     del frame
     for other in (signal.SIGINT, signal.SIGTERM):
         signal.signal(other, signal.SIG_IGN)
     raise KeyboardInterrupt(number)
 
 
+def _leave(number: int, frame: FrameType | None) -> None:
+    """Go at once: nothing is begun, and an exception raised while modules are imported may get lost."""
+    del number, frame
+    os.write(2, b"interrupted: run the same command again to go on\n")
+    os._exit(INTERRUPTED)
+
+
+def _interruptible(grace: float) -> "Halt":
+    """From now on the first signal asks to begin nothing more; the second, or the end of the grace, stops what runs."""
+    from segpipe.pipeline.launch import Halt
+
+    halt = Halt()
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        if not halt.concluding:
+            _leave(number, frame)
+
+    def stop(number: int) -> None:
+        """Once is enough, and one more must not hurt; but the exception may get lost in a callback."""
+        for other in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(other, signal.SIG_IGN)
+        signal.signal(signal.SIGALRM, leave)
+        signal.setitimer(signal.ITIMER_REAL, STOPPING)
+        raise KeyboardInterrupt(number)
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        del frame
+        if halt.concluding:
+            return
+        if halt.is_set() or not grace:
+            halt.set()
+            stop(number)
+        halt.set()
+        os.write(2, f"interrupted: what runs has {grace:g} s to end; once more to stop it now\n".encode())
+        signal.setitimer(signal.ITIMER_REAL, grace)
+
+    signal.signal(signal.SIGALRM, ask)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ask)
+    return halt
+
+
 def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
     from segpipe import terminal
+    from segpipe.journal import Journal
     from segpipe.pipeline.launch import carry_out, prepare
 
     prepared = prepare(load_settings(config, flags))
@@ -213,8 +294,15 @@ def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
         return SOME_FAILED if prepared.plan.failed else 0
     for line in terminal.note_lines(prepared):
         click.echo(line, err=True)
-    with terminal.watcher(prepared) as watcher:
-        summary = carry_out(prepared, watcher)
+    with ExitStack() as stack:
+        watcher: Any = stack.enter_context(terminal.watcher(prepared))
+        journal = None
+        if prepared.run.settings.log_file:
+            watcher = journal = stack.enter_context(Journal(prepared.run.settings.log_file, watcher))
+            journal.begun(prepared)
+        summary = carry_out(prepared, watcher, _interruptible(prepared.run.settings.grace))
+        if journal:
+            journal.ended(summary)
     terminal.conclude(prepared, summary)
     if summary.interrupted:
         raise KeyboardInterrupt

@@ -1,8 +1,10 @@
 """What a person sees: a progress bar and a table in a terminal, a line per case elsewhere."""
 
+import json
 import os
 import sys
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -17,6 +19,7 @@ from segpipe.pipeline.launch import Prepared, Summary
 from segpipe.pipeline.plan import memory_mb
 from segpipe.pipeline.records import Record, records
 from segpipe.pipeline.run import Outcome
+from segpipe.pipeline.status import Status
 
 if TYPE_CHECKING:  # torch and all that comes with it
     from segpipe.export.attach import Attached
@@ -172,6 +175,30 @@ def print_attached(attached: "Attached") -> None:
         click.echo(f"windows start at multiples of {attached.stride.align}, as measured{shift}")
 
 
+def print_status(status: Status, as_json: bool) -> None:
+    """How far runs have come, in a few lines or as JSON."""
+    if as_json:
+        click.echo(json.dumps({**asdict(status), "output": str(status.output)}, ensure_ascii=False))
+        return
+    running = f", written by {status.running} now" if status.running else ""
+    rate = f", {status.megapixels_per_second:.1f} Mpx/s in the last run" if status.megapixels_per_second else ""
+    click.echo(f"{status.output}{running}")
+    click.echo(f"{status.done} done, {len(status.failed)} failed, {len(status.missing)} missing{rate}")
+    for failure in status.failed:
+        click.echo(f"failed   {failure['case']}: {failure['error']}")
+    for name in status.missing[:LISTED]:
+        parts = f"  {status.parts[name]} parts done" if status.parts.get(name) else ""
+        click.echo(f"missing  {name}{parts}")
+    if len(status.missing) > LISTED:
+        click.echo(f"missing  and {len(status.missing) - LISTED} more")
+    if status.missing or status.failed:
+        click.echo(f"to go on: {status.command}")
+
+
+LISTED = 20
+"""Missing cases that are named."""
+
+
 def print_plan(prepared: Prepared) -> None:
     """What a run would do, for ``--dry-run``."""
     run, plan = prepared.run, prepared.plan
@@ -184,10 +211,13 @@ def print_plan(prepared: Prepared) -> None:
         click.echo(f"done  {case.name}")
     for failure in plan.failed:
         click.echo(f"problem  {failure.case.name}: {failure.error}")
-    windows = sum(job.windows for job in plan.jobs)
+    for cut in plan.cuts:
+        click.echo(f"parts  {cut.case.case.name}  {len(cut.parts)} parts, {cut.repeated:.1%} of the windows inferred twice")
+    windows = sum(case.windows for case in plan.cases)
+    jobs = len(plan.jobs) + sum(len(cut.parts) for cut in plan.cuts)
     click.echo(
         f"{len(plan.cases)} cases to do, {len(plan.done)} done before, {len(plan.failed)} with problems; "
-        f"{windows} windows in {len(plan.jobs)} jobs; {plan.workers} workers, calls in flight in each: {plan.calls}; "
+        f"{windows} windows in {jobs} jobs; {plan.workers} workers, calls in flight in each: {plan.calls}; "
         f"about {memory_mb(plan, run):,.0f} MB of memory per worker"
     )
 

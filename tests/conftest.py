@@ -1,5 +1,6 @@
 """Fixtures: real files in a temporary folder, and the command line as a user has it."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,9 +22,15 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests on real data run where the data is: beside the checkout."""
-    if not SHARED.is_dir():
-        kept = [item for item in items if "shared_data" not in item.keywords]
-        items[:] = kept
+    absent = {name for name, there in (("shared_data", SHARED.is_dir()), ("slurm", _has_slurm())) if not there}
+    items[:] = [item for item in items if not absent & set(item.keywords)]
+
+
+def _has_slurm() -> bool:
+    """Whether a batch system answers, as ``.ci/run`` starts one where it can."""
+    if shutil.which("sinfo") is None:
+        return False
+    return subprocess.run(["sinfo"], capture_output=True, timeout=20, check=False).returncode == 0
 
 
 @pytest.fixture

@@ -16,8 +16,11 @@ from segpipe.pipeline.areas import COUNT_BYTES, Areas
 from segpipe.pipeline.cases import find_cases, identities
 from segpipe.pipeline.config import load_settings
 from segpipe.pipeline.contract import parse_contract
+from segpipe.pipeline.errors import OutputError
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.launch import carry_out, prepare
+from segpipe.pipeline.sinks.raster import PartSink, Style
+from segpipe.pipeline.windows import Window
 
 
 class Watcher:
@@ -63,9 +66,28 @@ def test_a_file_that_segpipe_did_not_write_is_not_replaced(raster, tmp_path):
 
 def test_a_mask_that_lost_its_record_is_done_again(raster, tmp_path):
     source, model = scenes(raster, "a"), pixelwise(tmp_path / "m.onnx")
-    run(source, model, tmp_path / "out")
-    (tmp_path / "out" / "a.json").unlink()
-    assert run(source, model, tmp_path / "out").done == ["a"]
+    raster("in/b.png", np.full((3, 40, 40), 9, np.uint8))
+    run(source, model, tmp_path / "out", confidence=True)
+    for name in "ab":
+        (tmp_path / "out" / f"{name}.json").unlink()
+    assert run(source, model, tmp_path / "out", confidence=True).done == ["a", "b"]
+
+
+@pytest.mark.parametrize("damage", ["lost block", "cut"])
+def test_a_raster_that_was_not_written_whole_gets_no_name(damage, tmp_path):
+    """GDAL may not tell of a disk that fills up while a file is closed."""
+    box = Window((0, 0), (600, 600))
+    sink = PartSink(tmp_path / "0.tif", box, Style("uint8", 255, ["class"]))
+    sink.write(box, np.random.default_rng(0).integers(0, 3, (1, 600, 600), dtype=np.uint8))
+    sink._dataset.close()
+    if damage == "cut":
+        os.truncate(tmp_path / ".0.tif.partial", 40_000)
+    else:
+        with rasterio.open(tmp_path / ".0.tif.partial", "r+") as dataset:
+            dataset.write(np.full((1, 512, 512), 255, np.uint8), window=((0, 512), (0, 512)))
+    with pytest.raises(OutputError, match=r"0\.tif cannot be written"):
+        sink.finish()
+    assert not (tmp_path / "0.tif").exists()
 
 
 def test_every_case_ends_as_something_when_a_stage_breaks(raster, tmp_path, monkeypatch):

@@ -73,3 +73,24 @@ def test_small_cases_share_a_job_and_large_ones_have_their_own(windows, workers,
     assert [len(job.cases) for job in got] == jobs
     assert [case for job in got for case in job.cases] == cases
     assert all(isinstance(job, Job) for job in got)
+
+
+@pytest.mark.parametrize(
+    "arguments", [f"--executor serial --parts {n}" for n in (2, 7, 30)] + ["--executor dask --workers 2 --parts 5"]
+)
+@pytest.mark.parametrize("normalize", ["none", "zscore"])
+def test_a_case_in_parts_gives_the_same_bytes(arguments, normalize, raster, segpipe, tmp_path):
+    rng = np.random.default_rng(5)
+    pixels = rng.integers(1, 256, (3, 500, 700), dtype=np.uint8)
+    pixels[:, :190, :150] = 0
+    pixels[:, 300:, 640:] = 0
+    scene = raster("in/scene.tif", pixels, nodata=0)
+    net = Network(3).conv(3, 8, 3).add("Relu").add("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
+    net.conv(8, 8, 3).add("Relu").upsample(2).conv(8, 4, 3)
+    model = net.save(tmp_path / "m.onnx", contract(3, 4, align=2, normalize=normalize), classes=4)
+    command = ["run", "--input", scene.parent, "--model", model, "--device", "cpu", "--confidence"]
+    reference = segpipe(*command, "--output", tmp_path / "reference", "--executor", "serial")
+    other = segpipe(*command, "--output", tmp_path / "other", *arguments.split())
+    assert (reference.returncode, other.returncode) == (0, 0), other.stderr + other.stdout
+    assert contents(tmp_path / "other") == contents(tmp_path / "reference")
+    assert not (tmp_path / "other" / ".parts").exists()

@@ -168,6 +168,11 @@ class Areas:
         self._counts = np.zeros((bands, *self._cells, len(self._ids) + 1), np.int64)
 
     @property
+    def counts(self) -> NDArray[np.int64]:
+        """Pixels per band, cell row, cell column and position in the table; those of parts of a case add up to its own."""
+        return self._counts
+
+    @property
     def _cells(self) -> tuple[int, ...]:
         return tuple(-(-size // side) for size, side in zip(self._grid.shape, self._cell, strict=True))
 
@@ -180,6 +185,10 @@ class Areas:
         lookup = np.full(max(self._ids) + 1, len(self._ids), np.int64)
         lookup[self._ids] = np.arange(len(self._ids))
         return lookup
+
+    def merge(self, counts: NDArray[np.int64]) -> None:
+        """Add what another job has counted of the same case."""
+        self._counts += counts
 
     def add(self, window: Window, labels: NDArray[Any]) -> None:
         """Count labels of shape ``window.shape``, or ``(classes, *window.shape)`` for a multilabel model."""

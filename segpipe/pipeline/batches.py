@@ -20,12 +20,14 @@ from segpipe.pipeline.sources import Invalid, Source
 from segpipe.pipeline.sources.raster import RasterSource
 from segpipe.pipeline.spec import ModelSpec
 from segpipe.pipeline.weights import Weights
-from segpipe.pipeline.windows import Cover, Window, reflected
+from segpipe.pipeline.windows import Cover, Part, Window, reflected
 
 STATISTICS_BLOCK = 1024
 """Side of the blocks, in pixels, over which a case's own statistics are taken. Fixed: it decides the order of a sum."""
 
 METRES = {"m": 1.0, "mm": 1e-3, "um": 1e-6}
+
+CHANGED = "{} has changed while it was done: run the same command again"
 
 LONGEST_BATCH = 64
 """Windows, empty ones included, after which a batch leaves even if it is not full."""
@@ -43,8 +45,15 @@ class Sheet:
     cover: Cover
     opened: float
     """When it was opened, as ``time.time`` gives it."""
+    part: Part
+    """The windows that are finished here: all of the case, or a part of it."""
     abandoned: threading.Event = field(default_factory=threading.Event)
     """Set by whoever finds that the case cannot be finished: it is read no further."""
+
+    @property
+    def windows(self) -> Part:
+        """The windows that are inferred here: those of the part, and those that share pixels with it."""
+        return self.cover.touching(self.part)
 
     @cached_property
     def weights(self) -> Weights:
@@ -93,8 +102,10 @@ def open_source(case: Case, contract: Contract, bands: tuple[int, ...] | None) -
     return RasterSource(case.path, contract, bands)
 
 
-def open_sheet(case: Case, model: ModelSpec, bands: tuple[int, ...] | None) -> tuple[Source, Sheet]:
-    """Open a case and check that the model can take it.
+def open_sheet(
+    case: Case, model: ModelSpec, bands: tuple[int, ...] | None, part: Part | None = None
+) -> tuple[Source, Sheet]:
+    """Open a case, or a part of it, and check that the model can take it.
 
     Raises:
         SourceError: it cannot be opened, or its bands, pixels or pixel size are not the model's.
@@ -106,26 +117,41 @@ def open_sheet(case: Case, model: ModelSpec, bands: tuple[int, ...] | None) -> t
         notes = [*source.notes, *check_spacing(case, source.grid, model.contract)]
         cover = Cover(source.grid.shape, model.tiling)
         files = identities(case.path, source.files)
+        if part is not None and any(b > n for b, n in zip(part.stop, cover.counts, strict=True)):
+            raise SourceError(CHANGED.format(case.path))
     except BaseException:
         source.close()
         raise
-    return source, Sheet(source.grid, source.picture, files, tuple(notes), cover, opened)
+    return source, Sheet(source.grid, source.picture, files, tuple(notes), cover, opened, part or cover.whole)
 
 
-def read(cases: Iterable[Case], model: ModelSpec, bands: tuple[int, ...] | None) -> Iterator[Tile]:
-    """Every window of every case in order; a case that cannot be read ends in a tile that says why."""
+def read(
+    cases: Iterable[Case],
+    model: ModelSpec,
+    bands: tuple[int, ...] | None,
+    part: Part | None = None,
+    scaling: Scaling | None = None,
+) -> Iterator[Tile]:
+    """Every window of every case in order; a case that cannot be read ends in a tile that says why.
+
+    Args:
+        cases: to be read.
+        model: that they are for.
+        bands: as ``--bands``.
+        part: of the only case, where it is one part.
+        scaling: of the only case, where it has been measured before.
+    """
     for case in cases:
         try:
-            source, sheet = open_sheet(case, model, bands)
+            source, sheet = open_sheet(case, model, bands, part)
             with closing(source):
-                yield from _tiles(case, source, sheet, model.contract)
+                yield from _tiles(case, source, sheet, scaling or scaling_of(source, model.contract))
         except Exception as error:  # noqa: BLE001 - a bad case costs only itself
             yield Tile(case, error=foreseen(error, case.path))
 
 
-def _tiles(case: Case, source: Source, sheet: Sheet, contract: Contract) -> Iterator[Tile]:
-    scaling = scaling_of(source, contract)
-    for index in sheet.cover:
+def _tiles(case: Case, source: Source, sheet: Sheet, scaling: Scaling) -> Iterator[Tile]:
+    for index in sheet.windows:
         if sheet.abandoned.is_set():
             return
         pixels, invalid = read_tile(source, sheet.cover, index, scaling)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from segpipe.pipeline.batches import Sheet, Tile
 from segpipe.pipeline.errors import SegpipeError
-from segpipe.pipeline.windows import Cover, Window
+from segpipe.pipeline.windows import Cover, Part, Window
 
 Scores = NDArray[np.float32]
 Index = tuple[int, ...]
@@ -29,7 +29,7 @@ class Finished:
 
 
 def blend(tiles: Iterable[Tile]) -> Iterator[Finished]:
-    """Sum the scored windows of one case; its boxes come in order and hold every pixel once.
+    """Sum the scored windows of one case, or of a part of it; its boxes come in order and hold every pixel once.
 
     Raises:
         SegpipeError: the case could not be read or inferred to its end.
@@ -38,12 +38,15 @@ def blend(tiles: Iterable[Tile]) -> Iterator[Finished]:
     for tile in tiles:
         if tile.error is not None or tile.sheet is None:
             raise tile.error or SegpipeError(f"{tile.case.path}: a window came without its case")
-        strip = strip or Strip(tile.sheet.cover)
+        sheet = tile.sheet
+        strip = strip or Strip(sheet.cover, sheet.windows)
         sums = strip.add(tile.index, tile.scores)
-        window = tile.sheet.cover.finished(tile.index)
+        if tile.index not in sheet.part:
+            continue  # it is here for what it shares with the part: another job finishes it
+        window = sheet.cover.finished(tile.index)
         box = tuple(slice(0, n) for n in window.shape)
         invalid = None if tile.invalid is None else tile.invalid[box]
-        yield Finished(tile.sheet, window, None if sums is None else sums[(slice(None), *box)], invalid)
+        yield Finished(sheet, window, None if sums is None else sums[(slice(None), *box)], invalid)
 
 
 class Strip:
@@ -52,12 +55,19 @@ class Strip:
     Per axis it keeps what a window shares with the next one along that axis: for two axes the shared columns of one tile,
     and the shared rows over the whole width. Sums are float32 and added in window order at every pixel, so that they do not
     depend on which windows elsewhere were inferred, or by whom.
+
+    Args:
+        cover: of the case.
+        windows: those that will come; all where None.
     """
 
-    def __init__(self, cover: Cover) -> None:
-        self._cover = cover
+    def __init__(self, cover: Cover, windows: Part | None = None) -> None:
+        windows = windows or cover.whole
         self._tile = cover.tiling.tile
-        shared = [[a + tile - b for a, b in pairwise(starts)] for starts, tile in zip(cover.starts, self._tile, strict=True)]
+        self._first = windows.first
+        cut = [axis[a:b] for axis, a, b in zip(cover.starts, windows.first, windows.stop, strict=True)]
+        self._starts = [tuple(start - axis[0] for start in axis) for axis in cut]
+        shared = [[a + tile - b for a, b in pairwise(starts)] for starts, tile in zip(cut, self._tile, strict=True)]
         self._before = [[0, *axis] for axis in shared]
         self._after = [[*axis, 0] for axis in shared]
         self._kept: list[Scores] = []
@@ -68,6 +78,7 @@ class Strip:
         The array is changed, and the result is a view of it. None stands for a window without a valid pixel, whose sums
         nobody will look at.
         """
+        index = tuple(i - first for i, first in zip(index, self._first, strict=True))
         if scores is not None:
             self._fetch_all(index, scores)
         for axis, kept in enumerate(self._kept):
@@ -83,21 +94,25 @@ class Strip:
                 self._fetch(axis, shared, index, scores)
 
     def _room(self, axis: int, classes: int) -> Scores:
-        behind = self._cover.padded[axis + 1 :]
+        behind = [starts[-1] + tile for starts, tile in zip(self._starts, self._tile, strict=True)][axis + 1 :]
         return np.zeros((classes, *self._tile[:axis], max(self._after[axis]), *behind), np.float32)
+
+    def _start(self, index: Index) -> list[int]:
+        """Where a window starts, counted from the first."""
+        return [axis[i] for axis, i in zip(self._starts, index, strict=True)]
 
     def _fetch(self, axis: int, shared: int, index: Index, scores: Scores) -> None:
         """Add what earlier windows along an axis left, where no window of a later axis has brought it along already."""
-        window = self._cover.window(index)
+        start = self._start(index)[axis + 1 :]
         old = [before[i] for before, i in zip(self._before, index, strict=True)][axis + 1 :]
-        ends = zip(window.start[axis + 1 :], window.stop[axis + 1 :], old, strict=True)
-        kept = self._kept[axis][_tail([slice(0, shared), *(slice(a + n, b) for a, b, n in ends)])]
+        ends = zip(start, self._tile[axis + 1 :], old, strict=True)
+        kept = self._kept[axis][_tail([slice(0, shared), *(slice(a + n, a + tile) for a, tile, n in ends)])]
         scores[_tail([slice(0, shared), *(slice(n, None) for n in old)])] += kept
 
     def _keep(self, kept: Scores, axis: int, shared: int, index: Index, scores: Scores | None) -> None:
         fresh = self._fresh(index)
         done = fresh[axis + 1 :]
-        starts = self._cover.window(index).start[axis + 1 :]
+        starts = self._start(index)[axis + 1 :]
         into = _tail([slice(0, shared), *(slice(a, a + n) for a, n in zip(starts, done, strict=True))])
         kept[into] = 0 if scores is None else scores[_tail([slice(fresh[axis], None), *(slice(0, n) for n in done)])]
 

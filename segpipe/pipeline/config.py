@@ -36,9 +36,27 @@ class Settings(BaseModel):
     batch: int | None = Field(default=None, ge=1, strict=True)
     device: Device = "auto"
     executor: Executor = "dask"
+    scheduler: str | None = None
+    """Address of a Dask scheduler that is there already, such as tcp://10.0.0.1:8786."""
+    cluster: Path | None = None
+    """A TOML file that tells of a batch system."""
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    """TLS files for the scheduler, as ``distributed``'s Security takes them."""
     workers: int | None = Field(default=None, ge=1, strict=True)
+    parts: int | None = Field(default=None, ge=1, strict=True)
+    """Cut every case into as many parts, if it has windows for them; None: as workers and memory ask."""
+    memory: float | None = Field(default=None, gt=0)
+    """GB that one worker may use; None: its share of 80 % of the machine's."""
+    job_timeout: float = Field(default=3600, gt=0)
+    """Seconds after which a worker that is still at one job is ended, and the job tried again."""
+    grace: float = Field(default=20, ge=0)
+    """Seconds that running jobs have to end after SIGTERM or SIGINT."""
     confidence: bool = Field(default=False, strict=True)
     overwrite: bool = Field(default=False, strict=True)
+    log_file: Path | None = None
+    """Where to append what happens, as JSON lines."""
     fail_fast: bool = Field(default=False, strict=True)
 
     @field_validator("input", mode="before")
@@ -65,6 +83,15 @@ class Settings(BaseModel):
         return value
 
 
+def _check_places(settings: Settings) -> None:
+    places = {"scheduler": settings.scheduler, "cluster": settings.cluster, "workers": settings.workers}
+    named = [key for key, value in places.items() if value is not None]
+    if len(named) > 1:
+        raise SettingsError(f"one of scheduler, cluster and workers says where to run, got {' and '.join(named)}")
+    if settings.executor == "serial" and (settings.scheduler or settings.cluster):
+        raise SettingsError(f"{named[0]} needs the executor dask, got serial: leave --executor out")
+
+
 def load_settings(config: Path | None, flags: Mapping[str, Any]) -> Settings:
     """Settings from a TOML file and flags; a flag that was given wins over the file."""
     values = {**(_read(config) if config else {}), **{k: v for k, v in flags.items() if v not in (None, ())}}
@@ -73,9 +100,11 @@ def load_settings(config: Path | None, flags: Mapping[str, Any]) -> Settings:
         if key not in values:
             raise SettingsError(f"{key} is needed: give {flag}, or {key} in the file of --config")
     try:
-        return Settings.model_validate(values)
+        settings = Settings.model_validate(values)
     except ValidationError as error:
         raise SettingsError(readable(error)) from None
+    _check_places(settings)
+    return settings
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 import logging
 import os
 import re
+import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,12 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from segpipe.pipeline.cases import Case, find_cases, is_remote, searched_root
+from segpipe.pipeline.cases import Case, find_cases, identities, is_remote, searched_root
+from segpipe.pipeline.cluster import crew
 from segpipe.pipeline.config import Settings
 from segpipe.pipeline.errors import OutputError, SegpipeError
 from segpipe.pipeline.files import output_errors, write_json
+from segpipe.pipeline.lock import locked
+from segpipe.pipeline.machine import processors
 from segpipe.pipeline.model import try_out
 from segpipe.pipeline.output import sweep
+from segpipe.pipeline.parts import FOLDER, forget_parts, sweep_parts, write_cut
 from segpipe.pipeline.plan import Failure, Plan, make_plan
 from segpipe.pipeline.records import Run, device_kind, is_done, versions, write_areas
 from segpipe.pipeline.run import Outcome
@@ -31,6 +37,13 @@ class Watcher(Protocol):
     def progress(self, pixels: int) -> None: ...
 
     def outcome(self, outcome: Outcome) -> None: ...
+
+
+class Halt(threading.Event):
+    """Asks a run to begin nothing more."""
+
+    concluding = False
+    """Whether the run only writes its tables by now, which nothing should stop."""
 
 
 @dataclass
@@ -74,14 +87,7 @@ def prepare(settings: Settings) -> Prepared:
     run = Run(try_out(read_spec(settings)), settings)
     cases = find_cases(settings.input)
     check_output(settings.output, settings.input, cases)
-    return Prepared(run, cases, make_plan(cases, run, processors()))
-
-
-def processors() -> int:
-    """CPUs that this process may use, the limits of a container included."""
-    from dask.system import cpu_count
-
-    return int(min(cpu_count(), len(os.sched_getaffinity(0))))
+    return Prepared(run, cases, make_plan(cases, run, processors(), crew(settings)))
 
 
 def check_output(output: Path, inputs: Sequence[str], cases: Sequence[Case]) -> None:
@@ -112,22 +118,45 @@ def _check_writable(output: Path) -> None:
         )
 
 
-def carry_out(prepared: Prepared, watcher: Watcher) -> Summary:
-    """Execute a plan and write ``areas.csv`` and ``run.json``, also where some or all cases fail."""
+def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) -> Summary:
+    """Execute a plan and write ``areas.csv`` and ``run.json``, also where some or all cases fail.
+
+    Args:
+        prepared: what to do.
+        watcher: told how it goes.
+        halt: once set, nothing more is begun, and the run ends as interrupted when what runs has ended.
+
+    Raises:
+        OutputError: the output folder cannot be made, or another run holds it.
+    """
     run, plan = prepared.run, prepared.plan
-    LOG.info("%d jobs on %d workers with %d calls each", len(plan.jobs), plan.workers, plan.calls)
+    LOG.info(
+        "%d cases in parts and %d jobs on %d workers with %d calls each",
+        len(plan.cuts),
+        len(plan.jobs),
+        plan.workers,
+        plan.calls,
+    )
     with output_errors(run.output):
         run.output.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
-    summary = Summary(skipped=[case.name for case in plan.done], failed=list(plan.failed))
-    try:
-        _execute(run, plan, watcher, summary)
-    except KeyboardInterrupt:
-        summary.interrupted = True
-    except SegpipeError as error:
-        summary.problems.append(str(error))
-    summary.seconds = time.perf_counter() - started
-    _conclude(prepared, summary)
+    halt = halt or Halt()
+    with locked(run.output) as killed:
+        if killed:
+            for planned in plan.cases:
+                sweep(run.output, planned.case)
+        started = time.perf_counter()
+        summary = Summary(skipped=[case.name for case in plan.done], failed=list(plan.failed))
+        write_json(run.output / "run.json", _record(run, summary, "running"))
+        try:
+            _execute(prepared, watcher, summary, halt)
+        except KeyboardInterrupt:
+            summary.interrupted = True
+        except SegpipeError as error:
+            summary.problems.append(str(error))
+        halt.concluding = True
+        summary.interrupted |= halt.is_set()
+        summary.seconds = time.perf_counter() - started
+        _conclude(prepared, summary)
     return summary
 
 
@@ -143,10 +172,16 @@ def _conclude(prepared: Prepared, summary: Summary) -> None:
     for planned in prepared.plan.cases:
         if planned.case.name not in good:
             sweep(output, planned.case)
+            sweep_parts(output, planned.case)
+    if (output / FOLDER).is_dir():
+        # a run was stopped between the last word of a case and the end of its parts, or this one did it whole
+        for case in prepared.cases:
+            if case.name in good:
+                forget_parts(output, case)
     with _noting(summary):
         write_areas(output, [case for case in prepared.cases if case.name in good])
     with _noting(summary):
-        write_json(output / "run.json", _record(prepared.run, summary))
+        write_json(output / "run.json", _record(prepared.run, summary, "interrupted" if summary.interrupted else "ended"))
 
 
 @contextmanager
@@ -157,12 +192,16 @@ def _noting(summary: Summary) -> Iterator[None]:
         summary.problems.append(str(error))
 
 
-def _execute(run: Run, plan: Plan, watcher: Watcher, summary: Summary) -> None:
+def _execute(prepared: Prepared, watcher: Watcher, summary: Summary, halt: threading.Event) -> None:
+    run, plan = prepared.run, prepared.plan
     for failure in plan.failed:
         watcher.outcome(Outcome(failure.case, 0.0, error=failure.error))
-    if not plan.jobs or (plan.failed and run.settings.fail_fast):
+    if not (plan.jobs or plan.cuts) or (plan.failed and run.settings.fail_fast):
         return
-    outcomes = EXECUTORS[run.settings.executor](plan, run, watcher.progress)
+    for cut in plan.cuts:
+        case = cut.case.case
+        write_cut(case, run, identities(case.path, cut.case.files), cut.case.shape, cut.parts)
+    outcomes = EXECUTORS[run.settings.executor](plan, run, watcher.progress, halt)
     for outcome in outcomes:
         watcher.outcome(outcome)
         if outcome.error is None:
@@ -174,8 +213,11 @@ def _execute(run: Run, plan: Plan, watcher: Watcher, summary: Summary) -> None:
                 break
 
 
-def _record(run: Run, summary: Summary) -> dict[str, Any]:
+def _record(run: Run, summary: Summary, state: str) -> dict[str, Any]:
     return {
+        "state": state,
+        "command": ["segpipe", *sys.argv[1:]],
+        "folder": str(Path.cwd()),
         "settings": run.settings.model_dump(mode="json"),
         "resolved": run.label_settings | {"batch": run.model.batch, "device": run.model.device},
         "model": {"path": str(run.model.path), "sha256": run.model.sha256, "contract": run.model.contract_origin},

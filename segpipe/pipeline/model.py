@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from segpipe.pipeline.device import open_session
 from segpipe.pipeline.errors import ContractError, ModelError
-from segpipe.pipeline.spec import ModelSpec, by
+from segpipe.pipeline.spec import ModelSpec, by, check_unchanged
 
 
 def try_out(spec: ModelSpec) -> ModelSpec:
@@ -27,6 +27,18 @@ def try_out(spec: ModelSpec) -> ModelSpec:
     except MemoryError:
         raise ModelError(f"a tile of {by(spec.tiling.tile)} does not fit into memory: lower --tile or --batch") from None
     return replace(spec, network_mb=_peak_mb() - before)
+
+
+def load(spec: ModelSpec) -> "Model":
+    """The model that a run was planned with.
+
+    Raises:
+        ModelError: the file is another one by now.
+    """
+    try:
+        return Model(spec)
+    finally:
+        check_unchanged(spec)
 
 
 def _peak_mb() -> float:

@@ -1,20 +1,26 @@
 """All that one case leaves: its mask, its confidence, its areas and, last, its record."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segpipe import __version__
 from segpipe.pipeline.areas import Areas
-from segpipe.pipeline.batches import Sheet
+from segpipe.pipeline.batches import CHANGED, Sheet
 from segpipe.pipeline.blend import Finished
-from segpipe.pipeline.cases import Case
+from segpipe.pipeline.cases import Case, identities
 from segpipe.pipeline.contract import Contract
-from segpipe.pipeline.files import partial, write_json
+from segpipe.pipeline.errors import SourceError
+from segpipe.pipeline.files import output_errors, partial, remove, write_json
 from segpipe.pipeline.labels import CONFIDENCE_NODATA, CONFIDENCE_TOP, Decision
+from segpipe.pipeline.parts import Tally, part_files, read_tally, write_tally
 from segpipe.pipeline.records import Record, Run, device_kind, read_record, record_path, targets
-from segpipe.pipeline.sinks.raster import Color, RasterSink, Style, palette, parse_color
+from segpipe.pipeline.sinks.raster import Color, PartSink, RasterSink, Style, palette, parse_color, read_part
+from segpipe.pipeline.windows import Part, Window
 
 ABSENT: Color = (225, 225, 225, 255)
 
@@ -23,61 +29,138 @@ def sweep(output: Path, case: Case) -> None:
     """Remove what a worker that was stopped left half-written of a case."""
     drafts = [path.with_suffix(".draft") for path in targets(output, case)]
     for path in (*targets(output, case), *drafts, record_path(output, case)):
-        partial(path).unlink(missing_ok=True)
+        remove(partial(path))
+        remove(partial(path).with_name(f"{partial(path).name}.aux.xml"))
 
 
-class CaseOutput:
-    """What is written of one case, box by box; nothing has its name before ``finish``."""
+def check_unchanged(case: Case, sheet: Sheet) -> None:
+    """What was read must be what the record names: a file that changes and changes back would vouch for a mixture."""
+    if identities(case.path, [str(file["path"]) for file in sheet.files]) != sheet.files:
+        raise SourceError(CHANGED.format(case.path))
 
-    def __init__(self, case: Case, sheet: Sheet, run: Run) -> None:
-        self._case, self._sheet, self._run = case, sheet, run
-        self._decision = Decision(run.model.contract, run.model.blend_on)
-        self._areas = Areas(sheet.grid, run.model.contract)
-        self._inferred = 0
-        self._mask = RasterSink(self._path(""), sheet.grid, mask_style(self._decision, run))
-        self._confidence: RasterSink | None = None
+
+class Sink(Protocol):
+    """A raster being written."""
+
+    def write(self, window: Window, values: NDArray[Any]) -> None: ...
+
+    def discard(self) -> None: ...
+
+
+S = TypeVar("S", bound=Sink)
+
+
+class Layers(Generic[S]):
+    """A mask, a confidence if asked for, and the areas, from finished boxes in any order."""
+
+    def __init__(self, sheet: Sheet, run: Run, mask: Callable[[Decision], S], confidence: Callable[[Decision], S]) -> None:
+        self.decision = Decision(run.model.contract, run.model.blend_on)
+        self.areas = Areas(sheet.grid, run.model.contract)
+        self.inferred = 0
+        self.mask = mask(self.decision)
+        self.confidence: S | None = None
         if run.settings.confidence:
             try:
-                self._confidence = RasterSink(self._path(".confidence"), sheet.grid, confidence_style(self._decision))
+                self.confidence = confidence(self.decision)
             except BaseException:
-                self._mask.discard()
+                self.mask.discard()
                 raise
 
-    def _path(self, kind: str) -> Path:
-        style = self._decision
-        picture = self._sheet.picture and style.bands == 1 and style.dtype == np.uint8
-        return self._run.output / f"{self._case.name}{kind}{'.png' if picture else '.tif'}"
+    @property
+    def sinks(self) -> list[S]:
+        return [sink for sink in (self.mask, self.confidence) if sink is not None]
 
     def write(self, box: Finished) -> None:
         """Decide, write and count one finished box."""
-        shape = (self._decision.bands, *box.window.shape)
+        decision = self.decision
+        shape = (decision.bands, *box.window.shape)
         if box.sums is None:
-            labels = np.full(shape, self._decision.nodata, self._decision.dtype)
+            labels = np.full(shape, decision.nodata, decision.dtype)
             confidence = np.full(shape, CONFIDENCE_NODATA, np.uint8)
         else:
-            self._inferred += 1
+            self.inferred += 1
             total = self._total(box)
-            labels = self._decision.labels(box.sums, total, box.invalid)
-            if self._confidence is not None and total is not None:
-                confidence = self._decision.confidence(box.sums, total, box.invalid)
-        self._mask.write(box.window, labels)
-        self._areas.add(box.window, labels)
-        if self._confidence is not None:
-            self._confidence.write(box.window, confidence)
+            labels = decision.labels(box.sums, total, box.invalid)
+            if self.confidence is not None and total is not None:
+                confidence = decision.confidence(box.sums, total, box.invalid)
+        self.mask.write(box.window, labels)
+        self.areas.add(box.window, labels)
+        if self.confidence is not None:
+            self.confidence.write(box.window, confidence)
 
     def _total(self, box: Finished) -> np.ndarray | None:
-        if self._confidence is None and not self._decision.needs_total:
+        if self.confidence is None and not self.decision.needs_total:
             return None
         window = box.window
         return box.sheet.weights.total(tuple(slice(a, b) for a, b in zip(window.start, window.stop, strict=True)))
 
+    def discard(self) -> None:
+        """Leave nothing half-written."""
+        for sink in self.sinks:
+            sink.discard()
+
+
+class PartOutput:
+    """What is written of one part of a case, until all of them are joined."""
+
+    def __init__(self, case: Case, sheet: Sheet, run: Run, number: int) -> None:
+        files, box = part_files(run.output, case, number), sheet.cover.box(sheet.part)
+        self._case, self._sheet = case, sheet
+        self._path, self._opened = files.counts, sheet.opened
+        self._layers = Layers(
+            sheet,
+            run,
+            lambda decision: PartSink(files.mask, box, mask_style(decision, run)),
+            lambda decision: PartSink(files.confidence, box, confidence_style(decision)),
+        )
+        self.write, self.discard = self._layers.write, self._layers.discard
+
+    def finish(self) -> None:
+        """Give every file its name, the counts last."""
+        check_unchanged(self._case, self._sheet)
+        for sink in self._layers.sinks:
+            sink.finish()
+        seconds = time.time() - self._opened
+        write_tally(self._path, Tally(self._layers.areas.counts, self._layers.inferred, seconds))
+
+
+class CaseOutput:
+    """What is written of one case, box by box or part by part; nothing has its name before ``finish``."""
+
+    def __init__(self, case: Case, sheet: Sheet, run: Run) -> None:
+        self._case, self._sheet, self._run = case, sheet, run
+        self._seconds = 0.0
+        self._layers = Layers(
+            sheet,
+            run,
+            lambda decision: RasterSink(self._path("", decision), sheet.grid, mask_style(decision, run)),
+            lambda decision: RasterSink(self._path(".confidence", decision), sheet.grid, confidence_style(decision)),
+        )
+        self.write, self.discard = self._layers.write, self._layers.discard
+
+    def _path(self, kind: str, decision: Decision) -> Path:
+        picture = self._sheet.picture and decision.bands == 1 and decision.dtype == np.uint8
+        return self._run.output / f"{self._case.name}{kind}{'.png' if picture else '.tif'}"
+
+    def add(self, number: int, part: Part) -> None:
+        """Copy what one part has left."""
+        files, box = part_files(self._run.output, self._case, number), self._sheet.cover.box(part)
+        for sink, path in zip(self._layers.sinks, (files.mask, files.confidence), strict=False):
+            for window, values in read_part(path, box):
+                sink.write(window, values)
+        tally = read_tally(files.counts)
+        self._layers.areas.merge(tally.counts)
+        self._layers.inferred += tally.inferred
+        self._seconds += tally.seconds
+
     def finish(self) -> None:
         """Give every file its name, the record last."""
-        record = record_path(self._run.output, self._case)
-        sinks = [sink for sink in (self._mask, self._confidence) if sink is not None]
+        check_unchanged(self._case, self._sheet)
+        record, sinks = record_path(self._run.output, self._case), self._layers.sinks
         self._forget([sink.path for sink in sinks], read_record(record))
-        # without its record a case is not done: an old one must not vouch for a new mask
-        record.unlink(missing_ok=True)
+        with output_errors(record):
+            # without its record a case is not done: an old one must not vouch for a new mask
+            record.unlink(missing_ok=True)
         written = [path for sink in sinks for path in sink.finish()]
         write_json(record, self._record(written))
 
@@ -90,30 +173,25 @@ class CaseOutput:
     def _relative(self, path: Path) -> str:
         return path.relative_to(self._run.output).as_posix()
 
-    def discard(self) -> None:
-        """Leave nothing half-written."""
-        for sink in (self._mask, self._confidence):
-            if sink is not None:
-                sink.discard()
-
     def _record(self, outputs: list[Path]) -> Record:
-        grid, model = self._sheet.grid, self._run.model
+        grid, model, layers = self._sheet.grid, self._run.model, self._layers
+        valid = layers.areas.valid()
         return {
             "case": self._case.name,
             "segpipe": __version__,
             "input": {"path": self._case.path, "shape": list(grid.shape), "crs": str(grid), "files": self._sheet.files},
             "model": {"path": str(model.path), "sha256": model.sha256, "contract": model.contract_origin},
             "settings": self._run.label_settings,
-            "confidence": self._confidence is not None,
+            "confidence": layers.confidence is not None,
             "device": device_kind(model),
             "windows": len(self._sheet.cover),
-            "inferred": self._inferred,
-            "seconds": round(time.time() - self._sheet.opened, 3),
+            "inferred": layers.inferred,
+            "seconds": round(time.time() - self._sheet.opened + self._seconds, 3),
             "outputs": [self._relative(path) for path in outputs],
-            "nodata": self._decision.nodata,
-            "notes": [*self._sheet.notes, *([] if self._areas.valid()[0] else ["no pixel is valid"])],
-            "valid": dict(zip(("pixels", "hectares"), self._areas.valid(), strict=True)),
-            "areas": self._areas.table(),
+            "nodata": layers.decision.nodata,
+            "notes": [*self._sheet.notes, *([] if valid[0] else ["no pixel is valid"])],
+            "valid": dict(zip(("pixels", "hectares"), valid, strict=True)),
+            "areas": layers.areas.table(),
         }
 
 
@@ -153,4 +231,4 @@ def _legend(contract: Contract) -> tuple[dict[int, str], dict[int, Color]]:
 def confidence_style(decision: Decision) -> Style:
     """Confidence 0 to 254 stands for probability 0 to 1."""
     bands = [c.name for c in decision.contract.mask_classes] if decision.bands > 1 else ["confidence"]
-    return Style("uint8", CONFIDENCE_NODATA, bands, tags={"SCALE": str(1 / CONFIDENCE_TOP)})
+    return Style("uint8", CONFIDENCE_NODATA, bands, tags={"SEGPIPE": __version__, "SCALE": str(1 / CONFIDENCE_TOP)})

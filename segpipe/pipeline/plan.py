@@ -10,16 +10,23 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from segpipe.pipeline.batches import open_sheet
-from segpipe.pipeline.cases import Case
+from segpipe.pipeline.cases import Case, identities
+from segpipe.pipeline.cut import Limits, cut, repeated
 from segpipe.pipeline.errors import foreseen
 from segpipe.pipeline.gdal import CACHE_MB, gdal_options
+from segpipe.pipeline.machine import memory
+from segpipe.pipeline.parts import parts_folder, read_cut
 from segpipe.pipeline.records import Run, is_done, read_record, record_path, targets
+from segpipe.pipeline.windows import Cover, Part
 
 JOB_WINDOWS = 64
 """Windows up to which small cases are put together into one job: seconds of work on a CPU."""
 
 JOBS_PER_WORKER = 4
 """Fewest jobs per worker, if there are cases for them, so that no worker waits long for the last."""
+
+MEMORY_SHARE = 0.8
+"""Of the machine's memory that all workers together may use, unless ``--memory`` says otherwise."""
 
 PROCESS_MB = 180
 """A worker process with its libraries, before it loads a model (measured: Python 3.11, ONNX Runtime 1.31, GDAL 3.10)."""
@@ -61,10 +68,21 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """A case that is large enough to be done in parts."""
+
+    case: PlannedCase
+    parts: tuple[Part, ...]
+    repeated: float
+    """Windows that are inferred for several parts, as a share of the case's windows."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """Every case is in exactly one of: a job, done, failed."""
+    """Every case is in exactly one of: a job, a cut, done, failed."""
 
     jobs: tuple[Job, ...]
+    cuts: tuple[Cut, ...]
     done: tuple[Case, ...]
     failed: tuple[Failure, ...]
     workers: int
@@ -73,15 +91,22 @@ class Plan:
 
     @property
     def cases(self) -> list[PlannedCase]:
-        return [case for job in self.jobs for case in job.cases]
+        return [*(cut.case for cut in self.cuts), *(case for job in self.jobs for case in job.cases)]
 
     @property
     def pixels(self) -> int:
         return sum(case.pixels for case in self.cases)
 
 
-def make_plan(cases: Sequence[Case], run: Run, processors: int) -> Plan:
-    """Look at every case's header, leave out what is done, and cut the rest into jobs."""
+def make_plan(cases: Sequence[Case], run: Run, processors: int, crew: tuple[int, int] | None = None) -> Plan:
+    """Look at every case's header, leave out what is done, and cut the rest into jobs.
+
+    Args:
+        cases: of the run.
+        run: what to do with them.
+        processors: of this machine.
+        crew: workers elsewhere, and calls in flight in each.
+    """
     done = [] if run.settings.overwrite else [case for case in cases if is_done(case, run)]
     finished = set(done)
     planned: list[PlannedCase] = []
@@ -91,10 +116,47 @@ def make_plan(cases: Sequence[Case], run: Run, processors: int) -> Plan:
             if case not in finished:
                 _look(case, run, planned, failed)
     planned = _without_collisions(planned, run, failed)
-    workers = _workers(len(planned), run, processors)
-    jobs = tuple(group(planned, workers))
-    calls = max(1, processors // workers) if run.model.device == "cpu" else 1
-    return Plan(jobs, tuple(done), tuple(failed), workers, calls)
+    workers, calls = crew or _here(len(planned), run, processors)
+    cuts = tuple(_cuts(planned, run, workers))
+    cutted = {cut.case.case.name for cut in cuts}
+    jobs = tuple(group([case for case in planned if case.case.name not in cutted], workers))
+    return Plan(jobs, cuts, tuple(done), tuple(failed), workers, calls)
+
+
+def _cuts(planned: Sequence[PlannedCase], run: Run, workers: int) -> Iterator[Cut]:
+    """Cases that are too large for one job: for the workers that they get as their share, for memory, or to be resumed."""
+    total = sum(case.windows for case in planned)
+    for case in planned:
+        cover = Cover(case.shape, run.model.tiling)
+        parts = _stored(case, run) or cut(cover, _limits(case, total, run, workers))
+        if len(parts) > 1:
+            yield Cut(case, parts, repeated(cover, parts))
+
+
+def _stored(case: PlannedCase, run: Run) -> tuple[Part, ...] | None:
+    """Of an earlier run, whose finished parts then count."""
+    if run.settings.overwrite or run.settings.parts is not None or not parts_folder(run.output, case.case).is_dir():
+        return None
+    return read_cut(case.case, run, identities(case.case.path, case.files), case.shape)
+
+
+def _limits(case: PlannedCase, total: int, run: Run, workers: int) -> Limits:
+    share = max(1, round(workers * case.windows / total))
+    return Limits(min(share, case.windows), run.settings.parts, _widest(run, workers))
+
+
+def _widest(run: Run, workers: int) -> int:
+    """Pixels of a strip's width that half of a worker's memory holds."""
+    model = run.model
+    per_pixel = (model.tiling.overlap[0] + model.tiling.align[0]) * model.contract.scores * 4
+    return int(worker_memory(run, workers) / 2 / per_pixel)
+
+
+def worker_memory(run: Run, workers: int) -> float:
+    """Bytes that one worker may use: as asked, else its share of the machine's, limits of a container included."""
+    if run.settings.memory is not None:
+        return run.settings.memory * 1e9
+    return memory() * MEMORY_SHARE / workers
 
 
 def _look(case: Case, run: Run, planned: list[PlannedCase], failed: list[Failure]) -> None:
@@ -132,11 +194,18 @@ def _foreign(path: Path, case: Case, run: Run) -> bool:
         return True
 
 
+def _here(cases: int, run: Run, processors: int) -> tuple[int, int]:
+    """Workers on this machine, and calls in flight in each: processors are shared out among them."""
+    workers = _workers(cases, run, processors)
+    return workers, max(1, processors // workers) if run.model.device == "cpu" else 1
+
+
 def _workers(cases: int, run: Run, processors: int) -> int:
+    """As asked; else no more than cases, since the calls of one worker share windows and parts do not."""
     if run.settings.executor == "serial":
         return 1
     if run.settings.workers:
-        return min(run.settings.workers, max(1, cases))
+        return run.settings.workers
     return 1 if run.model.device == "cuda" else max(1, min(processors, cases))
 
 

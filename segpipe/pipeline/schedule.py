@@ -1,23 +1,28 @@
 """Who runs the jobs of a plan: a loop, or a Dask cluster. Both give the same outcomes."""
 
 import logging
-import os
-import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
-from segpipe.pipeline.errors import WorkerError
-from segpipe.pipeline.model import Model
+from segpipe.pipeline.agenda import Agenda
+from segpipe.pipeline.cluster import RETRIES, connected
+from segpipe.pipeline.errors import ModelError, SegpipeError, WorkerError
+from segpipe.pipeline.model import load
 from segpipe.pipeline.plan import Job, Plan
 from segpipe.pipeline.records import Run, is_done
-from segpipe.pipeline.run import Outcome, Progress, run_job
+from segpipe.pipeline.run import JoinJob, Outcome, Progress, Task, run_job, work
 
 if TYPE_CHECKING:
-    from distributed import Client, Future, LocalCluster, Worker
+    from distributed import Client, Future, Worker
+
+LOG = logging.getLogger("segpipe")
 
 TOPIC = "segpipe-progress"
 WORKER_MODEL = "segpipe_model"
@@ -26,116 +31,187 @@ WORKER_MODEL = "segpipe_model"
 PROGRESS_SECONDS = 0.3
 """How often a worker tells of its progress."""
 
-RETRIES = 2
-"""How often a job goes to another worker when its own was lost."""
+ALONE = RETRIES + 2
+"""The attempt of a task that lost its worker, with nothing beside it that could be to blame."""
 
-WORKER_ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": str(2**26), "MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_ARENA_MAX": "1"}
-"""Let glibc keep what a tile has freed for the next one. Dask's own setting gives it back to the kernel at once, and every
-tile then faults its pages in again: 0.6 s of 7.1 for a network of 0.1 M parameters (measured)."""
+GONE = "the scheduler is gone, and with it what was running: start it, then run the same command again"
 
-Executor = Callable[[Plan, Run, Progress], Iterator[Outcome]]
+TICK = 0.5
+"""Seconds between two looks at what hangs, or whether to stop."""
+
+Executor = Callable[[Plan, Run, Progress, threading.Event], Iterator[Outcome]]
+"""The event asks to begin nothing more; what runs may end."""
 
 
-def serial(plan: Plan, run: Run, progress: Progress) -> Iterator[Outcome]:
+def serial(plan: Plan, run: Run, progress: Progress, halt: threading.Event) -> Iterator[Outcome]:
     """Every job in this process, one after the other: the reference."""
-    model = Model(run.model)
-    for job in plan.jobs:
-        yield from run_job(job, run, model, plan.calls, progress)
+    model, agenda = load(run.model), Agenda(plan, run)
+    while agenda and not halt.is_set():
+        task = agenda.take()
+        if not isinstance(task, Job):
+            yield from agenda.ended(task, list(work(task, run, model, plan.calls, progress)))
+            continue
+        for outcome in run_job(task, run, model, plan.calls, progress):  # its cases are told of one by one
+            yield outcome
+            if halt.is_set():
+                return
 
 
-def dask(plan: Plan, run: Run, progress: Progress) -> Iterator[Outcome]:
-    """Every job as a task of a ``distributed`` cluster of processes on this machine, started and ended here."""
-    _quieten()
-    from distributed import Client
-
-    with _started(plan) as cluster, Client(cluster, set_as_default=False) as client:
-        client.subscribe_topic(TOPIC, lambda event: progress(event[1]))
-        client.register_plugin(_plugin(run))
-        yield from _run_tasks(client, plan, run)
-
-
-def _started(plan: Plan) -> "LocalCluster":
-    try:
-        with _deaf_children():
-            return _local_cluster(plan)
-    except (OSError, RuntimeError, TimeoutError) as error:
-        raise WorkerError(f"worker processes cannot be started: {error}: try --executor serial") from error
+def dask(plan: Plan, run: Run, progress: Progress, halt: threading.Event) -> Iterator[Outcome]:
+    """Every job as a task of a ``distributed`` cluster: processes of this machine, or whatever the settings name."""
+    with connected(run, plan.workers) as client:
+        plugin = _plugin(run)
+        client.register_plugin(plugin)
+        try:
+            yield from _Board(client, plan, run, progress).carry_out(halt)
+        finally:
+            if run.settings.scheduler is not None:  # its workers live on
+                with suppress(Exception):
+                    client.unregister_worker_plugin(plugin.name)
 
 
-@contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Ctrl-C reaches every process of a terminal; workers that are started here leave the answer to this one."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+@dataclass
+class _Running:
+    """A task that the cluster has."""
+
+    task: Task
+    future: "Future[Any]"
+    attempt: int
+    worker: str | None = None
+    """Address of the worker that has begun it."""
+    began: float = 0.0
 
 
-def _quieten() -> None:
-    """Keep distributed's log to itself, here and in its processes: what fails comes back with its future.
+class _Board:
+    """Tasks on their way through a cluster: few at a time, so that the scheduler never holds more than two per worker."""
 
-    It reads this when it is first imported.
-    """
-    import dask.config
+    def __init__(self, client: "Client", plan: Plan, run: Run, progress: Progress) -> None:
+        self._client, self._plan, self._run, self._progress = client, plan, run, progress
+        self._agenda = Agenda(plan, run)
+        self._running: dict[str, _Running] = {}
+        self._suspects: list[Task] = []
+        self._ended: SimpleQueue[str] = SimpleQueue()
+        client.subscribe_topic(TOPIC, self._hear)
 
-    if not logging.getLogger().isEnabledFor(logging.DEBUG):
-        os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
-        dask.config.set({"logging.distributed": "critical"})
+    def _hear(self, event: tuple[float, Any]) -> None:
+        """What workers tell, in the client's own thread."""
+        told = event[1]
+        if "pixels" in told:
+            self._progress(told["pixels"])
+        elif running := self._running.get(told["began"]):
+            running.worker, running.began = told["worker"], time.monotonic()
 
+    def carry_out(self, halt: threading.Event) -> Iterator[Outcome]:
+        try:
+            while self._running or (not halt.is_set() and (self._agenda or self._suspects)):
+                while self._agenda and not halt.is_set() and len(self._running) < 2 * self._plan.workers:
+                    self._submit(self._agenda.take(), 1)
+                if halt.is_set():
+                    self._recall()
+                elif self._suspects and not self._running:
+                    self._submit(self._suspects.pop(), ALONE)
+                yield from self._wait()
+                yield from self._end_hanging()
+        finally:
+            # whoever leaves early, by Ctrl-C or --fail-fast, begins nothing more
+            self._client.cancel([running.future for running in self._running.values()])
 
-def _run_tasks(client: "Client", plan: Plan, run: Run) -> Iterator[Outcome]:
-    """Submit jobs as others end, so that the scheduler never holds more than two per worker."""
-    from distributed import Future, as_completed
+    def _submit(self, task: Task, attempt: int) -> None:
+        key = f"segpipe-{uuid4().hex}"
+        future = self._client.submit(_work, key, task, self._run, self._plan.calls, key=key, pure=False)
+        self._running[key] = _Running(task, future, attempt)
+        future.add_done_callback(lambda done: self._ended.put(done.key))
 
-    jobs = deque(plan.jobs)
-    tasks: dict[Future[Any], Job] = {}
-    waiting = as_completed(loop=client.loop)
-    try:
-        while jobs or tasks:
-            while jobs and len(tasks) < 2 * plan.workers:
-                job = jobs.popleft()
-                task = _submit(client, job, run, plan.calls)
-                tasks[task] = job
-                waiting.add(task)
-            future = next(waiting)
-            job = tasks.pop(future)
-            if future.exception() is not None and len(job.cases) > 1:
-                # one of them has taken the worker with it: each alone, so that it takes no other
-                jobs.extendleft(Job((case,)) for case in reversed(job.cases))
+    def _recall(self) -> None:
+        """Take back what no worker has begun."""
+        for key, running in list(self._running.items()):
+            if running.worker is None:
+                del self._running[key]
+                running.future.cancel()
+
+    def _wait(self) -> Iterator[Outcome]:
+        try:
+            running = self._running.pop(self._ended.get(timeout=TICK), None)
+        except Empty:
+            return
+        if running is not None:
+            yield from self._finish(running)
+
+    def _finish(self, running: _Running) -> Iterator[Outcome]:
+        future, task = running.future, running.task
+        if future.cancelled():
+            raise WorkerError(GONE)
+        error = future.exception()
+        if isinstance(error, ModelError):
+            raise error  # of a worker that came late: no case can be done with another model
+        if error is not None and (apart := _apart(task)):
+            self._agenda.put_back(apart)
+        elif error is not None and running.attempt < ALONE and not isinstance(error, SegpipeError):
+            # the scheduler suspects all that the lost worker held, begun or not: once more, with nothing beside it
+            self._suspects.append(task)
+        else:
+            yield from self._agenda.ended(task, _outcomes(future, task, self._run))
+
+    def _end_hanging(self) -> Iterator[Outcome]:
+        """End workers whose task takes longer than any may; it is tried again, but not for ever."""
+        limit = self._run.settings.job_timeout
+        for key, running in list(self._running.items()):
+            if running.worker is None or time.monotonic() - running.began < limit:
+                continue
+            if running.worker not in self._client.nthreads():
+                running.worker = None  # it was lost, and the task waits for another
+                continue
+            del self._running[key]
+            running.future.cancel()
+            LOG.warning("%s has hung for %g s on %s, which is restarted", key, limit, running.worker)
+            with suppress(KeyError, ValueError):  # it has gone just now, or has no nanny: another takes the task
+                self._client.restart_workers([running.worker], raise_for_error=False)
+            if apart := _apart(running.task):
+                self._agenda.put_back(apart)
+            elif running.attempt <= RETRIES:
+                self._submit(running.task, running.attempt + 1)
             else:
-                yield from _outcomes(future, job, run)
-    finally:
-        # whoever leaves early, by Ctrl-C or --fail-fast, begins nothing more
-        client.cancel(list(tasks))
+                hung = f"the job took longer than {limit:g} s {running.attempt} times: see --job-timeout"
+                yield from self._agenda.ended(running.task, _failed(running.task, self._run, hung))
 
 
-def _submit(client: "Client", job: Job, run: Run, calls: int) -> "Future[Any]":
-    return client.submit(_work, job, run, calls, pure=False)
+def _apart(task: Task) -> list[Task]:
+    """The cases of a job that has taken its worker with it, each alone; none where it is one alone."""
+    return [Job((case,)) for case in task.cases] if isinstance(task, Job) and len(task.cases) > 1 else []
 
 
-def _work(job: Job, run: Run, calls: int) -> list[Outcome]:
-    """A job on a worker, with the model that its plugin has loaded."""
+def _work(key: str, task: Task, run: Run, calls: int) -> list[Outcome]:
+    """A task on a worker, with the model that its plugin has loaded."""
     from distributed import get_worker
 
     worker = get_worker()
-    progress = _Throttled(lambda pixels: worker.log_event(TOPIC, pixels))
-    outcomes = list(run_job(job, run, getattr(worker, WORKER_MODEL), calls, progress))
+    worker.log_event(TOPIC, {"began": key, "worker": worker.address})
+    progress = _Throttled(lambda pixels: worker.log_event(TOPIC, {"pixels": pixels}))
+    # a worker whose plugin has failed has none, and here the reason is told
+    model = getattr(worker, WORKER_MODEL, None) or load(run.model)
+    outcomes = list(work(task, run, model, calls, progress))
     progress.flush()
     return outcomes
 
 
-def _outcomes(future: "Future[Any]", job: Job, run: Run) -> list[Outcome]:
+def _outcomes(future: "Future[Any]", task: Task, run: Run) -> list[Outcome]:
     """What a task gave; one that was lost with its worker fails its cases, and only those."""
     error = future.exception()
     if error is None:
-        outcomes: list[Outcome] = future.result()
+        try:
+            outcomes: list[Outcome] = future.result()
+        except (OSError, CancelledError):  # it was done, and the scheduler went before it could be fetched
+            raise WorkerError(GONE) from None
         return outcomes
-    lost = str(WorkerError(f"the worker that held this case was lost {RETRIES + 1} times, or failed: {error}"))
-    return [Outcome(c.case, 0.0, c.pixels, None if is_done(c.case, run) else lost) for c in job.cases]
+    lost = WorkerError(f"the worker that held this case was lost again and again, or failed: {error}")
+    return _failed(task, run, str(error if isinstance(error, SegpipeError) else lost))
+
+
+def _failed(task: Task, run: Run, error: str) -> list[Outcome]:
+    """A failure for each case of a task, but for those that were done before it was lost."""
+    cases = task.cases if isinstance(task, Job) else (task.case,)
+    told = isinstance(task, Job | JoinJob)
+    return [Outcome(c.case, 0.0, c.pixels, None if told and is_done(c.case, run) else error) for c in cases]
 
 
 class _Throttled:
@@ -162,28 +238,9 @@ def _plugin(run: Run) -> Any:
         name = "segpipe-model"
 
         def setup(self, worker: "Worker") -> None:
-            setattr(worker, WORKER_MODEL, Model(run.model))
+            setattr(worker, WORKER_MODEL, load(run.model))
 
     return ModelPlugin()
-
-
-def _local_cluster(plan: Plan) -> "LocalCluster":
-    import dask.config
-    from distributed import LocalCluster
-
-    dask.config.set({"distributed.scheduler.allowed-failures": RETRIES})
-    # glibc reads these when a process starts: Dask sets only this key early enough
-    dask.config.set({f"distributed.nanny.pre-spawn-environ.{key}": value for key, value in WORKER_ENVIRONMENT.items()})
-    return LocalCluster(
-        n_workers=plan.workers,
-        threads_per_worker=1,
-        processes=True,
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-        # the plan bounds memory; Dask's own limit would kill workers for GDAL's cache
-        memory_limit=0,
-        silence_logs=logging.CRITICAL,
-    )
 
 
 EXECUTORS: dict[str, Executor] = {"serial": serial, "dask": dask}

@@ -53,8 +53,10 @@ class ModelSpec:
     """A model file checked against its contract and the settings; picklable, and all that a worker needs to load it."""
 
     path: Path
+    files: tuple[Path, ...]
+    """The model's own, and those beside it with its weights."""
     sha256: str
-    """Of the file, its external data and the contract in force."""
+    """Of the files and the contract in force."""
     contract: Contract
     contract_origin: str
     tiling: Tiling
@@ -89,9 +91,11 @@ def read_spec(settings: Settings) -> ModelSpec:
     image = _choose(inputs, contract.input, "input", settings.model)
     scores = _choose(outputs, contract.output, "output", settings.model)
     _check_channels(image, contract, settings.model)
+    files = (settings.model, *external_data(settings.model, proto))
     return ModelSpec(
         path=settings.model,
-        sha256=_digest(settings.model, proto, contract),
+        files=files,
+        sha256=_digest(files, contract),
         contract=contract,
         contract_origin=origin,
         tiling=resolve_tiling(settings, contract, image, settings.model),
@@ -282,15 +286,22 @@ def _resolve_batch(settings: Settings, image: TensorSpec, device: Kind) -> int:
     return fixed or settings.batch or (8 if device == "cuda" else 1)
 
 
-def _digest(path: Path, proto: onnx.ModelProto, contract: Contract) -> str:
+def check_unchanged(spec: ModelSpec) -> None:
+    """A worker may load a model hours after it was planned with: it must still be the same."""
+    if _digest(spec.files, spec.contract) != spec.sha256:
+        raise ModelError(f"{spec.path} has changed since this run began: run the same command again, for the new model")
+
+
+def _digest(files: Sequence[Path], contract: Contract) -> str:
     """SHA-256 of everything that the scores depend on: the file, its external data, the contract in force."""
     digest = hashlib.sha256()
-    for file in [path, *external_data(path, proto)]:
+    for file in files:
         try:
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
         except OSError as error:
-            raise ModelError(f"{path} needs its external data {file}: {error.strerror}") from None
+            said = "cannot be read" if file == files[0] else f"needs its external data {file}"
+            raise ModelError(f"{files[0]} {said}: {error.strerror}") from None
     digest.update(contract.model_dump_json().encode())
     return digest.hexdigest()
 

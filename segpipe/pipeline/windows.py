@@ -1,5 +1,6 @@
 """Which windows cover a case: evenly spread, aligned to the network's stride, as few as can be."""
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -78,6 +79,24 @@ def axis_starts(size: int, tile: int, overlap: int, align: int) -> tuple[int, ..
     return tuple(align * (i * last // (count - 1)) for i in range(count))
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A block of the windows of a cover, by their indices: ``first`` to ``stop`` per axis, half-open."""
+
+    first: tuple[int, ...]
+    stop: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return int(np.prod([b - a for a, b in zip(self.first, self.stop, strict=True)]))
+
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
+        """Indices of its windows, in order."""
+        return product(*map(range, self.first, self.stop))
+
+    def __contains__(self, index: tuple[int, ...]) -> bool:
+        return all(a <= i < b for a, i, b in zip(self.first, index, self.stop, strict=True))
+
+
 @dataclass(frozen=True)
 class Cover:
     """All windows of one case, in row-major order.
@@ -120,6 +139,25 @@ class Cover:
         """The box of pixels that no later window changes, and that no earlier index has named."""
         start = tuple(axis[i] for axis, i in zip(self.starts, index, strict=True))
         return Window(start, tuple(self._next_start(axis, i) for axis, i in enumerate(index)))
+
+    @property
+    def whole(self) -> Part:
+        """All windows."""
+        return Part((0,) * len(self.counts), self.counts)
+
+    def box(self, part: Part) -> Window:
+        """The pixels that the windows of a part finish: boxes of parts that share no window share no pixel."""
+        last = tuple(b - 1 for b in part.stop)
+        return Window(self.finished(part.first).start, self.finished(last).stop)
+
+    def touching(self, part: Part) -> Part:
+        """The windows that show a pixel of a part's box: its own, and those before it that reach into it."""
+        return Part(tuple(self.touching_axis(axis, first) for axis, first in enumerate(part.first)), part.stop)
+
+    def touching_axis(self, axis: int, first: int) -> int:
+        """The first window along an axis that ends behind the start of window ``first``."""
+        starts, tile = self.starts[axis], self.tiling.tile[axis]
+        return bisect_right(starts, starts[first] - tile)
 
     def _next_start(self, axis: int, i: int) -> int:
         starts = self.starts[axis]

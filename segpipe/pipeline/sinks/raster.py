@@ -1,13 +1,14 @@
 """Masks as cloud-optimised GeoTIFF, and as indexed PNG for plain pictures."""
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
+import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from rasterio.io import DatasetWriter
 from rasterio.windows import Window as RasterWindow
 
 from segpipe.pipeline.errors import OutputError
-from segpipe.pipeline.files import commit, output_errors, partial, write_text
+from segpipe.pipeline.files import commit, output_errors, partial, remove, write_text
 from segpipe.pipeline.gdal import gdal_errors
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.windows import Window
@@ -26,6 +27,9 @@ from segpipe.pipeline.windows import Window
 BLOCK = 512
 PLAIN_DRAFT_PIXELS = 2**30
 """Pixels up to which a draft is not compressed: 0.15 s less per 4,096² case, for at most 1 GB of disk a worker and band."""
+
+COPIED = 4 * BLOCK
+"""Side of the squares in which parts are copied."""
 
 Color = tuple[int, int, int, int]
 
@@ -45,6 +49,83 @@ class Style:
     tags: dict[str, str] | None = None
 
 
+class PartSink:
+    """The raster of a part, without a place on Earth, for ``RasterSink`` to copy from."""
+
+    def __init__(self, path: Path, box: Window, style: Style) -> None:
+        self.path = path
+        self._box = box
+        self._total = 0
+        with output_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with gdal_errors(OutputError, f"{path} cannot be written"):
+            self._dataset: DatasetWriter = rasterio.open(partial(path), "w", **self._profile(style))
+
+    def _profile(self, style: Style) -> dict[str, Any]:
+        rows, cols = self._box.shape
+        packed = {"compress": "ZSTD", "zstd_level": 1, "bigtiff": "IF_SAFER", "sparse_ok": True, "interleave": "band"}
+        kind = {"count": len(style.bands), "dtype": style.dtype, "nodata": style.nodata}
+        return {"driver": "GTiff", "height": rows, "width": cols, "tiled": True, **blocks(rows, cols), **packed, **kind}
+
+    def write(self, window: Window, values: NDArray[Any]) -> None:
+        """Write ``(bands, *window.shape)``; the window is the case's, inside the part's box."""
+        (row, col), (rows, cols) = window.start, window.shape
+        where = RasterWindow(col - self._box.start[1], row - self._box.start[0], cols, rows)
+        self._total += total(values)
+        with gdal_errors(OutputError, f"{self.path} cannot be written"):
+            self._dataset.write(values, window=where)
+
+    def finish(self) -> None:
+        """Give the file its name."""
+        with gdal_errors(OutputError, f"{self.path} cannot be written"):
+            self._dataset.close()
+        check(partial(self.path), self.path, self._total)
+        with output_errors(self.path):
+            commit(partial(self.path), self.path)
+
+    def discard(self) -> None:
+        """Leave nothing behind; safe to call twice."""
+        with suppress(RasterioError, CPLE_BaseError):
+            self._dataset.close()
+        remove(partial(self.path))
+
+
+def total(values: NDArray[Any]) -> int:
+    return int(values.sum(dtype=np.int64))
+
+
+def check(written: Path, path: Path, expected: int) -> None:
+    """Read a file back: GDAL does not tell of all that goes wrong while one is closed, a full disk above all.
+
+    Raises:
+        OutputError: it cannot be read, or its values do not sum up to what was written.
+    """
+    found = 0
+    with gdal_errors(OutputError, f"{path} cannot be written"), rasterio.open(written) as dataset:
+        for band in dataset.indexes:
+            for row in range(0, dataset.height, BLOCK):
+                strip = RasterWindow(0, row, dataset.width, min(BLOCK, dataset.height - row))
+                found += total(dataset.read(band, window=strip))
+    if found != expected:
+        raise OutputError(f"{path} cannot be written: not all of it has reached the disk")
+
+
+def blocks(rows: int, cols: int) -> dict[str, int]:
+    """Size of blocks: a small case must not take the disk of a whole one."""
+    return {"blockxsize": min(BLOCK, -(-cols // 16) * 16), "blockysize": min(BLOCK, -(-rows // 16) * 16)}
+
+
+def read_part(path: Path, box: Window) -> Iterator[tuple[Window, NDArray[Any]]]:
+    """The raster of a part in squares of some blocks, each with its window in the case."""
+    with gdal_errors(OutputError, f"{path} cannot be read"), rasterio.open(path) as dataset:
+        for row in range(0, dataset.height, COPIED):
+            for col in range(0, dataset.width, COPIED):
+                rows, cols = min(COPIED, dataset.height - row), min(COPIED, dataset.width - col)
+                values = dataset.read(window=RasterWindow(col, row, cols, rows))
+                start = (box.start[0] + row, box.start[1] + col)
+                yield Window(start, (start[0] + rows, start[1] + cols)), values
+
+
 class RasterSink:
     """One raster being written, in any order of windows; nothing carries its final name before ``finish``."""
 
@@ -52,6 +133,7 @@ class RasterSink:
         self.path = path
         self._style = style
         self._grid = grid
+        self._total = 0
         self._draft = partial(path.with_suffix(".draft"))
         with output_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,9 +151,7 @@ class RasterSink:
             "dtype": self._style.dtype,
             "nodata": self._style.nodata,
             "tiled": True,
-            # a small case must not take the disk of a whole block
-            "blockxsize": min(BLOCK, -(-cols // 16) * 16),
-            "blockysize": min(BLOCK, -(-rows // 16) * 16),
+            **blocks(rows, cols),
             **({"compress": "ZSTD", "zstd_level": 1} if rows * cols > PLAIN_DRAFT_PIXELS else {}),
             "bigtiff": "IF_SAFER",
             "sparse_ok": True,
@@ -101,8 +181,9 @@ class RasterSink:
         return {"AREA_OR_POINT": grid.area_or_point} if grid.area_or_point and not grid.gcps else {}
 
     def write(self, window: Window, values: NDArray[Any]) -> None:
-        """Write ``(bands, *window.shape)``."""
+        """Write ``(bands, *window.shape)``; every pixel once."""
         (row, col), (rows, cols) = window.start, window.shape
+        self._total += total(values)
         with gdal_errors(OutputError, f"{self.path} cannot be written"):
             self._dataset.write(values, window=RasterWindow(col, row, cols, rows))
 
@@ -113,12 +194,13 @@ class RasterSink:
             with gdal_errors(OutputError, f"{self.path} cannot be written"):
                 self._dataset.close()
                 self._copy(temporary)
+            check(temporary, self.path, self._total)
             sidecar = self._write_names()
             with output_errors(self.path):
                 commit(temporary, self.path)
             return [self.path, *sidecar]
         finally:
-            temporary.unlink(missing_ok=True)
+            remove(temporary)
             self.discard()
 
     def _copy(self, temporary: Path) -> None:
@@ -127,7 +209,7 @@ class RasterSink:
             rasterio.shutil.copy(self._draft, temporary, driver="PNG", ZLEVEL=6, WRITE_METADATA_AS_TEXT="YES")
             _forget_sidecar(temporary)
             return
-        with rasterio.open(self._draft, "r+") as draft:
+        with rasterio.open(self._draft, "r+", driver="GTiff") as draft:
             draft.build_overviews(overview_factors(self._grid.shape), Resampling.nearest)
         rasterio.shutil.copy(
             self._draft,
@@ -153,7 +235,7 @@ class RasterSink:
         """Leave nothing behind; safe to call twice."""
         with suppress(RasterioError, CPLE_BaseError):  # the case has failed, and GDAL may say so once more
             self._dataset.close()
-        self._draft.unlink(missing_ok=True)
+        remove(self._draft)
 
 
 def _forget_sidecar(path: Path) -> None:

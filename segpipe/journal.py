@@ -1,0 +1,74 @@
+"""A log of a run as JSON lines: one object per event, for whoever looks in the morning, or for a machine."""
+
+import json
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from segpipe.pipeline.errors import OutputError
+from segpipe.pipeline.files import output_errors
+from segpipe.pipeline.launch import Prepared, Summary
+from segpipe.pipeline.run import Outcome
+
+
+class _Inner(Protocol):
+    def progress(self, pixels: int) -> None: ...
+
+    def outcome(self, outcome: Outcome) -> None: ...
+
+
+class Journal(logging.Handler):
+    """Appends to a file what happens, and hands it on to another watcher."""
+
+    def __init__(self, path: Path, inner: _Inner) -> None:
+        super().__init__(logging.WARNING)
+        self._path, self._inner = path, inner
+        with output_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a", encoding="utf-8", buffering=1)
+
+    def __enter__(self) -> Self:
+        logger = logging.getLogger("segpipe")
+        logger.setLevel(min(logger.getEffectiveLevel(), logging.WARNING))
+        logger.addHandler(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        logging.getLogger("segpipe").removeHandler(self)
+        self._file.close()
+
+    def tell(self, event: str, **values: Any) -> None:
+        """Write one line."""
+        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **values}
+        try:
+            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise OutputError(f"the log {self._path} cannot be written: {error.strerror}") from None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.tell("log", level=record.levelname, message=record.getMessage())
+
+    def begun(self, prepared: Prepared) -> None:
+        plan = prepared.plan
+        counts = {"cases": len(plan.cases), "done_before": len(plan.done), "failed": len(plan.failed)}
+        self.tell(
+            "begun", output=str(prepared.run.output), model=str(prepared.run.model.path), workers=plan.workers, **counts
+        )
+
+    def progress(self, pixels: int) -> None:
+        self._inner.progress(pixels)
+
+    def outcome(self, outcome: Outcome) -> None:
+        values: dict[str, Any] = {"case": outcome.case.name, "seconds": round(outcome.seconds, 3), "pixels": outcome.pixels}
+        if outcome.error is None:
+            self.tell("done", **values)
+        else:
+            self.tell("failed", **values, error=outcome.error)
+        self._inner.outcome(outcome)
+
+    def ended(self, summary: Summary) -> None:
+        counts = {"done": len(summary.done), "done_before": len(summary.skipped), "failed": len(summary.failed)}
+        rate = round(summary.megapixels_per_second, 3)
+        event = "interrupted" if summary.interrupted else "ended"
+        self.tell(event, seconds=round(summary.seconds, 3), megapixels_per_second=rate, problems=summary.problems, **counts)

@@ -1,0 +1,258 @@
+"""Where tasks run: processes of this machine, a scheduler that is there already, or jobs of a batch system."""
+
+import atexit
+import importlib
+import logging
+import os
+import platform
+import signal
+import threading
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from segpipe import __version__
+from segpipe.pipeline.config import Settings
+from segpipe.pipeline.contract import readable
+from segpipe.pipeline.errors import SettingsError, WorkerError
+from segpipe.pipeline.records import Run, device_kind
+from segpipe.pipeline.spec import read_spec
+
+if TYPE_CHECKING:
+    from distributed import Client, LocalCluster, Security
+
+RETRIES = 2
+"""How often a job goes to another worker when its own was lost."""
+
+CONNECT_SECONDS = 15
+
+SILENT = "60s"
+"""After which a worker of this machine that gives no sign of life is restarted."""
+
+WORKER_ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": str(2**26), "MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_ARENA_MAX": "1"}
+"""Let glibc keep what a tile has freed for the next one. Dask's own setting gives it back to the kernel at once, and every
+tile then faults its pages in again: 0.6 s of 7.1 for a network of 0.1 M parameters (measured)."""
+
+CLASSES = {"slurm": "SLURMCluster", "lsf": "LSFCluster", "pbs": "PBSCluster"}
+"""Of dask-jobqueue."""
+
+
+class ClusterFile(BaseModel):
+    """The file of ``--cluster``: which batch system, how many jobs, and what each asks for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["slurm", "lsf", "pbs"]
+    jobs: int = Field(ge=1)
+    """Worker processes, each a job of its own."""
+    wait: float = Field(default=600, gt=0)
+    """Seconds to wait for the first of them."""
+    cores: int = Field(default=1, ge=1)
+    """Processors of a job, which its one worker uses for calls of the model in flight."""
+    memory: str
+    """Of a job, such as 8GB."""
+    job: dict[str, Any] = Field(default_factory=dict)
+    """Handed to dask-jobqueue as it is: queue, walltime, account, job_extra_directives ..."""
+
+
+def read_cluster(path: Path) -> ClusterFile:
+    """The file of ``--cluster``, checked."""
+    try:
+        return ClusterFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise SettingsError(f"the cluster's file cannot be read: {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not TOML: {error}") from None
+    except ValidationError as error:
+        raise SettingsError(f"{path}: {readable(error)}") from None
+
+
+def crew(settings: Settings) -> tuple[int, int] | None:
+    """Workers, and processors of each, where settings name a cluster; None on this machine.
+
+    Raises:
+        WorkerError: the scheduler cannot be reached, or has no worker.
+    """
+    if settings.cluster is not None:
+        told = read_cluster(settings.cluster)
+        return told.jobs, told.cores
+    if settings.scheduler is None:
+        return None
+    with _client_of(settings) as client:
+        threads = [worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
+    if not threads:
+        raise WorkerError(f"the scheduler {settings.scheduler} must have workers, and has none: start some with dask worker")
+    return sum(threads), 1
+
+
+@contextmanager
+def connected(run: Run, workers: int) -> Iterator["Client"]:
+    """A client of the cluster that the settings name, whose workers are fit for the run.
+
+    Raises:
+        WorkerError: it cannot be started or reached, or its workers differ in what bytes depend on.
+    """
+    quieten()
+    settings = run.settings
+    if settings.scheduler is not None:
+        with _client_of(settings) as client:
+            _check_workers(client, run)
+            yield client
+        return
+    from distributed import Client
+
+    if settings.cluster is not None:
+        with _jobqueue(settings.cluster) as cluster, Client(cluster, set_as_default=False) as client:
+            _await(client, read_cluster(settings.cluster))
+            _check_workers(client, run)
+            yield client
+        return
+    with _started(workers) as cluster, Client(cluster, set_as_default=False) as client:
+        yield client
+
+
+def quieten() -> None:
+    """Keep distributed's log to itself, here and in its processes: what fails comes back with its future.
+
+    It reads this when it is first imported.
+    """
+    import dask.config
+
+    if not logging.getLogger().isEnabledFor(logging.DEBUG):
+        os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
+        dask.config.set({"logging.distributed": "critical"})
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of tasks whose cluster is stopped while it starts
+        import distributed  # noqa: F401 - it sets a level of its own for its client
+
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+
+
+def _client_of(settings: Settings) -> "Client":
+    quieten()
+    from distributed import Client
+
+    try:
+        return Client(settings.scheduler, security=_security(settings), timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise WorkerError(f"the scheduler {settings.scheduler} cannot be reached: {error or 'no answer'}") from None
+
+
+def _security(settings: Settings) -> "Security | None":
+    """TLS, where files for it are named."""
+    files = {"tls_ca_file": settings.tls_ca, "tls_client_cert": settings.tls_cert, "tls_client_key": settings.tls_key}
+    if not any(files.values()):
+        return None
+    from distributed import Security
+
+    named = {key: str(path) for key, path in files.items() if path}
+    return Security(require_encryption=True, **named)
+
+
+def _told(settings: Settings) -> dict[str, Any]:
+    """What bytes depend on, as one worker has it."""
+    model = read_spec(settings)
+    return {
+        "segpipe": __version__,
+        "Python": platform.python_version(),
+        "the model": model.sha256,
+        "the device": device_kind(model),
+    }
+
+
+def _check_workers(client: "Client", run: Run) -> None:
+    """All workers must have the run's segpipe, Python and model, and the same kind of device."""
+    mine = {"segpipe": __version__, "Python": platform.python_version(), "the model": run.model.sha256}
+    try:
+        workers = client.run(_told, run.settings)
+    except Exception as error:  # noqa: BLE001 - whatever a worker raises, it is not fit
+        raise WorkerError(f"a worker cannot read the model as this process does: {type(error).__name__}: {error}") from None
+    first = next(iter(workers.values()))
+    for address, told in workers.items():
+        for key, wanted in {**mine, "the device": first["the device"]}.items():
+            if told[key] != wanted:
+                raise WorkerError(
+                    f"workers must not differ in {key}, and {address} has {told[key]}, where {wanted} is needed"
+                )
+
+
+def _started(workers: int) -> "LocalCluster":
+    try:
+        with _deaf_children():
+            return _local_cluster(workers)
+    except KeyboardInterrupt:
+        from distributed.deploy import spec
+
+        # a cluster that is half there cannot be closed at exit, and its processes end with this one
+        atexit.unregister(spec.close_clusters)
+        raise
+    except (OSError, RuntimeError, TimeoutError) as error:
+        raise WorkerError(f"worker processes cannot be started: {error}: try --executor serial") from error
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Ctrl-C reaches every process of a terminal; workers that are started here leave the answer to this one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _local_cluster(workers: int) -> "LocalCluster":
+    import dask.config
+    from distributed import LocalCluster
+
+    dask.config.set({"distributed.scheduler.allowed-failures": RETRIES})
+    # glibc reads these when a process starts: Dask sets only this key early enough
+    dask.config.set({f"distributed.nanny.pre-spawn-environ.{key}": value for key, value in WORKER_ENVIRONMENT.items()})
+    # a worker that freezes before it could tell what it has begun shows by its silence alone
+    dask.config.set({"distributed.scheduler.worker-ttl": SILENT})
+    return LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        processes=True,
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
+        # the plan bounds memory; Dask's own limit would kill workers for GDAL's cache
+        memory_limit=0,
+        silence_logs=logging.CRITICAL,
+    )
+
+
+def _jobqueue(path: Path) -> Any:
+    """A cluster of dask-jobqueue; each job is one process with one thread, whatever its processors."""
+    told = read_cluster(path)
+    try:
+        jobqueue = importlib.import_module("dask_jobqueue")
+    except ModuleNotFoundError:
+        raise WorkerError("--cluster needs dask-jobqueue, which is not installed: pip install 'segpipe[cluster]'") from None
+    import dask.config
+
+    dask.config.set({"distributed.scheduler.allowed-failures": RETRIES})
+    exports = [f"export {key}={value}" for key, value in WORKER_ENVIRONMENT.items()]
+    options = {"job_cpu": told.cores} if told.kind == "slurm" else {}
+    own = dict(told.job)
+    own["job_script_prologue"] = [*exports, *own.get("job_script_prologue", [])]
+    try:
+        cluster = getattr(jobqueue, CLASSES[told.kind])(cores=1, processes=1, memory=told.memory, **options, **own)
+        cluster.scale(jobs=told.jobs)
+    except (TypeError, ValueError, OSError, RuntimeError) as error:
+        raise WorkerError(f"{path}: jobs cannot be submitted to {told.kind}: {error}") from None
+    return cluster
+
+
+def _await(client: "Client", told: ClusterFile) -> None:
+    try:
+        client.wait_for_workers(1, timeout=told.wait)
+    except TimeoutError:
+        raise WorkerError(
+            f"no job of {told.kind} has begun within {told.wait:g} s: look at its queue, or raise wait in the cluster's file"
+        ) from None

@@ -1,0 +1,90 @@
+"""How far the runs into an output folder have come, from what they have left there."""
+
+import json
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segpipe.pipeline.cases import find_cases
+from segpipe.pipeline.config import Settings
+from segpipe.pipeline.errors import OutputError, SegpipeError
+from segpipe.pipeline.lock import holder_of
+from segpipe.pipeline.parts import done_parts, parts_folder
+from segpipe.pipeline.records import Run, is_done
+from segpipe.pipeline.spec import ModelSpec, read_spec
+
+
+@dataclass(frozen=True)
+class Status:
+    """What is done, failed and missing of the last run's cases."""
+
+    output: Path
+    done: int
+    failed: list[dict[str, str]]
+    """Each with ``case`` and ``error``, as the last run that ended left them."""
+    missing: list[str]
+    parts: dict[str, int]
+    """Finished parts of cases that are not done."""
+    megapixels_per_second: float | None
+    """Of the last run that ended."""
+    running: str | None
+    """Who writes there now."""
+    command: str
+    """What goes on with the rest."""
+
+
+def read_status(output: Path) -> Status:
+    """Look at every case of the last run.
+
+    Raises:
+        OutputError: there is no run in that folder.
+        SegpipeError: its inputs or its model are gone.
+    """
+    run = _run_json(output)
+    before = Path.cwd()
+    try:
+        os.chdir(run["folder"])  # its paths are relative to where it was started
+        return _status(output if output.is_absolute() else before / output, run)
+    except OSError as error:
+        raise OutputError(f"the run in {output} was started in {run['folder']}, which is gone: {error.strerror}") from None
+    finally:
+        os.chdir(before)
+
+
+def _run_json(output: Path) -> dict[str, Any]:
+    try:
+        run = json.loads((output / "run.json").read_text(encoding="utf-8"))
+        if isinstance(run, dict) and {"settings", "command", "folder", "failed"} <= run.keys():
+            return run
+    except (OSError, ValueError):
+        pass
+    raise OutputError(f"{output} must be the output of a run, and has no run.json of one: give the folder of --output")
+
+
+def _status(output: Path, told: dict[str, Any]) -> Status:
+    settings = Settings.model_validate(told["settings"] | {"overwrite": False})
+    cases = find_cases(settings.input)
+    run = Run(_spec(settings), settings)
+    done = {case.name for case in cases if is_done(case, run)}
+    failed = [failure for failure in told["failed"] if failure["case"] not in done]
+    names = {failure["case"] for failure in failed}
+    rest = [case for case in cases if case.name not in done]
+    return Status(
+        output=output,
+        done=len(done),
+        failed=failed,
+        missing=[case.name for case in rest if case.name not in names],
+        parts={case.name: done_parts(output, case) for case in rest if parts_folder(output, case).is_dir()},
+        megapixels_per_second=told.get("megapixels_per_second"),
+        running=holder_of(output),
+        command=f"cd {shlex.quote(told['folder'])} && {shlex.join(told['command'])}",
+    )
+
+
+def _spec(settings: Settings) -> ModelSpec:
+    try:
+        return read_spec(settings)
+    except SegpipeError as error:
+        raise type(error)(f"the model of the last run cannot be read: {error}") from None

@@ -1,0 +1,141 @@
+"""Clusters that are there already: a scheduler and workers started by hand, in processes of their own."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from networks import local
+from test_same_bytes import contents
+
+SEGPIPE = Path(__file__).parents[1] / "segpipe"
+
+
+class Cluster:
+    """A scheduler on loopback and its workers."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._processes = folder, []
+        file = folder / "scheduler.json"
+        self._start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", file)
+        for _ in range(300):
+            if file.exists() and (found := re.search(r"tcp://127\.0\.0\.1:\d+", file.read_text())):
+                break
+            time.sleep(0.1)
+        self.address = found[0]
+
+    def _start(self, kind: str, *arguments: object, **environment: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", "dask", kind, *map(str, arguments)]
+        env = {**os.environ, "PYTHONPATH": str(SEGPIPE.parent), **environment}
+        with (self._folder / f"{kind}{len(self._processes)}.log").open("w") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._folder, env=env, start_new_session=True)
+        self._processes.append(process)
+        return process
+
+    def worker(self, **environment: str) -> subprocess.Popen:
+        return self._start("worker", self.address, "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1", **environment)
+
+    @property
+    def scheduler(self) -> subprocess.Popen:
+        return self._processes[0]
+
+    def stop(self) -> None:
+        for process in reversed(self._processes):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, 9)
+            process.wait()
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    started = Cluster(tmp_path)
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def scenes(raster, tmp_path):
+    rng = np.random.default_rng(8)
+    for name, shape in {"large": (400, 500), "small": (70, 90), "sub/other": (64, 64)}.items():
+        raster(f"in/{name}.tif", rng.integers(1, 255, (3, *shape), dtype=np.uint8))
+    local(tmp_path / "m.onnx")
+    return ["run", "-i", "in", "-m", "m.onnx", "--device", "cpu"]
+
+
+def wait_for_workers(cluster, count):
+    from distributed import Client
+
+    with Client(cluster.address, set_as_default=False) as client:
+        client.wait_for_workers(count, timeout=60)
+
+
+def test_workers_started_by_hand_give_the_same_bytes_and_live_on(cluster, scenes, segpipe, tmp_path):
+    for _ in range(2):
+        cluster.worker()
+    wait_for_workers(cluster, 2)
+    assert segpipe(*scenes, "-o", "reference", "--executor", "serial").returncode == 0
+    for turn in range(2):
+        done = segpipe(*scenes, "-o", f"out{turn}", "--scheduler", cluster.address, "--parts", 6 + turn)
+        assert done.returncode == 0, done.stderr
+        assert contents(tmp_path / f"out{turn}") == contents(tmp_path / "reference")
+
+
+def test_a_scheduler_that_cannot_be_reached_or_has_no_workers_is_an_error(cluster, scenes, segpipe):
+    nowhere = segpipe(*scenes, "--scheduler", "tcp://127.0.0.1:9")
+    assert nowhere.returncode == 2
+    assert "tcp://127.0.0.1:9 cannot be reached" in nowhere.stderr
+    alone = segpipe(*scenes, "--scheduler", cluster.address)
+    assert alone.returncode == 2
+    assert "must have workers, and has none" in alone.stderr
+
+
+def test_workers_of_another_version_are_refused(cluster, scenes, segpipe, tmp_path):
+    shutil.copytree(SEGPIPE, tmp_path / "old" / "segpipe")
+    (tmp_path / "old" / "segpipe" / "__init__.py").write_text('__version__ = "0.0.1"\n')
+    cluster.worker(PYTHONPATH=str(tmp_path / "old"))
+    wait_for_workers(cluster, 1)
+    refused = segpipe(*scenes, "--scheduler", cluster.address)
+    assert refused.returncode in (1, 2)
+    assert re.search("workers must not differ in segpipe, and tcp://.* has 0.0.1", refused.stderr)
+    assert not list((tmp_path / "segpipe-out").glob("*.tif"))
+
+
+def test_a_scheduler_that_vanishes_ends_the_run_and_a_second_one_completes_it(cluster, scenes, segpipe, raster, tmp_path):
+    rng = np.random.default_rng(9)
+    raster("in/long.tif", rng.integers(1, 255, (3, 3000, 3000), dtype=np.uint8))
+    cluster.worker()
+    wait_for_workers(cluster, 1)
+    command = [sys.executable, "-m", "segpipe.cli", *scenes, "-o", "out", "--scheduler", cluster.address, "--parts", "40"]
+    run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if list(tmp_path.glob("out/.parts/long.*/*.npz")):
+            break
+        time.sleep(0.05)
+    os.killpg(cluster.scheduler.pid, 9)
+    _, told = run.communicate(timeout=120)
+    assert run.returncode == 1
+    assert "the scheduler is gone" in told
+    assert "Traceback" not in told
+    assert segpipe(*scenes, "-o", "out", "--executor", "serial").returncode == 0
+    assert segpipe(*scenes, "-o", "reference", "--executor", "serial").returncode == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "reference")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--scheduler", "tcp://x:1", "--workers", "2"], "one of scheduler, cluster and workers"),
+        (["--scheduler", "tcp://x:1", "--executor", "serial"], "needs the executor dask"),
+        (["--cluster", "none.toml"], "the cluster's file cannot be read"),
+    ],
+)
+def test_settings_that_contradict_are_refused(arguments, message, scenes, segpipe):
+    refused = segpipe(*scenes, *arguments)
+    assert refused.returncode == 2
+    assert message in refused.stderr

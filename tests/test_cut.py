@@ -1,0 +1,95 @@
+"""Parts of a case: each window in one, every window that is needed in each, and as the workers need them."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_blend import covers, slices
+
+from segpipe.pipeline.blend import Strip
+from segpipe.pipeline.cut import LONGEST_PART, Limits, cut, repeated
+from segpipe.pipeline.windows import Cover, Tiling
+
+SENTINEL = Tiling((512, 512), (128, 128), (32, 32), "gaussian")
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+@given(data=st.data())
+def test_parts_hold_every_window_and_every_pixel_once(ndim, data):
+    cover = data.draw(covers(ndim))
+    parts = cut(cover, Limits(data.draw(st.integers(1, 9)), data.draw(st.none() | st.integers(1, 40))))
+    assert sorted(index for part in parts for index in part) == list(cover)
+    seen = np.zeros(cover.shape, int)
+    for part in parts:
+        seen[slices(cover.box(part))] += 1
+    assert (seen == 1).all()
+
+
+@given(cover=covers(2), count=st.integers(1, 30))
+def test_a_part_is_touched_by_just_the_windows_that_show_its_pixels(cover, count):
+    for part in cut(cover, Limits(parts=count)):
+        box = cover.box(part)
+        shown = [
+            index
+            for index in cover
+            if all(
+                a < d and c < b
+                for a, b, c, d in zip(
+                    *(cover.window(index).start, cover.window(index).stop), box.start, box.stop, strict=True
+                )
+            )
+        ]
+        # windows behind the part start where its box ends, at the earliest
+        assert list(cover.touching(part)) == shown
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+@given(data=st.data())
+def test_sums_of_a_part_are_those_of_the_whole_case_bit_for_bit(ndim, data):
+    cover = data.draw(covers(ndim))
+    rng = np.random.default_rng(0)
+    sums = np.zeros((2, *cover.padded), np.float32)
+    scores = {index: rng.normal(size=(2, *cover.tiling.tile)).astype(np.float32) for index in cover}
+    for index, tile in scores.items():
+        sums[(slice(None), *slices(cover.window(index)))] += tile
+    for part in cut(cover, Limits(parts=data.draw(st.integers(1, 12)))):
+        windows = cover.touching(part)
+        strip = Strip(cover, windows)
+        for index in windows:
+            got = strip.add(index, scores[index].copy())
+            if index in part:
+                box = cover.finished(index)
+                here = got[(slice(None), *(slice(0, n) for n in box.shape))]
+                np.testing.assert_array_equal(here, sums[(slice(None), *slices(box))])
+
+
+@pytest.mark.parametrize(
+    ("size", "workers", "least_parts", "most_repeated", "least_efficiency"),
+    [(4096, 2, 2, 0.10, 0.91), (10_980, 2, 2, 0.04, 0.96), (10_980, 8, 8, 0.15, 0.87), (100_000, 8, 64, 0.06, 0.92)],
+)
+def test_parts_are_enough_for_the_workers_and_repeat_little(size, workers, least_parts, most_repeated, least_efficiency):
+    cover = Cover((size, size), SENTINEL)
+    parts = cut(cover, Limits(workers))
+    longest = max(len(cover.touching(part)) for part in parts)
+    turns = -(-len(parts) // workers)
+    assert len(parts) >= least_parts
+    assert max(map(len, parts)) <= LONGEST_PART
+    assert repeated(cover, parts) <= most_repeated
+    assert len(cover) / workers / (turns * longest) >= least_efficiency
+
+
+def test_a_case_for_one_worker_is_left_whole_unless_it_is_long_or_wide():
+    cover = Cover((10_980, 10_980), SENTINEL)
+    assert len(cut(cover, Limits())) == 1
+    wide = cut(cover, Limits(width=4000))
+    assert len(wide) > 1
+    assert all(
+        cover.window(tuple(i - 1 for i in p.stop)).stop[1] - cover.window(cover.touching(p).first).start[1] <= 4000
+        for p in wide
+    )
+    assert len(cut(Cover((100_000, 100_000), SENTINEL), Limits())) >= 67
+
+
+@pytest.mark.parametrize(("asked", "got"), [(1, 1), (2, 2), (7, 7), (30, 30), (23, 22), (5000, 121)])
+def test_forced_parts_are_as_many_as_can_be_had(asked, got):
+    assert len(cut(Cover((4096, 4096), SENTINEL), Limits(parts=asked))) == got

@@ -1,0 +1,225 @@
+"""Promise 4 under fire: kill any process at any moment, run again, and the folder is as if nothing had happened."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import pytest
+from scenes import (
+    CASES,
+    DASK,
+    SERIAL,
+    arguments,
+    assert_same,
+    begin,
+    files,
+    make_model,
+    make_scenes,
+    make_whole,
+    nothing,
+    wait,
+    wait_until,
+    workers,
+)
+from test_cli import left_of
+
+from segpipe.pipeline.cases import Case
+from segpipe.pipeline.parts import parts_folder
+
+PARTS = 6
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a process is killed, which, and how the second run goes on."""
+
+    number: int
+    kind: str
+    """``plain`` or ``zscore``: the model's scaling."""
+    executor: str
+    victim: str
+    phase: str
+    delay: float
+    """Seconds after the phase has begun."""
+    again: str
+    """Arguments of the second run."""
+
+    def __str__(self) -> str:
+        return f"{self.number}-{self.kind}-{self.executor}-{self.victim}-{self.phase}"
+
+
+SPAN = {"start": 1.2, "begun": 0.3, "parts": 0.5, "join": 0.06, "after": 0.2, "end": 0.04}
+"""Phases of a run, and within how many seconds of their begin somebody is killed."""
+
+
+def moments() -> Iterator[Moment]:
+    """Drawn once and for all, the quick executor for more than half of them."""
+    rng = random.Random(4)
+    plans = [
+        *product(["serial"], ["client", "term"], SPAN),
+        *product(["serial"], ["client"], ["parts", "join"]),
+        *product(["dask"], ["worker"], ["begun", "parts", "parts", "join", "after"]),
+        *product(["dask"], ["client"], ["start", "begun", "parts", "join", "after"]),
+        *product(["dask"], ["group"], ["parts", "join", "end"]),
+        *product(["dask"], ["term"], ["begun", "parts", "join", "end"]),
+    ]
+    for number, (executor, victim, phase) in enumerate(plans):
+        again = rng.choice([SERIAL, f"{SERIAL} --parts {PARTS}", SERIAL, f"{DASK} --parts {PARTS}", "--workers 3"])
+        yield Moment(number, ["plain", "zscore"][number % 2], executor, victim, phase, rng.uniform(0, SPAN[phase]), again)
+
+
+MOMENTS = list(moments())
+HIT: list[bool] = []
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes, two models that take some milliseconds a tile, and what undisturbed runs of one job a case make of them."""
+    root = tmp_path_factory.mktemp("kills")
+    make_scenes(root)
+    make_model(root / "plain.onnx")
+    make_model(root / "zscore.onnx", normalize="zscore")
+    for model in ("plain", "zscore"):
+        make_whole(root, model)
+    return root
+
+
+Made = tuple[int, int]
+"""What tells one making of a file from another."""
+
+
+def made(path: Path) -> Made:
+    stat = path.stat()
+    return stat.st_ino, stat.st_mtime_ns
+
+
+def done_parts(out: Path) -> dict[str, dict[Path, Made]]:
+    """Finished parts of cases that are not done."""
+    open_cases = [name for name in CASES if not (out / f"{name}.json").is_file()]
+    return {name: {path: made(path) for path in parts_folder(out, Case(name, "")).glob("*.npz")} for name in open_cases}
+
+
+def count_parts(out: Path, name: str) -> int:
+    """Done or not."""
+    return len(json.loads((parts_folder(out, Case(name, "")) / "plan.json").read_text())["parts"])
+
+
+def done_cases(out: Path) -> dict[str, dict[Path, Made]]:
+    """Masks and records of cases that are done."""
+    cases = [name for name in CASES if (out / f"{name}.json").is_file()]
+    return {name: {path: made(path) for path in (out / f"{name}.json", out / f"{name}.tif")} for name in cases}
+
+
+def watcher(out: Path) -> Callable[[], None]:
+    """Asserts, whenever it is called, that what is done by now is left as it is: parts until their case is done."""
+    parts, cases = done_parts(out), done_cases(out)
+
+    def watch() -> None:
+        for name, own in parts.items():
+            for path, was in own.items():
+                try:
+                    assert made(path) == was, f"{path} was made again"
+                except FileNotFoundError:
+                    assert (out / f"{name}.json").is_file(), f"{path} is gone"
+        for own in cases.values():
+            assert {path: made(path) for path in own} == own
+
+    return watch
+
+
+def begun(phase: str, out: Path) -> bool:
+    if phase == "begun":
+        return (out / ".segpipe.lock").exists()
+    if phase == "parts":
+        return len(list(out.glob(".parts/*/*.npz"))) > 1
+    if phase == "join":
+        return (out / ".large.draft.partial").exists() or (out / "large.json").exists()
+    if phase == "after":
+        return (out / "large.json").exists()
+    return phase == "start" or all((out / f"{name}.json").exists() for name in CASES)
+
+
+def strike(process: "subprocess.Popen[str]", victim: str, rng: random.Random) -> bool:
+    """Whether there was somebody to kill."""
+    if process.poll() is not None:
+        return False
+    if victim == "worker":
+        there = workers(process.pid)
+        if there:
+            os.kill(rng.choice(there), signal.SIGKILL)
+        return bool(there)
+    if victim == "group":
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.send_signal({"client": signal.SIGKILL, "term": signal.SIGTERM}[victim])
+    return True
+
+
+@dataclass(frozen=True)
+class Struck:
+    """What came of a run of which a process was killed, if it was."""
+
+    hit: bool
+    code: int
+    log: str
+    session: int
+
+
+def disturbed(moment: Moment, root: Path, out: Path) -> Struck:
+    """Run once, and kill somebody at the moment."""
+    log = out.with_suffix(".log")
+    executor = {"serial": SERIAL, "dask": DASK}[moment.executor]
+    process = begin(root, arguments(moment.kind, out, f"{executor} --parts {PARTS} --grace 3"), log)
+    wait_until(lambda: begun(moment.phase, out), process)
+    time.sleep(moment.delay)
+    hit = strike(process, moment.victim, random.Random(moment.number))
+    code = wait(process, watcher(out) if moment.victim == "worker" else nothing)
+    return Struck(hit, code, log.read_text(), process.pid)
+
+
+def check_code(moment: Moment, struck: Struck, out: Path) -> None:
+    """The exit code is the one that is promised; a run that could end in order has left nothing half-written."""
+    assert "Traceback" not in struck.log
+    if moment.victim == "term" and struck.hit:
+        # before Python has loaded the command there is nobody to answer, and nothing is begun
+        unborn = struck.code == -signal.SIGTERM and not struck.log
+        assert struck.code == 75 or unborn or (struck.code == 0 and len(done_cases(out)) == len(CASES)), struck.log
+    elif struck.hit and moment.victim != "worker":
+        assert struck.code == -signal.SIGKILL
+    else:
+        assert struck.code == 0, struck.log
+    if struck.code in {0, 75}:
+        assert [name for name in files(out) if ".segpipe.lock" in name or name.endswith(".partial")] == []
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=str)
+def test_whoever_is_killed_a_second_run_completes(moment, root, tmp_path):
+    out = tmp_path / "out"
+    struck = disturbed(moment, root, out)
+    HIT.append(struck.hit)
+    check_code(moment, struck, out)
+    parts, cases, log = done_parts(out), done_cases(out), tmp_path / "again.log"
+    planned = {name: count_parts(out, name) for name, done in parts.items() if done}
+    again = begin(root, arguments(moment.kind, out, moment.again), log)
+    assert wait(again, watcher(out)) == 0, log.read_text()
+    if SERIAL in moment.again:
+        # one line for every part or whole case that was inferred
+        inferred = re.findall(r"INFO:segpipe:(\S+): \d+ pixels blended", log.read_text())
+        assert not set(inferred) & set(cases)
+        for name, done in parts.items():
+            assert not done or inferred.count(name) == planned[name] - len(done)
+    assert_same(out, root / f"whole-{moment.kind}")
+    assert left_of(struck.session, 5) == []
+
+
+def test_most_moments_were_hit():
+    assert len(MOMENTS) >= 30
+    assert not HIT or sum(HIT) >= 0.85 * len(HIT)

@@ -1,0 +1,283 @@
+"""A night without anybody watching: what fails beside the work is told, nothing is lost, and a second run completes."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from scenes import (
+    DASK,
+    SERIAL,
+    arguments,
+    assert_same,
+    begin,
+    files,
+    make_model,
+    make_scenes,
+    make_whole,
+    nothing,
+    wait,
+    wait_until,
+    workers,
+)
+from test_cli import left_of
+
+PARTS = "--parts 6"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("night")
+    make_scenes(root)
+    make_model(root / "plain.onnx")
+    make_whole(root, "plain")
+    return root
+
+
+@pytest.fixture
+def own(root: Path, tmp_path: Path) -> Path:
+    """Scenes and model that a test may damage; they look as old as the first ones."""
+    shutil.copytree(root / "in", tmp_path / "in")
+    shutil.copy2(root / "plain.onnx", tmp_path)
+    return tmp_path
+
+
+def run(root: Path, out: Path, more: str) -> tuple[int, str]:
+    log = root / "run.log"
+    code = wait(begin(root, arguments("plain", out, more), log), nothing)
+    return code, log.read_text()
+
+
+def some_parts(out: Path) -> bool:
+    return len(list(out.glob(".parts/*/*.npz"))) > 1
+
+
+def failures(out: Path) -> dict[str, str]:
+    return {failure["case"]: failure["error"] for failure in json.loads((out / "run.json").read_text())["failed"]}
+
+
+def assert_masks(out: Path, whole: Path) -> None:
+    """The same masks and tables; records differ where inputs or models are copies."""
+    assert sorted(files(out)) == sorted(files(whole))
+    for name, path in files(whole).items():
+        if path.suffix in {".tif", ".csv", ".xml"}:
+            assert (out / name).read_bytes() == path.read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("executor", "kilobytes"), [*((SERIAL, k) for k in (60, 100, 130, 160, 190)), (DASK, 60), (DASK, 130)]
+)
+def test_a_full_disk_is_told_and_with_room_the_rest_is_done(executor, kilobytes, root, tmp_path):
+    script = (
+        f"mkdir {tmp_path}/disk && mount -t tmpfs -o size={kilobytes}k tmpfs {tmp_path}/disk; "
+        f'"$@"; echo "code $?" >&2; find {tmp_path}/disk -name "*.partial" >&2; '
+        f'mount -o remount,size=64m {tmp_path}/disk; "$@"; echo "code $?" >&2; cp -a {tmp_path}/disk {tmp_path}/out'
+    )
+    command = arguments("plain", tmp_path / "disk", f"{executor} {PARTS}")
+    outer = ["unshare", "--map-root-user", "--mount", "bash", "-c", script, "bash", *command]
+    done = subprocess.run(outer, cwd=root, capture_output=True, text=True, timeout=120, check=False)
+    first, second = done.stderr.split("code ")[:2], done.stderr.split("code ")[2]
+    assert "Traceback" not in done.stderr
+    assert first[1].startswith("1"), done.stderr
+    assert ".partial" not in first[1]
+    assert "No space left" in first[0] + done.stdout or "cannot be written" in first[0] + done.stdout, done.stderr
+    assert second.startswith("0"), done.stderr
+    assert_same(tmp_path / "out", root / "whole-plain")
+
+
+@pytest.mark.parametrize("executor", [SERIAL, DASK], ids=["serial", "dask"])
+def test_an_output_that_turns_read_only_is_told(executor, root, tmp_path):
+    """A read-only mount laid over the folder: what is opened by its path from then on cannot be written."""
+    out = tmp_path / "out"
+    script = (
+        f'"$@" & run=$!; until ls {out}/.parts/*/*.npz >/dev/null 2>&1; do sleep 0.05; done; '
+        f"mount --bind {out} {out}; until mount -o remount,bind,ro {out}; do sleep 0.01; done; wait $run"
+    )
+    outer = ["unshare", "--map-root-user", "--mount", "bash", "-c", script, "bash"]
+    command = [*outer, *arguments("plain", out, f"{executor} {PARTS}")]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, check=False)
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 1, done.stderr
+    assert "cannot be written" in done.stdout
+    assert "Read-only file system" in done.stdout + done.stderr
+    assert run(root, out, executor)[0] == 0
+    assert_same(out, root / "whole-plain")
+
+
+def move_away(path: Path) -> Callable[[], object]:
+    path.rename(path.with_suffix(".gone"))
+    return lambda: path.with_suffix(".gone").rename(path)
+
+
+def truncate(path: Path) -> Callable[[], object]:
+    shutil.copy2(path, path.with_suffix(".kept"))
+    os.truncate(path, path.stat().st_size // 3)
+    return lambda: path.with_suffix(".kept").replace(path)
+
+
+def replace(path: Path) -> Callable[[], object]:
+    """By another scene, larger and whole."""
+    shutil.copy2(path, path.with_suffix(".kept"))
+    shutil.copyfile(path.parent / "larger.kept", path)
+    return lambda: path.with_suffix(".kept").replace(path)
+
+
+@pytest.mark.parametrize("executor", [SERIAL, DASK], ids=["serial", "dask"])
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (move_away, "cannot be opened|has changed while"),
+        (truncate, "cannot be read|has changed while"),
+        (replace, "has changed while"),
+    ],
+    ids=["deleted", "truncated", "replaced"],
+)
+def test_an_input_that_goes_while_it_is_read_costs_its_case_only(damage, words, executor, own, root):
+    with rasterio.open(
+        own / "in" / "larger.kept", "w", driver="GTiff", width=500, height=400, count=3, dtype="uint8", nodata=0
+    ) as f:
+        f.write(np.full((3, 400, 500), 7, np.uint8))
+    out, log = own / "out", own / "first.log"
+    process = begin(own, arguments("plain", out, f"{executor} {PARTS}"), log)
+    wait_until(lambda: some_parts(out), process)
+    mend = damage(own / "in" / "large.tif")
+    assert wait(process, nothing) == 1, log.read_text()
+    assert "Traceback" not in log.read_text()
+    told = failures(out)
+    assert list(told) == ["large"]
+    assert re.search(f"in/large.tif.*({words})", told["large"]), told
+    assert not (out / "large.tif").exists()
+    mend()
+    code, text = run(own, out, executor)
+    assert code == 0, text
+    if damage is move_away:
+        assert text.count("large: ") < 6 or executor == DASK  # the finished parts still counted
+    assert_masks(out, root / "whole-plain")
+
+
+def test_a_model_that_is_replaced_while_it_is_used_is_not_mixed(own):
+    """Workers that were there go on with theirs; one that comes late would load the other, and the run ends."""
+    out, log = own / "out", own / "first.log"
+    process = begin(own, arguments("plain", out, f"{DASK} {PARTS}"), log)
+    wait_until(lambda: some_parts(out), process)
+    make_model(own / "new.onnx", seed=1)
+    (own / "new.onnx").replace(own / "plain.onnx")
+    for worker in workers(process.pid):
+        os.kill(worker, signal.SIGKILL)
+    assert wait(process, nothing) == 1, log.read_text()
+    assert "plain.onnx has changed since this run began" in log.read_text()
+    assert run(own, out, DASK)[0] == 0
+    make_whole(own, "plain")
+    assert_same(out, own / "whole-plain")
+
+
+def test_a_model_that_is_replaced_when_nobody_loads_it_is_the_next_runs(own, root):
+    out, log = own / "out", own / "first.log"
+    process = begin(own, arguments("plain", out, f"{SERIAL} {PARTS}"), log)
+    wait_until(lambda: some_parts(out), process)
+    make_model(own / "new.onnx", seed=1)
+    (own / "new.onnx").replace(own / "plain.onnx")
+    assert wait(process, nothing) == 0, log.read_text()
+    assert_masks(out, root / "whole-plain")
+    assert run(own, out, SERIAL)[0] == 0
+    make_whole(own, "plain")
+    assert_same(out, own / "whole-plain")
+
+
+def test_a_worker_that_hangs_is_replaced(root, tmp_path):
+    out, log = tmp_path / "out", tmp_path / "first.log"
+    process = begin(root, arguments("plain", out, f"{DASK} --parts 2 --job-timeout 3"), log)
+    wait_until(lambda: len(list(out.glob(".parts/*/.*.tif.partial"))) > 1, process)  # both are at work
+    os.kill(workers(process.pid)[-1], signal.SIGSTOP)
+    assert wait(process, nothing) == 0, log.read_text()
+    assert_same(out, root / "whole-plain")
+    assert left_of(process.pid, 5) == []
+
+
+def test_a_worker_that_wakes_after_its_run_was_done_again_harms_nothing(root, tmp_path):
+    out, log = tmp_path / "out", tmp_path / "first.log"
+    process = begin(root, arguments("plain", out, f"{DASK} --parts 12"), log)
+    wait_until(lambda: some_parts(out), process)
+    asleep = workers(process.pid)
+    for worker in asleep:
+        os.kill(worker, signal.SIGSTOP)
+    process.kill()
+    process.wait()
+    assert run(root, out, SERIAL)[0] == 0
+    for worker in asleep:
+        os.kill(worker, signal.SIGCONT)
+    assert left_of(process.pid, 5) == []
+    assert_same(out, root / "whole-plain")
+
+
+POISON = """
+import os, time
+import segpipe.pipeline.run as run
+
+def poisoned(task, *rest, whole=run.work):
+    names = [planned.case.name for planned in task.cases] if hasattr(task, "cases") else [task.case.case.name]
+    if "killer" in names:
+        os.kill(os.getpid(), 9)
+    if "sleeper" in names:
+        time.sleep(1000)
+    return whole(task, *rest)
+
+run.work = poisoned
+"""
+
+
+@pytest.fixture
+def poison(own: Path) -> dict[str, str]:
+    """An environment in which a case called ``killer`` ends its process, and ``sleeper`` sleeps; and twelve good ones."""
+    shutil.rmtree(own / "in")
+    (own / "in").mkdir()
+    for name in ("killer", "sleeper", *(f"good{i}" for i in range(12))):
+        shutil.copy2(own / "a.tif", own / "in" / f"{name}.tif")
+    (own / "poison").mkdir()
+    (own / "poison" / "sitecustomize.py").write_text(POISON)
+    path = f"{own / 'poison'}:{os.environ.get('PYTHONPATH', '')}"
+    return {**os.environ, "PYTHONPATH": path.rstrip(":")}
+
+
+@pytest.fixture
+def a_scene(root: Path, own: Path) -> None:
+    shutil.copy2(root / "in" / "a.tif", own / "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"), [("killer", "lost again and again"), ("sleeper", r"longer than 2 s \d times")], ids=["kills", "hangs"]
+)
+def test_a_case_that_takes_every_worker_with_it_fails_alone(bad, words, a_scene, poison, own):
+    (own / "in" / f"{'sleeper' if bad == 'killer' else 'killer'}.tif").unlink()
+    command = arguments("plain", own / "out", f"{DASK} --job-timeout 2")
+    done = subprocess.run(command, cwd=own, env=poison, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 1, done.stderr
+    told = failures(own / "out")
+    assert list(told) == [bad], told
+    assert re.search(words, told[bad])
+    assert len(list((own / "out").glob("good*.tif"))) == 12
+    assert run(own, own / "out", DASK)[0] == 0
+    assert len(json.loads((own / "out" / "run.json").read_text())["skipped"]) == 12
+
+
+def test_of_two_runs_at_once_the_second_is_refused(root, tmp_path):
+    out, log = tmp_path / "out", tmp_path / "first.log"
+    process = begin(root, arguments("plain", out, SERIAL), log)
+    wait_until((out / ".segpipe.lock").exists, process)
+    process.send_signal(signal.SIGSTOP)
+    second = subprocess.run(
+        arguments("plain", out, SERIAL), cwd=root, capture_output=True, text=True, timeout=60, check=False
+    )
+    process.send_signal(signal.SIGCONT)
+    assert second.returncode == 2
+    assert f"process {process.pid} on {socket.gethostname()} does: wait for it" in second.stderr
+    assert wait(process, nothing) == 0, log.read_text()
+    assert_same(out, root / "whole-plain")

@@ -1,0 +1,106 @@
+"""A real batch system: workers as its jobs, cancelled and requeued while they work, and the recipe of docs/nightly.md."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from networks import local
+from test_same_bytes import contents
+
+pytestmark = pytest.mark.slurm
+
+ROOT = Path(__file__).parents[1]
+
+
+def slurm(*command: object) -> str:
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def jobs(name: str, state: str = "RUNNING") -> list[str]:
+    return slurm("squeue", "--noheader", "--name", name, "--states", state, "--format", "%i").split()
+
+
+def wait_until(ready, seconds=90):
+    for _ in range(seconds * 10):
+        if found := ready():
+            return found
+        time.sleep(0.1)
+    raise AssertionError("it did not come to that")
+
+
+@pytest.fixture
+def scenes(raster, tmp_path, segpipe):
+    """One large case and a small one, and what a serial run makes of them."""
+    rng = np.random.default_rng(8)
+    for name, side in {"large": 2600, "sub/small": 90}.items():
+        raster(f"in/{name}.tif", rng.integers(1, 255, (3, side, side), dtype=np.uint8))
+    local(tmp_path / "m.onnx")
+    reference = segpipe("run", "-i", "in", "-m", "m.onnx", "--device", "cpu", "-o", "reference", "--executor", "serial")
+    assert reference.returncode == 0, reference.stderr
+    return tmp_path
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """The file that is shipped, with a job name of its own."""
+    text = (ROOT / "configs" / "slurm.toml").read_text().replace('memory = "2GB"', 'memory = "1GB"')
+    name = f"segpipe{os.getpid()}"
+    (tmp_path / "slurm.toml").write_text(text.replace("[job]", f'[job]\njob_name = "{name}"'))
+    yield name
+    subprocess.run(["scancel", "--name", name], check=False)
+
+
+def start(folder):
+    command = [sys.executable, "-m", "segpipe.cli", "run", "-i", "in", "-m", "m.onnx", "-o", "out", "--device", "cpu"]
+    command += ["--parts", "12", "--cluster", "slurm.toml"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def some_part(folder):
+    return list(folder.glob("out/.parts/*/*.npz"))
+
+
+@pytest.mark.parametrize("disturbance", [None, "scancel", "requeue"])
+def test_workers_as_jobs_give_the_same_bytes(disturbance, scenes, cluster):
+    run = start(scenes)
+    if disturbance:
+        wait_until(lambda: some_part(scenes) or run.poll() is not None)
+        (first, *_) = wait_until(lambda: jobs(cluster))
+        slurm("scancel", first) if disturbance == "scancel" else slurm("scontrol", "requeue", first)
+    _, told = run.communicate(timeout=240)
+    assert run.returncode == 0, told
+    assert contents(scenes / "out") == contents(scenes / "reference")
+    assert not (scenes / "out" / ".parts").exists()
+    wait_until(lambda: not jobs(cluster))
+
+
+def test_the_recipe_of_the_docs_goes_on_after_a_requeue(scenes, tmp_path):
+    (recipe,) = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "nightly.md").read_text(), re.DOTALL)
+    (tmp_path / "night.sbatch").write_text(recipe)
+    (tmp_path / "scenes").symlink_to("in")
+    (tmp_path / "crops.onnx").symlink_to("m.onnx")
+    binary = tmp_path / "bin" / "segpipe"
+    binary.parent.mkdir()
+    binary.write_text(
+        f'#!/bin/bash\nPYTHONPATH={ROOT} exec {sys.executable} -m segpipe.cli "$@" --parts 30 --executor serial\n'
+    )
+    binary.chmod(0o755)
+    path = f"PATH={binary.parent}:{os.environ['PATH']}"
+    job = slurm("sbatch", "--parsable", "--chdir", tmp_path, f"--export=ALL,{path}", tmp_path / "night.sbatch").strip()
+    wait_until(lambda: some_part(tmp_path))
+    slurm("scancel", "--signal=TERM", "--batch", job)
+    wait_until(lambda: jobs("segpipe", "PENDING"))
+    slurm("scontrol", "update", f"JobId={job}", "StartTime=now")  # it is held back for two minutes otherwise
+    wait_until(lambda: not jobs("segpipe", "PENDING,RUNNING,COMPLETING"), 120)
+    log = (tmp_path / "out" / "run.jsonl").read_text()
+    assert log.count('"interrupted"') == 1
+    assert log.count('"ended"') == 1
+    assert contents(tmp_path / "out") == contents(tmp_path / "reference")

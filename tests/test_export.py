@@ -303,6 +303,52 @@ def test_free_sizes_are_right_at_sizes_that_were_not_tried(export, tmp_path):
         np.testing.assert_allclose(scores_of(exported.path, images), wanted, atol=1e-5)
 
 
+class Placed(Plain):
+    """Adds what it has learned for each place of its tile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(1, 3, TILE, TILE))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return super().forward(image) + self.table
+
+
+def test_a_network_of_one_size_keeps_it(export, tmp_path):
+    net = seeded(Placed())
+    torch.save(net.state_dict(), tmp_path / "w.pt")
+    exported = export(tmp_path / "w.pt", module="test_export:Placed")
+    assert (exported.free_size, exported.stride.equivariant) == (False, False)
+    image = np.random.default_rng(0).normal(size=(3, 3, TILE, TILE)).astype(np.float32)
+    np.testing.assert_allclose(scores_of(exported.path, image), of_torch(net, image), atol=1e-5)
+
+
+def test_a_graph_that_is_wrong_at_other_sizes_is_not_left_free(export, tmp_path, monkeypatch):
+    """It runs at any size, and mends its scores at the tile's alone: an exporter that froze a size would do so."""
+    real = make.to_onnx
+
+    def to_onnx(*arguments: Any, free_size: bool) -> onnx.ModelProto:
+        proto = real(*arguments, free_size=free_size)
+        node, constant = onnx.helper.make_node, numpy_helper.from_array
+        proto.graph.node[-1].output[0] = "right"
+        tile = np.array(TILE if free_size else 0, np.int64)
+        proto.graph.initializer.extend([constant(tile, "tile"), constant(np.array(3, np.int64), "axis")])
+        proto.graph.node.extend(
+            [
+                node("Shape", ["image"], ["shape"]),
+                node("Gather", ["shape", "axis"], ["cols"]),
+                node("Greater", ["cols", "tile"] if free_size else ["tile", "cols"], ["wrong"]),
+                node("Cast", ["wrong"], ["error"], to=onnx.TensorProto.FLOAT),
+                node("Add", ["right", "error"], ["scores"]),
+            ]
+        )
+        return proto
+
+    monkeypatch.setattr(make, "to_onnx", to_onnx)
+    torch.save(seeded(Small()).state_dict(), tmp_path / "w.pt")
+    assert not export(tmp_path / "w.pt", module="test_export:Small").free_size
+
+
 @pytest.mark.parametrize("factor", [2, 4, 8])
 def test_scores_of_a_fraction_of_the_size_are_upsampled_inside(factor, export, tmp_path):
     """By half-pixel centres, as a run upsamples; the oracle is written out below."""

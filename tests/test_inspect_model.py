@@ -28,7 +28,7 @@ def test_a_model_in_a_terminal(segpipe):
         "tile +256 x 256, overlap 64 x 64, align 8 x 8",
         "spacing +10 x 10 m",
         "6  rapeseed +#f4e01f",
-        "architecture +U-Net",
+        "architecture +unet",
     ):
         assert re.search(words, ended.stdout), words
 

@@ -147,3 +147,22 @@ def test_transformers_convert_and_keep_their_free_axes(traced):
         images = np.stack([noise(size, seed) for seed in (8, 9, 10)])
         wanted = score(module, images)
         assert np.abs(scores_of(int8, images) - wanted).mean() < 0.05 * wanted.std()
+
+
+def test_a_map_that_two_nodes_in_float_share_is_cast_once():
+    """Resize stays in float, and the converter used to cast its input once for each."""
+
+    class Pyramid(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = torch.nn.Conv2d(4, 3, 3, stride=2, padding=1)
+
+        def forward(self, image):
+            x = self.stem(image)
+            up = [torch.nn.functional.interpolate(x, scale_factor=2.0, mode=mode) for mode in ("nearest", "bilinear")]
+            return up[0] + up[1]
+
+    network, image = Pyramid().eval(), np.random.default_rng(0).normal(size=(2, 4, 64, 64)).astype(np.float32)
+    half = converted(to_onnx(Network(network, "pyramid"), (4, 64, 64), free_size=False), "fp16", [])
+    (found,) = open_session(half.SerializeToString(), "cpu", False).run(None, {"image": image})
+    np.testing.assert_allclose(found, network(torch.from_numpy(image)).detach().numpy(), atol=0.02)

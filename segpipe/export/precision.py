@@ -40,7 +40,19 @@ def converted(proto: onnx.ModelProto, precision: Precision, images: Sequence[NDA
 def _fp16(proto: onnx.ModelProto) -> onnx.ModelProto:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns of weights too small for fp16, which the verification judges
-        return convert_float_to_float16(proto, keep_io_types=True)  # type: ignore[no-any-return]
+        half: onnx.ModelProto = convert_float_to_float16(proto, keep_io_types=True)
+    _once(half.graph)
+    return half
+
+
+def _once(graph: onnx.GraphProto) -> None:
+    """Drop the second of two equal casts: the converter adds one per node that stays in float, all of one name."""
+    nodes: dict[tuple[str, ...], onnx.NodeProto] = {}
+    for node in graph.node:
+        nodes.setdefault(tuple(node.output), node)
+    kept = list(nodes.values())
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 class _Images(CalibrationDataReader):  # type: ignore[misc]

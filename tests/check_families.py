@@ -1,7 +1,7 @@
 """Every family of the catalogue: exported, run by the pipeline, and compared with its own library's labels in torch.
 
-Not in the suite yet: run it with ``pytest tests/check_families.py``. LR-ASPP's random weights amplify rounding (scores differ
-by 5e-3 of the largest), and the rest has not been run to its end on one tree.
+Not in the suite yet: run it with ``pytest tests/check_families.py``. LR-ASPP's random weights amplify rounding (scores
+differ by 5e-3 of the largest), and the rest has not been run to its end on one tree.
 """
 
 import math

@@ -290,7 +290,7 @@ def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
     from segpipe.journal import Journal
     from segpipe.pipeline.launch import carry_out, prepare
 
-    prepared = prepare(load_settings(config, flags))
+    prepared = prepare(load_settings(config, flags), look=dry_run)
     for line in terminal.settings_lines(prepared):
         click.echo(line, err=True)
     if dry_run:

@@ -132,7 +132,7 @@ def conclude(prepared: Prepared, summary: Summary) -> None:
         f"{ledger.count(State.DONE)} done, {ledger.count(State.SKIPPED)} done before, {len(summary.failed)} failed"
         f" in {summary.seconds:.1f} s, {summary.megapixels_per_second:.1f} Mpx/s"
     )
-    console.print(f"open {prepared.run.output / 'areas.csv'} and the masks beside it")
+    console.print(f"open {prepared.run.output.path('areas.csv')} and the masks beside it")
 
 
 def areas_table(records: Iterable[Record]) -> Table:
@@ -192,7 +192,7 @@ def print_attached(attached: "Attached") -> None:
 def print_status(status: Status, as_json: bool) -> None:
     """How far runs have come, in a few lines or as JSON."""
     if as_json:
-        click.echo(json.dumps({**asdict(status), "output": str(status.output)}, ensure_ascii=False))
+        click.echo(json.dumps(asdict(status), ensure_ascii=False))
         return
     running = f", written by {status.running} now" if status.running else ""
     rate = f", {status.megapixels_per_second:.1f} Mpx/s in the last run" if status.megapixels_per_second else ""

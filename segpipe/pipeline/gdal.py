@@ -71,6 +71,10 @@ READ_BYTES = 2**23
 FAILED_REQUEST = re.compile(r"(response_code=|HTTP response code(:| on .*:) *)(0|429|5\d\d)\b|CURL error")
 
 
+SIGNALLED = re.compile(r"^(?:GDAL signalled an error: err_no=\d+, msg=|CPLE_AppDefined:)'?(.*?)'?$", re.DOTALL)
+"""How rasterio hands GDAL's words on."""
+
+
 class _Requests(logging.Filter):
     """Hears of requests that failed for good: GDAL warns of them, and then may go on as if zeros had been stored."""
 
@@ -79,7 +83,7 @@ class _Requests(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage()
         if FAILED_REQUEST.search(text) and "Retrying" not in text:
-            self.told.last = text
+            self.told.last = SIGNALLED.sub(r"\1", text)
         return record.levelno >= logging.getLogger().getEffectiveLevel()
 
 

@@ -183,11 +183,11 @@ def _conclude(prepared: Prepared, summary: Summary) -> None:
         for case in summary.ledger.cases(State.MISSING):
             if is_done(case, prepared.run):
                 summary.ledger.note(case.name, State.DONE)
-    output.sweep()
     with _noting(summary):
         _tidy_parts(output, summary.ledger)
     with _noting(summary):
         persistently(lambda: write_areas(output, summary.good), retries)
+    output.sweep()
     with _noting(summary):
         record = _record(prepared.run, summary, "interrupted" if summary.interrupted else "ended")
         persistently(lambda: output.write_json("run.json", record), retries)

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from segpipe.pipeline.errors import InputError, OutputError, SettingsError
-from segpipe.pipeline.files import partial
+from segpipe.pipeline.files import output_errors, partial
 from segpipe.pipeline.stores import Store
 
 if TYPE_CHECKING:
@@ -220,12 +220,10 @@ class Bucket(Store):
         return bucket == self.bucket and self.prefix.startswith(f"{key.strip('/')}/".lstrip("/"))
 
     def beside(self, files: Iterable[tuple[str, str]]) -> str | None:
-        def bare(path: str) -> str:
-            return str(PurePosixPath(path).with_suffix(""))
-
-        return next(
-            (path for path, name in files if in_bucket(path) and bare(canonical(path)) == bare(self.path(f"{name}."))), None
-        )
+        for path, name in files:
+            if in_bucket(path) and PurePosixPath(canonical(path)).with_suffix("") == PurePosixPath(self.path(name)):
+                return path
+        return None
 
     def check(self) -> None:
         try:
@@ -273,6 +271,10 @@ class Bucket(Store):
             yield copy
         finally:
             copy.unlink(missing_ok=True)
+
+    def write(self, name: str, data: bytes) -> None:
+        with output_errors(self.path(name)), self._errors(name):
+            _client().put_object(**self._key(name), Body=data)
 
     def draft(self, name: str) -> Path:
         path = self._drafts() / name

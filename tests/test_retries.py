@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from networks import contract
 from scenes import DASK, SEGPIPE, SERIAL, begin, files, nothing, wait
 
 from segpipe.pipeline.contract import parse_contract
@@ -68,23 +69,21 @@ def test_a_server_that_stays_away_fails_the_case_alone_and_a_second_run_complete
 
 def test_a_request_that_fails_is_never_taken_for_zeros(root, endpoint):
     """GDAL reads where blocks lie when they are asked for, and takes a block without a place for an empty one."""
-    contract = parse_contract({"version": 1, "channels": 3, "classes": [{"id": 0, "name": "a"}, {"id": 1, "name": "b"}]}, "")
+    bands = parse_contract(contract(3, 2), "")
     window = Window((150, 100), (300, 400))
     with gdal_options():
         endpoint.fail({"large": 100})
         with pytest.raises(SourceError, match="503"):
-            RasterSource("s3://scenes/in/large.tif", contract, None)
+            RasterSource("s3://scenes/in/large.tif", bands, None)
         endpoint.fail({})
-        source = RasterSource("s3://scenes/in/large.tif", contract, None)
+        source = RasterSource("s3://scenes/in/large.tif", bands, None)
         endpoint.fail({"large": 10_000})
         with pytest.raises(SourceError, match="503") as told:
             source.read(window)
         assert is_passing(told.value)
         source.close()
         endpoint.fail({})
-        source, local = (
-            RasterSource(place, contract, None) for place in ("s3://scenes/in/large.tif", f"{root}/in/large.tif")
-        )
+        source, local = (RasterSource(f"{place}/in/large.tif", bands, None) for place in ("s3://scenes", root))
         np.testing.assert_array_equal(source.read(window)[0], local.read(window)[0])
 
 
@@ -115,7 +114,6 @@ def test_what_does_not_pass_is_told_at_once(root, tmp_path):
     shutil.copy2(root / "plain.onnx", tmp_path)
     os.truncate(tmp_path / "in" / "large.tif", 200_000)
     (tmp_path / "in" / "a.tif").write_bytes(b"no raster")
-    (tmp_path / "in" / "b.tif").symlink_to(tmp_path / "nowhere") if (tmp_path / "in" / "b.tif").unlink() else None
     code, told, logged = run(tmp_path, "in", "out", SERIAL)
     assert (code, logged) == (1, []), told
     assert "failed  large:" in told
@@ -140,10 +138,9 @@ def test_what_does_not_pass_is_told_at_once(root, tmp_path):
 def test_what_passes(error, passing):
     assert is_passing(error) is passing
     assert is_passing(foreseen(error, "a.tif")) is passing
-    try:
-        raise OutputError("cannot be written") from error
-    except OutputError as wrapped:
-        assert is_passing(wrapped) is passing
+    wrapped = OutputError("cannot be written")
+    wrapped.__cause__ = error
+    assert is_passing(wrapped) is passing
 
 
 def test_what_is_done_persistently(monkeypatch):

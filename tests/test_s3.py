@@ -97,7 +97,10 @@ def test_status_of_a_bucket(root, endpoint):
 def test_a_killed_run_goes_on_part_by_part_and_its_lock_is_cleared(executor, root, endpoint):
     prefix = f"killed-{len(executor)}"
     process = begin(root, command("s3://scenes/in/", f"s3://scenes/{prefix}", f"{executor} --parts 12"), root / "killed.log")
-    done = lambda: [line for line in endpoint.requests if line.startswith("PUT") and line.endswith(".npz")]
+
+    def done():
+        return [line for line in endpoint.requests if line.startswith("PUT") and line.endswith(".npz")]
+
     wait_until(lambda: len(done()) > 3, process)
     if executor == SERIAL:
         refused, told = run(root, f"s3://scenes/{prefix}", SERIAL)

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,6 +75,13 @@ class Settings(BaseModel):
     @classmethod
     def _folder_or_bucket(cls, value: Any) -> Any:
         return value if isinstance(value, str) and "://" in value else os.fspath(Path(value))
+
+    @field_validator("model", "log_file")
+    @classmethod
+    def _of_this_machine(cls, value: Path | None) -> Path | None:
+        if value is not None and re.match(r"\w+:/", str(value)):  # Path has made s3:/ of s3://
+            raise ValueError("must be a file of this machine")
+        return value
 
     @field_validator("bands", "tile", "overlap", mode="before")
     @classmethod

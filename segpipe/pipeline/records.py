@@ -18,6 +18,7 @@ from segpipe.pipeline.cases import Case, identities
 from segpipe.pipeline.config import Settings
 from segpipe.pipeline.errors import OutputError, SourceError
 from segpipe.pipeline.faults import is_passing
+from segpipe.pipeline.files import output_errors
 from segpipe.pipeline.gdal import gdal_errors, gdal_options
 from segpipe.pipeline.spec import ModelSpec
 from segpipe.pipeline.stores import Store
@@ -155,7 +156,9 @@ def refuse_taken(case: Case, run: Run, sources: Collection[str]) -> None:
     """
     output = run.output
     for name in targets(case):
-        if output.has(name) and (output.is_among(name, sources) or _foreign(output, name, case)):
+        with output_errors(output.path(name)):
+            there = output.has(name)
+        if there and (output.is_among(name, sources) or _foreign(output, name, case)):
             raise OutputError(f"{output.path(name)} is an input or was not written by segpipe: name another --output")
 
 

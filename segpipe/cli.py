@@ -231,6 +231,48 @@ def inspect(file: str, json: bool, **flags: Any) -> None:
         sys.exit(SOME_FAILED)
 
 
+@main.command(short_help="Measure what other tiles, overlaps, batches and precisions cost and give.")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--input", "-i", multiple=True, help="Scenes to compare labels on, as --input of a run [noise]; repeatable.")
+@click.option(
+    "--also", multiple=True, type=click.Path(path_type=Path), help="Another file of the network, as its int8; repeatable."
+)
+@click.option("--contract", type=click.Path(path_type=Path), help="TOML file that says what the model needs and gives.")
+@click.option("--bands", help="Bands of the scenes for the model's channels, counted from 1, such as 4,3,2.")
+@click.option("--blend", type=click.Choice(BLENDS), help="Weights of a tile towards its edges [gaussian].")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where the model runs [auto].")
+@click.option(
+    "--tile", "tiles", multiple=True, type=int, help="Measure this tile [the contract's, twice, half]; repeatable."
+)
+@click.option("--overlap", "overlaps", multiple=True, type=int, help="Measure this overlap [1/4 to 0 of it]; repeatable.")
+@click.option(
+    "--batch", "batches", multiple=True, type=int, help="Measure this batch [1, 2, 4; on a GPU 8 to 32]; repeatable."
+)
+@click.option("--seconds", type=float, help="Time to spend; what does not fit is left out [90].")
+@click.option("--min-agreement", type=float, help="Least share of equal labels of what is advised [0.99].")
+@click.option("--json", is_flag=True, help="Print one JSON object.")
+def tune(json: bool, **flags: Any) -> None:
+    """Measure what other tiles, overlaps, batches and precisions of MODEL cost in time and in labels; nothing is written.
+
+    Ends with 1 where no choice gives as many equal labels as --min-agreement asks for.
+    """
+    sys.exit(_guarded(lambda: _tune(json, flags)))
+
+
+def _tune(json: bool, flags: dict[str, Any]) -> int:
+    from segpipe.tune.measure import tune
+    from segpipe.tune.settings import TuneSettings
+    from segpipe.tune.show import as_json, print_tuned
+
+    settings = TuneSettings(**{key: value for key, value in flags.items() if value is not None})
+    tuned = tune(settings, lambda line: click.echo(line, err=True))
+    if json:
+        click.echo(as_json(tuned))
+    else:
+        print_tuned(tuned)
+    return 0 if tuned.best else SOME_FAILED
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """SIGTERM ends an export as Ctrl-C does, and what is half-written goes; once is enough, and a second must not hurt."""
     del frame

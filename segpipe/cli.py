@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,7 @@ def main() -> None:
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate for a scheduler on tls://.")
 @click.option("--tls-key", type=click.Path(path_type=Path), help="Key for a scheduler on tls://.")
 @click.option("--workers", type=int, help="Worker processes [one per processor, no more than cases].")
+@click.option("--threads", type=int, help="Threads within a call of the model, on a CPU [as a short trial shows].")
 @click.option("--parts", type=int, help="Cut every case into as many parts [as workers and memory ask].")
 @click.option("--memory", type=float, help="GB that one worker may use [its share of 80 % of the machine's].")
 @click.option("--job-timeout", type=float, help="Seconds after which a job that hangs is ended and tried again [3600].")
@@ -327,6 +329,7 @@ def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
     from segpipe import terminal
     from segpipe.journal import Journal
     from segpipe.pipeline.launch import carry_out, prepare
+    from segpipe.pipeline.trial import settle
 
     prepared = prepare(load_settings(config, flags))
     for line in terminal.settings_lines(prepared):
@@ -336,6 +339,8 @@ def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
         return SOME_FAILED if prepared.plan.failed else 0
     for line in terminal.note_lines(prepared):
         click.echo(line, err=True)
+    run, plan = settle(prepared.run, prepared.plan, lambda line: click.echo(line, err=True))
+    prepared = replace(prepared, run=run, plan=plan)
     with ExitStack() as stack:
         watcher: Any = stack.enter_context(terminal.watcher(prepared))
         journal = None

@@ -45,6 +45,8 @@ class Settings(BaseModel):
     tls_key: Path | None = None
     """TLS files for the scheduler, as ``distributed``'s Security takes them."""
     workers: int | None = Field(default=None, ge=1, strict=True)
+    threads: int | None = Field(default=None, ge=1, strict=True)
+    """Within one call of the model, on a CPU; a worker's calls in flight share the rest. None: as a short trial shows."""
     parts: int | None = Field(default=None, ge=1, strict=True)
     """Cut every case into as many parts, if it has windows for them; None: as workers and memory ask."""
     memory: float | None = Field(default=None, gt=0)

@@ -219,7 +219,8 @@ def _record(run: Run, summary: Summary, state: str) -> dict[str, Any]:
         "command": ["segpipe", *sys.argv[1:]],
         "folder": str(Path.cwd()),
         "settings": run.settings.model_dump(mode="json"),
-        "resolved": run.label_settings | {"batch": run.model.batch, "device": run.model.device},
+        "resolved": run.label_settings
+        | {"batch": run.model.batch, "device": run.model.device, "threads": run.model.threads},
         "model": {"path": str(run.model.path), "sha256": run.model.sha256, "contract": run.model.contract_origin},
         "versions": versions(),
         "device": device_kind(run.model),

@@ -197,7 +197,7 @@ def _foreign(path: Path, case: Case, run: Run) -> bool:
 def _here(cases: int, run: Run, processors: int) -> tuple[int, int]:
     """Workers on this machine, and calls in flight in each: processors are shared out among them."""
     workers = _workers(cases, run, processors)
-    return workers, max(1, processors // workers) if run.model.device == "cpu" else 1
+    return workers, max(1, processors // workers // run.model.threads) if run.model.device == "cpu" else 1
 
 
 def _workers(cases: int, run: Run, processors: int) -> int:

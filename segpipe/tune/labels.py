@@ -125,10 +125,10 @@ class Bench:
         spec, shape = self._network.spec, self._held.grid.shape
         tiling = reference_tiling(self._network, shape)
         whole = tiling.tile != spec.tiling.tile
-        model = Model(
-            replace(self._network.with_tiling(tiling), batch=1 if whole and self._network.free_batch else spec.batch)
-        )
-        return segment(model, tiling, self._held, self._scaling, 1 if whole else self._calls)
+        if not whole:
+            return segment(Model(self._network.with_tiling(tiling)), tiling, self._held, self._scaling, self._calls)
+        spec = self._network.with_tiling(tiling, 1 if self._network.free_batch else None)
+        return segment(Model(replace(spec, threads=self._calls)), tiling, self._held, self._scaling, 1)
 
     def compare(self, model: Model, choice: Choice, reference: Labels, wanted: Axes) -> "Count":
         """A choice's labels beside a file's own reference, and beside that of the first file."""

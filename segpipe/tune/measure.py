@@ -16,11 +16,17 @@ from segpipe.tune.choices import Axes, Choice, Network, batches, choices, open_n
 from segpipe.tune.labels import PERIODS, Bench, Count, extent
 from segpipe.tune.places import Place, find_places, named, survey
 from segpipe.tune.settings import TuneSettings
-from segpipe.tune.speed import Pixels, Speed, seconds_per_tile, tiles_of
+from segpipe.tune.speed import WAVES, Pixels, Speed, seconds_per_tile, speed, tiles_of
 from segpipe.tune.table import Row, make_rows
 
-LABELS_SHARE = 0.5
-"""Of the budget, for labels; speed has the rest."""
+PLANNED = 0.9
+"""Of the budget, since what is planned with is a rough guess."""
+
+PASSES = WAVES + 2
+"""Of all calls in flight over a batch, to time a setting once: the model is loaded, warmed up and timed."""
+
+EVEN = 2
+"""Rounds of speed that must have time before labels are compared on more than one box."""
 
 PLACES = 4
 """Boxes that labels are compared on, at most."""
@@ -94,11 +100,13 @@ class _Work:
         self.calls = processors() if self.first.spec.device == "cpu" else 1
         self._bands = settings.of_run(settings.model).bands
         self._cases = find_cases(settings.input) if settings.input else []
+        if not self._cases:
+            tell("no --input: tiles are noise, and seam error on noise says little of scenes")
         self._shapes = survey(self._cases, self.first.spec, self._bands)
         self._wanted = tuple(round(PERIODS * t) for t in self.first.spec.tiling.tile)
         tell("timing a few tiles, to see what the budget has room for")
         self._rates = {network: self._rate(network) for network in self._networks}
-        self._choices = self._affordable(choices(self._networks, settings))
+        self._choices = self._affordable(self._distinct(choices(self._networks, settings)))
         self._places = self._find_places()
 
     def _rate(self, network: Network) -> float:
@@ -110,26 +118,42 @@ class _Work:
     def _look(self, side: Axes, count: int) -> list[Place]:
         return find_places(self._cases, side, count, self.first.spec, self._bands)
 
+    def _distinct(self, wanted: Sequence[Choice]) -> list[Choice]:
+        """Overlaps that give other windows on these scenes."""
+        found: dict[object, Choice] = {}
+        for choice in wanted:
+            windows = tuple(Cover(shape, choice.tiling).starts for shape in self._shapes) or choice.tiling
+            found.setdefault((choice.network, choice.tiling.tile, windows), choice)
+        if len(found) < len(wanted):
+            self.notes.append("overlaps that give the same windows on these scenes are listed once")
+        return list(found.values())
+
     def _affordable(self, wanted: Sequence[Choice]) -> list[Choice]:
-        """As many as half of the budget and the memory have room for, the contracts' own in any case."""
-        room = self._settings.seconds * LABELS_SHARE
+        """As many as the budget and the memory have room for, the contracts' own in any case."""
+        room = self._settings.seconds * PLANNED
         kept: list[Choice] = []
         left_out: list[Choice] = []
         for choice in wanted:
             tried = [*kept, choice]
-            fits = self._seconds(tried) <= room and self._fits_memory(tried)
+            fits = self._label_seconds(tried) + self._round_seconds(tried) <= room and self._fits_memory(tried)
             (kept if choice.is_own or fits else left_out).append(choice)
         if left_out:
             names = dict.fromkeys(f"{c.network.name} tile {_by(c.tiling.tile)}" for c in left_out)
             self.notes.append(f"left out, for {self._settings.seconds:g} s: {len(left_out)} choices of {', '.join(names)}")
         return kept
 
-    def _seconds(self, wanted: Sequence[Choice]) -> float:
+    def _label_seconds(self, wanted: Sequence[Choice]) -> float:
         """That labels on one place take: of the references, and of each choice."""
         side = self._side(wanted)
         networks = dict.fromkeys(choice.network for choice in wanted)
         references = sum(self._rates[n] * math.prod(side) * (1 if n.is_local else 16) for n in networks)
         return references + sum(self._rates[c.network] * self._inferred(c.tiling) for c in wanted)
+
+    def _round_seconds(self, wanted: Sequence[Choice]) -> float:
+        """That one round of speed takes."""
+        keys = dict.fromkeys((c.network, c.tiling.tile) for c in wanted)
+        pixels = {(n, tile): math.prod(tile) * sum(batches(n, tile, self._settings)) for n, tile in keys}
+        return sum(PASSES * self.calls * self._rates[n] * count for (n, _), count in pixels.items())
 
     def _inferred(self, tiling: Tiling) -> int:
         """Pixels of all tiles of a sample."""
@@ -153,8 +177,9 @@ class _Work:
         return spec.network_mb * 1e6 * times <= memory() * MEMORY_SHARE
 
     def _find_places(self) -> list[Place]:
-        room = self._settings.seconds * LABELS_SHARE / self._seconds(self._choices)
-        return self._look(self._side(self._choices), max(1, min(PLACES, int(room))))
+        room = self._settings.seconds * PLANNED - EVEN * self._round_seconds(self._choices)
+        count = int(room / self._label_seconds(self._choices))
+        return self._look(self._side(self._choices), max(1, min(PLACES, count)))
 
     @property
     def compared_on(self) -> str:
@@ -179,7 +204,7 @@ class _Work:
                 if key in refused:
                     continue
                 try:
-                    model = Model(replace(own[0].network.with_tiling(own[0].tiling)))
+                    model = Model(own[0].network.with_tiling(own[0].tiling))
                 except ModelError as error:
                     refused.add(key)
                     self.notes.append(f"{key[0].name} does not take tile {_by(key[1])}: {error}")
@@ -209,7 +234,8 @@ class _Work:
                 seconds[setting].append(self._time(setting, tiles[setting[:2]]))
             settings = _hopeful(settings, seconds)
             spent = time.monotonic() - began
-        return {setting: Speed(tuple(found)) for setting, found in seconds.items()}
+        first = next(iter(seconds.values()))
+        return {setting: speed(found, first) for setting, found in seconds.items()}
 
     def _tiles(self, network: Network, tile: Axes) -> list[Pixels]:
         held, scaling = self._places[0].hold(network.spec, self._bands)
@@ -233,11 +259,11 @@ def _with_tile(network: Network, tile: Axes) -> Tiling:
 
 
 def _hopeful(settings: Sequence[Setting], seconds: dict[Setting, list[float]]) -> list[Setting]:
-    """Without the batches that the first round has shown to be slow."""
+    """Without the batches that the first round has shown to be slow; the first setting is what others are compared with."""
     fastest: dict[tuple[Network, Axes], float] = {}
     for setting in settings:
         fastest[setting[:2]] = min(seconds[setting][0], fastest.get(setting[:2], math.inf))
-    return [setting for setting in settings if seconds[setting][0] <= HOPELESS * fastest[setting[:2]]]
+    return [s for s in settings if s is settings[0] or seconds[s][0] <= HOPELESS * fastest[s[:2]]]
 
 
 def _by(sizes: Axes) -> str:

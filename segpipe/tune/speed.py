@@ -34,16 +34,22 @@ TILES_HELD = 4
 class Speed:
     """Seconds per tile, all calls in flight together, once per round."""
 
-    seconds: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.seconds)
+    rounds: tuple[float, ...]
+    relative: float
+    """Times what the first setting takes, median over the rounds that both were in: a busy machine slows both."""
+    seconds: float
+    """What the first setting takes in the middle, times that."""
 
     @property
     def spread(self) -> float:
-        """Between the fastest and the slowest round, as a share of the median."""
-        return (max(self.seconds) - min(self.seconds)) / self.median
+        """Between the fastest and the slowest round, as a share of ``seconds``."""
+        return (max(self.rounds) - min(self.rounds)) / self.seconds
+
+
+def speed(rounds: Sequence[float], first: Sequence[float]) -> Speed:
+    """Of rounds of one setting, the first of which were also rounds of the first setting."""
+    relative = statistics.median(own / other for own, other in zip(rounds, first, strict=False))
+    return Speed(tuple(rounds), relative, relative * statistics.median(first))
 
 
 def tiles_of(held: Held, scaling: Scaling, spec: ModelSpec) -> list[Pixels]:

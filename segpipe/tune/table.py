@@ -49,16 +49,23 @@ def make_rows(
 
 def _row(choice: Choice, count: Count, speeds: Mapping[tuple[Network, Axes, int], Speed], tiles: float) -> Row:
     key = choice.network, choice.tiling.tile
-    batch = min((b for *k, b in speeds if tuple(k) == key), key=lambda b: speeds[(*key, b)].median)
+    batch = _batch({b: speed for (network, tile, b), speed in speeds.items() if (network, tile) == key})
     return Row(
         choice=choice,
         batch=batch,
         tiles_per_megapixel=tiles,
-        seconds_per_megapixel=tiles * speeds[(*key, batch)].median,
+        seconds_per_megapixel=tiles * speeds[(*key, batch)].seconds,
         seam_error=count.seams / count.compared if count.compared else 0.0,
         equal=count.equal / count.compared if count.compared else 1.0,
         times_as_fast=1.0,
     )
+
+
+def _batch(speeds: Mapping[int, Speed]) -> int:
+    """The smallest that is as fast as the fastest, of those that were not given up after a round."""
+    rounds = max(len(speed.rounds) for speed in speeds.values())
+    seconds = {batch: speed.seconds for batch, speed in speeds.items() if len(speed.rounds) == rounds}
+    return min(b for b, took in seconds.items() if took <= min(seconds.values()) * (1 + NOISE_OF_SPEED))
 
 
 def _beats(a: Row, b: Row) -> bool:

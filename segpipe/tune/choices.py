@@ -107,8 +107,11 @@ def choices(networks: Sequence[Network], settings: TuneSettings) -> list[Choice]
 def _tilings(network: Network, settings: TuneSettings) -> Iterator[Tiling]:
     own = network.spec.tiling
     for tile in _tiles(network, settings.tiles):
-        for overlap in _overlaps(tile, own, settings.overlaps):
-            yield replace(own, tile=tile, overlap=overlap)
+        asked = [(overlap,) * len(tile) for overlap in settings.overlaps]
+        ours = not settings.tiles and tile != own.tile
+        for overlap in asked or _shares(tile, own.align):
+            if not (ours and max(overlap) >= min(tile)):  # an overlap that was asked for may be too large for half a tile
+                yield replace(own, tile=tile, overlap=overlap)
 
 
 def _tiles(network: Network, asked: Sequence[int]) -> Iterable[Axes]:
@@ -125,11 +128,10 @@ def _tiles(network: Network, asked: Sequence[int]) -> Iterable[Axes]:
     return dict.fromkeys(scaled)
 
 
-def _overlaps(tile: Axes, own: Tiling, asked: Sequence[int]) -> Iterable[Axes]:
-    if asked:
-        return [(overlap,) * len(tile) for overlap in asked]
-    aligned = [tuple(round(t * s / a) * a for t, a in zip(tile, own.align, strict=True)) for s in SHARES]
-    return dict.fromkeys(o for o in aligned if all(t - x >= a for t, x, a in zip(tile, o, own.align, strict=True)))
+def _shares(tile: Axes, align: Axes) -> Iterable[Axes]:
+    """Overlaps that a tile suggests: multiples of the stride, so that each gives other windows."""
+    aligned = [tuple(round(t * share / a) * a for t, a in zip(tile, align, strict=True)) for share in SHARES]
+    return dict.fromkeys(o for o in aligned if all(t - x >= a for t, x, a in zip(tile, o, align, strict=True)))
 
 
 def batches(network: Network, tile: Axes, settings: TuneSettings) -> tuple[int, ...]:

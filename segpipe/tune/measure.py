@@ -16,14 +16,11 @@ from segpipe.tune.choices import Axes, Choice, Network, batches, choices, open_n
 from segpipe.tune.labels import PERIODS, Bench, Count, extent
 from segpipe.tune.places import Place, find_places, named, survey
 from segpipe.tune.settings import TuneSettings
-from segpipe.tune.speed import WAVES, Pixels, Speed, seconds_per_tile, speed, tiles_of
+from segpipe.tune.speed import TIMED, Pixels, Speed, seconds_per_tile, speed, tiles_of
 from segpipe.tune.table import Row, make_rows
 
 PLANNED = 0.9
 """Of the budget, since what is planned with is a rough guess."""
-
-PASSES = WAVES + 2
-"""Of all calls in flight over a batch, to time a setting once: the model is loaded, warmed up and timed."""
 
 EVEN = 2
 """Rounds of speed that must have time before labels are compared on more than one box."""
@@ -106,7 +103,9 @@ class _Work:
         self._wanted = tuple(round(PERIODS * t) for t in self.first.spec.tiling.tile)
         tell("timing a few tiles, to see what the budget has room for")
         self._rates = {network: self._rate(network) for network in self._networks}
+        self._several = False
         self._choices = self._affordable(self._distinct(choices(self._networks, settings)))
+        self._several = self._has_room_for_batches()
         self._places = self._find_places()
 
     def _rate(self, network: Network) -> float:
@@ -142,6 +141,15 @@ class _Work:
             self.notes.append(f"left out, for {self._settings.seconds:g} s: {len(left_out)} choices of {', '.join(names)}")
         return kept
 
+    def _has_room_for_batches(self) -> bool:
+        """Whether several batches can be timed, too; what was asked for is."""
+        self._several = True
+        needed = self._label_seconds(self._choices) + self._round_seconds(self._choices)
+        fits = bool(self._settings.batches) or needed <= self._settings.seconds * PLANNED
+        if not fits:
+            self.notes.append(f"left out, for {self._settings.seconds:g} s: all batches but the smallest")
+        return fits
+
     def _label_seconds(self, wanted: Sequence[Choice]) -> float:
         """That labels on one place take: of the references, and of each choice."""
         side = self._side(wanted)
@@ -152,8 +160,14 @@ class _Work:
     def _round_seconds(self, wanted: Sequence[Choice]) -> float:
         """That one round of speed takes."""
         keys = dict.fromkeys((c.network, c.tiling.tile) for c in wanted)
-        pixels = {(n, tile): math.prod(tile) * sum(batches(n, tile, self._settings)) for n, tile in keys}
-        return sum(PASSES * self.calls * self._rates[n] * count for (n, _), count in pixels.items())
+        return sum(self._rates[n] * math.prod(tile) * self._tiles_timed(n, tile) for n, tile in keys)
+
+    def _tiles_timed(self, network: Network, tile: Axes) -> int:
+        """To time a tile once in each of its batches: the model is loaded, warmed up and timed."""
+        return self.calls * sum(2 * batch + max(TIMED, batch) for batch in self._batches(network, tile))
+
+    def _batches(self, network: Network, tile: Axes) -> tuple[int, ...]:
+        return batches(network, tile, self._settings)[: None if self._several else 1]
 
     def _inferred(self, tiling: Tiling) -> int:
         """Pixels of all tiles of a sample."""
@@ -223,7 +237,7 @@ class _Work:
     def time(self, counts: dict[Choice, Count]) -> dict[Setting, Speed]:
         """Seconds per tile of every file, tile and batch, in rounds until the budget is spent; once at least."""
         keys = dict.fromkeys((c.network, c.tiling.tile) for c in counts)
-        settings = [(n, tile, batch) for n, tile in keys for batch in batches(n, tile, self._settings)]
+        settings = [(n, tile, batch) for n, tile in keys for batch in self._batches(n, tile)]
         tiles = {key: self._tiles(*key) for key in keys}
         seconds: dict[Setting, list[float]] = {setting: [] for setting in settings}
         spent = 0.0

@@ -24,8 +24,8 @@ from segpipe.tune.places import Held
 
 Pixels = NDArray[Any]
 
-WAVES = 2
-"""Batches per call in flight that are timed."""
+TIMED = 2
+"""Tiles per call in flight that are timed, or a batch if that is more."""
 
 TILES_HELD = 4
 
@@ -60,13 +60,13 @@ def tiles_of(held: Held, scaling: Scaling, spec: ModelSpec) -> list[Pixels]:
 
 
 def seconds_per_tile(spec: ModelSpec, tiles: Sequence[Pixels], calls: int) -> float:
-    """Wall time over the tiles that were done in it, after as many to warm up."""
+    """Wall time over the tiles that were done in it, after a batch per call to warm up."""
     model = Model(spec)
-    once = calls * spec.batch
+    once, count = calls * spec.batch, calls * max(TIMED, spec.batch)
     _pass(model, tiles, once, calls)
     started = time.perf_counter()
-    _pass(model, tiles, WAVES * once, calls)
-    return (time.perf_counter() - started) / (WAVES * once)
+    _pass(model, tiles, count, calls)
+    return (time.perf_counter() - started) / count
 
 
 def _pass(model: Model, tiles: Sequence[Pixels], count: int, calls: int) -> None:

@@ -1,4 +1,4 @@
-"""Calls in flight and threads within them: which crews there are, that none changes a bit, and what is remembered."""
+"""Calls in flight and threads within them: which splits there are, that none changes a bit, and what is remembered."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from segpipe.pipeline.errors import SettingsError
 from segpipe.pipeline.launch import Prepared, prepare
 from segpipe.pipeline.records import Run
 from segpipe.pipeline.spec import read_spec
-from segpipe.pipeline.trial import Crew, Trial, _key, _same, crews, fastest, measure, memory_file, recall, remember, settle
+from segpipe.pipeline.trial import Split, Trial, _key, _same, fastest, measure, memory_file, recall, remember, settle, splits
 
 
 @pytest.fixture(autouse=True)
@@ -32,14 +32,14 @@ def settings(model: Path, source: object = "none.tif", **flags: object):
 
 
 def test_crews_of_a_worker():
-    assert crews(1) == [Crew(1, 1)]
-    assert crews(2) == [Crew(2, 1), Crew(1, 2)]
-    assert crews(3) == [Crew(3, 1), Crew(1, 3)]
-    assert crews(8) == [Crew(8, 1), Crew(4, 2), Crew(1, 8)]
+    assert splits(1) == [Split(1, 1)]
+    assert splits(2) == [Split(2, 1), Split(1, 2)]
+    assert splits(3) == [Split(3, 1), Split(1, 3)]
+    assert splits(8) == [Split(8, 1), Split(4, 2), Split(1, 8)]
 
 
 def test_the_first_crew_is_taken_unless_another_is_clearly_faster():
-    one, two, all_ = Crew(4, 1), Crew(2, 2), Crew(1, 4)
+    one, two, all_ = Split(4, 1), Split(2, 2), Split(1, 4)
     assert fastest({one: [1.0]}) == one
     assert fastest({one: [1.0, 1.0, 1.0], two: [0.98, 0.98, 0.98]}) == one  # within 3 %
     assert fastest({one: [1.0, 1.0, 1.0], two: [0.9, 0.9, 0.9], all_: [0.8, 0.9, 0.8]}) == all_
@@ -49,8 +49,8 @@ def test_the_first_crew_is_taken_unless_another_is_clearly_faster():
 
 @pytest.mark.parametrize("build", [local, pooling])
 def test_threads_change_no_bit_and_all_crews_are_timed(build, tmp_path):
-    trial = measure(read_spec(settings(build(tmp_path / "m.onnx"))), crews(4))
-    assert list(trial.seconds) == crews(4)
+    trial = measure(read_spec(settings(build(tmp_path / "m.onnx"))), splits(4))
+    assert list(trial.seconds) == splits(4)
     assert all(seconds > 0 for seconds in trial.seconds.values())
 
 
@@ -68,9 +68,9 @@ def unlike(monkeypatch):
 
 
 def test_a_crew_with_other_scores_is_not_taken(unlike, tmp_path):
-    trial = measure(read_spec(settings(local(tmp_path / "m.onnx"))), crews(2))
-    assert trial.crew == Crew(2, 1)
-    assert trial.seconds[Crew(1, 2)] is None
+    trial = measure(read_spec(settings(local(tmp_path / "m.onnx"))), splits(2))
+    assert trial.split == Split(2, 1)
+    assert trial.seconds[Split(1, 2)] is None
     assert "1 x 2 gives other scores; 2 x 1 is taken" in str(trial)
 
 
@@ -104,7 +104,7 @@ def test_what_is_remembered_is_taken_and_the_bytes_are_the_same(scene, segpipe, 
     model = pooling(tmp_path / "m.onnx")
     found = prepared(model, scene, 2)
     key = _key(found.run.model, 2)
-    remember(cache, key, Trial(Crew(1, 2), {Crew(2, 1): 2.0, Crew(1, 2): 1.0}))
+    remember(cache, key, Trial(Split(1, 2), {Split(2, 1): 2.0, Split(1, 2): 1.0}))
     run, plan = settle(found.run, found.plan, lambda line: None)
     assert (plan.calls, run.model.threads) == (1, 2)
     for name, flags in {"one": ["--threads", 1], "two": ["--threads", 2], "dask": ["--threads", 2, "--workers", 1]}.items():
@@ -115,12 +115,12 @@ def test_what_is_remembered_is_taken_and_the_bytes_are_the_same(scene, segpipe, 
     assert len(masks) == 1
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"key": 3}', '{"key": {"crew": [1]}}', '{"key": {"crew": [2, 1]}}'])
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"key": 3}', '{"key": {"split": [1]}}', '{"key": {"split": [2, 1]}}'])
 def test_a_damaged_memory_is_none(content, cache):
     cache.parent.mkdir(parents=True)
     cache.write_text(content)
     assert recall(cache, "key") is None
-    trial = Trial(Crew(2, 1), {Crew(2, 1): 0.5, Crew(1, 2): None})
+    trial = Trial(Split(2, 1), {Split(2, 1): 0.5, Split(1, 2): None})
     remember(cache, "key", trial)
     assert recall(cache, "key") == trial
 
@@ -128,14 +128,14 @@ def test_a_damaged_memory_is_none(content, cache):
 def test_a_memory_that_cannot_be_written_costs_nothing(cache):
     cache.parent.parent.mkdir()
     cache.parent.write_text("a file where the folder belongs")
-    remember(cache, "key", Trial(Crew(2, 1), {}))
+    remember(cache, "key", Trial(Split(2, 1), {}))
     assert recall(cache, "key") is None
 
 
 def test_the_memory_keeps_the_newest(cache, monkeypatch):
     monkeypatch.setattr("segpipe.pipeline.trial.REMEMBERED", 2)
     for key in "abc":
-        remember(memory_file(), key, Trial(Crew(2, 1), {}))
+        remember(memory_file(), key, Trial(Split(2, 1), {}))
     assert list(json.loads(cache.read_text())) == ["b", "c"]
 
 

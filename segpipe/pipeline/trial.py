@@ -24,7 +24,7 @@ from segpipe.pipeline.records import Run, device_kind
 from segpipe.pipeline.spec import ModelSpec
 
 PAYS = 200
-"""Windows per call in flight from which on a run is worth a trial, which takes up to seven windows' time per crew."""
+"""Windows per call in flight from which on a run is worth a trial, which takes up to seven windows' time per split."""
 
 ROUNDS = 5
 
@@ -32,7 +32,7 @@ SECONDS = 2.0
 """After which no further round is begun."""
 
 CLEARLY = 0.97
-"""Share of the time of one thread per call below which another crew is taken."""
+"""Share of the time of one thread per call below which another split is taken."""
 
 REMEMBERED = 200
 """Trials that the file keeps, the newest."""
@@ -41,7 +41,7 @@ Pixels = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Crew:
+class Split:
     """How a worker's processors are put to use."""
 
     calls: int
@@ -55,20 +55,20 @@ class Crew:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Which crew is taken, and the seconds per tile of each; None for one whose scores are not those of one thread."""
+    """Which split is taken, and the seconds per tile of each; None for one whose scores are not those of one thread."""
 
-    crew: Crew
-    seconds: Mapping[Crew, float | None]
+    split: Split
+    seconds: Mapping[Split, float | None]
 
     def __str__(self) -> str:
         told = ", ".join(
             f"{c} {'gives other scores' if s is None else f'{s:.4f} s a tile'}" for c, s in self.seconds.items()
         )
-        return f"calls x threads: {told}; {self.crew} is taken"
+        return f"calls x threads: {told}; {self.split} is taken"
 
 
 def settle(run: Run, plan: Plan, tell: Callable[[str], None]) -> tuple[Run, Plan]:
-    """The run and its plan with the crew that is fastest here; as they are where nothing is to be tried.
+    """The run and its plan with the split that is fastest here; as they are where nothing is to be tried.
 
     Raises:
         SettingsError: threads were asked for that would change scores, and so bytes.
@@ -80,15 +80,15 @@ def settle(run: Run, plan: Plan, tell: Callable[[str], None]) -> tuple[Run, Plan
         return run, plan
     file, key = memory_file(), _key(run.model, plan.calls)
     trial = None if file is None else recall(file, key)
-    if trial is not None:
+    if trial is not None and trial.split in splits(plan.calls):
         tell(f"{trial}, as {file} says")
     elif _pays(run, plan):
-        trial = measure(run.model, crews(plan.calls))
+        trial = measure(run.model, splits(plan.calls))
         remember(file, key, trial)
         tell(str(trial))
-    if trial is None:
+    else:
         return run, plan
-    return replace(run, model=replace(run.model, threads=trial.crew.threads)), replace(plan, calls=trial.crew.calls)
+    return replace(run, model=replace(run.model, threads=trial.split.threads)), replace(plan, calls=trial.split.calls)
 
 
 def check_threads(spec: ModelSpec) -> None:
@@ -106,9 +106,9 @@ def check_threads(spec: ModelSpec) -> None:
         )
 
 
-def crews(count: int) -> list[Crew]:
+def splits(count: int) -> list[Split]:
     """Ways to put processors to use: one thread per call first, then two, then all within one call."""
-    return [Crew(count // n, n) for n in dict.fromkeys((1, 2, count)) if count % n == 0]
+    return [Split(count // n, n) for n in dict.fromkeys((1, 2, count)) if count % n == 0]
 
 
 def _is_open(run: Run, plan: Plan) -> bool:
@@ -118,45 +118,45 @@ def _is_open(run: Run, plan: Plan) -> bool:
 
 
 def _pays(run: Run, plan: Plan) -> bool:
-    windows = sum(case.windows for case in plan.cases)
-    fits = run.model.network_mb * 1e6 * plan.calls * len(crews(plan.calls)) < worker_memory(run, plan.workers) / 2
+    windows = sum(case.windows for case in plan.seen) + len(plan.unseen)
+    fits = run.model.network_mb * 1e6 * plan.calls * len(splits(plan.calls)) < worker_memory(run, plan.workers) / 2
     return fits and windows >= PAYS * plan.workers * plan.calls
 
 
-def measure(spec: ModelSpec, wanted: Sequence[Crew]) -> Trial:
-    """Time crews in turn on tiles in memory, those whose scores are the first one's, bit for bit.
+def measure(spec: ModelSpec, wanted: Sequence[Split]) -> Trial:
+    """Time splits in turn on tiles in memory, those whose scores are the first one's, bit for bit.
 
     Args:
         spec: the model.
-        wanted: crews for the same processors; the first is taken unless another is clearly faster.
+        wanted: splits for the same processors; the first is taken unless another is clearly faster.
     """
     tile = _tile(spec)
-    models = {crew: Model(replace(spec, threads=crew.threads)) for crew in wanted}
-    scores = {crew: model(tile) for crew, model in models.items()}
+    models = {split: Model(replace(spec, threads=split.threads)) for split in wanted}
+    scores = {split: model(tile) for split, model in models.items()}
     first = wanted[0]
-    seconds: dict[Crew, list[float]] = {crew: [] for crew in wanted if _same(scores[first], scores[crew])}
+    seconds: dict[Split, list[float]] = {split: [] for split in wanted if _same(scores[first], scores[split])}
     began = time.perf_counter()
     while len(seconds[first]) < ROUNDS and (not seconds[first] or time.perf_counter() - began < SECONDS):
-        for crew, found in seconds.items():
-            found.append(_time(models[crew], tile, crew, first.calls) / (first.calls * spec.batch))
-    told = {crew: statistics.median(seconds[crew]) if crew in seconds else None for crew in wanted}
+        for split, found in seconds.items():
+            found.append(_time(models[split], tile, split, first.calls) / (first.calls * spec.batch))
+    told = {split: statistics.median(seconds[split]) if split in seconds else None for split in wanted}
     return Trial(fastest(seconds), told)
 
 
-def fastest(seconds: Mapping[Crew, Sequence[float]]) -> Crew:
+def fastest(seconds: Mapping[Split, Sequence[float]]) -> Split:
     """The first, unless another is clearly faster in the middle and faster in every round.
 
     Compared are pairs of one round, so that a machine that grows busy slows both.
     """
     first, *others = seconds
-    ratios = {crew: [a / b for a, b in zip(seconds[crew], seconds[first], strict=True)] for crew in others}
-    faster = {crew: statistics.median(found) for crew, found in ratios.items() if max(found) < 1}
-    best = min(faster, key=lambda crew: faster[crew], default=first)
+    ratios = {split: [a / b for a, b in zip(seconds[split], seconds[first], strict=True)] for split in others}
+    faster = {split: statistics.median(found) for split, found in ratios.items() if max(found) < 1}
+    best = min(faster, key=lambda split: faster[split], default=first)
     return best if faster.get(best, 1) < CLEARLY else first
 
 
-def _time(model: Model, tile: Pixels, crew: Crew, count: int) -> float:
-    with ThreadPoolExecutor(crew.calls) as pool:
+def _time(model: Model, tile: Pixels, split: Split, count: int) -> float:
+    with ThreadPoolExecutor(split.calls) as pool:
         started = time.perf_counter()
         for _ in pool.map(model, [tile] * count):
             pass
@@ -192,8 +192,8 @@ def recall(file: Path, key: str) -> Trial | None:
     """A trial of before; None where there is none, or the file is not one that segpipe wrote."""
     try:
         told = _read(file)[key]
-        seconds = {Crew(calls, threads): taken for calls, threads, taken in told["seconds"]}
-        return Trial(Crew(*told["crew"]), seconds)
+        seconds = {Split(calls, threads): taken for calls, threads, taken in told["seconds"]}
+        return Trial(Split(*told["split"]), seconds)
     except (KeyError, TypeError, ValueError):
         return None
 
@@ -204,8 +204,8 @@ def remember(file: Path | None, key: str, trial: Trial) -> None:
         return
     told = {key: value for key, value in _read(file).items() if isinstance(value, dict)}
     told[key] = {
-        "crew": [trial.crew.calls, trial.crew.threads],
-        "seconds": [[crew.calls, crew.threads, taken] for crew, taken in trial.seconds.items()],
+        "split": [trial.split.calls, trial.split.threads],
+        "seconds": [[split.calls, split.threads, taken] for split, taken in trial.seconds.items()],
     }
     with suppress(OutputError):
         write_json(file, dict(list(told.items())[-REMEMBERED:]))

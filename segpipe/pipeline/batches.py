@@ -15,6 +15,7 @@ from segpipe.pipeline.cases import Case, Identity, identities
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.errors import SegpipeError, SourceError, foreseen
 from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.profile import span
 from segpipe.pipeline.scaling import Scaling, case_scaling, fixed_scaling, unscaled
 from segpipe.pipeline.sources import Invalid, Source
 from segpipe.pipeline.sources.raster import RasterSource
@@ -143,7 +144,8 @@ def read(
     """
     for case in cases:
         try:
-            source, sheet = open_sheet(case, model, bands, part)
+            with span("open", case.name):
+                source, sheet = open_sheet(case, model, bands, part)
             with closing(source):
                 yield from _tiles(case, source, sheet, scaling or scaling_of(source, model.contract))
         except Exception as error:  # noqa: BLE001 - a bad case costs only itself
@@ -154,7 +156,8 @@ def _tiles(case: Case, source: Source, sheet: Sheet, scaling: Scaling) -> Iterat
     for index in sheet.windows:
         if sheet.abandoned.is_set():
             return
-        pixels, invalid = read_tile(source, sheet.cover, index, scaling)
+        with span("read", case.name, index):
+            pixels, invalid = read_tile(source, sheet.cover, index, scaling)
         yield Tile(case, sheet, index, pixels, invalid)
 
 
@@ -192,10 +195,11 @@ def read_tile(
     stored, invalid = source.read(inside)
     if invalid is not None and invalid.all():
         return None, None
-    pixels = scaling(stored, invalid)
-    if pixels.shape[1:] != cover.tiling.tile or inside.start != cover.window(index).start:
-        pixels = np.ascontiguousarray(pixels[np.ix_(np.arange(len(pixels)), *mirror)])
-        invalid = None if invalid is None else invalid[np.ix_(*mirror)]
+    with span("scale"):
+        pixels = scaling(stored, invalid)
+        if pixels.shape[1:] != cover.tiling.tile or inside.start != cover.window(index).start:
+            pixels = np.ascontiguousarray(pixels[np.ix_(np.arange(len(pixels)), *mirror)])
+            invalid = None if invalid is None else invalid[np.ix_(*mirror)]
     return pixels, invalid
 
 

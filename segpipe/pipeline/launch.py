@@ -23,10 +23,12 @@ from segpipe.pipeline.model import try_out
 from segpipe.pipeline.output import sweep
 from segpipe.pipeline.parts import FOLDER, forget_parts, sweep_parts, write_cut
 from segpipe.pipeline.plan import Failure, Plan, make_plan
-from segpipe.pipeline.records import Run, device_kind, is_done, versions, write_areas
+from segpipe.pipeline.profile import begin, end, span
+from segpipe.pipeline.records import Run, device_kind, is_done, record_path, versions, write_areas
 from segpipe.pipeline.run import Outcome
 from segpipe.pipeline.schedule import EXECUTORS
 from segpipe.pipeline.spec import read_spec
+from segpipe.pipeline.wall import Profile, account, write_trace
 
 LOG = logging.getLogger("segpipe")
 
@@ -58,6 +60,8 @@ class Summary:
     interrupted: bool = False
     problems: list[str] = field(default_factory=list)
     """What went wrong beside the cases."""
+    profile: Profile | None = None
+    """Where the time went, if that was asked for."""
 
     @property
     def good(self) -> set[str]:
@@ -78,16 +82,30 @@ class Prepared:
     plan: Plan
 
 
-def prepare(settings: Settings) -> Prepared:
+def prepare(settings: Settings, *, age: float = 0.0) -> Prepared:
     """Check settings, model, contract, inputs and output, and plan; nothing is inferred or written.
+
+    Args:
+        settings: of the run.
+        age: seconds that this process has lived for the run alone, which a profile counts, too.
 
     Raises:
         SegpipeError: the run cannot start; a single bad case is a failure in the plan instead.
     """
-    run = Run(try_out(read_spec(settings)), settings)
-    cases = find_cases(settings.input)
-    check_output(settings.output, settings.input, cases)
-    return Prepared(run, cases, make_plan(cases, run, processors(), crew(settings)))
+    begin(settings.trace is not None, age)
+    with span("model"):
+        run = Run(try_out(read_spec(settings)), settings)
+    with span("plan"):
+        cases = find_cases(settings.input)
+        check_output(settings.output, settings.input, cases)
+        _check_trace(run, cases)
+        return Prepared(run, cases, make_plan(cases, run, processors(), crew(settings)))
+
+
+def _check_trace(run: Run, cases: Sequence[Case]) -> None:
+    trace = run.settings.trace
+    if trace is not None and any(record_path(run.output, case) == trace for case in cases):
+        raise OutputError(f"the trace must not replace a record, got {trace}: name another file with --profile FILE")
 
 
 def check_output(output: Path, inputs: Sequence[str], cases: Sequence[Case]) -> None:
@@ -156,8 +174,25 @@ def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) ->
         halt.concluding = True
         summary.interrupted |= halt.is_set()
         summary.seconds = time.perf_counter() - started
-        _conclude(prepared, summary)
+        with span("tables"):
+            _conclude(prepared, summary)
+        _tell_time(prepared, summary)
+        with _noting(summary):
+            write_json(run.output / "run.json", _record(run, summary, "interrupted" if summary.interrupted else "ended"))
     return summary
+
+
+def _tell_time(prepared: Prepared, summary: Summary) -> None:
+    """Where the time went until here, and its trace."""
+    recorder, settings, plan = end(), prepared.run.settings, prepared.plan
+    if recorder is None or settings.trace is None:
+        return
+    on_cpu, calls = prepared.run.model.device == "cpu", plan.workers * plan.calls
+    if on_cpu and not (settings.scheduler or settings.cluster):
+        calls = min(calls, processors())
+    summary.profile = account(recorder, workers=plan.workers, calls=calls, on_cpu=on_cpu)
+    with _noting(summary):
+        write_trace(settings.trace, summary.profile.processes)
 
 
 def _conclude(prepared: Prepared, summary: Summary) -> None:
@@ -180,8 +215,6 @@ def _conclude(prepared: Prepared, summary: Summary) -> None:
                 forget_parts(output, case)
     with _noting(summary):
         write_areas(output, [case for case in prepared.cases if case.name in good])
-    with _noting(summary):
-        write_json(output / "run.json", _record(prepared.run, summary, "interrupted" if summary.interrupted else "ended"))
 
 
 @contextmanager
@@ -229,4 +262,5 @@ def _record(run: Run, summary: Summary, state: str) -> dict[str, Any]:
         "done": sorted(summary.done),
         "skipped": sorted(summary.skipped),
         "failed": [{"case": failure.case.name, "error": failure.error} for failure in summary.failed],
+        **({"profile": summary.profile.as_json()} if summary.profile else {}),
     }

@@ -14,11 +14,14 @@ from typing import Any
 EVENTS = 200_000
 """Spans that the trace of a run keeps: what a viewer takes, and some MB. Totals count all of them."""
 
+MAIN = "main"
+"""Name of the thread that hands work on, in a trace."""
+
 PACKED = 4096
 """Spans that are packed at once, to a tenth of their size."""
 
-Event = tuple[str, int, int, int, str | None, tuple[int, ...] | None]
-"""Name, thread, start and duration in whole microseconds since 1970, case, window."""
+Event = tuple[str, str, int, int, str | None, tuple[int, ...] | None]
+"""Name, name of its thread, start and duration in whole microseconds since 1970, case, window."""
 
 
 @dataclass(slots=True)
@@ -47,7 +50,6 @@ class Taken:
     process: int
     seconds: float
     totals: dict[str, Total]
-    threads: dict[int, str]
     packed: list[bytes]
     kept: int
     """Spans that are packed here for the trace, and below those that it has no room for."""
@@ -78,7 +80,6 @@ class Recorder:
         self._owner = threading.get_ident()
         self._lock = threading.Lock()
         self._totals: dict[str, Total] = {}
-        self._threads: dict[int, str] = {}
         self._events: list[Event] = []
         self._packed: list[bytes] = []
         self._kept = self._dropped = 0  # of other processes, too
@@ -112,9 +113,7 @@ class Recorder:
         if self._kept == EVENTS:
             self._dropped += 1
             return
-        thread = threading.get_native_id()
-        if thread not in self._threads:
-            self._threads[thread] = threading.current_thread().name
+        thread = MAIN if threading.get_ident() == self._owner else threading.current_thread().name
         # both ends are rounded down, so that what lies inside stays inside
         first, last = (int((moment + self._epoch) * 1e6) for moment in (start, stop))
         self._events.append((name, thread, first, last - first, case, window))
@@ -132,7 +131,7 @@ class Recorder:
         with self._lock:
             self._pack()
             seconds = time.perf_counter() - self._began
-            told = self._totals, self._threads, self._packed, self._kept, self._dropped
+            told = self._totals, self._packed, self._kept, self._dropped
             return Taken(socket.gethostname(), os.getpid(), seconds, *told)
 
 

@@ -111,38 +111,31 @@ def _in_order(stages: dict[str, Total]) -> list[str]:
 
 
 def write_trace(path: Path, processes: Sequence[Taken]) -> None:
-    """Write spans in the Chrome trace format, for Perfetto and chrome://tracing: a row per process and thread."""
+    """Write spans in the Chrome trace format, for Perfetto and chrome://tracing: a row per process and thread.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     lines = ",\n".join(json.dumps(event, ensure_ascii=False) for event in _trace(processes))
     write_text(path, f'{{"displayTimeUnit": "ms", "traceEvents": [\n{lines}\n]}}\n')
 
 
 def _trace(processes: Sequence[Taken]) -> Iterator[dict[str, Any]]:
+    """Threads are told apart by their names: those of one name follow one another, job by job."""
     numbers: dict[tuple[str, int], int] = {}
-    named: set[tuple[int, int]] = set()
+    rows: dict[tuple[int, str], int] = {}
     for taken in processes:
-        key = (taken.host, taken.process)
-        if key not in numbers:
-            # processes of two machines can have one number
-            number = numbers[key] = taken.process if taken.process not in numbers.values() else 2**22 + len(numbers)
-            kind = "worker" if len(numbers) > 1 else "run"
-            yield _named("process_name", number, 0, f"segpipe {kind} {taken.process} on {taken.host}")
-        number = numbers[key]
-        for thread, name in taken.threads.items():
-            if (number, thread) not in named:
-                named.add((number, thread))
-                yield _named("thread_name", number, thread, name)
+        process = numbers.setdefault((taken.host, taken.process), len(numbers) + 1)
+        kind = "worker" if process > 1 else "run"
+        yield _named("process_name", process, 0, f"segpipe {kind}, process {taken.process} on {taken.host}")
         for name, thread, start, duration, case, window in taken.events():
-            told = {"case": case, "window": window}
-            yield {
-                "name": name,
-                "ph": "X",
-                "pid": number,
-                "tid": thread,
-                "ts": start,
-                "dur": duration,
-                "args": {k: v for k, v in told.items() if v is not None},
-            }
+            if (process, thread) not in rows:
+                rows[process, thread] = len(rows) + 1
+                yield _named("thread_name", process, len(rows), thread)
+            told = {key: value for key, value in {"case": case, "window": window}.items() if value is not None}
+            where = {"pid": process, "tid": rows[process, thread], "ts": start, "dur": duration}
+            yield {"name": name, "ph": "X", **where, "args": told}
 
 
-def _named(kind: str, process: int, thread: int, name: str) -> dict[str, Any]:
-    return {"name": kind, "ph": "M", "pid": process, "tid": thread, "args": {"name": name}}
+def _named(kind: str, process: int, row: int, name: str) -> dict[str, Any]:
+    return {"name": kind, "ph": "M", "pid": process, "tid": row, "args": {"name": name}}

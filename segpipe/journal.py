@@ -9,6 +9,7 @@ from typing import Any, Protocol, Self
 from segpipe.pipeline.errors import OutputError
 from segpipe.pipeline.files import output_errors
 from segpipe.pipeline.launch import Prepared, Summary
+from segpipe.pipeline.ledger import State
 from segpipe.pipeline.run import Outcome
 
 
@@ -51,7 +52,7 @@ class Journal(logging.Handler):
 
     def begun(self, prepared: Prepared) -> None:
         plan = prepared.plan
-        counts = {"cases": len(plan.cases), "done_before": len(plan.done), "failed": len(plan.failed)}
+        counts = {"cases": len(plan), "done_before": len(plan.done), "failed": len(plan.failed)}
         self.tell(
             "begun", output=str(prepared.run.output), model=str(prepared.run.model.path), workers=plan.workers, **counts
         )
@@ -68,7 +69,12 @@ class Journal(logging.Handler):
         self._inner.outcome(outcome)
 
     def ended(self, summary: Summary) -> None:
-        counts = {"done": len(summary.done), "done_before": len(summary.skipped), "failed": len(summary.failed)}
+        ledger = summary.ledger
+        counts = {
+            "done": ledger.count(State.DONE),
+            "done_before": ledger.count(State.SKIPPED),
+            "failed": len(summary.failed),
+        }
         rate = round(summary.megapixels_per_second, 3)
         event = "interrupted" if summary.interrupted else "ended"
         self.tell(event, seconds=round(summary.seconds, 3), megapixels_per_second=rate, problems=summary.problems, **counts)

@@ -71,7 +71,7 @@ def test_small_cases_share_a_job_and_large_ones_have_their_own(windows, workers,
     cases = planned(windows)
     got = list(group(cases, workers))
     assert [len(job.cases) for job in got] == jobs
-    assert [case for job in got for case in job.cases] == cases
+    assert [case for job in got for case in job.cases] == [c.case for c in cases]
     assert all(isinstance(job, Job) for job in got)
 
 

@@ -19,6 +19,7 @@ from segpipe import __version__
 from segpipe.pipeline.config import Settings
 from segpipe.pipeline.contract import readable
 from segpipe.pipeline.errors import SettingsError, WorkerError
+from segpipe.pipeline.plan import Crew
 from segpipe.pipeline.records import Run, device_kind
 from segpipe.pipeline.spec import read_spec
 
@@ -71,22 +72,22 @@ def read_cluster(path: Path) -> ClusterFile:
         raise SettingsError(f"{path}: {readable(error)}") from None
 
 
-def crew(settings: Settings) -> tuple[int, int] | None:
-    """Workers, and processors of each, where settings name a cluster; None on this machine.
+def crew(settings: Settings) -> Crew | None:
+    """Who works, where settings name a cluster; None on this machine.
 
     Raises:
         WorkerError: the scheduler cannot be reached, or has no worker.
     """
     if settings.cluster is not None:
         told = read_cluster(settings.cluster)
-        return told.jobs, told.cores
+        return Crew(told.jobs, told.cores)
     if settings.scheduler is None:
         return None
     with _client_of(settings) as client:
         threads = [worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
     if not threads:
         raise WorkerError(f"the scheduler {settings.scheduler} must have workers, and has none: start some with dask worker")
-    return sum(threads), 1
+    return Crew(sum(threads), 1)
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from segpipe.pipeline.errors import ModelError, SegpipeError, WorkerError
 from segpipe.pipeline.model import load
 from segpipe.pipeline.plan import Job, Plan
 from segpipe.pipeline.profile import Around, Taken, absorb, recording, span
-from segpipe.pipeline.records import Run, is_done
-from segpipe.pipeline.run import JoinJob, Outcome, Progress, Task, run_job, work
+from segpipe.pipeline.records import Run, done_pixels
+from segpipe.pipeline.run import JoinJob, Outcome, Progress, Task, Told, run_job, work
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Worker
@@ -53,8 +53,8 @@ def serial(plan: Plan, run: Run, progress: Progress, halt: threading.Event) -> I
         if not isinstance(task, Job):
             yield from agenda.ended(task, list(work(task, run, model, plan.calls, progress)))
             continue
-        for outcome in run_job(task, run, model, plan.calls, progress):  # its cases are told of one by one
-            yield outcome
+        for told in run_job(task, run, model, plan.calls, progress):  # its cases are told of one by one
+            yield from agenda.ended(task, [told])
             if halt.is_set():
                 return
 
@@ -153,7 +153,7 @@ class _Board:
             # the scheduler suspects all that the lost worker held, begun or not: once more, with nothing beside it
             self._suspects.append(task)
         else:
-            yield from self._agenda.ended(task, _outcomes(future, task, self._run))
+            yield from self._agenda.ended(task, _told(future, task, self._run))
 
     def _end_hanging(self) -> Iterator[Outcome]:
         """End workers whose task takes longer than any may; it is tried again, but not for ever."""
@@ -180,10 +180,10 @@ class _Board:
 
 def _apart(task: Task) -> list[Task]:
     """The cases of a job that has taken its worker with it, each alone; none where it is one alone."""
-    return [Job((case,)) for case in task.cases] if isinstance(task, Job) and len(task.cases) > 1 else []
+    return [Job((case,), unseen=task.unseen) for case in task.cases] if isinstance(task, Job) and len(task.cases) > 1 else []
 
 
-def _work(key: str, task: Task, run: Run, calls: int) -> tuple[list[Outcome], Taken | None]:
+def _work(key: str, task: Task, run: Run, calls: int) -> tuple[list[Told], Taken | None]:
     """A task on a worker, with the model that its plugin has loaded."""
     from distributed import get_worker
 
@@ -193,30 +193,32 @@ def _work(key: str, task: Task, run: Run, calls: int) -> tuple[list[Outcome], Ta
     # a worker whose plugin has failed has none, and here the reason is told
     with recording(on=run.settings.trace is not None) as recorded:
         model = getattr(worker, WORKER_MODEL, None) or load(run.model)
-        outcomes = list(work(task, run, model, calls, progress))
+        told = list(work(task, run, model, calls, progress))
     progress.flush()
-    return outcomes, recorded.taken
+    return told, recorded.taken
 
 
-def _outcomes(future: "Future[Any]", task: Task, run: Run) -> list[Outcome]:
+def _told(future: "Future[Any]", task: Task, run: Run) -> list[Told]:
     """What a task gave; one that was lost with its worker fails its cases, and only those."""
     error = future.exception()
     if error is None:
         try:
-            told: tuple[list[Outcome], Taken | None] = future.result()
+            ended: tuple[list[Told], Taken | None] = future.result()
         except (OSError, CancelledError):  # it was done, and the scheduler went before it could be fetched
             raise WorkerError(GONE) from None
-        absorb(told[1])
-        return told[0]
+        told, taken = ended
+        absorb(taken)
+        return told
     lost = WorkerError(f"the worker that held this case was lost again and again, or failed: {error}")
     return _failed(task, run, str(error if isinstance(error, SegpipeError) else lost))
 
 
-def _failed(task: Task, run: Run, error: str) -> list[Outcome]:
+def _failed(task: Task, run: Run, error: str) -> list[Told]:
     """A failure for each case of a task, but for those that were done before it was lost."""
-    cases = task.cases if isinstance(task, Job) else (task.case,)
-    told = isinstance(task, Job | JoinJob)
-    return [Outcome(c.case, 0.0, c.pixels, None if told and is_done(c.case, run) else error) for c in cases]
+    cases = task.cases if isinstance(task, Job) else (task.case.case,)
+    whole = isinstance(task, Job | JoinJob)
+    pixels = [done_pixels(case, run) if whole else None for case in cases]
+    return [Outcome(c, 0.0, n or 0, None if n is not None else error) for c, n in zip(cases, pixels, strict=True)]
 
 
 class _Throttled:

@@ -15,6 +15,7 @@ from segpipe.pipeline.areas import ground_of
 from segpipe.pipeline.cases import Case, Identity, identities
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.errors import SegpipeError, SourceError, foreseen
+from segpipe.pipeline.gdal import MOST_CACHE_MB, make_room
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.profile import span
 from segpipe.pipeline.scaling import Scaling, case_scaling, fixed_scaling, unscaled
@@ -31,6 +32,11 @@ METRES = {"m": 1.0, "mm": 1e-3, "um": 1e-6}
 
 CHANGED = "{} has changed while it was done: run the same command again"
 
+TOO_WIDE = (
+    "a row of windows touches blocks of {:,.0f} MB, of which {:,} MB stay decoded: blocks are read again and again. "
+    "Make it a file in tiles with gdal_translate -of COG"
+)
+
 LONGEST_BATCH = 64
 """Windows, empty ones included, after which a batch leaves even if it is not full."""
 
@@ -45,6 +51,8 @@ class Sheet:
     """What its pixels come from, as it was before the first was read."""
     notes: tuple[str, ...]
     cover: Cover
+    room: int
+    """Bytes of blocks that a row of its windows touches; they stay decoded for the next row."""
     opened: float
     """When it was opened, as ``time.time`` gives it."""
     part: Part
@@ -130,10 +138,20 @@ def open_sheet(
         files = identities(case.path, source.files)
         if part is not None and any(b > n for b, n in zip(part.stop, cover.counts, strict=True)):
             raise SourceError(CHANGED.format(case.path))
+        part = part or cover.whole
+        room = source.room(row_of(cover, cover.touching(part)))
+        if room > MOST_CACHE_MB * 2**20:
+            notes.append(TOO_WIDE.format(room / 2**20, MOST_CACHE_MB))
     except BaseException:
         source.close()
         raise
-    return source, Sheet(source.grid, source.picture, files, tuple(notes), cover, opened, part or cover.whole)
+    return source, Sheet(source.grid, source.picture, files, tuple(notes), cover, room, opened, part)
+
+
+def row_of(cover: Cover, windows: Part) -> tuple[int, ...]:
+    """Shape of a row of windows: a tile high, and as wide as all of them."""
+    first, last = cover.window(windows.first), cover.window(tuple(stop - 1 for stop in windows.stop))
+    return (cover.tiling.tile[0], *(b - a for a, b in zip(first.start[1:], last.stop[1:], strict=True)))
 
 
 @dataclass(frozen=True)
@@ -171,6 +189,7 @@ def read(cases: Iterable[Case], reading: Reading) -> Iterator[Tile]:
 
 
 def _tiles(case: Case, source: Source, sheet: Sheet, scaling: Scaling) -> Iterator[Tile]:
+    make_room(sheet.room)
     for index in sheet.windows:
         if sheet.abandoned.is_set():
             return

@@ -54,6 +54,7 @@ def main() -> None:
 @click.option("--tls-ca", type=click.Path(path_type=Path), help="Authority file for a scheduler on tls://.")
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate for a scheduler on tls://.")
 @click.option("--tls-key", type=click.Path(path_type=Path), help="Key for a scheduler on tls://.")
+@click.option("--dashboard", help="Where Dask's dashboard listens, if bokeh is installed [127.0.0.1, any free port].")
 @click.option("--workers", type=int, help="Worker processes [one per processor, no more than cases].")
 @click.option("--parts", type=int, help="Cut every case into as many parts [as workers and memory ask].")
 @click.option("--memory", type=float, help="GB that one worker may use [its share of 80 % of the machine's].")

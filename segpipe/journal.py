@@ -4,25 +4,19 @@ import json
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from segpipe.pipeline.errors import OutputError
 from segpipe.pipeline.files import output_errors
 from segpipe.pipeline.launch import Prepared, Summary
 from segpipe.pipeline.ledger import State
-from segpipe.pipeline.run import Outcome
-
-
-class _Inner(Protocol):
-    def progress(self, pixels: int) -> None: ...
-
-    def outcome(self, outcome: Outcome) -> None: ...
+from segpipe.pipeline.run import Outcome, Watcher
 
 
 class Journal(logging.Handler):
     """Appends to a file what happens, and hands it on to another watcher."""
 
-    def __init__(self, path: Path, inner: _Inner) -> None:
+    def __init__(self, path: Path, inner: Watcher) -> None:
         super().__init__(logging.WARNING)
         self._path, self._inner = path, inner
         with output_errors(path):
@@ -59,6 +53,10 @@ class Journal(logging.Handler):
 
     def progress(self, pixels: int) -> None:
         self._inner.progress(pixels)
+
+    def note(self, line: str) -> None:
+        self.tell("note", message=line)
+        self._inner.note(line)
 
     def outcome(self, outcome: Outcome) -> None:
         values: dict[str, Any] = {"case": outcome.case.name, "seconds": round(outcome.seconds, 3), "pixels": outcome.pixels}

@@ -56,6 +56,9 @@ class Lines:
     def progress(self, pixels: int) -> None:
         pass
 
+    def note(self, line: str) -> None:
+        click.echo(line, err=True)
+
     def outcome(self, outcome: Outcome) -> None:
         self._count += 1
         say(f"[{self._count}/{self._total}] {described(outcome)}")
@@ -88,6 +91,9 @@ class Bar(Lines):
         self._bar.update(self._task, pixels=self._bar.tasks[self._task].fields["pixels"] + pixels)
         if not self._by_cases:
             self._bar.advance(self._task, pixels)
+
+    def note(self, line: str) -> None:
+        self._bar.console.print(Text(line))
 
     def outcome(self, outcome: Outcome) -> None:
         self._count += 1

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import rasterio
 from networks import local
-from scenes import assert_same, begin, wait, wait_until
+from scenes import Silent, assert_same, begin, wait, wait_until
 
 from segpipe.pipeline.cases import find_cases
 from segpipe.pipeline.config import load_settings
@@ -25,12 +25,6 @@ OTHERS = {"large.png": (500, 700), "middle.png": (200, 200), "other.png": (200, 
 
 BYTES_A_CASE = 300
 """Name and path, of 30 to 40 characters each, included."""
-
-
-class Silent:
-    def progress(self, pixels): ...
-
-    def outcome(self, outcome): ...
 
 
 def picture(path, shape, rng):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from segpipe.pipeline.cases import Case, find_cases, is_remote, searched_root
 from segpipe.pipeline.cluster import crew
@@ -27,20 +27,12 @@ from segpipe.pipeline.parts import FOLDER, forget_parts, sweep_parts
 from segpipe.pipeline.plan import Failure, Plan, keep_cut, make_plan
 from segpipe.pipeline.profile import begin, end, span
 from segpipe.pipeline.records import Run, device_kind, is_done, record_path, versions, write_areas
-from segpipe.pipeline.run import Outcome
+from segpipe.pipeline.run import Outcome, Watcher
 from segpipe.pipeline.schedule import EXECUTORS
 from segpipe.pipeline.spec import read_spec
 from segpipe.pipeline.wall import Profile, account, write_trace
 
 LOG = logging.getLogger("segpipe")
-
-
-class Watcher(Protocol):
-    """Who is told of a run while it goes on."""
-
-    def progress(self, pixels: int) -> None: ...
-
-    def outcome(self, outcome: Outcome) -> None: ...
 
 
 class Halt(threading.Event):
@@ -267,7 +259,7 @@ def _execute(prepared: Prepared, watcher: Watcher, summary: Summary, halt: threa
         return
     for cut in plan.cuts:
         keep_cut(cut, run)
-    outcomes = EXECUTORS[run.settings.executor](plan, run, watcher.progress, halt)
+    outcomes = EXECUTORS[run.settings.executor](plan, run, watcher, halt)
     for outcome in outcomes:
         watcher.outcome(outcome)
         summary.add(outcome)

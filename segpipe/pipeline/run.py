@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
+from typing import Protocol
 
 from segpipe.pipeline.ahead import ahead
 from segpipe.pipeline.batches import CHANGED, HandedBackError, Reading, Sheet, Tile, batches, open_sheet, read, scaling_of
@@ -34,6 +35,17 @@ READ_AHEAD = 3
 
 Progress = Callable[[int], None]
 """Told how many more pixels are done."""
+
+
+class Watcher(Protocol):
+    """Who is told of a run while it goes on."""
+
+    def progress(self, pixels: int) -> None: ...
+
+    def outcome(self, outcome: "Outcome") -> None: ...
+
+    def note(self, line: str) -> None:
+        """Something to know that is no error."""
 
 
 @dataclass(frozen=True, slots=True)

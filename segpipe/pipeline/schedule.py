@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from segpipe.pipeline.agenda import Agenda
-from segpipe.pipeline.cluster import RETRIES, connected
+from segpipe.pipeline.cluster import RETRIES, connected, dashboard
 from segpipe.pipeline.errors import ModelError, SegpipeError, WorkerError
 from segpipe.pipeline.model import load
 from segpipe.pipeline.plan import Job, Plan
 from segpipe.pipeline.profile import Around, Taken, absorb, recording, span
 from segpipe.pipeline.records import Run, done_pixels
-from segpipe.pipeline.run import JoinJob, Outcome, Progress, Task, Told, run_job, work
+from segpipe.pipeline.run import JoinJob, Outcome, Progress, Task, Told, Watcher, run_job, work
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Worker
@@ -40,33 +40,35 @@ GONE = "the scheduler is gone, and with it what was running: start it, then run 
 TICK = 0.5
 """Seconds between two looks at what hangs, or whether to stop."""
 
-Executor = Callable[[Plan, Run, Progress, threading.Event], Iterator[Outcome]]
+Executor = Callable[[Plan, Run, Watcher, threading.Event], Iterator[Outcome]]
 """The event asks to begin nothing more; what runs may end."""
 
 
-def serial(plan: Plan, run: Run, progress: Progress, halt: threading.Event) -> Iterator[Outcome]:
+def serial(plan: Plan, run: Run, watcher: Watcher, halt: threading.Event) -> Iterator[Outcome]:
     """Every job in this process, one after the other: the reference."""
     with span("model"):
         model, agenda = load(run.model), Agenda(plan, run)
     while agenda and not halt.is_set():
         task = agenda.take()
         if not isinstance(task, Job):
-            yield from agenda.ended(task, list(work(task, run, model, plan.calls, progress)))
+            yield from agenda.ended(task, list(work(task, run, model, plan.calls, watcher.progress)))
             continue
-        for told in run_job(task, run, model, plan.calls, progress):  # its cases are told of one by one
+        for told in run_job(task, run, model, plan.calls, watcher.progress):  # its cases are told of one by one
             yield from agenda.ended(task, [told])
             if halt.is_set():
                 return
 
 
-def dask(plan: Plan, run: Run, progress: Progress, halt: threading.Event) -> Iterator[Outcome]:
+def dask(plan: Plan, run: Run, watcher: Watcher, halt: threading.Event) -> Iterator[Outcome]:
     """Every job as a task of a ``distributed`` cluster: processes of this machine, or whatever the settings name."""
     with Around("workers", connected(run, plan.workers)) as client:
+        if line := dashboard(client):
+            watcher.note(line)
         plugin = _plugin(run)
         with span("workers"):
             client.register_plugin(plugin)
         try:
-            yield from _Board(client, plan, run, progress).carry_out(halt)
+            yield from _Board(client, plan, run, watcher.progress).carry_out(halt)
         finally:
             if run.settings.scheduler is not None:  # its workers live on
                 with suppress(Exception):

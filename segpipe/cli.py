@@ -65,6 +65,13 @@ def main() -> None:
 @click.option("--confidence/--no-confidence", default=None, help="Write a second raster with the labels' probability.")
 @click.option("--overwrite/--no-overwrite", default=None, help="Do again what is done.")
 @click.option("--log-file", type=click.Path(path_type=Path), help="Append what happens as JSON lines.")
+@click.option(
+    *("--profile", "profile"),
+    is_flag=False,
+    flag_value="",
+    metavar="[FILE]",
+    help="Say where the time went, and write a trace for Perfetto there [<output>/profile.json].",
+)
 @click.option("--fail-fast/--no-fail-fast", default=None, help="Stop at the first case that fails.")
 @click.option("--dry-run", is_flag=True, help="Print cases, windows, jobs, memory and every problem; start nothing.")
 @click.option("--verbose", "-v", count=True, help="Say more, on stderr.")
@@ -334,9 +341,10 @@ def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
     from segpipe import terminal
     from segpipe.journal import Journal
     from segpipe.pipeline.launch import carry_out, prepare
+    from segpipe.pipeline.machine import age
     from segpipe.pipeline.trial import settle
 
-    prepared = prepare(load_settings(config, flags), look=dry_run)
+    prepared = prepare(load_settings(config, flags), look=dry_run, age=age())
     for line in terminal.settings_lines(prepared):
         click.echo(line, err=True)
     if dry_run:
@@ -357,6 +365,7 @@ def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
         if journal:
             journal.ended(summary)
     terminal.conclude(prepared, summary)
+    terminal.print_profile(prepared, summary)
     if summary.interrupted:
         raise KeyboardInterrupt
     for problem in summary.problems:

@@ -61,12 +61,25 @@ class Settings(BaseModel):
     overwrite: bool = Field(default=False, strict=True)
     log_file: Path | None = None
     """Where to append what happens, as JSON lines."""
+    profile: bool | Path = False
+    """Say where the time went; a path: write the trace there."""
     fail_fast: bool = Field(default=False, strict=True)
+
+    @property
+    def trace(self) -> Path | None:
+        """Where the trace of a profile goes, if there is to be one."""
+        return self.output / "profile.json" if self.profile is True else self.profile or None
 
     @field_validator("input", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("profile", mode="before")
+    @classmethod
+    def _there(cls, value: Any) -> Any:
+        """The flag alone means: beside the masks."""
+        return (Path(value) if value else True) if isinstance(value, str) else value
 
     @field_validator("bands", "tile", "overlap", mode="before")
     @classmethod

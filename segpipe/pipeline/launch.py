@@ -25,10 +25,12 @@ from segpipe.pipeline.model import try_out
 from segpipe.pipeline.output import sweep
 from segpipe.pipeline.parts import FOLDER, forget_parts, sweep_parts
 from segpipe.pipeline.plan import Failure, Plan, keep_cut, make_plan
-from segpipe.pipeline.records import Run, device_kind, is_done, versions, write_areas
+from segpipe.pipeline.profile import begin, end, span
+from segpipe.pipeline.records import Run, device_kind, is_done, record_path, versions, write_areas
 from segpipe.pipeline.run import Outcome, Watcher
 from segpipe.pipeline.schedule import EXECUTORS
 from segpipe.pipeline.spec import read_spec
+from segpipe.pipeline.wall import Profile, account, write_trace
 
 LOG = logging.getLogger("segpipe")
 
@@ -51,6 +53,8 @@ class Summary:
     interrupted: bool = False
     problems: list[str] = field(default_factory=list)
     """What went wrong beside the cases."""
+    profile: Profile | None = None
+    """Where the time went, if that was asked for."""
 
     def add(self, outcome: Outcome) -> None:
         """Note how a case ended."""
@@ -93,20 +97,31 @@ class Prepared:
     plan: Plan
 
 
-def prepare(settings: Settings, *, look: bool = False) -> Prepared:
+def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prepared:
     """Check settings, model, contract, inputs and output, and plan; nothing is inferred or written.
 
     Args:
         settings: of the run.
         look: into every case, however many there are.
+        age: seconds that this process has lived for the run alone, which a profile counts, too.
 
     Raises:
         SegpipeError: the run cannot start; a single bad case is a failure in the plan instead.
     """
-    run = Run(try_out(read_spec(settings)), settings)
-    cases = find_cases(settings.input)
-    check_output(settings.output, settings.input, cases)
-    return Prepared(run, cases, make_plan(cases, run, crew(settings) or processors(), look=look))
+    begin(settings.trace is not None, age)
+    with span("model"):
+        run = Run(try_out(read_spec(settings)), settings)
+    with span("plan"):
+        cases = find_cases(settings.input)
+        check_output(settings.output, settings.input, cases)
+        _check_trace(run, cases)
+        return Prepared(run, cases, make_plan(cases, run, crew(settings) or processors(), look=look))
+
+
+def _check_trace(run: Run, cases: Sequence[Case]) -> None:
+    trace = run.settings.trace
+    if trace is not None and any(record_path(run.output, case) == trace for case in cases):
+        raise OutputError(f"the trace must not replace a record, got {trace}: name another file with --profile FILE")
 
 
 def check_output(output: Path, inputs: Sequence[str], cases: Sequence[Case]) -> None:
@@ -178,8 +193,26 @@ def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) ->
         halt.concluding = True
         summary.interrupted |= halt.is_set()
         summary.seconds = time.perf_counter() - started
-        _conclude(prepared, summary)
+        with span("tables"):
+            _conclude(prepared, summary)
+        _tell_time(prepared, summary)
+        with _noting(summary):
+            write_json(run.output / "run.json", _record(run, summary, "interrupted" if summary.interrupted else "ended"))
     return summary
+
+
+def _tell_time(prepared: Prepared, summary: Summary) -> None:
+    """Where the time went until here, and its trace."""
+    recorder, settings, plan = end(), prepared.run.settings, prepared.plan
+    if recorder is None or settings.trace is None:
+        return
+    model, calls = prepared.run.model, plan.workers * plan.calls
+    on_cpu = model.device == "cpu" and model.threads == 1  # else other threads than the call's do its work
+    if on_cpu and not (settings.scheduler or settings.cluster):
+        calls = min(calls, processors())
+    summary.profile = account(recorder, workers=plan.workers, calls=calls, on_cpu=on_cpu)
+    with _noting(summary):
+        write_trace(settings.trace, summary.profile.processes)
 
 
 def _opened(prepared: Prepared) -> Summary:
@@ -209,8 +242,6 @@ def _conclude(prepared: Prepared, summary: Summary) -> None:
             forget_parts(output, case)
     with _noting(summary):
         write_areas(output, summary.good)
-    with _noting(summary):
-        write_json(output / "run.json", _record(prepared.run, summary, "interrupted" if summary.interrupted else "ended"))
 
 
 @contextmanager
@@ -254,4 +285,5 @@ def _record(run: Run, summary: Summary, state: str) -> dict[str, Any]:
         "done": summary.done,
         "skipped": summary.skipped,
         "failed": [{"case": failure.case.name, "error": failure.error} for failure in summary.failed],
+        **({"profile": summary.profile.as_json()} if summary.profile else {}),
     }

@@ -22,11 +22,14 @@ from segpipe.pipeline.machine import processors
 from segpipe.pipeline.model import try_out
 from segpipe.pipeline.parts import FOLDER, forget_parts, has_parts, parts_folder
 from segpipe.pipeline.plan import Failure, Plan, keep_cut, make_plan
-from segpipe.pipeline.records import Run, device_kind, is_done, versions, write_areas
+from segpipe.pipeline.profile import begin, end, span
+from segpipe.pipeline.records import Run, device_kind, is_done, record_name, versions, write_areas
 from segpipe.pipeline.run import Outcome, Watcher
 from segpipe.pipeline.schedule import EXECUTORS
 from segpipe.pipeline.spec import read_spec
 from segpipe.pipeline.stores import Store
+from segpipe.pipeline.stores.folder import Folder
+from segpipe.pipeline.wall import Profile, account, write_trace
 
 LOG = logging.getLogger("segpipe")
 
@@ -49,6 +52,10 @@ class Summary:
     interrupted: bool = False
     problems: list[str] = field(default_factory=list)
     """What went wrong beside the cases."""
+    profile: Profile | None = None
+    """Where the time went, if that was asked for."""
+    trace: str | None = None
+    """Its spans, as a user calls the file."""
 
     def add(self, outcome: Outcome) -> None:
         """Note how a case ended."""
@@ -91,20 +98,44 @@ class Prepared:
     plan: Plan
 
 
-def prepare(settings: Settings, *, look: bool = False) -> Prepared:
+def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prepared:
     """Check settings, model, contract, inputs and output, and plan; nothing is inferred or written.
 
     Args:
         settings: of the run.
         look: into every case, however many there are.
+        age: seconds that this process has lived for the run alone, which a profile counts, too.
 
     Raises:
         SegpipeError: the run cannot start; a single bad case is a failure in the plan instead.
     """
-    run = Run(try_out(read_spec(settings)), settings)
-    cases = find_cases(settings.input)
-    check_output(run.output, settings.input, cases)
-    return Prepared(run, cases, make_plan(cases, run, crew(settings) or processors(), look=look))
+    begin(bool(settings.profile), age)
+    with span("model"):
+        run = Run(try_out(read_spec(settings)), settings)
+    with span("plan"):
+        cases = find_cases(settings.input)
+        check_output(run.output, settings.input, cases)
+        _check_trace(run, cases)
+        return Prepared(run, cases, make_plan(cases, run, crew(settings) or processors(), look=look))
+
+
+def _trace(run: Run) -> tuple[Store, str] | None:
+    """Where the trace of a profile goes, if there is to be one."""
+    place = run.settings.profile
+    if isinstance(place, Path):
+        return Folder(place.parent), place.name
+    return (run.output, "profile.json") if place else None
+
+
+def _check_trace(run: Run, cases: Sequence[Case]) -> None:
+    if (place := _trace(run)) is None:
+        return
+    store, name = place
+    taken = store.aliases(name)
+    if any(run.output.is_among(record_name(case), taken) for case in cases):
+        raise OutputError(
+            f"the trace must not replace a record, got {store.path(name)}: name another file with --profile FILE"
+        )
 
 
 def check_output(output: Store, inputs: Sequence[str], cases: Sequence[Case]) -> None:
@@ -161,8 +192,30 @@ def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) ->
         halt.concluding = True
         summary.interrupted |= halt.is_set()
         summary.seconds = time.perf_counter() - started
-        _conclude(prepared, summary)
+        with span("tables"):
+            _conclude(prepared, summary)
+        _tell_time(prepared, summary)
+        with _noting(summary):
+            record = _record(run, summary, "interrupted" if summary.interrupted else "ended")
+            persistently(lambda: output.write_json("run.json", record), run.settings.retries)
     return summary
+
+
+def _tell_time(prepared: Prepared, summary: Summary) -> None:
+    """Where the time went until here, and its trace."""
+    recorder, settings, plan = end(), prepared.run.settings, prepared.plan
+    place = _trace(prepared.run)
+    if recorder is None or place is None:
+        return
+    model, calls = prepared.run.model, plan.workers * plan.calls
+    on_cpu = model.device == "cpu" and model.threads == 1  # else other threads than the call's do its work
+    if on_cpu and not (settings.scheduler or settings.cluster):
+        calls = min(calls, processors())
+    summary.profile = account(recorder, workers=plan.workers, calls=calls, on_cpu=on_cpu)
+    store, name = place
+    summary.trace = store.path(name)
+    with _noting(summary), store.writing(name) as stream:
+        write_trace(stream, summary.profile.processes)
 
 
 def _opened(prepared: Prepared) -> Summary:
@@ -188,9 +241,6 @@ def _conclude(prepared: Prepared, summary: Summary) -> None:
     with _noting(summary):
         persistently(lambda: write_areas(output, summary.good), retries)
     output.sweep()
-    with _noting(summary):
-        record = _record(prepared.run, summary, "interrupted" if summary.interrupted else "ended")
-        persistently(lambda: output.write_json("run.json", record), retries)
 
 
 def _tidy_parts(output: Store, ledger: Ledger) -> None:
@@ -236,7 +286,8 @@ def _record(run: Run, summary: Summary, state: str) -> dict[str, Any]:
         "command": ["segpipe", *sys.argv[1:]],
         "folder": str(Path.cwd()),
         "settings": run.settings.model_dump(mode="json"),
-        "resolved": run.label_settings | {"batch": run.model.batch, "device": run.model.device},
+        "resolved": run.label_settings
+        | {"batch": run.model.batch, "device": run.model.device, "threads": run.model.threads},
         "model": {"path": str(run.model.path), "sha256": run.model.sha256, "contract": run.model.contract_origin},
         "versions": versions(),
         "device": device_kind(run.model),
@@ -246,4 +297,5 @@ def _record(run: Run, summary: Summary, state: str) -> dict[str, Any]:
         "done": summary.done,
         "skipped": summary.skipped,
         "failed": [{"case": failure.case.name, "error": failure.error} for failure in summary.failed],
+        **({"profile": summary.profile.as_json()} if summary.profile else {}),
     }

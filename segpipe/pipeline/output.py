@@ -17,6 +17,7 @@ from segpipe.pipeline.errors import SourceError
 from segpipe.pipeline.files import output_errors
 from segpipe.pipeline.labels import CONFIDENCE_NODATA, CONFIDENCE_TOP, Decision
 from segpipe.pipeline.parts import Tally, part_files, read_tally, write_tally
+from segpipe.pipeline.profile import span
 from segpipe.pipeline.records import Record, Run, device_kind, read_record, record_name, targets
 from segpipe.pipeline.sinks.raster import Color, PartSink, RasterSink, Style, palette, parse_color, read_part
 from segpipe.pipeline.windows import Part, Window
@@ -70,12 +71,14 @@ class Layers(Generic[S]):
             confidence = np.full(shape, CONFIDENCE_NODATA, np.uint8)
         else:
             self.inferred += 1
-            total = self._total(box)
-            labels = decision.labels(box.sums, total, box.invalid)
-            if self.confidence is not None and total is not None:
-                confidence = decision.confidence(box.sums, total, box.invalid)
+            with span("decide"):
+                total = self._total(box)
+                labels = decision.labels(box.sums, total, box.invalid)
+                if self.confidence is not None and total is not None:
+                    confidence = decision.confidence(box.sums, total, box.invalid)
         self.mask.write(box.window, labels)
-        self.areas.add(box.window, labels)
+        with span("count"):
+            self.areas.add(box.window, labels)
         if self.confidence is not None:
             self.confidence.write(box.window, confidence)
 

@@ -10,7 +10,7 @@ from segpipe.pipeline.cases import Case, identities
 from segpipe.pipeline.cut import Limits, cut, repeated
 from segpipe.pipeline.errors import OutputError, foreseen
 from segpipe.pipeline.faults import is_passing
-from segpipe.pipeline.gdal import CACHE_MB, gdal_options
+from segpipe.pipeline.gdal import cache_bytes, gdal_options
 from segpipe.pipeline.machine import memory
 from segpipe.pipeline.parts import plan_name, read_cut, write_cut
 from segpipe.pipeline.records import Run, is_done, refuse_taken
@@ -43,6 +43,8 @@ class PlannedCase:
     notes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     """Absolute paths of what its pixels come from."""
+    room: int = 0
+    """Bytes of blocks that a row of its windows touches."""
 
     @property
     def pixels(self) -> int:
@@ -212,7 +214,7 @@ def _look(case: Case, run: Run, planned: list[PlannedCase], failed: list[Failure
 def as_planned(case: Case, sheet: Sheet) -> PlannedCase:
     """What is known of a case once it has been opened."""
     files = tuple(str(file["path"]) for file in sheet.files)
-    return PlannedCase(case, sheet.grid.shape, len(sheet.cover), sheet.notes, files)
+    return PlannedCase(case, sheet.grid.shape, len(sheet.cover), sheet.notes, files, sheet.room)
 
 
 def _without_collisions(planned: list[PlannedCase], run: Run, failed: list[Failure]) -> list[PlannedCase]:
@@ -231,7 +233,7 @@ def _without_collisions(planned: list[PlannedCase], run: Run, failed: list[Failu
 def _here(cases: int, run: Run, processors: int) -> Crew:
     """Workers on this machine, and calls in flight in each: processors are shared out among them."""
     workers = _workers(cases, run, processors)
-    return Crew(workers, max(1, processors // workers) if run.model.device == "cpu" else 1)
+    return Crew(workers, max(1, processors // workers // run.model.threads) if run.model.device == "cpu" else 1)
 
 
 def _workers(cases: int, run: Run, processors: int) -> int:
@@ -266,4 +268,5 @@ def memory_mb(plan: Plan, run: Run) -> float:
     tiles = (2 * plan.calls + 2) * model.batch * tile * (channels + classes)
     widest = max((case.shape[-1] for case in plan.seen), default=0)
     strip = (model.tiling.overlap[0] + model.tiling.align[0]) * widest * classes * 4e-6
-    return PROCESS_MB + CACHE_MB + model.network_mb * plan.calls + tiles + strip
+    cache = cache_bytes(max((case.room for case in plan.seen), default=0)) / 1e6
+    return PROCESS_MB + cache + model.network_mb * plan.calls + tiles + strip

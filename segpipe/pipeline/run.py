@@ -25,6 +25,7 @@ from segpipe.pipeline.output import CaseOutput, PartOutput
 from segpipe.pipeline.parts import forget_parts, is_part_done, read_cut, read_scaling, write_scaling
 from segpipe.pipeline.plan import JOB_WINDOWS, Job, PlannedCase, as_planned
 from segpipe.pipeline.predict import predict
+from segpipe.pipeline.profile import span, waiting
 from segpipe.pipeline.records import Run, done_pixels, is_done, refuse_taken
 from segpipe.pipeline.windows import Part
 
@@ -126,9 +127,9 @@ def _once(task: Task, run: Run, model: Model, calls: int, progress: Progress) ->
     elif isinstance(task, PartJob):
         yield run_part(task, run, model, calls, progress)
     elif isinstance(task, MeasureJob):
-        yield _timed(task.case.case, lambda: measure(task.case.case, run))
+        yield _timed("measure", task.case.case, lambda: measure(task.case.case, run))
     else:
-        yield _timed(task.case.case, lambda: join(task, run), task.case.pixels, task.seconds)
+        yield _timed("join", task.case.case, lambda: join(task, run), task.case.pixels, task.seconds)
 
 
 def run_job(job: Job, run: Run, model: Model, calls: int, progress: Progress) -> Iterator[Told]:
@@ -146,10 +147,16 @@ def run_job(job: Job, run: Run, model: Model, calls: int, progress: Progress) ->
             finishing.append(finisher.submit(_segment(case, own, partial(_case_output, case, run=run), progress)))
             # the last case is finished beside the next one, unless that one may not begin
             while len(finishing) > (0 if run.settings.fail_fast else 1):
-                yield finishing.popleft().result()
+                yield _finished(finishing)
             left.remove(case)
-        yield from (future.result() for future in finishing)
+        while finishing:
+            yield _finished(finishing)
     yield from (Outcome(case, 0.0, error=f"{case.path}: the job ended before it") for case in left)
+
+
+def _finished(finishing: deque[Future[Told]]) -> Told:
+    with waiting("finish"):
+        return finishing.popleft().result()
 
 
 def _done_before(job: Job, run: Run) -> dict[str, Outcome]:
@@ -214,10 +221,10 @@ def join(job: JoinJob, run: Run) -> None:
     forget_parts(run.output, case)
 
 
-def _timed(case: Case, do: Callable[[], None], pixels: int = 0, seconds: float = 0.0) -> Outcome:
+def _timed(stage: str, case: Case, do: Callable[[], None], pixels: int = 0, seconds: float = 0.0) -> Outcome:
     started = time.perf_counter()
     try:
-        with gdal_options():
+        with gdal_options(), span(stage, case.name):
             do()
     except Exception as error:  # noqa: BLE001 - a bad case costs only itself
         return _failed(case, started, 0, error)
@@ -239,8 +246,9 @@ def _segment(
     try:
         for box in blend(tiles):
             sheet = box.sheet
-            output = output or make_output(sheet)
-            output.write(box)
+            with span("write", case.name, box.window.start):
+                output = output or make_output(sheet)
+                output.write(box)
             pixels += box.window.size
             progress(box.window.size)
     except HandedBackError as back:
@@ -261,7 +269,7 @@ def _segment(
 
 def _finish(case: Case, output: CaseOutput | PartOutput | None, started: float, pixels: int) -> Outcome:
     try:
-        with gdal_options():
+        with gdal_options(), span("finish", case.name):
             if output is not None:
                 output.finish()
     except Exception as error:  # noqa: BLE001 - a bad case costs only itself

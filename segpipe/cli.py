@@ -39,7 +39,7 @@ def main() -> None:
     "--input", "-i", multiple=True, help="A file, folder, glob, list (.txt, .csv), /vsi... or s3:// path; repeatable."
 )
 @click.option("--model", "-m", type=click.Path(path_type=Path), help="The ONNX model.")
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="Folder for masks and tables [./segpipe-out].")
+@click.option("--output", "-o", help="Folder or s3://bucket/prefix for masks and tables [./segpipe-out].")
 @click.option("--config", "-c", type=click.Path(path_type=Path), help="TOML file with the same settings; flags win.")
 @click.option("--contract", type=click.Path(path_type=Path), help="TOML file that says what the model needs and gives.")
 @click.option("--bands", help="Bands of the file for the model's channels, counted from 1, such as 4,3,2.")
@@ -62,6 +62,7 @@ def main() -> None:
 @click.option("--memory", type=float, help="GB that one worker may use [its share of 80 % of the machine's].")
 @click.option("--job-timeout", type=float, help="Seconds after which a job that hangs is ended and tried again [3600].")
 @click.option("--grace", type=float, help="Seconds that running jobs have to end after SIGTERM or Ctrl-C [20].")
+@click.option("--retries", type=int, help="New tries of a case after an input/output error, 1, 2, 4 ... s later [4].")
 @click.option("--confidence/--no-confidence", default=None, help="Write a second raster with the labels' probability.")
 @click.option("--overwrite/--no-overwrite", default=None, help="Do again what is done.")
 @click.option("--log-file", type=click.Path(path_type=Path), help="Append what happens as JSON lines.")
@@ -190,9 +191,9 @@ def _guarded(command: Callable[[], int]) -> int:
 
 
 @main.command(short_help="Show how far the runs into an output folder have come.")
-@click.argument("output", type=click.Path(path_type=Path), default=Path("segpipe-out"))
+@click.argument("output", default="segpipe-out")
 @click.option("--json", is_flag=True, help="Print one JSON object.")
-def status(output: Path, json: bool) -> None:
+def status(output: str, json: bool) -> None:
     """Show what is done, failed and missing in OUTPUT, the folder of a run, and the command that goes on.
 
     Ends with 1 where a case failed or is missing.
@@ -200,7 +201,7 @@ def status(output: Path, json: bool) -> None:
     sys.exit(_guarded(lambda: _status(output, json)))
 
 
-def _status(output: Path, json: bool) -> int:
+def _status(output: str, json: bool) -> int:
     from segpipe import terminal
     from segpipe.pipeline.status import read_status
 
@@ -365,7 +366,7 @@ def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
         if journal:
             journal.ended(summary)
     terminal.conclude(prepared, summary)
-    terminal.print_profile(prepared, summary)
+    terminal.print_profile(summary)
     if summary.interrupted:
         raise KeyboardInterrupt
     for problem in summary.problems:

@@ -133,12 +133,12 @@ def conclude(prepared: Prepared, summary: Summary) -> None:
         f"{ledger.count(State.DONE)} done, {ledger.count(State.SKIPPED)} done before, {len(summary.failed)} failed"
         f" in {summary.seconds:.1f} s, {summary.megapixels_per_second:.1f} Mpx/s"
     )
-    console.print(f"open {prepared.run.output / 'areas.csv'} and the masks beside it")
+    console.print(f"open {prepared.run.output.path('areas.csv')} and the masks beside it")
 
 
-def print_profile(prepared: Prepared, summary: Summary) -> None:
+def print_profile(summary: Summary) -> None:
     """Where the wall time went, on stderr: a table in a terminal, lines elsewhere."""
-    profile, trace = summary.profile, prepared.run.settings.trace
+    profile = summary.profile
     if profile is None:
         return
     if sys.stderr.isatty():
@@ -148,7 +148,7 @@ def print_profile(prepared: Prepared, summary: Summary) -> None:
             click.echo("profile  " + "  ".join(row), err=True)
     for line in profile_lines(profile):
         click.echo(line, err=True)
-    click.echo(f"open {trace} in ui.perfetto.dev or chrome://tracing", err=True)
+    click.echo(f"open {summary.trace} in ui.perfetto.dev or chrome://tracing", err=True)
 
 
 def profile_table(profile: Profile) -> Table:
@@ -249,7 +249,7 @@ def print_attached(attached: "Attached") -> None:
 def print_status(status: Status, as_json: bool) -> None:
     """How far runs have come, in a few lines or as JSON."""
     if as_json:
-        click.echo(json.dumps({**asdict(status), "output": str(status.output)}, ensure_ascii=False))
+        click.echo(json.dumps(asdict(status), ensure_ascii=False))
         return
     running = f", written by {status.running} now" if status.running else ""
     rate = f", {status.megapixels_per_second:.1f} Mpx/s in the last run" if status.megapixels_per_second else ""

@@ -1,6 +1,7 @@
 """The settings of a run: what flags and the configuration file say, checked once."""
 
 import difflib
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +26,8 @@ class Settings(BaseModel):
 
     input: tuple[str, ...] = Field(min_length=1)
     model: Path
-    output: Path = Path("segpipe-out")
+    output: str = "segpipe-out"
+    """A folder, or ``s3://bucket/prefix``."""
     contract: Path | None = None
     bands: tuple[int, ...] | None = None
     """1-based bands of the file in the order of the contract's channels; beats descriptions."""
@@ -59,16 +61,13 @@ class Settings(BaseModel):
     """Seconds that running jobs have to end after SIGTERM or SIGINT."""
     confidence: bool = Field(default=False, strict=True)
     overwrite: bool = Field(default=False, strict=True)
+    retries: int = Field(default=4, ge=0, strict=True)
+    """How often a case, or a part of one, is begun anew after a storage fault, 1, 2, 4 ... s later."""
     log_file: Path | None = None
     """Where to append what happens, as JSON lines."""
     profile: bool | Path = False
     """Say where the time went; a path: write the trace there."""
     fail_fast: bool = Field(default=False, strict=True)
-
-    @property
-    def trace(self) -> Path | None:
-        """Where the trace of a profile goes, if there is to be one."""
-        return self.output / "profile.json" if self.profile is True else self.profile or None
 
     @field_validator("input", mode="before")
     @classmethod
@@ -80,6 +79,11 @@ class Settings(BaseModel):
     def _there(cls, value: Any) -> Any:
         """The flag alone means: beside the masks."""
         return (Path(value) if value else True) if isinstance(value, str) else value
+
+    @field_validator("output", mode="before")
+    @classmethod
+    def _folder_or_bucket(cls, value: Any) -> Any:
+        return value if isinstance(value, str) and "://" in value else os.fspath(Path(value))
 
     @field_validator("bands", "tile", "overlap", mode="before")
     @classmethod

@@ -9,9 +9,10 @@ from segpipe.pipeline.batches import Sheet, open_sheet
 from segpipe.pipeline.cases import Case, identities
 from segpipe.pipeline.cut import Limits, cut, repeated
 from segpipe.pipeline.errors import OutputError, foreseen
+from segpipe.pipeline.faults import is_passing
 from segpipe.pipeline.gdal import cache_bytes, gdal_options
 from segpipe.pipeline.machine import memory
-from segpipe.pipeline.parts import parts_folder, read_cut, write_cut
+from segpipe.pipeline.parts import plan_name, read_cut, write_cut
 from segpipe.pipeline.records import Run, is_done, refuse_taken
 from segpipe.pipeline.windows import Cover, Part
 
@@ -137,16 +138,17 @@ def make_plan(cases: Sequence[Case], run: Run, crew: Crew | int, *, look: bool =
         return Plan((), (), rest, done, (), who.workers, who.calls)
     planned: list[PlannedCase] = []
     failed: list[Failure] = []
+    unseen: list[Case] = []
     with gdal_options():
         for case in rest:
-            _look(case, run, planned, failed)
+            _look(case, run, planned, failed, unseen)
     planned = _without_collisions(planned, run, failed)
-    who = crew if isinstance(crew, Crew) else _here(len(planned), run, crew)
+    who = crew if isinstance(crew, Crew) else _here(len(planned) + len(unseen), run, crew)
     total = sum(case.windows for case in planned)
     cuts = tuple(cut_large(planned, run, who.workers, total))
     cutted = {cut.case.case.name for cut in cuts}
     small = tuple(case for case in planned if case.case.name not in cutted)
-    return Plan(small, cuts, (), done, tuple(failed), who.workers, who.calls)
+    return Plan(small, cuts, unseen, done, tuple(failed), who.workers, who.calls)
 
 
 def cut_large(planned: Sequence[PlannedCase], run: Run, workers: int, total: int) -> Iterator[Cut]:
@@ -173,7 +175,7 @@ def keep_cut(cut: Cut, run: Run) -> None:
 
 def _stored(case: PlannedCase, run: Run) -> tuple[Part, ...] | None:
     """Of an earlier run, whose finished parts then count."""
-    if run.settings.overwrite or run.settings.parts is not None or not parts_folder(run.output, case.case).is_dir():
+    if run.settings.overwrite or run.settings.parts is not None or not run.output.has(plan_name(case.case)):
         return None
     return read_cut(case.case, run, identities(case.case.path, case.files), case.shape)
 
@@ -197,13 +199,16 @@ def worker_memory(run: Run, workers: int) -> float:
     return memory() * MEMORY_SHARE / workers
 
 
-def _look(case: Case, run: Run, planned: list[PlannedCase], failed: list[Failure]) -> None:
+def _look(case: Case, run: Run, planned: list[PlannedCase], failed: list[Failure], unseen: list[Case]) -> None:
     try:
         source, sheet = open_sheet(case, run.model, run.settings.bands)
         with closing(source):
             planned.append(as_planned(case, sheet))
     except Exception as error:  # noqa: BLE001 - a bad case costs only itself
-        failed.append(Failure(case, str(foreseen(error, case.path))))
+        if is_passing(error):
+            unseen.append(case)  # its job looks again, later
+        else:
+            failed.append(Failure(case, str(foreseen(error, case.path))))
 
 
 def as_planned(case: Case, sheet: Sheet) -> PlannedCase:

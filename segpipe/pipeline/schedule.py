@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from segpipe.pipeline.model import load
 from segpipe.pipeline.plan import Job, Plan
 from segpipe.pipeline.profile import Around, Taken, absorb, recording, span
 from segpipe.pipeline.records import Run, done_pixels
-from segpipe.pipeline.run import JoinJob, Outcome, Progress, Task, Told, Watcher, run_job, work
+from segpipe.pipeline.run import JoinJob, Outcome, Progress, Task, Told, Watcher, work
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Worker
@@ -53,7 +53,7 @@ def serial(plan: Plan, run: Run, watcher: Watcher, halt: threading.Event) -> Ite
         if not isinstance(task, Job):
             yield from agenda.ended(task, list(work(task, run, model, plan.calls, watcher.progress)))
             continue
-        for told in run_job(task, run, model, plan.calls, watcher.progress):  # its cases are told of one by one
+        for told in work(task, run, model, plan.calls, watcher.progress):  # its cases are told of one by one
             yield from agenda.ended(task, [told])
             if halt.is_set():
                 return
@@ -103,6 +103,8 @@ class _Board:
         told = event[1]
         if "pixels" in told:
             self._progress(told["pixels"])
+        elif "warning" in told:
+            LOG.warning("%s", told["warning"])
         elif running := self._running.get(told["began"]):
             running.worker, running.began = told["worker"], time.monotonic()
 
@@ -193,11 +195,24 @@ def _work(key: str, task: Task, run: Run, calls: int) -> tuple[list[Told], Taken
     worker.log_event(TOPIC, {"began": key, "worker": worker.address})
     progress = _Throttled(lambda pixels: worker.log_event(TOPIC, {"pixels": pixels}))
     # a worker whose plugin has failed has none, and here the reason is told
-    with recording(on=run.settings.trace is not None) as recorded:
+    told_of = _warnings_told(lambda text: worker.log_event(TOPIC, {"warning": text}))
+    with recording(on=bool(run.settings.profile)) as recorded, told_of:
         model = getattr(worker, WORKER_MODEL, None) or load(run.model)
         told = list(work(task, run, model, calls, progress))
     progress.flush()
     return told, recorded.taken
+
+
+@contextmanager
+def _warnings_told(tell: Callable[[str], None]) -> Iterator[None]:
+    """Let the first process say what this one warns of: nobody reads a worker's own log."""
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: tell(record.getMessage())  # type: ignore[method-assign]
+    LOG.addHandler(handler)
+    try:
+        yield
+    finally:
+        LOG.removeHandler(handler)
 
 
 def _told(future: "Future[Any]", task: Task, run: Run) -> list[Told]:

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.pipeline.errors import OutputError, SettingsError
-from segpipe.pipeline.files import write_json
 from segpipe.pipeline.machine import processors
 from segpipe.pipeline.model import Model
 from segpipe.pipeline.plan import Plan, worker_memory
 from segpipe.pipeline.records import Run, device_kind
 from segpipe.pipeline.spec import ModelSpec
+from segpipe.pipeline.stores.folder import Folder
 
 PAYS = 200
 """Windows per call in flight from which on a run is worth a trial, which takes up to seven windows' time per split."""
@@ -208,7 +208,7 @@ def remember(file: Path | None, key: str, trial: Trial) -> None:
         "seconds": [[split.calls, split.threads, taken] for split, taken in trial.seconds.items()],
     }
     with suppress(OutputError):
-        write_json(file, dict(list(told.items())[-REMEMBERED:]))
+        Folder(file.parent).write_json(file.name, dict(list(told.items())[-REMEMBERED:]))
 
 
 def _read(file: Path) -> dict[str, Any]:

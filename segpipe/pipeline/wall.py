@@ -3,10 +3,8 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from segpipe.pipeline.files import write_text
 from segpipe.pipeline.profile import Recorder, Taken, Total
 
 STAGES = (
@@ -110,14 +108,12 @@ def _in_order(stages: dict[str, Total]) -> list[str]:
     return known[:-1] + [name for name in stages if name not in STAGES] + known[-1:]
 
 
-def write_trace(path: Path, processes: Sequence[Taken]) -> None:
-    """Write spans in the Chrome trace format, for Perfetto and chrome://tracing: a row per process and thread.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    lines = ",\n".join(json.dumps(event, ensure_ascii=False) for event in _trace(processes))
-    write_text(path, f'{{"displayTimeUnit": "ms", "traceEvents": [\n{lines}\n]}}\n')
+def write_trace(stream: TextIO, processes: Sequence[Taken]) -> None:
+    """Write spans in the Chrome trace format, for Perfetto and chrome://tracing: a row per process and thread."""
+    stream.write('{"displayTimeUnit": "ms", "traceEvents": [')
+    for number, event in enumerate(_trace(processes)):
+        stream.write(("," if number else "") + "\n" + json.dumps(event, ensure_ascii=False))
+    stream.write("\n]}\n")
 
 
 def _trace(processes: Sequence[Taken]) -> Iterator[dict[str, Any]]:

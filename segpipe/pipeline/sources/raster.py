@@ -12,7 +12,7 @@ from rasterio.windows import Window as RasterWindow
 
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.errors import SourceError
-from segpipe.pipeline.gdal import DRIVERS, gdal_errors
+from segpipe.pipeline.gdal import DRIVERS, opening, source_errors
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.sources import Invalid, Pixels
 from segpipe.pipeline.windows import Window
@@ -28,11 +28,12 @@ class RasterSource:
 
     def __init__(self, path: str, contract: Contract, bands: Sequence[int] | None) -> None:
         self._path = path
-        with gdal_errors(SourceError, f"{path} cannot be opened"):
+        self.files: tuple[str, ...] = (path,)
+        with source_errors(f"{path} cannot be opened", self.files), opening(path):
             # rasterio.open takes one driver only; what it returns takes several
             self._dataset = DatasetReader(path, driver=list(DRIVERS), sharing=False)
         try:
-            with gdal_errors(SourceError, f"{path} cannot be opened"):
+            with source_errors(f"{path} cannot be opened", self.files):
                 self._describe(contract, bands)
         except BaseException:
             self._dataset.close()
@@ -60,7 +61,7 @@ class RasterSource:
     def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
         (row, col), (rows, cols) = window.start, window.shape
         where = RasterWindow(col, row, cols, rows)
-        with gdal_errors(SourceError, f"{self._path} cannot be read at row {row}, column {col}"):
+        with source_errors(f"{self._path} cannot be read at row {row}, column {col}", self.files):
             pixels = self._dataset.read(self.bands, window=where, out_dtype=self.dtype)
             masks = [self._dataset.read_masks(band, window=where) == 0 for band in self._masked]
             masks += [self._dataset.read(band, window=where) == 0 for band in self._alpha]

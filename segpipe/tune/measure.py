@@ -212,7 +212,7 @@ class _Work:
         counts: dict[Choice, Count] = {}
         refused: set[tuple[Network, Axes]] = set()
         for number, place in enumerate(self._places, 1):
-            self._tell(f"labels of {len(self._choices)} choices on box {number} of {len(self._places)}")
+            self._tell(f"labels on box {number} of {len(self._places)}, choices: {len(self._choices)}")
             benches = {n: Bench(n, place, self._bands, self.calls) for n in self._networks}
             for key, own in self._by_tile():
                 if key in refused:
@@ -243,7 +243,7 @@ class _Work:
         spent = 0.0
         while settings and len(seconds[settings[0]]) < ROUNDS and (not spent or time.monotonic() + spent < self._deadline):
             began = time.monotonic()
-            self._tell(f"round {len(seconds[settings[0]]) + 1} of tiles in {len(settings)} settings")
+            self._tell(f"round {len(seconds[settings[0]]) + 1} of speed, settings of tile and batch: {len(settings)}")
             for setting in settings:
                 seconds[setting].append(self._time(setting, tiles[setting[:2]]))
             settings = _hopeful(settings, seconds)

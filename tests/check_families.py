@@ -90,7 +90,7 @@ def sized(family):
 
 def exported(family, prepared, segpipe):
     """The model's path; by the command line for some, in this process for the others."""
-    flags = {**prepared.flags, "fixed_size": family.id not in FREE_SIZE}
+    flags = {**prepared.flags, "verify": (str(prepared.scenes),), "fixed_size": family.id not in FREE_SIZE}
     if family.id in BY_COMMAND:
         ended = segpipe("export", *families.arguments(flags), timeout=280)
         assert ended.returncode == 0, ended.stderr

@@ -40,8 +40,10 @@ class Queries(nn.Module):
             found.masks_queries_logits, size=image.shape[-2:], mode="bilinear", align_corners=False
         )
         classes = found.class_queries_logits.softmax(-1)[..., :-1]
-        # ONNX Runtime's own sigmoid errs by 1e-7, which a pixel that no query claims would divide by as little
-        scores = torch.einsum("bqc,bqhw->bchw", classes, 1 / (1 + torch.exp(-masks)))
+        # p(mask) over that of the likeliest mask, by logarithms: the quotient is the same, and a pixel that every query
+        # rejects keeps it, where sigmoids leave the rounding of ONNX Runtime (1e-7), or 0 below what fp16 can hold
+        likely = masks.clamp_max(0) - torch.log1p(torch.exp(-masks.abs()))
+        scores = torch.einsum("bqc,bqhw->bchw", classes, torch.exp(likely - likely.amax(1, keepdim=True)))
         return scores / scores.sum(1, keepdim=True).clamp_min(torch.finfo(scores.dtype).tiny)
 
 

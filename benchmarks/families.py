@@ -603,7 +603,7 @@ def measure(name: str) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
     sys.path.insert(0, str(Path(__file__).parent))  # for --module
     prepared = prepare(family, folder)
-    row = {"library": family.library, "name": family.name, "weights": _form(prepared.flags["weights"])}
+    row: dict[str, Any] = {"title": _title(family), "weights": _form(prepared.flags["weights"])}
     scenes = (str(prepared.scenes),)
     try:
         traced = trace(_settings(prepared, "fp32"))
@@ -630,6 +630,10 @@ def _attempt(traced: Traced, settings: ExportSettings) -> dict[str, Any]:
     return {**agreement, "free": made.free_size, "align": made.stride.align, "equivariant": made.stride.equivariant}
 
 
+def _title(family: Family) -> str:
+    return f"{family.library} {family.name}"
+
+
 def _form(weights: Path) -> str:
     return "folder" if weights.is_dir() else weights.suffix
 
@@ -650,7 +654,7 @@ def _agreement(figures: Mapping[str, Any], precision: str) -> str:
 
 def _line(row: Mapping[str, Any]) -> str:
     made = row["fp32"]
-    cells = [f"{row['library']} {row['name']}", row["weights"]]
+    cells = [row["title"], row["weights"]]
     if "error" in made:
         return f"| {' | '.join(cells)} | no: {made['error']} |" + " |" * 7
     cells += ["yes" if _allowed(made, "fp32") else "refused", _agreement(made, "fp32"), f"{made['difference']:.1e}"]
@@ -688,14 +692,15 @@ docs/export.md`, and each family is run through `segpipe run` against torch in `
 """
 
 
-def page(rows: list[dict[str, Any]]) -> str:
-    """The whole document."""
+def page(lines: Mapping[str, str]) -> str:
+    """The whole document, for lines of the table by their family."""
     from scenes import machine
 
     limits = {name: f"{share:.4%}".rstrip("0%").rstrip(".") + " %" for name, share in LEAST_AGREEMENT.items()}
     head = PAGE.format(labels=limits.pop("fp32"), scores=f"{LARGEST_DIFFERENCE['fp32']:g}", **limits)
     versions = ", ".join(f"{name} {version(name).split('+')[0]}" for name in LIBRARIES if name != "onnxruntime")
-    return "\n".join([head + "\n".join(map(_line, rows)), "", f"{machine()}; {versions}. {datetime.now(UTC).date()}.", ""])
+    ordered = [lines[_title(family)] for family in FAMILIES if _title(family) in lines]
+    return "\n".join([head + "\n".join(ordered), "", f"{machine()}; {versions}. {datetime.now(UTC).date()}.", ""])
 
 
 def main() -> None:
@@ -704,15 +709,23 @@ def main() -> None:
     parser.add_argument("--only", action="append", help="part of a family's name; repeatable")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--jobs", type=int, default=1, help="families measured at once")
+    parser.add_argument("--resume", action="store_true", help="keep the rows that the page has")
     options = parser.parse_args()
-    names = [f.id for f in FAMILIES if not options.only or any(part.lower() in f.id.lower() for part in options.only)]
-    rows = []
+    lines = standing(options.output) if options.resume else {}
+    wanted = [f for f in FAMILIES if not options.only or any(part.lower() in f.id.lower() for part in options.only)]
+    names = [family.id for family in wanted if _title(family) not in lines]
     with multiprocessing.get_context("spawn").Pool(options.jobs, maxtasksperchild=6) as pool:
-        for row in pool.imap(measure, names):
-            rows.append(row)
+        for row in pool.imap_unordered(measure, names):
+            lines[row["title"]] = _line(row)
             if options.output:  # what is there so far, whatever becomes of the rest
-                options.output.write_text(page(rows), encoding="utf-8")
+                options.output.write_text(page(lines), encoding="utf-8")
             print(_line(row), *_errors(row), flush=True)
+
+
+def standing(document: Path) -> dict[str, str]:
+    """Lines of the table in a document, by their family."""
+    lines = document.read_text(encoding="utf-8").splitlines()
+    return {title: line for line in lines if line.startswith("| ") and (title := line.split(" | ")[0][2:])}
 
 
 def _errors(row: Mapping[str, Any]) -> list[str]:

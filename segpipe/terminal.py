@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -16,10 +16,12 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from segpipe.pipeline.launch import Prepared, Summary
+from segpipe.pipeline.ledger import State
 from segpipe.pipeline.plan import memory_mb
 from segpipe.pipeline.records import Record, records
 from segpipe.pipeline.run import Outcome
 from segpipe.pipeline.status import Status
+from segpipe.pipeline.wall import Profile
 
 if TYPE_CHECKING:  # torch and all that comes with it
     from segpipe.export.attach import Attached
@@ -54,6 +56,9 @@ class Lines:
     def progress(self, pixels: int) -> None:
         pass
 
+    def note(self, line: str) -> None:
+        click.echo(line, err=True)
+
     def outcome(self, outcome: Outcome) -> None:
         self._count += 1
         say(f"[{self._count}/{self._total}] {described(outcome)}")
@@ -66,7 +71,10 @@ class Bar(Lines):
         super().__init__(prepared)
         columns = (TextColumn("{task.description}"), BarColumn(), _Rate(), TimeRemainingColumn())
         self._bar = Progress(*columns, console=Console(), transient=False)
-        self._task = self._bar.add_task(self._caption(), total=prepared.plan.pixels)
+        pixels = prepared.plan.pixels
+        self._by_cases = pixels is None
+        """Whether the bar counts cases, because nobody knows their pixels before they are done."""
+        self._task = self._bar.add_task(self._caption(), total=len(prepared.plan) if pixels is None else pixels, pixels=0)
 
     def _caption(self) -> str:
         return f"{self._count}/{self._total} cases"
@@ -80,10 +88,17 @@ class Bar(Lines):
         self._bar.stop()
 
     def progress(self, pixels: int) -> None:
-        self._bar.advance(self._task, pixels)
+        self._bar.update(self._task, pixels=self._bar.tasks[self._task].fields["pixels"] + pixels)
+        if not self._by_cases:
+            self._bar.advance(self._task, pixels)
+
+    def note(self, line: str) -> None:
+        self._bar.console.print(Text(line))
 
     def outcome(self, outcome: Outcome) -> None:
         self._count += 1
+        if self._by_cases:
+            self._bar.advance(self._task)
         self._bar.update(self._task, description=self._caption())
         if outcome.error is not None:
             self._bar.console.print(Text(described(outcome), style="red"))
@@ -91,7 +106,7 @@ class Bar(Lines):
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(f"{(task.finished_speed or task.speed or 0) / 1e6:.1f} Mpx/s")
+        return Text(f"{task.fields['pixels'] / 1e6 / (task.elapsed or 1):.1f} Mpx/s")
 
 
 def described(outcome: Outcome) -> str:
@@ -112,13 +127,69 @@ def conclude(prepared: Prepared, summary: Summary) -> None:
     if not sys.stdout.isatty():
         return
     console = Console()
-    done = [case for case in prepared.cases if case.name in summary.good]
-    console.print(areas_table(records(prepared.run.output, done)))
+    ledger = summary.ledger
+    console.print(areas_table(records(prepared.run.output, summary.good)))
     console.print(
-        f"{len(summary.done)} done, {len(summary.skipped)} done before, {len(summary.failed)} failed"
+        f"{ledger.count(State.DONE)} done, {ledger.count(State.SKIPPED)} done before, {len(summary.failed)} failed"
         f" in {summary.seconds:.1f} s, {summary.megapixels_per_second:.1f} Mpx/s"
     )
     console.print(f"open {prepared.run.output / 'areas.csv'} and the masks beside it")
+
+
+def print_profile(prepared: Prepared, summary: Summary) -> None:
+    """Where the wall time went, on stderr: a table in a terminal, lines elsewhere."""
+    profile, trace = summary.profile, prepared.run.settings.trace
+    if profile is None:
+        return
+    if sys.stderr.isatty():
+        Console(stderr=True).print(profile_table(profile))
+    else:
+        for row in _profile_rows(profile):
+            click.echo("profile  " + "  ".join(row), err=True)
+    for line in profile_lines(profile):
+        click.echo(line, err=True)
+    click.echo(f"open {trace} in ui.perfetto.dev or chrome://tracing", err=True)
+
+
+def profile_table(profile: Profile) -> Table:
+    """Seconds by stage: wall time, whose shares add up, and the work of all threads."""
+    columns = (_right(name) for name in ("wall s", "share", "all threads s", "on a core s"))
+    table = Table("stage", *columns, title=f"where {profile.seconds:.1f} s went")
+    for row in _profile_rows(profile):
+        table.add_row(*row)
+    return table
+
+
+def _profile_rows(profile: Profile) -> Iterator[tuple[str, ...]]:
+    for name, total in profile.stages.items():
+        work = (f"{total.busy:.2f}", f"{total.core:.2f}") if name not in ("idle", "other") else ("", "")
+        yield name, f"{total.wall:.2f}", f"{total.wall / profile.seconds:.1%}", *work
+
+
+def profile_lines(profile: Profile) -> list[str]:
+    """The limit, how near to it the run came, and what took the rest."""
+    rest = {name: total.wall for name, total in profile.stages.items() if name != "infer"}
+    most = sorted(rest, key=lambda name: -rest[name])[:MOST]
+    beside = ", ".join(f"{name} {rest[name]:.2f} s" for name in most if rest[name] >= profile.seconds / 200)
+    lines = [
+        f"limit: the model alone needs {profile.limit:.2f} s of {profile.seconds:.2f} s, {profile.reached:.0%}; "
+        f"without start and end {profile.limit / profile.working:.0%}" + f"; beside it most: {beside}" * bool(beside)
+    ]
+    if profile.unserved > UNSERVED:
+        lines.append(
+            f"note: calls of the model were without a processor for {profile.unserved:.0%} of their time: "
+            "other programs, or this run's own threads, had it"
+        )
+    if profile.dropped:
+        lines.append(f"note: the trace is full, its last {profile.dropped:,} spans are left out; the table counts them")
+    return lines
+
+
+UNSERVED = 0.1
+"""Share of the time of the model's calls without a processor that is worth a note."""
+
+MOST = 4
+"""Stages beside the model that are named."""
 
 
 def areas_table(records: Iterable[Record]) -> Table:
@@ -202,7 +273,7 @@ LISTED = 20
 def print_plan(prepared: Prepared) -> None:
     """What a run would do, for ``--dry-run``."""
     run, plan = prepared.run, prepared.plan
-    for planned in plan.cases:
+    for planned in plan.seen:
         size = " x ".join(map(str, planned.shape))
         click.echo(f"case  {planned.case.name}  {size} px  {planned.windows} windows")
         for note in planned.notes:
@@ -213,10 +284,10 @@ def print_plan(prepared: Prepared) -> None:
         click.echo(f"problem  {failure.case.name}: {failure.error}")
     for cut in plan.cuts:
         click.echo(f"parts  {cut.case.case.name}  {len(cut.parts)} parts, {cut.repeated:.1%} of the windows inferred twice")
-    windows = sum(case.windows for case in plan.cases)
-    jobs = len(plan.jobs) + sum(len(cut.parts) for cut in plan.cuts)
+    windows = sum(case.windows for case in plan.seen)
+    jobs = len(list(plan.jobs)) + sum(len(cut.parts) for cut in plan.cuts)
     click.echo(
-        f"{len(plan.cases)} cases to do, {len(plan.done)} done before, {len(plan.failed)} with problems; "
+        f"{len(plan)} cases to do, {len(plan.done)} done before, {len(plan.failed)} with problems; "
         f"{windows} windows in {jobs} jobs; {plan.workers} workers, calls in flight in each: {plan.calls}; "
         f"about {memory_mb(plan, run):,.0f} MB of memory per worker"
     )
@@ -225,7 +296,7 @@ def print_plan(prepared: Prepared) -> None:
 def note_lines(prepared: Prepared) -> list[str]:
     """What was seen in cases that is no error, each note once, for stderr."""
     cases: dict[str, list[str]] = {}
-    for planned in prepared.plan.cases:
+    for planned in prepared.plan.seen:
         for note in planned.notes:
             cases.setdefault(note, []).append(planned.case.name)
     return [f"note: {names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {note}" for note, names in cases.items()]

@@ -44,7 +44,11 @@ class Settings(BaseModel):
     tls_cert: Path | None = None
     tls_key: Path | None = None
     """TLS files for the scheduler, as ``distributed``'s Security takes them."""
+    dashboard: str = "127.0.0.1:0"
+    """Where Dask's dashboard listens, if bokeh is installed; 0 is any free port."""
     workers: int | None = Field(default=None, ge=1, strict=True)
+    threads: int | None = Field(default=None, ge=1, strict=True)
+    """Within one call of the model, on a CPU; a worker's calls in flight share the rest. None: as a short trial shows."""
     parts: int | None = Field(default=None, ge=1, strict=True)
     """Cut every case into as many parts, if it has windows for them; None: as workers and memory ask."""
     memory: float | None = Field(default=None, gt=0)
@@ -57,12 +61,25 @@ class Settings(BaseModel):
     overwrite: bool = Field(default=False, strict=True)
     log_file: Path | None = None
     """Where to append what happens, as JSON lines."""
+    profile: bool | Path = False
+    """Say where the time went; a path: write the trace there."""
     fail_fast: bool = Field(default=False, strict=True)
+
+    @property
+    def trace(self) -> Path | None:
+        """Where the trace of a profile goes, if there is to be one."""
+        return self.output / "profile.json" if self.profile is True else self.profile or None
 
     @field_validator("input", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("profile", mode="before")
+    @classmethod
+    def _there(cls, value: Any) -> Any:
+        """The flag alone means: beside the masks."""
+        return (Path(value) if value else True) if isinstance(value, str) else value
 
     @field_validator("bands", "tile", "overlap", mode="before")
     @classmethod

@@ -17,6 +17,9 @@ from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.sources import Invalid, Pixels
 from segpipe.pipeline.windows import Window
 
+VRT_BLOCK = 1024
+"""Side of the blocks that the sources of a VRT are taken to have: it does not tell."""
+
 PICTURE_DRIVERS = frozenset({"PNG", "JPEG", "WEBP", "BMP"})
 
 
@@ -64,6 +67,15 @@ class RasterSource:
         masks += _missing(pixels, self._nodata)
         invalid = np.logical_or.reduce(masks) if masks else None
         return pixels, invalid if invalid is not None and invalid.any() else None
+
+    def room(self, shape: tuple[int, ...]) -> int:
+        dataset = self._dataset
+        blocks = [max(n, VRT_BLOCK) if dataset.driver == "VRT" else n for n in dataset.block_shapes[self.bands[0] - 1]]
+        sides = zip(shape, blocks, dataset.shape, strict=True)
+        rows, cols = (min((-(-n // block) + 1) * block, -(-size // block) * block) for n, block, size in sides)
+        alone = dataset.driver == "VRT" or (dataset.driver == "GTiff" and dataset.interleaving is not Interleaving.pixel)
+        bands = len({*self.bands, *self._alpha, *self._masked}) if alone else dataset.count
+        return int(rows * cols * bands * self.dtype.itemsize)
 
     def tags(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         index = [band - 1 for band in self.bands]

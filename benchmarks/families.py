@@ -686,7 +686,7 @@ docs/export.md`, and each family is run through `segpipe run` against torch in `
 
 def page(rows: list[dict[str, Any]]) -> str:
     """The whole document."""
-    from scenes import machine
+    from machine import machine
 
     from segpipe.export.settings import LARGEST_DIFFERENCE, LEAST_AGREEMENT
 

@@ -1,8 +1,6 @@
 """Scenes and U-Nets for the benchmarks: seeded, made once into benchmarks/scratch."""
 
 import json
-import platform
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -152,13 +150,3 @@ def _contract(stride: int) -> dict[str, object]:
         "activation": "softmax",
         "classes": [{"id": i, "name": f"class {i}"} for i in range(CLASSES)],
     }
-
-
-def machine() -> str:
-    """What a figure was measured on, in one line."""
-    import onnxruntime
-
-    facts = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
-    model = next((value.strip() for key, value in facts.items() if key.strip() == "model name"), platform.machine())
-    count = facts.get("processor\t", "0").strip()
-    return f"{model}, {int(count) + 1} processors, Python {sys.version.split()[0]}, ONNX Runtime {onnxruntime.__version__}"

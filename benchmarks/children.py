@@ -1,6 +1,7 @@
 """Processes that a benchmark starts: how long they took, what they said, and the most memory that they held."""
 
 import os
+import resource
 import subprocess
 import tempfile
 import time
@@ -17,6 +18,8 @@ class Child:
     """A process that has ended well."""
 
     seconds: float
+    busy: float
+    """Processor seconds of the process and all below it that have ended."""
     printed: str
     peak_mb: float
     """PSS summed over the process and all below it; 0 where nobody looked."""
@@ -33,7 +36,7 @@ def watched(
         environment: beside that of this process.
     """
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        started, peak = time.perf_counter(), 0.0
+        started, busy, peak = time.perf_counter(), children_busy(), 0.0
         variables = {**os.environ, **(environment or {})}
         with subprocess.Popen([*map(str, command)], stdout=out, stderr=err, text=True, env=variables) as process:
             while every is not None and process.poll() is None:
@@ -46,7 +49,13 @@ def watched(
         if process.returncode:
             words = " ".join(map(str, command))
             raise SystemExit(f"exit code {process.returncode}: {words}\n{out.read()[-2000:]}{err.read()[-4000:]}")
-        return Child(seconds, out.read(), peak)
+        return Child(seconds, children_busy() - busy, out.read(), peak)
+
+
+def children_busy() -> float:
+    """Processor seconds of all children that have ended, and of theirs: others' work on the machine changes it little."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def family(pid: int) -> list[int]:

@@ -64,6 +64,7 @@ class Go:
 
     seconds: float
     wall: float
+    busy: float
     peak_mb: float
 
 
@@ -101,7 +102,7 @@ def script(name: str, *arguments: object) -> Callable[[float | None], Go]:
 
     def once(every: float | None) -> Go:
         child = watched([sys.executable, HERE / name, *arguments], every=every)
-        return Go(float(json.loads(child.printed)["seconds"]), child.seconds, child.peak_mb)
+        return Go(float(json.loads(child.printed)["seconds"]), child.seconds, child.busy, child.peak_mb)
 
     return once
 
@@ -113,7 +114,7 @@ def segpipe(model: Path, source: Path, out: Path, *more: object) -> Callable[[fl
         shutil.rmtree(out, ignore_errors=True)
         command = [sys.executable, "-m", "segpipe.cli", "run", "--input", source, "--model", model, "--output", out]
         child = watched([*command, "--device", "cpu", *more], every=every)
-        return Go(float(record(out)["seconds"]), child.seconds, child.peak_mb)
+        return Go(float(record(out)["seconds"]), child.seconds, child.busy, child.peak_mb)
 
     return once
 
@@ -130,7 +131,7 @@ def bare(model: Path, source: Path, setting: dict[str, Any]) -> Callable[[float 
 
     def once(every: float | None) -> Go:
         child = watched([sys.executable, HERE / "bare.py", model, source, "--setting", *words], every=every)
-        return Go(float(json.loads(child.printed)["tried"][0]["seconds"]), child.seconds, child.peak_mb)
+        return Go(float(json.loads(child.printed)["tried"][0]["seconds"]), child.seconds, child.busy, child.peak_mb)
 
     return once
 
@@ -214,6 +215,7 @@ def summary(contender: Contender, reference: Path) -> dict[str, Any]:
     return {
         "seconds": spread(contender.seconds),
         "wall": spread(go.wall for go in contender.goes),
+        "core_seconds": spread(go.busy for go in contender.goes),
         "peak_mb": round(contender.peak_mb),
         "equal_labels": None if contender.mask is None else equal(contender.mask, reference),
     }
@@ -307,13 +309,14 @@ def limit_table(row: dict[str, Any]) -> str:
         f"{row['bare']['calls']} calls x {row['bare']['threads']} threads, batch {row['bare']['batch']}; MONAI at "
         f"{' '.join(row['monai'])}",
         "",
-        "| what | seconds | over bare | whole process, s | peak memory | labels as segpipe's |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| what | seconds | over bare | whole process, s | core-seconds of it | peak memory | labels as segpipe's |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, told in everyone.items():
         same = "" if told["equal_labels"] is None else f"{told['equal_labels']:.3%}"
         lines.append(
             f"| {name} | {shown(told['seconds'])} | {told['seconds'][1] / base:.2f} | {told['wall'][1]:.1f} | "
+            f"{told['core_seconds'][1]:.1f} | "
             f"{told['peak_mb']:,} MB | {same} |"
         )
     over = row["run_over_bare_of_all_tiles"]

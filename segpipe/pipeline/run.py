@@ -1,6 +1,7 @@
 """One job, from files to masks: the sentence that all other modules are words of."""
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -10,9 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
+from typing import Protocol
 
 from segpipe.pipeline.ahead import ahead
-from segpipe.pipeline.batches import CHANGED, Sheet, Tile, batches, open_sheet, read, scaling_of
+from segpipe.pipeline.batches import CHANGED, HandedBackError, Reading, Sheet, Tile, batches, open_sheet, read, scaling_of
 from segpipe.pipeline.blend import blend
 from segpipe.pipeline.cases import Case
 from segpipe.pipeline.errors import SourceError, foreseen
@@ -20,9 +22,9 @@ from segpipe.pipeline.gdal import gdal_options
 from segpipe.pipeline.model import Model
 from segpipe.pipeline.output import CaseOutput, PartOutput
 from segpipe.pipeline.parts import forget_parts, is_part_done, read_cut, read_scaling, write_scaling
-from segpipe.pipeline.plan import Job, PlannedCase
+from segpipe.pipeline.plan import JOB_WINDOWS, Job, PlannedCase, as_planned
 from segpipe.pipeline.predict import predict
-from segpipe.pipeline.records import Run, is_done
+from segpipe.pipeline.records import Run, done_pixels, is_done, refuse_taken
 from segpipe.pipeline.windows import Part
 
 LOG = logging.getLogger("segpipe")
@@ -34,6 +36,17 @@ Progress = Callable[[int], None]
 """Told how many more pixels are done."""
 
 
+class Watcher(Protocol):
+    """Who is told of a run while it goes on."""
+
+    def progress(self, pixels: int) -> None: ...
+
+    def outcome(self, outcome: "Outcome") -> None: ...
+
+    def note(self, line: str) -> None:
+        """Something to know that is no error."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a case ended."""
@@ -42,6 +55,14 @@ class Outcome:
     seconds: float
     pixels: int = 0
     error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """A case that its job has handed back, and what was seen of it if it was opened."""
+
+    case: Case
+    seen: PlannedCase | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +93,12 @@ class JoinJob:
 
 Task = Job | MeasureJob | PartJob | JoinJob
 
+Told = Outcome | Returned
+"""What a task tells of a case."""
 
-def work(task: Task, run: Run, model: Model, calls: int, progress: Progress) -> Iterator[Outcome]:
-    """Do a task; one outcome for each of its cases."""
+
+def work(task: Task, run: Run, model: Model, calls: int, progress: Progress) -> Iterator[Told]:
+    """Do a task; one word for each of its cases."""
     if isinstance(task, Job):
         yield from run_job(task, run, model, calls, progress)
     elif isinstance(task, PartJob):
@@ -85,16 +109,19 @@ def work(task: Task, run: Run, model: Model, calls: int, progress: Progress) -> 
         yield _timed(task.case.case, lambda: join(task, run), task.case.pixels, task.seconds)
 
 
-def run_job(job: Job, run: Run, model: Model, calls: int, progress: Progress) -> Iterator[Outcome]:
-    """Do every case of a job; one outcome each, in order, once its mask has its name or it has failed."""
-    cases = [planned.case for planned in job.cases]
-    left = list(cases)
-    tiles = ahead(_with_gdal(read(cases, run.model, run.settings.bands)), READ_AHEAD)
+def run_job(job: Job, run: Run, model: Model, calls: int, progress: Progress) -> Iterator[Told]:
+    """Do every case of a job; one word for each, in order, once its mask has its name or it has failed."""
+    before = {} if run.settings.overwrite else _done_before(job, run)
+    yield from before.values()
+    left = [case for case in job.cases if case.name not in before]
+    limit = JOB_WINDOWS if job.unseen else math.inf
+    reading = Reading(run.model, run.settings.bands, limit=limit)
+    tiles = ahead(_with_gdal(read(tuple(left), reading)), READ_AHEAD)
     scored = predict(model, batches(tiles, run.model.batch), calls)
     with gdal_options(), closing(tiles), closing(scored), ThreadPoolExecutor(1, "segpipe-finish") as finisher:
-        finishing: deque[Future[Outcome]] = deque()
+        finishing: deque[Future[Told]] = deque()
         for case, own in groupby(scored, key=attrgetter("case")):
-            finishing.append(finisher.submit(_segment(case, own, partial(CaseOutput, case, run=run), progress)))
+            finishing.append(finisher.submit(_segment(case, own, partial(_case_output, case, run=run), progress)))
             # the last case is finished beside the next one, unless that one may not begin
             while len(finishing) > (0 if run.settings.fail_fast else 1):
                 yield finishing.popleft().result()
@@ -103,16 +130,30 @@ def run_job(job: Job, run: Run, model: Model, calls: int, progress: Progress) ->
     yield from (Outcome(case, 0.0, error=f"{case.path}: the job ended before it") for case in left)
 
 
+def _done_before(job: Job, run: Run) -> dict[str, Outcome]:
+    """Cases that are done: by a worker that was lost before it could tell."""
+    found = ((case, done_pixels(case, run)) for case in job.cases)
+    return {case.name: Outcome(case, 0.0, pixels) for case, pixels in found if pixels is not None}
+
+
+def _case_output(case: Case, sheet: Sheet, run: Run) -> CaseOutput:
+    """What takes a case, unless its mask would replace what it must not."""
+    refuse_taken(case, run, [str(file["path"]) for file in sheet.files])
+    return CaseOutput(case, sheet, run)
+
+
 def run_part(job: PartJob, run: Run, model: Model, calls: int, progress: Progress) -> Outcome:
     """Do one part of a case, which needs nothing of the others."""
     case = job.case.case
     if is_part_done(run.output, case, job.number, confidence=run.settings.confidence):
         return Outcome(case, 0.0)  # by a worker that was lost before it could tell
-    scaling = read_scaling(run.output, case)
-    tiles = ahead(_with_gdal(read([case], run.model, run.settings.bands, job.part, scaling)), READ_AHEAD)
+    reading = Reading(run.model, run.settings.bands, job.part, read_scaling(run.output, case))
+    tiles = ahead(_with_gdal(read([case], reading)), READ_AHEAD)
     scored = predict(model, batches(tiles, run.model.batch), calls)
     with gdal_options(), closing(tiles), closing(scored):
-        return _segment(case, scored, lambda sheet: _part_output(job, sheet, run), progress)()
+        outcome = _segment(case, scored, lambda sheet: _part_output(job, sheet, run), progress)()
+    assert isinstance(outcome, Outcome)
+    return outcome
 
 
 def _part_output(job: PartJob, sheet: Sheet, run: Run) -> PartOutput:
@@ -163,7 +204,7 @@ def _timed(case: Case, do: Callable[[], None], pixels: int = 0, seconds: float =
 
 def _segment(
     case: Case, tiles: Iterable[Tile], make_output: Callable[[Sheet], CaseOutput | PartOutput], progress: Progress
-) -> Callable[[], Outcome]:
+) -> Callable[[], Told]:
     """Write all but the last word of a case, or of a part; what is returned says it, beside the next case."""
     started, pixels = time.perf_counter(), 0
     sheet: Sheet | None = None
@@ -175,6 +216,9 @@ def _segment(
             output.write(box)
             pixels += box.window.size
             progress(box.window.size)
+    except HandedBackError as back:
+        returned = Returned(case, None if back.sheet is None else as_planned(case, back.sheet))
+        return lambda: returned
     except BaseException as error:
         if sheet is not None:
             sheet.abandoned.set()

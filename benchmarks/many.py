@@ -284,16 +284,18 @@ def main() -> None:
     wanted = arguments.only or list(PARTS)
     WORK.mkdir(parents=True, exist_ok=True)
     print(f"{machine()}; load before {load():.1f}; {count:,} pictures of {arguments.size}²\n", flush=True)
-    told = _last(count, arguments.size)
-    if "speed" in wanted or "speed" not in told:
-        keep(told, "speed", speed(count, arguments.size, rounds))
-    if "killed" in wanted:
-        keep(told, "killed", killed(count, arguments.size))
-    if "bookkeeping" in wanted:
-        keep(told, "bookkeeping", bookkeeping(books, told["speed"]["seconds_a_case"]))
+    told, remembered = _last(count, arguments.size), not (arguments.no_history or arguments.quick)
+    parts = {
+        "speed": lambda: speed(count, arguments.size, rounds),
+        "killed": lambda: killed(count, arguments.size),
+        "bookkeeping": lambda: bookkeeping(books, told["speed"]["seconds_a_case"]),
+    }
+    for part in PARTS:
+        if part in wanted or (part == "speed" and "speed" not in told):
+            keep(told, part, parts[part]())
+            if remembered:
+                history.append("many", figures(told, part))
     show(told)
-    if not (arguments.no_history or arguments.quick or arguments.only):
-        history.append("many", figures(told))
 
 
 def _last(count: int, size: int) -> dict[str, Any]:
@@ -311,24 +313,17 @@ def keep(told: dict[str, Any], part: str, found: dict[str, Any]) -> None:
     print(f"  {part}: {found}", file=sys.stderr, flush=True)
 
 
-def figures(told: dict[str, Any]) -> dict[str, dict[str, float]]:
-    fast, books = told["speed"], told["bookkeeping"]
-    return {
-        f"{told['cases']} pictures of {told['size']}²": {
-            "Mpx/s": fast["small"],
-            "mosaic, Mpx/s": fast["mosaic"],
-            "over mosaic": fast["ratio"][1],
-            "client, MB": fast["client_mb"][-1],
-            "worker, MB": fast["worker_mb"][-1],
-            "done again after a kill": told["killed"]["done_again"],
-        },
-        f"bookkeeping of {books['cases']} cases": {
-            "share": books["share"],
-            "client, bytes a case": books["client_bytes_a_case"],
-            "planning, s": books["planning"],
-            "tables, s": books["tables"],
-        },
-    }
+def figures(told: dict[str, Any], part: str) -> dict[str, dict[str, float]]:
+    """What the history keeps of a part."""
+    found = told[part]
+    if part == "bookkeeping":
+        names = ("share", "client_bytes_a_case", "planning", "tables", "all_seconds_a_case")
+        return {f"bookkeeping of {found['cases']} cases": {name: found[name] for name in names}}
+    if part == "speed":
+        kept = {"Mpx/s": found["small"], "mosaic, Mpx/s": found["mosaic"], "over mosaic": found["ratio"][1]}
+        kept |= {"client, MB": found["client_mb"][-1], "worker, MB": found["worker_mb"][-1]}
+        return {f"{told['cases']} pictures of {told['size']}²": kept}
+    return {f"{told['cases']} pictures, killed half-way": {"done again": found["done_again"]}}
 
 
 if __name__ == "__main__":

@@ -86,13 +86,16 @@ def one(model: Path, source: Path, workers: int) -> None:
 def pairs(name: str, model: Path, source: Path, rounds: int) -> dict[str, Any]:
     """Two processes against one, in alternation."""
     speeds: dict[int, list[float]] = {1: [], 2: []}
-    told: dict[str, Any] = {}
+    busy: dict[int, list[float]] = {1: [], 2: []}
+    repeated = 0.0
     for i in range(rounds):
         for workers in (1, 2) if i % 2 == 0 else (2, 1):
-            told = json.loads(watched([sys.executable, HERE, "--one", model, source, workers], every=None).printed)
+            child = watched([sys.executable, HERE, "--one", model, source, workers], every=None)
+            told = json.loads(child.printed)
             if told["calls"] != 1:
                 raise SystemExit(f"each worker must have one call in flight, got {told['calls']}")
             speeds[workers].append(told["speed"])
+            busy[workers].append(child.busy)
             if workers == 2:
                 repeated = told["repeated"]
         print(f"  {name}, round {i + 1}: {speeds[1][-1]:.2f} and {speeds[2][-1]:.2f} Mpx/s", file=sys.stderr, flush=True)
@@ -102,6 +105,7 @@ def pairs(name: str, model: Path, source: Path, rounds: int) -> dict[str, Any]:
         "one": statistics.median(speeds[1]),
         "two": statistics.median(speeds[2]),
         "gain": [min(gains), statistics.median(gains), max(gains)],
+        "core_seconds": [statistics.median(busy[workers]) for workers in (1, 2)],
         "repeated": repeated,
     }
 
@@ -224,28 +228,34 @@ def verdict(value: float, goal: float) -> str:
     return "reached" if value >= goal else "MISSED"
 
 
-def show(two: list[dict[str, Any]], bare: list[float], crews: list[dict[str, float]], cuts: list[dict[str, Any]]) -> None:
+def show_pairs(two: list[dict[str, Any]], bare: list[float]) -> None:
     """Markdown."""
-    if two:
+    print(
+        f"\nTwo processes of one thread over one (goal {PAIR_GOAL}), median (least to most); ONNX Runtime alone: "
+        f"{bare[1]:.3f} ({bare[0]:.3f} to {bare[2]:.3f})\n"
+    )
+    print("| work | one, Mpx/s | two, Mpx/s | gain | goal | core-seconds | inferred twice | gain over ONNX Runtime's own |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for row in two:
+        (low, gain, high), busy = row["gain"], "{:.1f}, {:.1f}".format(*row["core_seconds"])
         print(
-            f"Two processes of one thread over one (goal {PAIR_GOAL}), median (least to most); ONNX Runtime alone: "
-            f"{bare[1]:.3f} ({bare[0]:.3f} to {bare[2]:.3f})\n"
+            f"| {row['name']} | {row['one']:.2f} | {row['two']:.2f} | {gain:.3f} ({low:.3f} to {high:.3f}) | "
+            f"{verdict(gain, PAIR_GOAL)} | {busy} | {row['repeated']:.1%} | {gain / bare[1]:.3f} |"
         )
-        print("| work | one, Mpx/s | two, Mpx/s | gain | goal | inferred twice | gain over ONNX Runtime's own |")
-        print("| --- | --- | --- | --- | --- | --- | --- |")
-        for row in two:
-            low, gain, high = row["gain"]
-            print(
-                f"| {row['name']} | {row['one']:.2f} | {row['two']:.2f} | {gain:.3f} ({low:.3f} to {high:.3f}) | "
-                f"{verdict(gain, PAIR_GOAL)} | {row['repeated']:.1%} | {gain / bare[1]:.3f} |"
-            )
-    if crews:
-        print(f"\nA model that sleeps {SLEEP:g} s a tile (goal {SLEEP_GOAL} at 64)\n")
-        print("| workers | cases | seconds | of the ideal speed |\n| --- | --- | --- | --- |")
-        for crew in crews:
-            print(f"| {crew['workers']} | {crew['cases']} | {crew['seconds']:.1f} | {crew['efficiency']:.3f} |")
-        print(f"\n{crews[-1]['workers']} workers: {verdict(crews[-1]['efficiency'], SLEEP_GOAL)}")
-    print(f"\nRepeated inference, tile {TILE}, overlap {OVERLAP}\n")
+
+
+def show_sleepers(crews: list[dict[str, float]]) -> None:
+    """Markdown."""
+    print(f"\nA model that sleeps {SLEEP:g} s a tile (goal {SLEEP_GOAL} at 64)\n")
+    print("| workers | cases | seconds | of the ideal speed |\n| --- | --- | --- | --- |")
+    for crew in crews:
+        print(f"| {crew['workers']} | {crew['cases']} | {crew['seconds']:.1f} | {crew['efficiency']:.3f} |")
+    print(f"\n{crews[-1]['workers']} workers: {verdict(crews[-1]['efficiency'], SLEEP_GOAL)}")
+
+
+def show_cuts(cuts: list[dict[str, Any]]) -> None:
+    """Markdown."""
+    print(f"Repeated inference, tile {TILE}, overlap {OVERLAP}\n")
     print("| scene | workers | parts | inferred twice | share of ideal speed |\n| --- | --- | --- | --- | --- |")
     for c in cuts:
         print(f"| {c['size']:,}² | {c['workers']} | {c['parts']} | {c['repeated']:.1%} | {c['of_ideal_speed']:.2f} |")
@@ -272,30 +282,34 @@ def main() -> None:
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    """All three parts, or the one that is asked for."""
+    """All three parts, or the one that is asked for; the history has each as soon as it is measured."""
     WORK.mkdir(parents=True, exist_ok=True)
-    quick, only = arguments.quick, arguments.only
+    quick, only, remembered = arguments.quick, arguments.only, not (arguments.quick or arguments.no_history)
     size, small, rounds = (4096, 200, 1) if quick else (arguments.size, arguments.small, arguments.pairs)
     print(f"{machine()}; load before {load():.1f}\n", flush=True)
-    two, bare, crews = [], [1.0, 1.0, 1.0], []
+    told: dict[str, Any] = {"machine": machine(), "load": load(), "cuts": repeats()}
+    show_cuts(told["cuts"])
     if only in (None, "pairs"):
         model, large = network("0.1M"), scene(size)
-        bare = bare_gain(model, large, rounds)
-        two.append(pairs(f"one scene of {size:,}²", model, large, rounds))
-        two.append(pairs(f"{small} pictures of 512²", network("0.1M", BANDS), pictures(small, 512), rounds))
+        told["bare"] = bare_gain(model, large, rounds)
+        told["pairs"] = [
+            pairs(f"one scene of {size:,}²", model, large, rounds),
+            pairs(f"{small} pictures of 512²", network("0.1M", BANDS), pictures(small, 512), rounds),
+        ]
+        show_pairs(told["pairs"], told["bare"])
+        if remembered:
+            rows = {r["name"]: {"one, Mpx/s": r["one"], "two, Mpx/s": r["two"], "gain": r["gain"][1]} for r in told["pairs"]}
+            history.append("scaling", {**rows, "ONNX Runtime alone": {"gain": told["bare"][1]}})
     if only in (None, "sleep"):
+        told["sleep"] = []
         for workers in (1, CREWS[-1]) if quick else CREWS:
-            crews.append(sleepers(workers, 20 if quick else arguments.each))
-            print(f"  {workers} workers: {crews[-1]['efficiency']:.3f}", file=sys.stderr, flush=True)
-    cuts = repeats()
-    show(two, bare, crews, cuts)
-    told = {"machine": machine(), "load": load(), "pairs": two, "bare": bare, "sleep": crews, "cuts": cuts}
+            told["sleep"].append(sleepers(workers, 20 if quick else arguments.each))
+            print(f"  {workers} workers: {told['sleep'][-1]['efficiency']:.3f}", file=sys.stderr, flush=True)
+        show_sleepers(told["sleep"])
+        if remembered:
+            rates = {f"efficiency at {crew['workers']}": crew["efficiency"] for crew in told["sleep"]}
+            history.append("scaling", {"a model that sleeps": rates})
     (SCRATCH / "scaling.json").write_text(json.dumps(told, indent=2))
-    if not (arguments.no_history or quick or only):
-        results = {row["name"]: {"one, Mpx/s": row["one"], "two, Mpx/s": row["two"], "gain": row["gain"][1]} for row in two}
-        results["ONNX Runtime alone"] = {"gain": bare[1]}
-        results["a model that sleeps"] = {f"efficiency at {int(c['workers'])}": c["efficiency"] for c in crews}
-        history.append("scaling", results)
 
 
 if __name__ == "__main__":

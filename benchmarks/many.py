@@ -278,6 +278,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, help="these alone")
     parser.add_argument("--no-history", action="store_true", help="leave benchmarks/history.jsonl as it is")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a run ends with this process
     count, books, rounds = arguments.cases, arguments.books, arguments.pairs
     if arguments.quick:
         count, books, rounds = count // 10, books // 10, 1

@@ -77,7 +77,7 @@ def one(model: Path, source: Path, workers: int) -> None:
     shutil.rmtree(out, ignore_errors=True)
     # each worker then has one processor for its calls in flight, and the first has no other for reading
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:workers])
-    flags = {"input": (str(source),), "model": model, "output": out, "device": "cpu", "workers": workers}
+    flags = {"input": (str(source),), "model": model, "output": out, "device": "cpu", "workers": workers, "threads": 1}
     prepared = prepare(load_settings(None, flags))
     carry_out(prepared, clock)
     if clock.failed:

@@ -29,10 +29,10 @@ from segpipe.export.verify import BATCHES, Agreement, check, check_steady, compa
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.device import open_session
 from segpipe.pipeline.errors import ExportError
-from segpipe.pipeline.files import write_json
 from segpipe.pipeline.model import Model, try_out
 from segpipe.pipeline.scaling import fixed_scaling
 from segpipe.pipeline.spec import ModelSpec, signature
+from segpipe.pipeline.stores.folder import Folder
 
 CALIBRATION_TILES = 48
 VERIFICATION_TILES = sum(BATCHES)
@@ -210,7 +210,7 @@ def _origin(network: Network, settings: ExportSettings, proto: onnx.ModelProto) 
 def _write_item(model: Path, item: Path, contract: Contract) -> None:
     (image,), (scores,) = signature(onnx.load(str(model)))
     digest = hashlib.sha256(model.read_bytes()).hexdigest()
-    write_json(item, mlm_item(model, contract, sha256=digest, tensors=(image, scores)))
+    Folder(item.parent).write_json(item.name, mlm_item(model, contract, sha256=digest, tensors=(image, scores)))
 
 
 def _notes(network: Network, settings: ExportSettings) -> tuple[str, ...]:

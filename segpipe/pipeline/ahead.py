@@ -5,6 +5,8 @@ from collections.abc import Generator, Iterable
 from queue import Full, Queue
 from typing import TypeVar
 
+from segpipe.pipeline.profile import waiting
+
 T = TypeVar("T")
 
 _END = object()
@@ -21,13 +23,18 @@ def ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     thread = threading.Thread(target=_fill, args=(items, queue, stopped), name="segpipe-ahead", daemon=True)
     thread.start()
     try:
-        while (item := queue.get()) is not _END:
+        while (item := _get(queue)) is not _END:
             if isinstance(item, _Raised):
                 raise item.error
             yield item  # type: ignore[misc]
     finally:
         stopped.set()
         thread.join()
+
+
+def _get(queue: "Queue[object]") -> object:
+    with waiting("read"):
+        return queue.get()
 
 
 class _Raised:

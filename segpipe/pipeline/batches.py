@@ -15,7 +15,9 @@ from segpipe.pipeline.areas import ground_of
 from segpipe.pipeline.cases import Case, Identity, identities
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.errors import SegpipeError, SourceError, foreseen
+from segpipe.pipeline.gdal import MOST_CACHE_MB, make_room
 from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.profile import span
 from segpipe.pipeline.scaling import Scaling, case_scaling, fixed_scaling, unscaled
 from segpipe.pipeline.sources import Invalid, Source
 from segpipe.pipeline.sources.raster import RasterSource
@@ -29,6 +31,11 @@ STATISTICS_BLOCK = 1024
 METRES = {"m": 1.0, "mm": 1e-3, "um": 1e-6}
 
 CHANGED = "{} has changed while it was done: run the same command again"
+
+TOO_WIDE = (
+    "a row of windows touches blocks of {:,.0f} MB, of which {:,} MB stay decoded: blocks are read again and again. "
+    "Make it a file in tiles with gdal_translate -of COG"
+)
 
 LONGEST_BATCH = 64
 """Windows, empty ones included, after which a batch leaves even if it is not full."""
@@ -48,6 +55,8 @@ class Sheet:
     """When it was opened, as ``time.time`` gives it."""
     part: Part
     """The windows that are finished here: all of the case, or a part of it."""
+    room: int = 0
+    """Bytes of blocks that a row of its windows touches; they stay decoded for the next row."""
     abandoned: threading.Event = field(default_factory=threading.Event)
     """Set by whoever finds that the case cannot be finished: it is read no further."""
 
@@ -129,10 +138,20 @@ def open_sheet(
         files = identities(case.path, source.files)
         if part is not None and any(b > n for b, n in zip(part.stop, cover.counts, strict=True)):
             raise SourceError(CHANGED.format(case.path))
+        part = part or cover.whole
+        room = source.room(row_of(cover, cover.touching(part)))
+        if room > MOST_CACHE_MB * 2**20:
+            notes.append(TOO_WIDE.format(room / 2**20, MOST_CACHE_MB))
     except BaseException:
         source.close()
         raise
-    return source, Sheet(source.grid, source.picture, files, tuple(notes), cover, opened, part or cover.whole)
+    return source, Sheet(source.grid, source.picture, files, tuple(notes), cover, opened, part, room)
+
+
+def row_of(cover: Cover, windows: Part) -> tuple[int, ...]:
+    """Shape of a row of windows: a tile high, and as wide as all of them."""
+    first, last = cover.window(windows.first), cover.window(tuple(stop - 1 for stop in windows.stop))
+    return (cover.tiling.tile[0], *(b - a for a, b in zip(first.start[1:], last.stop[1:], strict=True)))
 
 
 @dataclass(frozen=True)
@@ -158,7 +177,8 @@ def read(cases: Iterable[Case], reading: Reading) -> Iterator[Tile]:
         try:
             if windows >= reading.limit:
                 raise HandedBackError(None)
-            source, sheet = open_sheet(case, reading.model, reading.bands, reading.part)
+            with span("open", case.name):
+                source, sheet = open_sheet(case, reading.model, reading.bands, reading.part)
             with closing(source):
                 if len(sheet.windows) > reading.limit:
                     raise HandedBackError(sheet)
@@ -169,10 +189,12 @@ def read(cases: Iterable[Case], reading: Reading) -> Iterator[Tile]:
 
 
 def _tiles(case: Case, source: Source, sheet: Sheet, scaling: Scaling) -> Iterator[Tile]:
+    make_room(sheet.room)
     for index in sheet.windows:
         if sheet.abandoned.is_set():
             return
-        pixels, invalid = read_tile(source, sheet.cover, index, scaling)
+        with span("read", case.name, index):
+            pixels, invalid = read_tile(source, sheet.cover, index, scaling)
         yield Tile(case, sheet, index, pixels, invalid)
 
 
@@ -210,10 +232,11 @@ def read_tile(
     stored, invalid = source.read(inside)
     if invalid is not None and invalid.all():
         return None, None
-    pixels = scaling(stored, invalid)
-    if pixels.shape[1:] != cover.tiling.tile or inside.start != cover.window(index).start:
-        pixels = np.ascontiguousarray(pixels[np.ix_(np.arange(len(pixels)), *mirror)])
-        invalid = None if invalid is None else invalid[np.ix_(*mirror)]
+    with span("scale"):
+        pixels = scaling(stored, invalid)
+        if pixels.shape[1:] != cover.tiling.tile or inside.start != cover.window(index).start:
+            pixels = np.ascontiguousarray(pixels[np.ix_(np.arange(len(pixels)), *mirror)])
+            invalid = None if invalid is None else invalid[np.ix_(*mirror)]
     return pixels, invalid
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from segpipe.pipeline.batches import Sheet, Tile
 from segpipe.pipeline.errors import SegpipeError
+from segpipe.pipeline.profile import span
 from segpipe.pipeline.windows import Cover, Part, Window
 
 Scores = NDArray[np.float32]
@@ -40,7 +41,8 @@ def blend(tiles: Iterable[Tile]) -> Iterator[Finished]:
             raise tile.error or SegpipeError(f"{tile.case.path}: a window came without its case")
         sheet = tile.sheet
         strip = strip or Strip(sheet.cover, sheet.windows)
-        sums = strip.add(tile.index, tile.scores)
+        with span("blend", tile.case.name, tile.index):
+            sums = strip.add(tile.index, tile.scores)
         if tile.index not in sheet.part:
             continue  # it is here for what it shares with the part: another job finishes it
         window = sheet.cover.finished(tile.index)

@@ -11,9 +11,9 @@ from segpipe.pipeline.errors import DeviceError, ModelError
 Kind = Literal["cpu", "cuda"]
 
 
-def open_session(model: str | bytes, device: Kind, arena: bool) -> onnxruntime.InferenceSession:
+def open_session(model: str | bytes, device: Kind, arena: bool, threads: int = 1) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = arena
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

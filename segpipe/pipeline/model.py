@@ -50,7 +50,7 @@ class Model:
 
     def __init__(self, spec: ModelSpec, *, arena: bool = True) -> None:
         self.spec = spec
-        self._session = open_session(str(spec.path), spec.device, arena)
+        self._session = open_session(str(spec.path), spec.device, arena, spec.threads)
         self._layout_last = spec.contract.layout == "NHWC"
         self._dtype = np.dtype(spec.input_dtype)
         self._tail = self._make_tail()

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
@@ -18,12 +18,14 @@ from segpipe.pipeline.batches import CHANGED, HandedBackError, Reading, Sheet, T
 from segpipe.pipeline.blend import blend
 from segpipe.pipeline.cases import Case
 from segpipe.pipeline.errors import SourceError, foreseen
+from segpipe.pipeline.faults import is_passing, tell, waits
 from segpipe.pipeline.gdal import gdal_options
 from segpipe.pipeline.model import Model
 from segpipe.pipeline.output import CaseOutput, PartOutput
 from segpipe.pipeline.parts import forget_parts, is_part_done, read_cut, read_scaling, write_scaling
 from segpipe.pipeline.plan import JOB_WINDOWS, Job, PlannedCase, as_planned
 from segpipe.pipeline.predict import predict
+from segpipe.pipeline.profile import span, waiting
 from segpipe.pipeline.records import Run, done_pixels, is_done, refuse_taken
 from segpipe.pipeline.windows import Part
 
@@ -55,6 +57,8 @@ class Outcome:
     seconds: float
     pixels: int = 0
     error: str | None = None
+    passing: bool = False
+    """Whether a storage fault that may pass was the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +102,34 @@ Told = Outcome | Returned
 
 
 def work(task: Task, run: Run, model: Model, calls: int, progress: Progress) -> Iterator[Told]:
-    """Do a task; one word for each of its cases."""
+    """Do a task; one word for each of its cases. What a storage fault has stopped is begun anew, later and later."""
+    for wait in waits(run.settings.retries):
+        stopped: list[Outcome] = []
+        for told in _once(task, run, model, calls, progress):
+            if isinstance(told, Outcome) and told.passing:
+                stopped.append(told)
+            else:
+                yield told
+        if not stopped:
+            return
+        for outcome in stopped:
+            tell(str(outcome.error), wait)
+            progress(-outcome.pixels)
+        time.sleep(wait)
+        if isinstance(task, Job):
+            task = replace(task, cases=tuple(outcome.case for outcome in stopped))
+    yield from _once(task, run, model, calls, progress)
+
+
+def _once(task: Task, run: Run, model: Model, calls: int, progress: Progress) -> Iterator[Told]:
     if isinstance(task, Job):
         yield from run_job(task, run, model, calls, progress)
     elif isinstance(task, PartJob):
         yield run_part(task, run, model, calls, progress)
     elif isinstance(task, MeasureJob):
-        yield _timed(task.case.case, lambda: measure(task.case.case, run))
+        yield _timed("measure", task.case.case, lambda: measure(task.case.case, run))
     else:
-        yield _timed(task.case.case, lambda: join(task, run), task.case.pixels, task.seconds)
+        yield _timed("join", task.case.case, lambda: join(task, run), task.case.pixels, task.seconds)
 
 
 def run_job(job: Job, run: Run, model: Model, calls: int, progress: Progress) -> Iterator[Told]:
@@ -124,10 +147,16 @@ def run_job(job: Job, run: Run, model: Model, calls: int, progress: Progress) ->
             finishing.append(finisher.submit(_segment(case, own, partial(_case_output, case, run=run), progress)))
             # the last case is finished beside the next one, unless that one may not begin
             while len(finishing) > (0 if run.settings.fail_fast else 1):
-                yield finishing.popleft().result()
+                yield _finished(finishing)
             left.remove(case)
-        yield from (future.result() for future in finishing)
+        while finishing:
+            yield _finished(finishing)
     yield from (Outcome(case, 0.0, error=f"{case.path}: the job ended before it") for case in left)
+
+
+def _finished(finishing: deque[Future[Told]]) -> Told:
+    with waiting("finish"):
+        return finishing.popleft().result()
 
 
 def _done_before(job: Job, run: Run) -> dict[str, Outcome]:
@@ -192,14 +221,19 @@ def join(job: JoinJob, run: Run) -> None:
     forget_parts(run.output, case)
 
 
-def _timed(case: Case, do: Callable[[], None], pixels: int = 0, seconds: float = 0.0) -> Outcome:
-    started, error = time.perf_counter(), None
+def _timed(stage: str, case: Case, do: Callable[[], None], pixels: int = 0, seconds: float = 0.0) -> Outcome:
+    started = time.perf_counter()
     try:
-        with gdal_options():
+        with gdal_options(), span(stage, case.name):
             do()
-    except Exception as caught:  # noqa: BLE001 - a bad case costs only itself
-        error = str(foreseen(caught, case.path))
-    return Outcome(case, seconds + time.perf_counter() - started, pixels, error)
+    except Exception as error:  # noqa: BLE001 - a bad case costs only itself
+        return _failed(case, started, 0, error)
+    return Outcome(case, seconds + time.perf_counter() - started, pixels)
+
+
+def _failed(case: Case, started: float, pixels: int, error: Exception) -> Outcome:
+    told = foreseen(error, case.path)
+    return Outcome(case, time.perf_counter() - started, pixels, str(told), is_passing(told))
 
 
 def _segment(
@@ -212,8 +246,9 @@ def _segment(
     try:
         for box in blend(tiles):
             sheet = box.sheet
-            output = output or make_output(sheet)
-            output.write(box)
+            with span("write", case.name, box.window.start):
+                output = output or make_output(sheet)
+                output.write(box)
             pixels += box.window.size
             progress(box.window.size)
     except HandedBackError as back:
@@ -226,23 +261,22 @@ def _segment(
             output.discard()
         if not isinstance(error, Exception):
             raise
-        failed = Outcome(case, time.perf_counter() - started, pixels, str(foreseen(error, case.path)))
+        failed = _failed(case, started, pixels, error)
         return lambda: failed
     LOG.info("%s: %d pixels blended in %.1f s", case.name, pixels, time.perf_counter() - started)
     return lambda: _finish(case, output, started, pixels)
 
 
 def _finish(case: Case, output: CaseOutput | PartOutput | None, started: float, pixels: int) -> Outcome:
-    error = None
     try:
-        with gdal_options():
+        with gdal_options(), span("finish", case.name):
             if output is not None:
                 output.finish()
-    except Exception as caught:  # noqa: BLE001 - a bad case costs only itself
-        error = str(foreseen(caught, case.path))
+    except Exception as error:  # noqa: BLE001 - a bad case costs only itself
         if output is not None:
             output.discard()
-    return Outcome(case, time.perf_counter() - started, pixels, error)
+        return _failed(case, started, pixels, error)
+    return Outcome(case, time.perf_counter() - started, pixels)
 
 
 def _with_gdal(tiles: Iterator[Tile]) -> Iterator[Tile]:

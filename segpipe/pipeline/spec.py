@@ -67,6 +67,8 @@ class ModelSpec:
     input: str
     output: str
     input_dtype: str
+    threads: int = 1
+    """Within one call, on a CPU."""
     network_mb: float = 0.0
     """Memory that one batch through the network took in a trial, weights included."""
 
@@ -106,6 +108,7 @@ def read_spec(settings: Settings) -> ModelSpec:
         input=image.name,
         output=scores.name,
         input_dtype=str(image.dtype),
+        threads=settings.threads or 1,
     )
 
 

@@ -138,7 +138,7 @@ def bare(model: Path, source: Path, setting: dict[str, Any]) -> Callable[[float 
 
 def best_bare(model: Path, source: Path, *, quick: bool) -> dict[str, Any]:
     """The fastest of calls in flight x threads x batch on some tiles of the scene."""
-    tries = ["--tiles", 12 if quick else 24, "--batches", *((1, 2) if quick else (1, 2, 4))]
+    tries = ["--tiles", 12 if quick else 24, "--batches", *((1, 2) if quick else (1, 2, 4)), "--goes", 1 if quick else 2]
     told = json.loads(watched([sys.executable, HERE / "bare.py", model, source, *tries], every=None).printed)
     best: dict[str, Any] = told["tried"][0]
     return best

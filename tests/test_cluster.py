@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from networks import local
+from scenes import Silent
 from test_same_bytes import contents
 
 SEGPIPE = Path(__file__).parents[1] / "segpipe"
@@ -38,8 +39,9 @@ class Cluster:
         self._processes.append(process)
         return process
 
-    def worker(self, **environment: str) -> subprocess.Popen:
-        return self._start("worker", self.address, "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1", **environment)
+    def worker(self, *more: str, **environment: str) -> subprocess.Popen:
+        own = ("--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1", *more)
+        return self._start("worker", self.address, *own, **environment)
 
     @property
     def scheduler(self) -> subprocess.Popen:
@@ -125,6 +127,29 @@ def test_a_scheduler_that_vanishes_ends_the_run_and_a_second_one_completes_it(cl
     assert segpipe(*scenes, "-o", "out", "--executor", "serial").returncode == 0
     assert segpipe(*scenes, "-o", "reference", "--executor", "serial").returncode == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "reference")
+
+
+def test_a_run_whose_workers_are_all_gone_ends(cluster, raster, tmp_path, monkeypatch):
+    """One that no nanny brings back."""
+    from segpipe.pipeline import schedule
+    from segpipe.pipeline.config import load_settings
+    from segpipe.pipeline.launch import carry_out, prepare
+
+    monkeypatch.setattr(schedule, "NOBODY", 3.0)
+    monkeypatch.setattr(schedule, "ROLL_CALL", 0.5)
+    rng = np.random.default_rng(9)
+    scene = raster("in/long.tif", rng.integers(1, 255, (3, 1500, 1500), dtype=np.uint8))
+    worker = cluster.worker("--no-nanny")
+    wait_for_workers(cluster, 1)
+
+    class Killer(Silent):
+        def progress(self, pixels):
+            os.killpg(worker.pid, 9)
+
+    flags = {"input": (str(scene),), "model": local(tmp_path / "m.onnx"), "output": tmp_path / "out", "parts": 20}
+    summary = carry_out(prepare(load_settings(None, flags | {"scheduler": cluster.address, "device": "cpu"})), Killer())
+    assert re.search("no worker has been there for 3 s", summary.problems[0])
+    assert not list((tmp_path / "out").glob("*.tif"))
 
 
 SUBMIT = {

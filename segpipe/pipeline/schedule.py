@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from segpipe.pipeline.agenda import Agenda
-from segpipe.pipeline.cluster import RETRIES, connected, dashboard
+from segpipe.pipeline.cluster import RETRIES, connected, dashboard, read_cluster
 from segpipe.pipeline.errors import ModelError, SegpipeError, WorkerError
 from segpipe.pipeline.model import load
 from segpipe.pipeline.plan import Job, Plan
@@ -39,6 +39,12 @@ GONE = "the scheduler is gone, and with it what was running: start it, then run 
 
 TICK = 0.5
 """Seconds between two looks at what hangs, or whether to stop."""
+
+ROLL_CALL = 10.0
+"""Seconds between two looks at who is there."""
+
+NOBODY = 300.0
+"""Seconds without any worker after which none is waited for: one that starts anew is there within a minute."""
 
 Executor = Callable[[Plan, Run, Watcher, threading.Event], Iterator[Outcome]]
 """The event asks to begin nothing more; what runs may end."""
@@ -96,6 +102,7 @@ class _Board:
         self._running: dict[str, _Running] = {}
         self._suspects: list[Task] = []
         self._ended: SimpleQueue[str] = SimpleQueue()
+        self._called = self._attended = time.monotonic()
         client.subscribe_topic(TOPIC, self._hear)
 
     def _hear(self, event: tuple[float, Any]) -> None:
@@ -119,6 +126,7 @@ class _Board:
                     self._submit(self._suspects.pop(), ALONE)
                 yield from self._wait()
                 yield from self._end_hanging()
+                self._call_roll()
         finally:
             # whoever leaves early, by Ctrl-C or --fail-fast, begins nothing more
             self._client.cancel([running.future for running in self._running.values()])
@@ -158,6 +166,26 @@ class _Board:
             self._suspects.append(task)
         else:
             yield from self._agenda.ended(task, _told(future, task, self._run))
+
+    def _call_roll(self) -> None:
+        """Without workers nothing ends, and nobody else would say so.
+
+        Raises:
+            WorkerError: none has been there for a long time.
+        """
+        now = time.monotonic()
+        if now - self._called < ROLL_CALL:
+            return
+        self._called = now
+        with suppress(OSError, TimeoutError):  # no answer: futures tell when the scheduler is gone
+            if self._client.nthreads():
+                self._attended = now
+        cluster = self._run.settings.cluster
+        patience = NOBODY if cluster is None else max(NOBODY, read_cluster(cluster).wait)
+        if now - self._attended > patience:
+            raise WorkerError(
+                f"no worker has been there for {patience:g} s, and what they had was lost: run the same command again"
+            )
 
     def _end_hanging(self) -> Iterator[Outcome]:
         """End workers whose task takes longer than any may; it is tried again, but not for ever."""

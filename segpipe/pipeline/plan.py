@@ -12,6 +12,7 @@ from rasterio.io import DatasetReader
 from segpipe.pipeline.batches import open_sheet
 from segpipe.pipeline.cases import Case, identities
 from segpipe.pipeline.cut import Limits, cut, repeated
+from segpipe.pipeline.device import gpus
 from segpipe.pipeline.errors import foreseen
 from segpipe.pipeline.gdal import CACHE_MB, gdal_options
 from segpipe.pipeline.machine import memory
@@ -146,10 +147,11 @@ def _limits(case: PlannedCase, total: int, run: Run, workers: int) -> Limits:
 
 
 def _widest(run: Run, workers: int) -> int:
-    """Pixels of a strip's width that half of a worker's memory holds."""
+    """Pixels of a strip's width that half of a worker's memory holds, or what is left of its GPU's."""
     model = run.model
+    memory = worker_memory(run, workers) / 2 if model.room is None else model.room.strip
     per_pixel = (model.tiling.overlap[0] + model.tiling.align[0]) * model.contract.scores * 4
-    return int(worker_memory(run, workers) / 2 / per_pixel)
+    return int(memory / per_pixel)
 
 
 def worker_memory(run: Run, workers: int) -> float:
@@ -206,7 +208,7 @@ def _workers(cases: int, run: Run, processors: int) -> int:
         return 1
     if run.settings.workers:
         return run.settings.workers
-    return 1 if run.model.device == "cuda" else max(1, min(processors, cases))
+    return max(1, len(gpus())) if run.model.device != "cpu" else max(1, min(processors, cases))
 
 
 def group(cases: Iterable[PlannedCase], workers: int) -> Iterator[Job]:

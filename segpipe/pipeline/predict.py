@@ -4,9 +4,7 @@ from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import numpy as np
-from numpy.typing import NDArray
-
+from segpipe.pipeline.arrays import Array, Arrays
 from segpipe.pipeline.batches import Batch, Tile
 from segpipe.pipeline.errors import foreseen
 from segpipe.pipeline.model import Model
@@ -35,18 +33,18 @@ def predict(model: Model, batches: Iterable[Batch], calls: int) -> Generator[Til
 def _scored(model: Model, batch: Batch) -> list[Tile]:
     filled = batch.filled
     try:
-        if filled:
-            scores = model(batch.stack(model.spec.batch))
-            for tile, own in zip(filled, scores[: len(filled)], strict=True):
-                tile.scores, tile.pixels = weighted(own, tile), None
+        with model.arrays.here():
+            if filled:
+                for tile, own in zip(filled, model.score(filled), strict=True):
+                    tile.scores, tile.pixels = weighted(own, tile, model.arrays), None
     except Exception as error:  # noqa: BLE001 - a bad batch costs only its cases
         for tile in filled:
             tile.error, tile.pixels = foreseen(error, tile.case.path), None
     return batch.tiles
 
 
-def weighted(scores: NDArray[np.float32], tile: Tile) -> NDArray[np.float32]:
+def weighted(scores: Array, tile: Tile, arrays: Arrays) -> Array:
     """Scores ``(classes, *tile)`` times the weights of their window, in place; done here, beside the model, in parallel."""
     assert tile.sheet is not None
-    scores *= tile.sheet.weights.of(tile.index)
+    scores *= arrays.weights(tile.sheet.weights).of(tile.index)
     return scores

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
@@ -15,8 +15,10 @@ from segpipe.pipeline.ahead import ahead
 from segpipe.pipeline.batches import CHANGED, Sheet, Tile, batches, open_sheet, read, scaling_of
 from segpipe.pipeline.blend import blend
 from segpipe.pipeline.cases import Case
-from segpipe.pipeline.errors import SourceError, foreseen
+from segpipe.pipeline.decide import Decided, decide
+from segpipe.pipeline.errors import DeviceMemoryError, SourceError, foreseen
 from segpipe.pipeline.gdal import gdal_options
+from segpipe.pipeline.labels import Decision
 from segpipe.pipeline.model import Model
 from segpipe.pipeline.output import CaseOutput, PartOutput
 from segpipe.pipeline.parts import forget_parts, is_part_done, read_cut, read_scaling, write_scaling
@@ -42,6 +44,8 @@ class Outcome:
     seconds: float
     pixels: int = 0
     error: str | None = None
+    short: bool = False
+    """Whether the memory of the device was too small for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,31 @@ Task = Job | MeasureJob | PartJob | JoinJob
 
 
 def work(task: Task, run: Run, model: Model, calls: int, progress: Progress) -> Iterator[Outcome]:
-    """Do a task; one outcome for each of its cases."""
+    """Do a task; one outcome for each of its cases.
+
+    Where the memory of the device is too small, all that it was too small for begins anew, with half the batch.
+    """
+    short: list[Outcome] = []
+    for outcome in _work(task, run, model, calls, progress):
+        if outcome.short:
+            short.append(outcome)
+        else:
+            yield outcome
+    if short and model.shrink():
+        names = ", ".join(outcome.case.name for outcome in short)
+        LOG.warning("%s; begun anew with batches of %d: %s", short[0].error, model.spec.batch, names)
+        yield from work(_only(task, short), run, model, calls, progress)
+    else:
+        yield from short
+
+
+def _only(task: Task, outcomes: list[Outcome]) -> Task:
+    """What a task has to do for some of its cases."""
+    names = {outcome.case.name for outcome in outcomes}
+    return Job(tuple(case for case in task.cases if case.case.name in names)) if isinstance(task, Job) else task
+
+
+def _work(task: Task, run: Run, model: Model, calls: int, progress: Progress) -> Iterator[Outcome]:
     if isinstance(task, Job):
         yield from run_job(task, run, model, calls, progress)
     elif isinstance(task, PartJob):
@@ -87,14 +115,16 @@ def work(task: Task, run: Run, model: Model, calls: int, progress: Progress) -> 
 
 def run_job(job: Job, run: Run, model: Model, calls: int, progress: Progress) -> Iterator[Outcome]:
     """Do every case of a job; one outcome each, in order, once its mask has its name or it has failed."""
+    run = replace(run, model=model.spec)  # whose batch may be smaller by now
     cases = [planned.case for planned in job.cases]
     left = list(cases)
     tiles = ahead(_with_gdal(read(cases, run.model, run.settings.bands)), READ_AHEAD)
-    scored = predict(model, batches(tiles, run.model.batch), calls)
+    scored = predict(model, batches(tiles, model.spec.batch), calls)
     with gdal_options(), closing(tiles), closing(scored), ThreadPoolExecutor(1, "segpipe-finish") as finisher:
         finishing: deque[Future[Outcome]] = deque()
         for case, own in groupby(scored, key=attrgetter("case")):
-            finishing.append(finisher.submit(_segment(case, own, partial(CaseOutput, case, run=run), progress)))
+            boxes = _boxes(own, run, model)
+            finishing.append(finisher.submit(_segment(case, boxes, partial(CaseOutput, case, run=run), progress)))
             # the last case is finished beside the next one, unless that one may not begin
             while len(finishing) > (0 if run.settings.fail_fast else 1):
                 yield finishing.popleft().result()
@@ -110,9 +140,15 @@ def run_part(job: PartJob, run: Run, model: Model, calls: int, progress: Progres
         return Outcome(case, 0.0)  # by a worker that was lost before it could tell
     scaling = read_scaling(run.output, case)
     tiles = ahead(_with_gdal(read([case], run.model, run.settings.bands, job.part, scaling)), READ_AHEAD)
-    scored = predict(model, batches(tiles, run.model.batch), calls)
+    scored = predict(model, batches(tiles, model.spec.batch), calls)
     with gdal_options(), closing(tiles), closing(scored):
-        return _segment(case, scored, lambda sheet: _part_output(job, sheet, run), progress)()
+        return _segment(case, _boxes(scored, run, model), lambda sheet: _part_output(job, sheet, run), progress)()
+
+
+def _boxes(tiles: Iterable[Tile], run: Run, model: Model) -> Iterator[Decided]:
+    """Scored tiles of one case blended and decided, where the scores are."""
+    decision = Decision(run.model.contract, run.model.blend_on, model.arrays)
+    return decide(blend(tiles, model.arrays), decision, confidence=run.settings.confidence)
 
 
 def _part_output(job: PartJob, sheet: Sheet, run: Run) -> PartOutput:
@@ -162,14 +198,14 @@ def _timed(case: Case, do: Callable[[], None], pixels: int = 0, seconds: float =
 
 
 def _segment(
-    case: Case, tiles: Iterable[Tile], make_output: Callable[[Sheet], CaseOutput | PartOutput], progress: Progress
+    case: Case, boxes: Iterable[Decided], make_output: Callable[[Sheet], CaseOutput | PartOutput], progress: Progress
 ) -> Callable[[], Outcome]:
     """Write all but the last word of a case, or of a part; what is returned says it, beside the next case."""
     started, pixels = time.perf_counter(), 0
     sheet: Sheet | None = None
     output: CaseOutput | PartOutput | None = None
     try:
-        for box in blend(tiles):
+        for box in boxes:
             sheet = box.sheet
             output = output or make_output(sheet)
             output.write(box)
@@ -182,7 +218,8 @@ def _segment(
             output.discard()
         if not isinstance(error, Exception):
             raise
-        failed = Outcome(case, time.perf_counter() - started, pixels, str(foreseen(error, case.path)))
+        told, short = str(foreseen(error, case.path)), isinstance(error, DeviceMemoryError)
+        failed = Outcome(case, time.perf_counter() - started, pixels, told, short)
         return lambda: failed
     LOG.info("%s: %d pixels blended in %.1f s", case.name, pixels, time.perf_counter() - started)
     return lambda: _finish(case, output, started, pixels)

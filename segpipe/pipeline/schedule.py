@@ -17,7 +17,7 @@ from segpipe.pipeline.errors import ModelError, SegpipeError, WorkerError
 from segpipe.pipeline.model import load
 from segpipe.pipeline.plan import Job, Plan
 from segpipe.pipeline.records import Run, is_done
-from segpipe.pipeline.run import JoinJob, Outcome, Progress, Task, run_job, work
+from segpipe.pipeline.run import JoinJob, Outcome, Progress, Task, work
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Worker
@@ -51,7 +51,7 @@ def serial(plan: Plan, run: Run, progress: Progress, halt: threading.Event) -> I
         if not isinstance(task, Job):
             yield from agenda.ended(task, list(work(task, run, model, plan.calls, progress)))
             continue
-        for outcome in run_job(task, run, model, plan.calls, progress):  # its cases are told of one by one
+        for outcome in work(task, run, model, plan.calls, progress):  # its cases are told of one by one
             yield outcome
             if halt.is_set():
                 return

@@ -216,9 +216,9 @@ def _local_cluster(workers: int, devices: list[str]) -> "LocalCluster":
     from distributed import LocalCluster, Nanny
 
     class GpuNanny(Nanny):
-        def __init__(self, *arguments: Any, name: int, **options: Any) -> None:
-            own = {"CUDA_VISIBLE_DEVICES": devices[name % len(devices)]}
-            super().__init__(*arguments, name=name, env=own, **options)
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            options["env"] = {"CUDA_VISIBLE_DEVICES": devices[options["name"] % len(devices)]}
+            super().__init__(*arguments, **options)
 
     dask.config.set({"distributed.scheduler.allowed-failures": RETRIES})
     # glibc reads these when a process starts: Dask sets only this key early enough

@@ -56,6 +56,7 @@ def main() -> None:
 @click.option("--tls-ca", type=click.Path(path_type=Path), help="Authority file for a scheduler on tls://.")
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate for a scheduler on tls://.")
 @click.option("--tls-key", type=click.Path(path_type=Path), help="Key for a scheduler on tls://.")
+@click.option("--dashboard", help="Where Dask's dashboard listens, if bokeh is installed [127.0.0.1, any free port].")
 @click.option("--workers", type=int, help="Worker processes [one per processor, no more than cases].")
 @click.option("--parts", type=int, help="Cut every case into as many parts [as workers and memory ask].")
 @click.option("--memory", type=float, help="GB that one worker may use [its share of 80 % of the machine's].")
@@ -236,9 +237,14 @@ def inspect(file: str, json: bool, **flags: Any) -> None:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """SIGTERM ends an export as Ctrl-C does, and what is half-written goes; once is enough, and a second must not hurt."""
     del frame
-    for other in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(other, signal.SIG_IGN)
+    _hear_no_more()
     raise KeyboardInterrupt(number)
+
+
+def _hear_no_more() -> None:
+    """Signals are ignored from now on, also while Python ends, which puts back what else would kill the process."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
@@ -260,8 +266,7 @@ def _interruptible(grace: float) -> "Halt":
 
     def stop(number: int) -> None:
         """Once is enough, and one more must not hurt; but the exception may get lost in a callback."""
-        for other in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(other, signal.SIG_IGN)
+        _hear_no_more()
         signal.signal(signal.SIGALRM, leave)
         signal.setitimer(signal.ITIMER_REAL, STOPPING)
         raise KeyboardInterrupt(number)
@@ -288,7 +293,7 @@ def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
     from segpipe.journal import Journal
     from segpipe.pipeline.launch import carry_out, prepare
 
-    prepared = prepare(load_settings(config, flags))
+    prepared = prepare(load_settings(config, flags), look=dry_run)
     for line in terminal.settings_lines(prepared):
         click.echo(line, err=True)
     if dry_run:
@@ -303,6 +308,7 @@ def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
             watcher = journal = stack.enter_context(Journal(prepared.run.settings.log_file, watcher))
             journal.begun(prepared)
         summary = carry_out(prepared, watcher, _interruptible(prepared.run.settings.grace))
+        _hear_no_more()  # the exit code tells what is on the disk by now
         if journal:
             journal.ended(summary)
     terminal.conclude(prepared, summary)

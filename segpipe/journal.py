@@ -4,24 +4,19 @@ import json
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from segpipe.pipeline.errors import OutputError
 from segpipe.pipeline.files import output_errors
 from segpipe.pipeline.launch import Prepared, Summary
-from segpipe.pipeline.run import Outcome
-
-
-class _Inner(Protocol):
-    def progress(self, pixels: int) -> None: ...
-
-    def outcome(self, outcome: Outcome) -> None: ...
+from segpipe.pipeline.ledger import State
+from segpipe.pipeline.run import Outcome, Watcher
 
 
 class Journal(logging.Handler):
     """Appends to a file what happens, and hands it on to another watcher."""
 
-    def __init__(self, path: Path, inner: _Inner) -> None:
+    def __init__(self, path: Path, inner: Watcher) -> None:
         super().__init__(logging.WARNING)
         self._path, self._inner = path, inner
         with output_errors(path):
@@ -51,13 +46,17 @@ class Journal(logging.Handler):
 
     def begun(self, prepared: Prepared) -> None:
         plan = prepared.plan
-        counts = {"cases": len(plan.cases), "done_before": len(plan.done), "failed": len(plan.failed)}
+        counts = {"cases": len(plan), "done_before": len(plan.done), "failed": len(plan.failed)}
         self.tell(
             "begun", output=str(prepared.run.output), model=str(prepared.run.model.path), workers=plan.workers, **counts
         )
 
     def progress(self, pixels: int) -> None:
         self._inner.progress(pixels)
+
+    def note(self, line: str) -> None:
+        self.tell("note", message=line)
+        self._inner.note(line)
 
     def outcome(self, outcome: Outcome) -> None:
         values: dict[str, Any] = {"case": outcome.case.name, "seconds": round(outcome.seconds, 3), "pixels": outcome.pixels}
@@ -68,7 +67,12 @@ class Journal(logging.Handler):
         self._inner.outcome(outcome)
 
     def ended(self, summary: Summary) -> None:
-        counts = {"done": len(summary.done), "done_before": len(summary.skipped), "failed": len(summary.failed)}
+        ledger = summary.ledger
+        counts = {
+            "done": ledger.count(State.DONE),
+            "done_before": ledger.count(State.SKIPPED),
+            "failed": len(summary.failed),
+        }
         rate = round(summary.megapixels_per_second, 3)
         event = "interrupted" if summary.interrupted else "ended"
         self.tell(event, seconds=round(summary.seconds, 3), megapixels_per_second=rate, problems=summary.problems, **counts)

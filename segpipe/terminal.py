@@ -16,6 +16,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from segpipe.pipeline.launch import Prepared, Summary
+from segpipe.pipeline.ledger import State
 from segpipe.pipeline.plan import memory_mb
 from segpipe.pipeline.records import Record, records
 from segpipe.pipeline.run import Outcome
@@ -54,6 +55,9 @@ class Lines:
     def progress(self, pixels: int) -> None:
         pass
 
+    def note(self, line: str) -> None:
+        click.echo(line, err=True)
+
     def outcome(self, outcome: Outcome) -> None:
         self._count += 1
         say(f"[{self._count}/{self._total}] {described(outcome)}")
@@ -66,7 +70,10 @@ class Bar(Lines):
         super().__init__(prepared)
         columns = (TextColumn("{task.description}"), BarColumn(), _Rate(), TimeRemainingColumn())
         self._bar = Progress(*columns, console=Console(), transient=False)
-        self._task = self._bar.add_task(self._caption(), total=prepared.plan.pixels)
+        pixels = prepared.plan.pixels
+        self._by_cases = pixels is None
+        """Whether the bar counts cases, because nobody knows their pixels before they are done."""
+        self._task = self._bar.add_task(self._caption(), total=len(prepared.plan) if pixels is None else pixels, pixels=0)
 
     def _caption(self) -> str:
         return f"{self._count}/{self._total} cases"
@@ -80,10 +87,17 @@ class Bar(Lines):
         self._bar.stop()
 
     def progress(self, pixels: int) -> None:
-        self._bar.advance(self._task, pixels)
+        self._bar.update(self._task, pixels=self._bar.tasks[self._task].fields["pixels"] + pixels)
+        if not self._by_cases:
+            self._bar.advance(self._task, pixels)
+
+    def note(self, line: str) -> None:
+        self._bar.console.print(Text(line))
 
     def outcome(self, outcome: Outcome) -> None:
         self._count += 1
+        if self._by_cases:
+            self._bar.advance(self._task)
         self._bar.update(self._task, description=self._caption())
         if outcome.error is not None:
             self._bar.console.print(Text(described(outcome), style="red"))
@@ -91,7 +105,7 @@ class Bar(Lines):
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(f"{(task.finished_speed or task.speed or 0) / 1e6:.1f} Mpx/s")
+        return Text(f"{task.fields['pixels'] / 1e6 / (task.elapsed or 1):.1f} Mpx/s")
 
 
 def described(outcome: Outcome) -> str:
@@ -112,10 +126,10 @@ def conclude(prepared: Prepared, summary: Summary) -> None:
     if not sys.stdout.isatty():
         return
     console = Console()
-    done = [case for case in prepared.cases if case.name in summary.good]
-    console.print(areas_table(records(prepared.run.output, done)))
+    ledger = summary.ledger
+    console.print(areas_table(records(prepared.run.output, summary.good)))
     console.print(
-        f"{len(summary.done)} done, {len(summary.skipped)} done before, {len(summary.failed)} failed"
+        f"{ledger.count(State.DONE)} done, {ledger.count(State.SKIPPED)} done before, {len(summary.failed)} failed"
         f" in {summary.seconds:.1f} s, {summary.megapixels_per_second:.1f} Mpx/s"
     )
     console.print(f"open {prepared.run.output / 'areas.csv'} and the masks beside it")
@@ -202,7 +216,7 @@ LISTED = 20
 def print_plan(prepared: Prepared) -> None:
     """What a run would do, for ``--dry-run``."""
     run, plan = prepared.run, prepared.plan
-    for planned in plan.cases:
+    for planned in plan.seen:
         size = " x ".join(map(str, planned.shape))
         click.echo(f"case  {planned.case.name}  {size} px  {planned.windows} windows")
         for note in planned.notes:
@@ -213,10 +227,10 @@ def print_plan(prepared: Prepared) -> None:
         click.echo(f"problem  {failure.case.name}: {failure.error}")
     for cut in plan.cuts:
         click.echo(f"parts  {cut.case.case.name}  {len(cut.parts)} parts, {cut.repeated:.1%} of the windows inferred twice")
-    windows = sum(case.windows for case in plan.cases)
-    jobs = len(plan.jobs) + sum(len(cut.parts) for cut in plan.cuts)
+    windows = sum(case.windows for case in plan.seen)
+    jobs = len(list(plan.jobs)) + sum(len(cut.parts) for cut in plan.cuts)
     click.echo(
-        f"{len(plan.cases)} cases to do, {len(plan.done)} done before, {len(plan.failed)} with problems; "
+        f"{len(plan)} cases to do, {len(plan.done)} done before, {len(plan.failed)} with problems; "
         f"{windows} windows in {jobs} jobs; {plan.workers} workers, calls in flight in each: {plan.calls}; "
         f"about {memory_mb(plan, run):,.0f} MB of memory per worker"
     )
@@ -225,7 +239,7 @@ def print_plan(prepared: Prepared) -> None:
 def note_lines(prepared: Prepared) -> list[str]:
     """What was seen in cases that is no error, each note once, for stderr."""
     cases: dict[str, list[str]] = {}
-    for planned in prepared.plan.cases:
+    for planned in prepared.plan.seen:
         for note in planned.notes:
             cases.setdefault(note, []).append(planned.case.name)
     return [f"note: {names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {note}" for note, names in cases.items()]

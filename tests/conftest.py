@@ -78,13 +78,10 @@ def segpipe(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 @pytest.fixture
 def run_serial(tmp_path: Path) -> Callable[..., Path]:
     """Run the pipeline in this process with the serial executor; the output folder comes back, and no case may fail."""
+    from scenes import Silent
+
     from segpipe.pipeline.config import load_settings
     from segpipe.pipeline.launch import carry_out, prepare
-
-    class Silent:
-        def progress(self, pixels: int) -> None: ...
-
-        def outcome(self, outcome: Any) -> None: ...
 
     def run(source: Path, model: Path, **settings: Any) -> Path:
         output = settings.pop("output", tmp_path / "out")

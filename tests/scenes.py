@@ -112,3 +112,13 @@ def assert_same(out: Path, whole: Path) -> None:
     assert sorted(files(out)) == sorted(files(whole))
     for name, path in files(whole).items():
         assert told(out / name) == told(path), name
+
+
+class Silent:
+    """Nobody watches."""
+
+    def progress(self, pixels: int) -> None: ...
+
+    def outcome(self, outcome: Any) -> None: ...
+
+    def note(self, line: str) -> None: ...

@@ -127,6 +127,39 @@ def test_a_scheduler_that_vanishes_ends_the_run_and_a_second_one_completes_it(cl
     assert contents(tmp_path / "out") == contents(tmp_path / "reference")
 
 
+SUBMIT = {
+    "lsf": (
+        "bsub",
+        "bkill",
+        "cat > $dir/script.$$",
+        "echo 'Job <'$!'> is submitted to default queue <normal>.'",
+        "#BSUB -n 3",
+    ),
+    "pbs": ("qsub", "qdel", 'cp "$1" $dir/script.$$', "echo $!.server", "#PBS -l select=1:ncpus=3:mem=512mb"),
+}
+"""The commands of two batch systems that no package brings: here they only start what they are given."""
+
+
+@pytest.mark.parametrize("kind", list(SUBMIT))
+def test_workers_are_jobs_of_other_batch_systems(kind, scenes, segpipe, tmp_path):
+    """The scripts that dask-jobqueue writes are run; what a real LSF or PBS makes of their headers is not tried."""
+    submit, cancel, take, answer, header = SUBMIT[kind]
+    (tmp_path / "bin").mkdir()
+    lines = ["#!/bin/bash", f"dir={tmp_path}", take, "bash $dir/script.$$ >$dir/job.$$ 2>&1 </dev/null &", answer]
+    (tmp_path / "bin" / submit).write_text("\n".join(lines))
+    (tmp_path / "bin" / cancel).write_text('#!/bin/bash\npkill -P "${1%%.*}"\n')
+    for name in (submit, cancel):
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "c.toml").write_text(f'kind = "{kind}"\njobs = 2\ncores = 3\nmemory = "512MiB"\n[job]\ninterface = "lo"\n')
+    env = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(SEGPIPE.parent)}
+    done = segpipe(*scenes, "-o", "out", "--cluster", "c.toml", "--parts", 5, env=env)
+    assert done.returncode == 0, done.stderr
+    assert header in next(tmp_path.glob("script.*")).read_text()
+    assert len(list(tmp_path.glob("script.*"))) == 2
+    assert segpipe(*scenes, "-o", "reference", "--executor", "serial").returncode == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "reference")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -10,6 +10,7 @@ import onnx
 import pytest
 import rasterio
 from networks import Network, contract, local, pixelwise
+from scenes import Silent
 
 from segpipe.pipeline import predict
 from segpipe.pipeline.areas import COUNT_BYTES, Areas
@@ -23,12 +24,6 @@ from segpipe.pipeline.sinks.raster import PartSink, Style
 from segpipe.pipeline.windows import Window
 
 
-class Watcher:
-    def progress(self, pixels): ...
-
-    def outcome(self, outcome): ...
-
-
 def scenes(raster, names="abcd", shape=(150, 130)):
     rng = np.random.default_rng(0)
     paths = [raster(f"in/{name}.tif", rng.integers(1, 255, (3, *shape), dtype=np.uint8)) for name in names]
@@ -37,7 +32,7 @@ def scenes(raster, names="abcd", shape=(150, 130)):
 
 def run(source, model, output, **flags):
     flags = {"input": (str(source),), "model": model, "output": output, "executor": "serial", "device": "cpu", **flags}
-    return carry_out(prepare(load_settings(None, flags)), Watcher())
+    return carry_out(prepare(load_settings(None, flags)), Silent())
 
 
 def test_a_mask_never_replaces_the_source_of_a_vrt(raster, tmp_path):

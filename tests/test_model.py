@@ -8,6 +8,7 @@ import pytest
 import rasterio
 from networks import Network, contract, pixelwise
 from onnx import TensorProto, numpy_helper
+from scenes import Silent
 
 from segpipe.pipeline.config import load_settings
 from segpipe.pipeline.errors import ContractError, ModelError, SegpipeError, SettingsError
@@ -191,15 +192,9 @@ def test_scores_that_are_not_finite_fail_the_case_with_the_reason(source, tmp_pa
     model = net.save(tmp_path / "m.onnx", contract(3, 3), classes=3)
     flags = {"input": (str(source),), "model": model, "output": tmp_path / "out", "executor": "serial"}
     prepared = prepare(load_settings(None, flags))
-    (failure,) = carry_out(prepared, Watcher()).failed
+    (failure,) = carry_out(prepared, Silent()).failed
     assert "scores must be finite, got NaN" in failure.error
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"areas.csv", "run.json"}
-
-
-class Watcher:
-    def progress(self, pixels): ...
-
-    def outcome(self, outcome): ...
 
 
 def test_external_data_is_read_and_counts_as_the_model(source, pixels, run_serial, tmp_path):
@@ -243,5 +238,5 @@ def test_the_pixel_size_on_the_ground_must_be_the_models(crs, pixel, refused, ra
 def test_a_picture_without_a_place_is_noted_not_refused(raster, tmp_path, pixels):
     model = pixelwise(tmp_path / "m.onnx", spacing=[10.0, 10.0])
     flags = {"input": (str(raster("in/a.png", pixels)),), "model": model, "output": tmp_path / "out"}
-    (planned,) = prepare(load_settings(None, flags)).plan.cases
+    (planned,) = prepare(load_settings(None, flags)).plan.seen
     assert "pixel size not checked against the model's 10 m" in planned.notes[0]

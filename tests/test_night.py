@@ -223,7 +223,7 @@ import os, time
 import segpipe.pipeline.run as run
 
 def poisoned(task, *rest, whole=run.work):
-    names = [planned.case.name for planned in task.cases] if hasattr(task, "cases") else [task.case.case.name]
+    names = [case.name for case in task.cases] if hasattr(task, "cases") else [task.case.case.name]
     if "killer" in names:
         os.kill(os.getpid(), 9)
     if "sleeper" in names:

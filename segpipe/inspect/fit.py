@@ -7,7 +7,7 @@ from segpipe.pipeline.cases import Case
 from segpipe.pipeline.config import Settings
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.machine import processors
-from segpipe.pipeline.plan import Job, Plan, PlannedCase, memory_mb
+from segpipe.pipeline.plan import Plan, PlannedCase, memory_mb
 from segpipe.pipeline.records import Run
 from segpipe.pipeline.sources.raster import RasterSource
 from segpipe.pipeline.spec import ModelSpec
@@ -17,8 +17,8 @@ from segpipe.pipeline.windows import Cover
 def laid(file: str, source: RasterSource, spec: ModelSpec, settings: Settings) -> Fit:
     """Bands, windows and memory of a run of this model on this raster."""
     cover, contract = Cover(source.grid.shape, spec.tiling), spec.contract
-    job = Job((PlannedCase(Case("", file), cover.shape, len(cover)),))
-    plan = Plan((job,), (), (), (), workers=1, calls=processors())
+    case = PlannedCase(Case("", file), cover.shape, len(cover))
+    plan = Plan((case,), (), (), (), (), workers=1, calls=processors())
     spacing = contract.spacing and [n * METRES[contract.spacing_unit] for n in contract.spacing]
     return Fit(
         model=str(spec.path),

@@ -4,10 +4,11 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from segpipe.pipeline.cases import Case
 from segpipe.pipeline.parts import is_part_done, read_scaling
-from segpipe.pipeline.plan import Cut, Job, Plan, PlannedCase
+from segpipe.pipeline.plan import JOB_WINDOWS, JOBS_PER_WORKER, Cut, Job, Plan, PlannedCase, cut_large, keep_cut
 from segpipe.pipeline.records import Run
-from segpipe.pipeline.run import JoinJob, MeasureJob, Outcome, PartJob, Task
+from segpipe.pipeline.run import JoinJob, MeasureJob, Outcome, PartJob, Returned, Task, Told
 
 
 @dataclass
@@ -24,19 +25,53 @@ class Agenda:
     """Tasks that may begin, as others end; empty and idle when all is done or has failed."""
 
     def __init__(self, plan: Plan, run: Run) -> None:
-        self._run = run
-        self._courses = {cut.case.case.name: _Course(cut, _undone(cut, run)) for cut in plan.cuts}
+        self._run, self._workers = run, plan.workers
+        self._courses: dict[str, _Course] = {}
         self._ready: deque[Task] = deque()
-        for course in self._courses.values():
-            self._begin(course)
+        for cut in plan.cuts:
+            self._enter(cut)
         self._ready.extend(plan.jobs)
+        self._unseen = iter(plan.unseen)
+        self._left = len(plan.unseen)
+        self._returned: deque[Case] = deque()
 
     def __bool__(self) -> bool:
         """Whether a task may begin now."""
-        return bool(self._ready)
+        return bool(self._ready or self._returned or self._left)
 
     def take(self) -> Task:
-        return self._ready.popleft()
+        """What is known comes first, so that few cases are known at any time, however many there are."""
+        if self._ready:
+            return self._ready.popleft()
+        fair = -(-(self._left + len(self._returned)) // (self._workers * JOBS_PER_WORKER))
+        cases: list[Case] = []
+        while len(cases) < min(JOB_WINDOWS, fair):
+            cases.append(self._next())
+        return Job(tuple(cases), unseen=True)
+
+    def _next(self) -> Case:
+        if self._returned:
+            return self._returned.popleft()
+        self._left -= 1
+        return next(self._unseen)
+
+    def _take_back(self, returned: Returned) -> None:
+        """A case that another job shall do; one that was looked at is cut if it is large."""
+        if returned.seen is None:
+            self._returned.append(returned.case)
+            return
+        others = self._left + len(self._returned) + len(self._ready)
+        total = returned.seen.windows * (1 + others)  # as if they were all like this one
+        cuts = list(cut_large([returned.seen], self._run, self._workers, total))
+        for cut in cuts:
+            keep_cut(cut, self._run)
+            self._enter(cut)
+        if not cuts:
+            self._ready.append(Job((returned.case,)))
+
+    def _enter(self, cut: Cut) -> None:
+        course = self._courses[cut.case.case.name] = _Course(cut, _undone(cut, self._run))
+        self._begin(course)
 
     def put_back(self, tasks: list[Task]) -> None:
         """Tasks in place of one that was lost."""
@@ -56,9 +91,13 @@ class Agenda:
         else:
             self._ready.appendleft(JoinJob(case, parts, course.seconds))
 
-    def ended(self, task: Task, outcomes: list[Outcome]) -> Iterator[Outcome]:
+    def ended(self, task: Task, told: list[Told]) -> Iterator[Outcome]:
         """Note how a task has ended, and give what is to be told of cases."""
+        outcomes = [outcome for outcome in told if isinstance(outcome, Outcome)]
         if isinstance(task, Job | JoinJob):
+            for returned in told:
+                if isinstance(returned, Returned):
+                    self._take_back(returned)
             yield from outcomes
             return
         (outcome,) = outcomes

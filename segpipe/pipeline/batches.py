@@ -1,5 +1,6 @@
 """From opened cases to batches of scaled tiles, read in window order and filled across cases."""
 
+import math
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -64,6 +65,15 @@ class Sheet:
         return Weights.over(self.cover)
 
 
+class HandedBackError(SegpipeError):
+    """A case that its job does not do: it is too large for it, or the job has enough."""
+
+    def __init__(self, sheet: Sheet | None) -> None:
+        super().__init__("the case is for another job")
+        self.sheet = sheet
+        """What was seen of the case; None if it was not opened."""
+
+
 @dataclass(eq=False, slots=True)
 class Tile:
     """One window of a case on its way through the stages."""
@@ -123,27 +133,35 @@ def open_sheet(
     return source, Sheet(source.grid, source.picture, files, tuple(notes), cover, opened, part, raw)
 
 
-def read(
-    cases: Iterable[Case],
-    model: ModelSpec,
-    bands: tuple[int, ...] | None,
-    part: Part | None = None,
-    scaling: Scaling | None = None,
-) -> Iterator[Tile]:
-    """Every window of every case in order; a case that cannot be read ends in a tile that says why.
+@dataclass(frozen=True)
+class Reading:
+    """What is read of cases."""
 
-    Args:
-        cases: to be read.
-        model: that they are for.
-        bands: as ``--bands``.
-        part: of the only case, where it is one part.
-        scaling: of the only case, where it has been measured before.
-    """
+    model: ModelSpec
+    """That they are for."""
+    bands: tuple[int, ...] | None
+    """As ``--bands``."""
+    part: Part | None = None
+    """Of the only case, where it is one part."""
+    scaling: Scaling | None = None
+    """Of the only case, where it has been measured before."""
+    limit: float = math.inf
+    """Windows after which no further case is opened, and above which a case is not read."""
+
+
+def read(cases: Iterable[Case], reading: Reading) -> Iterator[Tile]:
+    """Every window of every case in order; a case that cannot be read ends in a tile that says why."""
+    windows = 0
     for case in cases:
         try:
-            source, sheet = open_sheet(case, model, bands, part)
+            if windows >= reading.limit:
+                raise HandedBackError(None)
+            source, sheet = open_sheet(case, reading.model, reading.bands, reading.part)
             with closing(source):
-                yield from _tiles(case, source, sheet, scaling or scaling_of(source, model.contract))
+                if len(sheet.windows) > reading.limit:
+                    raise HandedBackError(sheet)
+                windows += len(sheet.windows)
+                yield from _tiles(case, source, sheet, reading.scaling or scaling_of(source, reading.model.contract))
         except Exception as error:  # noqa: BLE001 - a bad case costs only itself
             yield Tile(case, error=foreseen(error, case.path))
 

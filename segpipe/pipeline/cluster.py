@@ -2,7 +2,9 @@
 
 import atexit
 import importlib
+import importlib.util
 import logging
+import math
 import os
 import platform
 import signal
@@ -20,6 +22,7 @@ from segpipe.pipeline.config import Settings
 from segpipe.pipeline.contract import readable
 from segpipe.pipeline.device import gpus
 from segpipe.pipeline.errors import SettingsError, WorkerError
+from segpipe.pipeline.plan import Crew
 from segpipe.pipeline.records import Run, device_kind
 from segpipe.pipeline.spec import read_spec
 
@@ -72,22 +75,22 @@ def read_cluster(path: Path) -> ClusterFile:
         raise SettingsError(f"{path}: {readable(error)}") from None
 
 
-def crew(settings: Settings) -> tuple[int, int] | None:
-    """Workers, and processors of each, where settings name a cluster; None on this machine.
+def crew(settings: Settings) -> Crew | None:
+    """Who works, where settings name a cluster; None on this machine.
 
     Raises:
         WorkerError: the scheduler cannot be reached, or has no worker.
     """
     if settings.cluster is not None:
         told = read_cluster(settings.cluster)
-        return told.jobs, told.cores
+        return Crew(told.jobs, told.cores)
     if settings.scheduler is None:
         return None
     with _client_of(settings) as client:
         threads = [worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
     if not threads:
         raise WorkerError(f"the scheduler {settings.scheduler} must have workers, and has none: start some with dask worker")
-    return sum(threads), 1
+    return Crew(sum(threads), 1)
 
 
 @contextmanager
@@ -107,16 +110,21 @@ def connected(run: Run, workers: int) -> Iterator["Client"]:
     from distributed import Client
 
     if settings.cluster is not None:
-        with _jobqueue(settings.cluster) as cluster, Client(cluster, set_as_default=False) as client:
+        with _jobqueue(settings.cluster, settings.dashboard) as cluster, Client(cluster, set_as_default=False) as client:
             _await(client, read_cluster(settings.cluster))
             _check_workers(client, run)
             yield client
         return
     with (
-        _started(workers, [] if run.model.device == "cpu" else gpus()) as cluster,
+        _started(workers, settings.dashboard, [] if run.model.device == "cpu" else gpus()) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
+
+
+def dashboard(client: "Client") -> str | None:
+    """Where to watch the cluster at work; None where bokeh, which draws it, is not installed."""
+    return None if importlib.util.find_spec("bokeh") is None else f"dashboard: {client.dashboard_link}"
 
 
 def quieten() -> None:
@@ -183,10 +191,10 @@ def _check_workers(client: "Client", run: Run) -> None:
                 )
 
 
-def _started(workers: int, devices: list[str]) -> "LocalCluster":
+def _started(workers: int, dashboard: str, devices: list[str]) -> "LocalCluster":
     try:
         with _deaf_children():
-            return _local_cluster(workers, devices)
+            return _local_cluster(workers, dashboard, devices)
     except KeyboardInterrupt:
         from distributed.deploy import spec
 
@@ -210,7 +218,7 @@ def _deaf_children() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _local_cluster(workers: int, devices: list[str]) -> "LocalCluster":
+def _local_cluster(workers: int, dashboard: str, devices: list[str]) -> "LocalCluster":
     """Processes of this machine; each sees one GPU, where there are any."""
     import dask.config
     from distributed import LocalCluster, Nanny
@@ -231,14 +239,14 @@ def _local_cluster(workers: int, devices: list[str]) -> "LocalCluster":
         processes=True,
         worker_class=GpuNanny if devices else None,
         host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
+        dashboard_address=dashboard,
         # the plan bounds memory; Dask's own limit would kill workers for GDAL's cache
         memory_limit=0,
         silence_logs=logging.CRITICAL,
     )
 
 
-def _jobqueue(path: Path) -> Any:
+def _jobqueue(path: Path, dashboard: str) -> Any:
     """A cluster of dask-jobqueue; each job is one process with one thread, whatever its processors."""
     told = read_cluster(path)
     try:
@@ -249,15 +257,23 @@ def _jobqueue(path: Path) -> Any:
 
     dask.config.set({"distributed.scheduler.allowed-failures": RETRIES})
     exports = [f"export {key}={value}" for key, value in WORKER_ENVIRONMENT.items()]
-    options = {"job_cpu": told.cores} if told.kind == "slurm" else {}
-    own = dict(told.job)
+    own = {"scheduler_options": {"dashboard_address": dashboard}, **_processors(told), **told.job}
     own["job_script_prologue"] = [*exports, *own.get("job_script_prologue", [])]
     try:
-        cluster = getattr(jobqueue, CLASSES[told.kind])(cores=1, processes=1, memory=told.memory, **options, **own)
+        cluster = getattr(jobqueue, CLASSES[told.kind])(cores=1, processes=1, memory=told.memory, **own)
         cluster.scale(jobs=told.jobs)
     except (TypeError, ValueError, OSError, RuntimeError) as error:
         raise WorkerError(f"{path}: jobs cannot be submitted to {told.kind}: {error}") from None
     return cluster
+
+
+def _processors(told: ClusterFile) -> dict[str, Any]:
+    """How dask-jobqueue is told of a job's processors, where its one worker has one thread."""
+    from dask.utils import parse_bytes
+
+    if told.kind == "pbs":
+        return {"resource_spec": f"select=1:ncpus={told.cores}:mem={math.ceil(parse_bytes(told.memory) / 2**20)}mb"}
+    return {"job_cpu" if told.kind == "slurm" else "ncpus": told.cores}
 
 
 def _await(client: "Client", told: ClusterFile) -> None:

@@ -49,6 +49,8 @@ class Settings(BaseModel):
     tls_cert: Path | None = None
     tls_key: Path | None = None
     """TLS files for the scheduler, as ``distributed``'s Security takes them."""
+    dashboard: str = "127.0.0.1:0"
+    """Where Dask's dashboard listens, if bokeh is installed; 0 is any free port."""
     workers: int | None = Field(default=None, ge=1, strict=True)
     parts: int | None = Field(default=None, ge=1, strict=True)
     """Cut every case into as many parts, if it has windows for them; None: as workers and memory ask."""

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from segpipe.pipeline.errors import OutputError
 
@@ -13,6 +13,11 @@ from segpipe.pipeline.errors import OutputError
 def partial(path: Path) -> Path:
     """Name of a file that is being written: in the same folder, hidden, the same for every attempt."""
     return path.with_name(f".{path.name}.partial")
+
+
+def is_partial(name: str) -> bool:
+    """Whether a file's name is one of a file that was being written, or of what GDAL has put beside it."""
+    return name.startswith(".") and name.endswith((".partial", ".partial.aux.xml"))
 
 
 def commit(temporary: Path, path: Path) -> None:
@@ -30,11 +35,19 @@ def remove(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small text file, whole or not at all."""
+    with writing(path) as stream:
+        stream.write(text)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[TextIO]:
+    """A text file that has its name once the block has ended well; lines end as they are written."""
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = partial(path)
         try:
-            temporary.write_text(text, encoding="utf-8")
+            with temporary.open("w", encoding="utf-8", newline="") as stream:
+                yield stream
             commit(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -9,34 +9,28 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from segpipe.pipeline.cases import Case, find_cases, identities, is_remote, searched_root
+from segpipe.pipeline.cases import Case, find_cases, is_remote, searched_root
 from segpipe.pipeline.cluster import crew
 from segpipe.pipeline.config import Settings
 from segpipe.pipeline.errors import OutputError, SegpipeError
 from segpipe.pipeline.files import output_errors, write_json
+from segpipe.pipeline.ledger import Ledger, State
 from segpipe.pipeline.lock import locked
 from segpipe.pipeline.machine import processors
 from segpipe.pipeline.model import try_out
 from segpipe.pipeline.output import sweep
-from segpipe.pipeline.parts import FOLDER, forget_parts, sweep_parts, write_cut
-from segpipe.pipeline.plan import Failure, Plan, make_plan
+from segpipe.pipeline.parts import FOLDER, forget_parts, sweep_parts
+from segpipe.pipeline.plan import Failure, Plan, keep_cut, make_plan
 from segpipe.pipeline.records import Run, device_kind, is_done, versions, write_areas
-from segpipe.pipeline.run import Outcome
+from segpipe.pipeline.run import Outcome, Watcher
 from segpipe.pipeline.schedule import EXECUTORS
 from segpipe.pipeline.spec import read_spec
 
 LOG = logging.getLogger("segpipe")
-
-
-class Watcher(Protocol):
-    """Who is told of a run while it goes on."""
-
-    def progress(self, pixels: int) -> None: ...
-
-    def outcome(self, outcome: Outcome) -> None: ...
 
 
 class Halt(threading.Event):
@@ -50,8 +44,7 @@ class Halt(threading.Event):
 class Summary:
     """What came of a run."""
 
-    done: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
+    ledger: Ledger
     failed: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
     pixels: int = 0
@@ -59,10 +52,32 @@ class Summary:
     problems: list[str] = field(default_factory=list)
     """What went wrong beside the cases."""
 
+    def add(self, outcome: Outcome) -> None:
+        """Note how a case ended."""
+        if outcome.error is None:
+            self.ledger.note(outcome.case.name, State.DONE)
+            self.pixels += outcome.pixels
+        else:
+            self.fail(Failure(outcome.case, outcome.error))
+
+    def fail(self, failure: Failure) -> None:
+        self.ledger.note(failure.case.name, State.FAILED)
+        self.failed.append(failure)
+
     @property
-    def good(self) -> set[str]:
+    def done(self) -> list[str]:
+        """Names of the cases that this run did."""
+        return self.ledger.names(State.DONE)
+
+    @property
+    def skipped(self) -> list[str]:
+        """Names of the cases that were done before."""
+        return self.ledger.names(State.SKIPPED)
+
+    @property
+    def good(self) -> Iterator[Case]:
         """Cases that have their mask."""
-        return {*self.done, *self.skipped}
+        return self.ledger.cases(State.DONE, State.SKIPPED)
 
     @property
     def megapixels_per_second(self) -> float:
@@ -78,8 +93,12 @@ class Prepared:
     plan: Plan
 
 
-def prepare(settings: Settings) -> Prepared:
+def prepare(settings: Settings, *, look: bool = False) -> Prepared:
     """Check settings, model, contract, inputs and output, and plan; nothing is inferred or written.
+
+    Args:
+        settings: of the run.
+        look: into every case, however many there are.
 
     Raises:
         SegpipeError: the run cannot start; a single bad case is a failure in the plan instead.
@@ -87,7 +106,7 @@ def prepare(settings: Settings) -> Prepared:
     run = Run(try_out(read_spec(settings)), settings)
     cases = find_cases(settings.input)
     check_output(settings.output, settings.input, cases)
-    return Prepared(run, cases, make_plan(cases, run, processors(), crew(settings)))
+    return Prepared(run, cases, make_plan(cases, run, crew(settings) or processors(), look=look))
 
 
 def check_output(output: Path, inputs: Sequence[str], cases: Sequence[Case]) -> None:
@@ -102,8 +121,11 @@ def check_output(output: Path, inputs: Sequence[str], cases: Sequence[Case]) -> 
                 f"the output must not lie inside the input, where the next run would take masks for scenes, "
                 f"got {output} in {text}: name another folder with --output"
             )
+    real = cache(os.path.realpath)  # of a folder once, not for each of its cases
     for case in cases:
-        if not is_remote(case.path) and Path(case.path).resolve().with_suffix("") == folder / case.name:
+        path = Path(case.path)
+        path = path.resolve() if path.is_symlink() else path
+        if not is_remote(case.path) and Path(real(path.parent), path.stem) == folder / case.name:
             raise OutputError(f"the mask of {case.path} would lie on or beside it: name another folder with --output")
     _check_writable(output)
 
@@ -131,9 +153,10 @@ def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) ->
     """
     run, plan = prepared.run, prepared.plan
     LOG.info(
-        "%d cases in parts and %d jobs on %d workers with %d calls each",
+        "%d cases in parts, %d in one piece and %d not looked at, on %d workers with %d calls each",
         len(plan.cuts),
-        len(plan.jobs),
+        len(plan.small),
+        len(plan.unseen),
         plan.workers,
         plan.calls,
     )
@@ -142,10 +165,9 @@ def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) ->
     halt = halt or Halt()
     with locked(run.output) as killed:
         if killed:
-            for planned in plan.cases:
-                sweep(run.output, planned.case)
+            sweep(run.output)
         started = time.perf_counter()
-        summary = Summary(skipped=[case.name for case in plan.done], failed=list(plan.failed))
+        summary = _opened(prepared)
         write_json(run.output / "run.json", _record(run, summary, "running"))
         try:
             _execute(prepared, watcher, summary, halt)
@@ -160,26 +182,33 @@ def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) ->
     return summary
 
 
+def _opened(prepared: Prepared) -> Summary:
+    """The summary of a run that has not done anything yet."""
+    summary = Summary(Ledger(prepared.cases))
+    for case in prepared.plan.done:
+        summary.ledger.note(case.name, State.SKIPPED)
+    for failure in prepared.plan.failed:
+        summary.fail(failure)
+    return summary
+
+
 def _conclude(prepared: Prepared, summary: Summary) -> None:
     """Leave the tables, each whatever becomes of the other, and nothing half-written."""
-    output, good = prepared.run.output, summary.good
+    output = prepared.run.output
     if summary.interrupted or summary.problems:
         # workers may have finished cases that nobody was left to be told of
-        ended = good | {failure.case.name for failure in summary.failed}
-        rest = [c.case for c in prepared.plan.cases if c.case.name not in ended]
-        summary.done += [case.name for case in rest if is_done(case, prepared.run)]
-        good = summary.good
-    for planned in prepared.plan.cases:
-        if planned.case.name not in good:
-            sweep(output, planned.case)
-            sweep_parts(output, planned.case)
+        for case in summary.ledger.cases(State.MISSING):
+            if is_done(case, prepared.run):
+                summary.ledger.note(case.name, State.DONE)
+    sweep(output)
     if (output / FOLDER).is_dir():
+        for case in summary.ledger.cases(State.MISSING, State.FAILED):
+            sweep_parts(output, case)
         # a run was stopped between the last word of a case and the end of its parts, or this one did it whole
-        for case in prepared.cases:
-            if case.name in good:
-                forget_parts(output, case)
+        for case in summary.good:
+            forget_parts(output, case)
     with _noting(summary):
-        write_areas(output, [case for case in prepared.cases if case.name in good])
+        write_areas(output, summary.good)
     with _noting(summary):
         write_json(output / "run.json", _record(prepared.run, summary, "interrupted" if summary.interrupted else "ended"))
 
@@ -196,21 +225,16 @@ def _execute(prepared: Prepared, watcher: Watcher, summary: Summary, halt: threa
     run, plan = prepared.run, prepared.plan
     for failure in plan.failed:
         watcher.outcome(Outcome(failure.case, 0.0, error=failure.error))
-    if not (plan.jobs or plan.cuts) or (plan.failed and run.settings.fail_fast):
+    if not len(plan) or (plan.failed and run.settings.fail_fast):
         return
     for cut in plan.cuts:
-        case = cut.case.case
-        write_cut(case, run, identities(case.path, cut.case.files), cut.case.shape, cut.parts)
-    outcomes = EXECUTORS[run.settings.executor](plan, run, watcher.progress, halt)
+        keep_cut(cut, run)
+    outcomes = EXECUTORS[run.settings.executor](plan, run, watcher, halt)
     for outcome in outcomes:
         watcher.outcome(outcome)
-        if outcome.error is None:
-            summary.done.append(outcome.case.name)
-            summary.pixels += outcome.pixels
-        else:
-            summary.failed.append(Failure(outcome.case, outcome.error))
-            if run.settings.fail_fast:
-                break
+        summary.add(outcome)
+        if outcome.error is not None and run.settings.fail_fast:
+            break
 
 
 def _record(run: Run, summary: Summary, state: str) -> dict[str, Any]:
@@ -226,7 +250,7 @@ def _record(run: Run, summary: Summary, state: str) -> dict[str, Any]:
         "seconds": round(summary.seconds, 3),
         "megapixels_per_second": round(summary.megapixels_per_second, 3),
         "interrupted": summary.interrupted,
-        "done": sorted(summary.done),
-        "skipped": sorted(summary.skipped),
+        "done": summary.done,
+        "skipped": summary.skipped,
         "failed": [{"case": failure.case.name, "error": failure.error} for failure in summary.failed],
     }

@@ -1,5 +1,6 @@
 """All that one case leaves: its mask, its confidence, its areas and, last, its record."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,9 @@ from segpipe.pipeline.cases import Case, identities
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.decide import Decided
 from segpipe.pipeline.errors import SourceError
-from segpipe.pipeline.files import output_errors, partial, remove, write_json
+from segpipe.pipeline.files import is_partial, output_errors, remove, write_json
 from segpipe.pipeline.labels import CONFIDENCE_NODATA, CONFIDENCE_TOP, Decision
-from segpipe.pipeline.parts import Tally, part_files, read_tally, write_tally
+from segpipe.pipeline.parts import FOLDER, Tally, part_files, read_tally, write_tally
 from segpipe.pipeline.records import Record, Run, device_kind, read_record, record_path, targets
 from segpipe.pipeline.sinks.raster import Color, PartSink, RasterSink, Style, palette, parse_color, read_part
 from segpipe.pipeline.windows import Part, Window
@@ -25,12 +26,14 @@ from segpipe.pipeline.windows import Part, Window
 ABSENT: Color = (225, 225, 225, 255)
 
 
-def sweep(output: Path, case: Case) -> None:
-    """Remove what a worker that was stopped left half-written of a case."""
-    drafts = [path.with_suffix(".draft") for path in targets(output, case)]
-    for path in (*targets(output, case), *drafts, record_path(output, case)):
-        remove(partial(path))
-        remove(partial(path).with_name(f"{partial(path).name}.aux.xml"))
+def sweep(output: Path) -> None:
+    """Remove what workers that were stopped have left half-written; parts are swept by their cases."""
+    for folder, subfolders, names in os.walk(output):
+        if FOLDER in subfolders:
+            subfolders.remove(FOLDER)
+        for name in names:
+            if is_partial(name):
+                remove(Path(folder, name))
 
 
 def check_unchanged(case: Case, sheet: Sheet) -> None:

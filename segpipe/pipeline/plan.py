@@ -4,20 +4,16 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
-from rasterio.errors import RasterioError
-from rasterio.io import DatasetReader
-
-from segpipe.pipeline.batches import open_sheet
+from segpipe.pipeline.batches import Sheet, open_sheet
 from segpipe.pipeline.cases import Case, identities
 from segpipe.pipeline.cut import Limits, cut, repeated
 from segpipe.pipeline.device import gpus
-from segpipe.pipeline.errors import foreseen
+from segpipe.pipeline.errors import OutputError, foreseen
 from segpipe.pipeline.gdal import CACHE_MB, gdal_options
 from segpipe.pipeline.machine import memory
-from segpipe.pipeline.parts import parts_folder, read_cut
-from segpipe.pipeline.records import Run, is_done, read_record, record_path, targets
+from segpipe.pipeline.parts import parts_folder, read_cut, write_cut
+from segpipe.pipeline.records import Run, is_done, refuse_taken
 from segpipe.pipeline.windows import Cover, Part
 
 JOB_WINDOWS = 64
@@ -25,6 +21,10 @@ JOB_WINDOWS = 64
 
 JOBS_PER_WORKER = 4
 """Fewest jobs per worker, if there are cases for them, so that no worker waits long for the last."""
+
+LOOKED_AT = 500
+"""Cases whose headers are read before anything is inferred, in half a second or so. Of more than these, each is opened by
+the job that does it, and only by that: opening a picture twice costs more than all other bookkeeping."""
 
 MEMORY_SHARE = 0.8
 """Of the machine's memory that all workers together may use, unless ``--memory`` says otherwise."""
@@ -61,11 +61,9 @@ class Failure:
 class Job:
     """Work for one task: whole cases, in order. Picklable; carries paths, never pixels."""
 
-    cases: tuple[PlannedCase, ...]
-
-    @property
-    def windows(self) -> int:
-        return sum(c.windows for c in self.cases)
+    cases: tuple[Case, ...]
+    unseen: bool = False
+    """Nobody has looked at the cases yet: what is too large, or more than ``JOB_WINDOWS``, is handed back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,58 +78,96 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Every case is in exactly one of: a job, a cut, done, failed."""
+    """Every case is in exactly one of: small, a cut, unseen, done, failed."""
 
-    jobs: tuple[Job, ...]
+    small: tuple[PlannedCase, ...]
+    """Done whole, several to a job."""
     cuts: tuple[Cut, ...]
-    done: tuple[Case, ...]
+    unseen: Sequence[Case]
+    """Not looked at yet; the jobs that do them do so."""
+    done: Sequence[Case]
     failed: tuple[Failure, ...]
     workers: int
     calls: int
     """Batches that one worker has in its model at once."""
 
     @property
-    def cases(self) -> list[PlannedCase]:
-        return [*(cut.case for cut in self.cuts), *(case for job in self.jobs for case in job.cases)]
+    def seen(self) -> list[PlannedCase]:
+        """Cases to do of which the size is known."""
+        return [*(cut.case for cut in self.cuts), *self.small]
+
+    def __len__(self) -> int:
+        """Cases to do."""
+        return len(self.cuts) + len(self.small) + len(self.unseen)
 
     @property
-    def pixels(self) -> int:
-        return sum(case.pixels for case in self.cases)
+    def pixels(self) -> int | None:
+        """Of all cases to do; None where that is not known yet."""
+        return None if self.unseen else sum(case.pixels for case in self.seen)
+
+    @property
+    def jobs(self) -> Iterator[Job]:
+        """Of the small cases."""
+        return group(self.small, self.workers)
 
 
-def make_plan(cases: Sequence[Case], run: Run, processors: int, crew: tuple[int, int] | None = None) -> Plan:
-    """Look at every case's header, leave out what is done, and cut the rest into jobs.
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """Who does the work."""
+
+    workers: int
+    calls: int
+
+
+def make_plan(cases: Sequence[Case], run: Run, crew: Crew | int, *, look: bool = False) -> Plan:
+    """Leave out what is done, look at the headers of the rest unless they are too many, and cut the large ones.
 
     Args:
         cases: of the run.
         run: what to do with them.
-        processors: of this machine.
-        crew: workers elsewhere, and calls in flight in each.
+        crew: who does it, or the processors of this machine, which are then shared out.
+        look: at all headers, however many cases there are.
     """
     done = [] if run.settings.overwrite else [case for case in cases if is_done(case, run)]
-    finished = set(done)
+    finished = {id(case) for case in done}
+    rest = [case for case in cases if id(case) not in finished] if done else cases
+    if len(rest) > LOOKED_AT and not look:
+        who = crew if isinstance(crew, Crew) else _here(len(rest), run, crew)
+        return Plan((), (), rest, done, (), who.workers, who.calls)
     planned: list[PlannedCase] = []
     failed: list[Failure] = []
     with gdal_options():
-        for case in cases:
-            if case not in finished:
-                _look(case, run, planned, failed)
+        for case in rest:
+            _look(case, run, planned, failed)
     planned = _without_collisions(planned, run, failed)
-    workers, calls = crew or _here(len(planned), run, processors)
-    cuts = tuple(_cuts(planned, run, workers))
-    cutted = {cut.case.case.name for cut in cuts}
-    jobs = tuple(group([case for case in planned if case.case.name not in cutted], workers))
-    return Plan(jobs, cuts, tuple(done), tuple(failed), workers, calls)
-
-
-def _cuts(planned: Sequence[PlannedCase], run: Run, workers: int) -> Iterator[Cut]:
-    """Cases that are too large for one job: for the workers that they get as their share, for memory, or to be resumed."""
+    who = crew if isinstance(crew, Crew) else _here(len(planned), run, crew)
     total = sum(case.windows for case in planned)
+    cuts = tuple(cut_large(planned, run, who.workers, total))
+    cutted = {cut.case.case.name for cut in cuts}
+    small = tuple(case for case in planned if case.case.name not in cutted)
+    return Plan(small, cuts, (), done, tuple(failed), who.workers, who.calls)
+
+
+def cut_large(planned: Sequence[PlannedCase], run: Run, workers: int, total: int) -> Iterator[Cut]:
+    """Cases that are too large for one job: for the workers that they get as their share, for memory, or to be resumed.
+
+    Args:
+        planned: cases that may be.
+        run: that they are for.
+        workers: of the run.
+        total: windows of all that is to be done, of which a case's are its share.
+    """
     for case in planned:
         cover = Cover(case.shape, run.model.tiling)
         parts = _stored(case, run) or cut(cover, _limits(case, total, run, workers))
         if len(parts) > 1:
             yield Cut(case, parts, repeated(cover, parts))
+
+
+def keep_cut(cut: Cut, run: Run) -> None:
+    """Leave the plan of a cut for the runs to come."""
+    case = cut.case
+    write_cut(case.case, run, identities(case.case.path, case.files), case.shape, cut.parts)
 
 
 def _stored(case: PlannedCase, run: Run) -> tuple[Part, ...] | None:
@@ -165,10 +201,15 @@ def _look(case: Case, run: Run, planned: list[PlannedCase], failed: list[Failure
     try:
         source, sheet = open_sheet(case, run.model, run.settings.bands)
         with closing(source):
-            files = tuple(str(file["path"]) for file in sheet.files)
-            planned.append(PlannedCase(case, sheet.grid.shape, len(sheet.cover), sheet.notes, files))
+            planned.append(as_planned(case, sheet))
     except Exception as error:  # noqa: BLE001 - a bad case costs only itself
         failed.append(Failure(case, str(foreseen(error, case.path))))
+
+
+def as_planned(case: Case, sheet: Sheet) -> PlannedCase:
+    """What is known of a case once it has been opened."""
+    files = tuple(str(file["path"]) for file in sheet.files)
+    return PlannedCase(case, sheet.grid.shape, len(sheet.cover), sheet.notes, files)
 
 
 def _without_collisions(planned: list[PlannedCase], run: Run, failed: list[Failure]) -> list[PlannedCase]:
@@ -176,30 +217,18 @@ def _without_collisions(planned: list[PlannedCase], run: Run, failed: list[Failu
     sources = {file for case in planned for file in case.files}
     kept = []
     for case in planned:
-        wanted = [path.absolute() for path in targets(run.output, case.case)]
-        taken = [p for p in wanted if str(p) in sources or str(p.resolve()) in sources or _foreign(p, case.case, run)]
-        if taken:
-            failed.append(Failure(case.case, f"{taken[0]} is an input or was not written by segpipe: name another --output"))
-        else:
+        try:
+            refuse_taken(case.case, run, sources)
             kept.append(case)
+        except OutputError as error:
+            failed.append(Failure(case.case, str(error)))
     return kept
 
 
-def _foreign(path: Path, case: Case, run: Run) -> bool:
-    """Whether a file that stands where a mask belongs is somebody else's."""
-    if path.name.endswith(".aux.xml") or not path.exists() or read_record(record_path(run.output, case)):
-        return False
-    try:
-        with gdal_options(), DatasetReader(str(path)) as dataset:
-            return "SEGPIPE" not in dataset.tags()
-    except RasterioError:
-        return True
-
-
-def _here(cases: int, run: Run, processors: int) -> tuple[int, int]:
+def _here(cases: int, run: Run, processors: int) -> Crew:
     """Workers on this machine, and calls in flight in each: processors are shared out among them."""
     workers = _workers(cases, run, processors)
-    return workers, max(1, processors // workers) if run.model.device == "cpu" else 1
+    return Crew(workers, max(1, processors // workers) if run.model.device == "cpu" else 1)
 
 
 def _workers(cases: int, run: Run, processors: int) -> int:
@@ -219,11 +248,11 @@ def group(cases: Iterable[PlannedCase], workers: int) -> Iterator[Job]:
     held: list[PlannedCase] = []
     for case in cases:
         if held and sum(c.windows for c in held) + case.windows > limit:
-            yield Job(tuple(held))
+            yield Job(tuple(c.case for c in held))
             held = []
         held.append(case)
     if held:
-        yield Job(tuple(held))
+        yield Job(tuple(c.case for c in held))
 
 
 def memory_mb(plan: Plan, run: Run) -> float:
@@ -232,6 +261,6 @@ def memory_mb(plan: Plan, run: Run) -> float:
     tile = math.prod(model.tiling.tile) * 4e-6
     channels, classes = model.contract.channel_count, model.contract.scores
     tiles = (2 * plan.calls + 2) * model.batch * tile * (channels + classes)
-    widest = max((case.shape[-1] for case in plan.cases), default=0)
+    widest = max((case.shape[-1] for case in plan.seen), default=0)
     strip = (model.tiling.overlap[0] + model.tiling.align[0]) * widest * classes * 4e-6
     return PROCESS_MB + CACHE_MB + model.network_mb * plan.calls + tiles + strip

@@ -1,22 +1,26 @@
 """What a run leaves beside its masks: a record per case and the table of areas; and what they say of work done before."""
 
 import csv
-import io
 import json
+import math
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
+from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader
 
 from segpipe import __version__
 from segpipe.pipeline.cases import Case, identities
 from segpipe.pipeline.config import Settings
 from segpipe.pipeline.device import gpu_facts, told
-from segpipe.pipeline.files import write_text
+from segpipe.pipeline.errors import OutputError
+from segpipe.pipeline.files import writing
+from segpipe.pipeline.gdal import gdal_options
 from segpipe.pipeline.spec import ModelSpec
 
 AREA_COLUMNS = ("case", "class_id", "class_name", "pixels", "area", "unit", "share")
@@ -139,6 +143,40 @@ def is_done(case: Case, run: Run) -> bool:
     )
 
 
+def refuse_taken(case: Case, run: Run, sources: Collection[str]) -> None:
+    """A mask must replace neither a source, by its absolute path, nor a file that segpipe did not write.
+
+    Raises:
+        OutputError: with the path.
+    """
+    for path in targets(run.output, case):
+        if path.exists() and (_is_source(path.absolute(), sources) or _foreign(path, case, run)):
+            raise OutputError(f"{path} is an input or was not written by segpipe: name another --output")
+
+
+def _is_source(path: Path, sources: Collection[str]) -> bool:
+    return str(path) in sources or str(path.resolve()) in sources
+
+
+def _foreign(path: Path, case: Case, run: Run) -> bool:
+    """Whether a file that stands where a mask belongs is somebody else's."""
+    if path.name.endswith(".aux.xml") or read_record(record_path(run.output, case)):
+        return False
+    try:
+        with gdal_options(), DatasetReader(str(path)) as dataset:
+            return "SEGPIPE" not in dataset.tags()
+    except RasterioError:
+        return True
+
+
+def done_pixels(case: Case, run: Run) -> int | None:
+    """How many pixels a case has that is done; None where it is not."""
+    if not is_done(case, run):
+        return None
+    record = read_record(record_path(run.output, case))
+    return None if record is None else math.prod(record["input"]["shape"])
+
+
 def records(output: Path, cases: Iterable[Case]) -> Iterator[Record]:
     """Records of cases, in order, one at a time."""
     for case in cases:
@@ -154,9 +192,8 @@ def area_rows(output: Path, cases: Iterable[Case]) -> Iterator[Record]:
 
 
 def write_areas(output: Path, cases: Iterable[Case]) -> None:
-    """Write ``areas.csv``; an empty field says that there is no such figure."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, AREA_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(area_rows(output, cases))
-    write_text(output / "areas.csv", text.getvalue())
+    """Write ``areas.csv``, row by row; an empty field says that there is no such figure."""
+    with writing(output / "areas.csv") as stream:
+        writer = csv.DictWriter(stream, AREA_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(area_rows(output, cases))

@@ -1,6 +1,7 @@
 """One job, from files to masks: the sentence that all other modules are words of."""
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -10,9 +11,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
+from typing import Protocol
 
 from segpipe.pipeline.ahead import ahead
-from segpipe.pipeline.batches import CHANGED, Sheet, Tile, batches, open_sheet, read, scaling_of
+from segpipe.pipeline.batches import CHANGED, HandedBackError, Reading, Sheet, Tile, batches, open_sheet, read, scaling_of
 from segpipe.pipeline.blend import blend
 from segpipe.pipeline.cases import Case
 from segpipe.pipeline.decide import Decided, decide
@@ -22,9 +24,9 @@ from segpipe.pipeline.labels import Decision
 from segpipe.pipeline.model import Model
 from segpipe.pipeline.output import CaseOutput, PartOutput
 from segpipe.pipeline.parts import forget_parts, is_part_done, read_cut, read_scaling, write_scaling
-from segpipe.pipeline.plan import Job, PlannedCase
+from segpipe.pipeline.plan import JOB_WINDOWS, Job, PlannedCase, as_planned
 from segpipe.pipeline.predict import predict
-from segpipe.pipeline.records import Run, is_done
+from segpipe.pipeline.records import Run, done_pixels, is_done, refuse_taken
 from segpipe.pipeline.windows import Part
 
 LOG = logging.getLogger("segpipe")
@@ -34,6 +36,17 @@ READ_AHEAD = 3
 
 Progress = Callable[[int], None]
 """Told how many more pixels are done."""
+
+
+class Watcher(Protocol):
+    """Who is told of a run while it goes on."""
+
+    def progress(self, pixels: int) -> None: ...
+
+    def outcome(self, outcome: "Outcome") -> None: ...
+
+    def note(self, line: str) -> None:
+        """Something to know that is no error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +59,14 @@ class Outcome:
     error: str | None = None
     short: bool = False
     """Whether the memory of the device was too small for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """A case that its job has handed back, and what was seen of it if it was opened."""
+
+    case: Case
+    seen: PlannedCase | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +97,21 @@ class JoinJob:
 
 Task = Job | MeasureJob | PartJob | JoinJob
 
+Told = Outcome | Returned
+"""What a task tells of a case."""
 
-def work(task: Task, run: Run, model: Model, calls: int, progress: Progress) -> Iterator[Outcome]:
-    """Do a task; one outcome for each of its cases.
+
+def work(task: Task, run: Run, model: Model, calls: int, progress: Progress) -> Iterator[Told]:
+    """Do a task; one word for each of its cases.
 
     Where the memory of the device is too small, all that it was too small for begins anew, with half the batch.
     """
     short: list[Outcome] = []
-    for outcome in _work(task, run, model, calls, progress):
-        if outcome.short:
-            short.append(outcome)
+    for told in _work(task, run, model, calls, progress):
+        if isinstance(told, Outcome) and told.short:
+            short.append(told)
         else:
-            yield outcome
+            yield told
     if short and model.shrink():
         names = ", ".join(outcome.case.name for outcome in short)
         LOG.warning("%s; begun anew with batches of %d: %s", short[0].error, model.spec.batch, names)
@@ -99,10 +123,10 @@ def work(task: Task, run: Run, model: Model, calls: int, progress: Progress) -> 
 def _only(task: Task, outcomes: list[Outcome]) -> Task:
     """What a task has to do for some of its cases."""
     names = {outcome.case.name for outcome in outcomes}
-    return Job(tuple(case for case in task.cases if case.case.name in names)) if isinstance(task, Job) else task
+    return replace(task, cases=tuple(case for case in task.cases if case.name in names)) if isinstance(task, Job) else task
 
 
-def _work(task: Task, run: Run, model: Model, calls: int, progress: Progress) -> Iterator[Outcome]:
+def _work(task: Task, run: Run, model: Model, calls: int, progress: Progress) -> Iterator[Told]:
     if isinstance(task, Job):
         yield from run_job(task, run, model, calls, progress)
     elif isinstance(task, PartJob):
@@ -113,18 +137,21 @@ def _work(task: Task, run: Run, model: Model, calls: int, progress: Progress) ->
         yield _timed(task.case.case, lambda: join(task, run), task.case.pixels, task.seconds)
 
 
-def run_job(job: Job, run: Run, model: Model, calls: int, progress: Progress) -> Iterator[Outcome]:
-    """Do every case of a job; one outcome each, in order, once its mask has its name or it has failed."""
+def run_job(job: Job, run: Run, model: Model, calls: int, progress: Progress) -> Iterator[Told]:
+    """Do every case of a job; one word for each, in order, once its mask has its name or it has failed."""
     run = replace(run, model=model.spec)  # whose batch may be smaller by now
-    cases = [planned.case for planned in job.cases]
-    left = list(cases)
-    tiles = ahead(_with_gdal(read(cases, run.model, run.settings.bands)), READ_AHEAD)
-    scored = predict(model, batches(tiles, model.spec.batch), calls)
+    before = {} if run.settings.overwrite else _done_before(job, run)
+    yield from before.values()
+    left = [case for case in job.cases if case.name not in before]
+    limit = JOB_WINDOWS if job.unseen else math.inf
+    reading = Reading(run.model, run.settings.bands, limit=limit)
+    tiles = ahead(_with_gdal(read(tuple(left), reading)), READ_AHEAD)
+    scored = predict(model, batches(tiles, run.model.batch), calls)
     with gdal_options(), closing(tiles), closing(scored), ThreadPoolExecutor(1, "segpipe-finish") as finisher:
-        finishing: deque[Future[Outcome]] = deque()
+        finishing: deque[Future[Told]] = deque()
         for case, own in groupby(scored, key=attrgetter("case")):
             boxes = _boxes(own, run, model)
-            finishing.append(finisher.submit(_segment(case, boxes, partial(CaseOutput, case, run=run), progress)))
+            finishing.append(finisher.submit(_segment(case, boxes, partial(_case_output, case, run=run), progress)))
             # the last case is finished beside the next one, unless that one may not begin
             while len(finishing) > (0 if run.settings.fail_fast else 1):
                 yield finishing.popleft().result()
@@ -133,16 +160,30 @@ def run_job(job: Job, run: Run, model: Model, calls: int, progress: Progress) ->
     yield from (Outcome(case, 0.0, error=f"{case.path}: the job ended before it") for case in left)
 
 
+def _done_before(job: Job, run: Run) -> dict[str, Outcome]:
+    """Cases that are done: by a worker that was lost before it could tell."""
+    found = ((case, done_pixels(case, run)) for case in job.cases)
+    return {case.name: Outcome(case, 0.0, pixels) for case, pixels in found if pixels is not None}
+
+
+def _case_output(case: Case, sheet: Sheet, run: Run) -> CaseOutput:
+    """What takes a case, unless its mask would replace what it must not."""
+    refuse_taken(case, run, [str(file["path"]) for file in sheet.files])
+    return CaseOutput(case, sheet, run)
+
+
 def run_part(job: PartJob, run: Run, model: Model, calls: int, progress: Progress) -> Outcome:
     """Do one part of a case, which needs nothing of the others."""
     case = job.case.case
     if is_part_done(run.output, case, job.number, confidence=run.settings.confidence):
         return Outcome(case, 0.0)  # by a worker that was lost before it could tell
-    scaling = read_scaling(run.output, case)
-    tiles = ahead(_with_gdal(read([case], run.model, run.settings.bands, job.part, scaling)), READ_AHEAD)
+    reading = Reading(run.model, run.settings.bands, job.part, read_scaling(run.output, case))
+    tiles = ahead(_with_gdal(read([case], reading)), READ_AHEAD)
     scored = predict(model, batches(tiles, model.spec.batch), calls)
     with gdal_options(), closing(tiles), closing(scored):
-        return _segment(case, _boxes(scored, run, model), lambda sheet: _part_output(job, sheet, run), progress)()
+        outcome = _segment(case, _boxes(scored, run, model), lambda sheet: _part_output(job, sheet, run), progress)()
+    assert isinstance(outcome, Outcome)
+    return outcome
 
 
 def _boxes(tiles: Iterable[Tile], run: Run, model: Model) -> Iterator[Decided]:
@@ -199,7 +240,7 @@ def _timed(case: Case, do: Callable[[], None], pixels: int = 0, seconds: float =
 
 def _segment(
     case: Case, boxes: Iterable[Decided], make_output: Callable[[Sheet], CaseOutput | PartOutput], progress: Progress
-) -> Callable[[], Outcome]:
+) -> Callable[[], Told]:
     """Write all but the last word of a case, or of a part; what is returned says it, beside the next case."""
     started, pixels = time.perf_counter(), 0
     sheet: Sheet | None = None
@@ -211,6 +252,9 @@ def _segment(
             output.write(box)
             pixels += box.window.size
             progress(box.window.size)
+    except HandedBackError as back:
+        returned = Returned(case, None if back.sheet is None else as_planned(case, back.sheet))
+        return lambda: returned
     except BaseException as error:
         if sheet is not None:
             sheet.abandoned.set()

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from segpipe.pipeline.agenda import Agenda
-from segpipe.pipeline.cluster import RETRIES, connected
+from segpipe.pipeline.cluster import RETRIES, connected, dashboard
 from segpipe.pipeline.errors import ModelError, SegpipeError, WorkerError
 from segpipe.pipeline.model import load
 from segpipe.pipeline.plan import Job, Plan
-from segpipe.pipeline.records import Run, is_done
-from segpipe.pipeline.run import JoinJob, Outcome, Progress, Task, work
+from segpipe.pipeline.records import Run, done_pixels
+from segpipe.pipeline.run import JoinJob, Outcome, Progress, Task, Told, Watcher, work
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Worker
@@ -39,31 +39,33 @@ GONE = "the scheduler is gone, and with it what was running: start it, then run 
 TICK = 0.5
 """Seconds between two looks at what hangs, or whether to stop."""
 
-Executor = Callable[[Plan, Run, Progress, threading.Event], Iterator[Outcome]]
+Executor = Callable[[Plan, Run, Watcher, threading.Event], Iterator[Outcome]]
 """The event asks to begin nothing more; what runs may end."""
 
 
-def serial(plan: Plan, run: Run, progress: Progress, halt: threading.Event) -> Iterator[Outcome]:
+def serial(plan: Plan, run: Run, watcher: Watcher, halt: threading.Event) -> Iterator[Outcome]:
     """Every job in this process, one after the other: the reference."""
     model, agenda = load(run.model), Agenda(plan, run)
     while agenda and not halt.is_set():
         task = agenda.take()
         if not isinstance(task, Job):
-            yield from agenda.ended(task, list(work(task, run, model, plan.calls, progress)))
+            yield from agenda.ended(task, list(work(task, run, model, plan.calls, watcher.progress)))
             continue
-        for outcome in work(task, run, model, plan.calls, progress):  # its cases are told of one by one
-            yield outcome
+        for told in work(task, run, model, plan.calls, watcher.progress):  # its cases are told of one by one
+            yield from agenda.ended(task, [told])
             if halt.is_set():
                 return
 
 
-def dask(plan: Plan, run: Run, progress: Progress, halt: threading.Event) -> Iterator[Outcome]:
+def dask(plan: Plan, run: Run, watcher: Watcher, halt: threading.Event) -> Iterator[Outcome]:
     """Every job as a task of a ``distributed`` cluster: processes of this machine, or whatever the settings name."""
     with connected(run, plan.workers) as client:
+        if line := dashboard(client):
+            watcher.note(line)
         plugin = _plugin(run)
         client.register_plugin(plugin)
         try:
-            yield from _Board(client, plan, run, progress).carry_out(halt)
+            yield from _Board(client, plan, run, watcher.progress).carry_out(halt)
         finally:
             if run.settings.scheduler is not None:  # its workers live on
                 with suppress(Exception):
@@ -150,7 +152,7 @@ class _Board:
             # the scheduler suspects all that the lost worker held, begun or not: once more, with nothing beside it
             self._suspects.append(task)
         else:
-            yield from self._agenda.ended(task, _outcomes(future, task, self._run))
+            yield from self._agenda.ended(task, _told(future, task, self._run))
 
     def _end_hanging(self) -> Iterator[Outcome]:
         """End workers whose task takes longer than any may; it is tried again, but not for ever."""
@@ -177,10 +179,10 @@ class _Board:
 
 def _apart(task: Task) -> list[Task]:
     """The cases of a job that has taken its worker with it, each alone; none where it is one alone."""
-    return [Job((case,)) for case in task.cases] if isinstance(task, Job) and len(task.cases) > 1 else []
+    return [Job((case,), unseen=task.unseen) for case in task.cases] if isinstance(task, Job) and len(task.cases) > 1 else []
 
 
-def _work(key: str, task: Task, run: Run, calls: int) -> list[Outcome]:
+def _work(key: str, task: Task, run: Run, calls: int) -> list[Told]:
     """A task on a worker, with the model that its plugin has loaded."""
     from distributed import get_worker
 
@@ -189,29 +191,30 @@ def _work(key: str, task: Task, run: Run, calls: int) -> list[Outcome]:
     progress = _Throttled(lambda pixels: worker.log_event(TOPIC, {"pixels": pixels}))
     # a worker whose plugin has failed has none, and here the reason is told
     model = getattr(worker, WORKER_MODEL, None) or load(run.model)
-    outcomes = list(work(task, run, model, calls, progress))
+    told = list(work(task, run, model, calls, progress))
     progress.flush()
-    return outcomes
+    return told
 
 
-def _outcomes(future: "Future[Any]", task: Task, run: Run) -> list[Outcome]:
+def _told(future: "Future[Any]", task: Task, run: Run) -> list[Told]:
     """What a task gave; one that was lost with its worker fails its cases, and only those."""
     error = future.exception()
     if error is None:
         try:
-            outcomes: list[Outcome] = future.result()
+            told: list[Told] = future.result()
         except (OSError, CancelledError):  # it was done, and the scheduler went before it could be fetched
             raise WorkerError(GONE) from None
-        return outcomes
+        return told
     lost = WorkerError(f"the worker that held this case was lost again and again, or failed: {error}")
     return _failed(task, run, str(error if isinstance(error, SegpipeError) else lost))
 
 
-def _failed(task: Task, run: Run, error: str) -> list[Outcome]:
+def _failed(task: Task, run: Run, error: str) -> list[Told]:
     """A failure for each case of a task, but for those that were done before it was lost."""
-    cases = task.cases if isinstance(task, Job) else (task.case,)
-    told = isinstance(task, Job | JoinJob)
-    return [Outcome(c.case, 0.0, c.pixels, None if told and is_done(c.case, run) else error) for c in cases]
+    cases = task.cases if isinstance(task, Job) else (task.case.case,)
+    whole = isinstance(task, Job | JoinJob)
+    pixels = [done_pixels(case, run) if whole else None for case in cases]
+    return [Outcome(c, 0.0, n or 0, None if n is not None else error) for c, n in zip(cases, pixels, strict=True)]
 
 
 class _Throttled:

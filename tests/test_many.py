@@ -1,0 +1,137 @@
+"""More cases than anybody looks at beforehand: what each is shows in the job that does it, and the bytes are the same."""
+
+import json
+import os
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from networks import local
+from scenes import Silent, assert_same, begin, wait, wait_until
+
+from segpipe.pipeline.cases import find_cases
+from segpipe.pipeline.config import load_settings
+from segpipe.pipeline.launch import carry_out, prepare
+from segpipe.pipeline.ledger import Ledger, State
+from segpipe.pipeline.plan import JOB_WINDOWS, LOOKED_AT
+
+SMALL = LOOKED_AT + 50
+OTHERS = {"large.png": (500, 700), "middle.png": (200, 200), "other.png": (200, 200)}
+"""One that is too large for a job with others, and two that fill jobs."""
+
+BYTES_A_CASE = 300
+"""Name and path, of 30 to 40 characters each, included."""
+
+
+def picture(path, shape, rng):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = {"driver": "PNG", "count": 3, "dtype": "uint8", "height": shape[0], "width": shape[1]}
+    with rasterio.open(path, "w", **kind) as dataset:
+        dataset.write(rng.integers(0, 255, (3, *shape), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Pictures, one of them damaged, and what a run makes of them that has looked at all beforehand."""
+    root = tmp_path_factory.mktemp("many")
+    rng = np.random.default_rng(0)
+    for number in range(SMALL):
+        picture(root / "in" / f"{'sub/' * (number % 2)}{number:05d}.png", (20, 24), rng)
+    for name, shape in OTHERS.items():
+        picture(root / "in" / name, shape, rng)
+    (root / "in" / "broken.png").write_bytes(b"\x89PNG no more")
+    local(root / "m.onnx")
+    before = Path.cwd()
+    os.chdir(root)
+    try:
+        flags = {"input": ("in",), "model": "m.onnx", "output": "seen", "executor": "serial", "device": "cpu"}
+        prepared = prepare(load_settings(None, flags), look=True)
+        assert not prepared.plan.unseen
+        assert carry_out(prepared, Silent()).ledger.count(State.DONE) == SMALL + len(OTHERS)
+    finally:
+        os.chdir(before)
+    return root
+
+
+def command(out, *more):
+    base = [sys.executable, "-m", "segpipe.cli", "run", "-i", "in", "-m", "m.onnx", "-o", str(out), "--device", "cpu"]
+    return [*base, *more]
+
+
+def run(root, out, *more):
+    return subprocess.run(command(out, *more), cwd=root, capture_output=True, text=True, timeout=250, check=False)
+
+
+def told(out):
+    return json.loads((out / "run.json").read_text())
+
+
+@pytest.mark.parametrize("executor", [("--executor", "serial"), ("--workers", "2")], ids=["serial", "dask"])
+def test_cases_that_nobody_has_looked_at_give_the_same_bytes(executor, root, tmp_path):
+    ended = run(root, tmp_path / "out", *executor)
+    assert ended.returncode == 1, ended.stderr
+    assert [failure["case"] for failure in told(tmp_path / "out")["failed"]] == ["broken"]
+    assert ended.stdout.count("done  ") == SMALL + len(OTHERS)
+    assert_same(tmp_path / "out", root / "seen")
+
+
+def test_a_killed_run_of_many_goes_on_with_what_is_missing(root, tmp_path):
+    out, log = tmp_path / "out", tmp_path / "log"
+    process = begin(root, command(out, "--workers", "2"), log)
+    wait_until(lambda: len(list(out.rglob("*.json"))) > SMALL // 2, process)
+    os.killpg(process.pid, 9)
+    process.wait()
+    done = {path: path.stat().st_mtime_ns for path in out.rglob("*.json") if path.name != "run.json"}
+    assert SMALL // 2 < len(done) < SMALL
+    again = begin(root, command(out, "--executor", "serial"), log)
+    assert wait(again, lambda: None) == 1, log.read_text()
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert len(told(out)["skipped"]) == len(done)
+    assert_same(out, root / "seen")
+
+
+def test_a_file_in_the_place_of_a_mask_is_not_replaced_unlooked_at(root, tmp_path):
+    mine = tmp_path / "out" / "00000.png"
+    picture(mine, (5, 5), np.random.default_rng(1))
+    before = mine.read_bytes()
+    run(root, tmp_path / "out", "--executor", "serial")
+    assert {f["case"]: f["error"] for f in told(tmp_path / "out")["failed"]}["00000"].endswith("name another --output")
+    assert mine.read_bytes() == before
+
+
+def test_a_dry_run_looks_at_all(root, tmp_path):
+    found = run(root, tmp_path / "out", "--dry-run", "--workers", "2")
+    assert found.returncode == 1
+    assert found.stdout.count("\ncase  ") == SMALL + len(OTHERS) - 1  # the first has no line before it
+    assert "problem  broken" in found.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_case_costs_some_hundred_bytes_however_many_there_are(tmp_path):
+    def held(count):
+        folder = tmp_path / f"{count}"
+        folder.mkdir()
+        for number in range(count):
+            (folder / f"{number:08d}.png").touch()
+        tracemalloc.start()
+        cases = find_cases([str(folder)])
+        ledger = Ledger(cases)
+        for case in cases:
+            ledger.note(case.name, State.DONE)
+        size, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert ledger.names(State.DONE) == [case.name for case in cases]
+        return size
+
+    assert (held(20_000) - held(5_000)) / 15_000 < BYTES_A_CASE
+
+
+def test_the_large_one_is_too_large_for_a_job_with_others():
+    from segpipe.pipeline.windows import Cover, Tiling
+
+    tiling = Tiling((64, 64), (16, 16), (1, 1), "gaussian")
+    assert len(Cover(OTHERS["large.png"], tiling)) > JOB_WINDOWS > len(Cover(OTHERS["middle.png"], tiling))

@@ -3,22 +3,35 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 import rasterio
 import torch
+from distributed import Client
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import Network, contract, local, pixelwise
+from networks import Network, contract, local
 from onnx import TensorProto
 
 from segpipe.pipeline.arrays import HOST
 from segpipe.pipeline.blend import Strip
+from segpipe.pipeline.bound import BoundModel, _engine_key
+from segpipe.pipeline.cases import Case
+from segpipe.pipeline.cluster import _started
+from segpipe.pipeline.config import load_settings
 from segpipe.pipeline.contract import parse_contract
-from segpipe.pipeline.errors import DeviceMemoryError, SourceError
+from segpipe.pipeline.device import Options, Room, Terms, _load_tensorrt, engine_folder, providers
+from segpipe.pipeline.errors import DeviceError, DeviceMemoryError, SettingsError, SourceError
+from segpipe.pipeline.gate import _room, check_agreement
 from segpipe.pipeline.labels import Decision
+from segpipe.pipeline.launch import carry_out, prepare
+from segpipe.pipeline.plan import make_plan
+from segpipe.pipeline.records import Run
 from segpipe.pipeline.scaling import Scaling
+from segpipe.pipeline.spec import read_spec
 from segpipe.pipeline.tensors import DeviceArrays, Lane, Upload, memory_errors, scaled
 from segpipe.pipeline.weights import Weights
 from segpipe.pipeline.windows import Cover, Tiling
@@ -205,11 +218,6 @@ def quarter(path):
     return net.save(path, contract(3, 4), classes=4, shape=("n", 64, 64), out_shape=("n", 4, 16, 16))
 
 
-def channels_last(path):
-    net = Network(3).add("Transpose", perm=[0, 3, 1, 2]).conv(3, 4, 1).add("Transpose", perm=[0, 2, 3, 1])
-    return net.save(path, contract(3, 4, layout="NHWC"), classes=4, out_shape=("n", 64, 64, 4))
-
-
 def half(path):
     net = Network(3).add("Cast", to=TensorProto.FLOAT).conv(3, 4, 1)
     return net.save(path, contract(3, 4), classes=4, dtype=TensorProto.FLOAT16)
@@ -274,8 +282,160 @@ def test_torch_stays_out_of_a_run_on_the_cpu(scenes, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_model_that_fails_on_the_device_fails_its_case_with_the_reason(raster, run_serial, tmp_path):
+def short_of_memory(monkeypatch, most):
+    """Let the device have memory for batches of some size only."""
+    whole = BoundModel.score
+
+    def score(self, tiles):
+        if self.spec.batch > most:
+            raise DeviceMemoryError("the device's memory is used up")
+        return whole(self, tiles)
+
+    monkeypatch.setattr(BoundModel, "score", score)
+
+
+@pytest.mark.parametrize("parts", [None, 3])
+def test_a_batch_without_memory_is_halved_and_its_cases_begin_anew(parts, scenes, run_serial, tmp_path, monkeypatch, caplog):
+    model = deep(tmp_path / "m.onnx")
+    whole = run_serial(scenes, model, output=tmp_path / "whole", device="cpu-tensors", batch=8)
+    prepared = prepare(load_settings(None, flags_of(scenes, model, tmp_path / "out", batch=8, parts=parts)))
+    short_of_memory(monkeypatch, 3)
+    summary = carry_out(prepared, Silent())
+    assert (summary.failed, summary.problems) == ([], [])
+    for path in whole.glob("*.tif"):
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+    assert [r.message for r in caplog.records if "begun anew with batches of 4" in r.message]
+    assert [r.message for r in caplog.records if "begun anew with batches of 2" in r.message]
+    if parts is None:
+        assert {json.loads(p.read_text())["device"]["batch"] for p in (tmp_path / "out").glob("[0-9].json")} == {2}
+
+
+def test_a_tile_without_memory_fails_its_case_and_says_so(scenes, tmp_path, monkeypatch):
+    model = deep(tmp_path / "m.onnx")
+    prepared = prepare(load_settings(None, flags_of(scenes, model, tmp_path / "out", batch=2)))
+    short_of_memory(monkeypatch, 0)
+    summary = carry_out(prepared, Silent())
+    assert len(summary.failed) == 6
+    assert all("memory is used up" in failure.error for failure in summary.failed)
+
+
+class Silent:
+    def progress(self, pixels): ...
+
+    def outcome(self, outcome): ...
+
+
+def flags_of(scenes, model, out, **more):
+    fixed = {"input": (str(scenes),), "model": model, "output": out, "executor": "serial", "device": "cpu-tensors"}
+    return fixed | {key: value for key, value in more.items() if value is not None}
+
+
+def test_channels_last_and_a_batch_that_is_fixed(raster, run_serial, tmp_path):
+    rng = np.random.default_rng(1)
+    source = raster("in/a.tif", rng.integers(0, 255, (3, 200, 150), dtype=np.uint8))
+    net = Network(3).add("Transpose", perm=[0, 3, 1, 2]).conv(3, 4, 3).add("Transpose", perm=[0, 2, 3, 1])
+    model = net.save(tmp_path / "m.onnx", contract(3, 4, layout="NHWC"), classes=4)
+    proto = onnx.load(model)
+    for value, channels in ((proto.graph.input[0], 3), (proto.graph.output[0], 4)):
+        del value.type.tensor_type.shape.dim[:]
+        for size in (3, 64, 64, channels):
+            value.type.tensor_type.shape.dim.add().dim_value = size
+    onnx.save(proto, model)
+    here = masks(run_serial(source, model, output=tmp_path / "here"))
+    there = masks(run_serial(source, model, output=tmp_path / "there", device="cpu-tensors"))
+    np.testing.assert_array_equal(there["a.tif"], here["a.tif"])
+
+
+@pytest.mark.parametrize("raw", ["uint8", "uint16"])
+def test_raw_pixels_go_into_a_graph_that_scales_them(raw, raster, run_serial, tmp_path):
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(0, 255, (3, 200, 150), dtype=np.uint8)
+    pixels[:, :60, :70] = 0
+    source = raster("in/a.tif", pixels.astype(raw), nodata=0)
+    net = Network(3).add("Cast", to=TensorProto.FLOAT).add("Mul", np.array(1 / 255, np.float32)).conv(3, 4, 3)
+    kind = {"uint8": TensorProto.UINT8, "uint16": TensorProto.UINT16}[raw]
+    model = net.save(tmp_path / "m.onnx", contract(3, 4, scaling="graph"), classes=4, dtype=kind)
+    here = masks(run_serial(source, model, output=tmp_path / "here"))
+    there = masks(run_serial(source, model, output=tmp_path / "there", device="cpu-tensors"))
+    np.testing.assert_array_equal(there["a.tif"], here["a.tif"])
+
+
+@pytest.fixture
+def spec(raster, tmp_path):
     source = raster("in/a.tif", np.ones((3, 64, 64), np.uint8))
-    model = pixelwise(tmp_path / "m.onnx")
-    out = run_serial(source, model, device="cpu-tensors")
-    assert json.loads((out / "a.json").read_text())["device"]["options"] == {"tf32": False, "nhwc": False}
+    return read_spec(load_settings(None, flags_of(source, deep(tmp_path / "m.onnx"), tmp_path / "out")))
+
+
+def test_labels_that_are_not_the_cpus_are_refused_before_a_run(spec):
+    truth = np.random.default_rng(0).normal(size=(2, 4, 64, 64)).astype(np.float32)
+    check_agreement(spec, truth + np.float32(1e-4), truth)
+    other = truth.copy()
+    other[:, :, :2] = other[:, ::-1, :2]  # 1 row in 32
+    with pytest.raises(DeviceError, match=r"at least 99% of the labels on cpu-tensors must be the CPU's, got 9[67]\."):
+        check_agreement(spec, other, truth)
+    other[0, 0, 0, 0] = np.inf
+    with pytest.raises(DeviceError, match="NaN or infinity on cpu-tensors, and none on the CPU"):
+        check_agreement(spec, other, truth)
+
+
+def test_a_device_without_memory_for_its_tiles_is_refused_before_a_run(spec):
+    room = _room(spec, 8 * 10**9, 6 * 10**9)
+    assert 2 * 10**9 < room.limit < 3 * 10**9
+    assert 4 * 10**9 < room.strip < 6 * 10**9
+    with pytest.raises(DeviceMemoryError, match=r"0\.0 GB left beside the network.*lower --batch"):
+        _room(spec, 10**9, 10**6)
+
+
+def test_a_strip_is_as_wide_as_the_devices_memory_allows(spec, raster, tmp_path):
+    source = raster("wide/a.tif", np.ones((3, 100, 2000), np.uint8))
+    settings = load_settings(None, flags_of(source, spec.path, tmp_path / "out"))
+    per_pixel = (16 + 2) * 4 * 4
+    for strip, parts in ((per_pixel * 2500, 0), (per_pixel * 800, 3)):
+        run = Run(replace(spec, room=Room(limit=0, strip=strip)), settings)
+        plan = make_plan([Case("a", str(source))], run, 1, look=True)
+        assert len(plan.cuts[0].parts if plan.cuts else ()) == parts
+
+
+def test_tf32_is_for_gpus(spec, raster, tmp_path):
+    flags = {"input": ("x",), "model": spec.path, "device": "cpu", "tf32": True}
+    with pytest.raises(SettingsError, match="--tf32 is for a GPU, got device cpu"):
+        read_spec(load_settings(None, flags))
+
+
+def test_providers_of_a_gpu():
+    terms = Terms("cuda", Options(), {}, stream=77, limit=10**9)
+    ((name, options),) = providers(terms)
+    assert name == "CUDAExecutionProvider"
+    assert options == {
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "use_tf32": "0",
+        "prefer_nhwc": "0",
+        "fuse_conv_bias": "0",
+        "arena_extend_strategy": "kSameAsRequested",
+        "user_compute_stream": "77",
+        "gpu_mem_limit": "1000000000",
+    }
+    fast = replace(terms, device="tensorrt", options=Options(tf32=True, nhwc=True), half=True)
+    (first, own), (second, rest) = providers(fast)
+    assert (first, second) == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
+    assert own == {"trt_fp16_enable": "1", "user_compute_stream": "77"}
+    assert (rest["use_tf32"], rest["prefer_nhwc"]) == ("1", "1")
+
+
+def test_engines_have_a_folder_per_setting(spec, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    others = [replace(spec, options=Options(tf32=True)), replace(spec, batch=4), replace(spec, sha256="0")]
+    folders = {engine_folder(_engine_key(other)) for other in (spec, *others)}
+    assert len(folders) == 4
+    assert all(folder.parent == tmp_path / "segpipe" / "tensorrt" for folder in folders)
+
+
+def test_tensorrt_that_is_not_installed_is_an_error_with_the_mend():
+    with pytest.raises(DeviceError, match=r"libnvinfer.so.10 is not there: pip install 'segpipe\[tensorrt\]'"):
+        _load_tensorrt()
+
+
+def test_a_worker_sees_one_gpu_each():
+    with _started(3, "127.0.0.1:0", ["5", "GPU-abc"]) as cluster, Client(cluster, set_as_default=False) as client:
+        seen = client.run(lambda: __import__("os").environ["CUDA_VISIBLE_DEVICES"])
+    assert sorted(seen.values()) == ["5", "5", "GPU-abc"]

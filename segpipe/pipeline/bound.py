@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -17,13 +18,27 @@ from torch import Tensor
 
 from segpipe.pipeline.batches import Tile
 from segpipe.pipeline.device import Terms, engine_folder, gpu_facts, open_bound, told
-from segpipe.pipeline.errors import ModelError, SegpipeError
+from segpipe.pipeline.errors import DeviceMemoryError, ModelError, SegpipeError
 from segpipe.pipeline.spec import ModelSpec, read_model
 from segpipe.pipeline.tail import tail_of
 from segpipe.pipeline.tensors import DeviceArrays, Lane, Upload, memory_errors, scaled, torch_type
 
+LOG = logging.getLogger("segpipe")
+
 LAG_BATCHES = 2
 """Batches whose labels may be on their way: fewer would let the device wait for the host, more only hold memory."""
+
+
+def load_bound(spec: ModelSpec) -> "BoundModel":
+    """The model with the batch that it was planned with, or with a smaller one where that finds no memory any more."""
+    while True:
+        try:
+            return BoundModel(spec)
+        except DeviceMemoryError as error:
+            if spec.batch == 1 or _fixed_batch(read_model(spec.path), spec):
+                raise
+            spec = replace(spec, batch=spec.batch // 2)
+            LOG.warning("%s; begun with batches of %d", error, spec.batch)
 
 
 class BoundModel:

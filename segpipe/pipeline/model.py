@@ -60,9 +60,9 @@ def load(spec: ModelSpec) -> Model:
     try:
         if spec.device == "cpu":
             return HostModel(spec)
-        from segpipe.pipeline.bound import BoundModel
+        from segpipe.pipeline.bound import load_bound
 
-        return BoundModel(spec)
+        return load_bound(spec)
     finally:
         check_unchanged(spec)
 

@@ -40,6 +40,8 @@ def _scored(model: Model, batch: Batch) -> list[Tile]:
     except Exception as error:  # noqa: BLE001 - a bad batch costs only its cases
         for tile in filled:
             tile.error, tile.pixels = foreseen(error, tile.case.path), None
+            if tile.sheet is not None:
+                tile.sheet.abandoned.set()  # the rest of the case would be read and inferred for nothing
     return batch.tiles
 
 

@@ -1,7 +1,7 @@
 """From finished score sums to labels on the host: decided where the scores are, and fetched while more are made."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,21 +29,30 @@ class Decided:
     """Whether any pixel of its window is valid."""
 
 
-def decide(boxes: Iterable[Finished], decision: Decision, *, confidence: bool) -> Iterator[Decided]:
+def decide(boxes: Iterable[Finished], decision: Decision, *, confidence: bool) -> Generator[Decided, None, None]:
     """Labels of finished boxes, in order.
 
     Raises:
         ModelError: a valid pixel has scores that are not finite.
     """
-    arrays = decision.arrays
     under_way: deque[Callable[[], Decided]] = deque()
-    with arrays.here():
-        for box in boxes:
-            under_way.append(_unseen(box, decision, confidence) if box.sums is None else _begun(box, decision, confidence))
-            if len(under_way) > arrays.lag:
-                yield under_way.popleft()()
-        while under_way:
+    for begun in _begun_boxes(iter(boxes), decision, confidence):
+        under_way.append(begun)
+        if len(under_way) > decision.arrays.lag:
             yield under_way.popleft()()
+    while under_way:
+        yield under_way.popleft()()
+
+
+def _begun_boxes(boxes: Iterator[Finished], decision: Decision, confidence: bool) -> Iterator[Callable[[], Decided]]:
+    while True:
+        # not around the loop: a generator that is left half-way would leave the device's stream at some later time
+        with decision.arrays.here():
+            box = next(boxes, None)
+            if box is None:
+                return
+            begun = _unseen(box, decision, confidence) if box.sums is None else _begun(box, decision, confidence)
+        yield begun
 
 
 def _unseen(box: Finished, decision: Decision, confidence: bool) -> Callable[[], Decided]:

@@ -80,6 +80,8 @@ def open_bound(model: str | bytes, terms: Terms) -> onnxruntime.InferenceSession
         DeviceError: ONNX Runtime does not run there.
     """
     if terms.device == "tensorrt":
+        if not terms.options.tf32:
+            os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # TensorRT has no option for it
         _load_tensorrt()
     if terms.device != "cpu-tensors":
         _load_cuda()

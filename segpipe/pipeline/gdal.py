@@ -27,10 +27,10 @@ OPTIONS = {
 }
 
 
-def gdal_options() -> rasterio.Env:
-    """The environment that every thread that touches GDAL enters."""
+def gdal_options(decoders: int = 1) -> rasterio.Env:
+    """The environment that every thread that touches GDAL enters; ``decoders`` threads share the blocks of a window."""
     warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
-    return rasterio.Env(**OPTIONS)
+    return rasterio.Env(**OPTIONS, **({"GDAL_NUM_THREADS": decoders} if decoders > 1 else {}))
 
 
 @contextmanager

@@ -181,6 +181,7 @@ class _Buffer:
             self.used.synchronize()  # before its memory is given back
             self._host = torch.empty(size, dtype=torch.uint8, pin_memory=lane.pinned)
             self._there = torch.empty(size, dtype=torch.uint8, device=lane.device)
+            lane.uploads.wait_stream(lane.work)  # which may not be done with what lay there before
         dtype, shape = arrays[0].dtype, (len(arrays), *arrays[0].shape)
         np.stack(arrays, out=self._host[:size].numpy().view(dtype).reshape(shape))
         with lane.on(lane.uploads):

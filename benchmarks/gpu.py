@@ -1,6 +1,6 @@
 """Everything that there is to do on a GPU, in one call: tests, parity with the CPU, same bytes, throughput.
 
-    python benchmarks/gpu.py --prepare                     # where smp is: the graph of its U-Net (docs/gpu.md)
+    python benchmarks/gpu.py --prepare                     # where smp is: its U-Net's graph anew, which the repository holds
     python benchmarks/gpu.py --out gpu.json                # on the GPU
     python benchmarks/gpu.py --device cpu-tensors --small  # every line of it without one
 
@@ -33,7 +33,7 @@ from scenes import BANDS, CLASSES, OVERLAP, SCRATCH, machine, scene
 from scenes import _contract as contract_of
 
 ROOT = Path(__file__).parents[1]
-SKELETON = SCRATCH / "unet_resnet34.skeleton.onnx"
+SKELETON = ROOT / "benchmarks" / "unet_resnet34.skeleton.onnx"
 SEEDED = 4096
 """Elements from which on a weight is left out of the skeleton."""
 
@@ -86,7 +86,6 @@ def prepare() -> None:
         names = ",".join(f"band {i}" for i in range(BANDS))
         more = ["--classes", classes, "--bands", names, "--tile", 512, "--output", whole]
         subprocess.run([*map(str, [*command, *more])], check=True)
-        SKELETON.parent.mkdir(parents=True, exist_ok=True)
         onnx.save(_emptied(onnx.load(whole)), SKELETON)
     print(f"{SKELETON}: {SKELETON.stat().st_size / 1e6:.2f} MB")
 
@@ -106,8 +105,7 @@ def resnet34() -> Path:
     """The U-Net with its weights: noise of the spread that they had."""
     path = SCRATCH / "unet_resnet34.onnx"
     if not path.exists():
-        if not SKELETON.exists():
-            raise SystemExit(f"{SKELETON} must be there: make it with --prepare where smp is installed, and carry it here")
+        path.parent.mkdir(parents=True, exist_ok=True)
         proto = onnx.load(SKELETON)
         spreads = json.loads(next(p.value for p in proto.metadata_props if p.key == "seeded"))
         for number, tensor in enumerate(proto.graph.initializer):

@@ -14,8 +14,9 @@ def predict(model: Model, batches: Iterable[Batch], calls: int) -> Generator[Til
     """The same tiles in the same order, with weighted scores instead of pixels.
 
     ``calls`` batches are in the model at once and one more waits, so that the model never waits for whoever takes the
-    results. A batch that fails ends the cases that it holds tiles of.
+    results. A device has one stream, and one call. A batch that fails ends the cases that it holds tiles of.
     """
+    calls = 1 if model.arrays.lag else calls
     waiting: deque[Future[list[Tile]]] = deque()
     with ThreadPoolExecutor(calls, thread_name_prefix="segpipe-model") as pool:
         try:

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,7 @@ def main() -> None:
     "--input", "-i", multiple=True, help="A file, folder, glob, list (.txt, .csv), /vsi... or s3:// path; repeatable."
 )
 @click.option("--model", "-m", type=click.Path(path_type=Path), help="The ONNX model.")
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="Folder for masks and tables [./segpipe-out].")
+@click.option("--output", "-o", help="Folder or s3://bucket/prefix for masks and tables [./segpipe-out].")
 @click.option("--config", "-c", type=click.Path(path_type=Path), help="TOML file with the same settings; flags win.")
 @click.option("--contract", type=click.Path(path_type=Path), help="TOML file that says what the model needs and gives.")
 @click.option("--bands", help="Bands of the file for the model's channels, counted from 1, such as 4,3,2.")
@@ -58,13 +59,22 @@ def main() -> None:
 @click.option("--tls-key", type=click.Path(path_type=Path), help="Key for a scheduler on tls://.")
 @click.option("--dashboard", help="Where Dask's dashboard listens, if bokeh is installed [127.0.0.1, any free port].")
 @click.option("--workers", type=int, help="Worker processes [one per processor, no more than cases].")
+@click.option("--threads", type=int, help="Threads within a call of the model, on a CPU [as a short trial shows].")
 @click.option("--parts", type=int, help="Cut every case into as many parts [as workers and memory ask].")
 @click.option("--memory", type=float, help="GB that one worker may use [its share of 80 % of the machine's].")
 @click.option("--job-timeout", type=float, help="Seconds after which a job that hangs is ended and tried again [3600].")
 @click.option("--grace", type=float, help="Seconds that running jobs have to end after SIGTERM or Ctrl-C [20].")
+@click.option("--retries", type=int, help="New tries of a case after an input/output error, 1, 2, 4 ... s later [4].")
 @click.option("--confidence/--no-confidence", default=None, help="Write a second raster with the labels' probability.")
 @click.option("--overwrite/--no-overwrite", default=None, help="Do again what is done.")
 @click.option("--log-file", type=click.Path(path_type=Path), help="Append what happens as JSON lines.")
+@click.option(
+    *("--profile", "profile"),
+    is_flag=False,
+    flag_value="",
+    metavar="[FILE]",
+    help="Say where the time went, and write a trace for Perfetto there [<output>/profile.json].",
+)
 @click.option("--fail-fast/--no-fail-fast", default=None, help="Stop at the first case that fails.")
 @click.option("--dry-run", is_flag=True, help="Print cases, windows, jobs, memory and every problem; start nothing.")
 @click.option("--verbose", "-v", count=True, help="Say more, on stderr.")
@@ -183,9 +193,9 @@ def _guarded(command: Callable[[], int]) -> int:
 
 
 @main.command(short_help="Show how far the runs into an output folder have come.")
-@click.argument("output", type=click.Path(path_type=Path), default=Path("segpipe-out"))
+@click.argument("output", default="segpipe-out")
 @click.option("--json", is_flag=True, help="Print one JSON object.")
-def status(output: Path, json: bool) -> None:
+def status(output: str, json: bool) -> None:
     """Show what is done, failed and missing in OUTPUT, the folder of a run, and the command that goes on.
 
     Ends with 1 where a case failed or is missing.
@@ -193,7 +203,7 @@ def status(output: Path, json: bool) -> None:
     sys.exit(_guarded(lambda: _status(output, json)))
 
 
-def _status(output: Path, json: bool) -> int:
+def _status(output: str, json: bool) -> int:
     from segpipe import terminal
     from segpipe.pipeline.status import read_status
 
@@ -232,6 +242,48 @@ def inspect(file: str, json: bool, **flags: Any) -> None:
     if facts.error is not None:
         click.echo(f"error: {facts.error}", err=True)
         sys.exit(SOME_FAILED)
+
+
+@main.command(short_help="Measure what other tiles, overlaps, batches and precisions cost and give.")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--input", "-i", multiple=True, help="Scenes to compare labels on, as --input of a run [noise]; repeatable.")
+@click.option(
+    "--also", multiple=True, type=click.Path(path_type=Path), help="Another file of the network, as its int8; repeatable."
+)
+@click.option("--contract", type=click.Path(path_type=Path), help="TOML file that says what the model needs and gives.")
+@click.option("--bands", help="Bands of the scenes for the model's channels, counted from 1, such as 4,3,2.")
+@click.option("--blend", type=click.Choice(BLENDS), help="Weights of a tile towards its edges [gaussian].")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where the model runs [auto].")
+@click.option(
+    "--tile", "tiles", multiple=True, type=int, help="Measure this tile [the contract's, twice, half]; repeatable."
+)
+@click.option("--overlap", "overlaps", multiple=True, type=int, help="Measure this overlap [1/4 to 0 of it]; repeatable.")
+@click.option(
+    "--batch", "batches", multiple=True, type=int, help="Measure this batch [1, 2, 4; on a GPU 8 to 32]; repeatable."
+)
+@click.option("--seconds", type=float, help="Time to spend; what does not fit is left out [90].")
+@click.option("--min-agreement", type=float, help="Least share of equal labels of what is advised [0.99].")
+@click.option("--json", is_flag=True, help="Print one JSON object.")
+def tune(json: bool, **flags: Any) -> None:
+    """Measure what other tiles, overlaps, batches and precisions of MODEL cost in time and in labels; nothing is written.
+
+    Ends with 1 where no choice gives as many equal labels as --min-agreement asks for.
+    """
+    sys.exit(_guarded(lambda: _tune(json, flags)))
+
+
+def _tune(json: bool, flags: dict[str, Any]) -> int:
+    from segpipe.tune.measure import tune
+    from segpipe.tune.settings import TuneSettings
+    from segpipe.tune.show import as_json, print_tuned
+
+    settings = TuneSettings(**{key: value for key, value in flags.items() if value is not None})
+    tuned = tune(settings, lambda line: click.echo(line, err=True))
+    if json:
+        click.echo(as_json(tuned))
+    else:
+        print_tuned(tuned)
+    return 0 if tuned.best else SOME_FAILED
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -292,8 +344,10 @@ def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
     from segpipe import terminal
     from segpipe.journal import Journal
     from segpipe.pipeline.launch import carry_out, prepare
+    from segpipe.pipeline.machine import age
+    from segpipe.pipeline.trial import settle
 
-    prepared = prepare(load_settings(config, flags), look=dry_run)
+    prepared = prepare(load_settings(config, flags), look=dry_run, age=age())
     for line in terminal.settings_lines(prepared):
         click.echo(line, err=True)
     if dry_run:
@@ -301,6 +355,8 @@ def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
         return SOME_FAILED if prepared.plan.failed else 0
     for line in terminal.note_lines(prepared):
         click.echo(line, err=True)
+    run, plan = settle(prepared.run, prepared.plan, lambda line: click.echo(line, err=True))
+    prepared = replace(prepared, run=run, plan=plan)
     with ExitStack() as stack:
         watcher: Any = stack.enter_context(terminal.watcher(prepared))
         journal = None
@@ -312,6 +368,7 @@ def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
         if journal:
             journal.ended(summary)
     terminal.conclude(prepared, summary)
+    terminal.print_profile(summary)
     if summary.interrupted:
         raise KeyboardInterrupt
     for problem in summary.problems:

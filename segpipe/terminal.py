@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,7 @@ from segpipe.pipeline.plan import memory_mb
 from segpipe.pipeline.records import Record, records
 from segpipe.pipeline.run import Outcome
 from segpipe.pipeline.status import Status
+from segpipe.pipeline.wall import Profile
 
 if TYPE_CHECKING:  # torch and all that comes with it
     from segpipe.export.attach import Attached
@@ -132,7 +133,63 @@ def conclude(prepared: Prepared, summary: Summary) -> None:
         f"{ledger.count(State.DONE)} done, {ledger.count(State.SKIPPED)} done before, {len(summary.failed)} failed"
         f" in {summary.seconds:.1f} s, {summary.megapixels_per_second:.1f} Mpx/s"
     )
-    console.print(f"open {prepared.run.output / 'areas.csv'} and the masks beside it")
+    console.print(f"open {prepared.run.output.path('areas.csv')} and the masks beside it")
+
+
+def print_profile(summary: Summary) -> None:
+    """Where the wall time went, on stderr: a table in a terminal, lines elsewhere."""
+    profile = summary.profile
+    if profile is None:
+        return
+    if sys.stderr.isatty():
+        Console(stderr=True).print(profile_table(profile))
+    else:
+        for row in _profile_rows(profile):
+            click.echo("profile  " + "  ".join(row), err=True)
+    for line in profile_lines(profile):
+        click.echo(line, err=True)
+    click.echo(f"open {summary.trace} in ui.perfetto.dev or chrome://tracing", err=True)
+
+
+def profile_table(profile: Profile) -> Table:
+    """Seconds by stage: wall time, whose shares add up, and the work of all threads."""
+    columns = (_right(name) for name in ("wall s", "share", "all threads s", "on a core s"))
+    table = Table("stage", *columns, title=f"where {profile.seconds:.1f} s went")
+    for row in _profile_rows(profile):
+        table.add_row(*row)
+    return table
+
+
+def _profile_rows(profile: Profile) -> Iterator[tuple[str, ...]]:
+    for name, total in profile.stages.items():
+        work = (f"{total.busy:.2f}", f"{total.core:.2f}") if name not in ("idle", "other") else ("", "")
+        yield name, f"{total.wall:.2f}", f"{total.wall / profile.seconds:.1%}", *work
+
+
+def profile_lines(profile: Profile) -> list[str]:
+    """The limit, how near to it the run came, and what took the rest."""
+    rest = {name: total.wall for name, total in profile.stages.items() if name != "infer"}
+    most = sorted(rest, key=lambda name: -rest[name])[:MOST]
+    beside = ", ".join(f"{name} {rest[name]:.2f} s" for name in most if rest[name] >= profile.seconds / 200)
+    lines = [
+        f"limit: the model alone needs {profile.limit:.2f} s of {profile.seconds:.2f} s, {profile.reached:.0%}; "
+        f"without start and end {profile.limit / profile.working:.0%}" + f"; beside it most: {beside}" * bool(beside)
+    ]
+    if profile.unserved > UNSERVED:
+        lines.append(
+            f"note: calls of the model were without a processor for {profile.unserved:.0%} of their time: "
+            "other programs, or this run's own threads, had it"
+        )
+    if profile.dropped:
+        lines.append(f"note: the trace is full, its last {profile.dropped:,} spans are left out; the table counts them")
+    return lines
+
+
+UNSERVED = 0.1
+"""Share of the time of the model's calls without a processor that is worth a note."""
+
+MOST = 4
+"""Stages beside the model that are named."""
 
 
 def areas_table(records: Iterable[Record]) -> Table:
@@ -192,7 +249,7 @@ def print_attached(attached: "Attached") -> None:
 def print_status(status: Status, as_json: bool) -> None:
     """How far runs have come, in a few lines or as JSON."""
     if as_json:
-        click.echo(json.dumps({**asdict(status), "output": str(status.output)}, ensure_ascii=False))
+        click.echo(json.dumps(asdict(status), ensure_ascii=False))
         return
     running = f", written by {status.running} now" if status.running else ""
     rate = f", {status.megapixels_per_second:.1f} Mpx/s in the last run" if status.megapixels_per_second else ""

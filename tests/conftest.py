@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +100,30 @@ def run_serial(tmp_path: Path) -> Callable[..., Path]:
         return Path(output)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """An S3 endpoint with the scenes below ``in`` of its bucket and of a folder; the environment leads to it."""
+    from buckets import environment, open_endpoint, serving
+    from scenes import make_model, make_scenes, make_whole
+
+    root = tmp_path_factory.mktemp("s3")
+    (root / "tmp").mkdir()
+    (root / "server").mkdir()
+    make_scenes(root)
+    make_model(root / "plain.onnx")
+    make_whole(root, "plain")
+    with serving(root / "server") as port, pytest.MonkeyPatch.context() as patch:
+        for key, value in environment(port, root / "tmp").items():
+            patch.setenv(key, value)
+        yield open_endpoint(root)
+
+
+@pytest.fixture
+def endpoint(served: Any) -> Iterator[Any]:
+    """The endpoint, as if nothing had been asked of it, and with nothing to fail."""
+    served.fail({})
+    served.forget()
+    yield served
+    served.fail({})

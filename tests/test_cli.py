@@ -118,7 +118,7 @@ REFUSED: list[tuple[str, Callable[[Path], Any], str, str]] = [
     ("output is input", nothing, "-i in -m m.onnx -o in", "must not lie inside the input|on or beside it"),
     ("output beside", nothing, "-i in/a.tif -m m.onnx -o in", "on or beside"),
     ("output in a glob", nothing, "-i in/**/*.tif -m m.onnx -o in/out", "must not lie inside the input"),
-    ("remote output", nothing, "-i in -m m.onnx -o s3://bucket/x", "folder of this machine"),
+    ("remote output", nothing, "-i in -m m.onnx -o gs://bucket/x", "folder of this machine"),
     (
         "two of one name",
         copied("in/a.png"),

@@ -21,6 +21,7 @@ from segpipe.pipeline.errors import OutputError
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.launch import carry_out, prepare
 from segpipe.pipeline.sinks.raster import PartSink, Style
+from segpipe.pipeline.stores.folder import Folder
 from segpipe.pipeline.windows import Window
 
 
@@ -72,7 +73,7 @@ def test_a_mask_that_lost_its_record_is_done_again(raster, tmp_path):
 def test_a_raster_that_was_not_written_whole_gets_no_name(damage, tmp_path):
     """GDAL may not tell of a disk that fills up while a file is closed."""
     box = Window((0, 0), (600, 600))
-    sink = PartSink(tmp_path / "0.tif", box, Style("uint8", 255, ["class"]))
+    sink = PartSink(Folder(tmp_path), "0.tif", box, Style("uint8", 255, ["class"]))
     sink.write(box, np.random.default_rng(0).integers(0, 3, (1, 600, 600), dtype=np.uint8))
     sink._dataset.close()
     if damage == "cut":

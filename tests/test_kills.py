@@ -104,12 +104,12 @@ def made(path: Path) -> Made:
 def done_parts(out: Path) -> dict[str, dict[Path, Made]]:
     """Finished parts of cases that are not done."""
     open_cases = [name for name in CASES if not (out / f"{name}.json").is_file()]
-    return {name: {path: made(path) for path in parts_folder(out, Case(name, "")).glob("*.npz")} for name in open_cases}
+    return {name: {path: made(path) for path in (out / parts_folder(Case(name, ""))).glob("*.npz")} for name in open_cases}
 
 
 def count_parts(out: Path, name: str) -> int:
     """Done or not."""
-    return len(json.loads((parts_folder(out, Case(name, "")) / "plan.json").read_text())["parts"])
+    return len(json.loads((out / parts_folder(Case(name, "")) / "plan.json").read_text())["parts"])
 
 
 def done_cases(out: Path) -> dict[str, dict[Path, Made]]:

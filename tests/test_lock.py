@@ -12,12 +12,13 @@ import pytest
 
 from segpipe.pipeline.errors import OutputError
 from segpipe.pipeline.lock import NAME, STALE, locked
+from segpipe.pipeline.stores.folder import Folder
 
 HOLD = """
 import sys, time
-from pathlib import Path
 from segpipe.pipeline.lock import locked
-with locked(Path(sys.argv[1])):
+from segpipe.pipeline.stores.places import store_at
+with locked(store_at(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -32,7 +33,7 @@ def holder(path):
 def test_a_second_run_is_refused_and_told_by_whom(tmp_path):
     process = holder(tmp_path)
     try:
-        with pytest.raises(OutputError, match=f"process {process.pid} on {socket.gethostname()}"), locked(tmp_path):
+        with pytest.raises(OutputError, match=f"process {process.pid} on {socket.gethostname()}"), locked(Folder(tmp_path)):
             pass
     finally:
         process.kill()
@@ -44,7 +45,7 @@ def test_the_lock_of_a_killed_run_is_cleared(tmp_path):
     process = holder(tmp_path)
     process.kill()
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and still in the table of processes
-    with locked(tmp_path):
+    with locked(Folder(tmp_path)):
         assert json.loads((tmp_path / NAME).read_text())["pid"] == os.getpid()
     process.wait()
     process.stdout.close()
@@ -54,7 +55,7 @@ def test_the_lock_of_a_killed_run_is_cleared(tmp_path):
 def test_a_later_process_of_the_same_number_does_not_hold_it(tmp_path):
     stolen = {"host": socket.gethostname(), "pid": os.getpid(), "began": "1"}
     (tmp_path / NAME).write_text(json.dumps(stolen))
-    with locked(tmp_path):
+    with locked(Folder(tmp_path)):
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -65,17 +66,17 @@ def test_another_machine_holds_it_while_it_gives_signs_of_life(silent, free, tmp
     path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "began": "1"}))
     os.utime(path, (time.time() - silent,) * 2)
     if free:
-        with locked(tmp_path):
+        with locked(Folder(tmp_path)):
             pass
     else:
-        with pytest.raises(OutputError, match="process 1 on elsewhere"), locked(tmp_path):
+        with pytest.raises(OutputError, match="process 1 on elsewhere"), locked(Folder(tmp_path)):
             pass
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"host": 1}'])
 def test_a_lock_that_names_nobody_is_cleared(text, tmp_path):
     (tmp_path / NAME).write_text(text)
-    with locked(tmp_path):
+    with locked(Folder(tmp_path)):
         pass
 
 
@@ -85,7 +86,7 @@ def test_of_many_at_once_one_gets_it(tmp_path):
     def grab():
         barrier.wait()
         try:
-            with locked(tmp_path):
+            with locked(Folder(tmp_path)):
                 got.append("held")
                 time.sleep(0.3)
         except OutputError:

@@ -86,7 +86,7 @@ def test_a_killed_run_of_many_goes_on_with_what_is_missing(root, tmp_path):
     os.killpg(process.pid, 9)
     process.wait()
     done = {path: path.stat().st_mtime_ns for path in out.rglob("*.json") if path.name != "run.json"}
-    assert SMALL // 2 < len(done) < SMALL
+    assert SMALL // 2 <= len(done) < SMALL  # run.json was among those waited for
     again = begin(root, command(out, "--executor", "serial"), log)
     assert wait(again, lambda: None) == 1, log.read_text()
     assert {path: path.stat().st_mtime_ns for path in done} == done

@@ -57,8 +57,8 @@ def test_the_log_has_one_line_of_json_per_event(begun, segpipe):
 
 
 def test_a_second_run_into_one_folder_is_refused(begun, segpipe):
-    script = "import sys, time; from pathlib import Path; from segpipe.pipeline.lock import locked\n"
-    script += "with locked(Path('out put')): print('held', flush=True); sys.stdin.read()"
+    script = "import sys; from segpipe.pipeline.lock import locked; from segpipe.pipeline.stores.places import store_at\n"
+    script += "with locked(store_at('out put')): print('held', flush=True); sys.stdin.read()"
     holder = subprocess.Popen([sys.executable, "-c", script], cwd=begun, stdin=-1, stdout=-1, text=True)
     assert holder.stdout.readline() == "held\n"
     refused = segpipe("run", "-i", "in", "-m", "m.onnx", "-o", "out put", "--executor", "serial")

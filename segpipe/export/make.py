@@ -29,10 +29,10 @@ from segpipe.export.verify import BATCHES, Agreement, check, check_steady, compa
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.device import open_session
 from segpipe.pipeline.errors import ExportError
-from segpipe.pipeline.files import write_json
 from segpipe.pipeline.model import HostModel, try_out
 from segpipe.pipeline.scaling import fixed_scaling
 from segpipe.pipeline.spec import ModelSpec, signature
+from segpipe.pipeline.stores.folder import Folder
 
 CALIBRATION_TILES = 48
 VERIFICATION_TILES = sum(BATCHES)
@@ -55,6 +55,19 @@ class Exported:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Traced:
+    """A network, its contract and its graph in float32, from which files of each precision are made."""
+
+    network: Network
+    scorer: Scorer
+    """The oracle."""
+    contract: Contract
+    stride: Stride
+    proto: onnx.ModelProto
+    free_size: bool
+
+
 def export_model(settings: ExportSettings, say: Say = LOG.info) -> Exported:
     """Export a trained network; the file appears only if ONNX Runtime agrees with torch.
 
@@ -65,6 +78,11 @@ def export_model(settings: ExportSettings, say: Say = LOG.info) -> Exported:
     Raises:
         SegpipeError: with the rule, the value and the mend; no file is left.
     """
+    return write(trace(settings, say), settings, say)
+
+
+def trace(settings: ExportSettings, say: Say = LOG.info) -> Traced:
+    """Load a network, measure its stride, and have torch make its graph."""
     terms = read_terms(settings)
     say(f"loading {settings.weights}")
     network = open_network(settings, terms)
@@ -75,23 +93,30 @@ def export_model(settings: ExportSettings, say: Say = LOG.info) -> Exported:
     contract = contract.model_copy(update={"align": stride.align, "equivariant": stride.equivariant})
     say("exporting")
     proto, free_size = _graph(network, scorer, shape, stride, settings)
+    return Traced(network, scorer, contract, stride, proto, free_size)
+
+
+def write(traced: Traced, settings: ExportSettings, say: Say = LOG.info) -> Exported:
+    """Convert to the precision asked for, compare with torch, and write the file; the traced graph stays as it is."""
+    proto, contract, network = traced.proto, traced.contract, traced.network
     with draft(settings.output) as path:
         _save(proto, contract, settings, path)
         spec = try_out(spec_of(path))
         calibration, verification = _tiles(settings, spec)
         say(f"converting to {settings.precision}")
-        proto = in_order(converted(proto, settings.precision, calibration))
-        _save(proto, contract, settings, path)
+        proto = converted(proto, settings.precision, calibration)
+        if proto is not traced.proto:
+            _save(in_order(proto), contract, settings, path)
         say(f"comparing with torch on {len(verification)} tiles")
-        agreement = _compare(scorer, path, verification, settings)
+        agreement = _compare(traced.scorer, path, verification, settings)
         check(agreement, settings)
-        figures = {**agreement.figures(), "shift_error": float(f"{stride.error:.3g}")}
+        figures = {**agreement.figures(), "shift_error": float(f"{traced.stride.error:.3g}")}
         told = {**_origin(network, settings, proto), **contract.provenance, "verification": figures}
         contract = contract.model_copy(update={"provenance": told})
         _save(proto, contract, settings, path)
     if settings.stac_mlm:
         _write_item(settings.output, settings.stac_mlm, contract)
-    return Exported(settings.output, contract, agreement, stride, free_size, _notes(network, settings))
+    return Exported(settings.output, contract, agreement, traced.stride, traced.free_size, _notes(network, settings))
 
 
 def _scorer(network: Network, contract: Contract) -> tuple[Scorer, tuple[int, ...]]:
@@ -210,7 +235,7 @@ def _origin(network: Network, settings: ExportSettings, proto: onnx.ModelProto) 
 def _write_item(model: Path, item: Path, contract: Contract) -> None:
     (image,), (scores,) = signature(onnx.load(str(model)))
     digest = hashlib.sha256(model.read_bytes()).hexdigest()
-    write_json(item, mlm_item(model, contract, sha256=digest, tensors=(image, scores)))
+    Folder(item.parent).write_json(item.name, mlm_item(model, contract, sha256=digest, tensors=(image, scores)))
 
 
 def _notes(network: Network, settings: ExportSettings) -> tuple[str, ...]:

@@ -10,11 +10,12 @@ from rasterio.io import DatasetReader
 from segpipe.inspect.facts import Facts
 from segpipe.inspect.model import inspect_model
 from segpipe.inspect.raster import inspect_raster
-from segpipe.pipeline.cases import SUFFIXES, is_remote
+from segpipe.pipeline.cases import SUFFIXES
 from segpipe.pipeline.config import Settings
 from segpipe.pipeline.errors import InputError, ModelError, SettingsError
 from segpipe.pipeline.gdal import DRIVERS, gdal_options
 from segpipe.pipeline.spec import read_model
+from segpipe.pipeline.stores.bucket import is_remote
 
 
 def inspect_file(settings: Settings) -> Facts:

@@ -2,7 +2,7 @@
 
 from segpipe.inspect.facts import Fit
 from segpipe.inspect.pixels import empty_windows
-from segpipe.pipeline.batches import METRES
+from segpipe.pipeline.batches import METRES, row_of
 from segpipe.pipeline.cases import Case
 from segpipe.pipeline.config import Settings
 from segpipe.pipeline.contract import Contract
@@ -17,7 +17,7 @@ from segpipe.pipeline.windows import Cover
 def laid(file: str, source: RasterSource, spec: ModelSpec, settings: Settings) -> Fit:
     """Bands, windows and memory of a run of this model on this raster."""
     cover, contract = Cover(source.grid.shape, spec.tiling), spec.contract
-    case = PlannedCase(Case("", file), cover.shape, len(cover))
+    case = PlannedCase(Case("", file), cover.shape, len(cover), room=source.room(row_of(cover, cover.whole)))
     plan = Plan((case,), (), (), (), (), workers=1, calls=processors())
     spacing = contract.spacing and [n * METRES[contract.spacing_unit] for n in contract.spacing]
     return Fit(

@@ -17,7 +17,9 @@ from segpipe.pipeline.arrays import Array
 from segpipe.pipeline.cases import Case, Identity, identities
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.errors import SegpipeError, SourceError, foreseen
+from segpipe.pipeline.gdal import MOST_CACHE_MB, make_room
 from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.profile import span
 from segpipe.pipeline.scaling import Scaling, case_scaling, fixed_scaling, unscaled
 from segpipe.pipeline.sources import Invalid, Source
 from segpipe.pipeline.sources.raster import RasterSource
@@ -31,6 +33,11 @@ STATISTICS_BLOCK = 1024
 METRES = {"m": 1.0, "mm": 1e-3, "um": 1e-6}
 
 CHANGED = "{} has changed while it was done: run the same command again"
+
+TOO_WIDE = (
+    "a row of windows touches blocks of {:,.0f} MB, of which {:,} MB stay decoded: blocks are read again and again. "
+    "Make it a file in tiles with gdal_translate -of COG"
+)
 
 LONGEST_BATCH = 64
 """Windows, empty ones included, after which a batch leaves even if it is not full."""
@@ -50,6 +57,8 @@ class Sheet:
     """When it was opened, as ``time.time`` gives it."""
     part: Part
     """The windows that are finished here: all of the case, or a part of it."""
+    room: int = 0
+    """Bytes of blocks that a row of its windows touches; they stay decoded for the next row."""
     raw: bool = False
     """Whether its pixels travel as they are stored, to be scaled on a device."""
     abandoned: threading.Event = field(default_factory=threading.Event)
@@ -126,11 +135,21 @@ def open_sheet(
         files = identities(case.path, source.files)
         if part is not None and any(b > n for b, n in zip(part.stop, cover.counts, strict=True)):
             raise SourceError(CHANGED.format(case.path))
+        part = part or cover.whole
+        room = source.room(row_of(cover, cover.touching(part)))
+        if room > MOST_CACHE_MB * 2**20:
+            notes.append(TOO_WIDE.format(room / 2**20, MOST_CACHE_MB))
     except BaseException:
         source.close()
         raise
     part, raw = part or cover.whole, model.device != "cpu"
-    return source, Sheet(source.grid, source.picture, files, tuple(notes), cover, opened, part, raw)
+    return source, Sheet(source.grid, source.picture, files, tuple(notes), cover, opened, part, room, raw)
+
+
+def row_of(cover: Cover, windows: Part) -> tuple[int, ...]:
+    """Shape of a row of windows: a tile high, and as wide as all of them."""
+    first, last = cover.window(windows.first), cover.window(tuple(stop - 1 for stop in windows.stop))
+    return (cover.tiling.tile[0], *(b - a for a, b in zip(first.start[1:], last.stop[1:], strict=True)))
 
 
 @dataclass(frozen=True)
@@ -156,7 +175,8 @@ def read(cases: Iterable[Case], reading: Reading) -> Iterator[Tile]:
         try:
             if windows >= reading.limit:
                 raise HandedBackError(None)
-            source, sheet = open_sheet(case, reading.model, reading.bands, reading.part)
+            with span("open", case.name):
+                source, sheet = open_sheet(case, reading.model, reading.bands, reading.part)
             with closing(source):
                 if len(sheet.windows) > reading.limit:
                     raise HandedBackError(sheet)
@@ -167,10 +187,12 @@ def read(cases: Iterable[Case], reading: Reading) -> Iterator[Tile]:
 
 
 def _tiles(case: Case, source: Source, sheet: Sheet, scaling: Scaling) -> Iterator[Tile]:
+    make_room(sheet.room)
     for index in sheet.windows:
         if sheet.abandoned.is_set():
             return
-        pixels, invalid = read_tile(source, sheet.cover, index, None if sheet.raw else scaling)
+        with span("read", case.name, index):
+            pixels, invalid = read_tile(source, sheet.cover, index, None if sheet.raw else scaling)
         yield Tile(case, sheet, index, pixels, invalid, scaling if sheet.raw else None)
 
 
@@ -208,10 +230,11 @@ def read_tile(
     stored, invalid = source.read(inside)
     if invalid is not None and invalid.all():
         return None, None
-    pixels = stored if scaling is None else scaling(stored, invalid)
-    if pixels.shape[1:] != cover.tiling.tile or inside.start != cover.window(index).start:
-        pixels = np.ascontiguousarray(pixels[np.ix_(np.arange(len(pixels)), *mirror)])
-        invalid = None if invalid is None else invalid[np.ix_(*mirror)]
+    with span("scale"):
+        pixels = stored if scaling is None else scaling(stored, invalid)
+        if pixels.shape[1:] != cover.tiling.tile or inside.start != cover.window(index).start:
+            pixels = np.ascontiguousarray(pixels[np.ix_(np.arange(len(pixels)), *mirror)])
+            invalid = None if invalid is None else invalid[np.ix_(*mirror)]
     return pixels, invalid
 
 

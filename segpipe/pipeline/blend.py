@@ -8,6 +8,7 @@ from types import EllipsisType
 from segpipe.pipeline.arrays import HOST, Array, Arrays
 from segpipe.pipeline.batches import Sheet, Tile
 from segpipe.pipeline.errors import SegpipeError
+from segpipe.pipeline.profile import span
 from segpipe.pipeline.windows import Cover, Part, Window
 
 Scores = Array
@@ -26,7 +27,7 @@ class Finished:
     """Shape ``box``; None if all pixels are valid, or none."""
 
 
-def blend(tiles: Iterable[Tile], arrays: Arrays) -> Iterator[Finished]:
+def blend(tiles: Iterable[Tile], arrays: Arrays = HOST) -> Iterator[Finished]:
     """Sum the scored windows of one case, or of a part of it; its boxes come in order and hold every pixel once.
 
     Raises:
@@ -38,7 +39,8 @@ def blend(tiles: Iterable[Tile], arrays: Arrays) -> Iterator[Finished]:
             raise tile.error or SegpipeError(f"{tile.case.path}: a window came without its case")
         sheet = tile.sheet
         strip = strip or Strip(sheet.cover, sheet.windows, arrays)
-        sums = strip.add(tile.index, tile.scores)
+        with span("blend", tile.case.name, tile.index):
+            sums = strip.add(tile.index, tile.scores)
         if tile.index not in sheet.part:
             continue  # it is here for what it shares with the part: another job finishes it
         window = sheet.cover.finished(tile.index)

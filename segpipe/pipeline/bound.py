@@ -94,11 +94,9 @@ class BoundModel:
         return out[: len(tiles)]
 
     def _scaled(self, tiles: Sequence[Tile]) -> Tensor:
-        scaling = tiles[0].scaling
-        assert scaling is not None
-        invalid = self._invalid(tiles)
-        with self._pixels.send([tile.pixels for tile in tiles if tile.pixels is not None]) as stored:
-            return scaled(stored, scaling, invalid, self.arrays)
+        scaling, invalid = tiles[0].scaling, self._invalid(tiles)
+        with self._pixels.send([tile.pixels for tile in tiles if tile.pixels is not None]) as sent:
+            return sent.to(torch.float32, copy=True) if scaling is None else scaled(sent, scaling, invalid, self.arrays)
 
     def _invalid(self, tiles: Sequence[Tile]) -> Tensor | None:
         """Masks ``(tiles, *tile)`` on the device, also for what comes later; None where all pixels are valid."""

@@ -9,7 +9,8 @@ from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from segpipe.pipeline.errors import InputError
+from segpipe.pipeline.errors import InputError, SourceError
+from segpipe.pipeline.stores.bucket import canonical, find_rasters, identities_of, in_bucket, is_remote
 
 SUFFIXES = frozenset([".tif", ".tiff", ".vrt", ".jp2", ".j2k", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".img"])
 """What a folder is searched for. A file that is named itself may have any suffix."""
@@ -49,14 +50,11 @@ def find_cases(inputs: Sequence[str]) -> list[Case]:
     return cases
 
 
-def is_remote(path: str) -> bool:
-    """Whether GDAL, not the operating system, finds this path."""
-    return path.startswith("/vsi") or "://" in path
-
-
 def _expand(text: str) -> Iterator[Case]:
     path = Path(text)
-    if is_remote(text):
+    if in_bucket(text):
+        yield from (Case(_stem(name), found) for name, found in find_rasters(text, SUFFIXES))
+    elif is_remote(text):
         yield Case(_stem(PurePosixPath(text.split("?", maxsplit=1)[0]).name), text)
     elif path.is_dir():
         yield from (_below(path, file) for file in _rasters(path))
@@ -109,14 +107,12 @@ def _fixed(pattern: str) -> Path:
     return Path(*takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts[:-1]))
 
 
-def searched_root(text: str) -> Path | None:
+def searched_root(text: str) -> str | None:
     """The folder below which an input finds files at any depth; None for a file, a list or a flat glob."""
     path = Path(text)
-    if is_remote(text):
-        return None
-    if path.is_dir():
-        return path
-    return _fixed(text) if glob.has_magic(text) and "**" in path.parts else None
+    if in_bucket(text) or path.is_dir():
+        return text
+    return str(_fixed(text)) if not is_remote(text) and glob.has_magic(text) and "**" in path.parts else None
 
 
 def _listed(file: Path) -> Iterator[Case]:
@@ -161,7 +157,7 @@ def _check_names(cases: list[Case]) -> None:
 
 
 def identity(path: str) -> Identity:
-    """What tells one state of a file from another: size and time of change; a remote file has its path alone."""
+    """What tells one state of a file from another: size and time of change; one behind another URL has its path alone."""
     file = _archive(path) if path.startswith(ARCHIVES) else Path(path)
     if file is None or not file.exists():
         return {"path": path}
@@ -178,17 +174,32 @@ def _archive(path: str) -> Path | None:
 
 def identities(path: str, files: Iterable[str]) -> list[Identity]:
     """Identity of everything that a case's pixels come from: its files and the sidecars beside it."""
-    rasters = [file for file in {path, *files} if not is_remote(file) and not file.endswith(SIDECARS)]
-    sidecars = [name for file in rasters for name in _sidecars(file) if Path(name).exists()]
-    return [identity(file) for file in sorted({_absolute(file) for file in (*files, *sidecars)})]
+    rasters = [file for file in {path, *files} if not file.endswith(SIDECARS)]
+    stored = _stored(path, sorted({canonical(file) for file in rasters if in_bucket(file)}))
+    sidecars = [
+        name
+        for file in rasters
+        if in_bucket(file) or not is_remote(file)
+        for name in _sidecars(file)
+        if (canonical(name) in stored if in_bucket(file) else Path(name).exists())
+    ]
+    return [stored.get(file) or identity(file) for file in sorted({_absolute(file) for file in (*files, *sidecars)})]
+
+
+def _stored(path: str, objects: list[str]) -> dict[str, Identity]:
+    try:
+        return identities_of(objects)
+    except OSError as error:
+        raise SourceError(f"{path} cannot be asked for: {error.strerror}") from error
 
 
 def _sidecars(file: str) -> list[str]:
     """Names that GDAL looks for beside a raster: masks, overviews, metadata, world files."""
-    stem, kind = str(Path(file).with_suffix("")), Path(file).suffix.removeprefix(".")
+    suffix = Path(file).suffix
+    stem, kind = file.removesuffix(suffix), suffix.removeprefix(".")
     worlds = [f"{stem}.{kind[:1]}{kind[-1:]}w", f"{stem}.{kind}w", f"{stem}.wld"]
     return [*(file + suffix for suffix in SIDECARS), *worlds]
 
 
 def _absolute(path: str) -> str:
-    return path if is_remote(path) else str(Path(path).absolute())
+    return canonical(path) if is_remote(path) else str(Path(path).absolute())

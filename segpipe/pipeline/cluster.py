@@ -37,9 +37,14 @@ CONNECT_SECONDS = 15
 SILENT = "60s"
 """After which a worker of this machine that gives no sign of life is restarted."""
 
-WORKER_ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": str(2**26), "MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_ARENA_MAX": "1"}
+MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(2**26), "MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_ARENA_MAX": "1"}
 """Let glibc keep what a tile has freed for the next one. Dask's own setting gives it back to the kernel at once, and every
 tile then faults its pages in again: 0.6 s of 7.1 for a network of 0.1 M parameters (measured)."""
+
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "GDAL_NUM_THREADS")
+"""Libraries that would each start a thread per processor in every worker. Processors belong to the calls of the model."""
+
+WORKER_ENVIRONMENT = MALLOC | dict.fromkeys(ONE_THREAD, "1")
 
 CLASSES = {"slurm": "SLURMCluster", "lsf": "LSFCluster", "pbs": "PBSCluster"}
 """Of dask-jobqueue."""
@@ -83,7 +88,7 @@ def crew(settings: Settings) -> Crew | None:
     """
     if settings.cluster is not None:
         told = read_cluster(settings.cluster)
-        return Crew(told.jobs, told.cores)
+        return Crew(told.jobs, max(1, told.cores // (settings.threads or 1)))
     if settings.scheduler is None:
         return None
     with _client_of(settings) as client:

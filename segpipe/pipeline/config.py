@@ -1,6 +1,8 @@
 """The settings of a run: what flags and the configuration file say, checked once."""
 
 import difflib
+import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +27,8 @@ class Settings(BaseModel):
 
     input: tuple[str, ...] = Field(min_length=1)
     model: Path
-    output: Path = Path("segpipe-out")
+    output: str = "segpipe-out"
+    """A folder, or ``s3://bucket/prefix``."""
     contract: Path | None = None
     bands: tuple[int, ...] | None = None
     """1-based bands of the file in the order of the contract's channels; beats descriptions."""
@@ -52,6 +55,8 @@ class Settings(BaseModel):
     dashboard: str = "127.0.0.1:0"
     """Where Dask's dashboard listens, if bokeh is installed; 0 is any free port."""
     workers: int | None = Field(default=None, ge=1, strict=True)
+    threads: int | None = Field(default=None, ge=1, strict=True)
+    """Within one call of the model, on a CPU; a worker's calls in flight share the rest. None: as a short trial shows."""
     parts: int | None = Field(default=None, ge=1, strict=True)
     """Cut every case into as many parts, if it has windows for them; None: as workers and memory ask."""
     memory: float | None = Field(default=None, gt=0)
@@ -62,14 +67,36 @@ class Settings(BaseModel):
     """Seconds that running jobs have to end after SIGTERM or SIGINT."""
     confidence: bool = Field(default=False, strict=True)
     overwrite: bool = Field(default=False, strict=True)
+    retries: int = Field(default=4, ge=0, strict=True)
+    """How often a case, or a part of one, is begun anew after a storage fault, 1, 2, 4 ... s later."""
     log_file: Path | None = None
     """Where to append what happens, as JSON lines."""
+    profile: bool | Path = False
+    """Say where the time went; a path: write the trace there."""
     fail_fast: bool = Field(default=False, strict=True)
 
     @field_validator("input", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("profile", mode="before")
+    @classmethod
+    def _there(cls, value: Any) -> Any:
+        """The flag alone means: beside the masks."""
+        return (Path(value) if value else True) if isinstance(value, str) else value
+
+    @field_validator("output", mode="before")
+    @classmethod
+    def _folder_or_bucket(cls, value: Any) -> Any:
+        return value if isinstance(value, str) and "://" in value else os.fspath(Path(value))
+
+    @field_validator("model", "log_file")
+    @classmethod
+    def _of_this_machine(cls, value: Path | None) -> Path | None:
+        if value is not None and re.match(r"\w+:/", str(value)):  # Path has made s3:/ of s3://
+            raise ValueError("must be a file of this machine")
+        return value
 
     @field_validator("bands", "tile", "overlap", mode="before")
     @classmethod

@@ -12,6 +12,7 @@ from segpipe.pipeline.batches import Sheet
 from segpipe.pipeline.blend import Finished
 from segpipe.pipeline.errors import ModelError
 from segpipe.pipeline.labels import CONFIDENCE_NODATA, Decision
+from segpipe.pipeline.profile import span, waiting
 from segpipe.pipeline.windows import Window
 
 
@@ -69,12 +70,14 @@ def _begun(box: Finished, decision: Decision, confidence: bool) -> Callable[[], 
     if confidence or decision.needs_total:
         weights = decision.arrays.weights(sheet.weights)
         total = weights.total(tuple(slice(a, b) for a, b in zip(window.start, window.stop, strict=True)))
-    labels, finite = decision.labels(box.sums, total, box.invalid)
-    likely = decision.confidence(box.sums, total, box.invalid) if confidence else None
-    fetched = decision.arrays.fetch(labels, likely, finite)
+    with span("decide"):
+        labels, finite = decision.labels(box.sums, total, box.invalid)
+        likely = decision.confidence(box.sums, total, box.invalid) if confidence else None
+        fetched = decision.arrays.fetch(labels, likely, finite)
 
     def arrived() -> Decided:
-        labels, likely, finite = fetched()
+        with waiting("infer"):
+            labels, likely, finite = fetched()
         if not finite:
             raise ModelError(
                 "the model's scores must be finite, got NaN or infinity at a valid pixel: "

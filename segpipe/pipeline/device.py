@@ -60,10 +60,11 @@ class Terms:
     """Folder for TensorRT's engines of this model with these terms."""
 
 
-def open_session(model: str | bytes, device: Kind, arena: bool) -> onnxruntime.InferenceSession:
+def open_session(model: str | bytes, device: Kind, arena: bool, threads: int = 1) -> onnxruntime.InferenceSession:
     """A session on the CPU."""
     assert device == "cpu"
     options = _session_options()
+    options.intra_op_num_threads = threads
     options.enable_cpu_mem_arena = arena
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

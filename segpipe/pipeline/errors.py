@@ -59,7 +59,9 @@ def foreseen(error: Exception, path: str) -> SegpipeError:
     if isinstance(error, SegpipeError):
         return error
     logging.getLogger("segpipe").info("unforeseen error in %s", path, exc_info=error)
-    return UnforeseenError(f"{path} failed in a way that segpipe does not know: {type(error).__name__}: {error}")
+    unforeseen = UnforeseenError(f"{path} failed in a way that segpipe does not know: {type(error).__name__}: {error}")
+    unforeseen.__cause__ = error
+    return unforeseen
 
 
 class WorkerError(SegpipeError):

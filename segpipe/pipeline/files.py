@@ -1,11 +1,9 @@
 """Files that are there whole or not at all."""
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
 
 from segpipe.pipeline.errors import OutputError
 
@@ -33,34 +31,10 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small text file, whole or not at all."""
-    with writing(path) as stream:
-        stream.write(text)
-
-
 @contextmanager
-def writing(path: Path) -> Iterator[TextIO]:
-    """A text file that has its name once the block has ended well; lines end as they are written."""
-    with output_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = partial(path)
-        try:
-            with temporary.open("w", encoding="utf-8", newline="") as stream:
-                yield stream
-            commit(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-@contextmanager
-def output_errors(path: Path) -> Iterator[None]:
+def output_errors(path: Path | str) -> Iterator[None]:
     """Turn an operating system's error into ours, with the path."""
     try:
         yield
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error

@@ -1,49 +1,186 @@
 """How GDAL is used everywhere: its options, its drivers, its errors."""
 
+import errno
+import logging
+import os
+import re
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import rasterio
+from rasterio._env import set_gdal_config
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.session import DummySession
 
-from segpipe.pipeline.errors import SegpipeError
+from segpipe.pipeline.errors import SegpipeError, SourceError
+from segpipe.pipeline.faults import is_passing
+from segpipe.pipeline.stores.bucket import gdal_endpoint, in_bucket, is_lonely, is_remote
 
 DRIVERS = ("GTiff", "VRT", "JP2OpenJPEG", "PNG", "JPEG", "WEBP", "BMP", "HFA")
 """Formats that are opened. An explicit list: a file must not decide by its content which of GDAL's 150 drivers reads it.
 The sources of a VRT are GDAL's to open, in any format; the record names them."""
 
-CACHE_MB = 128
-"""GDAL's block cache, which is one for the process: two rows of 512 px blocks of a 4-band uint16 scene of 16,384 px."""
+CACHE_MB, MOST_CACHE_MB = 128, 1024
+"""GDAL's block cache, which is one for the process: at least what most cases need, at most what any gets."""
 
 OPTIONS = {
-    # in bytes: rasterio hands the number to GDAL, past the option's own "small numbers are MB"
-    "GDAL_CACHEMAX": CACHE_MB * 2**20,
     # A truncated JPEG decodes as grey with a warning only: such a mask would hide the damage.
     "GDAL_ERROR_ON_LIBJPEG_WARNING": "YES",
     # GDAL's shortcut for a PNG that is read whole does not tell of one that ends early.
     "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",
+    # An object that is opened again is asked for again: it may have changed.
+    "CPL_VSIL_CURL_NON_CACHED": "/vsis3/",
 }
+
+NETWORK_OPTIONS = {
+    "GDAL_HTTP_MAX_RETRY": "2",
+    "GDAL_HTTP_RETRY_DELAY": "0.5",
+    "GDAL_HTTP_CONNECTTIMEOUT": "10",
+    # a connection that is silent for a minute has failed; without these GDAL waits for ever
+    "GDAL_HTTP_LOW_SPEED_TIME": "60",
+    "GDAL_HTTP_LOW_SPEED_LIMIT": "1",
+}
+"""For requests, unless the environment says otherwise."""
+
+
+_cache = 0
+"""Bytes, as set in this process."""
+
+
+def cache_bytes(room: int) -> int:
+    """Size of a cache for blocks of so many bytes, within its bounds."""
+    return min(max(CACHE_MB * 2**20, room + room // 8), MOST_CACHE_MB * 2**20)
+
+
+def make_room(room: int = 0) -> None:
+    """Let the cache hold blocks of so many bytes from now on; it never shrinks.
+
+    Not an option of the environment: that belongs to a thread, and takes the cache of all with it when it is left.
+    """
+    global _cache  # noqa: PLW0603 - as GDAL has it: one for the process
+    if (size := cache_bytes(room)) > _cache:
+        # in bytes: rasterio hands the number to GDAL, past the option's own "small numbers are MB"
+        set_gdal_config("GDAL_CACHEMAX", size)
+        _cache = size
 
 
 def gdal_options(decoders: int = 1) -> rasterio.Env:
-    """The environment that every thread that touches GDAL enters; ``decoders`` threads share the blocks of a window."""
+    """The environment that every thread that touches GDAL enters; credentials are GDAL's own to find.
+
+    Args:
+        decoders: threads that share the blocks of one window.
+    """
+    make_room()
     warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
-    return rasterio.Env(**OPTIONS, **({"GDAL_NUM_THREADS": decoders} if decoders > 1 else {}))
+    _heed_requests()
+    network = {key: value for key, value in NETWORK_OPTIONS.items() if key not in os.environ}
+    threads = {"GDAL_NUM_THREADS": decoders} if decoders > 1 else {}
+    return rasterio.Env(session=DummySession(), **OPTIONS, **threads, **network, **gdal_endpoint())
+
+
+@contextmanager
+def opening(path: str) -> Iterator[None]:
+    """How GDAL opens a path: a folder of a bucket is not listed where nothing lies beside an object."""
+    if in_bucket(path) and is_lonely(path):
+        with rasterio.Env(session=DummySession(), GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
+            yield
+    else:
+        yield
+
+
+READ_BYTES = 2**23
+
+FAILED_REQUEST = re.compile(r"(response_code=|HTTP response code(:| on .*:) *)(0|429|5\d\d)\b|CURL error")
+
+
+SIGNALLED = re.compile(r"^(?:GDAL signalled an error: err_no=\d+, msg=|CPLE_AppDefined:)'?(.*?)'?$", re.DOTALL)
+"""How rasterio hands GDAL's words on."""
+
+
+class _Requests(logging.Filter):
+    """Hears of requests that failed for good: GDAL warns of them, and then may go on as if zeros had been stored."""
+
+    told = threading.local()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if FAILED_REQUEST.search(text) and "Retrying" not in text:
+            self.told.last = SIGNALLED.sub(r"\1", text)
+        return record.levelno >= logging.getLogger().getEffectiveLevel()
+
+
+_REQUESTS = _Requests()
+
+
+def _heed_requests() -> None:
+    for name in ("rasterio._err", "rasterio._env"):
+        logger = logging.getLogger(name)
+        logger.addFilter(_REQUESTS)  # once, however often it is added
+        if logger.getEffectiveLevel() > logging.INFO:
+            logger.setLevel(logging.INFO)
 
 
 @contextmanager
 def gdal_errors(kind: type[SegpipeError], what: str) -> Iterator[None]:
-    """Turn GDAL's errors into one of ours: what was done, to which path, and GDAL's own words."""
+    """Turn GDAL's errors into one of ours: what was done, to which path, and GDAL's own words.
+
+    So is a request that failed without an error of GDAL's.
+    """
+    _REQUESTS.told.last = None
     try:
         yield
     except (RasterioError, CPLE_BaseError, OSError, MemoryError) as error:
-        raise kind(f"{what}: {_root(error)}") from error
+        cause = _failed_request() or error
+        raise kind(f"{what}: {_root(cause)}") from cause
+    if (fault := _failed_request()) is not None:
+        raise kind(f"{what}: {_root(fault)}") from fault
+
+
+def _failed_request() -> OSError | None:
+    text = getattr(_REQUESTS.told, "last", None)
+    return None if text is None else OSError(errno.EAGAIN, text)
+
+
+@contextmanager
+def source_errors(what: str, files: Iterable[str]) -> Iterator[None]:
+    """``gdal_errors`` where files are read.
+
+    GDAL has the same words for a disk that fails and a file that is damaged; the operating system has not, so it is asked.
+    """
+    try:
+        with gdal_errors(SourceError, what):
+            yield
+    except SourceError as error:
+        if error.__cause__ is not None and not is_passing(error):
+            with _as_source_error(what):
+                for file in files:
+                    _read_through(file)
+        raise
+
+
+@contextmanager
+def _as_source_error(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if is_passing(error):
+            raise SourceError(f"{what}: {error.strerror}") from error
+
+
+def _read_through(file: str) -> None:
+    if not is_remote(file) and Path(file).is_file():
+        with Path(file).open("rb", buffering=0) as stream:
+            while stream.read(READ_BYTES):
+                pass
 
 
 def _root(error: BaseException) -> str:
     """GDAL's first word: rasterio's own message often only points at the chain."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return str(error) or type(error).__name__
+    told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return told or type(error).__name__

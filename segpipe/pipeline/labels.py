@@ -11,6 +11,8 @@ from segpipe.pipeline.arrays import HOST, Array, Arrays
 from segpipe.pipeline.config import BlendOn
 from segpipe.pipeline.contract import Contract
 
+Labels = NDArray[np.uint8] | NDArray[np.uint16]
+
 CONFIDENCE_NODATA = 255
 CONFIDENCE_TOP = 254
 

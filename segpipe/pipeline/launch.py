@@ -1,34 +1,35 @@
 """A whole run: check, plan, execute, and leave the tables."""
 
 import logging
-import os
-import re
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from segpipe.pipeline.cases import Case, find_cases, is_remote, searched_root
+from segpipe.pipeline.cases import Case, find_cases, searched_root
 from segpipe.pipeline.cluster import crew
 from segpipe.pipeline.config import Settings
 from segpipe.pipeline.errors import OutputError, SegpipeError
-from segpipe.pipeline.files import output_errors, write_json
+from segpipe.pipeline.faults import persistently
+from segpipe.pipeline.files import output_errors
 from segpipe.pipeline.ledger import Ledger, State
 from segpipe.pipeline.lock import locked
 from segpipe.pipeline.machine import processors
 from segpipe.pipeline.model import try_out
-from segpipe.pipeline.output import sweep
-from segpipe.pipeline.parts import FOLDER, forget_parts, sweep_parts
+from segpipe.pipeline.parts import FOLDER, forget_parts, has_parts, parts_folder
 from segpipe.pipeline.plan import Failure, Plan, keep_cut, make_plan
-from segpipe.pipeline.records import Run, device_kind, is_done, versions, write_areas
+from segpipe.pipeline.profile import begin, end, span
+from segpipe.pipeline.records import Run, device_kind, is_done, record_name, versions, write_areas
 from segpipe.pipeline.run import Outcome, Watcher
 from segpipe.pipeline.schedule import EXECUTORS
 from segpipe.pipeline.spec import read_spec
+from segpipe.pipeline.stores import Store
+from segpipe.pipeline.stores.folder import Folder
+from segpipe.pipeline.wall import Profile, account, write_trace
 
 LOG = logging.getLogger("segpipe")
 
@@ -51,6 +52,10 @@ class Summary:
     interrupted: bool = False
     problems: list[str] = field(default_factory=list)
     """What went wrong beside the cases."""
+    profile: Profile | None = None
+    """Where the time went, if that was asked for."""
+    trace: str | None = None
+    """Its spans, as a user calls the file."""
 
     def add(self, outcome: Outcome) -> None:
         """Note how a case ended."""
@@ -93,51 +98,59 @@ class Prepared:
     plan: Plan
 
 
-def prepare(settings: Settings, *, look: bool = False) -> Prepared:
+def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prepared:
     """Check settings, model, contract, inputs and output, and plan; nothing is inferred or written.
 
     Args:
         settings: of the run.
         look: into every case, however many there are.
+        age: seconds that this process has lived for the run alone, which a profile counts, too.
 
     Raises:
         SegpipeError: the run cannot start; a single bad case is a failure in the plan instead.
     """
-    run = Run(try_out(read_spec(settings)), settings)
-    cases = find_cases(settings.input)
-    check_output(settings.output, settings.input, cases)
-    return Prepared(run, cases, make_plan(cases, run, crew(settings) or processors(), look=look))
+    begin(bool(settings.profile), age)
+    with span("model"):
+        run = Run(try_out(read_spec(settings)), settings)
+    with span("plan"):
+        cases = find_cases(settings.input)
+        check_output(run.output, settings.input, cases)
+        _check_trace(run, cases)
+        return Prepared(run, cases, make_plan(cases, run, crew(settings) or processors(), look=look))
 
 
-def check_output(output: Path, inputs: Sequence[str], cases: Sequence[Case]) -> None:
-    """The output must be a writable folder where no later run takes it for input, and no mask replaces an input."""
-    if is_remote(str(output)) or re.match(r"\w+:/", str(output)):  # Path has made s3:/ of s3://
-        raise OutputError(f"the output must be a folder of this machine, got {output}")
-    folder = output.resolve()
+def _trace(run: Run) -> tuple[Store, str] | None:
+    """Where the trace of a profile goes, if there is to be one."""
+    place = run.settings.profile
+    if isinstance(place, Path):
+        return Folder(place.parent), place.name
+    return (run.output, "profile.json") if place else None
+
+
+def _check_trace(run: Run, cases: Sequence[Case]) -> None:
+    if (place := _trace(run)) is None:
+        return
+    store, name = place
+    taken = store.aliases(name)
+    if any(run.output.is_among(record_name(case), taken) for case in cases):
+        raise OutputError(
+            f"the trace must not replace a record, got {store.path(name)}: name another file with --profile FILE"
+        )
+
+
+def check_output(output: Store, inputs: Sequence[str], cases: Sequence[Case]) -> None:
+    """The output must be writable, where no later run takes it for input, and no mask replaces an input."""
     for text in inputs:
         root = searched_root(text)
-        if root is not None and folder.is_relative_to(root.resolve()):
+        if root is not None and output.is_inside(root):
             raise OutputError(
                 f"the output must not lie inside the input, where the next run would take masks for scenes, "
                 f"got {output} in {text}: name another folder with --output"
             )
-    real = cache(os.path.realpath)  # of a folder once, not for each of its cases
-    for case in cases:
-        path = Path(case.path)
-        path = path.resolve() if path.is_symlink() else path
-        if not is_remote(case.path) and Path(real(path.parent), path.stem) == folder / case.name:
-            raise OutputError(f"the mask of {case.path} would lie on or beside it: name another folder with --output")
-    _check_writable(output)
-
-
-def _check_writable(output: Path) -> None:
-    nearest = next(path for path in (output, *output.resolve().parents) if path.exists())
-    if not nearest.is_dir():
-        raise OutputError(f"the output must be a folder, and {nearest} is a file: name another with --output")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise OutputError(
-            f"the output must be writable, and {nearest} is not: mend its permissions, or name another with --output"
-        )
+    taken = output.beside((case.path, case.name) for case in cases)
+    if taken is not None:
+        raise OutputError(f"the mask of {taken} would lie on or beside it: name another folder with --output")
+    output.check()
 
 
 def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) -> Summary:
@@ -160,15 +173,16 @@ def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) ->
         plan.workers,
         plan.calls,
     )
-    with output_errors(run.output):
-        run.output.mkdir(parents=True, exist_ok=True)
+    output = run.output
+    with output_errors(str(output)):
+        output.make()
     halt = halt or Halt()
-    with locked(run.output) as killed:
+    with locked(output) as killed:
         if killed:
-            sweep(run.output)
+            output.sweep()
         started = time.perf_counter()
         summary = _opened(prepared)
-        write_json(run.output / "run.json", _record(run, summary, "running"))
+        output.write_json("run.json", _record(run, summary, "running"))
         try:
             _execute(prepared, watcher, summary, halt)
         except KeyboardInterrupt:
@@ -178,8 +192,30 @@ def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) ->
         halt.concluding = True
         summary.interrupted |= halt.is_set()
         summary.seconds = time.perf_counter() - started
-        _conclude(prepared, summary)
+        with span("tables"):
+            _conclude(prepared, summary)
+        _tell_time(prepared, summary)
+        with _noting(summary):
+            record = _record(run, summary, "interrupted" if summary.interrupted else "ended")
+            persistently(lambda: output.write_json("run.json", record), run.settings.retries)
     return summary
+
+
+def _tell_time(prepared: Prepared, summary: Summary) -> None:
+    """Where the time went until here, and its trace."""
+    recorder, settings, plan = end(), prepared.run.settings, prepared.plan
+    place = _trace(prepared.run)
+    if recorder is None or place is None:
+        return
+    model, calls = prepared.run.model, plan.workers * plan.calls
+    on_cpu = model.device == "cpu" and model.threads == 1  # else other threads than the call's do its work
+    if on_cpu and not (settings.scheduler or settings.cluster):
+        calls = min(calls, processors())
+    summary.profile = account(recorder, workers=plan.workers, calls=calls, on_cpu=on_cpu)
+    store, name = place
+    summary.trace = store.path(name)
+    with _noting(summary), store.writing(name) as stream:
+        write_trace(stream, summary.profile.processes)
 
 
 def _opened(prepared: Prepared) -> Summary:
@@ -194,23 +230,30 @@ def _opened(prepared: Prepared) -> Summary:
 
 def _conclude(prepared: Prepared, summary: Summary) -> None:
     """Leave the tables, each whatever becomes of the other, and nothing half-written."""
-    output = prepared.run.output
+    output, retries = prepared.run.output, prepared.run.settings.retries
     if summary.interrupted or summary.problems:
         # workers may have finished cases that nobody was left to be told of
         for case in summary.ledger.cases(State.MISSING):
             if is_done(case, prepared.run):
                 summary.ledger.note(case.name, State.DONE)
-    sweep(output)
-    if (output / FOLDER).is_dir():
-        for case in summary.ledger.cases(State.MISSING, State.FAILED):
-            sweep_parts(output, case)
-        # a run was stopped between the last word of a case and the end of its parts, or this one did it whole
-        for case in summary.good:
-            forget_parts(output, case)
     with _noting(summary):
-        write_areas(output, summary.good)
+        _tidy_parts(output, summary.ledger)
     with _noting(summary):
-        write_json(output / "run.json", _record(prepared.run, summary, "interrupted" if summary.interrupted else "ended"))
+        persistently(lambda: write_areas(output, summary.good), retries)
+    output.sweep()
+
+
+def _tidy_parts(output: Store, ledger: Ledger) -> None:
+    """Leave the parts that a later run goes on from, and no others."""
+    with output_errors(output.path(FOLDER)):
+        there = set(output.folders(FOLDER))
+        for case in ledger.cases(*State) if there else ():
+            # a run was stopped between the last word of a case and the end of its parts, or this one did it whole
+            over = ledger.state(case.name) in (State.DONE, State.SKIPPED)
+            if parts_folder(case) in there and (over or not has_parts(output, case)):
+                forget_parts(output, case)
+        if not there:
+            output.remove_folder(FOLDER)
 
 
 @contextmanager
@@ -243,7 +286,8 @@ def _record(run: Run, summary: Summary, state: str) -> dict[str, Any]:
         "command": ["segpipe", *sys.argv[1:]],
         "folder": str(Path.cwd()),
         "settings": run.settings.model_dump(mode="json"),
-        "resolved": run.label_settings | {"batch": run.model.batch, "device": run.model.device},
+        "resolved": run.label_settings
+        | {"batch": run.model.batch, "device": run.model.device, "threads": run.model.threads},
         "model": {"path": str(run.model.path), "sha256": run.model.sha256, "contract": run.model.contract_origin},
         "versions": versions(),
         "device": device_kind(run.model),
@@ -253,4 +297,5 @@ def _record(run: Run, summary: Summary, state: str) -> dict[str, Any]:
         "done": summary.done,
         "skipped": summary.skipped,
         "failed": [{"case": failure.case.name, "error": failure.error} for failure in summary.failed],
+        **({"profile": summary.profile.as_json()} if summary.profile else {}),
     }

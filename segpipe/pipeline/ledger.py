@@ -30,6 +30,9 @@ class Ledger:
     def note(self, name: str, state: State) -> None:
         self._states[bisect_left(self._cases, name, key=lambda case: case.name)] = state
 
+    def state(self, name: str) -> State:
+        return State(self._states[bisect_left(self._cases, name, key=lambda case: case.name)])
+
     def cases(self, *states: State) -> Iterator[Case]:
         """Cases in one of these states, in order."""
         return (case for case, state in zip(self._cases, self._states, strict=True) if state in states)

@@ -1,19 +1,17 @@
-"""One run at a time per output folder: a file that names host and process, and goes stale with them."""
+"""One run at a time per output: a small file that names host and process, and goes stale with them."""
 
-import errno
 import json
 import os
-import secrets
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from segpipe.pipeline.errors import OutputError
-from segpipe.pipeline.files import output_errors, remove
+from segpipe.pipeline.files import output_errors
+from segpipe.pipeline.stores import Store
 
 NAME = ".segpipe.lock"
 
@@ -23,12 +21,6 @@ HEARTBEAT = 20.0
 STALE = 300.0
 """Seconds without a sign of life after which a process of another machine counts as gone: its clock and the file server's
 may differ by some, and a machine may be suspended for a while."""
-
-
-NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-"""What file systems without hard links say: exFAT, some FUSE, shared folders of virtual machines."""
-
-SETTLED = 0.2
 
 
 @dataclass(frozen=True)
@@ -41,6 +33,11 @@ class Holder:
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
+
+    @property
+    def told(self) -> bytes:
+        """What the lock says."""
+        return json.dumps(asdict(self)).encode()
 
 
 def _myself() -> Holder:
@@ -58,113 +55,90 @@ def _began(pid: int) -> str | None:
 
 
 @contextmanager
-def locked(output: Path) -> Iterator[bool]:
-    """Hold the output folder against other runs; gives whether the last one was killed, and may have left something.
+def locked(output: Store) -> Iterator[bool]:
+    """Hold the output against other runs; gives whether the last one was killed, and may have left something.
 
     Raises:
         OutputError: another run, which is alive, holds it.
     """
-    path = output / NAME
-    with output_errors(path):
-        killed = path.exists()
-        _take(path)
-        _sweep(path)
+    with output_errors(output.path(NAME)):
+        killed = output.has(NAME)
+        _take(output)
+        _sweep(output)
     stopped = threading.Event()
-    beat = threading.Thread(target=_beat, args=(path, stopped), name="segpipe-lock", daemon=True)
+    beat = threading.Thread(target=_beat, args=(output, stopped), name="segpipe-lock", daemon=True)
     beat.start()
     try:
         yield killed
     finally:
         stopped.set()
-        if _holder(path) == _myself():
-            remove(path)
+        if _holder(output, NAME) == _myself():
+            output.discard(NAME)
 
 
-def holder_of(output: Path) -> str | None:
-    """Who holds an output folder now."""
-    path = output / NAME
-    holder = _holder(path)
-    return None if holder is None or _is_gone(holder, path) else str(holder)
+def holder_of(output: Store) -> str | None:
+    """Who holds an output now."""
+    holder = _holder(output, NAME)
+    return None if holder is None or _is_gone(holder, output, NAME) else str(holder)
 
 
-def _take(path: Path) -> None:
-    mine = _beside(path)
-    try:
-        mine.write_text(json.dumps(asdict(_myself())), encoding="utf-8")
-        for _ in range(3):
-            with suppress(FileExistsError):
-                _link(mine, path)
-                return
-            _clear_if_stale(path)
-    finally:
-        remove(mine)
-    raise OutputError(f"{path.parent} is held by {_holder(path)}, and changes hands too fast: try again")
+def _take(output: Store) -> None:
+    mine = _myself().told
+    for _ in range(3):
+        if output.create(NAME, mine):
+            return
+        try:
+            was = output.read(NAME)
+        except FileNotFoundError:
+            continue
+        _refuse_living(output, was)
+        if output.replace(NAME, was, mine):
+            return
+    raise OutputError(f"{output} is held by {_holder(output, NAME)}, and changes hands too fast: try again")
 
 
-def _link(mine: Path, path: Path) -> None:
-    """A link appears whole or not at all, on file servers too; some file systems have none."""
-    try:
-        os.link(mine, path)
-    except OSError as error:
-        if error.errno not in NO_LINKS:
-            raise
-        with path.open("x", encoding="utf-8") as stream:
-            stream.write(mine.read_text(encoding="utf-8"))
-        time.sleep(SETTLED)  # whoever has seen it empty has cleared it by now
-        if _holder(path) != _myself():
-            raise FileExistsError from None
+def _refuse_living(output: Store, was: bytes) -> None:
+    holder = _parsed(was)
+    if holder is not None and not _is_gone(holder, output, NAME):
+        raise OutputError(
+            f"one run at a time may write to {output}, and {holder} does: wait for it, stop it, or name another --output "
+            f"(if it is gone for certain, remove {output.path(NAME)})"
+        )
 
 
-def _sweep(path: Path) -> None:
+def _sweep(output: Store) -> None:
     """Remove what a run left beside the lock that was killed while it took it."""
-    for left in path.parent.glob(f"{NAME}.????????"):
-        holder = _holder(left)
-        if holder is not None and _is_gone(holder, left):
-            remove(left)
+    for left in output.leftovers(NAME):
+        holder = _holder(output, left)
+        if holder is not None and _is_gone(holder, output, left):
+            output.discard(left)
 
 
-def _clear_if_stale(path: Path) -> None:
-    holder = _holder(path)
-    if holder is None or _is_gone(holder, path):
-        _clear(path, holder)
-        return
-    raise OutputError(
-        f"one run at a time may write to {path.parent}, and {holder} does: wait for it, stop it, or name another --output "
-        f"(if it is gone for certain, remove {path})"
-    )
-
-
-def _clear(path: Path, holder: Holder | None) -> None:
-    """Take a stale lock away, but put it back if somebody has replaced it in the meantime."""
-    aside = _beside(path)
-    with suppress(FileNotFoundError):
-        path.rename(aside)
-        if _holder(aside) != holder:
-            with suppress(FileExistsError):
-                os.link(aside, path)
-        aside.unlink()
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-
-
-def _holder(path: Path) -> Holder | None:
+def _holder(output: Store, name: str) -> Holder | None:
     try:
-        return Holder(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return _parsed(output.read(name))
+    except OSError:
         return None
 
 
-def _is_gone(holder: Holder, path: Path) -> bool:
+def _parsed(told: bytes) -> Holder | None:
+    try:
+        return Holder(**json.loads(told))
+    except (ValueError, TypeError):
+        return None
+
+
+def _is_gone(holder: Holder, output: Store, name: str) -> bool:
     if holder.host == socket.gethostname():
         return _began(holder.pid) != holder.began
-    with suppress(OSError):
-        return time.time() - path.stat().st_mtime > STALE
-    return True
+    try:
+        return output.age(name) > STALE
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
 
 
-def _beat(path: Path, stopped: threading.Event) -> None:
+def _beat(output: Store, stopped: threading.Event) -> None:
+    mine = _myself().told
     while not stopped.wait(HEARTBEAT):
         with suppress(OSError):
-            os.utime(path)
+            output.touch(NAME, mine)

@@ -1,6 +1,7 @@
 """What this process may use of the machine, the limits of a container included."""
 
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,3 +22,13 @@ def memory() -> int:
         with suppress(OSError, ValueError):  # no such control group, or "max"
             found.append(int(Path(path).read_text(encoding="ascii")))
     return min(found)
+
+
+def age() -> float:
+    """Seconds since this process began; 0 where the kernel does not say."""
+    try:
+        stat = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace")
+        ticks = int(stat.rpartition(")")[2].split()[19])
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+    except (OSError, ValueError, IndexError):
+        return 0.0

@@ -78,7 +78,7 @@ class HostModel:
 
     def __init__(self, spec: ModelSpec, *, arena: bool = True) -> None:
         self.spec = spec
-        self._session = open_session(str(spec.path), "cpu", arena)
+        self._session = open_session(str(spec.path), "cpu", arena, spec.threads)
         self._layout_last = spec.contract.layout == "NHWC"
         self._dtype = np.dtype(spec.input_dtype)
         # one empty batch: the shape of what comes decides what is needed to bring it to full size

@@ -1,9 +1,7 @@
 """All that one case leaves: its mask, its confidence, its areas and, last, its record."""
 
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -16,24 +14,15 @@ from segpipe.pipeline.cases import Case, identities
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.decide import Decided
 from segpipe.pipeline.errors import SourceError
-from segpipe.pipeline.files import is_partial, output_errors, remove, write_json
+from segpipe.pipeline.files import output_errors
 from segpipe.pipeline.labels import CONFIDENCE_NODATA, CONFIDENCE_TOP, Decision
-from segpipe.pipeline.parts import FOLDER, Tally, part_files, read_tally, write_tally
-from segpipe.pipeline.records import Record, Run, device_kind, read_record, record_path, targets
+from segpipe.pipeline.parts import Tally, part_files, read_tally, write_tally
+from segpipe.pipeline.profile import span
+from segpipe.pipeline.records import Record, Run, device_kind, read_record, record_name, targets
 from segpipe.pipeline.sinks.raster import Color, PartSink, RasterSink, Style, palette, parse_color, read_part
 from segpipe.pipeline.windows import Part, Window
 
 ABSENT: Color = (225, 225, 225, 255)
-
-
-def sweep(output: Path) -> None:
-    """Remove what workers that were stopped have left half-written; parts are swept by their cases."""
-    for folder, subfolders, names in os.walk(output):
-        if FOLDER in subfolders:
-            subfolders.remove(FOLDER)
-        for name in names:
-            if is_partial(name):
-                remove(Path(folder, name))
 
 
 def check_unchanged(case: Case, sheet: Sheet) -> None:
@@ -77,7 +66,8 @@ class Layers(Generic[S]):
         """Write and count one box."""
         self.inferred += box.inferred
         self.mask.write(box.window, box.labels)
-        self.areas.add(box.window, box.labels)
+        with span("count"):
+            self.areas.add(box.window, box.labels)
         if self.confidence is not None and box.confidence is not None:
             self.confidence.write(box.window, box.confidence)
 
@@ -91,14 +81,14 @@ class PartOutput:
     """What is written of one part of a case, until all of them are joined."""
 
     def __init__(self, case: Case, sheet: Sheet, run: Run, number: int) -> None:
-        files, box = part_files(run.output, case, number), sheet.cover.box(sheet.part)
+        output, files, box = run.output, part_files(case, number), sheet.cover.box(sheet.part)
         self._case, self._sheet = case, sheet
-        self._path, self._opened = files.counts, sheet.opened
+        self._output, self._counts, self._opened = output, files.counts, sheet.opened
         self._layers = Layers(
             sheet,
             run,
-            lambda decision: PartSink(files.mask, box, mask_style(decision, run)),
-            lambda decision: PartSink(files.confidence, box, confidence_style(decision)),
+            lambda decision: PartSink(output, files.mask, box, mask_style(decision, run)),
+            lambda decision: PartSink(output, files.confidence, box, confidence_style(decision)),
         )
         self.write, self.discard = self._layers.write, self._layers.discard
 
@@ -108,7 +98,7 @@ class PartOutput:
         for sink in self._layers.sinks:
             sink.finish()
         seconds = time.time() - self._opened
-        write_tally(self._path, Tally(self._layers.areas.counts, self._layers.inferred, seconds))
+        write_tally(self._output, self._counts, Tally(self._layers.areas.counts, self._layers.inferred, seconds))
 
 
 class CaseOutput:
@@ -116,26 +106,27 @@ class CaseOutput:
 
     def __init__(self, case: Case, sheet: Sheet, run: Run) -> None:
         self._case, self._sheet, self._run = case, sheet, run
+        self._output = output = run.output
         self._seconds = 0.0
         self._layers = Layers(
             sheet,
             run,
-            lambda decision: RasterSink(self._path("", decision), sheet.grid, mask_style(decision, run)),
-            lambda decision: RasterSink(self._path(".confidence", decision), sheet.grid, confidence_style(decision)),
+            lambda decision: RasterSink(output, self._name("", decision), sheet.grid, mask_style(decision, run)),
+            lambda decision: RasterSink(output, self._name(".confidence", decision), sheet.grid, confidence_style(decision)),
         )
         self.write, self.discard = self._layers.write, self._layers.discard
 
-    def _path(self, kind: str, decision: Decision) -> Path:
+    def _name(self, kind: str, decision: Decision) -> str:
         picture = self._sheet.picture and decision.bands == 1 and decision.dtype == np.uint8
-        return self._run.output / f"{self._case.name}{kind}{'.png' if picture else '.tif'}"
+        return f"{self._case.name}{kind}{'.png' if picture else '.tif'}"
 
     def add(self, number: int, part: Part) -> None:
         """Copy what one part has left."""
-        files, box = part_files(self._run.output, self._case, number), self._sheet.cover.box(part)
-        for sink, path in zip(self._layers.sinks, (files.mask, files.confidence), strict=False):
-            for window, values in read_part(path, box):
+        files, box = part_files(self._case, number), self._sheet.cover.box(part)
+        for sink, name in zip(self._layers.sinks, (files.mask, files.confidence), strict=False):
+            for window, values in read_part(self._output, name, box):
                 sink.write(window, values)
-        tally = read_tally(files.counts)
+        tally = read_tally(self._output, files.counts)
         self._layers.areas.merge(tally.counts)
         self._layers.inferred += tally.inferred
         self._seconds += tally.seconds
@@ -143,24 +134,22 @@ class CaseOutput:
     def finish(self) -> None:
         """Give every file its name, the record last."""
         check_unchanged(self._case, self._sheet)
-        record, sinks = record_path(self._run.output, self._case), self._layers.sinks
-        self._forget([sink.path for sink in sinks], read_record(record))
-        with output_errors(record):
+        record, sinks = record_name(self._case), self._layers.sinks
+        before = read_record(self._output, self._case)
+        with output_errors(self._output.path(record)):
+            self._forget([sink.name for sink in sinks], before)
             # without its record a case is not done: an old one must not vouch for a new mask
-            record.unlink(missing_ok=True)
-        written = [path for sink in sinks for path in sink.finish()]
-        write_json(record, self._record(written))
+            self._output.remove(record)
+        written = [name for sink in sinks for name in sink.finish()]
+        self._output.write_json(record, self._record(written))
 
-    def _forget(self, coming: list[Path], before: Record | None) -> None:
+    def _forget(self, coming: list[str], before: Record | None) -> None:
         """Remove what an earlier run with other settings wrote of this case and this one will not."""
-        for path in targets(self._run.output, self._case):
-            if before is not None and path not in coming and self._relative(path) in before["outputs"]:
-                path.unlink(missing_ok=True)
+        for name in targets(self._case):
+            if before is not None and name not in coming and name in before["outputs"]:
+                self._output.remove(name)
 
-    def _relative(self, path: Path) -> str:
-        return path.relative_to(self._run.output).as_posix()
-
-    def _record(self, outputs: list[Path]) -> Record:
+    def _record(self, outputs: list[str]) -> Record:
         grid, model, layers = self._sheet.grid, self._run.model, self._layers
         valid = layers.areas.valid()
         return {
@@ -174,7 +163,7 @@ class CaseOutput:
             "windows": len(self._sheet.cover),
             "inferred": layers.inferred,
             "seconds": round(time.time() - self._sheet.opened + self._seconds, 3),
-            "outputs": [self._relative(path) for path in outputs],
+            "outputs": outputs,
             "nodata": layers.decision.nodata,
             "notes": [*self._sheet.notes, *([] if valid[0] else ["no pixel is valid"])],
             "valid": dict(zip(("pixels", "hectares"), valid, strict=True)),

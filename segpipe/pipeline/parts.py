@@ -1,13 +1,12 @@
 """A large case in parts: how it was cut, what each part leaves, and which are done."""
 
 import hashlib
+import io
 import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,10 @@ from numpy.typing import NDArray
 from segpipe import __version__
 from segpipe.pipeline.cases import Case, Identity
 from segpipe.pipeline.errors import OutputError
-from segpipe.pipeline.files import commit, output_errors, partial, remove, write_json
+from segpipe.pipeline.faults import is_passing
 from segpipe.pipeline.records import Run, device_kind
 from segpipe.pipeline.scaling import Scaling
+from segpipe.pipeline.stores import Store
 from segpipe.pipeline.windows import Part
 
 FOLDER = ".parts"
@@ -29,20 +29,20 @@ FOLDER = ".parts"
 class PartFiles:
     """What one part leaves until the case is joined; ``counts`` comes last, and is there only if the part is done."""
 
-    mask: Path
-    confidence: Path
-    counts: Path
+    mask: str
+    confidence: str
+    counts: str
 
 
-def parts_folder(output: Path, case: Case) -> Path:
+def parts_folder(case: Case) -> str:
     """Flat and with a digest: the folder of a case ``a`` must not hold that of a case ``a/b``."""
     digest = hashlib.sha256(os.fsencode(case.name)).hexdigest()[:12]
-    return output / FOLDER / f"{PurePosixPath(case.name).name[:40]}.{digest}"
+    return f"{FOLDER}/{PurePosixPath(case.name).name[:40]}.{digest}"
 
 
-def part_files(output: Path, case: Case, number: int) -> PartFiles:
-    stem = parts_folder(output, case) / f"{number:06d}"
-    return PartFiles(stem.with_suffix(".tif"), stem.with_suffix(".confidence.tif"), stem.with_suffix(".npz"))
+def part_files(case: Case, number: int) -> PartFiles:
+    stem = f"{parts_folder(case)}/{number:06d}"
+    return PartFiles(f"{stem}.tif", f"{stem}.confidence.tif", f"{stem}.npz")
 
 
 def cut_key(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[int]) -> str:
@@ -64,19 +64,26 @@ def cut_key(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[int
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def _plan_path(output: Path, case: Case) -> Path:
-    return parts_folder(output, case) / "plan.json"
+def plan_name(case: Case) -> str:
+    return f"{parts_folder(case)}/plan.json"
 
 
 def read_cut(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[int]) -> tuple[Part, ...] | None:
     """The parts that an earlier run of the same input, model and settings has cut a case into."""
-    try:
-        plan = json.loads(_plan_path(run.output, case).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    plan = _read_json(run.output, plan_name(case))
     if not isinstance(plan, dict) or plan.get("key") != cut_key(case, run, files, shape):
         return None
     return tuple(Part(tuple(first), tuple(stop)) for first, stop in plan["parts"])
+
+
+def _read_json(output: Store, name: str) -> Any:
+    """None where there is no such file; what cannot be read just now is not taken for that."""
+    try:
+        return json.loads(output.read(name))
+    except (OSError, ValueError) as error:
+        if is_passing(error):
+            raise OutputError(f"{output.path(name)} cannot be read: {error}") from error
+        return None
 
 
 def write_cut(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[int], parts: Sequence[Part]) -> None:
@@ -85,43 +92,30 @@ def write_cut(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[i
         return
     forget_parts(run.output, case)
     if has_parts(run.output, case):
-        raise OutputError(f"{parts_folder(run.output, case)} must go, and cannot be removed: remove it")
+        raise OutputError(f"{run.output.path(parts_folder(case))} must go, and cannot be removed: remove it")
     plan = {"key": cut_key(case, run, files, shape), "parts": [[list(part.first), list(part.stop)] for part in parts]}
-    write_json(_plan_path(run.output, case), plan)
+    run.output.write_json(plan_name(case), plan)
 
 
-def is_part_done(output: Path, case: Case, number: int, *, confidence: bool) -> bool:
-    files = part_files(output, case, number)
-    return files.counts.is_file() and files.mask.is_file() and (files.confidence.is_file() or not confidence)
+def is_part_done(output: Store, case: Case, number: int, *, confidence: bool) -> bool:
+    files = part_files(case, number)
+    return output.has(files.counts) and output.has(files.mask) and (not confidence or output.has(files.confidence))
 
 
-def has_parts(output: Path, case: Case) -> bool:
+def has_parts(output: Store, case: Case) -> bool:
     """Whether anything that took time is there to go on from."""
-    folder = parts_folder(output, case)
-    return any(folder.glob("*.npz")) or _scaling_path(output, case).is_file()
+    return any(name.endswith((".npz", "/scaling.json")) for name in output.below(parts_folder(case)))
 
 
-def done_parts(output: Path, case: Case) -> int:
+def done_parts(output: Store, case: Case) -> int:
     """How many parts of a case are there."""
-    return len(list(parts_folder(output, case).glob("*.npz")))
+    return sum(name.endswith(".npz") for name in output.below(parts_folder(case)))
 
 
-def sweep_parts(output: Path, case: Case) -> None:
-    """Remove what a stopped worker left half-written; all of it, where no part is done."""
-    if not has_parts(output, case):
-        forget_parts(output, case)
-        return
-    for path in parts_folder(output, case).glob(".*.partial"):
-        remove(path)
-
-
-def forget_parts(output: Path, case: Case) -> None:
+def forget_parts(output: Store, case: Case) -> None:
     """Remove all that the parts of a case have left; the plan first, for without it no part counts."""
-    folder = parts_folder(output, case)
-    remove(_plan_path(output, case))
-    shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):  # another case has its parts there
-        folder.parent.rmdir()
+    output.discard(plan_name(case))
+    output.remove_folder(parts_folder(case))
 
 
 @dataclass(frozen=True)
@@ -133,28 +127,26 @@ class Tally:
     seconds: float
 
 
-def write_tally(path: Path, tally: Tally) -> None:
+def write_tally(output: Store, name: str, tally: Tally) -> None:
     """The last word of a part: with it, the part is done."""
-    temporary = partial(path)
-    with output_errors(path):
-        with temporary.open("wb") as stream:
-            np.savez_compressed(stream, counts=tally.counts, inferred=tally.inferred, seconds=tally.seconds)
-        commit(temporary, path)
+    stream = io.BytesIO()
+    np.savez_compressed(stream, counts=tally.counts, inferred=tally.inferred, seconds=tally.seconds)
+    output.write(name, stream.getvalue())
 
 
-def read_tally(path: Path) -> Tally:
-    with np.load(path) as stored:
+def read_tally(output: Store, name: str) -> Tally:
+    with np.load(io.BytesIO(output.read(name))) as stored:
         return Tally(stored["counts"], int(stored["inferred"]), float(stored["seconds"]))
 
 
-def _scaling_path(output: Path, case: Case) -> Path:
-    return parts_folder(output, case) / "scaling.json"
+def _scaling_name(case: Case) -> str:
+    return f"{parts_folder(case)}/scaling.json"
 
 
-def write_scaling(output: Path, case: Case, scaling: Scaling) -> None:
+def write_scaling(output: Store, case: Case, scaling: Scaling) -> None:
     """What was measured on all of a case, for its parts; floats as hexadecimal text, so that no bit is lost."""
     values = {key: None if v is None else [float(x).hex() for x in v] for key, v in _arrays(scaling)}
-    write_json(_scaling_path(output, case), values)
+    output.write_json(_scaling_name(case), values)
 
 
 def _arrays(scaling: Scaling) -> Iterator[tuple[str, NDArray[np.float64] | None]]:
@@ -162,11 +154,10 @@ def _arrays(scaling: Scaling) -> Iterator[tuple[str, NDArray[np.float64] | None]
         yield key, getattr(scaling, key)
 
 
-def read_scaling(output: Path, case: Case) -> Scaling | None:
+def read_scaling(output: Store, case: Case) -> Scaling | None:
     """None where it has not been measured."""
-    try:
-        stored: dict[str, Any] = json.loads(_scaling_path(output, case).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    stored = _read_json(output, _scaling_name(case))
+    if not isinstance(stored, dict):
         return None
     arrays: dict[str, Any] = {k: None if v is None else np.array([float.fromhex(x) for x in v]) for k, v in stored.items()}
     return Scaling(**arrays)

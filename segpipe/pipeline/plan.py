@@ -10,9 +10,10 @@ from segpipe.pipeline.cases import Case, identities
 from segpipe.pipeline.cut import Limits, cut, repeated
 from segpipe.pipeline.device import gpus
 from segpipe.pipeline.errors import OutputError, foreseen
-from segpipe.pipeline.gdal import CACHE_MB, gdal_options
+from segpipe.pipeline.faults import is_passing
+from segpipe.pipeline.gdal import cache_bytes, gdal_options
 from segpipe.pipeline.machine import memory
-from segpipe.pipeline.parts import parts_folder, read_cut, write_cut
+from segpipe.pipeline.parts import plan_name, read_cut, write_cut
 from segpipe.pipeline.records import Run, is_done, refuse_taken
 from segpipe.pipeline.windows import Cover, Part
 
@@ -43,6 +44,8 @@ class PlannedCase:
     notes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     """Absolute paths of what its pixels come from."""
+    room: int = 0
+    """Bytes of blocks that a row of its windows touches."""
 
     @property
     def pixels(self) -> int:
@@ -136,16 +139,17 @@ def make_plan(cases: Sequence[Case], run: Run, crew: Crew | int, *, look: bool =
         return Plan((), (), rest, done, (), who.workers, who.calls)
     planned: list[PlannedCase] = []
     failed: list[Failure] = []
+    unseen: list[Case] = []
     with gdal_options():
         for case in rest:
-            _look(case, run, planned, failed)
+            _look(case, run, planned, failed, unseen)
     planned = _without_collisions(planned, run, failed)
-    who = crew if isinstance(crew, Crew) else _here(len(planned), run, crew)
+    who = crew if isinstance(crew, Crew) else _here(len(planned) + len(unseen), run, crew)
     total = sum(case.windows for case in planned)
     cuts = tuple(cut_large(planned, run, who.workers, total))
     cutted = {cut.case.case.name for cut in cuts}
     small = tuple(case for case in planned if case.case.name not in cutted)
-    return Plan(small, cuts, (), done, tuple(failed), who.workers, who.calls)
+    return Plan(small, cuts, unseen, done, tuple(failed), who.workers, who.calls)
 
 
 def cut_large(planned: Sequence[PlannedCase], run: Run, workers: int, total: int) -> Iterator[Cut]:
@@ -172,7 +176,7 @@ def keep_cut(cut: Cut, run: Run) -> None:
 
 def _stored(case: PlannedCase, run: Run) -> tuple[Part, ...] | None:
     """Of an earlier run, whose finished parts then count."""
-    if run.settings.overwrite or run.settings.parts is not None or not parts_folder(run.output, case.case).is_dir():
+    if run.settings.overwrite or run.settings.parts is not None or not run.output.has(plan_name(case.case)):
         return None
     return read_cut(case.case, run, identities(case.case.path, case.files), case.shape)
 
@@ -197,19 +201,22 @@ def worker_memory(run: Run, workers: int) -> float:
     return memory() * MEMORY_SHARE / workers
 
 
-def _look(case: Case, run: Run, planned: list[PlannedCase], failed: list[Failure]) -> None:
+def _look(case: Case, run: Run, planned: list[PlannedCase], failed: list[Failure], unseen: list[Case]) -> None:
     try:
         source, sheet = open_sheet(case, run.model, run.settings.bands)
         with closing(source):
             planned.append(as_planned(case, sheet))
     except Exception as error:  # noqa: BLE001 - a bad case costs only itself
-        failed.append(Failure(case, str(foreseen(error, case.path))))
+        if is_passing(error):
+            unseen.append(case)  # its job looks again, later
+        else:
+            failed.append(Failure(case, str(foreseen(error, case.path))))
 
 
 def as_planned(case: Case, sheet: Sheet) -> PlannedCase:
     """What is known of a case once it has been opened."""
     files = tuple(str(file["path"]) for file in sheet.files)
-    return PlannedCase(case, sheet.grid.shape, len(sheet.cover), sheet.notes, files)
+    return PlannedCase(case, sheet.grid.shape, len(sheet.cover), sheet.notes, files, sheet.room)
 
 
 def _without_collisions(planned: list[PlannedCase], run: Run, failed: list[Failure]) -> list[PlannedCase]:
@@ -228,7 +235,7 @@ def _without_collisions(planned: list[PlannedCase], run: Run, failed: list[Failu
 def _here(cases: int, run: Run, processors: int) -> Crew:
     """Workers on this machine, and calls in flight in each: processors are shared out among them."""
     workers = _workers(cases, run, processors)
-    return Crew(workers, max(1, processors // workers) if run.model.device == "cpu" else 1)
+    return Crew(workers, max(1, processors // workers // run.model.threads) if run.model.device == "cpu" else 1)
 
 
 def _workers(cases: int, run: Run, processors: int) -> int:
@@ -263,4 +270,5 @@ def memory_mb(plan: Plan, run: Run) -> float:
     tiles = (2 * plan.calls + 2) * model.batch * tile * (channels + classes)
     widest = max((case.shape[-1] for case in plan.seen), default=0)
     strip = (model.tiling.overlap[0] + model.tiling.align[0]) * widest * classes * 4e-6
-    return PROCESS_MB + CACHE_MB + model.network_mb * plan.calls + tiles + strip
+    cache = cache_bytes(max((case.room for case in plan.seen), default=0)) / 1e6
+    return PROCESS_MB + cache + model.network_mb * plan.calls + tiles + strip

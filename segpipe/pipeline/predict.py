@@ -8,6 +8,7 @@ from segpipe.pipeline.arrays import Array, Arrays
 from segpipe.pipeline.batches import Batch, Tile
 from segpipe.pipeline.errors import foreseen
 from segpipe.pipeline.model import Model
+from segpipe.pipeline.profile import span, waiting
 
 
 def predict(model: Model, batches: Iterable[Batch], calls: int) -> Generator[Tile, None, None]:
@@ -17,18 +18,23 @@ def predict(model: Model, batches: Iterable[Batch], calls: int) -> Generator[Til
     results. A device has one stream, and one call. A batch that fails ends the cases that it holds tiles of.
     """
     calls = 1 if model.arrays.lag else calls
-    waiting: deque[Future[list[Tile]]] = deque()
+    running: deque[Future[list[Tile]]] = deque()
     with ThreadPoolExecutor(calls, thread_name_prefix="segpipe-model") as pool:
         try:
             for batch in batches:
-                waiting.append(pool.submit(_scored, model, batch))
-                if len(waiting) > calls + 1:
-                    yield from waiting.popleft().result()
-            while waiting:
-                yield from waiting.popleft().result()
+                running.append(pool.submit(_scored, model, batch))
+                if len(running) > calls + 1:
+                    yield from _next(running)
+            while running:
+                yield from _next(running)
         finally:
-            for future in waiting:
+            for future in running:
                 future.cancel()
+
+
+def _next(running: deque[Future[list[Tile]]]) -> list[Tile]:
+    with waiting("infer"):
+        return running.popleft().result()
 
 
 def _scored(model: Model, batch: Batch) -> list[Tile]:
@@ -36,8 +42,11 @@ def _scored(model: Model, batch: Batch) -> list[Tile]:
     try:
         with model.arrays.here():
             if filled:
-                for tile, own in zip(filled, model.score(filled), strict=True):
-                    tile.scores, tile.pixels = weighted(own, tile, model.arrays), None
+                with span("infer", filled[0].case.name, filled[0].index):
+                    scores = model.score(filled)
+                for tile, own in zip(filled, scores, strict=True):
+                    with span("weight", tile.case.name, tile.index):
+                        tile.scores, tile.pixels = weighted(own, tile, model.arrays), None
     except Exception as error:  # noqa: BLE001 - a bad batch costs only its cases
         for tile in filled:
             tile.error, tile.pixels = foreseen(error, tile.case.path), None

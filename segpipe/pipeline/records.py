@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import onnxruntime
-from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from segpipe import __version__
 from segpipe.pipeline.cases import Case, identities
 from segpipe.pipeline.config import Settings
 from segpipe.pipeline.device import gpu_facts, told
-from segpipe.pipeline.errors import OutputError
-from segpipe.pipeline.files import writing
-from segpipe.pipeline.gdal import gdal_options
+from segpipe.pipeline.errors import OutputError, SourceError
+from segpipe.pipeline.faults import is_passing
+from segpipe.pipeline.files import output_errors
+from segpipe.pipeline.gdal import gdal_errors, gdal_options
 from segpipe.pipeline.spec import ModelSpec
+from segpipe.pipeline.stores import Store
+from segpipe.pipeline.stores.places import store_at
 
 AREA_COLUMNS = ("case", "class_id", "class_name", "pixels", "area", "unit", "share")
 
@@ -49,8 +51,8 @@ class Run:
     settings: Settings
 
     @property
-    def output(self) -> Path:
-        return self.settings.output
+    def output(self) -> Store:
+        return store_at(self.settings.output)
 
     @property
     def label_settings(self) -> Record:
@@ -108,19 +110,19 @@ KINDS = [f"{kind}{suffix}" for kind in ("", ".confidence") for suffix in (".tif"
 """All that a case's files can be called after its name."""
 
 
-def targets(output: Path, case: Case) -> list[Path]:
+def targets(case: Case) -> list[str]:
     """Every file that a case may write beside its record."""
-    return [output / f"{case.name}{kind}" for kind in KINDS]
+    return [f"{case.name}{kind}" for kind in KINDS]
 
 
-def record_path(output: Path, case: Case) -> Path:
-    return output / f"{case.name}.json"
+def record_name(case: Case) -> str:
+    return f"{case.name}.json"
 
 
-def read_record(path: Path) -> Record | None:
+def read_record(output: Store, case: Case) -> Record | None:
     """The record of a case, or None where there is none that segpipe wrote."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(output.read(record_name(case)))
     except (OSError, ValueError):
         return None
     ours = isinstance(record, dict) and all(isinstance(record.get(key), kind) for key, kind in NEEDED.items())
@@ -128,17 +130,24 @@ def read_record(path: Path) -> Record | None:
 
 
 def is_done(case: Case, run: Run) -> bool:
-    """Whether a case's mask exists and its record says that input, model and settings were these."""
-    record = read_record(record_path(run.output, case))
+    """Whether a case's mask exists and its record says that input, model and settings were these, as far as can be seen."""
+    try:
+        return _is_done(case, run)
+    except (OSError, SourceError):
+        return False
+
+
+def _is_done(case: Case, run: Run) -> bool:
+    output = run.output
+    record = read_record(output, case)
     if record is None:
         return False
-    outputs = [run.output / str(name) for name in record["outputs"]]
     files = record["input"].get("files", [])
     return (
         record["model"].get("sha256") == run.model.sha256
         and record["settings"] == run.label_settings
         and (record["confidence"] or not run.settings.confidence)
-        and all(path.is_file() for path in outputs)
+        and all(output.has(str(name)) for name in record["outputs"])
         and files == identities(case.path, [file["path"] for file in files])
     )
 
@@ -149,23 +158,25 @@ def refuse_taken(case: Case, run: Run, sources: Collection[str]) -> None:
     Raises:
         OutputError: with the path.
     """
-    for path in targets(run.output, case):
-        if path.exists() and (_is_source(path.absolute(), sources) or _foreign(path, case, run)):
-            raise OutputError(f"{path} is an input or was not written by segpipe: name another --output")
+    output = run.output
+    for name in targets(case):
+        with output_errors(output.path(name)):
+            there = output.has(name)
+        if there and (output.is_among(name, sources) or _foreign(output, name, case)):
+            raise OutputError(f"{output.path(name)} is an input or was not written by segpipe: name another --output")
 
 
-def _is_source(path: Path, sources: Collection[str]) -> bool:
-    return str(path) in sources or str(path.resolve()) in sources
-
-
-def _foreign(path: Path, case: Case, run: Run) -> bool:
+def _foreign(output: Store, name: str, case: Case) -> bool:
     """Whether a file that stands where a mask belongs is somebody else's."""
-    if path.name.endswith(".aux.xml") or read_record(record_path(run.output, case)):
+    if name.endswith(".aux.xml") or read_record(output, case):
         return False
     try:
-        with gdal_options(), DatasetReader(str(path)) as dataset:
+        unreadable = gdal_errors(OutputError, output.path(name))
+        with gdal_options(), unreadable, output.local(name) as path, DatasetReader(str(path)) as dataset:
             return "SEGPIPE" not in dataset.tags()
-    except RasterioError:
+    except OutputError as error:
+        if is_passing(error):
+            raise
         return True
 
 
@@ -173,27 +184,27 @@ def done_pixels(case: Case, run: Run) -> int | None:
     """How many pixels a case has that is done; None where it is not."""
     if not is_done(case, run):
         return None
-    record = read_record(record_path(run.output, case))
+    record = read_record(run.output, case)
     return None if record is None else math.prod(record["input"]["shape"])
 
 
-def records(output: Path, cases: Iterable[Case]) -> Iterator[Record]:
+def records(output: Store, cases: Iterable[Case]) -> Iterator[Record]:
     """Records of cases, in order, one at a time."""
     for case in cases:
-        record = read_record(record_path(output, case))
+        record = read_record(output, case)
         if record is not None:
             yield record
 
 
-def area_rows(output: Path, cases: Iterable[Case]) -> Iterator[Record]:
+def area_rows(output: Store, cases: Iterable[Case]) -> Iterator[Record]:
     """Rows of the table of areas for all cases that are done, in order."""
     for record in records(output, cases):
         yield from ({"case": record["case"], **row} for row in record["areas"])
 
 
-def write_areas(output: Path, cases: Iterable[Case]) -> None:
+def write_areas(output: Store, cases: Iterable[Case]) -> None:
     """Write ``areas.csv``, row by row; an empty field says that there is no such figure."""
-    with writing(output / "areas.csv") as stream:
+    with output.writing("areas.csv") as stream:
         writer = csv.DictWriter(stream, AREA_COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(area_rows(output, cases))

@@ -19,6 +19,7 @@ from segpipe.pipeline.blend import blend
 from segpipe.pipeline.cases import Case
 from segpipe.pipeline.decide import Decided, decide
 from segpipe.pipeline.errors import DeviceMemoryError, SourceError, foreseen
+from segpipe.pipeline.faults import is_passing, tell, waits
 from segpipe.pipeline.gdal import gdal_options
 from segpipe.pipeline.labels import Decision
 from segpipe.pipeline.machine import processors
@@ -27,6 +28,7 @@ from segpipe.pipeline.output import CaseOutput, PartOutput
 from segpipe.pipeline.parts import forget_parts, is_part_done, read_cut, read_scaling, write_scaling
 from segpipe.pipeline.plan import JOB_WINDOWS, Job, PlannedCase, as_planned
 from segpipe.pipeline.predict import predict
+from segpipe.pipeline.profile import span, waiting
 from segpipe.pipeline.records import Run, done_pixels, is_done, refuse_taken
 from segpipe.pipeline.windows import Part
 
@@ -65,6 +67,8 @@ class Outcome:
     seconds: float
     pixels: int = 0
     error: str | None = None
+    passing: bool = False
+    """Whether a storage fault that may pass was the reason."""
     short: bool = False
     """Whether the memory of the device was too small for it."""
 
@@ -110,20 +114,38 @@ Told = Outcome | Returned
 
 
 def work(task: Task, run: Run, model: Model, calls: int, progress: Progress) -> Iterator[Told]:
-    """Do a task; one word for each of its cases.
+    """Do a task; one word for each of its cases. What a storage fault has stopped is begun anew, later and later."""
+    for wait in waits(run.settings.retries):
+        stopped: list[Outcome] = []
+        for told in _fitting(task, run, model, calls, progress):
+            if isinstance(told, Outcome) and told.passing:
+                stopped.append(told)
+            else:
+                yield told
+        if not stopped:
+            return
+        for outcome in stopped:
+            tell(str(outcome.error), wait)
+            progress(-outcome.pixels)
+        time.sleep(wait)
+        if isinstance(task, Job):
+            task = replace(task, cases=tuple(outcome.case for outcome in stopped))
+    yield from _fitting(task, run, model, calls, progress)
 
-    Where the memory of the device is too small, all that it was too small for begins anew, with half the batch.
-    """
+
+def _fitting(task: Task, run: Run, model: Model, calls: int, progress: Progress) -> Iterator[Told]:
+    """All that the memory of the device was too small for begins anew, with half the batch."""
     short: list[Outcome] = []
-    for told in _work(task, run, model, calls, progress):
+    for told in _once(task, run, model, calls, progress):
         if isinstance(told, Outcome) and told.short:
+            progress(-told.pixels)
             short.append(told)
         else:
             yield told
     if short and model.shrink():
         names = ", ".join(outcome.case.name for outcome in short)
         LOG.warning("%s; begun anew with batches of %d: %s", short[0].error, model.spec.batch, names)
-        yield from work(_only(task, short), run, model, calls, progress)
+        yield from _fitting(_only(task, short), run, model, calls, progress)
     else:
         yield from short
 
@@ -134,15 +156,15 @@ def _only(task: Task, outcomes: list[Outcome]) -> Task:
     return replace(task, cases=tuple(case for case in task.cases if case.name in names)) if isinstance(task, Job) else task
 
 
-def _work(task: Task, run: Run, model: Model, calls: int, progress: Progress) -> Iterator[Told]:
+def _once(task: Task, run: Run, model: Model, calls: int, progress: Progress) -> Iterator[Told]:
     if isinstance(task, Job):
         yield from run_job(task, run, model, calls, progress)
     elif isinstance(task, PartJob):
         yield run_part(task, run, model, calls, progress)
     elif isinstance(task, MeasureJob):
-        yield _timed(task.case.case, lambda: measure(task.case.case, run))
+        yield _timed("measure", task.case.case, lambda: measure(task.case.case, run))
     else:
-        yield _timed(task.case.case, lambda: join(task, run), task.case.pixels, task.seconds)
+        yield _timed("join", task.case.case, lambda: join(task, run), task.case.pixels, task.seconds)
 
 
 def run_job(job: Job, run: Run, model: Model, calls: int, progress: Progress) -> Iterator[Told]:
@@ -162,10 +184,16 @@ def run_job(job: Job, run: Run, model: Model, calls: int, progress: Progress) ->
             finishing.append(finisher.submit(_segment(case, boxes, partial(_case_output, case, run=run), progress)))
             # the last case is finished beside the next one, unless that one may not begin
             while len(finishing) > (0 if run.settings.fail_fast else 1):
-                yield finishing.popleft().result()
+                yield _finished(finishing)
             left.remove(case)
-        yield from (future.result() for future in finishing)
+        while finishing:
+            yield _finished(finishing)
     yield from (Outcome(case, 0.0, error=f"{case.path}: the job ended before it") for case in left)
+
+
+def _finished(finishing: deque[Future[Told]]) -> Told:
+    with waiting("finish"):
+        return finishing.popleft().result()
 
 
 def _done_before(job: Job, run: Run) -> dict[str, Outcome]:
@@ -198,7 +226,7 @@ def _boxes(tiles: Iterable[Tile], run: Run, model: Model) -> Generator[Decided, 
     """Scored tiles of one case blended and decided, where the scores are; beside what writes them if that is elsewhere."""
     decision = Decision(run.model.contract, run.model.blend_on, model.arrays)
     boxes = decide(blend(tiles, model.arrays), decision, confidence=run.settings.confidence)
-    return ahead(boxes, WRITE_BEHIND) if model.arrays.lag else boxes
+    return ahead(boxes, WRITE_BEHIND, stage="infer") if model.arrays.lag else boxes
 
 
 def _part_output(job: PartJob, sheet: Sheet, run: Run) -> PartOutput:
@@ -237,14 +265,20 @@ def join(job: JoinJob, run: Run) -> None:
     forget_parts(run.output, case)
 
 
-def _timed(case: Case, do: Callable[[], None], pixels: int = 0, seconds: float = 0.0) -> Outcome:
-    started, error = time.perf_counter(), None
+def _timed(stage: str, case: Case, do: Callable[[], None], pixels: int = 0, seconds: float = 0.0) -> Outcome:
+    started = time.perf_counter()
     try:
-        with gdal_options():
+        with gdal_options(), span(stage, case.name):
             do()
-    except Exception as caught:  # noqa: BLE001 - a bad case costs only itself
-        error = str(foreseen(caught, case.path))
-    return Outcome(case, seconds + time.perf_counter() - started, pixels, error)
+    except Exception as error:  # noqa: BLE001 - a bad case costs only itself
+        return _failed(case, started, 0, error)
+    return Outcome(case, seconds + time.perf_counter() - started, pixels)
+
+
+def _failed(case: Case, started: float, pixels: int, error: Exception) -> Outcome:
+    told = foreseen(error, case.path)
+    short = isinstance(error, DeviceMemoryError)
+    return Outcome(case, time.perf_counter() - started, pixels, str(told), is_passing(told), short)
 
 
 def _segment(
@@ -261,8 +295,9 @@ def _segment(
         with closing(boxes):
             for box in boxes:
                 sheet = box.sheet
-                output = output or make_output(sheet)
-                output.write(box)
+                with span("write", case.name, box.window.start):
+                    output = output or make_output(sheet)
+                    output.write(box)
                 pixels += box.window.size
                 progress(box.window.size)
     except HandedBackError as back:
@@ -275,24 +310,22 @@ def _segment(
             output.discard()
         if not isinstance(error, Exception):
             raise
-        told, short = str(foreseen(error, case.path)), isinstance(error, DeviceMemoryError)
-        failed = Outcome(case, time.perf_counter() - started, pixels, told, short)
+        failed = _failed(case, started, pixels, error)
         return lambda: failed
     LOG.info("%s: %d pixels blended in %.1f s", case.name, pixels, time.perf_counter() - started)
     return lambda: _finish(case, output, started, pixels)
 
 
 def _finish(case: Case, output: CaseOutput | PartOutput | None, started: float, pixels: int) -> Outcome:
-    error = None
     try:
-        with gdal_options():
+        with gdal_options(), span("finish", case.name):
             if output is not None:
                 output.finish()
-    except Exception as caught:  # noqa: BLE001 - a bad case costs only itself
-        error = str(foreseen(caught, case.path))
+    except Exception as error:  # noqa: BLE001 - a bad case costs only itself
         if output is not None:
             output.discard()
-    return Outcome(case, time.perf_counter() - started, pixels, error)
+        return _failed(case, started, pixels, error)
+    return Outcome(case, time.perf_counter() - started, pixels)
 
 
 def _tiles(cases: Sequence[Case], reading: Reading) -> Generator[Tile, None, None]:

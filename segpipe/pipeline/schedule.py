@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from segpipe.pipeline.cluster import RETRIES, connected, dashboard
 from segpipe.pipeline.errors import ModelError, SegpipeError, WorkerError
 from segpipe.pipeline.model import load
 from segpipe.pipeline.plan import Job, Plan
+from segpipe.pipeline.profile import Around, Taken, absorb, recording, span
 from segpipe.pipeline.records import Run, done_pixels
 from segpipe.pipeline.run import JoinJob, Outcome, Progress, Task, Told, Watcher, work
 
@@ -45,7 +46,8 @@ Executor = Callable[[Plan, Run, Watcher, threading.Event], Iterator[Outcome]]
 
 def serial(plan: Plan, run: Run, watcher: Watcher, halt: threading.Event) -> Iterator[Outcome]:
     """Every job in this process, one after the other: the reference."""
-    model, agenda = load(run.model), Agenda(plan, run)
+    with span("model"):
+        model, agenda = load(run.model), Agenda(plan, run)
     while agenda and not halt.is_set():
         task = agenda.take()
         if not isinstance(task, Job):
@@ -59,11 +61,12 @@ def serial(plan: Plan, run: Run, watcher: Watcher, halt: threading.Event) -> Ite
 
 def dask(plan: Plan, run: Run, watcher: Watcher, halt: threading.Event) -> Iterator[Outcome]:
     """Every job as a task of a ``distributed`` cluster: processes of this machine, or whatever the settings name."""
-    with connected(run, plan.workers) as client:
+    with Around("workers", connected(run, plan.workers)) as client:
         if line := dashboard(client):
             watcher.note(line)
         plugin = _plugin(run)
-        client.register_plugin(plugin)
+        with span("workers"):
+            client.register_plugin(plugin)
         try:
             yield from _Board(client, plan, run, watcher.progress).carry_out(halt)
         finally:
@@ -100,6 +103,8 @@ class _Board:
         told = event[1]
         if "pixels" in told:
             self._progress(told["pixels"])
+        elif "warning" in told:
+            LOG.warning("%s", told["warning"])
         elif running := self._running.get(told["began"]):
             running.worker, running.began = told["worker"], time.monotonic()
 
@@ -182,7 +187,7 @@ def _apart(task: Task) -> list[Task]:
     return [Job((case,), unseen=task.unseen) for case in task.cases] if isinstance(task, Job) and len(task.cases) > 1 else []
 
 
-def _work(key: str, task: Task, run: Run, calls: int) -> list[Told]:
+def _work(key: str, task: Task, run: Run, calls: int) -> tuple[list[Told], Taken | None]:
     """A task on a worker, with the model that its plugin has loaded."""
     from distributed import get_worker
 
@@ -190,10 +195,24 @@ def _work(key: str, task: Task, run: Run, calls: int) -> list[Told]:
     worker.log_event(TOPIC, {"began": key, "worker": worker.address})
     progress = _Throttled(lambda pixels: worker.log_event(TOPIC, {"pixels": pixels}))
     # a worker whose plugin has failed has none, and here the reason is told
-    model = getattr(worker, WORKER_MODEL, None) or load(run.model)
-    told = list(work(task, run, model, calls, progress))
+    told_of = _warnings_told(lambda text: worker.log_event(TOPIC, {"warning": text}))
+    with recording(on=bool(run.settings.profile)) as recorded, told_of:
+        model = getattr(worker, WORKER_MODEL, None) or load(run.model)
+        told = list(work(task, run, model, calls, progress))
     progress.flush()
-    return told
+    return told, recorded.taken
+
+
+@contextmanager
+def _warnings_told(tell: Callable[[str], None]) -> Iterator[None]:
+    """Let the first process say what this one warns of: nobody reads a worker's own log."""
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: tell(record.getMessage())  # type: ignore[method-assign]
+    LOG.addHandler(handler)
+    try:
+        yield
+    finally:
+        LOG.removeHandler(handler)
 
 
 def _told(future: "Future[Any]", task: Task, run: Run) -> list[Told]:
@@ -201,9 +220,11 @@ def _told(future: "Future[Any]", task: Task, run: Run) -> list[Told]:
     error = future.exception()
     if error is None:
         try:
-            told: list[Told] = future.result()
+            ended: tuple[list[Told], Taken | None] = future.result()
         except (OSError, CancelledError):  # it was done, and the scheduler went before it could be fetched
             raise WorkerError(GONE) from None
+        told, taken = ended
+        absorb(taken)
         return told
     lost = WorkerError(f"the worker that held this case was lost again and again, or failed: {error}")
     return _failed(task, run, str(error if isinstance(error, SegpipeError) else lost))

@@ -67,6 +67,8 @@ class ModelSpec:
     input: str
     output: str
     input_dtype: str
+    threads: int = 1
+    """Within one call, on a CPU."""
     options: Options = field(default_factory=Options)
     """How a device computes."""
     network_mb: float = 0.0
@@ -111,6 +113,7 @@ def read_spec(settings: Settings) -> ModelSpec:
         output=scores.name,
         input_dtype=str(image.dtype),
         options=resolve_options(settings, device),
+        threads=settings.threads or 1,
     )
 
 

@@ -11,16 +11,18 @@ from segpipe.pipeline.cases import find_cases
 from segpipe.pipeline.config import Settings
 from segpipe.pipeline.errors import OutputError, SegpipeError
 from segpipe.pipeline.lock import holder_of
-from segpipe.pipeline.parts import done_parts, parts_folder
+from segpipe.pipeline.parts import FOLDER, done_parts, parts_folder
 from segpipe.pipeline.records import Run, is_done
 from segpipe.pipeline.spec import ModelSpec, read_spec
+from segpipe.pipeline.stores import Store
+from segpipe.pipeline.stores.places import store_at
 
 
 @dataclass(frozen=True)
 class Status:
     """What is done, failed and missing of the last run's cases."""
 
-    output: Path
+    output: str
     done: int
     failed: list[dict[str, str]]
     """Each with ``case`` and ``error``, as the last run that ended left them."""
@@ -35,27 +37,31 @@ class Status:
     """What goes on with the rest."""
 
 
-def read_status(output: Path) -> Status:
+def read_status(place: str) -> Status:
     """Look at every case of the last run.
 
     Raises:
         OutputError: there is no run in that folder.
         SegpipeError: its inputs or its model are gone.
     """
+    output = store_at(place).settled()
     run = _run_json(output)
     before = Path.cwd()
     try:
         os.chdir(run["folder"])  # its paths are relative to where it was started
-        return _status(output if output.is_absolute() else before / output, run)
     except OSError as error:
         raise OutputError(f"the run in {output} was started in {run['folder']}, which is gone: {error.strerror}") from None
+    try:
+        return _status(output, run)
+    except OSError as error:
+        raise OutputError(f"{output} cannot be read: {error.strerror}") from error
     finally:
         os.chdir(before)
 
 
-def _run_json(output: Path) -> dict[str, Any]:
+def _run_json(output: Store) -> dict[str, Any]:
     try:
-        run = json.loads((output / "run.json").read_text(encoding="utf-8"))
+        run = json.loads(output.read("run.json"))
         if isinstance(run, dict) and {"settings", "command", "folder", "failed"} <= run.keys():
             return run
     except (OSError, ValueError):
@@ -63,20 +69,21 @@ def _run_json(output: Path) -> dict[str, Any]:
     raise OutputError(f"{output} must be the output of a run, and has no run.json of one: give the folder of --output")
 
 
-def _status(output: Path, told: dict[str, Any]) -> Status:
+def _status(output: Store, told: dict[str, Any]) -> Status:
     settings = Settings.model_validate(told["settings"] | {"overwrite": False})
     cases = find_cases(settings.input)
     run = Run(_spec(settings), settings)
     done = {case.name for case in cases if is_done(case, run)}
     failed = [failure for failure in told["failed"] if failure["case"] not in done]
     names = {failure["case"] for failure in failed}
+    there = set(output.folders(FOLDER))
     rest = [case for case in cases if case.name not in done]
     return Status(
-        output=output,
+        output=str(output),
         done=len(done),
         failed=failed,
         missing=[case.name for case in rest if case.name not in names],
-        parts={case.name: done_parts(output, case) for case in rest if parts_folder(output, case).is_dir()},
+        parts={case.name: done_parts(output, case) for case in rest if parts_folder(case) in there},
         megapixels_per_second=told.get("megapixels_per_second"),
         running=holder_of(output),
         command=f"cd {shlex.quote(told['folder'])} && {shlex.join(told['command'])}",

@@ -19,9 +19,6 @@ os.environ["TRANSFORMERS_DISABLE_TORCH_CHECK"] = "1"
 TASK = "the task is semantic"
 """What OneFormer is told to do (Jain et al. 2023, section 3.1)."""
 
-UNCLAIMED = 1e-6
-"""Sum over queries below which a pixel is nobody's: its quotient would be the rounding of ONNX Runtime's sigmoid."""
-
 
 class Queries(nn.Module):
     """Class and mask queries combined into the probability of each class at each pixel.
@@ -43,8 +40,11 @@ class Queries(nn.Module):
             found.masks_queries_logits, size=image.shape[-2:], mode="bilinear", align_corners=False
         )
         classes = found.class_queries_logits.softmax(-1)[..., :-1]
-        scores = torch.einsum("bqc,bqhw->bchw", classes, masks.sigmoid())
-        return scores / scores.sum(1, keepdim=True).clamp_min(UNCLAIMED)
+        # p(mask) over that of the likeliest mask, by logarithms: the quotient is the same, and a pixel that every query
+        # rejects keeps it, where sigmoids leave the rounding of ONNX Runtime (1e-7), or 0 below what fp16 can hold
+        likely = masks.clamp_max(0) - torch.log1p(torch.exp(-masks.abs()))
+        scores = torch.einsum("bqc,bqhw->bchw", classes, torch.exp(likely - likely.amax(1, keepdim=True)))
+        return scores / scores.sum(1, keepdim=True).clamp_min(torch.finfo(scores.dtype).tiny)
 
 
 def build(name: str, wanted: Wanted) -> nn.Module:

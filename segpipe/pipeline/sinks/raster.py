@@ -4,7 +4,7 @@ import colorsys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.sax.saxutils import escape
 
@@ -19,9 +19,10 @@ from rasterio.io import DatasetWriter
 from rasterio.windows import Window as RasterWindow
 
 from segpipe.pipeline.errors import OutputError
-from segpipe.pipeline.files import commit, output_errors, partial, remove, write_text
+from segpipe.pipeline.files import output_errors, remove
 from segpipe.pipeline.gdal import gdal_errors
 from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.stores import Store
 from segpipe.pipeline.windows import Window
 
 BLOCK = 512
@@ -52,14 +53,15 @@ class Style:
 class PartSink:
     """The raster of a part, without a place on Earth, for ``RasterSink`` to copy from."""
 
-    def __init__(self, path: Path, box: Window, style: Style) -> None:
-        self.path = path
+    def __init__(self, output: Store, name: str, box: Window, style: Style) -> None:
+        self.name, self.path = name, output.path(name)
+        self._output = output
         self._box = box
         self._total = 0
-        with output_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        with gdal_errors(OutputError, f"{path} cannot be written"):
-            self._dataset: DatasetWriter = rasterio.open(partial(path), "w", **self._profile(style))
+        with output_errors(self.path):
+            self._draft = output.draft(name)
+        with gdal_errors(OutputError, f"{self.path} cannot be written"):
+            self._dataset: DatasetWriter = rasterio.open(self._draft, "w", **self._profile(style))
 
     def _profile(self, style: Style) -> dict[str, Any]:
         rows, cols = self._box.shape
@@ -79,22 +81,22 @@ class PartSink:
         """Give the file its name."""
         with gdal_errors(OutputError, f"{self.path} cannot be written"):
             self._dataset.close()
-        check(partial(self.path), self.path, self._total)
+        check(self._draft, self.path, self._total)
         with output_errors(self.path):
-            commit(partial(self.path), self.path)
+            self._output.publish(self._draft, self.name)
 
     def discard(self) -> None:
         """Leave nothing behind; safe to call twice."""
         with suppress(RasterioError, CPLE_BaseError):
             self._dataset.close()
-        remove(partial(self.path))
+        remove(self._draft)
 
 
 def total(values: NDArray[Any]) -> int:
     return int(values.sum(dtype=np.int64))
 
 
-def check(written: Path, path: Path, expected: int) -> None:
+def check(written: Path, path: str, expected: int) -> None:
     """Read a file back: GDAL does not tell of all that goes wrong while one is closed, a full disk above all.
 
     Raises:
@@ -115,9 +117,10 @@ def blocks(rows: int, cols: int) -> dict[str, int]:
     return {"blockxsize": min(BLOCK, -(-cols // 16) * 16), "blockysize": min(BLOCK, -(-rows // 16) * 16)}
 
 
-def read_part(path: Path, box: Window) -> Iterator[tuple[Window, NDArray[Any]]]:
+def read_part(output: Store, name: str, box: Window) -> Iterator[tuple[Window, NDArray[Any]]]:
     """The raster of a part in squares of some blocks, each with its window in the case."""
-    with gdal_errors(OutputError, f"{path} cannot be read"), rasterio.open(path) as dataset:
+    unreadable = gdal_errors(OutputError, f"{output.path(name)} cannot be read")
+    with unreadable, output.local(name) as path, rasterio.open(path) as dataset:
         for row in range(0, dataset.height, COPIED):
             for col in range(0, dataset.width, COPIED):
                 rows, cols = min(COPIED, dataset.height - row), min(COPIED, dataset.width - col)
@@ -129,15 +132,15 @@ def read_part(path: Path, box: Window) -> Iterator[tuple[Window, NDArray[Any]]]:
 class RasterSink:
     """One raster being written, in any order of windows; nothing carries its final name before ``finish``."""
 
-    def __init__(self, path: Path, grid: Grid, style: Style) -> None:
-        self.path = path
+    def __init__(self, output: Store, name: str, grid: Grid, style: Style) -> None:
+        self.name, self.path = name, output.path(name)
+        self._output = output
         self._style = style
         self._grid = grid
         self._total = 0
-        self._draft = partial(path.with_suffix(".draft"))
-        with output_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        with gdal_errors(OutputError, f"{path} cannot be written"):
+        with output_errors(self.path):
+            self._draft = output.draft(str(PurePosixPath(name).with_suffix(".draft")))
+        with gdal_errors(OutputError, f"{self.path} cannot be written"):
             self._dataset: DatasetWriter = rasterio.open(self._draft, "w", **self._profile())
             self._describe()
 
@@ -187,9 +190,9 @@ class RasterSink:
         with gdal_errors(OutputError, f"{self.path} cannot be written"):
             self._dataset.write(values, window=RasterWindow(col, row, cols, rows))
 
-    def finish(self) -> list[Path]:
-        """Write the file in its final form and give it its name; all files that belong to it come back."""
-        temporary = partial(self.path)
+    def finish(self) -> list[str]:
+        """Write the file in its final form and give it its name; the names of all files that belong to it come back."""
+        temporary = self._output.draft(self.name)
         try:
             with gdal_errors(OutputError, f"{self.path} cannot be written"):
                 self._dataset.close()
@@ -197,14 +200,14 @@ class RasterSink:
             check(temporary, self.path, self._total)
             sidecar = self._write_names()
             with output_errors(self.path):
-                commit(temporary, self.path)
-            return [self.path, *sidecar]
+                self._output.publish(temporary, self.name)
+            return [self.name, *sidecar]
         finally:
             remove(temporary)
             self.discard()
 
     def _copy(self, temporary: Path) -> None:
-        if self.path.suffix == ".png":
+        if self.name.endswith(".png"):
             # PNG keeps nodata as a transparent entry of the palette
             rasterio.shutil.copy(self._draft, temporary, driver="PNG", ZLEVEL=6, WRITE_METADATA_AS_TEXT="YES")
             _forget_sidecar(temporary)
@@ -224,11 +227,11 @@ class RasterSink:
             STATISTICS="NO",
         )
 
-    def _write_names(self) -> list[Path]:
-        if not self._style.names or self.path.suffix == ".png":
+    def _write_names(self) -> list[str]:
+        if not self._style.names or self.name.endswith(".png"):
             return []
-        sidecar = self.path.with_name(self.path.name + ".aux.xml")
-        write_text(sidecar, category_names(self._style.names))
+        sidecar = f"{self.name}.aux.xml"
+        self._output.write(sidecar, category_names(self._style.names).encode())
         return [sidecar]
 
     def discard(self) -> None:

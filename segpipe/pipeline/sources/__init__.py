@@ -32,6 +32,10 @@ class Source(Protocol):
         """
         ...
 
+    def room(self, shape: tuple[int, ...]) -> int:
+        """Bytes of decoded blocks that windows of this shape can touch."""
+        ...
+
     def tags(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Scale and offset of each channel, as the file says."""
         ...

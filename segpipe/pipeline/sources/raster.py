@@ -12,10 +12,13 @@ from rasterio.windows import Window as RasterWindow
 
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.errors import SourceError
-from segpipe.pipeline.gdal import DRIVERS, gdal_errors
+from segpipe.pipeline.gdal import DRIVERS, opening, source_errors
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.sources import Invalid, Pixels
 from segpipe.pipeline.windows import Window
+
+VRT_BLOCK = 1024
+"""Side of the blocks that the sources of a VRT are taken to have: it does not tell."""
 
 PICTURE_DRIVERS = frozenset({"PNG", "JPEG", "WEBP", "BMP"})
 
@@ -25,11 +28,12 @@ class RasterSource:
 
     def __init__(self, path: str, contract: Contract, bands: Sequence[int] | None) -> None:
         self._path = path
-        with gdal_errors(SourceError, f"{path} cannot be opened"):
+        self.files: tuple[str, ...] = (path,)
+        with source_errors(f"{path} cannot be opened", self.files), opening(path):
             # rasterio.open takes one driver only; what it returns takes several
             self._dataset = DatasetReader(path, driver=list(DRIVERS), sharing=False)
         try:
-            with gdal_errors(SourceError, f"{path} cannot be opened"):
+            with source_errors(f"{path} cannot be opened", self.files):
                 self._describe(contract, bands)
         except BaseException:
             self._dataset.close()
@@ -57,13 +61,22 @@ class RasterSource:
     def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
         (row, col), (rows, cols) = window.start, window.shape
         where = RasterWindow(col, row, cols, rows)
-        with gdal_errors(SourceError, f"{self._path} cannot be read at row {row}, column {col}"):
+        with source_errors(f"{self._path} cannot be read at row {row}, column {col}", self.files):
             pixels = self._dataset.read(self.bands, window=where, out_dtype=self.dtype)
             masks = [self._dataset.read_masks(band, window=where) == 0 for band in self._masked]
             masks += [self._dataset.read(band, window=where) == 0 for band in self._alpha]
         masks += _missing(pixels, self._nodata)
         invalid = np.logical_or.reduce(masks) if masks else None
         return pixels, invalid if invalid is not None and invalid.any() else None
+
+    def room(self, shape: tuple[int, ...]) -> int:
+        dataset = self._dataset
+        blocks = [max(n, VRT_BLOCK) if dataset.driver == "VRT" else n for n in dataset.block_shapes[self.bands[0] - 1]]
+        sides = zip(shape, blocks, dataset.shape, strict=True)
+        rows, cols = (min((-(-n // block) + 1) * block, -(-size // block) * block) for n, block, size in sides)
+        alone = dataset.driver == "VRT" or (dataset.driver == "GTiff" and dataset.interleaving is not Interleaving.pixel)
+        bands = len({*self.bands, *self._alpha, *self._masked}) if alone else dataset.count
+        return int(rows * cols * bands * self.dtype.itemsize)
 
     def tags(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         index = [band - 1 for band in self.bands]

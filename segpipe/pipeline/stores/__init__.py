@@ -1,0 +1,145 @@
+"""Where a run leaves its files: one noun for a folder of this machine and for a prefix of a bucket."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+from segpipe.pipeline.files import output_errors
+
+
+class Store(ABC):
+    """Files by name, with ``/`` between folders; each is there whole or not at all.
+
+    What goes wrong is an ``OSError``, of a bucket too, so that one rule says what may pass by itself.
+    ``str()`` of a store is what a user calls it.
+    """
+
+    @abstractmethod
+    def path(self, name: str) -> str:
+        """What a user calls a file."""
+
+    @abstractmethod
+    def aliases(self, name: str) -> set[str]:
+        """Absolute paths by which a run may know the same file as a source."""
+
+    @abstractmethod
+    def settled(self) -> "Store":
+        """The same store, wherever this process goes from here."""
+
+    @abstractmethod
+    def is_inside(self, root: str) -> bool:
+        """Whether it lies below a folder that is searched for input."""
+
+    @abstractmethod
+    def beside(self, files: Iterable[tuple[str, str]]) -> str | None:
+        """Of files, each with a name, the first that lies here under that name, whatever its suffix."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise where nothing can be written, as far as that shows without writing.
+
+        Raises:
+            OutputError: with what to mend.
+        """
+
+    @abstractmethod
+    def make(self) -> None:
+        """Be there, from now on."""
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """All of a file."""
+
+    @abstractmethod
+    def has(self, name: str) -> bool:
+        """Whether a file is there."""
+
+    @abstractmethod
+    def below(self, folder: str) -> Iterator[str]:
+        """Names of the files directly in a folder; none where it is not there."""
+
+    @abstractmethod
+    def folders(self, folder: str) -> Iterator[str]:
+        """Names of the folders directly in a folder; none where it is not there."""
+
+    @abstractmethod
+    def local(self, name: str) -> AbstractContextManager[Path]:
+        """A file of this machine with the same content, while the block lasts."""
+
+    @abstractmethod
+    def draft(self, name: str) -> Path:
+        """A file of this machine to write a file in before it gets its name: hidden, and the same for every attempt, so that
+        a crash leaves at most one."""
+
+    @abstractmethod
+    def publish(self, draft: Path, name: str) -> None:
+        """Give a finished draft its name, and leave none behind."""
+
+    @abstractmethod
+    def remove(self, name: str) -> None:
+        """Take a file away, if it is there."""
+
+    @abstractmethod
+    def remove_folder(self, folder: str) -> None:
+        """Take a folder away with all that is in it, as far as that can be done, and the one above if it is empty then."""
+
+    @abstractmethod
+    def sweep(self) -> None:
+        """Remove the drafts that stopped processes have left."""
+
+    @abstractmethod
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a small file unless there is one; of many at once, one succeeds."""
+
+    @abstractmethod
+    def replace(self, name: str, was: bytes, data: bytes) -> bool:
+        """Write a small file where there is one that says ``was``, and nowhere else; of many at once, one succeeds."""
+
+    @abstractmethod
+    def leftovers(self, name: str) -> list[str]:
+        """What ``create`` and ``replace`` leave beside a file if they are killed."""
+
+    @abstractmethod
+    def touch(self, name: str, data: bytes) -> None:
+        """Make a file young again that says ``data``."""
+
+    @abstractmethod
+    def age(self, name: str) -> float:
+        """Seconds since a file was written or touched."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file, whole or not at all."""
+        with self.draft_of(name) as draft:
+            draft.write_bytes(data)
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.write(name, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[TextIO]:
+        """A text file that has its name once the block has ended well; lines end as they are written."""
+        with self.draft_of(name) as draft, draft.open("w", encoding="utf-8", newline="") as stream:
+            yield stream
+
+    @contextmanager
+    def draft_of(self, name: str) -> Iterator[Path]:
+        """A draft that has its name once the block has ended well, and that is gone if it has not."""
+        with output_errors(self.path(name)):
+            draft = self.draft(name)
+            try:
+                yield draft
+                self.publish(draft, name)
+            finally:
+                draft.unlink(missing_ok=True)
+
+    def discard(self, name: str) -> None:
+        """Take away what is of no use; where that cannot be done, a later run does it."""
+        with suppress(OSError):
+            self.remove(name)
+
+    def is_among(self, name: str, sources: Collection[str]) -> bool:
+        """Whether a file is one of these, by their absolute paths."""
+        return any(alias in sources for alias in self.aliases(name))

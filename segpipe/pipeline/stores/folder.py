@@ -1,0 +1,168 @@
+"""A folder of this machine, or of a file server that it sees."""
+
+import errno
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from segpipe.pipeline.errors import OutputError
+from segpipe.pipeline.files import commit, is_partial, partial, remove
+from segpipe.pipeline.stores import Store
+from segpipe.pipeline.stores.bucket import is_remote
+
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What file systems without hard links say: exFAT, some FUSE, shared folders of virtual machines."""
+
+SETTLED = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Folder(Store):
+    """A file is written under a hidden name in the same folder, flushed, and renamed."""
+
+    root: Path
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def path(self, name: str) -> str:
+        return str(self.root / name)
+
+    def aliases(self, name: str) -> set[str]:
+        path = self.root / name
+        return {str(path.absolute()), str(path.resolve())}
+
+    def settled(self) -> "Folder":
+        return Folder(self.root.absolute())
+
+    def is_inside(self, root: str) -> bool:
+        return not is_remote(root) and self.root.resolve().is_relative_to(Path(root).resolve())
+
+    def beside(self, files: Iterable[tuple[str, str]]) -> str | None:
+        folder, real = self.root.resolve(), cache(os.path.realpath)  # of a folder once, not for each of its files
+        for text, name in files:
+            if is_remote(text):
+                continue
+            path = Path(text)
+            path = path.resolve() if path.is_symlink() else path
+            if Path(real(path.parent), path.stem) == folder / name:
+                return text
+        return None
+
+    def check(self) -> None:
+        nearest = next(path for path in (self.root, *self.root.resolve().parents) if path.exists())
+        if not nearest.is_dir():
+            raise OutputError(f"the output must be a folder, and {nearest} is a file: name another with --output")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise OutputError(
+                f"the output must be writable, and {nearest} is not: mend its permissions, or name another with --output"
+            )
+
+    def make(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+
+    def read(self, name: str) -> bytes:
+        return (self.root / name).read_bytes()
+
+    def has(self, name: str) -> bool:
+        return (self.root / name).is_file()
+
+    def below(self, folder: str) -> Iterator[str]:
+        return (f"{folder}/{entry.name}" for entry in self._entries(folder) if entry.is_file())
+
+    def folders(self, folder: str) -> Iterator[str]:
+        return (f"{folder}/{entry.name}" for entry in self._entries(folder) if entry.is_dir())
+
+    def _entries(self, folder: str) -> "list[os.DirEntry[str]]":
+        try:
+            with os.scandir(self.root / folder) as entries:
+                return list(entries)
+        except FileNotFoundError:
+            return []
+
+    @contextmanager
+    def local(self, name: str) -> Iterator[Path]:
+        yield self.root / name
+
+    def draft(self, name: str) -> Path:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return partial(path)
+
+    def publish(self, draft: Path, name: str) -> None:
+        commit(draft, self.root / name)
+
+    def remove(self, name: str) -> None:
+        (self.root / name).unlink(missing_ok=True)
+
+    def remove_folder(self, folder: str) -> None:
+        path = self.root / folder
+        shutil.rmtree(path, ignore_errors=True)
+        if path.parent != self.root:
+            with suppress(OSError):
+                path.parent.rmdir()
+
+    def sweep(self) -> None:
+        for folder, _, names in os.walk(self.root):
+            for name in names:
+                if is_partial(name):
+                    remove(Path(folder, name))
+
+    def create(self, name: str, data: bytes) -> bool:
+        path = self.root / name
+        mine = _beside(path)
+        try:
+            mine.write_bytes(data)
+            _link(mine, path)
+        except FileExistsError:
+            return False
+        finally:
+            remove(mine)
+        return True
+
+    def replace(self, name: str, was: bytes, data: bytes) -> bool:
+        """Take the old one away, but put it back if somebody has replaced it in the meantime."""
+        path = self.root / name
+        aside = _beside(path)
+        with suppress(FileNotFoundError):
+            path.rename(aside)
+            if aside.read_bytes() != was:
+                with suppress(FileExistsError):
+                    os.link(aside, path)
+            aside.unlink()
+        return self.create(name, data)
+
+    def leftovers(self, name: str) -> list[str]:
+        return [path.relative_to(self.root).as_posix() for path in self.root.glob(f"{name}.????????")]
+
+    def touch(self, name: str, data: bytes) -> None:
+        del data  # whoever has taken it over gives signs of life, too
+        os.utime(self.root / name)
+
+    def age(self, name: str) -> float:
+        return time.time() - (self.root / name).stat().st_mtime
+
+
+def _link(mine: Path, path: Path) -> None:
+    """A link appears whole or not at all, on file servers too; some file systems have none."""
+    try:
+        os.link(mine, path)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        data = mine.read_bytes()
+        with path.open("xb") as stream:
+            stream.write(data)
+        time.sleep(SETTLED)  # whoever has seen it empty has cleared it by now
+        if not path.exists() or path.read_bytes() != data:
+            raise FileExistsError from None
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}")

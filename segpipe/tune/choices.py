@@ -1,0 +1,145 @@
+"""What can be chosen: the tiles, overlaps and batches that a model's file and contract allow."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from segpipe.pipeline.errors import ContractError, SettingsError
+from segpipe.pipeline.model import try_out
+from segpipe.pipeline.spec import ModelSpec, read_model, read_spec, signature
+from segpipe.pipeline.windows import Tiling
+from segpipe.tune.settings import TuneSettings
+
+Axes = tuple[int, ...]
+
+FACTORS = (1.0, 2.0, 0.5)
+"""Of the contract's tile, the most wanted first."""
+
+SHARES = (0.25, 0.125, 0.0625, 0.0)
+"""Of the tile, for the overlap."""
+
+BATCHES = {"cpu": (1, 2, 4), "cuda": (8, 16, 32)}
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A model's file as a run would use it, and which of its sizes are free."""
+
+    spec: ModelSpec
+    """With the contract's tile, overlap and batch."""
+    free_size: bool
+    free_batch: bool
+
+    @property
+    def is_local(self) -> bool:
+        """Whether inference of a whole image in one call is what tiles are to come close to."""
+        return self.free_size and self.spec.contract.equivariant is not False
+
+    @property
+    def name(self) -> str:
+        return self.spec.path.name
+
+    def with_tiling(self, tiling: Tiling, batch: int | None = None) -> ModelSpec:
+        return replace(self.spec, tiling=tiling, batch=batch or self.spec.batch)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A file, a tile and an overlap: what labels depend on."""
+
+    network: Network
+    tiling: Tiling
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is what the contract says."""
+        return self.tiling == self.network.spec.tiling
+
+
+def step(tiling: Tiling) -> Axes:
+    """From one window to the next on a long axis."""
+    return tuple((t - o) // a * a for t, o, a in zip(tiling.tile, tiling.overlap, tiling.align, strict=True))
+
+
+def open_networks(settings: TuneSettings) -> list[Network]:
+    """The model and the other files of it, each tried out.
+
+    Raises:
+        SegpipeError: one cannot be run.
+        ContractError: their labels do not mean the same.
+    """
+    networks = [_open(settings, path) for path in (settings.model, *settings.also)]
+    first, *others = networks
+    for other in others:
+        if _meaning(other) != _meaning(first):
+            raise ContractError(
+                f"--also names another file of the same network, and the classes of {other.spec.path} are not those of "
+                f"{first.spec.path}: tune it by itself"
+            )
+    return networks
+
+
+def _open(settings: TuneSettings, path: Path) -> Network:
+    spec = try_out(read_spec(settings.of_run(path)))
+    (shape,) = [tensor.shape for tensor in signature(read_model(path))[0] if tensor.name == spec.input]
+    sizes = shape[1:-1] if spec.contract.layout == "NHWC" else shape[2:]
+    return Network(spec, free_size=not any(sizes), free_batch=shape[0] is None)
+
+
+def _meaning(network: Network) -> object:
+    contract = network.spec.contract
+    return contract.task, [(c.id, c.name) for c in contract.mask_classes]
+
+
+def choices(networks: Sequence[Network], settings: TuneSettings) -> list[Choice]:
+    """All that is to be measured, the most wanted first: what the contracts say, then near it.
+
+    Raises:
+        SettingsError: a tile or an overlap that was asked for is none for this model.
+    """
+    own = [Choice(network, network.spec.tiling) for network in networks]
+    tilings = [list(_tilings(network, settings)) for network in networks]
+    longest = max(map(len, tilings))
+    others = [Choice(n, ts[i]) for i in range(longest) for n, ts in zip(networks, tilings, strict=True) if i < len(ts)]
+    return list(dict.fromkeys([*own, *others]))
+
+
+def _tilings(network: Network, settings: TuneSettings) -> Iterator[Tiling]:
+    own = network.spec.tiling
+    for tile in _tiles(network, settings.tiles):
+        asked = [(overlap,) * len(tile) for overlap in settings.overlaps]
+        ours = not settings.tiles and tile != own.tile
+        for overlap in asked or _shares(tile, own.align):
+            if not (ours and max(overlap) >= min(tile)):  # an overlap that was asked for may be too large for half a tile
+                yield replace(own, tile=tile, overlap=overlap)
+
+
+def _tiles(network: Network, asked: Sequence[int]) -> Iterable[Axes]:
+    own = network.spec.tiling
+    if asked and network.free_size:
+        return [(side,) * len(own.tile) for side in asked]
+    if asked and any((side,) * len(own.tile) != own.tile for side in asked):
+        raise SettingsError(f"the sizes of {network.spec.path} are fixed to its tile: leave --tile out")
+    if not network.free_size:
+        return [own.tile]
+    scaled = [
+        tuple(max(a, round(t * factor) // a * a) for t, a in zip(own.tile, own.align, strict=True)) for factor in FACTORS
+    ]
+    return dict.fromkeys(scaled)
+
+
+def _shares(tile: Axes, align: Axes) -> Iterable[Axes]:
+    """Overlaps that a tile suggests: multiples of the stride, so that each gives other windows."""
+    aligned = [tuple(round(t * share / a) * a for t, a in zip(tile, align, strict=True)) for share in SHARES]
+    return dict.fromkeys(o for o in aligned if all(t - x >= a for t, x, a in zip(tile, o, align, strict=True)))
+
+
+def batches(network: Network, tile: Axes, settings: TuneSettings) -> tuple[int, ...]:
+    """Tiles per call to try, several only of tiles up to the contract's: larger ones keep a device busy alone."""
+    own = network.spec
+    if not network.free_batch:
+        return (own.batch,)
+    if settings.batches:
+        return settings.batches
+    wanted = BATCHES[own.device]
+    return wanted if all(t <= o for t, o in zip(tile, own.tiling.tile, strict=True)) else wanted[:1]

@@ -1,0 +1,162 @@
+"""The labels of a box, by the pipeline's own stages, and how they compare with those of whole-image inference."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.pipeline.batches import Sheet, Tile, batches, read_tile
+from segpipe.pipeline.blend import blend
+from segpipe.pipeline.cases import Case
+from segpipe.pipeline.decide import decide
+from segpipe.pipeline.labels import Decision, Labels
+from segpipe.pipeline.model import Model, load
+from segpipe.pipeline.predict import predict
+from segpipe.pipeline.scaling import Scaling
+from segpipe.pipeline.windows import Cover, Tiling, Window
+from segpipe.tune.choices import Choice, Network, step
+from segpipe.tune.places import Axes, Held, Place
+
+HELD = Case("held", "a box in memory")
+
+PERIODS = 1.5
+"""Tiles of the contract that labels are compared over along an axis, rounded to whole steps of what is measured."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Where a tiling is laid on a place, and where its labels count: over whole steps of it, as on an endless case."""
+
+    laid: Window
+    counted: Window
+
+
+def sample(place: Place, tiling: Tiling, wanted: Axes) -> Sample:
+    """Of a place that holds at least two windows per axis, or is all of its case.
+
+    A case that is there as a whole is tiled as a run would tile it. Of a larger one, as many windows are laid as are
+    needed, sharing exactly what was asked; counted is from the middle of the first to the middle of the last.
+    """
+    axes = [_Axis(*axis) for axis in zip(tiling.tile, step(tiling), tiling.align, strict=True)]
+    places = zip(axes, place.window.shape, place.whole, wanted, strict=True)
+    laid = [(0, size) if whole else axis.laid(size, most) for axis, size, whole, most in places]
+    counted = [ends if whole else axis.counted(ends) for axis, ends, whole in zip(axes, laid, place.whole, strict=True)]
+    return Sample(_window(laid), _window(counted))
+
+
+Ends = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """A tiling along one axis."""
+
+    tile: int
+    step: int
+    align: int
+
+    def laid(self, size: int, wanted: int) -> Ends:
+        """The middle of ``size`` pixels, of the length of a whole number of steps and a tile."""
+        length = self.tile + self.step * min(steps_for(self.step, wanted), (size - self.tile) // self.step)
+        start = (size - length) // 2 // self.align * self.align
+        return start, start + length
+
+    def counted(self, laid: Ends) -> Ends:
+        half = self.tile // 2
+        return laid[0] + half, laid[1] - (self.tile - half)
+
+
+def _window(axes: Sequence[Ends]) -> Window:
+    return Window(tuple(a for a, _ in axes), tuple(b for _, b in axes))
+
+
+def steps_for(step: int, wanted: int) -> int:
+    """Whole steps over about as many pixels."""
+    return max(1, round(wanted / step))
+
+
+def extent(tiling: Tiling, wanted: Axes) -> Axes:
+    """Pixels that the windows of a sample cover on a case without end."""
+    axes = zip(tiling.tile, step(tiling), wanted, strict=True)
+    return tuple(tile + one * steps_for(one, most) for tile, one, most in axes)
+
+
+def segment(model: Model, tiling: Tiling, held: Held, scaling: Scaling, calls: int) -> Labels:
+    """Labels ``(bands, *box)`` of a box, as a run would decide them if the box were a case."""
+    cover = Cover(held.grid.shape, tiling)
+    sheet = Sheet(held.grid, False, [], (), cover, 0.0, cover.whole)
+    decision = Decision(model.spec.contract, model.spec.blend_on, model.arrays)
+    labels: NDArray[Any] = np.empty((decision.bands, *cover.shape), decision.dtype)
+    with closing(predict(model, batches(_tiles(sheet, held, scaling), model.spec.batch), calls)) as scored:
+        for box in decide(blend(scored, model.arrays), decision, confidence=False):
+            labels[(slice(None), *_slices(box.window))] = box.labels
+    return labels
+
+
+def _tiles(sheet: Sheet, held: Held, scaling: Scaling) -> Iterator[Tile]:
+    for index in sheet.cover:
+        yield Tile(HELD, sheet, index, *read_tile(held, sheet.cover, index, scaling))
+
+
+def _slices(window: Window) -> tuple[slice, ...]:
+    return tuple(slice(a, b) for a, b in zip(window.start, window.stop, strict=True))
+
+
+class Bench:
+    """One file on one place: its reference labels, and those of any tiling of it."""
+
+    def __init__(self, network: Network, place: Place, bands: tuple[int, ...] | None, calls: int) -> None:
+        self._network, self._place, self._calls = network, place, calls
+        self._held, self._scaling = place.hold(network.spec, bands)
+        self.reference = self._reference()
+
+    def _reference(self) -> Labels:
+        """By one call on all of the box where the model can, else each label from the middle of a tile."""
+        spec, shape = self._network.spec, self._held.grid.shape
+        tiling = reference_tiling(self._network, shape)
+        whole = tiling.tile != spec.tiling.tile
+        if not whole:
+            return segment(load(self._network.with_tiling(tiling)), tiling, self._held, self._scaling, self._calls)
+        spec = self._network.with_tiling(tiling, 1 if self._network.free_batch else None)
+        return segment(load(replace(spec, threads=self._calls)), tiling, self._held, self._scaling, 1)
+
+    def compare(self, model: Model, choice: Choice, reference: Labels, wanted: Axes) -> "Count":
+        """A choice's labels beside a file's own reference, and beside that of the first file."""
+        where = sample(self._place, choice.tiling, wanted)
+        labels = segment(model, choice.tiling, self._held.cut(where.laid), self._scaling, self._calls)
+        inner = tuple(
+            slice(a - b, c - b) for a, b, c in zip(where.counted.start, where.laid.start, where.counted.stop, strict=True)
+        )
+        box = _slices(where.counted)
+        valid = self._held.valid[box]
+        mine = labels[(slice(None), *inner)][:, valid]
+        own, first = (of[(slice(None), *box)][:, valid] for of in (self.reference, reference))
+        return Count(mine.size, int((mine != own).sum()), int((mine == first).sum()))
+
+
+def reference_tiling(network: Network, shape: Axes) -> Tiling:
+    """One window for a network whose labels do not depend on where a tile ends; else own tiles that share three quarters."""
+    own = network.spec.tiling
+    if network.is_local:
+        tile = tuple(-(-n // a) * a for n, a in zip(shape, own.align, strict=True))
+        return replace(own, tile=tile, overlap=(0,) * len(tile))
+    steps = [max(a, t // 4 // a * a) for t, a in zip(own.tile, own.align, strict=True)]
+    overlap = tuple(t - one for t, one in zip(own.tile, steps, strict=True))
+    return replace(own, overlap=overlap, blend="crop")
+
+
+@dataclass(frozen=True)
+class Count:
+    """Labels that were compared."""
+
+    compared: int = 0
+    seams: int = 0
+    """Unlike the same file's reference."""
+    equal: int = 0
+    """Like the first file's reference."""
+
+    def __add__(self, other: "Count") -> "Count":
+        return Count(self.compared + other.compared, self.seams + other.seams, self.equal + other.equal)

@@ -1,0 +1,284 @@
+"""Measure what can be chosen, within a budget of seconds: labels first, then speed in rounds that alternate."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from segpipe.pipeline.cases import find_cases
+from segpipe.pipeline.errors import ModelError
+from segpipe.pipeline.gdal import gdal_options
+from segpipe.pipeline.machine import memory, processors
+from segpipe.pipeline.model import load
+from segpipe.pipeline.records import Record, device_kind
+from segpipe.pipeline.windows import Cover, Tiling
+from segpipe.tune.choices import Axes, Choice, Network, batches, choices, open_networks, step
+from segpipe.tune.labels import PERIODS, Bench, Count, extent
+from segpipe.tune.places import Place, find_places, named, survey
+from segpipe.tune.settings import TuneSettings
+from segpipe.tune.speed import TIMED, Pixels, Speed, seconds_per_tile, speed, tiles_of
+from segpipe.tune.table import Row, make_rows
+
+PLANNED = 0.9
+"""Of the budget, since what is planned with is a rough guess."""
+
+EVEN = 2
+"""Rounds of speed that must have time before labels are compared on more than one box."""
+
+PLACES = 4
+"""Boxes that labels are compared on, at most."""
+
+MEMORY_SHARE = 0.4
+"""Of the machine's, for one call on a whole box."""
+
+HOPELESS = 1.1
+"""Times the fastest batch of a tile, above which another is measured no more than once."""
+
+ROUNDS = 9
+
+Setting = tuple[Network, Axes, int]
+"""What the time of a tile depends on: file, tile, batch."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was measured, and what follows."""
+
+    rows: list[Row]
+    speeds: dict[Setting, Speed]
+    best: Row | None
+    """The fastest of those that agree well enough."""
+    compared_on: str
+    reference: str
+    min_agreement: float
+    flags: list[str]
+    """Of the run, whatever is chosen."""
+    calls: int
+    seconds: float
+    device: Record
+    notes: list[str] = field(default_factory=list)
+
+
+def tune(settings: TuneSettings, tell: Callable[[str], None]) -> Tuned:
+    """Labels and speed of all choices that the budget has room for.
+
+    Raises:
+        SegpipeError: the model, another file of it, or a scene cannot be used.
+    """
+    started = time.monotonic()
+    with gdal_options():
+        work = _Work(settings, tell, started + settings.seconds)
+        counts = work.count()
+        speeds = work.time(counts)
+    rows = make_rows(counts, speeds, work.tiles_per_megapixel, settings.min_agreement)
+    return Tuned(
+        rows=rows,
+        speeds=speeds,
+        best=next((row for row in rows if row.best), None),
+        compared_on=work.compared_on,
+        reference=work.reference,
+        min_agreement=settings.min_agreement,
+        flags=settings.flags,
+        calls=work.calls,
+        seconds=time.monotonic() - started,
+        device=device_kind(work.first.spec),
+        notes=work.notes,
+    )
+
+
+class _Work:
+    """What is measured on, and with what, until when."""
+
+    def __init__(self, settings: TuneSettings, tell: Callable[[str], None], deadline: float) -> None:
+        self._settings, self._tell, self._deadline = settings, tell, deadline
+        self.notes: list[str] = []
+        self._networks = open_networks(settings)
+        self.first = self._networks[0]
+        self.calls = processors() if self.first.spec.device == "cpu" else 1
+        self._bands = settings.of_run(settings.model).bands
+        self._cases = find_cases(settings.input) if settings.input else []
+        if not self._cases:
+            tell("no --input: tiles are noise, and seam error on noise says little of scenes")
+        self._shapes = survey(self._cases, self.first.spec, self._bands)
+        self._wanted = tuple(round(PERIODS * t) for t in self.first.spec.tiling.tile)
+        tell("timing a few tiles, to see what the budget has room for")
+        self._rates = {network: self._rate(network) for network in self._networks}
+        self._several = False
+        self._choices = self._affordable(self._distinct(choices(self._networks, settings)))
+        self._several = self._has_room_for_batches()
+        self._places = self._find_places()
+
+    def _rate(self, network: Network) -> float:
+        """Seconds per inferred pixel at the contract's tile, roughly."""
+        (place,) = self._look(network.spec.tiling.tile, 1)
+        tiles = tiles_of(*place.hold(network.spec, self._bands), network.spec)
+        return seconds_per_tile(network.spec, tiles, self.calls) / math.prod(network.spec.tiling.tile)
+
+    def _look(self, side: Axes, count: int) -> list[Place]:
+        return find_places(self._cases, side, count, self.first.spec, self._bands)
+
+    def _distinct(self, wanted: Sequence[Choice]) -> list[Choice]:
+        """Overlaps that give other windows on these scenes."""
+        found: dict[object, Choice] = {}
+        for choice in wanted:
+            windows = tuple(Cover(shape, choice.tiling).starts for shape in self._shapes) or choice.tiling
+            found.setdefault((choice.network, choice.tiling.tile, windows), choice)
+        if len(found) < len(wanted):
+            self.notes.append("overlaps that give the same windows on these scenes are listed once")
+        return list(found.values())
+
+    def _affordable(self, wanted: Sequence[Choice]) -> list[Choice]:
+        """As many as the budget and the memory have room for, the contracts' own in any case."""
+        room = self._settings.seconds * PLANNED
+        kept: list[Choice] = []
+        left_out: list[Choice] = []
+        for choice in wanted:
+            tried = [*kept, choice]
+            fits = self._label_seconds(tried) + self._round_seconds(tried) <= room and self._fits_memory(tried)
+            (kept if choice.is_own or fits else left_out).append(choice)
+        if left_out:
+            names = dict.fromkeys(f"{c.network.name} tile {_by(c.tiling.tile)}" for c in left_out)
+            self.notes.append(f"left out, for {self._settings.seconds:g} s: {len(left_out)} choices of {', '.join(names)}")
+        return kept
+
+    def _has_room_for_batches(self) -> bool:
+        """Whether several batches can be timed, too; what was asked for is."""
+        self._several = True
+        needed = self._label_seconds(self._choices) + self._round_seconds(self._choices)
+        fits = bool(self._settings.batches) or needed <= self._settings.seconds * PLANNED
+        if not fits:
+            self.notes.append(f"left out, for {self._settings.seconds:g} s: all batches but the smallest")
+        return fits
+
+    def _label_seconds(self, wanted: Sequence[Choice]) -> float:
+        """That labels on one place take: of the references, and of each choice."""
+        side = self._side(wanted)
+        networks = dict.fromkeys(choice.network for choice in wanted)
+        references = sum(self._rates[n] * math.prod(side) * (1 if n.is_local else 16) for n in networks)
+        return references + sum(self._rates[c.network] * self._inferred(c.tiling) for c in wanted)
+
+    def _round_seconds(self, wanted: Sequence[Choice]) -> float:
+        """That one round of speed takes."""
+        keys = dict.fromkeys((c.network, c.tiling.tile) for c in wanted)
+        return sum(self._rates[n] * math.prod(tile) * self._tiles_timed(n, tile) for n, tile in keys)
+
+    def _tiles_timed(self, network: Network, tile: Axes) -> int:
+        """To time a tile once in each of its batches: the model is loaded, warmed up and timed."""
+        return self.calls * sum(2 * batch + max(TIMED, batch) for batch in self._batches(network, tile))
+
+    def _batches(self, network: Network, tile: Axes) -> tuple[int, ...]:
+        return batches(network, tile, self._settings)[: None if self._several else 1]
+
+    def _inferred(self, tiling: Tiling) -> int:
+        """Pixels of all tiles of a sample."""
+        steps = [e // one for e, one in zip(extent(tiling, self._wanted), step(tiling), strict=True)]
+        endless = math.prod(steps)
+        tiles = min([endless, *([max(len(Cover(shape, tiling)) for shape in self._shapes)] if self._shapes else [])])
+        return tiles * math.prod(tiling.tile)
+
+    def _side(self, wanted: Sequence[Choice]) -> Axes:
+        """Of a place that has room for all; no larger than the largest case."""
+        largest = [max(axis) for axis in zip(*(extent(c.tiling, self._wanted) for c in wanted), strict=True)]
+        if self._shapes:
+            largest = [min(n, max(axis)) for n, axis in zip(largest, zip(*self._shapes, strict=True), strict=True)]
+        return tuple(largest)
+
+    def _fits_memory(self, wanted: Sequence[Choice]) -> bool:
+        spec = self.first.spec
+        if not self.first.is_local:
+            return True
+        times = math.prod(self._side(wanted)) / (spec.batch * math.prod(spec.tiling.tile))
+        return spec.network_mb * 1e6 * times <= memory() * MEMORY_SHARE
+
+    def _find_places(self) -> list[Place]:
+        room = self._settings.seconds * PLANNED - EVEN * self._round_seconds(self._choices)
+        count = int(room / self._label_seconds(self._choices))
+        return self._look(self._side(self._choices), max(1, min(PLACES, count)))
+
+    @property
+    def compared_on(self) -> str:
+        sizes = dict.fromkeys(_by(place.window.shape) for place in self._places)
+        boxes = f"{len(self._places)} boxes" if len(self._places) > 1 else "a box"
+        return f"{boxes} of {', '.join(sizes)} px of {named(self._places)}"
+
+    @property
+    def reference(self) -> str:
+        if self.first.is_local:
+            return f"{self.first.name} on the whole box in one call"
+        return f"{self.first.name} with its tiles sharing three quarters, each label from the middle of one"
+
+    def count(self) -> dict[Choice, Count]:
+        """Labels of all choices beside the references, place by place; a tile that the model cannot take is left out."""
+        counts: dict[Choice, Count] = {}
+        refused: set[tuple[Network, Axes]] = set()
+        for number, place in enumerate(self._places, 1):
+            self._tell(f"labels on box {number} of {len(self._places)}, choices: {len(self._choices)}")
+            benches = {n: Bench(n, place, self._bands, self.calls) for n in self._networks}
+            for key, own in self._by_tile():
+                if key in refused:
+                    continue
+                try:
+                    model = load(own[0].network.with_tiling(own[0].tiling))
+                except ModelError as error:
+                    refused.add(key)
+                    self.notes.append(f"{key[0].name} does not take tile {_by(key[1])}: {error}")
+                    continue
+                for choice in own:
+                    count = benches[choice.network].compare(model, choice, benches[self.first].reference, self._wanted)
+                    counts[choice] = counts.get(choice, Count()) + count
+        return counts
+
+    def _by_tile(self) -> Iterator[tuple[tuple[Network, Axes], list[Choice]]]:
+        """Choices that one loaded model serves."""
+        keys = dict.fromkeys((c.network, c.tiling.tile) for c in self._choices)
+        for key in keys:
+            yield key, [c for c in self._choices if (c.network, c.tiling.tile) == key]
+
+    def time(self, counts: dict[Choice, Count]) -> dict[Setting, Speed]:
+        """Seconds per tile of every file, tile and batch, in rounds until the budget is spent; once at least."""
+        keys = dict.fromkeys((c.network, c.tiling.tile) for c in counts)
+        settings = [(n, tile, batch) for n, tile in keys for batch in self._batches(n, tile)]
+        tiles = {key: self._tiles(*key) for key in keys}
+        seconds: dict[Setting, list[float]] = {setting: [] for setting in settings}
+        spent = 0.0
+        while settings and len(seconds[settings[0]]) < ROUNDS and (not spent or time.monotonic() + spent < self._deadline):
+            began = time.monotonic()
+            self._tell(f"round {len(seconds[settings[0]]) + 1} of speed, settings of tile and batch: {len(settings)}")
+            for setting in settings:
+                seconds[setting].append(self._time(setting, tiles[setting[:2]]))
+            settings = _hopeful(settings, seconds)
+            spent = time.monotonic() - began
+        first = next(iter(seconds.values()))
+        return {setting: speed(found, first) for setting, found in seconds.items()}
+
+    def _tiles(self, network: Network, tile: Axes) -> list[Pixels]:
+        held, scaling = self._places[0].hold(network.spec, self._bands)
+        return tiles_of(held, scaling, network.with_tiling(_with_tile(network, tile)))
+
+    def _time(self, setting: Setting, tiles: Sequence[Pixels]) -> float:
+        network, tile, batch = setting
+        return seconds_per_tile(network.with_tiling(_with_tile(network, tile), batch), tiles, self.calls)
+
+    def tiles_per_megapixel(self, tiling: Tiling) -> float:
+        """Over the scenes; on an endless one where there are none."""
+        if not self._shapes:
+            return 1e6 / math.prod(step(tiling))
+        return 1e6 * sum(len(Cover(shape, tiling)) for shape in self._shapes) / sum(map(math.prod, self._shapes))
+
+
+def _with_tile(network: Network, tile: Axes) -> Tiling:
+    own = network.spec.tiling
+    shares = zip(tile, own.tile, own.overlap, own.align, strict=True)
+    return replace(own, tile=tile, overlap=tuple(t * o // whole // a * a for t, whole, o, a in shares))
+
+
+def _hopeful(settings: Sequence[Setting], seconds: dict[Setting, list[float]]) -> list[Setting]:
+    """Without the batches that the first round has shown to be slow; the first setting is what others are compared with."""
+    fastest: dict[tuple[Network, Axes], float] = {}
+    for setting in settings:
+        fastest[setting[:2]] = min(seconds[setting][0], fastest.get(setting[:2], math.inf))
+    return [s for s in settings if s is settings[0] or seconds[s][0] <= HOPELESS * fastest[s[:2]]]
+
+
+def _by(sizes: Axes) -> str:
+    return str(sizes[0]) if len(set(sizes)) == 1 else " x ".join(map(str, sizes))

@@ -1,0 +1,160 @@
+"""Where labels are compared: boxes of scenes, or noise, held in memory."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.export.tiles import noise, raw_tiles
+from segpipe.pipeline.batches import open_sheet, scaling_of
+from segpipe.pipeline.cases import Case
+from segpipe.pipeline.errors import InputError
+from segpipe.pipeline.gdal import gdal_options
+from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.scaling import Scaling, unscaled
+from segpipe.pipeline.sources import Invalid, Pixels
+from segpipe.pipeline.spec import ModelSpec
+from segpipe.pipeline.windows import Window
+from segpipe.tune.settings import NOISE
+
+Axes = tuple[int, ...]
+
+VALID = 0.5
+"""Share of valid pixels from which a box is good enough to look no further."""
+
+LOOKS = (0.5, 0.25, 0.75)
+"""Where in a scene boxes lie, as shares of the room that there is, the middle first."""
+
+SURVEYED = 16
+"""Scenes whose sizes say how many tiles a megapixel takes."""
+
+
+class Held:
+    """A box of a case in memory: a source like any other."""
+
+    picture = False
+    files: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, pixels: Pixels, invalid: Invalid | None) -> None:
+        self._pixels, self._invalid = pixels, invalid
+        self.grid, self.dtype = Grid(pixels.shape[1:]), pixels.dtype
+
+    def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
+        box = tuple(slice(a, b) for a, b in zip(window.start, window.stop, strict=True))
+        return self._pixels[(slice(None), *box)], None if self._invalid is None else self._invalid[box]
+
+    def room(self, shape: tuple[int, ...]) -> int:
+        """None of it is decoded."""
+        del shape
+        return 0
+
+    def cut(self, window: Window) -> "Held":
+        """A box of it, without a copy."""
+        return Held(*self.read(window))
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        return np.ones(self.grid.shape, bool) if self._invalid is None else ~self._invalid
+
+    def tags(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Of no file: what scales a box was made from the tags of its case."""
+        return np.ones(len(self._pixels)), np.zeros(len(self._pixels))
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """A box of a case; of noise where it has no case."""
+
+    window: Window
+    whole: tuple[bool, ...]
+    """Per axis, whether the box is all of the case."""
+    case: Case | None = None
+    seed: int = 0
+
+    def hold(self, spec: ModelSpec, bands: tuple[int, ...] | None) -> tuple[Held, Scaling]:
+        """Its pixels, and how they are scaled for a model."""
+        if self.case is None:
+            return _noise(self.window.shape, spec, self.seed)
+        source, _ = open_sheet(self.case, spec, bands)
+        with closing(source):
+            return Held(*source.read(self.window)), scaling_of(source, spec.contract)
+
+
+def _noise(shape: Axes, spec: ModelSpec, seed: int) -> tuple[Held, Scaling]:
+    contract, dtype = spec.contract, np.dtype(spec.input_dtype)
+    count = contract.channel_count
+    scaled = noise((count, *shape), seed)
+    if contract.scaling == "host":
+        return Held(scaled, None), Scaling(np.ones(count), np.zeros(count))
+    (raw,) = raw_tiles([scaled], contract, str(dtype) if dtype.kind in "iu" else "uint16")
+    return Held(raw, None), unscaled(contract)
+
+
+def survey(cases: Sequence[Case], spec: ModelSpec, bands: tuple[int, ...] | None) -> list[Axes]:
+    """Shapes of some of the cases, evenly over all.
+
+    Raises:
+        SourceError: one does not fit the model.
+    """
+    shapes = []
+    for case in cases[:: max(1, len(cases) // SURVEYED)][:SURVEYED]:
+        source, sheet = open_sheet(case, spec, bands)
+        source.close()
+        shapes.append(sheet.grid.shape)
+    return shapes
+
+
+def find_places(
+    cases: Sequence[Case], side: Axes, count: int, spec: ModelSpec, bands: tuple[int, ...] | None
+) -> list[Place]:
+    """Up to ``count`` boxes of ``side`` with mostly valid pixels, in as many cases as can be; noise without cases.
+
+    Raises:
+        InputError: no valid pixel was found.
+    """
+    if not cases:
+        window = Window((0,) * len(side), side)
+        return [Place(window, (False,) * len(side), seed=seed) for seed in range(count)]
+    looked: list[tuple[float, Place]] = []
+    with gdal_options():
+        for look in _looks(cases[:: max(1, len(cases) // count)], side, spec, bands):
+            looked.append(look)
+            if sum(share >= VALID for share, _ in looked) == count:
+                break
+    best = sorted((look for look in looked if look[0] > 0), key=lambda look: -min(look[0], VALID))
+    if not best:
+        raise InputError(f"{cases[0].path} must hold valid pixels to compare labels on, and where it was looked at are none")
+    return [place for _, place in best[:count]]
+
+
+def _looks(
+    cases: Sequence[Case], side: Axes, spec: ModelSpec, bands: tuple[int, ...] | None
+) -> Iterator[tuple[float, Place]]:
+    """Boxes to look at, each once, with their share of valid pixels: the middle of every case, then elsewhere in them."""
+    seen: set[Place] = set()
+    for shares, case in product(product(LOOKS, repeat=len(side)), cases):
+        source, sheet = open_sheet(case, spec, bands)
+        with closing(source):
+            place = _place(case, sheet.grid.shape, side, shares)
+            if place not in seen:
+                seen.add(place)
+                yield float(Held(*source.read(place.window)).valid.mean()), place
+
+
+def _place(case: Case, shape: Axes, side: Axes, shares: Sequence[float]) -> Place:
+    size = tuple(map(min, side, shape))
+    start = tuple(int((n - s) * share) for n, s, share in zip(shape, size, shares, strict=True))
+    window = Window(start, tuple(a + n for a, n in zip(start, size, strict=True)))
+    return Place(window, tuple(n == s for n, s in zip(shape, size, strict=True)), case)
+
+
+def named(places: Sequence[Place]) -> str:
+    """What labels were compared on, for a person."""
+    names = dict.fromkeys(NOISE if place.case is None else place.case.name for place in places)
+    return ", ".join(names)

@@ -1,0 +1,55 @@
+"""What is tuned, and for how long."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segpipe.pipeline.config import Settings, load_settings
+from segpipe.pipeline.errors import SettingsError
+
+NOISE = "noise"
+
+
+@dataclass(frozen=True)
+class TuneSettings:
+    """What ``segpipe tune`` was asked. Empty candidates mean: those that the contract suggests."""
+
+    model: Path
+    also: tuple[Path, ...] = ()
+    """Other files of the same network, such as its int8."""
+    input: tuple[str, ...] = ()
+    """Scenes; noise where there are none."""
+    contract: Path | None = None
+    bands: str | None = None
+    blend: str | None = None
+    device: str | None = None
+    tiles: tuple[int, ...] = ()
+    overlaps: tuple[int, ...] = ()
+    batches: tuple[int, ...] = ()
+    seconds: float = 90.0
+    """To spend; what does not fit is left out, and said to be."""
+    min_agreement: float = 0.99
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_agreement <= 1:
+            raise SettingsError(f"--min-agreement is a share of labels, above 0 and up to 1, got {self.min_agreement:g}")
+        if self.seconds <= 0:
+            raise SettingsError(f"--seconds must be above 0, got {self.seconds:g}")
+        for flag, values, least in (("tile", self.tiles, 1), ("overlap", self.overlaps, 0), ("batch", self.batches, 1)):
+            if min(values, default=least) < least:
+                raise SettingsError(f"--{flag} must be at least {least}, got {min(values)}")
+        files = [path.resolve() for path in (self.model, *self.also)]
+        if len(set(files)) < len(files):
+            raise SettingsError("--also names another file of the model, got the same one twice: leave it out")
+
+    def of_run(self, model: Path) -> Settings:
+        """Settings of the run that a file would be used in."""
+        values: dict[str, Any] = {"input": self.input or (NOISE,), "model": model, "contract": self.contract}
+        return load_settings(None, values | {"bands": self.bands, "blend": self.blend, "device": self.device})
+
+    @property
+    def flags(self) -> list[str]:
+        """Those of ``segpipe run`` that stay the same whatever is chosen."""
+        named = {"--contract": self.contract, "--bands": self.bands, "--blend": self.blend, "--device": self.device}
+        inputs = [part for text in self.input for part in ("--input", text)]
+        return [*inputs, *(part for flag, value in named.items() if value is not None for part in (flag, str(value)))]

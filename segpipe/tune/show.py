@@ -1,0 +1,126 @@
+"""What was measured, for a person or a program."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from segpipe.tune.choices import Axes
+from segpipe.tune.measure import Tuned
+from segpipe.tune.table import Row
+
+HEAD = ("", "model", "tile", "overlap", "batch", "tiles/Mpx", "s/Mpx", "times as fast", "labels equal", "seam error")
+
+
+def print_tuned(tuned: Tuned) -> None:
+    """Choices from the fastest to the slowest, the time of tiles, and the flags to use."""
+    console = Console(markup=False, highlight=False, emoji=False)
+    for line in _about(tuned):
+        click.echo(line)
+    _print(console, HEAD, [_cells(row) for row in tuned.rows])
+    click.echo("\n* no other is as fast with as many equal labels   > to take   = the contract's own\n")
+    _print(console, ("", "model", "tile", "batch", "s/tile", "spread", "rounds"), _speed_cells(tuned))
+    click.echo()
+    for line in _advice(tuned):
+        click.echo(line)
+
+
+def as_json(tuned: Tuned) -> str:
+    """One object with all that was measured."""
+    speeds = [
+        {"model": str(n.spec.path), "tile": tile, "batch": batch, "seconds_per_tile": speed.seconds, "rounds": speed.rounds}
+        for (n, tile, batch), speed in tuned.speeds.items()
+    ]
+    values = {
+        "compared_on": tuned.compared_on,
+        "reference": tuned.reference,
+        "min_agreement": tuned.min_agreement,
+        "calls": tuned.calls,
+        "seconds": round(tuned.seconds, 1),
+        "device": tuned.device,
+        "notes": tuned.notes,
+        "choices": [_values(row) for row in tuned.rows],
+        "speeds": speeds,
+        "command": command(tuned, tuned.best) if tuned.best else None,
+    }
+    return json.dumps(values, ensure_ascii=False)
+
+
+def _values(row: Row) -> dict[str, Any]:
+    tiling = row.choice.tiling
+    told = ("batch", "tiles_per_megapixel", "seconds_per_megapixel", "seam_error", "equal", "times_as_fast", "front", "best")
+    where = {"model": str(row.choice.network.spec.path), "tile": tiling.tile, "overlap": tiling.overlap}
+    return {**where, **{key: getattr(row, key) for key in told}, "own": row.choice.is_own}
+
+
+def command(tuned: Tuned, row: Row) -> str:
+    """The run that a row stands for."""
+    tiling = row.choice.tiling
+    sizes = {"--tile": _flag(tiling.tile), "--overlap": _flag(tiling.overlap), "--batch": str(row.batch)}
+    chosen = [part for flag, value in sizes.items() for part in (flag, value)]
+    return shlex.join(["segpipe", "run", "--model", str(row.choice.network.spec.path), *chosen, *tuned.flags])
+
+
+def _about(tuned: Tuned) -> list[str]:
+    noise = [] if any(part == "--input" for part in tuned.flags) else ["note: seam error on noise says little of scenes"]
+    return [
+        f"labels compared on {tuned.compared_on}",
+        f"reference: {tuned.reference}",
+        f"speed: tiles in memory, {tuned.calls} calls in flight on {tuned.device['processor']}; without reading and writing",
+        *noise,
+        *(f"note: {note}" for note in tuned.notes),
+        "",
+    ]
+
+
+def _cells(row: Row) -> list[str]:
+    tiling = row.choice.tiling
+    marks = ("*" if row.front else " ") + (">" if row.best else " ") + ("=" if row.choice.is_own else " ")
+    sizes = [_flag(tiling.tile), _flag(tiling.overlap), str(row.batch)]
+    cost = [f"{row.tiles_per_megapixel:.2f}", f"{row.seconds_per_megapixel:.3f}", f"{row.times_as_fast:.2f}"]
+    return [marks, row.choice.network.name, *sizes, *cost, f"{row.equal:.3%}", f"{row.seam_error:.3%}"]
+
+
+def _speed_cells(tuned: Tuned) -> list[list[str]]:
+    return [
+        ["", n.name, _flag(tile), str(batch), f"{s.seconds:.4f}", f"{s.spread:.0%}", str(len(s.rounds))]
+        for (n, tile, batch), s in tuned.speeds.items()
+    ]
+
+
+def _print(console: Console, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table in a terminal, aligned lines elsewhere."""
+    if console.is_terminal:
+        table = Table(*head)
+        for column in table.columns[2:]:
+            column.justify = "right"
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+        return
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        left = [cell.ljust(width) for cell, width in zip(row[:2], widths, strict=False)]
+        right = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
+        click.echo("  ".join([*left, *right]).rstrip())
+
+
+def _advice(tuned: Tuned) -> list[str]:
+    best, asked = tuned.best, f"{tuned.min_agreement:.2%}"
+    if best is None:
+        top = max(tuned.rows, key=lambda row: row.equal)
+        return [f"no choice gives {asked} equal labels; the nearest, with {top.equal:.3%}:", f"  {command(tuned, top)}"]
+    return [
+        f"the fastest with at least {asked} equal labels: {best.times_as_fast:.2f} times as fast as the contract's own, "
+        f"{best.equal:.3%} equal labels",
+        f"  {command(tuned, best)}",
+    ]
+
+
+def _flag(sizes: Axes) -> str:
+    """As ``--tile`` takes it."""
+    return str(sizes[0]) if len(set(sizes)) == 1 else ",".join(map(str, sizes))

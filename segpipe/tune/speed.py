@@ -1,0 +1,88 @@
+"""How long a tile takes with its pixels in memory: through the model, blended and decided, as in a run."""
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import Any
+
+from numpy.typing import NDArray
+
+from segpipe.pipeline.batches import Sheet, Tile, batches, read_tile
+from segpipe.pipeline.blend import blend
+from segpipe.pipeline.decide import decide
+from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.labels import Decision
+from segpipe.pipeline.model import Model, load
+from segpipe.pipeline.predict import predict
+from segpipe.pipeline.scaling import Scaling
+from segpipe.pipeline.spec import ModelSpec
+from segpipe.pipeline.windows import Cover
+from segpipe.tune.labels import HELD
+from segpipe.tune.places import Held
+
+Pixels = NDArray[Any]
+
+TIMED = 2
+"""Tiles per call in flight that are timed, or a batch if that is more."""
+
+TILES_HELD = 4
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds per tile, all calls in flight together, once per round."""
+
+    rounds: tuple[float, ...]
+    relative: float
+    """Times what the first setting takes, median over the rounds that both were in: a busy machine slows both."""
+    seconds: float
+    """What the first setting takes in the middle, times that."""
+
+    @property
+    def spread(self) -> float:
+        """Between the fastest and the slowest round, as a share of ``seconds``."""
+        return (max(self.rounds) - min(self.rounds)) / self.seconds
+
+
+def speed(rounds: Sequence[float], first: Sequence[float]) -> Speed:
+    """Of rounds of one setting, the first of which were also rounds of the first setting."""
+    relative = statistics.median(own / other for own, other in zip(rounds, first, strict=False))
+    return Speed(tuple(rounds), relative, relative * statistics.median(first))
+
+
+def tiles_of(held: Held, scaling: Scaling, spec: ModelSpec) -> list[Pixels]:
+    """A few scaled tiles with valid pixels, mirrored where the box is smaller than a tile."""
+    cover = Cover(held.grid.shape, spec.tiling)
+    found = (read_tile(held, cover, index, scaling)[0] for index in cover)
+    return list(islice((pixels for pixels in found if pixels is not None), TILES_HELD))
+
+
+def seconds_per_tile(spec: ModelSpec, tiles: Sequence[Pixels], calls: int) -> float:
+    """Wall time over the tiles that were done in it, after a batch per call to warm up."""
+    model = load(spec)
+    once, count = calls * spec.batch, calls * max(TIMED, spec.batch)
+    _pass(model, tiles, once, calls)
+    started = time.perf_counter()
+    _pass(model, tiles, count, calls)
+    return (time.perf_counter() - started) / count
+
+
+def _pass(model: Model, tiles: Sequence[Pixels], count: int, calls: int) -> None:
+    """A row of windows with the model's tile and overlap through all stages but reading and writing."""
+    tiling = model.spec.tiling
+    long = [(t - o) // a * a for t, o, a in zip(tiling.tile, tiling.overlap, tiling.align, strict=True)]
+    shape = (*tiling.tile[:-1], tiling.tile[-1] + (count - 1) * long[-1])
+    cover = Cover(shape, tiling)
+    sheet = Sheet(Grid(shape), False, [], (), cover, 0.0, cover.whole)
+    decision = Decision(model.spec.contract, model.spec.blend_on, model.arrays)
+    with closing(predict(model, batches(_cycled(sheet, tiles), model.spec.batch), calls)) as scored:
+        for _ in decide(blend(scored, model.arrays), decision, confidence=False):
+            pass
+
+
+def _cycled(sheet: Sheet, tiles: Sequence[Pixels]) -> Iterator[Tile]:
+    for index, pixels in zip(sheet.cover, cycle(tiles), strict=False):
+        yield Tile(HELD, sheet, index, pixels)

@@ -1,0 +1,82 @@
+"""From counts and seconds to rows: what a choice costs, what it gives, which are worth a thought, and which to take."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from segpipe.pipeline.windows import Tiling
+from segpipe.tune.choices import Axes, Choice, Network
+from segpipe.tune.labels import Count
+from segpipe.tune.speed import Speed
+
+NOISE_OF_SPEED = 0.03
+"""Share by which two choices must differ in speed to be told apart; within it the one with more equal labels is better."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One choice with its fastest batch."""
+
+    choice: Choice
+    batch: int
+    tiles_per_megapixel: float
+    seconds_per_megapixel: float
+    """Of output, with inferred pixels that overlap or lie behind borders; all calls in flight together."""
+    seam_error: float
+    """Share of labels unlike the same file's reference."""
+    equal: float
+    """Share of labels like the first file's reference."""
+    times_as_fast: float
+    """As the first file with its contract's tile and overlap, at its fastest batch."""
+    front: bool = False
+    """Whether no other is as fast and as equal and better in one of the two."""
+    best: bool = False
+
+
+def make_rows(
+    counts: Mapping[Choice, Count],
+    speeds: Mapping[tuple[Network, Axes, int], Speed],
+    tiles_per_megapixel: Callable[[Tiling], float],
+    min_agreement: float,
+) -> list[Row]:
+    """Rows, the fastest first; the first choice is what the others are compared with."""
+    rows = [_row(choice, count, speeds, tiles_per_megapixel(choice.tiling)) for choice, count in counts.items()]
+    own = rows[0].seconds_per_megapixel
+    rows = [replace(row, times_as_fast=own / row.seconds_per_megapixel) for row in rows]
+    best = _best(rows, min_agreement)
+    rows = [replace(row, front=not any(_beats(other, row) for other in rows), best=row is best) for row in rows]
+    return sorted(rows, key=lambda row: (row.seconds_per_megapixel, -row.equal))
+
+
+def _row(choice: Choice, count: Count, speeds: Mapping[tuple[Network, Axes, int], Speed], tiles: float) -> Row:
+    key = choice.network, choice.tiling.tile
+    batch = _batch({b: speed for (network, tile, b), speed in speeds.items() if (network, tile) == key})
+    return Row(
+        choice=choice,
+        batch=batch,
+        tiles_per_megapixel=tiles,
+        seconds_per_megapixel=tiles * speeds[(*key, batch)].seconds,
+        seam_error=count.seams / count.compared if count.compared else 0.0,
+        equal=count.equal / count.compared if count.compared else 1.0,
+        times_as_fast=1.0,
+    )
+
+
+def _batch(speeds: Mapping[int, Speed]) -> int:
+    """The smallest that is as fast as the fastest, of those that were not given up after a round."""
+    rounds = max(len(speed.rounds) for speed in speeds.values())
+    seconds = {batch: speed.seconds for batch, speed in speeds.items() if len(speed.rounds) == rounds}
+    return min(b for b, took in seconds.items() if took <= min(seconds.values()) * (1 + NOISE_OF_SPEED))
+
+
+def _beats(a: Row, b: Row) -> bool:
+    as_good = a.seconds_per_megapixel <= b.seconds_per_megapixel and a.equal >= b.equal
+    return as_good and (a.seconds_per_megapixel < b.seconds_per_megapixel or a.equal > b.equal)
+
+
+def _best(rows: list[Row], min_agreement: float) -> Row | None:
+    """The fastest of those that agree; where several are as fast, the most equal, and the contract's own before others."""
+    good = [row for row in rows if row.equal >= min_agreement]
+    if not good:
+        return None
+    limit = min(row.seconds_per_megapixel for row in good) * (1 + NOISE_OF_SPEED)
+    return max((row for row in good if row.seconds_per_megapixel <= limit), key=lambda row: (row.equal, row.choice.is_own))

@@ -1,0 +1,163 @@
+"""Faults of storage that pass by themselves are waited for, whole case or part anew; all others are told at once."""
+
+import errno
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from networks import contract
+from scenes import DASK, SEGPIPE, SERIAL, begin, files, nothing, wait
+
+from segpipe.pipeline.contract import parse_contract
+from segpipe.pipeline.errors import OutputError, SourceError, foreseen
+from segpipe.pipeline.faults import is_passing, persistently
+from segpipe.pipeline.gdal import gdal_options
+from segpipe.pipeline.sources.raster import RasterSource
+from segpipe.pipeline.windows import Window
+
+AGAIN = "tried again in"
+
+
+@pytest.fixture
+def root(endpoint):
+    return endpoint.root
+
+
+def run(root, source, out, more, watch=nothing):
+    """Exit code, what was said, and the messages of the JSON log."""
+    (root / "log.jsonl").unlink(missing_ok=True)
+    command = [*SEGPIPE, "run", "-i", source, "-m", "plain.onnx", "-o", out, "--device", "cpu", "--log-file", "log.jsonl"]
+    code = wait(begin(root, [*command, *more.split()], root / "run.log"), watch)
+    lines = [json.loads(line) for line in (root / "log.jsonl").read_text().splitlines()]
+    return code, (root / "run.log").read_text(), [line["message"] for line in lines if line["event"] == "log"]
+
+
+def assert_masks(found, whole):
+    expected = {name: path.read_bytes() for name, path in files(whole).items() if path.suffix in {".tif", ".csv", ".xml"}}
+    assert {name: data for name, data in found.items() if not name.endswith(".json")} == expected
+
+
+@pytest.mark.parametrize("executor", [SERIAL, DASK], ids=["serial", "dask"])
+def test_reads_and_writes_that_a_server_refuses_for_a_while_are_done_anew(executor, root, endpoint):
+    prefix = f"refused-{len(executor)}"
+    endpoint.fail(
+        {
+            r"GET /scenes/in/a\.tif": 12,  # more than GDAL asks for in one go
+            rf"PUT /scenes/{prefix}/b\.tif$": 7,  # more than boto3 does
+            rf"PUT /scenes/{prefix}/\.parts/large\.\w+/000002\.npz": 7,
+        }
+    )
+    code, told, logged = run(root, "s3://scenes/in/", f"s3://scenes/{prefix}", f"{executor} --parts 6")
+    assert code == 0, told
+    for words in ("in/a.tif", f"{prefix}/b.tif", "000002.npz"):
+        assert any(words in message and AGAIN in message and "503" in message for message in logged), logged
+    assert_masks(endpoint.objects(prefix), root / "whole-plain")
+
+
+def test_a_server_that_stays_away_fails_the_case_alone_and_a_second_run_completes(root, endpoint):
+    endpoint.fail({r"GET /scenes/in/b\.tif": 10_000})
+    code, told, logged = run(root, "s3://scenes/in/", "s3://scenes/away", f"{SERIAL} --retries 1")
+    assert code == 1, told
+    assert "failed  b: s3://scenes/in/b.tif cannot be opened: HTTP response code: 503" in told
+    assert [AGAIN in message for message in logged] == [True]
+    endpoint.fail({})
+    assert run(root, "s3://scenes/in/", "s3://scenes/away", SERIAL)[0] == 0
+    assert_masks(endpoint.objects("away"), root / "whole-plain")
+
+
+def test_a_request_that_fails_is_never_taken_for_zeros(root, endpoint):
+    """GDAL reads where blocks lie when they are asked for, and takes a block without a place for an empty one."""
+    bands = parse_contract(contract(3, 2), "")
+    window = Window((150, 100), (300, 400))
+    with gdal_options():
+        endpoint.fail({"large": 100})
+        with pytest.raises(SourceError, match="503"):
+            RasterSource("s3://scenes/in/large.tif", bands, None)
+        endpoint.fail({})
+        source = RasterSource("s3://scenes/in/large.tif", bands, None)
+        endpoint.fail({"large": 10_000})
+        with pytest.raises(SourceError, match="503") as told:
+            source.read(window)
+        assert is_passing(told.value)
+        source.close()
+        endpoint.fail({})
+        source, local = (RasterSource(f"{place}/in/large.tif", bands, None) for place in ("s3://scenes", root))
+        np.testing.assert_array_equal(source.read(window)[0], local.read(window)[0])
+
+
+@pytest.mark.parametrize("executor", [SERIAL, DASK], ids=["serial", "dask"])
+def test_an_input_output_error_of_a_disk_is_waited_for(executor, root, tmp_path):
+    """The kernel's own: a process's memory is a file, and reading it where nothing lies is EIO."""
+    shutil.copytree(root / "in", tmp_path / "in")
+    shutil.copy2(root / "plain.onnx", tmp_path)
+    case = tmp_path / "in" / "a.tif"
+    case.rename(tmp_path / "kept.tif")
+    case.symlink_to("/proc/self/mem")
+    with pytest.raises(OSError, match="Input/output error"):
+        case.read_bytes()
+
+    def mend():
+        if case.is_symlink() and AGAIN in (tmp_path / "log.jsonl").read_text():
+            case.unlink()
+            (tmp_path / "kept.tif").rename(case)
+
+    code, told, logged = run(tmp_path, "in", "out", executor, lambda: (tmp_path / "log.jsonl").exists() and mend())
+    assert code == 0, told
+    assert logged == [f"in/a.tif cannot be opened: Input/output error: {AGAIN} 1 s"]
+    assert_masks({n: p.read_bytes() for n, p in files(tmp_path / "out").items() if p.is_file()}, root / "whole-plain")
+
+
+def test_what_does_not_pass_is_told_at_once(root, tmp_path):
+    shutil.copytree(root / "in", tmp_path / "in")
+    shutil.copy2(root / "plain.onnx", tmp_path)
+    os.truncate(tmp_path / "in" / "large.tif", 200_000)
+    (tmp_path / "in" / "a.tif").write_bytes(b"no raster")
+    code, told, logged = run(tmp_path, "in", "out", SERIAL)
+    assert (code, logged) == (1, []), told
+    assert "failed  large:" in told
+    assert "failed  a:" in told
+
+
+@pytest.mark.parametrize(
+    ("error", "passing"),
+    [
+        (OSError(errno.EIO, "Input/output error"), True),
+        (OSError(errno.ESTALE, "Stale file handle"), True),
+        (TimeoutError(errno.ETIMEDOUT, "timed out"), True),
+        (ConnectionResetError(errno.ECONNRESET, "reset"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (OSError(errno.EROFS, "Read-only file system"), False),
+        (FileNotFoundError(errno.ENOENT, "gone"), False),
+        (PermissionError(errno.EACCES, "denied"), False),
+        (SourceError("bands must be the model's channels"), False),
+        (ValueError("no such thing"), False),
+    ],
+)
+def test_what_passes(error, passing):
+    assert is_passing(error) is passing
+    assert is_passing(foreseen(error, "a.tif")) is passing
+    wrapped = OutputError("cannot be written")
+    wrapped.__cause__ = error
+    assert is_passing(wrapped) is passing
+
+
+def test_what_is_done_persistently(monkeypatch):
+    waited, faults = [], [OSError(errno.EIO, "first"), OSError(errno.EIO, "second")]
+    monkeypatch.setattr("time.sleep", waited.append)
+
+    def do():
+        if faults:
+            raise faults.pop(0)
+        return "done"
+
+    assert persistently(do, 4) == "done"
+    assert waited == [1.0, 2.0]
+    faults = [OSError(errno.EIO, str(number)) for number in range(9)]
+    with pytest.raises(OSError, match="2"):
+        persistently(do, 2)
+    faults = [OSError(errno.ENOSPC, "full")]
+    with pytest.raises(OSError, match="full"):
+        persistently(do, 4)
+    assert waited == [1.0, 2.0, 1.0, 2.0]

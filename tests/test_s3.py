@@ -1,0 +1,245 @@
+"""Object storage: the same run with inputs and output in a bucket, against a real S3 endpoint on loopback."""
+
+import json
+import os
+import subprocess
+import time
+from threading import Thread
+
+import pytest
+import rasterio
+from buckets import BUCKET
+from scenes import (
+    CASES,
+    DASK,
+    SEGPIPE,
+    SERIAL,
+    begin,
+    files,
+    nothing,
+    wait,
+    wait_until,
+)
+
+from segpipe.pipeline import lock
+from segpipe.pipeline.cases import find_cases, identities
+from segpipe.pipeline.errors import InputError, OutputError
+from segpipe.pipeline.stores.bucket import gdal_endpoint
+from segpipe.pipeline.stores.places import store_at
+
+PARTS = "--parts 6"
+
+
+@pytest.fixture
+def root(endpoint):
+    return endpoint.root
+
+
+def command(source, out, more):
+    return [*SEGPIPE, "run", "-v", "-i", source, "-m", "plain.onnx", "-o", out, "--device", "cpu", *more.split()]
+
+
+def run(root, out, more, source="s3://scenes/in/"):
+    log = root / "run.log"
+    code = wait(begin(root, command(source, out, more), log), nothing)
+    return code, log.read_text()
+
+
+def assert_as_local(endpoint, prefix, whole):
+    """Every file of a local run, byte for byte where it names no path, and no other."""
+    found = endpoint.objects(prefix)
+    assert sorted(found) == sorted(name for name, path in files(whole).items() if path.is_file())
+    for name, data in found.items():
+        if not name.endswith(".json"):
+            assert data == (whole / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("more", [SERIAL, f"{SERIAL} {PARTS}", f"{DASK} {PARTS}"], ids=["serial", "parts", "dask parts"])
+def test_a_bucket_gets_the_bytes_that_a_folder_gets(more, root, endpoint):
+    prefix = "".join(c for c in more if c.isalnum())
+    code, told = run(root, f"s3://scenes/{prefix}", more)
+    assert code == 0, told
+    assert_as_local(endpoint, prefix, root / "whole-plain")
+    masks = [line for line in endpoint.requests if line.startswith("PUT") and line.endswith(".tif") and ".parts" not in line]
+    assert sorted(masks) == sorted(f"PUT /{BUCKET}/{prefix}/{name}.tif" for name in CASES)  # one request each
+    assert list((root / "tmp").glob("segpipe*")) == []
+
+
+def test_a_second_run_does_what_is_missing_or_has_changed(root, endpoint):
+    endpoint.put_folder(root / "in", "changing")
+    source, out = "s3://scenes/changing/", "s3://scenes/resumed/"
+    assert run(root, out, SERIAL, source)[0] == 0
+    assert run(root, out, SERIAL, source)[1].count("skipped") == len(CASES)
+    endpoint.client.delete_object(Bucket=BUCKET, Key="resumed/b.tif")
+    endpoint.put("changing/a.tif", (root / "in" / "b.tif").read_bytes())
+    endpoint.put("changing/sub/c.tif.msk", b"")  # a sidecar that has come
+    code, told = run(root, out, SERIAL, source)
+    assert code == 0, told
+    redone = [name for name in CASES if f"done  {name} " in told]
+    assert sorted(redone) == ["a", "b", "sub/c"]
+    assert endpoint.objects("resumed")["a.tif"] == (root / "whole-plain" / "b.tif").read_bytes()
+    assert run(root, out, f"{SERIAL} --overwrite", source)[1].count("skipped") == 0
+
+
+def test_status_of_a_bucket(root, endpoint):
+    endpoint.put_folder(root / "in", "few")
+    assert run(root, "s3://scenes/told", SERIAL, "s3://scenes/few/")[0] == 0
+    endpoint.put("few/new.tif", (root / "in" / "a.tif").read_bytes())
+    told = subprocess.run([*SEGPIPE, "status", "s3://scenes/told", "--json"], capture_output=True, text=True, check=False)
+    status = json.loads(told.stdout)
+    assert (told.returncode, status["done"], status["missing"], status["running"]) == (1, len(CASES), ["new"], None)
+    assert "-o s3://scenes/told" in status["command"]
+    none = subprocess.run([*SEGPIPE, "status", "s3://scenes/none"], capture_output=True, text=True, check=False)
+    assert (none.returncode, "s3://scenes/none must be the output of a run" in none.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("executor", [SERIAL, DASK], ids=["serial", "dask"])
+def test_a_killed_run_goes_on_part_by_part_and_its_lock_is_cleared(executor, root, endpoint):
+    prefix = f"killed-{len(executor)}"
+    process = begin(root, command("s3://scenes/in/", f"s3://scenes/{prefix}", f"{executor} --parts 12"), root / "killed.log")
+
+    def done():
+        return [line for line in endpoint.requests if line.startswith("PUT") and line.endswith(".npz")]
+
+    wait_until(lambda: len(done()) > 3, process)
+    if executor == SERIAL:
+        refused, told = run(root, f"s3://scenes/{prefix}", SERIAL)
+        assert refused == 2
+        assert f"process {process.pid} on" in told
+    os.killpg(process.pid, 9)
+    process.wait()
+    assert ".segpipe.lock" in endpoint.objects(prefix)
+    before = {name: data for name, data in endpoint.objects(prefix).items() if name.endswith(".npz")}
+    endpoint.forget()
+    code, told = run(root, f"s3://scenes/{prefix}", f"{executor} --parts 12")
+    assert code == 0, told
+    again = {line.removeprefix(f"PUT /{BUCKET}/{prefix}/") for line in done()}
+    assert before
+    assert not again & set(before)
+    assert_as_local(endpoint, prefix, root / "whole-plain")
+    assert list((root / "tmp").glob("segpipe*")) == []
+
+
+def test_another_machine_holds_it_while_it_gives_signs_of_life(endpoint, monkeypatch):
+    store = store_at("s3://scenes/elsewhere")
+    held = json.dumps({"host": "elsewhere", "pid": 1, "began": "1"}).encode()
+    store.write(lock.NAME, held)
+    with pytest.raises(OutputError, match="process 1 on elsewhere"), lock.locked(store):
+        pass
+    assert 0 <= store.age(lock.NAME) < 60
+    monkeypatch.setattr(lock, "STALE", -1.0)
+    with lock.locked(store) as killed:
+        assert killed
+        assert json.loads(store.read(lock.NAME))["pid"] == os.getpid()
+    assert not store.has(lock.NAME)
+
+
+def test_a_heartbeat_makes_a_lock_young_but_never_takes_one_back(endpoint):
+    store = store_at("s3://scenes/beats")
+    assert store.create("lock", b"mine")
+    time.sleep(2.1)  # a store's clock counts seconds
+    old = store.age("lock")
+    store.touch("lock", b"mine")
+    assert store.age("lock") < old
+    store.write("lock", b"another's")
+    store.touch("lock", b"mine")
+    assert store.read("lock") == b"another's"
+
+
+def test_of_many_at_once_one_gets_it(endpoint):
+    store, got = store_at("s3://scenes/race"), []
+
+    def grab(number):
+        got.append(store.create("lock", str(number).encode()))
+
+    threads = [Thread(target=grab, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(got) == [False] * 7 + [True]
+
+
+def test_what_inputs_mean(root, endpoint, tmp_path):
+    assert [case.name for case in find_cases(["s3://scenes/in/"])] == sorted(CASES)
+    assert [case.name for case in find_cases(["s3://scenes/in"])] == sorted(CASES)
+    (single,) = find_cases(["s3://scenes/in/sub/c.tif"])
+    assert (single.name, single.path) == ("c", "s3://scenes/in/sub/c.tif")
+    (tmp_path / "list.txt").write_text("s3://scenes/in/a.tif\n/vsis3/scenes/in/sub/c.tif\n")
+    assert [case.name for case in find_cases([str(tmp_path / "list.txt")])] == ["a", "c"]
+    endpoint.put("in/.hidden/x.tif", b"")
+    endpoint.put("in/notes.pdf", b"")
+    assert [case.name for case in find_cases(["s3://scenes/in/"])] == sorted(CASES)
+    for key in ("in/.hidden/x.tif", "in/notes.pdf"):
+        endpoint.client.delete_object(Bucket=BUCKET, Key=key)
+    with pytest.raises(InputError, match="the input must exist, got s3://scenes/nowhere"):
+        find_cases(["s3://scenes/nowhere"])
+    with pytest.raises(InputError, match="cannot be listed: s3://nobodys/in/: there is no such object or bucket"):
+        find_cases(["s3://nobodys/in/"])
+
+
+def test_the_identity_of_an_object_has_its_etag_and_its_sidecars(root, endpoint):
+    endpoint.put_folder(root / "in" / "sub", "same")
+    before = identities("s3://scenes/same/c.tif", ["/vsis3/scenes/same/c.tif"])
+    assert [found["path"] for found in before] == ["s3://scenes/same/c.tif"]
+    assert before[0]["size"] == (root / "in" / "sub" / "c.tif").stat().st_size
+    assert before == identities("/vsis3/scenes/same/c.tif", ["s3://scenes/same/c.tif"])
+    endpoint.put("same/c.tfw", b"1\n0\n0\n-1\n0\n0\n")
+    after = identities("s3://scenes/same/c.tif", ["s3://scenes/same/c.tif"])
+    assert [found["path"] for found in after] == ["s3://scenes/same/c.tfw", "s3://scenes/same/c.tif"]
+
+
+@pytest.mark.parametrize(
+    ("source", "out", "words"),
+    [
+        ("s3://scenes/in/", "s3://scenes/in/out", "must not lie inside the input"),
+        ("s3://scenes/in/a.tif", "s3://scenes/in", "would lie on or beside it"),
+        ("in", "s3://nobodys/out", "must be in a bucket that exists, got nobodys"),
+        ("in", "s3:///out", "must name a bucket"),
+    ],
+)
+def test_what_cannot_be_written_to_is_refused(source, out, words, root, endpoint):
+    code, told = run(root, out, SERIAL, source)
+    assert (code, words in told) == (2, True), told
+
+
+def test_a_mask_replaces_no_object_that_segpipe_did_not_write(root, endpoint):
+    endpoint.put("taken/a.tif", (root / "in" / "b.tif").read_bytes())
+    code, told = run(root, "s3://scenes/taken", SERIAL)
+    assert code == 1
+    assert "s3://scenes/taken/a.tif is an input or was not written by segpipe" in told
+    assert endpoint.objects("taken")["a.tif"] == (root / "in" / "b.tif").read_bytes()
+
+
+def test_without_boto3_the_command_that_installs_it_is_named(root, endpoint, tmp_path):
+    (tmp_path / "boto3.py").write_text("raise ModuleNotFoundError(\"No module named 'boto3'\", name='boto3')\n")
+    told = subprocess.run(
+        command("s3://scenes/in/", "out", SERIAL),
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (told.returncode, "pip install 'segpipe[s3]'" in told.stderr) == (2, True), told.stderr
+
+
+def test_gdal_is_told_of_the_endpoint_once(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://one.example/")
+    assert gdal_endpoint() == {"AWS_S3_ENDPOINT": "one.example", "AWS_HTTPS": "YES", "AWS_VIRTUAL_HOSTING": "NO"}
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9000")
+    monkeypatch.setenv("AWS_VIRTUAL_HOSTING", "TRUE")
+    assert gdal_endpoint() == {"AWS_S3_ENDPOINT": "127.0.0.1:9000", "AWS_HTTPS": "NO"}
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
+    assert gdal_endpoint() == {}
+
+
+def test_a_raster_alone_is_opened_without_listing_its_folder(root, endpoint):
+    endpoint.put_folder(root / "in", "many")
+    endpoint.put("many/sub/c.tfw", b"10\n0\n0\n-10\n7\n8\n")
+    run(root, "s3://scenes/opened", SERIAL, "s3://scenes/many/")
+    with rasterio.MemoryFile(endpoint.objects("opened")["sub/c.tif"]) as memory, memory.open() as mask:
+        assert mask.transform.a == 10  # the world file was seen
+    listed = [line for line in endpoint.requests if "delimiter=%2F" in line and "prefix=many%2F" in line]
+    assert {line for line in listed if "prefix=many%2F " in f"{line} "} == set()

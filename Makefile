@@ -34,8 +34,11 @@ check: $(VENV)/developed
 	$(BIN)/lint-imports --no-cache
 
 bench: $(VENV)/developed
-	$(BIN)/python benchmarks/overhead.py
+	$(INSTALL) '.[bench]'
+	$(BIN)/python benchmarks/limit.py
+	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/many.py
 	$(BIN)/python benchmarks/seams.py
 	$(BIN)/python benchmarks/precision.py
 

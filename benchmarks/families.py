@@ -694,7 +694,7 @@ docs/export.md`, and each family is run through `segpipe run` against torch in `
 
 def page(lines: Mapping[str, str]) -> str:
     """The whole document, for lines of the table by their family."""
-    from scenes import machine
+    from machine import machine
 
     limits = {name: f"{share:.4%}".rstrip("0%").rstrip(".") + " %" for name, share in LEAST_AGREEMENT.items()}
     head = PAGE.format(labels=limits.pop("fp32"), scores=f"{LARGEST_DIFFERENCE['fp32']:g}", **limits)

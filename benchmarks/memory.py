@@ -7,15 +7,15 @@ fixed by segpipe. Limit: within 15 %.
 import argparse
 import json
 import shutil
-import subprocess
 import sys
-import time
 from pathlib import Path
 
-from scenes import SCRATCH, islands, machine, network, scene
+import history
+from children import watched
+from machine import machine
+from scenes import SCRATCH, islands, network, scene
 
 LIMIT = 1.15
-INTERVAL = 0.05
 
 
 def run(model: Path, source: Path, executor: str) -> tuple[float, float]:
@@ -23,33 +23,8 @@ def run(model: Path, source: Path, executor: str) -> tuple[float, float]:
     out = SCRATCH / "out"
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "-m", "segpipe.cli", "run", "--input", source, "--model", model, "--output", out]
-    command += ["--device", "cpu", "--executor", executor]
-    started, peak = time.perf_counter(), 0.0
-    with subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None:
-            peak = max(peak, sum(pss(pid) for pid in family(process.pid)))
-            time.sleep(INTERVAL)
-    if process.returncode:
-        raise SystemExit(f"the run failed with exit code {process.returncode}")
-    return peak, time.perf_counter() - started
-
-
-def family(pid: int) -> list[int]:
-    """A process and all below it."""
-    try:
-        children = [int(p) for task in Path(f"/proc/{pid}/task").iterdir() for p in (task / "children").read_text().split()]
-    except OSError:
-        return []
-    return [pid, *(below for child in children for below in family(child))]
-
-
-def pss(pid: int) -> float:
-    """Proportional set size in MB; 0 for a process that has just ended."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss:")), 0.0)
+    child = watched([*command, "--device", "cpu", "--executor", executor])
+    return child.peak_mb, child.seconds
 
 
 def main() -> None:
@@ -72,6 +47,8 @@ def main() -> None:
     ratio = peaks[1] / peaks[0]
     print(f"ratio {ratio:.3f} (limit {LIMIT}), network {arguments.network}, 5 classes, executor {arguments.executor}")
     (SCRATCH / "memory.json").write_text(json.dumps({"machine": machine(), "peak_mb": peaks, "ratio": ratio}, indent=2))
+    figures = {f"{size}², MB": peak for size, peak in zip(arguments.sizes, peaks, strict=True)}
+    history.append("memory", {f"network {arguments.network}": {**figures, "ratio": ratio}})
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """Scenes and U-Nets for the benchmarks: seeded, made once into benchmarks/scratch."""
 
 import json
-import platform
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +16,7 @@ SCRATCH = Path(__file__).parent / "scratch"
 CLASSES = 5
 BANDS = 4
 TILE, OVERLAP = 512, 128
-NETWORKS = {"0.1M": (8, 4), "2M": (16, 5)}
+NETWORKS = {"tiny": (2, 1), "0.1M": (8, 4), "2M": (16, 5)}
 """Width of the first level and number of levels."""
 
 
@@ -76,19 +74,19 @@ def _blocks(size: int) -> Iterator[tuple[Window, NDArray[np.uint16]]]:
             yield Window(col, row, cols, rows), (fields + noise).clip(1, 10_000).astype(np.uint16)[:, :rows, :cols]
 
 
-def network(name: str) -> Path:
+def network(name: str, bands: int = BANDS) -> Path:
     """A U-Net with seeded random weights and its contract."""
-    path = SCRATCH / f"unet_{name}.onnx"
+    path = SCRATCH / (f"unet_{name}.onnx" if bands == BANDS else f"unet_{name}_{bands}.onnx")
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        onnx.save(unet(*NETWORKS[name]), path)
+        onnx.save(unet(*NETWORKS[name], bands), path)
     return path
 
 
-def unet(width: int, levels: int) -> onnx.ModelProto:
+def unet(width: int, levels: int, bands: int = BANDS) -> onnx.ModelProto:
     """Two 3x3 convolutions per level, max pooling down, nearest upsampling and concatenation up."""
-    net = _Graph()
-    x, channels, skips = "image", BANDS, []
+    net = _Graph(bands)
+    x, channels, skips = "image", bands, []
     for level in range(levels):
         out = width * 2**level
         x, channels = net.conv(net.conv(x, channels, out), out, out), out
@@ -106,7 +104,8 @@ def unet(width: int, levels: int) -> onnx.ModelProto:
 
 
 class _Graph:
-    def __init__(self) -> None:
+    def __init__(self, bands: int) -> None:
+        self.bands = bands
         self.rng = np.random.default_rng(0)
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[TensorProto] = []
@@ -130,19 +129,19 @@ class _Graph:
 
     def model(self, last: str, stride: int) -> onnx.ModelProto:
         self.nodes.append(helper.make_node("Identity", [last], ["scores"]))
-        image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", BANDS, "h", "w"])
+        image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", self.bands, "h", "w"])
         scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", CLASSES, "h", "w"])
         graph = helper.make_graph(self.nodes, "unet", [image], [scores], self.weights)
         model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
-        helper.set_model_props(model, {"segpipe": json.dumps(_contract(stride))})
+        helper.set_model_props(model, {"segpipe": json.dumps(_contract(stride, self.bands))})
         return model
 
 
-def _contract(stride: int) -> dict[str, object]:
+def _contract(stride: int, bands: int) -> dict[str, object]:
     return {
         "version": 1,
-        "channels": BANDS,
-        "scale": 1e-4,
+        "channels": bands,
+        "scale": 1e-4 if bands == BANDS else 1 / 255,
         "normalize": "fixed",
         "mean": 0.2,
         "std": 0.1,
@@ -152,13 +151,3 @@ def _contract(stride: int) -> dict[str, object]:
         "activation": "softmax",
         "classes": [{"id": i, "name": f"class {i}"} for i in range(CLASSES)],
     }
-
-
-def machine() -> str:
-    """What a figure was measured on, in one line."""
-    import onnxruntime
-
-    facts = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
-    model = next((value.strip() for key, value in facts.items() if key.strip() == "model name"), platform.machine())
-    count = facts.get("processor\t", "0").strip()
-    return f"{model}, {int(count) + 1} processors, Python {sys.version.split()[0]}, ONNX Runtime {onnxruntime.__version__}"

@@ -17,8 +17,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import rasterio
+from machine import machine
 from numpy.typing import NDArray
-from scenes import SCRATCH, machine, network
+from scenes import SCRATCH, network
 
 from segpipe.pipeline.config import load_settings
 from segpipe.pipeline.launch import carry_out, prepare

@@ -1,0 +1,407 @@
+"""How close a run comes to what the bare model allows, beside the scripts that people write instead.
+
+In one run, in alternation, each in processes of its own: (a) ONNX Runtime alone on the tiles in memory, at the best of its
+settings; (b) ``segpipe run``; (c) the plain script, ``benchmarks/plain.py``; (d) MONAI's ``sliding_window_inference``,
+``benchmarks/sliding.py``. All are timed from the opening of the scene to the last rename, without the start of Python and
+the loading of the model; the time of the whole process has those, too. Ratios are taken within a round; the order of a round
+turns. Memory is PSS over all processes, taken in a round that is not timed.
+
+Then the faster model: the bundled network at int8 with larger tiles against the plain script at its defaults.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import history
+import numpy as np
+import rasterio
+from children import watched
+from machine import load, machine, versions
+from precision import EXAMPLES, FOLDER, export
+from rasterio.transform import from_origin
+from scenes import SCRATCH, network, scene
+from stages import stages
+
+HERE = Path(__file__).parent
+WORK = SCRATCH / "limit"
+SIZE, NODATA_SHARE = 4096, 0.3
+NODATA = 255
+PLAIN_GOAL, FASTER_GOAL, LABELS_GOAL = 1.25, 3.0, 0.99
+LOOKS = 0.5
+"""Seconds between two looks at memory in a timed round of --quick."""
+
+BARE, RUN, PLAIN, SLIDING = "bare ONNX Runtime", "segpipe run", "plain script", "MONAI"
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A network and a scene, and what the run should reach on them."""
+
+    name: str
+    network: str
+    nodata: float
+    goal: float
+    """Wall time of the run over that of the bare model on all tiles, nodata ones included."""
+
+
+SCENARIOS = (
+    Scenario("2 M, all valid", "2M", 0.0, 1.06),
+    Scenario("2 M, 30 % nodata", "2M", NODATA_SHARE, 0.90),
+    Scenario("0.1 M, all valid", "0.1M", 0.0, 1.15),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """One go of a contender."""
+
+    seconds: float
+    wall: float
+    busy: float
+    peak_mb: float
+
+
+@dataclass
+class Contender:
+    """Who is timed: how to let it go, where its mask lies, and how its goes went."""
+
+    name: str
+    once: Callable[[float | None], Go]
+    mask: Path | None = None
+    peak_mb: float = 0.0
+    goes: list[Go] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> list[float]:
+        return [go.seconds for go in self.goes]
+
+
+def alternate(contenders: Sequence[Contender], pairs: int, *, quick: bool) -> None:
+    """A round that looks at memory, then rounds that are timed; the order turns by one from round to round."""
+    if not quick:
+        for contender in contenders:
+            contender.peak_mb = contender.once(0.05).peak_mb
+    for pair in range(pairs):
+        turned = [*contenders[pair % len(contenders) :], *contenders[: pair % len(contenders)]]
+        for contender in turned:
+            contender.goes.append(contender.once(LOOKS if quick else None))
+            contender.peak_mb = max(contender.peak_mb, contender.goes[-1].peak_mb)
+        told = ", ".join(f"{contender.name} {contender.seconds[-1]:.2f} s" for contender in contenders)
+        print(f"  round {pair + 1} of {pairs}, load {load():.1f}: {told}", file=sys.stderr, flush=True)
+
+
+def script(name: str, *arguments: object) -> Callable[[float | None], Go]:
+    """A script of this folder that prints its seconds."""
+
+    def once(every: float | None) -> Go:
+        child = watched([sys.executable, HERE / name, *arguments], every=every)
+        return Go(float(json.loads(child.printed)["seconds"]), child.seconds, child.busy, child.peak_mb)
+
+    return once
+
+
+def segpipe(model: Path, source: Path, out: Path, *more: object) -> Callable[[float | None], Go]:
+    """``segpipe run`` of one scene, timed by its own record."""
+
+    def once(every: float | None) -> Go:
+        shutil.rmtree(out, ignore_errors=True)
+        command = [sys.executable, "-m", "segpipe.cli", "run", "--input", source, "--model", model, "--output", out]
+        child = watched([*command, "--device", "cpu", *more], every=every)
+        return Go(float(record(out)["seconds"]), child.seconds, child.busy, child.peak_mb)
+
+    return once
+
+
+def record(out: Path) -> dict[str, Any]:
+    """Of the one case in a folder."""
+    told: dict[str, Any] = json.loads((out / "scene.json").read_text())
+    return told
+
+
+def bare(model: Path, source: Path, setting: dict[str, Any]) -> Callable[[float | None], Go]:
+    """The bare model at one setting."""
+    words = [str(setting[key]) for key in ("calls", "threads", "batch")]
+
+    def once(every: float | None) -> Go:
+        child = watched([sys.executable, HERE / "bare.py", model, source, "--setting", *words], every=every)
+        return Go(float(json.loads(child.printed)["tried"][0]["seconds"]), child.seconds, child.busy, child.peak_mb)
+
+    return once
+
+
+def best_bare(model: Path, source: Path, *, quick: bool) -> dict[str, Any]:
+    """The fastest of calls in flight x threads x batch on some tiles of the scene."""
+    tries = ["--tiles", 12 if quick else 24, "--batches", *((1, 2) if quick else (1, 2, 4)), "--goes", 1 if quick else 2]
+    told = json.loads(watched([sys.executable, HERE / "bare.py", model, source, *tries], every=None).printed)
+    best: dict[str, Any] = told["tried"][0]
+    return best
+
+
+def best_sliding(model: Path, *, quick: bool) -> list[object]:
+    """The fastest batch and layout of MONAI with torch on a small scene."""
+    choices: list[list[object]] = [["--batch", 1, "--layout", "channels_last"]]
+    if not quick:
+        choices += [["--batch", 4, "--layout", "channels_last"], ["--batch", 1, "--layout", "contiguous"]]
+    small, mask = scene(1024), WORK / "try.tif"
+    return (
+        choices[0]
+        if quick
+        else min(choices, key=lambda choice: script("sliding.py", model, small, mask, *choice)(None).seconds)
+    )
+
+
+def labels(mask: Path) -> np.ndarray:
+    with rasterio.open(mask) as dataset:
+        return np.asarray(dataset.read(1))
+
+
+def equal(mask: Path, reference: Path) -> float:
+    """Share of the reference's valid pixels that have the same label."""
+    a, b = labels(mask), labels(reference)
+    return float((a == b)[b != NODATA].mean())
+
+
+def spread(values: Iterable[float]) -> list[float]:
+    """Least, median, most."""
+    values = list(values)
+    return [round(x, 4) for x in (min(values), statistics.median(values), max(values))]
+
+
+def ratios(over: Contender, under: Contender, factor: float = 1.0) -> list[float]:
+    """Within each round."""
+    return spread(factor * a / b for a, b in zip(over.seconds, under.seconds, strict=True))
+
+
+def compare(scenario: Scenario, pairs: int, *, quick: bool) -> dict[str, Any]:
+    """All contenders on one scenario."""
+    model, source = network(scenario.network), scene(SIZE, scenario.nodata)
+    print(f"{scenario.name}: trying settings", file=sys.stderr, flush=True)
+    setting, choice = best_bare(model, source, quick=quick), best_sliding(model, quick=quick)
+    plain_mask, sliding_mask, out = WORK / "plain.tif", WORK / "sliding.tif", WORK / "out"
+    contenders = [
+        Contender(BARE, bare(model, source, setting)),
+        Contender(RUN, segpipe(model, source, out), out / "scene.tif"),
+        Contender(PLAIN, script("plain.py", model, source, plain_mask), plain_mask),
+        Contender(SLIDING, script("sliding.py", model, source, sliding_mask, *choice), sliding_mask),
+    ]
+    alternate(contenders, pairs, quick=quick)
+    told = record(out)
+    inferred, windows = int(told["inferred"]), int(told["windows"])
+    alone, run, plain, sliding = contenders
+    return {
+        "scenario": scenario.name,
+        "goal": scenario.goal,
+        "windows": windows,
+        "inferred": inferred,
+        "bare": {key: setting[key] for key in ("calls", "threads", "batch")},
+        "monai": [str(word) for word in choice],
+        "contenders": {c.name: summary(c, out / "scene.tif") for c in contenders},
+        "run_over_bare": ratios(run, alone),
+        "run_over_bare_of_all_tiles": ratios(run, alone, inferred / windows),
+        "plain_over_run": ratios(plain, run),
+        "monai_over_run": ratios(sliding, run),
+        "beside_the_network": {} if quick else {k: round(v, 3) for k, v in stages(model, source).items()},
+    }
+
+
+def summary(contender: Contender, reference: Path) -> dict[str, Any]:
+    return {
+        "seconds": spread(contender.seconds),
+        "wall": spread(go.wall for go in contender.goes),
+        "core_seconds": spread(go.busy for go in contender.goes),
+        "peak_mb": round(contender.peak_mb),
+        "equal_labels": None if contender.mask is None else equal(contender.mask, reference),
+    }
+
+
+def mosaic(size: int) -> Path:
+    """The bundled scenes side by side, mirrored in turn, up to a large one."""
+    path = SCRATCH / f"mosaic_{size}" / "scene.tif"
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found = [_pixels(scene) for scene in sorted((EXAMPLES / "scenes").glob("*.tif"))]
+    (rows, cols), names = np.min([pixels.shape[1:] for pixels, _ in found], axis=0), found[0][1]
+    canvas = np.zeros((len(names), size + rows, size + cols), np.uint16)
+    for i, row in enumerate(range(0, size, rows)):
+        for j, col in enumerate(range(0, size, cols)):
+            block = found[(i + j) % len(found)][0][:, :rows, :cols]
+            canvas[:, row : row + rows, col : col + cols] = block[:, :: 1 - 2 * (i % 2), :: 1 - 2 * (j % 2)]
+    draft, grid = (
+        path.with_suffix(".draft"),
+        {"crs": "EPSG:32633", "transform": from_origin(5e5, 5.4e6, 10, 10), "nodata": 0},
+    )
+    tiles = {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate", "predictor": 2}
+    shape = {"dtype": "uint16", "count": len(names), "height": size, "width": size}
+    with rasterio.open(draft, "w", driver="GTiff", **shape, **grid, **tiles) as dataset:
+        dataset.write(canvas[:, :size, :size])
+        dataset.descriptions = names
+    draft.rename(path)
+    return path
+
+
+def _pixels(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    with rasterio.open(path) as dataset:
+        return dataset.read(), dataset.descriptions
+
+
+def small_model() -> Path:
+    """The bundled network at int8, exported once, or again when its weights are newer."""
+    path, weights = FOLDER / "crops_int8.onnx", EXAMPLES / "crops.safetensors"
+    if not path.exists() or path.stat().st_mtime < weights.stat().st_mtime:
+        export("int8")
+    return path
+
+
+def faster(pairs: int, *, quick: bool) -> dict[str, Any]:
+    """The plain script at its defaults against what a user of segpipe can choose on the same network."""
+    source, model, int8 = mosaic(SIZE), EXAMPLES / "crops.onnx", small_model()
+    plain_mask = WORK / "plain.tif"
+    outs = {name: WORK / f"faster_{i}" for i, name in enumerate(CHOICES)}
+    choices = [
+        Contender(name, segpipe(int8 if "int8" in name else model, source, outs[name], *more), outs[name] / "scene.tif")
+        for name, more in CHOICES.items()
+    ]
+    plain = Contender(PLAIN, script("plain.py", model, source, plain_mask), plain_mask)
+    alternate([plain, *choices], pairs, quick=quick)
+    reference = outs[AS_IT_IS] / "scene.tif"
+    return {
+        "scenario": "bundled network",
+        "contenders": {c.name: summary(c, reference) for c in (plain, *choices)},
+        "plain_over": {c.name: ratios(plain, c) for c in choices},
+    }
+
+
+AS_IT_IS = "segpipe, fp32, tile 256, overlap 64"
+CHOSEN = "segpipe, int8, tile 512, overlap 64"
+CHOICES: dict[str, list[str]] = {
+    AS_IT_IS: [],
+    "segpipe, fp32, tile 512, overlap 64": ["--tile", "512", "--overlap", "64"],
+    "segpipe, int8, tile 256, overlap 64": [],
+    CHOSEN: ["--tile", "512", "--overlap", "64"],
+}
+
+
+def shown(values: Sequence[float], digits: int = 2) -> str:
+    """Median (least to most)."""
+    low, middle, high = values
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def verdict(value: float, goal: float, *, least: bool = False) -> str:
+    reached = value >= goal if least else value <= goal
+    return f"goal {'>=' if least else '<='} {goal:g}: {'reached' if reached else 'MISSED'}"
+
+
+def limit_table(row: dict[str, Any]) -> str:
+    """Markdown for one scenario."""
+    everyone = row["contenders"]
+    base = everyone[BARE]["seconds"][1]
+    lines = [
+        f"**U-Net, {row['scenario']}**: {row['inferred']} of {row['windows']} tiles are inferred; bare at "
+        f"{row['bare']['calls']} calls x {row['bare']['threads']} threads, batch {row['bare']['batch']}; MONAI at "
+        f"{' '.join(row['monai'])}",
+        "",
+        "| what | seconds | over bare | whole process, s | core-seconds of it | peak memory | labels as segpipe's |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, told in everyone.items():
+        same = "" if told["equal_labels"] is None else f"{told['equal_labels']:.3%}"
+        lines.append(
+            f"| {name} | {shown(told['seconds'])} | {told['seconds'][1] / base:.2f} | {told['wall'][1]:.1f} | "
+            f"{told['core_seconds'][1]:.1f} | "
+            f"{told['peak_mb']:,} MB | {same} |"
+        )
+    over = row["run_over_bare_of_all_tiles"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"- run over bare, tiles that are inferred: {shown(row['run_over_bare'], 3)}",
+            f"- run over bare, all tiles: {shown(over, 3)}; {verdict(over[1], row['goal'])}",
+            f"- plain script over run: {shown(row['plain_over_run'], 3)}; "
+            f"{verdict(row['plain_over_run'][1], PLAIN_GOAL, least=True)}",
+            f"- MONAI over run: {shown(row['monai_over_run'], 3)}",
+            f"- beside the network, core-seconds: {row['beside_the_network']}",
+            "",
+        ]
+    )
+
+
+def faster_table(row: dict[str, Any]) -> str:
+    """Markdown for the bundled network."""
+    lines = [
+        f"**Bundled network on a mosaic of {SIZE:,}² pixels**",
+        "",
+        "| what | seconds | times as fast as the plain script | peak memory | labels as fp32's |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, told in row["contenders"].items():
+        times = shown(row["plain_over"][name]) if name in row["plain_over"] else "1"
+        lines.append(
+            f"| {name} | {shown(told['seconds'])} | {times} | {told['peak_mb']:,} MB | {told['equal_labels']:.3%} |"
+        )
+    same = row["contenders"][CHOSEN]["equal_labels"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"- {CHOSEN}: {verdict(row['plain_over'][CHOSEN][1], FASTER_GOAL, least=True)}; "
+            f"labels {verdict(same, LABELS_GOAL, least=True)}",
+            "",
+        ]
+    )
+
+
+def figures(row: dict[str, Any]) -> dict[str, float]:
+    """What the history keeps of a result."""
+    kept = {f"{name}, s": told["seconds"][1] for name, told in row["contenders"].items()}
+    kept |= {f"{name}, MB": told["peak_mb"] for name, told in row["contenders"].items()}
+    keys = ("run_over_bare", "run_over_bare_of_all_tiles", "plain_over_run", "monai_over_run")
+    kept |= {key: row[key][1] for key in keys if key in row}
+    return kept | {f"plain over {name}": values[1] for name, values in row.get("plain_over", {}).items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [scenario.name for scenario in SCENARIOS]
+    parser.add_argument("--pairs", type=int, default=5, help="timed rounds [5]")
+    parser.add_argument("--quick", action="store_true", help="one round, fewer scenarios: about three minutes")
+    parser.add_argument("--only", nargs="+", choices=[*names, "faster"], help="these alone")
+    parser.add_argument("--no-history", action="store_true", help="leave benchmarks/history.jsonl as it is")
+    arguments = parser.parse_args()
+    quick, pairs = arguments.quick, 1 if arguments.quick else arguments.pairs
+    wanted = arguments.only or ([names[0], names[2], "faster"] if quick else [*names, "faster"])
+    WORK.mkdir(parents=True, exist_ok=True)
+    print(
+        f"{machine()}; load before {load():.1f}; {SIZE:,}² pixels, 4 bands, uint16; {pairs} rounds; median (least to most)\n"
+    )
+    results = []
+    for scenario in SCENARIOS:
+        if scenario.name in wanted:
+            results.append(compare(scenario, pairs, quick=quick))
+            keep(results)
+            print(limit_table(results[-1]), flush=True)
+    if "faster" in wanted:
+        results.append(faster(pairs, quick=quick))
+        keep(results)
+        print(faster_table(results[-1]), flush=True)
+    if not (arguments.no_history or quick):
+        history.append("limit", {row["scenario"]: figures(row) for row in results})
+
+
+def keep(results: list[dict[str, Any]]) -> None:
+    """After every scenario, so that a run that is stopped has told something."""
+    told = {"machine": machine(), "versions": versions(), "load": load(), "commit": history.commit(), "results": results}
+    (SCRATCH / "limit.json").write_text(json.dumps(told, indent=2))
+
+
+if __name__ == "__main__":
+    main()

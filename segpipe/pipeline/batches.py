@@ -142,7 +142,7 @@ def open_sheet(
     except BaseException:
         source.close()
         raise
-    part, raw = part or cover.whole, model.device != "cpu"
+    raw = model.device != "cpu"
     return source, Sheet(source.grid, source.picture, files, tuple(notes), cover, opened, part, room, raw)
 
 

@@ -51,7 +51,7 @@ def _measure(run: Run, case: Case, spent: Seconds) -> None:
             scores, window = fields.astype(np.float32), sheet.cover.finished(index)
             _timed(spent, "weight", np.multiply, scores, sheet.weights.of(index), scores)
             sums = _timed(spent, "blend", strip.add, index, scores)[:, : window.shape[0], : window.shape[1]]
-            labels = _timed(spent, "decide", decision.labels, sums, None, None)
+            labels, _ = _timed(spent, "decide", decision.labels, sums, None, None)
             _timed(spent, "count", areas.add, window, labels)
             _timed(spent, "write", sink.write, window, labels)
     _timed(spent, "finish", sink.finish)

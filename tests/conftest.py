@@ -1,5 +1,6 @@
 """Fixtures: real files in a temporary folder, and the command line as a user has it."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -21,9 +22,17 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests on real data run where the data is: beside the checkout."""
-    absent = {name for name, there in (("shared_data", SHARED.is_dir()), ("slurm", _has_slurm())) if not there}
+    """Tests on real data run where the data is, beside the checkout; others where a batch system or a GPU is."""
+    needed = {"shared_data": SHARED.is_dir(), "slurm": _has_slurm(), "gpu": _has_gpu()}
+    absent = {name for name, there in needed.items() if not there}
     items[:] = [item for item in items if not absent & set(item.keywords)]
+
+
+def _has_gpu() -> bool:
+    """Whether there is a GPU, or somebody asks for its tests on another device."""
+    from segpipe.pipeline.device import gpus
+
+    return bool(gpus()) or "SEGPIPE_TEST_DEVICE" in os.environ
 
 
 def _has_slurm() -> bool:

@@ -178,7 +178,7 @@ def test_what_cannot_start_is_refused(name, words, refused):
 def test_cuda_that_is_not_there_is_refused(scenes, segpipe):
     code, out, err = outcome(segpipe("run", "-i", "in", "-m", "m.onnx", "--device", "cuda"))
     assert (code, out) == (2, "")
-    assert re.search("cuda needs CUDA.*--device cpu", err)
+    assert re.search("cuda needs a GPU.*--device cpu", err)
 
 
 def test_auto_says_in_one_line_what_it_took_and_why(scenes, segpipe):

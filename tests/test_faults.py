@@ -89,10 +89,10 @@ def test_a_raster_that_was_not_written_whole_gets_no_name(damage, tmp_path):
 def test_every_case_ends_as_something_when_a_stage_breaks(raster, tmp_path, monkeypatch):
     whole = predict.weighted
 
-    def broken(scores, tile):
+    def broken(scores, tile, arrays):
         if tile.case.name == "b":
             raise MemoryError("no room")
-        return whole(scores, tile)
+        return whole(scores, tile, arrays)
 
     monkeypatch.setattr(predict, "weighted", broken)
     summary = run(scenes(raster), local(tmp_path / "m.onnx"), tmp_path / "out")

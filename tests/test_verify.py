@@ -185,7 +185,7 @@ def test_labels_are_those_of_a_run(task):
     contract = agreed(**TASKS[task])
     scores = np.random.default_rng(0).normal(0.4, 1, (2, contract.scores, 6, 7)).astype(np.float32)
     decision = Decision(contract, "probabilities" if contract.activation == "none" else "logits")
-    truth = np.stack([decision.labels(s, np.ones(s.shape[1:], np.float32), None) for s in scores])
+    truth = np.stack([decision.labels(s, np.ones(s.shape[1:], np.float32), None)[0] for s in scores])
     labels = labels_of(scores, contract)
     np.testing.assert_array_equal(labels.reshape(truth.shape), truth)
     assert len(np.unique(labels)) > 1, "the premise: more than one label appears"

@@ -57,7 +57,7 @@ def test_gaussian_has_a_sigma_of_an_eighth_of_the_tile_and_a_floor():
 @pytest.mark.parametrize("blend", BLENDS)
 def test_total_is_the_sum_over_all_windows(blend):
     cover = Cover((150, 101), Tiling((32, 24), (16, 18), (4, 2), blend))
-    weights, total = Weights(cover), np.zeros(cover.padded)
+    weights, total = Weights.over(cover), np.zeros(cover.padded)
     for index in cover:
         window = cover.window(index)
         total[tuple(slice(a, b) for a, b in zip(window.start, window.stop, strict=True))] += weights.of(index)

@@ -17,7 +17,7 @@ from segpipe.export.stride import Size, Stride, is_strided, measure_stride, name
 from segpipe.export.tiles import random_tiles
 from segpipe.pipeline.contract import Contract, read_contract
 from segpipe.pipeline.errors import ExportError, ModelError, SettingsError
-from segpipe.pipeline.model import Model, try_out
+from segpipe.pipeline.model import HostModel, try_out
 from segpipe.pipeline.spec import ModelSpec, read_model
 
 STEADY = 1e-4
@@ -56,7 +56,7 @@ def attach(model: Path, contract: Path, output: Path | None = None) -> Attached:
     with draft(output or model) as path:
         save(proto, terms if terms.align is not None else terms.model_copy(update={"align": 1}), path)
         spec = try_out(spec_of(path))
-        score = Model(spec, arena=False)
+        score = HostModel(spec, arena=False)
         alone = _is_free(proto, spec) and not _takes_two(score, spec)
         if alone:
             _batch_axis(proto, spec).dim_value = 1
@@ -97,7 +97,7 @@ def _load(path: Path) -> onnx.ModelProto:
     return proto
 
 
-def _check_steady(score: Model, spec: ModelSpec, *, batch: int) -> None:
+def _check_steady(score: HostModel, spec: ModelSpec, *, batch: int) -> None:
     """Run a tile twice, then beside others in a batch."""
     tiles = random_tiles(spec, batch, 0)
     first = _scored(score, tiles[: spec.batch])
@@ -124,7 +124,7 @@ def _is_free(proto: onnx.ModelProto, spec: ModelSpec) -> bool:
     return not _batch_axis(proto, spec).dim_value
 
 
-def _takes_two(score: Model, spec: ModelSpec) -> bool:
+def _takes_two(score: HostModel, spec: ModelSpec) -> bool:
     try:
         _scored(score, random_tiles(spec, 2, 0))
     except ModelError:
@@ -132,7 +132,7 @@ def _takes_two(score: Model, spec: ModelSpec) -> bool:
     return True
 
 
-def _scored(score: Model, tiles: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+def _scored(score: HostModel, tiles: list[NDArray[np.float32]]) -> NDArray[np.float32]:
     return score(np.stack([_as_pixels(tile, score.spec.input_dtype) for tile in tiles]))
 
 
@@ -145,7 +145,7 @@ def _as_pixels(tile: NDArray[np.float32], dtype: str) -> NDArray[Any]:
     return np.asarray(np.clip(tile * spread + middle, limits.min, limits.max))
 
 
-def _measure(score: Model, spec: ModelSpec, proto: onnx.ModelProto, terms: Contract) -> Stride | None:
+def _measure(score: HostModel, spec: ModelSpec, proto: onnx.ModelProto, terms: Contract) -> Stride | None:
     if len(spec.tiling.tile) != 2:
         return None
     rows, cols = spec.tiling.tile

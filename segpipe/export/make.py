@@ -29,7 +29,7 @@ from segpipe.export.verify import BATCHES, Agreement, check, check_steady, compa
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.device import open_session
 from segpipe.pipeline.errors import ExportError
-from segpipe.pipeline.model import Model, try_out
+from segpipe.pipeline.model import HostModel, try_out
 from segpipe.pipeline.scaling import fixed_scaling
 from segpipe.pipeline.spec import ModelSpec, signature
 from segpipe.pipeline.stores.folder import Folder
@@ -211,7 +211,7 @@ def _compare(scorer: Scorer, path: Path, samples: Samples, settings: ExportSetti
         taken = raw_tiles(tiles, contract, settings.raw)
         scaling = fixed_scaling(contract, None)
         tiles = [scaling(raw, None) for raw in taken]
-    model = Model(spec, arena=False)
+    model = HostModel(spec, arena=False)
     pairs = list(zip(tiles, taken, strict=True))
     return compare(partial(score, scorer), model, pairs, contract, source, invalid=invalid)
 

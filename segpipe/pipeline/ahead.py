@@ -12,8 +12,10 @@ T = TypeVar("T")
 _END = object()
 
 
-def ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
+def ahead(items: Iterable[T], depth: int, *, stage: str = "read") -> Generator[T, None, None]:
     """The same items in the same order, computed while the consumer works; at most ``depth`` wait.
+
+    What the consumer waits for them is time of a ``stage``.
 
     An exception of ``items`` is raised where it would have been. Closing the iterator stops the thread and closes
     ``items`` before it returns, so that no thread reads files that its consumer has left.
@@ -23,7 +25,7 @@ def ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     thread = threading.Thread(target=_fill, args=(items, queue, stopped), name="segpipe-ahead", daemon=True)
     thread.start()
     try:
-        while (item := _get(queue)) is not _END:
+        while (item := _get(queue, stage)) is not _END:
             if isinstance(item, _Raised):
                 raise item.error
             yield item  # type: ignore[misc]
@@ -32,8 +34,8 @@ def ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
         thread.join()
 
 
-def _get(queue: "Queue[object]") -> object:
-    with waiting("read"):
+def _get(queue: "Queue[object]", stage: str) -> object:
+    with waiting(stage):
         return queue.get()
 
 

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.pipeline.areas import ground_of
+from segpipe.pipeline.arrays import Array
 from segpipe.pipeline.cases import Case, Identity, identities
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.errors import SegpipeError, SourceError, foreseen
@@ -57,6 +59,8 @@ class Sheet:
     """The windows that are finished here: all of the case, or a part of it."""
     room: int = 0
     """Bytes of blocks that a row of its windows touches; they stay decoded for the next row."""
+    raw: bool = False
+    """Whether its pixels travel as they are stored, to be scaled on a device."""
     abandoned: threading.Event = field(default_factory=threading.Event)
     """Set by whoever finds that the case cannot be finished: it is read no further."""
 
@@ -67,7 +71,7 @@ class Sheet:
 
     @cached_property
     def weights(self) -> Weights:
-        return Weights(self.cover)
+        return Weights.over(self.cover)
 
 
 class HandedBackError(SegpipeError):
@@ -86,11 +90,13 @@ class Tile:
     case: Case
     sheet: Sheet | None = None
     index: tuple[int, ...] = ()
-    pixels: NDArray[np.float32] | None = None
-    """Scaled, ``(channels, *tile)``; None if no pixel is valid."""
-    invalid: Invalid | None = None
-    """Shape ``tile``; None if all pixels are valid, or none."""
-    scores: NDArray[np.float32] | None = None
+    pixels: NDArray[Any] | None = None
+    """Scaled, ``(channels, *tile)``, or as they are stored; None if no pixel is valid."""
+    invalid: Array | None = None
+    """Shape ``tile``; None if all pixels are valid, or none. It goes where the scores are."""
+    scaling: Scaling | None = None
+    """Of pixels that are as they are stored."""
+    scores: Array | None = None
     """Weighted, ``(classes, *tile)``."""
     error: SegpipeError | None = None
     """Why the case ends here."""
@@ -105,15 +111,6 @@ class Batch:
     @property
     def filled(self) -> list[Tile]:
         return [tile for tile in self.tiles if tile.pixels is not None]
-
-    def stack(self, size: int) -> NDArray[np.float32]:
-        """Pixels ``(size, channels, *tile)``; a short batch is padded, so that the device sees one shape."""
-        pixels = [tile.pixels for tile in self.filled if tile.pixels is not None]
-        if len(pixels) == 1 == size:
-            return pixels[0][None]
-        stacked = np.zeros((size, *pixels[0].shape), np.float32)
-        np.stack(pixels, out=stacked[: len(pixels)])
-        return stacked
 
 
 def open_source(case: Case, contract: Contract, bands: tuple[int, ...] | None) -> Source:
@@ -145,7 +142,8 @@ def open_sheet(
     except BaseException:
         source.close()
         raise
-    return source, Sheet(source.grid, source.picture, files, tuple(notes), cover, opened, part, room)
+    raw = model.device != "cpu"
+    return source, Sheet(source.grid, source.picture, files, tuple(notes), cover, opened, part, room, raw)
 
 
 def row_of(cover: Cover, windows: Part) -> tuple[int, ...]:
@@ -194,8 +192,8 @@ def _tiles(case: Case, source: Source, sheet: Sheet, scaling: Scaling) -> Iterat
         if sheet.abandoned.is_set():
             return
         with span("read", case.name, index):
-            pixels, invalid = read_tile(source, sheet.cover, index, scaling)
-        yield Tile(case, sheet, index, pixels, invalid)
+            pixels, invalid = read_tile(source, sheet.cover, index, None if sheet.raw else scaling)
+        yield Tile(case, sheet, index, pixels, invalid, scaling if sheet.raw else None)
 
 
 def _check_pixels(case: Case, source: Source, model: ModelSpec) -> None:
@@ -225,15 +223,15 @@ def check_spacing(case: Case, grid: Grid, contract: Contract) -> list[str]:
 
 
 def read_tile(
-    source: Source, cover: Cover, index: tuple[int, ...], scaling: Scaling
-) -> tuple[NDArray[np.float32] | None, Invalid | None]:
-    """Scaled pixels of one window, mirrored behind the far border, and where they are invalid."""
+    source: Source, cover: Cover, index: tuple[int, ...], scaling: Scaling | None
+) -> tuple[NDArray[Any] | None, Invalid | None]:
+    """Pixels of one window, mirrored behind the far border, and where they are invalid; without a scaling as stored."""
     inside, mirror = reflected(cover.window(index), cover.shape)
     stored, invalid = source.read(inside)
     if invalid is not None and invalid.all():
         return None, None
     with span("scale"):
-        pixels = scaling(stored, invalid)
+        pixels = stored if scaling is None else scaling(stored, invalid)
         if pixels.shape[1:] != cover.tiling.tile or inside.start != cover.window(index).start:
             pixels = np.ascontiguousarray(pixels[np.ix_(np.arange(len(pixels)), *mirror)])
             invalid = None if invalid is None else invalid[np.ix_(*mirror)]

@@ -5,15 +5,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from types import EllipsisType
 
-import numpy as np
-from numpy.typing import NDArray
-
+from segpipe.pipeline.arrays import HOST, Array, Arrays
 from segpipe.pipeline.batches import Sheet, Tile
 from segpipe.pipeline.errors import SegpipeError
 from segpipe.pipeline.profile import span
 from segpipe.pipeline.windows import Cover, Part, Window
 
-Scores = NDArray[np.float32]
+Scores = Array
 Index = tuple[int, ...]
 
 
@@ -25,11 +23,11 @@ class Finished:
     window: Window
     sums: Scores | None
     """Weighted score sums ``(classes, *box)``; None if no pixel is valid."""
-    invalid: NDArray[np.bool_] | None
+    invalid: Array | None
     """Shape ``box``; None if all pixels are valid, or none."""
 
 
-def blend(tiles: Iterable[Tile]) -> Iterator[Finished]:
+def blend(tiles: Iterable[Tile], arrays: Arrays = HOST) -> Iterator[Finished]:
     """Sum the scored windows of one case, or of a part of it; its boxes come in order and hold every pixel once.
 
     Raises:
@@ -40,7 +38,7 @@ def blend(tiles: Iterable[Tile]) -> Iterator[Finished]:
         if tile.error is not None or tile.sheet is None:
             raise tile.error or SegpipeError(f"{tile.case.path}: a window came without its case")
         sheet = tile.sheet
-        strip = strip or Strip(sheet.cover, sheet.windows)
+        strip = strip or Strip(sheet.cover, sheet.windows, arrays)
         with span("blend", tile.case.name, tile.index):
             sums = strip.add(tile.index, tile.scores)
         if tile.index not in sheet.part:
@@ -61,10 +59,12 @@ class Strip:
     Args:
         cover: of the case.
         windows: those that will come; all where None.
+        arrays: what scores are.
     """
 
-    def __init__(self, cover: Cover, windows: Part | None = None) -> None:
+    def __init__(self, cover: Cover, windows: Part | None = None, arrays: Arrays = HOST) -> None:
         windows = windows or cover.whole
+        self._arrays = arrays
         self._tile = cover.tiling.tile
         self._first = windows.first
         cut = [axis[a:b] for axis, a, b in zip(cover.starts, windows.first, windows.stop, strict=True)]
@@ -97,7 +97,7 @@ class Strip:
 
     def _room(self, axis: int, classes: int) -> Scores:
         behind = [starts[-1] + tile for starts, tile in zip(self._starts, self._tile, strict=True)][axis + 1 :]
-        return np.zeros((classes, *self._tile[:axis], max(self._after[axis]), *behind), np.float32)
+        return self._arrays.zeros((classes, *self._tile[:axis], max(self._after[axis]), *behind))
 
     def _start(self, index: Index) -> list[int]:
         """Where a window starts, counted from the first."""

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from segpipe import __version__
 from segpipe.pipeline.config import Settings
 from segpipe.pipeline.contract import readable
+from segpipe.pipeline.device import gpus
 from segpipe.pipeline.errors import SettingsError, WorkerError
 from segpipe.pipeline.plan import Crew
 from segpipe.pipeline.records import Run, device_kind
@@ -119,7 +120,10 @@ def connected(run: Run, workers: int) -> Iterator["Client"]:
             _check_workers(client, run)
             yield client
         return
-    with _started(workers, settings.dashboard) as cluster, Client(cluster, set_as_default=False) as client:
+    with (
+        _started(workers, settings.dashboard, [] if run.model.device == "cpu" else gpus()) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
         yield client
 
 
@@ -192,10 +196,10 @@ def _check_workers(client: "Client", run: Run) -> None:
                 )
 
 
-def _started(workers: int, dashboard: str) -> "LocalCluster":
+def _started(workers: int, dashboard: str, devices: list[str]) -> "LocalCluster":
     try:
         with _deaf_children():
-            return _local_cluster(workers, dashboard)
+            return _local_cluster(workers, dashboard, devices)
     except KeyboardInterrupt:
         from distributed.deploy import spec
 
@@ -219,9 +223,15 @@ def _deaf_children() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _local_cluster(workers: int, dashboard: str) -> "LocalCluster":
+def _local_cluster(workers: int, dashboard: str, devices: list[str]) -> "LocalCluster":
+    """Processes of this machine; each sees one GPU, where there are any."""
     import dask.config
-    from distributed import LocalCluster
+    from distributed import LocalCluster, Nanny
+
+    class GpuNanny(Nanny):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            options["env"] = {"CUDA_VISIBLE_DEVICES": devices[options["name"] % len(devices)]}
+            super().__init__(*arguments, **options)
 
     dask.config.set({"distributed.scheduler.allowed-failures": RETRIES})
     # glibc reads these when a process starts: Dask sets only this key early enough
@@ -232,6 +242,7 @@ def _local_cluster(workers: int, dashboard: str) -> "LocalCluster":
         n_workers=workers,
         threads_per_worker=1,
         processes=True,
+        worker_class=GpuNanny if devices else None,
         host="127.0.0.1",
         dashboard_address=dashboard,
         # the plan bounds memory; Dask's own limit would kill workers for GDAL's cache

@@ -15,7 +15,7 @@ from segpipe.pipeline.errors import SettingsError
 from segpipe.pipeline.windows import Blend
 
 BLENDS: tuple[str, ...] = get_args(Blend)
-Device = Literal["auto", "cpu", "cuda"]
+Device = Literal["auto", "cpu", "cuda", "tensorrt", "cpu-tensors"]
 Executor = Literal["serial", "dask"]
 BlendOn = Literal["logits", "probabilities"]
 
@@ -38,6 +38,11 @@ class Settings(BaseModel):
     blend_on: BlendOn | None = None
     batch: int | None = Field(default=None, ge=1, strict=True)
     device: Device = "auto"
+    """``cpu-tensors`` runs what runs on a GPU on the CPU, for tests."""
+    tf32: bool = Field(default=False, strict=True)
+    """Let a GPU round the inputs of products to 10 bits, which is faster and further from the CPU."""
+    nhwc: bool = Field(default=False, strict=True)
+    """Let a GPU convolve with channels last, which is faster for some networks."""
     executor: Executor = "dask"
     scheduler: str | None = None
     """Address of a Dask scheduler that is there already, such as tcp://10.0.0.1:8786."""

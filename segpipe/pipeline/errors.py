@@ -42,6 +42,10 @@ class DeviceError(SegpipeError):
     """The device that was asked for."""
 
 
+class DeviceMemoryError(DeviceError):
+    """The memory of a device, which is too small for what was asked of it."""
+
+
 class SourceError(SegpipeError):
     """One case: it cannot be opened or decoded, or it does not fit the model."""
 

@@ -68,13 +68,18 @@ def make_room(room: int = 0) -> None:
         _cache = size
 
 
-def gdal_options() -> rasterio.Env:
-    """The environment that every thread that touches GDAL enters; credentials are GDAL's own to find."""
+def gdal_options(decoders: int = 1) -> rasterio.Env:
+    """The environment that every thread that touches GDAL enters; credentials are GDAL's own to find.
+
+    Args:
+        decoders: threads that share the blocks of one window.
+    """
     make_room()
     warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
     _heed_requests()
     network = {key: value for key, value in NETWORK_OPTIONS.items() if key not in os.environ}
-    return rasterio.Env(session=DummySession(), **OPTIONS, **network, **gdal_endpoint())
+    threads = {"GDAL_NUM_THREADS": decoders} if decoders > 1 else {}
+    return rasterio.Env(session=DummySession(), **OPTIONS, **threads, **network, **gdal_endpoint())
 
 
 @contextmanager

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from segpipe import __version__
 from segpipe.pipeline.areas import Areas
 from segpipe.pipeline.batches import CHANGED, Sheet
-from segpipe.pipeline.blend import Finished
 from segpipe.pipeline.cases import Case, identities
 from segpipe.pipeline.contract import Contract
+from segpipe.pipeline.decide import Decided
 from segpipe.pipeline.errors import SourceError
 from segpipe.pipeline.files import output_errors
 from segpipe.pipeline.labels import CONFIDENCE_NODATA, CONFIDENCE_TOP, Decision
@@ -62,31 +62,14 @@ class Layers(Generic[S]):
     def sinks(self) -> list[S]:
         return [sink for sink in (self.mask, self.confidence) if sink is not None]
 
-    def write(self, box: Finished) -> None:
-        """Decide, write and count one finished box."""
-        decision = self.decision
-        shape = (decision.bands, *box.window.shape)
-        if box.sums is None:
-            labels = np.full(shape, decision.nodata, decision.dtype)
-            confidence = np.full(shape, CONFIDENCE_NODATA, np.uint8)
-        else:
-            self.inferred += 1
-            with span("decide"):
-                total = self._total(box)
-                labels = decision.labels(box.sums, total, box.invalid)
-                if self.confidence is not None and total is not None:
-                    confidence = decision.confidence(box.sums, total, box.invalid)
-        self.mask.write(box.window, labels)
+    def write(self, box: Decided) -> None:
+        """Write and count one box."""
+        self.inferred += box.inferred
+        self.mask.write(box.window, box.labels)
         with span("count"):
-            self.areas.add(box.window, labels)
-        if self.confidence is not None:
-            self.confidence.write(box.window, confidence)
-
-    def _total(self, box: Finished) -> np.ndarray | None:
-        if self.confidence is None and not self.decision.needs_total:
-            return None
-        window = box.window
-        return box.sheet.weights.total(tuple(slice(a, b) for a, b in zip(window.start, window.stop, strict=True)))
+            self.areas.add(box.window, box.labels)
+        if self.confidence is not None and box.confidence is not None:
+            self.confidence.write(box.window, box.confidence)
 
     def discard(self) -> None:
         """Leave nothing half-written."""

@@ -50,10 +50,10 @@ def cut_key(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[int
 
     The processor is not in it: a run that goes on at another node of a cluster keeps its parts.
     """
-    kind = device_kind(run.model)
+    kind = {key: value for key, value in device_kind(run.model).items() if key != "processor"}
     told = {
         "segpipe": __version__,
-        "device": [kind["device"], kind["onnxruntime"]],
+        "device": kind,
         "shape": list(shape),
         "case": [case.name, case.path],
         "files": list(files),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from segpipe.pipeline.batches import Sheet, open_sheet
 from segpipe.pipeline.cases import Case, identities
 from segpipe.pipeline.cut import Limits, cut, repeated
+from segpipe.pipeline.device import gpus
 from segpipe.pipeline.errors import OutputError, foreseen
 from segpipe.pipeline.faults import is_passing
 from segpipe.pipeline.gdal import cache_bytes, gdal_options
@@ -186,10 +187,11 @@ def _limits(case: PlannedCase, total: int, run: Run, workers: int) -> Limits:
 
 
 def _widest(run: Run, workers: int) -> int:
-    """Pixels of a strip's width that half of a worker's memory holds."""
+    """Pixels of a strip's width that half of a worker's memory holds, or what is left of its GPU's."""
     model = run.model
+    memory = worker_memory(run, workers) / 2 if model.room is None else model.room.strip
     per_pixel = (model.tiling.overlap[0] + model.tiling.align[0]) * model.contract.scores * 4
-    return int(worker_memory(run, workers) / 2 / per_pixel)
+    return int(memory / per_pixel)
 
 
 def worker_memory(run: Run, workers: int) -> float:
@@ -242,7 +244,7 @@ def _workers(cases: int, run: Run, processors: int) -> int:
         return 1
     if run.settings.workers:
         return run.settings.workers
-    return 1 if run.model.device == "cuda" else max(1, min(processors, cases))
+    return max(1, len(gpus())) if run.model.device != "cpu" else max(1, min(processors, cases))
 
 
 def group(cases: Iterable[PlannedCase], workers: int) -> Iterator[Job]:

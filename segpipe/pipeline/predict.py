@@ -4,9 +4,7 @@ from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import numpy as np
-from numpy.typing import NDArray
-
+from segpipe.pipeline.arrays import Array, Arrays
 from segpipe.pipeline.batches import Batch, Tile
 from segpipe.pipeline.errors import foreseen
 from segpipe.pipeline.model import Model
@@ -17,8 +15,9 @@ def predict(model: Model, batches: Iterable[Batch], calls: int) -> Generator[Til
     """The same tiles in the same order, with weighted scores instead of pixels.
 
     ``calls`` batches are in the model at once and one more waits, so that the model never waits for whoever takes the
-    results. A batch that fails ends the cases that it holds tiles of.
+    results. A device has one stream, and one call. A batch that fails ends the cases that it holds tiles of.
     """
+    calls = 1 if model.arrays.lag else calls
     running: deque[Future[list[Tile]]] = deque()
     with ThreadPoolExecutor(calls, thread_name_prefix="segpipe-model") as pool:
         try:
@@ -41,20 +40,23 @@ def _next(running: deque[Future[list[Tile]]]) -> list[Tile]:
 def _scored(model: Model, batch: Batch) -> list[Tile]:
     filled = batch.filled
     try:
-        if filled:
-            with span("infer", filled[0].case.name, filled[0].index):
-                scores = model(batch.stack(model.spec.batch))
-            for tile, own in zip(filled, scores[: len(filled)], strict=True):
-                with span("weight", tile.case.name, tile.index):
-                    tile.scores, tile.pixels = weighted(own, tile), None
+        with model.arrays.here():
+            if filled:
+                with span("infer", filled[0].case.name, filled[0].index):
+                    scores = model.score(filled)
+                for tile, own in zip(filled, scores, strict=True):
+                    with span("weight", tile.case.name, tile.index):
+                        tile.scores, tile.pixels = weighted(own, tile, model.arrays), None
     except Exception as error:  # noqa: BLE001 - a bad batch costs only its cases
         for tile in filled:
             tile.error, tile.pixels = foreseen(error, tile.case.path), None
+            if tile.sheet is not None:
+                tile.sheet.abandoned.set()  # the rest of the case would be read and inferred for nothing
     return batch.tiles
 
 
-def weighted(scores: NDArray[np.float32], tile: Tile) -> NDArray[np.float32]:
+def weighted(scores: Array, tile: Tile, arrays: Arrays) -> Array:
     """Scores ``(classes, *tile)`` times the weights of their window, in place; done here, beside the model, in parallel."""
     assert tile.sheet is not None
-    scores *= tile.sheet.weights.of(tile.index)
+    scores *= arrays.weights(tile.sheet.weights).of(tile.index)
     return scores

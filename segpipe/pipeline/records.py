@@ -16,6 +16,7 @@ from rasterio.io import DatasetReader
 from segpipe import __version__
 from segpipe.pipeline.cases import Case, identities
 from segpipe.pipeline.config import Settings
+from segpipe.pipeline.device import gpu_facts, told
 from segpipe.pipeline.errors import OutputError, SourceError
 from segpipe.pipeline.faults import is_passing
 from segpipe.pipeline.files import output_errors
@@ -69,12 +70,15 @@ class Run:
 
 def device_kind(model: ModelSpec) -> Record:
     """What the same bytes are promised for: equal on every machine where all of this is equal."""
-    return {
+    kind = {
         "device": model.device,
         "onnxruntime": str(onnxruntime.__version__),
         "processor": _processor(),
         "precision": model.input_dtype,
     }
+    # a GPU may take another kernel for another batch
+    on_gpu = {"gpu": gpu_facts(), "options": told(model.options), "batch": model.batch}
+    return kind if model.device == "cpu" else kind | on_gpu
 
 
 def _processor() -> str:
@@ -91,7 +95,7 @@ def _processor() -> str:
 
 def versions() -> Record:
     """Versions of Python, segpipe and the libraries that touch pixels."""
-    names = ("onnxruntime-gpu", "onnxruntime", "onnx", "rasterio", "numpy", "pyproj", "dask", "distributed")
+    names = ("onnxruntime-gpu", "onnxruntime", "torch", "onnx", "rasterio", "numpy", "pyproj", "dask", "distributed")
     return {"segpipe": __version__, "python": platform.python_version(), **{n: v for n in names if (v := _version(n))}}
 
 

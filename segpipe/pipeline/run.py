@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -17,9 +17,12 @@ from segpipe.pipeline.ahead import ahead
 from segpipe.pipeline.batches import CHANGED, HandedBackError, Reading, Sheet, Tile, batches, open_sheet, read, scaling_of
 from segpipe.pipeline.blend import blend
 from segpipe.pipeline.cases import Case
-from segpipe.pipeline.errors import SourceError, foreseen
+from segpipe.pipeline.decide import Decided, decide
+from segpipe.pipeline.errors import DeviceMemoryError, SourceError, foreseen
 from segpipe.pipeline.faults import is_passing, tell, waits
 from segpipe.pipeline.gdal import gdal_options
+from segpipe.pipeline.labels import Decision
+from segpipe.pipeline.machine import processors
 from segpipe.pipeline.model import Model
 from segpipe.pipeline.output import CaseOutput, PartOutput
 from segpipe.pipeline.parts import forget_parts, is_part_done, read_cut, read_scaling, write_scaling
@@ -32,7 +35,14 @@ from segpipe.pipeline.windows import Part
 LOG = logging.getLogger("segpipe")
 
 READ_AHEAD = 3
-"""Tiles that are read while others are inferred."""
+"""Tiles that are read while others are inferred; two batches where that is more."""
+
+WRITE_BEHIND = 16
+"""Boxes that wait to be written while a device is given more to do."""
+
+DECODERS = 4
+"""Threads that decode the blocks of a window for a GPU: one gives 34 Mpx/s of 4 bands of uint16 (DEFLATE). On the CPU the
+processors are the network's."""
 
 Progress = Callable[[int], None]
 """Told how many more pixels are done."""
@@ -59,6 +69,8 @@ class Outcome:
     error: str | None = None
     passing: bool = False
     """Whether a storage fault that may pass was the reason."""
+    short: bool = False
+    """Whether the memory of the device was too small for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +117,7 @@ def work(task: Task, run: Run, model: Model, calls: int, progress: Progress) -> 
     """Do a task; one word for each of its cases. What a storage fault has stopped is begun anew, later and later."""
     for wait in waits(run.settings.retries):
         stopped: list[Outcome] = []
-        for told in _once(task, run, model, calls, progress):
+        for told in _fitting(task, run, model, calls, progress):
             if isinstance(told, Outcome) and told.passing:
                 stopped.append(told)
             else:
@@ -118,7 +130,30 @@ def work(task: Task, run: Run, model: Model, calls: int, progress: Progress) -> 
         time.sleep(wait)
         if isinstance(task, Job):
             task = replace(task, cases=tuple(outcome.case for outcome in stopped))
-    yield from _once(task, run, model, calls, progress)
+    yield from _fitting(task, run, model, calls, progress)
+
+
+def _fitting(task: Task, run: Run, model: Model, calls: int, progress: Progress) -> Iterator[Told]:
+    """All that the memory of the device was too small for begins anew, with half the batch."""
+    short: list[Outcome] = []
+    for told in _once(task, run, model, calls, progress):
+        if isinstance(told, Outcome) and told.short:
+            progress(-told.pixels)
+            short.append(told)
+        else:
+            yield told
+    if short and model.shrink():
+        names = ", ".join(outcome.case.name for outcome in short)
+        LOG.warning("%s; begun anew with batches of %d: %s", short[0].error, model.spec.batch, names)
+        yield from _fitting(_only(task, short), run, model, calls, progress)
+    else:
+        yield from short
+
+
+def _only(task: Task, outcomes: list[Outcome]) -> Task:
+    """What a task has to do for some of its cases."""
+    names = {outcome.case.name for outcome in outcomes}
+    return replace(task, cases=tuple(case for case in task.cases if case.name in names)) if isinstance(task, Job) else task
 
 
 def _once(task: Task, run: Run, model: Model, calls: int, progress: Progress) -> Iterator[Told]:
@@ -134,17 +169,19 @@ def _once(task: Task, run: Run, model: Model, calls: int, progress: Progress) ->
 
 def run_job(job: Job, run: Run, model: Model, calls: int, progress: Progress) -> Iterator[Told]:
     """Do every case of a job; one word for each, in order, once its mask has its name or it has failed."""
+    run = replace(run, model=model.spec)  # whose batch may be smaller by now
     before = {} if run.settings.overwrite else _done_before(job, run)
     yield from before.values()
     left = [case for case in job.cases if case.name not in before]
     limit = JOB_WINDOWS if job.unseen else math.inf
     reading = Reading(run.model, run.settings.bands, limit=limit)
-    tiles = ahead(_with_gdal(read(tuple(left), reading)), READ_AHEAD)
+    tiles = _tiles(left, reading)
     scored = predict(model, batches(tiles, run.model.batch), calls)
     with gdal_options(), closing(tiles), closing(scored), ThreadPoolExecutor(1, "segpipe-finish") as finisher:
         finishing: deque[Future[Told]] = deque()
         for case, own in groupby(scored, key=attrgetter("case")):
-            finishing.append(finisher.submit(_segment(case, own, partial(_case_output, case, run=run), progress)))
+            boxes = _boxes(own, run, model)
+            finishing.append(finisher.submit(_segment(case, boxes, partial(_case_output, case, run=run), progress)))
             # the last case is finished beside the next one, unless that one may not begin
             while len(finishing) > (0 if run.settings.fail_fast else 1):
                 yield _finished(finishing)
@@ -177,12 +214,19 @@ def run_part(job: PartJob, run: Run, model: Model, calls: int, progress: Progres
     if is_part_done(run.output, case, job.number, confidence=run.settings.confidence):
         return Outcome(case, 0.0)  # by a worker that was lost before it could tell
     reading = Reading(run.model, run.settings.bands, job.part, read_scaling(run.output, case))
-    tiles = ahead(_with_gdal(read([case], reading)), READ_AHEAD)
-    scored = predict(model, batches(tiles, run.model.batch), calls)
+    tiles = _tiles([case], reading)
+    scored = predict(model, batches(tiles, model.spec.batch), calls)
     with gdal_options(), closing(tiles), closing(scored):
-        outcome = _segment(case, scored, lambda sheet: _part_output(job, sheet, run), progress)()
+        outcome = _segment(case, _boxes(scored, run, model), lambda sheet: _part_output(job, sheet, run), progress)()
     assert isinstance(outcome, Outcome)
     return outcome
+
+
+def _boxes(tiles: Iterable[Tile], run: Run, model: Model) -> Generator[Decided, None, None]:
+    """Scored tiles of one case blended and decided, where the scores are; beside what writes them if that is elsewhere."""
+    decision = Decision(run.model.contract, run.model.blend_on, model.arrays)
+    boxes = decide(blend(tiles, model.arrays), decision, confidence=run.settings.confidence)
+    return ahead(boxes, WRITE_BEHIND, stage="infer") if model.arrays.lag else boxes
 
 
 def _part_output(job: PartJob, sheet: Sheet, run: Run) -> PartOutput:
@@ -233,24 +277,29 @@ def _timed(stage: str, case: Case, do: Callable[[], None], pixels: int = 0, seco
 
 def _failed(case: Case, started: float, pixels: int, error: Exception) -> Outcome:
     told = foreseen(error, case.path)
-    return Outcome(case, time.perf_counter() - started, pixels, str(told), is_passing(told))
+    short = isinstance(error, DeviceMemoryError)
+    return Outcome(case, time.perf_counter() - started, pixels, str(told), is_passing(told), short)
 
 
 def _segment(
-    case: Case, tiles: Iterable[Tile], make_output: Callable[[Sheet], CaseOutput | PartOutput], progress: Progress
+    case: Case,
+    boxes: Generator[Decided, None, None],
+    make_output: Callable[[Sheet], CaseOutput | PartOutput],
+    progress: Progress,
 ) -> Callable[[], Told]:
     """Write all but the last word of a case, or of a part; what is returned says it, beside the next case."""
     started, pixels = time.perf_counter(), 0
     sheet: Sheet | None = None
     output: CaseOutput | PartOutput | None = None
     try:
-        for box in blend(tiles):
-            sheet = box.sheet
-            with span("write", case.name, box.window.start):
-                output = output or make_output(sheet)
-                output.write(box)
-            pixels += box.window.size
-            progress(box.window.size)
+        with closing(boxes):
+            for box in boxes:
+                sheet = box.sheet
+                with span("write", case.name, box.window.start):
+                    output = output or make_output(sheet)
+                    output.write(box)
+                pixels += box.window.size
+                progress(box.window.size)
     except HandedBackError as back:
         returned = Returned(case, None if back.sheet is None else as_planned(case, back.sheet))
         return lambda: returned
@@ -279,7 +328,13 @@ def _finish(case: Case, output: CaseOutput | PartOutput | None, started: float, 
     return Outcome(case, time.perf_counter() - started, pixels)
 
 
-def _with_gdal(tiles: Iterator[Tile]) -> Iterator[Tile]:
+def _tiles(cases: Sequence[Case], reading: Reading) -> Generator[Tile, None, None]:
+    """Tiles of cases, read in a thread of their own."""
+    decoders = 1 if reading.model.device == "cpu" else min(DECODERS, processors())
+    return ahead(_with_gdal(read(tuple(cases), reading), decoders), max(READ_AHEAD, 2 * reading.model.batch))
+
+
+def _with_gdal(tiles: Iterator[Tile], decoders: int) -> Iterator[Tile]:
     """GDAL's options belong to a thread: enter them in whichever runs this."""
-    with gdal_options():
+    with gdal_options(decoders):
         yield from tiles

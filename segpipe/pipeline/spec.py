@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from segpipe.pipeline.contract import (
     deepness_values,
     read_contract,
 )
-from segpipe.pipeline.device import Kind, check_runtime, resolve_device
+from segpipe.pipeline.device import Kind, Options, Room, check_runtime, resolve_device
 from segpipe.pipeline.errors import ContractError, ModelError, SettingsError
 from segpipe.pipeline.windows import Tiling
 
@@ -69,8 +69,12 @@ class ModelSpec:
     input_dtype: str
     threads: int = 1
     """Within one call, on a CPU."""
+    options: Options = field(default_factory=Options)
+    """How a device computes."""
     network_mb: float = 0.0
-    """Memory that one batch through the network took in a trial, weights included."""
+    """Memory of the host that one batch through the network took in a trial, weights included."""
+    room: Room | None = None
+    """The device's memory; None on the CPU."""
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -108,6 +112,7 @@ def read_spec(settings: Settings) -> ModelSpec:
         input=image.name,
         output=scores.name,
         input_dtype=str(image.dtype),
+        options=resolve_options(settings, device),
         threads=settings.threads or 1,
     )
 
@@ -286,7 +291,17 @@ def _resolve_batch(settings: Settings, image: TensorSpec, device: Kind) -> int:
     fixed = image.shape[0]
     if fixed is not None and settings.batch not in (None, fixed):
         raise SettingsError(f"the model's batch is fixed at {fixed}, got --batch {settings.batch}: leave --batch out")
-    return fixed or settings.batch or (8 if device == "cuda" else 1)
+    return fixed or settings.batch or (1 if device == "cpu" else 8)
+
+
+def resolve_options(settings: Settings, device: Kind) -> Options:
+    """How a GPU computes; the CPU has no choice."""
+    if device == "cpu":
+        asked = [f"--{name}" for name in ("tf32", "nhwc") if getattr(settings, name)]
+        if asked:
+            raise SettingsError(f"{' and '.join(asked)} is for a GPU, got device cpu: leave it out, or take --device cuda")
+        return Options()
+    return Options(settings.tf32, settings.nhwc)
 
 
 def check_unchanged(spec: ModelSpec) -> None:

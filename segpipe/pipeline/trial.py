@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from segpipe.pipeline.errors import OutputError, SettingsError
 from segpipe.pipeline.machine import processors
-from segpipe.pipeline.model import Model
+from segpipe.pipeline.model import HostModel
 from segpipe.pipeline.plan import Plan, worker_memory
 from segpipe.pipeline.records import Run, device_kind
 from segpipe.pipeline.spec import ModelSpec
@@ -99,7 +99,7 @@ def check_threads(spec: ModelSpec) -> None:
     """
     if spec.device != "cpu":
         raise SettingsError(f"threads are those of a CPU, and the model runs on {spec.device}: leave --threads out")
-    if spec.threads > 1 and not _same(*(Model(replace(spec, threads=n))(_tile(spec)) for n in (1, spec.threads))):
+    if spec.threads > 1 and not _same(*(HostModel(replace(spec, threads=n))(_tile(spec)) for n in (1, spec.threads))):
         raise SettingsError(
             f"threads must not change scores, and those of {spec.path} with {spec.threads} are not those with 1: "
             "leave --threads out"
@@ -131,7 +131,7 @@ def measure(spec: ModelSpec, wanted: Sequence[Split]) -> Trial:
         wanted: splits for the same processors; the first is taken unless another is clearly faster.
     """
     tile = _tile(spec)
-    models = {split: Model(replace(spec, threads=split.threads)) for split in wanted}
+    models = {split: HostModel(replace(spec, threads=split.threads)) for split in wanted}
     scores = {split: model(tile) for split, model in models.items()}
     first = wanted[0]
     seconds: dict[Split, list[float]] = {split: [] for split in wanted if _same(scores[first], scores[split])}
@@ -155,7 +155,7 @@ def fastest(seconds: Mapping[Split, Sequence[float]]) -> Split:
     return best if faster.get(best, 1) < CLEARLY else first
 
 
-def _time(model: Model, tile: Pixels, split: Split, count: int) -> float:
+def _time(model: HostModel, tile: Pixels, split: Split, count: int) -> float:
     with ThreadPoolExecutor(split.calls) as pool:
         started = time.perf_counter()
         for _ in pool.map(model, [tile] * count):

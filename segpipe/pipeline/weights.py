@@ -4,8 +4,11 @@ Profiles are float32, symmetric, strictly positive (but for ``crop``), and 1 tow
 neighbour shares the work.
 """
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,31 +21,50 @@ GAUSSIAN_FLOOR = 1e-3
 """Smallest gaussian weight as a share of the peak: with less, float32 sums lose the corners of a tile."""
 
 
+@dataclass(frozen=True, eq=False)
 class Weights:
-    """The weights of every window of a case, and their sum over all windows."""
+    """The weights of every window of a case, and their sum over all windows.
 
-    def __init__(self, cover: Cover) -> None:
+    Arrays are NumPy's, or those of a device.
+    """
+
+    profiles: Sequence[Sequence[Any]]
+    """One per axis and window, of shape ``(tile,)``."""
+    totals: Sequence[Any]
+    """Their sums over the windows, one per axis."""
+
+    @classmethod
+    def over(cls, cover: Cover) -> Self:
+        """Those of a cover."""
         tiling = cover.tiling
-        self._profiles = [
+        profiles = [
             axis_profiles(starts, tile, tiling.blend) for starts, tile in zip(cover.starts, tiling.tile, strict=True)
         ]
-        self._totals = [_total(profiles, starts) for profiles, starts in zip(self._profiles, cover.starts, strict=True)]
+        return cls(profiles, [_total(own, starts) for own, starts in zip(profiles, cover.starts, strict=True)])
 
-    def of(self, index: tuple[int, ...]) -> Profile:
+    def moved(self, move: Callable[[Profile], Any]) -> Self:
+        """The same weights with every array elsewhere; equal profiles are moved once."""
+        moved: dict[bytes, Any] = {}
+        for profile in (profile for axis in self.profiles for profile in axis):
+            if profile.tobytes() not in moved:
+                moved[profile.tobytes()] = move(profile)
+        return type(self)([[moved[p.tobytes()] for p in axis] for axis in self.profiles], [move(t) for t in self.totals])
+
+    def of(self, index: tuple[int, ...]) -> Any:
         """Weights of one window, shape ``tile``."""
-        return _outer([profiles[i] for profiles, i in zip(self._profiles, index, strict=True)])
+        return _outer([profiles[i] for profiles, i in zip(self.profiles, index, strict=True)])
 
-    def total(self, slices: tuple[slice, ...]) -> Profile:
+    def total(self, slices: tuple[slice, ...]) -> Any:
         """Sum of the weights of all windows over a box of the case.
 
         A product of sums, because the windows form a grid. It holds at every valid pixel: all windows that show one are
         inferred.
         """
-        return _outer([total[where] for total, where in zip(self._totals, slices, strict=True)])
+        return _outer([total[where] for total, where in zip(self.totals, slices, strict=True)])
 
 
-def _outer(profiles: list[Profile]) -> Profile:
-    return reduce(np.multiply.outer, profiles)
+def _outer(profiles: list[Any]) -> Any:
+    return reduce(lambda product, profile: product[..., None] * profile, profiles)
 
 
 def _total(profiles: list[Profile], starts: tuple[int, ...]) -> Profile:

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.pipeline.batches import Sheet, Tile, batches, read_tile
-from segpipe.pipeline.blend import Finished, blend
+from segpipe.pipeline.blend import blend
 from segpipe.pipeline.cases import Case
+from segpipe.pipeline.decide import decide
 from segpipe.pipeline.labels import Decision, Labels
-from segpipe.pipeline.model import Model
+from segpipe.pipeline.model import Model, load
 from segpipe.pipeline.predict import predict
 from segpipe.pipeline.scaling import Scaling
 from segpipe.pipeline.windows import Cover, Tiling, Window
@@ -87,25 +88,17 @@ def segment(model: Model, tiling: Tiling, held: Held, scaling: Scaling, calls: i
     """Labels ``(bands, *box)`` of a box, as a run would decide them if the box were a case."""
     cover = Cover(held.grid.shape, tiling)
     sheet = Sheet(held.grid, False, [], (), cover, 0.0, cover.whole)
-    decision = Decision(model.spec.contract, model.spec.blend_on)
+    decision = Decision(model.spec.contract, model.spec.blend_on, model.arrays)
     labels: NDArray[Any] = np.empty((decision.bands, *cover.shape), decision.dtype)
     with closing(predict(model, batches(_tiles(sheet, held, scaling), model.spec.batch), calls)) as scored:
-        for box in blend(scored):
-            labels[(slice(None), *_slices(box.window))] = decided(decision, box)
+        for box in decide(blend(scored, model.arrays), decision, confidence=False):
+            labels[(slice(None), *_slices(box.window))] = box.labels
     return labels
 
 
 def _tiles(sheet: Sheet, held: Held, scaling: Scaling) -> Iterator[Tile]:
     for index in sheet.cover:
         yield Tile(HELD, sheet, index, *read_tile(held, sheet.cover, index, scaling))
-
-
-def decided(decision: Decision, box: Finished) -> Labels | int:
-    """Labels of a finished box."""
-    if box.sums is None:
-        return decision.nodata
-    total = box.sheet.weights.total(_slices(box.window)) if decision.needs_total else None
-    return decision.labels(box.sums, total, box.invalid)
 
 
 def _slices(window: Window) -> tuple[slice, ...]:
@@ -126,9 +119,9 @@ class Bench:
         tiling = reference_tiling(self._network, shape)
         whole = tiling.tile != spec.tiling.tile
         if not whole:
-            return segment(Model(self._network.with_tiling(tiling)), tiling, self._held, self._scaling, self._calls)
+            return segment(load(self._network.with_tiling(tiling)), tiling, self._held, self._scaling, self._calls)
         spec = self._network.with_tiling(tiling, 1 if self._network.free_batch else None)
-        return segment(Model(replace(spec, threads=self._calls)), tiling, self._held, self._scaling, 1)
+        return segment(load(replace(spec, threads=self._calls)), tiling, self._held, self._scaling, 1)
 
     def compare(self, model: Model, choice: Choice, reference: Labels, wanted: Axes) -> "Count":
         """A choice's labels beside a file's own reference, and beside that of the first file."""

@@ -9,7 +9,7 @@ from segpipe.pipeline.cases import find_cases
 from segpipe.pipeline.errors import ModelError
 from segpipe.pipeline.gdal import gdal_options
 from segpipe.pipeline.machine import memory, processors
-from segpipe.pipeline.model import Model
+from segpipe.pipeline.model import load
 from segpipe.pipeline.records import Record, device_kind
 from segpipe.pipeline.windows import Cover, Tiling
 from segpipe.tune.choices import Axes, Choice, Network, batches, choices, open_networks, step
@@ -218,7 +218,7 @@ class _Work:
                 if key in refused:
                     continue
                 try:
-                    model = Model(own[0].network.with_tiling(own[0].tiling))
+                    model = load(own[0].network.with_tiling(own[0].tiling))
                 except ModelError as error:
                     refused.add(key)
                     self.notes.append(f"{key[0].name} does not take tile {_by(key[1])}: {error}")

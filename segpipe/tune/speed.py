@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 
 from segpipe.pipeline.batches import Sheet, Tile, batches, read_tile
 from segpipe.pipeline.blend import blend
+from segpipe.pipeline.decide import decide
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.labels import Decision
-from segpipe.pipeline.model import Model
+from segpipe.pipeline.model import Model, load
 from segpipe.pipeline.predict import predict
 from segpipe.pipeline.scaling import Scaling
 from segpipe.pipeline.spec import ModelSpec
 from segpipe.pipeline.windows import Cover
-from segpipe.tune.labels import HELD, decided
+from segpipe.tune.labels import HELD
 from segpipe.tune.places import Held
 
 Pixels = NDArray[Any]
@@ -61,7 +62,7 @@ def tiles_of(held: Held, scaling: Scaling, spec: ModelSpec) -> list[Pixels]:
 
 def seconds_per_tile(spec: ModelSpec, tiles: Sequence[Pixels], calls: int) -> float:
     """Wall time over the tiles that were done in it, after a batch per call to warm up."""
-    model = Model(spec)
+    model = load(spec)
     once, count = calls * spec.batch, calls * max(TIMED, spec.batch)
     _pass(model, tiles, once, calls)
     started = time.perf_counter()
@@ -76,10 +77,10 @@ def _pass(model: Model, tiles: Sequence[Pixels], count: int, calls: int) -> None
     shape = (*tiling.tile[:-1], tiling.tile[-1] + (count - 1) * long[-1])
     cover = Cover(shape, tiling)
     sheet = Sheet(Grid(shape), False, [], (), cover, 0.0, cover.whole)
-    decision = Decision(model.spec.contract, model.spec.blend_on)
+    decision = Decision(model.spec.contract, model.spec.blend_on, model.arrays)
     with closing(predict(model, batches(_cycled(sheet, tiles), model.spec.batch), calls)) as scored:
-        for box in blend(scored):
-            decided(decision, box)
+        for _ in decide(blend(scored, model.arrays), decision, confidence=False):
+            pass
 
 
 def _cycled(sheet: Sheet, tiles: Sequence[Pixels]) -> Iterator[Tile]:

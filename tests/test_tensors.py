@@ -1,0 +1,441 @@
+"""The path of the GPUs on CPU tensors, against NumPy: blending, weights, scaling, labels, and whole runs."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import rasterio
+import torch
+from distributed import Client
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import Network, contract, local
+from onnx import TensorProto
+
+from segpipe.pipeline.arrays import HOST
+from segpipe.pipeline.blend import Strip
+from segpipe.pipeline.bound import BoundModel, _engine_key
+from segpipe.pipeline.cases import Case
+from segpipe.pipeline.cluster import _started
+from segpipe.pipeline.config import load_settings
+from segpipe.pipeline.contract import parse_contract
+from segpipe.pipeline.device import Options, Room, Terms, _load_tensorrt, engine_folder, providers
+from segpipe.pipeline.errors import DeviceError, DeviceMemoryError, SettingsError, SourceError
+from segpipe.pipeline.gate import _room, check_agreement
+from segpipe.pipeline.labels import Decision
+from segpipe.pipeline.launch import carry_out, prepare
+from segpipe.pipeline.plan import make_plan
+from segpipe.pipeline.records import Run
+from segpipe.pipeline.scaling import Scaling
+from segpipe.pipeline.spec import read_spec
+from segpipe.pipeline.tensors import DeviceArrays, Lane, Upload, memory_errors, scaled
+from segpipe.pipeline.weights import Weights
+from segpipe.pipeline.windows import Cover, Tiling
+
+LANE = Lane("cpu")
+TENSORS = DeviceArrays(LANE, 4)
+
+
+@st.composite
+def covers(draw):
+    tile, align = draw(st.integers(2, 6)) * 4, 4
+    overlap = draw(st.integers(0, tile - align))
+    shape = draw(st.integers(1, 60)), draw(st.integers(1, 60))
+    blend = draw(st.sampled_from(["gaussian", "cosine", "linear", "constant", "crop"]))
+    return Cover(shape, Tiling((tile,) * 2, (overlap,) * 2, (align,) * 2, blend))
+
+
+@given(covers(), st.data())
+def test_weighted_sums_are_the_same_bytes(cover, data):
+    empty = data.draw(st.sets(st.sampled_from(list(cover))))
+    rng, weights = np.random.default_rng(0), Weights.over(cover)
+    moved, strips = TENSORS.weights(weights), (Strip(cover), Strip(cover, arrays=TENSORS))
+    for index in cover:
+        scores = None if index in empty else rng.normal(size=(3, *cover.tiling.tile)).astype(np.float32)
+        there = None if scores is None else torch.from_numpy(scores.copy())
+        if scores is not None:
+            scores *= weights.of(index)
+            there *= moved.of(index)
+        here, there = strips[0].add(index, scores), strips[1].add(index, there)
+        assert (here is None) == (there is None)
+        if here is not None:
+            assert here.tobytes() == there.contiguous().numpy().tobytes()
+    box = tuple(slice(0, n) for n in cover.shape)
+    np.testing.assert_array_equal(weights.total(box), moved.total(box).numpy())
+
+
+TYPES = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"]
+
+
+def pixels_of(dtype, shape, seed=0):
+    rng = np.random.default_rng(seed)
+    if np.dtype(dtype).kind == "f":
+        return rng.normal(size=shape).astype(dtype) * 1000
+    limits = np.iinfo(dtype)
+    return rng.integers(limits.min, limits.max, shape, dtype=dtype, endpoint=True)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("fill", [False, True])
+def test_scaling_gives_the_same_bytes_in_every_type(dtype, clip, fill):
+    stored, invalid = pixels_of(dtype, (2, 3, 20, 30)), np.random.default_rng(1).random((2, 20, 30)) < 0.2
+    limits = (np.array([-0.5, 0, 0.1]), np.array([0.9, 1, 2.0])) if clip else (None, None)
+    fills = np.array([3.0, 0.1, -7]) if fill else None
+    scaling = Scaling(np.array([1e-4, 0.3, 1 / 255]), np.array([0.1, -3.3, 0]), *limits, fill=fills)
+    upload, masks = Upload(LANE), Upload(LANE)
+    with upload.send(list(stored)) as sent, masks.send(list(invalid)) as where:
+        assert sent.numpy().tobytes() == stored.tobytes()
+        there = scaled(sent, scaling, where, TENSORS)
+    here = np.stack([scaling(a, b) for a, b in zip(stored, invalid, strict=True)])
+    assert there.numpy().tobytes() == here.tobytes()
+
+
+def test_buffers_take_turns_and_grow():
+    upload, kept = Upload(LANE), []
+    for size in (3, 50, 7, 50, 80):
+        stored = [pixels_of("uint16", (2, size, size), seed) for seed in range(3)]
+        with upload.send(stored) as sent:
+            kept.append((sent.clone(), np.stack(stored)))
+    for there, here in kept:
+        np.testing.assert_array_equal(there.numpy(), here)
+
+
+def decisions(values, blend_on="logits"):
+    told = parse_contract(values, "test")
+    return [Decision(told, blend_on, arrays) for arrays in (HOST, TENSORS)]
+
+
+def classes(ids):
+    return [{"id": i, "name": f"class{i}", "index": k} for k, i in enumerate(ids)]
+
+
+FORMS = {
+    "multiclass": {},
+    "ids of their own": {"classes": classes([7, 3, 200, 1])},
+    "more than 255": {"classes": classes([7, 300, 65000, 1])},
+    "multilabel": {"task": "multilabel", "activation": "sigmoid", "threshold": 0.3},
+    "binary": {"task": "binary", "activation": "sigmoid", "classes": classes([0, 1])[:2]},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("blend_on", ["logits", "probabilities"])
+def test_labels_are_the_same_bytes_ties_and_all(form, masked, blend_on):
+    if form == "binary":
+        values = contract(3, 2, **{**FORMS[form], "classes": [{"id": 0, "name": "a"}, {"id": 1, "name": "b"}]})
+    else:
+        values = contract(3, 4, **FORMS[form])
+    here, there = decisions(values, blend_on)
+    rng = np.random.default_rng(0)
+    count = 1 if form == "binary" else 4
+    sums = np.round(rng.normal(size=(count, 40, 50)) * 4).astype(np.float32) / 4  # so that many pixels are in a tie
+    sums = np.abs(sums) / 3 if blend_on == "probabilities" else sums
+    total = rng.random((40, 50)).astype(np.float32) + 0.5
+    invalid = rng.random((40, 50)) < 0.3 if masked else None
+    if masked:
+        sums[:, invalid] = np.nan
+    moved = [None if a is None else torch.from_numpy(a.copy()) for a in (sums, total, invalid)]
+    labels, finite = here.labels(sums, total, invalid)
+    got, same = TENSORS.fetch(*there.labels(*moved))()
+    assert got.dtype == labels.dtype
+    np.testing.assert_array_equal(got, labels)
+    assert bool(finite) is bool(same) is True
+    with np.errstate(invalid="ignore"):
+        likely = here.confidence(sums, total, invalid)
+    (mine,) = TENSORS.fetch(there.confidence(*moved))()
+    # exp is the library's own and may differ in its last bit, and so a step of 1 in 254 where it lies between two
+    assert np.abs(mine.astype(int) - likely).max() <= 1
+    assert (mine == likely).mean() > 0.999
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_scores_that_are_not_finite_show_where_a_pixel_is_valid(bad):
+    here, there = decisions(contract(3, 4))
+    sums, invalid = np.zeros((4, 5, 5), np.float32), np.zeros((5, 5), bool)
+    sums[2, 1, 1] = bad
+    invalid[1, 1] = True
+    for where, expected in ((invalid, True), (~invalid, False), (None, False)):
+        moved = None if where is None else torch.from_numpy(where)
+        assert bool(here.labels(sums, None, where)[1]) is expected
+        assert bool(there.labels(torch.from_numpy(sums), None, moved)[1]) is expected
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"), DeviceMemoryError),
+        (RuntimeError("BFCArena: Failed to allocate memory for requested buffer of size 5"), DeviceMemoryError),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"), DeviceMemoryError),
+        (RuntimeError("an illegal memory access was encountered"), RuntimeError),
+        (SourceError("a.tif cannot be read: out of memory"), SourceError),
+    ],
+)
+def test_memory_that_is_used_up_is_told_from_other_failures(error, kind):
+    with pytest.raises(kind, match=str(error).splitlines()[0][:20]) as caught, memory_errors():
+        raise error
+    assert type(caught.value) is kind
+
+
+@pytest.fixture
+def scenes(raster):
+    """Cases of unlike type and size, with and without nodata, so that batches mix them."""
+    rng = np.random.default_rng(3)
+    shapes = [(300, 410), (64, 64), (65, 200), (10, 17), (257, 131), (33, 300)]
+    for number, shape in enumerate(shapes):
+        dtype = [np.uint8, np.uint16, np.float32][number % 3]
+        pixels = rng.integers(1, 256, (3, *shape)).astype(dtype)
+        if number % 2:
+            path = raster(f"in/{number}.tif", pixels)
+            continue
+        pixels[:, rng.random(shape) < 0.2] = 0
+        pixels[:, :, : shape[1] // 3] = 0
+        path = raster(f"in/{number}.tif", pixels, nodata=0)
+    return path.parent
+
+
+def masks(out):
+    found = {}
+    for path in sorted(out.rglob("*.tif")):
+        with rasterio.open(path) as dataset:
+            found[path.relative_to(out).as_posix()] = dataset.read()
+    return found
+
+
+def deep(path, **changes):
+    net = Network(3).conv(3, 8, 3).add("Relu").add("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
+    net.conv(8, 8, 3).add("Relu").upsample(2).conv(8, 4, 3)
+    return net.save(path, contract(3, 4, align=2, **changes), classes=4)
+
+
+def quarter(path):
+    net = Network(3).add("AveragePool", kernel_shape=[4, 4], strides=[4, 4]).conv(3, 4, 1)
+    return net.save(path, contract(3, 4), classes=4, shape=("n", 64, 64), out_shape=("n", 4, 16, 16))
+
+
+def half(path):
+    net = Network(3).add("Cast", to=TensorProto.FLOAT).conv(3, 4, 1)
+    return net.save(path, contract(3, 4), classes=4, dtype=TensorProto.FLOAT16)
+
+
+MODELS = {
+    "logits": deep,
+    "z-score": lambda path: deep(path, normalize="zscore"),
+    "clipped": lambda path: deep(path, clip=[0.1, 0.8]),
+    "multilabel": lambda path: deep(path, task="multilabel", activation="sigmoid"),
+    "quarter": quarter,
+    "fp16 input": half,
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_run_gives_the_labels_of_numpy(name, scenes, run_serial, tmp_path):
+    model = MODELS[name](tmp_path / "m.onnx")
+    settings = {"confidence": True, "blend_on": "probabilities" if name == "quarter" else None}
+    here = masks(run_serial(scenes, model, output=tmp_path / "here", batch=4, **settings))
+    there = masks(run_serial(scenes, model, output=tmp_path / "there", batch=4, device="cpu-tensors", **settings))
+    assert list(there) == list(here)
+    assert len(here) == 12
+    for path in here:
+        if ".confidence" in path:
+            assert np.abs(there[path].astype(int) - here[path]).max() <= 1, path
+        else:
+            np.testing.assert_array_equal(there[path], here[path])
+    told = [json.loads((tmp_path / place / "0.json").read_text()) for place in ("here", "there")]
+    assert told[0]["areas"] == told[1]["areas"]
+    assert [record["device"]["device"] for record in told] == ["cpu", "cpu-tensors"]
+
+
+def test_parts_and_batches_give_the_same_bytes(scenes, run_serial, tmp_path):
+    model = deep(tmp_path / "m.onnx", normalize="zscore")
+    told = {}
+    for batch, parts in ((1, None), (3, None), (8, 5)):
+        out = run_serial(scenes, model, output=tmp_path / f"{batch}", batch=batch, parts=parts, device="cpu-tensors")
+        told[batch] = {path.name: path.read_bytes() for path in out.glob("*.tif")}
+    assert told[1] == told[3] == told[8]
+    assert len(told[1]) == 6
+
+
+def test_workers_run_it_too(scenes, segpipe, tmp_path):
+    model, config = deep(tmp_path / "m.onnx"), tmp_path / "c.toml"
+    config.write_text('device = "cpu-tensors"\nworkers = 2\nconfidence = true\n')
+    done = segpipe("run", "-i", scenes, "-m", model, "-o", tmp_path / "out", "-c", config, timeout=250)
+    assert done.returncode == 0, done.stderr
+    assert len(masks(tmp_path / "out")) == 12
+
+
+def test_torch_stays_out_of_a_run_on_the_cpu(scenes, tmp_path):
+    model = local(tmp_path / "m.onnx")
+    program = (
+        "import sys; from segpipe.cli import main; code = 0\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as end: code = end.code\n"
+        "assert code == 0 and 'torch' not in sys.modules, (code, 'torch' in sys.modules)"
+    )
+    arguments = ["run", "-i", scenes, "-m", model, "-o", tmp_path / "out", "--device", "cpu", "--executor", "serial"]
+    done = subprocess.run([sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def short_of_memory(monkeypatch, most):
+    """Let the device have memory for batches of some size only."""
+    whole = BoundModel.score
+
+    def score(self, tiles):
+        if self.spec.batch > most:
+            raise DeviceMemoryError("the device's memory is used up")
+        return whole(self, tiles)
+
+    monkeypatch.setattr(BoundModel, "score", score)
+
+
+@pytest.mark.parametrize("parts", [None, 3])
+def test_a_batch_without_memory_is_halved_and_its_cases_begin_anew(parts, scenes, run_serial, tmp_path, monkeypatch, caplog):
+    model = deep(tmp_path / "m.onnx")
+    whole = run_serial(scenes, model, output=tmp_path / "whole", device="cpu-tensors", batch=8)
+    prepared = prepare(load_settings(None, flags_of(scenes, model, tmp_path / "out", batch=8, parts=parts)))
+    short_of_memory(monkeypatch, 3)
+    summary = carry_out(prepared, Silent())
+    assert (summary.failed, summary.problems) == ([], [])
+    for path in whole.glob("*.tif"):
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+    assert [r.message for r in caplog.records if "begun anew with batches of 4" in r.message]
+    assert [r.message for r in caplog.records if "begun anew with batches of 2" in r.message]
+    if parts is None:
+        assert {json.loads(p.read_text())["device"]["batch"] for p in (tmp_path / "out").glob("[0-9].json")} == {2}
+
+
+def test_a_tile_without_memory_fails_its_case_and_says_so(scenes, tmp_path, monkeypatch):
+    model = deep(tmp_path / "m.onnx")
+    prepared = prepare(load_settings(None, flags_of(scenes, model, tmp_path / "out", batch=2)))
+    short_of_memory(monkeypatch, 0)
+    summary = carry_out(prepared, Silent())
+    assert len(summary.failed) == 6
+    assert all("memory is used up" in failure.error for failure in summary.failed)
+
+
+class Silent:
+    def progress(self, pixels): ...
+
+    def outcome(self, outcome): ...
+
+
+def flags_of(scenes, model, out, **more):
+    fixed = {"input": (str(scenes),), "model": model, "output": out, "executor": "serial", "device": "cpu-tensors"}
+    return fixed | {key: value for key, value in more.items() if value is not None}
+
+
+def test_channels_last_and_a_batch_that_is_fixed(raster, run_serial, tmp_path):
+    rng = np.random.default_rng(1)
+    source = raster("in/a.tif", rng.integers(0, 255, (3, 200, 150), dtype=np.uint8))
+    net = Network(3).add("Transpose", perm=[0, 3, 1, 2]).conv(3, 4, 3).add("Transpose", perm=[0, 2, 3, 1])
+    model = net.save(tmp_path / "m.onnx", contract(3, 4, layout="NHWC"), classes=4)
+    proto = onnx.load(model)
+    for value, channels in ((proto.graph.input[0], 3), (proto.graph.output[0], 4)):
+        del value.type.tensor_type.shape.dim[:]
+        for size in (3, 64, 64, channels):
+            value.type.tensor_type.shape.dim.add().dim_value = size
+    onnx.save(proto, model)
+    here = masks(run_serial(source, model, output=tmp_path / "here"))
+    there = masks(run_serial(source, model, output=tmp_path / "there", device="cpu-tensors"))
+    np.testing.assert_array_equal(there["a.tif"], here["a.tif"])
+
+
+@pytest.mark.parametrize("raw", ["uint8", "uint16"])
+def test_raw_pixels_go_into_a_graph_that_scales_them(raw, raster, run_serial, tmp_path):
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(0, 255, (3, 200, 150), dtype=np.uint8)
+    pixels[:, :60, :70] = 0
+    source = raster("in/a.tif", pixels.astype(raw), nodata=0)
+    net = Network(3).add("Cast", to=TensorProto.FLOAT).add("Mul", np.array(1 / 255, np.float32)).conv(3, 4, 3)
+    kind = {"uint8": TensorProto.UINT8, "uint16": TensorProto.UINT16}[raw]
+    model = net.save(tmp_path / "m.onnx", contract(3, 4, scaling="graph"), classes=4, dtype=kind)
+    here = masks(run_serial(source, model, output=tmp_path / "here"))
+    there = masks(run_serial(source, model, output=tmp_path / "there", device="cpu-tensors"))
+    np.testing.assert_array_equal(there["a.tif"], here["a.tif"])
+
+
+@pytest.fixture
+def spec(raster, tmp_path):
+    source = raster("in/a.tif", np.ones((3, 64, 64), np.uint8))
+    return read_spec(load_settings(None, flags_of(source, deep(tmp_path / "m.onnx"), tmp_path / "out")))
+
+
+def test_labels_that_are_not_the_cpus_are_refused_before_a_run(spec):
+    truth = np.random.default_rng(0).normal(size=(2, 4, 64, 64)).astype(np.float32)
+    check_agreement(spec, truth + np.float32(1e-4), truth)
+    other = truth.copy()
+    other[:, :, :2] = other[:, ::-1, :2]  # 1 row in 32
+    with pytest.raises(DeviceError, match=r"at least 99% of the labels on cpu-tensors must be the CPU's, got 9[67]\."):
+        check_agreement(spec, other, truth)
+    other[0, 0, 0, 0] = np.inf
+    with pytest.raises(DeviceError, match="NaN or infinity on cpu-tensors, and none on the CPU"):
+        check_agreement(spec, other, truth)
+
+
+def test_a_device_without_memory_for_its_tiles_is_refused_before_a_run(spec):
+    room = _room(spec, 8 * 10**9, 6 * 10**9)
+    assert 2 * 10**9 < room.limit < 3 * 10**9
+    assert 4 * 10**9 < room.strip < 6 * 10**9
+    with pytest.raises(DeviceMemoryError, match=r"0\.0 GB left beside the network.*lower --batch"):
+        _room(spec, 10**9, 10**6)
+
+
+def test_a_strip_is_as_wide_as_the_devices_memory_allows(spec, raster, tmp_path):
+    source = raster("wide/a.tif", np.ones((3, 100, 2000), np.uint8))
+    settings = load_settings(None, flags_of(source, spec.path, tmp_path / "out"))
+    per_pixel = (16 + 2) * 4 * 4
+    for strip, parts in ((per_pixel * 2500, 0), (per_pixel * 800, 3)):
+        run = Run(replace(spec, room=Room(limit=0, strip=strip)), settings)
+        plan = make_plan([Case("a", str(source))], run, 1, look=True)
+        assert len(plan.cuts[0].parts if plan.cuts else ()) == parts
+
+
+def test_tf32_is_for_gpus(spec, raster, tmp_path):
+    flags = {"input": ("x",), "model": spec.path, "device": "cpu", "tf32": True}
+    with pytest.raises(SettingsError, match="--tf32 is for a GPU, got device cpu"):
+        read_spec(load_settings(None, flags))
+
+
+def test_providers_of_a_gpu():
+    terms = Terms("cuda", Options(), {}, stream=77, limit=10**9)
+    ((name, options),) = providers(terms)
+    assert name == "CUDAExecutionProvider"
+    assert options == {
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "use_tf32": "0",
+        "prefer_nhwc": "0",
+        "fuse_conv_bias": "0",
+        "arena_extend_strategy": "kSameAsRequested",
+        "user_compute_stream": "77",
+        "gpu_mem_limit": "1000000000",
+    }
+    fast = replace(terms, device="tensorrt", options=Options(tf32=True, nhwc=True), half=True)
+    (first, own), (second, rest) = providers(fast)
+    assert (first, second) == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
+    assert own == {"trt_fp16_enable": "1", "user_compute_stream": "77"}
+    assert (rest["use_tf32"], rest["prefer_nhwc"]) == ("1", "1")
+
+
+def test_engines_have_a_folder_per_setting(spec, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    others = [replace(spec, options=Options(tf32=True)), replace(spec, batch=4), replace(spec, sha256="0")]
+    folders = {engine_folder(_engine_key(other)) for other in (spec, *others)}
+    assert len(folders) == 4
+    assert all(folder.parent == tmp_path / "segpipe" / "tensorrt" for folder in folders)
+
+
+def test_tensorrt_that_is_not_installed_is_an_error_with_the_mend():
+    with pytest.raises(DeviceError, match=r"libnvinfer.so.10 is not there: pip install 'segpipe\[tensorrt\]'"):
+        _load_tensorrt()
+
+
+def test_a_worker_sees_one_gpu_each():
+    with _started(3, "127.0.0.1:0", ["5", "GPU-abc"]) as cluster, Client(cluster, set_as_default=False) as client:
+        seen = client.run(lambda: __import__("os").environ["CUDA_VISIBLE_DEVICES"])
+    assert sorted(seen.values()) == ["5", "5", "GPU-abc"]

@@ -194,6 +194,11 @@ def _check_workers(client: "Client", run: Run) -> None:
                 raise WorkerError(
                     f"workers must not differ in {key}, and {address} has {told[key]}, where {wanted} is needed"
                 )
+    if first["the device"]["device"] != run.model.device:
+        raise WorkerError(
+            f"workers must run the model on the device that the plan is for, and they would take "
+            f"{first['the device']['device']}, where this process has taken {run.model.device}: say which with --device"
+        )
 
 
 def _started(workers: int, dashboard: str, devices: list[str]) -> "LocalCluster":

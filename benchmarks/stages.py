@@ -19,7 +19,7 @@ from segpipe.pipeline.gdal import gdal_options
 from segpipe.pipeline.labels import Decision
 from segpipe.pipeline.output import mask_style
 from segpipe.pipeline.records import Run
-from segpipe.pipeline.sinks.raster import RasterSink
+from segpipe.pipeline.sinks.raster import raster_sink
 from segpipe.pipeline.spec import read_spec
 from segpipe.pipeline.stores.folder import Folder
 from segpipe.pipeline.windows import reflected
@@ -41,7 +41,7 @@ def _measure(run: Run, case: Case, spent: Seconds) -> None:
     source, sheet = open_sheet(case, run.model, None)
     scaling, decision = scaling_of(source, run.model.contract), Decision(run.model.contract, run.model.blend_on)
     areas, strip = Areas(sheet.grid, run.model.contract), Strip(sheet.cover)
-    sink = RasterSink(Folder(SCRATCH / "stages"), "scene.tif", sheet.grid, mask_style(decision, run))
+    sink = raster_sink(Folder(SCRATCH / "stages"), "scene.tif", sheet.grid, mask_style(decision, run))
     fields = np.kron(np.random.default_rng(0).normal(size=(CLASSES, 16, 16)), np.ones((1, TILE // 16, TILE // 16)))
     with closing(source):
         for index in sheet.cover:

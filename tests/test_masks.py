@@ -25,6 +25,12 @@ from rasterio.rpc import RPC
 from rasterio.windows import Window
 from rio_cogeo.cogeo import cog_validate
 
+from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.sinks import raster as sinks
+from segpipe.pipeline.sinks.raster import Style
+from segpipe.pipeline.stores.folder import Folder
+from segpipe.pipeline.windows import Window as Box
+
 
 def repeater(path: Path, classes: list[dict[str, Any]] | int = 3, **changes: Any) -> Path:
     """A model whose label is the pixel's value: of scores ``2 k x - k²``, that of k = x is the largest."""
@@ -637,3 +643,42 @@ def test_nothing_temporary_stays(raster, run_serial, tmp_path):
     assert names == {"a.tif", "a.tif.aux.xml", "a.confidence.tif", "a.json", "areas.csv", "run.json"}
     with rasterio.open(place.mask) as mask:
         assert mask.read(1, window=Window(0, 0, 5, 5)).shape == (5, 5)
+
+
+# --- small rasters are held in memory, large ones drafted on the disk -----------------------------------------------------
+
+UTM, EAST = CRS.from_epsg(32633), Affine(10, 0, 5e5, 0, -10, 5e6)
+CORNERS = tuple(GroundControlPoint(row, col, 1 + col / 10, 2 + row / 10) for row in (0, 300) for col in (0, 300))
+CLASSES = Style("uint8", 255, ["class"], {0: (1, 2, 3, 255), 255: (0, 0, 0, 0)}, {0: "a", 1: "b"}, {"X": "y"})
+PLACES = {
+    "picture.png": (Grid((250, 260)), CLASSES),
+    "grey.png": (Grid((250, 260)), Style("uint8", 255, ["confidence"])),
+    "small.tif": (Grid((250, 260), UTM, EAST), CLASSES),
+    "point.tif": (Grid((1250, 1260), UTM, EAST, area_or_point="Point"), CLASSES),
+    "bands.tif": (Grid((1250, 700), UTM, EAST, area_or_point="Area"), Style("uint8", 255, ["a", "b"], tags={"X": "y"})),
+    "many.tif": (Grid((300, 300), UTM, EAST), Style("uint16", 65535, ["class"], names={0: "a"})),
+    "gcps.tif": (Grid((300, 300), None, None, CORNERS, CRS.from_epsg(4326)), CLASSES),
+    "nowhere.tif": (Grid((600, 600)), CLASSES),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_held_and_drafted_rasters_are_the_same_bytes(name, tmp_path, monkeypatch):
+    grid, style = PLACES[name]
+    rng = np.random.default_rng(3)
+    labels = rng.choice([0, 1, style.nodata], (len(style.bands), *grid.shape)).astype(style.dtype)
+    left = {}
+    for limit in (2**30, 0):
+        monkeypatch.setattr(sinks, "HELD_BYTES", limit)
+        folder = tmp_path / str(limit)
+        sink = sinks.raster_sink(Folder(folder), name, grid, style)
+        for rows in (slice(100, None), slice(0, 100)):
+            height = len(range(*rows.indices(grid.shape[0])))
+            box = Box((rows.start, 0), (rows.start + height, grid.shape[1]))
+            sink.write(box, labels[:, rows])
+        assert sorted(sink.finish()) == sorted(path.name for path in folder.iterdir())
+        left[type(sink)] = {path.name: path.read_bytes() for path in folder.iterdir()}
+    held, drafted = left.values()
+    assert list(left) == [sinks.HeldSink, sinks.DraftSink]
+    assert held == drafted
+    assert np.array_equal(read(tmp_path / "0" / name), labels)

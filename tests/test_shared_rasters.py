@@ -380,6 +380,7 @@ ODD: dict[int, dict[str, tuple[Maker, np.ndarray, np.ndarray]]] = {
         ),
     },
     3: {
+        "rgb-more.png": (lambda p: with_more_behind(p, 3), RGB, ALL_VALID),
         "rgb.png": (lambda p: write(p, RGB), RGB, ALL_VALID),
         "rgba.png": (lambda p: write(p, np.stack([*RGB, LEFT])), RGB, LEFT == 0),
         "rgb16.png": (lambda p: write(p, RGB.astype(np.uint16)), RGB, ALL_VALID),
@@ -412,13 +413,47 @@ def overwritten(path: Path, bands: int) -> None:
     path.write_bytes(whole[:middle] + bytes(40) + whole[middle + 40 :])
 
 
+def lacking_some(path: Path, bands: int) -> None:
+    """A file with its end, but with 40 bytes less in its middle."""
+    whole = write(path, picture(bands, (300, 400))).read_bytes()
+    middle = len(whole) // 2
+    path.write_bytes(whole[:middle] + whole[middle + 40 :])
+
+
+def lacking_a_chunk(path: Path, bands: int) -> None:
+    """A PNG whose chunks are all whole, but one of its pixels is missing."""
+    parts = chunks(write(path, picture(bands, (300, 400))).read_bytes())
+    pixels = [part for part in parts if part[4:8] == b"IDAT"]
+    assert len(pixels) > 2
+    path.write_bytes(PNG_SIGNATURE + b"".join(part for part in parts if part is not pixels[1]))
+
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def chunks(png: bytes) -> list[bytes]:
+    parts, at = [], len(PNG_SIGNATURE)
+    while at < len(png):
+        size = 12 + int.from_bytes(png[at : at + 4], "big")
+        parts.append(png[at : at + size])
+        at += size
+    return parts
+
+
+def with_more_behind(path: Path, bands: int) -> None:
+    """A PNG behind whose end another program has left something."""
+    path.write_bytes(write(path, picture(bands)).read_bytes() + b"left behind" * 9)
+
+
 TILED = {"tiled": True, "blockxsize": 128, "blockysize": 128}
 # case: how to write it, and the words of its error after the path
 DAMAGED: dict[str, tuple[Callable[[Path, int], Any], str]] = {
-    "png.png": (cut(0.6), "cannot be read"),
-    "png-end.png": (cut(0.97), "cannot be read"),
-    "png-interlaced.png": (cut(0.6, interlace="YES"), "cannot be read"),
+    "png.png": (cut(0.6), "is damaged.*IEND"),
+    "png-end.png": (cut(0.97), "is damaged.*IEND"),
+    "png-interlaced.png": (cut(0.6, interlace="YES"), "is damaged.*IEND"),
     "png-crc.png": (overwritten, "cannot be read"),
+    "png-hole.png": (lacking_some, "is damaged.*IEND"),
+    "png-chunk.png": (lacking_a_chunk, "cannot be read"),
     "jpeg.jpg": (cut(0.6), "cannot be read.*Premature end"),
     "jpeg-end.jpg": (cut(0.97), "cannot be read.*Premature end"),
     "jpeg-progressive.jpg": (cut(0.6, progressive="ON"), "cannot be (read|opened)"),

@@ -197,6 +197,10 @@ class Areas:
         rows, cols = np.arange(row0, row1) // self._cell[0], np.arange(col0, col1) // self._cell[1]
         first = rows[0], cols[0]
         span = rows[-1] - first[0] + 1, cols[-1] - first[1] + 1
+        if span == (1, 1):
+            for counts, band in zip(self._counts, labels.reshape(-1, math.prod(window.shape)), strict=True):
+                counts[first] += np.bincount(self._position(band), minlength=stride)
+            return
         base = ((rows - first[0]) * (span[1] * stride))[:, None] + ((cols - first[1]) * stride)[None, :]
         where = np.s_[first[0] : first[0] + span[0], first[1] : first[1] + span[1]]
         for counts, band in zip(self._counts, labels.reshape(-1, *window.shape), strict=True):

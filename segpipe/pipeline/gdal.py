@@ -30,8 +30,6 @@ CACHE_MB, MOST_CACHE_MB = 128, 1024
 OPTIONS = {
     # A truncated JPEG decodes as grey with a warning only: such a mask would hide the damage.
     "GDAL_ERROR_ON_LIBJPEG_WARNING": "YES",
-    # GDAL's shortcut for a PNG that is read whole does not tell of one that ends early.
-    "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",
     # An object that is opened again is asked for again: it may have changed.
     "CPL_VSIL_CURL_NON_CACHED": "/vsis3/",
 }
@@ -90,6 +88,11 @@ def opening(path: str) -> Iterator[None]:
             yield
     else:
         yield
+
+
+def row_by_row() -> rasterio.Env:
+    """In which a PNG is not read at one go."""
+    return rasterio.Env(session=DummySession(), GDAL_PNG_WHOLE_IMAGE_OPTIM="NO")
 
 
 READ_BYTES = 2**23

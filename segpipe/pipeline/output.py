@@ -19,7 +19,7 @@ from segpipe.pipeline.labels import CONFIDENCE_NODATA, CONFIDENCE_TOP, Decision
 from segpipe.pipeline.parts import Tally, part_files, read_tally, write_tally
 from segpipe.pipeline.profile import span
 from segpipe.pipeline.records import Record, Run, device_kind, read_record, record_name, targets
-from segpipe.pipeline.sinks.raster import Color, PartSink, RasterSink, Style, palette, parse_color, read_part
+from segpipe.pipeline.sinks.raster import Color, PartSink, RasterSink, Style, palette, parse_color, raster_sink, read_part
 from segpipe.pipeline.windows import Part, Window
 
 ABSENT: Color = (225, 225, 225, 255)
@@ -106,19 +106,19 @@ class CaseOutput:
 
     def __init__(self, case: Case, sheet: Sheet, run: Run) -> None:
         self._case, self._sheet, self._run = case, sheet, run
-        self._output = output = run.output
+        self._output = run.output
         self._seconds = 0.0
         self._layers = Layers(
             sheet,
             run,
-            lambda decision: RasterSink(output, self._name("", decision), sheet.grid, mask_style(decision, run)),
-            lambda decision: RasterSink(output, self._name(".confidence", decision), sheet.grid, confidence_style(decision)),
+            lambda decision: self._sink("", decision, mask_style(decision, run)),
+            lambda decision: self._sink(".confidence", decision, confidence_style(decision)),
         )
         self.write, self.discard = self._layers.write, self._layers.discard
 
-    def _name(self, kind: str, decision: Decision) -> str:
+    def _sink(self, kind: str, decision: Decision, style: Style) -> RasterSink:
         picture = self._sheet.picture and decision.bands == 1 and decision.dtype == np.uint8
-        return f"{self._case.name}{kind}{'.png' if picture else '.tif'}"
+        return raster_sink(self._output, f"{self._case.name}{kind}{'.png' if picture else '.tif'}", self._sheet.grid, style)
 
     def add(self, number: int, part: Part) -> None:
         """Copy what one part has left."""

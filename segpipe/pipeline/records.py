@@ -77,9 +77,10 @@ def device_kind(model: ModelSpec) -> Record:
         "processor": _processor(),
         "precision": model.input_dtype,
     }
+    if model.device == "cpu":
+        return kind
     # a GPU may take another kernel for another batch
-    on_gpu = {"gpu": gpu_facts(), "options": told(model.options), "batch": model.batch}
-    return kind if model.device == "cpu" else kind | on_gpu
+    return kind | {"gpu": gpu_facts(), "options": told(model.options), "batch": model.batch}
 
 
 @cache

@@ -36,7 +36,8 @@ from machine import load, machine
 from pictures import BANDS, mosaic, pictures
 from scenes import SCRATCH, network
 
-WORK = SCRATCH / "many"
+WORK = SCRATCH / "many" / f"{datetime.now():%Y%m%d%H%M%S}"
+"""A folder of its own: ext4 goes slowly about creating files where many were deleted a little before."""
 SPEED_GOAL, SHARE_GOAL, BYTES_GOAL, FLAT_GOAL = 0.8, 0.01, 200, 1.05
 EVERY = 2.0
 """Seconds between two looks at memory."""
@@ -124,7 +125,6 @@ def records(out: Path) -> Iterator[os.DirEntry[str]]:
 
 def whole(words: list[str], out: Path, *, look: bool = False) -> Told:
     """A run from nothing that must succeed."""
-    shutil.rmtree(out, ignore_errors=True)
     told = run(words, out, look=look)
     if told.code:
         raise SystemExit(f"exit code {told.code}: {' '.join(words)}\n{(WORK / 'stderr.txt').read_text()[-4000:]}")
@@ -134,12 +134,13 @@ def whole(words: list[str], out: Path, *, look: bool = False) -> Told:
 def speed(count: int, size: int, rounds: int) -> dict[str, Any]:
     """Pictures against their mosaic, and memory over the last run of the pictures."""
     small, large, pixels = pictures(count, size), mosaic(count, size), count * size * size / 1e6
-    outs, rates = {small: WORK / "small", large: WORK / "large"}, []
+    rates = []
     busy: list[float] = []
     for i in range(rounds):
         goes = {}
         for source in (small, large) if i % 2 == 0 else (large, small):
-            goes[source] = whole(command(source, outs[source], size, "0.1M"), outs[source], look=source is small)
+            out = WORK / f"{source.name}_{i}"
+            goes[source] = whole(command(source, out, size, "0.1M"), out, look=source is small)
         rates.append([pixels / goes[source].seconds for source in (small, large)])
         busy.append(goes[small].busy / goes[large].busy)
         print(f"  round {i + 1}: pictures {rates[-1][0]:.2f}, mosaic {rates[-1][1]:.2f} Mpx/s", file=sys.stderr, flush=True)
@@ -168,9 +169,10 @@ def memory(told: Told, count: int) -> dict[str, Any]:
 
 def killed(count: int, size: int) -> dict[str, Any]:
     """Ended half-way by SIGKILL, then done: what was there is left alone, and the masks are those of a whole run."""
-    out = WORK / "killed"
-    shutil.rmtree(out, ignore_errors=True)
-    words = command(pictures(count, size), out, size, "0.1M")
+    out, small = WORK / "killed", pictures(count, size)
+    words, undisturbed = command(small, out, size, "0.1M"), WORK / f"{small.name}_0"
+    if not undisturbed.exists():
+        whole(command(small, undisturbed, size, "0.1M"), undisturbed)
     first = run(words, out, kill_at=count // 2)
     before = {entry.path: entry.stat().st_mtime_ns for entry in records(out)}
     second = run(words, out)
@@ -184,7 +186,7 @@ def killed(count: int, size: int) -> dict[str, Any]:
         "kept": len(before),
         "done_again": sum(after[path] != written for path, written in before.items()),
         "records": len(after),
-        "same": _masks(out) == _masks(WORK / "small"),
+        "same": _masks(out) == _masks(undisturbed),
     }
 
 
@@ -221,16 +223,15 @@ def _tiny(count: int) -> Told:
 
 def _writing(out: Path) -> tuple[float, float]:
     """Processor time and time to write a record, from writing a thousand of them again."""
-    from segpipe.pipeline.files import write_json
+    from segpipe.pipeline.stores.folder import Folder
 
     found = [json.loads(Path(entry.path).read_text()) for entry, _ in zip(records(out), range(FEW), strict=False)]
-    folder = WORK / "records"
-    folder.mkdir(exist_ok=True)
+    folder = Folder(WORK / "records")
+    folder.make()
     started, busy = time.perf_counter(), time.process_time()
     for number, record in enumerate(found):
-        write_json(folder / f"{number}.json", record)
+        folder.write_json(f"{number}.json", record)
     busy, spent = time.process_time() - busy, time.perf_counter() - started
-    shutil.rmtree(folder)
     return busy / len(found), spent / len(found)
 
 
@@ -297,6 +298,7 @@ def main() -> None:
             if remembered:
                 history.append("many", figures(told, part))
     show(told)
+    shutil.rmtree(WORK)
 
 
 def _last(count: int, size: int) -> dict[str, Any]:

@@ -129,9 +129,13 @@ def bare_gain(model: Path, source: Path, rounds: int) -> list[float]:
 
 def crowd(address: str, count: int) -> None:
     """Workers whose model sleeps, until somebody ends this process."""
+    import dask.config
     import onnxruntime
     from distributed import Worker
 
+    from segpipe.pipeline.cluster import LOOKS
+
+    dask.config.set(LOOKS)  # as workers have it that segpipe starts
     begun = BEGUN / str(os.getpid())
 
     def sleeping(self: Any, _: Any, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:

@@ -285,7 +285,7 @@ def print_plan(prepared: Prepared) -> None:
     for cut in plan.cuts:
         click.echo(f"parts  {cut.case.case.name}  {len(cut.parts)} parts, {cut.repeated:.1%} of the windows inferred twice")
     windows = sum(case.windows for case in plan.seen)
-    jobs = len(list(plan.jobs)) + sum(len(cut.parts) for cut in plan.cuts)
+    jobs = len(list(plan.jobs(run))) + sum(len(cut.parts) for cut in plan.cuts)
     click.echo(
         f"{len(plan)} cases to do, {len(plan.done)} done before, {len(plan.failed)} with problems; "
         f"{windows} windows in {jobs} jobs; {plan.workers} workers, calls in flight in each: {plan.calls}; "

@@ -6,6 +6,7 @@ import subprocess
 import time
 from threading import Thread
 
+import numpy as np
 import pytest
 import rasterio
 from buckets import BUCKET
@@ -21,9 +22,13 @@ from scenes import (
     wait_until,
 )
 
-from segpipe.pipeline import lock
-from segpipe.pipeline.cases import find_cases, identities
+from segpipe.pipeline import batches, lock
+from segpipe.pipeline.batches import Reading, read
+from segpipe.pipeline.cases import Case, find_cases, identities
+from segpipe.pipeline.config import load_settings
 from segpipe.pipeline.errors import InputError, OutputError
+from segpipe.pipeline.gdal import gdal_options
+from segpipe.pipeline.spec import read_spec
 from segpipe.pipeline.stores.bucket import gdal_endpoint
 from segpipe.pipeline.stores.places import store_at
 
@@ -243,3 +248,30 @@ def test_a_raster_alone_is_opened_without_listing_its_folder(root, endpoint):
         assert mask.transform.a == 10  # the world file was seen
     listed = [line for line in endpoint.requests if "delimiter=%2F" in line and "prefix=many%2F" in line]
     assert {line for line in listed if "prefix=many%2F " in f"{line} "} == set()
+
+
+def test_a_row_of_windows_is_asked_for_at_once(root, endpoint, monkeypatch):
+    """Every request costs its time on the way, however little it brings."""
+    pixels = np.random.default_rng(0).integers(1, 255, (3, 400, 12_000), dtype=np.uint8)
+    profile = {"driver": "GTiff", "count": 3, "height": 400, "width": 12_000, "dtype": "uint8"}
+    blocks = {"tiled": True, "blockxsize": 128, "blockysize": 128, "interleave": "pixel"}
+    with rasterio.open(root / "wide.tif", "w", **profile, **blocks) as dataset:
+        dataset.write(pixels)
+    endpoint.put("wide/wide.tif", (root / "wide.tif").read_bytes())
+    spec = read_spec(load_settings(None, {"input": ("x",), "model": root / "plain.onnx", "device": "cpu"}))
+
+    def tiles(path, most):
+        monkeypatch.setattr(batches, "FETCHED", most)
+        endpoint.forget()
+        with gdal_options():
+            got = [(tile.index, tile.error, tile.pixels) for tile in read([Case("wide", path)], Reading(spec, None))]
+        return got, sum(line.startswith("GET") and "wide.tif" in line for line in endpoint.requests)
+
+    local, _ = tiles(str(root / "wide.tif"), 12)
+    asked = {}
+    for most in (1, 12):
+        found, asked[most] = tiles("s3://scenes/wide/wide.tif", most)
+        for (index, error, expected), (i, none, got) in zip(local, found, strict=True):
+            assert (index, error, none) == (i, None, None)
+            np.testing.assert_array_equal(expected, got)
+    assert asked[12] < asked[1]

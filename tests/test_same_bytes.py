@@ -63,19 +63,20 @@ def planned(windows):
 
 
 @pytest.mark.parametrize(
-    ("windows", "workers", "jobs"),
+    ("windows", "workers", "most", "jobs"),
     [
-        ([1000], 4, [1]),
-        ([1] * 8, 2, [1] * 8),
-        ([1] * 16, 2, [2] * 8),
-        ([1] * 10_000, 2, [64] * 156 + [16]),
-        ([100, 1, 1, 100], 1, [1, 2, 1]),
-        ([], 2, []),
+        ([1000], 4, 64, [1]),
+        ([1] * 8, 2, 64, [1] * 8),
+        ([1] * 16, 2, 64, [2] * 8),
+        ([1] * 10_000, 2, 64, [64] * 156 + [16]),
+        ([1] * 10_000, 2, 512, [512] * 19 + [272]),
+        ([100, 1, 1, 100], 1, 64, [1, 2, 1]),
+        ([], 2, 64, []),
     ],
 )
-def test_small_cases_share_a_job_and_large_ones_have_their_own(windows, workers, jobs):
+def test_small_cases_share_a_job_and_large_ones_have_their_own(windows, workers, most, jobs):
     cases = planned(windows)
-    got = list(group(cases, workers))
+    got = list(group(cases, workers, most))
     assert [len(job.cases) for job in got] == jobs
     assert [case for job in got for case in job.cases] == [c.case for c in cases]
     assert all(isinstance(job, Job) for job in got)

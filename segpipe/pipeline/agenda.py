@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from segpipe.pipeline.cases import Case
 from segpipe.pipeline.parts import is_part_done, read_scaling
-from segpipe.pipeline.plan import JOB_WINDOWS, JOBS_PER_WORKER, Cut, Job, Plan, PlannedCase, cut_large, keep_cut
+from segpipe.pipeline.plan import JOBS_PER_WORKER, Cut, Job, Plan, PlannedCase, cut_large, job_windows, keep_cut
 from segpipe.pipeline.records import Run
 from segpipe.pipeline.run import JoinJob, MeasureJob, Outcome, PartJob, Returned, Task, Told
 
@@ -30,7 +30,7 @@ class Agenda:
         self._ready: deque[Task] = deque()
         for cut in plan.cuts:
             self._enter(cut)
-        self._ready.extend(plan.jobs)
+        self._ready.extend(plan.jobs(run))
         self._unseen = iter(plan.unseen)
         self._left = len(plan.unseen)
         self._returned: deque[Case] = deque()
@@ -45,7 +45,7 @@ class Agenda:
             return self._ready.popleft()
         fair = -(-(self._left + len(self._returned)) // (self._workers * JOBS_PER_WORKER))
         cases: list[Case] = []
-        while len(cases) < min(JOB_WINDOWS, fair):
+        while len(cases) < min(job_windows(self._run), fair):
             cases.append(self._next())
         return Job(tuple(cases), unseen=True)
 

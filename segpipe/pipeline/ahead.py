@@ -1,7 +1,7 @@
 """Run the stages before this point in a thread of their own, a few items ahead."""
 
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from queue import Full, Queue
 from typing import TypeVar
 
@@ -12,17 +12,20 @@ T = TypeVar("T")
 _END = object()
 
 
-def ahead(items: Iterable[T], depth: int, *, stage: str = "read") -> Generator[T, None, None]:
+def ahead(
+    items: Iterable[T], depth: int, *, stage: str = "read", late: Callable[[bool], None] = lambda _: None
+) -> Generator[T, None, None]:
     """The same items in the same order, computed while the consumer works; at most ``depth`` wait.
 
-    What the consumer waits for them is time of a ``stage``.
+    What the consumer waits for them is time of a ``stage``. Of each item ``late`` is told whether none was left before
+    it; it is called in the thread that computes them.
 
     An exception of ``items`` is raised where it would have been. Closing the iterator stops the thread and closes
     ``items`` before it returns, so that no thread reads files that its consumer has left.
     """
     queue: Queue[object] = Queue(depth)
     stopped = threading.Event()
-    thread = threading.Thread(target=_fill, args=(items, queue, stopped), name="segpipe-ahead", daemon=True)
+    thread = threading.Thread(target=_fill, args=(items, queue, stopped, late), name="segpipe-ahead", daemon=True)
     thread.start()
     try:
         while (item := _get(queue, stage)) is not _END:
@@ -44,10 +47,11 @@ class _Raised:
         self.error = error
 
 
-def _fill(items: Iterable[object], queue: "Queue[object]", stopped: threading.Event) -> None:
+def _fill(items: Iterable[object], queue: "Queue[object]", stopped: threading.Event, late: Callable[[bool], None]) -> None:
     iterator = iter(items)
     try:
         for item in iterator:
+            late(queue.empty())
             if not _put(queue, item, stopped):
                 break
     except BaseException as error:  # noqa: BLE001 - it belongs to the consumer's thread

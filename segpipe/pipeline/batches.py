@@ -16,6 +16,7 @@ from segpipe.pipeline.areas import ground_of
 from segpipe.pipeline.arrays import Array
 from segpipe.pipeline.cases import Case, Identity, identities
 from segpipe.pipeline.contract import Contract
+from segpipe.pipeline.decoders import Decoders
 from segpipe.pipeline.errors import SegpipeError, SourceError, foreseen
 from segpipe.pipeline.gdal import MOST_CACHE_MB, make_room
 from segpipe.pipeline.grid import Grid
@@ -38,6 +39,10 @@ TOO_WIDE = (
     "a row of windows touches blocks of {:,.0f} MB, of which {:,} MB stay decoded: blocks are read again and again. "
     "Make it a file in tiles with gdal_translate -of COG"
 )
+
+FETCHED = 12
+"""Windows of a row that are asked for at once where pixels come over a network: 9 Mpx/s instead of 5 at 50 ms a request
+(measured, COG of 4 bands)."""
 
 LONGEST_BATCH = 64
 """Windows, empty ones included, after which a batch leaves even if it is not full."""
@@ -160,6 +165,8 @@ class Reading:
     """That they are for."""
     bands: tuple[int, ...] | None
     """As ``--bands``."""
+    decoders: Decoders = field(default_factory=lambda: Decoders(1, 1))
+    """Threads that decode."""
     part: Part | None = None
     """Of the only case, where it is one part."""
     scaling: Scaling | None = None
@@ -181,19 +188,36 @@ def read(cases: Iterable[Case], reading: Reading) -> Iterator[Tile]:
                 if len(sheet.windows) > reading.limit:
                     raise HandedBackError(sheet)
                 windows += len(sheet.windows)
-                yield from _tiles(case, source, sheet, reading.scaling or scaling_of(source, reading.model.contract))
+                yield from _tiles(case, source, sheet, reading)
         except Exception as error:  # noqa: BLE001 - a bad case costs only itself
             yield Tile(case, error=foreseen(error, case.path))
 
 
-def _tiles(case: Case, source: Source, sheet: Sheet, scaling: Scaling) -> Iterator[Tile]:
+def _tiles(case: Case, source: Source, sheet: Sheet, reading: Reading) -> Iterator[Tile]:
+    scaling = reading.scaling or scaling_of(source, reading.model.contract)
     make_room(sheet.room)
+    decoders, count = reading.decoders, reading.decoders.count
+    decoders.begin()
     for index in sheet.windows:
         if sheet.abandoned.is_set():
             return
         with span("read", case.name, index):
+            if decoders.count != count:
+                source.decode_with(count := decoders.count)
+            if box := _to_fetch(sheet, index):
+                source.fetch(box)
             pixels, invalid = read_tile(source, sheet.cover, index, None if sheet.raw else scaling)
         yield Tile(case, sheet, index, pixels, invalid, scaling if sheet.raw else None)
+
+
+def _to_fetch(sheet: Sheet, index: tuple[int, ...]) -> Window | None:
+    """What is worth asking for before a window is read: it and those after it in its row; None for all but one in some."""
+    cover, windows, col = sheet.cover, sheet.windows, index[-1]
+    last = min(col + FETCHED, windows.stop[-1]) - 1
+    if (col - windows.first[-1]) % FETCHED or last == col or sheet.room > MOST_CACHE_MB * 2**20:
+        return None
+    start, stop = cover.window(index).start, cover.window((*index[:-1], last)).stop
+    return Window(start, tuple(min(a, b) for a, b in zip(stop, cover.shape, strict=True)))
 
 
 def _check_pixels(case: Case, source: Source, model: ModelSpec) -> None:

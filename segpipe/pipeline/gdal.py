@@ -13,6 +13,7 @@ from pathlib import Path
 import rasterio
 from rasterio._env import set_gdal_config
 from rasterio._err import CPLE_BaseError
+from rasterio.env import setenv
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.session import DummySession
 
@@ -78,6 +79,11 @@ def gdal_options(decoders: int = 1) -> rasterio.Env:
     network = {key: value for key, value in NETWORK_OPTIONS.items() if key not in os.environ}
     threads = {"GDAL_NUM_THREADS": decoders} if decoders > 1 else {}
     return rasterio.Env(session=DummySession(), **OPTIONS, **threads, **network, **gdal_endpoint())
+
+
+def decode_with(threads: int) -> None:
+    """Let so many threads share the blocks of a window, in this thread's environment from now on."""
+    setenv(GDAL_NUM_THREADS=threads)
 
 
 @contextmanager

@@ -17,8 +17,9 @@ from segpipe.pipeline.parts import plan_name, read_cut, write_cut
 from segpipe.pipeline.records import Run, is_done, refuse_taken
 from segpipe.pipeline.windows import Cover, Part
 
-JOB_WINDOWS = 64
-"""Windows up to which small cases are put together into one job: seconds of work on a CPU."""
+JOB_WINDOWS, JOB_BATCHES = 64, 16
+"""Windows up to which small cases are put together into one job: seconds of work on a CPU; or so many batches where that is
+more, since a device waits for the first of a job."""
 
 JOBS_PER_WORKER = 4
 """Fewest jobs per worker, if there are cases for them, so that no worker waits long for the last."""
@@ -66,7 +67,7 @@ class Job:
 
     cases: tuple[Case, ...]
     unseen: bool = False
-    """Nobody has looked at the cases yet: what is too large, or more than ``JOB_WINDOWS``, is handed back."""
+    """Nobody has looked at the cases yet: what is too large, or more than ``job_windows``, is handed back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +109,9 @@ class Plan:
         """Of all cases to do; None where that is not known yet."""
         return None if self.unseen else sum(case.pixels for case in self.seen)
 
-    @property
-    def jobs(self) -> Iterator[Job]:
+    def jobs(self, run: Run) -> Iterator[Job]:
         """Of the small cases."""
-        return group(self.small, self.workers)
+        return group(self.small, self.workers, job_windows(run))
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,11 +247,16 @@ def _workers(cases: int, run: Run, processors: int) -> int:
     return max(1, len(gpus())) if run.model.device != "cpu" else max(1, min(processors, cases))
 
 
-def group(cases: Iterable[PlannedCase], workers: int) -> Iterator[Job]:
-    """Consecutive small cases together, up to ``JOB_WINDOWS`` windows and no fewer jobs than workers want."""
+def job_windows(run: Run) -> int:
+    """Windows up to which small cases share a job."""
+    return max(JOB_WINDOWS, JOB_BATCHES * run.model.batch)
+
+
+def group(cases: Iterable[PlannedCase], workers: int, most: int) -> Iterator[Job]:
+    """Consecutive small cases together, up to ``most`` windows and no fewer jobs than workers want."""
     cases = list(cases)
     fair = -(-sum(case.windows for case in cases) // (workers * JOBS_PER_WORKER))
-    limit = min(JOB_WINDOWS, fair)
+    limit = min(most, fair)
     held: list[PlannedCase] = []
     for case in cases:
         if held and sum(c.windows for c in held) + case.windows > limit:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from itertools import groupby
 from operator import attrgetter
 from typing import Protocol
@@ -18,6 +18,7 @@ from segpipe.pipeline.batches import CHANGED, HandedBackError, Reading, Sheet, T
 from segpipe.pipeline.blend import blend
 from segpipe.pipeline.cases import Case
 from segpipe.pipeline.decide import Decided, decide
+from segpipe.pipeline.decoders import Decoders
 from segpipe.pipeline.errors import DeviceMemoryError, SourceError, foreseen
 from segpipe.pipeline.faults import is_passing, tell, waits
 from segpipe.pipeline.gdal import gdal_options
@@ -26,7 +27,7 @@ from segpipe.pipeline.machine import processors
 from segpipe.pipeline.model import Model
 from segpipe.pipeline.output import CaseOutput, PartOutput
 from segpipe.pipeline.parts import forget_parts, is_part_done, read_cut, read_scaling, write_scaling
-from segpipe.pipeline.plan import JOB_WINDOWS, Job, PlannedCase, as_planned
+from segpipe.pipeline.plan import Job, PlannedCase, as_planned, job_windows
 from segpipe.pipeline.predict import predict
 from segpipe.pipeline.profile import span, waiting
 from segpipe.pipeline.records import Run, done_pixels, is_done, refuse_taken
@@ -41,8 +42,8 @@ WRITE_BEHIND = 16
 """Boxes that wait to be written while a device is given more to do."""
 
 DECODERS = 4
-"""Threads that decode the blocks of a window for a GPU: one gives 34 Mpx/s of 4 bands of uint16 (DEFLATE). On the CPU the
-processors are the network's."""
+"""Threads that decode the blocks of a window for a GPU at first: one gives 34 Mpx/s of 4 bands of uint16 (DEFLATE). On the
+CPU it is one, since the processors are the network's. Where the model waits for tiles there come to be more."""
 
 Progress = Callable[[int], None]
 """Told how many more pixels are done."""
@@ -169,12 +170,12 @@ def _once(task: Task, run: Run, model: Model, calls: int, progress: Progress) ->
 
 def run_job(job: Job, run: Run, model: Model, calls: int, progress: Progress) -> Iterator[Told]:
     """Do every case of a job; one word for each, in order, once its mask has its name or it has failed."""
+    limit = job_windows(run) if job.unseen else math.inf
     run = replace(run, model=model.spec)  # whose batch may be smaller by now
     before = {} if run.settings.overwrite else _done_before(job, run)
     yield from before.values()
     left = [case for case in job.cases if case.name not in before]
-    limit = JOB_WINDOWS if job.unseen else math.inf
-    reading = Reading(run.model, run.settings.bands, limit=limit)
+    reading = Reading(run.model, run.settings.bands, _decoders(run.model.device), limit=limit)
     tiles = _tiles(left, reading)
     scored = predict(model, batches(tiles, run.model.batch), calls)
     with gdal_options(), closing(tiles), closing(scored), ThreadPoolExecutor(1, "segpipe-finish") as finisher:
@@ -213,7 +214,8 @@ def run_part(job: PartJob, run: Run, model: Model, calls: int, progress: Progres
     case = job.case.case
     if is_part_done(run.output, case, job.number, confidence=run.settings.confidence):
         return Outcome(case, 0.0)  # by a worker that was lost before it could tell
-    reading = Reading(run.model, run.settings.bands, job.part, read_scaling(run.output, case))
+    known = read_scaling(run.output, case)
+    reading = Reading(run.model, run.settings.bands, _decoders(run.model.device), part=job.part, scaling=known)
     tiles = _tiles([case], reading)
     scored = predict(model, batches(tiles, model.spec.batch), calls)
     with gdal_options(), closing(tiles), closing(scored):
@@ -328,10 +330,17 @@ def _finish(case: Case, output: CaseOutput | PartOutput | None, started: float, 
     return Outcome(case, time.perf_counter() - started, pixels)
 
 
+@cache
+def _decoders(device: str) -> Decoders:
+    """Of this process, for all cases that it will read."""
+    return Decoders(1 if device == "cpu" else min(DECODERS, processors()), processors())
+
+
 def _tiles(cases: Sequence[Case], reading: Reading) -> Generator[Tile, None, None]:
     """Tiles of cases, read in a thread of their own."""
-    decoders = 1 if reading.model.device == "cpu" else min(DECODERS, processors())
-    return ahead(_with_gdal(read(tuple(cases), reading), decoders), max(READ_AHEAD, 2 * reading.model.batch))
+    tiles, decoders = read(tuple(cases), reading), reading.decoders
+    depth = max(READ_AHEAD, 2 * reading.model.batch)
+    return ahead(_with_gdal(tiles, decoders.count), depth, late=decoders.note)
 
 
 def _with_gdal(tiles: Iterator[Tile], decoders: int) -> Iterator[Tile]:

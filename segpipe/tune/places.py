@@ -64,6 +64,10 @@ class Held:
         """Of no file: what scales a box was made from the tags of its case."""
         return np.ones(len(self._pixels)), np.zeros(len(self._pixels))
 
+    def decode_with(self, threads: int) -> None: ...
+
+    def fetch(self, window: Window) -> None: ...
+
     def close(self) -> None: ...
 
 

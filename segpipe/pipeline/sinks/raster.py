@@ -24,12 +24,16 @@ from segpipe.pipeline.errors import OutputError
 from segpipe.pipeline.files import output_errors, remove
 from segpipe.pipeline.gdal import gdal_errors
 from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.machine import processors
 from segpipe.pipeline.stores import Store
 from segpipe.pipeline.windows import Window
 
 BLOCK = 512
 PLAIN_DRAFT_PIXELS = 2**30
 """Pixels up to which a draft is not compressed: 0.15 s less per 4,096² case, for at most 1 GB of disk a worker and band."""
+
+ENCODERS = 4
+"""Threads that compress a large mask."""
 
 HELD_BYTES = 2**22
 """Size up to which a raster is held in memory until it is whole."""
@@ -258,7 +262,7 @@ class DraftSink(RasterSink):
                 if self._form is COG:
                     with rasterio.open(self._draft, "r+", driver="GTiff") as draft:
                         self._overviews(draft)
-                rasterio.shutil.copy(self._draft, temporary, **self._form)
+                rasterio.shutil.copy(self._draft, temporary, **self._form, **self._threads)
             _forget_sidecar(temporary)
             check(temporary, self.path, self._total)
             sidecar = self._write_names()
@@ -268,6 +272,11 @@ class DraftSink(RasterSink):
         finally:
             remove(temporary)
             self.discard()
+
+    @property
+    def _threads(self) -> dict[str, int]:
+        """Half the time with two, and the same bytes: whatever waits for the last mask of a job waits for this."""
+        return {"NUM_THREADS": min(ENCODERS, processors())} if self._form is COG else {}
 
     def discard(self) -> None:
         with suppress(RasterioError, CPLE_BaseError):  # the case has failed, and GDAL may say so once more

@@ -32,6 +32,14 @@ class Source(Protocol):
         """
         ...
 
+    def decode_with(self, threads: int) -> None:
+        """Let so many threads share the blocks of each window from now on."""
+        ...
+
+    def fetch(self, window: Window) -> None:
+        """Where pixels come over a network, ask for all of these at once, and keep them decoded."""
+        ...
+
     def room(self, shape: tuple[int, ...]) -> int:
         """Bytes of decoded blocks that windows of this shape can touch."""
         ...

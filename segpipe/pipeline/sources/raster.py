@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from rasterio.windows import Window as RasterWindow
 
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.errors import SourceError
-from segpipe.pipeline.gdal import DRIVERS, opening, row_by_row, source_errors
+from segpipe.pipeline.gdal import DRIVERS, decode_with, opening, row_by_row, source_errors
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.sources import Invalid, Pixels
+from segpipe.pipeline.stores.bucket import is_remote
 from segpipe.pipeline.windows import Window
 
 VRT_BLOCK = 1024
@@ -34,15 +35,18 @@ class RasterSource:
     def __init__(self, path: str, contract: Contract, bands: Sequence[int] | None) -> None:
         self._path = path
         self.files: tuple[str, ...] = (path,)
-        with source_errors(f"{path} cannot be opened", self.files), opening(path):
-            # rasterio.open takes one driver only; what it returns takes several
-            self._dataset = DatasetReader(path, driver=list(DRIVERS), sharing=False)
+        self._dataset = self._opened()
         try:
             with source_errors(f"{path} cannot be opened", self.files):
                 self._describe(contract, bands)
         except BaseException:
             self._dataset.close()
             raise
+
+    def _opened(self) -> DatasetReader:
+        with source_errors(f"{self._path} cannot be opened", self.files), opening(self._path):
+            # rasterio.open takes one driver only; what it returns takes several
+            return DatasetReader(self._path, driver=list(DRIVERS), sharing=False)
 
     def _describe(self, contract: Contract, bands: Sequence[int] | None) -> None:
         dataset = self._dataset
@@ -65,16 +69,28 @@ class RasterSource:
         self.notes = tuple(_notes(dataset, self.bands, contract))
 
     def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
-        (row, col), (rows, cols) = window.start, window.shape
-        where = RasterWindow(col, row, cols, rows)
-        unreadable = source_errors(f"{self._path} cannot be read at row {row}, column {col}", self.files)
-        with unreadable, row_by_row() if self._careful else nullcontext():
+        where = _raster_window(window)
+        with self._unreadable(window), row_by_row() if self._careful else nullcontext():
             pixels = self._dataset.read(self.bands, window=where, out_dtype=self.dtype)
             masks = [self._dataset.read_masks(band, window=where) == 0 for band in self._masked]
             masks += [self._dataset.read(band, window=where) == 0 for band in self._alpha]
         masks += _missing(pixels, self._nodata)
         invalid = np.logical_or.reduce(masks) if masks else None
         return pixels, invalid if invalid is not None and invalid.any() else None
+
+    def _unreadable(self, window: Window) -> AbstractContextManager[None]:
+        row, col = window.start
+        return source_errors(f"{self._path} cannot be read at row {row}, column {col}", self.files)
+
+    def fetch(self, window: Window) -> None:
+        if is_remote(self._path):
+            with self._unreadable(window):
+                self._dataset.read(self.bands, window=_raster_window(window))
+
+    def decode_with(self, threads: int) -> None:
+        decode_with(threads)
+        self._dataset.close()
+        self._dataset = self._opened()  # drivers look at it when they open a file
 
     def room(self, shape: tuple[int, ...]) -> int:
         dataset = self._dataset
@@ -91,6 +107,11 @@ class RasterSource:
 
     def close(self) -> None:
         self._dataset.close()
+
+
+def _raster_window(window: Window) -> RasterWindow:
+    (row, col), (rows, cols) = window.start, window.shape
+    return RasterWindow(col, row, cols, rows)
 
 
 def match_bands(

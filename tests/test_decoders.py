@@ -1,0 +1,79 @@
+"""Threads that decode: more where the model waits for tiles, and the same pixels with any number."""
+
+import time
+from contextlib import closing
+
+import numpy as np
+import pytest
+from networks import pixelwise
+
+from segpipe.pipeline.ahead import ahead
+from segpipe.pipeline.batches import Reading, read
+from segpipe.pipeline.cases import Case
+from segpipe.pipeline.config import load_settings
+from segpipe.pipeline.decoders import LATE, Decoders
+from segpipe.pipeline.gdal import gdal_options
+from segpipe.pipeline.spec import read_spec
+
+FORMATS = {
+    "deflate.tif": {"compress": "deflate", "tiled": True, "blockxsize": 128, "blockysize": 128},
+    "strips.tif": {"compress": "lzw", "blockysize": 7},
+    "jpeg2000.jp2": {"driver": "JP2OpenJPEG", "reversible": "YES", "quality": 100},
+}
+
+
+def test_they_double_where_reading_is_late():
+    decoders = Decoders(1, 6)
+    counts = []
+    for _ in range(4):
+        for _ in range(LATE + 1):
+            decoders.note(True)
+        counts.append(decoders.count)
+    assert counts == [2, 4, 6, 6]
+
+
+@pytest.mark.parametrize("between", ["in time", "another case"])
+def test_being_late_now_and_then_does_not_count(between):
+    decoders = Decoders(1, 6)
+    for _ in range(5):
+        for _ in range(LATE):
+            decoders.note(True)
+        decoders.note(False) if between == "in time" else decoders.begin()
+    assert decoders.count == 1
+
+
+def test_a_queue_tells_who_is_late():
+    late = []
+    items = ahead((time.sleep(0.05) or i for i in range(6)), 3, late=late.append)
+    assert list(items) == [0, 1, 2, 3, 4, 5]
+    assert late == [True] * 6
+    late.clear()
+    for _ in ahead(range(40), 3, late=late.append):
+        time.sleep(0.01)
+    assert late.count(True) <= 3  # the first ones, before anything waits
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_pixels_are_the_same_with_more(name, raster, tmp_path):
+    pixels = np.random.default_rng(0).integers(1, 255, (3, 700, 900), dtype=np.uint8)
+    pixels[:, 100:300, 200:400] = 0
+    path = str(raster(name, pixels, nodata=0, **FORMATS[name]))
+    model = pixelwise(tmp_path / "m.onnx", tile=[128, 128], overlap=[64, 64])
+    spec = read_spec(load_settings(None, {"input": (path,), "model": model, "device": "cpu"}))
+
+    def tiles(decoders):
+        def within():
+            with gdal_options(decoders.count):
+                yield from read([Case("case", path)], Reading(spec, None, decoders))
+
+        # whoever takes them has nothing else to do
+        with closing(ahead(within(), 3, late=decoders.note)) as got:
+            return [(tile.index, tile.error, tile.pixels, tile.invalid) for tile in got]
+
+    alone, several = Decoders(1, 1), Decoders(1, 4)
+    for (index, error, expected, hidden), (i, none, found, where) in zip(tiles(alone), tiles(several), strict=True):
+        assert (index, error) == (i, none)
+        assert error is None
+        assert np.array_equal(expected, found)
+        assert np.array_equal(hidden, where)
+    assert several.count == 4

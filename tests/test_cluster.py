@@ -179,7 +179,9 @@ def test_workers_are_jobs_of_other_batch_systems(kind, scenes, segpipe, tmp_path
     env = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(SEGPIPE.parent)}
     done = segpipe(*scenes, "-o", "out", "--cluster", "c.toml", "--parts", 5, env=env)
     assert done.returncode == 0, done.stderr
-    assert header in next(tmp_path.glob("script.*")).read_text()
+    script = next(tmp_path.glob("script.*")).read_text()
+    assert header in script
+    assert "export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False" in script
     assert len(list(tmp_path.glob("script.*"))) == 2
     assert segpipe(*scenes, "-o", "reference", "--executor", "serial").returncode == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "reference")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from distributed import Client
+from distributed import Client, Worker
 from networks import local, pooling
 
 from segpipe.pipeline.cluster import ONE_THREAD, connected
@@ -145,13 +145,17 @@ def test_threads_that_change_scores_are_refused(unlike, scene, tmp_path):
         settle(found.run, found.plan, pytest.fail)
 
 
-def test_workers_of_this_machine_start_no_threads_of_libraries(tmp_path):
+def test_workers_of_this_machine_start_no_threads_of_libraries_and_are_not_looked_at(tmp_path):
     run = Run(read_spec(settings(local(tmp_path / "m.onnx"))), settings(local(tmp_path / "m.onnx")))
 
-    def environment() -> dict[str, str]:
-        return dict(os.environ)
+    def told(dask_worker: Worker) -> tuple[dict[str, str], dict[str, float]]:
+        looks = {name: callback.callback_time for name, callback in dask_worker.periodic_callbacks.items()}
+        return dict(os.environ), looks
 
     with connected(run, 1) as client:
         assert isinstance(client, Client)
-        (found,) = client.run(environment).values()
+        ((found, looks),) = client.run(told).values()
     assert {key: found.get(key) for key in ONE_THREAD} == dict.fromkeys(ONE_THREAD, "1")
+    assert "heartbeat" in looks
+    assert "profile" not in looks
+    assert min(looks.values()) >= 100  # ms

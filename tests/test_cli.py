@@ -203,11 +203,11 @@ def inside_mounts(script: str, cwd: Path, *arguments: str) -> subprocess.Complet
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
 
 
-@pytest.mark.parametrize("kilobytes", [60, 200, 420])
-def test_a_full_disk_costs_only_the_case_that_fills_it(kilobytes, raster, tmp_path):
+@pytest.mark.parametrize(("side", "kilobytes"), [(1000, 60), (1000, 200), (2200, 60), (2200, 420), (2200, 5200)])
+def test_a_full_disk_costs_only_the_case_that_fills_it(side, kilobytes, raster, tmp_path):
     """Wherever it fills up, in the draft, the mask or the record: no broken file has a name, and the small case is done."""
     raster("in/a.tif", noise(1, 40, 50))
-    raster("in/b.tif", noise(1, 1000, 1000) % 3)
+    raster("in/b.tif", noise(1, side, side) % 3)
     raster("in/c.tif", noise(1, 40, 50))
     k = np.arange(3, dtype=np.float32)
     net = Network(1).add("Conv", 2 * k.reshape(-1, 1, 1, 1), -(k**2))

@@ -297,8 +297,9 @@ class HeldSink(RasterSink):
                 self._overviews(self._dataset)
                 self._dataset.close()
                 data = self._file.read()
-            sidecar = self._write_names()
-            self._output.write(self.name, data)  # which tells of a full disk, as GDAL does not
+            with self._output.draft_of(self.name) as draft:
+                draft.write_bytes(data)  # which tells of a full disk, as GDAL does not
+                sidecar = self._write_names()
             return [self.name, *sidecar]
         finally:
             self.discard()

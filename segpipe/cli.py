@@ -1,5 +1,6 @@
 """The command line: one function per command."""
 
+import atexit
 import logging
 import os
 import signal
@@ -295,7 +296,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _hear_no_more() -> None:
     """Signals are ignored from now on, also while Python ends, which puts back what else would kill the process."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -334,6 +336,7 @@ def _interruptible(grace: float) -> "Halt":
         os.write(2, f"interrupted: what runs has {grace:g} s to end; once more to stop it now\n".encode())
         signal.setitimer(signal.ITIMER_REAL, grace)
 
+    atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)  # the last thing before Python forgets who hears of it
     signal.signal(signal.SIGALRM, ask)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, ask)

@@ -539,3 +539,28 @@ def test_a_model_of_integers_refuses_floats_case_by_case(raster, segpipe, tmp_pa
     record = run_json(tmp_path / "out")
     assert (code, record["done"]) == (1, ["byte"])
     assert re.search("float.tif: pixels must fit the model's uint8 input", record["failed"][0]["error"])
+
+
+ENDING = """
+import os, signal, sys, time
+from segpipe import cli
+
+class Slow:
+    def __del__(self):
+        time.sleep(1)  # while Python ends, and hears of signals no more
+
+slow = Slow()
+halt = cli._interruptible(0.3)
+os.kill(os.getpid(), signal.SIGTERM)
+assert halt.is_set()
+{concluding}
+sys.exit(75)
+"""
+
+
+@pytest.mark.parametrize("concluding", ["cli._hear_no_more()", ""], ids=["told", "left"])
+def test_the_end_of_the_grace_does_not_kill_a_run_that_ends(concluding):
+    script = ENDING.format(concluding=concluding)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 75, done.stderr
+    assert "once more to stop it now" in done.stderr

@@ -57,7 +57,7 @@ def _expand(text: str) -> Iterator[Case]:
     elif is_remote(text):
         yield Case(_stem(PurePosixPath(text.split("?", maxsplit=1)[0]).name), text)
     elif path.is_dir():
-        yield from (_below(path, file) for file in _rasters(path))
+        yield from _rasters(path)
     elif path.is_file():
         yield from _listed(path) if path.suffix.lower() in LIST_SUFFIXES else [_below(path.parent, path)]
     elif glob.has_magic(text):
@@ -74,17 +74,21 @@ def _stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).suffix else name
 
 
-def _rasters(root: Path) -> Iterator[Path]:
+def _rasters(root: Path) -> Iterator[Case]:
+    """At any depth; with strings alone for each file, since ``Path`` keeps every name that it has seen a second time."""
     seen: set[Path] = set()
     for folder, subfolders, files in os.walk(root, onerror=_unreadable, followlinks=True):
-        if (real := Path(folder).resolve()) in seen:  # a link back up
+        here = Path(folder)
+        if (real := here.resolve()) in seen:  # a link back up
             subfolders.clear()
             continue
         seen.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        path, below = (str(here / "x")[:-1], (here.relative_to(root) / "x").as_posix()[:-1])
         for name in sorted(files):
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
-                yield Path(folder) / name
+            stem, suffix = os.path.splitext(name)  # noqa: PTH122 - no Path for each of 100,000 names
+            if suffix.lower() in SUFFIXES and not name.startswith("."):
+                yield Case(below + stem, path + name)
 
 
 def _unreadable(error: OSError) -> None:

@@ -440,6 +440,14 @@ def chunks(png: bytes) -> list[bytes]:
     return parts
 
 
+def vrt_of_a_cut_png(path: Path, bands: int) -> None:
+    """A VRT whose only source is a PNG without its end."""
+    source = path.with_name(".cut.png")  # hidden, so that it is no case of its own
+    whole = write(source, picture(bands)).read_bytes()
+    source.write_bytes(whole[: int(len(whole) * 0.6)])
+    vrt(path, [source.name] * bands, [None] * bands)
+
+
 def with_more_behind(path: Path, bands: int) -> None:
     """A PNG behind whose end another program has left something."""
     path.write_bytes(write(path, picture(bands)).read_bytes() + b"left behind" * 9)
@@ -469,6 +477,7 @@ DAMAGED: dict[str, tuple[Callable[[Path, int], Any], str]] = {
     "zero.tif": (lambda p, n: p.write_bytes(b""), "cannot be opened"),
     "zero-png.png": (lambda p, n: p.write_bytes(b""), "cannot be opened"),
     "text.tif": (lambda p, n: p.write_text("not an image\n" * 99), "cannot be opened.*not recognized"),
+    "of-a-cut-png.vrt": (vrt_of_a_cut_png, "cannot be read"),
     "gone.vrt": (lambda p, n: vrt(p, ["gone.tif"] * n, [None] * n), "cannot be read.*gone.tif: No such file"),
     "endless.vrt": (lambda p, n: vrt(p, ["endless.vrt"] * n, [None] * n), "cannot be read"),
     "not-xml.vrt": (lambda p, n: p.write_text("<VRTDataset rasterXSize="), "cannot be opened"),

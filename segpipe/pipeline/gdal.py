@@ -29,6 +29,8 @@ CACHE_MB, MOST_CACHE_MB = 128, 1024
 """GDAL's block cache, which is one for the process: at least what most cases need, at most what any gets."""
 
 OPTIONS = {
+    # GDAL's shortcut for a PNG that is read whole does not tell of one that ends early, alone or within a VRT.
+    "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",
     # A truncated JPEG decodes as grey with a warning only: such a mask would hide the damage.
     "GDAL_ERROR_ON_LIBJPEG_WARNING": "YES",
     # An object that is opened again is asked for again: it may have changed.
@@ -96,9 +98,9 @@ def opening(path: str) -> Iterator[None]:
         yield
 
 
-def row_by_row() -> rasterio.Env:
-    """In which a PNG is not read at one go."""
-    return rasterio.Env(session=DummySession(), GDAL_PNG_WHOLE_IMAGE_OPTIM="NO")
+def at_one_go() -> rasterio.Env:
+    """In which a PNG that is known to have its end is read whole."""
+    return rasterio.Env(session=DummySession(), GDAL_PNG_WHOLE_IMAGE_OPTIM="YES")
 
 
 READ_BYTES = 2**23

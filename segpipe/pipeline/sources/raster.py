@@ -14,7 +14,7 @@ from rasterio.windows import Window as RasterWindow
 
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.errors import SourceError
-from segpipe.pipeline.gdal import DRIVERS, decode_with, opening, row_by_row, source_errors
+from segpipe.pipeline.gdal import DRIVERS, at_one_go, decode_with, opening, source_errors
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.sources import Invalid, Pixels
 from segpipe.pipeline.stores.bucket import is_remote
@@ -64,13 +64,13 @@ class RasterSource:
         self.grid = read_grid(dataset)
         self.picture = dataset.driver in PICTURE_DRIVERS and not self.grid.georeferenced
         _refuse_short_blocks(dataset, self.bands, self._path)
-        self._careful = _careful(dataset, self._path)
+        self._whole = _is_whole_png(dataset, self._path)
         self.files = tuple(all_files(dataset, set())) or (self._path,)
         self.notes = tuple(_notes(dataset, self.bands, contract))
 
     def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
         where = _raster_window(window)
-        with self._unreadable(window), row_by_row() if self._careful else nullcontext():
+        with self._unreadable(window), at_one_go() if self._whole else nullcontext():
             pixels = self._dataset.read(self.bands, window=where, out_dtype=self.dtype)
             masks = [self._dataset.read_masks(band, window=where) == 0 for band in self._masked]
             masks += [self._dataset.read(band, window=where) == 0 for band in self._alpha]
@@ -235,21 +235,19 @@ def _refuse_short_blocks(dataset: DatasetReader, bands: Sequence[int], path: str
             )
 
 
-def _careful(dataset: DatasetReader, path: str) -> bool:
-    """Whether a PNG must be read row by row.
+def _is_whole_png(dataset: DatasetReader, path: str) -> bool:
+    """Whether a case is a PNG of this machine that may be read at one go.
 
-    GDAL's shortcut for one that is read whole takes half the time. It tells of all damage but that of the chain of chunks.
+    GDAL's shortcut takes half the time. It tells of all damage but that of the chain of chunks.
 
     Raises:
         SourceError: the chain is broken.
     """
-    if dataset.driver != "PNG":
+    if dataset.driver != "PNG" or not Path(path).is_file():
         return False
-    if not Path(path).is_file():
-        return True
     if not _has_end(path):
         raise SourceError(f"{path} is damaged: its chunks do not lead to the last one, IEND")
-    return False
+    return True
 
 
 def _has_end(path: str) -> bool:

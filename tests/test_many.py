@@ -1,5 +1,6 @@
 """More cases than anybody looks at beforehand: what each is shows in the job that does it, and the bytes are the same."""
 
+import gc
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ import rasterio
 from networks import local
 from scenes import Silent, assert_same, begin, wait, wait_until
 
+from segpipe.pipeline import plan
 from segpipe.pipeline.config import load_settings
 from segpipe.pipeline.launch import carry_out, prepare
 from segpipe.pipeline.ledger import State
@@ -23,6 +25,9 @@ OTHERS = {"large.png": (500, 700), "middle.png": (200, 200), "other.png": (200, 
 
 BYTES_A_CASE = 300
 """Name and path, of 30 to 40 characters each, included."""
+
+JOBS_HELD = 60
+"""Of 275: those under way, and those in the last few messages."""
 
 
 def picture(path, shape, rng):
@@ -132,6 +137,24 @@ def test_a_case_costs_some_hundred_bytes_however_many_there_are(tmp_path):
         return int(subprocess.run(alone, capture_output=True, text=True, check=True).stdout)
 
     assert (held(20_000) - held(5_000)) / 15_000 < BYTES_A_CASE
+
+
+def test_the_first_process_keeps_no_job_that_has_ended(root, tmp_path, monkeypatch):
+    """Dask remembers a thousand messages of each connection, unless it is told not to."""
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(plan, "JOB_WINDOWS", 2)  # in the first process alone
+    monkeypatch.setattr(plan, "JOB_BATCHES", 0)
+    found: list[int] = []
+
+    class Counting(Silent):
+        def outcome(self, outcome):
+            if len(found) < SMALL:
+                found.append(sum(isinstance(held, plan.Job) for held in gc.get_objects()) if len(found) % 50 == 49 else 0)
+
+    flags = {"input": ("in",), "model": "m.onnx", "output": str(tmp_path / "out"), "workers": 1, "device": "cpu"}
+    carry_out(prepare(load_settings(None, flags)), Counting())
+    assert len(found) == SMALL
+    assert max(found) < JOBS_HELD
 
 
 def test_the_large_one_is_too_large_for_a_job_with_others():

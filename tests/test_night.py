@@ -124,7 +124,8 @@ def truncate(path: Path) -> Callable[[], object]:
 def replace(path: Path) -> Callable[[], object]:
     """By another scene, larger and whole."""
     shutil.copy2(path, path.with_suffix(".kept"))
-    shutil.copyfile(path.parent / "larger.kept", path)
+    shutil.copyfile(path.parent / "larger.kept", path.with_suffix(".new"))
+    path.with_suffix(".new").replace(path)  # at once: half a file is no scene
     return lambda: path.with_suffix(".kept").replace(path)
 
 

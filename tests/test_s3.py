@@ -28,6 +28,7 @@ from segpipe.pipeline.cases import Case, find_cases, identities
 from segpipe.pipeline.config import load_settings
 from segpipe.pipeline.errors import InputError, OutputError
 from segpipe.pipeline.gdal import gdal_options
+from segpipe.pipeline.records import Run, done_cases
 from segpipe.pipeline.spec import read_spec
 from segpipe.pipeline.stores.bucket import gdal_endpoint
 from segpipe.pipeline.stores.places import store_at
@@ -275,3 +276,21 @@ def test_a_row_of_windows_is_asked_for_at_once(root, endpoint, monkeypatch):
             assert (index, error, none) == (i, None, None)
             np.testing.assert_array_equal(expected, got)
     assert asked[12] < asked[1]
+
+
+def test_what_was_done_before_shows_in_a_listing(root, endpoint):
+    """A request for each of a thousand cases that are not there would take a minute."""
+    cases = [
+        Case(f"{folder}{number:03}", f"s3://{BUCKET}/in/{number}.tif") for folder in ("", "sub/") for number in range(40)
+    ]
+    flags = {
+        "input": (f"s3://{BUCKET}/in/",),
+        "model": root / "plain.onnx",
+        "output": f"s3://{BUCKET}/fresh",
+        "device": "cpu",
+    }
+    settings = load_settings(None, flags)
+    fresh = Run(read_spec(settings), settings)
+    endpoint.forget()
+    assert done_cases(cases, fresh) == []
+    assert len(endpoint.requests) == 2

@@ -51,6 +51,10 @@ LOOKS = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.in
 the interpreter's lock, and whoever holds it waits for them: 17 % of a run over small pictures, 9 % of one over a mosaic
 (measured)."""
 
+MESSAGES = {"distributed.admin.low-level-log-length": 20}
+"""Dask keeps the last thousand messages of each connection, for its developers. Those of segpipe carry the paths of 64 cases
+each: 540 bytes a case, kept for no reader (measured)."""
+
 CLASSES = {"slurm": "SLURMCluster", "lsf": "LSFCluster", "pbs": "PBSCluster"}
 """Of dask-jobqueue."""
 
@@ -138,11 +142,13 @@ def dashboard(client: "Client") -> str | None:
 
 
 def quieten() -> None:
-    """Keep distributed's log to itself, here and in its processes: what fails comes back with its future.
+    """Keep distributed's log to itself, here and in its processes, and its memory short: what fails comes back with its future.
 
     It reads this when it is first imported.
     """
     import dask.config
+
+    dask.config.set(MESSAGES)
 
     if not logging.getLogger().isEnabledFor(logging.DEBUG):
         os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")

@@ -23,7 +23,7 @@ from segpipe.pipeline.model import try_out
 from segpipe.pipeline.parts import FOLDER, forget_parts, has_parts, parts_folder
 from segpipe.pipeline.plan import Failure, Plan, keep_cut, make_plan
 from segpipe.pipeline.profile import begin, end, span
-from segpipe.pipeline.records import Run, device_kind, is_done, record_name, versions, write_areas
+from segpipe.pipeline.records import Run, device_kind, done_cases, record_name, versions, write_areas
 from segpipe.pipeline.run import Outcome, Watcher
 from segpipe.pipeline.schedule import EXECUTORS
 from segpipe.pipeline.spec import read_spec
@@ -233,9 +233,8 @@ def _conclude(prepared: Prepared, summary: Summary) -> None:
     output, retries = prepared.run.output, prepared.run.settings.retries
     if summary.interrupted or summary.problems:
         # workers may have finished cases that nobody was left to be told of
-        for case in summary.ledger.cases(State.MISSING):
-            if is_done(case, prepared.run):
-                summary.ledger.note(case.name, State.DONE)
+        for case in done_cases(summary.ledger.cases(State.MISSING), prepared.run):
+            summary.ledger.note(case.name, State.DONE)
     with _noting(summary):
         _tidy_parts(output, summary.ledger)
     with _noting(summary):

@@ -14,7 +14,7 @@ from segpipe.pipeline.faults import is_passing
 from segpipe.pipeline.gdal import cache_bytes, gdal_options
 from segpipe.pipeline.machine import memory
 from segpipe.pipeline.parts import plan_name, read_cut, write_cut
-from segpipe.pipeline.records import Run, is_done, refuse_taken
+from segpipe.pipeline.records import Run, done_cases, refuse_taken
 from segpipe.pipeline.windows import Cover, Part
 
 JOB_WINDOWS, JOB_BATCHES = 64, 16
@@ -131,7 +131,7 @@ def make_plan(cases: Sequence[Case], run: Run, crew: Crew | int, *, look: bool =
         crew: who does it, or the processors of this machine, which are then shared out.
         look: at all headers, however many cases there are.
     """
-    done = [] if run.settings.overwrite else [case for case in cases if is_done(case, run)]
+    done = [] if run.settings.overwrite else done_cases(cases, run)
     finished = {id(case) for case in done}
     rest = [case for case in cases if id(case) not in finished] if done else cases
     if len(rest) > LOOKED_AT and not look:

@@ -6,7 +6,7 @@ import math
 import platform
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ from segpipe.pipeline.stores import Store
 from segpipe.pipeline.stores.places import store_at
 
 AREA_COLUMNS = ("case", "class_id", "class_name", "pixels", "area", "unit", "share")
+
+FOLDERS_AT_ONCE = 8
+"""Whose names are kept: cases come sorted, a folder at a time but for those that lie between."""
 
 NEEDED: dict[str, type] = {
     "case": str,
@@ -140,6 +143,20 @@ def is_done(case: Case, run: Run) -> bool:
         return False
 
 
+def done_cases(cases: Iterable[Case], run: Run) -> list[Case]:
+    """Those that are done. Where a folder of the output has no records, no case of it is asked for: a request each."""
+    output = run.output
+
+    @lru_cache(FOLDERS_AT_ONCE)
+    def there(folder: str) -> frozenset[str]:
+        try:
+            return frozenset(name for name in output.below(folder) if name.endswith(".json"))
+        except OSError:
+            return frozenset()  # as where a record cannot be read
+
+    return [case for case in cases if record_name(case) in there(case.name.rpartition("/")[0]) and is_done(case, run)]
+
+
 def _is_done(case: Case, run: Run) -> bool:
     output = run.output
     record = read_record(output, case)
@@ -199,15 +216,10 @@ def records(output: Store, cases: Iterable[Case]) -> Iterator[Record]:
             yield record
 
 
-def area_rows(output: Store, cases: Iterable[Case]) -> Iterator[Record]:
-    """Rows of the table of areas for all cases that are done, in order."""
-    for record in records(output, cases):
-        yield from ({"case": record["case"], **row} for row in record["areas"])
-
-
 def write_areas(output: Store, cases: Iterable[Case]) -> None:
     """Write ``areas.csv``, row by row; an empty field says that there is no such figure."""
     with output.writing("areas.csv") as stream:
-        writer = csv.DictWriter(stream, AREA_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(area_rows(output, cases))
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(AREA_COLUMNS)
+        for record in records(output, cases):
+            writer.writerows([record["case"], *map(row.get, AREA_COLUMNS[1:])] for row in record["areas"])

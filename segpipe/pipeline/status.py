@@ -12,7 +12,7 @@ from segpipe.pipeline.config import Settings
 from segpipe.pipeline.errors import OutputError, SegpipeError
 from segpipe.pipeline.lock import holder_of
 from segpipe.pipeline.parts import FOLDER, done_parts, parts_folder
-from segpipe.pipeline.records import Run, is_done
+from segpipe.pipeline.records import Run, done_cases
 from segpipe.pipeline.spec import ModelSpec, read_spec
 from segpipe.pipeline.stores import Store
 from segpipe.pipeline.stores.places import store_at
@@ -73,7 +73,7 @@ def _status(output: Store, told: dict[str, Any]) -> Status:
     settings = Settings.model_validate(told["settings"] | {"overwrite": False})
     cases = find_cases(settings.input)
     run = Run(_spec(settings), settings)
-    done = {case.name for case in cases if is_done(case, run)}
+    done = {case.name for case in done_cases(cases, run)}
     failed = [failure for failure in told["failed"] if failure["case"] not in done]
     names = {failure["case"] for failure in failed}
     there = set(output.folders(FOLDER))

@@ -7,7 +7,12 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from segpipe.pipeline.files import output_errors
+from segpipe.pipeline.files import output_errors, remove
+
+WIDTH = 120
+"""Characters of a line of JSON, at most, unless one value has more."""
+
+_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class Store(ABC):
@@ -59,7 +64,7 @@ class Store(ABC):
 
     @abstractmethod
     def below(self, folder: str) -> Iterator[str]:
-        """Names of the files directly in a folder; none where it is not there."""
+        """Names of the files directly in a folder, ``""`` for the store's own; none where it is not there."""
 
     @abstractmethod
     def folders(self, folder: str) -> Iterator[str]:
@@ -110,13 +115,18 @@ class Store(ABC):
     def age(self, name: str) -> float:
         """Seconds since a file was written or touched."""
 
-    def write(self, name: str, data: bytes) -> None:
-        """Write a file, whole or not at all."""
-        with self.draft_of(name) as draft:
-            draft.write_bytes(data)
+    @abstractmethod
+    def write(self, name: str, data: bytes, *, flush: bool = True) -> None:
+        """Write a file, whole or not at all.
 
-    def write_json(self, name: str, value: Any) -> None:
-        self.write(name, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+        Args:
+            name: of the file.
+            data: all of it.
+            flush: wait until it would outlast a power cut; without, it may be gone after one, or there and empty.
+        """
+
+    def write_json(self, name: str, value: dict[str, Any], *, flush: bool = True) -> None:
+        self.write(name, (_pretty(value) + "\n").encode(), flush=flush)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[TextIO]:
@@ -132,8 +142,9 @@ class Store(ABC):
             try:
                 yield draft
                 self.publish(draft, name)
-            finally:
-                draft.unlink(missing_ok=True)
+            except BaseException:
+                remove(draft)
+                raise
 
     def discard(self, name: str) -> None:
         """Take away what is of no use; where that cannot be done, a later run does it."""
@@ -143,3 +154,16 @@ class Store(ABC):
     def is_among(self, name: str, sources: Collection[str]) -> bool:
         """Whether a file is one of these, by their absolute paths."""
         return any(alias in sources for alias in self.aliases(name))
+
+
+def _pretty(value: Any, indent: str = "") -> str:
+    """JSON in which whatever fits has a line, and all else a line for each of its items."""
+    line = _json(value)
+    if len(line) <= WIDTH or not isinstance(value, dict | list):
+        return line
+    deeper = indent + "  "
+    if isinstance(value, dict):
+        items, (opening, closing) = [f"{_json(key)}: {_pretty(item, deeper)}" for key, item in value.items()], "{}"
+    else:
+        items, (opening, closing) = [_pretty(item, deeper) for item in value], "[]"
+    return f"{opening}\n{deeper}" + f",\n{deeper}".join(items) + f"\n{indent}{closing}"

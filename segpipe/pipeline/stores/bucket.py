@@ -265,7 +265,8 @@ class Bucket(Store):
     def _pages(self, folder: str) -> Iterator[dict[str, Any]]:
         with self._errors(folder):
             pages = _client().get_paginator("list_objects_v2")
-            yield from pages.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}{folder}/", Delimiter="/")
+            prefix = f"{self.prefix}{folder}/" if folder else self.prefix
+            yield from pages.paginate(Bucket=self.bucket, Prefix=prefix, Delimiter="/")
 
     @contextmanager
     def local(self, name: str) -> Iterator[Path]:
@@ -277,7 +278,8 @@ class Bucket(Store):
         finally:
             copy.unlink(missing_ok=True)
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes, *, flush: bool = True) -> None:
+        del flush  # an object is stored when it is there
         with output_errors(self.path(name)), self._errors(name):
             _client().put_object(**self._key(name), Body=data)
 

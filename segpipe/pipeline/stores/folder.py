@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from segpipe.pipeline.errors import OutputError
-from segpipe.pipeline.files import commit, is_partial, partial, remove
+from segpipe.pipeline.files import commit, is_partial, output_errors, partial, remove
 from segpipe.pipeline.stores import Store
 from segpipe.pipeline.stores.bucket import is_remote
 
@@ -49,9 +49,9 @@ class Folder(Store):
         for text, name in files:
             if is_remote(text):
                 continue
-            path = Path(text)
-            path = path.resolve() if path.is_symlink() else path
-            if Path(real(path.parent), path.stem) == folder / name:
+            # text alone: a Path for each of 100,000 files takes a second
+            parent, file = os.path.split(os.path.realpath(text) if os.path.islink(text) else text)  # noqa: PTH114
+            if os.path.join(real(parent), os.path.splitext(file)[0]) == f"{folder}/{name}":  # noqa: PTH118, PTH122
                 return text
         return None
 
@@ -68,16 +68,17 @@ class Folder(Store):
         self.root.mkdir(parents=True, exist_ok=True)
 
     def read(self, name: str) -> bytes:
-        return (self.root / name).read_bytes()
+        with open(os.path.join(self.root, name), "rb") as stream:  # noqa: PTH118, PTH123 - half the time of a Path
+            return stream.read()
 
     def has(self, name: str) -> bool:
         return (self.root / name).is_file()
 
     def below(self, folder: str) -> Iterator[str]:
-        return (f"{folder}/{entry.name}" for entry in self._entries(folder) if entry.is_file())
+        return (f"{folder}/{entry.name}".lstrip("/") for entry in self._entries(folder) if entry.is_file())
 
     def folders(self, folder: str) -> Iterator[str]:
-        return (f"{folder}/{entry.name}" for entry in self._entries(folder) if entry.is_dir())
+        return (f"{folder}/{entry.name}".lstrip("/") for entry in self._entries(folder) if entry.is_dir())
 
     def _entries(self, folder: str) -> "list[os.DirEntry[str]]":
         try:
@@ -97,6 +98,20 @@ class Folder(Store):
 
     def publish(self, draft: Path, name: str) -> None:
         commit(draft, self.root / name)
+
+    def write(self, name: str, data: bytes, *, flush: bool = True) -> None:
+        with output_errors(self.path(name)):
+            draft = self.draft(name)
+            try:
+                with draft.open("wb") as stream:
+                    stream.write(data)
+                    if flush:
+                        stream.flush()
+                        os.fsync(stream.fileno())
+                draft.replace(self.root / name)
+            except BaseException:
+                remove(draft)
+                raise
 
     def remove(self, name: str) -> None:
         (self.root / name).unlink(missing_ok=True)

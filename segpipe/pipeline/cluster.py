@@ -142,7 +142,7 @@ def dashboard(client: "Client") -> str | None:
 
 
 def quieten() -> None:
-    """Keep distributed's log to itself, here and in its processes, and its memory short: what fails comes back with its future.
+    """Keep distributed's log to itself, here and in its processes, and its memory short: errors come back with futures.
 
     It reads this when it is first imported.
     """

@@ -5,7 +5,8 @@ import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import pairwise, takewhile
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -38,14 +39,14 @@ class Case:
 
 def find_cases(inputs: Sequence[str]) -> list[Case]:
     """All cases that the inputs name, each once, sorted by name."""
-    by_path: dict[str, Case] = {}
+    cases: list[Case] = []
     for text in inputs:
         found = list(_expand(text))
         if not found:
             raise InputError(f"no raster found in {text}: a folder is searched for {' '.join(sorted(SUFFIXES))}")
-        for case in found:
-            by_path.setdefault(case.path, case)
-    cases = sorted(by_path.values(), key=lambda case: case.name)
+        cases = found if not cases else list({case.path: case for case in (*found, *cases)}.values())
+    cases.sort(key=attrgetter("name"))
+    cases = [case for case, before in zip(cases, [None, *cases], strict=False) if case != before]  # of a list, twice
     _check_names(cases)
     return cases
 
@@ -148,14 +149,13 @@ def _entries(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def _check_names(cases: list[Case]) -> None:
-    seen: dict[str, Case] = {}
-    for case in cases:
-        if case.name in seen:
+    for case, other in pairwise(cases):
+        if case.name == other.name:
             raise InputError(
-                f"two inputs would get one name, {case.name}: {seen[case.name].path} and {case.path}: "
+                f"two inputs would get one name, {case.name}: {case.path} and {other.path}: "
                 "rename one, or give them in runs of their own"
             )
-        seen[case.name] = case
+    for case in cases:
         if case.name == "run" or case.name.endswith(".confidence"):
             raise InputError(f"the names run and *.confidence are reserved, got {case.path}: rename it")
 

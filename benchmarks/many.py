@@ -39,7 +39,7 @@ from scenes import SCRATCH, network
 WORK = SCRATCH / "many" / f"{datetime.now():%Y%m%d%H%M%S}"
 """A folder of its own: ext4 goes slowly about creating files where many were deleted a little before."""
 SPEED_GOAL, SHARE_GOAL, BYTES_GOAL, FLAT_GOAL = 0.8, 0.01, 300, 1.05
-"""Bytes a case hold its name and its path, 180 for one of 63 characters."""
+"""Bytes a case: 183 for a name and a path of 63 characters, and a hundred or so."""
 
 EVERY = 2.0
 """Seconds between two looks at memory."""
@@ -161,7 +161,8 @@ def memory(told: Told, count: int) -> dict[str, Any]:
     """Of the first process and its largest worker, by quarters of the time from the plan to the last case."""
     begun, done = told.planning, told.at("done")
     times, client, worker = np.array(told.memory).T
-    at = [int(np.searchsorted(times, begun + (done - begun) * q).clip(0, len(times) - 1)) for q in (0.25, 0.5, 0.75, 1.0)]
+    # the last look before each moment
+    at = [max(0, int(np.searchsorted(times, begun + (done - begun) * q)) - 1) for q in (0.25, 0.5, 0.75, 1.0)]
     return {
         "client_mb": [round(float(client[i]), 1) for i in at],
         "worker_mb": [round(float(worker[i]), 1) for i in at],

@@ -53,15 +53,18 @@ def go(name: str) -> dict[str, float]:
     words += HOW[LOCAL] if name == LOCAL else ["--cluster", cluster()]
     started, first = time.perf_counter(), 0.0
     command = [sys.executable, "-m", "segpipe.cli", "run", *map(str, words)]
-    with subprocess.Popen(command, cwd=WORK, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    log = WORK / "stderr.txt"
+    with log.open("w") as stream, subprocess.Popen(command, cwd=WORK, stdout=subprocess.DEVNULL, stderr=stream) as process:
         while process.poll() is None:
             time.sleep(0.05)
             if not first and next(out.glob(".parts/*/*.npz"), None):
                 first = time.perf_counter() - started
                 if name in (CANCELLED, REQUEUED):
-                    subprocess.run([*HOW[name], running()[0]], check=True)
+                    subprocess.run([*HOW[name], *running()[:1]], check=True)
         if process.returncode:
-            raise SystemExit(f"exit code {process.returncode}: {process.stderr.read() if process.stderr else ''}")
+            raise SystemExit(f"exit code {process.returncode}: {log.read_text()}")
+        if not first:
+            raise SystemExit(f"no part was seen of {name}: it was not disturbed")
         ended = time.perf_counter() - started
     while running():
         time.sleep(0.2)

@@ -82,6 +82,8 @@ def main() -> None:
 def run(config: Path | None, dry_run: bool, verbose: int, **flags: Any) -> None:
     """Segment every case of the input with one model: masks on the grid of their input, and areas per class."""
     logging.basicConfig(level=[logging.ERROR, logging.INFO, logging.DEBUG][min(verbose, 2)], stream=sys.stderr)
+    if not verbose:
+        logging.getLogger("segpipe").setLevel(logging.WARNING)  # what is tried again, or done with less: not of libraries
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
     try:

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from segpipe.pipeline.launch import Prepared, Summary
 from segpipe.pipeline.ledger import State
-from segpipe.pipeline.plan import memory_mb
+from segpipe.pipeline.plan import Plan, memory_mb, worker_memory
 from segpipe.pipeline.records import Record, records
 from segpipe.pipeline.run import Outcome
 from segpipe.pipeline.status import Status
@@ -299,7 +299,29 @@ def note_lines(prepared: Prepared) -> list[str]:
     for planned in prepared.plan.seen:
         for note in planned.notes:
             cases.setdefault(note, []).append(planned.case.name)
-    return [f"note: {names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {note}" for note, names in cases.items()]
+    lines = [f"note: {names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {note}" for note, names in cases.items()]
+    return [*lines, *_cut_line(prepared.plan), *_memory_line(prepared)]
+
+
+def _cut_line(plan: Plan) -> Iterator[str]:
+    """What cutting costs."""
+    if plan.cuts:
+        windows = sum(cut.case.windows for cut in plan.cuts)
+        twice = sum(cut.repeated * cut.case.windows for cut in plan.cuts) / windows
+        parts = sum(len(cut.parts) for cut in plan.cuts)
+        count = len(plan.cuts)
+        yield f"note: {count} case{'s' * (count > 1)} in {parts} parts: {twice:.1%} of their windows are inferred twice"
+
+
+def _memory_line(prepared: Prepared) -> Iterator[str]:
+    """Where a worker is expected to need more than it may have."""
+    run, plan = prepared.run, prepared.plan
+    needed, allowed = memory_mb(plan, run), worker_memory(run, plan.workers) / 1e6
+    if needed > allowed:
+        yield (
+            f"note: a worker is expected to take {needed:,.0f} MB, and may take {allowed:,.0f}: "
+            "raise --memory, or lower --workers, --tile or --batch"
+        )
 
 
 def settings_lines(prepared: Prepared) -> list[str]:

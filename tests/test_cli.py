@@ -331,6 +331,13 @@ def test_the_output_is_segpipe_out_unless_named(segpipe, scenes):
     assert (scenes.parent / "segpipe-out" / "a.tif").is_file()
 
 
+def test_what_cutting_costs_and_too_little_memory_are_notes(segpipe, scenes):
+    told = segpipe("run", "-i", "in/a.tif", "-m", "m.onnx", *SERIAL, "--parts", "4", "--memory", "0.05").stderr
+    assert re.search(r"note: 1 case in \d parts: \d+\.\d% of their windows are inferred twice", told), told
+    assert re.search(r"note: a worker is expected to take \d+ MB, and may take 50: raise --memory", told), told
+    assert "note" not in segpipe("run", "-i", "in/a.tif", "-m", "m.onnx", *SERIAL, "--overwrite").stderr
+
+
 NAMED: list[tuple[str, str, set[str]]] = [
     ("folder", "-i in", {"a", "sub/b", "sub/deep/c", "x/b"}),
     ("any suffix", "-i in/odd.dat", {"odd"}),
@@ -340,6 +347,7 @@ NAMED: list[tuple[str, str, set[str]]] = [
     ("glob of folders", "-i in/*/b.tif", {"sub/b", "x/b"}),
     ("glob below", "-i in/**/*.tif", {"a", "sub/b", "sub/deep/c", "x/b"}),
     ("list", "-i lists/l.txt", {"a", "c"}),
+    ("list that repeats", "-i lists/again.txt", {"a"}),
     ("CSV", "-i lists/l.csv", {"a", "c"}),
     ("CSV without header", "-i lists/bare.csv", {"a", "c"}),
 ]
@@ -355,6 +363,7 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> dict[str, subprocess.Comp
     for name in ("in/.hidden/h.tif", "in/._a.tif", "in/notes.txt"):
         text(name, "")(root)
     text("lists/l.txt", f"# scenes\n../in/a.tif\n\n{root / 'in/sub/deep/c.tif'}\n")(root)
+    text("lists/again.txt", "../in/a.tif\n../in/a.tif\n")(root)
     text("lists/l.csv", 'date,path,note\n1,../in/a.tif,"x, y"\n2,../in/sub/deep/c.tif,\n')(root)
     text("lists/bare.csv", "../in/a.tif,1\n../in/sub/deep/c.tif,2\n")(root)
     done = side_by_side([(root, f"{arguments} -m m.onnx --dry-run") for _, arguments, _ in NAMED])

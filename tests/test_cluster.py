@@ -15,6 +15,12 @@ from networks import local
 from scenes import Silent
 from test_same_bytes import contents
 
+from segpipe.pipeline import schedule
+from segpipe.pipeline.cluster import crew
+from segpipe.pipeline.config import load_settings
+from segpipe.pipeline.launch import carry_out, prepare
+from segpipe.pipeline.plan import Crew
+
 SEGPIPE = Path(__file__).parents[1] / "segpipe"
 
 
@@ -131,10 +137,6 @@ def test_a_scheduler_that_vanishes_ends_the_run_and_a_second_one_completes_it(cl
 
 def test_a_run_whose_workers_are_all_gone_ends(cluster, raster, tmp_path, monkeypatch):
     """One that no nanny brings back."""
-    from segpipe.pipeline import schedule
-    from segpipe.pipeline.config import load_settings
-    from segpipe.pipeline.launch import carry_out, prepare
-
     monkeypatch.setattr(schedule, "NOBODY", 3.0)
     monkeypatch.setattr(schedule, "ROLL_CALL", 0.5)
     rng = np.random.default_rng(9)
@@ -150,6 +152,12 @@ def test_a_run_whose_workers_are_all_gone_ends(cluster, raster, tmp_path, monkey
     summary = carry_out(prepare(load_settings(None, flags | {"scheduler": cluster.address, "device": "cpu"})), Killer())
     assert re.search("no worker has been there for 3 s", summary.problems[0])
     assert not list((tmp_path / "out").glob("*.tif"))
+
+
+def test_a_job_has_the_memory_that_its_file_says(tmp_path):
+    (tmp_path / "c.toml").write_text('kind = "slurm"\njobs = 2\nmemory = "512MiB"\n')
+    flags = {"input": ("in",), "model": local(tmp_path / "m.onnx"), "cluster": tmp_path / "c.toml"}
+    assert crew(load_settings(None, flags)) == Crew(2, 1, 2**29)
 
 
 SUBMIT = {
@@ -182,6 +190,8 @@ def test_workers_are_jobs_of_other_batch_systems(kind, scenes, segpipe, tmp_path
     script = next(tmp_path.glob("script.*")).read_text()
     assert header in script
     assert "export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False" in script
+    assert re.search(r"tls://\S+ .*--tls-key", script), script
+    assert not list(tmp_path.glob(".dask-jobqueue*"))  # the keys of this run
     assert len(list(tmp_path.glob("script.*"))) == 2
     assert segpipe(*scenes, "-o", "reference", "--executor", "serial").returncode == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "reference")

@@ -1,4 +1,4 @@
-"""The Kubernetes recipe of docs/nightly.md: hosts and processes of their own, an eviction, a lost node, a Job's rules."""
+"""The Kubernetes recipe of docs/nightly.md: hosts and processes of their own, an eviction, a kill, a Job's rules."""
 
 import os
 import re
@@ -83,7 +83,7 @@ class Pods:
         return (self.data / f"pod{self.count}.log").read_text()
 
 
-def test_evicted_and_lost_pods_cost_nothing_that_was_done(job, data, root):
+def test_evicted_and_killed_pods_cost_nothing_that_was_done(job, data, root):
     pods, out = Pods(job, data), data / "out"
     parts = lambda: list(out.glob(".parts/*/*.npz"))  # noqa: E731
     evicted = pods.begin()

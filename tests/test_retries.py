@@ -53,6 +53,7 @@ def test_reads_and_writes_that_a_server_refuses_for_a_while_are_done_anew(execut
     assert code == 0, told
     for words in ("in/a.tif", f"{prefix}/b.tif", "000002.npz"):
         assert any(words in message and AGAIN in message and "503" in message for message in logged), logged
+    assert AGAIN in told  # without --verbose
     assert_masks(endpoint.objects(prefix), root / "whole-plain")
 
 

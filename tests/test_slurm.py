@@ -9,8 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from distributed import Client
 from networks import local
 from test_same_bytes import contents
+
+from segpipe.pipeline.cluster import _jobqueue
+from segpipe.pipeline.config import load_settings
 
 pytestmark = pytest.mark.slurm
 
@@ -88,19 +92,54 @@ def test_workers_as_jobs_give_the_same_bytes(disturbance, scenes, cluster):
     wait_until(lambda: not jobs(cluster))
 
 
-def test_the_recipe_of_the_docs_goes_on_after_a_requeue(scenes, tmp_path):
-    (recipe,) = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "nightly.md").read_text(), re.DOTALL)
-    (tmp_path / "night.sbatch").write_text(recipe)
-    (tmp_path / "scenes").symlink_to("in")
-    (tmp_path / "crops.onnx").symlink_to("m.onnx")
-    binary = tmp_path / "bin" / "segpipe"
+def test_whoever_has_no_key_is_not_heard(tmp_path, monkeypatch):
+    """Whoever reaches an open scheduler can run code."""
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings(None, {"input": ("in",), "model": "m.onnx"})
+    with _jobqueue(ROOT / "configs" / "slurm.toml", settings) as cluster:
+        address = cluster.scheduler_address
+        assert address.startswith("tls://")
+        with pytest.raises(OSError, match=r"TLS|security"):
+            Client(address, timeout=5, set_as_default=False)
+        with pytest.raises((OSError, TimeoutError)):
+            Client(address.replace("tls", "tcp"), timeout=5, set_as_default=False)
+
+
+def blocks(kind: str) -> list[str]:
+    """Of docs/nightly.md."""
+    return re.findall(rf"```{kind}\n(.*?)```", (ROOT / "docs" / "nightly.md").read_text(), re.DOTALL)
+
+
+def submit(folder, recipe, *more):
+    """A recipe as it stands, with this segpipe in its path, in parts and one process: so it can be stopped in between."""
+    (folder / "night.sbatch").write_text(recipe)
+    (folder / "crops.onnx").symlink_to("m.onnx")
+    binary = folder / "bin" / "segpipe"
     binary.parent.mkdir()
     binary.write_text(
         f'#!/bin/bash\nPYTHONPATH={ROOT} exec {sys.executable} -m segpipe.cli "$@" --parts 30 --executor serial\n'
     )
     binary.chmod(0o755)
     path = f"PATH={binary.parent}:{os.environ['PATH']}"
-    job = slurm("sbatch", "--parsable", "--chdir", tmp_path, f"--export=ALL,{path}", tmp_path / "night.sbatch").strip()
+    return slurm("sbatch", "--parsable", "--chdir", folder, f"--export=ALL,{path}", *more, folder / "night.sbatch").strip()
+
+
+def test_the_recipe_for_an_array_has_a_folder_for_each_task(scenes, tmp_path):
+    (recipe,), (lines,) = blocks("bash"), blocks("sh")
+    (tmp_path / "lists").mkdir()
+    for number, name in enumerate(("large", "sub/small")):
+        (tmp_path / "lists" / f"{number:03}.txt").write_text(f"../in/{name}.tif\n")
+    submit(tmp_path, re.sub(r"^segpipe run .*\n", lines, recipe, flags=re.MULTILINE), "--array=0-1")
+    wait_until(lambda: not jobs("segpipe", "PENDING,RUNNING,COMPLETING"), 120)
+    for out, name in (("000", "large"), ("001", "sub/small")):
+        mask = tmp_path / "out" / out / f"{Path(name).name}.tif"
+        assert mask.read_bytes() == (scenes / "reference" / f"{name}.tif").read_bytes(), (tmp_path / "night.log").read_text()
+
+
+def test_the_recipe_of_the_docs_goes_on_after_a_requeue(scenes, tmp_path):
+    (recipe,) = blocks("bash")
+    (tmp_path / "scenes").symlink_to("in")
+    job = submit(tmp_path, recipe)
     wait_until(lambda: some_part(tmp_path))
     slurm("scancel", "--signal=TERM", "--batch", job)
     wait_until(lambda: jobs("segpipe", "PENDING"))

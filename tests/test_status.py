@@ -37,6 +37,15 @@ def test_status_tells_done_failed_and_missing_and_how_to_go_on(begun, segpipe, r
     assert (again.returncode, again.stdout.splitlines()[1].split(",")[0]) == (0, "4 done")
 
 
+def test_the_command_that_goes_on_does_not_begin_anew(begun, segpipe):
+    again = segpipe("run", "-i", "in", "-m", "m.onnx", "-o", "out put", "--executor", "serial", "--overwrite")
+    assert again.returncode == 1
+    written = (begun / "out put" / "a.tif").stat().st_mtime_ns
+    command = shlex.split(json.loads(segpipe("status", "out put", "--json").stdout)["command"].partition("&&")[2])
+    assert segpipe(*command[1:]).returncode == 1
+    assert (begun / "out put" / "a.tif").stat().st_mtime_ns == written
+
+
 def test_status_of_no_run_is_an_error(tmp_path, segpipe):
     found = segpipe("status", tmp_path)
     assert (found.returncode, found.stdout) == (2, "")

@@ -39,16 +39,20 @@ class Case:
 
 def find_cases(inputs: Sequence[str]) -> list[Case]:
     """All cases that the inputs name, each once, sorted by name."""
-    cases: list[Case] = []
-    for text in inputs:
-        found = list(_expand(text))
-        if not found:
-            raise InputError(f"no raster found in {text}: a folder is searched for {' '.join(sorted(SUFFIXES))}")
-        cases = found if not cases else list({case.path: case for case in (*found, *cases)}.values())
+    found = [_found(text) for text in inputs]
+    # one input has no need of a table, which would be larger than the cases; of several the first names a path
+    cases = found[0] if len(found) == 1 else list({c.path: c for own in reversed(found) for c in reversed(own)}.values())
     cases.sort(key=attrgetter("name"))
     cases = [case for case, before in zip(cases, [None, *cases], strict=False) if case != before]  # of a list, twice
     _check_names(cases)
     return cases
+
+
+def _found(text: str) -> list[Case]:
+    found = list(_expand(text))
+    if not found:
+        raise InputError(f"no raster found in {text}: a folder is searched for {' '.join(sorted(SUFFIXES))}")
+    return found
 
 
 def _expand(text: str) -> Iterator[Case]:

@@ -97,14 +97,21 @@ def crew(settings: Settings) -> Crew | None:
     """
     if settings.cluster is not None:
         told = read_cluster(settings.cluster)
-        return Crew(told.jobs, max(1, told.cores // (settings.threads or 1)))
+        return Crew(told.jobs, max(1, told.cores // (settings.threads or 1)), _bytes(told.memory))
     if settings.scheduler is None:
         return None
     with _client_of(settings) as client:
-        threads = [worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
-    if not threads:
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    if not workers:
         raise WorkerError(f"the scheduler {settings.scheduler} must have workers, and has none: start some with dask worker")
-    return Crew(sum(threads), 1)
+    limits = [worker["memory_limit"] // worker["nthreads"] for worker in workers if worker["memory_limit"]]
+    return Crew(sum(worker["nthreads"] for worker in workers), 1, min(limits, default=None))
+
+
+def _bytes(text: str) -> int:
+    from dask.utils import parse_bytes
+
+    return int(parse_bytes(text))
 
 
 @contextmanager
@@ -124,7 +131,7 @@ def connected(run: Run, workers: int) -> Iterator["Client"]:
     from distributed import Client
 
     if settings.cluster is not None:
-        with _jobqueue(settings.cluster, settings.dashboard) as cluster, Client(cluster, set_as_default=False) as client:
+        with _jobqueue(settings.cluster, settings) as cluster, Client(cluster, set_as_default=False) as client:
             _await(client, read_cluster(settings.cluster))
             _check_workers(client, run)
             yield client
@@ -144,7 +151,7 @@ def dashboard(client: "Client") -> str | None:
 def quieten() -> None:
     """Keep distributed's log to itself, here and in its processes, and its memory short: errors come back with futures.
 
-    It reads this when it is first imported.
+    It reads how to log when it is first imported.
     """
     import dask.config
 
@@ -267,8 +274,12 @@ def _local_cluster(workers: int, dashboard: str, devices: list[str]) -> "LocalCl
     )
 
 
-def _jobqueue(path: Path, dashboard: str) -> Any:
-    """A cluster of dask-jobqueue; each job is one process with one thread, whatever its processors."""
+def _jobqueue(path: Path, settings: Settings) -> Any:
+    """A cluster of dask-jobqueue; each job is one process with one thread, whatever its processors.
+
+    Its scheduler listens where other nodes reach it, and so others, too: all talk TLS, with keys made for this run alone
+    unless files are named.
+    """
     told = read_cluster(path)
     try:
         jobqueue = importlib.import_module("dask_jobqueue")
@@ -277,9 +288,10 @@ def _jobqueue(path: Path, dashboard: str) -> Any:
     import dask.config
 
     dask.config.set({"distributed.scheduler.allowed-failures": RETRIES})
-    looks = {f"DASK_{key.replace('.', '__').upper()}": value for key, value in LOOKS.items()}
+    keys = {"security": _security(settings) or _own_keys(), "shared_temp_directory": str(Path.cwd())}
+    looks = {f"DASK_{key.replace('.', '__').upper()}": value for key, value in {**LOOKS, **MESSAGES}.items()}
     exports = [f"export {key}={value}" for key, value in {**WORKER_ENVIRONMENT, **looks}.items()]
-    own = {"scheduler_options": {"dashboard_address": dashboard}, **_processors(told), **told.job}
+    own = {"scheduler_options": {"dashboard_address": settings.dashboard}, **keys, **_processors(told), **told.job}
     own["job_script_prologue"] = [*exports, *own.get("job_script_prologue", [])]
     try:
         cluster = getattr(jobqueue, CLASSES[told.kind])(cores=1, processes=1, memory=told.memory, **own)
@@ -289,12 +301,20 @@ def _jobqueue(path: Path, dashboard: str) -> Any:
     return cluster
 
 
+def _own_keys() -> "Security":
+    """TLS for one run."""
+    from distributed import Security
+
+    try:
+        return Security.temporary()
+    except ImportError:
+        raise WorkerError("--cluster needs cryptography, which is not installed: pip install 'segpipe[cluster]'") from None
+
+
 def _processors(told: ClusterFile) -> dict[str, Any]:
     """How dask-jobqueue is told of a job's processors, where its one worker has one thread."""
-    from dask.utils import parse_bytes
-
     if told.kind == "pbs":
-        return {"resource_spec": f"select=1:ncpus={told.cores}:mem={math.ceil(parse_bytes(told.memory) / 2**20)}mb"}
+        return {"resource_spec": f"select=1:ncpus={told.cores}:mem={math.ceil(_bytes(told.memory) / 2**20)}mb"}
     return {"job_cpu" if told.kind == "slurm" else "ncpus": told.cores}
 
 

@@ -111,12 +111,16 @@ def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prep
     """
     begin(bool(settings.profile), age)
     with span("model"):
-        run = Run(try_out(read_spec(settings)), settings)
+        model = try_out(read_spec(settings))
     with span("plan"):
+        who = crew(settings)
+        if who is not None and who.memory is not None and settings.memory is None:
+            settings = settings.model_copy(update={"memory": who.memory / 1e9})
+        run = Run(model, settings)
         cases = find_cases(settings.input)
         check_output(run.output, settings.input, cases)
         _check_trace(run, cases)
-        return Prepared(run, cases, make_plan(cases, run, crew(settings) or processors(), look=look))
+        return Prepared(run, cases, make_plan(cases, run, who or processors(), look=look))
 
 
 def _trace(run: Run) -> tuple[Store, str] | None:

@@ -120,6 +120,8 @@ class Crew:
 
     workers: int
     calls: int
+    memory: float | None = None
+    """Bytes that each worker has; None where it is this machine that they share."""
 
 
 def make_plan(cases: Sequence[Case], run: Run, crew: Crew | int, *, look: bool = False) -> Plan:

@@ -6,7 +6,7 @@ import math
 import platform
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,6 @@ from segpipe.pipeline.stores import Store
 from segpipe.pipeline.stores.places import store_at
 
 AREA_COLUMNS = ("case", "class_id", "class_name", "pixels", "area", "unit", "share")
-
-FOLDERS_AT_ONCE = 8
-"""Whose names are kept: cases come sorted, a folder at a time but for those that lie between."""
 
 NEEDED: dict[str, type] = {
     "case": str,
@@ -144,17 +141,17 @@ def is_done(case: Case, run: Run) -> bool:
 
 
 def done_cases(cases: Iterable[Case], run: Run) -> list[Case]:
-    """Those that are done. Where a folder of the output has no records, no case of it is asked for: a request each."""
+    """Those that are done. Where a folder of the output has no record, no case of it is looked for: a request each."""
     output = run.output
 
-    @lru_cache(FOLDERS_AT_ONCE)
-    def there(folder: str) -> frozenset[str]:
+    @cache
+    def has_records(folder: str) -> bool:
         try:
-            return frozenset(name for name in output.below(folder) if name.endswith(".json"))
+            return any(name.endswith(".json") for name in output.below(folder))
         except OSError:
-            return frozenset()  # as where a record cannot be read
+            return True  # it may be only this time that it cannot be listed
 
-    return [case for case in cases if record_name(case) in there(case.name.rpartition("/")[0]) and is_done(case, run)]
+    return [case for case in cases if has_records(case.name.rpartition("/")[0]) and is_done(case, run)]
 
 
 def _is_done(case: Case, run: Run) -> bool:

@@ -86,8 +86,13 @@ def _status(output: Store, told: dict[str, Any]) -> Status:
         parts={case.name: done_parts(output, case) for case in rest if parts_folder(case) in there},
         megapixels_per_second=told.get("megapixels_per_second"),
         running=holder_of(output),
-        command=f"cd {shlex.quote(told['folder'])} && {shlex.join(told['command'])}",
+        command=f"cd {shlex.quote(told['folder'])} && {shlex.join(_going_on(told))}",
     )
+
+
+def _going_on(told: dict[str, Any]) -> list[str]:
+    """The command of a run, but what it has done is not done again."""
+    return [*told["command"], *(["--no-overwrite"] if told["settings"].get("overwrite") else [])]
 
 
 def _spec(settings: Settings) -> ModelSpec:

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from segpipe.pipeline.files import output_errors, remove
 
 WIDTH = 120
-"""Characters of a line of JSON, at most, unless one value has more."""
+"""Characters up to which a value of JSON has one line."""
 
 _json = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -159,7 +159,7 @@ class Store(ABC):
 def _pretty(value: Any, indent: str = "") -> str:
     """JSON in which whatever fits has a line, and all else a line for each of its items."""
     line = _json(value)
-    if len(line) <= WIDTH or not isinstance(value, dict | list):
+    if len(line) <= WIDTH or not isinstance(value, dict | list | tuple):
         return line
     deeper = indent + "  "
     if isinstance(value, dict):

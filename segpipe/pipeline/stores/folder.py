@@ -24,7 +24,7 @@ SETTLED = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Folder(Store):
-    """A file is written under a hidden name in the same folder, flushed, and renamed."""
+    """A file is written under a hidden name in the same folder, flushed if it must outlast a power cut, and renamed."""
 
     root: Path
 
@@ -51,7 +51,7 @@ class Folder(Store):
                 continue
             # text alone: a Path for each of 100,000 files takes a second
             parent, file = os.path.split(os.path.realpath(text) if os.path.islink(text) else text)  # noqa: PTH114
-            if os.path.join(real(parent), os.path.splitext(file)[0]) == f"{folder}/{name}":  # noqa: PTH118, PTH122
+            if os.path.join(real(parent), os.path.splitext(file)[0]) == os.path.join(folder, name):  # noqa: PTH118, PTH122
                 return text
         return None
 

@@ -306,9 +306,10 @@ def _own_keys() -> "Security":
     from distributed import Security
 
     try:
-        return Security.temporary()
+        own: Security = Security.temporary()
     except ImportError:
         raise WorkerError("--cluster needs cryptography, which is not installed: pip install 'segpipe[cluster]'") from None
+    return own
 
 
 def _processors(told: ClusterFile) -> dict[str, Any]:

@@ -93,6 +93,15 @@ def test_workers_as_jobs_give_the_same_bytes(disturbance, scenes, cluster):
     wait_until(lambda: not jobs(cluster))
 
 
+def greet_without_a_key(host, port):
+    stranger = ssl.create_default_context()
+    stranger.check_hostname, stranger.verify_mode = False, ssl.CERT_NONE
+    with socket.create_connection((host, port), 10) as plain, stranger.wrap_socket(plain) as line:
+        line.sendall(b"hello")
+        assert not line.recv(1)
+        raise ConnectionError
+
+
 def test_whoever_has_no_key_is_not_heard(tmp_path, monkeypatch):
     """Whoever reaches an open scheduler can run code."""
     monkeypatch.chdir(tmp_path)
@@ -100,16 +109,8 @@ def test_whoever_has_no_key_is_not_heard(tmp_path, monkeypatch):
     with _jobqueue(ROOT / "configs" / "slurm.toml", settings) as cluster:
         scheme, host, port = re.match(r"(\w+)://([\d.]+):(\d+)", cluster.scheduler_address).groups()
         assert scheme == "tls"
-        stranger = ssl.create_default_context()
-        stranger.check_hostname, stranger.verify_mode = False, ssl.CERT_NONE
-        with (
-            pytest.raises((ssl.SSLError, ConnectionError)),
-            socket.create_connection((host, int(port)), 10) as plain,
-            stranger.wrap_socket(plain) as line,
-        ):
-            line.sendall(b"hello")
-            assert not line.recv(1)
-            raise ConnectionError
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            greet_without_a_key(host, int(port))
         with pytest.raises(ConnectionError):  # the dashboard is for this machine alone
             socket.create_connection((host, cluster.scheduler.services["dashboard"].port), 10)
 

@@ -81,7 +81,7 @@ def main() -> None:
 @click.option("--verbose", "-v", count=True, help="Say more, on stderr.")
 def run(config: Path | None, dry_run: bool, verbose: int, **flags: Any) -> None:
     """Segment every case of the input with one model: masks on the grid of their input, and areas per class."""
-    logging.basicConfig(level=[logging.ERROR, logging.INFO, logging.DEBUG][min(verbose, 2)], stream=sys.stderr)
+    logging.basicConfig(level=[logging.ERROR, logging.INFO, logging.DEBUG][min(verbose, 2)], handlers=[_Stderr()])
     if not verbose:
         logging.getLogger("segpipe").setLevel(logging.WARNING)  # what is tried again, or done with less: not of libraries
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -94,6 +94,13 @@ def run(config: Path | None, dry_run: bool, verbose: int, **flags: Any) -> None:
     except KeyboardInterrupt:
         click.echo("interrupted: run the same command again to go on", err=True)
         sys.exit(INTERRUPTED)
+
+
+class _Stderr(logging.Handler):
+    """On stderr as it is now: above the progress bar, where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(self.format(record), err=True)
 
 
 class _Export(click.Group):

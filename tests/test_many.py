@@ -1,5 +1,6 @@
 """More cases than anybody looks at beforehand: what each is shows in the job that does it, and the bytes are the same."""
 
+import errno
 import gc
 import json
 import os
@@ -14,10 +15,14 @@ from networks import local
 from scenes import Silent, assert_same, begin, wait, wait_until
 
 from segpipe.pipeline import plan
+from segpipe.pipeline.cases import find_cases
 from segpipe.pipeline.config import load_settings
 from segpipe.pipeline.launch import carry_out, prepare
 from segpipe.pipeline.ledger import State
 from segpipe.pipeline.plan import JOB_WINDOWS, LOOKED_AT
+from segpipe.pipeline.records import Run, done_cases
+from segpipe.pipeline.spec import read_spec
+from segpipe.pipeline.stores.folder import Folder
 
 SMALL = LOOKED_AT + 50
 OTHERS = {"large.png": (500, 700), "middle.png": (200, 200), "other.png": (200, 200)}
@@ -95,6 +100,18 @@ def test_a_killed_run_of_many_goes_on_with_what_is_missing(root, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in done} == done
     assert len(told(out)["skipped"]) == len(done)
     assert_same(out, root / "seen")
+
+
+def test_a_folder_that_cannot_be_listed_this_time_makes_no_case_undone(root, monkeypatch):
+    def fails(self, folder):
+        raise OSError(errno.ESTALE, "stale", folder)
+
+    monkeypatch.chdir(root)
+    settings = load_settings(None, {"input": ("in",), "model": "m.onnx", "output": "seen", "device": "cpu"})
+    seen, cases = Run(read_spec(settings), settings), find_cases(settings.input)
+    assert len(done_cases(cases, seen)) == SMALL + len(OTHERS)
+    monkeypatch.setattr(Folder, "below", fails)
+    assert len(done_cases(cases, seen)) == SMALL + len(OTHERS)
 
 
 def test_a_file_in_the_place_of_a_mask_is_not_replaced_unlooked_at(root, tmp_path):

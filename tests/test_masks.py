@@ -24,8 +24,11 @@ from rasterio.crs import CRS
 from rasterio.rpc import RPC
 from rasterio.windows import Window
 from rio_cogeo.cogeo import cog_validate
+from scenes import Silent
 
+from segpipe.pipeline.config import load_settings
 from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.launch import carry_out, prepare
 from segpipe.pipeline.sinks import raster as sinks
 from segpipe.pipeline.sinks.raster import Style
 from segpipe.pipeline.stores.folder import Folder
@@ -682,3 +685,28 @@ def test_held_and_drafted_rasters_are_the_same_bytes(name, tmp_path, monkeypatch
     assert list(left) == [sinks.HeldSink, sinks.DraftSink]
     assert held == drafted
     assert np.array_equal(read(tmp_path / "0" / name), labels)
+
+
+@pytest.mark.parametrize("side", [60, 2100], ids=["held", "drafted"])
+def test_a_mask_is_on_the_disk_before_its_record_says_so(side, raster, tmp_path, monkeypatch):
+    """What a power cut leaves: a mask without its record is done again, a record without its mask vouches for nothing."""
+    told: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def flushed(number: int) -> None:
+        told.append(f"flushed {Path(f'/proc/self/fd/{number}').readlink().name}")
+        fsync(number)
+
+    def named(path: Path, target: Path) -> Path:
+        told.append(f"named {Path(target).name}")
+        return replace(path, target)
+
+    raster("in/a.tif", np.ones((1, side, side), np.uint8))
+    flags = {"input": (str(tmp_path / "in"),), "model": repeater(tmp_path / "m.onnx"), "output": str(tmp_path / "out")}
+    prepared = prepare(load_settings(None, flags | {"executor": "serial", "device": "cpu"}))
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(Path, "replace", named)
+    carry_out(prepared, Silent())
+    order = [told.index(line) for line in ("flushed .a.tif.partial", "named a.tif", "named a.json")]
+    assert order == sorted(order)
+    assert ("flushed .a.json.partial" in told) == (side > 2048)

@@ -18,10 +18,11 @@ def is_partial(name: str) -> bool:
     return name.startswith(".") and name.endswith((".partial", ".partial.aux.xml"))
 
 
-def commit(temporary: Path, path: Path) -> None:
-    """Make sure a finished file is on the disk, then give it its name."""
-    with temporary.open("rb") as stream:
-        os.fsync(stream.fileno())
+def commit(temporary: Path, path: Path, *, flush: bool = True) -> None:
+    """Make sure a finished file is on the disk, then give it its name; without ``flush``, only the latter."""
+    if flush:
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
     temporary.replace(path)
 
 

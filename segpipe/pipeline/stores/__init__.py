@@ -80,8 +80,8 @@ class Store(ABC):
         a crash leaves at most one."""
 
     @abstractmethod
-    def publish(self, draft: Path, name: str) -> None:
-        """Give a finished draft its name, and leave none behind."""
+    def publish(self, draft: Path, name: str, *, flush: bool = True) -> None:
+        """Give a finished draft its name, and leave none behind; ``flush`` as in ``write``."""
 
     @abstractmethod
     def remove(self, name: str) -> None:
@@ -115,7 +115,6 @@ class Store(ABC):
     def age(self, name: str) -> float:
         """Seconds since a file was written or touched."""
 
-    @abstractmethod
     def write(self, name: str, data: bytes, *, flush: bool = True) -> None:
         """Write a file, whole or not at all.
 
@@ -124,6 +123,8 @@ class Store(ABC):
             data: all of it.
             flush: wait until it would outlast a power cut; without, it may be gone after one, or there and empty.
         """
+        with self.draft_of(name, flush=flush) as draft:
+            draft.write_bytes(data)
 
     def write_json(self, name: str, value: dict[str, Any], *, flush: bool = True) -> None:
         self.write(name, (_pretty(value) + "\n").encode(), flush=flush)
@@ -135,13 +136,13 @@ class Store(ABC):
             yield stream
 
     @contextmanager
-    def draft_of(self, name: str) -> Iterator[Path]:
+    def draft_of(self, name: str, *, flush: bool = True) -> Iterator[Path]:
         """A draft that has its name once the block has ended well, and that is gone if it has not."""
         with output_errors(self.path(name)):
             draft = self.draft(name)
             try:
                 yield draft
-                self.publish(draft, name)
+                self.publish(draft, name, flush=flush)
             except BaseException:
                 remove(draft)
                 raise

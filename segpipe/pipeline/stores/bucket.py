@@ -297,7 +297,8 @@ class Bucket(Store):
             raise PermissionError(errno.EACCES, "the folder for drafts is another user's: set TMPDIR", str(folder))
         return folder
 
-    def publish(self, draft: Path, name: str) -> None:
+    def publish(self, draft: Path, name: str, *, flush: bool = True) -> None:
+        del flush
         with self._errors(name), draft.open("rb") as stream:
             _client().put_object(**self._key(name), Body=stream)
         draft.unlink()

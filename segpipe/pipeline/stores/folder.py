@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from segpipe.pipeline.errors import OutputError
-from segpipe.pipeline.files import commit, is_partial, output_errors, partial, remove
+from segpipe.pipeline.files import commit, is_partial, partial, remove
 from segpipe.pipeline.stores import Store
 from segpipe.pipeline.stores.bucket import is_remote
 
@@ -96,22 +96,8 @@ class Folder(Store):
         path.parent.mkdir(parents=True, exist_ok=True)
         return partial(path)
 
-    def publish(self, draft: Path, name: str) -> None:
-        commit(draft, self.root / name)
-
-    def write(self, name: str, data: bytes, *, flush: bool = True) -> None:
-        with output_errors(self.path(name)):
-            draft = self.draft(name)
-            try:
-                with draft.open("wb") as stream:
-                    stream.write(data)
-                    if flush:
-                        stream.flush()
-                        os.fsync(stream.fileno())
-                draft.replace(self.root / name)
-            except BaseException:
-                remove(draft)
-                raise
+    def publish(self, draft: Path, name: str, *, flush: bool = True) -> None:
+        commit(draft, self.root / name, flush=flush)
 
     def remove(self, name: str) -> None:
         (self.root / name).unlink(missing_ok=True)

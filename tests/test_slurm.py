@@ -153,9 +153,10 @@ def test_the_recipe_of_the_docs_goes_on_after_a_requeue(scenes, tmp_path):
     wait_until(lambda: some_part(tmp_path))
     slurm("scancel", "--signal=TERM", "--batch", job)
     wait_until(lambda: jobs("segpipe", "PENDING"))
-    # SLURM holds it back for two minutes, for what is left of the first start to go; started before, it fails at once
+    # SLURM holds it back for two minutes, for what is left of the first start to go; started before, it fails at once,
+    # and so it may in the second in which the first one's credential was revoked
     wait_until(lambda: not left_of(job))
-    slurm("scontrol", "update", f"JobId={job}", "StartTime=now")
+    slurm("scontrol", "update", f"JobId={job}", "StartTime=now+4")
     wait_until(lambda: not jobs("segpipe", "PENDING,RUNNING,COMPLETING"), 120)
     log = (tmp_path / "out" / "run.jsonl").read_text()
     assert log.count('"interrupted"') == 1

@@ -53,8 +53,25 @@ def test_reads_and_writes_that_a_server_refuses_for_a_while_are_done_anew(execut
     assert code == 0, told
     for words in ("in/a.tif", f"{prefix}/b.tif", "000002.npz"):
         assert any(words in message and AGAIN in message and "503" in message for message in logged), logged
-    assert AGAIN in told  # without --verbose
     assert_masks(endpoint.objects(prefix), root / "whole-plain")
+
+
+def test_what_is_tried_again_is_said_without_a_log_and_without_verbose(root, endpoint):
+    endpoint.fail({r"GET /scenes/in/a\.tif": 12})
+    command = [
+        *SEGPIPE,
+        "run",
+        "-i",
+        "s3://scenes/in/a.tif",
+        "-m",
+        "plain.onnx",
+        "-o",
+        "s3://scenes/said",
+        "--device",
+        "cpu",
+    ]
+    assert wait(begin(root, [*command, *SERIAL.split()], root / "run.log"), nothing) == 0
+    assert AGAIN in (root / "run.log").read_text()
 
 
 def test_a_server_that_stays_away_fails_the_case_alone_and_a_second_run_completes(root, endpoint):

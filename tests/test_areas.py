@@ -303,6 +303,33 @@ def test_all_254_classes_and_more_are_counted():
     assert table["nodata"]["pixels"] == 1  # 299 is no class
 
 
+@given(data=st.data())
+def test_counts_are_those_of_every_pixel_put_into_its_cell(data):
+    """Cells of one row, of more rows than a byte counts, and of one pixel; few classes and many."""
+    crs, pixel = data.draw(
+        st.sampled_from([("EPSG:32633", 0.5), ("EPSG:32633", 200), ("EPSG:32633", 2000), ("EPSG:4326", 1e-4)])
+    )
+    shape = data.draw(st.tuples(st.integers(1, 600), st.integers(1, 600)))
+    classes, ids = data.draw(st.sampled_from([(3, None), (40, None), (3, [2, 9, 200])]))
+    origin = (15, 48) if crs == "EPSG:4326" else UTM_CORNER
+    start = [data.draw(st.integers(0, n - 1)) for n in shape]
+    stop = [data.draw(st.integers(a + 1, n)) for a, n in zip(start, shape, strict=True)]
+    named_ = [{"id": i, "name": f"c{i}", "index": k} for k, i in enumerate(ids)] if ids else named(classes)
+    areas = Areas(
+        grid_of(shape, crs, Affine(pixel, 0, origin[0], 0, -pixel, origin[1])), Contract(**{**contract(), "classes": named_})
+    )
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    values = np.array([entry["id"] for entry in named_] + [255], np.uint8)
+    positions = rng.integers(0, len(values), [b - a for a, b in zip(start, stop, strict=True)])
+    if data.draw(st.booleans()):
+        positions[:] = positions[0, 0]  # a whole cell of one class
+    areas.add(Window(tuple(start), tuple(stop)), values[positions][None])
+    expected = np.zeros_like(areas.counts)
+    rows, cols = (np.arange(a, b) // side for a, b, side in zip(start, stop, areas._cell, strict=True))
+    np.add.at(expected[0], (rows[:, None], cols[None], positions), 1)
+    np.testing.assert_array_equal(areas.counts, expected)
+
+
 def test_multilabel_classes_overlap():
     labels = np.zeros((2, 4, 5), np.uint8)
     labels[0, :3] = 1

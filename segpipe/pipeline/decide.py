@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,9 @@ from segpipe.pipeline.labels import CONFIDENCE_NODATA, Decision
 from segpipe.pipeline.profile import span, waiting
 from segpipe.pipeline.windows import Window
 
+GATHERED = 2**21
+"""Pixels from which on a box is large enough."""
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Decided:
@@ -26,8 +30,8 @@ class Decided:
     """Shape ``(bands, *box)``."""
     confidence: NDArray[np.uint8] | None
     """Shape ``(bands, *box)``; None where nobody asked for it."""
-    inferred: bool
-    """Whether any pixel of its window is valid."""
+    inferred: int
+    """Windows with a valid pixel that it is of."""
 
 
 def decide(boxes: Iterable[Finished], decision: Decision, *, confidence: bool) -> Generator[Decided, None, None]:
@@ -43,6 +47,39 @@ def decide(boxes: Iterable[Finished], decision: Decision, *, confidence: bool) -
             yield under_way.popleft()()
     while under_way:
         yield under_way.popleft()()
+
+
+def gathered(boxes: Generator[Decided, None, None]) -> Generator[Decided, None, None]:
+    """Neighbours of a row as one box, up to some size: what writes and counts them is called less often."""
+    held: list[Decided] = []
+    with closing(boxes):
+        for box in boxes:
+            if held and (_starts_anew(box, held[-1]) or len(held) * held[0].window.size >= GATHERED):
+                yield _joined(held)
+                held = []
+            held.append(box)
+    if held:
+        yield _joined(held)
+
+
+def _starts_anew(box: Decided, before: Decided) -> bool:
+    """Whether a box is no neighbour of the one before, on its right."""
+    new, old = box.window, before.window
+    return (new.start[:-1], new.stop[:-1], new.start[-1]) != (old.start[:-1], old.stop[:-1], old.stop[-1])
+
+
+def _joined(boxes: list[Decided]) -> Decided:
+    first, last = boxes[0], boxes[-1]
+    if first is last:
+        return first
+    likely = [box.confidence for box in boxes if box.confidence is not None]
+    return Decided(
+        first.sheet,
+        Window(first.window.start, last.window.stop),
+        np.concatenate([box.labels for box in boxes], axis=-1),
+        np.concatenate(likely, axis=-1) if likely else None,
+        sum(box.inferred for box in boxes),
+    )
 
 
 def _begun_boxes(boxes: Iterator[Finished], decision: Decision, confidence: bool) -> Iterator[Callable[[], Decided]]:
@@ -61,7 +98,7 @@ def _unseen(box: Finished, decision: Decision, confidence: bool) -> Callable[[],
     shape = (decision.bands, *box.window.shape)
     labels = np.full(shape, decision.nodata, decision.dtype)
     likely = np.full(shape, CONFIDENCE_NODATA, np.uint8) if confidence else None
-    return lambda: Decided(box.sheet, box.window, labels, likely, inferred=False)
+    return lambda: Decided(box.sheet, box.window, labels, likely, inferred=0)
 
 
 def _begun(box: Finished, decision: Decision, confidence: bool) -> Callable[[], Decided]:
@@ -79,10 +116,11 @@ def _begun(box: Finished, decision: Decision, confidence: bool) -> Callable[[], 
         with waiting("infer"):
             labels, likely, finite = fetched()
         if not finite:
+            sheet.abandoned.set()  # the rest would be read and inferred before anybody sees this box
             raise ModelError(
                 "the model's scores must be finite, got NaN or infinity at a valid pixel: "
                 "check the contract's scaling and the model's precision"
             )
-        return Decided(sheet, window, labels, likely, inferred=True)
+        return Decided(sheet, window, labels, likely, inferred=1)
 
     return arrived

@@ -262,7 +262,7 @@ def test_a_row_of_windows_is_asked_for_at_once(root, endpoint, monkeypatch):
     spec = read_spec(load_settings(None, {"input": ("x",), "model": root / "plain.onnx", "device": "cpu"}))
 
     def tiles(path, most):
-        monkeypatch.setattr(batches, "FETCHED", most)
+        monkeypatch.setattr(batches, "ASKED_FOR", most)
         endpoint.forget()
         with gdal_options():
             got = [(tile.index, tile.error, tile.pixels) for tile in read([Case("wide", path)], Reading(spec, None))]

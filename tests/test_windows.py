@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segpipe.pipeline.errors import SettingsError
-from segpipe.pipeline.windows import Cover, Tiling, Window, axis_starts, reflected
+from segpipe.pipeline.windows import Cover, Tiling, Window, axis_starts, mirrored, reflected
 
 
 @st.composite
@@ -79,7 +79,8 @@ def test_mirrored_reading_equals_numpy_pad_of_the_whole_case(rows, cols, random)
         inside, mirror = reflected(window, cover.shape)
         read = case[tuple(slice(a, b) for a, b in zip(inside.start, inside.stop, strict=True))]
         expected = padded[tuple(slice(a, b) for a, b in zip(window.start, window.stop, strict=True))]
-        np.testing.assert_array_equal(read[np.ix_(*mirror)], expected)
+        np.testing.assert_array_equal(mirrored(read, mirror), expected)
+        np.testing.assert_array_equal(mirrored(np.stack([read, -read]), mirror), [expected, -expected])
 
 
 @pytest.mark.parametrize(

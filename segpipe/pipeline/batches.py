@@ -3,7 +3,7 @@
 import math
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,8 +25,10 @@ from segpipe.pipeline.scaling import Scaling, case_scaling, fixed_scaling, unsca
 from segpipe.pipeline.sources import Invalid, Source
 from segpipe.pipeline.sources.raster import RasterSource
 from segpipe.pipeline.spec import ModelSpec
+from segpipe.pipeline.stores.bucket import is_remote
+from segpipe.pipeline.stretch import ASKED_FOR, STRETCH_BYTES, Stretch, begin_stretch, stretches
 from segpipe.pipeline.weights import Weights
-from segpipe.pipeline.windows import Cover, Part, Window, reflected
+from segpipe.pipeline.windows import Cover, Part, Window, mirrored, reflected
 
 STATISTICS_BLOCK = 1024
 """Side of the blocks, in pixels, over which a case's own statistics are taken. Fixed: it decides the order of a sum."""
@@ -39,10 +41,6 @@ TOO_WIDE = (
     "a row of windows touches blocks of {:,.0f} MB, of which {:,} MB stay decoded: blocks are read again and again. "
     "Make it a file in tiles with gdal_translate -of COG"
 )
-
-FETCHED = 12
-"""Windows of a row that are asked for at once where pixels come over a network: 9 Mpx/s instead of 5 at 50 ms a request
-(measured, COG of 4 bands)."""
 
 LONGEST_BATCH = 64
 """Windows, empty ones included, after which a batch leaves even if it is not full."""
@@ -175,8 +173,37 @@ class Reading:
     """Windows after which no further case is opened, and above which a case is not read."""
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Piece:
+    """Neighbouring windows of a case that have been decoded, on their way to be tiles."""
+
+    case: Case
+    sheet: Sheet
+    windows: Sequence[tuple[int, ...]]
+    begun: Callable[[], Stretch]
+    """Ends reading them."""
+    scaling: Scaling
+
+    def tiles(self) -> Iterator[Tile]:
+        sheet, scaling = self.sheet, self.scaling
+        with span("read", self.case.name, self.windows[0]):
+            stretch = self.begun()
+        for index in self.windows:
+            with span("read", self.case.name, index):
+                pixels, invalid = read_tile(stretch, sheet.cover, index, None if sheet.raw else scaling)
+            yield Tile(self.case, sheet, index, pixels, invalid, scaling if sheet.raw else None)
+
+
+Pieces = Generator[Piece | Tile, None, None]
+
+
 def read(cases: Iterable[Case], reading: Reading) -> Iterator[Tile]:
     """Every window of every case in order; a case that cannot be read ends in a tile that says why."""
+    return tiles(read_pieces(cases, reading))
+
+
+def read_pieces(cases: Iterable[Case], reading: Reading) -> Pieces:
+    """The windows of every case in order as they are read, some at once; or the tile in which a case ends."""
     windows = 0
     for case in cases:
         try:
@@ -188,36 +215,52 @@ def read(cases: Iterable[Case], reading: Reading) -> Iterator[Tile]:
                 if len(sheet.windows) > reading.limit:
                     raise HandedBackError(sheet)
                 windows += len(sheet.windows)
-                yield from _tiles(case, source, sheet, reading)
+                yield from _pieces(case, source, sheet, reading)
         except Exception as error:  # noqa: BLE001 - a bad case costs only itself
             yield Tile(case, error=foreseen(error, case.path))
 
 
-def _tiles(case: Case, source: Source, sheet: Sheet, reading: Reading) -> Iterator[Tile]:
+def tiles(pieces: Pieces) -> Generator[Tile, None, None]:
+    """Windows one by one, scaled where the network is on the host."""
+    with closing(pieces):
+        for piece in pieces:
+            if isinstance(piece, Tile):
+                yield piece
+                continue
+            try:
+                yield from piece.tiles()
+            except Exception as error:  # noqa: BLE001 - a bad case costs only itself
+                piece.sheet.abandoned.set()
+                yield Tile(piece.case, error=foreseen(error, piece.case.path))
+
+
+def _pieces(case: Case, source: Source, sheet: Sheet, reading: Reading) -> Iterator[Piece]:
     scaling = reading.scaling or scaling_of(source, reading.model.contract)
     make_room(sheet.room)
     decoders, count = reading.decoders, reading.decoders.count
     decoders.begin()
-    for index in sheet.windows:
+    for windows in stretches(sheet.windows, *_at_once(case, source, sheet, reading.model.contract)):
         if sheet.abandoned.is_set():
             return
-        with span("read", case.name, index):
+        with span("read", case.name, windows[0]):
             if decoders.count != count:
                 source.decode_with(count := decoders.count)
-            if box := _to_fetch(sheet, index):
-                source.fetch(box)
-            pixels, invalid = read_tile(source, sheet.cover, index, None if sheet.raw else scaling)
-        yield Tile(case, sheet, index, pixels, invalid, scaling if sheet.raw else None)
+            begun = begin_stretch(source, sheet.cover, windows)
+        yield Piece(case, sheet, windows, begun, scaling)
 
 
-def _to_fetch(sheet: Sheet, index: tuple[int, ...]) -> Window | None:
-    """What is worth asking for before a window is read: it and those after it in its row; None for all but one in some."""
-    cover, windows, col = sheet.cover, sheet.windows, index[-1]
-    last = min(col + FETCHED, windows.stop[-1]) - 1
-    if (col - windows.first[-1]) % FETCHED or last == col or sheet.room > MOST_CACHE_MB * 2**20:
-        return None
-    start, stop = cover.window(index).start, cover.window((*index[:-1], last)).stop
-    return Window(start, tuple(min(a, b) for a, b in zip(stop, cover.shape, strict=True)))
+def _at_once(case: Case, source: Source, sheet: Sheet, contract: Contract) -> tuple[int, int]:
+    """Windows of a row that are read at one go, at first and at most."""
+    remote = is_remote(case.path)
+    if source.resampled or not (remote or sheet.raw):
+        return 1, 1  # here the processors are the network's, which would wait for the first, and between two stretches
+    fit = max(1, STRETCH_BYTES // (stored_bytes(contract, source.dtype) * math.prod(sheet.cover.tiling.tile)))
+    return (min(ASKED_FOR, fit),) * 2 if remote else (1, fit)
+
+
+def stored_bytes(contract: Contract, dtype: np.dtype[Any]) -> int:
+    """Of a pixel as it is read, with what is needed to find whether it is invalid."""
+    return contract.channel_count * dtype.itemsize + 3
 
 
 def _check_pixels(case: Case, source: Source, model: ModelSpec) -> None:
@@ -247,7 +290,7 @@ def check_spacing(case: Case, grid: Grid, contract: Contract) -> list[str]:
 
 
 def read_tile(
-    source: Source, cover: Cover, index: tuple[int, ...], scaling: Scaling | None
+    source: Source | Stretch, cover: Cover, index: tuple[int, ...], scaling: Scaling | None
 ) -> tuple[NDArray[Any] | None, Invalid | None]:
     """Pixels of one window, mirrored behind the far border, and where they are invalid; without a scaling as stored."""
     inside, mirror = reflected(cover.window(index), cover.shape)
@@ -257,8 +300,8 @@ def read_tile(
     with span("scale"):
         pixels = stored if scaling is None else scaling(stored, invalid)
         if pixels.shape[1:] != cover.tiling.tile or inside.start != cover.window(index).start:
-            pixels = np.ascontiguousarray(pixels[np.ix_(np.arange(len(pixels)), *mirror)])
-            invalid = None if invalid is None else invalid[np.ix_(*mirror)]
+            pixels = mirrored(pixels, mirror)
+            invalid = None if invalid is None else mirrored(invalid, mirror)
     return pixels, invalid
 
 
@@ -284,10 +327,10 @@ def _valid_blocks(source: Source, scaling: Scaling) -> Iterator[NDArray[np.float
         yield scaled.reshape(len(scaled), -1) if invalid is None else scaled[:, ~invalid]
 
 
-def batches(tiles: Iterable[Tile], size: int) -> Iterator[Batch]:
+def batches(windows: Iterable[Tile], size: int) -> Iterator[Batch]:
     """Group tiles, in order, into batches of ``size`` windows that have pixels."""
     batch, room = Batch(), size
-    for tile in tiles:
+    for tile in windows:
         batch.tiles.append(tile)
         room -= tile.pixels is not None
         if not room or len(batch.tiles) >= max(size, LONGEST_BATCH):

@@ -1,9 +1,9 @@
-"""How many threads decode the blocks of a window: more where the model has waited for tiles."""
+"""How many threads share what is decoded at one go: more where it has been waited for."""
 
 from dataclasses import dataclass
 
 LATE = 8
-"""Windows of one case in a row that the model has waited for, before more threads decode."""
+"""Windows, or stretches of them, of one case in a row that have been waited for, before more threads decode."""
 
 
 @dataclass

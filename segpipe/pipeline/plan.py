@@ -15,7 +15,11 @@ from segpipe.pipeline.gdal import cache_bytes, gdal_options
 from segpipe.pipeline.machine import memory
 from segpipe.pipeline.parts import plan_name, read_cut, write_cut
 from segpipe.pipeline.records import Run, done_cases, refuse_taken
+from segpipe.pipeline.stretch import STRETCH_BYTES
 from segpipe.pipeline.windows import Cover, Part
+
+STRETCHES = 4
+"""Stretches that are in memory at once for a GPU: decoded, waiting, being cut, and held by their tiles."""
 
 JOB_WINDOWS, JOB_BATCHES = 64, 16
 """Windows up to which small cases are put together into one job: seconds of work on a CPU; or so many batches where that is
@@ -277,5 +281,6 @@ def memory_mb(plan: Plan, run: Run) -> float:
     tiles = (2 * plan.calls + 2) * model.batch * tile * (channels + classes)
     widest = max((case.shape[-1] for case in plan.seen), default=0)
     strip = (model.tiling.overlap[0] + model.tiling.align[0]) * widest * classes * 4e-6
+    stretches = 0.0 if model.device == "cpu" else STRETCHES * STRETCH_BYTES * 1e-6
     cache = cache_bytes(max((case.room for case in plan.seen), default=0)) / 1e6
-    return PROCESS_MB + cache + model.network_mb * plan.calls + tiles + strip
+    return PROCESS_MB + cache + model.network_mb * plan.calls + tiles + strip + stretches

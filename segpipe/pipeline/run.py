@@ -14,10 +14,22 @@ from operator import attrgetter
 from typing import Protocol
 
 from segpipe.pipeline.ahead import ahead
-from segpipe.pipeline.batches import CHANGED, HandedBackError, Reading, Sheet, Tile, batches, open_sheet, read, scaling_of
+from segpipe.pipeline.batches import (
+    CHANGED,
+    HandedBackError,
+    Pieces,
+    Reading,
+    Sheet,
+    Tile,
+    batches,
+    open_sheet,
+    read_pieces,
+    scaling_of,
+    tiles,
+)
 from segpipe.pipeline.blend import blend
 from segpipe.pipeline.cases import Case
-from segpipe.pipeline.decide import Decided, decide
+from segpipe.pipeline.decide import Decided, decide, gathered
 from segpipe.pipeline.decoders import Decoders
 from segpipe.pipeline.errors import DeviceMemoryError, SourceError, foreseen
 from segpipe.pipeline.faults import is_passing, tell, waits
@@ -38,12 +50,16 @@ LOG = logging.getLogger("segpipe")
 READ_AHEAD = 3
 """Tiles that are read while others are inferred; two batches where that is more."""
 
-WRITE_BEHIND = 16
+PIECES_AHEAD = 1
+"""Stretches that are decoded while one is cut into tiles for a GPU."""
+
+WRITE_BEHIND = 4
 """Boxes that wait to be written while a device is given more to do."""
 
-DECODERS = 4
-"""Threads that decode the blocks of a window for a GPU at first: one gives 34 Mpx/s of 4 bands of uint16 (DEFLATE). On the
-CPU it is one, since the processors are the network's. Where the model waits for tiles there come to be more."""
+DECODERS = 8
+"""Threads that decode for a GPU at first. 1 reads 32 Mpx/s of 4 bands of uint16 (DEFLATE), 4 read 86, 8 126, and 16 157
+(measured on 16 processors). On the CPU it is one, since the processors are the network's. Where tiles are waited for there
+come to be more."""
 
 Progress = Callable[[int], None]
 """Told how many more pixels are done."""
@@ -176,9 +192,9 @@ def run_job(job: Job, run: Run, model: Model, calls: int, progress: Progress) ->
     yield from before.values()
     left = [case for case in job.cases if case.name not in before]
     reading = Reading(run.model, run.settings.bands, _decoders(run.model.device), limit=limit)
-    tiles = _tiles(left, reading)
-    scored = predict(model, batches(tiles, run.model.batch), calls)
-    with gdal_options(), closing(tiles), closing(scored), ThreadPoolExecutor(1, "segpipe-finish") as finisher:
+    windows = _tiles(left, reading)
+    scored = predict(model, batches(windows, run.model.batch), calls)
+    with gdal_options(), closing(windows), closing(scored), ThreadPoolExecutor(1, "segpipe-finish") as finisher:
         finishing: deque[Future[Told]] = deque()
         for case, own in groupby(scored, key=attrgetter("case")):
             boxes = _boxes(own, run, model)
@@ -216,19 +232,19 @@ def run_part(job: PartJob, run: Run, model: Model, calls: int, progress: Progres
         return Outcome(case, 0.0)  # by a worker that was lost before it could tell
     known = read_scaling(run.output, case)
     reading = Reading(run.model, run.settings.bands, _decoders(run.model.device), part=job.part, scaling=known)
-    tiles = _tiles([case], reading)
-    scored = predict(model, batches(tiles, model.spec.batch), calls)
-    with gdal_options(), closing(tiles), closing(scored):
+    windows = _tiles([case], reading)
+    scored = predict(model, batches(windows, model.spec.batch), calls)
+    with gdal_options(), closing(windows), closing(scored):
         outcome = _segment(case, _boxes(scored, run, model), lambda sheet: _part_output(job, sheet, run), progress)()
     assert isinstance(outcome, Outcome)
     return outcome
 
 
-def _boxes(tiles: Iterable[Tile], run: Run, model: Model) -> Generator[Decided, None, None]:
+def _boxes(scored: Iterable[Tile], run: Run, model: Model) -> Generator[Decided, None, None]:
     """Scored tiles of one case blended and decided, where the scores are; beside what writes them if that is elsewhere."""
     decision = Decision(run.model.contract, run.model.blend_on, model.arrays)
-    boxes = decide(blend(tiles, model.arrays), decision, confidence=run.settings.confidence)
-    return ahead(boxes, WRITE_BEHIND, stage="infer") if model.arrays.lag else boxes
+    boxes = decide(blend(scored, model.arrays), decision, confidence=run.settings.confidence)
+    return ahead(gathered(boxes), WRITE_BEHIND, stage="infer") if model.arrays.lag else boxes
 
 
 def _part_output(job: PartJob, sheet: Sheet, run: Run) -> PartOutput:
@@ -337,13 +353,15 @@ def _decoders(device: str) -> Decoders:
 
 
 def _tiles(cases: Sequence[Case], reading: Reading) -> Generator[Tile, None, None]:
-    """Tiles of cases, read in a thread of their own."""
-    tiles, decoders = read(tuple(cases), reading), reading.decoders
-    depth = max(READ_AHEAD, 2 * reading.model.batch)
-    return ahead(_with_gdal(tiles, decoders.count), depth, late=decoders.note)
+    """Tiles of cases, read in a thread of their own; for a GPU cut in another, while the next are decoded."""
+    decoders, depth = reading.decoders, max(READ_AHEAD, 2 * reading.model.batch)
+    pieces = _with_gdal(read_pieces(tuple(cases), reading), decoders.count)
+    if reading.model.device == "cpu":
+        return ahead(tiles(pieces), depth, late=decoders.note)
+    return ahead(tiles(ahead(pieces, PIECES_AHEAD, late=decoders.note)), depth)
 
 
-def _with_gdal(tiles: Iterator[Tile], decoders: int) -> Iterator[Tile]:
+def _with_gdal(pieces: Pieces, decoders: int) -> Pieces:
     """GDAL's options belong to a thread: enter them in whichever runs this."""
     with gdal_options(decoders):
-        yield from tiles
+        yield from pieces

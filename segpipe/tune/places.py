@@ -15,7 +15,7 @@ from segpipe.pipeline.errors import InputError
 from segpipe.pipeline.gdal import gdal_options
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.scaling import Scaling, unscaled
-from segpipe.pipeline.sources import Invalid, Pixels
+from segpipe.pipeline.sources import Begun, Invalid, Pixels
 from segpipe.pipeline.spec import ModelSpec
 from segpipe.pipeline.windows import Window
 from segpipe.tune.settings import NOISE
@@ -38,6 +38,7 @@ class Held:
     picture = False
     files: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    resampled = False
 
     def __init__(self, pixels: Pixels, invalid: Invalid | None) -> None:
         self._pixels, self._invalid = pixels, invalid
@@ -46,6 +47,9 @@ class Held:
     def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
         box = tuple(slice(a, b) for a, b in zip(window.start, window.stop, strict=True))
         return self._pixels[(slice(None), *box)], None if self._invalid is None else self._invalid[box]
+
+    def begin(self, window: Window) -> Begun:
+        return lambda: self.read(window)
 
     def room(self, shape: tuple[int, ...]) -> int:
         """None of it is decoded."""
@@ -65,8 +69,6 @@ class Held:
         return np.ones(len(self._pixels)), np.zeros(len(self._pixels))
 
     def decode_with(self, threads: int) -> None: ...
-
-    def fetch(self, window: Window) -> None: ...
 
     def close(self) -> None: ...
 

@@ -1,5 +1,6 @@
 """Opened cases: one protocol, one file per family of formats."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +11,9 @@ from segpipe.pipeline.windows import Window
 
 Pixels = NDArray[Any]
 Invalid = NDArray[np.bool_]
+
+
+Begun = Callable[[], tuple[Pixels, Invalid | None]]
 
 
 class Source(Protocol):
@@ -25,6 +29,9 @@ class Source(Protocol):
     notes: tuple[str, ...]
     """What a reader of the record should know about how it was read."""
 
+    resampled: bool
+    """Whether pixels may depend on what else is read with them."""
+
     def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
         """Stored pixels ``(channels, *window.shape)``, and where they are invalid; None if nowhere.
 
@@ -32,12 +39,12 @@ class Source(Protocol):
         """
         ...
 
-    def decode_with(self, threads: int) -> None:
-        """Let so many threads share the blocks of each window from now on."""
+    def begin(self, window: Window) -> Begun:
+        """Decode a window; what comes back ends ``read``, once, in whatever thread does so for all windows."""
         ...
 
-    def fetch(self, window: Window) -> None:
-        """Where pixels come over a network, ask for all of these at once, and keep them decoded."""
+    def decode_with(self, threads: int) -> None:
+        """Let so many threads share the blocks of what is read at one go from now on."""
         ...
 
     def room(self, shape: tuple[int, ...]) -> int:

@@ -98,6 +98,11 @@ def opening(path: str) -> Iterator[None]:
         yield
 
 
+def decoding(threads: int) -> rasterio.Env:
+    """In which so many threads share the blocks of what is read at one go."""
+    return rasterio.Env(session=DummySession(), GDAL_NUM_THREADS=threads)
+
+
 def at_one_go() -> rasterio.Env:
     """In which a PNG that is known to have its end is read whole."""
     return rasterio.Env(session=DummySession(), GDAL_PNG_WHOLE_IMAGE_OPTIM="YES")

@@ -20,7 +20,18 @@ from segpipe.pipeline.labels import CONFIDENCE_NODATA, CONFIDENCE_TOP, Decision
 from segpipe.pipeline.parts import Tally, part_files, read_tally, write_tally
 from segpipe.pipeline.profile import span
 from segpipe.pipeline.records import Record, Run, device_kind, read_record, record_name, targets
-from segpipe.pipeline.sinks.raster import Color, PartSink, RasterSink, Style, palette, parse_color, raster_sink, read_part
+from segpipe.pipeline.sinks.raster import (
+    ENCODERS,
+    ENCODERS_BESIDE,
+    Color,
+    PartSink,
+    RasterSink,
+    Style,
+    palette,
+    parse_color,
+    raster_sink,
+    read_part,
+)
 from segpipe.pipeline.windows import Part, Window
 
 SMALL = 2**22
@@ -67,7 +78,7 @@ class Layers(Generic[S]):
         return [sink for sink in (self.mask, self.confidence) if sink is not None]
 
     def write(self, box: Decided) -> None:
-        """Write and count one box."""
+        """Write and count a box."""
         self.inferred += box.inferred
         self.mask.write(box.window, box.labels)
         with span("count"):
@@ -122,7 +133,9 @@ class CaseOutput:
 
     def _sink(self, kind: str, decision: Decision, style: Style) -> RasterSink:
         picture = self._sheet.picture and decision.bands == 1 and decision.dtype == np.uint8
-        return raster_sink(self._output, f"{self._case.name}{kind}{'.png' if picture else '.tif'}", self._sheet.grid, style)
+        name = f"{self._case.name}{kind}{'.png' if picture else '.tif'}"
+        threads = ENCODERS if self._run.model.device == "cpu" else ENCODERS_BESIDE
+        return raster_sink(self._output, name, self._sheet.grid, style, threads)
 
     def add(self, number: int, part: Part) -> None:
         """Copy what one part has left."""

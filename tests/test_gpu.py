@@ -190,6 +190,15 @@ def test_a_graph_of_free_sizes_that_computes_shapes_runs_on_the_device(tmp_path,
     assert "run on the CPU" not in caplog.text
 
 
+def test_a_profile_tells_what_the_device_itself_has_taken(tmp_path, lane):
+    source, model = scene(tmp_path / "in" / "scene.tif"), pooling(tmp_path / "m.onnx", 3, 4)
+    flags = {"input": (str(source),), "model": model, "output": tmp_path / "out", "executor": "serial", "device": DEVICE}
+    summary = carry_out(prepare(load_settings(None, flags | {"profile": True})), Silent())
+    stages = summary.profile.stages
+    assert stages["upload"].busy > 0
+    assert summary.profile.limit == (stages["gpu"] if lane.pinned else stages["infer"]).busy > 0
+
+
 def test_memory_is_planned_and_what_does_not_fit_is_refused(tmp_path, lane):
     if not lane.pinned:
         return

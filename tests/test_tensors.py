@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from networks import Network, contract, local
 from onnx import TensorProto
 
+from segpipe.pipeline import profile
 from segpipe.pipeline.arrays import HOST
 from segpipe.pipeline.blend import Strip
 from segpipe.pipeline.bound import BoundModel, _engine_key
@@ -23,16 +25,18 @@ from segpipe.pipeline.cases import Case
 from segpipe.pipeline.cluster import _started
 from segpipe.pipeline.config import load_settings
 from segpipe.pipeline.contract import parse_contract
-from segpipe.pipeline.device import Options, Room, Terms, _load_tensorrt, engine_folder, providers
-from segpipe.pipeline.errors import DeviceError, DeviceMemoryError, SettingsError, SourceError
+from segpipe.pipeline.device import Options, Room, Terms, _load_tensorrt, _refused, check_runtime, engine_folder, providers
+from segpipe.pipeline.errors import DeviceError, DeviceMemoryError, SettingsError, SourceError, memory_errors
 from segpipe.pipeline.gate import _room, check_agreement
 from segpipe.pipeline.labels import Decision
 from segpipe.pipeline.launch import carry_out, prepare
 from segpipe.pipeline.plan import make_plan
+from segpipe.pipeline.profile import begin
 from segpipe.pipeline.records import Run
 from segpipe.pipeline.scaling import Scaling
 from segpipe.pipeline.spec import read_spec
-from segpipe.pipeline.tensors import DeviceArrays, Lane, Upload, memory_errors, scaled
+from segpipe.pipeline.tensors import DeviceArrays, Lane, Upload, scaled
+from segpipe.pipeline.wall import account
 from segpipe.pipeline.weights import Weights
 from segpipe.pipeline.windows import Cover, Tiling
 
@@ -172,6 +176,7 @@ def test_scores_that_are_not_finite_show_where_a_pixel_is_valid(bad):
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"), DeviceMemoryError),
         (RuntimeError("BFCArena: Failed to allocate memory for requested buffer of size 5"), DeviceMemoryError),
         (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"), DeviceMemoryError),
+        (RuntimeError("CUBLAS failure 3: the resource allocation failed ; GPU=0"), DeviceMemoryError),
         (RuntimeError("an illegal memory access was encountered"), RuntimeError),
         (SourceError("a.tif cannot be read: out of memory"), SourceError),
     ],
@@ -439,3 +444,78 @@ def test_a_worker_sees_one_gpu_each():
     with _started(3, "127.0.0.1:0", ["5", "GPU-abc"]) as cluster, Client(cluster, set_as_default=False) as client:
         seen = client.run(lambda: __import__("os").environ["CUDA_VISIBLE_DEVICES"])
     assert sorted(seen.values()) == ["5", "5", "GPU-abc"]
+
+
+@pytest.mark.parametrize(("folders", "refused"), [(("a",), False), (("a", "a"), True), (("a", "b"), False)])
+def test_two_packages_of_onnx_runtime_in_one_folder_are_refused(folders, refused, tmp_path, monkeypatch):
+    """They overwrite each other there; one that is put before the other does not."""
+    for name, folder in zip(("onnxruntime", "onnxruntime_gpu"), folders, strict=False):
+        told = tmp_path / folder / f"{name}-1.0.dist-info"
+        told.mkdir(parents=True)
+        (told / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.0\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / folder) for folder in dict.fromkeys(folders)])
+    if refused:
+        with pytest.raises(DeviceError, match="uninstall both"):
+            check_runtime()
+    else:
+        check_runtime()
+
+
+class FakeEvent:
+    """As CUDA's: it knows when the device came to it, once it has."""
+
+    times = iter([1.0, 3.0, 10.0, 14.0])
+
+    def __init__(self, *, enable_timing):
+        assert enable_timing
+        self.done = False
+
+    def record(self, stream):
+        self.at = next(self.times)
+
+    def query(self):
+        return self.done
+
+    def elapsed_time(self, later):
+        return (later.at - self.at) * 1000
+
+
+@pytest.fixture
+def recorder():
+    begin(on=True)
+    yield profile._recorder
+    begin(on=False)
+
+
+def test_a_profile_counts_what_the_device_took_once_it_is_done(recorder):
+    """No GPU is needed to see that nothing waits for one."""
+    lane = Lane("cpu")
+    lane.pinned, lane._module = True, SimpleNamespace(Event=FakeEvent)
+    for _ in range(2):
+        with lane.timed():
+            pass
+    lane.told()
+    assert "gpu" not in recorder.taken().totals
+    lane._timed[0][1].done = True
+    lane.told()
+    assert recorder.taken().totals["gpu"].busy == pytest.approx(2.0)
+    lane._timed[0][1].done = True
+    lane.told()
+    assert recorder.taken().totals["gpu"].busy == pytest.approx(6.0)
+    found = account(recorder, workers=1, calls=1, on_cpu=False)
+    assert found.limit == pytest.approx(6.0)
+    assert found.stages["gpu"].wall == 0
+
+
+def test_nothing_is_timed_where_nobody_profiles():
+    lane = Lane("cpu")
+    lane.pinned, lane._module = True, SimpleNamespace(Event=None)
+    with lane.timed():
+        pass
+    assert not lane._timed
+
+
+def test_why_a_provider_was_not_taken_is_told(tmp_path, monkeypatch):
+    """ONNX Runtime writes it to its log and goes on with the CPU."""
+    monkeypatch.setattr("segpipe.pipeline.device.onnxruntime.__file__", str(tmp_path / "onnxruntime" / "__init__.py"))
+    assert "libonnxruntime_providers_cuda.so: cannot open shared object file" in _refused("cuda")

@@ -1,5 +1,6 @@
 """A model on a device: pixels go there as they are stored, and neither they nor the scores come back."""
 
+import gc
 import hashlib
 import json
 import logging
@@ -18,10 +19,10 @@ from torch import Tensor
 
 from segpipe.pipeline.batches import Tile
 from segpipe.pipeline.device import Terms, engine_folder, gpu_facts, open_bound, told
-from segpipe.pipeline.errors import DeviceMemoryError, ModelError, SegpipeError
+from segpipe.pipeline.errors import DeviceMemoryError, ModelError, SegpipeError, memory_errors
 from segpipe.pipeline.spec import ModelSpec, read_model
 from segpipe.pipeline.tail import tail_of
-from segpipe.pipeline.tensors import DeviceArrays, Lane, Upload, memory_errors, scaled, torch_type
+from segpipe.pipeline.tensors import DeviceArrays, Lane, Upload, scaled, torch_type
 
 LOG = logging.getLogger("segpipe")
 
@@ -38,7 +39,9 @@ def load_bound(spec: ModelSpec) -> "BoundModel":
             if spec.batch == 1 or _fixed_batch(read_model(spec.path), spec):
                 raise
             spec = replace(spec, batch=spec.batch // 2)
-            LOG.warning("%s; begun with batches of %d", error, spec.batch)
+            LOG.warning("%s; begun with batches of %d", str(error), spec.batch)  # whoever keeps the error keeps its memory
+        gc.collect()  # what failed is held by its own error
+        lane_of(spec).free()
 
 
 class BoundModel:
@@ -85,7 +88,8 @@ class BoundModel:
             parts.append(self.arrays.zeros((missing, *self.spec.batch_shape[1:])))
         given = self._given(parts[0] if len(parts) == 1 else torch.cat(parts))
         out = torch.empty(self._scores_shape, dtype=self._scores_type, device=self.lane.device)
-        self._network(given, out)
+        with self.lane.timed():
+            self._network(given, out)
         out = out.to(torch.float32)
         if self._tail is not None:
             full = (self.spec.batch, self.spec.contract.scores, *self.spec.tiling.tile)

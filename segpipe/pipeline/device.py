@@ -4,15 +4,16 @@ import ctypes
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import onnxruntime
 
-from segpipe.pipeline.errors import DeviceError, ModelError
+from segpipe.pipeline.errors import DeviceError, DeviceMemoryError, ModelError, SegpipeError, memory_errors
 
 LOG = logging.getLogger("segpipe")
 
@@ -20,6 +21,11 @@ Kind = Literal["cpu", "cuda", "tensorrt", "cpu-tensors"]
 """``cpu-tensors`` is the path of the GPUs on the CPU: torch tensors and bound memory, for tests."""
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider", "cpu-tensors": "CPUExecutionProvider"}
+
+
+SILENT = 4
+"""What ONNX Runtime raises it also writes out, with much that it gets over itself: 45 lines for an fp16 network whose
+convolutions the first engine of cuDNN has no plan for. Why it cannot load a provider it only writes: ``_refused``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +85,7 @@ def open_bound(model: str | bytes, terms: Terms) -> onnxruntime.InferenceSession
 
     Raises:
         DeviceError: ONNX Runtime does not run there.
+        DeviceMemoryError: there is no room for it.
     """
     if terms.device == "tensorrt":
         if not terms.options.tf32:
@@ -88,6 +95,8 @@ def open_bound(model: str | bytes, terms: Terms) -> onnxruntime.InferenceSession
         _load_cuda()
     try:
         return _open(model, terms, strict=True)
+    except DeviceMemoryError:
+        raise
     except DeviceError:
         # a missing library and a node without a kernel give the same message: what was taken tells them apart
         session = _open(model, terms, strict=False)
@@ -102,19 +111,23 @@ def _open(model: str | bytes, terms: Terms, *, strict: bool) -> onnxruntime.Infe
     if terms.device != "cpu-tensors":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1" if strict else "0")
     try:
-        # without enable_fallback=0 it would print, and go on with another provider
-        session = onnxruntime.InferenceSession(model, options, providers=providers(terms), enable_fallback=0)
+        onnxruntime.set_default_logger_severity(SILENT)
+        with memory_errors():
+            # without enable_fallback=0 it would print, and go on with another provider
+            session = onnxruntime.InferenceSession(model, options, providers=providers(terms), enable_fallback=0)
+    except SegpipeError:
+        raise
     except Exception as error:  # noqa: BLE001 - onnxruntime raises classes of its own that share no base
         raise DeviceError(f"ONNX Runtime cannot load the model on {terms.device}: {error}") from None
     if PROVIDERS[terms.device] not in session.get_providers():
-        raise DeviceError(_MISSING.format(terms.device, f"ONNX Runtime did not take {PROVIDERS[terms.device]}"))
+        raise DeviceError(_MISSING.format(terms.device, _refused(terms.device)))
     return session
 
 
 def _session_options() -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = SILENT
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
@@ -155,6 +168,16 @@ def _tensorrt(terms: Terms) -> dict[str, str]:
 
 
 _MISSING = "--device {0} needs a GPU, and {1}: install segpipe[{0}] on a machine with an NVIDIA driver, or take --device cpu"
+
+
+def _refused(device: Kind) -> str:
+    """That ONNX Runtime did not take a provider, and why: by loading its library as it does."""
+    library = Path(onnxruntime.__file__).parent / "capi" / f"libonnxruntime_providers_{device}.so"
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        return f"ONNX Runtime cannot load {PROVIDERS[device]} ({error})"
+    return f"ONNX Runtime did not take {PROVIDERS[device]}"
 
 
 def resolve_device(device: str) -> tuple[Kind, str]:
@@ -272,15 +295,15 @@ def _load(name: str, package: str) -> bool:
 
 
 def check_runtime() -> None:
-    """Refuse an environment in which two packages have overwritten each other's files."""
-    found = []
+    """Refuse an environment in which two packages have overwritten each other's files.
+
+    In folders of their own, as where one is put before the other by PYTHONPATH, they do not.
+    """
+    folders = []
     for name in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            version(name)
-            found.append(name)
-        except PackageNotFoundError:
-            continue
-    if len(found) > 1:
+        with suppress(PackageNotFoundError):
+            folders.append(Path(str(distribution(name).locate_file(""))).resolve())
+    if len(folders) > len(set(folders)):
         raise DeviceError(
             "onnxruntime and onnxruntime-gpu overwrite each other in one environment, and both are installed: "
             "uninstall both, then install segpipe again"

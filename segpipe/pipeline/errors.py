@@ -4,6 +4,18 @@ A message states the rule, then the value that broke it, then the mend.
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+EXHAUSTED = (
+    "out of memory",
+    "failed to allocate memory",
+    "can't allocate memory",
+    "alloc_failed",
+    "bad allocation",
+    "resource allocation failed",
+)
+"""How torch, ONNX Runtime, cuDNN and cuBLAS say that a device's memory is used up."""
 
 
 class SegpipeError(Exception):
@@ -52,6 +64,20 @@ class SourceError(SegpipeError):
 
 class UnforeseenError(SegpipeError):
     """Something that segpipe does not know; it ends one case, and is told with its own words."""
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Tell a device whose memory is used up from all else that may fail there."""
+    try:
+        yield
+    except SegpipeError:
+        raise
+    except Exception as error:
+        if any(said in str(error).casefold() for said in EXHAUSTED):
+            told = (str(error).splitlines() or [type(error).__name__])[0][:300]
+            raise DeviceMemoryError(f"the device's memory is used up, lower --batch or --tile: {told}") from None
+        raise
 
 
 def foreseen(error: Exception, path: str) -> SegpipeError:

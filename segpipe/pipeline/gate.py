@@ -11,6 +11,7 @@ from segpipe.pipeline.cases import Case
 from segpipe.pipeline.device import Room, open_session
 from segpipe.pipeline.errors import DeviceError, DeviceMemoryError
 from segpipe.pipeline.labels import Decision
+from segpipe.pipeline.machine import processors
 from segpipe.pipeline.scaling import Scaling, unscaled
 from segpipe.pipeline.spec import ModelSpec
 from segpipe.pipeline.tail import tail_of
@@ -91,7 +92,7 @@ def _in_range(noise: NDArray[np.float64], spec: ModelSpec) -> NDArray[np.generic
 
 def _on_host(spec: ModelSpec, tiles: list[Tile]) -> NDArray[np.float32]:
     """Scores of ONNX Runtime alone on the CPU, tile by tile where the model allows it."""
-    session = open_session(str(spec.path), "cpu", False)
+    session = open_session(str(spec.path), "cpu", False, processors())  # labels are compared, not bytes
     fixed = isinstance(session.get_inputs()[0].shape[0], int)
     alone = replace(spec, device="cpu", batch=spec.batch if fixed else 1)
     found = []

@@ -101,6 +101,11 @@ class Recorder:
                 total.core += cpu - span.cpu - span.inner_cpu
             self._keep(f"wait for {span.stage}" if span.waits else span.stage, span.start, stop, span.case, span.window)
 
+    def counted(self, stage: str, seconds: float) -> None:
+        """Count what no thread was busy with."""
+        with self._lock:
+            self._totals.setdefault(stage, Total()).busy += seconds
+
     def absorb(self, taken: Taken) -> None:
         """Put what another process has recorded beside this one's own."""
         with self._lock:
@@ -176,6 +181,17 @@ def span(stage: str, case: str | None = None, window: tuple[int, ...] | None = N
     microseconds, and next to nothing where nobody profiles.
     """
     return _OFF if _recorder is None else _Span(_recorder, stage, case, window, False)
+
+
+def profiled() -> bool:
+    """Whether anybody asks where time goes."""
+    return _recorder is not None
+
+
+def count(stage: str, seconds: float) -> None:
+    """Count time that a device was busy with a stage, beside all threads."""
+    if _recorder is not None:
+        _recorder.counted(stage, seconds)
 
 
 def waiting(stage: str) -> AbstractContextManager[None]:

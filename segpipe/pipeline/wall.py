@@ -8,7 +8,7 @@ from typing import Any, TextIO
 from segpipe.pipeline.profile import Recorder, Taken, Total
 
 STAGES = (
-    *("start", "model", "plan", "workers", "measure", "open", "read", "scale", "upload", "infer", "weight", "download"),
+    *("start", "model", "plan", "workers", "measure", "open", "read", "scale", "upload", "infer", "gpu", "weight"),
     *("blend", "decide", "count", "write", "finish", "join", "tables", "idle", "other"),
 )
 """In the order of the work."""
@@ -81,7 +81,7 @@ def account(recorder: Recorder, *, workers: int, calls: int, on_cpu: bool) -> Pr
         workers: processes that did tasks.
         calls: of the model, in flight at once in all of them.
         on_cpu: a call runs in the thread that makes it, so that its core-seconds are the model's own, and what other
-            threads took from it is not; on a GPU its busy seconds are.
+            threads took from it is not. On a GPU the call only asks for work, and what that took is measured there.
     """
     own, others = recorder.taken(), recorder.others
     stages = {name: Total(t.wall, t.busy, t.core) for name, t in own.totals.items()}
@@ -97,8 +97,8 @@ def account(recorder: Recorder, *, workers: int, calls: int, on_cpu: bool) -> Pr
         left = (tasks - sum(total.wall for taken in others for total in taken.totals.values())) / timelines
     stages["other"] = Total(max(0.0, left))
     infer = stages.get("infer", Total())
-    needed = infer.core if on_cpu else infer.busy
-    unserved = 1 - needed / infer.busy if infer.busy else 0.0
+    needed = infer.core if on_cpu else stages.get("gpu", infer).busy
+    unserved = 1 - needed / infer.busy if on_cpu and infer.busy else 0.0
     ordered = {name: stages[name] for name in _in_order(stages)}
     return Profile(own.seconds, ordered, calls, needed / calls, unserved, [own, *others])
 

@@ -1,0 +1,38 @@
+"""Benchmarks that no test runs break without a word, as the one for GPUs did before it was first needed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+MODULES = sorted(path.stem for path in BENCHMARKS.glob("*.py"))
+
+
+def run(*words: object, **environment: str) -> str:
+    command = [sys.executable, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=BENCHMARKS, env=os.environ | environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_they_can_be_imported():
+    assert len(MODULES) > 15
+    run("-c", f"import {', '.join(MODULES)}")
+
+
+def test_the_one_for_gpus_runs_on_cpu_tensors(tmp_path):
+    out = tmp_path / "gpu.json"
+    few = ("--models", "example", "--precisions", "fp32", "--steps", "reading", "parity", "throughput")
+    told = run("gpu.py", "--device", "cpu-tensors", "--small", *few, "--out", out, PYTHONWARNINGS="ignore")
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert found["finished"]
+    assert all(row["good"] for row in found["parity"].values())
+    first, channels_last, other_batch = found["throughput"]
+    assert 0 < first["share_of_bare"] < 2
+    assert first["in_a_row_mpx_per_second"] > 0
+    assert first["profile"]["stages"]["infer"]["busy_seconds"] > 0
+    assert "nhwc" in channels_last["setting"]
+    assert "in_a_row_mpx_per_second" not in other_batch
+    assert first["setting"] in told

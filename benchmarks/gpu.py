@@ -5,22 +5,20 @@
     python benchmarks/gpu.py --device cpu-tensors --small  # every line of it without one
 
 It needs what a run needs and pytest. Results are written after every step, so that one that is stopped leaves what it has;
-what no longer fits into ``--seconds`` is named as left out. Every run has a process of its own.
+what no longer fits into ``--seconds`` is named as left out. Runs of one model and precision share a process.
 """
 
 import argparse
 import gc
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -28,9 +26,21 @@ from typing import Any
 import numpy as np
 import onnx
 import rasterio
+from machine import machine
 from onnx import numpy_helper
-from scenes import BANDS, CLASSES, OVERLAP, SCRATCH, machine, scene
+from scenes import BANDS, CLASSES, OVERLAP, SCRATCH, scene
 from scenes import _contract as contract_of
+
+from segpipe.pipeline.batches import Reading, read
+from segpipe.pipeline.cases import Case
+from segpipe.pipeline.config import load_settings
+from segpipe.pipeline.device import gpu_facts
+from segpipe.pipeline.errors import SegpipeError
+from segpipe.pipeline.gdal import gdal_options
+from segpipe.pipeline.launch import Prepared, carry_out, prepare
+from segpipe.pipeline.profile import begin
+from segpipe.pipeline.records import versions
+from segpipe.pipeline.spec import read_spec
 
 ROOT = Path(__file__).parents[1]
 SKELETON = ROOT / "benchmarks" / "unet_resnet34.skeleton.onnx"
@@ -39,6 +49,9 @@ SEEDED = 4096
 
 EXAMPLE = ROOT / "examples" / "crops.onnx"
 STRIDE = 32
+IN_A_ROW = 4
+"""Scenes."""
+
 EQUAL = {"fp32": 0.9999}
 """Labels that must be the CPU's, by precision; the others are measured."""
 
@@ -68,7 +81,7 @@ class Setting:
 # models
 
 
-def prepare() -> None:
+def skeleton() -> None:
     """The graph of smp's U-Net with a ResNet-34, exported by segpipe; large weights, random anyway, become seeds."""
     import segmentation_models_pytorch as smp
     import torch
@@ -140,49 +153,125 @@ def file_of(setting: Setting) -> Path:
     return half
 
 
-# one run, in a process of its own
+# runs, in a process of their own
 
 
-def one(setting: Setting, source: Path, tile: int, bare: bool) -> Result:
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of the runs of a process."""
+
+    source: Path
+    tile: int
+    bare: bool
+    """Whether the network alone is timed, too."""
+
+
+def several(settings: Iterable[Setting], asked: Asked) -> Iterator[Result]:
     """From a scene on disk to its mask; and the rate of the same session on pixels that are on the device already."""
-    from segpipe.pipeline.config import load_settings
-    from segpipe.pipeline.launch import carry_out, prepare
+    with Busy() as busy:
+        for number, setting in enumerate(settings):
+            try:
+                yield one(setting, asked, busy, thorough=asked.bare and not number)
+            except SegpipeError as error:
+                yield {"error": str(error)}
+            gc.collect()
 
-    class Silent:
-        def progress(self, pixels: int) -> None: ...
 
-        def outcome(self, outcome: Any) -> None: ...
+class Silent:
+    """Nobody looks."""
 
+    def progress(self, pixels: int) -> None: ...
+
+    def outcome(self, outcome: Any) -> None: ...
+
+    def note(self, line: str) -> None: ...
+
+
+def one(setting: Setting, asked: Asked, busy: "Busy", *, thorough: bool) -> Result:
+    """One run; the first of a process twice, since users run many scenes, then in a row, and once more for its profile."""
     out = SCRATCH / "gpu-out" / str(setting).replace(" ", "_")
     shutil.rmtree(out, ignore_errors=True)
-    flags = {"input": (str(source),), "model": file_of(setting), "output": out, "executor": "serial", "overwrite": True}
-    told = {"device": setting.device, "batch": setting.batch, "tile": (tile,), "overlap": (tile * OVERLAP // 512,)}
+    flags = {
+        "input": (str(asked.source),),
+        "model": file_of(setting),
+        "output": out,
+        "executor": "serial",
+        "overwrite": True,
+    }
+    overlap = asked.tile * OVERLAP // 512
+    told = {"device": setting.device, "batch": setting.batch, "tile": (asked.tile,), "overlap": (overlap,)}
     options = {name: True for name in ("tf32", "nhwc") if getattr(setting, name)}
     began = time.perf_counter()
     prepared = prepare(load_settings(None, flags | told | options))
     trial = time.perf_counter() - began
-    with Busy(setting.device) as busy:
-        summary = carry_out(prepared, Silent())
-    if summary.failed or summary.problems:
-        raise SystemExit(f"{setting}: {summary.failed} {summary.problems}")
-    record = json.loads((out / "scene.json").read_text())
+    first = _carried_out(prepared, out) if thorough else None
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak of memory begins anew
+    started = time.time()
+    record = _carried_out(prepared, out)
+    seconds, size = record["seconds"], float(np.prod(record["input"]["shape"])) / 1e6
+    share, memory = busy.between(started, time.time())
     result = {
         "mask": str(out / "scene.tif"),
         "windows": record["inferred"],
-        "seconds": record["seconds"],
+        "seconds": seconds,
         "trial_seconds": round(trial, 2),
-        "mpx_per_second": round(np.prod(record["input"]["shape"]) / 1e6 / record["seconds"], 2),
-        "busy": busy.share,
-        "device_mb": busy.memory_mb,
-        "host_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "mpx_per_second": round(size / seconds, 2),
+        "busy": share,
+        "device_mb": memory,
+        "host_mb": _peak_mb(),
         "device": record["device"],
     }
-    if bare:
+    if first is not None:
+        result |= {
+            "first_seconds": first["seconds"],
+            "in_a_row_mpx_per_second": in_a_row(asked.source, flags | told | options),
+            "profile": profiled(prepared),
+        }
+    if asked.bare:
         gc.collect()
-        per_tile = bare_seconds(prepared.run.model)
-        result["bare_mpx_per_second"] = round(np.prod(record["input"]["shape"]) / 1e6 / (per_tile * record["inferred"]), 2)
-        result["share_of_bare"] = round(per_tile * record["inferred"] / record["seconds"], 3)
+        alone = bare_seconds(prepared.run.model) * record["inferred"]
+        result |= {
+            "bare_mpx_per_second": round(size / alone, 2),
+            "share_of_bare": round(alone / seconds, 3),
+        }
     return result
+
+
+def _carried_out(prepared: Prepared, out: Path) -> Result:
+    summary = carry_out(prepared, Silent())
+    if summary.failed or summary.problems:
+        raise SegpipeError(f"{summary.failed} {summary.problems}")
+    record: Result = json.loads((out / "scene.json").read_text(encoding="utf-8"))
+    return record
+
+
+def profiled(prepared: Prepared) -> Result:
+    """Where the time of another run goes."""
+    settings = prepared.run.settings.model_copy(update={"profile": True})
+    begin(on=True)
+    summary = carry_out(replace(prepared, run=replace(prepared.run, settings=settings)), Silent())
+    assert summary.profile is not None
+    found: Result = summary.profile.as_json()
+    return found
+
+
+def in_a_row(source: Path, flags: dict[str, Any]) -> float:
+    """The rate of some scenes after each other, as a night has them: each is finished beside the next."""
+    folder = SCRATCH / f"{source.parent.name}_in_a_row"
+    folder.mkdir(exist_ok=True)
+    for number in range(IN_A_ROW):
+        link = folder / f"scene-{number}.tif"
+        if not link.exists():
+            os.link(source, link)
+    summary = carry_out(prepare(load_settings(None, flags | {"input": (str(folder),)})), Silent())
+    if len(summary.done) != IN_A_ROW:
+        raise SegpipeError(f"{summary.failed} {summary.problems}")
+    return round(summary.megapixels_per_second, 2)
+
+
+def _peak_mb() -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) // 1024
 
 
 def bare_seconds(spec: Any) -> float:
@@ -199,7 +288,7 @@ def bare_seconds(spec: Any) -> float:
         rates = []
         for _ in range(3):
             count, began = 0, time.perf_counter()
-            while time.perf_counter() - began < 1.5:
+            while time.perf_counter() - began < 0.7:
                 for _ in range(4):  # few enough that the host does not run far ahead
                     model._network(given, out)
                 model.lane.wait()
@@ -211,45 +300,52 @@ def bare_seconds(spec: Any) -> float:
 class Busy:
     """Share of the time in which a kernel ran, and the memory used, as nvidia-smi samples them."""
 
-    COMMAND = ("nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits", "-lms", "100")
+    COMMAND = ("nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits", "-lms", "50")
 
-    def __init__(self, device: str) -> None:
-        self._there = device != "cpu" and shutil.which(self.COMMAND[0]) is not None
-        self._lines: list[str] = []
-        self.share: float | None = None
-        self.memory_mb: int | None = None
+    def __init__(self) -> None:
+        self._there = shutil.which(self.COMMAND[0]) is not None
+        self._samples: list[tuple[float, float, int]] = []
 
     def __enter__(self) -> "Busy":
         if self._there:
             self._process = subprocess.Popen(self.COMMAND, stdout=subprocess.PIPE, text=True)
-            assert self._process.stdout is not None
-            self._thread = Thread(target=self._lines.extend, args=(self._process.stdout,), daemon=True)
-            self._thread.start()
+            Thread(target=self._listen, daemon=True).start()
         return self
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            words = [word.strip() for word in line.split(",")]
+            if len(words) == 2 and all(word.isdigit() for word in words):
+                self._samples.append((time.time(), float(words[0]) / 100, int(words[1])))
+
+    def between(self, start: float, stop: float) -> tuple[float | None, int | None]:
+        """Mean share, and the most memory in MB."""
+        rows = [(share, memory) for when, share, memory in self._samples if start <= when <= stop]
+        return (round(float(np.mean([a for a, _ in rows])), 3), max(b for _, b in rows)) if rows else (None, None)
 
     def __exit__(self, *_: object) -> None:
         if self._there:
             self._process.terminate()
-            self._thread.join(5)
-            rows = [line.split(",") for line in self._lines if line.count(",") == 1]
-            numbers = [(float(a), int(b)) for a, b in rows if a.strip().isdigit() and b.strip().isdigit()]
-            if numbers:
-                self.share = round(float(np.mean([a for a, _ in numbers])) / 100, 3)
-                self.memory_mb = max(b for _, b in numbers)
 
 
-def apart(setting: Setting, source: Path, tile: int, *, bare: bool = False, limit: float = 900) -> Result:
-    """``one`` in a process of its own, whose memory is its alone; its error is the result where it fails."""
-    asked = json.dumps({"setting": asdict(setting), "source": str(source), "tile": tile, "bare": bare})
-    command = [sys.executable, __file__, "--one", asked]
+def apart(settings: Sequence[Setting], source: Path, tile: int, *, bare: bool, limit: float) -> list[Result]:
+    """``several`` in a process of their own; an error is the result where one fails."""
+    told = {"settings": [asdict(s) for s in settings], "source": str(source), "tile": tile, "bare": bare}
+    process = subprocess.Popen(
+        [sys.executable, __file__, "--these", json.dumps(told)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
+        out, error = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
-        return {"error": f"longer than {limit:.0f} s"}
-    if done.returncode:
-        return {"error": (done.stderr.strip() or done.stdout.strip() or str(done.returncode))[-2000:]}
-    result: Result = json.loads(done.stdout.strip().splitlines()[-1])
-    return result
+        process.kill()
+        out, error = process.communicate()
+        error = f"longer than {limit:.0f} s"
+    if error.strip():
+        print(f"    said: {error.strip()[-1500:]}", flush=True)
+    results: list[Result] = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    lost = {"error": error.strip()[-2000:] or str(process.returncode)}
+    return results + [lost] * (len(settings) - len(results))
 
 
 # steps
@@ -272,21 +368,24 @@ class Session:
         self.results["seconds"] = round(time.monotonic() - self.began, 1)
         self.arguments.out.write_text(json.dumps(self.results, indent=1) + "\n", encoding="utf-8")
 
-    def run(self, key: str, setting: Setting, source: Path, *, bare: bool = False) -> Result:
-        """One run, kept under a key; what no longer fits is left out."""
+    def run(self, key: str, settings: Sequence[Setting], source: Path, *, bare: bool = False) -> list[Result]:
+        """Runs of one process, kept under a key; what no longer fits is left out."""
         if self.left < 20:
-            result: Result = {"error": "left out: no time"}
+            results: list[Result] = [{"error": "left out: no time"}] * len(settings)
         else:
-            result = apart(setting, source, self.arguments.tile, bare=bare, limit=self.left)
-        self.keep(key, [*self.results.get(key, []), {"setting": str(setting), **result}])
-        print(f"  {setting}: {_said(result)}", flush=True)
-        return result
+            results = apart(settings, source, self.arguments.tile, bare=bare, limit=self.left)
+        rows = [{"setting": str(setting), **result} for setting, result in zip(settings, results, strict=True)]
+        self.keep(key, [*self.results.get(key, []), *rows])
+        for setting, result in zip(settings, results, strict=True):
+            print(f"  {setting}: {_said(result)}", flush=True)
+        return results
 
 
 def _said(result: Result) -> str:
     if "error" in result:
         return str(result["error"]).splitlines()[-1][:200]
-    keys = ("seconds", "mpx_per_second", "bare_mpx_per_second", "share_of_bare", "busy", "host_mb", "device_mb")
+    rates = ("mpx_per_second", "in_a_row_mpx_per_second", "bare_mpx_per_second", "share_of_bare")
+    keys = ("seconds", *rates, "busy", "host_mb", "device_mb")
     return ", ".join(f"{key} {result[key]}" for key in keys if result.get(key) is not None)
 
 
@@ -318,24 +417,26 @@ def equal(a: Path, b: Path) -> float:
 
 
 def parity(session: Session) -> None:
-    """Labels of the device against the CPU's, by precision; and the same bytes over repeats."""
+    """Labels of the device against the CPU's, by precision; and the same bytes over repeats, in another process, too."""
     device, source = session.arguments.device, scene(session.arguments.parity_size, 0.1)
     found = {}
     for model in session.arguments.models:
-        truth = session.run("parity_runs", Setting(model, "cpu", 1), source)
-        for setting in precisions(model, device, 8):
-            result = session.run("parity_runs", setting, source)
-            if "error" in truth or "error" in result:
-                continue
-            share = equal(Path(truth["mask"]), Path(result["mask"]))
+        settings = [Setting(model, "cpu", 1), *precisions(model, device, 8)]
+        results = session.run("parity_runs", settings, source)
+        masks = {str(s): Path(r["mask"]) for s, r in zip(settings, results, strict=True) if "mask" in r}
+        truth = masks.get(str(settings[0]))
+        for setting in settings[1:]:
+            mask = masks.get(str(setting))
+            share = equal(truth, mask) if truth is not None and mask is not None else 0.0
             needed = EQUAL.get(setting.precision, 0.0) if setting.device != "tensorrt" else 0.0
             found[str(setting)] = {"equal": share, "needed": needed, "good": share >= needed}
             print(f"  {setting}: {share:.4%} of the labels are the CPU's (needed: {needed:.2%})", flush=True)
-        bytes_ = []
-        for _ in range(3):
-            result = session.run("parity_runs", Setting(model, device, 8), source)
-            bytes_.append(Path(result["mask"]).read_bytes() if "mask" in result else os.urandom(8))
-        found[f"{model}: same bytes in 3 runs"] = {"good": all(a == b for a, b in pairwise(bytes_))}
+        again = settings[1]
+        bytes_ = [mask.read_bytes() for mask in [masks.get(str(again))] if mask is not None]
+        for count in (2, 1):
+            for result in session.run("parity_runs", [again] * count, source):
+                bytes_.append(Path(result["mask"]).read_bytes() if "mask" in result else b"")
+        found[f"{model}: same bytes in 4 runs of 3 processes"] = {"good": len(bytes_) == 4 and len(set(bytes_)) == 1}
     session.keep("parity", found)
 
 
@@ -360,19 +461,36 @@ def has_tensorrt() -> bool:
 
 
 def throughput(session: Session) -> None:
-    """From the scene on disk to its COG, by model, precision and batch; then channels last at the middle batch."""
+    """From the scene on disk to its COG, by model and precision: the middle batch and channels last first."""
     device, batches = session.arguments.device, session.arguments.batches
     source = scene(session.arguments.size)
     middle = batches[len(batches) // 2]
+    ordered = sorted(batches, key=lambda n: n != middle)
     for model in session.arguments.models:
-        for batch in sorted(batches, key=lambda n: n != middle):  # the most telling first
-            for setting in precisions(model, device, batch):
-                if setting.device == "tensorrt" and batch != middle:
-                    continue  # an engine takes minutes to build
-                session.run("throughput", setting, source, bare=True)
-        for setting in list(precisions(model, device, middle))[:3]:
-            more = Setting(**{**asdict(setting), "nhwc": True})
-            session.run("throughput", more, source, bare=True)
+        for setting in precisions(model, device, middle):
+            if session.arguments.precisions and setting.precision not in session.arguments.precisions:
+                continue
+            if setting.device == "tensorrt":
+                session.run("throughput", [setting], source, bare=True)  # an engine takes minutes to build
+                continue
+            of_batch = [replace(setting, batch=batch) for batch in ordered]
+            session.run("throughput", [of_batch[0], replace(setting, nhwc=True), *of_batch[1:]], source, bare=True)
+
+
+def reading(session: Session) -> None:
+    """What reading alone reaches, by the number of threads that decode."""
+    source, found = scene(session.arguments.size), {}
+    tiling = {"tile": (session.arguments.tile,), "overlap": (session.arguments.tile * OVERLAP // 512,)}
+    settings = {"input": (str(source),), "model": EXAMPLE, "device": session.arguments.device}
+    spec = read_spec(load_settings(None, settings | tiling))
+    for threads in (1, 2, 4, 8, 16):
+        began = time.perf_counter()
+        with gdal_options(threads):
+            tiles = sum(tile.error is None for tile in read([Case("scene", str(source))], Reading(spec, None)))
+        seconds = time.perf_counter() - began
+        found[threads] = round(session.arguments.size**2 / 1e6 / seconds, 1)
+        print(f"  {threads} threads: {tiles} tiles, {found[threads]} Mpx/s", flush=True)
+    session.keep("reading_mpx_per_second", found)
 
 
 def table(results: Result) -> str:
@@ -380,33 +498,44 @@ def table(results: Result) -> str:
     lines = [
         f"{results['machine']}; {results['gpu']}",
         "",
-        "| setting | Mpx/s | network alone | share of it | GPU busy | host memory | GPU memory |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| setting | network alone, Mpx/s | one scene | share | in a row | share | GPU busy | host memory | GPU memory |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in results.get("throughput", []):
         if "error" in row:
-            lines.append(f"| {row['setting']} | {_said(row)} | | | | | |")
+            lines.append(f"| {row['setting']} | {_said(row)} | | | | | | | |")
             continue
         share = "?" if row["busy"] is None else f"{row['busy']:.0%}"
         memory = "?" if row["device_mb"] is None else f"{row['device_mb']} MB"
-        rates = f"{row['mpx_per_second']:.1f} | {row['bare_mpx_per_second']:.1f} | {row['share_of_bare']:.2f}"
+        bare, single, many = (row.get(f"{key}mpx_per_second") for key in ("bare_", "", "in_a_row_"))
+        rates = f"{bare:.1f} | {single:.1f} | {single / bare:.2f} | "
+        rates += " | " if many is None else f"{many:.1f} | {many / bare:.2f}"
         lines.append(f"| {row['setting']} | {rates} | {share} | {row['host_mb']} MB | {memory} |")
     return "\n".join(lines)
+
+
+STEPS: dict[str, Callable[[Session], None]] = {
+    "tests": tests,
+    "reading": reading,
+    "parity": parity,
+    "throughput": throughput,
+}
 
 
 def arguments_of() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepare", action="store_true", help="make the graph of smp's U-Net, and end")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--these", help=argparse.SUPPRESS)
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu-tensors"])
     parser.add_argument("--small", action="store_true", help="small scenes and batches: to see that every line runs")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--precisions", nargs="+", choices=["fp32", "tf32", "fp16"], help="for throughput [all]")
     parser.add_argument("--batches", nargs="+", type=int, default=[8, 32, 64])
     parser.add_argument("--size", type=int, default=10_980, help="pixels per side of the scene that is timed")
     parser.add_argument("--parity-size", type=int, default=2048)
     parser.add_argument("--tile", type=int, default=512)
     parser.add_argument("--seconds", type=float, default=1500, help="after which no further run is begun")
-    parser.add_argument("--steps", nargs="+", default=["tests", "parity", "throughput"])
+    parser.add_argument("--steps", nargs="+", default=list(STEPS), choices=STEPS)
     parser.add_argument("--out", type=Path, default=SCRATCH / "gpu.json")
     arguments = parser.parse_args()
     if arguments.small:
@@ -417,23 +546,20 @@ def arguments_of() -> argparse.Namespace:
 def main() -> None:
     arguments = arguments_of()
     if arguments.prepare:
-        prepare()
+        skeleton()
         return
-    if arguments.one:
-        asked = json.loads(arguments.one)
-        result = one(Setting(**asked["setting"]), Path(asked["source"]), asked["tile"], asked["bare"])
-        print(json.dumps(result))
+    if arguments.these:
+        asked = json.loads(arguments.these)
+        settings = [Setting(**setting) for setting in asked["settings"]]
+        for result in several(settings, Asked(Path(asked["source"]), asked["tile"], asked["bare"])):
+            print(json.dumps(result), flush=True)
         return
-    from segpipe.pipeline.device import gpu_facts
-    from segpipe.pipeline.records import versions
-
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     session = Session(arguments, {"machine": machine(), "gpu": gpu_facts(), "versions": versions()}, time.monotonic())
     print(session.results, flush=True)
-    steps = {"tests": tests, "parity": parity, "throughput": throughput}
     for name in arguments.steps:
         print(name, flush=True)
-        steps[name](session)
+        STEPS[name](session)
     session.keep("finished", True)
     print(table(session.results))
     good = session.results.get("tests", {}).get("passed", True)

@@ -125,23 +125,23 @@ def record(out: Path) -> dict[str, Any]:
     return told
 
 
-def bare(model: Path, source: Path, setting: dict[str, Any]) -> Callable[[float | None], Go]:
-    """The bare model at one setting."""
-    words = [str(setting[key]) for key in ("calls", "threads", "batch")]
+def bare(model: Path, source: Path, settings: Sequence[dict[str, Any]]) -> Callable[[float | None], Go]:
+    """The bare model at the better of two settings each time: noise in their trial once flattered the run by a tenth."""
 
-    def once(every: float | None) -> Go:
+    def at(setting: dict[str, Any], every: float | None) -> Go:
+        words = [str(setting[key]) for key in ("calls", "threads", "batch")]
         child = watched([sys.executable, HERE / "bare.py", model, source, "--setting", *words], every=every)
         return Go(float(json.loads(child.printed)["tried"][0]["seconds"]), child.seconds, child.busy, child.peak_mb)
 
-    return once
+    return lambda every: min((at(setting, every) for setting in settings), key=lambda go: go.seconds)
 
 
-def best_bare(model: Path, source: Path, *, quick: bool) -> dict[str, Any]:
-    """The fastest of calls in flight x threads x batch on some tiles of the scene."""
+def best_bare(model: Path, source: Path, *, quick: bool) -> list[dict[str, Any]]:
+    """The two fastest of calls in flight x threads x batch on some tiles of the scene; the two of different calls."""
     tries = ["--tiles", 12 if quick else 24, "--batches", *((1, 2) if quick else (1, 2, 4)), "--goes", 1 if quick else 2]
     told = json.loads(watched([sys.executable, HERE / "bare.py", model, source, *tries], every=None).printed)
-    best: dict[str, Any] = told["tried"][0]
-    return best
+    best, *others = told["tried"]
+    return [best, next(other for other in others if other["calls"] != best["calls"])]
 
 
 def best_sliding(model: Path, *, quick: bool) -> list[object]:
@@ -183,10 +183,10 @@ def compare(scenario: Scenario, pairs: int, *, quick: bool) -> dict[str, Any]:
     """All contenders on one scenario."""
     model, source = network(scenario.network), scene(SIZE, scenario.nodata)
     print(f"{scenario.name}: trying settings", file=sys.stderr, flush=True)
-    setting, choice = best_bare(model, source, quick=quick), best_sliding(model, quick=quick)
+    settings, choice = best_bare(model, source, quick=quick), best_sliding(model, quick=quick)
     plain_mask, sliding_mask, out = WORK / "plain.tif", WORK / "sliding.tif", WORK / "out"
     contenders = [
-        Contender(BARE, bare(model, source, setting)),
+        Contender(BARE, bare(model, source, settings)),
         Contender(RUN, segpipe(model, source, out), out / "scene.tif"),
         Contender(PLAIN, script("plain.py", model, source, plain_mask), plain_mask),
         Contender(SLIDING, script("sliding.py", model, source, sliding_mask, *choice), sliding_mask),
@@ -200,7 +200,7 @@ def compare(scenario: Scenario, pairs: int, *, quick: bool) -> dict[str, Any]:
         "goal": scenario.goal,
         "windows": windows,
         "inferred": inferred,
-        "bare": {key: setting[key] for key in ("calls", "threads", "batch")},
+        "bare": [{key: setting[key] for key in ("calls", "threads", "batch")} for setting in settings],
         "monai": [str(word) for word in choice],
         "contenders": {c.name: summary(c, out / "scene.tif") for c in contenders},
         "run_over_bare": ratios(run, alone),
@@ -304,10 +304,10 @@ def limit_table(row: dict[str, Any]) -> str:
     """Markdown for one scenario."""
     everyone = row["contenders"]
     base = everyone[BARE]["seconds"][1]
+    bares = " or ".join(f"{b['calls']} calls x {b['threads']} threads, batch {b['batch']}" for b in row["bare"])
     lines = [
-        f"**U-Net, {row['scenario']}**: {row['inferred']} of {row['windows']} tiles are inferred; bare at "
-        f"{row['bare']['calls']} calls x {row['bare']['threads']} threads, batch {row['bare']['batch']}; MONAI at "
-        f"{' '.join(row['monai'])}",
+        f"**U-Net, {row['scenario']}**: {row['inferred']} of {row['windows']} tiles are inferred; bare at {bares}, the "
+        f"better each time; MONAI at {' '.join(row['monai'])}",
         "",
         "| what | seconds | over bare | whole process, s | core-seconds of it | peak memory | labels as segpipe's |",
         "| --- | --- | --- | --- | --- | --- | --- |",

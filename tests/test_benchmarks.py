@@ -22,12 +22,13 @@ def test_they_can_be_imported():
     run("-c", f"import {', '.join(MODULES)}")
 
 
-def test_the_one_for_gpus_runs_on_cpu_tensors(tmp_path):
+def test_the_one_for_gpus_runs_on_cpu_tensors_with_the_tests_for_gpus(tmp_path):
     out = tmp_path / "gpu.json"
-    few = ("--models", "example", "--precisions", "fp32", "--steps", "reading", "parity", "throughput")
+    few = ("--models", "example", "--precisions", "fp32")
     told = run("gpu.py", "--device", "cpu-tensors", "--small", *few, "--out", out, PYTHONWARNINGS="ignore")
     found = json.loads(out.read_text(encoding="utf-8"))
     assert found["finished"]
+    assert found["tests"]["passed"], found["tests"]["said"]
     assert all(row["good"] for row in found["parity"].values())
     first, channels_last, other_batch = found["throughput"]
     assert 0 < first["share_of_bare"] < 2

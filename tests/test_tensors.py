@@ -30,11 +30,12 @@ from segpipe.pipeline.errors import DeviceError, DeviceMemoryError, SettingsErro
 from segpipe.pipeline.gate import _room, check_agreement
 from segpipe.pipeline.labels import Decision
 from segpipe.pipeline.launch import carry_out, prepare
-from segpipe.pipeline.plan import make_plan
+from segpipe.pipeline.plan import STRETCHES, make_plan, memory_mb
 from segpipe.pipeline.profile import begin
 from segpipe.pipeline.records import Run
 from segpipe.pipeline.scaling import Scaling
 from segpipe.pipeline.spec import read_spec
+from segpipe.pipeline.stretch import STRETCH_BYTES
 from segpipe.pipeline.tensors import DeviceArrays, Lane, Upload, scaled
 from segpipe.pipeline.wall import account
 from segpipe.pipeline.weights import Weights
@@ -399,6 +400,15 @@ def test_a_strip_is_as_wide_as_the_devices_memory_allows(spec, raster, tmp_path)
         run = Run(replace(spec, room=Room(limit=0, strip=strip)), settings)
         plan = make_plan([Case("a", str(source))], run, 1, look=True)
         assert len(plan.cuts[0].parts if plan.cuts else ()) == parts
+
+
+def test_planned_memory_knows_of_what_is_read_at_one_go(spec, raster, tmp_path):
+    """Windows of a row are read at one go where the network is on a device, and some stretches are in memory at once."""
+    source = raster("scene.tif", np.ones((3, 200, 400), np.uint8))
+    settings = load_settings(None, {"input": (str(source),), "model": spec.path, "output": tmp_path / "out"})
+    there, here = (Run(replace(spec, device=device), settings) for device in ("cpu-tensors", "cpu"))
+    plan = make_plan([Case("a", str(source))], here, 1, look=True)
+    assert memory_mb(plan, there) - memory_mb(plan, here) == pytest.approx(STRETCHES * STRETCH_BYTES / 1e6)
 
 
 def test_tf32_is_for_gpus(spec, raster, tmp_path):

@@ -34,7 +34,6 @@ check: $(VENV)/developed
 	$(BIN)/lint-imports --no-cache
 
 bench: $(VENV)/developed
-	$(INSTALL) '.[bench]'
 	$(BIN)/python benchmarks/limit.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/memory.py

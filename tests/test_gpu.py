@@ -195,7 +195,7 @@ def test_a_profile_tells_what_the_device_itself_has_taken(tmp_path, lane):
     flags = {"input": (str(source),), "model": model, "output": tmp_path / "out", "executor": "serial", "device": DEVICE}
     summary = carry_out(prepare(load_settings(None, flags | {"profile": True})), Silent())
     stages = summary.profile.stages
-    assert stages["upload"].busy > 0
+    assert min(stages[name].busy for name in ("upload", "download")) > 0
     assert summary.profile.limit == (stages["gpu"] if lane.pinned else stages["infer"]).busy > 0
 
 

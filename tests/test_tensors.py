@@ -472,16 +472,14 @@ def test_two_packages_of_onnx_runtime_in_one_folder_are_refused(folders, refused
 
 
 class FakeEvent:
-    """As CUDA's: it knows when the device came to it, once it has."""
-
-    times = iter([1.0, 3.0, 10.0, 14.0])
+    """As CUDA's: it knows when its stream came to it, once it has."""
 
     def __init__(self, *, enable_timing):
         assert enable_timing
         self.done = False
 
     def record(self, stream):
-        self.at = next(self.times)
+        self.at = next(stream)
 
     def query(self):
         return self.done
@@ -497,30 +495,37 @@ def recorder():
     begin(on=False)
 
 
+def timing_lane(work):
+    """A lane as on a GPU, whose streams are the moments at which they come to an event."""
+    lane = Lane("cpu")
+    lane.pinned, lane._module, lane.work = True, SimpleNamespace(Event=FakeEvent), iter(work)
+    return lane
+
+
 def test_a_profile_counts_what_the_device_took_once_it_is_done(recorder):
     """No GPU is needed to see that nothing waits for one."""
-    lane = Lane("cpu")
-    lane.pinned, lane._module = True, SimpleNamespace(Event=FakeEvent)
-    for _ in range(2):
-        with lane.timed():
+    lane = timing_lane([1.0, 3.0, 10.0, 14.0])
+    for stage, stream in (("gpu", None), ("upload", iter([2.0, 9.0])), ("gpu", None)):
+        with lane.timed(stage, stream):
             pass
     lane.told()
-    assert "gpu" not in recorder.taken().totals
-    lane._timed[0][1].done = True
+    assert not recorder.taken().totals
+    lane._timed[0][-1].done = True
     lane.told()
     assert recorder.taken().totals["gpu"].busy == pytest.approx(2.0)
-    lane._timed[0][1].done = True
+    for _, _, stop in lane._timed:
+        stop.done = True
     lane.told()
-    assert recorder.taken().totals["gpu"].busy == pytest.approx(6.0)
+    busy = {name: total.busy for name, total in recorder.taken().totals.items()}
+    assert busy == pytest.approx({"gpu": 6.0, "upload": 7.0})
     found = account(recorder, workers=1, calls=1, on_cpu=False)
     assert found.limit == pytest.approx(6.0)
     assert found.stages["gpu"].wall == 0
 
 
 def test_nothing_is_timed_where_nobody_profiles():
-    lane = Lane("cpu")
-    lane.pinned, lane._module = True, SimpleNamespace(Event=None)
-    with lane.timed():
+    lane = timing_lane([])
+    with lane.timed("gpu"):
         pass
     assert not lane._timed
 

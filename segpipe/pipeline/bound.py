@@ -88,7 +88,7 @@ class BoundModel:
             parts.append(self.arrays.zeros((missing, *self.spec.batch_shape[1:])))
         given = self._given(parts[0] if len(parts) == 1 else torch.cat(parts))
         out = torch.empty(self._scores_shape, dtype=self._scores_type, device=self.lane.device)
-        with self.lane.timed():
+        with self.lane.timed("gpu"):
             self._network(given, out)
         out = out.to(torch.float32)
         if self._tail is not None:

@@ -38,7 +38,7 @@ class Lane:
         # never the default stream: its handle is 0, which ONNX Runtime takes for none, and then does not wait for it
         self.work = self._module.Stream()
         self.uploads = self._module.Stream()
-        self._timed: deque[tuple[Any, Any]] = deque()
+        self._timed: deque[tuple[str, Any, Any]] = deque()
 
     @property
     def handle(self) -> int | None:
@@ -50,22 +50,23 @@ class Lane:
         return self._module.Event()
 
     @contextmanager
-    def timed(self) -> Iterator[None]:
-        """Let a profile know how long the device itself takes for the work that is asked for inside."""
+    def timed(self, stage: str, stream: Any = None) -> Iterator[None]:
+        """Let a profile know how long the device itself takes for what is asked of a stream inside, that of work if None."""
         if not (self.pinned and profiled()):
             yield
             return
+        stream = self.work if stream is None else stream
         start, stop = (self._module.Event(enable_timing=True) for _ in range(2))
-        start.record(self.work)
+        start.record(stream)
         yield
-        stop.record(self.work)
-        self._timed.append((start, stop))
+        stop.record(stream)
+        self._timed.append((stage, start, stop))
 
     def told(self) -> None:
         """Tell the profile of all timed work that is done."""
-        while self._timed and self._timed[0][1].query():
-            start, stop = self._timed.popleft()
-            count("gpu", start.elapsed_time(stop) / 1e3)
+        while self._timed and self._timed[0][-1].query():
+            stage, start, stop = self._timed.popleft()
+            count(stage, start.elapsed_time(stop) / 1e3)
 
     def on(self, stream: Any) -> AbstractContextManager[Any]:
         context: AbstractContextManager[Any] = self._module.stream(stream)
@@ -136,7 +137,8 @@ class DeviceArrays:
 
     def fetch(self, *arrays: Tensor | None) -> Callable[[], list[Any]]:
         """Copies run behind the work that makes the arrays; torch gives pinned memory out again once they are done."""
-        copies = [None if array is None else self._copy(array) for array in arrays]
+        with span("download"), self.lane.timed("download"):
+            copies = [None if array is None else self._copy(array) for array in arrays]
         arrived = self.lane.event()
         arrived.record(self.lane.work)
 
@@ -198,7 +200,8 @@ class _Buffer:
         self._gather(arrays, self._host[:size].numpy().view(dtype).reshape(shape))
         with lane.on(lane.uploads):
             self.used.wait(lane.uploads)
-            self._there[:size].copy_(self._host[:size], non_blocking=True)
+            with lane.timed("upload", lane.uploads):
+                self._there[:size].copy_(self._host[:size], non_blocking=True)
             self._sent.record(lane.uploads)
         self._sent.wait(lane.work)
         return self._there[:size].view(torch_type(dtype)).view(shape)

@@ -9,7 +9,7 @@ from segpipe.pipeline.profile import Recorder, Taken, Total
 
 STAGES = (
     *("start", "model", "plan", "workers", "measure", "open", "read", "scale", "upload", "infer", "gpu", "weight"),
-    *("blend", "decide", "count", "write", "finish", "join", "tables", "idle", "other"),
+    *("blend", "decide", "download", "count", "write", "finish", "join", "tables", "idle", "other"),
 )
 """In the order of the work."""
 

@@ -23,7 +23,7 @@ from scenes import SCRATCH, network
 
 from segpipe.pipeline.config import load_settings
 from segpipe.pipeline.launch import carry_out, prepare
-from segpipe.pipeline.run import Outcome
+from segpipe.pipeline.tasks import Outcome
 from segpipe.pipeline.windows import axis_starts
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -10,7 +10,7 @@ from segpipe.pipeline.errors import OutputError
 from segpipe.pipeline.files import output_errors
 from segpipe.pipeline.launch import Prepared, Summary
 from segpipe.pipeline.ledger import State
-from segpipe.pipeline.run import Outcome, Watcher
+from segpipe.pipeline.tasks import Outcome, Watcher
 
 
 class Journal(logging.Handler):

@@ -19,8 +19,8 @@ from segpipe.pipeline.launch import Prepared, Summary
 from segpipe.pipeline.ledger import State
 from segpipe.pipeline.plan import Plan, memory_mb, worker_memory
 from segpipe.pipeline.records import Record, records
-from segpipe.pipeline.run import Outcome
 from segpipe.pipeline.status import Status
+from segpipe.pipeline.tasks import Outcome
 from segpipe.pipeline.wall import Profile
 
 if TYPE_CHECKING:  # torch and all that comes with it

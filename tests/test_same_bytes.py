@@ -10,8 +10,9 @@ from segpipe.pipeline.agenda import Agenda
 from segpipe.pipeline.cases import Case
 from segpipe.pipeline.model import load
 from segpipe.pipeline.plan import Job, PlannedCase, group
-from segpipe.pipeline.run import PartJob, work
+from segpipe.pipeline.run import Context, work
 from segpipe.pipeline.schedule import EXECUTORS
+from segpipe.pipeline.tasks import PartJob
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def test_the_order_in_which_tasks_end_changes_no_byte(seed, scenes, model, run_s
                 held.append(agenda.take())
             task = held.pop(rng.randrange(len(held)))
             ends.append(task)
-            yield from agenda.ended(task, list(work(task, run, loaded, 1, watcher.progress)))
+            yield from agenda.ended(task, list(work(task, Context(run, loaded, 1, watcher.progress))))
 
     expected = contents(run_serial(scenes, model, parts=1, output=tmp_path / "whole"))
     monkeypatch.setitem(EXECUTORS, "serial", shuffled)

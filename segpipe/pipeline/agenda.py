@@ -8,7 +8,7 @@ from segpipe.pipeline.cases import Case
 from segpipe.pipeline.parts import is_part_done, read_scaling
 from segpipe.pipeline.plan import JOBS_PER_WORKER, Cut, Job, Plan, PlannedCase, cut_large, job_windows, keep_cut
 from segpipe.pipeline.records import Run
-from segpipe.pipeline.run import JoinJob, MeasureJob, Outcome, PartJob, Returned, Task, Told
+from segpipe.pipeline.tasks import JoinJob, MeasureJob, Outcome, PartJob, Returned, Task, Told
 
 
 @dataclass

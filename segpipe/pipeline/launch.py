@@ -24,11 +24,11 @@ from segpipe.pipeline.parts import FOLDER, forget_parts, has_parts, parts_folder
 from segpipe.pipeline.plan import Failure, Plan, keep_cut, make_plan
 from segpipe.pipeline.profile import begin, end, span
 from segpipe.pipeline.records import Run, device_kind, done_cases, record_name, versions, write_areas
-from segpipe.pipeline.run import Outcome, Watcher
 from segpipe.pipeline.schedule import EXECUTORS
 from segpipe.pipeline.spec import read_spec
 from segpipe.pipeline.stores import Store
 from segpipe.pipeline.stores.folder import Folder
+from segpipe.pipeline.tasks import Outcome, Watcher
 from segpipe.pipeline.wall import Profile, account, write_trace
 
 LOG = logging.getLogger("segpipe")

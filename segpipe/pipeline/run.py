@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import groupby
 from operator import attrgetter
-from typing import Protocol
 
 from segpipe.pipeline.ahead import ahead
 from segpipe.pipeline.batches import (
@@ -39,11 +38,11 @@ from segpipe.pipeline.machine import processors
 from segpipe.pipeline.model import Model
 from segpipe.pipeline.output import CaseOutput, PartOutput
 from segpipe.pipeline.parts import forget_parts, is_part_done, read_cut, read_scaling, write_scaling
-from segpipe.pipeline.plan import Job, PlannedCase, as_planned, job_windows
+from segpipe.pipeline.plan import Job, as_planned, job_windows
 from segpipe.pipeline.predict import predict
 from segpipe.pipeline.profile import span, waiting
 from segpipe.pipeline.records import Run, done_pixels, is_done, refuse_taken
-from segpipe.pipeline.windows import Part
+from segpipe.pipeline.tasks import JoinJob, MeasureJob, Outcome, PartJob, Progress, Returned, Task, Told
 
 LOG = logging.getLogger("segpipe")
 
@@ -61,80 +60,23 @@ DECODERS = 8
 (measured on 16 processors). On the CPU it is one, since the processors are the network's. Where tiles are waited for there
 come to be more."""
 
-Progress = Callable[[int], None]
-"""Told how many more pixels are done."""
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Context:
+    """What all tasks of a process are done with."""
+
+    run: Run
+    model: Model
+    calls: int
+    """Of the model, in flight at once."""
+    progress: Progress
 
 
-class Watcher(Protocol):
-    """Who is told of a run while it goes on."""
-
-    def progress(self, pixels: int) -> None: ...
-
-    def outcome(self, outcome: "Outcome") -> None: ...
-
-    def note(self, line: str) -> None:
-        """Something to know that is no error."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a case ended."""
-
-    case: Case
-    seconds: float
-    pixels: int = 0
-    error: str | None = None
-    passing: bool = False
-    """Whether a storage fault that may pass was the reason."""
-    short: bool = False
-    """Whether the memory of the device was too small for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Returned:
-    """A case that its job has handed back, and what was seen of it if it was opened."""
-
-    case: Case
-    seen: PlannedCase | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class MeasureJob:
-    """Take the statistics of all of a case, by which its parts are scaled."""
-
-    case: PlannedCase
-
-
-@dataclass(frozen=True, slots=True)
-class PartJob:
-    """Do one part of a case."""
-
-    case: PlannedCase
-    number: int
-    part: Part
-
-
-@dataclass(frozen=True, slots=True)
-class JoinJob:
-    """Make the mask and the record of a case whose parts are all done."""
-
-    case: PlannedCase
-    parts: tuple[Part, ...]
-    seconds: float
-    """That the parts took."""
-
-
-Task = Job | MeasureJob | PartJob | JoinJob
-
-Told = Outcome | Returned
-"""What a task tells of a case."""
-
-
-def work(task: Task, run: Run, model: Model, calls: int, progress: Progress) -> Iterator[Told]:
+def work(task: Task, context: Context) -> Iterator[Told]:
     """Do a task; one word for each of its cases. What a storage fault has stopped is begun anew, later and later."""
-    for wait in waits(run.settings.retries):
+    for wait in waits(context.run.settings.retries):
         stopped: list[Outcome] = []
-        for told in _fitting(task, run, model, calls, progress):
+        for told in _fitting(task, context):
             if isinstance(told, Outcome) and told.passing:
                 stopped.append(told)
             else:
@@ -143,26 +85,26 @@ def work(task: Task, run: Run, model: Model, calls: int, progress: Progress) -> 
             return
         for outcome in stopped:
             tell(str(outcome.error), wait)
-            progress(-outcome.pixels)
+            context.progress(-outcome.pixels)
         time.sleep(wait)
         if isinstance(task, Job):
             task = replace(task, cases=tuple(outcome.case for outcome in stopped))
-    yield from _fitting(task, run, model, calls, progress)
+    yield from _fitting(task, context)
 
 
-def _fitting(task: Task, run: Run, model: Model, calls: int, progress: Progress) -> Iterator[Told]:
+def _fitting(task: Task, context: Context) -> Iterator[Told]:
     """All that the memory of the device was too small for begins anew, with half the batch."""
     short: list[Outcome] = []
-    for told in _once(task, run, model, calls, progress):
+    for told in _once(task, context):
         if isinstance(told, Outcome) and told.short:
-            progress(-told.pixels)
+            context.progress(-told.pixels)
             short.append(told)
         else:
             yield told
-    if short and model.shrink():
+    if short and context.model.shrink():
         names = ", ".join(outcome.case.name for outcome in short)
-        LOG.warning("%s; begun anew with batches of %d: %s", short[0].error, model.spec.batch, names)
-        yield from _fitting(_only(task, short), run, model, calls, progress)
+        LOG.warning("%s; begun anew with batches of %d: %s", short[0].error, context.model.spec.batch, names)
+        yield from _fitting(_only(task, short), context)
     else:
         yield from short
 
@@ -173,19 +115,20 @@ def _only(task: Task, outcomes: list[Outcome]) -> Task:
     return replace(task, cases=tuple(case for case in task.cases if case.name in names)) if isinstance(task, Job) else task
 
 
-def _once(task: Task, run: Run, model: Model, calls: int, progress: Progress) -> Iterator[Told]:
+def _once(task: Task, context: Context) -> Iterator[Told]:
     if isinstance(task, Job):
-        yield from run_job(task, run, model, calls, progress)
+        yield from run_job(task, context)
     elif isinstance(task, PartJob):
-        yield run_part(task, run, model, calls, progress)
+        yield run_part(task, context)
     elif isinstance(task, MeasureJob):
-        yield _timed("measure", task.case.case, lambda: measure(task.case.case, run))
+        yield _timed("measure", task.case.case, lambda: measure(task.case.case, context.run))
     else:
-        yield _timed("join", task.case.case, lambda: join(task, run), task.case.pixels, task.seconds)
+        yield _timed("join", task.case.case, lambda: join(task, context.run), task.case.pixels, task.seconds)
 
 
-def run_job(job: Job, run: Run, model: Model, calls: int, progress: Progress) -> Iterator[Told]:
+def run_job(job: Job, context: Context) -> Iterator[Told]:
     """Do every case of a job; one word for each, in order, once its mask has its name or it has failed."""
+    run, model = context.run, context.model
     limit = job_windows(run) if job.unseen else math.inf
     run = replace(run, model=model.spec)  # whose batch may be smaller by now
     before = {} if run.settings.overwrite else _done_before(job, run)
@@ -193,12 +136,13 @@ def run_job(job: Job, run: Run, model: Model, calls: int, progress: Progress) ->
     left = [case for case in job.cases if case.name not in before]
     reading = Reading(run.model, run.settings.bands, _decoders(run.model.device), limit=limit)
     windows = _tiles(left, reading)
-    scored = predict(model, batches(windows, run.model.batch), calls)
+    scored = predict(model, batches(windows, run.model.batch), context.calls)
     with gdal_options(), closing(windows), closing(scored), ThreadPoolExecutor(1, "segpipe-finish") as finisher:
         finishing: deque[Future[Told]] = deque()
         for case, own in groupby(scored, key=attrgetter("case")):
             boxes = _boxes(own, run, model)
-            finishing.append(finisher.submit(_segment(case, boxes, partial(_case_output, case, run=run), progress)))
+            finish = _segment(case, boxes, partial(_case_output, case, run=run), context.progress)
+            finishing.append(finisher.submit(finish))
             # the last case is finished beside the next one, unless that one may not begin
             while len(finishing) > (0 if run.settings.fail_fast else 1):
                 yield _finished(finishing)
@@ -225,17 +169,18 @@ def _case_output(case: Case, sheet: Sheet, run: Run) -> CaseOutput:
     return CaseOutput(case, sheet, run)
 
 
-def run_part(job: PartJob, run: Run, model: Model, calls: int, progress: Progress) -> Outcome:
+def run_part(job: PartJob, context: Context) -> Outcome:
     """Do one part of a case, which needs nothing of the others."""
-    case = job.case.case
+    run, model, case = context.run, context.model, job.case.case
     if is_part_done(run.output, case, job.number, confidence=run.settings.confidence):
         return Outcome(case, 0.0)  # by a worker that was lost before it could tell
     known = read_scaling(run.output, case)
     reading = Reading(run.model, run.settings.bands, _decoders(run.model.device), part=job.part, scaling=known)
     windows = _tiles([case], reading)
-    scored = predict(model, batches(windows, model.spec.batch), calls)
+    scored = predict(model, batches(windows, model.spec.batch), context.calls)
     with gdal_options(), closing(windows), closing(scored):
-        outcome = _segment(case, _boxes(scored, run, model), lambda sheet: _part_output(job, sheet, run), progress)()
+        boxes = _boxes(scored, run, model)
+        outcome = _segment(case, boxes, lambda sheet: _part_output(job, sheet, run), context.progress)()
     assert isinstance(outcome, Outcome)
     return outcome
 

@@ -18,7 +18,8 @@ from segpipe.pipeline.model import load
 from segpipe.pipeline.plan import Job, Plan
 from segpipe.pipeline.profile import Around, Taken, absorb, recording, span
 from segpipe.pipeline.records import Run, done_pixels
-from segpipe.pipeline.run import JoinJob, Outcome, Progress, Task, Told, Watcher, work
+from segpipe.pipeline.run import Context, work
+from segpipe.pipeline.tasks import JoinJob, Outcome, Progress, Task, Told, Watcher
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Worker
@@ -53,13 +54,13 @@ Executor = Callable[[Plan, Run, Watcher, threading.Event], Iterator[Outcome]]
 def serial(plan: Plan, run: Run, watcher: Watcher, halt: threading.Event) -> Iterator[Outcome]:
     """Every job in this process, one after the other: the reference."""
     with span("model"):
-        model, agenda = load(run.model), Agenda(plan, run)
+        agenda, context = Agenda(plan, run), Context(run, load(run.model), plan.calls, watcher.progress)
     while agenda and not halt.is_set():
         task = agenda.take()
         if not isinstance(task, Job):
-            yield from agenda.ended(task, list(work(task, run, model, plan.calls, watcher.progress)))
+            yield from agenda.ended(task, list(work(task, context)))
             continue
-        for told in work(task, run, model, plan.calls, watcher.progress):  # its cases are told of one by one
+        for told in work(task, context):  # its cases are told of one by one
             yield from agenda.ended(task, [told])
             if halt.is_set():
                 return
@@ -226,7 +227,7 @@ def _work(key: str, task: Task, run: Run, calls: int) -> tuple[list[Told], Taken
     told_of = _warnings_told(lambda text: worker.log_event(TOPIC, {"warning": text}))
     with recording(on=bool(run.settings.profile)) as recorded, told_of:
         model = getattr(worker, WORKER_MODEL, None) or load(run.model)
-        told = list(work(task, run, model, calls, progress))
+        told = list(work(task, Context(run, model, calls, progress)))
     progress.flush()
     return told, recorded.taken
 

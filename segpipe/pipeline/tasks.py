@@ -1,0 +1,78 @@
+"""What there is to do for the cases of a run, what is told of it, and to whom."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from segpipe.pipeline.cases import Case
+from segpipe.pipeline.plan import Job, PlannedCase
+from segpipe.pipeline.windows import Part
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a case ended."""
+
+    case: Case
+    seconds: float
+    pixels: int = 0
+    error: str | None = None
+    passing: bool = False
+    """Whether a storage fault that may pass was the reason."""
+    short: bool = False
+    """Whether the memory of the device was too small for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """A case that its job has handed back, and what was seen of it if it was opened."""
+
+    case: Case
+    seen: PlannedCase | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureJob:
+    """Take the statistics of all of a case, by which its parts are scaled."""
+
+    case: PlannedCase
+
+
+@dataclass(frozen=True, slots=True)
+class PartJob:
+    """Do one part of a case."""
+
+    case: PlannedCase
+    number: int
+    part: Part
+
+
+@dataclass(frozen=True, slots=True)
+class JoinJob:
+    """Make the mask and the record of a case whose parts are all done."""
+
+    case: PlannedCase
+    parts: tuple[Part, ...]
+    seconds: float
+    """That the parts took."""
+
+
+Task = Job | MeasureJob | PartJob | JoinJob
+
+Told = Outcome | Returned
+"""What a task tells of a case."""
+
+
+Progress = Callable[[int], None]
+"""Told how many more pixels are done."""
+
+
+class Watcher(Protocol):
+    """Who is told of a run while it goes on."""
+
+    def progress(self, pixels: int) -> None: ...
+
+    def outcome(self, outcome: Outcome) -> None: ...
+
+    def note(self, line: str) -> None:
+        """Something to know that is no error."""

@@ -1,5 +1,6 @@
 """Clusters that are there already: a scheduler and workers started by hand, in processes of their own."""
 
+import json
 import os
 import re
 import shutil
@@ -128,6 +129,7 @@ def test_a_scheduler_that_vanishes_ends_the_run_and_a_second_one_completes_it(cl
     os.killpg(cluster.scheduler.pid, 9)
     _, told = run.communicate(timeout=120)
     assert run.returncode == 1
+    assert "the scheduler is gone" in json.loads((tmp_path / "out" / "run.json").read_text())["problems"][0]
     assert "the scheduler is gone" in told
     assert "Traceback" not in told
     assert segpipe(*scenes, "-o", "out", "--executor", "serial").returncode == 0

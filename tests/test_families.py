@@ -163,7 +163,7 @@ def mean_of_windows(network, image, tile, overlap, align):
 
 
 def starts(size, tile, overlap, align):
-    """DESIGN's formula, written down once more."""
+    """The formula, written down once more."""
     last = math.ceil((size - tile) / align)
     count = math.ceil(last / ((tile - overlap) // align)) + 1
     return [align * (i * last // (count - 1)) for i in range(count)]

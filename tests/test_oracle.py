@@ -16,7 +16,7 @@ NODATA = 0
 
 
 def starts(size, tile, overlap, align):
-    """DESIGN's formula, written down a second time."""
+    """The formula, written down a second time."""
     last = max(0, math.ceil((size - tile) / align))
     step = (tile - overlap) // align
     n = math.ceil(last / step) + 1

@@ -300,5 +300,6 @@ def _record(run: Run, summary: Summary, state: str) -> dict[str, Any]:
         "done": summary.done,
         "skipped": summary.skipped,
         "failed": [{"case": failure.case.name, "error": failure.error} for failure in summary.failed],
+        "problems": summary.problems,
         **({"profile": summary.profile.as_json()} if summary.profile else {}),
     }

@@ -115,6 +115,16 @@ def test_workers_of_another_version_are_refused(cluster, scenes, segpipe, tmp_pa
     assert not list((tmp_path / "segpipe-out").glob("*.tif"))
 
 
+def test_a_worker_of_several_threads_is_refused_where_they_would_share_what_is_for_one(cluster, scenes, segpipe):
+    cluster.worker("--nthreads", "2")
+    wait_for_workers(cluster, 1)
+    for flags in (("--profile",), ("--device", "cpu-tensors")):
+        refused = segpipe(*scenes, "--scheduler", cluster.address, *flags)
+        assert refused.returncode in (1, 2)
+        assert re.search("workers must have one thread each on a GPU and for --profile, and tcp://.* has 2", refused.stderr)
+    assert segpipe(*scenes, "--scheduler", cluster.address).returncode == 0
+
+
 def test_a_scheduler_that_vanishes_ends_the_run_and_a_second_one_completes_it(cluster, scenes, segpipe, raster, tmp_path):
     rng = np.random.default_rng(9)
     raster("in/long.tif", rng.integers(1, 255, (3, 3000, 3000), dtype=np.uint8))

@@ -199,7 +199,14 @@ def _told(settings: Settings) -> dict[str, Any]:
 
 
 def _check_workers(client: "Client", run: Run) -> None:
-    """All workers must have the run's segpipe, Python and model, and the same kind of device."""
+    """Workers must have the run's segpipe, Python and model, the same kind of device, and one thread where that matters."""
+    if run.model.device != "cpu" or run.settings.profile:
+        for address, worker in client.scheduler_info(n_workers=-1)["workers"].items():
+            if worker["nthreads"] > 1:
+                raise WorkerError(
+                    f"workers must have one thread each on a GPU and for --profile, and {address} has {worker['nthreads']}: "
+                    "start them with dask worker --nthreads 1, one for each GPU"
+                )
     mine = {"segpipe": __version__, "Python": platform.python_version(), "the model": run.model.sha256}
     try:
         workers = client.run(_told, run.settings)

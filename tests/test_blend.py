@@ -69,5 +69,6 @@ def test_memory_is_the_shared_rows_and_columns_only():
     strip = Strip(cover)
     strip.add((0, 0), np.zeros((3, 64, 64), np.float32))
     shared = [max(a + 64 - b for a, b in pairwise(s)) for s in cover.starts]
+    assert cover.shared == shared[0]
     expected = 3 * 4 * (shared[0] * cover.padded[1] + 64 * shared[1])
     assert reduce(lambda total, kept: total + kept.nbytes, strip._kept, 0) == expected

@@ -15,6 +15,7 @@ from segpipe.pipeline.gdal import cache_bytes, gdal_options
 from segpipe.pipeline.machine import memory
 from segpipe.pipeline.parts import plan_name, read_cut, write_cut
 from segpipe.pipeline.records import Run, done_cases, refuse_taken
+from segpipe.pipeline.spec import ModelSpec
 from segpipe.pipeline.stretch import STRETCH_BYTES
 from segpipe.pipeline.windows import Cover, Part
 
@@ -189,15 +190,19 @@ def _stored(case: PlannedCase, run: Run) -> tuple[Part, ...] | None:
 
 def _limits(case: PlannedCase, total: int, run: Run, workers: int) -> Limits:
     share = max(1, round(workers * case.windows / total))
-    return Limits(min(share, case.windows), run.settings.parts, _widest(run, workers))
+    return Limits(min(share, case.windows), run.settings.parts, _widest(case, run, workers))
 
 
-def _widest(run: Run, workers: int) -> int:
-    """Pixels of a strip's width that half of a worker's memory holds, or what is left of its GPU's."""
-    model = run.model
-    memory = worker_memory(run, workers) / 2 if model.room is None else model.room.strip
-    per_pixel = (model.tiling.overlap[0] + model.tiling.align[0]) * model.contract.scores * 4
-    return int(memory / per_pixel)
+def _widest(case: PlannedCase, run: Run, workers: int) -> int | None:
+    """Pixels of a strip's width that half of a worker's memory holds, or what is left of its GPU's; None: any."""
+    per_pixel = strip_bytes(case.shape, run.model)
+    memory = worker_memory(run, workers) / 2 if run.model.room is None else run.model.room.strip
+    return int(memory / per_pixel) if per_pixel else None
+
+
+def strip_bytes(shape: tuple[int, ...], model: ModelSpec) -> int:
+    """Of score sums that a case of some shape keeps per pixel of its width."""
+    return Cover(shape, model.tiling).shared * model.contract.scores * 4
 
 
 def worker_memory(run: Run, workers: int) -> float:
@@ -279,8 +284,7 @@ def memory_mb(plan: Plan, run: Run) -> float:
     tile = math.prod(model.tiling.tile) * 4e-6
     channels, classes = model.contract.channel_count, model.contract.scores
     tiles = (2 * plan.calls + 2) * model.batch * tile * (channels + classes)
-    widest = max((case.shape[-1] for case in plan.seen), default=0)
-    strip = (model.tiling.overlap[0] + model.tiling.align[0]) * widest * classes * 4e-6
+    strip = max((strip_bytes(case.shape, model) * case.shape[-1] * 1e-6 for case in plan.seen), default=0.0)
     stretches = 0.0 if model.device == "cpu" else STRETCHES * STRETCH_BYTES * 1e-6
     cache = cache_bytes(max((case.room for case in plan.seen), default=0)) / 1e6
     return PROCESS_MB + cache + model.network_mb * plan.calls + tiles + strip + stretches

@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import product
+from itertools import pairwise, product
 from typing import Any, Literal
 
 import numpy as np
@@ -112,6 +112,12 @@ class Cover:
         """Window starts per axis."""
         t = self.tiling
         return tuple(axis_starts(*axis) for axis in zip(self.shape, t.tile, t.overlap, t.align, strict=True))
+
+    @property
+    def shared(self) -> int:
+        """The most that neighbours share along the first axis, in pixels: what a strip keeps of the width of a case."""
+        (first, *_), (tile, *_) = self.starts, self.tiling.tile
+        return max((before + tile - start for before, start in pairwise(first)), default=0)
 
     @property
     def counts(self) -> tuple[int, ...]:

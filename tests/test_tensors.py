@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -17,8 +18,9 @@ from hypothesis import strategies as st
 from networks import Network, contract, local
 from onnx import TensorProto
 
-from segpipe.pipeline import profile
+from segpipe.pipeline import bound, profile
 from segpipe.pipeline.arrays import HOST
+from segpipe.pipeline.batches import Tile
 from segpipe.pipeline.blend import Strip
 from segpipe.pipeline.bound import BoundModel, _engine_key
 from segpipe.pipeline.cases import Case
@@ -36,7 +38,7 @@ from segpipe.pipeline.records import Run
 from segpipe.pipeline.scaling import Scaling
 from segpipe.pipeline.spec import read_spec
 from segpipe.pipeline.stretch import STRETCH_BYTES
-from segpipe.pipeline.tensors import DeviceArrays, Lane, Upload, scaled
+from segpipe.pipeline.tensors import BUFFERS, CONSTANTS, DeviceArrays, Lane, Upload, scaled
 from segpipe.pipeline.wall import account
 from segpipe.pipeline.weights import Weights
 from segpipe.pipeline.windows import Cover, Tiling
@@ -312,8 +314,101 @@ def test_a_batch_without_memory_is_halved_and_its_cases_begin_anew(parts, scenes
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
     assert [r.message for r in caplog.records if "begun anew with batches of 4" in r.message]
     assert [r.message for r in caplog.records if "begun anew with batches of 2" in r.message]
-    if parts is None:
-        assert {json.loads(p.read_text())["device"]["batch"] for p in (tmp_path / "out").glob("[0-9].json")} == {2}
+    assert {json.loads(p.read_text())["device"]["batch"] for p in (tmp_path / "out").glob("[0-9].json")} == {2}
+
+
+def test_a_record_names_every_batch_that_parts_of_its_case_were_done_with(scenes, run_serial, tmp_path, monkeypatch):
+    model, out = deep(tmp_path / "m.onnx"), tmp_path / "out"
+    prepared = prepare(load_settings(None, flags_of(scenes / "0.tif", model, out, batch=8, parts=3)))
+    whole = BoundModel.score
+
+    def score(self, tiles):
+        if self.spec.batch == 8 and list(out.glob(".parts/*/*.npz")):
+            raise DeviceMemoryError("the device's memory is used up")
+        return whole(self, tiles)
+
+    monkeypatch.setattr(BoundModel, "score", score)
+    assert not carry_out(prepared, Silent()).failed
+    assert json.loads((out / "0.json").read_text())["device"]["batch"] == [4, 8]
+
+
+def with_memory_for(monkeypatch, most):
+    """Let the device open networks, and run them, for batches of some size only; sessions that are open."""
+    run, opened, live = bound._Bound.__call__, bound.open_bound, weakref.WeakSet()
+
+    def call(self, given, out):
+        if len(given) > most["run"]:
+            raise DeviceMemoryError("the device's memory is used up")
+        run(self, given, out)
+
+    def open_bound(model, terms):
+        assert not live, "the session before is still there"
+        if terms.sizes["n"] > most["open"]:
+            raise DeviceMemoryError("no room for the network")
+        session = opened(model, terms)
+        live.add(session)
+        return session
+
+    monkeypatch.setattr(bound._Bound, "__call__", call)
+    monkeypatch.setattr(bound, "open_bound", open_bound)
+    return live
+
+
+def test_a_smaller_batch_is_opened_once_the_larger_one_is_gone_and_halved_until_it_fits(scenes, tmp_path, monkeypatch):
+    """Errors of batches that failed hold the session that they failed in."""
+    settings = load_settings(None, flags_of(scenes, deep(tmp_path / "m.onnx"), tmp_path / "out", batch=16))
+    prepared, most = prepare(settings), {"run": 3, "open": 16}
+    with_memory_for(monkeypatch, most)
+    monkeypatch.setattr(BoundModel, "shrink", lambda self: most.update(open=3) or shrink(self))
+    summary = carry_out(prepared, Silent())
+    assert (summary.failed, summary.problems) == ([], [])
+    assert {json.loads(p.read_text())["device"]["batch"] for p in (tmp_path / "out").glob("[0-9].json")} == {2}
+
+
+shrink = BoundModel.shrink
+
+
+def test_a_model_that_found_no_memory_at_all_is_opened_again_when_there_is_some(spec, monkeypatch):
+    most = {"run": 9, "open": 9}
+    live = with_memory_for(monkeypatch, most)
+    model, tile = BoundModel(replace(spec, batch=4)), Tile(Case("a", ""), pixels=np.ones((3, 64, 64), np.float32))
+    with model.arrays.here():
+        whole = model.score([tile]).numpy()
+    most["open"] = 0
+    assert not model.shrink()
+    assert not live
+    with pytest.raises(DeviceMemoryError, match="no room for the network"):
+        model.score([tile])
+    most["open"] = 9
+    with model.arrays.here():
+        np.testing.assert_array_equal(model.score([tile]).numpy(), whole)
+    assert model.spec.batch == 1
+
+
+def test_an_upload_whose_buffer_found_no_memory_goes_well_once_there_is_some(monkeypatch):
+    upload, sizes = Upload(Lane("cpu")), []
+    pixels, make = [np.arange(12, dtype=np.uint16).reshape(3, 4)], torch.empty
+
+    def empty(size, **more):
+        sizes.append(size)
+        if len(sizes) == 2:  # after the host's, the device's
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return make(size, **more)
+
+    monkeypatch.setattr(torch, "empty", empty)
+    with pytest.raises(torch.OutOfMemoryError), upload.send(pixels):
+        pass
+    for _ in range(2 * BUFFERS):
+        with upload.send(pixels) as sent:
+            np.testing.assert_array_equal(sent.numpy(), np.stack(pixels))
+
+
+def test_constants_of_cases_do_not_pile_up_on_a_device():
+    arrays = DeviceArrays(Lane("cpu"), lag=1)
+    for k in range(1000):
+        assert arrays.constant(np.array([k])).tolist() == [k]
+    assert arrays.constant(np.array([999])) is arrays.constant(np.array([999]))
+    assert len(arrays._values) <= CONSTANTS
 
 
 def test_a_tile_without_memory_fails_its_case_and_says_so(scenes, tmp_path, monkeypatch):
@@ -395,7 +490,7 @@ def test_a_device_without_memory_for_its_tiles_is_refused_before_a_run(spec):
 def test_a_strip_is_as_wide_as_the_devices_memory_allows(spec, raster, tmp_path):
     source = raster("wide/a.tif", np.ones((3, 100, 2000), np.uint8))
     settings = load_settings(None, flags_of(source, spec.path, tmp_path / "out"))
-    per_pixel = (16 + 2) * 4 * 4
+    per_pixel = 28 * 4 * 4  # windows start in rows 0 and 36
     for strip, parts in ((per_pixel * 2500, 0), (per_pixel * 800, 3)):
         run = Run(replace(spec, room=Room(limit=0, strip=strip)), settings)
         plan = make_plan([Case("a", str(source))], run, 1, look=True)

@@ -50,6 +50,10 @@ class BoundModel:
     Every batch has one shape. Nothing waits for the device: it works through its stream while the host reads and writes.
     """
 
+    _network: "_Bound | None"
+    """None while there is no memory for it."""
+    _tail: "_Bound | None"
+
     def __init__(self, spec: ModelSpec) -> None:
         self.lane = lane_of(spec)
         self._pixels, self._masks = Upload(self.lane), Upload(self.lane)
@@ -63,14 +67,14 @@ class BoundModel:
         self._graph = read_model(spec.path)
         with self.arrays.here():
             terms = self._terms()
-            self._network = _Bound(open_bound(str(spec.path), terms), spec, spec.input, spec.output, self.lane)
+            network = _Bound(open_bound(str(spec.path), terms), spec, spec.input, spec.output, self.lane)
             image = torch.zeros(spec.batch_shape, dtype=torch.float32, device=self.lane.device)
-            shape, self._scores_type = self._network.gives(self._given(image))
-            tail = tail_of(spec, shape)
+            self._scores_shape, self._scores_type = network.gives(self._given(image))
+            tail = tail_of(spec, self._scores_shape)
             # it is plain arithmetic, which TensorRT would only take long to build
             plain = replace(terms, sizes={}, device="cuda" if terms.device == "tensorrt" else terms.device)
-            self._scores_shape = shape
             self._tail = None if tail is None else _Bound(open_bound(tail, plain), spec, "scores", "out", self.lane)
+            self._network = network
 
     def _terms(self) -> Terms:
         spec = self.spec
@@ -82,6 +86,9 @@ class BoundModel:
 
     def score(self, tiles: Sequence[Tile]) -> Tensor:
         """Scores ``(tiles, classes, *tile)``; masks of the tiles are brought to the device, too."""
+        if self._network is None:
+            self._open(self.spec)  # another process may have given memory back
+        assert self._network is not None
         parts = [self._scaled(own) for own in _alike(tiles)]
         missing = self.spec.batch - len(tiles)
         if missing:
@@ -118,14 +125,22 @@ class BoundModel:
         return image.to(self._dtype).contiguous()
 
     def shrink(self) -> bool:
-        """Go on with half the batch; False where it cannot be halved."""
-        batch = self.spec.batch // 2
-        if batch < 1 or _fixed_batch(self._graph, self.spec):
-            return False
-        del self._network, self._tail
+        """Go on with half the batch, or less where that has no memory either; False where there is nothing less."""
+        while self.spec.batch > 1 and not _fixed_batch(self._graph, self.spec):
+            self._close()
+            try:
+                self._open(replace(self.spec, batch=self.spec.batch // 2))
+            except DeviceMemoryError:
+                continue
+            return True
+        if self._network is None:
+            self._close()
+        return False
+
+    def _close(self) -> None:
+        self._network = self._tail = None
+        gc.collect()  # errors of batches that failed hold it, too
         self.lane.free()
-        self._open(replace(self.spec, batch=batch))
-        return True
 
 
 def lane_of(spec: ModelSpec) -> Lane:

@@ -95,10 +95,10 @@ class Layers(Generic[S]):
 class PartOutput:
     """What is written of one part of a case, until all of them are joined."""
 
-    def __init__(self, case: Case, sheet: Sheet, run: Run, number: int) -> None:
+    def __init__(self, case: Case, sheet: Sheet, run: Run, number: int, batch: int) -> None:
         output, files, box = run.output, part_files(case, number), sheet.cover.box(sheet.part)
         self._case, self._sheet = case, sheet
-        self._output, self._counts, self._opened = output, files.counts, sheet.opened
+        self._output, self._counts, self._opened, self._batch = output, files.counts, sheet.opened, batch
         self._layers = Layers(
             sheet,
             run,
@@ -113,7 +113,8 @@ class PartOutput:
         for sink in self._layers.sinks:
             sink.finish()
         seconds = time.time() - self._opened
-        write_tally(self._output, self._counts, Tally(self._layers.areas.counts, self._layers.inferred, seconds))
+        tally = Tally(self._layers.areas.counts, self._layers.inferred, seconds, self._batch)
+        write_tally(self._output, self._counts, tally)
 
 
 class CaseOutput:
@@ -123,6 +124,7 @@ class CaseOutput:
         self._case, self._sheet, self._run = case, sheet, run
         self._output = run.output
         self._seconds = 0.0
+        self._batches: set[int] = set()
         self._layers = Layers(
             sheet,
             run,
@@ -147,6 +149,7 @@ class CaseOutput:
         self._layers.areas.merge(tally.counts)
         self._layers.inferred += tally.inferred
         self._seconds += tally.seconds
+        self._batches.add(tally.batch)
 
     def finish(self) -> None:
         """Give every file its name, the record last."""
@@ -167,6 +170,12 @@ class CaseOutput:
             if before is not None and name not in coming and name in before["outputs"]:
                 self._output.remove(name)
 
+    @property
+    def _device(self) -> Record:
+        """Where the case was inferred; of parts that were done with different batches, all of these."""
+        kind, batches = device_kind(self._run.model), sorted(self._batches)
+        return kind | {"batch": batches if len(batches) > 1 else batches[0]} if batches and "batch" in kind else kind
+
     def _record(self, outputs: list[str]) -> Record:
         grid, model, layers = self._sheet.grid, self._run.model, self._layers
         valid = layers.areas.valid()
@@ -177,7 +186,7 @@ class CaseOutput:
             "model": {"path": str(model.path), "sha256": model.sha256, "contract": model.contract_origin},
             "settings": self._run.label_settings,
             "confidence": layers.confidence is not None,
-            "device": device_kind(model),
+            "device": self._device,
             "windows": len(self._sheet.cover),
             "inferred": layers.inferred,
             "seconds": round(time.time() - self._sheet.opened + self._seconds, 3),

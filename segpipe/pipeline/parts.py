@@ -125,18 +125,20 @@ class Tally:
     counts: NDArray[np.int64]
     inferred: int
     seconds: float
+    batch: int
+    """That it was inferred with."""
 
 
 def write_tally(output: Store, name: str, tally: Tally) -> None:
     """The last word of a part: with it, the part is done."""
     stream = io.BytesIO()
-    np.savez_compressed(stream, counts=tally.counts, inferred=tally.inferred, seconds=tally.seconds)
+    np.savez_compressed(stream, **vars(tally))
     output.write(name, stream.getvalue())
 
 
 def read_tally(output: Store, name: str) -> Tally:
     with np.load(io.BytesIO(output.read(name))) as stored:
-        return Tally(stored["counts"], int(stored["inferred"]), float(stored["seconds"]))
+        return Tally(stored["counts"], int(stored["inferred"]), float(stored["seconds"]), int(stored["batch"]))
 
 
 def _scaling_name(case: Case) -> str:

@@ -180,7 +180,7 @@ def run_part(job: PartJob, context: Context) -> Outcome:
     scored = predict(model, batches(windows, model.spec.batch), context.calls)
     with gdal_options(), closing(windows), closing(scored):
         boxes = _boxes(scored, run, model)
-        outcome = _segment(case, boxes, lambda sheet: _part_output(job, sheet, run), context.progress)()
+        outcome = _segment(case, boxes, lambda sheet: _part_output(job, sheet, run, model.spec.batch), context.progress)()
     assert isinstance(outcome, Outcome)
     return outcome
 
@@ -192,12 +192,12 @@ def _boxes(scored: Iterable[Tile], run: Run, model: Model) -> Generator[Decided,
     return ahead(gathered(boxes), WRITE_BEHIND, stage="infer") if model.arrays.lag else boxes
 
 
-def _part_output(job: PartJob, sheet: Sheet, run: Run) -> PartOutput:
+def _part_output(job: PartJob, sheet: Sheet, run: Run, batch: int) -> PartOutput:
     """What takes a part, if its input is still as it was when the case was cut."""
     case = job.case.case
     if read_cut(case, run, sheet.files, sheet.grid.shape) is None:
         raise SourceError(CHANGED.format(case.path))
-    return PartOutput(case, sheet, run, job.number)
+    return PartOutput(case, sheet, run, job.number, batch)
 
 
 def measure(case: Case, run: Run) -> None:

@@ -4,10 +4,11 @@ Nothing here waits for the device but ``Upload.send``, for a buffer that is stil
 the CPU torch's streams and events do nothing, so that all of it runs there, too: CUDA differs by the device's name.
 """
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -27,6 +28,9 @@ BUFFERS = 2
 COPIERS = 4
 """Threads that fill one."""
 
+CONSTANTS = 64
+"""Small arrays that are kept on a device. Scaling by a case's own statistics brings new ones with every case."""
+
 
 class Lane:
     """A device, and its streams: one for all work, in the order in which the host asks for it, and one for uploads."""
@@ -39,6 +43,7 @@ class Lane:
         self.work = self._module.Stream()
         self.uploads = self._module.Stream()
         self._timed: deque[tuple[str, Any, Any]] = deque()
+        self._working = threading.Lock()
 
     @property
     def handle(self) -> int | None:
@@ -55,11 +60,13 @@ class Lane:
         if not (self.pinned and profiled()):
             yield
             return
-        stream = self.work if stream is None else stream
         start, stop = (self._module.Event(enable_timing=True) for _ in range(2))
-        start.record(stream)
-        yield
-        stop.record(stream)
+        # between two events lies all that any thread has asked of the stream
+        with self._working if stream is None else nullcontext():
+            stream = self.work if stream is None else stream
+            start.record(stream)
+            yield
+            stop.record(stream)
         self._timed.append((stage, start, stop))
 
     def told(self) -> None:
@@ -111,15 +118,19 @@ class DeviceArrays:
         return there
 
     def put(self, values: NDArray[Any]) -> Tensor:
-        """A copy of a small array of the host, on the device."""
-        return torch.tensor(values, device=self.lane.device)
+        """A copy of a small array of the host, on the device; from pinned memory, else the host would wait for all work."""
+        host = torch.tensor(values)
+        return host.pin_memory().to(self.lane.device, non_blocking=True) if self.lane.pinned else host
 
     def constant(self, values: NDArray[Any]) -> Tensor:
-        """``put``, once for equal values."""
+        """``put``, once for equal values, as long as there are not too many; two threads may ask."""
         key = (values.dtype.str, values.tobytes())
-        if key not in self._values:
-            self._values[key] = self.put(values)
-        return self._values[key]
+        there = self._values.get(key)
+        if there is None:
+            if len(self._values) >= CONSTANTS:
+                self._values.clear()
+            there = self._values[key] = self.put(values)
+        return there
 
     def most_likely(self, sums: Tensor, dtype: np.dtype[Any]) -> tuple[Tensor, Tensor]:
         del dtype  # positions are int64 until they are cast
@@ -193,8 +204,9 @@ class _Buffer:
         self._sent.synchronize()  # before its memory is written again
         if size > len(self._host):
             self.used.synchronize()  # before its memory is given back
-            self._host = torch.empty(size, dtype=torch.uint8, pin_memory=lane.pinned)
-            self._there = torch.empty(size, dtype=torch.uint8, device=lane.device)
+            host = torch.empty(size, dtype=torch.uint8, pin_memory=lane.pinned)
+            there = torch.empty(size, dtype=torch.uint8, device=lane.device)
+            self._host, self._there = host, there  # both or none: either may find no memory
             lane.uploads.wait_stream(lane.work)  # which may not be done with what lay there before
         dtype, shape = arrays[0].dtype, (len(arrays), *arrays[0].shape)
         self._gather(arrays, self._host[:size].numpy().view(dtype).reshape(shape))

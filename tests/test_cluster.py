@@ -115,11 +115,12 @@ def test_workers_of_another_version_are_refused(cluster, scenes, segpipe, tmp_pa
     assert not list((tmp_path / "segpipe-out").glob("*.tif"))
 
 
-def test_a_worker_of_several_threads_is_refused_where_they_would_share_what_is_for_one(cluster, scenes, segpipe):
+def test_a_worker_of_several_threads_is_refused_where_they_would_share_what_is_for_one(cluster, scenes, segpipe, tmp_path):
     cluster.worker("--nthreads", "2")
     wait_for_workers(cluster, 1)
-    for flags in (("--profile",), ("--device", "cpu-tensors")):
-        refused = segpipe(*scenes, "--scheduler", cluster.address, *flags)
+    (tmp_path / "c.toml").write_text('device = "cpu-tensors"\n')
+    for command in ((*scenes, "--profile"), ("run", "-i", "in", "-m", "m.onnx", "-c", "c.toml")):
+        refused = segpipe(*command, "--scheduler", cluster.address)
         assert refused.returncode in (1, 2)
         assert re.search("workers must have one thread each on a GPU and for --profile, and tcp://.* has 2", refused.stderr)
     assert segpipe(*scenes, "--scheduler", cluster.address).returncode == 0

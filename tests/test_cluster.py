@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from distributed import Client
 from networks import local
 from scenes import Silent
 from test_same_bytes import contents
@@ -19,8 +20,11 @@ from test_same_bytes import contents
 from segpipe.pipeline import schedule
 from segpipe.pipeline.cluster import crew
 from segpipe.pipeline.config import load_settings
+from segpipe.pipeline.errors import WorkerError
 from segpipe.pipeline.launch import carry_out, prepare
 from segpipe.pipeline.plan import Crew
+from segpipe.pipeline.records import Run
+from segpipe.pipeline.spec import read_spec
 
 SEGPIPE = Path(__file__).parents[1] / "segpipe"
 
@@ -78,8 +82,6 @@ def scenes(raster, tmp_path):
 
 
 def wait_for_workers(cluster, count):
-    from distributed import Client
-
     with Client(cluster.address, set_as_default=False) as client:
         client.wait_for_workers(count, timeout=60)
 
@@ -124,6 +126,13 @@ def test_a_worker_of_several_threads_is_refused_where_they_would_share_what_is_f
         assert refused.returncode in (1, 2)
         assert re.search("workers must have one thread each on a GPU and for --profile, and tcp://.* has 2", refused.stderr)
     assert segpipe(*scenes, "--scheduler", cluster.address).returncode == 0
+    settings = load_settings(
+        tmp_path / "c.toml", {"input": ("in",), "model": tmp_path / "m.onnx", "output": tmp_path / "out"}
+    )
+    with Client(cluster.address, set_as_default=False) as client:  # one that comes late is seen by its first task alone
+        begun = client.submit(schedule._work, "late", None, Run(read_spec(settings), settings), 1, pure=False)
+        with pytest.raises(WorkerError, match="one thread each on a GPU"):
+            begun.result(timeout=60)
 
 
 def test_a_scheduler_that_vanishes_ends_the_run_and_a_second_one_completes_it(cluster, scenes, segpipe, raster, tmp_path):

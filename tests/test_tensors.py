@@ -28,7 +28,7 @@ from segpipe.pipeline.cluster import _started
 from segpipe.pipeline.config import load_settings
 from segpipe.pipeline.contract import parse_contract
 from segpipe.pipeline.device import Options, Room, Terms, _load_tensorrt, _refused, check_runtime, engine_folder, providers
-from segpipe.pipeline.errors import DeviceError, DeviceMemoryError, SettingsError, SourceError, memory_errors
+from segpipe.pipeline.errors import DeviceError, DeviceMemoryError, ModelError, SettingsError, SourceError, memory_errors
 from segpipe.pipeline.gate import _room, check_agreement
 from segpipe.pipeline.labels import Decision
 from segpipe.pipeline.launch import carry_out, prepare
@@ -334,7 +334,7 @@ def test_a_record_names_every_batch_that_parts_of_its_case_were_done_with(scenes
 
 def with_memory_for(monkeypatch, most):
     """Let the device open networks, and run them, for batches of some size only; sessions that are open."""
-    run, opened, live = bound._Bound.__call__, bound.open_bound, weakref.WeakSet()
+    run, gives, opened, live = bound._Bound.__call__, bound._Bound.gives, bound.open_bound, weakref.WeakSet()
 
     def call(self, given, out):
         if len(given) > most["run"]:
@@ -343,13 +343,17 @@ def with_memory_for(monkeypatch, most):
 
     def open_bound(model, terms):
         assert not live, "the session before is still there"
-        if terms.sizes["n"] > most["open"]:
-            raise DeviceMemoryError("no room for the network")
         session = opened(model, terms)
         live.add(session)
         return session
 
+    def first(self, given):
+        if len(given) > most["open"]:
+            raise DeviceMemoryError("no room for the network")
+        return gives(self, given)
+
     monkeypatch.setattr(bound._Bound, "__call__", call)
+    monkeypatch.setattr(bound._Bound, "gives", first)
     monkeypatch.setattr(bound, "open_bound", open_bound)
     return live
 
@@ -377,12 +381,33 @@ def test_a_model_that_found_no_memory_at_all_is_opened_again_when_there_is_some(
     most["open"] = 0
     assert not model.shrink()
     assert not live
-    with pytest.raises(DeviceMemoryError, match="no room for the network"):
-        model.score([tile])
+    failed = []  # as a tile keeps its error, and with it all that it passed through
+    for _ in range(2):
+        with pytest.raises(DeviceMemoryError, match="no room for the network") as raised:
+            model.score([tile])
+        failed.append(raised.value)
+        assert not live
     most["open"] = 9
     with model.arrays.here():
         np.testing.assert_array_equal(model.score([tile]).numpy(), whole)
     assert model.spec.batch == 1
+
+
+def test_a_model_that_was_replaced_is_not_opened_again(spec):
+    model = BoundModel(replace(spec, batch=4))
+    spec.path.write_bytes(spec.path.read_bytes() + b"\x00\x00")
+    with pytest.raises(ModelError, match="has changed since this run began"):
+        model.shrink()
+
+
+def test_what_a_failed_case_held_is_given_back_where_the_batch_cannot_be_smaller(spec):
+    model, held = BoundModel(spec), torch.zeros(1)
+    assert model.spec.batch == 1
+    error = DeviceMemoryError("the device's memory is used up")
+    error.held, error.itself, seen = held, error, weakref.ref(held)
+    del error, held
+    assert not model.shrink()
+    assert seen() is None
 
 
 def test_an_upload_whose_buffer_found_no_memory_goes_well_once_there_is_some(monkeypatch):

@@ -20,7 +20,7 @@ from torch import Tensor
 from segpipe.pipeline.batches import Tile
 from segpipe.pipeline.device import Terms, engine_folder, gpu_facts, open_bound, told
 from segpipe.pipeline.errors import DeviceMemoryError, ModelError, SegpipeError, memory_errors
-from segpipe.pipeline.spec import ModelSpec, read_model
+from segpipe.pipeline.spec import ModelSpec, check_unchanged, read_model
 from segpipe.pipeline.tail import tail_of
 from segpipe.pipeline.tensors import DeviceArrays, Lane, Upload, scaled, torch_type
 
@@ -86,8 +86,10 @@ class BoundModel:
 
     def score(self, tiles: Sequence[Tile]) -> Tensor:
         """Scores ``(tiles, classes, *tile)``; masks of the tiles are brought to the device, too."""
-        if self._network is None:
-            self._open(self.spec)  # another process may have given memory back
+        if self._network is None:  # another process may have given memory back
+            if refused := self._refused(self.spec):
+                raise DeviceMemoryError(refused)
+            LOG.warning("there is memory for the model again, and it goes on with batches of %d", self.spec.batch)
         assert self._network is not None
         parts = [self._scaled(own) for own in _alike(tiles)]
         missing = self.spec.batch - len(tiles)
@@ -127,19 +129,33 @@ class BoundModel:
     def shrink(self) -> bool:
         """Go on with half the batch, or less where that has no memory either; False where there is nothing less."""
         while self.spec.batch > 1 and not _fixed_batch(self._graph, self.spec):
-            self._close()
-            try:
-                self._open(replace(self.spec, batch=self.spec.batch // 2))
-            except DeviceMemoryError:
-                continue
-            return True
-        if self._network is None:
-            self._close()
+            self._network = self._tail = None
+            self._give_back()
+            if self._refused(replace(self.spec, batch=self.spec.batch // 2)) is None:
+                return True
+        self._give_back()
         return False
 
-    def _close(self) -> None:
-        self._network = self._tail = None
-        gc.collect()  # errors of batches that failed hold it, too
+    def _refused(self, spec: ModelSpec) -> str | None:
+        """Open the network anew; what is said where there is no memory for it, which then holds none.
+
+        Raises:
+            ModelError: the file is another one by now.
+        """
+        refused = None
+        try:
+            self._open(spec)
+        except DeviceMemoryError as error:
+            refused = str(error)
+        finally:
+            check_unchanged(spec)
+        if refused:
+            self._give_back()
+        return refused
+
+    def _give_back(self) -> None:
+        """All that nobody needs: errors of what failed hold sessions, batches and strips until they are collected."""
+        gc.collect()
         self.lane.free()
 
 

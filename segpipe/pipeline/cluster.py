@@ -200,13 +200,8 @@ def _told(settings: Settings) -> dict[str, Any]:
 
 def _check_workers(client: "Client", run: Run) -> None:
     """Workers must have the run's segpipe, Python and model, the same kind of device, and one thread where that matters."""
-    if run.model.device != "cpu" or run.settings.profile:
-        for address, worker in client.scheduler_info(n_workers=-1)["workers"].items():
-            if worker["nthreads"] > 1:
-                raise WorkerError(
-                    f"workers must have one thread each on a GPU and for --profile, and {address} has {worker['nthreads']}: "
-                    "start them with dask worker --nthreads 1, one for each GPU"
-                )
+    for address, worker in client.scheduler_info(n_workers=-1)["workers"].items():
+        check_threads(run, address, worker["nthreads"])
     mine = {"segpipe": __version__, "Python": platform.python_version(), "the model": run.model.sha256}
     try:
         workers = client.run(_told, run.settings)
@@ -223,6 +218,15 @@ def _check_workers(client: "Client", run: Run) -> None:
         raise WorkerError(
             f"workers must run the model on the device that the plan is for, and they would take "
             f"{first['the device']['device']}, where this process has taken {run.model.device}: say which with --device"
+        )
+
+
+def check_threads(run: Run, address: str, threads: int) -> None:
+    """A model on a device is for one thread, and so is what records a profile."""
+    if threads > 1 and (run.model.device != "cpu" or run.settings.profile):
+        raise WorkerError(
+            f"workers must have one thread each on a GPU and for --profile, and {address} has {threads}: "
+            "start them with dask worker --nthreads 1, one for each GPU"
         )
 
 

@@ -25,6 +25,10 @@ FOLDER = ".parts"
 """Of the output, hidden: a folder per case while its parts are made."""
 
 
+FORM = 2
+"""Of what a part leaves; those of another are made again."""
+
+
 @dataclass(frozen=True)
 class PartFiles:
     """What one part leaves until the case is joined; ``counts`` comes last, and is there only if the part is done."""
@@ -53,6 +57,7 @@ def cut_key(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[int
     kind = {key: value for key, value in device_kind(run.model).items() if key != "processor"}
     told = {
         "segpipe": __version__,
+        "form": FORM,
         "device": kind,
         "shape": list(shape),
         "case": [case.name, case.path],

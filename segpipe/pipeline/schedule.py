@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from segpipe.pipeline.agenda import Agenda
-from segpipe.pipeline.cluster import RETRIES, connected, dashboard, read_cluster
+from segpipe.pipeline.cluster import RETRIES, check_threads, connected, dashboard, read_cluster
 from segpipe.pipeline.errors import ModelError, SegpipeError, WorkerError
 from segpipe.pipeline.model import load
 from segpipe.pipeline.plan import Job, Plan
@@ -158,8 +158,8 @@ class _Board:
         if future.cancelled():
             raise WorkerError(GONE)
         error = future.exception()
-        if isinstance(error, ModelError):
-            raise error  # of a worker that came late: no case can be done with another model
+        if isinstance(error, ModelError | WorkerError):
+            raise error  # of a worker that came late: no case can be done with another model, or by several threads
         if error is not None and (apart := _apart(task)):
             self._agenda.put_back(apart)
         elif error is not None and running.attempt < ALONE and not isinstance(error, SegpipeError):
@@ -221,6 +221,7 @@ def _work(key: str, task: Task, run: Run, calls: int) -> tuple[list[Told], Taken
     from distributed import get_worker
 
     worker = get_worker()
+    check_threads(run, worker.address, worker.state.nthreads)
     worker.log_event(TOPIC, {"began": key, "worker": worker.address})
     progress = _Throttled(lambda pixels: worker.log_event(TOPIC, {"pixels": pixels}))
     # a worker whose plugin has failed has none, and here the reason is told

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segpipe.pipeline.errors import memory_errors
-from segpipe.pipeline.profile import count, profiled, span
+from segpipe.pipeline.profile import count, profiled, span, waiting
 from segpipe.pipeline.scaling import Scaling
 from segpipe.pipeline.weights import Weights
 
@@ -61,13 +61,22 @@ class Lane:
             yield
             return
         start, stop = (self._module.Event(enable_timing=True) for _ in range(2))
-        # between two events lies all that any thread has asked of the stream
-        with self._working if stream is None else nullcontext():
+        with self._alone(stage) if stream is None else nullcontext():
             stream = self.work if stream is None else stream
             start.record(stream)
             yield
             stop.record(stream)
         self._timed.append((stage, start, stop))
+
+    @contextmanager
+    def _alone(self, stage: str) -> Iterator[None]:
+        """One thread at a time: between two events lies all that any has asked of the stream."""
+        with waiting(stage):
+            self._working.acquire()
+        try:
+            yield
+        finally:
+            self._working.release()
 
     def told(self) -> None:
         """Tell the profile of all timed work that is done."""
@@ -148,8 +157,10 @@ class DeviceArrays:
 
     def fetch(self, *arrays: Tensor | None) -> Callable[[], list[Any]]:
         """Copies run behind the work that makes the arrays; torch gives pinned memory out again once they are done."""
-        with span("download"), self.lane.timed("download"):
-            copies = [None if array is None else self._copy(array) for array in arrays]
+        with span("download"):
+            pairs = [None if array is None else (self._room(array), array) for array in arrays]
+            with self.lane.timed("download"):
+                copies = [None if pair is None else pair[0].copy_(pair[1], non_blocking=True) for pair in pairs]
         arrived = self.lane.event()
         arrived.record(self.lane.work)
 
@@ -160,9 +171,8 @@ class DeviceArrays:
 
         return wait
 
-    def _copy(self, array: Tensor) -> Tensor:
-        host = torch.empty(array.shape, dtype=array.dtype, pin_memory=self.lane.pinned)
-        return host.copy_(array, non_blocking=True)
+    def _room(self, array: Tensor) -> Tensor:
+        return torch.empty(array.shape, dtype=array.dtype, pin_memory=self.lane.pinned)
 
 
 def torch_type(dtype: np.dtype[Any]) -> torch.dtype:

@@ -1,0 +1,215 @@
+"""Runs on a device for benchmarks/gpu.py, in a process of their own: one line of JSON for each.
+
+python benchmarks/gpu_runs.py '{"settings": [{"model": "example", "device": "cuda", "batch": 8}], "source": ...}'
+"""
+
+import gc
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+from gpu_networks import Setting, file_of
+from scenes import OVERLAP, SCRATCH
+
+from segpipe.pipeline.config import load_settings
+from segpipe.pipeline.errors import SegpipeError
+from segpipe.pipeline.launch import Prepared, carry_out, prepare
+from segpipe.pipeline.profile import begin
+
+IN_A_ROW = 4
+"""Scenes."""
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of the runs of a process."""
+
+    source: Path
+    tile: int
+    bare: bool
+    """Whether the network alone is timed, too."""
+
+
+def several(settings: Iterable[Setting], asked: Asked) -> Iterator[Result]:
+    """From a scene on disk to its mask; and the rate of the same session on pixels that are on the device already."""
+    with Busy() as busy:
+        for number, setting in enumerate(settings):
+            try:
+                yield one(setting, asked, busy, thorough=asked.bare and not number)
+            except SegpipeError as error:
+                yield {"error": str(error)}
+            gc.collect()
+
+
+class Silent:
+    """Nobody looks."""
+
+    def progress(self, pixels: int) -> None: ...
+
+    def outcome(self, outcome: Any) -> None: ...
+
+    def note(self, line: str) -> None: ...
+
+
+def one(setting: Setting, asked: Asked, busy: "Busy", *, thorough: bool) -> Result:
+    """One run; the first of a process twice, since users run many scenes, then in a row, and once more for its profile."""
+    out = SCRATCH / "gpu-out" / str(setting).replace(" ", "_")
+    shutil.rmtree(out, ignore_errors=True)
+    flags = {
+        "input": (str(asked.source),),
+        "model": file_of(setting),
+        "output": out,
+        "executor": "serial",
+        "overwrite": True,
+    }
+    overlap = asked.tile * OVERLAP // 512
+    told = {"device": setting.device, "batch": setting.batch, "tile": (asked.tile,), "overlap": (overlap,)}
+    options = {name: True for name in ("tf32", "nhwc") if getattr(setting, name)}
+    began = time.perf_counter()
+    prepared = prepare(load_settings(None, flags | told | options))
+    trial = time.perf_counter() - began
+    first = _carried_out(prepared, out) if thorough else None
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak of memory begins anew
+    started = time.time()
+    record = _carried_out(prepared, out)
+    seconds, size = record["seconds"], float(np.prod(record["input"]["shape"])) / 1e6
+    share, memory = busy.between(started, time.time())
+    result = {
+        "mask": str(out / "scene.tif"),
+        "windows": record["inferred"],
+        "seconds": seconds,
+        "trial_seconds": round(trial, 2),
+        "mpx_per_second": round(size / seconds, 2),
+        "busy": share,
+        "device_mb": memory,
+        "host_mb": _peak_mb(),
+        "device": record["device"],
+    }
+    if first is not None:
+        result |= {
+            "first_seconds": first["seconds"],
+            "in_a_row_mpx_per_second": in_a_row(asked.source, flags | told | options),
+            "profile": profiled(prepared),
+        }
+    if asked.bare:
+        gc.collect()
+        alone = bare_seconds(prepared.run.model) * record["inferred"]
+        result |= {
+            "bare_mpx_per_second": round(size / alone, 2),
+            "share_of_bare": round(alone / seconds, 3),
+        }
+    return result
+
+
+def _carried_out(prepared: Prepared, out: Path) -> Result:
+    summary = carry_out(prepared, Silent())
+    if summary.failed or summary.problems:
+        raise SegpipeError(f"{summary.failed} {summary.problems}")
+    record: Result = json.loads((out / "scene.json").read_text(encoding="utf-8"))
+    return record
+
+
+def profiled(prepared: Prepared) -> Result:
+    """Where the time of another run goes."""
+    settings = prepared.run.settings.model_copy(update={"profile": True})
+    begin(on=True)
+    summary = carry_out(replace(prepared, run=replace(prepared.run, settings=settings)), Silent())
+    assert summary.profile is not None
+    found: Result = summary.profile.as_json()
+    return found
+
+
+def in_a_row(source: Path, flags: dict[str, Any]) -> float:
+    """The rate of some scenes after each other, as a night has them: each is finished beside the next."""
+    folder = SCRATCH / f"{source.parent.name}_in_a_row"
+    folder.mkdir(exist_ok=True)
+    for number in range(IN_A_ROW):
+        link = folder / f"scene-{number}.tif"
+        if not link.exists():
+            os.link(source, link)
+    summary = carry_out(prepare(load_settings(None, flags | {"input": (str(folder),)})), Silent())
+    if len(summary.done) != IN_A_ROW:
+        raise SegpipeError(f"{summary.failed} {summary.problems}")
+    return round(summary.megapixels_per_second, 2)
+
+
+def _peak_mb() -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) // 1024
+
+
+def bare_seconds(spec: Any) -> float:
+    """Of one tile, in full batches that lie on the device: the network alone, best of three."""
+    import torch
+
+    from segpipe.pipeline.model import load
+
+    model: Any = load(spec)
+    with model.arrays.here():
+        image = torch.randn(spec.batch_shape, device=model.lane.device)
+        given = model._given(image)
+        out = torch.empty(model._scores_shape, dtype=model._scores_type, device=model.lane.device)
+        rates = []
+        for _ in range(3):
+            count, began = 0, time.perf_counter()
+            while time.perf_counter() - began < 0.7:
+                for _ in range(4):  # few enough that the host does not run far ahead
+                    model._network(given, out)
+                model.lane.wait()
+                count += 4
+            rates.append((time.perf_counter() - began) / count / spec.batch)
+    return min(rates)
+
+
+class Busy:
+    """Share of the time in which a kernel ran, and the memory used, as nvidia-smi samples them."""
+
+    COMMAND = ("nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits", "-lms", "50")
+
+    def __init__(self) -> None:
+        self._there = shutil.which(self.COMMAND[0]) is not None
+        self._samples: list[tuple[float, float, int]] = []
+
+    def __enter__(self) -> "Busy":
+        if self._there:
+            self._process = subprocess.Popen(self.COMMAND, stdout=subprocess.PIPE, text=True)
+            Thread(target=self._listen, daemon=True).start()
+        return self
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            words = [word.strip() for word in line.split(",")]
+            if len(words) == 2 and all(word.isdigit() for word in words):
+                self._samples.append((time.time(), float(words[0]) / 100, int(words[1])))
+
+    def between(self, start: float, stop: float) -> tuple[float | None, int | None]:
+        """Mean share, and the most memory in MB."""
+        rows = [(share, memory) for when, share, memory in self._samples if start <= when <= stop]
+        return (round(float(np.mean([a for a, _ in rows])), 3), max(b for _, b in rows)) if rows else (None, None)
+
+    def __exit__(self, *_: object) -> None:
+        if self._there:
+            self._process.terminate()
+
+
+def main() -> None:
+    asked = json.loads(sys.argv[1])
+    settings = [Setting(**setting) for setting in asked["settings"]]
+    for result in several(settings, Asked(Path(asked["source"]), asked["tile"], asked["bare"])):
+        print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()

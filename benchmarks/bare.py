@@ -63,7 +63,7 @@ def valid_tiles(model: Path, scene: Path) -> Tiles:
     return tiles
 
 
-def _numbers(model: Path) -> list[object]:
+def _numbers(model: Path) -> list[float | list[float]]:
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     contract = json.loads(session.get_modelmeta().custom_metadata_map["segpipe"])
     return [contract[key] for key in ("scale", "mean", "std")]

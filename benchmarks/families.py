@@ -130,12 +130,13 @@ def crops(channels: int) -> dict[str, NDArray[Any]]:
     found = {}
     for name, (row, col) in CORNERS.items():
         with rasterio.open(SCENES / f"{name}.tif") as scene:
-            found[name] = scene.read()[:, row : row + SIDE, col : col + SIDE]
+            pixels: NDArray[np.uint16] = scene.read()
+            found[name] = pixels[:, row : row + SIDE, col : col + SIDE]
     return found if channels == 4 else {name: _eight_bit(crop[[2, 1, 0]]) for name, crop in found.items()}
 
 
 def _eight_bit(pixels: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    return np.clip(pixels * (255 / BRIGHTEST), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(pixels * (255 / BRIGHTEST), 0, 255), np.uint8)
 
 
 def pictures(folder: Path) -> Path:
@@ -176,9 +177,10 @@ def _scaling(family: Family) -> tuple[float, Any, Any]:
 
 def _transformers() -> Any:
     """The library, by way of the file that keeps it offline."""
-    from segpipe.export.families import hub
+    import segpipe.export.families.hub  # noqa: F401 - it keeps the library offline
+    from segpipe.export.families import need
 
-    return hub.need("transformers")
+    return need("transformers")
 
 
 def enliven(family: Family, network: nn.Module, images: Tensor) -> None:
@@ -204,6 +206,7 @@ def _fill(network: nn.Module) -> None:
     for weights in network.parameters():
         if weights.ndim > 1 and not weights.any():
             nn.init.normal_(weights, std=0.5)
+    layer: Any
     for layer in network.modules():
         if isinstance(layer, nn.MultiheadAttention):
             layer.in_proj_weight.data[: layer.embed_dim] *= SHARP
@@ -397,7 +400,8 @@ class Ladder(nn.Module):
         """Scores ``(batch, classes, rows / 2, cols / 2)``."""
         fine = self.fine(image)
         coarse = nn.functional.interpolate(self.coarse(fine), size=fine.shape[-2:], mode="bilinear")
-        return self.head(torch.cat([fine, coarse], 1))
+        scores: Tensor = self.head(torch.cat([fine, coarse], 1))
+        return scores
 
 
 def ladder(**options: Any) -> nn.Module:
@@ -408,14 +412,18 @@ def ladder(**options: Any) -> nn.Module:
 def _vision(name: str, **options: Any) -> nn.Module:
     from torchvision.models import segmentation
 
-    return getattr(segmentation, name)(weights=None, weights_backbone=None, num_classes=len(CLASSES), **options)
+    network: nn.Module = getattr(segmentation, name)(
+        weights=None, weights_backbone=None, num_classes=len(CLASSES), **options
+    )
+    return network
 
 
 def _smp(name: str, encoder: str, options: Mapping[str, Any]) -> nn.Module:
     import segmentation_models_pytorch
 
     make = getattr(segmentation_models_pytorch, name)
-    return make(encoder_name=encoder, encoder_weights=None, in_channels=4, classes=len(CLASSES), **options)
+    network: nn.Module = make(encoder_name=encoder, encoder_weights=None, in_channels=4, classes=len(CLASSES), **options)
+    return network
 
 
 def _unet() -> nn.Module:

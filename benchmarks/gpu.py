@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import rasterio
-from gpu_networks import EXAMPLE, MODELS, ROOT, Setting, skeleton
+from gpu_networks import EXAMPLE, MODELS, ROOT, SKELETON, Setting, skeleton
 from machine import machine
 from scenes import OVERLAP, SCRATCH, scene
 
@@ -231,7 +231,7 @@ STEPS: dict[str, Callable[[Session], None]] = {
 
 def arguments_of() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prepare", action="store_true", help="make the graph of smp's U-Net, and end")
+    parser.add_argument("--prepare", type=Path, nargs="?", const=SKELETON, help="make the graph of smp's U-Net, and end")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu-tensors"])
     parser.add_argument("--small", action="store_true", help="small scenes and batches: to see that every line runs")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
@@ -252,7 +252,7 @@ def arguments_of() -> argparse.Namespace:
 def main() -> None:
     arguments = arguments_of()
     if arguments.prepare:
-        skeleton()
+        skeleton(arguments.prepare)
         return
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     session = Session(arguments, {"machine": machine(), "gpu": gpu_facts(), "versions": versions()}, time.monotonic())

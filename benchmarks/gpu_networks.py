@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import numpy_helper
-from scenes import BANDS, CLASSES, SCRATCH
-from scenes import _contract as contract_of
+from scenes import BANDS, CLASSES, SCRATCH, contract_of
 
 ROOT = Path(__file__).parents[1]
 SKELETON = ROOT / "benchmarks" / "unet_resnet34.skeleton.onnx"
@@ -43,7 +42,7 @@ class Setting:
         return "fp16" if self.fp16 else "tf32" if self.tf32 else "fp32"
 
 
-def skeleton() -> None:
+def skeleton(path: Path = SKELETON) -> None:
     """The graph of smp's U-Net with a ResNet-34, exported by segpipe; large weights, random anyway, become seeds."""
     import segmentation_models_pytorch as smp
     import torch
@@ -53,7 +52,7 @@ def skeleton() -> None:
         weights, classes, whole = (Path(folder) / name for name in ("unet.pt", "classes.toml", "unet.onnx"))
         net = smp.Unet("resnet34", encoder_weights=None, in_channels=BANDS, classes=CLASSES).eval()
         torch.save(net.state_dict(), weights)
-        told = contract_of(STRIDE)
+        told = contract_of(STRIDE, BANDS)
         rows = [f'[[classes]]\nid = {i}\nname = "class {i}"\n' for i in range(CLASSES)]
         lines = [f"{key} = {json.dumps(told[key])}\n" for key in ("scale", "normalize", "mean", "std")]
         classes.write_text("".join([*lines, *rows]), encoding="utf-8")
@@ -61,8 +60,8 @@ def skeleton() -> None:
         names = ",".join(f"band {i}" for i in range(BANDS))
         more = ["--classes", classes, "--bands", names, "--tile", 512, "--output", whole]
         subprocess.run([*map(str, [*command, *more])], check=True)
-        onnx.save(_emptied(onnx.load(whole)), SKELETON)
-    print(f"{SKELETON}: {SKELETON.stat().st_size / 1e6:.2f} MB")
+        onnx.save(_emptied(onnx.load(whole)), path)
+    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 
 
 def _emptied(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -160,7 +160,7 @@ def bare_seconds(spec: Any) -> float:
         image = torch.randn(spec.batch_shape, device=model.lane.device)
         given = model._given(image)
         out = torch.empty(model._scores_shape, dtype=model._scores_type, device=model.lane.device)
-        rates = []
+        rates: list[float] = []
         for _ in range(3):
             count, began = 0, time.perf_counter()
             while time.perf_counter() - began < 0.7:

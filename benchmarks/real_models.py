@@ -13,6 +13,7 @@ import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -144,7 +145,7 @@ def draw(case: Case, found: NDArray[np.bool_]) -> None:
         file.write(picture)
 
 
-def page(rows: list[dict[str, object]]) -> str:
+def page(rows: list[dict[str, Any]]) -> str:
     """The table, for docs."""
     lines = [
         "# Other people's models on real images",

@@ -62,6 +62,8 @@ class Clock:
         if outcome.error:
             self.failed.append(outcome.error)
 
+    def note(self, line: str) -> None: ...
+
     @property
     def speed(self) -> float:
         """Mpx/s after the first pixels."""
@@ -149,7 +151,7 @@ def crowd(address: str, count: int) -> None:
     onnxruntime.InferenceSession.run = sleeping
 
     async def work() -> None:
-        many = [Worker(address, nthreads=1, memory_limit=None, dashboard=False) for _ in range(count)]
+        many = [Worker(address, nthreads=1, memory_limit=0, dashboard=False) for _ in range(count)]
         await asyncio.gather(*many)
         await asyncio.gather(*(worker.finished() for worker in many))
 
@@ -161,11 +163,11 @@ def cluster(workers: int) -> Iterator[str]:
     """Address of a scheduler on loopback with workers that sleep."""
     file = WORK / "scheduler.json"
     file.unlink(missing_ok=True)
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": (WORK / "cluster.log").open("w")}
+    log = (WORK / "cluster.log").open("w")
     with ExitStack() as stack:
 
         def start(*command: object) -> None:
-            process = subprocess.Popen([sys.executable, *map(str, command)], **quiet)
+            process = subprocess.Popen([sys.executable, *map(str, command)], stdout=subprocess.DEVNULL, stderr=log)
             stack.callback(process.wait)
             stack.callback(process.terminate)
 

@@ -133,11 +133,11 @@ class _Graph:
         scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", CLASSES, "h", "w"])
         graph = helper.make_graph(self.nodes, "unet", [image], [scores], self.weights)
         model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
-        helper.set_model_props(model, {"segpipe": json.dumps(_contract(stride, self.bands))})
+        helper.set_model_props(model, {"segpipe": json.dumps(contract_of(stride, self.bands))})
         return model
 
 
-def _contract(stride: int, bands: int) -> dict[str, object]:
+def contract_of(stride: int, bands: int) -> dict[str, object]:
     return {
         "version": 1,
         "channels": bands,

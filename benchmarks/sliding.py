@@ -96,7 +96,7 @@ def main() -> None:
     model = onnx.load(arguments.model)
     contract = json.loads({p.key: p.value for p in model.metadata_props}["segpipe"])
     layout = LAYOUTS[arguments.layout]
-    net = UNet(model).eval().to(memory_format=layout)  # type: ignore[call-overload]
+    net = UNet(model).eval().to(memory_format=layout)
 
     def predictor(tiles: Tensor) -> Tensor:
         scores: Tensor = net(tiles.contiguous(memory_format=layout))

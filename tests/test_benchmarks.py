@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 MODULES = sorted(path.stem for path in BENCHMARKS.glob("*.py"))
 
@@ -37,3 +39,10 @@ def test_the_one_for_gpus_runs_on_cpu_tensors_with_the_tests_for_gpus(tmp_path):
     assert "nhwc" in channels_last["setting"]
     assert "in_a_row_mpx_per_second" not in other_batch
     assert first["setting"] in told
+
+
+def test_the_graph_that_it_runs_can_be_made_anew(tmp_path):
+    run("gpu.py", "--prepare", tmp_path / "anew.onnx")
+    anew, kept = (onnx.load(path) for path in (tmp_path / "anew.onnx", BENCHMARKS / "unet_resnet34.skeleton.onnx"))
+    assert [node.op_type for node in anew.graph.node] == [node.op_type for node in kept.graph.node]
+    assert [tensor.name for tensor in anew.graph.initializer] == [tensor.name for tensor in kept.graph.initializer]

@@ -401,8 +401,7 @@ def test_a_model_that_was_replaced_is_not_opened_again(spec):
 
 
 def test_what_a_failed_case_held_is_given_back_where_the_batch_cannot_be_smaller(spec):
-    model, held = BoundModel(spec), torch.zeros(1)
-    assert model.spec.batch == 1
+    model, held = BoundModel(replace(spec, batch=1)), torch.zeros(1)
     error = DeviceMemoryError("the device's memory is used up")
     error.held, error.itself, seen = held, error, weakref.ref(held)
     del error, held
@@ -629,7 +628,7 @@ def test_a_profile_counts_what_the_device_took_once_it_is_done(recorder):
         with lane.timed(stage, stream):
             pass
     lane.told()
-    assert not recorder.taken().totals
+    assert not any(total.busy for total in recorder.taken().totals.values())
     lane._timed[0][-1].done = True
     lane.told()
     assert recorder.taken().totals["gpu"].busy == pytest.approx(2.0)
@@ -640,7 +639,7 @@ def test_a_profile_counts_what_the_device_took_once_it_is_done(recorder):
     assert busy == pytest.approx({"gpu": 6.0, "upload": 7.0})
     found = account(recorder, workers=1, calls=1, on_cpu=False)
     assert found.limit == pytest.approx(6.0)
-    assert found.stages["gpu"].wall == 0
+    assert found.stages["gpu"].wall < 0.01  # to be alone at the stream
 
 
 def test_nothing_is_timed_where_nobody_profiles():

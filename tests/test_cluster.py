@@ -9,20 +9,22 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from distributed import Client
+from distributed import Client, KilledWorker
 from networks import local
 from scenes import Silent
 from test_same_bytes import contents
 
 from segpipe.pipeline import schedule
+from segpipe.pipeline.cases import Case
 from segpipe.pipeline.cluster import crew
 from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.errors import WorkerError
+from segpipe.pipeline.errors import ModelError, WorkerError
 from segpipe.pipeline.launch import carry_out, prepare
-from segpipe.pipeline.plan import Crew
+from segpipe.pipeline.plan import Crew, Job
 from segpipe.pipeline.records import Run
 from segpipe.pipeline.spec import read_spec
 
@@ -155,6 +157,32 @@ def test_a_scheduler_that_vanishes_ends_the_run_and_a_second_one_completes_it(cl
     assert segpipe(*scenes, "-o", "out", "--executor", "serial").returncode == 0
     assert segpipe(*scenes, "-o", "reference", "--executor", "serial").returncode == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "reference")
+
+
+def ended(task, result=None, error=None):
+    """A task whose future has ended, with an error, or with a result whose making may have to be repeated."""
+
+    def made():
+        raise result
+
+    future = SimpleNamespace(cancelled=lambda: False, exception=lambda: error, result=made)
+    return schedule._Running(task, future, attempt=1)
+
+
+@pytest.mark.parametrize("error", [WorkerError("a worker has 2 threads"), ModelError("it is another model")])
+def test_a_worker_that_is_not_fit_ends_the_run_and_no_case(error):
+    board = object.__new__(schedule._Board)
+    with pytest.raises(type(error), match=str(error)):
+        list(board._finish(ended(Job((Case("a", "a.tif"), Case("b", "b.tif"))), error=error)))
+
+
+def test_a_result_that_is_lost_and_cannot_be_made_again_fails_its_case(tmp_path):
+    local(tmp_path / "m.onnx")
+    settings = load_settings(None, {"input": ("in",), "model": tmp_path / "m.onnx", "output": tmp_path / "out"})
+    running = ended(Job((Case("a", "a.tif"),)), result=KilledWorker("a", SimpleNamespace(address="tcp://there"), 3))
+    (outcome,) = schedule._told(running.future, running.task, Run(read_spec(settings), settings))
+    assert outcome.case.name == "a"
+    assert "was lost again and again" in outcome.error
 
 
 def test_a_run_whose_workers_are_all_gone_ends(cluster, raster, tmp_path, monkeypatch):

@@ -253,9 +253,14 @@ def _told(future: "Future[Any]", task: Task, run: Run) -> list[Told]:
             ended: tuple[list[Told], Taken | None] = future.result()
         except (OSError, CancelledError):  # it was done, and the scheduler went before it could be fetched
             raise WorkerError(GONE) from None
-        told, taken = ended
-        absorb(taken)
-        return told
+        except SegpipeError:
+            raise
+        except Exception as again:  # noqa: BLE001 - a result that was lost with its worker is made again, which may fail
+            error = again
+        else:
+            told, taken = ended
+            absorb(taken)
+            return told
     lost = WorkerError(f"the worker that held this case was lost again and again, or failed: {error}")
     return _failed(task, run, str(error if isinstance(error, SegpipeError) else lost))
 

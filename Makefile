@@ -6,7 +6,7 @@ OUT := demo-out
 
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-slow check bench clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -25,7 +25,10 @@ demo: $(VENV)/installed
 	@echo "masks, records and areas.csv are in $(OUT)/: open $(OUT)/morava.tif in QGIS"
 
 test: $(VENV)/developed
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not slow"
+
+test-slow: $(VENV)/developed
+	$(BIN)/pytest -m slow
 
 check: $(VENV)/developed
 	$(BIN)/ruff check .

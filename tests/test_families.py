@@ -20,6 +20,8 @@ from segpipe.export.make import export_model
 from segpipe.export.precision import converted
 from segpipe.export.settings import export_settings
 
+pytestmark = pytest.mark.slow
+
 BY_COMMAND = {"torchvision-lraspp_mobilenet_v3_large", "smp-Linknet", "transformers-SegFormer-weights-apart"}
 FREE_SIZE = {"segpipe-unet", "smp-FPN", "own-torch.export"}
 ON_A_SCENE = {"smp-Unet", "segpipe-bisenetv2", "segpipe-unet"}

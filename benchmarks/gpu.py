@@ -193,7 +193,7 @@ def reading(session: Session) -> None:
     for threads in (1, 2, 4, 8, 16):
         began = time.perf_counter()
         with gdal_options(threads):
-            tiles = sum(tile.error is None for tile in read([Case("scene", str(source))], Reading(spec, None)))
+            tiles = sum(tile.error is None for tile in read([Case("scene", str(source))], Reading(spec)))
         seconds = time.perf_counter() - began
         found[threads] = round(session.arguments.size**2 / 1e6 / seconds, 1)
         print(f"  {threads} threads: {tiles} tiles, {found[threads]} Mpx/s", flush=True)

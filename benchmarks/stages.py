@@ -38,7 +38,7 @@ def stages(model: Path, source: Path) -> Seconds:
 
 
 def _measure(run: Run, case: Case, spent: Seconds) -> None:
-    source, sheet = open_sheet(case, run.model, None)
+    source, sheet = open_sheet(case, run.model)
     scaling, decision = scaling_of(source, run.model.contract), Decision(run.model.contract, run.model.blend_on)
     areas, strip = Areas(sheet.grid, run.model.contract), Strip(sheet.cover)
     sink = raster_sink(Folder(SCRATCH / "stages"), "scene.tif", sheet.grid, mask_style(decision, run))

@@ -64,7 +64,7 @@ def test_pixels_are_the_same_with_more(name, raster, tmp_path):
     def tiles(decoders):
         def within():
             with gdal_options(decoders.count):
-                yield from read([Case("case", path)], Reading(spec, None, decoders))
+                yield from read([Case("case", path)], Reading(spec, decoders=decoders))
 
         # whoever takes them has nothing else to do
         with closing(ahead(within(), 3, late=decoders.note)) as got:

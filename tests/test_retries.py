@@ -92,16 +92,16 @@ def test_a_request_that_fails_is_never_taken_for_zeros(root, endpoint):
     with gdal_options():
         endpoint.fail({"large": 100})
         with pytest.raises(SourceError, match="503"):
-            RasterSource("s3://scenes/in/large.tif", bands, None)
+            RasterSource("s3://scenes/in/large.tif", bands)
         endpoint.fail({})
-        source = RasterSource("s3://scenes/in/large.tif", bands, None)
+        source = RasterSource("s3://scenes/in/large.tif", bands)
         endpoint.fail({"large": 10_000})
         with pytest.raises(SourceError, match="503") as told:
             source.read(window)
         assert is_passing(told.value)
         source.close()
         endpoint.fail({})
-        source, local = (RasterSource(f"{place}/in/large.tif", bands, None) for place in ("s3://scenes", root))
+        source, local = (RasterSource(f"{place}/in/large.tif", bands) for place in ("s3://scenes", root))
         np.testing.assert_array_equal(source.read(window)[0], local.read(window)[0])
 
 

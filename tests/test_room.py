@@ -14,6 +14,7 @@ from segpipe.pipeline.cases import Case
 from segpipe.pipeline.config import load_settings
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.gdal import CACHE_MB, MOST_CACHE_MB, cache_bytes, gdal_options
+from segpipe.pipeline.overrides import Overrides
 from segpipe.pipeline.sources.raster import RasterSource
 from segpipe.pipeline.spec import read_spec
 
@@ -37,7 +38,10 @@ STRIPS = {"tiled": False, "blockysize": 1}
 )
 def test_room_is_the_blocks_of_a_row_of_windows(profile, shape, expected, raster):
     path = raster("s.tif", np.ones((4, 300, 600), np.uint8), photometric="MINISBLACK", **profile)
-    with gdal_options(), closing(RasterSource(str(path), Contract.model_validate(values(3)), (1, 2, 4))) as source:
+    with (
+        gdal_options(),
+        closing(RasterSource(str(path), Contract.model_validate(values(3)), Overrides((1, 2, 4)))) as source,
+    ):
         assert source.room(shape) == expected
 
 
@@ -72,7 +76,7 @@ def test_a_block_is_read_once(layout, most, low, high, small_cache, monkeypatch,
     spec = read_spec(load_settings(None, {"input": (str(path),), "model": model, "device": "cpu"}))
     before = bytes_read()
     with gdal_options():
-        tiles = list(read([Case("wide", str(path))], Reading(spec, None)))
+        tiles = list(read([Case("wide", str(path))], Reading(spec)))
     assert all(tile.error is None for tile in tiles)
     assert low <= (bytes_read() - before) / path.stat().st_size <= high
 
@@ -83,7 +87,7 @@ def test_a_file_that_no_cache_holds_is_told_of(monkeypatch, raster, tmp_path):
     model = pixelwise(tmp_path / "m.onnx", tile=[128, 128], overlap=[64, 64])
     spec = read_spec(load_settings(None, {"input": (str(path),), "model": model, "device": "cpu"}))
     with gdal_options():
-        source, sheet = open_sheet(Case("wide", str(path)), spec, None)
+        source, sheet = open_sheet(Case("wide", str(path)), spec)
         source.close()
     assert sheet.notes == (
         "a row of windows touches blocks of 3 MB, of which 1 MB stay decoded: blocks are read again and again. "

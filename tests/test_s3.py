@@ -265,7 +265,7 @@ def test_a_row_of_windows_is_asked_for_at_once(root, endpoint, monkeypatch):
         monkeypatch.setattr(batches, "ASKED_FOR", most)
         endpoint.forget()
         with gdal_options():
-            got = [(tile.index, tile.error, tile.pixels) for tile in read([Case("wide", path)], Reading(spec, None))]
+            got = [(tile.index, tile.error, tile.pixels) for tile in read([Case("wide", path)], Reading(spec))]
         return got, sum(line.startswith("GET") and "wide.tif" in line for line in endpoint.requests)
 
     local, _ = tiles(str(root / "wide.tif"), 12)

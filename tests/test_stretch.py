@@ -52,7 +52,7 @@ def test_tiles_are_those_that_are_read_alone(shape, nodata, raster, tmp_path, mo
     def tiles(size):
         monkeypatch.setattr(batches, "STRETCH_BYTES", size)
         with gdal_options():
-            return list(read([Case("a", path)], Reading(spec, None)))
+            return list(read([Case("a", path)], Reading(spec)))
 
     began: list[int] = []
     begin = RasterSource.begin
@@ -80,7 +80,7 @@ def test_invalid_is_nodata_of_any_band_and_what_is_not_finite(dtype, raster, tmp
     path = str(raster("a.tif", pixels, nodata=2))
     expected = (pixels == 2).any(axis=0) | ~np.isfinite(pixels).all(axis=0)
     spec = read_spec(load_settings(None, {"input": (path,), "model": pixelwise(tmp_path / "m.onnx"), "device": "cpu"}))
-    source, _ = open_sheet(Case("a", path), spec, None)
+    source, _ = open_sheet(Case("a", path), spec)
     assert isinstance(source, RasterSource)
     with gdal_options(), closing(source):
         begun = []
@@ -113,7 +113,7 @@ def test_what_fails_while_windows_are_cut_costs_only_its_case(raster, tmp_path, 
 
     monkeypatch.setattr(RasterSource, "_invalid", failing)
     with gdal_options():
-        tiles = list(read([Case(name, path) for name, path in paths.items()], Reading(raw_spec(paths["a"], model), None)))
+        tiles = list(read([Case(name, path) for name, path in paths.items()], Reading(raw_spec(paths["a"], model))))
     ended = [(tile.case.name, str(tile.error)) for tile in tiles if tile.error is not None]
     assert [name for name, _ in ended] == ["b"]
     assert "no room" in ended[0][1]
@@ -141,7 +141,7 @@ def test_a_vrt_is_read_window_by_window(raster, tmp_path, monkeypatch):
     begin = RasterSource.begin
     monkeypatch.setattr(RasterSource, "begin", lambda source, window: began.append(window.shape) or begin(source, window))
     with gdal_options():
-        tiles = list(read([Case("a", str(vrt))], Reading(spec, None)))
+        tiles = list(read([Case("a", str(vrt))], Reading(spec)))
     assert len(began) == len(tiles) > 10
     assert all(tile.error is None for tile in tiles)
     assert max(width for _, width in began) <= 64

@@ -14,6 +14,7 @@ from networks import local, pixelwise, pooling, positional
 
 from segpipe.pipeline.cases import Case
 from segpipe.pipeline.errors import ContractError, InputError, SettingsError
+from segpipe.pipeline.overrides import AS_STORED
 from segpipe.pipeline.windows import Cover, Tiling, Window
 from segpipe.tune.choices import Choice, batches, choices, open_networks, step
 from segpipe.tune.labels import Count, Sample, extent, reference_tiling, sample
@@ -163,10 +164,10 @@ def test_places_lie_where_pixels_are_valid(raster, tmp_path):
     (network,) = open_networks(TuneSettings(model=local(tmp_path / "m.onnx"), device="cpu"))
     cases = [Case(name, str(tmp_path / "in" / f"{name}.tif")) for name in "ab"]
     # rows and columns start at 68, 34 or 102: the middle is empty, and here half of the pixels are valid
-    (place,) = find_places(cases, (64, 64), 1, network.spec, None)
+    (place,) = find_places(cases, (64, 64), 1, network.spec, AS_STORED)
     assert (place.case.name, place.window) == ("a", Window((68, 102), (132, 166)))
     with pytest.raises(InputError, match=r"b\.tif must hold valid pixels"):
-        find_places(cases[1:], (64, 64), 1, network.spec, None)
+        find_places(cases[1:], (64, 64), 1, network.spec, AS_STORED)
 
 
 def test_what_the_budget_has_no_room_for_is_left_out_and_said(tmp_path):

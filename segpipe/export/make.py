@@ -30,6 +30,7 @@ from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.device import open_session
 from segpipe.pipeline.errors import ExportError
 from segpipe.pipeline.model import HostModel, try_out
+from segpipe.pipeline.overrides import Overrides
 from segpipe.pipeline.scaling import fixed_scaling
 from segpipe.pipeline.spec import ModelSpec, signature
 from segpipe.pipeline.stores.folder import Folder
@@ -186,12 +187,12 @@ def _save(proto: onnx.ModelProto, contract: Contract, settings: ExportSettings, 
 
 def _tiles(settings: ExportSettings, spec: ModelSpec) -> tuple[Tiles, Samples]:
     """Scaled tiles to calibrate on, and others to compare on."""
-    bands = settings.scene_bands
+    overrides = Overrides(settings.scene_bands)
     count = CALIBRATION_TILES + VERIFICATION_TILES
-    samples = scene_samples(settings.calibrate, spec, bands, count) if settings.calibrate else []
+    samples = scene_samples(settings.calibrate, spec, overrides, count) if settings.calibrate else []
     seen = [pixels for pixels, _ in samples]
     if settings.verify:
-        return seen, scene_samples(settings.verify, spec, bands, VERIFICATION_TILES)
+        return seen, scene_samples(settings.verify, spec, overrides, VERIFICATION_TILES)
     if not seen:
         return [], [(tile, None) for tile in random_tiles(spec, VERIFICATION_TILES, settings.seed)]
     step = max(1, len(seen) // VERIFICATION_TILES)

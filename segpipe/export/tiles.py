@@ -13,6 +13,7 @@ from segpipe.pipeline.cases import Case, find_cases
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.errors import InputError
 from segpipe.pipeline.gdal import gdal_options
+from segpipe.pipeline.overrides import Overrides
 from segpipe.pipeline.spec import ModelSpec
 
 Tiles = list[NDArray[np.float32]]
@@ -45,18 +46,18 @@ def random_tiles(spec: ModelSpec, count: int, seed: int) -> Tiles:
     return [noise(shape, seed + i) for i in range(count)]
 
 
-def scene_tiles(scenes: Sequence[str], spec: ModelSpec, bands: tuple[int, ...] | None, count: int) -> Tiles:
+def scene_tiles(scenes: Sequence[str], spec: ModelSpec, overrides: Overrides, count: int) -> Tiles:
     """As `scene_samples`, without where they are invalid."""
-    return [pixels for pixels, _ in scene_samples(scenes, spec, bands, count)]
+    return [pixels for pixels, _ in scene_samples(scenes, spec, overrides, count)]
 
 
-def scene_samples(scenes: Sequence[str], spec: ModelSpec, bands: tuple[int, ...] | None, count: int) -> Samples:
+def scene_samples(scenes: Sequence[str], spec: ModelSpec, overrides: Overrides, count: int) -> Samples:
     """Up to ``count`` tiles from the windows that a run would cut, evenly over scenes and windows.
 
     Args:
         scenes: what ``--input`` of a run would name.
         spec: the model that they are for; its contract scales them.
-        bands: as ``--bands`` of a run.
+        overrides: as in a run.
         count: how many.
 
     Raises:
@@ -69,17 +70,17 @@ def scene_samples(scenes: Sequence[str], spec: ModelSpec, bands: tuple[int, ...]
     tiles: Samples = []
     with gdal_options():
         for case in cases:
-            tiles += islice(_spread(case, host, bands, share), share)
+            tiles += islice(_spread(case, host, overrides, share), share)
     if not tiles:
         raise InputError(f"{', '.join(scenes)} must hold valid pixels to take tiles from, and all are nodata")
     return tiles[:count]
 
 
 def _spread(
-    case: Case, spec: ModelSpec, bands: tuple[int, ...] | None, count: int
+    case: Case, spec: ModelSpec, overrides: Overrides, count: int
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_] | None]]:
     """Tiles of a case with valid pixels: first about ``count`` far apart, then those between."""
-    source, sheet = open_sheet(case, spec, bands)
+    source, sheet = open_sheet(case, spec, overrides)
     with closing(source):
         scaling = scaling_of(source, spec.contract)
         windows = list(sheet.cover)

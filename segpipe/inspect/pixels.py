@@ -8,6 +8,7 @@ from rasterio.io import DatasetReader
 from segpipe.inspect.facts import Valid
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.errors import SourceError
+from segpipe.pipeline.overrides import Overrides
 from segpipe.pipeline.sources.raster import RasterSource
 from segpipe.pipeline.windows import Cover, Window, reflected
 
@@ -19,16 +20,16 @@ SAMPLES, FEW_SAMPLES = 1024, 16
 its own (measured: 1,024 blocks of 512 px, 4 bands of uint16 noise, 20 s); 256 samples tell a share to 3 %."""
 
 
-def valid_share(dataset: DatasetReader, contract: Contract, bands: tuple[int, ...] | None) -> Valid | None:
+def valid_share(dataset: DatasetReader, contract: Contract, overrides: Overrides) -> Valid | None:
     """Through GDAL's own view of the file at a smaller size, so that a pixel is valid by the rules of a run."""
-    RasterSource(dataset.name, contract, bands).close()
+    RasterSource(dataset.name, contract, overrides).close()
     if "?" in dataset.name or "://" in dataset.name:  # the view has no way to quote them
         return None
     cheap = math.prod(dataset.shape) <= CHEAP_PIXELS or dataset.overviews(1)
     rows, cols = (min(n, SAMPLES if cheap else FEW_SAMPLES) for n in dataset.shape)
     view = f"vrt://{dataset.name}?outsize={cols},{rows}"
     try:
-        with closing(RasterSource(view, contract, bands)) as source:
+        with closing(RasterSource(view, contract, overrides)) as source:
             _, invalid = source.read(Window((0, 0), (rows, cols)))
     except SourceError as error:
         raise SourceError(str(error).replace(view, dataset.name)) from None

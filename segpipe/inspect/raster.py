@@ -41,7 +41,7 @@ def inspect_raster(file: str, settings: Settings, model: Path | None) -> RasterF
         contract = spec.contract if spec and fit else _any_contract(len(settings.bands or colours(dataset)))
         valid = None
         with _told(errors, file):
-            valid = valid_share(dataset, contract, settings.bands)
+            valid = valid_share(dataset, contract, settings.overrides)
         return _raster_facts(dataset, valid, fit, notes=notes, error=next(iter(errors), None))
 
 
@@ -64,10 +64,10 @@ def _spec(settings: Settings, errors: list[str]) -> ModelSpec | None:
 def _fit(file: str, settings: Settings, spec: ModelSpec, errors: list[str]) -> tuple[Fit | None, list[str]]:
     """How a model lies on a raster, and what a run would note; errors are noted, too."""
     fit, notes = None, []
-    with _told(errors, file), closing(RasterSource(file, spec.contract, settings.bands)) as source:
+    with _told(errors, file), closing(RasterSource(file, spec.contract, settings.overrides)) as source:
         fit = laid(file, source, spec, settings)
     with _told(errors, file):
-        opened, sheet = open_sheet(Case(Path(file).stem, file), spec, settings.bands)
+        opened, sheet = open_sheet(Case(Path(file).stem, file), spec, settings.overrides)
         opened.close()
         notes = list(sheet.notes)
     return fit, notes

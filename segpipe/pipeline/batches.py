@@ -20,6 +20,7 @@ from segpipe.pipeline.decoders import Decoders
 from segpipe.pipeline.errors import SegpipeError, SourceError, foreseen
 from segpipe.pipeline.gdal import MOST_CACHE_MB, make_room
 from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.overrides import AS_STORED, Overrides
 from segpipe.pipeline.profile import span
 from segpipe.pipeline.scaling import Scaling, case_scaling, fixed_scaling, unscaled
 from segpipe.pipeline.sources import Invalid, Source
@@ -116,13 +117,13 @@ class Batch:
         return [tile for tile in self.tiles if tile.pixels is not None]
 
 
-def open_source(case: Case, contract: Contract, bands: tuple[int, ...] | None) -> Source:
+def open_source(case: Case, contract: Contract, overrides: Overrides = AS_STORED) -> Source:
     """Open a case by its family of formats."""
-    return RasterSource(case.path, contract, bands)
+    return RasterSource(case.path, contract, overrides)
 
 
 def open_sheet(
-    case: Case, model: ModelSpec, bands: tuple[int, ...] | None, part: Part | None = None
+    case: Case, model: ModelSpec, overrides: Overrides = AS_STORED, part: Part | None = None
 ) -> tuple[Source, Sheet]:
     """Open a case, or a part of it, and check that the model can take it.
 
@@ -130,7 +131,7 @@ def open_sheet(
         SourceError: it cannot be opened, or its bands, pixels or pixel size are not the model's.
     """
     opened = time.time()
-    source = open_source(case, model.contract, bands)
+    source = open_source(case, model.contract, overrides)
     try:
         _check_pixels(case, source, model)
         notes = [*source.notes, *check_spacing(case, source.grid, model.contract)]
@@ -161,8 +162,7 @@ class Reading:
 
     model: ModelSpec
     """That they are for."""
-    bands: tuple[int, ...] | None
-    """As ``--bands``."""
+    overrides: Overrides = AS_STORED
     decoders: Decoders = field(default_factory=lambda: Decoders(1, 1))
     """Threads that decode."""
     part: Part | None = None
@@ -210,7 +210,7 @@ def read_pieces(cases: Iterable[Case], reading: Reading) -> Pieces:
             if windows >= reading.limit:
                 raise HandedBackError(None)
             with span("open", case.name):
-                source, sheet = open_sheet(case, reading.model, reading.bands, reading.part)
+                source, sheet = open_sheet(case, reading.model, reading.overrides, reading.part)
             with closing(source):
                 if len(sheet.windows) > reading.limit:
                     raise HandedBackError(sheet)

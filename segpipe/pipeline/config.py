@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from segpipe.pipeline.contract import readable
 from segpipe.pipeline.errors import SettingsError
+from segpipe.pipeline.overrides import Overrides
 from segpipe.pipeline.windows import Blend
 
 BLENDS: tuple[str, ...] = get_args(Blend)
@@ -74,6 +75,10 @@ class Settings(BaseModel):
     profile: bool | Path = False
     """Say where the time went; a path: write the trace there."""
     fail_fast: bool = Field(default=False, strict=True)
+
+    @property
+    def overrides(self) -> Overrides:
+        return Overrides(self.bands)
 
     @field_validator("input", mode="before")
     @classmethod

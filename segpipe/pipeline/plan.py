@@ -214,7 +214,7 @@ def worker_memory(run: Run, workers: int) -> float:
 
 def _look(case: Case, run: Run, planned: list[PlannedCase], failed: list[Failure], unseen: list[Case]) -> None:
     try:
-        source, sheet = open_sheet(case, run.model, run.settings.bands)
+        source, sheet = open_sheet(case, run.model, run.settings.overrides)
         with closing(source):
             planned.append(as_planned(case, sheet))
     except Exception as error:  # noqa: BLE001 - a bad case costs only itself

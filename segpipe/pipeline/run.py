@@ -134,7 +134,7 @@ def run_job(job: Job, context: Context) -> Iterator[Told]:
     before = {} if run.settings.overwrite else _done_before(job, run)
     yield from before.values()
     left = [case for case in job.cases if case.name not in before]
-    reading = Reading(run.model, run.settings.bands, _decoders(run.model.device), limit=limit)
+    reading = Reading(run.model, run.settings.overrides, _decoders(run.model.device), limit=limit)
     windows = _tiles(left, reading)
     scored = predict(model, batches(windows, run.model.batch), context.calls)
     with gdal_options(), closing(windows), closing(scored), ThreadPoolExecutor(1, "segpipe-finish") as finisher:
@@ -175,7 +175,7 @@ def run_part(job: PartJob, context: Context) -> Outcome:
     if is_part_done(run.output, case, job.number, confidence=run.settings.confidence):
         return Outcome(case, 0.0)  # by a worker that was lost before it could tell
     known = read_scaling(run.output, case)
-    reading = Reading(run.model, run.settings.bands, _decoders(run.model.device), part=job.part, scaling=known)
+    reading = Reading(run.model, run.settings.overrides, _decoders(run.model.device), part=job.part, scaling=known)
     windows = _tiles([case], reading)
     scored = predict(model, batches(windows, model.spec.batch), context.calls)
     with gdal_options(), closing(windows), closing(scored):
@@ -202,7 +202,7 @@ def _part_output(job: PartJob, sheet: Sheet, run: Run, batch: int) -> PartOutput
 
 def measure(case: Case, run: Run) -> None:
     """Keep the scaling of a case by its own statistics for its parts."""
-    source, _ = open_sheet(case, run.model, run.settings.bands)
+    source, _ = open_sheet(case, run.model, run.settings.overrides)
     with closing(source):
         write_scaling(run.output, case, scaling_of(source, run.model.contract))
 
@@ -210,7 +210,7 @@ def measure(case: Case, run: Run) -> None:
 def join(job: JoinJob, run: Run) -> None:
     """One mask, one record and one table of a case from what its parts have left, which then goes."""
     case = job.case.case
-    source, sheet = open_sheet(case, run.model, run.settings.bands)
+    source, sheet = open_sheet(case, run.model, run.settings.overrides)
     source.close()
     if read_cut(case, run, sheet.files, sheet.grid.shape) != job.parts:
         if is_done(case, run):  # by a worker that was lost while it took the parts away

@@ -14,6 +14,7 @@ from segpipe.pipeline.cases import Case
 from segpipe.pipeline.decide import decide
 from segpipe.pipeline.labels import Decision, Labels
 from segpipe.pipeline.model import Model, load
+from segpipe.pipeline.overrides import Overrides
 from segpipe.pipeline.predict import predict
 from segpipe.pipeline.scaling import Scaling
 from segpipe.pipeline.windows import Cover, Tiling, Window
@@ -108,9 +109,9 @@ def _slices(window: Window) -> tuple[slice, ...]:
 class Bench:
     """One file on one place: its reference labels, and those of any tiling of it."""
 
-    def __init__(self, network: Network, place: Place, bands: tuple[int, ...] | None, calls: int) -> None:
+    def __init__(self, network: Network, place: Place, overrides: Overrides, calls: int) -> None:
         self._network, self._place, self._calls = network, place, calls
-        self._held, self._scaling = place.hold(network.spec, bands)
+        self._held, self._scaling = place.hold(network.spec, overrides)
         self.reference = self._reference()
 
     def _reference(self) -> Labels:

@@ -95,11 +95,11 @@ class _Work:
         self._networks = open_networks(settings)
         self.first = self._networks[0]
         self.calls = processors() if self.first.spec.device == "cpu" else 1
-        self._bands = settings.of_run(settings.model).bands
+        self._overrides = settings.of_run(settings.model).overrides
         self._cases = find_cases(settings.input) if settings.input else []
         if not self._cases:
             tell("no --input: tiles are noise, and seam error on noise says little of scenes")
-        self._shapes = survey(self._cases, self.first.spec, self._bands)
+        self._shapes = survey(self._cases, self.first.spec, self._overrides)
         self._wanted = tuple(round(PERIODS * t) for t in self.first.spec.tiling.tile)
         tell("timing a few tiles, to see what the budget has room for")
         self._rates = {network: self._rate(network) for network in self._networks}
@@ -111,11 +111,11 @@ class _Work:
     def _rate(self, network: Network) -> float:
         """Seconds per inferred pixel at the contract's tile, roughly."""
         (place,) = self._look(network.spec.tiling.tile, 1)
-        tiles = tiles_of(*place.hold(network.spec, self._bands), network.spec)
+        tiles = tiles_of(*place.hold(network.spec, self._overrides), network.spec)
         return seconds_per_tile(network.spec, tiles, self.calls) / math.prod(network.spec.tiling.tile)
 
     def _look(self, side: Axes, count: int) -> list[Place]:
-        return find_places(self._cases, side, count, self.first.spec, self._bands)
+        return find_places(self._cases, side, count, self.first.spec, self._overrides)
 
     def _distinct(self, wanted: Sequence[Choice]) -> list[Choice]:
         """Overlaps that give other windows on these scenes."""
@@ -213,7 +213,7 @@ class _Work:
         refused: set[tuple[Network, Axes]] = set()
         for number, place in enumerate(self._places, 1):
             self._tell(f"labels on box {number} of {len(self._places)}, choices: {len(self._choices)}")
-            benches = {n: Bench(n, place, self._bands, self.calls) for n in self._networks}
+            benches = {n: Bench(n, place, self._overrides, self.calls) for n in self._networks}
             for key, own in self._by_tile():
                 if key in refused:
                     continue
@@ -252,7 +252,7 @@ class _Work:
         return {setting: speed(found, first) for setting, found in seconds.items()}
 
     def _tiles(self, network: Network, tile: Axes) -> list[Pixels]:
-        held, scaling = self._places[0].hold(network.spec, self._bands)
+        held, scaling = self._places[0].hold(network.spec, self._overrides)
         return tiles_of(held, scaling, network.with_tiling(_with_tile(network, tile)))
 
     def _time(self, setting: Setting, tiles: Sequence[Pixels]) -> float:

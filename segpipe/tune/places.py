@@ -14,6 +14,7 @@ from segpipe.pipeline.cases import Case
 from segpipe.pipeline.errors import InputError
 from segpipe.pipeline.gdal import gdal_options
 from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.overrides import Overrides
 from segpipe.pipeline.scaling import Scaling, unscaled
 from segpipe.pipeline.sources import Begun, Invalid, Pixels
 from segpipe.pipeline.spec import ModelSpec
@@ -83,11 +84,11 @@ class Place:
     case: Case | None = None
     seed: int = 0
 
-    def hold(self, spec: ModelSpec, bands: tuple[int, ...] | None) -> tuple[Held, Scaling]:
+    def hold(self, spec: ModelSpec, overrides: Overrides) -> tuple[Held, Scaling]:
         """Its pixels, and how they are scaled for a model."""
         if self.case is None:
             return _noise(self.window.shape, spec, self.seed)
-        source, _ = open_sheet(self.case, spec, bands)
+        source, _ = open_sheet(self.case, spec, overrides)
         with closing(source):
             return Held(*source.read(self.window)), scaling_of(source, spec.contract)
 
@@ -102,7 +103,7 @@ def _noise(shape: Axes, spec: ModelSpec, seed: int) -> tuple[Held, Scaling]:
     return Held(raw, None), unscaled(contract)
 
 
-def survey(cases: Sequence[Case], spec: ModelSpec, bands: tuple[int, ...] | None) -> list[Axes]:
+def survey(cases: Sequence[Case], spec: ModelSpec, overrides: Overrides) -> list[Axes]:
     """Shapes of some of the cases, evenly over all.
 
     Raises:
@@ -110,15 +111,13 @@ def survey(cases: Sequence[Case], spec: ModelSpec, bands: tuple[int, ...] | None
     """
     shapes = []
     for case in cases[:: max(1, len(cases) // SURVEYED)][:SURVEYED]:
-        source, sheet = open_sheet(case, spec, bands)
+        source, sheet = open_sheet(case, spec, overrides)
         source.close()
         shapes.append(sheet.grid.shape)
     return shapes
 
 
-def find_places(
-    cases: Sequence[Case], side: Axes, count: int, spec: ModelSpec, bands: tuple[int, ...] | None
-) -> list[Place]:
+def find_places(cases: Sequence[Case], side: Axes, count: int, spec: ModelSpec, overrides: Overrides) -> list[Place]:
     """Up to ``count`` boxes of ``side`` with mostly valid pixels, in as many cases as can be; noise without cases.
 
     Raises:
@@ -129,7 +128,7 @@ def find_places(
         return [Place(window, (False,) * len(side), seed=seed) for seed in range(count)]
     looked: list[tuple[float, Place]] = []
     with gdal_options():
-        for look in _looks(cases[:: max(1, len(cases) // count)], side, spec, bands):
+        for look in _looks(cases[:: max(1, len(cases) // count)], side, spec, overrides):
             looked.append(look)
             if sum(share >= VALID for share, _ in looked) == count:
                 break
@@ -139,13 +138,11 @@ def find_places(
     return [place for _, place in best[:count]]
 
 
-def _looks(
-    cases: Sequence[Case], side: Axes, spec: ModelSpec, bands: tuple[int, ...] | None
-) -> Iterator[tuple[float, Place]]:
+def _looks(cases: Sequence[Case], side: Axes, spec: ModelSpec, overrides: Overrides) -> Iterator[tuple[float, Place]]:
     """Boxes to look at, each once, with their share of valid pixels: the middle of every case, then elsewhere in them."""
     seen: set[Place] = set()
     for shares, case in product(product(LOOKS, repeat=len(side)), cases):
-        source, sheet = open_sheet(case, spec, bands)
+        source, sheet = open_sheet(case, spec, overrides)
         with closing(source):
             place = _place(case, sheet.grid.shape, side, shares)
             if place not in seen:

@@ -17,6 +17,7 @@ from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.errors import SourceError
 from segpipe.pipeline.gdal import DRIVERS, at_one_go, decode_with, opening, source_errors
 from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.overrides import AS_STORED, Overrides
 from segpipe.pipeline.sources import Begun, Invalid, Pixels
 from segpipe.pipeline.windows import Window
 
@@ -32,14 +33,14 @@ PICTURE_DRIVERS = frozenset({"PNG", "JPEG", "WEBP", "BMP"})
 class RasterSource:
     """A raster that rasterio opens; one handle, for one thread."""
 
-    def __init__(self, path: str, contract: Contract, bands: Sequence[int] | None) -> None:
+    def __init__(self, path: str, contract: Contract, overrides: Overrides = AS_STORED) -> None:
         self._path = path
         self.files: tuple[str, ...] = (path,)
         self._dataset = self._opened()
         self._scratch = np.empty((2, 0), np.bool_)
         try:
             with source_errors(f"{path} cannot be opened", self.files):
-                self._describe(contract, bands)
+                self._describe(contract, overrides)
         except BaseException:
             self._dataset.close()
             raise
@@ -49,19 +50,19 @@ class RasterSource:
             # rasterio.open takes one driver only; what it returns takes several
             return DatasetReader(self._path, driver=list(DRIVERS), sharing=False)
 
-    def _describe(self, contract: Contract, bands: Sequence[int] | None) -> None:
+    def _describe(self, contract: Contract, overrides: Overrides) -> None:
         dataset = self._dataset
         _refuse_pages(dataset, self._path)
         alpha = [i for i, c in enumerate(dataset.colorinterp, 1) if c is ColorInterp.alpha]
         with _naming(self._path):
-            self.bands = match_bands(dataset.descriptions, alpha, contract, bands)
+            self.bands = match_bands(dataset.descriptions, alpha, contract, overrides.bands)
         self._alpha = [i for i in alpha if i not in self.bands]
         self.dtype = _pixel_type(dataset, self.bands, self._path)
         self._nodata = [resolve_nodata(dataset.nodatavals[i - 1], self.dtype) for i in self.bands]
         self._masked = _masked_bands(dataset, self.bands)
         if self._masked and MaskFlags.nodata in dataset.mask_flag_enums[self._masked[0] - 1]:
             self._nodata = [None] * len(self.bands)  # nodata of all bands together, which the mask knows
-        _refuse_palette(dataset, self.bands, bands, self._path)
+        _refuse_palette(dataset, self.bands, overrides.bands, self._path)
         self.grid = read_grid(dataset)
         self.resampled = dataset.driver == "VRT"  # GDAL resamples its sources request by request
         self.picture = dataset.driver in PICTURE_DRIVERS and not self.grid.georeferenced

@@ -1,0 +1,15 @@
+"""What the user states about the input files, where their own metadata is missing or wrong."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """Statements that beat a file's own metadata; None: as the file says. They apply to every case of a run."""
+
+    bands: tuple[int, ...] | None = None
+    """1-based bands in the order of the contract's channels."""
+
+
+AS_STORED = Overrides()
+"""Files are read as their own metadata says."""

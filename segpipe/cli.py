@@ -138,6 +138,7 @@ def export() -> None:
 )
 @click.option("--scene-bands", help="Bands of those scenes, counted from 1, such as 4,3,2.")
 @click.option("--prefix", help="What stands before the network's keys in the checkpoint [found].")
+@click.option("--score", help="Which output has the scores, where several could: its key, or its position from 0.")
 @click.option("--replace-head", is_flag=True, help="Begin the head anew, untrained, where its number of classes differs.")
 @click.option("--trust-pickle", is_flag=True, help="Load a pickle that can run code. Only from people you trust.")
 @click.option("--fixed-size", is_flag=True, help="Do not try to leave rows and columns free.")

@@ -28,8 +28,9 @@ from torch.nn import functional
 
 from segpipe.cli import main
 from segpipe.export import make
-from segpipe.export.graph import Scorer, check_scores, in_order, scores_in
+from segpipe.export.graph import Scorer, in_order
 from segpipe.export.make import Exported, export_model
+from segpipe.export.outputs import find_scores
 from segpipe.export.settings import ExportSettings, export_settings
 from segpipe.pipeline.errors import DisagreementError, ExportError, SegpipeError, SettingsError
 
@@ -69,8 +70,19 @@ FORMS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "dataclass": Output,
     "dataclass in a tuple": lambda scores, other: (Output(scores, other), other),
     "flat": lambda scores, other: scores[:, 0],
-    "nothing of the kind": lambda scores, other: {"boxes": scores},
+    "scores last": lambda scores, other: [other, {"masks": scores}],
+    "nothing of the kind": lambda scores, other: {"boxes": other, "more": [other]},
+    "nothing at all": lambda scores, other: None,
 }
+TRICKY = ("flat", "nothing of the kind", "nothing at all")
+
+
+def scores_in(output: Any) -> Tensor:
+    """The tensor that `FORMS` put the scores into: the one of fewest channels."""
+    if isinstance(output, Tensor):
+        return output
+    parts = output.values() if isinstance(output, dict) else vars(output).values() if isinstance(output, Output) else output
+    return min(map(scores_in, parts), key=lambda tensor: tensor.shape[1])
 
 
 class Small(nn.Module):
@@ -127,7 +139,7 @@ def not_a_network() -> int:
     return 3
 
 
-def seeded(net: nn.Module, seed: int = 0) -> Any:
+def seeded(net: nn.Module, seed: int = 0, *, calibrate: bool = True) -> Any:
     """Weights that make every class likely, and statistics as training leaves them."""
     torch.manual_seed(seed)
     with torch.no_grad():
@@ -137,6 +149,8 @@ def seeded(net: nn.Module, seed: int = 0) -> Any:
         for _ in range(3):
             net.norm(net.stem(torch.randn(2, channels, 16, 16)))
         net.eval()
+        if not calibrate:
+            return net
         image = torch.from_numpy(pixels(channels=channels)[None] * np.float32(0.01) - 1)
         net.head.weight /= scores_in(net(image)).std()
         net.head.bias -= scores_in(net(image)).mean((0, -2, -1))
@@ -368,12 +382,12 @@ def test_scores_of_a_fraction_of_the_size_are_upsampled_inside(factor, export, t
 # --- what networks give ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", [form for form in FORMS if form not in ("flat", "nothing of the kind")])
+@pytest.mark.parametrize("form", [form for form in FORMS if form not in TRICKY])
 def test_output_forms_of_networks(form):
     net, image = seeded(Small(form=form)), torch.randn(1, 3, TILE, TILE)
     plain = seeded(Small())
-    torch.testing.assert_close(Scorer(net)(image), plain(image))
-    check_scores(Scorer(net), (1, 3, TILE, TILE), 3)
+    name, _ = find_scores(net, (1, 3, TILE, TILE), 3)
+    torch.testing.assert_close(Scorer(net, name)(image), plain(image))
 
 
 @pytest.mark.parametrize("form", ["dict", "dataclass in a tuple"])
@@ -386,8 +400,95 @@ def test_output_forms_are_exported(form, export, tmp_path):
 
 
 def test_output_of_another_form_is_named():
-    with pytest.raises(ExportError, match=r"must give scores, alone or under out, logits, .*got \['boxes'\]"):
-        check_scores(Scorer(seeded(Small(form="nothing of the kind"))), (1, 3, TILE, TILE), 3)
+    shapes = re.escape("got outputs boxes (1 x 8 x 32 x 32), more.0 (1 x 8 x 32 x 32): correct")
+    with pytest.raises(ExportError, match=shapes):
+        find_scores(seeded(Small(form="nothing of the kind"), calibrate=False), (1, 3, TILE, TILE), 3)
+    with pytest.raises(ExportError, match=r"must give scores, as a tensor, .*got NoneType"):
+        find_scores(seeded(Small(form="nothing at all"), calibrate=False), (1, 3, TILE, TILE), 3)
+
+
+class Several(Plain):
+    """An auxiliary head of as many scores as the main one, as nets with deep supervision have, and a form for the two."""
+
+    def __init__(self, form: str = "list") -> None:
+        super().__init__()
+        self.aux, self.form = nn.Conv2d(3, 3, 1), form
+
+    def forward(self, image: Tensor) -> Any:
+        aux, main = self.aux(image), super().forward(image)
+        return {
+            "list": [aux, main],
+            "tuple": (main, aux),
+            "dict": {"side": aux, "fine": main},
+            "out": {"aux": aux, "out": main},
+            "out of other classes": {"aux": aux, "out": main[:, :2]},
+            "logits twice": [{"logits": aux}, {"logits": main}],
+            "two conventions": {"pred": aux, "scores": main},
+        }[self.form]
+
+
+AMBIGUOUS = [
+    ("list", "0 (1 x 3 x 64 x 64), 1 (1 x 3 x 64 x 64)", "1"),
+    ("tuple", "0 (1 x 3 x 64 x 64), 1 (1 x 3 x 64 x 64)", "0"),
+    ("dict", "side (1 x 3 x 64 x 64), fine (1 x 3 x 64 x 64)", "fine"),
+    ("logits twice", "0.logits (1 x 3 x 64 x 64), 1.logits (1 x 3 x 64 x 64)", "1.logits"),
+    ("two conventions", "pred (1 x 3 x 64 x 64), scores (1 x 3 x 64 x 64)", "scores"),
+]
+
+
+@pytest.mark.parametrize(("form", "listed", "main"), AMBIGUOUS)
+def test_outputs_that_could_each_be_the_scores_are_an_error_that_lists_them(form, listed, main):
+    net, image = seeded(Several(form)), torch.randn(1, 3, TILE, TILE)
+    shape = (1, 3, TILE, TILE)
+    with pytest.raises(ExportError, match=re.escape(f"2 outputs that could be its scores, {listed}: say which by --score")):
+        find_scores(net, shape, 3)
+    name, (other,) = find_scores(net, shape, 3, main)
+    assert name == main
+    assert other in listed.split(", ")
+    torch.testing.assert_close(Scorer(net, name)(image), Plain.forward(net, image))
+
+
+def test_a_name_of_a_library_says_which_is_meant_and_no_other_replaces_it():
+    assert find_scores(Several("out").eval(), (1, 3, TILE, TILE), 3) == ("out", ("aux (1 x 3 x 64 x 64)",))
+    with pytest.raises(ExportError, match=r"must give 3 scores per pixel, as the classes say, got outputs aux \(1 x 3"):
+        find_scores(Several("out of other classes").eval(), (1, 3, TILE, TILE), 3)
+
+
+@pytest.mark.parametrize(
+    ("form", "asked", "message"),
+    [
+        ("list", "2", "--score must name one of the network's outputs, got 2: it has 0 (1 x 3"),
+        ("dict", "0", "got 0: it has side (1 x 3"),
+        ("out of other classes", "out", "3 scores per pixel, as the classes say, got output 1 x 2 x 64 x 64 of outputs aux"),
+    ],
+)
+def test_score_must_name_an_output_that_fits(form, asked, message):
+    with pytest.raises(ExportError, match=re.escape(message)):
+        find_scores(Several(form).eval(), (1, 3, TILE, TILE), 3, asked)
+    with pytest.raises(ExportError, match="--score is for networks of several outputs"):
+        find_scores(Plain().eval(), (1, 3, TILE, TILE), 3, asked)
+
+
+@pytest.mark.parametrize("kind", ["module", "traced", "exported"])
+def test_the_chosen_output_is_exported_and_recorded(kind, cli, terms, tmp_path):
+    """The main head comes second; the first was taken, with 3.8 % of its labels."""
+    net = seeded(Several())
+    if kind == "module":
+        torch.save(net.state_dict(), tmp_path / "w.pt")
+    else:
+        {"traced": traced, "exported": exported_program}[kind](net, tmp_path / "w.pt")
+    line = ["w.pt", "--classes", terms(), "--bands", "r,g,b", "--tile", 64, "--fixed-size", "-o", "m.onnx"]
+    line += ["--module", "test_export:Several"] if kind == "module" else []
+    refused = cli(*line)
+    assert refused.exit_code == 2
+    assert "0 (1 x 3 x 64 x 64), 1 (1 x 3 x 64 x 64): say which by --score, as in --score 1" in refused.stderr
+    done = cli(*line, "--score", 1)
+    assert done.exit_code == 0, done.stderr
+    assert "note: scores are the network's output 1; left out: 0 (1 x 3 x 64 x 64)" in done.stderr
+    image = np.random.default_rng(0).normal(size=(1, 3, TILE, TILE)).astype(np.float32)
+    found = scores_of(tmp_path / "m.onnx", image)
+    np.testing.assert_allclose(found, Plain.forward(net, torch.from_numpy(image)).detach(), atol=1e-5)
+    assert contract_in(tmp_path / "m.onnx")["provenance"]["score"] == "1"
 
 
 class Cut(nn.Module):
@@ -418,13 +519,13 @@ def test_scores_that_would_be_stretched_are_refused(name):
     """Bilinear upsampling takes any size; what it made of these would lie beside its pixels."""
     cut, message = SIZES[name]
     with pytest.raises(ExportError, match=re.escape(message)):
-        check_scores(Scorer(Cut(cut)), (1, 3, TILE, TILE), 3)
+        find_scores(Cut(cut), (1, 3, TILE, TILE), 3)
 
 
 def test_scores_of_another_number_of_images_are_refused():
     """Three maps of one image are no three images of one score."""
     with pytest.raises(ExportError, match="must give 1 scores per pixel, as the classes say, got output 3 x 64 x 64"):
-        check_scores(Scorer(Cut(lambda x: x[0])), (1, 3, TILE, TILE), 1)
+        find_scores(Cut(lambda x: x[0]), (1, 3, TILE, TILE), 1)
 
 
 def test_scores_that_are_stretched_are_refused_by_the_command(cli, terms, tmp_path):

@@ -6,7 +6,7 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from segpipe.export.families import Network
 from segpipe.export.file import check_size
+from segpipe.export.outputs import outputs_of, said
 from segpipe.export.stride import Size, is_strided, total_stride
 from segpipe.pipeline.device import open_session
 from segpipe.pipeline.errors import ExportError
@@ -34,35 +35,18 @@ IR_VERSION = 10
 
 TRACED_OPSET = 17
 RAW_TYPES = {"uint8": TensorProto.UINT8, "uint16": TensorProto.UINT16, "int16": TensorProto.INT16}
-SCORES = ("out", "logits", "scores", "sem_seg", "pred")
-"""Keys and attributes under which libraries keep the scores, beside auxiliary ones."""
-
-
-def scores_in(output: Any) -> Tensor:
-    """The class scores in a network's output: a tensor, or a dict, dataclass or tuple that holds it."""
-    if isinstance(output, Tensor):
-        return output
-    for key in SCORES:
-        if isinstance(output, Mapping) and key in output:
-            return scores_in(output[key])
-        if isinstance(getattr(output, key, None), Tensor):
-            return scores_in(getattr(output, key))
-    if isinstance(output, Sequence) and output:
-        return scores_in(output[0])
-    keys = list(output) if isinstance(output, Mapping) else type(output).__name__
-    raise ExportError(f"the network must give scores, alone or under {', '.join(SCORES)}, got {keys}")
 
 
 class Scorer(nn.Module):
     """A network whose scores have the size of its image, whatever form and size its own output has."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, name: str = "") -> None:
         super().__init__()
-        self.network = network
+        self.network, self.name = network, name
 
     def forward(self, image: Tensor) -> Tensor:
         """Scores ``(batch, classes, rows, cols)``, upsampled bilinearly by half-pixel centres."""
-        scores = scores_in(self.network(image))
+        scores = outputs_of(self.network(image))[self.name]
         if scores.ndim == 3:
             scores = scores[:, None]
         if scores.shape[-2:] != image.shape[-2:]:
@@ -102,35 +86,6 @@ class _Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return output
 
 
-def check_scores(scorer: Scorer, shape: tuple[int, ...], classes: int) -> None:
-    """Run one image, and see that the scores are those of the contract.
-
-    Raises:
-        ExportError: it does not run at this size, gives another number of scores, or of a size that would be stretched.
-    """
-    try:
-        with torch.inference_mode():
-            found = tuple(scores_in(scorer.network(torch.zeros(shape))).shape)
-    except ExportError:
-        raise
-    except Exception as error:  # noqa: BLE001 - a network raises whatever it likes
-        raise ExportError(f"the network does not run on {_by(shape)}: {_said(error)}") from None
-    if len(found) not in (3, 4) or found[0] != shape[0] or (found[1] if len(found) == 4 else 1) != classes:
-        raise ExportError(
-            f"the network must give {classes} scores per pixel, as the classes say, got output {_by(found)}: "
-            "correct --classes, task or the head's size"
-        )
-    if len({size / part for size, part in zip(shape[-2:], found[-2:], strict=True)}) > 1 or shape[-1] % found[-1]:
-        raise ExportError(
-            f"scores must have the image's size or an integer fraction of it, got {_by(found[-2:])} for {_by(shape[-2:])}: "
-            "take a tile that is a multiple of the network's stride, or pad inside the network, so that sizes are kept"
-        )
-
-
-def _by(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))
-
-
 def to_onnx(network: Network, shape: tuple[int, ...], *, free_size: bool) -> onnx.ModelProto:
     """One graph from ``image`` to ``scores``, of free batch, and of free rows and columns if asked.
 
@@ -156,8 +111,9 @@ def to_onnx(network: Network, shape: tuple[int, ...], *, free_size: bool) -> onn
 def _exported(network: Network, example: Tensor, free_size: bool) -> onnx.ModelProto:
     free = torch.export.Dim.DYNAMIC
     sizes = {0: free, 2: free, 3: free} if free_size else {0: free}
+    scorer = Scorer(network.module, network.scores)
     program = torch.onnx.export(
-        Scorer(network.module).eval() if not _is_program(network.module) else Scorer(network.module),
+        scorer if _is_program(network.module) else scorer.eval(),
         (example,),
         input_names=["image"],
         output_names=["scores"],
@@ -180,8 +136,8 @@ def _scripted(network: Network, example: Tensor) -> onnx.ModelProto:
         proto = _traced(network, example)
         open_session(proto.SerializeToString(), "cpu", False)
     except Exception:  # noqa: BLE001 - whatever the exporter makes of it, or ONNX Runtime says of that
-        recorded = make_fx(Scorer(network.module).eval())(example)
-        return _exported(replace(network, module=recorded), example, False)
+        recorded = make_fx(Scorer(network.module, network.scores).eval())(example)
+        return _exported(replace(network, module=recorded, scores=""), example, False)
     return proto
 
 
@@ -193,7 +149,7 @@ def _traced(network: Network, example: Tensor) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder, "traced.onnx"))
         torch.onnx.export(
-            torch.jit.trace(Scorer(network.module).eval(), example, check_trace=False),  # type: ignore[no-untyped-call]
+            torch.jit.trace(Scorer(network.module, network.scores).eval(), example, check_trace=False),  # type: ignore[no-untyped-call]
             (example,),
             path,
             input_names=["image"],
@@ -247,14 +203,7 @@ def _root(error: BaseException) -> str:
     """The first cause, in its first lines: the exporter wraps it in pages of its own."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return _said(error)
-
-
-def _said(error: BaseException) -> str:
-    """The first lines of an error; the last one of TorchScript's, which begins with pages of its own source."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    lines = lines[-1:] if "TorchScript" in str(error) else lines[:3]
-    return f"{type(error).__name__}: {' '.join(lines).removeprefix(f'{type(error).__name__}: ')[:600]}"
+    return said(error)
 
 
 def _tidy(proto: onnx.ModelProto) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from segpipe import __version__
 from segpipe.export.families import Network
 from segpipe.export.file import draft, save, spec_of
-from segpipe.export.graph import Scorer, check_scores, in_order, output_stride, scaled_inside, score, to_onnx
+from segpipe.export.graph import Scorer, in_order, output_stride, scaled_inside, score, to_onnx
 from segpipe.export.mlm import mlm_item
 from segpipe.export.network import library_versions, open_network, weights_digest
+from segpipe.export.outputs import find_scores
 from segpipe.export.precision import converted
 from segpipe.export.settings import ExportSettings
 from segpipe.export.stride import Stride, measure_stride, named_stride
@@ -88,7 +89,7 @@ def trace(settings: ExportSettings, say: Say = LOG.info) -> Traced:
     say(f"loading {settings.weights}")
     network = open_network(settings, terms)
     contract = draw_up(terms, network.known, settings)
-    scorer, shape = _scorer(network, contract)
+    network, scorer, shape = _scorer(network, contract, settings)
     say("measuring the stride")
     stride = _stride(network, scorer, shape, contract)
     contract = contract.model_copy(update={"align": stride.align, "equivariant": stride.equivariant})
@@ -120,13 +121,16 @@ def write(traced: Traced, settings: ExportSettings, say: Say = LOG.info) -> Expo
     return Exported(settings.output, contract, agreement, traced.stride, traced.free_size, _notes(network, settings))
 
 
-def _scorer(network: Network, contract: Contract) -> tuple[Scorer, tuple[int, ...]]:
+def _scorer(network: Network, contract: Contract, settings: ExportSettings) -> tuple[Network, Scorer, tuple[int, ...]]:
     """The network as an oracle, once it is known to give the contract's scores, each time the same."""
     shape = (contract.channel_count, *_tile(contract))
-    scorer = Scorer(network.module)
-    check_scores(scorer, (1, *shape), contract.scores)
+    name, others = find_scores(network.module, (1, *shape), contract.scores, settings.score)
+    if others:
+        note = f"scores are the network's output {name}; left out: {', '.join(others)}"
+        network = replace(network, notes=(*network.notes, note))
+    network, scorer = replace(network, scores=name), Scorer(network.module, name)
     check_steady(partial(score, scorer), [noise(shape, seed) for seed in (1, 2)])
-    return scorer, shape
+    return network, scorer, shape
 
 
 def _tile(contract: Contract) -> tuple[int, int]:
@@ -230,6 +234,8 @@ def _origin(network: Network, settings: ExportSettings, proto: onnx.ModelProto) 
         "opset": next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")),
         "date": datetime.now(UTC).date().isoformat(),
     }
+    if network.scores:
+        told["score"] = network.scores
     return {**told, "notes": list(network.notes)} if network.notes else told
 
 

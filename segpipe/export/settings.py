@@ -53,6 +53,8 @@ class ExportSettings(BaseModel):
     """Bands of those scenes, 1-based, where neither names nor counts say them."""
     prefix: str | None = None
     """What stands before the network's keys in the checkpoint."""
+    score: str | None = None
+    """Which output of a network of several holds the scores: its key, or its position from 0."""
     replace_head: bool = False
     trust_pickle: bool = False
     fixed_size: bool = False

@@ -27,6 +27,8 @@ class Network:
     notes: tuple[str, ...] = ()
     traced: bool = False
     """A TorchScript program, which only tracing can export."""
+    scores: str = ""
+    """Which of its outputs holds the scores, as `segpipe.export.outputs` names them; empty where it has one."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,171 @@
+"""Which of a network's outputs holds the class scores: the user's, that of its library's convention, or the only one."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segpipe.pipeline.errors import ExportError
+
+CONVENTIONS = ("out", "logits", "scores", "sem_seg", "pred")
+"""Keys under which libraries keep the scores beside auxiliary ones: ``out`` is torchvision's, ``logits`` transformers',
+``sem_seg`` detectron2's."""
+
+DEEPEST = 4
+"""Levels of lists and dictionaries that are looked into."""
+
+Outputs = dict[str, Tensor]
+"""Tensors by where they lie: ``""`` for one alone, else keys and positions from 0, joined by dots, as in ``0.logits``."""
+
+
+def outputs_of(output: Any) -> Outputs:
+    """All tensors that a network gave, in its order.
+
+    >>> list(outputs_of({"out": torch.zeros(1), "aux": [torch.zeros(1), torch.zeros(2)]}))
+    ['out', 'aux.0', 'aux.1']
+    """
+    return dict(_tensors(output, ()))
+
+
+def _tensors(output: Any, place: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(output, Tensor):
+        yield ".".join(place), output
+    elif len(place) < DEEPEST:
+        for key, part in _parts(output):
+            yield from _tensors(part, (*place, str(key)))
+
+
+def _parts(output: Any) -> Iterator[tuple[Any, Any]]:
+    """Keys and values of whatever form people return."""
+    if isinstance(output, Mapping):
+        yield from output.items()
+    elif isinstance(output, tuple) and hasattr(output, "_fields"):
+        yield from zip(output._fields, output, strict=True)
+    elif isinstance(output, Sequence) and not isinstance(output, str | bytes):
+        yield from enumerate(output)
+    elif dataclasses.is_dataclass(output):
+        yield from ((field.name, getattr(output, field.name)) for field in dataclasses.fields(output))
+    elif isinstance(output, SimpleNamespace):
+        yield from vars(output).items()
+
+
+def find_scores(
+    network: nn.Module, shape: tuple[int, ...], classes: int, asked: str | None = None
+) -> tuple[str, tuple[str, ...]]:
+    """Run one image; find the output that holds the scores, and see that they are those of the contract.
+
+    Args:
+        network: of torch, in evaluation mode.
+        shape: of the image, ``(1, channels, rows, cols)``.
+        classes: scores per pixel.
+        asked: the output that the user names.
+
+    Returns:
+        Where the scores lie, and what else the network gives, for a person.
+
+    Raises:
+        ExportError: it does not run at this size, gives another number of scores, several outputs that could be meant, or
+            scores of a size that would be stretched.
+    """
+    outputs = _run(network, shape)
+    name = _asked(outputs, asked) if asked is not None else _chosen(outputs, shape, classes)
+    check_shape(tuple(outputs[name].shape), shape, classes, outputs)
+    return name, tuple(_shown(k, v) for k, v in outputs.items() if k != name)
+
+
+def _run(network: nn.Module, shape: tuple[int, ...]) -> Outputs:
+    try:
+        with torch.inference_mode():
+            given = network(torch.zeros(shape))
+    except Exception as error:  # noqa: BLE001 - a network raises whatever it likes
+        raise ExportError(f"the network does not run on {by(shape)}: {said(error)}") from None
+    if outputs := outputs_of(given):
+        return outputs
+    raise ExportError(
+        "the network must give scores, as a tensor, or in a list, tuple, dict or dataclass, "
+        f"got {type(given).__name__}: wrap it in a module that does"
+    )
+
+
+def _asked(outputs: Outputs, name: str) -> str:
+    if name in outputs and name:
+        return name
+    if "" in outputs:
+        raise ExportError(f"--score is for networks of several outputs, got {name} for a network of one: leave it out")
+    raise ExportError(f"--score must name one of the network's outputs, got {name}: it has {_listed(outputs)}")
+
+
+def _chosen(outputs: Outputs, shape: tuple[int, ...], classes: int) -> str:
+    """A convention's name first, then the only one of the scores' shape."""
+    if len(outputs) == 1:
+        return next(iter(outputs))
+    meant = _by_convention(outputs) or list(outputs)
+    fit = [name for name in meant if _may_be_scores(tuple(outputs[name].shape), shape, classes)]
+    if len(fit) == 1:
+        return fit[0]
+    if fit:
+        raise ExportError(
+            f"the network gives {len(fit)} outputs that could be its scores, {_listed({k: outputs[k] for k in fit})}: "
+            f"say which by --score, as in --score {fit[-1]}"
+        )
+    raise ExportError(
+        f"the network must give {classes} scores per pixel, as the classes say, got outputs {_listed(outputs)}: "
+        "correct --classes, task or the head's size, or name an output by --score"
+    )
+
+
+def _by_convention(outputs: Outputs) -> list[str]:
+    """Outputs of a known name, of the level nearest to the top."""
+    named = [name for name in outputs if name.rpartition(".")[2] in CONVENTIONS]
+    level = min((name.count(".") for name in named), default=0)
+    return [name for name in named if name.count(".") == level]
+
+
+def _may_be_scores(found: tuple[int, ...], shape: tuple[int, ...], classes: int) -> bool:
+    """By their count; maps of three axes, by their size, too, since those of tokens have as many."""
+    if len(found) == 4:
+        return found[:2] == (shape[0], classes)
+    return len(found) == 3 and classes == 1 and found[0] == shape[0] and not _is_stretched(found[-2:], shape[-2:])
+
+
+def check_shape(found: tuple[int, ...], shape: tuple[int, ...], classes: int, outputs: Outputs) -> None:
+    """Raise where scores are of another number, or would be stretched to the image's size."""
+    if len(found) not in (3, 4) or found[0] != shape[0] or (found[1] if len(found) == 4 else 1) != classes:
+        others = f" of outputs {_listed(outputs)}" if len(outputs) > 1 else ""
+        raise ExportError(
+            f"the network must give {classes} scores per pixel, as the classes say, got output {by(found)}{others}: "
+            f"correct --classes, task or the head's size{', or name another by --score' if others else ''}"
+        )
+    if _is_stretched(found[-2:], shape[-2:]):
+        raise ExportError(
+            f"scores must have the image's size or an integer fraction of it, got {by(found[-2:])} for {by(shape[-2:])}: "
+            "take a tile that is a multiple of the network's stride, or pad inside the network, so that sizes are kept"
+        )
+
+
+def _is_stretched(found: Sequence[int], image: Sequence[int]) -> bool:
+    factors = {size / part if part else 0.5 for size, part in zip(image, found, strict=True)}
+    return len(factors) > 1 or not factors.pop().is_integer()
+
+
+def _listed(outputs: Outputs) -> str:
+    return ", ".join(_shown(name, tensor) for name, tensor in outputs.items())
+
+
+def _shown(name: str, tensor: Tensor) -> str:
+    return f"{name} ({by(tuple(tensor.shape))})"
+
+
+def by(shape: Sequence[int]) -> str:
+    """Sizes as a person writes them."""
+    return " x ".join(map(str, shape))
+
+
+def said(error: BaseException) -> str:
+    """The first lines of an error; the last one of TorchScript's, which begins with pages of its own source."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    lines = lines[-1:] if "TorchScript" in str(error) else lines[:3]
+    return f"{type(error).__name__}: {' '.join(lines).removeprefix(f'{type(error).__name__}: ')[:600]}"

@@ -1,6 +1,5 @@
 """Rasters and pictures, through GDAL."""
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -9,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp, Interleaving, MaskFlags
+from rasterio.enums import ColorInterp, Interleaving
 from rasterio.io import DatasetReader
 from rasterio.windows import Window as RasterWindow
 
@@ -19,6 +18,8 @@ from segpipe.pipeline.gdal import DRIVERS, at_one_go, decode_with, opening, sour
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.overrides import AS_STORED, Overrides
 from segpipe.pipeline.sources import Begun, Invalid, Pixels
+from segpipe.pipeline.sources.bands import match_bands
+from segpipe.pipeline.sources.validity import Validity
 from segpipe.pipeline.windows import Window
 
 VRT_BLOCK = 1024
@@ -37,7 +38,6 @@ class RasterSource:
         self._path = path
         self.files: tuple[str, ...] = (path,)
         self._dataset = self._opened()
-        self._scratch = np.empty((2, 0), np.bool_)
         try:
             with source_errors(f"{path} cannot be opened", self.files):
                 self._describe(contract, overrides)
@@ -56,12 +56,8 @@ class RasterSource:
         alpha = [i for i, c in enumerate(dataset.colorinterp, 1) if c is ColorInterp.alpha]
         with _naming(self._path):
             self.bands = match_bands(dataset.descriptions, alpha, contract, overrides.bands)
-        self._alpha = [i for i in alpha if i not in self.bands]
         self.dtype = _pixel_type(dataset, self.bands, self._path)
-        self._nodata = [resolve_nodata(dataset.nodatavals[i - 1], self.dtype) for i in self.bands]
-        self._masked = _masked_bands(dataset, self.bands)
-        if self._masked and MaskFlags.nodata in dataset.mask_flag_enums[self._masked[0] - 1]:
-            self._nodata = [None] * len(self.bands)  # nodata of all bands together, which the mask knows
+        self._validity = Validity(dataset, self.bands, alpha, self.dtype)
         _refuse_palette(dataset, self.bands, overrides.bands, self._path)
         self.grid = read_grid(dataset)
         self.resampled = dataset.driver == "VRT"  # GDAL resamples its sources request by request
@@ -78,29 +74,11 @@ class RasterSource:
         where = _raster_window(window)
         with self._unreadable(window), at_one_go() if self._whole else nullcontext():
             pixels = self._dataset.read(self.bands, window=where, out_dtype=self.dtype)
-            masks = [self._dataset.read_masks(band, window=where) == 0 for band in self._masked]
-            masks += [self._dataset.read(band, window=where) == 0 for band in self._alpha]
+            masks = self._validity.read(self._dataset, where)
         return lambda: (pixels, self._invalid(pixels, masks))
 
     def _invalid(self, pixels: Pixels, masks: Sequence[Invalid]) -> Invalid | None:
-        """Where a mask is true, or any band is its nodata value, NaN or infinite.
-
-        It is sought in memory that is taken again: fresh memory for every band takes five times as long where many wait for
-        it (measured on 16 processors).
-        """
-        shape = pixels.shape[1:]
-        if self._scratch.shape[1] < (size := math.prod(shape)):
-            self._scratch = np.empty((2, size), np.bool_)
-        found, one = (flat[:size].reshape(shape) for flat in self._scratch)
-        found.fill(False)
-        for mask in masks:
-            np.logical_or(found, mask, out=found)
-        for band, value in zip(pixels, self._nodata, strict=True):
-            if value is not None:
-                np.logical_or(found, np.equal(band, value, out=one), out=found)
-            if band.dtype.kind == "f":
-                np.logical_or(found, np.logical_not(np.isfinite(band, out=one), out=one), out=found)
-        return found.copy() if found.any() else None
+        return self._validity.invalid(pixels, masks)
 
     def _unreadable(self, window: Window) -> AbstractContextManager[None]:
         (row, col), (height, width) = window.start, window.shape
@@ -118,7 +96,7 @@ class RasterSource:
         sides = zip(shape, blocks, dataset.shape, strict=True)
         rows, cols = (min((-(-n // block) + 1) * block, -(-size // block) * block) for n, block, size in sides)
         alone = dataset.driver == "VRT" or (dataset.driver == "GTiff" and dataset.interleaving is not Interleaving.pixel)
-        bands = len({*self.bands, *self._alpha, *self._masked}) if alone else dataset.count
+        bands = len({*self.bands, *self._validity.alpha, *self._validity.masked}) if alone else dataset.count
         return int(rows * cols * bands * self.dtype.itemsize)
 
     def tags(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -134,52 +112,6 @@ def _raster_window(window: Window) -> RasterWindow:
     return RasterWindow(col, row, cols, rows)
 
 
-def match_bands(
-    descriptions: Sequence[str | None], alpha: Sequence[int], contract: Contract, bands: Sequence[int] | None
-) -> list[int]:
-    """Which bands of a file, 1-based, are the contract's channels, in the model's order.
-
-    ``--bands`` beats names; names beat order; order needs equal counts, alpha bands left out.
-
-    Raises:
-        SourceError: neither names nor counts agree; both lists are in the message.
-    """
-    count, names = contract.channel_count, contract.channel_names
-    if bands is not None:
-        if len(bands) != count or max(bands) > len(descriptions):
-            raise SourceError(
-                f"--bands must name {count} of the file's bands, 1 to {len(descriptions)}, got {','.join(map(str, bands))}"
-            )
-        return list(bands)
-    colours = [i for i in range(1, len(descriptions) + 1) if i not in alpha]
-    found = [descriptions[i - 1] for i in colours]
-    if names and all(found):
-        return _match_names([str(name) for name in found], colours, names)
-    if len(colours) == count:
-        return colours
-    raise SourceError(_mismatch(found, names or ("unnamed",) * count))
-
-
-def _match_names(found: Sequence[str], colours: Sequence[int], names: Sequence[str]) -> list[int]:
-    folded = [name.strip().casefold() for name in found]
-    wanted = [name.strip().casefold() for name in names]
-    if any(folded.count(name) != 1 for name in wanted):
-        raise SourceError(_mismatch(found, names))
-    return [colours[folded.index(name)] for name in wanted]
-
-
-def _mismatch(found: Sequence[str | None], wanted: Sequence[str]) -> str:
-    listed = ", ".join(name or "unnamed" for name in found)
-    count = "1 band" if len(found) == 1 else f"{len(found)} bands"
-    example = ",".join(str(n) for n in range(len(wanted), 0, -1))
-    enough = (
-        f"say which with --bands, such as --bands {example}"
-        if len(found) >= len(wanted)
-        else f"no choice of --bands can give {len(wanted)}"
-    )
-    return f"the file's bands must be the model's channels, got {count} ({listed}) for {', '.join(wanted)}: {enough}"
-
-
 @contextmanager
 def _naming(path: str) -> Iterator[None]:
     """Put the path in front of an error that knows only its rule."""
@@ -187,25 +119,6 @@ def _naming(path: str) -> Iterator[None]:
         yield
     except SourceError as error:
         raise SourceError(f"{path}: {error}") from None
-
-
-def resolve_nodata(value: float | None, dtype: np.dtype[Any]) -> Any:
-    """The nodata value as a pixel can hold it; None where no pixel can equal it."""
-    if value is None or np.isnan(value):
-        return None
-    if dtype.kind == "f":
-        return dtype.type(value)
-    limits = np.iinfo(dtype)
-    return dtype.type(value) if value == int(value) and limits.min <= value <= limits.max else None
-
-
-def _masked_bands(dataset: DatasetReader, bands: Sequence[int]) -> list[int]:
-    """Bands whose mask is stored beside them: one where all share it."""
-    flags = [(band, dataset.mask_flag_enums[band - 1]) for band in bands]
-    computed = ({MaskFlags.all_valid}, {MaskFlags.nodata}, {MaskFlags.alpha, MaskFlags.per_dataset})
-    stored = [band for band, f in flags if set(f) not in computed]
-    shared = [band for band, f in flags if band in stored and MaskFlags.per_dataset in f]
-    return shared[:1] if shared else stored
 
 
 def _pixel_type(dataset: DatasetReader, bands: Sequence[int], path: str) -> np.dtype[Any]:

@@ -53,8 +53,9 @@ def test_the_lock_of_a_killed_run_is_cleared(tmp_path):
 
 
 def test_a_later_process_of_the_same_number_does_not_hold_it(tmp_path):
-    stolen = {"host": socket.gethostname(), "pid": os.getpid(), "began": "1"}
-    (tmp_path / NAME).write_text(json.dumps(stolen))
+    with locked(Folder(tmp_path)):
+        mine = json.loads((tmp_path / NAME).read_text())
+    (tmp_path / NAME).write_text(json.dumps(mine | {"began": "1"}))
     with locked(Folder(tmp_path)):
         pass
     assert list(tmp_path.iterdir()) == []
@@ -73,7 +74,31 @@ def test_another_machine_holds_it_while_it_gives_signs_of_life(silent, free, tmp
             pass
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"host": 1}'])
+@pytest.mark.skipif(os.getuid() != 0, reason="a PID namespace needs root")
+def test_another_container_of_this_host_holds_it(tmp_path):
+    """Two containers on one volume may share the host's name and number their processes alike."""
+    apart = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    command = [*apart, sys.executable, "-c", HOLD, str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "held\n"
+        told = json.loads((tmp_path / NAME).read_text())
+        assert told["host"] == socket.gethostname()
+        assert told["pid"] == 1
+        with pytest.raises(OutputError, match="process 1 on"), locked(Folder(tmp_path)):
+            pass
+        other = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert "OutputError: one run at a time" in other.stderr
+        assert (tmp_path / NAME).exists()
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"host": 1}', '{"host": 1, "pid": "x", "began": []}', "[" * 100_000, "null", "\x00"]
+)
 def test_a_lock_that_names_nobody_is_cleared(text, tmp_path):
     (tmp_path / NAME).write_text(text)
     with locked(Folder(tmp_path)):

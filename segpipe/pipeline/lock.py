@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 from segpipe.pipeline.errors import OutputError
@@ -30,6 +31,8 @@ class Holder:
     host: str
     pid: int
     began: str
+    space: str = ""
+    """Boot of the machine and its process numbering: containers of one host number their processes apart."""
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
@@ -41,7 +44,17 @@ class Holder:
 
 
 def _myself() -> Holder:
-    return Holder(socket.gethostname(), os.getpid(), _began(os.getpid()) or "")
+    return Holder(socket.gethostname(), os.getpid(), _began(os.getpid()) or "", _space())
+
+
+@cache
+def _space() -> str:
+    """Where a process number means one process: this boot of this kernel, and this process's PID namespace."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:  # not Linux: the host's name has to do
+        return socket.gethostname()
 
 
 def _began(pid: int) -> str | None:
@@ -123,13 +136,14 @@ def _holder(output: Store, name: str) -> Holder | None:
 
 def _parsed(told: bytes) -> Holder | None:
     try:
-        return Holder(**json.loads(told))
-    except (ValueError, TypeError):
+        holder = Holder(**json.loads(told))
+    except (ValueError, TypeError, RecursionError):
         return None
+    return holder if [type(value) for value in asdict(holder).values()] == [str, int, str, str] else None
 
 
 def _is_gone(holder: Holder, output: Store, name: str) -> bool:
-    if holder.host == socket.gethostname():
+    if holder.space == _space():
         return _began(holder.pid) != holder.began
     try:
         return output.age(name) > STALE

@@ -30,9 +30,13 @@ def open_network(settings: ExportSettings, terms: Terms) -> Network:
     elif form == "folder" and not settings.module:
         from segpipe.export.families import hub
 
-        classes = terms.scores if terms.classes else None
-        pickled, anew = settings.trust_pickle, settings.replace_head
-        network = hub.open_folder(settings.weights, classes=classes, replace_head=anew, trust_pickle=pickled)
+        network = hub.open_folder(
+            settings.weights,
+            classes=terms.scores if terms.classes else None,
+            replace_head=settings.replace_head,
+            trust_pickle=settings.trust_pickle,
+            scaled="normalize" in terms.values,
+        )
     else:
         network = _from_checkpoint(settings, terms)
     if not isinstance(network.module, torch.fx.GraphModule):  # a program's mode is fixed

@@ -103,6 +103,8 @@ def draw_up(terms: Terms, known: Mapping[str, Any], settings: ExportSettings) ->
         ContractError: what is said does not fit together.
     """
     values = {**_without_contradicted(known, terms.values), **terms.values}
+    if "channels" in values:
+        values["channels"] = _in_order(known.get("channels"), values["channels"])
     values = {"version": 1, "task": "multiclass", **values}
     values.setdefault("activation", "softmax" if values["task"] == "multiclass" else "sigmoid")
     if "normalize" not in values:
@@ -124,6 +126,32 @@ def _without_contradicted(known: Mapping[str, Any], given: Mapping[str, Any]) ->
     """Scaling comes from one place whole: a user's ``normalize`` displaces all that the files say of it."""
     scaling = {"scale", "offset", "clip", "normalize", "mean", "std"}
     return {k: v for k, v in known.items() if not ("normalize" in given and k in scaling)}
+
+
+def _in_order(known: Any, given: Any) -> Any:
+    """The user's channels, unless the network's files say that the same ones come in another order.
+
+    Raises:
+        ExportError: they do.
+    """
+    if not isinstance(known, list):
+        return given
+    if given == len(known):
+        return known
+    if not isinstance(given, list) or given == known:
+        return given
+    colours = [_COLOURS.get(str(name).casefold(), str(name)) for name in given]
+    if sorted(colours) == sorted(known) and colours != known:
+        raise ExportError(
+            f"the image processor gives the network its channels as {', '.join(known)}, got --bands {','.join(given)}: "
+            f"give --bands {','.join(given[colours.index(name)] for name in known)}"
+        )
+    return given
+
+
+_COLOURS = {"r": "red", "g": "green", "b": "blue", "red": "red", "green": "green", "blue": "blue"} | {
+    **{"b04": "red", "b03": "green", "b02": "blue"},  # of Sentinel-2
+}
 
 
 def _spread(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Networks of transformers, from a local folder with ``config.json``; nothing is ever downloaded."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from segpipe.export.families import Network, Wanted, need
+from segpipe.export.families.processor import read_processor
 from segpipe.pipeline.errors import ExportError
 
 # must stand before the library is imported: no network, and none of its checks inside the graph, where they have no operator
@@ -55,8 +55,18 @@ def build(name: str, wanted: Wanted) -> nn.Module:
     return _combined(network, Path(name))
 
 
-def open_folder(folder: Path, *, classes: int | None, replace_head: bool, trust_pickle: bool) -> Network:
-    """A network and its weights as ``save_pretrained`` left them, and what the folder says of scaling and classes."""
+def open_folder(
+    folder: Path, *, classes: int | None, replace_head: bool, trust_pickle: bool, scaled: bool = False
+) -> Network:
+    """A network and its weights as ``save_pretrained`` left them, and what the folder says of scaling and classes.
+
+    Args:
+        folder: with ``config.json``.
+        classes: how many the user names; None: those of the folder.
+        replace_head: begin the head anew where it has another number.
+        trust_pickle: load weights that can run code.
+        scaled: the user says how pixels are scaled, so that a processor that cannot be followed is no error.
+    """
     config = _config(folder)
     labels = int(config.num_labels)
     if classes not in (None, labels) and not replace_head:
@@ -66,10 +76,12 @@ def open_folder(folder: Path, *, classes: int | None, replace_head: bool, trust_
         )
     network, notes = _load(folder, config, classes if replace_head else None, trust_pickle)
     module = _combined(network, folder)
-    known = {**_scaling(folder), **_classes(config), "channels": _channels(config)}
+    channels = _channels(config)
+    scaling, told = _processed(folder, channels, scaled)
+    known = {"channels": channels, **scaling, **(_classes(config, folder) if classes is None else {})}
     if isinstance(module, Queries):
         known["activation"] = "none"
-    return Network(module, f"transformers {type(network).__name__}", known, notes)
+    return Network(module, f"transformers {type(network).__name__}", known, (*notes, *told))
 
 
 def _library() -> Any:
@@ -155,20 +167,23 @@ def _tokens(folder: Path, config: Any) -> Tensor:
     return text["input_ids"] * text["attention_mask"]  # type: ignore[no-any-return]
 
 
-def _scaling(folder: Path) -> dict[str, Any]:
-    """Contract keys from ``preprocessor_config.json``, whose pixels are 0 to 255."""
-    path = folder / "preprocessor_config.json"
-    if not path.is_file():
-        return {}
-    said = json.loads(path.read_text(encoding="utf-8"))
-    values: dict[str, Any] = {"scale": said.get("rescale_factor", 1 / 255) if said.get("do_rescale", True) else 1.0}
-    if not said.get("do_normalize", True) or "image_mean" not in said:
-        return {**values, "normalize": "none"}
-    return {**values, "normalize": "fixed", "mean": said["image_mean"], "std": said["image_std"]}
+def _processed(folder: Path, channels: int, scaled: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What the image processor does; where the user says how pixels are scaled, it may be one that cannot be followed."""
+    try:
+        return read_processor(folder, channels)
+    except ExportError:
+        if not scaled:
+            raise
+    return {}, ("the image processor cannot be followed, and was left out for the scaling that --classes gives",)
 
 
-def _classes(config: Any) -> dict[str, Any]:
+def _classes(config: Any, folder: Path) -> dict[str, Any]:
     names = {int(i): str(name) for i, name in config.id2label.items()}
+    if sorted(names) != list(range(len(names))):
+        raise ExportError(
+            f"id2label in {folder / 'config.json'} must name outputs 0 to {len(names) - 1}, got "
+            f"{listed([str(i) for i in sorted(names)])}: correct it, or give --classes"
+        )
     if any(name == f"LABEL_{i}" for i, name in names.items()):
         return {}
     return {"classes": [{"id": i, "name": name} for i, name in sorted(names.items())]}

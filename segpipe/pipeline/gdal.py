@@ -1,12 +1,10 @@
 """How GDAL is used everywhere: its options, its drivers, its errors."""
 
 import errno
-import logging
 import os
 import re
-import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from rasterio.session import DummySession
 
 from segpipe.pipeline.errors import SegpipeError, SourceError
 from segpipe.pipeline.faults import is_passing
+from segpipe.pipeline.gdal_messages import Messages, listen, messages
 from segpipe.pipeline.stores.bucket import gdal_endpoint, in_bucket, is_lonely, is_remote
 
 DRIVERS = ("GTiff", "VRT", "JP2OpenJPEG", "PNG", "JPEG", "WEBP", "BMP", "HFA")
@@ -77,15 +76,15 @@ def gdal_options(decoders: int = 1) -> rasterio.Env:
     """
     make_room()
     warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
-    _heed_requests()
     network = {key: value for key, value in NETWORK_OPTIONS.items() if key not in os.environ}
-    threads = {"GDAL_NUM_THREADS": decoders} if decoders > 1 else {}
+    heard = listen()
+    threads = {"GDAL_NUM_THREADS": decoders if heard else 1} if decoders > 1 or not heard else {}
     return rasterio.Env(session=DummySession(), **OPTIONS, **threads, **network, **gdal_endpoint())
 
 
 def decode_with(threads: int) -> None:
     """Let so many threads share the blocks of a window, in this thread's environment from now on."""
-    setenv(GDAL_NUM_THREADS=threads)
+    setenv(GDAL_NUM_THREADS=threads if listen() else 1)
 
 
 @contextmanager
@@ -112,70 +111,53 @@ READ_BYTES = 2**23
 
 FAILED_REQUEST = re.compile(r"(response_code=|HTTP response code(:| on .*:) *)(0|429|5\d\d)\b|CURL error")
 
-
-SIGNALLED = re.compile(r"^(?:GDAL signalled an error: err_no=\d+, msg=|CPLE_AppDefined:)'?(.*?)'?$", re.DOTALL)
-"""How rasterio hands GDAL's words on."""
-
-
-class _Requests(logging.Filter):
-    """Hears of requests that failed for good: GDAL warns of them, and then may go on as if zeros had been stored."""
-
-    told = threading.local()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        if FAILED_REQUEST.search(text) and "Retrying" not in text:
-            self.told.last = SIGNALLED.sub(r"\1", text)
-        return record.levelno >= logging.getLogger().getEffectiveLevel()
-
-
-_REQUESTS = _Requests()
-
-
-def _heed_requests() -> None:
-    for name in ("rasterio._err", "rasterio._env"):
-        logger = logging.getLogger(name)
-        logger.addFilter(_REQUESTS)  # once, however often it is added
-        if logger.getEffectiveLevel() > logging.INFO:
-            logger.setLevel(logging.INFO)
+DAMAGED = "{}: GDAL says: {}: if its pixels are right all the same, write it anew with gdal_translate"
 
 
 @contextmanager
 def gdal_errors(kind: type[SegpipeError], what: str) -> Iterator[None]:
     """Turn GDAL's errors into one of ours: what was done, to which path, and GDAL's own words.
 
-    So is a request that failed without an error of GDAL's.
+    So is a request that failed without an error of GDAL's: GDAL warns of it, and may go on as if zeros had been stored.
     """
-    _REQUESTS.told.last = None
-    try:
-        yield
-    except (RasterioError, CPLE_BaseError, OSError, MemoryError) as error:
-        cause = _failed_request() or error
-        raise kind(f"{what}: {_root(cause)}") from cause
-    if (fault := _failed_request()) is not None:
-        raise kind(f"{what}: {_root(fault)}") from fault
+    with messages() as heard:
+        try:
+            yield
+        except (RasterioError, CPLE_BaseError, OSError, MemoryError) as error:
+            cause = _failed_request(heard.own) or error
+            raise kind(f"{what}: {_root(cause)}") from cause
+        if (fault := _failed_request(heard.own)) is not None:
+            raise kind(f"{what}: {_root(fault)}") from fault
 
 
-def _failed_request() -> OSError | None:
-    text = getattr(_REQUESTS.told, "last", None)
-    return None if text is None else OSError(errno.EAGAIN, text)
+def _failed_request(heard: Sequence[str]) -> OSError | None:
+    failed = [text for text in heard if FAILED_REQUEST.search(text) and "Retrying" not in text]
+    return OSError(errno.EAGAIN, failed[-1]) if failed else None
 
 
 @contextmanager
 def source_errors(what: str, files: Iterable[str]) -> Iterator[None]:
-    """``gdal_errors`` where files are read.
+    """``gdal_errors`` where files are read; so is all that GDAL says and goes on, if it is not known to be harmless.
 
     GDAL has the same words for a disk that fails and a file that is damaged; the operating system has not, so it is asked.
     """
     try:
-        with gdal_errors(SourceError, what):
+        with gdal_errors(SourceError, what), messages() as heard:
             yield
+            _refuse_damage(what, heard)
     except SourceError as error:
         if error.__cause__ is not None and not is_passing(error):
             with _as_source_error(what):
                 for file in files:
                     _read_through(file)
         raise
+
+
+def _refuse_damage(what: str, heard: Messages) -> None:
+    if (fault := _failed_request(heard.all())) is not None:
+        raise SourceError(f"{what}: {fault.strerror}") from fault
+    if harmful := heard.harmful():
+        raise SourceError(DAMAGED.format(what, harmful[0])) from RasterioError(harmful[0])
 
 
 @contextmanager

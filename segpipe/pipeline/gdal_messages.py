@@ -1,0 +1,156 @@
+"""What GDAL and its codecs say while they work: every warning and error, those included that no call of GDAL returns.
+
+GDAL reports much damage by a message alone and goes on with the pixels that it has. rasterio logs such messages in the
+thread that made the call. GDAL's own threads, which decode JPEG 2000 and blocks side by side, have no part in that: they
+write to GDAL's log, which is a file in memory here.
+"""
+
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader
+
+HARMLESS = (
+    # libtiff sorts the tags of a directory itself; every reader takes such a file alike.
+    r"tags are not sorted in ascending order",
+    # TIFF 6.0: a file without the tag has one strip.
+    r"RowsPerStrip not defined \.\.\. assuming all one strip",
+    # Colour profiles are not applied: classes come of pixels as they are stored.
+    r"libpng: iCCP: |libpng: (known incorrect )?sRGB profile|libpng: cHRM: |libpng: gAMA: ",
+    # A request that is made again; if it fails for good, GDAL says so in another message.
+    r"Retrying again in",
+    # A sidecar that is not there. A raster that is not there is an error of the call.
+    r"HTTP (error code|response code).*\b(403|404)\b|response_code=(403|404)\b",
+)
+"""Messages that say nothing of pixels, mask or place, each with the reason. All others that GDAL says while it reads end
+the case. No other came up in the rasters of public test suites, nor in files of tifffile, Pillow, imagecodecs and GDAL."""
+
+_HARMLESS = re.compile("|".join(HARMLESS))
+
+_SIGNALLED = re.compile(
+    r"^(?:GDAL signalled an error: err_no=\d+, msg=(['\"])(?P<error>.*)\1|CPLE_\w+(?::| in )(?P<warning>.*))$", re.DOTALL
+)
+"""How rasterio words errors and warnings in its log."""
+
+_LOGGED = re.compile(r"^(?:ERROR|Warning) \d+: (.*)", re.MULTILINE)
+"""How GDAL words them in its own."""
+
+_OPENS_LOG = ("CPL_LOG", "CPL_MAX_ERROR_REPORTS")
+
+
+class _Listener(logging.Filter):
+    """Keeps what rasterio logs of GDAL in a thread that listens; lets pass what the root logger would."""
+
+    heard = threading.local()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        messages = getattr(self.heard, "messages", None)
+        if messages is not None and (record.levelno >= logging.WARNING or text.startswith("GDAL signalled")):
+            messages.append(_words(text))
+        return record.levelno >= logging.getLogger().getEffectiveLevel()
+
+
+def _words(text: str) -> str:
+    """GDAL's own words.
+
+    >>> _words("CPLE_AppDefined in a.png: libpng: bad CRC")
+    'a.png: libpng: bad CRC'
+    """
+    found = _SIGNALLED.match(text)
+    return text.strip() if found is None else (found["error"] or found["warning"] or "").strip()
+
+
+class _Log:
+    """GDAL's log, a file in memory, which takes the messages of threads that rasterio has no part in."""
+
+    def __init__(self) -> None:
+        self._file = os.memfd_create("gdal-log", os.MFD_CLOEXEC)
+        _open_log(f"/proc/{os.getpid()}/fd/{self._file}")
+        self.heard = self.size > 0
+        """Whether GDAL writes to it: not if it had to open a log before."""
+
+    @property
+    def size(self) -> int:
+        return os.fstat(self._file).st_size
+
+    def since(self, start: int) -> list[str]:
+        if (more := self.size - start) <= 0:
+            return []
+        return _LOGGED.findall(os.pread(self._file, more, start).decode(errors="replace"))
+
+
+def _open_log(path: str) -> None:
+    """Make GDAL open its log, which it does once in a process, at the first error outside rasterio's environment."""
+    # by the process' environment, for a moment: options that rasterio sets may belong to one thread
+    before = {key: os.environ.get(key) for key in _OPENS_LOG}
+    os.environ.update(zip(_OPENS_LOG, (path, "0"), strict=True))  # 0: not silent after 1,000 messages
+    thread = threading.Thread(target=_err)
+    thread.start()
+    thread.join()
+    for key, value in before.items():
+        os.environ.pop(key) if value is None else os.environ.update({key: value})
+
+
+def _err() -> None:
+    try:
+        DatasetReader("/vsimem/segpipe/no-such-raster", sharing=False)
+    except RasterioError:
+        return
+
+
+_LISTENER = _Listener()
+_lock = threading.Lock()
+_log: _Log | None = None
+
+
+def listen() -> bool:
+    """Hear GDAL from now on, in every thread of this process; whether GDAL's own threads are heard, too."""
+    return _listening().heard
+
+
+def _listening() -> _Log:
+    global _log  # noqa: PLW0603 - as GDAL has it: one for the process
+    with _lock:
+        for name in ("rasterio._err", "rasterio._env"):
+            logger = logging.getLogger(name)
+            logger.addFilter(_LISTENER)  # once, however often it is added
+            if logger.getEffectiveLevel() > logging.INFO:
+                logger.setLevel(logging.INFO)
+        if _log is None:
+            _log = _Log()
+        return _log
+
+
+class Messages:
+    """What GDAL has said since this began: in the thread that made it, and in GDAL's own threads for any thread."""
+
+    def __init__(self) -> None:
+        self._log = _listening()
+        self._start = self._log.size
+        self.own: list[str] = []
+
+    def all(self) -> list[str]:
+        return [*self.own, *self._log.since(self._start)]
+
+    def harmful(self) -> list[str]:
+        """Those that no rule says are harmless."""
+        return [message for message in self.all() if not _HARMLESS.search(message)]
+
+
+@contextmanager
+def messages() -> Iterator[Messages]:
+    """Hear what GDAL says meanwhile in this thread, and in its own threads; whoever listens already hears it, too."""
+    before, heard = getattr(_Listener.heard, "messages", None), Messages()
+    _Listener.heard.messages = heard.own
+    try:
+        yield heard
+    finally:
+        _Listener.heard.messages = before
+        if before is not None:
+            before.extend(heard.own)

@@ -84,7 +84,7 @@ EVIL = {
         "tiff_overflow_rows_per_strip.tif": ("u1", 522, (3, 374, 278), (0, 1, 2)),
         "tiff_strip_cmyk_jpeg.tif": None,
         "tiff_strip_ycbcr_jpeg_2x2_sampling.tif": None,
-        "tiff_wrong_bits_per_sample.tiff": "cannot be opened: GDAL says: .*Bogus \"StripByteCounts\"",
+        "tiff_wrong_bits_per_sample.tiff": 'cannot be opened: GDAL says: .*Bogus "StripByteCounts"',
     },
 }
 

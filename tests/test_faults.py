@@ -20,7 +20,8 @@ from segpipe.pipeline.contract import parse_contract
 from segpipe.pipeline.errors import OutputError
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.launch import carry_out, prepare
-from segpipe.pipeline.sinks.raster import PartSink, Style
+from segpipe.pipeline.sinks.raster import PartSink
+from segpipe.pipeline.sinks.style import Style
 from segpipe.pipeline.stores.folder import Folder
 from segpipe.pipeline.windows import Window
 

@@ -30,7 +30,7 @@ from segpipe.pipeline.config import load_settings
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.launch import carry_out, prepare
 from segpipe.pipeline.sinks import raster as sinks
-from segpipe.pipeline.sinks.raster import Style
+from segpipe.pipeline.sinks.style import Style
 from segpipe.pipeline.stores.folder import Folder
 from segpipe.pipeline.windows import Window as Box
 

@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -28,6 +29,14 @@ class SegmentationClass(BaseModel):
     color: Color | None = None
     index: int | None = Field(default=None, ge=0)
     """Channel of the output; its id where None."""
+
+    @field_validator("name")
+    @classmethod
+    def _one_line(cls, value: str) -> str:
+        """No file that a mask is written to has a place for control characters."""
+        if any(unicodedata.category(c) == "Cc" for c in value):
+            raise ValueError(f"a class name must be one line without control characters, got {value!r}: rename the class")
+        return value
 
     @property
     def channel(self) -> int:

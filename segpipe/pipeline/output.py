@@ -23,15 +23,12 @@ from segpipe.pipeline.records import Record, Run, device_kind, read_record, reco
 from segpipe.pipeline.sinks.raster import (
     ENCODERS,
     ENCODERS_BESIDE,
-    Color,
     PartSink,
     RasterSink,
-    Style,
-    palette,
-    parse_color,
     raster_sink,
     read_part,
 )
+from segpipe.pipeline.sinks.style import Color, Style, palette, parse_color
 from segpipe.pipeline.windows import Part, Window
 
 SMALL = 2**22
@@ -217,6 +214,7 @@ def mask_style(decision: Decision, run: Run) -> Style:
         ["class"],
         colors={**colors, decision.nodata: (0, 0, 0, 0)} if decision.dtype == np.uint8 else None,
         names=names,
+        legend=colors,
         tags=tags | {f"CLASS_{value}": name for value, name in names.items()},
     )
 
@@ -234,4 +232,5 @@ def _legend(contract: Contract) -> tuple[dict[int, str], dict[int, Color]]:
 def confidence_style(decision: Decision) -> Style:
     """Confidence 0 to 254 stands for probability 0 to 1."""
     bands = [c.name for c in decision.contract.mask_classes] if decision.bands > 1 else ["confidence"]
-    return Style("uint8", CONFIDENCE_NODATA, bands, tags={"SEGPIPE": __version__, "SCALE": str(1 / CONFIDENCE_TOP)})
+    scale = 1 / CONFIDENCE_TOP
+    return Style("uint8", CONFIDENCE_NODATA, bands, tags={"SEGPIPE": __version__, "SCALE": str(scale)}, scale=scale)

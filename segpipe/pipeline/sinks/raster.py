@@ -1,14 +1,11 @@
 """Masks as cloud-optimised GeoTIFF, and as indexed PNG for plain pictures."""
 
-import colorsys
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
-from xml.sax.saxutils import escape
 
 import numpy as np
 import rasterio
@@ -17,7 +14,7 @@ from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioError
-from rasterio.io import DatasetWriter, MemoryFile
+from rasterio.io import DatasetReader, DatasetWriter, MemoryFile
 from rasterio.windows import Window as RasterWindow
 
 from segpipe.pipeline.errors import OutputError
@@ -25,6 +22,9 @@ from segpipe.pipeline.files import output_errors, remove
 from segpipe.pipeline.gdal import decoding, gdal_errors
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.machine import processors
+from segpipe.pipeline.sinks.pam import EMPTY, sidecar
+from segpipe.pipeline.sinks.readback import lost
+from segpipe.pipeline.sinks.style import UNUSED, Style
 from segpipe.pipeline.stores import Store
 from segpipe.pipeline.windows import Window
 
@@ -59,28 +59,14 @@ COG = {
     "STATISTICS": "NO",
 }
 
+AUX = ".aux.xml"
+"""What GDAL appends to the name of a file for its sidecar."""
+
+READERS = {"COG": "GTiff", "PNG": "PNG"}
+"""What reads what a driver has written."""
+
 COPIED = 4 * BLOCK
 """Side of the squares in which parts are copied."""
-
-Color = tuple[int, int, int, int]
-
-UNUSED: dict[int, Color] = dict.fromkeys(range(256), (0, 0, 0, 255))
-"""Of values that no pixel has."""
-
-
-@dataclass(frozen=True)
-class Style:
-    """What a mask's pixels mean."""
-
-    dtype: str
-    nodata: int
-    bands: Sequence[str]
-    """Description of each band."""
-    colors: dict[int, Color] | None = None
-    """Colour table of a mask with one band of at most 256 values."""
-    names: dict[int, str] | None = None
-    """Class names by id, for a mask with one band."""
-    tags: dict[str, str] | None = None
 
 
 class PartSink:
@@ -222,6 +208,10 @@ class RasterSink(ABC):
         if style.colors is not None:
             dataset.write_colormap(1, UNUSED | style.colors)
             dataset.colorinterp = [ColorInterp.palette]
+        if style.scale != 1 and self._form is COG:
+            dataset.scales = [style.scale] * len(style.bands)
+        for domain, tags in style.scene.items():
+            dataset.update_tags(ns=domain or None, **tags)
         dataset.update_tags(**(style.tags or {}), **self._point())
 
     def _point(self) -> dict[str, str]:
@@ -233,12 +223,30 @@ class RasterSink(ABC):
         if self._form is COG and (factors := overview_factors(self._grid.shape)):
             dataset.build_overviews(factors, Resampling.nearest)
 
-    def _write_names(self) -> list[str]:
-        if not self._style.names or self._form is PNG:
+    def _settled(self, opened: Callable[[bytes], AbstractContextManager[DatasetReader]]) -> bytes | None:
+        """The sidecar beside which the file says all that was meant to whoever opens it; None where it needs none.
+
+        GDAL puts a CRS for which GeoTIFF has no keys into a sidecar of its own, and loses others without a word: what the
+        file itself does not keep goes into ours.
+
+        Raises:
+            OutputError: what is kept neither in the file nor beside it.
+        """
+        style, picture, gone = self._style, self._form is PNG, list[str]()
+        for grid in (None,) if picture else (None, self._grid):
+            beside = None if picture else sidecar(style, grid)
+            with self._unwritable(), opened(beside or EMPTY) as dataset:
+                gone = lost(dataset, self._grid, style, picture=picture)
+            if not gone:
+                return beside
+        raise OutputError(f"{self.path} cannot be written: GDAL does not keep its {' and '.join(gone)}")
+
+    def _write_sidecar(self, beside: bytes | None) -> list[str]:
+        if beside is None:
             return []
-        sidecar = f"{self.name}.aux.xml"
-        self._output.write(sidecar, category_names(self._style.names).encode())
-        return [sidecar]
+        name = self.name + AUX
+        self._output.write(name, beside)
+        return [name]
 
 
 class DraftSink(RasterSink):
@@ -269,14 +277,15 @@ class DraftSink(RasterSink):
                 # half the time with two threads, and the same bytes
                 threads = {"NUM_THREADS": self._threads} if self._form is COG else {}
                 rasterio.shutil.copy(self._draft, temporary, **self._form, **threads)
-            _forget_sidecar(temporary)
+            beside = self._settled(lambda data: _opened_beside(temporary, data))
             check(temporary, self.path, self._total, self._threads)
-            sidecar = self._write_names()
+            names = self._write_sidecar(beside)
             with output_errors(self.path):
                 self._output.publish(temporary, self.name)
-            return [self.name, *sidecar]
+            return [self.name, *names]
         finally:
             remove(temporary)
+            remove(_beside(temporary))
             self.discard()
 
     def discard(self) -> None:
@@ -290,6 +299,7 @@ class HeldSink(RasterSink):
 
     def _begin(self) -> DatasetWriter:
         self._file = MemoryFile(ext=PurePosixPath(self.name).suffix)
+        self._besides: list[MemoryFile] = []
         return self._file.open(**self._form, **self._shape)
 
     def finish(self) -> list[str]:
@@ -298,17 +308,28 @@ class HeldSink(RasterSink):
                 self._overviews(self._dataset)
                 self._dataset.close()
                 data = self._file.read()
+            beside = self._settled(self._opened)
             with self._output.draft_of(self.name) as draft:
                 draft.write_bytes(data)  # which tells of a full disk, as GDAL does not
-                sidecar = self._write_names()
-            return [self.name, *sidecar]
+                names = self._write_sidecar(beside)
+            return [self.name, *names]
         finally:
             self.discard()
+
+    @contextmanager
+    def _opened(self, beside: bytes) -> Iterator[DatasetReader]:
+        """The file in memory, with no other sidecar than this one."""
+        path = PurePosixPath(self._file.name)
+        # whichever of the two is closed first takes the other along
+        self._besides.append(MemoryFile(beside, dirname=path.parent.name, filename=path.name + AUX))
+        with self._file.open(driver=READERS[self._form["driver"]]) as dataset:
+            yield dataset
 
     def discard(self) -> None:
         with suppress(RasterioError, CPLE_BaseError):
             self._dataset.close()
-        self._file.close()
+        for file in (self._file, *self._besides):
+            file.close()
 
 
 def raster_sink(output: Store, name: str, grid: Grid, style: Style, threads: int = ENCODERS) -> RasterSink:
@@ -317,8 +338,17 @@ def raster_sink(output: Store, name: str, grid: Grid, style: Style, threads: int
     return (HeldSink if size <= HELD_BYTES else DraftSink)(output, name, grid, style, threads)
 
 
-def _forget_sidecar(path: Path) -> None:
-    path.with_name(path.name + ".aux.xml").unlink(missing_ok=True)
+def _beside(path: Path) -> Path:
+    return path.with_name(path.name + AUX)
+
+
+@contextmanager
+def _opened_beside(path: Path, beside: bytes) -> Iterator[DatasetReader]:
+    """A file with no other sidecar than this one."""
+    with output_errors(path):
+        _beside(path).write_bytes(beside)
+    with rasterio.open(path) as dataset:
+        yield dataset
 
 
 def overview_factors(shape: Sequence[int]) -> list[int]:
@@ -329,37 +359,3 @@ def overview_factors(shape: Sequence[int]) -> list[int]:
         factors.append(factor)
         factor *= 2
     return factors
-
-
-def category_names(names: dict[int, str]) -> str:
-    """GDAL's sidecar with the names of the classes, which GeoTIFF has no place for."""
-    lines = [f"      <Category>{escape(names.get(i, ''))}</Category>" for i in range(max(names) + 1)]
-    return "\n".join(
-        [
-            "<PAMDataset>",
-            '  <PAMRasterBand band="1">',
-            "    <CategoryNames>",
-            *lines,
-            "    </CategoryNames>",
-            "  </PAMRasterBand>",
-            "</PAMDataset>",
-            "",
-        ]
-    )
-
-
-def parse_color(text: str) -> Color:
-    """``#rrggbb`` as red, green, blue and full opacity."""
-    red, green, blue = bytes.fromhex(text.removeprefix("#"))
-    return red, green, blue, 255
-
-
-def palette(position: int) -> Color:
-    """A colour for a class that has none, different for any number of classes.
-
-    Hues step by the golden ratio, so that neighbours in the list are far apart; three steps of lightness.
-    """
-    hue = (position * 0.618033988749895 + 0.08) % 1
-    lightness, saturation = ((0.45, 0.65), (0.62, 0.6), (0.32, 0.7))[position // 8 % 3]
-    red, green, blue = colorsys.hls_to_rgb(hue, lightness, saturation)
-    return round(red * 255), round(green * 255), round(blue * 255), 255

@@ -1,0 +1,48 @@
+"""What a mask's pixels mean: type, nodata, colours and names."""
+
+import colorsys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+Color = tuple[int, int, int, int]
+
+UNUSED: dict[int, Color] = dict.fromkeys(range(256), (0, 0, 0, 255))
+"""Of values that no pixel has."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """What a mask's pixels mean."""
+
+    dtype: str
+    nodata: int
+    bands: Sequence[str]
+    """Description of each band."""
+    colors: dict[int, Color] | None = None
+    """Colour table of a mask with one band of at most 256 values."""
+    names: dict[int, str] | None = None
+    """Class names by id, for a mask with one band."""
+    tags: dict[str, str] | None = None
+    scale: float = 1.0
+    """What a stored value is multiplied by to give what it stands for."""
+    legend: Mapping[int, Color] = field(default_factory=dict)
+    """Colour of each class of a mask with one band, whatever its type."""
+    scene: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """The input's metadata that describe the scene, by domain."""
+
+
+def parse_color(text: str) -> Color:
+    """``#rrggbb`` as red, green, blue and full opacity."""
+    red, green, blue = bytes.fromhex(text.removeprefix("#"))
+    return red, green, blue, 255
+
+
+def palette(position: int) -> Color:
+    """A colour for a class that has none, different for any number of classes.
+
+    Hues step by the golden ratio, so that neighbours in the list are far apart; three steps of lightness.
+    """
+    hue = (position * 0.618033988749895 + 0.08) % 1
+    lightness, saturation = ((0.45, 0.65), (0.62, 0.6), (0.32, 0.7))[position // 8 % 3]
+    red, green, blue = colorsys.hls_to_rgb(hue, lightness, saturation)
+    return round(red * 255), round(green * 255), round(blue * 255), 255

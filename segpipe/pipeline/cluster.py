@@ -21,7 +21,8 @@ from segpipe import __version__
 from segpipe.pipeline.config import Settings
 from segpipe.pipeline.contract import readable
 from segpipe.pipeline.device import gpus
-from segpipe.pipeline.errors import SettingsError, WorkerError
+from segpipe.pipeline.environment import settle
+from segpipe.pipeline.errors import InstallationError, SettingsError, WorkerError
 from segpipe.pipeline.plan import Crew
 from segpipe.pipeline.records import Run, device_kind
 from segpipe.pipeline.spec import read_spec
@@ -189,6 +190,7 @@ def _security(settings: Settings) -> "Security | None":
 
 def _told(settings: Settings) -> dict[str, Any]:
     """What bytes depend on, as one worker has it."""
+    settle()
     model = read_spec(settings)
     return {
         "segpipe": __version__,
@@ -205,6 +207,8 @@ def _check_workers(client: "Client", run: Run) -> None:
     mine = {"segpipe": __version__, "Python": platform.python_version(), "the model": run.model.sha256}
     try:
         workers = client.run(_told, run.settings)
+    except InstallationError as error:
+        raise WorkerError(f"a worker is not fit: {error}") from None
     except Exception as error:  # noqa: BLE001 - whatever a worker raises, it is not fit
         raise WorkerError(f"a worker cannot read the model as this process does: {type(error).__name__}: {error}") from None
     first = next(iter(workers.values()))

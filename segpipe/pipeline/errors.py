@@ -26,6 +26,10 @@ class SettingsError(SegpipeError):
     """A flag or a key of the configuration file."""
 
 
+class InstallationError(SegpipeError):
+    """What is installed beside segpipe, or what the environment makes of it."""
+
+
 class InputError(SegpipeError):
     """What ``--input`` names: nothing found, names that collide, a list that cannot be read."""
 

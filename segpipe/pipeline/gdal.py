@@ -15,6 +15,7 @@ from rasterio.env import setenv
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.session import DummySession
 
+from segpipe.pipeline.environment import settle
 from segpipe.pipeline.errors import SegpipeError, SourceError
 from segpipe.pipeline.faults import is_passing
 from segpipe.pipeline.gdal_messages import Messages, listen, messages
@@ -74,6 +75,7 @@ def gdal_options(decoders: int = 1) -> rasterio.Env:
     Args:
         decoders: threads that share the blocks of one window.
     """
+    settle()
     make_room()
     warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
     network = {key: value for key, value in NETWORK_OPTIONS.items() if key not in os.environ}

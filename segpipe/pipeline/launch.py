@@ -13,6 +13,7 @@ from typing import Any
 from segpipe.pipeline.cases import Case, find_cases, searched_root
 from segpipe.pipeline.cluster import crew
 from segpipe.pipeline.config import Settings
+from segpipe.pipeline.environment import settle
 from segpipe.pipeline.errors import OutputError, SegpipeError
 from segpipe.pipeline.faults import persistently
 from segpipe.pipeline.files import output_errors
@@ -109,6 +110,7 @@ def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prep
     Raises:
         SegpipeError: the run cannot start; a single bad case is a failure in the plan instead.
     """
+    settle()
     begin(bool(settings.profile), age)
     with span("model"):
         model = try_out(read_spec(settings))

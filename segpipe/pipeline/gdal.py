@@ -78,6 +78,8 @@ def gdal_options(decoders: int = 1) -> rasterio.Env:
     settle()
     make_room()
     warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+    # rasterio compares nodata values with the limits of float32
+    warnings.filterwarnings("ignore", "overflow encountered in cast", RuntimeWarning, module="rasterio")
     network = {key: value for key, value in NETWORK_OPTIONS.items() if key not in os.environ}
     heard = listen()
     threads = {"GDAL_NUM_THREADS": decoders if heard else 1} if decoders > 1 or not heard else {}

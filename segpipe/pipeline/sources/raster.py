@@ -19,7 +19,7 @@ from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.overrides import AS_STORED, Overrides
 from segpipe.pipeline.sources import Begun, Invalid, Pixels
 from segpipe.pipeline.sources.bands import match_bands
-from segpipe.pipeline.sources.validity import Validity
+from segpipe.pipeline.sources.validity import Validity, resolve_rules
 from segpipe.pipeline.windows import Window
 
 VRT_BLOCK = 1024
@@ -57,7 +57,9 @@ class RasterSource:
         with _naming(self._path):
             self.bands = match_bands(dataset.descriptions, alpha, contract, overrides.bands)
         self.dtype = _pixel_type(dataset, self.bands, self._path)
-        self._validity = Validity(dataset, self.bands, alpha, self.dtype)
+        with _naming(self._path):
+            rules = resolve_rules(dataset, self.bands, [i for i in alpha if i not in self.bands], overrides)
+        self._validity = Validity(rules)
         _refuse_palette(dataset, self.bands, overrides.bands, self._path)
         self.grid = read_grid(dataset)
         self.resampled = dataset.driver == "VRT"  # GDAL resamples its sources request by request
@@ -65,7 +67,7 @@ class RasterSource:
         _refuse_short_blocks(dataset, self.bands, self._path)
         self._whole = _is_whole_png(dataset, self._path)
         self.files = tuple(all_files(dataset, set())) or (self._path,)
-        self.notes = tuple(_notes(dataset, self.bands, contract))
+        self.notes = (*_notes(dataset, self.bands, contract), *rules.notes)
 
     def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
         return self.begin(window)()
@@ -96,7 +98,7 @@ class RasterSource:
         sides = zip(shape, blocks, dataset.shape, strict=True)
         rows, cols = (min((-(-n // block) + 1) * block, -(-size // block) * block) for n, block, size in sides)
         alone = dataset.driver == "VRT" or (dataset.driver == "GTiff" and dataset.interleaving is not Interleaving.pixel)
-        bands = len({*self.bands, *self._validity.alpha, *self._validity.masked}) if alone else dataset.count
+        bands = len({*self.bands, *self._validity.rules.alpha, *self._validity.rules.masked}) if alone else dataset.count
         return int(rows * cols * bands * self.dtype.itemsize)
 
     def tags(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -22,6 +22,8 @@ HARMLESS = (
     r"RowsPerStrip not defined \.\.\. assuming all one strip",
     # Colour profiles are not applied: classes come of pixels as they are stored.
     r"libpng: iCCP: |libpng: (known incorrect )?sRGB profile|libpng: cHRM: |libpng: gAMA: ",
+    # rasterio asks for nodata of 64 bits as a float; sources/validity.py takes GDAL's masks for it.
+    r"GetNoDataValue\(\) returns an approximate value of the true nodata value",
     # A request that is made again; if it fails for good, GDAL says so in another message.
     r"Retrying again in",
     # A sidecar that is not there. A raster that is not there is an error of the call.

@@ -78,9 +78,9 @@ def test_a_raster_that_was_not_written_whole_gets_no_name(damage, tmp_path):
     sink.write(box, np.random.default_rng(0).integers(0, 3, (1, 600, 600), dtype=np.uint8))
     sink._dataset.close()
     if damage == "cut":
-        os.truncate(tmp_path / ".0.tif.partial", 40_000)
+        os.truncate(tmp_path / ".drafts" / ".0.tif.partial", 40_000)
     else:
-        with rasterio.open(tmp_path / ".0.tif.partial", "r+") as dataset:
+        with rasterio.open(tmp_path / ".drafts" / ".0.tif.partial", "r+") as dataset:
             dataset.write(np.full((1, 512, 512), 255, np.uint8), window=((0, 512), (0, 512)))
     with pytest.raises(OutputError, match=r"0\.tif cannot be written"):
         sink.finish()

@@ -141,7 +141,7 @@ def begun(phase: str, out: Path) -> bool:
     if phase == "parts":
         return len(list(out.glob(".parts/*/*.npz"))) > 1
     if phase == "join":
-        return (out / ".large.draft.partial").exists() or (out / "large.json").exists()
+        return (out / ".drafts" / ".large.draft.partial").exists() or (out / "large.json").exists()
     if phase == "after":
         return (out / "large.json").exists()
     return phase == "start" or all((out / f"{name}.json").exists() for name in CASES)
@@ -197,7 +197,7 @@ def check_code(moment: Moment, struck: Struck, out: Path) -> None:
     else:
         assert struck.code == 0, struck.log
     if struck.code in {0, 75}:
-        assert [name for name in files(out) if ".segpipe.lock" in name or name.endswith(".partial")] == []
+        assert [name for name in files(out) if ".segpipe.lock" in name or ".drafts" in name] == []
 
 
 @pytest.mark.parametrize("moment", MOMENTS, ids=str)

@@ -13,7 +13,7 @@ from segpipe.export.deepness import deepness_metadata
 from segpipe.pipeline.config import Settings
 from segpipe.pipeline.contract import METADATA_KEY, Contract
 from segpipe.pipeline.errors import ExportError, SegpipeError
-from segpipe.pipeline.files import commit, output_errors, partial
+from segpipe.pipeline.files import commit, output_errors, partial, unlinked
 from segpipe.pipeline.spec import ModelSpec, read_spec
 
 READ_BY_DEEPNESS = {
@@ -30,7 +30,7 @@ def draft(output: Path) -> Iterator[Path]:
     with output_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         try:
-            yield temporary
+            yield unlinked(temporary)
             commit(temporary, output)
         except SegpipeError as error:  # the hidden name means nothing to a user
             raise type(error)(str(error).replace(temporary.name, output.name)) from None

@@ -13,9 +13,10 @@ def partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
-def is_partial(name: str) -> bool:
-    """Whether a file's name is one of a file that was being written, or of what GDAL has put beside it."""
-    return name.startswith(".") and name.endswith((".partial", ".partial.aux.xml"))
+def unlinked(path: Path) -> Path:
+    """The same path, with nothing there: opening a link that somebody has left would write to what it leads to."""
+    path.unlink(missing_ok=True)
+    return path
 
 
 def commit(temporary: Path, path: Path, *, flush: bool = True) -> None:

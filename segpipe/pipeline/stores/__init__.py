@@ -7,12 +7,27 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from segpipe.pipeline.errors import OutputError
 from segpipe.pipeline.files import output_errors, remove
 
 WIDTH = 120
 """Characters up to which a value of JSON has one line."""
 
+FORBIDDEN = ("", ".", "..")
+"""Parts of a name that would lead elsewhere."""
+
 _json = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def check_name(name: str) -> str:
+    """The same name, which stays below the store that it is for.
+
+    Raises:
+        OutputError: it is absolute, or has an empty part, ``.`` or ``..``, or a NUL.
+    """
+    if "\0" in name or any(part in FORBIDDEN for part in name.split("/")):
+        raise OutputError(f"a file of the output must have a name below it, without empty parts, . and .., got {name!r}")
+    return name
 
 
 class Store(ABC):

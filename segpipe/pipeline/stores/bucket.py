@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from segpipe.pipeline.errors import InputError, OutputError, SettingsError
-from segpipe.pipeline.files import output_errors, partial
-from segpipe.pipeline.stores import Store
+from segpipe.pipeline.files import output_errors, partial, unlinked
+from segpipe.pipeline.stores import Store, check_name
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -284,16 +284,16 @@ class Bucket(Store):
             _client().put_object(**self._key(name), Body=data)
 
     def draft(self, name: str) -> Path:
-        path = self._drafts() / name
+        path = self._drafts() / check_name(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        return partial(path)
+        return unlinked(partial(path))
 
     def _drafts(self) -> Path:
         """A folder for this store alone, that nobody else may enter."""
         digest = hashlib.sha256(str(self).encode()).hexdigest()[:12]
         folder = Path(tempfile.gettempdir(), f"segpipe-{os.getuid()}-{digest}")
         folder.mkdir(mode=0o700, exist_ok=True)
-        if folder.lstat().st_uid != os.getuid():
+        if folder.is_symlink() or folder.lstat().st_uid != os.getuid():
             raise PermissionError(errno.EACCES, "the folder for drafts is another user's: set TMPDIR", str(folder))
         return folder
 
@@ -356,7 +356,7 @@ class Bucket(Store):
         return float((now - answer["LastModified"]).total_seconds())
 
     def _key(self, name: str) -> dict[str, str]:
-        return {"Bucket": self.bucket, "Key": self.prefix + name}
+        return {"Bucket": self.bucket, "Key": self.prefix + check_name(name)}
 
     def _errors(self, name: str) -> Any:
         return _as_os_errors(self.path(name))

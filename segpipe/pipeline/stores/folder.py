@@ -4,6 +4,8 @@ import errno
 import os
 import secrets
 import shutil
+import stat
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,14 +14,17 @@ from functools import cache
 from pathlib import Path
 
 from segpipe.pipeline.errors import OutputError
-from segpipe.pipeline.files import commit, is_partial, partial, remove
-from segpipe.pipeline.stores import Store
+from segpipe.pipeline.files import commit, partial, remove, unlinked
+from segpipe.pipeline.stores import Store, check_name
 from segpipe.pipeline.stores.bucket import is_remote
 
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 """What file systems without hard links say: exFAT, some FUSE, shared folders of virtual machines."""
 
 SETTLED = 0.2
+
+DRAFTS = ".drafts"
+"""Of the output, hidden, for its owner alone: nobody else can put a link where a draft will be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,9 @@ class Folder(Store):
 
     def path(self, name: str) -> str:
         return str(self.root / name)
+
+    def _at(self, name: str) -> Path:
+        return self.root / check_name(name)
 
     def aliases(self, name: str) -> set[str]:
         path = self.root / name
@@ -72,7 +80,7 @@ class Folder(Store):
             return stream.read()
 
     def has(self, name: str) -> bool:
-        return (self.root / name).is_file()
+        return self._at(name).is_file()
 
     def below(self, folder: str) -> Iterator[str]:
         return (f"{folder}/{entry.name}".lstrip("/") for entry in self._entries(folder) if entry.is_file())
@@ -89,18 +97,28 @@ class Folder(Store):
 
     @contextmanager
     def local(self, name: str) -> Iterator[Path]:
-        yield self.root / name
+        yield self._at(name)
 
     def draft(self, name: str) -> Path:
-        path = self.root / name
+        self._make_folder(self._at(name).parent)
+        drafts = self.root / DRAFTS
+        drafts.mkdir(mode=0o700, exist_ok=True)
+        _check_own(drafts)
+        path = drafts / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        return partial(path)
+        return unlinked(partial(path))
+
+    def _make_folder(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        real, root = os.path.realpath(folder), os.path.realpath(self.root)
+        if os.path.commonpath([real, root]) != root:
+            raise OutputError(f"files of the output must lie in it, and {folder} is a link to {real}: remove the link")
 
     def publish(self, draft: Path, name: str, *, flush: bool = True) -> None:
-        commit(draft, self.root / name, flush=flush)
+        commit(draft, self._at(name), flush=flush)
 
     def remove(self, name: str) -> None:
-        (self.root / name).unlink(missing_ok=True)
+        self._at(name).unlink(missing_ok=True)
 
     def remove_folder(self, folder: str) -> None:
         path = self.root / folder
@@ -110,16 +128,16 @@ class Folder(Store):
                 path.parent.rmdir()
 
     def sweep(self) -> None:
-        for folder, _, names in os.walk(self.root):
-            for name in names:
-                if is_partial(name):
-                    remove(Path(folder, name))
+        with suppress(OSError, OutputError):
+            _check_own(self.root / DRAFTS)
+            shutil.rmtree(self.root / DRAFTS, ignore_errors=True)
 
     def create(self, name: str, data: bytes) -> bool:
-        path = self.root / name
+        path = self._at(name)
         mine = _beside(path)
         try:
-            mine.write_bytes(data)
+            with mine.open("xb") as stream:
+                stream.write(data)
             _link(mine, path)
         except FileExistsError:
             return False
@@ -129,7 +147,7 @@ class Folder(Store):
 
     def replace(self, name: str, was: bytes, data: bytes) -> bool:
         """Take the old one away, but put it back if somebody has replaced it in the meantime."""
-        path = self.root / name
+        path = self._at(name)
         aside = _beside(path)
         with suppress(FileNotFoundError):
             path.rename(aside)
@@ -148,6 +166,21 @@ class Folder(Store):
 
     def age(self, name: str) -> float:
         return time.time() - (self.root / name).stat().st_mtime
+
+
+def _check_own(drafts: Path) -> None:
+    """Drafts lie in a folder of this user's, not in one that a link or another user has put there."""
+    there = drafts.lstat()
+    if not stat.S_ISDIR(there.st_mode) or there.st_uid not in (os.geteuid(), _owner_in(drafts.parent, there.st_uid)):
+        raise OutputError(f"{drafts} must be a folder of the user who runs segpipe, and is not: remove it")
+
+
+def _owner_in(folder: Path, found: int) -> int:
+    """Who owns a file that this process makes there: a file server may call root by another number."""
+    if found == os.geteuid():
+        return found
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        return os.fstat(probe.fileno()).st_uid
 
 
 def _link(mine: Path, path: Path) -> None:

@@ -20,7 +20,7 @@ from referencing import Registry, Resource
 from segpipe.export.mlm import mlm_item
 from segpipe.pipeline.contract import parse_contract
 from segpipe.pipeline.scaling import fixed_scaling
-from segpipe.pipeline.spec import TensorSpec
+from segpipe.pipeline.signature import TensorSpec
 
 SCHEMAS = Path(__file__).parent / "schemas"
 STAC = "https://schemas.stacspec.org/v1.1.0/item-spec/json-schema/item.json"

@@ -33,7 +33,8 @@ from segpipe.pipeline.errors import ExportError
 from segpipe.pipeline.model import HostModel, try_out
 from segpipe.pipeline.overrides import Overrides
 from segpipe.pipeline.scaling import fixed_scaling
-from segpipe.pipeline.spec import ModelSpec, signature
+from segpipe.pipeline.signature import signature
+from segpipe.pipeline.spec import ModelSpec
 from segpipe.pipeline.stores.folder import Folder
 
 CALIBRATION_TILES = 48

@@ -14,7 +14,7 @@ import onnx
 
 from segpipe.export.deepness import standardisation
 from segpipe.pipeline.contract import Contract, SegmentationClass
-from segpipe.pipeline.spec import TensorSpec
+from segpipe.pipeline.signature import TensorSpec
 
 STAC_VERSION = "1.1.0"
 EXTENSIONS = (

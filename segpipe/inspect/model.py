@@ -12,7 +12,7 @@ from segpipe.pipeline.config import Settings
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.errors import SegpipeError
 from segpipe.pipeline.model import try_out
-from segpipe.pipeline.spec import ModelSpec, external_data, find_contract, read_model, read_spec, signature
+from segpipe.pipeline.spec import ModelSpec, external_data, find_contract, read_model, read_spec
 
 
 def inspect_model(settings: Settings) -> ModelFacts:
@@ -53,8 +53,7 @@ def _checked(proto: onnx.ModelProto, settings: Settings) -> Checked:
     """Where the contract was read, the contract, the model under it, what is wrong; None for what does not come about."""
     origin = contract = spec = None
     try:
-        metadata = {entry.key: entry.value for entry in proto.metadata_props}
-        contract, origin = find_contract(settings, metadata, *signature(proto))
+        contract, origin = find_contract(settings, proto)
         spec = read_spec(settings)
         try_out(spec)
     except SegpipeError as error:

@@ -1,10 +1,13 @@
 """Before a run on a device: a trial there, beside the same on the CPU, and the memory that it takes."""
 
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.pipeline.activation import by_class
 from segpipe.pipeline.batches import Tile
 from segpipe.pipeline.bound import BoundModel, bytes_under_way, lane_of
 from segpipe.pipeline.cases import Case
@@ -12,6 +15,9 @@ from segpipe.pipeline.device import Room, open_session
 from segpipe.pipeline.errors import DeviceError, DeviceMemoryError
 from segpipe.pipeline.labels import Decision
 from segpipe.pipeline.machine import processors
+from segpipe.pipeline.neighbours import batch_tiles, depends_on_batch, one_by_one
+from segpipe.pipeline.noise import noise_tiles
+from segpipe.pipeline.outputs import check_output
 from segpipe.pipeline.scaling import Scaling, unscaled
 from segpipe.pipeline.spec import ModelSpec
 from segpipe.pipeline.tail import tail_of
@@ -26,8 +32,6 @@ LEAST_SLACK = 2**28
 """Bytes that ONNX Runtime may take beyond what it took in the trial."""
 
 TRIAL_TILES = 2
-GRAIN = 16
-"""Pixels over which the noise of a trial is correlated, so that networks see structure."""
 
 
 def try_device(spec: ModelSpec) -> ModelSpec:
@@ -39,13 +43,34 @@ def try_device(spec: ModelSpec) -> ModelSpec:
     """
     before = lane_of(spec).free()
     model = BoundModel(replace(spec, room=None))
+    noise = noise_tiles(spec, TRIAL_TILES)
     with model.arrays.here():
-        tiles = trial_tiles(spec)
-        scores = np.concatenate([model.score([tile]).cpu().numpy() for tile in tiles])
+        scores = np.concatenate([_scored(model, tile[None]) for tile in noise])
+        mixes = spec.batch > 1 and _mixes(model)
     after = model.lane.free()
     del model
-    check_agreement(spec, scores, _on_host(spec, tiles))
-    return spec if before is None or after is None else replace(spec, room=_room(spec, before, after))
+    host = _Host(spec)
+    check_output(spec, by_class(host.raw(noise[:1]), spec), host.raw)
+    check_agreement(spec, scores, host.scores(noise))
+    if before is not None and after is not None:
+        spec = replace(spec, room=_room(spec, before, after))
+    return one_by_one(spec) if mixes else spec
+
+
+def _scored(model: BoundModel, batch: NDArray[Any]) -> NDArray[np.float32]:
+    """Scores of tiles ``(tiles, channels, *tile)`` as the model takes them."""
+    contract = model.spec.contract
+    as_they_are = Scaling(np.ones(contract.channel_count), np.zeros(contract.channel_count))
+    scaling = unscaled(contract) if contract.scaling == "graph" else as_they_are
+    pixels = batch if batch.dtype.kind in "iu" else batch.astype(np.float32)
+    found = model.score([Tile(Case("trial", ""), pixels=tile, scaling=scaling) for tile in pixels])
+    return np.asarray(found.cpu().numpy(), np.float32)
+
+
+def _mixes(model: BoundModel) -> bool:
+    """Whether scores depend on a batch; another batch may have other kernels, so a tile alone is not looked at."""
+    tiles = batch_tiles(model.spec)
+    return depends_on_batch(partial(_scored, model), tiles, _scored(model, tiles), alone=False)
 
 
 def _room(spec: ModelSpec, before: int, after: int) -> Room:
@@ -60,52 +85,31 @@ def _room(spec: ModelSpec, before: int, after: int) -> Room:
     return Room(limit=network + max(network // 10, LEAST_SLACK), strip=strip)
 
 
-def trial_tiles(spec: ModelSpec) -> list[Tile]:
-    """Noise with structure, in the range of what the contract makes of pixels."""
-    rng, contract = np.random.default_rng(0), spec.contract
-    coarse = [-(-n // GRAIN) for n in spec.tiling.tile]
-    scaling = Scaling(np.ones(contract.channel_count), np.zeros(contract.channel_count))
-    if contract.scaling == "graph":
-        scaling = unscaled(contract)
-    tiles = []
-    for _ in range(TRIAL_TILES):
-        patches = np.kron(rng.normal(size=(contract.channel_count, *coarse)), np.ones((1, *[GRAIN] * len(coarse))))
-        noise = patches[(slice(None), *(slice(0, n) for n in spec.tiling.tile))]
-        noise = noise + 0.2 * rng.normal(size=noise.shape)
-        tiles.append(Tile(Case("trial", ""), pixels=_in_range(noise, spec), scaling=scaling))
-    return tiles
+class _Host:
+    """ONNX Runtime alone on the CPU, tile by tile where the model allows it."""
 
+    def __init__(self, spec: ModelSpec) -> None:
+        self._spec = replace(spec, device="cpu", batch=spec.batch if spec.batch_is_fixed else 1)
+        self._session = open_session(str(spec.path), "cpu", False, processors())  # labels are compared, not bytes
 
-def _in_range(noise: NDArray[np.float64], spec: ModelSpec) -> NDArray[np.generic]:
-    contract, dtype = spec.contract, np.dtype(spec.input_dtype)
-    if contract.scaling == "graph":
-        middle = unscaled(contract).fill
-        assert middle is not None
-        centre = np.maximum(middle, 1).reshape(-1, *[1] * (noise.ndim - 1))
-        raw = centre * (1 + 0.3 * noise)
-        return raw.clip(0, np.iinfo(dtype).max).astype(dtype) if dtype.kind in "iu" else raw.astype(np.float32)
-    if contract.normalize in ("fixed", "zscore"):
-        return noise.astype(np.float32)
-    unit = np.clip(0.5 + 0.2 * noise, 0, 1).astype(np.float32)
-    return np.rint(unit * 255).astype(dtype) if dtype.kind in "iu" else unit
-
-
-def _on_host(spec: ModelSpec, tiles: list[Tile]) -> NDArray[np.float32]:
-    """Scores of ONNX Runtime alone on the CPU, tile by tile where the model allows it."""
-    session = open_session(str(spec.path), "cpu", False, processors())  # labels are compared, not bytes
-    fixed = isinstance(session.get_inputs()[0].shape[0], int)
-    alone = replace(spec, device="cpu", batch=spec.batch if fixed else 1)
-    found = []
-    for tile in tiles:
-        assert tile.pixels is not None
-        batch = np.repeat(tile.pixels[None], alone.batch, axis=0)
+    def raw(self, batch: NDArray[Any]) -> NDArray[Any]:
+        """The network's own output for a tile, or for several in a batch that is filled up."""
+        spec = self._spec
+        batch = np.concatenate([batch, np.repeat(batch[-1:], max(0, spec.batch - len(batch)), axis=0)])
         batch = np.moveaxis(batch, 1, -1) if spec.contract.layout == "NHWC" else batch
-        (raw,) = session.run([spec.output], {spec.input: np.ascontiguousarray(batch, dtype=spec.input_dtype)})
-        tail = tail_of(alone, raw.shape)
-        if tail is not None:
-            (raw,) = open_session(tail, "cpu", True).run(None, {"scores": raw.astype(np.float32)})
-        found.append(np.asarray(raw[:1], np.float32))
-    return np.concatenate(found)
+        (raw,) = self._session.run([spec.output], {spec.input: np.ascontiguousarray(batch, dtype=spec.input_dtype)})
+        return np.asarray(raw)
+
+    def scores(self, tiles: NDArray[Any]) -> NDArray[np.float32]:
+        """Scores ``(tiles, classes, *tile)``."""
+        found = []
+        for tile in tiles:
+            raw = self.raw(tile[None])
+            tail = tail_of(self._spec, raw.shape)
+            if tail is not None:
+                (raw,) = open_session(tail, "cpu", True).run(None, {"scores": raw.astype(np.float32)})
+            found.append(np.asarray(raw[:1], np.float32))
+        return np.concatenate(found)
 
 
 def check_agreement(spec: ModelSpec, found: NDArray[np.float32], truth: NDArray[np.float32]) -> None:

@@ -1,5 +1,7 @@
 """One ONNX model at work: from a batch of tiles to class scores at full resolution, on the host or on a device."""
 
+import logging
+import math
 import resource
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,12 +10,20 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.pipeline.activation import by_class
 from segpipe.pipeline.arrays import HOST, Array, Arrays
 from segpipe.pipeline.batches import Tile
 from segpipe.pipeline.device import open_session
 from segpipe.pipeline.errors import ModelError
+from segpipe.pipeline.neighbours import batch_tiles, depends_on_batch, one_by_one
+from segpipe.pipeline.outputs import check_output
 from segpipe.pipeline.spec import ModelSpec, by, check_unchanged
 from segpipe.pipeline.tail import tail_of
+
+LOG = logging.getLogger("segpipe")
+
+ANNOUNCED = 2**21
+"""Pixels of a batch above which it is said that the model is tried."""
 
 
 class Model(Protocol):
@@ -33,21 +43,36 @@ class Model(Protocol):
 
 
 def try_out(spec: ModelSpec) -> ModelSpec:
-    """Run one empty batch: what the model really gives is checked, and the memory that it took is noted.
+    """Run one batch of noise: what the model really gives is checked, and the memory that it took is noted.
 
     Raises:
         ModelError, ContractError, DeviceError: it does not run, or its scores are not what the contract says.
     """
-    before = _peak_mb()
+    if spec.batch * math.prod(spec.tiling.tile) > ANNOUNCED:
+        LOG.warning("trying %s on a tile of %s, which may take a while", spec.path, by(spec.tiling.tile))
     try:
-        if spec.device == "cpu":
-            HostModel(spec, arena=False)
-        else:
-            from segpipe.pipeline.gate import try_device
-
-            spec = try_device(spec)
+        return _try_host(spec) if spec.device == "cpu" else _try_device(spec)
     except MemoryError:
         raise ModelError(f"a tile of {by(spec.tiling.tile)} does not fit into memory: lower --tile or --batch") from None
+
+
+def _try_host(spec: ModelSpec) -> ModelSpec:
+    before = _peak_mb()
+    tiles = batch_tiles(spec)
+    model = HostModel(spec, arena=False, trial=tiles)
+    spec = replace(spec, network_mb=_peak_mb() - before)
+    assert model.trial is not None
+    check_output(spec, by_class(model.trial, spec), model.raw)
+    if spec.batch == 1 or not depends_on_batch(model.raw, tiles, model.trial, alone=not spec.batch_is_fixed):
+        return spec
+    return one_by_one(spec)
+
+
+def _try_device(spec: ModelSpec) -> ModelSpec:
+    from segpipe.pipeline.gate import try_device
+
+    before = _peak_mb()
+    spec = try_device(spec)
     return replace(spec, network_mb=_peak_mb() - before)
 
 
@@ -76,13 +101,18 @@ class HostModel:
 
     arrays: Arrays = HOST
 
-    def __init__(self, spec: ModelSpec, *, arena: bool = True) -> None:
+    trial: NDArray[Any] | None = None
+    """What the network gave for the batch that it was tried on, without what comes behind it."""
+
+    def __init__(self, spec: ModelSpec, *, arena: bool = True, trial: NDArray[Any] | None = None) -> None:
         self.spec = spec
         self._session = open_session(str(spec.path), "cpu", arena, spec.threads)
         self._layout_last = spec.contract.layout == "NHWC"
         self._dtype = np.dtype(spec.input_dtype)
-        # one empty batch: the shape of what comes decides what is needed to bring it to full size
-        tail = tail_of(spec, self._raw(np.zeros(spec.batch_shape, self._dtype)).shape)
+        # one batch, empty or of a trial: the shape of what comes decides what is needed to bring it to full size
+        found = self.raw(np.zeros(spec.batch_shape, self._dtype) if trial is None else trial)
+        tail = tail_of(spec, found.shape)
+        self.trial = None if trial is None else found
         self._tail = None if tail is None else open_session(tail, "cpu", True)
 
     def score(self, tiles: Sequence[Tile]) -> NDArray[np.float32]:
@@ -99,7 +129,7 @@ class HostModel:
 
     def __call__(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Scores ``(batch, classes, *tile)`` of scaled tiles ``(batch, channels, *tile)``."""
-        scores = self._raw(batch)
+        scores = self.raw(batch)
         if len(scores) != len(batch):
             raise ModelError(
                 f"{self.spec.path} must give scores for each of {len(batch)} tiles, got {len(scores)}: check its batch axis"
@@ -109,7 +139,8 @@ class HostModel:
             (scores,) = self._tail.run(None, {"scores": scores})
         return scores
 
-    def _raw(self, batch: NDArray[Any]) -> NDArray[Any]:
+    def raw(self, batch: NDArray[Any]) -> NDArray[Any]:
+        """The network's own output, whatever comes behind it."""
         if self._layout_last:
             batch = np.moveaxis(batch, 1, -1)
         batch = np.ascontiguousarray(batch, dtype=self._dtype)

@@ -1,14 +1,10 @@
 """A model file and its contract, read and checked against each other before any case is opened."""
 
 import hashlib
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
 from onnx import TensorProto
 
@@ -17,35 +13,14 @@ from segpipe.pipeline.contract import (
     DEFAULT_ALIGN,
     Contract,
     contract_of_metadata,
-    deepness_values,
     read_contract,
 )
 from segpipe.pipeline.device import Kind, Options, Room, check_runtime, resolve_device
+from segpipe.pipeline.ending import Ending, ending_of
 from segpipe.pipeline.errors import ContractError, ModelError, SettingsError
+from segpipe.pipeline.signature import TensorSpec, signature
+from segpipe.pipeline.template import check_graph, lines_to_write, score_count
 from segpipe.pipeline.windows import Tiling
-
-_FLOATS: dict[int, type[np.generic]] = {
-    TensorProto.FLOAT: np.float32,
-    TensorProto.FLOAT16: np.float16,
-    TensorProto.DOUBLE: np.float64,
-}
-_INTEGERS: dict[int, type[np.generic]] = {
-    TensorProto.UINT8: np.uint8,
-    TensorProto.INT8: np.int8,
-    TensorProto.UINT16: np.uint16,
-    TensorProto.INT16: np.int16,
-    TensorProto.INT32: np.int32,
-    TensorProto.INT64: np.int64,
-}
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """Name, element type and shape of a graph's input or output; None for sizes that are free."""
-
-    name: str
-    dtype: np.dtype[Any] | None
-    shape: tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
@@ -67,6 +42,9 @@ class ModelSpec:
     input: str
     output: str
     input_dtype: str
+    ending: Ending
+    """Of its graph, at that output."""
+    batch_is_fixed: bool = False
     threads: int = 1
     """Within one call, on a CPU."""
     options: Options = field(default_factory=Options)
@@ -92,10 +70,10 @@ def read_spec(settings: Settings) -> ModelSpec:
     device, device_reason = resolve_device(settings.device)
     proto = read_model(settings.model)
     inputs, outputs = signature(proto)
-    metadata = {p.key: p.value for p in proto.metadata_props}
-    contract, origin = find_contract(settings, metadata, inputs, outputs)
+    contract, origin = find_contract(settings, proto)
     image = _choose(inputs, contract.input, "input", settings.model)
     scores = _choose(outputs, contract.output, "output", settings.model)
+    check_graph(proto, settings.model, image, scores)
     _check_channels(image, contract, settings.model)
     files = (settings.model, *external_data(settings.model, proto))
     return ModelSpec(
@@ -112,6 +90,8 @@ def read_spec(settings: Settings) -> ModelSpec:
         input=image.name,
         output=scores.name,
         input_dtype=str(image.dtype),
+        ending=ending_of(proto, scores.name),
+        batch_is_fixed=image.shape[0] is not None,
         options=resolve_options(settings, device),
         threads=settings.threads or 1,
     )
@@ -132,22 +112,8 @@ def read_model(path: Path) -> onnx.ModelProto:
     return proto
 
 
-def signature(proto: onnx.ModelProto) -> tuple[list[TensorSpec], list[TensorSpec]]:
-    """Inputs that are not weights, and outputs."""
-    weights = {tensor.name for tensor in proto.graph.initializer}
-    inputs = [_tensor(value) for value in proto.graph.input if value.name not in weights]
-    return inputs, [_tensor(value) for value in proto.graph.output]
-
-
-def _tensor(value: onnx.ValueInfoProto) -> TensorSpec:
-    tensor = value.type.tensor_type
-    dtype = (_FLOATS | _INTEGERS).get(tensor.elem_type)
-    sizes = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in tensor.shape.dim)
-    return TensorSpec(value.name, None if dtype is None else np.dtype(dtype), sizes)
-
-
 def _choose(tensors: list[TensorSpec], name: str | None, what: str, path: Path) -> TensorSpec:
-    names = ", ".join(f"{t.name} {_shown(t)}" for t in tensors)
+    names = ", ".join(map(str, tensors))
     if name is not None:
         for tensor in tensors:
             if tensor.name == name:
@@ -160,58 +126,19 @@ def _choose(tensors: list[TensorSpec], name: str | None, what: str, path: Path) 
     return tensors[0]
 
 
-def _shown(tensor: TensorSpec) -> str:
-    return "(" + ", ".join("?" if n is None else str(n) for n in tensor.shape) + ")"
-
-
-def find_contract(
-    settings: Settings, metadata: dict[str, str], inputs: list[TensorSpec], outputs: list[TensorSpec]
-) -> tuple[Contract, str]:
+def find_contract(settings: Settings, proto: onnx.ModelProto) -> tuple[Contract, str]:
     """``--contract``, else the sidecar ``model.toml``, else the file's metadata."""
     sidecar = settings.model.with_suffix(".toml")
     for path in (settings.contract, sidecar if sidecar.is_file() else None):
         if path is not None:
             return read_contract(path), str(path)
+    metadata = {p.key: p.value for p in proto.metadata_props}
+    inputs, outputs = signature(proto)
     channels = inputs[0].shape[1] if inputs and len(inputs[0].shape) == 4 else None
-    contract = contract_of_metadata(metadata, channels, _score_count(outputs))
+    contract = contract_of_metadata(metadata, channels, score_count(outputs[:1]))
     if contract is None:
-        raise ContractError(_lines_to_write(settings.model, metadata, inputs, outputs))
+        raise ContractError(lines_to_write(settings.model, proto))
     return contract, f"metadata of {settings.model.name}"
-
-
-def _score_count(outputs: list[TensorSpec]) -> int | None:
-    """Scores per pixel of the first output, where its shape tells; one without a channel axis has one."""
-    shape = outputs[0].shape if outputs else ()
-    return shape[1] if len(shape) == 4 else 1 if len(shape) == 3 else None
-
-
-def _lines_to_write(path: Path, metadata: dict[str, str], inputs: list[TensorSpec], outputs: list[TensorSpec]) -> str:
-    """The message for a model that says nothing of itself: a contract with what the file does tell filled in."""
-    known = deepness_values(metadata, None, _score_count(outputs))
-    channels = (inputs[0].shape[1] if inputs and len(inputs[0].shape) > 1 else None) or 3
-    tile = known.get("tile") or [n or 512 for n in (inputs[0].shape[2:4] if inputs else ())] or [512, 512]
-    scores = (outputs[0].shape[1] if outputs and len(outputs[0].shape) == 4 else None) or 1
-    named = known.get("classes", [])
-    fits = sorted(c["id"] for c in named) == list(range(max(scores, 2)))
-    classes = named if fits else [{"id": i, "name": f"class {i}"} for i in range(max(scores, 2))]
-    lines = [
-        f"{path} has no contract that says how its pixels are scaled and what its classes are.",
-        f"Write these lines, corrected to how it was trained, to {path.with_suffix('.toml')} or a file for --contract:",
-        "",
-        "version = 1",
-        f'channels = {channels}               # or their names in the model\'s order, such as ["B04", ...]',
-        f"scale = {1 / 255:.6f}           # x = pixel * scale + offset",
-        'normalize = "fixed"        # (x - mean) / std; or "zscore", "minmax", "none"',
-        f"mean = {[0.5] * channels}",
-        f"std = {[0.25] * channels}",
-        f"tile = {list(tile)}",
-        f"overlap = {[t // 4 for t in tile]}",
-        f"align = {math.gcd(DEFAULT_ALIGN, *tile)}                 # total stride of the network",
-        f'activation = "{"sigmoid" if scores == 1 else "softmax"}"     # or "none" where it gives probabilities',
-        f'task = "{"binary" if scores == 1 else "multiclass"}"        # "multiclass", "binary" or "multilabel"',
-        *(f"[[classes]]\nid = {c['id']}\nname = {json.dumps(c['name'])}" for c in classes),
-    ]
-    return "\n".join(lines)
 
 
 def _check_channels(image: TensorSpec, contract: Contract, path: Path) -> None:
@@ -220,7 +147,7 @@ def _check_channels(image: TensorSpec, contract: Contract, path: Path) -> None:
         raise ModelError(f'{path}: input "{image.name}" must hold floats or integers')
     if len(image.shape) != rank:
         raise ContractError(
-            f'{path}: input "{image.name}" must have {rank} axes for layout "{contract.layout}", got {_shown(image)}'
+            f'{path}: input "{image.name}" must have {rank} axes for layout "{contract.layout}", got {image}'
         )
     if contract.ndim != 2:
         raise ContractError(f'layout "{contract.layout}" is for volumes, which this version does not read: use NCHW or NHWC')

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from segpipe.pipeline.errors import ContractError, SettingsError
 from segpipe.pipeline.model import try_out
-from segpipe.pipeline.spec import ModelSpec, read_model, read_spec, signature
+from segpipe.pipeline.signature import signature
+from segpipe.pipeline.spec import ModelSpec, read_model, read_spec
 from segpipe.pipeline.windows import Tiling
 from segpipe.tune.settings import TuneSettings
 

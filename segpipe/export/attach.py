@@ -18,6 +18,7 @@ from segpipe.export.tiles import random_tiles
 from segpipe.pipeline.contract import Contract, read_contract
 from segpipe.pipeline.errors import ExportError, ModelError, SettingsError
 from segpipe.pipeline.model import HostModel, try_out
+from segpipe.pipeline.neighbours import SUSPECTS, cause
 from segpipe.pipeline.spec import ModelSpec, read_model
 
 STEADY = 1e-4
@@ -57,7 +58,7 @@ def attach(model: Path, contract: Path, output: Path | None = None) -> Attached:
         save(proto, terms if terms.align is not None else terms.model_copy(update={"align": 1}), path)
         spec = try_out(spec_of(path))
         score = HostModel(spec, arena=False)
-        alone = _is_free(proto, spec) and not _takes_two(score, spec)
+        alone = _why_alone(proto, score, spec) if _is_free(proto, spec) else None
         if alone:
             _batch_axis(proto, spec).dim_value = 1
         _check_steady(score, spec, batch=1 if alone else max(spec.batch, 1 + _is_free(proto, spec)))
@@ -67,9 +68,16 @@ def attach(model: Path, contract: Path, output: Path | None = None) -> Attached:
     return Attached(output or model, terms, stride, tuple(_notes(output or model, alone)))
 
 
-def _notes(path: Path, alone: bool) -> Iterator[str]:
+def _why_alone(proto: onnx.ModelProto, score: HostModel, spec: ModelSpec) -> str | None:
+    """Why a model of a free batch must take tiles one by one; None where it need not."""
+    if any(node.op_type in SUSPECTS for node in proto.graph.node):
+        return cause(proto)
+    return None if _takes_two(score, spec) else "the model fails on two tiles at once, whatever its input says"
+
+
+def _notes(path: Path, alone: str | None) -> Iterator[str]:
     if alone:
-        yield "the model fails on two tiles at once, whatever its input says: its batch is fixed at 1 now"
+        yield f"{alone}: its batch is fixed at 1 now"
     beside = path.with_suffix(".toml")
     if beside.is_file():
         yield f"{beside} beside the model is its contract in a run, in place of the one inside"

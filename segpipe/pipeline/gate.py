@@ -49,12 +49,14 @@ def try_device(spec: ModelSpec) -> ModelSpec:
         mixes = spec.batch > 1 and _mixes(model)
     after = model.lane.free()
     del model
+    if mixes:
+        return try_device(one_by_one(spec))
     host = _Host(spec)
     check_output(spec, by_class(host.raw(noise[:1]), spec), host.raw)
     check_agreement(spec, scores, host.scores(noise))
     if before is not None and after is not None:
         spec = replace(spec, room=_room(spec, before, after))
-    return one_by_one(spec) if mixes else spec
+    return spec
 
 
 def _scored(model: BoundModel, batch: NDArray[Any]) -> NDArray[np.float32]:

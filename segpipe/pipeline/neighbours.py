@@ -20,9 +20,10 @@ Score = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 def batch_tiles(spec: ModelSpec) -> NDArray[Any]:
-    """A batch of noise whose tiles differ in their range, too."""
+    """A batch of noise, each tile of a wider range than the one before it."""
     tiles = noise_tiles(spec, spec.batch)
-    tiles[1::2] = tiles[1::2] // 4 if tiles.dtype.kind in "iu" else tiles[1::2] * 3 + 1
+    for number in range(1, spec.batch):
+        tiles[number] = tiles[number] // (spec.batch - number) if tiles.dtype.kind in "iu" else tiles[number] * (1 + number)
     return tiles
 
 
@@ -31,7 +32,7 @@ def depends_on_batch(score: Score, tiles: NDArray[Any], scores: NDArray[Any], *,
 
     Args:
         score: the model.
-        tiles: a batch of different tiles.
+        tiles: a batch of different tiles, the last of the widest range.
         scores: theirs.
         alone: whether the model takes a tile without others, and that must give the same scores, too.
     """
@@ -41,7 +42,7 @@ def depends_on_batch(score: Score, tiles: NDArray[Any], scores: NDArray[Any], *,
 def _pairs(
     score: Score, tiles: NDArray[Any], scores: NDArray[Any], alone: bool
 ) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """The same tile's scores twice: moved by a place beside others, one of them empty, as padding is; and alone."""
+    """The same tile's scores twice: moved by a place, with an empty tile, as padding is, for the widest one; and alone."""
     moved = np.roll(tiles, 1, axis=0)
     moved[0] = 0
     yield scores[:-1], score(moved)[1:]

@@ -18,8 +18,9 @@ from segpipe.pipeline.contract import (
 from segpipe.pipeline.device import Kind, Options, Room, check_runtime, resolve_device
 from segpipe.pipeline.ending import Ending, ending_of
 from segpipe.pipeline.errors import ContractError, ModelError, SettingsError
+from segpipe.pipeline.form import check_graph, score_count
 from segpipe.pipeline.signature import TensorSpec, signature
-from segpipe.pipeline.template import check_graph, lines_to_write, score_count
+from segpipe.pipeline.template import lines_to_write
 from segpipe.pipeline.windows import Tiling
 
 
@@ -135,7 +136,7 @@ def find_contract(settings: Settings, proto: onnx.ModelProto) -> tuple[Contract,
     metadata = {p.key: p.value for p in proto.metadata_props}
     inputs, outputs = signature(proto)
     channels = inputs[0].shape[1] if inputs and len(inputs[0].shape) == 4 else None
-    contract = contract_of_metadata(metadata, channels, score_count(outputs[:1]))
+    contract = contract_of_metadata(metadata, channels, score_count(outputs[0], "NCHW") if outputs else None)
     if contract is None:
         raise ContractError(lines_to_write(settings.model, proto))
     return contract, f"metadata of {settings.model.name}"

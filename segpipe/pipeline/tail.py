@@ -96,8 +96,10 @@ def _upsampling(spatial: tuple[int, ...], spec: ModelSpec) -> int:
     factors = {t / s for t, s in zip(tile, spatial, strict=True)}
     factor = factors.pop()
     if factors or factor != int(factor):
+        crop = "a smaller output is the middle of the tile, or a grid of its own, which are not supported yet: "
         raise ModelError(
-            f"{spec.path}: the output must have the input's size or an integer fraction of it, "
-            f"got {by(spatial)} for a tile of {by(tile)}: export the model with padding, so that sizes are kept"
+            f"{spec.path}: the output must have the input's size or an integer fraction of it, got {by(spatial)} for a tile "
+            f"of {by(tile)}: {crop if min(t - s for t, s in zip(tile, spatial, strict=True)) > 0 else ''}"
+            "export the model with padded convolutions, so that sizes are kept"
         )
     return int(factor)

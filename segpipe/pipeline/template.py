@@ -11,7 +11,8 @@ import onnx
 
 from segpipe.pipeline.contract import DEFAULT_ALIGN, deepness_values
 from segpipe.pipeline.ending import Ending, ending_of
-from segpipe.pipeline.errors import ContractError, ModelError
+from segpipe.pipeline.errors import ContractError
+from segpipe.pipeline.form import check_graph, layout_of, score_count
 from segpipe.pipeline.signature import TensorSpec, signature
 
 WIDEST = 110
@@ -26,41 +27,6 @@ NOTED = 28
 """Column of comments."""
 
 
-def check_graph(proto: onnx.ModelProto, path: Path, image: TensorSpec, scores: TensorSpec) -> None:
-    """A model must take one image, and give scores.
-
-    Raises:
-        ModelError: it takes more, or gives labels.
-    """
-    inputs, outputs = signature(proto)
-    if len(inputs) > 1:
-        raise ModelError(
-            f"{path} must take one image, and takes {len(inputs)} inputs at once: {', '.join(map(str, inputs))}: give each "
-            "but the image its value inside the file, an initializer of its name"
-        )
-    ending = ending_of(proto, scores.name)
-    if ending.labels:
-        raise ModelError(
-            f"{path} must give a score per class, which are blended where tiles overlap, and its output {scores.name} is "
-            f"labels ({ending}); models of labels are not supported yet: {_uncover(proto, path, image, ending, outputs)}"
-        )
-    if scores.is_integer and _score_count(scores, layout_of(image.shape)) in (1, None):
-        raise ModelError(
-            f"{path} must give a score per class, as floats, and its output {scores} holds {scores.dtype}, labels or "
-            "quantized scores: export it without the step that makes integers of scores"
-        )
-
-
-def _uncover(proto: onnx.ModelProto, path: Path, image: TensorSpec, ending: Ending, outputs: Sequence[TensorSpec]) -> str:
-    """How to get at the scores that labels were made of."""
-    for other in outputs:
-        if not ending_of(proto, other.name).labels and not other.is_integer:
-            return f'set output = "{other.name}" in the contract, if that is its scores'
-    names = f'"{path}", "{path.with_stem(path.stem + "-scores")}", ["{image.name}"], ["{ending.scores}"]'
-    command = f"python -c 'import onnx; onnx.utils.extract_model({names})'"
-    return f"its scores are the tensor {ending.scores}, which becomes the output by: {command}"
-
-
 def check_rank(path: Path, inputs: Sequence[TensorSpec]) -> None:
     """A model without a contract must take images, or a template would lead nowhere.
 
@@ -73,22 +39,6 @@ def check_rank(path: Path, inputs: Sequence[TensorSpec]) -> None:
     if rank != 4:
         taken = ", ".join(map(str, inputs)) or "nothing"
         raise ContractError(f"{path} must take a batch of images, (N, channels, h, w) or (N, h, w, channels), got {taken}")
-
-
-def layout_of(shape: Sequence[int | None]) -> str:
-    """Where the channels of an image input are: the one axis of a fixed size, or the smaller one of two."""
-    first, last = (shape[1], shape[-1]) if len(shape) == 4 else (1, None)
-    return "NHWC" if last is not None and (first is None or last < first) else "NCHW"
-
-
-def score_count(outputs: Sequence[TensorSpec], layout: str = "NCHW") -> int | None:
-    """Scores per pixel of the first output, where its shape tells; one without a channel axis has one."""
-    return _score_count(outputs[0], layout) if outputs else None
-
-
-def _score_count(tensor: TensorSpec, layout: str) -> int | None:
-    shape = tensor.shape
-    return shape[-1 if layout == "NHWC" else 1] if len(shape) == 4 else 1 if len(shape) == 3 else None
 
 
 @dataclass(frozen=True)
@@ -154,7 +104,7 @@ def lines_to_write(path: Path, proto: onnx.ModelProto) -> str:
 
 def _seen(proto: onnx.ModelProto, image: TensorSpec, outputs: Sequence[TensorSpec]) -> _Seen:
     layout = layout_of(image.shape)
-    scores = score_count(outputs, layout) or _inferred_count(proto, layout)
+    scores = score_count(outputs[0], layout) or _inferred_count(proto, layout)
     known = deepness_values({p.key: p.value for p in proto.metadata_props}, None, scores)
     return _Seen(image, outputs, layout, scores, ending_of(proto, outputs[0].name), known)
 
@@ -165,7 +115,7 @@ def _inferred_count(proto: onnx.ModelProto, layout: str) -> int | None:
         inferred = onnx.shape_inference.infer_shapes(proto)
     except Exception:  # noqa: BLE001 - onnx raises what its inference raises, and then nothing is known
         return None
-    return score_count(signature(inferred)[1], layout)
+    return score_count(signature(inferred)[1][0], layout)
 
 
 def _image_lines(seen: _Seen) -> list[str]:

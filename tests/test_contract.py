@@ -93,6 +93,19 @@ def test_deepness_metadata_is_a_contract():
     assert [c.name for c in contract.classes] == ["not_flooded", "flooded"]
 
 
+@pytest.mark.parametrize("kind", ["Regressor", "Detector", "Superresolution", "Recognition"])
+def test_deepness_models_of_other_kinds_are_no_masks(kind):
+    with pytest.raises(ContractError, match=f'model of class scores, and .* says model_type = "{kind}": .* --contract'):
+        contract_of_metadata({**DEEPNESS, "model_type": json.dumps(kind)}, 3)
+    assert contract_of_metadata({**DEEPNESS, "model_type": '"Segmentor"'}, 3) is not None
+
+
+@pytest.mark.parametrize("size", [64, [64], [64, 64]])
+def test_sizes_are_one_number_or_one_per_axis(size):
+    contract = parse_contract(values(3, 3, tile=size, overlap=size), "c.toml")
+    assert contract.axes("tile", 2) == contract.axes("overlap", 2) == (64, 64)
+
+
 @pytest.mark.parametrize("missing", ["standardization_mean", "standardization_std"])
 def test_deepness_metadata_without_scaling_is_no_contract(missing):
     assert contract_of_metadata({k: v for k, v in DEEPNESS.items() if k != missing}, 3) is None

@@ -63,6 +63,7 @@ class Contract(BaseModel):
     """``physical``: the scale and offset tags of the file are applied first."""
     layout: Literal["NCHW", "NHWC", "NCDHW"] = "NCHW"
     tile: list[int] | None = None
+    """One number for all axes, or one each."""
     overlap: list[int] | None = None
     align: int | list[int] | None = None
     equivariant: bool | None = None
@@ -79,6 +80,11 @@ class Contract(BaseModel):
     input: str | None = None
     output: str | None = None
     provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("tile", "overlap", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, int) and not isinstance(value, bool) else value
 
     @field_validator("scale", "offset", "mean", "std")
     @classmethod
@@ -237,10 +243,26 @@ def contract_of_metadata(metadata: Mapping[str, str], channels: int | None, scor
         if not isinstance(values, dict):
             raise ContractError(f'metadata "{METADATA_KEY}" of the model must be a JSON object, got {values!r}')
         return parse_contract(values, f'metadata "{METADATA_KEY}" of the model')
+    check_deepness_type(metadata)
     values = deepness_values(metadata, channels, scores)
     if {"mean", "std"} <= values.keys():
         return parse_contract({"version": 1, **values}, "Deepness metadata of the model")
     return None
+
+
+def check_deepness_type(metadata: Mapping[str, str]) -> None:
+    """A model that says what it is for must be one of segmentation.
+
+    Raises:
+        ContractError: Deepness would take its output for something else.
+    """
+    kind = metadata.get("model_type", "Segmentor")
+    kind = str(json.loads(kind)) if _is_json(kind) else kind
+    if kind.casefold() != "segmentor":
+        raise ContractError(
+            f'a mask needs a model of class scores, and its Deepness metadata says model_type = "{kind}": where its '
+            "output is class scores all the same, say so with --contract"
+        )
 
 
 def deepness_values(metadata: Mapping[str, str], channels: int | None, scores: int | None = None) -> dict[str, Any]:

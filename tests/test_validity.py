@@ -1,5 +1,6 @@
 """Where pixels are valid: GDAL's masks are the oracle, but for the exceptions that are named here."""
 
+import json
 from contextlib import closing
 from itertools import product
 from pathlib import Path
@@ -9,14 +10,15 @@ import numpy as np
 import pytest
 import rasterio
 import rasterio.shutil
-from networks import contract
+from networks import contract, pixelwise
 from rasterio.enums import ColorInterp
 from rasterio.io import DatasetReader
 
+from segpipe.pipeline.config import load_settings
 from segpipe.pipeline.contract import Contract
-from segpipe.pipeline.errors import SourceError
+from segpipe.pipeline.errors import SettingsError, SourceError
 from segpipe.pipeline.gdal import gdal_options
-from segpipe.pipeline.overrides import AS_STORED, Overrides
+from segpipe.pipeline.overrides import AS_STORED, Overrides, parse_nodata
 from segpipe.pipeline.sources.raster import RasterSource
 from segpipe.pipeline.sources.validity import is_odd, nodata_interval
 from segpipe.pipeline.windows import Window
@@ -222,6 +224,179 @@ def test_nodata_of_64_bits_is_exact(dtype, value, tmp_path):
     pixels[0, 3:] -= np.array(1, dtype)
     path = described(tmp_path / "a.vrt", pixels, str(value), "wide", "none", np.random.default_rng(0))
     assert invalid(path, (1,)).sum() == 3 * SHAPE[1]
+
+
+# --- what the user states -------------------------------------------------------------------------------------------------
+
+VALUES = np.array([[[0, 7, 60, 255], [0, 7, 60, 255]]], np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("none", "none"),
+        ("NaN", "nan"),
+        (0, 0),
+        ("-9999.0", -9999),
+        (0.5, 0.5),
+        (str(2**64 - 1), 2**64 - 1),
+        ("1e20", 10**20),
+    ],
+)
+def test_nodata_of_a_flag_or_a_file(text, value):
+    assert parse_nodata(text) == value
+    assert load_settings(None, {"input": "x", "model": "m", "nodata": text}).overrides.nodata == value
+
+
+@pytest.mark.parametrize("text", ["inf", "-inf", "water", "1e999", "9" * 400, "", True])
+def test_nodata_that_is_no_number(text):
+    with pytest.raises(SettingsError, match="nodata: must be a finite number, nan or none"):
+        load_settings(None, {"input": "x", "model": "m", "nodata": text})
+
+
+@pytest.mark.parametrize(
+    ("nodata", "columns"), [(None, [1]), (60, [2]), ("none", []), (0, [0])], ids=["as stored", "another", "none", "zero"]
+)
+def test_nodata_in_place_of_the_files(nodata, columns, raster):
+    path = raster("n.tif", VALUES, nodata=7)
+    assert np.flatnonzero(invalid(path, (1,), Overrides(nodata=nodata))[0]).tolist() == columns
+
+
+def test_nodata_in_place_of_values_of_all_bands_together(tmp_path):
+    pixels = np.concatenate([VALUES, VALUES[..., ::-1]])
+    path = tmp_path / "t.tif"
+    with rasterio.open(path, "w", driver="GTiff", width=4, height=2, count=2, dtype="uint8") as dataset:
+        dataset.write(pixels)
+        dataset.update_tags(NODATA_VALUES="7 60")
+    assert np.flatnonzero(invalid(path, (1, 2))[0]).tolist() == [1]
+    assert np.flatnonzero(invalid(path, (1, 2), Overrides(nodata="none"))[0]).tolist() == []
+    assert np.flatnonzero(invalid(path, (1, 2), Overrides(nodata=0))[0]).tolist() == [0, 3]
+
+
+def test_nodata_counts_beside_a_stored_mask(raster):
+    mask = np.array([[255, 255, 255, 0]] * 2, np.uint8)
+    path = raster("m.tif", VALUES, nodata=7, mask=mask)
+    assert np.flatnonzero(invalid(path, (1,))[0]).tolist() == [3]
+    assert notes(path, 1) == (
+        "the file has a mask and the nodata value 7: the mask alone decides, as in GDAL; --nodata 7 heeds both",
+    )
+    assert np.flatnonzero(invalid(path, (1,), Overrides(nodata=7))[0]).tolist() == [1, 3]
+    assert notes(path, 1, Overrides(nodata=7)) == ()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "limits"),
+    [
+        ("uint8", -9999, "uint8 of 0 to 255, got -9999"),
+        ("uint16", 0.5, "uint16 of 0 to 65535, got 0.5"),
+        ("int16", "nan", "int16 of -32768 to 32767, got nan"),
+        ("float32", 1e300, "float32 up to 3.4028235e[+]38, got 1"),
+        ("int64", 2**63, "int64 of -9223372036854775808 to 9223372036854775807, got 9223372036854775808"),
+    ],
+)
+def test_nodata_that_no_pixel_can_hold(dtype, value, limits, raster):
+    path = raster("n.tif", VALUES.astype(dtype))
+    with pytest.raises(SourceError, match=rf"n.tif: --nodata must be a value that the pixels can hold, {limits}"):
+        invalid(path, (1,), Overrides(nodata=value))
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("uint64", 2**64 - 1), ("int64", 2**53 + 1), ("float32", -3.40282e38)])
+def test_stated_nodata_is_compared_as_stored_nodata_is(dtype, value, raster):
+    pixels = np.full((1, 2, 3), value, dtype)
+    pixels[0, 1] = value - 1 if dtype != "float32" else np.finfo(np.float32).min
+    found = invalid(raster("n.tif", pixels), (1,), Overrides(nodata=value))
+    assert found.all(axis=1).tolist() == [True, dtype == "float32"]
+
+
+def test_a_case_done_with_another_nodata_value_is_done_again(raster, tmp_path, segpipe):
+    path, model = raster("in/n.tif", VALUES, nodata=7), pixelwise(tmp_path / "m.onnx", 1)
+    record = tmp_path / "out" / "n.json"
+    for flags, stated, valid in (
+        ((), (None, False), 6),
+        (("--nodata", "none"), ("none", False), 8),
+        (("--nodata", "60.0", "--ignore-alpha"), (60, True), 6),
+    ):
+        ended = segpipe("run", "-i", path, "-m", model, "-o", tmp_path / "out", "--executor", "serial", *flags)
+        assert ended.returncode == 0, ended.stderr
+        told = json.loads(record.read_text())
+        assert (told["settings"]["nodata"], told["settings"]["ignore_alpha"]) == stated
+        assert told["valid"]["pixels"] == valid
+
+
+def test_nodata_that_does_not_fit_is_a_problem_of_its_case(raster, tmp_path, segpipe):
+    raster("in/n.tif", VALUES)
+    raster("in/f.tif", VALUES.astype(np.float32))
+    model = pixelwise(tmp_path / "m.onnx", 1)
+    ended = segpipe("run", "-i", tmp_path / "in", "-m", model, "--nodata", "-9999", "--dry-run")
+    assert ended.returncode == 1
+    assert "problem  n: " in ended.stdout
+    assert "1 cases to do, 0 done before, 1 with problems" in ended.stdout
+    seen = segpipe("inspect", tmp_path / "in" / "n.tif", "--nodata", "-9999")
+    assert seen.returncode == 1
+    assert "--nodata must be a value that the pixels can hold, uint8 of 0 to 255, got -9999" in seen.stderr
+
+
+# --- alpha ----------------------------------------------------------------------------------------------------------------
+
+
+def near_infrared(shape: tuple[int, int]) -> np.ndarray:
+    """Smooth land, and a lake of zeros."""
+    rows, cols = np.ogrid[: shape[0], : shape[1]]
+    values = 120 + 80 * np.sin(rows / 13) * np.cos(cols / 17)
+    values[shape[0] // 2 :, : shape[1] // 4] = 0
+    return values.astype(np.uint8)
+
+
+def four_bands(raster: Any, fourth: np.ndarray) -> Path:
+    """As GDAL writes four bands of 8 bits unless asked otherwise: the fourth is alpha."""
+    return raster(
+        "four.tif", np.concatenate([np.full((3, *fourth.shape), 99, np.uint8), fourth[None]]), photometric="RGB", alpha="yes"
+    )
+
+
+LOOKS = (
+    "band 4 is tagged alpha but has values as an image has: pixels where it is 0 are taken for invalid; "
+    "if it holds data, give --ignore-alpha"
+)
+
+
+@pytest.mark.parametrize("shape", [(90, 120), (700, 900)])
+def test_near_infrared_tagged_alpha_is_noted_and_can_be_ignored(shape, raster):
+    fourth = near_infrared(shape)
+    path = four_bands(raster, fourth)
+    assert notes(path, 3) == (LOOKS,)
+    assert (invalid(path, (1, 2, 3)) == (fourth == 0)).all()
+    ignoring = Overrides(ignore_alpha=True)
+    assert notes(path, 3, ignoring) == ()
+    assert not invalid(path, (1, 2, 3), ignoring).any()
+
+
+@pytest.mark.parametrize("kind", ["opaque", "disc", "soft edge", "translucent"])
+def test_alpha_that_is_alpha_is_not_noted(kind, raster):
+    rows, cols = np.ogrid[:400, :400]
+    distance = np.hypot(rows - 200, cols - 200)
+    values = {
+        "opaque": 255,
+        "disc": np.where(distance < 180, 255, 0),
+        "soft edge": (1900 - 10 * distance),
+        "translucent": 128,
+    }
+    fourth = np.broadcast_to(np.clip(values[kind], 0, 255), (400, 400)).astype(np.uint8)
+    assert notes(four_bands(raster, fourth), 3) == ()
+
+
+@pytest.mark.shared_data
+def test_no_alpha_of_a_shared_raster_looks_like_data():
+    seen = 0
+    for path in shared():
+        try:
+            with rasterio.open(path) as dataset:
+                bands = colours(dataset)
+            seen += len(bands) < dataset.count
+            assert not any("tagged alpha" in note for note in notes(path, len(bands), Overrides(bands)))
+        except (rasterio.RasterioIOError, SourceError):
+            continue
+    assert seen >= 6
 
 
 # --- real rasters ---------------------------------------------------------------------------------------------------------

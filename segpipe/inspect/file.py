@@ -30,7 +30,12 @@ def inspect_file(settings: Settings) -> Facts:
         if _is_model(file):
             _refuse(
                 file,
-                {"--model": not alone, "--bands": settings.bands},
+                {
+                    "--model": not alone,
+                    "--bands": settings.bands,
+                    "--nodata": settings.nodata is not None,
+                    "--ignore-alpha": settings.ignore_alpha,
+                },
                 "a raster is inspected, and this is a model: leave it out",
             )
             return inspect_model(settings)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from segpipe.pipeline.contract import readable
 from segpipe.pipeline.errors import SettingsError
-from segpipe.pipeline.overrides import Overrides
+from segpipe.pipeline.overrides import Nodata, Overrides, parse_nodata
 from segpipe.pipeline.windows import Blend
 
 BLENDS: tuple[str, ...] = get_args(Blend)
@@ -33,6 +33,10 @@ class Settings(BaseModel):
     contract: Path | None = None
     bands: tuple[int, ...] | None = None
     """1-based bands of the file in the order of the contract's channels; beats descriptions."""
+    nodata: Nodata | None = None
+    """The value of pixels without data, in place of those that the files name; ``none``: no value."""
+    ignore_alpha: bool = Field(default=False, strict=True)
+    """Bands that are tagged alpha are none: they make no pixel invalid, and may be channels."""
     tile: tuple[int, ...] | None = None
     overlap: tuple[int, ...] | None = None
     blend: Blend = "gaussian"
@@ -78,7 +82,7 @@ class Settings(BaseModel):
 
     @property
     def overrides(self) -> Overrides:
-        return Overrides(self.bands)
+        return Overrides(self.bands, nodata=self.nodata, ignore_alpha=self.ignore_alpha)
 
     @field_validator("input", mode="before")
     @classmethod
@@ -90,6 +94,11 @@ class Settings(BaseModel):
     def _there(cls, value: Any) -> Any:
         """The flag alone means: beside the masks."""
         return (Path(value) if value else True) if isinstance(value, str) else value
+
+    @field_validator("nodata", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Nodata | None:
+        return None if value is None else parse_nodata(value)
 
     @field_validator("output", mode="before")
     @classmethod

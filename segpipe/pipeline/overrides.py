@@ -1,9 +1,12 @@
 """What the user states about the input files, where their own metadata is missing or wrong."""
 
+import math
+import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-Nodata = int | float | Literal["none"]
+Nodata = int | float | Literal["none", "nan"]
+"""A nodata value, integers exactly; ``none``: no value stands for nodata."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,9 +16,32 @@ class Overrides:
     bands: tuple[int, ...] | None = None
     """1-based bands in the order of the contract's channels."""
     nodata: Nodata | None = None
-    """The nodata value of every used band; ``none``: no value stands for nodata."""
+    """The nodata value of every used band; a stored mask and alpha count beside it."""
     ignore_alpha: bool = False
     """Bands that are tagged alpha are none: they make no pixel invalid."""
+
+
+def parse_nodata(value: Any) -> Nodata:
+    """A nodata value of a flag or a configuration.
+
+    >>> parse_nodata("-9999.0"), parse_nodata("18446744073709551615"), parse_nodata("None")
+    (-9999, 18446744073709551615, 'none')
+
+    Raises:
+        ValueError: it is neither a finite number, ``nan`` nor ``none``.
+    """
+    text = str(value).strip().lower()
+    if text in ("none", "nan"):
+        return "none" if text == "none" else "nan"
+    if re.fullmatch(r"[+-]?\d{1,20}", text):
+        return int(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError("must be a finite number, nan or none; infinite pixels are never valid")
+    return int(number) if number == int(number) else number
 
 
 AS_STORED = Overrides()

@@ -66,6 +66,8 @@ class Run:
             "blend": tiling.blend,
             "blend_on": self.model.blend_on,
             "bands": None if bands is None else list(bands),
+            "nodata": self.settings.nodata,
+            "ignore_alpha": self.settings.ignore_alpha,
         }
 
 

@@ -19,7 +19,15 @@ from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.overrides import AS_STORED, Overrides
 from segpipe.pipeline.sources import Begun, Invalid, Pixels
 from segpipe.pipeline.sources.bands import match_bands
-from segpipe.pipeline.sources.validity import Validity, resolve_rules
+from segpipe.pipeline.sources.validity import (
+    LOOKS_LIKE_DATA,
+    SAMPLES,
+    Validity,
+    looks_like_data,
+    resolve_rules,
+    sample_windows,
+)
+from segpipe.pipeline.stores.bucket import is_remote
 from segpipe.pipeline.windows import Window
 
 VRT_BLOCK = 1024
@@ -41,9 +49,21 @@ class RasterSource:
         try:
             with source_errors(f"{path} cannot be opened", self.files):
                 self._describe(contract, overrides)
+            self.notes += tuple(self._alpha_notes())
         except BaseException:
             self._dataset.close()
             raise
+
+    def _alpha_notes(self) -> Iterator[str]:
+        """Of alpha bands that seem to be none; one request of a file on a network."""
+        windows = list(sample_windows(self._dataset.shape, 1 if is_remote(self._path) else SAMPLES))
+        for band in self._validity.rules.alpha:
+            values = []
+            for window in windows:
+                with self._unreadable(window):
+                    values.append(self._dataset.read(band, window=_raster_window(window)).ravel())
+            if looks_like_data(np.concatenate(values)):
+                yield LOOKS_LIKE_DATA.format(band)
 
     def _opened(self) -> DatasetReader:
         with source_errors(f"{self._path} cannot be opened", self.files), opening(self._path):

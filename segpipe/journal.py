@@ -10,6 +10,7 @@ from segpipe.pipeline.errors import OutputError
 from segpipe.pipeline.files import output_errors
 from segpipe.pipeline.launch import Prepared, Summary
 from segpipe.pipeline.ledger import State
+from segpipe.pipeline.ownership import refuse_foreign_log
 from segpipe.pipeline.tasks import Outcome, Watcher
 
 
@@ -20,6 +21,7 @@ class Journal(logging.Handler):
         super().__init__(logging.WARNING)
         self._path, self._inner = path, inner
         with output_errors(path):
+            refuse_foreign_log(path)
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a", encoding="utf-8", buffering=1)
 

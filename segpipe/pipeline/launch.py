@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from segpipe.pipeline.ledger import Ledger, State
 from segpipe.pipeline.lock import locked
 from segpipe.pipeline.machine import processors
 from segpipe.pipeline.model import try_out
+from segpipe.pipeline.ownership import refuse_foreign, refuse_foreign_trace
 from segpipe.pipeline.parts import FOLDER, forget_parts, has_parts, parts_folder
 from segpipe.pipeline.plan import Failure, Plan, keep_cut, make_plan
 from segpipe.pipeline.profile import begin, end, span
@@ -137,6 +138,8 @@ def _check_trace(run: Run, cases: Sequence[Case]) -> None:
     if (place := _trace(run)) is None:
         return
     store, name = place
+    with suppress(OSError):
+        refuse_foreign_trace(store.path(name), store.read(name))
     taken = store.aliases(name)
     if any(run.output.is_among(record_name(case), taken) for case in cases):
         raise OutputError(
@@ -157,6 +160,8 @@ def check_output(output: Store, inputs: Sequence[str], cases: Sequence[Case]) ->
     if taken is not None:
         raise OutputError(f"the mask of {taken} would lie on or beside it: name another folder with --output")
     output.check()
+    for name in ("run.json", "areas.csv"):
+        refuse_foreign(output, name)
 
 
 def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) -> Summary:

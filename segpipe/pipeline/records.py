@@ -22,6 +22,7 @@ from segpipe.pipeline.errors import OutputError, SourceError
 from segpipe.pipeline.faults import is_passing
 from segpipe.pipeline.files import output_errors
 from segpipe.pipeline.gdal import gdal_errors, gdal_options
+from segpipe.pipeline.ownership import is_own_record, is_own_sidecar
 from segpipe.pipeline.spec import ModelSpec
 from segpipe.pipeline.stores import Store
 from segpipe.pipeline.stores.places import store_at
@@ -178,7 +179,7 @@ def refuse_taken(case: Case, run: Run, sources: Collection[str]) -> None:
         OutputError: with the path.
     """
     output = run.output
-    for name in targets(case):
+    for name in (*targets(case), record_name(case)):
         with output_errors(output.path(name)):
             there = output.has(name)
         if there and (output.is_among(name, sources) or _foreign(output, name, case)):
@@ -186,17 +187,27 @@ def refuse_taken(case: Case, run: Run, sources: Collection[str]) -> None:
 
 
 def _foreign(output: Store, name: str, case: Case) -> bool:
-    """Whether a file that stands where a mask belongs is somebody else's."""
-    if name.endswith(".aux.xml") or read_record(output, case):
+    """Whether a file that stands where one of a case belongs is somebody else's."""
+    record = read_record(output, case)
+    if record is not None and name in (*record["outputs"], record_name(case)):
         return False
+    with output_errors(output.path(name)):
+        if name.endswith(".json"):
+            return not is_own_record(output.read(name))
+        if name.endswith(".aux.xml"):
+            return not is_own_sidecar(output.read(name))
+    return not _is_own_raster(output, name)
+
+
+def _is_own_raster(output: Store, name: str) -> bool:
     try:
         unreadable = gdal_errors(OutputError, output.path(name))
         with gdal_options(), unreadable, output.local(name) as path, DatasetReader(str(path)) as dataset:
-            return "SEGPIPE" not in dataset.tags()
+            return "SEGPIPE" in dataset.tags()
     except OutputError as error:
         if is_passing(error):
             raise
-        return True
+        return False
 
 
 def done_pixels(case: Case, run: Run) -> int | None:

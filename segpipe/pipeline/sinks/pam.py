@@ -7,7 +7,9 @@ from xml.etree.ElementTree import Element, SubElement
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 
+from segpipe import __version__
 from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.ownership import SIDECAR_DOMAIN
 from segpipe.pipeline.sinks.style import Color, Style
 
 Names = tuple[tuple[int, str], ...]
@@ -56,6 +58,8 @@ def _add_classes(band: Element, names: Names, colors: Colors) -> None:
 
 
 def _written(root: Element) -> bytes:
+    """The file, which says who wrote it, so that no other is ever replaced."""
+    SubElement(SubElement(root, "Metadata", domain=SIDECAR_DOMAIN), "MDI", key="VERSION").text = __version__
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode").encode() + b"\n"
 

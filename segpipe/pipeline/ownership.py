@@ -1,0 +1,99 @@
+"""Which files a run may replace: its own, which are known by their content, whatever their names."""
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from segpipe.pipeline.errors import OutputError
+from segpipe.pipeline.stores import Store
+
+HEAD = 2**12
+"""Bytes of a file that are enough to know it."""
+
+TRACE = b'{"displayTimeUnit": "ms", "traceEvents": ['
+TABLE = b"case,class_id,"
+SIDECAR_DOMAIN = "SEGPIPE"
+"""Metadata domain by which a sidecar says who wrote it."""
+
+_LOG_KEYS = ("time", "event")
+
+
+def is_record(value: Any) -> bool:
+    """Whether JSON is the record of a case."""
+    return isinstance(value, dict) and "segpipe" in value and "case" in value
+
+
+def is_summary(value: Any) -> bool:
+    """Whether JSON is a ``run.json``."""
+    return isinstance(value, dict) and isinstance(value.get("versions"), dict) and "segpipe" in value["versions"]
+
+
+def _json_by(rule: Callable[[Any], bool]) -> Callable[[bytes], bool]:
+    def ours(data: bytes) -> bool:
+        with suppress(ValueError, RecursionError):
+            return rule(json.loads(data))
+        return False
+
+    return ours
+
+
+OWN: dict[str, Callable[[bytes], bool]] = {
+    "run.json": _json_by(is_summary),
+    "areas.csv": lambda data: data.startswith(TABLE),
+}
+"""Files of a run that are no case's, and how each is known."""
+
+
+def is_own_record(data: bytes) -> bool:
+    """Whether a file with a record's name is a record, or what a power cut leaves of one."""
+    return _is_blank(data) or _json_by(is_record)(data)
+
+
+def is_own_sidecar(data: bytes) -> bool:
+    return _is_blank(data) or f'domain="{SIDECAR_DOMAIN}"'.encode() in data
+
+
+def _is_blank(data: bytes) -> bool:
+    """Empty, or zeros alone: a file that was not flushed before a power cut."""
+    return not data.strip(b"\0")
+
+
+def refuse_foreign(output: Store, name: str) -> None:
+    """A table of a run must not replace a file that segpipe did not write.
+
+    Raises:
+        OutputError: with the path.
+    """
+    try:
+        data = output.read(name)
+    except OSError:
+        return
+    if not (_is_blank(data) or OWN[name](data)):
+        raise OutputError(f"{output.path(name)} was not written by segpipe, and would be replaced: name another --output")
+
+
+def refuse_foreign_trace(path: str, data: bytes) -> None:
+    """The file of ``--profile`` is replaced, so it must be a trace.
+
+    Raises:
+        OutputError: it is something else.
+    """
+    if data and not data.startswith(TRACE):
+        raise OutputError(f"--profile replaces its file, and {path} is no trace of segpipe's: name another")
+
+
+def refuse_foreign_log(path: Path) -> None:
+    """Lines are appended to the file of ``--log-file``, so it must be a log of events.
+
+    Raises:
+        OutputError: it is something else.
+    """
+    try:
+        with path.open("rb") as stream:
+            first = stream.readline(HEAD) if path.is_file() else b""
+    except FileNotFoundError:
+        return
+    if first and not _json_by(lambda value: isinstance(value, dict) and all(key in value for key in _LOG_KEYS))(first):
+        raise OutputError(f"--log-file appends to its file, and {path} is no log of segpipe's: name another")

@@ -1,0 +1,92 @@
+"""What segpipe did not write it does not replace; what a killed run or a power cut left of its own, it does."""
+
+import json
+
+import numpy as np
+import pytest
+from networks import pixelwise
+from scenes import Silent
+
+from segpipe.journal import Journal
+from segpipe.pipeline.config import load_settings
+from segpipe.pipeline.errors import OutputError
+from segpipe.pipeline.launch import carry_out, prepare
+
+FOREIGN = {
+    "a.json": '{"my": "settings"}',
+    "a.tif.aux.xml": "<PAMDataset><PAMRasterBand band='1'/></PAMDataset>",
+    "a.tif": "not a raster",
+    "a.confidence.tif": "mine",
+}
+TABLES = {"areas.csv": "field;hectares\n1;2\n", "run.json": '{"run": 5}'}
+
+
+@pytest.fixture
+def run(raster, tmp_path):
+    """A run over two scenes; its summary comes back."""
+    raster("in/a.tif", np.full((3, 40, 40), 9, np.uint8))
+    raster("in/b.tif", np.full((3, 40, 40), 9, np.uint8))
+    pixelwise(tmp_path / "m.onnx")
+    (tmp_path / "out").mkdir()
+    fixed = {"input": (str(tmp_path / "in"),), "model": tmp_path / "m.onnx", "output": tmp_path / "out"}
+    fixed |= {"executor": "serial", "device": "cpu", "confidence": True}
+    return lambda **more: carry_out(prepare(load_settings(None, fixed | more)), Silent())
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_foreign_file_of_a_case_stays_and_fails_that_case(name, run, tmp_path):
+    foreign = tmp_path / "out" / name
+    foreign.write_text(FOREIGN[name])
+    for overwrite in (False, True, False):
+        summary = run(overwrite=overwrite)
+        (failure,) = summary.failed
+        assert f"{name} is an input or was not written by segpipe" in failure.error
+        assert foreign.read_text() == FOREIGN[name]
+    assert (tmp_path / "out" / "b.tif").exists()
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_foreign_table_stays_and_nothing_is_begun(name, run, tmp_path):
+    (tmp_path / "out" / name).write_text(TABLES[name])
+    with pytest.raises(OutputError, match=f"out/{name} was not written by segpipe, and would be replaced: name another"):
+        run()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["areas.csv", "run.json", "a.json", "b.json"])
+@pytest.mark.parametrize("left", [b"", b"\0" * 300])
+def test_what_a_power_cut_leaves_is_replaced(name, left, run, tmp_path):
+    run()
+    (tmp_path / "out" / name).write_bytes(left)
+    assert run().failed == []
+    assert (tmp_path / "out" / name).read_bytes().strip(b"\0")
+
+
+def test_a_mask_and_a_sidecar_without_a_record_are_known(run, tmp_path):
+    """A run was killed between the mask and the record."""
+    run()
+    for name in ("a.json", "b.json", "b.tif"):
+        (tmp_path / "out" / name).unlink()
+    assert run().done == ["a", "b"]
+
+
+def test_an_input_named_as_trace_stays(run, tmp_path):
+    before = (tmp_path / "in" / "a.tif").read_bytes()
+    with pytest.raises(OutputError, match=r"--profile replaces its file, and .*a\.tif is no trace"):
+        run(profile=tmp_path / "in" / "a.tif")
+    assert (tmp_path / "in" / "a.tif").read_bytes() == before
+    run(profile=tmp_path / "trace.json")
+    run(profile=tmp_path / "trace.json", overwrite=True)
+    assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+
+
+def test_an_input_named_as_log_stays(raster, tmp_path):
+    scene, log = raster("a.tif", np.full((3, 40, 40), 9, np.uint8)), tmp_path / "log.jsonl"
+    before = scene.read_bytes()
+    with pytest.raises(OutputError, match=r"--log-file appends to its file, and .*a\.tif is no log"):
+        Journal(scene, Silent())
+    assert scene.read_bytes() == before
+    for _ in range(2):
+        with Journal(log, Silent()) as journal:
+            journal.tell("note", message="x")
+    assert log.read_text().count("\n") == 2

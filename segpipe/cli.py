@@ -54,6 +54,11 @@ def main() -> None:
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]), help="Where the model runs [auto].")
 @click.option("--tf32/--no-tf32", default=None, help="Let a GPU round products to TF32: faster, further from the CPU.")
 @click.option("--nhwc/--no-nhwc", default=None, help="Let a GPU convolve with channels last: faster for some networks.")
+@click.option(
+    "--unusual-values",
+    type=click.Choice(["fail", "allow"]),
+    help="Where pixels cannot be what the contract expects, as 0 to 1 for 0 to 10,000 [fail].",
+)
 @click.option("--executor", type=click.Choice(["serial", "dask"]), help="Who runs the jobs [dask].")
 @click.option("--scheduler", help="A Dask scheduler that is there already, such as tcp://10.0.0.1:8786.")
 @click.option("--cluster", type=click.Path(path_type=Path), help="TOML file of a batch system, as configs/slurm.toml.")

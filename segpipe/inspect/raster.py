@@ -14,7 +14,7 @@ from segpipe.inspect.facts import Band, Fit, Needs, RasterFacts, Valid
 from segpipe.inspect.fit import laid
 from segpipe.inspect.pixels import valid_share
 from segpipe.pipeline.areas import ground_of
-from segpipe.pipeline.batches import open_sheet
+from segpipe.pipeline.batches import findings_of, note_findings, open_sheet
 from segpipe.pipeline.cases import Case
 from segpipe.pipeline.config import Settings
 from segpipe.pipeline.contract import Contract, parse_contract
@@ -67,9 +67,13 @@ def _fit(file: str, settings: Settings, spec: ModelSpec, errors: list[str]) -> t
     with _told(errors, file), closing(RasterSource(file, spec.contract, settings.overrides)) as source:
         fit = laid(file, source, spec, settings)
     with _told(errors, file):
-        opened, sheet = open_sheet(Case(Path(file).stem, file), spec, settings.overrides)
-        opened.close()
+        case = Case(Path(file).stem, file)
+        opened, sheet = open_sheet(case, spec, settings.overrides)
         notes = list(sheet.notes)
+        with closing(opened):
+            found = findings_of(opened, spec.contract)
+        notes += [finding.text for finding in found if not finding.far]
+        note_findings(case, sheet, found, allow=False)
     return fit, notes
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,14 @@ from segpipe.pipeline.gdal import MOST_CACHE_MB, make_room
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.overrides import AS_STORED, Overrides
 from segpipe.pipeline.profile import span
+from segpipe.pipeline.samples import sampled, thinned
 from segpipe.pipeline.scaling import Scaling, case_scaling, fixed_scaling, unscaled
 from segpipe.pipeline.sources import Invalid, Source
 from segpipe.pipeline.sources.raster import RasterSource
 from segpipe.pipeline.spec import ModelSpec
 from segpipe.pipeline.stores.bucket import is_remote
 from segpipe.pipeline.stretch import ASKED_FOR, STRETCH_BYTES, Stretch, begin_stretch, stretches
+from segpipe.pipeline.unusual import Finding, Judge
 from segpipe.pipeline.weights import Weights
 from segpipe.pipeline.windows import Cover, Part, Window, mirrored, reflected
 
@@ -65,8 +67,14 @@ class Sheet:
     """Bytes of blocks that a row of its windows touches; they stay decoded for the next row."""
     raw: bool = False
     """Whether its pixels travel as they are stored, to be scaled on a device."""
+    findings: list[Finding] = field(default_factory=list)
+    """What is unusual about its pixels; all of it is here before its first tile leaves."""
     abandoned: threading.Event = field(default_factory=threading.Event)
     """Set by whoever finds that the case cannot be finished: it is read no further."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(finding.text for finding in self.findings)
 
     @property
     def windows(self) -> Part:
@@ -171,6 +179,14 @@ class Reading:
     """Of the only case, where it has been measured before."""
     limit: float = math.inf
     """Windows after which no further case is opened, and above which a case is not read."""
+    findings: Sequence[Finding] | None = None
+    """About the only case, where somebody has looked before."""
+    allow_unusual: bool = False
+    """Read cases whose pixels cannot be what the contract expects."""
+
+    @cached_property
+    def judge(self) -> Judge:
+        return Judge(self.model.contract)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -183,11 +199,15 @@ class Piece:
     begun: Callable[[], Stretch]
     """Ends reading them."""
     scaling: Scaling
+    look: Callable[[Stretch], None] | None = None
+    """Looks at the pixels of a case that is read at one go."""
 
     def tiles(self) -> Iterator[Tile]:
         sheet, scaling = self.sheet, self.scaling
         with span("read", self.case.name, self.windows[0]):
             stretch = self.begun()
+            if self.look is not None:
+                self.look(stretch)
         for index in self.windows:
             with span("read", self.case.name, index):
                 pixels, invalid = read_tile(stretch, sheet.cover, index, None if sheet.raw else scaling)
@@ -237,6 +257,7 @@ def tiles(pieces: Pieces) -> Generator[Tile, None, None]:
 def _pieces(case: Case, source: Source, sheet: Sheet, reading: Reading) -> Iterator[Piece]:
     scaling = reading.scaling or scaling_of(source, reading.model.contract)
     make_room(sheet.room)
+    look = _examine(case, source, sheet, scaling, reading)
     decoders, count = reading.decoders, reading.decoders.count
     decoders.begin()
     for windows in stretches(sheet.windows, *_at_once(case, source, sheet, reading.model.contract)):
@@ -246,7 +267,39 @@ def _pieces(case: Case, source: Source, sheet: Sheet, reading: Reading) -> Itera
             if decoders.count != count:
                 source.decode_with(count := decoders.count)
             begun = begin_stretch(source, sheet.cover, windows)
-        yield Piece(case, sheet, windows, begun, scaling)
+        yield Piece(case, sheet, windows, begun, scaling, look)
+
+
+def _examine(
+    case: Case, source: Source, sheet: Sheet, scaling: Scaling, reading: Reading
+) -> Callable[[Stretch], None] | None:
+    """Look at the pixels of a case; or what does so once they are read, where that is at one go."""
+    note = partial(note_findings, case, sheet, allow=reading.allow_unusual)
+    judged = partial(reading.judge, scaling=scaling, tags=source.tags())
+    if reading.findings is not None:
+        note(reading.findings)
+    elif len(sheet.cover) == 1:
+        return lambda stretch: note(judged(thinned(stretch.pixels, stretch.invalid)))
+    else:
+        note(judged(sampled(source)))
+    return None
+
+
+def note_findings(case: Case, sheet: Sheet, findings: Sequence[Finding], *, allow: bool) -> None:
+    """Keep what is unusual about a case.
+
+    Raises:
+        SourceError: labels would mean nothing, and this is not allowed.
+    """
+    sheet.findings.extend(findings)
+    far = [finding.text for finding in findings if finding.far]
+    if far and not allow:
+        raise SourceError(f"{case.path}: {far[0]}. To label it all the same, give segpipe run --unusual-values allow")
+
+
+def findings_of(source: Source, contract: Contract) -> list[Finding]:
+    """What is unusual about the pixels of an opened case, as far as that can be seen without its own statistics."""
+    return Judge(contract)(sampled(source), None, source.tags())
 
 
 def _at_once(case: Case, source: Source, sheet: Sheet, contract: Contract) -> tuple[int, int]:

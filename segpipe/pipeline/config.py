@@ -18,6 +18,7 @@ from segpipe.pipeline.windows import Blend
 BLENDS: tuple[str, ...] = get_args(Blend)
 Device = Literal["auto", "cpu", "cuda", "tensorrt", "cpu-tensors"]
 Executor = Literal["serial", "dask"]
+UnusualValues = Literal["fail", "allow"]
 BlendOn = Literal["logits", "probabilities"]
 
 
@@ -48,6 +49,8 @@ class Settings(BaseModel):
     """Let a GPU round the inputs of products to 10 bits, which is faster and further from the CPU."""
     nhwc: bool = Field(default=False, strict=True)
     """Let a GPU convolve with channels last, which is faster for some networks."""
+    unusual_values: UnusualValues = "fail"
+    """What becomes of a case whose pixels cannot be what the contract expects."""
     executor: Executor = "dask"
     scheduler: str | None = None
     """Address of a Dask scheduler that is there already, such as tcp://10.0.0.1:8786."""

@@ -36,6 +36,13 @@ from segpipe.pipeline.wall import Profile, account, write_trace
 LOG = logging.getLogger("segpipe")
 
 
+WARNED = 100
+"""Cases with unusual pixels that are named in ``run.json``. Each has it in its record."""
+
+TOLD = 20
+"""Those that are named on stderr."""
+
+
 class Halt(threading.Event):
     """Asks a run to begin nothing more."""
 
@@ -54,6 +61,10 @@ class Summary:
     interrupted: bool = False
     problems: list[str] = field(default_factory=list)
     """What went wrong beside the cases."""
+    unusual: int = 0
+    """Cases that this run did although something is unusual about their pixels."""
+    warnings: list[dict[str, str]] = field(default_factory=list)
+    """What that is, for the first of them."""
     profile: Profile | None = None
     """Where the time went, if that was asked for."""
     trace: str | None = None
@@ -61,6 +72,9 @@ class Summary:
 
     def add(self, outcome: Outcome) -> None:
         """Note how a case ended."""
+        self.unusual += bool(outcome.warnings)
+        if self.unusual <= WARNED:
+            self.warnings += [{"case": outcome.case.name, "warning": text} for text in outcome.warnings]
         if outcome.error is None:
             self.ledger.note(outcome.case.name, State.DONE)
             self.pixels += outcome.pixels
@@ -123,7 +137,7 @@ def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prep
         cases = find_cases(settings.input)
         check_output(run.output, settings.input, cases)
         _check_trace(run, cases)
-        return Prepared(run, cases, make_plan(cases, run, who or processors(), look=look))
+        return Prepared(run, cases, make_plan(cases, run, who or processors(), look=look, values=look))
 
 
 def _trace(run: Run) -> tuple[Store, str] | None:
@@ -286,6 +300,9 @@ def _execute(prepared: Prepared, watcher: Watcher, summary: Summary, halt: threa
     for outcome in outcomes:
         watcher.outcome(outcome)
         summary.add(outcome)
+        if summary.unusual <= TOLD:
+            for text in outcome.warnings:
+                LOG.warning("warning: %s: %s", outcome.case.name, text)
         if outcome.error is not None and run.settings.fail_fast:
             break
 
@@ -308,5 +325,7 @@ def _record(run: Run, summary: Summary, state: str) -> dict[str, Any]:
         "skipped": summary.skipped,
         "failed": [{"case": failure.case.name, "error": failure.error} for failure in summary.failed],
         "problems": summary.problems,
+        "unusual_cases": summary.unusual,
+        "warnings": summary.warnings,
         **({"profile": summary.profile.as_json()} if summary.profile else {}),
     }

@@ -95,6 +95,7 @@ class PartOutput:
     def __init__(self, case: Case, sheet: Sheet, run: Run, number: int, batch: int) -> None:
         output, files, box = run.output, part_files(case, number), sheet.cover.box(sheet.part)
         self._case, self._sheet = case, sheet
+        self.warnings: tuple[str, ...] = ()  # those of the case, when it is joined
         self._output, self._counts, self._opened, self._batch = output, files.counts, sheet.opened, batch
         self._layers = Layers(
             sheet,
@@ -129,6 +130,10 @@ class CaseOutput:
             lambda decision: self._sink(".confidence", decision, confidence_style(decision)),
         )
         self.write, self.discard = self._layers.write, self._layers.discard
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return self._sheet.warnings
 
     def _sink(self, kind: str, decision: Decision, style: Style) -> RasterSink:
         picture = self._sheet.picture and decision.bands == 1 and decision.dtype == np.uint8
@@ -189,7 +194,7 @@ class CaseOutput:
             "seconds": round(time.time() - self._sheet.opened + self._seconds, 3),
             "outputs": outputs,
             "nodata": layers.decision.nodata,
-            "notes": [*self._sheet.notes, *([] if valid[0] else ["no pixel is valid"])],
+            "notes": [*self._sheet.notes, *self._sheet.warnings, *([] if valid[0] else ["no pixel is valid"])],
             "valid": dict(zip(("pixels", "hectares"), valid, strict=True)),
             "areas": layers.areas.table(),
         }

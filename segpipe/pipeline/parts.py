@@ -5,7 +5,7 @@ import io
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -19,6 +19,7 @@ from segpipe.pipeline.faults import is_passing
 from segpipe.pipeline.records import Run, device_kind
 from segpipe.pipeline.scaling import Scaling
 from segpipe.pipeline.stores import Store
+from segpipe.pipeline.unusual import Finding
 from segpipe.pipeline.windows import Part
 
 FOLDER = ".parts"
@@ -159,6 +160,21 @@ def write_scaling(output: Store, case: Case, scaling: Scaling) -> None:
 def _arrays(scaling: Scaling) -> Iterator[tuple[str, NDArray[np.float64] | None]]:
     for key in ("gain", "bias", "low", "high", "fill"):
         yield key, getattr(scaling, key)
+
+
+def _findings_name(case: Case) -> str:
+    return f"{parts_folder(case)}/unusual.json"
+
+
+def write_findings(output: Store, case: Case, findings: Sequence[Finding]) -> None:
+    """What one part has seen of its case, so that the others need not look."""
+    output.write_json(_findings_name(case), {"findings": [asdict(finding) for finding in findings]})
+
+
+def read_findings(output: Store, case: Case) -> list[Finding] | None:
+    """None where nobody has looked."""
+    stored = _read_json(output, _findings_name(case))
+    return [Finding(**values) for values in stored["findings"]] if isinstance(stored, dict) else None
 
 
 def read_scaling(output: Store, case: Case) -> Scaling | None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-from segpipe.pipeline.batches import Sheet, open_sheet
+from segpipe.pipeline.batches import Sheet, findings_of, note_findings, open_sheet
 from segpipe.pipeline.cases import Case, identities
 from segpipe.pipeline.cut import Limits, cut, repeated
 from segpipe.pipeline.device import gpus
@@ -129,7 +129,7 @@ class Crew:
     """Bytes that each worker has; None where it is this machine that they share."""
 
 
-def make_plan(cases: Sequence[Case], run: Run, crew: Crew | int, *, look: bool = False) -> Plan:
+def make_plan(cases: Sequence[Case], run: Run, crew: Crew | int, *, look: bool = False, values: bool = False) -> Plan:
     """Leave out what is done, look at the headers of the rest unless they are too many, and cut the large ones.
 
     Args:
@@ -137,6 +137,7 @@ def make_plan(cases: Sequence[Case], run: Run, crew: Crew | int, *, look: bool =
         run: what to do with them.
         crew: who does it, or the processors of this machine, which are then shared out.
         look: at all headers, however many cases there are.
+        values: whether to look at some pixels, too.
     """
     done = [] if run.settings.overwrite else done_cases(cases, run)
     finished = {id(case) for case in done}
@@ -149,7 +150,7 @@ def make_plan(cases: Sequence[Case], run: Run, crew: Crew | int, *, look: bool =
     unseen: list[Case] = []
     with gdal_options():
         for case in rest:
-            _look(case, run, planned, failed, unseen)
+            _look(case, run, planned, failed, unseen, values=values)
     planned = _without_collisions(planned, run, failed)
     who = crew if isinstance(crew, Crew) else _here(len(planned) + len(unseen), run, crew)
     total = sum(case.windows for case in planned)
@@ -212,10 +213,16 @@ def worker_memory(run: Run, workers: int) -> float:
     return memory() * MEMORY_SHARE / workers
 
 
-def _look(case: Case, run: Run, planned: list[PlannedCase], failed: list[Failure], unseen: list[Case]) -> None:
+def _look(  # noqa: PLR0913 - three places for a case to go
+    case: Case, run: Run, planned: list[PlannedCase], failed: list[Failure], unseen: list[Case], *, values: bool
+) -> None:
+    """Open a case; with ``values``, look at some of its pixels, too."""
     try:
         source, sheet = open_sheet(case, run.model, run.settings.overrides)
         with closing(source):
+            if values:
+                found = findings_of(source, run.model.contract)
+                note_findings(case, sheet, found, allow=run.settings.unusual_values == "allow")
             planned.append(as_planned(case, sheet))
     except Exception as error:  # noqa: BLE001 - a bad case costs only itself
         if is_passing(error):
@@ -227,7 +234,7 @@ def _look(case: Case, run: Run, planned: list[PlannedCase], failed: list[Failure
 def as_planned(case: Case, sheet: Sheet) -> PlannedCase:
     """What is known of a case once it has been opened."""
     files = tuple(str(file["path"]) for file in sheet.files)
-    return PlannedCase(case, sheet.grid.shape, len(sheet.cover), sheet.notes, files, sheet.room)
+    return PlannedCase(case, sheet.grid.shape, len(sheet.cover), (*sheet.notes, *sheet.warnings), files, sheet.room)
 
 
 def _without_collisions(planned: list[PlannedCase], run: Run, failed: list[Failure]) -> list[PlannedCase]:

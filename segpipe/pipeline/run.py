@@ -21,6 +21,7 @@ from segpipe.pipeline.batches import (
     Sheet,
     Tile,
     batches,
+    note_findings,
     open_sheet,
     read_pieces,
     scaling_of,
@@ -37,12 +38,23 @@ from segpipe.pipeline.labels import Decision
 from segpipe.pipeline.machine import processors
 from segpipe.pipeline.model import Model
 from segpipe.pipeline.output import CaseOutput, PartOutput
-from segpipe.pipeline.parts import forget_parts, is_part_done, read_cut, read_scaling, write_scaling
+from segpipe.pipeline.parts import (
+    forget_parts,
+    is_part_done,
+    read_cut,
+    read_findings,
+    read_scaling,
+    write_findings,
+    write_scaling,
+)
 from segpipe.pipeline.plan import Job, as_planned, job_windows
 from segpipe.pipeline.predict import predict
 from segpipe.pipeline.profile import span, waiting
 from segpipe.pipeline.records import Run, done_pixels, is_done, refuse_taken
+from segpipe.pipeline.samples import sampled
+from segpipe.pipeline.sources import Source
 from segpipe.pipeline.tasks import JoinJob, MeasureJob, Outcome, PartJob, Progress, Returned, Task, Told
+from segpipe.pipeline.unusual import Judge
 
 LOG = logging.getLogger("segpipe")
 
@@ -134,7 +146,8 @@ def run_job(job: Job, context: Context) -> Iterator[Told]:
     before = {} if run.settings.overwrite else _done_before(job, run)
     yield from before.values()
     left = [case for case in job.cases if case.name not in before]
-    reading = Reading(run.model, run.settings.overrides, _decoders(run.model.device), limit=limit)
+    allow = run.settings.unusual_values == "allow"
+    reading = Reading(run.model, run.settings.overrides, _decoders(run.model.device), limit=limit, allow_unusual=allow)
     windows = _tiles(left, reading)
     scored = predict(model, batches(windows, run.model.batch), context.calls)
     with gdal_options(), closing(windows), closing(scored), ThreadPoolExecutor(1, "segpipe-finish") as finisher:
@@ -174,8 +187,15 @@ def run_part(job: PartJob, context: Context) -> Outcome:
     run, model, case = context.run, context.model, job.case.case
     if is_part_done(run.output, case, job.number, confidence=run.settings.confidence):
         return Outcome(case, 0.0)  # by a worker that was lost before it could tell
-    known = read_scaling(run.output, case)
-    reading = Reading(run.model, run.settings.overrides, _decoders(run.model.device), part=job.part, scaling=known)
+    reading = Reading(
+        run.model,
+        run.settings.overrides,
+        _decoders(run.model.device),
+        part=job.part,
+        scaling=read_scaling(run.output, case),
+        findings=read_findings(run.output, case),
+        allow_unusual=run.settings.unusual_values == "allow",
+    )
     windows = _tiles([case], reading)
     scored = predict(model, batches(windows, model.spec.batch), context.calls)
     with gdal_options(), closing(windows), closing(scored):
@@ -197,25 +217,29 @@ def _part_output(job: PartJob, sheet: Sheet, run: Run, batch: int) -> PartOutput
     case = job.case.case
     if read_cut(case, run, sheet.files, sheet.grid.shape) is None:
         raise SourceError(CHANGED.format(case.path))
+    if read_findings(run.output, case) is None:
+        write_findings(run.output, case, sheet.findings)
     return PartOutput(case, sheet, run, job.number, batch)
 
 
-def measure(case: Case, run: Run) -> None:
+def measure(case: Case, run: Run) -> tuple[str, ...]:
     """Keep the scaling of a case by its own statistics for its parts."""
     source, _ = open_sheet(case, run.model, run.settings.overrides)
     with closing(source):
         write_scaling(run.output, case, scaling_of(source, run.model.contract))
+    return ()
 
 
-def join(job: JoinJob, run: Run) -> None:
-    """One mask, one record and one table of a case from what its parts have left, which then goes."""
+def join(job: JoinJob, run: Run) -> tuple[str, ...]:
+    """One mask, one record and one table of a case from what its parts have left, which then goes; and its warnings."""
     case = job.case.case
     source, sheet = open_sheet(case, run.model, run.settings.overrides)
-    source.close()
+    with closing(source):
+        _note_findings(case, source, sheet, run)
     if read_cut(case, run, sheet.files, sheet.grid.shape) != job.parts:
         if is_done(case, run):  # by a worker that was lost while it took the parts away
             forget_parts(run.output, case)
-            return
+            return sheet.warnings
         raise SourceError(CHANGED.format(case.path))
     output = CaseOutput(case, sheet, run)
     try:
@@ -226,16 +250,25 @@ def join(job: JoinJob, run: Run) -> None:
         output.discard()
         raise
     forget_parts(run.output, case)
+    return sheet.warnings
 
 
-def _timed(stage: str, case: Case, do: Callable[[], None], pixels: int = 0, seconds: float = 0.0) -> Outcome:
+def _note_findings(case: Case, source: Source, sheet: Sheet, run: Run) -> None:
+    """As one of its parts has seen it; a run without that setting may have allowed what this one does not."""
+    found = read_findings(run.output, case)
+    if found is None:
+        found = Judge(run.model.contract)(sampled(source), read_scaling(run.output, case), source.tags())
+    note_findings(case, sheet, found, allow=run.settings.unusual_values == "allow")
+
+
+def _timed(stage: str, case: Case, do: Callable[[], tuple[str, ...]], pixels: int = 0, seconds: float = 0.0) -> Outcome:
     started = time.perf_counter()
     try:
         with gdal_options(), span(stage, case.name):
-            do()
+            warnings = do()
     except Exception as error:  # noqa: BLE001 - a bad case costs only itself
         return _failed(case, started, 0, error)
-    return Outcome(case, seconds + time.perf_counter() - started, pixels)
+    return Outcome(case, seconds + time.perf_counter() - started, pixels, warnings=warnings)
 
 
 def _failed(case: Case, started: float, pixels: int, error: Exception) -> Outcome:
@@ -288,7 +321,7 @@ def _finish(case: Case, output: CaseOutput | PartOutput | None, started: float, 
         if output is not None:
             output.discard()
         return _failed(case, started, pixels, error)
-    return Outcome(case, time.perf_counter() - started, pixels)
+    return Outcome(case, time.perf_counter() - started, pixels, warnings=() if output is None else output.warnings)
 
 
 @cache

@@ -21,6 +21,8 @@ class Outcome:
     """Whether a storage fault that may pass was the reason."""
     short: bool = False
     """Whether the memory of the device was too small for it."""
+    warnings: tuple[str, ...] = ()
+    """What is unusual about its pixels."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,15 +20,15 @@ FEWEST = 64
 """Valid pixels below which nothing is said."""
 
 DARK, DARKEST = 0.025, 0.005
-"""Of the contract's mean: where the brightest pixels (99 %) of every channel lie lower, units are doubted, or refused. A scene
-at 1/20 of its light has 0.08; reflectance 0 to 100 instead of 0 to 10,000 has 0.018, 0 to 1 has 0.0002."""
+"""Of the contract's mean: where the brightest pixels (99 %) of every channel lie lower, units are doubted, or refused. A
+scene at 1/20 of its light has 0.08; reflectance 0 to 100 instead of 0 to 10,000 has 0.018, 0 to 1 has 0.0002."""
 
 BRIGHT, BRIGHTEST = 2.0, 10.0
 """Median, where 1 is full reflectance or full scale. Saturated snow has 1.6, and pixels in other units 10 to 10,000."""
 
 DEVIATIONS, MOST_DEVIATIONS = 100.0, 1000.0
-"""Median, in the contract's standard deviations, of what is neither reflectance nor intensity. Saturated snow is at 95 in the
-band of the bundled model with the smallest deviation."""
+"""Median, in the contract's standard deviations, of what is neither reflectance nor intensity. Saturated snow is at 92 in
+the band of the bundled model with the smallest deviation."""
 
 NARROW_DEVIATIONS, MOST_NARROW_DEVIATIONS = 20.0, 200.0
 """The same where the deviation is below a tenth of the mean, as of temperatures in kelvin: no weather explains more."""
@@ -48,10 +48,15 @@ SQUEEZED = 0.02
 SENTINELS, NO_DATA, HUGE = (-9999.0, -99999.0, -32767.0, -32768.0), -9999.0, -1e30
 """Values that products use for nodata; the largest of them; and what is none but for that."""
 
+NO_TAGS = 'the contract\'s pixel = "physical" applies the scale and offset tags of the file, and it has none'
+
 BYTE = 255.0
 
 Channel = NDArray[np.float64]
 """One number per channel."""
+
+Tags = tuple[Channel, Channel]
+"""Scale and offset of the bands of a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +106,8 @@ class Expected:
         return stored * self.gain + self.bias
 
     def deviations(self, stored: Channel) -> Channel:
-        """By how many standard deviations values differ from the mean."""
+        """By how many standard deviations values differ from the mean, which there must be."""
+        assert self.mean is not None
         return (self.scaled(stored) - self.mean) / self.std
 
     @property
@@ -125,7 +131,7 @@ def values_of(pixels: NDArray[Any]) -> Values | None:
     return Values(pixels.dtype, least, low, mid, high, most, whole)
 
 
-def expected_of(contract: Contract, tags: tuple[Channel, Channel] | None) -> Expected:
+def expected_of(contract: Contract, tags: Tags | None) -> Expected:
     """What a contract expects of a file whose bands have these scale and offset tags."""
     scale, offset = np.array(contract.column("scale")), np.array(contract.column("offset"))
     gain, bias = scale, offset
@@ -162,18 +168,18 @@ class Judge:
         self._expected: dict[bytes, Expected] = {}
         """By the tags of the file: the same for most files of a run."""
 
-    def __call__(self, pixels: NDArray[Any], scaling: Scaling, tags: tuple[Channel, Channel]) -> list[Finding]:
+    def __call__(self, pixels: NDArray[Any], scaling: Scaling | None, tags: Tags) -> list[Finding]:
         """What a run should say of a case, the gravest first.
 
         Args:
             pixels: valid ones as they are stored, shape ``(channels, count)``, in any order.
-            scaling: of the case, with its own statistics where the contract takes those.
+            scaling: of the case, with its own statistics where the contract takes those; None where they are not known.
             tags: scale and offset of the file's bands.
         """
         values = values_of(pixels)
         if values is None:
             return []
-        if self._contract.normalize in ("zscore", "minmax"):
+        if scaling is not None and self._contract.normalize in ("zscore", "minmax"):
             return [*_of_own_statistics(values, self._contract, scaling), *_sentinel(values, self._contract)]
         key = tags[0].tobytes() + tags[1].tobytes()
         expected = self._expected.get(key) or self._expected.setdefault(key, expected_of(self._contract, tags))
@@ -202,34 +208,40 @@ def _of_own_statistics(values: Values, contract: Contract, scaling: Scaling) -> 
     if contract.scaling == "graph":
         return
     name = partial(_channel_name, contract)
-    if flat := [name(i) for i in np.flatnonzero(scaling.gain == 0)]:
-        yield Finding(f"all valid pixels of {', '.join(flat)} are equal, and {contract.normalize} makes them 0: is that band empty?")
+    if flat := [name(i) for i in _where(scaling.gain == 0)]:
+        yield Finding(
+            f"all valid pixels of {', '.join(flat)} are equal, and {contract.normalize} makes them 0: is that band empty?"
+        )
     if contract.normalize == "minmax":
         spread = (values.high - values.low) * scaling.gain
-        for i in np.flatnonzero((spread < SQUEEZED) & (values.low < values.high)):
-            ends = [f"{end:.6g}" for end in (-scaling.bias[i] / scaling.gain[i], (1 - scaling.bias[i]) / scaling.gain[i])]
+        for i in _where((spread < SQUEEZED) & (spread > 0)):
+            ends = [f"{(end - scaling.bias[i]) / scaling.gain[i] + 0:.6g}" for end in (0, 1)]
             yield Finding(
-                f"98 % of the sampled pixels of {name(i)} lie within {spread[i]:.1%} of the case's range, {' to '.join(ends)}: "
-                "a few outliers stretch minmax, mark them as nodata"
+                f"98 % of the sampled pixels of {name(i)} lie within {spread[i]:.1%} of the case's range, "
+                f"{' to '.join(ends)}: a few outliers stretch minmax, mark them as nodata"
             )
 
 
 def _constant(values: Values, expected: Expected) -> Iterator[Finding]:
     same = values.least == values.most
     if same.any():
-        told = ", ".join(f"{expected.name(i)} ({values.least[i]:g})" for i in np.flatnonzero(same))
+        told = ", ".join(f"{expected.name(i)} ({values.least[i]:g})" for i in _where(same))
         yield Finding(f"all sampled pixels are equal in {told}: is that band empty?")
 
 
 def _sentinel(values: Values, contract: Contract) -> Iterator[Finding]:
     """A value that stands for nodata in many products, and that the file does not declare."""
-    for i in np.flatnonzero((values.low == values.least) & (values.low < values.mid)):
+    for i in _where((values.low == values.least) & (values.low < values.mid)):
         if (value := values.least[i]) in SENTINELS or value <= HUGE:
             yield Finding(
-                f"1 % or more of the sampled pixels of {_channel_name(contract, i)} hold {value:.9g}, which looks like nodata "
-                "that the file does not declare: declare it with gdal_edit.py -a_nodata"
+                f"1 % or more of the sampled pixels of {_channel_name(contract, i)} hold {value:.9g}, which looks like "
+                "nodata that the file does not declare: declare it with gdal_edit.py -a_nodata"
             )
             return
+
+
+def _where(true: NDArray[np.bool_]) -> list[int]:
+    return [int(i) for i in np.flatnonzero(true)]
 
 
 def _channel_name(contract: Contract, channel: int) -> str:
@@ -237,7 +249,7 @@ def _channel_name(contract: Contract, channel: int) -> str:
     return names[channel] if names else f"channel {channel + 1}"
 
 
-# --- rules: each sees one kind of mistake -----------------------------------------------------------------------------------
+# --- rules: each sees one kind of mistake ---------------------------------------------------------------------------------
 
 
 def _linear_or_decibels(values: Values, expected: Expected) -> Finding | None:
@@ -271,7 +283,9 @@ def _too_small(values: Values, expected: Expected) -> Finding | None:
         top = _full(expected)
         if top is None or not fractions or (top < 100).any():
             return None
-        return _small(values, expected, fractions, far=expected.contract.normalize == "fixed" or expected.contract.clip is not None)
+        return _small(
+            values, expected, fractions, far=expected.contract.normalize == "fixed" or expected.contract.clip is not None
+        )
     wide = (expected.mean > 0) & (expected.std >= NARROW * expected.mean)
     if not wide.any():
         return None
@@ -364,16 +378,15 @@ def _large_words(values: Values, expected: Expected) -> str:
         return f"scaled to {expected.scaled(values.mid).max():.4g} where the contract's scale makes 1 of full reflectance"
     worst = int(np.abs(expected.deviations(values.mid)).argmax())
     distance = expected.deviations(values.mid)[worst]
-    return f"{distance:,.0f} standard deviations from the contract's mean in {expected.name(worst)}, {_holds(values, expected)}"
+    return (
+        f"{distance:,.0f} standard deviations from the contract's mean in {expected.name(worst)}, {_holds(values, expected)}"
+    )
 
 
 def _scale_mend(values: Values, expected: Expected) -> str:
     contract = expected.contract
     if expected.tagged and not _has_tags(expected):
-        return (
-            'the contract\'s pixel = "physical" applies the scale and offset tags of the file, and it has none: '
-            "set them, as with gdal_translate -a_scale 0.0001"
-        )
+        return f"{NO_TAGS}: set them, as with gdal_translate -a_scale 0.0001"
     factor = _fitting_factor(values, expected)
     if factor is None:
         return "set the contract's scale to the one of the file's units"
@@ -386,7 +399,10 @@ def _fitting_factor(values: Values, expected: Expected) -> float | None:
     if expected.mean is None:
         return None
     factors = (1 / 255, 1e-4, 1 / 65535, 1e-2, 1e-3)
-    fits = [float(np.abs((values.mid * expected.gain * f + expected.bias - expected.mean) / expected.std).mean()) for f in factors]
+    fits = [
+        float(np.abs((values.mid * expected.gain * f + expected.bias - expected.mean) / expected.std).mean())
+        for f in factors
+    ]
     best = int(np.argmin(fits))
     return factors[best] if fits[best] < 5 else None
 
@@ -407,22 +423,22 @@ _SHIFTS = (
         1,
         -1000,
         900,
-        "pixels look as if 1,000 were added, as in Sentinel-2 products of baseline 04.00 and later, and the contract does not "
-        "take it off: set offset = {} in the contract",
+        "pixels look as if 1,000 were added, as in Sentinel-2 products since baseline 04.00, where the contract expects "
+        "reflectance times 10,000 alone: {}: set offset = {} in the contract",
     ),
     _Shift(
         0.275,
         -2000,
         6900,
-        "pixels look like those of Landsat Collection 2, whose reflectance is pixel * 0.0000275 - 0.2, where the contract expects "
-        "reflectance times 10,000: convert them",
+        "pixels look like those of Landsat Collection 2, whose reflectance is pixel * 0.0000275 - 0.2, where the contract "
+        "expects reflectance times 10,000: {}: convert the file",
     ),
     _Shift(
         1,
         1000,
         0,
-        "pixels look as if the contract expects 1,000 added to them, as in Sentinel-2 products of baseline 04.00 and later, and "
-        "this file is older: set offset = {} in the contract",
+        "pixels look like reflectance times 10,000 where the contract expects 1,000 more, as in Sentinel-2 products since "
+        "baseline 04.00: {}: set offset = {} in the contract",
     ),
 )
 
@@ -441,7 +457,7 @@ def _shifted(values: Values, expected: Expected) -> Finding | None:
             continue
         if _fits(mid * shift.gain + shift.bias, wanted, expected.std / mean * wanted):
             offset = np.array(expected.contract.column("offset")) + shift.bias * np.where(expected.unit, 1e-4, 1)
-            return Finding(f"{shift.text.format(_scale_words(offset))}; {_holds(values, expected)}")
+            return Finding(shift.text.format(_holds(values, expected), _scale_words(offset)))
     return None
 
 
@@ -457,7 +473,9 @@ def _is_reflectance(expected: Expected) -> bool:
     if expected.mean is None:
         return False
     gain = np.where(expected.unit, expected.gain * 10_000, 1)
-    return bool((np.abs(gain - 1) < 0.01).all() and (expected.stored_mean > 50).all() and (expected.stored_mean < 8000).all())
+    return bool(
+        (np.abs(gain - 1) < 0.01).all() and (expected.stored_mean > 50).all() and (expected.stored_mean < 8000).all()
+    )
 
 
 def _negative(values: Values, expected: Expected) -> Finding | None:
@@ -467,8 +485,8 @@ def _negative(values: Values, expected: Expected) -> Finding | None:
     if expected.tagged or not ((offset < 0) & (level < -0.02) & expected.unit).any():
         return None
     return Finding(
-        f"half of the pixels are below 0 once the contract's offset of {_scale_words(offset)} is taken off, and reflectance is "
-        f"not: {_holds(values, expected)}: set offset = 0 in the contract for files without one"
+        f"half of the pixels are below 0 after the contract's offset of {_scale_words(offset)}, and reflectance is not: "
+        f"{_holds(values, expected)}: set offset = 0 in the contract for files without one"
     )
 
 
@@ -512,8 +530,8 @@ def _without_tags(values: Values, expected: Expected) -> Finding | None:
     if expected.contract.normalize != "none":
         return None
     return Finding(
-        'the contract\'s pixel = "physical" applies the scale and offset tags of the file, and it has none: its integers are '
-        "taken as they are"
+        f"{NO_TAGS}: its integers are taken as they are; set the tags, as with gdal_translate -a_scale 0.0001, or use "
+        'pixel = "stored"'
     )
 
 

@@ -51,6 +51,10 @@ class Source(Protocol):
         """Bytes of decoded blocks that windows of this shape can touch."""
         ...
 
+    def near(self, place: tuple[float, ...], most: int) -> Window:
+        """A box of ``most`` pixels a side or less that is quickly read, near a place given as a share of each axis."""
+        ...
+
     def tags(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Scale and offset of each channel, as the file says."""
         ...

@@ -36,6 +36,9 @@ VRT_BLOCK = 1024
 PNG_SIGNATURE = 8
 """Bytes before the first chunk."""
 
+FEW_ROWS = 16
+"""Of a box that is looked at, where strips have fewer."""
+
 PICTURE_DRIVERS = frozenset({"PNG", "JPEG", "WEBP", "BMP"})
 
 
@@ -120,6 +123,17 @@ class RasterSource:
         alone = dataset.driver == "VRT" or (dataset.driver == "GTiff" and dataset.interleaving is not Interleaving.pixel)
         bands = len({*self.bands, *self._validity.rules.alpha, *self._validity.rules.masked}) if alone else dataset.count
         return int(rows * cols * bands * self.dtype.itemsize)
+
+    def near(self, place: tuple[float, ...], most: int) -> Window:
+        dataset = self._dataset
+        shape, block = dataset.shape, dataset.block_shapes[self.bands[0] - 1]
+        if dataset.driver in PICTURE_DRIVERS:  # rows are decoded one after the other, from the first
+            place = (0.0, *place[1:])
+        # in one block, but for strips of a few rows
+        sides = [min(n, most, max(size, FEW_ROWS)) for n, size in zip(shape, block, strict=True)]
+        starts = [int(share * n) // size * size for share, n, size in zip(place, shape, block, strict=True)]
+        low = tuple(max(0, min(a, n - side)) for a, n, side in zip(starts, shape, sides, strict=True))
+        return Window(low, tuple(a + side for a, side in zip(low, sides, strict=True)))
 
     def tags(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         index = [band - 1 for band in self.bands]

@@ -1,0 +1,454 @@
+"""Pixels in other units than the contract's: mistakes are named, honest scenes pass. Truth: what was done to the pixels."""
+
+import json
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from click.testing import CliRunner, Result
+from networks import contract, pixelwise
+from numpy.typing import NDArray
+
+from segpipe.cli import main
+from segpipe.pipeline.contract import Contract, parse_contract
+from segpipe.pipeline.scaling import fixed_scaling
+from segpipe.pipeline.unusual import Finding, Judge
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SCENES = sorted((EXAMPLES / "scenes").glob("*.tif"))
+BANDS = ["B02", "B03", "B04", "B08"]
+MEAN, STD = np.array([0.0556, 0.0838, 0.0763, 0.2925]), np.array([0.0168, 0.0222, 0.0301, 0.0864])
+FIXED = {"normalize": "fixed", "mean": MEAN.tolist(), "std": STD.tolist()}
+IMAGENET = {"normalize": "fixed", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+IMAGENET_255 = {"normalize": "fixed", "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375], "scale": 1}
+CAFFE = {"normalize": "fixed", "mean": [103.939, 116.779, 123.68], "std": 1.0, "scale": 1}
+
+Pixels = NDArray[Any]
+
+
+def terms(channels: Any, **changes: Any) -> Contract:
+    return parse_contract(contract(channels, 2, **changes), "test")
+
+
+REFLECTANCE = terms(BANDS, scale=1e-4, **FIXED)
+STORED = terms(BANDS, scale=1, normalize="fixed", mean=(MEAN * 1e4).tolist(), std=(STD * 1e4).tolist())
+
+
+def judged(pixels: Pixels, terms: Contract, tags: tuple[float, float] = (1.0, 0.0)) -> list[Finding]:
+    count = len(pixels)
+    bands = np.full(count, tags[0]), np.full(count, tags[1])
+    return Judge(terms)(pixels.reshape(count, -1), fixed_scaling(terms, None), bands)
+
+
+def read(path: Path, bands: list[int] | None = None) -> Pixels:
+    """Some of the valid pixels of a raster, ``(bands, count)``."""
+    with rasterio.open(path) as dataset:
+        pixels = dataset.read(bands, masked=True)
+    valid = ~np.ma.getmaskarray(pixels).any(axis=0)
+    return pixels.data[:, valid][:, ::37]
+
+
+# --- honest scenes --------------------------------------------------------------------------------------------------------
+
+
+def weather(x: Pixels, rng: np.random.Generator) -> dict[str, Pixels]:
+    """Scenes as they come, of reflectance times 10,000, from a common one of shape ``(4, count)``."""
+    count = x.shape[1]
+    spectrum = partial(np.multiply.outer, dtype=float)
+    return {
+        "as it is": x,
+        "night": x * 0.05,
+        "winter": x * 0.3,
+        "snow": rng.normal(9500, 800, x.shape),
+        "fresh snow": rng.normal(10500, 300, x.shape),
+        "saturated snow": 16000 + rng.integers(-5, 5, x.shape),
+        "water": np.maximum(rng.normal(np.c_[[400, 350, 150, 5]], np.c_[[40, 40, 30, 4]], x.shape), 0),
+        "sun glint": np.maximum(rng.normal(np.c_[[900, 850, 800, 700]], 250, x.shape), 0),
+        "thick cloud": x * 0.2 + rng.normal(5000, 1200, count),
+        "thin cloud": x * 0.9 + rng.gamma(2, 400, count),
+        "haze": x + spectrum([1200, 960, 720, 240], np.ones(count)),
+        "desert": spectrum([1500, 2300, 3400, 4300], rng.normal(1, 0.1, count)),
+        "city": np.array([[1300], [1500], [1600], [2200]]) * rng.gamma(4, 0.25, x.shape),
+        "half cloud": np.where(rng.random(count) < 0.6, 6000 + x * 0.1, x),
+    }
+
+
+@pytest.mark.parametrize("scene", SCENES, ids=lambda path: path.stem)
+def test_honest_scenes_pass(scene):
+    rng = np.random.default_rng(1)
+    graph = REFLECTANCE.model_copy(update={"scaling": "graph"})
+    clipped = terms(4, scale=1e-4, clip=[0, 0.3])
+    for what, x in weather(read(scene).astype(float), rng).items():
+        for dtype in (np.uint16, np.float32):
+            pixels = np.clip(np.rint(x), 0, 65535).astype(dtype)
+            for expected in (REFLECTANCE, STORED, graph, clipped, terms(4, scale=1e-4), terms(4, scale=1)):
+                assert judged(pixels, expected) == [], (what, dtype, expected)
+            moved = terms(BANDS, scale=1e-4, offset=-0.1, **FIXED)  # which says that 1,000 were added, and they were
+            assert judged(pixels + dtype(1000), moved) == [], (what, dtype)
+            tagged = terms(BANDS, pixel="physical", scale=1, **FIXED)
+            assert judged(pixels, tagged, (1e-4, 0.0)) == [], (what, dtype)
+        assert judged(x * 1e-4, terms(BANDS, scale=1, **FIXED)) == [], what
+
+
+@pytest.mark.parametrize("expected", [IMAGENET, IMAGENET_255, CAFFE, {}], ids=["0-1", "0-255", "mean alone", "no mean"])
+def test_honest_pictures_pass(expected):
+    rng = np.random.default_rng(2)
+    for mean, spread in ((115, 60), (6, 3), (2, 1), (240, 8), (60, 90)):  # day, night, dark, snow, contrast
+        pixels = np.clip(rng.normal(mean, spread, (3, 4000)), 0, 255).astype(np.uint8)
+        assert judged(pixels, terms(3, **expected)) == [], (mean, spread)
+
+
+@pytest.mark.shared_data
+def test_real_rasters_pass_under_their_own_models(shared):
+    own = {"scale": 1, "normalize": "fixed"}
+    for path in sorted((shared / "geotiff").glob("*.tif")):
+        with rasterio.open(path) as dataset:
+            rgb = dataset.count in (3, 4) and dataset.dtypes[0] == "uint8" and "mosaic" not in path.name
+            pixels = read(path, [1, 2, 3] if rgb else None)
+        if rgb:
+            for expected in (IMAGENET, IMAGENET_255, CAFFE, {}):
+                assert judged(pixels, terms(3, **expected)) == [], path
+                assert (
+                    judged((pixels * 0.05).astype(np.uint8) + np.arange(pixels.shape[1], dtype=np.uint8) % 2, terms(3)) == []
+                )
+        varied = pixels.shape[1] and (pixels.min(axis=1) < pixels.max(axis=1)).all() and np.isfinite(pixels).all()
+        if varied:  # a model that was trained on it
+            x = pixels.astype(float)
+            means = {"mean": x.mean(axis=1).tolist(), "std": x.std(axis=1).tolist()}
+            assert judged(pixels, terms(len(pixels), **own, **means)) == [], path
+    dates = read(shared / "geotiff/inference-img.tif")
+    for date in (dates[:4], dates[4:]):  # Sentinel-2, by a model of another place
+        assert judged(date, REFLECTANCE) == []
+        assert [f.far for f in judged(date + np.uint16(1000), REFLECTANCE)] == [False]
+
+
+# --- mistakes -------------------------------------------------------------------------------------------------------------
+
+
+def scene() -> NDArray[np.float64]:
+    return read(SCENES[0]).astype(float)
+
+
+def picture() -> NDArray[np.float64]:
+    return np.clip(np.random.default_rng(3).normal(110, 50, (3, 4000)), 0, 255)
+
+
+def radar() -> NDArray[np.float64]:
+    """Backscatter as power, two polarisations."""
+    return np.random.default_rng(4).gamma(4, 0.03, (2, 4000)) * [[1], [0.25]]
+
+
+FORGOTTEN = terms(BANDS, scale=1, **FIXED)
+PHYSICAL = terms(BANDS, scale=1, pixel="physical", **FIXED)
+DECIBELS = terms(2, scale=1, normalize="fixed", mean=[-12.5, -20.0], std=[5.0, 6.0])
+POWER = terms(2, scale=1, normalize="fixed", mean=[0.12, 0.03], std=[0.1, 0.03])
+KELVIN = terms(1, scale=1, normalize="fixed", mean=290.0, std=10.0)
+NONE_OF = "gdal_edit.py -a_nodata"
+
+FAR: dict[str, tuple[Any, Contract, str]] = {
+    "0 to 1": (
+        lambda: scene() * 1e-4,
+        REFLECTANCE,
+        "reflectance 0 to 1 where the contract expects 0 to 10,000.*set scale = 1 ",
+    ),
+    "0 to 1, no scale": (
+        lambda: scene() * 1e-4,
+        STORED,
+        "reflectance 0 to 1 .*multiply .* by 10,000, or set scale = 10000 ",
+    ),
+    "0 to 1 in the graph": (
+        lambda: (scene() * 1e-4).astype(np.float32),
+        REFLECTANCE.model_copy(update={"scaling": "graph"}),
+        "reflectance 0 to 1 where",
+    ),
+    "0 to 1, clip": (lambda: scene() * 1e-4, terms(4, scale=1, clip=[0, 3000]), "reflectance 0 to 1 where"),
+    "8 bits": (
+        lambda: (scene() / 1e4 * 255).astype(np.uint8),
+        REFLECTANCE,
+        "are uint8, at most 255, where the contract expects",
+    ),
+    "true colour": (lambda: np.clip(scene() / 3558 * 255, 0, 255).astype(np.uint8), STORED, "are uint8, at most 255, where"),
+    "no scale": (
+        lambda: scene().astype(np.uint16),
+        FORGOTTEN,
+        r"standard deviations from .*scale = 0\.0001 in the contract",
+    ),
+    "no tags": (
+        lambda: scene().astype(np.uint16),
+        PHYSICAL,
+        r"standard deviations from .*pixel = \"physical\" applies the scale",
+    ),
+    "picture 0 to 1": (
+        lambda: picture() / 255,
+        terms(3, **IMAGENET),
+        "intensities 0 to 1 where the contract expects 0 to 255",
+    ),
+    "picture 0 to 1, 255": (lambda: picture() / 255, terms(3, **IMAGENET_255), "intensities 0 to 1 .*set scale = 255 in"),
+    "picture 0 to 1, mean alone": (lambda: picture() / 255, terms(3, **CAFFE), "intensities 0 to 1 where"),
+    "picture without a scale": (
+        lambda: picture().astype(np.uint8),
+        terms(3, **(IMAGENET | {"scale": 1})),
+        r"scale = 0\.00392157",
+    ),
+    "16-bit picture": (lambda: (picture() * 257).astype(np.uint16), terms(3, **IMAGENET), "reach [0-9,]+ where .* 0 to 255"),
+    "12-bit picture": (
+        lambda: (picture() * 16).astype(np.uint16),
+        terms(3, **IMAGENET_255),
+        "reach 3,[0-9]+ where .* 0 to 255",
+    ),
+    "power": (radar, DECIBELS, "linear power where the contract expects decibels"),
+    "decibels": (lambda: 10 * np.log10(radar()), POWER, "decibels where the contract expects positive values"),
+}
+
+NEAR: dict[str, tuple[Any, Contract, str]] = {
+    "1,000 added": (
+        lambda: (scene() + 1000).astype(np.uint16),
+        REFLECTANCE,
+        r"1,000 were added, .*set offset = -0\.1 in the con",
+    ),
+    "1,000 added, no scale": (lambda: scene() + 1000, STORED, "1,000 were added, .*set offset = -1000 in the contract"),
+    "1,000 not added": (
+        lambda: scene().astype(np.uint16),
+        terms(BANDS, scale=1e-4, offset=-0.1, **FIXED),
+        "half of the pixels are below 0 after the contract's offset of -0.1",
+    ),
+    "1,000 in the mean": (
+        scene,
+        terms(BANDS, scale=1e-4, **(FIXED | {"mean": (MEAN + 0.1).tolist()})),
+        r"contract expects 1,000 more, .*set offset = 0\.1 in the contract",
+    ),
+    "Landsat": (
+        lambda: ((scene() * 1e-4 + 0.2) / 2.75e-5).astype(np.uint16),
+        REFLECTANCE,
+        "like those of Landsat Collection 2",
+    ),
+    "per cent": (lambda: scene() * 1e-2, REFLECTANCE, "far smaller than the contract expects"),
+    "8 bits in 16": (
+        lambda: np.clip(scene() / 3000 * 255, 0, 255).astype(np.uint16),
+        REFLECTANCE,
+        "end at 255, as in an 8-bit picture",
+    ),
+    "8 bits, no mean": (lambda: (scene() / 1e4 * 255).astype(np.uint8), terms(4, scale=1e-4), "are uint8, at most 255"),
+    "16-bit picture, no mean": (
+        lambda: (picture() * 257).astype(np.uint16),
+        terms(3),
+        "where the contract expects 0 to 255",
+    ),
+    "picture 0 to 1, no mean": (lambda: picture() / 255, terms(3), "intensities 0 to 1 where"),
+    "no tags, no mean": (
+        lambda: scene().astype(np.uint16),
+        terms(4, scale=1, pixel="physical"),
+        "its integers are taken as they",
+    ),
+    "Celsius": (
+        lambda: np.random.default_rng(5).normal(25, 5, (1, 999)),
+        KELVIN,
+        "Celsius where the contract expects kelvin",
+    ),
+    "empty band": (lambda: scene() * [[1], [1], [1], [0]], REFLECTANCE, r"all sampled pixels are equal in B08 \(0\)"),
+    "alpha as near infrared": (
+        lambda: scene() * [[1], [1], [1], [0]] + [[0], [0], [0], [255]],
+        REFLECTANCE,
+        r"in B08 \(255\)",
+    ),
+    "nodata not declared": (lambda: np.where(scene()[:1] < 400, -9999, scene()), REFLECTANCE, f"hold -9999, .*{NONE_OF}"),
+}
+
+
+@pytest.mark.parametrize(("made", "expected", "text"), FAR.values(), ids=FAR)
+def test_mistake_that_makes_labels_mean_nothing(made, expected, text):
+    found = judged(made(), expected)[0]
+    assert found.far
+    assert re.search(text, found.text), found.text
+
+
+@pytest.mark.parametrize(("made", "expected", "text"), NEAR.values(), ids=NEAR)
+def test_mistake_that_is_doubted(made, expected, text):
+    found = judged(made(), expected)[0]
+    assert not found.far
+    assert re.search(text, found.text), found.text
+
+
+def test_scale_applied_twice():
+    twice = terms(BANDS, scale=1e-4, pixel="physical", **FIXED)
+    (found,) = judged(scene().astype(np.uint16), twice, (1e-4, 0.0))
+    assert found.far
+    assert found.text.endswith("the contract's scale comes on top: set scale = 1 in the contract")
+
+
+def test_mend_works():
+    """Whoever does what a message says is not warned again."""
+    assert judged(scene() * 1e-4, terms(BANDS, scale=1, **FIXED)) == []
+    assert judged(scene() + 1000, terms(BANDS, scale=1e-4, offset=-0.1, **FIXED)) == []
+    assert judged(scene(), terms(BANDS, scale=1e-4, offset=0.1, **(FIXED | {"mean": (MEAN + 0.1).tolist()}))) == []
+    assert judged(picture() / 255, terms(3, **(IMAGENET | {"scale": 1}))) == []
+    assert judged(picture() / 255, terms(3, **(IMAGENET_255 | {"scale": 255}))) == []
+
+
+def test_too_few_pixels_say_nothing():
+    assert judged(scene()[:, :63] * 1e-4, REFLECTANCE) == []
+
+
+@pytest.mark.parametrize("normalize", ["zscore", "minmax"])
+def test_statistics_of_the_case_need_spread(normalize):
+    pixels = scene()
+    own = terms(BANDS, scale=1, normalize=normalize)
+    scaling = fixed_scaling(own, None)
+    tags = np.ones(4), np.zeros(4)
+    low, high = pixels.min(axis=1), pixels.max(axis=1)
+    good = scaling.then(1 / (high - low), -low / (high - low))
+    assert Judge(own)(pixels, good, tags) == []
+    gain = np.array([1 / 100, 1 / 100, 1 / 100, 0])
+    (found,) = Judge(own)(pixels, scaling.then(gain, -gain), tags)
+    assert found.text.startswith(f"all valid pixels of B08 are equal, and {normalize} makes them 0")
+
+
+def test_outliers_stretch_minmax():
+    pixels, own = picture(), terms(3, scale=1, normalize="minmax")
+    scaling = fixed_scaling(own, None).then(np.full(3, 1 / 65535), np.zeros(3))  # one pixel of 65535
+    (first, *_) = Judge(own)(pixels, scaling, (np.ones(3), np.zeros(3)))
+    assert first.text.startswith("98 % of the sampled pixels of channel 1 lie within 0.3% of the case's range, 0 to 65535")
+
+
+# --- through the bundled model --------------------------------------------------------------------------------------------
+
+
+def in_process(*arguments: Any) -> Result:
+    return CliRunner().invoke(main, list(map(str, arguments)), catch_exceptions=False)
+
+
+def bundled(path: Path, **changes: Any) -> Path:
+    """The bundled model's contract with other keys, as a file."""
+    values = {"version": 1, "channels": BANDS, "scale": 1e-4, **FIXED, "tile": [256, 256], "overlap": [64, 64], "align": 8}
+    values |= {"activation": "softmax", "spacing": [10.0, 10.0], **changes}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    lines += [f'[[classes]]\nid = {i}\nname = "c{i}"' for i in range(7)]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def altered(path: Path, change: Any, rows: int = 530) -> Path:
+    """A bundled scene whose valid pixels were changed."""
+    with rasterio.open(EXAMPLES / "scenes" / "morava.tif") as dataset:
+        pixels, profile, names = dataset.read(), dataset.profile, dataset.descriptions
+    pixels = pixels[:, -rows:, -rows:]
+    changed = np.where(pixels > 0, change(pixels.astype(float)), 0).astype(change(pixels[:, :1, :1]).dtype)
+    profile |= {"height": pixels.shape[1], "width": pixels.shape[2], "dtype": changed.dtype, "photometric": "minisblack"}
+    with rasterio.open(path, "w", **profile, ALPHA="NO") as dataset:
+        dataset.write(changed)
+        dataset.descriptions = names
+    return path
+
+
+MISTAKES: dict[str, tuple[Any, dict[str, Any], bool, str]] = {
+    "reflectance 0 to 1": (lambda x: (x * 1e-4).astype(np.float32), {}, True, "reflectance 0 to 1"),
+    "uint8": (lambda x: np.clip(x / 3558 * 254 + 1, 1, 255).astype(np.uint8), {}, True, "are uint8"),
+    "1,000 added": (lambda x: (x + 1000).astype(np.uint16), {}, False, "1,000 were added"),
+    "scale forgotten": (lambda x: x.astype(np.uint16), {"scale": 1}, True, "set scale = 0.0001"),
+    "no tags": (lambda x: x.astype(np.uint16), {"scale": 1, "pixel": "physical"}, True, "and it has none"),
+    "scale twice": (lambda x: (x * 1e-4).astype(np.float64), {"scale": 1e-8}, True, "far smaller|0 to 1"),
+    "empty band": (lambda x: np.concatenate([x[:3], x[3:] * 0 + 7]).astype(np.uint16), {}, False, r"equal in B08 \(7\)"),
+}
+
+
+WINDOWS = {"one": 250, "nine": 530}
+CUT = ("one", "reflectance 0 to 1"), ("one", "1,000 added"), *(("nine", mistake) for mistake in MISTAKES)
+
+
+@pytest.mark.parametrize(("windows", "mistake"), CUT, ids=map(": ".join, CUT))
+def test_mistake_through_the_bundled_model(windows, mistake, tmp_path, caplog):
+    change, changes, far, text = MISTAKES[mistake]
+    scene = altered(tmp_path / "s.tif", change, WINDOWS[windows])
+    command = ["run", "-i", scene, "-m", EXAMPLES / "crops.onnx", "--executor", "serial", "--device", "cpu"]
+    command += ["--contract", bundled(tmp_path / "c.toml", **changes)]
+    dry = in_process(*command, "-o", tmp_path / "dry", "--dry-run")
+    assert dry.exit_code == int(far)
+    assert re.search(f"{'problem' if far else 'note'}  s: .*{text}", dry.stdout)
+    assert in_process(*command, "-o", tmp_path / "out").exit_code == int(far)
+    told = json.loads((tmp_path / "out" / "run.json").read_text())
+    if far:
+        assert re.search(text, told["failed"][0]["error"])
+        assert not (tmp_path / "out" / "s.tif").exists()
+    else:
+        record = json.loads((tmp_path / "out" / "s.json").read_text())
+        assert re.search(text, record["notes"][-1])
+        assert (told["unusual_cases"], told["warnings"]) == (1, [{"case": "s", "warning": record["notes"][-1]}])
+        assert f"warning: s: {record['notes'][-1]}" in caplog.messages
+
+
+def test_unusual_values_are_allowed_where_asked_for(tmp_path):
+    scene = altered(tmp_path / "s.tif", lambda x: (x * 1e-4).astype(np.float32), 250)
+    command = ["run", "-i", scene, "-m", EXAMPLES / "crops.onnx", "--executor", "serial", "-o", tmp_path / "out"]
+    assert in_process(*command).exit_code == 1
+    assert in_process(*command, "--unusual-values", "allow").exit_code == 0
+    assert "reflectance 0 to 1" in json.loads((tmp_path / "out" / "s.json").read_text())["notes"][-1]
+
+
+def test_bundled_scenes_raise_no_alarm(tmp_path):
+    ended = in_process(
+        *("run", "-i", EXAMPLES / "scenes", "-m", EXAMPLES / "crops.onnx", "-o", tmp_path / "out", "--executor", "serial")
+    )
+    assert ended.exit_code == 0
+    told = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (told["unusual_cases"], told["warnings"]) == (0, [])
+
+
+def test_inspect_tells_what_a_run_would(tmp_path):
+    doubtful = altered(tmp_path / "a.tif", lambda x: (x + 1000).astype(np.uint16))
+    wrong = altered(tmp_path / "b.tif", lambda x: (x * 1e-4).astype(np.float32))
+    facts = json.loads(in_process("inspect", doubtful, "-m", EXAMPLES / "crops.onnx", "--json").stdout)
+    assert ["1,000 were added" in note for note in facts["notes"]] == [True]
+    assert facts["error"] is None
+    ended = in_process("inspect", wrong, "-m", EXAMPLES / "crops.onnx", "--json")
+    assert ended.exit_code == 1
+    assert "reflectance 0 to 1" in json.loads(ended.stdout)["error"]
+
+
+def test_file_without_tags_among_tagged_ones(tmp_path):
+    """Each case is judged by its own tags."""
+    altered(tmp_path / "in-a.tif", lambda x: x.astype(np.uint16))
+    tagged = altered(tmp_path / "in-b.tif", lambda x: x.astype(np.uint16))
+    with rasterio.open(tagged, "r+") as dataset:
+        dataset.scales = (1e-4,) * 4
+    terms = bundled(tmp_path / "c.toml", scale=1, pixel="physical")
+    command = ["run", "-i", tmp_path / "in-*.tif", "-m", EXAMPLES / "crops.onnx", "--contract", terms]
+    ended = in_process(*command, "-o", tmp_path / "out", "--executor", "serial")
+    assert ended.exit_code == 1
+    told = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (told["done"], [failed["case"] for failed in told["failed"]]) == (["in-b"], ["in-a"])
+
+
+@pytest.mark.parametrize("mistake", ["1,000 added", "reflectance 0 to 1"])
+def test_parts_tell_what_the_whole_tells(mistake, tmp_path, segpipe):
+    scene = altered(tmp_path / "s.tif", MISTAKES[mistake][0])
+    told = []
+    for options in (("--executor", "serial"), ("--workers", "2", "--parts", "4", "--batch", "2", "--overlap", "8")):
+        out = tmp_path / f"out{len(told)}"
+        ended = segpipe("run", "-i", scene, "-m", EXAMPLES / "crops.onnx", "-o", out, *options)
+        record = json.loads((out / "run.json").read_text())
+        told.append((record["failed"], record["warnings"]))
+        assert all(f"warning: s: {warning['warning']}\n" in ended.stderr for warning in record["warnings"])
+    assert told[0] == told[1]
+    assert any(told[0])
+
+
+def test_allowed_case_has_the_bytes_of_an_unjudged_one(tmp_path, raster):
+    """Nothing about labels depends on what is said: a contract without mean that scales the same gives the same mask."""
+    pixels = np.random.default_rng(6).random((3, 200, 300), dtype=np.float32) * 100
+    source = raster("in.tif", pixels)
+    mean, std = [0.5, 0.4, 0.3], [0.1, 0.2, 0.3]
+    judged_model = pixelwise(tmp_path / "a.onnx", scale=1, normalize="fixed", mean=mean, std=std)
+    gain = (1 / np.array(std)).tolist()
+    bias = (-np.array(mean) / np.array(std)).tolist()
+    plain = pixelwise(tmp_path / "b.onnx", scale=gain, offset=bias)
+    masks = []
+    for model, options in ((judged_model, ("--unusual-values", "allow")), (plain, ())):
+        out = tmp_path / model.stem
+        assert in_process("run", "-i", source, "-m", model, "-o", out, "--executor", "serial", *options).exit_code == 0
+        with rasterio.open(out / "in.tif") as mask:
+            masks.append(mask.read(1))
+    np.testing.assert_array_equal(*masks)

@@ -14,9 +14,12 @@ from networks import contract, pixelwise
 from numpy.typing import NDArray
 
 from segpipe.cli import main
+from segpipe.pipeline.cases import find_cases
 from segpipe.pipeline.contract import Contract, parse_contract
+from segpipe.pipeline.overrides import AS_STORED
 from segpipe.pipeline.scaling import fixed_scaling
 from segpipe.pipeline.unusual import Finding, Judge
+from segpipe.tune.places import survey
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCENES = sorted((EXAMPLES / "scenes").glob("*.tif"))
@@ -423,17 +426,38 @@ def test_file_without_tags_among_tagged_ones(tmp_path):
 
 
 @pytest.mark.parametrize("mistake", ["1,000 added", "reflectance 0 to 1"])
-def test_parts_tell_what_the_whole_tells(mistake, tmp_path, segpipe):
+def test_parts_tell_what_the_whole_tells(mistake, tmp_path, caplog):
     scene = altered(tmp_path / "s.tif", MISTAKES[mistake][0])
     told = []
-    for options in (("--executor", "serial"), ("--workers", "2", "--parts", "4", "--batch", "2", "--overlap", "8")):
+    for options in ((), ("--parts", "4", "--batch", "2", "--overlap", "8")):
         out = tmp_path / f"out{len(told)}"
-        ended = segpipe("run", "-i", scene, "-m", EXAMPLES / "crops.onnx", "-o", out, *options)
+        in_process("run", "-i", scene, "-m", EXAMPLES / "crops.onnx", "-o", out, "--executor", "serial", *options)
         record = json.loads((out / "run.json").read_text())
         told.append((record["failed"], record["warnings"]))
-        assert all(f"warning: s: {warning['warning']}\n" in ended.stderr for warning in record["warnings"])
     assert told[0] == told[1]
     assert any(told[0])
+    assert [text.startswith("warning: s: ") for text in caplog.messages].count(True) == len(told) * len(told[0][1])
+
+
+def test_workers_hand_warnings_on(tmp_path, segpipe):
+    scene = altered(tmp_path / "s.tif", MISTAKES["1,000 added"][0], 250)
+    ended = segpipe("run", "-i", scene, "-m", EXAMPLES / "crops.onnx", "-o", tmp_path / "out", "--workers", "1")
+    (warning,) = json.loads((tmp_path / "out" / "run.json").read_text())["warnings"]
+    assert f"warning: s: {warning['warning']}\n" in ended.stderr
+    assert ended.stdout.count("\n") == 1
+
+
+def test_scenes_of_tune_and_of_exports_are_judged(tmp_path, caplog):
+    from segpipe.export.file import spec_of
+    from segpipe.export.tiles import scene_tiles
+
+    scene = altered(tmp_path / "s.tif", MISTAKES["reflectance 0 to 1"][0], 250)
+    scene_tiles([str(scene)], spec_of(EXAMPLES / "crops.onnx"), AS_STORED, 1)
+    assert any(text.startswith("warning: s: pixels look like reflectance 0 to 1") for text in caplog.messages)
+    caplog.clear()
+    cases = find_cases((str(scene),))
+    survey(cases, spec_of(EXAMPLES / "crops.onnx"), AS_STORED)
+    assert any(text.startswith("warning: s: pixels look like reflectance 0 to 1") for text in caplog.messages)
 
 
 def test_allowed_case_has_the_bytes_of_an_unjudged_one(tmp_path, raster):

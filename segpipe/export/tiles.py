@@ -8,7 +8,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.pipeline.batches import open_sheet, read_tile, scaling_of
+from segpipe.pipeline.batches import open_sheet, read_tile, scaling_of, warn_of_findings
 from segpipe.pipeline.cases import Case, find_cases
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.errors import InputError
@@ -82,6 +82,7 @@ def _spread(
     """Tiles of a case with valid pixels: first about ``count`` far apart, then those between."""
     source, sheet = open_sheet(case, spec, overrides)
     with closing(source):
+        warn_of_findings(case, source, spec.contract)
         scaling = scaling_of(source, spec.contract)
         windows = list(sheet.cover)
         step = max(1, len(windows) // count)

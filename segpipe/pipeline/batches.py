@@ -1,5 +1,6 @@
 """From opened cases to batches of scaled tiles, read in window order and filled across cases."""
 
+import logging
 import math
 import threading
 import time
@@ -32,6 +33,8 @@ from segpipe.pipeline.stretch import ASKED_FOR, STRETCH_BYTES, Stretch, begin_st
 from segpipe.pipeline.unusual import Finding, Judge
 from segpipe.pipeline.weights import Weights
 from segpipe.pipeline.windows import Cover, Part, Window, mirrored, reflected
+
+LOG = logging.getLogger("segpipe")
 
 STATISTICS_BLOCK = 1024
 """Side of the blocks, in pixels, over which a case's own statistics are taken. Fixed: it decides the order of a sum."""
@@ -295,6 +298,12 @@ def note_findings(case: Case, sheet: Sheet, findings: Sequence[Finding], *, allo
     far = [finding.text for finding in findings if finding.far]
     if far and not allow:
         raise SourceError(f"{case.path}: {far[0]}. To label it all the same, give segpipe run --unusual-values allow")
+
+
+def warn_of_findings(case: Case, source: Source, contract: Contract) -> None:
+    """Say on stderr what is unusual about a case that nobody labels: one to compare or calibrate on."""
+    for finding in findings_of(source, contract):
+        LOG.warning("warning: %s: %s", case.name, finding.text)
 
 
 def findings_of(source: Source, contract: Contract) -> list[Finding]:

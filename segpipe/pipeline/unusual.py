@@ -124,7 +124,9 @@ def values_of(pixels: NDArray[Any]) -> Values | None:
     count = pixels.shape[1]
     if count < FEWEST:
         return None
-    ordered = np.sort(pixels, axis=1)
+    # float32 holds them all, and is sorted three times as fast
+    ordered = pixels.astype(np.float32) if pixels.dtype.kind in "iu" and pixels.dtype.itemsize <= 2 else pixels.copy()
+    ordered.sort(axis=1)
     places = [0, (count - 1) // 100, (count - 1) // 2, -1 - (count - 1) // 100, -1]
     least, low, mid, high, most = ordered[:, places].T.astype(np.float64)
     whole = pixels.dtype.kind in "iub" or bool((pixels == np.rint(pixels)).all())

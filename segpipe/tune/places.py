@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.export.tiles import noise, raw_tiles
-from segpipe.pipeline.batches import open_sheet, scaling_of
+from segpipe.pipeline.batches import open_sheet, scaling_of, warn_of_findings
 from segpipe.pipeline.cases import Case
 from segpipe.pipeline.errors import InputError
 from segpipe.pipeline.gdal import gdal_options
@@ -117,7 +117,8 @@ def survey(cases: Sequence[Case], spec: ModelSpec, overrides: Overrides) -> list
     shapes = []
     for case in cases[:: max(1, len(cases) // SURVEYED)][:SURVEYED]:
         source, sheet = open_sheet(case, spec, overrides)
-        source.close()
+        with closing(source):
+            warn_of_findings(case, source, spec.contract)
         shapes.append(sheet.grid.shape)
     return shapes
 

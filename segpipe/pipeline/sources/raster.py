@@ -127,13 +127,12 @@ class RasterSource:
     def near(self, place: tuple[float, ...], most: int) -> Window:
         dataset = self._dataset
         shape, block = dataset.shape, dataset.block_shapes[self.bands[0] - 1]
-        if dataset.driver in PICTURE_DRIVERS:  # rows are decoded one after the other, from the first
-            place = (0.0, *place[1:])
-        # in one block, but for strips of a few rows
-        sides = [min(n, most, max(size, FEW_ROWS)) for n, size in zip(shape, block, strict=True)]
-        starts = [int(share * n) // size * size for share, n, size in zip(place, shape, block, strict=True)]
-        low = tuple(max(0, min(a, n - side)) for a, n, side in zip(starts, shape, sides, strict=True))
-        return Window(low, tuple(a + side for a, side in zip(low, sides, strict=True)))
+        least = FEW_ROWS
+        if dataset.driver in PICTURE_DRIVERS:  # rows are decoded one after the other, and those of the first windows anyway
+            place, least = (0.0, *place[1:]), most
+        axes = zip(place, shape, block, (least, 1), strict=True)
+        spans = [_span_near(share, n, size, min(most, max(size, few))) for share, n, size, few in axes]
+        return Window(tuple(a for a, _ in spans), tuple(b for _, b in spans))
 
     def tags(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         index = [band - 1 for band in self.bands]
@@ -141,6 +140,16 @@ class RasterSource:
 
     def close(self) -> None:
         self._dataset.close()
+
+
+def _span_near(share: float, length: int, block: int, most: int) -> tuple[int, int]:
+    """Start and stop of a span near a share of an axis: within one block, unless that is shorter than ``most``."""
+    side, at = min(most, length), int(share * length)
+    start = at // block * block
+    if block > side:
+        start = min(at, start + block - side)
+    start = max(0, min(start, length - side))
+    return start, start + side
 
 
 def _raster_window(window: Window) -> RasterWindow:

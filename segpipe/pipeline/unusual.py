@@ -19,16 +19,14 @@ from segpipe.pipeline.scaling import Scaling
 FEWEST = 64
 """Valid pixels below which nothing is said."""
 
-DARK, DARKEST = 0.025, 0.005
-"""Of the contract's mean: where the brightest pixels (99 %) of every channel lie lower, units are doubted, or refused. A
-scene at 1/20 of its light has 0.08; reflectance 0 to 100 instead of 0 to 10,000 has 0.018, 0 to 1 has 0.0002."""
+DARK, DARKEST = 0.04, 0.005
+"""Of the contract's mean: where the brightest pixels (99 %) of every channel lie lower, units are doubted, or refused."""
 
 BRIGHT, BRIGHTEST = 2.0, 10.0
-"""Median, where 1 is full reflectance or full scale. Saturated snow has 1.6, and pixels in other units 10 to 10,000."""
+"""Median, where 1 is full reflectance or full scale."""
 
 DEVIATIONS, MOST_DEVIATIONS = 100.0, 1000.0
-"""Median, in the contract's standard deviations, of what is neither reflectance nor intensity. Saturated snow is at 92 in
-the band of the bundled model with the smallest deviation."""
+"""Median, in the contract's standard deviations, of what is neither reflectance nor intensity."""
 
 NARROW_DEVIATIONS, MOST_NARROW_DEVIATIONS = 20.0, 200.0
 """The same where the deviation is below a tenth of the mean, as of temperatures in kelvin: no weather explains more."""

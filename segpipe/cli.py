@@ -17,6 +17,7 @@ import click
 from segpipe import __version__
 from segpipe.pipeline.config import BLENDS, load_settings
 from segpipe.pipeline.errors import DisagreementError, ExportError, SegpipeError
+from segpipe.pipeline.extras import install
 
 if TYPE_CHECKING:
     from segpipe.pipeline.launch import Halt
@@ -153,25 +154,28 @@ def export() -> None:
 @click.option("--max-difference", type=float, help="Largest difference of scores, relative to the largest [fp32 1e-4].")
 @click.option("--stac-mlm", type=click.Path(path_type=Path), help="Write a STAC item of the MLM extension there.")
 @click.option("--overwrite", is_flag=True, help="Replace the output.")
-def network(**flags: Any) -> None:
+@click.option("--verbose", "-v", is_flag=True, help="Show what torch and other libraries write, on stderr.")
+def network(verbose: bool, **flags: Any) -> None:
     """Make an ONNX file of the network in WEIGHTS: a checkpoint, a transformers folder, or a program.
 
     The file holds all that segpipe run needs, and appears only if ONNX Runtime gives the scores that torch gives.
     """
-    sys.exit(_guarded(lambda: _export(flags)))
+    sys.exit(_guarded(lambda: _export(flags, verbose)))
 
 
-def _export(flags: dict[str, Any]) -> int:
+def _export(flags: dict[str, Any], verbose: bool) -> int:
     from segpipe import terminal
+    from segpipe.export.quiet import quiet
     from segpipe.export.settings import export_settings
 
     settings = export_settings(flags)
     try:
         from segpipe.export.make import export_model
     except ModuleNotFoundError as error:
-        raise ExportError(f"exporting needs {error.name}, which is not installed: pip install 'segpipe[export]'") from None
+        raise ExportError(f"exporting needs {error.name}, which is not installed: {install('export')}") from None
     try:
-        exported = export_model(settings, lambda line: click.echo(line, err=True))
+        with quiet(verbose) as say:
+            exported = export_model(settings, say)
     except DisagreementError as error:
         click.echo(f"error: {error}", err=True)
         return SOME_FAILED

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import re
 import signal
@@ -28,11 +29,13 @@ from torch.nn import functional
 
 from segpipe.cli import main
 from segpipe.export import make
+from segpipe.export.families import smp
 from segpipe.export.graph import Scorer, in_order
 from segpipe.export.make import Exported, export_model
 from segpipe.export.outputs import find_scores
 from segpipe.export.settings import ExportSettings, export_settings
 from segpipe.pipeline.errors import DisagreementError, ExportError, SegpipeError, SettingsError
+from segpipe.pipeline.extras import install
 
 TILE = 64
 CLASSES = ["water", "wood", "field"]
@@ -836,7 +839,7 @@ def test_a_graph_that_is_wrong_in_batches_only_is_caught(export, program, monkey
         return proto
 
     monkeypatch.setattr(make, "to_onnx", to_onnx)
-    with pytest.raises(DisagreementError, match="does not agree with its network"):
+    with pytest.raises(DisagreementError, match=r"does not agree with its network.*name real scenes by --verify, since"):
         export(program)
 
 
@@ -1161,6 +1164,141 @@ def test_an_output_that_exists_is_replaced_only_if_asked(export, program, tmp_pa
     assert export(program, overwrite=True).path.stat().st_size > 1000
 
 
+class Own(Plain):
+    """A factory by the names that many have."""
+
+    def __init__(self, in_channels: int, num_classes: int, width: int = 8) -> None:
+        super().__init__(in_channels, num_classes)
+        assert width == 8
+
+
+class Wide(Plain):
+    """``channels`` is the width of its layers, as some have it."""
+
+    def __init__(self, channels: int = 8, classes: int = 3) -> None:
+        super().__init__(3, classes)
+        self.head = nn.Conv2d(8, classes, 1) if channels == 8 else nn.Conv2d(channels, classes, 1)
+
+
+def test_a_factory_is_given_channels_and_classes_by_the_names_that_it_has(export, tmp_path, terms):
+    net = seeded(Plain(channels=4, classes=2))
+    torch.save(net.state_dict(), tmp_path / "w.pt")
+    flags = {
+        "module": "test_export:Own",
+        "bands": tuple("rgbn"),
+        "classes": str(terms(names=["a", "b"])),
+        "fixed_size": True,
+    }
+    exported = export(tmp_path / "w.pt", **flags)
+    assert (exported.contract.channel_count, exported.contract.scores) == (4, 2)
+    with pytest.raises(
+        ExportError, match=r"head.weight \(2, 8, 1, 1\) for \(5, 8, 1, 1\).*--module was given in_channels=4 from"
+    ):
+        export(tmp_path / "w.pt", **{**flags, "output": tmp_path / "n.onnx", "options": {"num_classes": 5}})
+
+
+def test_a_factory_to_which_a_name_means_something_else_says_what_it_was_given(export, tmp_path):
+    torch.save(seeded(Plain()).state_dict(), tmp_path / "w.pt")
+    with pytest.raises(
+        ExportError, match=r"given channels=3, classes=3 from --bands and --classes: another value .* --option"
+    ):
+        export(tmp_path / "w.pt", module="test_export:Wide")
+    assert export(tmp_path / "w.pt", module="test_export:Wide", options={"channels": 8}, fixed_size=True).path.exists()
+
+
+def test_imagenet_is_of_red_green_and_blue(export, program, terms):
+    exported = export(program, bands=None, imagenet=True, classes=str(terms("")))
+    assert exported.contract.channels == ["red", "green", "blue"]
+    assert exported.contract.mean == [0.485, 0.456, 0.406]
+
+
+def saved_by_smp(folder: Path, **config: Any) -> Any:
+    import segmentation_models_pytorch as smp
+
+    torch.manual_seed(3)
+    net = smp.Unet("resnet18", encoder_weights=None, decoder_channels=(8, 8, 8, 8, 8), classes=3, **config).eval()
+    net.save_pretrained(folder)
+    return net
+
+
+def test_a_folder_of_segmentation_models_pytorch(cli, terms, tmp_path):
+    net = saved_by_smp(tmp_path / "unet")
+    line = ["unet", "--classes", terms(""), "--imagenet", "--tile", 64, "--fixed-size"]
+    ended = cli(*line, "-o", "m.onnx")
+    assert ended.exit_code == 0, ended.stderr
+    image = np.random.default_rng(0).normal(size=(1, 3, TILE, TILE)).astype(np.float32)
+    np.testing.assert_allclose(scores_of(tmp_path / "m.onnx", image), of_torch(net, image), atol=1e-4)
+    assert contract_in(tmp_path / "m.onnx")["provenance"]["architecture"] == "smp:Unet, encoder resnet18"
+    refused = cli(*line, "-o", "n.onnx", "--arch", "smp:FPN", "--encoder", "resnet34")
+    assert "unet names its own architecture: leave --arch, --encoder out" in refused.stderr
+
+
+@pytest.mark.parametrize(("activation", "wanted"), [("sigmoid", "none"), ("softmax2d", "none"), (None, None)])
+def test_an_activation_in_the_folder_is_in_the_contract(activation, wanted, tmp_path):
+    saved_by_smp(tmp_path / "unet", activation=activation)
+    network, weights = smp.open_folder(tmp_path / "unet", None)
+    assert (network.known.get("activation"), weights.name) == (wanted, "model.safetensors")
+
+
+def test_a_folder_whose_network_ends_in_no_scores_is_refused(tmp_path):
+    saved_by_smp(tmp_path / "unet", activation="tanh")
+    with pytest.raises(ExportError, match="end in scores, or in a sigmoid or softmax, got activation 'tanh'"):
+        smp.open_folder(tmp_path / "unet", None)
+
+
+class Loud(Plain):
+    """Writes as torch does: by print, by warnings, by loggers, and by C++ to the descriptor."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        print("printed")  # noqa: T201
+        os.write(2, b"written\n")
+        logging.getLogger("torch.fx").error("logged")
+        return super().forward(image)
+
+
+@pytest.mark.parametrize("flags", [[], ["-v"]])
+def test_only_segpipe_writes_unless_asked(flags, terms, tmp_path):
+    torch.save(seeded(Plain()).state_dict(), tmp_path / "w.pt")
+    line = ["w.pt", "--module", "test_export:Loud", "--classes", str(terms()), "--bands", "r,g,b", "--tile", "64", *flags]
+    line += ["--fixed-size", "-o", "m.onnx"]
+    done = subprocess.run(
+        [sys.executable, "-m", "segpipe.cli", "export", *line],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr
+    steps = ["loading", "measuring", "exporting", "converting", "comparing"]
+    others = [line for line in done.stderr.splitlines() if not line.startswith(tuple(steps))]
+    assert bool(others) is bool(flags)
+    assert {"written", "printed"} <= {*done.stderr.split(), *done.stdout.split()} if flags else "printed" not in done.stdout
+    assert len([line for line in done.stderr.splitlines() if line.startswith(tuple(steps))]) == 5
+
+
+def test_eomt_is_exported_in_six_lines(cli, tmp_path):
+    """It asks a buffer which layers to mask, of which torch wrote 1,882 lines and no file."""
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 64, "patch_size": 16}
+    layers = {"num_blocks": 1, "num_queries": 8, "num_upscale_blocks": 2, "mlp_ratio": 2}
+    config = transformers.EomtConfig(**sizes, **layers, id2label=dict(enumerate("abc")))
+    net = transformers.EomtForUniversalSegmentation(config).eval()
+    net.save_pretrained(tmp_path / "eomt")
+    transformers.EomtImageProcessor().save_pretrained(tmp_path / "eomt")
+    image = np.random.default_rng(0).normal(size=(1, 3, TILE, TILE)).astype(np.float32)
+    with torch.no_grad():
+        given = net(torch.from_numpy(image))
+    masks = functional.interpolate(given.masks_queries_logits, size=(TILE, TILE), mode="bilinear").sigmoid()
+    wanted = torch.einsum("bqc,bqhw->bchw", given.class_queries_logits.softmax(-1)[..., :-1], masks)
+    ended = cli("eomt", "--tile", 64, "--fixed-size", "-o", "m.onnx")
+    assert ended.exit_code == 0, ended.stderr
+    assert len(ended.stderr.splitlines()) == 6
+    np.testing.assert_allclose(scores_of(tmp_path / "m.onnx", image), wanted / wanted.sum(1, keepdim=True), atol=1e-5)
+
+
 # --- what is left behind --------------------------------------------------------------------------------------------------
 
 
@@ -1230,4 +1368,4 @@ def test_export_without_torch_says_what_to_install(tmp_path, program, terms):
         [sys.executable, "-c", code, *line.split()], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert "exporting needs torch, which is not installed: pip install 'segpipe[export]'" in done.stderr
+    assert f"exporting needs torch, which is not installed: {install('export')}" in done.stderr

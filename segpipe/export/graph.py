@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from segpipe.export.families import Network
+from segpipe.export.families import Network, in_a_line
 from segpipe.export.file import check_size
-from segpipe.export.outputs import outputs_of, said
+from segpipe.export.outputs import outputs_of
 from segpipe.export.stride import Size, is_strided, total_stride
 from segpipe.pipeline.device import open_session
 from segpipe.pipeline.errors import ExportError
@@ -102,7 +102,7 @@ def to_onnx(network: Network, shape: tuple[int, ...], *, free_size: bool) -> onn
         try:
             proto = _scripted(network, example) if network.traced else _exported(network, example, free_size)
         except Exception as error:  # noqa: BLE001 - the exporter raises what its passes raise
-            raise ExportError(f"torch cannot export this network: {_root(error)}") from None
+            raise ExportError(f"torch cannot export this network: {_root(error)} (-v shows its log)") from None
     check_size(proto)
     _tidy(proto)
     return proto
@@ -203,7 +203,7 @@ def _root(error: BaseException) -> str:
     """The first cause, in its first lines: the exporter wraps it in pages of its own."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return said(error)
+    return in_a_line(error)
 
 
 def _tidy(proto: onnx.ModelProto) -> None:

@@ -2,15 +2,17 @@
 
 import hashlib
 import importlib
+import inspect
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from segpipe.export.families import Network, Wanted, build, need
+from segpipe.export.families import Network, Wanted, build, in_a_line, need, smp
 from segpipe.export.settings import ExportSettings
 from segpipe.export.terms import Terms
 from segpipe.export.weights import fit, form_of, read_checkpoint
@@ -28,15 +30,7 @@ def open_network(settings: ExportSettings, terms: Terms) -> Network:
     if form in ("torchscript", "program"):
         network = _program(settings, form)
     elif form == "folder" and not settings.module:
-        from segpipe.export.families import hub
-
-        network = hub.open_folder(
-            settings.weights,
-            classes=terms.scores if terms.classes else None,
-            replace_head=settings.replace_head,
-            trust_pickle=settings.trust_pickle,
-            scaled="normalize" in terms.values,
-        )
+        network = _folder(settings, terms)
     else:
         network = _from_checkpoint(settings, terms)
     if not isinstance(network.module, torch.fx.GraphModule):  # a program's mode is fixed
@@ -44,11 +38,38 @@ def open_network(settings: ExportSettings, terms: Terms) -> Network:
     return network
 
 
-def _program(settings: ExportSettings, form: str) -> Network:
-    given = [key for key in ("arch", "module", "encoder", "options", "prefix", "replace_head") if getattr(settings, key)]
+def _folder(settings: ExportSettings, terms: Terms) -> Network:
+    """Of ``save_pretrained``: of transformers, or of segmentation-models-pytorch."""
+    _leave_out(settings, ("arch", "encoder", "options", "prefix"), "names its own architecture")
+    classes = terms.scores if terms.classes else None
+    if not smp.is_folder(settings.weights):
+        from segpipe.export.families import hub
+
+        return hub.open_folder(
+            settings.weights,
+            classes=classes,
+            replace_head=settings.replace_head,
+            trust_pickle=settings.trust_pickle,
+            scaled="normalize" in terms.values,
+        )
+    network, weights = smp.open_folder(settings.weights, classes)
+    content = read_checkpoint(weights, trust_pickle=settings.trust_pickle)
+    if isinstance(content, nn.Module):
+        content = content.state_dict()
+    return replace(network, notes=fit(network.module, content, prefix=None, replace_head=settings.replace_head))
+
+
+def _leave_out(settings: ExportSettings, keys: tuple[str, ...], why: str) -> None:
+    """Raise where the user names what the weights bring with them."""
+    given = [key for key in keys if getattr(settings, key)]
     if given:
         flags = ", ".join(f"--{key.removesuffix('s').replace('_', '-')}" for key in given)
-        raise ExportError(f"{settings.weights} is a program and brings its own architecture and weights: leave {flags} out")
+        raise ExportError(f"{settings.weights} {why}: leave {flags} out")
+
+
+def _program(settings: ExportSettings, form: str) -> Network:
+    own = ("arch", "module", "encoder", "options", "prefix", "replace_head")
+    _leave_out(settings, own, "is a program and brings its own architecture and weights")
     try:
         with warnings.catch_warnings(), settings.weights.open("rb") as stream:
             warnings.simplefilter("ignore")  # TorchScript is deprecated, and people have it
@@ -57,7 +78,7 @@ def _program(settings: ExportSettings, form: str) -> Network:
                 return Network(program, "TorchScript program", traced=True)
             module = torch.export.load(stream).module()
     except Exception as error:  # noqa: BLE001 - torch raises what its readers raise
-        raise ExportError(f"{settings.weights} cannot be loaded: {type(error).__name__}: {error}") from None
+        raise ExportError(f"{settings.weights} cannot be loaded: {in_a_line(error)}") from None
     return Network(module, "torch.export program")
 
 
@@ -65,8 +86,10 @@ def _from_checkpoint(settings: ExportSettings, terms: Terms) -> Network:
     content = read_checkpoint(settings.weights, trust_pickle=settings.trust_pickle)
     if isinstance(content, nn.Module):
         return Network(content, type(content).__name__, notes=("the network itself came from a trusted pickle",))
+    given: dict[str, int] = {}
     if settings.module:
-        module, architecture = _factory(settings.module, settings.options), settings.module
+        module, given = _factory(settings.module, settings.options, terms)
+        architecture = settings.module
     elif settings.arch:
         wanted = Wanted(terms.channel_count, terms.scores, settings.encoder, settings.options, content)
         module, architecture = build(settings.arch, wanted), _named(settings)
@@ -74,8 +97,17 @@ def _from_checkpoint(settings: ExportSettings, terms: Terms) -> Network:
         raise ExportError(
             f"{settings.weights} holds weights alone, so the network must be named: give --arch, as in smp:Unet, or --module"
         )
-    notes = fit(module, content, prefix=settings.prefix, replace_head=settings.replace_head)
+    try:
+        notes = fit(module, content, prefix=settings.prefix, replace_head=settings.replace_head)
+    except ExportError as error:
+        raise ExportError(f"{error}{_overridden(given)}") from None
     return Network(module, architecture, notes=notes)
+
+
+def _overridden(given: dict[str, int]) -> str:
+    """What a factory was given that the user did not write, which may mean something else to it."""
+    said = ", ".join(f"{key}={value}" for key, value in given.items())
+    return f"; --module was given {said} from --bands and --classes: another value comes by --option" if given else ""
 
 
 def _named(settings: ExportSettings) -> str:
@@ -83,19 +115,41 @@ def _named(settings: ExportSettings) -> str:
     return f"{settings.arch}{encoder}"
 
 
-def _factory(path: str, options: Any) -> nn.Module:
-    """What ``package.module:factory`` gives, found from the working folder, too."""
+CHANNELS = ("in_channels", "channels", "in_chans", "num_channels", "n_channels", "input_channels")
+CLASSES = ("num_classes", "classes", "n_classes", "out_channels", "num_labels", "n_class", "nclass")
+"""What factories call the channels and scores of their network."""
+
+
+def _factory(path: str, options: dict[str, Any], terms: Terms) -> tuple[nn.Module, dict[str, int]]:
+    """What ``package.module:factory`` gives, found from the working folder, too, and what it was given from the terms."""
     name, _, attribute = path.partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
+    given: dict[str, int] = {}
     try:
         made = getattr(importlib.import_module(name), attribute)
-        made = made if isinstance(made, nn.Module) else made(**options)
+        if not isinstance(made, nn.Module):
+            given = _sizes(made, options, terms)
+            made = made(**given, **options)
     except Exception as error:  # anybody's code
-        raise ExportError(f"--module {path} cannot be built: {type(error).__name__}: {error}") from error
+        raise ExportError(f"--module {path} cannot be built: {in_a_line(error)}{_overridden(given)}") from error
     if not isinstance(made, nn.Module):
         raise ExportError(f"--module {path} must give a torch.nn.Module, got {type(made).__name__}")
-    return made
+    return made, given
+
+
+def _sizes(factory: Any, options: dict[str, Any], terms: Terms) -> dict[str, int]:
+    """Channels and scores of the contract by the names that a factory has for them; the user's options win."""
+    try:
+        takes = inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # written in C
+        return {}
+    given = {}
+    for names, key, size in ((CHANNELS, "channels", "channel_count"), (CLASSES, "classes", "scores")):
+        mine = [name for name in names if name in takes]
+        if mine and key in terms.values and not options.keys() & set(mine):
+            given[mine[0]] = getattr(terms, size)
+    return given
 
 
 def weights_digest(path: Path) -> str:

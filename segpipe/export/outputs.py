@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segpipe.export.families import in_a_line
 from segpipe.pipeline.errors import ExportError
 
 CONVENTIONS = ("out", "logits", "scores", "sem_seg", "pred")
@@ -81,7 +82,7 @@ def _run(network: nn.Module, shape: tuple[int, ...]) -> Outputs:
         with torch.inference_mode():
             given = network(torch.zeros(shape))
     except Exception as error:  # noqa: BLE001 - a network raises whatever it likes
-        raise ExportError(f"the network does not run on {by(shape)}: {said(error)}") from None
+        raise ExportError(f"the network does not run on {by(shape)}: {in_a_line(error)}") from None
     if outputs := outputs_of(given):
         return outputs
     raise ExportError(
@@ -162,10 +163,3 @@ def _shown(name: str, tensor: Tensor) -> str:
 def by(shape: Sequence[int]) -> str:
     """Sizes as a person writes them."""
     return " x ".join(map(str, shape))
-
-
-def said(error: BaseException) -> str:
-    """The first lines of an error; the last one of TorchScript's, which begins with pages of its own source."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    lines = lines[-1:] if "TorchScript" in str(error) else lines[:3]
-    return f"{type(error).__name__}: {' '.join(lines).removeprefix(f'{type(error).__name__}: ')[:600]}"

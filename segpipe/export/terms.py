@@ -41,7 +41,9 @@ class Terms:
     def channel_count(self) -> int:
         channels = self.values.get("channels")
         if channels is None:
-            raise ExportError("the network's channels must be named: give --bands, such as --bands B04,B03,B02,B08")
+            raise ExportError(
+                "the network's channels must be named: give --bands, such as red,green,blue or B04,B03,B02,B08"
+            )
         return channels if isinstance(channels, int) else len(channels)
 
 
@@ -50,6 +52,8 @@ def read_terms(settings: ExportSettings) -> Terms:
     values = _from_classes(settings.classes)
     if settings.imagenet:
         values |= IMAGENET
+        if not settings.weights.is_dir():  # whose own files know better
+            values.setdefault("channels", ["red", "green", "blue"])
     if settings.bands:
         values["channels"] = list(settings.bands)
     for key in ("tile", "overlap"):

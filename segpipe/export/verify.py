@@ -147,9 +147,12 @@ def check(agreement: Agreement, settings: ExportSettings) -> None:
         broken.append(f"scores must differ by {largest:g} of the largest at most, got {agreement.max_difference:.3g}")
     if broken:
         raise DisagreementError(
-            f"the export does not agree with its network, so no file was written: {'; '.join(broken)}; {agreement.worst}. "
-            "Limits are set by --min-agreement and --max-difference"
+            f"the export does not agree with its network, so no file was written: {'; '.join(broken)}; {agreement.worst}: "
+            f"{'' if settings.verify or settings.calibrate else _ON_NOISE}limits: --min-agreement, --max-difference"
         )
+
+
+_ON_NOISE = "name real scenes by --verify, since this was noise, on which scores are often close to each other; "
 
 
 def check_steady(torch_scores: Callable[[Scores], Scores], tiles: Sequence[Scores]) -> None:
@@ -160,7 +163,9 @@ def check_steady(torch_scores: Callable[[Scores], Scores], tiles: Sequence[Score
     """
     first = torch_scores(tiles[0][None])
     if not np.isfinite(first).all():
-        raise ExportError("the network's scores must be finite, got NaN or infinity on noise: see its weights")
+        raise ExportError(
+            "the network's scores must be finite, got NaN or infinity on noise: see its weights and its scaling"
+        )
     room = 1e-3 * (float(np.abs(first).max()) or 1.0)
     if np.abs(torch_scores(tiles[0][None]) - first).max() > room:
         raise ExportError(

@@ -23,6 +23,7 @@ from segpipe.pipeline.contract import readable
 from segpipe.pipeline.device import gpus
 from segpipe.pipeline.environment import settle
 from segpipe.pipeline.errors import InstallationError, SettingsError, WorkerError
+from segpipe.pipeline.extras import install
 from segpipe.pipeline.plan import Crew
 from segpipe.pipeline.records import Run, device_kind
 from segpipe.pipeline.spec import read_spec
@@ -301,7 +302,7 @@ def _jobqueue(path: Path, settings: Settings) -> Any:
     try:
         jobqueue = importlib.import_module("dask_jobqueue")
     except ModuleNotFoundError:
-        raise WorkerError("--cluster needs dask-jobqueue, which is not installed: pip install 'segpipe[cluster]'") from None
+        raise WorkerError(f"--cluster needs dask-jobqueue, which is not installed: {install('cluster')}") from None
     import dask.config
 
     dask.config.set({"distributed.scheduler.allowed-failures": RETRIES})

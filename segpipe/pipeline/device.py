@@ -14,6 +14,7 @@ from typing import Any, Literal
 import onnxruntime
 
 from segpipe.pipeline.errors import DeviceError, DeviceMemoryError, ModelError, SegpipeError, memory_errors
+from segpipe.pipeline.extras import install
 
 LOG = logging.getLogger("segpipe")
 
@@ -120,7 +121,7 @@ def _open(model: str | bytes, terms: Terms, *, strict: bool) -> onnxruntime.Infe
     except Exception as error:  # noqa: BLE001 - onnxruntime raises classes of its own that share no base
         raise DeviceError(f"ONNX Runtime cannot load the model on {terms.device}: {error}") from None
     if PROVIDERS[terms.device] not in session.get_providers():
-        raise DeviceError(_MISSING.format(terms.device, _refused(terms.device)))
+        raise DeviceError(_MISSING.format(terms.device, _refused(terms.device), install(terms.device)))
     return session
 
 
@@ -167,7 +168,7 @@ def _tensorrt(terms: Terms) -> dict[str, str]:
     return options
 
 
-_MISSING = "--device {0} needs a GPU, and {1}: install segpipe[{0}] on a machine with an NVIDIA driver, or take --device cpu"
+_MISSING = "--device {0} needs a GPU, and {1}: {2} on a machine with an NVIDIA driver, or take --device cpu"
 
 
 def _refused(device: Kind) -> str:
@@ -191,7 +192,7 @@ def resolve_device(device: str) -> tuple[Kind, str]:
     if device == "auto":
         return ("cpu", missing) if missing else ("cuda", "the driver sees a GPU")
     if missing:
-        raise DeviceError(_MISSING.format(device, missing))
+        raise DeviceError(_MISSING.format(device, missing, install(device)))
     if device == "tensorrt":
         _load_tensorrt()
         return "tensorrt", "as asked"
@@ -276,7 +277,7 @@ def _load_tensorrt() -> None:
     if not _load("libnvinfer.so.10", "tensorrt_libs"):
         raise DeviceError(
             "--device tensorrt needs TensorRT 10, and libnvinfer.so.10 is not there: "
-            "pip install 'segpipe[tensorrt]', or take --device cuda"
+            f"{install('tensorrt')}, or take --device cuda"
         )
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from segpipe.pipeline.errors import ExportError
+from segpipe.pipeline.extras import install
 
 State = dict[str, Tensor]
 
@@ -48,9 +49,14 @@ def need(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise ExportError(
-            f"exporting this needs {error.name}, which is not installed: pip install 'segpipe[export]'"
-        ) from None
+        raise ExportError(f"exporting this needs {error.name}, which is not installed: {install('export')}") from None
+
+
+def in_a_line(error: BaseException) -> str:
+    """The first lines of an error as one; the last one of TorchScript's, which begins with pages of its own source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = lines[-1:] if "TorchScript" in str(error) else lines[:3]
+    return f"{type(error).__name__}: {' '.join(lines).removeprefix(f'{type(error).__name__}: ')[:600]}"
 
 
 def build(arch: str, wanted: Wanted) -> nn.Module:
@@ -65,7 +71,7 @@ def build(arch: str, wanted: Wanted) -> nn.Module:
     except ExportError:
         raise
     except Exception as error:  # a library's own complaint about its own arguments
-        raise ExportError(f"{arch} cannot be built as asked: {type(error).__name__}: {error}") from error
+        raise ExportError(f"{arch} cannot be built as asked: {in_a_line(error)}") from error
 
 
 _FAMILIES = {

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segpipe.export.families import Network, Wanted, need
+from segpipe.export.families import Network, Wanted, in_a_line, need
 from segpipe.export.families.processor import read_processor
 from segpipe.pipeline.errors import ExportError
 
@@ -98,7 +98,7 @@ def _config(folder: Path) -> Any:
     try:
         return _library().AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except ValueError as error:
-        raise ExportError(f"{folder / 'config.json'} cannot be used: {error}") from None
+        raise ExportError(f"{folder / 'config.json'} cannot be used: {in_a_line(error)}") from None
 
 
 def _auto(config: Any) -> Any:
@@ -125,7 +125,7 @@ def _load(folder: Path, config: Any, classes: int | None, trust_pickle: bool) ->
             **options,
         )
     except Exception as error:  # noqa: BLE001 - the library raises whatever its readers raise
-        raise ExportError(f"{folder} cannot be loaded: {type(error).__name__}: {error}") from None
+        raise ExportError(f"{folder} cannot be loaded: {in_a_line(error)}") from None
     replaced = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"])
     lost = {what: sorted(set(report[f"{what}_keys"]) - set(replaced)) for what in ("missing", "unexpected")}
     if any(lost.values()) or (replaced and classes is None):
@@ -149,6 +149,10 @@ def _replaced(keys: list[str]) -> tuple[str, ...]:
 
 def _combined(network: nn.Module, folder: Path) -> nn.Module:
     config: Any = network.config
+    masked = getattr(network, "attn_mask_probs", None)
+    if isinstance(masked, Tensor):  # EoMT asks it which layers to mask, and an exporter cannot follow what hangs on a tensor
+        delattr(network, "attn_mask_probs")
+        vars(network)["attn_mask_probs"] = masked.tolist()
     if type(config) in _library().AutoModelForSemanticSegmentation._model_mapping:
         return network
     return Queries(network, _tokens(folder, config) if config.model_type == "oneformer" else None)

@@ -1,8 +1,12 @@
 """Networks of segmentation-models-pytorch."""
 
+import json
+from pathlib import Path
+from typing import Any
+
 from torch import nn
 
-from segpipe.export.families import Wanted, need
+from segpipe.export.families import Network, Wanted, in_a_line, need
 from segpipe.pipeline.errors import ExportError
 
 NAMES = (
@@ -38,3 +42,56 @@ def build(name: str, wanted: Wanted) -> nn.Module:
         **wanted.options,
     )
     return network
+
+
+def is_folder(folder: Path) -> bool:
+    """Whether this is what ``save_pretrained`` of the library leaves: ``config.json`` that names one of its classes."""
+    return "_model_class" in _config(folder)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def open_folder(folder: Path, scores: int | None) -> tuple[Network, Path]:
+    """The network that ``config.json`` describes, with fresh weights, and the file that holds those it was saved with.
+
+    Args:
+        folder: of ``save_pretrained``.
+        scores: build its head for as many; None: as it was saved.
+    """
+    config = _config(folder)
+    name, encoder = config.pop("_model_class"), config.pop("encoder_name", None)
+    options = {key: value for key, value in config.items() if key not in ("in_channels", "classes", "encoder_weights")}
+    channels, labels = config.get("in_channels", 3), config.get("classes", 1)
+    try:
+        module = build(name, Wanted(channels, scores or labels, encoder, options, {}))
+    except ExportError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a library's own complaint about its own arguments
+        raise ExportError(f"{folder / 'config.json'} cannot be used: {in_a_line(error)}") from None
+    known = {"channels": channels} | _activation(config.get("activation"), folder)
+    return Network(module, f"smp:{name}, encoder {encoder}", known), _weights(folder)
+
+
+def _activation(name: Any, folder: Path) -> dict[str, str]:
+    """What the network ends in, which is not to be done again."""
+    if name in (None, "identity"):
+        return {}
+    if name in ("sigmoid", "softmax", "softmax2d"):
+        return {"activation": "none"}
+    raise ExportError(
+        f"a network must end in scores, or in a sigmoid or softmax, got activation {name!r} in {folder / 'config.json'}: "
+        "save it with activation=None"
+    )
+
+
+def _weights(folder: Path) -> Path:
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return folder / name
+    raise ExportError(f"{folder} must hold model.safetensors beside its config.json: save it again by save_pretrained")

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from segpipe.pipeline.errors import InputError, OutputError, SettingsError
+from segpipe.pipeline.extras import install
 from segpipe.pipeline.files import output_errors, partial, unlinked
 from segpipe.pipeline.stores import Store, check_name
 
@@ -63,7 +64,7 @@ def _client_of(server: str | None) -> Any:
         from botocore import UNSIGNED
         from botocore.config import Config
     except ModuleNotFoundError:
-        raise SettingsError("s3:// needs boto3, which is not installed: pip install 'segpipe[s3]'") from None
+        raise SettingsError(f"s3:// needs boto3, which is not installed: {install('s3')}") from None
     told: dict[str, Any] = {"retries": {"mode": "standard", "total_max_attempts": ATTEMPTS}, "connect_timeout": 10}
     if os.environ.get("AWS_NO_SIGN_REQUEST", "NO").upper() in ("YES", "TRUE", "1"):  # as GDAL takes it
         told["signature_version"] = UNSIGNED

@@ -1,0 +1,40 @@
+"""Optional dependencies: the command that installs those of an extra, from where segpipe itself came."""
+
+import json
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+
+def install(extra: str) -> str:
+    """The command that adds an extra to this installation: from the checkout, the repository, or the package index."""
+    try:
+        return _command(extra, _origin(distribution("segpipe")))
+    except PackageNotFoundError:
+        return f"pip install '.[{extra}]' in the checkout of segpipe"
+
+
+def _origin(installed: Distribution) -> dict[str, Any]:
+    """What pip noted down of an installation that is not from an index (PEP 610)."""
+    found: dict[str, Any] = json.loads(installed.read_text("direct_url.json") or "{}")
+    return found
+
+
+def _command(extra: str, origin: dict[str, Any]) -> str:
+    """
+    >>> _command("s3", {})
+    "pip install 'segpipe[s3]'"
+    >>> _command("s3", {"url": "file:///home/a%20b/segpipe", "dir_info": {"editable": True}})
+    "pip install -e '/home/a b/segpipe[s3]'"
+    >>> _command("s3", {"url": "https://host/segpipe.git", "vcs_info": {"vcs": "git", "commit_id": "0a1b"}})
+    "pip install 'segpipe[s3] @ git+https://host/segpipe.git@0a1b'"
+    """
+    url = origin.get("url")
+    if not url:
+        return f"pip install 'segpipe[{extra}]'"
+    if "dir_info" in origin:
+        editable = "-e " if origin["dir_info"].get("editable") else ""
+        return f"pip install {editable}'{unquote(urlsplit(url).path)}[{extra}]'"
+    vcs = origin.get("vcs_info")
+    source = f"{vcs['vcs']}+{url}@{vcs['commit_id']}" if vcs else url
+    return f"pip install 'segpipe[{extra}] @ {source}'"

@@ -18,7 +18,7 @@ from segpipe.pipeline.gdal import DRIVERS, at_one_go, decode_with, opening, sour
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.overrides import AS_STORED, Overrides
 from segpipe.pipeline.sources import Begun, Invalid, Pixels
-from segpipe.pipeline.sources.bands import match_bands
+from segpipe.pipeline.sources.bands import alpha_bands, bands_of, match_bands
 from segpipe.pipeline.sources.validity import (
     LOOKS_LIKE_DATA,
     SAMPLES,
@@ -76,12 +76,14 @@ class RasterSource:
     def _describe(self, contract: Contract, overrides: Overrides) -> None:
         dataset = self._dataset
         _refuse_pages(dataset, self._path)
-        alpha = [i for i, c in enumerate(dataset.colorinterp, 1) if c is ColorInterp.alpha]
+        told = bands_of(dataset)
         with _naming(self._path):
-            self.bands = match_bands(dataset.descriptions, alpha, contract, overrides.bands)
+            matched = match_bands(told, contract, overrides)
+        self.bands = matched.bands
         self.dtype = _pixel_type(dataset, self.bands, self._path)
         with _naming(self._path):
-            rules = resolve_rules(dataset, self.bands, [i for i in alpha if i not in self.bands], overrides)
+            alpha = [band for band in alpha_bands(told, contract) if band not in self.bands]
+            rules = resolve_rules(dataset, self.bands, alpha, overrides)
         self._validity = Validity(rules)
         _refuse_palette(dataset, self.bands, overrides.bands, self._path)
         self.grid = read_grid(dataset)
@@ -90,7 +92,7 @@ class RasterSource:
         _refuse_short_blocks(dataset, self.bands, self._path)
         self._whole = _is_whole_png(dataset, self._path)
         self.files = tuple(all_files(dataset, set())) or (self._path,)
-        self.notes = (*_notes(dataset, self.bands, contract), *rules.notes)
+        self.notes = (*_notes(dataset, self.bands, contract), *matched.notes, *rules.notes)
 
     def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
         return self.begin(window)()

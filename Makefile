@@ -25,7 +25,7 @@ demo: $(VENV)/installed
 	@echo "masks, records and areas.csv are in $(OUT)/: open $(OUT)/morava.tif in QGIS"
 
 test: $(VENV)/developed
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n auto --dist loadfile
 
 test-slow: $(VENV)/developed
 	$(BIN)/pytest -m slow

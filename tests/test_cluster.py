@@ -28,6 +28,8 @@ from segpipe.pipeline.plan import Crew, Job
 from segpipe.pipeline.records import Run
 from segpipe.pipeline.spec import read_spec
 
+pytestmark = pytest.mark.slow
+
 SEGPIPE = Path(__file__).parents[1] / "segpipe"
 
 

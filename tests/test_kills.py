@@ -34,6 +34,8 @@ from test_cli import left_of
 from segpipe.pipeline.cases import Case
 from segpipe.pipeline.parts import parts_folder
 
+pytestmark = pytest.mark.slow
+
 PARTS = 6
 
 

@@ -15,6 +15,8 @@ from scenes import SEGPIPE, begin, make_model, make_scenes, make_whole, wait_unt
 
 from segpipe.pipeline.lock import NAME, STALE
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 CONTAINER = ["unshare", "--map-root-user", "--uts", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]

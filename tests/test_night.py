@@ -30,6 +30,8 @@ from scenes import (
 )
 from test_cli import left_of
 
+pytestmark = pytest.mark.slow
+
 PARTS = "--parts 6"
 
 

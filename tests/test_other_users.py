@@ -9,7 +9,7 @@ import psutil
 import pytest
 from scenes import arguments, begin, make_model, wait_until
 
-pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+pytestmark = [pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user"), pytest.mark.slow]
 
 NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
 

@@ -17,6 +17,8 @@ from segpipe.pipeline.gdal import gdal_options
 from segpipe.pipeline.sources.raster import RasterSource
 from segpipe.pipeline.windows import Window
 
+pytestmark = pytest.mark.slow
+
 AGAIN = "tried again in"
 
 

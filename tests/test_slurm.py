@@ -17,7 +17,7 @@ from test_same_bytes import contents
 from segpipe.pipeline.cluster import _jobqueue
 from segpipe.pipeline.config import load_settings
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[1]
 

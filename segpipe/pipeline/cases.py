@@ -203,10 +203,14 @@ def _stored(path: str, objects: list[str]) -> dict[str, Identity]:
 
 def _sidecars(file: str) -> list[str]:
     """Names that GDAL looks for beside a raster: masks, overviews, metadata, world files."""
+    return [*(file + suffix for suffix in SIDECARS), *world_files(file)]
+
+
+def world_files(file: str) -> list[str]:
+    """Names of the text files that may say where a raster lies."""
     suffix = Path(file).suffix
     stem, kind = file.removesuffix(suffix), suffix.removeprefix(".")
-    worlds = [f"{stem}.{kind[:1]}{kind[-1:]}w", f"{stem}.{kind}w", f"{stem}.wld"]
-    return [*(file + suffix for suffix in SIDECARS), *worlds]
+    return [f"{stem}.{kind[:1]}{kind[-1:]}w", f"{stem}.{kind}w", f"{stem}.wld"]
 
 
 def _absolute(path: str) -> str:

@@ -82,6 +82,8 @@ class Settings(BaseModel):
     profile: bool | Path = False
     """Say where the time went; a path: write the trace there."""
     fail_fast: bool = Field(default=False, strict=True)
+    verify_input: bool = Field(default=False, strict=True)
+    """Compare every block of a TIFF with its checksum, which takes a second decoding."""
 
     @property
     def overrides(self) -> Overrides:

@@ -18,7 +18,7 @@ from rasterio.session import DummySession
 from segpipe.pipeline.environment import settle
 from segpipe.pipeline.errors import SegpipeError, SourceError
 from segpipe.pipeline.faults import is_passing
-from segpipe.pipeline.gdal_messages import Messages, listen, messages
+from segpipe.pipeline.gdal_messages import Messages, as_text, listen, messages
 from segpipe.pipeline.stores.bucket import gdal_endpoint, in_bucket, is_lonely, is_remote
 
 DRIVERS = ("GTiff", "VRT", "JP2OpenJPEG", "PNG", "JPEG", "WEBP", "BMP", "HFA")
@@ -127,7 +127,7 @@ def gdal_errors(kind: type[SegpipeError], what: str) -> Iterator[None]:
     with messages() as heard:
         try:
             yield
-        except (RasterioError, CPLE_BaseError, OSError, MemoryError) as error:
+        except (RasterioError, CPLE_BaseError, UnicodeDecodeError, OSError, MemoryError) as error:
             cause = _failed_request(heard.own) or error
             raise kind(f"{what}: {_root(cause)}") from cause
         if (fault := _failed_request(heard.own)) is not None:
@@ -184,5 +184,7 @@ def _root(error: BaseException) -> str:
     """GDAL's first word: rasterio's own message often only points at the chain."""
     while error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, UnicodeDecodeError):  # of GDAL's words, which repeat what is in a file
+        return as_text(error)
     told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return told or type(error).__name__

@@ -8,9 +8,12 @@ write to GDAL's log, which is a file in memory here.
 import logging
 import os
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from typing import Any
 
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
@@ -34,10 +37,8 @@ the case. No other came up in the rasters of public test suites, nor in files of
 
 _HARMLESS = re.compile("|".join(HARMLESS))
 
-_SIGNALLED = re.compile(
-    r"^(?:GDAL signalled an error: err_no=\d+, msg=(['\"])(?P<error>.*)\1|CPLE_\w+(?::| in )(?P<warning>.*))$", re.DOTALL
-)
-"""How rasterio words errors and warnings in its log."""
+_WARNED = re.compile(r"^CPLE_\w+(?::| in )(.*)$", re.DOTALL)
+"""How rasterio words warnings in its log."""
 
 _LOGGED = re.compile(r"^(?:ERROR|Warning) \d+: (.*)", re.MULTILINE)
 """How GDAL words them in its own."""
@@ -51,21 +52,36 @@ class _Listener(logging.Filter):
     heard = threading.local()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        text = record.getMessage()
         messages = getattr(self.heard, "messages", None)
-        if messages is not None and (record.levelno >= logging.WARNING or text.startswith("GDAL signalled")):
-            messages.append(_words(text))
+        if messages is not None and (text := _words(record)) is not None:
+            messages.append(text)
         return record.levelno >= logging.getLogger().getEffectiveLevel()
 
 
-def _words(text: str) -> str:
-    """GDAL's own words.
+def _words(record: logging.LogRecord) -> str | None:
+    """GDAL's own words; None if they are no warning and no error. rasterio logs errors as information."""
+    if record.msg.startswith("GDAL signalled") and isinstance(record.args, tuple):
+        return str(record.args[-1]).strip()
+    text = record.getMessage()
+    if record.levelno < logging.WARNING and not text.startswith("Unknown error number"):
+        return None
+    warned = _WARNED.match(text)
+    return (text if warned is None else warned[1]).strip()
 
-    >>> _words("CPLE_AppDefined in a.png: libpng: bad CRC")
-    'a.png: libpng: bad CRC'
-    """
-    found = _SIGNALLED.match(text)
-    return text.strip() if found is None else (found["error"] or found["warning"] or "").strip()
+
+def _hear_bytes(unraisable: Any) -> bool:
+    """Keep a message that rasterio could not log, since its bytes are no UTF-8; whether it is one."""
+    error, messages = unraisable.exc_value, getattr(_Listener.heard, "messages", None)
+    if not isinstance(error, UnicodeDecodeError) or not str(unraisable.object).startswith("rasterio."):
+        return False
+    if messages is not None:
+        messages.append(as_text(error))
+    return True
+
+
+def as_text(error: UnicodeDecodeError) -> str:
+    """The bytes that were to be decoded, as far as they are text."""
+    return bytes(error.object).decode(errors="replace")
 
 
 class _Log:
@@ -124,9 +140,17 @@ def _listening() -> _Log:
             logger.addFilter(_LISTENER)  # once, however often it is added
             if logger.getEffectiveLevel() > logging.INFO:
                 logger.setLevel(logging.INFO)
+        _watch_unraisable()
         if _log is None:
             _log = _Log()
         return _log
+
+
+@cache
+def _watch_unraisable() -> None:
+    """Python hands on what a callback of GDAL cannot raise; once for the process."""
+    before = sys.unraisablehook
+    sys.unraisablehook = lambda unraisable: None if _hear_bytes(unraisable) else before(unraisable)
 
 
 class Messages:

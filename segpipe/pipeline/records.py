@@ -60,7 +60,8 @@ class Run:
     def label_settings(self) -> Record:
         """The settings that change labels."""
         tiling, bands = self.model.tiling, self.settings.bands
-        return {
+        verified = {"verify_input": True} if self.settings.verify_input else {}
+        return verified | {
             "tile": list(tiling.tile),
             "overlap": list(tiling.overlap),
             "align": list(tiling.align),

@@ -53,6 +53,7 @@ from segpipe.pipeline.profile import span, waiting
 from segpipe.pipeline.records import Run, done_pixels, is_done, refuse_taken
 from segpipe.pipeline.samples import sampled
 from segpipe.pipeline.sources import Source
+from segpipe.pipeline.sources.tiff import verify_files
 from segpipe.pipeline.tasks import JoinJob, MeasureJob, Outcome, PartJob, Progress, Returned, Task, Told
 from segpipe.pipeline.unusual import Judge
 
@@ -179,7 +180,14 @@ def _done_before(job: Job, run: Run) -> dict[str, Outcome]:
 def _case_output(case: Case, sheet: Sheet, run: Run) -> CaseOutput:
     """What takes a case, unless its mask would replace what it must not."""
     refuse_taken(case, run, [str(file["path"]) for file in sheet.files])
-    return CaseOutput(case, sheet, run)
+    return CaseOutput(case, _verified(sheet, run), run)
+
+
+def _verified(sheet: Sheet, run: Run) -> Sheet:
+    """A case whose files have been compared with their checksums, if that was asked for, and what has none."""
+    if not run.settings.verify_input:
+        return sheet
+    return replace(sheet, notes=(*sheet.notes, *verify_files(str(file["path"]) for file in sheet.files)))
 
 
 def run_part(job: PartJob, context: Context) -> Outcome:
@@ -241,7 +249,7 @@ def join(job: JoinJob, run: Run) -> tuple[str, ...]:
             forget_parts(run.output, case)
             return sheet.warnings
         raise SourceError(CHANGED.format(case.path))
-    output = CaseOutput(case, sheet, run)
+    output = CaseOutput(case, _verified(sheet, run), run)
     try:
         for number, part in enumerate(job.parts):
             output.add(number, part)

@@ -19,6 +19,7 @@ from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.overrides import AS_STORED, Overrides
 from segpipe.pipeline.sources import Begun, Invalid, Pixels
 from segpipe.pipeline.sources.bands import alpha_bands, bands_of, match_bands
+from segpipe.pipeline.sources.sidecars import check_files
 from segpipe.pipeline.sources.validity import (
     LOOKS_LIKE_DATA,
     SAMPLES,
@@ -92,6 +93,7 @@ class RasterSource:
         _refuse_short_blocks(dataset, self.bands, self._path)
         self._whole = _is_whole_png(dataset, self._path)
         self.files = tuple(all_files(dataset, set())) or (self._path,)
+        check_files(dataset, self._path, self.files)
         self.notes = (*_notes(dataset, self.bands, contract), *matched.notes, *rules.notes)
 
     def read(self, window: Window) -> tuple[Pixels, Invalid | None]:

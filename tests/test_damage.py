@@ -1,0 +1,268 @@
+"""Damage that GDAL only mutters about, or not even that, is an error of its case."""
+
+import json
+import struct
+import zlib
+from contextlib import suppress
+from pathlib import Path
+
+import imagecodecs
+import mutants
+import numpy as np
+import pytest
+import rasterio
+import tifffile
+from mutants import PLACE, picture, write
+from networks import pixelwise
+from scenes import Silent
+
+from segpipe.pipeline.config import load_settings
+from segpipe.pipeline.gdal import gdal_options
+from segpipe.pipeline.gdal_messages import messages
+from segpipe.pipeline.launch import carry_out, prepare
+
+RGB = picture(3, "uint8")
+
+
+def run(root: Path, source: str, **flags):
+    model = root / "m.onnx"
+    if not model.exists():
+        pixelwise(model)
+    flags = {"input": (str(root / source),), "model": model, "output": str(root / "out"), "device": "cpu", **flags}
+    return carry_out(prepare(load_settings(None, {"executor": "serial", **flags})), Silent())
+
+
+def error_of(root: Path, source: str, **flags) -> str:
+    (failure,) = run(root, source, **flags).failed
+    assert not list((root / "out").glob("*.tif"))
+    return failure.error
+
+
+def record_of(root: Path, source: str, **flags):
+    summary = run(root, source, **flags)
+    assert not summary.failed, summary.failed
+    return json.loads((root / "out" / f"{Path(source).stem}.json").read_text())
+
+
+# --- what GDAL says and goes on -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tiled", [False, True], ids=["one tile", "tiles, decoded in GDAL's own threads"])
+@pytest.mark.parametrize("at", range(10))
+def test_bytes_inserted_into_jpeg_2000(at, tiled, tmp_path):
+    options = {"blockxsize": 64, "blockysize": 64} if tiled else {}
+    path = write(tmp_path / "a.jp2", RGB, "JP2OpenJPEG", quality="100", reversible="yes", **options)
+    data = path.read_bytes()
+    place = int(len(data) * (0.25 + 0.07 * at))
+    path.write_bytes(data[:place] + b"\x55\xaa\x12\x34" + data[place:])
+    assert "GDAL says" in error_of(tmp_path, "a.jp2") or "cannot be" in error_of(tmp_path, "a.jp2")
+
+
+@pytest.mark.parametrize("tag", [324, 325, 273, 279])
+def test_tag_of_a_wrong_type(tag, tmp_path):
+    layout = {"tiled": True, "blockxsize": 64, "blockysize": 64} if tag > 300 else {"blockysize": 16}
+    path = write(tmp_path / "a.tif", RGB, "GTiff", **layout)
+    assert "error" not in record_of(tmp_path, "a.tif")
+    for file in (tmp_path / "out").iterdir():
+        file.unlink()
+    change(path, tag, kind=1)
+    assert "a.tif" in error_of(tmp_path, "a.tif")
+
+
+def entry_of(data: bytes, tag: int) -> int:
+    """Where an entry of the first directory of a little-endian TIFF begins."""
+    (at,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, at)
+    return next(e for e in range(at + 2, at + 2 + 12 * count, 12) if struct.unpack_from("<H", data, e)[0] == tag)
+
+
+def change(path: Path, tag: int, *, kind: int | None = None, count: int | None = None, value: int | None = None) -> None:
+    data = bytearray(path.read_bytes())
+    entry = entry_of(data, tag)
+    for form, offset, number in (("<H", 2, kind), ("<I", 4, count), ("<I", 8, value)):
+        if number is not None:
+            struct.pack_into(form, data, entry + offset, number)
+    path.write_bytes(data)
+
+
+def test_message_that_is_no_text_is_heard(tmp_path, capfd):
+    path = write(tmp_path / "a.tif", RGB, "GTiff", **PLACE)
+    (tmp_path / "a.vrt").write_bytes(
+        b'<VRTDataset rasterXSize="130" rasterYSize="90"><VRTRasterBand dataType="Byte" band="1"><N\xff></N></VRTRasterBand>'
+    )
+    assert "cannot be opened" in error_of(tmp_path, "a.vrt")
+    assert path.exists()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_gdal_is_heard_in_its_own_threads(tmp_path):
+    path = write(tmp_path / "a.jp2", RGB, "JP2OpenJPEG", quality="100", reversible="yes", blockxsize=64, blockysize=64)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + b"\x55\xaa\x12\x34" + data[len(data) // 2 :])
+    with gdal_options(), messages() as heard, suppress(rasterio.errors.RasterioError), rasterio.open(path) as dataset:
+        dataset.read()
+    assert set(heard.all()) - set(heard.own)
+
+
+@pytest.mark.parametrize("kind", ["profile", "tags out of order", "one strip"])
+def test_harmless_messages(kind, tmp_path):
+    if kind == "profile":
+        (tmp_path / "a.png").write_bytes(with_profile(imagecodecs.png_encode(np.moveaxis(RGB, 0, -1).copy())))
+        source = "a.png"
+    else:
+        source = "a.tif"
+        extra = [(65000, "s", 0, "hello", True), (37724, "B", 4, b"abcd", True)] if kind == "tags out of order" else []
+        tifffile.imwrite(tmp_path / source, np.moveaxis(RGB, 0, -1), photometric="rgb", extratags=extra, rowsperstrip=90)
+        if kind == "one strip":
+            without(tmp_path / source, 278)
+    record_of(tmp_path, source)
+
+
+def with_profile(png: bytes) -> bytes:
+    """A picture with a colour profile that is none."""
+    body = b"iCCPx\0\0" + zlib.compress(b"x" * 200)
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    return png[:33] + chunk + png[33:]
+
+
+def without(path: Path, tag: int) -> None:
+    """A TIFF that lacks a tag."""
+    data = bytearray(path.read_bytes())
+    (at,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, at)
+    entry = entry_of(data, tag)
+    end = at + 2 + 12 * count
+    data[entry : end + 4] = data[entry + 12 : end + 4] + bytes(12)
+    struct.pack_into("<H", data, at, count - 1)
+    path.write_bytes(data)
+
+
+# --- what GDAL passes over without a word ---------------------------------------------------------------------------------
+
+
+def test_aux_xml_that_is_cut(tmp_path):
+    write(tmp_path / "a.png", RGB, "PNG", nodata=0)
+    sidecar = tmp_path / "a.png.aux.xml"
+    sidecar.write_text(
+        "<PAMDataset>\n"
+        + "".join(f'<PAMRasterBand band="{b}"><NoDataValue>0</NoDataValue></PAMRasterBand>\n' for b in (1, 2, 3))
+        + "</PAMDataset>\n"
+    )
+    whole = sidecar.read_bytes()
+    sidecar.write_bytes(whole[: int(len(whole) * 0.95)])
+    assert "a.png.aux.xml is not well-formed XML" in error_of(tmp_path, "a.png")
+    sidecar.write_bytes(whole.replace(b">0<", b">o<", 1))
+    assert "must be numbers, got 'o'" in error_of(tmp_path, "a.png")
+    sidecar.write_bytes(whole)
+    record_of(tmp_path, "a.png")
+
+
+@pytest.mark.parametrize("content", ["text", "empty", "other size", "cut"])
+@pytest.mark.parametrize("suffix", ["tif", "png"])
+def test_msk_that_is_no_mask_of_it(content, suffix, tmp_path):
+    write(tmp_path / f"a.{suffix}", RGB, {"tif": "GTiff", "png": "PNG"}[suffix])
+    mask, valid = tmp_path / f"a.{suffix}.msk", np.where(RGB[:1] == 0, 0, 255).astype(np.uint8)
+    write(mask, valid[:, :50] if content == "other size" else valid, "GTiff")
+    with rasterio.open(mask, "r+") as dataset:
+        dataset.update_tags(INTERNAL_MASK_FLAGS_1=2)
+    if content in ("text", "empty"):
+        mask.write_text("not a mask" * (content == "text"))
+    if content == "cut":
+        mask.write_bytes(mask.read_bytes()[:5000])
+    assert "a." in error_of(tmp_path, f"a.{suffix}")
+
+
+@pytest.mark.parametrize("lines", ["10\n0\n0\n-10\n500005\n", "10\n0\n0\n-10\n500005\n5x99995\n", "", "\0" * 40])
+def test_world_file_that_is_damaged(lines, tmp_path):
+    write(tmp_path / "a.png", RGB, "PNG")
+    (tmp_path / "a.pgw").write_text(lines)
+    assert "a.pgw must be a world file, six numbers" in error_of(tmp_path, "a.png")
+    (tmp_path / "a.pgw").write_text("10\n0\n0\n-10\n500005\n5399995\n")
+    record_of(tmp_path, "a.png")
+
+
+TAGS = {
+    "type of the scale": (33550, {"kind": 3}, "33550, ModelPixelScale, cannot have 3 values of type 3"),
+    "count of the scale": (33550, {"count": 1}, "ModelPixelScale, cannot have 1 values"),
+    "count of tie points": (33922, {"count": 5}, "ModelTiepoint, cannot have 5 values"),
+    "place of tie points": (33922, {"value": 0}, "ModelTiepoint, lies outside the file, at byte 0"),
+    "type of GeoKeys": (34735, {"kind": 4}, "GeoKeyDirectory, cannot have"),
+    "count of GeoKeys": (34735, {"count": 8}, "its GeoKeys must be of version 1"),
+    "type of nodata": (42113, {"kind": 3}, "GDAL_NODATA, cannot have"),
+    "nodata that is no number": (42113, {"value": 0x6F}, "its nodata value is no number, got 'o'"),
+    "nodata that is empty": (42113, {"value": 0}, "its nodata value is no number, got ''"),
+}
+
+
+@pytest.mark.parametrize("name", TAGS)
+def test_tag_that_gdal_would_leave_out(name, tmp_path):
+    tag, changes, words = TAGS[name]
+    path = write(tmp_path / "a.tif", RGB, "GTiff", nodata=0, **PLACE)
+    change(path, tag, **changes)
+    error = error_of(tmp_path, "a.tif")
+    assert words in error or "GDAL says" in error
+
+
+def test_blocks_that_begin_in_the_header_or_are_short(tmp_path):
+    path = write(tmp_path / "a.tif", RGB, "GTiff", blockysize=16)
+    whole = path.read_bytes()
+    (at,) = struct.unpack_from("<I", whole, entry_of(whole, 273) + 8)
+    path.write_bytes(whole[:at] + bytes(8) + whole[at + 8 :])
+    assert "block 0 of its pixels begins at byte 0" in error_of(tmp_path, "a.tif")
+    path.write_bytes(whole)
+    with tifffile.TiffFile(path) as file:
+        counts = file.pages[0].tags[279]
+    data = bytearray(whole)
+    struct.pack_into("<H" if counts.dtype == 3 else "<I", data, counts.valueoffset + (2 if counts.dtype == 3 else 4), 7)
+    path.write_bytes(data)
+    assert "block 1 of its pixels has 7 bytes, too few for the 6240" in error_of(tmp_path, "a.tif")
+
+
+def test_tiff_whose_empty_blocks_are_left_out(tmp_path):
+    write(tmp_path / "a.tif", np.zeros((3, 90, 130), np.uint8), "GTiff", sparse_ok=True, blockysize=16)
+    record_of(tmp_path, "a.tif")
+
+
+# --- checksums ------------------------------------------------------------------------------------------------------------
+
+
+def flipped(path: Path, seed: int) -> bool:
+    """Flip one bit in the pixels of a DEFLATE file so that GDAL sees nothing; whether there is such a bit."""
+    whole = path.read_bytes()
+    rng = np.random.default_rng(seed)
+    with rasterio.open(path) as dataset:
+        before = dataset.read()
+    for _ in range(200):
+        data = bytearray(whole)
+        data[int(rng.integers(1000, len(data) - 200))] ^= 1 << int(rng.integers(8))
+        path.write_bytes(data)
+        with suppress(rasterio.errors.RasterioError), rasterio.open(path) as dataset:
+            if (dataset.read() != before).any():
+                return True
+    return False
+
+
+@pytest.mark.parametrize("layout", ["strips", "tiles", "planar", "big"])
+def test_flipped_bits_in_deflate_are_found_by_checksum(layout, tmp_path):
+    path = write(tmp_path / "a.tif", RGB, "GTiff", compress="deflate", **mutants.LAYOUTS[layout])
+    assert not record_of(tmp_path, "a.tif", verify_input=True)["notes"]
+    for file in (tmp_path / "out").iterdir():
+        file.unlink()
+    assert flipped(path, 0)
+    assert "is damaged: block" in error_of(tmp_path, "a.tif", verify_input=True)
+    assert "is damaged: block" in error_of(tmp_path, "a.tif", verify_input=True, parts=3)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
+def test_what_has_no_checksum_is_noted(name, tmp_path):
+    driver = {"a.png": "PNG", "a.jpg": "JPEG", "a.tif": "GTiff"}[name]
+    write(tmp_path / name, RGB, driver, **({"compress": "lzw"} if driver == "GTiff" else {}))
+    notes = record_of(tmp_path, name, verify_input=True)["notes"]
+    assert [note for note in notes if "is not verified" in note] == ([] if name == "a.png" else notes[-1:])
+
+
+def test_verified_is_done_only_if_it_was(tmp_path):
+    write(tmp_path / "a.tif", RGB, "GTiff", compress="deflate")
+    assert run(tmp_path, "a.tif").done == ["a"]
+    assert run(tmp_path, "a.tif", verify_input=True).done == ["a"]
+    assert run(tmp_path, "a.tif", verify_input=True).skipped == ["a"]

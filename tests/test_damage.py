@@ -1,6 +1,7 @@
 """Damage that GDAL only mutters about, or not even that, is an error of its case."""
 
 import json
+import shutil
 import struct
 import zlib
 from contextlib import suppress
@@ -63,8 +64,7 @@ def test_tag_of_a_wrong_type(tag, tmp_path):
     layout = {"tiled": True, "blockxsize": 64, "blockysize": 64} if tag > 300 else {"blockysize": 16}
     path = write(tmp_path / "a.tif", RGB, "GTiff", **layout)
     assert "error" not in record_of(tmp_path, "a.tif")
-    for file in (tmp_path / "out").iterdir():
-        file.unlink()
+    shutil.rmtree(tmp_path / "out")
     change(path, tag, kind=1)
     assert "a.tif" in error_of(tmp_path, "a.tif")
 
@@ -246,8 +246,7 @@ def flipped(path: Path, seed: int) -> bool:
 def test_flipped_bits_in_deflate_are_found_by_checksum(layout, tmp_path):
     path = write(tmp_path / "a.tif", RGB, "GTiff", compress="deflate", **mutants.LAYOUTS[layout])
     assert not record_of(tmp_path, "a.tif", verify_input=True)["notes"]
-    for file in (tmp_path / "out").iterdir():
-        file.unlink()
+    shutil.rmtree(tmp_path / "out")
     assert flipped(path, 0)
     assert "is damaged: block" in error_of(tmp_path, "a.tif", verify_input=True)
     assert "is damaged: block" in error_of(tmp_path, "a.tif", verify_input=True, parts=3)

@@ -27,6 +27,10 @@ HARMLESS = (
     r"libpng: iCCP: |libpng: (known incorrect )?sRGB profile|libpng: cHRM: |libpng: gAMA: ",
     # rasterio asks for nodata of 64 bits as a float; sources/validity.py takes GDAL's masks for it.
     r"GetNoDataValue\(\) returns an approximate value of the true nodata value",
+    # EXIF describes the camera, but for the orientation, which is read apart from GDAL, and whose damage is noted.
+    r"(E[Xx][Ii][Ff]|IFD1) [Dd]irectory|Could not read all directories|byte from image header|"
+    r"EXIF metadata truncated|EXIF data type|EXIF header size|Too many bytes in tag: \d+, ignoring tag|"
+    r"Not a TIFF file, bad (magic|version) number \d+ \(0x|libpng: eXIf: ",
     # A request that is made again; if it fails for good, GDAL says so in another message.
     r"Retrying again in",
     # A sidecar that is not there. A raster that is not there is an error of the call.

@@ -1,8 +1,10 @@
 """Rasters and pictures, through GDAL."""
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,12 @@ from rasterio.windows import Window as RasterWindow
 
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.errors import SourceError
-from segpipe.pipeline.gdal import DRIVERS, at_one_go, decode_with, opening, source_errors
+from segpipe.pipeline.gdal import DRIVERS, MOST_CACHE_MB, at_one_go, decode_with, opening, source_errors
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.overrides import AS_STORED, Overrides
 from segpipe.pipeline.sources import Begun, Invalid, Pixels
 from segpipe.pipeline.sources.bands import alpha_bands, bands_of, match_bands
+from segpipe.pipeline.sources.orientation import Turn, take_exif, turn_of
 from segpipe.pipeline.sources.sidecars import check_files
 from segpipe.pipeline.sources.validity import (
     LOOKS_LIKE_DATA,
@@ -39,6 +42,9 @@ PNG_SIGNATURE = 8
 
 FEW_ROWS = 16
 """Of a box that is looked at, where strips have fewer."""
+
+STRIP_BYTES = 2**24
+"""Of a picture that is decoded from its first row to its last before it is read in another order."""
 
 PICTURE_DRIVERS = frozenset({"PNG", "JPEG", "WEBP", "BMP"})
 
@@ -72,7 +78,9 @@ class RasterSource:
     def _opened(self) -> DatasetReader:
         with source_errors(f"{self._path} cannot be opened", self.files), opening(self._path):
             # rasterio.open takes one driver only; what it returns takes several
-            return DatasetReader(self._path, driver=list(DRIVERS), sharing=False)
+            dataset = DatasetReader(self._path, driver=list(DRIVERS), sharing=False)
+            take_exif(dataset)
+            return dataset
 
     def _describe(self, contract: Contract, overrides: Overrides) -> None:
         dataset = self._dataset
@@ -87,24 +95,46 @@ class RasterSource:
             rules = resolve_rules(dataset, self.bands, alpha, overrides)
         self._validity = Validity(rules)
         _refuse_palette(dataset, self.bands, overrides.bands, self._path)
-        self.grid = read_grid(dataset)
+        grid = read_grid(dataset)
+        with _naming(self._path):
+            self._turn, said = turn_of(dataset, self._path, place=grid.georeferenced)
+        self._against = self._turn.against_the_file and dataset.driver in PICTURE_DRIVERS
+        self.grid = replace(grid, shape=self._turn.shape)
         self.resampled = dataset.driver == "VRT"  # GDAL resamples its sources request by request
         self.picture = dataset.driver in PICTURE_DRIVERS and not self.grid.georeferenced
         _refuse_short_blocks(dataset, self.bands, self._path)
         self._whole = _is_whole_png(dataset, self._path)
         self.files = tuple(all_files(dataset, set())) or (self._path,)
         check_files(dataset, self._path, self.files)
-        self.notes = (*_notes(dataset, self.bands, contract), *matched.notes, *rules.notes)
+        self.notes = (*said, *_notes(dataset, self.bands, contract), *matched.notes, *rules.notes)
 
     def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
         return self.begin(window)()
 
     def begin(self, window: Window) -> Begun:
+        turn, window = self._turn, self._turn.stored(window)
         where = _raster_window(window)
         with self._unreadable(window), at_one_go() if self._whole else nullcontext():
+            self._decode_ahead()
             pixels = self._dataset.read(self.bands, window=where, out_dtype=self.dtype)
             masks = self._validity.read(self._dataset, where)
-        return lambda: (pixels, self._invalid(pixels, masks))
+        return lambda: turned(turn, pixels, self._invalid(pixels, masks))
+
+    def _decode_ahead(self) -> None:
+        """Decode all of a picture, once, in the order in which it is stored, if its blocks can stay decoded.
+
+        JPEG and PNG begin anew at their first row for every row of windows that lies above the one before.
+        """
+        if self._against and (size := self._stored_size) <= MOST_CACHE_MB * 2**20:
+            rows, cols = self._turn.stored_shape
+            step = max(1, STRIP_BYTES * rows // size)
+            for row in range(0, rows, step):
+                self._dataset.read(window=RasterWindow(0, row, cols, min(step, rows - row)))
+        self._against = False
+
+    @property
+    def _stored_size(self) -> int:
+        return int(math.prod(self._turn.stored_shape) * self._dataset.count * self.dtype.itemsize)
 
     def _invalid(self, pixels: Pixels, masks: Sequence[Invalid]) -> Invalid | None:
         return self._validity.invalid(pixels, masks)
@@ -121,6 +151,9 @@ class RasterSource:
 
     def room(self, shape: tuple[int, ...]) -> int:
         dataset = self._dataset
+        if self._against:
+            return self._stored_size
+        shape = shape[::-1] if self._turn.transposed else shape
         blocks = [max(n, VRT_BLOCK) if dataset.driver == "VRT" else n for n in dataset.block_shapes[self.bands[0] - 1]]
         sides = zip(shape, blocks, dataset.shape, strict=True)
         rows, cols = (min((-(-n // block) + 1) * block, -(-size // block) * block) for n, block, size in sides)
@@ -136,7 +169,7 @@ class RasterSource:
             place, least = (0.0, *place[1:]), most
         axes = zip(place, shape, block, (least, 1), strict=True)
         spans = [_span_near(share, n, size, min(most, max(size, few))) for share, n, size, few in axes]
-        return Window(tuple(a for a, _ in spans), tuple(b for _, b in spans))
+        return self._turn.upright(Window(tuple(a for a, _ in spans), tuple(b for _, b in spans)))
 
     def tags(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         index = [band - 1 for band in self.bands]
@@ -154,6 +187,11 @@ def _span_near(share: float, length: int, block: int, most: int) -> tuple[int, i
         start = min(at, start + block - side)
     start = max(0, min(start, length - side))
     return start, start + side
+
+
+def turned(turn: Turn, pixels: Pixels, invalid: Invalid | None) -> tuple[Pixels, Invalid | None]:
+    """Stored pixels and where they are invalid, upright."""
+    return turn(pixels), None if invalid is None else turn(invalid)
 
 
 def _raster_window(window: Window) -> RasterWindow:

@@ -182,6 +182,15 @@ def _stem(key: str) -> str:
     return f"{path.with_suffix('')}." if path.suffix else key
 
 
+def read_range(path: str, start: int, size: int) -> bytes:
+    """Some bytes of an object; fewer where it ends."""
+    bucket, key = _split(path)
+    with _as_os_errors(path):
+        answer = _client().get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{start + size - 1}")
+        data: bytes = answer["Body"].read()
+    return data
+
+
 def is_lonely(path: str) -> bool:
     """Whether nothing lies beside an object that belongs to it: then GDAL need not list all of a folder for every raster."""
     bucket, key = _split(path)

@@ -4,7 +4,8 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -36,8 +37,13 @@ def say(line: str) -> None:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
 
 
+def stamped(line: str) -> str:
+    """A line of a log, behind the local time."""
+    return f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}"
+
+
 class Lines:
-    """One line per case on stdout, for logs and pipes."""
+    """One line per case on stdout, behind the time of day, for logs and pipes."""
 
     def __init__(self, prepared: Prepared) -> None:
         self._skipped = prepared.plan.done
@@ -47,7 +53,7 @@ class Lines:
     def __enter__(self) -> Self:
         for case in self._skipped:
             self._count += 1
-            say(f"[{self._count}/{self._total}] skipped  {case.name}  done before")
+            say(stamped(f"[{self._count}/{self._total}] skipped  {case.name}  done before"))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -61,7 +67,7 @@ class Lines:
 
     def outcome(self, outcome: Outcome) -> None:
         self._count += 1
-        say(f"[{self._count}/{self._total}] {described(outcome)}")
+        say(stamped(f"[{self._count}/{self._total}] {described(outcome)}"))
 
 
 class Bar(Lines):
@@ -123,17 +129,49 @@ def watcher(prepared: Prepared) -> Lines:
 
 
 def conclude(prepared: Prepared, summary: Summary) -> None:
-    """After the bar: areas of the whole run, and what to open. Elsewhere the lines have said it all."""
-    if not sys.stdout.isatty():
+    """Totals of the whole run, its areas, and what to open: a table after the bar, lines elsewhere."""
+    output = prepared.run.output
+    totals = _totals_line(summary)
+    if sys.stdout.isatty():
+        console = Console()
+        console.print(areas_table(records(output, summary.good)))
+        console.print(totals)
+        console.print(f"open {output.path('areas.csv')} and the masks beside it")
         return
-    console = Console()
+    for line in (totals, *_areas_line(prepared, summary), _where_line(prepared, summary)):
+        say(stamped(line))
+
+
+def _totals_line(summary: Summary) -> str:
     ledger = summary.ledger
-    console.print(areas_table(records(prepared.run.output, summary.good)))
-    console.print(
+    missing = ledger.count(State.MISSING)
+    return (
         f"{ledger.count(State.DONE)} done, {ledger.count(State.SKIPPED)} done before, {len(summary.failed)} failed"
-        f" in {summary.seconds:.1f} s, {summary.megapixels_per_second:.1f} Mpx/s"
+        + f", {missing} missing" * bool(missing)
+        + f" in {summary.seconds:.1f} s, {summary.megapixels_per_second:.1f} Mpx/s"
     )
-    console.print(f"open {prepared.run.output.path('areas.csv')} and the masks beside it")
+
+
+def _areas_line(prepared: Prepared, summary: Summary) -> Iterator[str]:
+    """Areas per class, where a line has room for them and their records are read quickly."""
+    cases = summary.ledger.count(State.DONE) + summary.ledger.count(State.SKIPPED)
+    if not 0 < cases <= ADDED_UP or len(prepared.run.model.contract.mask_classes) > LINE_CLASSES:
+        return
+    totals = _Totals.over(records(prepared.run.output, summary.good))
+    if totals.classes:
+        yield "areas: " + ", ".join(f"{name} {totals.told(name)}" for name, (pixels, _) in totals.classes.items() if pixels)
+
+
+def _where_line(prepared: Prepared, summary: Summary) -> str:
+    path = prepared.run.output.path
+    return f"areas in {path('areas.csv')}" + f", what failed and why in {path('run.json')}" * bool(summary.failed)
+
+
+LINE_CLASSES = 8
+"""Classes whose areas one line of a log has room for."""
+
+ADDED_UP = 500
+"""Cases whose records are read again for that line."""
 
 
 def print_profile(summary: Summary) -> None:
@@ -192,22 +230,47 @@ MOST = 4
 """Stages beside the model that are named."""
 
 
-def areas_table(records: Iterable[Record]) -> Table:
+@dataclass
+class _Totals:
+    """Pixels and hectares per class over all cases; where one has no place on Earth, pixels alone count."""
+
+    classes: dict[str, tuple[float, float]]
+    valid: tuple[float, float]
+    placed: bool
+
+    @classmethod
+    def over(cls, found: Iterable[Record]) -> Self:
+        classes: dict[str, tuple[float, float]] = {}
+        pixels, hectares, placed = 0.0, 0.0, True
+        for record in found:
+            placed = placed and record["valid"]["hectares"] is not None
+            pixels, hectares = pixels + record["valid"]["pixels"], hectares + (record["valid"]["hectares"] or 0)
+            for row in record["areas"]:
+                before = classes.get(row["class_name"], (0, 0))
+                classes[row["class_name"]] = (before[0] + row["pixels"], before[1] + (row["area"] or 0))
+        return cls(classes, (pixels, hectares), placed)
+
+    def share(self, name: str) -> float | None:
+        """Of the valid area; None for nodata, and where nothing is valid."""
+        valid = self.valid[self.placed]
+        return self.classes[name][self.placed] / valid if valid and name != "nodata" else None
+
+    def told(self, name: str) -> str:
+        """``12.3 ha (40.1%)``."""
+        pixels, hectares = self.classes[name]
+        share = self.share(name)
+        return (f"{hectares:,.1f} ha" if self.placed else f"{pixels:,.0f} px") + ("" if share is None else f" ({share:.1%})")
+
+
+def areas_table(found: Iterable[Record]) -> Table:
     """Pixels and hectares per class over all cases; where one has no place on Earth, shares are of pixels."""
-    totals: dict[str, list[float]] = {}
-    valid, placed = [0.0, 0.0], True
-    for record in records:
-        placed = placed and record["valid"]["hectares"] is not None
-        valid = [valid[0] + record["valid"]["pixels"], valid[1] + (record["valid"]["hectares"] or 0)]
-        for row in record["areas"]:
-            total = totals.setdefault(row["class_name"], [0, 0])
-            total[0], total[1] = total[0] + row["pixels"], total[1] + (row["area"] or 0)
+    totals = _Totals.over(found)
     table = Table("class", *(_right(name) for name in ("pixels", "hectares", "share")))
-    for name, total in totals.items():
-        share = total[placed] / valid[placed] if valid[placed] and name != "nodata" else None
-        shown = ["-" if not placed and not total[1] else f"{total[1]:,.1f}", "" if share is None else f"{share:.1%}"]
-        table.add_row(name, f"{total[0]:,.0f}", *shown)
-    if not placed:
+    for name, (pixels, hectares) in totals.classes.items():
+        share = totals.share(name)
+        shown = ["-" if not totals.placed and not hectares else f"{hectares:,.1f}", "" if share is None else f"{share:.1%}"]
+        table.add_row(name, f"{pixels:,.0f}", *shown)
+    if not totals.placed:
         table.caption = "some cases have no place on Earth: they count in pixels only"
     return table
 

@@ -24,6 +24,7 @@ from onnx import TensorProto
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 SERIAL = ("--executor", "serial", "--device", "cpu")
+STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
 SEGPIPE = [sys.executable, "-m", "segpipe.cli"]
 
 
@@ -253,7 +254,7 @@ def test_the_lines_shown_for_a_missing_contract_work(kind, raster, segpipe, tmp_
     (tmp_path / sidecar[0]).write_text(trained)
     code, out, err = outcome(segpipe("run", "-i", "in", "-m", "m.onnx", *SERIAL))
     assert code == 0, err
-    assert out.startswith("[1/1] done  a")
+    assert re.match(rf"{STAMP} \[1/1\] done  a", out)
 
 
 def broken(path: Path) -> None:
@@ -274,11 +275,13 @@ def test_a_bad_case_costs_only_itself(executor, raster, segpipe, scenes):
     assert re.search("in/bands.tif: .*model's channels.*--bands", errors["bands"])
     assert re.search("in/text.tif cannot be opened", errors["text"])
     assert re.search("in/cut.tif cannot be read at row", errors["cut"])
-    lines = out.splitlines()
-    assert sorted(re.match(r"\[\d/5\] (done|failed)  ([\w/]+)", line)[2] for line in lines) == sorted(
-        [*errors, "a", "sub/b"]
-    )
-    assert [line[:6] for line in lines] == [f"[{i}/5] " for i in range(1, 6)]
+    *lines, totals, areas, where = out.splitlines()
+    found = [re.match(rf"{STAMP} \[(\d)/5\] (?:done|failed)  ([\w/]+)", line) for line in lines]
+    assert sorted(line[2] for line in found) == sorted([*errors, "a", "sub/b"])
+    assert [line[1] for line in found] == ["1", "2", "3", "4", "5"]
+    assert re.fullmatch(rf"{STAMP} 2 done, 0 done before, 3 failed in [\d.]+ s, [\d.]+ Mpx/s", totals)
+    assert re.fullmatch(rf"{STAMP} areas: class0 [\d,.]+ (?:ha|px) \([\d.]+%\), class1 .*", areas)
+    assert re.fullmatch(rf"{STAMP} areas in out/areas.csv, what failed and why in out/run.json", where)
     names = {p.name for p in (scenes.parent / "out").rglob("*") if p.is_file()}
     assert names == {"run.json", "areas.csv", *(f"{n}{e}" for n in "ab" for e in (".tif", ".tif.aux.xml", ".json"))}
 
@@ -381,7 +384,11 @@ def test_folders_are_mirrored_and_stdout_has_a_line_per_case(raster, segpipe, sc
     raster("in/p.png", noise())
     code, out, _ = outcome(segpipe("run", "-i", "in", "-m", "m.onnx", "-o", "out", *SERIAL))
     assert code == 0
-    assert re.fullmatch(r"(\[\d/3\] done  (a|p|sub/b)  [^\n]* Mpx/s\n){3}", out)
+    cases, totals = out.rsplit("\n", 4)[0] + "\n", out.splitlines()[-3:]
+    assert re.fullmatch(rf"({STAMP} \[\d/3\] done  (a|p|sub/b)  [^\n]* Mpx/s\n){{3}}", cases)
+    assert re.fullmatch(rf"{STAMP} 3 done, 0 done before, 0 failed in [\d.]+ s, [\d.]+ Mpx/s", totals[0])
+    assert re.fullmatch(rf"{STAMP} areas: class0 [\d,]+ px .*", totals[1])  # a picture has no place
+    assert re.fullmatch(rf"{STAMP} areas in out/areas.csv", totals[2])
     found = {p for p in files_below(scenes.parent / "out") if p.endswith((".tif", ".png"))}
     assert found == {"a.tif", "p.png", "sub/b.tif"}
     with (scenes.parent / "out" / "areas.csv").open() as stream:
@@ -401,7 +408,7 @@ def test_help_is_quick(arguments, tmp_path):
 
 def test_nothing_of_this_needs_a_terminal(scenes, segpipe):
     code, out, err = outcome(segpipe("run", "-i", "in", "-m", "m.onnx", *SERIAL, env={**os.environ, "TERM": "dumb"}))
-    assert (code, len(out.splitlines())) == (0, 2)
+    assert (code, len(out.splitlines())) == (0, 2 + 3)
     assert "\x1b" not in out + err
 
 

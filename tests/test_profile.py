@@ -1,6 +1,7 @@
 """Where the wall time of real runs went: shares that add up, a trace that nests, and nothing where nobody asks."""
 
 import json
+import re
 import signal
 import subprocess
 import time
@@ -96,7 +97,7 @@ def test_the_trace_nests_and_names_case_and_window(scenes, segpipe, tmp_path):
     threads = {e["args"]["name"] for e in spans if e["name"] == "thread_name"}
     assert {"main", "segpipe-ahead", "segpipe-model_0"} <= threads
     assert f"open {Path('out') / 'profile.json'} in ui.perfetto.dev" in done.stderr
-    assert all(line.startswith("[") for line in done.stdout.splitlines())
+    assert all(re.match(r"\d{4}-\d\d-\d\d ", line) for line in done.stdout.splitlines())
 
 
 def test_off_by_default_and_no_file(scenes, segpipe, tmp_path):

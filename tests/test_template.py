@@ -1,0 +1,206 @@
+"""The lines to write for a model that says nothing of itself, filled in by their comments alone, against ONNX Runtime."""
+
+import re
+import tomllib
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import rasterio
+from networks import Network
+from onnx import TensorProto, helper
+
+from segpipe.pipeline.config import load_settings
+from segpipe.pipeline.errors import ContractError, ModelError
+from segpipe.pipeline.spec import read_spec
+
+SHAPE = (64, 64)
+
+
+@pytest.fixture
+def pixels():
+    return np.random.default_rng(5).integers(1, 256, (3, *SHAPE), dtype=np.uint8)
+
+
+def reshaped(path, image, scores):
+    """Shapes of input and output as a file may tell them."""
+    proto = onnx.load(path)
+    for value, sizes in ((proto.graph.input[0], image), (proto.graph.output[0], scores)):
+        del value.type.tensor_type.shape.dim[:]
+        for size in sizes:
+            dim = value.type.tensor_type.shape.dim.add()
+            if isinstance(size, str):
+                dim.dim_param = size
+            else:
+                dim.dim_value = size
+    onnx.save(proto, path)
+    return path
+
+
+def bare(path, *, last=False, count=4, end=(), free=False, dtype=TensorProto.FLOAT):
+    """A model of one convolution without metadata, channels first or last."""
+    net = Network(3)
+    if dtype != TensorProto.FLOAT:
+        net.add("Cast", to=TensorProto.FLOAT).add("Mul", np.array(1 / 255, np.float32))
+    if last:
+        net.add("Transpose", perm=[0, 3, 1, 2])
+    net.conv(3, count, 3)
+    for op, attributes in end:
+        net.add(op, **attributes)
+    if last:
+        net.add("Transpose", perm=[0, 2, 3, 1])
+    model = net.save(path, None, classes=count, dtype=dtype)
+    size = ("h", "w") if free else SHAPE
+    forms = [("n", *size, 3), ("n", *size, count)] if last else [("n", 3, *size), ("n", count, *size)]
+    return reshaped(model, *forms)
+
+
+def said(model):
+    with pytest.raises(ContractError, match="has no contract that says how its pixels are scaled") as told:
+        read_spec(load_settings(None, {"input": ("-",), "model": model, "device": "cpu"}))
+    return str(told.value).split("\n\n", 1)[1]
+
+
+def truth(model, pixels, binary, last):
+    """Labels of ONNX Runtime on pixels of 0 to 1."""
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    image = session.get_inputs()[0]
+    given = pixels[None] if image.type == "tensor(uint8)" else (pixels[None] / 255).astype(np.float32)
+    (scores,) = session.run(None, {image.name: np.moveaxis(given, 1, -1) if last else given})
+    scores = np.moveaxis(scores, -1, 1)[0] if last else scores[0]
+    return scores[0], (scores.argmax(axis=0) if not binary else None)
+
+
+SIGMOID, SOFTMAX = ("Sigmoid", {}), ("Softmax", {"axis": 1})
+FORMS = {
+    "channels first": {},
+    "channels last": {"last": True},
+    "channels last, any size": {"last": True, "free": True},
+    "any size": {"free": True},
+    "softmax inside": {"end": [SOFTMAX]},
+    "softmax inside, channels last": {"end": [SOFTMAX], "last": True},
+    "log-softmax inside": {"end": [("LogSoftmax", {"axis": 1})]},
+    "one score": {"count": 1},
+    "sigmoid inside": {"count": 1, "end": [SIGMOID]},
+    "sigmoid inside, channels last": {"count": 1, "end": [SIGMOID], "last": True},
+    "integers": {"dtype": TensorProto.UINT8},
+    "many classes": {"count": 30},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_filled_in_by_its_comments_it_gives_the_right_mask(form, raster, run_serial, pixels, tmp_path):
+    model, options = bare(tmp_path / "m.onnx", **FORMS[form]), FORMS[form]
+    text = said(model)
+    # trained on pixels of 0 to 1, on tiles of 64, with a stride of 1
+    text = re.sub(r'normalize = "fixed"', 'normalize = "none"', text)
+    text = re.sub(r"(?m)^(mean|std) = .*\n", "", text)
+    text = re.sub(r"(?m)^tile = .*\noverlap = .*\nalign = \d+", "tile = [64, 64]\noverlap = [16, 16]\nalign = 1", text)
+    (tmp_path / "c.toml").write_text(text)
+    out = run_serial(raster("in/a.tif", pixels), model, contract=tmp_path / "c.toml")
+    with rasterio.open(out / "a.tif") as mask:
+        found = mask.read(1)
+    binary = options.get("count", 4) == 1
+    first, labels = truth(model, pixels, binary, options.get("last", False))
+    if binary:
+        labels = first > (0.5 if options.get("end") else 0)
+    np.testing.assert_array_equal(found, labels)
+    assert len(np.unique(found)) > 1
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_lines_say_what_the_file_tells(form, tmp_path):
+    options = FORMS[form]
+    values = tomllib.loads(said(bare(tmp_path / "m.onnx", **options)))
+    last, count = options.get("last", False), options.get("count", 4)
+    assert (values["channels"], values.get("layout", "NCHW")) == (3, "NHWC" if last else "NCHW")
+    assert values["tile"] == ([512, 512] if options.get("free") else [64, 64])
+    assert [c["id"] for c in values["classes"]] == list(range(max(count, 2)))
+    assert values["task"] == ("binary" if count == 1 else "multiclass")
+    inside = any(op in ("Sigmoid", "Softmax") for op, _ in options.get("end", ()))
+    assert values["activation"] == ("none" if inside else "sigmoid" if count == 1 else "softmax")
+    assert values.get("scaling") == ("graph" if "dtype" in options else None)
+
+
+def test_what_the_graph_ends_in_is_said(tmp_path):
+    assert re.search(
+        r'activation = "none" +# the graph ends in Softmax: .* probabilities', said(bare(tmp_path / "a.onnx", end=[SOFTMAX]))
+    )
+    assert re.search(r'activation = "softmax" +# the graph ends in Conv: .* logits', said(bare(tmp_path / "b.onnx")))
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 150, 1000])
+def test_it_is_short_for_any_number_of_classes(count, tmp_path):
+    text = said(bare(tmp_path / "m.onnx", count=count))
+    assert len(text.splitlines()) <= 40
+    assert len(tomllib.loads(text)["classes"]) == max(count, 2)
+
+
+def test_several_outputs_are_listed(tmp_path):
+    model = bare(tmp_path / "m.onnx")
+    proto = onnx.load(model)
+    proto.graph.node.append(helper.make_node("Sigmoid", ["scores"], ["aux"]))
+    proto.graph.output.append(helper.make_tensor_value_info("aux", TensorProto.FLOAT, ["n", 4, *SHAPE]))
+    onnx.save(proto, model)
+    assert re.search(r'output = "scores" +# one of scores \(\?, 4, 64, 64\), aux', said(model))
+
+
+def test_open_channels_and_scores_are_said_to_be_open(tmp_path):
+    model = reshaped(bare(tmp_path / "m.onnx"), ("n", "c", "h", "w"), ("n", "k", "h", "w"))
+    text = said(model)
+    assert re.search(r"channels = 3 +# the file leaves their number open", text)
+    assert 'layout = "NCHW"' in text
+    tomllib.loads(text)
+
+
+def refused(model, error, match):
+    with pytest.raises(error, match=match):
+        read_spec(load_settings(None, {"input": ("-",), "model": model, "device": "cpu"}))
+
+
+def test_volumes_are_refused_as_such(tmp_path):
+    model = reshaped(bare(tmp_path / "m.onnx"), ("n", 1, 64, 64, 64), ("n", 3, 64, 64, 64))
+    refused(model, ContractError, r"takes volumes, image \(\?, 1, 64, 64, 64\), which this version does not read")
+
+
+def test_other_ranks_are_refused(tmp_path):
+    model = reshaped(bare(tmp_path / "m.onnx"), ("n", 64), ("n", 3))
+    refused(model, ContractError, r"must take a batch of images, .*got image \(\?, 64\)")
+
+
+def test_several_inputs_are_refused_with_their_names(tmp_path):
+    model = bare(tmp_path / "m.onnx")
+    proto = onnx.load(model)
+    proto.graph.input.append(helper.make_tensor_value_info("prompt", TensorProto.FLOAT, [1, 2]))
+    onnx.save(proto, model)
+    refused(
+        model, ModelError, r"takes 2 inputs at once: image \(.*\), prompt \(1, 2\): give each but the image its value inside"
+    )
+    value = onnx.numpy_helper.from_array(np.zeros((1, 2), np.float32), "prompt")
+    proto.graph.initializer.append(value)  # as the message says
+    onnx.save(proto, model)
+    said(model)
+
+
+@pytest.mark.parametrize("count", [4])
+def test_labels_are_refused_before_a_contract_is_asked_for(count, tmp_path):
+    model = bare(tmp_path / "m.onnx", end=[("ArgMax", {"axis": 1})])
+    refused(model, ModelError, r"is labels \(the graph ends in ArgMax\); .*extract_model\(.*\"t0\"")
+
+
+def test_integers_that_are_no_labels_by_the_graph_are_refused(tmp_path):
+    model = bare(tmp_path / "m.onnx", count=1, end=[("Cast", {"to": TensorProto.UINT8})])
+    proto = onnx.load(model)
+    proto.graph.output[0].type.tensor_type.elem_type = TensorProto.UINT8
+    onnx.save(proto, model)
+    refused(model, ModelError, "as floats, and its output scores .* holds uint8, labels or quantized scores")
+
+
+def test_another_output_that_is_scores_is_pointed_at(tmp_path):
+    model = bare(tmp_path / "m.onnx")
+    proto = onnx.load(model)
+    proto.graph.node.append(helper.make_node("ArgMax", ["scores"], ["labels"], axis=1))
+    proto.graph.output.insert(0, helper.make_tensor_value_info("labels", TensorProto.INT64, ["n", 1, *SHAPE]))
+    onnx.save(proto, model)
+    refused(model, ModelError, 'labels is labels .*set output = "scores" in the contract, if that is its scores')

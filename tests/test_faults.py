@@ -14,11 +14,12 @@ from scenes import Silent
 
 from segpipe.pipeline import predict
 from segpipe.pipeline.areas import COUNT_BYTES, Areas
-from segpipe.pipeline.cases import find_cases, identities
+from segpipe.pipeline.cases import find_cases
 from segpipe.pipeline.config import load_settings
 from segpipe.pipeline.contract import parse_contract
 from segpipe.pipeline.errors import OutputError
 from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.identity import identities
 from segpipe.pipeline.launch import carry_out, prepare
 from segpipe.pipeline.sinks.raster import PartSink
 from segpipe.pipeline.sinks.style import Style

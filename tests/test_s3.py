@@ -24,11 +24,12 @@ from scenes import (
 
 from segpipe.pipeline import batches, lock
 from segpipe.pipeline.batches import Reading, read
-from segpipe.pipeline.cases import Case, find_cases, identities
+from segpipe.pipeline.cases import Case, find_cases
 from segpipe.pipeline.config import load_settings
 from segpipe.pipeline.errors import InputError, OutputError
 from segpipe.pipeline.extras import install
 from segpipe.pipeline.gdal import gdal_options
+from segpipe.pipeline.identity import identities
 from segpipe.pipeline.records import Run, done_cases
 from segpipe.pipeline.spec import read_spec
 from segpipe.pipeline.stores.bucket import gdal_endpoint
@@ -79,7 +80,7 @@ def test_a_second_run_does_what_is_missing_or_has_changed(root, endpoint):
     assert run(root, out, SERIAL, source)[1].count("skipped") == len(CASES)
     endpoint.client.delete_object(Bucket=BUCKET, Key="resumed/b.tif")
     endpoint.put("changing/a.tif", (root / "in" / "b.tif").read_bytes())
-    endpoint.put("changing/sub/c.tif.msk", b"")  # a sidecar that has come
+    endpoint.put("changing/sub/c.tfw", b"1\n0\n0\n-1\n0\n0\n")  # a sidecar that has come
     code, told = run(root, out, SERIAL, source)
     assert code == 0, told
     redone = [name for name in CASES if f"done  {name} " in told]

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from segpipe.pipeline.areas import ground_of
 from segpipe.pipeline.arrays import Array
-from segpipe.pipeline.cases import Case, Identity, identities
+from segpipe.pipeline.cases import Case
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.decoders import Decoders
 from segpipe.pipeline.errors import SegpipeError, SourceError, foreseen
 from segpipe.pipeline.gdal import MOST_CACHE_MB, make_room
 from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.identity import Beside, Identity, identities, no_state
 from segpipe.pipeline.overrides import AS_STORED, Overrides
 from segpipe.pipeline.profile import span
 from segpipe.pipeline.samples import sampled, thinned
@@ -72,6 +73,8 @@ class Sheet:
     """Whether its pixels travel as they are stored, to be scaled on a device."""
     findings: list[Finding] = field(default_factory=list)
     """What is unusual about its pixels; all of it is here before its first tile leaves."""
+    place: str = ""
+    """Where it was found, links resolved."""
     abandoned: threading.Event = field(default_factory=threading.Event)
     """Set by whoever finds that the case cannot be finished: it is read no further."""
 
@@ -141,13 +144,14 @@ def open_sheet(
     Raises:
         SourceError: it cannot be opened, or its bands, pixels or pixel size are not the model's.
     """
-    opened = time.time()
+    opened, place = time.time(), Beside().place(case.path)
     source = open_source(case, model.contract, overrides)
     try:
         _check_pixels(case, source, model)
         notes = [*source.notes, *check_spacing(case, source.grid, model.contract)]
         cover = Cover(source.grid.shape, model.tiling)
         files = identities(case.path, source.files)
+        notes += no_state(files)
         if part is not None and any(b > n for b, n in zip(part.stop, cover.counts, strict=True)):
             raise SourceError(CHANGED.format(case.path))
         part = part or cover.whole
@@ -158,7 +162,7 @@ def open_sheet(
         source.close()
         raise
     raw = model.device != "cpu"
-    return source, Sheet(source.grid, source.picture, files, tuple(notes), cover, opened, part, room, raw)
+    return source, Sheet(source.grid, source.picture, files, tuple(notes), cover, opened, part, room, raw, place=place)
 
 
 def row_of(cover: Cover, windows: Part) -> tuple[int, ...]:

@@ -3,25 +3,17 @@
 import csv
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from segpipe.pipeline.errors import InputError, SourceError
-from segpipe.pipeline.stores.bucket import canonical, find_rasters, identities_of, in_bucket, is_remote
+from segpipe.pipeline.errors import InputError
+from segpipe.pipeline.stores.bucket import find_rasters, in_bucket, is_remote
 
 SUFFIXES = frozenset([".tif", ".tiff", ".vrt", ".jp2", ".j2k", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".img"])
 """What a folder is searched for. A file that is named itself may have any suffix."""
-
-SIDECARS = (".msk", ".aux.xml", ".ovr")
-"""What GDAL reads beside a raster, unasked."""
-
-Identity = dict[str, Any]
-
-ARCHIVES = ("/vsizip/", "/vsitar/", "/vsigzip/")
 
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".lst"})
 LIST_COLUMNS = ("path", "file", "input", "image")
@@ -162,56 +154,3 @@ def _check_names(cases: list[Case]) -> None:
     for case in cases:
         if case.name == "run" or case.name.endswith(".confidence"):
             raise InputError(f"the names run and *.confidence are reserved, got {case.path}: rename it")
-
-
-def identity(path: str) -> Identity:
-    """What tells one state of a file from another: size and time of change; one behind another URL has its path alone."""
-    file = _archive(path) if path.startswith(ARCHIVES) else Path(path)
-    if file is None or not file.exists():
-        return {"path": path}
-    stat = file.stat()
-    return {"path": _absolute(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-
-
-def _archive(path: str) -> Path | None:
-    """The file of this machine that a path into an archive leads through."""
-    inside = Path("/" + path.split("/", 2)[2].lstrip("/"))
-    relative = Path(path.split("/", 2)[2])
-    return next((p for start in (relative, inside) for p in (start, *start.parents) if p.is_file()), None)
-
-
-def identities(path: str, files: Iterable[str]) -> list[Identity]:
-    """Identity of everything that a case's pixels come from: its files and the sidecars beside it."""
-    rasters = [file for file in {path, *files} if not file.endswith(SIDECARS)]
-    stored = _stored(path, sorted({canonical(file) for file in rasters if in_bucket(file)}))
-    sidecars = [
-        name
-        for file in rasters
-        if in_bucket(file) or not is_remote(file)
-        for name in _sidecars(file)
-        if (canonical(name) in stored if in_bucket(file) else Path(name).exists())
-    ]
-    return [stored.get(file) or identity(file) for file in sorted({_absolute(file) for file in (*files, *sidecars)})]
-
-
-def _stored(path: str, objects: list[str]) -> dict[str, Identity]:
-    try:
-        return identities_of(objects)
-    except OSError as error:
-        raise SourceError(f"{path} cannot be asked for: {error.strerror}") from error
-
-
-def _sidecars(file: str) -> list[str]:
-    """Names that GDAL looks for beside a raster: masks, overviews, metadata, world files."""
-    return [*(file + suffix for suffix in SIDECARS), *world_files(file)]
-
-
-def world_files(file: str) -> list[str]:
-    """Names of the text files that may say where a raster lies."""
-    suffix = Path(file).suffix
-    stem, kind = file.removesuffix(suffix), suffix.removeprefix(".")
-    return [f"{stem}.{kind[:1]}{kind[-1:]}w", f"{stem}.{kind}w", f"{stem}.wld"]
-
-
-def _absolute(path: str) -> str:
-    return canonical(path) if is_remote(path) else str(Path(path).absolute())

@@ -13,6 +13,7 @@ from rasterio._env import set_gdal_config
 from rasterio._err import CPLE_BaseError
 from rasterio.env import setenv
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader
 from rasterio.session import DummySession
 
 from segpipe.pipeline.environment import settle
@@ -33,8 +34,8 @@ OPTIONS = {
     "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",
     # A truncated JPEG decodes as grey with a warning only: such a mask would hide the damage.
     "GDAL_ERROR_ON_LIBJPEG_WARNING": "YES",
-    # An object that is opened again is asked for again: it may have changed.
-    "CPL_VSIL_CURL_NON_CACHED": "/vsis3/",
+    # What is opened again is asked for again: it may have changed.
+    "CPL_VSIL_CURL_NON_CACHED": "/vsis3/:/vsicurl/:/vsigs/:/vsiaz/:/vsiadls/:/vsioss/:/vsiswift/",
 }
 
 NETWORK_OPTIONS = {
@@ -109,6 +110,13 @@ def decoding(threads: int) -> rasterio.Env:
 def at_one_go() -> rasterio.Env:
     """In which a PNG that is known to have its end is read whole."""
     return rasterio.Env(session=DummySession(), GDAL_PNG_WHOLE_IMAGE_OPTIM="YES")
+
+
+def open_raster(path: str) -> DatasetReader:
+    """A dataset of one of the formats that are opened; one handle, for one thread."""
+    with opening(path):
+        # rasterio.open takes one driver only; what it returns takes several
+        return DatasetReader(path, driver=list(DRIVERS), sharing=False)
 
 
 READ_BYTES = 2**23

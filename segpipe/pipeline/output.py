@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from segpipe import __version__
 from segpipe.pipeline.areas import Areas
 from segpipe.pipeline.batches import CHANGED, Sheet
-from segpipe.pipeline.cases import Case, identities
+from segpipe.pipeline.cases import Case
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.decide import Decided
 from segpipe.pipeline.errors import SourceError
 from segpipe.pipeline.files import output_errors
+from segpipe.pipeline.identity import Beside, identities
 from segpipe.pipeline.labels import CONFIDENCE_NODATA, CONFIDENCE_TOP, Decision
 from segpipe.pipeline.parts import Tally, part_files, read_tally, write_tally
 from segpipe.pipeline.profile import span
@@ -39,7 +40,8 @@ ABSENT: Color = (225, 225, 225, 255)
 
 def check_unchanged(case: Case, sheet: Sheet) -> None:
     """What was read must be what the record names: a file that changes and changes back would vouch for a mixture."""
-    if identities(case.path, [str(file["path"]) for file in sheet.files]) != sheet.files:
+    files = identities(case.path, [str(file["path"]) for file in sheet.files])
+    if files != sheet.files or Beside().place(case.path) != sheet.place:
         raise SourceError(CHANGED.format(case.path))
 
 
@@ -184,7 +186,7 @@ class CaseOutput:
         return {
             "case": self._case.name,
             "segpipe": __version__,
-            "input": {"path": self._case.path, "shape": list(grid.shape), "crs": str(grid), "files": self._sheet.files},
+            "input": {"path": self._sheet.place, "shape": list(grid.shape), "crs": str(grid), "files": self._sheet.files},
             "model": {"path": str(model.path), "sha256": model.sha256, "contract": model.contract_origin},
             "settings": self._run.label_settings,
             "confidence": layers.confidence is not None,

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe import __version__
-from segpipe.pipeline.cases import Case, Identity
+from segpipe.pipeline.cases import Case
 from segpipe.pipeline.errors import OutputError
 from segpipe.pipeline.faults import is_passing
+from segpipe.pipeline.identity import Beside, Identity, no_state
 from segpipe.pipeline.records import Run, device_kind
 from segpipe.pipeline.scaling import Scaling
 from segpipe.pipeline.stores import Store
@@ -82,6 +83,17 @@ def read_cut(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[in
     return tuple(Part(tuple(first), tuple(stop)) for first, stop in plan["parts"])
 
 
+def kept_cut(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[int]) -> tuple[Part, ...] | None:
+    """The same, if what parts were made of is known to be what they would be made of now.
+
+    Links may have led elsewhere then. That is seen here and not in ``read_cut``, because on a worker they may lead
+    otherwise; and of files that tell nothing but their path, nobody knows.
+    """
+    plan = _read_json(run.output, plan_name(case))
+    same = isinstance(plan, dict) and plan.get("place") == Beside().place(case.path) and not no_state(files)
+    return read_cut(case, run, files, shape) if same else None
+
+
 def _read_json(output: Store, name: str) -> Any:
     """None where there is no such file; what cannot be read just now is not taken for that."""
     try:
@@ -94,12 +106,13 @@ def _read_json(output: Store, name: str) -> Any:
 
 def write_cut(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[int], parts: Sequence[Part]) -> None:
     """Keep a cut for the runs to come; parts of another one go, and with ``--overwrite`` those of the same."""
-    if not run.settings.overwrite and read_cut(case, run, files, shape) == tuple(parts):
+    if not run.settings.overwrite and kept_cut(case, run, files, shape) == tuple(parts):
         return
     forget_parts(run.output, case)
     if has_parts(run.output, case):
         raise OutputError(f"{run.output.path(parts_folder(case))} must go, and cannot be removed: remove it")
-    plan = {"key": cut_key(case, run, files, shape), "parts": [[list(part.first), list(part.stop)] for part in parts]}
+    boxes = [[list(part.first), list(part.stop)] for part in parts]
+    plan = {"key": cut_key(case, run, files, shape), "place": Beside().place(case.path), "parts": boxes}
     run.output.write_json(plan_name(case), plan)
 
 

@@ -6,14 +6,15 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from segpipe.pipeline.batches import Sheet, findings_of, note_findings, open_sheet
-from segpipe.pipeline.cases import Case, identities
+from segpipe.pipeline.cases import Case
 from segpipe.pipeline.cut import Limits, cut, repeated
 from segpipe.pipeline.device import gpus
 from segpipe.pipeline.errors import OutputError, foreseen
 from segpipe.pipeline.faults import is_passing
 from segpipe.pipeline.gdal import cache_bytes, gdal_options
+from segpipe.pipeline.identity import identities
 from segpipe.pipeline.machine import memory
-from segpipe.pipeline.parts import plan_name, read_cut, write_cut
+from segpipe.pipeline.parts import kept_cut, plan_name, write_cut
 from segpipe.pipeline.records import Run, done_cases, refuse_taken
 from segpipe.pipeline.spec import ModelSpec
 from segpipe.pipeline.stretch import STRETCH_BYTES
@@ -186,7 +187,7 @@ def _stored(case: PlannedCase, run: Run) -> tuple[Part, ...] | None:
     """Of an earlier run, whose finished parts then count."""
     if run.settings.overwrite or run.settings.parts is not None or not run.output.has(plan_name(case.case)):
         return None
-    return read_cut(case.case, run, identities(case.case.path, case.files), case.shape)
+    return kept_cut(case.case, run, identities(case.case.path, case.files), case.shape)
 
 
 def _limits(case: PlannedCase, total: int, run: Run, workers: int) -> Limits:

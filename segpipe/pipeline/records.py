@@ -15,14 +15,16 @@ import onnxruntime
 from rasterio.io import DatasetReader
 
 from segpipe import __version__
-from segpipe.pipeline.cases import Case, identities
+from segpipe.pipeline.cases import Case
 from segpipe.pipeline.config import Settings
 from segpipe.pipeline.device import gpu_facts, told
 from segpipe.pipeline.errors import OutputError, SourceError
 from segpipe.pipeline.faults import is_passing
 from segpipe.pipeline.files import output_errors
 from segpipe.pipeline.gdal import gdal_errors, gdal_options
+from segpipe.pipeline.identity import Beside
 from segpipe.pipeline.ownership import is_own_record, is_own_sidecar
+from segpipe.pipeline.sources.origin import is_same_input
 from segpipe.pipeline.spec import ModelSpec
 from segpipe.pipeline.stores import Store
 from segpipe.pipeline.stores.places import store_at
@@ -136,17 +138,23 @@ def read_record(output: Store, case: Case) -> Record | None:
     return record if ours else None
 
 
-def is_done(case: Case, run: Run) -> bool:
-    """Whether a case's mask exists and its record says that input, model and settings were these, as far as can be seen."""
+def is_done(case: Case, run: Run, beside: Beside | None = None) -> bool:
+    """Whether a case's mask exists and its record says that input, model and settings were these, as far as can be seen.
+
+    Args:
+        case: in question.
+        run: that it would be done in.
+        beside: what has been seen of folders for other cases a moment ago.
+    """
     try:
-        return _is_done(case, run)
+        return _is_done(case, run, beside or Beside())
     except (OSError, SourceError):
         return False
 
 
 def done_cases(cases: Iterable[Case], run: Run) -> list[Case]:
     """Those that are done. Where a folder of the output has no record, no case of it is looked for: a request each."""
-    output = run.output
+    output, beside = run.output, Beside()
 
     @cache
     def has_records(folder: str) -> bool:
@@ -155,21 +163,20 @@ def done_cases(cases: Iterable[Case], run: Run) -> list[Case]:
         except OSError:
             return True  # it may be only this time that it cannot be listed
 
-    return [case for case in cases if has_records(case.name.rpartition("/")[0]) and is_done(case, run)]
+    return [case for case in cases if has_records(case.name.rpartition("/")[0]) and is_done(case, run, beside)]
 
 
-def _is_done(case: Case, run: Run) -> bool:
+def _is_done(case: Case, run: Run, beside: Beside) -> bool:
     output = run.output
     record = read_record(output, case)
     if record is None:
         return False
-    files = record["input"].get("files", [])
     return (
         record["model"].get("sha256") == run.model.sha256
         and record["settings"] == run.label_settings
         and (record["confidence"] or not run.settings.confidence)
         and all(output.has(str(name)) for name in record["outputs"])
-        and files == identities(case.path, [file["path"] for file in files])
+        and is_same_input(record["input"], case.path, beside)
     )
 
 
@@ -211,9 +218,9 @@ def _is_own_raster(output: Store, name: str) -> bool:
         return False
 
 
-def done_pixels(case: Case, run: Run) -> int | None:
+def done_pixels(case: Case, run: Run, beside: Beside | None = None) -> int | None:
     """How many pixels a case has that is done; None where it is not."""
-    if not is_done(case, run):
+    if not is_done(case, run, beside):
         return None
     record = read_record(run.output, case)
     return None if record is None else math.prod(record["input"]["shape"])

@@ -34,6 +34,7 @@ from segpipe.pipeline.decoders import Decoders
 from segpipe.pipeline.errors import DeviceMemoryError, SourceError, foreseen
 from segpipe.pipeline.faults import is_passing, tell, waits
 from segpipe.pipeline.gdal import gdal_options
+from segpipe.pipeline.identity import Beside
 from segpipe.pipeline.labels import Decision
 from segpipe.pipeline.machine import processors
 from segpipe.pipeline.model import Model
@@ -173,7 +174,8 @@ def _finished(finishing: deque[Future[Told]]) -> Told:
 
 def _done_before(job: Job, run: Run) -> dict[str, Outcome]:
     """Cases that are done: by a worker that was lost before it could tell."""
-    found = ((case, done_pixels(case, run)) for case in job.cases)
+    beside = Beside()
+    found = ((case, done_pixels(case, run, beside)) for case in job.cases)
     return {case.name: Outcome(case, 0.0, pixels) for case, pixels in found if pixels is not None}
 
 

@@ -1,9 +1,11 @@
 """A model file and its contract, read and checked against each other before any case is opened."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import onnx
 from onnx import TensorProto
@@ -253,12 +255,22 @@ def _digest(files: Sequence[Path], contract: Contract) -> str:
 
 
 def external_data(path: Path, proto: onnx.ModelProto) -> list[Path]:
-    """Files beside the model that hold its weights."""
+    """Files beside the model that hold its weights, wherever in the graph these are."""
     names = {
         entry.value
-        for tensor in proto.graph.initializer
+        for tensor in _tensors(proto)
         if tensor.data_location == TensorProto.EXTERNAL
         for entry in tensor.external_data
         if entry.key == "location"
     }
     return [path.parent / name for name in sorted(names)]
+
+
+def _tensors(message: Any) -> Iterator[TensorProto]:
+    """All tensors below a message: also in branches and bodies, functions, attributes and sparse initializers."""
+    if isinstance(message, TensorProto):
+        yield message
+        return
+    for kind, value in message.ListFields():
+        if kind.type == kind.TYPE_MESSAGE:
+            yield from chain.from_iterable(map(_tensors, value if isinstance(value, Sequence) else [value]))

@@ -16,12 +16,13 @@ from rasterio.windows import Window as RasterWindow
 
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.errors import SourceError
-from segpipe.pipeline.gdal import DRIVERS, MOST_CACHE_MB, at_one_go, decode_with, opening, source_errors
+from segpipe.pipeline.gdal import MOST_CACHE_MB, at_one_go, decode_with, open_raster, source_errors
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.overrides import AS_STORED, Overrides
 from segpipe.pipeline.sources import Begun, Invalid, Pixels
 from segpipe.pipeline.sources.bands import alpha_bands, bands_of, match_bands
 from segpipe.pipeline.sources.orientation import Turn, take_exif, turn_of
+from segpipe.pipeline.sources.origin import files_of
 from segpipe.pipeline.sources.sidecars import check_files
 from segpipe.pipeline.sources.validity import (
     LOOKS_LIKE_DATA,
@@ -76,9 +77,8 @@ class RasterSource:
                 yield LOOKS_LIKE_DATA.format(band)
 
     def _opened(self) -> DatasetReader:
-        with source_errors(f"{self._path} cannot be opened", self.files), opening(self._path):
-            # rasterio.open takes one driver only; what it returns takes several
-            dataset = DatasetReader(self._path, driver=list(DRIVERS), sharing=False)
+        with source_errors(f"{self._path} cannot be opened", self.files):
+            dataset = open_raster(self._path)
             take_exif(dataset)
             return dataset
 
@@ -104,7 +104,7 @@ class RasterSource:
         self.picture = dataset.driver in PICTURE_DRIVERS and not self.grid.georeferenced
         _refuse_short_blocks(dataset, self.bands, self._path)
         self._whole = _is_whole_png(dataset, self._path)
-        self.files = tuple(all_files(dataset, set())) or (self._path,)
+        self.files = tuple(files_of(dataset)) or (self._path,)
         check_files(dataset, self._path, self.files)
         self.notes = (*said, *_notes(dataset, self.bands, contract), *matched.notes, *rules.notes)
 
@@ -271,20 +271,6 @@ def _has_end(path: str) -> bool:
                 return len(file.read(4)) == 4
             file.seek(int.from_bytes(head[:4]) + 4, os.SEEK_CUR)
     return False
-
-
-def all_files(dataset: DatasetReader, seen: set[str]) -> list[str]:
-    """What a dataset's pixels come from; GDAL itself lists the sources of a VRT one level deep."""
-    files = []
-    for file in dataset.files:
-        if file in seen:
-            continue
-        seen.add(file)
-        files.append(file)
-        if file.lower().endswith(".vrt") and file != dataset.name:
-            with DatasetReader(file, driver="VRT", sharing=False) as inner:
-                files += all_files(inner, seen)
-    return files
 
 
 def _notes(dataset: DatasetReader, bands: Sequence[int], contract: Contract) -> list[str]:

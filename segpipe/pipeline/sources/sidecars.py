@@ -8,8 +8,8 @@ from pathlib import Path
 from rasterio.enums import MaskFlags
 from rasterio.io import DatasetReader
 
-from segpipe.pipeline.cases import world_files
 from segpipe.pipeline.errors import SourceError
+from segpipe.pipeline.identity import world_files
 from segpipe.pipeline.sources.tiff import check_tags, is_number
 from segpipe.pipeline.stores.bucket import is_remote
 

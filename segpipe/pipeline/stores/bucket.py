@@ -164,22 +164,43 @@ def _first(bucket: str, prefix: str) -> list[Listed]:
     return list(answer.get("Contents", []))
 
 
-def identities_of(rasters: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """What tells one state of objects from another, for these and all that lie beside them under the same stem."""
+LISTED_AT_ONCE = 1000
+
+SENSOR_FILES = ("HDR", "RPC", "DIM")
+"""What the names of an image's sensor files begin with, where its own begins with IMG."""
+
+
+def objects_near(path: str) -> dict[str, dict[str, Any]]:
+    """What tells one state of an object from another, for it and for all that may belong to it by their names.
+
+    One request, unless more than a thousand keys begin as its stem does.
+    """
+    bucket, key = _split(path)
     found = {}
-    for path in rasters:
-        bucket, key = _split(path)
-        for entry in _listed(bucket, _stem(key)):
-            modified = entry["LastModified"].isoformat()
-            name = f"{SCHEME}{bucket}/{entry['Key']}"
-            found[name] = {"path": name, "size": entry["Size"], "etag": entry["ETag"].strip('"'), "modified": modified}
+    for prefix in _prefixes(key):
+        with _as_os_errors(path):
+            answer = _client().list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=LISTED_AT_ONCE)
+        entries = answer.get("Contents", [])
+        if answer["IsTruncated"]:
+            entries = [entry for end in ("", ".", "_") for entry in _starting(bucket, prefix + end, end)]
+        for entry in entries:
+            if entry["Key"] == key or entry["Key"].startswith((f"{prefix}.", f"{prefix}_")):  # scene.tfw, scene_RPC.TXT
+                name, modified = f"{SCHEME}{bucket}/{entry['Key']}", entry["LastModified"].isoformat()
+                found[name] = {"path": name, "size": entry["Size"], "etag": entry["ETag"].strip('"'), "modified": modified}
     return found
 
 
-def _stem(key: str) -> str:
-    """What an object's key and those of its sidecars begin with."""
+def _starting(bucket: str, prefix: str, end: str) -> Iterable[Listed]:
+    return _listed(bucket, prefix) if end else _first(bucket, prefix)
+
+
+def _prefixes(key: str) -> list[str]:
+    """What the keys of an object and of its sidecars begin with."""
     path = PurePosixPath(key)
-    return f"{path.with_suffix('')}." if path.suffix else key
+    own = [str(path.with_suffix("")) if path.suffix else key]
+    if path.name.upper().startswith("IMG"):
+        own += [str(path.with_name(f"{kind}{path.stem[3:]}")) for kind in SENSOR_FILES]
+    return own
 
 
 def read_range(path: str, start: int, size: int) -> bytes:
@@ -193,13 +214,7 @@ def read_range(path: str, start: int, size: int) -> bytes:
 
 def is_lonely(path: str) -> bool:
     """Whether nothing lies beside an object that belongs to it: then GDAL need not list all of a folder for every raster."""
-    bucket, key = _split(path)
-    bare = str(PurePosixPath(key).with_suffix(""))
-    with _as_os_errors(path):
-        answer = _client().list_objects_v2(Bucket=bucket, Prefix=bare)
-    ours = (f"{bare}.", f"{bare}_")  # scene.tfw, scene_RPC.TXT
-    near = [entry["Key"] for entry in answer.get("Contents", []) if entry["Key"].startswith(ours)]
-    return near == [key] and not answer["IsTruncated"]
+    return list(objects_near(path)) == [canonical(path)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,120 @@
+"""Which files a dataset's pixels, validity and place come from."""
+
+import os
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+from rasterio.io import DatasetReader
+
+from segpipe.pipeline.gdal import gdal_options, open_raster, source_errors
+from segpipe.pipeline.identity import Beside, identities, world_files
+from segpipe.pipeline.stores.bucket import is_remote
+
+SOURCES = frozenset({"SourceFilename", "SourceDataset"})
+"""Elements of a VRT that name a dataset."""
+
+CONNECTION = re.compile(r'[:"?]')
+"""Between the words of a subdataset's name, as in ``NETCDF:"a.nc":band1``."""
+
+SURE = (".msk", ".aux.xml", ".ovr")
+"""What belongs to a file even if GDAL makes nothing of it; a world file does, too."""
+
+WORLDS = (".bpw", ".bmpw", ".wld")
+"""What the place of a BMP is in."""
+
+HEAD = 4096
+"""Bytes in which a VRT says that it is one."""
+
+
+def files_of(dataset: DatasetReader) -> list[str]:
+    """All files of an open dataset: its own as GDAL lists them, and of a VRT its sources, with what lies beside each.
+
+    GDAL leaves out the sources of a VRT's mask, those that are subdatasets of a file, those of a VRT within, and the place
+    of a BMP.
+    """
+    name = dataset.name
+    sure = [] if is_remote(name) else [*(name + end for end in SURE), *world_files(name)]
+    found = [*dataset.files, *filter(_is_file, sure)]
+    if dataset.driver == "BMP" and not is_remote(dataset.name):
+        found += [file for file in Beside().sidecars(dataset.name) if file.lower().endswith(WORLDS)]
+    if dataset.driver != "VRT":
+        return found
+    beside = Beside()
+    found = [file for file in found if _is_file(file)]  # the others are names of subdatasets
+    for file in _sources(dataset.name, found):
+        found += [file, *beside.sidecars(file)]
+    return list(dict.fromkeys(found))
+
+
+def _is_file(name: str) -> bool:
+    return is_remote(name) or os.path.isfile(name)  # noqa: PTH113
+
+
+def _sources(vrt: str, listed: Iterable[str]) -> Iterator[str]:
+    """Sources of a VRT, and of every VRT among them; each once."""
+    seen, left = {vrt}, [*_named(vrt), *(file for file in listed if file != vrt)]
+    while left:
+        file = left.pop(0)
+        if file not in seen:
+            seen.add(file)
+            yield file
+            left += _named(file)
+
+
+def _named(vrt: str) -> list[str]:
+    """Files of this machine that a VRT names; none where it is no VRT, or not of this machine."""
+    if is_remote(vrt) or not Path(vrt).is_file():
+        return []
+    with Path(vrt).open("rb") as stream:
+        head = stream.read(HEAD)
+        if b"<VRTDataset" not in head:
+            return []
+        text = head + stream.read()
+    try:
+        root = ET.fromstring(text)
+    except ET.ParseError:
+        return []  # GDAL's parser takes more; what it opens it lists
+    folder = str(Path(vrt).parent)
+    return [file for element in root.iter() if element.tag in SOURCES and (file := _file(folder, element)) is not None]
+
+
+def _file(folder: str, element: ET.Element) -> str | None:
+    """The file behind a source, which may be a part of one."""
+    name = (element.text or "").strip()
+    start = folder if element.get("relativeToVRT", element.get("relativetoVRT", "0")) == "1" else ""
+    cuts = [0, *(match.end() for match in CONNECTION.finditer(name)), len(name) + 1]
+    words = [name, *(name[a : b - 1] for a, b in pairwise(cuts)), *(name[a:] for a in cuts[1:-1])]
+    places = (os.path.join(start, word) for word in words if word)  # noqa: PTH118 - keeps a leading ./
+    return next((place for place in places if os.path.isfile(place)), None)  # noqa: PTH113
+
+
+def is_same_input(told: dict[str, object], path: str, beside: Beside) -> bool:
+    """Whether what would be read of a case now is what a record says was read then.
+
+    Every file must be as it was. Where another one lies beside it that GDAL may read, GDAL says whether it does.
+
+    Raises:
+        OSError, SourceError: that cannot be seen.
+    """
+    files = told.get("files")
+    if not isinstance(files, list) or told.get("path") != beside.place(path):
+        return False
+    names = [str(file["path"]) for file in files]
+    if not names or files != identities(path, names, beside):
+        return False
+    known = {beside.place(name) for name in names}
+    near = {beside.place(file) for file in (beside.named(path), *beside.sidecars(path))}
+    return near == known or {beside.place(beside.named(file)) for file in files_now(path)} <= known
+
+
+def files_now(path: str) -> list[str]:
+    """All files that a case would be read from.
+
+    Raises:
+        SourceError: it cannot be opened.
+    """
+    with gdal_options(), source_errors(f"{path} cannot be opened", (path,)), open_raster(path) as dataset:
+        return files_of(dataset)

@@ -1,0 +1,63 @@
+"""What a web server says of the state of a file."""
+
+import errno
+import os
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+
+SCHEMES = ("http://", "https://")
+GDAL_SCHEME = "/vsicurl/"
+
+SECONDS = 20.0
+
+
+def on_web(path: str) -> bool:
+    return plain_url(path).startswith(SCHEMES)
+
+
+def plain_url(path: str) -> str:
+    """The URL of all names of a file behind one."""
+    return path.removeprefix(GDAL_SCHEME) if path.startswith(tuple(GDAL_SCHEME + scheme for scheme in SCHEMES)) else path
+
+
+def state_of(path: str) -> dict[str, Any]:
+    """Size and time of change, or the ETag where there is no time; empty where the server tells neither.
+
+    One byte is asked for, because a signed URL is often good for GET alone.
+
+    Raises:
+        OSError: the server cannot be reached, or not just now.
+    """
+    request = urllib.request.Request(plain_url(path), headers={"Range": "bytes=0-0", "Accept-Encoding": "identity"})
+    try:
+        with _opener().open(request, timeout=SECONDS) as answer:
+            return _state(answer.headers, ranged=answer.status == 206)
+    except urllib.error.HTTPError as error:
+        if error.code == 429 or error.code >= 500:
+            raise OSError(errno.EAGAIN, f"HTTP {error.code}", path) from error
+        return {}  # such as one that asks for a password, which GDAL may know
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, ssl.SSLError):
+            return {}
+        raise OSError(errno.ECONNRESET, str(error.reason), path) from error
+    except OSError as error:
+        raise OSError(errno.ETIMEDOUT, str(error), path) from error
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    proxy = os.environ.get("GDAL_HTTP_PROXY")
+    own = {scheme: f"http://{proxy.rpartition('://')[2]}" for scheme in ("http", "https")} if proxy else None
+    return urllib.request.build_opener(urllib.request.ProxyHandler(own))
+
+
+def _state(headers: Mapping[str, str], *, ranged: bool) -> dict[str, Any]:
+    """Of several servers behind one name each may have an ETag of its own; their times are the file's."""
+    size = headers.get("Content-Range", "").rpartition("/")[2] if ranged else headers.get("Content-Length", "")
+    known: dict[str, Any] = {"size": int(size)} if size.isdigit() else {}
+    for key, header in (("modified", "Last-Modified"), ("etag", "ETag")):
+        if value := headers.get(header):
+            return known | {key: value}
+    return {}

@@ -1,5 +1,6 @@
 """``segpipe tune``: seam error against inference done here, choices and figures by hand, the command as a user has it."""
 
+import io
 import json
 import shlex
 from collections.abc import Callable
@@ -11,11 +12,14 @@ import onnxruntime
 import pytest
 import rasterio
 from networks import local, pixelwise, pooling, positional
+from rich.console import Console
+from test_neighbours import dynamic
 
 from segpipe.pipeline.cases import Case
 from segpipe.pipeline.errors import ContractError, InputError, SettingsError
 from segpipe.pipeline.overrides import AS_STORED
 from segpipe.pipeline.windows import Cover, Tiling, Window
+from segpipe.tune import show
 from segpipe.tune.choices import Choice, batches, choices, open_networks, step
 from segpipe.tune.labels import Count, Sample, extent, reference_tiling, sample
 from segpipe.tune.measure import tune
@@ -251,3 +255,26 @@ def test_what_cannot_be_measured_ends_with_2(arguments, message, segpipe, tmp_pa
     done = segpipe("tune", *arguments, "--device", "cpu")
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
+
+
+@pytest.mark.parametrize("name", ["crops-int8.onnx", "segformer-b5-cityscapes-1024-opset17-int8-static.onnx"])
+def test_the_table_keeps_every_digit_at_80_columns(name):
+    head = show.HEAD
+    rows = [["*>=", name, "1024", "128", "32", "2077.66", "10.128", "12.52", "100.000%", "10.223%"]] * 2
+    console = Console(width=80, file=io.StringIO(), force_terminal=True, color_system=None)
+    console.print(show.table_of(head, rows))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    for cell in (*rows[0][:1], *rows[0][2:]):
+        assert sum(cell in line.split() for line in lines) == 2, cell
+    assert "…" not in "".join(lines)
+    left = [line[4:].split("  ")[0].split(" ")[0] for line in lines[2:]]
+    assert "".join(left) == 2 * name
+
+
+def test_batches_that_change_scores_are_not_measured(tmp_path):
+    settings = TuneSettings(model=dynamic(tmp_path / "m.onnx"), device="cpu")
+    (network,) = open_networks(settings)
+    assert batches(network, network.spec.tiling.tile, settings) == (1,)
+    (plain,) = open_networks(TuneSettings(model=local(tmp_path / "p.onnx"), device="cpu"))
+    assert batches(plain, plain.spec.tiling.tile, settings) == (1, 2, 4)

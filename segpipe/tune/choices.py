@@ -84,7 +84,13 @@ def _open(settings: TuneSettings, path: Path) -> Network:
     spec = try_out(read_spec(settings.of_run(path)))
     (shape,) = [tensor.shape for tensor in signature(read_model(path))[0] if tensor.name == spec.input]
     sizes = shape[1:-1] if spec.contract.layout == "NHWC" else shape[2:]
-    return Network(spec, free_size=not any(sizes), free_batch=shape[0] is None)
+    return Network(spec, free_size=not any(sizes), free_batch=shape[0] is None and _keeps_scores(spec, settings))
+
+
+def _keeps_scores(spec: ModelSpec, settings: TuneSettings) -> bool:
+    """Whether a run would take larger batches: one whose scores depend on them is run tile by tile."""
+    several = max(settings.batches or BATCHES[spec.device])
+    return several in (1, spec.batch) or try_out(replace(spec, batch=several)).batch == several
 
 
 def _meaning(network: Network) -> object:

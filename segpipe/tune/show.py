@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import click
 from rich.console import Console
@@ -14,6 +14,11 @@ from segpipe.tune.measure import Tuned
 from segpipe.tune.table import Row
 
 HEAD = ("", "model", "tile", "overlap", "batch", "tiles/Mpx", "s/Mpx", "times as fast", "labels equal", "seam error")
+
+NARROW = {"overlap": "over-\nlap", "tiles/Mpx": "tiles\n/Mpx", "times as fast": "times\nas fast"} | {
+    name: name.replace(" ", "\n") for name in ("labels equal", "seam error")
+}
+"""Heads of columns in two lines: figures keep all their digits in a terminal of 80 columns, and names of models wrap."""
 
 
 def print_tuned(tuned: Tuned) -> None:
@@ -95,18 +100,24 @@ def _speed_cells(tuned: Tuned) -> list[list[str]]:
 def _print(console: Console, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table in a terminal, aligned lines elsewhere."""
     if console.is_terminal:
-        table = Table(*head)
-        for column in table.columns[2:]:
-            column.justify = "right"
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
+        console.print(table_of(head, rows))
         return
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     for row in (head, *rows):
         left = [cell.ljust(width) for cell, width in zip(row[:2], widths, strict=False)]
         right = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
         click.echo("  ".join([*left, *right]).rstrip())
+
+
+def table_of(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Only the names of models may take several lines."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for number, name in enumerate(head):
+        justify: Literal["left", "right"] = "left" if number < 2 else "right"
+        table.add_column(NARROW.get(name, name), justify=justify, no_wrap=name != "model", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def _advice(tuned: Tuned) -> list[str]:

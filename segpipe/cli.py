@@ -18,6 +18,7 @@ from segpipe import __version__
 from segpipe.pipeline.config import BLENDS, load_settings
 from segpipe.pipeline.errors import DisagreementError, ExportError, SegpipeError
 from segpipe.pipeline.extras import install
+from segpipe.streams import failure, make_steady
 
 if TYPE_CHECKING:
     from segpipe.pipeline.launch import Halt
@@ -30,7 +31,21 @@ STOPPING = 60.0
 """Seconds that a run has to end in order once it is stopped; the next run clears up after one that needs longer."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Main(click.Group):
+    """A command line that goes on where its output cannot be written, and says so at its end."""
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        make_steady()
+        try:
+            return super().main(*arguments, **options)
+        except SystemExit as ended:
+            if (error := failure()) is None:
+                raise
+            click.echo(f"error: what was to be printed is lost: stdout cannot be written: {error.strerror}", err=True)
+            sys.exit(ended.code or SOME_FAILED)
+
+
+@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="segpipe")
 def main() -> None:
     """Batch semantic segmentation of images too large for one forward pass."""

@@ -15,7 +15,7 @@ from segpipe.pipeline.config import Settings
 from segpipe.pipeline.errors import InputError, ModelError, SettingsError
 from segpipe.pipeline.gdal import DRIVERS, gdal_options
 from segpipe.pipeline.spec import read_model
-from segpipe.pipeline.stores.bucket import is_remote
+from segpipe.pipeline.stores.bucket import is_remote, plain_path
 
 
 def inspect_file(settings: Settings) -> Facts:
@@ -26,6 +26,7 @@ def inspect_file(settings: Settings) -> Facts:
     """
     (file,) = settings.input
     alone = settings.model == Path(file)
+    file = plain_path(file) if Path(file).is_file() else file
     with gdal_options():
         if _is_model(file):
             _refuse(

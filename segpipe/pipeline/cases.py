@@ -5,12 +5,12 @@ import glob
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, takewhile
+from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
 
 from segpipe.pipeline.errors import InputError
-from segpipe.pipeline.stores.bucket import find_rasters, in_bucket, is_remote
+from segpipe.pipeline.stores.bucket import find_rasters, in_bucket, is_remote, plain_path
 
 SUFFIXES = frozenset([".tif", ".tiff", ".vrt", ".jp2", ".j2k", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".img"])
 """What a folder is searched for. A file that is named itself may have any suffix."""
@@ -48,23 +48,32 @@ def _found(text: str) -> list[Case]:
 
 
 def _expand(text: str) -> Iterator[Case]:
+    """Whatever a path looks like: what exists is a path."""
     path = Path(text)
-    if in_bucket(text):
+    if os.path.isdir(text):  # noqa: PTH112 - of any text, however long
+        yield from _rasters(path)
+    elif _is_file(text):
+        yield from _listed(path) if path.suffix.lower() in LIST_SUFFIXES else [_below(path.parent, path)]
+    elif in_bucket(text):
         yield from (Case(_stem(name), found) for name, found in find_rasters(text, SUFFIXES))
     elif is_remote(text):
-        yield Case(_stem(PurePosixPath(text.split("?", maxsplit=1)[0]).name), text)
-    elif path.is_dir():
-        yield from _rasters(path)
-    elif path.is_file():
-        yield from _listed(path) if path.suffix.lower() in LIST_SUFFIXES else [_below(path.parent, path)]
+        yield _remote(text)
     elif glob.has_magic(text):
         yield from _matching(text)
     else:
         raise InputError(f"the input must exist, got {text}")
 
 
+def _is_file(text: str) -> bool:
+    return os.path.isfile(text)  # noqa: PTH113 - of any text, however long
+
+
+def _remote(url: str) -> Case:
+    return Case(_stem(PurePosixPath(url.split("?", maxsplit=1)[0]).name), url)
+
+
 def _below(root: Path, file: Path) -> Case:
-    return Case(_stem(file.relative_to(root).as_posix()), str(file))
+    return Case(_stem(file.relative_to(root).as_posix()), plain_path(str(file)))
 
 
 def _stem(name: str) -> str:
@@ -81,11 +90,11 @@ def _rasters(root: Path) -> Iterator[Case]:
             continue
         seen.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        path, below = (str(here / "x")[:-1], (here.relative_to(root) / "x").as_posix()[:-1])
+        path, below = plain_path(str(here / "x")[:-1]), (here.relative_to(root) / "x").as_posix()[:-1]
         for name in sorted(files):
             stem, suffix = os.path.splitext(name)  # noqa: PTH122 - no Path for each of 100,000 names
             if suffix.lower() in SUFFIXES and not name.startswith("."):
-                yield Case(below + stem, path + name)
+                yield Case(below + stem, path + name if path else plain_path(name))
 
 
 def _unreadable(error: OSError) -> None:
@@ -95,7 +104,8 @@ def _unreadable(error: OSError) -> None:
 def _matching(pattern: str) -> Iterator[Case]:
     """Files of a glob, named relative to its folders without wildcards."""
     root = _fixed(pattern)
-    for match in sorted(glob.glob(pattern, recursive=True)):
+    below = str(Path(*Path(pattern).parts[len(root.parts) :]))
+    for match in sorted(glob.glob(os.path.join(glob.escape(str(root)), below), recursive=True)):  # noqa: PTH118 - root may be /
         path = Path(match)
         if path.is_file() and (
             path.suffix.lower() in SUFFIXES or (not glob.has_magic(Path(pattern).suffix) and Path(pattern).suffix)
@@ -104,25 +114,33 @@ def _matching(pattern: str) -> Iterator[Case]:
 
 
 def _fixed(pattern: str) -> Path:
-    """The folders of a glob before its first wildcard."""
-    return Path(*takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts[:-1]))
+    """The folders of a glob before its first wildcard; one that exists is none, as a folder ``[1]``."""
+    root = Path()
+    for part in Path(pattern).parts[:-1]:
+        if glob.has_magic(part) and not (root / part).is_dir():
+            break
+        root /= part
+    return root
 
 
 def searched_root(text: str) -> str | None:
     """The folder below which an input finds files at any depth; None for a file, a list or a flat glob."""
     path = Path(text)
-    if in_bucket(text) or path.is_dir():
-        return text
+    if in_bucket(text) or os.path.isdir(text):  # noqa: PTH112
+        return plain_path(text) if os.path.isdir(text) else text  # noqa: PTH112
     return str(_fixed(text)) if not is_remote(text) and glob.has_magic(text) and "**" in path.parts else None
 
 
 def _listed(file: Path) -> Iterator[Case]:
     """Paths in a text or CSV file, one per line, relative to the file's folder; named by their base name."""
     for line, entry in _entries(file):
-        path = entry if is_remote(entry) else str(file.parent / entry)
-        if not is_remote(path) and not Path(path).is_file():
+        path = str(file.parent / entry)
+        if _is_file(path):
+            yield Case(_stem(Path(path).name), plain_path(path))
+        elif is_remote(entry):
+            yield _remote(entry)
+        else:
             raise InputError(f"{file} line {line}: the input must exist, got {entry}")
-        yield Case(_stem(PurePosixPath(path.split("?")[0]).name), path)
 
 
 def _entries(file: Path) -> Iterator[tuple[int, str]]:
@@ -130,8 +148,9 @@ def _entries(file: Path) -> Iterator[tuple[int, str]]:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the list cannot be read: {file}: {error}") from None
-    lines = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1)]
-    lines = [(n, line) for n, line in lines if line and not line.startswith("#")]
+    # names may begin with # or end with spaces: what exists is a path
+    named = [(n, line, _is_file(str(file.parent / line))) for n, line in enumerate(text.split("\n"), 1)]
+    lines = [(n, line if there else line.strip()) for n, line, there in named if there or not _is_comment(line.strip())]
     if file.suffix.lower() != ".csv":
         yield from lines
         return
@@ -142,6 +161,10 @@ def _entries(file: Path) -> Iterator[tuple[int, str]]:
         if len(row) <= (column or 0):
             raise InputError(f"{file} line {n}: every row must have a path in column {column}, got {len(row)} columns")
         yield n, row[column or 0].strip()
+
+
+def _is_comment(line: str) -> bool:
+    return not line or line.startswith("#")
 
 
 def _check_names(cases: list[Case]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from segpipe.pipeline.errors import SourceError
-from segpipe.pipeline.stores.bucket import canonical, in_bucket, is_remote, objects_near
+from segpipe.pipeline.stores.bucket import canonical, in_bucket, is_remote, objects_near, plain_path
 from segpipe.pipeline.stores.web import on_web, plain_url, state_of
 
 Identity = dict[str, Any]
@@ -170,5 +170,5 @@ def _archive(path: str) -> Path | None:
 def _written(path: str) -> str:
     """As a record has it: absolute, but with links as they are, which may lead elsewhere on another machine."""
     if not is_remote(path):
-        return str(Path(path).absolute())
+        return plain_path(str(Path(path).absolute()))
     return plain_url(canonical(path))

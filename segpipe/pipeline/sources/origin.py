@@ -78,17 +78,17 @@ def _named(vrt: str) -> list[str]:
     except ET.ParseError:
         return []  # GDAL's parser takes more; what it opens it lists
     folder = str(Path(vrt).parent)
-    return [file for element in root.iter() if element.tag in SOURCES and (file := _file(folder, element)) is not None]
+    return [file for element in root.iter() if element.tag in SOURCES for file in _files(folder, element)]
 
 
-def _file(folder: str, element: ET.Element) -> str | None:
-    """The file behind a source, which may be a part of one."""
+def _files(folder: str, element: ET.Element) -> list[str]:
+    """The file that a source names, or of which it names a part; both where there are both."""
     name = (element.text or "").strip()
     start = folder if element.get("relativeToVRT", element.get("relativetoVRT", "0")) == "1" else ""
     cuts = [0, *(match.end() for match in CONNECTION.finditer(name)), len(name) + 1]
     words = [name, *(name[a : b - 1] for a, b in pairwise(cuts)), *(name[a:] for a in cuts[1:-1])]
     places = (os.path.join(start, word) for word in words if word)  # noqa: PTH118 - keeps a leading ./
-    return next((place for place in places if os.path.isfile(place)), None)  # noqa: PTH113
+    return [place for place in places if os.path.isfile(place)]  # noqa: PTH113
 
 
 def is_same_input(told: dict[str, object], path: str, beside: Beside) -> bool:

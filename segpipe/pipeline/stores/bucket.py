@@ -37,6 +37,18 @@ def is_remote(path: str) -> bool:
     return path.startswith("/vsi") or "://" in path
 
 
+def plain_path(path: str) -> str:
+    """A file of this machine in words that GDAL takes for one, whatever it is called.
+
+    GDAL and rasterio look at how a name begins: ``GTIFF_DIR:1:a.tif`` is a part of a.tif, ``zip:a.tif`` a member of an
+    archive, ``/vsizip/a.tif`` too.
+    """
+    if path.startswith("/vsi"):
+        return f"/.{path}"
+    looked_at = any(sign in path for sign in ":<{") or ("/" not in path and path.endswith(".vrt"))  # whose sources follow it
+    return f"./{path}" if looked_at and not path.startswith(("/", "./")) else path
+
+
 def in_bucket(path: str) -> bool:
     return path.startswith((SCHEME, GDAL_SCHEME))
 

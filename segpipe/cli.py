@@ -292,6 +292,8 @@ def inspect(file: str, json: bool, **flags: Any) -> None:
 )
 @click.option("--contract", type=click.Path(path_type=Path), help="TOML file that says what the model needs and gives.")
 @click.option("--bands", help="Bands of the scenes for the model's channels, counted from 1, such as 4,3,2.")
+@click.option("--nodata", help="Value of pixels without data, in place of the scenes' own; none: no value.")
+@click.option("--ignore-alpha", is_flag=True, help="Bands tagged alpha are none: they hold data.")
 @click.option("--blend", type=click.Choice(BLENDS), help="Weights of a tile towards its edges [gaussian].")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where the model runs [auto].")
 @click.option(

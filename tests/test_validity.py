@@ -11,6 +11,7 @@ import pytest
 import rasterio
 import rasterio.shutil
 from networks import contract, pixelwise
+from PIL import Image
 from rasterio.enums import ColorInterp
 from rasterio.io import DatasetReader
 
@@ -278,7 +279,7 @@ def test_nodata_counts_beside_a_stored_mask(raster):
     path = raster("m.tif", VALUES, nodata=7, mask=mask)
     assert np.flatnonzero(invalid(path, (1,))[0]).tolist() == [3]
     assert notes(path, 1) == (
-        "the file has a mask and the nodata value 7: the mask alone decides, as in GDAL; --nodata 7 heeds both",
+        "the file has a mask and nodata values: the mask alone decides, as in GDAL; --nodata 7 heeds both",
     )
     assert np.flatnonzero(invalid(path, (1,), Overrides(nodata=7))[0]).tolist() == [1, 3]
     assert notes(path, 1, Overrides(nodata=7)) == ()
@@ -397,6 +398,62 @@ def test_no_alpha_of_a_shared_raster_looks_like_data():
         except (rasterio.RasterioIOError, SourceError):
             continue
     assert seen >= 6
+
+
+# --- pictures and mixed types ---------------------------------------------------------------------------------------------
+
+
+def pictures() -> dict[str, tuple[Image.Image, dict[str, Any], tuple[int, ...]]]:
+    """PNGs with transparency of every kind, as Pillow writes them, and the bands to use."""
+    rng = np.random.default_rng(0)
+    grey = rng.integers(0, 4, (20, 30)).astype(np.uint8)
+    colour = rng.integers(0, 2, (20, 30, 3)).astype(np.uint8)
+    palette = Image.fromarray(grey)
+    palette = palette.convert("P")
+    return {
+        "grey": (Image.fromarray(grey), {"transparency": 2}, (1,)),
+        "colour": (Image.fromarray(colour), {"transparency": (1, 0, 1)}, (1, 2, 3)),
+        "one of a palette": (palette, {"transparency": 2}, (1,)),
+        "some of a palette": (palette, {"transparency": bytes([0, 128, 255, 0])}, (1,)),
+        "grey with alpha": (Image.fromarray(np.stack([grey, grey % 2 * 255], axis=-1)), {}, (1,)),
+        "colour with alpha": (Image.fromarray(np.concatenate([colour, grey[..., None]], axis=-1)), {}, (1, 2, 3)),
+    }
+
+
+@pytest.mark.parametrize("kind", pictures())
+def test_pictures_with_transparency(kind, tmp_path):
+    image, options, bands = pictures()[kind]
+    image.save(tmp_path / "p.png", **options)
+    with rasterio.open(tmp_path / "p.png") as dataset:
+        expected = masked_by_gdal(dataset, bands)
+    assert expected.any() == (kind != "some of a palette")
+    np.testing.assert_array_equal(invalid(tmp_path / "p.png", bands), expected)
+
+
+def test_bands_of_different_types_and_nodata_values(tmp_path):
+    """Pixels are read as one type; each band keeps its own rule."""
+    lines = ["<VRTDataset rasterXSize='9' rasterYSize='2'>"]
+    nodata = {"uint8": "255", "int16": "-9999", "float32": "-3.40282e38", "float64": "0.1"}
+    profile = {"driver": "GTiff", "width": 9, "height": 2, "count": 1}
+    for band, (dtype, text) in enumerate(nodata.items(), 1):
+        values = np.array([0, 255, 7, -9999, -3.4028235e38, -3.40282e38, 0.1, np.float32(0.1), 1])
+        with np.errstate(over="ignore", invalid="ignore"):
+            pixels = np.where(np.abs(values) < 10_000, values, values if dtype.startswith("f") else 0).astype(np.float64)
+            limits = limits_of(np.dtype(dtype))
+            pixels = pixels.clip(limits.min, limits.max).astype(dtype)
+        with rasterio.open(tmp_path / f"{dtype}.tif", "w", **profile, dtype=dtype) as dataset:
+            dataset.write(np.stack([np.roll(pixels, band), pixels])[None])
+        lines.append(
+            f"<VRTRasterBand dataType='{TYPES[dtype]}' band='{band}'><NoDataValue>{text}</NoDataValue><SimpleSource>"
+            f"<SourceFilename relativeToVRT='1'>{dtype}.tif</SourceFilename></SimpleSource></VRTRasterBand>"
+        )
+    path = tmp_path / "mixed.vrt"
+    path.write_text("\n".join([*lines, "</VRTDataset>"]))
+    for bands in ((1, 2), (3, 1), (1, 2, 3, 4), (4, 2)):
+        with rasterio.open(path) as dataset:
+            expected = masked_by_gdal(dataset, bands)
+        assert expected.any()
+        np.testing.assert_array_equal(invalid(path, bands), expected)
 
 
 # --- real rasters ---------------------------------------------------------------------------------------------------------

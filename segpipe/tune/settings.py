@@ -21,6 +21,8 @@ class TuneSettings:
     """Scenes; noise where there are none."""
     contract: Path | None = None
     bands: str | None = None
+    nodata: str | None = None
+    ignore_alpha: bool = False
     blend: str | None = None
     device: str | None = None
     tiles: tuple[int, ...] = ()
@@ -45,11 +47,18 @@ class TuneSettings:
     def of_run(self, model: Path) -> Settings:
         """Settings of the run that a file would be used in."""
         values: dict[str, Any] = {"input": self.input or (NOISE,), "model": model, "contract": self.contract}
-        return load_settings(None, values | {"bands": self.bands, "blend": self.blend, "device": self.device})
+        told = {"bands": self.bands, "nodata": self.nodata, "ignore_alpha": self.ignore_alpha}
+        return load_settings(None, values | told | {"blend": self.blend, "device": self.device})
 
     @property
     def flags(self) -> list[str]:
         """Those of ``segpipe run`` that stay the same whatever is chosen."""
-        named = {"--contract": self.contract, "--bands": self.bands, "--blend": self.blend, "--device": self.device}
+        named = {"--contract": self.contract, "--bands": self.bands, "--nodata": self.nodata}
+        named |= {"--blend": self.blend, "--device": self.device}
         inputs = [part for text in self.input for part in ("--input", text)]
-        return [*inputs, *(part for flag, value in named.items() if value is not None for part in (flag, str(value)))]
+        alpha = ["--ignore-alpha"] * self.ignore_alpha
+        return [
+            *inputs,
+            *(part for flag, value in named.items() if value is not None for part in (flag, str(value))),
+            *alpha,
+        ]

@@ -116,7 +116,7 @@ class RasterSource:
         where = _raster_window(window)
         with self._unreadable(window), at_one_go() if self._whole else nullcontext():
             self._decode_ahead()
-            pixels = self._dataset.read(self.bands, window=where, out_dtype=self.dtype)
+            pixels = self._pixels(where)
             masks = self._validity.read(self._dataset, where)
         return lambda: turned(turn, pixels, self._invalid(pixels, masks))
 
@@ -135,6 +135,13 @@ class RasterSource:
     @property
     def _stored_size(self) -> int:
         return int(math.prod(self._turn.stored_shape) * self._dataset.count * self.dtype.itemsize)
+
+    def _pixels(self, where: RasterWindow) -> Pixels:
+        """Shape ``(channels, rows, cols)``; rasterio reads several bands at once only if all have one type."""
+        if len({self._dataset.dtypes[band - 1] for band in self.bands}) == 1:
+            pixels: Pixels = self._dataset.read(self.bands, window=where, out_dtype=self.dtype)
+            return pixels
+        return np.stack([self._dataset.read(band, window=where, out_dtype=self.dtype) for band in self.bands])
 
     def _invalid(self, pixels: Pixels, masks: Sequence[Invalid]) -> Invalid | None:
         return self._validity.invalid(pixels, masks)

@@ -29,6 +29,9 @@ Interval = tuple[Any, Any]
 
 Flags = Sequence[MaskFlags]
 
+EXACT, LARGEST = 2**53, 2**65
+"""Integers of 64 bits from the one on are not exact as floats; there are none from the other on."""
+
 WIDE = ("int64", "uint64")
 """Types whose nodata values rasterio hands over as floats, and so not exactly."""
 
@@ -181,13 +184,11 @@ def _limits(dtype: np.dtype[Any]) -> str:
 
 def _mask_notes(nodata: Sequence[float | None], alpha: Sequence[int]) -> Iterator[str]:
     """Where a stored mask decides alone."""
-    values = sorted({f"{value:.10g}" for value in nodata if value is not None})
+    values = {repr(float(value)).removesuffix(".0") for value in nodata if value is not None}
     if values:
-        said = ", ".join(values)
-        yield (
-            f"the file has a mask and the nodata value {said}: the mask alone decides, as in GDAL; "
-            f"--nodata {values[0]} heeds both"
-        )
+        exact = len(values) == 1 and not EXACT <= abs(float(next(iter(values)))) < LARGEST
+        mend = f"; --nodata {next(iter(values))} heeds both" if exact else ""
+        yield f"the file has a mask and nodata values: the mask alone decides, as in GDAL{mend}"
     if alpha:
         yield f"the file has a mask and alpha in band {alpha[0]}: the mask alone decides, as in GDAL"
 

@@ -18,9 +18,10 @@ from pyproj import Geod, Proj, Transformer
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 
-from segpipe.pipeline.areas import Areas, ground_of
+from segpipe.pipeline.areas import Areas
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.ground import ground_of
 from segpipe.pipeline.windows import Window
 
 WGS84 = Geod(ellps="WGS84")

@@ -13,16 +13,16 @@ from rasterio.io import DatasetReader
 from segpipe.inspect.facts import Band, Fit, Needs, RasterFacts, Valid
 from segpipe.inspect.fit import laid
 from segpipe.inspect.pixels import valid_share
-from segpipe.pipeline.areas import ground_of
 from segpipe.pipeline.batches import findings_of, note_findings, open_sheet
 from segpipe.pipeline.cases import Case
 from segpipe.pipeline.config import Settings
 from segpipe.pipeline.contract import Contract, parse_contract
 from segpipe.pipeline.errors import SourceError, foreseen
 from segpipe.pipeline.gdal import DRIVERS, gdal_errors
-from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.grid import Grid, read_grid
+from segpipe.pipeline.ground import ground_of, place_of
 from segpipe.pipeline.model import try_out
-from segpipe.pipeline.sources.raster import RasterSource, read_grid
+from segpipe.pipeline.sources.raster import RasterSource
 from segpipe.pipeline.spec import ModelSpec, read_model, read_spec
 
 
@@ -37,7 +37,7 @@ def inspect_raster(file: str, settings: Settings, model: Path | None) -> RasterF
         dataset = DatasetReader(file, driver=list(DRIVERS), sharing=False)
     with closing(dataset):
         spec = None if model is None else _spec(settings, errors)  # before pixels are read: see ModelSpec.network_mb
-        fit, notes = (None, []) if spec is None else _fit(file, settings, spec, errors)
+        fit, notes = (None, _place_notes(dataset)) if spec is None else _fit(file, settings, spec, errors)
         contract = spec.contract if spec and fit else _any_contract(len(settings.bands or colours(dataset)))
         valid = None
         with _told(errors, file):
@@ -115,6 +115,10 @@ def _raster_facts(
         notes=notes,
         error=error,
     )
+
+
+def _place_notes(dataset: DatasetReader) -> list[str]:
+    return list(place_of(read_grid(dataset)).notes)
 
 
 def _pixel_size(grid: Grid) -> list[float] | None:

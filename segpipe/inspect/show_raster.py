@@ -39,6 +39,7 @@ def _raster_rows(facts: RasterFacts) -> Iterator[Row]:
         yield "transform", _transform_words(facts.transform)
     yield "pixel size", _ground_words(facts.pixel_size)
     yield from (("source", file) for file in facts.files if file != facts.file)
+    yield from () if facts.fit else (("note", note) for note in facts.notes)
 
 
 def _metres(size: Sequence[float]) -> str:

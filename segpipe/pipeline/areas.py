@@ -6,156 +6,24 @@ depend on how the case was cut into jobs.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from affine import Affine
 from numpy.typing import NDArray
-from pyproj import CRS, Geod, Transformer
-from pyproj.exceptions import CRSError
 
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.ground import ground_of
 from segpipe.pipeline.windows import Window
 
-EARTH_RADIUS = 6371e3
-CELL_METRES = 1280.0
-"""Longest side of a cell. Within it the scale of Web Mercator changes by 0.06 % at 60 degrees of latitude."""
-CELL_PIXELS = 256
 MOST_BYTE = 255
 FEW = 10
 """Classes, nodata too, up to which each is counted by itself: four times as fast as all in one go with 5, half with 30
 (measured)."""
 COUNT_BYTES = 2**26
 """Room for the counts of a case; cells grow until they fit, so that memory does not grow with the case."""
-STEP_METRES = 500.0
-"""Half the distance over which the projection is differentiated: long against the 1 mm to which PROJ inverts, short
-against the Earth's radius (an error of 1e-9)."""
-
 Float = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Ground:
-    """The part of the Earth that a grid lies on."""
-
-    transform: Affine
-    crs: CRS
-
-    @property
-    def _geodetic(self) -> CRS:
-        assert self.crs.geodetic_crs is not None
-        return self.crs.geodetic_crs
-
-    @cached_property
-    def _to_lonlat(self) -> Transformer:
-        return Transformer.from_crs(self.crs, self._geodetic, always_xy=True)
-
-    @cached_property
-    def _ellipsoid(self) -> tuple[float, float]:
-        """Semi-major axis in m and squared first eccentricity."""
-        geod = self.crs.get_geod()
-        assert geod is not None
-        return geod.a, geod.es
-
-    @property
-    def rows_are_parallels(self) -> bool:
-        """A geographic grid with north up: all pixels of a row have one area, in closed form."""
-        return self.crs.is_geographic and self.transform.b == 0 == self.transform.d
-
-    @cached_property
-    def _radians(self) -> float:
-        """Radians per unit of a geographic CRS."""
-        return float(self.crs.axis_info[0].unit_conversion_factor)
-
-    def zone_areas(self, edges: NDArray[np.int64]) -> Float:
-        """Area in m² between each two edges of rows, one pixel wide: the zone between their parallels, cut to it.
-
-        q(phi) = b²/2 (s / (1 - e²s²) + ln((1 + es) / (1 - es)) / 2e) with s = sin(phi) (Snyder 1987, eq. 3-12).
-        """
-        parallels = (self.transform.f + self.transform.e * edges) * self._radians
-        zones = self._zone(np.clip(parallels, -math.pi / 2, math.pi / 2))
-        return np.asarray(abs(self.transform.a) * self._radians * np.abs(np.diff(zones)))
-
-    def _zone(self, phi: Float) -> Float:
-        a, es = self._ellipsoid
-        e, s = math.sqrt(es), np.sin(phi)
-        if e == 0:
-            return np.asarray(a**2 * s)
-        return np.asarray(a**2 * (1 - es) / 2 * (s / (1 - es * s**2) + np.arctanh(e * s) / e))
-
-    def pixel_areas(self, rows: Float, cols: Float) -> Float:
-        """Area in m² of a pixel around each point, given in pixels: the parallelogram that its two sides span in space.
-
-        The sides are central differences of points on the ellipsoid in Cartesian coordinates, so that poles and the date
-        line are places like others. 0 where the grid leaves the Earth, as beyond the limb of a geostationary image.
-        """
-        step = STEP_METRES / max(self._nominal)
-        east = self._point(rows, cols + step) - self._point(rows, cols - step)
-        south = self._point(rows + step, cols) - self._point(rows - step, cols)
-        with np.errstate(invalid="ignore"):
-            area = np.linalg.norm(np.cross(east, south), axis=-1) / (2 * step) ** 2
-        return np.where(np.isfinite(area), area, 0.0)
-
-    def _point(self, rows: Float, cols: Float) -> Float:
-        """Cartesian coordinates in m of points of the grid on the ellipsoid, shape ``(..., 3)``."""
-        a, es = self._ellipsoid
-        lam, phi = self._lonlat(rows, cols)
-        with np.errstate(invalid="ignore"):
-            normal = a / np.sqrt(1 - es * np.sin(phi) ** 2)
-            x, y = normal * np.cos(phi) * np.cos(lam), normal * np.cos(phi) * np.sin(lam)
-            return np.stack([x, y, normal * (1 - es) * np.sin(phi)], axis=-1)
-
-    def _lonlat(self, rows: Float, cols: Float) -> tuple[Float, Float]:
-        """Longitude and latitude in radians of points given in pixels; infinite off the Earth."""
-        t = self.transform
-        x, y = t.a * cols + t.b * rows + t.c, t.d * cols + t.e * rows + t.f
-        if self.crs.is_geographic:
-            return np.asarray(x * self._radians), np.asarray(y * self._radians)
-        lon, lat = self._to_lonlat.transform(x, y)
-        unit = self._geodetic.axis_info[0].unit_conversion_factor
-        return lon * unit, lat * unit
-
-    @cached_property
-    def _nominal(self) -> tuple[float, float]:
-        """Height and width of a pixel in metres as the CRS's unit says, whatever the distortion."""
-        t = self.transform
-        metres = self._radians * EARTH_RADIUS if self.crs.is_geographic else self.crs.axis_info[0].unit_conversion_factor
-        return math.hypot(t.b, t.e) * metres, math.hypot(t.a, t.d) * metres
-
-    @property
-    def cell(self) -> tuple[int, int]:
-        """Rows and columns of pixels that share one pixel area."""
-        if self.rows_are_parallels:
-            return 1, 2**31
-        side = 2 ** max(0, math.floor(math.log2(CELL_METRES / max(self._nominal))))
-        return (min(side, CELL_PIXELS),) * 2
-
-    def pixel_size(self, shape: tuple[int, ...]) -> tuple[float, float]:
-        """Height and width in m, on the ground, of the pixel in the middle of a grid."""
-        row, col = (np.array([n / 2 + k for k in (-0.5, 0.5, 0.0)]) for n in shape)
-        geod = Geod(a=self._ellipsoid[0], es=self._ellipsoid[1])
-        lon, lat = (
-            np.degrees(v) for v in self._lonlat(np.array([*row[:2], *row[[2, 2]]]), np.array([*col[[2, 2]], *col[:2]]))
-        )
-        _, _, metres = geod.inv(lon[[0, 2]], lat[[0, 2]], lon[[1, 3]], lat[[1, 3]])
-        return float(metres[0]), float(metres[1])
-
-
-def ground_of(grid: Grid) -> Ground | None:
-    """Where on Earth a grid lies; None where it has no CRS, no transform, or lies on another body."""
-    if grid.crs is None or grid.transform is None:
-        return None
-    try:
-        crs = CRS.from_user_input(grid.crs)
-    except CRSError:
-        return None
-    geod = crs.get_geod() if crs.geodetic_crs is not None else None
-    if geod is None or abs(geod.a / EARTH_RADIUS - 1) > 0.01:
-        return None
-    return Ground(grid.transform, crs)
 
 
 def _in_cells(start: int, stop: int, side: int) -> tuple[int, NDArray[np.intp]]:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.pipeline.areas import ground_of
 from segpipe.pipeline.arrays import Array
 from segpipe.pipeline.cases import Case
 from segpipe.pipeline.contract import Contract
@@ -21,6 +20,7 @@ from segpipe.pipeline.decoders import Decoders
 from segpipe.pipeline.errors import SegpipeError, SourceError, foreseen
 from segpipe.pipeline.gdal import MOST_CACHE_MB, make_room
 from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.ground import ground_of, place_of
 from segpipe.pipeline.identity import Beside, Identity, identities, no_state
 from segpipe.pipeline.overrides import AS_STORED, Overrides
 from segpipe.pipeline.profile import span
@@ -148,7 +148,7 @@ def open_sheet(
     source = open_source(case, model.contract, overrides)
     try:
         _check_pixels(case, source, model)
-        notes = [*source.notes, *check_spacing(case, source.grid, model.contract)]
+        notes = [*source.notes, *_place_notes(source), *check_spacing(case, source.grid, model.contract)]
         cover = Cover(source.grid.shape, model.tiling)
         files = identities(case.path, source.files)
         notes += no_state(files)
@@ -338,6 +338,11 @@ def _check_pixels(case: Case, source: Source, model: ModelSpec) -> None:
         )
 
 
+def _place_notes(source: Source) -> tuple[str, ...]:
+    """Why there are no areas; of a picture, nobody expects any."""
+    return () if source.picture and source.grid.defect is None else place_of(source.grid).notes
+
+
 def check_spacing(case: Case, grid: Grid, contract: Contract) -> list[str]:
     """The pixel size on the ground must be the one that the model was trained on; a note where that cannot be told."""
     if contract.spacing is None:
@@ -347,6 +352,8 @@ def check_spacing(case: Case, grid: Grid, contract: Contract) -> list[str]:
     if ground is None:
         return [f"pixel size not checked against the model's {wanted[0]:g} m: the file does not say where on Earth it lies"]
     found = ground.pixel_size(grid.shape)
+    if not all(map(math.isfinite, found)):
+        return [f"pixel size not checked against the model's {wanted[0]:g} m: the middle of the grid lies off the Earth"]
     if any(abs(f / w - 1) > contract.spacing_tolerance for f, w in zip(found, wanted, strict=True)):
         raise SourceError(
             f"{case.path}: pixels must be {wanted[0]:g} x {wanted[1]:g} m within {contract.spacing_tolerance:.0%}, as the "

@@ -1,10 +1,12 @@
 """Where the array of a case lies."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from affine import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
+from rasterio.io import DatasetReader
 from rasterio.rpc import RPC
 
 
@@ -16,7 +18,9 @@ class Grid:
     """Pixels per spatial axis: (rows, cols)."""
     crs: CRS | None = None
     transform: Affine | None = None
-    """From (column, row) to the CRS; None without georeferencing."""
+    """From (column, row) to the CRS, finite and invertible; None where there is none."""
+    defect: str | None = None
+    """Why the transform that the file has is none."""
     gcps: tuple[GroundControlPoint, ...] = ()
     gcps_crs: CRS | None = None
     rpcs: RPC | None = None
@@ -31,3 +35,37 @@ class Grid:
             code = self.crs.to_epsg()
             return f"EPSG:{code}" if code else str(self.crs.to_wkt())
         return "ground control points" if self.gcps else "no CRS"
+
+
+def read_grid(dataset: DatasetReader, crs: CRS | None = None) -> Grid:
+    """The georeferencing of a dataset as it is, or with another CRS."""
+    gcps, gcps_crs = dataset.gcps
+    transform, defect = (None, None) if gcps else usable(dataset.transform)
+    grid = Grid(
+        shape=dataset.shape,
+        crs=dataset.crs,
+        transform=transform,
+        defect=defect,
+        gcps=tuple(gcps),
+        gcps_crs=gcps_crs,
+        rpcs=dataset.rpcs,
+        area_or_point=dataset.tags().get("AREA_OR_POINT"),
+    )
+    return grid if crs is None else with_crs(grid, crs)
+
+
+def usable(transform: Affine) -> tuple[Affine | None, str | None]:
+    """A transform that can be one, or why it cannot. The identity is what GDAL gives where a file has none."""
+    listed = ", ".join(f"{v:g}" for v in transform.to_gdal())
+    if not all(map(math.isfinite, transform[:6])):
+        return None, f"the geotransform must be of finite numbers, got {listed}"
+    if transform.determinant == 0:
+        return None, f"the geotransform must give pixels a width and a height, got {listed}"
+    return (None, None) if transform.is_identity else (transform, None)
+
+
+def with_crs(grid: Grid, crs: CRS) -> Grid:
+    """A grid under another CRS; as it is where it has neither transform nor control points that the CRS would place."""
+    if grid.gcps:
+        return replace(grid, gcps_crs=crs)
+    return grid if grid.transform is None else replace(grid, crs=crs)

@@ -17,7 +17,7 @@ from rasterio.windows import Window as RasterWindow
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.errors import SourceError
 from segpipe.pipeline.gdal import MOST_CACHE_MB, at_one_go, decode_with, open_raster, source_errors
-from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.grid import read_grid
 from segpipe.pipeline.overrides import AS_STORED, Overrides
 from segpipe.pipeline.sources import Begun, Invalid, Pixels
 from segpipe.pipeline.sources.bands import alpha_bands, bands_of, match_bands
@@ -285,18 +285,3 @@ def _notes(dataset: DatasetReader, bands: Sequence[int], contract: Contract) -> 
     if tagged and contract.pixel == "stored":
         return ['the file has scale and offset tags, which the contract\'s pixel = "stored" leaves alone']
     return []
-
-
-def read_grid(dataset: DatasetReader) -> Grid:
-    """The georeferencing of a dataset, as it is."""
-    gcps, gcps_crs = dataset.gcps
-    placed = dataset.crs is not None or not dataset.transform.is_identity
-    return Grid(
-        shape=dataset.shape,
-        crs=dataset.crs,
-        transform=dataset.transform if placed and not gcps else None,
-        gcps=tuple(gcps),
-        gcps_crs=gcps_crs,
-        rpcs=dataset.rpcs,
-        area_or_point=dataset.tags().get("AREA_OR_POINT"),
-    )

@@ -4,7 +4,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -75,6 +75,8 @@ class Sheet:
     """What is unusual about its pixels; all of it is here before its first tile leaves."""
     place: str = ""
     """Where it was found, links resolved."""
+    scene: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Metadata that describe the scene, by GDAL's domain."""
     abandoned: threading.Event = field(default_factory=threading.Event)
     """Set by whoever finds that the case cannot be finished: it is read no further."""
 
@@ -162,7 +164,8 @@ def open_sheet(
         source.close()
         raise
     raw = model.device != "cpu"
-    return source, Sheet(source.grid, source.picture, files, tuple(notes), cover, opened, part, room, raw, place=place)
+    seen = (files, tuple(notes), cover, opened, part, room, raw)
+    return source, Sheet(source.grid, source.picture, *seen, place=place, scene=source.scene)
 
 
 def row_of(cover: Cover, windows: Part) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import product
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.overrides import Overrides
 from segpipe.pipeline.scaling import Scaling, unscaled
 from segpipe.pipeline.sources import Begun, Invalid, Pixels
+from segpipe.pipeline.sources.scene import Scene
 from segpipe.pipeline.spec import ModelSpec
 from segpipe.pipeline.windows import Window
 from segpipe.tune.settings import NOISE
@@ -40,6 +42,7 @@ class Held:
     files: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     resampled = False
+    scene: Scene = MappingProxyType({})
 
     def __init__(self, pixels: Pixels, invalid: Invalid | None) -> None:
         self._pixels, self._invalid = pixels, invalid

@@ -1,5 +1,6 @@
 """GDAL's sidecar ``.aux.xml``: what the format of a mask has no place for."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
@@ -29,9 +30,15 @@ COLUMNS = (*TABLE, ("Alpha", INTEGER, 9))
 def sidecar(style: Style, grid: Grid | None = None) -> bytes | None:
     """The sidecar of a mask; with a grid, all else that it can hold is in it, too. None where there is nothing to say."""
     names, colors = tuple((style.names or {}).items()), tuple(style.legend.items())
-    if grid is None:
+    domains = {domain: tags for domain, tags in style.scene.items() if domain}
+    if grid is None and not domains:
         return _of_classes(names, colors)
     root = Element("PAMDataset")
+    for domain, tags in domains.items():
+        _add_metadata(root, domain, tags)
+    if grid is None:
+        _add_classes(SubElement(root, "PAMRasterBand", band="1"), names, colors)
+        return _written(root)
     _add_place(root, grid)
     for index, description in enumerate(style.bands, 1):
         band = SubElement(root, "PAMRasterBand", band=str(index))
@@ -74,9 +81,13 @@ def _add_place(root: Element, grid: Grid) -> None:
         for number, point in enumerate(grid.gcps, 1):
             SubElement(points, "GCP", _point(number, point))
     if grid.rpcs is not None:
-        rpcs = SubElement(root, "Metadata", domain="RPC")
-        for key, value in grid.rpcs.to_gdal().items():
-            SubElement(rpcs, "MDI", key=key).text = value
+        _add_metadata(root, "RPC", grid.rpcs.to_gdal())
+
+
+def _add_metadata(root: Element, domain: str, tags: Mapping[str, str]) -> None:
+    metadata = SubElement(root, "Metadata", domain=domain)
+    for key, value in tags.items():
+        SubElement(metadata, "MDI", key=key).text = value
 
 
 def _wkt(crs: CRS) -> str:

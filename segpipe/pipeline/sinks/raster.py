@@ -210,9 +210,9 @@ class RasterSink(ABC):
             dataset.colorinterp = [ColorInterp.palette]
         if style.scale != 1 and self._form is COG:
             dataset.scales = [style.scale] * len(style.bands)
-        for domain, tags in style.scene.items():
-            dataset.update_tags(ns=domain or None, **tags)
-        dataset.update_tags(**(style.tags or {}), **self._point())
+        # other domains go into the sidecar: GDAL's COG driver drops them
+        dataset.update_tags(**style.scene.get("", {}), **self._point())
+        dataset.update_tags(**(style.tags or {}))
 
     def _point(self) -> dict[str, str]:
         """GDAL moves control points by a pixel when it writes them as Point; as Area they stay where they are."""

@@ -1,6 +1,6 @@
 """Opened cases: one protocol, one file per family of formats."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +28,9 @@ class Source(Protocol):
     """Everything that its pixels come from: the file, its sidecars, the sources of a VRT."""
     notes: tuple[str, ...]
     """What a reader of the record should know about how it was read."""
+
+    scene: Mapping[str, Mapping[str, str]]
+    """Metadata that describe the scene, by GDAL's domain."""
 
     resampled: bool
     """Whether pixels may depend on what else is read with them."""

@@ -23,6 +23,7 @@ from segpipe.pipeline.sources import Begun, Invalid, Pixels
 from segpipe.pipeline.sources.bands import alpha_bands, bands_of, match_bands
 from segpipe.pipeline.sources.orientation import Turn, take_exif, turn_of
 from segpipe.pipeline.sources.origin import files_of
+from segpipe.pipeline.sources.scene import Scene, read_scene
 from segpipe.pipeline.sources.sidecars import check_files
 from segpipe.pipeline.sources.validity import (
     LOOKS_LIKE_DATA,
@@ -104,6 +105,7 @@ class RasterSource:
         self.picture = dataset.driver in PICTURE_DRIVERS and not self.grid.georeferenced
         _refuse_short_blocks(dataset, self.bands, self._path)
         self._whole = _is_whole_png(dataset, self._path)
+        self.scene: Scene = read_scene(dataset)
         self.files = tuple(files_of(dataset)) or (self._path,)
         check_files(dataset, self._path, self.files)
         self.notes = (*said, *_notes(dataset, self.bands, contract), *matched.notes, *rules.notes)

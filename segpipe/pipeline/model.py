@@ -3,12 +3,15 @@
 import logging
 import math
 import resource
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from onnxruntime import RunOptions
 
 from segpipe.pipeline.activation import by_class
 from segpipe.pipeline.arrays import HOST, Array, Arrays
@@ -21,6 +24,9 @@ from segpipe.pipeline.spec import ModelSpec, by, check_unchanged
 from segpipe.pipeline.tail import tail_of
 
 LOG = logging.getLogger("segpipe")
+
+TRIAL_SECONDS = 600.0
+"""That a batch may take in a trial."""
 
 ANNOUNCED = 2**21
 """Pixels of a batch above which it is said that the model is tried."""
@@ -51,15 +57,46 @@ def try_out(spec: ModelSpec) -> ModelSpec:
     if spec.batch * math.prod(spec.tiling.tile) > ANNOUNCED:
         LOG.warning("trying %s on a tile of %s, which may take a while", spec.path, by(spec.tiling.tile))
     try:
-        return _try_host(spec) if spec.device == "cpu" else _try_device(spec)
+        return _in_time(_try_host if spec.device == "cpu" else _try_device, spec)
     except MemoryError:
         raise ModelError(f"a tile of {by(spec.tiling.tile)} does not fit into memory: lower --tile or --batch") from None
 
 
-def _try_host(spec: ModelSpec) -> ModelSpec:
+def _in_time(trial: Callable[[ModelSpec, RunOptions], ModelSpec], spec: ModelSpec) -> ModelSpec:
+    """Run a trial in a thread, since the main one answers signals only between calls.
+
+    Raises:
+        ModelError: it does not end, as where a loop of the graph is endless.
+    """
+    ended: SimpleQueue[ModelSpec | BaseException] = SimpleQueue()
+    options = RunOptions()
+
+    def run() -> None:
+        try:
+            ended.put(trial(spec, options))
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the thread that waits raises it
+            ended.put(error)
+
+    thread = threading.Thread(target=run, name="segpipe-trial", daemon=True)
+    thread.start()
+    try:
+        found = ended.get(timeout=TRIAL_SECONDS)
+    except Empty:
+        options.terminate = True  # Python must not end while the call goes on
+        thread.join(TRIAL_SECONDS)
+        raise ModelError(
+            f"{spec.path} must score a batch of {spec.batch} tiles of {by(spec.tiling.tile)} within {TRIAL_SECONDS:g} s, "
+            "and does not: lower --tile or --batch; a graph with an endless loop never ends"
+        ) from None
+    if isinstance(found, BaseException):
+        raise found
+    return found
+
+
+def _try_host(spec: ModelSpec, options: RunOptions) -> ModelSpec:
     before = _peak_mb()
     tiles = batch_tiles(spec)
-    model = HostModel(spec, arena=False, trial=tiles)
+    model = HostModel(spec, arena=False, trial=tiles, options=options)
     spec = replace(spec, network_mb=_peak_mb() - before)
     assert model.trial is not None
     check_output(spec, by_class(model.trial, spec), model.raw)
@@ -68,9 +105,10 @@ def _try_host(spec: ModelSpec) -> ModelSpec:
     return one_by_one(spec)
 
 
-def _try_device(spec: ModelSpec) -> ModelSpec:
+def _try_device(spec: ModelSpec, options: RunOptions) -> ModelSpec:
     from segpipe.pipeline.gate import try_device
 
+    del options  # its calls are not ended
     before = _peak_mb()
     spec = try_device(spec)
     return replace(spec, network_mb=_peak_mb() - before)
@@ -104,8 +142,15 @@ class HostModel:
     trial: NDArray[Any] | None = None
     """What the network gave for the batch that it was tried on, without what comes behind it."""
 
-    def __init__(self, spec: ModelSpec, *, arena: bool = True, trial: NDArray[Any] | None = None) -> None:
-        self.spec = spec
+    def __init__(
+        self,
+        spec: ModelSpec,
+        *,
+        arena: bool = True,
+        trial: NDArray[Any] | None = None,
+        options: RunOptions | None = None,
+    ) -> None:
+        self.spec, self._options = spec, options
         self._session = open_session(str(spec.path), "cpu", arena, spec.threads)
         self._layout_last = spec.contract.layout == "NHWC"
         self._dtype = np.dtype(spec.input_dtype)
@@ -145,7 +190,7 @@ class HostModel:
             batch = np.moveaxis(batch, 1, -1)
         batch = np.ascontiguousarray(batch, dtype=self._dtype)
         try:
-            (scores,) = self._session.run([self.spec.output], {self.spec.input: batch})
+            (scores,) = self._session.run([self.spec.output], {self.spec.input: batch}, self._options)
         except Exception as error:  # noqa: BLE001 - onnxruntime raises classes of its own that share no base
             raise ModelError(f"{self.spec.path} failed on a batch of shape {batch.shape}: {error}") from None
         return scores  # type: ignore[no-any-return]

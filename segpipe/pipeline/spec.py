@@ -244,6 +244,8 @@ def _digest(files: Sequence[Path], contract: Contract) -> str:
     """SHA-256 of everything that the scores depend on: the file, its external data, the contract in force."""
     digest = hashlib.sha256()
     for file in files:
+        if file.exists() and not file.is_file():
+            raise ModelError(f"{files[0]}: a model and its external data must be regular files, and {file} is not")
         try:
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
@@ -263,6 +265,10 @@ def external_data(path: Path, proto: onnx.ModelProto) -> list[Path]:
         for entry in tensor.external_data
         if entry.key == "location"
     }
+    folder = path.parent.resolve()
+    for name in names:
+        if not (folder / name).resolve().is_relative_to(folder):
+            raise ModelError(f"{path}: external data of a model must lie in its folder, got {name}: move it there")
     return [path.parent / name for name in sorted(names)]
 
 

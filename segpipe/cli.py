@@ -396,6 +396,7 @@ def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
         click.echo(line, err=True)
     if dry_run:
         terminal.print_plan(prepared)
+        terminal.print_left_out(prepared)
         return SOME_FAILED if prepared.plan.failed else 0
     for line in terminal.note_lines(prepared):
         click.echo(line, err=True)
@@ -412,6 +413,7 @@ def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
         if journal:
             journal.ended(summary)
     terminal.conclude(prepared, summary)
+    terminal.print_left_out(prepared)
     terminal.print_profile(summary)
     if summary.interrupted:
         raise KeyboardInterrupt

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Column, Table
 from rich.text import Text
 
+from segpipe.pipeline.cases import SUFFIXES, listed
 from segpipe.pipeline.launch import Prepared, Summary
 from segpipe.pipeline.ledger import State
 from segpipe.pipeline.plan import Plan, memory_mb, worker_memory
@@ -331,6 +332,13 @@ def print_status(status: Status, as_json: bool) -> None:
 
 LISTED = 20
 """Missing cases that are named."""
+
+
+def print_left_out(prepared: Prepared) -> None:
+    """Files of folders and globs that were not taken, on stderr."""
+    if prepared.left_out:
+        taken = " ".join(sorted(SUFFIXES))
+        click.echo(f"left out: {listed(prepared.left_out)} (a folder is searched for {taken})", err=True)
 
 
 def print_plan(prepared: Prepared) -> None:

@@ -18,7 +18,7 @@ from web_server import serving
 
 from segpipe.pipeline.cases import Case, find_cases
 from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.identity import Beside, _names, _owners, identities
+from segpipe.pipeline.identity import Beside, _names, identities, owners_of
 from segpipe.pipeline.launch import carry_out, prepare
 from segpipe.pipeline.parts import kept_cut, write_cut
 from segpipe.pipeline.records import Run, done_cases
@@ -339,7 +339,7 @@ def test_every_name_that_gdal_asks_for_is_known(name, tmp_path):
         _ = [dataset.tags(ns=domain) for domain in (None, "RPC", "IMD", "GEOLOCATION")]
     asked = {Path(found).name for found in watched.asked} - {name}
     assert len(asked) > 5
-    unknown = [found for found in asked if _names(name).isdisjoint(_owners(found))]
+    unknown = [found for found in asked if _names(name).isdisjoint(owners_of(found))]
     assert unknown == []
 
 

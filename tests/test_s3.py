@@ -24,7 +24,7 @@ from scenes import (
 
 from segpipe.pipeline import batches, lock
 from segpipe.pipeline.batches import Reading, read
-from segpipe.pipeline.cases import Case, find_cases
+from segpipe.pipeline.cases import Case, find_cases, find_input
 from segpipe.pipeline.config import load_settings
 from segpipe.pipeline.errors import InputError, OutputError
 from segpipe.pipeline.extras import install
@@ -178,6 +178,7 @@ def test_what_inputs_mean(root, endpoint, tmp_path):
     endpoint.put("in/.hidden/x.tif", b"")
     endpoint.put("in/notes.pdf", b"")
     assert [case.name for case in find_cases(["s3://scenes/in/"])] == sorted(CASES)
+    assert find_input(["s3://scenes/in/"]).left_out == {".pdf": 1}
     for key in ("in/.hidden/x.tif", "in/notes.pdf"):
         endpoint.client.delete_object(Bucket=BUCKET, Key=key)
     with pytest.raises(InputError, match="the input must exist, got s3://scenes/nowhere"):

@@ -3,17 +3,25 @@
 import csv
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
 
 from segpipe.pipeline.errors import InputError
+from segpipe.pipeline.identity import owners_of
 from segpipe.pipeline.stores.bucket import find_rasters, in_bucket, is_remote, plain_path
 
 SUFFIXES = frozenset([".tif", ".tiff", ".vrt", ".jp2", ".j2k", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".img"])
 """What a folder is searched for. A file that is named itself may have any suffix."""
+
+OWN = frozenset({"run.json", "areas.csv", "profile.json"})
+"""What a run leaves beside its masks and records."""
+
+NOTES = frozenset({".json", ".qml", ".prj", ".qpj", ".geojson", ".csv", ".md5", ".sha256", ".yaml", ".toml", ".html"})
+"""What is written beside a raster under its name, by segpipe and by others, and is no image."""
 
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".lst"})
 LIST_COLUMNS = ("path", "file", "input", "image")
@@ -29,37 +37,87 @@ class Case:
     """What GDAL opens."""
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the inputs of a run are."""
+
+    cases: list[Case]
+    left_out: dict[str, int]
+    """How many files of folders and globs were not taken, by suffix."""
+
+
 def find_cases(inputs: Sequence[str]) -> list[Case]:
     """All cases that the inputs name, each once, sorted by name."""
-    found = [_found(text) for text in inputs]
+    return find_input(inputs).cases
+
+
+def find_input(inputs: Sequence[str]) -> Found:
+    """All cases that the inputs name, each once, sorted by name; and what lies beside them."""
+    others: list[str] = []
+    found = [_found(text, others) for text in inputs]
     # one input has no need of a table, which would be larger than the cases; of several the first names a path
     cases = found[0] if len(found) == 1 else list({c.path: c for own in reversed(found) for c in reversed(own)}.values())
     cases.sort(key=attrgetter("name"))
     cases = [case for case, before in zip(cases, [None, *cases], strict=False) if case != before]  # of a list, twice
     _check_names(cases)
-    return cases
+    return Found(cases, count_left_out(others, cases))
 
 
-def _found(text: str) -> list[Case]:
-    found = list(_expand(text))
+def _found(text: str, others: list[str]) -> list[Case]:
+    found = list(_expand(text, others))
     if not found:
-        raise InputError(f"no raster found in {text}: a folder is searched for {' '.join(sorted(SUFFIXES))}")
+        left = count_left_out(others, [])
+        held = f", and this one holds {listed(left)}" if left else ""
+        raise InputError(f"no raster found in {text}: a folder is searched for {' '.join(sorted(SUFFIXES))}{held}")
     return found
 
 
-def _expand(text: str) -> Iterator[Case]:
+def count_left_out(others: Sequence[str], cases: Iterable[Case]) -> dict[str, int]:
+    """How many files there are of each suffix, but for what belongs to a case and what segpipe writes."""
+    named = {path: _belongs_to(path) for path in others if os.path.basename(path) not in OWN}  # noqa: PTH119
+    wanted = set().union(*named.values())
+    there = {name for case in cases if wanted for name in _whole_and_stem(case.path.lower()) if name in wanted}
+    counts = Counter(_suffix(path) for path, owners in named.items() if owners.isdisjoint(there))
+    return dict(sorted(counts.items()))
+
+
+def _belongs_to(path: str) -> set[str]:
+    """Rasters, in lower case and some without suffix, that a file would belong to by its name."""
+    folder, name = os.path.split(path.lower())
+    owners = owners_of(name)
+    if _suffix(name) in NOTES:
+        owners = [*owners, os.path.splitext(name)[0]]  # noqa: PTH122
+    return {os.path.join(folder, owner) for owner in owners}  # noqa: PTH118
+
+
+def _whole_and_stem(path: str) -> tuple[str, str]:
+    return path, os.path.splitext(path)[0]  # noqa: PTH122
+
+
+def _suffix(name: str) -> str:
+    """The last suffix in lower case, with the one before it of what is packed; of none its word."""
+    found = [suffix.lower() for suffix in PurePosixPath(name).suffixes]
+    return "".join(found[-2:] if found[-1:] in ([".gz"], [".bz2"], [".xz"], [".zst"]) else found[-1:]) or "without suffix"
+
+
+def listed(left_out: Mapping[str, int]) -> str:
+    """``3 .svs, 1 .nii.gz``"""
+    return ", ".join(f"{count} {suffix}" for suffix, count in left_out.items())
+
+
+def _expand(text: str, others: list[str]) -> Iterator[Case]:
     """Whatever a path looks like: what exists is a path."""
     path = Path(text)
     if os.path.isdir(text):  # noqa: PTH112 - of any text, however long
-        yield from _rasters(path)
+        yield from _rasters(path, others)
     elif _is_file(text):
         yield from _listed(path) if path.suffix.lower() in LIST_SUFFIXES else [_below(path.parent, path)]
     elif in_bucket(text):
-        yield from (Case(_stem(name), found) for name, found in find_rasters(text, SUFFIXES))
+        yield from (Case(_stem(name), found) for name, found in find_rasters(text, SUFFIXES, others))
     elif is_remote(text):
         yield _remote(text)
     elif glob.has_magic(text):
-        yield from _matching(text)
+        yield from _matching(text, others)
     else:
         raise InputError(f"the input must exist, got {text}")
 
@@ -80,7 +138,7 @@ def _stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).suffix else name
 
 
-def _rasters(root: Path) -> Iterator[Case]:
+def _rasters(root: Path, others: list[str]) -> Iterator[Case]:
     """At any depth; with strings alone for each file, since ``Path`` keeps every name that it has seen a second time."""
     seen: set[Path] = set()
     for folder, subfolders, files in os.walk(root, onerror=_unreadable, followlinks=True):
@@ -93,15 +151,19 @@ def _rasters(root: Path) -> Iterator[Case]:
         path, below = plain_path(str(here / "x")[:-1]), (here.relative_to(root) / "x").as_posix()[:-1]
         for name in sorted(files):
             stem, suffix = os.path.splitext(name)  # noqa: PTH122 - no Path for each of 100,000 names
-            if suffix.lower() in SUFFIXES and not name.startswith("."):
+            if name.startswith("."):
+                continue
+            if suffix.lower() in SUFFIXES:
                 yield Case(below + stem, path + name if path else plain_path(name))
+            else:
+                others.append(path + name)
 
 
 def _unreadable(error: OSError) -> None:
     raise InputError(f"the input folder cannot be read: {error.filename}: {error.strerror}")
 
 
-def _matching(pattern: str) -> Iterator[Case]:
+def _matching(pattern: str, others: list[str]) -> Iterator[Case]:
     """Files of a glob, named relative to its folders without wildcards."""
     root = _fixed(pattern)
     below = str(Path(*Path(pattern).parts[len(root.parts) :]))
@@ -111,6 +173,8 @@ def _matching(pattern: str) -> Iterator[Case]:
             path.suffix.lower() in SUFFIXES or (not glob.has_magic(Path(pattern).suffix) and Path(pattern).suffix)
         ):
             yield _below(root, path)
+        elif path.is_file():
+            others.append(match)
 
 
 def _fixed(pattern: str) -> Path:

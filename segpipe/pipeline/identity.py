@@ -95,7 +95,7 @@ class Beside:
         name = PurePosixPath(path).name
         if in_bucket(path):
             near = self._near(canonical(path))
-            return [found for found in near if not _names(name).isdisjoint(_owners(PurePosixPath(found).name))]
+            return [found for found in near if not _names(name).isdisjoint(owners_of(PurePosixPath(found).name))]
         if is_remote(path):
             return []
         folder = os.path.dirname(path)  # noqa: PTH120
@@ -106,13 +106,13 @@ class Beside:
         if folder not in self._sidecars:
             there: dict[str, list[str]] = {}
             for name in sorted(os.listdir(folder or ".")):  # noqa: PTH208 - names alone
-                for owner in _owners(name):
+                for owner in owners_of(name):
                     there.setdefault(owner, []).append(name)
             self._sidecars[folder] = there
         return self._sidecars[folder]
 
 
-def _owners(sidecar: str) -> list[str]:
+def owners_of(sidecar: str) -> list[str]:
     """Names or stems, in lower case, of the rasters that a file belongs to by its name; none for what is no sidecar."""
     name = sidecar.lower()
     if name in BESIDE_ALL:
@@ -126,7 +126,7 @@ def _owners(sidecar: str) -> list[str]:
 
 
 def _names(raster: str) -> set[str]:
-    """What ``_owners`` gives for sidecars of a raster."""
+    """What ``owners_of`` gives for sidecars of a raster."""
     name = raster.lower()
     stem = os.path.splitext(name)[0]  # noqa: PTH122
     scene = f"{stem.rpartition('_')[0] or stem}_"

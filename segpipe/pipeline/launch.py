@@ -4,13 +4,13 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from segpipe.pipeline.cases import Case, find_cases, searched_root
+from segpipe.pipeline.cases import Case, find_input, searched_root
 from segpipe.pipeline.cluster import crew
 from segpipe.pipeline.config import Settings
 from segpipe.pipeline.environment import settle
@@ -59,6 +59,8 @@ class Summary:
     seconds: float = 0.0
     pixels: int = 0
     interrupted: bool = False
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """How many files of the input were not taken, by suffix."""
     problems: list[str] = field(default_factory=list)
     """What went wrong beside the cases."""
     unusual: int = 0
@@ -112,6 +114,8 @@ class Prepared:
     run: Run
     cases: Sequence[Case]
     plan: Plan
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """How many files of the input were not taken, by suffix."""
 
 
 def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prepared:
@@ -134,10 +138,12 @@ def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prep
         if who is not None and who.memory is not None and settings.memory is None:
             settings = settings.model_copy(update={"memory": who.memory / 1e9})
         run = Run(model, settings)
-        cases = find_cases(settings.input)
+        found = find_input(settings.input)
+        cases = found.cases
         check_output(run.output, settings.input, cases)
         _check_trace(run, cases)
-        return Prepared(run, cases, make_plan(cases, run, who or processors(), look=look, values=look))
+        plan = make_plan(cases, run, who or processors(), look=look, values=look)
+        return Prepared(run, cases, plan, found.left_out)
 
 
 def _trace(run: Run) -> tuple[Store, str] | None:
@@ -245,7 +251,7 @@ def _tell_time(prepared: Prepared, summary: Summary) -> None:
 
 def _opened(prepared: Prepared) -> Summary:
     """The summary of a run that has not done anything yet."""
-    summary = Summary(Ledger(prepared.cases))
+    summary = Summary(Ledger(prepared.cases), left_out=prepared.left_out)
     for case in prepared.plan.done:
         summary.ledger.note(case.name, State.SKIPPED)
     for failure in prepared.plan.failed:
@@ -324,6 +330,7 @@ def _record(run: Run, summary: Summary, state: str) -> dict[str, Any]:
         "done": summary.done,
         "skipped": summary.skipped,
         "failed": [{"case": failure.case.name, "error": failure.error} for failure in summary.failed],
+        "left_out": dict(summary.left_out),
         "problems": summary.problems,
         "unusual_cases": summary.unusual,
         "warnings": summary.warnings,

@@ -144,8 +144,10 @@ def _listed(bucket: str, prefix: str) -> Iterator[Listed]:
             yield from page.get("Contents", [])
 
 
-def find_rasters(text: str, suffixes: Iterable[str]) -> Iterator[tuple[str, str]]:
+def find_rasters(text: str, suffixes: Iterable[str], others: list[str]) -> Iterator[tuple[str, str]]:
     """Name and path of every raster that an input in a bucket means: of one object, or of all below a prefix.
+
+    What else is below it goes to ``others``.
 
     Raises:
         InputError: it cannot be listed, or is not there.
@@ -161,8 +163,12 @@ def find_rasters(text: str, suffixes: Iterable[str]) -> Iterator[tuple[str, str]
         for entry in _listed(bucket, key):
             found, name = True, entry["Key"].removeprefix(key)
             path = PurePosixPath(name)
-            if path.suffix.lower() in suffixes and not any(part.startswith(".") for part in path.parts):
+            if name.endswith("/") or any(part.startswith(".") for part in path.parts):
+                continue
+            if path.suffix.lower() in suffixes:
                 yield name, f"{SCHEME}{bucket}/{entry['Key']}"
+            else:
+                others.append(f"{SCHEME}{bucket}/{entry['Key']}")
     except OSError as error:
         raise InputError(f"the input cannot be listed: {text}: {error.strerror}") from error
     if not found:

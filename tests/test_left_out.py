@@ -1,0 +1,67 @@
+"""Files of the input that are not taken are counted by suffix, and said to be."""
+
+import json
+
+import numpy as np
+import pytest
+from networks import pixelwise
+
+from segpipe.pipeline.cases import find_cases, find_input
+from segpipe.pipeline.errors import InputError
+
+PIXELS = np.ones((3, 20, 24), np.uint8)
+LEFT = {".gif": 1, ".jpe": 1, ".nii": 1, ".nii.gz": 2, ".svs": 2, ".txt": 1, "without suffix": 1}
+OTHERS = ["a.gif", "b.JPE", "c.nii", "d.nii.gz", "sub/e.nii.gz", "f.svs", "sub/G.SVS", "readme.txt", "LICENSE"]
+BESIDE = ["s.tif.aux.xml", "s.tfw", "s.json", "s.qml", "s_RPC.TXT", "sub/t.wld", "run.json", "areas.csv", ".hidden.svs"]
+
+
+@pytest.fixture
+def folder(raster, tmp_path):
+    for name in ("in/s.tif", "in/sub/t.png"):
+        raster(name, PIXELS)
+    for name in (*OTHERS, *BESIDE):
+        (tmp_path / "in" / name).touch()
+    for name in ("s.tif.aux.xml", "s_RPC.TXT", "s.tfw", "sub/t.wld"):
+        (tmp_path / "in" / name).unlink()
+    return tmp_path / "in"
+
+
+def test_files_are_counted_by_suffix(folder):
+    for name in ("s.tif.aux.xml", "s_RPC.TXT", "s.tfw", "sub/t.wld"):
+        (folder / name).touch()
+    found = find_input([str(folder)])
+    assert [case.name for case in found.cases] == ["s", "sub/t"]
+    assert found.left_out == LEFT
+
+
+def test_a_sidecar_of_what_is_not_there_counts(tmp_path, raster):
+    raster("in/s.tif", PIXELS)
+    for name in ("other.tfw", "other.json", "s.svs"):
+        (tmp_path / "in" / name).touch()
+    assert find_input([str(tmp_path / "in")]).left_out == {".json": 1, ".svs": 1, ".tfw": 1}
+
+
+def test_globs_leave_out_what_they_match(folder):
+    assert find_input([f"{folder}/*"]).left_out == {**LEFT, ".nii.gz": 1, ".svs": 1}
+    assert find_input([f"{folder}/*.tif"]).left_out == {}
+    assert find_input([str(folder / "s.tif")]).left_out == {}
+
+
+def test_a_folder_without_a_raster_says_what_it_holds(tmp_path):
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        (tmp_path / "in" / f"{number}.dcm").touch()
+    with pytest.raises(InputError, match=r"no raster found in .*, and this one holds 3 \.dcm"):
+        find_cases([str(tmp_path / "in")])
+
+
+@pytest.mark.parametrize("more", [("--executor", "serial"), ("--dry-run",)], ids=["run", "dry run"])
+def test_a_run_says_so_once(more, folder, segpipe, tmp_path):
+    pixelwise(tmp_path / "m.onnx")
+    done = segpipe("run", "-i", "in", "-m", "m.onnx", "--device", "cpu", *more)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("left out") == 1
+    assert "left out: 1 .gif, 1 .jpe, 1 .nii, 2 .nii.gz, 2 .svs, 1 .txt, 1 without suffix (a folder is" in done.stderr
+    assert "left out" not in done.stdout
+    if "--dry-run" not in more:
+        assert json.loads((tmp_path / "segpipe-out" / "run.json").read_text())["left_out"] == LEFT

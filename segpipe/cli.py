@@ -62,6 +62,7 @@ def main() -> None:
 @click.option("--bands", help="Bands of the file for the model's channels, counted from 1, such as 4,3,2.")
 @click.option("--nodata", help="Value of pixels without data, in place of the files' own; none: no value.")
 @click.option("--ignore-alpha/--no-ignore-alpha", default=None, help="Bands tagged alpha are none: they hold data.")
+@click.option("--crs", help="CRS of files whose own is missing or wrong: a code such as EPSG:32633, or WKT.")
 @click.option("--tile", help="Tile size in pixels [the contract's].")
 @click.option("--overlap", help="Least overlap of neighbouring tiles in pixels [the contract's].")
 @click.option("--blend", type=click.Choice(BLENDS), help="Weights of a tile towards its edges [gaussian].")
@@ -257,6 +258,7 @@ def _status(output: str, json: bool) -> int:
 @click.option("--bands", help="Bands of the raster for the model's channels, counted from 1, such as 4,3,2.")
 @click.option("--nodata", help="Value of pixels without data, in place of the files' own; none: no value.")
 @click.option("--ignore-alpha/--no-ignore-alpha", default=None, help="Bands tagged alpha are none: they hold data.")
+@click.option("--crs", help="CRS of files whose own is missing or wrong: a code such as EPSG:32633, or WKT.")
 @click.option("--tile", help="Tile size in pixels [the contract's].")
 @click.option("--overlap", help="Least overlap of neighbouring tiles in pixels [the contract's].")
 @click.option("--json", is_flag=True, help="Print one JSON object.")
@@ -294,6 +296,7 @@ def inspect(file: str, json: bool, **flags: Any) -> None:
 @click.option("--bands", help="Bands of the scenes for the model's channels, counted from 1, such as 4,3,2.")
 @click.option("--nodata", help="Value of pixels without data, in place of the scenes' own; none: no value.")
 @click.option("--ignore-alpha", is_flag=True, help="Bands tagged alpha are none: they hold data.")
+@click.option("--crs", help="CRS of files whose own is missing or wrong: a code such as EPSG:32633, or WKT.")
 @click.option("--blend", type=click.Choice(BLENDS), help="Weights of a tile towards its edges [gaussian].")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where the model runs [auto].")
 @click.option(

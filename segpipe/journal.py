@@ -39,7 +39,7 @@ class Journal(logging.Handler):
         """Write one line."""
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **values}
         try:
-            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
         except OSError as error:
             raise OutputError(f"the log {self._path} cannot be written: {error.strerror}") from None
 

@@ -313,7 +313,7 @@ def print_attached(attached: "Attached") -> None:
 def print_status(status: Status, as_json: bool) -> None:
     """How far runs have come, in a few lines or as JSON."""
     if as_json:
-        click.echo(json.dumps(asdict(status), ensure_ascii=False))
+        click.echo(json.dumps(asdict(status), ensure_ascii=False, allow_nan=False))
         return
     running = f", written by {status.running} now" if status.running else ""
     rate = f", {status.megapixels_per_second:.1f} Mpx/s in the last run" if status.megapixels_per_second else ""

@@ -21,7 +21,10 @@ from rasterio.rpc import RPC
 from rasterio.transform import from_origin
 from test_areas import GEOS, geodesic_hectares, grid_of, hectares
 
+from segpipe.pipeline.config import load_settings
+from segpipe.pipeline.errors import SettingsError
 from segpipe.pipeline.ground import EARTH_AREA, AreaOfUse, place_of
+from segpipe.pipeline.stores.folder import Folder
 
 UTM, DEGREES, MERCATOR = "EPSG:32633", "EPSG:4326", "EPSG:3857"
 METRES = from_origin(500_000, 5_400_000, 10, 10)
@@ -301,3 +304,70 @@ def test_projections_lead_back_to_where_they_are_for():
         size = 10 / crs.axis_info[0].unit_conversion_factor
         place = place_of(grid_of((8, 8), f"EPSG:{known[k].code}", from_origin(x, y, size, size)))
         assert (place.notes, place.ground is None) == ((), False), known[k]
+
+
+def areas(out: Path) -> float:
+    with (out / "areas.csv").open() as stream:
+        return sum(float(row["area"]) for row in csv.DictReader(stream))
+
+
+def test_crs_for_a_file_that_has_none(raster, segpipe, tmp_path):
+    """A world file and no CRS, as pictures of drones have it: GeoTIFF and PNG. Recorded; another one is another case."""
+    pixels = band()
+    raster("in/a.tif", pixels, crs=None)
+    raster("in/b.png", pixels, transform=None)
+    (tmp_path / "in/b.pgw").write_text("10\n0\n0\n-10\n500005\n5399995\n")
+    pixelwise(tmp_path / "m.onnx", 1)
+    command = ("run", "-i", "in", "-m", "m.onnx", "-o", "out", "--executor", "serial")
+    assert "a geotransform and no CRS: give --crs" in segpipe(*command).stderr
+    done = segpipe(*command, "--crs", UTM)
+    assert done.returncode == 0, done.stderr
+    assert areas(tmp_path / "out") == pytest.approx(2 * geodesic_hectares((60, 70), UTM, METRES), rel=2e-6)
+    for name in ("a", "b"):
+        record = json.loads((tmp_path / f"out/{name}.json").read_text())
+        assert record["settings"]["crs"] == UTM
+        assert f"the CRS is {UTM} by --crs; the file says none" in record["notes"]
+        with rasterio.open(tmp_path / f"out/{name}.tif") as dataset:
+            assert (dataset.crs.to_epsg(), dataset.transform) == (32633, METRES)
+    assert segpipe(*command, "--crs", UTM).stdout.count("skipped  ") == 2
+    assert segpipe(*command, "--crs", "EPSG:32634").stdout.count("skipped  ") == 0
+    facts = json.loads(segpipe("inspect", "in/a.tif", "--crs", UTM, "--json").stdout)
+    assert (facts["crs"], facts["pixel_size"]) == (UTM, pytest.approx([10, 10], rel=1e-3))
+
+
+def test_crs_for_files_whose_own_is_wrong(raster, run_serial, tmp_path):
+    points = [GroundControlPoint(r, c, 500_000 + c, 5_400_000 - r) for r, c in ((0, 0), (0, 69), (59, 0), (59, 69))]
+    wrong = raster("wrong.tif", band(), crs=DEGREES)
+    record, rows, mask = run(wrong, tmp_path, run_serial, crs=CRS(UTM).to_wkt(), output=tmp_path / "o1")
+    assert {row["unit"] for row in rows} == {"ha"}
+    assert any("by --crs; the file says EPSG:4326" in note for note in record["notes"])
+    with rasterio.open(mask) as dataset:
+        assert dataset.crs.to_epsg() == 32633
+    record, _, mask = run(
+        raster("gcp.tif", band(), crs=DEGREES, transform=None, gcps=points),
+        tmp_path,
+        run_serial,
+        crs=UTM,
+        output=tmp_path / "o2",
+    )
+    with rasterio.open(mask) as dataset:
+        assert dataset.gcps[1].to_epsg() == 32633
+    record, rows, _ = run(raster("no.png", band()), tmp_path, run_serial, crs=UTM, output=tmp_path / "o3")
+    assert (record["outputs"], {row["unit"] for row in rows}) == (["no.png"], {"px"})
+    assert record["notes"] == ["--crs places nothing: the file has neither a geotransform nor control points"]
+    same = raster("same.tif", band())
+    record, _, _ = run(same, tmp_path, run_serial, crs=UTM, output=tmp_path / "o4")
+    assert record["notes"] == []
+
+
+def test_a_crs_must_be_one():
+    with pytest.raises(SettingsError, match=r"crs: .*must be a code such as EPSG:32633, or WKT, got EPSG:99999999"):
+        load_settings(None, {"input": "x", "model": "m.onnx", "crs": "EPSG:99999999"})
+
+
+def test_numbers_that_json_lacks_are_no_settings(tmp_path):
+    (tmp_path / "c.toml").write_text('input = "x"\nmodel = "m.onnx"\nmemory = inf\n')
+    with pytest.raises(SettingsError, match=r"memory.*finite"):
+        load_settings(tmp_path / "c.toml", {})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        Folder(tmp_path).write_json("x.json", {"area": math.nan})

@@ -31,7 +31,7 @@ def deepness_metadata(contract: Contract, *, input_dtype: str = "float32") -> di
     if input_dtype == "float32":
         values |= _standardization(contract)
     values["seg_thresh"] = _threshold(contract)
-    return {key: json.dumps(value) for key, value in values.items()}
+    return {key: json.dumps(value, allow_nan=False) for key, value in values.items()}
 
 
 def standardisation(contract: Contract, unit: float = 1.0) -> tuple[list[float], list[float]]:

@@ -41,7 +41,7 @@ def draft(output: Path) -> Iterator[Path]:
 def save(proto: onnx.ModelProto, contract: Contract, path: Path) -> None:
     """Write the graph with its contract, and what QGIS's Deepness reads, in place of any older ones."""
     check_size(proto)
-    inside = json.dumps(contract.model_dump(mode="json", exclude_none=True), ensure_ascii=False)
+    inside = json.dumps(contract.model_dump(mode="json", exclude_none=True), ensure_ascii=False, allow_nan=False)
     ours = {METADATA_KEY: inside, **deepness_metadata(contract, input_dtype=_input_type(proto))}
     kept = {p.key: p.value for p in proto.metadata_props if p.key not in READ_BY_DEEPNESS}
     del proto.metadata_props[:]

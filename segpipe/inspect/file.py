@@ -34,6 +34,7 @@ def inspect_file(settings: Settings) -> Facts:
                 {
                     "--model": not alone,
                     "--bands": settings.bands,
+                    "--crs": settings.crs,
                     "--nodata": settings.nodata is not None,
                     "--ignore-alpha": settings.ignore_alpha,
                 },

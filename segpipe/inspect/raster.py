@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from pyproj import CRS
@@ -19,7 +20,7 @@ from segpipe.pipeline.config import Settings
 from segpipe.pipeline.contract import Contract, parse_contract
 from segpipe.pipeline.errors import SourceError, foreseen
 from segpipe.pipeline.gdal import DRIVERS, gdal_errors
-from segpipe.pipeline.grid import Grid, read_grid
+from segpipe.pipeline.grid import Grid, crs_notes, read_grid
 from segpipe.pipeline.ground import ground_of, place_of
 from segpipe.pipeline.model import try_out
 from segpipe.pipeline.sources.raster import RasterSource
@@ -37,12 +38,13 @@ def inspect_raster(file: str, settings: Settings, model: Path | None) -> RasterF
         dataset = DatasetReader(file, driver=list(DRIVERS), sharing=False)
     with closing(dataset):
         spec = None if model is None else _spec(settings, errors)  # before pixels are read: see ModelSpec.network_mb
-        fit, notes = (None, _place_notes(dataset)) if spec is None else _fit(file, settings, spec, errors)
+        fit, notes = (None, _place_notes(dataset, settings.crs)) if spec is None else _fit(file, settings, spec, errors)
         contract = spec.contract if spec and fit else _any_contract(len(settings.bands or colours(dataset)))
         valid = None
         with _told(errors, file):
             valid = valid_share(dataset, contract, settings.overrides)
-        return _raster_facts(dataset, valid, fit, notes=notes, error=next(iter(errors), None))
+        facts = _raster_facts(dataset, read_grid(dataset, settings.crs), valid, fit, notes)
+        return replace(facts, error=next(iter(errors), None))
 
 
 @contextmanager
@@ -88,10 +90,7 @@ def _any_contract(channels: int) -> Contract:
     return parse_contract({"version": 1, **values, "classes": [{"id": 0, "name": "any"}]}, "inspect")
 
 
-def _raster_facts(
-    dataset: DatasetReader, valid: Valid | None, fit: Fit | None, *, notes: list[str], error: str | None
-) -> RasterFacts:
-    grid = read_grid(dataset)
+def _raster_facts(dataset: DatasetReader, grid: Grid, valid: Valid | None, fit: Fit | None, notes: list[str]) -> RasterFacts:
     size = _pixel_size(grid)
     return RasterFacts(
         kind="raster",
@@ -113,12 +112,13 @@ def _raster_facts(
         valid=valid,
         fit=fit,
         notes=notes,
-        error=error,
+        error=None,
     )
 
 
-def _place_notes(dataset: DatasetReader) -> list[str]:
-    return list(place_of(read_grid(dataset)).notes)
+def _place_notes(dataset: DatasetReader, crs: str | None) -> list[str]:
+    grid = read_grid(dataset, crs)
+    return [*crs_notes(dataset, grid, crs), *place_of(grid).notes]
 
 
 def _pixel_size(grid: Grid) -> list[float] | None:

@@ -162,4 +162,4 @@ def _flat(key: str, value: Any) -> Iterator[Row]:
         for inner, below in value.items():
             yield from _flat(f"{key}.{inner}", below)
     else:
-        yield key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        yield key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, allow_nan=False)

@@ -245,7 +245,7 @@ def _fixed_batch(graph: onnx.ModelProto, spec: ModelSpec) -> bool:
 def _engine_key(spec: ModelSpec) -> str:
     """Of all that an engine depends on."""
     facts = [spec.sha256, told(spec.options), list(spec.batch_shape), str(onnxruntime.__version__), gpu_facts()]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()[:24]
 
 
 def bytes_under_way(spec: ModelSpec) -> int:

@@ -25,7 +25,7 @@ BlendOn = Literal["logits", "probabilities"]
 class Settings(BaseModel):
     """Everything a user can choose. None means: as the contract says, or as the machine allows."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     input: tuple[str, ...] = Field(min_length=1)
     model: Path
@@ -38,6 +38,8 @@ class Settings(BaseModel):
     """The value of pixels without data, in place of those that the files name; ``none``: no value."""
     ignore_alpha: bool = Field(default=False, strict=True)
     """Bands that are tagged alpha are none: they make no pixel invalid, and may be channels."""
+    crs: str | None = None
+    """Of files whose own is missing or wrong: a code or WKT."""
     tile: tuple[int, ...] | None = None
     overlap: tuple[int, ...] | None = None
     blend: Blend = "gaussian"
@@ -87,7 +89,7 @@ class Settings(BaseModel):
 
     @property
     def overrides(self) -> Overrides:
-        return Overrides(self.bands, nodata=self.nodata, ignore_alpha=self.ignore_alpha)
+        return Overrides(self.bands, nodata=self.nodata, ignore_alpha=self.ignore_alpha, crs=self.crs)
 
     @field_validator("input", mode="before")
     @classmethod
@@ -104,6 +106,17 @@ class Settings(BaseModel):
     @classmethod
     def _number(cls, value: Any) -> Nodata | None:
         return None if value is None else parse_nodata(value)
+
+    @field_validator("crs")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if value is not None:
+            from segpipe.pipeline.environment import settle
+            from segpipe.pipeline.grid import parse_crs
+
+            settle()
+            parse_crs(value)
+        return value
 
     @field_validator("output", mode="before")
     @classmethod

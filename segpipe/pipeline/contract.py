@@ -22,7 +22,7 @@ Color = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 class SegmentationClass(BaseModel):
     """One class: its id in the mask, its name, its colour, and which score of the model is its own."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     id: int = Field(ge=0, le=65534)
     name: str
@@ -46,7 +46,7 @@ class SegmentationClass(BaseModel):
 class Contract(BaseModel):
     """All that running a model takes, checked once at birth."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     version: Literal[1]
     channels: Annotated[list[str], Field(min_length=1)] | Annotated[int, Field(ge=1)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from affine import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
+from rasterio.errors import CRSError
 from rasterio.io import DatasetReader
 from rasterio.rpc import RPC
 
@@ -37,7 +38,19 @@ class Grid:
         return "ground control points" if self.gcps else "no CRS"
 
 
-def read_grid(dataset: DatasetReader, crs: CRS | None = None) -> Grid:
+def parse_crs(text: str) -> CRS:
+    """A CRS that a user names.
+
+    Raises:
+        ValueError: it is none that PROJ knows.
+    """
+    try:
+        return CRS.from_user_input(text)
+    except CRSError as error:
+        raise ValueError(f"must be a code such as EPSG:32633, or WKT, got {text[:80]}: {error}") from None
+
+
+def read_grid(dataset: DatasetReader, crs: str | None = None) -> Grid:
     """The georeferencing of a dataset as it is, or with another CRS."""
     gcps, gcps_crs = dataset.gcps
     transform, defect = (None, None) if gcps else usable(dataset.transform)
@@ -51,7 +64,7 @@ def read_grid(dataset: DatasetReader, crs: CRS | None = None) -> Grid:
         rpcs=dataset.rpcs,
         area_or_point=dataset.tags().get("AREA_OR_POINT"),
     )
-    return grid if crs is None else with_crs(grid, crs)
+    return grid if crs is None else with_crs(grid, parse_crs(crs))
 
 
 def usable(transform: Affine) -> tuple[Affine | None, str | None]:
@@ -69,3 +82,15 @@ def with_crs(grid: Grid, crs: CRS) -> Grid:
     if grid.gcps:
         return replace(grid, gcps_crs=crs)
     return grid if grid.transform is None else replace(grid, crs=crs)
+
+
+def crs_notes(dataset: DatasetReader, grid: Grid, crs: str | None) -> list[str]:
+    """What a user's CRS has come to: where it took the place of another, or of none, and where it places nothing."""
+    if crs is None:
+        return []
+    if not grid.gcps and grid.transform is None:
+        return ["--crs places nothing: the file has neither a geotransform nor control points"]
+    stated = dataset.gcps[1] if grid.gcps else dataset.crs
+    if stated == parse_crs(crs):
+        return []
+    return [f"the CRS is {crs} by --crs; the file says {stated.to_string() if stated else 'none'}"]

@@ -19,6 +19,8 @@ class Overrides:
     """The nodata value of every used band; a stored mask and alpha count beside it."""
     ignore_alpha: bool = False
     """Bands that are tagged alpha are none: they make no pixel invalid."""
+    crs: str | None = None
+    """A code or WKT, for the files' geotransforms or control points."""
 
 
 def parse_nodata(value: Any) -> Nodata:

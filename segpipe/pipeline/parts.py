@@ -68,7 +68,7 @@ def cut_key(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[int
         "settings": run.label_settings,
         "confidence": run.settings.confidence,
     }
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(told, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def plan_name(case: Case) -> str:

@@ -72,6 +72,7 @@ class Run:
             "bands": None if bands is None else list(bands),
             "nodata": self.settings.nodata,
             "ignore_alpha": self.settings.ignore_alpha,
+            "crs": self.settings.crs,
         }
 
 

@@ -185,7 +185,7 @@ def memory_file() -> Path | None:
 def _key(spec: ModelSpec, calls: int) -> str:
     """The model, the shape of its batch, and all of the machine that speed depends on."""
     facts = {"model": spec.sha256, "batch": spec.batch_shape, "calls": calls, "of": processors(), **device_kind(spec)}
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def recall(file: Path, key: str) -> Trial | None:

@@ -112,7 +112,7 @@ def write_trace(stream: TextIO, processes: Sequence[Taken]) -> None:
     """Write spans in the Chrome trace format, for Perfetto and chrome://tracing: a row per process and thread."""
     stream.write('{"displayTimeUnit": "ms", "traceEvents": [')
     for number, event in enumerate(_trace(processes)):
-        stream.write(("," if number else "") + "\n" + json.dumps(event, ensure_ascii=False))
+        stream.write(("," if number else "") + "\n" + json.dumps(event, ensure_ascii=False, allow_nan=False))
     stream.write("\n]}\n")
 
 

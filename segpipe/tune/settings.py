@@ -22,6 +22,7 @@ class TuneSettings:
     contract: Path | None = None
     bands: str | None = None
     nodata: str | None = None
+    crs: str | None = None
     ignore_alpha: bool = False
     blend: str | None = None
     device: str | None = None
@@ -47,13 +48,13 @@ class TuneSettings:
     def of_run(self, model: Path) -> Settings:
         """Settings of the run that a file would be used in."""
         values: dict[str, Any] = {"input": self.input or (NOISE,), "model": model, "contract": self.contract}
-        told = {"bands": self.bands, "nodata": self.nodata, "ignore_alpha": self.ignore_alpha}
+        told = {"bands": self.bands, "nodata": self.nodata, "ignore_alpha": self.ignore_alpha, "crs": self.crs}
         return load_settings(None, values | told | {"blend": self.blend, "device": self.device})
 
     @property
     def flags(self) -> list[str]:
         """Those of ``segpipe run`` that stay the same whatever is chosen."""
-        named = {"--contract": self.contract, "--bands": self.bands, "--nodata": self.nodata}
+        named = {"--contract": self.contract, "--bands": self.bands, "--nodata": self.nodata, "--crs": self.crs}
         named |= {"--blend": self.blend, "--device": self.device}
         inputs = [part for text in self.input for part in ("--input", text)]
         alpha = ["--ignore-alpha"] * self.ignore_alpha

@@ -52,7 +52,7 @@ def as_json(tuned: Tuned) -> str:
         "speeds": speeds,
         "command": command(tuned, tuned.best) if tuned.best else None,
     }
-    return json.dumps(values, ensure_ascii=False)
+    return json.dumps(values, ensure_ascii=False, allow_nan=False)
 
 
 def _values(row: Row) -> dict[str, Any]:

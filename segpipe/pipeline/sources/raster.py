@@ -17,7 +17,7 @@ from rasterio.windows import Window as RasterWindow
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.errors import SourceError
 from segpipe.pipeline.gdal import MOST_CACHE_MB, at_one_go, decode_with, open_raster, source_errors
-from segpipe.pipeline.grid import read_grid
+from segpipe.pipeline.grid import crs_notes, read_grid
 from segpipe.pipeline.overrides import AS_STORED, Overrides
 from segpipe.pipeline.sources import Begun, Invalid, Pixels
 from segpipe.pipeline.sources.bands import alpha_bands, bands_of, match_bands
@@ -96,7 +96,7 @@ class RasterSource:
             rules = resolve_rules(dataset, self.bands, alpha, overrides)
         self._validity = Validity(rules)
         _refuse_palette(dataset, self.bands, overrides.bands, self._path)
-        grid = read_grid(dataset)
+        grid = read_grid(dataset, overrides.crs)
         with _naming(self._path):
             self._turn, said = turn_of(dataset, self._path, place=grid.georeferenced)
         self._against = self._turn.against_the_file and dataset.driver in PICTURE_DRIVERS
@@ -108,7 +108,13 @@ class RasterSource:
         self.scene: Scene = read_scene(dataset)
         self.files = tuple(files_of(dataset)) or (self._path,)
         check_files(dataset, self._path, self.files)
-        self.notes = (*said, *_notes(dataset, self.bands, contract), *matched.notes, *rules.notes)
+        self.notes = (
+            *said,
+            *crs_notes(dataset, grid, overrides.crs),
+            *_notes(dataset, self.bands, contract),
+            *matched.notes,
+            *rules.notes,
+        )
 
     def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
         return self.begin(window)()

@@ -16,7 +16,7 @@ WIDTH = 120
 FORBIDDEN = ("", ".", "..")
 """Parts of a name that would lead elsewhere."""
 
-_json = json.JSONEncoder(ensure_ascii=False).encode
+_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 def check_name(name: str) -> str:

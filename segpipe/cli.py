@@ -165,7 +165,7 @@ def export() -> None:
 @click.option("--prefix", help="What stands before the network's keys in the checkpoint [found].")
 @click.option("--score", help="Which output has the scores, where several could: its key, or its position from 0.")
 @click.option("--replace-head", is_flag=True, help="Begin the head anew, untrained, where its number of classes differs.")
-@click.option("--trust-pickle", is_flag=True, help="Load a pickle that can run code. Only from people you trust.")
+@click.option("--trust-pickle", is_flag=True, help="Load a pickle or program that can run code. Only from people you trust.")
 @click.option("--fixed-size", is_flag=True, help="Do not try to leave rows and columns free.")
 @click.option("--min-agreement", type=float, help="Least share of torch's labels [0.9999, fp16 0.999, int8 0.99].")
 @click.option("--max-difference", type=float, help="Largest difference of scores, relative to the largest [fp32 1e-4].")

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from segpipe.export.families import Network, Wanted, build, in_a_line, need, smp
+from segpipe.export.programs import opened
 from segpipe.export.settings import ExportSettings
 from segpipe.export.terms import Terms
 from segpipe.export.weights import fit, form_of, read_checkpoint
@@ -71,12 +72,14 @@ def _program(settings: ExportSettings, form: str) -> Network:
     own = ("arch", "module", "encoder", "options", "prefix", "replace_head")
     _leave_out(settings, own, "is a program and brings its own architecture and weights")
     try:
-        with warnings.catch_warnings(), settings.weights.open("rb") as stream:
+        with warnings.catch_warnings(), opened(settings.weights, form, trust=settings.trust_pickle) as stream:
             warnings.simplefilter("ignore")  # TorchScript is deprecated, and people have it
             if form == "torchscript":
                 program = torch.jit.load(stream, map_location="cpu")  # type: ignore[no-untyped-call]
                 return Network(program, "TorchScript program", traced=True)
             module = torch.export.load(stream).module()
+    except ExportError:
+        raise
     except Exception as error:  # noqa: BLE001 - torch raises what its readers raise
         raise ExportError(f"{settings.weights} cannot be loaded: {in_a_line(error)}") from None
     return Network(module, "torch.export program")

@@ -91,6 +91,7 @@ def main() -> None:
 @click.option("--grace", type=float, help="Seconds that running jobs have to end after SIGTERM or Ctrl-C [20].")
 @click.option("--retries", type=int, help="New tries of a case after an input/output error, 1, 2, 4 ... s later [4].")
 @click.option("--confidence/--no-confidence", default=None, help="Write a second raster with the labels' probability.")
+@click.option("--style", type=click.Choice(["qgis"]), help="Write <case>.qml beside each mask of one band, for QGIS.")
 @click.option("--verify-input/--no-verify-input", default=None, help="Compare all DEFLATE blocks with their checksums.")
 @click.option("--overwrite/--no-overwrite", default=None, help="Do again what is done.")
 @click.option("--log-file", type=click.Path(path_type=Path), help="Append what happens as JSON lines.")

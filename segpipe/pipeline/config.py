@@ -76,6 +76,8 @@ class Settings(BaseModel):
     grace: float = Field(default=20, ge=0)
     """Seconds that running jobs have to end after SIGTERM or SIGINT."""
     confidence: bool = Field(default=False, strict=True)
+    style: Literal["qgis"] | None = None
+    """Also write a style beside each mask of one band: ``<case>.qml`` for QGIS."""
     overwrite: bool = Field(default=False, strict=True)
     retries: int = Field(default=4, ge=0, strict=True)
     """How often a case, or a part of one, is begun anew after a storage fault, 1, 2, 4 ... s later."""

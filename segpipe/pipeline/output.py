@@ -19,9 +19,11 @@ from segpipe.pipeline.errors import SourceError
 from segpipe.pipeline.files import output_errors
 from segpipe.pipeline.identity import Beside, identities
 from segpipe.pipeline.labels import CONFIDENCE_NODATA, CONFIDENCE_TOP, Decision
+from segpipe.pipeline.ownership import is_own_style
 from segpipe.pipeline.parts import Tally, part_files, read_tally, write_tally
 from segpipe.pipeline.profile import span
-from segpipe.pipeline.records import Record, Run, device_kind, read_record, record_name, targets
+from segpipe.pipeline.records import Record, Run, device_kind, read_record, record_name, style_name, targets
+from segpipe.pipeline.sinks.qml import qgis_style
 from segpipe.pipeline.sinks.raster import (
     ENCODERS,
     ENCODERS_BESIDE,
@@ -165,18 +167,25 @@ class CaseOutput:
         record, sinks = record_name(self._case), self._layers.sinks
         before = read_record(self._output, self._case)
         with output_errors(self._output.path(record)):
-            self._forget([sink.name for sink in sinks], before)
+            styles = [style_name(self._case)] if self._run.styled else []
+            self._forget([sink.name for sink in sinks] + styles, before)
             # without its record a case is not done: an old one must not vouch for a new mask
             self._output.remove(record)
         written = [name for sink in sinks for name in sink.finish()]
+        for name in styles:
+            self._output.write(name, qgis_style(*_legend(self._run.model.contract)), flush=False)
         # one that a power cut takes is done again: the small need not wait for the disk
-        self._output.write_json(record, self._record(written), flush=math.prod(self._sheet.grid.shape) > SMALL)
+        self._output.write_json(record, self._record(written + styles), flush=math.prod(self._sheet.grid.shape) > SMALL)
 
     def _forget(self, coming: list[str], before: Record | None) -> None:
         """Remove what an earlier run with other settings wrote of this case and this one will not."""
         for name in targets(self._case):
-            if before is not None and name not in coming and name in before["outputs"]:
+            if before is not None and name not in coming and name in before["outputs"] and not self._is_theirs(name):
                 self._output.remove(name)
+
+    def _is_theirs(self, name: str) -> bool:
+        """Whether somebody has put a style of their own in the place of ours."""
+        return name == style_name(self._case) and self._output.has(name) and not is_own_style(self._output.read(name))
 
     @property
     def _device(self) -> Record:

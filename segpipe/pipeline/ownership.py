@@ -17,6 +17,9 @@ TABLE = b"case,class_id,"
 SIDECAR_DOMAIN = "SEGPIPE"
 """Metadata domain by which a sidecar says who wrote it."""
 
+STYLE_KEY = "segpipe"
+"""Property by which a style for QGIS says who wrote it."""
+
 _LOG_KEYS = ("time", "event")
 
 
@@ -53,6 +56,10 @@ def is_own_record(data: bytes) -> bool:
 
 def is_own_sidecar(data: bytes) -> bool:
     return _is_blank(data) or f'domain="{SIDECAR_DOMAIN}"'.encode() in data
+
+
+def is_own_style(data: bytes) -> bool:
+    return _is_blank(data) or f'name="{STYLE_KEY}"'.encode() in data
 
 
 def _is_blank(data: bytes) -> bool:

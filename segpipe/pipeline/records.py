@@ -23,7 +23,7 @@ from segpipe.pipeline.faults import is_passing
 from segpipe.pipeline.files import output_errors
 from segpipe.pipeline.gdal import gdal_errors, gdal_options
 from segpipe.pipeline.identity import Beside
-from segpipe.pipeline.ownership import is_own_record, is_own_sidecar
+from segpipe.pipeline.ownership import is_own_record, is_own_sidecar, is_own_style
 from segpipe.pipeline.sources.origin import is_same_input
 from segpipe.pipeline.spec import ModelSpec
 from segpipe.pipeline.stores import Store
@@ -57,6 +57,12 @@ class Run:
     @property
     def output(self) -> Store:
         return store_at(self.settings.output)
+
+    @property
+    def styled(self) -> bool:
+        """Whether a style lies beside each mask: one for a single band, so there is none of independent classes."""
+        contract = self.model.contract
+        return self.settings.style is not None and (contract.task != "multilabel" or len(contract.classes) == 1)
 
     @property
     def label_settings(self) -> Record:
@@ -116,13 +122,17 @@ def _version(name: str) -> str | None:
         return None
 
 
-KINDS = [f"{kind}{suffix}" for kind in ("", ".confidence") for suffix in (".tif", ".png", ".tif.aux.xml")]
+KINDS = [f"{kind}{suffix}" for kind in ("", ".confidence") for suffix in (".tif", ".png", ".tif.aux.xml")] + [".qml"]
 """All that a case's files can be called after its name."""
 
 
 def targets(case: Case) -> list[str]:
     """Every file that a case may write beside its record."""
     return [f"{case.name}{kind}" for kind in KINDS]
+
+
+def style_name(case: Case) -> str:
+    return f"{case.name}.qml"
 
 
 def record_name(case: Case) -> str:
@@ -176,6 +186,7 @@ def _is_done(case: Case, run: Run, beside: Beside) -> bool:
         record["model"].get("sha256") == run.model.sha256
         and record["settings"] == run.label_settings
         and (record["confidence"] or not run.settings.confidence)
+        and (style_name(case) in record["outputs"] or not run.styled)
         and all(output.has(str(name)) for name in record["outputs"])
         and is_same_input(record["input"], case.path, beside)
     )
@@ -189,6 +200,8 @@ def refuse_taken(case: Case, run: Run, sources: Collection[str]) -> None:
     """
     output = run.output
     for name in (*targets(case), record_name(case)):
+        if name == style_name(case) and not run.styled:
+            continue  # it may be anybody's, and stays
         with output_errors(output.path(name)):
             there = output.has(name)
         if there and (output.is_among(name, sources) or _foreign(output, name, case)):
@@ -198,11 +211,13 @@ def refuse_taken(case: Case, run: Run, sources: Collection[str]) -> None:
 def _foreign(output: Store, name: str, case: Case) -> bool:
     """Whether a file that stands where one of a case belongs is somebody else's."""
     record = read_record(output, case)
-    if record is not None and name in (*record["outputs"], record_name(case)):
+    if record is not None and name in (*record["outputs"], record_name(case)) and name != style_name(case):
         return False
     with output_errors(output.path(name)):
         if name.endswith(".json"):
             return not is_own_record(output.read(name))
+        if name.endswith(".qml"):
+            return not is_own_style(output.read(name))
         if name.endswith(".aux.xml"):
             return not is_own_sidecar(output.read(name))
     return not _is_own_raster(output, name)

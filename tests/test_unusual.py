@@ -17,7 +17,7 @@ from segpipe.cli import main
 from segpipe.pipeline.cases import find_cases
 from segpipe.pipeline.contract import Contract, parse_contract
 from segpipe.pipeline.overrides import AS_STORED
-from segpipe.pipeline.scaling import fixed_scaling
+from segpipe.pipeline.scaling import case_scaling, fixed_scaling
 from segpipe.pipeline.unusual import Finding, Judge
 from segpipe.tune.places import survey
 
@@ -105,6 +105,35 @@ def test_honest_pictures_pass(expected):
         assert judged(pixels, terms(3, **expected)) == [], (mean, spread)
 
 
+# what else models are trained on, and cases far from their mean: pixels, mean, deviation, other keys
+OTHERS: dict[str, tuple[tuple[float, float], float, float, dict[str, Any]]] = {
+    "height of a marsh": ((1.2, 0.3), 500, 400, {"far": False}),
+    "height of a plain": ((12, 4), 500, 400, {}),
+    "height of the Alps": ((2500, 600), 60, 30, {}),
+    "below the sea": ((-4, 1), 50, 40, {}),
+    "degrees Celsius in winter": ((-20, 4), 10, 8, {}),
+    "degrees Celsius in summer": ((20, 4), -5, 10, {}),
+    "vegetation index of water": ((-0.3, 0.05), 0.4, 0.2, {}),
+    "lights at night, none": ((0.02, 0.01), 5, 20, {}),
+    "height of trees": ((15, 5), 0.5, 0.6, {"far": False}),
+    "kelvin": ((44000, 900), 290, 10, {"scale": 0.00341802, "offset": 149}),
+    "kelvin, no mean": ((44000, 900), 0, 0, {"scale": 0.00341802, "offset": 149, "normalize": "none"}),
+    "kelvin in tenths, no mean": ((2900, 90), 0, 0, {"scale": 0.1, "normalize": "none"}),
+    "backscatter, sign turned": ((12, 4), -12, 4, {"scale": -1}),
+    "half and half": ((300, 80), 0.5, 0.5, {"scale": 1e-4}),
+    "a factor alone": ((700, 400), 0, 1, {}),
+}
+
+
+@pytest.mark.parametrize(("values", "mean", "std", "keys"), OTHERS.values(), ids=OTHERS)
+def test_other_quantities_are_not_refused(values, mean, std, keys):
+    far = keys.get("far", None)
+    moments = {} if keys.get("normalize") == "none" else {"normalize": "fixed", "mean": mean, "std": std}
+    expected = terms(1, **({"scale": 1} | moments | {k: v for k, v in keys.items() if k != "far"}))
+    found = judged(np.random.default_rng(7).normal(*values, (1, 4000)), expected)
+    assert [finding.far for finding in found] == ([] if far is None else [far])
+
+
 @pytest.mark.shared_data
 def test_real_rasters_pass_under_their_own_models(shared):
     own = {"scale": 1, "normalize": "fixed"}
@@ -127,6 +156,20 @@ def test_real_rasters_pass_under_their_own_models(shared):
     for date in (dates[:4], dates[4:]):  # Sentinel-2, by a model of another place
         assert judged(date, REFLECTANCE) == []
         assert [f.far for f in judged(date + np.uint16(1000), REFLECTANCE)] == [False]
+
+
+@pytest.mark.shared_data
+def test_real_scenes_of_real_models_pass(shared):
+    nuclei = read(shared / "models/nuclei/stardist_img2d.tif")
+    for normalize in ("zscore", "minmax"):
+        own = terms(1, scale=1, normalize=normalize)
+        scaling = case_scaling(own, fixed_scaling(own, None), [nuclei.astype(np.float32)])
+        assert Judge(own)(nuclei, scaling, (np.ones(1), np.zeros(1))) == []
+    with np.load(shared / "models/clouds/landsat7.npz") as landsat:
+        reflectance = np.moveaxis(landsat["img"], -1, 0).reshape(6, -1)[:, ::37]
+    assert judged(reflectance, terms(6, scale=1)) == []
+    assert judged(reflectance[:4], terms(BANDS, scale=1, **FIXED)) == []
+    assert judged(reflectance[:4] * 1e4, REFLECTANCE) == []
 
 
 # --- mistakes -------------------------------------------------------------------------------------------------------------

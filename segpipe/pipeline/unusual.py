@@ -31,8 +31,18 @@ DEVIATIONS, MOST_DEVIATIONS = 100.0, 1000.0
 NARROW_DEVIATIONS, MOST_NARROW_DEVIATIONS = 20.0, 200.0
 """The same where the deviation is below a tenth of the mean, as of temperatures in kelvin: no weather explains more."""
 
+NEGATIVE = 10.0
+"""Deviations below the mean where negative pixels are of another kind than the positive ones of the contract: temperatures
+and indices change their sign with less."""
+
 NARROW = 0.1
 """Of the mean: a deviation that is smaller belongs to values that are never close to 0."""
+
+SMALL = 1 / 200
+"""A scale that is not larger makes reflectance or intensity of stored pixels, unless its offset is of another kind."""
+
+MANY = 40.0
+"""Times the mean, beyond which a bright median is one of other units: of heights and other lengths 30 may be true."""
 
 FIT, MISFIT = 2.5, 3.0
 """Deviations within which all medians lie once a shift is undone, and beyond which one lies before."""
@@ -144,9 +154,9 @@ def expected_of(contract: Contract, tags: Tags | None) -> Expected:
         if not mean.any() or (std == 1).all():  # a factor alone, or a shift alone
             mean = None
     byte = _is_byte(contract, scale)
-    unit = scale != 1
+    unit = (scale <= SMALL) & (np.abs(offset) <= 0.5)
     if mean is not None:
-        unit = (mean >= 0) & (mean + 2 * std <= 1.1) & ((scale != 1) | (mean >= NARROW * std))
+        unit = (mean >= 0) & (mean + std <= 1.1) & ((scale != 1) | (mean >= NARROW * std))
     return Expected(contract, tagged, gain, bias, mean, std, unit, byte)
 
 
@@ -185,6 +195,8 @@ class Judge:
         expected = self._expected.get(key) or self._expected.setdefault(key, expected_of(self._contract, tags))
         if _is_ordinary(values, expected):
             return []
+        if (expected.gain < 0).any():  # the quantiles change places
+            return list(_constant(values, expected))
         found = next(filter(None, (rule(values, expected) for rule in _RULES)), None)
         more = [*_constant(values, expected), *_sentinel(values, self._contract)]
         return [found, *more] if found else more
@@ -257,19 +269,20 @@ def _linear_or_decibels(values: Values, expected: Expected) -> Finding | None:
     mean, std = expected.mean, expected.std
     if mean is None:
         return None
-    low, high = expected.scaled(values.low), expected.scaled(values.high)
-    if (mean < 0).all() and (low >= 0).all() and (high - low < std / 2).all():
+    low, mid, high = (expected.scaled(v) for v in (values.low, values.mid, values.high))
+    if (mean < 0).all() and (low >= 0).all() and (mid < 1).all() and (high - low < std / 2).all() and not values.whole:
         return Finding(
             f"pixels look like linear power where the contract expects decibels: {_holds(values, expected)}: "
             "convert them with 10 * log10",
             far=True,
         )
-    if (mean > 0).all() and (std > NARROW * mean).all() and (high < 0).any():
-        mend = "convert them with 10 ** (pixel / 10)" if (high < 0).all() else "see how the file was made"
-        what = "look like decibels" if (high < 0).all() else "are negative"
+    below = (high < 0) & (mid < mean - NEGATIVE * std)
+    if (mean > 0).all() and (std > NARROW * mean).all() and below.any():
+        mend = "convert them with 10 ** (pixel / 10)" if below.all() else "see how the file was made"
+        what = "look like decibels" if below.all() else "are negative"
         return Finding(
             f"pixels {what} where the contract expects positive values: {_holds(values, expected)}: {mend}",
-            far=bool((high < 0).all()),
+            far=bool(below.all()),
         )
     return None
 
@@ -290,9 +303,10 @@ def _too_small(values: Values, expected: Expected) -> Finding | None:
     if not wide.any():
         return None
     share = float((values.high / expected.stored_mean)[wide].max())
-    if share >= DARK:
+    light = expected.byte or bool(expected.unit.all()) or int(wide.sum()) > 1
+    if share >= (DARK if light else DARKEST):
         return None
-    return _small(values, expected, fractions, far=share < DARKEST or fractions)
+    return _small(values, expected, fractions, far=light and (share < DARKEST or fractions))
 
 
 def _full(expected: Expected) -> Channel | None:
@@ -366,11 +380,8 @@ def _too_large(values: Values, expected: Expected) -> Finding | None:
     level = np.where(expected.unit, expected.scaled(values.mid), 0)
     if expected.byte or not (level > BRIGHT).any():
         return None
-    known = expected.mean is not None
-    return Finding(
-        f"pixels are {_large_words(values, expected)}: {_scale_mend(values, expected)}",
-        far=known and bool((level > BRIGHTEST).any()),
-    )
+    far = expected.mean is not None and bool(((level > BRIGHTEST) & (level > MANY * expected.mean)).any())
+    return Finding(f"pixels are {_large_words(values, expected)}: {_scale_mend(values, expected)}", far)
 
 
 def _large_words(values: Values, expected: Expected) -> str:
@@ -447,7 +458,7 @@ def _shifted(values: Values, expected: Expected) -> Finding | None:
     """Reflectance whose zero is another pixel."""
     mean = expected.mean
     if mean is None or expected.byte or not _is_reflectance(expected):
-        return None
+        return None  # of few channels too little can be seen
     if np.abs(expected.deviations(values.mid)).max() < MISFIT:
         return None
     low, mid = (expected.scaled(v) * np.where(expected.unit, 10_000, 1) for v in (values.low, values.mid))
@@ -470,7 +481,7 @@ def _fits(mid: Channel, mean: Channel, std: Channel) -> bool:
 
 def _is_reflectance(expected: Expected) -> bool:
     """Whether pixels should be reflectance times 10,000."""
-    if expected.mean is None:
+    if expected.mean is None or len(expected.mean) < 3:
         return False
     gain = np.where(expected.unit, expected.gain * 10_000, 1)
     return bool(

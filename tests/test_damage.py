@@ -218,6 +218,16 @@ def test_blocks_that_begin_in_the_header_or_are_short(tmp_path):
     assert "block 1 of its pixels has 7 bytes, too few for the 6240" in error_of(tmp_path, "a.tif")
 
 
+def test_image_of_another_size_than_its_blocks_or_its_mask(tmp_path):
+    path = write(tmp_path / "a.tif", RGB, "GTiff", compress="lzw", blockysize=16)
+    change(path, 257, value=80)
+    assert "it has 6 blocks of pixels, where its size has 5" in error_of(tmp_path, "a.tif")
+    (base,) = (base for base in mutants.geotiffs(tmp_path / "more") if base.name == "inner-mask")
+    path.write_bytes(base.files["a.tif"])
+    change(path, 257, value=91)
+    assert "its mask has (90, 130) pixels, the image (91, 130)" in error_of(tmp_path, "a.tif")
+
+
 def test_tiff_whose_empty_blocks_are_left_out(tmp_path):
     write(tmp_path / "a.tif", np.zeros((3, 90, 130), np.uint8), "GTiff", sparse_ok=True, blockysize=16)
     record_of(tmp_path, "a.tif")
@@ -245,7 +255,7 @@ def flipped(path: Path, seed: int) -> bool:
 @pytest.mark.parametrize("layout", ["strips", "tiles", "planar", "big"])
 def test_flipped_bits_in_deflate_are_found_by_checksum(layout, tmp_path):
     path = write(tmp_path / "a.tif", RGB, "GTiff", compress="deflate", **mutants.LAYOUTS[layout])
-    assert not record_of(tmp_path, "a.tif", verify_input=True)["notes"]
+    assert not [note for note in record_of(tmp_path, "a.tif", verify_input=True)["notes"] if "verified" in note]
     shutil.rmtree(tmp_path / "out")
     assert flipped(path, 0)
     assert "is damaged: block" in error_of(tmp_path, "a.tif", verify_input=True)
@@ -256,8 +266,8 @@ def test_flipped_bits_in_deflate_are_found_by_checksum(layout, tmp_path):
 def test_what_has_no_checksum_is_noted(name, tmp_path):
     driver = {"a.png": "PNG", "a.jpg": "JPEG", "a.tif": "GTiff"}[name]
     write(tmp_path / name, RGB, driver, **({"compress": "lzw"} if driver == "GTiff" else {}))
-    notes = record_of(tmp_path, name, verify_input=True)["notes"]
-    assert [note for note in notes if "is not verified" in note] == ([] if name == "a.png" else notes[-1:])
+    notes = [note for note in record_of(tmp_path, name, verify_input=True)["notes"] if "is not verified" in note]
+    assert len(notes) == (name != "a.png")
 
 
 def test_verified_is_done_only_if_it_was(tmp_path):

@@ -30,6 +30,7 @@ TYPES = {
 DEFLATE, LERC = (8, 32946), 34887
 UNCOMPRESSED = 1
 
+PHOTOMETRIC, YCBCR = 262, 6
 WIDTH, HEIGHT, BITS, COMPRESSION, SAMPLES, ROWS_PER_STRIP, PLANAR = 256, 257, 258, 259, 277, 278, 284
 TILE_WIDTH, TILE_HEIGHT, SUBFILE, NODATA, GEO_KEYS = 322, 323, 254, 42113, 34735
 OFFSETS, COUNTS = (273, 324), (279, 325)
@@ -43,8 +44,8 @@ FIRST = 8
 
 READ_BYTES = 2**22
 
-NOT_PIXELS = (".vrt", ".xml", ".ovr", ".wld")
-"""Files without pixels, or whose pixels are not read."""
+OVERVIEWS = ".ovr"
+"""Beside a raster; its pixels are not read."""
 
 FORMS: dict[int, tuple[str, int, Callable[[int], bool]]] = {
     33550: ("ModelPixelScale", DOUBLE, lambda n: n == 3),
@@ -120,10 +121,20 @@ class Directory:
         n = min(len(offsets), len(counts))
         return offsets[:n].astype(np.int64), counts[:n].astype(np.int64)
 
-    def expected(self, number: int) -> int:
-        """Bytes of the block of this number once it is decoded."""
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.value(HEIGHT), self.value(WIDTH)
+
+    @property
+    def block_count(self) -> int:
+        """Blocks that an image of this shape has."""
+        down, across = (-(-n // block) for n, block in zip(self.shape, self.block, strict=True))
+        return down * across * (self.value(SAMPLES, 1) if self.value(PLANAR, 1) == 2 else 1)
+
+    def expected(self, number: int, *, full: bool = False) -> int:
+        """Bytes of the block of this number once it is decoded; full: as if the last strip were as high as the others."""
         rows, cols = self.block
-        if TILE_WIDTH not in self.entries:
+        if TILE_WIDTH not in self.entries and not full:
             down = -(-self.value(HEIGHT) // rows)
             rows = min(rows, self.value(HEIGHT) - number % down * rows)
         samples = self.value(SAMPLES, 1) if self.value(PLANAR, 1) == 1 else 1
@@ -167,11 +178,13 @@ def check_tags(path: str) -> None:
     """
     with Path(path).open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        for number, directory in enumerate(directories(file)):
-            if number == 0 or directory.value(SUBFILE) & MASK:
-                fault = _fault(directory, size)
-                if fault is not None:
-                    raise SourceError(f"{path} is damaged: {fault}")
+        first: Directory | None = None
+        for directory in directories(file):
+            if first is not None and not (directory.read and directory.value(SUBFILE) & MASK):
+                continue
+            first = first or directory
+            if (fault := _fault(directory, size) or _shape_fault(directory, first)) is not None:
+                raise SourceError(f"{path} is damaged: {fault}")
 
 
 def _fault(directory: Directory, size: int) -> str | None:
@@ -183,6 +196,10 @@ def _fault(directory: Directory, size: int) -> str | None:
             if entry.at < FIRST or entry.at + entry.size > size:
                 return f"its tag {tag}, {name}, lies outside the file, at byte {entry.at}"
     return _nodata_fault(directory) or _keys_fault(directory) or _blocks_fault(directory)
+
+
+def _shape_fault(mask: Directory, image: Directory) -> str | None:
+    return None if mask.shape == image.shape else f"its mask has {mask.shape} pixels, the image {image.shape}"
 
 
 def _nodata_fault(directory: Directory) -> str | None:
@@ -213,10 +230,14 @@ def _keys_fault(directory: Directory) -> str | None:
 def _blocks_fault(directory: Directory) -> str | None:
     """Blocks begin behind the header; uncompressed ones have all their bytes. One of no bytes is empty by intent."""
     offsets, counts = directory.blocks
+    if 0 in (*directory.block, *directory.shape):
+        return None  # which GDAL refuses
+    if len(offsets) != directory.block_count:
+        return f"it has {len(offsets)} blocks of pixels, where its size has {directory.block_count}"
     stored = counts > 0
     if len(bad := np.flatnonzero(stored & (offsets < FIRST))):
         return f"block {bad[0]} of its pixels begins at byte {offsets[bad[0]]}"
-    if directory.value(COMPRESSION, UNCOMPRESSED) != UNCOMPRESSED or 0 in (*directory.block, directory.value(HEIGHT)):
+    if directory.value(COMPRESSION, UNCOMPRESSED) != UNCOMPRESSED or directory.value(PHOTOMETRIC) == YCBCR:
         return None
     for number in np.flatnonzero(stored):
         if counts[number] < (expected := directory.expected(int(number))):
@@ -234,13 +255,14 @@ def verify_files(paths: Iterable[str]) -> list[str]:
 
 
 def _verify_file(path: str) -> str | None:
-    if path.lower().endswith(NOT_PIXELS) or path[-1:].lower() == "w":
+    if path.endswith(OVERVIEWS):
         return None
     if is_remote(path) or not Path(path).is_file():
         return "it is not a file of this machine"
     with Path(path).open("rb") as file:
-        if os.pread(file.fileno(), 4, 0) == b"\x89PNG":
-            return None  # libpng compares its checksums whenever it reads one
+        head = os.pread(file.fileno(), 512, 0)
+        if head.startswith(b"\x89PNG") or 0 not in head:
+            return None  # libpng compares its checksums whenever it reads one; a text has no pixels
         if not (images := [image for image in directories(file) if image.read]):
             return "pixels of its format have no checksum"
         for image in images:
@@ -256,16 +278,25 @@ def _verify_blocks(path: str, image: Directory) -> None:
     GDAL decodes a block as far as its pixels go, so that damage which makes it longer is never compared with the checksum.
     """
     for number in range(len(image.blocks[0])):
-        if (data := image.block_data(number)) and (fault := _deflate_fault(data)):
+        if (data := image.block_data(number)) and (fault := _deflate_fault(data, _sizes(image, number))):
             raise SourceError(f"{path} is damaged: block {number} of its pixels: {fault}")
 
 
-def _deflate_fault(data: bytes) -> str | None:
-    stream = zlib.decompressobj()
+def _sizes(image: Directory, number: int) -> set[int]:
+    """Bytes that a block may have once it is decoded; none where colours are stored at fewer places than pixels."""
+    if image.value(PHOTOMETRIC) == YCBCR:
+        return set()
+    return {image.expected(number), image.expected(number, full=True)}
+
+
+def _deflate_fault(data: bytes, sizes: set[int]) -> str | None:
+    stream, size = zlib.decompressobj(), 0
     try:
         while data and not stream.eof:
-            stream.decompress(data, READ_BYTES)
+            size += len(stream.decompress(data, READ_BYTES))
             data = stream.unconsumed_tail
     except zlib.error as error:
         return str(error)
-    return None if stream.eof else "its DEFLATE stream has no end"
+    if not stream.eof:
+        return "its DEFLATE stream has no end"
+    return None if not sizes or size in sizes else f"it holds {size} bytes, not {max(sizes)}"

@@ -225,3 +225,11 @@ def test_a_model_of_labels_is_refused_with_a_command_that_uncovers_its_scores(ki
     scores = run_serial(source, tmp_path / "m-scores.onnx", contract=sidecar(tmp_path / "c.toml", values))
     with rasterio.open(scores / "a.tif") as mask:
         assert len(np.unique(mask.read(1))) > 1
+
+
+@pytest.mark.parametrize(("kind", "activation"), [("logits", "softmax"), ("softmax", "none"), ("sigmoid", "none")])
+def test_deepness_metadata_does_not_say_it_and_the_graph_does(kind, activation, source, tmp_path):
+    metadata = {"class_names": '{"0": "a", "1": "b", "2": "c", "3": "d"}', "tile_size": "64", "tiles_overlap": "25"}
+    metadata |= {"standardization_mean": "[0.4, 0.5, 0.6]", "standardization_std": "[0.2, 0.2, 0.2]"}
+    model = end(Network(3).conv(3, 4, 1), kind).save(tmp_path / "m.onnx", None, classes=4, metadata=metadata)
+    assert prepared(source, model).run.model.contract.activation == activation

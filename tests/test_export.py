@@ -34,7 +34,7 @@ from segpipe.export.graph import Scorer, in_order
 from segpipe.export.make import Exported, export_model
 from segpipe.export.outputs import find_scores
 from segpipe.export.settings import ExportSettings, export_settings
-from segpipe.pipeline.errors import DisagreementError, ExportError, SegpipeError, SettingsError
+from segpipe.pipeline.errors import ContractError, DisagreementError, ExportError, ModelError, SegpipeError, SettingsError
 from segpipe.pipeline.extras import install
 
 TILE = 64
@@ -585,6 +585,47 @@ def test_a_flat_output_is_one_score(export, tmp_path, terms):
     exported = export(weights, classes=str(terms('task = "binary"\n' + SCALED, ["rest", "found"])))
     image = np.random.default_rng(0).normal(size=(2, 3, TILE, TILE)).astype(np.float32)
     np.testing.assert_allclose(scores_of(exported.path, image)[:, 0], of_torch(net, image), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("end", "classes", "keys", "message"),
+    [
+        (nn.Sigmoid(), 1, 'task = "binary"\n', 'activation = "sigmoid" is for logits, .*Sigmoid: set activation = "none"'),
+        (nn.Softmax(1), 3, "", 'activation = "softmax" is for logits, .*Softmax: set activation = "none"'),
+        (
+            nn.Identity(),
+            3,
+            'activation = "none"\n',
+            'scores are probabilities, .*Conv: set activation = "softmax"',
+        ),
+    ],
+)
+def test_an_activation_that_is_not_the_networks_is_refused(end, classes, keys, message, export, tmp_path, terms):
+    """Though torch and ONNX Runtime agree: both sides of the comparison share the contract."""
+    weights = traced(nn.Sequential(seeded(Small(classes=classes)), end), tmp_path / "w.pt")
+    names = ["rest", "found", "more"][: max(classes, 2)]
+    with pytest.raises(ContractError, match=message):
+        export(weights, classes=str(terms(keys + SCALED, names)))
+    assert not (tmp_path / "m.onnx").exists()
+
+
+class Middle(nn.Module):
+    """Scores of the middle of the image, as unpadded convolutions leave them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = seeded(Small())
+
+    def forward(self, image: Tensor) -> Tensor:
+        quarter = image.shape[-1] // 4
+        scores: Tensor = self.inner(image)[..., quarter:-quarter, quarter:-quarter]
+        return scores
+
+
+def test_a_network_that_shows_the_middle_of_its_tile_is_refused(export, tmp_path):
+    with pytest.raises(ModelError, match="must show the whole tile, and it is the middle of it"):
+        export(traced(Middle(), tmp_path / "w.pt"))
+    assert not (tmp_path / "m.onnx").exists()
 
 
 # --- modes ----------------------------------------------------------------------------------------------------------------

@@ -44,11 +44,14 @@ class Scorer(nn.Module):
         super().__init__()
         self.network, self.name = network, name
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Scores ``(batch, classes, rows, cols)``, upsampled bilinearly by half-pixel centres."""
+    def own(self, image: Tensor) -> Tensor:
+        """Scores ``(batch, classes, rows, cols)`` of the network's own size."""
         scores = outputs_of(self.network(image))[self.name]
-        if scores.ndim == 3:
-            scores = scores[:, None]
+        return scores[:, None] if scores.ndim == 3 else scores
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Scores of the image's size, upsampled bilinearly by half-pixel centres."""
+        scores = self.own(image)
         if scores.shape[-2:] != image.shape[-2:]:
             scores = nn.functional.interpolate(scores, size=image.shape[-2:], mode="bilinear", align_corners=False)
         return scores
@@ -58,6 +61,12 @@ def score(scorer: nn.Module, images: NDArray[np.float32]) -> NDArray[np.float32]
     """Scores of torch for images ``(batch, channels, rows, cols)``."""
     with torch.inference_mode():
         return np.asarray(scorer(torch.from_numpy(np.ascontiguousarray(images))).float().numpy(), np.float32)
+
+
+def own_score(scorer: Scorer, images: NDArray[Any]) -> NDArray[np.float32]:
+    """Scores of torch at the size that the network itself gives."""
+    with torch.inference_mode():
+        return np.asarray(scorer.own(torch.from_numpy(np.ascontiguousarray(images))).float().numpy(), np.float32)
 
 
 def output_stride(network: nn.Module, example: NDArray[np.float32]) -> int:

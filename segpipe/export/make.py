@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from segpipe import __version__
 from segpipe.export.families import Network
 from segpipe.export.file import draft, save, spec_of
-from segpipe.export.graph import Scorer, in_order, output_stride, scaled_inside, score, to_onnx
+from segpipe.export.graph import Scorer, in_order, output_stride, own_score, scaled_inside, score, to_onnx
 from segpipe.export.mlm import mlm_item
 from segpipe.export.network import library_versions, open_network, weights_digest
 from segpipe.export.outputs import find_scores
@@ -28,9 +28,11 @@ from segpipe.export.terms import draw_up, read_terms
 from segpipe.export.tiles import Samples, Tiles, noise, random_tiles, raw_tiles, scene_samples
 from segpipe.export.verify import BATCHES, Agreement, check, check_steady, compare
 from segpipe.pipeline.contract import Contract
+from segpipe.pipeline.crop import check_not_cropped
 from segpipe.pipeline.device import open_session
 from segpipe.pipeline.errors import ExportError
 from segpipe.pipeline.model import HostModel, try_out
+from segpipe.pipeline.noise import noise_tiles
 from segpipe.pipeline.overrides import Overrides
 from segpipe.pipeline.scaling import fixed_scaling
 from segpipe.pipeline.signature import signature
@@ -105,6 +107,7 @@ def write(traced: Traced, settings: ExportSettings, say: Say = LOG.info) -> Expo
     with draft(settings.output) as path:
         _save(proto, contract, settings, path)
         spec = try_out(spec_of(path))
+        _check_shown(traced.scorer, spec)
         calibration, verification = _tiles(settings, spec)
         say(f"converting to {settings.precision}")
         proto = converted(proto, settings.precision, calibration)
@@ -120,6 +123,15 @@ def write(traced: Traced, settings: ExportSettings, say: Say = LOG.info) -> Expo
     if settings.stac_mlm:
         _write_item(settings.output, settings.stac_mlm, contract)
     return Exported(settings.output, contract, agreement, traced.stride, traced.free_size, _notes(network, settings))
+
+
+def _check_shown(scorer: Scorer, spec: ModelSpec) -> None:
+    """A network whose own scores are smaller must show the whole tile in them: the graph has them upsampled."""
+    host = replace(spec, contract=spec.contract.model_copy(update={"scaling": "host"}), input_dtype="float32")
+    own = partial(own_score, scorer)
+    sizes = own(noise_tiles(host, 1)).shape[2:]
+    if sizes != spec.tiling.tile:
+        check_not_cropped(host, sizes, own)
 
 
 def _scorer(network: Network, contract: Contract, settings: ExportSettings) -> tuple[Network, Scorer, tuple[int, ...]]:

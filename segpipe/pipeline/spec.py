@@ -13,6 +13,7 @@ from onnx import TensorProto
 from segpipe.pipeline.config import BlendOn, Settings
 from segpipe.pipeline.contract import (
     DEFAULT_ALIGN,
+    METADATA_KEY,
     Contract,
     contract_of_metadata,
     read_contract,
@@ -141,6 +142,9 @@ def find_contract(settings: Settings, proto: onnx.ModelProto) -> tuple[Contract,
     contract = contract_of_metadata(metadata, channels, score_count(outputs[0], "NCHW") if outputs else None)
     if contract is None:
         raise ContractError(lines_to_write(settings.model, proto))
+    if METADATA_KEY not in metadata and contract.task == "multiclass" and ending_of(proto, outputs[0].name).is_open:
+        # Deepness takes the largest score, of logits or of probabilities, and its metadata does not say which
+        contract = contract.model_copy(update={"activation": "softmax"})
     return contract, f"metadata of {settings.model.name}"
 
 

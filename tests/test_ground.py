@@ -371,3 +371,35 @@ def test_numbers_that_json_lacks_are_no_settings(tmp_path):
         load_settings(tmp_path / "c.toml", {})
     with pytest.raises(ValueError, match="not JSON compliant"):
         Folder(tmp_path).write_json("x.json", {"area": math.nan})
+
+
+@pytest.mark.shared_data
+def test_masks_of_real_rasters_lie_where_their_inputs_do(shared, segpipe, tmp_path):
+    """CRS and transform as GDAL reads them from both, or a note why not; hectares as geodesics have them, or a note."""
+    pixelwise(tmp_path / "m.onnx", 1)
+    options = ("--bands", "1", "--executor", "serial", "--unusual-values", "allow")
+    segpipe("run", "-i", shared / "geotiff", "-m", "m.onnx", "-o", "out", *options, timeout=300)
+    done = json.loads((tmp_path / "out/run.json").read_text())["done"]
+    assert len(done) >= 30
+    placed = [check_place(json.loads((tmp_path / f"out/{name}.json").read_text()), tmp_path / "out") for name in done]
+    assert sum(placed) >= 15
+
+
+def check_place(record: dict[str, Any], out: Path) -> bool:
+    """Whether the case has hectares; else its record says why, unless it is a picture."""
+    with (
+        warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning),
+        rasterio.open(record["input"]["path"]) as source,
+        rasterio.open(out / record["outputs"][0]) as mask,
+    ):
+        assert mask.crs == source.crs, record
+        assert mask.transform.almost_equals(source.transform), record
+        assert [(p.row, p.col, p.x, p.y) for p in mask.gcps[0]] == [(p.row, p.col, p.x, p.y) for p in source.gcps[0]]
+        placed = record["valid"]["hectares"] is not None
+        assert placed or mask.driver == "PNG" or any("areas are in pixels" in note for note in record["notes"]), record
+        if placed:
+            total = math.fsum(row["area"] for row in record["areas"])
+            outline = geodesic_hectares(source.shape, source.crs.to_wkt(), source.transform)
+            noted = any("lies off the Earth" in note for note in record["notes"])
+            assert noted or source.name.endswith("world.byte.tif") or total == pytest.approx(outline, rel=1e-5), record
+        return placed

@@ -14,6 +14,7 @@ from segpipe.pipeline.cases import SUFFIXES
 from segpipe.pipeline.config import Settings
 from segpipe.pipeline.errors import InputError, ModelError, SettingsError
 from segpipe.pipeline.gdal import DRIVERS, gdal_options
+from segpipe.pipeline.recognise import told
 from segpipe.pipeline.spec import read_model
 from segpipe.pipeline.stores.bucket import is_remote, plain_path
 
@@ -78,6 +79,7 @@ def _opens_as_model(path: Path) -> Literal[True]:
         read_model(path)
     except ModelError:
         raise InputError(
-            f"inspect takes an ONNX model or a raster, and {path} opens as neither: rasters are {', '.join(DRIVERS)}"
+            f"inspect takes an ONNX model or a raster, and {path} opens as neither: "
+            + (told(path) or f"rasters are {', '.join(DRIVERS)}")
         ) from None
     return True

@@ -19,10 +19,11 @@ from segpipe.pipeline.cases import Case
 from segpipe.pipeline.config import Settings
 from segpipe.pipeline.contract import Contract, parse_contract
 from segpipe.pipeline.errors import SourceError, foreseen
-from segpipe.pipeline.gdal import DRIVERS, gdal_errors
+from segpipe.pipeline.gdal import gdal_errors, open_raster
 from segpipe.pipeline.grid import Grid, crs_notes, read_grid
 from segpipe.pipeline.ground import ground_of, place_of
 from segpipe.pipeline.model import try_out
+from segpipe.pipeline.sources.kinds import explained
 from segpipe.pipeline.sources.raster import RasterSource
 from segpipe.pipeline.spec import ModelSpec, read_model, read_spec
 
@@ -34,8 +35,8 @@ def inspect_raster(file: str, settings: Settings, model: Path | None) -> RasterF
         SourceError, ModelError: the raster cannot be opened; the model is not an ONNX file.
     """
     errors: list[str] = []
-    with gdal_errors(SourceError, f"{file} cannot be opened"):
-        dataset = DatasetReader(file, driver=list(DRIVERS), sharing=False)
+    with explained(file), gdal_errors(SourceError, f"{file} cannot be opened"):
+        dataset = open_raster(file)
     with closing(dataset):
         spec = None if model is None else _spec(settings, errors)  # before pixels are read: see ModelSpec.network_mb
         fit, notes = (None, _place_notes(dataset, settings.crs)) if spec is None else _fit(file, settings, spec, errors)

@@ -22,6 +22,7 @@ from segpipe.pipeline.device import Kind, Options, Room, check_runtime, resolve_
 from segpipe.pipeline.ending import Ending, ending_of
 from segpipe.pipeline.errors import ContractError, ModelError, SettingsError
 from segpipe.pipeline.form import check_graph, score_count
+from segpipe.pipeline.recognise import told
 from segpipe.pipeline.signature import TensorSpec, signature
 from segpipe.pipeline.template import lines_to_write
 from segpipe.pipeline.windows import Tiling
@@ -104,15 +105,16 @@ def read_spec(settings: Settings) -> ModelSpec:
 def read_model(path: Path) -> onnx.ModelProto:
     """The graph of an ONNX file, without its external data."""
     if path.is_dir():
-        raise ModelError(f"the model must be an ONNX file, got the folder {path}")
+        kind = told(path)
+        raise ModelError(f"the model must be an ONNX file, got the folder {path}" + (f": {kind}" if kind else ""))
     if not path.is_file():
         raise ModelError(f"the model must exist, got {path}")
     try:
         proto = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # noqa: BLE001 - protobuf raises classes of its own, by implementation
-        raise ModelError(f"{path} is not an ONNX file: {error}") from None
+        raise ModelError(f"{path} is not an ONNX file: {told(path) or error}") from None
     if not proto.graph.node:
-        raise ModelError(f"{path} is not an ONNX file: it holds no graph")
+        raise ModelError(f"{path} is not an ONNX file: {told(path) or 'it holds no graph'}")
     return proto
 
 

@@ -96,7 +96,8 @@ def match_bands(bands: Sequence[Band], contract: Contract, overrides: Overrides)
     for group in groups:
         if (matched := _matched(group, contract)) is not None:
             return matched
-    raise SourceError(_mismatch([band.label for band in groups[0]], names or ("unnamed",) * contract.channel_count))
+    wanted = names or ("unnamed",) * contract.channel_count
+    raise SourceError(_mismatch([band.label for band in groups[0]], wanted, len(bands)))
 
 
 def _chosen(chosen: Sequence[int], there: int, count: int) -> list[int]:
@@ -214,13 +215,21 @@ def _fold(name: str) -> str:
     return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
-def _mismatch(found: Sequence[str | None], wanted: Sequence[str]) -> str:
+def _mismatch(found: Sequence[str | None], wanted: Sequence[str], bands: int) -> str:
+    """The message; ``bands`` are all that the file has, alpha included, which ``--bands`` may name."""
     listed = ", ".join(name or "unnamed" for name in found)
     count = "1 band" if len(found) == 1 else f"{len(found)} bands"
-    example = ",".join(str(n) for n in range(len(wanted), 0, -1))
-    enough = (
-        f"say which with --bands, such as --bands {example}"
-        if len(found) >= len(wanted)
-        else f"no choice of --bands can give {len(wanted)}"
+    alpha = f" and {bands - len(found)} of alpha" * (bands > len(found))
+    return f"the file's bands must be the model's channels, got {count} ({listed}){alpha} for {', '.join(wanted)}: " + _mend(
+        len(found), len(wanted), bands
     )
-    return f"the file's bands must be the model's channels, got {count} ({listed}) for {', '.join(wanted)}: {enough}"
+
+
+def _mend(found: int, wanted: int, bands: int) -> str:
+    if found >= wanted:
+        return f"say which with --bands, such as --bands {','.join(str(n) for n in range(wanted, 0, -1))}"
+    if bands >= wanted:
+        return f"say which with --bands, alpha counts, such as --bands {','.join(str(n + 1) for n in range(wanted))}"
+    if found == 1:
+        return f"if it is grey and the model is for colours, give it for each with --bands {','.join('1' * wanted)}"
+    return f"it has fewer bands than the model has channels: it takes a file with {wanted}"

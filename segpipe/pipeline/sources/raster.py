@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from segpipe.pipeline.grid import crs_notes, read_grid
 from segpipe.pipeline.overrides import AS_STORED, Overrides
 from segpipe.pipeline.sources import Begun, Invalid, Pixels
 from segpipe.pipeline.sources.bands import alpha_bands, bands_of, match_bands
+from segpipe.pipeline.sources.kinds import explained, refuse_pages, refuse_slides
 from segpipe.pipeline.sources.orientation import Turn, take_exif, turn_of
 from segpipe.pipeline.sources.origin import files_of
 from segpipe.pipeline.sources.scene import Scene, read_scene
@@ -78,14 +79,15 @@ class RasterSource:
                 yield LOOKS_LIKE_DATA.format(band)
 
     def _opened(self) -> DatasetReader:
-        with source_errors(f"{self._path} cannot be opened", self.files):
+        with explained(self._path), source_errors(f"{self._path} cannot be opened", self.files):
             dataset = open_raster(self._path)
             take_exif(dataset)
             return dataset
 
     def _describe(self, contract: Contract, overrides: Overrides) -> None:
         dataset = self._dataset
-        _refuse_pages(dataset, self._path)
+        refuse_slides(dataset, self._path)
+        refuse_pages(dataset, self._path)
         told = bands_of(dataset)
         with _naming(self._path):
             matched = match_bands(told, contract, overrides)
@@ -154,10 +156,12 @@ class RasterSource:
     def _invalid(self, pixels: Pixels, masks: Sequence[Invalid]) -> Invalid | None:
         return self._validity.invalid(pixels, masks)
 
-    def _unreadable(self, window: Window) -> AbstractContextManager[None]:
+    @contextmanager
+    def _unreadable(self, window: Window) -> Iterator[None]:
         (row, col), (height, width) = window.start, window.shape
         columns = f"column {col}" if width <= height else f"columns {col} to {col + width - 1}"
-        return source_errors(f"{self._path} cannot be read at row {row}, {columns}", self.files)
+        with explained(self._path), source_errors(f"{self._path} cannot be read at row {row}, {columns}", self.files):
+            yield
 
     def decode_with(self, threads: int) -> None:
         decode_with(threads)
@@ -228,14 +232,6 @@ def _pixel_type(dataset: DatasetReader, bands: Sequence[int], path: str) -> np.d
     if any("complex" in name for name in names):
         raise SourceError(f"{path}: pixels must be integers or floats, got {', '.join(sorted(names))}")
     return np.result_type(*names)
-
-
-def _refuse_pages(dataset: DatasetReader, path: str) -> None:
-    if dataset.count == 0 or dataset.subdatasets:
-        raise SourceError(
-            f"{path}: a file must hold one image, got {len(dataset.subdatasets)}: "
-            "write each to a file of its own with gdal_translate -sds"
-        )
 
 
 def _refuse_palette(dataset: DatasetReader, bands: Sequence[int], chosen: Sequence[int] | None, path: str) -> None:

@@ -1,0 +1,226 @@
+"""Files that cannot be taken: what they are, by content, and what to do with them."""
+
+import gzip
+import io
+import json
+import shutil
+import struct
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+import rasterio
+import rasterio.shutil
+import tifffile
+from networks import contract, pixelwise
+from PIL import Image
+
+from segpipe.pipeline.contract import parse_contract
+from segpipe.pipeline.endings import missing
+from segpipe.pipeline.errors import ModelError, SourceError
+from segpipe.pipeline.gdal import gdal_options
+from segpipe.pipeline.overrides import Overrides
+from segpipe.pipeline.recognise import told
+from segpipe.pipeline.sources.raster import RasterSource
+from segpipe.pipeline.spec import read_model
+
+PIXELS = np.random.default_rng(0).integers(1, 255, (3, 64, 80), dtype=np.uint8)
+
+
+def nifti(head=b""):
+    return head + b"\0" * (344 - len(head)) + b"n+1\0" + b"\0" * 100
+
+
+def zipped(**files):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name.replace("__", "/").replace("_dot_", "."), data)
+    return stream.getvalue()
+
+
+def tarred():
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("a.tif"), io.BytesIO())
+    return stream.getvalue()
+
+
+def gif():
+    stream = io.BytesIO()
+    Image.fromarray(PIXELS[0]).save(stream, "GIF")
+    return stream.getvalue()
+
+
+SAFETENSORS = struct.pack("<Q", 2) + b"{}" + b"\0" * 20
+CONTENT = {
+    "empty": (b"", r"is empty \(0 bytes\)"),
+    "gif": (gif(), "is a GIF: convert it: gdal_translate"),
+    "nifti": (nifti(), "is a NIfTI volume: which is not supported yet"),
+    "nifti gz": (gzip.compress(nifti()), "is a NIfTI volume"),
+    "dicom": (b"\0" * 128 + b"DICM" + b"\0" * 99, "is DICOM: which is not supported yet"),
+    "mha": (b"ObjectType = Image\nNDims = 3\n", "is a MetaImage volume"),
+    "nrrd": (b"NRRD0004\ntype: float\n", "is an NRRD volume"),
+    "zip": (zipped(a_dot_tif=b"x"), "is a zip archive: unpack it, or name a raster inside as /vsizip/"),
+    "tar": (tarred(), "is a tar archive: unpack it"),
+    "tgz": (gzip.compress(tarred()), "is a packed tar archive: unpack it"),
+    "gz": (gzip.compress(b"II*\0"), "is packed with gzip: unpack it"),
+    "netcdf": (b"CDF\x01\0\0\0\0", "is NetCDF: take a variable out"),
+    "hdf5": (b"\x89HDF\r\n\x1a\n" + b"\0" * 99, "is HDF5: take a variable out"),
+    "grib": (b"GRIB\0\0\0\2", "is GRIB: convert it: gdal_translate"),
+    "shapefile": (b"\0\0\x27\x0a" + b"\0" * 99, "is a shapefile: vectors hold no pixels"),
+    "geojson": (json.dumps({"type": "FeatureCollection", "features": []}).encode(), "is GeoJSON: it holds no pixels"),
+    "pdf": (b"%PDF-1.7\n", "is a PDF: convert a page"),
+    "html": (b"<!DOCTYPE html><html><body>404</body></html>", "is a web page"),
+    "s3 error": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "error message of object storage"),
+    "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of Git LFS.*git lfs pull"),
+    "npy": (b"\x93NUMPY\x01\0", "is a NumPy array"),
+}
+
+MODELS = {
+    "checkpoint": (zipped(m__data_dot_pkl=b"x"), "is a PyTorch checkpoint: .*segpipe export .*bad"),
+    "old checkpoint": (b"\x80\x02}q\0.", "is a pickle, as old PyTorch checkpoints are: .*segpipe export"),
+    "torchscript": (zipped(m__data_dot_pkl=b"x", m__code__a_dot_py=b"x"), "is a TorchScript program: .*segpipe export"),
+    "safetensors": (SAFETENSORS, "is a safetensors file of weights: .*segpipe export"),
+    "keras h5": (b"\x89HDF\r\n\x1a\n" + b"\0" * 99 + b"keras_version", "is a Keras model: .*tf2onnx"),
+    "keras": (zipped(model_dot_weights_dot_h5=b"x"), "is a Keras model: .*tf2onnx"),
+    "tflite": (b"\x1c\0\0\0TFL3" + b"\0" * 9, "is a TensorFlow Lite model"),
+    "html": (CONTENT["html"][0], "is a web page"),
+    "lfs": (CONTENT["lfs"][0], "is a pointer of Git LFS"),
+    "empty": (b"", r"is empty \(0 bytes\)"),
+}
+
+
+def opened(path, channels=3, **overrides):
+    terms = parse_contract(contract(channels, 3), "test")
+    with gdal_options():
+        source = RasterSource(str(path), terms, Overrides(**overrides))
+        source.close()
+
+
+@pytest.mark.parametrize("kind", CONTENT)
+@pytest.mark.parametrize("suffix", [".tif", ".png", ""])
+def test_an_input_is_recognised_by_its_content(kind, suffix, tmp_path):
+    data, words = CONTENT[kind]
+    (tmp_path / f"bad{suffix}").write_bytes(data)
+    with pytest.raises(SourceError, match=words):
+        opened(tmp_path / f"bad{suffix}")
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_model_is_recognised_by_its_content(kind, tmp_path):
+    data, words = MODELS[kind]
+    (tmp_path / "bad.onnx").write_bytes(data)
+    with pytest.raises(ModelError, match=words):
+        read_model(tmp_path / "bad.onnx")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("config.json", "is a folder of transformers: make an ONNX file of it: segpipe export"),
+        ("saved_model.pb", "is a TensorFlow SavedModel: convert it"),
+        ("other", "must be an ONNX file, got the folder"),
+    ],
+)
+def test_a_folder_given_as_a_model(name, words, tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / name).touch()
+    with pytest.raises(ModelError, match=words):
+        read_model(tmp_path / "m")
+
+
+def test_what_is_good_is_not_recognised_as_something_else(tmp_path, raster):
+    assert told(pixelwise(tmp_path / "m.onnx")) is None
+    for name in ("a.tif", "a.png", "a.jpg"):
+        assert told(raster(name, PIXELS)) is None
+        assert missing(raster(name, PIXELS)) is None
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("big", [False, True], ids=["classic", "big"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_where_the_rest_of_a_tiff_should_be(order, big, compression, tmp_path):
+    """Written by tifffile: the directory comes first, so that pixels reach to the end."""
+    path = tmp_path / "a.tif"
+    options = {"compression": compression, "rowsperstrip": 16, "photometric": "rgb"}
+    tifffile.imwrite(path, np.moveaxis(PIXELS, 0, -1), byteorder=order, bigtiff=big, **options)
+    assert missing(path) is None
+    with tifffile.TiffFile(path) as file:
+        page = file.pages[0]
+        end = max(a + b for a, b in zip(page.dataoffsets, page.databytecounts, strict=True))
+    data = path.read_bytes()
+    path.write_bytes(data[: end - 10])
+    assert f"it has {end - 10:,} bytes, and what it names reaches to byte" in missing(path)
+    for cut in range(8, 200, 7):
+        path.write_bytes(data[:cut])
+        assert missing(path) is not None
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_a_picture_without_its_end(name, raster):
+    path = raster(name, PIXELS)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    assert f"it has {len(data) // 2:,} bytes and no end" in missing(path)
+
+
+def test_a_cut_tiff_that_gdal_does_not_open(tmp_path, raster):
+    path = raster("a.tif", PIXELS)
+    data = path.read_bytes()
+    (at,) = struct.unpack("<I", data[4:8])
+    path.write_bytes(data[: at // 2 if at > 100 else 60])
+    with pytest.raises(SourceError, match=r"it has .* bytes"):
+        opened(path)
+
+
+@pytest.mark.parametrize(("name", "description"), [("a.svs", ""), ("a.ndpi", ""), ("a.tif", "Aperio Image Library v11")])
+def test_a_slide_is_refused_with_a_mend_that_works(name, description, tmp_path):
+    path = tmp_path / name
+    with tifffile.TiffWriter(path) as file:
+        for size in (64, 32):
+            options = {"description": description, "photometric": "rgb", "metadata": None, "tile": (16, 16)}
+            file.write(np.moveaxis(PIXELS[:, :size, :size], 0, -1), subfiletype=int(size < 64), **options)
+    with pytest.raises(SourceError, match="is a slide, which is not supported yet: take a level out, as with rio convert"):
+        opened(path)
+    with rasterio.open(path) as slide:  # what rio convert does
+        rasterio.shutil.copy(slide, tmp_path / "level0.tif", driver="GTiff")
+    opened(tmp_path / "level0.tif")
+
+
+def test_a_tiff_of_several_images(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.stack([np.moveaxis(PIXELS, 0, -1)] * 3), photometric="rgb")
+    with pytest.raises(SourceError, match=r"must hold one image, got 3 images: .*gdal_translate 'GTIFF_DIR:1:"):
+        opened(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "channels", "words", "bands"),
+    [
+        ("RGBA", 4, "alpha counts, such as --bands 1,2,3,4", (1, 2, 3, 4)),
+        ("LA", 2, "alpha counts, such as --bands 1,2", (1, 2)),
+        ("L", 3, "give it for each with --bands 1,1,1", (1, 1, 1)),
+        ("LA", 3, "give it for each with --bands 1,1,1", (1, 1, 1)),
+        ("RGB", 1, "such as --bands 1", (1,)),
+        ("RGB", 5, "it takes a file with 5", None),
+    ],
+)
+def test_the_bands_that_are_advised_work(kind, channels, words, bands, tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.moveaxis(PIXELS, 0, -1)).convert(kind).save(path)
+    with pytest.raises(SourceError, match=words):
+        opened(path, channels)
+    if bands is not None:
+        opened(path, channels, bands=bands)
+
+
+@pytest.mark.shared_data
+def test_real_slides_are_refused(shared, tmp_path):
+    slides = [path for path in sorted((shared / "medical" / "slides").rglob("*.svs")) if path.stat().st_size > 1000]
+    assert slides
+    for path in slides:
+        shutil.copy(path, tmp_path / path.name)
+        with pytest.raises(SourceError, match=r"slide|cannot be opened"):
+            opened(tmp_path / path.name)

@@ -229,6 +229,7 @@ def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) ->
         with _noting(summary):
             record = _record(run, summary, "interrupted" if summary.interrupted else "ended")
             persistently(lambda: output.write_json("run.json", record), run.settings.retries)
+        output.sweep()
     return summary
 
 
@@ -270,7 +271,6 @@ def _conclude(prepared: Prepared, summary: Summary) -> None:
         _tidy_parts(output, summary.ledger)
     with _noting(summary):
         persistently(lambda: write_areas(output, summary.good), retries)
-    output.sweep()
 
 
 def _tidy_parts(output: Store, ledger: Ledger) -> None:

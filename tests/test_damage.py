@@ -18,9 +18,11 @@ from networks import pixelwise
 from scenes import Silent
 
 from segpipe.pipeline.config import load_settings
+from segpipe.pipeline.errors import SourceError
 from segpipe.pipeline.gdal import gdal_options
 from segpipe.pipeline.gdal_messages import messages
 from segpipe.pipeline.launch import carry_out, prepare
+from segpipe.pipeline.sources.tiff import check_tags, verify_files
 
 RGB = picture(3, "uint8")
 
@@ -226,6 +228,28 @@ def test_image_of_another_size_than_its_blocks_or_its_mask(tmp_path):
     path.write_bytes(base.files["a.tif"])
     change(path, 257, value=91)
     assert "its mask has (90, 130) pixels, the image (91, 130)" in error_of(tmp_path, "a.tif")
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("number", [2**31, 2**63, 2**64 - 1])
+def test_numbers_of_a_damaged_file_ask_for_no_memory(number, big, tmp_path):
+    path = write(tmp_path / "a.tif", RGB, "GTiff", compress="deflate", bigtiff="yes" if big else "no")
+    data = bytearray(path.read_bytes())
+    form, first, count = ("<Q", 8, "<Q") if big else ("<I", 4, "<H")
+    (at,) = struct.unpack_from(form, data, first)
+    (entries,) = struct.unpack_from(count, data, at)
+    step, ahead = (20, 8) if big else (12, 2)
+    for entry in range(at + ahead, at + ahead + entries * step, step):
+        changed = bytearray(data)
+        struct.pack_into(form, changed, entry + 4, number % 2 ** (64 if big else 32))
+        path.write_bytes(changed)
+        with suppress(SourceError):
+            check_tags(str(path))
+            verify_files([str(path)])
+    changed = bytearray(data)
+    struct.pack_into(form, changed, at + ahead + entries * step, number % 2 ** (64 if big else 32))
+    path.write_bytes(changed)
+    check_tags(str(path))
 
 
 def test_tiff_whose_empty_blocks_are_left_out(tmp_path):

@@ -87,7 +87,7 @@ class Directory:
         entry = self.entries.get(tag)
         if entry is None or entry.kind not in TYPES:
             return None
-        data = os.pread(self._file.fileno(), entry.size, entry.at)
+        data = _pread(self._file, entry.size, entry.at)
         return np.frombuffer(data, np.dtype(self._order + TYPES[entry.kind])) if len(data) == entry.size else None
 
     def value(self, tag: int, default: int = 0) -> int:
@@ -110,7 +110,7 @@ class Directory:
     def block_data(self, number: int) -> bytes:
         """A block as it is stored."""
         offsets, counts = self.blocks
-        return os.pread(self._file.fileno(), int(counts[number]), int(offsets[number]))
+        return _pread(self._file, int(counts[number]), int(offsets[number]))
 
     @cached_property
     def blocks(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -141,9 +141,15 @@ class Directory:
         return rows * -(-cols * samples * self.value(BITS, 1) // 8)
 
 
+def _pread(file: BufferedReader, size: int, at: int) -> bytes:
+    """Bytes at a place; as many as there are, so that a number out of a damaged file asks for no memory."""
+    there = os.fstat(file.fileno()).st_size - at
+    return os.pread(file.fileno(), min(size, there), at) if at >= 0 and there > 0 and size > 0 else b""
+
+
 def directories(file: BufferedReader) -> Iterator[Directory]:
     """The chain of images of a TIFF; nothing for another file, and an end where the chain is broken."""
-    head = os.pread(file.fileno(), 16, 0)
+    head = _pread(file, 16, 0)
     order = MAGIC.get(head[:4])
     if order is None or len(head) < 16:
         return
@@ -154,10 +160,10 @@ def directories(file: BufferedReader) -> Iterator[Directory]:
     while at and at not in seen:
         seen.add(at)
         sizes = struct.calcsize(order + count), struct.calcsize(order + entry), struct.calcsize(order + pointer)
-        if len(first := os.pread(file.fileno(), sizes[0], at)) < sizes[0]:
+        if len(first := _pread(file, sizes[0], at)) < sizes[0]:
             return
         (n,) = struct.unpack(order + count, first)
-        body = os.pread(file.fileno(), min(n, 2**16) * sizes[1] + sizes[2], at + sizes[0])
+        body = _pread(file, n * sizes[1] + sizes[2], at + sizes[0])
         if len(body) < n * sizes[1] + sizes[2]:
             return
         entries = {}
@@ -260,7 +266,7 @@ def _verify_file(path: str) -> str | None:
     if is_remote(path) or not Path(path).is_file():
         return "it is not a file of this machine"
     with Path(path).open("rb") as file:
-        head = os.pread(file.fileno(), 512, 0)
+        head = _pread(file, 512, 0)
         if head.startswith(b"\x89PNG") or 0 not in head:
             return None  # libpng compares its checksums whenever it reads one; a text has no pixels
         if not (images := [image for image in directories(file) if image.read]):
@@ -284,7 +290,7 @@ def _verify_blocks(path: str, image: Directory) -> None:
 
 def _sizes(image: Directory, number: int) -> set[int]:
     """Bytes that a block may have once it is decoded; none where colours are stored at fewer places than pixels."""
-    if image.value(PHOTOMETRIC) == YCBCR:
+    if image.value(PHOTOMETRIC) == YCBCR or 0 in (*image.block, *image.shape):
         return set()
     return {image.expected(number), image.expected(number, full=True)}
 

@@ -372,6 +372,13 @@ def test_near_infrared_tagged_alpha_is_noted_and_can_be_ignored(shape, raster):
     assert not invalid(path, (1, 2, 3), ignoring).any()
 
 
+def test_inspect_tells_of_alpha_that_looks_like_data(raster, segpipe):
+    path = four_bands(raster, near_infrared((90, 120)))
+    assert json.loads(segpipe("inspect", path, "--json").stdout)["notes"] == [LOOKS]
+    assert "tagged alpha but has values" in segpipe("inspect", path).stdout
+    assert json.loads(segpipe("inspect", path, "--ignore-alpha", "--json").stdout)["notes"] == []
+
+
 @pytest.mark.parametrize("kind", ["opaque", "disc", "soft edge", "translucent"])
 def test_alpha_that_is_alpha_is_not_noted(kind, raster):
     rows, cols = np.ogrid[:400, :400]

@@ -42,6 +42,9 @@ def inspect_raster(file: str, settings: Settings, model: Path | None) -> RasterF
         fit, notes = (None, _place_notes(dataset, settings.crs)) if spec is None else _fit(file, settings, spec, errors)
         contract = spec.contract if spec and fit else _any_contract(len(settings.bands or colours(dataset)))
         valid = None
+        if spec is None:
+            with _told(errors, file), closing(RasterSource(file, contract, settings.overrides)) as source:
+                notes = list(dict.fromkeys([*notes, *source.notes]))
         with _told(errors, file):
             valid = valid_share(dataset, contract, settings.overrides)
         facts = _raster_facts(dataset, read_grid(dataset, settings.crs), valid, fit, notes)

@@ -111,7 +111,7 @@ def test_clouds_match_the_truth_whole_and_cut(tile, overlap, segpipe, tmp_path):
 
 # model: what the contract must say besides scaling, and whether it has two outputs
 FORMS: dict[str, tuple[dict[str, Any], bool]] = {
-    "dummy_model": ({"task": "multiclass", "classes": ["red", "green", "blue"]}, False),
+    "dummy_model": ({"task": "multiclass", "activation": "softmax", "classes": ["red", "green", "blue"]}, False),
     "one_output_sigmoid_bsx1x512x512": ({}, False),
     "one_output_sigmoid_bsx512x512": ({}, False),
     "one_output_sigmoid_red_detector": ({}, False),

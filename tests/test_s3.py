@@ -29,7 +29,7 @@ from segpipe.pipeline.config import load_settings
 from segpipe.pipeline.errors import InputError, OutputError
 from segpipe.pipeline.extras import install
 from segpipe.pipeline.gdal import gdal_options
-from segpipe.pipeline.identity import identities
+from segpipe.pipeline.identity import Beside, identities
 from segpipe.pipeline.records import Run, done_cases
 from segpipe.pipeline.spec import read_spec
 from segpipe.pipeline.stores.bucket import gdal_endpoint
@@ -194,8 +194,14 @@ def test_the_identity_of_an_object_has_its_etag_and_its_sidecars(root, endpoint)
     assert before[0]["size"] == (root / "in" / "sub" / "c.tif").stat().st_size
     assert before == identities("/vsis3/scenes/same/c.tif", ["s3://scenes/same/c.tif"])
     endpoint.put("same/c.tfw", b"1\n0\n0\n-1\n0\n0\n")
-    after = identities("s3://scenes/same/c.tif", ["s3://scenes/same/c.tif"])
+    endpoint.put("same/c_RPC.TXT", b"")
+    endpoint.put("same/cd.tfw", b"another's")
+    endpoint.forget()
+    beside = Beside()
+    assert beside.sidecars("/vsis3/scenes/same/c.tif") == ["s3://scenes/same/c.tfw", "s3://scenes/same/c_RPC.TXT"]
+    after = identities("s3://scenes/same/c.tif", ["s3://scenes/same/c.tif", "s3://scenes/same/c.tfw"], beside)
     assert [found["path"] for found in after] == ["s3://scenes/same/c.tfw", "s3://scenes/same/c.tif"]
+    assert len(endpoint.requests) == 1
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,12 @@ def explained(path: str) -> Iterator[None]:
 def refuse_slides(dataset: DatasetReader, path: str) -> None:
     """A slide has levels, labels and a magnification: its base level alone is not what a model was trained on."""
     description = dataset.tags().get("TIFFTAG_IMAGEDESCRIPTION", "")
-    several = bool(dataset.subdatasets) or bool(dataset.overviews(1) if dataset.count else ())
-    if path.lower().endswith(SLIDES) or (description.lstrip().startswith(SCANNERS) and several):
+    if path.lower().endswith(SLIDES) or (description.lstrip().startswith(SCANNERS) and _has_levels(dataset)):
         raise SourceError(NO_SLIDES.format(path))
+
+
+def _has_levels(dataset: DatasetReader) -> bool:
+    return bool(dataset.subdatasets) or bool(dataset.overviews(1) if dataset.count else ())
 
 
 def refuse_pages(dataset: DatasetReader, path: str) -> None:

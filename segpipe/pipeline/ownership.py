@@ -1,6 +1,7 @@
 """Which files a run may replace: its own, which are known by their content, whatever their names."""
 
 import json
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,9 @@ HEAD = 2**12
 """Bytes of a file that are enough to know it."""
 
 TRACE = b'{"displayTimeUnit": "ms", "traceEvents": ['
+RECORD = re.compile(rb'\{\s*"case": "')
+"""How a record begins, also one that has been cut."""
+
 TABLE = b"case,class_id,"
 SIDECAR_DOMAIN = "SEGPIPE"
 """Metadata domain by which a sidecar says who wrote it."""
@@ -24,8 +28,8 @@ _LOG_KEYS = ("time", "event")
 
 
 def is_record(value: Any) -> bool:
-    """Whether JSON is the record of a case."""
-    return isinstance(value, dict) and "segpipe" in value and "case" in value
+    """Whether JSON is the record of a case, by whatever version."""
+    return isinstance(value, dict) and "segpipe" in value
 
 
 def is_summary(value: Any) -> bool:
@@ -51,7 +55,7 @@ OWN: dict[str, Callable[[bytes], bool]] = {
 
 def is_own_record(data: bytes) -> bool:
     """Whether a file with a record's name is a record, or what a power cut leaves of one."""
-    return _is_blank(data) or _json_by(is_record)(data)
+    return _is_blank(data) or RECORD.match(data) is not None or _json_by(is_record)(data)
 
 
 def is_own_sidecar(data: bytes) -> bool:

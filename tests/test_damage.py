@@ -299,3 +299,4 @@ def test_verified_is_done_only_if_it_was(tmp_path):
     assert run(tmp_path, "a.tif").done == ["a"]
     assert run(tmp_path, "a.tif", verify_input=True).done == ["a"]
     assert run(tmp_path, "a.tif", verify_input=True).skipped == ["a"]
+    assert run(tmp_path, "a.tif").skipped == ["a"]  # what was verified is done for a run that does not ask

@@ -3,7 +3,10 @@
 import json
 import os
 import shutil
+import socket
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -22,7 +25,9 @@ from segpipe.pipeline.identity import Beside, _names, identities, owners_of
 from segpipe.pipeline.launch import carry_out, prepare
 from segpipe.pipeline.parts import kept_cut, write_cut
 from segpipe.pipeline.records import Run, done_cases
+from segpipe.pipeline.sources.origin import files_of
 from segpipe.pipeline.spec import read_spec
+from segpipe.pipeline.stores.web import state_of
 from segpipe.pipeline.windows import Cover
 
 TIME = 1_700_000_000_000_000_000
@@ -411,3 +416,42 @@ def test_ground_control_points_are_not_forgotten(tmp_path):
         )
     assert Beside().sidecars(str(path)) == [f"{path}.aux.xml"]
     assert len(before) == 1
+
+
+@contextmanager
+def answering(banner):
+    """The port of a server that says the same to everybody, and closes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            with suppress(OSError):
+                while True:
+                    with server.accept()[0] as asked:
+                        asked.recv(2**12)
+                        asked.sendall(banner)
+
+        Thread(target=serve, daemon=True).start()
+        yield server.getsockname()[1]
+
+
+@pytest.mark.parametrize("end", ["", "/a b.tif", "/ä.tif", "x/a.tif"])
+def test_an_url_or_a_server_that_python_cannot_talk_to_tells_no_state(end):
+    """An address with a space, letters of other alphabets, a port that is none; and a server of another protocol."""
+    with answering(b"SSH-2.0-OpenSSH_9.6\r\n") as port:
+        url = f"http://127.0.0.1:{port}{end}"
+        assert state_of(url) == {}
+        assert Beside().identity(url) == {"path": url}
+
+
+def test_a_server_that_hangs_up_may_answer_later():
+    with answering(b"") as port, pytest.raises(OSError, match="closed|reset"):
+        state_of(f"http://127.0.0.1:{port}/a.tif")
+
+
+@pytest.mark.parametrize("name", ["s.bpw", "s.BPW", "s.bmpw", "s.wld", "s.WLD", "s.txt", "t.bpw"])
+def test_the_place_of_a_bmp_is_found_without_a_listing(name, tmp_path, monkeypatch):
+    path = scene(tmp_path / "s.bmp")
+    world(tmp_path / name)
+    monkeypatch.setattr(os, "listdir", None)
+    with rasterio.open(path) as dataset:
+        assert (tmp_path / name in map(Path, files_of(dataset))) is not dataset.transform.is_identity

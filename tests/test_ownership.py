@@ -8,6 +8,8 @@ from networks import pixelwise
 from scenes import Silent
 
 from segpipe.journal import Journal
+from segpipe.pipeline import agenda, plan
+from segpipe.pipeline import run as pipeline_run
 from segpipe.pipeline.config import load_settings
 from segpipe.pipeline.errors import OutputError
 from segpipe.pipeline.launch import carry_out, prepare
@@ -90,3 +92,24 @@ def test_an_input_named_as_log_stays(raster, tmp_path):
         with Journal(log, Silent()) as journal:
             journal.tell("note", message="x")
     assert log.read_text().count("\n") == 2
+
+
+@pytest.mark.parametrize("seen", ["before the parts", "when they are joined"])
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_foreign_file_of_a_large_case_that_nobody_has_looked_at_stays(seen, name, run, raster, tmp_path, monkeypatch):
+    """Such a case is handed back by its job, cut, and done in parts."""
+    for constant, value in {"LOOKED_AT": 0, "JOB_WINDOWS": 1, "JOB_BATCHES": 1}.items():
+        monkeypatch.setattr(plan, constant, value)
+    if seen != "before the parts":
+        monkeypatch.setattr(agenda, "_refused", lambda *_: None)  # as if somebody had put it there meanwhile
+    joined = []
+    monkeypatch.setattr(pipeline_run, "forget_parts", lambda output, case: joined.append(case.name))
+    for case in ("a", "b"):
+        raster(f"in/{case}.tif", np.full((3, 150, 150), 9, np.uint8))
+    foreign = tmp_path / "out" / name
+    foreign.write_text(FOREIGN[name])
+    summary = run(parts=2, tile=32, batch=1)
+    (failure,) = summary.failed
+    assert f"{name} is an input or was not written by segpipe" in failure.error
+    assert foreign.read_text() == FOREIGN[name]
+    assert joined == summary.done == ["b"]

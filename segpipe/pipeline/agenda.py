@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from segpipe.pipeline.cases import Case
+from segpipe.pipeline.errors import OutputError
+from segpipe.pipeline.faults import is_passing
 from segpipe.pipeline.parts import is_part_done, read_scaling
 from segpipe.pipeline.plan import JOBS_PER_WORKER, Cut, Job, Plan, PlannedCase, cut_large, job_windows, keep_cut
-from segpipe.pipeline.records import Run
+from segpipe.pipeline.records import Run, refuse_taken
 from segpipe.pipeline.tasks import JoinJob, MeasureJob, Outcome, PartJob, Returned, Task, Told
 
 
@@ -55,10 +57,13 @@ class Agenda:
         self._left -= 1
         return next(self._unseen)
 
-    def _take_back(self, returned: Returned) -> None:
-        """A case that another job shall do; one that was looked at is cut if it is large."""
+    def _take_back(self, returned: Returned) -> Iterator[Outcome]:
+        """A case that another job shall do; one that was looked at is cut if it is large, and fails if its place is taken."""
         if returned.seen is None:
             self._returned.append(returned.case)
+            return
+        if (error := _refused(returned.seen, self._run)) is not None:
+            yield Outcome(returned.case, 0.0, error=error)
             return
         others = self._left + len(self._returned) + len(self._ready)
         total = returned.seen.windows * (1 + others)  # as if they were all like this one
@@ -97,7 +102,7 @@ class Agenda:
         if isinstance(task, Job | JoinJob):
             for returned in told:
                 if isinstance(returned, Returned):
-                    self._take_back(returned)
+                    yield from self._take_back(returned)
             yield from outcomes
             return
         (outcome,) = outcomes
@@ -119,6 +124,15 @@ class Agenda:
         """One part has failed, and with it the case: no other need begin."""
         del self._courses[case.case.name]
         self._ready = deque(task for task in self._ready if not (isinstance(task, PartJob) and task.case is case))
+
+
+def _refused(case: PlannedCase, run: Run) -> str | None:
+    """Why a case may not have its mask; looked at before its parts are made, since each takes long."""
+    try:
+        refuse_taken(case.case, run, case.files)
+    except OutputError as error:
+        return None if is_passing(error) else str(error)  # its last job looks again
+    return None
 
 
 def _undone(cut: Cut, run: Run) -> set[int]:

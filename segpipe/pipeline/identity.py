@@ -136,8 +136,9 @@ def _names(raster: str) -> set[str]:
 def world_files(file: str) -> list[str]:
     """Names of the text files that may say where a raster lies."""
     suffix = Path(file).suffix
-    stem, kind = file.removesuffix(suffix), suffix.removeprefix(".")
-    return [f"{stem}.{kind[:1]}{kind[-1:]}w", f"{stem}.{kind}w", f"{stem}.wld"]
+    stem, kind = file.removesuffix(suffix), suffix.removeprefix(".").lower()
+    ends = (f"{kind[:1]}{kind[-1:]}w", f"{kind}w", "wld")
+    return [f"{stem}.{end}" for low in ends for end in (low, low.upper())]  # as GDAL spells them
 
 
 def identities(path: str, files: Iterable[str], beside: Beside | None = None) -> list[Identity]:

@@ -210,6 +210,7 @@ class CaseOutput:
             "model": {"path": str(model.path), "sha256": model.sha256, "contract": model.contract_origin},
             "settings": self._run.label_settings,
             "confidence": layers.confidence is not None,
+            "verified": self._run.settings.verify_input,
             "device": self._device,
             "windows": len(self._sheet.cover),
             "inferred": layers.inferred,

@@ -68,8 +68,7 @@ class Run:
     def label_settings(self) -> Record:
         """The settings that change labels."""
         tiling, bands = self.model.tiling, self.settings.bands
-        verified = {"verify_input": True} if self.settings.verify_input else {}
-        return verified | {
+        return {
             "tile": list(tiling.tile),
             "overlap": list(tiling.overlap),
             "align": list(tiling.align),
@@ -186,6 +185,7 @@ def _is_done(case: Case, run: Run, beside: Beside) -> bool:
         record["model"].get("sha256") == run.model.sha256
         and record["settings"] == run.label_settings
         and (record["confidence"] or not run.settings.confidence)
+        and (record.get("verified") is True or not run.settings.verify_input)
         and (style_name(case) in record["outputs"] or not run.styled)
         and all(output.has(str(name)) for name in record["outputs"])
         and is_same_input(record["input"], case.path, beside)

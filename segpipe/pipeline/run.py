@@ -251,7 +251,7 @@ def join(job: JoinJob, run: Run) -> tuple[str, ...]:
             forget_parts(run.output, case)
             return sheet.warnings
         raise SourceError(CHANGED.format(case.path))
-    output = CaseOutput(case, _verified(sheet, run), run)
+    output = _case_output(case, sheet, run)
     try:
         for number, part in enumerate(job.parts):
             output.add(number, part)

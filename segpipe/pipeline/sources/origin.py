@@ -22,9 +22,6 @@ CONNECTION = re.compile(r'[:"?]')
 SURE = (".msk", ".aux.xml", ".ovr")
 """What belongs to a file even if GDAL makes nothing of it; a world file does, too."""
 
-WORLDS = (".bpw", ".bmpw", ".wld")
-"""What the place of a BMP is in."""
-
 HEAD = 4096
 """Bytes in which a VRT says that it is one."""
 
@@ -38,8 +35,6 @@ def files_of(dataset: DatasetReader) -> list[str]:
     name = dataset.name
     sure = [] if is_remote(name) else [*(name + end for end in SURE), *world_files(name)]
     found = [*dataset.files, *filter(_is_file, sure)]
-    if dataset.driver == "BMP" and not is_remote(dataset.name):
-        found += [file for file in Beside().sidecars(dataset.name) if file.lower().endswith(WORLDS)]
     if dataset.driver != "VRT":
         return found
     beside = Beside()

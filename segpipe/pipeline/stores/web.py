@@ -1,6 +1,7 @@
 """What a web server says of the state of a file."""
 
 import errno
+import http.client
 import os
 import ssl
 import urllib.error
@@ -24,15 +25,15 @@ def plain_url(path: str) -> str:
 
 
 def state_of(path: str) -> dict[str, Any]:
-    """Size and time of change, or the ETag where there is no time; empty where the server tells neither.
+    """Size and time of change, or the ETag where there is no time; empty where the server tells neither, or speaks no HTTP.
 
     One byte is asked for, because a signed URL is often good for GET alone.
 
     Raises:
         OSError: the server cannot be reached, or not just now.
     """
-    request = urllib.request.Request(plain_url(path), headers={"Range": "bytes=0-0", "Accept-Encoding": "identity"})
     try:
+        request = urllib.request.Request(plain_url(path), headers={"Range": "bytes=0-0", "Accept-Encoding": "identity"})
         with _opener().open(request, timeout=SECONDS) as answer:
             return _state(answer.headers, ranged=answer.status == 206)
     except urllib.error.HTTPError as error:
@@ -45,6 +46,8 @@ def state_of(path: str) -> dict[str, Any]:
         raise OSError(errno.ECONNRESET, str(error.reason), path) from error
     except OSError as error:
         raise OSError(errno.ETIMEDOUT, str(error), path) from error
+    except (http.client.HTTPException, ValueError):
+        return {}  # a URL or an answer that Python has no words for; GDAL may
 
 
 def _opener() -> urllib.request.OpenerDirector:

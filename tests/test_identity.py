@@ -444,7 +444,7 @@ def test_an_url_or_a_server_that_python_cannot_talk_to_tells_no_state(end):
 
 
 def test_a_server_that_hangs_up_may_answer_later():
-    with answering(b"") as port, pytest.raises(OSError, match="closed|reset"):
+    with answering(b"") as port, pytest.raises(OSError, match=r"closed|reset"):
         state_of(f"http://127.0.0.1:{port}/a.tif")
 
 

@@ -58,7 +58,7 @@ class Agenda:
         return next(self._unseen)
 
     def _take_back(self, returned: Returned) -> Iterator[Outcome]:
-        """A case that another job shall do; one that was looked at is cut if it is large, and fails if its place is taken."""
+        """A case that another job shall do; once looked at, it is cut if it is large, and fails if its place is taken."""
         if returned.seen is None:
             self._returned.append(returned.case)
             return

@@ -12,6 +12,7 @@ import mutants
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 import tifffile
 from mutants import PLACE, picture, write
 from networks import pixelwise
@@ -118,6 +119,69 @@ def test_harmless_messages(kind, tmp_path):
         if kind == "one strip":
             without(tmp_path / source, 278)
     record_of(tmp_path, source)
+
+
+MANY = np.random.default_rng(0).integers(0, 255, (90, 130, 4), np.uint8)
+
+BY_OTHERS = {
+    "copyright of two parts": {"photometric": "rgb", "extratags": [(33432, 2, 0, "photographer\0editor", True)]},
+    "author as a number": {"photometric": "rgb", "extratags": [(315, 11, 1, 1.0, True)]},
+    "page number of one": {"photometric": "rgb", "extratags": [(297, 3, 1, 1, True)]},
+    "colours and a band": {"photometric": "rgb"},
+    "four bands": {"photometric": "minisblack", "planarconfig": "contig"},
+}
+"""TIFFs of honest writers of which libtiff warns."""
+
+
+@pytest.mark.parametrize("kind", BY_OTHERS)
+def test_harmless_messages_of_tiffs_of_other_writers(kind, tmp_path):
+    options, path = BY_OTHERS[kind], tmp_path / "a.tif"
+    pixels = MANY if "band" in kind else MANY[..., :3]
+    tifffile.imwrite(path, pixels, metadata=None, **options)
+    if "band" in kind:
+        without(path, 338)
+    with gdal_options(), messages() as heard, rasterio.open(path) as dataset:
+        np.testing.assert_array_equal(dataset.read(), np.moveaxis(pixels, -1, 0))
+    assert heard.all()
+    record_of(tmp_path, "a.tif", bands=(1, 2, 3))
+
+
+@pytest.mark.parametrize("name", ["GDALNoDataValue", "GDALMetadata", "GeoASCIIParams"])
+def test_texts_of_place_and_validity_that_hold_a_null_byte_are_damage(name, tmp_path):
+    path = write(tmp_path / "a.tif", RGB.astype(np.float32), "GTiff", nodata=-12345.0, **PLACE)
+    tag = {"GDALNoDataValue": 42113, "GDALMetadata": 42112, "GeoASCIIParams": 34737}[name]
+    with rasterio.open(path, "r+") as dataset:
+        dataset.update_tags(A="b")
+    data = bytearray(path.read_bytes())
+    _, _, count, at = struct.unpack_from("<HHII", data, entry_of(data, tag))
+    data[at + count // 2] = 0
+    path.write_bytes(data)
+    assert f'"{name}" contains null byte' in (told := error_of(tmp_path, "a.tif"))
+    assert told.endswith("if the file is sound, rewrite it: gdal_translate IN OUT")
+
+
+def test_cog_whose_tags_were_edited(tmp_path):
+    write(tmp_path / "b.tif", np.tile(RGB, (1, 8, 8)), "GTiff", **PLACE)
+    rasterio.shutil.copy(tmp_path / "b.tif", tmp_path / "a.tif", driver="COG", blocksize=128)
+    with rasterio.open(tmp_path / "a.tif", "r+", IGNORE_COG_LAYOUT_BREAK="YES") as dataset:
+        dataset.update_tags(A="b")
+    assert b"KNOWN_INCOMPATIBLE_EDITION=YES" in (tmp_path / "a.tif").read_bytes()[:400]
+    record_of(tmp_path, "a.tif")
+
+
+CHUNKS = {"pHYs": b"12", "iTXt": b"key\0\1\0en\0k\0no zlib", "zTXt": b"key\0\0no", "tIME": bytes(7), "sPLT": b"n\0\x08123"}
+
+
+@pytest.mark.parametrize("kind", CHUNKS)
+def test_chunks_of_a_png_that_no_pixel_needs(kind, tmp_path):
+    png = imagecodecs.png_encode(np.moveaxis(RGB, 0, -1).copy())
+    body = kind.encode() + CHUNKS[kind]
+    chunk = bytearray(struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)))
+    (tmp_path / "a.png").write_bytes(png[:33] + chunk + png[33:])
+    record_of(tmp_path, "a.png")
+    chunk[-1] ^= 1
+    (tmp_path / "b.png").write_bytes(png[:33] + chunk + png[33:])
+    assert "CRC error" in error_of(tmp_path, "b.png", output=str(tmp_path / "other"))
 
 
 def with_profile(png: bytes) -> bytes:

@@ -123,7 +123,7 @@ READ_BYTES = 2**23
 
 FAILED_REQUEST = re.compile(r"(response_code=|HTTP response code(:| on .*:) *)(0|429|5\d\d)\b|CURL error")
 
-DAMAGED = "{}: GDAL says: {}: if its pixels are right all the same, write it anew with gdal_translate"
+DAMAGED = "{}: GDAL says: {}: if the file is sound, rewrite it: gdal_translate IN OUT"
 
 
 @contextmanager

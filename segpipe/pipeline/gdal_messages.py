@@ -18,13 +18,33 @@ from typing import Any
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
+DESCRIPTIVE = (
+    "ImageDescription|DocumentName|PageName|PageNumber|Make|Model|Software|DateTime|Artist|HostComputer|Copyright|"
+    "TargetPrinter|XResolution|YResolution|ResolutionUnit|XPosition|YPosition|HalftoneHints|RichTIFFIPTC|Photoshop|"
+    "XMLPacket|ICC Profile"
+)
+"""libtiff's names of tags that describe a picture or say how it is printed."""
+
 HARMLESS = (
     # libtiff sorts the tags of a directory itself; every reader takes such a file alike.
     r"tags are not sorted in ascending order",
     # TIFF 6.0: a file without the tag has one strip.
     r"RowsPerStrip not defined \.\.\. assuming all one strip",
+    # TIFF 6.0 parts a copyright by such a byte, and others fill a text with them. GDAL's own tags, which are texts as well,
+    # say where pixels lie and which are valid.
+    r'ASCII value for tag "(?!G|TIFF_)[^"]*" contains null byte in value',
+    # Of tags for whoever prints or files a picture.
+    rf'([Ww]rong data type \d+|[Ii]ncorrect (count|value)|Incompatible type) for( field)? "({DESCRIPTIVE})"',
+    # TIFF 6.0 asks for a tag that says what samples beyond colour are, and many writers of bands leave it out: GDAL takes
+    # them for bands, and for no alpha. Samples are stored alike.
+    r"Sum of Photometric type-related color channels and ExtraSamples doesn't match SamplesPerPixel",
+    # A COG whose tags were edited: GDAL reads it like any TIFF from then on.
+    r"This file used to have optimizations in its layout",
     # Colour profiles are not applied: classes come of pixels as they are stored.
     r"libpng: iCCP: |libpng: (known incorrect )?sRGB profile|libpng: cHRM: |libpng: gAMA: ",
+    # Texts, times, how large a picture prints, and colours for screens that have few. A wrong checksum is damage.
+    r"libpng: (tEXt|zTXt|iTXt|pHYs|tIME|oFFs|sPLT|hIST|bKGD|sBIT): (?!.*CRC)|libpng: Ignoring invalid time value|"
+    r"libpng: sPLT chunk has bad length",
     # rasterio asks for nodata of 64 bits as a float; sources/validity.py takes GDAL's masks for it.
     r"GetNoDataValue\(\) returns an approximate value of the true nodata value",
     # EXIF describes the camera, but for the orientation, which is read apart from GDAL, and whose damage is noted.

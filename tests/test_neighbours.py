@@ -107,6 +107,18 @@ def test_on_tensors(kind, source, tmp_path, caplog):
     assert not caplog.records
 
 
+def test_kernels_that_round_from_call_to_call_are_not_taken_for_mixing(source, tmp_path, caplog, monkeypatch):
+    """A smaller batch would not help against them."""
+    pytest.importorskip("torch")
+    from segpipe.pipeline import gate
+
+    rng, scored = np.random.default_rng(0), gate._scored
+    monkeypatch.setattr(gate, "_scored", lambda model, batch: scored(model, batch) + rng.normal(0, 1e-7))
+    flags = {"input": (str(source),), "model": local(tmp_path / "p.onnx"), "device": "cpu-tensors"}
+    assert prepare(load_settings(None, flags | {"output": tmp_path / "out"})).run.model.batch == 8
+    assert "differ from call to call on cpu-tensors" in caplog.text
+
+
 def test_attach_fixes_the_batch_of_a_model_quantized_at_run_time(tmp_path):
     model = dynamic(tmp_path / "m.onnx")
     values = json.loads({p.key: p.value for p in onnx.load(model).metadata_props}["segpipe"])

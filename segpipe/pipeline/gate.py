@@ -1,5 +1,6 @@
 """Before a run on a device: a trial there, beside the same on the CPU, and the memory that it takes."""
 
+import logging
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,6 +22,8 @@ from segpipe.pipeline.outputs import check_output
 from segpipe.pipeline.scaling import Scaling, unscaled
 from segpipe.pipeline.spec import ModelSpec
 from segpipe.pipeline.tail import tail_of
+
+LOG = logging.getLogger("segpipe")
 
 LEAST_AGREEMENT = 0.99
 """Share of labels that must be the CPU's: fp16 gives 99.9 % on random weights, and a network that overflows gives noise."""
@@ -52,7 +55,7 @@ def try_device(spec: ModelSpec) -> ModelSpec:
     if mixes:
         return try_device(one_by_one(spec))
     host = _Host(spec)
-    check_output(spec, by_class(host.raw(noise[:1]), spec), host.raw)
+    check_output(host.spec, by_class(host.raw(noise[:1]), spec), host.raw)
     check_agreement(spec, scores, host.scores(noise))
     if before is not None and after is not None:
         spec = replace(spec, room=_room(spec, before, after))
@@ -70,9 +73,18 @@ def _scored(model: BoundModel, batch: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _mixes(model: BoundModel) -> bool:
-    """Whether scores depend on a batch; another batch may have other kernels, so a tile alone is not looked at."""
+    """Whether scores depend on a batch; another batch may have other kernels, so a tile alone is not looked at.
+
+    Kernels that round otherwise from call to call would look the same, and smaller batches do not help against them.
+    """
     tiles = batch_tiles(model.spec)
-    return depends_on_batch(partial(_scored, model), tiles, _scored(model, tiles), alone=False)
+    scores = _scored(model, tiles)
+    if _scored(model, tiles).tobytes() != scores.tobytes():
+        LOG.warning(
+            "scores of %s differ from call to call on %s: so may masks, by rounding", model.spec.path, model.spec.device
+        )
+        return False
+    return depends_on_batch(partial(_scored, model), tiles, scores, alone=False)
 
 
 def _room(spec: ModelSpec, before: int, after: int) -> Room:
@@ -91,12 +103,12 @@ class _Host:
     """ONNX Runtime alone on the CPU, tile by tile where the model allows it."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        self._spec = replace(spec, device="cpu", batch=spec.batch if spec.batch_is_fixed else 1)
+        self.spec = replace(spec, device="cpu", batch=spec.batch if spec.batch_is_fixed else 1)
         self._session = open_session(str(spec.path), "cpu", False, processors())  # labels are compared, not bytes
 
     def raw(self, batch: NDArray[Any]) -> NDArray[Any]:
         """The network's own output for a tile, or for several in a batch that is filled up."""
-        spec = self._spec
+        spec = self.spec
         batch = np.concatenate([batch, np.repeat(batch[-1:], max(0, spec.batch - len(batch)), axis=0)])
         batch = np.moveaxis(batch, 1, -1) if spec.contract.layout == "NHWC" else batch
         (raw,) = self._session.run([spec.output], {spec.input: np.ascontiguousarray(batch, dtype=spec.input_dtype)})
@@ -107,7 +119,7 @@ class _Host:
         found = []
         for tile in tiles:
             raw = self.raw(tile[None])
-            tail = tail_of(self._spec, raw.shape)
+            tail = tail_of(self.spec, raw.shape)
             if tail is not None:
                 (raw,) = open_session(tail, "cpu", True).run(None, {"scores": raw.astype(np.float32)})
             found.append(np.asarray(raw[:1], np.float32))

@@ -133,6 +133,41 @@ def test_a_rotated_pole_has_the_area_of_its_geodesics():
     assert place_of(grid_of((100, 200), ROTATED, transform)).notes == ()
 
 
+FOREIGN = {
+    "MODIS": (SINUSOIDAL, "SR-ORG", "6974", from_origin(1.1e6, 5.5e6, 463.3127, 463.3127)),
+    "its maker's": ("+proj=tmerc +lat_0=48 +lon_0=15 +datum=WGS84 +no_defs", "ACME", "1", from_origin(0, 0, 10, 10)),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_code_that_proj_does_not_hold_takes_no_hectares_away(name):
+    text, authority, code, transform = FOREIGN[name]
+    wkt = CRS(text).to_wkt("WKT1_GDAL")
+    coded = f'{wkt[:-1]},AUTHORITY["{authority}","{code}"]]'
+    assert place_of(grid_of(SIDE, coded, transform)).notes == ()
+    assert hectares(SIDE, coded, transform) == pytest.approx(hectares(SIDE, text, transform), rel=1e-12)
+    lost = place_of(grid_of(SIDE, coded, from_origin(9e8, 9e8, 10, 10)))
+    assert lost.ground is None
+    assert f"are nowhere on Earth in its CRS, {authority}:{code}" in lost.notes[0]
+
+
+def test_a_crs_is_looked_up_once_for_all_its_grids(monkeypatch):
+    """A tile that is small and all on the Earth takes a look at a few points, and no new objects of PROJ's."""
+    places = [place_of(grid_of((256, 256), MERCATOR, from_origin(1e6 + 2560 * i, 6e6, 10, 10))) for i in range(3)]
+    monkeypatch.setattr(Transformer, "from_crs", None)
+    monkeypatch.setattr(CRS, "from_authority", None)
+    monkeypatch.setattr(CRS, "from_user_input", None)
+    places.append(place_of(grid_of((256, 256), MERCATOR, from_origin(2e6, 6e6, 10, 10))))
+    assert len({id(place.ground.reference) for place in places}) == 1
+    assert not any(place.notes for place in places)
+
+
+def test_a_small_grid_with_a_corner_beyond_the_limb_says_so():
+    limb = 5_430_000  # of the full disk, along its equator, in m of its projection
+    (note,) = place_of(grid_of((40, 40), GEOS, from_origin(limb - 60_000, 60_000, 3000, 3000))).notes
+    assert re.search("about [0-9]+% of the grid lies off the Earth", note)
+
+
 WORLD = EARTH_AREA / 1e4
 
 

@@ -379,6 +379,46 @@ def test_inspect_tells_of_alpha_that_looks_like_data(raster, segpipe):
     assert json.loads(segpipe("inspect", path, "--ignore-alpha", "--json").stdout)["notes"] == []
 
 
+class Reads:
+    """A dataset that notes the rows that are read of it."""
+
+    def __init__(self, dataset: DatasetReader) -> None:
+        self._dataset, self.ends = dataset, []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._dataset, name)
+
+    def read(self, bands: Any, window: Any) -> np.ndarray:
+        self.ends.append(window.row_off + window.height)
+        return self._dataset.read(bands, window=window)
+
+
+def test_of_a_picture_the_first_rows_are_looked_at_and_only_for_notes(tmp_path, monkeypatch):
+    """PNG decodes all rows up to the one that is asked for."""
+    path = tmp_path / "tall.png"
+    fourth = near_infrared((900, 300))
+    Image.fromarray(np.dstack([np.full((900, 300, 3), 99, np.uint8), fourth])).save(path)
+    assert notes(path, 3) == (LOOKS,)
+    with gdal_options(), closing(RasterSource(str(path), Contract.model_validate(contract(3)))) as source:
+        source._dataset = reads = Reads(source._dataset)
+        assert reads.ends == []
+        assert source.notes == source.notes == (LOOKS,)
+        assert reads.ends == [128]
+
+
+def test_a_case_in_parts_has_the_note_of_a_whole_one(raster, tmp_path, segpipe):
+    path = four_bands(raster, near_infrared((300, 400)))
+    model = pixelwise(tmp_path / "model.onnx", 3)
+    told = []
+    for flags in (("--executor", "serial"), ("--workers", "2", "--parts", "3")):
+        output = tmp_path / str(len(flags))
+        ended = segpipe("run", "-i", path, "-m", model, "-o", output, "--tile", "64", "--overlap", "0", *flags)
+        assert ended.returncode == 0, ended.stderr
+        told.append(json.loads((output / "four.json").read_text())["notes"])
+    assert told[0] == told[1]
+    assert LOOKS in told[0]
+
+
 @pytest.mark.parametrize("kind", ["opaque", "disc", "soft edge", "translucent"])
 def test_alpha_that_is_alpha_is_not_noted(kind, raster):
     rows, cols = np.ogrid[:400, :400]

@@ -150,7 +150,8 @@ def open_sheet(
     source = open_source(case, model.contract, overrides)
     try:
         _check_pixels(case, source, model)
-        notes = [*source.notes, *_place_notes(source), *check_spacing(case, source.grid, model.contract)]
+        told = source.notes if part is None else ()  # the record is of the case
+        notes = [*told, *_place_notes(source), *check_spacing(case, source.grid, model.contract)]
         cover = Cover(source.grid.shape, model.tiling)
         files = identities(case.path, source.files)
         notes += no_state(files)

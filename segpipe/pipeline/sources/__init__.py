@@ -26,14 +26,16 @@ class Source(Protocol):
     """A plain picture without georeferencing, whose mask is a picture too."""
     files: tuple[str, ...]
     """Everything that its pixels come from: the file, its sidecars, the sources of a VRT."""
-    notes: tuple[str, ...]
-    """What a reader of the record should know about how it was read."""
-
     scene: Mapping[str, Mapping[str, str]]
     """Metadata that describe the scene, by GDAL's domain."""
 
     resampled: bool
     """Whether pixels may depend on what else is read with them."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the record should know about how it was read; some pixels are looked at for it."""
+        ...
 
     def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
         """Stored pixels ``(channels, *window.shape)``, and where they are invalid; None if nowhere.

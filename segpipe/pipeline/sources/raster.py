@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from segpipe.pipeline.sources.scene import Scene, read_scene
 from segpipe.pipeline.sources.sidecars import check_files
 from segpipe.pipeline.sources.validity import (
     LOOKS_LIKE_DATA,
+    SAMPLE,
     SAMPLES,
     Validity,
     looks_like_data,
@@ -62,14 +64,22 @@ class RasterSource:
         try:
             with source_errors(f"{path} cannot be opened", self.files):
                 self._describe(contract, overrides)
-            self.notes += tuple(self._alpha_notes())
         except BaseException:
             self._dataset.close()
             raise
 
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        return (*self._notes, *self._alpha_notes())
+
     def _alpha_notes(self) -> Iterator[str]:
-        """Of alpha bands that seem to be none; one request of a file on a network."""
-        windows = list(sample_windows(self._dataset.shape, 1 if is_remote(self._path) else SAMPLES))
+        """Of alpha bands that seem to be none: of pictures, in their first rows, which are decoded first anyway; one request
+        of a file on a network."""
+        shape = self._dataset.shape
+        if self._dataset.driver in PICTURE_DRIVERS:
+            windows = [Window((0, 0), (min(SAMPLE, shape[0]), shape[1]))]
+        else:
+            windows = list(sample_windows(shape, 1 if is_remote(self._path) else SAMPLES))
         for band in self._validity.rules.alpha:
             values = []
             for window in windows:
@@ -110,7 +120,7 @@ class RasterSource:
         self.scene: Scene = read_scene(dataset)
         self.files = tuple(files_of(dataset)) or (self._path,)
         check_files(dataset, self._path, self.files)
-        self.notes = (
+        self._notes = (
             *said,
             *crs_notes(dataset, grid, overrides.crs),
             *_notes(dataset, self.bands, contract),

@@ -1,6 +1,8 @@
 """Damage that GDAL only mutters about, or not even that, is an error of its case."""
 
 import json
+import os
+import re
 import shutil
 import struct
 import zlib
@@ -15,14 +17,16 @@ import rasterio
 import rasterio.shutil
 import tifffile
 from mutants import PLACE, picture, write
-from networks import pixelwise
+from networks import contract, pixelwise
 from scenes import Silent
 
 from segpipe.pipeline.config import load_settings
+from segpipe.pipeline.contract import parse_contract
 from segpipe.pipeline.errors import SourceError
 from segpipe.pipeline.gdal import gdal_options
 from segpipe.pipeline.gdal_messages import messages
 from segpipe.pipeline.launch import carry_out, prepare
+from segpipe.pipeline.sources.raster import RasterSource
 from segpipe.pipeline.sources.tiff import check_tags, verify_files
 
 RGB = picture(3, "uint8")
@@ -256,7 +260,8 @@ TAGS = {
     "count of GeoKeys": (34735, {"count": 8}, "its GeoKeys must be of version 1"),
     "type of nodata": (42113, {"kind": 3}, "GDAL_NODATA, cannot have"),
     "nodata that is no number": (42113, {"value": 0x6F}, "its nodata value is no number, got 'o'"),
-    "nodata that is empty": (42113, {"value": 0}, "its nodata value is no number, got ''"),
+    "nodata behind a NUL": (42113, {"count": 3, "value": 0x3900}, "its nodata value is no number, got ''"),
+    "floats for doubles": (33550, {"kind": 11}, "ModelPixelScale, must have two sizes of a pixel, got [0.0"),
 }
 
 
@@ -267,6 +272,99 @@ def test_tag_that_gdal_would_leave_out(name, tmp_path):
     change(path, tag, **changes)
     error = error_of(tmp_path, "a.tif")
     assert words in error or "GDAL says" in error
+
+
+def opened(path: Path) -> None:
+    with gdal_options():
+        RasterSource(str(path), parse_contract(contract(3), "here")).close()
+
+
+def bare(path: Path, *tags) -> Path:
+    tifffile.imwrite(path, np.moveaxis(RGB, 0, -1).astype(np.float32), photometric="rgb", metadata=None, extratags=tags)
+    return path
+
+
+NUMBERS = {
+    **{"": None, "-9999,0": -9999, "-9999,5": -9999.5, "-9999 ": -9999, " .5": 0.5, "1e5": 1e5, "+7": 7, "3.": 3},
+    **dict.fromkeys(("nan", "NaN", "+nan", "-1.#QNAN", "1.#QNAN", "-1.#IND", "1.#SNAN"), np.nan),
+    **{"inf": np.inf, "-INF": -np.inf, "1.#INF": np.inf, "-1.#INF": -np.inf},
+}
+
+
+@pytest.mark.parametrize("text", NUMBERS)
+def test_nodata_as_other_software_writes_it(text, tmp_path):
+    path = bare(tmp_path / "a.tif", (42113, 2, 0, text, True))
+    with rasterio.open(path) as dataset:
+        np.testing.assert_equal(dataset.nodata, NUMBERS[text])
+    opened(path)
+
+
+@pytest.mark.parametrize("text", ["", "-1.#QNAN", "1.#QNAN", "-9999,0", "-9999"])
+@pytest.mark.parametrize("kind", ["PAM", "VRT"])
+def test_nodata_as_other_software_writes_it_in_xml(kind, text, tmp_path):
+    write(tmp_path / "a.tif", RGB, "GTiff")
+    bands = "".join(vrt_band(b, text) if kind == "VRT" else pam_band(b, text) for b in (1, 2, 3))
+    (tmp_path / "a.tif.aux.xml").write_text("<PAMDataset>" + bands * (kind == "PAM") + "</PAMDataset>")
+    (tmp_path / "a.vrt").write_text(f'<VRTDataset rasterXSize="130" rasterYSize="90">{bands}</VRTDataset>')
+    opened(tmp_path / ("a.tif" if kind == "PAM" else "a.vrt"))
+
+
+def pam_band(number: int, nodata: str) -> str:
+    return f'<PAMRasterBand band="{number}"><NoDataValue>{nodata}</NoDataValue></PAMRasterBand>'
+
+
+def vrt_band(number: int, nodata: str | None = None, source: str = "a.tif") -> str:
+    value = "" if nodata is None else f"<NoDataValue>{nodata}</NoDataValue>"
+    name = f'<SourceFilename relativeToVRT="1">{source}</SourceFilename><SourceBand>{number}</SourceBand>'
+    return f'<VRTRasterBand dataType="Byte" band="{number}">{value}<SimpleSource>{name}</SimpleSource></VRTRasterBand>'
+
+
+@pytest.mark.parametrize("text", ["o", "-nan", "infinity", "1.#IND", "1x", "1d5", "1,2,3", "0x1F", "1_0"])
+def test_nodata_of_which_gdal_makes_another_number(text, tmp_path):
+    path = bare(tmp_path / "a.tif", (42113, 2, 0, text, True))
+    with pytest.raises(SourceError, match=re.escape(f"its nodata value is no number, got {text!r}")):
+        opened(path)
+
+
+@pytest.mark.parametrize("scale", [(11, 3), (12, 2), (11, 2), (12, 4)])
+def test_scale_of_another_form(scale, tmp_path):
+    kind, count = scale
+    tie = (33922, 12, 6, (0.0, 0.0, 0.0, 500000.0, 5400000.0, 0.0), True)
+    path = bare(tmp_path / "a.tif", (33550, kind, count, (10.0, 10.0, 0.0, 0.0)[:count], True), tie)
+    with rasterio.open(path) as dataset:
+        assert tuple(dataset.transform)[:6] == (10, 0, 500000, 0, -10, 5400000)
+    opened(path)
+
+
+def test_more_offsets_than_blocks(tmp_path):
+    path = write(tmp_path / "a.tif", RGB, "GTiff", blockysize=15, interleave="pixel")
+    change(path, 257, value=75)  # five strips of six
+    with rasterio.open(path) as dataset:
+        assert (dataset.read() == RGB[:, :75]).all()
+    opened(path)
+
+
+@pytest.mark.parametrize("number", [0, 3, 5, 6, 11, 17])
+def test_short_block_among_many(number, tmp_path):
+    """Blocks of several planes, of which the last one of each is lower; one byte less than it holds."""
+    path = write(tmp_path / "a.tif", RGB, "GTiff", blockysize=16, interleave="band")
+    with tifffile.TiffFile(path) as file:
+        counts = file.pages[0].tags[279]
+    data, size = bytearray(path.read_bytes()), 2 if counts.dtype == 3 else 4
+    struct.pack_into("<H" if size == 2 else "<I", data, counts.valueoffset + size * number, counts.value[number] - 1)
+    path.write_bytes(data)
+    rows = 10 if number % 6 == 5 else 16
+    words = f"block {number} of its pixels has {rows * 130 - 1} bytes, too few for the {rows * 130}"
+    with pytest.raises(SourceError, match=words):
+        check_tags(str(path))
+
+
+def test_tags_are_read_once(tmp_path, monkeypatch):
+    path, reads = write(tmp_path / "a.tif", RGB, "GTiff", blockysize=1, interleave="band"), []
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda *arguments: reads.append(arguments) or pread(*arguments))
+    check_tags(str(path))
+    assert len(reads) < 40  # of 270 strips
 
 
 def test_blocks_that_begin_in_the_header_or_are_short(tmp_path):
@@ -286,8 +384,8 @@ def test_blocks_that_begin_in_the_header_or_are_short(tmp_path):
 
 def test_image_of_another_size_than_its_blocks_or_its_mask(tmp_path):
     path = write(tmp_path / "a.tif", RGB, "GTiff", compress="lzw", blockysize=16)
-    change(path, 257, value=80)
-    assert "it has 6 blocks of pixels, where its size has 5" in error_of(tmp_path, "a.tif")
+    change(path, 257, value=97)
+    assert "it has 6 blocks of pixels, where its size has 7" in error_of(tmp_path, "a.tif")
     (base,) = (base for base in mutants.geotiffs(tmp_path / "more") if base.name == "inner-mask")
     path.write_bytes(base.files["a.tif"])
     change(path, 257, value=91)

@@ -55,7 +55,7 @@ def _check_xml(file: str) -> None:
         root = ET.parse(file).getroot()
     except ET.ParseError as error:
         raise SourceError(f"{file} is not well-formed XML, {error}: {MEND}") from error
-    values = [e.text or "" for e in root.iter("NoDataValue")]
+    values = [e.text for e in root.iter("NoDataValue") if e.text and e.text.strip()]  # an empty one is none
     values += chain.from_iterable((e.text or "").split(",") for e in root.iter("GeoTransform"))
     bad = next((text for text in values if not is_number(text.strip())), None)
     if bad is not None:

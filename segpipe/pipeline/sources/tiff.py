@@ -4,6 +4,7 @@ Only the directories are read, by a file's own bytes (TIFF 6.0 section 2, BigTIF
 """
 
 import os
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -37,18 +38,29 @@ OFFSETS, COUNTS = (273, 324), (279, 325)
 MASK = 4
 """Bit of the subfile type: a mask of the image before it. Bit 1: an overview."""
 
-ASCII, SHORT, DOUBLE = 2, 3, 12
+ASCII, SHORT, FLOAT, DOUBLE = 2, 3, 11, 12
+SCALE = 33550
+
+NUMBER = re.compile(
+    r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?(,0*)?|\+?nan|[+-]?inf"
+    r"|-?1\.#QNAN\d*|1\.#SNAN\d*|-1\.#IND\d*|-?1\.#INF\d*",  # as C on Windows wrote them
+    re.ASCII | re.IGNORECASE,
+)
+"""What GDAL reads as the number that it is. Of ``-nan`` and ``infinity`` it makes 0, of ``1.#IND`` 1."""
 
 FIRST = 8
 """Bytes of the header: nothing that a tag names begins before."""
 
 READ_BYTES = 2**22
 
+LARGEST = 2**63 - 1
+"""More bytes than any block has."""
+
 OVERVIEWS = ".ovr"
 """Beside a raster; its pixels are not read."""
 
 FORMS: dict[int, tuple[str, int, Callable[[int], bool]]] = {
-    33550: ("ModelPixelScale", DOUBLE, lambda n: n == 3),
+    SCALE: ("ModelPixelScale", DOUBLE, lambda n: n > 1),
     33922: ("ModelTiepoint", DOUBLE, lambda n: n > 0 and n % 6 == 0),
     34264: ("ModelTransformation", DOUBLE, lambda n: n == 16),
     GEO_KEYS: ("GeoKeyDirectory", SHORT, lambda n: n >= 4),
@@ -59,7 +71,7 @@ FORMS: dict[int, tuple[str, int, Callable[[int], bool]]] = {
     50844: ("RPCCoefficient", DOUBLE, lambda n: n == 92),
 }
 """Tags that say where pixels lie and which are valid: name, type, and whether so many values can be. GDAL leaves out one
-that has another form, and its file then has no place or no nodata."""
+that has another form, and its file then has no place or no nodata. It takes floats where doubles should be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +93,15 @@ class Directory:
 
     def __init__(self, file: BufferedReader, order: str, entries: dict[int, Entry]) -> None:
         self._file, self._order, self.entries = file, order, entries
+        self._values: dict[int, NDArray[Any] | None] = {}
 
     def values(self, tag: int) -> NDArray[Any] | None:
-        """All values of a tag; None if it is not there, or not in the file."""
+        """All values of a tag, read once; None if it is not there, or not in the file."""
+        if tag not in self._values:
+            self._values[tag] = self._read(tag)
+        return self._values[tag]
+
+    def _read(self, tag: int) -> NDArray[Any] | None:
         entry = self.entries.get(tag)
         if entry is None or entry.kind not in TYPES:
             return None
@@ -128,8 +146,22 @@ class Directory:
     @property
     def block_count(self) -> int:
         """Blocks that an image of this shape has."""
+        if 0 in self.block:
+            return 0
         down, across = (-(-n // block) for n, block in zip(self.shape, self.block, strict=True))
-        return down * across * (self.value(SAMPLES, 1) if self.value(PLANAR, 1) == 2 else 1)
+        return down * across * self._planes
+
+    @property
+    def _planes(self) -> int:
+        return self.value(SAMPLES, 1) if self.value(PLANAR, 1) == 2 else 1
+
+    def expected_of_all(self) -> NDArray[np.int64]:
+        """``expected`` of each block: strips of a plane are alike but for the last."""
+        rows = self.block[0]
+        down = -(-self.value(HEIGHT) // rows)
+        plane = np.full(self.block_count // self._planes, min(self.expected(0, full=True), LARGEST))
+        plane[-1] = min(self.expected(down - 1), LARGEST)
+        return np.tile(plane, self._planes)
 
     def expected(self, number: int, *, full: bool = False) -> int:
         """Bytes of the block of this number once it is decoded; full: as if the last strip were as high as the others."""
@@ -197,31 +229,36 @@ def _fault(directory: Directory, size: int) -> str | None:
     for tag, entry in directory.entries.items():
         if (form := FORMS.get(tag)) is not None:
             name, kind, fits = form
-            if entry.kind != kind or not fits(entry.count):
+            if not (entry.kind == kind or (kind == DOUBLE and entry.kind == FLOAT)) or not fits(entry.count):
                 return f"its tag {tag}, {name}, cannot have {entry.count} values of type {entry.kind}"
             if entry.at < FIRST or entry.at + entry.size > size:
                 return f"its tag {tag}, {name}, lies outside the file, at byte {entry.at}"
-    return _nodata_fault(directory) or _keys_fault(directory) or _blocks_fault(directory)
+    return _scale_fault(directory) or _nodata_fault(directory) or _keys_fault(directory) or _blocks_fault(directory)
 
 
 def _shape_fault(mask: Directory, image: Directory) -> str | None:
     return None if mask.shape == image.shape else f"its mask has {mask.shape} pixels, the image {image.shape}"
 
 
-def _nodata_fault(directory: Directory) -> str | None:
-    if (values := directory.values(NODATA)) is None:
+def _scale_fault(directory: Directory) -> str | None:
+    """Doubles that are read as floats have zeros between them, and GDAL takes no scale of 0."""
+    scale = directory.values(SCALE)
+    if scale is None or directory.entries[SCALE].kind != FLOAT or (np.isfinite(scale[:2]) & (scale[:2] != 0)).all():
         return None
-    text = values.tobytes().split(b"\0")[0].decode(errors="replace").strip()
-    return None if is_number(text) else f"its nodata value is no number, got {text!r}"
+    return f"its tag {SCALE}, ModelPixelScale, must have two sizes of a pixel, got {scale.tolist()}"
+
+
+def _nodata_fault(directory: Directory) -> str | None:
+    """A nodata value is a number, with a point or a comma, or an empty text, which is none."""
+    if (values := directory.values(NODATA)) is None or not (data := values.tobytes()).strip(b"\0 "):
+        return None
+    text = data.split(b"\0")[0].decode(errors="replace").strip()
+    return None if is_number(text.replace(",", ".", 1)) else f"its nodata value is no number, got {text!r}"
 
 
 def is_number(text: str) -> bool:
-    """Whether all of a text is a number; GDAL takes as much of it as is one."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return "_" not in text
+    """Whether all of a text is a number to GDAL, which takes as much of it as is one; a comma ends one."""
+    return NUMBER.fullmatch(text) is not None
 
 
 def _keys_fault(directory: Directory) -> str | None:
@@ -234,21 +271,27 @@ def _keys_fault(directory: Directory) -> str | None:
 
 
 def _blocks_fault(directory: Directory) -> str | None:
-    """Blocks begin behind the header; uncompressed ones have all their bytes. One of no bytes is empty by intent."""
+    """Blocks begin behind the header; uncompressed ones have all their bytes. One of no bytes is empty by intent.
+
+    No reader looks at blocks beyond those of the image.
+    """
     offsets, counts = directory.blocks
     if 0 in (*directory.block, *directory.shape):
         return None  # which GDAL refuses
-    if len(offsets) != directory.block_count:
+    if len(offsets) < directory.block_count:
         return f"it has {len(offsets)} blocks of pixels, where its size has {directory.block_count}"
+    offsets, counts = offsets[: directory.block_count], counts[: directory.block_count]
     stored = counts > 0
     if len(bad := np.flatnonzero(stored & (offsets < FIRST))):
         return f"block {bad[0]} of its pixels begins at byte {offsets[bad[0]]}"
-    if directory.value(COMPRESSION, UNCOMPRESSED) != UNCOMPRESSED or directory.value(PHOTOMETRIC) == YCBCR:
+    whole = directory.value(COMPRESSION, UNCOMPRESSED) == UNCOMPRESSED and directory.value(PHOTOMETRIC) != YCBCR
+    if not whole or not stored.any():
         return None
-    for number in np.flatnonzero(stored):
-        if counts[number] < (expected := directory.expected(int(number))):
-            return f"block {number} of its pixels has {counts[number]} bytes, too few for the {expected} that it holds"
-    return None
+    if not len(short := np.flatnonzero(stored & (counts < directory.expected_of_all()))):
+        return None
+    number = int(short[0])
+    expected = directory.expected(number)
+    return f"block {number} of its pixels has {counts[number]} bytes, too few for the {expected} that it holds"
 
 
 def verify_files(paths: Iterable[str]) -> list[str]:
@@ -283,7 +326,7 @@ def _verify_blocks(path: str, image: Directory) -> None:
 
     GDAL decodes a block as far as its pixels go, so that damage which makes it longer is never compared with the checksum.
     """
-    for number in range(len(image.blocks[0])):
+    for number in range(min(len(image.blocks[0]), image.block_count)):
         if (data := image.block_data(number)) and (fault := _deflate_fault(data, _sizes(image, number))):
             raise SourceError(f"{path} is damaged: block {number} of its pixels: {fault}")
 

@@ -78,11 +78,11 @@ def _strips(stream: BinaryIO, order: str, entries: range, *, big: bool) -> Itera
             form = f"{order}{count}{SIZES[kind]}"
             room, inside = (8, at + 12) if big else (4, at + 8)
             place = inside if struct.calcsize(form) <= room else _read(stream, order + ("Q" if big else "I"), inside)
-            yield place + struct.calcsize(form)
-            stream.seek(place)
-            data = stream.read(struct.calcsize(form))
-            if len(data) == struct.calcsize(form):
-                found[tag] = struct.unpack(form, data)
+            end = place + struct.calcsize(form)
+            yield end
+            if end <= stream.seek(0, 2):  # else there is nothing to read, nor memory for so much
+                stream.seek(place)
+                found[tag] = struct.unpack(form, stream.read(end - place))
     for offsets, counts in zip(OFFSETS, COUNTS, strict=True):
         ends = zip(found.get(offsets, ()), found.get(counts, found.get(COUNTS[0], ())), strict=False)
         yield from (offset + count for offset, count in ends)

@@ -126,6 +126,8 @@ def _by_magic(path: Path, head: bytes) -> Kind | None:
 
 def _by_text(path: Path, head: bytes) -> Kind | None:
     del path
+    if b"\0" in head:
+        return None  # a picture may hold a text, as JPEG 2000 holds GML
     text = head.decode("utf-8", "replace").lower()
     return next(((what, mend) for pattern, what, mend in MARKED if re.search(pattern, text, re.DOTALL)), None)
 

@@ -18,6 +18,9 @@ SLIDES = (".svs", ".ndpi", ".scn", ".bif", ".mrxs", ".vms", ".vmu")
 SCANNERS = ("Aperio", "<scn", "<DataObject", "<EncodeInfo")
 """How their descriptions begin: Aperio, Leica, Philips, Ventana."""
 
+NOT_RECOGNIZED = "not recognized"
+"""What GDAL says where none of the drivers takes a file. One that a driver took is damaged, whatever it looks like."""
+
 NO_SLIDES = (
     "{0} is a slide, which is not supported yet: take a level out, as with rio convert {0} level0.tif, "
     "or vips openslideload {0}[level=1] level1.tif, and check --tile and the pixel size of the model"
@@ -32,7 +35,7 @@ def explained(path: str) -> Iterator[None]:
     except SourceError as error:
         if is_remote(path) or is_passing(error):
             raise
-        if (text := told(path)) is not None:
+        if NOT_RECOGNIZED in str(error) and (text := told(path)) is not None:
             raise SourceError(text) from error
         if (rest := missing(path)) is not None:
             raise SourceError(f"{error}; {rest}") from error

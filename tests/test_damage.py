@@ -52,6 +52,11 @@ def record_of(root: Path, source: str, **flags):
     return json.loads((root / "out" / f"{Path(source).stem}.json").read_text())
 
 
+def opened(path: Path) -> None:
+    with gdal_options():
+        RasterSource(str(path), parse_contract(contract(3), "here")).close()
+
+
 # --- what GDAL says and goes on -------------------------------------------------------------------------------------------
 
 
@@ -251,6 +256,68 @@ def test_world_file_that_is_damaged(lines, tmp_path):
     record_of(tmp_path, "a.png")
 
 
+def refused(path: Path, words: str) -> None:
+    with pytest.raises(SourceError, match=re.escape(words)):
+        opened(path)
+
+
+def mask_of(path: Path, flags: int, bands: int) -> None:
+    valid = np.repeat(np.where(RGB[:1] < 128, 0, 255), bands, 0).astype(np.uint8)
+    write(path.with_name("m.tif"), valid, "GTiff")
+    with rasterio.open(path.with_name("m.tif"), "r+") as dataset:
+        dataset.update_tags(**{f"INTERNAL_MASK_FLAGS_{band}": flags for band in range(1, bands + 1)})
+    path.with_name("m.tif").rename(f"{path}.msk")
+
+
+@pytest.mark.parametrize(("flags", "bands"), [(2, 1), (0, 3)])
+@pytest.mark.parametrize("nodata", [None, 0])
+def test_mask_of_all_bands_or_of_each(nodata, flags, bands, tmp_path):
+    path = write(tmp_path / "a.tif", RGB, "GTiff", nodata=nodata)
+    mask_of(path, flags, bands)
+    with rasterio.open(path) as dataset:
+        np.testing.assert_array_equal(dataset.read_masks(1) == 0, RGB[0] < 128)
+    opened(path)
+    Path(f"{path}.msk").write_text("not a mask")
+    refused(path, "a.tif.msk must be a raster of the size")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_sidecars_of_the_sources_of_a_vrt(nested, tmp_path):
+    path = write(tmp_path / "a.png", RGB, "PNG")
+    vrt = tmp_path / "a.vrt"
+    for name, source in [("b.vrt", "a.png"), ("a.vrt", "b.vrt" if nested else "a.png")]:
+        bands = "".join(vrt_band(band, source=source) for band in (1, 2, 3))
+        (tmp_path / name).write_text(f'<VRTDataset rasterXSize="130" rasterYSize="90">{bands}</VRTDataset>')
+    opened(vrt)
+    mask_of(path, 2, 1)
+    opened(vrt)
+    Path(f"{path}.msk").write_text("not a mask")
+    refused(vrt, "a.png.msk must be a raster of the size")
+    Path(f"{path}.msk").unlink()
+    (tmp_path / "a.wld").write_text("the world of a game\n")
+    opened(vrt)
+    (tmp_path / "a.pgw").write_text("10\n0\n0\n-10\n500005\n")
+    refused(vrt, "a.pgw must be a world file, six numbers")
+
+
+@pytest.mark.parametrize("suffix", ["pgw", "wld"])
+def test_world_file_with_words_behind_its_numbers(suffix, tmp_path):
+    path = write(tmp_path / "a.png", RGB, "PNG")
+    (tmp_path / f"a.{suffix}").write_text("10.0 m\r\n0,0\r\n0\r\n-10 m\r\n500005 east\r\n5399995\r\nby hand\r\n")
+    with rasterio.open(path) as dataset:
+        assert tuple(dataset.transform)[:6] == (10, 0, 500000, 0, -10, 5400000)
+    opened(path)
+
+
+@pytest.mark.parametrize("content", [b"project world of the simulation\n", b"\x0a\0\0binary" * 99, b""])
+def test_wld_of_other_software(content, tmp_path):
+    path = write(tmp_path / "a.png", RGB, "PNG")
+    (tmp_path / "a.wld").write_bytes(content)
+    opened(path)
+    (tmp_path / "a.wld").write_text("10\n0\n0\n-10\n500005\n5x99995\n")
+    refused(path, "a.wld must be a world file, six numbers")
+
+
 TAGS = {
     "type of the scale": (33550, {"kind": 3}, "33550, ModelPixelScale, cannot have 3 values of type 3"),
     "count of the scale": (33550, {"count": 1}, "ModelPixelScale, cannot have 1 values"),
@@ -272,11 +339,6 @@ def test_tag_that_gdal_would_leave_out(name, tmp_path):
     change(path, tag, **changes)
     error = error_of(tmp_path, "a.tif")
     assert words in error or "GDAL says" in error
-
-
-def opened(path: Path) -> None:
-    with gdal_options():
-        RasterSource(str(path), parse_contract(contract(3), "here")).close()
 
 
 def bare(path: Path, *tags) -> Path:

@@ -15,6 +15,7 @@ import rasterio.shutil
 import tifffile
 from networks import contract, pixelwise
 from PIL import Image
+from rasterio.transform import from_origin
 
 from segpipe.pipeline.contract import parse_contract
 from segpipe.pipeline.endings import missing
@@ -24,6 +25,7 @@ from segpipe.pipeline.overrides import Overrides
 from segpipe.pipeline.recognise import told
 from segpipe.pipeline.sources.raster import RasterSource
 from segpipe.pipeline.spec import read_model
+from segpipe.pipeline.windows import Window
 
 PIXELS = np.random.default_rng(0).integers(1, 255, (3, 64, 80), dtype=np.uint8)
 
@@ -164,6 +166,55 @@ def test_a_picture_without_its_end(name, raster):
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     assert f"it has {len(data) // 2:,} bytes and no end" in missing(path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "inserted", "no longer recognised"])
+def test_a_damaged_jpeg_2000_is_no_vector(damage, tmp_path):
+    """Its head holds its place as GML."""
+    path, place = tmp_path / "a.jp2", from_origin(500000, 5000000, 10, 10)
+    profile = {"driver": "JP2OpenJPEG", "width": 80, "height": 64, "count": 3, "dtype": "uint8"}
+    with rasterio.open(path, "w", **profile, crs="EPSG:32633", transform=place) as dataset:
+        dataset.write(PIXELS)
+    data = path.read_bytes()
+    assert b"<gml" in data[:1024]
+    middle = len(data) // 2
+    damaged = {"cut": data[: data.index(b"jp2c") + 20], "inserted": data[:middle] + b"\xff\x93\1\2" + data[middle:]}
+    path.write_bytes(damaged.get(damage, data[:4] + b"xxxx" + data[8:]))
+    with pytest.raises(SourceError, match=r"a\.jp2 cannot be (opened|read)") as caught:
+        read(path)
+    assert "vectors" not in str(caught.value)
+
+
+def read(path):
+    with gdal_options():
+        source = RasterSource(str(path), parse_contract(contract(3, 3), "test"))
+        source.read(Window((0, 0), source.grid.shape))
+
+
+def test_what_gdal_opens_is_not_said_to_be_another_thing(tmp_path):
+    path, place = tmp_path / "a.vrt", '<Metadata domain="xml:GML" format="xml"><gml/></Metadata>'
+    band = "".join(
+        f'<VRTRasterBand dataType="Byte" band="{n}"><SimpleSource><SourceFilename>{tmp_path}/gone.tif</SourceFilename>'
+        f"<SourceBand>1</SourceBand></SimpleSource></VRTRasterBand>"
+        for n in (1, 2, 3)
+    )
+    path.write_text(f'<VRTDataset rasterXSize="80" rasterYSize="64">{place}{band}</VRTDataset>')
+    with pytest.raises(SourceError, match=r"gone\.tif"):
+        read(path)
+
+
+@pytest.mark.parametrize("kind", [3, 4])
+@pytest.mark.parametrize("big", [False, True])
+def test_a_directory_that_names_more_than_memory_holds(kind, big, tmp_path):
+    path, count = tmp_path / "a.tif", 2**40 if big else 2**31 - 1
+    entry, head = (
+        ("<HHQQ", struct.pack("<2sHHHQQ", b"II", 43, 8, 0, 16, 1))
+        if big
+        else ("<HHII", struct.pack("<2sHIH", b"II", 42, 8, 1))
+    )
+    for place in (8, 2 ** (64 if big else 32) - 1):
+        path.write_bytes(head + struct.pack(entry, 273, kind, count, place) + bytes(8))
+        assert f"what it names reaches to byte {place + count * (2 if kind == 3 else 4):,}" in missing(path)
 
 
 def test_a_cut_tiff_that_gdal_does_not_open(tmp_path, raster):

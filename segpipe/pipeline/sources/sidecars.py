@@ -5,13 +5,21 @@ from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
+import rasterio
 from rasterio.enums import MaskFlags
+from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from segpipe.pipeline.errors import SourceError
-from segpipe.pipeline.identity import world_files
+from segpipe.pipeline.identity import SIDECAR, world_files
 from segpipe.pipeline.sources.tiff import check_tags, is_number
 from segpipe.pipeline.stores.bucket import is_remote
+
+NO_FILE = frozenset({MaskFlags.all_valid, MaskFlags.nodata, MaskFlags.alpha})
+"""Flags of bands whose mask is no file."""
+
+PARAMETERS, WORLD_BYTES = 6, 4096
+"""Numbers of a world file, and more bytes than they take."""
 
 MEND = "mend it or take it away"
 
@@ -24,12 +32,31 @@ def check_files(dataset: DatasetReader, path: str, files: Iterable[str]) -> None
     """
     if is_remote(path) or not Path(path).is_file():
         return
-    _check_mask(dataset, path)
-    for file in {path, *files}:
-        if not file.endswith(".ovr") and not is_remote(file) and Path(file).is_file():
+    here = {file for file in {path, *files} if not is_remote(file) and Path(file).is_file()}
+    for file in here:
+        if not file.endswith(".ovr"):
             _check_file(file)
+    _check_mask(dataset, path)
     if dataset.driver != "VRT":
         _check_world_file(dataset, path)
+        return
+    for source in sorted(here - {path}):
+        if not SIDECAR.search(source.lower()) and not here.isdisjoint({f"{source}.msk", *world_files(source)}):
+            _check_source(source)
+
+
+def _check_source(path: str) -> None:
+    """A source of a VRT is opened only if there is something to compare; what does not open by its name is left alone."""
+    if not Path(f"{path}.msk").exists() and not _bad_world_files(path):
+        return
+    try:
+        dataset = rasterio.open(path)
+    except RasterioError:
+        return
+    with dataset:
+        _check_mask(dataset, path)
+        if dataset.driver != "VRT":
+            _check_world_file(dataset, path)
 
 
 def _check_file(file: str) -> None:
@@ -43,8 +70,9 @@ def _check_file(file: str) -> None:
 
 
 def _check_mask(dataset: DatasetReader, path: str) -> None:
+    """A mask of all bands, or of one: GDAL's flags of a band name nothing else that it would take."""
     mask = f"{path}.msk"
-    used = any(MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags for flags in dataset.mask_flag_enums)
+    used = any(NO_FILE.isdisjoint(flags) for flags in dataset.mask_flag_enums)
     if Path(mask).exists() and not used:
         raise SourceError(f"{mask} must be a raster of the size of {path} that masks it, and GDAL cannot use it: {MEND}")
 
@@ -63,10 +91,21 @@ def _check_xml(file: str) -> None:
 
 
 def _check_world_file(dataset: DatasetReader, path: str) -> None:
-    """Six numbers; looked at where GDAL has used it, or found no place at all."""
-    for name in world_files(path):
-        file = Path(name)
-        if file.is_file() and (name in dataset.files or (dataset.transform.is_identity and not dataset.gcps[0])):
-            lines = [line.strip().replace(",", ".") for line in file.read_text(errors="replace").split("\n") if line.strip()]
-            if len(lines) < 6 or not all(map(is_number, lines[:6])):
-                raise SourceError(f"{file} must be a world file, six numbers on lines of their own: {MEND}")
+    """Looked at where GDAL has used it, or found no place at all."""
+    for file in _bad_world_files(path):
+        if file in dataset.files or (dataset.transform.is_identity and not dataset.gcps[0]):
+            raise SourceError(f"{file} must be a world file, six numbers on lines of their own: {MEND}")
+
+
+def _bad_world_files(path: str) -> list[str]:
+    return [file for file in world_files(path) if Path(file).is_file() and not _is_world_file(file)]
+
+
+def _is_world_file(file: str) -> bool:
+    """Six lines that begin with a number; words may follow it. Software of other kinds writes ``.wld``, too: of a text
+    whose first line is no number nothing is said.
+    """
+    with Path(file).open(errors="replace") as stream:
+        text = stream.read(WORLD_BYTES)
+    numbers = [is_number(line.split()[0].replace(",", ".")) for line in text.split("\n") if line.strip()]
+    return (len(numbers) >= PARAMETERS and all(numbers[:PARAMETERS])) or (file.endswith(".wld") and not any(numbers[:1]))

@@ -4,7 +4,7 @@ import errno
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from rasterio.session import DummySession
 from segpipe.pipeline.environment import settle
 from segpipe.pipeline.errors import SegpipeError, SourceError
 from segpipe.pipeline.faults import is_passing
-from segpipe.pipeline.gdal_messages import Messages, as_text, listen, messages
+from segpipe.pipeline.gdal_messages import Messages, as_text, harmful, listen, messages
+from segpipe.pipeline.gdal_readers import WhoseError, reading
 from segpipe.pipeline.stores.bucket import gdal_endpoint, in_bucket, is_lonely, is_remote
 
 DRIVERS = ("GTiff", "VRT", "JP2OpenJPEG", "PNG", "JPEG", "WEBP", "BMP", "HFA")
@@ -152,11 +153,14 @@ def source_errors(what: str, files: Iterable[str]) -> Iterator[None]:
     """``gdal_errors`` where files are read; so is all that GDAL says and goes on, if it is not known to be harmless.
 
     GDAL has the same words for a disk that fails and a file that is damaged; the operating system has not, so it is asked.
+
+    Raises:
+        WhoseError: it cannot be told of which thread's file GDAL spoke; ``pinned`` reads again.
     """
     try:
-        with gdal_errors(SourceError, what), messages() as heard:
+        with reading() as shared, gdal_errors(SourceError, what), messages() as heard:
             yield
-            _refuse_damage(what, heard)
+            _refuse_damage(what, heard, shared)
     except SourceError as error:
         if error.__cause__ is not None and not is_passing(error):
             with _as_source_error(what):
@@ -165,11 +169,19 @@ def source_errors(what: str, files: Iterable[str]) -> Iterator[None]:
         raise
 
 
-def _refuse_damage(what: str, heard: Messages) -> None:
-    if (fault := _failed_request(heard.all())) is not None:
+def _refuse_damage(what: str, heard: Messages, shared: Callable[[], bool]) -> None:
+    _refuse(what, heard.own)
+    if said := [text for text in heard.logged() if FAILED_REQUEST.search(text) or harmful([text])]:
+        if shared():
+            raise WhoseError(f"{what}: GDAL says: {said[0]}")
+        _refuse(what, said)
+
+
+def _refuse(what: str, said: Sequence[str]) -> None:
+    if (fault := _failed_request(said)) is not None:
         raise SourceError(f"{what}: {fault.strerror}") from fault
-    if harmful := heard.harmful():
-        raise SourceError(DAMAGED.format(what, harmful[0])) from RasterioError(harmful[0])
+    if damage := harmful(said):
+        raise SourceError(DAMAGED.format(what, damage[0])) from RasterioError(damage[0])
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -185,12 +185,17 @@ class Messages:
         self._start = self._log.size
         self.own: list[str] = []
 
-    def all(self) -> list[str]:
-        return [*self.own, *self._log.since(self._start)]
+    def logged(self) -> list[str]:
+        """Those of GDAL's own threads."""
+        return self._log.since(self._start)
 
-    def harmful(self) -> list[str]:
-        """Those that no rule says are harmless."""
-        return [message for message in self.all() if not _HARMLESS.search(message)]
+    def all(self) -> list[str]:
+        return [*self.own, *self.logged()]
+
+
+def harmful(said: Iterable[str]) -> list[str]:
+    """Messages that no rule says are harmless."""
+    return [message for message in said if not _HARMLESS.search(message)]
 
 
 @contextmanager

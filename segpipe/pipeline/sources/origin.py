@@ -10,6 +10,7 @@ from pathlib import Path
 from rasterio.io import DatasetReader
 
 from segpipe.pipeline.gdal import gdal_options, open_raster, source_errors
+from segpipe.pipeline.gdal_readers import pinned
 from segpipe.pipeline.identity import Beside, identities, world_files
 from segpipe.pipeline.stores.bucket import is_remote
 
@@ -111,5 +112,10 @@ def files_now(path: str) -> list[str]:
     Raises:
         SourceError: it cannot be opened.
     """
-    with gdal_options(), source_errors(f"{path} cannot be opened", (path,)), open_raster(path) as dataset:
+    with gdal_options():
+        return pinned(lambda: _files_now(path))
+
+
+def _files_now(path: str) -> list[str]:
+    with source_errors(f"{path} cannot be opened", (path,)), open_raster(path) as dataset:
         return files_of(dataset)

@@ -18,6 +18,7 @@ from rasterio.windows import Window as RasterWindow
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.errors import SourceError
 from segpipe.pipeline.gdal import MOST_CACHE_MB, at_one_go, decode_with, open_raster, source_errors
+from segpipe.pipeline.gdal_readers import pinned
 from segpipe.pipeline.grid import crs_notes, read_grid
 from segpipe.pipeline.overrides import AS_STORED, Overrides
 from segpipe.pipeline.sources import Begun, Invalid, Pixels
@@ -59,10 +60,13 @@ class RasterSource:
 
     def __init__(self, path: str, contract: Contract, overrides: Overrides = AS_STORED) -> None:
         self._path = path
-        self.files: tuple[str, ...] = (path,)
+        pinned(lambda: self._begin(contract, overrides))
+
+    def _begin(self, contract: Contract, overrides: Overrides) -> None:
+        self.files: tuple[str, ...] = (self._path,)
         self._dataset = self._opened()
         try:
-            with source_errors(f"{path} cannot be opened", self.files):
+            with source_errors(f"{self._path} cannot be opened", self.files):
                 self._describe(contract, overrides)
         except BaseException:
             self._dataset.close()
@@ -133,12 +137,18 @@ class RasterSource:
 
     def begin(self, window: Window) -> Begun:
         turn, window = self._turn, self._turn.stored(window)
+        pixels, masks = pinned(lambda: self._stored(window), lambda: self._stored_anew(window))
+        return lambda: turned(turn, pixels, self._invalid(pixels, masks))
+
+    def _stored(self, window: Window) -> tuple[Pixels, Sequence[Invalid]]:
         where = _raster_window(window)
         with self._unreadable(window), at_one_go() if self._whole else nullcontext():
             self._decode_ahead()
-            pixels = self._pixels(where)
-            masks = self._validity.read(self._dataset, where)
-        return lambda: turned(turn, pixels, self._invalid(pixels, masks))
+            return self._pixels(where), self._validity.read(self._dataset, where)
+
+    def _stored_anew(self, window: Window) -> tuple[Pixels, Sequence[Invalid]]:
+        self._open_anew()
+        return self._stored(window)
 
     def _decode_ahead(self) -> None:
         """Decode all of a picture, once, in the order in which it is stored, if its blocks can stay decoded.
@@ -175,8 +185,11 @@ class RasterSource:
 
     def decode_with(self, threads: int) -> None:
         decode_with(threads)
+        pinned(self._open_anew)  # drivers look at it when they open a file
+
+    def _open_anew(self) -> None:
         self._dataset.close()
-        self._dataset = self._opened()  # drivers look at it when they open a file
+        self._dataset = self._opened()
 
     def room(self, shape: tuple[int, ...]) -> int:
         dataset = self._dataset

@@ -25,6 +25,7 @@ from segpipe.pipeline.identity import Beside, _names, identities, owners_of
 from segpipe.pipeline.launch import carry_out, prepare
 from segpipe.pipeline.parts import kept_cut, write_cut
 from segpipe.pipeline.records import Run, done_cases
+from segpipe.pipeline.sources import origin
 from segpipe.pipeline.sources.origin import files_of
 from segpipe.pipeline.spec import read_spec
 from segpipe.pipeline.stores.web import state_of
@@ -455,3 +456,45 @@ def test_the_place_of_a_bmp_is_found_without_a_listing(name, tmp_path, monkeypat
     monkeypatch.setattr(os, "listdir", None)
     with rasterio.open(path) as dataset:
         assert (tmp_path / name in map(Path, files_of(dataset))) is not dataset.transform.is_identity
+
+
+KOMPSAT = 'AUX_SATELLITE_NAME\t"KOMPSAT-2"\n'
+ISD = "<?xml version='1.0'?>\n<isd><IMD><IMAGE><SATID>QB02</SATID></IMAGE></IMD></isd>\n"
+READ = {
+    "DigitalGlobe's XML": ("tif", {"s.xml": ISD}),
+    "DigitalGlobe's XML of a JPEG 2000": ("jp2", {"s.XML": ISD}),
+    "Resurs-DK1": ("tif", {"s.xml": "<MSP_ROOT><Normal>a = 1</Normal></MSP_ROOT>"}),
+    "KOMPSAT": ("tif", {"s.rpc": rpc, "s.txt": KOMPSAT}),
+    "DigitalGlobe": ("tif", {"s.IMD": "BEGIN_GROUP = IMAGE_1\nEND_GROUP = IMAGE_1\nEND;\n", "s.XML": "<a/>"}),
+}
+
+
+@pytest.mark.parametrize("kind", READ)
+def test_what_a_sensor_has_beside_a_raster_is_seen_when_it_appears(kind, run, tmp_path):
+    """One after the other; GDAL says whether it read each."""
+    suffix, files = READ[kind]
+    path = scene(tmp_path / "in" / f"s.{suffix}")
+    assert run("in") == ["s"]
+    for name, content in files.items():
+        sidecar = tmp_path / "in" / name
+        content(sidecar) if callable(content) else sidecar.write_text(content)
+        with rasterio.open(path) as dataset:
+            assert str(sidecar) in dataset.files
+        assert run("in") == ["s"]
+        assert run("in") == []
+
+
+@pytest.mark.parametrize("suffix", ["tif", "png", "jpg", "jp2"])
+def test_labels_beside_pictures_do_not_open_them(suffix, run, tmp_path, monkeypatch):
+    """YOLO has a text for each picture, VOC an XML file."""
+    path = scene(tmp_path / "in" / f"s.{suffix}")
+    assert run("in") == ["s"]
+    (tmp_path / "in" / "s.txt").write_text("0 0.5 0.5 0.1 0.2\n")
+    (tmp_path / "in" / "s.xml").write_text("<annotation><folder>in</folder></annotation>")
+    with rasterio.open(path) as dataset:
+        assert not [name for name in dataset.files if name.endswith((".txt", "s.xml"))]
+    monkeypatch.setattr(origin, "files_now", None)
+    assert run("in") == []
+    (tmp_path / "in" / "s.xml").write_text(ISD)
+    with pytest.raises(TypeError):  # GDAL is asked
+        run("in")

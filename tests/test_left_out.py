@@ -1,12 +1,14 @@
 """Files of the input that are not taken are counted by suffix, and said to be."""
 
 import json
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 from networks import pixelwise
 
-from segpipe.pipeline.cases import find_cases, find_input
+from segpipe.pipeline.cases import Case, count_left_out, find_cases, find_input
 from segpipe.pipeline.errors import InputError
 
 PIXELS = np.ones((3, 20, 24), np.uint8)
@@ -65,3 +67,15 @@ def test_a_run_says_so_once(more, folder, segpipe, tmp_path):
     assert "left out" not in done.stdout
     if "--dry-run" not in more:
         assert json.loads((tmp_path / "segpipe-out" / "run.json").read_text())["left_out"] == LEFT
+
+
+def test_labels_of_many_pictures_are_counted_in_little_memory():
+    """Half of them have their picture; no name is kept, of which each takes 100 bytes and more."""
+    labels = [f"/data/sets/landcover/images/tile_{number:06d}.txt" for number in range(20_000)]
+    cases = [Case(Path(label).stem, f"{label[:-4]}.PNG") for label in labels[::2]]
+    tracemalloc.start()
+    try:
+        assert count_left_out(labels, cases) == {".txt": 10_000}
+        assert tracemalloc.get_traced_memory()[1] < 150 * len(labels)
+    finally:
+        tracemalloc.stop()

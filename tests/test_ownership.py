@@ -13,6 +13,7 @@ from segpipe.pipeline import run as pipeline_run
 from segpipe.pipeline.config import load_settings
 from segpipe.pipeline.errors import OutputError
 from segpipe.pipeline.launch import carry_out, prepare
+from segpipe.pipeline.ownership import OWN
 
 FOREIGN = {
     "a.json": '{"my": "settings"}',
@@ -113,3 +114,9 @@ def test_a_foreign_file_of_a_large_case_that_nobody_has_looked_at_stays(seen, na
     assert f"{name} is an input or was not written by segpipe" in failure.error
     assert foreign.read_text() == FOREIGN[name]
     assert joined == summary.done == ["b"]
+
+
+def test_all_that_a_run_leaves_beside_its_cases_is_known_as_its_own(run, tmp_path):
+    run(profile=True)
+    left = {path.name for path in (tmp_path / "out").iterdir() if path.is_file()}
+    assert {name for name in left if not name.startswith(("a.", "b.", "."))} == OWN

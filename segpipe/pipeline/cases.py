@@ -3,6 +3,8 @@
 import csv
 import glob
 import os
+from array import array
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,18 +12,20 @@ from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from segpipe.pipeline.errors import InputError
 from segpipe.pipeline.identity import owners_of
+from segpipe.pipeline.ownership import OWN
 from segpipe.pipeline.stores.bucket import find_rasters, in_bucket, is_remote, plain_path
 
 SUFFIXES = frozenset([".tif", ".tiff", ".vrt", ".jp2", ".j2k", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".img"])
 """What a folder is searched for. A file that is named itself may have any suffix."""
 
-OWN = frozenset({"run.json", "areas.csv", "profile.json"})
-"""What a run leaves beside its masks and records."""
-
 NOTES = frozenset({".json", ".qml", ".prj", ".qpj", ".geojson", ".csv", ".md5", ".sha256", ".yaml", ".toml", ".html"})
 """What is written beside a raster under its name, by segpipe and by others, and is no image."""
+
+PACKED = frozenset({".gz", ".bz2", ".xz", ".zst"})
 
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".lst"})
 LIST_COLUMNS = ("path", "file", "input", "image")
@@ -74,20 +78,32 @@ def _found(text: str, others: list[str]) -> list[Case]:
 
 def count_left_out(others: Sequence[str], cases: Iterable[Case]) -> dict[str, int]:
     """How many files there are of each suffix, but for what belongs to a case and what segpipe writes."""
-    named = {path: _belongs_to(path) for path in others if os.path.basename(path) not in OWN}  # noqa: PTH119
-    wanted = set().union(*named.values())
-    there = {name for case in cases if wanted for name in _whole_and_stem(case.path.lower()) if name in wanted}
-    counts = Counter(_suffix(path) for path, owners in named.items() if owners.isdisjoint(there))
+    if not others:
+        return {}
+    # as numbers: names of 100,000 files would take more memory than all else that is known of them
+    numbers = np.fromiter((hash(name) for case in cases for name in _whole_and_stem(case.path.lower())), np.int64)
+    there = array("q", np.sort(numbers).tobytes())
+    counts = Counter(_suffix(path) for path in set(others) if not (_is_own(path) or _belongs(path, there)))
     return dict(sorted(counts.items()))
 
 
-def _belongs_to(path: str) -> set[str]:
+def _is_own(path: str) -> bool:
+    return os.path.basename(path) in OWN  # noqa: PTH119
+
+
+def _belongs(path: str, there: "array[int]") -> bool:
+    """Whether a file belongs to something of which the sorted numbers are there."""
+    found = ((number, bisect_left(there, number)) for number in map(hash, _owners(path)))
+    return any(at < len(there) and there[at] == number for number, at in found)
+
+
+def _owners(path: str) -> Iterator[str]:
     """Rasters, in lower case and some without suffix, that a file would belong to by its name."""
     folder, name = os.path.split(path.lower())
     owners = owners_of(name)
     if _suffix(name) in NOTES:
         owners = [*owners, os.path.splitext(name)[0]]  # noqa: PTH122
-    return {os.path.join(folder, owner) for owner in owners}  # noqa: PTH118
+    return (os.path.join(folder, owner) for owner in owners)  # noqa: PTH118
 
 
 def _whole_and_stem(path: str) -> tuple[str, str]:
@@ -96,8 +112,10 @@ def _whole_and_stem(path: str) -> tuple[str, str]:
 
 def _suffix(name: str) -> str:
     """The last suffix in lower case, with the one before it of what is packed; of none its word."""
-    found = [suffix.lower() for suffix in PurePosixPath(name).suffixes]
-    return "".join(found[-2:] if found[-1:] in ([".gz"], [".bz2"], [".xz"], [".zst"]) else found[-1:]) or "without suffix"
+    stem, suffix = os.path.splitext(os.path.basename(name).lower())  # noqa: PTH119, PTH122 - which keeps no name
+    if suffix in PACKED:
+        suffix = os.path.splitext(stem)[1] + suffix  # noqa: PTH122
+    return "without suffix" if suffix in ("", ".") else suffix
 
 
 def listed(left_out: Mapping[str, int]) -> str:

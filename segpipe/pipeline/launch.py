@@ -21,7 +21,7 @@ from segpipe.pipeline.ledger import Ledger, State
 from segpipe.pipeline.lock import locked
 from segpipe.pipeline.machine import processors
 from segpipe.pipeline.model import try_out
-from segpipe.pipeline.ownership import refuse_foreign, refuse_foreign_trace
+from segpipe.pipeline.ownership import TABLES, TRACE_NAME, refuse_foreign, refuse_foreign_trace
 from segpipe.pipeline.parts import FOLDER, forget_parts, has_parts, parts_folder
 from segpipe.pipeline.plan import Failure, Plan, keep_cut, make_plan
 from segpipe.pipeline.profile import begin, end, span
@@ -151,7 +151,7 @@ def _trace(run: Run) -> tuple[Store, str] | None:
     place = run.settings.profile
     if isinstance(place, Path):
         return Folder(place.parent), place.name
-    return (run.output, "profile.json") if place else None
+    return (run.output, TRACE_NAME) if place else None
 
 
 def _check_trace(run: Run, cases: Sequence[Case]) -> None:
@@ -180,7 +180,7 @@ def check_output(output: Store, inputs: Sequence[str], cases: Sequence[Case]) ->
     if taken is not None:
         raise OutputError(f"the mask of {taken} would lie on or beside it: name another folder with --output")
     output.check()
-    for name in ("run.json", "areas.csv"):
+    for name in TABLES:
         refuse_foreign(output, name)
 
 

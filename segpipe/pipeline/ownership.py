@@ -46,11 +46,16 @@ def _json_by(rule: Callable[[Any], bool]) -> Callable[[bytes], bool]:
     return ours
 
 
-OWN: dict[str, Callable[[bytes], bool]] = {
+TABLES: dict[str, Callable[[bytes], bool]] = {
     "run.json": _json_by(is_summary),
     "areas.csv": lambda data: data.startswith(TABLE),
 }
-"""Files of a run that are no case's, and how each is known."""
+"""What every run leaves that is no case's, and how each is known."""
+
+TRACE_NAME = "profile.json"
+
+OWN = frozenset({*TABLES, TRACE_NAME})
+"""Names of all that a run leaves beside its masks and records."""
 
 
 def is_own_record(data: bytes) -> bool:
@@ -81,7 +86,7 @@ def refuse_foreign(output: Store, name: str) -> None:
         data = output.read(name)
     except OSError:
         return
-    if not (_is_blank(data) or OWN[name](data)):
+    if not (_is_blank(data) or TABLES[name](data)):
         raise OutputError(f"{output.path(name)} was not written by segpipe, and would be replaced: name another --output")
 
 

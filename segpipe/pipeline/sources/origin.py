@@ -3,7 +3,7 @@
 import os
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,8 +23,17 @@ CONNECTION = re.compile(r'[:"?]')
 SURE = (".msk", ".aux.xml", ".ovr")
 """What belongs to a file even if GDAL makes nothing of it; a world file does, too."""
 
+PLAIN = frozenset({".tif", ".tiff", ".jp2", ".j2k", ".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+"""Suffixes of the rasters beside which GDAL looks for a ``.txt`` or ``.xml`` for the sensors alone that follow."""
+
+PARTNERS = {".txt": (".rpc",), ".xml": (".imd", ".rpb")}
+"""With which files of the same stem GDAL reads these: KOMPSAT's and DigitalGlobe's."""
+
+SENSORS = (b"<isd", b"<MSP_ROOT")
+"""What is in the head of an XML file that it reads by itself: DigitalGlobe's and that of Resurs-DK1."""
+
 HEAD = 4096
-"""Bytes in which a VRT says that it is one."""
+"""Bytes in which an XML file says what it is."""
 
 
 def files_of(dataset: DatasetReader) -> list[str]:
@@ -102,8 +111,32 @@ def is_same_input(told: dict[str, object], path: str, beside: Beside) -> bool:
     if not names or files != identities(path, names, beside):
         return False
     known = {beside.place(name) for name in names}
-    near = {beside.place(file) for file in (beside.named(path), *beside.sidecars(path))}
-    return near == known or {beside.place(beside.named(file)) for file in files_now(path)} <= known
+    there = [beside.named(path), *beside.sidecars(path)]
+    near = {beside.place(file): file for file in there}
+    unread = known <= near.keys() and not any(_may_be_read(near[place], path, there) for place in near.keys() - known)
+    return unread or {beside.place(beside.named(file)) for file in files_now(path)} <= known
+
+
+def _may_be_read(file: str, path: str, there: Sequence[str]) -> bool:
+    """Whether GDAL may read a file with the raster that it is named as; the labels of a data set it does not."""
+    stem, suffix = os.path.splitext(file)  # noqa: PTH122 - of 100,000 files
+    own, kind = os.path.splitext(path)  # noqa: PTH122
+    partners = PARTNERS.get(suffix.lower())
+    if partners is None or kind.lower() not in PLAIN or os.path.basename(stem).lower() != os.path.basename(own).lower():  # noqa: PTH119
+        return True
+    if any(other.lower().endswith(partners) for other in there):
+        return True
+    return suffix.lower() == ".xml" and (is_remote(file) or _is_of_a_sensor(file))
+
+
+def _is_of_a_sensor(file: str) -> bool:
+    """Also where that cannot be seen."""
+    try:
+        with Path(file).open("rb") as stream:
+            head = stream.read(HEAD)
+    except OSError:
+        return True
+    return any(mark in head for mark in SENSORS)
 
 
 def files_now(path: str) -> list[str]:

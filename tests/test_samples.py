@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from networks import contract
+from networks import contract, pixelwise
 
+from segpipe.pipeline.batches import findings_of, open_source
+from segpipe.pipeline.cases import Case
 from segpipe.pipeline.contract import parse_contract
 from segpipe.pipeline.gdal import gdal_options
 from segpipe.pipeline.overrides import AS_STORED
 from segpipe.pipeline.samples import BOXES, LOOKED_AT, SIDE, TAKEN, sampled, thinned
 from segpipe.pipeline.sources.raster import RasterSource
+from segpipe.pipeline.unusual import Finding, Judge
 from segpipe.pipeline.windows import Window
 
 Raster = Callable[..., Path]
@@ -112,3 +115,26 @@ def test_thinned_keeps_valid_pixels_alone():
     np.testing.assert_array_equal(thinned(pixels, invalid), pixels[:, 3, 5:80])
     assert thinned(pixels, None).shape == (2, 1009)
     assert thinned(pixels, np.ones_like(invalid)).shape == (2, 0)
+
+
+@pytest.mark.parametrize("side", [500, 900])
+def test_tile_does_not_change_the_sample(side, raster: Raster, run_serial, tmp_path, monkeypatch):
+    """A case that is one window is judged by the same pixels as one of many, and as a dry run judges it."""
+    path = raster("in.tif", numbered(side, side), nodata=0, **TILES)
+    seen: list[np.ndarray] = []
+
+    def keep(_judge: Judge, pixels: np.ndarray, scaling: object, tags: object) -> list[Finding]:
+        seen.append(pixels)
+        return []
+
+    monkeypatch.setattr(Judge, "__call__", keep)
+    model, terms = pixelwise(tmp_path / "m.onnx", 1), parse_contract(contract(1, 3), "test")
+    for tile in (64, 256, 1024):
+        for options in ({"tile": (tile, tile)}, {"tile": (tile, tile), "parts": 3}):
+            run_serial(path, model, output=tmp_path / f"{len(seen)}", overlap=(0, 0), **options)
+    with gdal_options(), closing(open_source(Case("in", str(path)), terms)) as source:
+        findings_of(source, terms)  # as a dry run and inspect look
+    assert len(seen) >= 7
+    for pixels in seen[1:]:
+        np.testing.assert_array_equal(pixels, seen[0])
+    assert seen[0].shape[1] >= 1000

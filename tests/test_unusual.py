@@ -41,6 +41,10 @@ REFLECTANCE = terms(BANDS, scale=1e-4, **FIXED)
 STORED = terms(BANDS, scale=1, normalize="fixed", mean=(MEAN * 1e4).tolist(), std=(STD * 1e4).tolist())
 
 
+Range = tuple[float, float]
+"""Least and most."""
+
+
 def judged(pixels: Pixels, terms: Contract, tags: tuple[float, float] = (1.0, 0.0)) -> list[Finding]:
     count = len(pixels)
     bands = np.full(count, tags[0]), np.full(count, tags[1])
@@ -132,6 +136,48 @@ def test_other_quantities_are_not_refused(values, mean, std, keys):
     expected = terms(1, **({"scale": 1} | moments | {k: v for k, v in keys.items() if k != "far"}))
     found = judged(np.random.default_rng(7).normal(*values, (1, 4000)), expected)
     assert [finding.far for finding in found] == ([] if far is None else [far])
+
+
+# the same of uniform pixels in some channels: range, mean and deviation of each, whether it is warned
+SEVERAL: dict[str, tuple[list[Range], list[float], list[float], bool]] = {
+    "height of hills": ([(500, 900)], [120], [80], False),
+    "heights of three dates": ([(500, 900)] * 3, [110, 120, 130], [80, 80, 80], True),
+    "rain of twelve months": ([(500, 900)] * 12, [*range(90, 150, 5)], [80] * 12, False),
+    "water index of a lake": ([(0.2, 0.3)], [-0.35], [0.25], False),
+    "two indices of a lake": ([(0.2, 0.3), (0.5, 0.6)], [-0.35, -0.2], [0.25, 0.3], False),
+    "standardised, a flat tile": ([(0.1, 0.4)], [-0.02], [0.9], False),
+    "standardised, three channels": ([(0.1, 0.4)] * 3, [-0.02, -0.1, -0.3], [0.9, 1, 1.1], False),
+    "depth of the sea at its shore": ([(0.1, 0.4)], [-40], [30], True),
+    "height of the Dead Sea": ([(-430, -400)], [300], [60], True),
+    "height of the Dead Sea, twice": ([(-430, -400)] * 2, [300, 310], [60, 60], True),
+    "two indices of water": ([(-0.9, -0.7)] * 2, [0.4, 0.5], [0.1, 0.1], True),
+    "power of a calm sea": ([(0.001, 0.003), (0.0004, 0.001)], [0.1, 0.03], [0.2, 0.05], False),
+    "power of a calmer sea": ([(0, 0.0004), (0, 0.0004)], [0.1, 0.02], [0.2, 0.05], False),
+    "people in a desert": ([(0, 0.1)], [50], [400], True),
+    "rain and more in a desert": ([(0, 0.005)] * 2, [3, 1], [8, 3], True),
+    "heavy rain": ([(14, 16)], [0.3], [0.4], True),
+    "height, by a model of a coast": ([(8000, 8800)], [2], [1.5], True),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int16])
+@pytest.mark.parametrize(("ranges", "mean", "std", "warned"), SEVERAL.values(), ids=SEVERAL)
+def test_other_quantities_of_any_number_of_channels_are_not_refused(ranges, mean, std, warned, dtype):
+    if dtype == np.int16 and max(map(max, ranges)) < 5:
+        pytest.skip("no integers")
+    pixels = np.stack([np.random.default_rng(8).uniform(*ends, 2000) for ends in ranges]).astype(dtype)
+    found = judged(pixels, terms(len(ranges), scale=1, normalize="fixed", mean=mean, std=std))
+    assert not any(finding.far for finding in found), found
+    if dtype == np.float32:
+        assert bool(found) == warned, found
+    for finding in found:
+        assert "10,000" not in finding.text
+
+
+def test_height_of_a_plain_in_8_bits_is_doubted():
+    pixels = np.random.default_rng(9).integers(0, 200, (1, 2000)).astype(np.uint8)
+    (found,) = judged(pixels, terms(1, scale=1, normalize="fixed", mean=500, std=400))
+    assert not found.far
 
 
 @pytest.mark.shared_data
@@ -360,6 +406,29 @@ def test_outliers_stretch_minmax():
     assert first.text.startswith("98 % of the sampled pixels of channel 1 lie within 0.3% of the case's range, 0 to 65535")
 
 
+OWN: dict[str, tuple[Any, dict[str, Any], bool | None]] = {
+    "0 to 1, clip": (lambda: scene() * 1e-4, {"scale": 1, "clip": [0, 10_000]}, False),
+    "0 to 1, scale": (lambda: scene() * 1e-4, {"scale": 1e-4}, None),
+    "8 bits": (lambda: (scene() / 1e4 * 255).astype(np.uint8), {"scale": 1e-4}, False),
+    "8 bits, clip": (lambda: (scene() / 1e4 * 255).astype(np.uint8), {"scale": 1, "clip": [0, 10_000]}, False),
+    "all beyond the clip": (lambda: scene() + 1000, {"scale": 1, "clip": [0, 1]}, True),
+    "no scale": (lambda: scene().astype(np.uint16), {"scale": 1}, None),
+    "16-bit picture": (lambda: scene().astype(np.uint16), {"scale": 1 / 255}, None),
+}
+
+
+@pytest.mark.parametrize("normalize", ["zscore", "minmax"])
+@pytest.mark.parametrize(("made", "keys", "far"), OWN.values(), ids=OWN)
+def test_a_dry_run_judges_own_statistics_as_the_run_does(made, keys, far, normalize):
+    """Where they are not known yet, what comes before them is judged all the same."""
+    pixels, own = made(), terms(4, normalize=normalize, **keys)
+    fixed, tags = fixed_scaling(own, None), (np.ones(4), np.zeros(4))
+    scaling = case_scaling(own, fixed, [fixed(pixels, None)])
+    dry, run = Judge(own)(pixels, None, tags), Judge(own)(pixels, scaling, tags)
+    assert [finding.far for finding in dry] == ([] if far is None else [far])
+    assert [finding for finding in run if "valid pixels" not in finding.text] == dry
+
+
 # --- through the bundled model --------------------------------------------------------------------------------------------
 
 
@@ -487,7 +556,21 @@ def test_workers_hand_warnings_on(tmp_path, segpipe):
     ended = segpipe("run", "-i", scene, "-m", EXAMPLES / "crops.onnx", "-o", tmp_path / "out", "--workers", "1")
     (warning,) = json.loads((tmp_path / "out" / "run.json").read_text())["warnings"]
     assert f"warning: s: {warning['warning']}\n" in ended.stderr
-    assert "warning" not in ended.stdout
+    assert "warning: " not in ended.stdout
+
+
+@pytest.mark.parametrize("count", [20, 21, 24])
+def test_cases_that_are_not_named_on_stderr_are_counted(count, tmp_path, caplog):
+    scene = altered(tmp_path / "s.tif", MISTAKES["1,000 added"][0], 64)
+    for number in range(count):
+        (tmp_path / f"in-{number}.tif").write_bytes(scene.read_bytes())
+    out = tmp_path / "out"
+    command = ["run", "-i", tmp_path / "in-*.tif", "-m", EXAMPLES / "crops.onnx", "-o", out, "--executor", "serial"]
+    assert in_process(*command).exit_code == 0
+    warned = [text for text in caplog.messages if text.startswith("warning: ")]
+    assert sum("1,000 were added" in text for text in warned) == 20
+    noun = {21: "1 more case has", 24: "4 more cases have"}.get(count)
+    assert warned[20:] == ([f'warning: {noun} unusual pixels: see "warnings" in {out / "run.json"}'] if noun else [])
 
 
 def test_scenes_of_tune_and_of_exports_are_judged(tmp_path, caplog):

@@ -24,7 +24,7 @@ from segpipe.pipeline.ground import ground_of, place_of
 from segpipe.pipeline.identity import Beside, Identity, identities, no_state
 from segpipe.pipeline.overrides import AS_STORED, Overrides
 from segpipe.pipeline.profile import span
-from segpipe.pipeline.samples import sampled, thinned
+from segpipe.pipeline.samples import is_small, sampled, thinned
 from segpipe.pipeline.scaling import Scaling, case_scaling, fixed_scaling, unscaled
 from segpipe.pipeline.sources import Invalid, Source
 from segpipe.pipeline.sources.raster import RasterSource
@@ -289,7 +289,7 @@ def _examine(
     judged = partial(reading.judge, scaling=scaling, tags=source.tags())
     if reading.findings is not None:
         note(reading.findings)
-    elif len(sheet.cover) == 1:
+    elif len(sheet.cover) == 1 and is_small(sheet.grid.shape):  # the same pixels as in its sample
         return lambda stretch: note(judged(thinned(stretch.pixels, stretch.invalid)))
     else:
         note(judged(sampled(source)))

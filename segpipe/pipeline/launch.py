@@ -221,6 +221,7 @@ def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) ->
         except SegpipeError as error:
             summary.problems.append(str(error))
         halt.concluding = True
+        _tell_rest(run, summary)
         summary.interrupted |= halt.is_set()
         summary.seconds = time.perf_counter() - started
         with span("tables"):
@@ -311,6 +312,15 @@ def _execute(prepared: Prepared, watcher: Watcher, summary: Summary, halt: threa
                 LOG.warning("warning: %s: %s", outcome.case.name, text)
         if outcome.error is not None and run.settings.fail_fast:
             break
+
+
+def _tell_rest(run: Run, summary: Summary) -> None:
+    """That there are more cases with unusual pixels than those named on stderr."""
+    if (more := summary.unusual - TOLD) <= 0:
+        return
+    noun = "case has" if more == 1 else "cases have"
+    named = f", which names the first {WARNED} cases; each record names its own" if summary.unusual > WARNED else ""
+    LOG.warning('warning: %s more %s unusual pixels: see "warnings" in %s%s', more, noun, run.output.path("run.json"), named)
 
 
 def _record(run: Run, summary: Summary, state: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A few pixels from a few places of a case: enough to see in which units it is."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -18,8 +19,11 @@ mostly is still in GDAL's cache when its windows are read."""
 SIDE = 256
 """Of a box, in pixels, if its block is as large."""
 
+WHOLE = 512 * 512
+"""Pixels of a case that is looked at as a whole: it is read anyway, mostly at one go."""
+
 TAKEN = 1024
-"""Pixels of a box, or of a case that is one window: quantiles of 1 and 99 % have ten beyond them."""
+"""Pixels of a box, or of a case that is looked at as a whole: quantiles of 1 and 99 % have ten beyond them."""
 
 
 def sampled(source: Source) -> Pixels:
@@ -27,12 +31,20 @@ def sampled(source: Source) -> Pixels:
 
     They depend on the file alone: not on tiles, parts, workers, or what else is read.
     """
+    shape = source.grid.shape
+    if is_small(shape):
+        return thinned(*source.read(Window((0,) * len(shape), shape)))
     taken = list(islice((some for box in _boxes(source) if (some := thinned(*source.read(box))).shape[1]), BOXES))
     return np.concatenate(taken, axis=1) if taken else np.empty((0, 0), source.dtype)
 
 
+def is_small(shape: Sequence[int]) -> bool:
+    """Whether a case of this shape is looked at as a whole."""
+    return math.prod(shape) <= WHOLE
+
+
 def thinned(pixels: Pixels, invalid: Invalid | None) -> Pixels:
-    """Valid pixels of a box, ``(channels, count)``, evenly spread over it."""
+    """Valid pixels of a box or of a case, ``(channels, count)``, evenly spread over it."""
     flat = pixels.reshape(len(pixels), -1)
     step = (flat.shape[1] // TAKEN) | 1  # odd, so that it does not follow a column
     if invalid is None:

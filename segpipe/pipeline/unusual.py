@@ -5,7 +5,7 @@ and deviation of the contract, or its clip, and against the pixel type. Scenes d
 units by powers of ten; the limits lie between the two (ARCHITECTURE.md).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -58,7 +58,18 @@ SENTINELS, NO_DATA, HUGE = (-9999.0, -99999.0, -32767.0, -32768.0), -9999.0, -1e
 
 NO_TAGS = 'the contract\'s pixel = "physical" applies the scale and offset tags of the file, and it has none'
 
+LEAST_STORED = 20.0
+"""Mean of stored pixels from which values of 0 to 1 are of another unit: one of 0.1 says nothing of the kind."""
+
+FEWEST_DECIBELS = -3.0
+"""Mean below which negative values are decibels of two or more polarisations, and no indices."""
+
+COLOURS = 3, 4
+"""Channels of a picture: near infrared may be the fourth."""
+
 BYTE = 255.0
+
+HOW_MADE = "see how the file was made"
 
 Channel = NDArray[np.float64]
 """One number per channel."""
@@ -127,6 +138,10 @@ class Expected:
         return _channel_name(self.contract, channel)
 
 
+Rule = Callable[[Values, Expected], Finding | None]
+"""Sees one kind of mistake."""
+
+
 def values_of(pixels: NDArray[Any]) -> Values | None:
     """Quantiles of valid pixels of shape ``(channels, count)``; None of too few."""
     count = pixels.shape[1]
@@ -161,11 +176,11 @@ def expected_of(contract: Contract, tags: Tags | None) -> Expected:
 
 
 def _is_byte(contract: Contract, scale: Channel) -> bool:
-    """Scaled by 1/255 or 1/256, or standardised by figures such as those of ImageNet times 255."""
+    """Scaled by 1/255 or 1/256, or colours standardised by figures such as those of ImageNet times 255."""
     if (np.abs(scale * BYTE - 1) < 0.005).all():
         return True
-    if contract.normalize != "fixed" or (scale != 1).any():
-        return False
+    if contract.normalize != "fixed" or (scale != 1).any() or len(scale) not in COLOURS:
+        return False  # one channel of such figures may hold heights
     mean, std = np.array(contract.column("mean")), np.array(contract.column("std"))
     return bool(((mean > 90) & (mean < 150) & ((std == 1) | ((std > 50) & (std < 130)))).all())
 
@@ -189,15 +204,15 @@ class Judge:
         values = values_of(pixels)
         if values is None:
             return []
-        if scaling is not None and self._contract.normalize in ("zscore", "minmax"):
-            return [*_of_own_statistics(values, self._contract, scaling), *_sentinel(values, self._contract)]
         key = tags[0].tobytes() + tags[1].tobytes()
         expected = self._expected.get(key) or self._expected.setdefault(key, expected_of(self._contract, tags))
+        if self._contract.normalize in ("zscore", "minmax"):
+            return list(_of_own(values, expected, scaling))
         if _is_ordinary(values, expected):
             return []
         if (expected.gain < 0).any():  # the quantiles change places
             return list(_constant(values, expected))
-        found = next(filter(None, (rule(values, expected) for rule in _RULES)), None)
+        found = _first(_RULES, values, expected)
         more = [*_constant(values, expected), *_sentinel(values, self._contract)]
         return [found, *more] if found else more
 
@@ -213,6 +228,21 @@ def _is_ordinary(values: Values, expected: Expected) -> bool:
         return False
     off = (np.stack([values.low, values.mid, values.high]) * expected.gain + (expected.bias - expected.mean)) / expected.std
     return bool((np.abs(off[1]) < ORDINARY).all() and (off[2] - off[0] > 1).all() and (off[2] > 0).all())
+
+
+def _of_own(values: Values, expected: Expected, scaling: Scaling | None) -> Iterator[Finding]:
+    """Of a case that is scaled by its own statistics: only what comes before them can be wrong."""
+    if (expected.gain > 0).all() and (found := _first(_OWN_RULES, values, expected)):
+        yield found
+    if scaling is None:
+        yield from _constant(values, expected)
+    else:
+        yield from _of_own_statistics(values, expected.contract, scaling)
+    yield from _sentinel(values, expected.contract)
+
+
+def _first(rules: Iterable[Rule], values: Values, expected: Expected) -> Finding | None:
+    return next(filter(None, (rule(values, expected) for rule in rules)), None)
 
 
 def _of_own_statistics(values: Values, contract: Contract, scaling: Scaling) -> Iterator[Finding]:
@@ -270,20 +300,19 @@ def _linear_or_decibels(values: Values, expected: Expected) -> Finding | None:
     if mean is None:
         return None
     low, mid, high = (expected.scaled(v) for v in (values.low, values.mid, values.high))
-    if (mean < 0).all() and (low >= 0).all() and (mid < 1).all() and (high - low < std / 2).all() and not values.whole:
+    several = len(mean) > 1  # polarisations; one channel may hold depths, or degrees
+    decibels = (mean < FEWEST_DECIBELS).all() and (mean + std < 0).all()
+    if decibels and (low >= 0).all() and (mid < 1).all() and (high - low < std / 2).all() and not values.whole:
         return Finding(
             f"pixels look like linear power where the contract expects decibels: {_holds(values, expected)}: "
             "convert them with 10 * log10",
-            far=True,
+            far=several,
         )
     below = (high < 0) & (mid < mean - NEGATIVE * std)
     if (mean > 0).all() and (std > NARROW * mean).all() and below.any():
-        mend = "convert them with 10 ** (pixel / 10)" if below.all() else "see how the file was made"
-        what = "look like decibels" if below.all() else "are negative"
-        return Finding(
-            f"pixels {what} where the contract expects positive values: {_holds(values, expected)}: {mend}",
-            far=bool(below.all()),
-        )
+        far = several and bool(below.all() and (mean < 1).all() and (mid < -1).all())
+        what, mend = ("look like decibels", "convert them with 10 ** (pixel / 10)") if far else ("are negative", HOW_MADE)
+        return Finding(f"pixels {what} where the contract expects positive values: {_holds(values, expected)}: {mend}", far)
     return None
 
 
@@ -291,22 +320,35 @@ def _too_small(values: Values, expected: Expected) -> Finding | None:
     """Reflectance 0 to 1 or 0 to 100 for 0 to 10,000; intensities 0 to 1 for 0 to 255; a scale applied twice."""
     if (values.high <= 0).all() or (expected.byte and values.dtype.kind in "iub"):
         return None  # a black picture is a picture
-    fractions = not values.whole and bool((values.most <= 2).all() and (values.least >= -1).all())
     if expected.mean is None:
-        top = _full(expected)
-        if top is None or not fractions or (top < 100).any():
-            return None
-        return _small(
-            values, expected, fractions, far=expected.contract.normalize == "fixed" or expected.contract.clip is not None
-        )
+        return _below_clip(values, expected)
     wide = (expected.mean > 0) & (expected.std >= NARROW * expected.mean)
     if not wide.any():
         return None
     share = float((values.high / expected.stored_mean)[wide].max())
-    light = expected.byte or bool(expected.unit.all()) or int(wide.sum()) > 1
-    if share >= (DARK if light else DARKEST):
+    optical = _is_optical(expected)
+    if share >= (DARK if optical else DARKEST):
         return None
-    return _small(values, expected, fractions, far=light and (share < DARKEST or fractions))
+    optical = optical and float(expected.stored_mean.min()) > LEAST_STORED
+    fractions = optical and _are_fractions(values)
+    return _small(values, expected, fractions, far=fractions or (optical and len(wide) >= COLOURS[0] and share < DARKEST))
+
+
+def _below_clip(values: Values, expected: Expected) -> Finding | None:
+    """Values of 0 to 1 where no mean, but a clip or a scale says that they end far higher."""
+    own = expected.contract.normalize in ("zscore", "minmax")
+    if own and expected.contract.clip is None:
+        return None  # the scale does not matter
+    top = _full(expected)
+    if top is None or not _are_fractions(values) or (values.high <= 0).all() or (top < 100).any():
+        return None
+    clipped = len(top) >= COLOURS[0] and expected.contract.clip is not None and bool((top >= 1000).all())
+    far = not own and (clipped or (_is_optical(expected) and expected.contract.normalize == "fixed"))
+    return _small(values, expected, fractions=True, far=far)
+
+
+def _are_fractions(values: Values) -> bool:
+    return not values.whole and bool((values.most <= 2).all() and (values.least >= -1).all())
 
 
 def _full(expected: Expected) -> Channel | None:
@@ -362,7 +404,7 @@ def _type_too_small(values: Values, expected: Expected) -> Finding | None:
     return Finding(
         f"pixels {seen} where the contract expects {wanted}: "
         "give the original values of the scene, not a picture made of them",
-        far=eight and expected.mean is not None and bool(beyond.mean() >= 0.5),
+        far=eight and expected.mean is not None and _is_optical(expected) and bool(beyond.mean() >= 0.5),
     )
 
 
@@ -371,7 +413,7 @@ def _too_large(values: Values, expected: Expected) -> Finding | None:
     if expected.byte and not (values.dtype.kind in "iub" and values.dtype.itemsize == 1):
         reach = float(expected.scaled(values.high).max()) * (1 if expected.unit.any() else 1 / BYTE)
         if (values.high > BYTE + 5).any() and reach > 1:
-            far = expected.mean is not None and bool((values.mid > 2 * BYTE).any())
+            far = expected.mean is not None and _is_no_byte(values, expected)
             return Finding(
                 f"pixels reach {values.high.max():,.6g} where the contract expects 0 to 255: "
                 f"make 8-bit ones with gdal_translate -ot Byte -scale {values.least.min():g} {values.high.max():g} 0 255",
@@ -380,8 +422,15 @@ def _too_large(values: Values, expected: Expected) -> Finding | None:
     level = np.where(expected.unit, expected.scaled(values.mid), 0)
     if expected.byte or not (level > BRIGHT).any():
         return None
-    far = expected.mean is not None and bool(((level > BRIGHTEST) & (level > MANY * expected.mean)).any())
+    bright = expected.mean is not None and bool(((level > BRIGHTEST) & (level > MANY * expected.mean)).any())
+    far = bright and _is_optical(expected)
     return Finding(f"pixels are {_large_words(values, expected)}: {_scale_mend(values, expected)}", far)
+
+
+def _is_no_byte(values: Values, expected: Expected) -> bool:
+    """Whether that is certain: three channels of heights may have such means as a picture."""
+    by_scale = bool((np.array(expected.contract.column("scale")) != 1).any())
+    return (by_scale or values.whole) and bool((values.mid > (2 if by_scale else 4) * BYTE).any())
 
 
 def _large_words(values: Values, expected: Expected) -> str:
@@ -489,6 +538,14 @@ def _is_reflectance(expected: Expected) -> bool:
     )
 
 
+def _is_optical(expected: Expected) -> bool:
+    """Whether the contract is of reflectance or of pictures, by all that is known; not of heights, rain or backscatter."""
+    if expected.byte or _is_reflectance(expected):
+        return True
+    scaled = bool((np.array(expected.contract.column("scale")) <= SMALL).all())
+    return bool(expected.unit.all()) and (scaled or len(expected.unit) >= COLOURS[0])
+
+
 def _negative(values: Values, expected: Expected) -> Finding | None:
     """An offset taken off a file that does not have it."""
     offset = np.array(expected.contract.column("offset"))
@@ -516,7 +573,9 @@ def _far_off(values: Values, expected: Expected) -> Finding | None:
         return None
     celsius = bool((narrow & (mean > 240) & (mean < 340) & (np.abs(expected.scaled(values.mid)) < 60)).any())
     mend = "pixels look like degrees Celsius where the contract expects kelvin" if celsius else "see scale, mean and std"
-    return Finding(f"pixels are {_large_words(values, expected)}: {mend}", far=bool((off > most).any()))
+    return Finding(
+        f"pixels are {_large_words(values, expected)}: {mend}", far=bool((off > most).any()) and _is_optical(expected)
+    )
 
 
 def _outside_clip(values: Values, expected: Expected) -> Finding | None:
@@ -530,7 +589,7 @@ def _outside_clip(values: Values, expected: Expected) -> Finding | None:
     return Finding(
         f"half of the pixels of {expected.name(worst)} are above {values.mid[worst]:,.6g}, scaled to "
         f"{expected.scaled(values.mid)[worst]:,.4g}, and the contract's clip ends at {clip[1]:g}: see the contract's scale",
-        far=bool((over > 200).any()),
+        far=bool((over > 200).any()) and (_is_optical(expected) or len(over) >= COLOURS[0]),
     )
 
 
@@ -562,7 +621,7 @@ def _mean_words(expected: Expected, channel: int) -> str:
     return f"{expected.stored_mean[channel]:.4g} ± {spread:.3g}"
 
 
-_RULES: tuple[Callable[[Values, Expected], Finding | None], ...] = (
+_RULES: tuple[Rule, ...] = (
     _negative,
     _linear_or_decibels,
     _type_too_small,
@@ -572,3 +631,6 @@ _RULES: tuple[Callable[[Values, Expected], Finding | None], ...] = (
     _far_off,
     _without_tags,
 )
+
+_OWN_RULES: tuple[Rule, ...] = (_type_too_small, _below_clip, _outside_clip)
+"""Of cases that are scaled by their own statistics, which undo every other scale."""

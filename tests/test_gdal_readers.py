@@ -1,12 +1,14 @@
 """What GDAL's own threads say while several threads read is said of the case that is damaged, and of no other."""
 
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 from mutants import write
+from rasterio.enums import ColorInterp
 
 from segpipe.pipeline.contract import parse_contract
 from segpipe.pipeline.errors import SourceError
@@ -123,6 +125,27 @@ def test_files_and_descriptions_are_read_again_too(good, bad, monkeypatch):
     with gdal_options():
         RasterSource(str(good), CONTRACT).close()
     assert neighbour.calls == 2
+
+
+def test_notes_of_alpha_are_read_again_too(bad, tmp_path, monkeypatch):
+    neighbour, pixels = Neighbour(bad), np.tile(PIXELS, (2, 1, 1))
+    path = write(tmp_path / "good.tif", pixels, "GTiff", alpha="unspecified", photometric="minisblack")
+    with rasterio.open(path, "r+") as dataset:
+        dataset.colorinterp = (ColorInterp.gray, ColorInterp.alpha)
+    unreadable = RasterSource._unreadable
+
+    @contextmanager
+    def heard(self, window):
+        with unreadable(self, window):
+            yield
+            neighbour()
+
+    monkeypatch.setattr(RasterSource, "_unreadable", heard)
+    with gdal_options():
+        source = RasterSource(str(path), CONTRACT)
+        assert any("alpha" in note for note in source.notes)
+        source.close()
+    assert neighbour.calls > 1
 
 
 def test_threads_that_read_good_and_damaged_files_side_by_side(good, bad):

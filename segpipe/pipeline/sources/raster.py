@@ -74,7 +74,11 @@ class RasterSource:
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
-        return (*self._notes, *self._alpha_notes())
+        return (*self._notes, *pinned(lambda: tuple(self._alpha_notes()), self._alpha_notes_anew))
+
+    def _alpha_notes_anew(self) -> tuple[str, ...]:
+        self._open_anew()
+        return tuple(self._alpha_notes())
 
     def _alpha_notes(self) -> Iterator[str]:
         """Of alpha bands that seem to be none: of pictures, in their first rows, which are decoded first anyway; one request

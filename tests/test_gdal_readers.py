@@ -119,7 +119,9 @@ def test_damage_is_its_own_where_one_thread_reads(bad):
 def test_files_and_descriptions_are_read_again_too(good, bad, monkeypatch):
     neighbour = Neighbour(bad)
     for module in ("origin", "raster"):
-        monkeypatch.setattr(f"segpipe.pipeline.sources.{module}.files_of", lambda dataset: neighbour() or [dataset.name])
+        monkeypatch.setattr(
+            f"segpipe.pipeline.sources.{module}.files_of", lambda dataset, look=None: neighbour() or [dataset.name]
+        )
     assert files_now(str(good)) == [str(good)]
     neighbour.calls = 0
     with gdal_options():

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import socket
+import struct
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
@@ -11,7 +12,7 @@ from threading import Thread
 import numpy as np
 import pytest
 import rasterio
-from networks import pixelwise
+from networks import contract, pixelwise
 from rasterio.abc import FileContainer
 from rasterio.control import GroundControlPoint
 from rasterio.shutil import copy
@@ -21,12 +22,16 @@ from web_server import serving
 
 from segpipe.pipeline.cases import Case, find_cases
 from segpipe.pipeline.config import load_settings
+from segpipe.pipeline.contract import Contract
+from segpipe.pipeline.errors import SourceError
+from segpipe.pipeline.gdal import gdal_options
 from segpipe.pipeline.identity import Beside, _names, identities, owners_of
 from segpipe.pipeline.launch import carry_out, prepare
 from segpipe.pipeline.parts import kept_cut, write_cut
 from segpipe.pipeline.records import Run, done_cases
 from segpipe.pipeline.sources import origin
 from segpipe.pipeline.sources.origin import files_of
+from segpipe.pipeline.sources.raster import RasterSource
 from segpipe.pipeline.spec import read_spec
 from segpipe.pipeline.stores.web import state_of
 from segpipe.pipeline.windows import Cover
@@ -300,6 +305,23 @@ def test_all_that_a_vrt_is_made_of_belongs_to_it(touched, run, tmp_path):
         os.utime(parts / touched, ns=(TIME + 5, TIME + 5))
     assert run("parts/s.vrt") == ["s"]
     assert run("parts/s.vrt") == []
+
+
+def test_a_source_of_a_vrt_is_opened_once_and_a_damaged_one_is_named(tmp_path, monkeypatch):
+    scene(tmp_path / "a.tif", nodata=0)
+    scene(tmp_path / "b.tif")
+    mosaic(tmp_path / "inner", "b.tif")
+    mosaic(tmp_path / "s.vrt", "a.tif", "inner")
+    opened, really = [], Path.open
+    monkeypatch.setattr(Path, "open", lambda path, *args, **kw: opened.append(path.name) or really(path, *args, **kw))
+    contracted = Contract.model_validate(contract(3))
+    with gdal_options():
+        RasterSource(str(tmp_path / "s.vrt"), contracted).close()
+        assert sorted(opened) == ["a.tif", "b.tif", "inner", "s.vrt"]
+        data = (tmp_path / "a.tif").read_bytes()
+        (tmp_path / "a.tif").write_bytes(data.replace(struct.pack("<HH", 42113, 2), struct.pack("<HH", 42113, 3)))
+        with pytest.raises(SourceError, match=r"a.tif is damaged: its tag 42113, GDAL_NODATA"):
+            RasterSource(str(tmp_path / "s.vrt"), contracted).close()
 
 
 @FileContainer.register

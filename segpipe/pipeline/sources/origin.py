@@ -3,7 +3,8 @@
 import os
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import BufferedReader
 from itertools import pairwise
 from pathlib import Path
 
@@ -35,12 +36,19 @@ SENSORS = (b"<isd", b"<MSP_ROOT")
 HEAD = 4096
 """Bytes in which an XML file says what it is."""
 
+Look = Callable[[str, BufferedReader], None]
+"""At a file that is open."""
 
-def files_of(dataset: DatasetReader) -> list[str]:
+
+def files_of(dataset: DatasetReader, look: Look | None = None) -> list[str]:
     """All files of an open dataset: its own as GDAL lists them, and of a VRT its sources, with what lies beside each.
 
     GDAL leaves out the sources of a VRT's mask, those that are subdatasets of a file, those of a VRT within, and the place
     of a BMP.
+
+    Args:
+        dataset: the file.
+        look: for those that are opened here: a VRT and its sources, which can be thousands.
     """
     name = dataset.name
     sure = [] if is_remote(name) else [*(name + end for end in SURE), *world_files(name)]
@@ -49,7 +57,7 @@ def files_of(dataset: DatasetReader) -> list[str]:
         return found
     beside = Beside()
     found = [file for file in found if _is_file(file)]  # the others are names of subdatasets
-    for file in _sources(dataset.name, found):
+    for file in _sources(dataset.name, found, look):
         found += [file, *beside.sidecars(file)]
     return list(dict.fromkeys(found))
 
@@ -58,22 +66,24 @@ def _is_file(name: str) -> bool:
     return is_remote(name) or os.path.isfile(name)  # noqa: PTH113
 
 
-def _sources(vrt: str, listed: Iterable[str]) -> Iterator[str]:
+def _sources(vrt: str, listed: Iterable[str], look: Look | None) -> Iterator[str]:
     """Sources of a VRT, and of every VRT among them; each once."""
-    seen, left = {vrt}, [*_named(vrt), *(file for file in listed if file != vrt)]
+    seen, left = {vrt}, [*_named(vrt, look), *(file for file in listed if file != vrt)]
     while left:
         file = left.pop(0)
         if file not in seen:
             seen.add(file)
             yield file
-            left += _named(file)
+            left += _named(file, look)
 
 
-def _named(vrt: str) -> list[str]:
+def _named(vrt: str, look: Look | None) -> list[str]:
     """Files of this machine that a VRT names; none where it is no VRT, or not of this machine."""
     if is_remote(vrt) or not Path(vrt).is_file():
         return []
     with Path(vrt).open("rb") as stream:
+        if look is not None:
+            look(vrt, stream)
         head = stream.read(HEAD)
         if b"<VRTDataset" not in head:
             return []

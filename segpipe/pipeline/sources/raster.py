@@ -27,7 +27,7 @@ from segpipe.pipeline.sources.kinds import explained, refuse_pages, refuse_slide
 from segpipe.pipeline.sources.orientation import Turn, take_exif, turn_of
 from segpipe.pipeline.sources.origin import files_of
 from segpipe.pipeline.sources.scene import Scene, read_scene
-from segpipe.pipeline.sources.sidecars import check_files
+from segpipe.pipeline.sources.sidecars import Checks
 from segpipe.pipeline.sources.validity import (
     LOOKS_LIKE_DATA,
     SAMPLE,
@@ -126,8 +126,9 @@ class RasterSource:
         _refuse_short_blocks(dataset, self.bands, self._path)
         self._whole = _is_whole_png(dataset, self._path)
         self.scene: Scene = read_scene(dataset)
-        self.files = tuple(files_of(dataset)) or (self._path,)
-        check_files(dataset, self._path, self.files)
+        checks = Checks(self._path)
+        self.files = tuple(files_of(dataset, checks.look)) or (self._path,)
+        checks.end(dataset, self.files)
         self._notes = (
             *said,
             *crs_notes(dataset, grid, overrides.crs),

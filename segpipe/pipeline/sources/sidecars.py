@@ -1,7 +1,9 @@
 """Files beside a raster that say which of its pixels are valid and where they lie: GDAL passes over one that is damaged."""
 
+import os
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
+from io import BufferedReader
 from itertools import chain
 from pathlib import Path
 
@@ -24,25 +26,40 @@ PARAMETERS, WORLD_BYTES = 6, 4096
 MEND = "mend it or take it away"
 
 
-def check_files(dataset: DatasetReader, path: str, files: Iterable[str]) -> None:
-    """A raster of this machine and what lies beside it are whole, as far as GDAL would not tell.
+class Checks:
+    """A raster of this machine and what lies beside it are whole, as far as GDAL would not tell; each is opened once.
 
     Raises:
         SourceError: a file that GDAL would take in part, or pass over.
     """
-    if is_remote(path) or not Path(path).is_file():
-        return
-    here = {file for file in {path, *files} if not is_remote(file) and Path(file).is_file()}
-    for file in here:
-        if not file.endswith(".ovr"):
-            _check_file(file)
-    _check_mask(dataset, path)
-    if dataset.driver != "VRT":
-        _check_world_file(dataset, path)
-        return
-    for source in sorted(here - {path}):
-        if not SIDECAR.search(source.lower()) and not here.isdisjoint({f"{source}.msk", *world_files(source)}):
-            _check_source(source)
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._wanted = not is_remote(path) and Path(path).is_file()
+        self._seen: set[str] = set()
+
+    def look(self, file: str, stream: BufferedReader) -> None:
+        """At one that somebody has just opened."""
+        if self._wanted and file not in self._seen and not file.endswith(".ovr"):
+            self._seen.add(file)
+            _check_file(file, stream)
+
+    def end(self, dataset: DatasetReader, files: Iterable[str]) -> None:
+        """Look at the files that nobody has opened yet, and at how GDAL has used them."""
+        if not self._wanted:
+            return
+        path = self._path
+        here = {file for file in {path, *files} if not is_remote(file) and Path(file).is_file()}
+        for file in here - self._seen:
+            with Path(file).open("rb") as stream:
+                self.look(file, stream)
+        _check_mask(dataset, path)
+        if dataset.driver != "VRT":
+            _check_world_file(dataset, path)
+            return
+        for source in sorted(here - {path}):
+            if not SIDECAR.search(source.lower()) and not here.isdisjoint({f"{source}.msk", *world_files(source)}):
+                _check_source(source)
 
 
 def _check_source(path: str) -> None:
@@ -59,12 +76,10 @@ def _check_source(path: str) -> None:
             _check_world_file(dataset, path)
 
 
-def _check_file(file: str) -> None:
+def _check_file(file: str, stream: BufferedReader) -> None:
     """By what it begins with."""
-    with Path(file).open("rb") as stream:
-        head = stream.read(512)
-    if head[:2] in (b"II", b"MM"):
-        check_tags(file)
+    if os.pread(stream.fileno(), 2, 0) in (b"II", b"MM"):
+        check_tags(file, stream)
     elif file.lower().endswith((".aux.xml", ".vrt")):
         _check_xml(file)
 

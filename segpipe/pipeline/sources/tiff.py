@@ -28,6 +28,9 @@ TYPES = {
 }
 """NumPy's names of the types of values, by number; of fractions 8 bytes."""
 
+SIZES = {kind: np.dtype(name).itemsize for kind, name in TYPES.items()}
+"""Bytes of a value, by the same numbers."""
+
 DEFLATE, LERC = (8, 32946), 34887
 UNCOMPRESSED = 1
 
@@ -85,7 +88,7 @@ class Entry:
 
     @property
     def size(self) -> int:
-        return self.count * np.dtype(TYPES[self.kind]).itemsize
+        return self.count * SIZES[self.kind]
 
 
 class Directory:
@@ -202,27 +205,26 @@ def directories(file: BufferedReader) -> Iterator[Directory]:
         for i in range(n):
             tag, kind, values, value = struct.unpack_from(order + entry, body, i * sizes[1])
             inline = at + sizes[0] + (i + 1) * sizes[1] - sizes[2]
-            item = np.dtype(TYPES[kind]).itemsize if kind in TYPES else 1
+            item = SIZES.get(kind, 1)
             entries[tag] = Entry(kind, values, inline if values * item <= sizes[2] else value)
         yield Directory(file, order, entries)
         (at,) = struct.unpack_from(order + pointer, body, n * sizes[1])
 
 
-def check_tags(path: str) -> None:
+def check_tags(path: str, file: BufferedReader) -> None:
     """Tags of place and validity have the form that GDAL takes, and blocks lie where there can be some.
 
     Raises:
         SourceError: GDAL would leave a tag out, or read it where no value is.
     """
-    with Path(path).open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        first: Directory | None = None
-        for directory in directories(file):
-            if first is not None and not (directory.read and directory.value(SUBFILE) & MASK):
-                continue
-            first = first or directory
-            if (fault := _fault(directory, size) or _shape_fault(directory, first)) is not None:
-                raise SourceError(f"{path} is damaged: {fault}")
+    size = os.fstat(file.fileno()).st_size
+    first: Directory | None = None
+    for directory in directories(file):
+        if first is not None and not (directory.read and directory.value(SUBFILE) & MASK):
+            continue
+        first = first or directory
+        if (fault := _fault(directory, size) or _shape_fault(directory, first)) is not None:
+            raise SourceError(f"{path} is damaged: {fault}")
 
 
 def _fault(directory: Directory, size: int) -> str | None:

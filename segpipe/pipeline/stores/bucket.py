@@ -232,6 +232,7 @@ def read_range(path: str, start: int, size: int) -> bytes:
 
 def is_lonely(path: str) -> bool:
     """Whether nothing lies beside an object that belongs to it: then GDAL need not list all of a folder for every raster."""
+    # *_MTL.txt of a scene and metadata.dim of a folder are passed over: GDAL takes no pixels, validity or place from them
     return list(objects_near(path)) == [canonical(path)]
 
 

@@ -91,7 +91,8 @@ def test_a_mask_is_upright(orientation, suffix, run_serial, tmp_path):
     np.testing.assert_array_equal(mask, np.rint(expected / 100))
     assert read(next(out.glob("a.confidence.*[fg]"))).shape == expected.shape
     said = f"turned upright, as its orientation tag, {orientation}, says: 60 x 91 rows and columns are stored"
-    assert record["notes"] == ([said] if orientation > 1 else [])
+    nowhere = "areas are in pixels: the file has no georeferencing"  # which of a picture need not be said
+    assert record["notes"] == [said] * (orientation > 1) + [nowhere] * (suffix == ".tif")
 
 
 @pytest.mark.parametrize("orientation", ALL)

@@ -134,6 +134,10 @@ class Attentive(nn.Module):
         return self.head(tokens.transpose(1, 2).reshape(patches.shape))
 
 
+NEAR = 0.05 if "vnni" in Path("/proc/cpuinfo").read_text() else 0.1
+"""Without VNNI sums of two products of int8 saturate at 16 bits: ONNX Runtime's kernels for x86 are less exact."""
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 @pytest.mark.parametrize("traced", [True, False], ids=["traced, opset 17", "exported, opset 20, free sizes"])
 def test_transformers_convert_and_keep_their_free_axes(traced):
@@ -146,7 +150,7 @@ def test_transformers_convert_and_keep_their_free_axes(traced):
     for size in [shape] if traced else [shape, (3, 32, 96)]:
         images = np.stack([noise(size, seed) for seed in (8, 9, 10)])
         wanted = score(module, images)
-        assert np.abs(scores_of(int8, images) - wanted).mean() < 0.05 * wanted.std()
+        assert np.abs(scores_of(int8, images) - wanted).mean() < NEAR * wanted.std()
 
 
 def test_a_map_that_two_nodes_in_float_share_is_cast_once():

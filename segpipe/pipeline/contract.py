@@ -212,7 +212,7 @@ def _readable_line(line: Mapping[str, Any]) -> str:
         return f"unknown key {key}"
     if line["type"] == "missing":
         return f"missing key {key}"
-    message = line["msg"].removeprefix("Value error, ")
+    message = "must be finite" if line["type"] == "finite_number" else line["msg"].removeprefix("Value error, ")
     return f"{key}: {message}, got {line['input']!r}" if key else message
 
 

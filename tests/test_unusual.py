@@ -2,6 +2,7 @@
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from networks import contract, pixelwise
 from numpy.typing import NDArray
 
 from segpipe.cli import main
-from segpipe.pipeline.cases import find_cases
+from segpipe.pipeline.cases import Case, find_cases
 from segpipe.pipeline.contract import Contract, parse_contract
 from segpipe.pipeline.overrides import AS_STORED
+from segpipe.pipeline.parts import parts_folder, read_findings, write_findings
 from segpipe.pipeline.scaling import case_scaling, fixed_scaling
+from segpipe.pipeline.stores.folder import Folder
 from segpipe.pipeline.unusual import Finding, Judge
 from segpipe.tune.places import survey
 
@@ -598,3 +601,16 @@ def test_allowed_case_has_the_bytes_of_an_unjudged_one(tmp_path, raster):
         with rasterio.open(out / "in.tif") as mask:
             masks.append(mask.read(1))
     np.testing.assert_array_equal(*masks)
+
+
+def test_parts_that_look_at_once_do_not_stop_each_other(tmp_path):
+    """Workers begin the first parts of a case together."""
+    output, finding = Folder(tmp_path), Finding("doubtful", far=False)
+    for number in range(20):
+        case = Case(f"a{number}", "a.tif")
+        output.write(f"{parts_folder(case)}/plan.json", b"{}")
+        with ThreadPoolExecutor(8) as pool:
+            for written in [pool.submit(write_findings, output, case, [finding]) for _ in range(8)]:
+                written.result()
+        assert read_findings(output, case) == [finding]
+        assert {path.name for path in (tmp_path / parts_folder(case)).iterdir()} == {"plan.json", "unusual.json"}

@@ -16,6 +16,7 @@ from segpipe import __version__
 from segpipe.pipeline.cases import Case
 from segpipe.pipeline.errors import OutputError
 from segpipe.pipeline.faults import is_passing
+from segpipe.pipeline.files import output_errors
 from segpipe.pipeline.identity import Beside, Identity, no_state
 from segpipe.pipeline.records import Run, device_kind
 from segpipe.pipeline.scaling import Scaling
@@ -180,8 +181,10 @@ def _findings_name(case: Case) -> str:
 
 
 def write_findings(output: Store, case: Case, findings: Sequence[Finding]) -> None:
-    """What one part has seen of its case, so that the others need not look."""
-    output.write_json(_findings_name(case), {"findings": [asdict(finding) for finding in findings]})
+    """What one part has seen of its case, so that the others need not look; of several at once, one leaves it."""
+    name, data = _findings_name(case), json.dumps({"findings": [asdict(f) for f in findings]}, allow_nan=False)
+    with output_errors(output.path(name)):
+        output.create(name, data.encode())
 
 
 def read_findings(output: Store, case: Case) -> list[Finding] | None:

@@ -1,17 +1,18 @@
 """Optional dependencies: the command that installs those of an extra, from where segpipe itself came."""
 
 import json
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.metadata import Distribution, distributions
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 
 def install(extra: str) -> str:
     """The command that adds an extra to this installation: from the checkout, the repository, or the package index."""
-    try:
-        return _command(extra, _origin(distribution("segpipe")))
-    except PackageNotFoundError:
+    # the .egg-info of a checkout that Python runs in says nothing of where segpipe was installed from
+    installed = next((found for found in distributions(name="segpipe") if found.read_text("METADATA")), None)
+    if installed is None:
         return f"pip install '.[{extra}]' in the checkout of segpipe"
+    return _command(extra, _origin(installed))
 
 
 def _origin(installed: Distribution) -> dict[str, Any]:

@@ -309,7 +309,7 @@ def note_findings(case: Case, sheet: Sheet, findings: Sequence[Finding], *, allo
 
 
 def warn_of_findings(case: Case, source: Source, contract: Contract) -> None:
-    """Say on stderr what is unusual about a case that nobody labels: one to compare or calibrate on."""
+    """Warn of unusual pixels in a scene that ``tune`` or ``export`` reads for comparison or calibration."""
     for finding in findings_of(source, contract):
         LOG.warning("warning: %s: %s", case.name, finding.text)
 
@@ -343,7 +343,7 @@ def _check_pixels(case: Case, source: Source, model: ModelSpec) -> None:
 
 
 def _place_notes(source: Source) -> tuple[str, ...]:
-    """Why there are no areas; of a picture, nobody expects any."""
+    """The reason why a case has no areas; a plain picture needs none."""
     return () if source.picture and source.grid.defect is None else place_of(source.grid).notes
 
 

@@ -3,7 +3,9 @@
 import gzip
 import io
 import json
+import os
 import shutil
+import socket
 import struct
 import tarfile
 import zipfile
@@ -275,3 +277,37 @@ def test_real_slides_are_refused(shared, tmp_path):
         shutil.copy(path, tmp_path / path.name)
         with pytest.raises(SourceError, match=r"slide|cannot be opened"):
             opened(tmp_path / path.name)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(kind, tmp_path):
+    path = tmp_path / "a.tif"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(SourceError, match="an input must be a regular file, and it is a pipe, a socket or a device"):
+        RasterSource(str(path), parse_contract(contract(3), "test"))
+
+
+@pytest.mark.parametrize("name", ["a.tif.aux.xml", "a.tif.msk", "a.tif.ovr", "a.tfw", "a.wld"])
+def test_a_pipe_beside_a_raster_is_refused_and_not_waited_for(name, raster, tmp_path):
+    raster("a.tif", PIXELS)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(SourceError, match=f"{name}: an input must be a regular file"):
+        RasterSource(str(tmp_path / "a.tif"), parse_contract(contract(3), "test"))
+
+
+def test_a_pipe_in_a_folder_costs_only_itself(raster, segpipe, tmp_path):
+    raster("in/good.tif", PIXELS)
+    os.mkfifo(tmp_path / "in" / "pipe.tif")
+    pixelwise(tmp_path / "m.onnx")
+    dry = segpipe("run", "-i", "in", "-m", "m.onnx", "--dry-run", timeout=60)
+    assert "problem  pipe: in/pipe.tif: an input must be a regular file" in dry.stdout
+    done = segpipe("run", "-i", "in", "-m", "m.onnx", "--executor", "serial", timeout=60)
+    assert done.returncode == 1
+    assert "failed  pipe: in/pipe.tif: an input must be a regular file" in done.stdout
+    assert (tmp_path / "segpipe-out" / "good.tif").exists()

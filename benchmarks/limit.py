@@ -7,6 +7,8 @@ the loading of the model; the time of the whole process has those, too. Ratios a
 turns. Memory is PSS over all processes, taken in a round that is not timed.
 
 Then the faster model: the bundled network at int8 with larger tiles against the plain script at its defaults.
+
+With ``--against CHECKOUT`` something else: this checkout's run and another's (an earlier commit's), in alternation.
 """
 
 import argparse
@@ -34,6 +36,7 @@ WORK = SCRATCH / "limit"
 SIZE, NODATA_SHARE = 4096, 0.3
 NODATA = 255
 PLAIN_GOAL, FASTER_GOAL, LABELS_GOAL = 1.25, 3.0, 0.99
+AGAINST_GOAL = 1.02
 LOOKS = 0.5
 """Seconds between two looks at memory in a timed round of --quick."""
 
@@ -107,13 +110,15 @@ def script(name: str, *arguments: object) -> Callable[[float | None], Go]:
     return once
 
 
-def segpipe(model: Path, source: Path, out: Path, *more: object) -> Callable[[float | None], Go]:
-    """``segpipe run`` of one scene, timed by its own record."""
+def segpipe(
+    model: Path, source: Path, out: Path, *more: object, checkout: Path = HERE.parent
+) -> Callable[[float | None], Go]:
+    """``segpipe run`` of one scene, timed by its own record, with the package of a checkout."""
 
     def once(every: float | None) -> Go:
         shutil.rmtree(out, ignore_errors=True)
         command = [sys.executable, "-m", "segpipe.cli", "run", "--input", source, "--model", model, "--output", out]
-        child = watched([*command, "--device", "cpu", *more], every=every)
+        child = watched([*command, "--device", "cpu", *more], every=every, environment={"PYTHONPATH": str(checkout)})
         return Go(float(record(out)["seconds"]), child.seconds, child.busy, child.peak_mb)
 
     return once
@@ -376,6 +381,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one round, fewer scenarios: about three minutes")
     parser.add_argument("--only", nargs="+", choices=[*names, "faster"], help="these alone")
     parser.add_argument("--no-history", action="store_true", help="leave benchmarks/history.jsonl as it is")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="only this checkout's run over that one's")
     arguments = parser.parse_args()
     quick, pairs = arguments.quick, 1 if arguments.quick else arguments.pairs
     wanted = arguments.only or ([names[0], names[2], "faster"] if quick else [*names, "faster"])
@@ -383,6 +389,9 @@ def main() -> None:
     print(
         f"{machine()}; load before {load():.1f}; {SIZE:,}² pixels, 4 bands, uint16; {pairs} rounds; median (least to most)\n"
     )
+    if arguments.against:
+        against(arguments.against.resolve(), wanted, pairs)
+        return
     results = []
     for scenario in SCENARIOS:
         if scenario.name in wanted:
@@ -395,6 +404,22 @@ def main() -> None:
         print(faster_table(results[-1]), flush=True)
     if not (arguments.no_history or quick):
         history.append("limit", {row["scenario"]: figures(row) for row in results})
+
+
+def against(checkout: Path, wanted: Sequence[str], pairs: int) -> None:
+    """What a change costs: this checkout's run over another's."""
+    for scenario in (scenario for scenario in SCENARIOS if scenario.name in wanted):
+        model, source = network(scenario.network), scene(SIZE, scenario.nodata)
+        outs = {"this": WORK / "this", "other": WORK / "other"}
+        new = Contender("this", segpipe(model, source, outs["this"]), outs["this"] / "scene.tif")
+        old = Contender("other", segpipe(model, source, outs["other"], checkout=checkout), outs["other"] / "scene.tif")
+        alternate([new, old], pairs, quick=False)
+        middle = ratios(new, old)
+        whole = spread(a.wall / b.wall for a, b in zip(new.goes, old.goes, strict=True))
+        cores = spread(a.busy / b.busy for a, b in zip(new.goes, old.goes, strict=True))
+        same = equal(outs["this"] / "scene.tif", outs["other"] / "scene.tif")
+        print(f"**{scenario.name}**: this over other: {shown(middle, 3)}; {verdict(middle[1], AGAINST_GOAL)}")
+        print(f"- whole process {shown(whole, 3)}, core-seconds {shown(cores, 3)}, equal labels {same:.3%}", flush=True)
 
 
 def keep(results: list[dict[str, Any]]) -> None:

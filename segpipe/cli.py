@@ -18,6 +18,7 @@ from segpipe import __version__
 from segpipe.pipeline.config import BLENDS, load_settings
 from segpipe.pipeline.errors import DisagreementError, ExportError, SegpipeError
 from segpipe.pipeline.extras import install
+from segpipe.pipeline.printable import printable
 from segpipe.streams import failure, make_steady
 
 if TYPE_CHECKING:
@@ -126,7 +127,9 @@ class _Stderr(logging.Handler):
     """On stderr as it is now: above the progress bar, where there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(self.format(record), err=True)
+        text = self.format(record)
+        for line in text.split("\n") if record.exc_info else [text]:  # a traceback has lines
+            click.echo(printable(line), err=True)
 
 
 class _Export(click.Group):
@@ -249,7 +252,7 @@ def _status(output: str, json: bool) -> int:
 
     found = read_status(output)
     terminal.print_status(found, json)
-    return SOME_FAILED if found.failed or found.missing else 0
+    return SOME_FAILED if found.failed or found.missing or found.problems else 0
 
 
 @main.command(short_help="Show what a model or a raster is, and what it would need.")
@@ -401,9 +404,9 @@ def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
     if dry_run:
         terminal.print_plan(prepared)
         terminal.print_left_out(prepared)
-        return SOME_FAILED if prepared.plan.failed else 0
+        return SOME_FAILED if prepared.plan.failed or prepared.problems else 0
     for line in terminal.note_lines(prepared):
-        click.echo(line, err=True)
+        click.echo(printable(line), err=True)
     run, plan = settle(prepared.run, prepared.plan, lambda line: click.echo(line, err=True))
     prepared = replace(prepared, run=run, plan=plan)
     with ExitStack() as stack:
@@ -422,7 +425,7 @@ def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
     if summary.interrupted:
         raise KeyboardInterrupt
     for problem in summary.problems:
-        click.echo(f"error: {problem}", err=True)
+        click.echo(f"error: {printable(problem)}", err=True)
     return SOME_FAILED if summary.failed or summary.problems else 0
 
 

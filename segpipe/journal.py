@@ -23,7 +23,7 @@ class Journal(logging.Handler):
         with output_errors(path):
             refuse_foreign_log(path)
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a", encoding="utf-8", buffering=1)
+            self._file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
 
     def __enter__(self) -> Self:
         logger = logging.getLogger("segpipe")

@@ -20,6 +20,7 @@ from segpipe.pipeline.cases import SUFFIXES, listed
 from segpipe.pipeline.launch import Prepared, Summary
 from segpipe.pipeline.ledger import State
 from segpipe.pipeline.plan import Plan, memory_mb, worker_memory
+from segpipe.pipeline.printable import printable
 from segpipe.pipeline.records import Record, records
 from segpipe.pipeline.status import Status
 from segpipe.pipeline.tasks import Outcome
@@ -33,7 +34,7 @@ if TYPE_CHECKING:  # torch and all that comes with it
 def say(line: str) -> None:
     """A line on stdout; the work goes on where nobody listens any more, as behind ``| head``."""
     try:
-        click.echo(line)
+        click.echo(printable(line))
     except BrokenPipeError:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
 
@@ -64,7 +65,7 @@ class Lines:
         pass
 
     def note(self, line: str) -> None:
-        click.echo(line, err=True)
+        click.echo(printable(line), err=True)
 
     def outcome(self, outcome: Outcome) -> None:
         self._count += 1
@@ -100,7 +101,7 @@ class Bar(Lines):
             self._bar.advance(self._task, pixels)
 
     def note(self, line: str) -> None:
-        self._bar.console.print(Text(line))
+        self._bar.console.print(Text(printable(line)))
 
     def outcome(self, outcome: Outcome) -> None:
         self._count += 1
@@ -108,7 +109,7 @@ class Bar(Lines):
             self._bar.advance(self._task)
         self._bar.update(self._task, description=self._caption())
         if outcome.error is not None:
-            self._bar.console.print(Text(described(outcome), style="red"))
+            self._bar.console.print(Text(printable(described(outcome)), style="red"))
 
 
 class _Rate(ProgressColumn):
@@ -317,17 +318,19 @@ def print_status(status: Status, as_json: bool) -> None:
         return
     running = f", written by {status.running} now" if status.running else ""
     rate = f", {status.megapixels_per_second:.1f} Mpx/s in the last run" if status.megapixels_per_second else ""
-    click.echo(f"{status.output}{running}")
-    click.echo(f"{status.done} done, {len(status.failed)} failed, {len(status.missing)} missing{rate}")
+    say(f"{status.output}{running}")
+    say(f"{status.done} done, {len(status.failed)} failed, {len(status.missing)} missing{rate}")
+    for problem in status.problems:
+        say(f"problem  {problem}")
     for failure in status.failed:
-        click.echo(f"failed   {failure['case']}: {failure['error']}")
+        say(f"failed   {failure['case']}: {failure['error']}")
     for name in status.missing[:LISTED]:
         parts = f"  {status.parts[name]} parts done" if status.parts.get(name) else ""
-        click.echo(f"missing  {name}{parts}")
+        say(f"missing  {name}{parts}")
     if len(status.missing) > LISTED:
-        click.echo(f"missing  and {len(status.missing) - LISTED} more")
+        say(f"missing  and {len(status.missing) - LISTED} more")
     if status.missing or status.failed:
-        click.echo(f"to go on: {status.command}")
+        say(f"to go on: {status.command}")
 
 
 LISTED = 20
@@ -346,15 +349,17 @@ def print_plan(prepared: Prepared) -> None:
     run, plan = prepared.run, prepared.plan
     for planned in plan.seen:
         size = " x ".join(map(str, planned.shape))
-        click.echo(f"case  {planned.case.name}  {size} px  {planned.windows} windows")
+        say(f"case  {planned.case.name}  {size} px  {planned.windows} windows")
         for note in planned.notes:
-            click.echo(f"note  {planned.case.name}: {note}")
+            say(f"note  {planned.case.name}: {note}")
     for case in plan.done:
-        click.echo(f"done  {case.name}")
+        say(f"done  {case.name}")
     for failure in plan.failed:
-        click.echo(f"problem  {failure.case.name}: {failure.error}")
+        say(f"problem  {failure.case.name}: {failure.error}")
+    for problem in prepared.problems:
+        say(f"problem  {problem}")
     for cut in plan.cuts:
-        click.echo(f"parts  {cut.case.case.name}  {len(cut.parts)} parts, {cut.repeated:.1%} of the windows inferred twice")
+        say(f"parts  {cut.case.case.name}  {len(cut.parts)} parts, {cut.repeated:.1%} of the windows inferred twice")
     windows = sum(case.windows for case in plan.seen)
     jobs = len(list(plan.jobs(run))) + sum(len(cut.parts) for cut in plan.cuts)
     click.echo(

@@ -120,15 +120,7 @@ REFUSED: list[tuple[str, Callable[[Path], Any], str, str]] = [
     ("output beside", nothing, "-i in/a.tif -m m.onnx -o in", "on or beside"),
     ("output in a glob", nothing, "-i in/**/*.tif -m m.onnx -o in/out", "must not lie inside the input"),
     ("remote output", nothing, "-i in -m m.onnx -o gs://bucket/x", "folder of this machine"),
-    (
-        "two of one name",
-        copied("in/a.png"),
-        "-i in -m m.onnx",
-        "one name, a: .*a.png and .*a.tif|one name, a: .*a.tif and .*a.png",
-    ),
-    ("reserved run", copied("in/run.tif"), "-i in -m m.onnx", "names run and .* reserved, got .*run.tif"),
-    ("reserved confidence", copied("in/a.confidence.tif"), "-i in -m m.onnx", "reserved, got .*a.confidence.tif"),
-    ("list with a gap", text("l.txt", "in/a.tif\n\nin/x.tif\n"), "-i l.txt -m m.onnx", "l.txt line 3: .*got in/x.tif"),
+    ("list of nothing", text("l.txt", "in/x.tif\nin/y.tif\n"), "-i l.txt -m m.onnx", "l.txt line 1: .*got in/x.tif"),
     ("list with a short row", text("l.csv", "id,path\n1,in/a.tif\n2\n"), "-i l.csv -m m.onnx", "l.csv line 3"),
 ]
 

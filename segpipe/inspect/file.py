@@ -13,7 +13,7 @@ from segpipe.inspect.raster import inspect_raster
 from segpipe.pipeline.cases import SUFFIXES
 from segpipe.pipeline.config import Settings
 from segpipe.pipeline.errors import InputError, ModelError, SettingsError
-from segpipe.pipeline.gdal import DRIVERS, gdal_options
+from segpipe.pipeline.gdal import DRIVERS, any_name, gdal_options
 from segpipe.pipeline.recognise import told
 from segpipe.pipeline.spec import read_model
 from segpipe.pipeline.stores.bucket import is_remote, plain_path
@@ -68,7 +68,7 @@ def _is_model(file: str) -> bool:
 
 def _opens_as_raster(file: str) -> bool:
     try:
-        DatasetReader(file, driver=list(DRIVERS), sharing=False).close()
+        DatasetReader(any_name(file), driver=list(DRIVERS), sharing=False).close()
     except RasterioError:
         return False
     return True

@@ -24,6 +24,7 @@ from segpipe.pipeline.grid import Grid, crs_notes, read_grid
 from segpipe.pipeline.ground import ground_of, place_of
 from segpipe.pipeline.model import try_out
 from segpipe.pipeline.sources.kinds import explained
+from segpipe.pipeline.sources.origin import own_files
 from segpipe.pipeline.sources.raster import RasterSource
 from segpipe.pipeline.spec import ModelSpec, read_model, read_spec
 
@@ -100,7 +101,7 @@ def _raster_facts(dataset: DatasetReader, grid: Grid, valid: Valid | None, fit: 
         kind="raster",
         file=dataset.name,
         driver=dataset.driver,
-        files=list(dataset.files),
+        files=own_files(dataset),
         shape=list(dataset.shape),
         compression=dataset.compression and dataset.compression.value,
         overviews=list(dataset.overviews(1)) if dataset.count else [],

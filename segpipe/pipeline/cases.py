@@ -7,16 +7,18 @@ from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, field
+from itertools import groupby
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from segpipe.pipeline.errors import InputError
+from segpipe.pipeline.errors import InputError, OutputError
 from segpipe.pipeline.identity import owners_of
+from segpipe.pipeline.listing import Listing
 from segpipe.pipeline.ownership import OWN
+from segpipe.pipeline.stores import check_name
 from segpipe.pipeline.stores.bucket import find_rasters, in_bucket, is_remote, plain_path
 
 SUFFIXES = frozenset([".tif", ".tiff", ".vrt", ".jp2", ".j2k", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".img"])
@@ -42,38 +44,106 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """A case that could not be done, and why."""
+
+    case: Case
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """What the inputs of a run are."""
 
     cases: list[Case]
+    """Sorted by name, each name once."""
     left_out: dict[str, int]
     """How many files of folders and globs were not taken, by suffix."""
+    refused: list[Failure]
+    """Inputs of which no mask can be made, whatever is in them, by the names of their masks; none is among the cases."""
+    problems: list[str]
+    """Folders that could not be read."""
+
+
+@dataclass
+class _Search:
+    """What is seen on the way to the cases."""
+
+    others: list[str] = field(default_factory=list)
+    """Files of folders and globs that are not taken."""
+    listing: Listing = field(default_factory=Listing)
+    errors: dict[Case, str] = field(default_factory=dict)
+    """Of cases that are named and not there."""
 
 
 def find_cases(inputs: Sequence[str]) -> list[Case]:
-    """All cases that the inputs name, each once, sorted by name."""
-    return find_input(inputs).cases
+    """All cases that the inputs name, each once, sorted by name; for a command that needs all of them.
+
+    Raises:
+        InputError: one of them cannot be had.
+    """
+    found = find_input(inputs)
+    for problem in (*found.problems, *(failure.error for failure in found.refused)):
+        raise InputError(problem)
+    return found.cases
 
 
 def find_input(inputs: Sequence[str]) -> Found:
-    """All cases that the inputs name, each once, sorted by name; and what lies beside them."""
-    others: list[str] = []
-    found = [_found(text, others) for text in inputs]
+    """All cases that the inputs name, each once, sorted by name; what lies beside them, and what is none.
+
+    Raises:
+        InputError: an input is not there, or has no case.
+    """
+    search = _Search()
+    found = [_found(text, search) for text in inputs]
     # one input has no need of a table, which would be larger than the cases; of several the first names a path
     cases = found[0] if len(found) == 1 else list({c.path: c for own in reversed(found) for c in reversed(own)}.values())
     cases.sort(key=attrgetter("name"))
     cases = [case for case, before in zip(cases, [None, *cases], strict=False) if case != before]  # of a list, twice
-    _check_names(cases)
-    return Found(cases, count_left_out(others, cases))
+    left_out, refused = count_left_out(search.others, cases), list(_refused(cases, search.errors))
+    names = {failure.case.name for failure in refused}
+    cases = [case for case in cases if case.name not in names] if names else cases
+    return Found(cases, left_out, refused, search.listing.problems)
 
 
-def _found(text: str, others: list[str]) -> list[Case]:
-    found = list(_expand(text, others))
+def _found(text: str, search: _Search) -> list[Case]:
+    before = len(search.listing.problems)
+    found = list(_expand(text, search))
+    if not found and (problems := search.listing.problems[before:]):
+        raise InputError(problems[0])
     if not found:
-        left = count_left_out(others, [])
+        left = count_left_out(search.others, [])
         held = f", and this one holds {listed(left)}" if left else ""
         raise InputError(f"no raster found in {text}: a folder is searched for {' '.join(sorted(SUFFIXES))}{held}")
     return found
+
+
+def _refused(cases: list[Case], errors: Mapping[Case, str]) -> Iterator[Failure]:
+    """Cases that cannot be done, each name once: of those that share a name, the first stands for all."""
+    for _, sharing in groupby(cases, attrgetter("name")):
+        case, *others = sorted(sharing, key=attrgetter("path"))
+        error = _shared(case, others) if others else errors.get(case) or _misnamed(case)
+        if error is not None:
+            yield Failure(case, error)
+
+
+def _shared(case: Case, others: Sequence[Case]) -> str:
+    more = f" and {len(others) - 1} more" * (len(others) > 1)
+    return (
+        f"{'two' if len(others) == 1 else len(others) + 1} inputs would get one name, {case.name}: "
+        f"{case.path} and {others[0].path}{more}: rename one, or give them in runs of their own"
+    )
+
+
+def _misnamed(case: Case) -> str | None:
+    """Why there is no mask of such a name."""
+    if case.name == "run" or case.name.endswith(".confidence"):
+        return f"the names run and *.confidence are reserved, got {case.path}: rename it"
+    try:
+        check_name(case.name)
+    except OutputError as error:
+        return f"{error}: rename {case.path}"
+    return None
 
 
 def count_left_out(others: Sequence[str], cases: Iterable[Case]) -> dict[str, int]:
@@ -123,19 +193,19 @@ def listed(left_out: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {suffix}" for suffix, count in left_out.items())
 
 
-def _expand(text: str, others: list[str]) -> Iterator[Case]:
+def _expand(text: str, search: _Search) -> Iterator[Case]:
     """Whatever a path looks like: what exists is a path."""
     path = Path(text)
     if os.path.isdir(text):  # noqa: PTH112 - of any text, however long
-        yield from _rasters(path, others)
+        yield from _rasters(path, search)
     elif _is_file(text):
-        yield from _listed(path) if path.suffix.lower() in LIST_SUFFIXES else [_below(path.parent, path)]
+        yield from _listed(path, search) if path.suffix.lower() in LIST_SUFFIXES else [_below(path.parent, path)]
     elif in_bucket(text):
-        yield from (Case(_stem(name), found) for name, found in find_rasters(text, SUFFIXES, others))
+        yield from (Case(_stem(name), found) for name, found in find_rasters(text, SUFFIXES, search.others))
     elif is_remote(text):
         yield _remote(text)
     elif glob.has_magic(text):
-        yield from _matching(text, others)
+        yield from _matching(text, search)
     else:
         raise InputError(f"the input must exist, got {text}")
 
@@ -156,43 +226,32 @@ def _stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).suffix else name
 
 
-def _rasters(root: Path, others: list[str]) -> Iterator[Case]:
+def _rasters(root: Path, search: _Search) -> Iterator[Case]:
     """At any depth; with strings alone for each file, since ``Path`` keeps every name that it has seen a second time."""
-    seen: set[Path] = set()
-    for folder, subfolders, files in os.walk(root, onerror=_unreadable, followlinks=True):
+    for folder, files in search.listing.below(str(root)):
         here = Path(folder)
-        if (real := here.resolve()) in seen:  # a link back up
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         path, below = plain_path(str(here / "x")[:-1]), (here.relative_to(root) / "x").as_posix()[:-1]
-        for name in sorted(files):
+        for name in files:
             stem, suffix = os.path.splitext(name)  # noqa: PTH122 - no Path for each of 100,000 names
             if name.startswith("."):
                 continue
             if suffix.lower() in SUFFIXES:
                 yield Case(below + stem, path + name if path else plain_path(name))
             else:
-                others.append(path + name)
+                search.others.append(path + name)
 
 
-def _unreadable(error: OSError) -> None:
-    raise InputError(f"the input folder cannot be read: {error.filename}: {error.strerror}")
-
-
-def _matching(pattern: str, others: list[str]) -> Iterator[Case]:
+def _matching(pattern: str, search: _Search) -> Iterator[Case]:
     """Files of a glob, named relative to its folders without wildcards."""
     root = _fixed(pattern)
-    below = str(Path(*Path(pattern).parts[len(root.parts) :]))
-    for match in sorted(glob.glob(os.path.join(glob.escape(str(root)), below), recursive=True)):  # noqa: PTH118 - root may be /
+    suffix = Path(pattern).suffix
+    any_suffix = bool(suffix) and not glob.has_magic(suffix)
+    for match in sorted(search.listing.matching(str(root), Path(pattern).parts[len(root.parts) :])):
         path = Path(match)
-        if path.is_file() and (
-            path.suffix.lower() in SUFFIXES or (not glob.has_magic(Path(pattern).suffix) and Path(pattern).suffix)
-        ):
+        if path.suffix.lower() in SUFFIXES or any_suffix:
             yield _below(root, path)
-        elif path.is_file():
-            others.append(match)
+        else:
+            search.others.append(match)
 
 
 def _fixed(pattern: str) -> Path:
@@ -213,30 +272,41 @@ def searched_root(text: str) -> str | None:
     return str(_fixed(text)) if not is_remote(text) and glob.has_magic(text) and "**" in path.parts else None
 
 
-def _listed(file: Path) -> Iterator[Case]:
-    """Paths in a text or CSV file, one per line, relative to the file's folder; named by their base name."""
+def _listed(file: Path, search: _Search) -> Iterator[Case]:
+    """Paths in a text or CSV file, one per line, relative to the file's folder; named by their base name.
+
+    One that is not there costs only itself, unless it is all.
+    """
+    missing: dict[Case, str] = {}
+    found = False
     for line, entry in _entries(file):
         path = str(file.parent / entry)
-        if _is_file(path):
-            yield Case(_stem(Path(path).name), plain_path(path))
-        elif is_remote(entry):
+        there = _is_file(path)
+        found = found or there or is_remote(entry)
+        if not there and is_remote(entry):
             yield _remote(entry)
-        else:
-            raise InputError(f"{file} line {line}: the input must exist, got {entry}")
+            continue
+        case = Case(_stem(Path(path).name), plain_path(path))
+        if not there:
+            missing[case] = f"{file} line {line}: the input must exist, got {entry}"
+        yield case
+    if not found and missing:
+        raise InputError(next(iter(missing.values())))
+    search.errors.update(missing)
 
 
 def _entries(file: Path) -> Iterator[tuple[int, str]]:
     try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the list cannot be read: {file}: {error}") from None
+        text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")  # as names of files may be
+    except OSError as error:
+        raise InputError(f"the list cannot be read: {file}: {error.strerror}") from None
     # names may begin with # or end with spaces: what exists is a path
     named = [(n, line, _is_file(str(file.parent / line))) for n, line in enumerate(text.split("\n"), 1)]
     lines = [(n, line if there else line.strip()) for n, line, there in named if there or not _is_comment(line.strip())]
     if file.suffix.lower() != ".csv":
         yield from lines
         return
-    rows = [(n, next(csv.reader([line]))) for n, line in lines]
+    rows = [(n, _cells(file, n, line)) for n, line in lines]
     header = [cell.strip().lower() for cell in rows[0][1]] if rows else []
     column = next((header.index(name) for name in LIST_COLUMNS if name in header), None)
     for n, row in rows if column is None else rows[1:]:
@@ -245,17 +315,12 @@ def _entries(file: Path) -> Iterator[tuple[int, str]]:
         yield n, row[column or 0].strip()
 
 
+def _cells(file: Path, line: int, text: str) -> list[str]:
+    try:
+        return next(csv.reader([text]))
+    except csv.Error as error:
+        raise InputError(f"{file} line {line}: every row must be CSV: {error}") from None
+
+
 def _is_comment(line: str) -> bool:
     return not line or line.startswith("#")
-
-
-def _check_names(cases: list[Case]) -> None:
-    for case, other in pairwise(cases):
-        if case.name == other.name:
-            raise InputError(
-                f"two inputs would get one name, {case.name}: {case.path} and {other.path}: "
-                "rename one, or give them in runs of their own"
-            )
-    for case in cases:
-        if case.name == "run" or case.name.endswith(".confidence"):
-            raise InputError(f"the names run and *.confidence are reserved, got {case.path}: rename it")

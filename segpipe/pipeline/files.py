@@ -1,5 +1,6 @@
 """Files that are there whole or not at all."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +12,26 @@ from segpipe.pipeline.errors import OutputError
 def partial(path: Path) -> Path:
     """Name of a file that is being written: in the same folder, hidden, the same for every attempt."""
     return path.with_name(f".{path.name}.partial")
+
+
+LONGEST = 230
+"""Bytes of a name that leave room for what a draft has before and behind it: most file systems take 255."""
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name of the operating system's is text: GDAL reads files of any name, and rasterio writes those alone."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def draft_name(name: str) -> str:
+    """A name for the draft of a file, the same for every attempt: its own, unless no draft can be called so."""
+    if is_utf8(name) and all(len(part.encode()) <= LONGEST for part in name.split("/")):
+        return name
+    return hashlib.sha256(os.fsencode(name)).hexdigest()
 
 
 def unlinked(path: Path) -> Path:

@@ -19,6 +19,7 @@ from rasterio.session import DummySession
 from segpipe.pipeline.environment import settle
 from segpipe.pipeline.errors import SegpipeError, SourceError
 from segpipe.pipeline.faults import is_passing
+from segpipe.pipeline.files import is_utf8
 from segpipe.pipeline.gdal_messages import Messages, as_text, harmful, listen, messages
 from segpipe.pipeline.gdal_readers import WhoseError, reading
 from segpipe.pipeline.stores.bucket import gdal_endpoint, in_bucket, is_lonely, is_remote
@@ -113,11 +114,26 @@ def at_one_go() -> rasterio.Env:
     return rasterio.Env(session=DummySession(), GDAL_PNG_WHOLE_IMAGE_OPTIM="YES")
 
 
+class _Name(str):
+    """A path that is no UTF-8: GDAL takes the bytes of the operating system, rasterio asks for those of UTF-8."""
+
+    __slots__ = ()
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        del encoding, errors
+        return os.fsencode(str(self))
+
+
+def any_name(path: str) -> str:
+    """A path for rasterio to read, whatever bytes it is of."""
+    return path if is_utf8(path) else _Name(path)
+
+
 def open_raster(path: str) -> DatasetReader:
     """A dataset of one of the formats that are opened; one handle, for one thread."""
     with opening(path):
         # rasterio.open takes one driver only; what it returns takes several
-        return DatasetReader(path, driver=list(DRIVERS), sharing=False)
+        return DatasetReader(any_name(path), driver=list(DRIVERS), sharing=False)
 
 
 READ_BYTES = 2**23

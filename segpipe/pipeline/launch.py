@@ -6,11 +6,12 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from segpipe.pipeline.cases import Case, find_input, searched_root
+from segpipe.pipeline.cases import Case, Failure, find_input, searched_root
 from segpipe.pipeline.cluster import crew
 from segpipe.pipeline.config import Settings
 from segpipe.pipeline.environment import settle
@@ -23,9 +24,9 @@ from segpipe.pipeline.machine import processors
 from segpipe.pipeline.model import try_out
 from segpipe.pipeline.ownership import TABLES, TRACE_NAME, refuse_foreign, refuse_foreign_trace
 from segpipe.pipeline.parts import FOLDER, forget_parts, has_parts, parts_folder
-from segpipe.pipeline.plan import Failure, Plan, keep_cut, make_plan
+from segpipe.pipeline.plan import Plan, keep_cut, make_plan
 from segpipe.pipeline.profile import begin, end, span
-from segpipe.pipeline.records import Run, device_kind, done_cases, record_name, versions, write_areas
+from segpipe.pipeline.records import Run, device_kind, done_cases, record_name, storable, versions, write_areas
 from segpipe.pipeline.schedule import EXECUTORS
 from segpipe.pipeline.spec import read_spec
 from segpipe.pipeline.stores import Store
@@ -116,6 +117,8 @@ class Prepared:
     plan: Plan
     left_out: Mapping[str, int] = field(default_factory=dict)
     """How many files of the input were not taken, by suffix."""
+    problems: Sequence[str] = ()
+    """Folders of the input that could not be read."""
 
 
 def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prepared:
@@ -139,11 +142,13 @@ def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prep
             settings = settings.model_copy(update={"memory": who.memory / 1e9})
         run = Run(model, settings)
         found = find_input(settings.input)
-        cases = found.cases
+        cases, refused = storable(found, run.output)
         check_output(run.output, settings.input, cases)
         _check_trace(run, cases)
         plan = make_plan(cases, run, who or processors(), look=look, values=look)
-        return Prepared(run, cases, plan, found.left_out)
+        plan = replace(plan, failed=(*refused, *plan.failed))
+        everything = sorted([*cases, *(failure.case for failure in refused)], key=attrgetter("name")) if refused else cases
+        return Prepared(run, everything, plan, found.left_out, found.problems)
 
 
 def _trace(run: Run) -> tuple[Store, str] | None:
@@ -253,7 +258,7 @@ def _tell_time(prepared: Prepared, summary: Summary) -> None:
 
 def _opened(prepared: Prepared) -> Summary:
     """The summary of a run that has not done anything yet."""
-    summary = Summary(Ledger(prepared.cases), left_out=prepared.left_out)
+    summary = Summary(Ledger(prepared.cases), left_out=prepared.left_out, problems=list(prepared.problems))
     for case in prepared.plan.done:
         summary.ledger.note(case.name, State.SKIPPED)
     for failure in prepared.plan.failed:

@@ -44,7 +44,8 @@ class PartFiles:
 def parts_folder(case: Case) -> str:
     """Flat and with a digest: the folder of a case ``a`` must not hold that of a case ``a/b``."""
     digest = hashlib.sha256(os.fsencode(case.name)).hexdigest()[:12]
-    return f"{FOLDER}/{PurePosixPath(case.name).name[:40]}.{digest}"
+    stem = PurePosixPath(case.name).name[:40].encode(errors="replace").decode()  # rasterio writes no other names
+    return f"{FOLDER}/{stem}.{digest}"
 
 
 def part_files(case: Case, number: int) -> PartFiles:

@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from segpipe.pipeline.batches import Sheet, findings_of, note_findings, open_sheet
-from segpipe.pipeline.cases import Case
+from segpipe.pipeline.cases import Case, Failure
 from segpipe.pipeline.cut import Limits, cut, repeated
 from segpipe.pipeline.device import gpus
 from segpipe.pipeline.errors import OutputError, foreseen
@@ -57,14 +57,6 @@ class PlannedCase:
     @property
     def pixels(self) -> int:
         return math.prod(self.shape)
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A case that could not be done, and why."""
-
-    case: Case
-    error: str
 
 
 @dataclass(frozen=True, slots=True)

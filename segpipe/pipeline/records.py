@@ -15,15 +15,16 @@ import onnxruntime
 from rasterio.io import DatasetReader
 
 from segpipe import __version__
-from segpipe.pipeline.cases import Case
+from segpipe.pipeline.cases import Case, Failure, Found
 from segpipe.pipeline.config import Settings
 from segpipe.pipeline.device import gpu_facts, told
 from segpipe.pipeline.errors import OutputError, SourceError
 from segpipe.pipeline.faults import is_passing
 from segpipe.pipeline.files import output_errors
-from segpipe.pipeline.gdal import gdal_errors, gdal_options
+from segpipe.pipeline.gdal import any_name, gdal_errors, gdal_options
 from segpipe.pipeline.identity import Beside
 from segpipe.pipeline.ownership import is_own_record, is_own_sidecar, is_own_style
+from segpipe.pipeline.printable import printable
 from segpipe.pipeline.sources.origin import is_same_input
 from segpipe.pipeline.spec import ModelSpec
 from segpipe.pipeline.stores import Store
@@ -192,6 +193,18 @@ def _is_done(case: Case, run: Run, beside: Beside) -> bool:
     )
 
 
+def storable(found: Found, output: Store) -> tuple[list[Case], list[Failure]]:
+    """Cases of which the output can hold a mask, and all of which there is none, whatever is in them."""
+    kept, refused = list[Case](), list(found.refused)
+    for case in found.cases:
+        try:
+            output.check_name(case.name)
+            kept.append(case)
+        except OutputError as error:
+            refused.append(Failure(case, f"{error}: rename {case.path}"))
+    return kept, refused
+
+
 def refuse_taken(case: Case, run: Run, sources: Collection[str]) -> None:
     """A mask must replace neither a source, by its absolute path, nor a file that segpipe did not write.
 
@@ -226,7 +239,7 @@ def _foreign(output: Store, name: str, case: Case) -> bool:
 def _is_own_raster(output: Store, name: str) -> bool:
     try:
         unreadable = gdal_errors(OutputError, output.path(name))
-        with gdal_options(), unreadable, output.local(name) as path, DatasetReader(str(path)) as dataset:
+        with gdal_options(), unreadable, output.local(name) as path, DatasetReader(any_name(str(path))) as dataset:
             return "SEGPIPE" in dataset.tags()
     except OutputError as error:
         if is_passing(error):
@@ -256,4 +269,5 @@ def write_areas(output: Store, cases: Iterable[Case]) -> None:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(AREA_COLUMNS)
         for record in records(output, cases):
-            writer.writerows([record["case"], *map(row.get, AREA_COLUMNS[1:])] for row in record["areas"])
+            name = printable(record["case"])  # one line a row, for whatever reads it line by line
+            writer.writerows([name, *map(row.get, AREA_COLUMNS[1:])] for row in record["areas"])

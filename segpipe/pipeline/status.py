@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segpipe.pipeline.cases import find_cases
+from segpipe.pipeline.cases import find_input
 from segpipe.pipeline.config import Settings
 from segpipe.pipeline.errors import OutputError, SegpipeError
 from segpipe.pipeline.lock import holder_of
 from segpipe.pipeline.parts import FOLDER, done_parts, parts_folder
-from segpipe.pipeline.records import Run, done_cases
+from segpipe.pipeline.records import Run, done_cases, storable
 from segpipe.pipeline.spec import ModelSpec, read_spec
 from segpipe.pipeline.stores import Store
 from segpipe.pipeline.stores.places import store_at
@@ -26,6 +26,8 @@ class Status:
     done: int
     failed: list[dict[str, str]]
     """Each with ``case`` and ``error``, as the last run that ended left them."""
+    problems: list[str]
+    """Folders of the input that cannot be read now."""
     missing: list[str]
     parts: dict[str, int]
     """Finished parts of cases that are not done."""
@@ -71,10 +73,12 @@ def _run_json(output: Store) -> dict[str, Any]:
 
 def _status(output: Store, told: dict[str, Any]) -> Status:
     settings = Settings.model_validate(told["settings"] | {"overwrite": False})
-    cases = find_cases(settings.input)
-    run = Run(_spec(settings), settings)
+    found, run = find_input(settings.input), Run(_spec(settings), settings)
+    cases, refused = storable(found, output)
     done = {case.name for case in done_cases(cases, run)}
-    failed = [failure for failure in told["failed"] if failure["case"] not in done]
+    now = {failure.case.name: failure.error for failure in refused}
+    failed = [failure for failure in told["failed"] if failure["case"] not in done | now.keys()]
+    failed += [{"case": name, "error": error} for name, error in now.items()]
     names = {failure["case"] for failure in failed}
     there = set(output.folders(FOLDER))
     rest = [case for case in cases if case.name not in done]
@@ -82,12 +86,21 @@ def _status(output: Store, told: dict[str, Any]) -> Status:
         output=str(output),
         done=len(done),
         failed=failed,
+        problems=found.problems,
         missing=[case.name for case in rest if case.name not in names],
         parts={case.name: done_parts(output, case) for case in rest if parts_folder(case) in there},
         megapixels_per_second=told.get("megapixels_per_second"),
         running=holder_of(output),
-        command=f"cd {shlex.quote(told['folder'])} && {shlex.join(_going_on(told))}",
+        command=f"cd {_quoted(told['folder'])} && {' '.join(map(_quoted, _going_on(told)))}",
     )
+
+
+def _quoted(text: str) -> str:
+    """For a shell; of characters that no line shows, as bash, zsh and ksh spell their bytes."""
+    if text.isprintable():
+        return shlex.quote(text)
+    spelled = "".join(chr(b) if chr(b).isalnum() and b < 128 else f"\\x{b:02x}" for b in os.fsencode(text))
+    return f"$'{spelled}'"
 
 
 def _going_on(told: dict[str, Any]) -> list[str]:

@@ -50,16 +50,26 @@ def files_of(dataset: DatasetReader, look: Look | None = None) -> list[str]:
         dataset: the file.
         look: for those that are opened here: a VRT and its sources, which can be thousands.
     """
-    name = dataset.name
+    name, own = str(dataset.name), own_files(dataset)
     sure = [] if is_remote(name) else [*(name + end for end in SURE), *world_files(name)]
-    found = [*dataset.files, *filter(_is_file, sure)]
+    found = [*own, *filter(_is_file, sure)]
     if dataset.driver != "VRT":
         return found
     beside = Beside()
     found = [file for file in found if _is_file(file)]  # the others are names of subdatasets
-    for file in _sources(dataset.name, found, look):
+    for file in _sources(name, found, look):
         found += [file, *beside.sidecars(file)]
     return list(dict.fromkeys(found))
+
+
+def own_files(dataset: DatasetReader) -> list[str]:
+    """Files of a dataset as GDAL lists them; where rasterio cannot say their names, those that GDAL may read with it."""
+    try:
+        return list(dataset.files)
+    except UnicodeDecodeError:
+        path = str(dataset.name)
+        there = [path, *Beside().sidecars(path)]
+        return [path, *(file for file in there[1:] if _may_be_read(file, path, there))]
 
 
 def _is_file(name: str) -> bool:

@@ -13,7 +13,9 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from segpipe.pipeline.errors import SourceError
+from segpipe.pipeline.gdal import any_name
 from segpipe.pipeline.identity import SIDECAR, world_files
+from segpipe.pipeline.sources.origin import own_files
 from segpipe.pipeline.sources.tiff import check_tags, is_number
 from segpipe.pipeline.stores.bucket import is_remote
 
@@ -67,7 +69,7 @@ def _check_source(path: str) -> None:
     if not Path(f"{path}.msk").exists() and not _bad_world_files(path):
         return
     try:
-        dataset = rasterio.open(path)
+        dataset = rasterio.open(any_name(path))
     except RasterioError:
         return
     with dataset:
@@ -108,7 +110,7 @@ def _check_xml(file: str) -> None:
 def _check_world_file(dataset: DatasetReader, path: str) -> None:
     """Looked at where GDAL has used it, or found no place at all."""
     for file in _bad_world_files(path):
-        if file in dataset.files or (dataset.transform.is_identity and not dataset.gcps[0]):
+        if file in own_files(dataset) or (dataset.transform.is_identity and not dataset.gcps[0]):
             raise SourceError(f"{file} must be a world file, six numbers on lines of their own: {MEND}")
 
 

@@ -37,6 +37,14 @@ class Store(ABC):
     ``str()`` of a store is what a user calls it.
     """
 
+    def check_name(self, name: str) -> str:
+        """The same name, of which a file can lie here.
+
+        Raises:
+            OutputError: none can.
+        """
+        return check_name(name)
+
     @abstractmethod
     def path(self, name: str) -> str:
         """What a user calls a file."""
@@ -142,12 +150,14 @@ class Store(ABC):
             draft.write_bytes(data)
 
     def write_json(self, name: str, value: dict[str, Any], *, flush: bool = True) -> None:
-        self.write(name, (_pretty(value) + "\n").encode(), flush=flush)
+        # what stands for a byte of a name that is no UTF-8 is escaped, as JSON escapes it
+        self.write(name, (_pretty(value) + "\n").encode(errors="backslashreplace"), flush=flush)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[TextIO]:
         """A text file that has its name once the block has ended well; lines end as they are written."""
-        with self.draft_of(name) as draft, draft.open("w", encoding="utf-8", newline="") as stream:
+        errors = "backslashreplace"  # of bytes of file names that are no UTF-8
+        with self.draft_of(name) as draft, draft.open("w", encoding="utf-8", errors=errors, newline="") as stream:
             yield stream
 
     @contextmanager

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from segpipe.pipeline.errors import InputError, OutputError, SettingsError
 from segpipe.pipeline.extras import install
-from segpipe.pipeline.files import output_errors, partial, unlinked
+from segpipe.pipeline.files import draft_name, output_errors, partial, unlinked
 from segpipe.pipeline.stores import Store, check_name
 
 if TYPE_CHECKING:
@@ -255,6 +255,14 @@ class Bucket(Store):
     def __str__(self) -> str:
         return f"{SCHEME}{self.bucket}/{self.prefix}".rstrip("/")
 
+    def check_name(self, name: str) -> str:
+        """Keys are UTF-8."""
+        try:
+            check_name(name).encode()
+        except UnicodeEncodeError:
+            raise OutputError(f"names in {self} must be UTF-8, got {name!r}") from None
+        return name
+
     def path(self, name: str) -> str:
         return f"{SCHEME}{self.bucket}/{self.prefix}{name}"
 
@@ -328,7 +336,7 @@ class Bucket(Store):
             _client().put_object(**self._key(name), Body=data)
 
     def draft(self, name: str) -> Path:
-        path = self._drafts() / check_name(name)
+        path = self._drafts() / draft_name(check_name(name))
         path.parent.mkdir(parents=True, exist_ok=True)
         return unlinked(partial(path))
 
@@ -400,7 +408,7 @@ class Bucket(Store):
         return float((now - answer["LastModified"]).total_seconds())
 
     def _key(self, name: str) -> dict[str, str]:
-        return {"Bucket": self.bucket, "Key": self.prefix + check_name(name)}
+        return {"Bucket": self.bucket, "Key": self.prefix + self.check_name(name)}
 
     def _errors(self, name: str) -> Any:
         return _as_os_errors(self.path(name))

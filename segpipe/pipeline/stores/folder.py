@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from segpipe.pipeline.errors import OutputError
-from segpipe.pipeline.files import commit, partial, remove, unlinked
+from segpipe.pipeline.files import commit, draft_name, is_utf8, partial, remove, unlinked
 from segpipe.pipeline.stores import Store, check_name
 from segpipe.pipeline.stores.bucket import is_remote
 
@@ -67,6 +67,8 @@ class Folder(Store):
         nearest = next(path for path in (self.root, *self.root.resolve().parents) if path.exists())
         if not nearest.is_dir():
             raise OutputError(f"the output must be a folder, and {nearest} is a file: name another with --output")
+        if not is_utf8(path := str(self.root.absolute())):
+            raise OutputError(f"the path of the output must be UTF-8, got {path!r}: name another with --output")
         if not os.access(nearest, os.W_OK | os.X_OK):
             raise OutputError(
                 f"the output must be writable, and {nearest} is not: mend its permissions, or name another with --output"
@@ -80,7 +82,7 @@ class Folder(Store):
             return stream.read()
 
     def has(self, name: str) -> bool:
-        return self._at(name).is_file()
+        return os.path.isfile(self._at(name))  # noqa: PTH113 - of a name that is too long, too
 
     def below(self, folder: str) -> Iterator[str]:
         return (f"{folder}/{entry.name}".lstrip("/") for entry in self._entries(folder) if entry.is_file())
@@ -104,7 +106,7 @@ class Folder(Store):
         drafts = self.root / DRAFTS
         drafts.mkdir(mode=0o700, exist_ok=True)
         _check_own(drafts)
-        path = drafts / name
+        path = drafts / draft_name(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         return unlinked(partial(path))
 

@@ -1,0 +1,111 @@
+"""What lies in folders: every file once, whatever links lead to it, and the folders that cannot be read."""
+
+import fnmatch
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from os.path import join  # of 100,000 names: a Path for each takes a second
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A folder, by the path that has led to it and by the one without links."""
+
+    path: str
+    real: str
+
+    @classmethod
+    def at(cls, path: str) -> "_Place":
+        return cls(path, os.path.realpath(path))
+
+    def __truediv__(self, name: str) -> "_Place":
+        path = join(self.path, name)  # noqa: PTH118
+        return _Place(path, os.path.realpath(path) if os.path.islink(path) else join(self.real, name))  # noqa: PTH114, PTH118
+
+
+@dataclass
+class Listing:
+    """Folders as they are read, at any depth; one that cannot be read costs only what lies in it."""
+
+    _problems: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def problems(self) -> list[str]:
+        """One line for each folder that could not be read."""
+        return list(self._problems.values())
+
+    def below(self, root: str) -> Iterator[tuple[str, list[str]]]:
+        """Every folder from ``root`` down that is not hidden, with the sorted names of its files; each folder once."""
+        seen: set[str] = set()
+        left = [_Place.at(root)]
+        while left:
+            here = left.pop()
+            if here.real in seen:  # a link back up
+                continue
+            seen.add(here.real)
+            folders, files = self._read(here.path)
+            yield here.path, files
+            left += [here / name for name in reversed(_matched(folders, "*"))]
+
+    def matching(self, root: str, pattern: Sequence[str]) -> Iterator[str]:
+        """Files below ``root`` that the parts of a pattern match, in no order; what they mean ``glob`` says.
+
+        A folder is searched once for what follows a ``**``: with links that lead back up ``glob`` finds a file forty times,
+        and with two of them in one folder it does not end.
+        """
+        seen: set[tuple[str, int]] = set()
+        left = [(_Place.at(root), tuple(pattern))]
+        while left:
+            here, (part, *rest) = left.pop()
+            if part == "**":
+                if (key := (here.real, len(rest))) in seen:
+                    continue
+                seen.add(key)
+                if rest:
+                    left.append((here, tuple(rest)))
+                left += [(here / name, ("**", *rest)) for name in _matched(self._read(here.path)[0], "*")]
+            elif rest:
+                left += [(here / name, tuple(rest)) for name in self._folders(here.path, part)]
+            if not rest:
+                yield from (join(here.path, name) for name in self._files(here.path, part))  # noqa: PTH118
+
+    def _folders(self, folder: str, part: str) -> list[str]:
+        if glob.has_magic(part):
+            return _matched(self._read(folder)[0], part)
+        return [part] if os.path.isdir(join(folder, part)) else []  # noqa: PTH112, PTH118
+
+    def _files(self, folder: str, part: str) -> list[str]:
+        if glob.has_magic(part):
+            return _matched(self._read(folder)[1], part)
+        path = join(folder, part)  # noqa: PTH118
+        return [part] if os.path.lexists(path) and not os.path.isdir(path) else []  # noqa: PTH112
+
+    def _read(self, folder: str) -> tuple[list[str], list[str]]:
+        """Sorted names of the folders and of all else in a folder; none of one that cannot be read."""
+        folders, files = list[str](), list[str]()
+        try:
+            with os.scandir(folder or ".") as entries:
+                for entry in entries:
+                    (folders if _is_folder(entry) else files).append(entry.name)
+        except OSError as error:
+            self._problems[folder] = UNREADABLE.format(folder, error.strerror)
+        return sorted(folders), sorted(files)
+
+
+UNREADABLE = (
+    "a folder of the input cannot be read, and its cases are left out: {}: {}: "
+    "mend its permissions or take it away, and run the same command again"
+)
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # whatever opens it says why
+
+
+def _matched(names: Sequence[str], pattern: str) -> list[str]:
+    """Hidden ones only where the pattern says so."""
+    return [name for name in fnmatch.filter(names, pattern) if pattern.startswith(".") or not name.startswith(".")]

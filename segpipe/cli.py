@@ -1,35 +1,29 @@
 """The command line: one function per command."""
 
-import atexit
+if __name__ == "__main__":  # before anything heavy is imported
+    from segpipe.signals import answer
+
+    answer()
+
 import logging
-import os
-import signal
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from segpipe import __version__
+from segpipe import __version__, signals
 from segpipe.pipeline.config import BLENDS, load_settings
 from segpipe.pipeline.errors import DisagreementError, ExportError, SegpipeError
 from segpipe.pipeline.extras import install
 from segpipe.pipeline.printable import printable
 from segpipe.streams import failure, make_steady
 
-if TYPE_CHECKING:
-    from segpipe.pipeline.launch import Halt
-
 NOT_STARTED = 2
 SOME_FAILED = 1
-INTERRUPTED = 75
-
-STOPPING = 60.0
-"""Seconds that a run has to end in order once it is stopped; the next run clears up after one that needs longer."""
 
 
 class _Main(click.Group):
@@ -111,16 +105,17 @@ def run(config: Path | None, dry_run: bool, verbose: int, **flags: Any) -> None:
     logging.basicConfig(level=[logging.ERROR, logging.INFO, logging.DEBUG][min(verbose, 2)], handlers=[_Stderr()])
     if not verbose:
         logging.getLogger("segpipe").setLevel(logging.WARNING)  # what is tried again, or done with less: not of libraries
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _leave)
+    signals.leave_at_once()
     try:
-        sys.exit(_run(config, dry_run, flags))
+        code = _run(config, dry_run, flags)
     except SegpipeError as error:
         click.echo(f"error: {error}", err=True)
-        sys.exit(NOT_STARTED)
+        code = NOT_STARTED
     except KeyboardInterrupt:
         click.echo("interrupted: run the same command again to go on", err=True)
-        sys.exit(INTERRUPTED)
+        code = signals.INTERRUPTED
+    signals.end(code)
+    sys.exit(code)
 
 
 class _Stderr(logging.Handler):
@@ -181,7 +176,7 @@ def network(verbose: bool, **flags: Any) -> None:
 
     The file holds all that segpipe run needs, and appears only if ONNX Runtime gives the scores that torch gives.
     """
-    sys.exit(_guarded(lambda: _export(flags, verbose)))
+    sys.exit(_guarded(lambda: _export(flags, verbose), writes=True))
 
 
 def _export(flags: dict[str, Any], verbose: bool) -> int:
@@ -210,7 +205,7 @@ def _export(flags: dict[str, Any], verbose: bool) -> int:
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="A new file [the model itself].")
 def attach(model: Path, contract: Path, output: Path | None) -> None:
     """Put a contract into MODEL, an ONNX file, once the two have been found to fit."""
-    sys.exit(_guarded(lambda: _attach(model, contract, output)))
+    sys.exit(_guarded(lambda: _attach(model, contract, output), writes=True))
 
 
 def _attach(model: Path, contract: Path, output: Path | None) -> int:
@@ -221,10 +216,9 @@ def _attach(model: Path, contract: Path, output: Path | None) -> int:
     return 0
 
 
-def _guarded(command: Callable[[], int]) -> int:
-    """The exit code of a command; an error is one line on stderr."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+def _guarded(command: Callable[[], int], *, writes: bool = False) -> int:
+    """The exit code of a command; an error is one line on stderr, and what it has half-written goes."""
+    (signals.interrupt if writes else signals.leave_at_once)()
     try:
         return command()
     except SegpipeError as error:
@@ -232,7 +226,7 @@ def _guarded(command: Callable[[], int]) -> int:
         return NOT_STARTED
     except KeyboardInterrupt:
         click.echo("interrupted: run the same command again", err=True)
-        return INTERRUPTED
+        return signals.INTERRUPTED
 
 
 @main.command(short_help="Show how far the runs into an output folder have come.")
@@ -275,6 +269,7 @@ def inspect(file: str, json: bool, **flags: Any) -> None:
     from segpipe.inspect.file import inspect_file
     from segpipe.inspect.show import print_facts
 
+    signals.leave_at_once()
     values = {"input": (file,), **flags, "model": flags["model"] or Path(file), "device": "cpu"}
     try:
         facts = inspect_file(load_settings(None, values))
@@ -335,69 +330,15 @@ def _tune(json: bool, flags: dict[str, Any]) -> int:
     return 0 if tuned.best else SOME_FAILED
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """SIGTERM ends an export as Ctrl-C does, and what is half-written goes; once is enough, and a second must not hurt."""
-    del frame
-    _hear_no_more()
-    raise KeyboardInterrupt(number)
-
-
-def _hear_no_more() -> None:
-    """Signals are ignored from now on, also while Python ends, which puts back what else would kill the process."""
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    """Go at once: nothing is begun, and an exception raised while modules are imported may get lost."""
-    del number, frame
-    os.write(2, b"interrupted: run the same command again to go on\n")
-    os._exit(INTERRUPTED)
-
-
-def _interruptible(grace: float) -> "Halt":
-    """From now on the first signal asks to begin nothing more; the second, or the end of the grace, stops what runs."""
-    from segpipe.pipeline.launch import Halt
-
-    halt = Halt()
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        if not halt.concluding:
-            _leave(number, frame)
-
-    def stop(number: int) -> None:
-        """Once is enough, and one more must not hurt; but the exception may get lost in a callback."""
-        _hear_no_more()
-        signal.signal(signal.SIGALRM, leave)
-        signal.setitimer(signal.ITIMER_REAL, STOPPING)
-        raise KeyboardInterrupt(number)
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        del frame
-        if halt.concluding:
-            return
-        if halt.is_set() or not grace:
-            halt.set()
-            stop(number)
-        halt.set()
-        os.write(2, f"interrupted: what runs has {grace:g} s to end; once more to stop it now\n".encode())
-        signal.setitimer(signal.ITIMER_REAL, grace)
-
-    atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)  # the last thing before Python forgets who hears of it
-    signal.signal(signal.SIGALRM, ask)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, ask)
-    return halt
-
-
 def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
     from segpipe import terminal
     from segpipe.journal import Journal
     from segpipe.pipeline.launch import carry_out, prepare
     from segpipe.pipeline.machine import age
+    from segpipe.pipeline.tasks import Halt
     from segpipe.pipeline.trial import settle
 
+    halt = Halt()
     prepared = prepare(load_settings(config, flags), look=dry_run, age=age())
     for line in terminal.settings_lines(prepared):
         click.echo(line, err=True)
@@ -415,8 +356,9 @@ def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
         if prepared.run.settings.log_file:
             watcher = journal = stack.enter_context(Journal(prepared.run.settings.log_file, watcher))
             journal.begun(prepared)
-        summary = carry_out(prepared, watcher, _interruptible(prepared.run.settings.grace))
-        _hear_no_more()  # the exit code tells what is on the disk by now
+        signals.halt_first(halt, prepared.run.settings.grace)
+        summary = carry_out(prepared, watcher, halt)
+        signals.hear_no_more()  # the exit code tells what is on the disk by now
         if journal:
             journal.ended(summary)
     terminal.conclude(prepared, summary)

@@ -552,14 +552,16 @@ def test_a_model_of_integers_refuses_floats_case_by_case(raster, segpipe, tmp_pa
 
 ENDING = """
 import os, signal, sys, time
-from segpipe import cli
+from segpipe import signals
+from segpipe.pipeline.tasks import Halt
 
 class Slow:
     def __del__(self):
         time.sleep(1)  # while Python ends, and hears of signals no more
 
 slow = Slow()
-halt = cli._interruptible(0.3)
+halt = Halt()
+signals.halt_first(halt, 0.3)
 os.kill(os.getpid(), signal.SIGTERM)
 assert halt.is_set()
 {concluding}
@@ -567,7 +569,7 @@ sys.exit(75)
 """
 
 
-@pytest.mark.parametrize("concluding", ["cli._hear_no_more()", ""], ids=["told", "left"])
+@pytest.mark.parametrize("concluding", ["signals.hear_no_more()", ""], ids=["told", "left"])
 def test_the_end_of_the_grace_does_not_kill_a_run_that_ends(concluding):
     script = ENDING.format(concluding=concluding)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)

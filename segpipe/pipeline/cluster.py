@@ -5,15 +5,18 @@ import importlib
 import importlib.util
 import logging
 import math
+import multiprocessing
 import os
 import platform
 import signal
 import threading
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -27,9 +30,12 @@ from segpipe.pipeline.extras import install
 from segpipe.pipeline.plan import Crew
 from segpipe.pipeline.records import Run, device_kind
 from segpipe.pipeline.spec import read_spec
+from segpipe.signals import ENDING
 
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster, Security
+
+T = TypeVar("T")
 
 RETRIES = 2
 """How often a job goes to another worker when its own was lost."""
@@ -237,8 +243,7 @@ def check_threads(run: Run, address: str, threads: int) -> None:
 
 def _started(workers: int, dashboard: str, devices: list[str]) -> "LocalCluster":
     try:
-        with _deaf_children():
-            return _local_cluster(workers, dashboard, devices)
+        return _deaf(lambda: _local_cluster(workers, dashboard, devices))
     except KeyboardInterrupt:
         from distributed.deploy import spec
 
@@ -249,17 +254,34 @@ def _started(workers: int, dashboard: str, devices: list[str]) -> "LocalCluster"
         raise WorkerError(f"worker processes cannot be started: {error}: try --executor serial") from error
 
 
-@contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Ctrl-C reaches every process of a terminal; workers that are started here leave the answer to this one."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _deaf(make: Callable[[], T]) -> T:
+    """What is made in a thread that hears no signals, nor do its threads and processes, those of later included.
+
+    Ctrl-C reaches every process of a terminal, and a service that is stopped tells each of its processes; workers leave the
+    answer to the first one, whose main thread hears it also while they start.
+    """
+    ended: SimpleQueue[T | BaseException] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+            resource_tracker.ensure_running()  # this unblocks them
+            signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+            ended.put(make())
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the thread that waits raises it
+            ended.put(error)
+
+    threading.Thread(target=run, name="segpipe-workers", daemon=True).start()
+    found = ended.get()
+    if isinstance(found, BaseException):
+        raise found
+    return found
+
+
+def _end_workers() -> None:
+    """Workers that nobody has closed: Python would ask them to end, which they do not hear, and wait."""
+    for worker in multiprocessing.active_children():
+        worker.kill()
 
 
 def _local_cluster(workers: int, dashboard: str, devices: list[str]) -> "LocalCluster":
@@ -272,6 +294,7 @@ def _local_cluster(workers: int, dashboard: str, devices: list[str]) -> "LocalCl
             options["env"] = {"CUDA_VISIBLE_DEVICES": devices[options["name"] % len(devices)]}
             super().__init__(*arguments, **options)
 
+    atexit.register(_end_workers)
     dask.config.set({"distributed.scheduler.allowed-failures": RETRIES, **LOOKS})
     # glibc reads these when a process starts: Dask sets only this key early enough
     dask.config.set({f"distributed.nanny.pre-spawn-environ.{key}": value for key, value in WORKER_ENVIRONMENT.items()})

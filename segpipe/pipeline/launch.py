@@ -2,7 +2,6 @@
 
 import logging
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -31,7 +30,7 @@ from segpipe.pipeline.schedule import EXECUTORS
 from segpipe.pipeline.spec import read_spec
 from segpipe.pipeline.stores import Store
 from segpipe.pipeline.stores.folder import Folder
-from segpipe.pipeline.tasks import Outcome, Watcher
+from segpipe.pipeline.tasks import Halt, Outcome, Watcher
 from segpipe.pipeline.wall import Profile, account, write_trace
 
 LOG = logging.getLogger("segpipe")
@@ -42,13 +41,6 @@ WARNED = 100
 
 TOLD = 20
 """Those that are named on stderr."""
-
-
-class Halt(threading.Event):
-    """Asks a run to begin nothing more."""
-
-    concluding = False
-    """Whether the run only writes its tables by now, which nothing should stop."""
 
 
 @dataclass
@@ -300,7 +292,7 @@ def _noting(summary: Summary) -> Iterator[None]:
         summary.problems.append(str(error))
 
 
-def _execute(prepared: Prepared, watcher: Watcher, summary: Summary, halt: threading.Event) -> None:
+def _execute(prepared: Prepared, watcher: Watcher, summary: Summary, halt: Halt) -> None:
     run, plan = prepared.run, prepared.plan
     for failure in plan.failed:
         watcher.outcome(Outcome(failure.case, 0.0, error=failure.error))

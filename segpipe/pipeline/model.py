@@ -81,9 +81,11 @@ def _in_time(trial: Callable[[ModelSpec, RunOptions], ModelSpec], spec: ModelSpe
     thread.start()
     try:
         found = ended.get(timeout=TRIAL_SECONDS if spec.device == "cpu" else None)
+    except KeyboardInterrupt:
+        _end(thread, options)
+        raise
     except Empty:
-        options.terminate = True  # Python must not end while the call goes on
-        thread.join(TRIAL_SECONDS)
+        _end(thread, options)
         raise ModelError(
             f"{spec.path} must score a batch of {spec.batch} tiles of {by(spec.tiling.tile)} within {TRIAL_SECONDS:g} s, "
             "and does not: lower --tile or --batch; a graph with an endless loop never ends"
@@ -91,6 +93,12 @@ def _in_time(trial: Callable[[ModelSpec, RunOptions], ModelSpec], spec: ModelSpe
     if isinstance(found, BaseException):
         raise found
     return found
+
+
+def _end(trial: threading.Thread, options: RunOptions) -> None:
+    """Python must not end while a call goes on: it would be aborted."""
+    options.terminate = True
+    trial.join(TRIAL_SECONDS)
 
 
 def _try_host(spec: ModelSpec, options: RunOptions) -> ModelSpec:

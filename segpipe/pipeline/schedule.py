@@ -1,7 +1,6 @@
 """Who runs the jobs of a plan: a loop, or a Dask cluster. Both give the same outcomes."""
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
@@ -19,7 +18,7 @@ from segpipe.pipeline.plan import Job, Plan
 from segpipe.pipeline.profile import Around, Taken, absorb, recording, span
 from segpipe.pipeline.records import Run, done_pixels
 from segpipe.pipeline.run import Context, work
-from segpipe.pipeline.tasks import JoinJob, Outcome, Progress, Task, Told, Watcher
+from segpipe.pipeline.tasks import Halt, JoinJob, Outcome, Progress, Task, Told, Watcher
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Worker
@@ -47,11 +46,11 @@ ROLL_CALL = 10.0
 NOBODY = 300.0
 """Seconds without any worker after which none is waited for: one that starts anew is there within a minute."""
 
-Executor = Callable[[Plan, Run, Watcher, threading.Event], Iterator[Outcome]]
-"""The event asks to begin nothing more; what runs may end."""
+Executor = Callable[[Plan, Run, Watcher, Halt], Iterator[Outcome]]
+"""The last asks to begin nothing more; what runs may end."""
 
 
-def serial(plan: Plan, run: Run, watcher: Watcher, halt: threading.Event) -> Iterator[Outcome]:
+def serial(plan: Plan, run: Run, watcher: Watcher, halt: Halt) -> Iterator[Outcome]:
     """Every job in this process, one after the other: the reference."""
     with span("model"):
         agenda, context = Agenda(plan, run), Context(run, load(run.model), plan.calls, watcher.progress)
@@ -66,7 +65,7 @@ def serial(plan: Plan, run: Run, watcher: Watcher, halt: threading.Event) -> Ite
                 return
 
 
-def dask(plan: Plan, run: Run, watcher: Watcher, halt: threading.Event) -> Iterator[Outcome]:
+def dask(plan: Plan, run: Run, watcher: Watcher, halt: Halt) -> Iterator[Outcome]:
     """Every job as a task of a ``distributed`` cluster: processes of this machine, or whatever the settings name."""
     with Around("workers", connected(run, plan.workers)) as client:
         if line := dashboard(client):
@@ -116,7 +115,7 @@ class _Board:
         elif running := self._running.get(told["began"]):
             running.worker, running.began = told["worker"], time.monotonic()
 
-    def carry_out(self, halt: threading.Event) -> Iterator[Outcome]:
+    def carry_out(self, halt: Halt) -> Iterator[Outcome]:
         try:
             while self._running or (not halt.is_set() and (self._agenda or self._suspects)):
                 while self._agenda and not halt.is_set() and len(self._running) < 2 * self._plan.workers:

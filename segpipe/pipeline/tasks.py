@@ -69,6 +69,21 @@ Progress = Callable[[int], None]
 """Told how many more pixels are done."""
 
 
+class Halt:
+    """Asks a run to begin nothing more. A signal may set it at any moment, so it holds no lock."""
+
+    concluding = False
+    """Whether the run only writes its tables by now, which nothing should stop."""
+
+    _is_set = False
+
+    def set(self) -> None:
+        self._is_set = True
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+
 class Watcher(Protocol):
     """Who is told of a run while it goes on."""
 

@@ -1,0 +1,287 @@
+"""A run is asked to end at moments from its first line on: it says so, leaves no half-written file, and goes on later."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from scenes import assert_same, begin, make_model, nothing, told, wait, wait_until
+from test_endless import endless
+from test_privacy import CONTRACT
+
+STRUCK = [sys.executable, str(Path(__file__).parent / "struck.py")]
+SERIAL, DASK = "--executor serial", "--executor dask --workers 1"
+TERM, INT, HUP = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+CASES = {"a": (60, 60), "large": (100, 160)}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Two cases, a model, and what an undisturbed run makes of them."""
+    root = tmp_path_factory.mktemp("signals")
+    (root / "in").mkdir()
+    rng = np.random.default_rng(0)
+    for name, (height, width) in CASES.items():
+        place = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5e6)}
+        kind = {"driver": "GTiff", "dtype": "uint8", **place}
+        with rasterio.open(root / "in" / f"{name}.tif", "w", width=width, height=height, count=3, **kind) as dataset:
+            dataset.write(rng.integers(1, 256, (3, height, width), dtype=np.uint8))
+    make_model(root / "m.onnx")
+    return root
+
+
+@pytest.fixture(scope="module")
+def warm(root):
+    """Carries out orders in forks of a process that has imported everything; exit code and log come back."""
+    with subprocess.Popen(
+        [*STRUCK, "warm"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | ONE_THREAD
+    ) as process:
+
+        def carry_out(arguments, log, *strikes):
+            order = {"arguments": arguments.split(), "folder": str(root), "log": str(log), "strikes": strikes}
+            process.stdin.write(json.dumps(order) + "\n")
+            process.stdin.flush()
+            return int(process.stdout.readline()), log.read_text()
+
+        yield carry_out
+        process.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def whole(root, warm):
+    code, log = warm(run_of(root / "whole", SERIAL), root / "log")
+    assert code == 0, log
+    return root / "whole"
+
+
+def run_of(out, executor):
+    return f"run -v -i in -m m.onnx -o {out} --device cpu --parts 3 --grace 2 {executor}"
+
+
+def check(code, expected, log, out, whole):
+    """The exit code, no traceback, and files that are whole or not there."""
+    assert "Traceback" not in log, log
+    assert code == expected, log
+    assert code != 75 or log.endswith("interrupted: run the same command again to go on\n"), log
+    for name in ("a", "large"):
+        for path in (out / f"{name}.tif", out / f"{name}.tif.aux.xml", out / f"{name}.json"):
+            assert not path.exists() or told(path) == told(whole / path.name)
+    for path in out.glob("*.json"):
+        json.loads(path.read_text())
+
+
+# --- imports ------------------------------------------------------------------------------------------------------------
+
+IMPORTS = [
+    ("segpipe", TERM, -TERM),  # there is nobody yet to answer
+    ("click", TERM, 75),
+    ("click", INT, 75),
+    ("numpy", TERM, 75),
+    ("pydantic", HUP, 75),
+    ("onnxruntime", TERM, 75),
+    ("rasterio", TERM, 75),
+]
+
+
+@pytest.mark.parametrize(("module", "number", "expected"), IMPORTS)
+def test_while_modules_are_imported(module, number, expected, root, tmp_path):
+    out, log = tmp_path / "out", tmp_path / "log"
+    strikes = [(f"{module}:<module>", number)]
+    order = {"arguments": run_of(out, SERIAL).split(), "folder": str(root), "log": str(log), "strikes": strikes}
+    done = subprocess.run(STRUCK, input=json.dumps(order), text=True, timeout=120, check=False)
+    assert "Traceback" not in log.read_text()
+    assert done.returncode == expected, log.read_text()
+    assert log.read_text() == ("interrupted: run the same command again to go on\n" if expected == 75 else "")
+    assert not out.exists()
+
+
+# --- a run --------------------------------------------------------------------------------------------------------------
+
+BEFORE = [
+    "config:load_settings",
+    "spec:read_spec",
+    "model:try_out",
+    "model:raw",
+    "cases:find_input",
+    "plan:make_plan",
+    "trial:settle",
+]
+"""Nothing is begun."""
+
+WITHIN = [
+    "launch:_opened",
+    "lock:_take",
+    "parts:write_cut",
+    "schedule:serial",
+    "run:run_part",
+    "run:_segment:2",
+    "parts:write_tally",
+    "run:join",
+    "sinks.readback:lost",
+    "output:_record",
+    "files:commit:7",
+    "parts:forget_parts:2",
+]
+
+CONCLUDING = ["launch:_conclude", "records:write_areas", "launch:_tell_time", "terminal:conclude", "signals:end"]
+"""Everything is done, and says so."""
+
+MOMENTS = [
+    *((moment, TERM, 75) for moment in (*BEFORE, *WITHIN)),
+    *((moment, TERM, 0) for moment in CONCLUDING),
+    *((moment, number, 75) for moment in ("plan:make_plan", "run:join") for number in (INT, HUP)),
+]
+
+
+def named(moment):
+    return f"segpipe.{'' if moment.startswith(('terminal', 'signals')) else 'pipeline.'}{moment}"
+
+
+@pytest.mark.parametrize(("moment", "number", "expected"), MOMENTS)
+def test_a_run(moment, number, expected, root, warm, whole, tmp_path):
+    out, log = tmp_path / "out", tmp_path / "log"
+    code, said = warm(run_of(out, SERIAL), log, (named(moment), number))
+    check(code, expected, said, out, whole)
+    assert out.exists() == (moment not in BEFORE)
+    if moment not in BEFORE:
+        again(out, SERIAL, warm, whole, log)
+
+
+def again(out, executor, warm, whole, log):
+    """The same command once more makes what is missing, and nothing else is left."""
+    code, said = warm(run_of(out, executor), log)
+    check(code, 0, said, out, whole)
+    assert_same(out, whole)
+
+
+@pytest.mark.parametrize("second", ["run:_segment:1", "output:_record", "launch:_conclude", "terminal:conclude"])
+def test_a_second_signal_stops_what_runs(second, warm, whole, tmp_path):
+    out, log = tmp_path / "out", tmp_path / "log"
+    code, said = warm(run_of(out, SERIAL), log, (named("schedule:serial"), TERM), (named(second), INT))
+    check(code, 75, said, out, whole)
+    assert said.count("once more to stop it now") == 1
+    assert not list(out.glob(".*"))
+    again(out, SERIAL, warm, whole, log)
+
+
+LOST = """
+import signal, time
+from segpipe import signals
+from segpipe.pipeline.tasks import Halt
+
+class Deaf:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)  # Python prints what is raised here, and goes on
+
+deaf = Deaf()
+signals.halt_first(Halt(), 0)
+try:
+    del deaf
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("again")
+"""
+
+
+def test_an_interruption_that_gets_lost_in_a_callback_comes_again():
+    done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("again\n", "")
+
+
+DURING = ["cluster:_local_cluster", "schedule:carry_out", "agenda:ended:2"]
+
+
+@pytest.mark.parametrize("moment", DURING)
+def test_a_run_with_workers(moment, warm, whole, tmp_path):
+    out, log = tmp_path / "out", tmp_path / "log"
+    code, said = warm(run_of(out, DASK), log, (named(moment), TERM))
+    check(code, 75, said, out, whole)
+    again(out, SERIAL, warm, whole, log)
+
+
+@pytest.mark.parametrize("number", [TERM, HUP], ids=["SIGTERM", "SIGHUP"])
+def test_workers_that_are_told_too_end_what_they_have(number, root, whole, warm, tmp_path):
+    """A service that is stopped, or a terminal that goes, tells every process."""
+    out, log = tmp_path / "out", tmp_path / "log"
+    command = [sys.executable, "-m", "segpipe", *run_of(out, DASK).replace("--grace 2", "--grace 60").split()]
+    process = begin(root, command, log)
+    wait_until(lambda: list(out.glob(".parts/*/*.npz")), process)
+    os.killpg(process.pid, number)
+    check(wait(process, nothing), 75, log.read_text(), out, whole)
+    again(out, SERIAL, warm, whole, log)
+
+
+# --- calls that do not return ---------------------------------------------------------------------------------------------
+
+STUCK = """
+import ctypes
+from segpipe import signals
+from segpipe.pipeline.tasks import Halt
+signals.answer()
+signals.PATIENCE = 0.2
+{phase}
+print("ready", flush=True)
+lock, library = ctypes.create_string_buffer(64), ctypes.CDLL(None)
+library.pthread_mutex_lock(lock)
+library.pthread_mutex_lock(lock)
+"""
+
+
+@pytest.mark.parametrize("phase", ["", "signals.halt_first(Halt(), 0.1)"], ids=["before", "during"])
+def test_a_call_into_c_that_does_not_return(phase):
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK.format(phase=phase)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout.readline() == "ready\n"
+        process.terminate()
+        assert process.wait(20) == 75
+        assert process.stderr.read().endswith("interrupted: run the same command again to go on\n")
+
+
+@pytest.mark.parametrize("command", ["inspect e.onnx", "tune e.onnx", "export attach e.onnx --contract c.toml -o {out}"])
+def test_an_endless_model(command, root, warm, tmp_path):
+    endless(root / "e.onnx")
+    (root / "c.toml").write_text(CONTRACT)
+    code, said = warm(command.format(out=tmp_path / "x.onnx"), tmp_path / "log", (named("model:raw"), TERM))
+    assert (code, said.count("interrupted: run the same command again")) == (75, 1), said
+    assert "Traceback" not in said
+    assert list(tmp_path.iterdir()) == [tmp_path / "log"]
+
+
+def test_nohup_is_heeded(root, whole, tmp_path):
+    out, log = tmp_path / "out", tmp_path / "log"
+    command = ["nohup", sys.executable, "-m", "segpipe", *run_of(out, SERIAL).split()]
+    process = begin(root, command, log)
+    wait_until((out / "run.json").exists, process)
+    process.send_signal(HUP)
+    check(wait(process, nothing), 0, log.read_text(), out, whole)
+
+
+@pytest.mark.parametrize("gone", ["a reader", "room"])
+def test_a_signal_is_answered_where_stderr_cannot_be_written(gone):
+    read, write = os.pipe()
+    if gone == "a reader":
+        os.close(read)
+    else:
+        os.set_blocking(write, False)
+        while os.get_blocking(write) is False:
+            try:
+                os.write(write, bytes(4096))
+            except BlockingIOError:
+                os.set_blocking(write, True)
+    code = "from segpipe import signals; signals.answer(); print('ready', flush=True); import time; time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=write, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.terminate()
+        assert process.wait(20) == 75
+    for end in (write, *((read,) if gone == "room" else ())):
+        os.close(end)

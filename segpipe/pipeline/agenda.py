@@ -1,6 +1,6 @@
 """What is to be done next: a large case is measured, done part by part, and joined; small ones have jobs of their own."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -10,7 +10,15 @@ from segpipe.pipeline.faults import is_passing
 from segpipe.pipeline.parts import is_part_done, read_scaling
 from segpipe.pipeline.plan import JOBS_PER_WORKER, Cut, Job, Plan, PlannedCase, cut_large, job_windows, keep_cut
 from segpipe.pipeline.records import Run, refuse_taken
-from segpipe.pipeline.tasks import JoinJob, MeasureJob, Outcome, PartJob, Returned, Task, Told
+from segpipe.pipeline.tasks import Damaged, JoinJob, MeasureJob, Outcome, PartJob, Returned, Task, Told
+
+MADE_AGAIN = 2
+"""How often a part is made again that is damaged when its case is joined."""
+
+LOSING = (
+    "{} damages what is written to it: a part was made again {} times, and is damaged each time it is read: "
+    "check the disk, or name another --output"
+)
 
 
 @dataclass
@@ -21,6 +29,8 @@ class _Course:
     left: set[int] = field(default_factory=set)
     """Numbers of the parts that are not done."""
     seconds: float = 0.0
+    again: Counter[int] = field(default_factory=Counter)
+    """How often each part was found damaged."""
 
 
 class Agenda:
@@ -100,9 +110,11 @@ class Agenda:
         """Note how a task has ended, and give what is to be told of cases."""
         outcomes = [outcome for outcome in told if isinstance(outcome, Outcome)]
         if isinstance(task, Job | JoinJob):
-            for returned in told:
-                if isinstance(returned, Returned):
-                    yield from self._take_back(returned)
+            for other in told:
+                if isinstance(other, Returned):
+                    yield from self._take_back(other)
+                elif isinstance(other, Damaged):
+                    yield from self._make_again(other)
             yield from outcomes
             return
         (outcome,) = outcomes
@@ -119,6 +131,17 @@ class Agenda:
             course.left.discard(task.number)
             if not course.left:
                 self._go_on(course)
+
+    def _make_again(self, damaged: Damaged) -> Iterator[Outcome]:
+        """Parts that were damaged when the case was to be joined; not for ever, where the disk damages them."""
+        course = self._courses[damaged.case.name]
+        course.again.update(damaged.parts)
+        if max(course.again.values()) > MADE_AGAIN:
+            del self._courses[damaged.case.name]
+            yield Outcome(damaged.case, course.seconds, error=LOSING.format(self._run.output, MADE_AGAIN))
+            return
+        course.left = set(damaged.parts)
+        self._begin(course)
 
     def _drop(self, case: PlannedCase) -> None:
         """One part has failed, and with it the case: no other need begin."""

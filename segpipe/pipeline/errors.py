@@ -66,6 +66,10 @@ class SourceError(SegpipeError):
     """One case: it cannot be opened or decoded, or it does not fit the model."""
 
 
+class DamagedPartError(SegpipeError):
+    """A file of a part that is not as it was written; the part is made again."""
+
+
 class UnforeseenError(SegpipeError):
     """Something that segpipe does not know; it ends one case, and is told with its own words."""
 

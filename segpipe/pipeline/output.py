@@ -15,7 +15,7 @@ from segpipe.pipeline.batches import CHANGED, Sheet
 from segpipe.pipeline.cases import Case
 from segpipe.pipeline.contract import Contract, SegmentationClass
 from segpipe.pipeline.decide import Decided
-from segpipe.pipeline.errors import SourceError
+from segpipe.pipeline.errors import DamagedPartError, SourceError
 from segpipe.pipeline.files import output_errors
 from segpipe.pipeline.identity import Beside, identities
 from segpipe.pipeline.labels import CONFIDENCE_NODATA, CONFIDENCE_TOP, Decision
@@ -115,10 +115,9 @@ class PartOutput:
     def finish(self) -> None:
         """Give every file its name, the counts last."""
         check_unchanged(self._case, self._sheet)
-        for sink in self._layers.sinks:
-            sink.finish()
+        digests = tuple(sink.finish() for sink in self._layers.sinks)
         seconds = time.time() - self._opened
-        tally = Tally(self._layers.areas.counts, self._layers.inferred, seconds, self._batch)
+        tally = Tally(self._layers.areas.counts, self._layers.inferred, seconds, self._batch, digests)
         write_tally(self._output, self._counts, tally)
 
 
@@ -150,12 +149,18 @@ class CaseOutput:
         return raster_sink(self._output, name, self._sheet.grid, style, threads)
 
     def add(self, number: int, part: Part) -> None:
-        """Copy what one part has left."""
+        """Copy what one part has left.
+
+        Raises:
+            DamagedPartError: it is not as it was written; the case cannot be finished without another one.
+        """
         files, box = part_files(self._case, number), self._sheet.cover.box(part)
-        for sink, name in zip(self._layers.sinks, (files.mask, files.confidence), strict=False):
-            for window, values in read_part(self._output, name, box):
-                sink.write(window, values)
         tally = read_tally(self._output, files.counts)
+        if len(tally.digests) < len(self._layers.sinks):
+            raise DamagedPartError(f"{self._output.path(files.confidence)} is gone")
+        for sink, name, digest in zip(self._layers.sinks, (files.mask, files.confidence), tally.digests, strict=False):
+            for window, values in read_part(self._output, name, box, digest):
+                sink.write(window, values)
         self._layers.areas.merge(tally.counts)
         self._layers.inferred += tally.inferred
         self._seconds += tally.seconds
@@ -216,6 +221,7 @@ class CaseOutput:
             "inferred": layers.inferred,
             "seconds": round(time.time() - self._sheet.opened + self._seconds, 3),
             "outputs": outputs,
+            "sizes": {sink.name: sink.size for sink in layers.sinks},
             "nodata": layers.decision.nodata,
             "notes": [*self._sheet.notes, *self._sheet.warnings, *([] if valid[0] else ["no pixel is valid"])],
             "valid": dict(zip(("pixels", "hectares"), valid, strict=True)),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from segpipe import __version__
 from segpipe.pipeline.cases import Case
-from segpipe.pipeline.errors import OutputError
+from segpipe.pipeline.errors import DamagedPartError, OutputError
 from segpipe.pipeline.faults import is_passing
 from segpipe.pipeline.files import output_errors
 from segpipe.pipeline.identity import Beside, Identity, no_state
@@ -28,8 +28,11 @@ FOLDER = ".parts"
 """Of the output, hidden: a folder per case while its parts are made."""
 
 
-FORM = 2
+FORM = 3
 """Of what a part leaves; those of another are made again."""
+
+
+DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,8 @@ def plan_name(case: Case) -> str:
 
 def read_cut(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[int]) -> tuple[Part, ...] | None:
     """The parts that an earlier run of the same input, model and settings has cut a case into."""
-    plan = _read_json(run.output, plan_name(case))
-    if not isinstance(plan, dict) or plan.get("key") != cut_key(case, run, files, shape):
+    plan = _read_sealed(run.output, plan_name(case))
+    if plan is None or plan.get("key") != cut_key(case, run, files, shape):
         return None
     return tuple(Part(tuple(first), tuple(stop)) for first, stop in plan["parts"])
 
@@ -91,16 +94,29 @@ def kept_cut(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[in
     Links may have led elsewhere then. That is seen here and not in ``read_cut``, because on a worker they may lead
     otherwise; and of files that tell nothing but their path, nobody knows.
     """
-    plan = _read_json(run.output, plan_name(case))
-    same = isinstance(plan, dict) and plan.get("place") == Beside().place(case.path) and not no_state(files)
+    plan = _read_sealed(run.output, plan_name(case))
+    same = plan is not None and plan.get("place") == Beside().place(case.path) and not no_state(files)
     return read_cut(case, run, files, shape) if same else None
 
 
-def _read_json(output: Store, name: str) -> Any:
-    """None where there is no such file; what cannot be read just now is not taken for that."""
+SEAL = "sha256"
+"""Key of the digest of all other keys: one flipped digit of a box or a factor would be a wrong mask."""
+
+
+def _sealed(values: dict[str, Any]) -> dict[str, Any]:
+    return values | {SEAL: _digest(values)}
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _read_sealed(output: Store, name: str) -> dict[str, Any] | None:
+    """None where there is no such file, or a damaged one; what cannot be read just now is not taken for that."""
     try:
-        return json.loads(output.read(name))
-    except (OSError, ValueError) as error:
+        values = json.loads(output.read(name))
+        return values if isinstance(values, dict) and values.pop(SEAL, None) == _digest(values) else None
+    except (OSError, ValueError, RecursionError) as error:
         if is_passing(error):
             raise OutputError(f"{output.path(name)} cannot be read: {error}") from error
         return None
@@ -115,7 +131,7 @@ def write_cut(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[i
         raise OutputError(f"{run.output.path(parts_folder(case))} must go, and cannot be removed: remove it")
     boxes = [[list(part.first), list(part.stop)] for part in parts]
     plan = {"key": cut_key(case, run, files, shape), "place": Beside().place(case.path), "parts": boxes}
-    run.output.write_json(plan_name(case), plan)
+    run.output.write_json(plan_name(case), _sealed(plan))
 
 
 def is_part_done(output: Store, case: Case, number: int, *, confidence: bool) -> bool:
@@ -139,27 +155,54 @@ def forget_parts(output: Store, case: Case) -> None:
     output.remove_folder(parts_folder(case))
 
 
+def forget_part(output: Store, case: Case, number: int) -> None:
+    """Remove what one part has left; its counts first, for without them it is not done."""
+    files = part_files(case, number)
+    for name in (files.counts, files.mask, files.confidence):
+        with output_errors(output.path(name)):
+            output.remove(name)
+
+
 @dataclass(frozen=True)
 class Tally:
-    """What a part has counted."""
+    """What a part has counted, and by what its rasters are known."""
 
     counts: NDArray[np.int64]
     inferred: int
     seconds: float
     batch: int
     """That it was inferred with."""
+    digests: tuple[str, ...]
+    """SHA-256 of the files of its mask and, if there is one, its confidence."""
 
 
 def write_tally(output: Store, name: str, tally: Tally) -> None:
-    """The last word of a part: with it, the part is done."""
+    """The last word of a part: with it, the part is done. Its own digest is at its end, where ``zipfile`` passes it over."""
     stream = io.BytesIO()
     np.savez_compressed(stream, **vars(tally))
-    output.write(name, stream.getvalue())
+    data = stream.getvalue()
+    output.write(name, data + hashlib.sha256(data).digest())
 
 
 def read_tally(output: Store, name: str) -> Tally:
-    with np.load(io.BytesIO(output.read(name))) as stored:
-        return Tally(stored["counts"], int(stored["inferred"]), float(stored["seconds"]), int(stored["batch"]))
+    """What a part has counted.
+
+    Raises:
+        DamagedPartError: the file is gone, or not as it was written.
+        OutputError: it cannot be read just now.
+    """
+    try:
+        written = output.read(name)
+    except FileNotFoundError as error:
+        raise DamagedPartError(f"{output.path(name)} is gone") from error
+    except OSError as error:
+        raise OutputError(f"{output.path(name)} cannot be read: {error.strerror or error}") from error
+    data, digest = written[:-DIGEST_BYTES], written[-DIGEST_BYTES:]
+    if hashlib.sha256(data).digest() != digest:
+        raise DamagedPartError(f"{output.path(name)} is damaged: it is not as it was written")
+    with np.load(io.BytesIO(data)) as stored:
+        numbers = (int(stored["inferred"]), float(stored["seconds"]), int(stored["batch"]))
+        return Tally(stored["counts"], *numbers, tuple(map(str, stored["digests"])))
 
 
 def _scaling_name(case: Case) -> str:
@@ -169,7 +212,7 @@ def _scaling_name(case: Case) -> str:
 def write_scaling(output: Store, case: Case, scaling: Scaling) -> None:
     """What was measured on all of a case, for its parts; floats as hexadecimal text, so that no bit is lost."""
     values = {key: None if v is None else [float(x).hex() for x in v] for key, v in _arrays(scaling)}
-    output.write_json(_scaling_name(case), values)
+    output.write_json(_scaling_name(case), _sealed(values))
 
 
 def _arrays(scaling: Scaling) -> Iterator[tuple[str, NDArray[np.float64] | None]]:
@@ -183,21 +226,21 @@ def _findings_name(case: Case) -> str:
 
 def write_findings(output: Store, case: Case, findings: Sequence[Finding]) -> None:
     """What one part has seen of its case, so that the others need not look; of several at once, one leaves it."""
-    name, data = _findings_name(case), json.dumps({"findings": [asdict(f) for f in findings]}, allow_nan=False)
+    name, data = _findings_name(case), json.dumps(_sealed({"findings": [asdict(f) for f in findings]}), allow_nan=False)
     with output_errors(output.path(name)):
         output.create(name, data.encode())
 
 
 def read_findings(output: Store, case: Case) -> list[Finding] | None:
     """None where nobody has looked."""
-    stored = _read_json(output, _findings_name(case))
-    return [Finding(**values) for values in stored["findings"]] if isinstance(stored, dict) else None
+    stored = _read_sealed(output, _findings_name(case))
+    return None if stored is None else [Finding(**values) for values in stored["findings"]]
 
 
 def read_scaling(output: Store, case: Case) -> Scaling | None:
     """None where it has not been measured."""
-    stored = _read_json(output, _scaling_name(case))
-    if not isinstance(stored, dict):
+    stored = _read_sealed(output, _scaling_name(case))
+    if stored is None:
         return None
     arrays: dict[str, Any] = {k: None if v is None else np.array([float.fromhex(x) for x in v]) for k, v in stored.items()}
     return Scaling(**arrays)

@@ -2,9 +2,10 @@
 
 import csv
 import json
+import logging
 import math
 import platform
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -29,6 +30,8 @@ from segpipe.pipeline.sources.origin import is_same_input
 from segpipe.pipeline.spec import ModelSpec
 from segpipe.pipeline.stores import Store
 from segpipe.pipeline.stores.places import store_at
+
+LOG = logging.getLogger("segpipe")
 
 AREA_COLUMNS = ("case", "class_id", "class_name", "pixels", "area", "unit", "share")
 
@@ -149,22 +152,26 @@ def read_record(output: Store, case: Case) -> Record | None:
     return record if ours else None
 
 
-def is_done(case: Case, run: Run, beside: Beside | None = None) -> bool:
+def is_done(case: Case, run: Run, beside: Beside | None = None, warn: Callable[[str], None] = lambda _: None) -> bool:
     """Whether a case's mask exists and its record says that input, model and settings were these, as far as can be seen.
 
     Args:
         case: in question.
         run: that it would be done in.
         beside: what has been seen of folders for other cases a moment ago.
+        warn: told of a mask that is damaged.
     """
     try:
-        return _is_done(case, run, beside or Beside())
+        return _is_done(case, run, beside or Beside(), warn)
     except (OSError, SourceError):
         return False
 
 
 def done_cases(cases: Iterable[Case], run: Run) -> list[Case]:
-    """Those that are done. Where a folder of the output has no record, no case of it is looked for: a request each."""
+    """Those that are done; a warning names damaged masks.
+
+    Where a folder of the output has no record, no case of it is looked for: a request each.
+    """
     output, beside = run.output, Beside()
 
     @cache
@@ -174,10 +181,11 @@ def done_cases(cases: Iterable[Case], run: Run) -> list[Case]:
         except OSError:
             return True  # it may be only this time that it cannot be listed
 
-    return [case for case in cases if has_records(case.name.rpartition("/")[0]) and is_done(case, run, beside)]
+    there = (case for case in cases if has_records(case.name.rpartition("/")[0]))
+    return [case for case in there if is_done(case, run, beside, LOG.warning)]
 
 
-def _is_done(case: Case, run: Run, beside: Beside) -> bool:
+def _is_done(case: Case, run: Run, beside: Beside, warn: Callable[[str], None]) -> bool:
     output = run.output
     record = read_record(output, case)
     if record is None:
@@ -188,8 +196,8 @@ def _is_done(case: Case, run: Run, beside: Beside) -> bool:
         and (record["confidence"] or not run.settings.confidence)
         and (record.get("verified") is True or not run.settings.verify_input)
         and (style_name(case) in record["outputs"] or not run.styled)
-        and all(output.has(str(name)) for name in record["outputs"])
         and is_same_input(record["input"], case.path, beside)
+        and _are_whole(output, record, warn)
     )
 
 
@@ -203,6 +211,25 @@ def storable(found: Found, output: Store) -> tuple[list[Case], list[Failure]]:
         except OutputError as error:
             refused.append(Failure(case, f"{error}: rename {case.path}"))
     return kept, refused
+
+
+def _are_whole(output: Store, record: Record, warn: Callable[[str], None]) -> bool:
+    """Whether all files of a case are there, and its rasters have their length and begin as rasters do.
+
+    What else may have changed in them is not looked for, since that would read all masks of a folder in every run. A longer
+    one has been edited, by overviews or statistics, and counts as whole.
+    """
+    sizes = record.get("sizes")
+    lengths = sizes if isinstance(sizes, dict) else {}
+    for name in map(str, record["outputs"]):
+        size, least = output.size(name), lengths.get(name)
+        if size is None:
+            return False
+        if isinstance(least, int) and (size < least or output.is_blank(name)):
+            damage = f"{size:,} of {least:,} bytes" if size < least else "it begins with zeros"
+            warn(f"warning: {output.path(name)} is damaged: {damage}: its case is done again")
+            return False
+    return True
 
 
 def refuse_taken(case: Case, run: Run, sources: Collection[str]) -> None:

@@ -31,7 +31,7 @@ from segpipe.pipeline.blend import blend
 from segpipe.pipeline.cases import Case
 from segpipe.pipeline.decide import Decided, decide, gathered
 from segpipe.pipeline.decoders import Decoders
-from segpipe.pipeline.errors import DeviceMemoryError, SourceError, foreseen
+from segpipe.pipeline.errors import DamagedPartError, DeviceMemoryError, SegpipeError, SourceError, foreseen
 from segpipe.pipeline.faults import is_passing, tell, waits
 from segpipe.pipeline.gdal import gdal_options
 from segpipe.pipeline.identity import Beside
@@ -40,6 +40,7 @@ from segpipe.pipeline.machine import processors
 from segpipe.pipeline.model import Model
 from segpipe.pipeline.output import CaseOutput, PartOutput
 from segpipe.pipeline.parts import (
+    forget_part,
     forget_parts,
     is_part_done,
     read_cut,
@@ -55,8 +56,9 @@ from segpipe.pipeline.records import Run, done_pixels, is_done, refuse_taken
 from segpipe.pipeline.samples import sampled
 from segpipe.pipeline.sources import Source
 from segpipe.pipeline.sources.tiff import verify_files
-from segpipe.pipeline.tasks import JoinJob, MeasureJob, Outcome, PartJob, Progress, Returned, Task, Told
+from segpipe.pipeline.tasks import Damaged, JoinJob, MeasureJob, Outcome, PartJob, Progress, Returned, Task, Told
 from segpipe.pipeline.unusual import Judge
+from segpipe.pipeline.windows import Part
 
 LOG = logging.getLogger("segpipe")
 
@@ -240,6 +242,14 @@ def measure(case: Case, run: Run) -> tuple[str, ...]:
     return ()
 
 
+class _DamagedPartsError(SegpipeError):
+    """Parts that a join has taken away, by their numbers."""
+
+    def __init__(self, numbers: Sequence[int]) -> None:
+        super().__init__("parts are damaged")
+        self.numbers = tuple(numbers)
+
+
 def join(job: JoinJob, run: Run) -> tuple[str, ...]:
     """One mask, one record and one table of a case from what its parts have left, which then goes; and its warnings."""
     case = job.case.case
@@ -253,14 +263,26 @@ def join(job: JoinJob, run: Run) -> tuple[str, ...]:
         raise SourceError(CHANGED.format(case.path))
     output = _case_output(case, sheet, run)
     try:
-        for number, part in enumerate(job.parts):
-            output.add(number, part)
+        if damaged := list(_add_parts(output, job.parts)):
+            for number in damaged:
+                forget_part(run.output, case, number)
+            raise _DamagedPartsError(damaged)
         output.finish()
     except BaseException:
         output.discard()
         raise
     forget_parts(run.output, case)
     return sheet.warnings
+
+
+def _add_parts(output: CaseOutput, parts: Sequence[Part]) -> Iterator[int]:
+    """Copy all parts; the numbers of those that are damaged come back."""
+    for number, part in enumerate(parts):
+        try:
+            output.add(number, part)
+        except DamagedPartError as error:
+            LOG.warning("warning: %s: the part is made again", error)
+            yield number
 
 
 def _note_findings(case: Case, source: Source, sheet: Sheet, run: Run) -> None:
@@ -271,11 +293,13 @@ def _note_findings(case: Case, source: Source, sheet: Sheet, run: Run) -> None:
     note_findings(case, sheet, found, allow=run.settings.unusual_values == "allow")
 
 
-def _timed(stage: str, case: Case, do: Callable[[], tuple[str, ...]], pixels: int = 0, seconds: float = 0.0) -> Outcome:
+def _timed(stage: str, case: Case, do: Callable[[], tuple[str, ...]], pixels: int = 0, seconds: float = 0.0) -> Told:
     started = time.perf_counter()
     try:
         with gdal_options(), span(stage, case.name):
             warnings = do()
+    except _DamagedPartsError as damaged:
+        return Damaged(case, damaged.numbers)
     except Exception as error:  # noqa: BLE001 - a bad case costs only itself
         return _failed(case, started, 0, error)
     return Outcome(case, seconds + time.perf_counter() - started, pixels, warnings=warnings)

@@ -34,6 +34,14 @@ class Returned:
 
 
 @dataclass(frozen=True, slots=True)
+class Damaged:
+    """Parts of a case that its last job has found damaged, and taken away: they are to be made again."""
+
+    case: Case
+    parts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class MeasureJob:
     """Take the statistics of all of a case, by which its parts are scaled."""
 
@@ -61,7 +69,7 @@ class JoinJob:
 
 Task = Job | MeasureJob | PartJob | JoinJob
 
-Told = Outcome | Returned
+Told = Outcome | Returned | Damaged
 """What a task tells of a case."""
 
 

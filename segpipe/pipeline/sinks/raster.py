@@ -1,9 +1,10 @@
 """Masks as cloud-optimised GeoTIFF, and as indexed PNG for plain pictures."""
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,7 +18,7 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader, DatasetWriter, MemoryFile
 from rasterio.windows import Window as RasterWindow
 
-from segpipe.pipeline.errors import OutputError
+from segpipe.pipeline.errors import DamagedPartError, OutputError
 from segpipe.pipeline.files import output_errors, remove
 from segpipe.pipeline.gdal import decoding, gdal_errors
 from segpipe.pipeline.grid import Grid
@@ -96,13 +97,15 @@ class PartSink:
         with gdal_errors(OutputError, f"{self.path} cannot be written"):
             self._dataset.write(values, window=where)
 
-    def finish(self) -> None:
-        """Give the file its name."""
+    def finish(self) -> str:
+        """Give the file its name; its digest comes back, by which ``read_part`` knows it."""
         with gdal_errors(OutputError, f"{self.path} cannot be written"):
             self._dataset.close()
         check(self._draft, self.path, self._total)
         with output_errors(self.path):
+            digest = sha256(self._draft)
             self._output.publish(self._draft, self.name)
+        return digest
 
     def discard(self) -> None:
         """Leave nothing behind; safe to call twice."""
@@ -136,10 +139,14 @@ def blocks(rows: int, cols: int) -> dict[str, int]:
     return {"blockxsize": min(BLOCK, -(-cols // 16) * 16), "blockysize": min(BLOCK, -(-rows // 16) * 16)}
 
 
-def read_part(output: Store, name: str, box: Window) -> Iterator[tuple[Window, NDArray[Any]]]:
-    """The raster of a part in squares of some blocks, each with its window in the case."""
+def read_part(output: Store, name: str, box: Window, digest: str) -> Iterator[tuple[Window, NDArray[Any]]]:
+    """The raster of a part in squares of some blocks, each with its window in the case.
+
+    Raises:
+        DamagedPartError: the file is gone, or not the one that was written; before the first square.
+    """
     unreadable = gdal_errors(OutputError, f"{output.path(name)} cannot be read")
-    with unreadable, output.local(name) as path, rasterio.open(path) as dataset:
+    with unreadable, _as_written(output, name, digest) as path, rasterio.open(path) as dataset:
         for row in range(0, dataset.height, COPIED):
             for col in range(0, dataset.width, COPIED):
                 rows, cols = min(COPIED, dataset.height - row), min(COPIED, dataset.width - col)
@@ -148,12 +155,34 @@ def read_part(output: Store, name: str, box: Window) -> Iterator[tuple[Window, N
                 yield Window(start, (start[0] + rows, start[1] + cols)), values
 
 
+@contextmanager
+def _as_written(output: Store, name: str, digest: str) -> Iterator[Path]:
+    """A file of this machine with the content that has a digest; GDAL would decode much that has changed."""
+    with ExitStack() as stack:
+        try:
+            path = stack.enter_context(output.local(name))
+            found = sha256(path)
+        except FileNotFoundError:
+            raise DamagedPartError(f"{output.path(name)} is gone") from None
+        if found != digest:
+            raise DamagedPartError(f"{output.path(name)} is damaged: it is not as it was written")
+        yield path
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal digest of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 class RasterSink(ABC):
     """One raster being written, in any order of windows; nothing carries its final name before ``finish``."""
 
     def __init__(self, output: Store, name: str, grid: Grid, style: Style, threads: int) -> None:
         self.name, self.path = name, output.path(name)
         self._output = output
+        self.size = 0
+        """Bytes of the finished file."""
         self._threads = min(threads, processors())
         self._style = style
         self._grid = grid
@@ -281,6 +310,7 @@ class DraftSink(RasterSink):
             check(temporary, self.path, self._total, self._threads)
             names = self._write_sidecar(beside)
             with output_errors(self.path):
+                self.size = temporary.stat().st_size
                 self._output.publish(temporary, self.name)
             return [self.name, *names]
         finally:
@@ -308,6 +338,7 @@ class HeldSink(RasterSink):
                 self._overviews(self._dataset)
                 self._dataset.close()
                 data = self._file.read()
+            self.size = len(data)
             beside = self._settled(self._opened)
             with self._output.draft_of(self.name) as draft:
                 draft.write_bytes(data)  # which tells of a full disk, as GDAL does not

@@ -81,9 +81,17 @@ class Store(ABC):
     def read(self, name: str) -> bytes:
         """All of a file."""
 
-    @abstractmethod
     def has(self, name: str) -> bool:
         """Whether a file is there."""
+        return self.size(name) is not None
+
+    @abstractmethod
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None where it is not there."""
+
+    @abstractmethod
+    def is_blank(self, name: str) -> bool:
+        """Whether a file begins with zeros, as one whose blocks were lost with a disk or a power cut."""
 
     @abstractmethod
     def below(self, folder: str) -> Iterator[str]:

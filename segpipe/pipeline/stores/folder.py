@@ -23,6 +23,9 @@ NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 SETTLED = 0.2
 
+SIGNATURE = 4
+"""Bytes by which a TIFF or a PNG begins."""
+
 DRAFTS = ".drafts"
 """Of the output, hidden, for its owner alone: nobody else can put a link where a draft will be written."""
 
@@ -81,8 +84,16 @@ class Folder(Store):
         with open(os.path.join(self.root, name), "rb") as stream:  # noqa: PTH118, PTH123 - half the time of a Path
             return stream.read()
 
-    def has(self, name: str) -> bool:
-        return os.path.isfile(self._at(name))  # noqa: PTH113 - of a name that is too long, too
+    def size(self, name: str) -> int | None:
+        try:
+            found = self._at(name).stat()
+        except (OSError, ValueError):  # of a name that is too long, too
+            return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    def is_blank(self, name: str) -> bool:
+        with self._at(name).open("rb", buffering=0) as stream:
+            return not stream.read(SIGNATURE).strip(b"\0")
 
     def below(self, folder: str) -> Iterator[str]:
         return (f"{folder}/{entry.name}".lstrip("/") for entry in self._entries(folder) if entry.is_file())

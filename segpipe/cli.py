@@ -26,11 +26,28 @@ NOT_STARTED = 2
 SOME_FAILED = 1
 
 
+class _Path(click.Path):
+    """A path; an empty one, as of a shell's variable that is not set, is not the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not str(value).strip():
+            self.fail("must not be empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = _Path(path_type=Path)
+
+
 class _Main(click.Group):
     """A command line that goes on where its output cannot be written, and says so at its end."""
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         make_steady()
+        try:
+            Path.cwd()
+        except OSError as gone:
+            click.echo(f"error: the current folder must exist ({gone.strerror}): cd to one that does", err=True)
+            sys.exit(NOT_STARTED)
         try:
             return super().main(*arguments, **options)
         except SystemExit as ended:
@@ -50,10 +67,10 @@ def main() -> None:
 @click.option(
     "--input", "-i", multiple=True, help="A file, folder, glob, list (.txt, .csv), /vsi... or s3:// path; repeatable."
 )
-@click.option("--model", "-m", type=click.Path(path_type=Path), help="The ONNX model.")
+@click.option("--model", "-m", type=PATH, help="The ONNX model.")
 @click.option("--output", "-o", help="Folder or s3://bucket/prefix for masks and tables [./segpipe-out].")
-@click.option("--config", "-c", type=click.Path(path_type=Path), help="TOML file with the same settings; flags win.")
-@click.option("--contract", type=click.Path(path_type=Path), help="TOML file that says what the model needs and gives.")
+@click.option("--config", "-c", type=PATH, help="TOML file with the same settings; flags win.")
+@click.option("--contract", type=PATH, help="TOML file that says what the model needs and gives.")
 @click.option("--bands", help="Bands of the file for the model's channels, counted from 1, such as 4,3,2.")
 @click.option("--nodata", help="Value of pixels without data, in place of the files' own; none: no value.")
 @click.option("--ignore-alpha/--no-ignore-alpha", default=None, help="Bands tagged alpha are none: they hold data.")
@@ -73,10 +90,10 @@ def main() -> None:
 )
 @click.option("--executor", type=click.Choice(["serial", "dask"]), help="Who runs the jobs [dask].")
 @click.option("--scheduler", help="A Dask scheduler that is there already, such as tcp://10.0.0.1:8786.")
-@click.option("--cluster", type=click.Path(path_type=Path), help="TOML file of a batch system, as configs/slurm.toml.")
-@click.option("--tls-ca", type=click.Path(path_type=Path), help="Authority file for a scheduler on tls://.")
-@click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate for a scheduler on tls://.")
-@click.option("--tls-key", type=click.Path(path_type=Path), help="Key for a scheduler on tls://.")
+@click.option("--cluster", type=PATH, help="TOML file of a batch system, as configs/slurm.toml.")
+@click.option("--tls-ca", type=PATH, help="Authority file for a scheduler on tls://.")
+@click.option("--tls-cert", type=PATH, help="Certificate for a scheduler on tls://.")
+@click.option("--tls-key", type=PATH, help="Key for a scheduler on tls://.")
 @click.option("--dashboard", help="Where Dask's dashboard listens, if bokeh is installed [127.0.0.1, any free port].")
 @click.option("--workers", type=int, help="Worker processes [one per processor, no more than cases].")
 @click.option("--threads", type=int, help="Threads within a call of the model, on a CPU [as a short trial shows].")
@@ -89,7 +106,7 @@ def main() -> None:
 @click.option("--style", type=click.Choice(["qgis"]), help="Write <case>.qml beside each mask of one band, for QGIS.")
 @click.option("--verify-input/--no-verify-input", default=None, help="Compare all DEFLATE blocks with their checksums.")
 @click.option("--overwrite/--no-overwrite", default=None, help="Do again what is done.")
-@click.option("--log-file", type=click.Path(path_type=Path), help="Append what happens as JSON lines.")
+@click.option("--log-file", type=PATH, help="Append what happens as JSON lines.")
 @click.option(
     *("--profile", "profile"),
     is_flag=False,
@@ -143,8 +160,8 @@ def export() -> None:
 
 
 @export.command(_EXPORT, epilog="For a model that is ONNX already: segpipe export attach MODEL.onnx --contract c.toml")
-@click.argument("weights", type=click.Path(path_type=Path))
-@click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="The ONNX file to write.")
+@click.argument("weights", type=PATH)
+@click.option("--output", "-o", type=PATH, required=True, help="The ONNX file to write.")
 @click.option("--arch", help="torchvision:NAME, smp:NAME, transformers:FOLDER, bisenetv2 or unet.")
 @click.option("--encoder", help="Encoder of a segmentation-models-pytorch network, such as resnet34.")
 @click.option("--module", help="package.module:factory that builds your own network.")
@@ -168,7 +185,7 @@ def export() -> None:
 @click.option("--fixed-size", is_flag=True, help="Do not try to leave rows and columns free.")
 @click.option("--min-agreement", type=float, help="Least share of torch's labels [0.9999, fp16 0.999, int8 0.99].")
 @click.option("--max-difference", type=float, help="Largest difference of scores, relative to the largest [fp32 1e-4].")
-@click.option("--stac-mlm", type=click.Path(path_type=Path), help="Write a STAC item of the MLM extension there.")
+@click.option("--stac-mlm", type=PATH, help="Write a STAC item of the MLM extension there.")
 @click.option("--overwrite", is_flag=True, help="Replace the output.")
 @click.option("--verbose", "-v", is_flag=True, help="Show what torch and other libraries write, on stderr.")
 def network(verbose: bool, **flags: Any) -> None:
@@ -200,9 +217,9 @@ def _export(flags: dict[str, Any], verbose: bool) -> int:
 
 
 @export.command(short_help="Put a contract into an ONNX file that was made elsewhere.")
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--contract", type=click.Path(path_type=Path), required=True, help="TOML file that says what the model needs.")
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="A new file [the model itself].")
+@click.argument("model", type=PATH)
+@click.option("--contract", type=PATH, required=True, help="TOML file that says what the model needs.")
+@click.option("--output", "-o", type=PATH, help="A new file [the model itself].")
 def attach(model: Path, contract: Path, output: Path | None) -> None:
     """Put a contract into MODEL, an ONNX file, once the two have been found to fit."""
     sys.exit(_guarded(lambda: _attach(model, contract, output), writes=True))
@@ -251,8 +268,8 @@ def _status(output: str, json: bool) -> int:
 
 @main.command(short_help="Show what a model or a raster is, and what it would need.")
 @click.argument("file")
-@click.option("--model", "-m", type=click.Path(path_type=Path), help="For a raster: an ONNX model to lay on it.")
-@click.option("--contract", type=click.Path(path_type=Path), help="TOML file that says what the model needs and gives.")
+@click.option("--model", "-m", type=PATH, help="For a raster: an ONNX model to lay on it.")
+@click.option("--contract", type=PATH, help="TOML file that says what the model needs and gives.")
 @click.option("--bands", help="Bands of the raster for the model's channels, counted from 1, such as 4,3,2.")
 @click.option("--nodata", help="Value of pixels without data, in place of the files' own; none: no value.")
 @click.option("--ignore-alpha/--no-ignore-alpha", default=None, help="Bands tagged alpha are none: they hold data.")
@@ -286,12 +303,10 @@ def inspect(file: str, json: bool, **flags: Any) -> None:
 
 
 @main.command(short_help="Measure what other tiles, overlaps, batches and precisions cost and give.")
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=PATH)
 @click.option("--input", "-i", multiple=True, help="Scenes to compare labels on, as --input of a run [noise]; repeatable.")
-@click.option(
-    "--also", multiple=True, type=click.Path(path_type=Path), help="Another file of the network, as its int8; repeatable."
-)
-@click.option("--contract", type=click.Path(path_type=Path), help="TOML file that says what the model needs and gives.")
+@click.option("--also", multiple=True, type=PATH, help="Another file of the network, as its int8; repeatable.")
+@click.option("--contract", type=PATH, help="TOML file that says what the model needs and gives.")
 @click.option("--bands", help="Bands of the scenes for the model's channels, counted from 1, such as 4,3,2.")
 @click.option("--nodata", help="Value of pixels without data, in place of the scenes' own; none: no value.")
 @click.option("--ignore-alpha", is_flag=True, help="Bands tagged alpha are none: they hold data.")
@@ -361,6 +376,7 @@ def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
         signals.hear_no_more()  # the exit code tells what is on the disk by now
         if journal:
             journal.ended(summary)
+            summary.problems += journal.lost
     terminal.conclude(prepared, summary)
     terminal.print_left_out(prepared)
     terminal.print_profile(summary)

@@ -2,28 +2,39 @@
 
 import json
 import logging
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from segpipe.pipeline.errors import OutputError
-from segpipe.pipeline.files import output_errors
 from segpipe.pipeline.launch import Prepared, Summary
 from segpipe.pipeline.ledger import State
 from segpipe.pipeline.ownership import refuse_foreign_log
 from segpipe.pipeline.tasks import Outcome, Watcher
 
+FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+"""Whoever reads a pipe, or does not, must not hold up a run."""
+
+
+def _write(file: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(file, data) :]
+
 
 class Journal(logging.Handler):
-    """Appends to a file what happens, and hands it on to another watcher."""
+    """Appends to a file what happens, and hands it on to another watcher; what cannot be written costs no mask."""
 
     def __init__(self, path: Path, inner: Watcher) -> None:
         super().__init__(logging.WARNING)
-        self._path, self._inner = path, inner
-        with output_errors(path):
+        self._path, self._inner, self._file = path, inner, None
+        self.lost: list[str] = []
+        """What was wrong with the file, if anything was."""
+        try:
             refuse_foreign_log(path)
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+            self._file = os.open(path, FLAGS, 0o666)
+        except OSError as error:
+            self._lose(error)
 
     def __enter__(self) -> Self:
         logger = logging.getLogger("segpipe")
@@ -33,15 +44,26 @@ class Journal(logging.Handler):
 
     def __exit__(self, *error: object) -> None:
         logging.getLogger("segpipe").removeHandler(self)
-        self._file.close()
+        if self._file is not None:
+            os.close(self._file)
 
     def tell(self, event: str, **values: Any) -> None:
         """Write one line."""
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **values}
+        if self._file is None:
+            return
         try:
-            self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+            _write(
+                self._file, json.dumps(line, ensure_ascii=False, allow_nan=False).encode(errors="backslashreplace") + b"\n"
+            )
         except OSError as error:
-            raise OutputError(f"the log {self._path} cannot be written: {error.strerror}") from None
+            self._lose(error)
+
+    def _lose(self, error: OSError) -> None:
+        """Say once that lines are lost: masks are worth more than the log of them."""
+        if not self.lost:
+            self.lost.append(f"lines of the log are lost: {self._path} cannot be written: {error.strerror}: mend --log-file")
+            self._inner.note(f"warning: {self.lost[0]}")
 
     def emit(self, record: logging.LogRecord) -> None:
         self.tell("log", level=record.levelname, message=record.getMessage())

@@ -16,7 +16,7 @@ from segpipe.export.file import draft, save, spec_of
 from segpipe.export.stride import Size, Stride, is_strided, measure_stride, named_stride, total_stride
 from segpipe.export.tiles import random_tiles
 from segpipe.pipeline.contract import Contract, read_contract
-from segpipe.pipeline.errors import ExportError, ModelError, SettingsError
+from segpipe.pipeline.errors import ExportError, ModelError, SettingsError, one_line
 from segpipe.pipeline.model import HostModel, try_out
 from segpipe.pipeline.neighbours import SUSPECTS, cause
 from segpipe.pipeline.spec import ModelSpec, read_model
@@ -95,7 +95,7 @@ def _load(path: Path) -> onnx.ModelProto:
     try:
         proto = onnx.load(str(path))
     except Exception as error:  # noqa: BLE001 - protobuf and onnx raise classes of their own
-        raise ModelError(f"{path} is not a whole ONNX file: {error}") from None
+        raise ModelError(f"{path} is not a whole ONNX file: {one_line(error)}") from None
     if not proto.graph.node:
         raise ModelError(f"{path} is not an ONNX file: it holds no graph")
     floats = (t for t in proto.graph.initializer if t.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16))

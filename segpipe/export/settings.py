@@ -126,6 +126,8 @@ def _check_place(path: Path, taken: list[Path], overwrite: bool) -> None:
         raise SettingsError(f"weights, model and item must be three files, got {path} twice: name another")
     if path.is_dir():
         raise SettingsError(f"the output must be a file, got the folder {path}: name a file in it")
+    if path.exists() and not path.is_file():
+        raise SettingsError(f"the output must be a regular file, got {path}, which is a device or a pipe: name another")
     if path.exists() and not overwrite:
         raise SettingsError(f"the output must be new, got {path}, which exists: name another, or give --overwrite")
     folder = next(parent for parent in path.absolute().parents if parent.exists())

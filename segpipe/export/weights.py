@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from segpipe.export.families import State, need
-from segpipe.pipeline.errors import ExportError
+from segpipe.pipeline.errors import ExportError, one_line
 
 Form = Literal["folder", "safetensors", "torchscript", "program", "pickle"]
 
@@ -55,7 +55,7 @@ def _read_safetensors(path: Path) -> State:
     try:
         state: State = need("safetensors.torch").load_file(path)
     except Exception as error:  # noqa: BLE001 - the library's errors share no base
-        raise ExportError(f"{path} cannot be read as safetensors: {error}") from None
+        raise ExportError(f"{path} cannot be read as safetensors: {one_line(error)}") from None
     return state
 
 

@@ -11,7 +11,7 @@ from pyproj.exceptions import CRSError
 from rasterio.enums import ColorInterp
 from rasterio.io import DatasetReader
 
-from segpipe.inspect.facts import Band, Fit, Needs, RasterFacts, Valid
+from segpipe.inspect.facts import Band, Fit, Needs, RasterFacts
 from segpipe.inspect.fit import laid
 from segpipe.inspect.pixels import valid_share
 from segpipe.pipeline.batches import findings_of, note_findings, open_sheet
@@ -39,17 +39,19 @@ def inspect_raster(file: str, settings: Settings, model: Path | None) -> RasterF
     with explained(file), gdal_errors(SourceError, f"{file} cannot be opened"):
         dataset = open_raster(file)
     with closing(dataset):
+        with gdal_errors(SourceError, f"{file} cannot be read"):  # first: rasterio raises an error of pixels again later
+            seen = _raster_facts(dataset, read_grid(dataset, settings.crs))
+            place_notes = _place_notes(dataset, settings.crs)
         spec = None if model is None else _spec(settings, errors)  # before pixels are read: see ModelSpec.network_mb
-        fit, notes = (None, _place_notes(dataset, settings.crs)) if spec is None else _fit(file, settings, spec, errors)
-        contract = spec.contract if spec and fit else _any_contract(len(settings.bands or colours(dataset)))
+        fit, notes = (None, place_notes) if spec is None else _fit(file, settings, spec, errors)
+        contract = spec.contract if spec and fit else _any_contract(len(settings.bands or ()) or seen.needs.channels)
         valid = None
         if spec is None:
             with _told(errors, file), closing(RasterSource(file, contract, settings.overrides)) as source:
                 notes = list(dict.fromkeys([*notes, *source.notes]))
         with _told(errors, file):
             valid = valid_share(dataset, contract, settings.overrides)
-        facts = _raster_facts(dataset, read_grid(dataset, settings.crs), valid, fit, notes)
-        return replace(facts, error=next(iter(errors), None))
+        return replace(seen, valid=valid, fit=fit, notes=notes, error=next(iter(errors), None))
 
 
 @contextmanager
@@ -95,7 +97,8 @@ def _any_contract(channels: int) -> Contract:
     return parse_contract({"version": 1, **values, "classes": [{"id": 0, "name": "any"}]}, "inspect")
 
 
-def _raster_facts(dataset: DatasetReader, grid: Grid, valid: Valid | None, fit: Fit | None, notes: list[str]) -> RasterFacts:
+def _raster_facts(dataset: DatasetReader, grid: Grid) -> RasterFacts:
+    """What the header says; what takes pixels or a model is not known yet."""
     size = _pixel_size(grid)
     return RasterFacts(
         kind="raster",
@@ -114,9 +117,9 @@ def _raster_facts(dataset: DatasetReader, grid: Grid, valid: Valid | None, fit: 
         bands=[_band(dataset, index) for index in dataset.indexes],
         subdatasets=list(dataset.subdatasets),
         needs=_needs(dataset, size),
-        valid=valid,
-        fit=fit,
-        notes=notes,
+        valid=None,
+        fit=None,
+        notes=[],
         error=None,
     )
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from segpipe.pipeline.batches import Tile
 from segpipe.pipeline.device import Terms, engine_folder, gpu_facts, open_bound, told
-from segpipe.pipeline.errors import DeviceMemoryError, ModelError, SegpipeError, memory_errors
+from segpipe.pipeline.errors import DeviceMemoryError, ModelError, SegpipeError, memory_errors, one_line
 from segpipe.pipeline.spec import ModelSpec, check_unchanged, read_model
 from segpipe.pipeline.tail import tail_of
 from segpipe.pipeline.tensors import DeviceArrays, Lane, Upload, scaled, torch_type
@@ -210,7 +210,7 @@ class _Bound:
             raise
         except Exception as error:  # noqa: BLE001 - onnxruntime raises classes of its own that share no base
             shape = tuple(given.shape)
-            raise ModelError(f"{self._spec.path} failed on a batch of shape {shape}: {error}") from None
+            raise ModelError(f"{self._spec.path} failed on a batch of shape {shape}: {one_line(error)}") from None
 
 
 _TYPES = {

@@ -10,7 +10,6 @@ import os
 import platform
 import signal
 import threading
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
@@ -18,12 +17,13 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from segpipe import __version__
-from segpipe.pipeline.config import Settings
+from segpipe.pipeline.config import LONGEST_WAIT, MOST_MEMORY, MOST_THREADS, MOST_WORKERS, Settings
 from segpipe.pipeline.contract import readable
 from segpipe.pipeline.device import gpus
+from segpipe.pipeline.documents import DocumentError, read_toml
 from segpipe.pipeline.environment import settle
 from segpipe.pipeline.errors import InstallationError, SettingsError, WorkerError
 from segpipe.pipeline.extras import install
@@ -70,29 +70,36 @@ CLASSES = {"slurm": "SLURMCluster", "lsf": "LSFCluster", "pbs": "PBSCluster"}
 class ClusterFile(BaseModel):
     """The file of ``--cluster``: which batch system, how many jobs, and what each asks for."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["slurm", "lsf", "pbs"]
-    jobs: int = Field(ge=1)
+    jobs: int = Field(ge=1, le=MOST_WORKERS)
     """Worker processes, each a job of its own."""
-    wait: float = Field(default=600, gt=0)
+    wait: float = Field(default=600, gt=0, le=LONGEST_WAIT, strict=True)
     """Seconds to wait for the first of them."""
-    cores: int = Field(default=1, ge=1)
+    cores: int = Field(default=1, ge=1, le=MOST_THREADS)
     """Processors of a job, which its one worker uses for calls of the model in flight."""
     memory: str
     """Of a job, such as 8GB."""
     job: dict[str, Any] = Field(default_factory=dict)
     """Handed to dask-jobqueue as it is: queue, walltime, account, job_extra_directives ..."""
 
+    @field_validator("memory")
+    @classmethod
+    def _bytes(cls, value: str) -> str:
+        if not 0 < bytes_of(value) <= MOST_MEMORY * 1e9:
+            raise ValueError(f"must be above 0 and at most {MOST_MEMORY} GB")
+        return value
+
 
 def read_cluster(path: Path) -> ClusterFile:
     """The file of ``--cluster``, checked."""
     try:
-        return ClusterFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return ClusterFile.model_validate(read_toml(path))
     except OSError as error:
         raise SettingsError(f"the cluster's file cannot be read: {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not TOML: {error}") from None
+    except DocumentError as error:
+        raise SettingsError(f"{path} {error}") from None
     except ValidationError as error:
         raise SettingsError(f"{path}: {readable(error)}") from None
 
@@ -105,7 +112,7 @@ def crew(settings: Settings) -> Crew | None:
     """
     if settings.cluster is not None:
         told = read_cluster(settings.cluster)
-        return Crew(told.jobs, max(1, told.cores // (settings.threads or 1)), _bytes(told.memory))
+        return Crew(told.jobs, max(1, told.cores // (settings.threads or 1)), bytes_of(told.memory))
     if settings.scheduler is None:
         return None
     with _client_of(settings) as client:
@@ -116,10 +123,18 @@ def crew(settings: Settings) -> Crew | None:
     return Crew(sum(worker["nthreads"] for worker in workers), 1, min(limits, default=None))
 
 
-def _bytes(text: str) -> int:
+def bytes_of(text: str) -> int:
+    """Bytes of a size such as 8GB.
+
+    Raises:
+        ValueError: it is no size.
+    """
     from dask.utils import parse_bytes
 
-    return int(parse_bytes(text))
+    try:
+        return int(parse_bytes(text))
+    except (ValueError, OverflowError):
+        raise ValueError("must be a size, such as 8GB") from None
 
 
 @contextmanager
@@ -353,7 +368,7 @@ def _own_keys() -> "Security":
 def _processors(told: ClusterFile) -> dict[str, Any]:
     """How dask-jobqueue is told of a job's processors, where its one worker has one thread."""
     if told.kind == "pbs":
-        return {"resource_spec": f"select=1:ncpus={told.cores}:mem={math.ceil(_bytes(told.memory) / 2**20)}mb"}
+        return {"resource_spec": f"select=1:ncpus={told.cores}:mem={math.ceil(bytes_of(told.memory) / 2**20)}mb"}
     return {"job_cpu" if told.kind == "slurm" else "ncpus": told.cores}
 
 

@@ -3,14 +3,14 @@
 import difflib
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from segpipe.pipeline.contract import readable
+from segpipe.pipeline.contract import MOST_CHANNELS, MOST_PIXELS, readable
+from segpipe.pipeline.documents import DocumentError, read_toml, shortened
 from segpipe.pipeline.errors import SettingsError
 from segpipe.pipeline.overrides import Nodata, Overrides, parse_nodata
 from segpipe.pipeline.windows import Blend
@@ -22,29 +22,77 @@ UnusualValues = Literal["fail", "allow"]
 BlendOn = Literal["logits", "probabilities"]
 
 
+LONGEST_WAIT = 30 * 86_400
+"""Seconds, a month: far above it the timers of Python and of the kernel overflow."""
+
+MOST_MEMORY = 1_000_000
+"""GB, a petabyte. No machine has more."""
+
+MOST_WORKERS = 65_535
+"""Each takes one of the scheduler's ports, of which there are as many."""
+
+MOST_TILES = 65_535
+"""Of a batch, which is held in memory at once."""
+
+MOST_THREADS = 1_024
+"""Within a call. ONNX Runtime starts them all at once."""
+
+MOST_PARTS = 999_999
+"""Their files are numbered in six digits."""
+
+MOST_RETRIES = 16
+"""Each wait is twice the last, so that the 16th takes nine hours."""
+
+LONGEST_PATH, LONGEST_FILE_NAME = 4_095, 255
+"""Bytes that Linux takes."""
+
+
+def check_text(value: Any) -> Any:
+    """Text that a user gives, a path included, is not empty and holds no NUL, which ends it for the operating system."""
+    text = str(value) if isinstance(value, str | Path) else None
+    if text is not None and (not text.strip() or "\0" in text):
+        raise ValueError("must not hold a NUL character" if text.strip() else "must not be empty")
+    return value
+
+
+def check_path(value: Any) -> Any:
+    """A path of this machine is none that Linux refuses by its length alone."""
+    text = os.fsencode(check_text(value)) if isinstance(value, str | Path) else b""
+    if b"://" not in text and (len(text) > LONGEST_PATH or max(map(len, text.split(b"/"))) > LONGEST_FILE_NAME):
+        raise ValueError(f"must be a path of at most {LONGEST_PATH} bytes, and {LONGEST_FILE_NAME} in each part")
+    return value
+
+
+Said = Annotated[str, BeforeValidator(check_text)]
+File = Annotated[Path, BeforeValidator(check_path)]
+Band = Annotated[int, Field(le=MOST_CHANNELS)]
+Tile = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
+Overlap = Annotated[int, Field(ge=0, le=MOST_PIXELS)]
+
+
 class Settings(BaseModel):
     """Everything a user can choose. None means: as the contract says, or as the machine allows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    input: tuple[str, ...] = Field(min_length=1)
-    model: Path
+    input: tuple[Said, ...] = Field(min_length=1)
+    model: File
     output: str = "segpipe-out"
     """A folder, or ``s3://bucket/prefix``."""
-    contract: Path | None = None
-    bands: tuple[int, ...] | None = None
+    contract: File | None = None
+    bands: tuple[Band, ...] | None = None
     """1-based bands of the file in the order of the contract's channels; beats descriptions."""
     nodata: Nodata | None = None
     """The value of pixels without data, in place of those that the files name; ``none``: no value."""
     ignore_alpha: bool = Field(default=False, strict=True)
     """Bands that are tagged alpha are none: they make no pixel invalid, and may be channels."""
-    crs: str | None = None
+    crs: Said | None = None
     """Of files whose own is missing or wrong: a code or WKT."""
-    tile: tuple[int, ...] | None = None
-    overlap: tuple[int, ...] | None = None
+    tile: tuple[Tile, ...] | None = None
+    overlap: tuple[Overlap, ...] | None = None
     blend: Blend = "gaussian"
     blend_on: BlendOn | None = None
-    batch: int | None = Field(default=None, ge=1, strict=True)
+    batch: int | None = Field(default=None, ge=1, le=MOST_TILES, strict=True)
     device: Device = "auto"
     """``cpu-tensors`` runs what runs on a GPU on the CPU, for tests."""
     tf32: bool = Field(default=False, strict=True)
@@ -54,36 +102,36 @@ class Settings(BaseModel):
     unusual_values: UnusualValues = "fail"
     """What becomes of a case whose pixels cannot be what the contract expects."""
     executor: Executor = "dask"
-    scheduler: str | None = None
+    scheduler: Said | None = None
     """Address of a Dask scheduler that is there already, such as tcp://10.0.0.1:8786."""
-    cluster: Path | None = None
+    cluster: File | None = None
     """A TOML file that tells of a batch system."""
-    tls_ca: Path | None = None
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
+    tls_ca: File | None = None
+    tls_cert: File | None = None
+    tls_key: File | None = None
     """TLS files for the scheduler, as ``distributed``'s Security takes them."""
-    dashboard: str = "127.0.0.1:0"
+    dashboard: Said = "127.0.0.1:0"
     """Where Dask's dashboard listens, if bokeh is installed; 0 is any free port."""
-    workers: int | None = Field(default=None, ge=1, strict=True)
-    threads: int | None = Field(default=None, ge=1, strict=True)
+    workers: int | None = Field(default=None, ge=1, le=MOST_WORKERS, strict=True)
+    threads: int | None = Field(default=None, ge=1, le=MOST_THREADS, strict=True)
     """Within one call of the model, on a CPU; a worker's calls in flight share the rest. None: as a short trial shows."""
-    parts: int | None = Field(default=None, ge=1, strict=True)
+    parts: int | None = Field(default=None, ge=1, le=MOST_PARTS, strict=True)
     """Cut every case into as many parts, if it has windows for them; None: as workers and memory ask."""
-    memory: float | None = Field(default=None, gt=0)
+    memory: float | None = Field(default=None, gt=0, le=MOST_MEMORY, strict=True)
     """GB that one worker may use; None: its share of 80 % of the machine's."""
-    job_timeout: float = Field(default=3600, gt=0)
+    job_timeout: float = Field(default=3600, gt=0, le=LONGEST_WAIT, strict=True)
     """Seconds after which a worker that is still at one job is ended, and the job tried again."""
-    grace: float = Field(default=20, ge=0)
+    grace: float = Field(default=20, ge=0, le=LONGEST_WAIT, strict=True)
     """Seconds that running jobs have to end after SIGTERM or SIGINT."""
     confidence: bool = Field(default=False, strict=True)
     style: Literal["qgis"] | None = None
     """Also write a style beside each mask of one band: ``<case>.qml`` for QGIS."""
     overwrite: bool = Field(default=False, strict=True)
-    retries: int = Field(default=4, ge=0, strict=True)
+    retries: int = Field(default=4, ge=0, le=MOST_RETRIES, strict=True)
     """How often a case, or a part of one, is begun anew after a storage fault, 1, 2, 4 ... s later."""
-    log_file: Path | None = None
+    log_file: File | None = None
     """Where to append what happens, as JSON lines."""
-    profile: bool | Path = False
+    profile: bool | File = False
     """Say where the time went; a path: write the trace there."""
     fail_fast: bool = Field(default=False, strict=True)
     verify_input: bool = Field(default=False, strict=True)
@@ -123,7 +171,8 @@ class Settings(BaseModel):
     @field_validator("output", mode="before")
     @classmethod
     def _folder_or_bucket(cls, value: Any) -> Any:
-        return value if isinstance(value, str) and "://" in value else os.fspath(Path(value))
+        local = isinstance(check_path(value), str | Path) and "://" not in str(value)
+        return os.fspath(Path(value)) if local else value
 
     @field_validator("model", "log_file")
     @classmethod
@@ -142,6 +191,13 @@ class Settings(BaseModel):
                 raise ValueError("must be whole numbers, such as 512 or 512,256")
             return parts
         return (value,) if isinstance(value, int) else value
+
+    @field_validator("bands", "tile", "overlap")
+    @classmethod
+    def _some(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value == ():
+            raise ValueError("must be one number or more")
+        return value
 
     @field_validator("bands")
     @classmethod
@@ -177,11 +233,11 @@ def load_settings(config: Path | None, flags: Mapping[str, Any]) -> Settings:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return read_toml(path)
     except OSError as error:
-        raise SettingsError(f"the configuration cannot be read: {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not TOML: {error}") from None
+        raise SettingsError(f"the configuration cannot be read: {shortened(path)}: {error.strerror}") from None
+    except DocumentError as error:
+        raise SettingsError(f"{shortened(path)} {error}") from None
 
 
 def _check_keys(values: Mapping[str, Any], origin: str) -> None:
@@ -190,4 +246,4 @@ def _check_keys(values: Mapping[str, Any], origin: str) -> None:
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
             mend = f"did you mean {near[0]}?" if near else "known keys are " + ", ".join(known)
-            raise SettingsError(f"{origin}: unknown key {key}: {mend}")
+            raise SettingsError(f"{origin}: unknown key {shortened(key)}: {mend}")

@@ -1,21 +1,38 @@
 """What a model needs and gives: channels, scaling, tile, classes. It travels inside the ONNX file."""
 
-import json
-import tomllib
 import unicodedata
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from segpipe.pipeline.documents import MOST_BYTES, WIDEST, DocumentError, parse_json, read_toml, shortened
 from segpipe.pipeline.errors import ContractError
 
 METADATA_KEY = "segpipe"
 DEFAULT_ALIGN = 32
 """Total stride taken for a network whose contract names none: five halvings, as most encoders have."""
 
+MOST_CLASSES = 65_535
+"""Ids of a mask of 16 bits, whose largest value is nodata."""
+
+MOST_CHANNELS = 65_535
+"""Bands that a TIFF can have."""
+
+MOST_PIXELS = 2**31 - 1
+"""Along an axis: GDAL opens no larger raster, so no tile is larger."""
+
+LONGEST_NAME = 1_000
+"""Characters of a name of a class or channel, which stands in tables, legends and messages."""
+
+LISTED = 5
+"""Mistakes of a contract, and repeated names, that are shown. The others are counted."""
+
 PerChannel = float | list[float]
+Size = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
+Name = Annotated[str, Field(max_length=LONGEST_NAME)]
 Color = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 
 
@@ -24,10 +41,10 @@ class SegmentationClass(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    id: int = Field(ge=0, le=65534)
-    name: str
+    id: int = Field(ge=0, lt=MOST_CLASSES)
+    name: Name
     color: Color | None = None
-    index: int | None = Field(default=None, ge=0)
+    index: int | None = Field(default=None, ge=0, lt=MOST_CLASSES)
     """Channel of the output; its id where None."""
 
     @field_validator("name")
@@ -49,7 +66,9 @@ class Contract(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     version: Literal[1]
-    channels: Annotated[list[str], Field(min_length=1)] | Annotated[int, Field(ge=1)]
+    channels: (
+        Annotated[list[Name], Field(min_length=1, max_length=MOST_CHANNELS)] | Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
+    )
     """Names in the model's order; their number alone where they have none."""
     scale: PerChannel = 1.0
     offset: PerChannel = 0.0
@@ -62,10 +81,10 @@ class Contract(BaseModel):
     pixel: Literal["stored", "physical"] = "stored"
     """``physical``: the scale and offset tags of the file are applied first."""
     layout: Literal["NCHW", "NHWC", "NCDHW"] = "NCHW"
-    tile: list[int] | None = None
+    tile: list[Size] | None = None
     """One number for all axes, or one each."""
-    overlap: list[int] | None = None
-    align: int | list[int] | None = None
+    overlap: list[Annotated[int, Field(ge=0, le=MOST_PIXELS)]] | None = None
+    align: Size | list[Size] | None = None
     equivariant: bool | None = None
     """Whether scores away from borders do not depend on where, in steps of ``align``, a tile starts; None: not measured."""
     spacing: list[float] | None = None
@@ -76,7 +95,7 @@ class Contract(BaseModel):
     """What turns the scores into probabilities; ``none``: they are probabilities."""
     task: Literal["multiclass", "binary", "multilabel"] = "multiclass"
     threshold: float = Field(default=0.5, gt=0, lt=1)
-    classes: list[SegmentationClass] = Field(min_length=1)
+    classes: list[SegmentationClass] = Field(min_length=1, max_length=MOST_CLASSES)
     input: str | None = None
     output: str | None = None
     provenance: dict[str, Any] = Field(default_factory=dict)
@@ -123,7 +142,7 @@ class Contract(BaseModel):
     def _check_classes(self) -> None:
         for what, values in (("ids", [c.id for c in self.classes]), ("names", [c.name for c in self.classes])):
             if len(set(values)) != len(values):
-                raise ValueError(f"class {what} must differ, got {values}")
+                raise ValueError(f"class {what} must differ, got more than once: {_listed(repeated(values))}")
         if self.task == "multiclass" and self.activation == "sigmoid":
             raise ValueError(
                 'a multiclass model has activation "softmax" or "none"; independent sigmoids are task = "multilabel"'
@@ -136,7 +155,7 @@ class Contract(BaseModel):
         taken = sorted(c.channel for c in self.classes)
         if self.task != "binary" and taken != list(range(len(taken))):
             raise ValueError(
-                f"output channels of the classes must be 0 to {len(taken) - 1}, each once, got {taken}: "
+                f"output channels of the classes must be 0 to {len(taken) - 1}, each once, got {_listed(taken)}: "
                 "give each class its index in the model's output where that is not its id"
             )
         if self.task == "binary" and (len(self.classes) > 2 or max(c.id for c in self.classes) != 1):
@@ -201,29 +220,51 @@ def parse_contract(values: Mapping[str, Any], origin: str) -> Contract:
         raise ContractError(f"{origin}: {readable(error)}") from None
 
 
+def repeated(values: Sequence[Any]) -> list[Any]:
+    """Values that are there more than once."""
+    return [value for value, count in Counter(values).items() if count > 1]
+
+
+def _listed(values: Sequence[Any]) -> str:
+    """The first of some values, and how many more there are."""
+    more = len(values) - LISTED
+    return ", ".join(shortened(v) for v in values[:LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
 def readable(error: ValidationError) -> str:
-    """A validation error in one line per key, with the value that was given."""
-    return "; ".join(_readable_line(line) for line in error.errors())
+    """A validation error in one line: a clause per key, with the value that was given."""
+    lines, more = error.errors()[:LISTED], error.error_count() - LISTED
+    return "; ".join(map(_readable_line, lines)) + (f"; and {more} more like these" if more > 0 else "")
 
 
 def _readable_line(line: Mapping[str, Any]) -> str:
-    key = ".".join(str(part) for part in line["loc"])
+    key = shortened(".".join(str(part) for part in line["loc"]))
     if line["type"] == "extra_forbidden":
         return f"unknown key {key}"
     if line["type"] == "missing":
         return f"missing key {key}"
     message = "must be finite" if line["type"] == "finite_number" else line["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}, got {line['input']!r}" if key else message
+    return f"{key}: {message}, got {_told(line['input'])}" if key else message
+
+
+def _told(value: Any) -> str:
+    """A value for a message; of one that is long, how long."""
+    if isinstance(value, list | dict | str) and len(value) > WIDEST:
+        return f"{len(value)} {_UNITS[type(value)]}"
+    return shortened(repr(value))
+
+
+_UNITS = {list: "values", dict: "keys", str: "characters"}
 
 
 def read_contract(path: Path) -> Contract:
     """The contract in a TOML file."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = read_toml(path)
     except OSError as error:
         raise ContractError(f"the contract cannot be read: {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ContractError(f"{path} is not TOML: {error}") from None
+    except DocumentError as error:
+        raise ContractError(f"{path} {error}") from None
     return parse_contract(values, str(path))
 
 
@@ -237,11 +278,11 @@ def contract_of_metadata(metadata: Mapping[str, str], channels: int | None, scor
     """
     if METADATA_KEY in metadata:
         try:
-            values = json.loads(metadata[METADATA_KEY])
-        except json.JSONDecodeError as error:
-            raise ContractError(f'metadata "{METADATA_KEY}" of the model is not JSON: {error}') from None
+            values = parse_json(metadata[METADATA_KEY], most=MOST_BYTES)
+        except DocumentError as error:
+            raise ContractError(f'metadata "{METADATA_KEY}" of the model {error}') from None
         if not isinstance(values, dict):
-            raise ContractError(f'metadata "{METADATA_KEY}" of the model must be a JSON object, got {values!r}')
+            raise ContractError(f'metadata "{METADATA_KEY}" of the model must be a JSON object, got {_told(values)}')
         return parse_contract(values, f'metadata "{METADATA_KEY}" of the model')
     check_deepness_type(metadata)
     values = deepness_values(metadata, channels, scores)
@@ -257,11 +298,11 @@ def check_deepness_type(metadata: Mapping[str, str]) -> None:
         ContractError: Deepness would take its output for something else.
     """
     kind = metadata.get("model_type", "Segmentor")
-    kind = str(json.loads(kind)) if _is_json(kind) else kind
+    kind = str(_as_json(kind) or kind)
     if kind.casefold() != "segmentor":
         raise ContractError(
-            f'a mask needs a model of class scores, and its Deepness metadata says model_type = "{kind}": where its '
-            "output is class scores all the same, say so with --contract"
+            f'a mask needs a model of class scores, and its Deepness metadata says model_type = "{shortened(kind)}": '
+            "where its output is class scores all the same, say so with --contract"
         )
 
 
@@ -274,12 +315,12 @@ def deepness_values(metadata: Mapping[str, str], channels: int | None, scores: i
     """
     try:
         return _deepness_values(metadata, channels, scores)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ContractError(f"the model's Deepness metadata cannot be read ({error}): give --contract") from None
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise ContractError(f"the model's Deepness metadata cannot be read ({shortened(error)}): give --contract") from None
 
 
 def _deepness_values(metadata: Mapping[str, str], channels: int | None, scores: int | None) -> dict[str, Any]:
-    read = {key: json.loads(value) for key, value in metadata.items() if key in _DEEPNESS_KEYS and _is_json(value)}
+    read = {key: value for key in _DEEPNESS_KEYS if (value := _as_json(metadata.get(key, ""))) is not None}
     values: dict[str, Any] = {}
     names = read.get("class_names", read.get("names"))
     names = names[0] if isinstance(names, list) and names else names  # of the first output, where there are several
@@ -315,9 +356,9 @@ _DEEPNESS_KEYS = {
 }
 
 
-def _is_json(text: str) -> bool:
+def _as_json(text: str) -> Any:
+    """The value of a JSON text; None where it is not JSON, which another program's key of the same name need not be."""
     try:
-        json.loads(text)
-    except json.JSONDecodeError:
-        return False
-    return True
+        return parse_json(text, most=MOST_BYTES)
+    except DocumentError:
+        return None

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import onnxruntime
 
-from segpipe.pipeline.errors import DeviceError, DeviceMemoryError, ModelError, SegpipeError, memory_errors
+from segpipe.pipeline.errors import DeviceError, DeviceMemoryError, ModelError, SegpipeError, memory_errors, one_line
 from segpipe.pipeline.extras import install
 
 LOG = logging.getLogger("segpipe")
@@ -76,7 +76,7 @@ def open_session(model: str | bytes, device: Kind, arena: bool, threads: int = 1
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - onnxruntime raises classes of its own that share no base
-        raise ModelError(f"ONNX Runtime cannot load the model on cpu: {error}") from None
+        raise ModelError(f"ONNX Runtime cannot load the model on cpu: {one_line(error)}") from None
 
 
 def open_bound(model: str | bytes, terms: Terms) -> onnxruntime.InferenceSession:
@@ -119,7 +119,7 @@ def _open(model: str | bytes, terms: Terms, *, strict: bool) -> onnxruntime.Infe
     except SegpipeError:
         raise
     except Exception as error:  # noqa: BLE001 - onnxruntime raises classes of its own that share no base
-        raise DeviceError(f"ONNX Runtime cannot load the model on {terms.device}: {error}") from None
+        raise DeviceError(f"ONNX Runtime cannot load the model on {terms.device}: {one_line(error)}") from None
     if PROVIDERS[terms.device] not in session.get_providers():
         raise DeviceError(_MISSING.format(terms.device, _refused(terms.device), install(terms.device)))
     return session

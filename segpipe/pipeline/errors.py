@@ -74,6 +74,11 @@ class UnforeseenError(SegpipeError):
     """Something that segpipe does not know; it ends one case, and is told with its own words."""
 
 
+def one_line(value: object) -> str:
+    """The text of anything, such as an error of another library, in one line."""
+    return " ".join(str(value).split())
+
+
 @contextmanager
 def memory_errors() -> Iterator[None]:
     """Tell a device whose memory is used up from all else that may fail there."""
@@ -93,7 +98,8 @@ def foreseen(error: Exception, path: str) -> SegpipeError:
     if isinstance(error, SegpipeError):
         return error
     logging.getLogger("segpipe").info("unforeseen error in %s", path, exc_info=error)
-    unforeseen = UnforeseenError(f"{path} failed in a way that segpipe does not know: {type(error).__name__}: {error}")
+    told = f"{type(error).__name__}: {one_line(error)}"
+    unforeseen = UnforeseenError(f"{path} failed in a way that segpipe does not know: {told}")
     unforeseen.__cause__ = error
     return unforeseen
 

@@ -17,7 +17,7 @@ from rasterio.io import DatasetReader
 from rasterio.session import DummySession
 
 from segpipe.pipeline.environment import settle
-from segpipe.pipeline.errors import SegpipeError, SourceError
+from segpipe.pipeline.errors import SegpipeError, SourceError, one_line
 from segpipe.pipeline.faults import is_passing
 from segpipe.pipeline.files import is_utf8
 from segpipe.pipeline.gdal_messages import Messages, as_text, harmful, listen, messages
@@ -195,9 +195,9 @@ def _refuse_damage(what: str, heard: Messages, shared: Callable[[], bool]) -> No
 
 def _refuse(what: str, said: Sequence[str]) -> None:
     if (fault := _failed_request(said)) is not None:
-        raise SourceError(f"{what}: {fault.strerror}") from fault
+        raise SourceError(f"{what}: {one_line(fault.strerror)}") from fault
     if damage := harmful(said):
-        raise SourceError(DAMAGED.format(what, damage[0])) from RasterioError(damage[0])
+        raise SourceError(DAMAGED.format(what, one_line(damage[0]))) from RasterioError(damage[0])
 
 
 @contextmanager
@@ -223,4 +223,4 @@ def _root(error: BaseException) -> str:
     if isinstance(error, UnicodeDecodeError):  # of GDAL's words, which repeat what is in a file
         return as_text(error)
     told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return told or type(error).__name__
+    return one_line(told) or type(error).__name__

@@ -10,6 +10,8 @@ from rasterio.errors import CRSError
 from rasterio.io import DatasetReader
 from rasterio.rpc import RPC
 
+from segpipe.pipeline.errors import one_line
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -47,7 +49,7 @@ def parse_crs(text: str) -> CRS:
     try:
         return CRS.from_user_input(text)
     except CRSError as error:
-        raise ValueError(f"must be a code such as EPSG:32633, or WKT, got {text[:80]}: {error}") from None
+        raise ValueError(f"must be a code such as EPSG:32633, or WKT, got {text[:80]}: {one_line(error)}") from None
 
 
 def read_grid(dataset: DatasetReader, crs: str | None = None) -> Grid:

@@ -1,6 +1,7 @@
 """A whole run: check, plan, execute, and leave the tables."""
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ from segpipe.pipeline.records import Run, device_kind, done_cases, record_name, 
 from segpipe.pipeline.schedule import EXECUTORS
 from segpipe.pipeline.spec import read_spec
 from segpipe.pipeline.stores import Store
-from segpipe.pipeline.stores.folder import Folder
+from segpipe.pipeline.stores.folder import DRAFTS, Folder
 from segpipe.pipeline.tasks import Halt, Outcome, Watcher
 from segpipe.pipeline.wall import Profile, account, write_trace
 
@@ -48,6 +49,8 @@ class Summary:
     """What came of a run."""
 
     ledger: Ledger
+    folder: str = field(default_factory=lambda: str(Path.cwd()))
+    """Where the run was started, which may be gone when it ends."""
     failed: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
     pixels: int = 0
@@ -155,6 +158,8 @@ def _check_trace(run: Run, cases: Sequence[Case]) -> None:
     if (place := _trace(run)) is None:
         return
     store, name = place
+    if isinstance(file := run.settings.profile, Path) and os.path.exists(file) and not file.is_file():  # noqa: PTH110
+        raise OutputError(f"--profile replaces its file, and {file} is a folder or a device: name a file")
     with suppress(OSError):
         refuse_foreign_trace(store.path(name), store.read(name))
     taken = store.aliases(name)
@@ -246,6 +251,9 @@ def _tell_time(prepared: Prepared, summary: Summary) -> None:
     summary.trace = store.path(name)
     with _noting(summary), store.writing(name) as stream:
         write_trace(stream, summary.profile.processes)
+    if isinstance(prepared.run.settings.profile, Path):
+        with suppress(OSError):  # which another run may use
+            (prepared.run.settings.profile.parent / DRAFTS).rmdir()
 
 
 def _opened(prepared: Prepared) -> Summary:
@@ -324,7 +332,7 @@ def _record(run: Run, summary: Summary, state: str) -> dict[str, Any]:
     return {
         "state": state,
         "command": ["segpipe", *sys.argv[1:]],
-        "folder": str(Path.cwd()),
+        "folder": summary.folder,
         "settings": run.settings.model_dump(mode="json"),
         "resolved": run.label_settings
         | {"batch": run.model.batch, "device": run.model.device, "threads": run.model.threads},

@@ -17,7 +17,8 @@ from segpipe.pipeline.activation import by_class
 from segpipe.pipeline.arrays import HOST, Array, Arrays
 from segpipe.pipeline.batches import Tile
 from segpipe.pipeline.device import open_session
-from segpipe.pipeline.errors import ModelError
+from segpipe.pipeline.errors import ModelError, one_line
+from segpipe.pipeline.machine import memory
 from segpipe.pipeline.neighbours import batch_tiles, depends_on_batch, one_by_one
 from segpipe.pipeline.outputs import check_output
 from segpipe.pipeline.spec import ModelSpec, by, check_unchanged
@@ -54,12 +55,24 @@ def try_out(spec: ModelSpec) -> ModelSpec:
     Raises:
         ModelError, ContractError, DeviceError: it does not run, or its scores are not what the contract says.
     """
+    _check_memory(spec)
     if spec.batch * math.prod(spec.tiling.tile) > ANNOUNCED:
         LOG.warning("trying %s on a tile of %s, which may take a while", spec.path, by(spec.tiling.tile))
     try:
         return _in_time(_try_host if spec.device == "cpu" else _try_device, spec)
     except MemoryError:
         raise ModelError(f"a tile of {by(spec.tiling.tile)} does not fit into memory: lower --tile or --batch") from None
+
+
+def _check_memory(spec: ModelSpec) -> None:
+    """A batch must fit into the machine's memory twice, in float32, as it does in a trial: where it does not, Linux would
+    kill the process long after it has said yes."""
+    needed = 4 * (2 * math.prod(spec.batch_shape) + spec.batch * spec.contract.scores * math.prod(spec.tiling.tile))
+    if needed > memory():
+        raise ModelError(
+            f"a batch must fit into memory, got {spec.batch} x {spec.contract.channel_count} x {by(spec.tiling.tile)}, "
+            f"which takes {needed / 1e9:.3g} GB of {memory() / 1e9:.3g}: lower --tile or --batch"
+        )
 
 
 def _in_time(trial: Callable[[ModelSpec, RunOptions], ModelSpec], spec: ModelSpec) -> ModelSpec:
@@ -200,5 +213,5 @@ class HostModel:
         try:
             (scores,) = self._session.run([self.spec.output], {self.spec.input: batch}, self._options)
         except Exception as error:  # noqa: BLE001 - onnxruntime raises classes of its own that share no base
-            raise ModelError(f"{self.spec.path} failed on a batch of shape {batch.shape}: {error}") from None
+            raise ModelError(f"{self.spec.path} failed on a batch of shape {batch.shape}: {one_line(error)}") from None
         return scores  # type: ignore[no-any-return]

@@ -106,10 +106,9 @@ def refuse_foreign_log(path: Path) -> None:
     Raises:
         OutputError: it is something else.
     """
-    try:
-        with path.open("rb") as stream:
-            first = stream.readline(HEAD) if path.is_file() else b""
-    except FileNotFoundError:
+    if not path.is_file():
         return
+    with path.open("rb") as stream:
+        first = stream.readline(HEAD)
     if first and not _json_by(lambda value: isinstance(value, dict) and all(key in value for key in _LOG_KEYS))(first):
         raise OutputError(f"--log-file appends to its file, and {path} is no log of segpipe's: name another")

@@ -20,7 +20,7 @@ from segpipe.pipeline.contract import (
 )
 from segpipe.pipeline.device import Kind, Options, Room, check_runtime, resolve_device
 from segpipe.pipeline.ending import Ending, ending_of
-from segpipe.pipeline.errors import ContractError, ModelError, SettingsError
+from segpipe.pipeline.errors import ContractError, ModelError, SettingsError, one_line
 from segpipe.pipeline.form import check_graph, score_count
 from segpipe.pipeline.recognise import told
 from segpipe.pipeline.signature import TensorSpec, signature
@@ -112,7 +112,7 @@ def read_model(path: Path) -> onnx.ModelProto:
     try:
         proto = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # noqa: BLE001 - protobuf raises classes of its own, by implementation
-        raise ModelError(f"{path} is not an ONNX file: {told(path) or error}") from None
+        raise ModelError(f"{path} is not an ONNX file: {told(path) or one_line(error)}") from None
     if not proto.graph.node:
         raise ModelError(f"{path} is not an ONNX file: {told(path) or 'it holds no graph'}")
     return proto

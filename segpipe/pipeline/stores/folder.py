@@ -81,7 +81,8 @@ class Folder(Store):
         self.root.mkdir(parents=True, exist_ok=True)
 
     def read(self, name: str) -> bytes:
-        with open(os.path.join(self.root, name), "rb") as stream:  # noqa: PTH118, PTH123 - half the time of a Path
+        # half the time of a Path
+        with open(os.path.join(self.root, name), "rb", opener=_regular) as stream:  # noqa: PTH118
             return stream.read()
 
     def size(self, name: str) -> int | None:
@@ -179,6 +180,15 @@ class Folder(Store):
 
     def age(self, name: str) -> float:
         return time.time() - (self.root / name).stat().st_mtime
+
+
+def _regular(path: str, flags: int) -> int:
+    """Open a file that has an end: no pipe, which waits for somebody to write, and no device."""
+    file = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.EINVAL, "it must be a regular file", path)
+    return file
 
 
 def _check_own(drafts: Path) -> None:

@@ -75,6 +75,9 @@ def main() -> None:
 @click.option("--nodata", help="Value of pixels without data, in place of the files' own; none: no value.")
 @click.option("--ignore-alpha/--no-ignore-alpha", default=None, help="Bands tagged alpha are none: they hold data.")
 @click.option("--crs", help="CRS of files whose own is missing or wrong: a code such as EPSG:32633, or WKT.")
+@click.option(
+    "--allow-remote-sources/--no-allow-remote-sources", default=None, help="Let a VRT of this machine ask servers."
+)
 @click.option("--tile", help="Tile size in pixels [the contract's].")
 @click.option("--overlap", help="Least overlap of neighbouring tiles in pixels [the contract's].")
 @click.option("--blend", type=click.Choice(BLENDS), help="Weights of a tile towards its edges [gaussian].")
@@ -274,6 +277,9 @@ def _status(output: str, json: bool) -> int:
 @click.option("--nodata", help="Value of pixels without data, in place of the files' own; none: no value.")
 @click.option("--ignore-alpha/--no-ignore-alpha", default=None, help="Bands tagged alpha are none: they hold data.")
 @click.option("--crs", help="CRS of files whose own is missing or wrong: a code such as EPSG:32633, or WKT.")
+@click.option(
+    "--allow-remote-sources/--no-allow-remote-sources", default=None, help="Let a VRT of this machine ask servers."
+)
 @click.option("--tile", help="Tile size in pixels [the contract's].")
 @click.option("--overlap", help="Least overlap of neighbouring tiles in pixels [the contract's].")
 @click.option("--json", is_flag=True, help="Print one JSON object.")

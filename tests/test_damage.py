@@ -100,9 +100,12 @@ def change(path: Path, tag: int, *, kind: int | None = None, count: int | None =
 def test_message_that_is_no_text_is_heard(tmp_path, capfd):
     path = write(tmp_path / "a.tif", RGB, "GTiff", **PLACE)
     (tmp_path / "a.vrt").write_bytes(
-        b'<VRTDataset rasterXSize="130" rasterYSize="90"><VRTRasterBand dataType="Byte" band="1"><N\xff></N></VRTRasterBand>'
+        b'<?xml version="1.0" encoding="ISO-8859-1"?><VRTDataset rasterXSize="130" rasterYSize="90">'
+        b'<VRTRasterBand dataType="Byte" band="1" subClass="N\xff"/></VRTDataset>'
     )
-    assert "cannot be opened" in error_of(tmp_path, "a.vrt")
+    error = error_of(tmp_path, "a.vrt")
+    assert "cannot be opened" in error
+    assert "N\ufffd" in error
     assert path.exists()
     assert "Traceback" not in capfd.readouterr().err
 

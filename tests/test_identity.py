@@ -307,7 +307,7 @@ def test_all_that_a_vrt_is_made_of_belongs_to_it(touched, run, tmp_path):
     assert run("parts/s.vrt") == []
 
 
-def test_a_source_of_a_vrt_is_opened_once_and_a_damaged_one_is_named(tmp_path, monkeypatch):
+def test_a_source_of_a_vrt_is_opened_once_before_and_after_gdal_and_a_damaged_one_is_named(tmp_path, monkeypatch):
     scene(tmp_path / "a.tif", nodata=0)
     scene(tmp_path / "b.tif")
     mosaic(tmp_path / "inner", "b.tif")
@@ -317,7 +317,7 @@ def test_a_source_of_a_vrt_is_opened_once_and_a_damaged_one_is_named(tmp_path, m
     contracted = Contract.model_validate(contract(3))
     with gdal_options():
         RasterSource(str(tmp_path / "s.vrt"), contracted).close()
-        assert sorted(opened) == ["a.tif", "b.tif", "inner", "s.vrt"]
+        assert sorted(opened) == sorted(2 * ["a.tif", "b.tif", "inner", "s.vrt"])
         data = (tmp_path / "a.tif").read_bytes()
         (tmp_path / "a.tif").write_bytes(data.replace(struct.pack("<HH", 42113, 2), struct.pack("<HH", 42113, 3)))
         with pytest.raises(SourceError, match=r"a.tif is damaged: its tag 42113, GDAL_NODATA"):

@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rasterio.errors import RasterioError
-from rasterio.io import DatasetReader
 
 from segpipe.inspect.facts import Facts
 from segpipe.inspect.model import inspect_model
 from segpipe.inspect.raster import inspect_raster
 from segpipe.pipeline.cases import SUFFIXES
 from segpipe.pipeline.config import Settings
-from segpipe.pipeline.errors import InputError, ModelError, SettingsError
-from segpipe.pipeline.gdal import DRIVERS, any_name, gdal_options
+from segpipe.pipeline.errors import InputError, ModelError, SettingsError, SourceError
+from segpipe.pipeline.gdal import DRIVERS, gdal_options, open_raster
 from segpipe.pipeline.recognise import told
 from segpipe.pipeline.spec import read_model
 from segpipe.pipeline.stores.bucket import is_remote, plain_path
@@ -68,9 +67,11 @@ def _is_model(file: str) -> bool:
 
 def _opens_as_raster(file: str) -> bool:
     try:
-        DatasetReader(any_name(file), driver=list(DRIVERS), sharing=False).close()
+        open_raster(file).close()
     except RasterioError:
         return False
+    except SourceError:
+        return True  # a VRT that leads elsewhere, which its inspection says
     return True
 
 

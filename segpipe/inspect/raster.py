@@ -17,9 +17,10 @@ from segpipe.inspect.pixels import valid_share
 from segpipe.pipeline.batches import findings_of, note_findings, open_sheet
 from segpipe.pipeline.cases import Case
 from segpipe.pipeline.config import Settings
+from segpipe.pipeline.confine import confined
 from segpipe.pipeline.contract import Contract, parse_contract
 from segpipe.pipeline.errors import SourceError, foreseen
-from segpipe.pipeline.gdal import gdal_errors, open_raster
+from segpipe.pipeline.gdal import gdal_errors, open_raster, stays_here
 from segpipe.pipeline.grid import Grid, crs_notes, read_grid
 from segpipe.pipeline.ground import ground_of, place_of
 from segpipe.pipeline.model import try_out
@@ -37,8 +38,8 @@ def inspect_raster(file: str, settings: Settings, model: Path | None) -> RasterF
     """
     errors: list[str] = []
     with explained(file), gdal_errors(SourceError, f"{file} cannot be opened"):
-        dataset = open_raster(file)
-    with closing(dataset):
+        dataset = open_raster(file, remote=settings.allow_remote_sources)
+    with closing(dataset), confined(stays_here(file, remote=settings.allow_remote_sources)):
         with gdal_errors(SourceError, f"{file} cannot be read"):  # first: rasterio raises an error of pixels again later
             seen = _raster_facts(dataset, read_grid(dataset, settings.crs))
             place_notes = _place_notes(dataset, settings.crs)

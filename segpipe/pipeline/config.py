@@ -88,6 +88,8 @@ class Settings(BaseModel):
     """Bands that are tagged alpha are none: they make no pixel invalid, and may be channels."""
     crs: Said | None = None
     """Of files whose own is missing or wrong: a code or WKT."""
+    allow_remote_sources: bool = Field(default=False, strict=True)
+    """A VRT of this machine may lead to servers, and one on a server to anything."""
     tile: tuple[Tile, ...] | None = None
     overlap: tuple[Overlap, ...] | None = None
     blend: Blend = "gaussian"
@@ -139,7 +141,13 @@ class Settings(BaseModel):
 
     @property
     def overrides(self) -> Overrides:
-        return Overrides(self.bands, nodata=self.nodata, ignore_alpha=self.ignore_alpha, crs=self.crs)
+        return Overrides(
+            self.bands,
+            nodata=self.nodata,
+            ignore_alpha=self.ignore_alpha,
+            crs=self.crs,
+            remote=self.allow_remote_sources,
+        )
 
     @field_validator("input", mode="before")
     @classmethod

@@ -16,17 +16,19 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.session import DummySession
 
+from segpipe.pipeline.confine import allow_drivers, confined
 from segpipe.pipeline.environment import settle
 from segpipe.pipeline.errors import SegpipeError, SourceError, one_line
 from segpipe.pipeline.faults import is_passing
 from segpipe.pipeline.files import is_utf8
 from segpipe.pipeline.gdal_messages import Messages, as_text, harmful, listen, messages
 from segpipe.pipeline.gdal_readers import WhoseError, reading
+from segpipe.pipeline.references import check_references, servers
 from segpipe.pipeline.stores.bucket import gdal_endpoint, in_bucket, is_lonely, is_remote
 
 DRIVERS = ("GTiff", "VRT", "JP2OpenJPEG", "PNG", "JPEG", "WEBP", "BMP", "HFA")
 """Formats that are opened. An explicit list: a file must not decide by its content which of GDAL's 150 drivers reads it.
-The sources of a VRT are GDAL's to open, in any format; the record names them."""
+The sources of a VRT are GDAL's to open, by the drivers of ``confine.py``; the record names them."""
 
 CACHE_MB, MOST_CACHE_MB = 128, 1024
 """GDAL's block cache, which is one for the process: at least what most cases need, at most what any gets."""
@@ -36,6 +38,10 @@ OPTIONS = {
     "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",
     # A truncated JPEG decodes as grey with a warning only: such a mask would hide the damage.
     "GDAL_ERROR_ON_LIBJPEG_WARNING": "YES",
+    # A file that says how its pixels are computed does not say it in Python.
+    "GDAL_VRT_ENABLE_PYTHON": "NO",
+    # From GDAL 3.12 on; references.py sees to it in any.
+    "GDAL_VRT_RAWRASTERBAND_ALLOWED_SOURCE": "SIBLING_OR_CHILD_OF_VRT_PATH",
     # What is opened again is asked for again: it may have changed.
     "CPL_VSIL_CURL_NON_CACHED": "/vsis3/:/vsicurl/:/vsigs/:/vsiaz/:/vsiadls/:/vsioss/:/vsiswift/",
 }
@@ -129,11 +135,27 @@ def any_name(path: str) -> str:
     return path if is_utf8(path) else _Name(path)
 
 
-def open_raster(path: str) -> DatasetReader:
-    """A dataset of one of the formats that are opened; one handle, for one thread."""
-    with opening(path):
+def open_raster(path: str, *, remote: bool = False) -> DatasetReader:
+    """A dataset of one of the formats that are opened; one handle, for one thread.
+
+    Args:
+        path: what GDAL opens.
+        remote: whether a file of this machine may lead to servers, and a VRT on a server to anything.
+
+    Raises:
+        SourceError: it leads where it may not.
+        RasterioError: GDAL does not open it.
+    """
+    allow_drivers(remote=remote)
+    with opening(path), confined(stays_here(path, remote=remote)):
+        check_references(path, remote=remote)
         # rasterio.open takes one driver only; what it returns takes several
         return DatasetReader(any_name(path), driver=list(DRIVERS), sharing=False)
+
+
+def stays_here(path: str, *, remote: bool) -> bool:
+    """Whether nothing but this machine may be asked for a case."""
+    return not (remote or servers(path))
 
 
 READ_BYTES = 2**23

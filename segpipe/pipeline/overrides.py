@@ -21,6 +21,8 @@ class Overrides:
     """Bands that are tagged alpha are none: they make no pixel invalid."""
     crs: str | None = None
     """A code or WKT, for the files' geotransforms or control points."""
+    remote: bool = False
+    """A file of this machine may lead to servers, and a VRT on a server to anything."""
 
 
 def parse_nodata(value: Any) -> Nodata:

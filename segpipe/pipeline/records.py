@@ -196,7 +196,7 @@ def _is_done(case: Case, run: Run, beside: Beside, warn: Callable[[str], None]) 
         and (record["confidence"] or not run.settings.confidence)
         and (record.get("verified") is True or not run.settings.verify_input)
         and (style_name(case) in record["outputs"] or not run.styled)
-        and is_same_input(record["input"], case.path, beside)
+        and is_same_input(record["input"], case.path, beside, remote=run.settings.allow_remote_sources)
         and _are_whole(output, record, warn)
     )
 

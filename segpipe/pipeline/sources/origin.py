@@ -1,11 +1,9 @@
 """Which files a dataset's pixels, validity and place come from."""
 
 import os
-import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BufferedReader
-from itertools import pairwise
 from pathlib import Path
 
 from rasterio.io import DatasetReader
@@ -13,13 +11,8 @@ from rasterio.io import DatasetReader
 from segpipe.pipeline.gdal import gdal_options, open_raster, source_errors
 from segpipe.pipeline.gdal_readers import pinned
 from segpipe.pipeline.identity import Beside, identities, world_files
+from segpipe.pipeline.references import NAMING, parts_of, words_of
 from segpipe.pipeline.stores.bucket import is_remote
-
-SOURCES = frozenset({"SourceFilename", "SourceDataset"})
-"""Elements of a VRT that name a dataset."""
-
-CONNECTION = re.compile(r'[:"?]')
-"""Between the words of a subdataset's name, as in ``NETCDF:"a.nc":band1``."""
 
 SURE = (".msk", ".aux.xml", ".ovr")
 """What belongs to a file even if GDAL makes nothing of it; a world file does, too."""
@@ -103,23 +96,26 @@ def _named(vrt: str, look: Look | None) -> list[str]:
     except ET.ParseError:
         return []  # GDAL's parser takes more; what it opens it lists
     folder = str(Path(vrt).parent)
-    return [file for element in root.iter() if element.tag in SOURCES for file in _files(folder, element)]
+    words = ((name, folder if relative else "") for key, name, relative in words_of(root) if key in NAMING)
+    return [file for name, start in words for file in _files(name, start)]
 
 
-def _files(folder: str, element: ET.Element) -> list[str]:
+def _files(name: str, start: str) -> list[str]:
     """The file that a source names, or of which it names a part; both where there are both."""
-    name = (element.text or "").strip()
-    start = folder if element.get("relativeToVRT", element.get("relativetoVRT", "0")) == "1" else ""
-    cuts = [0, *(match.end() for match in CONNECTION.finditer(name)), len(name) + 1]
-    words = [name, *(name[a : b - 1] for a, b in pairwise(cuts)), *(name[a:] for a in cuts[1:-1])]
-    places = (os.path.join(start, word) for word in words if word)  # noqa: PTH118 - keeps a leading ./
+    places = (os.path.join(start, word) for word in parts_of(name) if word)  # noqa: PTH118 - keeps a leading ./
     return [place for place in places if os.path.isfile(place)]  # noqa: PTH113
 
 
-def is_same_input(told: dict[str, object], path: str, beside: Beside) -> bool:
+def is_same_input(told: dict[str, object], path: str, beside: Beside, *, remote: bool = False) -> bool:
     """Whether what would be read of a case now is what a record says was read then.
 
     Every file must be as it was. Where another one lies beside it that GDAL may read, GDAL says whether it does.
+
+    Args:
+        told: what the record says of the input.
+        path: of the case.
+        beside: what has been seen of folders for other cases a moment ago.
+        remote: whether a case of this machine may ask servers.
 
     Raises:
         OSError, SourceError: that cannot be seen.
@@ -134,7 +130,7 @@ def is_same_input(told: dict[str, object], path: str, beside: Beside) -> bool:
     there = [beside.named(path), *beside.sidecars(path)]
     near = {beside.place(file): file for file in there}
     unread = known <= near.keys() and not any(_may_be_read(near[place], path, there) for place in near.keys() - known)
-    return unread or {beside.place(beside.named(file)) for file in files_now(path)} <= known
+    return unread or {beside.place(beside.named(file)) for file in files_now(path, remote=remote)} <= known
 
 
 def _may_be_read(file: str, path: str, there: Sequence[str]) -> bool:
@@ -159,16 +155,16 @@ def _is_of_a_sensor(file: str) -> bool:
     return any(mark in head for mark in SENSORS)
 
 
-def files_now(path: str) -> list[str]:
+def files_now(path: str, *, remote: bool = False) -> list[str]:
     """All files that a case would be read from.
 
     Raises:
         SourceError: it cannot be opened.
     """
     with gdal_options():
-        return pinned(lambda: _files_now(path))
+        return pinned(lambda: _files_now(path, remote))
 
 
-def _files_now(path: str) -> list[str]:
-    with source_errors(f"{path} cannot be opened", (path,)), open_raster(path) as dataset:
+def _files_now(path: str, remote: bool) -> list[str]:
+    with source_errors(f"{path} cannot be opened", (path,)), open_raster(path, remote=remote) as dataset:
         return files_of(dataset)

@@ -15,9 +15,10 @@ from rasterio.enums import ColorInterp, Interleaving
 from rasterio.io import DatasetReader
 from rasterio.windows import Window as RasterWindow
 
+from segpipe.pipeline.confine import confined
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.errors import SourceError
-from segpipe.pipeline.gdal import MOST_CACHE_MB, at_one_go, decode_with, open_raster, source_errors
+from segpipe.pipeline.gdal import MOST_CACHE_MB, at_one_go, decode_with, open_raster, source_errors, stays_here
 from segpipe.pipeline.gdal_readers import pinned
 from segpipe.pipeline.grid import crs_notes, read_grid
 from segpipe.pipeline.identity import world_files
@@ -60,14 +61,15 @@ class RasterSource:
     """A raster that rasterio opens; one handle, for one thread."""
 
     def __init__(self, path: str, contract: Contract, overrides: Overrides = AS_STORED) -> None:
-        self._path = path
+        self._path, self._remote = path, overrides.remote
+        self._here = stays_here(path, remote=overrides.remote)
         pinned(lambda: self._begin(contract, overrides))
 
     def _begin(self, contract: Contract, overrides: Overrides) -> None:
         self.files: tuple[str, ...] = (self._path,)
         self._dataset = self._opened()
         try:
-            with source_errors(f"{self._path} cannot be opened", self.files):
+            with confined(self._here), source_errors(f"{self._path} cannot be opened", self.files):
                 self._describe(contract, overrides)
         except BaseException:
             self._dataset.close()
@@ -100,7 +102,7 @@ class RasterSource:
     def _opened(self) -> DatasetReader:
         _refuse_special(self._path)
         with explained(self._path), source_errors(f"{self._path} cannot be opened", self.files):
-            dataset = open_raster(self._path)
+            dataset = open_raster(self._path, remote=self._remote)
             take_exif(dataset)
             return dataset
 
@@ -187,7 +189,8 @@ class RasterSource:
     def _unreadable(self, window: Window) -> Iterator[None]:
         (row, col), (height, width) = window.start, window.shape
         columns = f"column {col}" if width <= height else f"columns {col} to {col + width - 1}"
-        with explained(self._path), source_errors(f"{self._path} cannot be read at row {row}, {columns}", self.files):
+        unreadable = source_errors(f"{self._path} cannot be read at row {row}, {columns}", self.files)
+        with explained(self._path), confined(self._here), unreadable:
             yield
 
     def decode_with(self, threads: int) -> None:

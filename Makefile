@@ -6,6 +6,12 @@ OUT := demo-out
 
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable
 
+# one worker for each processor; files go to them as tests/conftest.py puts them, those that take longest first
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
+
+# uv installs no byte code: without a cache of it, each of some thousand processes would compile dask or torch anew
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-slow check bench clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -25,10 +31,10 @@ demo: $(VENV)/installed
 	@echo "masks, records and areas.csv are in $(OUT)/: open $(OUT)/morava.tif in QGIS"
 
 test: $(VENV)/developed
-	$(BIN)/pytest -m "not slow" -n auto --dist loadfile
+	$(BIN)/pytest -m "not slow" $(PARALLEL)
 
 test-slow: $(VENV)/developed
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow $(PARALLEL)
 
 check: $(VENV)/developed
 	$(BIN)/ruff check .

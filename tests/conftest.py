@@ -21,11 +21,43 @@ settings.load_profile("segpipe")
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
+LONGEST = [
+    "kills",
+    "families",
+    "mutants",
+    "night",
+    "cluster",
+    "export",
+    "retries",
+    "kubernetes",
+    "benchmarks",
+    "cli",
+    "shared_rasters",
+    "s3",
+    "validity",
+    "profile",
+    "environment",
+    "same_bytes",
+    "many",
+    "unusual",
+    "damage",
+    "privacy",
+    "tensors",
+    "streams",
+    "real_models",
+    "attach",
+    "tune",
+]
+"""Files that take more than half a minute of a processor: with the longest first, no worker is left alone at the end."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests on real data run where the data is, beside the checkout; others where a batch system or a GPU is."""
     needed = {"shared_data": SHARED.is_dir(), "slurm": _has_slurm(), "gpu": _has_gpu()}
     absent = {name for name, there in needed.items() if not there}
-    items[:] = [item for item in items if not absent & set(item.keywords)]
+    places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    kept = [item for item in items if not absent & set(item.keywords)]
+    items[:] = sorted(kept, key=lambda item: places.get(item.path.stem, len(places)))
 
 
 def _has_gpu() -> bool:
@@ -72,9 +104,26 @@ def raster(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
 @pytest.fixture
-def segpipe(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run ``segpipe`` in a process of its own, as a user does; output and exit code come back."""
+def segpipe(tmp_path: Path, segpipe_process: Command) -> Command:
+    """Run ``segpipe``, below the temporary folder if none is named; output and exit code come back.
+
+    It runs in this process, or, with options of ``subprocess.run`` such as ``env``, in one of its own.
+    """
+    from command import invoke
+
+    def run(*arguments: Any, cwd: Path = tmp_path, **options: Any) -> subprocess.CompletedProcess[str]:
+        return segpipe_process(*arguments, cwd=cwd, **options) if options else invoke(arguments, cwd)
+
+    return run
+
+
+@pytest.fixture
+def segpipe_process(tmp_path: Path) -> Command:
+    """Run ``segpipe`` in a process of its own, as a user does: for tests of what a process inherits, hears or ends with."""
 
     def run(*arguments: Any, timeout: float = 120, **options: Any) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "segpipe.cli", *map(str, arguments)]

@@ -12,13 +12,13 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
+from command import invoke
 from networks import Network, contract, local, pixelwise
 from onnx import TensorProto
 
@@ -135,17 +135,6 @@ def fresh_scenes(root: Path) -> Path:
     return root
 
 
-def side_by_side(commands: list[tuple[Path, str]]) -> list[subprocess.CompletedProcess[str]]:
-    """``segpipe run`` with each of many arguments, each in its folder, a few at once: most of their time is start-up."""
-
-    def one(command: tuple[Path, str]) -> subprocess.CompletedProcess[str]:
-        arguments = [*SEGPIPE, "run", *command[1].split()]
-        return subprocess.run(arguments, cwd=command[0], capture_output=True, text=True, timeout=120, check=False)
-
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        return list(pool.map(one, commands))
-
-
 @pytest.fixture(scope="module")
 def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What came of every line of ``REFUSED``, and its files before and after."""
@@ -153,7 +142,9 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     for root, (_, made, _, _) in zip(roots, REFUSED, strict=True):
         made(root)
     before = [files_below(root) for root in roots]
-    done = side_by_side([(root, f"{case[2]} --executor serial") for root, case in zip(roots, REFUSED, strict=True)])
+    done = [
+        invoke(["run", *case[2].split(), "--executor", "serial"], root) for root, case in zip(roots, REFUSED, strict=True)
+    ]
     after = [files_below(root) for root in roots]
     return {case[0]: result for case, *result in zip(REFUSED, done, before, after, strict=True)}
 
@@ -362,7 +353,7 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> dict[str, subprocess.Comp
     text("lists/again.txt", "../in/a.tif\n../in/a.tif\n")(root)
     text("lists/l.csv", 'date,path,note\n1,../in/a.tif,"x, y"\n2,../in/sub/deep/c.tif,\n')(root)
     text("lists/bare.csv", "../in/a.tif,1\n../in/sub/deep/c.tif,2\n")(root)
-    done = side_by_side([(root, f"{arguments} -m m.onnx --dry-run") for _, arguments, _ in NAMED])
+    done = [invoke(["run", *arguments.split(), "-m", "m.onnx", "--dry-run"], root) for _, arguments, _ in NAMED]
     return dict(zip([case[0] for case in NAMED], done, strict=True))
 
 
@@ -443,7 +434,7 @@ CASES = 4
 
 def long_arguments(out: Path, executor: str) -> list[str]:
     choices = ["--confidence", "--executor", executor, "--device", "cpu"]
-    return [*SEGPIPE, "run", "-i", "in", "-m", "m.onnx", "-o", str(out), *choices]
+    return ["run", "-i", "in", "-m", "m.onnx", "-o", str(out), *choices]
 
 
 @pytest.fixture(scope="module")
@@ -457,14 +448,14 @@ def long_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ) as f:
             f.write(noise(3, 360, 360, seed=i))
     local(root / "m.onnx", align=8, tile=[64, 64], overlap=[32, 32])
-    subprocess.run(long_arguments(root / "whole", "serial"), cwd=root, capture_output=True, timeout=120, check=True)
+    assert invoke(long_arguments(root / "whole", "serial"), root).returncode == 0
     return root
 
 
 def started(root: Path, out: Path, executor: str) -> subprocess.Popen[bytes]:
     """A run in a session of its own, once its first case is done."""
     silent: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(long_arguments(out, executor), cwd=root, start_new_session=True, **silent)
+    process = subprocess.Popen([*SEGPIPE, *long_arguments(out, executor)], cwd=root, start_new_session=True, **silent)
     limit = time.monotonic() + 60
     while not list(out.glob("[0-9].json")) and time.monotonic() < limit:
         time.sleep(0.02)
@@ -511,7 +502,7 @@ def test_an_interrupted_run_can_go_on(executor, number, tell, long_run, tmp_path
     # workers may finish what they had begun; nothing more is begun
     assert len(record["done"]) < CASES or executor == "dask"
     assert [p.name for p in out.iterdir() if p.name.startswith(".")] == []
-    subprocess.run(long_arguments(out, executor), cwd=long_run, capture_output=True, timeout=120, check=True)
+    assert invoke(long_arguments(out, executor), long_run).returncode == 0
     record = run_json(out)
     assert record["skipped"]
     assert len(record["skipped"]) + len(record["done"]) == CASES

@@ -23,6 +23,7 @@ import onnxruntime
 import pytest
 import rasterio
 import torch
+from command import invoke
 from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional
@@ -1302,14 +1303,7 @@ def test_only_segpipe_writes_unless_asked(flags, terms, tmp_path):
     torch.save(seeded(Plain()).state_dict(), tmp_path / "w.pt")
     line = ["w.pt", "--module", "test_export:Loud", "--classes", str(terms()), "--bands", "r,g,b", "--tile", "64", *flags]
     line += ["--fixed-size", "-o", "m.onnx"]
-    done = subprocess.run(
-        [sys.executable, "-m", "segpipe.cli", "export", *line],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    done = invoke(["export", *line], tmp_path)
     assert done.returncode == 0, done.stderr
     steps = ["loading", "measuring", "exporting", "converting", "comparing"]
     others = [line for line in done.stderr.splitlines() if not line.startswith(tuple(steps))]

@@ -301,6 +301,23 @@ def test_a_pipe_beside_a_raster_is_refused_and_not_waited_for(name, raster, tmp_
         RasterSource(str(tmp_path / "a.tif"), parse_contract(contract(3), "test"))
 
 
+def test_a_pipe_among_the_sources_of_a_vrt_is_refused(raster, tmp_path):
+    raster("a.tif", PIXELS)
+    rasterio.shutil.copy(tmp_path / "a.tif", tmp_path / "a.vrt", driver="VRT")
+    (tmp_path / "a.tif").unlink()
+    os.mkfifo(tmp_path / "a.tif")
+    with pytest.raises(SourceError, match=r"a\.tif: an input must be a regular file"):
+        RasterSource(str(tmp_path / "a.vrt"), parse_contract(contract(3), "test"))
+
+
+def test_inspect_does_not_wait_for_a_pipe(segpipe, tmp_path):
+    os.mkfifo(tmp_path / "a.tif")
+    done = segpipe("inspect", "a.tif", timeout=60)
+    assert done.returncode == 2
+    assert "a.tif" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_pipe_in_a_folder_costs_only_itself(raster, segpipe, tmp_path):
     raster("in/good.tif", PIXELS)
     os.mkfifo(tmp_path / "in" / "pipe.tif")

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from segpipe.pipeline.confine import read_start
 from segpipe.pipeline.errors import SourceError
+from segpipe.pipeline.identity import world_files
 
 NAMING = frozenset({"sourcefilename", "sourcedataset"})
 """Elements and attributes of a VRT that name a dataset, in lower case."""
@@ -50,6 +51,7 @@ AWAY = (
     "{0}: a VRT on a server must read from that server alone, and this one leads to {2}: bring them to one place, or let it "
     "read anything, where you trust it: segpipe run and inspect take --allow-remote-sources"
 )
+SPECIAL = "{}: an input must be a regular file, and it is a pipe, a socket or a device: take it away"
 RAW = "{}: raw bands of a VRT must come from a file beside or below it, got {}: bring the file there"
 
 
@@ -83,14 +85,27 @@ def check_references(path: str, *, remote: bool = False) -> None:
         remote: it may lead to any server, and from a server to anything; raw bands still lie beside their VRT.
 
     Raises:
-        SourceError: a VRT, or what GDAL reads with the raster, leads elsewhere; or a raw band comes from elsewhere.
+        SourceError: a VRT, or what GDAL reads with the raster, leads elsewhere; a raw band comes from elsewhere; or what it
+            leads to is no regular file.
     """
     home, seen, left = _Home(path, servers(path), remote), set[str](), [_inner(path)]
     while left:
         file = left.pop()
+        _check_regular(file)
         if file not in seen:
             seen.add(file)
             left += _followed(file, home)
+
+
+def _check_regular(file: str) -> None:
+    """Opening a pipe waits for whoever writes to it, for ever; GDAL opens sidecars unasked."""
+    for name in (file, *(file + end for end in (*BESIDE, ".aux.xml", ".aux")), *world_files(file)):
+        if _exists(name) and not _is_file(name) and not os.path.isdir(name):  # noqa: PTH112 - however long
+            raise SourceError(SPECIAL.format(name))
+
+
+def _exists(name: str) -> bool:
+    return not name.startswith("/vsi") and os.path.exists(name)  # noqa: PTH110 - however long
 
 
 def _inner(name: str) -> str:
@@ -164,7 +179,7 @@ def _named(file: str, root: ET.Element, home: _Home) -> list[str]:
             rule = AWAY if home.servers else REMOTE
             raise SourceError(rule.format(home.case, "a VRT" if file == home.case else file, _short(foreign, text)))
         if not home.servers:
-            found += [place for place in _places(file, text) if not servers(place) and _is_file(place)]
+            found += [place for place in _places(file, text) if not servers(place) and (_is_file(place) or _exists(place))]
         elif key in NAMING and not home.anywhere:
             found += _on_server(file, text, home, relative=relative)
     return found

@@ -21,7 +21,6 @@ from segpipe.pipeline.errors import SourceError
 from segpipe.pipeline.gdal import MOST_CACHE_MB, at_one_go, decode_with, open_raster, source_errors, stays_here
 from segpipe.pipeline.gdal_readers import pinned
 from segpipe.pipeline.grid import crs_notes, read_grid
-from segpipe.pipeline.identity import world_files
 from segpipe.pipeline.overrides import AS_STORED, Overrides
 from segpipe.pipeline.sources import Begun, Invalid, Pixels
 from segpipe.pipeline.sources.bands import alpha_bands, bands_of, match_bands
@@ -100,7 +99,6 @@ class RasterSource:
                 yield LOOKS_LIKE_DATA.format(band)
 
     def _opened(self) -> DatasetReader:
-        _refuse_special(self._path)
         with explained(self._path), source_errors(f"{self._path} cannot be opened", self.files):
             dataset = open_raster(self._path, remote=self._remote)
             take_exif(dataset)
@@ -244,15 +242,6 @@ def _span_near(share: float, length: int, block: int, most: int) -> tuple[int, i
 def turned(turn: Turn, pixels: Pixels, invalid: Invalid | None) -> tuple[Pixels, Invalid | None]:
     """Stored pixels and where they are invalid, upright."""
     return turn(pixels), None if invalid is None else turn(invalid)
-
-
-def _refuse_special(path: str) -> None:
-    """Opening a pipe waits for whoever writes to it, for ever; GDAL opens sidecars unasked."""
-    for file in (path, *(path + end for end in (".aux.xml", ".msk", ".ovr", ".aux")), *world_files(path)):
-        if os.path.exists(file) and not os.path.isfile(file) and not os.path.isdir(file):  # noqa: PTH110, PTH112, PTH113 - quick
-            raise SourceError(
-                f"{file}: an input must be a regular file, and it is a pipe, a socket or a device: take it away"
-            )
 
 
 def _raster_window(window: Window) -> RasterWindow:

@@ -64,9 +64,10 @@ def assert_nests(spans: list[dict[str, Any]]) -> None:
     [SERIAL, ("--workers", 2), ("--workers", 2, "--parts", 5), (*SERIAL, "--parts", 3)],
     ids=["serial", "dask", "dask in parts", "serial in parts"],
 )
-def test_shares_add_up_to_the_wall_time(more, scenes, segpipe, tmp_path):
+def test_shares_add_up_to_the_wall_time(more, scenes, segpipe_process, tmp_path):
+    """Of a process of its own: its age counts."""
     started = time.perf_counter()
-    done = segpipe(*command("--profile", *more))
+    done = segpipe_process(*command("--profile", *more))
     wall = time.perf_counter() - started
     assert done.returncode == 0, done.stderr
     found = told(tmp_path / "out")

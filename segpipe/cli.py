@@ -255,7 +255,7 @@ def _guarded(command: Callable[[], int], *, writes: bool = False) -> int:
 def status(output: str, json: bool) -> None:
     """Show what is done, failed and missing in OUTPUT, the folder of a run, and the command that goes on.
 
-    Ends with 1 where a case failed or is missing.
+    Ends with 1 where a case failed or is missing, or the last run died.
     """
     sys.exit(_guarded(lambda: _status(output, json)))
 
@@ -266,7 +266,7 @@ def _status(output: str, json: bool) -> int:
 
     found = read_status(output)
     terminal.print_status(found, json)
-    return SOME_FAILED if found.failed or found.missing or found.problems else 0
+    return SOME_FAILED if found.failed or found.missing or found.problems or found.state == "died" else 0
 
 
 @main.command(short_help="Show what a model or a raster is, and what it would need.")

@@ -317,8 +317,12 @@ def print_status(status: Status, as_json: bool) -> None:
         click.echo(json.dumps(asdict(status), ensure_ascii=False, allow_nan=False))
         return
     running = f", written by {status.running} now" if status.running else ""
+    running += f", last sign of life {status.last_sign}" if status.running and status.last_sign else ""
     rate = f", {status.megapixels_per_second:.1f} Mpx/s in the last run" if status.megapixels_per_second else ""
     say(f"{status.output}{running}")
+    if status.state == "died":
+        who, when = status.died or "it", status.last_sign or "at a time that is not known"
+        say(f"its last run died: {who} gave its last sign of life {when}")
     say(f"{status.done} done, {len(status.failed)} failed, {len(status.missing)} missing{rate}")
     for problem in status.problems:
         say(f"problem  {problem}")
@@ -329,7 +333,7 @@ def print_status(status: Status, as_json: bool) -> None:
         say(f"missing  {name}{parts}")
     if len(status.missing) > LISTED:
         say(f"missing  and {len(status.missing) - LISTED} more")
-    if status.missing or status.failed:
+    if status.missing or status.failed or status.state == "died":
         say(f"to go on: {status.command}")
 
 

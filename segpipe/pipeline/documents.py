@@ -1,11 +1,14 @@
 """TOML and JSON that anybody may have written: read within limits, with one kind of error."""
 
 import json
+import os
 import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from segpipe.pipeline.errors import one_line
 
@@ -21,6 +24,17 @@ WIDEST = 200
 
 _LONG_KEY = re.compile(r"(?m)(?:^|[\[{,])[ \t]*+(?:[\w\"'-]++[ \t]*+\.[ \t]*+)" + f"{{{MOST_LEVELS}}}")
 """Dotted keys nest tables, too, for which tomllib takes time that grows with the square of their number."""
+
+
+def _text(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError("must be text")
+    os.fsencode(value)  # raises a ValueError for halves of characters, which are no bytes of a file name either
+    return value
+
+
+Text = Annotated[Any, AfterValidator(_text)]
+"""A field of text, which may hold bytes of a file name that are no UTF-8: pydantic's own takes none."""
 
 
 class DocumentError(ValueError):

@@ -6,10 +6,11 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 
+from segpipe.pipeline.documents import DocumentError, parse_json
 from segpipe.pipeline.errors import OutputError
 from segpipe.pipeline.files import output_errors
 from segpipe.pipeline.stores import Store
@@ -89,10 +90,27 @@ def locked(output: Store) -> Iterator[bool]:
             output.discard(NAME)
 
 
-def holder_of(output: Store) -> str | None:
-    """Who holds an output now."""
+@dataclass(frozen=True)
+class Sign:
+    """What a lock tells of the run that took it."""
+
+    holder: Holder
+    alive: bool
+    """Whether the run goes on. Of another machine, or container, that is a guess: its last sign of life is recent."""
+    seconds: float | None
+    """Since its last sign of life; None where the store does not say."""
+
+
+def sign_of(output: Store) -> Sign | None:
+    """Who took the lock of an output, and since when nothing has been heard of it; None where there is no lock."""
     holder = _holder(output, NAME)
-    return None if holder is None or _is_gone(holder, output, NAME) else str(holder)
+    if holder is None:
+        return None
+    try:
+        seconds = max(0.0, output.age(NAME))
+    except OSError:
+        seconds = None
+    return Sign(holder, not _is_gone(holder, output, NAME), seconds)
 
 
 def _take(output: Store) -> None:
@@ -104,6 +122,11 @@ def _take(output: Store) -> None:
             was = output.read(NAME)
         except FileNotFoundError:
             continue
+        except (IsADirectoryError, PermissionError) as error:
+            raise OutputError(
+                f"{output.path(NAME)} must be the lock of a run, and cannot be read: {error.strerror}: if no run writes to "
+                f"{output}, remove it; else wait"
+            ) from error
         _refuse_living(output, was)
         if output.replace(NAME, was, mine):
             return
@@ -135,9 +158,11 @@ def _holder(output: Store, name: str) -> Holder | None:
 
 
 def _parsed(told: bytes) -> Holder | None:
+    """None where it names nobody. What a later version adds is passed over."""
     try:
-        holder = Holder(**json.loads(told))
-    except (ValueError, TypeError, RecursionError):
+        values = parse_json(told)
+        holder = Holder(**{field.name: values[field.name] for field in fields(Holder) if field.name in values})
+    except (DocumentError, TypeError):
         return None
     return holder if [type(value) for value in asdict(holder).values()] == [str, int, str, str] else None
 

@@ -1,12 +1,12 @@
 """Which files a run may replace: its own, which are known by their content, whatever their names."""
 
-import json
 import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from segpipe.pipeline.documents import DocumentError, parse_json
 from segpipe.pipeline.errors import OutputError
 from segpipe.pipeline.stores import Store
 
@@ -16,6 +16,9 @@ HEAD = 2**12
 TRACE = b'{"displayTimeUnit": "ms", "traceEvents": ['
 RECORD = re.compile(rb'\{\s*"case": "')
 """How a record begins, also one that has been cut."""
+
+SUMMARY = re.compile(rb'\{\s*"state": "\w+",\s*"command": \[\s*"segpipe"')
+"""How a ``run.json`` begins, also one that has been cut."""
 
 TABLE = b"case,class_id,"
 SIDECAR_DOMAIN = "SEGPIPE"
@@ -39,15 +42,23 @@ def is_summary(value: Any) -> bool:
 
 def _json_by(rule: Callable[[Any], bool]) -> Callable[[bytes], bool]:
     def ours(data: bytes) -> bool:
-        with suppress(ValueError, RecursionError):
-            return rule(json.loads(data))
+        with suppress(DocumentError):
+            return rule(parse_json(data))
         return False
 
     return ours
 
 
+_is_whole_summary = _json_by(is_summary)
+
+
+def _is_own_summary(data: bytes) -> bool:
+    """Whether a file is a ``run.json``, or what a damaged disk has left of one."""
+    return SUMMARY.match(data) is not None or _is_whole_summary(data)
+
+
 TABLES: dict[str, Callable[[bytes], bool]] = {
-    "run.json": _json_by(is_summary),
+    "run.json": _is_own_summary,
     "areas.csv": lambda data: data.startswith(TABLE),
 }
 """What every run leaves that is no case's, and how each is known."""

@@ -1,24 +1,26 @@
 """What a run leaves beside its masks: a record per case and the table of areas; and what they say of work done before."""
 
 import csv
-import json
 import logging
 import math
 import platform
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import onnxruntime
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rasterio.io import DatasetReader
 
 from segpipe import __version__
 from segpipe.pipeline.cases import Case, Failure, Found
 from segpipe.pipeline.config import Settings
 from segpipe.pipeline.device import gpu_facts, told
+from segpipe.pipeline.documents import DocumentError, Text, parse_json
 from segpipe.pipeline.errors import OutputError, SourceError
 from segpipe.pipeline.faults import is_passing
 from segpipe.pipeline.files import output_errors
@@ -35,20 +37,54 @@ LOG = logging.getLogger("segpipe")
 
 AREA_COLUMNS = ("case", "class_id", "class_name", "pixels", "area", "unit", "share")
 
-NEEDED: dict[str, type] = {
-    "case": str,
-    "segpipe": str,
-    "input": dict,
-    "model": dict,
-    "settings": dict,
-    "confidence": bool,
-    "outputs": list,
-    "valid": dict,
-    "areas": list,
-}
-"""Keys without which a record says nothing of work done."""
-
 Record = dict[str, Any]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+
+class _File(_Strict):
+    path: Text
+
+
+class _Input(_Strict):
+    path: Text
+    shape: Annotated[list[Annotated[int, Field(gt=0)]], Field(min_length=1)]
+    files: list[_File]
+
+
+class _Model(_Strict):
+    sha256: Text
+
+
+class _Valid(_Strict):
+    pixels: Count
+    hectares: float | None
+
+
+class _Area(_Strict):
+    class_id: int | None
+    class_name: Text
+    pixels: Count
+    area: float | None
+    unit: Text
+    share: float | None
+
+
+class _Whole(_Strict):
+    """What a record must say, by whatever version it was written; without it nothing is known of work done."""
+
+    case: Text
+    segpipe: Text
+    input: _Input
+    model: _Model
+    settings: Record
+    confidence: bool
+    outputs: list[Text]
+    valid: _Valid
+    areas: list[_Area]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +181,25 @@ def record_name(case: Case) -> str:
 def read_record(output: Store, case: Case) -> Record | None:
     """The record of a case, or None where there is none that segpipe wrote."""
     try:
-        record = json.loads(output.read(record_name(case)))
-    except (OSError, ValueError):
+        return _parsed(output.read(record_name(case)), case)
+    except OSError:
         return None
-    ours = isinstance(record, dict) and all(isinstance(record.get(key), kind) for key, kind in NEEDED.items())
-    return record if ours else None
+
+
+def _parsed(data: bytes, case: Case) -> Record | None:
+    """None where it is not the whole record of this case: what it says its files are called leads nowhere else, too."""
+    try:
+        record: Record = parse_json(data)
+        told = _Whole.model_validate(record)
+    except (DocumentError, ValidationError):
+        return None
+    return record if told.case == case.name and {*told.outputs} <= {*targets(case)} else None
+
+
+def _warn_of_damage(output: Store, case: Case, warn: Callable[[str], None]) -> None:
+    with suppress(OSError):
+        if is_own_record(output.read(record_name(case))):
+            warn(f"warning: {output.path(record_name(case))} is damaged: its case is done again")
 
 
 def is_done(case: Case, run: Run, beside: Beside | None = None, warn: Callable[[str], None] = lambda _: None) -> bool:
@@ -159,7 +209,7 @@ def is_done(case: Case, run: Run, beside: Beside | None = None, warn: Callable[[
         case: in question.
         run: that it would be done in.
         beside: what has been seen of folders for other cases a moment ago.
-        warn: told of a mask that is damaged.
+        warn: told of a mask or record that is damaged.
     """
     try:
         return _is_done(case, run, beside or Beside(), warn)
@@ -168,7 +218,7 @@ def is_done(case: Case, run: Run, beside: Beside | None = None, warn: Callable[[
 
 
 def done_cases(cases: Iterable[Case], run: Run) -> list[Case]:
-    """Those that are done; a warning names damaged masks.
+    """Those that are done; a warning names damaged masks and records.
 
     Where a folder of the output has no record, no case of it is looked for: a request each.
     """
@@ -189,6 +239,7 @@ def _is_done(case: Case, run: Run, beside: Beside, warn: Callable[[str], None]) 
     output = run.output
     record = read_record(output, case)
     if record is None:
+        _warn_of_damage(output, case, warn)
         return False
     return (
         record["model"].get("sha256") == run.model.sha256

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.pipeline.documents import DocumentError, parse_json
 from segpipe.pipeline.errors import OutputError, SettingsError
 from segpipe.pipeline.machine import processors
 from segpipe.pipeline.model import HostModel
@@ -192,10 +193,18 @@ def recall(file: Path, key: str) -> Trial | None:
     """A trial of before; None where there is none, or the file is not one that segpipe wrote."""
     try:
         told = _read(file)[key]
-        seconds = {Split(calls, threads): taken for calls, threads, taken in told["seconds"]}
-        return Trial(Split(*told["split"]), seconds)
+        seconds = {
+            _split(calls, threads): None if taken is None else float(taken) for calls, threads, taken in told["seconds"]
+        }
+        return Trial(_split(*told["split"]), seconds)
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def _split(calls: Any, threads: Any) -> Split:
+    if type(calls) is not int or type(threads) is not int:
+        raise TypeError
+    return Split(calls, threads)
 
 
 def remember(file: Path | None, key: str, trial: Trial) -> None:
@@ -213,7 +222,7 @@ def remember(file: Path | None, key: str, trial: Trial) -> None:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        told = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        told = parse_json(file.read_bytes())
+    except (OSError, DocumentError):
         return {}
     return told if isinstance(told, dict) else {}

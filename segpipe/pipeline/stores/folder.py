@@ -185,7 +185,8 @@ class Folder(Store):
 def _regular(path: str, flags: int) -> int:
     """Open a file that has an end: no pipe, which waits for somebody to write, and no device."""
     file = os.open(path, flags | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(file).st_mode):
+    mode = os.fstat(file).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # of a folder Python says so
         os.close(file)
         raise OSError(errno.EINVAL, "it must be a regular file", path)
     return file

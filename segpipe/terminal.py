@@ -17,6 +17,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from segpipe.pipeline.cases import SUFFIXES, listed
+from segpipe.pipeline.disk import forecast, shortages
 from segpipe.pipeline.launch import Prepared, Summary
 from segpipe.pipeline.ledger import State
 from segpipe.pipeline.plan import Plan, memory_mb, worker_memory
@@ -371,6 +372,9 @@ def print_plan(prepared: Prepared) -> None:
         f"{windows} windows in {jobs} jobs; {plan.workers} workers, calls in flight in each: {plan.calls}; "
         f"about {memory_mb(plan, run):,.0f} MB of memory per worker"
     )
+    click.echo(f"disk  {forecast(plan, run)}")
+    for line in shortages(plan, run):
+        click.echo(line)
 
 
 def note_lines(prepared: Prepared) -> list[str]:
@@ -380,7 +384,7 @@ def note_lines(prepared: Prepared) -> list[str]:
         for note in planned.notes:
             cases.setdefault(note, []).append(planned.case.name)
     lines = [f"note: {names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {note}" for note, names in cases.items()]
-    return [*lines, *_cut_line(prepared.plan), *_memory_line(prepared)]
+    return [*lines, *_cut_line(prepared.plan), *_memory_line(prepared), *shortages(prepared.plan, prepared.run)]
 
 
 def _cut_line(plan: Plan) -> Iterator[str]:

@@ -117,6 +117,8 @@ class Agenda:
                     yield from self._make_again(other)
             yield from outcomes
             return
+        if not outcomes:
+            return  # given up
         (outcome,) = outcomes
         course = self._courses.get(task.case.case.name)
         if course is None:

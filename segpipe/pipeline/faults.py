@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -20,6 +21,12 @@ PASSING = frozenset(
 """What an operating system says of a file server, a disk or a network that is not itself just now. A full disk,
 a file that is gone and one that may not be read are not among them: a wait mends none of these."""
 
+FULL = frozenset(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EROFS") if hasattr(errno, name))
+"""What keeps all that comes after from being written, too."""
+
+FULL_WORDS = {os.strerror(number): number for number in FULL}
+"""GDAL hands on what the operating system says, but not its number."""
+
 FIRST_WAIT = 1.0
 
 T = TypeVar("T")
@@ -32,6 +39,23 @@ def is_passing(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def unwritable(error: BaseException | None, *, writing: bool) -> str | None:
+    """Why nothing else can be written either, in the operating system's words; None where that is not so.
+
+    Args:
+        error: that ended a case.
+        writing: whether it came of writing: an input/output error of an input says nothing of the output.
+    """
+    last = FULL | {errno.EIO} if writing else FULL
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None and error.errno in last:
+            return os.strerror(error.errno)
+        if said := next((words for words in FULL_WORDS if words in str(error)), None):
+            return said
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def waits(retries: int) -> Iterator[float]:

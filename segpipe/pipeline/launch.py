@@ -14,9 +14,10 @@ from typing import Any
 from segpipe.pipeline.cases import Case, Failure, find_input, searched_root
 from segpipe.pipeline.cluster import crew
 from segpipe.pipeline.config import Settings
+from segpipe.pipeline.disk import stopped
 from segpipe.pipeline.environment import settle
 from segpipe.pipeline.errors import OutputError, SegpipeError
-from segpipe.pipeline.faults import persistently
+from segpipe.pipeline.faults import persistently, unwritable
 from segpipe.pipeline.files import output_errors
 from segpipe.pipeline.ledger import Ledger, State
 from segpipe.pipeline.lock import locked
@@ -222,6 +223,8 @@ def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) ->
             summary.interrupted = True
         except SegpipeError as error:
             summary.problems.append(str(error))
+            if said := unwritable(error, writing=isinstance(error, OutputError)):
+                summary.problems.append(_full(prepared, summary, said))
         halt.concluding = True
         _tell_rest(run, summary)
         summary.interrupted |= halt.is_set()
@@ -308,6 +311,7 @@ def _execute(prepared: Prepared, watcher: Watcher, summary: Summary, halt: Halt)
         return
     for cut in plan.cuts:
         keep_cut(cut, run)
+    full: list[str] = []
     outcomes = EXECUTORS[run.settings.executor](plan, run, watcher, halt)
     for outcome in outcomes:
         watcher.outcome(outcome)
@@ -315,8 +319,17 @@ def _execute(prepared: Prepared, watcher: Watcher, summary: Summary, halt: Halt)
         if summary.unusual <= TOLD:
             for text in outcome.warnings:
                 LOG.warning("warning: %s: %s", outcome.case.name, text)
+        if outcome.unwritable and not full:
+            full.append(outcome.unwritable)
         if outcome.error is not None and run.settings.fail_fast:
             break
+    summary.problems += [_full(prepared, summary, said) for said in full]
+
+
+def _full(prepared: Prepared, summary: Summary, said: str) -> str:
+    """That nothing can be written any more, and what to do."""
+    left = summary.ledger.count(State.MISSING) + summary.ledger.count(State.FAILED)
+    return stopped(prepared.plan, prepared.run, left / max(1, len(prepared.cases)), said)
 
 
 def _tell_rest(run: Run, summary: Summary) -> None:

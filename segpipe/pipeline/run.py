@@ -2,12 +2,13 @@
 
 import logging
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import groupby
 from operator import attrgetter
@@ -31,8 +32,8 @@ from segpipe.pipeline.blend import blend
 from segpipe.pipeline.cases import Case
 from segpipe.pipeline.decide import Decided, decide, gathered
 from segpipe.pipeline.decoders import Decoders
-from segpipe.pipeline.errors import DamagedPartError, DeviceMemoryError, SegpipeError, SourceError, foreseen
-from segpipe.pipeline.faults import is_passing, tell, waits
+from segpipe.pipeline.errors import DamagedPartError, DeviceMemoryError, OutputError, SegpipeError, SourceError, foreseen
+from segpipe.pipeline.faults import is_passing, tell, unwritable, waits
 from segpipe.pipeline.gdal import gdal_options
 from segpipe.pipeline.identity import Beside
 from segpipe.pipeline.labels import Decision
@@ -56,7 +57,7 @@ from segpipe.pipeline.records import Run, done_pixels, is_done, refuse_taken
 from segpipe.pipeline.samples import sampled
 from segpipe.pipeline.sources import Source
 from segpipe.pipeline.sources.tiff import verify_files
-from segpipe.pipeline.tasks import Damaged, JoinJob, MeasureJob, Outcome, PartJob, Progress, Returned, Task, Told
+from segpipe.pipeline.tasks import Damaged, GivenUp, JoinJob, MeasureJob, Outcome, PartJob, Progress, Returned, Task, Told
 from segpipe.pipeline.unusual import Judge
 from segpipe.pipeline.windows import Part
 
@@ -86,6 +87,12 @@ class Context:
     calls: int
     """Of the model, in flight at once."""
     progress: Progress
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Set when nothing can be written any more: what runs is given up."""
+
+
+class _StoppedError(SegpipeError):
+    """Nothing can be written any more."""
 
 
 def work(task: Task, context: Context) -> Iterator[Told]:
@@ -99,13 +106,19 @@ def work(task: Task, context: Context) -> Iterator[Told]:
                 yield told
         if not stopped:
             return
+        if context.stop.is_set():
+            yield from (GivenUp(outcome.case) for outcome in stopped)
+            return
         for outcome in stopped:
             tell(str(outcome.error), wait)
             context.progress(-outcome.pixels)
         time.sleep(wait)
         if isinstance(task, Job):
             task = replace(task, cases=tuple(outcome.case for outcome in stopped))
-    yield from _fitting(task, context)
+    for told in _fitting(task, context):
+        if isinstance(told, Outcome) and told.unwritable:  # a disk that fails, and goes on failing
+            context.stop.set()
+        yield told
 
 
 def _fitting(task: Task, context: Context) -> Iterator[Told]:
@@ -136,10 +149,17 @@ def _once(task: Task, context: Context) -> Iterator[Told]:
         yield from run_job(task, context)
     elif isinstance(task, PartJob):
         yield run_part(task, context)
-    elif isinstance(task, MeasureJob):
-        yield _timed("measure", task.case.case, lambda: measure(task.case.case, context.run))
     else:
-        yield _timed("join", task.case.case, lambda: join(task, context.run), task.case.pixels, task.seconds)
+        told = _alone(task, context.run)
+        yield _stopping(told, context) if isinstance(told, Outcome) else told
+
+
+def _alone(task: MeasureJob | JoinJob, run: Run) -> Told:
+    """What needs no model."""
+    case = task.case.case
+    if isinstance(task, MeasureJob):
+        return _timed("measure", case, lambda: measure(case, run))
+    return _timed("join", case, lambda: join(task, run), task.case.pixels, task.seconds)
 
 
 def run_job(job: Job, context: Context) -> Iterator[Told]:
@@ -158,15 +178,20 @@ def run_job(job: Job, context: Context) -> Iterator[Told]:
         finishing: deque[Future[Told]] = deque()
         for case, own in groupby(scored, key=attrgetter("case")):
             boxes = _boxes(own, run, model)
-            finish = _segment(case, boxes, partial(_case_output, case, run=run), context.progress)
+            finish = _segment(case, boxes, partial(_case_output, case, run=run), context)
             finishing.append(finisher.submit(finish))
             # the last case is finished beside the next one, unless that one may not begin
             while len(finishing) > (0 if run.settings.fail_fast else 1):
                 yield _finished(finishing)
             left.remove(case)
+            if context.stop.is_set():
+                break
         while finishing:
             yield _finished(finishing)
-    yield from (Outcome(case, 0.0, error=f"{case.path}: the job ended before it") for case in left)
+    if context.stop.is_set():
+        yield from map(GivenUp, left)
+    else:
+        yield from (Outcome(case, 0.0, error=f"{case.path}: the job ended before it") for case in left)
 
 
 def _finished(finishing: deque[Future[Told]]) -> Told:
@@ -194,7 +219,7 @@ def _verified(sheet: Sheet, run: Run) -> Sheet:
     return replace(sheet, notes=(*sheet.notes, *verify_files(str(file["path"]) for file in sheet.files)))
 
 
-def run_part(job: PartJob, context: Context) -> Outcome:
+def run_part(job: PartJob, context: Context) -> Told:
     """Do one part of a case, which needs nothing of the others."""
     run, model, case = context.run, context.model, job.case.case
     if is_part_done(run.output, case, job.number, confidence=run.settings.confidence):
@@ -212,9 +237,7 @@ def run_part(job: PartJob, context: Context) -> Outcome:
     scored = predict(model, batches(windows, model.spec.batch), context.calls)
     with gdal_options(), closing(windows), closing(scored):
         boxes = _boxes(scored, run, model)
-        outcome = _segment(case, boxes, lambda sheet: _part_output(job, sheet, run, model.spec.batch), context.progress)()
-    assert isinstance(outcome, Outcome)
-    return outcome
+        return _segment(case, boxes, lambda sheet: _part_output(job, sheet, run, model.spec.batch), context)()
 
 
 def _boxes(scored: Iterable[Tile], run: Run, model: Model) -> Generator[Decided, None, None]:
@@ -307,15 +330,16 @@ def _timed(stage: str, case: Case, do: Callable[[], tuple[str, ...]], pixels: in
 
 def _failed(case: Case, started: float, pixels: int, error: Exception) -> Outcome:
     told = foreseen(error, case.path)
-    short = isinstance(error, DeviceMemoryError)
-    return Outcome(case, time.perf_counter() - started, pixels, str(told), is_passing(told), short)
+    short, full = isinstance(error, DeviceMemoryError), unwritable(told, writing=isinstance(told, OutputError))
+    seconds = time.perf_counter() - started
+    return Outcome(case, seconds, pixels, str(told), is_passing(told), short, unwritable=full)
 
 
 def _segment(
     case: Case,
     boxes: Generator[Decided, None, None],
     make_output: Callable[[Sheet], CaseOutput | PartOutput],
-    progress: Progress,
+    context: Context,
 ) -> Callable[[], Told]:
     """Write all but the last word of a case, or of a part; what is returned says it, beside the next case."""
     started, pixels = time.perf_counter(), 0
@@ -329,7 +353,9 @@ def _segment(
                     output = output or make_output(sheet)
                     output.write(box)
                 pixels += box.window.size
-                progress(box.window.size)
+                context.progress(box.window.size)
+                if context.stop.is_set():
+                    raise _StoppedError("nothing can be written any more")
     except HandedBackError as back:
         returned = Returned(case, None if back.sheet is None else as_planned(case, back.sheet))
         return lambda: returned
@@ -338,12 +364,21 @@ def _segment(
             sheet.abandoned.set()
         if output is not None:
             output.discard()
+        if isinstance(error, _StoppedError):
+            return lambda: GivenUp(case)
         if not isinstance(error, Exception):
             raise
-        failed = _failed(case, started, pixels, error)
+        failed = _stopping(_failed(case, started, pixels, error), context)
         return lambda: failed
     LOG.info("%s: %d pixels blended in %.1f s", case.name, pixels, time.perf_counter() - started)
-    return lambda: _finish(case, output, started, pixels)
+    return lambda: _stopping(_finish(case, output, started, pixels), context)
+
+
+def _stopping(outcome: Outcome, context: Context) -> Outcome:
+    """Stop what runs beside a case that could not be written, where nothing else can be; what may pass is waited for."""
+    if outcome.unwritable and not outcome.passing:
+        context.stop.set()
+    return outcome
 
 
 def _finish(case: Case, output: CaseOutput | PartOutput | None, started: float, pixels: int) -> Outcome:

@@ -1,6 +1,7 @@
 """Who runs the jobs of a plan: a loop, or a Dask cluster. Both give the same outcomes."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
@@ -37,6 +38,9 @@ ALONE = RETRIES + 2
 
 GONE = "the scheduler is gone, and with it what was running: start it, then run the same command again"
 
+GIVING_UP = 60.0
+"""Seconds that tasks have to end once nothing can be written any more."""
+
 TICK = 0.5
 """Seconds between two looks at what hangs, or whether to stop."""
 
@@ -54,7 +58,7 @@ def serial(plan: Plan, run: Run, watcher: Watcher, halt: Halt) -> Iterator[Outco
     """Every job in this process, one after the other: the reference."""
     with span("model"):
         agenda, context = Agenda(plan, run), Context(run, load(run.model), plan.calls, watcher.progress)
-    while agenda and not halt.is_set():
+    while agenda and not halt.is_set() and not context.stop.is_set():
         task = agenda.take()
         if not isinstance(task, Job):
             yield from agenda.ended(task, list(work(task, context)))
@@ -103,6 +107,8 @@ class _Board:
         self._suspects: list[Task] = []
         self._ended: SimpleQueue[str] = SimpleQueue()
         self._called = self._attended = time.monotonic()
+        self._stopped: float | None = None
+        """When it was found that nothing can be written any more."""
         client.subscribe_topic(TOPIC, self._hear)
 
     def _hear(self, event: tuple[float, Any]) -> None:
@@ -117,11 +123,13 @@ class _Board:
 
     def carry_out(self, halt: Halt) -> Iterator[Outcome]:
         try:
-            while self._running or (not halt.is_set() and (self._agenda or self._suspects)):
-                while self._agenda and not halt.is_set() and len(self._running) < 2 * self._plan.workers:
+            while self._running or (not self._is_ending(halt) and (self._agenda or self._suspects)):
+                while self._agenda and not self._is_ending(halt) and len(self._running) < 2 * self._plan.workers:
                     self._submit(self._agenda.take(), 1)
-                if halt.is_set():
+                if self._is_ending(halt):
                     self._recall()
+                    if self._stopped is not None and time.monotonic() - self._stopped > GIVING_UP:
+                        return
                 elif self._suspects and not self._running:
                     self._submit(self._suspects.pop(), ALONE)
                 yield from self._wait()
@@ -130,6 +138,17 @@ class _Board:
         finally:
             # whoever leaves early, by Ctrl-C or --fail-fast, begins nothing more
             self._client.cancel([running.future for running in self._running.values()])
+
+    def _is_ending(self, halt: Halt) -> bool:
+        """Whether nothing more is begun."""
+        return halt.is_set() or self._stopped is not None
+
+    def _stop(self) -> None:
+        """Nothing can be written any more: what runs is given up, wherever it does."""
+        self._stopped = time.monotonic()
+        keys = [key for key, running in self._running.items() if running.worker is not None]
+        with suppress(OSError, TimeoutError):  # no answer: futures tell when the scheduler is gone
+            self._client.run(_give_up, keys, on_error="ignore", wait=False)
 
     def _submit(self, task: Task, attempt: int) -> None:
         key = f"segpipe-{uuid4().hex}"
@@ -165,7 +184,10 @@ class _Board:
             # the scheduler suspects all that the lost worker held, begun or not: once more, with nothing beside it
             self._suspects.append(task)
         else:
-            yield from self._agenda.ended(task, _told(future, task, self._run))
+            told = _told(future, task, self._run)
+            if self._stopped is None and any(isinstance(one, Outcome) and one.unwritable for one in told):
+                self._stop()
+            yield from self._agenda.ended(task, told)
 
     def _call_roll(self) -> None:
         """Without workers nothing ends, and nobody else would say so.
@@ -227,9 +249,25 @@ def _work(key: str, task: Task, run: Run, calls: int) -> tuple[list[Told], Taken
     told_of = _warnings_told(lambda text: worker.log_event(TOPIC, {"warning": text}))
     with recording(on=bool(run.settings.profile)) as recorded, told_of:
         model = getattr(worker, WORKER_MODEL, None) or load(run.model)
-        told = list(work(task, Context(run, model, calls, progress)))
+        context = Context(run, model, calls, progress)
+        STOPS[key] = context.stop
+        try:
+            told = list(work(task, context))
+        finally:
+            del STOPS[key]
     progress.flush()
     return told, recorded.taken
+
+
+STOPS: dict[str, threading.Event] = {}
+"""By which the tasks of this process are given up, by key."""
+
+
+def _give_up(keys: list[str]) -> None:
+    """On a worker: stop these tasks."""
+    for key in keys:
+        if (stop := STOPS.get(key)) is not None:
+            stop.set()
 
 
 @contextmanager

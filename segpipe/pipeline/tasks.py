@@ -23,6 +23,8 @@ class Outcome:
     """Whether the memory of the device was too small for it."""
     warnings: tuple[str, ...] = ()
     """What is unusual about its pixels."""
+    unwritable: str | None = None
+    """Why no other case can be written either, where that is so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,15 @@ class JoinJob:
 
 Task = Job | MeasureJob | PartJob | JoinJob
 
-Told = Outcome | Returned | Damaged
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """A case that was stopped because nothing can be written any more."""
+
+    case: Case
+
+
+Told = Outcome | Returned | Damaged | GivenUp
 """What a task tells of a case."""
 
 

@@ -1,11 +1,14 @@
 """Masks as cloud-optimised GeoTIFF, and as indexed PNG for plain pictures."""
 
+import errno
 import hashlib
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
+from shutil import disk_usage
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,7 @@ from rasterio.io import DatasetReader, DatasetWriter, MemoryFile
 from rasterio.windows import Window as RasterWindow
 
 from segpipe.pipeline.errors import DamagedPartError, OutputError
+from segpipe.pipeline.faults import unwritable
 from segpipe.pipeline.files import output_errors, remove
 from segpipe.pipeline.gdal import decoding, gdal_errors
 from segpipe.pipeline.grid import Grid
@@ -60,6 +64,9 @@ COG = {
     "STATISTICS": "NO",
 }
 
+NEARLY_FULL = 2**20
+"""Bytes free below which a write that failed for no reason that is known has failed for want of room."""
+
 AUX = ".aux.xml"
 """What GDAL appends to the name of a file for its sidecar."""
 
@@ -94,14 +101,15 @@ class PartSink:
         (row, col), (rows, cols) = window.start, window.shape
         where = RasterWindow(col - self._box.start[1], row - self._box.start[0], cols, rows)
         self._total += total(values)
-        with gdal_errors(OutputError, f"{self.path} cannot be written"):
+        with full_disk(self._output, self.path), gdal_errors(OutputError, f"{self.path} cannot be written"):
             self._dataset.write(values, window=where)
 
     def finish(self) -> str:
         """Give the file its name; its digest comes back, by which ``read_part`` knows it."""
-        with gdal_errors(OutputError, f"{self.path} cannot be written"):
-            self._dataset.close()
-        check(self._draft, self.path, self._total)
+        with full_disk(self._output, self.path):
+            with gdal_errors(OutputError, f"{self.path} cannot be written"):
+                self._dataset.close()
+            check(self._draft, self.path, self._total)
         with output_errors(self.path):
             digest = sha256(self._draft)
             self._output.publish(self._draft, self.name)
@@ -112,6 +120,17 @@ class PartSink:
         with suppress(RasterioError, CPLE_BaseError):
             self._dataset.close()
         remove(self._draft)
+
+
+@contextmanager
+def full_disk(output: Store, path: str) -> Iterator[None]:
+    """Say that the disk is full where GDAL only says, or shows, that something could not be written."""
+    try:
+        yield
+    except OutputError as error:
+        if unwritable(error, writing=True) is None and disk_usage(output.disk()).free < NEARLY_FULL:
+            raise OutputError(f"{path} cannot be written: {os.strerror(errno.ENOSPC)}") from error
+        raise
 
 
 def total(values: NDArray[Any]) -> int:
@@ -208,8 +227,10 @@ class RasterSink(ABC):
         with self._unwritable():
             self._dataset.write(values, window=RasterWindow(col, row, cols, rows))
 
-    def _unwritable(self) -> AbstractContextManager[None]:
-        return gdal_errors(OutputError, f"{self.path} cannot be written")
+    @contextmanager
+    def _unwritable(self) -> Iterator[None]:
+        with full_disk(self._output, self.path), gdal_errors(OutputError, f"{self.path} cannot be written"):
+            yield
 
     @property
     def _shape(self) -> dict[str, Any]:
@@ -307,7 +328,8 @@ class DraftSink(RasterSink):
                 threads = {"NUM_THREADS": self._threads} if self._form is COG else {}
                 rasterio.shutil.copy(self._draft, temporary, **self._form, **threads)
             beside = self._settled(lambda data: _opened_beside(temporary, data))
-            check(temporary, self.path, self._total, self._threads)
+            with full_disk(self._output, self.path):
+                check(temporary, self.path, self._total, self._threads)
             names = self._write_sidecar(beside)
             with output_errors(self.path):
                 self.size = temporary.stat().st_size

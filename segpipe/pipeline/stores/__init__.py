@@ -111,6 +111,10 @@ class Store(ABC):
         a crash leaves at most one."""
 
     @abstractmethod
+    def disk(self) -> Path:
+        """A folder of this machine, on the disk that drafts are written to."""
+
+    @abstractmethod
     def publish(self, draft: Path, name: str, *, flush: bool = True) -> None:
         """Give a finished draft its name, and leave none behind; ``flush`` as in ``write``."""
 

@@ -352,6 +352,9 @@ class Bucket(Store):
             raise PermissionError(errno.EACCES, "the folder for drafts is another user's: set TMPDIR", str(folder))
         return folder
 
+    def disk(self) -> Path:
+        return Path(tempfile.gettempdir())
+
     def publish(self, draft: Path, name: str, *, flush: bool = True) -> None:
         del flush
         with self._errors(name), draft.open("rb") as stream:

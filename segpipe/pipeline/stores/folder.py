@@ -128,6 +128,9 @@ class Folder(Store):
         if os.path.commonpath([real, root]) != root:
             raise OutputError(f"files of the output must lie in it, and {folder} is a link to {real}: remove the link")
 
+    def disk(self) -> Path:
+        return next(path for path in (self.root, *self.root.resolve().parents) if path.is_dir())
+
     def publish(self, draft: Path, name: str, *, flush: bool = True) -> None:
         commit(draft, self._at(name), flush=flush)
 

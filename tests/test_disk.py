@@ -1,0 +1,183 @@
+"""A disk that fills up: foreseen before the run, and after it nothing more is inferred until there is room."""
+
+import errno
+import json
+import os
+import re
+import subprocess
+
+import numpy as np
+import pytest
+from networks import local, pixelwise
+from scenes import DASK, SEGPIPE, SERIAL, Silent
+
+from segpipe.pipeline import disk
+from segpipe.pipeline import run as running
+from segpipe.pipeline.config import load_settings
+from segpipe.pipeline.disk import Free, forecast, needed, shortages
+from segpipe.pipeline.errors import OutputError
+from segpipe.pipeline.faults import unwritable
+from segpipe.pipeline.launch import carry_out, prepare
+
+NAMES = "abcdefgh"
+
+
+def can_mount():
+    return (
+        subprocess.run(["unshare", "--map-root-user", "--mount", "true"], capture_output=True, check=False).returncode == 0
+    )
+
+
+mounts = pytest.mark.skipif(not can_mount(), reason="mount namespaces are not permitted here")
+
+
+@pytest.fixture
+def scenes(raster, tmp_path):
+    """Eight cases of several tiles each, whose masks do not compress; and a model."""
+    rng = np.random.default_rng(0)
+    for name in NAMES:
+        raster(f"in/{name}.tif", rng.integers(1, 256, (3, 300, 300), dtype=np.uint8))
+    local(tmp_path / "m.onnx")
+    return tmp_path
+
+
+def settings(root, **flags):
+    fixed = {"input": (str(root / "in"),), "model": root / "m.onnx", "output": root / "out", "device": "cpu"}
+    return load_settings(None, fixed | {"executor": "serial"} | flags)
+
+
+def masks(out):
+    return {path.name: path.read_bytes() for path in out.glob("*.tif")}
+
+
+@mounts
+@pytest.mark.parametrize("executor", [SERIAL, f"{DASK} --parts 3"], ids=["serial", "dask in parts"])
+def test_after_a_full_disk_nothing_is_inferred_and_with_room_the_rest_is_done(executor, scenes):
+    """In a small tmpfs, which is made larger for the second run."""
+    carry_out(prepare(settings(scenes, output=scenes / "whole")), Silent())
+    run = [*SEGPIPE, "run", "-i", "in", "-m", "m.onnx", "-o", "disk", "--device", "cpu", *executor.split()]
+    script = (
+        'mkdir disk first && mount -t tmpfs -o size=120k tmpfs disk && "$@"; echo "code $?" >&2; '
+        'cp -a disk/. first; mount -o remount,size=64m disk; "$@"; echo "code $?" >&2; cp -a disk/. out'
+    )
+    (scenes / "out").mkdir()
+    outer = ["unshare", "--map-root-user", "--mount", "bash", "-c", script, "bash", *run]
+    ended = subprocess.run(outer, cwd=scenes, capture_output=True, text=True, timeout=200, check=False)
+    assert "Traceback" not in ended.stderr, ended.stderr
+    first, second, _ = ended.stderr.split("code ")
+    assert re.search(
+        "error: the disk of disk is full: nothing more was begun: free .* and run the same command again", first
+    )
+    assert second.startswith("1")
+    assert ended.stderr.endswith("code 0\n")
+    told = json.loads((scenes / "first" / "run.json").read_text())
+    assert len(told["failed"]) <= 4  # what two workers had at that moment; all others are not begun, or given up
+    assert len(told["done"]) + len(told["failed"]) < len(NAMES)
+    assert masks(scenes / "out") == masks(scenes / "whole")
+    for name in told["done"]:
+        assert (scenes / "first" / f"{name}.tif").read_bytes() == (scenes / "whole" / f"{name}.tif").read_bytes()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize("at", ["a record", "a mask", "counts of a part"])
+def test_nothing_is_inferred_once_something_cannot_be_written(number, at, scenes, monkeypatch):
+    """Whatever it is that cannot be written first, and whatever the system says."""
+    from segpipe.pipeline.stores.folder import Folder
+
+    suffix = {"a record": "c.json", "a mask": "c.tif", "counts of a part": "000001.npz"}[at]
+    whole = Folder.publish
+
+    def broken(self, draft, name, *, flush=True):
+        if name.endswith(suffix) and "c" in name:
+            raise OSError(number, os.strerror(number), name)
+        whole(self, draft, name, flush=flush)
+
+    monkeypatch.setattr(Folder, "publish", broken)
+    calls = counted(monkeypatch)
+    flags = {"parts": 3} if at == "counts of a part" else {}
+    summary = carry_out(prepare(settings(scenes, retries=0, **flags)), Silent())
+    assert len(summary.failed) == 1
+    assert os.strerror(number) in summary.failed[0].error
+    assert len(summary.done) <= 3
+    assert len(calls) <= 4  # cases that were begun: a to c, and d beside the last of c
+    words = "is full" if number == errno.ENOSPC else f"can no longer be written: {os.strerror(number)}"
+    assert len(summary.problems) == 1
+    assert words in summary.problems[0]
+    assert "run the same command again" in summary.problems[0]
+    monkeypatch.setattr(Folder, "publish", whole)
+    again = carry_out(prepare(settings(scenes)), Silent())
+    assert sorted(again.done + again.skipped) == list(NAMES)
+
+
+def counted(monkeypatch):
+    """Names of the cases whose boxes were written."""
+    begun = set()
+    whole = running._segment
+
+    def segment(case, boxes, make_output, context):
+        begun.add(case.name)
+        return whole(case, boxes, make_output, context)
+
+    monkeypatch.setattr(running, "_segment", segment)
+    return begun
+
+
+def test_an_input_output_error_of_an_input_stops_nothing_else():
+    error = OSError(errno.EIO, "Input/output error")
+    assert unwritable(error, writing=False) is None
+    assert unwritable(error, writing=True) == "Input/output error"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_what_gdal_says_of_a_disk_is_understood(number):
+    said = OutputError(f"out/a.tif cannot be written: _tiffWriteProc:{os.strerror(number)}.")
+    assert unwritable(said, writing=True) == os.strerror(number)
+    assert unwritable(OutputError("out/a.tif cannot be written: not a codec"), writing=True) is None
+
+
+@pytest.fixture
+def prepared(raster, tmp_path):
+    raster("in/a.tif", np.ones((3, 1500, 2000), np.uint8))
+    pixelwise(tmp_path / "m.onnx", tile=[512, 512], overlap=[64, 64])
+    return prepare(settings(tmp_path))
+
+
+def test_a_forecast_has_what_is_needed_and_what_is_free(prepared, monkeypatch):
+    monkeypatch.setattr(disk, "free_at", lambda folder: Free(10**12, 5000))
+    line = forecast(prepared.plan, prepared.run)
+    assert "free there: 1,000.0 GB, 5,000 files; quotas are not seen" in line
+    assert list(shortages(prepared.plan, prepared.run)) == []
+    want = needed(prepared.plan, prepared.run)
+    assert want.passing < want.likely < want.most
+    assert want.most >= 1500 * 2000 * 4 / 3
+
+
+def test_a_mask_never_takes_more_than_the_most(scenes):
+    prepared = prepare(settings(scenes, confidence=True))
+    want = needed(prepared.plan, prepared.run)
+    carry_out(prepared, Silent())
+    files = [path for path in (scenes / "out").rglob("*") if path.is_file() and path.stem not in ("run", "areas")]
+    assert sum(path.stat().st_size for path in files) <= want.most
+    assert len(files) <= want.files
+
+
+@pytest.mark.parametrize(
+    ("free", "words"),
+    [
+        (Free(10**5, None), "are free: free .* or name another --output"),
+        (Free(10**12, 2), "leaves 3 files, and .* room for 2"),
+    ],
+)
+def test_a_disk_that_is_likely_too_full_is_warned_of(free, words, prepared, monkeypatch):
+    monkeypatch.setattr(disk, "free_at", lambda folder: free)
+    (line,) = shortages(prepared.plan, prepared.run)
+    assert line.startswith("warning: ")
+    assert re.search(words, line)
+
+
+def test_cases_that_nobody_has_looked_at_are_foreseen_by_some(scenes, monkeypatch):
+    before = needed((seen := prepare(settings(scenes))).plan, seen.run)
+    monkeypatch.setattr("segpipe.pipeline.plan.LOOKED_AT", 3)
+    unseen = prepare(settings(scenes))
+    assert len(unseen.plan.unseen) == len(NAMES)
+    assert needed(unseen.plan, unseen.run).most == pytest.approx(before.most)

@@ -63,6 +63,9 @@ MESSAGES = {"distributed.admin.low-level-log-length": 20}
 """Dask keeps the last thousand messages of each connection, for its developers. Those of segpipe carry the paths of 64 cases
 each: 540 bytes a case, kept for no reader (measured)."""
 
+NO_PAGES: dict[str, list[str]] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
+"""Dask serves pages without keys that show paths and stacks to any user of the machine."""
+
 CLASSES = {"slurm": "SLURMCluster", "lsf": "LSFCluster", "pbs": "PBSCluster"}
 """Of dask-jobqueue."""
 
@@ -166,9 +169,13 @@ def connected(run: Run, workers: int) -> Iterator["Client"]:
         yield client
 
 
+def _has_dashboard() -> bool:
+    return importlib.util.find_spec("bokeh") is not None
+
+
 def dashboard(client: "Client") -> str | None:
     """Where to watch the cluster at work; None where bokeh, which draws it, is not installed."""
-    return None if importlib.util.find_spec("bokeh") is None else f"dashboard: {client.dashboard_link}"
+    return f"dashboard: {client.dashboard_link}" if _has_dashboard() else None
 
 
 def quieten() -> None:
@@ -310,7 +317,7 @@ def _local_cluster(workers: int, dashboard: str, devices: list[str]) -> "LocalCl
             super().__init__(*arguments, **options)
 
     atexit.register(_end_workers)
-    dask.config.set({"distributed.scheduler.allowed-failures": RETRIES, **LOOKS})
+    dask.config.set({"distributed.scheduler.allowed-failures": RETRIES, **LOOKS, **({} if _has_dashboard() else NO_PAGES)})
     # glibc reads these when a process starts: Dask sets only this key early enough
     dask.config.set({f"distributed.nanny.pre-spawn-environ.{key}": value for key, value in WORKER_ENVIRONMENT.items()})
     # a worker that freezes before it could tell what it has begun shows by its silence alone
@@ -343,7 +350,7 @@ def _jobqueue(path: Path, settings: Settings) -> Any:
         raise WorkerError(f"--cluster needs dask-jobqueue, which is not installed: {install('cluster')}") from None
     import dask.config
 
-    dask.config.set({"distributed.scheduler.allowed-failures": RETRIES})
+    dask.config.set({"distributed.scheduler.allowed-failures": RETRIES, **({} if _has_dashboard() else NO_PAGES)})
     keys = {"security": _security(settings) or _own_keys(), "shared_temp_directory": str(Path.cwd())}
     looks = {f"DASK_{key.replace('.', '__').upper()}": value for key, value in {**LOOKS, **MESSAGES}.items()}
     exports = [f"export {key}={value}" for key, value in {**WORKER_ENVIRONMENT, **looks}.items()]

@@ -8,6 +8,7 @@ from typing import Any
 
 from segpipe.pipeline.documents import DocumentError, parse_json
 from segpipe.pipeline.errors import OutputError
+from segpipe.pipeline.faults import is_passing
 from segpipe.pipeline.stores import Store
 
 HEAD = 2**12
@@ -21,6 +22,10 @@ SUMMARY = re.compile(rb'\{\s*"state": "\w+",\s*"command": \[\s*"segpipe"')
 """How a ``run.json`` begins, also one that has been cut."""
 
 TABLE = b"case,class_id,"
+
+UNREADABLE = b"?"
+"""In place of what cannot be read: it is not segpipe's."""
+
 SIDECAR_DOMAIN = "SEGPIPE"
 """Metadata domain by which a sidecar says who wrote it."""
 
@@ -95,8 +100,10 @@ def refuse_foreign(output: Store, name: str) -> None:
     """
     try:
         data = output.read(name)
-    except OSError:
-        return
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or is_passing(error):
+            return
+        data = UNREADABLE
     if not (_is_blank(data) or TABLES[name](data)):
         raise OutputError(f"{output.path(name)} was not written by segpipe, and would be replaced: name another --output")
 

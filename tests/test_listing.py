@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -26,6 +27,7 @@ from segpipe.pipeline.launch import carry_out, prepare
 from segpipe.pipeline.printable import printable
 from segpipe.pipeline.status import read_status
 from segpipe.pipeline.stores.folder import Folder
+from segpipe.pipeline.stores.urls import malformed
 
 NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
 BYTES = os.fsdecode(b"caf\xe9 \xff")
@@ -348,3 +350,66 @@ def test_a_draft_of_any_other_name_can_be_written(name, tmp_path):
         pass
     assert store.draft(name) == store.draft(name)
     assert draft_name(name) != draft_name(name + "x")
+
+
+# --- URLs -----------------------------------------------------------------------------------------------------------------
+
+URLS = {
+    "https://": "must name a host, as https://host/a.tif does, got https://$",
+    "https:///a.tif": "must name a host",
+    "/vsicurl/http:///a.tif": "must name a host",
+    "http://[::1/a.tif": "must name a host",
+    "s3://": "must name a bucket, as s3://bucket/scenes/ does, got s3://$",
+    "/vsis3//a.tif": "must name a bucket",
+    "foo://x/a.tif": "must begin with one of az, file, ftp, .* and ://, got foo://x/a.tif",
+    "zip+foo://x/a.tif": "must begin with one of",
+    f"s3://bucket/{BYTES}/": "must be UTF-8",
+}
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_a_url_that_names_nothing_is_told_at_once(url, root):
+    with pytest.raises(InputError, match=URLS[url]):
+        find_input([url])
+    (root / "l.txt").write_bytes(os.fsencode(f"in/good.tif\n{url}\n"))
+    found = find_input([str(root / "l.txt")])
+    assert [case.name for case in found.cases] == ["good"]
+    (failure,) = found.refused
+    assert re.search(f"l.txt line 2: .*{URLS[url]}", failure.error)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://h/a.tif",
+        "zip+https://h/a.zip!/a.tif",
+        "s3://bucket",
+        "gs://b/a.tif",
+        "/vsizip/a.zip/a.tif",
+        "s3://b/a b%.tif",
+    ],
+)
+def test_a_url_that_names_something_is_left_alone(url):
+    assert malformed(url) is None
+
+
+NO_BOTO = """
+import sys
+sys.modules["boto3"] = sys.modules["botocore"] = None
+from segpipe.cli import main
+main(prog_name="segpipe")
+"""
+
+
+def test_without_boto3_every_way_to_s3_is_one_line(root):
+    """In a process of its own, since here boto3 may have been imported."""
+    (root / "l.txt").write_text("in/good.tif\ns3://bucket/a.tif\n")
+    ways = {"input": ["-i", "s3://bucket/in/"], "output": ["-i", "in", "-o", "s3://bucket/out"], "list": ["-i", "l.txt"]}
+    for way, flags in ways.items():
+        command = [sys.executable, "-c", NO_BOTO, "run", "-m", "m.onnx", "--device", "cpu", "--dry-run", *flags]
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=100, check=False)
+        told = [line for line in (done.stdout + done.stderr).splitlines() if "boto" in line]
+        assert len(told) == 1, done.stderr
+        assert re.search("s3:// needs boto3, which is not installed: pip install", told[0]), told
+        assert done.returncode == (1 if way == "list" else 2)
+        assert "Traceback" not in done.stderr

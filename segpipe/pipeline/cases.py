@@ -20,6 +20,7 @@ from segpipe.pipeline.listing import Listing
 from segpipe.pipeline.ownership import OWN
 from segpipe.pipeline.stores import check_name
 from segpipe.pipeline.stores.bucket import find_rasters, in_bucket, is_remote, plain_path
+from segpipe.pipeline.stores.urls import malformed
 
 SUFFIXES = frozenset([".tif", ".tiff", ".vrt", ".jp2", ".j2k", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".img"])
 """What a folder is searched for. A file that is named itself may have any suffix."""
@@ -200,6 +201,8 @@ def _expand(text: str, search: _Search) -> Iterator[Case]:
         yield from _rasters(path, search)
     elif _is_file(text):
         yield from _listed(path, search) if path.suffix.lower() in LIST_SUFFIXES else [_below(path.parent, path)]
+    elif is_remote(text) and (error := malformed(text)) is not None:
+        raise InputError(error)
     elif in_bucket(text):
         yield from (Case(_stem(name), found) for name, found in find_rasters(text, SUFFIXES, search.others))
     elif is_remote(text):
@@ -282,13 +285,12 @@ def _listed(file: Path, search: _Search) -> Iterator[Case]:
     for line, entry in _entries(file):
         path = str(file.parent / entry)
         there = _is_file(path)
-        found = found or there or is_remote(entry)
-        if not there and is_remote(entry):
-            yield _remote(entry)
-            continue
-        case = Case(_stem(Path(path).name), plain_path(path))
-        if not there:
-            missing[case] = f"{file} line {line}: the input must exist, got {entry}"
+        remote = not there and is_remote(entry)
+        case = _remote(entry) if remote else Case(_stem(Path(path).name), plain_path(path))
+        error = malformed(entry) if remote else None if there else f"the input must exist, got {entry}"
+        if error is not None:
+            missing[case] = f"{file} line {line}: {error}"
+        found = found or error is None
         yield case
     if not found and missing:
         raise InputError(next(iter(missing.values())))

@@ -35,9 +35,13 @@ def explained(path: str) -> Iterator[None]:
     except SourceError as error:
         if is_remote(path) or is_passing(error):
             raise
-        if NOT_RECOGNIZED in str(error) and (text := told(path)) is not None:
+        try:
+            text, rest = told(path) if NOT_RECOGNIZED in str(error) else None, missing(path)
+        except OSError as unreadable:
+            raise SourceError(f"{path} cannot be read: {unreadable.strerror}") from unreadable
+        if text is not None:
             raise SourceError(text) from error
-        if (rest := missing(path)) is not None:
+        if rest is not None:
             raise SourceError(f"{error}; {rest}") from error
         raise
 

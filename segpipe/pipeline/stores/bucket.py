@@ -75,6 +75,7 @@ def _client_of(server: str | None) -> Any:
         import boto3
         from botocore import UNSIGNED
         from botocore.config import Config
+        from botocore.exceptions import BotoCoreError
     except ModuleNotFoundError:
         raise SettingsError(f"s3:// needs boto3, which is not installed: {install('s3')}") from None
     told: dict[str, Any] = {"retries": {"mode": "standard", "total_max_attempts": ATTEMPTS}, "connect_timeout": 10}
@@ -83,7 +84,10 @@ def _client_of(server: str | None) -> Any:
     if server is not None:  # as GDAL is told: most servers of one's own have no names for buckets
         told["s3"] = {"addressing_style": "path"}
     region = os.environ.get("AWS_REGION")
-    return boto3.client("s3", config=Config(**told), region_name=region, endpoint_url=server)
+    try:
+        return boto3.client("s3", config=Config(**told), region_name=region, endpoint_url=server)
+    except (BotoCoreError, ValueError) as error:  # a profile that is not there, an endpoint that is no URL
+        raise SettingsError(f"s3:// cannot be reached with the settings of the AWS tools: {_line(error)}") from None
 
 
 def endpoint() -> str | None:
@@ -107,7 +111,12 @@ def gdal_endpoint() -> dict[str, str]:
 
 @contextmanager
 def _as_os_errors(path: str) -> Iterator[None]:
-    """Turn boto3's errors into what a file system would say."""
+    """Turn boto3's errors into what a file system would say, each in one line.
+
+    Raises:
+        SettingsError: boto3 is not installed, or not told what it needs.
+    """
+    _client()
     from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
 
     try:
@@ -115,9 +124,16 @@ def _as_os_errors(path: str) -> Iterator[None]:
     except ClientError as error:
         raise _os_error(error, path) from error
     except (ConnectionError, HTTPClientError) as error:
-        raise OSError(errno.ECONNRESET, str(error), path) from error
+        raise OSError(errno.ECONNRESET, _line(error), path) from error
     except BotoCoreError as error:  # no credentials, no region
-        raise OSError(errno.EPROTO, str(error), path) from error
+        raise OSError(errno.EPROTO, _line(error), path) from error
+
+
+def _line(error: Exception) -> str:
+    """What boto3 says; of credentials, what to do."""
+    said = " ".join(str(error).split())
+    mend = ": set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a public bucket AWS_NO_SIGN_REQUEST=YES"
+    return said + mend * ("credentials" in said)
 
 
 def _os_error(error: "ClientError", path: str) -> OSError:
@@ -125,9 +141,9 @@ def _os_error(error: "ClientError", path: str) -> OSError:
     if code in GONE:
         return FileNotFoundError(errno.ENOENT, "there is no such object or bucket", path)
     if code in DENIED:
-        return PermissionError(errno.EACCES, str(error), path)
+        return PermissionError(errno.EACCES, _line(error), path)
     passing = code in SLOW or status >= 500 or status == 429
-    return OSError(errno.EAGAIN if passing and status != NOT_IMPLEMENTED else errno.EPROTO, str(error), path)
+    return OSError(errno.EAGAIN if passing and status != NOT_IMPLEMENTED else errno.EPROTO, _line(error), path)
 
 
 def _status(error: "ClientError") -> int:

@@ -1,0 +1,147 @@
+"""A folder of all that is made to harm a run, and one good case among it: the good is done, the rest is named."""
+
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import rasterio
+from hostile import BAD, DONE, GOOD, make, tiff
+from networks import pixelwise
+from scenes import Silent
+
+from segpipe.pipeline.config import load_settings
+from segpipe.pipeline.launch import carry_out, prepare
+from segpipe.pipeline.printable import printable
+
+NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+SECONDS = 60
+"""That a run may take on a machine that has nothing else to do; the tests' own machine may be busy."""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """``in`` with everything, as another user finds it: root may read what nobody else may."""
+    root = tmp_path_factory.mktemp("hostile")
+    listener = make(root / "in")
+    pixelwise(root / "m.onnx")
+    (root / "in" / "closed").mkdir()
+    for name in ("shut.tif", "closed"):
+        (root / "in" / name).chmod(0)
+    for above in (root, *list(root.parents)[:-2]):
+        above.chmod(above.stat().st_mode | stat.S_IXOTH | stat.S_IROTH)
+    root.chmod(0o777)
+    yield root
+    listener.close()
+    (root / "in" / "closed").chmod(0o700)
+
+
+def segpipe(root, *more):
+    """A run over all of it; it may wait for nothing and nobody."""
+    command = [sys.executable, "-m", "segpipe.cli", "run", "-i", "in", "-m", "m.onnx", "--device", "cpu", *more]
+    command = [*NOBODY, *command] if os.getuid() == 0 else command
+    environment = {**os.environ, "HOME": str(root), "XDG_CACHE_HOME": str(root / "cache")}
+    begun = time.monotonic()
+    options = {"capture_output": True, "text": True, "timeout": 4 * SECONDS}
+    done = subprocess.run([*command, "--retries", "0"], cwd=root, env=environment, check=False, **options)
+    assert "Traceback" not in done.stderr + done.stdout, done.stderr
+    assert done.returncode == 1, done.stderr
+    busy = max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
+    assert time.monotonic() - begun < SECONDS * busy
+    return done
+
+
+@pytest.mark.parametrize("executor", ["serial"])
+def test_each_is_named_in_one_line_and_the_good_is_done(executor, root):
+    out = root / f"out-{executor}"
+    done = segpipe(root, "-o", out.name, "--executor", executor)
+    told = json.loads((out / "run.json").read_text())
+    assert (told["state"], sorted(told["done"])) == ("ended", sorted(DONE))
+    failed = {one["case"]: one["error"] for one in told["failed"]}
+    assert sorted(failed) == sorted(BAD)
+    lines = done.stdout.splitlines()
+    for name, words in BAD.items():
+        assert re.search(words, failed[name]), (name, failed[name])
+        assert "does not know" not in failed[name]
+        assert sum(f"] failed  {printable(name)}: " in line for line in lines) == 1
+    for name in DONE:
+        assert sum(f"] done  {printable(name)}  " in line for line in lines) == 1
+    assert len(lines) == len(BAD) + len(DONE) + 3
+    (problem,) = told["problems"]
+    assert re.search("in/closed: Permission denied", problem)
+    assert f"error: {problem}" in done.stderr
+    with rasterio.open(out / "good.tif") as mask:
+        expected = mask.read()
+    for name in GOOD[2:]:
+        with rasterio.open(out / f"{name}.tif") as mask:
+            np.testing.assert_array_equal(mask.read(), expected)
+
+
+def test_a_dry_run_names_as_many_as_can_be_known_from_headers(root):
+    done = segpipe(root, "-o", "never", "--dry-run")
+    named = {line.split(": ")[0].removeprefix("problem  ") for line in done.stdout.splitlines() if "problem  " in line}
+    read = {"missing", "self", "raw", "network"}  # of these only pixels tell
+    assert {printable(name) for name in BAD.keys() - read - {"m" * 251}} <= named
+    assert not (root / "never").exists()
+
+
+def gone(path):
+    path.unlink()
+
+
+def a_pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def a_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+def another(path):
+    path.write_bytes(tiff(np.full((3, 90, 20), 7, np.uint8)))
+
+
+@pytest.mark.parametrize("change", [gone, a_pipe, a_folder, cut])
+@pytest.mark.parametrize("parts", [None, 4], ids=["whole", "in parts"])
+def test_a_file_that_changes_between_plan_and_reading_costs_itself(change, parts, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "in" / f"{name}.tif").write_bytes(tiff())
+    pixelwise(tmp_path / "m.onnx")
+    flags = {"input": (str(tmp_path / "in"),), "model": tmp_path / "m.onnx", "output": tmp_path / "out", "parts": parts}
+    settings = load_settings(None, {**flags, "executor": "serial", "device": "cpu", "tile": (32,), "retries": 0})
+    prepared = prepare(settings)
+    change(tmp_path / "in" / "a.tif")
+    summary = carry_out(prepared, Silent())
+    assert (summary.done, [failure.case.name for failure in summary.failed]) == (["b"], ["a"])
+    assert f"{tmp_path}/in/a.tif" in summary.failed[0].error
+    assert "does not know" not in summary.failed[0].error
+
+
+def test_a_file_that_another_takes_the_place_of_is_the_other_or_fails(tmp_path):
+    """Before it is opened the other is what is there; a case that was cut by the first is not done by halves."""
+    (tmp_path / "in").mkdir()
+    for parts, expected in ((None, ["a"]), (4, [])):
+        (tmp_path / "in" / "a.tif").write_bytes(tiff())
+        pixelwise(tmp_path / "m.onnx")
+        place = {"input": (str(tmp_path / "in"),), "model": tmp_path / "m.onnx", "output": tmp_path / f"out{parts}"}
+        flags = {**place, "executor": "serial", "device": "cpu", "tile": (32,), "parts": parts, "retries": 0}
+        prepared = prepare(load_settings(None, flags))
+        another(tmp_path / "in" / "a.tif")
+        summary = carry_out(prepared, Silent())
+        assert summary.done == expected
+        for failure in summary.failed:
+            assert "has changed while" in failure.error
+    with rasterio.open(tmp_path / "outNone" / "a.tif") as mask:
+        assert mask.shape == (90, 20)

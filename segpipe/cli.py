@@ -17,6 +17,7 @@ import click
 
 from segpipe import __version__, signals
 from segpipe.pipeline.config import BLENDS, load_settings
+from segpipe.pipeline.console import echo
 from segpipe.pipeline.errors import DisagreementError, ExportError, SegpipeError
 from segpipe.pipeline.extras import install
 from segpipe.pipeline.printable import printable
@@ -46,14 +47,14 @@ class _Main(click.Group):
         try:
             Path.cwd()
         except OSError as gone:
-            click.echo(f"error: the current folder must exist ({gone.strerror}): cd to one that does", err=True)
+            echo(f"error: the current folder must exist ({gone.strerror}): cd to one that does", err=True)
             sys.exit(NOT_STARTED)
         try:
             return super().main(*arguments, **options)
         except SystemExit as ended:
             if (error := failure()) is None:
                 raise
-            click.echo(f"error: what was to be printed is lost: stdout cannot be written: {error.strerror}", err=True)
+            echo(f"error: what was to be printed is lost: stdout cannot be written: {error.strerror}", err=True)
             sys.exit(ended.code or SOME_FAILED)
 
 
@@ -129,10 +130,10 @@ def run(config: Path | None, dry_run: bool, verbose: int, **flags: Any) -> None:
     try:
         code = _run(config, dry_run, flags)
     except SegpipeError as error:
-        click.echo(f"error: {error}", err=True)
+        echo(f"error: {error}", err=True)
         code = NOT_STARTED
     except KeyboardInterrupt:
-        click.echo("interrupted: run the same command again to go on", err=True)
+        echo("interrupted: run the same command again to go on", err=True)
         code = signals.INTERRUPTED
     signals.end(code)
     sys.exit(code)
@@ -144,7 +145,7 @@ class _Stderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
         for line in text.split("\n") if record.exc_info else [text]:  # a traceback has lines
-            click.echo(printable(line), err=True)
+            echo(printable(line), err=True)
 
 
 class _Export(click.Group):
@@ -213,7 +214,7 @@ def _export(flags: dict[str, Any], verbose: bool) -> int:
         with quiet(verbose) as say:
             exported = export_model(settings, say)
     except DisagreementError as error:
-        click.echo(f"error: {error}", err=True)
+        echo(f"error: {error}", err=True)
         return SOME_FAILED
     terminal.print_export(exported)
     return 0
@@ -242,10 +243,10 @@ def _guarded(command: Callable[[], int], *, writes: bool = False) -> int:
     try:
         return command()
     except SegpipeError as error:
-        click.echo(f"error: {error}", err=True)
+        echo(f"error: {error}", err=True)
         return NOT_STARTED
     except KeyboardInterrupt:
-        click.echo("interrupted: run the same command again", err=True)
+        echo("interrupted: run the same command again", err=True)
         return signals.INTERRUPTED
 
 
@@ -297,14 +298,14 @@ def inspect(file: str, json: bool, **flags: Any) -> None:
     try:
         facts = inspect_file(load_settings(None, values))
     except SegpipeError as error:
-        click.echo(f"error: {error}", err=True)
+        echo(f"error: {error}", err=True)
         sys.exit(NOT_STARTED)
     if json:
         click.echo(as_json(facts))
     else:
         print_facts(facts)
     if facts.error is not None:
-        click.echo(f"error: {facts.error}", err=True)
+        echo(f"error: {facts.error}", err=True)
         sys.exit(SOME_FAILED)
 
 
@@ -343,7 +344,7 @@ def _tune(json: bool, flags: dict[str, Any]) -> int:
     from segpipe.tune.show import as_json, print_tuned
 
     settings = TuneSettings(**{key: value for key, value in flags.items() if value is not None})
-    tuned = tune(settings, lambda line: click.echo(line, err=True))
+    tuned = tune(settings, lambda line: echo(line, err=True))
     if json:
         click.echo(as_json(tuned))
     else:
@@ -362,14 +363,14 @@ def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
     halt = Halt()
     prepared = prepare(load_settings(config, flags), look=dry_run, age=age())
     for line in terminal.settings_lines(prepared):
-        click.echo(line, err=True)
+        echo(line, err=True)
     if dry_run:
         terminal.print_plan(prepared)
         terminal.print_left_out(prepared)
         return SOME_FAILED if prepared.plan.failed or prepared.problems else 0
     for line in terminal.note_lines(prepared):
-        click.echo(printable(line), err=True)
-    run, plan = settle(prepared.run, prepared.plan, lambda line: click.echo(line, err=True))
+        echo(printable(line), err=True)
+    run, plan = settle(prepared.run, prepared.plan, lambda line: echo(line, err=True))
     prepared = replace(prepared, run=run, plan=plan)
     with ExitStack() as stack:
         watcher: Any = stack.enter_context(terminal.watcher(prepared))
@@ -389,7 +390,7 @@ def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
     if summary.interrupted:
         raise KeyboardInterrupt
     for problem in summary.problems:
-        click.echo(f"error: {printable(problem)}", err=True)
+        echo(f"error: {printable(problem)}", err=True)
     return SOME_FAILED if summary.failed or summary.problems else 0
 
 

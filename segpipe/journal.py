@@ -10,6 +10,8 @@ from typing import Any, Self
 from segpipe.pipeline.launch import Prepared, Summary
 from segpipe.pipeline.ledger import State
 from segpipe.pipeline.ownership import refuse_foreign_log
+from segpipe.pipeline.printable import printable_json
+from segpipe.pipeline.redact import cleaned
 from segpipe.pipeline.tasks import Outcome, Watcher
 
 FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
@@ -53,9 +55,8 @@ class Journal(logging.Handler):
         if self._file is None:
             return
         try:
-            _write(
-                self._file, json.dumps(line, ensure_ascii=False, allow_nan=False).encode(errors="backslashreplace") + b"\n"
-            )
+            text = printable_json(json.dumps(cleaned(line), ensure_ascii=False, allow_nan=False))
+            _write(self._file, text.encode(errors="backslashreplace") + b"\n")
         except OSError as error:
             self._lose(error)
 

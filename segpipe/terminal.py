@@ -11,18 +11,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import click
-from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
 
 from segpipe.pipeline.cases import SUFFIXES, listed
+from segpipe.pipeline.console import cells, console, echo, words
 from segpipe.pipeline.disk import forecast, shortages
 from segpipe.pipeline.launch import Prepared, Summary
 from segpipe.pipeline.ledger import State
 from segpipe.pipeline.plan import Plan, memory_mb, worker_memory
-from segpipe.pipeline.printable import printable
+from segpipe.pipeline.printable import printable, printable_json
 from segpipe.pipeline.records import Record, records
+from segpipe.pipeline.redact import cleaned
 from segpipe.pipeline.status import Status
 from segpipe.pipeline.tasks import Outcome
 from segpipe.pipeline.wall import Profile
@@ -35,7 +36,7 @@ if TYPE_CHECKING:  # torch and all that comes with it
 def say(line: str) -> None:
     """A line on stdout; the work goes on where nobody listens any more, as behind ``| head``."""
     try:
-        click.echo(printable(line))
+        echo(printable(line))
     except BrokenPipeError:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
 
@@ -66,7 +67,7 @@ class Lines:
         pass
 
     def note(self, line: str) -> None:
-        click.echo(printable(line), err=True)
+        echo(printable(line), err=True)
 
     def outcome(self, outcome: Outcome) -> None:
         self._count += 1
@@ -79,7 +80,7 @@ class Bar(Lines):
     def __init__(self, prepared: Prepared) -> None:
         super().__init__(prepared)
         columns = (TextColumn("{task.description}"), BarColumn(), _Rate(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=Console(), transient=False)
+        self._bar = Progress(*columns, console=console(), transient=False)
         pixels = prepared.plan.pixels
         self._by_cases = pixels is None
         """Whether the bar counts cases, because nobody knows their pixels before they are done."""
@@ -102,7 +103,7 @@ class Bar(Lines):
             self._bar.advance(self._task, pixels)
 
     def note(self, line: str) -> None:
-        self._bar.console.print(Text(printable(line)))
+        self._bar.console.print(words(line))
 
     def outcome(self, outcome: Outcome) -> None:
         self._count += 1
@@ -110,7 +111,7 @@ class Bar(Lines):
             self._bar.advance(self._task)
         self._bar.update(self._task, description=self._caption())
         if outcome.error is not None:
-            self._bar.console.print(Text(printable(described(outcome)), style="red"))
+            self._bar.console.print(words(described(outcome), style="red"))
 
 
 class _Rate(ProgressColumn):
@@ -136,10 +137,10 @@ def conclude(prepared: Prepared, summary: Summary) -> None:
     output = prepared.run.output
     totals = _totals_line(summary)
     if sys.stdout.isatty():
-        console = Console()
-        console.print(areas_table(records(output, summary.good)))
-        console.print(totals)
-        console.print(f"open {output.path('areas.csv')} and the masks beside it")
+        terminal = console()
+        terminal.print(areas_table(records(output, summary.good)))
+        terminal.print(totals)
+        terminal.print(words(f"open {output.path('areas.csv')} and the masks beside it"))
         return
     for line in (totals, *_areas_line(prepared, summary), _where_line(prepared, summary)):
         say(stamped(line))
@@ -183,13 +184,13 @@ def print_profile(summary: Summary) -> None:
     if profile is None:
         return
     if sys.stderr.isatty():
-        Console(stderr=True).print(profile_table(profile))
+        console(stderr=True).print(profile_table(profile))
     else:
         for row in _profile_rows(profile):
-            click.echo("profile  " + "  ".join(row), err=True)
+            echo("profile  " + "  ".join(row), err=True)
     for line in profile_lines(profile):
-        click.echo(line, err=True)
-    click.echo(f"open {summary.trace} in ui.perfetto.dev or chrome://tracing", err=True)
+        echo(line, err=True)
+    echo(f"open {summary.trace} in ui.perfetto.dev or chrome://tracing", err=True)
 
 
 def profile_table(profile: Profile) -> Table:
@@ -272,7 +273,7 @@ def areas_table(found: Iterable[Record]) -> Table:
     for name, (pixels, hectares) in totals.classes.items():
         share = totals.share(name)
         shown = ["-" if not totals.placed and not hectares else f"{hectares:,.1f}", "" if share is None else f"{share:.1%}"]
-        table.add_row(name, f"{pixels:,.0f}", *shown)
+        table.add_row(*cells([name, f"{pixels:,.0f}", *shown]))
     if not totals.placed:
         table.caption = "some cases have no place on Earth: they count in pixels only"
     return table
@@ -286,11 +287,11 @@ def print_export(exported: "Exported") -> None:
     """What was exported, and how well it agrees."""
     agreement, contract = exported.agreement, exported.contract
     for note in exported.notes:
-        click.echo(f"note: {note}", err=True)
+        echo(f"note: {note}", err=True)
     size = "rows and columns free" if exported.free_size else "size fixed to the tile"
     tile = " x ".join(map(str, contract.tile or ()))
     shift = "" if exported.stride.equivariant else f", though scores change by {exported.stride.error:.1%} under such shifts"
-    click.echo(
+    echo(
         f"{exported.path}: {contract.provenance['architecture']}, {contract.provenance['parameters']:,} parameters, "
         f"{contract.provenance['precision']}, {contract.channel_count} channels to {contract.scores} scores\n"
         f"tile {tile}, {size}; windows start at multiples of {exported.stride.align}{shift}\n"
@@ -302,20 +303,20 @@ def print_export(exported: "Exported") -> None:
 def print_attached(attached: "Attached") -> None:
     """What was attached to what."""
     for note in attached.notes:
-        click.echo(f"note: {note}", err=True)
+        echo(f"note: {note}", err=True)
     contract = attached.contract
-    click.echo(f"{attached.path}: {contract.channel_count} channels to {contract.scores} scores, contract attached")
+    echo(f"{attached.path}: {contract.channel_count} channels to {contract.scores} scores, contract attached")
     if attached.stride is not None:
         shift = (
             "" if attached.stride.equivariant else f", though scores change by {attached.stride.error:.1%} under such shifts"
         )
-        click.echo(f"windows start at multiples of {attached.stride.align}, as measured{shift}")
+        echo(f"windows start at multiples of {attached.stride.align}, as measured{shift}")
 
 
 def print_status(status: Status, as_json: bool) -> None:
     """How far runs have come, in a few lines or as JSON."""
     if as_json:
-        click.echo(json.dumps(asdict(status), ensure_ascii=False, allow_nan=False))
+        click.echo(printable_json(json.dumps(cleaned(asdict(status)), ensure_ascii=False, allow_nan=False)))
         return
     running = f", written by {status.running} now" if status.running else ""
     running += f", last sign of life {status.last_sign}" if status.running and status.last_sign else ""
@@ -346,7 +347,7 @@ def print_left_out(prepared: Prepared) -> None:
     """Files of folders and globs that were not taken, on stderr."""
     if prepared.left_out:
         taken = " ".join(sorted(SUFFIXES))
-        click.echo(f"left out: {listed(prepared.left_out)} (a folder is searched for {taken})", err=True)
+        echo(f"left out: {listed(prepared.left_out)} (a folder is searched for {taken})", err=True)
 
 
 def print_plan(prepared: Prepared) -> None:
@@ -367,7 +368,7 @@ def print_plan(prepared: Prepared) -> None:
         say(f"parts  {cut.case.case.name}  {len(cut.parts)} parts, {cut.repeated:.1%} of the windows inferred twice")
     windows = sum(case.windows for case in plan.seen)
     jobs = len(list(plan.jobs(run))) + sum(len(cut.parts) for cut in plan.cuts)
-    click.echo(
+    echo(
         f"{len(plan)} cases to do, {len(plan.done)} done before, {len(plan.failed)} with problems; "
         f"{windows} windows in {jobs} jobs; {plan.workers} workers, calls in flight in each: {plan.calls}; "
         f"about {memory_mb(plan, run):,.0f} MB of memory per worker"

@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
+from segpipe.pipeline.printable import printable_lines
+
 Say = Callable[[str], None]
 
 
@@ -18,7 +20,7 @@ def quiet(verbose: bool) -> Iterator[Say]:
     Also what libraries in C++ write to the descriptors. An error leaves the block as it is.
     """
     if verbose:
-        yield lambda line: print(line, file=sys.stderr, flush=True)  # noqa: T201
+        yield lambda line: print(printable_lines(line), file=sys.stderr, flush=True)  # noqa: T201
         return
     with contextlib.ExitStack() as stack:
         terminal = stack.enter_context(_aside(sys.stderr or io.StringIO()))  # None where stderr is closed
@@ -28,7 +30,7 @@ def quiet(verbose: bool) -> Iterator[Say]:
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         if terminal is sys.stderr:  # a stream of somebody's own, as of a test
             stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
-        yield lambda line: print(line, file=terminal, flush=True)
+        yield lambda line: print(printable_lines(line), file=terminal, flush=True)
 
 
 @contextlib.contextmanager

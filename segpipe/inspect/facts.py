@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from segpipe.pipeline.printable import printable_json
+from segpipe.pipeline.redact import cleaned
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -160,7 +163,8 @@ Facts = ModelFacts | RasterFacts
 
 def as_json(facts: Facts) -> str:
     """One JSON object. What JSON has no number for, as a nodata of NaN, is a string."""
-    return json.dumps(plain(asdict(facts)), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(cleaned(plain(asdict(facts))), indent=2, ensure_ascii=False, allow_nan=False)
+    return printable_json(text)
 
 
 def plain(value: Any) -> Any:

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
+
+from segpipe.pipeline.console import cells, words
 
 Row = tuple[str, str]
 
@@ -15,9 +16,9 @@ def section(console: Console, title: str, rows: Iterable[Row]) -> None:
     grid.add_column(no_wrap=True, style="dim")
     grid.add_column(overflow="fold")
     for row in rows:
-        grid.add_row(*row)
+        grid.add_row(*cells(row))
     if grid.row_count:
-        console.print(Text(title, style="bold"))
+        console.print(words(title, style="bold"))
         console.print(grid)
         console.print()
 

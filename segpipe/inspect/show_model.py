@@ -12,6 +12,7 @@ from rich.text import Text
 
 from segpipe.inspect.facts import Flops, ModelFacts, Tensor, plain
 from segpipe.inspect.section import Row, by, section
+from segpipe.pipeline.console import words
 from segpipe.pipeline.contract import METADATA_KEY, Contract, SegmentationClass
 
 CLASS_ROWS = 24
@@ -143,9 +144,8 @@ def _print_classes(console: Console, classes: Sequence[SegmentationClass]) -> No
     grid = Table.grid(padding=(0, 2, 0, 0))
     for c in classes:
         swatch = Text("  ", style=f"on {c.color}") if c.color and console.color_system else ""
-        grid.add_row(
-            Text(str(c.id), justify="right"), c.name, c.color or "", swatch, f"score {c.channel}" * (c.channel != c.id)
-        )
+        score = f"score {c.channel}" * (c.channel != c.id)
+        grid.add_row(Text(str(c.id), justify="right"), words(c.name), c.color or "", swatch, score)
     console.print(Text(title, style="bold"), grid, "", sep="\n")
 
 

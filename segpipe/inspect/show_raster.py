@@ -9,6 +9,7 @@ from rich.table import Table
 
 from segpipe.inspect.facts import Band, Fit, RasterFacts, Valid
 from segpipe.inspect.section import Row, by, section
+from segpipe.pipeline.console import cells
 
 BAND_ROWS = 16
 """Bands up to which each has a line of its own; above, neighbours that differ in their names alone share one."""
@@ -69,11 +70,11 @@ def _transform_words(transform: Sequence[float]) -> str:
 def _bands_table(bands: Sequence[Band]) -> Table:
     """Columns in which no band has anything to say are left out."""
     groups = [[band] for band in bands] if len(bands) <= BAND_ROWS else _alike(bands)
-    cells = [_band_cells(group) for group in groups]
-    shown = [key for key in cells[0] if any(row[key] for row in cells)]
+    rows = [_band_cells(group) for group in groups]
+    shown = [key for key in rows[0] if any(row[key] for row in rows)]
     table = Table(*shown, box=None, pad_edge=False, header_style="bold")
-    for row in cells:
-        table.add_row(*(row[key] for key in shown))
+    for row in rows:
+        table.add_row(*cells(row[key] for key in shown))
     return table
 
 

@@ -21,7 +21,7 @@ from segpipe.pipeline.errors import SegpipeError, SourceError, foreseen
 from segpipe.pipeline.gdal import MOST_CACHE_MB, make_room
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.ground import ground_of, place_of
-from segpipe.pipeline.identity import Beside, Identity, identities, no_state
+from segpipe.pipeline.identity import Beside, Identity, asked_names, identities, no_state
 from segpipe.pipeline.overrides import AS_STORED, Overrides
 from segpipe.pipeline.profile import span
 from segpipe.pipeline.samples import is_small, sampled, thinned
@@ -75,6 +75,8 @@ class Sheet:
     """What is unusual about its pixels; all of it is here before its first tile leaves."""
     place: str = ""
     """Where it was found, links resolved."""
+    asked: tuple[str, ...] = ()
+    """Names by which its files are asked for: those of ``files`` have no secrets."""
     scene: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Metadata that describe the scene, by GDAL's domain."""
     abandoned: threading.Event = field(default_factory=threading.Event)
@@ -165,8 +167,8 @@ def open_sheet(
         source.close()
         raise
     raw = model.device != "cpu"
-    seen = (files, tuple(notes), cover, opened, part, room, raw)
-    return source, Sheet(source.grid, source.picture, *seen, place=place, scene=source.scene)
+    seen, asked = (files, tuple(notes), cover, opened, part, room, raw), tuple(asked_names(source.files))
+    return source, Sheet(source.grid, source.picture, *seen, place=place, scene=source.scene, asked=asked)
 
 
 def row_of(cover: Cover, windows: Part) -> tuple[int, ...]:

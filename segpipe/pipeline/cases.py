@@ -40,8 +40,8 @@ class Case:
 
     name: str
     """Path of the mask in the output folder, without suffix, with ``/`` between folders."""
-    path: str
-    """What GDAL opens."""
+    path: str = field(repr=False)
+    """What GDAL opens; libraries that log what they are given leave it out, since a URL may hold secrets."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,5 @@
 """What a model needs and gives: channels, scaling, tile, classes. It travels inside the ONNX file."""
 
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from segpipe.pipeline.documents import MOST_BYTES, WIDEST, DocumentError, parse_json, read_toml, shortened
 from segpipe.pipeline.errors import ContractError
+from segpipe.pipeline.printable import CONTROL
 
 METADATA_KEY = "segpipe"
 DEFAULT_ALIGN = 32
@@ -50,8 +50,8 @@ class SegmentationClass(BaseModel):
     @field_validator("name")
     @classmethod
     def _one_line(cls, value: str) -> str:
-        """No file that a mask is written to has a place for control characters."""
-        if any(unicodedata.category(c) == "Cc" for c in value):
+        """No file that a mask is written to has a place for control characters; those of directions show another name."""
+        if CONTROL.search(value):
             raise ValueError(f"a class name must be one line without control characters, got {value!r}: rename the class")
         return value
 

@@ -7,6 +7,8 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from segpipe.pipeline.redact import without_secrets
+
 EXHAUSTED = (
     "out of memory",
     "failed to allocate memory",
@@ -19,7 +21,10 @@ EXHAUSTED = (
 
 
 class SegpipeError(Exception):
-    """Base of every error that segpipe raises on purpose."""
+    """Base of every error that segpipe raises on purpose; its text has no secrets of URLs."""
+
+    def __str__(self) -> str:
+        return without_secrets(super().__str__())
 
 
 class SettingsError(SegpipeError):

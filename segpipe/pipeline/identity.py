@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from segpipe.pipeline.errors import SourceError
+from segpipe.pipeline.redact import without_secrets
 from segpipe.pipeline.stores.bucket import canonical, in_bucket, is_remote, objects_near, plain_path
 from segpipe.pipeline.stores.web import on_web, plain_url, state_of
 
@@ -50,7 +51,7 @@ class Beside:
             return self._resolved(path)
         archive = _archive(path) if path.startswith(ARCHIVES) else None
         if archive is None:
-            return _written(path)
+            return without_secrets(_written(path))
         kind, inside = path.split("/", 2)[1], path.split(archive.name, 1)[1]
         return f"/{kind}/{self._resolved(str(archive))}{inside}"
 
@@ -67,7 +68,7 @@ class Beside:
         return _written(path if archive is None else str(archive))
 
     def identity(self, path: str) -> Identity:
-        """Of one file; of what is not there, or tells nothing of itself, the path alone.
+        """Of one file; of what is not there, or tells nothing of itself, the path alone. A URL has no secrets in it.
 
         Raises:
             OSError: a server cannot be asked just now.
@@ -76,10 +77,10 @@ class Beside:
             name = canonical(path)
             return self._near(name).get(name, {"path": name})
         if on_web(path):
-            return {"path": plain_url(path), **state_of(path)}
+            return {"path": without_secrets(plain_url(path)), **state_of(path)}
         file = self.named(path)
         if is_remote(file) or not os.path.exists(file):  # noqa: PTH110
-            return {"path": file}
+            return {"path": without_secrets(file)}
         stat = os.stat(file)  # noqa: PTH116
         return {"path": file, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
@@ -149,10 +150,15 @@ def identities(path: str, files: Iterable[str], beside: Beside | None = None) ->
     """
     beside = beside or Beside()
     try:
-        found = [beside.identity(file) for file in sorted({_written(file) for file in files})]
+        found = [beside.identity(file) for file in asked_names(files)]
     except OSError as error:
         raise SourceError(f"{path} cannot be asked for: {error.strerror}") from error
     return list({one["path"]: one for one in found}.values())
+
+
+def asked_names(files: Iterable[str]) -> list[str]:
+    """Names by which files are asked for, each once, in the order of their names in a record."""
+    return sorted({_written(file) for file in files}, key=lambda name: (without_secrets(name), name))
 
 
 def no_state(files: Iterable[Identity]) -> list[str]:

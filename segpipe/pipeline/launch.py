@@ -26,6 +26,7 @@ from segpipe.pipeline.model import try_out
 from segpipe.pipeline.ownership import TABLES, TRACE_NAME, refuse_foreign, refuse_foreign_trace
 from segpipe.pipeline.parts import FOLDER, forget_parts, has_parts, parts_folder
 from segpipe.pipeline.plan import Plan, keep_cut, make_plan
+from segpipe.pipeline.printable import printable
 from segpipe.pipeline.profile import begin, end, span
 from segpipe.pipeline.records import Run, device_kind, done_cases, record_name, storable, versions, write_areas
 from segpipe.pipeline.schedule import EXECUTORS
@@ -318,7 +319,7 @@ def _execute(prepared: Prepared, watcher: Watcher, summary: Summary, halt: Halt)
         summary.add(outcome)
         if summary.unusual <= TOLD:
             for text in outcome.warnings:
-                LOG.warning("warning: %s: %s", outcome.case.name, text)
+                LOG.warning("warning: %s: %s", printable(outcome.case.name), text)
         if outcome.unwritable and not full:
             full.append(outcome.unwritable)
         if outcome.error is not None and run.settings.fail_fast:

@@ -45,7 +45,7 @@ ABSENT: Color = (225, 225, 225, 255)
 
 def check_unchanged(case: Case, sheet: Sheet) -> None:
     """What was read must be what the record names: a file that changes and changes back would vouch for a mixture."""
-    files = identities(case.path, [str(file["path"]) for file in sheet.files])
+    files = identities(case.path, sheet.asked)
     if files != sheet.files or Beside().place(case.path) != sheet.place:
         raise SourceError(CHANGED.format(case.path))
 

@@ -19,6 +19,7 @@ from segpipe.pipeline.faults import is_passing
 from segpipe.pipeline.files import output_errors
 from segpipe.pipeline.identity import Beside, Identity, no_state
 from segpipe.pipeline.records import Run, device_kind
+from segpipe.pipeline.redact import without_secrets
 from segpipe.pipeline.scaling import Scaling
 from segpipe.pipeline.stores import Store
 from segpipe.pipeline.unusual import Finding
@@ -67,7 +68,7 @@ def cut_key(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[int
         "form": FORM,
         "device": kind,
         "shape": list(shape),
-        "case": [case.name, case.path],
+        "case": [case.name, without_secrets(case.path)],
         "files": list(files),
         "model": run.model.sha256,
         "settings": run.label_settings,

@@ -226,8 +226,8 @@ def _look(  # noqa: PLR0913 - three places for a case to go
 
 def as_planned(case: Case, sheet: Sheet) -> PlannedCase:
     """What is known of a case once it has been opened."""
-    files = tuple(str(file["path"]) for file in sheet.files)
-    return PlannedCase(case, sheet.grid.shape, len(sheet.cover), (*sheet.notes, *sheet.warnings), files, sheet.room)
+    notes = (*sheet.notes, *sheet.warnings)
+    return PlannedCase(case, sheet.grid.shape, len(sheet.cover), notes, sheet.asked, sheet.room)
 
 
 def _without_collisions(planned: list[PlannedCase], run: Run, failed: list[Failure]) -> list[PlannedCase]:

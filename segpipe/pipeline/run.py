@@ -208,7 +208,7 @@ def _done_before(job: Job, run: Run) -> dict[str, Outcome]:
 
 def _case_output(case: Case, sheet: Sheet, run: Run) -> CaseOutput:
     """What takes a case, unless its mask would replace what it must not."""
-    refuse_taken(case, run, [str(file["path"]) for file in sheet.files])
+    refuse_taken(case, run, sheet.asked)
     return CaseOutput(case, _verified(sheet, run), run)
 
 
@@ -216,7 +216,7 @@ def _verified(sheet: Sheet, run: Run) -> Sheet:
     """A case whose files have been compared with their checksums, if that was asked for, and what has none."""
     if not run.settings.verify_input:
         return sheet
-    return replace(sheet, notes=(*sheet.notes, *verify_files(str(file["path"]) for file in sheet.files)))
+    return replace(sheet, notes=(*sheet.notes, *verify_files(sheet.asked)))
 
 
 def run_part(job: PartJob, context: Context) -> Told:

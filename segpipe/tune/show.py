@@ -5,10 +5,12 @@ import shlex
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import click
 from rich.console import Console
 from rich.table import Table
 
+from segpipe.pipeline.console import console, echo
+from segpipe.pipeline.printable import printable, printable_json
+from segpipe.pipeline.redact import cleaned
 from segpipe.tune.choices import Axes
 from segpipe.tune.measure import Tuned
 from segpipe.tune.table import Row
@@ -23,15 +25,15 @@ NARROW = {"overlap": "over-\nlap", "tiles/Mpx": "tiles\n/Mpx", "times as fast": 
 
 def print_tuned(tuned: Tuned) -> None:
     """Choices from the fastest to the slowest, the time of tiles, and the flags to use."""
-    console = Console(markup=False, highlight=False, emoji=False)
+    terminal = console()
     for line in _about(tuned):
-        click.echo(line)
-    _print(console, HEAD, [_cells(row) for row in tuned.rows])
-    click.echo("\n* no other is as fast with as many equal labels   > to take   = the contract's own\n")
-    _print(console, ("", "model", "tile", "batch", "s/tile", "spread", "rounds"), _speed_cells(tuned))
-    click.echo()
+        echo(line)
+    _print(terminal, HEAD, [_cells(row) for row in tuned.rows])
+    echo("\n* no other is as fast with as many equal labels   > to take   = the contract's own\n")
+    _print(terminal, ("", "model", "tile", "batch", "s/tile", "spread", "rounds"), _speed_cells(tuned))
+    echo()
     for line in _advice(tuned):
-        click.echo(line)
+        echo(line)
 
 
 def as_json(tuned: Tuned) -> str:
@@ -52,7 +54,7 @@ def as_json(tuned: Tuned) -> str:
         "speeds": speeds,
         "command": command(tuned, tuned.best) if tuned.best else None,
     }
-    return json.dumps(values, ensure_ascii=False, allow_nan=False)
+    return printable_json(json.dumps(cleaned(values), ensure_ascii=False, allow_nan=False))
 
 
 def _values(row: Row) -> dict[str, Any]:
@@ -97,16 +99,17 @@ def _speed_cells(tuned: Tuned) -> list[list[str]]:
     ]
 
 
-def _print(console: Console, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _print(terminal: Console, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table in a terminal, aligned lines elsewhere."""
-    if console.is_terminal:
-        console.print(table_of(head, rows))
+    rows = [list(map(printable, row)) for row in rows]
+    if terminal.is_terminal:
+        terminal.print(table_of(head, rows))
         return
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     for row in (head, *rows):
         left = [cell.ljust(width) for cell, width in zip(row[:2], widths, strict=False)]
         right = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
-        click.echo("  ".join([*left, *right]).rstrip())
+        echo("  ".join([*left, *right]).rstrip())
 
 
 def table_of(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

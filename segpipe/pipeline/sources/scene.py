@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 from rasterio.io import DatasetReader
 
+from segpipe.pipeline.redact import cleaned
+
 Scene = Mapping[str, Mapping[str, str]]
 """Metadata by GDAL's domain, ``""`` for its own."""
 
@@ -30,7 +32,7 @@ MOST_BRIEF, BRIEF_CHARACTERS = 12, 100
 
 def read_scene(dataset: DatasetReader) -> dict[str, dict[str, str]]:
     """The metadata of a raster that hold for a mask of it, too; domains that have none are left out."""
-    found = {domain: scene_tags(dataset.tags(ns=domain or None)) for domain in DOMAINS}
+    found = {domain: cleaned(scene_tags(dataset.tags(ns=domain or None))) for domain in DOMAINS}
     return {domain: tags for domain, tags in found.items() if tags}
 
 

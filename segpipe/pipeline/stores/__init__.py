@@ -9,6 +9,8 @@ from typing import Any, TextIO
 
 from segpipe.pipeline.errors import OutputError
 from segpipe.pipeline.files import output_errors, remove
+from segpipe.pipeline.printable import printable_json
+from segpipe.pipeline.redact import cleaned
 
 WIDTH = 120
 """Characters up to which a value of JSON has one line."""
@@ -163,7 +165,8 @@ class Store(ABC):
 
     def write_json(self, name: str, value: dict[str, Any], *, flush: bool = True) -> None:
         # what stands for a byte of a name that is no UTF-8 is escaped, as JSON escapes it
-        self.write(name, (_pretty(value) + "\n").encode(errors="backslashreplace"), flush=flush)
+        text = printable_json(_pretty(cleaned(value)) + "\n")
+        self.write(name, text.encode(errors="backslashreplace"), flush=flush)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[TextIO]:

@@ -1,10 +1,12 @@
 """What a web server says of the state of a file."""
 
+import base64
 import errno
 import http.client
 import os
 import ssl
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from typing import Any
@@ -33,7 +35,8 @@ def state_of(path: str) -> dict[str, Any]:
         OSError: the server cannot be reached, or not just now.
     """
     try:
-        request = urllib.request.Request(plain_url(path), headers={"Range": "bytes=0-0", "Accept-Encoding": "identity"})
+        url, user = _asked(plain_url(path))
+        request = urllib.request.Request(url, headers={"Range": "bytes=0-0", "Accept-Encoding": "identity"} | user)
         with _opener().open(request, timeout=SECONDS) as answer:
             return _state(answer.headers, ranged=answer.status == 206)
     except urllib.error.HTTPError as error:
@@ -48,6 +51,15 @@ def state_of(path: str) -> dict[str, Any]:
         raise OSError(errno.ETIMEDOUT, str(error), path) from error
     except (http.client.HTTPException, ValueError):
         return {}  # a URL or an answer that Python has no words for; GDAL may
+
+
+def _asked(url: str) -> tuple[str, dict[str, str]]:
+    """A URL, and the header for the name and password in it, which Python would take for a port."""
+    scheme, _, rest = url.partition("://")
+    place, slash, path = rest.partition("/")
+    user, at, host = place.rpartition("@")
+    header = {"Authorization": f"Basic {base64.b64encode(urllib.parse.unquote(user).encode()).decode()}"} if at else {}
+    return f"{scheme}://{host}{slash}{path}", header
 
 
 def _opener() -> urllib.request.OpenerDirector:

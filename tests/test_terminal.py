@@ -1,0 +1,191 @@
+"""What files say is shown as it is: no markup, no command to a terminal, one line for one thing."""
+
+import csv
+import io
+import json
+import logging
+from dataclasses import fields
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from networks import Network, contract
+from rich.console import Console
+
+from segpipe import terminal
+from segpipe.cli import _Stderr
+from segpipe.inspect.file import inspect_file
+from segpipe.inspect.show import print_facts
+from segpipe.pipeline import console
+from segpipe.pipeline.cases import Case
+from segpipe.pipeline.config import load_settings
+from segpipe.pipeline.contract import Contract, parse_contract
+from segpipe.pipeline.errors import ContractError
+from segpipe.pipeline.launch import carry_out, prepare
+from segpipe.pipeline.printable import CONTROL, printable, printable_json
+from segpipe.pipeline.records import write_areas
+from segpipe.pipeline.status import Status, read_status
+from segpipe.pipeline.stores.folder import Folder
+from segpipe.pipeline.tasks import Outcome
+from segpipe.tune.show import _print
+
+RANGES = ((0, 32), (127, 160), (0x202A, 0x202F), (0x2066, 0x206A))
+CONTROLS = [chr(code) for start, stop in RANGES for code in range(start, stop)]
+
+MARKUP = ("[/]", "[grass]", "[bold red]x[/bold red]", "a[/grass]", ":smiley:", "[link=file:///etc/passwd]x[/link]")
+
+EVIL = "a\xa0\x1b[2J\x9b1m\u202egpj\n2026-11-28 [1/1] done  b"
+"""A name that clears a terminal, turns itself around, and forges a line of a log."""
+
+
+@pytest.mark.parametrize("character", CONTROLS)
+def test_class_names_have_no_control_characters(character):
+    values = contract(3, 2, classes=[{"id": 0, "name": "a"}, {"id": 1, "name": f"b{character}c"}])
+    with pytest.raises(ContractError, match=r"without control characters, got .*: rename the class") as error:
+        parse_contract(values, "here")
+    assert not CONTROL.search(str(error.value))
+
+
+def test_names_of_every_script_are_good():
+    names = ["Wald", "森林", "غابة", "לֹא", "a\u200db", "[/]", "=1+1", "é"]
+    assert Contract.model_validate(contract(3, classes=[{"id": i, "name": n} for i, n in enumerate(names)]))
+
+
+@pytest.mark.parametrize("character", CONTROLS)
+def test_control_characters_are_shown_escaped(character):
+    assert printable(f"a{character}b") == f"a{character!r}b".replace("'", "")
+    text = json.dumps({"a": f"x{character}y"}, ensure_ascii=False)
+    assert json.loads(printable_json(text)) == {"a": f"x{character}y"}
+    assert not CONTROL.search(printable_json(text))
+
+
+def record(case: str, *names: str) -> dict:
+    figures = {"pixels": 1, "area": 1.5, "unit": "ha", "share": 0.5}
+    rows = [{"class_id": n, "class_name": name, **figures} for n, name in enumerate(names)]
+    return {"case": case, "valid": {"pixels": 2, "hectares": 3.0}, "areas": rows}
+
+
+def printed(capsys, table, width: int = 200) -> str:
+    out = console.console()
+    out.width = width
+    out.print(table)
+    return capsys.readouterr().out
+
+
+def test_classes_that_look_like_markup_stand_in_the_table(capsys):
+    text = printed(capsys, terminal.areas_table([record("a", *MARKUP)]))
+    assert all(name in text for name in MARKUP)
+
+
+class Planned:
+    """As much of a plan as a bar needs."""
+
+    done: tuple[Case, ...] = ()
+    pixels = None
+
+    def __len__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("name", MARKUP)
+def test_cases_that_look_like_markup_are_named(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with terminal.Bar(SimpleNamespace(plan=Planned(), cases=[Case(name, name)])) as bar:
+        bar.outcome(Outcome(Case(name, "x"), 0.0, error=f"{name} is bad"))
+        bar.note(f"note: {name}")
+    text = capsys.readouterr().out
+    assert f"failed  {name}: {name} is bad" in text
+    assert f"note: {name}" in text
+
+
+def test_the_table_of_tune_has_no_markup(capsys, monkeypatch):
+    out = console.console()
+    monkeypatch.setattr(Console, "is_terminal", True)
+    _print(out, ("", "model"), [["", name] for name in (*MARKUP, EVIL)])
+    text = capsys.readouterr().out
+    assert all(name in text for name in MARKUP)
+    assert not CONTROL.search(text.replace("\n", "").replace("\x1b[1m", "").replace("\x1b[0m", ""))
+
+
+def lines_of(text: str) -> list[str]:
+    assert not CONTROL.search(text.replace("\n", ""))
+    return text.splitlines()
+
+
+def test_a_case_is_one_line_whatever_it_is_called(capsys):
+    lines = terminal.Lines(SimpleNamespace(plan=Planned(), cases=[Case(EVIL, EVIL)]))
+    lines.outcome(Outcome(Case(EVIL, EVIL), 0.1, 10))
+    lines.outcome(Outcome(Case(EVIL, EVIL), 0.1, error=f"{EVIL} is bad"))
+    values = {"output": EVIL, "done": 0, "failed": [{"case": EVIL, "error": EVIL}], "missing": [EVIL], "parts": {}}
+    values |= {key.name: None for key in fields(Status) if key.name not in values} | {"problems": [], "command": EVIL}
+    terminal.print_status(Status(**values), as_json=False)
+    assert len(lines_of(capsys.readouterr().out)) == 2 + 5
+    terminal.print_status(Status(**values), as_json=True)
+    (line,) = lines_of(capsys.readouterr().out)
+    assert json.loads(line)["missing"] == [EVIL]
+
+
+def test_lines_of_libraries_are_escaped(capsys):
+    _Stderr().handle(
+        logging.LogRecord("boto", logging.INFO, "f", 1, "GET \x1b]0;x\x07 %s", ("https://h/a?sig=SECRET",), None)
+    )
+    assert capsys.readouterr().err == "GET \\x1b]0;x\\x07 https://h/a?...\n"
+
+
+NAMES = ["plain", 'qu"ote', "com,ma", "=1+1", "+1", "-1", "@x", " space ", "'", "é,ü", "[/]", "back\\\\slash"]
+FILES = [*NAMES, EVIL, "a\rb", "a\r\nb", "\tx"]
+"""Case names, which may hold anything; class names may not."""
+
+
+def readers():
+    yield lambda path: list(csv.reader(io.StringIO(path.read_bytes().decode(), newline="")))
+    if find_spec("pandas"):
+        import pandas as pd
+
+        as_text = {"header": None, "dtype": str, "keep_default_na": False, "encoding": "utf-8"}
+        yield lambda path: [list(row) for row in pd.read_csv(path, **as_text).to_numpy()]
+
+
+@pytest.mark.parametrize("read", list(readers()))
+def test_areas_have_one_row_for_each_and_read_back_equal(read, tmp_path, monkeypatch):
+    stored = [record(name, *NAMES) for name in FILES]
+    monkeypatch.setattr("segpipe.pipeline.records.records", lambda output, cases: stored)
+    write_areas(Folder(tmp_path), [])
+    head, *rows = read(tmp_path / "areas.csv")
+    assert head == ["case", "class_id", "class_name", "pixels", "area", "unit", "share"]
+    told = [(printable(case), n, name) for case in FILES for n, name in enumerate(NAMES)]
+    assert rows == [[case, str(n), name, "1", "1.5", "ha", "0.5"] for case, n, name in told]
+    assert len((tmp_path / "areas.csv").read_text().splitlines()) == 1 + len(rows)
+
+
+def test_a_whole_run_over_evil_names(raster, tmp_path, capsys, monkeypatch):
+    for name in (EVIL.replace("/", "_"), "[grass]", "x[bold]"):
+        raster(f"in/{name}.tif", np.full((3, 40, 40), 9, np.uint8), descriptions=["[/]", "\x1b[31mred", "\u202eeulb"])
+    raster("in/bad\x1b[2J.tif", np.full((1, 40, 40), 9, np.uint8))
+    classes = [{"id": i, "name": name} for i, name in enumerate(("[/]", "[grass]", "b"))]
+    Network(3, 0).conv(3, 3, 1).save(tmp_path / "m.onnx", contract(3, 3, classes=classes), classes=3)
+    flags = {"input": (str(tmp_path / "in"),), "model": tmp_path / "m.onnx", "output": tmp_path / "out"}
+    settings = load_settings(None, flags | {"executor": "serial", "device": "cpu"})
+    prepared = prepare(settings, look=True)
+    terminal.print_plan(prepared)
+    plan = prepare(settings)
+    with terminal.Lines(plan) as watcher:
+        summary = carry_out(plan, watcher)
+    terminal.conclude(plan, summary)
+    for line in (*terminal.settings_lines(plan), *terminal.note_lines(plan)):
+        console.echo(line)
+    lines_of(capsys.readouterr().out)
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+        terminal.conclude(plan, summary)
+    text = capsys.readouterr().out
+    assert "[/]" in text
+    assert "[grass]" in text
+    assert len(summary.done) == 3
+    terminal.print_status(read_status(str(tmp_path / "out")), as_json=False)
+    lines_of(capsys.readouterr().out)
+    for path in sorted((tmp_path / "in").iterdir()):
+        print_facts(inspect_file(load_settings(None, {"input": (str(path),), "model": path, "device": "cpu"})))
+    print_facts(inspect_file(load_settings(None, {"input": (str(tmp_path / "m.onnx"),), "model": tmp_path / "m.onnx"})))
+    assert "[grass]" in "\n".join(lines_of(capsys.readouterr().out))

@@ -373,9 +373,9 @@ def print_plan(prepared: Prepared) -> None:
         f"{windows} windows in {jobs} jobs; {plan.workers} workers, calls in flight in each: {plan.calls}; "
         f"about {memory_mb(plan, run):,.0f} MB of memory per worker"
     )
-    click.echo(f"disk  {forecast(plan, run)}")
+    echo(f"disk  {forecast(plan, run)}")
     for line in shortages(plan, run):
-        click.echo(line)
+        echo(line)
 
 
 def note_lines(prepared: Prepared) -> list[str]:

@@ -15,6 +15,7 @@ from scenes import (
     DASK,
     SEGPIPE,
     SERIAL,
+    Silent,
     begin,
     files,
     nothing,
@@ -26,12 +27,14 @@ from segpipe.pipeline import batches, lock
 from segpipe.pipeline.batches import Reading, read
 from segpipe.pipeline.cases import Case, find_cases, find_input
 from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.errors import InputError, OutputError
+from segpipe.pipeline.errors import InputError, OutputError, SegpipeError
 from segpipe.pipeline.extras import install
 from segpipe.pipeline.gdal import gdal_options
 from segpipe.pipeline.identity import Beside, identities
+from segpipe.pipeline.launch import carry_out, prepare
 from segpipe.pipeline.records import Run, done_cases
 from segpipe.pipeline.spec import read_spec
+from segpipe.pipeline.stores import bucket
 from segpipe.pipeline.stores.bucket import gdal_endpoint
 from segpipe.pipeline.stores.places import store_at
 
@@ -303,3 +306,66 @@ def test_what_was_done_before_shows_in_a_listing(root, endpoint):
     endpoint.forget()
     assert done_cases(cases, fresh) == []
     assert len(endpoint.requests) == 2
+
+
+BAD_KEYS = {
+    "/etc/x/evil": "bad//etc/x/evil.tif",
+    "//y": "bad///y.tif",
+    "../x": "bad/../x.tif",
+    "a/../../z": "bad/a/../../z.tif",
+}
+"""Names that a mask of such an object would have, if it had one."""
+
+
+def test_keys_that_would_lead_out_of_the_output_fail_alone(endpoint, tmp_path):
+    good = (endpoint.root / "in" / "a.tif").read_bytes()
+    for key in ("bad/good.tif", "bad/sub//b.tif", "bad/.hidden/c.tif", *BAD_KEYS.values()):
+        endpoint.put(key, good)
+    settings = {"input": ("s3://scenes/bad/",), "model": endpoint.root / "plain.onnx", "executor": "serial", "device": "cpu"}
+    for output in (str(tmp_path / "deep" / "out"), "s3://scenes/bad-out"):
+        summary = carry_out(prepare(load_settings(None, {**settings, "output": output})), Silent())
+        assert summary.done == ["good", "sub/b"]
+        failed = {failure.case.name: failure.error for failure in summary.failed}
+        assert sorted(failed) == sorted(BAD_KEYS)
+        for name, key in BAD_KEYS.items():
+            assert failed[name].startswith("a file of the output must have a name below it, without empty parts, . and ..")
+            assert failed[name].endswith(f"got {name!r}: rename s3://scenes/{key}")
+    assert [path.name for path in tmp_path.iterdir()] == ["deep"]
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
+
+
+def test_a_name_that_no_key_can_have_fails_alone(endpoint, tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    for stem in ("good", name):
+        (tmp_path / f"{stem}.tif").write_bytes((endpoint.root / "in" / "a.tif").read_bytes())
+    settings = {"model": endpoint.root / "plain.onnx", "executor": "serial", "device": "cpu"}
+    place = {"input": (str(tmp_path),), "output": "s3://scenes/utf8"}
+    for _ in range(2):
+        summary = carry_out(prepare(load_settings(None, settings | place)), Silent())
+        assert summary.done + summary.skipped == ["good"]
+        (failure,) = summary.failed
+        assert (failure.case.name, "names in s3://scenes/utf8 must be UTF-8" in failure.error) == (name, True)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"AWS_PROFILE": "nobody"}, r"settings of the AWS tools: The config profile \(nobody\) could not be found"),
+        ({"AWS_ENDPOINT_URL": "nothing"}, "settings of the AWS tools: Invalid endpoint: nothing"),
+        (
+            {"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None, "HOME": "/nowhere"},
+            "Unable to locate credentials: set AWS_ACCESS_KEY_ID",
+        ),
+    ],
+)
+def test_s3_that_is_not_set_up_is_one_line(setting, words, endpoint, monkeypatch):
+    bucket._client_of.cache_clear()
+    for key, value in setting.items():
+        monkeypatch.setenv(key, value) if value else monkeypatch.delenv(key)
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # which keeps what it has found
+    try:
+        with pytest.raises(SegpipeError, match=words) as raised:
+            find_cases(["s3://scenes/in/"])
+        assert "\n" not in str(raised.value)
+    finally:
+        bucket._client_of.cache_clear()

@@ -179,7 +179,7 @@ def find_rasters(text: str, suffixes: Iterable[str], others: list[str]) -> Itera
         for entry in _listed(bucket, key):
             found, name = True, entry["Key"].removeprefix(key)
             path = PurePosixPath(name)
-            if name.endswith("/") or any(part.startswith(".") for part in path.parts):
+            if name.endswith("/") or any(part.startswith(".") and part != ".." for part in path.parts):
                 continue
             if path.suffix.lower() in suffixes:
                 yield name, f"{SCHEME}{bucket}/{entry['Key']}"

@@ -515,25 +515,6 @@ def test_an_interrupted_run_can_go_on(executor, number, tell, long_run, tmp_path
     assert (out / "areas.csv").read_bytes() == (long_run / "whole" / "areas.csv").read_bytes()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_an_interruption_before_the_first_case_is_one_too(number, scenes):
-    """The configuration is a pipe that nobody writes to: the run waits for it."""
-    pipe = scenes.parent / "c.toml"
-    os.mkfifo(pipe)
-    with subprocess.Popen([*SEGPIPE, "run", "-c", pipe], cwd=scenes.parent, stderr=subprocess.DEVNULL) as process:
-        limit, writer = time.monotonic() + 30, -1
-        while writer < 0 and time.monotonic() < limit:
-            try:
-                writer = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)  # possible once it is read
-            except OSError:
-                time.sleep(0.05)
-        time.sleep(0.2)
-        process.send_signal(number)
-        code = process.wait(30)
-        os.close(writer)
-    assert code == 75
-
-
 def test_a_model_of_integers_refuses_floats_case_by_case(raster, segpipe, tmp_path):
     raster("in/float.tif", noise().astype(np.float32))
     raster("in/byte.tif", noise())

@@ -137,7 +137,7 @@ CONCLUDING = ["launch:_conclude", "records:write_areas", "launch:_tell_time", "t
 MOMENTS = [
     *((moment, TERM, 75) for moment in (*BEFORE, *WITHIN)),
     *((moment, TERM, 0) for moment in CONCLUDING),
-    *((moment, number, 75) for moment in ("plan:make_plan", "run:join") for number in (INT, HUP)),
+    *((moment, number, 75) for moment in ("config:load_settings", "run:join") for number in (INT, HUP)),
 ]
 
 

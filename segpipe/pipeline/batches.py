@@ -18,6 +18,7 @@ from segpipe.pipeline.cases import Case
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.decoders import Decoders
 from segpipe.pipeline.errors import SegpipeError, SourceError, foreseen
+from segpipe.pipeline.footprint import refuse_large_case
 from segpipe.pipeline.gdal import MOST_CACHE_MB, make_room
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.ground import ground_of, place_of
@@ -141,20 +142,26 @@ def open_source(case: Case, contract: Contract, overrides: Overrides = AS_STORED
 
 
 def open_sheet(
-    case: Case, model: ModelSpec, overrides: Overrides = AS_STORED, part: Part | None = None
+    case: Case,
+    model: ModelSpec,
+    overrides: Overrides = AS_STORED,
+    part: Part | None = None,
+    memory: float = math.inf,
 ) -> tuple[Source, Sheet]:
     """Open a case, or a part of it, and check that the model can take it.
 
     Raises:
-        SourceError: it cannot be opened, or its bands, pixels or pixel size are not the model's.
+        SourceError: it cannot be opened, its bands, pixels or pixel size are not the model's, or it needs more than
+            ``memory`` bytes however it is cut.
     """
     opened, place = time.time(), Beside().place(case.path)
     source = open_source(case, model.contract, overrides)
     try:
         _check_pixels(case, source, model)
+        cover = Cover(source.grid.shape, model.tiling)
+        refuse_large_case(case.path, cover, model, source.block, memory)
         told = source.notes if part is None else ()  # the record is of the case
         notes = [*told, *_place_notes(source), *check_spacing(case, source.grid, model.contract)]
-        cover = Cover(source.grid.shape, model.tiling)
         files = identities(case.path, source.files)
         notes += no_state(files)
         if part is not None and any(b > n for b, n in zip(part.stop, cover.counts, strict=True)):
@@ -194,6 +201,8 @@ class Reading:
     """Windows after which no further case is opened, and above which a case is not read."""
     findings: Sequence[Finding] | None = None
     """About the only case, where somebody has looked before."""
+    memory: float = math.inf
+    """Bytes that a worker may use; cases that need more are not read."""
     allow_unusual: bool = False
     """Read cases whose pixels cannot be what the contract expects."""
 
@@ -243,7 +252,7 @@ def read_pieces(cases: Iterable[Case], reading: Reading) -> Pieces:
             if windows >= reading.limit:
                 raise HandedBackError(None)
             with span("open", case.name):
-                source, sheet = open_sheet(case, reading.model, reading.overrides, reading.part)
+                source, sheet = open_sheet(case, reading.model, reading.overrides, reading.part, reading.memory)
             with closing(source):
                 if len(sheet.windows) > reading.limit:
                     raise HandedBackError(sheet)

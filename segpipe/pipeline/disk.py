@@ -14,9 +14,10 @@ import numpy as np
 from segpipe.pipeline.batches import open_sheet
 from segpipe.pipeline.cases import Case
 from segpipe.pipeline.errors import SegpipeError
+from segpipe.pipeline.footprint import told
 from segpipe.pipeline.gdal import gdal_options
 from segpipe.pipeline.labels import Decision
-from segpipe.pipeline.plan import Plan
+from segpipe.pipeline.plan import Plan, most_memory
 from segpipe.pipeline.records import Run
 from segpipe.pipeline.sinks.raster import HELD_BYTES, PLAIN_DRAFT_PIXELS
 from segpipe.pipeline.stores.bucket import is_remote
@@ -108,7 +109,7 @@ def _looked_at(cases: Sequence[Case], run: Run) -> Iterator[int]:
             with suppress(SegpipeError):
                 if is_remote(case.path):
                     continue  # a request each
-                source, sheet = open_sheet(case, run.model, run.settings.overrides)
+                source, sheet = open_sheet(case, run.model, run.settings.overrides, memory=most_memory(run))
                 with closing(source):
                     yield math.prod(sheet.grid.shape)
 
@@ -158,11 +159,3 @@ def stopped(plan: Plan, run: Run, share: float, said: str) -> str:
         return f"the disk of {whose} is full: nothing more was begun: free {told(more)} and run the same command again"
     mend = "raise the quota" if "quota" in said.lower() else "mend this"
     return f"{run.output} can no longer be written: {said}: nothing more was begun: {mend} and run the same command again"
-
-
-def told(size: float) -> str:
-    """
-    >>> told(1_234_567_890), told(20_000)
-    ('1.2 GB', '1 MB')
-    """
-    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{max(1, round(size / 1e6)):,} MB"

@@ -19,13 +19,14 @@ from segpipe.pipeline.environment import settle
 from segpipe.pipeline.errors import OutputError, SegpipeError
 from segpipe.pipeline.faults import persistently, unwritable
 from segpipe.pipeline.files import output_errors
+from segpipe.pipeline.footprint import refuse_large_tile
 from segpipe.pipeline.ledger import Ledger, State
 from segpipe.pipeline.lock import locked
 from segpipe.pipeline.machine import processors
 from segpipe.pipeline.model import try_out
 from segpipe.pipeline.ownership import TABLES, TRACE_NAME, refuse_foreign, refuse_foreign_trace
 from segpipe.pipeline.parts import FOLDER, forget_parts, has_parts, parts_folder
-from segpipe.pipeline.plan import Plan, keep_cut, make_plan
+from segpipe.pipeline.plan import Plan, keep_cut, make_plan, most_memory
 from segpipe.pipeline.printable import printable
 from segpipe.pipeline.profile import begin, end, span
 from segpipe.pipeline.records import Run, device_kind, done_cases, record_name, storable, versions, write_areas
@@ -132,7 +133,9 @@ def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prep
     settle()
     begin(bool(settings.profile), age)
     with span("model"):
-        model = try_out(read_spec(settings))
+        spec = read_spec(settings)
+        refuse_large_tile(spec, most_memory(Run(spec, settings)))
+        model = try_out(spec)
     with span("plan"):
         who = crew(settings)
         if who is not None and who.memory is not None and settings.memory is None:

@@ -41,6 +41,10 @@ PROCESS_MB = 180
 """A worker process with its libraries, before it loads a model (measured: Python 3.11, ONNX Runtime 1.31, GDAL 3.10)."""
 
 
+FEW_BYTES = 0.25e9
+"""Memory below which a case is not too large for any worker, whatever ``--memory`` says."""
+
+
 @dataclass(frozen=True, slots=True)
 class PlannedCase:
     """A case to be done and what it will take."""
@@ -199,6 +203,11 @@ def strip_bytes(shape: tuple[int, ...], model: ModelSpec) -> int:
     return Cover(shape, model.tiling).shared * model.contract.scores * 4
 
 
+def most_memory(run: Run) -> float:
+    """Bytes that a worker may use at most, whatever the number of workers will be; what little all need is not refused."""
+    return max(worker_memory(run, run.settings.workers or 1), FEW_BYTES)
+
+
 def worker_memory(run: Run, workers: int) -> float:
     """Bytes that one worker may use: as asked, else its share of the machine's, limits of a container included."""
     if run.settings.memory is not None:
@@ -211,7 +220,7 @@ def _look(  # noqa: PLR0913 - three places for a case to go
 ) -> None:
     """Open a case; with ``values``, look at some of its pixels, too."""
     try:
-        source, sheet = open_sheet(case, run.model, run.settings.overrides)
+        source, sheet = open_sheet(case, run.model, run.settings.overrides, memory=most_memory(run))
         with closing(source):
             if values:
                 found = findings_of(source, run.model.contract)

@@ -50,7 +50,7 @@ from segpipe.pipeline.parts import (
     write_findings,
     write_scaling,
 )
-from segpipe.pipeline.plan import Job, as_planned, job_windows
+from segpipe.pipeline.plan import Job, as_planned, job_windows, most_memory
 from segpipe.pipeline.predict import predict
 from segpipe.pipeline.profile import span, waiting
 from segpipe.pipeline.records import Run, done_pixels, is_done, refuse_taken
@@ -171,7 +171,14 @@ def run_job(job: Job, context: Context) -> Iterator[Told]:
     yield from before.values()
     left = [case for case in job.cases if case.name not in before]
     allow = run.settings.unusual_values == "allow"
-    reading = Reading(run.model, run.settings.overrides, _decoders(run.model.device), limit=limit, allow_unusual=allow)
+    reading = Reading(
+        run.model,
+        run.settings.overrides,
+        _decoders(run.model.device),
+        limit=limit,
+        memory=most_memory(run),
+        allow_unusual=allow,
+    )
     windows = _tiles(left, reading)
     scored = predict(model, batches(windows, run.model.batch), context.calls)
     with gdal_options(), closing(windows), closing(scored), ThreadPoolExecutor(1, "segpipe-finish") as finisher:
@@ -231,6 +238,7 @@ def run_part(job: PartJob, context: Context) -> Told:
         part=job.part,
         scaling=read_scaling(run.output, case),
         findings=read_findings(run.output, case),
+        memory=most_memory(run),
         allow_unusual=run.settings.unusual_values == "allow",
     )
     windows = _tiles([case], reading)
@@ -259,7 +267,7 @@ def _part_output(job: PartJob, sheet: Sheet, run: Run, batch: int) -> PartOutput
 
 def measure(case: Case, run: Run) -> tuple[str, ...]:
     """Keep the scaling of a case by its own statistics for its parts."""
-    source, _ = open_sheet(case, run.model, run.settings.overrides)
+    source, _ = open_sheet(case, run.model, run.settings.overrides, memory=most_memory(run))
     with closing(source):
         write_scaling(run.output, case, scaling_of(source, run.model.contract))
     return ()
@@ -276,7 +284,7 @@ class _DamagedPartsError(SegpipeError):
 def join(job: JoinJob, run: Run) -> tuple[str, ...]:
     """One mask, one record and one table of a case from what its parts have left, which then goes; and its warnings."""
     case = job.case.case
-    source, sheet = open_sheet(case, run.model, run.settings.overrides)
+    source, sheet = open_sheet(case, run.model, run.settings.overrides, memory=most_memory(run))
     with closing(source):
         _note_findings(case, source, sheet, run)
     if read_cut(case, run, sheet.files, sheet.grid.shape) != job.parts:

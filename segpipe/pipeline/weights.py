@@ -67,14 +67,14 @@ def _outer(profiles: list[Any]) -> Any:
     return reduce(lambda product, profile: product[..., None] * profile, profiles)
 
 
-def _total(profiles: list[Profile], starts: tuple[int, ...]) -> Profile:
+def _total(profiles: list[Profile], starts: Sequence[int]) -> Profile:
     total = np.zeros(starts[-1] + len(profiles[-1]), np.float32)
     for start, profile in zip(starts, profiles, strict=True):
         total[start : start + len(profile)] += profile
     return total
 
 
-def axis_profiles(starts: tuple[int, ...], tile: int, blend: Blend) -> list[Profile]:
+def axis_profiles(starts: Sequence[int], tile: int, blend: Blend) -> list[Profile]:
     """One profile of length ``tile`` per window of an axis."""
     shared = [previous + tile - start for previous, start in pairwise(starts)]
     return [profile(tile, left, right, blend) for left, right in zip([0, *shared], [*shared, 0], strict=True)]

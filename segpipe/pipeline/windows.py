@@ -4,8 +4,8 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import pairwise, product
-from typing import Any, Literal
+from itertools import product
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,18 +65,46 @@ def _check_axis(tile: int, overlap: int, align: int) -> None:
         )
 
 
-def axis_starts(size: int, tile: int, overlap: int, align: int) -> tuple[int, ...]:
+@dataclass(frozen=True, slots=True)
+class Starts(Sequence[int]):
+    """Starts of ``number`` windows from 0 to ``last`` strides, evenly spread; none is kept, however many there are."""
+
+    number: int
+    last: int
+    align: int
+
+    def __len__(self) -> int:
+        return self.number
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[int, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> int | tuple[int, ...]:
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(self.number)[index])
+        i = range(self.number)[index]
+        return self.align * (i * self.last // (self.number - 1)) if i else 0
+
+    @property
+    def nearest(self) -> int:
+        """The least distance between two neighbours; 0 where there is one window."""
+        return self.align * (self.last // (self.number - 1)) if self.number > 1 else 0
+
+
+def axis_starts(size: int, tile: int, overlap: int, align: int) -> Starts:
     """Starts of the windows along one axis, all multiples of ``align``.
 
     Neighbours share at least ``overlap`` pixels; the last window ends less than ``align`` behind the case. A case that is
     not larger than the tile has one window.
     """
     if size <= tile:
-        return (0,)
+        return Starts(1, 0, align)
     last = -(-(size - tile) // align)
     step = (tile - overlap) // align
-    count = -(-last // step) + 1
-    return tuple(align * (i * last // (count - 1)) for i in range(count))
+    return Starts(-(-last // step) + 1, last, align)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +136,7 @@ class Cover:
     tiling: Tiling
 
     @cached_property
-    def starts(self) -> tuple[tuple[int, ...], ...]:
+    def starts(self) -> tuple[Starts, ...]:
         """Window starts per axis."""
         t = self.tiling
         return tuple(axis_starts(*axis) for axis in zip(self.shape, t.tile, t.overlap, t.align, strict=True))
@@ -116,8 +144,8 @@ class Cover:
     @property
     def shared(self) -> int:
         """The most that neighbours share along the first axis, in pixels: what a strip keeps of the width of a case."""
-        (first, *_), (tile, *_) = self.starts, self.tiling.tile
-        return max((before + tile - start for before, start in pairwise(first)), default=0)
+        first, tile = self.starts[0], self.tiling.tile[0]
+        return tile - first.nearest if len(first) > 1 else 0
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -185,7 +213,9 @@ def _reflected_axis(start: int, stop: int, size: int) -> tuple[int, int, NDArray
     """Of one axis: the first pixel to read, the one behind the last, and which of them are shown."""
     if stop <= size:
         return start, stop, np.arange(stop - start)
-    index = np.pad(np.arange(size), (0, stop - size), mode="reflect")[start:stop]
+    period = max(1, 2 * (size - 1))
+    index = np.arange(start, stop) % period
+    index = np.minimum(index, period - index) if size > 1 else index
     first = int(index.min())
     return first, int(index.max()) + 1, index - first
 

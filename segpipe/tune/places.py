@@ -55,6 +55,10 @@ class Held:
     def begin(self, window: Window) -> Begun:
         return lambda: self.read(window)
 
+    @property
+    def block(self) -> int:
+        return 0
+
     def room(self, shape: tuple[int, ...]) -> int:
         """None of it is decoded."""
         del shape

@@ -33,6 +33,11 @@ class Source(Protocol):
     """Whether pixels may depend on what else is read with them."""
 
     @property
+    def block(self) -> int:
+        """Bytes of a block of its pixels, which is decoded whole."""
+        ...
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the record should know about how it was read; some pixels are looked at for it."""
         ...

@@ -37,6 +37,10 @@ SENTINEL = {"b2": "blue", "b3": "green", "b4": "red"}
 """For Sentinel-2 and Landsat 8, and so not to be relied upon: to Landsat 7, MODIS and Himawari these are others."""
 
 
+LISTED = 20
+"""Bands that a message names."""
+
+
 @dataclass(frozen=True, slots=True)
 class Band:
     """What a file says of one of its bands."""
@@ -217,7 +221,8 @@ def _fold(name: str) -> str:
 
 def _mismatch(found: Sequence[str | None], wanted: Sequence[str], bands: int) -> str:
     """The message; ``bands`` are all that the file has, alpha included, which ``--bands`` may name."""
-    listed = ", ".join(name or "unnamed" for name in found)
+    more = [f"and {len(found) - LISTED} more"] if len(found) > LISTED else []
+    listed = ", ".join([*(name or "unnamed" for name in found[:LISTED]), *more])
     count = "1 band" if len(found) == 1 else f"{len(found)} bands"
     alpha = f" and {bands - len(found)} of alpha" * (bands > len(found))
     return f"the file's bands must be the model's channels, got {count} ({listed}){alpha} for {', '.join(wanted)}: " + _mend(

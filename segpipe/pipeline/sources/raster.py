@@ -199,6 +199,13 @@ class RasterSource:
         self._dataset.close()
         self._dataset = self._opened()
 
+    @property
+    def block(self) -> int:
+        dataset = self._dataset
+        rows, cols = dataset.block_shapes[self.bands[0] - 1]
+        bands = dataset.count if dataset.driver == "GTiff" and dataset.interleaving is Interleaving.pixel else 1
+        return int(rows * cols * bands * self.dtype.itemsize)
+
     def room(self, shape: tuple[int, ...]) -> int:
         dataset = self._dataset
         if self._against:

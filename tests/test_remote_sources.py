@@ -1,6 +1,7 @@
 """A file of this machine reads this machine alone, whatever is written in it; a VRT on a server reads that server."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -172,6 +173,8 @@ def test_names_are_found_wherever_gdal_looks(site, run, tmp_path):
     (tmp_path / "far" / "inner").write_text(mosaic(name))
     (folder / "nested.vrt").write_text(mosaic("../far/inner", relative=1))
     (folder / "renamed.tif").write_text(mosaic(name))
+    (tmp_path / "far" / "tiles.tif").write_text(TMS.format(url="http://h"))
+    (folder / "service.vrt").write_text(mosaic("../far/tiles.tif", relative=1))
     attribute = f'<SimpleSource sourcefilename="{name}" sourceband="1"/>'
     (folder / "attribute.vrt").write_text(whole("".join(band(n, attribute) for n in (1, 2, 3))))
     (folder / "named.vrt").write_text(mosaic(f"vrt://{tmp_path}/far/inner?bands=1"))
@@ -182,7 +185,7 @@ def test_names_are_found_wherever_gdal_looks(site, run, tmp_path):
     with zipfile.ZipFile(tmp_path / "packed.zip", "w") as packed:
         packed.writestr("x.vrt", mosaic(name))
     (folder / "packed.vrt").write_text(mosaic(f"/vsizip/{tmp_path}/packed.zip/x.vrt"))
-    refused(run(), "nested", "renamed", "attribute", "named", "inline", "mask", "packed")
+    refused(run(), "nested", "renamed", "attribute", "named", "inline", "mask", "packed", "service")
     refused(run(f"/vsizip/{tmp_path}/packed.zip/x.vrt"), "x")
     refused(run(f"vrt://{tmp_path}/far/inner"), "inner")
     assert site.asked == []
@@ -200,8 +203,9 @@ def test_names_beside_a_raster_are_found_too(site, run, tmp_path):
     assert site.asked == []
 
 
-def test_no_driver_that_asks_servers_is_there_whatever_a_file_is_called(site, run, tmp_path):
-    """Without a name of a server in the VRT, GDAL's list of drivers says no."""
+def test_no_driver_that_asks_servers_is_there_whatever_a_file_is_called(site, run, tmp_path, monkeypatch):
+    """Without a name of a server in the VRT, its head says what it is, and GDAL's list of drivers says no."""
+    monkeypatch.setattr("segpipe.pipeline.references.SERVICE", re.compile(rb"nothing"))
     (tmp_path / "tiles.tif").write_text(TMS.format(url=site.url))
     (tmp_path / "in" / "tiles.vrt").write_text(mosaic("../tiles.tif", relative=1))
     assert list(run()) == ["tiles"]

@@ -76,7 +76,7 @@ class Sheet:
     """What is unusual about its pixels; all of it is here before its first tile leaves."""
     place: str = ""
     """Where it was found, links resolved."""
-    asked: tuple[str, ...] = ()
+    asked: tuple[str, ...] = field(default=(), repr=False)
     """Names by which its files are asked for: those of ``files`` have no secrets."""
     scene: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Metadata that describe the scene, by GDAL's domain."""

@@ -75,7 +75,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    input: tuple[Said, ...] = Field(min_length=1)
+    input: tuple[Said, ...] = Field(min_length=1, repr=False)
     model: File
     output: str = "segpipe-out"
     """A folder, or ``s3://bucket/prefix``."""

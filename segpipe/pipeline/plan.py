@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from segpipe.pipeline.batches import Sheet, findings_of, note_findings, open_sheet
 from segpipe.pipeline.cases import Case, Failure
@@ -53,7 +53,7 @@ class PlannedCase:
     shape: tuple[int, ...]
     windows: int
     notes: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
+    files: tuple[str, ...] = field(default=(), repr=False)
     """Absolute paths of what its pixels come from."""
     room: int = 0
     """Bytes of blocks that a row of its windows touches."""

@@ -43,6 +43,9 @@ HEAD, MOST = 4096, 2**28
 
 MARK = b"<VRTDataset"
 
+SERVICE = re.compile(rb"<(GDAL_WMS|WMS_|WMTS|GDAL_WMTS|WCS_GDAL|GDALTileIndexDataset)")
+"""What descriptions of services and of tile indexes begin with, which are for drivers that are not there."""
+
 REMOTE = (
     "{}: {} of this machine must read files of this machine alone, and this one leads to {}: fetch that, or let it ask "
     "servers, where you trust it: segpipe run and inspect take --allow-remote-sources"
@@ -119,10 +122,15 @@ def _followed(file: str, home: _Home) -> list[str]:
     if not home.servers:
         names = [name for end in BESIDE if _is_file(name := file + end)]
         if _is_file(sidecar := f"{file}.aux.xml"):
-            leading = filter(_is_leading, _parsed(sidecar, _text(sidecar)).iter())
+            leading = filter(_is_leading, _parsed(sidecar, _text(sidecar, whole=True)).iter())
             names += [name for element in leading for name in _named(sidecar, element, home)]
-    text = _text(file, MARK)
-    return [*names, *_names_in(file, _parsed(file, text), home)] if text else names
+    text = _text(file)
+    if not home.anywhere and SERVICE.match(text):
+        rule = AWAY if home.servers else REMOTE
+        raise SourceError(
+            rule.format(home.case, "a raster" if file == home.case else file, "a service or an index of tiles")
+        )
+    return [*names, *_names_in(file, _parsed(file, text), home)] if MARK in text[:HEAD] else names
 
 
 def _names_in(file: str, root: ET.Element, home: _Home) -> list[str]:
@@ -137,16 +145,17 @@ def _is_file(name: str) -> bool:
     return bool(read_start(name, 1)) if name.startswith("/vsi") else os.path.isfile(name)  # noqa: PTH113 - however long
 
 
-def _text(file: str, mark: bytes = b"") -> bytes:
-    """All of a file whose head has a mark; nothing of another, or where there is none."""
+def _text(file: str, *, whole: bool = False) -> bytes:
+    """All of a VRT, or with ``whole`` of any file; the head of another, nothing where there is none."""
     if file.startswith("/vsi") or servers(file):
         name = _gdal_name(file)
-        return read_start(name, MOST) if mark in read_start(name, HEAD) else b""
+        head = read_start(name, HEAD)
+        return read_start(name, MOST) if whole or MARK in head else head
     if not _is_file(file):
         return b""
     with Path(file).open("rb") as stream:
         head = stream.read(HEAD)
-        return head + stream.read() if mark in head else b""
+        return head + stream.read(MOST) if whole or MARK in head else head
 
 
 def _gdal_name(name: str) -> str:

@@ -99,10 +99,17 @@ def _load(path: Path) -> onnx.ModelProto:
     if not proto.graph.node:
         raise ModelError(f"{path} is not an ONNX file: it holds no graph")
     floats = (t for t in proto.graph.initializer if t.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16))
-    broken = [t.name for t in floats if not np.isfinite(numpy_helper.to_array(t)).all()]
+    broken = [t.name for t in floats if not np.isfinite(_array(t, path)).all()]
     if broken:
         raise ExportError(f"weights of {path} must be finite, got NaN or infinity in {', '.join(broken[:10])}")
     return proto
+
+
+def _array(tensor: onnx.TensorProto, path: Path) -> NDArray[Any]:
+    try:
+        return np.asarray(numpy_helper.to_array(tensor))
+    except (ValueError, TypeError) as error:  # values that do not fit the shape, or a type that there is not
+        raise ModelError(f"{path} is damaged: its tensor {tensor.name!r} cannot be read: {one_line(error)}") from None
 
 
 def _check_steady(score: HostModel, spec: ModelSpec, *, batch: int) -> None:

@@ -121,10 +121,10 @@ def _reach(score: Score, channels: int, tile: tuple[int, int], align: int, seed:
 
 def _relative(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     """Of the class that changes most; 1 where scores do not vary, and so tell nothing."""
-    spread = float(a.std(axis=(1, 2)).mean()) if a.size else 0.0
+    spread = float(a.std(axis=(1, 2), dtype=np.float64).mean()) if a.size else 0.0
     if spread <= 1e-6 * float(np.abs(a).max(initial=0)):  # the rounding of a constant
         return 1.0
-    return float(np.sqrt(np.square(a - b).mean(axis=(1, 2)).max()) / spread)
+    return float(np.sqrt(np.square(np.subtract(a, b, dtype=np.float64)).mean(axis=(1, 2)).max()) / spread)
 
 
 Size = tuple[int, int]

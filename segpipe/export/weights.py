@@ -1,6 +1,7 @@
 """Checkpoints: read without running what is in them, and fitted to a network key by key."""
 
 import pickle
+import struct
 import warnings
 import zipfile
 from collections import Counter
@@ -18,6 +19,9 @@ Form = Literal["folder", "safetensors", "torchscript", "program", "pickle"]
 
 SHOWN = 10
 
+UNREADABLE = (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, EOFError)
+"""What a damaged list of a zip archive's files raises, names that are no text included."""
+
 
 def form_of(path: Path) -> Form:
     """What kind of file this is, by its content."""
@@ -25,8 +29,11 @@ def form_of(path: Path) -> Form:
         return "folder"
     if not zipfile.is_zipfile(path):
         return "safetensors" if path.suffix == ".safetensors" or _begins_as_safetensors(path) else "pickle"
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except UNREADABLE as error:
+        raise ExportError(_DAMAGED.format(path, one_line(error))) from None
     if any(name.endswith("constants.pkl") for name in names) and any("/code/" in name for name in names):
         return "torchscript"
     programs = ("models/model.json", "serialized_exported_program.json")

@@ -153,7 +153,7 @@ def _zipped(path: Path, head: bytes) -> Kind | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError):
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return "a zip archive that is damaged or cut", "copy it again"
     return next(((what, mend) for pattern, what, mend in MEMBERS if any(re.search(pattern, name) for name in names)), None)
 

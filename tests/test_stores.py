@@ -72,6 +72,14 @@ def test_a_link_in_place_of_the_drafts_is_refused(tmp_path):
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["kept"]
 
 
+def test_drafts_that_others_may_enter_are_closed(tmp_path):
+    """As a copy of the folder may leave them."""
+    (tmp_path / DRAFTS).mkdir()
+    (tmp_path / DRAFTS).chmod(0o777)
+    Folder(tmp_path).write("a.json", b"x")
+    assert (tmp_path / DRAFTS).stat().st_mode & 0o777 == 0o700
+
+
 def test_what_is_not_a_draft_of_a_run_is_not_swept(tmp_path):
     (tmp_path / ".x.partial").write_text("somebody's")
     store = Folder(tmp_path)

@@ -200,6 +200,9 @@ def _check_own(drafts: Path) -> None:
     there = drafts.lstat()
     if not stat.S_ISDIR(there.st_mode) or there.st_uid not in (os.geteuid(), _owner_in(drafts.parent, there.st_uid)):
         raise OutputError(f"{drafts} must be a folder of the user who runs segpipe, and is not: remove it")
+    if there.st_mode & 0o077:
+        with suppress(OSError):  # file systems without modes show the same one for all
+            drafts.chmod(0o700)
 
 
 def _owner_in(folder: Path, found: int) -> int:

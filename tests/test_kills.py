@@ -222,6 +222,29 @@ def test_whoever_is_killed_a_second_run_completes(moment, root, tmp_path):
     assert left_of(struck.session, 5) == []
 
 
+@pytest.mark.parametrize("delay", [0.0, 0.3, 0.6])
+def test_a_worker_that_is_killed_while_it_starts_costs_no_case(delay, root, tmp_path):
+    """Before it has a place in the cluster, and so before anybody restarts it."""
+    out, log = tmp_path / "out", tmp_path / "log"
+    process = begin(root, arguments("plain", out, DASK), log)
+    wait_until(lambda: workers(process.pid), process)
+    time.sleep(delay)
+    assert strike(process, "worker", random.Random(0))
+    assert wait(process, nothing, 150) == 0, log.read_text()
+    assert "Traceback" not in log.read_text()
+    assert_same(out, root / "whole-plain")
+    assert left_of(process.pid, 5) == []
+
+
+def test_workers_that_are_always_killed_end_the_run_in_a_line(root, tmp_path):
+    out, log = tmp_path / "out", tmp_path / "log"
+    process = begin(root, arguments("plain", out, DASK), log)
+    assert wait(process, lambda: [os.kill(number, signal.SIGKILL) for number in workers(process.pid)], 150) == 1
+    assert "Traceback" not in log.read_text()
+    assert re.search("(?m)^error: worker processes cannot be started: .*: try --executor serial$", log.read_text())
+    assert left_of(process.pid, 5) == []
+
+
 def test_most_moments_were_hit():
     assert len(MOMENTS) >= 30
     assert not HIT or sum(HIT) >= 0.85 * len(HIT)

@@ -37,8 +37,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+LOG = logging.getLogger("segpipe")
+
 RETRIES = 2
 """How often a job goes to another worker when its own was lost."""
+
+STARTS = 3
+"""How often workers of this machine are started, if one is lost while it starts."""
 
 CONNECT_SECONDS = 15
 
@@ -264,6 +269,16 @@ def check_threads(run: Run, address: str, threads: int) -> None:
 
 
 def _started(workers: int, dashboard: str, devices: list[str]) -> "LocalCluster":
+    """Workers of this machine; one that is lost before it has a place in the cluster takes all down, and they start anew."""
+    for _ in range(STARTS - 1):
+        try:
+            return _started_once(workers, dashboard, devices)
+        except WorkerError as error:
+            LOG.warning("warning: %s; started anew", error)
+    return _started_once(workers, dashboard, devices)
+
+
+def _started_once(workers: int, dashboard: str, devices: list[str]) -> "LocalCluster":
     try:
         return _deaf(lambda: _local_cluster(workers, dashboard, devices))
     except KeyboardInterrupt:
@@ -273,7 +288,8 @@ def _started(workers: int, dashboard: str, devices: list[str]) -> "LocalCluster"
         atexit.unregister(spec.close_clusters)
         raise
     except (OSError, RuntimeError, TimeoutError) as error:
-        raise WorkerError(f"worker processes cannot be started: {error}: try --executor serial") from error
+        told = str(error).rstrip(".")
+        raise WorkerError(f"worker processes cannot be started: {told}: try --executor serial") from error
 
 
 def _deaf(make: Callable[[], T]) -> T:

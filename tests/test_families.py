@@ -95,7 +95,7 @@ def exported(family, prepared, segpipe):
     """The model's path; by the command line for some, in this process for the others."""
     flags = {**prepared.flags, "verify": (str(prepared.scenes),), "fixed_size": family.id not in FREE_SIZE}
     if family.id in BY_COMMAND:
-        ended = segpipe("export", *families.arguments(flags), timeout=560)
+        ended = segpipe("export", *families.arguments(flags))
         assert ended.returncode == 0, ended.stderr
         return flags["output"]
     made = export_model(export_settings(flags))

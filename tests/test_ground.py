@@ -413,7 +413,7 @@ def test_masks_of_real_rasters_lie_where_their_inputs_do(shared, segpipe, tmp_pa
     """CRS and transform as GDAL reads them from both, or a note why not; hectares as geodesics have them, or a note."""
     pixelwise(tmp_path / "m.onnx", 1)
     options = ("--bands", "1", "--executor", "serial", "--unusual-values", "allow")
-    segpipe("run", "-i", shared / "geotiff", "-m", "m.onnx", "-o", "out", *options, timeout=300)
+    segpipe("run", "-i", shared / "geotiff", "-m", "m.onnx", "-o", "out", *options)
     done = json.loads((tmp_path / "out/run.json").read_text())["done"]
     assert len(done) >= 30
     placed = [check_place(json.loads((tmp_path / f"out/{name}.json").read_text()), tmp_path / "out") for name in done]

@@ -89,9 +89,9 @@ def test_small_cases_share_a_job_and_large_ones_have_their_own(windows, workers,
 @pytest.mark.parametrize("normalize", ["none", "zscore"])
 def test_a_case_in_parts_gives_the_same_bytes(arguments, normalize, raster, segpipe, tmp_path):
     rng = np.random.default_rng(5)
-    pixels = rng.integers(1, 256, (3, 500, 700), dtype=np.uint8)
-    pixels[:, :190, :150] = 0
-    pixels[:, 300:, 640:] = 0
+    pixels = rng.integers(1, 256, (3, 400, 560), dtype=np.uint8)
+    pixels[:, :150, :120] = 0
+    pixels[:, 240:, 510:] = 0
     scene = raster("in/scene.tif", pixels, nodata=0)
     net = Network(3).conv(3, 8, 3).add("Relu").add("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
     net.conv(8, 8, 3).add("Relu").upsample(2).conv(8, 4, 3)

@@ -72,7 +72,7 @@ def _client() -> Any:
 @cache
 def _client_of(server: str | None) -> Any:
     try:
-        import boto3
+        from boto3 import client  # a name of it: the module alone is there before it is loaded
         from botocore import UNSIGNED
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
@@ -85,7 +85,7 @@ def _client_of(server: str | None) -> Any:
         told["s3"] = {"addressing_style": "path"}
     region = os.environ.get("AWS_REGION")
     try:
-        return boto3.client("s3", config=Config(**told), region_name=region, endpoint_url=server)
+        return client("s3", config=Config(**told), region_name=region, endpoint_url=server)
     except (BotoCoreError, ValueError) as error:  # a profile that is not there, an endpoint that is no URL
         raise SettingsError(f"s3:// cannot be reached with the settings of the AWS tools: {_line(error)}") from None
 

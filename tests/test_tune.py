@@ -92,7 +92,7 @@ def test_a_sample_counts_whole_steps_from_the_middle_of_the_first_window_to_that
     assert step(tiling) == (24,)
     large = Place(Window((0,), (200,)), (False,))
     assert sample(large, tiling, (48,)) == Sample(Window((60,), (140,)), Window((76,), (124,)))
-    assert Cover((80,), tiling).starts == ((0, 24, 48),)
+    assert tuple(Cover((80,), tiling).starts[0]) == (0, 24, 48)
     assert sample(large, tiling, (1,)) == Sample(Window((72,), (128,)), Window((88,), (112,)))
     assert extent(tiling, (48,)) == (80,)
     small = Place(Window((0,), (50,)), (True,))

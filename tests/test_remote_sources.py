@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import rasterio
 from networks import contract, pixelwise
+from rasterio.io import DatasetReader
 from scenes import Silent
 
 from segpipe.pipeline.config import load_settings
 from segpipe.pipeline.contract import Contract
 from segpipe.pipeline.errors import SourceError
-from segpipe.pipeline.gdal import gdal_options
+from segpipe.pipeline.gdal import gdal_options, open_raster
 from segpipe.pipeline.launch import carry_out, prepare
 from segpipe.pipeline.sources.raster import RasterSource
 from segpipe.pipeline.windows import Window
@@ -280,6 +281,16 @@ def test_a_vrt_on_a_server_reads_that_server_alone(site, run, tmp_path):
     (site.folder / "odd.tif").write_text(bad["other"])
     errors = run(*(f"{site.url}/{name}.vrt" for name in texts | bad), f"{site.url}/odd.tif", f"{site.url}/a.tif")
     assert "raw bands of a VRT" in errors.pop("raw")
-    refused(errors, *bad.keys() - {"raw"}, "odd")
+    assert "cannot be opened" in errors.pop("odd")  # a VRT on a server is one by its name
+    refused(errors, *bad.keys() - {"raw"})
     assert run(f"{site.url}/local.vrt", allow_remote_sources=True) == {}
     assert list(run(f"{site.url}/raw.vrt", allow_remote_sources=True)) == ["raw"]
+
+
+def test_a_raster_on_a_server_is_asked_for_no_oftener_than_by_gdal_itself(site, tmp_path):
+    name = f"/vsicurl/{site.url}/a.tif"
+    with gdal_options():
+        DatasetReader(name, driver=["GTiff"], sharing=False).close()
+        alone = len(site.asked)
+        open_raster(name).close()
+    assert len(site.asked) == 2 * alone

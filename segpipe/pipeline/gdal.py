@@ -148,9 +148,12 @@ def open_raster(path: str, *, remote: bool = False) -> DatasetReader:
     """
     allow_drivers(remote=remote)
     with opening(path), confined(stays_here(path, remote=remote)):
-        check_references(path, remote=remote)
-        # rasterio.open takes one driver only; what it returns takes several
-        return DatasetReader(any_name(path), driver=list(DRIVERS), sharing=False)
+        if may_be_vrt := not servers(path) or ".vrt" in path.lower() or path.startswith("vrt://"):
+            check_references(path, remote=remote)
+        # rasterio.open takes one driver only; what it returns takes several. To see whether the bytes of a file on a server
+        # are a VRT would take two requests more for each, so its name says
+        drivers = [name for name in DRIVERS if may_be_vrt or name != "VRT"]
+        return DatasetReader(any_name(path), driver=drivers, sharing=False)
 
 
 def stays_here(path: str, *, remote: bool) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import time
 from threading import Thread
@@ -114,6 +115,7 @@ def test_a_killed_run_goes_on_part_by_part_and_its_lock_is_cleared(executor, roo
 
     wait_until(lambda: len(done()) > 3, process)
     if executor == SERIAL:
+        os.killpg(process.pid, signal.SIGSTOP)  # it must not end before the other has begun
         refused, told = run(root, f"s3://scenes/{prefix}", SERIAL)
         assert refused == 2
         assert f"process {process.pid} on" in told

@@ -1111,11 +1111,15 @@ REFUSED: list[tuple[str, str, str]] = [
     ),
     ("tile flag of words", "w.pt --bands r,g,b --tile big -o m.onnx --classes classes.toml", "tile.0: .*integer.*got 'big'"),
     ("three tiles", "w.pt --bands r,g,b --tile 64,64,64 -o m.onnx --classes classes.toml", "tile must have one number or 2"),
-    ("tile of nothing", "w.pt --bands r,g,b --tile 0 -o m.onnx --classes classes.toml", "does not run on 1 x 3 x 0 x 0"),
+    (
+        "tile of nothing",
+        "w.pt --bands r,g,b --tile 0 -o m.onnx --classes classes.toml",
+        r"tile\.0: .*greater than or equal to 1, got 0",
+    ),
     (
         "tile below nothing",
         "w.pt --bands r,g,b --tile=-64 -o m.onnx --classes classes.toml",
-        "does not run on 1 x 3 x -64 x -64",
+        r"tile\.0: .*greater than or equal to 1, got -64",
     ),
     (
         "overlap",

@@ -480,7 +480,7 @@ DAMAGED: dict[str, tuple[Callable[[Path, int], Any], str]] = {
     "of-a-cut-png.vrt": (vrt_of_a_cut_png, "cannot be read"),
     "gone.vrt": (lambda p, n: vrt(p, ["gone.tif"] * n, [None] * n), "cannot be read.*gone.tif: No such file"),
     "endless.vrt": (lambda p, n: vrt(p, ["endless.vrt"] * n, [None] * n), "cannot be read"),
-    "not-xml.vrt": (lambda p, n: p.write_text("<VRTDataset rasterXSize="), "cannot be opened"),
+    "not-xml.vrt": (lambda p, n: p.write_text("<VRTDataset rasterXSize="), "is not well-formed XML"),
     "complex.tif": (lambda p, n: write(p, picture(n).astype(np.complex64)), "must be integers or floats, got complex64"),
     "complex-int.tif": (
         lambda p, n: write(p, picture(n).astype(np.complex64), dtype="complex_int16"),

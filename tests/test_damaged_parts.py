@@ -14,7 +14,7 @@ import rasterio
 from networks import local
 from scenes import Silent
 
-from segpipe.pipeline import run as running
+from segpipe.pipeline import work as running
 from segpipe.pipeline.agenda import MADE_AGAIN
 from segpipe.pipeline.config import load_settings
 from segpipe.pipeline.errors import SourceError

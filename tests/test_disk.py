@@ -12,7 +12,7 @@ from networks import local, pixelwise
 from scenes import DASK, SEGPIPE, SERIAL, Silent
 
 from segpipe.pipeline import disk
-from segpipe.pipeline import run as running
+from segpipe.pipeline import work as running
 from segpipe.pipeline.config import load_settings
 from segpipe.pipeline.disk import Free, forecast, needed, shortages
 from segpipe.pipeline.errors import OutputError
@@ -112,13 +112,13 @@ def test_nothing_is_inferred_once_something_cannot_be_written(number, at, scenes
 def counted(monkeypatch):
     """Names of the cases whose boxes were written."""
     begun = set()
-    whole = running._segment
+    whole = running._write
 
     def segment(case, boxes, make_output, context):
         begun.add(case.name)
         return whole(case, boxes, make_output, context)
 
-    monkeypatch.setattr(running, "_segment", segment)
+    monkeypatch.setattr(running, "_write", segment)
     return begun
 
 

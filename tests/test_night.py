@@ -221,9 +221,9 @@ def test_a_worker_that_wakes_after_its_run_was_done_again_harms_nothing(root, tm
 
 POISON = """
 import os, time
-import segpipe.pipeline.run as run
+import segpipe.pipeline.attempts as attempts
 
-def poisoned(task, *rest, whole=run.work):
+def poisoned(task, *rest, whole=attempts.attempt):
     names = [case.name for case in task.cases] if hasattr(task, "cases") else [task.case.case.name]
     if "killer" in names:
         os.kill(os.getpid(), 9)
@@ -231,7 +231,7 @@ def poisoned(task, *rest, whole=run.work):
         time.sleep(1000)
     return whole(task, *rest)
 
-run.work = poisoned
+attempts.attempt = poisoned
 """
 
 

@@ -9,7 +9,7 @@ from scenes import Silent
 
 from segpipe.journal import Journal
 from segpipe.pipeline import agenda, plan
-from segpipe.pipeline import run as pipeline_run
+from segpipe.pipeline import join as joining
 from segpipe.pipeline.config import load_settings
 from segpipe.pipeline.errors import OutputError
 from segpipe.pipeline.launch import carry_out, prepare
@@ -104,7 +104,7 @@ def test_a_foreign_file_of_a_large_case_that_nobody_has_looked_at_stays(seen, na
     if seen != "before the parts":
         monkeypatch.setattr(agenda, "_refused", lambda *_: None)  # as if somebody had put it there meanwhile
     joined = []
-    monkeypatch.setattr(pipeline_run, "forget_parts", lambda output, case: joined.append(case.name))
+    monkeypatch.setattr(joining, "forget_parts", lambda output, case: joined.append(case.name))
     for case in ("a", "b"):
         raster(f"in/{case}.tif", np.full((3, 150, 150), 9, np.uint8))
     foreign = tmp_path / "out" / name

@@ -7,12 +7,13 @@ import pytest
 from networks import Network, contract
 
 from segpipe.pipeline.agenda import Agenda
+from segpipe.pipeline.attempts import attempt
 from segpipe.pipeline.cases import Case
 from segpipe.pipeline.model import load
 from segpipe.pipeline.plan import Job, PlannedCase, group
-from segpipe.pipeline.run import Context, work
 from segpipe.pipeline.schedule import EXECUTORS
 from segpipe.pipeline.tasks import PartJob
+from segpipe.pipeline.work import Context
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ def test_the_order_in_which_tasks_end_changes_no_byte(seed, scenes, model, run_s
                 held.append(agenda.take())
             task = held.pop(rng.randrange(len(held)))
             ends.append(task)
-            yield from agenda.ended(task, list(work(task, Context(run, loaded, 1, watcher.progress))))
+            yield from agenda.ended(task, list(attempt(task, Context(run, loaded, 1, watcher.progress))))
 
     expected = contents(run_serial(scenes, model, parts=1, output=tmp_path / "whole"))
     monkeypatch.setitem(EXECUTORS, "serial", shuffled)
@@ -132,7 +133,7 @@ def test_parts_of_another_form_are_made_again(scenes, model, run_serial, monkeyp
         agenda, loaded = Agenda(plan, run), load(run.model)
         while agenda and not list(out.glob(".parts/*/*.npz")):
             task = agenda.take()
-            yield from agenda.ended(task, list(work(task, Context(run, loaded, 1, watcher.progress))))
+            yield from agenda.ended(task, list(attempt(task, Context(run, loaded, 1, watcher.progress))))
 
     expected, out = contents(run_serial(scenes, model, parts=1, output=tmp_path / "whole")), tmp_path / "out"
     with monkeypatch.context() as patch:

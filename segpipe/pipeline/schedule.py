@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from segpipe.pipeline.agenda import Agenda
+from segpipe.pipeline.attempts import attempt
 from segpipe.pipeline.cluster import RETRIES, check_threads, connected, dashboard, read_cluster
 from segpipe.pipeline.errors import ModelError, SegpipeError, WorkerError
 from segpipe.pipeline.model import load
 from segpipe.pipeline.plan import Job, Plan
 from segpipe.pipeline.profile import Around, Taken, absorb, recording, span
 from segpipe.pipeline.records import Run, done_pixels
-from segpipe.pipeline.run import Context, work
 from segpipe.pipeline.tasks import Halt, JoinJob, Outcome, Progress, Task, Told, Watcher
+from segpipe.pipeline.work import Context
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Worker
@@ -61,9 +62,9 @@ def serial(plan: Plan, run: Run, watcher: Watcher, halt: Halt) -> Iterator[Outco
     while agenda and not halt.is_set() and not context.stop.is_set():
         task = agenda.take()
         if not isinstance(task, Job):
-            yield from agenda.ended(task, list(work(task, context)))
+            yield from agenda.ended(task, list(attempt(task, context)))
             continue
-        for told in work(task, context):  # its cases are told of one by one
+        for told in attempt(task, context):  # its cases are told of one by one
             yield from agenda.ended(task, [told])
             if halt.is_set():
                 return
@@ -252,7 +253,7 @@ def _work(key: str, task: Task, run: Run, calls: int) -> tuple[list[Told], Taken
         context = Context(run, model, calls, progress)
         STOPS[key] = context.stop
         try:
-            told = list(work(task, context))
+            told = list(attempt(task, context))
         finally:
             del STOPS[key]
     progress.flush()

@@ -19,9 +19,9 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.spec import read_spec
-from segpipe.pipeline.windows import Cover
+from segpipe.geometry.windows import Cover
+from segpipe.network.spec import read_spec
+from segpipe.settings import load_settings
 
 Tiles = list[NDArray[np.float32]]
 

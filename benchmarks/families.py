@@ -27,10 +27,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from segpipe.errors import SegpipeError
 from segpipe.export.make import Traced, trace, write
 from segpipe.export.settings import LARGEST_DIFFERENCE, LEAST_AGREEMENT, ExportSettings, export_settings
 from segpipe.export.terms import IMAGENET
-from segpipe.pipeline.errors import SegpipeError
 
 ROOT = Path(__file__).parents[1]
 SCENES = ROOT / "examples" / "scenes"

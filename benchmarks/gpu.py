@@ -24,13 +24,13 @@ from gpu_networks import EXAMPLE, MODELS, ROOT, SKELETON, Setting, skeleton
 from machine import machine
 from scenes import OVERLAP, SCRATCH, scene
 
-from segpipe.pipeline.batches import Reading, read
-from segpipe.pipeline.cases import Case
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.device import gpu_facts
-from segpipe.pipeline.gdal import gdal_options
-from segpipe.pipeline.records import versions
-from segpipe.pipeline.spec import read_spec
+from segpipe.formats.cases import Case
+from segpipe.formats.raster.gdal import gdal_options
+from segpipe.network.device import gpu_facts
+from segpipe.network.spec import read_spec
+from segpipe.pipeline.read import Reading, read
+from segpipe.results.records import versions
+from segpipe.settings import load_settings
 
 RUNS = Path(__file__).with_name("gpu_runs.py")
 EQUAL = {"fp32": 0.9999}
@@ -157,8 +157,8 @@ def precisions(model: str, device: str, batch: int) -> Iterator[Setting]:
 
 
 def has_tensorrt() -> bool:
-    from segpipe.pipeline.device import _load_tensorrt
-    from segpipe.pipeline.errors import DeviceError
+    from segpipe.errors import DeviceError
+    from segpipe.network.device import _load_tensorrt
 
     try:
         _load_tensorrt()

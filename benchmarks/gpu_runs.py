@@ -20,10 +20,10 @@ import numpy as np
 from gpu_networks import Setting, file_of
 from scenes import OVERLAP, SCRATCH
 
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.errors import SegpipeError
-from segpipe.pipeline.launch import Prepared, carry_out, prepare
-from segpipe.pipeline.profile import begin
+from segpipe.errors import SegpipeError
+from segpipe.jobs.launch import Prepared, carry_out, prepare
+from segpipe.settings import load_settings
+from segpipe.timing.spans import begin
 
 IN_A_ROW = 4
 """Scenes."""
@@ -153,7 +153,7 @@ def bare_seconds(spec: Any) -> float:
     """Of one tile, in full batches that lie on the device: the network alone, best of three."""
     import torch
 
-    from segpipe.pipeline.model import load
+    from segpipe.pipeline.infer import load
 
     model: Any = load(spec)
     with model.arrays.here():

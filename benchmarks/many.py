@@ -226,7 +226,7 @@ def _tiny(count: int) -> Told:
 
 def _writing(out: Path) -> tuple[float, float]:
     """Processor time and time to write a record, from writing a thousand of them again."""
-    from segpipe.pipeline.stores.folder import Folder
+    from segpipe.storage.folder import Folder
 
     found = [json.loads(Path(entry.path).read_text()) for entry, _ in zip(records(out), range(FEW), strict=False)]
     folder = Folder(WORK / "records")

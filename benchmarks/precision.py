@@ -29,8 +29,8 @@ from segpipe.export.file import spec_of
 from segpipe.export.make import Exported, export_model
 from segpipe.export.settings import ExportSettings
 from segpipe.export.tiles import Tiles, scene_tiles
-from segpipe.pipeline.device import open_session
-from segpipe.pipeline.overrides import AS_STORED
+from segpipe.network.device import open_session
+from segpipe.overrides import AS_STORED
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 FOLDER = SCRATCH / "precision"

@@ -7,7 +7,7 @@
    the agenda, reading, blending, writing and records are real; in the workers ``InferenceSession.run`` sleeps and gives
    zeros. They are ``distributed`` workers of one thread, eight to a process, since 64 processes would not fit beside others.
    Speed is taken from the first tile that a model is given to the last record.
-3. The share of repeated inference, from ``segpipe.pipeline.cut``.
+3. The share of repeated inference, from ``segpipe.geometry.division``.
 """
 
 import argparse
@@ -72,8 +72,8 @@ class Clock:
 
 def one(model: Path, source: Path, workers: int) -> None:
     """One run in this process and its workers, on as many processors as workers; prints its speed."""
-    from segpipe.pipeline.config import load_settings
-    from segpipe.pipeline.launch import carry_out, prepare
+    from segpipe.jobs.launch import carry_out, prepare
+    from segpipe.settings import load_settings
 
     out, clock = WORK / "out", Clock()
     shutil.rmtree(out, ignore_errors=True)
@@ -135,7 +135,7 @@ def crowd(address: str, count: int) -> None:
     import onnxruntime
     from distributed import Worker
 
-    from segpipe.pipeline.cluster import LOOKS
+    from segpipe.jobs.cluster import LOOKS
 
     dask.config.set(LOOKS)  # as workers have it that segpipe starts
     begun = BEGUN / str(os.getpid())
@@ -224,8 +224,8 @@ def sleepers(workers: int, each: int) -> dict[str, float]:
 
 def repeats() -> list[dict[str, Any]]:
     """What parts for 8 and 64 workers infer twice, of two sizes."""
-    from segpipe.pipeline.cut import Limits, cut, repeated
-    from segpipe.pipeline.windows import Cover, Tiling
+    from segpipe.geometry.division import Limits, cut, repeated
+    from segpipe.geometry.windows import Cover, Tiling
 
     found = []
     for size in (10_980, 100_000):

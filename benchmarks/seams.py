@@ -21,10 +21,10 @@ from machine import machine
 from numpy.typing import NDArray
 from scenes import SCRATCH, network
 
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.launch import carry_out, prepare
-from segpipe.pipeline.tasks import Outcome
-from segpipe.pipeline.windows import axis_starts
+from segpipe.geometry.windows import axis_starts
+from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.tasks import Outcome
+from segpipe.settings import load_settings
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 BLENDS = ("cosine", "linear", "gaussian", "constant", "crop")

@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 from scenes import CLASSES, SCRATCH, TILE
 
-from segpipe.pipeline.areas import Areas
-from segpipe.pipeline.batches import open_sheet, scaling_of
+from segpipe.formats.cases import Case
+from segpipe.formats.raster.gdal import gdal_options
+from segpipe.formats.raster.sink import raster_sink
+from segpipe.geometry.windows import reflected
+from segpipe.network.spec import read_spec
 from segpipe.pipeline.blend import Strip
-from segpipe.pipeline.cases import Case
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.gdal import gdal_options
 from segpipe.pipeline.labels import Decision
-from segpipe.pipeline.output import mask_style
-from segpipe.pipeline.records import Run
-from segpipe.pipeline.sinks.raster import raster_sink
-from segpipe.pipeline.spec import read_spec
-from segpipe.pipeline.stores.folder import Folder
-from segpipe.pipeline.windows import reflected
+from segpipe.pipeline.read import open_sheet, scaling_of
+from segpipe.results.areas import Areas
+from segpipe.results.output import mask_style
+from segpipe.results.records import Run
+from segpipe.settings import load_settings
+from segpipe.storage.folder import Folder
 
 Seconds = dict[str, float]
 

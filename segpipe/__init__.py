@@ -2,7 +2,7 @@
 
 import os
 
-from segpipe.deferred import defer
+from segpipe.process.deferred import defer
 
 # ONNX Runtime 1.29 and later keep a device id and events with the model's name under ~/.cache, and send them to their
 # maker, unless this is set before the first import, in every process: workers inherit it.

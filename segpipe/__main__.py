@@ -1,6 +1,6 @@
 """The command itself: signals are answered before anything heavy is imported."""
 
-from segpipe.signals import answer
+from segpipe.process.signals import answer
 
 
 def start() -> None:

@@ -1,7 +1,7 @@
 """The command line: one function per command."""
 
 if __name__ == "__main__":  # before anything heavy is imported
-    from segpipe.signals import answer
+    from segpipe.process.signals import answer
 
     answer()
 
@@ -15,13 +15,14 @@ from typing import Any
 
 import click
 
-from segpipe import __version__, signals
-from segpipe.pipeline.config import BLENDS, load_settings
-from segpipe.pipeline.console import echo
-from segpipe.pipeline.errors import DisagreementError, ExportError, SegpipeError
-from segpipe.pipeline.extras import install
-from segpipe.pipeline.printable import printable
-from segpipe.streams import failure, make_steady
+from segpipe import __version__
+from segpipe.errors import DisagreementError, ExportError, SegpipeError
+from segpipe.messages.console import echo
+from segpipe.messages.printable import printable
+from segpipe.messages.streams import failure, make_steady
+from segpipe.process import signals
+from segpipe.process.extras import install
+from segpipe.settings import BLENDS, load_settings
 
 NOT_STARTED = 2
 SOME_FAILED = 1
@@ -201,9 +202,9 @@ def network(verbose: bool, **flags: Any) -> None:
 
 
 def _export(flags: dict[str, Any], verbose: bool) -> int:
-    from segpipe import terminal
     from segpipe.export.quiet import quiet
     from segpipe.export.settings import export_settings
+    from segpipe.terminal import progress as terminal
 
     settings = export_settings(flags)
     try:
@@ -230,8 +231,8 @@ def attach(model: Path, contract: Path, output: Path | None) -> None:
 
 
 def _attach(model: Path, contract: Path, output: Path | None) -> int:
-    from segpipe import terminal
     from segpipe.export import attach as attaching
+    from segpipe.terminal import progress as terminal
 
     terminal.print_attached(attaching.attach(model, contract, output))
     return 0
@@ -262,8 +263,8 @@ def status(output: str, json: bool) -> None:
 
 
 def _status(output: str, json: bool) -> int:
-    from segpipe import terminal
-    from segpipe.pipeline.status import read_status
+    from segpipe.jobs.status import read_status
+    from segpipe.terminal import progress as terminal
 
     found = read_status(output)
     terminal.print_status(found, json)
@@ -353,12 +354,12 @@ def _tune(json: bool, flags: dict[str, Any]) -> int:
 
 
 def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
-    from segpipe import terminal
-    from segpipe.journal import Journal
-    from segpipe.pipeline.launch import carry_out, prepare
-    from segpipe.pipeline.machine import age
-    from segpipe.pipeline.tasks import Halt
-    from segpipe.pipeline.trial import settle
+    from segpipe.jobs.launch import carry_out, prepare
+    from segpipe.jobs.tasks import Halt
+    from segpipe.jobs.trial import settle
+    from segpipe.process.machine import age
+    from segpipe.terminal import progress as terminal
+    from segpipe.terminal.journal import Journal
 
     halt = Halt()
     prepared = prepare(load_settings(config, flags), look=dry_run, age=age())

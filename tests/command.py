@@ -12,7 +12,7 @@ from tempfile import TemporaryFile
 from typing import IO, Any
 
 from segpipe.cli import main
-from segpipe.signals import ENDING
+from segpipe.process.signals import ENDING
 
 SIGNALS = (*ENDING, signal.SIGALRM)
 

@@ -65,7 +65,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _has_gpu() -> bool:
     """Whether there is a GPU, or somebody asks for its tests on another device."""
-    from segpipe.pipeline.device import gpus
+    from segpipe.network.device import gpus
 
     return bool(gpus()) or "SEGPIPE_TEST_DEVICE" in os.environ
 
@@ -143,8 +143,8 @@ def run_serial(tmp_path: Path) -> Callable[..., Path]:
     """Run the pipeline in this process with the serial executor; the output folder comes back, and no case may fail."""
     from scenes import Silent
 
-    from segpipe.pipeline.config import load_settings
-    from segpipe.pipeline.launch import carry_out, prepare
+    from segpipe.jobs.launch import carry_out, prepare
+    from segpipe.settings import load_settings
 
     def run(source: Path, model: Path, **settings: Any) -> Path:
         output = settings.pop("output", tmp_path / "out")

@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from segpipe.cli import main
 from segpipe.inspect.facts import ModelFacts, RasterFacts
 from segpipe.inspect.file import inspect_file
-from segpipe.pipeline.config import Settings, load_settings
+from segpipe.settings import Settings, load_settings
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "crops.onnx"
 SCENE = Path(__file__).parents[1] / "examples" / "scenes" / "danube.tif"

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from networks import contract
 
-from segpipe.pipeline.contract import parse_contract
-from segpipe.pipeline.errors import SegpipeError, SourceError
-from segpipe.pipeline.gdal import gdal_options
-from segpipe.pipeline.identity import identities
-from segpipe.pipeline.sources.raster import RasterSource
-from segpipe.pipeline.sources.tiff import verify_files
-from segpipe.pipeline.windows import Window
+from segpipe.contract import parse_contract
+from segpipe.errors import SegpipeError, SourceError
+from segpipe.formats.identity import identities
+from segpipe.formats.raster.gdal import gdal_options
+from segpipe.formats.raster.source import RasterSource
+from segpipe.formats.raster.tiff import verify_files
+from segpipe.geometry.windows import Window
 
 TILE, MOST_PIXELS, SECONDS = 64, 10**7, 30
 

@@ -13,7 +13,7 @@ import threading
 from typing import Any
 
 HEAVY = (
-    "segpipe.cli segpipe.terminal segpipe.journal segpipe.pipeline.launch segpipe.pipeline.trial "
+    "segpipe.cli segpipe.terminal.progress segpipe.terminal.journal segpipe.jobs.launch segpipe.jobs.trial "
     "segpipe.tune.measure segpipe.tune.show segpipe.export.attach segpipe.inspect.file segpipe.inspect.show"
 )
 

@@ -11,10 +11,10 @@ from networks import Network, contract
 from onnx import helper
 from test_ending import end
 
+from segpipe.errors import ContractError, ModelError
 from segpipe.export.attach import attach
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.errors import ContractError, ModelError
-from segpipe.pipeline.launch import prepare
+from segpipe.jobs.launch import prepare
+from segpipe.settings import load_settings
 
 BINARY = {"task": "binary", "classes": [{"id": 1, "name": "found"}]}
 MULTILABEL = {"task": "multilabel"}

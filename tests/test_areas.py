@@ -18,11 +18,11 @@ from pyproj import Geod, Proj, Transformer
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 
-from segpipe.pipeline.areas import Areas
-from segpipe.pipeline.contract import Contract
-from segpipe.pipeline.grid import Grid
-from segpipe.pipeline.ground import ground_of
-from segpipe.pipeline.windows import Window
+from segpipe.contract import Contract
+from segpipe.geometry.grid import Grid
+from segpipe.geometry.ground import ground_of
+from segpipe.geometry.windows import Window
+from segpipe.results.areas import Areas
 
 WGS84 = Geod(ellps="WGS84")
 UTM_CORNER = (500_000, 5_400_000)

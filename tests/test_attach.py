@@ -19,9 +19,9 @@ from networks import Network
 from onnx import TensorProto, helper, numpy_helper
 
 from segpipe.cli import main
+from segpipe.errors import ContractError, ExportError, ModelError, SegpipeError, SettingsError
 from segpipe.export.attach import attach
 from segpipe.export.file import check_size
-from segpipe.pipeline.errors import ContractError, ExportError, ModelError, SegpipeError, SettingsError
 
 MODELS = Path(__file__).parents[2] / "shared" / "data" / "models"
 

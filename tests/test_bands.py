@@ -7,10 +7,10 @@ import pytest
 import rasterio
 from networks import Network, contract
 
-from segpipe.pipeline.contract import Contract
-from segpipe.pipeline.errors import SourceError
-from segpipe.pipeline.overrides import AS_STORED, Overrides
-from segpipe.pipeline.sources.bands import Band, alpha_bands, match_bands
+from segpipe.contract import Contract
+from segpipe.errors import SourceError
+from segpipe.formats.raster.bands import Band, alpha_bands, match_bands
+from segpipe.overrides import AS_STORED, Overrides
 
 
 def model(channels):

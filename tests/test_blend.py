@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from segpipe.geometry.windows import Cover, Tiling
 from segpipe.pipeline.blend import Strip
-from segpipe.pipeline.windows import Cover, Tiling
 
 
 @st.composite

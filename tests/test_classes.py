@@ -5,9 +5,9 @@ from networks import contract
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 from torchvision.models.segmentation import FCN_ResNet50_Weights
 
+from segpipe.contract import parse_contract
+from segpipe.errors import ExportError
 from segpipe.export.classes import TABLES, class_table
-from segpipe.pipeline.contract import parse_contract
-from segpipe.pipeline.errors import ExportError
 
 COUNTS = {"voc": 21, "cityscapes": 19, "ade20k": 150, "coco-stuff": 171}
 

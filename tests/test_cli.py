@@ -529,8 +529,8 @@ def test_a_model_of_integers_refuses_floats_case_by_case(raster, segpipe, tmp_pa
 
 ENDING = """
 import os, signal, sys, time
-from segpipe import signals
-from segpipe.pipeline.tasks import Halt
+from segpipe.process import signals
+from segpipe.jobs.tasks import Halt
 
 class Slow:
     def __del__(self):

@@ -18,15 +18,15 @@ from networks import local
 from scenes import Silent
 from test_same_bytes import contents
 
-from segpipe.pipeline import schedule
-from segpipe.pipeline.cases import Case
-from segpipe.pipeline.cluster import crew
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.errors import ModelError, WorkerError
-from segpipe.pipeline.launch import carry_out, prepare
-from segpipe.pipeline.plan import Crew, Job
-from segpipe.pipeline.records import Run
-from segpipe.pipeline.spec import read_spec
+from segpipe.errors import ModelError, WorkerError
+from segpipe.formats.cases import Case
+from segpipe.jobs import executors as schedule
+from segpipe.jobs.cluster import crew
+from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.plan import Crew, Job
+from segpipe.network.spec import read_spec
+from segpipe.results.records import Run
+from segpipe.settings import load_settings
 
 pytestmark = pytest.mark.slow
 

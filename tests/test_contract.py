@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from networks import contract as values
 
-from segpipe.pipeline.contract import contract_of_metadata, parse_contract, read_contract
-from segpipe.pipeline.errors import ContractError
+from segpipe.contract import contract_of_metadata, parse_contract, read_contract
+from segpipe.errors import ContractError
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from networks import Network, contract
 
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.errors import ModelError
-from segpipe.pipeline.launch import prepare
+from segpipe.errors import ModelError
+from segpipe.jobs.launch import prepare
+from segpipe.settings import load_settings
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_blend import covers, slices
 
+from segpipe.geometry.division import LONGEST_PART, Limits, cut, repeated
+from segpipe.geometry.windows import Cover, Tiling
 from segpipe.pipeline.blend import Strip
-from segpipe.pipeline.cut import LONGEST_PART, Limits, cut, repeated
-from segpipe.pipeline.windows import Cover, Tiling
 
 SENTINEL = Tiling((512, 512), (128, 128), (32, 32), "gaussian")
 

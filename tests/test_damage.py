@@ -20,14 +20,14 @@ from mutants import PLACE, picture, write
 from networks import contract, pixelwise
 from scenes import Silent
 
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.contract import parse_contract
-from segpipe.pipeline.errors import SourceError
-from segpipe.pipeline.gdal import gdal_options
-from segpipe.pipeline.gdal_messages import messages
-from segpipe.pipeline.launch import carry_out, prepare
-from segpipe.pipeline.sources.raster import RasterSource
-from segpipe.pipeline.sources.tiff import check_tags, verify_files
+from segpipe.contract import parse_contract
+from segpipe.errors import SourceError
+from segpipe.formats.raster.gdal import gdal_options
+from segpipe.formats.raster.gdal_messages import messages
+from segpipe.formats.raster.source import RasterSource
+from segpipe.formats.raster.tiff import check_tags, verify_files
+from segpipe.jobs.launch import carry_out, prepare
+from segpipe.settings import load_settings
 
 RGB = picture(3, "uint8")
 

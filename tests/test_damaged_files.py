@@ -13,6 +13,7 @@ from mutants import DAMAGES, bases, damaged
 from networks import contract, local, pixelwise, pooling
 from safetensors.torch import save_file
 
+from segpipe.errors import SegpipeError
 from segpipe.export.attach import attach
 from segpipe.export.network import open_network
 from segpipe.export.settings import ExportSettings
@@ -21,8 +22,7 @@ from segpipe.export.unet import UNet
 from segpipe.inspect.facts import as_json
 from segpipe.inspect.file import inspect_file
 from segpipe.inspect.show import print_facts
-from segpipe.pipeline.errors import SegpipeError
-from segpipe.pipeline.stores.folder import Folder
+from segpipe.storage.folder import Folder
 from segpipe.tune.measure import tune
 from segpipe.tune.settings import TuneSettings
 

@@ -14,11 +14,11 @@ import rasterio
 from networks import local
 from scenes import Silent
 
-from segpipe.pipeline import work as running
-from segpipe.pipeline.agenda import MADE_AGAIN
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.errors import SourceError
-from segpipe.pipeline.launch import carry_out, prepare
+from segpipe.errors import SourceError
+from segpipe.jobs import work as running
+from segpipe.jobs.agenda import MADE_AGAIN
+from segpipe.jobs.launch import carry_out, prepare
+from segpipe.settings import load_settings
 
 PARTS = 4
 

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from networks import pixelwise
 from scenes import Silent
 
+from segpipe.errors import ModelError
+from segpipe.geometry.windows import Cover, Tiling
+from segpipe.jobs.launch import carry_out, prepare
 from segpipe.pipeline import decide, predict
-from segpipe.pipeline.config import load_settings
 from segpipe.pipeline.decide import Decided, gathered
-from segpipe.pipeline.errors import ModelError
-from segpipe.pipeline.launch import carry_out, prepare
-from segpipe.pipeline.windows import Cover, Tiling
+from segpipe.settings import load_settings
 
 SHEET = cast("Any", SimpleNamespace())
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from networks import pixelwise
 
+from segpipe.formats.cases import Case
+from segpipe.formats.raster.gdal import gdal_options
+from segpipe.network.spec import read_spec
 from segpipe.pipeline.ahead import ahead
-from segpipe.pipeline.batches import Reading, read
-from segpipe.pipeline.cases import Case
-from segpipe.pipeline.config import load_settings
 from segpipe.pipeline.decoders import LATE, Decoders
-from segpipe.pipeline.gdal import gdal_options
-from segpipe.pipeline.spec import read_spec
+from segpipe.pipeline.read import Reading, read
+from segpipe.settings import load_settings
 
 FORMATS = {
     "deflate.tif": {"compress": "deflate", "tiled": True, "blockxsize": 128, "blockysize": 128},

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from networks import contract as values
 
+from segpipe.contract import contract_of_metadata, parse_contract
 from segpipe.export.deepness import deepness_metadata
-from segpipe.pipeline.contract import contract_of_metadata, parse_contract
-from segpipe.pipeline.scaling import fixed_scaling
+from segpipe.network.scaling import fixed_scaling
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 BINARY = {"task": "binary", "classes": [{"id": 1, "name": "road"}]}

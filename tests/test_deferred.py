@@ -7,7 +7,7 @@ from importlib import import_module
 
 import pytest
 
-from segpipe.deferred import defer
+from segpipe.process.deferred import defer
 
 CONTENT = """
 from deferred_package import part
@@ -66,8 +66,7 @@ def test_what_is_not_installed_stays_so(package):
 
 def test_a_run_loads_nothing_for_buckets_that_it_does_not_read():
     """With torch, they would be most of its start."""
-    code = (
-        "import sys, segpipe.terminal, segpipe.pipeline.schedule; sys.exit(' '.join({'botocore', 'torch'} & {*sys.modules}))"
-    )
+    heavy = "{'botocore', 'torch'} & {*sys.modules}"
+    code = f"import sys, segpipe.terminal.progress, segpipe.jobs.executors; sys.exit(' '.join({heavy}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == ""

@@ -11,13 +11,13 @@ import pytest
 from networks import local, pixelwise
 from scenes import DASK, SEGPIPE, SERIAL, Silent
 
-from segpipe.pipeline import disk
-from segpipe.pipeline import work as running
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.disk import Free, forecast, needed, shortages
-from segpipe.pipeline.errors import OutputError
-from segpipe.pipeline.faults import unwritable
-from segpipe.pipeline.launch import carry_out, prepare
+from segpipe.errors import OutputError
+from segpipe.jobs import disk
+from segpipe.jobs import work as running
+from segpipe.jobs.disk import Free, forecast, needed, shortages
+from segpipe.jobs.launch import carry_out, prepare
+from segpipe.settings import load_settings
+from segpipe.storage.retry import unwritable
 
 NAMES = "abcdefgh"
 
@@ -82,7 +82,7 @@ def test_after_a_full_disk_nothing_is_inferred_and_with_room_the_rest_is_done(ex
 @pytest.mark.parametrize("at", ["a record", "a mask", "counts of a part"])
 def test_nothing_is_inferred_once_something_cannot_be_written(number, at, scenes, monkeypatch):
     """Whatever it is that cannot be written first, and whatever the system says."""
-    from segpipe.pipeline.stores.folder import Folder
+    from segpipe.storage.folder import Folder
 
     suffix = {"a record": "c.json", "a mask": "c.tif", "counts of a part": "000001.npz"}[at]
     whole = Folder.publish
@@ -177,7 +177,7 @@ def test_a_disk_that_is_likely_too_full_is_warned_of(free, words, prepared, monk
 
 def test_cases_that_nobody_has_looked_at_are_foreseen_by_some(scenes, monkeypatch):
     before = needed((seen := prepare(settings(scenes))).plan, seen.run)
-    monkeypatch.setattr("segpipe.pipeline.plan.LOOKED_AT", 3)
+    monkeypatch.setattr("segpipe.jobs.plan.LOOKED_AT", 3)
     unseen = prepare(settings(scenes))
     assert len(unseen.plan.unseen) == len(NAMES)
     assert needed(unseen.plan, unseen.run).most == pytest.approx(before.most)

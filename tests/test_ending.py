@@ -7,7 +7,7 @@ import pytest
 from networks import Network, contract
 from onnx import TensorProto, helper
 
-from segpipe.pipeline.ending import ending_of
+from segpipe.network.ending import ending_of
 
 HALF, ONE = np.array(0.5, np.float32), np.array(1, np.float32)
 

@@ -19,9 +19,9 @@ from rasterio.transform import from_origin
 from rasterio.vrt import WarpedVRT
 from scenes import assert_same
 
-from segpipe.pipeline import environment
-from segpipe.pipeline.environment import OPTIONS, settle
-from segpipe.pipeline.errors import InstallationError
+from segpipe.errors import InstallationError
+from segpipe.process import environment
+from segpipe.process.environment import OPTIONS, settle
 
 UTM = {"crs": "EPSG:32633", "transform": from_origin(500_000, 5_400_000, 10, 10)}
 
@@ -180,9 +180,9 @@ def test_inspect_says_the_same(scenes, env):
 def test_scenes_of_other_commands_are_read_so(scenes, monkeypatch):
     """``tune`` and ``export --verify`` take tiles of scenes through the same options."""
     from segpipe.export.tiles import scene_samples
-    from segpipe.pipeline.config import load_settings
-    from segpipe.pipeline.overrides import AS_STORED
-    from segpipe.pipeline.spec import read_spec
+    from segpipe.network.spec import read_spec
+    from segpipe.overrides import AS_STORED
+    from segpipe.settings import load_settings
 
     spec = read_spec(load_settings(None, {"input": ("x",), "model": scenes / "m.onnx", "device": "cpu"}))
     before = scene_samples([str(scenes / "in/sidecar.tif")], spec, AS_STORED, 2)
@@ -198,7 +198,7 @@ def test_scenes_of_other_commands_are_read_so(scenes, monkeypatch):
 def started(scenes: Path, patch: str, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
     """The command line in a process that has another module ``environment``."""
     code = (
-        f"import segpipe.pipeline.environment as e; from pathlib import Path; {patch}; from segpipe.cli import main; main()"
+        f"import segpipe.process.environment as e; from pathlib import Path; {patch}; from segpipe.cli import main; main()"
     )
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],

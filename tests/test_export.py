@@ -29,14 +29,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segpipe.cli import main
+from segpipe.errors import ContractError, DisagreementError, ExportError, ModelError, SegpipeError, SettingsError
 from segpipe.export import make
 from segpipe.export.families import smp
 from segpipe.export.graph import Scorer, in_order
 from segpipe.export.make import Exported, export_model
 from segpipe.export.outputs import find_scores
 from segpipe.export.settings import ExportSettings, export_settings
-from segpipe.pipeline.errors import ContractError, DisagreementError, ExportError, ModelError, SegpipeError, SettingsError
-from segpipe.pipeline.extras import install
+from segpipe.process.extras import install
 
 TILE = 64
 CLASSES = ["water", "wood", "field"]

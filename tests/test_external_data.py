@@ -9,9 +9,9 @@ import pytest
 from networks import contract
 from onnx import TensorProto, helper, numpy_helper
 
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.errors import ModelError
-from segpipe.pipeline.spec import read_spec
+from segpipe.errors import ModelError
+from segpipe.network.spec import read_spec
+from segpipe.settings import load_settings
 
 FLOATS = TensorProto.FLOAT
 
@@ -140,6 +140,6 @@ def test_all_tensors_are_found_that_onnx_itself_finds(tmp_path):
 
 
 def _all(proto):
-    from segpipe.pipeline.spec import _tensors
+    from segpipe.network.spec import _tensors
 
     return list(_tensors(proto))

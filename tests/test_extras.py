@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from segpipe.pipeline import extras
+from segpipe.process import extras
 
 
 def test_the_examples_in_its_documentation_hold():
@@ -30,7 +30,7 @@ def test_the_command_follows_the_installation(origin, command, tmp_path):
     if origin:
         (info / "direct_url.json").write_text(json.dumps(origin))
     path = f"import sys; sys.path.insert(0, {str(tmp_path)!r})"
-    code = f"{path}; from segpipe.pipeline.extras import install; print(install('s3'))"
+    code = f"{path}; from segpipe.process.extras import install; print(install('s3'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == command
 

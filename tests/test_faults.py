@@ -12,19 +12,19 @@ import rasterio
 from networks import Network, contract, local, pixelwise
 from scenes import Silent
 
+from segpipe.contract import parse_contract
+from segpipe.errors import OutputError
+from segpipe.formats.cases import find_cases
+from segpipe.formats.identity import identities
+from segpipe.formats.raster.sink import PartSink
+from segpipe.formats.raster.style import Style
+from segpipe.geometry.grid import Grid
+from segpipe.geometry.windows import Window
+from segpipe.jobs.launch import carry_out, prepare
 from segpipe.pipeline import predict
-from segpipe.pipeline.areas import COUNT_BYTES, Areas
-from segpipe.pipeline.cases import find_cases
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.contract import parse_contract
-from segpipe.pipeline.errors import OutputError
-from segpipe.pipeline.grid import Grid
-from segpipe.pipeline.identity import identities
-from segpipe.pipeline.launch import carry_out, prepare
-from segpipe.pipeline.sinks.raster import PartSink
-from segpipe.pipeline.sinks.style import Style
-from segpipe.pipeline.stores.folder import Folder
-from segpipe.pipeline.windows import Window
+from segpipe.results.areas import COUNT_BYTES, Areas
+from segpipe.settings import load_settings
+from segpipe.storage.folder import Folder
 
 
 def scenes(raster, names="abcd", shape=(150, 130)):

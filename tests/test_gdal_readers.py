@@ -10,13 +10,13 @@ import rasterio
 from mutants import write
 from rasterio.enums import ColorInterp
 
-from segpipe.pipeline.contract import parse_contract
-from segpipe.pipeline.errors import SourceError
-from segpipe.pipeline.gdal import gdal_options, source_errors
-from segpipe.pipeline.gdal_readers import WhoseError
-from segpipe.pipeline.sources.origin import files_now
-from segpipe.pipeline.sources.raster import RasterSource
-from segpipe.pipeline.windows import Window
+from segpipe.contract import parse_contract
+from segpipe.errors import SourceError
+from segpipe.formats.raster.gdal import gdal_options, source_errors
+from segpipe.formats.raster.gdal_readers import WhoseError
+from segpipe.formats.raster.origin import files_now
+from segpipe.formats.raster.source import RasterSource
+from segpipe.geometry.windows import Window
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (1, 256, 256), np.uint8)
 CONTRACT = parse_contract(
@@ -120,7 +120,7 @@ def test_files_and_descriptions_are_read_again_too(good, bad, monkeypatch):
     neighbour = Neighbour(bad)
     for module in ("origin", "raster"):
         monkeypatch.setattr(
-            f"segpipe.pipeline.sources.{module}.files_of", lambda dataset, look=None: neighbour() or [dataset.name]
+            f"segpipe.formats.raster.{module}.files_of", lambda dataset, look=None: neighbour() or [dataset.name]
         )
     assert files_now(str(good)) == [str(good)]
     neighbour.calls = 0

@@ -15,20 +15,20 @@ from networks import Network, contract, pooling
 from onnx import TensorProto, helper
 from rasterio.transform import from_origin
 
-from segpipe.pipeline.arrays import HOST
+from segpipe.contract import parse_contract
+from segpipe.errors import DeviceMemoryError
+from segpipe.geometry.weighting import Weights
+from segpipe.geometry.windows import Cover, Tiling
+from segpipe.jobs.launch import carry_out, prepare
+from segpipe.network.arrays import HOST
+from segpipe.network.device import Room, gpu_facts
+from segpipe.network.device_arrays import DeviceArrays, Lane, Upload, scaled
+from segpipe.network.scaling import Scaling
+from segpipe.network.spec import read_spec
 from segpipe.pipeline.blend import Strip
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.contract import parse_contract
-from segpipe.pipeline.device import Room, gpu_facts
-from segpipe.pipeline.errors import DeviceMemoryError
+from segpipe.pipeline.infer import load, try_out
 from segpipe.pipeline.labels import Decision
-from segpipe.pipeline.launch import carry_out, prepare
-from segpipe.pipeline.model import load, try_out
-from segpipe.pipeline.scaling import Scaling
-from segpipe.pipeline.spec import read_spec
-from segpipe.pipeline.tensors import DeviceArrays, Lane, Upload, scaled
-from segpipe.pipeline.weights import Weights
-from segpipe.pipeline.windows import Cover, Tiling
+from segpipe.settings import load_settings
 
 pytestmark = pytest.mark.gpu
 

@@ -21,10 +21,10 @@ from rasterio.rpc import RPC
 from rasterio.transform import from_origin
 from test_areas import GEOS, geodesic_hectares, grid_of, hectares
 
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.errors import SettingsError
-from segpipe.pipeline.ground import EARTH_AREA, AreaOfUse, place_of
-from segpipe.pipeline.stores.folder import Folder
+from segpipe.errors import SettingsError
+from segpipe.geometry.ground import EARTH_AREA, AreaOfUse, place_of
+from segpipe.settings import load_settings
+from segpipe.storage.folder import Folder
 
 UTM, DEGREES, MERCATOR = "EPSG:32633", "EPSG:4326", "EPSG:3857"
 METRES = from_origin(500_000, 5_400_000, 10, 10)

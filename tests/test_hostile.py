@@ -15,9 +15,9 @@ from hostile import BAD, DONE, GOOD, make, tiff, vrt
 from networks import pixelwise
 from scenes import Silent
 
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.launch import carry_out, prepare
-from segpipe.pipeline.printable import printable
+from segpipe.jobs.launch import carry_out, prepare
+from segpipe.messages.printable import printable
+from segpipe.settings import load_settings
 
 NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
 SECONDS = 60

@@ -13,12 +13,12 @@ import rasterio
 from networks import contract, pixelwise
 from scenes import SEGPIPE, Silent
 
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.errors import ModelError
+from segpipe.errors import ModelError
+from segpipe.geometry.windows import Cover, Tiling, axis_starts, reflected
+from segpipe.jobs.launch import carry_out, prepare
+from segpipe.network.spec import read_spec
 from segpipe.pipeline.footprint import least_bytes
-from segpipe.pipeline.launch import carry_out, prepare
-from segpipe.pipeline.spec import read_spec
-from segpipe.pipeline.windows import Cover, Tiling, axis_starts, reflected
+from segpipe.settings import load_settings
 
 MOST = 2**31 - 1
 MEGABYTES = 900
@@ -117,7 +117,7 @@ def test_what_claims_to_be_huge_fails_in_a_line_and_costs_little(dry, root):
 
 
 def test_cases_that_nobody_has_looked_at_are_refused_by_their_job(root, monkeypatch, tmp_path):
-    monkeypatch.setattr("segpipe.pipeline.plan.LOOKED_AT", 1)
+    monkeypatch.setattr("segpipe.jobs.plan.LOOKED_AT", 1)
     flags = {"input": (str(root / "in"),), "model": root / "m.onnx", "output": tmp_path / "out", "memory": 1.0}
     summary = carry_out(prepare(load_settings(None, flags | {"executor": "serial", "device": "cpu"})), Silent())
     assert summary.done == ["good"]

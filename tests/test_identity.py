@@ -20,21 +20,21 @@ from rasterio.transform import from_origin
 from scenes import Silent
 from web_server import serving
 
-from segpipe.pipeline.cases import Case, find_cases
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.contract import Contract
-from segpipe.pipeline.errors import SourceError
-from segpipe.pipeline.gdal import gdal_options
-from segpipe.pipeline.identity import Beside, _names, identities, owners_of
-from segpipe.pipeline.launch import carry_out, prepare
-from segpipe.pipeline.parts import kept_cut, write_cut
-from segpipe.pipeline.records import Run, done_cases
-from segpipe.pipeline.sources import origin
-from segpipe.pipeline.sources.origin import files_of
-from segpipe.pipeline.sources.raster import RasterSource
-from segpipe.pipeline.spec import read_spec
-from segpipe.pipeline.stores.web import state_of
-from segpipe.pipeline.windows import Cover
+from segpipe.contract import Contract
+from segpipe.errors import SourceError
+from segpipe.formats.cases import Case, find_cases
+from segpipe.formats.identity import Beside, _names, identities, owners_of
+from segpipe.formats.raster import origin
+from segpipe.formats.raster.gdal import gdal_options
+from segpipe.formats.raster.origin import files_of
+from segpipe.formats.raster.source import RasterSource
+from segpipe.geometry.windows import Cover
+from segpipe.jobs.launch import carry_out, prepare
+from segpipe.network.spec import read_spec
+from segpipe.results.parts import kept_cut, write_cut
+from segpipe.results.records import Run, done_cases
+from segpipe.settings import load_settings
+from segpipe.storage.web import state_of
 
 TIME = 1_700_000_000_000_000_000
 SHAPE = (40, 50)

@@ -12,9 +12,9 @@ from inspecting import EXAMPLE, SCENE, command, raster_facts, settings, sidecar,
 from networks import Network, contract, pixelwise
 
 from segpipe.cli import main
+from segpipe.geometry.windows import Cover
 from segpipe.inspect.facts import Valid
-from segpipe.pipeline.spec import read_spec
-from segpipe.pipeline.windows import Cover
+from segpipe.network.spec import read_spec
 
 
 def noise(bands: int = 3, rows: int = 60, cols: int = 70) -> np.ndarray:

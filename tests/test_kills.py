@@ -31,8 +31,8 @@ from scenes import (
 )
 from test_cli import left_of
 
-from segpipe.pipeline.cases import Case
-from segpipe.pipeline.parts import parts_folder
+from segpipe.formats.cases import Case
+from segpipe.results.parts import parts_folder
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from scenes import SEGPIPE, begin, make_model, make_scenes, make_whole, wait_until
 
-from segpipe.pipeline.lock import NAME, STALE
+from segpipe.storage.lock import NAME, STALE
 
 pytestmark = pytest.mark.slow
 

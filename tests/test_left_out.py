@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from networks import pixelwise
 
-from segpipe.pipeline.cases import Case, count_left_out, find_cases, find_input
-from segpipe.pipeline.errors import InputError
+from segpipe.errors import InputError
+from segpipe.formats.cases import Case, count_left_out, find_cases, find_input
 
 PIXELS = np.ones((3, 20, 24), np.uint8)
 LEFT = {".gif": 1, ".jpe": 1, ".nii": 1, ".nii.gz": 2, ".svs": 2, ".txt": 1, "without suffix": 1}

@@ -19,15 +19,15 @@ from rasterio.io import MemoryFile
 from scenes import Silent
 
 from segpipe.cli import main
-from segpipe.pipeline.cases import find_cases, find_input
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.errors import InputError
-from segpipe.pipeline.files import draft_name
-from segpipe.pipeline.launch import carry_out, prepare
-from segpipe.pipeline.printable import printable
-from segpipe.pipeline.status import read_status
-from segpipe.pipeline.stores.folder import Folder
-from segpipe.pipeline.stores.urls import malformed
+from segpipe.errors import InputError
+from segpipe.formats.cases import find_cases, find_input
+from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.status import read_status
+from segpipe.messages.printable import printable
+from segpipe.settings import load_settings
+from segpipe.storage.files import draft_name
+from segpipe.storage.folder import Folder
+from segpipe.storage.urls import malformed
 
 NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
 BYTES = os.fsdecode(b"caf\xe9 \xff")
@@ -140,8 +140,8 @@ def test_commands_that_need_all_scenes_refuse_some(root):
 
 FIND = """
 import json, sys
-from segpipe.pipeline.cases import find_input
-from segpipe.pipeline.errors import InputError
+from segpipe.formats.cases import find_input
+from segpipe.errors import InputError
 try:
     found = find_input(sys.argv[1:])
     print(json.dumps([[case.name for case in found.cases], found.problems]))
@@ -324,7 +324,7 @@ def test_sidecars_of_a_name_that_is_no_text_count(root):
 
 
 def test_more_such_names_than_are_looked_at_beforehand(root, monkeypatch):
-    monkeypatch.setattr("segpipe.pipeline.plan.LOOKED_AT", 1)
+    monkeypatch.setattr("segpipe.jobs.plan.LOOKED_AT", 1)
     scene(root / "in" / f"{BYTES}.tif", 1)
     shutil.copy(root / "in" / "good.tif", root / "in" / "other.tif")
     assert run(root)[:2] == ([BYTES, "good", "other"], {})

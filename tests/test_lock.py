@@ -10,14 +10,14 @@ from threading import Barrier, Thread
 
 import pytest
 
-from segpipe.pipeline.errors import OutputError
-from segpipe.pipeline.lock import NAME, STALE, locked
-from segpipe.pipeline.stores.folder import Folder
+from segpipe.errors import OutputError
+from segpipe.storage.folder import Folder
+from segpipe.storage.lock import NAME, STALE, locked
 
 HOLD = """
 import sys, time
-from segpipe.pipeline.lock import locked
-from segpipe.pipeline.stores.places import store_at
+from segpipe.storage.lock import locked
+from segpipe.storage.places import store_at
 with locked(store_at(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

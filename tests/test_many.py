@@ -14,15 +14,15 @@ import rasterio
 from networks import local
 from scenes import Silent, assert_same, begin, wait, wait_until
 
-from segpipe.pipeline import plan
-from segpipe.pipeline.cases import find_cases
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.launch import carry_out, prepare
-from segpipe.pipeline.ledger import State
-from segpipe.pipeline.plan import JOB_WINDOWS, LOOKED_AT
-from segpipe.pipeline.records import Run, done_cases
-from segpipe.pipeline.spec import read_spec
-from segpipe.pipeline.stores.folder import Folder
+from segpipe.formats.cases import find_cases
+from segpipe.jobs import plan
+from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.ledger import State
+from segpipe.jobs.plan import JOB_WINDOWS, LOOKED_AT
+from segpipe.network.spec import read_spec
+from segpipe.results.records import Run, done_cases
+from segpipe.settings import load_settings
+from segpipe.storage.folder import Folder
 
 SMALL = LOOKED_AT + 50
 OTHERS = {"large.png": (500, 700), "middle.png": (200, 200), "other.png": (200, 200)}
@@ -133,7 +133,8 @@ def test_a_dry_run_looks_at_all(root, tmp_path):
 
 HELD = """
 import sys, tracemalloc
-from segpipe.pipeline import cases, ledger
+from segpipe.formats import cases
+from segpipe.jobs import ledger
 tracemalloc.start()
 found = cases.find_cases(sys.argv[1:])
 noted = ledger.Ledger(found)
@@ -175,7 +176,7 @@ def test_the_first_process_keeps_no_job_that_has_ended(root, tmp_path, monkeypat
 
 
 def test_the_large_one_is_too_large_for_a_job_with_others():
-    from segpipe.pipeline.windows import Cover, Tiling
+    from segpipe.geometry.windows import Cover, Tiling
 
     tiling = Tiling((64, 64), (16, 16), (1, 1), "gaussian")
     assert len(Cover(OTHERS["large.png"], tiling)) > JOB_WINDOWS > len(Cover(OTHERS["middle.png"], tiling))

@@ -26,13 +26,13 @@ from rasterio.windows import Window
 from rio_cogeo.cogeo import cog_validate
 from scenes import Silent
 
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.grid import Grid
-from segpipe.pipeline.launch import carry_out, prepare
-from segpipe.pipeline.sinks import raster as sinks
-from segpipe.pipeline.sinks.style import Style
-from segpipe.pipeline.stores.folder import Folder
-from segpipe.pipeline.windows import Window as Box
+from segpipe.formats.raster import sink as sinks
+from segpipe.formats.raster.style import Style
+from segpipe.geometry.grid import Grid
+from segpipe.geometry.windows import Window as Box
+from segpipe.jobs.launch import carry_out, prepare
+from segpipe.settings import load_settings
+from segpipe.storage.folder import Folder
 
 
 def repeater(path: Path, classes: list[dict[str, Any]] | int = 3, **changes: Any) -> Path:

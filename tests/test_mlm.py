@@ -17,10 +17,10 @@ from networks import contract as values
 from networks import pixelwise
 from referencing import Registry, Resource
 
+from segpipe.contract import parse_contract
 from segpipe.export.mlm import mlm_item
-from segpipe.pipeline.contract import parse_contract
-from segpipe.pipeline.scaling import fixed_scaling
-from segpipe.pipeline.signature import TensorSpec
+from segpipe.network.scaling import fixed_scaling
+from segpipe.network.signature import TensorSpec
 
 SCHEMAS = Path(__file__).parent / "schemas"
 STAC = "https://schemas.stacspec.org/v1.1.0/item-spec/json-schema/item.json"

@@ -10,9 +10,9 @@ from networks import Network, contract, pixelwise
 from onnx import TensorProto, numpy_helper
 from scenes import Silent
 
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.errors import ContractError, ModelError, SegpipeError, SettingsError
-from segpipe.pipeline.launch import carry_out, prepare
+from segpipe.errors import ContractError, ModelError, SegpipeError, SettingsError
+from segpipe.jobs.launch import carry_out, prepare
+from segpipe.settings import load_settings
 
 SHAPE = (64, 64)
 

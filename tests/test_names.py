@@ -9,11 +9,11 @@ import rasterio
 from networks import pixelwise
 from scenes import Silent
 
-from segpipe.pipeline.cases import find_cases
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.identity import Beside
-from segpipe.pipeline.launch import carry_out, prepare
-from segpipe.pipeline.stores.bucket import is_remote, plain_path
+from segpipe.formats.cases import find_cases
+from segpipe.formats.identity import Beside
+from segpipe.jobs.launch import carry_out, prepare
+from segpipe.settings import load_settings
+from segpipe.storage.bucket import is_remote, plain_path
 
 NAMES = [
     "tile?r=1.tif",

@@ -11,10 +11,10 @@ from inspecting import sidecar
 from networks import Network, contract, local
 from onnx import helper
 
+from segpipe.errors import ModelError
 from segpipe.export.attach import attach
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.errors import ModelError
-from segpipe.pipeline.launch import prepare
+from segpipe.jobs.launch import prepare
+from segpipe.settings import load_settings
 
 
 def dynamic(path, batch="n", **changes):
@@ -110,7 +110,7 @@ def test_on_tensors(kind, source, tmp_path, caplog):
 def test_kernels_that_round_from_call_to_call_are_not_taken_for_mixing(source, tmp_path, caplog, monkeypatch):
     """A smaller batch would not help against them."""
     pytest.importorskip("torch")
-    from segpipe.pipeline import gate
+    from segpipe.pipeline import gpu_check as gate
 
     rng, scored = np.random.default_rng(0), gate._scored
     monkeypatch.setattr(gate, "_scored", lambda model, batch: scored(model, batch) + rng.normal(0, 1e-7))

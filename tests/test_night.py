@@ -221,7 +221,7 @@ def test_a_worker_that_wakes_after_its_run_was_done_again_harms_nothing(root, tm
 
 POISON = """
 import os, time
-import segpipe.pipeline.attempts as attempts
+import segpipe.jobs.attempts as attempts
 
 def poisoned(task, *rest, whole=attempts.attempt):
     names = [case.name for case in task.cases] if hasattr(task, "cases") else [task.case.case.name]

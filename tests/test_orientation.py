@@ -18,11 +18,11 @@ from networks import Network, contract
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from segpipe.pipeline.contract import Contract
-from segpipe.pipeline.gdal import gdal_options
-from segpipe.pipeline.sources.orientation import Turn
-from segpipe.pipeline.sources.raster import RasterSource
-from segpipe.pipeline.windows import Window
+from segpipe.contract import Contract
+from segpipe.formats.raster.gdal import gdal_options
+from segpipe.formats.raster.orientation import Turn
+from segpipe.formats.raster.source import RasterSource
+from segpipe.geometry.windows import Window
 
 ALL = range(1, 9)
 SUFFIXES = (".jpg", ".png", ".webp", ".tif")

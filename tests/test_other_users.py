@@ -162,9 +162,9 @@ PLANTED = {
 RUNS = """
 import sys
 from scenes import Silent
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.errors import SegpipeError
-from segpipe.pipeline.launch import carry_out, prepare
+from segpipe.settings import load_settings
+from segpipe.errors import SegpipeError
+from segpipe.jobs.launch import carry_out, prepare
 for out in sys.argv[1:]:
     fixed = {"input": ("a.tif",), "model": "m.onnx", "output": out, "executor": "serial", "device": "cpu"}
     try:

@@ -7,13 +7,13 @@ import pytest
 from networks import pixelwise
 from scenes import Silent
 
-from segpipe.journal import Journal
-from segpipe.pipeline import agenda, plan
-from segpipe.pipeline import join as joining
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.errors import OutputError
-from segpipe.pipeline.launch import carry_out, prepare
-from segpipe.pipeline.ownership import OWN
+from segpipe.errors import OutputError
+from segpipe.jobs import agenda, plan
+from segpipe.jobs import join as joining
+from segpipe.jobs.launch import carry_out, prepare
+from segpipe.settings import load_settings
+from segpipe.storage.ownership import OWN
+from segpipe.terminal.journal import Journal
 
 FOREIGN = {
     "a.json": '{"my": "settings"}',

@@ -10,6 +10,7 @@ import rasterio
 import torch
 from torch import nn
 
+from segpipe.errors import ExportError, SettingsError
 from segpipe.export import make
 from segpipe.export.families import Network
 from segpipe.export.file import spec_of
@@ -19,9 +20,8 @@ from segpipe.export.precision import converted
 from segpipe.export.settings import LEAST_AGREEMENT, ExportSettings, export_settings
 from segpipe.export.stride import Stride
 from segpipe.export.tiles import noise
-from segpipe.pipeline.device import open_session
-from segpipe.pipeline.errors import ExportError, SettingsError
-from segpipe.pipeline.scaling import fixed_scaling
+from segpipe.network.device import open_session
+from segpipe.network.scaling import fixed_scaling
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCENES = EXAMPLES / "scenes"

@@ -7,13 +7,13 @@ import pytest
 import torch
 import transformers
 
+from segpipe.contract import parse_contract
+from segpipe.errors import ExportError
 from segpipe.export.families.hub import open_folder
 from segpipe.export.families.processor import _fitted, read_processor
 from segpipe.export.settings import ExportSettings
 from segpipe.export.terms import Terms, draw_up
-from segpipe.pipeline.contract import parse_contract
-from segpipe.pipeline.errors import ExportError
-from segpipe.pipeline.scaling import fixed_scaling
+from segpipe.network.scaling import fixed_scaling
 
 PICTURE = ["red", "green", "blue"]
 STILL = {"do_resize": False, "do_center_crop": False, "do_pad": False}

@@ -14,9 +14,9 @@ import pytest
 from networks import Network, contract, local
 from scenes import SEGPIPE
 
-from segpipe.pipeline import profile
-from segpipe.pipeline.profile import Recorder, Taken, Total, begin, end, recording, span, waiting
-from segpipe.pipeline.wall import account, write_trace
+from segpipe.timing import spans as profile
+from segpipe.timing.report import account, write_trace
+from segpipe.timing.spans import Recorder, Taken, Total, begin, end, recording, span, waiting
 
 SERIAL = ("--executor", "serial")
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from segpipe.errors import ExportError
 from segpipe.export.families.smp import open_folder
 from segpipe.export.network import open_network
 from segpipe.export.settings import ExportSettings
 from segpipe.export.terms import Terms
 from segpipe.export.weights import read_checkpoint
-from segpipe.pipeline.errors import ExportError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 REFUSED = r"is a program that may do more than arithmetic, .*: it holds .*state_dict\(\) instead, or give --trust-pickle"

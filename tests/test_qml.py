@@ -11,9 +11,9 @@ import rasterio
 from networks import pixelwise
 from test_masks import NAMES, repeater
 
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.launch import carry_out, prepare
-from segpipe.pipeline.records import Record
+from segpipe.jobs.launch import carry_out, prepare
+from segpipe.results.records import Record
+from segpipe.settings import load_settings
 
 SAVED_BY_QGIS = {
     "rasterrenderer": {"type": "paletted", "band": "1", "alphaBand": "-1", "opacity": "1", "nodataColor": ""},

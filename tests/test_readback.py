@@ -16,14 +16,14 @@ from networks import pixelwise
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 
-from segpipe.pipeline.errors import OutputError
-from segpipe.pipeline.gdal import gdal_options
-from segpipe.pipeline.grid import Grid
-from segpipe.pipeline.sinks import raster as sinks
-from segpipe.pipeline.sinks.readback import lost, same_crs, same_transform
-from segpipe.pipeline.sinks.style import Style, palette
-from segpipe.pipeline.stores.folder import Folder
-from segpipe.pipeline.windows import Window
+from segpipe.errors import OutputError
+from segpipe.formats.raster import sink as sinks
+from segpipe.formats.raster.gdal import gdal_options
+from segpipe.formats.raster.readback import lost, same_crs, same_transform
+from segpipe.formats.raster.style import Style, palette
+from segpipe.geometry.grid import Grid
+from segpipe.geometry.windows import Window
+from segpipe.storage.folder import Folder
 
 AFFINE = """DERIVEDPROJCRS["site",BASEPROJCRS["UTM 33N",BASEGEOGCRS["WGS 84",DATUM["World Geodetic System 1984",
 ELLIPSOID["WGS 84",6378137,298.257223563]]],CONVERSION["UTM 33N",METHOD["Transverse Mercator"],

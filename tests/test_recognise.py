@@ -19,15 +19,15 @@ from networks import contract, pixelwise
 from PIL import Image
 from rasterio.transform import from_origin
 
-from segpipe.pipeline.contract import parse_contract
-from segpipe.pipeline.endings import missing
-from segpipe.pipeline.errors import ModelError, SourceError
-from segpipe.pipeline.gdal import gdal_options
-from segpipe.pipeline.overrides import Overrides
-from segpipe.pipeline.recognise import told
-from segpipe.pipeline.sources.raster import RasterSource
-from segpipe.pipeline.spec import read_model
-from segpipe.pipeline.windows import Window
+from segpipe.contract import parse_contract
+from segpipe.errors import ModelError, SourceError
+from segpipe.formats.file_endings import missing
+from segpipe.formats.raster.gdal import gdal_options
+from segpipe.formats.raster.source import RasterSource
+from segpipe.geometry.windows import Window
+from segpipe.network.spec import read_model
+from segpipe.overrides import Overrides
+from segpipe.storage.content import told
 
 PIXELS = np.random.default_rng(0).integers(1, 255, (3, 64, 80), dtype=np.uint8)
 

@@ -16,13 +16,13 @@ from networks import contract, pixelwise
 from rasterio.io import DatasetReader
 from scenes import Silent
 
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.contract import Contract
-from segpipe.pipeline.errors import SourceError
-from segpipe.pipeline.gdal import gdal_options, open_raster
-from segpipe.pipeline.launch import carry_out, prepare
-from segpipe.pipeline.sources.raster import RasterSource
-from segpipe.pipeline.windows import Window
+from segpipe.contract import Contract
+from segpipe.errors import SourceError
+from segpipe.formats.raster.gdal import gdal_options, open_raster
+from segpipe.formats.raster.source import RasterSource
+from segpipe.geometry.windows import Window
+from segpipe.jobs.launch import carry_out, prepare
+from segpipe.settings import load_settings
 
 SERVER = """
 import http.server, os, sys
@@ -206,7 +206,7 @@ def test_names_beside_a_raster_are_found_too(site, run, tmp_path):
 
 def test_no_driver_that_asks_servers_is_there_whatever_a_file_is_called(site, run, tmp_path, monkeypatch):
     """Without a name of a server in the VRT, its head says what it is, and GDAL's list of drivers says no."""
-    monkeypatch.setattr("segpipe.pipeline.references.SERVICE", re.compile(rb"nothing"))
+    monkeypatch.setattr("segpipe.formats.raster.references.SERVICE", re.compile(rb"nothing"))
     (tmp_path / "tiles.tif").write_text(TMS.format(url=site.url))
     (tmp_path / "in" / "tiles.vrt").write_text(mosaic("../tiles.tif", relative=1))
     assert list(run()) == ["tiles"]
@@ -219,7 +219,7 @@ def test_no_driver_that_asks_servers_is_there_whatever_a_file_is_called(site, ru
 
 
 def test_gdal_opens_nothing_of_a_server_though_no_name_was_seen(site, run, tmp_path, monkeypatch):
-    monkeypatch.setattr("segpipe.pipeline.gdal.check_references", lambda path, remote: None)
+    monkeypatch.setattr("segpipe.formats.raster.gdal.check_references", lambda path, remote: None)
     for kind in SITES.keys() - {"swift", "netCDF", "Zarr"}:  # which ask before GDAL's switch
         (tmp_path / "x.vrt").write_text(mosaic(SITES[kind].format(url=site.url)))
         with gdal_options(), pytest.raises(SourceError):

@@ -10,12 +10,12 @@ import pytest
 from networks import contract
 from scenes import DASK, SEGPIPE, SERIAL, begin, files, nothing, wait
 
-from segpipe.pipeline.contract import parse_contract
-from segpipe.pipeline.errors import OutputError, SourceError, foreseen
-from segpipe.pipeline.faults import is_passing, persistently
-from segpipe.pipeline.gdal import gdal_options
-from segpipe.pipeline.sources.raster import RasterSource
-from segpipe.pipeline.windows import Window
+from segpipe.contract import parse_contract
+from segpipe.errors import OutputError, SourceError, foreseen
+from segpipe.formats.raster.gdal import gdal_options
+from segpipe.formats.raster.source import RasterSource
+from segpipe.geometry.windows import Window
+from segpipe.storage.retry import is_passing, persistently
 
 pytestmark = pytest.mark.slow
 

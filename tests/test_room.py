@@ -8,15 +8,16 @@ import pytest
 from networks import contract as values
 from networks import pixelwise
 
-from segpipe.pipeline import batches, gdal
-from segpipe.pipeline.batches import Reading, open_sheet, read
-from segpipe.pipeline.cases import Case
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.contract import Contract
-from segpipe.pipeline.gdal import CACHE_MB, MOST_CACHE_MB, cache_bytes, gdal_options
-from segpipe.pipeline.overrides import Overrides
-from segpipe.pipeline.sources.raster import RasterSource
-from segpipe.pipeline.spec import read_spec
+from segpipe.contract import Contract
+from segpipe.formats.cases import Case
+from segpipe.formats.raster import gdal
+from segpipe.formats.raster.gdal import CACHE_MB, MOST_CACHE_MB, cache_bytes, gdal_options
+from segpipe.formats.raster.source import RasterSource
+from segpipe.network.spec import read_spec
+from segpipe.overrides import Overrides
+from segpipe.pipeline import read as batches
+from segpipe.pipeline.read import Reading, open_sheet, read
+from segpipe.settings import load_settings
 
 TILED = {"tiled": True, "blockxsize": 128, "blockysize": 128}
 STRIPS = {"tiled": False, "blockysize": 1}

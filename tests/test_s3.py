@@ -24,20 +24,20 @@ from scenes import (
     wait_until,
 )
 
-from segpipe.pipeline import batches, lock
-from segpipe.pipeline.batches import Reading, read
-from segpipe.pipeline.cases import Case, find_cases, find_input
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.errors import InputError, OutputError, SegpipeError
-from segpipe.pipeline.extras import install
-from segpipe.pipeline.gdal import gdal_options
-from segpipe.pipeline.identity import Beside, identities
-from segpipe.pipeline.launch import carry_out, prepare
-from segpipe.pipeline.records import Run, done_cases
-from segpipe.pipeline.spec import read_spec
-from segpipe.pipeline.stores import bucket
-from segpipe.pipeline.stores.bucket import gdal_endpoint
-from segpipe.pipeline.stores.places import store_at
+from segpipe.errors import InputError, OutputError, SegpipeError
+from segpipe.formats.cases import Case, find_cases, find_input
+from segpipe.formats.identity import Beside, identities
+from segpipe.formats.raster.gdal import gdal_options
+from segpipe.jobs.launch import carry_out, prepare
+from segpipe.network.spec import read_spec
+from segpipe.pipeline import read as batches
+from segpipe.pipeline.read import Reading, read
+from segpipe.process.extras import install
+from segpipe.results.records import Run, done_cases
+from segpipe.settings import load_settings
+from segpipe.storage import bucket, lock
+from segpipe.storage.bucket import gdal_endpoint
+from segpipe.storage.places import store_at
 
 PARTS = "--parts 6"
 

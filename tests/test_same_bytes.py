@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from networks import Network, contract
 
-from segpipe.pipeline.agenda import Agenda
-from segpipe.pipeline.attempts import attempt
-from segpipe.pipeline.cases import Case
-from segpipe.pipeline.model import load
-from segpipe.pipeline.plan import Job, PlannedCase, group
-from segpipe.pipeline.schedule import EXECUTORS
-from segpipe.pipeline.tasks import PartJob
-from segpipe.pipeline.work import Context
+from segpipe.formats.cases import Case
+from segpipe.jobs.agenda import Agenda
+from segpipe.jobs.attempts import attempt
+from segpipe.jobs.executors import EXECUTORS
+from segpipe.jobs.plan import Job, PlannedCase, group
+from segpipe.jobs.tasks import PartJob
+from segpipe.jobs.work import Context
+from segpipe.pipeline.infer import load
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_parts_of_another_form_are_made_again(scenes, model, run_serial, monkeyp
 
     expected, out = contents(run_serial(scenes, model, parts=1, output=tmp_path / "whole")), tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr("segpipe.pipeline.parts.FORM", 1)
+        patch.setattr("segpipe.results.parts.FORM", 1)
         patch.setitem(EXECUTORS, "serial", first_part_only)
         run_serial(scenes, model, parts=7, output=out)
     (left,) = out.glob(".parts/*/*.npz")

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from networks import contract, pixelwise
 
-from segpipe.pipeline.batches import findings_of, open_source
-from segpipe.pipeline.cases import Case
-from segpipe.pipeline.contract import parse_contract
-from segpipe.pipeline.gdal import gdal_options
-from segpipe.pipeline.overrides import AS_STORED
-from segpipe.pipeline.samples import BOXES, LOOKED_AT, SIDE, TAKEN, sampled, thinned
-from segpipe.pipeline.sources.raster import RasterSource
-from segpipe.pipeline.unusual import Finding, Judge
-from segpipe.pipeline.windows import Window
+from segpipe.contract import parse_contract
+from segpipe.formats.cases import Case
+from segpipe.formats.raster.gdal import gdal_options
+from segpipe.formats.raster.source import RasterSource
+from segpipe.formats.samples import BOXES, LOOKED_AT, SIDE, TAKEN, sampled, thinned
+from segpipe.formats.unusual import Finding, Judge
+from segpipe.geometry.windows import Window
+from segpipe.overrides import AS_STORED
+from segpipe.pipeline.read import findings_of, open_source
 
 Raster = Callable[..., Path]
 

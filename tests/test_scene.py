@@ -13,10 +13,10 @@ from PIL import Image
 from test_masks import repeater
 from test_readback import as_gdal_sees
 
-from segpipe.pipeline.contract import Contract
-from segpipe.pipeline.output import class_colors
-from segpipe.pipeline.sinks import raster as sinks
-from segpipe.pipeline.sources.scene import brief, scene_tags
+from segpipe.contract import Contract
+from segpipe.formats.raster import sink as sinks
+from segpipe.formats.raster.scene import brief, scene_tags
+from segpipe.results.output import class_colors
 
 OWN = {
     "TIFFTAG_DATETIME": "2026:07:03 10:15:31",

@@ -9,10 +9,10 @@ import pytest
 from networks import Network, contract
 from onnx import helper
 
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.errors import ModelError
-from segpipe.pipeline.model import try_out
-from segpipe.pipeline.spec import read_spec
+from segpipe.errors import ModelError
+from segpipe.network.spec import read_spec
+from segpipe.pipeline.infer import try_out
+from segpipe.settings import load_settings
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "SECURITY.md").read_text(encoding="utf-8")

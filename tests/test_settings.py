@@ -12,10 +12,10 @@ from click.testing import CliRunner
 from networks import contract, pixelwise
 
 from segpipe.cli import main
-from segpipe.pipeline.config import Settings, load_settings
-from segpipe.pipeline.contract import contract_of_metadata, parse_contract, read_contract
-from segpipe.pipeline.documents import MOST_BYTES, MOST_LEVELS, DocumentError, parse_json, parse_toml
-from segpipe.pipeline.errors import ContractError, SettingsError
+from segpipe.contract import contract_of_metadata, parse_contract, read_contract
+from segpipe.errors import ContractError, SettingsError
+from segpipe.settings import Settings, load_settings
+from segpipe.storage.documents import MOST_BYTES, MOST_LEVELS, DocumentError, parse_json, parse_toml
 
 ODD = {
     "nan": "nan",

@@ -174,8 +174,8 @@ def test_a_second_signal_stops_what_runs(second, warm, whole, tmp_path):
 
 LOST = """
 import signal, time
-from segpipe import signals
-from segpipe.pipeline.tasks import Halt
+from segpipe.process import signals
+from segpipe.jobs.tasks import Halt
 
 class Deaf:
     def __del__(self):
@@ -223,8 +223,8 @@ def test_workers_that_are_told_too_end_what_they_have(number, root, whole, warm,
 
 STUCK = """
 import ctypes
-from segpipe import signals
-from segpipe.pipeline.tasks import Halt
+from segpipe.process import signals
+from segpipe.jobs.tasks import Halt
 signals.answer()
 signals.PATIENCE = 0.2
 {phase}

@@ -14,8 +14,8 @@ import pytest
 from networks import local
 from test_same_bytes import contents
 
-from segpipe.pipeline.cluster import _jobqueue
-from segpipe.pipeline.config import load_settings
+from segpipe.jobs.cluster import _jobqueue
+from segpipe.settings import load_settings
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 

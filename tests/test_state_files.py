@@ -15,20 +15,20 @@ import pytest
 from click.testing import CliRunner
 from networks import pixelwise
 
-from segpipe import terminal
 from segpipe.cli import main
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.errors import OutputError, SegpipeError
-from segpipe.pipeline.launch import prepare
-from segpipe.pipeline.lock import NAME, STALE, locked, sign_of
-from segpipe.pipeline.parts import plan_name, read_cut, read_findings, read_scaling, write_cut, write_findings, write_scaling
-from segpipe.pipeline.records import done_cases, done_pixels, read_record, write_areas
-from segpipe.pipeline.scaling import Scaling
-from segpipe.pipeline.status import read_status
-from segpipe.pipeline.stores.folder import Folder
-from segpipe.pipeline.trial import Split, Trial, recall, remember
-from segpipe.pipeline.unusual import Finding
-from segpipe.pipeline.windows import Part
+from segpipe.errors import OutputError, SegpipeError
+from segpipe.formats.unusual import Finding
+from segpipe.geometry.windows import Part
+from segpipe.jobs.launch import prepare
+from segpipe.jobs.status import read_status
+from segpipe.jobs.trial import Split, Trial, recall, remember
+from segpipe.network.scaling import Scaling
+from segpipe.results.parts import plan_name, read_cut, read_findings, read_scaling, write_cut, write_findings, write_scaling
+from segpipe.results.records import done_cases, done_pixels, read_record, write_areas
+from segpipe.settings import load_settings
+from segpipe.storage.folder import Folder
+from segpipe.storage.lock import NAME, STALE, locked, sign_of
+from segpipe.terminal import progress as terminal
 
 OTHERS = (
     *(b"", bytes(60), b"{", b"[]", b"3", b"null", b'"x"', b"true", b"{}", b"\xff\xfe\0", b"[" * 10**5, b'{"a":' * 10**5),
@@ -248,8 +248,8 @@ def test_damaged_memory_of_trials_is_none(tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from segpipe.pipeline.lock import locked
-from segpipe.pipeline.stores.folder import Folder
+from segpipe.storage.lock import locked
+from segpipe.storage.folder import Folder
 with locked(Folder(Path("out"))):
     file = Path("out/run.json")
     file.write_text(file.read_text().replace('"state": "ended"', '"state": "running"'))

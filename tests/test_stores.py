@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from segpipe.pipeline.errors import OutputError
-from segpipe.pipeline.stores import check_name
-from segpipe.pipeline.stores.folder import DRAFTS, Folder
+from segpipe.errors import OutputError
+from segpipe.storage import check_name
+from segpipe.storage.folder import DRAFTS, Folder
 
 NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
 

@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from networks import pixelwise
 
-from segpipe.pipeline import batches
-from segpipe.pipeline.batches import Reading, open_sheet, read
-from segpipe.pipeline.cases import Case
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.gdal import gdal_options
-from segpipe.pipeline.sources.raster import RasterSource
-from segpipe.pipeline.spec import read_spec
+from segpipe.formats.cases import Case
+from segpipe.formats.raster.gdal import gdal_options
+from segpipe.formats.raster.source import RasterSource
+from segpipe.geometry.windows import Part
+from segpipe.network.spec import read_spec
+from segpipe.pipeline import read as batches
+from segpipe.pipeline.read import Reading, open_sheet, read
 from segpipe.pipeline.stretch import stretches
-from segpipe.pipeline.windows import Part
+from segpipe.settings import load_settings
 
 
 @given(st.tuples(*[st.tuples(st.integers(0, 4), st.integers(1, 9))] * 2), st.integers(1, 3), st.integers(1, 8))

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from segpipe.contract import DEFAULT_ALIGN
+from segpipe.errors import ExportError
 from segpipe.export.graph import Scorer, output_stride, score
 from segpipe.export.stride import Stride, _smallest, is_strided, measure_stride, named_stride, total_stride
-from segpipe.pipeline.contract import DEFAULT_ALIGN
-from segpipe.pipeline.errors import ExportError
 
 TILE = (96, 96)
 """Of many divisors: 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48."""

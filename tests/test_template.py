@@ -11,9 +11,9 @@ import rasterio
 from networks import Network
 from onnx import TensorProto, helper
 
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.errors import ContractError, ModelError
-from segpipe.pipeline.spec import read_spec
+from segpipe.errors import ContractError, ModelError
+from segpipe.network.spec import read_spec
+from segpipe.settings import load_settings
 
 SHAPE = (64, 64)
 

@@ -18,30 +18,31 @@ from hypothesis import strategies as st
 from networks import Network, contract, local
 from onnx import TensorProto
 
-from segpipe.pipeline import bound, profile
-from segpipe.pipeline.arrays import HOST
-from segpipe.pipeline.batches import Tile
+from segpipe.contract import parse_contract
+from segpipe.errors import DeviceError, DeviceMemoryError, ModelError, SettingsError, SourceError, memory_errors
+from segpipe.formats.cases import Case
+from segpipe.geometry.weighting import Weights
+from segpipe.geometry.windows import Cover, Tiling
+from segpipe.jobs.cluster import _started
+from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.plan import STRETCHES, make_plan, memory_mb
+from segpipe.network.arrays import HOST
+from segpipe.network.device import Options, Room, Terms, _load_tensorrt, _refused, check_runtime, engine_folder, providers
+from segpipe.network.device_arrays import BUFFERS, CONSTANTS, DeviceArrays, Lane, Upload, scaled
+from segpipe.network.scaling import Scaling
+from segpipe.network.spec import read_spec
+from segpipe.pipeline import infer_gpu as bound
 from segpipe.pipeline.blend import Strip
-from segpipe.pipeline.bound import BoundModel, _engine_key
-from segpipe.pipeline.cases import Case
-from segpipe.pipeline.cluster import _started
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.contract import parse_contract
-from segpipe.pipeline.device import Options, Room, Terms, _load_tensorrt, _refused, check_runtime, engine_folder, providers
-from segpipe.pipeline.errors import DeviceError, DeviceMemoryError, ModelError, SettingsError, SourceError, memory_errors
-from segpipe.pipeline.gate import _room, check_agreement
+from segpipe.pipeline.gpu_check import _room, check_agreement
+from segpipe.pipeline.infer_gpu import BoundModel, _engine_key
 from segpipe.pipeline.labels import Decision
-from segpipe.pipeline.launch import carry_out, prepare
-from segpipe.pipeline.plan import STRETCHES, make_plan, memory_mb
-from segpipe.pipeline.profile import begin
-from segpipe.pipeline.records import Run
-from segpipe.pipeline.scaling import Scaling
-from segpipe.pipeline.spec import read_spec
+from segpipe.pipeline.read import Tile
 from segpipe.pipeline.stretch import STRETCH_BYTES
-from segpipe.pipeline.tensors import BUFFERS, CONSTANTS, DeviceArrays, Lane, Upload, scaled
-from segpipe.pipeline.wall import account
-from segpipe.pipeline.weights import Weights
-from segpipe.pipeline.windows import Cover, Tiling
+from segpipe.results.records import Run
+from segpipe.settings import load_settings
+from segpipe.timing import spans as profile
+from segpipe.timing.report import account
+from segpipe.timing.spans import begin
 
 LANE = Lane("cpu")
 TENSORS = DeviceArrays(LANE, 4)
@@ -651,5 +652,5 @@ def test_nothing_is_timed_where_nobody_profiles():
 
 def test_why_a_provider_was_not_taken_is_told(tmp_path, monkeypatch):
     """ONNX Runtime writes it to its log and goes on with the CPU."""
-    monkeypatch.setattr("segpipe.pipeline.device.onnxruntime.__file__", str(tmp_path / "onnxruntime" / "__init__.py"))
+    monkeypatch.setattr("segpipe.network.device.onnxruntime.__file__", str(tmp_path / "onnxruntime" / "__init__.py"))
     assert "libonnxruntime_providers_cuda.so: cannot open shared object file" in _refused("cuda")

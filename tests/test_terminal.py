@@ -13,21 +13,21 @@ import pytest
 from networks import Network, contract
 from rich.console import Console
 
-from segpipe import terminal
 from segpipe.cli import _Stderr
+from segpipe.contract import Contract, parse_contract
+from segpipe.errors import ContractError
+from segpipe.formats.cases import Case
 from segpipe.inspect.file import inspect_file
 from segpipe.inspect.show import print_facts
-from segpipe.pipeline import console
-from segpipe.pipeline.cases import Case
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.contract import Contract, parse_contract
-from segpipe.pipeline.errors import ContractError
-from segpipe.pipeline.launch import carry_out, prepare
-from segpipe.pipeline.printable import CONTROL, printable, printable_json
-from segpipe.pipeline.records import write_areas
-from segpipe.pipeline.status import Status, read_status
-from segpipe.pipeline.stores.folder import Folder
-from segpipe.pipeline.tasks import Outcome
+from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.status import Status, read_status
+from segpipe.jobs.tasks import Outcome
+from segpipe.messages import console
+from segpipe.messages.printable import CONTROL, printable, printable_json
+from segpipe.results.records import write_areas
+from segpipe.settings import load_settings
+from segpipe.storage.folder import Folder
+from segpipe.terminal import progress as terminal
 from segpipe.tune.show import _print
 
 RANGES = ((0, 32), (127, 160), (0x202A, 0x202F), (0x2066, 0x206A))
@@ -150,7 +150,7 @@ def readers():
 @pytest.mark.parametrize("read", list(readers()))
 def test_areas_have_one_row_for_each_and_read_back_equal(read, tmp_path, monkeypatch):
     stored = [record(name, *NAMES) for name in FILES]
-    monkeypatch.setattr("segpipe.pipeline.records.records", lambda output, cases: stored)
+    monkeypatch.setattr("segpipe.results.records.records", lambda output, cases: stored)
     write_areas(Folder(tmp_path), [])
     head, *rows = read(tmp_path / "areas.csv")
     assert head == ["case", "class_id", "class_name", "pixels", "area", "unit", "share"]

@@ -11,17 +11,17 @@ from networks import pixelwise
 from scenes import Silent
 from web_server import serving
 
-from segpipe.journal import Journal
-from segpipe.pipeline.cases import Case
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.console import echo
-from segpipe.pipeline.errors import SourceError
-from segpipe.pipeline.identity import identities
-from segpipe.pipeline.launch import carry_out, prepare
-from segpipe.pipeline.parts import cut_key
-from segpipe.pipeline.redact import cleaned, is_cut, without_secrets
-from segpipe.pipeline.status import read_status
-from segpipe.terminal import settings_lines
+from segpipe.errors import SourceError
+from segpipe.formats.cases import Case
+from segpipe.formats.identity import identities
+from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.status import read_status
+from segpipe.messages.console import echo
+from segpipe.messages.redact import cleaned, is_cut, without_secrets
+from segpipe.results.parts import cut_key
+from segpipe.settings import load_settings
+from segpipe.terminal.journal import Journal
+from segpipe.terminal.progress import settings_lines
 
 SIGNED = {
     "SAS": "sv=2022-11-02&st=2026-11-01&se=2026-12-01&sr=b&sp=r&spr=https&sig=SECRET{}%2Babc%3D",

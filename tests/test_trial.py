@@ -10,13 +10,13 @@ import pytest
 from distributed import Client, Worker
 from networks import local, pooling
 
-from segpipe.pipeline.cluster import ONE_THREAD, connected
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.errors import SettingsError
-from segpipe.pipeline.launch import Prepared, prepare
-from segpipe.pipeline.records import Run
-from segpipe.pipeline.spec import read_spec
-from segpipe.pipeline.trial import Split, Trial, _key, _same, fastest, measure, memory_file, recall, remember, settle, splits
+from segpipe.errors import SettingsError
+from segpipe.jobs.cluster import ONE_THREAD, connected
+from segpipe.jobs.launch import Prepared, prepare
+from segpipe.jobs.trial import Split, Trial, _key, _same, fastest, measure, memory_file, recall, remember, settle, splits
+from segpipe.network.spec import read_spec
+from segpipe.results.records import Run
+from segpipe.settings import load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ def test_the_same_means_every_bit():
 @pytest.fixture
 def unlike(monkeypatch):
     """No network at hand has scores that depend on threads, so that the comparison itself says so."""
-    monkeypatch.setattr("segpipe.pipeline.trial._same", lambda a, b: a is b)
+    monkeypatch.setattr("segpipe.jobs.trial._same", lambda a, b: a is b)
 
 
 def test_a_crew_with_other_scores_is_not_taken(unlike, tmp_path):
@@ -133,7 +133,7 @@ def test_a_memory_that_cannot_be_written_costs_nothing(cache):
 
 
 def test_the_memory_keeps_the_newest(cache, monkeypatch):
-    monkeypatch.setattr("segpipe.pipeline.trial.REMEMBERED", 2)
+    monkeypatch.setattr("segpipe.jobs.trial.REMEMBERED", 2)
     for key in "abc":
         remember(memory_file(), key, Trial(Split(2, 1), {}))
     assert list(json.loads(cache.read_text())) == ["b", "c"]

@@ -15,10 +15,10 @@ from networks import local, pixelwise, pooling, positional
 from rich.console import Console
 from test_neighbours import dynamic
 
-from segpipe.pipeline.cases import Case
-from segpipe.pipeline.errors import ContractError, InputError, SettingsError
-from segpipe.pipeline.overrides import AS_STORED
-from segpipe.pipeline.windows import Cover, Tiling, Window
+from segpipe.errors import ContractError, InputError, SettingsError
+from segpipe.formats.cases import Case
+from segpipe.geometry.windows import Cover, Tiling, Window
+from segpipe.overrides import AS_STORED
 from segpipe.tune import show
 from segpipe.tune.choices import Choice, batches, choices, open_networks, step
 from segpipe.tune.labels import Count, Sample, extent, reference_tiling, sample

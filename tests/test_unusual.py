@@ -15,13 +15,13 @@ from networks import contract, pixelwise
 from numpy.typing import NDArray
 
 from segpipe.cli import main
-from segpipe.pipeline.cases import Case, find_cases
-from segpipe.pipeline.contract import Contract, parse_contract
-from segpipe.pipeline.overrides import AS_STORED
-from segpipe.pipeline.parts import parts_folder, read_findings, write_findings
-from segpipe.pipeline.scaling import case_scaling, fixed_scaling
-from segpipe.pipeline.stores.folder import Folder
-from segpipe.pipeline.unusual import Finding, Judge
+from segpipe.contract import Contract, parse_contract
+from segpipe.formats.cases import Case, find_cases
+from segpipe.formats.unusual import Finding, Judge
+from segpipe.network.scaling import case_scaling, fixed_scaling
+from segpipe.overrides import AS_STORED
+from segpipe.results.parts import parts_folder, read_findings, write_findings
+from segpipe.storage.folder import Folder
 from segpipe.tune.places import survey
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

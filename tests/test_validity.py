@@ -15,14 +15,14 @@ from PIL import Image
 from rasterio.enums import ColorInterp
 from rasterio.io import DatasetReader
 
-from segpipe.pipeline.config import load_settings
-from segpipe.pipeline.contract import Contract
-from segpipe.pipeline.errors import SettingsError, SourceError
-from segpipe.pipeline.gdal import gdal_options
-from segpipe.pipeline.overrides import AS_STORED, Overrides, parse_nodata
-from segpipe.pipeline.sources.raster import RasterSource
-from segpipe.pipeline.sources.validity import is_odd, nodata_interval
-from segpipe.pipeline.windows import Window
+from segpipe.contract import Contract
+from segpipe.errors import SettingsError, SourceError
+from segpipe.formats.raster.gdal import gdal_options
+from segpipe.formats.raster.source import RasterSource
+from segpipe.formats.raster.validity import is_odd, nodata_interval
+from segpipe.geometry.windows import Window
+from segpipe.overrides import AS_STORED, Overrides, parse_nodata
+from segpipe.settings import load_settings
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")  # within rasterio
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from networks import contract as values
 
+from segpipe.contract import Contract, parse_contract
+from segpipe.errors import DisagreementError, ExportError
 from segpipe.export.settings import ExportSettings
 from segpipe.export.verify import Agreement, Scores, check, check_steady, compare, labels_of
-from segpipe.pipeline.contract import Contract, parse_contract
-from segpipe.pipeline.errors import DisagreementError, ExportError
 from segpipe.pipeline.labels import Decision
 
 EIGHT = (2, 4)

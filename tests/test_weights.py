@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from test_windows import axes
 
-from segpipe.pipeline.weights import GAUSSIAN_FLOOR, Weights, axis_profiles, profile
-from segpipe.pipeline.windows import Cover, Tiling, axis_starts
+from segpipe.geometry.weighting import GAUSSIAN_FLOOR, Weights, axis_profiles, profile
+from segpipe.geometry.windows import Cover, Tiling, axis_starts
 
 BLENDS = ["gaussian", "cosine", "linear", "constant", "crop"]
 

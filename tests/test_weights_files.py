@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from segpipe.errors import ExportError
 from segpipe.export.families.hub import open_folder
 from segpipe.export.network import open_network
 from segpipe.export.settings import ExportSettings
 from segpipe.export.terms import Terms
 from segpipe.export.weights import fit, form_of, read_checkpoint
-from segpipe.pipeline.errors import ExportError
 
 State = dict[str, Tensor]
 

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segpipe.pipeline.errors import SettingsError
-from segpipe.pipeline.windows import Cover, Tiling, Window, axis_starts, mirrored, reflected
+from segpipe.errors import SettingsError
+from segpipe.geometry.windows import Cover, Tiling, Window, axis_starts, mirrored, reflected
 
 
 @st.composite

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from segpipe import __version__
+from segpipe.contract import Contract, read_contract
+from segpipe.errors import ExportError, ModelError, SettingsError, one_line
 from segpipe.export.file import draft, save, spec_of
 from segpipe.export.stride import Size, Stride, is_strided, measure_stride, named_stride, total_stride
 from segpipe.export.tiles import random_tiles
-from segpipe.pipeline.contract import Contract, read_contract
-from segpipe.pipeline.errors import ExportError, ModelError, SettingsError, one_line
-from segpipe.pipeline.model import HostModel, try_out
-from segpipe.pipeline.neighbours import SUSPECTS, cause
-from segpipe.pipeline.spec import ModelSpec, read_model
+from segpipe.network.neighbours import SUSPECTS, cause
+from segpipe.network.spec import ModelSpec, read_model
+from segpipe.pipeline.infer import HostModel, try_out
 
 STEADY = 1e-4
 """Largest change of a score, relative to the largest, that a batch may make."""

@@ -7,7 +7,7 @@ import tomllib
 from importlib.resources import files
 from typing import Any
 
-from segpipe.pipeline.errors import ExportError
+from segpipe.errors import ExportError
 
 TABLES: tuple[str, ...] = ("voc", "cityscapes", "ade20k", "coco-stuff")
 

@@ -8,7 +8,7 @@ import json
 import math
 from typing import Any
 
-from segpipe.pipeline.contract import Contract
+from segpipe.contract import Contract
 
 CENTIMETRES = {"m": 100.0, "mm": 0.1, "um": 1e-4}
 NO_THRESHOLD = 0.01

@@ -9,12 +9,12 @@ import onnx
 from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 from onnx import helper
 
+from segpipe.contract import METADATA_KEY, Contract
+from segpipe.errors import ExportError, SegpipeError
 from segpipe.export.deepness import deepness_metadata
-from segpipe.pipeline.config import Settings
-from segpipe.pipeline.contract import METADATA_KEY, Contract
-from segpipe.pipeline.errors import ExportError, SegpipeError
-from segpipe.pipeline.files import commit, output_errors, partial, unlinked
-from segpipe.pipeline.spec import ModelSpec, read_spec
+from segpipe.network.spec import ModelSpec, read_spec
+from segpipe.settings import Settings
+from segpipe.storage.files import commit, output_errors, partial, unlinked
 
 READ_BY_DEEPNESS = {
     *("model_type", "class_names", "names", "resolution", "tile_size", "tiles_size", "tiles_overlap"),

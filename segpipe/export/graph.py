@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from segpipe.errors import ExportError
 from segpipe.export.families import Network, in_a_line
 from segpipe.export.file import check_size
 from segpipe.export.outputs import outputs_of
 from segpipe.export.stride import Size, is_strided, total_stride
-from segpipe.pipeline.device import open_session
-from segpipe.pipeline.errors import ExportError
-from segpipe.pipeline.scaling import Scaling
+from segpipe.network.device import open_session
+from segpipe.network.scaling import Scaling
 
 OPSET = 20
 IR_VERSION = 10

@@ -15,6 +15,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from segpipe import __version__
+from segpipe.contract import Contract
+from segpipe.errors import ExportError
 from segpipe.export.families import Network
 from segpipe.export.file import draft, save, spec_of
 from segpipe.export.graph import Scorer, in_order, output_stride, own_score, scaled_inside, score, to_onnx
@@ -27,17 +29,15 @@ from segpipe.export.stride import Stride, measure_stride, named_stride
 from segpipe.export.terms import draw_up, read_terms
 from segpipe.export.tiles import Samples, Tiles, noise, random_tiles, raw_tiles, scene_samples
 from segpipe.export.verify import BATCHES, Agreement, check, check_steady, compare
-from segpipe.pipeline.contract import Contract
-from segpipe.pipeline.crop import check_not_cropped
-from segpipe.pipeline.device import open_session
-from segpipe.pipeline.errors import ExportError
-from segpipe.pipeline.model import HostModel, try_out
-from segpipe.pipeline.noise import noise_tiles
-from segpipe.pipeline.overrides import Overrides
-from segpipe.pipeline.scaling import fixed_scaling
-from segpipe.pipeline.signature import signature
-from segpipe.pipeline.spec import ModelSpec
-from segpipe.pipeline.stores.folder import Folder
+from segpipe.network.crop import check_not_cropped
+from segpipe.network.device import open_session
+from segpipe.network.noise import noise_tiles
+from segpipe.network.scaling import fixed_scaling
+from segpipe.network.signature import signature
+from segpipe.network.spec import ModelSpec
+from segpipe.overrides import Overrides
+from segpipe.pipeline.infer import HostModel, try_out
+from segpipe.storage.folder import Folder
 
 CALIBRATION_TILES = 48
 VERIFICATION_TILES = sum(BATCHES)

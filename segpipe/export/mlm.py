@@ -12,9 +12,9 @@ from urllib.parse import quote
 
 import onnx
 
+from segpipe.contract import Contract, SegmentationClass
 from segpipe.export.deepness import standardisation
-from segpipe.pipeline.contract import Contract, SegmentationClass
-from segpipe.pipeline.signature import TensorSpec
+from segpipe.network.signature import TensorSpec
 
 STAC_VERSION = "1.1.0"
 EXTENSIONS = (

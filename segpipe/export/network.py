@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from segpipe.errors import ExportError
 from segpipe.export.families import Network, Wanted, build, in_a_line, need, smp
 from segpipe.export.programs import opened
 from segpipe.export.settings import ExportSettings
 from segpipe.export.terms import Terms
 from segpipe.export.weights import fit, form_of, read_checkpoint
-from segpipe.pipeline.errors import ExportError
 
 
 def open_network(settings: ExportSettings, terms: Terms) -> Network:

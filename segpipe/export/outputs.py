@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segpipe.errors import ExportError
 from segpipe.export.families import in_a_line
-from segpipe.pipeline.errors import ExportError
 
 CONVENTIONS = ("out", "logits", "scores", "sem_seg", "pred")
 """Keys under which libraries keep the scores beside auxiliary ones: ``out`` is torchvision's, ``logits`` transformers',

@@ -20,8 +20,8 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from segpipe.errors import ExportError
 from segpipe.export.settings import Precision
-from segpipe.pipeline.errors import ExportError
 
 
 def converted(proto: onnx.ModelProto, precision: Precision, images: Sequence[NDArray[np.float32]]) -> onnx.ModelProto:

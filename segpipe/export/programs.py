@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from segpipe.pipeline.errors import ExportError
+from segpipe.errors import ExportError
 
 NAMESPACES = {"aten", "prim", "prims", "quantized", "quantized_decomposed", "torchvision"}
 """Of operators that compute."""

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
-from segpipe.pipeline.printable import printable_lines
+from segpipe.messages.printable import printable_lines
 
 Say = Callable[[str], None]
 

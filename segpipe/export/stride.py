@@ -7,9 +7,9 @@ from math import gcd, lcm
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.contract import DEFAULT_ALIGN
+from segpipe.errors import ExportError
 from segpipe.export.tiles import noise
-from segpipe.pipeline.contract import DEFAULT_ALIGN
-from segpipe.pipeline.errors import ExportError
 
 Score = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 

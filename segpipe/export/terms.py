@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segpipe.contract import Contract, parse_contract
+from segpipe.errors import ContractError, ExportError
 from segpipe.export.classes import TABLES, class_table
 from segpipe.export.settings import ExportSettings
-from segpipe.pipeline.contract import Contract, parse_contract
-from segpipe.pipeline.errors import ContractError, ExportError
 
 IMAGENET = {
     "scale": 1 / 255,

@@ -8,13 +8,13 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.pipeline.batches import open_sheet, read_tile, scaling_of, warn_of_findings
-from segpipe.pipeline.cases import Case, find_cases
-from segpipe.pipeline.contract import Contract
-from segpipe.pipeline.errors import InputError
-from segpipe.pipeline.gdal import gdal_options
-from segpipe.pipeline.overrides import Overrides
-from segpipe.pipeline.spec import ModelSpec
+from segpipe.contract import Contract
+from segpipe.errors import InputError
+from segpipe.formats.cases import Case, find_cases
+from segpipe.formats.raster.gdal import gdal_options
+from segpipe.network.spec import ModelSpec
+from segpipe.overrides import Overrides
+from segpipe.pipeline.read import open_sheet, read_tile, scaling_of, warn_of_findings
 
 Tiles = list[NDArray[np.float32]]
 """Scaled, each ``(channels, rows, cols)``."""

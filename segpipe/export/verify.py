@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.contract import Contract
+from segpipe.errors import DisagreementError, ExportError
 from segpipe.export.settings import ExportSettings
-from segpipe.pipeline.contract import Contract
-from segpipe.pipeline.errors import DisagreementError, ExportError
 
 Scores = NDArray[np.float32]
 BATCHES = (1, 2, 3)

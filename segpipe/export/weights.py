@@ -12,8 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from segpipe.errors import ExportError, one_line
 from segpipe.export.families import State, need
-from segpipe.pipeline.errors import ExportError, one_line
 
 Form = Literal["folder", "safetensors", "torchscript", "program", "pickle"]
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from segpipe.pipeline.printable import printable_json
-from segpipe.pipeline.redact import cleaned
+from segpipe.messages.printable import printable_json
+from segpipe.messages.redact import cleaned
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,16 @@ from typing import Any, Literal
 
 from rasterio.errors import RasterioError
 
+from segpipe.errors import InputError, ModelError, SettingsError, SourceError
+from segpipe.formats.cases import SUFFIXES
+from segpipe.formats.raster.gdal import DRIVERS, gdal_options, open_raster
 from segpipe.inspect.facts import Facts
 from segpipe.inspect.model import inspect_model
 from segpipe.inspect.raster import inspect_raster
-from segpipe.pipeline.cases import SUFFIXES
-from segpipe.pipeline.config import Settings
-from segpipe.pipeline.errors import InputError, ModelError, SettingsError, SourceError
-from segpipe.pipeline.gdal import DRIVERS, gdal_options, open_raster
-from segpipe.pipeline.recognise import told
-from segpipe.pipeline.spec import read_model
-from segpipe.pipeline.stores.bucket import is_remote, plain_path
+from segpipe.network.spec import read_model
+from segpipe.settings import Settings
+from segpipe.storage.bucket import is_remote, plain_path
+from segpipe.storage.content import told
 
 
 def inspect_file(settings: Settings) -> Facts:

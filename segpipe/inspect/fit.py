@@ -1,17 +1,17 @@
 """How a model lies on a raster."""
 
+from segpipe.contract import Contract
+from segpipe.formats.cases import Case
+from segpipe.formats.raster.source import RasterSource
+from segpipe.geometry.windows import Cover
 from segpipe.inspect.facts import Fit
 from segpipe.inspect.pixels import empty_windows
-from segpipe.pipeline.batches import METRES, row_of
-from segpipe.pipeline.cases import Case
-from segpipe.pipeline.config import Settings
-from segpipe.pipeline.contract import Contract
-from segpipe.pipeline.machine import processors
-from segpipe.pipeline.plan import Plan, PlannedCase, memory_mb
-from segpipe.pipeline.records import Run
-from segpipe.pipeline.sources.raster import RasterSource
-from segpipe.pipeline.spec import ModelSpec
-from segpipe.pipeline.windows import Cover
+from segpipe.jobs.plan import Plan, PlannedCase, memory_mb
+from segpipe.network.spec import ModelSpec
+from segpipe.pipeline.read import METRES, row_of
+from segpipe.process.machine import processors
+from segpipe.results.records import Run
+from segpipe.settings import Settings
 
 
 def laid(file: str, source: RasterSource, spec: ModelSpec, settings: Settings) -> Fit:

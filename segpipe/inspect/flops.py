@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, inliner, shape_inference
 
 from segpipe.inspect.facts import Flops
 from segpipe.inspect.graphs import free_inputs, graphs, with_subgraphs
-from segpipe.pipeline.spec import ModelSpec
+from segpipe.network.spec import ModelSpec
 
 WEIGHT_AT = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3, "ConvTranspose": 1}
 PRODUCTS = frozenset({"MatMul", "MatMulInteger", "QLinearMatMul", "Gemm"})

@@ -4,15 +4,15 @@ from collections import Counter
 
 import onnx
 
+from segpipe.contract import Contract
+from segpipe.errors import SegpipeError
 from segpipe.inspect.facts import ModelFacts, Tensor
 from segpipe.inspect.flops import count_flops
 from segpipe.inspect.graphs import free_inputs, graphs, type_name
 from segpipe.inspect.parameters import count_parameters
-from segpipe.pipeline.config import Settings
-from segpipe.pipeline.contract import Contract
-from segpipe.pipeline.errors import SegpipeError
-from segpipe.pipeline.model import try_out
-from segpipe.pipeline.spec import ModelSpec, external_data, find_contract, read_model, read_spec
+from segpipe.network.spec import ModelSpec, external_data, find_contract, read_model, read_spec
+from segpipe.pipeline.infer import try_out
+from segpipe.settings import Settings
 
 
 def inspect_model(settings: Settings) -> ModelFacts:

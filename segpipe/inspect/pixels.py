@@ -5,12 +5,12 @@ from contextlib import closing
 
 from rasterio.io import DatasetReader
 
+from segpipe.contract import Contract
+from segpipe.errors import SourceError
+from segpipe.formats.raster.source import RasterSource
+from segpipe.geometry.windows import Cover, Window, reflected
 from segpipe.inspect.facts import Valid
-from segpipe.pipeline.contract import Contract
-from segpipe.pipeline.errors import SourceError
-from segpipe.pipeline.overrides import Overrides
-from segpipe.pipeline.sources.raster import RasterSource
-from segpipe.pipeline.windows import Cover, Window, reflected
+from segpipe.overrides import Overrides
 
 CHEAP_PIXELS = 2**24
 """Rasters up to this size are looked at window by window: a second or so."""

@@ -11,23 +11,23 @@ from pyproj.exceptions import CRSError
 from rasterio.enums import ColorInterp
 from rasterio.io import DatasetReader
 
+from segpipe.contract import Contract, parse_contract
+from segpipe.errors import SourceError, foreseen
+from segpipe.formats.cases import Case
+from segpipe.formats.raster.confine import confined
+from segpipe.formats.raster.gdal import gdal_errors, open_raster, stays_here
+from segpipe.formats.raster.kinds import explained
+from segpipe.formats.raster.origin import own_files
+from segpipe.formats.raster.source import RasterSource
+from segpipe.geometry.grid import Grid, crs_notes, read_grid
+from segpipe.geometry.ground import ground_of, place_of
 from segpipe.inspect.facts import Band, Fit, Needs, RasterFacts
 from segpipe.inspect.fit import laid
 from segpipe.inspect.pixels import valid_share
-from segpipe.pipeline.batches import findings_of, note_findings, open_sheet
-from segpipe.pipeline.cases import Case
-from segpipe.pipeline.config import Settings
-from segpipe.pipeline.confine import confined
-from segpipe.pipeline.contract import Contract, parse_contract
-from segpipe.pipeline.errors import SourceError, foreseen
-from segpipe.pipeline.gdal import gdal_errors, open_raster, stays_here
-from segpipe.pipeline.grid import Grid, crs_notes, read_grid
-from segpipe.pipeline.ground import ground_of, place_of
-from segpipe.pipeline.model import try_out
-from segpipe.pipeline.sources.kinds import explained
-from segpipe.pipeline.sources.origin import own_files
-from segpipe.pipeline.sources.raster import RasterSource
-from segpipe.pipeline.spec import ModelSpec, read_model, read_spec
+from segpipe.network.spec import ModelSpec, read_model, read_spec
+from segpipe.pipeline.infer import try_out
+from segpipe.pipeline.read import findings_of, note_findings, open_sheet
+from segpipe.settings import Settings
 
 
 def inspect_raster(file: str, settings: Settings, model: Path | None) -> RasterFacts:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.table import Table
 
-from segpipe.pipeline.console import cells, words
+from segpipe.messages.console import cells, words
 
 Row = tuple[str, str]
 

@@ -3,7 +3,7 @@
 from segpipe.inspect.facts import Facts, ModelFacts
 from segpipe.inspect.show_model import print_model
 from segpipe.inspect.show_raster import print_raster
-from segpipe.pipeline.console import console
+from segpipe.messages.console import console
 
 
 def print_facts(facts: Facts) -> None:

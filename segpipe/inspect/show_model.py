@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from segpipe.contract import METADATA_KEY, Contract, SegmentationClass
 from segpipe.inspect.facts import Flops, ModelFacts, Tensor, plain
 from segpipe.inspect.section import Row, by, section
-from segpipe.pipeline.console import words
-from segpipe.pipeline.contract import METADATA_KEY, Contract, SegmentationClass
+from segpipe.messages.console import words
 
 CLASS_ROWS = 24
 """Classes up to which each has a line of its own; above, they run in."""

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from segpipe.inspect.facts import Band, Fit, RasterFacts, Valid
 from segpipe.inspect.section import Row, by, section
-from segpipe.pipeline.console import cells
+from segpipe.messages.console import cells
 
 BAND_ROWS = 16
 """Bands up to which each has a line of its own; above, neighbours that differ in their names alone share one."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterable
 from queue import Full, Queue
 from typing import TypeVar
 
-from segpipe.pipeline.profile import waiting
+from segpipe.timing.spans import waiting
 
 T = TypeVar("T")
 

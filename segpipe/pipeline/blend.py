@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from types import EllipsisType
 
-from segpipe.pipeline.arrays import HOST, Array, Arrays
-from segpipe.pipeline.batches import Sheet, Tile
-from segpipe.pipeline.errors import SegpipeError
-from segpipe.pipeline.profile import span
-from segpipe.pipeline.windows import Cover, Part, Window
+from segpipe.errors import SegpipeError
+from segpipe.geometry.windows import Cover, Part, Window
+from segpipe.network.arrays import HOST, Array, Arrays
+from segpipe.pipeline.read import Sheet, Tile
+from segpipe.timing.spans import span
 
 Scores = Array
 Index = tuple[int, ...]

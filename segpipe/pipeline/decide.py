@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.pipeline.batches import Sheet
+from segpipe.errors import ModelError
+from segpipe.geometry.windows import Window
 from segpipe.pipeline.blend import Finished
-from segpipe.pipeline.errors import ModelError
 from segpipe.pipeline.labels import CONFIDENCE_NODATA, Decision
-from segpipe.pipeline.profile import span, waiting
-from segpipe.pipeline.windows import Window
+from segpipe.pipeline.read import Sheet
+from segpipe.timing.spans import span, waiting
 
 GATHERED = 2**21
 """Pixels from which on a box is large enough."""

@@ -2,10 +2,10 @@
 
 import math
 
-from segpipe.pipeline.cut import MOST_PIECES
-from segpipe.pipeline.errors import ModelError, SourceError
-from segpipe.pipeline.spec import ModelSpec
-from segpipe.pipeline.windows import Cover
+from segpipe.errors import ModelError, SourceError
+from segpipe.geometry.division import MOST_PIECES
+from segpipe.geometry.windows import Cover
+from segpipe.network.spec import ModelSpec
 
 WINDOW = 100
 """Bytes that Python keeps of a window of an axis, beside its weights."""

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.pipeline.arrays import HOST, Array, Arrays
-from segpipe.pipeline.config import BlendOn
-from segpipe.pipeline.contract import Contract
+from segpipe.contract import Contract
+from segpipe.network.arrays import HOST, Array, Arrays
+from segpipe.settings import BlendOn
 
 Labels = NDArray[np.uint8] | NDArray[np.uint16]
 

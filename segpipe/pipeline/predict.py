@@ -4,11 +4,11 @@ from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from segpipe.pipeline.arrays import Array, Arrays
-from segpipe.pipeline.batches import Batch, Tile
-from segpipe.pipeline.errors import foreseen
-from segpipe.pipeline.model import Model
-from segpipe.pipeline.profile import span, waiting
+from segpipe.errors import foreseen
+from segpipe.network.arrays import Array, Arrays
+from segpipe.pipeline.infer import Model
+from segpipe.pipeline.read import Batch, Tile
+from segpipe.timing.spans import span, waiting
 
 
 def predict(model: Model, batches: Iterable[Batch], calls: int) -> Generator[Tile, None, None]:

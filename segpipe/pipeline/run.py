@@ -6,17 +6,17 @@ from functools import cache
 from itertools import groupby
 from operator import attrgetter
 
+from segpipe.formats.cases import Case
+from segpipe.formats.raster.gdal import gdal_options
 from segpipe.pipeline.ahead import ahead
-from segpipe.pipeline.batches import Pieces, Reading, Tile, batches, read_pieces, tiles
 from segpipe.pipeline.blend import blend
-from segpipe.pipeline.cases import Case
 from segpipe.pipeline.decide import Decided, decide, gathered
 from segpipe.pipeline.decoders import Decoders
-from segpipe.pipeline.gdal import gdal_options
+from segpipe.pipeline.infer import Model
 from segpipe.pipeline.labels import Decision
-from segpipe.pipeline.machine import processors
-from segpipe.pipeline.model import Model
 from segpipe.pipeline.predict import predict
+from segpipe.pipeline.read import Pieces, Reading, Tile, batches, read_pieces, tiles
+from segpipe.process.machine import processors
 
 READ_AHEAD = 3
 """Tiles that are read while others are inferred; two batches where that is more."""

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from segpipe.pipeline.sources import Invalid, Pixels, Source
-from segpipe.pipeline.windows import Cover, Part, Window, reflected
+from segpipe.formats.source import Invalid, Pixels, Source
+from segpipe.geometry.windows import Cover, Part, Window, reflected
 
 ASKED_FOR = 12
 """Windows where pixels come over a network: 9 Mpx/s instead of 5 at 50 ms a request (measured, COG of 4 bands)."""

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from segpipe.pipeline.errors import ContractError, SettingsError
-from segpipe.pipeline.model import try_out
-from segpipe.pipeline.signature import signature
-from segpipe.pipeline.spec import ModelSpec, read_model, read_spec
-from segpipe.pipeline.windows import Tiling
+from segpipe.errors import ContractError, SettingsError
+from segpipe.geometry.windows import Tiling
+from segpipe.network.signature import signature
+from segpipe.network.spec import ModelSpec, read_model, read_spec
+from segpipe.pipeline.infer import try_out
 from segpipe.tune.settings import TuneSettings
 
 Axes = tuple[int, ...]

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.pipeline.batches import Sheet, Tile, batches, read_tile
+from segpipe.formats.cases import Case
+from segpipe.geometry.windows import Cover, Tiling, Window
+from segpipe.network.scaling import Scaling
+from segpipe.overrides import Overrides
 from segpipe.pipeline.blend import blend
-from segpipe.pipeline.cases import Case
 from segpipe.pipeline.decide import decide
+from segpipe.pipeline.infer import Model, load
 from segpipe.pipeline.labels import Decision, Labels
-from segpipe.pipeline.model import Model, load
-from segpipe.pipeline.overrides import Overrides
 from segpipe.pipeline.predict import predict
-from segpipe.pipeline.scaling import Scaling
-from segpipe.pipeline.windows import Cover, Tiling, Window
+from segpipe.pipeline.read import Sheet, Tile, batches, read_tile
 from segpipe.tune.choices import Choice, Network, step
 from segpipe.tune.places import Axes, Held, Place
 

@@ -5,13 +5,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from segpipe.pipeline.cases import find_cases
-from segpipe.pipeline.errors import ModelError
-from segpipe.pipeline.gdal import gdal_options
-from segpipe.pipeline.machine import memory, processors
-from segpipe.pipeline.model import load
-from segpipe.pipeline.records import Record, device_kind
-from segpipe.pipeline.windows import Cover, Tiling
+from segpipe.errors import ModelError
+from segpipe.formats.cases import find_cases
+from segpipe.formats.raster.gdal import gdal_options
+from segpipe.geometry.windows import Cover, Tiling
+from segpipe.pipeline.infer import load
+from segpipe.process.machine import memory, processors
+from segpipe.results.records import Record, device_kind
 from segpipe.tune.choices import Axes, Choice, Network, batches, choices, open_networks, step
 from segpipe.tune.labels import PERIODS, Bench, Count, extent
 from segpipe.tune.places import Place, find_places, named, survey

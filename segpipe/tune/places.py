@@ -9,18 +9,18 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.errors import InputError
 from segpipe.export.tiles import noise, raw_tiles
-from segpipe.pipeline.batches import open_sheet, scaling_of, warn_of_findings
-from segpipe.pipeline.cases import Case
-from segpipe.pipeline.errors import InputError
-from segpipe.pipeline.gdal import gdal_options
-from segpipe.pipeline.grid import Grid
-from segpipe.pipeline.overrides import Overrides
-from segpipe.pipeline.scaling import Scaling, unscaled
-from segpipe.pipeline.sources import Begun, Invalid, Pixels
-from segpipe.pipeline.sources.scene import Scene
-from segpipe.pipeline.spec import ModelSpec
-from segpipe.pipeline.windows import Window
+from segpipe.formats.cases import Case
+from segpipe.formats.raster.gdal import gdal_options
+from segpipe.formats.raster.scene import Scene
+from segpipe.formats.source import Begun, Invalid, Pixels
+from segpipe.geometry.grid import Grid
+from segpipe.geometry.windows import Window
+from segpipe.network.scaling import Scaling, unscaled
+from segpipe.network.spec import ModelSpec
+from segpipe.overrides import Overrides
+from segpipe.pipeline.read import open_sheet, scaling_of, warn_of_findings
 from segpipe.tune.settings import NOISE
 
 Axes = tuple[int, ...]

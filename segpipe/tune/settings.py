@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segpipe.pipeline.config import Settings, load_settings
-from segpipe.pipeline.errors import SettingsError
+from segpipe.errors import SettingsError
+from segpipe.settings import Settings, load_settings
 
 NOISE = "noise"
 

@@ -8,9 +8,9 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from segpipe.pipeline.console import console, echo
-from segpipe.pipeline.printable import printable, printable_json
-from segpipe.pipeline.redact import cleaned
+from segpipe.messages.console import console, echo
+from segpipe.messages.printable import printable, printable_json
+from segpipe.messages.redact import cleaned
 from segpipe.tune.choices import Axes
 from segpipe.tune.measure import Tuned
 from segpipe.tune.table import Row

@@ -10,16 +10,16 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from segpipe.pipeline.batches import Sheet, Tile, batches, read_tile
+from segpipe.geometry.grid import Grid
+from segpipe.geometry.windows import Cover
+from segpipe.network.scaling import Scaling
+from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.blend import blend
 from segpipe.pipeline.decide import decide
-from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.infer import Model, load
 from segpipe.pipeline.labels import Decision
-from segpipe.pipeline.model import Model, load
 from segpipe.pipeline.predict import predict
-from segpipe.pipeline.scaling import Scaling
-from segpipe.pipeline.spec import ModelSpec
-from segpipe.pipeline.windows import Cover
+from segpipe.pipeline.read import Sheet, Tile, batches, read_tile
 from segpipe.tune.labels import HELD
 from segpipe.tune.places import Held
 

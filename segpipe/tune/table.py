@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from segpipe.pipeline.windows import Tiling
+from segpipe.geometry.windows import Tiling
 from segpipe.tune.choices import Axes, Choice, Network
 from segpipe.tune.labels import Count
 from segpipe.tune.speed import Speed

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segpipe.pipeline.errors import ExportError
-from segpipe.pipeline.extras import install
+from segpipe.errors import ExportError
+from segpipe.process.extras import install
 
 State = dict[str, Tensor]
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segpipe.errors import ExportError
 from segpipe.export.families import Network, Wanted, in_a_line, need
 from segpipe.export.families.processor import read_processor
-from segpipe.pipeline.errors import ExportError
 
 # must stand before the library is imported: no network, and none of its checks inside the graph, where they have no operator
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from segpipe.errors import ExportError
 from segpipe.export.families import need
-from segpipe.pipeline.errors import ExportError
 
 FILES = ("preprocessor_config.json", "processor_config.json")
 PICTURE = ("red", "green", "blue")

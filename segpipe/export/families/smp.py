@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from segpipe.errors import ExportError
 from segpipe.export.families import Network, Wanted, in_a_line, need
-from segpipe.pipeline.errors import ExportError
 
 NAMES = (
     "Unet",

@@ -2,8 +2,8 @@
 
 from torch import nn
 
+from segpipe.errors import ExportError
 from segpipe.export.families import Wanted, need, with_channels
-from segpipe.pipeline.errors import ExportError
 
 NAMES = (
     "fcn_resnet50",

@@ -1,0 +1,364 @@
+"""What a model needs and gives: channels, scaling, tile, classes. It travels inside the ONNX file."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from segpipe.errors import ContractError
+from segpipe.messages.printable import CONTROL
+from segpipe.storage.documents import MOST_BYTES, WIDEST, DocumentError, parse_json, read_toml, shortened
+
+METADATA_KEY = "segpipe"
+DEFAULT_ALIGN = 32
+"""Total stride taken for a network whose contract names none: five halvings, as most encoders have."""
+
+MOST_CLASSES = 65_535
+"""Ids of a mask of 16 bits, whose largest value is nodata."""
+
+MOST_CHANNELS = 65_535
+"""Bands that a TIFF can have."""
+
+MOST_PIXELS = 2**31 - 1
+"""Along an axis: GDAL opens no larger raster, so no tile is larger."""
+
+LONGEST_NAME = 1_000
+"""Characters of a name of a class or channel, which stands in tables, legends and messages."""
+
+LISTED = 5
+"""Mistakes of a contract, and repeated names, that are shown. The others are counted."""
+
+PerChannel = float | list[float]
+Size = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
+Name = Annotated[str, Field(max_length=LONGEST_NAME)]
+Color = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
+
+
+class SegmentationClass(BaseModel):
+    """One class: its id in the mask, its name, its colour, and which score of the model is its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    id: int = Field(ge=0, lt=MOST_CLASSES)
+    name: Name
+    color: Color | None = None
+    index: int | None = Field(default=None, ge=0, lt=MOST_CLASSES)
+    """Channel of the output; its id where None."""
+
+    @field_validator("name")
+    @classmethod
+    def _one_line(cls, value: str) -> str:
+        """No file that a mask is written to has a place for control characters; those of directions show another name."""
+        if CONTROL.search(value):
+            raise ValueError(f"a class name must be one line without control characters, got {value!r}: rename the class")
+        return value
+
+    @property
+    def channel(self) -> int:
+        return self.id if self.index is None else self.index
+
+
+class Contract(BaseModel):
+    """All that running a model takes, checked once at birth."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    version: Literal[1]
+    channels: (
+        Annotated[list[Name], Field(min_length=1, max_length=MOST_CHANNELS)] | Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
+    )
+    """Names in the model's order; their number alone where they have none."""
+    scale: PerChannel = 1.0
+    offset: PerChannel = 0.0
+    clip: tuple[float, float] | None = None
+    normalize: Literal["fixed", "zscore", "minmax", "none"]
+    mean: PerChannel | None = None
+    std: PerChannel | None = None
+    scaling: Literal["host", "graph"] = "host"
+    """``graph``: the model takes raw pixels and scales them itself."""
+    pixel: Literal["stored", "physical"] = "stored"
+    """``physical``: the scale and offset tags of the file are applied first."""
+    layout: Literal["NCHW", "NHWC", "NCDHW"] = "NCHW"
+    tile: list[Size] | None = None
+    """One number for all axes, or one each."""
+    overlap: list[Annotated[int, Field(ge=0, le=MOST_PIXELS)]] | None = None
+    align: Size | list[Size] | None = None
+    equivariant: bool | None = None
+    """Whether scores away from borders do not depend on where, in steps of ``align``, a tile starts; None: not measured."""
+    spacing: list[float] | None = None
+    spacing_unit: Literal["m", "mm", "um"] = "m"
+    spacing_tolerance: float = Field(default=0.1, ge=0)
+    orientation: str | None = None
+    activation: Literal["softmax", "sigmoid", "none"]
+    """What turns the scores into probabilities; ``none``: they are probabilities."""
+    task: Literal["multiclass", "binary", "multilabel"] = "multiclass"
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    classes: list[SegmentationClass] = Field(min_length=1, max_length=MOST_CLASSES)
+    input: str | None = None
+    output: str | None = None
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("tile", "overlap", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("scale", "offset", "mean", "std")
+    @classmethod
+    def _finite(cls, value: PerChannel | None) -> PerChannel | None:
+        numbers = value if isinstance(value, list) else [value]
+        if any(n is not None and n - n != 0 for n in numbers):
+            raise ValueError("must be finite")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for key in ("scale", "offset", "mean", "std"):
+            self._check_length(key)
+        if self.normalize == "fixed" and (self.mean is None or self.std is None):
+            raise ValueError('normalize = "fixed" needs mean and std, as the network was trained')
+        if self.normalize != "fixed" and not (self.mean is None and self.std is None):
+            raise ValueError(f'mean and std are used by normalize = "fixed" only, got normalize = "{self.normalize}"')
+        if any(s <= 0 for s in _per_channel(self.std, 1)):
+            raise ValueError(f"std must be above 0, got {self.std}")
+        if 0 in self.column("scale"):
+            raise ValueError(f"scale must not be 0, got {self.scale}")
+        if self.clip and self.clip[0] >= self.clip[1]:
+            raise ValueError(f"clip must be [low, high], got {list(self.clip)}")
+        if self.spacing is not None and (len(self.spacing) != self.ndim or min(self.spacing) <= 0):
+            raise ValueError(f"spacing must be {self.ndim} numbers above 0, one per spatial axis, got {self.spacing}")
+        self._check_classes()
+        return self
+
+    def _check_length(self, key: str) -> None:
+        value = getattr(self, key)
+        if isinstance(value, list) and len(value) != self.channel_count:
+            raise ValueError(
+                f"{key} must be one number or one per channel, got {len(value)} for {self.channel_count} channels"
+            )
+
+    def _check_classes(self) -> None:
+        for what, values in (("ids", [c.id for c in self.classes]), ("names", [c.name for c in self.classes])):
+            if len(set(values)) != len(values):
+                raise ValueError(f"class {what} must differ, got more than once: {_listed(repeated(values))}")
+        if self.task == "multiclass" and self.activation == "sigmoid":
+            raise ValueError(
+                'a multiclass model has activation "softmax" or "none"; independent sigmoids are task = "multilabel"'
+            )
+        if self.task != "multiclass" and self.activation == "softmax":
+            raise ValueError(
+                f'task = "{self.task}" has activation "sigmoid" or "none", got "softmax": '
+                'scores that compete are task = "multiclass"'
+            )
+        taken = sorted(c.channel for c in self.classes)
+        if self.task != "binary" and taken != list(range(len(taken))):
+            raise ValueError(
+                f"output channels of the classes must be 0 to {len(taken) - 1}, each once, got {_listed(taken)}: "
+                "give each class its index in the model's output where that is not its id"
+            )
+        if self.task == "binary" and (len(self.classes) > 2 or max(c.id for c in self.classes) != 1):
+            raise ValueError("a binary model has classes 0 and 1, or 1 alone")
+        if "nodata" in {c.name for c in self.classes}:
+            raise ValueError('no class may be called "nodata": the tables use that name for pixels that were not seen')
+
+    @property
+    def channel_count(self) -> int:
+        return self.channels if isinstance(self.channels, int) else len(self.channels)
+
+    @property
+    def channel_names(self) -> tuple[str, ...] | None:
+        return None if isinstance(self.channels, int) else tuple(self.channels)
+
+    def column(self, key: str) -> list[float]:
+        """``scale``, ``offset``, ``mean`` or ``std`` as one number per channel."""
+        return _per_channel(getattr(self, key), self.channel_count)
+
+    def axes(self, key: str, ndim: int) -> tuple[int, ...] | None:
+        """``tile``, ``overlap`` or ``align`` as one integer per spatial axis."""
+        value = getattr(self, key)
+        if value is None:
+            return None
+        values = [value] if isinstance(value, int) else value
+        if len(values) == 1:
+            values = values * ndim
+        if len(values) != ndim:
+            raise ContractError(f"{key} must have one number or {ndim}, one per spatial axis, got {value}")
+        return tuple(values)
+
+    @property
+    def ndim(self) -> int:
+        """Number of spatial axes."""
+        return len(self.layout) - 2
+
+    @property
+    def mask_classes(self) -> list[SegmentationClass]:
+        """The classes that a mask can hold, by id; a binary model's background is one of them."""
+        classes = sorted(self.classes, key=lambda c: c.id)
+        if self.task == "binary" and len(classes) == 1:
+            return [SegmentationClass(id=0, name="background"), *classes]
+        return classes
+
+    @property
+    def scores(self) -> int:
+        """Number of output channels that the classes stand for."""
+        return 1 if self.task == "binary" else len(self.classes)
+
+
+def _per_channel(value: PerChannel | None, count: int) -> list[float]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list) else [value] * count
+
+
+def parse_contract(values: Mapping[str, Any], origin: str) -> Contract:
+    """Check the keys of a contract; ``origin`` says in messages where they were read."""
+    try:
+        return Contract.model_validate(dict(values))
+    except ValidationError as error:
+        raise ContractError(f"{origin}: {readable(error)}") from None
+
+
+def repeated(values: Sequence[Any]) -> list[Any]:
+    """Values that are there more than once."""
+    return [value for value, count in Counter(values).items() if count > 1]
+
+
+def _listed(values: Sequence[Any]) -> str:
+    """The first of some values, and how many more there are."""
+    more = len(values) - LISTED
+    return ", ".join(shortened(v) for v in values[:LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def readable(error: ValidationError) -> str:
+    """A validation error in one line: a clause per key, with the value that was given."""
+    lines, more = error.errors()[:LISTED], error.error_count() - LISTED
+    return "; ".join(map(_readable_line, lines)) + (f"; and {more} more like these" if more > 0 else "")
+
+
+def _readable_line(line: Mapping[str, Any]) -> str:
+    key = shortened(".".join(str(part) for part in line["loc"]))
+    if line["type"] == "extra_forbidden":
+        return f"unknown key {key}"
+    if line["type"] == "missing":
+        return f"missing key {key}"
+    message = "must be finite" if line["type"] == "finite_number" else line["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}, got {_told(line['input'])}" if key else message
+
+
+def _told(value: Any) -> str:
+    """A value for a message; of one that is long, how long."""
+    if isinstance(value, list | dict | str) and len(value) > WIDEST:
+        return f"{len(value)} {_UNITS[type(value)]}"
+    return shortened(repr(value))
+
+
+_UNITS = {list: "values", dict: "keys", str: "characters"}
+
+
+def read_contract(path: Path) -> Contract:
+    """The contract in a TOML file."""
+    try:
+        values = read_toml(path)
+    except OSError as error:
+        raise ContractError(f"the contract cannot be read: {path}: {error.strerror}") from None
+    except DocumentError as error:
+        raise ContractError(f"{path} {error}") from None
+    return parse_contract(values, str(path))
+
+
+def contract_of_metadata(metadata: Mapping[str, str], channels: int | None, scores: int | None = None) -> Contract | None:
+    """The contract inside an ONNX file, in segpipe's form or in Deepness's; None if there is none.
+
+    Args:
+        metadata: the file's ``metadata_props``.
+        channels: what the model's input has, if fixed.
+        scores: what its output has, if fixed.
+    """
+    if METADATA_KEY in metadata:
+        try:
+            values = parse_json(metadata[METADATA_KEY], most=MOST_BYTES)
+        except DocumentError as error:
+            raise ContractError(f'metadata "{METADATA_KEY}" of the model {error}') from None
+        if not isinstance(values, dict):
+            raise ContractError(f'metadata "{METADATA_KEY}" of the model must be a JSON object, got {_told(values)}')
+        return parse_contract(values, f'metadata "{METADATA_KEY}" of the model')
+    check_deepness_type(metadata)
+    values = deepness_values(metadata, channels, scores)
+    if {"mean", "std"} <= values.keys():
+        return parse_contract({"version": 1, **values}, "Deepness metadata of the model")
+    return None
+
+
+def check_deepness_type(metadata: Mapping[str, str]) -> None:
+    """A model that says what it is for must be one of segmentation.
+
+    Raises:
+        ContractError: Deepness would take its output for something else.
+    """
+    kind = metadata.get("model_type", "Segmentor")
+    kind = str(_as_json(kind) or kind)
+    if kind.casefold() != "segmentor":
+        raise ContractError(
+            f'a mask needs a model of class scores, and its Deepness metadata says model_type = "{shortened(kind)}": '
+            "where its output is class scores all the same, say so with --contract"
+        )
+
+
+def deepness_values(metadata: Mapping[str, str], channels: int | None, scores: int | None = None) -> dict[str, Any]:
+    """Contract keys that the metadata of QGIS's Deepness plugin gives.
+
+    Deepness divides pixels by 255, then standardises; its models give probabilities; ``resolution`` is in cm per pixel and
+    ``tiles_overlap`` in per cent; a model of one score tells background from one class by ``seg_thresh``, which others do
+    not use. Without mean and std nothing says how its pixels were scaled, so no scaling is returned.
+    """
+    try:
+        return _deepness_values(metadata, channels, scores)
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise ContractError(f"the model's Deepness metadata cannot be read ({shortened(error)}): give --contract") from None
+
+
+def _deepness_values(metadata: Mapping[str, str], channels: int | None, scores: int | None) -> dict[str, Any]:
+    read = {key: value for key in _DEEPNESS_KEYS if (value := _as_json(metadata.get(key, ""))) is not None}
+    values: dict[str, Any] = {}
+    names = read.get("class_names", read.get("names"))
+    names = names[0] if isinstance(names, list) and names else names  # of the first output, where there are several
+    if isinstance(names, dict):
+        first = 1 if scores == 1 and len(names) == 1 else 0  # the one name is not the background's
+        values["classes"] = [{"id": int(i) + first, "name": str(name)} for i, name in names.items()]
+    if scores == 1:
+        values["task"] = "binary"
+    if "standardization_mean" in read and "standardization_std" in read:
+        values |= {"scale": 1 / 255, "normalize": "fixed", "activation": "none"}
+        values |= {"mean": read["standardization_mean"], "std": read["standardization_std"]}
+        values["channels"] = channels or len(values["mean"])
+    if (tile := read.get("tile_size", read.get("tiles_size"))) is not None:
+        values["tile"] = [tile]
+        values["overlap"] = [round(tile * read.get("tiles_overlap", 0) / 100)]
+    if "resolution" in read:
+        values["spacing"] = [read["resolution"] / 100] * 2
+    if "seg_thresh" in read and scores == 1:
+        values["threshold"] = read["seg_thresh"]
+    return values
+
+
+_DEEPNESS_KEYS = {
+    "class_names",
+    "names",
+    "resolution",
+    "tile_size",
+    "tiles_size",
+    "tiles_overlap",
+    "standardization_mean",
+    "standardization_std",
+    "seg_thresh",
+}
+
+
+def _as_json(text: str) -> Any:
+    """The value of a JSON text; None where it is not JSON, which another program's key of the same name need not be."""
+    try:
+        return parse_json(text, most=MOST_BYTES)
+    except DocumentError:
+        return None

@@ -1,0 +1,113 @@
+"""What can go wrong and be mended by the user: one class for each place to look.
+
+A message states the rule, then the value that broke it, then the mend.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from segpipe.messages.redact import without_secrets
+
+EXHAUSTED = (
+    "out of memory",
+    "failed to allocate memory",
+    "can't allocate memory",
+    "alloc_failed",
+    "bad allocation",
+    "resource allocation failed",
+)
+"""How torch, ONNX Runtime, cuDNN and cuBLAS say that a device's memory is used up."""
+
+
+class SegpipeError(Exception):
+    """Base of every error that segpipe raises on purpose; its text has no secrets of URLs."""
+
+    def __str__(self) -> str:
+        return without_secrets(super().__str__())
+
+
+class SettingsError(SegpipeError):
+    """A flag or a key of the configuration file."""
+
+
+class InstallationError(SegpipeError):
+    """What is installed beside segpipe, or what the environment makes of it."""
+
+
+class InputError(SegpipeError):
+    """What ``--input`` names: nothing found, names that collide, a list that cannot be read."""
+
+
+class OutputError(SegpipeError):
+    """The output folder: not writable, inside the input, full."""
+
+
+class ModelError(SegpipeError):
+    """The ONNX file, or what it computes."""
+
+
+class ContractError(SegpipeError):
+    """What the contract says of the model, or that there is none."""
+
+
+class ExportError(SegpipeError):
+    """A network to export: its architecture, its weights, what it gives."""
+
+
+class DisagreementError(ExportError):
+    """An export that does not agree with its network."""
+
+
+class DeviceError(SegpipeError):
+    """The device that was asked for."""
+
+
+class DeviceMemoryError(DeviceError):
+    """The memory of a device, which is too small for what was asked of it."""
+
+
+class SourceError(SegpipeError):
+    """One case: it cannot be opened or decoded, or it does not fit the model."""
+
+
+class DamagedPartError(SegpipeError):
+    """A file of a part that is not as it was written; the part is made again."""
+
+
+class UnforeseenError(SegpipeError):
+    """Something that segpipe does not know; it ends one case, and is told with its own words."""
+
+
+def one_line(value: object) -> str:
+    """The text of anything, such as an error of another library, in one line."""
+    return " ".join(str(value).split())
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Tell a device whose memory is used up from all else that may fail there."""
+    try:
+        yield
+    except SegpipeError:
+        raise
+    except Exception as error:
+        if any(said in str(error).casefold() for said in EXHAUSTED):
+            told = (str(error).splitlines() or [type(error).__name__])[0][:300]
+            raise DeviceMemoryError(f"the device's memory is used up, lower --batch or --tile: {told}") from None
+        raise
+
+
+def foreseen(error: Exception, path: str) -> SegpipeError:
+    """The error itself if it is ours, else one that names the case; used where one case must not end the others."""
+    if isinstance(error, SegpipeError):
+        return error
+    logging.getLogger("segpipe").info("unforeseen error in %s", path, exc_info=error)
+    told = f"{type(error).__name__}: {one_line(error)}"
+    unforeseen = UnforeseenError(f"{path} failed in a way that segpipe does not know: {told}")
+    unforeseen.__cause__ = error
+    return unforeseen
+
+
+class WorkerError(SegpipeError):
+    """A worker process that was lost with the jobs it held."""

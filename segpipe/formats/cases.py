@@ -1,0 +1,328 @@
+"""Which cases a run has: files, folders, globs, lists and GDAL paths become named cases."""
+
+import csv
+import glob
+import os
+from array import array
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from segpipe.errors import InputError, OutputError
+from segpipe.formats.identity import owners_of
+from segpipe.formats.listing import Listing
+from segpipe.storage import check_name
+from segpipe.storage.bucket import find_rasters, in_bucket, is_remote, plain_path
+from segpipe.storage.ownership import OWN
+from segpipe.storage.urls import malformed
+
+SUFFIXES = frozenset([".tif", ".tiff", ".vrt", ".jp2", ".j2k", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".img"])
+"""What a folder is searched for. A file that is named itself may have any suffix."""
+
+NOTES = frozenset({".json", ".qml", ".prj", ".qpj", ".geojson", ".csv", ".md5", ".sha256", ".yaml", ".toml", ".html"})
+"""What is written beside a raster under its name, by segpipe and by others, and is no image."""
+
+PACKED = frozenset({".gz", ".bz2", ".xz", ".zst"})
+
+LIST_SUFFIXES = frozenset({".txt", ".csv", ".lst"})
+LIST_COLUMNS = ("path", "file", "input", "image")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One unit of input, giving one mask."""
+
+    name: str
+    """Path of the mask in the output folder, without suffix, with ``/`` between folders."""
+    path: str = field(repr=False)
+    """What GDAL opens; libraries that log what they are given leave it out, since a URL may hold secrets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A case that could not be done, and why."""
+
+    case: Case
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the inputs of a run are."""
+
+    cases: list[Case]
+    """Sorted by name, each name once."""
+    left_out: dict[str, int]
+    """How many files of folders and globs were not taken, by suffix."""
+    refused: list[Failure]
+    """Inputs of which no mask can be made, whatever is in them, by the names of their masks; none is among the cases."""
+    problems: list[str]
+    """Folders that could not be read."""
+
+
+@dataclass
+class _Search:
+    """What is seen on the way to the cases."""
+
+    others: list[str] = field(default_factory=list)
+    """Files of folders and globs that are not taken."""
+    listing: Listing = field(default_factory=Listing)
+    errors: dict[Case, str] = field(default_factory=dict)
+    """Of cases that are named and not there."""
+
+
+def find_cases(inputs: Sequence[str]) -> list[Case]:
+    """All cases that the inputs name, each once, sorted by name; for a command that needs all of them.
+
+    Raises:
+        InputError: one of them cannot be had.
+    """
+    found = find_input(inputs)
+    for problem in (*found.problems, *(failure.error for failure in found.refused)):
+        raise InputError(problem)
+    return found.cases
+
+
+def find_input(inputs: Sequence[str]) -> Found:
+    """All cases that the inputs name, each once, sorted by name; what lies beside them, and what is none.
+
+    Raises:
+        InputError: an input is not there, or has no case.
+    """
+    search = _Search()
+    found = [_found(text, search) for text in inputs]
+    # one input has no need of a table, which would be larger than the cases; of several the first names a path
+    cases = found[0] if len(found) == 1 else list({c.path: c for own in reversed(found) for c in reversed(own)}.values())
+    cases.sort(key=attrgetter("name"))
+    cases = [case for case, before in zip(cases, [None, *cases], strict=False) if case != before]  # of a list, twice
+    left_out, refused = count_left_out(search.others, cases), list(_refused(cases, search.errors))
+    names = {failure.case.name for failure in refused}
+    cases = [case for case in cases if case.name not in names] if names else cases
+    return Found(cases, left_out, refused, search.listing.problems)
+
+
+def _found(text: str, search: _Search) -> list[Case]:
+    before = len(search.listing.problems)
+    found = list(_expand(text, search))
+    if not found and (problems := search.listing.problems[before:]):
+        raise InputError(problems[0])
+    if not found:
+        left = count_left_out(search.others, [])
+        held = f", and this one holds {listed(left)}" if left else ""
+        raise InputError(f"no raster found in {text}: a folder is searched for {' '.join(sorted(SUFFIXES))}{held}")
+    return found
+
+
+def _refused(cases: list[Case], errors: Mapping[Case, str]) -> Iterator[Failure]:
+    """Cases that cannot be done, each name once: of those that share a name, the first stands for all."""
+    for _, sharing in groupby(cases, attrgetter("name")):
+        case, *others = sorted(sharing, key=attrgetter("path"))
+        error = _shared(case, others) if others else errors.get(case) or _misnamed(case)
+        if error is not None:
+            yield Failure(case, error)
+
+
+def _shared(case: Case, others: Sequence[Case]) -> str:
+    more = f" and {len(others) - 1} more" * (len(others) > 1)
+    return (
+        f"{'two' if len(others) == 1 else len(others) + 1} inputs would get one name, {case.name}: "
+        f"{case.path} and {others[0].path}{more}: rename one, or give them in runs of their own"
+    )
+
+
+def _misnamed(case: Case) -> str | None:
+    """Why there is no mask of such a name."""
+    if case.name == "run" or case.name.endswith(".confidence"):
+        return f"the names run and *.confidence are reserved, got {case.path}: rename it"
+    try:
+        check_name(case.name)
+    except OutputError as error:
+        return f"{error}: rename {case.path}"
+    return None
+
+
+def count_left_out(others: Sequence[str], cases: Iterable[Case]) -> dict[str, int]:
+    """How many files there are of each suffix, but for what belongs to a case and what segpipe writes."""
+    if not others:
+        return {}
+    # as numbers: names of 100,000 files would take more memory than all else that is known of them
+    numbers = np.fromiter((hash(name) for case in cases for name in _whole_and_stem(case.path.lower())), np.int64)
+    there = array("q", np.sort(numbers).tobytes())
+    counts = Counter(_suffix(path) for path in set(others) if not (_is_own(path) or _belongs(path, there)))
+    return dict(sorted(counts.items()))
+
+
+def _is_own(path: str) -> bool:
+    return os.path.basename(path) in OWN  # noqa: PTH119
+
+
+def _belongs(path: str, there: "array[int]") -> bool:
+    """Whether a file belongs to something of which the sorted numbers are there."""
+    found = ((number, bisect_left(there, number)) for number in map(hash, _owners(path)))
+    return any(at < len(there) and there[at] == number for number, at in found)
+
+
+def _owners(path: str) -> Iterator[str]:
+    """Rasters, in lower case and some without suffix, that a file would belong to by its name."""
+    folder, name = os.path.split(path.lower())
+    owners = owners_of(name)
+    if _suffix(name) in NOTES:
+        owners = [*owners, os.path.splitext(name)[0]]  # noqa: PTH122
+    return (os.path.join(folder, owner) for owner in owners)  # noqa: PTH118
+
+
+def _whole_and_stem(path: str) -> tuple[str, str]:
+    return path, os.path.splitext(path)[0]  # noqa: PTH122
+
+
+def _suffix(name: str) -> str:
+    """The last suffix in lower case, with the one before it of what is packed; of none its word."""
+    stem, suffix = os.path.splitext(os.path.basename(name).lower())  # noqa: PTH119, PTH122 - which keeps no name
+    if suffix in PACKED:
+        suffix = os.path.splitext(stem)[1] + suffix  # noqa: PTH122
+    return "without suffix" if suffix in ("", ".") else suffix
+
+
+def listed(left_out: Mapping[str, int]) -> str:
+    """``3 .svs, 1 .nii.gz``"""
+    return ", ".join(f"{count} {suffix}" for suffix, count in left_out.items())
+
+
+def _expand(text: str, search: _Search) -> Iterator[Case]:
+    """Whatever a path looks like: what exists is a path."""
+    path = Path(text)
+    if os.path.isdir(text):  # noqa: PTH112 - of any text, however long
+        yield from _rasters(path, search)
+    elif _is_file(text):
+        yield from _listed(path, search) if path.suffix.lower() in LIST_SUFFIXES else [_below(path.parent, path)]
+    elif is_remote(text) and (error := malformed(text)) is not None:
+        raise InputError(error)
+    elif in_bucket(text):
+        yield from (Case(_stem(name), found) for name, found in find_rasters(text, SUFFIXES, search.others))
+    elif is_remote(text):
+        yield _remote(text)
+    elif glob.has_magic(text):
+        yield from _matching(text, search)
+    else:
+        raise InputError(f"the input must exist, got {text}")
+
+
+def _is_file(text: str) -> bool:
+    return os.path.isfile(text)  # noqa: PTH113 - of any text, however long
+
+
+def _remote(url: str) -> Case:
+    return Case(_stem(PurePosixPath(url.split("?", maxsplit=1)[0]).name), url)
+
+
+def _below(root: Path, file: Path) -> Case:
+    return Case(_stem(file.relative_to(root).as_posix()), plain_path(str(file)))
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).suffix else name
+
+
+def _rasters(root: Path, search: _Search) -> Iterator[Case]:
+    """At any depth; with strings alone for each file, since ``Path`` keeps every name that it has seen a second time."""
+    for folder, files in search.listing.below(str(root)):
+        here = Path(folder)
+        path, below = plain_path(str(here / "x")[:-1]), (here.relative_to(root) / "x").as_posix()[:-1]
+        for name in files:
+            stem, suffix = os.path.splitext(name)  # noqa: PTH122 - no Path for each of 100,000 names
+            if name.startswith("."):
+                continue
+            if suffix.lower() in SUFFIXES:
+                yield Case(below + stem, path + name if path else plain_path(name))
+            else:
+                search.others.append(path + name)
+
+
+def _matching(pattern: str, search: _Search) -> Iterator[Case]:
+    """Files of a glob, named relative to its folders without wildcards."""
+    root = _fixed(pattern)
+    suffix = Path(pattern).suffix
+    any_suffix = bool(suffix) and not glob.has_magic(suffix)
+    for match in sorted(search.listing.matching(str(root), Path(pattern).parts[len(root.parts) :])):
+        path = Path(match)
+        if path.suffix.lower() in SUFFIXES or any_suffix:
+            yield _below(root, path)
+        else:
+            search.others.append(match)
+
+
+def _fixed(pattern: str) -> Path:
+    """The folders of a glob before its first wildcard; one that exists is none, as a folder ``[1]``."""
+    root = Path()
+    for part in Path(pattern).parts[:-1]:
+        if glob.has_magic(part) and not (root / part).is_dir():
+            break
+        root /= part
+    return root
+
+
+def searched_root(text: str) -> str | None:
+    """The folder below which an input finds files at any depth; None for a file, a list or a flat glob."""
+    path = Path(text)
+    if in_bucket(text) or os.path.isdir(text):  # noqa: PTH112
+        return plain_path(text) if os.path.isdir(text) else text  # noqa: PTH112
+    return str(_fixed(text)) if not is_remote(text) and glob.has_magic(text) and "**" in path.parts else None
+
+
+def _listed(file: Path, search: _Search) -> Iterator[Case]:
+    """Paths in a text or CSV file, one per line, relative to the file's folder; named by their base name.
+
+    One that is not there costs only itself, unless it is all.
+    """
+    missing: dict[Case, str] = {}
+    found = False
+    for line, entry in _entries(file):
+        path = str(file.parent / entry)
+        there = _is_file(path)
+        remote = not there and is_remote(entry)
+        case = _remote(entry) if remote else Case(_stem(Path(path).name), plain_path(path))
+        error = malformed(entry) if remote else None if there else f"the input must exist, got {entry}"
+        if error is not None:
+            missing[case] = f"{file} line {line}: {error}"
+        found = found or error is None
+        yield case
+    if not found and missing:
+        raise InputError(next(iter(missing.values())))
+    search.errors.update(missing)
+
+
+def _entries(file: Path) -> Iterator[tuple[int, str]]:
+    try:
+        text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")  # as names of files may be
+    except OSError as error:
+        raise InputError(f"the list cannot be read: {file}: {error.strerror}") from None
+    # names may begin with # or end with spaces: what exists is a path
+    named = [(n, line, _is_file(str(file.parent / line))) for n, line in enumerate(text.split("\n"), 1)]
+    lines = [(n, line if there else line.strip()) for n, line, there in named if there or not _is_comment(line.strip())]
+    if file.suffix.lower() != ".csv":
+        yield from lines
+        return
+    rows = [(n, _cells(file, n, line)) for n, line in lines]
+    header = [cell.strip().lower() for cell in rows[0][1]] if rows else []
+    column = next((header.index(name) for name in LIST_COLUMNS if name in header), None)
+    for n, row in rows if column is None else rows[1:]:
+        if len(row) <= (column or 0):
+            raise InputError(f"{file} line {n}: every row must have a path in column {column}, got {len(row)} columns")
+        yield n, row[column or 0].strip()
+
+
+def _cells(file: Path, line: int, text: str) -> list[str]:
+    try:
+        return next(csv.reader([text]))
+    except csv.Error as error:
+        raise InputError(f"{file} line {line}: every row must be CSV: {error}") from None
+
+
+def _is_comment(line: str) -> bool:
+    return not line or line.startswith("#")

@@ -1,0 +1,181 @@
+"""What tells one state of an input from another: where it is, its size and its time, and what lies beside it."""
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from segpipe.errors import SourceError
+from segpipe.messages.redact import without_secrets
+from segpipe.storage.bucket import canonical, in_bucket, is_remote, objects_near, plain_path
+from segpipe.storage.web import on_web, plain_url, state_of
+
+Identity = dict[str, Any]
+"""``path`` and, as far as they can be told, ``size`` with ``mtime_ns``, ``modified`` or ``etag``."""
+
+ARCHIVES = ("/vsizip/", "/vsitar/", "/vsigzip/", "/vsi7z/", "/vsirar/")
+
+SIDECAR = re.compile(
+    r"""(
+      \.aux\.xml | \.aux | \.msk | \.ovr                      # statistics and nodata, masks, overviews
+    | \.wld | \.[a-z0-9]{1,5}w | \.tab                        # place
+    | _rpc\.txt | \.rpb | \.rpc | \.imd | \.pvl | \.pass      # sensor models
+    | _metadata\.(txt|xml) | \.txt | \.xml | \.eph | \.att
+    | \.ige | \.rrd | \.rde                                   # pixels and overviews of HFA
+    )$""",
+    re.VERBOSE,
+)
+"""What the names of files end with that GDAL reads, unasked, with a raster of the same stem, in lower case."""
+
+BESIDE_ALL = frozenset({"metadata.dim", "summary.txt"})
+"""What it reads with any raster of a folder."""
+
+ANY, SENSOR = "", "img:"
+"""Keys for these, and for files that are named as an image is but for its first letters."""
+
+NO_STATE = "only the path tells {} from another state of it: a later run takes it as unchanged; --overwrite does it again"
+
+
+class Beside:
+    """Looks at files and at what lies beside them. A folder is listed and resolved once in the life of one of these."""
+
+    def __init__(self) -> None:
+        self._real: dict[str, str] = {}
+        self._sidecars: dict[str, dict[str, list[str]]] = {}
+        self._objects: tuple[str, dict[str, Identity]] = ("", {})
+
+    def place(self, path: str) -> str:
+        """The one name of whatever leads to a file: links, ``..`` and the current folder do not show in it."""
+        if not is_remote(path):
+            return self._resolved(path)
+        archive = _archive(path) if path.startswith(ARCHIVES) else None
+        if archive is None:
+            return without_secrets(_written(path))
+        kind, inside = path.split("/", 2)[1], path.split(archive.name, 1)[1]
+        return f"/{kind}/{self._resolved(str(archive))}{inside}"
+
+    def _resolved(self, path: str) -> str:
+        folder, name = os.path.split(path)
+        if folder not in self._real:
+            self._real[folder] = os.path.realpath(folder)
+        whole = os.path.join(self._real[folder], name)  # noqa: PTH118 - a Path for each of 100,000 files takes a second
+        return os.path.realpath(whole) if os.path.islink(whole) else whole  # noqa: PTH114
+
+    def named(self, path: str) -> str:
+        """What a record calls the file that a path leads to; of a path into an archive, the archive."""
+        archive = _archive(path) if path.startswith(ARCHIVES) else None
+        return _written(path if archive is None else str(archive))
+
+    def identity(self, path: str) -> Identity:
+        """Of one file; of what is not there, or tells nothing of itself, the path alone. A URL has no secrets in it.
+
+        Raises:
+            OSError: a server cannot be asked just now.
+        """
+        if in_bucket(path):
+            name = canonical(path)
+            return self._near(name).get(name, {"path": name})
+        if on_web(path):
+            return {"path": without_secrets(plain_url(path)), **state_of(path)}
+        file = self.named(path)
+        if is_remote(file) or not os.path.exists(file):  # noqa: PTH110
+            return {"path": without_secrets(file)}
+        stat = os.stat(file)  # noqa: PTH116
+        return {"path": file, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+    def _near(self, name: str) -> dict[str, Identity]:
+        """An object and those beside it; of the last one that was asked for, they are remembered."""
+        stem = str(PurePosixPath(name).with_suffix(""))
+        if self._objects[0] != stem:
+            self._objects = stem, objects_near(name)
+        return self._objects[1]
+
+    def sidecars(self, path: str) -> list[str]:
+        """What lies beside a raster that GDAL may read with it."""
+        name = PurePosixPath(path).name
+        if in_bucket(path):
+            near = self._near(canonical(path))
+            return [found for found in near if not _names(name).isdisjoint(owners_of(PurePosixPath(found).name))]
+        if is_remote(path):
+            return []
+        folder = os.path.dirname(path)  # noqa: PTH120
+        there = self._listed(folder)
+        return [os.path.join(folder, found) for owner in _names(name) for found in there.get(owner, ())]  # noqa: PTH118
+
+    def _listed(self, folder: str) -> dict[str, list[str]]:
+        if folder not in self._sidecars:
+            there: dict[str, list[str]] = {}
+            for name in sorted(os.listdir(folder or ".")):  # noqa: PTH208 - names alone
+                for owner in owners_of(name):
+                    there.setdefault(owner, []).append(name)
+            self._sidecars[folder] = there
+        return self._sidecars[folder]
+
+
+def owners_of(sidecar: str) -> list[str]:
+    """Names or stems, in lower case, of the rasters that a file belongs to by its name; none for what is no sidecar."""
+    name = sidecar.lower()
+    if name in BESIDE_ALL:
+        return [ANY]
+    if name.startswith(("hdr", "rpc", "dim")) and name.endswith((".txt", ".xml")):  # Pléiades, ALOS
+        return [SENSOR + name[3:-4].lstrip("_-")]
+    owners = [name.removesuffix("mtl.txt")] if name.endswith("_mtl.txt") else []  # Landsat, of all bands
+    while (stem := SIDECAR.sub("", name)) != name:
+        owners.append(name := stem)
+    return owners
+
+
+def _names(raster: str) -> set[str]:
+    """What ``owners_of`` gives for sidecars of a raster."""
+    name = raster.lower()
+    stem = os.path.splitext(name)[0]  # noqa: PTH122
+    scene = f"{stem.rpartition('_')[0] or stem}_"
+    return {ANY, name, stem, scene, f"{stem}_", *(SENSOR + stem[cut:].lstrip("_-") for cut in (3, 6))}
+
+
+def world_files(file: str) -> list[str]:
+    """Names of the text files that may say where a raster lies."""
+    suffix = Path(file).suffix
+    stem, kind = file.removesuffix(suffix), suffix.removeprefix(".").lower()
+    ends = (f"{kind[:1]}{kind[-1:]}w", f"{kind}w", "wld")
+    return [f"{stem}.{end}" for low in ends for end in (low, low.upper())]  # as GDAL spells them
+
+
+def identities(path: str, files: Iterable[str], beside: Beside | None = None) -> list[Identity]:
+    """Identity of everything that a case's pixels come from, sorted by path.
+
+    Raises:
+        SourceError: a server cannot be asked.
+    """
+    beside = beside or Beside()
+    try:
+        found = [beside.identity(file) for file in asked_names(files)]
+    except OSError as error:
+        raise SourceError(f"{path} cannot be asked for: {error.strerror}") from error
+    return list({one["path"]: one for one in found}.values())
+
+
+def asked_names(files: Iterable[str]) -> list[str]:
+    """Names by which files are asked for, each once, in the order of their names in a record."""
+    return sorted({_written(file) for file in files}, key=lambda name: (without_secrets(name), name))
+
+
+def no_state(files: Iterable[Identity]) -> list[str]:
+    """A note on files of which no later run can see whether they have changed."""
+    untold = [file["path"] for file in files if len(file) == 1]
+    return [NO_STATE.format(untold[0] if len(untold) == 1 else f"{untold[0]} and {len(untold) - 1} more")] if untold else []
+
+
+def _archive(path: str) -> Path | None:
+    """The file of this machine that a path into an archive leads through."""
+    inside = Path("/" + path.split("/", 2)[2].lstrip("/"))
+    relative = Path(path.split("/", 2)[2])
+    return next((p for start in (relative, inside) for p in (start, *start.parents) if p.is_file()), None)
+
+
+def _written(path: str) -> str:
+    """As a record has it: absolute, but with links as they are, which may lead elsewhere on another machine."""
+    if not is_remote(path):
+        return plain_path(str(Path(path).absolute()))
+    return plain_url(canonical(path))

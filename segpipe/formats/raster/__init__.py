@@ -1,0 +1,1 @@
+"""Georeferenced rasters and plain pictures, read and written by GDAL."""

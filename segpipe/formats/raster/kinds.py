@@ -1,0 +1,70 @@
+"""Files that are no single raster: what they are, and what to do with them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rasterio.io import DatasetReader
+
+from segpipe.errors import SourceError
+from segpipe.formats.file_endings import missing
+from segpipe.storage.bucket import is_remote
+from segpipe.storage.content import told
+from segpipe.storage.retry import is_passing
+
+SLIDES = (".svs", ".ndpi", ".scn", ".bif", ".mrxs", ".vms", ".vmu")
+"""What the names of slides end with; most of them are TIFF."""
+
+SCANNERS = ("Aperio", "<scn", "<DataObject", "<EncodeInfo")
+"""How their descriptions begin: Aperio, Leica, Philips, Ventana."""
+
+NOT_RECOGNIZED = "not recognized"
+"""What GDAL says where none of the drivers takes a file. One that a driver took is damaged, whatever it looks like."""
+
+NO_SLIDES = (
+    "{0} is a slide, which is not supported yet: take a level out, as with rio convert {0} level0.tif, "
+    "or vips openslideload {0}[level=1] level1.tif, and check --tile and the pixel size of the model"
+)
+
+
+@contextmanager
+def explained(path: str) -> Iterator[None]:
+    """Say what a file is that GDAL does not open, or where the rest of it should be, in place of GDAL's words."""
+    try:
+        yield
+    except SourceError as error:
+        if is_remote(path) or is_passing(error):
+            raise
+        try:
+            text, rest = told(path) if NOT_RECOGNIZED in str(error) else None, missing(path)
+        except OSError as unreadable:
+            raise SourceError(f"{path} cannot be read: {unreadable.strerror}") from unreadable
+        if text is not None:
+            raise SourceError(text) from error
+        if rest is not None:
+            raise SourceError(f"{error}; {rest}") from error
+        raise
+
+
+def refuse_slides(dataset: DatasetReader, path: str) -> None:
+    """A slide has levels, labels and a magnification: its base level alone is not what a model was trained on."""
+    description = dataset.tags().get("TIFFTAG_IMAGEDESCRIPTION", "")
+    if path.lower().endswith(SLIDES) or (description.lstrip().startswith(SCANNERS) and _has_levels(dataset)):
+        raise SourceError(NO_SLIDES.format(path))
+
+
+def _has_levels(dataset: DatasetReader) -> bool:
+    return bool(dataset.subdatasets) or bool(dataset.overviews(1) if dataset.count else ())
+
+
+def refuse_pages(dataset: DatasetReader, path: str) -> None:
+    """A case is one image."""
+    parts = dataset.subdatasets
+    if parts:
+        count = f"{len(parts)} images" if len(parts) > 1 or not dataset.count else "an image and another beside it"
+        raise SourceError(
+            f"{path}: a file must hold one image, got {count}: "
+            f"write one to a file of its own, as with gdal_translate '{parts[0]}' {Path(path).stem}-1.tif"
+        )
+    if dataset.count == 0:
+        raise SourceError(f"{path}: a file must hold one image, got none: it has no bands")

@@ -1,0 +1,241 @@
+"""Which way up a picture is stored: the orientation tag of EXIF and TIFF, which GDAL leaves to others."""
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader
+
+from segpipe.errors import SourceError
+from segpipe.geometry.windows import Window
+from segpipe.storage.bucket import in_bucket, is_remote, read_range
+
+UPRIGHT = 1
+ORIENTATION = 274
+"""The tag's number, in a TIFF and in an EXIF block, which is a small TIFF."""
+
+TRANSPOSED, ROWS_FLIPPED, COLS_FLIPPED = (5, 6, 7, 8), (3, 4, 7, 8), (2, 3, 6, 7)
+"""What makes a picture of each orientation upright: axes swapped first, then the order of rows, of columns (EXIF 2.32)."""
+
+HEAD = 2**16
+"""Bytes of an object that are asked for in one request."""
+
+EXIF_MARK = b"Exif\0\0"
+
+BIG = 43
+"""BigTIFF's version."""
+
+MOST_ENTRIES = 4096
+"""Of a directory; GDAL takes no more than 2,000 for an EXIF block."""
+
+SIZES = {1: "B", 3: "H", 4: "I"}
+"""TIFF's types of integers."""
+
+Bytes = Callable[[int, int], bytes]
+"""Offset and size to what is there, which may be less."""
+
+
+class DamagedError(Exception):
+    """A block that should hold an orientation cannot be read."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """How a picture of some orientation is made upright; windows are turned back, and pixels forth."""
+
+    orientation: int
+    stored_shape: tuple[int, ...]
+
+    @property
+    def transposed(self) -> bool:
+        return self.orientation in TRANSPOSED
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and columns of the upright picture."""
+        return self.stored_shape[::-1] if self.transposed else self.stored_shape
+
+    @property
+    def against_the_file(self) -> bool:
+        """Whether upright windows, row by row, need the stored rows in another order."""
+        return self.orientation in TRANSPOSED or self.orientation in ROWS_FLIPPED
+
+    def stored(self, window: Window) -> Window:
+        """Where the pixels of an upright window are stored."""
+        spans = self._flipped(list(zip(window.start, window.stop, strict=True)))
+        return _window(spans[::-1] if self.transposed else spans)
+
+    def upright(self, window: Window) -> Window:
+        """Where the pixels of a stored window lie in the upright picture."""
+        spans = list(zip(window.start, window.stop, strict=True))
+        return _window(self._flipped(spans[::-1] if self.transposed else spans))
+
+    def _flipped(self, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Spans of rows and columns of the upright picture, counted from the other end where its order is another."""
+        flips = (self.orientation in ROWS_FLIPPED, self.orientation in COLS_FLIPPED)
+        return [(n - b, n - a) if flip else (a, b) for (a, b), n, flip in zip(spans, self.shape, flips, strict=True)]
+
+    def __call__(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """Stored pixels ``(..., rows, cols)`` upright, in memory of their own where they move."""
+        if self.orientation == UPRIGHT:
+            return stored
+        turned = stored.swapaxes(-1, -2) if self.transposed else stored
+        turned = turned[..., ::-1, :] if self.orientation in ROWS_FLIPPED else turned
+        turned = turned[..., ::-1] if self.orientation in COLS_FLIPPED else turned
+        return np.ascontiguousarray(turned)
+
+
+def _window(spans: Sequence[tuple[int, int]]) -> Window:
+    return Window(tuple(start for start, _ in spans), tuple(stop for _, stop in spans))
+
+
+def turn_of(dataset: DatasetReader, path: str, *, place: bool) -> tuple[Turn, list[str]]:
+    """How to make a file's pixels upright, and what to note of it; one that has a place stays as GDAL and GIS read it."""
+    orientation, notes = _orientation(dataset, path, place=place)
+    if place and orientation != UPRIGHT:
+        notes = [f"its orientation tag, {orientation}, is left alone: the file is georeferenced as its pixels are stored"]
+        orientation = UPRIGHT
+    elif orientation != UPRIGHT:
+        stored = " x ".join(map(str, dataset.shape))
+        notes = [f"turned upright, as its orientation tag, {orientation}, says: {stored} rows and columns are stored"]
+    return Turn(orientation, dataset.shape), notes
+
+
+def take_exif(dataset: DatasetReader) -> None:
+    """Let GDAL try a JPEG's EXIF block, once: at the first look at metadata of any kind it fails where the block is damaged,
+    and takes the file to have none from then on. What else fails here fails again when pixels are read."""
+    if dataset.driver == "JPEG":
+        with suppress(RasterioError, CPLE_BaseError):
+            dataset.tags()
+            tuple(dataset.colorinterp)  # rasterio raises what GDAL has left behind at the next call that looks for errors
+
+
+def _orientation(dataset: DatasetReader, path: str, *, place: bool) -> tuple[int, list[str]]:
+    if place and is_remote(path):
+        return UPRIGHT, []  # a request more for each of them would tell nothing that is heeded
+    try:
+        found = read_orientation(path, dataset.driver)
+    except DamagedError:
+        return UPRIGHT, ["its EXIF block or TIFF directory is damaged: the pixels are taken to be stored upright"]
+    except OSError as error:
+        raise SourceError(f"its orientation cannot be read: {error.strerror or error}") from error
+    if found is None:
+        return UPRIGHT, ["no orientation is looked for behind a URL or in an archive: the pixels are taken as stored"]
+    return found, []
+
+
+def read_orientation(path: str, driver: str) -> int | None:
+    """Orientation of a file, 1 to 8; 1 where it says none, None where nothing tells: behind a URL or in an archive.
+
+    Raises:
+        DamagedError: the block that should tell cannot be read.
+    """
+    find = {"GTiff": _in_tiff, "JPEG": _in_jpeg, "PNG": _in_png, "WEBP": _in_webp}.get(driver)
+    if find is None:
+        return UPRIGHT
+    if in_bucket(path):
+        return find(_from_bucket(path))
+    if not Path(path).is_file():
+        return None
+    with _from_file(path) as read:
+        return find(read)
+
+
+@contextmanager
+def _from_file(path: str) -> Iterator[Bytes]:
+    with Path(path).open("rb") as stream:
+
+        def read(offset: int, size: int) -> bytes:
+            stream.seek(offset)
+            return stream.read(size)
+
+        yield read
+
+
+def _from_bucket(path: str) -> Bytes:
+    """The head of an object alone, where cameras write it."""
+    head = read_range(path, 0, HEAD)
+    return lambda offset, size: head[offset : offset + size]
+
+
+def _in_tiff(read: Bytes) -> int:
+    """In the first directory of a TIFF or a BigTIFF (TIFF 6.0, section 2)."""
+    head = read(0, 16)
+    order = {b"II": "<", b"MM": ">"}.get(head[:2])
+    if order is None:
+        raise DamagedError
+    big = _number(order + "H", head[2:4]) == BIG
+    entry, offset, count = (20, "Q", "Q") if big else (12, "I", "H")
+    at = _number(order + offset, head[8:16] if big else head[4:8])
+    entries = _number(order + count, read(at, struct.calcsize(count)))
+    directory = read(at + struct.calcsize(count), entries * entry) if entries <= MOST_ENTRIES else b""
+    for i in range(0, len(directory) - entry + 1, entry):
+        tag, kind = struct.unpack_from(order + "HH", directory, i)
+        if tag == ORIENTATION:
+            return _upright_or(_number(order + SIZES.get(kind, "x"), directory[i + entry - struct.calcsize(offset) :]))
+    if len(directory) < entries * entry:
+        raise DamagedError
+    return UPRIGHT
+
+
+def _number(form: str, data: bytes) -> int:
+    try:
+        return int(struct.unpack_from(form, data)[0])
+    except (struct.error, IndexError):
+        raise DamagedError from None
+
+
+def _upright_or(value: int) -> int:
+    """Viewers take what is none of the eight for upright."""
+    return value if 1 <= value <= 8 else UPRIGHT
+
+
+def _in_exif(read: Bytes, start: int, size: int) -> int:
+    """In an EXIF block, with or without JPEG's mark in front of it."""
+    marked = len(EXIF_MARK) if read(start, len(EXIF_MARK)) == EXIF_MARK else 0
+    start, size = start + marked, size - marked
+    return _in_tiff(lambda offset, count: read(start + offset, max(0, min(count, size - offset))))
+
+
+def _in_jpeg(read: Bytes) -> int:
+    """In the segment APP1 that begins with EXIF's mark, before the scan (ITU-T T.81, annex B)."""
+    at = 2
+    while len(head := read(at, 4)) == 4 and head[0] == 0xFF:
+        marker, size = head[1], int.from_bytes(head[2:])
+        if marker == 0xFF:  # a byte that fills
+            at += 1
+        elif marker == 0xE1 and read(at + 4, len(EXIF_MARK)) == EXIF_MARK:
+            return _in_exif(read, at + 4, size - 2)
+        elif marker == 0xDA:
+            break
+        else:
+            at += 2 + size
+    return UPRIGHT
+
+
+def _in_png(read: Bytes) -> int:
+    """In the chunk eXIf, anywhere (PNG, third edition, 11.3.3.4)."""
+    at = 8
+    while len(head := read(at, 8)) == 8 and head[4:] != b"IEND":
+        if head[4:] == b"eXIf":
+            return _in_exif(read, at + 8, int.from_bytes(head[:4]))
+        at += 12 + int.from_bytes(head[:4])
+    return UPRIGHT
+
+
+def _in_webp(read: Bytes) -> int:
+    """In the chunk EXIF of the RIFF container; chunks have even sizes."""
+    at = 12
+    while len(head := read(at, 8)) == 8:
+        size = int.from_bytes(head[4:], "little")
+        if head[:4] == b"EXIF":
+            return _in_exif(read, at + 8, size)
+        at += 8 + size + size % 2
+    return UPRIGHT

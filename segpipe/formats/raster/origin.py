@@ -1,0 +1,183 @@
+"""Which files a dataset's pixels, validity and place come from."""
+
+import os
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import BufferedReader
+from pathlib import Path
+
+from rasterio.io import DatasetReader
+
+from segpipe.formats.identity import Beside, asked_names, identities, world_files
+from segpipe.formats.raster.gdal import gdal_options, open_raster, source_errors
+from segpipe.formats.raster.gdal_readers import pinned
+from segpipe.formats.raster.references import NAMING, parts_of, words_of
+from segpipe.messages.redact import is_cut, without_secrets
+from segpipe.storage.bucket import is_remote
+
+SURE = (".msk", ".aux.xml", ".ovr")
+"""What belongs to a file even if GDAL makes nothing of it; a world file does, too."""
+
+PLAIN = frozenset({".tif", ".tiff", ".jp2", ".j2k", ".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+"""Suffixes of the rasters beside which GDAL looks for a ``.txt`` or ``.xml`` for the sensors alone that follow."""
+
+PARTNERS = {".txt": (".rpc",), ".xml": (".imd", ".rpb")}
+"""With which files of the same stem GDAL reads these: KOMPSAT's and DigitalGlobe's."""
+
+SENSORS = (b"<isd", b"<MSP_ROOT")
+"""What is in the head of an XML file that it reads by itself: DigitalGlobe's and that of Resurs-DK1."""
+
+HEAD = 4096
+"""Bytes in which an XML file says what it is."""
+
+Look = Callable[[str, BufferedReader], None]
+"""At a file that is open."""
+
+
+def files_of(dataset: DatasetReader, look: Look | None = None) -> list[str]:
+    """All files of an open dataset: its own as GDAL lists them, and of a VRT its sources, with what lies beside each.
+
+    GDAL leaves out the sources of a VRT's mask, those that are subdatasets of a file, those of a VRT within, and the place
+    of a BMP.
+
+    Args:
+        dataset: the file.
+        look: for those that are opened here: a VRT and its sources, which can be thousands.
+    """
+    name, own = str(dataset.name), own_files(dataset)
+    sure = [] if is_remote(name) else [*(name + end for end in SURE), *world_files(name)]
+    found = [*own, *filter(_is_file, sure)]
+    if dataset.driver != "VRT":
+        return found
+    beside = Beside()
+    found = [file for file in found if _is_file(file)]  # the others are names of subdatasets
+    for file in _sources(name, found, look):
+        found += [file, *beside.sidecars(file)]
+    return list(dict.fromkeys(found))
+
+
+def own_files(dataset: DatasetReader) -> list[str]:
+    """Files of a dataset as GDAL lists them; where rasterio cannot say their names, those that GDAL may read with it."""
+    try:
+        return list(dataset.files)
+    except UnicodeDecodeError:
+        path = str(dataset.name)
+        there = [path, *Beside().sidecars(path)]
+        return [path, *(file for file in there[1:] if _may_be_read(file, path, there))]
+
+
+def _is_file(name: str) -> bool:
+    return is_remote(name) or os.path.isfile(name)  # noqa: PTH113
+
+
+def _sources(vrt: str, listed: Iterable[str], look: Look | None) -> Iterator[str]:
+    """Sources of a VRT, and of every VRT among them; each once."""
+    seen, left = {vrt}, [*_named(vrt, look), *(file for file in listed if file != vrt)]
+    while left:
+        file = left.pop(0)
+        if file not in seen:
+            seen.add(file)
+            yield file
+            left += _named(file, look)
+
+
+def _named(vrt: str, look: Look | None) -> list[str]:
+    """Files of this machine that a VRT names; none where it is no VRT, or not of this machine."""
+    if is_remote(vrt) or not Path(vrt).is_file():
+        return []
+    with Path(vrt).open("rb") as stream:
+        if look is not None:
+            look(vrt, stream)
+        head = stream.read(HEAD)
+        if b"<VRTDataset" not in head:
+            return []
+        text = head + stream.read()
+    try:
+        root = ET.fromstring(text)
+    except ET.ParseError:
+        return []  # GDAL's parser takes more; what it opens it lists
+    folder = str(Path(vrt).parent)
+    words = ((name, folder if relative else "") for key, name, relative in words_of(root) if key in NAMING)
+    return [file for name, start in words for file in _files(name, start)]
+
+
+def _files(name: str, start: str) -> list[str]:
+    """The file that a source names, or of which it names a part; both where there are both."""
+    places = (os.path.join(start, word) for word in parts_of(name) if word)  # noqa: PTH118 - keeps a leading ./
+    return [place for place in places if os.path.isfile(place)]  # noqa: PTH113
+
+
+def is_same_input(told: dict[str, object], path: str, beside: Beside, *, remote: bool = False) -> bool:
+    """Whether what would be read of a case now is what a record says was read then.
+
+    Every file must be as it was. Where another one lies beside it that GDAL may read, GDAL says whether it does.
+
+    Args:
+        told: what the record says of the input.
+        path: of the case.
+        beside: what has been seen of folders for other cases a moment ago.
+        remote: whether a case of this machine may ask servers.
+
+    Raises:
+        OSError, SourceError: that cannot be seen.
+    """
+    files = told.get("files")
+    if not isinstance(files, list) or told.get("path") != beside.place(path):
+        return False
+    names = [str(file["path"]) for file in files]
+    if is_cut(path):
+        return True  # of a record that was read again, as by status: nobody can be asked without what was cut
+    if not names or files != identities(path, _asked(names, path, remote), beside):
+        return False
+    known = {beside.place(name) for name in names}
+    there = [beside.named(path), *beside.sidecars(path)]
+    near = {beside.place(file): file for file in there}
+    unread = known <= near.keys() and not any(_may_be_read(near[place], path, there) for place in near.keys() - known)
+    return unread or {beside.place(beside.named(file)) for file in files_now(path, remote=remote)} <= known
+
+
+def _asked(names: Sequence[str], path: str, remote: bool) -> list[str]:
+    """Names of a record with what was cut from them, as tonight's case has it."""
+    if not any(map(is_cut, names)):
+        return list(names)
+    real = {without_secrets(name): name for name in asked_names([path])}
+    if any(is_cut(name) and name not in real for name in names):
+        real |= {without_secrets(name): name for name in asked_names(files_now(path, remote=remote))}
+    return [real.get(name, name) for name in names]
+
+
+def _may_be_read(file: str, path: str, there: Sequence[str]) -> bool:
+    """Whether GDAL may read a file with the raster that it is named as; the labels of a data set it does not."""
+    stem, suffix = os.path.splitext(file)  # noqa: PTH122 - of 100,000 files
+    own, kind = os.path.splitext(path)  # noqa: PTH122
+    partners = PARTNERS.get(suffix.lower())
+    if partners is None or kind.lower() not in PLAIN or os.path.basename(stem).lower() != os.path.basename(own).lower():  # noqa: PTH119
+        return True
+    if any(other.lower().endswith(partners) for other in there):
+        return True
+    return suffix.lower() == ".xml" and (is_remote(file) or _is_of_a_sensor(file))
+
+
+def _is_of_a_sensor(file: str) -> bool:
+    """Also where that cannot be seen."""
+    try:
+        with Path(file).open("rb") as stream:
+            head = stream.read(HEAD)
+    except OSError:
+        return True
+    return any(mark in head for mark in SENSORS)
+
+
+def files_now(path: str, *, remote: bool = False) -> list[str]:
+    """All files that a case would be read from.
+
+    Raises:
+        SourceError: it cannot be opened.
+    """
+    with gdal_options():
+        return pinned(lambda: _files_now(path, remote))
+
+
+def _files_now(path: str, remote: bool) -> list[str]:
+    with source_errors(f"{path} cannot be opened", (path,)), open_raster(path, remote=remote) as dataset:
+        return files_of(dataset)

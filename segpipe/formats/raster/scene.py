@@ -1,0 +1,53 @@
+"""What a raster's metadata say of its scene: when, by whom and in what weather it was taken."""
+
+import re
+from collections.abc import Mapping
+
+from rasterio.io import DatasetReader
+
+from segpipe.messages.redact import cleaned
+
+Scene = Mapping[str, Mapping[str, str]]
+"""Metadata by GDAL's domain, ``""`` for its own."""
+
+DOMAINS = ("", "IMD", "IMAGERY")
+"""GDAL's own; of DigitalGlobe; of all satellites that GDAL knows: time, cloud cover, satellite."""
+
+MOST_TAGS, MOST_CHARACTERS = 256, 1000
+"""Of a domain, and of a value: what is longer is a file within the file."""
+
+NOT_THE_SCENE = re.compile(
+    r"STATISTICS_|AREA_OR_POINT$|SEGPIPE$|MODEL_SHA256$|CLASS_\d+$|Band_?\d+|wavelength|TIFFTAG_(?!DATETIME$|COPYRIGHT$)"
+    r"|EXIF_(?!DateTime|OffsetTime|SubSec|GPS|Make$|Model$)|(ns|bidx|self)$"
+    r"|.*(SCALE|OFFSET|NODATA|FILL_?VALUE|MISSING_VALUE|VALID_(MIN|MAX|RANGE)|QUANTIFICATION|SPECIAL_VALUE|SATURAT|COLOU?R"
+    r"|COMPRESS|INTERLEAV|PREDICTOR|OVERVIEW|OVR_|LAYER_TYPE|REPRESENTATION|NBITS|BIT.?(PER|DEPTH)|DATA_?TYPE|PIXEL_?TYPE"
+    r"|HISTOGRAM|RESAMPL|RESOLUTIONUNIT|BLOCK|STRIP|DERIVED_|#|=)",
+    re.IGNORECASE,
+)
+"""Keys that describe pixels, file or writer. A key that is none of these describes the scene."""
+
+BRIEF = re.compile(r"date|time|satellite|platform|spacecraft|constellation|sensor|instrument|mission|cloud", re.IGNORECASE)
+MOST_BRIEF, BRIEF_CHARACTERS = 12, 100
+
+
+def read_scene(dataset: DatasetReader) -> dict[str, dict[str, str]]:
+    """The metadata of a raster that hold for a mask of it, too; domains that have none are left out."""
+    found = {domain: cleaned(scene_tags(dataset.tags(ns=domain or None))) for domain in DOMAINS}
+    return {domain: tags for domain, tags in found.items() if tags}
+
+
+def scene_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Those that describe the scene, in the order of their keys; nothing that a text of one line cannot hold."""
+    kept = {key: value for key, value in sorted(tags.items()) if not NOT_THE_SCENE.match(key) and _is_short(key, value)}
+    return dict(list(kept.items())[:MOST_TAGS])
+
+
+def _is_short(key: str, value: str) -> bool:
+    return key.isprintable() and value.isprintable() and 0 < len(value) <= MOST_CHARACTERS
+
+
+def brief(scene: Scene) -> dict[str, str]:
+    """What a record says of a scene: when and by what it was taken."""
+    tags = {key: value for domain in scene.values() for key, value in domain.items()}
+    short = {key: value for key, value in sorted(tags.items()) if BRIEF.search(key) and len(value) <= BRIEF_CHARACTERS}
+    return dict(list(short.items())[:MOST_BRIEF])

@@ -1,0 +1,128 @@
+"""Files beside a raster that say which of its pixels are valid and where they lie: GDAL passes over one that is damaged."""
+
+import os
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable
+from io import BufferedReader
+from itertools import chain
+from pathlib import Path
+
+import rasterio
+from rasterio.enums import MaskFlags
+from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader
+
+from segpipe.errors import SourceError
+from segpipe.formats.identity import SIDECAR, world_files
+from segpipe.formats.raster.gdal import any_name
+from segpipe.formats.raster.origin import own_files
+from segpipe.formats.raster.tiff import check_tags, is_number
+from segpipe.storage.bucket import is_remote
+
+NO_FILE = frozenset({MaskFlags.all_valid, MaskFlags.nodata, MaskFlags.alpha})
+"""Flags of bands whose mask is no file."""
+
+PARAMETERS, WORLD_BYTES = 6, 4096
+"""Numbers of a world file, and more bytes than they take."""
+
+MEND = "mend it or take it away"
+
+
+class Checks:
+    """A raster of this machine and what lies beside it are whole, as far as GDAL would not tell; each is opened once.
+
+    Raises:
+        SourceError: a file that GDAL would take in part, or pass over.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._wanted = not is_remote(path) and Path(path).is_file()
+        self._seen: set[str] = set()
+
+    def look(self, file: str, stream: BufferedReader) -> None:
+        """At one that somebody has just opened."""
+        if self._wanted and file not in self._seen and not file.endswith(".ovr"):
+            self._seen.add(file)
+            _check_file(file, stream)
+
+    def end(self, dataset: DatasetReader, files: Iterable[str]) -> None:
+        """Look at the files that nobody has opened yet, and at how GDAL has used them."""
+        if not self._wanted:
+            return
+        path = self._path
+        here = {file for file in {path, *files} if not is_remote(file) and Path(file).is_file()}
+        for file in here - self._seen:
+            with Path(file).open("rb") as stream:
+                self.look(file, stream)
+        _check_mask(dataset, path)
+        if dataset.driver != "VRT":
+            _check_world_file(dataset, path)
+            return
+        for source in sorted(here - {path}):
+            if not SIDECAR.search(source.lower()) and not here.isdisjoint({f"{source}.msk", *world_files(source)}):
+                _check_source(source)
+
+
+def _check_source(path: str) -> None:
+    """A source of a VRT is opened only if there is something to compare; what does not open by its name is left alone."""
+    if not Path(f"{path}.msk").exists() and not _bad_world_files(path):
+        return
+    try:
+        dataset = rasterio.open(any_name(path))
+    except RasterioError:
+        return
+    with dataset:
+        _check_mask(dataset, path)
+        if dataset.driver != "VRT":
+            _check_world_file(dataset, path)
+
+
+def _check_file(file: str, stream: BufferedReader) -> None:
+    """By what it begins with."""
+    if os.pread(stream.fileno(), 2, 0) in (b"II", b"MM"):
+        check_tags(file, stream)
+    elif file.lower().endswith((".aux.xml", ".vrt")):
+        _check_xml(file)
+
+
+def _check_mask(dataset: DatasetReader, path: str) -> None:
+    """A mask of all bands, or of one: GDAL's flags of a band name nothing else that it would take."""
+    mask = f"{path}.msk"
+    used = any(NO_FILE.isdisjoint(flags) for flags in dataset.mask_flag_enums)
+    if Path(mask).exists() and not used:
+        raise SourceError(f"{mask} must be a raster of the size of {path} that masks it, and GDAL cannot use it: {MEND}")
+
+
+def _check_xml(file: str) -> None:
+    """Well formed, and numbers where GDAL looks for some: it takes what it understands of a text."""
+    try:
+        root = ET.parse(file).getroot()
+    except ET.ParseError as error:
+        raise SourceError(f"{file} is not well-formed XML, {error}: {MEND}") from error
+    values = [e.text for e in root.iter("NoDataValue") if e.text and e.text.strip()]  # an empty one is none
+    values += chain.from_iterable((e.text or "").split(",") for e in root.iter("GeoTransform"))
+    bad = next((text for text in values if not is_number(text.strip())), None)
+    if bad is not None:
+        raise SourceError(f"{file}: nodata values and geotransforms must be numbers, got {bad!r}: {MEND}")
+
+
+def _check_world_file(dataset: DatasetReader, path: str) -> None:
+    """Looked at where GDAL has used it, or found no place at all."""
+    for file in _bad_world_files(path):
+        if file in own_files(dataset) or (dataset.transform.is_identity and not dataset.gcps[0]):
+            raise SourceError(f"{file} must be a world file, six numbers on lines of their own: {MEND}")
+
+
+def _bad_world_files(path: str) -> list[str]:
+    return [file for file in world_files(path) if Path(file).is_file() and not _is_world_file(file)]
+
+
+def _is_world_file(file: str) -> bool:
+    """Six lines that begin with a number; words may follow it. Software of other kinds writes ``.wld``, too: of a text
+    whose first line is no number nothing is said.
+    """
+    with Path(file).open(errors="replace") as stream:
+        text = stream.read(WORLD_BYTES)
+    numbers = [is_number(line.split()[0].replace(",", ".")) for line in text.split("\n") if line.strip()]
+    return (len(numbers) >= PARAMETERS and all(numbers[:PARAMETERS])) or (file.endswith(".wld") and not any(numbers[:1]))

@@ -1,0 +1,74 @@
+"""A few pixels from a few places of a case: enough to see in which units it is."""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.formats.source import Invalid, Pixels, Source
+from segpipe.formats.unusual import FEWEST
+from segpipe.geometry.windows import Window
+
+BOXES, LOOKED_AT = 4, 64
+"""Boxes with valid pixels that make a sample, and places that are looked at for them: each takes a block to decode, which
+mostly is still in GDAL's cache when its windows are read."""
+
+SIDE = 256
+"""Of a box, in pixels, if its block is as large."""
+
+WHOLE = 512 * 512
+"""Pixels of a case that is looked at as a whole: it is read anyway, mostly at one go."""
+
+TAKEN = 1024
+"""Pixels of a box, or of a case that is looked at as a whole: quantiles of 1 and 99 % have ten beyond them."""
+
+
+def sampled(source: Source) -> Pixels:
+    """Stored valid pixels of a case, ``(channels, count)``, of no more than ``BOXES * TAKEN``.
+
+    They depend on the file alone: not on tiles, parts, workers, or what else is read.
+    """
+    shape = source.grid.shape
+    if is_small(shape):
+        return thinned(*source.read(Window((0,) * len(shape), shape)))
+    taken = list(islice((some for box in _boxes(source) if (some := thinned(*source.read(box))).shape[1]), BOXES))
+    return np.concatenate(taken, axis=1) if taken else np.empty((0, 0), source.dtype)
+
+
+def is_small(shape: Sequence[int]) -> bool:
+    """Whether a case of this shape is looked at as a whole."""
+    return math.prod(shape) <= WHOLE
+
+
+def thinned(pixels: Pixels, invalid: Invalid | None) -> Pixels:
+    """Valid pixels of a box or of a case, ``(channels, count)``, evenly spread over it."""
+    flat = pixels.reshape(len(pixels), -1)
+    step = (flat.shape[1] // TAKEN) | 1  # odd, so that it does not follow a column
+    if invalid is None:
+        return flat[:, ::step]
+    valid = ~invalid.reshape(-1)
+    some: NDArray[Any] = flat[:, ::step][:, valid[::step]]
+    return some if some.shape[1] >= FEWEST else flat[:, valid][:, :TAKEN]
+
+
+def _boxes(source: Source) -> Iterator[Window]:
+    """Each once, far from those before."""
+    seen: set[Window] = set()
+    for n in range(1, LOOKED_AT + 1):
+        box = source.near((_halton(n, 2), _halton(n, 3)), SIDE)
+        if box not in seen:
+            seen.add(box)
+            yield box
+
+
+def _halton(n: int, base: int) -> float:
+    """The n-th of a sequence that fills 0 to 1 evenly (Halton 1960): 1/2, 1/4, 3/4, 1/8 ... for base 2."""
+    value, share = 0.0, 1.0
+    while n:
+        n, digit = divmod(n, base)
+        share /= base
+        value += share * digit
+    return value

@@ -1,0 +1,421 @@
+"""The part of the Earth that a grid lies on, or why there is none.
+
+A place is not believed: where CRS, transform and shape do not fit together on the Earth, there is none, and areas are in
+pixels.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+import rasterio.crs
+from affine import Affine
+from numpy.typing import NDArray
+from pyproj import CRS, Geod, Transformer
+from pyproj.enums import TransformDirection
+from pyproj.exceptions import CRSError, ProjError
+
+from segpipe.geometry.grid import Grid
+
+EARTH_RADIUS = 6371e3
+EARTH_AREA = 5.101e14
+CELL_METRES = 1280.0
+"""Longest side of a cell. Within it the scale of Web Mercator changes by 0.06 % at 60 degrees of latitude."""
+CELL_PIXELS = 256
+STEP_METRES = 500.0
+"""Half the distance over which the projection is differentiated: long against the 1 mm to which PROJ inverts, short
+against the Earth's radius (an error of 1e-9)."""
+
+MOST_LONGITUDE = 540.0
+"""Degrees: grids from 0 to 360 and grids across the date line are honest ones."""
+LOOKED_AT = 16
+"""Points along each axis of a grid at which its place is checked."""
+SMALL_METRES = 200e3
+"""Longest side of a grid of which few points are looked at."""
+SMALL_RADIANS = math.radians(5)
+ALMOST_DEGREES = 1e-3
+"""Pixel size in m below which coordinates that could be degrees are taken for them: 1e-3 degrees are 100 m."""
+
+Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class AreaOfUse:
+    """Where a CRS is for, in degrees."""
+
+    west: float
+    south: float
+    east: float
+    north: float
+
+    def is_outside(self, lon: float, lat: float, margin: float = 0.0) -> bool:
+        """Whether a point is outside by more than some share of width and height."""
+        wide, tall = (self.east - self.west) % 360 or 360.0, self.north - self.south
+        beside = abs((lon - self.west - wide / 2 + 180) % 360 - 180) - wide / 2
+        return beside > margin * wide or not -margin * tall <= lat - self.south <= (1 + margin) * tall
+
+    def is_far(self, lon: float, lat: float) -> bool:
+        """By as much as it is wide or tall: zones are used in their neighbours, too."""
+        return math.isfinite(lon + lat) and self.is_outside(lon, lat, 1.0)
+
+    def __str__(self) -> str:
+        return f"{self.west:g} to {self.east:g} east and {self.south:g} to {self.north:g} north"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a CRS alone says, which many grids share."""
+
+    crs: CRS
+    name: str
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether coordinates are longitudes and latitudes, and not those of a rotated pole."""
+        return self.crs.is_geographic and not self.crs.is_derived
+
+    @cached_property
+    def geodetic(self) -> CRS:
+        base = self.crs.source_crs if self.crs.is_geographic else self.crs.geodetic_crs
+        assert base is not None
+        return base
+
+    @cached_property
+    def to_lonlat(self) -> Transformer:
+        return Transformer.from_crs(self.crs, self.geodetic, always_xy=True)
+
+    @cached_property
+    def ellipsoid(self) -> tuple[float, float]:
+        """Semi-major axis in m and squared first eccentricity."""
+        geod = self.crs.get_geod()
+        assert geod is not None
+        return geod.a, geod.es
+
+    @cached_property
+    def radians(self) -> float:
+        """Radians per unit of a geographic CRS."""
+        return float(self.crs.axis_info[0].unit_conversion_factor)
+
+    @cached_property
+    def geodetic_radians(self) -> float:
+        return float(self.geodetic.axis_info[0].unit_conversion_factor)
+
+    @cached_property
+    def greenwich(self) -> float:
+        """Longitude of the prime meridian in radians."""
+        zero = self.crs.prime_meridian
+        return 0.0 if zero is None else float(zero.longitude) * float(zero.unit_conversion_factor)
+
+    @cached_property
+    def unit(self) -> str:
+        return str(self.crs.axis_info[0].unit_name)
+
+    @cached_property
+    def metres(self) -> float:
+        """Metres per unit of the CRS, of a geographic one along a meridian."""
+        if self.crs.is_geographic:
+            return self.radians * EARTH_RADIUS
+        return float(self.crs.axis_info[0].unit_conversion_factor)
+
+    @cached_property
+    def turn(self) -> float:
+        """Length of a turn along x on a cylindrical map, which is the same at all latitudes; 0 on others."""
+        lon, lat = np.meshgrid([0.0, 10.0, 20.0, 30.0], [0.0, 45.0])
+        degrees = self.geodetic_radians / math.radians(1)
+        x, y = self.to_lonlat.transform(lon / degrees, lat / degrees, direction=TransformDirection.INVERSE)
+        with np.errstate(invalid="ignore"):
+            steps = np.median(np.diff(x), axis=1)  # one may lead across the edge of the map
+        flat = np.isfinite(y).all() and np.ptp(y, axis=1).max() < 1e-6 * np.ptp(y)
+        return float(abs(36 * steps[0])) if flat and abs(steps[0] - steps[1]) < 1e-6 * abs(steps[0]) else 0.0
+
+    @cached_property
+    def area_of_use(self) -> AreaOfUse | None:
+        """What the authority says of a CRS that has a code; None of an authority that PROJ's database does not hold."""
+        code = self.crs.to_json_dict().get("id")
+        if code is None:
+            return None
+        try:
+            use = CRS.from_authority(code["authority"], code["code"]).area_of_use
+        except CRSError:
+            return None
+        return None if use is None else AreaOfUse(*use.bounds)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The part of the Earth that a grid lies on."""
+
+    transform: Affine
+    reference: Reference
+
+    @property
+    def rows_are_parallels(self) -> bool:
+        """A geographic grid with north up: all pixels of a row have one area, in closed form."""
+        return self.reference.is_plain and self.transform.b == 0 == self.transform.d
+
+    def zone_areas(self, edges: NDArray[np.int64]) -> Float:
+        """Area in m² between each two edges of rows, one pixel wide: the zone between their parallels, cut to it.
+
+        q(phi) = b²/2 (s / (1 - e²s²) + ln((1 + es) / (1 - es)) / 2e) with s = sin(phi) (Snyder 1987, eq. 3-12).
+        """
+        parallels = (self.transform.f + self.transform.e * edges) * self.reference.radians
+        zones = self._zone(np.clip(parallels, -math.pi / 2, math.pi / 2))
+        return np.asarray(abs(self.transform.a) * self.reference.radians * np.abs(np.diff(zones)))
+
+    def _zone(self, phi: Float) -> Float:
+        a, es = self.reference.ellipsoid
+        e, s = math.sqrt(es), np.sin(phi)
+        if e == 0:
+            return np.asarray(a**2 * s)
+        return np.asarray(a**2 * (1 - es) / 2 * (s / (1 - es * s**2) + np.arctanh(e * s) / e))
+
+    def pixel_areas(self, rows: Float, cols: Float) -> Float:
+        """Area in m² of a pixel around each point, given in pixels: the parallelogram that its two sides span in space.
+
+        The sides are central differences of points on the ellipsoid in Cartesian coordinates, so that poles and the date
+        line are places like others. 0 where the grid leaves the Earth, as beyond the limb of a geostationary image.
+        """
+        step = STEP_METRES / max(self.nominal)
+        east = self._point(rows, cols + step) - self._point(rows, cols - step)
+        south = self._point(rows + step, cols) - self._point(rows - step, cols)
+        with np.errstate(invalid="ignore"):
+            area = np.linalg.norm(np.cross(east, south), axis=-1) / (2 * step) ** 2
+        return np.where(np.isfinite(area), area, 0.0)
+
+    def _point(self, rows: Float, cols: Float) -> Float:
+        """Cartesian coordinates in m of points of the grid on the ellipsoid, shape ``(..., 3)``."""
+        a, es = self.reference.ellipsoid
+        lam, phi = self.lonlat(rows, cols)
+        with np.errstate(invalid="ignore"):
+            normal = a / np.sqrt(1 - es * np.sin(phi) ** 2)
+            x, y = normal * np.cos(phi) * np.cos(lam), normal * np.cos(phi) * np.sin(lam)
+            return np.stack([x, y, normal * (1 - es) * np.sin(phi)], axis=-1)
+
+    def lonlat(self, rows: Float, cols: Float) -> tuple[Float, Float]:
+        """Longitude and latitude in radians of points given in pixels; infinite off the Earth."""
+        x, y = self.coordinates(rows, cols)
+        if self.reference.is_plain:
+            return np.asarray(x * self.reference.radians), np.asarray(y * self.reference.radians)
+        lon, lat = self.reference.to_lonlat.transform(x, y)
+        off = ~self._is_on_map(x, y, lon, lat)
+        unit = self.reference.geodetic_radians
+        return np.where(off, np.inf, lon * unit), np.where(off, np.inf, lat * unit)
+
+    def coordinates(self, rows: Float, cols: Float) -> tuple[Float, Float]:
+        """Coordinates in the CRS, easting or longitude first, of points given in pixels."""
+        t = self.transform
+        return t.a * cols + t.b * rows + t.c, t.d * cols + t.e * rows + t.f
+
+    def _is_on_map(self, x: Float, y: Float, lon: Float, lat: Float) -> NDArray[np.bool_]:
+        """Whether the projection leads back: PROJ also inverts points beside the map, to places that are elsewhere on it.
+
+        A cylindrical map may go on for a turn.
+        """
+        back_x, back_y = self.reference.to_lonlat.transform(lon, lat, direction=TransformDirection.INVERSE)
+        turn = self.reference.turn
+        with np.errstate(invalid="ignore"):
+            turns = np.clip(np.rint((x - back_x) / turn), -1, 1) if turn else 0.0
+            away = np.hypot(x - back_x - turns * turn, y - back_y)
+            return np.asarray(away * self.reference.metres < STEP_METRES)
+
+    @cached_property
+    def nominal(self) -> tuple[float, float]:
+        """Height and width of a pixel in metres as the CRS's unit says, whatever the distortion."""
+        t = self.transform
+        return math.hypot(t.b, t.e) * self.reference.metres, math.hypot(t.a, t.d) * self.reference.metres
+
+    @property
+    def pixel_extent(self) -> tuple[float, float]:
+        """Height and width of a pixel along the axes of the CRS, in its unit."""
+        t = self.transform
+        return abs(t.d) + abs(t.e), abs(t.a) + abs(t.b)
+
+    @property
+    def cell(self) -> tuple[int, int]:
+        """Rows and columns of pixels that share one pixel area."""
+        if self.rows_are_parallels:
+            return 1, 2**31
+        side = 2 ** max(0, math.floor(math.log2(CELL_METRES / max(self.nominal))))
+        return (min(side, CELL_PIXELS),) * 2
+
+    def middle(self, shape: tuple[int, ...]) -> tuple[float, float]:
+        """Longitude from Greenwich and latitude in degrees of the middle of a grid; infinite off the Earth."""
+        lon, lat = self.lonlat(np.array([shape[0] / 2]), np.array([shape[1] / 2]))
+        return math.degrees(lon[0] + self.reference.greenwich), math.degrees(lat[0])
+
+    def pixel_size(self, shape: tuple[int, ...]) -> tuple[float, float]:
+        """Height and width in m, on the ground, of the pixel in the middle of a grid."""
+        row, col = (np.array([n / 2 + k for k in (-0.5, 0.5, 0.0)]) for n in shape)
+        geod = Geod(a=self.reference.ellipsoid[0], es=self.reference.ellipsoid[1])
+        lon, lat = (
+            np.degrees(v) for v in self.lonlat(np.array([*row[:2], *row[[2, 2]]]), np.array([*col[[2, 2]], *col[:2]]))
+        )
+        _, _, metres = geod.inv(lon[[0, 2]], lat[[0, 2]], lon[[1, 3]], lat[[1, 3]])
+        return float(metres[0]), float(metres[1])
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where on Earth a grid lies, and what there is to note of it."""
+
+    ground: Ground | None = None
+    notes: tuple[str, ...] = ()
+
+
+class NowhereError(Exception):
+    """Why a grid has no place on Earth."""
+
+
+def ground_of(grid: Grid) -> Ground | None:
+    """Where on Earth a grid lies; None where it says nothing, nothing that can be, or lies on another body."""
+    return place_of(grid).ground
+
+
+def place_of(grid: Grid) -> Place:
+    """The ground of a grid, or a note that says why it has none."""
+    try:
+        return _placed(*_stated(grid), grid.shape)
+    except NowhereError as reason:
+        return Place(notes=(f"areas are in pixels: {reason}",))
+
+
+def _stated(grid: Grid) -> tuple[rasterio.crs.CRS, Affine]:
+    """CRS and transform, if there are both."""
+    if grid.defect is not None:
+        raise NowhereError(grid.defect)
+    if grid.gcps or (grid.rpcs is not None and grid.transform is None):
+        placed = f"{len(grid.gcps)} control points" if grid.gcps else "RPCs"
+        raise NowhereError(f"the file is placed by {placed}, which the mask keeps, and not by a geotransform: use gdalwarp")
+    if grid.crs is None:
+        said = "a geotransform and no CRS: give --crs" if grid.transform is not None else "no georeferencing"
+        raise NowhereError(f"the file has {said}")
+    if grid.transform is None or _is_default(grid.transform):
+        raise NowhereError(f"the file has a CRS, {_named(grid.crs)}, and no geotransform that places its pixels in it")
+    return grid.crs, grid.transform
+
+
+def _is_default(transform: Affine) -> bool:
+    """Whether pixels are their own coordinates; GDAL's warper takes rows that count upwards for that, too."""
+    return (*transform[:4], abs(transform.e), transform.f) == (1, 0, 0, 0, 1, 0)
+
+
+@lru_cache(maxsize=64)
+def _placed(crs: rasterio.crs.CRS, transform: Affine, shape: tuple[int, ...]) -> Place:
+    ground = Ground(transform, _reference(crs))
+    check = _check_degrees if ground.reference.is_plain else _check_map
+    try:
+        return Place(ground, tuple(check(ground, shape)))
+    except ProjError as error:
+        name = ground.reference.name
+        raise NowhereError(f"PROJ cannot lead from its CRS, {name}, to longitudes and latitudes: {error}") from None
+
+
+@lru_cache(maxsize=64)
+def _reference(crs: rasterio.crs.CRS) -> Reference:
+    """One for all grids of a CRS: PROJ takes ten times as long to make its objects as to use them."""
+    return Reference(horizontal(crs), _named(crs))
+
+
+def _named(crs: rasterio.crs.CRS) -> str:
+    """An authority's code, else a name."""
+    try:
+        known = CRS.from_user_input(crs)
+    except CRSError:
+        return str(crs.to_wkt())
+    code = known.to_json_dict().get("id")
+    return f"{code['authority']}:{code['code']}" if code else str(known.name)
+
+
+def horizontal(crs: rasterio.crs.CRS) -> CRS:
+    """The part of a CRS that says where on the Earth: of a compound one, without heights and shifts of datum.
+
+    Raises:
+        NowhereError: it has none, or is of another body.
+    """
+    try:
+        found = CRS.from_user_input(crs)
+    except CRSError:
+        raise NowhereError(f"PROJ does not know its CRS, {crs.to_wkt()[:60]}") from None
+    while found.is_compound or found.is_bound:
+        inner = found.sub_crs_list[0] if found.is_compound else found.source_crs
+        assert inner is not None
+        found = inner
+    if not (found.is_geographic or found.is_projected) or (geod := found.get_geod()) is None:
+        raise NowhereError(f"its CRS, {_named(crs)}, has no longitudes and latitudes, being of the type {found.type_name}")
+    if abs(geod.a / EARTH_RADIUS - 1) > 0.01:
+        raise NowhereError(f"its CRS, {_named(crs)}, is of a body of {geod.a / 1e3:,.0f} km, which is not the Earth")
+    return found.to_2d()
+
+
+def _check_degrees(ground: Ground, shape: tuple[int, ...]) -> Iterator[str]:
+    """Latitudes up to half a pixel beyond a pole and a pixel more than a turn are those of a grid of points."""
+    x, y = ground.coordinates(*_corners(shape))
+    degree = math.radians(1) / ground.reference.radians
+    tall, wide = ground.pixel_extent
+    turn = 360 * degree
+    if (
+        np.abs(y).max() > 90.001 * degree + tall / 2
+        or np.abs(x).max() > MOST_LONGITUDE * degree
+        or np.ptp(x) > turn + 1.001 * wide
+    ):
+        raise NowhereError(
+            f"{_spanned(x, y)} are no longitudes and latitudes, which its CRS, {ground.reference.name}, wants: "
+            "give the right --crs"
+        )
+    if np.ptp(x) > turn + wide / 2:
+        yield "the grid is wider than a turn around the Earth: areas count both its first and its last column, one place"
+
+
+def _check_map(ground: Ground, shape: tuple[int, ...]) -> Iterator[str]:
+    """Points must lead back to longitudes and latitudes, and cover no more than the Earth."""
+    if not _is_small(ground, shape):
+        yield from _check_areas(ground, shape)
+    name, unit = ground.reference.name, ground.reference.unit
+    if _could_be_degrees(ground, shape):
+        spanned = _spanned(*ground.coordinates(*_corners(shape)))
+        raise NowhereError(f"{spanned} look like degrees, and its CRS, {name}, counts in {unit}: give the right --crs")
+    if (use := ground.reference.area_of_use) is not None and use.is_far(*ground.middle(shape)):
+        yield f"the grid lies far outside of where its CRS, {name}, is for, {use}: areas hold if the CRS is right"
+
+
+def _is_small(ground: Ground, shape: tuple[int, ...]) -> bool:
+    """Whether a grid is so small that it is all on the Earth, covering little of it, if its corners and middle are."""
+    if max(n * size for n, size in zip(shape, ground.nominal, strict=True)) > SMALL_METRES:
+        return False
+    rows, cols = _corners(shape)
+    lon, lat = ground.lonlat(np.append(rows, shape[0] / 2), np.append(cols, shape[1] / 2))
+    return bool(np.isfinite(lon + lat).all() and max(np.ptp(lon), np.ptp(lat)) < SMALL_RADIANS)
+
+
+def _check_areas(ground: Ground, shape: tuple[int, ...]) -> Iterator[str]:
+    """Of points all over a grid."""
+    rows, cols = np.meshgrid(*((np.arange(LOOKED_AT) + 0.5) * n / LOOKED_AT for n in shape), indexing="ij")
+    areas, name = ground.pixel_areas(rows, cols), ground.reference.name
+    spanned = _spanned(*ground.coordinates(rows, cols))
+    if not areas.any():
+        raise NowhereError(f"{spanned} are nowhere on Earth in its CRS, {name}: give the right --crs")
+    if (total := areas.mean() * math.prod(shape)) > 1.05 * EARTH_AREA:
+        raise NowhereError(
+            f"{spanned} in its CRS, {name}, are {total / EARTH_AREA:.3g} times the Earth: give the right --crs"
+        )
+    if (off := float((areas == 0).mean())) > 0:
+        yield f"about {off:.0%} of the grid lies off the Earth, where pixels have no area"
+
+
+def _corners(shape: tuple[int, ...]) -> tuple[Float, Float]:
+    return np.array([0.0, 0, shape[0], shape[0]]), np.array([0.0, shape[1], 0, shape[1]])
+
+
+def _spanned(x: Float, y: Float) -> str:
+    return f"coordinates {x.min():.7g} to {x.max():.7g}, {y.min():.7g} to {y.max():.7g}"
+
+
+def _could_be_degrees(ground: Ground, shape: tuple[int, ...]) -> bool:
+    """Coordinates small enough for degrees, at a place that the CRS is not for, or of pixels too small for any image."""
+    x, y = ground.coordinates(*_corners(shape))
+    if np.abs(x).max() > 360 or np.abs(y).max() > 90:
+        return False
+    use = ground.reference.area_of_use
+    return max(ground.nominal) < ALMOST_DEGREES or (use is not None and use.is_outside(*ground.middle(shape)))

@@ -1,0 +1,171 @@
+"""What is to be done next: a large case is measured, done part by part, and joined; small ones have jobs of their own."""
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from segpipe.errors import OutputError
+from segpipe.formats.cases import Case
+from segpipe.jobs.plan import JOBS_PER_WORKER, Cut, Job, Plan, PlannedCase, cut_large, job_windows, keep_cut
+from segpipe.jobs.tasks import Damaged, JoinJob, MeasureJob, Outcome, PartJob, Returned, Task, Told
+from segpipe.results.parts import is_part_done, read_scaling
+from segpipe.results.records import Run, refuse_taken
+from segpipe.storage.retry import is_passing
+
+MADE_AGAIN = 2
+"""How often a part is made again that is damaged when its case is joined."""
+
+LOSING = (
+    "{} damages what is written to it: a part was made again {} times, and is damaged each time it is read: "
+    "check the disk, or name another --output"
+)
+
+
+@dataclass
+class _Course:
+    """How far a cut case has come."""
+
+    cut: Cut
+    left: set[int] = field(default_factory=set)
+    """Numbers of the parts that are not done."""
+    seconds: float = 0.0
+    again: Counter[int] = field(default_factory=Counter)
+    """How often each part was found damaged."""
+
+
+class Agenda:
+    """Tasks that may begin, as others end; empty and idle when all is done or has failed."""
+
+    def __init__(self, plan: Plan, run: Run) -> None:
+        self._run, self._workers = run, plan.workers
+        self._courses: dict[str, _Course] = {}
+        self._ready: deque[Task] = deque()
+        for cut in plan.cuts:
+            self._enter(cut)
+        self._ready.extend(plan.jobs(run))
+        self._unseen = iter(plan.unseen)
+        self._left = len(plan.unseen)
+        self._returned: deque[Case] = deque()
+
+    def __bool__(self) -> bool:
+        """Whether a task may begin now."""
+        return bool(self._ready or self._returned or self._left)
+
+    def take(self) -> Task:
+        """What is known comes first, so that few cases are known at any time, however many there are."""
+        if self._ready:
+            return self._ready.popleft()
+        fair = -(-(self._left + len(self._returned)) // (self._workers * JOBS_PER_WORKER))
+        cases: list[Case] = []
+        while len(cases) < min(job_windows(self._run), fair):
+            cases.append(self._next())
+        return Job(tuple(cases), unseen=True)
+
+    def _next(self) -> Case:
+        if self._returned:
+            return self._returned.popleft()
+        self._left -= 1
+        return next(self._unseen)
+
+    def _take_back(self, returned: Returned) -> Iterator[Outcome]:
+        """A case that another job shall do; once looked at, it is cut if it is large, and fails if its place is taken."""
+        if returned.seen is None:
+            self._returned.append(returned.case)
+            return
+        if (error := _refused(returned.seen, self._run)) is not None:
+            yield Outcome(returned.case, 0.0, error=error)
+            return
+        others = self._left + len(self._returned) + len(self._ready)
+        total = returned.seen.windows * (1 + others)  # as if they were all like this one
+        cuts = list(cut_large([returned.seen], self._run, self._workers, total))
+        for cut in cuts:
+            keep_cut(cut, self._run)
+            self._enter(cut)
+        if not cuts:
+            self._ready.append(Job((returned.case,)))
+
+    def _enter(self, cut: Cut) -> None:
+        course = self._courses[cut.case.case.name] = _Course(cut, _undone(cut, self._run))
+        self._begin(course)
+
+    def put_back(self, tasks: list[Task]) -> None:
+        """Tasks in place of one that was lost."""
+        self._ready.extendleft(reversed(tasks))
+
+    def _begin(self, course: _Course) -> None:
+        case = course.cut.case
+        if course.left and _is_measured(self._run) and read_scaling(self._run.output, case.case) is None:
+            self._ready.append(MeasureJob(case))
+        else:
+            self._go_on(course)
+
+    def _go_on(self, course: _Course) -> None:
+        case, parts = course.cut.case, course.cut.parts
+        if course.left:
+            self._ready.extend(PartJob(case, number, parts[number]) for number in sorted(course.left))
+        else:
+            self._ready.appendleft(JoinJob(case, parts, course.seconds))
+
+    def ended(self, task: Task, told: list[Told]) -> Iterator[Outcome]:
+        """Note how a task has ended, and give what is to be told of cases."""
+        outcomes = [outcome for outcome in told if isinstance(outcome, Outcome)]
+        if isinstance(task, Job | JoinJob):
+            for other in told:
+                if isinstance(other, Returned):
+                    yield from self._take_back(other)
+                elif isinstance(other, Damaged):
+                    yield from self._make_again(other)
+            yield from outcomes
+            return
+        if not outcomes:
+            return  # given up
+        (outcome,) = outcomes
+        course = self._courses.get(task.case.case.name)
+        if course is None:
+            return  # the case has failed before
+        course.seconds += outcome.seconds
+        if outcome.error is not None:
+            self._drop(task.case)
+            yield outcome
+        elif isinstance(task, MeasureJob):
+            self._go_on(course)
+        else:
+            course.left.discard(task.number)
+            if not course.left:
+                self._go_on(course)
+
+    def _make_again(self, damaged: Damaged) -> Iterator[Outcome]:
+        """Parts that were damaged when the case was to be joined; not for ever, where the disk damages them."""
+        course = self._courses[damaged.case.name]
+        course.again.update(damaged.parts)
+        if max(course.again.values()) > MADE_AGAIN:
+            del self._courses[damaged.case.name]
+            yield Outcome(damaged.case, course.seconds, error=LOSING.format(self._run.output, MADE_AGAIN))
+            return
+        course.left = set(damaged.parts)
+        self._begin(course)
+
+    def _drop(self, case: PlannedCase) -> None:
+        """One part has failed, and with it the case: no other need begin."""
+        del self._courses[case.case.name]
+        self._ready = deque(task for task in self._ready if not (isinstance(task, PartJob) and task.case is case))
+
+
+def _refused(case: PlannedCase, run: Run) -> str | None:
+    """Why a case may not have its mask; looked at before its parts are made, since each takes long."""
+    try:
+        refuse_taken(case.case, run, case.files)
+    except OutputError as error:
+        return None if is_passing(error) else str(error)  # its last job looks again
+    return None
+
+
+def _undone(cut: Cut, run: Run) -> set[int]:
+    confidence, case = run.settings.confidence, cut.case.case
+    return {n for n in range(len(cut.parts)) if not is_part_done(run.output, case, n, confidence=confidence)}
+
+
+def _is_measured(run: Run) -> bool:
+    """Whether scaling is by a case's own statistics, which no part can know alone."""
+    contract = run.model.contract
+    return contract.scaling == "host" and contract.normalize in ("zscore", "minmax")

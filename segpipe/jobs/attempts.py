@@ -1,0 +1,61 @@
+"""Tasks tried again: after a storage fault, and with half the batch where the memory of a device was too small."""
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+from segpipe.jobs.plan import Job
+from segpipe.jobs.tasks import GivenUp, Outcome, Task, Told
+from segpipe.jobs.work import Context, work
+from segpipe.storage.retry import tell, waits
+
+LOG = logging.getLogger("segpipe")
+
+
+def attempt(task: Task, context: Context) -> Iterator[Told]:
+    """Run a task and yield one result per case; retry storage faults with backoff."""
+    for wait in waits(context.run.settings.retries):
+        stopped: list[Outcome] = []
+        for told in _fitting(task, context):
+            if isinstance(told, Outcome) and told.passing:
+                stopped.append(told)
+            else:
+                yield told
+        if not stopped:
+            return
+        if context.stop.is_set():
+            yield from (GivenUp(outcome.case) for outcome in stopped)
+            return
+        for outcome in stopped:
+            tell(str(outcome.error), wait)
+            context.progress(-outcome.pixels)
+        time.sleep(wait)
+        task = _only(task, stopped)
+    for told in _fitting(task, context):
+        if isinstance(told, Outcome) and told.unwritable:  # a disk that fails, and goes on failing
+            context.stop.set()
+        yield told
+
+
+def _fitting(task: Task, context: Context) -> Iterator[Told]:
+    """Run a task; repeat with half the batch the cases for which the memory of the device was too small."""
+    short: list[Outcome] = []
+    for told in work(task, context):
+        if isinstance(told, Outcome) and told.short:
+            context.progress(-told.pixels)
+            short.append(told)
+        else:
+            yield told
+    if short and context.model.shrink():
+        names = ", ".join(outcome.case.name for outcome in short)
+        LOG.warning("%s; begun anew with batches of %d: %s", short[0].error, context.model.spec.batch, names)
+        yield from _fitting(_only(task, short), context)
+    else:
+        yield from short
+
+
+def _only(task: Task, outcomes: list[Outcome]) -> Task:
+    """What a task has to do for some of its cases."""
+    names = {outcome.case.name for outcome in outcomes}
+    return replace(task, cases=tuple(case for case in task.cases if case.name in names)) if isinstance(task, Job) else task

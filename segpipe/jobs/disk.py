@@ -1,0 +1,161 @@
+"""Room on a disk: what a run may take, what is free, and what to say once there is none."""
+
+import errno
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from heapq import nlargest
+from pathlib import Path
+
+import numpy as np
+
+from segpipe.errors import SegpipeError
+from segpipe.formats.cases import Case
+from segpipe.formats.raster.gdal import gdal_options
+from segpipe.formats.raster.sink import HELD_BYTES, PLAIN_DRAFT_PIXELS
+from segpipe.jobs.plan import Plan, most_memory
+from segpipe.pipeline.footprint import told
+from segpipe.pipeline.labels import Decision
+from segpipe.pipeline.read import open_sheet
+from segpipe.results.records import Run
+from segpipe.storage.bucket import is_remote
+from segpipe.storage.folder import Folder
+
+OVERVIEWS = 4 / 3
+"""A pyramid of halves over the pixels below it."""
+
+MASK_SHARE, CONFIDENCE_SHARE = 0.12, 0.6
+"""Likely size of a compressed raster over that of its pixels."""
+
+BESIDE = 16_000
+"""Bytes of a record, a sidecar and a style."""
+
+SAMPLE = 16
+"""Cases whose headers stand for all, where nobody has looked at them."""
+
+LITTLE = 16 * 10**6
+"""Bytes that a run wants free wherever it writes at all: tables, lock, Dask's own files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """Bytes and files that a run takes."""
+
+    likely: float
+    most: float
+    passing: float
+    """Of these, what drafts and parts likely take while it runs."""
+    files: int
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """What is left on a disk."""
+
+    bytes: int
+    files: int | None
+    """None where the file system does not count them."""
+
+
+def free_at(folder: Path) -> Free:
+    """For this user, as far as the file system tells; quotas are not part of it."""
+    found = os.statvfs(folder)
+    return Free(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None)
+
+
+def needed(plan: Plan, run: Run) -> Needed:
+    """What all cases to be done take on the disk of the drafts, which is that of the masks unless these go to a bucket."""
+    layers, pixels = _layers(run), _pixels(plan, run)
+    stays = isinstance(run.output, Folder)
+    masks = [sum(size * share for size, share in layers) * OVERVIEWS * n + BESIDE for n in pixels] if stays else []
+    most = [sum(size for size, _ in layers) * OVERVIEWS * n + BESIDE for n in pixels] if stays else []
+    drafts = sum(nlargest(plan.workers, (_draft(n, layers) for n in pixels)))
+    parts = nlargest(2, (cut.case.pixels for cut in plan.cuts)) if stays else []
+    likely_parts = sum(n * size * share for n in parts for size, share in layers)
+    most_parts = sum(n * size for n in parts for size, _ in layers)
+    files = len(pixels) * (2 + len(layers) + run.styled) if stays else 0
+    passing = drafts + likely_parts
+    return Needed(sum(masks) + passing, sum(most) + drafts + most_parts, passing, files)
+
+
+def _layers(run: Run) -> list[tuple[int, float]]:
+    """Bytes per pixel of each raster of a case, and the share of them that is likely left when it is compressed."""
+    decision = Decision(run.model.contract, run.model.blend_on)
+    mask = (decision.bands * np.dtype(decision.dtype).itemsize, MASK_SHARE)
+    return [mask, (decision.bands, CONFIDENCE_SHARE)] if run.settings.confidence else [mask]
+
+
+def _draft(pixels: float, layers: Sequence[tuple[int, float]]) -> float:
+    """Bytes of the drafts of a case and of the copies that they become; those of small ones are the copies alone."""
+    sizes = [(size * pixels, size * share * pixels) for size, share in layers]
+    plain = pixels <= PLAIN_DRAFT_PIXELS
+    return sum(((full if plain else small) + small) * OVERVIEWS if full > HELD_BYTES else small for full, small in sizes)
+
+
+def _pixels(plan: Plan, run: Run) -> list[float]:
+    """Of each case to be done; the mean of some stands for those that nobody has looked at."""
+    seen: list[float] = [case.pixels for case in plan.seen]
+    if not plan.unseen:
+        return seen
+    some = list(_looked_at(plan.unseen[:: max(1, len(plan.unseen) // SAMPLE)], run))
+    return seen + [sum(some) / len(some)] * len(plan.unseen) if some else seen
+
+
+def _looked_at(cases: Sequence[Case], run: Run) -> Iterator[int]:
+    with gdal_options():
+        for case in cases:
+            with suppress(SegpipeError):
+                if is_remote(case.path):
+                    continue  # a request each
+                source, sheet = open_sheet(case, run.model, run.settings.overrides, memory=most_memory(run))
+                with closing(source):
+                    yield math.prod(sheet.grid.shape)
+
+
+def forecast(plan: Plan, run: Run) -> str:
+    """What a run takes and what is free, in a line."""
+    folder = run.output.disk()
+    want, free = needed(plan, run), free_at(folder)
+    files = "" if free.files is None else f", {free.files:,} files"
+    what = "masks, drafts and parts" if isinstance(run.output, Folder) else "drafts"
+    return (
+        f"{what} likely take {told(want.likely)} in {folder}, at most {told(want.most)} ({told(want.passing)} of it only "
+        f"while it runs); free there: {told(free.bytes)}{files}; quotas are not seen"
+    )
+
+
+def shortages(plan: Plan, run: Run) -> Iterator[str]:
+    """Warnings of disks that are likely too full for a run."""
+    folder = run.output.disk()
+    want, free = needed(plan, run), free_at(folder)
+    if want.likely > free.bytes:
+        yield (
+            f"warning: the run likely takes {told(want.likely)} in {folder}, at most {told(want.most)}, and "
+            f"{told(free.bytes)} are free: free {told(want.likely - free.bytes)}, or name another {_flag(run)}"
+        )
+    if free.files is not None and want.files > free.files:
+        yield f"warning: the run leaves {want.files:,} files, and {folder} has room for {free.files:,}: remove some"
+
+
+def _flag(run: Run) -> str:
+    return "--output" if isinstance(run.output, Folder) else "TMPDIR"
+
+
+def stopped(plan: Plan, run: Run, share: float, said: str) -> str:
+    """Why a run has ended before its time, and what to do.
+
+    Args:
+        plan: of the run.
+        run: that has ended.
+        share: of its cases that are not done.
+        said: by the operating system, when something could not be written.
+    """
+    folder = run.output.disk()
+    if said == os.strerror(errno.ENOSPC):
+        more = max(LITTLE, needed(plan, run).likely * share - free_at(folder).bytes)
+        whose = f"{run.output}" if isinstance(run.output, Folder) else f"{folder}, where drafts for {run.output} lie,"
+        return f"the disk of {whose} is full: nothing more was begun: free {told(more)} and run the same command again"
+    mend = "raise the quota" if "quota" in said.lower() else "mend this"
+    return f"{run.output} can no longer be written: {said}: nothing more was begun: {mend} and run the same command again"

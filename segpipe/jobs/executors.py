@@ -1,0 +1,343 @@
+"""Who runs the jobs of a plan: a loop, or a Dask cluster. Both give the same outcomes."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from segpipe.errors import ModelError, SegpipeError, WorkerError
+from segpipe.jobs.agenda import Agenda
+from segpipe.jobs.attempts import attempt
+from segpipe.jobs.cluster import RETRIES, check_threads, connected, dashboard, read_cluster
+from segpipe.jobs.plan import Job, Plan
+from segpipe.jobs.tasks import Halt, JoinJob, Outcome, Progress, Task, Told, Watcher
+from segpipe.jobs.work import Context
+from segpipe.pipeline.infer import load
+from segpipe.results.records import Run, done_pixels
+from segpipe.timing.spans import Around, Taken, absorb, recording, span
+
+if TYPE_CHECKING:
+    from distributed import Client, Future, Worker
+
+LOG = logging.getLogger("segpipe")
+
+TOPIC = "segpipe-progress"
+WORKER_MODEL = "segpipe_model"
+"""Attribute of a Dask worker that holds the loaded model."""
+
+PROGRESS_SECONDS = 0.3
+"""How often a worker tells of its progress."""
+
+ALONE = RETRIES + 2
+"""The attempt of a task that lost its worker, with nothing beside it that could be to blame."""
+
+GONE = "the scheduler is gone, and with it what was running: start it, then run the same command again"
+
+GIVING_UP = 60.0
+"""Seconds that tasks have to end once nothing can be written any more."""
+
+TICK = 0.5
+"""Seconds between two looks at what hangs, or whether to stop."""
+
+ROLL_CALL = 10.0
+"""Seconds between two looks at who is there."""
+
+NOBODY = 300.0
+"""Seconds without any worker after which none is waited for: one that starts anew is there within a minute."""
+
+Executor = Callable[[Plan, Run, Watcher, Halt], Iterator[Outcome]]
+"""The last asks to begin nothing more; what runs may end."""
+
+
+def serial(plan: Plan, run: Run, watcher: Watcher, halt: Halt) -> Iterator[Outcome]:
+    """Every job in this process, one after the other: the reference."""
+    with span("model"):
+        agenda, context = Agenda(plan, run), Context(run, load(run.model), plan.calls, watcher.progress)
+    while agenda and not halt.is_set() and not context.stop.is_set():
+        task = agenda.take()
+        if not isinstance(task, Job):
+            yield from agenda.ended(task, list(attempt(task, context)))
+            continue
+        for told in attempt(task, context):  # its cases are told of one by one
+            yield from agenda.ended(task, [told])
+            if halt.is_set():
+                return
+
+
+def dask(plan: Plan, run: Run, watcher: Watcher, halt: Halt) -> Iterator[Outcome]:
+    """Every job as a task of a ``distributed`` cluster: processes of this machine, or whatever the settings name."""
+    with Around("workers", connected(run, plan.workers)) as client:
+        if line := dashboard(client):
+            watcher.note(line)
+        plugin = _plugin(run)
+        with span("workers"):
+            client.register_plugin(plugin)
+        try:
+            yield from _Board(client, plan, run, watcher.progress).carry_out(halt)
+        finally:
+            if run.settings.scheduler is not None:  # its workers live on
+                with suppress(Exception):
+                    client.unregister_worker_plugin(plugin.name)
+
+
+@dataclass
+class _Running:
+    """A task that the cluster has."""
+
+    task: Task
+    future: "Future[Any]"
+    attempt: int
+    worker: str | None = None
+    """Address of the worker that has begun it."""
+    began: float = 0.0
+
+
+class _Board:
+    """Tasks on their way through a cluster: few at a time, so that the scheduler never holds more than two per worker."""
+
+    def __init__(self, client: "Client", plan: Plan, run: Run, progress: Progress) -> None:
+        self._client, self._plan, self._run, self._progress = client, plan, run, progress
+        self._agenda = Agenda(plan, run)
+        self._running: dict[str, _Running] = {}
+        self._suspects: list[Task] = []
+        self._ended: SimpleQueue[str] = SimpleQueue()
+        self._called = self._attended = time.monotonic()
+        self._stopped: float | None = None
+        """When it was found that nothing can be written any more."""
+        client.subscribe_topic(TOPIC, self._hear)
+
+    def _hear(self, event: tuple[float, Any]) -> None:
+        """What workers tell, in the client's own thread."""
+        told = event[1]
+        if "pixels" in told:
+            self._progress(told["pixels"])
+        elif "warning" in told:
+            LOG.warning("%s", told["warning"])
+        elif running := self._running.get(told["began"]):
+            running.worker, running.began = told["worker"], time.monotonic()
+
+    def carry_out(self, halt: Halt) -> Iterator[Outcome]:
+        try:
+            while self._running or (not self._is_ending(halt) and (self._agenda or self._suspects)):
+                while self._agenda and not self._is_ending(halt) and len(self._running) < 2 * self._plan.workers:
+                    self._submit(self._agenda.take(), 1)
+                if self._is_ending(halt):
+                    self._recall()
+                    if self._stopped is not None and time.monotonic() - self._stopped > GIVING_UP:
+                        return
+                elif self._suspects and not self._running:
+                    self._submit(self._suspects.pop(), ALONE)
+                yield from self._wait()
+                yield from self._end_hanging()
+                self._call_roll()
+        finally:
+            # whoever leaves early, by Ctrl-C or --fail-fast, begins nothing more
+            self._client.cancel([running.future for running in self._running.values()])
+
+    def _is_ending(self, halt: Halt) -> bool:
+        """Whether nothing more is begun."""
+        return halt.is_set() or self._stopped is not None
+
+    def _stop(self) -> None:
+        """Nothing can be written any more: what runs is given up, wherever it does."""
+        self._stopped = time.monotonic()
+        keys = [key for key, running in self._running.items() if running.worker is not None]
+        with suppress(OSError, TimeoutError):  # no answer: futures tell when the scheduler is gone
+            self._client.run(_give_up, keys, on_error="ignore", wait=False)
+
+    def _submit(self, task: Task, attempt: int) -> None:
+        key = f"segpipe-{uuid4().hex}"
+        future = self._client.submit(_work, key, task, self._run, self._plan.calls, key=key, pure=False)
+        self._running[key] = _Running(task, future, attempt)
+        future.add_done_callback(lambda done: self._ended.put(done.key))
+
+    def _recall(self) -> None:
+        """Take back what no worker has begun."""
+        for key, running in list(self._running.items()):
+            if running.worker is None:
+                del self._running[key]
+                running.future.cancel()
+
+    def _wait(self) -> Iterator[Outcome]:
+        try:
+            running = self._running.pop(self._ended.get(timeout=TICK), None)
+        except Empty:
+            return
+        if running is not None:
+            yield from self._finish(running)
+
+    def _finish(self, running: _Running) -> Iterator[Outcome]:
+        future, task = running.future, running.task
+        if future.cancelled():
+            raise WorkerError(GONE)
+        error = future.exception()
+        if isinstance(error, ModelError | WorkerError):
+            raise error  # of a worker that came late: no case can be done with another model, or by several threads
+        if error is not None and (apart := _apart(task)):
+            self._agenda.put_back(apart)
+        elif error is not None and running.attempt < ALONE and not isinstance(error, SegpipeError):
+            # the scheduler suspects all that the lost worker held, begun or not: once more, with nothing beside it
+            self._suspects.append(task)
+        else:
+            told = _told(future, task, self._run)
+            if self._stopped is None and any(isinstance(one, Outcome) and one.unwritable for one in told):
+                self._stop()
+            yield from self._agenda.ended(task, told)
+
+    def _call_roll(self) -> None:
+        """Without workers nothing ends, and nobody else would say so.
+
+        Raises:
+            WorkerError: none has been there for a long time.
+        """
+        now = time.monotonic()
+        if now - self._called < ROLL_CALL:
+            return
+        self._called = now
+        with suppress(OSError, TimeoutError):  # no answer: futures tell when the scheduler is gone
+            if self._client.nthreads():
+                self._attended = now
+        cluster = self._run.settings.cluster
+        patience = NOBODY if cluster is None else max(NOBODY, read_cluster(cluster).wait)
+        if now - self._attended > patience:
+            raise WorkerError(
+                f"no worker has been there for {patience:g} s, and what they had was lost: run the same command again"
+            )
+
+    def _end_hanging(self) -> Iterator[Outcome]:
+        """End workers whose task takes longer than any may; it is tried again, but not for ever."""
+        limit = self._run.settings.job_timeout
+        for key, running in list(self._running.items()):
+            if running.worker is None or time.monotonic() - running.began < limit:
+                continue
+            if running.worker not in self._client.nthreads():
+                running.worker = None  # it was lost, and the task waits for another
+                continue
+            del self._running[key]
+            running.future.cancel()
+            LOG.warning("%s has hung for %g s on %s, which is restarted", key, limit, running.worker)
+            with suppress(KeyError, ValueError):  # it has gone just now, or has no nanny: another takes the task
+                self._client.restart_workers([running.worker], raise_for_error=False)
+            if apart := _apart(running.task):
+                self._agenda.put_back(apart)
+            elif running.attempt <= RETRIES:
+                self._submit(running.task, running.attempt + 1)
+            else:
+                hung = f"the job took longer than {limit:g} s {running.attempt} times: see --job-timeout"
+                yield from self._agenda.ended(running.task, _failed(running.task, self._run, hung))
+
+
+def _apart(task: Task) -> list[Task]:
+    """The cases of a job that has taken its worker with it, each alone; none where it is one alone."""
+    return [Job((case,), unseen=task.unseen) for case in task.cases] if isinstance(task, Job) and len(task.cases) > 1 else []
+
+
+def _work(key: str, task: Task, run: Run, calls: int) -> tuple[list[Told], Taken | None]:
+    """A task on a worker, with the model that its plugin has loaded."""
+    from distributed import get_worker
+
+    worker = get_worker()
+    check_threads(run, worker.address, worker.state.nthreads)
+    worker.log_event(TOPIC, {"began": key, "worker": worker.address})
+    progress = _Throttled(lambda pixels: worker.log_event(TOPIC, {"pixels": pixels}))
+    # a worker whose plugin has failed has none, and here the reason is told
+    told_of = _warnings_told(lambda text: worker.log_event(TOPIC, {"warning": text}))
+    with recording(on=bool(run.settings.profile)) as recorded, told_of:
+        model = getattr(worker, WORKER_MODEL, None) or load(run.model)
+        context = Context(run, model, calls, progress)
+        STOPS[key] = context.stop
+        try:
+            told = list(attempt(task, context))
+        finally:
+            del STOPS[key]
+    progress.flush()
+    return told, recorded.taken
+
+
+STOPS: dict[str, threading.Event] = {}
+"""By which the tasks of this process are given up, by key."""
+
+
+def _give_up(keys: list[str]) -> None:
+    """On a worker: stop these tasks."""
+    for key in keys:
+        if (stop := STOPS.get(key)) is not None:
+            stop.set()
+
+
+@contextmanager
+def _warnings_told(tell: Callable[[str], None]) -> Iterator[None]:
+    """Let the first process say what this one warns of: nobody reads a worker's own log."""
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: tell(record.getMessage())  # type: ignore[method-assign]
+    LOG.addHandler(handler)
+    try:
+        yield
+    finally:
+        LOG.removeHandler(handler)
+
+
+def _told(future: "Future[Any]", task: Task, run: Run) -> list[Told]:
+    """What a task gave; one that was lost with its worker fails its cases, and only those."""
+    error = future.exception()
+    if error is None:
+        try:
+            ended: tuple[list[Told], Taken | None] = future.result()
+        except (OSError, CancelledError):  # it was done, and the scheduler went before it could be fetched
+            raise WorkerError(GONE) from None
+        except SegpipeError:
+            raise
+        except Exception as again:  # noqa: BLE001 - a result that was lost with its worker is made again, which may fail
+            error = again
+        else:
+            told, taken = ended
+            absorb(taken)
+            return told
+    lost = WorkerError(f"the worker that held this case was lost again and again, or failed: {error}")
+    return _failed(task, run, str(error if isinstance(error, SegpipeError) else lost))
+
+
+def _failed(task: Task, run: Run, error: str) -> list[Told]:
+    """A failure for each case of a task, but for those that were done before it was lost."""
+    cases = task.cases if isinstance(task, Job) else (task.case.case,)
+    whole = isinstance(task, Job | JoinJob)
+    pixels = [done_pixels(case, run) if whole else None for case in cases]
+    return [Outcome(c, 0.0, n or 0, None if n is not None else error) for c, n in zip(cases, pixels, strict=True)]
+
+
+class _Throttled:
+    """Adds up progress and tells of it now and then: messages cost the scheduler time."""
+
+    def __init__(self, tell: Progress) -> None:
+        self._tell, self._pixels, self._told = tell, 0, time.monotonic()
+
+    def __call__(self, pixels: int) -> None:
+        self._pixels += pixels
+        if time.monotonic() - self._told > PROGRESS_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        self._tell(self._pixels)
+        self._pixels, self._told = 0, time.monotonic()
+
+
+def _plugin(run: Run) -> Any:
+    """A worker plugin that loads the model once per worker process."""
+    from distributed import WorkerPlugin
+
+    class ModelPlugin(WorkerPlugin):
+        name = "segpipe-model"
+
+        def setup(self, worker: "Worker") -> None:
+            setattr(worker, WORKER_MODEL, load(run.model))
+
+    return ModelPlugin()
+
+
+EXECUTORS: dict[str, Executor] = {"serial": serial, "dask": dask}

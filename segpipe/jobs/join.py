@@ -1,0 +1,97 @@
+"""One mask, one record and one table of a case that was done in parts."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+
+from segpipe.errors import DamagedPartError, SegpipeError, SourceError
+from segpipe.formats.cases import Case
+from segpipe.formats.raster.tiff import verify_files
+from segpipe.formats.samples import sampled
+from segpipe.formats.source import Source
+from segpipe.formats.unusual import Judge
+from segpipe.geometry.windows import Part
+from segpipe.jobs.plan import most_memory
+from segpipe.jobs.tasks import JoinJob
+from segpipe.pipeline.read import (
+    CHANGED,
+    Sheet,
+    note_findings,
+    open_sheet,
+)
+from segpipe.results.output import CaseOutput
+from segpipe.results.parts import (
+    forget_part,
+    forget_parts,
+    read_cut,
+    read_findings,
+    read_scaling,
+)
+from segpipe.results.records import Run, is_done, refuse_taken
+
+LOG = logging.getLogger("segpipe")
+
+
+def case_output(case: Case, sheet: Sheet, run: Run) -> CaseOutput:
+    """What takes a case, unless its mask would replace what it must not."""
+    refuse_taken(case, run, sheet.asked)
+    return CaseOutput(case, _verified(sheet, run), run)
+
+
+def _verified(sheet: Sheet, run: Run) -> Sheet:
+    """A case whose files have been compared with their checksums, if that was asked for, and what has none."""
+    if not run.settings.verify_input:
+        return sheet
+    return replace(sheet, notes=(*sheet.notes, *verify_files(sheet.asked)))
+
+
+class DamagedPartsError(SegpipeError):
+    """Parts that a join has taken away, by their numbers."""
+
+    def __init__(self, numbers: Sequence[int]) -> None:
+        super().__init__("parts are damaged")
+        self.numbers = tuple(numbers)
+
+
+def join(job: JoinJob, run: Run) -> tuple[str, ...]:
+    """One mask, one record and one table of a case from what its parts have left, which then goes; and its warnings."""
+    case = job.case.case
+    source, sheet = open_sheet(case, run.model, run.settings.overrides, memory=most_memory(run))
+    with closing(source):
+        _note_findings(case, source, sheet, run)
+    if read_cut(case, run, sheet.files, sheet.grid.shape) != job.parts:
+        if is_done(case, run):  # by a worker that was lost while it took the parts away
+            forget_parts(run.output, case)
+            return sheet.warnings
+        raise SourceError(CHANGED.format(case.path))
+    output = case_output(case, sheet, run)
+    try:
+        if damaged := list(_add_parts(output, job.parts)):
+            for number in damaged:
+                forget_part(run.output, case, number)
+            raise DamagedPartsError(damaged)
+        output.finish()
+    except BaseException:
+        output.discard()
+        raise
+    forget_parts(run.output, case)
+    return sheet.warnings
+
+
+def _add_parts(output: CaseOutput, parts: Sequence[Part]) -> Iterator[int]:
+    """Copy all parts; the numbers of those that are damaged come back."""
+    for number, part in enumerate(parts):
+        try:
+            output.add(number, part)
+        except DamagedPartError as error:
+            LOG.warning("warning: %s: the part is made again", error)
+            yield number
+
+
+def _note_findings(case: Case, source: Source, sheet: Sheet, run: Run) -> None:
+    """As one of its parts has seen it; a run without that setting may have allowed what this one does not."""
+    found = read_findings(run.output, case)
+    if found is None:
+        found = Judge(run.model.contract)(sampled(source), read_scaling(run.output, case), source.tags())
+    note_findings(case, sheet, found, allow=run.settings.unusual_values == "allow")

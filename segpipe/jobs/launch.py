@@ -1,0 +1,370 @@
+"""A whole run: check, plan, execute, and leave the tables."""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from segpipe.errors import OutputError, SegpipeError
+from segpipe.formats.cases import Case, Failure, find_input, searched_root
+from segpipe.jobs.cluster import crew
+from segpipe.jobs.disk import stopped
+from segpipe.jobs.executors import EXECUTORS
+from segpipe.jobs.ledger import Ledger, State
+from segpipe.jobs.plan import Plan, keep_cut, make_plan, most_memory
+from segpipe.jobs.tasks import Halt, Outcome, Watcher
+from segpipe.messages.printable import printable
+from segpipe.network.spec import read_spec
+from segpipe.pipeline.footprint import refuse_large_tile
+from segpipe.pipeline.infer import try_out
+from segpipe.process.environment import settle
+from segpipe.process.machine import processors
+from segpipe.results.parts import FOLDER, forget_parts, has_parts, parts_folder
+from segpipe.results.records import Run, device_kind, done_cases, record_name, storable, versions, write_areas
+from segpipe.settings import Settings
+from segpipe.storage import Store
+from segpipe.storage.files import output_errors
+from segpipe.storage.folder import DRAFTS, Folder
+from segpipe.storage.lock import locked
+from segpipe.storage.ownership import TABLES, TRACE_NAME, refuse_foreign, refuse_foreign_trace
+from segpipe.storage.retry import persistently, unwritable
+from segpipe.timing.report import Profile, account, write_trace
+from segpipe.timing.spans import begin, end, span
+
+LOG = logging.getLogger("segpipe")
+
+
+WARNED = 100
+"""Cases with unusual pixels that are named in ``run.json``. Each has it in its record."""
+
+TOLD = 20
+"""Those that are named on stderr."""
+
+
+@dataclass
+class Summary:
+    """What came of a run."""
+
+    ledger: Ledger
+    folder: str = field(default_factory=lambda: str(Path.cwd()))
+    """Where the run was started, which may be gone when it ends."""
+    failed: list[Failure] = field(default_factory=list)
+    seconds: float = 0.0
+    pixels: int = 0
+    interrupted: bool = False
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """How many files of the input were not taken, by suffix."""
+    problems: list[str] = field(default_factory=list)
+    """What went wrong beside the cases."""
+    unusual: int = 0
+    """Cases that this run did although something is unusual about their pixels."""
+    warnings: list[dict[str, str]] = field(default_factory=list)
+    """What that is, for the first of them."""
+    profile: Profile | None = None
+    """Where the time went, if that was asked for."""
+    trace: str | None = None
+    """Its spans, as a user calls the file."""
+
+    def add(self, outcome: Outcome) -> None:
+        """Note how a case ended."""
+        self.unusual += bool(outcome.warnings)
+        if self.unusual <= WARNED:
+            self.warnings += [{"case": outcome.case.name, "warning": text} for text in outcome.warnings]
+        if outcome.error is None:
+            self.ledger.note(outcome.case.name, State.DONE)
+            self.pixels += outcome.pixels
+        else:
+            self.fail(Failure(outcome.case, outcome.error))
+
+    def fail(self, failure: Failure) -> None:
+        self.ledger.note(failure.case.name, State.FAILED)
+        self.failed.append(failure)
+
+    @property
+    def done(self) -> list[str]:
+        """Names of the cases that this run did."""
+        return self.ledger.names(State.DONE)
+
+    @property
+    def skipped(self) -> list[str]:
+        """Names of the cases that were done before."""
+        return self.ledger.names(State.SKIPPED)
+
+    @property
+    def good(self) -> Iterator[Case]:
+        """Cases that have their mask."""
+        return self.ledger.cases(State.DONE, State.SKIPPED)
+
+    @property
+    def megapixels_per_second(self) -> float:
+        return self.pixels / 1e6 / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that has passed every check that needs no inference."""
+
+    run: Run
+    cases: Sequence[Case]
+    plan: Plan
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """How many files of the input were not taken, by suffix."""
+    problems: Sequence[str] = ()
+    """Folders of the input that could not be read."""
+
+
+def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prepared:
+    """Check settings, model, contract, inputs and output, and plan; nothing is inferred or written.
+
+    Args:
+        settings: of the run.
+        look: into every case, however many there are.
+        age: seconds that this process has lived for the run alone, which a profile counts, too.
+
+    Raises:
+        SegpipeError: the run cannot start; a single bad case is a failure in the plan instead.
+    """
+    settle()
+    begin(bool(settings.profile), age)
+    with span("model"):
+        spec = read_spec(settings)
+        refuse_large_tile(spec, most_memory(Run(spec, settings)))
+        model = try_out(spec)
+    with span("plan"):
+        who = crew(settings)
+        if who is not None and who.memory is not None and settings.memory is None:
+            settings = settings.model_copy(update={"memory": who.memory / 1e9})
+        run = Run(model, settings)
+        found = find_input(settings.input)
+        cases, refused = storable(found, run.output)
+        check_output(run.output, settings.input, cases)
+        _check_trace(run, cases)
+        plan = make_plan(cases, run, who or processors(), look=look, values=look)
+        plan = replace(plan, failed=(*refused, *plan.failed))
+        everything = sorted([*cases, *(failure.case for failure in refused)], key=attrgetter("name")) if refused else cases
+        return Prepared(run, everything, plan, found.left_out, found.problems)
+
+
+def _trace(run: Run) -> tuple[Store, str] | None:
+    """Where the trace of a profile goes, if there is to be one."""
+    place = run.settings.profile
+    if isinstance(place, Path):
+        return Folder(place.parent), place.name
+    return (run.output, TRACE_NAME) if place else None
+
+
+def _check_trace(run: Run, cases: Sequence[Case]) -> None:
+    if (place := _trace(run)) is None:
+        return
+    store, name = place
+    if isinstance(file := run.settings.profile, Path) and os.path.exists(file) and not file.is_file():  # noqa: PTH110
+        raise OutputError(f"--profile replaces its file, and {file} is a folder or a device: name a file")
+    with suppress(OSError):
+        refuse_foreign_trace(store.path(name), store.read(name))
+    taken = store.aliases(name)
+    if any(run.output.is_among(record_name(case), taken) for case in cases):
+        raise OutputError(
+            f"the trace must not replace a record, got {store.path(name)}: name another file with --profile FILE"
+        )
+
+
+def check_output(output: Store, inputs: Sequence[str], cases: Sequence[Case]) -> None:
+    """The output must be writable, where no later run takes it for input, and no mask replaces an input."""
+    for text in inputs:
+        root = searched_root(text)
+        if root is not None and output.is_inside(root):
+            raise OutputError(
+                f"the output must not lie inside the input, where the next run would take masks for scenes, "
+                f"got {output} in {text}: name another folder with --output"
+            )
+    taken = output.beside((case.path, case.name) for case in cases)
+    if taken is not None:
+        raise OutputError(f"the mask of {taken} would lie on or beside it: name another folder with --output")
+    output.check()
+    for name in TABLES:
+        refuse_foreign(output, name)
+
+
+def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) -> Summary:
+    """Execute a plan and write ``areas.csv`` and ``run.json``, also where some or all cases fail.
+
+    Args:
+        prepared: what to do.
+        watcher: told how it goes.
+        halt: once set, nothing more is begun, and the run ends as interrupted when what runs has ended.
+
+    Raises:
+        OutputError: the output folder cannot be made, or another run holds it.
+    """
+    run, plan = prepared.run, prepared.plan
+    LOG.info(
+        "%d cases in parts, %d in one piece and %d not looked at, on %d workers with %d calls each",
+        len(plan.cuts),
+        len(plan.small),
+        len(plan.unseen),
+        plan.workers,
+        plan.calls,
+    )
+    output = run.output
+    with output_errors(str(output)):
+        output.make()
+    halt = halt or Halt()
+    with locked(output) as killed:
+        if killed:
+            output.sweep()
+        started = time.perf_counter()
+        summary = _opened(prepared)
+        output.write_json("run.json", _record(run, summary, "running"))
+        try:
+            _execute(prepared, watcher, summary, halt)
+        except KeyboardInterrupt:
+            summary.interrupted = True
+        except SegpipeError as error:
+            summary.problems.append(str(error))
+            if said := unwritable(error, writing=isinstance(error, OutputError)):
+                summary.problems.append(_full(prepared, summary, said))
+        halt.concluding = True
+        _tell_rest(run, summary)
+        summary.interrupted |= halt.is_set()
+        summary.seconds = time.perf_counter() - started
+        with span("tables"):
+            _conclude(prepared, summary)
+        _tell_time(prepared, summary)
+        with _noting(summary):
+            record = _record(run, summary, "interrupted" if summary.interrupted else "ended")
+            persistently(lambda: output.write_json("run.json", record), run.settings.retries)
+        output.sweep()
+    return summary
+
+
+def _tell_time(prepared: Prepared, summary: Summary) -> None:
+    """Where the time went until here, and its trace."""
+    recorder, settings, plan = end(), prepared.run.settings, prepared.plan
+    place = _trace(prepared.run)
+    if recorder is None or place is None:
+        return
+    model, calls = prepared.run.model, plan.workers * plan.calls
+    on_cpu = model.device == "cpu" and model.threads == 1  # else other threads than the call's do its work
+    if on_cpu and not (settings.scheduler or settings.cluster):
+        calls = min(calls, processors())
+    summary.profile = account(recorder, workers=plan.workers, calls=calls, on_cpu=on_cpu)
+    store, name = place
+    summary.trace = store.path(name)
+    with _noting(summary), store.writing(name) as stream:
+        write_trace(stream, summary.profile.processes)
+    if isinstance(prepared.run.settings.profile, Path):
+        with suppress(OSError):  # which another run may use
+            (prepared.run.settings.profile.parent / DRAFTS).rmdir()
+
+
+def _opened(prepared: Prepared) -> Summary:
+    """The summary of a run that has not done anything yet."""
+    summary = Summary(Ledger(prepared.cases), left_out=prepared.left_out, problems=list(prepared.problems))
+    for case in prepared.plan.done:
+        summary.ledger.note(case.name, State.SKIPPED)
+    for failure in prepared.plan.failed:
+        summary.fail(failure)
+    return summary
+
+
+def _conclude(prepared: Prepared, summary: Summary) -> None:
+    """Leave the tables, each whatever becomes of the other, and nothing half-written."""
+    output, retries = prepared.run.output, prepared.run.settings.retries
+    if summary.interrupted or summary.problems:
+        # workers may have finished cases that nobody was left to be told of
+        for case in done_cases(summary.ledger.cases(State.MISSING), prepared.run):
+            summary.ledger.note(case.name, State.DONE)
+    with _noting(summary):
+        _tidy_parts(output, summary.ledger)
+    with _noting(summary):
+        persistently(lambda: write_areas(output, summary.good), retries)
+
+
+def _tidy_parts(output: Store, ledger: Ledger) -> None:
+    """Leave the parts that a later run goes on from, and no others."""
+    with output_errors(output.path(FOLDER)):
+        there = set(output.folders(FOLDER))
+        for case in ledger.cases(*State) if there else ():
+            # a run was stopped between the last word of a case and the end of its parts, or this one did it whole
+            over = ledger.state(case.name) in (State.DONE, State.SKIPPED)
+            if parts_folder(case) in there and (over or not has_parts(output, case)):
+                forget_parts(output, case)
+        if not there:
+            output.remove_folder(FOLDER)
+
+
+@contextmanager
+def _noting(summary: Summary) -> Iterator[None]:
+    try:
+        yield
+    except SegpipeError as error:
+        summary.problems.append(str(error))
+
+
+def _execute(prepared: Prepared, watcher: Watcher, summary: Summary, halt: Halt) -> None:
+    run, plan = prepared.run, prepared.plan
+    for failure in plan.failed:
+        watcher.outcome(Outcome(failure.case, 0.0, error=failure.error))
+    if not len(plan) or (plan.failed and run.settings.fail_fast):
+        return
+    for cut in plan.cuts:
+        keep_cut(cut, run)
+    full: list[str] = []
+    outcomes = EXECUTORS[run.settings.executor](plan, run, watcher, halt)
+    for outcome in outcomes:
+        watcher.outcome(outcome)
+        summary.add(outcome)
+        if summary.unusual <= TOLD:
+            for text in outcome.warnings:
+                LOG.warning("warning: %s: %s", printable(outcome.case.name), text)
+        if outcome.unwritable and not full:
+            full.append(outcome.unwritable)
+        if outcome.error is not None and run.settings.fail_fast:
+            break
+    summary.problems += [_full(prepared, summary, said) for said in full]
+
+
+def _full(prepared: Prepared, summary: Summary, said: str) -> str:
+    """That nothing can be written any more, and what to do."""
+    left = summary.ledger.count(State.MISSING) + summary.ledger.count(State.FAILED)
+    return stopped(prepared.plan, prepared.run, left / max(1, len(prepared.cases)), said)
+
+
+def _tell_rest(run: Run, summary: Summary) -> None:
+    """That there are more cases with unusual pixels than those named on stderr."""
+    if (more := summary.unusual - TOLD) <= 0:
+        return
+    noun = "case has" if more == 1 else "cases have"
+    named = f", which names the first {WARNED} cases; each record names its own" if summary.unusual > WARNED else ""
+    LOG.warning('warning: %s more %s unusual pixels: see "warnings" in %s%s', more, noun, run.output.path("run.json"), named)
+
+
+def _record(run: Run, summary: Summary, state: str) -> dict[str, Any]:
+    return {
+        "state": state,
+        "command": ["segpipe", *sys.argv[1:]],
+        "folder": summary.folder,
+        "settings": run.settings.model_dump(mode="json"),
+        "resolved": run.label_settings
+        | {"batch": run.model.batch, "device": run.model.device, "threads": run.model.threads},
+        "model": {"path": str(run.model.path), "sha256": run.model.sha256, "contract": run.model.contract_origin},
+        "versions": versions(),
+        "device": device_kind(run.model),
+        "seconds": round(summary.seconds, 3),
+        "megapixels_per_second": round(summary.megapixels_per_second, 3),
+        "interrupted": summary.interrupted,
+        "done": summary.done,
+        "skipped": summary.skipped,
+        "failed": [{"case": failure.case.name, "error": failure.error} for failure in summary.failed],
+        "left_out": dict(summary.left_out),
+        "problems": summary.problems,
+        "unusual_cases": summary.unusual,
+        "warnings": summary.warnings,
+        **({"profile": summary.profile.as_json()} if summary.profile else {}),
+    }

@@ -1,0 +1,299 @@
+"""What a run will do: jobs of a size that suits the workers, known before anything is inferred."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+
+from segpipe.errors import OutputError, foreseen
+from segpipe.formats.cases import Case, Failure
+from segpipe.formats.identity import identities
+from segpipe.formats.raster.gdal import cache_bytes, gdal_options
+from segpipe.geometry.division import Limits, cut, repeated
+from segpipe.geometry.windows import Cover, Part
+from segpipe.network.device import gpus
+from segpipe.network.spec import ModelSpec
+from segpipe.pipeline.read import Sheet, findings_of, note_findings, open_sheet
+from segpipe.pipeline.stretch import STRETCH_BYTES
+from segpipe.process.machine import memory
+from segpipe.results.parts import kept_cut, plan_name, write_cut
+from segpipe.results.records import Run, done_cases, refuse_taken
+from segpipe.storage.retry import is_passing
+
+STRETCHES = 4
+"""Stretches that are in memory at once for a GPU: decoded, waiting, being cut, and held by their tiles."""
+
+JOB_WINDOWS, JOB_BATCHES = 64, 16
+"""Windows up to which small cases are put together into one job: seconds of work on a CPU; or so many batches where that is
+more, since a device waits for the first of a job."""
+
+JOBS_PER_WORKER = 4
+"""Fewest jobs per worker, if there are cases for them, so that no worker waits long for the last."""
+
+LOOKED_AT = 500
+"""Cases whose headers are read before anything is inferred, in half a second or so. Of more than these, each is opened by
+the job that does it, and only by that: opening a picture twice costs more than all other bookkeeping."""
+
+MEMORY_SHARE = 0.8
+"""Of the machine's memory that all workers together may use, unless ``--memory`` says otherwise."""
+
+PROCESS_MB = 180
+"""A worker process with its libraries, before it loads a model (measured: Python 3.11, ONNX Runtime 1.31, GDAL 3.10)."""
+
+
+FEW_BYTES = 0.25e9
+"""Memory below which a case is not too large for any worker, whatever ``--memory`` says."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCase:
+    """A case to be done and what it will take."""
+
+    case: Case
+    shape: tuple[int, ...]
+    windows: int
+    notes: tuple[str, ...] = ()
+    files: tuple[str, ...] = field(default=(), repr=False)
+    """Absolute paths of what its pixels come from."""
+    room: int = 0
+    """Bytes of blocks that a row of its windows touches."""
+
+    @property
+    def pixels(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Work for one task: whole cases, in order. Picklable; carries paths, never pixels."""
+
+    cases: tuple[Case, ...]
+    unseen: bool = False
+    """Nobody has looked at the cases yet: what is too large, or more than ``job_windows``, is handed back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A case that is large enough to be done in parts."""
+
+    case: PlannedCase
+    parts: tuple[Part, ...]
+    repeated: float
+    """Windows that are inferred for several parts, as a share of the case's windows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Every case is in exactly one of: small, a cut, unseen, done, failed."""
+
+    small: tuple[PlannedCase, ...]
+    """Done whole, several to a job."""
+    cuts: tuple[Cut, ...]
+    unseen: Sequence[Case]
+    """Not looked at yet; the jobs that do them do so."""
+    done: Sequence[Case]
+    failed: tuple[Failure, ...]
+    workers: int
+    calls: int
+    """Batches that one worker has in its model at once."""
+
+    @property
+    def seen(self) -> list[PlannedCase]:
+        """Cases to do of which the size is known."""
+        return [*(cut.case for cut in self.cuts), *self.small]
+
+    def __len__(self) -> int:
+        """Cases to do."""
+        return len(self.cuts) + len(self.small) + len(self.unseen)
+
+    @property
+    def pixels(self) -> int | None:
+        """Of all cases to do; None where that is not known yet."""
+        return None if self.unseen else sum(case.pixels for case in self.seen)
+
+    def jobs(self, run: Run) -> Iterator[Job]:
+        """Of the small cases."""
+        return group(self.small, self.workers, job_windows(run))
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """Who does the work."""
+
+    workers: int
+    calls: int
+    memory: float | None = None
+    """Bytes that each worker has; None where it is this machine that they share."""
+
+
+def make_plan(cases: Sequence[Case], run: Run, crew: Crew | int, *, look: bool = False, values: bool = False) -> Plan:
+    """Leave out what is done, look at the headers of the rest unless they are too many, and cut the large ones.
+
+    Args:
+        cases: of the run.
+        run: what to do with them.
+        crew: who does it, or the processors of this machine, which are then shared out.
+        look: at all headers, however many cases there are.
+        values: whether to look at some pixels, too.
+    """
+    done = [] if run.settings.overwrite else done_cases(cases, run)
+    finished = {id(case) for case in done}
+    rest = [case for case in cases if id(case) not in finished] if done else cases
+    if len(rest) > LOOKED_AT and not look:
+        who = crew if isinstance(crew, Crew) else _here(len(rest), run, crew)
+        return Plan((), (), rest, done, (), who.workers, who.calls)
+    planned: list[PlannedCase] = []
+    failed: list[Failure] = []
+    unseen: list[Case] = []
+    with gdal_options():
+        for case in rest:
+            _look(case, run, planned, failed, unseen, values=values)
+    planned = _without_collisions(planned, run, failed)
+    who = crew if isinstance(crew, Crew) else _here(len(planned) + len(unseen), run, crew)
+    total = sum(case.windows for case in planned)
+    cuts = tuple(cut_large(planned, run, who.workers, total))
+    cutted = {cut.case.case.name for cut in cuts}
+    small = tuple(case for case in planned if case.case.name not in cutted)
+    return Plan(small, cuts, unseen, done, tuple(failed), who.workers, who.calls)
+
+
+def cut_large(planned: Sequence[PlannedCase], run: Run, workers: int, total: int) -> Iterator[Cut]:
+    """Cases that are too large for one job: for the workers that they get as their share, for memory, or to be resumed.
+
+    Args:
+        planned: cases that may be.
+        run: that they are for.
+        workers: of the run.
+        total: windows of all that is to be done, of which a case's are its share.
+    """
+    for case in planned:
+        cover = Cover(case.shape, run.model.tiling)
+        parts = _stored(case, run) or cut(cover, _limits(case, total, run, workers))
+        if len(parts) > 1:
+            yield Cut(case, parts, repeated(cover, parts))
+
+
+def keep_cut(cut: Cut, run: Run) -> None:
+    """Leave the plan of a cut for the runs to come."""
+    case = cut.case
+    write_cut(case.case, run, identities(case.case.path, case.files), case.shape, cut.parts)
+
+
+def _stored(case: PlannedCase, run: Run) -> tuple[Part, ...] | None:
+    """Of an earlier run, whose finished parts then count."""
+    if run.settings.overwrite or run.settings.parts is not None or not run.output.has(plan_name(case.case)):
+        return None
+    return kept_cut(case.case, run, identities(case.case.path, case.files), case.shape)
+
+
+def _limits(case: PlannedCase, total: int, run: Run, workers: int) -> Limits:
+    share = max(1, round(workers * case.windows / total))
+    return Limits(min(share, case.windows), run.settings.parts, _widest(case, run, workers))
+
+
+def _widest(case: PlannedCase, run: Run, workers: int) -> int | None:
+    """Pixels of a strip's width that half of a worker's memory holds, or what is left of its GPU's; None: any."""
+    per_pixel = strip_bytes(case.shape, run.model)
+    memory = worker_memory(run, workers) / 2 if run.model.room is None else run.model.room.strip
+    return int(memory / per_pixel) if per_pixel else None
+
+
+def strip_bytes(shape: tuple[int, ...], model: ModelSpec) -> int:
+    """Of score sums that a case of some shape keeps per pixel of its width."""
+    return Cover(shape, model.tiling).shared * model.contract.scores * 4
+
+
+def most_memory(run: Run) -> float:
+    """Bytes that a worker may use at most, whatever the number of workers will be; what little all need is not refused."""
+    return max(worker_memory(run, run.settings.workers or 1), FEW_BYTES)
+
+
+def worker_memory(run: Run, workers: int) -> float:
+    """Bytes that one worker may use: as asked, else its share of the machine's, limits of a container included."""
+    if run.settings.memory is not None:
+        return run.settings.memory * 1e9
+    return memory() * MEMORY_SHARE / workers
+
+
+def _look(  # noqa: PLR0913 - three places for a case to go
+    case: Case, run: Run, planned: list[PlannedCase], failed: list[Failure], unseen: list[Case], *, values: bool
+) -> None:
+    """Open a case; with ``values``, look at some of its pixels, too."""
+    try:
+        source, sheet = open_sheet(case, run.model, run.settings.overrides, memory=most_memory(run))
+        with closing(source):
+            if values:
+                found = findings_of(source, run.model.contract)
+                note_findings(case, sheet, found, allow=run.settings.unusual_values == "allow")
+            planned.append(as_planned(case, sheet))
+    except Exception as error:  # noqa: BLE001 - a bad case costs only itself
+        if is_passing(error):
+            unseen.append(case)  # its job looks again, later
+        else:
+            failed.append(Failure(case, str(foreseen(error, case.path))))
+
+
+def as_planned(case: Case, sheet: Sheet) -> PlannedCase:
+    """What is known of a case once it has been opened."""
+    notes = (*sheet.notes, *sheet.warnings)
+    return PlannedCase(case, sheet.grid.shape, len(sheet.cover), notes, sheet.asked, sheet.room)
+
+
+def _without_collisions(planned: list[PlannedCase], run: Run, failed: list[Failure]) -> list[PlannedCase]:
+    """Fail the cases whose mask would replace a source of any case, or a file that segpipe did not write."""
+    sources = {file for case in planned for file in case.files}
+    kept = []
+    for case in planned:
+        try:
+            refuse_taken(case.case, run, sources)
+            kept.append(case)
+        except OutputError as error:
+            failed.append(Failure(case.case, str(error)))
+    return kept
+
+
+def _here(cases: int, run: Run, processors: int) -> Crew:
+    """Workers on this machine, and calls in flight in each: processors are shared out among them."""
+    workers = _workers(cases, run, processors)
+    return Crew(workers, max(1, processors // workers // run.model.threads) if run.model.device == "cpu" else 1)
+
+
+def _workers(cases: int, run: Run, processors: int) -> int:
+    """As asked; else no more than cases, since the calls of one worker share windows and parts do not."""
+    if run.settings.executor == "serial":
+        return 1
+    if run.settings.workers:
+        return run.settings.workers
+    return max(1, len(gpus())) if run.model.device != "cpu" else max(1, min(processors, cases))
+
+
+def job_windows(run: Run) -> int:
+    """Windows up to which small cases share a job."""
+    return max(JOB_WINDOWS, JOB_BATCHES * run.model.batch)
+
+
+def group(cases: Iterable[PlannedCase], workers: int, most: int) -> Iterator[Job]:
+    """Consecutive small cases together, up to ``most`` windows and no fewer jobs than workers want."""
+    cases = list(cases)
+    fair = -(-sum(case.windows for case in cases) // (workers * JOBS_PER_WORKER))
+    limit = min(most, fair)
+    held: list[PlannedCase] = []
+    for case in cases:
+        if held and sum(c.windows for c in held) + case.windows > limit:
+            yield Job(tuple(c.case for c in held))
+            held = []
+        held.append(case)
+    if held:
+        yield Job(tuple(c.case for c in held))
+
+
+def memory_mb(plan: Plan, run: Run) -> float:
+    """Expected peak of one worker in MB: process, GDAL's cache, tiles under way, the strip, and the network's own."""
+    model = run.model
+    tile = math.prod(model.tiling.tile) * 4e-6
+    channels, classes = model.contract.channel_count, model.contract.scores
+    tiles = (2 * plan.calls + 2) * model.batch * tile * (channels + classes)
+    strip = max((strip_bytes(case.shape, model) * case.shape[-1] * 1e-6 for case in plan.seen), default=0.0)
+    stretches = 0.0 if model.device == "cpu" else STRETCHES * STRETCH_BYTES * 1e-6
+    cache = cache_bytes(max((case.room for case in plan.seen), default=0)) / 1e6
+    return PROCESS_MB + cache + model.network_mb * plan.calls + tiles + strip + stretches

@@ -1,0 +1,185 @@
+"""How far the runs into an output folder have come, from what they have left there."""
+
+import os
+import shlex
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from segpipe.contract import readable
+from segpipe.errors import OutputError, SegpipeError
+from segpipe.formats.cases import find_input
+from segpipe.network.spec import ModelSpec, read_spec
+from segpipe.results.parts import FOLDER, done_parts, parts_folder
+from segpipe.results.records import Run, done_cases, storable
+from segpipe.settings import Settings
+from segpipe.storage import Store
+from segpipe.storage.documents import DocumentError, Text, parse_json
+from segpipe.storage.lock import Sign, sign_of
+from segpipe.storage.places import store_at
+
+
+@dataclass(frozen=True)
+class Status:
+    """What is done, failed and missing of the last run's cases."""
+
+    output: str
+    done: int
+    failed: list[dict[str, str]]
+    """Each with ``case`` and ``error``, as the last run that ended left them."""
+    problems: list[str]
+    """Folders of the input that cannot be read now."""
+    missing: list[str]
+    parts: dict[str, int]
+    """Finished parts of cases that are not done."""
+    megapixels_per_second: float | None
+    """Of the last run that ended."""
+    state: str
+    """Of the last run: ``running``, ``ended``, ``interrupted``, or ``died`` if it was killed or its machine stopped."""
+    running: str | None
+    """Who writes there now."""
+    died: str | None
+    """Who wrote there until it died, as far as its lock tells."""
+    last_sign: str | None
+    """When the run that writes there, or that died, gave its last sign of life, in ISO 8601; it does every 20 s."""
+    command: str
+    """What goes on with the rest."""
+
+
+def read_status(place: str) -> Status:
+    """Look at every case of the last run.
+
+    Raises:
+        OutputError: there is no run in that folder.
+        SegpipeError: its inputs or its model are gone.
+    """
+    output = store_at(place).settled()
+    run = _run_json(output)
+    before = Path.cwd()
+    try:
+        os.chdir(run.folder)  # its paths are relative to where it was started
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise OutputError(f"the run in {output} was started in {run.folder!r}, which is gone: {why}") from None
+    try:
+        return _status(output, run)
+    except OSError as error:
+        raise OutputError(f"{output} cannot be read: {error.strerror}") from error
+    finally:
+        os.chdir(before)
+
+
+class _Failed(BaseModel):
+    case: Text
+    error: Text
+
+
+class _Told(BaseModel):
+    """What is used here of a ``run.json``, of whatever version."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
+
+    state: str = "ended"
+    command: list[Text] = Field(min_length=1)
+    folder: Text
+    settings: dict[str, Any]
+    failed: list[_Failed]
+    megapixels_per_second: float | None = None
+
+
+def _run_json(output: Store) -> _Told:
+    try:
+        data = output.read("run.json")
+    except OSError:
+        raise OutputError(
+            f"{output} must be the output of a run, and has no run.json of one: give the folder of --output"
+        ) from None
+    try:
+        return _Told.model_validate(parse_json(data))
+    except DocumentError as error:
+        why = str(error)
+    except ValidationError as error:
+        why = f"is not one: {readable(error)}"
+    raise OutputError(
+        f"{output} must be the output of a run, and its run.json {why}: a run with the same command writes it anew"
+    )
+
+
+def _settings(output: Store, told: _Told) -> Settings:
+    try:
+        return Settings.model_validate(told.settings | {"overwrite": False})
+    except ValidationError as error:
+        raise OutputError(
+            f"{output.path('run.json')} must hold settings of this version: {readable(error)}: run the same command again"
+        ) from None
+
+
+def _status(output: Store, told: _Told) -> Status:
+    settings, sign = _settings(output, told), sign_of(output)
+    found, run = find_input(settings.input), Run(_spec(settings), settings)
+    cases, refused = storable(found, output)
+    done = {case.name for case in done_cases(cases, run)}
+    now = {failure.case.name: failure.error for failure in refused}
+    failed = [failure.model_dump() for failure in told.failed if failure.case not in done | now.keys()]
+    failed += [{"case": name, "error": error} for name, error in now.items()]
+    names = {failure["case"] for failure in failed}
+    there = set(output.folders(FOLDER))
+    rest = [case for case in cases if case.name not in done]
+    return Status(
+        output=str(output),
+        done=len(done),
+        failed=failed,
+        problems=found.problems,
+        missing=[case.name for case in rest if case.name not in names],
+        parts={case.name: done_parts(output, case) for case in rest if parts_folder(case) in there},
+        megapixels_per_second=told.megapixels_per_second,
+        **_life(output, told, sign),
+        command=f"cd {_quoted(told.folder)} && {' '.join(map(_quoted, _going_on(told)))}",
+    )
+
+
+def _quoted(text: str) -> str:
+    """For a shell; of characters that no line shows, as bash, zsh and ksh spell their bytes."""
+    if text.isprintable():
+        return shlex.quote(text)
+    spelled = "".join(chr(b) if chr(b).isalnum() and b < 128 else f"\\x{b:02x}" for b in os.fsencode(text))
+    return f"$'{spelled}'"
+
+
+def _life(output: Store, told: _Told, sign: Sign | None) -> dict[str, Any]:
+    """Whether the last run goes on, and if it does not, whether it ended by itself.
+
+    A run takes the lock with it when it ends, and ``run.json`` says how it did. Where it could do neither it died.
+    """
+    if sign is not None:
+        who, last = str(sign.holder), _ago(sign.seconds)
+        running, died = (who, None) if sign.alive else (None, who)
+        return {"state": "running" if sign.alive else "died", "running": running, "died": died, "last_sign": last}
+    if told.state != "running":
+        return {"state": told.state, "running": None, "died": None, "last_sign": None}
+    try:
+        last = _ago(output.age("run.json"))  # which it wrote when it began
+    except OSError:
+        last = None
+    return {"state": "died", "running": None, "died": None, "last_sign": last}
+
+
+def _ago(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    return (datetime.now(UTC) - timedelta(seconds=seconds)).astimezone().isoformat(timespec="seconds")
+
+
+def _going_on(told: _Told) -> list[str]:
+    """The command of a run, but what it has done is not done again."""
+    return [*told.command, *(["--no-overwrite"] if told.settings.get("overwrite") else [])]
+
+
+def _spec(settings: Settings) -> ModelSpec:
+    try:
+        return read_spec(settings)
+    except SegpipeError as error:
+        raise type(error)(f"the model of the last run cannot be read: {error}") from None

@@ -1,0 +1,228 @@
+"""Calls in flight, and threads within each: measured on a few tiles where a run is long enough, and remembered."""
+
+import hashlib
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.errors import OutputError, SettingsError
+from segpipe.jobs.plan import Plan, worker_memory
+from segpipe.network.spec import ModelSpec
+from segpipe.pipeline.infer import HostModel
+from segpipe.process.machine import processors
+from segpipe.results.records import Run, device_kind
+from segpipe.storage.documents import DocumentError, parse_json
+from segpipe.storage.folder import Folder
+
+PAYS = 200
+"""Windows per call in flight from which on a run is worth a trial, which takes up to seven windows' time per split."""
+
+ROUNDS = 5
+
+SECONDS = 2.0
+"""After which no further round is begun."""
+
+CLEARLY = 0.97
+"""Share of the time of one thread per call below which another split is taken."""
+
+REMEMBERED = 200
+"""Trials that the file keeps, the newest."""
+
+Pixels = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """How a worker's processors are put to use."""
+
+    calls: int
+    """In flight at once."""
+    threads: int
+    """Within each call."""
+
+    def __str__(self) -> str:
+        return f"{self.calls} x {self.threads}"
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Which split is taken, and the seconds per tile of each; None for one whose scores are not those of one thread."""
+
+    split: Split
+    seconds: Mapping[Split, float | None]
+
+    def __str__(self) -> str:
+        told = ", ".join(
+            f"{c} {'gives other scores' if s is None else f'{s:.4f} s a tile'}" for c, s in self.seconds.items()
+        )
+        return f"calls x threads: {told}; {self.split} is taken"
+
+
+def settle(run: Run, plan: Plan, tell: Callable[[str], None]) -> tuple[Run, Plan]:
+    """The run and its plan with the split that is fastest here; as they are where nothing is to be tried.
+
+    Raises:
+        SettingsError: threads were asked for that would change scores, and so bytes.
+    """
+    if run.settings.threads is not None:
+        check_threads(run.model)
+        return run, plan
+    if not _is_open(run, plan):
+        return run, plan
+    file, key = memory_file(), _key(run.model, plan.calls)
+    trial = None if file is None else recall(file, key)
+    if trial is not None and trial.split in splits(plan.calls):
+        tell(f"{trial}, as {file} says")
+    elif _pays(run, plan):
+        trial = measure(run.model, splits(plan.calls))
+        remember(file, key, trial)
+        tell(str(trial))
+    else:
+        return run, plan
+    return replace(run, model=replace(run.model, threads=trial.split.threads)), replace(plan, calls=trial.split.calls)
+
+
+def check_threads(spec: ModelSpec) -> None:
+    """The threads that were asked for must leave every bit of the scores as it is.
+
+    Raises:
+        SettingsError: they do not, or the device is none that they count on.
+    """
+    if spec.device != "cpu":
+        raise SettingsError(f"threads are those of a CPU, and the model runs on {spec.device}: leave --threads out")
+    if spec.threads > 1 and not _same(*(HostModel(replace(spec, threads=n))(_tile(spec)) for n in (1, spec.threads))):
+        raise SettingsError(
+            f"threads must not change scores, and those of {spec.path} with {spec.threads} are not those with 1: "
+            "leave --threads out"
+        )
+
+
+def splits(count: int) -> list[Split]:
+    """Ways to put processors to use: one thread per call first, then two, then all within one call."""
+    return [Split(count // n, n) for n in dict.fromkeys((1, 2, count)) if count % n == 0]
+
+
+def _is_open(run: Run, plan: Plan) -> bool:
+    """Whether there are several ways, on the machine that this process knows."""
+    elsewhere = run.settings.scheduler is not None or run.settings.cluster is not None
+    return run.model.device == "cpu" and not elsewhere and plan.calls > 1
+
+
+def _pays(run: Run, plan: Plan) -> bool:
+    windows = sum(case.windows for case in plan.seen) + len(plan.unseen)
+    fits = run.model.network_mb * 1e6 * plan.calls * len(splits(plan.calls)) < worker_memory(run, plan.workers) / 2
+    return fits and windows >= PAYS * plan.workers * plan.calls
+
+
+def measure(spec: ModelSpec, wanted: Sequence[Split]) -> Trial:
+    """Time splits in turn on tiles in memory, those whose scores are the first one's, bit for bit.
+
+    Args:
+        spec: the model.
+        wanted: splits for the same processors; the first is taken unless another is clearly faster.
+    """
+    tile = _tile(spec)
+    models = {split: HostModel(replace(spec, threads=split.threads)) for split in wanted}
+    scores = {split: model(tile) for split, model in models.items()}
+    first = wanted[0]
+    seconds: dict[Split, list[float]] = {split: [] for split in wanted if _same(scores[first], scores[split])}
+    began = time.perf_counter()
+    while len(seconds[first]) < ROUNDS and (not seconds[first] or time.perf_counter() - began < SECONDS):
+        for split, found in seconds.items():
+            found.append(_time(models[split], tile, split, first.calls) / (first.calls * spec.batch))
+    told = {split: statistics.median(seconds[split]) if split in seconds else None for split in wanted}
+    return Trial(fastest(seconds), told)
+
+
+def fastest(seconds: Mapping[Split, Sequence[float]]) -> Split:
+    """The first, unless another is clearly faster in the middle and faster in every round.
+
+    Compared are pairs of one round, so that a machine that grows busy slows both.
+    """
+    first, *others = seconds
+    ratios = {split: [a / b for a, b in zip(seconds[split], seconds[first], strict=True)] for split in others}
+    faster = {split: statistics.median(found) for split, found in ratios.items() if max(found) < 1}
+    best = min(faster, key=lambda split: faster[split], default=first)
+    return best if faster.get(best, 1) < CLEARLY else first
+
+
+def _time(model: HostModel, tile: Pixels, split: Split, count: int) -> float:
+    with ThreadPoolExecutor(split.calls) as pool:
+        started = time.perf_counter()
+        for _ in pool.map(model, [tile] * count):
+            pass
+        return time.perf_counter() - started
+
+
+def _tile(spec: ModelSpec) -> Pixels:
+    """A batch of noise, as scaled pixels or stored ones."""
+    noise = np.random.default_rng(0).normal(size=spec.batch_shape)
+    return (noise if np.dtype(spec.input_dtype).kind == "f" else np.abs(noise * 30)).astype(spec.input_dtype)
+
+
+def _same(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
+    return a.tobytes() == b.tobytes()
+
+
+def memory_file() -> Path | None:
+    """Where trials are remembered; None for a user without a home."""
+    folder = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(folder) if folder else Path.home() / ".cache") / "segpipe" / "trial.json"
+    except RuntimeError:
+        return None
+
+
+def _key(spec: ModelSpec, calls: int) -> str:
+    """The model, the shape of its batch, and all of the machine that speed depends on."""
+    facts = {"model": spec.sha256, "batch": spec.batch_shape, "calls": calls, "of": processors(), **device_kind(spec)}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def recall(file: Path, key: str) -> Trial | None:
+    """A trial of before; None where there is none, or the file is not one that segpipe wrote."""
+    try:
+        told = _read(file)[key]
+        seconds = {
+            _split(calls, threads): None if taken is None else float(taken) for calls, threads, taken in told["seconds"]
+        }
+        return Trial(_split(*told["split"]), seconds)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _split(calls: Any, threads: Any) -> Split:
+    if type(calls) is not int or type(threads) is not int:
+        raise TypeError
+    return Split(calls, threads)
+
+
+def remember(file: Path | None, key: str, trial: Trial) -> None:
+    """Keep a trial for later runs; where that cannot be done they try again."""
+    if file is None:
+        return
+    told = {key: value for key, value in _read(file).items() if isinstance(value, dict)}
+    told[key] = {
+        "split": [trial.split.calls, trial.split.threads],
+        "seconds": [[split.calls, split.threads, taken] for split, taken in trial.seconds.items()],
+    }
+    with suppress(OutputError):
+        Folder(file.parent).write_json(file.name, dict(list(told.items())[-REMEMBERED:]))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        told = parse_json(file.read_bytes())
+    except (OSError, DocumentError):
+        return {}
+    return told if isinstance(told, dict) else {}

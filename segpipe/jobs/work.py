@@ -1,0 +1,245 @@
+"""One task: the cases of a job, a part of a case, its statistics, or its joining."""
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from segpipe.errors import DeviceMemoryError, OutputError, SegpipeError, SourceError, foreseen
+from segpipe.formats.cases import Case
+from segpipe.formats.identity import Beside
+from segpipe.formats.raster.gdal import gdal_options
+from segpipe.jobs.join import DamagedPartsError, case_output, join
+from segpipe.jobs.plan import Job, as_planned, job_windows, most_memory
+from segpipe.jobs.tasks import Damaged, GivenUp, JoinJob, MeasureJob, Outcome, PartJob, Progress, Returned, Task, Told
+from segpipe.pipeline.infer import Model
+from segpipe.pipeline.read import (
+    CHANGED,
+    HandedBackError,
+    Reading,
+    Sheet,
+    open_sheet,
+    scaling_of,
+)
+from segpipe.pipeline.run import Boxes, decoders_for, segmented
+from segpipe.results.output import CaseOutput, PartOutput
+from segpipe.results.parts import (
+    is_part_done,
+    read_cut,
+    read_findings,
+    read_scaling,
+    write_findings,
+    write_scaling,
+)
+from segpipe.results.records import Run, done_pixels
+from segpipe.storage.retry import is_passing, unwritable
+from segpipe.timing.spans import span, waiting
+
+LOG = logging.getLogger("segpipe")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Context:
+    """What all tasks of a process are done with."""
+
+    run: Run
+    model: Model
+    calls: int
+    """Of the model, in flight at once."""
+    progress: Progress
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Set when nothing can be written any more: what runs is given up."""
+
+
+class _StoppedError(SegpipeError):
+    """Nothing can be written any more."""
+
+
+def work(task: Task, context: Context) -> Iterator[Told]:
+    """Do a task once and yield one result per case."""
+    if isinstance(task, Job):
+        yield from run_job(task, context)
+    elif isinstance(task, PartJob):
+        yield run_part(task, context)
+    else:
+        told = _alone(task, context.run)
+        yield _stopping(told, context) if isinstance(told, Outcome) else told
+
+
+def _alone(task: MeasureJob | JoinJob, run: Run) -> Told:
+    """What needs no model."""
+    case = task.case.case
+    if isinstance(task, MeasureJob):
+        return _timed("measure", case, lambda: measure(case, run))
+    return _timed("join", case, lambda: join(task, run), task.case.pixels, task.seconds)
+
+
+def run_job(job: Job, context: Context) -> Iterator[Told]:
+    """Do every case of a job; yield each, in order, once its mask has its name or it has failed."""
+    run, model = context.run, context.model
+    limit = job_windows(run) if job.unseen else math.inf
+    run = replace(run, model=model.spec)  # whose batch may be smaller by now
+    before = {} if run.settings.overwrite else _done_before(job, run)
+    yield from before.values()
+    left = [case for case in job.cases if case.name not in before]
+    allow = run.settings.unusual_values == "allow"
+    reading = Reading(
+        run.model,
+        run.settings.overrides,
+        decoders_for(run.model.device),
+        limit=limit,
+        memory=most_memory(run),
+        allow_unusual=allow,
+    )
+    cases = segmented(tuple(left), reading, model, context.calls, confidence=run.settings.confidence)
+    with gdal_options(), closing(cases), ThreadPoolExecutor(1, "segpipe-finish") as finisher:
+        finishing: deque[Future[Told]] = deque()
+        for case, boxes in cases:
+            finish = _write(case, boxes, partial(case_output, case, run=run), context)
+            finishing.append(finisher.submit(finish))
+            # the last case is finished beside the next one, unless that one may not begin
+            while len(finishing) > (0 if run.settings.fail_fast else 1):
+                yield _finished(finishing)
+            left.remove(case)
+            if context.stop.is_set():
+                break
+        while finishing:
+            yield _finished(finishing)
+    if context.stop.is_set():
+        yield from map(GivenUp, left)
+    else:
+        yield from (Outcome(case, 0.0, error=f"{case.path}: the job ended before it") for case in left)
+
+
+def _finished(finishing: deque[Future[Told]]) -> Told:
+    with waiting("finish"):
+        return finishing.popleft().result()
+
+
+def _done_before(job: Job, run: Run) -> dict[str, Outcome]:
+    """Cases that are done: by a worker that was lost before it could tell."""
+    beside = Beside()
+    found = ((case, done_pixels(case, run, beside)) for case in job.cases)
+    return {case.name: Outcome(case, 0.0, pixels) for case, pixels in found if pixels is not None}
+
+
+def run_part(job: PartJob, context: Context) -> Told:
+    """Do one part of a case, which needs nothing of the others."""
+    run, model, case = context.run, context.model, job.case.case
+    if is_part_done(run.output, case, job.number, confidence=run.settings.confidence):
+        return Outcome(case, 0.0)  # by a worker that was lost before it could tell
+    reading = Reading(
+        run.model,
+        run.settings.overrides,
+        decoders_for(run.model.device),
+        part=job.part,
+        scaling=read_scaling(run.output, case),
+        findings=read_findings(run.output, case),
+        memory=most_memory(run),
+        allow_unusual=run.settings.unusual_values == "allow",
+    )
+    cases = segmented([case], reading, model, context.calls, confidence=run.settings.confidence)
+    with gdal_options(), closing(cases):
+        _, boxes = next(cases)
+        return _write(case, boxes, lambda sheet: _part_output(job, sheet, run, model.spec.batch), context)()
+
+
+def _part_output(job: PartJob, sheet: Sheet, run: Run, batch: int) -> PartOutput:
+    """What takes a part, if its input is still as it was when the case was cut."""
+    case = job.case.case
+    if read_cut(case, run, sheet.files, sheet.grid.shape) is None:
+        raise SourceError(CHANGED.format(case.path))
+    if read_findings(run.output, case) is None:
+        write_findings(run.output, case, sheet.findings)
+    return PartOutput(case, sheet, run, job.number, batch)
+
+
+def measure(case: Case, run: Run) -> tuple[str, ...]:
+    """Keep the scaling of a case by its own statistics for its parts."""
+    source, _ = open_sheet(case, run.model, run.settings.overrides, memory=most_memory(run))
+    with closing(source):
+        write_scaling(run.output, case, scaling_of(source, run.model.contract))
+    return ()
+
+
+def _timed(stage: str, case: Case, do: Callable[[], tuple[str, ...]], pixels: int = 0, seconds: float = 0.0) -> Told:
+    started = time.perf_counter()
+    try:
+        with gdal_options(), span(stage, case.name):
+            warnings = do()
+    except DamagedPartsError as damaged:
+        return Damaged(case, damaged.numbers)
+    except Exception as error:  # noqa: BLE001 - a bad case costs only itself
+        return _failed(case, started, 0, error)
+    return Outcome(case, seconds + time.perf_counter() - started, pixels, warnings=warnings)
+
+
+def _failed(case: Case, started: float, pixels: int, error: Exception) -> Outcome:
+    told = foreseen(error, case.path)
+    short, full = isinstance(error, DeviceMemoryError), unwritable(told, writing=isinstance(told, OutputError))
+    seconds = time.perf_counter() - started
+    return Outcome(case, seconds, pixels, str(told), is_passing(told), short, unwritable=full)
+
+
+def _write(
+    case: Case,
+    boxes: Boxes,
+    make_output: Callable[[Sheet], CaseOutput | PartOutput],
+    context: Context,
+) -> Callable[[], Told]:
+    """Write the boxes of a case, or of a part; what is returned finishes it, beside the next case."""
+    started, pixels = time.perf_counter(), 0
+    sheet: Sheet | None = None
+    output: CaseOutput | PartOutput | None = None
+    try:
+        with closing(boxes):
+            for box in boxes:
+                sheet = box.sheet
+                with span("write", case.name, box.window.start):
+                    output = output or make_output(sheet)
+                    output.write(box)
+                pixels += box.window.size
+                context.progress(box.window.size)
+                if context.stop.is_set():
+                    raise _StoppedError("nothing can be written any more")
+    except HandedBackError as back:
+        returned = Returned(case, None if back.sheet is None else as_planned(case, back.sheet))
+        return lambda: returned
+    except BaseException as error:
+        if sheet is not None:
+            sheet.abandoned.set()
+        if output is not None:
+            output.discard()
+        if isinstance(error, _StoppedError):
+            return lambda: GivenUp(case)
+        if not isinstance(error, Exception):
+            raise
+        failed = _stopping(_failed(case, started, pixels, error), context)
+        return lambda: failed
+    LOG.info("%s: %d pixels blended in %.1f s", case.name, pixels, time.perf_counter() - started)
+    return lambda: _stopping(_finish(case, output, started, pixels), context)
+
+
+def _stopping(outcome: Outcome, context: Context) -> Outcome:
+    """Stop what runs beside a case that could not be written, where nothing else can be; what may pass is waited for."""
+    if outcome.unwritable and not outcome.passing:
+        context.stop.set()
+    return outcome
+
+
+def _finish(case: Case, output: CaseOutput | PartOutput | None, started: float, pixels: int) -> Outcome:
+    try:
+        with gdal_options(), span("finish", case.name):
+            if output is not None:
+                output.finish()
+    except Exception as error:  # noqa: BLE001 - a bad case costs only itself
+        if output is not None:
+            output.discard()
+        return _failed(case, started, pixels, error)
+    return Outcome(case, time.perf_counter() - started, pixels, warnings=() if output is None else output.warnings)

@@ -1,0 +1,1 @@
+"""An ONNX model: its contract checked against its graph, its scaling, and the device that it runs on."""

@@ -1,0 +1,144 @@
+"""Whether scores are what the contract's activation makes of them: by the end of the graph, then by a trial."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.contract import Contract
+from segpipe.errors import ContractError
+from segpipe.network.ending import UNIT, Ending
+from segpipe.network.noise import loud_tiles
+from segpipe.network.spec import ModelSpec
+
+Raw = Callable[[NDArray[Any]], NDArray[Any]]
+"""A model without what comes behind it: its own output for a batch ``(batch, channels, *tile)``."""
+
+ROUNDING = 1e-3
+"""By which probabilities of fp16 and int8 networks leave [0, 1]."""
+
+SUM_ROUNDING = 0.02
+"""By which the sum of a pixel's probabilities may differ from 1, and half a step of 8 bits for each of them."""
+
+
+def check_activation(spec: ModelSpec, scores: NDArray[np.float32], raw: Raw) -> None:
+    """The scores must be what the contract's ``activation`` is for: logits, or probabilities for ``none``.
+
+    The last operators of the graph decide where they show it: logits of noise may lie within [0, 1] by chance. Else the
+    scores of noise do, and where these could be chance, those of far larger values.
+
+    Args:
+        spec: the model.
+        scores: of noise, ``(batch, classes, *sizes)``, before any activation.
+        raw: the model, for one more call where scores of noise do not tell.
+
+    Raises:
+        ContractError: with the value that is right.
+    """
+    if not np.isfinite(scores).all():
+        return  # whatever they are, a run refuses them
+    trial = _Trial(spec, scores, raw)
+    if spec.contract.activation == "none":
+        _check_probabilities(trial)
+    else:
+        _check_logits(trial)
+
+
+class _Trial:
+    """Scores of noise, and what they look like."""
+
+    def __init__(self, spec: ModelSpec, scores: NDArray[np.float32], raw: Raw) -> None:
+        self.spec, self.contract, self.scores, self._raw = spec, spec.contract, scores, raw
+        self.ending: Ending = spec.ending
+        self.low, self.high = float(scores.min()), float(scores.max())
+
+    @property
+    def sums(self) -> tuple[float, float]:
+        """Least and largest sum of a pixel's scores."""
+        sums = self.scores.sum(axis=1, dtype=np.float32)
+        return float(sums.min()), float(sums.max())
+
+    @property
+    def sums_to_1(self) -> bool:
+        count = self.scores.shape[1]
+        room = SUM_ROUNDING + min(count / 512, 0.2)
+        return count > 1 and all(abs(n - 1) <= room for n in self.sums)
+
+    @property
+    def is_constant(self) -> bool:
+        return self.high - self.low < ROUNDING
+
+    @property
+    def is_within(self) -> bool:
+        """Whether scores of noise lie within [0, 1]."""
+        return _within(self.low, self.high)
+
+    def is_always_within(self) -> bool:
+        """Whether those of far larger values do, too, which no logits would."""
+        loud = by_class(self._raw(loud_tiles(self.spec, self.spec.batch)), self.spec)
+        return self.is_within and bool(np.isfinite(loud).all()) and _within(float(loud.min()), float(loud.max()))
+
+    @property
+    def told(self) -> str:
+        return f"{self.low:.3g} to {self.high:.3g} on noise; {self.ending}"
+
+
+def _within(low: float, high: float) -> bool:
+    return low >= UNIT[0] - ROUNDING and high <= UNIT[1] + ROUNDING
+
+
+def _check_logits(trial: _Trial) -> None:
+    """Under ``sigmoid`` and ``softmax``: no probabilities, and no logarithms of them under ``sigmoid``."""
+    activation, ending, path = trial.contract.activation, trial.ending, trial.spec.path
+    sure = ending.is_probability or (trial.is_within and trial.sums_to_1)
+    if sure or (ending.range is None and activation == "sigmoid" and not trial.is_constant and trial.is_always_within()):
+        raise ContractError(
+            f'{path}: activation = "{activation}" is for logits, and its scores are probabilities already, {trial.told}: '
+            f'set activation = "none" in the contract{_and_task(trial.contract, ending)}'
+        )
+    if activation == "sigmoid" and ending.range is not None and ending.range[1] <= 0:
+        raise ContractError(
+            f'{path}: activation = "sigmoid" is for logits, and its scores can never be above 0, as logarithms of '
+            f"probabilities ({ending}): export it without the logarithm"
+        )
+
+
+def _and_task(contract: Contract, ending: Ending) -> str:
+    if contract.task != "multiclass" or not ending.operator.endswith("Sigmoid"):
+        return ""
+    return ', and task = "multilabel" if its classes do not exclude each other'
+
+
+def _check_probabilities(trial: _Trial) -> None:
+    """Under ``none``: within [0, 1]; of classes that exclude each other they sum to 1, unless each has its own sigmoid."""
+    contract, ending, path = trial.contract, trial.ending, trial.spec.path
+    logits = "softmax" if contract.task == "multiclass" else "sigmoid"
+    if not ending.is_probability and not trial.is_always_within():
+        raise ContractError(
+            f'{path}: activation = "none" says that scores are probabilities, and they are not, {trial.told}: '
+            f'set activation = "{logits}" in the contract'
+        )
+    if contract.task != "multiclass" or trial.scores.shape[1] < 2 or trial.sums_to_1:
+        return
+    least, most = trial.sums
+    if ending.operator.endswith("Softmax"):
+        raise ContractError(
+            f"{path}: a pixel's probabilities must sum to 1, and sum to {least:.3g} to {most:.3g}, though {ending}: "
+            "it runs over another axis than the classes, or some of these are cut off: export it with Softmax over all"
+        )
+    if not ending.is_probability:
+        raise ContractError(
+            f'{path}: activation = "none" of task = "multiclass" says that a pixel\'s scores sum to 1, and they sum to '
+            f'{least:.3g} to {most:.3g} on noise; {ending}: set activation = "softmax" in the contract, or '
+            'task = "multilabel" if its classes do not exclude each other'
+        )
+
+
+def by_class(raw: NDArray[Any], spec: ModelSpec) -> NDArray[np.float32]:
+    """A model's own output with the class axis second, ``(batch, classes, *sizes)``."""
+    if raw.ndim == spec.contract.ndim + 1:
+        raw = raw[:, None]
+    elif spec.contract.layout == "NHWC":
+        raw = np.moveaxis(raw, -1, 1)
+    return np.asarray(raw, np.float32)

@@ -1,0 +1,108 @@
+"""Whether an output smaller than its input is a coarser grid of all of it, or the middle of it at full resolution."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.errors import ModelError
+from segpipe.network.activation import Raw, by_class
+from segpipe.network.noise import loud_tiles, noise_tiles
+from segpipe.network.spec import ModelSpec, by
+
+Tiles = NDArray[Any]
+
+OUT = 0.8
+"""Where patches are changed: as a share of the way from the centre of what a crop would show to its edge."""
+
+NEAR = 0.2
+"""Half the side of the boxes in which an answer is looked for, as a share of that way."""
+
+CLEARLY = 2.0
+"""Times as much change where a crop would show it, or as little after its shift, from which on the output is one."""
+
+
+def check_not_cropped(spec: ModelSpec, sizes: Sequence[int], raw: Raw) -> None:
+    """See how scores of noise answer to changes of the tile.
+
+    With `f` the tile over the output, a shift of the tile by `s` pixels moves a coarser grid by `s / f`, and a crop by
+    `s`; and what lies at distance `d` from the centre of the tile is shown at `d / f` from the centre, or at `d`. Shifts
+    tell where the receptive field is wide, patches where scores depend on where in the tile something lies.
+
+    Args:
+        spec: the model.
+        sizes: of its output, an integer fraction of the tile.
+        raw: the model.
+
+    Raises:
+        ModelError: the output is a crop.
+    """
+    factor = spec.tiling.tile[0] // sizes[0]
+    calm = noise_tiles(spec, 1, seed=2)
+    scores = _scores(spec, raw, calm)
+    if _moves_as_crop(spec, raw, calm, scores, factor) or _shows_as_crop(spec, raw, calm, scores, factor):
+        raise ModelError(
+            f"{spec.path}: the output must show the whole tile, and it is the middle of it: a change of the tile of "
+            f"{by(spec.tiling.tile)} shows unscaled in the output of {by(sizes)}; models that crop are not supported yet: "
+            "export it with padded convolutions, so that sizes are kept"
+        )
+
+
+def _scores(spec: ModelSpec, raw: Raw, tile: Tiles) -> NDArray[np.float32]:
+    scores = by_class(raw(np.repeat(tile, spec.batch, axis=0)), spec)[0]
+    return np.asarray(np.nan_to_num(scores), np.float32)
+
+
+def _moves_as_crop(spec: ModelSpec, raw: Raw, calm: Tiles, scores: NDArray[np.float32], factor: int) -> bool:
+    """Whether scores move with a shift of the tile by as many pixels."""
+    least, unit = min(scores.shape[1:]), math.lcm(factor, *spec.tiling.align)
+    unit = unit if unit <= least // 3 else factor
+    shift = least // 3 // unit * unit
+    if not shift:
+        return False
+    shifted = np.roll(calm, (shift,) * len(spec.tiling.tile), tuple(range(2, calm.ndim)))
+    moved = _scores(spec, raw, shifted)
+    grid, crop = (_unlike(scores, moved, by_pixels, least // 8) for by_pixels in (shift // factor, shift))
+    return CLEARLY * crop < grid
+
+
+def _unlike(before: NDArray[np.float32], after: NDArray[np.float32], shift: int, border: int) -> float:
+    """Mean square difference once a shift along all axes is undone, borders left out."""
+    inner = slice(border, -border or None)
+    a, b = (x[(slice(None),) + (inner,) * (x.ndim - 1)] for x in (before, after))
+    cut = (slice(None),) + (slice(shift, None),) * (a.ndim - 1)
+    kept = (slice(None),) + (slice(None, -shift or None),) * (a.ndim - 1)
+    return float(np.square(b[cut] - a[kept]).mean())
+
+
+def _shows_as_crop(spec: ModelSpec, raw: Raw, calm: Tiles, scores: NDArray[np.float32], factor: int) -> bool:
+    """Whether four patches that are changed show unscaled."""
+    sizes, changed, loud = scores.shape[1:], calm.copy(), loud_tiles(spec, 1, seed=3)
+    for corner in _corners(sizes, spec.tiling.tile, 1.0):
+        where = (slice(None), slice(None), *corner)
+        changed[where] = loud[where]
+    change = np.square(_scores(spec, raw, changed) - scores).sum(axis=0)
+    grid, crop = (_mean_in(change, _corners(sizes, sizes, f)) for f in (float(factor), 1.0))
+    return crop > CLEARLY * grid
+
+
+def _corners(sizes: Sequence[int], within: Sequence[int], factor: float) -> list[tuple[slice, ...]]:
+    """Four boxes around the centre of an array: at ``OUT`` of half the output over ``factor``."""
+    boxes = []
+    for signs in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
+        box = []
+        for sign, size, whole in zip(signs, sizes, within, strict=True):
+            centre, half = whole / 2 + sign * OUT * size / 2 / factor, max(1.0, NEAR * size / 2)
+            box.append(slice(max(0, round(centre - half)), max(1, round(centre + half))))
+        boxes.append(tuple(box))
+    return boxes
+
+
+def _mean_in(change: NDArray[np.float32], boxes: Sequence[tuple[slice, ...]]) -> float:
+    """Mean change in the boxes."""
+    mask = np.zeros(change.shape, bool)
+    for box in boxes:
+        mask[box] = True
+    return float(change[mask].sum(dtype=np.float64) / mask.sum())

@@ -1,0 +1,311 @@
+"""Where a model runs: what can be had, and ONNX Runtime sessions that run there or not at all."""
+
+import ctypes
+import logging
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import onnxruntime
+
+from segpipe.errors import DeviceError, DeviceMemoryError, ModelError, SegpipeError, memory_errors, one_line
+from segpipe.process.extras import install
+
+LOG = logging.getLogger("segpipe")
+
+Kind = Literal["cpu", "cuda", "tensorrt", "cpu-tensors"]
+"""``cpu-tensors`` is the path of the GPUs on the CPU: torch tensors and bound memory, for tests."""
+
+PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider", "cpu-tensors": "CPUExecutionProvider"}
+
+
+SILENT = 4
+"""What ONNX Runtime raises it also writes out, with much that it gets over itself: 45 lines for an fp16 network whose
+convolutions the first engine of cuDNN has no plan for. Why it cannot load a provider it only writes: ``_refused``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a GPU computes. Bytes may depend on it, so it is recorded."""
+
+    tf32: bool = False
+    """Whether matrix products may round their inputs to 10 bits."""
+    nhwc: bool = False
+    """Whether convolutions run with channels last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Memory of a device, in bytes, as a trial has found it."""
+
+    limit: int
+    """That ONNX Runtime may take."""
+    strip: int
+    """That is left for the sums of windows that overlap."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a session on a device is opened with."""
+
+    device: Kind
+    options: Options
+    sizes: Mapping[str, int]
+    """Of axes that the graph leaves free: with fixed ones, all that computes shapes is folded away."""
+    stream: int | None = None
+    """Handle of the stream that all work goes to."""
+    limit: int | None = None
+    """Bytes that ONNX Runtime may take of the device's memory."""
+    half: bool = False
+    """Whether the graph computes in fp16."""
+    engines: Path | None = None
+    """Folder for TensorRT's engines of this model with these terms."""
+
+
+def open_session(model: str | bytes, device: Kind, arena: bool, threads: int = 1) -> onnxruntime.InferenceSession:
+    """A session on the CPU."""
+    assert device == "cpu"
+    options = _session_options()
+    options.intra_op_num_threads = threads
+    options.enable_cpu_mem_arena = arena
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 - onnxruntime raises classes of its own that share no base
+        raise ModelError(f"ONNX Runtime cannot load the model on cpu: {one_line(error)}") from None
+
+
+def open_bound(model: str | bytes, terms: Terms) -> onnxruntime.InferenceSession:
+    """A session that takes and leaves its tensors in the memory of a device.
+
+    Nodes that have no kernel there run on the CPU, with a warning: they cost a copy each way.
+
+    Raises:
+        DeviceError: ONNX Runtime does not run there.
+        DeviceMemoryError: there is no room for it.
+    """
+    if terms.device == "tensorrt":
+        if not terms.options.tf32:
+            os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # TensorRT has no option for it
+        _load_tensorrt()
+    if terms.device != "cpu-tensors":
+        _load_cuda()
+    try:
+        return _open(model, terms, strict=True)
+    except DeviceMemoryError:
+        raise
+    except DeviceError:
+        # a missing library and a node without a kernel give the same message: what was taken tells them apart
+        session = _open(model, terms, strict=False)
+    LOG.warning("some nodes of the model have no kernel on %s and run on the CPU, which is slower", terms.device)
+    return session
+
+
+def _open(model: str | bytes, terms: Terms, *, strict: bool) -> onnxruntime.InferenceSession:
+    options = _session_options()
+    for name, size in terms.sizes.items():
+        options.add_free_dimension_override_by_name(name, size)
+    if terms.device != "cpu-tensors":
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1" if strict else "0")
+    try:
+        onnxruntime.set_default_logger_severity(SILENT)
+        with memory_errors():
+            # without enable_fallback=0 it would print, and go on with another provider
+            session = onnxruntime.InferenceSession(model, options, providers=providers(terms), enable_fallback=0)
+    except SegpipeError:
+        raise
+    except Exception as error:  # noqa: BLE001 - onnxruntime raises classes of its own that share no base
+        raise DeviceError(f"ONNX Runtime cannot load the model on {terms.device}: {one_line(error)}") from None
+    if PROVIDERS[terms.device] not in session.get_providers():
+        raise DeviceError(_MISSING.format(terms.device, _refused(terms.device), install(terms.device)))
+    return session
+
+
+def _session_options() -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = SILENT
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def providers(terms: Terms) -> list[Any]:
+    """Execution providers with their options; one unknown key would drop a provider."""
+    if terms.device == "cpu-tensors":
+        return ["CPUExecutionProvider"]
+    cuda: dict[str, str] = {
+        # the only search that neither measures each new shape nor takes the slowest kernel
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "use_tf32": str(int(terms.options.tf32)),
+        "prefer_nhwc": str(int(terms.options.nhwc)),
+        "fuse_conv_bias": "0",  # it is not deterministic
+        # torch takes memory of the same device
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+    if terms.stream is not None:
+        cuda["user_compute_stream"] = str(terms.stream)
+    if terms.limit is not None:
+        cuda["gpu_mem_limit"] = str(terms.limit)
+    found: list[Any] = [(PROVIDERS["cuda"], cuda)]
+    if terms.device == "tensorrt":
+        found.insert(0, (PROVIDERS["tensorrt"], _tensorrt(terms)))
+    return found
+
+
+def _tensorrt(terms: Terms) -> dict[str, str]:
+    options = {"trt_fp16_enable": str(int(terms.half))}
+    if terms.stream is not None:
+        options["user_compute_stream"] = str(terms.stream)
+    if terms.engines is not None:
+        terms.engines.mkdir(parents=True, exist_ok=True)
+        folder = str(terms.engines)
+        options |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": folder}
+        options |= {"trt_timing_cache_enable": "1", "trt_timing_cache_path": folder}
+    return options
+
+
+_MISSING = "--device {0} needs a GPU, and {1}: {2} on a machine with an NVIDIA driver, or take --device cpu"
+
+
+def _refused(device: Kind) -> str:
+    """That ONNX Runtime did not take a provider, and why: by loading its library as it does."""
+    library = Path(onnxruntime.__file__).parent / "capi" / f"libonnxruntime_providers_{device}.so"
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        return f"ONNX Runtime cannot load {PROVIDERS[device]} ({error})"
+    return f"ONNX Runtime did not take {PROVIDERS[device]}"
+
+
+def resolve_device(device: str) -> tuple[Kind, str]:
+    """Where to run, and why, in a few words.
+
+    ``auto`` takes CUDA where a driver sees a GPU; what is asked for by name must be there.
+    """
+    if device in ("cpu", "cpu-tensors"):
+        return ("cpu" if device == "cpu" else "cpu-tensors"), "as asked"
+    missing = _cuda_missing()
+    if device == "auto":
+        return ("cpu", missing) if missing else ("cuda", "the driver sees a GPU")
+    if missing:
+        raise DeviceError(_MISSING.format(device, missing, install(device)))
+    if device == "tensorrt":
+        _load_tensorrt()
+        return "tensorrt", "as asked"
+    return "cuda", "as asked"
+
+
+def _cuda_missing() -> str | None:
+    """Why CUDA cannot be used, as far as that shows without a session; None if nothing speaks against it.
+
+    ONNX Runtime's own list is no help: it names CUDA on machines without it.
+    """
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return "this ONNX Runtime was built without it"
+    driver = _driver()
+    if driver is None:
+        return "no NVIDIA driver is installed"
+    if not _count(driver):
+        return "the NVIDIA driver sees no GPU"
+    if find_spec("torch") is None:
+        return "torch is not installed"
+    return None
+
+
+def _driver() -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+
+
+def _count(driver: ctypes.CDLL) -> int:
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return 0
+    return count.value
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    driver = _driver()
+    count = 0 if driver is None else _count(driver)
+    if named is None:
+        return [str(i) for i in range(count)]
+    return [name.strip() for name in named.split(",") if name.strip()][:count]
+
+
+def gpu_facts() -> dict[str, str] | None:
+    """Name and driver of the first GPU; None where there is none."""
+    driver, name, device = _driver(), ctypes.create_string_buffer(128), ctypes.c_int(0)
+    if driver is None or not _count(driver):
+        return None
+    if driver.cuDeviceGet(ctypes.byref(device), 0) or driver.cuDeviceGetName(name, 128, device):
+        return None
+    try:
+        release = Path("/sys/module/nvidia/version").read_text(encoding="ascii").strip()
+    except OSError:
+        release = "unknown"
+    return {"name": name.value.decode(errors="replace"), "driver": release}
+
+
+def engine_folder(key: str) -> Path:
+    """Where TensorRT's engines for one model with one setting are kept: its own key knows too little of either."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "segpipe" / "tensorrt" / key
+
+
+def told(options: Options) -> dict[str, Any]:
+    """Options for a record."""
+    return asdict(options)
+
+
+def _load_cuda() -> None:
+    """CUDA's libraries from torch, and those of ONNX Runtime that torch does not bring, from where pip puts them."""
+    import torch  # noqa: F401 - it loads cuDNN, cuBLAS and the runtime
+
+    for name in ("libcurand.so.10", "libcufft.so.12", "libnvrtc.so.13"):
+        _load(name, "nvidia")
+
+
+def _load_tensorrt() -> None:
+    if not _load("libnvinfer.so.10", "tensorrt_libs"):
+        raise DeviceError(
+            "--device tensorrt needs TensorRT 10, and libnvinfer.so.10 is not there: "
+            f"{install('tensorrt')}, or take --device cuda"
+        )
+
+
+def _load(name: str, package: str) -> bool:
+    """Load a library from the system or from a package that holds it, for those that are loaded after it."""
+    spec = find_spec(package)
+    folders = [] if spec is None else list(spec.submodule_search_locations or [])
+    found = [str(path) for folder in folders for path in sorted(Path(folder).rglob(name))]
+    for candidate in (*found, name):
+        try:
+            ctypes.CDLL(candidate, mode=ctypes.RTLD_GLOBAL)
+        except OSError:
+            continue
+        return True
+    return False
+
+
+def check_runtime() -> None:
+    """Refuse an environment in which two packages have overwritten each other's files.
+
+    In folders of their own, as where one is put before the other by PYTHONPATH, they do not.
+    """
+    folders = []
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        with suppress(PackageNotFoundError):
+            folders.append(Path(str(distribution(name).locate_file(""))).resolve())
+    if len(folders) > len(set(folders)):
+        raise DeviceError(
+            "onnxruntime and onnxruntime-gpu overwrite each other in one environment, and both are installed: "
+            "uninstall both, then install segpipe again"
+        )

@@ -1,0 +1,63 @@
+"""The form of a graph: what it takes and gives, as far as its file tells."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+
+from segpipe.errors import ModelError
+from segpipe.network.ending import Ending, ending_of
+from segpipe.network.signature import TensorSpec, signature
+
+RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+
+
+def check_graph(proto: onnx.ModelProto, path: Path, image: TensorSpec, scores: TensorSpec) -> None:
+    """A model must take one image, and give scores, each time the same.
+
+    Raises:
+        ModelError: with the mend.
+    """
+    inputs, outputs = signature(proto)
+    if len(inputs) > 1:
+        raise ModelError(
+            f"{path} must take one image, and takes {len(inputs)} inputs at once: {', '.join(map(str, inputs))}: give each "
+            "but the image its value inside the file, an initializer of its name"
+        )
+    if random := sorted({node.op_type for node in proto.graph.node} & RANDOM):
+        raise ModelError(
+            f"{path} must give the same scores each time, and does not ({', '.join(random)}): export it in evaluation mode"
+        )
+    ending = ending_of(proto, scores.name)
+    if ending.labels:
+        raise ModelError(
+            f"{path} must give a score per class, which are blended where tiles overlap, and its output {scores.name} is "
+            f"labels ({ending}); models of labels are not supported yet: {_uncover(proto, path, image, ending, outputs)}"
+        )
+    if scores.is_integer and score_count(scores, layout_of(image.shape)) in (1, None):
+        raise ModelError(
+            f"{path} must give a score per class, as floats, and its output {scores} holds {scores.dtype}, labels or "
+            "quantized scores: export it without the step that makes integers of scores"
+        )
+
+
+def _uncover(proto: onnx.ModelProto, path: Path, image: TensorSpec, ending: Ending, outputs: Sequence[TensorSpec]) -> str:
+    """How to get at the scores that labels were made of."""
+    for other in outputs:
+        if not ending_of(proto, other.name).labels and not other.is_integer:
+            return f'set output = "{other.name}" in the contract, if that is its scores'
+    names = f'"{path}", "{path.with_stem(path.stem + "-scores")}", ["{image.name}"], ["{ending.scores}"]'
+    command = f"python -c 'import onnx; onnx.utils.extract_model({names})'"
+    return f"its scores are the tensor {ending.scores}, which becomes the output by: {command}"
+
+
+def layout_of(shape: Sequence[int | None]) -> str:
+    """Where the channels of an image input are: the one axis of a fixed size, or the smaller one of two."""
+    first, last = (shape[1], shape[-1]) if len(shape) == 4 else (1, None)
+    return "NHWC" if last is not None and (first is None or last < first) else "NCHW"
+
+
+def score_count(tensor: TensorSpec, layout: str) -> int | None:
+    """Scores per pixel of an output, where its shape tells; one without a channel axis has one."""
+    shape = tensor.shape
+    return shape[-1 if layout == "NHWC" else 1] if len(shape) == 4 else 1 if len(shape) == 3 else None

@@ -1,0 +1,83 @@
+"""Whether the scores of a tile depend on the tiles beside it in a batch: they must not, to the last bit."""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from segpipe.errors import ModelError
+from segpipe.network.noise import noise_tiles
+from segpipe.network.spec import ModelSpec, read_model
+
+LOG = logging.getLogger("segpipe")
+
+Score = Callable[[NDArray[Any]], NDArray[Any]]
+"""Scores of a batch ``(batch, channels, *tile)``, tile by tile."""
+
+
+def batch_tiles(spec: ModelSpec) -> NDArray[Any]:
+    """A batch of noise, each tile of a wider range than the one before it."""
+    tiles = noise_tiles(spec, spec.batch)
+    for number in range(1, spec.batch):
+        tiles[number] = tiles[number] // (spec.batch - number) if tiles.dtype.kind in "iu" else tiles[number] * (1 + number)
+    return tiles
+
+
+def depends_on_batch(score: Score, tiles: NDArray[Any], scores: NDArray[Any], *, alone: bool) -> bool:
+    """Whether scores change with a tile's place in a batch, with what is beside it, or without anything beside it.
+
+    Args:
+        score: the model.
+        tiles: a batch of different tiles, the last of the widest range.
+        scores: theirs.
+        alone: whether the model takes a tile without others, and that must give the same scores, too.
+    """
+    return any(a.tobytes() != b.tobytes() for a, b in _pairs(score, tiles, scores, alone))
+
+
+def _pairs(
+    score: Score, tiles: NDArray[Any], scores: NDArray[Any], alone: bool
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """The same tile's scores twice: moved by a place, with an empty tile, as padding is, for the widest one; and alone."""
+    moved = np.roll(tiles, 1, axis=0)
+    moved[0] = 0
+    yield scores[:-1], score(moved)[1:]
+    if alone:
+        yield scores[:1], score(tiles[:1])
+
+
+SUSPECTS = {
+    "DynamicQuantizeLinear": "DynamicQuantizeLinear takes its range from the whole batch",
+    "DynamicQuantizeMatMul": "DynamicQuantizeMatMul takes its range from the whole batch",
+    "DynamicQuantizeLSTM": "DynamicQuantizeLSTM takes its range from the whole batch",
+}
+
+
+def cause(proto: onnx.ModelProto) -> str:
+    """What in a graph makes scores depend on the batch, as far as its operators show it."""
+    for node in proto.graph.node:
+        if node.op_type in SUSPECTS:
+            return SUSPECTS[node.op_type]
+        if node.op_type == "BatchNormalization" and any(a.name == "training_mode" and a.i for a in node.attribute):
+            return "batch normalisation is in training mode"
+    return "some of its operators mix tiles, or round them otherwise in a batch"
+
+
+def one_by_one(spec: ModelSpec) -> ModelSpec:
+    """The model with batches of 1, for one whose scores depend on its batch.
+
+    Raises:
+        ModelError: its batch is fixed.
+    """
+    why = cause(read_model(spec.path))
+    if spec.batch_is_fixed:
+        raise ModelError(
+            f"{spec.path}: a tile's scores must not depend on the tiles beside it in a batch, and they do, in batches that "
+            f"are fixed at {spec.batch} ({why}): export it with a batch of 1 or a free one"
+        )
+    LOG.warning("%s: scores depend on the batch (%s): batches of 1 are taken, in place of %d", spec.path, why, spec.batch)
+    return replace(spec, batch=1)

@@ -1,0 +1,288 @@
+"""A model file and its contract, read and checked against each other before any case is opened."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import TensorProto
+
+from segpipe.contract import (
+    DEFAULT_ALIGN,
+    METADATA_KEY,
+    Contract,
+    contract_of_metadata,
+    read_contract,
+)
+from segpipe.errors import ContractError, ModelError, SettingsError, one_line
+from segpipe.geometry.windows import Tiling
+from segpipe.network.device import Kind, Options, Room, check_runtime, resolve_device
+from segpipe.network.ending import Ending, ending_of
+from segpipe.network.form import check_graph, score_count
+from segpipe.network.signature import TensorSpec, signature
+from segpipe.network.template import lines_to_write
+from segpipe.settings import BlendOn, Settings
+from segpipe.storage.content import told
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model file checked against its contract and the settings; picklable, and all that a worker needs to load it."""
+
+    path: Path
+    files: tuple[Path, ...]
+    """The model's own, and those beside it with its weights."""
+    sha256: str
+    """Of the files and the contract in force."""
+    contract: Contract
+    contract_origin: str
+    tiling: Tiling
+    blend_on: BlendOn
+    batch: int
+    device: Kind
+    device_reason: str
+    input: str
+    output: str
+    input_dtype: str
+    ending: Ending
+    """Of its graph, at that output."""
+    batch_is_fixed: bool = False
+    threads: int = 1
+    """Within one call, on a CPU."""
+    options: Options = field(default_factory=Options)
+    """How a device computes."""
+    network_mb: float = 0.0
+    """Memory of the host that one batch through the network took in a trial, weights included."""
+    room: Room | None = None
+    """The device's memory; None on the CPU."""
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of a batch as the pipeline holds it: ``(batch, channels, *tile)``."""
+        return (self.batch, self.contract.channel_count, *self.tiling.tile)
+
+
+def read_spec(settings: Settings) -> ModelSpec:
+    """Read the model file and its contract, and check each against the other and the settings.
+
+    Raises:
+        ModelError, ContractError, DeviceError, SettingsError: with the mend.
+    """
+    check_runtime()
+    device, device_reason = resolve_device(settings.device)
+    proto = read_model(settings.model)
+    inputs, outputs = signature(proto)
+    contract, origin = find_contract(settings, proto)
+    image = _choose(inputs, contract.input, "input", settings.model)
+    scores = _choose(outputs, contract.output, "output", settings.model)
+    check_graph(proto, settings.model, image, scores)
+    _check_channels(image, contract, settings.model)
+    files = (settings.model, *external_data(settings.model, proto))
+    return ModelSpec(
+        path=settings.model,
+        files=files,
+        sha256=_digest(files, contract),
+        contract=contract,
+        contract_origin=origin,
+        tiling=resolve_tiling(settings, contract, image, settings.model),
+        blend_on=resolve_blend_on(settings, contract),
+        batch=_resolve_batch(settings, image, device),
+        device=device,
+        device_reason=device_reason,
+        input=image.name,
+        output=scores.name,
+        input_dtype=str(image.dtype),
+        ending=ending_of(proto, scores.name),
+        batch_is_fixed=image.shape[0] is not None,
+        options=resolve_options(settings, device),
+        threads=settings.threads or 1,
+    )
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """The graph of an ONNX file, without its external data."""
+    if path.is_dir():
+        kind = told(path)
+        raise ModelError(f"the model must be an ONNX file, got the folder {path}" + (f": {kind}" if kind else ""))
+    if not path.is_file():
+        raise ModelError(f"the model must exist, got {path}")
+    try:
+        proto = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # noqa: BLE001 - protobuf raises classes of its own, by implementation
+        raise ModelError(f"{path} is not an ONNX file: {told(path) or one_line(error)}") from None
+    if not proto.graph.node:
+        raise ModelError(f"{path} is not an ONNX file: {told(path) or 'it holds no graph'}")
+    return proto
+
+
+def _choose(tensors: list[TensorSpec], name: str | None, what: str, path: Path) -> TensorSpec:
+    names = ", ".join(map(str, tensors))
+    if name is not None:
+        for tensor in tensors:
+            if tensor.name == name:
+                return tensor
+        raise ContractError(f"{path} has no {what} called {name}: it has {names}")
+    if len(tensors) != 1:
+        raise ContractError(
+            f'{path} has {len(tensors)} {what}s, and the contract must say which is meant, with {what} = "...": {names}'
+        )
+    return tensors[0]
+
+
+def find_contract(settings: Settings, proto: onnx.ModelProto) -> tuple[Contract, str]:
+    """``--contract``, else the sidecar ``model.toml``, else the file's metadata."""
+    sidecar = settings.model.with_suffix(".toml")
+    for path in (settings.contract, sidecar if sidecar.is_file() else None):
+        if path is not None:
+            return read_contract(path), str(path)
+    metadata = {p.key: p.value for p in proto.metadata_props}
+    inputs, outputs = signature(proto)
+    channels = inputs[0].shape[1] if inputs and len(inputs[0].shape) == 4 else None
+    contract = contract_of_metadata(metadata, channels, score_count(outputs[0], "NCHW") if outputs else None)
+    if contract is None:
+        raise ContractError(lines_to_write(settings.model, proto))
+    if METADATA_KEY not in metadata and contract.task == "multiclass" and ending_of(proto, outputs[0].name).is_open:
+        # Deepness takes the largest score, of logits or of probabilities, and its metadata does not say which
+        contract = contract.model_copy(update={"activation": "softmax"})
+    return contract, f"metadata of {settings.model.name}"
+
+
+def _check_channels(image: TensorSpec, contract: Contract, path: Path) -> None:
+    rank = contract.ndim + 2
+    if image.dtype is None:
+        raise ModelError(f'{path}: input "{image.name}" must hold floats or integers')
+    if len(image.shape) != rank:
+        raise ContractError(
+            f'{path}: input "{image.name}" must have {rank} axes for layout "{contract.layout}", got {image}'
+        )
+    if contract.ndim != 2:
+        raise ContractError(f'layout "{contract.layout}" is for volumes, which this version does not read: use NCHW or NHWC')
+    channels = image.shape[-1 if contract.layout == "NHWC" else 1]
+    if channels is not None and channels != contract.channel_count:
+        raise ContractError(
+            f"the contract's channels must be the model's, got {contract.channel_count} in the contract "
+            f"({', '.join(contract.channel_names or ['unnamed'])}) and {channels} in {path}"
+        )
+    if image.dtype.kind in "iu" and contract.scaling == "host" and not _identity(contract):
+        raise ContractError(
+            f"{path} takes {image.dtype} pixels, so the contract cannot scale them before: "
+            'set scaling = "graph" where the model scales them itself'
+        )
+
+
+def _identity(contract: Contract) -> bool:
+    plain = contract.normalize == "none" and contract.clip is None and contract.pixel == "stored"
+    return plain and set(contract.column("scale")) == {1.0} and set(contract.column("offset")) == {0.0}
+
+
+def by(sizes: Sequence[int]) -> str:
+    """Sizes as a person writes them."""
+    return " x ".join(map(str, sizes))
+
+
+def resolve_tiling(settings: Settings, contract: Contract, image: TensorSpec, path: Path) -> Tiling:
+    """Tile, overlap and align per axis from flags, the contract and the model's fixed sizes, in that order."""
+    ndim = contract.ndim
+    fixed = image.shape[1:-1] if contract.layout == "NHWC" else image.shape[2:]
+    asked = _spread(settings.tile, ndim, "tile") or contract.axes("tile", ndim)
+    if asked is None and None in fixed:
+        raise ContractError(
+            f"{path} takes tiles of any size, so the contract must name one: add tile = [512, 512], or give --tile"
+        )
+    tile = asked or tuple(n for n in fixed if n is not None)
+    if any(f is not None and f != t for f, t in zip(fixed, tile, strict=True)):
+        raise ContractError(
+            f"the tile must be the model's, got {by(tile)} and {path} takes {by([f or 0 for f in fixed])}: "
+            f"give --tile {','.join(str(f or t) for f, t in zip(fixed, tile, strict=True))}"
+        )
+    overlap = _spread(settings.overlap, ndim, "overlap") or contract.axes("overlap", ndim) or tuple(t // 4 for t in tile)
+    align = contract.axes("align", ndim) or (DEFAULT_ALIGN,) * ndim
+    return Tiling(tile, overlap, align, settings.blend)
+
+
+def _spread(value: tuple[int, ...] | None, ndim: int, key: str) -> tuple[int, ...] | None:
+    if value is None or len(value) == ndim:
+        return value
+    if len(value) == 1:
+        return value * ndim
+    raise SettingsError(f"{key} must have one number or {ndim}, one per axis, got {','.join(map(str, value))}")
+
+
+def resolve_blend_on(settings: Settings, contract: Contract) -> BlendOn:
+    """Logits unless asked otherwise; a model that gives probabilities has no logits to blend."""
+    if contract.activation != "none":
+        return settings.blend_on or "logits"
+    if settings.blend_on == "logits":
+        raise SettingsError(
+            'blend_on logits needs a model that gives logits, and the contract says activation = "none": '
+            "its outputs are probabilities already, so leave --blend-on out"
+        )
+    return "probabilities"
+
+
+def _resolve_batch(settings: Settings, image: TensorSpec, device: Kind) -> int:
+    fixed = image.shape[0]
+    if fixed is not None and settings.batch not in (None, fixed):
+        raise SettingsError(f"the model's batch is fixed at {fixed}, got --batch {settings.batch}: leave --batch out")
+    return fixed or settings.batch or (1 if device == "cpu" else 8)
+
+
+def resolve_options(settings: Settings, device: Kind) -> Options:
+    """How a GPU computes; the CPU has no choice."""
+    if device == "cpu":
+        asked = [f"--{name}" for name in ("tf32", "nhwc") if getattr(settings, name)]
+        if asked:
+            raise SettingsError(f"{' and '.join(asked)} is for a GPU, got device cpu: leave it out, or take --device cuda")
+        return Options()
+    return Options(settings.tf32, settings.nhwc)
+
+
+def check_unchanged(spec: ModelSpec) -> None:
+    """A worker may load a model hours after it was planned with: it must still be the same."""
+    if _digest(spec.files, spec.contract) != spec.sha256:
+        raise ModelError(f"{spec.path} has changed since this run began: run the same command again, for the new model")
+
+
+def _digest(files: Sequence[Path], contract: Contract) -> str:
+    """SHA-256 of everything that the scores depend on: the file, its external data, the contract in force."""
+    digest = hashlib.sha256()
+    for file in files:
+        if file.exists() and not file.is_file():
+            raise ModelError(f"{files[0]}: a model and its external data must be regular files, and {file} is not")
+        try:
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:
+            said = "cannot be read" if file == files[0] else f"needs its external data {file}"
+            raise ModelError(f"{files[0]} {said}: {error.strerror}") from None
+    digest.update(contract.model_dump_json().encode())
+    return digest.hexdigest()
+
+
+def external_data(path: Path, proto: onnx.ModelProto) -> list[Path]:
+    """Files beside the model that hold its weights, wherever in the graph these are."""
+    names = {
+        entry.value
+        for tensor in _tensors(proto)
+        if tensor.data_location == TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    folder = path.parent.resolve()
+    for name in names:
+        if not (folder / name).resolve().is_relative_to(folder):
+            raise ModelError(f"{path}: external data of a model must lie in its folder, got {name}: move it there")
+    return [path.parent / name for name in sorted(names)]
+
+
+def _tensors(message: Any) -> Iterator[TensorProto]:
+    """All tensors below a message: also in branches and bodies, functions, attributes and sparse initializers."""
+    if isinstance(message, TensorProto):
+        yield message
+        return
+    for kind, value in message.ListFields():
+        if kind.type == kind.TYPE_MESSAGE:
+            yield from chain.from_iterable(map(_tensors, value if isinstance(value, Sequence) else [value]))

@@ -1,0 +1,197 @@
+"""What is said of a model whose file alone does not say how to run it: a contract to fill in, or why none would help."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from segpipe.contract import DEFAULT_ALIGN, deepness_values
+from segpipe.errors import ContractError
+from segpipe.network.ending import Ending, ending_of
+from segpipe.network.form import check_graph, layout_of, score_count
+from segpipe.network.signature import TensorSpec, signature
+
+WIDEST = 110
+"""Of a line of the template, in characters."""
+
+LISTED = 4
+"""Classes that have lines of their own; more share lines, and no more lines than this times `SHARED`."""
+
+SHARED = 4
+
+NOTED = 28
+"""Column of comments."""
+
+
+def check_rank(path: Path, inputs: Sequence[TensorSpec]) -> None:
+    """A model without a contract must take images, or a template would lead nowhere.
+
+    Raises:
+        ContractError: it takes volumes, or no image.
+    """
+    rank = len(inputs[0].shape) if inputs else 0
+    if rank == 5:
+        raise ContractError(f"{path} takes volumes, {inputs[0]}, which this version does not read: only images")
+    if rank != 4:
+        taken = ", ".join(map(str, inputs)) or "nothing"
+        raise ContractError(f"{path} must take a batch of images, (N, channels, h, w) or (N, h, w, channels), got {taken}")
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a file tells of its model."""
+
+    image: TensorSpec
+    outputs: Sequence[TensorSpec]
+    layout: str
+    scores: int | None
+    ending: Ending
+    known: dict[str, Any]
+    """Keys of a contract, from Deepness's metadata."""
+
+    @property
+    def channels(self) -> int | None:
+        return self.image.shape[-1 if self.layout == "NHWC" else 1]
+
+    @property
+    def tile(self) -> list[int]:
+        sizes = self.image.shape[1:-1] if self.layout == "NHWC" else self.image.shape[2:]
+        if None not in sizes:
+            return [n for n in sizes if n is not None]
+        tile = list(self.known.get("tile") or [512, 512])
+        return tile * 2 if len(tile) == 1 else tile
+
+    @property
+    def task(self) -> str:
+        if self.scores == 1:
+            return "binary"
+        return "multilabel" if self.ending.operator.endswith("Sigmoid") and self.scores else "multiclass"
+
+    @property
+    def activation(self) -> str:
+        if self.ending.is_probability:
+            return "none"
+        return "softmax" if self.task == "multiclass" else "sigmoid"
+
+
+def lines_to_write(path: Path, proto: onnx.ModelProto) -> str:
+    """The message for a model that says nothing of itself: a contract with what the file does tell filled in.
+
+    Raises:
+        ModelError, ContractError: no contract would help.
+    """
+    inputs, outputs = signature(proto)
+    if len(inputs) <= 1:
+        check_rank(path, inputs)
+    check_graph(proto, path, inputs[0], outputs[0])
+    seen = _seen(proto, inputs[0], outputs)
+    lines = [
+        f"{path} has no contract that says how its pixels are scaled and what its classes are.",
+        f"Write these lines, corrected to how it was trained, to {path.with_suffix('.toml')} or a file for --contract:",
+        "",
+        "version = 1",
+        *_image_lines(seen),
+        *_tile_lines(seen),
+        *_score_lines(seen),
+        *_class_lines(seen),
+    ]
+    return "\n".join(lines)
+
+
+def _seen(proto: onnx.ModelProto, image: TensorSpec, outputs: Sequence[TensorSpec]) -> _Seen:
+    layout = layout_of(image.shape)
+    scores = score_count(outputs[0], layout) or _inferred_count(proto, layout)
+    known = deepness_values({p.key: p.value for p in proto.metadata_props}, None, scores)
+    return _Seen(image, outputs, layout, scores, ending_of(proto, outputs[0].name), known)
+
+
+def _inferred_count(proto: onnx.ModelProto, layout: str) -> int | None:
+    """Scores per pixel of the first output by shape inference, where the file leaves them out."""
+    try:
+        inferred = onnx.shape_inference.infer_shapes(proto)
+    except Exception:  # noqa: BLE001 - onnx raises what its inference raises, and then nothing is known
+        return None
+    return score_count(signature(inferred)[1][0], layout)
+
+
+def _image_lines(seen: _Seen) -> list[str]:
+    channels = seen.channels or 3
+    count = "the file leaves their number open; " * (seen.channels is None)
+    lines = [_line(f"channels = {channels}", f'{count}or their names in the model\'s order, such as ["B04", ...]')]
+    if seen.layout == "NHWC" or None in (seen.image.shape[1], seen.image.shape[-1]):
+        lines.append(_line(f'layout = "{seen.layout}"', f'where the channels of {seen.image} are: "NCHW" or "NHWC"'))
+    if seen.image.is_integer:
+        return [
+            *lines,
+            _line('scaling = "graph"', f"it takes {seen.image.dtype} and scales them itself"),
+            'normalize = "none"',
+        ]
+    return [
+        *lines,
+        _line(f"scale = {1 / 255:.6f}", "x = pixel * scale + offset"),
+        _line('normalize = "fixed"', '(x - mean) / std; or "zscore", "minmax", "none", without mean and std'),
+        _line(f"mean = {[0.5] * channels}", "one number, or one per channel"),
+        f"std = {[0.25] * channels}",
+    ]
+
+
+def _tile_lines(seen: _Seen) -> list[str]:
+    tile = seen.tile
+    return [
+        _line(f"tile = {tile}", "rows and columns" + " that it was trained on" * (None in seen.image.shape[1:])),
+        f"overlap = {[t // 4 for t in tile]}",
+        _line(f"align = {math.gcd(DEFAULT_ALIGN, *tile)}", "total stride of the network"),
+    ]
+
+
+def _score_lines(seen: _Seen) -> list[str]:
+    """Activation and task, by what the graph ends in."""
+    means = "what it gives are probabilities" if seen.ending.is_probability else "what it gives are logits"
+    known = seen.ending.range is not None and seen.ending.operator != "input"
+    why = f"{seen.ending}: {means}" if known else '"none" where it gives probabilities already'
+    lines = [
+        _line(f'activation = "{seen.activation}"', why),
+        _line(f'task = "{seen.task}"', _TASKS[seen.task]),
+    ]
+    if len(seen.outputs) > 1:
+        lines.append(_line(f'output = "{seen.outputs[0].name}"', f"one of {', '.join(map(str, seen.outputs))}"))
+    return lines
+
+
+_TASKS = {
+    "binary": "one score, class 1 where it is above threshold = 0.5",
+    "multiclass": 'each pixel has one class; or "multilabel" where classes do not exclude each other',
+    "multilabel": 'classes do not exclude each other; or "multiclass" where each pixel has one',
+}
+
+
+def _class_lines(seen: _Seen) -> list[str]:
+    """A table each; of many, lines that many share."""
+    count = max(seen.scores or 2, 2) if seen.task == "binary" or seen.scores is None else seen.scores
+    named = seen.known.get("classes", [])
+    fits = sorted(c["id"] for c in named) == list(range(count))
+    classes = named if fits else [{"id": i, "name": f"class {i}"} for i in range(count)]
+    open_count = ["# as many as it gives scores, which the file leaves open"] if seen.scores is None else []
+    if count <= LISTED:
+        return [*open_count, *(f"[[classes]]\nid = {c['id']}\nname = {json.dumps(c['name'])}" for c in classes)]
+    entries = [f"{{ id = {c['id']}, name = {json.dumps(c['name'])} }}," for c in classes]
+    return [*open_count, "classes = [", *_filled(entries), "]"]
+
+
+def _filled(entries: Sequence[str]) -> list[str]:
+    """Entries in lines of about `WIDEST`, longer where there would be too many lines."""
+    widest = max(WIDEST, sum(len(entry) + 1 for entry in entries) // (LISTED * SHARED) + 40)
+    lines = ["   "]
+    for entry in entries:
+        if len(lines[-1]) + len(entry) > widest:
+            lines.append("   ")
+        lines[-1] += f" {entry}"
+    return lines
+
+
+def _line(key: str, comment: str) -> str:
+    return f"{key:<{NOTED - 1}} # {comment}"

@@ -1,0 +1,145 @@
+"""Before a run on a device: a trial there, beside the same on the CPU, and the memory that it takes."""
+
+import logging
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.errors import DeviceError, DeviceMemoryError
+from segpipe.formats.cases import Case
+from segpipe.network.activation import by_class
+from segpipe.network.device import Room, open_session
+from segpipe.network.neighbours import batch_tiles, depends_on_batch, one_by_one
+from segpipe.network.noise import noise_tiles
+from segpipe.network.output_graph import tail_of
+from segpipe.network.outputs import check_output
+from segpipe.network.scaling import Scaling, unscaled
+from segpipe.network.spec import ModelSpec
+from segpipe.pipeline.infer_gpu import BoundModel, bytes_under_way, lane_of
+from segpipe.pipeline.labels import Decision
+from segpipe.pipeline.read import Tile
+from segpipe.process.machine import processors
+
+LOG = logging.getLogger("segpipe")
+
+LEAST_AGREEMENT = 0.99
+"""Share of labels that must be the CPU's: fp16 gives 99.9 % on random weights, and a network that overflows gives noise."""
+
+SHARE = 0.85
+"""Of what the network leaves of a device's memory that is used: kernels, fragments and another process take some."""
+
+LEAST_SLACK = 2**28
+"""Bytes that ONNX Runtime may take beyond what it took in the trial."""
+
+TRIAL_TILES = 2
+
+
+def try_device(spec: ModelSpec) -> ModelSpec:
+    """Run some tiles there and on the CPU; note what memory there is, and what the network takes of it.
+
+    Raises:
+        DeviceError: labels differ from the CPU's by more than rounding explains, or scores are not finite.
+        DeviceMemoryError: there is no memory for a batch.
+    """
+    before = lane_of(spec).free()
+    model = BoundModel(replace(spec, room=None))
+    noise = noise_tiles(spec, TRIAL_TILES)
+    with model.arrays.here():
+        scores = np.concatenate([_scored(model, tile[None]) for tile in noise])
+        mixes = spec.batch > 1 and _mixes(model)
+    after = model.lane.free()
+    del model
+    if mixes:
+        return try_device(one_by_one(spec))
+    host = _Host(spec)
+    check_output(host.spec, by_class(host.raw(noise[:1]), spec), host.raw)
+    check_agreement(spec, scores, host.scores(noise))
+    if before is not None and after is not None:
+        spec = replace(spec, room=_room(spec, before, after))
+    return spec
+
+
+def _scored(model: BoundModel, batch: NDArray[Any]) -> NDArray[np.float32]:
+    """Scores of tiles ``(tiles, channels, *tile)`` as the model takes them."""
+    contract = model.spec.contract
+    as_they_are = Scaling(np.ones(contract.channel_count), np.zeros(contract.channel_count))
+    scaling = unscaled(contract) if contract.scaling == "graph" else as_they_are
+    pixels = batch if batch.dtype.kind in "iu" else batch.astype(np.float32)
+    found = model.score([Tile(Case("trial", ""), pixels=tile, scaling=scaling) for tile in pixels])
+    return np.asarray(found.cpu().numpy(), np.float32)
+
+
+def _mixes(model: BoundModel) -> bool:
+    """Whether scores depend on a batch; another batch may have other kernels, so a tile alone is not looked at.
+
+    Kernels that round otherwise from call to call would look the same, and smaller batches do not help against them.
+    """
+    tiles = batch_tiles(model.spec)
+    scores = _scored(model, tiles)
+    if _scored(model, tiles).tobytes() != scores.tobytes():
+        LOG.warning(
+            "scores of %s differ from call to call on %s: so may masks, by rounding", model.spec.path, model.spec.device
+        )
+        return False
+    return depends_on_batch(partial(_scored, model), tiles, scores, alone=False)
+
+
+def _room(spec: ModelSpec, before: int, after: int) -> Room:
+    """From free memory without and with the network."""
+    network, way = before - after, bytes_under_way(spec)
+    strip = int(after * SHARE) - way
+    if strip < 0:
+        raise DeviceMemoryError(
+            f"the device has {after / 1e9:.1f} GB left beside the network, and tiles of a batch of {spec.batch} take "
+            f"{way / 1e9:.1f} GB on their way: lower --batch"
+        )
+    return Room(limit=network + max(network // 10, LEAST_SLACK), strip=strip)
+
+
+class _Host:
+    """ONNX Runtime alone on the CPU, tile by tile where the model allows it."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = replace(spec, device="cpu", batch=spec.batch if spec.batch_is_fixed else 1)
+        self._session = open_session(str(spec.path), "cpu", False, processors())  # labels are compared, not bytes
+
+    def raw(self, batch: NDArray[Any]) -> NDArray[Any]:
+        """The network's own output for a tile, or for several in a batch that is filled up."""
+        spec = self.spec
+        batch = np.concatenate([batch, np.repeat(batch[-1:], max(0, spec.batch - len(batch)), axis=0)])
+        batch = np.moveaxis(batch, 1, -1) if spec.contract.layout == "NHWC" else batch
+        (raw,) = self._session.run([spec.output], {spec.input: np.ascontiguousarray(batch, dtype=spec.input_dtype)})
+        return np.asarray(raw)
+
+    def scores(self, tiles: NDArray[Any]) -> NDArray[np.float32]:
+        """Scores ``(tiles, classes, *tile)``."""
+        found = []
+        for tile in tiles:
+            raw = self.raw(tile[None])
+            tail = tail_of(self.spec, raw.shape)
+            if tail is not None:
+                (raw,) = open_session(tail, "cpu", True).run(None, {"scores": raw.astype(np.float32)})
+            found.append(np.asarray(raw[:1], np.float32))
+        return np.concatenate(found)
+
+
+def check_agreement(spec: ModelSpec, found: NDArray[np.float32], truth: NDArray[np.float32]) -> None:
+    """Labels of the device against the CPU's, for scores ``(tiles, classes, *tile)``."""
+    if not np.isfinite(found).all():
+        raise DeviceError(
+            f"scores must be finite, and {spec.path} gives NaN or infinity on {spec.device}, and none on the CPU: "
+            "export it with --precision fp32"
+            if np.isfinite(truth).all()
+            else f"scores must be finite, and {spec.path} gives NaN or infinity for noise, on the CPU, too: check the model"
+        )
+    decision, ones = Decision(spec.contract, spec.blend_on), np.ones(found.shape[2:], np.float32)
+    there, here = ([decision.labels(tile, ones, None)[0] for tile in scores] for scores in (found, truth))
+    agreement = float(np.mean(np.equal(there, here)))
+    if agreement < LEAST_AGREEMENT:
+        raise DeviceError(
+            f"at least {LEAST_AGREEMENT:.0%} of the labels on {spec.device} must be the CPU's, got {agreement:.2%} on trial "
+            f"tiles of {spec.path}: export it with --precision fp32, leave --tf32 out, or take --device cpu"
+        )

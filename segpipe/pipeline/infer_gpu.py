@@ -1,0 +1,255 @@
+"""A model on a device: pixels go there as they are stored, and neither they nor the scores come back."""
+
+import gc
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto
+from torch import Tensor
+
+from segpipe.errors import DeviceMemoryError, ModelError, SegpipeError, memory_errors, one_line
+from segpipe.network.device import Terms, engine_folder, gpu_facts, open_bound, told
+from segpipe.network.device_arrays import DeviceArrays, Lane, Upload, scaled, torch_type
+from segpipe.network.output_graph import tail_of
+from segpipe.network.spec import ModelSpec, check_unchanged, read_model
+from segpipe.pipeline.read import Tile
+
+LOG = logging.getLogger("segpipe")
+
+LAG_BATCHES = 2
+"""Batches whose labels may be on their way: fewer would let the device wait for the host, more only hold memory."""
+
+
+def load_bound(spec: ModelSpec) -> "BoundModel":
+    """The model with the batch that it was planned with, or with a smaller one where that finds no memory any more."""
+    while True:
+        try:
+            return BoundModel(spec)
+        except DeviceMemoryError as error:
+            if spec.batch == 1 or _fixed_batch(read_model(spec.path), spec):
+                raise
+            spec = replace(spec, batch=spec.batch // 2)
+            LOG.warning("%s; begun with batches of %d", str(error), spec.batch)  # whoever keeps the error keeps its memory
+        gc.collect()  # what failed is held by its own error
+        lane_of(spec).free()
+
+
+class BoundModel:
+    """An ONNX Runtime session whose input and output lie in a device's memory; for one thread.
+
+    Every batch has one shape. Nothing waits for the device: it works through its stream while the host reads and writes.
+    """
+
+    _network: "_Bound | None"
+    """None while there is no memory for it."""
+    _tail: "_Bound | None"
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.lane = lane_of(spec)
+        self._pixels, self._masks = Upload(self.lane), Upload(self.lane)
+        self._open(spec)
+
+    def _open(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self.arrays = DeviceArrays(self.lane, LAG_BATCHES * spec.batch)
+        self._dtype = torch_type(np.dtype(spec.input_dtype))
+        self._last = spec.contract.layout == "NHWC"
+        self._graph = read_model(spec.path)
+        with self.arrays.here():
+            terms = self._terms()
+            network = _Bound(open_bound(str(spec.path), terms), spec, spec.input, spec.output, self.lane)
+            image = torch.zeros(spec.batch_shape, dtype=torch.float32, device=self.lane.device)
+            self._scores_shape, self._scores_type = network.gives(self._given(image))
+            tail = tail_of(spec, self._scores_shape)
+            # it is plain arithmetic, which TensorRT would only take long to build
+            plain = replace(terms, sizes={}, device="cuda" if terms.device == "tensorrt" else terms.device)
+            self._tail = None if tail is None else _Bound(open_bound(tail, plain), spec, "scores", "out", self.lane)
+            self._network = network
+
+    def _terms(self) -> Terms:
+        spec = self.spec
+        half = any(tensor.data_type == TensorProto.FLOAT16 for tensor in self._graph.graph.initializer)
+        sizes = free_sizes(self._graph, spec)
+        engines = engine_folder(_engine_key(spec)) if spec.device == "tensorrt" else None
+        limit = None if spec.room is None else spec.room.limit
+        return Terms(spec.device, spec.options, sizes, self.lane.handle, limit, half, engines)
+
+    def score(self, tiles: Sequence[Tile]) -> Tensor:
+        """Scores ``(tiles, classes, *tile)``; masks of the tiles are brought to the device, too."""
+        if self._network is None:  # another process may have given memory back
+            if refused := self._refused(self.spec):
+                raise DeviceMemoryError(refused)
+            LOG.warning("there is memory for the model again, and it goes on with batches of %d", self.spec.batch)
+        assert self._network is not None
+        parts = [self._scaled(own) for own in _alike(tiles)]
+        missing = self.spec.batch - len(tiles)
+        if missing:
+            parts.append(self.arrays.zeros((missing, *self.spec.batch_shape[1:])))
+        given = self._given(parts[0] if len(parts) == 1 else torch.cat(parts))
+        out = torch.empty(self._scores_shape, dtype=self._scores_type, device=self.lane.device)
+        with self.lane.timed("gpu"):
+            self._network(given, out)
+        out = out.to(torch.float32)
+        if self._tail is not None:
+            full = (self.spec.batch, self.spec.contract.scores, *self.spec.tiling.tile)
+            raw, out = out, torch.empty(full, dtype=torch.float32, device=self.lane.device)
+            self._tail(raw, out)
+        return out[: len(tiles)]
+
+    def _scaled(self, tiles: Sequence[Tile]) -> Tensor:
+        scaling, invalid = tiles[0].scaling, self._invalid(tiles)
+        with self._pixels.send([tile.pixels for tile in tiles if tile.pixels is not None]) as sent:
+            return sent.to(torch.float32, copy=True) if scaling is None else scaled(sent, scaling, invalid, self.arrays)
+
+    def _invalid(self, tiles: Sequence[Tile]) -> Tensor | None:
+        """Masks ``(tiles, *tile)`` on the device, also for what comes later; None where all pixels are valid."""
+        if all(tile.invalid is None for tile in tiles):
+            return None
+        clear = np.zeros(self.spec.tiling.tile, np.bool_)
+        with self._masks.send([clear if tile.invalid is None else tile.invalid for tile in tiles]) as sent:
+            masks = sent.clone()
+        for tile, mask in zip(tiles, masks, strict=True):
+            tile.invalid = None if tile.invalid is None else mask
+        return masks
+
+    def _given(self, image: Tensor) -> Tensor:
+        image = image.movedim(1, -1) if self._last else image
+        return image.to(self._dtype).contiguous()
+
+    def shrink(self) -> bool:
+        """Go on with half the batch, or less where that has no memory either; False where there is nothing less."""
+        while self.spec.batch > 1 and not _fixed_batch(self._graph, self.spec):
+            self._network = self._tail = None
+            self._give_back()
+            if self._refused(replace(self.spec, batch=self.spec.batch // 2)) is None:
+                return True
+        self._give_back()
+        return False
+
+    def _refused(self, spec: ModelSpec) -> str | None:
+        """Open the network anew; what is said where there is no memory for it, which then holds none.
+
+        Raises:
+            ModelError: the file is another one by now.
+        """
+        refused = None
+        try:
+            self._open(spec)
+        except DeviceMemoryError as error:
+            refused = str(error)
+        finally:
+            check_unchanged(spec)
+        if refused:
+            self._give_back()
+        return refused
+
+    def _give_back(self) -> None:
+        """All that nobody needs: errors of what failed hold sessions, batches and strips until they are collected."""
+        gc.collect()
+        self.lane.free()
+
+
+def lane_of(spec: ModelSpec) -> Lane:
+    """The device of a model."""
+    return Lane("cpu" if spec.device == "cpu-tensors" else "cuda")
+
+
+def _alike(tiles: Sequence[Tile]) -> Iterator[list[Tile]]:
+    """Neighbours that can travel together: of one type, scaled alike."""
+    for _, own in groupby(tiles, key=lambda tile: (None if tile.pixels is None else tile.pixels.dtype, id(tile.scaling))):
+        yield list(own)
+
+
+class _Bound:
+    """A session of one input and one output, both tensors of the device."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, spec: ModelSpec, given: str, out: str, lane: Lane) -> None:
+        self._session, self._spec, self._names, self._lane = session, spec, (given, out), lane
+        self._options = onnxruntime.RunOptions()
+        # the next stage is behind it in the stream, and need not wait
+        self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+    def __call__(self, given: Tensor, out: Tensor) -> None:
+        binding = self._binding(given)
+        binding.bind_output(self._names[1], *self._place, _numpy_type(out), tuple(out.shape), out.data_ptr())
+        self._run(binding, given)
+
+    def gives(self, given: Tensor) -> tuple[tuple[int, ...], torch.dtype]:
+        """Shape and type of the output, by running it."""
+        binding = self._binding(given)
+        binding.bind_output(self._names[1], *self._place)
+        self._run(binding, given)
+        self._lane.wait()
+        (value,) = binding.get_outputs()
+        return tuple(value.shape()), _TYPES[value.data_type()]
+
+    @property
+    def _place(self) -> tuple[str, int]:
+        return self._lane.device.type, 0
+
+    def _binding(self, given: Tensor) -> Any:
+        binding = self._session.io_binding()
+        binding.bind_input(self._names[0], *self._place, _numpy_type(given), tuple(given.shape), given.data_ptr())
+        return binding
+
+    def _run(self, binding: Any, given: Tensor) -> None:
+        try:
+            with memory_errors():
+                self._session.run_with_iobinding(binding, self._options)
+        except SegpipeError:
+            raise
+        except Exception as error:  # noqa: BLE001 - onnxruntime raises classes of its own that share no base
+            shape = tuple(given.shape)
+            raise ModelError(f"{self._spec.path} failed on a batch of shape {shape}: {one_line(error)}") from None
+
+
+_TYPES = {
+    "tensor(float)": torch.float32,
+    "tensor(float16)": torch.float16,
+    "tensor(double)": torch.float64,
+    "tensor(uint8)": torch.uint8,
+    "tensor(int32)": torch.int32,
+    "tensor(int64)": torch.int64,
+}
+"""Of scores, as ONNX Runtime names them."""
+
+
+def _numpy_type(tensor: Tensor) -> Any:
+    return np.dtype(str(tensor.dtype).removeprefix("torch.")).type
+
+
+def free_sizes(graph: onnx.ModelProto, spec: ModelSpec) -> dict[str, int]:
+    """Sizes for the named free axes of the input."""
+    batch, channels, *tile = spec.batch_shape
+    shape = (batch, *tile, channels) if spec.contract.layout == "NHWC" else spec.batch_shape
+    (image,) = (value for value in graph.graph.input if value.name == spec.input)
+    axes = zip(image.type.tensor_type.shape.dim, shape, strict=True)
+    return {axis.dim_param: size for axis, size in axes if axis.dim_param}
+
+
+def _fixed_batch(graph: onnx.ModelProto, spec: ModelSpec) -> bool:
+    (image,) = (value for value in graph.graph.input if value.name == spec.input)
+    return bool(image.type.tensor_type.shape.dim[0].dim_value)
+
+
+def _engine_key(spec: ModelSpec) -> str:
+    """Of all that an engine depends on."""
+    facts = [spec.sha256, told(spec.options), list(spec.batch_shape), str(onnxruntime.__version__), gpu_facts()]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()[:24]
+
+
+def bytes_under_way(spec: ModelSpec) -> int:
+    """Of a device's memory that tiles take while they are scaled, scored and blended, beside the network and the strip."""
+    pixels = spec.batch * math.prod(spec.tiling.tile)
+    sent, image, scores = 8 + 8, 4 + 4, 2 * 4
+    return pixels * (spec.contract.channel_count * (sent + image) + (LAG_BATCHES + 2) * spec.contract.scores * scores)

@@ -1,0 +1,1 @@
+"""What a run leaves: masks, records, parts of masks, and areas."""

@@ -1,0 +1,278 @@
+"""All that one case leaves: its mask, its confidence, its areas and, last, its record."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe import __version__
+from segpipe.contract import Contract, SegmentationClass
+from segpipe.errors import DamagedPartError, SourceError
+from segpipe.formats.cases import Case
+from segpipe.formats.identity import Beside, identities
+from segpipe.formats.raster.qml import qgis_style
+from segpipe.formats.raster.scene import brief
+from segpipe.formats.raster.sink import (
+    ENCODERS,
+    ENCODERS_BESIDE,
+    PartSink,
+    RasterSink,
+    raster_sink,
+    read_part,
+)
+from segpipe.formats.raster.style import Color, Style, palette, parse_color
+from segpipe.geometry.windows import Part, Window
+from segpipe.pipeline.decide import Decided
+from segpipe.pipeline.labels import CONFIDENCE_NODATA, CONFIDENCE_TOP, Decision
+from segpipe.pipeline.read import CHANGED, Sheet
+from segpipe.results.areas import Areas
+from segpipe.results.parts import Tally, part_files, read_tally, write_tally
+from segpipe.results.records import Record, Run, device_kind, read_record, record_name, style_name, targets
+from segpipe.storage.files import output_errors
+from segpipe.storage.ownership import is_own_style
+from segpipe.timing.spans import span
+
+SMALL = 2**22
+"""Pixels up to which a case's record is not flushed: of 0.4 ms that a record took, most went there (measured)."""
+
+ABSENT: Color = (225, 225, 225, 255)
+"""Pale and not transparent: the palette of a GeoTIFF holds no opacity."""
+
+
+def check_unchanged(case: Case, sheet: Sheet) -> None:
+    """What was read must be what the record names: a file that changes and changes back would vouch for a mixture."""
+    files = identities(case.path, sheet.asked)
+    if files != sheet.files or Beside().place(case.path) != sheet.place:
+        raise SourceError(CHANGED.format(case.path))
+
+
+class Sink(Protocol):
+    """A raster being written."""
+
+    def write(self, window: Window, values: NDArray[Any]) -> None: ...
+
+    def discard(self) -> None: ...
+
+
+S = TypeVar("S", bound=Sink)
+
+
+class Layers(Generic[S]):
+    """A mask, a confidence if asked for, and the areas, from finished boxes in any order."""
+
+    def __init__(self, sheet: Sheet, run: Run, mask: Callable[[Decision], S], confidence: Callable[[Decision], S]) -> None:
+        self.decision = Decision(run.model.contract, run.model.blend_on)
+        self.areas = Areas(sheet.grid, run.model.contract)
+        self.inferred = 0
+        self.mask = mask(self.decision)
+        self.confidence: S | None = None
+        if run.settings.confidence:
+            try:
+                self.confidence = confidence(self.decision)
+            except BaseException:
+                self.mask.discard()
+                raise
+
+    @property
+    def sinks(self) -> list[S]:
+        return [sink for sink in (self.mask, self.confidence) if sink is not None]
+
+    def write(self, box: Decided) -> None:
+        """Write and count a box."""
+        self.inferred += box.inferred
+        self.mask.write(box.window, box.labels)
+        with span("count"):
+            self.areas.add(box.window, box.labels)
+        if self.confidence is not None and box.confidence is not None:
+            self.confidence.write(box.window, box.confidence)
+
+    def discard(self) -> None:
+        """Leave nothing half-written."""
+        for sink in self.sinks:
+            sink.discard()
+
+
+class PartOutput:
+    """What is written of one part of a case, until all of them are joined."""
+
+    def __init__(self, case: Case, sheet: Sheet, run: Run, number: int, batch: int) -> None:
+        output, files, box = run.output, part_files(case, number), sheet.cover.box(sheet.part)
+        self._case, self._sheet = case, sheet
+        self.warnings: tuple[str, ...] = ()  # those of the case, when it is joined
+        self._output, self._counts, self._opened, self._batch = output, files.counts, sheet.opened, batch
+        self._layers = Layers(
+            sheet,
+            run,
+            lambda decision: PartSink(output, files.mask, box, mask_style(decision, run)),
+            lambda decision: PartSink(output, files.confidence, box, confidence_style(decision)),
+        )
+        self.write, self.discard = self._layers.write, self._layers.discard
+
+    def finish(self) -> None:
+        """Give every file its name, the counts last."""
+        check_unchanged(self._case, self._sheet)
+        digests = tuple(sink.finish() for sink in self._layers.sinks)
+        seconds = time.time() - self._opened
+        tally = Tally(self._layers.areas.counts, self._layers.inferred, seconds, self._batch, digests)
+        write_tally(self._output, self._counts, tally)
+
+
+class CaseOutput:
+    """What is written of one case, box by box or part by part; nothing has its name before ``finish``."""
+
+    def __init__(self, case: Case, sheet: Sheet, run: Run) -> None:
+        self._case, self._sheet, self._run = case, sheet, run
+        self._output = run.output
+        self._seconds = 0.0
+        self._batches: set[int] = set()
+        self._layers = Layers(
+            sheet,
+            run,
+            lambda decision: self._sink("", decision, mask_style(decision, run)),
+            lambda decision: self._sink(".confidence", decision, confidence_style(decision)),
+        )
+        self.write, self.discard = self._layers.write, self._layers.discard
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return self._sheet.warnings
+
+    def _sink(self, kind: str, decision: Decision, style: Style) -> RasterSink:
+        picture = self._sheet.picture and decision.bands == 1 and decision.dtype == np.uint8
+        name = f"{self._case.name}{kind}{'.png' if picture else '.tif'}"
+        threads = ENCODERS if self._run.model.device == "cpu" else ENCODERS_BESIDE
+        style = style if kind else replace(style, scene=self._sheet.scene)
+        return raster_sink(self._output, name, self._sheet.grid, style, threads)
+
+    def add(self, number: int, part: Part) -> None:
+        """Copy what one part has left.
+
+        Raises:
+            DamagedPartError: it is not as it was written; the case cannot be finished without another one.
+        """
+        files, box = part_files(self._case, number), self._sheet.cover.box(part)
+        tally = read_tally(self._output, files.counts)
+        if len(tally.digests) < len(self._layers.sinks):
+            raise DamagedPartError(f"{self._output.path(files.confidence)} is gone")
+        for sink, name, digest in zip(self._layers.sinks, (files.mask, files.confidence), tally.digests, strict=False):
+            for window, values in read_part(self._output, name, box, digest):
+                sink.write(window, values)
+        self._layers.areas.merge(tally.counts)
+        self._layers.inferred += tally.inferred
+        self._seconds += tally.seconds
+        self._batches.add(tally.batch)
+
+    def finish(self) -> None:
+        """Give every file its name, the record last."""
+        check_unchanged(self._case, self._sheet)
+        record, sinks = record_name(self._case), self._layers.sinks
+        before = read_record(self._output, self._case)
+        with output_errors(self._output.path(record)):
+            styles = [style_name(self._case)] if self._run.styled else []
+            self._forget([sink.name for sink in sinks] + styles, before)
+            # without its record a case is not done: an old one must not vouch for a new mask
+            self._output.remove(record)
+        written = [name for sink in sinks for name in sink.finish()]
+        for name in styles:
+            self._output.write(name, qgis_style(*_legend(self._run.model.contract)), flush=False)
+        # one that a power cut takes is done again: the small need not wait for the disk
+        self._output.write_json(record, self._record(written + styles), flush=math.prod(self._sheet.grid.shape) > SMALL)
+
+    def _forget(self, coming: list[str], before: Record | None) -> None:
+        """Remove what an earlier run with other settings wrote of this case and this one will not."""
+        for name in targets(self._case):
+            if before is not None and name not in coming and name in before["outputs"] and not self._is_theirs(name):
+                self._output.remove(name)
+
+    def _is_theirs(self, name: str) -> bool:
+        """Whether somebody has put a style of their own in the place of ours."""
+        return name == style_name(self._case) and self._output.has(name) and not is_own_style(self._output.read(name))
+
+    @property
+    def _device(self) -> Record:
+        """Where the case was inferred; of parts that were done with different batches, all of these."""
+        kind, batches = device_kind(self._run.model), sorted(self._batches)
+        return kind | {"batch": batches if len(batches) > 1 else batches[0]} if batches and "batch" in kind else kind
+
+    def _record(self, outputs: list[str]) -> Record:
+        grid, model, layers = self._sheet.grid, self._run.model, self._layers
+        valid = layers.areas.valid()
+        scene = {"scene": told} if (told := brief(self._sheet.scene)) else {}
+        return {
+            "case": self._case.name,
+            "segpipe": __version__,
+            "input": {
+                "path": self._sheet.place,
+                "shape": list(grid.shape),
+                "crs": str(grid),
+                "files": self._sheet.files,
+                **scene,
+            },
+            "model": {"path": str(model.path), "sha256": model.sha256, "contract": model.contract_origin},
+            "settings": self._run.label_settings,
+            "confidence": layers.confidence is not None,
+            "verified": self._run.settings.verify_input,
+            "device": self._device,
+            "windows": len(self._sheet.cover),
+            "inferred": layers.inferred,
+            "seconds": round(time.time() - self._sheet.opened + self._seconds, 3),
+            "outputs": outputs,
+            "sizes": {sink.name: sink.size for sink in layers.sinks},
+            "nodata": layers.decision.nodata,
+            "notes": [*self._sheet.notes, *self._sheet.warnings, *([] if valid[0] else ["no pixel is valid"])],
+            "valid": dict(zip(("pixels", "hectares"), valid, strict=True)),
+            "areas": layers.areas.table(),
+        }
+
+
+def class_colors(contract: Contract) -> dict[int, Color]:
+    """Colour of each class id: the contract's own, or one from the palette; a background is pale."""
+    return {c.id: _color(contract, position, c) for position, c in enumerate(contract.mask_classes)}
+
+
+def _color(contract: Contract, position: int, one: SegmentationClass) -> Color:
+    """What is not looked for is pale, so that the rest stands out."""
+    if one.color:
+        return parse_color(one.color)
+    background = one.name.strip(" _").casefold() == "background" or (contract.task == "binary" and one.id == 0)
+    return ABSENT if background else palette(position)
+
+
+def mask_style(decision: Decision, run: Run) -> Style:
+    """Colour table and names for a mask of one band; band names for independent classes."""
+    contract = run.model.contract
+    tags = {"SEGPIPE": __version__, "MODEL_SHA256": run.model.sha256}
+    if decision.bands > 1:
+        bands = [c.name for c in contract.mask_classes]
+        return Style(str(decision.dtype), decision.nodata, bands, tags=tags)
+    names, colors = _legend(contract)
+    return Style(
+        str(decision.dtype),
+        decision.nodata,
+        ["class"],
+        colors={**colors, decision.nodata: (0, 0, 0, 0)} if decision.dtype == np.uint8 else None,
+        names=names,
+        legend=colors,
+        tags=tags | {f"CLASS_{value}": name for value, name in names.items()},
+    )
+
+
+def _legend(contract: Contract) -> tuple[dict[int, str], dict[int, Color]]:
+    """Name and colour of each value of a mask of one band."""
+    colors = class_colors(contract)
+    if contract.task == "multilabel":
+        # one independent class: its pixels are 1 where it is present, whatever its id
+        (only,) = contract.mask_classes
+        return {0: f"not {only.name}", 1: only.name}, {0: ABSENT, 1: colors[only.id]}
+    return {c.id: c.name for c in contract.mask_classes}, colors
+
+
+def confidence_style(decision: Decision) -> Style:
+    """Confidence 0 to 254 stands for probability 0 to 1."""
+    bands = [c.name for c in decision.contract.mask_classes] if decision.bands > 1 else ["confidence"]
+    scale = 1 / CONFIDENCE_TOP
+    return Style("uint8", CONFIDENCE_NODATA, bands, tags={"SEGPIPE": __version__, "SCALE": str(scale)}, scale=scale)

@@ -1,0 +1,257 @@
+"""The settings of a run: what flags and the configuration file say, checked once."""
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from segpipe.contract import MOST_CHANNELS, MOST_PIXELS, readable
+from segpipe.errors import SettingsError
+from segpipe.geometry.windows import Blend
+from segpipe.overrides import Nodata, Overrides, parse_nodata
+from segpipe.storage.documents import DocumentError, read_toml, shortened
+
+BLENDS: tuple[str, ...] = get_args(Blend)
+Device = Literal["auto", "cpu", "cuda", "tensorrt", "cpu-tensors"]
+Executor = Literal["serial", "dask"]
+UnusualValues = Literal["fail", "allow"]
+BlendOn = Literal["logits", "probabilities"]
+
+
+LONGEST_WAIT = 30 * 86_400
+"""Seconds, a month: far above it the timers of Python and of the kernel overflow."""
+
+MOST_MEMORY = 1_000_000
+"""GB, a petabyte. No machine has more."""
+
+MOST_WORKERS = 65_535
+"""Each takes one of the scheduler's ports, of which there are as many."""
+
+MOST_TILES = 65_535
+"""Of a batch, which is held in memory at once."""
+
+MOST_THREADS = 1_024
+"""Within a call. ONNX Runtime starts them all at once."""
+
+MOST_PARTS = 999_999
+"""Their files are numbered in six digits."""
+
+MOST_RETRIES = 16
+"""Each wait is twice the last, so that the 16th takes nine hours."""
+
+LONGEST_PATH, LONGEST_FILE_NAME = 4_095, 255
+"""Bytes that Linux takes."""
+
+
+def check_text(value: Any) -> Any:
+    """Text that a user gives, a path included, is not empty and holds no NUL, which ends it for the operating system."""
+    text = str(value) if isinstance(value, str | Path) else None
+    if text is not None and (not text.strip() or "\0" in text):
+        raise ValueError("must not hold a NUL character" if text.strip() else "must not be empty")
+    return value
+
+
+def check_path(value: Any) -> Any:
+    """A path of this machine is none that Linux refuses by its length alone."""
+    text = os.fsencode(check_text(value)) if isinstance(value, str | Path) else b""
+    if b"://" not in text and (len(text) > LONGEST_PATH or max(map(len, text.split(b"/"))) > LONGEST_FILE_NAME):
+        raise ValueError(f"must be a path of at most {LONGEST_PATH} bytes, and {LONGEST_FILE_NAME} in each part")
+    return value
+
+
+Said = Annotated[str, BeforeValidator(check_text)]
+File = Annotated[Path, BeforeValidator(check_path)]
+Band = Annotated[int, Field(le=MOST_CHANNELS)]
+Tile = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
+Overlap = Annotated[int, Field(ge=0, le=MOST_PIXELS)]
+
+
+class Settings(BaseModel):
+    """Everything a user can choose. None means: as the contract says, or as the machine allows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    input: tuple[Said, ...] = Field(min_length=1, repr=False)
+    model: File
+    output: str = "segpipe-out"
+    """A folder, or ``s3://bucket/prefix``."""
+    contract: File | None = None
+    bands: tuple[Band, ...] | None = None
+    """1-based bands of the file in the order of the contract's channels; beats descriptions."""
+    nodata: Nodata | None = None
+    """The value of pixels without data, in place of those that the files name; ``none``: no value."""
+    ignore_alpha: bool = Field(default=False, strict=True)
+    """Bands that are tagged alpha are none: they make no pixel invalid, and may be channels."""
+    crs: Said | None = None
+    """Of files whose own is missing or wrong: a code or WKT."""
+    allow_remote_sources: bool = Field(default=False, strict=True)
+    """A VRT of this machine may lead to servers, and one on a server to anything."""
+    tile: tuple[Tile, ...] | None = None
+    overlap: tuple[Overlap, ...] | None = None
+    blend: Blend = "gaussian"
+    blend_on: BlendOn | None = None
+    batch: int | None = Field(default=None, ge=1, le=MOST_TILES, strict=True)
+    device: Device = "auto"
+    """``cpu-tensors`` runs what runs on a GPU on the CPU, for tests."""
+    tf32: bool = Field(default=False, strict=True)
+    """Let a GPU round the inputs of products to 10 bits, which is faster and further from the CPU."""
+    nhwc: bool = Field(default=False, strict=True)
+    """Let a GPU convolve with channels last, which is faster for some networks."""
+    unusual_values: UnusualValues = "fail"
+    """What becomes of a case whose pixels cannot be what the contract expects."""
+    executor: Executor = "dask"
+    scheduler: Said | None = None
+    """Address of a Dask scheduler that is there already, such as tcp://10.0.0.1:8786."""
+    cluster: File | None = None
+    """A TOML file that tells of a batch system."""
+    tls_ca: File | None = None
+    tls_cert: File | None = None
+    tls_key: File | None = None
+    """TLS files for the scheduler, as ``distributed``'s Security takes them."""
+    dashboard: Said = "127.0.0.1:0"
+    """Where Dask's dashboard listens, if bokeh is installed; 0 is any free port."""
+    workers: int | None = Field(default=None, ge=1, le=MOST_WORKERS, strict=True)
+    threads: int | None = Field(default=None, ge=1, le=MOST_THREADS, strict=True)
+    """Within one call of the model, on a CPU; a worker's calls in flight share the rest. None: as a short trial shows."""
+    parts: int | None = Field(default=None, ge=1, le=MOST_PARTS, strict=True)
+    """Cut every case into as many parts, if it has windows for them; None: as workers and memory ask."""
+    memory: float | None = Field(default=None, gt=0, le=MOST_MEMORY, strict=True)
+    """GB that one worker may use; None: its share of 80 % of the machine's."""
+    job_timeout: float = Field(default=3600, gt=0, le=LONGEST_WAIT, strict=True)
+    """Seconds after which a worker that is still at one job is ended, and the job tried again."""
+    grace: float = Field(default=20, ge=0, le=LONGEST_WAIT, strict=True)
+    """Seconds that running jobs have to end after SIGTERM or SIGINT."""
+    confidence: bool = Field(default=False, strict=True)
+    style: Literal["qgis"] | None = None
+    """Also write a style beside each mask of one band: ``<case>.qml`` for QGIS."""
+    overwrite: bool = Field(default=False, strict=True)
+    retries: int = Field(default=4, ge=0, le=MOST_RETRIES, strict=True)
+    """How often a case, or a part of one, is begun anew after a storage fault, 1, 2, 4 ... s later."""
+    log_file: File | None = None
+    """Where to append what happens, as JSON lines."""
+    profile: bool | File = False
+    """Say where the time went; a path: write the trace there."""
+    fail_fast: bool = Field(default=False, strict=True)
+    verify_input: bool = Field(default=False, strict=True)
+    """Compare every block of a TIFF with its checksum, which takes a second decoding."""
+
+    @property
+    def overrides(self) -> Overrides:
+        return Overrides(
+            self.bands,
+            nodata=self.nodata,
+            ignore_alpha=self.ignore_alpha,
+            crs=self.crs,
+            remote=self.allow_remote_sources,
+        )
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("profile", mode="before")
+    @classmethod
+    def _there(cls, value: Any) -> Any:
+        """The flag alone means: beside the masks."""
+        return (Path(value) if value else True) if isinstance(value, str) else value
+
+    @field_validator("nodata", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Nodata | None:
+        return None if value is None else parse_nodata(value)
+
+    @field_validator("crs")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if value is not None:
+            from segpipe.geometry.grid import parse_crs
+            from segpipe.process.environment import settle
+
+            settle()
+            parse_crs(value)
+        return value
+
+    @field_validator("output", mode="before")
+    @classmethod
+    def _folder_or_bucket(cls, value: Any) -> Any:
+        local = isinstance(check_path(value), str | Path) and "://" not in str(value)
+        return os.fspath(Path(value)) if local else value
+
+    @field_validator("model", "log_file")
+    @classmethod
+    def _of_this_machine(cls, value: Path | None) -> Path | None:
+        if value is not None and re.match(r"\w+:/", str(value)):  # Path has made s3:/ of s3://
+            raise ValueError("must be a file of this machine")
+        return value
+
+    @field_validator("bands", "tile", "overlap", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        """``512``, ``"512"``, ``"512,256"`` and ``[512, 256]`` all name sizes."""
+        if isinstance(value, str):
+            parts = tuple(part.strip() for part in value.split(","))
+            if not all(part.lstrip("-").isdigit() for part in parts):
+                raise ValueError("must be whole numbers, such as 512 or 512,256")
+            return parts
+        return (value,) if isinstance(value, int) else value
+
+    @field_validator("bands", "tile", "overlap")
+    @classmethod
+    def _some(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value == ():
+            raise ValueError("must be one number or more")
+        return value
+
+    @field_validator("bands")
+    @classmethod
+    def _one_based(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and min(value, default=0) < 1:
+            raise ValueError("bands are counted from 1")
+        return value
+
+
+def _check_places(settings: Settings) -> None:
+    places = {"scheduler": settings.scheduler, "cluster": settings.cluster, "workers": settings.workers}
+    named = [key for key, value in places.items() if value is not None]
+    if len(named) > 1:
+        raise SettingsError(f"one of scheduler, cluster and workers says where to run, got {' and '.join(named)}")
+    if settings.executor == "serial" and (settings.scheduler or settings.cluster):
+        raise SettingsError(f"{named[0]} needs the executor dask, got serial: leave --executor out")
+
+
+def load_settings(config: Path | None, flags: Mapping[str, Any]) -> Settings:
+    """Settings from a TOML file and flags; a flag that was given wins over the file."""
+    values = {**(_read(config) if config else {}), **{k: v for k, v in flags.items() if v not in (None, ())}}
+    _check_keys(values, str(config))
+    for key, flag in (("input", "--input"), ("model", "--model")):
+        if key not in values:
+            raise SettingsError(f"{key} is needed: give {flag}, or {key} in the file of --config")
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError(readable(error)) from None
+    _check_places(settings)
+    return settings
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return read_toml(path)
+    except OSError as error:
+        raise SettingsError(f"the configuration cannot be read: {shortened(path)}: {error.strerror}") from None
+    except DocumentError as error:
+        raise SettingsError(f"{shortened(path)} {error}") from None
+
+
+def _check_keys(values: Mapping[str, Any], origin: str) -> None:
+    known = list(Settings.model_fields)
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            mend = f"did you mean {near[0]}?" if near else "known keys are " + ", ".join(known)
+            raise SettingsError(f"{origin}: unknown key {shortened(key)}: {mend}")

@@ -1,0 +1,183 @@
+"""One run at a time per output: a small file that names host and process, and goes stale with them."""
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
+
+from segpipe.errors import OutputError
+from segpipe.storage import Store
+from segpipe.storage.documents import DocumentError, parse_json
+from segpipe.storage.files import output_errors
+
+NAME = ".segpipe.lock"
+
+HEARTBEAT = 20.0
+"""Seconds between two signs of life."""
+
+STALE = 300.0
+"""Seconds without a sign of life after which a process of another machine counts as gone: its clock and the file server's
+may differ by some, and a machine may be suspended for a while."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lock: a process, told from a later one of the same number by when it began."""
+
+    host: str
+    pid: int
+    began: str
+    space: str = ""
+    """Boot of the machine and its process numbering: containers of one host number their processes apart."""
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+    @property
+    def told(self) -> bytes:
+        """What the lock says."""
+        return json.dumps(asdict(self)).encode()
+
+
+def _myself() -> Holder:
+    return Holder(socket.gethostname(), os.getpid(), _began(os.getpid()) or "", _space())
+
+
+@cache
+def _space() -> str:
+    """Where a process number means one process: this boot of this kernel, and this process's PID namespace."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:  # not Linux: the host's name has to do
+        return socket.gethostname()
+
+
+def _began(pid: int) -> str | None:
+    """When a process of this machine began, in clock ticks since its start; None where there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    state, *fields = stat.rpartition(")")[2].split()
+    return None if state in "ZX" else fields[18]
+
+
+@contextmanager
+def locked(output: Store) -> Iterator[bool]:
+    """Hold the output against other runs; gives whether the last one was killed, and may have left something.
+
+    Raises:
+        OutputError: another run, which is alive, holds it.
+    """
+    with output_errors(output.path(NAME)):
+        killed = output.has(NAME)
+        _take(output)
+        _sweep(output)
+    stopped = threading.Event()
+    beat = threading.Thread(target=_beat, args=(output, stopped), name="segpipe-lock", daemon=True)
+    beat.start()
+    try:
+        yield killed
+    finally:
+        stopped.set()
+        if _holder(output, NAME) == _myself():
+            output.discard(NAME)
+
+
+@dataclass(frozen=True)
+class Sign:
+    """What a lock tells of the run that took it."""
+
+    holder: Holder
+    alive: bool
+    """Whether the run goes on. Of another machine, or container, that is a guess: its last sign of life is recent."""
+    seconds: float | None
+    """Since its last sign of life; None where the store does not say."""
+
+
+def sign_of(output: Store) -> Sign | None:
+    """Who took the lock of an output, and since when nothing has been heard of it; None where there is no lock."""
+    holder = _holder(output, NAME)
+    if holder is None:
+        return None
+    try:
+        seconds = max(0.0, output.age(NAME))
+    except OSError:
+        seconds = None
+    return Sign(holder, not _is_gone(holder, output, NAME), seconds)
+
+
+def _take(output: Store) -> None:
+    mine = _myself().told
+    for _ in range(3):
+        if output.create(NAME, mine):
+            return
+        try:
+            was = output.read(NAME)
+        except FileNotFoundError:
+            continue
+        except (IsADirectoryError, PermissionError) as error:
+            raise OutputError(
+                f"{output.path(NAME)} must be the lock of a run, and cannot be read: {error.strerror}: if no run writes to "
+                f"{output}, remove it; else wait"
+            ) from error
+        _refuse_living(output, was)
+        if output.replace(NAME, was, mine):
+            return
+    raise OutputError(f"{output} is held by {_holder(output, NAME)}, and changes hands too fast: try again")
+
+
+def _refuse_living(output: Store, was: bytes) -> None:
+    holder = _parsed(was)
+    if holder is not None and not _is_gone(holder, output, NAME):
+        raise OutputError(
+            f"one run at a time may write to {output}, and {holder} does: wait for it, stop it, or name another --output "
+            f"(if it is gone for certain, remove {output.path(NAME)})"
+        )
+
+
+def _sweep(output: Store) -> None:
+    """Remove what a run left beside the lock that was killed while it took it."""
+    for left in output.leftovers(NAME):
+        holder = _holder(output, left)
+        if holder is not None and _is_gone(holder, output, left):
+            output.discard(left)
+
+
+def _holder(output: Store, name: str) -> Holder | None:
+    try:
+        return _parsed(output.read(name))
+    except OSError:
+        return None
+
+
+def _parsed(told: bytes) -> Holder | None:
+    """None where it names nobody. What a later version adds is passed over."""
+    try:
+        values = parse_json(told)
+        holder = Holder(**{field.name: values[field.name] for field in fields(Holder) if field.name in values})
+    except (DocumentError, TypeError):
+        return None
+    return holder if [type(value) for value in asdict(holder).values()] == [str, int, str, str] else None
+
+
+def _is_gone(holder: Holder, output: Store, name: str) -> bool:
+    if holder.space == _space():
+        return _began(holder.pid) != holder.began
+    try:
+        return output.age(name) > STALE
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
+
+
+def _beat(output: Store, stopped: threading.Event) -> None:
+    mine = _myself().told
+    while not stopped.wait(HEARTBEAT):
+        with suppress(OSError):
+            output.touch(NAME, mine)

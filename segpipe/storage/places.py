@@ -1,0 +1,22 @@
+"""Which store a text names."""
+
+import re
+from pathlib import Path
+
+from segpipe.errors import OutputError
+from segpipe.storage import Store
+from segpipe.storage.bucket import Bucket, in_bucket, is_remote
+from segpipe.storage.folder import Folder
+
+
+def store_at(text: str) -> Store:
+    """The store that a user names: ``s3://bucket/prefix``, or a folder.
+
+    Raises:
+        OutputError: it is neither.
+    """
+    if in_bucket(text):
+        return Bucket.at(text)
+    if is_remote(text) or re.match(r"\w+:/", text):
+        raise OutputError(f"the output must be a folder of this machine, or s3://bucket/prefix, got {text}")
+    return Folder(Path(text))

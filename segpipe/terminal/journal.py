@@ -1,0 +1,103 @@
+"""A log of a run as JSON lines: one object per event, for whoever looks in the morning, or for a machine."""
+
+import json
+import logging
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from segpipe.jobs.launch import Prepared, Summary
+from segpipe.jobs.ledger import State
+from segpipe.jobs.tasks import Outcome, Watcher
+from segpipe.messages.printable import printable_json
+from segpipe.messages.redact import cleaned
+from segpipe.storage.ownership import refuse_foreign_log
+
+FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+"""Whoever reads a pipe, or does not, must not hold up a run."""
+
+
+def _write(file: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(file, data) :]
+
+
+class Journal(logging.Handler):
+    """Appends to a file what happens, and hands it on to another watcher; what cannot be written costs no mask."""
+
+    def __init__(self, path: Path, inner: Watcher) -> None:
+        super().__init__(logging.WARNING)
+        self._path, self._inner, self._file = path, inner, None
+        self.lost: list[str] = []
+        """What was wrong with the file, if anything was."""
+        try:
+            refuse_foreign_log(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, FLAGS, 0o666)
+        except OSError as error:
+            self._lose(error)
+
+    def __enter__(self) -> Self:
+        logger = logging.getLogger("segpipe")
+        logger.setLevel(min(logger.getEffectiveLevel(), logging.WARNING))
+        logger.addHandler(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        logging.getLogger("segpipe").removeHandler(self)
+        if self._file is not None:
+            os.close(self._file)
+
+    def tell(self, event: str, **values: Any) -> None:
+        """Write one line."""
+        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **values}
+        if self._file is None:
+            return
+        try:
+            text = printable_json(json.dumps(cleaned(line), ensure_ascii=False, allow_nan=False))
+            _write(self._file, text.encode(errors="backslashreplace") + b"\n")
+        except OSError as error:
+            self._lose(error)
+
+    def _lose(self, error: OSError) -> None:
+        """Say once that lines are lost: masks are worth more than the log of them."""
+        if not self.lost:
+            self.lost.append(f"lines of the log are lost: {self._path} cannot be written: {error.strerror}: mend --log-file")
+            self._inner.note(f"warning: {self.lost[0]}")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.tell("log", level=record.levelname, message=record.getMessage())
+
+    def begun(self, prepared: Prepared) -> None:
+        plan = prepared.plan
+        counts = {"cases": len(plan), "done_before": len(plan.done), "failed": len(plan.failed)}
+        self.tell(
+            "begun", output=str(prepared.run.output), model=str(prepared.run.model.path), workers=plan.workers, **counts
+        )
+
+    def progress(self, pixels: int) -> None:
+        self._inner.progress(pixels)
+
+    def note(self, line: str) -> None:
+        self.tell("note", message=line)
+        self._inner.note(line)
+
+    def outcome(self, outcome: Outcome) -> None:
+        values: dict[str, Any] = {"case": outcome.case.name, "seconds": round(outcome.seconds, 3), "pixels": outcome.pixels}
+        if outcome.error is None:
+            self.tell("done", **values)
+        else:
+            self.tell("failed", **values, error=outcome.error)
+        self._inner.outcome(outcome)
+
+    def ended(self, summary: Summary) -> None:
+        ledger = summary.ledger
+        counts = {
+            "done": ledger.count(State.DONE),
+            "done_before": ledger.count(State.SKIPPED),
+            "failed": len(summary.failed),
+        }
+        rate = round(summary.megapixels_per_second, 3)
+        event = "interrupted" if summary.interrupted else "ended"
+        self.tell(event, seconds=round(summary.seconds, 3), megapixels_per_second=rate, problems=summary.problems, **counts)

@@ -1,0 +1,422 @@
+"""What a person sees: a progress bar and a table in a terminal, a line per case elsewhere."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import click
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
+from rich.text import Text
+
+from segpipe.formats.cases import SUFFIXES, listed
+from segpipe.jobs.disk import forecast, shortages
+from segpipe.jobs.launch import Prepared, Summary
+from segpipe.jobs.ledger import State
+from segpipe.jobs.plan import Plan, memory_mb, worker_memory
+from segpipe.jobs.status import Status
+from segpipe.jobs.tasks import Outcome
+from segpipe.messages.console import cells, console, echo, words
+from segpipe.messages.printable import printable, printable_json
+from segpipe.messages.redact import cleaned
+from segpipe.results.records import Record, records
+from segpipe.timing.report import Profile
+
+if TYPE_CHECKING:  # torch and all that comes with it
+    from segpipe.export.attach import Attached
+    from segpipe.export.make import Exported
+
+
+def say(line: str) -> None:
+    """A line on stdout; the work goes on where nobody listens any more, as behind ``| head``."""
+    try:
+        echo(printable(line))
+    except BrokenPipeError:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
+
+
+def stamped(line: str) -> str:
+    """A line of a log, behind the local time."""
+    return f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}"
+
+
+class Lines:
+    """One line per case on stdout, behind the time of day, for logs and pipes."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._skipped = prepared.plan.done
+        self._total = len(prepared.cases)
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        for case in self._skipped:
+            self._count += 1
+            say(stamped(f"[{self._count}/{self._total}] skipped  {case.name}  done before"))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        pass
+
+    def progress(self, pixels: int) -> None:
+        pass
+
+    def note(self, line: str) -> None:
+        echo(printable(line), err=True)
+
+    def outcome(self, outcome: Outcome) -> None:
+        self._count += 1
+        say(stamped(f"[{self._count}/{self._total}] {described(outcome)}"))
+
+
+class Bar(Lines):
+    """One progress bar for the run: cases, megapixels per second, time left."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        super().__init__(prepared)
+        columns = (TextColumn("{task.description}"), BarColumn(), _Rate(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=console(), transient=False)
+        pixels = prepared.plan.pixels
+        self._by_cases = pixels is None
+        """Whether the bar counts cases, because nobody knows their pixels before they are done."""
+        self._task = self._bar.add_task(self._caption(), total=len(prepared.plan) if pixels is None else pixels, pixels=0)
+
+    def _caption(self) -> str:
+        return f"{self._count}/{self._total} cases"
+
+    def __enter__(self) -> Self:
+        self._count = len(self._skipped)
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def progress(self, pixels: int) -> None:
+        self._bar.update(self._task, pixels=self._bar.tasks[self._task].fields["pixels"] + pixels)
+        if not self._by_cases:
+            self._bar.advance(self._task, pixels)
+
+    def note(self, line: str) -> None:
+        self._bar.console.print(words(line))
+
+    def outcome(self, outcome: Outcome) -> None:
+        self._count += 1
+        if self._by_cases:
+            self._bar.advance(self._task)
+        self._bar.update(self._task, description=self._caption())
+        if outcome.error is not None:
+            self._bar.console.print(words(described(outcome), style="red"))
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.fields['pixels'] / 1e6 / (task.elapsed or 1):.1f} Mpx/s")
+
+
+def described(outcome: Outcome) -> str:
+    """One line on how a case ended."""
+    if outcome.error is not None:
+        return f"failed  {outcome.case.name}: {outcome.error}"
+    rate = outcome.pixels / 1e6 / outcome.seconds if outcome.seconds else 0
+    return f"done  {outcome.case.name}  {outcome.pixels / 1e6:.1f} Mpx  {outcome.seconds:.1f} s  {rate:.1f} Mpx/s"
+
+
+def watcher(prepared: Prepared) -> Lines:
+    """A bar in a terminal, lines elsewhere."""
+    return Bar(prepared) if sys.stdout.isatty() else Lines(prepared)
+
+
+def conclude(prepared: Prepared, summary: Summary) -> None:
+    """Totals of the whole run, its areas, and what to open: a table after the bar, lines elsewhere."""
+    output = prepared.run.output
+    totals = _totals_line(summary)
+    if sys.stdout.isatty():
+        terminal = console()
+        terminal.print(areas_table(records(output, summary.good)))
+        terminal.print(totals)
+        terminal.print(words(f"open {output.path('areas.csv')} and the masks beside it"))
+        return
+    for line in (totals, *_areas_line(prepared, summary), _where_line(prepared, summary)):
+        say(stamped(line))
+
+
+def _totals_line(summary: Summary) -> str:
+    ledger = summary.ledger
+    missing = ledger.count(State.MISSING)
+    return (
+        f"{ledger.count(State.DONE)} done, {ledger.count(State.SKIPPED)} done before, {len(summary.failed)} failed"
+        + f", {missing} missing" * bool(missing)
+        + f" in {summary.seconds:.1f} s, {summary.megapixels_per_second:.1f} Mpx/s"
+    )
+
+
+def _areas_line(prepared: Prepared, summary: Summary) -> Iterator[str]:
+    """Areas per class, where a line has room for them and their records are read quickly."""
+    cases = summary.ledger.count(State.DONE) + summary.ledger.count(State.SKIPPED)
+    if not 0 < cases <= ADDED_UP or len(prepared.run.model.contract.mask_classes) > LINE_CLASSES:
+        return
+    totals = _Totals.over(records(prepared.run.output, summary.good))
+    if totals.classes:
+        yield "areas: " + ", ".join(f"{name} {totals.told(name)}" for name, (pixels, _) in totals.classes.items() if pixels)
+
+
+def _where_line(prepared: Prepared, summary: Summary) -> str:
+    path = prepared.run.output.path
+    return f"areas in {path('areas.csv')}" + f", what failed and why in {path('run.json')}" * bool(summary.failed)
+
+
+LINE_CLASSES = 8
+"""Classes whose areas one line of a log has room for."""
+
+ADDED_UP = 500
+"""Cases whose records are read again for that line."""
+
+
+def print_profile(summary: Summary) -> None:
+    """Where the wall time went, on stderr: a table in a terminal, lines elsewhere."""
+    profile = summary.profile
+    if profile is None:
+        return
+    if sys.stderr.isatty():
+        console(stderr=True).print(profile_table(profile))
+    else:
+        for row in _profile_rows(profile):
+            echo("profile  " + "  ".join(row), err=True)
+    for line in profile_lines(profile):
+        echo(line, err=True)
+    echo(f"open {summary.trace} in ui.perfetto.dev or chrome://tracing", err=True)
+
+
+def profile_table(profile: Profile) -> Table:
+    """Seconds by stage: wall time, whose shares add up, and the work of all threads."""
+    columns = (_right(name) for name in ("wall s", "share", "all threads s", "on a core s"))
+    table = Table("stage", *columns, title=f"where {profile.seconds:.1f} s went")
+    for row in _profile_rows(profile):
+        table.add_row(*row)
+    return table
+
+
+def _profile_rows(profile: Profile) -> Iterator[tuple[str, ...]]:
+    for name, total in profile.stages.items():
+        work = (f"{total.busy:.2f}", f"{total.core:.2f}") if name not in ("idle", "other") else ("", "")
+        yield name, f"{total.wall:.2f}", f"{total.wall / profile.seconds:.1%}", *work
+
+
+def profile_lines(profile: Profile) -> list[str]:
+    """The limit, how near to it the run came, and what took the rest."""
+    rest = {name: total.wall for name, total in profile.stages.items() if name != "infer"}
+    most = sorted(rest, key=lambda name: -rest[name])[:MOST]
+    beside = ", ".join(f"{name} {rest[name]:.2f} s" for name in most if rest[name] >= profile.seconds / 200)
+    lines = [
+        f"limit: the model alone needs {profile.limit:.2f} s of {profile.seconds:.2f} s, {profile.reached:.0%}; "
+        f"without start and end {profile.limit / profile.working:.0%}" + f"; beside it most: {beside}" * bool(beside)
+    ]
+    if profile.unserved > UNSERVED:
+        lines.append(
+            f"note: calls of the model were without a processor for {profile.unserved:.0%} of their time: "
+            "other programs, or this run's own threads, had it"
+        )
+    if profile.dropped:
+        lines.append(f"note: the trace is full, its last {profile.dropped:,} spans are left out; the table counts them")
+    return lines
+
+
+UNSERVED = 0.1
+"""Share of the time of the model's calls without a processor that is worth a note."""
+
+MOST = 4
+"""Stages beside the model that are named."""
+
+
+@dataclass
+class _Totals:
+    """Pixels and hectares per class over all cases; where one has no place on Earth, pixels alone count."""
+
+    classes: dict[str, tuple[float, float]]
+    valid: tuple[float, float]
+    placed: bool
+
+    @classmethod
+    def over(cls, found: Iterable[Record]) -> Self:
+        classes: dict[str, tuple[float, float]] = {}
+        pixels, hectares, placed = 0.0, 0.0, True
+        for record in found:
+            placed = placed and record["valid"]["hectares"] is not None
+            pixels, hectares = pixels + record["valid"]["pixels"], hectares + (record["valid"]["hectares"] or 0)
+            for row in record["areas"]:
+                before = classes.get(row["class_name"], (0, 0))
+                classes[row["class_name"]] = (before[0] + row["pixels"], before[1] + (row["area"] or 0))
+        return cls(classes, (pixels, hectares), placed)
+
+    def share(self, name: str) -> float | None:
+        """Of the valid area; None for nodata, and where nothing is valid."""
+        valid = self.valid[self.placed]
+        return self.classes[name][self.placed] / valid if valid and name != "nodata" else None
+
+    def told(self, name: str) -> str:
+        """``12.3 ha (40.1%)``."""
+        pixels, hectares = self.classes[name]
+        share = self.share(name)
+        return (f"{hectares:,.1f} ha" if self.placed else f"{pixels:,.0f} px") + ("" if share is None else f" ({share:.1%})")
+
+
+def areas_table(found: Iterable[Record]) -> Table:
+    """Pixels and hectares per class over all cases; where one has no place on Earth, shares are of pixels."""
+    totals = _Totals.over(found)
+    table = Table("class", *(_right(name) for name in ("pixels", "hectares", "share")))
+    for name, (pixels, hectares) in totals.classes.items():
+        share = totals.share(name)
+        shown = ["-" if not totals.placed and not hectares else f"{hectares:,.1f}", "" if share is None else f"{share:.1%}"]
+        table.add_row(*cells([name, f"{pixels:,.0f}", *shown]))
+    if not totals.placed:
+        table.caption = "some cases have no place on Earth: they count in pixels only"
+    return table
+
+
+def _right(name: str) -> Any:
+    return Column(name, justify="right")
+
+
+def print_export(exported: "Exported") -> None:
+    """What was exported, and how well it agrees."""
+    agreement, contract = exported.agreement, exported.contract
+    for note in exported.notes:
+        echo(f"note: {note}", err=True)
+    size = "rows and columns free" if exported.free_size else "size fixed to the tile"
+    tile = " x ".join(map(str, contract.tile or ()))
+    shift = "" if exported.stride.equivariant else f", though scores change by {exported.stride.error:.1%} under such shifts"
+    echo(
+        f"{exported.path}: {contract.provenance['architecture']}, {contract.provenance['parameters']:,} parameters, "
+        f"{contract.provenance['precision']}, {contract.channel_count} channels to {contract.scores} scores\n"
+        f"tile {tile}, {size}; windows start at multiples of {exported.stride.align}{shift}\n"
+        f"agrees with torch on {agreement.tiles} tiles of {agreement.source}: {agreement.equal_labels:.4%} equal labels, "
+        f"mIoU {agreement.miou:.4f}, largest difference of scores {agreement.max_difference:.2g} of the largest"
+    )
+
+
+def print_attached(attached: "Attached") -> None:
+    """What was attached to what."""
+    for note in attached.notes:
+        echo(f"note: {note}", err=True)
+    contract = attached.contract
+    echo(f"{attached.path}: {contract.channel_count} channels to {contract.scores} scores, contract attached")
+    if attached.stride is not None:
+        shift = (
+            "" if attached.stride.equivariant else f", though scores change by {attached.stride.error:.1%} under such shifts"
+        )
+        echo(f"windows start at multiples of {attached.stride.align}, as measured{shift}")
+
+
+def print_status(status: Status, as_json: bool) -> None:
+    """How far runs have come, in a few lines or as JSON."""
+    if as_json:
+        click.echo(printable_json(json.dumps(cleaned(asdict(status)), ensure_ascii=False, allow_nan=False)))
+        return
+    running = f", written by {status.running} now" if status.running else ""
+    running += f", last sign of life {status.last_sign}" if status.running and status.last_sign else ""
+    rate = f", {status.megapixels_per_second:.1f} Mpx/s in the last run" if status.megapixels_per_second else ""
+    say(f"{status.output}{running}")
+    if status.state == "died":
+        who, when = status.died or "it", status.last_sign or "at a time that is not known"
+        say(f"its last run died: {who} gave its last sign of life {when}")
+    say(f"{status.done} done, {len(status.failed)} failed, {len(status.missing)} missing{rate}")
+    for problem in status.problems:
+        say(f"problem  {problem}")
+    for failure in status.failed:
+        say(f"failed   {failure['case']}: {failure['error']}")
+    for name in status.missing[:LISTED]:
+        parts = f"  {status.parts[name]} parts done" if status.parts.get(name) else ""
+        say(f"missing  {name}{parts}")
+    if len(status.missing) > LISTED:
+        say(f"missing  and {len(status.missing) - LISTED} more")
+    if status.missing or status.failed or status.state == "died":
+        say(f"to go on: {status.command}")
+
+
+LISTED = 20
+"""Missing cases that are named."""
+
+
+def print_left_out(prepared: Prepared) -> None:
+    """Files of folders and globs that were not taken, on stderr."""
+    if prepared.left_out:
+        taken = " ".join(sorted(SUFFIXES))
+        echo(f"left out: {listed(prepared.left_out)} (a folder is searched for {taken})", err=True)
+
+
+def print_plan(prepared: Prepared) -> None:
+    """What a run would do, for ``--dry-run``."""
+    run, plan = prepared.run, prepared.plan
+    for planned in plan.seen:
+        size = " x ".join(map(str, planned.shape))
+        say(f"case  {planned.case.name}  {size} px  {planned.windows} windows")
+        for note in planned.notes:
+            say(f"note  {planned.case.name}: {note}")
+    for case in plan.done:
+        say(f"done  {case.name}")
+    for failure in plan.failed:
+        say(f"problem  {failure.case.name}: {failure.error}")
+    for problem in prepared.problems:
+        say(f"problem  {problem}")
+    for cut in plan.cuts:
+        say(f"parts  {cut.case.case.name}  {len(cut.parts)} parts, {cut.repeated:.1%} of the windows inferred twice")
+    windows = sum(case.windows for case in plan.seen)
+    jobs = len(list(plan.jobs(run))) + sum(len(cut.parts) for cut in plan.cuts)
+    echo(
+        f"{len(plan)} cases to do, {len(plan.done)} done before, {len(plan.failed)} with problems; "
+        f"{windows} windows in {jobs} jobs; {plan.workers} workers, calls in flight in each: {plan.calls}; "
+        f"about {memory_mb(plan, run):,.0f} MB of memory per worker"
+    )
+    echo(f"disk  {forecast(plan, run)}")
+    for line in shortages(plan, run):
+        echo(line)
+
+
+def note_lines(prepared: Prepared) -> list[str]:
+    """What was seen in cases that is no error, each note once, for stderr."""
+    cases: dict[str, list[str]] = {}
+    for planned in prepared.plan.seen:
+        for note in planned.notes:
+            cases.setdefault(note, []).append(planned.case.name)
+    lines = [f"note: {names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {note}" for note, names in cases.items()]
+    return [*lines, *_cut_line(prepared.plan), *_memory_line(prepared), *shortages(prepared.plan, prepared.run)]
+
+
+def _cut_line(plan: Plan) -> Iterator[str]:
+    """What cutting costs."""
+    if plan.cuts:
+        windows = sum(cut.case.windows for cut in plan.cuts)
+        twice = sum(cut.repeated * cut.case.windows for cut in plan.cuts) / windows
+        parts = sum(len(cut.parts) for cut in plan.cuts)
+        count = len(plan.cuts)
+        yield f"note: {count} case{'s' * (count > 1)} in {parts} parts: {twice:.1%} of their windows are inferred twice"
+
+
+def _memory_line(prepared: Prepared) -> Iterator[str]:
+    """Where a worker is expected to need more than it may have."""
+    run, plan = prepared.run, prepared.plan
+    needed, allowed = memory_mb(plan, run), worker_memory(run, plan.workers) / 1e6
+    if needed > allowed:
+        yield (
+            f"note: a worker is expected to take {needed:,.0f} MB, and may take {allowed:,.0f}: "
+            "raise --memory, or lower --workers, --tile or --batch"
+        )
+
+
+def settings_lines(prepared: Prepared) -> list[str]:
+    """The resolved settings, for stderr."""
+    run = prepared.run
+    resolved = run.settings.model_dump(mode="json") | run.label_settings
+    resolved |= {
+        "batch": run.model.batch,
+        "device": f"{run.model.device} ({run.model.device_reason})",
+        "workers": prepared.plan.workers,
+    }
+    resolved |= {"contract": run.model.contract_origin}
+    return [f"{key} = {value}" for key, value in resolved.items()]

@@ -24,7 +24,7 @@ class SegpipeError(Exception):
     """Base of every error that segpipe raises on purpose; its text has no secrets of URLs."""
 
     def __str__(self) -> str:
-        return without_secrets(super().__str__())
+        return without_secrets(super().__str__(), pieces=True)
 
 
 class SettingsError(SegpipeError):

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from segpipe.errors import SegpipeError
 from segpipe.formats.cases import Case
 from segpipe.formats.raster.gdal import gdal_options
 from segpipe.formats.raster.sink import HELD_BYTES, PLAIN_DRAFT_PIXELS
@@ -38,6 +37,9 @@ SAMPLE = 16
 LITTLE = 16 * 10**6
 """Bytes that a run wants free wherever it writes at all: tables, lock, Dask's own files."""
 
+FEW_FILES = 64
+"""Files that a disk may yet hold below which it is files that it has no room for, and not bytes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Needed:
@@ -54,14 +56,18 @@ class Needed:
 class Free:
     """What is left on a disk."""
 
-    bytes: int
+    bytes: int | None
+    """None where the file system does not tell."""
     files: int | None
     """None where the file system does not count them."""
 
 
 def free_at(folder: Path) -> Free:
     """For this user, as far as the file system tells; quotas are not part of it."""
-    found = os.statvfs(folder)
+    try:
+        found = os.statvfs(folder)
+    except OSError:  # a server that does not answer just now
+        return Free(None, None)
     return Free(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None)
 
 
@@ -106,7 +112,7 @@ def _pixels(plan: Plan, run: Run) -> list[float]:
 def _looked_at(cases: Sequence[Case], run: Run) -> Iterator[int]:
     with gdal_options():
         for case in cases:
-            with suppress(SegpipeError):
+            with suppress(Exception):  # whatever it is, the job of the case says it
                 if is_remote(case.path):
                     continue  # a request each
                 source, sheet = open_sheet(case, run.model, run.settings.overrides, memory=most_memory(run))
@@ -122,15 +128,19 @@ def forecast(plan: Plan, run: Run) -> str:
     what = "masks, drafts and parts" if isinstance(run.output, Folder) else "drafts"
     return (
         f"{what} likely take {told(want.likely)} in {folder}, at most {told(want.most)} ({told(want.passing)} of it only "
-        f"while it runs); free there: {told(free.bytes)}{files}; quotas are not seen"
+        f"while it runs); free there: {_amount(free)}{files}; quotas are not seen"
     )
+
+
+def _amount(free: Free) -> str:
+    return "not told" if free.bytes is None else told(free.bytes)
 
 
 def shortages(plan: Plan, run: Run) -> Iterator[str]:
     """Warnings of disks that are likely too full for a run."""
     folder = run.output.disk()
     want, free = needed(plan, run), free_at(folder)
-    if want.likely > free.bytes:
+    if free.bytes is not None and want.likely > free.bytes:
         yield (
             f"warning: the run likely takes {told(want.likely)} in {folder}, at most {told(want.most)}, and "
             f"{told(free.bytes)} are free: free {told(want.likely - free.bytes)}, or name another {_flag(run)}"
@@ -154,8 +164,11 @@ def stopped(plan: Plan, run: Run, share: float, said: str) -> str:
     """
     folder = run.output.disk()
     if said == os.strerror(errno.ENOSPC):
-        more = max(LITTLE, needed(plan, run).likely * share - free_at(folder).bytes)
+        free = free_at(folder)
+        more = max(LITTLE, needed(plan, run).likely * share - (free.bytes or 0))
         whose = f"{run.output}" if isinstance(run.output, Folder) else f"{folder}, where drafts for {run.output} lie,"
+        if free.files is not None and free.files < FEW_FILES:
+            return f"the disk of {whose} holds no more files: nothing more was begun: remove some and run the same command again"
         return f"the disk of {whose} is full: nothing more was begun: free {told(more)} and run the same command again"
     mend = "raise the quota" if "quota" in said.lower() else "mend this"
     return f"{run.output} can no longer be written: {said}: nothing more was begun: {mend} and run the same command again"

@@ -11,7 +11,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from segpipe.errors import OutputError, SegpipeError
+from segpipe.errors import InputError, OutputError, SegpipeError
 from segpipe.formats.cases import Case, Failure, find_input, searched_root
 from segpipe.jobs.cluster import crew
 from segpipe.jobs.disk import stopped
@@ -20,6 +20,7 @@ from segpipe.jobs.ledger import Ledger, State
 from segpipe.jobs.plan import Plan, keep_cut, make_plan, most_memory
 from segpipe.jobs.tasks import Halt, Outcome, Watcher
 from segpipe.messages.printable import printable
+from segpipe.messages.redact import is_cut
 from segpipe.network.spec import read_spec
 from segpipe.pipeline.footprint import refuse_large_tile
 from segpipe.pipeline.infer import try_out
@@ -141,6 +142,8 @@ def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prep
         if who is not None and who.memory is not None and settings.memory is None:
             settings = settings.model_copy(update={"memory": who.memory / 1e9})
         run = Run(model, settings)
+        for cut in filter(is_cut, settings.input):
+            raise InputError(f"a URL must be whole, and its token was cut from {cut}: give it with tonight's")
         found = find_input(settings.input)
         cases, refused = storable(found, run.output)
         check_output(run.output, settings.input, cases)

@@ -1,7 +1,9 @@
 """One task: the cases of a job, a part of a case, its statistics, or its joining."""
 
+import errno
 import logging
 import math
+import os
 import threading
 import time
 from collections import deque
@@ -38,10 +40,15 @@ from segpipe.results.parts import (
     write_scaling,
 )
 from segpipe.results.records import Run, done_pixels
+from segpipe.storage import Store
+from segpipe.storage.files import remove
 from segpipe.storage.retry import is_passing, unwritable
 from segpipe.timing.spans import span, waiting
 
 LOG = logging.getLogger("segpipe")
+
+PROBE = bytes(4096)
+"""What is written to see whether anything can be."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -228,9 +235,27 @@ def _write(
 
 def _stopping(outcome: Outcome, context: Context) -> Outcome:
     """Stop what runs beside a case that could not be written, where nothing else can be; what may pass is waited for."""
+    if outcome.unwritable == os.strerror(errno.EIO) and _can_write(context.run.output):
+        outcome = replace(outcome, unwritable=None)  # one bad sector of an old file ends no night
     if outcome.unwritable and not outcome.passing:
         context.stop.set()
     return outcome
+
+
+def _can_write(output: Store) -> bool:
+    """Whether the output takes some bytes, as far as its disk."""
+    try:
+        draft = output.draft(".probe")
+        try:
+            with draft.open("wb") as stream:
+                stream.write(PROBE)
+                stream.flush()
+                os.fsync(stream.fileno())
+        finally:
+            remove(draft)
+    except (OSError, OutputError):
+        return False
+    return True
 
 
 def _finish(case: Case, output: CaseOutput | PartOutput | None, started: float, pixels: int) -> Outcome:

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 T = TypeVar("T")
 
-URL = re.compile(r"(?P<scheme>(?:https?|ftp)://)(?P<rest>[^\s'\"<>`]*)", re.IGNORECASE)
+URL = re.compile(r"(?P<scheme>(?:https?|ftp)://)(?P<rest>(?:[^\s/@?]*@)?[^\s'\"<>`]*)", re.IGNORECASE)
 """In which a query may give access, and so may what stands before the host."""
 
 ENCODED = re.compile(r"/vsicurl(?:_streaming)?\?[^\s'\"<>`]*", re.IGNORECASE)
@@ -18,26 +18,37 @@ CUT, CUT_USER = "?...", "...@"
 """What stands for a query, and for name and password."""
 
 TOKEN = re.compile(
-    r"x-(amz|goog|oss|ms|cos|obs)-.*|awsaccesskeyid|ossaccesskeyid|googleaccessid|signature|sig|expires?|policy|key-pair-id"
-    r"|s[evrptks]|spr|sip|srt|sdd|ses|sk(oid|tid|t|e|s|v)|s(aoid|uoid|cid)|.*(token|secret|passw|credential|auth|api.?key).*"
-    r"|jwt|hmac|hdn\w*|st",
+    r"x-(amz|goog|oss|ms|cos|obs)-.*|awsaccesskeyid|ossaccesskeyid|googleaccessid|signature|sig|key-pair-id"
+    r"|.*(token|secret|passw|credential|api.?key).*|o?auth([_-]?key)?|authorization|jwt|hmac|hdn\w*",
     re.IGNORECASE,
 )
-"""Parameters that say who asks, and until when; all others say which object is asked for."""
+"""Parameters that say who asks; all others say which object is asked for."""
+
+SIGNATURE = re.compile(r"sig|signature", re.IGNORECASE)
+
+SIGNED = re.compile(
+    r"expires?|policy|s[evrptks]|spr|sip|srt|sdd|ses|sk(oid|tid|t|e|s|v)|s(aoid|uoid|cid)|st",
+    re.IGNORECASE,
+)
+"""Parameters that, beside a signature, say for how long and for what it holds; alone, they may mean anything."""
 
 LOOSE = re.compile(
-    r"(?P<key>\b(?:sig|signature|x-(?:amz|goog|oss)-(?:signature|credential|security-token)|(?:access_)?token|api_?key|password)"
+    r"(?P<key>(?<![\w/.,-])(?:sig|signature|x-(?:amz|goog|oss)-(?:signature|credential|security-token)|(?:access_)?token|api_?key|password)"
     r"(?:=|%3D))[^&\s'\"<>]+",
     re.IGNORECASE,
 )
-"""Secrets in a piece of a URL, such as the line of a request."""
+"""Secrets in a piece of a URL, such as the line of a request; no part of a file name, such as ``/sig=2/a.tif``."""
 
 ENDS = ".,:;)]}!?"
 """What ends a sentence rather than a URL."""
 
 
-def without_secrets(text: str) -> str:
+def without_secrets(text: str, *, pieces: bool = False) -> str:
     """A text whose URLs have no query, user and password.
+
+    Args:
+        text: any.
+        pieces: whether secrets go in pieces of URLs, too: for words of libraries, and for no text that is read back.
 
     Where a query says which object is meant, a digest of that stands for it, so that two objects stay apart; one object
     has the same text whatever token gives access to it.
@@ -48,7 +59,8 @@ def without_secrets(text: str) -> str:
     if "://" not in text and "vsicurl" not in text and "=" not in text and "%3" not in text:
         return text
     text = ENCODED.sub(lambda found: _encoded(found[0]), text)
-    return LOOSE.sub(lambda found: f"{found['key']}...", URL.sub(_cut, text))
+    text = URL.sub(_cut, text)
+    return LOOSE.sub(lambda found: f"{found['key']}...", text) if pieces else text
 
 
 def _encoded(text: str) -> str:
@@ -70,7 +82,13 @@ def _marked(query: str) -> str:
     if not query:
         return ""
     parameters = [part for part in query.partition("#")[0].split("&") if part.strip()]
-    told = sorted(part for part in parameters if not TOKEN.fullmatch(unquote(part.partition("=")[0])))
+    names = [unquote(part.partition("=")[0]) for part in parameters]
+    signed = any(map(SIGNATURE.fullmatch, names))
+    told = sorted(
+        part
+        for part, name in zip(parameters, names, strict=True)
+        if not (TOKEN.fullmatch(name) or (signed and SIGNED.fullmatch(name)))
+    )
     if query == CUT[1:] or re.fullmatch(r"\.\.\.[0-9a-f]{12}", query):
         return f"?{query}"  # cut already
     return CUT + hashlib.sha256("&".join(told).encode(errors="surrogateescape")).hexdigest()[:12] if told else CUT

@@ -63,7 +63,8 @@ class _Watch:
 
     def _run(self, read: int) -> None:
         while self.spares() or time.monotonic() < self.limit:
-            ready, _, _ = select.select([read], [], [], min(LOOK, max(0.0, self.limit - time.monotonic())))
+            left = LOOK if self.spares() else max(0.0, self.limit - time.monotonic())
+            ready, _, _ = select.select([read], [], [], min(LOOK, left))
             if ready and os.read(read, 1)[0] in ENDING and self.patience < math.inf:
                 self.limit = min(self.limit, time.monotonic() + self.patience)
                 self.patience = min(self.patience, PATIENCE)  # from a second one

@@ -18,7 +18,7 @@ from segpipe.formats.cases import Case
 from segpipe.formats.identity import Beside, Identity, no_state
 from segpipe.formats.unusual import Finding
 from segpipe.geometry.windows import Part
-from segpipe.messages.redact import without_secrets
+from segpipe.messages.redact import cleaned, without_secrets
 from segpipe.network.scaling import Scaling
 from segpipe.results.records import Run, device_kind
 from segpipe.storage import Store
@@ -105,7 +105,8 @@ SEAL = "sha256"
 
 
 def _sealed(values: dict[str, Any]) -> dict[str, Any]:
-    return values | {SEAL: _digest(values)}
+    written = cleaned(values)  # as it comes back
+    return written | {SEAL: _digest(written)}
 
 
 def _digest(values: dict[str, Any]) -> str:

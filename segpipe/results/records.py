@@ -5,7 +5,6 @@ import logging
 import math
 import platform
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +21,8 @@ from segpipe.formats.cases import Case, Failure, Found
 from segpipe.formats.identity import Beside
 from segpipe.formats.raster.gdal import any_name, gdal_errors, gdal_options
 from segpipe.formats.raster.origin import is_same_input
-from segpipe.messages.printable import printable
+from segpipe.messages.printable import one_row
+from segpipe.messages.redact import cleaned
 from segpipe.network.device import gpu_facts, told
 from segpipe.network.spec import ModelSpec
 from segpipe.settings import Settings
@@ -180,8 +180,14 @@ def record_name(case: Case) -> str:
 
 def read_record(output: Store, case: Case) -> Record | None:
     """The record of a case, or None where there is none that segpipe wrote."""
+    data = _data(output, case)
+    return None if data is None else _parsed(data, case)
+
+
+def _data(output: Store, case: Case) -> bytes | None:
+    """Of a record; None where there is none, or where it cannot be read."""
     try:
-        return _parsed(output.read(record_name(case)), case)
+        return output.read(record_name(case))
     except OSError:
         return None
 
@@ -196,10 +202,13 @@ def _parsed(data: bytes, case: Case) -> Record | None:
     return record if told.case == case.name and {*told.outputs} <= {*targets(case)} else None
 
 
-def _warn_of_damage(output: Store, case: Case, warn: Callable[[str], None]) -> None:
-    with suppress(OSError):
-        if is_own_record(output.read(record_name(case))):
-            warn(f"warning: {output.path(record_name(case))} is damaged: its case is done again")
+def _read_or_warn(output: Store, case: Case, warn: Callable[[str], None]) -> Record | None:
+    """The record of a case; a damaged one is named."""
+    data = _data(output, case)
+    record = None if data is None else _parsed(data, case)
+    if data is not None and record is None and is_own_record(data):
+        warn(f"warning: {output.path(record_name(case))} is damaged: its case is done again")
+    return record
 
 
 def is_done(case: Case, run: Run, beside: Beside | None = None, warn: Callable[[str], None] = lambda _: None) -> bool:
@@ -237,13 +246,11 @@ def done_cases(cases: Iterable[Case], run: Run) -> list[Case]:
 
 def _is_done(case: Case, run: Run, beside: Beside, warn: Callable[[str], None]) -> bool:
     output = run.output
-    record = read_record(output, case)
-    if record is None:
-        _warn_of_damage(output, case, warn)
-        return False
+    record = _read_or_warn(output, case, warn)
     return (
-        record["model"].get("sha256") == run.model.sha256
-        and record["settings"] == run.label_settings
+        record is not None
+        and record["model"].get("sha256") == run.model.sha256
+        and record["settings"] == cleaned(run.label_settings)
         and (record["confidence"] or not run.settings.confidence)
         and (record.get("verified") is True or not run.settings.verify_input)
         and (style_name(case) in record["outputs"] or not run.styled)
@@ -347,5 +354,5 @@ def write_areas(output: Store, cases: Iterable[Case]) -> None:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(AREA_COLUMNS)
         for record in records(output, cases):
-            name = printable(record["case"])  # one line a row, for whatever reads it line by line
+            name = one_row(record["case"])  # one line a row, for whatever reads it line by line
             writer.writerows([name, *map(row.get, AREA_COLUMNS[1:])] for row in record["areas"])

@@ -26,6 +26,9 @@ SETTLED = 0.2
 SIGNATURE = 4
 """Bytes by which a TIFF or a PNG begins."""
 
+ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EBADF, errno.ENAMETOOLONG})
+"""Errors that say that there is no such file; all others say nothing of it."""
+
 DRAFTS = ".drafts"
 """Of the output, hidden, for its owner alone: nobody else can put a link where a draft will be written."""
 
@@ -88,8 +91,12 @@ class Folder(Store):
     def size(self, name: str) -> int | None:
         try:
             found = self._at(name).stat()
-        except (OSError, ValueError):  # of a name that is too long, too
+        except ValueError:
             return None
+        except OSError as error:
+            if error.errno in ABSENT:
+                return None
+            raise  # a file server that does not answer just now has it, maybe
         return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def is_blank(self, name: str) -> bool:

@@ -18,7 +18,7 @@ def malformed(path: str) -> str | None:
     """Why no file can be called so; None for what has the form of a URL, and for GDAL's own paths."""
     url = plain_url(canonical(path))
     scheme, mark, _ = url.partition("://")
-    if not mark:
+    if not mark or url.startswith("/vsi"):
         return None
     try:
         url.encode()

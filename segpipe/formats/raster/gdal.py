@@ -11,6 +11,7 @@ from pathlib import Path
 import rasterio
 from rasterio._env import set_gdal_config
 from rasterio._err import CPLE_BaseError
+from rasterio._path import _parse_path, _vsi_path
 from rasterio.env import setenv
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
@@ -147,9 +148,10 @@ def open_raster(path: str, *, remote: bool = False) -> DatasetReader:
         RasterioError: GDAL does not open it.
     """
     allow_drivers(remote=remote)
+    name = gdal_name(path)
     with opening(path), confined(stays_here(path, remote=remote)):
-        if may_be_vrt := not servers(path) or ".vrt" in path.lower() or path.startswith("vrt://"):
-            check_references(path, remote=remote)
+        if may_be_vrt := not servers(name) or ".vrt" in name.lower() or name.startswith("vrt://"):
+            check_references(name, remote=remote)
         # rasterio.open takes one driver only; what it returns takes several. To see whether the bytes of a file on a server
         # are a VRT would take two requests more for each, so its name says
         drivers = [name for name in DRIVERS if may_be_vrt or name != "VRT"]
@@ -158,7 +160,13 @@ def open_raster(path: str, *, remote: bool = False) -> DatasetReader:
 
 def stays_here(path: str, *, remote: bool) -> bool:
     """Whether nothing but this machine may be asked for a case."""
-    return not (remote or servers(path))
+    return not (remote or servers(gdal_name(path)))
+
+
+def gdal_name(path: str) -> str:
+    """What rasterio gives to GDAL for a URL of this machine or of an archive, as ``file:///a.tif`` and ``zip:///a.zip!/b.tif``."""
+    schemes = {*path.partition("://")[0].lower().split("+")} if "://" in path else set()
+    return str(_vsi_path(_parse_path(path))) if schemes & {"file", "zip", "tar", "gzip"} else path
 
 
 READ_BYTES = 2**23

@@ -122,9 +122,10 @@ def is_same_input(told: dict[str, object], path: str, beside: Beside, *, remote:
         OSError, SourceError: that cannot be seen.
     """
     files = told.get("files")
-    if not isinstance(files, list) or told.get("path") != beside.place(path):
+    if not isinstance(files, list) or without_secrets(str(told.get("path"))) != beside.place(path):
         return False
-    names = [str(file["path"]) for file in files]
+    files = [{**file, "path": without_secrets(str(file["path"]))} for file in files]  # of an earlier version, too
+    names = [file["path"] for file in files]
     if is_cut(path):
         return True  # of a record that was read again, as by status: nobody can be asked without what was cut
     if not names or files != identities(path, _asked(names, path, remote), beside):

@@ -8,6 +8,7 @@ import os
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -94,9 +95,9 @@ def check_references(path: str, *, remote: bool = False) -> None:
     home, seen, left = _Home(path, servers(path), remote), set[str](), [_inner(path)]
     while left:
         file = left.pop()
-        _check_regular(file)
         if file not in seen:
             seen.add(file)
+            _check_regular(file)
             left += _followed(file, home)
 
 
@@ -168,6 +169,9 @@ def _parsed(file: str, text: bytes) -> ET.Element:
     try:
         return ET.fromstring(text)
     except ET.ParseError as error:
+        if b"encoding=" not in text[:HEAD]:
+            with suppress(ET.ParseError):  # names of files in another encoding, which GDAL takes as they are
+                return ET.fromstring(text.decode("latin-1"))
         raise SourceError(f"{file} is not well-formed XML, {error}: mend it or take it away") from error
 
 

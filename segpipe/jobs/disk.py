@@ -156,6 +156,7 @@ def stopped(plan: Plan, run: Run, share: float, said: str) -> str:
     if said == os.strerror(errno.ENOSPC):
         more = max(LITTLE, needed(plan, run).likely * share - free_at(folder).bytes)
         whose = f"{run.output}" if isinstance(run.output, Folder) else f"{folder}, where drafts for {run.output} lie,"
-        return f"the disk of {whose} is full: nothing more was begun: free {told(more)} and run the same command again"
-    mend = "raise the quota" if "quota" in said.lower() else "mend this"
-    return f"{run.output} can no longer be written: {said}: nothing more was begun: {mend} and run the same command again"
+        return f"the disk of {whose} is full: no further work was started: free {told(more)} and run the same command again"
+    mend = "raise the quota" if "quota" in said.lower() else "repair it"
+    started = "no further work was started"
+    return f"{run.output} can no longer be written: {said}: {started}: {mend} and run the same command again"

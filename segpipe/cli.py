@@ -55,7 +55,7 @@ class _Main(click.Group):
         except SystemExit as ended:
             if (error := failure()) is None:
                 raise
-            echo(f"error: what was to be printed is lost: stdout cannot be written: {error.strerror}", err=True)
+            echo(f"error: lines on stdout are lost: it cannot be written: {error.strerror}", err=True)
             sys.exit(ended.code or SOME_FAILED)
 
 

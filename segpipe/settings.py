@@ -124,7 +124,7 @@ class Settings(BaseModel):
     job_timeout: float = Field(default=3600, gt=0, le=LONGEST_WAIT, strict=True)
     """Seconds after which a worker that is still at one job is ended, and the job tried again."""
     grace: float = Field(default=20, ge=0, le=LONGEST_WAIT, strict=True)
-    """Seconds that running jobs have to end after SIGTERM or SIGINT."""
+    """Seconds that running jobs have to end after SIGINT, SIGTERM or SIGHUP."""
     confidence: bool = Field(default=False, strict=True)
     style: Literal["qgis"] | None = None
     """Also write a style beside each mask of one band: ``<case>.qml`` for QGIS."""

@@ -208,7 +208,7 @@ def test_a_full_disk_costs_no_more_than_the_case_that_fills_it(side, kilobytes, 
     record = run_json(out)
     assert (record["done"][:1], [f["case"] for f in record["failed"]]) == (["a"], ["b"])
     assert record["done"] in (["a"], ["a", "c"])
-    assert re.search("the disk of disk is full: nothing more was begun", record["problems"][0])
+    assert re.search("the disk of disk is full: no further work was started", record["problems"][0])
     assert sorted(p.name for p in out.iterdir()) == sorted(
         ["run.json", "areas.csv", *(f"{name}{end}" for name in record["done"] for end in (".tif", ".tif.aux.xml", ".json"))]
     )

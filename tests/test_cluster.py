@@ -202,7 +202,7 @@ def test_a_run_whose_workers_are_all_gone_ends(cluster, raster, tmp_path, monkey
 
     flags = {"input": (str(scene),), "model": local(tmp_path / "m.onnx"), "output": tmp_path / "out", "parts": 20}
     summary = carry_out(prepare(load_settings(None, flags | {"scheduler": cluster.address, "device": "cpu"})), Killer())
-    assert re.search("no worker has been there for 3 s", summary.problems[0])
+    assert re.search("no worker has been connected for 3 s", summary.problems[0])
     assert not list((tmp_path / "out").glob("*.tif"))
 
 

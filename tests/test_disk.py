@@ -66,7 +66,7 @@ def test_after_a_full_disk_nothing_is_inferred_and_with_room_the_rest_is_done(ex
     assert "Traceback" not in ended.stderr, ended.stderr
     first, second, _ = ended.stderr.split("code ")
     assert re.search(
-        "error: the disk of disk is full: nothing more was begun: free .* and run the same command again", first
+        "error: the disk of disk is full: no further work was started: free .* and run the same command again", first
     )
     assert second.startswith("1")
     assert ended.stderr.endswith("code 0\n")

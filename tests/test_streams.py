@@ -28,9 +28,7 @@ def shell(raster, tmp_path):
 def test_a_run_whose_stdout_is_full_is_done(executor, shell, tmp_path):
     done = shell(f"{RUN} {executor} > /dev/full")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == (
-        "error: what was to be printed is lost: stdout cannot be written: No space left on device"
-    )
+    assert done.stderr.splitlines()[-1] == ("error: lines on stdout are lost: it cannot be written: No space left on device")
     assert "Traceback" not in done.stderr
     assert (tmp_path / "out" / "a.tif").exists()
     assert (tmp_path / "out" / "areas.csv").exists()

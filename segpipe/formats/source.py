@@ -1,4 +1,4 @@
-"""Opened cases: one protocol, one file per family of formats."""
+"""Opened cases: one protocol, and a folder beside this file for each family of formats."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol

@@ -381,7 +381,7 @@ def _jobqueue(path: Path, settings: Settings) -> Any:
 
 
 def _own_keys() -> "Security":
-    """TLS for one run, with keys that no file holds."""
+    """TLS for one run, with keys in memory; dask-jobqueue hands them to its jobs in files, which it removes."""
     from distributed import Security
 
     own: Security = Security.temporary()

@@ -162,13 +162,13 @@ def stopped(plan: Plan, run: Run, share: float, said: str) -> str:
         share: of its cases that are not done.
         said: by the operating system, when something could not be written.
     """
-    folder = run.output.disk()
+    folder, started = run.output.disk(), "no further work was started"
     if said == os.strerror(errno.ENOSPC):
         free = free_at(folder)
         more = max(LITTLE, needed(plan, run).likely * share - (free.bytes or 0))
         whose = f"{run.output}" if isinstance(run.output, Folder) else f"{folder}, where drafts for {run.output} lie,"
         if free.files is not None and free.files < FEW_FILES:
-            return f"the disk of {whose} holds no more files: nothing more was begun: remove some and run the same command again"
-        return f"the disk of {whose} is full: nothing more was begun: free {told(more)} and run the same command again"
-    mend = "raise the quota" if "quota" in said.lower() else "mend this"
-    return f"{run.output} can no longer be written: {said}: nothing more was begun: {mend} and run the same command again"
+            return f"the disk of {whose} holds no more files: {started}: remove some and run the same command again"
+        return f"the disk of {whose} is full: {started}: free {told(more)} and run the same command again"
+    mend = "raise the quota" if "quota" in said.lower() else "repair it"
+    return f"{run.output} can no longer be written: {said}: {started}: {mend} and run the same command again"

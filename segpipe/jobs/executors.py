@@ -37,7 +37,7 @@ PROGRESS_SECONDS = 0.3
 ALONE = RETRIES + 2
 """The attempt of a task that lost its worker, with nothing beside it that could be to blame."""
 
-GONE = "the scheduler is gone, and with it what was running: start it, then run the same command again"
+GONE = "the scheduler is gone, and the jobs that were running are lost: start it, then run the same command again"
 
 GIVING_UP = 60.0
 """Seconds that tasks have to end once nothing can be written any more."""
@@ -207,7 +207,7 @@ class _Board:
         patience = NOBODY if cluster is None else max(NOBODY, read_cluster(cluster).wait)
         if now - self._attended > patience:
             raise WorkerError(
-                f"no worker has been there for {patience:g} s, and what they had was lost: run the same command again"
+                f"no worker has been connected for {patience:g} s, and their jobs are lost: run the same command again"
             )
 
     def _end_hanging(self) -> Iterator[Outcome]:

@@ -1,4 +1,4 @@
-"""What blending and deciding need of an array library: NumPy on the host here, torch on a device in ``tensors``.
+"""What blending and deciding need of an array library: NumPy on the host here, torch on a device in ``device_arrays``.
 
 Everything else is written once: slices, sums in place, comparisons and the functions that both libraries call alike.
 """

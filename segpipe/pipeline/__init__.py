@@ -1,1 +1,1 @@
-"""From input files and one ONNX model to label masks and areas."""
+"""From opened cases and one ONNX model to labels, box by box."""

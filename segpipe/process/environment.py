@@ -57,7 +57,7 @@ OPTIONS = frozenset(name for names in BY_EFFECT.values() for name in names.split
 """Options of GDAL and PROJ that change pixels, validity, place, or the bytes of a mask. GDAL's default holds for each.
 
 Others are the user's: of networks, credentials, caches and debugging, and of drivers, since a driver that is missing is an
-error. What a VRT is trusted with, ``gdal.py`` sets."""
+error. What a VRT is trusted with, ``formats/raster/gdal.py`` sets."""
 
 WHEEL = Path(rasterio.__file__).parent
 """Where a wheel of rasterio has its data of GDAL and PROJ, which that of another version cannot stand in for. Elsewhere they

@@ -175,7 +175,7 @@ def halt_first(halt: Halt, grace: float) -> None:
             halt.set()
             stop(number)
         halt.set()
-        say(f"interrupted: what runs has {grace:g} s to end; once more to stop it now\n".encode())
+        say(f"interrupted: running jobs have {grace:g} s to finish; interrupt once more to stop it now\n".encode())
         signal.setitimer(signal.ITIMER_REAL, grace)
 
     atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)  # the last thing before Python forgets who hears of it

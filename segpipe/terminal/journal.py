@@ -63,7 +63,9 @@ class Journal(logging.Handler):
     def _lose(self, error: OSError) -> None:
         """Say once that lines are lost: masks are worth more than the log of them."""
         if not self.lost:
-            self.lost.append(f"lines of the log are lost: {self._path} cannot be written: {error.strerror}: mend --log-file")
+            self.lost.append(
+                f"lines of the log are lost: {self._path} cannot be written: {error.strerror}: change --log-file"
+            )
             self._inner.note(f"warning: {self.lost[0]}")
 
     def emit(self, record: logging.LogRecord) -> None:

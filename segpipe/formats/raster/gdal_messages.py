@@ -45,7 +45,7 @@ HARMLESS = (
     # Texts, times, how large a picture prints, and colours for screens that have few. A wrong checksum is damage.
     r"libpng: (tEXt|zTXt|iTXt|pHYs|tIME|oFFs|sPLT|hIST|bKGD|sBIT): (?!.*CRC)|libpng: Ignoring invalid time value|"
     r"libpng: sPLT chunk has bad length",
-    # rasterio asks for nodata of 64 bits as a float; sources/validity.py takes GDAL's masks for it.
+    # rasterio asks for nodata of 64 bits as a float; validity.py takes GDAL's masks for it.
     r"GetNoDataValue\(\) returns an approximate value of the true nodata value",
     # EXIF describes the camera, but for the orientation, which is read apart from GDAL, and whose damage is noted.
     r"(E[Xx][Ii][Ff]|IFD1) [Dd]irectory|Could not read all directories|byte from image header|"

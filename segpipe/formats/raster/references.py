@@ -48,12 +48,12 @@ SERVICE = re.compile(rb"<(GDAL_WMS|WMS_|WMTS|GDAL_WMTS|WCS_GDAL|GDALTileIndexDat
 """What descriptions of services and of tile indexes begin with, which are for drivers that are not there."""
 
 REMOTE = (
-    "{}: {} of this machine must read files of this machine alone, and this one leads to {}: fetch that, or let it ask "
-    "servers, where you trust it: segpipe run and inspect take --allow-remote-sources"
+    "{}: {} on this machine must read local files only, and this one refers to {}: download that, or, if you trust the "
+    "file, allow it to ask servers: segpipe run and inspect take --allow-remote-sources"
 )
 AWAY = (
-    "{0}: a VRT on a server must read from that server alone, and this one leads to {2}: bring them to one place, or let it "
-    "read anything, where you trust it: segpipe run and inspect take --allow-remote-sources"
+    "{0}: a VRT on a server must read from that server only, and this one refers to {2}: move both to one place, or, if you "
+    "trust the VRT, allow it to read anything: segpipe run and inspect take --allow-remote-sources"
 )
 SPECIAL = "{}: an input must be a regular file, and it is a pipe, a socket or a device: take it away"
 RAW = "{}: raw bands of a VRT must come from a file beside or below it, got {}: bring the file there"

@@ -106,43 +106,49 @@ def test_while_modules_are_imported(module, number, expected, root, tmp_path):
 # --- a run --------------------------------------------------------------------------------------------------------------
 
 BEFORE = [
-    "config:load_settings",
-    "spec:read_spec",
-    "model:try_out",
-    "model:raw",
-    "cases:find_input",
-    "plan:make_plan",
-    "trial:settle",
+    "settings:load_settings",
+    "network.spec:read_spec",
+    "pipeline.infer:try_out",
+    "pipeline.infer:raw",
+    "formats.cases:find_input",
+    "jobs.plan:make_plan",
+    "jobs.trial:settle",
 ]
 """Nothing is begun."""
 
 WITHIN = [
-    "launch:_opened",
-    "lock:_take",
-    "parts:write_cut",
-    "schedule:serial",
-    "run:run_part",
-    "run:_segment:2",
-    "parts:write_tally",
-    "run:join",
-    "sinks.readback:lost",
-    "output:_record",
-    "files:commit:7",
-    "parts:forget_parts:2",
+    "jobs.launch:_opened",
+    "storage.lock:_take",
+    "results.parts:write_cut",
+    "jobs.executors:serial",
+    "jobs.work:run_part",
+    "jobs.work:_write:2",
+    "results.parts:write_tally",
+    "jobs.join:join",
+    "formats.raster.readback:lost",
+    "results.output:_record",
+    "storage.files:commit:7",
+    "results.parts:forget_parts:2",
 ]
 
-CONCLUDING = ["launch:_conclude", "records:write_areas", "launch:_tell_time", "terminal:conclude", "signals:end"]
+CONCLUDING = [
+    "jobs.launch:_conclude",
+    "results.records:write_areas",
+    "jobs.launch:_tell_time",
+    "terminal.progress:conclude",
+    "process.signals:end",
+]
 """Everything is done, and says so."""
 
 MOMENTS = [
     *((moment, TERM, 75) for moment in (*BEFORE, *WITHIN)),
     *((moment, TERM, 0) for moment in CONCLUDING),
-    *((moment, number, 75) for moment in ("config:load_settings", "run:join") for number in (INT, HUP)),
+    *((moment, number, 75) for moment in ("settings:load_settings", "jobs.join:join") for number in (INT, HUP)),
 ]
 
 
 def named(moment):
-    return f"segpipe.{'' if moment.startswith(('terminal', 'signals')) else 'pipeline.'}{moment}"
+    return f"segpipe.{moment}"
 
 
 @pytest.mark.parametrize(("moment", "number", "expected"), MOMENTS)
@@ -162,10 +168,12 @@ def again(out, executor, warm, whole, log):
     assert_same(out, whole)
 
 
-@pytest.mark.parametrize("second", ["run:_segment:1", "output:_record", "launch:_conclude", "terminal:conclude"])
+@pytest.mark.parametrize(
+    "second", ["jobs.work:_write:1", "results.output:_record", "jobs.launch:_conclude", "terminal.progress:conclude"]
+)
 def test_a_second_signal_stops_what_runs(second, warm, whole, tmp_path):
     out, log = tmp_path / "out", tmp_path / "log"
-    code, said = warm(run_of(out, SERIAL), log, (named("schedule:serial"), TERM), (named(second), INT))
+    code, said = warm(run_of(out, SERIAL), log, (named("jobs.executors:serial"), TERM), (named(second), INT))
     check(code, 75, said, out, whole)
     assert said.count("once more to stop it now") == 1
     assert not list(out.glob(".*"))
@@ -196,7 +204,7 @@ def test_an_interruption_that_gets_lost_in_a_callback_comes_again():
     assert (done.stdout, done.stderr) == ("again\n", "")
 
 
-DURING = ["cluster:_local_cluster", "schedule:carry_out", "agenda:ended:2"]
+DURING = ["jobs.cluster:_local_cluster", "jobs.executors:carry_out", "jobs.agenda:ended:2"]
 
 
 @pytest.mark.parametrize("moment", DURING)
@@ -251,7 +259,7 @@ def test_a_call_into_c_that_does_not_return(phase):
 def test_an_endless_model(command, root, warm, tmp_path):
     endless(root / "e.onnx")
     (root / "c.toml").write_text(CONTRACT)
-    code, said = warm(command.format(out=tmp_path / "x.onnx"), tmp_path / "log", (named("model:raw"), TERM))
+    code, said = warm(command.format(out=tmp_path / "x.onnx"), tmp_path / "log", (named("pipeline.infer:raw"), TERM))
     assert (code, said.count("interrupted: run the same command again")) == (75, 1), said
     assert "Traceback" not in said
     assert list(tmp_path.iterdir()) == [tmp_path / "log"]
@@ -278,7 +286,7 @@ def test_a_signal_is_answered_where_stderr_cannot_be_written(gone):
                 os.write(write, bytes(4096))
             except BlockingIOError:
                 os.set_blocking(write, True)
-    code = "from segpipe import signals; signals.answer(); print('ready', flush=True); import time; time.sleep(60)"
+    code = "from segpipe.process import signals; signals.answer(); print('ready', flush=True); import time; time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=write, text=True) as process:
         assert process.stdout.readline() == "ready\n"
         process.terminate()

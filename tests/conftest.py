@@ -54,6 +54,13 @@ LONGEST = [
 """Files that take more than half a minute of a processor: with the longest first, no worker is left alone at the end."""
 
 
+def pytest_sessionstart() -> None:
+    """GDAL opens its log at the first error of a process, as it does in each of segpipe's; tests may make one before."""
+    from segpipe.formats.raster.gdal_messages import listen
+
+    listen()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests on real data run where the data is, beside the checkout; others where a batch system or a GPU is."""
     needed = {"shared_data": SHARED.is_dir(), "slurm": _has_slurm(), "gpu": _has_gpu()}

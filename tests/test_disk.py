@@ -5,6 +5,7 @@ import json
 import os
 import re
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -85,10 +86,11 @@ def test_nothing_is_inferred_once_something_cannot_be_written(number, at, scenes
     from segpipe.storage.folder import Folder
 
     suffix = {"a record": "c.json", "a mask": "c.tif", "counts of a part": "000001.npz"}[at]
-    whole = Folder.publish
+    whole, failing = Folder.publish, []
 
     def broken(self, draft, name, *, flush=True):
-        if name.endswith(suffix) and "c" in name:
+        if (name.endswith(suffix) and "c" in name) or (failing and number == errno.EIO):  # a disk that fails goes on failing
+            failing.append(name)
             raise OSError(number, os.strerror(number), name)
         whole(self, draft, name, flush=flush)
 
@@ -120,6 +122,43 @@ def counted(monkeypatch):
 
     monkeypatch.setattr(running, "_write", segment)
     return begun
+
+
+def test_one_bad_sector_of_the_output_costs_its_case_alone(scenes, monkeypatch):
+    from segpipe.storage.folder import Folder
+
+    whole = Folder.read
+
+    def damaged(self, name):
+        if name in {"c.tif", "c.json"}:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), name)
+        return whole(self, name)
+
+    prepared = prepare(settings(scenes, retries=0))
+    (scenes / "out").mkdir(exist_ok=True)
+    (scenes / "out" / "c.json").write_text("{}")
+    monkeypatch.setattr(Folder, "read", damaged)
+    summary = carry_out(prepared, Silent())
+    assert [failure.case.name for failure in summary.failed] == ["c"]
+    assert sorted(summary.done) == [name for name in NAMES if name != "c"]
+    assert list((scenes / "out").glob("*.probe")) == []
+
+
+def test_a_look_that_fails_costs_no_forecast(prepared, monkeypatch):
+    def unknown(*arguments, **options):
+        raise UnicodeDecodeError("utf-8", b"", 0, 1, "what nobody foresaw")
+
+    monkeypatch.setattr(disk, "open_sheet", unknown)
+    monkeypatch.setattr(disk.os, "statvfs", lambda folder: (_ for _ in ()).throw(OSError(errno.ESTALE, "stale")))
+    plan = replace(prepared.plan, small=(), cuts=(), unseen=tuple(case.case for case in prepared.plan.seen))
+    assert "free there: not told" in forecast(plan, prepared.run)
+    assert list(shortages(plan, prepared.run)) == []
+    assert "is full" in disk.stopped(plan, prepared.run, 1.0, os.strerror(errno.ENOSPC))
+
+
+def test_a_disk_without_room_for_files_is_told_as_that(prepared, monkeypatch):
+    monkeypatch.setattr(disk, "free_at", lambda folder: Free(10**12, 3))
+    assert "holds no more files" in disk.stopped(prepared.plan, prepared.run, 1.0, os.strerror(errno.ENOSPC))
 
 
 def test_an_input_output_error_of_an_input_stops_nothing_else():

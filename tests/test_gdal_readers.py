@@ -118,7 +118,7 @@ def test_damage_is_its_own_where_one_thread_reads(bad):
 
 def test_files_and_descriptions_are_read_again_too(good, bad, monkeypatch):
     neighbour = Neighbour(bad)
-    for module in ("origin", "raster"):
+    for module in ("origin", "source"):
         monkeypatch.setattr(
             f"segpipe.formats.raster.{module}.files_of", lambda dataset, look=None: neighbour() or [dataset.name]
         )

@@ -287,6 +287,25 @@ def test_a_vrt_on_a_server_reads_that_server_alone(site, run, tmp_path):
     assert list(run(f"{site.url}/raw.vrt", allow_remote_sources=True)) == ["raw"]
 
 
+def test_names_of_this_machine_as_urls_are_looked_into(site, run, tmp_path):
+    vrt = tmp_path / "in" / "asks.vrt"
+    vrt.write_text(mosaic(f"/vsicurl/{site.url}/a.tif"))
+    with zipfile.ZipFile(tmp_path / "asks.zip", "w") as archive:
+        archive.write(vrt, "zipped.vrt")
+    names = (f"file://{vrt}", f"zip://{tmp_path}/asks.zip!/zipped.vrt", f"zip+file://{tmp_path}/asks.zip!/zipped.vrt")
+    for name in names:
+        with pytest.raises(SourceError, match="--allow-remote-sources"), gdal_options():
+            open_raster(name)
+    assert site.asked == []
+
+
+def test_a_vrt_in_another_encoding_is_read(run, tmp_path, raster):
+    raster("in/good2.tif", np.full(SHAPE, 9, np.uint8))
+    text = mosaic("good2.tif", relative=1).replace("<VRTDataset", "<!-- \xe9 --><VRTDataset", 1)
+    (tmp_path / "in" / "latin.vrt").write_bytes(text.encode("latin-1"))
+    assert run() == {}
+
+
 def test_a_raster_on_a_server_is_asked_for_no_oftener_than_by_gdal_itself(site, tmp_path):
     name = f"/vsicurl/{site.url}/a.tif"
     with gdal_options():

@@ -176,7 +176,7 @@ def test_a_cluster_must_have_sizes(files):
 def test_a_tile_that_no_memory_holds_is_refused_before_it_is_tried(tile, files):
     ended = command("--tile", tile, "--dry-run")
     assert ended.exit_code == 2
-    assert "a batch must fit into memory" in ended.stderr
+    assert "lower --tile or --batch" in ended.stderr
 
 
 # --- contracts ------------------------------------------------------------------------------------------------------------

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from hypothesis import given
+from hypothesis import strategies as st
 from networks import pixelwise
 from scenes import Silent
 from web_server import serving
 
-from segpipe.errors import SourceError
+from segpipe.errors import InputError, SourceError
 from segpipe.formats.cases import Case
 from segpipe.formats.identity import identities
 from segpipe.jobs.launch import carry_out, prepare
@@ -174,3 +176,43 @@ def test_settings_and_journal_hold_none(site, tmp_path, capsys):
     text = (tmp_path / "l").read_text()
     assert text.removesuffix("\n").isprintable()
     assert json.loads(text)["message"] == "https://h/a?... \x9b2J\u202e"
+
+
+@given(
+    st.text("abs3:/?=&.-_, %{}", max_size=30), st.sampled_from(["sig=", "token=", "password=", "&signature=", "api_key="])
+)
+def test_names_of_files_and_of_objects_are_no_secrets(rest, key):
+    for name in (f"/data/{key}{rest}", f"s3://bucket/{key}{rest}", f"noise-{key}2,b=3{rest}"):
+        if "vsicurl" not in name:
+            assert cleaned(name) == name
+
+
+def test_folders_called_as_parameters_are_done_once(raster, tmp_path):
+    """In parts, with a case's own name of the kind: what is written is read back as it was meant."""
+    raster("in/sig=0.5/token=1/a.tif", np.ones((3, 90, 60), np.uint8))
+    pixelwise(tmp_path / "m.onnx")
+    fixed = {"input": (str(tmp_path / "in" / "sig=0.5"),), "model": tmp_path / "m.onnx", "output": tmp_path / "out"}
+    fixed |= {"executor": "serial", "device": "cpu", "crs": "EPSG:32633"}
+    first = carry_out(prepare(load_settings(None, fixed | {"parts": 2})), Silent())
+    assert first.done == ["token=1/a"]
+    assert "token=1/a," in (tmp_path / "out" / "areas.csv").read_text()
+    assert carry_out(prepare(load_settings(None, fixed)), Silent()).skipped == ["token=1/a"]
+    assert read_status(str(tmp_path / "out")).missing == []
+
+
+@pytest.mark.parametrize("query", ["st=2026-05-01&sr=32633", "author=miller", "expires=1&policy=a", "se=a"])
+def test_what_means_a_token_beside_a_signature_alone_names_an_object(query):
+    first, second = (without_secrets(f"https://h/export.tif?{query}{end}") for end in ("1", "2"))
+    assert first != second
+    assert without_secrets(f"https://h/a.tif?id=1&{query}&sig=1") != without_secrets(f"https://h/a.tif?id=2&{query}&sig=1")
+
+
+def test_a_url_whose_token_was_cut_is_not_run(tmp_path):
+    pixelwise(tmp_path / "m.onnx")
+    flags = {"input": ("https://127.0.0.1/a.tif?...",), "model": tmp_path / "m.onnx", "output": tmp_path / "out"}
+    with pytest.raises(InputError, match="give it with tonight's"):
+        prepare(load_settings(None, flags | {"device": "cpu"}))
+
+
+def test_a_password_with_a_quote_is_cut():
+    assert without_secrets("https://me:p'w@host/a.tif is damaged") == "https://...@host/a.tif is damaged"

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from uuid import uuid4
 
 from segpipe.errors import DeviceMemoryError, OutputError, SegpipeError, SourceError, foreseen
 from segpipe.formats.cases import Case
@@ -41,7 +42,6 @@ from segpipe.results.parts import (
 )
 from segpipe.results.records import Run, done_pixels
 from segpipe.storage import Store
-from segpipe.storage.files import remove
 from segpipe.storage.retry import is_passing, unwritable
 from segpipe.timing.spans import span, waiting
 
@@ -243,18 +243,13 @@ def _stopping(outcome: Outcome, context: Context) -> Outcome:
 
 
 def _can_write(output: Store) -> bool:
-    """Whether the output takes some bytes, as far as its disk."""
+    """Whether the output takes some bytes."""
+    name = f".{uuid4().hex}.probe"
     try:
-        draft = output.draft(".probe")
-        try:
-            with draft.open("wb") as stream:
-                stream.write(PROBE)
-                stream.flush()
-                os.fsync(stream.fileno())
-        finally:
-            remove(draft)
+        output.write(name, PROBE)
     except (OSError, OutputError):
         return False
+    output.discard(name)
     return True
 
 

@@ -23,7 +23,7 @@ from segpipe.jobs.launch import carry_out, prepare
 from segpipe.jobs.status import Status, read_status
 from segpipe.jobs.tasks import Outcome
 from segpipe.messages import console
-from segpipe.messages.printable import CONTROL, printable, printable_json
+from segpipe.messages.printable import CONTROL, one_row, printable, printable_json
 from segpipe.results.records import write_areas
 from segpipe.settings import load_settings
 from segpipe.storage.folder import Folder
@@ -154,7 +154,7 @@ def test_areas_have_one_row_for_each_and_read_back_equal(read, tmp_path, monkeyp
     write_areas(Folder(tmp_path), [])
     head, *rows = read(tmp_path / "areas.csv")
     assert head == ["case", "class_id", "class_name", "pixels", "area", "unit", "share"]
-    told = [(printable(case), n, name) for case in FILES for n, name in enumerate(NAMES)]
+    told = [(one_row(case), n, name) for case in FILES for n, name in enumerate(NAMES)]
     assert rows == [[case, str(n), name, "1", "1.5", "ha", "0.5"] for case, n, name in told]
     assert len((tmp_path / "areas.csv").read_text().splitlines()) == 1 + len(rows)
 

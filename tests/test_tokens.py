@@ -43,6 +43,12 @@ def test_one_object_has_one_name_whatever_gives_access_to_it(kind):
     assert names == {"https://h/a.tif?..."}
 
 
+def test_secrets_in_pieces_of_urls_are_cut_from_words_of_libraries():
+    text = "GET /a.tif?X-Amz-Signature=SECRET HTTP/1.1"
+    assert without_secrets(text, pieces=True) == "GET /a.tif?X-Amz-Signature=... HTTP/1.1"
+    assert without_secrets("noise-sig=2,b=3/sig=1.tif", pieces=True) == "noise-sig=2,b=3/sig=1.tif"
+
+
 def test_two_objects_keep_two_names():
     first, second = (without_secrets(f"https://h/get?id={n}&sig=SECRET") for n in (1, 2))
     assert first != second
@@ -58,7 +64,6 @@ def test_two_objects_keep_two_names():
         ("/vsicurl/https://h/a.tif?sig=SECRET", "/vsicurl/https://h/a.tif?..."),
         ("/vsicurl?max_retry=2&url=https%3A%2F%2Fh%2Fa.tif%3Fsig%3DSECRET", "/vsicurl/https://h/a.tif?..."),
         ("/vsizip//vsicurl/https://h/a.zip?sig=SECRET", "/vsizip//vsicurl/https://h/a.zip?..."),
-        ("GET /a.tif?X-Amz-Signature=SECRET HTTP/1.1", "GET /a.tif?X-Amz-Signature=... HTTP/1.1"),
         ("s3://bucket/what?.tif", "s3://bucket/what?.tif"),
         ("scenes/a=b?.tif", "scenes/a=b?.tif"),
         ("tile = 64, https://h/a.tif", "tile = 64, https://h/a.tif"),

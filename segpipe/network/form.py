@@ -1,6 +1,6 @@
 """The form of a graph: what it takes and gives, as far as its file tells."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import onnx
@@ -24,9 +24,9 @@ def check_graph(proto: onnx.ModelProto, path: Path, image: TensorSpec, scores: T
             f"{path} must take one image, and takes {len(inputs)} inputs at once: {', '.join(map(str, inputs))}: give each "
             "but the image its value inside the file, an initializer of its name"
         )
-    if random := sorted({node.op_type for node in proto.graph.node} & RANDOM):
+    if changing := sorted(set(_changing(proto))):
         raise ModelError(
-            f"{path} must give the same scores each time, and does not ({', '.join(random)}): export it in evaluation mode"
+            f"{path} must give the same scores each time, and does not ({', '.join(changing)}): export it in evaluation mode"
         )
     ending = ending_of(proto, scores.name)
     if ending.labels:
@@ -39,6 +39,23 @@ def check_graph(proto: onnx.ModelProto, path: Path, image: TensorSpec, scores: T
             f"{path} must give a score per class, as floats, and its output {scores} holds {scores.dtype}, labels or "
             "quantized scores: export it without the step that makes integers of scores"
         )
+
+
+def _changing(proto: onnx.ModelProto) -> Iterator[str]:
+    """Operators whose scores change from call to call: by chance, or by statistics that ONNX Runtime keeps."""
+    for node in _nodes([*proto.graph.node, *(node for function in proto.functions for node in function.node)]):
+        if node.op_type in RANDOM:
+            yield node.op_type
+        elif node.op_type == "BatchNormalization" and any(a.name == "training_mode" and a.i for a in node.attribute):
+            yield "batch normalisation in training mode"
+
+
+def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """These, and those of the branches and loops below them."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            yield from _nodes([*attribute.g.node, *(inner for graph in attribute.graphs for inner in graph.node)])
 
 
 def _uncover(proto: onnx.ModelProto, path: Path, image: TensorSpec, ending: Ending, outputs: Sequence[TensorSpec]) -> str:

@@ -62,8 +62,6 @@ def cause(proto: onnx.ModelProto) -> str:
     for node in proto.graph.node:
         if node.op_type in SUSPECTS:
             return SUSPECTS[node.op_type]
-        if node.op_type == "BatchNormalization" and any(a.name == "training_mode" and a.i for a in node.attribute):
-            return "batch normalisation is in training mode"
     return "some of its operators mix tiles, or round them otherwise in a batch"
 
 

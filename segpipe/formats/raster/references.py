@@ -167,12 +167,20 @@ def _gdal_name(name: str) -> str:
 
 def _parsed(file: str, text: bytes) -> ET.Element:
     try:
-        return ET.fromstring(text)
+        return parse_xml(text)
     except ET.ParseError as error:
-        if b"encoding=" not in text[:HEAD]:
-            with suppress(ET.ParseError):  # names of files in another encoding, which GDAL takes as they are
-                return ET.fromstring(text.decode("latin-1"))
         raise SourceError(f"{file} is not well-formed XML, {error}: mend it or take it away") from error
+
+
+def parse_xml(text: bytes) -> ET.Element:
+    """The root of an XML text, also of one that does not tell its encoding: GDAL takes names of files as they are."""
+    try:
+        return ET.fromstring(text)
+    except ET.ParseError:
+        if b"encoding=" not in text[:HEAD]:
+            with suppress(ET.ParseError):
+                return ET.fromstring(text.decode("latin-1"))
+        raise
 
 
 def _is_leading(element: ET.Element) -> bool:

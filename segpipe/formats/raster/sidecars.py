@@ -16,6 +16,7 @@ from segpipe.errors import SourceError
 from segpipe.formats.identity import SIDECAR, world_files
 from segpipe.formats.raster.gdal import any_name
 from segpipe.formats.raster.origin import own_files
+from segpipe.formats.raster.references import parse_xml
 from segpipe.formats.raster.tiff import check_tags, is_number
 from segpipe.storage.bucket import is_remote
 
@@ -97,7 +98,7 @@ def _check_mask(dataset: DatasetReader, path: str) -> None:
 def _check_xml(file: str) -> None:
     """Well formed, and numbers where GDAL looks for some: it takes what it understands of a text."""
     try:
-        root = ET.parse(file).getroot()
+        root = parse_xml(Path(file).read_bytes())
     except ET.ParseError as error:
         raise SourceError(f"{file} is not well-formed XML, {error}: {MEND}") from error
     values = [e.text for e in root.iter("NoDataValue") if e.text and e.text.strip()]  # an empty one is none

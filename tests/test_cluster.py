@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
 from types import SimpleNamespace
 
 import numpy as np
@@ -164,10 +165,10 @@ def test_a_scheduler_that_vanishes_ends_the_run_and_a_second_one_completes_it(cl
 def ended(task, result=None, error=None):
     """A task whose future has ended, with an error, or with a result whose making may have to be repeated."""
 
-    def made():
+    def made(timeout):
         raise result
 
-    future = SimpleNamespace(cancelled=lambda: False, exception=lambda: error, result=made)
+    future = SimpleNamespace(key="k", cancelled=lambda: False, exception=lambda timeout: error, result=made)
     return schedule._Running(task, future, attempt=1)
 
 
@@ -185,6 +186,17 @@ def test_a_result_that_is_lost_and_cannot_be_made_again_fails_its_case(tmp_path)
     (outcome,) = schedule._told(running.future, running.task, Run(read_spec(settings), settings))
     assert outcome.case.name == "a"
     assert "was lost again and again" in outcome.error
+
+
+def test_a_result_that_goes_with_its_worker_while_it_is_fetched_is_waited_for():
+    """Without a worker it never comes: what waits for it must find that out meanwhile."""
+    running = ended(Job((Case("a", "a.tif"),)), result=TimeoutError())
+    board = object.__new__(schedule._Board)
+    board._running, board._ended, board._run = {"k": running}, SimpleQueue(), None
+    board._ended.put("k")
+    assert list(board._wait()) == []
+    assert board._running == {"k": running}
+    assert board._ended.get_nowait() == "k"
 
 
 def test_a_run_whose_workers_are_all_gone_ends(cluster, raster, tmp_path, monkeypatch):

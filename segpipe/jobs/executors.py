@@ -42,6 +42,9 @@ GONE = "the scheduler is gone, and the jobs that were running are lost: start it
 GIVING_UP = 60.0
 """Seconds that tasks have to end once nothing can be written any more."""
 
+FETCH = 10.0
+"""Seconds in which a result that is there comes."""
+
 TICK = 0.5
 """Seconds between two looks at what hangs, or whether to stop."""
 
@@ -169,14 +172,20 @@ class _Board:
             running = self._running.pop(self._ended.get(timeout=TICK), None)
         except Empty:
             return
-        if running is not None:
+        if running is None:
+            return
+        try:
             yield from self._finish(running)
+        except _UnfetchedError:  # meanwhile others end, or it is found that no worker is left
+            key = str(running.future.key)
+            self._running[key] = running
+            self._ended.put(key)
 
     def _finish(self, running: _Running) -> Iterator[Outcome]:
         future, task = running.future, running.task
         if future.cancelled():
             raise WorkerError(GONE)
-        error = future.exception()
+        error = _exception(future)
         if isinstance(error, ModelError | WorkerError):
             raise error  # of a worker that came late: no case can be done with another model, or by several threads
         if error is not None and (apart := _apart(task)):
@@ -283,12 +292,26 @@ def _warnings_told(tell: Callable[[str], None]) -> Iterator[None]:
         LOG.removeHandler(handler)
 
 
+class _UnfetchedError(Exception):
+    """A result that was there went with its worker while it was fetched: it is made again, if there is a worker."""
+
+
+def _exception(future: "Future[Any]") -> BaseException | None:
+    try:
+        error: BaseException | None = future.exception(timeout=FETCH)
+    except TimeoutError:
+        raise _UnfetchedError from None
+    return error
+
+
 def _told(future: "Future[Any]", task: Task, run: Run) -> list[Told]:
     """What a task gave; one that was lost with its worker fails its cases, and only those."""
-    error = future.exception()
+    error = _exception(future)
     if error is None:
         try:
-            ended: tuple[list[Told], Taken | None] = future.result()
+            ended: tuple[list[Told], Taken | None] = future.result(timeout=FETCH)
+        except TimeoutError:
+            raise _UnfetchedError from None
         except (OSError, CancelledError):  # it was done, and the scheduler went before it could be fetched
             raise WorkerError(GONE) from None
         except SegpipeError:

@@ -51,7 +51,7 @@ def test_a_full_stdout_is_said_and_is_no_success(command, shell, tmp_path):
     done = shell(f"{SEGPIPE} {command} > /dev/full")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "stdout cannot be written: No space left on device" in done.stderr
+    assert "cannot be written: No space left on device" in done.stderr
 
 
 def test_a_reader_that_has_enough_is_no_error(shell):

@@ -98,7 +98,8 @@ def _check_mask(dataset: DatasetReader, path: str) -> None:
 def _check_xml(file: str) -> None:
     """Well formed, and numbers where GDAL looks for some: it takes what it understands of a text."""
     try:
-        root = parse_xml(Path(file).read_bytes())
+        with open(file, "rb") as stream:  # noqa: PTH123 - as ElementTree does
+            root = parse_xml(stream.read())
     except ET.ParseError as error:
         raise SourceError(f"{file} is not well-formed XML, {error}: {MEND}") from error
     values = [e.text for e in root.iter("NoDataValue") if e.text and e.text.strip()]  # an empty one is none

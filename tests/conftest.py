@@ -22,9 +22,6 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 LONGEST = [
-    "gdal_readers",  # first of its worker, as are the next two: what GDAL does in its own threads is set once for a process
-    "damage",
-    "identity",
     "kills",
     "families",
     "signals",
@@ -47,6 +44,7 @@ LONGEST = [
     "many",
     "streams",
     "attach",
+    "damage",
     "validity",
     "masks",
     "real_models",

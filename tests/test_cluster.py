@@ -22,7 +22,7 @@ from test_same_bytes import contents
 from segpipe.errors import ModelError, WorkerError
 from segpipe.formats.cases import Case
 from segpipe.jobs import executors as schedule
-from segpipe.jobs.cluster import crew
+from segpipe.jobs.cluster import WORKER_ENVIRONMENT, crew
 from segpipe.jobs.launch import carry_out, prepare
 from segpipe.jobs.plan import Crew, Job
 from segpipe.network.spec import read_spec
@@ -273,3 +273,15 @@ def test_settings_that_contradict_are_refused(arguments, message, scenes, segpip
     refused = segpipe(*scenes, *arguments)
     assert refused.returncode == 2
     assert message in refused.stderr
+
+
+def test_a_run_with_workers_leaves_this_process_its_environment(raster, tmp_path, monkeypatch):
+    """Dask writes the environment of its workers into that of the process that starts them."""
+    names = [*WORKER_ENVIRONMENT, "PYTHONHASHSEED"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    before = {name: os.environ.get(name) for name in names}
+    scene = raster("in/a.tif", np.ones((3, 60, 60), np.uint8))
+    flags = {"input": (str(scene),), "model": local(tmp_path / "m.onnx"), "output": tmp_path / "out", "workers": 1}
+    summary = carry_out(prepare(load_settings(None, flags | {"executor": "dask", "device": "cpu"})), Silent())
+    assert summary.done == ["a"]
+    assert {name: os.environ.get(name) for name in names} == before

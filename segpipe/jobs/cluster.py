@@ -168,10 +168,23 @@ def connected(run: Run, workers: int) -> Iterator["Client"]:
             yield client
         return
     with (
+        _own_environment(),
         _started(workers, settings.dashboard, [] if run.model.device == "cpu" else gpus()) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
+
+
+@contextmanager
+def _own_environment() -> Iterator[None]:
+    """After which this process has its environment again: Dask writes that of the workers into it before it starts them."""
+    names = (*WORKER_ENVIRONMENT, "PYTHONHASHSEED")
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
 def _has_dashboard() -> bool:

@@ -21,6 +21,7 @@ from segpipe.network.neighbours import batch_tiles, depends_on_batch, one_by_one
 from segpipe.network.output_graph import tail_of
 from segpipe.network.outputs import check_output
 from segpipe.network.spec import ModelSpec, by, check_unchanged
+from segpipe.pipeline.footprint import refuse_large_tile
 from segpipe.pipeline.read import Tile
 from segpipe.process.machine import memory
 
@@ -55,24 +56,13 @@ def try_out(spec: ModelSpec) -> ModelSpec:
     Raises:
         ModelError, ContractError, DeviceError: it does not run, or its scores are not what the contract says.
     """
-    _check_memory(spec)
+    refuse_large_tile(spec, memory())
     if spec.batch * math.prod(spec.tiling.tile) > ANNOUNCED:
         LOG.warning("trying %s on a tile of %s, which may take a while", spec.path, by(spec.tiling.tile))
     try:
         return _in_time(_try_host if spec.device == "cpu" else _try_device, spec)
     except MemoryError:
         raise ModelError(f"a tile of {by(spec.tiling.tile)} does not fit into memory: lower --tile or --batch") from None
-
-
-def _check_memory(spec: ModelSpec) -> None:
-    """A batch must fit into the machine's memory twice, in float32, as it does in a trial: where it does not, Linux would
-    kill the process long after it has said yes."""
-    needed = 4 * (2 * math.prod(spec.batch_shape) + spec.batch * spec.contract.scores * math.prod(spec.tiling.tile))
-    if needed > memory():
-        raise ModelError(
-            f"a batch must fit into memory, got {spec.batch} x {spec.contract.channel_count} x {by(spec.tiling.tile)}, "
-            f"which takes {needed / 1e9:.3g} GB of {memory() / 1e9:.3g}: lower --tile or --batch"
-        )
 
 
 def _in_time(trial: Callable[[ModelSpec, RunOptions], ModelSpec], spec: ModelSpec) -> ModelSpec:

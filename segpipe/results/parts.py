@@ -190,13 +190,13 @@ def read_tally(output: Store, name: str) -> Tally:
     """What a part has counted.
 
     Raises:
-        DamagedPartError: the file is gone, or not as it was written.
+        DamagedPartError: the file is missing or has changed since it was written.
         OutputError: it cannot be read just now.
     """
     try:
         written = output.read(name)
     except FileNotFoundError as error:
-        raise DamagedPartError(f"{output.path(name)} is gone") from error
+        raise DamagedPartError(f"{output.path(name)} is missing") from error
     except OSError as error:
         raise OutputError(f"{output.path(name)} cannot be read: {error.strerror or error}") from error
     data, digest = written[:-DIGEST_BYTES], written[-DIGEST_BYTES:]

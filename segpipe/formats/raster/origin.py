@@ -127,7 +127,7 @@ def is_same_input(told: dict[str, object], path: str, beside: Beside, *, remote:
     files = [{**file, "path": without_secrets(str(file["path"]))} for file in files]  # of an earlier version, too
     names = [file["path"] for file in files]
     if is_cut(path):
-        return True  # of a record that was read again, as by status: nobody can be asked without what was cut
+        return True  # status has this path from a record, which lacks the token: no server can be asked
     if not names or files != identities(path, _asked(names, path, remote), beside):
         return False
     known = {beside.place(name) for name in names}

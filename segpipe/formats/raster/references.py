@@ -102,7 +102,7 @@ def check_references(path: str, *, remote: bool = False) -> None:
 
 
 def _check_regular(file: str) -> None:
-    """Opening a pipe waits for whoever writes to it, for ever; GDAL opens sidecars unasked."""
+    """Refuse pipes, sockets and devices: to open a pipe can block for ever, and GDAL opens sidecars without being asked."""
     for name in (file, *(file + end for end in (*BESIDE, ".aux.xml", ".aux")), *world_files(file)):
         if _exists(name) and not _is_file(name) and not os.path.isdir(name):  # noqa: PTH112 - however long
             raise SourceError(SPECIAL.format(name))

@@ -162,7 +162,7 @@ def read_part(output: Store, name: str, box: Window, digest: str) -> Iterator[tu
     """The raster of a part in squares of some blocks, each with its window in the case.
 
     Raises:
-        DamagedPartError: the file is gone, or not the one that was written; before the first square.
+        DamagedPartError: the file is missing or has changed since it was written. Raised before the first square.
     """
     unreadable = gdal_errors(OutputError, f"{output.path(name)} cannot be read")
     with unreadable, _as_written(output, name, digest) as path, rasterio.open(path) as dataset:
@@ -182,7 +182,7 @@ def _as_written(output: Store, name: str, digest: str) -> Iterator[Path]:
             path = stack.enter_context(output.local(name))
             found = sha256(path)
         except FileNotFoundError:
-            raise DamagedPartError(f"{output.path(name)} is gone") from None
+            raise DamagedPartError(f"{output.path(name)} is missing") from None
         if found != digest:
             raise DamagedPartError(f"{output.path(name)} is damaged: it is not as it was written")
         yield path

@@ -296,3 +296,17 @@ def test_a_run_whose_lock_was_removed_died_as_well(done):
     assert found.exit_code == 1
     assert "its last run died: it gave its last sign of life 2" in found.stdout
     assert asdict(read_status("out"))["died"] is None
+
+
+@pytest.mark.parametrize("left", ["nothing", "a record", "a damaged record"])
+def test_a_record_is_read_once(left, done, monkeypatch):
+    """In a bucket each time is a request, and there may be 100,000 of them before anything begins."""
+    file, read, asked = Path("out/a.json"), Folder.read, []
+    (Path("out") / "b.json").write_text("{}")  # a folder without any record is not looked at
+    if left == "nothing":
+        file.unlink()
+    elif left == "a damaged record":
+        file.write_bytes(file.read_bytes()[:-20])
+    monkeypatch.setattr(Folder, "read", lambda self, name: (asked.append(name), read(self, name))[1])
+    assert len(done_cases(done.cases, done.run)) == (left == "a record")
+    assert asked == ["a.json"]

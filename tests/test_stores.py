@@ -1,6 +1,8 @@
 """Where a run leaves its files: nothing outside the output, and nothing that somebody else has put in the way."""
 
+import errno
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -120,3 +122,19 @@ def test_another_user_cannot_put_a_link_where_a_draft_will_be():
         code = f"import os; os.symlink('/etc/passwd', {str(draft)!r})"
         tried = subprocess.run([*NOBODY, sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd="/")
         assert "PermissionError" in tried.stderr
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
+def test_a_file_that_cannot_be_looked_at_is_not_taken_for_absent(number, tmp_path, monkeypatch):
+    """What is absent may be written: a mask would replace a file of somebody else's while a server does not answer."""
+    (tmp_path / "a.tif").write_bytes(b"mine")
+    store = Folder(tmp_path)
+    assert store.size("a.tif") == 4
+    assert store.size("b.tif") is store.size("a.tif/b") is store.size("x" * 300) is None
+
+    def failing(self, **options):
+        raise OSError(number, os.strerror(number), str(self))
+
+    monkeypatch.setattr(Path, "stat", failing)
+    with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+        store.has("a.tif")

@@ -169,7 +169,7 @@ class Settings(BaseModel):
     @classmethod
     def _known(cls, value: str | None) -> str | None:
         if value is not None:
-            from segpipe.geometry.grid import parse_crs
+            from segpipe.geometry.raster_grid import parse_crs
             from segpipe.process.environment import settle
 
             settle()

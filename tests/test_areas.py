@@ -19,8 +19,7 @@ from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 
 from segpipe.contract import Contract
-from segpipe.geometry.grid import Grid
-from segpipe.geometry.ground import ground_of
+from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.windows import Window
 from segpipe.results.areas import Areas
 
@@ -30,7 +29,7 @@ GEOS = "+proj=geos +h=35785831 +lon_0=0 +sweep=y +ellps=WGS84 +units=m +no_defs"
 FOOT = 1200 / 3937
 
 
-def table_of(labels: NDArray[Any], grid: Grid, cuts: Any = None, **changes: Any) -> dict[str, dict[str, Any]]:
+def table_of(labels: NDArray[Any], grid: RasterGrid, cuts: Any = None, **changes: Any) -> dict[str, dict[str, Any]]:
     """Rows by class name, the labels added window by window."""
     areas = Areas(grid, Contract(**{**contract(), **changes}))
     for rows, cols in cuts or [((0, labels.shape[-2]), (0, labels.shape[-1]))]:
@@ -43,8 +42,8 @@ def named(count: int) -> list[dict[str, Any]]:
     return [{"id": i, "name": f"class{i}"} for i in range(count)]
 
 
-def grid_of(shape: tuple[int, ...], crs: str | None, transform: Affine | None) -> Grid:
-    return Grid(shape, CRS.from_user_input(crs) if crs else None, transform)
+def grid_of(shape: tuple[int, ...], crs: str | None, transform: Affine | None) -> RasterGrid:
+    return RasterGrid(shape, CRS.from_user_input(crs) if crs else None, transform)
 
 
 def hectares(shape: tuple[int, ...], crs: str, transform: Affine) -> float:
@@ -233,14 +232,14 @@ def test_classes_and_nodata_sum_to_the_footprint(place):
 
 
 METRES = Affine(10, 0, 1000, 0, -10, 2000)
-GCP_GRID = Grid((4, 4), None, None, gcps=(GroundControlPoint(0, 0, 15.0, 48.0),), gcps_crs=CRS.from_epsg(4326))
+GCP_GRID = RasterGrid((4, 4), None, None, gcps=(GroundControlPoint(0, 0, 15.0, 48.0),), gcps_crs=CRS.from_epsg(4326))
 
 
 @pytest.mark.parametrize(
     "grid",
     [
-        Grid((4, 4)),
-        Grid((4, 4), None, METRES),
+        RasterGrid((4, 4)),
+        RasterGrid((4, 4), None, METRES),
         GCP_GRID,
         grid_of((4, 4), "+proj=longlat +R=1560800 +no_defs", Affine(0.1, 0, 7, 0, -0.1, 45)),
         grid_of((4, 4), "+proj=stere +lat_0=90 +R=1737400 +units=m +no_defs", METRES),
@@ -252,7 +251,7 @@ GCP_GRID = Grid((4, 4), None, None, gcps=(GroundControlPoint(0, 0, 15.0, 48.0),)
 )
 def test_off_the_earth_pixels_are_counted_only(grid):
     labels = np.repeat(np.array([[0], [1], [1], [255]], np.uint8), 4, axis=1)
-    assert ground_of(grid) is None
+    assert grid.measure is None
     rows = table_of(labels, grid, classes=named(2)).values()
     assert [(r["pixels"], r["area"], r["unit"]) for r in rows] == [(4, None, "px"), (8, None, "px"), (4, None, "px")]
     assert [r["share"] for r in rows] == [pytest.approx(1 / 3, abs=1e-6), pytest.approx(2 / 3, abs=1e-6), None]
@@ -266,7 +265,7 @@ def test_pixels_beyond_the_limb_have_no_area():
     radius, distance = 6371e3, 6371e3 + 35785831.0
     scan = np.hypot(row, col) * size / 35785831.0
     limb = math.asin(radius / distance)
-    areas = ground_of(grid).pixel_areas(row + side / 2, col + side / 2)
+    areas = grid.measure.pixel_areas(row + side / 2, col + side / 2)
     assert np.isfinite(areas).all()
     assert (areas >= 0).all()
     assert (areas[scan > 1.01 * limb] == 0).all()

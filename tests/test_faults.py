@@ -18,7 +18,7 @@ from segpipe.formats.cases import find_cases
 from segpipe.formats.identity import identities
 from segpipe.formats.raster.sink import PartSink
 from segpipe.formats.raster.style import Style
-from segpipe.geometry.grid import Grid
+from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.windows import Window
 from segpipe.jobs.launch import carry_out, prepare
 from segpipe.pipeline import predict
@@ -111,7 +111,7 @@ def test_a_model_that_gives_fewer_scores_than_tiles_is_refused(raster, tmp_path)
 
 
 def test_counts_of_areas_do_not_grow_with_a_grid_of_coarse_pixels():
-    grid = Grid(
+    grid = RasterGrid(
         (14_616, 34_704), rasterio.CRS.from_epsg(6933), rasterio.transform.from_origin(-17_367_530, 7_314_540, 1000, 1000)
     )
     areas = Areas(grid, parse_contract(contract(3, 5), "test"))

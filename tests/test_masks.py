@@ -28,7 +28,7 @@ from scenes import Silent
 
 from segpipe.formats.raster import sink as sinks
 from segpipe.formats.raster.style import Style
-from segpipe.geometry.grid import Grid
+from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.windows import Window as Box
 from segpipe.jobs.launch import carry_out, prepare
 from segpipe.settings import load_settings
@@ -653,14 +653,17 @@ UTM, EAST = CRS.from_epsg(32633), Affine(10, 0, 5e5, 0, -10, 5e6)
 CORNERS = tuple(GroundControlPoint(row, col, 1 + col / 10, 2 + row / 10) for row in (0, 300) for col in (0, 300))
 CLASSES = Style("uint8", 255, ["class"], {0: (1, 2, 3, 255), 255: (0, 0, 0, 0)}, {0: "a", 1: "b"}, {"X": "y"})
 PLACES = {
-    "picture.png": (Grid((250, 260)), CLASSES),
-    "grey.png": (Grid((250, 260)), Style("uint8", 255, ["confidence"])),
-    "small.tif": (Grid((250, 260), UTM, EAST), CLASSES),
-    "point.tif": (Grid((1250, 1260), UTM, EAST, area_or_point="Point"), CLASSES),
-    "bands.tif": (Grid((1250, 700), UTM, EAST, area_or_point="Area"), Style("uint8", 255, ["a", "b"], tags={"X": "y"})),
-    "many.tif": (Grid((300, 300), UTM, EAST), Style("uint16", 65535, ["class"], names={0: "a"})),
-    "gcps.tif": (Grid((300, 300), gcps=CORNERS, gcps_crs=CRS.from_epsg(4326)), CLASSES),
-    "nowhere.tif": (Grid((600, 600)), CLASSES),
+    "picture.png": (RasterGrid((250, 260)), CLASSES),
+    "grey.png": (RasterGrid((250, 260)), Style("uint8", 255, ["confidence"])),
+    "small.tif": (RasterGrid((250, 260), UTM, EAST), CLASSES),
+    "point.tif": (RasterGrid((1250, 1260), UTM, EAST, area_or_point="Point"), CLASSES),
+    "bands.tif": (
+        RasterGrid((1250, 700), UTM, EAST, area_or_point="Area"),
+        Style("uint8", 255, ["a", "b"], tags={"X": "y"}),
+    ),
+    "many.tif": (RasterGrid((300, 300), UTM, EAST), Style("uint16", 65535, ["class"], names={0: "a"})),
+    "gcps.tif": (RasterGrid((300, 300), gcps=CORNERS, gcps_crs=CRS.from_epsg(4326)), CLASSES),
+    "nowhere.tif": (RasterGrid((600, 600)), CLASSES),
 }
 
 

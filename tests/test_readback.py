@@ -21,7 +21,7 @@ from segpipe.formats.raster import sink as sinks
 from segpipe.formats.raster.gdal import gdal_options
 from segpipe.formats.raster.readback import lost, same_crs, same_transform
 from segpipe.formats.raster.style import Style, palette
-from segpipe.geometry.grid import Grid
+from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.windows import Window
 from segpipe.storage.folder import Folder
 
@@ -125,7 +125,7 @@ def crs_of(root: ElementTree.Element) -> tuple[pyproj.CRS, str | None]:
     return pyproj.CRS.from_wkt(str(found.text)), found.get("dataAxisToSRSAxisMapping")
 
 
-def write(folder: Path, grid: Grid, style: Style = STYLE, name: str = "a.tif") -> list[str]:
+def write(folder: Path, grid: RasterGrid, style: Style = STYLE, name: str = "a.tif") -> list[str]:
     with gdal_options():
         sink = sinks.raster_sink(Folder(folder), name, grid, style)
         sink.write(Window((0, 0), SHAPE), np.zeros((len(style.bands), *SHAPE), style.dtype))
@@ -142,7 +142,7 @@ def test_any_crs_is_kept(system, held, monkeypatch, tmp_path):
     monkeypatch.setattr(sinks, "HELD_BYTES", held)
     source = vrt(tmp_path / "in.vrt", wkt_of(SYSTEMS[system]))
     with rasterio.open(source) as dataset:
-        grid = Grid(SHAPE, dataset.crs, dataset.transform)
+        grid = RasterGrid(SHAPE, dataset.crs, dataset.transform)
     for style in (STYLE, Style("uint8", 255, ["confidence"], scale=1 / 254)):
         names = write(tmp_path, grid, style)
         (expected, axes), (found, found_axes) = crs_of(as_gdal_sees(source)), crs_of(as_gdal_sees(tmp_path / "a.tif"))
@@ -154,7 +154,7 @@ def test_any_crs_is_kept(system, held, monkeypatch, tmp_path):
 
 
 def test_what_geotiff_holds_needs_no_sidecar(tmp_path):
-    grid = Grid(SHAPE, CRS.from_epsg(32633), Affine(10, 0, 5e5, 0, -10, 5.4e6))
+    grid = RasterGrid(SHAPE, CRS.from_epsg(32633), Affine(10, 0, 5e5, 0, -10, 5.4e6))
     assert write(tmp_path, grid, Style("uint8", 255, ["confidence"])) == ["a.tif"]
     write(tmp_path, grid)
     assert ElementTree.parse(tmp_path / "a.tif.aux.xml").find("SRS") is None
@@ -179,7 +179,7 @@ NAME, MIN_MAX, RED, GREEN, BLUE, ALPHA = 2, 5, 6, 7, 8, 9
 def test_gdal_sees_a_row_per_class(dtype, system, tmp_path):
     """A raster attribute table by the numbers of gdal.h, beside the names of the categories and the colour table."""
     style = STYLE if dtype == "uint8" else Style(dtype, 65535, ["class"], names=NAMES, legend=LEGEND)
-    write(tmp_path, Grid(SHAPE, CRS.from_user_input(system), Affine(10, 0, 5e5, 0, -10, 5.4e6)), style)
+    write(tmp_path, RasterGrid(SHAPE, CRS.from_user_input(system), Affine(10, 0, 5e5, 0, -10, 5.4e6)), style)
     root = as_gdal_sees(tmp_path / "a.tif")
     columns, rows = table_of(root)
     kinds = [(INTEGER, MIN_MAX), (STRING, NAME), (INTEGER, RED), (INTEGER, GREEN), (INTEGER, BLUE), (INTEGER, ALPHA)]
@@ -193,7 +193,7 @@ def test_gdal_sees_a_row_per_class(dtype, system, tmp_path):
 def test_control_points_keep_their_crs(tmp_path):
     points = tuple(GroundControlPoint(r, c, 15 + c / 7, 48 - r / 9, 12.5) for r, c in [(0, 0), (0, 30), (40, 0), (39.5, 31)])
     crs = CRS.from_user_input(SYSTEMS["projected 3D"])
-    write(tmp_path, Grid(SHAPE, gcps=points, gcps_crs=crs))
+    write(tmp_path, RasterGrid(SHAPE, gcps=points, gcps_crs=crs))
     found = as_gdal_sees(tmp_path / "a.tif").find("GCPList")
     assert found is not None
     assert pyproj.CRS.from_wkt(found.get("Projection", "")).equals(pyproj.CRS.from_wkt(crs.to_wkt(version="WKT2_2019")))
@@ -239,7 +239,7 @@ def test_what_is_lost_fails_the_case(what, held, monkeypatch, tmp_path):
     monkeypatch.setattr(sinks.RasterSink, "_describe", forgetful)
     if what in ("transform", "band descriptions", "scale"):  # else the sidecar would keep it
         monkeypatch.setattr(sinks, "sidecar", lambda style, grid=None: None)
-    grid = Grid(SHAPE, CRS.from_epsg(32633), Affine(10, 0, 5e5, 0, -10, 5.4e6))
+    grid = RasterGrid(SHAPE, CRS.from_epsg(32633), Affine(10, 0, 5e5, 0, -10, 5.4e6))
     with pytest.raises(OutputError, match=f"a.tif cannot be written: GDAL does not keep its {what}"):
         write(tmp_path, grid)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
@@ -272,10 +272,10 @@ def test_equal_transforms():
 
 def test_every_attribute_is_looked_at(tmp_path):
     """Of two files that differ in everything, each thing is named."""
-    write(tmp_path, Grid(SHAPE, CRS.from_epsg(32633), Affine(10, 0, 5e5, 0, -10, 5.4e6)))
+    write(tmp_path, RasterGrid(SHAPE, CRS.from_epsg(32633), Affine(10, 0, 5e5, 0, -10, 5.4e6)))
     points = (GroundControlPoint(0, 0, 1, 2, 3),)
     crs = CRS.from_epsg(3035)
-    other = Grid((2, 3), crs, Affine(1, 0, 0, 0, -1, 0), gcps=points, gcps_crs=crs)
+    other = RasterGrid((2, 3), crs, Affine(1, 0, 0, 0, -1, 0), gcps=points, gcps_crs=crs)
     style = Style("uint16", 65535, ["x", "y"], colors={0: (9, 9, 9, 255)}, tags={"SEGPIPE": "1"}, scale=0.5)
     with rasterio.open(tmp_path / "a.tif") as dataset:
         gone = lost(dataset, other, style)

@@ -19,7 +19,11 @@ Begun = Callable[[], tuple[Pixels, Invalid | None]]
 class Source(Protocol):
     """An opened case."""
 
-    grid: Grid
+    @property
+    def grid(self) -> Grid:
+        """Where its array lies."""
+        ...
+
     dtype: np.dtype[Any]
     """Type of the stored pixels."""
     picture: bool

@@ -1,98 +1,117 @@
-"""Where the array of a case lies."""
+"""Where the array of a case lies, whatever its family of formats: one protocol."""
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
-from affine import Affine
-from rasterio.control import GroundControlPoint
-from rasterio.crs import CRS
-from rasterio.errors import CRSError
-from rasterio.io import DatasetReader
-from rasterio.rpc import RPC
+import numpy as np
+from numpy.typing import NDArray
 
-from segpipe.errors import one_line
+Float = NDArray[np.float64]
+
+METRES = {"m": 1.0, "mm": 1e-3, "um": 1e-6}
+"""Metres per unit of a spacing."""
+
+
+class Measure(Protocol):
+    """What the elements of a grid measure, as tables give it: area on the ground, or volume."""
+
+    @property
+    def unit(self) -> str:
+        """Unit of tables: ``ha`` or ``mm3``."""
+        ...
+
+    @property
+    def per_unit(self) -> float:
+        """How much of what ``sizes`` gives is one such unit: 10,000 m2 are 1 ha."""
+        ...
+
+    @property
+    def cell(self) -> tuple[int, ...]:
+        """Elements per axis that share one size; cells begin at index 0 of each axis."""
+        ...
+
+    def sizes(self, edges: Sequence[NDArray[np.int64]]) -> Float:
+        """Size of one element of each cell; the array broadcasts against the cells.
+
+        Args:
+            edges: per axis, where its cells begin, and where the last one ends.
+        """
+        ...
+
+
+class Grid(Protocol):
+    """Where the array of a case lies: shape, spacing and world coordinates; carried unchanged from input to mask.
+
+    An element is a pixel or a voxel. Axes are in array order: rows before columns, planes before rows.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Elements per spatial axis."""
+        ...
+
+    @property
+    def spacing(self) -> tuple[float, ...] | None:
+        """Size of an element along each axis, in ``unit``; where it varies, in the middle of the grid. None if unknown."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """Of ``spacing``, a key of ``METRES``: ``m`` on the ground, or ``mm``."""
+        ...
+
+    @property
+    def spacing_unknown(self) -> str:
+        """Why ``spacing`` is None, as a clause for a note; empty where it is known."""
+        ...
+
+    @property
+    def measure(self) -> Measure | None:
+        """What elements measure; None where only their number is known."""
+        ...
+
+    def world(self, index: Float) -> Float | None:
+        """World coordinates ``(..., 2 or 3)``, x first, of indices ``(..., axes)``, which may be fractions; None if unknown.
+
+        An integer index is the centre of its element.
+        """
+        ...
 
 
 @dataclass(frozen=True)
-class Grid:
-    """CRS and affine transform of a raster, or nothing for a plain picture; carried unchanged from input to mask."""
+class UniformMeasure:
+    """Elements of one size all over a grid."""
 
-    shape: tuple[int, ...]
-    """Pixels per spatial axis: (rows, cols)."""
-    crs: CRS | None = None
-    transform: Affine | None = None
-    """From (column, row) to the CRS, finite and invertible; None where there is none."""
-    defect: str | None = None
-    """Why the transform that the file has is none."""
-    gcps: tuple[GroundControlPoint, ...] = ()
-    gcps_crs: CRS | None = None
-    rpcs: RPC | None = None
-    area_or_point: str | None = None
+    axes: int
+    size: float
+    unit: str
+    per_unit: float = 1.0
 
     @property
-    def georeferenced(self) -> bool:
-        return bool(self.crs or self.transform or self.gcps or self.rpcs)
+    def cell(self) -> tuple[int, ...]:
+        """One cell holds the grid."""
+        return (2**31,) * self.axes
 
-    def __str__(self) -> str:
-        if self.crs:
-            code = self.crs.to_epsg()
-            return f"EPSG:{code}" if code else str(self.crs.to_wkt())
-        return "ground control points" if self.gcps else "no CRS"
+    def sizes(self, edges: Sequence[NDArray[np.int64]]) -> Float:
+        return np.full((1,) * len(edges), self.size)
 
 
-def parse_crs(text: str) -> CRS:
-    """A CRS that a user names.
+@dataclass(frozen=True)
+class BareGrid:
+    """The grid of an array of which nothing but its shape is known."""
 
-    Raises:
-        ValueError: it is none that PROJ knows.
-    """
-    try:
-        return CRS.from_user_input(text)
-    except CRSError as error:
-        raise ValueError(f"must be a code such as EPSG:32633, or WKT, got {text[:80]}: {one_line(error)}") from None
+    shape: tuple[int, ...]
+    spacing: None = None
+    unit: str = "m"
+    spacing_unknown: str = "an array alone has no spacing"
+    measure: None = None
 
-
-def read_grid(dataset: DatasetReader, crs: str | None = None) -> Grid:
-    """The georeferencing of a dataset as it is, or with another CRS."""
-    gcps, gcps_crs = dataset.gcps
-    transform, defect = (None, None) if gcps else usable(dataset.transform)
-    grid = Grid(
-        shape=dataset.shape,
-        crs=dataset.crs,
-        transform=transform,
-        defect=defect,
-        gcps=tuple(gcps),
-        gcps_crs=gcps_crs,
-        rpcs=dataset.rpcs,
-        area_or_point=dataset.tags().get("AREA_OR_POINT"),
-    )
-    return grid if crs is None else with_crs(grid, parse_crs(crs))
+    def world(self, index: Float) -> None:  # noqa: ARG002 - the protocol's
+        return None
 
 
-def usable(transform: Affine) -> tuple[Affine | None, str | None]:
-    """A transform that can be one, or why it cannot. The identity is what GDAL gives where a file has none."""
-    listed = ", ".join(f"{v:g}" for v in transform.to_gdal())
-    if not all(map(math.isfinite, transform[:6])):
-        return None, f"the geotransform must be of finite numbers, got {listed}"
-    if transform.determinant == 0:
-        return None, f"the geotransform must give pixels a width and a height, got {listed}"
-    return (None, None) if transform.is_identity else (transform, None)
-
-
-def with_crs(grid: Grid, crs: CRS) -> Grid:
-    """A grid under another CRS; as it is where it has neither transform nor control points that the CRS would place."""
-    if grid.gcps:
-        return replace(grid, gcps_crs=crs)
-    return grid if grid.transform is None else replace(grid, crs=crs)
-
-
-def crs_notes(dataset: DatasetReader, grid: Grid, crs: str | None) -> list[str]:
-    """What a user's CRS has come to: where it took the place of another, or of none, and where it places nothing."""
-    if crs is None:
-        return []
-    if not grid.gcps and grid.transform is None:
-        return ["--crs places nothing: the file has neither a geotransform nor control points"]
-    stated = dataset.gcps[1] if grid.gcps else dataset.crs
-    if stated == parse_crs(crs):
-        return []
-    return [f"the CRS is {crs} by --crs; the file says {stated.to_string() if stated else 'none'}"]
+def volume_measure(spacing: Sequence[float]) -> UniformMeasure:
+    """Of voxels whose spacing is in mm."""
+    return UniformMeasure(len(spacing), math.prod(spacing), "mm3")

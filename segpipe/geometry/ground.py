@@ -1,13 +1,14 @@
-"""The part of the Earth that a grid lies on, or why there is none.
+"""The part of the Earth that a raster lies on, or why there is none.
 
 A place is not believed: where CRS, transform and shape do not fit together on the Earth, there is none, and areas are in
 pixels.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import rasterio.crs
@@ -16,8 +17,6 @@ from numpy.typing import NDArray
 from pyproj import CRS, Geod, Transformer
 from pyproj.enums import TransformDirection
 from pyproj.exceptions import CRSError, ProjError
-
-from segpipe.geometry.grid import Grid
 
 EARTH_RADIUS = 6371e3
 EARTH_AREA = 5.101e14
@@ -232,6 +231,9 @@ class Ground:
         t = self.transform
         return abs(t.d) + abs(t.e), abs(t.a) + abs(t.b)
 
+    unit = "ha"
+    per_unit = 1e4
+
     @property
     def cell(self) -> tuple[int, int]:
         """Rows and columns of pixels that share one pixel area."""
@@ -239,6 +241,13 @@ class Ground:
             return 1, 2**31
         side = 2 ** max(0, math.floor(math.log2(CELL_METRES / max(self.nominal))))
         return (min(side, CELL_PIXELS),) * 2
+
+    def sizes(self, edges: Sequence[NDArray[np.int64]]) -> Float:
+        """Area in m² of a pixel of each cell; of a cell of several rows of a geographic grid, the mean."""
+        if self.rows_are_parallels:
+            return np.asarray(self.zone_areas(edges[0]) / np.diff(edges[0]))[:, None]
+        middles = [np.asarray((axis[:-1] + axis[1:]) / 2, np.float64) for axis in edges]
+        return self.pixel_areas(*np.meshgrid(*middles, indexing="ij"))
 
     def middle(self, shape: tuple[int, ...]) -> tuple[float, float]:
         """Longitude from Greenwich and latitude in degrees of the middle of a grid; infinite off the Earth."""
@@ -262,47 +271,21 @@ class Place:
 
     ground: Ground | None = None
     notes: tuple[str, ...] = ()
+    reason: str = ""
+    """Why there is no ground."""
 
 
 class NowhereError(Exception):
     """Why a grid has no place on Earth."""
 
 
-def ground_of(grid: Grid) -> Ground | None:
-    """Where on Earth a grid lies; None where it says nothing, nothing that can be, or lies on another body."""
-    return place_of(grid).ground
-
-
-def place_of(grid: Grid) -> Place:
-    """The ground of a grid, or a note that says why it has none."""
-    try:
-        return _placed(*_stated(grid), grid.shape)
-    except NowhereError as reason:
-        return Place(notes=(f"areas are in pixels: {reason}",))
-
-
-def _stated(grid: Grid) -> tuple[rasterio.crs.CRS, Affine]:
-    """CRS and transform, if there are both."""
-    if grid.defect is not None:
-        raise NowhereError(grid.defect)
-    if grid.gcps or (grid.rpcs is not None and grid.transform is None):
-        placed = f"{len(grid.gcps)} control points" if grid.gcps else "RPCs"
-        raise NowhereError(f"the file is placed by {placed}, which the mask keeps, and not by a geotransform: use gdalwarp")
-    if grid.crs is None:
-        said = "a geotransform and no CRS: give --crs" if grid.transform is not None else "no georeferencing"
-        raise NowhereError(f"the file has {said}")
-    if grid.transform is None or _is_default(grid.transform):
-        raise NowhereError(f"the file has a CRS, {_named(grid.crs)}, and no geotransform that places its pixels in it")
-    return grid.crs, grid.transform
-
-
-def _is_default(transform: Affine) -> bool:
-    """Whether pixels are their own coordinates; GDAL's warper takes rows that count upwards for that, too."""
-    return (*transform[:4], abs(transform.e), transform.f) == (1, 0, 0, 0, 1, 0)
-
-
 @lru_cache(maxsize=64)
-def _placed(crs: rasterio.crs.CRS, transform: Affine, shape: tuple[int, ...]) -> Place:
+def placed(crs: rasterio.crs.CRS, transform: Affine, shape: tuple[int, ...]) -> Place:
+    """The ground of a grid, once coordinates and shape have been checked against it.
+
+    Raises:
+        NowhereError: they do not fit together on the Earth.
+    """
     ground = Ground(transform, _reference(crs))
     check = _check_degrees if ground.reference.is_plain else _check_map
     try:
@@ -315,10 +298,10 @@ def _placed(crs: rasterio.crs.CRS, transform: Affine, shape: tuple[int, ...]) ->
 @lru_cache(maxsize=64)
 def _reference(crs: rasterio.crs.CRS) -> Reference:
     """One for all grids of a CRS: PROJ takes ten times as long to make its objects as to use them."""
-    return Reference(horizontal(crs), _named(crs))
+    return Reference(horizontal(crs), crs_name(crs))
 
 
-def _named(crs: rasterio.crs.CRS) -> str:
+def crs_name(crs: rasterio.crs.CRS) -> str:
     """An authority's code, else a name."""
     try:
         known = CRS.from_user_input(crs)
@@ -334,6 +317,15 @@ def horizontal(crs: rasterio.crs.CRS) -> CRS:
     Raises:
         NowhereError: it has none, or is of another body.
     """
+    found = _innermost(crs)
+    if not (found.is_geographic or found.is_projected) or (geod := found.get_geod()) is None:
+        raise NowhereError(f"its CRS, {crs_name(crs)}, has no longitudes and latitudes, being of the type {found.type_name}")
+    if not _is_earth(geod):
+        raise NowhereError(f"its CRS, {crs_name(crs)}, is of a body of {geod.a / 1e3:,.0f} km, which is not the Earth")
+    return found.to_2d()
+
+
+def _innermost(crs: rasterio.crs.CRS) -> CRS:
     try:
         found = CRS.from_user_input(crs)
     except CRSError:
@@ -342,11 +334,43 @@ def horizontal(crs: rasterio.crs.CRS) -> CRS:
         inner = found.sub_crs_list[0] if found.is_compound else found.source_crs
         assert inner is not None
         found = inner
-    if not (found.is_geographic or found.is_projected) or (geod := found.get_geod()) is None:
-        raise NowhereError(f"its CRS, {_named(crs)}, has no longitudes and latitudes, being of the type {found.type_name}")
-    if abs(geod.a / EARTH_RADIUS - 1) > 0.01:
-        raise NowhereError(f"its CRS, {_named(crs)}, is of a body of {geod.a / 1e3:,.0f} km, which is not the Earth")
-    return found.to_2d()
+    return found
+
+
+def _is_earth(geod: Geod) -> bool:
+    return abs(geod.a / EARTH_RADIUS - 1) <= 0.01
+
+
+def size_off_earth(crs: rasterio.crs.CRS, transform: Affine, shape: tuple[int, ...]) -> tuple[float, ...]:
+    """Height and width in m of the pixel in the middle of a grid on another body, or on a plane of its own.
+
+    Raises:
+        NowhereError: the CRS is of the Earth, which does not take the grid, or has no lengths in a plane.
+    """
+    found = _innermost(crs)
+    if found.is_engineering:
+        return _size_on_plane(found, transform)
+    if not (found.is_geographic or found.is_projected) or (geod := found.get_geod()) is None or _is_earth(geod):
+        raise NowhereError(f"its CRS, {crs_name(crs)}, gives pixels no size")
+    try:
+        return Ground(transform, Reference(found.to_2d(), crs_name(crs))).pixel_size(shape)
+    except ProjError as error:
+        raise NowhereError(f"PROJ cannot lead from its CRS, {crs_name(crs)}, to longitudes and latitudes: {error}") from None
+
+
+def _size_on_plane(crs: CRS, transform: Affine) -> tuple[float, ...]:
+    """Of an engineering CRS, such as that of a building site, whose axes are in a unit of length."""
+    x, y = (_metres(axis["unit"]) for axis in crs.to_json_dict()["coordinate_system"]["axis"][:2])
+    t = transform
+    return math.hypot(t.b * x, t.e * y), math.hypot(t.a * x, t.d * y)
+
+
+def _metres(unit: str | dict[str, Any]) -> float:
+    """Metres per unit of an axis, in PROJ's JSON; NaN where it is no unit of length, or none that is known."""
+    if isinstance(unit, str):
+        return 1.0 if unit == "metre" else math.nan
+    known = unit["type"] == "LinearUnit" and unit["name"] != "unknown"
+    return float(unit["conversion_factor"]) if known else math.nan
 
 
 def _check_degrees(ground: Ground, shape: tuple[int, ...]) -> Iterator[str]:

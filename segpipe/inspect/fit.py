@@ -3,12 +3,13 @@
 from segpipe.contract import Contract
 from segpipe.formats.cases import Case
 from segpipe.formats.raster.source import RasterSource
+from segpipe.geometry.grid import METRES
 from segpipe.geometry.windows import Cover
 from segpipe.inspect.facts import Fit
 from segpipe.inspect.pixels import empty_windows
 from segpipe.jobs.plan import Plan, PlannedCase, memory_mb
 from segpipe.network.spec import ModelSpec
-from segpipe.pipeline.read import METRES, row_of
+from segpipe.pipeline.read import row_of
 from segpipe.process.machine import processors
 from segpipe.results.records import Run
 from segpipe.settings import Settings

@@ -1,6 +1,5 @@
 """What GDAL and segpipe see in a raster, and with a model how it fits."""
 
-import math
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -19,8 +18,7 @@ from segpipe.formats.raster.gdal import gdal_errors, open_raster, stays_here
 from segpipe.formats.raster.kinds import explained
 from segpipe.formats.raster.origin import own_files
 from segpipe.formats.raster.source import RasterSource
-from segpipe.geometry.grid import Grid, crs_notes, read_grid
-from segpipe.geometry.ground import ground_of, place_of
+from segpipe.geometry.raster_grid import RasterGrid, crs_notes, place_of, read_grid
 from segpipe.inspect.facts import Band, Fit, Needs, RasterFacts
 from segpipe.inspect.fit import laid
 from segpipe.inspect.pixels import valid_share
@@ -98,7 +96,7 @@ def _any_contract(channels: int) -> Contract:
     return parse_contract({"version": 1, **values, "classes": [{"id": 0, "name": "any"}]}, "inspect")
 
 
-def _raster_facts(dataset: DatasetReader, grid: Grid) -> RasterFacts:
+def _raster_facts(dataset: DatasetReader, grid: RasterGrid) -> RasterFacts:
     """What the header says; what takes pixels or a model is not known yet."""
     size = _pixel_size(grid)
     return RasterFacts(
@@ -130,13 +128,12 @@ def _place_notes(dataset: DatasetReader, crs: str | None) -> list[str]:
     return [*crs_notes(dataset, grid, crs), *place_of(grid).notes]
 
 
-def _pixel_size(grid: Grid) -> list[float] | None:
-    ground = ground_of(grid)
-    size = () if ground is None else ground.pixel_size(grid.shape)
-    return list(size) if size and all(math.isfinite(n) and n > 0 for n in size) else None
+def _pixel_size(grid: RasterGrid) -> list[float] | None:
+    size = grid.spacing
+    return None if size is None else list(size)
 
 
-def _crs_name(grid: Grid) -> str | None:
+def _crs_name(grid: RasterGrid) -> str | None:
     try:
         return None if grid.crs is None else str(CRS.from_user_input(grid.crs).name)
     except CRSError:

@@ -23,7 +23,6 @@ from segpipe.formats.samples import is_small, sampled, thinned
 from segpipe.formats.source import Invalid, Source
 from segpipe.formats.unusual import Finding, Judge
 from segpipe.geometry.grid import Grid
-from segpipe.geometry.ground import ground_of, place_of
 from segpipe.geometry.weighting import Weights
 from segpipe.geometry.windows import Cover, Part, Window, mirrored, reflected
 from segpipe.network.arrays import Array
@@ -32,6 +31,7 @@ from segpipe.network.spec import ModelSpec
 from segpipe.overrides import AS_STORED, Overrides
 from segpipe.pipeline.decoders import Decoders
 from segpipe.pipeline.footprint import refuse_large_case
+from segpipe.pipeline.spacing import check_spacing
 from segpipe.pipeline.stretch import ASKED_FOR, STRETCH_BYTES, Stretch, begin_stretch, stretches
 from segpipe.storage.bucket import is_remote
 from segpipe.timing.spans import span
@@ -40,8 +40,6 @@ LOG = logging.getLogger("segpipe")
 
 STATISTICS_BLOCK = 1024
 """Side of the blocks, in pixels, over which a case's own statistics are taken. Fixed: it decides the order of a sum."""
-
-METRES = {"m": 1.0, "mm": 1e-3, "um": 1e-6}
 
 CHANGED = "{} has changed while it was done: run the same command again"
 
@@ -161,7 +159,7 @@ def open_sheet(
         cover = Cover(source.grid.shape, model.tiling)
         refuse_large_case(case.path, cover, model, source.block, memory)
         told = source.notes if part is None else ()  # the record is of the case
-        notes = [*told, *_place_notes(source), *check_spacing(case, source.grid, model.contract)]
+        notes = [*told, *check_spacing(case.path, source.grid, model.contract)]
         files = identities(case.path, source.files)
         notes += no_state(files)
         if part is not None and any(b > n for b, n in zip(part.stop, cover.counts, strict=True)):
@@ -351,30 +349,6 @@ def _check_pixels(case: Case, source: Source, model: ModelSpec) -> None:
         raise SourceError(
             f"{case.path}: pixels must fit the model's {wanted} input without loss, got {source.dtype}: convert the file"
         )
-
-
-def _place_notes(source: Source) -> tuple[str, ...]:
-    """The reason why a case has no areas; a plain picture needs none."""
-    return () if source.picture and source.grid.defect is None else place_of(source.grid).notes
-
-
-def check_spacing(case: Case, grid: Grid, contract: Contract) -> list[str]:
-    """The pixel size on the ground must be the one that the model was trained on; a note where that cannot be told."""
-    if contract.spacing is None:
-        return []
-    ground = ground_of(grid)
-    wanted = [value * METRES[contract.spacing_unit] for value in contract.spacing]
-    if ground is None:
-        return [f"pixel size not checked against the model's {wanted[0]:g} m: the file does not say where on Earth it lies"]
-    found = ground.pixel_size(grid.shape)
-    if not all(map(math.isfinite, found)):
-        return [f"pixel size not checked against the model's {wanted[0]:g} m: the middle of the grid lies off the Earth"]
-    if any(abs(f / w - 1) > contract.spacing_tolerance for f, w in zip(found, wanted, strict=True)):
-        raise SourceError(
-            f"{case.path}: pixels must be {wanted[0]:g} x {wanted[1]:g} m within {contract.spacing_tolerance:.0%}, as the "
-            f"model was trained, got {found[0]:.4g} x {found[1]:.4g} m on the ground: resample the file with gdalwarp -tr"
-        )
-    return []
 
 
 def read_tile(

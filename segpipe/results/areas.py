@@ -1,6 +1,6 @@
-"""How much ground each class covers: exact counts per cell of the grid, times the area of a pixel there.
+"""How much of a grid each class covers: exact counts per cell of the grid, times the size of a pixel or voxel there.
 
-A cell is small enough for one pixel area to hold in all of it, and cells depend on the grid alone, so that a table does not
+A cell is small enough for one size to hold in all of it, and cells depend on the grid alone, so that a table does not
 depend on how the case was cut into jobs.
 """
 
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from segpipe.contract import Contract
 from segpipe.geometry.grid import Grid
-from segpipe.geometry.ground import ground_of
 from segpipe.geometry.windows import Window
 
 MOST_BYTE = 255
@@ -67,24 +66,23 @@ class Areas:
     """Pixels per class and cell; tables come from these integers alone."""
 
     def __init__(self, grid: Grid, contract: Contract) -> None:
-        self._grid = grid
-        self._ground = ground_of(grid)
+        self._shape, self._measure = grid.shape, grid.measure
         self._contract = contract
         self._lookup = self._class_lookup()
         bands = len(contract.mask_classes) if contract.task == "multilabel" else 1
-        self._cell = self._ground.cell if self._ground else (2**31, 2**31)
-        while self._cells[0] > 1 and math.prod((*self._cells, bands, len(self._ids) + 1, 8)) > COUNT_BYTES:
-            self._cell = (2 * self._cell[0], 2 * self._cell[1])
+        self._cell = self._measure.cell if self._measure else (2**31,) * len(self._shape)
+        while max(self._cells) > 1 and math.prod((*self._cells, bands, len(self._ids) + 1, 8)) > COUNT_BYTES:
+            self._cell = tuple(2 * side for side in self._cell)
         self._counts = np.zeros((bands, *self._cells, len(self._ids) + 1), np.int64)
 
     @property
     def counts(self) -> NDArray[np.int64]:
-        """Pixels per band, cell row, cell column and position in the table; those of parts of a case add up to its own."""
+        """Elements per band, cell along each axis, and position in the table; those of parts of a case add up to its own."""
         return self._counts
 
     @property
     def _cells(self) -> tuple[int, ...]:
-        return tuple(-(-size // side) for size, side in zip(self._grid.shape, self._cell, strict=True))
+        return tuple(-(-size // side) for size, side in zip(self._shape, self._cell, strict=True))
 
     def _class_lookup(self) -> NDArray[np.int64] | None:
         """From label to position in the table, None where they are the same but for nodata."""
@@ -122,27 +120,17 @@ class Areas:
         return position
 
     @cached_property
-    def _cell_areas(self) -> Float:
-        """Area in m² of a pixel of each cell, shape ``(cell rows, cell columns)``."""
-        assert self._ground is not None
-        rows, cols = self._counts.shape[1:3]
-        if self._ground.rows_are_parallels:
-            edges = np.minimum(np.arange(rows + 1) * self._cell[0], self._grid.shape[0])
-            return (self._ground.zone_areas(edges) / np.diff(edges))[:, None]
-        middle = [self._middles(n, axis) for axis, n in enumerate((rows, cols))]
-        grid = np.meshgrid(*middle, indexing="ij")
-        return self._ground.pixel_areas(*grid)
-
-    def _middles(self, count: int, axis: int) -> Float:
-        """Middles of the cells along an axis, in pixels; the last cell ends with the case."""
-        edges = np.minimum(np.arange(count + 1) * self._cell[axis], self._grid.shape[axis])
-        return np.asarray((edges[:-1] + edges[1:]) / 2, np.float64)
+    def _sizes(self) -> Float:
+        """Size of an element of each cell, in the measure's own unit; it broadcasts against the cells."""
+        assert self._measure is not None
+        axes = zip(self._cells, self._cell, self._shape, strict=True)
+        return self._measure.sizes([np.minimum(np.arange(count + 1) * side, size) for count, side, size in axes])
 
     def valid(self) -> tuple[int, float | None]:
-        """Valid pixels, and their hectares."""
+        """Valid pixels, and their area or volume in the measure's unit."""
         amounts = [self._amount(0, k) for k in range(len(self._ids))]
-        hectares = math.fsum(area or 0.0 for _, area in amounts) / 1e4
-        return sum(pixels for pixels, _ in amounts), hectares if self._ground else None
+        size = math.fsum(size or 0.0 for _, size in amounts)
+        return sum(pixels for pixels, _ in amounts), size / self._measure.per_unit if self._measure else None
 
     def table(self) -> list[dict[str, Any]]:
         """One row per class and one for nodata: pixels, area in ha and share of the valid area.
@@ -160,19 +148,23 @@ class Areas:
         return [*rows, self._row(None, "nodata", unseen, 0)]
 
     def _amount(self, band: int, position: int) -> tuple[int, float | None]:
-        """Pixels and square metres of one position of the table."""
+        """Elements at one position of the table, and what they measure, in the measure's own unit."""
         counts = self._counts[band, ..., position]
-        area = math.fsum((counts * self._cell_areas).ravel()) if self._ground else None
-        return int(counts.sum()), area
+        size = math.fsum((counts * self._sizes).ravel()) if self._measure else None
+        return int(counts.sum()), size
 
     def _row(self, class_id: int | None, name: str, amount: tuple[int, float | None], valid: float) -> dict[str, Any]:
-        pixels, area = amount
-        share = (pixels if area is None else area) / valid if valid else None
+        pixels, size = amount
+        share = (pixels if size is None else size) / valid if valid else None
         return {
             "class_id": class_id,
             "class_name": name,
             "pixels": pixels,
-            "area": None if area is None else float(f"{area / 1e4:.10g}"),
-            "unit": "px" if area is None else "ha",
+            **self._measured(size),
             "share": None if share is None else float(f"{share:.6f}"),
         }
+
+    def _measured(self, size: float | None) -> dict[str, Any]:
+        if size is None or self._measure is None:
+            return {"area": None, "unit": "px"}
+        return {"area": float(f"{size / self._measure.per_unit:.10g}"), "unit": self._measure.unit}

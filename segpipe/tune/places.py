@@ -15,7 +15,7 @@ from segpipe.formats.cases import Case
 from segpipe.formats.raster.gdal import gdal_options
 from segpipe.formats.raster.scene import Scene
 from segpipe.formats.source import Begun, Invalid, Pixels
-from segpipe.geometry.grid import Grid
+from segpipe.geometry.grid import BareGrid
 from segpipe.geometry.windows import Window
 from segpipe.network.scaling import Scaling, unscaled
 from segpipe.network.spec import ModelSpec
@@ -46,7 +46,7 @@ class Held:
 
     def __init__(self, pixels: Pixels, invalid: Invalid | None) -> None:
         self._pixels, self._invalid = pixels, invalid
-        self.grid, self.dtype = Grid(pixels.shape[1:]), pixels.dtype
+        self.grid, self.dtype = BareGrid(pixels.shape[1:]), pixels.dtype
 
     def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
         box = tuple(slice(a, b) for a, b in zip(window.start, window.stop, strict=True))

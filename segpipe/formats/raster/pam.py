@@ -10,7 +10,7 @@ from rasterio.crs import CRS
 
 from segpipe import __version__
 from segpipe.formats.raster.style import Color, Style
-from segpipe.geometry.grid import Grid
+from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.storage.ownership import SIDECAR_DOMAIN
 
 Names = tuple[tuple[int, str], ...]
@@ -27,7 +27,7 @@ COLUMNS = (*TABLE, ("Alpha", INTEGER, 9))
 """Name, type and usage (GDALRATFieldUsage) of each column of the attribute table."""
 
 
-def sidecar(style: Style, grid: Grid | None = None) -> bytes | None:
+def sidecar(style: Style, grid: RasterGrid | None = None) -> bytes | None:
     """The sidecar of a mask; with a grid, all else that it can hold is in it, too. None where there is nothing to say."""
     names, colors = tuple((style.names or {}).items()), tuple(style.legend.items())
     domains = {domain: tags for domain, tags in style.scene.items() if domain}
@@ -71,7 +71,7 @@ def _written(root: Element) -> bytes:
     return ElementTree.tostring(root, encoding="unicode").encode() + b"\n"
 
 
-def _add_place(root: Element, grid: Grid) -> None:
+def _add_place(root: Element, grid: RasterGrid) -> None:
     if grid.crs is not None:
         SubElement(root, "SRS").text = _wkt(grid.crs)
     if grid.transform is not None:

@@ -14,7 +14,7 @@ from rasterio.io import DatasetReader
 from rasterio.rpc import RPC
 
 from segpipe.formats.raster.style import UNUSED, Style
-from segpipe.geometry.grid import Grid
+from segpipe.geometry.raster_grid import RasterGrid
 
 PIXEL_TOLERANCE = 1e-6
 """Share of a pixel by which a corner may move: tie points are sums of doubles."""
@@ -27,7 +27,7 @@ RELATIVE = 1e-12
 WKT = "WKT2_2019"
 
 
-def lost(dataset: DatasetReader, grid: Grid, style: Style, *, picture: bool = False) -> list[str]:
+def lost(dataset: DatasetReader, grid: RasterGrid, style: Style, *, picture: bool = False) -> list[str]:
     """What of place, pixels, colours and names does not read back equal; PNG has no place for descriptions and scale."""
     checks = [*_place(dataset, grid), *_pixels(dataset, grid, style), ("colours", _colors(dataset, style))]
     if not picture:
@@ -36,7 +36,7 @@ def lost(dataset: DatasetReader, grid: Grid, style: Style, *, picture: bool = Fa
     return [name for name, kept in checks if not kept]
 
 
-def _place(dataset: DatasetReader, grid: Grid) -> Iterator[tuple[str, bool]]:
+def _place(dataset: DatasetReader, grid: RasterGrid) -> Iterator[tuple[str, bool]]:
     points, points_crs = dataset.gcps
     yield "CRS", same_crs(dataset.crs, grid.crs)
     yield "transform", same_transform(dataset.transform, grid.transform or Affine.identity(), grid.shape)
@@ -44,7 +44,7 @@ def _place(dataset: DatasetReader, grid: Grid) -> Iterator[tuple[str, bool]]:
     yield "RPCs", _same_rpcs(dataset.rpcs, grid.rpcs)
 
 
-def _pixels(dataset: DatasetReader, grid: Grid, style: Style) -> Iterator[tuple[str, bool]]:
+def _pixels(dataset: DatasetReader, grid: RasterGrid, style: Style) -> Iterator[tuple[str, bool]]:
     yield "size", dataset.shape == tuple(grid.shape)
     yield "type", dataset.dtypes == (style.dtype,) * len(style.bands)
     yield "nodata", dataset.nodatavals == (style.nodata,) * len(style.bands)

@@ -27,6 +27,7 @@ from segpipe.formats.raster.pam import EMPTY, sidecar
 from segpipe.formats.raster.readback import lost
 from segpipe.formats.raster.style import UNUSED, Style
 from segpipe.geometry.grid import Grid
+from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.windows import Window
 from segpipe.process.machine import processors
 from segpipe.storage import Store
@@ -197,7 +198,7 @@ def sha256(path: Path) -> str:
 class RasterSink(ABC):
     """One raster being written, in any order of windows; nothing carries its final name before ``finish``."""
 
-    def __init__(self, output: Store, name: str, grid: Grid, style: Style, threads: int) -> None:
+    def __init__(self, output: Store, name: str, grid: RasterGrid, style: Style, threads: int) -> None:
         self.name, self.path = name, output.path(name)
         self._output = output
         self.size = 0
@@ -387,6 +388,7 @@ class HeldSink(RasterSink):
 
 def raster_sink(output: Store, name: str, grid: Grid, style: Style, threads: int = ENCODERS) -> RasterSink:
     """What takes a raster, by its size alone: whatever its pixels and the threads, the same bytes come out."""
+    assert isinstance(grid, RasterGrid)  # of a source of rasters
     size = math.prod(grid.shape) * len(style.bands) * np.dtype(style.dtype).itemsize
     return (HeldSink if size <= HELD_BYTES else DraftSink)(output, name, grid, style, threads)
 

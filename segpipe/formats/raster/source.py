@@ -36,7 +36,7 @@ from segpipe.formats.raster.validity import (
     sample_windows,
 )
 from segpipe.formats.source import Begun, Invalid, Pixels
-from segpipe.geometry.grid import crs_notes, read_grid
+from segpipe.geometry.raster_grid import crs_notes, place_of, read_grid
 from segpipe.geometry.windows import Window
 from segpipe.overrides import AS_STORED, Overrides
 from segpipe.storage.bucket import is_remote
@@ -76,7 +76,12 @@ class RasterSource:
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
-        return (*self._notes, *pinned(lambda: tuple(self._alpha_notes()), self._alpha_notes_anew))
+        alpha = pinned(lambda: tuple(self._alpha_notes()), self._alpha_notes_anew)
+        return (*self._notes, *alpha, *self._place_notes())
+
+    def _place_notes(self) -> tuple[str, ...]:
+        """Why the case has no areas; a plain picture needs no reason."""
+        return () if self.picture and self.grid.defect is None else place_of(self.grid).notes
 
     def _alpha_notes_anew(self) -> tuple[str, ...]:
         self._open_anew()

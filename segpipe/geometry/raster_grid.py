@@ -1,0 +1,161 @@
+"""Where a raster lies: CRS, affine transform, control points, and the part of the Earth that follows from them."""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from affine import Affine
+from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
+from rasterio.io import DatasetReader
+from rasterio.rpc import RPC
+
+from segpipe.errors import one_line
+from segpipe.geometry.grid import Float
+from segpipe.geometry.ground import Ground, NowhereError, Place, crs_name, placed, size_off_earth
+
+
+@dataclass(frozen=True)
+class RasterGrid:
+    """CRS and affine transform of a raster, or nothing for a plain picture; carried unchanged from input to mask."""
+
+    shape: tuple[int, ...]
+    """Pixels per spatial axis: (rows, cols)."""
+    crs: CRS | None = None
+    transform: Affine | None = None
+    """From (column, row) to the CRS, finite and invertible; None where there is none."""
+    defect: str | None = None
+    """Why the transform that the file has is none."""
+    gcps: tuple[GroundControlPoint, ...] = ()
+    gcps_crs: CRS | None = None
+    rpcs: RPC | None = None
+    area_or_point: str | None = None
+
+    @property
+    def georeferenced(self) -> bool:
+        return bool(self.crs or self.transform or self.gcps or self.rpcs)
+
+    @property
+    def measure(self) -> Ground | None:
+        """Its ground; None where it says nothing, nothing that can be, or lies on another body than the Earth."""
+        return place_of(self).ground
+
+    unit = "m"
+
+    @property
+    def spacing(self) -> tuple[float, ...] | None:
+        """Height and width in m, on the ground, of the pixel in the middle; off the Earth as far as its CRS says it."""
+        if self.measure is not None:
+            size: tuple[float, ...] = self.measure.pixel_size(self.shape)
+        else:
+            try:
+                size = size_off_earth(*_stated(self), self.shape)
+            except NowhereError:
+                return None
+        return size if size and all(math.isfinite(n) and n > 0 for n in size) else None
+
+    @property
+    def spacing_unknown(self) -> str:
+        if self.spacing is not None:
+            return ""
+        return place_of(self).reason or "the middle of the grid lies off the Earth"
+
+    def world(self, index: Float) -> Float | None:
+        """Easting or longitude, then northing or latitude, in the CRS."""
+        if self.transform is None:
+            return None
+        rows, cols = np.moveaxis(np.asarray(index, np.float64) + 0.5, -1, 0)
+        return np.stack(self.transform * (cols, rows), axis=-1)
+
+    def __str__(self) -> str:
+        if self.crs:
+            code = self.crs.to_epsg()
+            return f"EPSG:{code}" if code else str(self.crs.to_wkt())
+        return "ground control points" if self.gcps else "no CRS"
+
+
+def place_of(grid: RasterGrid) -> Place:
+    """The ground of a grid, or a note that says why it has none."""
+    try:
+        return placed(*_stated(grid), grid.shape)
+    except NowhereError as reason:
+        return Place(reason=str(reason), notes=(f"areas are in pixels: {reason}",))
+
+
+def _stated(grid: RasterGrid) -> tuple[CRS, Affine]:
+    """CRS and transform, if there are both."""
+    if grid.defect is not None:
+        raise NowhereError(grid.defect)
+    if grid.gcps or (grid.rpcs is not None and grid.transform is None):
+        by = f"{len(grid.gcps)} control points" if grid.gcps else "RPCs"
+        raise NowhereError(f"the file is placed by {by}, which the mask keeps, and not by a geotransform: use gdalwarp")
+    if grid.crs is None:
+        said = "a geotransform and no CRS: give --crs" if grid.transform is not None else "no georeferencing"
+        raise NowhereError(f"the file has {said}")
+    if grid.transform is None or _is_default(grid.transform):
+        raise NowhereError(f"the file has a CRS, {crs_name(grid.crs)}, and no geotransform that places its pixels in it")
+    return grid.crs, grid.transform
+
+
+def _is_default(transform: Affine) -> bool:
+    """Whether pixels are their own coordinates; GDAL's warper takes rows that count upwards for that, too."""
+    return (*transform[:4], abs(transform.e), transform.f) == (1, 0, 0, 0, 1, 0)
+
+
+def parse_crs(text: str) -> CRS:
+    """A CRS that a user names.
+
+    Raises:
+        ValueError: it is none that PROJ knows.
+    """
+    try:
+        return CRS.from_user_input(text)
+    except CRSError as error:
+        raise ValueError(f"must be a code such as EPSG:32633, or WKT, got {text[:80]}: {one_line(error)}") from None
+
+
+def read_grid(dataset: DatasetReader, crs: str | None = None) -> RasterGrid:
+    """The georeferencing of a dataset as it is, or with another CRS."""
+    gcps, gcps_crs = dataset.gcps
+    transform, defect = (None, None) if gcps else usable(dataset.transform)
+    grid = RasterGrid(
+        shape=dataset.shape,
+        crs=dataset.crs,
+        transform=transform,
+        defect=defect,
+        gcps=tuple(gcps),
+        gcps_crs=gcps_crs,
+        rpcs=dataset.rpcs,
+        area_or_point=dataset.tags().get("AREA_OR_POINT"),
+    )
+    return grid if crs is None else with_crs(grid, parse_crs(crs))
+
+
+def usable(transform: Affine) -> tuple[Affine | None, str | None]:
+    """A transform that can be one, or why it cannot. The identity is what GDAL gives where a file has none."""
+    listed = ", ".join(f"{v:g}" for v in transform.to_gdal())
+    if not all(map(math.isfinite, transform[:6])):
+        return None, f"the geotransform must be of finite numbers, got {listed}"
+    if transform.determinant == 0:
+        return None, f"the geotransform must give pixels a width and a height, got {listed}"
+    return (None, None) if transform.is_identity else (transform, None)
+
+
+def with_crs(grid: RasterGrid, crs: CRS) -> RasterGrid:
+    """A grid under another CRS; as it is where it has neither transform nor control points that the CRS would place."""
+    if grid.gcps:
+        return replace(grid, gcps_crs=crs)
+    return grid if grid.transform is None else replace(grid, crs=crs)
+
+
+def crs_notes(dataset: DatasetReader, grid: RasterGrid, crs: str | None) -> list[str]:
+    """What a user's CRS has come to: where it took the place of another, or of none, and where it places nothing."""
+    if crs is None:
+        return []
+    if not grid.gcps and grid.transform is None:
+        return ["--crs places nothing: the file has neither a geotransform nor control points"]
+    stated = dataset.gcps[1] if grid.gcps else dataset.crs
+    if stated == parse_crs(crs):
+        return []
+    return [f"the CRS is {crs} by --crs; the file says {stated.to_string() if stated else 'none'}"]

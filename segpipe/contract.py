@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from segpipe.errors import ContractError
+from segpipe.geometry.layout import Layout
 from segpipe.messages.printable import CONTROL
 from segpipe.storage.documents import MOST_BYTES, WIDEST, DocumentError, parse_json, read_toml, shortened
 
@@ -29,6 +30,11 @@ LONGEST_NAME = 1_000
 
 LISTED = 5
 """Mistakes of a contract, and repeated names, that are shown. The others are counted."""
+
+VOLUMES = tuple(layout for layout in Layout if layout.is_volume)
+
+ORIENTED = {"R": "RL", "L": "RL", "A": "AP", "P": "AP", "S": "SI", "I": "SI"}
+"""The axis of the body that each letter of an orientation names a side of."""
 
 PerChannel = float | list[float]
 Size = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
@@ -80,7 +86,7 @@ class Contract(BaseModel):
     """``graph``: the model takes raw pixels and scales them itself."""
     pixel: Literal["stored", "physical"] = "stored"
     """``physical``: the scale and offset tags of the file are applied first."""
-    layout: Literal["NCHW", "NHWC", "NCDHW"] = "NCHW"
+    layout: Layout = Layout.NCHW
     tile: list[Size] | None = None
     """One number for all axes, or one each."""
     overlap: list[Annotated[int, Field(ge=0, le=MOST_PIXELS)]] | None = None
@@ -91,6 +97,8 @@ class Contract(BaseModel):
     spacing_unit: Literal["m", "mm", "um"] = "m"
     spacing_tolerance: float = Field(default=0.1, ge=0)
     orientation: str | None = None
+    """Of volumes: the side of the body that the index of each axis of the network's input grows towards, first axis first,
+    as ``"RAS"``. For a network of images, that of the volume whose slices along the first axis it takes."""
     activation: Literal["softmax", "sigmoid", "none"]
     """What turns the scores into probabilities; ``none``: they are probabilities."""
     task: Literal["multiclass", "binary", "multilabel"] = "multiclass"
@@ -99,6 +107,24 @@ class Contract(BaseModel):
     input: str | None = None
     output: str | None = None
     provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _millimetres(cls, values: Any) -> Any:
+        """The unit of the spacing of volumes, unless another is named."""
+        if isinstance(values, Mapping) and values.get("layout") in VOLUMES:
+            return {"spacing_unit": "mm", **values}
+        return values
+
+    @field_validator("orientation")
+    @classmethod
+    def _three_sides(cls, value: str | None) -> str | None:
+        if value is not None and sorted(ORIENTED.get(letter, "") for letter in value) != sorted(set(ORIENTED.values())):
+            raise ValueError(
+                "orientation must be three letters, one per axis, the first axis first: one of R and L, one of A and P, one "
+                f'of S and I, such as "RAS", got "{shortened(value)}"'
+            )
+        return value
 
     @field_validator("tile", "overlap", mode="before")
     @classmethod
@@ -190,7 +216,7 @@ class Contract(BaseModel):
     @property
     def ndim(self) -> int:
         """Number of spatial axes."""
-        return len(self.layout) - 2
+        return self.layout.ndim
 
     @property
     def mask_classes(self) -> list[SegmentationClass]:

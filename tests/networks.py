@@ -18,6 +18,8 @@ class Network:
 
     channels: int
     seed: int = 0
+    ndim: int = 2
+    """Spatial axes."""
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     weights: list[onnx.TensorProto] = field(default_factory=list)
     last: str = "image"
@@ -40,13 +42,13 @@ class Network:
 
     def conv(self, inside: int, outside: int, size: int) -> "Network":
         """A convolution that keeps sizes; weights of unit gain."""
-        w = self.rng.normal(size=(outside, inside, size, size)) * np.sqrt(2 / (inside * size * size))
+        w = self.rng.normal(size=(outside, inside, *[size] * self.ndim)) * np.sqrt(2 / (inside * size**self.ndim))
         b = self.rng.normal(size=outside) * 0.1
-        return self.add("Conv", w.astype(np.float32), b.astype(np.float32), pads=[size // 2] * 4)
+        return self.add("Conv", w.astype(np.float32), b.astype(np.float32), pads=[size // 2] * 2 * self.ndim)
 
     def upsample(self, factor: int) -> "Network":
         """Nearest-neighbour upsampling."""
-        scales = self.constant(np.array([1, 1, factor, factor], np.float32))
+        scales = self.constant(np.array([1, 1, *[factor] * self.ndim], np.float32))
         out = f"t{len(self.nodes)}"
         options = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
         self.nodes.append(helper.make_node("Resize", [self.last, "", scales], [out], **options))
@@ -64,14 +66,14 @@ class Network:
         out_shape: Sequence[int | str] | None = None,
         metadata: dict[str, str] | None = None,
     ) -> Path:
-        """Write the file; ``shape`` is batch, rows and columns, free where they are names."""
-        batch, rows, cols = shape
+        """Write the file; ``shape`` is batch and spatial sizes, free where they are names."""
+        batch, *sizes = shape
         self.nodes.append(helper.make_node("Identity", [self.last], ["scores"]))
-        outputs = list(out_shape or (batch, classes, rows, cols))
+        outputs = list(out_shape or (batch, classes, *sizes))
         graph = helper.make_graph(
             self.nodes,
             "network",
-            [helper.make_tensor_value_info("image", dtype, [batch, self.channels, rows, cols])],
+            [helper.make_tensor_value_info("image", dtype, [batch, self.channels, *sizes])],
             [helper.make_tensor_value_info("scores", TensorProto.FLOAT, outputs)],
             self.weights,
         )
@@ -129,3 +131,11 @@ def positional(path: Path, tile: int, channels: int = 3, classes: int = 3, *, se
     net.add("Add", net.rng.normal(size=(1, classes, tile, tile)).astype(np.float32))
     values = contract(channels, classes, **{"tile": [tile, tile], **changes})
     return net.save(path, values, classes=classes, shape=("n", tile, tile))
+
+
+def volumetric(path: Path, tile: Sequence[int], classes: int = 3, *, seed: int = 0, **changes: Any) -> Path:
+    """A 3-D network whose scores depend on where in its tile a voxel lies, and on its neighbours."""
+    net = Network(1, seed, ndim=len(tile)).conv(1, classes, 3)
+    net.add("Add", net.rng.normal(size=(1, classes, *tile)).astype(np.float32))
+    values = contract(1, classes, **{"layout": "NCDHW", "tile": list(tile), "overlap": [t // 4 for t in tile], **changes})
+    return net.save(path, values, classes=classes, shape=("n", *tile))

@@ -15,13 +15,15 @@ import pytest
 import rasterio
 from click.testing import CliRunner
 from google.protobuf.message import EncodeError
-from networks import Network
+from networks import Network, volumetric
 from onnx import TensorProto, helper, numpy_helper
 
 from segpipe.cli import main
 from segpipe.errors import ContractError, ExportError, ModelError, SegpipeError, SettingsError
 from segpipe.export.attach import attach
 from segpipe.export.file import check_size
+from segpipe.network.spec import read_spec
+from segpipe.settings import load_settings
 
 MODELS = Path(__file__).parents[2] / "shared" / "data" / "models"
 
@@ -607,10 +609,18 @@ def test_clouds(tmp_path, raster, run_serial):
     np.testing.assert_array_equal(*(read(folder / "l.tif") for folder in (found, truth)))
 
 
+def test_a_contract_of_volumes_is_kept_inside_the_model(tmp_path):
+    model, sizes = volumetric(tmp_path / "m.onnx", (8, 12, 10)), {"tile": [8, 12, 10], "overlap": [2, 3, 2]}
+    terms = {"layout": "NCDHW", **sizes, "align": 2, "spacing": [2.0, 1.0, 1.0], "orientation": "RAS"}
+    found = attach(model, toml(tmp_path / "c.toml", channels=1, **terms))
+    kept = read_spec(load_settings(None, {"input": ("-",), "model": model, "device": "cpu"})).contract
+    assert found.stride is None
+    assert {key: value for key, value in kept.model_dump(mode="json").items() if key in terms} == terms | {"align": 2}
+    assert kept.spacing_unit == "mm"
+
+
 @pytest.mark.shared_data
-@pytest.mark.parametrize("layout", ["NCDHW", "NCHW"])
-def test_volumes_are_refused(layout, tmp_path):
+def test_a_contract_of_images_is_none_for_volumes(tmp_path):
     model = copied(["brain/model.onnx"], tmp_path) / "model.onnx"
-    sizes = {"tile": [256] * 3, "overlap": [0] * 3} if layout == "NCDHW" else {}
-    contract = toml(tmp_path / "c.toml", layout=layout, **sizes, channels=1)
-    refused(ContractError, "is for volumes, which this version does not read|must have 4 axes", model, contract)
+    contract = toml(tmp_path / "c.toml", layout="NCHW", channels=1)
+    refused(ContractError, "must have 4 axes", model, contract)

@@ -12,8 +12,9 @@ from segpipe.contract import parse_contract
 from segpipe.formats.cases import Case
 from segpipe.formats.raster.gdal import gdal_options
 from segpipe.formats.raster.source import RasterSource
-from segpipe.formats.samples import BOXES, LOOKED_AT, SIDE, TAKEN, sampled, thinned
+from segpipe.formats.samples import BOXES, LOOKED_AT, TAKEN, sampled, side, thinned
 from segpipe.formats.unusual import Finding, Judge
+from segpipe.geometry.grid import Grid
 from segpipe.geometry.windows import Window
 from segpipe.overrides import AS_STORED
 from segpipe.pipeline.read import findings_of, open_source
@@ -53,7 +54,7 @@ def test_few_boxes_spread_over_the_case(layout, raster: Raster):
     path = raster("in.tif", numbered(1300, 1700), nodata=0, **layout)
     sample, windows = looked(path)
     assert len(windows) == BOXES
-    assert all(n <= SIDE for window in windows for n in window.shape)
+    assert all(n <= side(2) == 256 for window in windows for n in window.shape)
     assert 64 * BOXES <= sample.shape[1] <= BOXES * TAKEN * 1.1
     rows, cols = np.unravel_index(sample[0] - 1, (1300, 1700))
     assert (rows.min() < 500, rows.max() > 800) == (True, True)
@@ -108,6 +109,38 @@ def test_case_smaller_than_a_box(raster: Raster):
     assert sorted(sample[0]) == list(range(1, 181))
 
 
+class Blocks:
+    """A volume in blocks, none of which is decoded: its voxels are their own numbers."""
+
+    dtype = np.dtype(np.int64)
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.grid, self.windows = Grid(shape), list[Window]()
+
+    def near(self, place: tuple[float, ...], most: int) -> Window:
+        axes = zip(place, self.grid.shape, strict=True)
+        start = tuple(min(int(share * n), max(0, n - most)) for share, n in axes)
+        return Window(start, tuple(min(n, a + most) for a, n in zip(start, self.grid.shape, strict=True)))
+
+    def read(self, window: Window):
+        self.windows.append(window)
+        axes = [range(a, b) for a, b in zip(window.start, window.stop, strict=True)]
+        return np.ravel_multi_index(np.meshgrid(*axes, indexing="ij"), self.grid.shape)[None], None
+
+
+@pytest.mark.parametrize("shape", [(600, 500, 400), (30, 2000, 900), (70, 90, 50)])
+def test_boxes_of_a_volume_are_as_large_and_spread_over_all_three_axes(shape):
+    source = Blocks(shape)
+    sample = sampled(source)
+    places = np.unravel_index(sample[0], shape)
+    assert len(source.windows) == BOXES
+    assert all(window.size <= 256**2 for window in source.windows)
+    assert 1000 * BOXES <= sample.shape[1] <= BOXES * TAKEN * 1.1
+    for along, size in zip(places, shape, strict=True):
+        assert np.ptp(along) > 0.5 * size
+        assert len(np.unique(along)) > min(20, size // 2)
+
+
 def test_thinned_keeps_valid_pixels_alone():
     pixels = np.arange(2 * 256 * 256, dtype=np.float32).reshape(2, 256, 256)
     invalid = np.ones((256, 256), bool)
@@ -117,10 +150,10 @@ def test_thinned_keeps_valid_pixels_alone():
     assert thinned(pixels, np.ones_like(invalid)).shape == (2, 0)
 
 
-@pytest.mark.parametrize("side", [500, 900])
-def test_tile_does_not_change_the_sample(side, raster: Raster, run_serial, tmp_path, monkeypatch):
+@pytest.mark.parametrize("size", [500, 900])
+def test_tile_does_not_change_the_sample(size, raster: Raster, run_serial, tmp_path, monkeypatch):
     """A case that is one window is judged by the same pixels as one of many, and as a dry run judges it."""
-    path = raster("in.tif", numbered(side, side), nodata=0, **TILES)
+    path = raster("in.tif", numbered(size, size), nodata=0, **TILES)
     seen: list[np.ndarray] = []
 
     def keep(_judge: Judge, pixels: np.ndarray, scaling: object, tags: object) -> list[Finding]:

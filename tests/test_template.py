@@ -159,9 +159,28 @@ def refused(model, error, match):
         read_spec(load_settings(None, {"input": ("-",), "model": model, "device": "cpu"}))
 
 
-def test_volumes_are_refused_as_such(tmp_path):
-    model = reshaped(bare(tmp_path / "m.onnx"), ("n", 1, 64, 64, 64), ("n", 3, 64, 64, 64))
-    refused(model, ContractError, r"takes volumes, image \(\?, 1, 64, 64, 64\), which this version does not read")
+VOLUMES = {
+    "first, of one size": (("n", 1, 64, 32, 96), ("n", 3, 64, 32, 96), "NCDHW", (64, 32, 96)),
+    "first, of any size": (("n", 1, "d", "h", "w"), ("n", 3, "d", "h", "w"), "NCDHW", (96, 96, 96)),
+    "last, of any size": (("n", "d", "h", "w", 1), ("n", "d", "h", "w", 3), "NDHWC", (96, 96, 96)),
+}
+
+
+@pytest.mark.parametrize("form", VOLUMES)
+def test_lines_for_volumes_are_a_contract_as_they_are(form, tmp_path):
+    image, scores, layout, tile = VOLUMES[form]
+    net = Network(1, ndim=3)
+    if layout == "NDHWC":
+        net.add("Transpose", perm=(0, 4, 1, 2, 3)).conv(1, 3, 3).add("Transpose", perm=(0, 2, 3, 4, 1))
+    else:
+        net.conv(1, 3, 3)
+    model = reshaped(net.save(tmp_path / "m.onnx", None, classes=3, shape=("n", 8, 8, 8)), image, scores)
+    text = said(model)
+    (tmp_path / "m.toml").write_text(text.replace("# spacing", "spacing").replace("# orientation", "orientation"))
+    spec = read_spec(load_settings(None, {"input": ("-",), "model": model, "device": "cpu"}))
+    terms = spec.contract
+    assert (terms.layout, spec.tiling.tile, len(terms.classes), terms.normalize) == (layout, tile, 3, "zscore")
+    assert (terms.spacing, terms.spacing_unit, terms.orientation) == ([1.0, 1.0, 1.0], "mm", "RAS")
 
 
 def test_other_ranks_are_refused(tmp_path):

@@ -175,7 +175,7 @@ def _sizes(proto: onnx.ModelProto, spec: ModelSpec) -> Iterator[tuple[Size, Size
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     image = next(value for value in copy.graph.input if value.name == spec.input)
-    shape = spec.batch_shape if spec.contract.layout == "NCHW" else (1, *spec.tiling.tile, spec.contract.channel_count)
+    shape = spec.contract.layout.shape(spec.batch_shape)
     for axis, size in zip(image.type.tensor_type.shape.dim, shape, strict=True):
         axis.dim_value = size
     try:

@@ -30,6 +30,7 @@ _AXES = {
     "NCHW": ["batch", "channel", "height", "width"],
     "NHWC": ["batch", "height", "width", "channel"],
     "NCDHW": ["batch", "channel", "depth", "height", "width"],
+    "NDHWC": ["batch", "depth", "height", "width", "channel"],
 }
 _NOT_IN_MLM = {
     *("tile", "overlap", "align", "equivariant", "spacing", "spacing_unit", "spacing_tolerance", "orientation"),

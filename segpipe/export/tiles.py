@@ -17,27 +17,28 @@ from segpipe.overrides import Overrides
 from segpipe.pipeline.read import open_sheet, read_tile, scaling_of, warn_of_findings
 
 Tiles = list[NDArray[np.float32]]
-"""Scaled, each ``(channels, rows, cols)``."""
+"""Scaled, each ``(channels, *tile)``, as the network takes it."""
 
 Samples = list[tuple[NDArray[np.float32], NDArray[np.bool_] | None]]
-"""Tiles, and where each is invalid, ``(rows, cols)``; None where it is not."""
+"""Tiles, and where each is invalid, shape ``tile``; None where it is not."""
 
 
 def noise(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
     """Smooth and rough at once, of mean 0 and deviation 1 per channel: blocks of 1 to 64 pixels, summed.
 
     Args:
-        shape: ``(channels, rows, cols)``.
+        shape: ``(channels, *spatial)``.
         seed: of all of it.
     """
-    rng = np.random.default_rng(seed)
-    channels, rows, cols = shape
+    rng, space = np.random.default_rng(seed), tuple(range(1, len(shape)))
     total = np.zeros(shape, np.float32)
     for block in (1, 2, 4, 8, 16, 32, 64):
-        coarse = rng.normal(size=(channels, -(-rows // block), -(-cols // block))).astype(np.float32)
-        total += np.repeat(np.repeat(coarse, block, 1), block, 2)[:, :rows, :cols]
-    spread = total.std(axis=(1, 2), keepdims=True)
-    return np.asarray((total - total.mean(axis=(1, 2), keepdims=True)) / np.where(spread > 0, spread, 1), np.float32)
+        blocks = rng.normal(size=(shape[0], *(-(-n // block) for n in shape[1:]))).astype(np.float32)
+        for axis in space:
+            blocks = np.repeat(blocks, block, axis)
+        total += blocks[tuple(map(slice, shape))]
+    spread = total.std(axis=space, keepdims=True)
+    return np.asarray((total - total.mean(axis=space, keepdims=True)) / np.where(spread > 0, spread, 1), np.float32)
 
 
 def random_tiles(spec: ModelSpec, count: int, seed: int) -> Tiles:
@@ -90,15 +91,16 @@ def _spread(
             for index in windows[k::step]:
                 pixels, invalid = read_tile(source, sheet.cover, index, scaling)
                 if pixels is not None:
-                    yield pixels, invalid
+                    shape = spec.batch_shape[1:]
+                    yield pixels.reshape(shape), None if invalid is None else invalid.reshape(shape[1:])
 
 
 def raw_tiles(tiles: Tiles, contract: Contract, dtype: str) -> list[NDArray[np.generic]]:
     """Stored pixels that would be scaled to these, rounded to the type."""
-    limits = np.iinfo(dtype)
-    gain = np.array(contract.column("scale")).reshape(-1, 1, 1)
-    bias = np.array(contract.column("offset")).reshape(-1, 1, 1)
+    limits, column = np.iinfo(dtype), (-1, *[1] * contract.ndim)
+    gain = np.array(contract.column("scale")).reshape(column)
+    bias = np.array(contract.column("offset")).reshape(column)
     if contract.normalize == "fixed":
-        mean, std = (np.array(contract.column(key)).reshape(-1, 1, 1) for key in ("mean", "std"))
+        mean, std = (np.array(contract.column(key)).reshape(column) for key in ("mean", "std"))
         tiles = [tile * std + mean for tile in tiles]
     return [np.clip(np.rint((tile - bias) / gain), limits.min, limits.max).astype(dtype) for tile in tiles]

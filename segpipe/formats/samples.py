@@ -16,11 +16,14 @@ BOXES, LOOKED_AT = 4, 64
 """Boxes with valid pixels that make a sample, and places that are looked at for them: each takes a block to decode, which
 mostly is still in GDAL's cache when its windows are read."""
 
-SIDE = 256
-"""Of a box, in pixels, if its block is as large."""
+BOX = 256**2
+"""Pixels of a box, if its block is as large."""
 
 WHOLE = 512 * 512
 """Pixels of a case that is looked at as a whole: it is read anyway, mostly at one go."""
+
+BASES = (2, 3, 5)
+"""Of the Halton sequence, one per axis: no two have a common factor."""
 
 TAKEN = 1024
 """Pixels of a box, or of a case that is looked at as a whole: quantiles of 1 and 99 % have ten beyond them."""
@@ -57,11 +60,17 @@ def thinned(pixels: Pixels, invalid: Invalid | None) -> Pixels:
 def _boxes(source: Source) -> Iterator[Window]:
     """Each once, far from those before."""
     seen: set[Window] = set()
+    ndim = len(source.grid.shape)
     for n in range(1, LOOKED_AT + 1):
-        box = source.near((_halton(n, 2), _halton(n, 3)), SIDE)
+        box = source.near(tuple(_halton(n, base) for base in BASES[:ndim]), side(ndim))
         if box not in seen:
             seen.add(box)
             yield box
+
+
+def side(ndim: int) -> int:
+    """Of a box, in pixels along each axis."""
+    return round(math.pow(BOX, 1 / ndim))
 
 
 def _halton(n: int, base: int) -> float:

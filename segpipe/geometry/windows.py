@@ -45,6 +45,10 @@ class Tiling:
         for tile, overlap, align in zip(self.tile, self.overlap, self.align, strict=True):
             _check_axis(tile, overlap, align)
 
+    def sliced(self) -> "Tiling":
+        """The same in each slice along a new first axis."""
+        return Tiling((1, *self.tile), (0, *self.overlap), (1, *self.align), self.blend)
+
 
 def _check_axis(tile: int, overlap: int, align: int) -> None:
     if align < 1 or tile < 1 or overlap < 0:

@@ -76,9 +76,7 @@ def _feed(proto: onnx.ModelProto, spec: ModelSpec | None) -> tuple[str, list[int
     dims = [d.dim_value for d in images[0].type.tensor_type.shape.dim]
     if spec is None:
         return (images[0].name, [dims[0] or 1, *dims[1:]]) if dims and all(dims[1:]) else None
-    channels, tile = spec.contract.channel_count, spec.tiling.tile
-    rest = [*tile, channels] if spec.contract.layout == "NHWC" else [channels, *tile]
-    return spec.input, [dims[0] or 1, *rest]
+    return spec.input, list(spec.contract.layout.shape((dims[0] or 1, *spec.batch_shape[1:])))
 
 
 def _not_counted(proto: onnx.ModelProto) -> list[str]:

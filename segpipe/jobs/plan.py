@@ -167,7 +167,7 @@ def cut_large(planned: Sequence[PlannedCase], run: Run, workers: int, total: int
         total: windows of all that is to be done, of which a case's are its share.
     """
     for case in planned:
-        cover = Cover(case.shape, run.model.tiling)
+        cover = Cover(case.shape, run.model.tiling_of(case.shape))
         parts = _stored(case, run) or cut(cover, _limits(case, total, run, workers))
         if len(parts) > 1:
             yield Cut(case, parts, repeated(cover, parts))
@@ -200,7 +200,7 @@ def _widest(case: PlannedCase, run: Run, workers: int) -> int | None:
 
 def strip_bytes(shape: tuple[int, ...], model: ModelSpec) -> int:
     """Of score sums that a case of some shape keeps per pixel of its width."""
-    return Cover(shape, model.tiling).shared * model.contract.scores * 4
+    return Cover(shape, model.tiling_of(shape)).shared * model.contract.scores * 4
 
 
 def most_memory(run: Run) -> float:

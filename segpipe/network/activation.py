@@ -137,8 +137,6 @@ def _check_probabilities(trial: _Trial) -> None:
 
 def by_class(raw: NDArray[Any], spec: ModelSpec) -> NDArray[np.float32]:
     """A model's own output with the class axis second, ``(batch, classes, *sizes)``."""
-    if raw.ndim == spec.contract.ndim + 1:
-        raw = raw[:, None]
-    elif spec.contract.layout == "NHWC":
-        raw = np.moveaxis(raw, -1, 1)
+    layout = spec.contract.layout
+    raw = raw.transpose(layout.to_first) if layout.has_class_axis(raw.shape) else raw[:, None]
     return np.asarray(raw, np.float32)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -89,9 +90,9 @@ def _shows_as_crop(spec: ModelSpec, raw: Raw, calm: Tiles, scores: NDArray[np.fl
 
 
 def _corners(sizes: Sequence[int], within: Sequence[int], factor: float) -> list[tuple[slice, ...]]:
-    """Four boxes around the centre of an array: at ``OUT`` of half the output over ``factor``."""
+    """A box towards each corner from the centre of an array: at ``OUT`` of half the output over ``factor``."""
     boxes = []
-    for signs in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
+    for signs in product((-1, 1), repeat=len(sizes)):
         box = []
         for sign, size, whole in zip(signs, sizes, within, strict=True):
             centre, half = whole / 2 + sign * OUT * size / 2 / factor, max(1.0, NEAR * size / 2)

@@ -6,6 +6,7 @@ from pathlib import Path
 import onnx
 
 from segpipe.errors import ModelError
+from segpipe.geometry.layout import Layout, likely_layout
 from segpipe.network.ending import Ending, ending_of
 from segpipe.network.signature import TensorSpec, signature
 
@@ -34,7 +35,7 @@ def check_graph(proto: onnx.ModelProto, path: Path, image: TensorSpec, scores: T
             f"{path} must give a score per class, which are blended where tiles overlap, and its output {scores.name} is "
             f"labels ({ending}); models of labels are not supported yet: {_uncover(proto, path, image, ending, outputs)}"
         )
-    if scores.is_integer and score_count(scores, layout_of(image.shape)) in (1, None):
+    if scores.is_integer and score_count(scores, likely_layout(image.shape)) in (1, None):
         raise ModelError(
             f"{path} must give a score per class, as floats, and its output {scores} holds {scores.dtype}, labels or "
             "quantized scores: export it without the step that makes integers of scores"
@@ -68,13 +69,9 @@ def _uncover(proto: onnx.ModelProto, path: Path, image: TensorSpec, ending: Endi
     return f"its scores are the tensor {ending.scores}, which becomes the output by: {command}"
 
 
-def layout_of(shape: Sequence[int | None]) -> str:
-    """Where the channels of an image input are: the one axis of a fixed size, or the smaller one of two."""
-    first, last = (shape[1], shape[-1]) if len(shape) == 4 else (1, None)
-    return "NHWC" if last is not None and (first is None or last < first) else "NCHW"
-
-
-def score_count(tensor: TensorSpec, layout: str) -> int | None:
-    """Scores per pixel of an output, where its shape tells; one without a channel axis has one."""
-    shape = tensor.shape
-    return shape[-1 if layout == "NHWC" else 1] if len(shape) == 4 else 1 if len(shape) == 3 else None
+def score_count(tensor: TensorSpec, layout: Layout) -> int | None:
+    """Scores per pixel of an output, where its shape tells; one without a class axis has one."""
+    has_classes = layout.has_class_axis(tensor.shape)
+    if has_classes is None:
+        return None
+    return layout.channels(tensor.shape) if has_classes else 1

@@ -16,7 +16,7 @@ def tail_of(spec: ModelSpec, shape: tuple[int, ...]) -> bytes | None:
     spatial = _scores_shape(shape, spec)
     factor = _upsampling(spatial, spec)
     activation = spec.contract.activation if spec.blend_on == "probabilities" else "none"
-    flat, last = len(shape) == len(spec.tiling.tile) + 1, spec.contract.layout == "NHWC"
+    flat, last = not spec.contract.layout.has_class_axis(shape), spec.contract.layout.channels_last
     if not (flat or last or factor > 1 or activation != "none"):
         return None
     graph: bytes = tail_graph(len(shape), flat, last and not flat, factor, activation).SerializeToString()
@@ -68,21 +68,18 @@ def _wrap(nodes: list[onnx.NodeProto], constants: list[TensorProto], last: str) 
 
 def _scores_shape(shape: tuple[int, ...], spec: ModelSpec) -> tuple[int, ...]:
     """Check batch and class axes of an output; the spatial rest."""
-    ndim = len(spec.tiling.tile)
+    layout = spec.contract.layout
     if shape[:1] != (spec.batch,):
         raise ModelError(
             f"{spec.path} must give scores for each of {spec.batch} tiles, got shape {shape}: check its batch axis"
         )
     expected = spec.contract.scores
-    if len(shape) == ndim + 1:
-        classes, spatial = 1, shape[1:]
-    elif len(shape) == ndim + 2:
-        last = spec.contract.layout == "NHWC"
-        classes, spatial = (shape[-1], shape[1:-1]) if last else (shape[1], shape[2:])
-    else:
+    has_classes = layout.has_class_axis(shape)
+    if has_classes is None:
         raise ModelError(
-            f'{spec.path}: output "{spec.output}" must be class scores per pixel, (N, K, h, w), got shape {shape}'
+            f'{spec.path}: output "{spec.output}" must be class scores per pixel, {layout.named("K")}, got shape {shape}'
         )
+    classes, spatial = (layout.channels(shape), layout.spatial(shape)) if has_classes else (1, shape[1:])
     if classes != expected:
         raise ContractError(
             f"{spec.contract_origin}: the model gives {classes} scores per pixel, and the contract's task "

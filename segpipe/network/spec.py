@@ -17,13 +17,14 @@ from segpipe.contract import (
     contract_of_metadata,
     read_contract,
 )
-from segpipe.errors import ContractError, ModelError, SettingsError, one_line
+from segpipe.errors import ContractError, ModelError, SettingsError, SourceError, one_line
+from segpipe.geometry.layout import Layout
 from segpipe.geometry.windows import Tiling
 from segpipe.network.device import Kind, Options, Room, check_runtime, resolve_device
 from segpipe.network.ending import Ending, ending_of
 from segpipe.network.form import check_graph, score_count
 from segpipe.network.signature import TensorSpec, signature
-from segpipe.network.template import lines_to_write
+from segpipe.network.template import IMAGE_TILE, VOLUME_TILE, lines_to_write
 from segpipe.settings import BlendOn, Settings
 from segpipe.storage.content import told
 
@@ -40,6 +41,7 @@ class ModelSpec:
     contract: Contract
     contract_origin: str
     tiling: Tiling
+    """Of a case with the network's spatial axes; ``tiling_of`` gives that of any case."""
     blend_on: BlendOn
     batch: int
     device: Kind
@@ -63,6 +65,24 @@ class ModelSpec:
     def batch_shape(self) -> tuple[int, ...]:
         """Shape of a batch as the pipeline holds it: ``(batch, channels, *tile)``."""
         return (self.batch, self.contract.channel_count, *self.tiling.tile)
+
+    def tiling_of(self, shape: Sequence[int]) -> Tiling:
+        """The tiling of a case of this shape: of a volume for a network of images, single slices along its first axis.
+
+        Raises:
+            SourceError: the case has too few axes, or too many.
+        """
+        layout = self.contract.layout
+        if len(shape) == layout.ndim:
+            return self.tiling
+        if not layout.is_volume and len(shape) == 3:
+            return self.tiling.sliced()
+        if layout.is_volume and len(shape) == 2:
+            raise SourceError(
+                f"a model of volumes needs volumes, got an image of {by(shape)} and the model {self.path} of layout "
+                f'"{layout}": take a model of images, or give all slices as one file, such as .nii.gz'
+            )
+        raise SourceError(f"a case must have 2 spatial axes, or 3 for a volume, got {by(shape)}: give one image or volume")
 
 
 def read_spec(settings: Settings) -> ModelSpec:
@@ -141,7 +161,7 @@ def find_contract(settings: Settings, proto: onnx.ModelProto) -> tuple[Contract,
     metadata = {p.key: p.value for p in proto.metadata_props}
     inputs, outputs = signature(proto)
     channels = inputs[0].shape[1] if inputs and len(inputs[0].shape) == 4 else None
-    contract = contract_of_metadata(metadata, channels, score_count(outputs[0], "NCHW") if outputs else None)
+    contract = contract_of_metadata(metadata, channels, score_count(outputs[0], Layout.NCHW) if outputs else None)
     if contract is None:
         raise ContractError(lines_to_write(settings.model, proto))
     if METADATA_KEY not in metadata and contract.task == "multiclass" and ending_of(proto, outputs[0].name).is_open:
@@ -158,9 +178,7 @@ def _check_channels(image: TensorSpec, contract: Contract, path: Path) -> None:
         raise ContractError(
             f'{path}: input "{image.name}" must have {rank} axes for layout "{contract.layout}", got {image}'
         )
-    if contract.ndim != 2:
-        raise ContractError(f'layout "{contract.layout}" is for volumes, which this version does not read: use NCHW or NHWC')
-    channels = image.shape[-1 if contract.layout == "NHWC" else 1]
+    channels = contract.layout.channels(image.shape)
     if channels is not None and channels != contract.channel_count:
         raise ContractError(
             f"the contract's channels must be the model's, got {contract.channel_count} in the contract "
@@ -186,11 +204,12 @@ def by(sizes: Sequence[int]) -> str:
 def resolve_tiling(settings: Settings, contract: Contract, image: TensorSpec, path: Path) -> Tiling:
     """Tile, overlap and align per axis from flags, the contract and the model's fixed sizes, in that order."""
     ndim = contract.ndim
-    fixed = image.shape[1:-1] if contract.layout == "NHWC" else image.shape[2:]
+    fixed = contract.layout.spatial(image.shape)
     asked = _spread(settings.tile, ndim, "tile") or contract.axes("tile", ndim)
     if asked is None and None in fixed:
         raise ContractError(
-            f"{path} takes tiles of any size, so the contract must name one: add tile = [512, 512], or give --tile"
+            f"{path} takes tiles of any size, so the contract must name one: add tile = "
+            f"{[VOLUME_TILE if contract.layout.is_volume else IMAGE_TILE] * ndim}, or give --tile"
         )
     tile = asked or tuple(n for n in fixed if n is not None)
     if any(f is not None and f != t for f, t in zip(fixed, tile, strict=True)):

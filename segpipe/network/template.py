@@ -11,8 +11,9 @@ import onnx
 
 from segpipe.contract import DEFAULT_ALIGN, deepness_values
 from segpipe.errors import ContractError
+from segpipe.geometry.layout import Layout, likely_layout
 from segpipe.network.ending import Ending, ending_of
-from segpipe.network.form import check_graph, layout_of, score_count
+from segpipe.network.form import check_graph, score_count
 from segpipe.network.signature import TensorSpec, signature
 
 WIDEST = 110
@@ -23,22 +24,24 @@ LISTED = 4
 
 SHARED = 4
 
+IMAGE_TILE, VOLUME_TILE = 512, 96
+"""Pixels along each axis of a tile, where neither the file nor its metadata names any."""
+
 NOTED = 28
 """Column of comments."""
 
 
 def check_rank(path: Path, inputs: Sequence[TensorSpec]) -> None:
-    """A model without a contract must take images, or a template would lead nowhere.
+    """A model without a contract must take images or volumes, or a template would lead nowhere.
 
     Raises:
-        ContractError: it takes volumes, or no image.
+        ContractError: it takes neither.
     """
-    rank = len(inputs[0].shape) if inputs else 0
-    if rank == 5:
-        raise ContractError(f"{path} takes volumes, {inputs[0]}, which this version does not read: only images")
-    if rank != 4:
+    if (len(inputs[0].shape) if inputs else 0) not in (4, 5):
         taken = ", ".join(map(str, inputs)) or "nothing"
-        raise ContractError(f"{path} must take a batch of images, (N, channels, h, w) or (N, h, w, channels), got {taken}")
+        layouts = " or ".join(layout.named("channels") for layout in (Layout.NCHW, Layout.NHWC))
+        volumes = " or ".join(layout.named("channels") for layout in (Layout.NCDHW, Layout.NDHWC))
+        raise ContractError(f"{path} must take a batch of images, {layouts}, or of volumes, {volumes}, got {taken}")
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class _Seen:
 
     image: TensorSpec
     outputs: Sequence[TensorSpec]
-    layout: str
+    layout: Layout
     scores: int | None
     ending: Ending
     known: dict[str, Any]
@@ -55,15 +58,15 @@ class _Seen:
 
     @property
     def channels(self) -> int | None:
-        return self.image.shape[-1 if self.layout == "NHWC" else 1]
+        return self.layout.channels(self.image.shape)
 
     @property
     def tile(self) -> list[int]:
-        sizes = self.image.shape[1:-1] if self.layout == "NHWC" else self.image.shape[2:]
+        sizes = self.layout.spatial(self.image.shape)
         if None not in sizes:
             return [n for n in sizes if n is not None]
-        tile = list(self.known.get("tile") or [512, 512])
-        return tile * 2 if len(tile) == 1 else tile
+        tile = list(self.known.get("tile") or [VOLUME_TILE if self.layout.is_volume else IMAGE_TILE])
+        return tile * self.layout.ndim if len(tile) == 1 else tile
 
     @property
     def task(self) -> str:
@@ -103,13 +106,13 @@ def lines_to_write(path: Path, proto: onnx.ModelProto) -> str:
 
 
 def _seen(proto: onnx.ModelProto, image: TensorSpec, outputs: Sequence[TensorSpec]) -> _Seen:
-    layout = layout_of(image.shape)
+    layout = likely_layout(image.shape)
     scores = score_count(outputs[0], layout) or _inferred_count(proto, layout)
     known = deepness_values({p.key: p.value for p in proto.metadata_props}, None, scores)
     return _Seen(image, outputs, layout, scores, ending_of(proto, outputs[0].name), known)
 
 
-def _inferred_count(proto: onnx.ModelProto, layout: str) -> int | None:
+def _inferred_count(proto: onnx.ModelProto, layout: Layout) -> int | None:
     """Scores per pixel of the first output by shape inference, where the file leaves them out."""
     try:
         inferred = onnx.shape_inference.infer_shapes(proto)
@@ -121,15 +124,19 @@ def _inferred_count(proto: onnx.ModelProto, layout: str) -> int | None:
 def _image_lines(seen: _Seen) -> list[str]:
     channels = seen.channels or 3
     count = "the file leaves their number open; " * (seen.channels is None)
-    lines = [_line(f"channels = {channels}", f'{count}or their names in the model\'s order, such as ["B04", ...]')]
-    if seen.layout == "NHWC" or None in (seen.image.shape[1], seen.image.shape[-1]):
-        lines.append(_line(f'layout = "{seen.layout}"', f'where the channels of {seen.image} are: "NCHW" or "NHWC"'))
+    example = "T1" if seen.layout.is_volume else "B04"
+    lines = [_line(f"channels = {channels}", f'{count}or their names in the model\'s order, such as ["{example}", ...]')]
+    if seen.layout != Layout.NCHW or None in (seen.image.shape[1], seen.image.shape[-1]):
+        either = " or ".join(f'"{layout}"' for layout in Layout if layout.ndim == seen.layout.ndim)
+        lines.append(_line(f'layout = "{seen.layout}"', f"where the channels of {seen.image} are: {either}"))
     if seen.image.is_integer:
         return [
             *lines,
             _line('scaling = "graph"', f"it takes {seen.image.dtype} and scales them itself"),
             'normalize = "none"',
         ]
+    if seen.layout.is_volume:
+        return [*lines, _line('normalize = "zscore"', 'of each case; or "minmax", "none", or "fixed" with mean and std')]
     return [
         *lines,
         _line(f"scale = {1 / 255:.6f}", "x = pixel * scale + offset"),
@@ -141,10 +148,21 @@ def _image_lines(seen: _Seen) -> list[str]:
 
 def _tile_lines(seen: _Seen) -> list[str]:
     tile = seen.tile
+    align = math.gcd(DEFAULT_ALIGN, *tile)
+    axes = "planes, rows and columns" if seen.layout.is_volume else "rows and columns"
     return [
-        _line(f"tile = {tile}", "rows and columns" + " that it was trained on" * (None in seen.image.shape[1:])),
-        f"overlap = {[t // 4 for t in tile]}",
-        _line(f"align = {math.gcd(DEFAULT_ALIGN, *tile)}", "total stride of the network"),
+        _line(f"tile = {tile}", axes + " that it was trained on" * (None in seen.image.shape[1:])),
+        f"overlap = {[min(t // 4, t - align) for t in tile]}",
+        _line(f"align = {align}", "total stride of the network"),
+        *(_volume_lines() if seen.layout.is_volume else ()),
+    ]
+
+
+def _volume_lines() -> list[str]:
+    """What a contract of a network of volumes may say of their grid."""
+    return [
+        _line("# spacing = [1.0, 1.0, 1.0]", "mm along each axis, where it was trained on volumes of one spacing"),
+        _line('# orientation = "RAS"', "the side that the index of each axis grows towards: R or L, A or P, S or I"),
     ]
 
 

@@ -110,7 +110,7 @@ class _Host:
         """The network's own output for a tile, or for several in a batch that is filled up."""
         spec = self.spec
         batch = np.concatenate([batch, np.repeat(batch[-1:], max(0, spec.batch - len(batch)), axis=0)])
-        batch = np.moveaxis(batch, 1, -1) if spec.contract.layout == "NHWC" else batch
+        batch = batch.transpose(spec.contract.layout.from_first)
         (raw,) = self._session.run([spec.output], {spec.input: np.ascontiguousarray(batch, dtype=spec.input_dtype)})
         return np.asarray(raw)
 

@@ -44,7 +44,10 @@ class Model(Protocol):
     def arrays(self) -> Arrays: ...
 
     def score(self, tiles: Sequence[Tile]) -> Array:
-        """Scores ``(tiles, classes, *tile)`` of at most a batch of tiles that have pixels."""
+        """Scores ``(tiles, classes, *tile)`` of at most a batch of tiles that have pixels.
+
+        Here ``tile`` is the network's: of a network of images, without the axis of length 1 that slices of a volume have.
+        """
 
     def shrink(self) -> bool:
         """Go on with half the batch, as ``spec`` then says; False where that is no help."""
@@ -163,7 +166,6 @@ class HostModel:
     ) -> None:
         self.spec, self._options = spec, options
         self._session = open_session(str(spec.path), "cpu", arena, spec.threads)
-        self._layout_last = spec.contract.layout == "NHWC"
         self._dtype = np.dtype(spec.input_dtype)
         # one batch, empty or of a trial: the shape of what comes decides what is needed to bring it to full size
         found = self.raw(np.zeros(spec.batch_shape, self._dtype) if trial is None else trial)
@@ -173,11 +175,12 @@ class HostModel:
 
     def score(self, tiles: Sequence[Tile]) -> NDArray[np.float32]:
         """A short batch is filled up, so that the network sees one shape."""
-        pixels, size = [tile.pixels for tile in tiles], self.spec.batch
-        if len(pixels) == 1 == size and pixels[0] is not None:
+        size, shape = self.spec.batch, self.spec.batch_shape[1:]
+        pixels = [tile.pixels.reshape(shape) for tile in tiles if tile.pixels is not None]
+        if len(pixels) == 1 == size:
             return self(pixels[0][None])
         batch = np.zeros(self.spec.batch_shape, np.float32)
-        np.stack([own for own in pixels if own is not None], out=batch[: len(pixels)])
+        np.stack(pixels, out=batch[: len(pixels)])
         return self(batch)[: len(pixels)]
 
     def shrink(self) -> bool:
@@ -197,9 +200,7 @@ class HostModel:
 
     def raw(self, batch: NDArray[Any]) -> NDArray[Any]:
         """The network's own output, whatever comes behind it."""
-        if self._layout_last:
-            batch = np.moveaxis(batch, 1, -1)
-        batch = np.ascontiguousarray(batch, dtype=self._dtype)
+        batch = np.ascontiguousarray(batch.transpose(self.spec.contract.layout.from_first), dtype=self._dtype)
         try:
             (scores,) = self._session.run([self.spec.output], {self.spec.input: batch}, self._options)
         except Exception as error:  # noqa: BLE001 - onnxruntime raises classes of its own that share no base

@@ -63,7 +63,6 @@ class BoundModel:
         self.spec = spec
         self.arrays = DeviceArrays(self.lane, LAG_BATCHES * spec.batch)
         self._dtype = torch_type(np.dtype(spec.input_dtype))
-        self._last = spec.contract.layout == "NHWC"
         self._graph = read_model(spec.path)
         with self.arrays.here():
             terms = self._terms()
@@ -108,23 +107,24 @@ class BoundModel:
 
     def _scaled(self, tiles: Sequence[Tile]) -> Tensor:
         scaling, invalid = tiles[0].scaling, self._invalid(tiles)
-        with self._pixels.send([tile.pixels for tile in tiles if tile.pixels is not None]) as sent:
+        shape = self.spec.batch_shape[1:]
+        with self._pixels.send([tile.pixels.reshape(shape) for tile in tiles if tile.pixels is not None]) as sent:
             return sent.to(torch.float32, copy=True) if scaling is None else scaled(sent, scaling, invalid, self.arrays)
 
     def _invalid(self, tiles: Sequence[Tile]) -> Tensor | None:
         """Masks ``(tiles, *tile)`` on the device, also for what comes later; None where all pixels are valid."""
         if all(tile.invalid is None for tile in tiles):
             return None
-        clear = np.zeros(self.spec.tiling.tile, np.bool_)
-        with self._masks.send([clear if tile.invalid is None else tile.invalid for tile in tiles]) as sent:
+        shape = self.spec.tiling.tile
+        clear = np.zeros(shape, np.bool_)
+        with self._masks.send([clear if tile.invalid is None else tile.invalid.reshape(shape) for tile in tiles]) as sent:
             masks = sent.clone()
         for tile, mask in zip(tiles, masks, strict=True):
-            tile.invalid = None if tile.invalid is None else mask
+            tile.invalid = None if tile.invalid is None else mask.reshape(tile.invalid.shape)
         return masks
 
     def _given(self, image: Tensor) -> Tensor:
-        image = image.movedim(1, -1) if self._last else image
-        return image.to(self._dtype).contiguous()
+        return image.permute(self.spec.contract.layout.from_first).to(self._dtype).contiguous()
 
     def shrink(self) -> bool:
         """Go on with half the batch, or less where that has no memory either; False where there is nothing less."""
@@ -230,8 +230,7 @@ def _numpy_type(tensor: Tensor) -> Any:
 
 def free_sizes(graph: onnx.ModelProto, spec: ModelSpec) -> dict[str, int]:
     """Sizes for the named free axes of the input."""
-    batch, channels, *tile = spec.batch_shape
-    shape = (batch, *tile, channels) if spec.contract.layout == "NHWC" else spec.batch_shape
+    shape = spec.contract.layout.shape(spec.batch_shape)
     (image,) = (value for value in graph.graph.input if value.name == spec.input)
     axes = zip(image.type.tensor_type.shape.dim, shape, strict=True)
     return {axis.dim_param: size for axis, size in axes if axis.dim_param}

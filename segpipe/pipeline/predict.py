@@ -56,7 +56,12 @@ def _scored(model: Model, batch: Batch) -> list[Tile]:
 
 
 def weighted(scores: Array, tile: Tile, arrays: Arrays) -> Array:
-    """Scores ``(classes, *tile)`` times the weights of their window, in place; done here, beside the model, in parallel."""
+    """A network's scores times the weights of their window, in place, shape ``(classes, *tile)`` of the case's tiling.
+
+    Done here, beside the model, in parallel.
+    """
     assert tile.sheet is not None
-    scores *= arrays.weights(tile.sheet.weights).of(tile.index)
+    weights = arrays.weights(tile.sheet.weights).of(tile.index)
+    scores = scores.reshape(len(scores), *weights.shape)
+    scores *= weights
     return scores

@@ -156,7 +156,7 @@ def open_sheet(
     source = open_source(case, model.contract, overrides)
     try:
         _check_pixels(case, source, model)
-        cover = Cover(source.grid.shape, model.tiling)
+        cover = cover_of(case, source.grid.shape, model)
         refuse_large_case(case.path, cover, model, source.block, memory)
         told = source.notes if part is None else ()  # the record is of the case
         notes = [*told, *check_spacing(case.path, source.grid, model.contract)]
@@ -174,6 +174,18 @@ def open_sheet(
     raw = model.device != "cpu"
     seen, asked = (files, tuple(notes), cover, opened, part, room, raw), tuple(asked_names(source.files))
     return source, Sheet(source.grid, source.picture, *seen, place=place, scene=source.scene, asked=asked)
+
+
+def cover_of(case: Case, shape: tuple[int, ...], model: ModelSpec) -> Cover:
+    """The windows of a case of this shape.
+
+    Raises:
+        SourceError: it is an image and the model is of volumes.
+    """
+    try:
+        return Cover(shape, model.tiling_of(shape))
+    except SourceError as error:
+        raise SourceError(f"{case.path}: {error}") from None
 
 
 def row_of(cover: Cover, windows: Part) -> tuple[int, ...]:

@@ -70,6 +70,11 @@ def open_networks(settings: TuneSettings) -> list[Network]:
         ContractError: their labels do not mean the same.
     """
     networks = [_open(settings, path) for path in (settings.model, *settings.also)]
+    if any(network.spec.contract.layout.is_volume for network in networks):
+        raise ContractError(
+            f'tune is for images so far, got {settings.model} of layout "{networks[0].spec.contract.layout}": compare runs '
+            "of segpipe run with other --tile and --overlap"
+        )
     first, *others = networks
     for other in others:
         if _meaning(other) != _meaning(first):
@@ -83,7 +88,7 @@ def open_networks(settings: TuneSettings) -> list[Network]:
 def _open(settings: TuneSettings, path: Path) -> Network:
     spec = try_out(read_spec(settings.of_run(path)))
     (shape,) = [tensor.shape for tensor in signature(read_model(path))[0] if tensor.name == spec.input]
-    sizes = shape[1:-1] if spec.contract.layout == "NHWC" else shape[2:]
+    sizes = spec.contract.layout.spatial(shape)
     return Network(spec, free_size=not any(sizes), free_batch=shape[0] is None and _keeps_scores(spec, settings))
 
 

@@ -119,13 +119,15 @@ def survey(cases: Sequence[Case], spec: ModelSpec, overrides: Overrides) -> list
     """Shapes of some of the cases, evenly over all.
 
     Raises:
-        SourceError: one does not fit the model.
+        SourceError, InputError: one does not fit the model, or is a volume.
     """
     shapes = []
     for case in cases[:: max(1, len(cases) // SURVEYED)][:SURVEYED]:
         source, sheet = open_sheet(case, spec, overrides)
         with closing(source):
             warn_of_findings(case, source, spec.contract)
+        if len(sheet.grid.shape) != len(spec.tiling.tile):
+            raise InputError(f"tune is for images so far, got a volume, {case.path}: give slices of it as images")
         shapes.append(sheet.grid.shape)
     return shapes
 

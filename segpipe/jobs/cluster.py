@@ -168,7 +168,6 @@ def connected(run: Run, workers: int) -> Iterator["Client"]:
             yield client
         return
     with (
-        _own_environment(),
         _started(workers, settings.dashboard, [] if run.model.device == "cpu" else gpus()) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
@@ -281,8 +280,15 @@ def check_threads(run: Run, address: str, threads: int) -> None:
         )
 
 
-def _started(workers: int, dashboard: str, devices: list[str]) -> "LocalCluster":
-    """Workers of this machine; one that is lost before it has a place in the cluster takes all down, and they start anew."""
+@contextmanager
+def _started(workers: int, dashboard: str, devices: list[str]) -> "Iterator[LocalCluster]":
+    """Workers of this machine, which end with the block."""
+    with _own_environment(), _start(workers, dashboard, devices) as cluster:
+        yield cluster
+
+
+def _start(workers: int, dashboard: str, devices: list[str]) -> "LocalCluster":
+    """Start workers; one that is lost before it has a place in the cluster takes all down, and they start anew."""
     for _ in range(STARTS - 1):
         try:
             return _started_once(workers, dashboard, devices)

@@ -1,0 +1,1 @@
+"""NIfTI volumes, read by nibabel's headers."""

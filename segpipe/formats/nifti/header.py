@@ -1,0 +1,314 @@
+"""The header of a NIfTI file, held against the rules of the format before a voxel is believed."""
+
+import gzip
+import math
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import nibabel
+import numpy as np
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+
+from segpipe.errors import SourceError, one_line
+from segpipe.geometry.voxel_grid import VoxelGrid, furthest_apart, matrix_rows, shear
+
+PLAIN, PACKED = ".nii", ".nii.gz"
+
+LARGEST_HEADER = 540
+"""Bytes of a NIfTI-2 header; one of NIfTI-1 has 348."""
+
+MAGIC = {348: (344, b"n+1\0", 352), 540: (4, b"n+2\0", 544)}
+"""By the size of a header: where its magic is, what it is, and where voxels may begin."""
+
+PAIR = {348: b"ni1\0", 540: b"ni2\0"}
+
+MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 1e-3}
+"""By the code of a unit of length: unknown, metres, millimetres, micrometres."""
+
+UNITS = {1: "m", 3: "um"}
+
+DTYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
+"""By NIfTI's code of a data type, those that are one real number a voxel."""
+
+OTHER_TYPES = {
+    1: "1-bit voxels",
+    32: "complex voxels",
+    128: "RGB colours",
+    1536: "floats of 128 bits",
+    1792: "complex voxels",
+    2048: "complex voxels",
+    2304: "RGBA colours",
+}
+
+APART = 0.5
+"""Voxels by which two descriptions of one place may differ: quaternions of float32 are off by a tenth over 512 voxels."""
+
+SIZE_APART = 0.01
+"""Share by which pixdim and the lengths of the steps of sform may differ."""
+
+SEVERAL = "take one out: fslroi, or nibabel's img.slicer[..., n]"
+UNPLACED = (
+    "the file does not say how it lies (sform_code and qform_code are 0): left and right are taken as nibabel takes them, "
+    "and other readers may differ"
+)
+
+KEEP_ONE = "keep the one that is right, and set the other's code to 0: nibabel's img.set_qform(None, 0), or set_sform"
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """What a NIfTI file says of its one volume; axes slowest first, ``(k, j, i)``."""
+
+    path: str
+    header: Any
+    """Of nibabel, as it is in the file."""
+    stored: np.dtype[Any]
+    """Type of a voxel in the file, in its byte order."""
+    offset: int
+    """Bytes before the first voxel, of the unpacked file."""
+    packed: bool
+    grid: VoxelGrid
+    scale: tuple[float, float] = (1.0, 0.0)
+    """Slope and intercept; 1 and 0 where the file has none."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.grid.shape
+
+    @property
+    def end(self) -> int:
+        """Bytes of the unpacked file."""
+        return self.offset + math.prod(self.shape) * self.stored.itemsize
+
+    @property
+    def slack(self) -> int:
+        """Bytes behind the last voxel from which on the header names fewer slices than the file has."""
+        return math.prod(self.shape) // max(self.shape) * self.stored.itemsize
+
+
+@contextmanager
+def source_errors(path: str) -> Iterator[None]:
+    """Tell in words what is wrong with a file of this machine, or with its gzip stream."""
+    try:
+        yield
+    except EOFError:
+        raise SourceError(f"{path} is cut: its gzip stream ends before its trailer: copy it again") from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise SourceError(f"{path} is damaged: its gzip stream does not decode: {one_line(error)}: copy it again") from None
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def is_packed(path: str | Path) -> bool:
+    """By its first two bytes: a name may say anything."""
+    with Path(path).open("rb") as stream:
+        return stream.read(2) == b"\x1f\x8b"
+
+
+def opened(path: str, *, packed: bool) -> IO[bytes] | gzip.GzipFile:
+    """The bytes of a file, unpacked."""
+    return gzip.open(path) if packed else Path(path).open("rb")
+
+
+def read_volume(path: str) -> Volume:
+    """What a file says of its volume.
+
+    Raises:
+        SourceError: it is no volume that can be labelled, or contradicts itself.
+    """
+    with source_errors(path):
+        packed = is_packed(path)
+        with opened(path, packed=packed) as stream:
+            head = stream.read(LARGEST_HEADER)
+        size = None if packed else os.stat(path).st_size  # noqa: PTH116
+    volume = _audited(path, head, packed=packed)
+    if size is not None:
+        check_length(volume, size)
+    return volume
+
+
+def check_length(volume: Volume, size: int) -> None:
+    """The file must be as long as its header says.
+
+    Raises:
+        SourceError: it is shorter, or longer by a slice or more, so that its header has lost some.
+    """
+    says = f"its header says {' x '.join(map(str, reversed(volume.shape)))} voxels of {volume.stored.itemsize} bytes"
+    if size < volume.end:
+        raise SourceError(
+            f"{volume.path} is cut: {says}, which end at byte {volume.end:,}, and it has {size:,}: copy it again"
+        )
+    if size - volume.end >= volume.slack:
+        raise SourceError(
+            f"{volume.path} contradicts itself: {says}, which end at byte {volume.end:,}, and it goes on to byte {size:,}: "
+            "see dim of its header"
+        )
+
+
+def _audited(path: str, head: bytes, *, packed: bool) -> Volume:
+    header, offset = _parsed(path, head)
+    shape = _shape(path, header)
+    stored = _type(path, header)
+    _check_pixdim(path, header)
+    unit = _unit(path, header)
+    affine, notes = _affine(path, header, shape, unit)
+    code = int(header["xyzt_units"]) & 0x07
+    if code == 0:
+        notes.append("the file names no unit of length (xyzt_units): mm is taken")
+    elif code in UNITS:
+        notes.append(f"lengths of the file are in {UNITS[code]}; they are mm here and in the tables")
+    grid = VoxelGrid(shape, matrix_rows(affine))
+    if (off := shear(grid)) > APART:
+        raise SourceError(
+            f"{path}: axes must be at right angles, and one is sheared by {off:.3g} voxels over the volume, "
+            "as a tilted gantry does: resample it to such a grid first"
+        )
+    return Volume(path, header, stored, offset, packed, grid, _scale(path, header), tuple(notes))
+
+
+def _parsed(path: str, head: bytes) -> tuple[Any, int]:
+    """The header, and where voxels begin. What nibabel would mend on the way is left as it is."""
+    kind = next((n for n in MAGIC if int.from_bytes(head[:4], "little") == n or int.from_bytes(head[:4], "big") == n), None)
+    if kind is None or len(head) < kind:
+        raise SourceError(f"{path} is no NIfTI file: its first number must be 348 or 540, the size of its header")
+    at, magic, least = MAGIC[kind]
+    found = head[at : at + 4]
+    if found == PAIR[kind]:
+        raise SourceError(f"{path} is the header of a pair, whose voxels lie in another file: convert both to one .nii")
+    if found != magic:
+        raise SourceError(f"{path} is no NIfTI file: its magic must be {magic!r}, got {found!r}; ANALYZE is not supported")
+    family: Any = nibabel.Nifti1Header if kind == 348 else nibabel.Nifti2Header
+    header = family(head[:kind], check=False)
+    offset = float(header["vox_offset"])
+    if not (math.isfinite(offset) and offset >= least and offset == int(offset)):
+        raise SourceError(f"{path}: vox_offset must be a whole number, {least} or more, got {offset:g}")
+    return header, int(offset)
+
+
+def _shape(path: str, header: Any) -> tuple[int, ...]:
+    """Voxels per axis, slowest first; axes of one element behind the third are dropped."""
+    rank, *sizes = (int(n) for n in header["dim"])
+    if not 1 <= rank <= 7 or min(sizes[:rank]) < 1:
+        raise SourceError(f"{path}: dim must hold the number of axes, 1 to 7, and their sizes, got {[rank, *sizes]}")
+    if rank > 3 and max(sizes[3:rank]) > 1:
+        times = " x ".join(map(str, sizes[3:rank]))
+        raise SourceError(f"{path} must hold one volume, and holds {times} of them: {SEVERAL}")
+    i, j, k = (*sizes[: min(rank, 3)], 1, 1)[:3]
+    return k, j, i
+
+
+def _type(path: str, header: Any) -> np.dtype[Any]:
+    code, bits = int(header["datatype"]), int(header["bitpix"])
+    if code not in DTYPES:
+        what = OTHER_TYPES.get(code, f"data type {code}")
+        raise SourceError(f"{path}: a voxel must be one integer or float of at most 64 bits, and the file has {what}")
+    dtype = np.dtype(DTYPES[code])
+    if bits != 8 * dtype.itemsize:
+        raise SourceError(f"{path} contradicts itself: its data type is {dtype}, and bitpix must be that, got {bits}")
+    return dtype.newbyteorder(header.endianness)
+
+
+def _check_pixdim(path: str, header: Any) -> None:
+    """Every reader makes something else of a size of 0 or less."""
+    rank = min(int(header["dim"][0]), 3)
+    sizes = [float(n) for n in header["pixdim"][1 : 1 + rank]]
+    if not all(math.isfinite(n) and n > 0 for n in sizes):
+        listed = ", ".join(f"{n:g}" for n in sizes)
+        raise SourceError(
+            f"{path}: pixdim, the size of a voxel, must be above 0, got {listed}: "
+            "set it with nibabel's img.header.set_zooms, as the scanner had it"
+        )
+
+
+def _unit(path: str, header: Any) -> float:
+    code = int(header["xyzt_units"]) & 0x07
+    if code not in MILLIMETRES:
+        raise SourceError(f"{path}: the unit of length must be m, mm or um (xyzt_units 1, 2, 3), got {code}")
+    return MILLIMETRES[code]
+
+
+def _affine(path: str, header: Any, shape: tuple[int, ...], unit: float) -> tuple[NDArray[np.float64], list[str]]:
+    """From ``(k, j, i, 1)`` to mm, by sform, else qform, else pixdim alone.
+
+    Raises:
+        SourceError: there are two that differ, of which every reader takes another.
+    """
+    codes = int(header["sform_code"]), int(header["qform_code"])
+    told: dict[str, NDArray[np.float64]] = {}
+    if codes[0] > 0:
+        told["sform"] = _usable(path, _of_mm(header.get_sform(), unit))
+    if codes[1] > 0:
+        told["qform"] = _usable(path, _of_mm(_quaternion(path, header.get_qform), unit))
+    if not told:
+        return _of_mm(header.get_base_affine(), unit), [UNPLACED]
+    if len(told) == 2:
+        _check_agreement(path, told["sform"], told["qform"], codes, shape)
+    if "sform" in told:
+        _check_sizes(path, header, told["sform"], unit)
+    return next(iter(told.values())), []
+
+
+def _of_mm(affine: NDArray[np.float64], unit: float) -> NDArray[np.float64]:
+    """Scaled to mm, its columns from ``(i, j, k)`` to ``(k, j, i)``."""
+    scaled = np.array(affine, np.float64)
+    scaled[:3] *= unit
+    return scaled[:, [2, 1, 0, 3]]
+
+
+def _usable(path: str, affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    if not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
+        raise SourceError(f"{path}: the affine must be of finite numbers and invertible, got {_told(affine)}")
+    return affine
+
+
+def _quaternion(path: str, read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except (HeaderDataError, ValueError) as error:
+        raise SourceError(f"{path}: its qform is none: {one_line(error)}: set its code to 0, or mend it") from None
+
+
+def _check_agreement(
+    path: str, sform: NDArray[np.float64], qform: NDArray[np.float64], codes: tuple[int, int], shape: tuple[int, ...]
+) -> None:
+    voxel = float(np.linalg.norm(sform[:3, :3], axis=0).min())
+    apart = furthest_apart(sform, qform, shape)
+    if not apart <= APART * voxel:
+        raise SourceError(
+            f"{path}: sform and qform must agree, and differ by {apart:.4g} mm at a corner; readers take one or the other. "
+            f"sform (code {codes[0]}) is {_told(sform)}, qform (code {codes[1]}) is {_told(qform)}: {KEEP_ONE}"
+        )
+
+
+def _told(affine: NDArray[np.float64]) -> str:
+    """Rows of an affine from ``(i, j, k)``, as other programs print it."""
+    return str([[round(float(n), 4) for n in row] for row in affine[:3][:, [2, 1, 0, 3]]])
+
+
+def _check_sizes(path: str, header: Any, sform: NDArray[np.float64], unit: float) -> None:
+    rank = min(int(header["dim"][0]), 3)
+    sizes = np.array(header["pixdim"][1 : 1 + rank], np.float64) * unit
+    steps = np.linalg.norm(sform[:3, :3], axis=0)[::-1][:rank]
+    if not (np.abs(sizes / np.where(steps > 0, steps, 1) - 1) <= SIZE_APART).all():
+        raise SourceError(
+            f"{path}: pixdim and sform must give voxels one size, got {' x '.join(f'{n:.4g}' for n in sizes)} and "
+            f"{' x '.join(f'{n:.4g}' for n in steps)} mm: readers take one or the other, set pixdim with "
+            "nibabel's img.header.set_zooms"
+        )
+
+
+def _scale(path: str, header: Any) -> tuple[float, float]:
+    """Slope and intercept. A slope of 0, and one that is no number, as nibabel writes, mean none."""
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or math.isnan(slope):
+        return 1.0, 0.0
+    if not math.isfinite(slope) or not math.isfinite(intercept):
+        raise SourceError(f"{path}: scl_slope and scl_inter must be finite, got {slope:g} and {intercept:g}")
+    return slope, intercept

@@ -1,0 +1,71 @@
+"""An array in a file, read and written in boxes; unlike a mapped one, damage and a full disk are errors and no signals."""
+
+import errno
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.geometry.windows import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Voxels:
+    """A C-ordered array ``(k, j, i)`` from a place in an open file on; any number of threads may read it."""
+
+    file: int
+    """Descriptor."""
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    """With its byte order."""
+    offset: int = 0
+
+    def read(self, box: Window) -> NDArray[Any]:
+        """The voxels of a box, of its shape, in this machine's byte order.
+
+        Raises:
+            OSError: the file is shorter than the array, or cannot be read.
+        """
+        columns = slice(box.start[2], box.stop[2])
+        planes = [self._rows(plane, box)[:, columns] for plane in range(box.start[0], box.stop[0])]
+        return np.stack(planes).astype(self.dtype.newbyteorder("="), copy=False)
+
+    def write(self, box: Window, values: NDArray[Any]) -> None:
+        """Put values of the shape of a box there; one thread at a time."""
+        whole = box.shape[2] == self.shape[2]
+        for plane, part in zip(range(box.start[0], box.stop[0]), values, strict=True):
+            rows = part if whole else self._rows(plane, box)
+            if not whole:
+                rows[:, box.start[2] : box.stop[2]] = part
+            self._put(np.ascontiguousarray(rows, self.dtype), self._place(plane, box.start[1]))
+
+    def _rows(self, plane: int, box: Window) -> NDArray[Any]:
+        """The rows of a plane that a box touches, in full width."""
+        rows, width = box.shape[1], self.shape[2]
+        found = np.empty((rows, width), self.dtype)
+        self._fill(found.data.cast("B"), self._place(plane, box.start[1]))
+        return found
+
+    def _place(self, plane: int, row: int) -> int:
+        return self.offset + (plane * self.shape[1] + row) * self.shape[2] * self.dtype.itemsize
+
+    def _fill(self, buffer: memoryview, at: int) -> None:
+        while buffer:
+            count = os.preadv(self.file, [buffer], at)
+            if not count:
+                raise OSError(errno.EIO, "it has become shorter while it was read")
+            buffer, at = buffer[count:], at + count
+
+    def _put(self, rows: NDArray[Any], at: int) -> None:
+        data = rows.data.cast("B")
+        while data:
+            count = os.pwrite(self.file, data, at)
+            data, at = data[count:], at + count
+
+    @property
+    def end(self) -> int:
+        """Bytes up to the end of the array."""
+        return self.offset + math.prod(self.shape) * self.dtype.itemsize

@@ -1,0 +1,163 @@
+"""Where the voxels of a volume lie: an affine in mm, and how its axes were turned from those of the file."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.geometry.windows import Window
+
+Rows = tuple[tuple[float, float, float, float], ...]
+"""The upper three rows of a 4 x 4 matrix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turned:
+    """A permutation and flips of stored axes, without loss.
+
+    Axis ``a`` of a turned array is axis ``order[a]`` of the stored one, reversed where ``flipped[a]``.
+    """
+
+    order: tuple[int, ...]
+    flipped: tuple[bool, ...]
+
+    def array(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """A view of ``(..., *stored axes)`` with its last axes turned."""
+        lead = stored.ndim - len(self.order)
+        turned = stored.transpose(*range(lead), *(lead + axis for axis in self.order))
+        flipped: NDArray[Any] = turned[self._flips]
+        return flipped
+
+    def back(self, turned: NDArray[Any]) -> NDArray[Any]:
+        """The inverse of ``array``."""
+        lead = turned.ndim - len(self.order)
+        flipped: NDArray[Any] = turned[self._flips]
+        return flipped.transpose(*range(lead), *(lead + int(axis) for axis in np.argsort(self.order)))
+
+    @property
+    def _flips(self) -> tuple[Any, ...]:
+        return (..., *(slice(None, None, -1 if flip else 1) for flip in self.flipped))
+
+    def shape(self, stored: Sequence[int]) -> tuple[int, ...]:
+        return tuple(stored[axis] for axis in self.order)
+
+    def window_back(self, window: Window, shape: Sequence[int]) -> Window:
+        """The box of the stored array that a box of the turned array of this shape shows."""
+        start, stop = [0] * len(self.order), [0] * len(self.order)
+        for axis, flip, a, b, size in zip(self.order, self.flipped, window.start, window.stop, shape, strict=True):
+            start[axis], stop[axis] = (size - b, size - a) if flip else (a, b)
+        return Window(tuple(start), tuple(stop))
+
+
+AS_STORED = Turned((0, 1, 2), (False, False, False))
+
+
+@dataclass(frozen=True, slots=True)
+class VoxelGrid:
+    """Axes of a volume, slowest first, and their place in the world; x, y, z increase to right, anterior and superior."""
+
+    shape: tuple[int, ...]
+    """Voxels per axis, as they are handed out."""
+    rows: Rows
+    """From an index ``(k, j, i)`` of these axes, and 1, to x, y, z in mm."""
+    turned: Turned = AS_STORED
+    """What made these axes of those of the file."""
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """Shape ``(4, 4)``."""
+        return np.vstack([np.array(self.rows, np.float64), [0, 0, 0, 1]])
+
+    @property
+    def unit(self) -> str:
+        return "mm"
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Distance between neighbours along each axis, in mm."""
+        return tuple(map(float, np.linalg.norm(self.affine[:3, :3], axis=0)))
+
+    @property
+    def cell(self) -> float:
+        """Size of a voxel in mm3."""
+        return abs(float(np.linalg.det(self.affine[:3, :3])))
+
+    def world(self, index: NDArray[np.float64]) -> NDArray[np.float64]:
+        """x, y, z in mm, ``(..., 3)``, of indices ``(..., 3)``; a whole index is the centre of its voxel."""
+        affine = self.affine
+        return np.asarray(np.asarray(index, np.float64) @ affine[:3, :3].T + affine[:3, 3])
+
+    def turn(self, turned: Turned) -> "VoxelGrid":
+        """This grid, as the file has it, with other axes; every voxel stays where it is."""
+        permuted = np.zeros((4, 4))
+        permuted[3, 3] = 1
+        for axis, (stored, flip) in enumerate(zip(turned.order, turned.flipped, strict=True)):
+            permuted[stored, axis] = -1 if flip else 1
+            permuted[stored, 3] = self.shape[stored] - 1 if flip else 0
+        return VoxelGrid(turned.shape(self.shape), matrix_rows(self.affine @ permuted), turned)
+
+    def __str__(self) -> str:
+        return f"{' x '.join(f'{n:.4g}' for n in self.spacing)} mm, {self.directions}"
+
+    @property
+    def directions(self) -> str:
+        """Three letters: the direction in which the index of each axis increases, or nearest to it, such as ``RAS``."""
+        return "".join(
+            "LPI"[axis] if flip else "RAS"[axis] for axis, flip in zip(*closest_axes(self.affine[:3, :3]), strict=True)
+        )
+
+
+def matrix_rows(matrix: NDArray[np.float64]) -> Rows:
+    """The upper three rows, as numbers that compare and pickle."""
+    first, second, third = (tuple(map(float, row)) for row in matrix[:3])
+    return first, second, third  # type: ignore[return-value]
+
+
+def closest_axes(matrix: NDArray[np.float64]) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """For each column the axis of the world that it is nearest to, each once, and whether it runs against it.
+
+    Of all six assignments the one with the largest sum of squared cosines; so no tie depends on rounding alone, but for
+    axes at exactly 45 degrees.
+    """
+    cosines = matrix / np.linalg.norm(matrix, axis=0)
+    orders = [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
+    best = max(orders, key=lambda order: sum(cosines[axis, column] ** 2 for column, axis in enumerate(order)))
+    return best, tuple(bool(cosines[axis, column] < 0) for column, axis in enumerate(best))
+
+
+def turned_to(grid: VoxelGrid, letters: str) -> Turned:
+    """What makes axes that increase towards these directions of those of a grid.
+
+    >>> grid = VoxelGrid((4, 5, 6), ((0, 0, 1, 0), (0, 1, 0, 0), (1, 0, 0, 0)))
+    >>> grid.directions, turned_to(grid, "LAS")
+    ('SAR', Turned(order=(2, 1, 0), flipped=(True, False, False)))
+    """
+    axes, against = closest_axes(grid.affine[:3, :3])
+    wanted = [("RL".find(c), "AP".find(c), "SI".find(c)) for c in letters]
+    order, flipped = [], []
+    for places in wanted:
+        world = next(axis for axis, place in enumerate(places) if place >= 0)
+        stored = axes.index(world)
+        order.append(stored)
+        flipped.append(against[stored] != bool(places[world]))
+    return Turned(tuple(order), tuple(flipped))
+
+
+def shear(grid: VoxelGrid) -> float:
+    """By how many voxels the far end of an axis lies off the one at right angles to the others, at most."""
+    steps = grid.affine[:3, :3]
+    lengths = np.linalg.norm(steps, axis=0)
+    cosines = np.abs((steps / lengths).T @ (steps / lengths))
+    np.fill_diagonal(cosines, 0)
+    extents = lengths * np.array(grid.shape)
+    return float((cosines * extents[:, None] / lengths[None, :]).max())
+
+
+def furthest_apart(one: NDArray[np.float64], other: NDArray[np.float64], shape: Sequence[int]) -> float:
+    """Largest distance in mm between the places that two affines give a corner of a volume."""
+    corners = np.array([[*((n - 1) * bit for n, bit in zip(shape, bits, strict=True)), 1] for bits in np.ndindex(2, 2, 2)])
+    apart = (one - other)[:3] @ corners.T
+    return math.sqrt(float((apart**2).sum(axis=0).max()))

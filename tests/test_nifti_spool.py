@@ -1,0 +1,133 @@
+"""Packed volumes are read to their last byte, unpacked once, into TMPDIR, and leave nothing there."""
+
+import gzip
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import volumes
+
+from segpipe.errors import SourceError
+from segpipe.formats.nifti import spool
+from segpipe.formats.nifti.header import read_volume
+from segpipe.formats.nifti.spool import unpacked
+from segpipe.formats.nifti.voxels import Voxels
+from segpipe.geometry.windows import Window
+
+
+@pytest.fixture
+def spooled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    assert not list(folder.iterdir())
+
+
+def content(path: Path) -> Any:
+    volume = read_volume(str(path))
+    file = unpacked(volume)
+    try:
+        voxels = Voxels(file, volume.shape, volume.stored, volume.offset)
+        return voxels.read(Window((0, 0, 0), volume.shape))
+    finally:
+        os.close(file)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+@pytest.mark.parametrize("dtype", ["u1", "<i2", ">i2", ">f4", "f8"])
+def test_voxels_are_those_that_were_written(tmp_path: Path, spooled: Path, name: str, dtype: str) -> None:
+    data = volumes.voxels(dtype=dtype)
+    header = None if dtype[0] != ">" else volumes.nibabel.Nifti1Header(endianness=">")
+    image = volumes.nibabel.Nifti1Image(data, np.eye(4), header)
+    image.set_data_dtype(dtype)
+    volumes.nibabel.save(image, tmp_path / name)
+    found = content(tmp_path / name)
+    np.testing.assert_array_equal(found, data.T)
+    assert found.dtype == np.dtype(dtype).newbyteorder("=")
+
+
+def test_a_stream_of_several_members_is_one_file(tmp_path: Path, spooled: Path) -> None:
+    plain = volumes.write(tmp_path / "a.nii", volumes.voxels()).read_bytes()
+    (tmp_path / "b.nii.gz").write_bytes(gzip.compress(plain[:1000]) + gzip.compress(plain[1000:]))
+    np.testing.assert_array_equal(content(tmp_path / "b.nii.gz"), volumes.voxels().T)
+
+
+@pytest.mark.parametrize("lost", [1, 7, 8, 9, 1500])
+def test_a_stream_that_is_cut_is_refused(tmp_path: Path, spooled: Path, lost: int) -> None:
+    path = volumes.write(tmp_path / "a.nii.gz", volumes.voxels())
+    path.write_bytes(path.read_bytes()[:-lost])
+    with pytest.raises(SourceError, match=r"a.nii.gz is cut: its gzip stream ends before its trailer"):
+        content(path)
+
+
+@pytest.mark.parametrize(("at", "message"), [(-8, "CRC check failed"), (-1, "Incorrect length"), (-900, "does not decode")])
+def test_a_stream_with_one_wrong_byte_is_refused(tmp_path: Path, spooled: Path, at: int, message: str) -> None:
+    path = volumes.write(tmp_path / "a.nii.gz", volumes.voxels())
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0x10
+    path.write_bytes(data)
+    with pytest.raises(SourceError, match=f"is damaged: its gzip stream does not decode.*{message}|{message}"):
+        content(path)
+
+
+def test_what_is_inside_must_be_as_long_as_its_header_says(tmp_path: Path, spooled: Path) -> None:
+    path = volumes.write(tmp_path / "a.nii.gz", volumes.voxels(), dim=[3, 11, 13, 6, 1, 1, 1, 1])
+    with pytest.raises(SourceError, match="contradicts itself"):
+        content(path)
+    path = volumes.write(tmp_path / "b.nii.gz", volumes.voxels(), dim=[3, 11, 13, 8, 1, 1, 1, 1])
+    with pytest.raises(SourceError, match="is cut"):
+        content(path)
+
+
+def test_a_bomb_is_not_unpacked_to_its_end(tmp_path: Path, spooled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = volumes.write(tmp_path / "a.nii", volumes.voxels()).read_bytes()
+    (tmp_path / "b.nii.gz").write_bytes(gzip.compress(plain + bytes(2**26)))
+    monkeypatch.setattr(spool, "CHUNK", 2**16)
+    read = []
+    monkeypatch.setattr(spool, "opened", lambda path, packed: Counting(Path(path), read))
+    with pytest.raises(SourceError, match="contradicts itself"):
+        content(tmp_path / "b.nii.gz")
+    assert sum(read) < 2**19
+
+
+class Counting:
+    def __init__(self, path: Path, read: list[int]) -> None:
+        self.stream, self.seen = gzip.GzipFile(path), read
+
+    def read(self, size: int) -> bytes:
+        data: bytes = self.stream.read(size)
+        self.seen.append(len(data))
+        return data
+
+    def __enter__(self) -> "Counting":
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.stream.close()
+
+
+def test_a_full_tmpdir_is_named(tmp_path: Path, spooled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = volumes.write(tmp_path / "a.nii.gz", volumes.voxels())
+    with monkeypatch.context() as patch:
+        patch.setattr(spool.shutil, "disk_usage", lambda folder: volumes.Room(10))
+        with pytest.raises(SourceError, match=r"takes 2,354 bytes unpacked, and .* has 10 free"):
+            content(path)
+
+    monkeypatch.setattr(spool, "_unnamed", lambda volume, folder: volumes.Full())
+    with pytest.raises(SourceError, match="make room there, or set TMPDIR"):
+        content(path)
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path: Path) -> None:
+    path = volumes.write(tmp_path / "a.nii", volumes.voxels())
+    volume = read_volume(str(path))
+    file = unpacked(volume)
+    os.truncate(path, 1000)
+    with pytest.raises(OSError, match="has become shorter"):
+        Voxels(file, volume.shape, volume.stored, volume.offset).read(Window((0, 0, 0), volume.shape))
+    os.close(file)

@@ -21,6 +21,7 @@ from segpipe.pipeline.read import open_sheet, scaling_of
 from segpipe.results.areas import Areas
 from segpipe.results.output import mask_style
 from segpipe.results.records import Run
+from segpipe.results.statistics import Box
 from segpipe.settings import load_settings
 from segpipe.storage.folder import Folder
 
@@ -52,7 +53,7 @@ def _measure(run: Run, case: Case, spent: Seconds) -> None:
             _timed(spent, "weight", np.multiply, scores, sheet.weights.of(index), scores)
             sums = _timed(spent, "blend", strip.add, index, scores)[:, : window.shape[0], : window.shape[1]]
             labels, _ = _timed(spent, "decide", decision.labels, sums, None, None)
-            _timed(spent, "count", areas.add, window, labels)
+            _timed(spent, "count", areas.add, Box(window, labels))
             _timed(spent, "write", sink.write, window, labels)
     _timed(spent, "finish", sink.finish)
 

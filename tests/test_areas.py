@@ -22,6 +22,7 @@ from segpipe.contract import Contract
 from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.windows import Window
 from segpipe.results.areas import Areas
+from segpipe.results.statistics import Box
 
 WGS84 = Geod(ellps="WGS84")
 UTM_CORNER = (500_000, 5_400_000)
@@ -34,8 +35,8 @@ def table_of(labels: NDArray[Any], grid: RasterGrid, cuts: Any = None, **changes
     areas = Areas(grid, Contract(**{**contract(), **changes}))
     for rows, cols in cuts or [((0, labels.shape[-2]), (0, labels.shape[-1]))]:
         window = Window((rows[0], cols[0]), (rows[1], cols[1]))
-        areas.add(window, labels[..., slice(*rows), slice(*cols)])
-    return {row["class_name"]: row for row in areas.table()}
+        areas.add(Box(window, labels[..., slice(*rows), slice(*cols)]))
+    return {row["class_name"]: row for row in areas.rows()}
 
 
 def named(count: int) -> list[dict[str, Any]]:
@@ -323,11 +324,11 @@ def test_counts_are_those_of_every_pixel_put_into_its_cell(data):
     positions = rng.integers(0, len(values), [b - a for a, b in zip(start, stop, strict=True)])
     if data.draw(st.booleans()):
         positions[:] = positions[0, 0]  # a whole cell of one class
-    areas.add(Window(tuple(start), tuple(stop)), values[positions][None])
-    expected = np.zeros_like(areas.counts)
+    areas.add(Box(Window(tuple(start), tuple(stop)), values[positions][None]))
+    expected = np.zeros_like(areas.state["counts"])
     rows, cols = (np.arange(a, b) // side for a, b, side in zip(start, stop, areas._cell, strict=True))
     np.add.at(expected[0], (rows[:, None], cols[None], positions), 1)
-    np.testing.assert_array_equal(areas.counts, expected)
+    np.testing.assert_array_equal(areas.state["counts"], expected)
 
 
 def test_multilabel_classes_overlap():

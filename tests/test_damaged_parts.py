@@ -184,7 +184,7 @@ def test_the_counts_of_a_part_can_be_opened_as_any_npz(half, again, same):
     (path,) = parts(half, "000001.npz")
     assert zipfile.ZipFile(path).testzip() is None
     with np.load(path) as stored:
-        assert stored["counts"].sum() > 0
+        assert stored["areas/counts"].sum() > 0
 
 
 @pytest.mark.parametrize("damage", [truncate, empty, zeros], ids=lambda damage: damage.__name__)

@@ -115,7 +115,7 @@ def test_counts_of_areas_do_not_grow_with_a_grid_of_coarse_pixels():
         (14_616, 34_704), rasterio.CRS.from_epsg(6933), rasterio.transform.from_origin(-17_367_530, 7_314_540, 1000, 1000)
     )
     areas = Areas(grid, parse_contract(contract(3, 5), "test"))
-    assert areas._counts.nbytes <= COUNT_BYTES
+    assert areas.state["counts"].nbytes <= COUNT_BYTES
 
 
 def test_nodata_of_all_bands_together_is_what_gdal_says(raster, run_serial, tmp_path):

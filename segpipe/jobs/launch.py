@@ -27,7 +27,8 @@ from segpipe.pipeline.infer import try_out
 from segpipe.process.environment import settle
 from segpipe.process.machine import processors
 from segpipe.results.parts import FOLDER, forget_parts, has_parts, parts_folder
-from segpipe.results.records import Run, device_kind, done_cases, record_name, storable, versions, write_areas
+from segpipe.results.records import Run, device_kind, done_cases, record_name, storable, versions
+from segpipe.results.tables import write_areas
 from segpipe.settings import Settings
 from segpipe.storage import Store
 from segpipe.storage.files import output_errors

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from segpipe.contract import Contract
 from segpipe.geometry.grid import Grid
-from segpipe.geometry.windows import Window
+from segpipe.results.statistics import Box, Row, State
 
 MOST_BYTE = 255
 FEW = 10
@@ -22,6 +22,7 @@ FEW = 10
 (measured)."""
 COUNT_BYTES = 2**26
 """Room for the counts of a case; cells grow until they fit, so that memory does not grow with the case."""
+MM3_PER_ML = 1000
 Float = NDArray[np.float64]
 
 
@@ -33,24 +34,30 @@ def _in_cells(start: int, stop: int, side: int) -> tuple[int, NDArray[np.intp]]:
     return first, edges
 
 
-def _in_each(present: NDArray[np.bool_], rows: NDArray[np.intp], cols: NDArray[np.intp]) -> NDArray[np.int64]:
-    """How often it is true in each cell. Cells are summed along the axis that has fewer, in bytes, which is what is fast."""
-    if len(rows) > len(cols):
-        return _in_each(present.T, cols, rows).T
-    edges = np.unique([*rows, *range(0, len(present), MOST_BYTE)])
-    ends = [*edges[1:], len(present)]
-    sums = [np.add.reduce(present[a:b].view(np.uint8), axis=0, dtype=np.uint8) for a, b in zip(edges, ends, strict=True)]
-    of_cols = np.add.reduceat(np.stack(sums), cols, axis=1, dtype=np.int64)
-    return np.asarray(np.add.reduceat(of_cols, np.searchsorted(edges, rows), axis=0))
+def _in_each(present: NDArray[np.bool_], edges: Sequence[NDArray[np.intp]]) -> NDArray[np.int64]:
+    """How often it is true in each cell. The axis with the fewest cells is summed first, in bytes, which is what is fast."""
+    first = min(range(present.ndim), key=lambda axis: (len(edges[axis]), present.shape[axis] == 1))
+    if first:
+        others = [edges[first], *edges[:first], *edges[first + 1 :]]
+        return np.moveaxis(_in_each(np.moveaxis(present, first, 0), others), 0, first)
+    starts = np.unique([*edges[0], *range(0, len(present), MOST_BYTE)])
+    ends = [*starts[1:], len(present)]
+    sums = np.stack(
+        [np.add.reduce(present[a:b].view(np.uint8), axis=0, dtype=np.uint8) for a, b in zip(starts, ends, strict=True)]
+    )
+    for axis, own in enumerate(edges[1:], 1):
+        sums = np.add.reduceat(sums, own, axis=axis, dtype=np.int64)
+    return np.asarray(np.add.reduceat(sums, np.searchsorted(starts, edges[0]), axis=0, dtype=np.int64))
 
 
-def _of_each(positions: NDArray[Any], rows: NDArray[np.intp], cols: NDArray[np.intp], count: int) -> NDArray[np.int64]:
+def _of_each(positions: NDArray[Any], edges: Sequence[NDArray[np.intp]], count: int) -> NDArray[np.int64]:
     """How often each position is in each cell, in one go: the time does not grow with the positions."""
-    lengths = [np.diff(edges, append=n) for edges, n in zip((rows, cols), positions.shape, strict=True)]
-    row, col = (np.repeat(np.arange(len(edges)), own) for edges, own in zip((rows, cols), lengths, strict=True))
-    index = (row[:, None] * len(cols) + col) * count + positions
-    found = np.bincount(index.ravel(), minlength=len(rows) * len(cols) * count)
-    return found.reshape(len(rows), len(cols), count)
+    cells = tuple(map(len, edges))
+    index = np.zeros((), np.intp)
+    for own, size in zip(edges, positions.shape, strict=True):
+        index = index[..., None] * len(own) + np.repeat(np.arange(len(own)), np.diff(own, append=size))
+    found = np.bincount((index * count + positions).ravel(), minlength=math.prod(cells) * count)
+    return found.reshape(*cells, count)
 
 
 def _present(positions: NDArray[Any], count: int) -> Sequence[int]:
@@ -76,11 +83,6 @@ class Areas:
         self._counts = np.zeros((bands, *self._cells, len(self._ids) + 1), np.int64)
 
     @property
-    def counts(self) -> NDArray[np.int64]:
-        """Elements per band, cell along each axis, and position in the table; those of parts of a case add up to its own."""
-        return self._counts
-
-    @property
     def _cells(self) -> tuple[int, ...]:
         return tuple(-(-size // side) for size, side in zip(self._shape, self._cell, strict=True))
 
@@ -94,23 +96,29 @@ class Areas:
         lookup[self._ids] = np.arange(len(self._ids))
         return lookup
 
-    def merge(self, counts: NDArray[np.int64]) -> None:
-        """Add what another job has counted of the same case."""
-        self._counts += counts
+    @property
+    def state(self) -> State:
+        """Elements per band, cell along each axis, and position in the table."""
+        return {"counts": self._counts}
 
-    def add(self, window: Window, labels: NDArray[Any]) -> None:
-        """Count labels of shape ``window.shape``, or ``(classes, *window.shape)`` for a multilabel model."""
+    def merge(self, state: State) -> None:
+        """Add what another job has counted of the same case."""
+        self._counts += state["counts"]
+
+    def add(self, box: Box) -> None:
+        """Count the labels of a box."""
+        window = box.window
         axes = [_in_cells(*axis) for axis in zip(window.start, window.stop, self._cell, strict=True)]
-        (first_row, rows), (first_col, cols) = axes
-        where = np.s_[first_row : first_row + len(rows), first_col : first_col + len(cols)]
-        for counts, band in zip(self._counts, labels.reshape(-1, *window.shape), strict=True):
+        edges = [own for _, own in axes]
+        where = tuple(slice(first, first + len(own)) for first, own in axes)
+        for counts, band in zip(self._counts, box.labels.reshape(-1, *window.shape), strict=True):
             positions = self._position(band)
             present = _present(positions, count := len(self._ids) + 1)
             if len(present) > FEW:
-                counts[where] += _of_each(positions, rows, cols, count)
+                counts[where] += _of_each(positions, edges, count)
                 continue
             for k in present:
-                counts[(*where, k)] += _in_each(positions == k, rows, cols)
+                counts[(*where, k)] += _in_each(positions == k, edges)
 
     def _position(self, labels: NDArray[Any]) -> NDArray[Any]:
         position = np.minimum(labels, len(self._ids)) if self._lookup is None else labels
@@ -132,10 +140,11 @@ class Areas:
         size = math.fsum(size or 0.0 for _, size in amounts)
         return sum(pixels for pixels, _ in amounts), size / self._measure.per_unit if self._measure else None
 
-    def table(self) -> list[dict[str, Any]]:
-        """One row per class and one for nodata: pixels, area in ha and share of the valid area.
+    def rows(self) -> list[Row]:
+        """One row per class and one for nodata: pixels, area or volume in the grid's unit, and share of what is valid.
 
-        Without ground the area is None, the unit ``px``, and the share that of the valid pixels.
+        Where the grid measures nothing the area is None, the unit ``px``, and the share that of the valid pixels. Volumes
+        have millilitres, too.
         """
         if self._contract.task == "multilabel":
             named = [(c, self._amount(band, 1)) for band, c in enumerate(self._contract.mask_classes)]
@@ -153,7 +162,7 @@ class Areas:
         size = math.fsum((counts * self._sizes).ravel()) if self._measure else None
         return int(counts.sum()), size
 
-    def _row(self, class_id: int | None, name: str, amount: tuple[int, float | None], valid: float) -> dict[str, Any]:
+    def _row(self, class_id: int | None, name: str, amount: tuple[int, float | None], valid: float) -> Row:
         pixels, size = amount
         share = (pixels if size is None else size) / valid if valid else None
         return {
@@ -164,7 +173,13 @@ class Areas:
             "share": None if share is None else float(f"{share:.6f}"),
         }
 
-    def _measured(self, size: float | None) -> dict[str, Any]:
+    def _measured(self, size: float | None) -> Row:
         if size is None or self._measure is None:
             return {"area": None, "unit": "px"}
-        return {"area": float(f"{size / self._measure.per_unit:.10g}"), "unit": self._measure.unit}
+        row = {"area": _rounded(size / self._measure.per_unit), "unit": self._measure.unit}
+        return row | {"ml": _rounded(size / MM3_PER_ML)} if self._measure.unit == "mm3" else row
+
+
+def _rounded(amount: float) -> float:
+    """To ten digits, which is more than any grid is known to."""
+    return float(f"{amount:.10g}")

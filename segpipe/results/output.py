@@ -28,10 +28,10 @@ from segpipe.formats.raster.style import Color, Style, palette, parse_color
 from segpipe.geometry.windows import Part, Window
 from segpipe.pipeline.decide import Decided
 from segpipe.pipeline.labels import CONFIDENCE_NODATA, CONFIDENCE_TOP, Decision
-from segpipe.pipeline.read import CHANGED, Sheet
-from segpipe.results.areas import Areas
+from segpipe.pipeline.read import CHANGED, Sheet, open_source
 from segpipe.results.parts import Tally, part_files, read_tally, write_tally
 from segpipe.results.records import Record, Run, device_kind, read_record, record_name, style_name, targets
+from segpipe.results.tables import Statistics
 from segpipe.storage.files import output_errors
 from segpipe.storage.ownership import is_own_style
 from segpipe.timing.spans import span
@@ -62,11 +62,13 @@ S = TypeVar("S", bound=Sink)
 
 
 class Layers(Generic[S]):
-    """A mask, a confidence if asked for, and the areas, from finished boxes in any order."""
+    """A mask, a confidence if asked for, and statistics, from finished boxes in any order."""
 
-    def __init__(self, sheet: Sheet, run: Run, mask: Callable[[Decision], S], confidence: Callable[[Decision], S]) -> None:
+    def __init__(
+        self, statistics: Statistics, run: Run, mask: Callable[[Decision], S], confidence: Callable[[Decision], S]
+    ) -> None:
         self.decision = Decision(run.model.contract, run.model.blend_on)
-        self.areas = Areas(sheet.grid, run.model.contract)
+        self.statistics = statistics
         self.inferred = 0
         self.mask = mask(self.decision)
         self.confidence: S | None = None
@@ -86,14 +88,21 @@ class Layers(Generic[S]):
         self.inferred += box.inferred
         self.mask.write(box.window, box.labels)
         with span("count"):
-            self.areas.add(box.window, box.labels)
+            self.statistics.add(box)
         if self.confidence is not None and box.confidence is not None:
             self.confidence.write(box.window, box.confidence)
 
     def discard(self) -> None:
         """Leave nothing half-written."""
+        self.statistics.close()
         for sink in self.sinks:
             sink.discard()
+
+
+def _statistics(case: Case, sheet: Sheet, run: Run) -> Statistics:
+    """Of a case, which is opened again for those that ask for its pixels."""
+    contract, overrides = run.model.contract, run.settings.overrides
+    return Statistics(sheet.grid, contract, lambda: open_source(case, contract, overrides))
 
 
 class PartOutput:
@@ -105,7 +114,7 @@ class PartOutput:
         self.warnings: tuple[str, ...] = ()  # those of the case, when it is joined
         self._output, self._counts, self._opened, self._batch = output, files.counts, sheet.opened, batch
         self._layers = Layers(
-            sheet,
+            _statistics(case, sheet, run),
             run,
             lambda decision: PartSink(output, files.mask, box, mask_style(decision, run)),
             lambda decision: PartSink(output, files.confidence, box, confidence_style(decision)),
@@ -114,10 +123,11 @@ class PartOutput:
 
     def finish(self) -> None:
         """Give every file its name, the counts last."""
+        self._layers.statistics.close()
         check_unchanged(self._case, self._sheet)
         digests = tuple(sink.finish() for sink in self._layers.sinks)
         seconds = time.time() - self._opened
-        tally = Tally(self._layers.areas.counts, self._layers.inferred, seconds, self._batch, digests)
+        tally = Tally(self._layers.statistics.states, self._layers.inferred, seconds, self._batch, digests)
         write_tally(self._output, self._counts, tally)
 
 
@@ -130,7 +140,7 @@ class CaseOutput:
         self._seconds = 0.0
         self._batches: set[int] = set()
         self._layers = Layers(
-            sheet,
+            _statistics(case, sheet, run),
             run,
             lambda decision: self._sink("", decision, mask_style(decision, run)),
             lambda decision: self._sink(".confidence", decision, confidence_style(decision)),
@@ -161,13 +171,14 @@ class CaseOutput:
         for sink, name, digest in zip(self._layers.sinks, (files.mask, files.confidence), tally.digests, strict=False):
             for window, values in read_part(self._output, name, box, digest):
                 sink.write(window, values)
-        self._layers.areas.merge(tally.counts)
+        self._layers.statistics.merge(tally.states)
         self._layers.inferred += tally.inferred
         self._seconds += tally.seconds
         self._batches.add(tally.batch)
 
     def finish(self) -> None:
         """Give every file its name, the record last."""
+        self._layers.statistics.close()
         check_unchanged(self._case, self._sheet)
         record, sinks = record_name(self._case), self._layers.sinks
         before = read_record(self._output, self._case)
@@ -200,7 +211,7 @@ class CaseOutput:
 
     def _record(self, outputs: list[str]) -> Record:
         grid, model, layers = self._sheet.grid, self._run.model, self._layers
-        valid = layers.areas.valid()
+        valid = layers.statistics.areas.valid()
         scene = {"scene": told} if (told := brief(self._sheet.scene)) else {}
         return {
             "case": self._case.name,
@@ -225,7 +236,7 @@ class CaseOutput:
             "nodata": layers.decision.nodata,
             "notes": [*self._sheet.notes, *self._sheet.warnings, *([] if valid[0] else ["no pixel is valid"])],
             "valid": dict(zip(("pixels", "hectares"), valid, strict=True)),
-            "areas": layers.areas.table(),
+            **layers.statistics.rows(),
         }
 
 

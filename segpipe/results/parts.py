@@ -4,7 +4,8 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -21,6 +22,8 @@ from segpipe.geometry.windows import Part
 from segpipe.messages.redact import cleaned, without_secrets
 from segpipe.network.scaling import Scaling
 from segpipe.results.records import Run, device_kind
+from segpipe.results.statistics import State
+from segpipe.results.tables import STATISTICS
 from segpipe.storage import Store
 from segpipe.storage.files import output_errors
 from segpipe.storage.retry import is_passing
@@ -29,7 +32,7 @@ FOLDER = ".parts"
 """Of the output, hidden: a folder per case while its parts are made."""
 
 
-FORM = 3
+FORM = 4
 """Of what a part leaves; those of another are made again."""
 
 
@@ -73,6 +76,7 @@ def cut_key(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[int
         "model": run.model.sha256,
         "settings": run.label_settings,
         "confidence": run.settings.confidence,
+        "statistics": sorted(STATISTICS),
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
@@ -169,7 +173,8 @@ def forget_part(output: Store, case: Case, number: int) -> None:
 class Tally:
     """What a part has counted, and by what its rasters are known."""
 
-    counts: NDArray[np.int64]
+    states: Mapping[str, State]
+    """What each statistic has counted, by name."""
     inferred: int
     seconds: float
     batch: int
@@ -181,7 +186,10 @@ class Tally:
 def write_tally(output: Store, name: str, tally: Tally) -> None:
     """The last word of a part: with it, the part is done. Its own digest is at its end, where ``zipfile`` passes it over."""
     stream = io.BytesIO()
-    np.savez_compressed(stream, **vars(tally))
+    states = {f"{name}/{key}": values for name, state in tally.states.items() for key, values in state.items()}
+    told = {"inferred": tally.inferred, "seconds": tally.seconds, "batch": tally.batch, "digests": tally.digests}
+    arrays: dict[str, Any] = {**states, **told}
+    np.savez_compressed(stream, allow_pickle=False, **arrays)
     data = stream.getvalue()
     output.write(name, data + hashlib.sha256(data).digest())
 
@@ -204,7 +212,16 @@ def read_tally(output: Store, name: str) -> Tally:
         raise DamagedPartError(f"{output.path(name)} is damaged: it is not as it was written")
     with np.load(io.BytesIO(data)) as stored:
         numbers = (int(stored["inferred"]), float(stored["seconds"]), int(stored["batch"]))
-        return Tally(stored["counts"], *numbers, tuple(map(str, stored["digests"])))
+        return Tally(_states(stored), *numbers, tuple(map(str, stored["digests"])))
+
+
+def _states(stored: Mapping[str, NDArray[Any]]) -> dict[str, State]:
+    states = defaultdict[str, State](dict)
+    for name in stored:
+        statistic, _, key = name.partition("/")
+        if key:
+            states[statistic][key] = stored[name]
+    return states
 
 
 def _scaling_name(case: Case) -> str:

@@ -1,6 +1,5 @@
 """What a run leaves beside its masks: a record per case and the table of areas; and what they say of work done before."""
 
-import csv
 import logging
 import math
 import platform
@@ -21,7 +20,6 @@ from segpipe.formats.cases import Case, Failure, Found
 from segpipe.formats.identity import Beside
 from segpipe.formats.raster.gdal import any_name, gdal_errors, gdal_options
 from segpipe.formats.raster.origin import is_same_input
-from segpipe.messages.printable import one_row
 from segpipe.messages.redact import cleaned
 from segpipe.network.device import gpu_facts, told
 from segpipe.network.spec import ModelSpec
@@ -346,13 +344,3 @@ def records(output: Store, cases: Iterable[Case]) -> Iterator[Record]:
         record = read_record(output, case)
         if record is not None:
             yield record
-
-
-def write_areas(output: Store, cases: Iterable[Case]) -> None:
-    """Write ``areas.csv``, row by row; an empty field says that there is no such figure."""
-    with output.writing("areas.csv") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(AREA_COLUMNS)
-        for record in records(output, cases):
-            name = one_row(record["case"])  # one line a row, for whatever reads it line by line
-            writer.writerows([name, *map(row.get, AREA_COLUMNS[1:])] for row in record["areas"])

@@ -132,7 +132,7 @@ def clean(scenes: Path) -> Path:
 def test_the_scenes_need_what_the_environment_could_take(scenes, clean):
     """GDAL itself sees something else under single options: the comparison below is no empty one."""
     records = {path.stem: json.loads(path.read_text()) for path in clean.glob("*.json") if path.name != "run.json"}
-    assert {n for n, r in records.items() if r["valid"]["hectares"] is None} == {"picture", "points"}
+    assert {n for n, r in records.items() if r["valid"]["unit"] == "px"} == {"picture", "points"}
     assert records["mask"]["valid"]["pixels"] < 600 * 700
     assert records["sidecar"]["valid"]["pixels"] < 600 * 700
     with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"), rasterio.open(scenes / "in/mask.tif") as dataset:

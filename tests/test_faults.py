@@ -189,7 +189,7 @@ def test_metadata_of_another_kind_is_told(metadata, message, raster, segpipe, tm
 
 
 def test_somebody_elses_json_is_no_record(raster, tmp_path):
-    keys = ["segpipe", "input", "model", "settings", "confidence", "outputs", "valid", "areas", "case"]
+    keys = ["segpipe", "input", "model", "settings", "confidence", "outputs", "valid", "areas", "statistics", "case"]
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.json").write_text(json.dumps(dict.fromkeys(keys, 7)))
     assert run(scenes(raster, "a"), pixelwise(tmp_path / "m.onnx"), tmp_path / "out").done == ["a"]

@@ -431,10 +431,10 @@ def check_place(record: dict[str, Any], out: Path) -> bool:
         assert mask.crs == source.crs, record
         assert mask.transform.almost_equals(source.transform), record
         assert [(p.row, p.col, p.x, p.y) for p in mask.gcps[0]] == [(p.row, p.col, p.x, p.y) for p in source.gcps[0]]
-        placed = record["valid"]["hectares"] is not None
+        placed = record["valid"]["unit"] == "ha"
         assert placed or mask.driver == "PNG" or any("areas are in pixels" in note for note in record["notes"]), record
         if placed:
-            total = math.fsum(row["area"] for row in record["areas"])
+            total = math.fsum(row["area"] for row in record["statistics"]["areas"])
             outline = geodesic_hectares(source.shape, source.crs.to_wkt(), source.transform)
             noted = any("lies off the Earth" in note for note in record["notes"])
             assert noted or source.name.endswith("world.byte.tif") or total == pytest.approx(outline, rel=1e-5), record

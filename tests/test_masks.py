@@ -420,7 +420,8 @@ def test_the_record_tells_what_was_done(raster, run_serial, tmp_path):
     model = repeater(tmp_path / "m.onnx")
     out = run_serial(tmp_path / "in", model, confidence=True, overlap=64)
     record = json.loads((out / "sub" / "a.json").read_text())
-    assert record["case"] == "sub/a"
+    assert (record["case"], record["schema"]) == ("sub/a", 2)
+    assert record["input"]["grid"] == {"crs": "EPSG:32633"}
     assert record["input"]["path"] == str(source)
     stat = source.stat()
     assert record["input"]["files"] == [{"path": str(source), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}]
@@ -433,7 +434,7 @@ def test_the_record_tells_what_was_done(raster, run_serial, tmp_path):
     assert record["device"]["device"] == "cpu"
     assert len(record["model"]["sha256"]) == hashlib.sha256().digest_size * 2
     counts = [int((pixels == v).sum()) for v in (0, 1, 2, 9)]
-    assert [row["pixels"] for row in record["areas"]] == counts
+    assert [row["pixels"] for row in record["statistics"]["areas"]] == counts
     with (out / "areas.csv").open() as stream:
         rows = list(csv.reader(stream))
     assert rows[0] == ["case", "class_id", "class_name", "pixels", "area", "unit", "share"]

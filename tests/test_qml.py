@@ -12,7 +12,6 @@ from networks import pixelwise
 from test_masks import NAMES, repeater
 
 from segpipe.jobs.launch import carry_out, prepare
-from segpipe.results.records import Record
 from segpipe.settings import load_settings
 
 SAVED_BY_QGIS = {
@@ -23,7 +22,7 @@ SAVED_BY_QGIS = {
 """Elements of the pipe that QGIS 3.18 to 3.40 save of a paletted layer as it is at first, with their attributes."""
 
 
-def record(out: Path) -> Record:
+def record(out: Path) -> dict[str, Any]:
     return dict(json.loads((out / "a.json").read_text()))
 
 

@@ -256,7 +256,7 @@ def test_a_run_gives_the_labels_of_numpy(name, scenes, run_serial, tmp_path):
         else:
             np.testing.assert_array_equal(there[path], here[path])
     told = [json.loads((tmp_path / place / "0.json").read_text()) for place in ("here", "there")]
-    assert told[0]["areas"] == told[1]["areas"]
+    assert told[0]["statistics"] == told[1]["statistics"]
     assert [record["device"]["device"] for record in told] == ["cpu", "cpu-tensors"]
 
 

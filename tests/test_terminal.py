@@ -25,6 +25,7 @@ from segpipe.jobs.tasks import Outcome
 from segpipe.messages import console
 from segpipe.messages.printable import CONTROL, one_row, printable, printable_json
 from segpipe.results.records import write_areas
+from segpipe.results.schema import Amount, Input, Model, Record
 from segpipe.settings import load_settings
 from segpipe.storage.folder import Folder
 from segpipe.terminal import progress as terminal
@@ -60,10 +61,11 @@ def test_control_characters_are_shown_escaped(character):
     assert not CONTROL.search(printable_json(text))
 
 
-def record(case: str, *names: str) -> dict:
+def record(case: str, *names: str) -> Record:
     figures = {"pixels": 1, "area": 1.5, "unit": "ha", "share": 0.5}
     rows = [{"class_id": n, "class_name": name, **figures} for n, name in enumerate(names)]
-    return {"case": case, "valid": {"pixels": 2, "hectares": 3.0}, "areas": rows}
+    source, statistics = Input("/in/a.tif", (1, 2), ()), {"areas": rows}
+    return Record(case, "1", source, Model("0" * 64), {}, False, (), Amount(2, 3.0, "ha"), statistics)
 
 
 def printed(capsys, table, width: int = 200) -> str:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +79,10 @@ class Grid(Protocol):
         """
         ...
 
+    def as_json(self) -> dict[str, Any]:
+        """What a record says of the grid beside its shape, in the terms of its family: ``crs``, or ``affine`` and ``unit``."""
+        ...
+
 
 @dataclass(frozen=True)
 class UniformMeasure:
@@ -110,6 +114,9 @@ class BareGrid:
 
     def world(self, index: Float) -> None:  # noqa: ARG002 - the protocol's
         return None
+
+    def as_json(self) -> dict[str, Any]:
+        return {}
 
 
 def volume_measure(spacing: Sequence[float]) -> UniformMeasure:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from affine import Affine
@@ -73,6 +74,9 @@ class RasterGrid:
             code = self.crs.to_epsg()
             return f"EPSG:{code}" if code else str(self.crs.to_wkt())
         return "ground control points" if self.gcps else "no CRS"
+
+    def as_json(self) -> dict[str, Any]:
+        return {"crs": str(self)}
 
 
 def place_of(grid: RasterGrid) -> Place:

@@ -30,7 +30,8 @@ from segpipe.pipeline.decide import Decided
 from segpipe.pipeline.labels import CONFIDENCE_NODATA, CONFIDENCE_TOP, Decision
 from segpipe.pipeline.read import CHANGED, Sheet, open_source
 from segpipe.results.parts import Tally, part_files, read_tally, write_tally
-from segpipe.results.records import Record, Run, device_kind, read_record, record_name, style_name, targets
+from segpipe.results.records import Run, device_kind, read_record, record_name, style_name, targets
+from segpipe.results.schema import Amount, Input, Model, Record, Values
 from segpipe.results.tables import Statistics
 from segpipe.storage.files import output_errors
 from segpipe.storage.ownership import is_own_style
@@ -191,12 +192,13 @@ class CaseOutput:
         for name in styles:
             self._output.write(name, qgis_style(*_legend(self._run.model.contract)), flush=False)
         # one that a power cut takes is done again: the small need not wait for the disk
-        self._output.write_json(record, self._record(written + styles), flush=math.prod(self._sheet.grid.shape) > SMALL)
+        flush = math.prod(self._sheet.grid.shape) > SMALL
+        self._output.write_json(record, self._record(written + styles).as_json(), flush=flush)
 
     def _forget(self, coming: list[str], before: Record | None) -> None:
         """Remove what an earlier run with other settings wrote of this case and this one will not."""
         for name in targets(self._case):
-            if before is not None and name not in coming and name in before["outputs"] and not self._is_theirs(name):
+            if before is not None and name not in coming and name in before.outputs and not self._is_theirs(name):
                 self._output.remove(name)
 
     def _is_theirs(self, name: str) -> bool:
@@ -204,40 +206,46 @@ class CaseOutput:
         return name == style_name(self._case) and self._output.has(name) and not is_own_style(self._output.read(name))
 
     @property
-    def _device(self) -> Record:
+    def _device(self) -> Values:
         """Where the case was inferred; of parts that were done with different batches, all of these."""
         kind, batches = device_kind(self._run.model), sorted(self._batches)
         return kind | {"batch": batches if len(batches) > 1 else batches[0]} if batches and "batch" in kind else kind
 
     def _record(self, outputs: list[str]) -> Record:
-        grid, model, layers = self._sheet.grid, self._run.model, self._layers
-        valid = layers.statistics.areas.valid()
-        scene = {"scene": told} if (told := brief(self._sheet.scene)) else {}
-        return {
-            "case": self._case.name,
-            "segpipe": __version__,
-            "input": {
-                "path": self._sheet.place,
-                "shape": list(grid.shape),
-                "crs": str(grid),
-                "files": self._sheet.files,
-                **scene,
-            },
-            "model": {"path": str(model.path), "sha256": model.sha256, "contract": model.contract_origin},
-            "settings": self._run.label_settings,
-            "confidence": layers.confidence is not None,
-            "verified": self._run.settings.verify_input,
-            "device": self._device,
-            "windows": len(self._sheet.cover),
-            "inferred": layers.inferred,
-            "seconds": round(time.time() - self._sheet.opened + self._seconds, 3),
-            "outputs": outputs,
-            "sizes": {sink.name: sink.size for sink in layers.sinks},
-            "nodata": layers.decision.nodata,
-            "notes": [*self._sheet.notes, *self._sheet.warnings, *([] if valid[0] else ["no pixel is valid"])],
-            "valid": dict(zip(("pixels", "hectares"), valid, strict=True)),
-            **layers.statistics.rows(),
-        }
+        model, layers = self._run.model, self._layers
+        pixels, area = layers.statistics.areas.valid()
+        measure = self._sheet.grid.measure
+        notes = (*self._sheet.notes, *self._sheet.warnings, *(() if pixels else ("no pixel is valid",)))
+        return Record(
+            case=self._case.name,
+            segpipe=__version__,
+            input=self._input,
+            model=Model(model.sha256, str(model.path), model.contract_origin),
+            settings=self._run.label_settings,
+            confidence=layers.confidence is not None,
+            outputs=tuple(outputs),
+            valid=Amount(pixels, area, measure.unit if measure else "px"),
+            statistics=layers.statistics.rows(),
+            verified=self._run.settings.verify_input,
+            device=self._device,
+            windows=len(self._sheet.cover),
+            inferred=layers.inferred,
+            seconds=round(time.time() - self._sheet.opened + self._seconds, 3),
+            sizes={sink.name: sink.size for sink in layers.sinks},
+            nodata=layers.decision.nodata,
+            notes=notes,
+        )
+
+    @property
+    def _input(self) -> Input:
+        sheet = self._sheet
+        return Input(
+            sheet.place,
+            sheet.grid.shape,
+            tuple(sheet.files),
+            grid=sheet.grid.as_json(),
+            scene=brief(sheet.scene),
+        )
 
 
 def class_colors(contract: Contract) -> dict[int, Color]:

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any
 
 import onnxruntime
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rasterio.io import DatasetReader
 
 from segpipe import __version__
@@ -23,9 +21,10 @@ from segpipe.formats.raster.origin import is_same_input
 from segpipe.messages.redact import cleaned
 from segpipe.network.device import gpu_facts, told
 from segpipe.network.spec import ModelSpec
+from segpipe.results.schema import LaterSchemaError, Record, Values, parse_record
 from segpipe.settings import Settings
 from segpipe.storage import Store
-from segpipe.storage.documents import DocumentError, Text, parse_json
+from segpipe.storage.documents import DocumentError
 from segpipe.storage.files import output_errors
 from segpipe.storage.ownership import is_own_record, is_own_sidecar, is_own_style
 from segpipe.storage.places import store_at
@@ -35,59 +34,10 @@ LOG = logging.getLogger("segpipe")
 
 AREA_COLUMNS = ("case", "class_id", "class_name", "pixels", "area", "unit", "share")
 
-Record = dict[str, Any]
-Count = Annotated[int, Field(ge=0)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
-
-
-class _File(_Strict):
-    path: Text
-
-
-class _Input(_Strict):
-    path: Text
-    shape: Annotated[list[Annotated[int, Field(gt=0)]], Field(min_length=1)]
-    files: list[_File]
-
-
-class _Model(_Strict):
-    sha256: Text
-
-
-class _Valid(_Strict):
-    pixels: Count
-    hectares: float | None
-
-
-class _Area(_Strict):
-    class_id: int | None
-    class_name: Text
-    pixels: Count
-    area: float | None
-    unit: Text
-    share: float | None
-
-
-class _Whole(_Strict):
-    """What a record must say, by whatever version it was written; without it nothing is known of work done."""
-
-    case: Text
-    segpipe: Text
-    input: _Input
-    model: _Model
-    settings: Record
-    confidence: bool
-    outputs: list[Text]
-    valid: _Valid
-    areas: list[_Area]
-
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """All cases x one model x settings -> one output folder; picklable, and all that a worker is told."""
+    """One model and the settings of a run into one output folder; picklable, and all that a worker needs."""
 
     model: ModelSpec
     settings: Settings
@@ -103,7 +53,7 @@ class Run:
         return self.settings.style is not None and (contract.task != "multilabel" or len(contract.classes) == 1)
 
     @property
-    def label_settings(self) -> Record:
+    def label_settings(self) -> Values:
         """The settings that change labels."""
         tiling, bands = self.model.tiling, self.settings.bands
         return {
@@ -119,7 +69,7 @@ class Run:
         }
 
 
-def device_kind(model: ModelSpec) -> Record:
+def device_kind(model: ModelSpec) -> Values:
     """What the same bytes are promised for: equal on every machine where all of this is equal."""
     kind = {
         "device": model.device,
@@ -146,7 +96,7 @@ def _processor() -> str:
     return f"{facts.get('model name', platform.machine())} {widest}"
 
 
-def versions() -> Record:
+def versions() -> Values:
     """Versions of Python, segpipe and the libraries that touch pixels."""
     names = ("onnxruntime-gpu", "onnxruntime", "torch", "onnx", "rasterio", "numpy", "pyproj", "dask", "distributed")
     return {"segpipe": __version__, "python": platform.python_version(), **{n: v for n in names if (v := _version(n))}}
@@ -191,22 +141,36 @@ def _data(output: Store, case: Case) -> bytes | None:
 
 
 def _parsed(data: bytes, case: Case) -> Record | None:
-    """None where it is not the whole record of this case: what it says its files are called leads nowhere else, too."""
+    """None where it is not the whole record of this case: a name of its outputs that leads elsewhere is damage, too."""
     try:
-        record: Record = parse_json(data)
-        told = _Whole.model_validate(record)
-    except (DocumentError, ValidationError):
+        record = parse_record(data)
+    except DocumentError:
         return None
-    return record if told.case == case.name and {*told.outputs} <= {*targets(case)} else None
+    return record if record.case == case.name and _names_own_files(record, case) else None
+
+
+def _names_own_files(record: Record, case: Case) -> bool:
+    return {*record.outputs} <= {*targets(case)} and record.thumbnail in (None, *record.outputs)
 
 
 def _read_or_warn(output: Store, case: Case, warn: Callable[[str], None]) -> Record | None:
-    """The record of a case; a damaged one is named."""
+    """The record of a case; a warning names one that cannot be used."""
     data = _data(output, case)
     record = None if data is None else _parsed(data, case)
     if data is not None and record is None and is_own_record(data):
-        warn(f"warning: {output.path(record_name(case))} is damaged: its case is done again")
+        warn(f"warning: {output.path(record_name(case))} {_defect(data)}: its case is done again")
     return record
+
+
+def _defect(data: bytes) -> str:
+    """Why a record cannot be used."""
+    try:
+        parse_record(data)
+    except LaterSchemaError as error:
+        return str(error)
+    except DocumentError:
+        pass
+    return "is damaged"
 
 
 def is_done(case: Case, run: Run, beside: Beside | None = None, warn: Callable[[str], None] = lambda _: None) -> bool:
@@ -247,12 +211,12 @@ def _is_done(case: Case, run: Run, beside: Beside, warn: Callable[[str], None]) 
     record = _read_or_warn(output, case, warn)
     return (
         record is not None
-        and record["model"].get("sha256") == run.model.sha256
-        and record["settings"] == cleaned(run.label_settings)
-        and (record["confidence"] or not run.settings.confidence)
-        and (record.get("verified") is True or not run.settings.verify_input)
-        and (style_name(case) in record["outputs"] or not run.styled)
-        and is_same_input(record["input"], case.path, beside, remote=run.settings.allow_remote_sources)
+        and record.model.sha256 == run.model.sha256
+        and record.settings == cleaned(run.label_settings)
+        and (record.confidence or not run.settings.confidence)
+        and (record.verified is True or not run.settings.verify_input)
+        and (style_name(case) in record.outputs or not run.styled)
+        and is_same_input(record.input.path, record.input.files, case.path, beside, remote=run.settings.allow_remote_sources)
         and _are_whole(output, record, warn)
     )
 
@@ -275,13 +239,12 @@ def _are_whole(output: Store, record: Record, warn: Callable[[str], None]) -> bo
     What else may have changed in them is not looked for, since that would read all masks of a folder in every run. A longer
     one has been edited, by overviews or statistics, and counts as whole.
     """
-    sizes = record.get("sizes")
-    lengths = sizes if isinstance(sizes, dict) else {}
-    for name in map(str, record["outputs"]):
+    lengths = record.sizes or {}
+    for name in record.outputs:
         size, least = output.size(name), lengths.get(name)
         if size is None:
             return False
-        if isinstance(least, int) and (size < least or output.is_blank(name)):
+        if least is not None and (size < least or output.is_blank(name)):
             damage = f"{size:,} of {least:,} bytes" if size < least else "it begins with zeros"
             warn(f"warning: {output.path(name)} is damaged: {damage}: its case is done again")
             return False
@@ -307,7 +270,7 @@ def refuse_taken(case: Case, run: Run, sources: Collection[str]) -> None:
 def _foreign(output: Store, name: str, case: Case) -> bool:
     """Whether a file that stands where one of a case belongs is somebody else's."""
     record = read_record(output, case)
-    if record is not None and name in (*record["outputs"], record_name(case)) and name != style_name(case):
+    if record is not None and name in (*record.outputs, record_name(case)) and name != style_name(case):
         return False
     with output_errors(output.path(name)):
         if name.endswith(".json"):
@@ -335,7 +298,7 @@ def done_pixels(case: Case, run: Run, beside: Beside | None = None) -> int | Non
     if not is_done(case, run, beside):
         return None
     record = read_record(run.output, case)
-    return None if record is None else math.prod(record["input"]["shape"])
+    return None if record is None else math.prod(record.input.shape)
 
 
 def records(output: Store, cases: Iterable[Case]) -> Iterator[Record]:

@@ -71,5 +71,5 @@ def write_areas(output: Store, cases: Iterable[Case]) -> None:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(AREA_COLUMNS)
         for record in records(output, cases):
-            name = one_row(record["case"])  # one line a row, for whatever reads it line by line
-            writer.writerows([name, *map(row.get, AREA_COLUMNS[1:])] for row in record["areas"])
+            name = one_row(record.case)  # one line a row, for whatever reads it line by line
+            writer.writerows([name, *map(row.get, AREA_COLUMNS[1:])] for row in record.areas)

@@ -54,7 +54,8 @@ def parse_json(data: bytes | str, *, most: int | None = None) -> Any:
         raise _too_deep() from None
     except ValueError as error:  # text that is not Unicode, and numbers of thousands of digits, included
         raise DocumentError(f"is not JSON: {shortened(error)}") from None
-    _check_levels(value)
+    if _brackets(data) > MOST_LEVELS:  # few cannot nest deeply, and most of 100,000 records have few
+        _check_levels(value)
     return value
 
 
@@ -111,6 +112,11 @@ def _check_size(data: bytes | str, most: int | None) -> None:
 
 def _too_deep() -> DocumentError:
     return DocumentError(f"must not be nested in more than {MOST_LEVELS} levels, and is")
+
+
+def _brackets(data: bytes | str) -> int:
+    """How many arrays and objects a JSON text can hold at most."""
+    return data.count("[") + data.count("{") if isinstance(data, str) else data.count(b"[") + data.count(b"{")
 
 
 def _check_levels(value: Any) -> None:

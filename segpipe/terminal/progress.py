@@ -25,7 +25,8 @@ from segpipe.jobs.tasks import Outcome
 from segpipe.messages.console import cells, console, echo, words
 from segpipe.messages.printable import printable, printable_json
 from segpipe.messages.redact import cleaned
-from segpipe.results.records import Record, records
+from segpipe.results.records import records
+from segpipe.results.schema import Record
 from segpipe.timing.report import Profile
 
 if TYPE_CHECKING:  # torch and all that comes with it
@@ -247,9 +248,9 @@ class _Totals:
         classes: dict[str, tuple[float, float]] = {}
         pixels, hectares, placed = 0.0, 0.0, True
         for record in found:
-            placed = placed and record["valid"]["hectares"] is not None
-            pixels, hectares = pixels + record["valid"]["pixels"], hectares + (record["valid"]["hectares"] or 0)
-            for row in record["areas"]:
+            placed = placed and record.valid.area is not None
+            pixels, hectares = pixels + record.valid.pixels, hectares + (record.valid.area or 0)
+            for row in record.areas:
                 before = classes.get(row["class_name"], (0, 0))
                 classes[row["class_name"]] = (before[0] + row["pixels"], before[1] + (row["area"] or 0))
         return cls(classes, (pixels, hectares), placed)

@@ -11,7 +11,8 @@ from segpipe.formats.raster.gdal import gdal_options
 from segpipe.geometry.windows import Cover, Tiling
 from segpipe.pipeline.infer import load
 from segpipe.process.machine import memory, processors
-from segpipe.results.records import Record, device_kind
+from segpipe.results.records import device_kind
+from segpipe.results.schema import Values
 from segpipe.tune.choices import Axes, Choice, Network, batches, choices, open_networks, step
 from segpipe.tune.labels import PERIODS, Bench, Count, extent
 from segpipe.tune.places import Place, find_places, named, survey
@@ -55,7 +56,7 @@ class Tuned:
     """Of the run, whatever is chosen."""
     calls: int
     seconds: float
-    device: Record
+    device: Values
     notes: list[str] = field(default_factory=list)
 
 

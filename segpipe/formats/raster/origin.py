@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rasterio.io import DatasetReader
 
-from segpipe.formats.identity import Beside, asked_names, identities, world_files
+from segpipe.formats.identity import Beside, Identity, asked_names, identities, world_files
 from segpipe.formats.raster.gdal import gdal_options, open_raster, source_errors
 from segpipe.formats.raster.gdal_readers import pinned
 from segpipe.formats.raster.references import NAMING, parts_of, words_of
@@ -107,13 +107,14 @@ def _files(name: str, start: str) -> list[str]:
     return [place for place in places if os.path.isfile(place)]  # noqa: PTH113
 
 
-def is_same_input(told: dict[str, object], path: str, beside: Beside, *, remote: bool = False) -> bool:
+def is_same_input(place: str, files: Sequence[Identity], path: str, beside: Beside, *, remote: bool = False) -> bool:
     """Whether what would be read of a case now is what a record says was read then.
 
     Every file must be as it was. Where another one lies beside it that GDAL may read, GDAL says whether it does.
 
     Args:
-        told: what the record says of the input.
+        place: of the input, as the record names it.
+        files: of the input, as they were then.
         path: of the case.
         beside: what has been seen of folders for other cases a moment ago.
         remote: whether a case of this machine may ask servers.
@@ -121,10 +122,9 @@ def is_same_input(told: dict[str, object], path: str, beside: Beside, *, remote:
     Raises:
         OSError, SourceError: that cannot be seen.
     """
-    files = told.get("files")
-    if not isinstance(files, list) or without_secrets(str(told.get("path"))) != beside.place(path):
+    if without_secrets(place) != beside.place(path):
         return False
-    files = [{**file, "path": without_secrets(str(file["path"]))} for file in files]  # of an earlier version, too
+    files = [{**file, "path": without_secrets(file["path"])} for file in files]  # of an earlier version, too
     names = [file["path"] for file in files]
     if is_cut(path):
         return True  # status has this path from a record, which lacks the token: no server can be asked

@@ -80,7 +80,7 @@ class Grid(Protocol):
         ...
 
     def as_json(self) -> dict[str, Any]:
-        """What a record says of the grid beside its shape, in the terms of its family: ``crs``, or ``affine`` and ``unit``."""
+        """What a record says beside the shape, in the terms of the family: ``crs``, or ``affine`` and ``unit``."""
         ...
 
 

@@ -120,7 +120,7 @@ def test_a_record_of_schema_1_says_the_same_by_other_names(name):
     )
 
 
-@pytest.mark.parametrize("schema", [0, -1, True, "2", 2.0, None, [2]])
+@pytest.mark.parametrize("schema", [0, -1, 10**30, True, "2", 2.0, None, [2]])
 def test_another_schema_is_no_record(schema):
     with pytest.raises(DocumentError, match="its schema must be a number"):
         parse_record(json.dumps(made().as_json() | {"schema": schema}).encode())

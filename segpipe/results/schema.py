@@ -13,6 +13,9 @@ from segpipe.storage.documents import DocumentError, Text, parse_json
 SCHEMA = 2
 """Of the records written here. Schema 1 had no number, the areas at the top, and the CRS beside the shape of the input."""
 
+BELIEVABLE = 1000
+"""From this number on a schema is damage and no later one."""
+
 Values = dict[str, Any]
 """A JSON object."""
 
@@ -183,7 +186,7 @@ def _reader(values: Values) -> Callable[[Values], Values]:
     schema = values.get("schema", 1)
     if type(schema) is int and schema in _READERS:
         return _READERS[schema]
-    if type(schema) is int and schema > SCHEMA:
+    if type(schema) is int and SCHEMA < schema < BELIEVABLE:
         raise LaterSchemaError(f"has schema {schema}, and this version of segpipe reads schemas up to {SCHEMA}")
     raise DocumentError("is not a record: its schema must be a number from 1 on")
 

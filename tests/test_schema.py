@@ -17,8 +17,9 @@ from segpipe import __version__
 from segpipe.cli import main
 from segpipe.jobs.launch import carry_out, prepare
 from segpipe.jobs.ledger import State
-from segpipe.results.records import read_record, records, write_areas
+from segpipe.results.records import read_record, records
 from segpipe.results.schema import SCHEMA, Amount, Input, LaterSchemaError, Model, Record, parse_record
+from segpipe.results.tables import write_areas
 from segpipe.settings import load_settings
 from segpipe.storage.documents import DocumentError
 from segpipe.storage.folder import Folder

@@ -133,7 +133,7 @@ WITHIN = [
 
 CONCLUDING = [
     "jobs.launch:_conclude",
-    "results.records:write_areas",
+    "results.tables:write_areas",
     "jobs.launch:_tell_time",
     "terminal.progress:conclude",
     "process.signals:end",

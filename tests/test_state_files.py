@@ -24,7 +24,8 @@ from segpipe.jobs.status import read_status
 from segpipe.jobs.trial import Split, Trial, recall, remember
 from segpipe.network.scaling import Scaling
 from segpipe.results.parts import plan_name, read_cut, read_findings, read_scaling, write_cut, write_findings, write_scaling
-from segpipe.results.records import done_cases, done_pixels, read_record, write_areas
+from segpipe.results.records import done_cases, done_pixels, read_record
+from segpipe.results.tables import write_areas
 from segpipe.settings import load_settings
 from segpipe.storage.folder import Folder
 from segpipe.storage.lock import NAME, STALE, locked, sign_of

@@ -24,8 +24,8 @@ from segpipe.jobs.status import Status, read_status
 from segpipe.jobs.tasks import Outcome
 from segpipe.messages import console
 from segpipe.messages.printable import CONTROL, one_row, printable, printable_json
-from segpipe.results.records import write_areas
 from segpipe.results.schema import Amount, Input, Model, Record
+from segpipe.results.tables import write_areas
 from segpipe.settings import load_settings
 from segpipe.storage.folder import Folder
 from segpipe.terminal import progress as terminal
@@ -152,7 +152,7 @@ def readers():
 @pytest.mark.parametrize("read", list(readers()))
 def test_areas_have_one_row_for_each_and_read_back_equal(read, tmp_path, monkeypatch):
     stored = [record(name, *NAMES) for name in FILES]
-    monkeypatch.setattr("segpipe.results.records.records", lambda output, cases: stored)
+    monkeypatch.setattr("segpipe.results.tables.records", lambda output, cases: stored)
     write_areas(Folder(tmp_path), [])
     head, *rows = read(tmp_path / "areas.csv")
     assert head == ["case", "class_id", "class_name", "pixels", "area", "unit", "share"]

@@ -96,7 +96,7 @@ def once(scene, out, **flags):
 
 
 def table(out, name="extents") -> list[dict[str, Any]]:
-    return json.loads((out / "a.json").read_text())[name]
+    return json.loads((out / "a.json").read_text())["statistics"][name]
 
 
 def of_mask(scene, out) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """The strip against sums over the whole array, for one to three axes."""
 
-from functools import reduce
 from itertools import pairwise
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from segpipe.geometry.division import Limits, cut
 from segpipe.geometry.windows import Cover, Tiling
 from segpipe.pipeline.blend import Strip
 
@@ -64,11 +64,41 @@ def test_a_window_without_valid_pixels_changes_no_pixel_that_is_valid(cover, dat
             np.testing.assert_array_equal(here[:, valid], sums[(slice(None), *box)][:, valid])
 
 
+def held(strip):
+    """Elements of all arrays that a strip keeps."""
+    return sum(kept.size for kept in strip._kept)
+
+
 def test_memory_is_the_shared_rows_and_columns_only():
     cover = Cover((1000, 4000), Tiling((64, 64), (16, 16), (1, 1), "linear"))
     strip = Strip(cover)
     strip.add((0, 0), np.zeros((3, 64, 64), np.float32))
     shared = [max(a + 64 - b for a, b in pairwise(s)) for s in cover.starts]
-    assert cover.shared == shared[0]
-    expected = 3 * 4 * (shared[0] * cover.padded[1] + 64 * shared[1])
-    assert reduce(lambda total, kept: total + kept.nbytes, strip._kept, 0) == expected
+    assert cover.shared == tuple(shared)
+    assert held(strip) == 3 * (shared[0] * cover.padded[1] + 64 * shared[1]) == 3 * cover.strip_size(cover.padded)
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+@given(data=st.data())
+def test_the_size_of_a_strip_is_known_before(ndim, data):
+    """Of a whole case exactly; of a part, whose windows may lie a stride wider apart than the nearest, at most."""
+    cover = data.draw(covers(ndim))
+    strip = Strip(cover)
+    strip.add((0,) * ndim, np.zeros((2, *cover.tiling.tile), np.float32))
+    assert [kept.shape[1:] for kept in strip._kept] == list(cover.strip_shapes(cover.padded))
+    assert held(strip) == 2 * cover.strip_size(cover.padded)
+    for part in cut(cover, Limits(parts=data.draw(st.integers(1, 12)))):
+        windows = cover.touching(part)
+        first, last = cover.window(windows.first), cover.window(tuple(n - 1 for n in windows.stop))
+        extent = [b - a for a, b in zip(first.start, last.stop, strict=True)]
+        strip = Strip(cover, windows)
+        strip.add(windows.first, np.zeros((2, *cover.tiling.tile), np.float32))
+        assert held(strip) <= 2 * cover.strip_size(extent)
+
+
+def test_a_strip_of_a_volume_keeps_planes():
+    """By hand: tiles of 32 x 32 x 24 that share 8."""
+    cover = Cover((70, 90, 50), Tiling((32, 32, 24), (8, 8, 8), (1, 1, 1), "linear"))
+    assert [list(axis) for axis in cover.starts] == [[0, 19, 38], [0, 19, 38, 58], [0, 13, 26]]
+    planes, rows, cols = 13 * 90 * 50, 32 * 13 * 50, 32 * 32 * 11
+    assert cover.strip_size(cover.padded) == planes + rows + cols

@@ -1,12 +1,15 @@
 """Parts of a case: each window in one, every window that is needed in each, and as the workers need them."""
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_blend import covers, slices
 
-from segpipe.geometry.division import LONGEST_PART, Limits, cut, repeated
+from segpipe.geometry.division import LONGEST_PART, Limits, _pieces, cut, repeated
 from segpipe.geometry.windows import Cover, Tiling
 from segpipe.pipeline.blend import Strip
 
@@ -81,13 +84,43 @@ def test_parts_are_enough_for_the_workers_and_repeat_little(size, workers, least
 def test_a_case_for_one_worker_is_left_whole_unless_it_is_long_or_wide():
     cover = Cover((10_980, 10_980), SENTINEL)
     assert len(cut(cover, Limits())) == 1
-    wide = cut(cover, Limits(width=4000))
+    limit = 4000 * 140 + 512 * 140
+    wide = cut(cover, Limits(strip=limit))
     assert len(wide) > 1
-    assert all(
-        cover.window(tuple(i - 1 for i in p.stop)).stop[1] - cover.window(cover.touching(p).first).start[1] <= 4000
-        for p in wide
-    )
+    for part in wide:
+        strip = Strip(cover, windows := cover.touching(part))
+        strip.add(windows.first, np.zeros((1, 512, 512), np.float32))
+        assert sum(kept.size for kept in strip._kept) <= limit
     assert len(cut(Cover((100_000, 100_000), SENTINEL), Limits())) >= 67
+
+
+def test_a_volume_is_cut_for_the_memory_of_its_planes():
+    """A strip of the whole keeps some planes of 300 x 300; columns that are cut in two halve them."""
+    cover = Cover((200, 300, 300), Tiling((64, 64, 64), (16, 16, 16), (8, 8, 8), "gaussian"))
+    limit = cover.strip_size(cover.padded) * 2 // 3
+    parts = cut(cover, Limits(strip=limit))
+    assert len(parts) > 1
+    for part in parts:
+        strip = Strip(cover, windows := cover.touching(part))
+        strip.add(windows.first, np.zeros((1, 64, 64, 64), np.float32))
+        assert sum(kept.size for kept in strip._kept) <= limit
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+@given(data=st.data())
+def test_no_other_grid_of_parts_is_better(ndim, data):
+    """By all grids, one by one: the workers are done first, then fewest windows are inferred, then fewest parts."""
+    cover, workers = data.draw(covers(ndim)), data.draw(st.integers(1, 9))
+    axes = [[_pieces(cover, axis, n) for n in range(1, count + 1)] for axis, count in enumerate(cover.counts)]
+
+    def cost(grid):
+        count, inferred, longest = (math.prod(map(of, grid)) for of in (len, lambda p: p.inferred, lambda p: p.longest))
+        return max(inferred / workers, -(-count // workers) * longest), inferred, count
+
+    best = min(itertools.product(*axes), key=cost)
+    parts = cut(cover, Limits(workers))
+    assert len(parts) == math.prod(map(len, best))
+    assert sum(len(cover.touching(part)) for part in parts) == math.prod(p.inferred for p in best)
 
 
 @pytest.mark.parametrize(("asked", "got"), [(1, 1), (2, 2), (7, 7), (30, 30), (23, 22), (5000, 121)])

@@ -152,7 +152,7 @@ def test_the_most_that_neighbours_share_is_that_of_the_nearest(axis):
     size, tile, overlap, align = axis
     starts = list(axis_starts(*axis))
     shared = max((a + tile - b for a, b in pairwise(starts)), default=0)
-    assert Cover((size,), Tiling((tile,), (overlap,), (align,), "gaussian")).shared == shared
+    assert Cover((size,), Tiling((tile,), (overlap,), (align,), "gaussian")).shared == (shared,)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 64, 100])

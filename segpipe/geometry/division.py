@@ -1,9 +1,12 @@
 """How a large case is cut into parts: enough for the workers, with few windows inferred twice."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
+
+import numpy as np
+from numpy.typing import NDArray
 
 from segpipe.geometry.windows import Cover, Part
 
@@ -22,8 +25,8 @@ class Limits:
     """Who share the case."""
     parts: int | None = None
     """As many parts as can be had up to this number; None: as many as the workers need."""
-    width: int | None = None
-    """Pixels along the last axis that a strip has memory for."""
+    strip: int | None = None
+    """Score sums per class that there is memory for while a part is blended; None: any number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +47,6 @@ class Pieces:
         return len(self.bounds) - 1
 
 
-Grid = tuple[Pieces, ...]
-
-
 def cut(cover: Cover, limits: Limits) -> tuple[Part, ...]:
     """Blocks of windows in row-major order that hold each window of a cover once.
 
@@ -56,15 +56,9 @@ def cut(cover: Cover, limits: Limits) -> tuple[Part, ...]:
     axes = [
         [_pieces(cover, axis, n) for n in range(1, min(count, MOST_PIECES) + 1)] for axis, count in enumerate(cover.counts)
     ]
-    grids = list(product(*axes))
-    if limits.parts is not None:
-        wanted = max(n for n in map(_count, grids) if n <= limits.parts)
-        grids = [grid for grid in grids if _count(grid) == wanted]
-    else:
-        finest = tuple(pieces[-1] for pieces in axes)
-        grids = [grid for grid in grids if _fits(grid, limits)] or [finest]
-    best = min(grids, key=lambda grid: (_time(grid, limits.workers), _inferred(grid), _count(grid)))
-    return tuple(_parts(best))
+    count, inferred = _products(axes, len), _products(axes, lambda pieces: pieces.inferred)
+    best = _first_least(_allowed(axes, cover, limits), _time(axes, limits.workers), inferred, count)
+    return tuple(_parts([pieces[k] for pieces, k in zip(axes, best, strict=True)]))
 
 
 def _pieces(cover: Cover, axis: int, count: int) -> Pieces:
@@ -83,27 +77,45 @@ def _pieces(cover: Cover, axis: int, count: int) -> Pieces:
     return Pieces(bounds, sum(lengths), max(lengths), own, max(starts[b - 1] + tile - starts[a] for a, b in spans))
 
 
-def _count(grid: Grid) -> int:
-    return math.prod(len(pieces) for pieces in grid)
+Axes = Sequence[Sequence[Pieces]]
+"""Per axis of a case, all ways to cut it. One of each makes a grid, and arrays below have a value for each grid."""
 
 
-def _inferred(grid: Grid) -> int:
-    """Windows that all blocks infer: a product, because blocks form a grid."""
-    return math.prod(pieces.inferred for pieces in grid)
+def _values(axes: Axes, value: Callable[[Pieces], int]) -> tuple[NDArray[np.float64], ...]:
+    """A value of the pieces of each axis; together they broadcast to all grids."""
+    return np.meshgrid(*([float(value(p)) for p in axis] for axis in axes), indexing="ij", sparse=True)
 
 
-def _time(grid: Grid, workers: int) -> float:
+def _products(axes: Axes, value: Callable[[Pieces], int]) -> NDArray[np.float64]:
+    return np.asarray(math.prod(_values(axes, value)))
+
+
+def _time(axes: Axes, workers: int) -> NDArray[np.float64]:
     """Windows that the busiest worker infers, if all blocks are as large as the largest."""
-    largest = math.prod(pieces.longest for pieces in grid)
-    return max(_inferred(grid) / workers, -(-_count(grid) // workers) * largest)
+    rounds = np.ceil(_products(axes, len) / workers)
+    longest = _products(axes, lambda pieces: pieces.longest)
+    return np.maximum(_products(axes, lambda pieces: pieces.inferred) / workers, rounds * longest)
 
 
-def _fits(grid: Grid, limits: Limits) -> bool:
-    narrow = limits.width is None or grid[-1].width <= limits.width
-    return narrow and math.prod(pieces.own for pieces in grid) <= LONGEST_PART
+def _allowed(axes: Axes, cover: Cover, limits: Limits) -> NDArray[np.bool_]:
+    """Which grids are within the limits; the finest where none is."""
+    count = _products(axes, len)
+    if limits.parts is not None:
+        return np.asarray(count == count[count <= limits.parts].max())
+    strip = cover.strip_size(_values(axes, lambda pieces: pieces.width))
+    fits = _products(axes, lambda pieces: pieces.own) <= LONGEST_PART
+    fits &= np.less_equal(strip, math.inf if limits.strip is None else limits.strip)
+    return fits if fits.any() else np.asarray(count == count.max())
 
 
-def _parts(grid: Grid) -> Iterator[Part]:
+def _first_least(allowed: NDArray[np.bool_], *keys: NDArray[np.float64]) -> tuple[int, ...]:
+    """Index of the first grid, of those allowed, with the least first key, then the least second, and so on."""
+    for key in keys:
+        allowed = allowed & (key == key[allowed].min())
+    return tuple(map(int, np.unravel_index(int(allowed.argmax()), allowed.shape)))
+
+
+def _parts(grid: Sequence[Pieces]) -> Iterator[Part]:
     for blocks in product(*(list(pairwise(pieces.bounds)) for pieces in grid)):
         yield Part(tuple(a for a, _ in blocks), tuple(b for _, b in blocks))
 

@@ -1,5 +1,6 @@
 """Which windows cover a case: evenly spread, aligned to the network's stride, as few as can be."""
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -146,10 +147,23 @@ class Cover:
         return tuple(axis_starts(*axis) for axis in zip(self.shape, t.tile, t.overlap, t.align, strict=True))
 
     @property
-    def shared(self) -> int:
-        """The most that neighbours share along the first axis, in pixels: what a strip keeps of the width of a case."""
-        first, tile = self.starts[0], self.tiling.tile[0]
-        return tile - first.nearest if len(first) > 1 else 0
+    def shared(self) -> tuple[int, ...]:
+        """The most that neighbours along each axis share, in pixels."""
+        axes = zip(self.starts, self.tiling.tile, strict=True)
+        return tuple(tile - starts.nearest if len(starts) > 1 else 0 for starts, tile in axes)
+
+    def strip_shapes(self, extent: Sequence[Any]) -> tuple[tuple[Any, ...], ...]:
+        """Shapes of the score sums that blending keeps per class, one array per axis, for windows that span ``extent``.
+
+        For windows to come along an axis it keeps what they share with those before: of one tile along the axes before it,
+        and all of the extent along those behind it.
+        """
+        tile = self.tiling.tile
+        return tuple((*tile[:axis], shared, *extent[axis + 1 :]) for axis, shared in enumerate(self.shared))
+
+    def strip_size(self, extent: Sequence[Any]) -> Any:
+        """Score sums that blending keeps per class, for windows that span ``extent``, or arrays of many extents."""
+        return sum(map(math.prod, self.strip_shapes(extent)))
 
     @property
     def counts(self) -> tuple[int, ...]:

@@ -188,19 +188,19 @@ def _stored(case: PlannedCase, run: Run) -> tuple[Part, ...] | None:
 
 def _limits(case: PlannedCase, total: int, run: Run, workers: int) -> Limits:
     share = max(1, round(workers * case.windows / total))
-    return Limits(min(share, case.windows), run.settings.parts, _widest(case, run, workers))
+    return Limits(min(share, case.windows), run.settings.parts, _longest_strip(run, workers))
 
 
-def _widest(case: PlannedCase, run: Run, workers: int) -> int | None:
-    """Pixels of a strip's width that half of a worker's memory holds, or what is left of its GPU's; None: any."""
-    per_pixel = strip_bytes(case.shape, run.model)
+def _longest_strip(run: Run, workers: int) -> int:
+    """Score sums per class that half of a worker's memory holds, or what is left of its GPU's."""
     memory = worker_memory(run, workers) / 2 if run.model.room is None else run.model.room.strip
-    return int(memory / per_pixel) if per_pixel else None
+    return int(memory / (run.model.contract.scores * 4))
 
 
 def strip_bytes(shape: tuple[int, ...], model: ModelSpec) -> int:
-    """Of score sums that a case of some shape keeps per pixel of its width."""
-    return Cover(shape, model.tiling_of(shape)).shared * model.contract.scores * 4
+    """Of the score sums that are kept while a case of some shape is blended in one piece."""
+    cover = Cover(shape, model.tiling_of(shape))
+    return int(cover.strip_size(cover.padded)) * model.contract.scores * 4
 
 
 def most_memory(run: Run) -> float:
@@ -293,7 +293,7 @@ def memory_mb(plan: Plan, run: Run) -> float:
     tile = math.prod(model.tiling.tile) * 4e-6
     channels, classes = model.contract.channel_count, model.contract.scores
     tiles = (2 * plan.calls + 2) * model.batch * tile * (channels + classes)
-    strip = max((strip_bytes(case.shape, model) * case.shape[-1] * 1e-6 for case in plan.seen), default=0.0)
+    strip = max((strip_bytes(case.shape, model) * 1e-6 for case in plan.seen), default=0.0)
     stretches = 0.0 if model.device == "cpu" else STRETCHES * STRETCH_BYTES * 1e-6
     cache = cache_bytes(max((case.room for case in plan.seen), default=0)) / 1e6
     return PROCESS_MB + cache + model.network_mb * plan.calls + tiles + strip + stretches

@@ -26,8 +26,9 @@ def least_bytes(cover: Cover, model: ModelSpec, block: int) -> int:
     """
     axes = zip(cover.padded, cover.counts, cover.tiling.tile, strict=True)
     weights = sum(FLOAT * padded + count * (FLOAT * tile + WINDOW) for padded, count, tile in axes)
-    narrow = min(cover.shape[-1], cover.shape[-1] // MOST_PIECES + cover.tiling.tile[-1])
-    strip = cover.shared * narrow * model.contract.scores * FLOAT if model.device == "cpu" else 0
+    sides = zip(cover.padded, cover.tiling.tile, strict=True)
+    narrow = [min(padded, padded // MOST_PIECES + tile) for padded, tile in sides]
+    strip = cover.strip_size(narrow) * model.contract.scores * FLOAT if model.device == "cpu" else 0
     table = math.prod(-(-n // TABLE_BLOCK) for n in cover.shape) * TABLE_ENTRY
     return weights + strip + table + block
 

@@ -38,8 +38,9 @@ from segpipe.timing.spans import span
 
 LOG = logging.getLogger("segpipe")
 
-STATISTICS_BLOCK = 1024
-"""Side of the blocks, in pixels, over which a case's own statistics are taken. Fixed: it decides the order of a sum."""
+STATISTICS_BLOCK = {2: 1024, 3: 128}
+"""Side of the blocks over which the statistics of an image or a volume are taken: 1 and 2 million pixels. Fixed: it decides
+the order of a sum."""
 
 CHANGED = "{} has changed while it was done: run the same command again"
 
@@ -392,11 +393,11 @@ def scaling_of(source: Source, contract: Contract) -> Scaling:
 def _valid_blocks(source: Source, scaling: Scaling) -> Iterator[NDArray[np.float32]]:
     """The valid pixels of a case, ``(channels, pixels)`` per block, in row-major order of blocks."""
     shape = source.grid.shape
-    for start in np.ndindex(*(-(-n // STATISTICS_BLOCK) for n in shape)):
-        low = tuple(k * STATISTICS_BLOCK for k in start)
-        stored, invalid = source.read(
-            Window(low, tuple(min(a + STATISTICS_BLOCK, n) for a, n in zip(low, shape, strict=True)))
-        )
+    side = STATISTICS_BLOCK[len(shape)]
+    for block in np.ndindex(*(-(-n // side) for n in shape)):
+        start = tuple(k * side for k in block)
+        stop = tuple(min(a + side, n) for a, n in zip(start, shape, strict=True))
+        stored, invalid = source.read(Window(start, stop))
         scaled = scaling(stored, None)
         yield scaled.reshape(len(scaled), -1) if invalid is None else scaled[:, ~invalid]
 

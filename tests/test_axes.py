@@ -36,11 +36,11 @@ def volume():
 def labels(monkeypatch, tmp_path):
     """Run the pipeline on an array in memory: labels ``(bands, *shape)`` and confidence, each voxel written once."""
 
-    def run(model, pixels, part=None, **settings):
+    def run(model, pixels, part=None, device="cpu", **settings):
         case = Case("volume", str(tmp_path / "volume"))
         (tmp_path / "volume").write_bytes(b"")
         monkeypatch.setattr(read, "open_source", lambda *_: Held(pixels, (pixels == 0).all(axis=0)))
-        flags = {"input": (case.path,), "model": model, "device": "cpu", **settings}
+        flags = {"input": (case.path,), "model": model, "device": device, **settings}
         spec = try_out(read_spec(load_settings(None, flags)))
         reading = Reading(spec, AS_STORED, part=part, allow_unusual=True)
         found, likely, seen = [np.zeros(pixels.shape[1:], np.uint8) for _ in range(3)]
@@ -150,3 +150,32 @@ def test_scores_of_half_the_size_are_enlarged_along_three_axes(labels, tmp_path)
     (small,) = session.run(None, {"image": (pixels / 255).astype(np.float32)[None]})
     mean = torch.nn.functional.interpolate(torch.tensor(small), scale_factor=2, mode="trilinear", align_corners=False)
     check(labels(model, pixels), pixels, mean[0].numpy())
+
+
+@pytest.mark.parametrize(("device", "batch"), [("cpu-tensors", 1), ("cpu-tensors", 4)])
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_on_a_device_volumes_have_the_labels_of_the_cpu(ndim, device, batch, volume, labels, tmp_path):
+    if ndim == 2:
+        model = positional(tmp_path / "m.onnx", 12, 1, overlap=[4, 4])
+    else:
+        model = volumetric(tmp_path / "m.onnx", (8, 12, 10), overlap=[2, 4, 3])
+    host, _, _ = labels(model, volume)
+    there, _, seen = labels(model, volume, device=device, batch=batch)
+    np.testing.assert_array_equal(there, host)
+    assert (seen == 1).all()
+
+
+@pytest.mark.parametrize("normalize", ["zscore", "minmax"])
+def test_statistics_are_those_of_the_volumes_valid_voxels(normalize, labels, tmp_path):
+    """More than a block along each axis."""
+    rng = np.random.default_rng(2)
+    pixels = rng.integers(1, 60_000, (1, 140, 150, 130)).astype(np.uint16)
+    pixels[:, 20:40] = 0
+    valid = pixels[pixels != 0].astype(float)
+    center, spread = (valid.mean(), valid.std()) if normalize == "zscore" else (valid.min(), np.ptp(valid))
+    sides = {"layout": "NCDHW", "tile": [70, 75, 130], "overlap": [0, 0, 0]}
+    values = contract(1, 3, scale=1.0, normalize=normalize, **sides)
+    model = Network(1, ndim=3).conv(1, 3, 1).save(tmp_path / "m.onnx", values, classes=3, shape=("n", "d", "h", "w"))
+    w, b = (onnx.numpy_helper.to_array(t).astype(float) for t in onnx.load(model).graph.initializer)
+    mean = w.reshape(3, 1, 1, 1) * ((pixels - center) / spread) + b.reshape(3, 1, 1, 1)
+    check(labels(model, pixels), pixels, mean)

@@ -7,7 +7,7 @@ import re
 import onnx
 import pytest
 from inspecting import EXAMPLE, SHARED_MODELS, command, model_facts, settings, sidecar, told
-from networks import Network, contract, pixelwise
+from networks import Network, contract, pixelwise, volumetric
 
 from segpipe.network.spec import read_spec
 
@@ -50,6 +50,22 @@ def test_a_model_as_json(segpipe):
     assert facts["contract"]["classes"][1] == {"id": 1, "name": "forest", "color": "#1f6b3a", "index": None}
     assert facts["tiling"] == {"tile": [256, 256], "overlap": [64, 64], "align": [8, 8]}
     assert facts["error"] is None
+
+
+def test_a_model_of_volumes(segpipe, tmp_path):
+    """FLOPs by hand: 2 per weight and voxel."""
+    terms = {"spacing": [2.0, 1.0, 1.0], "orientation": "RAS", "align": 2}
+    ended = segpipe("inspect", volumetric(tmp_path / "m.onnx", (8, 12, 10), **terms))
+    assert ended.returncode == 0
+    flops = 2 * 3 * 3**3 * 8 * 12 * 10
+    for words in (
+        rf"FLOPs +{flops / 1e3:.3g} k for one tile, 1 x 1 x 8 x 12 x 10",
+        "tile +8 x 12 x 10, overlap 2 x 3 x 2, align 2 x 2 x 2",
+        "spacing +2.0 x 1.0 x 1.0 mm, within 10%|spacing +2 x 1 x 1 mm, within 10%",
+        "orientation +RAS",
+        "layout +NCDHW",
+    ):
+        assert re.search(words, ended.stdout), (words, ended.stdout)
 
 
 def test_the_identity_is_that_of_a_run(tmp_path):

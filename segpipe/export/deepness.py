@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 from segpipe.contract import Contract
+from segpipe.geometry.layout import Layout
 
 CENTIMETRES = {"m": 100.0, "mm": 0.1, "um": 1e-4}
 NO_THRESHOLD = 0.01
@@ -68,7 +69,7 @@ def _tiles(contract: Contract) -> dict[str, Any]:
 
 def _standardization(contract: Contract) -> dict[str, Any]:
     """Mean and std of ``(pixel / 255 - mean) / std``; nothing where the contract's scaling is not of that form."""
-    if contract.layout != "NCHW":
+    if contract.layout is not Layout.NCHW:
         return {}
     count = contract.channel_count
     if contract.scaling == "graph":

@@ -29,6 +29,7 @@ from segpipe.export.stride import Stride, measure_stride, named_stride
 from segpipe.export.terms import draw_up, read_terms
 from segpipe.export.tiles import Samples, Tiles, noise, random_tiles, raw_tiles, scene_samples
 from segpipe.export.verify import BATCHES, Agreement, check, check_steady, compare
+from segpipe.geometry.layout import Layout
 from segpipe.network.crop import check_not_cropped
 from segpipe.network.device import open_session
 from segpipe.network.noise import noise_tiles
@@ -148,7 +149,7 @@ def _scorer(network: Network, contract: Contract, settings: ExportSettings) -> t
 
 def _tile(contract: Contract) -> tuple[int, int]:
     tile = contract.axes("tile", contract.ndim)
-    if tile is None or len(tile) != 2 or contract.layout != "NCHW":
+    if tile is None or contract.layout is not Layout.NCHW:
         raise ExportError(f'torch networks of two spatial axes have layout "NCHW" and a tile, got "{contract.layout}"')
     return tile[0], tile[1]
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segpipe.contract import METADATA_KEY, Contract, SegmentationClass
+from segpipe.geometry.layout import Layout
 from segpipe.inspect.facts import Flops, ModelFacts, Tensor, plain
 from segpipe.inspect.section import Row, by, section
 from segpipe.messages.console import words
@@ -82,7 +83,7 @@ def _contract_rows(contract: Contract, tiling: Mapping[str, Sequence[int]] | Non
     yield "task", _TASKS[contract.task] + f", above {contract.threshold:g}" * (contract.task != "multiclass")
     yield "activation", _ACTIVATIONS.get(contract.activation, contract.activation)
     yield from ((key, value) for key in ("input", "output", "orientation") if (value := getattr(contract, key)))
-    if contract.layout != "NCHW":
+    if contract.layout is not Layout.NCHW:
         yield "layout", contract.layout
 
 
@@ -132,8 +133,9 @@ def _tile_words(contract: Contract, tiling: Mapping[str, Sequence[int]] | None) 
 
 def _spacing_words(contract: Contract) -> str:
     if contract.spacing is None:
-        return "any: pixel sizes are not checked"
-    return f"{by(contract.spacing)} {contract.spacing_unit} on the ground, within {contract.spacing_tolerance:.0%}"
+        return f"any: {'voxel' if contract.layout.is_volume else 'pixel'} sizes are not checked"
+    ground = " on the ground" * (not contract.layout.is_volume)
+    return f"{by(contract.spacing)} {contract.spacing_unit}{ground}, within {contract.spacing_tolerance:.0%}"
 
 
 def _print_classes(console: Console, classes: Sequence[SegmentationClass]) -> None:

@@ -139,6 +139,8 @@ class Cover:
 
     shape: tuple[int, ...]
     tiling: Tiling
+    halo: int = 0
+    """Pixels before a finished box, along every axis, whose sums are needed with it."""
 
     @cached_property
     def starts(self) -> tuple[Starts, ...]:
@@ -148,9 +150,9 @@ class Cover:
 
     @property
     def shared(self) -> tuple[int, ...]:
-        """The most that neighbours along each axis share, in pixels."""
+        """The most that neighbours along each axis share, in pixels, the halo included."""
         axes = zip(self.starts, self.tiling.tile, strict=True)
-        return tuple(tile - starts.nearest if len(starts) > 1 else 0 for starts, tile in axes)
+        return tuple(tile + self.halo - starts.nearest if len(starts) > 1 else 0 for starts, tile in axes)
 
     def strip_shapes(self, extent: Sequence[Any]) -> tuple[tuple[Any, ...], ...]:
         """Shapes of the score sums that blending keeps per class, one array per axis, for windows that span ``extent``.
@@ -158,8 +160,8 @@ class Cover:
         For windows to come along an axis it keeps what they share with those before: of one tile along the axes before it,
         and all of the extent along those behind it.
         """
-        tile = self.tiling.tile
-        return tuple((*tile[:axis], shared, *extent[axis + 1 :]) for axis, shared in enumerate(self.shared))
+        tile, behind = ([n + self.halo for n in axes] for axes in (self.tiling.tile, extent))
+        return tuple((*tile[:axis], shared, *behind[axis + 1 :]) for axis, shared in enumerate(self.shared))
 
     def strip_size(self, extent: Sequence[Any]) -> Any:
         """Score sums that blending keeps per class, for windows that span ``extent``, or arrays of many extents."""
@@ -203,13 +205,13 @@ class Cover:
         return Window(self.finished(part.first).start, self.finished(last).stop)
 
     def touching(self, part: Part) -> Part:
-        """The windows that show a pixel of a part's box: its own, and those before it that reach into it."""
+        """The windows that show a pixel of a part's box or its halo: its own, and those before it that reach into it."""
         return Part(tuple(self.touching_axis(axis, first) for axis, first in enumerate(part.first)), part.stop)
 
     def touching_axis(self, axis: int, first: int) -> int:
-        """The first window along an axis that ends behind the start of window ``first``."""
+        """The first window along an axis that ends behind the start of window ``first``, less the halo."""
         starts, tile = self.starts[axis], self.tiling.tile[axis]
-        return bisect_right(starts, starts[first] - tile)
+        return bisect_right(starts, starts[first] - self.halo - tile)
 
     def _next_start(self, axis: int, i: int) -> int:
         starts = self.starts[axis]

@@ -30,8 +30,14 @@ class Arrays(Protocol):
     def zeros(self, shape: tuple[int, ...]) -> Array:
         """float32."""
 
+    def put(self, values: NDArray[Any]) -> Array:
+        """A small array of the host, where the scores are."""
+
     def weights(self, weights: Weights) -> Weights:
         """The same weights, where the scores are."""
+
+    def pick(self, values: Array, index: Array, axis: int) -> Array:
+        """A copy of those positions along an axis."""
 
     def most_likely(self, sums: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
         """Position of the largest score along the first axis, the first of equal ones, and that score; NaN stays NaN."""
@@ -61,8 +67,14 @@ class HostArrays:
     def zeros(self, shape: tuple[int, ...]) -> Array:
         return np.zeros(shape, np.float32)
 
+    def put(self, values: NDArray[Any]) -> Array:
+        return values
+
     def weights(self, weights: Weights) -> Weights:
         return weights
+
+    def pick(self, values: Array, index: Array, axis: int) -> Array:
+        return np.take(values, index, axis)
 
     def most_likely(self, sums: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
         """A running maximum: 4 times as fast as ``numpy.argmax`` over the first axis, which walks memory the wrong way."""

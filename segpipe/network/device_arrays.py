@@ -131,6 +131,9 @@ class DeviceArrays:
         host = torch.tensor(values)
         return host.pin_memory().to(self.lane.device, non_blocking=True) if self.lane.pinned else host
 
+    def pick(self, values: Tensor, index: Tensor, axis: int) -> Tensor:
+        return torch.index_select(values, axis, index)
+
     def constant(self, values: NDArray[Any]) -> Tensor:
         """``put``, once for equal values, as long as there are not too many; two threads may ask."""
         key = (values.dtype.str, values.tobytes())

@@ -21,10 +21,17 @@ class Finished:
 
     sheet: Sheet
     window: Window
+    """Of the network's grid, until ``regrid``."""
     sums: Scores | None
-    """Weighted score sums ``(classes, *box)``; None if no pixel is valid."""
+    """Weighted score sums ``(classes, *box)``; None if no pixel is valid. Where the case has a grid of its own, the box
+    has the halo of its cover in front, as far as the case reaches."""
     invalid: Array | None
-    """Shape ``box``; None if all pixels are valid, or none."""
+    """Shape ``box``; None if all pixels are valid, or none. Where the case has a grid of its own: of pixels of that, over
+    ``Regridding.needed_by_box``, and on the host."""
+    inferred: int = 1
+    """Windows with a valid pixel that end here."""
+    mean: bool = False
+    """Whether sums are divided by the weights already."""
 
 
 def blend(tiles: Iterable[Tile], arrays: Arrays = HOST) -> Iterator[Finished]:
@@ -43,10 +50,20 @@ def blend(tiles: Iterable[Tile], arrays: Arrays = HOST) -> Iterator[Finished]:
             sums = strip.add(tile.index, tile.scores)
         if tile.index not in sheet.part:
             continue  # it is here for what it shares with the part: another job finishes it
-        window = sheet.cover.finished(tile.index)
-        box = tuple(slice(0, n) for n in window.shape)
-        invalid = None if tile.invalid is None else tile.invalid[box]
-        yield Finished(sheet, window, None if sums is None else sums[(slice(None), *box)], invalid)
+        yield _finished(tile, sheet, sums)
+
+
+def _finished(tile: Tile, sheet: Sheet, sums: Scores | None) -> Finished:
+    """What a strip gives, without what lies beside the case."""
+    window, halo = sheet.cover.finished(tile.index), sheet.cover.halo
+    if halo:
+        invalid = tile.own_invalid
+    else:
+        invalid = None if tile.invalid is None else tile.invalid[tuple(slice(0, n) for n in window.shape)]
+    if tile.scores is None or sums is None:
+        return Finished(sheet, window, None, None, inferred=0)
+    inside = (slice(max(0, halo - a), halo + n) for a, n in zip(window.start, window.shape, strict=True))
+    return Finished(sheet, window, sums[(slice(None), *inside)], invalid)
 
 
 class Strip:
@@ -56,6 +73,9 @@ class Strip:
     and the shared rows over the whole width. Sums are float32 and added in window order at every pixel, so that they do not
     depend on which windows elsewhere were inferred, or by whom.
 
+    With a halo, windows begin that much earlier, with zeros, which change no sum. Then what is finished has sums in front
+    of it that are final, too.
+
     Args:
         cover: of the case.
         windows: those that will come; all where None.
@@ -64,8 +84,8 @@ class Strip:
 
     def __init__(self, cover: Cover, windows: Part | None = None, arrays: Arrays = HOST) -> None:
         windows = windows or cover.whole
-        self._arrays = arrays
-        self._tile = cover.tiling.tile
+        self._arrays, self._halo = arrays, cover.halo
+        self._tile = tuple(tile + cover.halo for tile in cover.tiling.tile)
         self._first = windows.first
         cut = [axis[a:b] for axis, a, b in zip(cover.starts, windows.first, windows.stop, strict=True)]
         self._starts = [tuple(start - axis[0] for start in axis) for axis in cut]
@@ -77,16 +97,27 @@ class Strip:
     def add(self, index: Index, scores: Scores | None) -> Scores | None:
         """Take a window's weighted scores ``(classes, *tile)``; give the finished sums ``(classes, *finished)``.
 
-        The array is changed, and the result is a view of it. None stands for a window without a valid pixel, whose sums
-        nobody will look at.
+        The array is changed, and the result is a view of it; with a halo of another that holds the halo, too. None stands
+        for a window without a valid pixel, whose sums nobody will look at.
         """
         index = tuple(i - first for i, first in zip(index, self._first, strict=True))
+        if self._halo:
+            scores = self._haloed(scores)
         if scores is not None:
             self._fetch_all(index, scores)
         for axis, kept in enumerate(self._kept):
             if shared := self._after[axis][index[axis]]:
                 self._keep(kept, axis, shared, index, scores)
-        return None if scores is None else scores[(slice(None), *(slice(0, n) for n in self._fresh(index)))]
+        return None if scores is None else scores[(slice(None), *(slice(0, n + self._halo) for n in self._fresh(index)))]
+
+    def _haloed(self, scores: Scores | None) -> Scores | None:
+        """Scores behind zeros. A window without a valid pixel has zeros, too: its halo is that of others."""
+        if scores is None and not self._kept:
+            return None
+        haloed = self._arrays.zeros((len(self._kept[0] if scores is None else scores), *self._tile))
+        if scores is not None:
+            haloed[(slice(None), *(slice(self._halo, None),) * len(self._tile))] = scores
+        return haloed
 
     def _fetch_all(self, index: Index, scores: Scores) -> None:
         if not self._kept:

@@ -98,13 +98,15 @@ def _unseen(box: Finished, decision: Decision, confidence: bool) -> Callable[[],
     shape = (decision.bands, *box.window.shape)
     labels = np.full(shape, decision.nodata, decision.dtype)
     likely = np.full(shape, CONFIDENCE_NODATA, np.uint8) if confidence else None
-    return lambda: Decided(box.sheet, box.window, labels, likely, inferred=0)
+    return lambda: Decided(box.sheet, box.window, labels, likely, box.inferred)
 
 
 def _begun(box: Finished, decision: Decision, confidence: bool) -> Callable[[], Decided]:
     sheet, window = box.sheet, box.window
     total = None
-    if confidence or decision.needs_total:
+    if box.mean:
+        total = 1.0
+    elif confidence or decision.needs_total:
         weights = decision.arrays.weights(sheet.weights)
         total = weights.total(tuple(slice(a, b) for a, b in zip(window.start, window.stop, strict=True)))
     with span("decide"):
@@ -121,6 +123,6 @@ def _begun(box: Finished, decision: Decision, confidence: bool) -> Callable[[], 
                 "the model's scores must be finite, got NaN or infinity at a valid pixel: "
                 "check the contract's scaling and the model's precision"
             )
-        return Decided(sheet, window, labels, likely, inferred=1)
+        return Decided(sheet, window, labels, likely, box.inferred)
 
     return arrived

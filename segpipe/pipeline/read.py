@@ -23,6 +23,7 @@ from segpipe.formats.samples import is_small, sampled, thinned
 from segpipe.formats.source import Invalid, Source
 from segpipe.formats.unusual import Finding, Judge
 from segpipe.geometry.grid import Grid
+from segpipe.geometry.regridding import Regridding
 from segpipe.geometry.weighting import Weights
 from segpipe.geometry.windows import Cover, Part, Window, mirrored, reflected
 from segpipe.network.arrays import Array
@@ -79,6 +80,8 @@ class Sheet:
     """Names by which its files are asked for: those of ``files`` have no secrets."""
     scene: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Metadata that describe the scene, by GDAL's domain."""
+    regridding: Regridding | None = None
+    """To the grid that the network sees, where that is another one than the case's own. ``cover`` is of the network's."""
     abandoned: threading.Event = field(default_factory=threading.Event)
     """Set by whoever finds that the case cannot be finished: it is read no further."""
 
@@ -122,6 +125,9 @@ class Tile:
     """Weighted, ``(classes, *tile)``."""
     error: SegpipeError | None = None
     """Why the case ends here."""
+    own_invalid: Invalid | None = None
+    """Of a case with a grid of its own: which pixels of that are invalid, over ``Regridding.needed_by_box`` of the box that
+    ends with the window; None if none."""
 
 
 @dataclass(eq=False, slots=True)

@@ -1,0 +1,99 @@
+"""From score boxes on the grid that the network sees to boxes on the case's own grid, where the two differ."""
+
+import math
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from segpipe.geometry.regridding import Between, grown
+from segpipe.geometry.windows import Window
+from segpipe.network.arrays import HOST, Array, Arrays
+from segpipe.pipeline.blend import Finished
+from segpipe.timing.spans import span
+
+FLOAT = np.dtype(np.float32)
+
+MOST = 2**24
+"""Scores that are interpolated at once: the box of a window is larger where the case's own grid is much the finer one."""
+
+
+def regrid(boxes: Iterable[Finished], arrays: Arrays = HOST) -> Iterator[Finished]:
+    """The same scores at the pixels of the case's own grid, each once; boxes of a case without one pass as they are.
+
+    Mean scores are interpolated linearly between the centres of pixels; behind the outermost centres the outermost score
+    stands. What the network's grid has no valid pixel for takes no part. A pixel is invalid in the mask where it is in the
+    file: its validity comes with the window that was read, since interpolated validity would move the edges of nodata.
+    """
+    for box in boxes:
+        if box.sheet.regridding is None:
+            yield box
+        else:
+            yield from _own(box, arrays)
+
+
+def _own(box: Finished, arrays: Arrays) -> Iterator[Finished]:
+    """Boxes of the own grid for one of the network's; a single, empty one where no own pixel lies there."""
+    sheet, grids = box.sheet, box.sheet.regridding
+    assert grids is not None
+    owned = grids.owned(box.window)
+    if box.sums is None or not owned.size:
+        yield Finished(sheet, owned, None, None, box.inferred)
+        return
+    haloed, low = grown(box.window), grids.needed_by_box(box.window).start
+    seen = None if box.invalid is None else arrays.put(grids.seen(box.invalid, haloed))
+    mean = _mean(box, seen, arrays)
+    inferred = box.inferred
+    for part in split(owned, MOST // len(mean)):
+        with span("regrid"):
+            between = grids.between(part)
+            scores = interpolated(mean, between, haloed.start, arrays)
+            if seen is not None:
+                weight = interpolated(arrays.cast(seen, FLOAT)[None], between, haloed.start, arrays)
+                scores /= arrays.xp.where(weight > 0, weight, 1)
+        invalid = None if box.invalid is None else box.invalid[_inside(part, low)]
+        invalid = None if invalid is None or not invalid.any() else arrays.put(invalid)
+        yield Finished(sheet, part, scores, invalid, inferred, mean=True)
+        inferred = 0
+
+
+def _mean(box: Finished, seen: Array | None, arrays: Arrays) -> Array:
+    """Score sums divided by the summed weights; 0 where the network's grid has no valid pixel: sums say nothing there."""
+    total = arrays.weights(box.sheet.weights).total(_inside(grown(box.window), (0,) * len(box.window.start)))
+    mean = box.sums / total
+    return mean if seen is None else arrays.xp.where(seen, mean, arrays.xp.zeros_like(mean))
+
+
+def interpolated(values: Array, between: Iterable[Between], low: tuple[int, ...], arrays: Arrays = HOST) -> Array:
+    """Values ``(classes, *box)`` at points between the pixels of a box that begins at ``low``."""
+    for axis, (points, first) in enumerate(zip(between, low, strict=True), 1):
+        shape = [-1 if k == axis else 1 for k in range(values.ndim)]
+        upper = arrays.pick(values, arrays.put(points.upper - first), axis)
+        if (points.share < 1).any():
+            upper *= arrays.put(points.share.astype(FLOAT).reshape(shape))
+            lower = arrays.pick(values, arrays.put(points.lower - first), axis)
+            lower *= arrays.put((1 - points.share).astype(FLOAT).reshape(shape))
+            upper += lower
+        values = upper
+    return values
+
+
+def split(window: Window, most: int) -> Iterator[Window]:
+    """Boxes of at most ``most`` pixels, or of one, that fill a window in order: slabs of the first axis that is long."""
+    axis = next((k for k, n in enumerate(window.shape) if n > 1), 0)
+    length, start, stop = window.shape[axis], window.start[axis], window.stop[axis]
+    thick = max(1, most // max(1, math.prod(window.shape[axis + 1 :])))
+    if window.size <= max(1, most):
+        yield window
+        return
+    for low in range(start, stop, min(thick, length)):
+        slab = Window(_replaced(window.start, axis, low), _replaced(window.stop, axis, min(low + thick, stop)))
+        yield from split(slab, most)
+
+
+def _replaced(values: tuple[int, ...], axis: int, value: int) -> tuple[int, ...]:
+    return (*values[:axis], value, *values[axis + 1 :])
+
+
+def _inside(window: Window, low: tuple[int, ...]) -> tuple[slice, ...]:
+    """A window as an index into an array that begins at ``low``."""
+    return tuple(slice(a - first, b - first) for a, b, first in zip(window.start, window.stop, low, strict=True))

@@ -1,0 +1,149 @@
+"""Scores on the case's own grid against interpolation of the whole array, for one to three axes."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import map_coordinates
+from test_regridding import grids, places, slices, whole
+
+from segpipe.formats.cases import Case
+from segpipe.geometry.division import Limits, cut
+from segpipe.geometry.regridding import Regridding
+from segpipe.geometry.weighting import Weights
+from segpipe.geometry.windows import Cover, Tiling, Window
+from segpipe.pipeline import regrid as module
+from segpipe.pipeline.blend import blend
+from segpipe.pipeline.read import Tile
+from segpipe.pipeline.regrid import regrid, split
+
+CLASSES = 2
+
+
+@st.composite
+def covers(draw, regridding):
+    ndim = len(regridding.own)
+    align = draw(st.sampled_from([1, 2]))
+    tile = tuple(align * (-(-n // (align * 5)) + draw(st.integers(0, 5))) for n in regridding.shape)
+    overlap = tuple(draw(st.integers(0, min(n - align, n * 2 // 3))) for n in tile)
+    blending = draw(st.sampled_from(["gaussian", "linear", "constant", "crop"]))
+    return Cover(regridding.shape, Tiling(tile, overlap, (align,) * ndim, blending), halo=1)
+
+
+def sheet_of(regridding, cover, part):
+    windows = cover.touching(part)
+    return SimpleNamespace(regridding=regridding, cover=cover, part=part, windows=windows, weights=Weights.over(cover))
+
+
+def tiles(sheet, scores, invalid):
+    """As they come from the model: of a window without a valid pixel without scores."""
+    grids, cover = sheet.regridding, sheet.cover
+    seen = grids.seen(invalid, whole(grids.shape))
+    for index in sheet.windows:
+        window, box = cover.window(index), cover.finished(index)
+        inside = Window(window.start, tuple(min(a, b) for a, b in zip(window.stop, grids.shape, strict=True)))
+        own = invalid[slices(grids.needed_by_box(box))]
+        weighted = scores[index] * sheet.weights.of(index) if seen[slices(inside)].any() else None
+        yield Tile(Case("a", "a"), sheet, index, scores=weighted, own_invalid=own if own.any() else None)
+
+
+def on_own_grid(sheet, scores, invalid):
+    """Scores, where they are, and how often each own pixel has come."""
+    grids = sheet.regridding
+    found, count = np.full((CLASSES, *grids.own), np.nan, np.float32), np.zeros(grids.own, int)
+    for box in regrid(blend(tiles(sheet, scores, invalid))):
+        place = slices(box.window)
+        count[place] += 1
+        if box.sums is None:
+            assert invalid[place].all()
+            continue
+        assert box.mean
+        found[(slice(None), *place)] = box.sums
+        lost = np.zeros(box.window.shape, bool) if box.invalid is None else box.invalid
+        np.testing.assert_array_equal(lost, invalid[place])
+    return found, count
+
+
+def expected(sheet, scores, invalid):
+    """In float64: sums over all windows, divided by the weights, interpolated where there are valid pixels."""
+    cover, grids = sheet.cover, sheet.regridding
+    sums, weights = np.zeros((CLASSES, *cover.padded)), np.zeros(cover.padded)
+    for index in cover:
+        place = slices(cover.window(index))
+        sums[(slice(None), *place)] += scores[index] * sheet.weights.of(index).astype(float)
+        weights[place] += sheet.weights.of(index)
+    mean = (sums / weights)[(slice(None), *slices(whole(grids.shape)))]
+    seen = grids.seen(invalid, whole(grids.shape)).astype(float)
+    points = np.meshgrid(*map(places, grids.axes), indexing="ij")
+    weight = map_coordinates(seen, points, order=1, mode="nearest")
+    with np.errstate(invalid="ignore"):
+        return np.stack([map_coordinates(one * seen, points, order=1, mode="nearest") / weight for one in mean])
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.97])
+@settings(max_examples=25)
+@given(data=st.data())
+def test_scores_are_those_of_the_whole_array_interpolated(ndim, share, data):
+    regridding = data.draw(grids(ndim, 24 if ndim < 3 else 8))
+    cover = data.draw(covers(regridding))
+    sheet = sheet_of(regridding, cover, cover.whole)
+    rng = np.random.default_rng(0)
+    scores = {index: rng.normal(size=(CLASSES, *cover.tiling.tile)).astype(np.float32) for index in cover}
+    invalid = rng.random(regridding.own) < share
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "MOST", data.draw(st.sampled_from([1, 40, 2**24])))
+        found, count = on_own_grid(sheet, scores, invalid)
+    assert (count == 1).all()
+    assert np.isfinite(found[:, ~invalid]).all()
+    np.testing.assert_allclose(found[:, ~invalid], expected(sheet, scores, invalid)[:, ~invalid], atol=5e-4)
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+@settings(max_examples=25)
+@given(data=st.data())
+def test_parts_have_the_bytes_of_the_whole(ndim, data):
+    regridding = data.draw(grids(ndim, 24 if ndim < 3 else 8))
+    cover = data.draw(covers(regridding))
+    rng = np.random.default_rng(0)
+    scores = {index: rng.normal(size=(CLASSES, *cover.tiling.tile)).astype(np.float32) for index in cover}
+    invalid = rng.random(regridding.own) < data.draw(st.sampled_from([0, 0.3]))
+    want, _ = on_own_grid(sheet_of(regridding, cover, cover.whole), scores, invalid)
+    got, total = np.full_like(want, np.nan), np.zeros(regridding.own, int)
+    for part in cut(cover, Limits(parts=data.draw(st.integers(1, 6)))):
+        here, count = on_own_grid(sheet_of(regridding, cover, part), scores, invalid)
+        box = slices(regridding.owned(cover.box(part)))
+        assert count[box].sum() == count.sum()
+        total += count
+        got[(slice(None), *box)] = here[(slice(None), *box)]
+    assert (total == 1).all()
+    assert got[:, ~invalid].tobytes() == want[:, ~invalid].tobytes()
+
+
+@given(
+    shape=st.lists(st.integers(0, 9), min_size=1, max_size=3),
+    most=st.integers(0, 50),
+)
+def test_a_box_is_split_into_boxes_that_fill_it(shape, most):
+    window = Window((3,) * len(shape), tuple(3 + n for n in shape))
+    count = np.zeros([12] * len(shape), int)
+    for part in split(window, most):
+        assert part.size <= max(most, 1)
+        count[slices(part)] += 1
+    assert (count[slices(window)] == 1).all()
+    assert count.sum() == window.size
+
+
+def test_each_window_is_counted_once():
+    """Also where no own pixel lies in its box, and where its box is split."""
+    regridding = Regridding((3, 40), (0.1, 0.25))
+    cover = Cover(regridding.shape, Tiling((4, 16), (1, 4), (1, 1), "linear"), halo=1)
+    sheet = sheet_of(regridding, cover, cover.whole)
+    scores = {index: np.ones((CLASSES, 4, 16), np.float32) for index in cover}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "MOST", 4)
+        boxes = list(regrid(blend(tiles(sheet, scores, np.zeros(regridding.own, bool)))))
+    assert sum(box.inferred for box in boxes) == len(cover)
+    assert any(box.window.size == 0 for box in boxes)

@@ -6,8 +6,8 @@ from segpipe.contract import Contract
 from segpipe.errors import SourceError
 from segpipe.geometry.grid import METRES, Grid
 
-RASTER = "pixels", " on the ground", "resample the file with gdalwarp -tr"
-VOLUME = "voxels", "", "resample the volume"
+RASTER = "pixel", " on the ground", "resample the file with gdalwarp -tr"
+VOLUME = "voxel", "", "resample the volume"
 
 
 def check_spacing(path: str, grid: Grid, contract: Contract) -> list[str]:
@@ -21,21 +21,21 @@ def check_spacing(path: str, grid: Grid, contract: Contract) -> list[str]:
     wanted, found = wanted_spacing(contract, grid), grid.spacing
     if wanted is None:
         return []
+    what, ground, mend = RASTER if len(grid.shape) == 2 else VOLUME
     if found is None:
-        told = _in_words(sorted(set(wanted)), grid.unit)
-        return [f"pixel size not checked against the model's {told}: {grid.spacing_unknown}"]
+        told = _in_words(wanted if len(set(wanted)) > 1 else wanted[:1], grid.unit)
+        return [f"{what} size not checked against the model's {told}: {grid.spacing_unknown}"]
     found = found[-len(wanted) :]
     if all(abs(f / w - 1) <= contract.spacing_tolerance for f, w in zip(found, wanted, strict=True)):
         return []
-    what, ground, mend = RASTER if len(grid.shape) == 2 else VOLUME
     raise SourceError(
-        f"{path}: {what} must be {_in_words(wanted, grid.unit)} within {contract.spacing_tolerance:.0%}, as the model was "
+        f"{path}: {what}s must be {_in_words(wanted, grid.unit)} within {contract.spacing_tolerance:.0%}, as the model was "
         f"trained, got {_in_words(found, grid.unit)}{ground}: {mend}"
     )
 
 
 def _in_words(sizes: Sequence[float], unit: str) -> str:
-    return f"{' x '.join(f'{size:.4g}' for size in sizes)} {unit}"
+    return f"{' x '.join(f'{n:,.0f}' if n >= 1000 else f'{n:.4g}' for n in sizes)} {unit}"
 
 
 def wanted_spacing(contract: Contract, grid: Grid) -> tuple[float, ...] | None:

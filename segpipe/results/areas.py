@@ -56,7 +56,9 @@ def _of_each(positions: NDArray[Any], edges: Sequence[NDArray[np.intp]], count: 
     index = np.zeros((), np.intp)
     for own, size in zip(edges, positions.shape, strict=True):
         index = index[..., None] * len(own) + np.repeat(np.arange(len(own)), np.diff(own, append=size))
-    found = np.bincount((index * count + positions).ravel(), minlength=math.prod(cells) * count)
+    index *= count
+    index += positions
+    found = np.bincount(index.ravel(), minlength=math.prod(cells) * count)
     return found.reshape(*cells, count)
 
 

@@ -39,6 +39,9 @@ class Lattice:
     spacing_unknown: str = ""
     slabs: bool = True
 
+    def as_json(self) -> dict[str, str | None]:
+        return {"spacing": str(self.spacing)}
+
     @property
     def measure(self) -> Slabs | None:
         return Slabs(self.shape) if self.slabs else None

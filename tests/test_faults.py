@@ -17,7 +17,7 @@ from segpipe.errors import OutputError
 from segpipe.formats.cases import find_cases
 from segpipe.formats.identity import identities
 from segpipe.formats.raster.sink import PartSink
-from segpipe.formats.raster.style import Style
+from segpipe.formats.style import Style
 from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.windows import Window
 from segpipe.jobs.launch import carry_out, prepare

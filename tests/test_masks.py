@@ -27,7 +27,7 @@ from rio_cogeo.cogeo import cog_validate
 from scenes import Silent
 
 from segpipe.formats.raster import sink as sinks
-from segpipe.formats.raster.style import Style
+from segpipe.formats.style import Style
 from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.windows import Window as Box
 from segpipe.jobs.launch import carry_out, prepare

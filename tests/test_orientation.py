@@ -240,6 +240,6 @@ def test_a_jpeg_is_decoded_once(monkeypatch, tmp_path):
     """Upside down, each row of windows would begin at the first row of the file: blocks are kept instead."""
     path = picture(tmp_path / "a.jpg", 3, (256, 64))
     with gdal_options(), closing(RasterSource(str(path), Contract.model_validate(contract(1)))) as source:
-        assert source.room((32, 64)) == 256 * 64
+        assert source.memory((32, 64)) == 256 * 64
         source.read(Window((0, 0), (32, 64)))
         assert not source._against

@@ -20,7 +20,7 @@ from segpipe.errors import OutputError
 from segpipe.formats.raster import sink as sinks
 from segpipe.formats.raster.gdal import gdal_options
 from segpipe.formats.raster.readback import lost, same_crs, same_transform
-from segpipe.formats.raster.style import Style, palette
+from segpipe.formats.style import Style, palette
 from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.windows import Window
 from segpipe.storage.folder import Folder

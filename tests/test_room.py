@@ -43,7 +43,7 @@ def test_room_is_the_blocks_of_a_row_of_windows(profile, shape, expected, raster
         gdal_options(),
         closing(RasterSource(str(path), Contract.model_validate(values(3)), Overrides((1, 2, 4)))) as source,
     ):
-        assert source.room(shape) == expected
+        assert source.memory(shape) == expected
 
 
 def test_the_cache_has_bounds():

@@ -56,7 +56,11 @@ def test_tiles_are_those_that_are_read_alone(shape, nodata, raster, tmp_path, mo
 
     began: list[int] = []
     begin = RasterSource.begin
-    monkeypatch.setattr(RasterSource, "begin", lambda source, window: began.append(window.shape[1]) or begin(source, window))
+    monkeypatch.setattr(
+        RasterSource,
+        "begin",
+        lambda source, window, *threads: began.append(window.shape[1]) or begin(source, window, *threads),
+    )
     alone = tiles(1)
     for size in (3 * 64 * 64 * (3 * 2 + 3), 2**26):
         began.clear()
@@ -139,7 +143,9 @@ def test_a_vrt_is_read_window_by_window(raster, tmp_path, monkeypatch):
     spec = raw_spec(vrt, pixelwise(tmp_path / "m.onnx", tile=[64, 64], overlap=[16, 16]))
     began: list[tuple[int, ...]] = []
     begin = RasterSource.begin
-    monkeypatch.setattr(RasterSource, "begin", lambda source, window: began.append(window.shape) or begin(source, window))
+    monkeypatch.setattr(
+        RasterSource, "begin", lambda source, window, *threads: began.append(window.shape) or begin(source, window, *threads)
+    )
     with gdal_options():
         tiles = list(read([Case("a", str(vrt))], Reading(spec, findings=())))  # somebody has looked at its values
     assert len(began) == len(tiles) > 10

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from segpipe.contract import Contract
 from segpipe.errors import InputError
 from segpipe.formats.cases import Case, find_cases
-from segpipe.formats.raster.gdal import gdal_options
+from segpipe.formats.registry import environment
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import Overrides
 from segpipe.pipeline.read import open_sheet, read_tile, scaling_of, warn_of_findings
@@ -69,7 +69,7 @@ def scene_samples(scenes: Sequence[str], spec: ModelSpec, overrides: Overrides, 
     cases = find_cases(scenes)
     share = -(-count // len(cases))
     tiles: Samples = []
-    with gdal_options():
+    with environment():
         for case in cases:
             tiles += islice(_spread(case, host, overrides, share), share)
     if not tiles:

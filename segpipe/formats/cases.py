@@ -17,13 +17,11 @@ import numpy as np
 from segpipe.errors import InputError, OutputError
 from segpipe.formats.identity import owners_of
 from segpipe.formats.listing import Listing
+from segpipe.formats.registry import CONFIDENCE, RASTER, Format, by_suffix, format_of, split_suffix
 from segpipe.storage import check_name
-from segpipe.storage.bucket import find_rasters, in_bucket, is_remote, plain_path
+from segpipe.storage.bucket import find_objects, in_bucket, is_remote, plain_path
 from segpipe.storage.ownership import OWN
 from segpipe.storage.urls import malformed
-
-SUFFIXES = frozenset([".tif", ".tiff", ".vrt", ".jp2", ".j2k", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".img"])
-"""What a folder is searched for. A file that is named itself may have any suffix."""
 
 NOTES = frozenset({".json", ".qml", ".prj", ".qpj", ".geojson", ".csv", ".md5", ".sha256", ".yaml", ".toml", ".html"})
 """What is written beside a raster under its name, by segpipe and by others, and is no image."""
@@ -41,7 +39,9 @@ class Case:
     name: str
     """Path of the mask in the output folder, without suffix, with ``/`` between folders."""
     path: str = field(repr=False)
-    """What GDAL opens; libraries that log what they are given leave it out, since a URL may hold secrets."""
+    """What is opened; libraries that log what they are given leave it out, since a URL may hold secrets."""
+    format: str = RASTER
+    """Name of its line in ``registry.FORMATS``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,8 @@ class Found:
 class _Search:
     """What is seen on the way to the cases."""
 
+    known: dict[str, Format] = field(default_factory=by_suffix)
+    """Suffixes that a folder is searched for. A file that is named itself may have any."""
     others: list[str] = field(default_factory=list)
     """Files of folders and globs that are not taken."""
     listing: Listing = field(default_factory=Listing)
@@ -115,7 +117,7 @@ def _found(text: str, search: _Search) -> list[Case]:
     if not found:
         left = count_left_out(search.others, [])
         held = f", and this one holds {listed(left)}" if left else ""
-        raise InputError(f"no raster found in {text}: a folder is searched for {' '.join(sorted(SUFFIXES))}{held}")
+        raise InputError(f"no raster found in {text}: a folder is searched for {' '.join(sorted(search.known))}{held}")
     return found
 
 
@@ -138,7 +140,7 @@ def _shared(case: Case, others: Sequence[Case]) -> str:
 
 def _misnamed(case: Case) -> str | None:
     """Why there is no mask of such a name."""
-    if case.name == "run" or case.name.endswith(".confidence"):
+    if case.name == "run" or case.name.endswith(CONFIDENCE):
         return f"the names run and *.confidence are reserved, got {case.path}: rename it"
     try:
         check_name(case.name)
@@ -152,7 +154,9 @@ def count_left_out(others: Sequence[str], cases: Iterable[Case]) -> dict[str, in
     if not others:
         return {}
     # as numbers: names of 100,000 files would take more memory than all else that is known of them
-    numbers = np.fromiter((hash(name) for case in cases for name in _whole_and_stem(case.path.lower())), np.int64)
+    known = by_suffix()
+    paths = (case.path.lower() for case in cases)
+    numbers = np.fromiter((hash(name) for path in paths for name in (path, split_suffix(path, known)[0])), np.int64)
     there = array("q", np.sort(numbers).tobytes())
     counts = Counter(_suffix(path) for path in set(others) if not (_is_own(path) or _belongs(path, there)))
     return dict(sorted(counts.items()))
@@ -177,10 +181,6 @@ def _owners(path: str) -> Iterator[str]:
     return (os.path.join(folder, owner) for owner in owners)  # noqa: PTH118
 
 
-def _whole_and_stem(path: str) -> tuple[str, str]:
-    return path, os.path.splitext(path)[0]  # noqa: PTH122
-
-
 def _suffix(name: str) -> str:
     """The last suffix in lower case, with the one before it of what is packed; of none its word."""
     stem, suffix = os.path.splitext(os.path.basename(name).lower())  # noqa: PTH119, PTH122 - which keeps no name
@@ -200,13 +200,14 @@ def _expand(text: str, search: _Search) -> Iterator[Case]:
     if os.path.isdir(text):  # noqa: PTH112 - of any text, however long
         yield from _rasters(path, search)
     elif _is_file(text):
-        yield from _listed(path, search) if path.suffix.lower() in LIST_SUFFIXES else [_below(path.parent, path)]
+        yield from _listed(path, search) if path.suffix.lower() in LIST_SUFFIXES else [_below(path.parent, path, search)]
     elif is_remote(text) and (error := malformed(text)) is not None:
         raise InputError(error)
     elif in_bucket(text):
-        yield from (Case(_stem(name), found) for name, found in find_rasters(text, SUFFIXES, search.others))
+        found = find_objects(text, lambda name: _suffix_of(name, search) in search.known, search.others)
+        yield from (_case(str(PurePosixPath(name)), path, search) for name, path in found)  # a//b is a/b
     elif is_remote(text):
-        yield _remote(text)
+        yield _remote(text, search)
     elif glob.has_magic(text):
         yield from _matching(text, search)
     else:
@@ -217,16 +218,21 @@ def _is_file(text: str) -> bool:
     return os.path.isfile(text)  # noqa: PTH113 - of any text, however long
 
 
-def _remote(url: str) -> Case:
-    return Case(_stem(PurePosixPath(url.split("?", maxsplit=1)[0]).name), url)
+def _remote(url: str, search: _Search) -> Case:
+    return _case(PurePosixPath(url.split("?", maxsplit=1)[0]).name, url, search)
 
 
-def _below(root: Path, file: Path) -> Case:
-    return Case(_stem(file.relative_to(root).as_posix()), plain_path(str(file)))
+def _below(root: Path, file: Path, search: _Search) -> Case:
+    return _case(file.relative_to(root).as_posix(), plain_path(str(file)), search)
 
 
-def _stem(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).suffix else name
+def _case(name: str, path: str, search: _Search) -> Case:
+    """A case by the name of its file below a root."""
+    return Case(split_suffix(name, search.known)[0], path, format_of(name, search.known))
+
+
+def _suffix_of(name: str, search: _Search) -> str:
+    return split_suffix(name, search.known)[1].lower()
 
 
 def _rasters(root: Path, search: _Search) -> Iterator[Case]:
@@ -235,11 +241,11 @@ def _rasters(root: Path, search: _Search) -> Iterator[Case]:
         here = Path(folder)
         path, below = plain_path(str(here / "x")[:-1]), (here.relative_to(root) / "x").as_posix()[:-1]
         for name in files:
-            stem, suffix = os.path.splitext(name)  # noqa: PTH122 - no Path for each of 100,000 names
+            stem, suffix = split_suffix(name, search.known)  # no Path for each of 100,000 names
             if name.startswith("."):
                 continue
-            if suffix.lower() in SUFFIXES:
-                yield Case(below + stem, path + name if path else plain_path(name))
+            if (family := search.known.get(suffix.lower())) is not None:
+                yield Case(below + stem, path + name if path else plain_path(name), family.name)
             else:
                 search.others.append(path + name)
 
@@ -250,9 +256,8 @@ def _matching(pattern: str, search: _Search) -> Iterator[Case]:
     suffix = Path(pattern).suffix
     any_suffix = bool(suffix) and not glob.has_magic(suffix)
     for match in sorted(search.listing.matching(str(root), Path(pattern).parts[len(root.parts) :])):
-        path = Path(match)
-        if path.suffix.lower() in SUFFIXES or any_suffix:
-            yield _below(root, path)
+        if _suffix_of(match, search) in search.known or any_suffix:
+            yield _below(root, Path(match), search)
         else:
             search.others.append(match)
 
@@ -286,7 +291,7 @@ def _listed(file: Path, search: _Search) -> Iterator[Case]:
         path = str(file.parent / entry)
         there = _is_file(path)
         remote = not there and is_remote(entry)
-        case = _remote(entry) if remote else Case(_stem(Path(path).name), plain_path(path))
+        case = _remote(entry, search) if remote else _case(Path(path).name, plain_path(path), search)
         error = malformed(entry) if remote else None if there else f"the input must exist, got {entry}"
         if error is not None:
             missing[case] = f"{file} line {line}: {error}"

@@ -2,12 +2,12 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from segpipe.errors import SourceError
-from segpipe.messages.redact import without_secrets
+from segpipe.messages.redact import is_cut, without_secrets
 from segpipe.storage.bucket import canonical, in_bucket, is_remote, objects_near, plain_path
 from segpipe.storage.web import on_web, plain_url, state_of
 
@@ -154,6 +154,28 @@ def identities(path: str, files: Iterable[str], beside: Beside | None = None) ->
     except OSError as error:
         raise SourceError(f"{path} cannot be asked for: {error.strerror}") from error
     return list({one["path"]: one for one in found}.values())
+
+
+def are_same_files(place: str, files: Sequence[Identity], path: str, beside: Beside, remote: bool = False) -> bool:
+    """Whether every file of a case is as a record says that it was, where nothing beside them can change what is read.
+
+    Args:
+        place: where the record says that the case was.
+        files: that the record says were read.
+        path: of the case.
+        beside: what has been seen of folders for other cases a moment ago.
+        remote: whether a case of this machine may lead to servers: these files do not.
+
+    Raises:
+        OSError, SourceError: that cannot be seen.
+    """
+    del remote
+    if not files or without_secrets(place) != beside.place(path):
+        return False
+    if is_cut(path):
+        return True  # status has this path from a record, which lacks the token: no server can be asked
+    names = {without_secrets(name): name for name in asked_names([path])}
+    return list(files) == identities(path, [names.get(one := str(file["path"]), one) for file in files], beside)
 
 
 def asked_names(files: Iterable[str]) -> list[str]:

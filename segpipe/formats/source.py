@@ -1,6 +1,6 @@
-"""Opened cases: one protocol, and a folder beside this file for each family of formats."""
+"""Opened cases: one protocol for every family of formats."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,12 +12,14 @@ from segpipe.geometry.windows import Window
 Pixels = NDArray[Any]
 Invalid = NDArray[np.bool_]
 
+Scene = Mapping[str, Mapping[str, str]]
+"""Metadata that describe a scene by domain, ``""`` for the general one."""
 
 Begun = Callable[[], tuple[Pixels, Invalid | None]]
 
 
 class Source(Protocol):
-    """An opened case."""
+    """An opened case, for one thread; that thread is inside ``registry.environment`` while it uses it."""
 
     @property
     def grid(self) -> Grid:
@@ -26,24 +28,26 @@ class Source(Protocol):
 
     dtype: np.dtype[Any]
     """Type of the stored pixels."""
-    picture: bool
-    """A plain picture without georeferencing, whose mask is a picture too."""
     files: tuple[str, ...]
-    """Everything that its pixels come from: the file, its sidecars, the sources of a VRT."""
-    scene: Mapping[str, Mapping[str, str]]
-    """Metadata that describe the scene, by GDAL's domain."""
-
-    resampled: bool
-    """Whether pixels may depend on what else is read with them."""
+    """Everything that its pixels come from: the file, and whatever else is read with it."""
+    scene: Scene
+    """Metadata that describe the scene: when, where and by what it was taken."""
+    separable: bool
+    """Whether pixels do not depend on what else is read with them; then neighbouring windows may be read at one go."""
 
     @property
-    def block(self) -> int:
-        """Bytes of a block of its pixels, which is decoded whole."""
+    def origin(self) -> object:
+        """What the sink of the same format needs to know of the case beside its grid: picklable, opaque to all between."""
         ...
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader of the record should know about how it was read; some pixels are looked at for it."""
+    def block(self) -> int:
+        """Bytes of the largest block that is decoded whole; 0 where any part of the case can be read by itself."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a reader of the record should know about how it was read; some pixels may be looked at for it."""
         ...
 
     def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
@@ -53,16 +57,21 @@ class Source(Protocol):
         """
         ...
 
-    def begin(self, window: Window) -> Begun:
-        """Decode a window; what comes back ends ``read``, once, in whatever thread does so for all windows."""
+    def begin(self, window: Window, threads: int | None = None) -> Begun:
+        """Decode a window; the callable that is returned ends ``read``, once, in whichever thread calls it.
+
+        Args:
+            window: inside the case.
+            threads: that may share the decoding of this window and of those after it; None: as before.
+        """
         ...
 
-    def decode_with(self, threads: int) -> None:
-        """Let so many threads share the blocks of what is read at one go from now on."""
+    def empty(self, window: Window) -> bool:
+        """Whether a window is known to have no valid pixel before any is decoded; False where that is not known."""
         ...
 
-    def room(self, shape: tuple[int, ...]) -> int:
-        """Bytes of decoded blocks that windows of this shape can touch."""
+    def memory(self, shape: tuple[int, ...]) -> int:
+        """Bytes of decoded blocks that a window of this shape can touch, wherever it lies."""
         ...
 
     def near(self, place: tuple[float, ...], most: int) -> Window:

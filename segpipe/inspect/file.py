@@ -7,8 +7,8 @@ from typing import Any, Literal
 from rasterio.errors import RasterioError
 
 from segpipe.errors import InputError, ModelError, SettingsError, SourceError
-from segpipe.formats.cases import SUFFIXES
 from segpipe.formats.raster.gdal import DRIVERS, gdal_options, open_raster
+from segpipe.formats.registry import by_suffix
 from segpipe.inspect.facts import Facts
 from segpipe.inspect.model import inspect_model
 from segpipe.inspect.raster import inspect_raster
@@ -58,7 +58,7 @@ def _is_model(file: str) -> bool:
     """By suffix where that tells; else by opening, GDAL first, for it reads a header only."""
     path = Path(file)
     suffix = path.suffix.lower()
-    if is_remote(file) or suffix == ".onnx" or (path.is_file() and suffix in SUFFIXES):
+    if is_remote(file) or suffix == ".onnx" or (path.is_file() and suffix in by_suffix()):
         return suffix == ".onnx"
     if not path.is_file():
         raise InputError(f"inspect takes one file that exists, got {'the folder ' * path.is_dir()}{file}")

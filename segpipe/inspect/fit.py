@@ -18,7 +18,7 @@ from segpipe.settings import Settings
 def laid(file: str, source: RasterSource, spec: ModelSpec, settings: Settings) -> Fit:
     """Bands, windows and memory of a run of this model on this raster."""
     cover, contract = Cover(source.grid.shape, spec.tiling), spec.contract
-    case = PlannedCase(Case("", file), cover.shape, len(cover), room=source.room(row_of(cover, cover.whole)))
+    case = PlannedCase(Case("", file), cover.shape, len(cover), room=source.memory(row_of(cover, cover.whole)))
     plan = Plan((case,), (), (), (), (), workers=1, calls=processors())
     spacing = contract.spacing and [n * METRES[contract.spacing_unit] for n in contract.spacing]
     return Fit(

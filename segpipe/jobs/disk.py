@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from segpipe.formats.cases import Case
-from segpipe.formats.raster.gdal import gdal_options
 from segpipe.formats.raster.sink import HELD_BYTES, PLAIN_DRAFT_PIXELS
+from segpipe.formats.registry import environment
 from segpipe.jobs.plan import Plan, most_memory
 from segpipe.pipeline.footprint import told
 from segpipe.pipeline.labels import Decision
@@ -110,7 +110,7 @@ def _pixels(plan: Plan, run: Run) -> list[float]:
 
 
 def _looked_at(cases: Sequence[Case], run: Run) -> Iterator[int]:
-    with gdal_options():
+    with environment():
         for case in cases:
             with suppress(Exception):  # whatever it is, the job of the case says it
                 if is_remote(case.path):

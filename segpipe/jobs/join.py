@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from segpipe.errors import DamagedPartError, SegpipeError, SourceError
 from segpipe.formats.cases import Case
-from segpipe.formats.raster.tiff import verify_files
+from segpipe.formats.registry import FORMATS
 from segpipe.formats.samples import sampled
 from segpipe.formats.source import Source
 from segpipe.formats.unusual import Judge
@@ -36,14 +36,14 @@ LOG = logging.getLogger("segpipe")
 def case_output(case: Case, sheet: Sheet, run: Run) -> CaseOutput:
     """What takes a case, unless its mask would replace what it must not."""
     refuse_taken(case, run, sheet.asked)
-    return CaseOutput(case, _verified(sheet, run), run)
+    return CaseOutput(case, _verified(case, sheet, run), run)
 
 
-def _verified(sheet: Sheet, run: Run) -> Sheet:
+def _verified(case: Case, sheet: Sheet, run: Run) -> Sheet:
     """A case whose files have been compared with their checksums, if that was asked for, and what has none."""
     if not run.settings.verify_input:
         return sheet
-    return replace(sheet, notes=(*sheet.notes, *verify_files(sheet.asked)))
+    return replace(sheet, notes=(*sheet.notes, *FORMATS[case.format].verify(sheet.asked)))
 
 
 class DamagedPartsError(SegpipeError):

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from segpipe.errors import OutputError, foreseen
 from segpipe.formats.cases import Case, Failure
 from segpipe.formats.identity import identities
-from segpipe.formats.raster.gdal import cache_bytes, gdal_options
+from segpipe.formats.raster.gdal import cache_bytes
+from segpipe.formats.registry import environment
 from segpipe.geometry.division import Limits, cut, repeated
 from segpipe.geometry.windows import Cover, Part
 from segpipe.network.device import gpus
@@ -145,7 +146,7 @@ def make_plan(cases: Sequence[Case], run: Run, crew: Crew | int, *, look: bool =
     planned: list[PlannedCase] = []
     failed: list[Failure] = []
     unseen: list[Case] = []
-    with gdal_options():
+    with environment():
         for case in rest:
             _look(case, run, planned, failed, unseen, values=values)
     planned = _without_collisions(planned, run, failed)

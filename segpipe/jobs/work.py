@@ -17,7 +17,7 @@ from uuid import uuid4
 from segpipe.errors import DeviceMemoryError, OutputError, SegpipeError, SourceError, foreseen
 from segpipe.formats.cases import Case
 from segpipe.formats.identity import Beside
-from segpipe.formats.raster.gdal import gdal_options
+from segpipe.formats.registry import environment
 from segpipe.jobs.join import DamagedPartsError, case_output, join
 from segpipe.jobs.plan import Job, as_planned, job_windows, most_memory
 from segpipe.jobs.tasks import Damaged, GivenUp, JoinJob, MeasureJob, Outcome, PartJob, Progress, Returned, Task, Told
@@ -105,7 +105,7 @@ def run_job(job: Job, context: Context) -> Iterator[Told]:
         allow_unusual=allow,
     )
     cases = segmented(tuple(left), reading, model, context.calls, confidence=run.settings.confidence)
-    with gdal_options(), closing(cases), ThreadPoolExecutor(1, "segpipe-finish") as finisher:
+    with environment(), closing(cases), ThreadPoolExecutor(1, "segpipe-finish") as finisher:
         finishing: deque[Future[Told]] = deque()
         for case, boxes in cases:
             finish = _write(case, boxes, partial(case_output, case, run=run), context)
@@ -152,7 +152,7 @@ def run_part(job: PartJob, context: Context) -> Told:
         allow_unusual=run.settings.unusual_values == "allow",
     )
     cases = segmented([case], reading, model, context.calls, confidence=run.settings.confidence)
-    with gdal_options(), closing(cases):
+    with environment(), closing(cases):
         _, boxes = next(cases)
         return _write(case, boxes, lambda sheet: _part_output(job, sheet, run, model.spec.batch), context)()
 
@@ -178,7 +178,7 @@ def measure(case: Case, run: Run) -> tuple[str, ...]:
 def _timed(stage: str, case: Case, do: Callable[[], tuple[str, ...]], pixels: int = 0, seconds: float = 0.0) -> Told:
     started = time.perf_counter()
     try:
-        with gdal_options(), span(stage, case.name):
+        with environment(), span(stage, case.name):
             warnings = do()
     except DamagedPartsError as damaged:
         return Damaged(case, damaged.numbers)
@@ -255,7 +255,7 @@ def _can_write(output: Store) -> bool:
 
 def _finish(case: Case, output: CaseOutput | PartOutput | None, started: float, pixels: int) -> Outcome:
     try:
-        with gdal_options(), span("finish", case.name):
+        with environment(), span("finish", case.name):
             if output is not None:
                 output.finish()
     except Exception as error:  # noqa: BLE001 - a bad case costs only itself

@@ -4,7 +4,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -18,9 +18,9 @@ from segpipe.errors import SegpipeError, SourceError, foreseen
 from segpipe.formats.cases import Case
 from segpipe.formats.identity import Beside, Identity, asked_names, identities, no_state
 from segpipe.formats.raster.gdal import MOST_CACHE_MB, make_room
-from segpipe.formats.raster.source import RasterSource
+from segpipe.formats.registry import open_path
 from segpipe.formats.samples import is_small, sampled, thinned
-from segpipe.formats.source import Invalid, Source
+from segpipe.formats.source import Invalid, Scene, Source
 from segpipe.formats.unusual import Finding, Judge
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.regridding import Regridding
@@ -59,7 +59,6 @@ class Sheet:
     """What the stages behind reading know of an opened case."""
 
     grid: Grid
-    picture: bool
     files: list[Identity]
     """What its pixels come from, as it was before the first was read."""
     notes: tuple[str, ...]
@@ -78,8 +77,10 @@ class Sheet:
     """Where it was found, links resolved."""
     asked: tuple[str, ...] = field(default=(), repr=False)
     """Names by which its files are asked for: those of ``files`` have no secrets."""
-    scene: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Metadata that describe the scene, by GDAL's domain."""
+    scene: Scene = field(default_factory=dict)
+    """Metadata that describe the scene, by domain."""
+    origin: object = None
+    """``Source.origin``, for the sinks of its masks."""
     regridding: Regridding | None = None
     """To the grid that the network sees, where that is another one than the case's own. ``cover`` is of the network's."""
     abandoned: threading.Event = field(default_factory=threading.Event)
@@ -142,8 +143,8 @@ class Batch:
 
 
 def open_source(case: Case, contract: Contract, overrides: Overrides = AS_STORED) -> Source:
-    """Open a case by its family of formats."""
-    return RasterSource(case.path, contract, overrides)
+    """Open a case by its format."""
+    return open_path(case.format, case.path, contract, overrides)
 
 
 def open_sheet(
@@ -172,7 +173,7 @@ def open_sheet(
         if part is not None and any(b > n for b, n in zip(part.stop, cover.counts, strict=True)):
             raise SourceError(CHANGED.format(case.path))
         part = part or cover.whole
-        room = source.room(row_of(cover, cover.touching(part)))
+        room = source.memory(row_of(cover, cover.touching(part)))
         if room > MOST_CACHE_MB * 2**20:
             notes.append(TOO_WIDE.format(room / 2**20, MOST_CACHE_MB))
     except BaseException:
@@ -180,7 +181,7 @@ def open_sheet(
         raise
     raw = model.device != "cpu"
     seen, asked = (files, tuple(notes), cover, opened, part, room, raw), tuple(asked_names(source.files))
-    return source, Sheet(source.grid, source.picture, *seen, place=place, scene=source.scene, asked=asked)
+    return source, Sheet(source.grid, *seen, place=place, scene=source.scene, origin=source.origin, asked=asked)
 
 
 def cover_of(case: Case, shape: tuple[int, ...], model: ModelSpec) -> Cover:
@@ -297,15 +298,12 @@ def _pieces(case: Case, source: Source, sheet: Sheet, reading: Reading) -> Itera
     scaling = reading.scaling or scaling_of(source, reading.model.contract)
     make_room(sheet.room)
     look = _examine(case, source, sheet, scaling, reading)
-    decoders, count = reading.decoders, reading.decoders.count
-    decoders.begin()
+    reading.decoders.begin()
     for windows in stretches(sheet.windows, *_at_once(case, source, sheet, reading.model.contract)):
         if sheet.abandoned.is_set():
             return
         with span("read", case.name, windows[0]):
-            if decoders.count != count:
-                source.decode_with(count := decoders.count)
-            begun = begin_stretch(source, sheet.cover, windows)
+            begun = begin_stretch(source, sheet.cover, windows, reading.decoders.count)
         yield Piece(case, sheet, windows, begun, scaling, look)
 
 
@@ -350,7 +348,7 @@ def findings_of(source: Source, contract: Contract) -> list[Finding]:
 def _at_once(case: Case, source: Source, sheet: Sheet, contract: Contract) -> tuple[int, int]:
     """Windows of a row that are read at one go, at first and at most."""
     remote = is_remote(case.path)
-    if source.resampled or not (remote or sheet.raw):
+    if not (source.separable and (remote or sheet.raw)):
         return 1, 1  # here the processors are the network's, which would wait for the first, and between two stretches
     fit = max(1, STRETCH_BYTES // (stored_bytes(contract, source.dtype) * math.prod(sheet.cover.tiling.tile)))
     return (min(ASKED_FOR, fit),) * 2 if remote else (1, fit)

@@ -7,7 +7,7 @@ from itertools import groupby
 from operator import attrgetter
 
 from segpipe.formats.cases import Case
-from segpipe.formats.raster.gdal import gdal_options
+from segpipe.formats.registry import environment
 from segpipe.pipeline.ahead import ahead
 from segpipe.pipeline.blend import blend
 from segpipe.pipeline.decide import Decided, decide, gathered
@@ -74,13 +74,13 @@ _decoders = cache(Decoders)
 def _tiles(cases: Sequence[Case], reading: Reading) -> Generator[Tile, None, None]:
     """Tiles of cases, read in a thread of their own; for a GPU cut in another, while the next are decoded."""
     decoders, depth = reading.decoders, max(READ_AHEAD, 2 * reading.model.batch)
-    pieces = _with_gdal(read_pieces(tuple(cases), reading), decoders.count)
+    pieces = _with_environment(read_pieces(tuple(cases), reading), decoders.count)
     if reading.model.device == "cpu":
         return ahead(tiles(pieces), depth, late=decoders.note)
     return ahead(tiles(ahead(pieces, PIECES_AHEAD, late=decoders.note)), depth)
 
 
-def _with_gdal(pieces: Pieces, decoders: int) -> Pieces:
-    """GDAL's options belong to a thread: enter them in whichever runs this."""
-    with gdal_options(decoders):
+def _with_environment(pieces: Pieces, decoders: int) -> Pieces:
+    """The environment belongs to a thread: enter it in the one that reads."""
+    with environment(decoders):
         yield from pieces

@@ -44,8 +44,10 @@ class Stretch:
         return self.pixels[(slice(None), *box)], invalid if invalid is not None and invalid.any() else None
 
 
-def begin_stretch(source: Source, cover: Cover, windows: Sequence[Index]) -> Callable[[], Stretch]:
-    """Decode neighbours; what comes back finds where they are invalid, as that of ``Source.begin``."""
+def begin_stretch(
+    source: Source, cover: Cover, windows: Sequence[Index], threads: int | None = None
+) -> Callable[[], Stretch]:
+    """Decode neighbours; the callable that is returned finds where they are invalid, as that of ``Source.begin``."""
     first, last = (reflected(cover.window(index), cover.shape)[0] for index in (windows[0], windows[-1]))
-    begun = source.begin(Window(first.start, last.stop))
+    begun = source.begin(Window(first.start, last.stop), threads)
     return lambda: Stretch(first.start, *begun())

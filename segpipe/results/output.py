@@ -16,21 +16,16 @@ from segpipe.formats.cases import Case
 from segpipe.formats.identity import Beside, identities
 from segpipe.formats.raster.qml import qgis_style
 from segpipe.formats.raster.scene import brief
-from segpipe.formats.raster.sink import (
-    ENCODERS,
-    ENCODERS_BESIDE,
-    PartSink,
-    RasterSink,
-    raster_sink,
-    read_part,
-)
-from segpipe.formats.raster.style import Color, Style, palette, parse_color
+from segpipe.formats.raster.sink import PartSink, read_part
+from segpipe.formats.registry import CONFIDENCE, FORMATS
+from segpipe.formats.sink import Sink, Target
+from segpipe.formats.style import Color, Style, palette, parse_color
 from segpipe.geometry.windows import Part, Window
 from segpipe.pipeline.decide import Decided
 from segpipe.pipeline.labels import CONFIDENCE_NODATA, CONFIDENCE_TOP, Decision
 from segpipe.pipeline.read import CHANGED, Sheet, open_source
 from segpipe.results.parts import Tally, part_files, read_tally, write_tally
-from segpipe.results.records import Run, device_kind, read_record, record_name, style_name, targets
+from segpipe.results.records import Run, device_kind, read_record, record_name, style_name
 from segpipe.results.schema import Amount, Input, Model, Record, Values
 from segpipe.results.tables import Statistics
 from segpipe.storage.files import output_errors
@@ -51,15 +46,15 @@ def check_unchanged(case: Case, sheet: Sheet) -> None:
         raise SourceError(CHANGED.format(case.path))
 
 
-class Sink(Protocol):
-    """A raster being written."""
+class Layer(Protocol):
+    """A mask, or a confidence, being written."""
 
     def write(self, window: Window, values: NDArray[Any]) -> None: ...
 
     def discard(self) -> None: ...
 
 
-S = TypeVar("S", bound=Sink)
+S = TypeVar("S", bound=Layer)
 
 
 class Layers(Generic[S]):
@@ -143,8 +138,8 @@ class CaseOutput:
         self._layers = Layers(
             _statistics(case, sheet, run),
             run,
-            lambda decision: self._sink("", decision, mask_style(decision, run)),
-            lambda decision: self._sink(".confidence", decision, confidence_style(decision)),
+            lambda decision: self._sink("", replace(mask_style(decision, run), scene=sheet.scene)),
+            lambda decision: self._sink(CONFIDENCE, confidence_style(decision)),
         )
         self.write, self.discard = self._layers.write, self._layers.discard
 
@@ -152,12 +147,10 @@ class CaseOutput:
     def warnings(self) -> tuple[str, ...]:
         return self._sheet.warnings
 
-    def _sink(self, kind: str, decision: Decision, style: Style) -> RasterSink:
-        picture = self._sheet.picture and decision.bands == 1 and decision.dtype == np.uint8
-        name = f"{self._case.name}{kind}{'.png' if picture else '.tif'}"
-        threads = ENCODERS if self._run.model.device == "cpu" else ENCODERS_BESIDE
-        style = style if kind else replace(style, scene=self._sheet.scene)
-        return raster_sink(self._output, name, self._sheet.grid, style, threads)
+    def _sink(self, kind: str, style: Style) -> Sink:
+        sheet, spare = self._sheet, self._run.model.device != "cpu"
+        target = Target(self._output, self._case.name + kind, sheet.grid, style, sheet.origin, spare)
+        return FORMATS[self._case.format].sink(target)
 
     def add(self, number: int, part: Part) -> None:
         """Copy what one part has left.
@@ -185,7 +178,7 @@ class CaseOutput:
         before = read_record(self._output, self._case)
         with output_errors(self._output.path(record)):
             styles = [style_name(self._case)] if self._run.styled else []
-            self._forget([sink.name for sink in sinks] + styles, before)
+            self._forget([name for sink in sinks for name in sink.files()] + styles, before)
             # without its record a case is not done: an old one must not vouch for a new mask
             self._output.remove(record)
         written = [name for sink in sinks for name in sink.finish()]
@@ -197,8 +190,8 @@ class CaseOutput:
 
     def _forget(self, coming: list[str], before: Record | None) -> None:
         """Remove what an earlier run with other settings wrote of this case and this one will not."""
-        for name in targets(self._case):
-            if before is not None and name not in coming and name in before.outputs and not self._is_theirs(name):
+        for name in [] if before is None else before.outputs:
+            if name not in coming and not self._is_theirs(name):
                 self._output.remove(name)
 
     def _is_theirs(self, name: str) -> bool:

@@ -10,14 +10,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import onnxruntime
-from rasterio.io import DatasetReader
 
 from segpipe import __version__
 from segpipe.errors import OutputError, SourceError
 from segpipe.formats.cases import Case, Failure, Found
 from segpipe.formats.identity import Beside
-from segpipe.formats.raster.gdal import any_name, gdal_errors, gdal_options
-from segpipe.formats.raster.origin import is_same_input
+from segpipe.formats.registry import FORMATS, kinds
 from segpipe.messages.redact import cleaned
 from segpipe.network.device import gpu_facts, told
 from segpipe.network.spec import ModelSpec
@@ -26,11 +24,12 @@ from segpipe.settings import Settings
 from segpipe.storage import Store
 from segpipe.storage.documents import DocumentError
 from segpipe.storage.files import output_errors
-from segpipe.storage.ownership import is_own_record, is_own_sidecar, is_own_style
+from segpipe.storage.ownership import is_own_record, is_own_style
 from segpipe.storage.places import store_at
-from segpipe.storage.retry import is_passing
 
 LOG = logging.getLogger("segpipe")
+
+STYLE = ".qml"
 
 AREA_COLUMNS = ("case", "class_id", "class_name", "pixels", "area", "unit", "share")
 
@@ -109,17 +108,18 @@ def _version(name: str) -> str | None:
         return None
 
 
-KINDS = [f"{kind}{suffix}" for kind in ("", ".confidence") for suffix in (".tif", ".png", ".tif.aux.xml")] + [".qml"]
-"""All that a case's files can be called after its name."""
-
-
 def targets(case: Case) -> list[str]:
     """Every file that a case may write beside its record."""
-    return [f"{case.name}{kind}" for kind in KINDS]
+    return [f"{case.name}{kind}" for kind in (*kinds([FORMATS[case.format]]), STYLE)]
+
+
+def _past_targets(case: Case) -> list[str]:
+    """Every file that a case of this name may have written in an earlier run, of whatever format it was then."""
+    return [f"{case.name}{kind}" for kind in (*kinds(list(FORMATS.values())), STYLE)]
 
 
 def style_name(case: Case) -> str:
-    return f"{case.name}.qml"
+    return case.name + STYLE
 
 
 def record_name(case: Case) -> str:
@@ -150,7 +150,7 @@ def _parsed(data: bytes, case: Case) -> Record | None:
 
 
 def _names_own_files(record: Record, case: Case) -> bool:
-    return {*record.outputs} <= {*targets(case)} and record.thumbnail in (None, *record.outputs)
+    return {*record.outputs} <= {*_past_targets(case)} and record.thumbnail in (None, *record.outputs)
 
 
 def _read_or_warn(output: Store, case: Case, warn: Callable[[str], None]) -> Record | None:
@@ -216,9 +216,15 @@ def _is_done(case: Case, run: Run, beside: Beside, warn: Callable[[str], None]) 
         and (record.confidence or not run.settings.confidence)
         and (record.verified is True or not run.settings.verify_input)
         and (style_name(case) in record.outputs or not run.styled)
-        and is_same_input(record.input.path, record.input.files, case.path, beside, remote=run.settings.allow_remote_sources)
+        and _is_same_input(record, case, beside, remote=run.settings.allow_remote_sources)
         and _are_whole(output, record, warn)
     )
+
+
+def _is_same_input(record: Record, case: Case, beside: Beside, *, remote: bool) -> bool:
+    """Whether what would be read of a case now is what its record says was read then."""
+    told = record.input
+    return FORMATS[case.format].is_same_input(told.path, told.files, case.path, beside, remote)
 
 
 def storable(found: Found, output: Store) -> tuple[list[Case], list[Failure]]:
@@ -277,20 +283,7 @@ def _foreign(output: Store, name: str, case: Case) -> bool:
             return not is_own_record(output.read(name))
         if name.endswith(".qml"):
             return not is_own_style(output.read(name))
-        if name.endswith(".aux.xml"):
-            return not is_own_sidecar(output.read(name))
-    return not _is_own_raster(output, name)
-
-
-def _is_own_raster(output: Store, name: str) -> bool:
-    try:
-        unreadable = gdal_errors(OutputError, output.path(name))
-        with gdal_options(), unreadable, output.local(name) as path, DatasetReader(any_name(str(path))) as dataset:
-            return "SEGPIPE" in dataset.tags()
-    except OutputError as error:
-        if is_passing(error):
-            raise
-        return False
+    return not FORMATS[case.format].owns(output, name)
 
 
 def done_pixels(case: Case, run: Run, beside: Beside | None = None) -> int | None:

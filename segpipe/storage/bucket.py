@@ -5,7 +5,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -160,8 +160,8 @@ def _listed(bucket: str, prefix: str) -> Iterator[Listed]:
             yield from page.get("Contents", [])
 
 
-def find_rasters(text: str, suffixes: Iterable[str], others: list[str]) -> Iterator[tuple[str, str]]:
-    """Name and path of every raster that an input in a bucket means: of one object, or of all below a prefix.
+def find_objects(text: str, wanted: Callable[[str], bool], others: list[str]) -> Iterator[tuple[str, str]]:
+    """Name and path of every object that an input in a bucket means: one that is named, or those wanted below a prefix.
 
     What else is below it goes to ``others``.
 
@@ -181,7 +181,7 @@ def find_rasters(text: str, suffixes: Iterable[str], others: list[str]) -> Itera
             path = PurePosixPath(name)
             if name.endswith("/") or any(part.startswith(".") and part != ".." for part in path.parts):
                 continue
-            if path.suffix.lower() in suffixes:
+            if wanted(path.name):
                 yield name, f"{SCHEME}{bucket}/{entry['Key']}"
             else:
                 others.append(f"{SCHEME}{bucket}/{entry['Key']}")

@@ -15,7 +15,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Column, Table
 from rich.text import Text
 
-from segpipe.formats.cases import SUFFIXES, listed
+from segpipe.formats.cases import listed
+from segpipe.formats.registry import by_suffix
 from segpipe.jobs.disk import forecast, shortages
 from segpipe.jobs.launch import Prepared, Summary
 from segpipe.jobs.ledger import State
@@ -347,7 +348,7 @@ LISTED = 20
 def print_left_out(prepared: Prepared) -> None:
     """Files of folders and globs that were not taken, on stderr."""
     if prepared.left_out:
-        taken = " ".join(sorted(SUFFIXES))
+        taken = " ".join(sorted(by_suffix()))
         echo(f"left out: {listed(prepared.left_out)} (a folder is searched for {taken})", err=True)
 
 

@@ -88,7 +88,7 @@ def extent(tiling: Tiling, wanted: Axes) -> Axes:
 def segment(model: Model, tiling: Tiling, held: Held, scaling: Scaling, calls: int) -> Labels:
     """Labels ``(bands, *box)`` of a box, as a run would decide them if the box were a case."""
     cover = Cover(held.grid.shape, tiling)
-    sheet = Sheet(held.grid, False, [], (), cover, 0.0, cover.whole)
+    sheet = Sheet(held.grid, [], (), cover, 0.0, cover.whole)
     decision = Decision(model.spec.contract, model.spec.blend_on, model.arrays)
     labels: NDArray[Any] = np.empty((decision.bands, *cover.shape), decision.dtype)
     with closing(predict(model, batches(_tiles(sheet, held, scaling), model.spec.batch), calls)) as scored:

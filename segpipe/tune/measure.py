@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from segpipe.errors import ModelError
 from segpipe.formats.cases import find_cases
-from segpipe.formats.raster.gdal import gdal_options
+from segpipe.formats.registry import environment
 from segpipe.geometry.windows import Cover, Tiling
 from segpipe.pipeline.infer import load
 from segpipe.process.machine import memory, processors
@@ -67,7 +67,7 @@ def tune(settings: TuneSettings, tell: Callable[[str], None]) -> Tuned:
         SegpipeError: the model, another file of it, or a scene cannot be used.
     """
     started = time.monotonic()
-    with gdal_options():
+    with environment():
         work = _Work(settings, tell, started + settings.seconds)
         counts = work.count()
         speeds = work.time(counts)

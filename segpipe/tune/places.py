@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from segpipe.errors import InputError
 from segpipe.export.tiles import noise, raw_tiles
 from segpipe.formats.cases import Case
-from segpipe.formats.raster.gdal import gdal_options
-from segpipe.formats.raster.scene import Scene
-from segpipe.formats.source import Begun, Invalid, Pixels
+from segpipe.formats.registry import environment
+from segpipe.formats.source import Begun, Invalid, Pixels, Scene
 from segpipe.geometry.grid import BareGrid
 from segpipe.geometry.windows import Window
 from segpipe.network.scaling import Scaling, unscaled
@@ -38,11 +37,12 @@ SURVEYED = 16
 class Held:
     """A box of a case in memory: a source like any other."""
 
-    picture = False
     files: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    resampled = False
+    separable = True
     scene: Scene = MappingProxyType({})
+    origin = None
+    block = 0
 
     def __init__(self, pixels: Pixels, invalid: Invalid | None) -> None:
         self._pixels, self._invalid = pixels, invalid
@@ -52,14 +52,16 @@ class Held:
         box = tuple(slice(a, b) for a, b in zip(window.start, window.stop, strict=True))
         return self._pixels[(slice(None), *box)], None if self._invalid is None else self._invalid[box]
 
-    def begin(self, window: Window) -> Begun:
+    def begin(self, window: Window, threads: int | None = None) -> Begun:
+        del threads
         return lambda: self.read(window)
 
-    @property
-    def block(self) -> int:
-        return 0
+    def empty(self, window: Window) -> bool:
+        """It is read at once."""
+        del window
+        return False
 
-    def room(self, shape: tuple[int, ...]) -> int:
+    def memory(self, shape: tuple[int, ...]) -> int:
         """None of it is decoded."""
         del shape
         return 0
@@ -80,8 +82,6 @@ class Held:
     def tags(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Of no file: what scales a box was made from the tags of its case."""
         return np.ones(len(self._pixels)), np.zeros(len(self._pixels))
-
-    def decode_with(self, threads: int) -> None: ...
 
     def close(self) -> None: ...
 
@@ -142,7 +142,7 @@ def find_places(cases: Sequence[Case], side: Axes, count: int, spec: ModelSpec, 
         window = Window((0,) * len(side), side)
         return [Place(window, (False,) * len(side), seed=seed) for seed in range(count)]
     looked: list[tuple[float, Place]] = []
-    with gdal_options():
+    with environment():
         for look in _looks(cases[:: max(1, len(cases) // count)], side, spec, overrides):
             looked.append(look)
             if sum(share >= VALID for share, _ in looked) == count:

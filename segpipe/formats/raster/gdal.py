@@ -12,7 +12,7 @@ import rasterio
 from rasterio._env import set_gdal_config
 from rasterio._err import CPLE_BaseError
 from rasterio._path import _parse_path, _vsi_path
-from rasterio.env import setenv
+from rasterio.env import getenv, hasenv, setenv
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.session import DummySession
@@ -96,9 +96,19 @@ def gdal_options(decoders: int = 1) -> rasterio.Env:
     return rasterio.Env(session=DummySession(), **OPTIONS, **threads, **network, **gdal_endpoint())
 
 
+def decoders() -> int:
+    """Threads that share the blocks of a window, in this thread's environment."""
+    return int(getenv().get("GDAL_NUM_THREADS", 1)) if hasenv() else 1
+
+
 def decode_with(threads: int) -> None:
     """Let so many threads share the blocks of a window, in this thread's environment from now on."""
-    setenv(GDAL_NUM_THREADS=threads if listen() else 1)
+    setenv(GDAL_NUM_THREADS=most_decoders(threads))
+
+
+def most_decoders(threads: int) -> int:
+    """So many threads, or one where GDAL's log cannot be had: what others of its threads say would not be heard."""
+    return threads if listen() else 1
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 
 from segpipe import __version__
-from segpipe.formats.raster.style import Color, Style
+from segpipe.formats.style import Color, Style
 from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.storage.ownership import SIDECAR_DOMAIN
 

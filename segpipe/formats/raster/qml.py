@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from segpipe import __version__
-from segpipe.formats.raster.style import Color
+from segpipe.formats.style import Color
 from segpipe.storage.ownership import STYLE_KEY
 
 DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"

@@ -13,7 +13,7 @@ from rasterio.crs import CRS
 from rasterio.io import DatasetReader
 from rasterio.rpc import RPC
 
-from segpipe.formats.raster.style import UNUSED, Style
+from segpipe.formats.style import UNUSED, Style
 from segpipe.geometry.raster_grid import RasterGrid
 
 PIXEL_TOLERANCE = 1e-6

@@ -5,10 +5,8 @@ from collections.abc import Mapping
 
 from rasterio.io import DatasetReader
 
+from segpipe.formats.source import Scene
 from segpipe.messages.redact import cleaned
-
-Scene = Mapping[str, Mapping[str, str]]
-"""Metadata by GDAL's domain, ``""`` for its own."""
 
 DOMAINS = ("", "IMD", "IMAGERY")
 """GDAL's own; of DigitalGlobe; of all satellites that GDAL knows: time, cloud cover, satellite."""

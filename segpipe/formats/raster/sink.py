@@ -22,17 +22,20 @@ from rasterio.io import DatasetReader, DatasetWriter, MemoryFile
 from rasterio.windows import Window as RasterWindow
 
 from segpipe.errors import DamagedPartError, OutputError
-from segpipe.formats.raster.gdal import decoding, gdal_errors
+from segpipe.formats.raster.gdal import any_name, decoding, gdal_errors, gdal_options
 from segpipe.formats.raster.pam import EMPTY, sidecar
 from segpipe.formats.raster.readback import lost
-from segpipe.formats.raster.style import UNUSED, Style
+from segpipe.formats.raster.source import RasterOrigin
+from segpipe.formats.sink import Target
+from segpipe.formats.style import UNUSED, Style
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.windows import Window
 from segpipe.process.machine import processors
 from segpipe.storage import Store
 from segpipe.storage.files import output_errors, remove
-from segpipe.storage.retry import unwritable
+from segpipe.storage.ownership import is_own_sidecar
+from segpipe.storage.retry import is_passing, unwritable
 
 BLOCK = 512
 PLAIN_DRAFT_PIXELS = 2**30
@@ -209,6 +212,10 @@ class RasterSink(ABC):
         with self._unwritable():
             self._dataset = self._begin()
             self._describe()
+
+    def files(self) -> list[str]:
+        """Names of all files that ``finish`` may leave."""
+        return [self.name] if self._form is PNG else [self.name, self.name + AUX]
 
     @abstractmethod
     def _begin(self) -> DatasetWriter:
@@ -391,6 +398,31 @@ def raster_sink(output: Store, name: str, grid: Grid, style: Style, threads: int
     assert isinstance(grid, RasterGrid)  # of a source of rasters
     size = math.prod(grid.shape) * len(style.bands) * np.dtype(style.dtype).itemsize
     return (HeldSink if size <= HELD_BYTES else DraftSink)(output, name, grid, style, threads)
+
+
+def mask_sink(target: Target) -> RasterSink:
+    """What takes a mask or a confidence: a picture for a plain picture, where it can be one, else a GeoTIFF."""
+    origin, grid, style = target.origin, target.grid, target.style
+    assert isinstance(origin, RasterOrigin)
+    assert isinstance(grid, RasterGrid)
+    picture = origin.picture and len(style.bands) == 1 and style.dtype == "uint8"
+    name = f"{target.stem}{'.png' if picture else '.tif'}"
+    return raster_sink(target.output, name, grid, style, ENCODERS_BESIDE if target.spare else ENCODERS)
+
+
+def is_own_raster(output: Store, name: str) -> bool:
+    """Whether segpipe has written a raster, or a sidecar."""
+    if name.endswith(AUX):
+        with output_errors(output.path(name)):
+            return is_own_sidecar(output.read(name))
+    try:
+        unreadable = gdal_errors(OutputError, output.path(name))
+        with gdal_options(), unreadable, output.local(name) as path, DatasetReader(any_name(str(path))) as dataset:
+            return "SEGPIPE" in dataset.tags()
+    except OutputError as error:
+        if is_passing(error):
+            raise
+        return False
 
 
 def _beside(path: Path) -> Path:

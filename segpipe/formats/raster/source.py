@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,21 @@ from segpipe.contract import Contract
 from segpipe.errors import SourceError
 from segpipe.formats.raster.bands import alpha_bands, bands_of, match_bands
 from segpipe.formats.raster.confine import confined
-from segpipe.formats.raster.gdal import MOST_CACHE_MB, at_one_go, decode_with, open_raster, source_errors, stays_here
+from segpipe.formats.raster.gdal import (
+    MOST_CACHE_MB,
+    at_one_go,
+    decode_with,
+    decoders,
+    most_decoders,
+    open_raster,
+    source_errors,
+    stays_here,
+)
 from segpipe.formats.raster.gdal_readers import pinned
 from segpipe.formats.raster.kinds import explained, refuse_pages, refuse_slides
 from segpipe.formats.raster.orientation import Turn, take_exif, turn_of
 from segpipe.formats.raster.origin import files_of
-from segpipe.formats.raster.scene import Scene, read_scene
+from segpipe.formats.raster.scene import read_scene
 from segpipe.formats.raster.sidecars import Checks
 from segpipe.formats.raster.validity import (
     LOOKS_LIKE_DATA,
@@ -35,7 +44,7 @@ from segpipe.formats.raster.validity import (
     resolve_rules,
     sample_windows,
 )
-from segpipe.formats.source import Begun, Invalid, Pixels
+from segpipe.formats.source import Begun, Invalid, Pixels, Scene
 from segpipe.geometry.raster_grid import crs_notes, place_of, read_grid
 from segpipe.geometry.windows import Window
 from segpipe.overrides import AS_STORED, Overrides
@@ -54,6 +63,14 @@ STRIP_BYTES = 2**24
 """Of a picture that is decoded from its first row to its last before it is read in another order."""
 
 PICTURE_DRIVERS = frozenset({"PNG", "JPEG", "WEBP", "BMP"})
+
+
+@dataclass(frozen=True, slots=True)
+class RasterOrigin:
+    """What a mask takes over from its raster, beside the grid."""
+
+    picture: bool
+    """A plain picture without georeferencing, whose mask is a picture, too."""
 
 
 class RasterSource:
@@ -81,7 +98,7 @@ class RasterSource:
 
     def _place_notes(self) -> tuple[str, ...]:
         """Why the case has no areas; a plain picture needs no reason."""
-        return () if self.picture and self.grid.defect is None else place_of(self.grid).notes
+        return () if self.origin.picture and self.grid.defect is None else place_of(self.grid).notes
 
     def _alpha_notes_anew(self) -> tuple[str, ...]:
         self._open_anew()
@@ -106,6 +123,7 @@ class RasterSource:
     def _opened(self) -> DatasetReader:
         with explained(self._path), source_errors(f"{self._path} cannot be opened", self.files):
             dataset = open_raster(self._path, remote=self._remote)
+            self._threads = decoders()  # drivers look at it when they open a file
             take_exif(dataset)
             return dataset
 
@@ -128,11 +146,12 @@ class RasterSource:
             self._turn, said = turn_of(dataset, self._path, place=grid.georeferenced)
         self._against = self._turn.against_the_file and dataset.driver in PICTURE_DRIVERS
         self.grid = replace(grid, shape=self._turn.shape)
-        self.resampled = dataset.driver == "VRT"  # GDAL resamples its sources request by request
-        self.picture = dataset.driver in PICTURE_DRIVERS and not self.grid.georeferenced
+        self.separable = dataset.driver != "VRT"  # GDAL resamples its sources request by request
         _refuse_short_blocks(dataset, self.bands, self._path)
         self._whole = _is_whole_png(dataset, self._path)
         self.scene: Scene = read_scene(dataset)
+        picture = dataset.driver in PICTURE_DRIVERS and not self.grid.georeferenced
+        self.origin = RasterOrigin(picture)
         checks = Checks(self._path)
         self.files = tuple(files_of(dataset, checks.look)) or (self._path,)
         checks.end(dataset, self.files)
@@ -147,7 +166,10 @@ class RasterSource:
     def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
         return self.begin(window)()
 
-    def begin(self, window: Window) -> Begun:
+    def begin(self, window: Window, threads: int | None = None) -> Begun:
+        if threads is not None and most_decoders(threads) != self._threads:
+            decode_with(threads)
+            pinned(self._open_anew)
         turn, window = self._turn, self._turn.stored(window)
         pixels, masks = pinned(lambda: self._stored(window), lambda: self._stored_anew(window))
         return lambda: turned(turn, pixels, self._invalid(pixels, masks))
@@ -196,9 +218,10 @@ class RasterSource:
         with explained(self._path), confined(self._here), unreadable:
             yield
 
-    def decode_with(self, threads: int) -> None:
-        decode_with(threads)
-        pinned(self._open_anew)  # drivers look at it when they open a file
+    def empty(self, window: Window) -> bool:
+        """GDAL does not say."""
+        del window
+        return False
 
     def _open_anew(self) -> None:
         self._dataset.close()
@@ -211,7 +234,7 @@ class RasterSource:
         bands = dataset.count if dataset.driver == "GTiff" and dataset.interleaving is Interleaving.pixel else 1
         return int(rows * cols * bands * self.dtype.itemsize)
 
-    def room(self, shape: tuple[int, ...]) -> int:
+    def memory(self, shape: tuple[int, ...]) -> int:
         dataset = self._dataset
         if self._against:
             return self._stored_size

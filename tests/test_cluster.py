@@ -285,3 +285,41 @@ def test_a_run_with_workers_leaves_this_process_its_environment(raster, tmp_path
     summary = carry_out(prepare(load_settings(None, flags | {"executor": "dask", "device": "cpu"})), Silent())
     assert summary.done == ["a"]
     assert {name: os.environ.get(name) for name in names} == before
+
+
+LIBRARY = """
+import atexit, multiprocessing, sys, time
+from pathlib import Path
+
+def work(path):
+    while not Path("go").exists():
+        time.sleep(0.02)
+    Path(path).write_text("done")
+
+if __name__ == "__main__":
+    from distributed.deploy import spec
+    from segpipe.jobs import cluster
+    spawn = multiprocessing.get_context("spawn")
+    others = [spawn.Process(target=work, args=(name,)) for name in ("before", "after")]
+    others[0].start()
+    started = cluster._start(2, ":0", [])
+    others[1].start()
+    mine = {other.pid for other in others}
+    print(*(child.pid for child in multiprocessing.active_children() if child.pid not in mine), flush=True)
+    atexit.unregister(spec.close_clusters)  # as where Ctrl-C comes while workers start
+    atexit.register(Path("go").touch)  # comes before what is registered earlier
+    atexit.register(cluster._end_workers)  # and this before it
+"""
+
+
+def test_only_own_workers_are_ended_with_a_process(tmp_path):
+    """A script that uses segpipe as a library has processes of its own, which end when they are done."""
+    (tmp_path / "script.py").write_text(LIBRARY)
+    env = {**os.environ, "PYTHONPATH": str(SEGPIPE.parent)}
+    ran = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100, check=False
+    )
+    workers = list(map(int, ran.stdout.split()))
+    assert (ran.returncode, len(workers)) == (0, 2), ran.stderr
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+    assert [(tmp_path / name).read_text() for name in ("before", "after")] == ["done", "done"]

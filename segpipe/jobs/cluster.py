@@ -16,6 +16,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from weakref import WeakSet
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -33,7 +34,7 @@ from segpipe.settings import LONGEST_WAIT, MOST_MEMORY, MOST_THREADS, MOST_WORKE
 from segpipe.storage.documents import DocumentError, read_toml
 
 if TYPE_CHECKING:
-    from distributed import Client, LocalCluster, Security
+    from distributed import Client, LocalCluster, Nanny, Security
 
 T = TypeVar("T")
 
@@ -335,21 +336,39 @@ def _deaf(make: Callable[[], T]) -> T:
     return found
 
 
+_NANNIES: "WeakSet[Nanny]" = WeakSet()
+"""What keeps each worker that this process has started."""
+
+
 def _end_workers() -> None:
-    """Workers that nobody has closed: Python would ask them to end, which they do not hear, and wait."""
-    for worker in multiprocessing.active_children():
-        worker.kill()
+    """Kill workers that nobody has closed: Python would ask them to end, which they do not hear, and wait.
+
+    Other processes of whoever uses this as a library are left alone.
+    """
+    own = {nanny.pid for nanny in _NANNIES}
+    for child in multiprocessing.active_children():
+        if child.pid in own:
+            child.kill()
+
+
+def _nanny(devices: list[str]) -> "type[Nanny]":
+    """What starts a worker, again where it is lost, and shows it one GPU, where there are any."""
+    from distributed import Nanny
+
+    class OwnNanny(Nanny):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            if devices:
+                options["env"] = {"CUDA_VISIBLE_DEVICES": devices[options["name"] % len(devices)]}
+            super().__init__(*arguments, **options)
+            _NANNIES.add(self)
+
+    return OwnNanny
 
 
 def _local_cluster(workers: int, dashboard: str, devices: list[str]) -> "LocalCluster":
     """Processes of this machine; each sees one GPU, where there are any."""
     import dask.config
-    from distributed import LocalCluster, Nanny
-
-    class GpuNanny(Nanny):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            options["env"] = {"CUDA_VISIBLE_DEVICES": devices[options["name"] % len(devices)]}
-            super().__init__(*arguments, **options)
+    from distributed import LocalCluster
 
     atexit.register(_end_workers)
     dask.config.set({"distributed.scheduler.allowed-failures": RETRIES, **LOOKS, **({} if _has_dashboard() else NO_PAGES)})
@@ -361,7 +380,7 @@ def _local_cluster(workers: int, dashboard: str, devices: list[str]) -> "LocalCl
         n_workers=workers,
         threads_per_worker=1,
         processes=True,
-        worker_class=GpuNanny if devices else None,
+        worker_class=_nanny(devices),
         host="127.0.0.1",
         # any user of this machine reaches a port of it, and whoever talks to a scheduler can run code as its owner
         security=_own_keys(),

@@ -6,6 +6,7 @@ A message states the rule, then the value that broke it, then the mend.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from segpipe.messages.redact import without_secrets
 
@@ -98,8 +99,26 @@ def memory_errors() -> Iterator[None]:
         raise
 
 
+@dataclass
+class Failed:
+    """How a block of ``case_errors`` has ended."""
+
+    error: SegpipeError | None = None
+    """None where it has ended well."""
+
+
+@contextmanager
+def case_errors(path: str) -> Iterator[Failed]:
+    """Catch whatever ends the work on a case, so that it does not end the work on others; ``path`` names it in messages."""
+    failed = Failed()
+    try:
+        yield failed
+    except Exception as error:  # noqa: BLE001 - a bad case costs only itself
+        failed.error = foreseen(error, path)
+
+
 def foreseen(error: Exception, path: str) -> SegpipeError:
-    """The error itself if it is ours, else one that names the case; used where one case must not end the others."""
+    """The error itself if it is one of segpipe's, else one that names the case."""
     if isinstance(error, SegpipeError):
         return error
     logging.getLogger("segpipe").info("unforeseen error in %s", path, exc_info=error)

@@ -11,7 +11,7 @@ from rasterio.enums import ColorInterp
 from rasterio.io import DatasetReader
 
 from segpipe.contract import Contract, parse_contract
-from segpipe.errors import SourceError, foreseen
+from segpipe.errors import SourceError, case_errors
 from segpipe.formats.cases import Case
 from segpipe.formats.raster.confine import confined
 from segpipe.formats.raster.gdal import gdal_errors, open_raster, stays_here
@@ -46,25 +46,25 @@ def inspect_raster(file: str, settings: Settings, model: Path | None) -> RasterF
         contract = spec.contract if spec and fit else _any_contract(len(settings.bands or ()) or seen.needs.channels)
         valid = None
         if spec is None:
-            with _told(errors, file), closing(RasterSource(file, contract, settings.overrides)) as source:
+            with _noting(errors, file), closing(RasterSource(file, contract, settings.overrides)) as source:
                 notes = list(dict.fromkeys([*notes, *source.notes]))
-        with _told(errors, file):
+        with _noting(errors, file):
             valid = valid_share(dataset, contract, settings.overrides)
         return replace(seen, valid=valid, fit=fit, notes=notes, error=next(iter(errors), None))
 
 
 @contextmanager
-def _told(errors: list[str], file: str) -> Iterator[None]:
+def _noting(errors: list[str], file: str) -> Iterator[None]:
     """Note an error in the words of a run, and go on with the next fact."""
-    try:
+    with case_errors(file) as failed:
         yield
-    except Exception as error:  # noqa: BLE001 - as in a run, where it would end this case
-        errors.append(str(foreseen(error, file)))
+    if failed.error is not None:
+        errors.append(str(failed.error))
 
 
 def _spec(settings: Settings, errors: list[str]) -> ModelSpec | None:
     read_model(settings.model)
-    with _told(errors, str(settings.model)):
+    with _noting(errors, str(settings.model)):
         return try_out(read_spec(settings))
     return None
 
@@ -72,9 +72,9 @@ def _spec(settings: Settings, errors: list[str]) -> ModelSpec | None:
 def _fit(file: str, settings: Settings, spec: ModelSpec, errors: list[str]) -> tuple[Fit | None, list[str]]:
     """How a model lies on a raster, and what a run would note; errors are noted, too."""
     fit, notes = None, []
-    with _told(errors, file), closing(RasterSource(file, spec.contract, settings.overrides)) as source:
+    with _noting(errors, file), closing(RasterSource(file, spec.contract, settings.overrides)) as source:
         fit = laid(file, source, spec, settings)
-    with _told(errors, file):
+    with _noting(errors, file):
         case = Case(Path(file).stem, file)
         opened, sheet = open_sheet(case, spec, settings.overrides)
         notes = list(sheet.notes)

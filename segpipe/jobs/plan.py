@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
-from segpipe.errors import OutputError, foreseen
+from segpipe.errors import OutputError, case_errors
 from segpipe.formats.cases import Case, Failure
 from segpipe.formats.identity import identities
 from segpipe.formats.raster.gdal import cache_bytes
@@ -220,18 +220,17 @@ def _look(  # noqa: PLR0913 - three places for a case to go
     case: Case, run: Run, planned: list[PlannedCase], failed: list[Failure], unseen: list[Case], *, values: bool
 ) -> None:
     """Open a case; with ``values``, look at some of its pixels, too."""
-    try:
+    with case_errors(case.path) as caught:
         source, sheet = open_sheet(case, run.model, run.settings.overrides, memory=most_memory(run))
         with closing(source):
             if values:
                 found = findings_of(source, run.model.contract)
                 note_findings(case, sheet, found, allow=run.settings.unusual_values == "allow")
             planned.append(as_planned(case, sheet))
-    except Exception as error:  # noqa: BLE001 - a bad case costs only itself
-        if is_passing(error):
-            unseen.append(case)  # its job looks again, later
-        else:
-            failed.append(Failure(case, str(foreseen(error, case.path))))
+    if is_passing(caught.error):
+        unseen.append(case)  # its job looks again, later
+    elif caught.error is not None:
+        failed.append(Failure(case, str(caught.error)))
 
 
 def as_planned(case: Case, sheet: Sheet) -> PlannedCase:

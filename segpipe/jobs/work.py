@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from uuid import uuid4
 
-from segpipe.errors import DeviceMemoryError, OutputError, SegpipeError, SourceError, foreseen
+from segpipe.errors import DeviceMemoryError, OutputError, SegpipeError, SourceError, case_errors, foreseen
 from segpipe.formats.cases import Case
 from segpipe.formats.identity import Beside
 from segpipe.formats.registry import environment
@@ -177,21 +177,20 @@ def measure(case: Case, run: Run) -> tuple[str, ...]:
 
 def _timed(stage: str, case: Case, do: Callable[[], tuple[str, ...]], pixels: int = 0, seconds: float = 0.0) -> Told:
     started = time.perf_counter()
-    try:
-        with environment(), span(stage, case.name):
-            warnings = do()
-    except DamagedPartsError as damaged:
-        return Damaged(case, damaged.numbers)
-    except Exception as error:  # noqa: BLE001 - a bad case costs only itself
-        return _failed(case, started, 0, error)
+    warnings: tuple[str, ...] = ()
+    with case_errors(case.path) as failed, environment(), span(stage, case.name):
+        warnings = do()
+    if isinstance(failed.error, DamagedPartsError):
+        return Damaged(case, failed.error.numbers)
+    if failed.error is not None:
+        return _failed(case, started, 0, failed.error)
     return Outcome(case, seconds + time.perf_counter() - started, pixels, warnings=warnings)
 
 
-def _failed(case: Case, started: float, pixels: int, error: Exception) -> Outcome:
-    told = foreseen(error, case.path)
-    short, full = isinstance(error, DeviceMemoryError), unwritable(told, writing=isinstance(told, OutputError))
+def _failed(case: Case, started: float, pixels: int, error: SegpipeError) -> Outcome:
+    short, full = isinstance(error, DeviceMemoryError), unwritable(error, writing=isinstance(error, OutputError))
     seconds = time.perf_counter() - started
-    return Outcome(case, seconds, pixels, str(told), is_passing(told), short, unwritable=full)
+    return Outcome(case, seconds, pixels, str(error), is_passing(error), short, unwritable=full)
 
 
 def _write(
@@ -227,7 +226,7 @@ def _write(
             return lambda: GivenUp(case)
         if not isinstance(error, Exception):
             raise
-        failed = _stopping(_failed(case, started, pixels, error), context)
+        failed = _stopping(_failed(case, started, pixels, foreseen(error, case.path)), context)
         return lambda: failed
     LOG.info("%s: %d pixels blended in %.1f s", case.name, pixels, time.perf_counter() - started)
     return lambda: _stopping(_finish(case, output, started, pixels), context)
@@ -254,12 +253,11 @@ def _can_write(output: Store) -> bool:
 
 
 def _finish(case: Case, output: CaseOutput | PartOutput | None, started: float, pixels: int) -> Outcome:
-    try:
-        with environment(), span("finish", case.name):
-            if output is not None:
-                output.finish()
-    except Exception as error:  # noqa: BLE001 - a bad case costs only itself
+    with case_errors(case.path) as failed, environment(), span("finish", case.name):
+        if output is not None:
+            output.finish()
+    if failed.error is not None:
         if output is not None:
             output.discard()
-        return _failed(case, started, pixels, error)
+        return _failed(case, started, pixels, failed.error)
     return Outcome(case, time.perf_counter() - started, pixels, warnings=() if output is None else output.warnings)

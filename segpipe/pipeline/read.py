@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.contract import Contract
-from segpipe.errors import SegpipeError, SourceError, foreseen
+from segpipe.errors import SegpipeError, SourceError, case_errors
 from segpipe.formats.cases import Case
 from segpipe.formats.identity import Beside, Identity, asked_names, identities, no_state
 from segpipe.formats.raster.gdal import MOST_CACHE_MB, make_room
@@ -266,7 +266,7 @@ def read_pieces(cases: Iterable[Case], reading: Reading) -> Pieces:
     """The windows of every case in order as they are read, some at once; or the tile in which a case ends."""
     windows = 0
     for case in cases:
-        try:
+        with case_errors(case.path) as failed:
             if windows >= reading.limit:
                 raise HandedBackError(None)
             with span("open", case.name):
@@ -276,8 +276,8 @@ def read_pieces(cases: Iterable[Case], reading: Reading) -> Pieces:
                     raise HandedBackError(sheet)
                 windows += len(sheet.windows)
                 yield from _pieces(case, source, sheet, reading)
-        except Exception as error:  # noqa: BLE001 - a bad case costs only itself
-            yield Tile(case, error=foreseen(error, case.path))
+        if failed.error is not None:
+            yield Tile(case, error=failed.error)
 
 
 def tiles(pieces: Pieces) -> Generator[Tile, None, None]:
@@ -287,11 +287,11 @@ def tiles(pieces: Pieces) -> Generator[Tile, None, None]:
             if isinstance(piece, Tile):
                 yield piece
                 continue
-            try:
+            with case_errors(piece.case.path) as failed:
                 yield from piece.tiles()
-            except Exception as error:  # noqa: BLE001 - a bad case costs only itself
+            if failed.error is not None:
                 piece.sheet.abandoned.set()
-                yield Tile(piece.case, error=foreseen(error, piece.case.path))
+                yield Tile(piece.case, error=failed.error)
 
 
 def _pieces(case: Case, source: Source, sheet: Sheet, reading: Reading) -> Iterator[Piece]:

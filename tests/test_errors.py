@@ -1,0 +1,58 @@
+"""Errors: which end one case, how they name it, and which end everything."""
+
+import pytest
+
+from segpipe.errors import DeviceMemoryError, SourceError, UnforeseenError, case_errors, memory_errors, one_line
+
+
+def test_an_error_of_segpipe_is_kept_as_it_is():
+    error = SourceError("a.tif cannot be opened")
+    with case_errors("a.tif") as failed:
+        raise error
+    assert failed.error is error
+
+
+def test_any_other_error_names_the_case_and_keeps_its_cause():
+    error = ValueError("of two\nlines")
+    with case_errors("a.tif") as failed:
+        raise error
+    assert isinstance(failed.error, UnforeseenError)
+    assert str(failed.error) == "a.tif failed in a way that segpipe does not know: ValueError: of two lines"
+    assert failed.error.__cause__ is error
+
+
+def test_a_block_that_ends_well_has_no_error():
+    with case_errors("a.tif") as failed:
+        pass
+    assert failed.error is None
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_what_ends_everything_is_not_the_case_s(kind):
+    with pytest.raises(kind), case_errors("a.tif"):
+        raise kind
+
+
+def test_a_generator_that_is_closed_within_ends():
+    def items():
+        with case_errors("a.tif"):
+            yield 1
+            yield 2
+
+    each = items()
+    assert next(each) == 1
+    each.close()
+    assert list(each) == []
+
+
+@pytest.mark.parametrize("said", ["CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "Failed to allocate memory for 3"])
+def test_memory_of_a_device_is_told_from_all_else(said):
+    with pytest.raises(DeviceMemoryError, match="lower --batch or --tile"), memory_errors():
+        raise RuntimeError(said)
+    with pytest.raises(RuntimeError, match="another"), memory_errors():
+        raise RuntimeError("another")
+
+
+def test_the_text_of_an_error_has_no_secrets_and_one_line():
+    assert str(SourceError("https://me:pw@host/a.tif?sig=1 is gone")) == "https://...@host/a.tif?... is gone"
+    assert one_line(" a\n\tb ") == "a b"

@@ -12,6 +12,7 @@ import rasterio
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lattices import Lattice, Slabs
 from networks import contract, pixelwise
 from numpy.typing import NDArray
 from pyproj import Geod, Proj, Transformer
@@ -329,6 +330,75 @@ def test_counts_are_those_of_every_pixel_put_into_its_cell(data):
     rows, cols = (np.arange(a, b) // side for a, b, side in zip(start, stop, areas._cell, strict=True))
     np.add.at(expected[0], (rows[:, None], cols[None], positions), 1)
     np.testing.assert_array_equal(areas.state["counts"], expected)
+
+
+def volume_counts(labels: NDArray[Any], ids: list[int]) -> list[tuple[int, float]]:
+    """Oracle: voxels of each id, and their mm3 plane by plane."""
+    sizes = np.array([Slabs(labels.shape).size(k) for k in range(len(labels))])
+    return [(int((labels == k).sum()), float(((labels == k).sum(axis=(1, 2)) * sizes).sum())) for k in ids]
+
+
+@given(data=st.data())
+def test_voxels_are_counted_box_by_box_as_those_of_the_whole_volume(data):
+    """A lattice whose planes differ in thickness; few classes and many; boxes in any order, counted by two jobs."""
+    shape = data.draw(st.tuples(*(st.integers(1, n) for n in (300, 20, 30))))
+    classes, ids = data.draw(st.sampled_from([(3, None), (40, None), (3, [2, 9, 200])]))
+    named_ = [{"id": i, "name": f"c{i}", "index": k} for k, i in enumerate(ids)] if ids else named(classes)
+    values = [entry["id"] for entry in named_] + [255]
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    labels = rng.choice(np.array(values, np.uint8), shape)
+    bounds = [[0, *sorted(data.draw(st.sets(st.integers(0, n), max_size=3)) - {0, n}), n] for n in shape]
+    boxes = [Window(*map(tuple, zip(*cut, strict=True))) for cut in itertools.product(*map(itertools.pairwise, bounds))]
+    jobs = [Areas(Lattice(shape), Contract(**{**contract(), "classes": named_})) for _ in range(2)]
+    for k, box in enumerate(data.draw(st.permutations(boxes))):
+        where = tuple(slice(a, b) for a, b in zip(box.start, box.stop, strict=True))
+        jobs[k % 2].add(Box(box, labels[None, *where]))
+    jobs[0].merge({name: array.copy() for name, array in jobs[1].state.items()})
+    rows, expected = jobs[0].rows(), volume_counts(labels, values)
+    assert [r["pixels"] for r in rows] == [pixels for pixels, _ in expected]
+    assert [r["area"] for r in rows] == pytest.approx([volume for _, volume in expected], rel=1e-9)
+    assert [r["ml"] for r in rows] == pytest.approx([volume / 1000 for _, volume in expected], rel=1e-9)
+    assert {r["unit"] for r in rows} == {"mm3"}
+    assert jobs[0].valid() == (sum(p for p, _ in expected[:-1]), pytest.approx(sum(v for _, v in expected[:-1]), rel=1e-9))
+
+
+def test_five_by_two_by_three_voxels_by_hand():
+    """Planes of 0.25 mm3 a voxel, and one of 0.5."""
+    labels = np.zeros((5, 2, 3), np.uint8)
+    labels[4, 0, :2] = 1
+    labels[0, 1, 1:] = 255
+    areas = Areas(Lattice(labels.shape), Contract(**{**contract(), "classes": named(2)}))
+    areas.add(Box(Window((0, 0, 0), labels.shape), labels[None]))
+    found = [(r["class_name"], r["pixels"], r["area"], r["unit"], r["ml"], r["share"]) for r in areas.rows()]
+    assert found == [
+        ("class0", 26, 7.5, "mm3", 0.0075, 0.882353),
+        ("class1", 2, 1.0, "mm3", 0.001, 0.117647),
+        ("nodata", 2, 0.5, "mm3", 0.0005, None),
+    ]
+
+
+def test_voxels_of_unknown_size_are_counted_only():
+    labels = np.zeros((5, 2, 3), np.uint8)
+    areas = Areas(Lattice(labels.shape, slabs=False), Contract(**{**contract(), "classes": named(1)}))
+    areas.add(Box(Window((0, 0, 0), labels.shape), labels[None]))
+    assert areas.rows()[0] == {
+        "class_id": 0,
+        "class_name": "class0",
+        "pixels": 30,
+        "area": None,
+        "unit": "px",
+        "share": 1.0,
+    }
+
+
+def test_multilabel_volumes_count_each_class():
+    labels = np.random.default_rng(5).integers(0, 2, (2, 9, 11, 13), dtype=np.uint8)
+    labels[:, 3, 4] = 255
+    changes = {"task": "multilabel", "activation": "sigmoid", "classes": named(2)}
+    areas = Areas(Lattice(labels.shape[1:]), Contract(**{**contract(), **changes}))
+    areas.add(Box(Window((0, 0, 0), labels.shape[1:]), labels))
+    expected = [volume_counts(labels[0], [1])[0], volume_counts(labels[1], [1])[0], volume_counts(labels[0], [255])[0]]
+    assert [(r["pixels"], r["area"]) for r in areas.rows()] == expected
 
 
 def test_multilabel_classes_overlap():

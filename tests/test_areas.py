@@ -2,7 +2,9 @@
 
 import csv
 import itertools
+import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,10 +22,14 @@ from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 
 from segpipe.contract import Contract
+from segpipe.formats.cases import Case
+from segpipe.formats.registry import FORMATS
 from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.windows import Window
 from segpipe.results.areas import Areas
 from segpipe.results.statistics import Box
+from segpipe.results.tables import area_columns, write_areas
+from segpipe.storage.folder import Folder
 
 WGS84 = Geod(ellps="WGS84")
 UTM_CORNER = (500_000, 5_400_000)
@@ -440,3 +446,29 @@ def test_the_table_of_a_run_is_that_of_its_mask(raster, run_serial, tmp_path):
         assert (row["case"], row["unit"], int(row["pixels"])) == ("a", "ha", int((mask == value).sum()))
         assert float(row["area"]) == pytest.approx(expected, rel=1e-6)
         assert row["share"] == "" if value == 255 else float(row["share"]) == pytest.approx(expected / valid, abs=1e-6)
+
+
+@pytest.mark.parametrize("volumes", [False, True])
+def test_only_a_run_with_volumes_has_millilitres(volumes, raster, run_serial, tmp_path, monkeypatch):
+    """Oracle: the table of the same rasters without a volume, and an empty field behind each of its lines."""
+    pixelwise(tmp_path / "m.onnx")
+    raster("in/a.tif", np.full((3, 20, 30), 7, np.uint8))
+    out = run_serial(tmp_path / "in", tmp_path / "m.onnx")
+    before = (out / "areas.csv").read_text()
+    cases = [Case("a", "in/a.tif")]
+    if volumes:
+        record = json.loads((out / "a.json").read_text())
+        rows = [{**row, "area": 2500.0, "unit": "mm3", "ml": 2.5} for row in record["statistics"]["areas"]]
+        (out / "v.json").write_text(json.dumps(record | {"case": "v", "outputs": [], "statistics": {"areas": rows}}))
+        monkeypatch.setitem(FORMATS, "slabs", replace(FORMATS["raster"], name="slabs", area_columns=("ml",)))
+        cases.append(Case("v", "in/v.slabs", "slabs"))
+    write_areas(Folder(out), cases, area_columns(cases))
+    found = (out / "areas.csv").read_text()
+    if not volumes:
+        assert found == before
+        return
+    header, *rows = before.splitlines()
+    assert found.splitlines()[: len(rows) + 1] == [f"{header},ml", *(f"{row}," for row in rows)]
+    assert [row.split(",")[-4:-2] + row.split(",")[-1:] for row in found.splitlines()[len(rows) + 1 :]] == [
+        ["2500.0", "mm3", "2.5"]
+    ] * len(rows)

@@ -51,6 +51,8 @@ class Format:
     """Compare files with their checksums; a note for each that has none."""
     extra: str | None = None
     """Optional dependency that it needs."""
+    area_columns: tuple[str, ...] = ()
+    """Columns at the end of ``areas.csv`` that only runs with such cases have: ``ml`` for volumes."""
 
 
 def _open_raster(path: str, contract: Contract, overrides: Overrides) -> Source:

@@ -28,7 +28,7 @@ from segpipe.process.environment import settle
 from segpipe.process.machine import processors
 from segpipe.results.parts import FOLDER, forget_parts, has_parts, parts_folder
 from segpipe.results.records import Run, device_kind, done_cases, record_name, storable, versions
-from segpipe.results.tables import write_areas
+from segpipe.results.tables import area_columns, write_areas
 from segpipe.settings import Settings
 from segpipe.storage import Store
 from segpipe.storage.files import output_errors
@@ -287,7 +287,7 @@ def _conclude(prepared: Prepared, summary: Summary) -> None:
     with _noting(summary):
         _tidy_parts(output, summary.ledger)
     with _noting(summary):
-        persistently(lambda: write_areas(output, summary.good), retries)
+        persistently(lambda: write_areas(output, summary.good, area_columns(summary.good)), retries)
 
 
 def _tidy_parts(output: Store, ledger: Ledger) -> None:

@@ -1,11 +1,12 @@
 """The statistics that every case is counted for, and the tables of a run."""
 
 import csv
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 
 from segpipe.contract import Contract
 from segpipe.formats.cases import Case
+from segpipe.formats.registry import FORMATS
 from segpipe.formats.source import Invalid, Pixels, Source
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.windows import Window
@@ -36,7 +37,9 @@ class Statistics:
         return areas
 
     def add(self, box: Decided) -> None:
-        """Count a box; its pixels are read once, and only if a statistic asks for them."""
+        """Count a box, unless it is empty; its pixels are read once, and only if a statistic asks for them."""
+        if not box.window.size:
+            return
         seen = Box(box.window, box.labels, box.confidence, cache(partial(self._pixels, box.window)))
         for statistic in self._each.values():
             statistic.add(seen)
@@ -65,11 +68,17 @@ class Statistics:
         return {name: statistic.rows() for name, statistic in self._each.items()}
 
 
-def write_areas(output: Store, cases: Iterable[Case]) -> None:
+def area_columns(cases: Iterable[Case]) -> tuple[str, ...]:
+    """Columns of ``areas.csv``: those of all runs, then those of the formats of these cases."""
+    more = (column for name in dict.fromkeys(case.format for case in cases) for column in FORMATS[name].area_columns)
+    return (*AREA_COLUMNS, *dict.fromkeys(more))
+
+
+def write_areas(output: Store, cases: Iterable[Case], columns: Sequence[str] = AREA_COLUMNS) -> None:
     """Write ``areas.csv``, row by row; an empty field says that there is no such figure."""
     with output.writing("areas.csv") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(AREA_COLUMNS)
+        writer.writerow(columns)
         for record in records(output, cases):
             name = one_row(record.case)  # one line a row, for whatever reads it line by line
-            writer.writerows([name, *map(row.get, AREA_COLUMNS[1:])] for row in record.areas)
+            writer.writerows([name, *map(row.get, columns[1:])] for row in record.areas)

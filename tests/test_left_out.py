@@ -12,8 +12,8 @@ from segpipe.errors import InputError
 from segpipe.formats.cases import Case, count_left_out, find_cases, find_input
 
 PIXELS = np.ones((3, 20, 24), np.uint8)
-LEFT = {".gif": 1, ".jpe": 1, ".nii": 1, ".nii.gz": 2, ".svs": 2, ".txt": 1, "without suffix": 1}
-OTHERS = ["a.gif", "b.JPE", "c.nii", "d.nii.gz", "sub/e.nii.gz", "f.svs", "sub/G.SVS", "readme.txt", "LICENSE"]
+LEFT = {".gif": 1, ".jpe": 1, ".mha": 1, ".mnc.gz": 2, ".svs": 2, ".txt": 1, "without suffix": 1}
+OTHERS = ["a.gif", "b.JPE", "c.mha", "d.mnc.gz", "sub/e.mnc.gz", "f.svs", "sub/G.SVS", "readme.txt", "LICENSE"]
 BESIDE = ["s.tif.aux.xml", "s.tfw", "s.json", "s.qml", "s_RPC.TXT", "sub/t.wld", "run.json", "areas.csv", ".hidden.svs"]
 
 
@@ -44,7 +44,7 @@ def test_a_sidecar_of_what_is_not_there_counts(tmp_path, raster):
 
 
 def test_globs_leave_out_what_they_match(folder):
-    assert find_input([f"{folder}/*"]).left_out == {**LEFT, ".nii.gz": 1, ".svs": 1}
+    assert find_input([f"{folder}/*"]).left_out == {**LEFT, ".mnc.gz": 1, ".svs": 1}
     assert find_input([f"{folder}/*.tif"]).left_out == {}
     assert find_input([str(folder / "s.tif")]).left_out == {}
 
@@ -63,7 +63,7 @@ def test_a_run_says_so_once(more, folder, segpipe, tmp_path):
     done = segpipe("run", "-i", "in", "-m", "m.onnx", "--device", "cpu", *more)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("left out") == 1
-    assert "left out: 1 .gif, 1 .jpe, 1 .nii, 2 .nii.gz, 2 .svs, 1 .txt, 1 without suffix (a folder is" in done.stderr
+    assert "left out: 1 .gif, 1 .jpe, 1 .mha, 2 .mnc.gz, 2 .svs, 1 .txt, 1 without suffix (a folder is" in done.stderr
     assert "left out" not in done.stdout
     if "--dry-run" not in more:
         assert json.loads((tmp_path / "segpipe-out" / "run.json").read_text())["left_out"] == LEFT

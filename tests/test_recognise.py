@@ -61,7 +61,7 @@ SAFETENSORS = struct.pack("<Q", 2) + b"{}" + b"\0" * 20
 CONTENT = {
     "empty": (b"", r"is empty \(0 bytes\)"),
     "gif": (gif(), "is a GIF: convert it: gdal_translate"),
-    "nifti": (nifti(), "is a NIfTI volume: which is not supported yet"),
+    "nifti": (nifti(), "is a NIfTI volume: rename it so that its name ends with .nii"),
     "nifti gz": (gzip.compress(nifti()), "is a NIfTI volume"),
     "dicom": (b"\0" * 128 + b"DICM" + b"\0" * 99, "is DICOM: which is not supported yet"),
     "mha": (b"ObjectType = Image\nNDims = 3\n", "is a MetaImage volume"),

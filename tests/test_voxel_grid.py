@@ -46,6 +46,11 @@ def test_a_turn_is_that_of_nibabel_and_every_voxel_stays_where_it_is(letters: st
     np.testing.assert_allclose(grid.turn(turned).affine, expected.affine, atol=1e-12)
     assert grid.turn(turned).directions == letters
     np.testing.assert_array_equal(turned.back(turned.array(stored)), stored)
+    np.testing.assert_allclose(grid.turn(turned).stored.affine, affine, atol=1e-12)
+    assert grid.turn(turned).stored.shape == stored.shape
+    told = grid.turn(turned).as_json()
+    np.testing.assert_allclose(told["affine"], expected.affine[:3], atol=1e-8)
+    assert (told["orientation"], told["unit"]) == (letters, "mm")
 
 
 @given(st.sampled_from(ALL), st.tuples(*[st.tuples(st.integers(0, 3), st.integers(1, 3))] * 3))
@@ -73,6 +78,7 @@ def test_spacing_size_and_place_of_a_voxel() -> None:
     assert grid.cell == pytest.approx(3 * 0.8 * 0.5)
     np.testing.assert_allclose(grid.world(np.array([[0, 0, 0], [1, 2, 3]])), [[10, 20, 30], [8.5, 21.6, 33]])
     assert grid.unit == "mm"
+    assert (grid.measure.unit, grid.measure.size, grid.measure.per_unit) == ("mm3", pytest.approx(1.2), 1)
     assert str(grid) == "3 x 0.8 x 0.5 mm, SAL"
 
 

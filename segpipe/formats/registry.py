@@ -92,6 +92,24 @@ def _verify_rasters(files: Sequence[str]) -> list[str]:
     return verify_files(files)
 
 
+def _open_volume(path: str, contract: Contract, overrides: Overrides) -> Source:
+    from segpipe.formats.nifti.source import NiftiSource
+
+    return NiftiSource(path, contract, overrides)
+
+
+def _volume_sink(target: Target) -> Sink:
+    from segpipe.formats.nifti.sink import NiftiSink
+
+    return NiftiSink(target)
+
+
+def _is_own_volume(output: Store, name: str) -> bool:
+    from segpipe.formats.nifti.sink import is_own_volume
+
+    return is_own_volume(output, name)
+
+
 RASTER = "raster"
 """The format of whatever has the suffix of no other: GDAL says what it is."""
 
@@ -108,6 +126,16 @@ FORMATS: dict[str, Format] = {
             environment=_gdal_options,
             is_same_input=_is_same_raster,
             verify=_verify_rasters,
+        ),
+        Format(
+            "nifti",
+            (".nii", ".nii.gz"),
+            _open_volume,
+            _volume_sink,
+            (".nii", ".nii.gz"),
+            _is_own_volume,
+            extra="medical",
+            area_columns=("ml",),
         ),
     )
 }

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.geometry.grid import UniformMeasure
 from segpipe.geometry.windows import Window
 
 Rows = tuple[tuple[float, float, float, float], ...]
@@ -44,6 +45,19 @@ class Turned:
     def shape(self, stored: Sequence[int]) -> tuple[int, ...]:
         return tuple(stored[axis] for axis in self.order)
 
+    def shape_back(self, turned: Sequence[int]) -> tuple[int, ...]:
+        """The inverse of ``shape``."""
+        return tuple(turned[self.order.index(axis)] for axis in range(len(self.order)))
+
+    def matrix(self, stored: Sequence[int]) -> NDArray[np.float64]:
+        """From an index of the turned array, and 1, to one of the stored array of this shape; ``(4, 4)``."""
+        matrix = np.zeros((4, 4))
+        matrix[3, 3] = 1
+        for axis, (there, flip) in enumerate(zip(self.order, self.flipped, strict=True)):
+            matrix[there, axis] = -1 if flip else 1
+            matrix[there, 3] = stored[there] - 1 if flip else 0
+        return matrix
+
     def window_back(self, window: Window, shape: Sequence[int]) -> Window:
         """The box of the stored array that a box of the turned array of this shape shows."""
         start, stop = [0] * len(self.order), [0] * len(self.order)
@@ -76,6 +90,10 @@ class VoxelGrid:
         return "mm"
 
     @property
+    def spacing_unknown(self) -> str:
+        return ""
+
+    @property
     def spacing(self) -> tuple[float, ...]:
         """Distance between neighbours along each axis, in mm."""
         return tuple(map(float, np.linalg.norm(self.affine[:3, :3], axis=0)))
@@ -85,6 +103,10 @@ class VoxelGrid:
         """Size of a voxel in mm3."""
         return abs(float(np.linalg.det(self.affine[:3, :3])))
 
+    @property
+    def measure(self) -> UniformMeasure:
+        return UniformMeasure(len(self.shape), self.cell, "mm3")
+
     def world(self, index: NDArray[np.float64]) -> NDArray[np.float64]:
         """x, y, z in mm, ``(..., 3)``, of indices ``(..., 3)``; a whole index is the centre of its voxel."""
         affine = self.affine
@@ -92,12 +114,22 @@ class VoxelGrid:
 
     def turn(self, turned: Turned) -> "VoxelGrid":
         """This grid, as the file has it, with other axes; every voxel stays where it is."""
-        permuted = np.zeros((4, 4))
-        permuted[3, 3] = 1
-        for axis, (stored, flip) in enumerate(zip(turned.order, turned.flipped, strict=True)):
-            permuted[stored, axis] = -1 if flip else 1
-            permuted[stored, 3] = self.shape[stored] - 1 if flip else 0
-        return VoxelGrid(turned.shape(self.shape), matrix_rows(self.affine @ permuted), turned)
+        return VoxelGrid(turned.shape(self.shape), matrix_rows(self.affine @ turned.matrix(self.shape)), turned)
+
+    @property
+    def stored(self) -> "VoxelGrid":
+        """The grid of the file's own axes."""
+        shape = self.turned.shape_back(self.shape)
+        return VoxelGrid(shape, matrix_rows(self.affine @ np.linalg.inv(self.turned.matrix(shape))))
+
+    def as_json(self) -> dict[str, Any]:
+        """All in these axes, slowest first: ``affine`` leads from their index to x, y, z."""
+        return {
+            "affine": [[round(number, 9) for number in row] for row in self.rows],
+            "spacing": [round(size, 9) for size in self.spacing],
+            "unit": self.unit,
+            "orientation": self.directions,
+        }
 
     def __str__(self) -> str:
         return f"{' x '.join(f'{n:.4g}' for n in self.spacing)} mm, {self.directions}"

@@ -236,6 +236,7 @@ class CaseOutput:
             sheet.place,
             sheet.grid.shape,
             tuple(sheet.files),
+            format=self._case.format,
             grid=sheet.grid.as_json(),
             scene=brief(sheet.scene),
         )

@@ -10,8 +10,10 @@ from pathlib import Path
 
 HEAD = 1024
 
-NEITHER = "this version takes rasters and pictures"
-VOLUME = f"which is not supported yet: {NEITHER}; save its slices as GeoTIFF or PNG"
+NEITHER = "this version takes rasters, pictures and NIfTI volumes"
+NAMED = "rename it so that its name ends with .nii, or with .nii.gz where it is packed"
+PAIRED = "convert both files to one .nii, as with nibabel.save(nibabel.load('FILE'), 'out.nii')"
+VOLUME = f"which is not supported yet: {NEITHER}; convert it to .nii.gz, as with dcm2niix or SimpleITK"
 TRANSLATE = "convert it: gdal_translate FILE out.tif"
 SUBDATASET = "take a variable out: gdalinfo FILE lists them, then gdal_translate {}:FILE:VARIABLE out.tif"
 EXPORT = "make an ONNX file of it: segpipe export FILE --arch NAME --classes classes.toml --tile 512 --output model.onnx"
@@ -40,9 +42,10 @@ MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"NRRD000", "an NRRD volume", VOLUME),
     (0, b"ObjectType = Image", "a MetaImage volume", VOLUME),
     (128, b"DICM", "DICOM", VOLUME),
-    (344, b"n+1\0", "a NIfTI volume", VOLUME),
-    (344, b"ni1\0", "a NIfTI volume", VOLUME),
-    (4, b"n+2\0", "a NIfTI volume", VOLUME),
+    (344, b"n+1\0", "a NIfTI volume", NAMED),
+    (344, b"ni1\0", "half of a NIfTI pair", PAIRED),
+    (4, b"n+2\0", "a NIfTI volume", NAMED),
+    (4, b"ni2\0", "half of a NIfTI pair", PAIRED),
     (0, b"ZISRAWFILE", "a Zeiss microscope image", f"which is not supported yet: {NEITHER}; export it as TIFF"),
     (0, b"\xda\xce\xbe\x0a", "a Nikon microscope image", f"which is not supported yet: {NEITHER}; export it as TIFF"),
     (257, b"ustar", "a tar archive", UNPACK.format("tar")),
@@ -140,7 +143,7 @@ def _packed(path: Path, head: bytes) -> Kind | None:
             inside = stream.read(HEAD)
     except (OSError, EOFError, zlib.error):
         inside = b""
-    if (kind := _by_magic(path, inside)) is not None and kind[1] == VOLUME:
+    if (kind := _by_magic(path, inside)) is not None and kind[1] in (VOLUME, NAMED, PAIRED):
         return kind
     if inside[257:262] == b"ustar":
         return "a packed tar archive", UNPACK.format("tar")

@@ -1,0 +1,220 @@
+"""Masks as NIfTI volumes on the grid of their input, whose header they keep."""
+
+import gzip
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.errors import OutputError, SourceError
+from segpipe.formats.nifti.header import PACKED, PLAIN, Volume, opened, read_volume, source_errors
+from segpipe.formats.nifti.voxels import Voxels
+from segpipe.formats.sink import Target
+from segpipe.formats.style import Style
+from segpipe.geometry.voxel_grid import VoxelGrid
+from segpipe.geometry.windows import Window
+from segpipe.storage import Store
+from segpipe.storage.files import output_errors, remove
+
+LEVEL = 4
+"""Of compression: a mask has few values, and 9 takes four times as long for a file that is hardly smaller."""
+
+CHUNK = 2**22
+"""Bytes that are compressed, or compared, at one go."""
+
+LABEL = 1002
+"""NIFTI_INTENT_LABEL: each value is an index to a list of names."""
+
+MARK = b"segpipe"
+"""``intent_name`` of what segpipe writes: by it a mask is known that no record names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a mask takes over from its input."""
+
+    header: bytes
+    """As it is in the file."""
+    order: str
+    """Byte order of the header."""
+    packed: bool
+
+
+def origin_of(volume: Volume) -> Origin:
+    return Origin(volume.header.binaryblock, volume.header.endianness, volume.packed)
+
+
+def mask_header(origin: Origin, style: Style) -> Any:
+    """The input's header with the type, scale and meaning of a mask; place, units and description stay.
+
+    Extensions are left out: they describe the input's voxels, or the patient.
+    """
+    family: Any = nibabel.Nifti1Header if len(origin.header) == 348 else nibabel.Nifti2Header
+    header = family(origin.header, endianness=origin.order, check=False).as_byteswapped("<")
+    _set_shape(header, len(style.bands))
+    header.set_data_dtype(np.dtype(style.dtype))
+    header["vox_offset"] = header.single_vox_offset
+    header["magic"] = header.single_magic
+    header["scl_slope"], header["scl_inter"] = style.scale, 0
+    header["cal_min"] = header["cal_max"] = 0
+    header["intent_code"] = LABEL if style.scale == 1 and len(style.bands) == 1 else 0
+    header["intent_p1"] = header["intent_p2"] = header["intent_p3"] = 0
+    header["intent_name"] = MARK
+    return header
+
+
+def _set_shape(header: Any, bands: int) -> None:
+    """Three axes; several bands are volumes along a fourth."""
+    rank = min(int(header["dim"][0]), 3)
+    sizes = [*map(int, header["dim"][1 : 1 + rank]), *[1] * (3 - rank)]
+    steps = [*map(float, header["pixdim"][1 : 1 + rank]), *[1.0] * (3 - rank)]
+    more = [bands] if bands > 1 else []
+    header["dim"] = [3 + len(more), *sizes, *more, *[1] * (4 - len(more))]
+    header["pixdim"][1:] = [*steps, *[1.0] * 4]
+
+
+class NiftiSink:
+    """One volume being written: to a draft as it is stored, in boxes; compressed and compared when it is whole."""
+
+    def __init__(self, target: Target) -> None:
+        origin, grid = target.origin, target.grid
+        assert isinstance(origin, Origin)
+        assert isinstance(grid, VoxelGrid)
+        self._output, self._packed = target.output, origin.packed
+        self.name = target.stem + (PACKED if origin.packed else PLAIN)
+        self.path = self._output.path(self.name)
+        self.size = 0
+        self._header = mask_header(origin, target.style)
+        self._grid, self._style, self._total = grid, target.style, 0
+        with output_errors(self.path):
+            self._draft = self._output.draft(f"{target.stem}.draft{PLAIN}")
+            self._file = os.open(self._draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            try:
+                self._bands = self._begin()
+            except BaseException:
+                self.discard()
+                raise
+
+    def _begin(self) -> list[Voxels]:
+        """The header, no extension, and room for a volume per band, one behind the other."""
+        start = bytes(self._header.binaryblock) + bytes(4)
+        os.pwrite(self._file, start, 0)
+        shape, dtype = self._grid.stored.shape, np.dtype(self._style.dtype).newbyteorder("<")
+        step = int(np.prod(shape)) * dtype.itemsize
+        bands = [Voxels(self._file, shape, dtype, len(start) + n * step) for n in range(len(self._style.bands))]
+        os.ftruncate(self._file, bands[-1].end)
+        return bands
+
+    def files(self) -> Sequence[str]:
+        return (self.name,)
+
+    def write(self, window: Window, values: NDArray[Any]) -> None:
+        turned = self._grid.turned
+        stored = turned.window_back(window, self._grid.shape)
+        self._total += int(values.sum(dtype=np.int64))
+        with output_errors(self.path):
+            for band, part in zip(self._bands, values, strict=True):
+                band.write(stored, turned.back(part))
+
+    def finish(self) -> list[str]:
+        temporary = self._draft
+        try:
+            with output_errors(self.path):
+                digest = self._check_draft()
+                if self._packed:
+                    temporary = self._output.draft(self.name)
+                    _pack(self._draft, temporary)
+                self._check_written(temporary, digest)
+                self.size = temporary.stat().st_size
+                self._output.publish(temporary, self.name)
+        finally:
+            remove(temporary)
+            self.discard()
+        return [self.name]
+
+    def _check_draft(self) -> bytes:
+        """Digest of the draft.
+
+        Raises:
+            OutputError: its voxels do not sum up to what was written.
+        """
+        os.fsync(self._file)
+        found = sum(int(plane.sum(dtype=np.int64)) for band in self._bands for plane in _planes(band))
+        if found != self._total:
+            raise OutputError(f"{self.path} cannot be written: not all of it has reached the disk")
+        with self._draft.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").digest()
+
+    def _check_written(self, written: Path, digest: bytes) -> None:
+        """Read a finished file as any other, to the checksum at its end.
+
+        Raises:
+            OutputError: it is not what was meant.
+        """
+        try:
+            with source_errors(str(written)), opened(str(written), packed=self._packed) as stream:
+                kept = _digest(stream) == digest and _same_place(written, self._grid, self._style)
+        except SourceError as error:
+            raise OutputError(f"{self.path} cannot be written: {error}") from error
+        if not kept:
+            raise OutputError(f"{self.path} cannot be written: it does not read back as it was written")
+
+    def discard(self) -> None:
+        with suppress(OSError):
+            os.close(self._file)
+        self._file = -1
+        remove(self._draft)
+
+
+def is_own_volume(output: Store, name: str) -> bool:
+    """Whether segpipe has written a volume, by its header."""
+    try:
+        with output.local(name) as path, source_errors(str(path)):
+            return _mark(path) == MARK
+    except SourceError:
+        return False
+
+
+def _mark(path: Path) -> bytes:
+    with opened(str(path), packed=path.name.endswith(".gz")) as stream:
+        head = stream.read(540)
+    if len(head) < 348:
+        return b""
+    family: Any = nibabel.Nifti1Header if head[344:348] == b"n+1\0" else nibabel.Nifti2Header
+    size = 348 if family is nibabel.Nifti1Header else 540
+    return bytes(family(head[:size].ljust(size, b"\0"), check=False)["intent_name"].item())
+
+
+def _planes(band: Voxels) -> Iterator[NDArray[Any]]:
+    planes, rows, columns = band.shape
+    return (band.read(Window((k, 0, 0), (k + 1, rows, columns))) for k in range(planes))
+
+
+def _pack(draft: Path, packed: Path) -> None:
+    """Compress a file, without name and time, so that equal volumes are equal files."""
+    with draft.open("rb") as plain, packed.open("wb") as file, gzip.GzipFile("", "wb", LEVEL, file, mtime=0) as stream:
+        while chunk := plain.read(CHUNK):
+            stream.write(chunk)
+
+
+def _digest(stream: IO[bytes] | gzip.GzipFile) -> bytes:
+    """Up to the end, where gzip compares checksum and length."""
+    digest = hashlib.sha256()
+    while chunk := stream.read(CHUNK):
+        digest.update(chunk)
+    return digest.digest()
+
+
+def _same_place(written: Path, grid: VoxelGrid, style: Style) -> bool:
+    if len(style.bands) > 1:
+        return True  # several volumes are read by nobody here; their header is that of the draft, byte by byte
+    volume = read_volume(str(written))
+    there = volume.grid.turn(grid.turned)
+    return there.shape == grid.shape and bool(np.allclose(there.affine, grid.affine, rtol=1e-6, atol=1e-6))

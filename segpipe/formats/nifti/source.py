@@ -1,0 +1,145 @@
+"""NIfTI volumes, through the headers of nibabel."""
+
+import math
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.contract import Contract
+from segpipe.errors import SourceError
+from segpipe.formats.nifti.header import Volume, read_volume, source_errors
+from segpipe.formats.nifti.sink import origin_of
+from segpipe.formats.nifti.spool import unpacked
+from segpipe.formats.nifti.voxels import Voxels
+from segpipe.formats.source import Begun, Invalid, Pixels
+from segpipe.geometry.voxel_grid import AS_STORED, VoxelGrid, turned_to
+from segpipe.geometry.windows import Window
+from segpipe.overrides import AS_STORED as NO_OVERRIDES
+from segpipe.overrides import Nodata, Overrides
+from segpipe.storage.bucket import is_remote
+
+NORMALISING = ("zscore", "minmax")
+"""Scalings by which a slope and an intercept above them make no difference."""
+
+
+class NiftiSource:
+    """A volume in the model's orientation; its voxels are unpacked when the first of them is read."""
+
+    separable = True
+
+    def __init__(self, path: str, contract: Contract, overrides: Overrides = NO_OVERRIDES) -> None:
+        _refuse_remote(path)
+        self._volume = read_volume(path)
+        _check_overrides(path, overrides)
+        if contract.channel_count != 1:
+            raise SourceError(f"{path} has one channel, and the model takes {contract.channel_count}: give it one of them")
+        _check_values(self._volume, contract)
+        self.grid = _oriented(self._volume, contract)
+        self.dtype: np.dtype[Any] = self._volume.stored.newbyteorder("=")
+        self.files: tuple[str, ...] = (path,)
+        self.scene: Mapping[str, Mapping[str, str]] = {}
+        self.notes = self._volume.notes
+        self.origin = origin_of(self._volume)
+        self._nodata = _nodata(self.dtype, overrides.nodata)
+        self._voxels: Voxels | None = None
+        self._opening = threading.Lock()
+
+    @property
+    def block(self) -> int:
+        """Nothing is decoded but what is asked for."""
+        return 0
+
+    def memory(self, shape: tuple[int, ...]) -> int:
+        """Nothing stays decoded: the system keeps what has been read as long as nobody needs the room."""
+        del shape
+        return 0
+
+    def empty(self, window: Window) -> bool:
+        """Nothing says so before it is read."""
+        del window
+        return False
+
+    def begin(self, window: Window, threads: int | None = None) -> Begun:
+        del threads  # there is nothing to share
+        stored = self.grid.turned.window_back(window, self.grid.shape)
+        with source_errors(self._volume.path):
+            voxels = self._opened().read(stored)
+        return lambda: self._ended(voxels)
+
+    def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
+        return self.begin(window)()
+
+    def _ended(self, stored: NDArray[Any]) -> tuple[Pixels, Invalid | None]:
+        pixels = np.ascontiguousarray(self.grid.turned.array(stored))
+        return pixels[None], self._invalid(pixels)
+
+    def _invalid(self, pixels: NDArray[Any]) -> Invalid | None:
+        invalid = None if pixels.dtype.kind != "f" else ~np.isfinite(pixels)
+        if self._nodata is not None:
+            invalid = (pixels == self._nodata) | (False if invalid is None else invalid)
+        return invalid if invalid is not None and invalid.any() else None
+
+    def _opened(self) -> Voxels:
+        with self._opening:
+            if self._voxels is None:
+                volume = self._volume
+                self._voxels = Voxels(unpacked(volume), volume.shape, volume.stored, volume.offset)
+            return self._voxels
+
+    def near(self, place: tuple[float, ...], most: int) -> Window:
+        axes = [(int(share * n), n, min(most, n)) for share, n in zip(place, self.grid.shape, strict=True)]
+        starts = tuple(max(0, min(at, n - side)) for at, n, side in axes)
+        return Window(starts, tuple(start + side for start, (_, _, side) in zip(starts, axes, strict=True)))
+
+    def tags(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        slope, intercept = self._volume.scale
+        return np.array([slope]), np.array([intercept])
+
+    def close(self) -> None:
+        with self._opening:
+            if self._voxels is not None:
+                os.close(self._voxels.file)
+                self._voxels = None
+
+
+def _refuse_remote(path: str) -> None:
+    if is_remote(path) or not Path(path).is_file():
+        raise SourceError(f"a volume must be a file of this machine, got {path}: copy it here first")
+
+
+def _check_overrides(path: str, overrides: Overrides) -> None:
+    if overrides.crs is not None:
+        raise SourceError(f"{path} is a volume, which has no CRS: leave out --crs, or label rasters in a run of their own")
+    if overrides.bands not in (None, (1,)):
+        raise SourceError(f"{path} is a volume of one band, and --bands names others: leave it out")
+
+
+def _check_values(volume: Volume, contract: Contract) -> None:
+    """Every reader of NIfTI applies slope and intercept, and so did the one that the model was trained with."""
+    undone = contract.normalize in NORMALISING and contract.clip is None and volume.scale[0] > 0
+    if volume.scale == (1.0, 0.0) or contract.pixel == "physical" or undone:
+        return
+    slope, intercept = volume.scale
+    raise SourceError(
+        f"{volume.path}: its values are stored * {slope:g} + {intercept:g} (scl_slope, scl_inter), and the contract's "
+        'pixel = "stored" leaves that out: set pixel = "physical" in the contract'
+    )
+
+
+def _oriented(volume: Volume, contract: Contract) -> VoxelGrid:
+    letters = contract.orientation
+    return replace(volume.grid, turned=AS_STORED) if letters is None else volume.grid.turn(turned_to(volume.grid, letters))
+
+
+def _nodata(dtype: np.dtype[Any], nodata: Nodata | None) -> Any:
+    """The stored value that stands for nothing, by the user; NaN and infinity do so anyway."""
+    if nodata in (None, "none", "nan"):
+        return None
+    value = np.array(nodata).astype(dtype)
+    return value if math.isclose(float(value), float(nodata), rel_tol=1e-6) else None

@@ -1,0 +1,137 @@
+"""Volumes through ``segpipe run``: scores against MONAI and float64 sums, places against nibabel and SimpleITK."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import networks
+import nibabel
+import numpy as np
+import onnxruntime
+import pytest
+import SimpleITK
+import volumes
+from numpy.typing import NDArray
+from test_axes import brute_force
+from test_voxel_grid import ALL
+
+from segpipe.formats.cases import find_cases
+from segpipe.network.spec import read_spec
+from segpipe.pipeline.blend import blend
+from segpipe.pipeline.infer import load, try_out
+from segpipe.pipeline.predict import predict
+from segpipe.pipeline.read import Reading, batches, read
+from segpipe.settings import load_settings
+
+TILE = (8, 12, 10)
+Run = Callable[..., Path]
+
+
+def model(path: Path, **changes: Any) -> Path:
+    """Three classes of values up to 255, stored."""
+    return networks.volumetric(path, TILE, scale=1 / 255, pixel="physical", **changes)
+
+
+def scores_of(volume: Path, network: Path, blending: str) -> NDArray[Any]:
+    """Blended mean scores of a volume, ``(classes, *shape)``, as its labels are decided from."""
+    flags = {"input": (str(volume),), "model": network, "device": "cpu", "blend": blending}
+    spec = try_out(read_spec(load_settings(None, flags)))
+    tiles = read(find_cases([str(volume)]), Reading(spec, allow_unusual=True))
+    found: NDArray[Any] | None = None
+    for box in blend(predict(load(spec), batches(tiles, spec.batch), 1)):
+        where = tuple(slice(a, b) for a, b in zip(box.window.start, box.window.stop, strict=True))
+        found = np.zeros((len(box.sums), *box.sheet.grid.shape)) if found is None else found
+        found[(slice(None), *where)] = box.sums / box.sheet.weights.total(where)
+    assert found is not None
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_scores_are_those_of_monai_given_the_same_windows(tmp_path: Path, name: str) -> None:
+    """Sizes are such that both start windows at the same places: a tile, and steps of a tile less its overlap."""
+    import torch  # which takes 10 s, as MONAI does
+    from monai.inferers import sliding_window_inference
+
+    network = model(tmp_path / "model.onnx", overlap=[t // 2 for t in TILE])
+    shape = tuple(t + 2 * (t // 2) for t in TILE)
+    data = volumes.voxels(shape[::-1], "u1")
+    found = scores_of(volumes.write(tmp_path / name, data), network, "constant")
+    x = torch.from_numpy((data.T / 255).astype(np.float32))[None, None]
+    session = onnxruntime.InferenceSession(str(network), providers=["CPUExecutionProvider"])
+    expected = sliding_window_inference(
+        x, TILE, 1, lambda x: torch.from_numpy(session.run(None, {"image": x.numpy()})[0]), overlap=0.5, mode="constant"
+    )
+    np.testing.assert_allclose(found, expected[0].numpy(), atol=1e-5)
+    gaussian = scores_of(tmp_path / name, network, "gaussian")
+    np.testing.assert_allclose(
+        gaussian, brute_force(network, data.T[None], TILE, [t // 2 for t in TILE], (1,) * 3, "gaussian"), atol=1e-5
+    )
+
+
+def test_a_run_of_a_folder(tmp_path: Path, run_serial: Run) -> None:
+    network = model(tmp_path / "model.onnx")
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    data = volumes.voxels((31, 23, 19), "u1")
+    for name, affine in (("a.nii.gz", volumes.OBLIQUE), ("deep/b.nii", np.diag([-0.5, 0.75, 3, 1.0]))):
+        volumes.write(tmp_path / "in" / name, data, affine)
+    out = run_serial(tmp_path / "in", network, confidence=True)
+    scores = brute_force(network, data.T[None], TILE, [t // 4 for t in TILE], (1,) * 3, "gaussian")
+    sure = np.diff(np.sort(scores, axis=0)[-2:], axis=0)[0] > 1e-4
+    rows = list(csv.DictReader(io.StringIO((out / "areas.csv").read_text())))
+    for name in ("a.nii.gz", "deep/b.nii"):
+        mask, source = nibabel.load(out / name), nibabel.load(tmp_path / "in" / name)
+        labels = np.asarray(mask.dataobj).T
+        np.testing.assert_array_equal(labels[sure], scores.argmax(axis=0)[sure])
+        assert sure.mean() > 0.99
+        np.testing.assert_array_equal(mask.affine, source.affine)
+        for ask in ("GetOrigin", "GetSpacing", "GetDirection"):
+            ours, theirs = SimpleITK.ReadImage(str(out / name)), SimpleITK.ReadImage(str(tmp_path / "in" / name))
+            assert getattr(ours, ask)() == getattr(theirs, ask)()
+        case = name.partition(".")[0]
+        kept = [nibabel.load(out / f"{case}.confidence{name[len(case) :]}"), mask]
+        likely = np.exp(scores - scores.max(0))
+        expected = (likely / likely.sum(0)).max(0)
+        assert np.abs(kept[0].get_fdata().T - expected).max() < 1 / 254
+        size = abs(np.linalg.det(source.affine[:3, :3]))
+        own = [row for row in rows if row["case"] == case]
+        assert [int(row["pixels"]) for row in own] == [*np.bincount(labels.ravel(), minlength=3), 0]
+        assert {row["unit"] for row in own} == {"mm3"}
+        for row in own:
+            assert float(row["area"]) == pytest.approx(int(row["pixels"]) * size, rel=1e-6)
+            assert float(row["ml"]) == pytest.approx(float(row["area"]) / 1000)
+    record = json.loads((out / "a.json").read_text())
+    assert record["input"]["format"] == "nifti"
+    assert record["input"]["grid"]["orientation"] == "SLA"
+
+
+def in_orientation(image: Any, letters: str) -> Any:
+    change = nibabel.orientations.ornt_transform(
+        nibabel.io_orientation(image.affine), nibabel.orientations.axcodes2ornt(letters)
+    )
+    return image.as_reoriented(change)
+
+
+@pytest.mark.parametrize("asked", ["RAS", "IPL"])
+def test_all_48_orientations_of_a_volume_get_one_mask_in_the_world(tmp_path: Path, run_serial: Run, asked: str) -> None:
+    network = model(tmp_path / "model.onnx", orientation=asked)
+    (tmp_path / "in").mkdir()
+    image = nibabel.load(volumes.write(tmp_path / "x.nii", volumes.voxels((21, 17, 13), "u1"), volumes.OBLIQUE))
+    for letters in ALL:
+        nibabel.save(in_orientation(image, letters), tmp_path / "in" / f"{letters}.nii.gz")
+    out = run_serial(tmp_path / "in", network)
+    masks = set()
+    for letters in ALL:
+        mask, source = nibabel.load(out / f"{letters}.nii.gz"), nibabel.load(tmp_path / "in" / f"{letters}.nii.gz")
+        assert "".join(nibabel.aff2axcodes(mask.affine)) == letters
+        np.testing.assert_array_equal(mask.affine, source.affine)
+        masks.add(np.asarray(in_orientation(mask, asked).dataobj).tobytes())
+    assert len(masks) == 1
+    labels = np.asarray(in_orientation(mask, asked).dataobj)
+    given = np.asarray(in_orientation(image, asked).dataobj)
+    scores = brute_force(network, given[None], TILE, [t // 4 for t in TILE], (1,) * 3, "gaussian")
+    sure = np.diff(np.sort(scores, axis=0)[-2:], axis=0)[0] > 1e-4
+    np.testing.assert_array_equal(labels[sure], scores.argmax(axis=0)[sure])

@@ -61,6 +61,17 @@ def pytest_sessionstart() -> None:
     listen()
 
 
+@pytest.fixture(autouse=True)
+def _gdal_stays_as_it_is() -> Iterator[None]:
+    """A test that changes how GDAL works in this process changes what later ones see of it."""
+    from rasterio._env import get_gdal_config
+
+    threads, cache = map(get_gdal_config, ("GDAL_NUM_THREADS", "GDAL_CACHEMAX"))
+    yield
+    assert get_gdal_config("GDAL_NUM_THREADS") == threads
+    assert get_gdal_config("GDAL_CACHEMAX") >= min(cache, 2**27)  # segpipe sets it when it first reads
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests on real data run where the data is, beside the checkout; others where a batch system or a GPU is."""
     needed = {"shared_data": SHARED.is_dir(), "slurm": _has_slurm(), "gpu": _has_gpu()}

@@ -59,12 +59,14 @@ def bytes_read() -> int:
 
 
 @pytest.fixture
-def small_cache(monkeypatch):
+def small_cache():
     """One that starts at 1 MB, as if nothing had been read in this process."""
-    monkeypatch.setattr(gdal, "CACHE_MB", 1)
-    monkeypatch.setattr(gdal, "_cache", 0)
-    yield
-    gdal._cache = 0  # the next one sets it anew
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gdal, "CACHE_MB", 1)
+        patch.setattr(gdal, "_cache", 0)
+        yield
+    gdal._cache = 0
+    gdal.make_room()
 
 
 @pytest.mark.parametrize("layout", [TILED, STRIPS], ids=["tiled", "strips"])

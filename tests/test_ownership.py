@@ -91,7 +91,7 @@ def test_an_input_named_as_log_stays(raster, tmp_path):
     assert scene.read_bytes() == before
     for _ in range(2):
         with Journal(log, Silent()) as journal:
-            journal.tell("note", message="x")
+            journal.log("note", message="x")
     assert log.read_text().count("\n") == 2
 
 

@@ -18,12 +18,12 @@ from segpipe.cli import main
 from segpipe.jobs.launch import carry_out, prepare
 from segpipe.jobs.ledger import State
 from segpipe.results.records import read_record, records
-from segpipe.results.schema import SCHEMA, Amount, Input, LaterSchemaError, Model, Record, parse_record
+from segpipe.results.schema import SCHEMA, Amount, LaterSchemaError, Record, RecordedInput, RecordedModel, parse_record
 from segpipe.results.tables import write_areas
 from segpipe.settings import load_settings
 from segpipe.storage.documents import DocumentError
 from segpipe.storage.folder import Folder
-from segpipe.terminal.progress import _Totals
+from segpipe.terminal.totals import Totals
 
 OLD = Path(__file__).parent / "records"
 """As the version before this schema has written them, of the scenes below: commit bfcace8."""
@@ -37,10 +37,10 @@ def made(**changes) -> Record:
         Record(
             case="sub/a",
             segpipe="9",
-            input=Input(
+            input=RecordedInput(
                 "/in/a.tif", (3, 4), ({"path": "/in/a.tif", "size": 5},), grid={"crs": "no CRS"}, scene={"DATE": "x"}
             ),
-            model=Model("00ff", "m.onnx", "metadata of m.onnx"),
+            model=RecordedModel("00ff", "m.onnx", "metadata of m.onnx"),
             settings={"tile": [8, 8], "nodata": None},
             confidence=True,
             outputs=("sub/a.tif", "sub/a.confidence.tif"),
@@ -59,7 +59,7 @@ def made(**changes) -> Record:
     )
 
 
-VOLUME = Input(
+VOLUME = RecordedInput(
     "/in/v.nii.gz",
     (5, 6, 7),
     ({"path": "/in/v.nii.gz", "size": 5, "mtime_ns": 3},),
@@ -75,7 +75,7 @@ VOLUME_ROW = {**ROW, "area": 27.0, "unit": "mm3", "ml": 0.027}
 
 RECORDS = {
     "of a raster": made(),
-    "without a scene": made(input=Input("/in/a.tif", (3, 4), ())),
+    "without a scene": made(input=RecordedInput("/in/a.tif", (3, 4), ())),
     "of a name that is no UTF-8": made(case="\udcff", outputs=("\udcff.tif",)),
     "of a volume": made(input=VOLUME, valid=Amount(3, 27.0, "mm3"), statistics={"areas": [VOLUME_ROW]}),
     "with another statistic": made(statistics={"areas": [ROW], "zones": [{"zone": "north", "pixels": 2}]}),
@@ -209,7 +209,7 @@ def test_status_and_the_totals_count_both(mixed):
     ended = CliRunner().invoke(main, ["status", "out"])
     assert (ended.exit_code, "3 done, 0 failed, 0 missing" in ended.stdout) == (0, True), ended.output
     run = prepared()
-    totals = {row: pixels for row, (pixels, _) in _Totals.over(records(run.run.output, run.cases)).classes.items()}
+    totals = {name: one.pixels for name, one in Totals.over(records(run.run.output, run.cases)).classes.items()}
     rows = list(csv.DictReader(Path("out/areas.csv").read_text().splitlines()))
     assert totals == {name: sum(int(r["pixels"]) for r in rows if r["class_name"] == name) for name in totals}
     assert sum(totals.values()) == 3 * 40 * 50

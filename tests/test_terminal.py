@@ -24,11 +24,12 @@ from segpipe.jobs.status import Status, read_status
 from segpipe.jobs.tasks import Outcome
 from segpipe.messages import console
 from segpipe.messages.printable import CONTROL, one_row, printable, printable_json
-from segpipe.results.schema import Amount, Input, Model, Record
+from segpipe.results.schema import Amount, Record, RecordedInput, RecordedModel
 from segpipe.results.tables import write_areas
 from segpipe.settings import load_settings
 from segpipe.storage.folder import Folder
 from segpipe.terminal import progress as terminal
+from segpipe.terminal.totals import areas_table
 from segpipe.tune.show import _print
 
 RANGES = ((0, 32), (127, 160), (0x202A, 0x202F), (0x2066, 0x206A))
@@ -64,8 +65,8 @@ def test_control_characters_are_shown_escaped(character):
 def record(case: str, *names: str) -> Record:
     figures = {"pixels": 1, "area": 1.5, "unit": "ha", "share": 0.5}
     rows = [{"class_id": n, "class_name": name, **figures} for n, name in enumerate(names)]
-    source, statistics = Input("/in/a.tif", (1, 2), ()), {"areas": rows}
-    return Record(case, "1", source, Model("0" * 64), {}, False, (), Amount(2, 3.0, "ha"), statistics)
+    source, statistics = RecordedInput("/in/a.tif", (1, 2), ()), {"areas": rows}
+    return Record(case, "1", source, RecordedModel("0" * 64), {}, False, (), Amount(2, 3.0, "ha"), statistics)
 
 
 def printed(capsys, table, width: int = 200) -> str:
@@ -76,7 +77,7 @@ def printed(capsys, table, width: int = 200) -> str:
 
 
 def test_classes_that_look_like_markup_stand_in_the_table(capsys):
-    text = printed(capsys, terminal.areas_table([record("a", *MARKUP)]))
+    text = printed(capsys, areas_table([record("a", *MARKUP)]))
     assert all(name in text for name in MARKUP)
 
 

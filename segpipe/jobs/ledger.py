@@ -1,4 +1,4 @@
-"""How every case of a run has ended, in a byte a case."""
+"""The state of every case of a run, one byte each."""
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -8,19 +8,19 @@ from segpipe.formats.cases import Case
 
 
 class State(IntEnum):
-    """How far a case is."""
+    """Of one case."""
 
     MISSING = 0
     DONE = 1
     SKIPPED = 2
-    """Done before."""
+    """Done by an earlier run."""
     FAILED = 3
 
 
 class Ledger:
-    """States of cases that are sorted by name, each once.
+    """States of cases that are sorted by name, without duplicates.
 
-    Names are not kept a second time: with 100,000 cases they would be most of what the first process holds.
+    Names are not stored again: for 100,000 cases they would be most of the memory of the first process.
     """
 
     def __init__(self, cases: Sequence[Case]) -> None:

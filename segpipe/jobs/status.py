@@ -1,4 +1,4 @@
-"""How far the runs into an output folder have come, from what they have left there."""
+"""How far the runs into an output folder have come: from ``run.json``, the records and the parts that lie there."""
 
 import os
 import shlex
@@ -29,35 +29,35 @@ class Status:
     output: str
     done: int
     failed: list[dict[str, str]]
-    """Each with ``case`` and ``error``, as the last run that ended left them."""
+    """``case`` and ``error`` of each, as the last run has written them."""
     problems: list[str]
-    """Folders of the input that cannot be read now."""
+    """Folders of the input that cannot be read."""
     missing: list[str]
     parts: dict[str, int]
     """Finished parts of cases that are not done."""
     megapixels_per_second: float | None
-    """Of the last run that ended."""
+    """Of the last run that has ended."""
     state: str
-    """Of the last run: ``running``, ``ended``, ``interrupted``, or ``died`` if it was killed or its machine stopped."""
+    """Of the last run: ``running``, ``ended``, ``interrupted``, or ``died`` where it was killed or its machine stopped."""
     running: str | None
-    """Who writes there now."""
+    """Process and host of the run that writes there."""
     died: str | None
-    """Who wrote there until it died, as far as its lock tells."""
+    """Process and host of the run that died, where its lock is left."""
     last_sign: str | None
-    """When the run that writes there, or that died, gave its last sign of life, in ISO 8601; it does every 20 s."""
+    """Time of the last sign of life of the run that writes there or has died, in ISO 8601; there is one every 20 s."""
     command: str
-    """What goes on with the rest."""
+    """Continues the run."""
 
 
 def read_status(place: str) -> Status:
-    """Look at every case of the last run.
+    """Compare the record of every case with the inputs, the model and the settings of the last run.
 
     Raises:
         OutputError: there is no run in that folder.
         SegpipeError: its inputs or its model are gone.
     """
     output = store_at(place).settled()
-    run = _run_json(output)
+    run = _last_run(output)
     before = Path.cwd()
     try:
         os.chdir(run.folder)  # its paths are relative to where it was started
@@ -77,8 +77,8 @@ class _Failed(BaseModel):
     error: Text
 
 
-class _Told(BaseModel):
-    """What is used here of a ``run.json``, of whatever version."""
+class _LastRun(BaseModel):
+    """The keys of a ``run.json`` that are used here, as every version has written them."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
@@ -90,7 +90,7 @@ class _Told(BaseModel):
     megapixels_per_second: float | None = None
 
 
-def _run_json(output: Store) -> _Told:
+def _last_run(output: Store) -> _LastRun:
     try:
         data = output.read("run.json")
     except OSError:
@@ -98,7 +98,7 @@ def _run_json(output: Store) -> _Told:
             f"{output} must be the output of a run, and has no run.json of one: give the folder of --output"
         ) from None
     try:
-        return _Told.model_validate(parse_json(data))
+        return _LastRun.model_validate(parse_json(data))
     except DocumentError as error:
         why = str(error)
     except ValidationError as error:
@@ -108,22 +108,22 @@ def _run_json(output: Store) -> _Told:
     )
 
 
-def _settings(output: Store, told: _Told) -> Settings:
+def _settings(output: Store, last: _LastRun) -> Settings:
     try:
-        return Settings.model_validate(told.settings | {"overwrite": False})
+        return Settings.model_validate(last.settings | {"overwrite": False})
     except ValidationError as error:
         raise OutputError(
             f"{output.path('run.json')} must hold settings of this version: {readable(error)}: run the same command again"
         ) from None
 
 
-def _status(output: Store, told: _Told) -> Status:
-    settings, sign = _settings(output, told), sign_of(output)
+def _status(output: Store, last: _LastRun) -> Status:
+    settings, sign = _settings(output, last), sign_of(output)
     found, run = find_input(settings.input), Run(_spec(settings), settings)
     cases, refused = storable(found, output)
     done = {case.name for case in done_cases(cases, run)}
     now = {failure.case.name: failure.error for failure in refused}
-    failed = [failure.model_dump() for failure in told.failed if failure.case not in done | now.keys()]
+    failed = [failure.model_dump() for failure in last.failed if failure.case not in done | now.keys()]
     failed += [{"case": name, "error": error} for name, error in now.items()]
     names = {failure["case"] for failure in failed}
     there = set(output.folders(FOLDER))
@@ -135,36 +135,36 @@ def _status(output: Store, told: _Told) -> Status:
         problems=found.problems,
         missing=[case.name for case in rest if case.name not in names],
         parts={case.name: done_parts(output, case) for case in rest if parts_folder(case) in there},
-        megapixels_per_second=told.megapixels_per_second,
-        **_life(output, told, sign),
-        command=f"cd {_quoted(told.folder)} && {' '.join(map(_quoted, _going_on(told)))}",
+        megapixels_per_second=last.megapixels_per_second,
+        **_life(output, last, sign),
+        command=f"cd {_quoted(last.folder)} && {' '.join(map(_quoted, _going_on(last)))}",
     )
 
 
 def _quoted(text: str) -> str:
-    """For a shell; of characters that no line shows, as bash, zsh and ksh spell their bytes."""
+    """A word for a shell; bytes of characters that are not printable are escaped as bash, zsh and ksh do."""
     if text.isprintable():
         return shlex.quote(text)
     spelled = "".join(chr(b) if chr(b).isalnum() and b < 128 else f"\\x{b:02x}" for b in os.fsencode(text))
     return f"$'{spelled}'"
 
 
-def _life(output: Store, told: _Told, sign: Sign | None) -> dict[str, Any]:
-    """Whether the last run goes on, and if it does not, whether it ended by itself.
+def _life(output: Store, last: _LastRun, sign: Sign | None) -> dict[str, Any]:
+    """Whether the last run goes on; if not, whether it ended by itself.
 
-    A run takes the lock with it when it ends, and ``run.json`` says how it did. Where it could do neither it died.
+    A run that ends removes its lock and writes its state into ``run.json``; one that has done neither died.
     """
     if sign is not None:
-        who, last = str(sign.holder), _ago(sign.seconds)
+        who, heard = str(sign.holder), _ago(sign.seconds)
         running, died = (who, None) if sign.alive else (None, who)
-        return {"state": "running" if sign.alive else "died", "running": running, "died": died, "last_sign": last}
-    if told.state != "running":
-        return {"state": told.state, "running": None, "died": None, "last_sign": None}
+        return {"state": "running" if sign.alive else "died", "running": running, "died": died, "last_sign": heard}
+    if last.state != "running":
+        return {"state": last.state, "running": None, "died": None, "last_sign": None}
     try:
-        last = _ago(output.age("run.json"))  # which it wrote when it began
+        heard = _ago(output.age("run.json"))  # written when it began
     except OSError:
-        last = None
-    return {"state": "died", "running": None, "died": None, "last_sign": last}
+        heard = None
+    return {"state": "died", "running": None, "died": None, "last_sign": heard}
 
 
 def _ago(seconds: float | None) -> str | None:
@@ -173,9 +173,9 @@ def _ago(seconds: float | None) -> str | None:
     return (datetime.now(UTC) - timedelta(seconds=seconds)).astimezone().isoformat(timespec="seconds")
 
 
-def _going_on(told: _Told) -> list[str]:
-    """The command of a run, but what it has done is not done again."""
-    return [*told.command, *(["--no-overwrite"] if told.settings.get("overwrite") else [])]
+def _going_on(last: _LastRun) -> list[str]:
+    """The command of a run, without doing again what it has done."""
+    return [*last.command, *(["--no-overwrite"] if last.settings.get("overwrite") else [])]
 
 
 def _spec(settings: Settings) -> ModelSpec:

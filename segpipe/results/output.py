@@ -1,4 +1,4 @@
-"""All that one case leaves: its mask, its confidence, its areas and, last, its record."""
+"""The files of one case: its mask, its confidence, its style and, last, its record."""
 
 import math
 import time
@@ -26,21 +26,21 @@ from segpipe.pipeline.labels import CONFIDENCE_NODATA, CONFIDENCE_TOP, Decision
 from segpipe.pipeline.read import CHANGED, Sheet, open_source
 from segpipe.results.parts import Tally, part_files, read_tally, write_tally
 from segpipe.results.records import Run, device_kind, read_record, record_name, style_name
-from segpipe.results.schema import Amount, Input, Model, Record, Values
+from segpipe.results.schema import Amount, Record, RecordedInput, RecordedModel, Values
 from segpipe.results.tables import Statistics
 from segpipe.storage.files import output_errors
 from segpipe.storage.ownership import is_own_style
 from segpipe.timing.spans import span
 
 SMALL = 2**22
-"""Pixels up to which a case's record is not flushed: of 0.4 ms that a record took, most went there (measured)."""
+"""Most pixels of a case whose record is not flushed: flushing took most of the 0.4 ms of a record (measured)."""
 
 ABSENT: Color = (225, 225, 225, 255)
 """Pale and not transparent: the palette of a GeoTIFF holds no opacity."""
 
 
 def check_unchanged(case: Case, sheet: Sheet) -> None:
-    """What was read must be what the record names: a file that changes and changes back would vouch for a mixture."""
+    """Refuse a case whose files have changed while it was read: its mask would be a mixture that the record vouches for."""
     files = identities(case.path, sheet.asked)
     if files != sheet.files or Beside().place(case.path) != sheet.place:
         raise SourceError(CHANGED.format(case.path))
@@ -102,7 +102,7 @@ def _statistics(case: Case, sheet: Sheet, run: Run) -> Statistics:
 
 
 class PartOutput:
-    """What is written of one part of a case, until all of them are joined."""
+    """The files of one part of a case, until its parts are joined."""
 
     def __init__(self, case: Case, sheet: Sheet, run: Run, number: int, batch: int) -> None:
         output, files, box = run.output, part_files(case, number), sheet.cover.box(sheet.part)
@@ -118,7 +118,7 @@ class PartOutput:
         self.write, self.discard = self._layers.write, self._layers.discard
 
     def finish(self) -> None:
-        """Give every file its name, the counts last."""
+        """Give each file its name, the counts last."""
         self._layers.statistics.close()
         check_unchanged(self._case, self._sheet)
         digests = tuple(sink.finish() for sink in self._layers.sinks)
@@ -128,7 +128,7 @@ class PartOutput:
 
 
 class CaseOutput:
-    """What is written of one case, box by box or part by part; nothing has its name before ``finish``."""
+    """The files of one case, written box by box or part by part; none has its name before ``finish``."""
 
     def __init__(self, case: Case, sheet: Sheet, run: Run) -> None:
         self._case, self._sheet, self._run = case, sheet, run
@@ -153,7 +153,7 @@ class CaseOutput:
         return FORMATS[self._case.format].sink(target)
 
     def add(self, number: int, part: Part) -> None:
-        """Copy what one part has left.
+        """Add the boxes and counts of one part.
 
         Raises:
             DamagedPartError: it is not as it was written; the case cannot be finished without another one.
@@ -171,7 +171,7 @@ class CaseOutput:
         self._batches.add(tally.batch)
 
     def finish(self) -> None:
-        """Give every file its name, the record last."""
+        """Give each file its name, the record last."""
         self._layers.statistics.close()
         check_unchanged(self._case, self._sheet)
         record, sinks = record_name(self._case), self._layers.sinks
@@ -189,18 +189,18 @@ class CaseOutput:
         self._output.write_json(record, self._record(written + styles).as_json(), flush=flush)
 
     def _forget(self, coming: list[str], before: Record | None) -> None:
-        """Remove what an earlier run with other settings wrote of this case and this one will not."""
+        """Remove the files of an earlier run that this one does not write."""
         for name in [] if before is None else before.outputs:
             if name not in coming and not self._is_theirs(name):
                 self._output.remove(name)
 
     def _is_theirs(self, name: str) -> bool:
-        """Whether somebody has put a style of their own in the place of ours."""
+        """Whether a style was not written by segpipe."""
         return name == style_name(self._case) and self._output.has(name) and not is_own_style(self._output.read(name))
 
     @property
     def _device(self) -> Values:
-        """Where the case was inferred; of parts that were done with different batches, all of these."""
+        """``device_kind``; where parts were inferred with different batches, ``batch`` lists all."""
         kind, batches = device_kind(self._run.model), sorted(self._batches)
         return kind | {"batch": batches if len(batches) > 1 else batches[0]} if batches and "batch" in kind else kind
 
@@ -213,7 +213,7 @@ class CaseOutput:
             case=self._case.name,
             segpipe=__version__,
             input=self._input,
-            model=Model(model.sha256, str(model.path), model.contract_origin),
+            model=RecordedModel(model.sha256, str(model.path), model.contract_origin),
             settings=self._run.label_settings,
             confidence=layers.confidence is not None,
             outputs=tuple(outputs),
@@ -230,9 +230,9 @@ class CaseOutput:
         )
 
     @property
-    def _input(self) -> Input:
+    def _input(self) -> RecordedInput:
         sheet = self._sheet
-        return Input(
+        return RecordedInput(
             sheet.place,
             sheet.grid.shape,
             tuple(sheet.files),
@@ -248,7 +248,7 @@ def class_colors(contract: Contract) -> dict[int, Color]:
 
 
 def _color(contract: Contract, position: int, one: SegmentationClass) -> Color:
-    """What is not looked for is pale, so that the rest stands out."""
+    """The contract's colour, or pale for a background, or one of the palette."""
     if one.color:
         return parse_color(one.color)
     background = one.name.strip(" _").casefold() == "background" or (contract.task == "binary" and one.id == 0)

@@ -1,4 +1,4 @@
-"""What a run leaves beside its masks: a record per case and the table of areas; and what they say of work done before."""
+"""Which cases are done, by the records in the output; which files a case may write, and which it may replace."""
 
 import logging
 import math
@@ -69,7 +69,7 @@ class Run:
 
 
 def device_kind(model: ModelSpec) -> Values:
-    """What the same bytes are promised for: equal on every machine where all of this is equal."""
+    """What masks depend on beside model and settings: their bytes are equal on all machines where all of this is equal."""
     kind = {
         "device": model.device,
         "onnxruntime": str(onnxruntime.__version__),
@@ -127,13 +127,13 @@ def record_name(case: Case) -> str:
 
 
 def read_record(output: Store, case: Case) -> Record | None:
-    """The record of a case, or None where there is none that segpipe wrote."""
+    """The record of a case; None where there is none, or a damaged one."""
     data = _data(output, case)
     return None if data is None else _parsed(data, case)
 
 
 def _data(output: Store, case: Case) -> bytes | None:
-    """Of a record; None where there is none, or where it cannot be read."""
+    """Bytes of the record; None where there is none, or it cannot be read."""
     try:
         return output.read(record_name(case))
     except OSError:
@@ -141,7 +141,7 @@ def _data(output: Store, case: Case) -> bytes | None:
 
 
 def _parsed(data: bytes, case: Case) -> Record | None:
-    """None where it is not the whole record of this case: a name of its outputs that leads elsewhere is damage, too."""
+    """None where the data is not a whole record of this case; names of outputs that are not the case's are damage."""
     try:
         record = parse_record(data)
     except DocumentError:
@@ -154,7 +154,7 @@ def _names_own_files(record: Record, case: Case) -> bool:
 
 
 def _read_or_warn(output: Store, case: Case, warn: Callable[[str], None]) -> Record | None:
-    """The record of a case; a warning names one that cannot be used."""
+    """The record of a case; one that cannot be used is named in a warning."""
     data = _data(output, case)
     record = None if data is None else _parsed(data, case)
     if data is not None and record is None and is_own_record(data):
@@ -174,13 +174,13 @@ def _defect(data: bytes) -> str:
 
 
 def is_done(case: Case, run: Run, beside: Beside | None = None, warn: Callable[[str], None] = lambda _: None) -> bool:
-    """Whether a case's mask exists and its record says that input, model and settings were these, as far as can be seen.
+    """Whether the mask of a case exists and its record matches input, model and settings; False where that is unknown.
 
     Args:
-        case: in question.
-        run: that it would be done in.
-        beside: what has been seen of folders for other cases a moment ago.
-        warn: told of a mask or record that is damaged.
+        case: to look for.
+        run: whose model and settings count.
+        beside: remembers folders from case to case.
+        warn: called with a line for each damaged mask or record.
     """
     try:
         return _is_done(case, run, beside or Beside(), warn)
@@ -189,9 +189,9 @@ def is_done(case: Case, run: Run, beside: Beside | None = None, warn: Callable[[
 
 
 def done_cases(cases: Iterable[Case], run: Run) -> list[Case]:
-    """Those that are done; a warning names damaged masks and records.
+    """The cases that are done; a warning names each damaged mask or record.
 
-    Where a folder of the output has no record, no case of it is looked for: a request each.
+    Each look for a record in a bucket is a request, so folders of the output without any record are left out.
     """
     output, beside = run.output, Beside()
 
@@ -200,7 +200,7 @@ def done_cases(cases: Iterable[Case], run: Run) -> list[Case]:
         try:
             return any(name.endswith(".json") for name in output.below(folder))
         except OSError:
-            return True  # it may be only this time that it cannot be listed
+            return True  # the next request may succeed
 
     there = (case for case in cases if has_records(case.name.rpartition("/")[0]))
     return [case for case in there if is_done(case, run, beside, LOG.warning)]
@@ -222,13 +222,13 @@ def _is_done(case: Case, run: Run, beside: Beside, warn: Callable[[str], None]) 
 
 
 def _is_same_input(record: Record, case: Case, beside: Beside, *, remote: bool) -> bool:
-    """Whether what would be read of a case now is what its record says was read then."""
-    told = record.input
-    return FORMATS[case.format].is_same_input(told.path, told.files, case.path, beside, remote)
+    """Whether the files that a case would be read from are unchanged since its record was written."""
+    read = record.input
+    return FORMATS[case.format].is_same_input(read.path, read.files, case.path, beside, remote)
 
 
 def storable(found: Found, output: Store) -> tuple[list[Case], list[Failure]]:
-    """Cases of which the output can hold a mask, and all of which there is none, whatever is in them."""
+    """Cases whose names the output can store, and the failures: those that it cannot, and those of the search."""
     kept, refused = list[Case](), list(found.refused)
     for case in found.cases:
         try:
@@ -240,10 +240,10 @@ def storable(found: Found, output: Store) -> tuple[list[Case], list[Failure]]:
 
 
 def _are_whole(output: Store, record: Record, warn: Callable[[str], None]) -> bool:
-    """Whether all files of a case are there, and its rasters have their length and begin as rasters do.
+    """Whether all files of a case exist, and its masks have the recorded length and do not begin with zeros.
 
-    What else may have changed in them is not looked for, since that would read all masks of a folder in every run. A longer
-    one has been edited, by overviews or statistics, and counts as whole.
+    Other damage is not looked for: that would read all masks of a folder in every run. A longer mask has been edited, as by
+    adding overviews, and counts as whole.
     """
     lengths = record.sizes or {}
     for name in record.outputs:
@@ -258,15 +258,15 @@ def _are_whole(output: Store, record: Record, warn: Callable[[str], None]) -> bo
 
 
 def refuse_taken(case: Case, run: Run, sources: Collection[str]) -> None:
-    """A mask must replace neither a source, by its absolute path, nor a file that segpipe did not write.
+    """Refuse a case whose files would replace one of ``sources``, given as absolute paths, or a file of somebody else.
 
     Raises:
-        OutputError: with the path.
+        OutputError: it would; the message has the path.
     """
     output = run.output
     for name in (*targets(case), record_name(case)):
         if name == style_name(case) and not run.styled:
-            continue  # it may be anybody's, and stays
+            continue  # not written in this run
         with output_errors(output.path(name)):
             there = output.has(name)
         if there and (output.is_among(name, sources) or _foreign(output, name, case)):
@@ -274,7 +274,7 @@ def refuse_taken(case: Case, run: Run, sources: Collection[str]) -> None:
 
 
 def _foreign(output: Store, name: str, case: Case) -> bool:
-    """Whether a file that stands where one of a case belongs is somebody else's."""
+    """Whether a file under one of a case's names was not written by segpipe."""
     record = read_record(output, case)
     if record is not None and name in (*record.outputs, record_name(case)) and name != style_name(case):
         return False
@@ -287,7 +287,7 @@ def _foreign(output: Store, name: str, case: Case) -> bool:
 
 
 def done_pixels(case: Case, run: Run, beside: Beside | None = None) -> int | None:
-    """How many pixels a case has that is done; None where it is not."""
+    """Pixels of a case that is done; None where it is not."""
     if not is_done(case, run, beside):
         return None
     record = read_record(run.output, case)

@@ -51,7 +51,7 @@ FileIdentity = Annotated[dict[str, Any], AfterValidator(_with_path)]
 
 
 @dataclass(frozen=True, slots=True)
-class Input:
+class RecordedInput:
     """What the pixels were read from."""
 
     path: Text
@@ -73,7 +73,7 @@ class Input:
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class RecordedModel:
     """What inferred the case."""
 
     sha256: Text
@@ -110,7 +110,7 @@ def _with_areas(statistics: dict[str, Rows]) -> dict[str, Rows]:
     return statistics
 
 
-Statistics = Annotated[dict[str, list[dict[str, Any]]], AfterValidator(_with_areas)]
+_Tables = Annotated[dict[str, list[dict[str, Any]]], AfterValidator(_with_areas)]
 """The rows of each statistic, by its name; ``areas`` is always there."""
 
 
@@ -121,15 +121,15 @@ class Record:
     case: Text
     segpipe: Text
     """Version."""
-    input: Input
-    model: Model
+    input: RecordedInput
+    model: RecordedModel
     settings: dict[str, Any]
     """Those that change labels."""
     confidence: Flag
     outputs: tuple[Text, ...]
     """Names of the files, below the output folder."""
     valid: Amount
-    statistics: Statistics
+    statistics: _Tables
     verified: Optionally[Flag] = None
     """Whether the input was compared with its checksums."""
     device: Optionally[dict[str, Any]] = None

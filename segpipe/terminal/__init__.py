@@ -1,1 +1,1 @@
-"""What people read: progress, tables, the log."""
+"""What people read: progress, tables and the log of events."""

@@ -1,4 +1,4 @@
-"""A log of a run as JSON lines: one object per event, for whoever looks in the morning, or for a machine."""
+"""The log of a run: one JSON object per event and line."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ from segpipe.messages.redact import cleaned
 from segpipe.storage.ownership import refuse_foreign_log
 
 FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
-"""Whoever reads a pipe, or does not, must not hold up a run."""
+"""Non-blocking: a slow reader of a pipe must not hold up a run."""
 
 
 def _write(file: int, data: bytes) -> None:
@@ -24,13 +24,13 @@ def _write(file: int, data: bytes) -> None:
 
 
 class Journal(logging.Handler):
-    """Appends to a file what happens, and hands it on to another watcher; what cannot be written costs no mask."""
+    """Appends events to a file and passes them to another watcher; a failure to write ends neither case nor run."""
 
     def __init__(self, path: Path, inner: Watcher) -> None:
         super().__init__(logging.WARNING)
         self._path, self._inner, self._file = path, inner, None
         self.lost: list[str] = []
-        """What was wrong with the file, if anything was."""
+        """The first failure to write, if there was one."""
         try:
             refuse_foreign_log(path)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ class Journal(logging.Handler):
         if self._file is not None:
             os.close(self._file)
 
-    def tell(self, event: str, **values: Any) -> None:
+    def log(self, event: str, **values: Any) -> None:
         """Write one line."""
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **values}
         if self._file is None:
@@ -61,7 +61,7 @@ class Journal(logging.Handler):
             self._lose(error)
 
     def _lose(self, error: OSError) -> None:
-        """Say once that lines are lost: masks are worth more than the log of them."""
+        """Warn once that lines are lost; the run goes on."""
         if not self.lost:
             self.lost.append(
                 f"lines of the log are lost: {self._path} cannot be written: {error.strerror}: change --log-file"
@@ -69,12 +69,12 @@ class Journal(logging.Handler):
             self._inner.note(f"warning: {self.lost[0]}")
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.tell("log", level=record.levelname, message=record.getMessage())
+        self.log("log", level=record.levelname, message=record.getMessage())
 
     def begun(self, prepared: Prepared) -> None:
         plan = prepared.plan
         counts = {"cases": len(plan), "done_before": len(plan.done), "failed": len(plan.failed)}
-        self.tell(
+        self.log(
             "begun", output=str(prepared.run.output), model=str(prepared.run.model.path), workers=plan.workers, **counts
         )
 
@@ -82,15 +82,15 @@ class Journal(logging.Handler):
         self._inner.progress(pixels)
 
     def note(self, line: str) -> None:
-        self.tell("note", message=line)
+        self.log("note", message=line)
         self._inner.note(line)
 
     def outcome(self, outcome: Outcome) -> None:
         values: dict[str, Any] = {"case": outcome.case.name, "seconds": round(outcome.seconds, 3), "pixels": outcome.pixels}
         if outcome.error is None:
-            self.tell("done", **values)
+            self.log("done", **values)
         else:
-            self.tell("failed", **values, error=outcome.error)
+            self.log("failed", **values, error=outcome.error)
         self._inner.outcome(outcome)
 
     def ended(self, summary: Summary) -> None:
@@ -102,4 +102,4 @@ class Journal(logging.Handler):
         }
         rate = round(summary.megapixels_per_second, 3)
         event = "interrupted" if summary.interrupted else "ended"
-        self.tell(event, seconds=round(summary.seconds, 3), megapixels_per_second=rate, problems=summary.problems, **counts)
+        self.log(event, seconds=round(summary.seconds, 3), megapixels_per_second=rate, problems=summary.problems, **counts)

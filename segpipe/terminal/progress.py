@@ -1,10 +1,10 @@
-"""What a person sees: a progress bar and a table in a terminal, a line per case elsewhere."""
+"""Output for people: a progress bar and a table in a terminal, a line per case elsewhere."""
 
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -23,11 +23,11 @@ from segpipe.jobs.ledger import State
 from segpipe.jobs.plan import Plan, memory_mb, worker_memory
 from segpipe.jobs.status import Status
 from segpipe.jobs.tasks import Outcome
-from segpipe.messages.console import cells, console, echo, words
+from segpipe.messages.console import console, echo, words
 from segpipe.messages.printable import printable, printable_json
 from segpipe.messages.redact import cleaned
 from segpipe.results.records import records
-from segpipe.results.schema import Record
+from segpipe.terminal.totals import Totals, areas_table
 from segpipe.timing.report import Profile
 
 if TYPE_CHECKING:  # torch and all that comes with it
@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # torch and all that comes with it
 
 
 def say(line: str) -> None:
-    """A line on stdout; the work goes on where nobody listens any more, as behind ``| head``."""
+    """Print a line on stdout; a closed pipe, as behind ``| head``, ends the output and not the work."""
     try:
         echo(printable(line))
     except BrokenPipeError:
@@ -44,12 +44,12 @@ def say(line: str) -> None:
 
 
 def stamped(line: str) -> str:
-    """A line of a log, behind the local time."""
+    """A line with the local time in front."""
     return f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}"
 
 
 class Lines:
-    """One line per case on stdout, behind the time of day, for logs and pipes."""
+    """One line per case on stdout with the time in front, for logs and pipes."""
 
     def __init__(self, prepared: Prepared) -> None:
         self._skipped = prepared.plan.done
@@ -85,7 +85,7 @@ class Bar(Lines):
         self._bar = Progress(*columns, console=console(), transient=False)
         pixels = prepared.plan.pixels
         self._by_cases = pixels is None
-        """Whether the bar counts cases, because nobody knows their pixels before they are done."""
+        """Whether the bar counts cases, as the number of pixels is not known before they are done."""
         self._task = self._bar.add_task(self._caption(), total=len(prepared.plan) if pixels is None else pixels, pixels=0)
 
     def _caption(self) -> str:
@@ -122,7 +122,7 @@ class _Rate(ProgressColumn):
 
 
 def described(outcome: Outcome) -> str:
-    """One line on how a case ended."""
+    """One line that says how a case ended."""
     if outcome.error is not None:
         return f"failed  {outcome.case.name}: {outcome.error}"
     rate = outcome.pixels / 1e6 / outcome.seconds if outcome.seconds else 0
@@ -135,7 +135,7 @@ def watcher(prepared: Prepared) -> Lines:
 
 
 def conclude(prepared: Prepared, summary: Summary) -> None:
-    """Totals of the whole run, its areas, and what to open: a table after the bar, lines elsewhere."""
+    """Print totals, areas and the files to open: as a table in a terminal, as lines elsewhere."""
     output = prepared.run.output
     totals = _totals_line(summary)
     if sys.stdout.isatty():
@@ -159,13 +159,13 @@ def _totals_line(summary: Summary) -> str:
 
 
 def _areas_line(prepared: Prepared, summary: Summary) -> Iterator[str]:
-    """Areas per class, where a line has room for them and their records are read quickly."""
+    """Areas per class, where there are few enough classes and cases."""
     cases = summary.ledger.count(State.DONE) + summary.ledger.count(State.SKIPPED)
     if not 0 < cases <= ADDED_UP or len(prepared.run.model.contract.mask_classes) > LINE_CLASSES:
         return
-    totals = _Totals.over(records(prepared.run.output, summary.good))
+    totals = Totals.over(records(prepared.run.output, summary.good))
     if totals.classes:
-        yield "areas: " + ", ".join(f"{name} {totals.told(name)}" for name, (pixels, _) in totals.classes.items() if pixels)
+        yield "areas: " + ", ".join(f"{name} {totals.text(name)}" for name, one in totals.classes.items() if one.pixels)
 
 
 def _where_line(prepared: Prepared, summary: Summary) -> str:
@@ -174,14 +174,14 @@ def _where_line(prepared: Prepared, summary: Summary) -> str:
 
 
 LINE_CLASSES = 8
-"""Classes whose areas one line of a log has room for."""
+"""Most classes whose areas are printed in one line."""
 
 ADDED_UP = 500
-"""Cases whose records are read again for that line."""
+"""Most cases whose records are read again for that line."""
 
 
 def print_profile(summary: Summary) -> None:
-    """Where the wall time went, on stderr: a table in a terminal, lines elsewhere."""
+    """Print the shares of the wall time on stderr: as a table in a terminal, as lines elsewhere."""
     profile = summary.profile
     if profile is None:
         return
@@ -196,7 +196,7 @@ def print_profile(summary: Summary) -> None:
 
 
 def profile_table(profile: Profile) -> Table:
-    """Seconds by stage: wall time, whose shares add up, and the work of all threads."""
+    """Seconds per stage: wall time, whose shares add up to 1, and the work of all threads."""
     columns = (_right(name) for name in ("wall s", "share", "all threads s", "on a core s"))
     table = Table("stage", *columns, title=f"where {profile.seconds:.1f} s went")
     for row in _profile_rows(profile):
@@ -211,7 +211,7 @@ def _profile_rows(profile: Profile) -> Iterator[tuple[str, ...]]:
 
 
 def profile_lines(profile: Profile) -> list[str]:
-    """The limit, how near to it the run came, and what took the rest."""
+    """The limit, how close the run came to it, and the stages that took the rest."""
     rest = {name: total.wall for name, total in profile.stages.items() if name != "infer"}
     most = sorted(rest, key=lambda name: -rest[name])[:MOST]
     beside = ", ".join(f"{name} {rest[name]:.2f} s" for name in most if rest[name] >= profile.seconds / 200)
@@ -233,52 +233,7 @@ UNSERVED = 0.1
 """Share of the time of the model's calls without a processor that is worth a note."""
 
 MOST = 4
-"""Stages beside the model that are named."""
-
-
-@dataclass
-class _Totals:
-    """Pixels and hectares per class over all cases; where one has no place on Earth, pixels alone count."""
-
-    classes: dict[str, tuple[float, float]]
-    valid: tuple[float, float]
-    placed: bool
-
-    @classmethod
-    def over(cls, found: Iterable[Record]) -> Self:
-        classes: dict[str, tuple[float, float]] = {}
-        pixels, hectares, placed = 0.0, 0.0, True
-        for record in found:
-            placed = placed and record.valid.area is not None
-            pixels, hectares = pixels + record.valid.pixels, hectares + (record.valid.area or 0)
-            for row in record.areas:
-                before = classes.get(row["class_name"], (0, 0))
-                classes[row["class_name"]] = (before[0] + row["pixels"], before[1] + (row["area"] or 0))
-        return cls(classes, (pixels, hectares), placed)
-
-    def share(self, name: str) -> float | None:
-        """Of the valid area; None for nodata, and where nothing is valid."""
-        valid = self.valid[self.placed]
-        return self.classes[name][self.placed] / valid if valid and name != "nodata" else None
-
-    def told(self, name: str) -> str:
-        """``12.3 ha (40.1%)``."""
-        pixels, hectares = self.classes[name]
-        share = self.share(name)
-        return (f"{hectares:,.1f} ha" if self.placed else f"{pixels:,.0f} px") + ("" if share is None else f" ({share:.1%})")
-
-
-def areas_table(found: Iterable[Record]) -> Table:
-    """Pixels and hectares per class over all cases; where one has no place on Earth, shares are of pixels."""
-    totals = _Totals.over(found)
-    table = Table("class", *(_right(name) for name in ("pixels", "hectares", "share")))
-    for name, (pixels, hectares) in totals.classes.items():
-        share = totals.share(name)
-        shown = ["-" if not totals.placed and not hectares else f"{hectares:,.1f}", "" if share is None else f"{share:.1%}"]
-        table.add_row(*cells([name, f"{pixels:,.0f}", *shown]))
-    if not totals.placed:
-        table.caption = "some cases have no place on Earth: they count in pixels only"
-    return table
+"""Most stages beside the model that are named."""
 
 
 def _right(name: str) -> Any:
@@ -286,7 +241,7 @@ def _right(name: str) -> Any:
 
 
 def print_export(exported: "Exported") -> None:
-    """What was exported, and how well it agrees."""
+    """Print what was exported, and how well it agrees with torch."""
     agreement, contract = exported.agreement, exported.contract
     for note in exported.notes:
         echo(f"note: {note}", err=True)
@@ -303,7 +258,7 @@ def print_export(exported: "Exported") -> None:
 
 
 def print_attached(attached: "Attached") -> None:
-    """What was attached to what."""
+    """Print which contract was attached to which model."""
     for note in attached.notes:
         echo(f"note: {note}", err=True)
     contract = attached.contract
@@ -316,7 +271,7 @@ def print_attached(attached: "Attached") -> None:
 
 
 def print_status(status: Status, as_json: bool) -> None:
-    """How far runs have come, in a few lines or as JSON."""
+    """Print how far a run has come, in a few lines or as JSON."""
     if as_json:
         click.echo(printable_json(json.dumps(cleaned(asdict(status)), ensure_ascii=False, allow_nan=False)))
         return
@@ -342,18 +297,18 @@ def print_status(status: Status, as_json: bool) -> None:
 
 
 LISTED = 20
-"""Missing cases that are named."""
+"""Most missing cases that are named."""
 
 
 def print_left_out(prepared: Prepared) -> None:
-    """Files of folders and globs that were not taken, on stderr."""
+    """Print on stderr how many files of folders and globs were left out."""
     if prepared.left_out:
         taken = " ".join(sorted(by_suffix()))
         echo(f"left out: {listed(prepared.left_out)} (a folder is searched for {taken})", err=True)
 
 
 def print_plan(prepared: Prepared) -> None:
-    """What a run would do, for ``--dry-run``."""
+    """Print what a run would do, for ``--dry-run``."""
     run, plan = prepared.run, prepared.plan
     for planned in plan.seen:
         size = " x ".join(map(str, planned.shape))
@@ -381,7 +336,7 @@ def print_plan(prepared: Prepared) -> None:
 
 
 def note_lines(prepared: Prepared) -> list[str]:
-    """What was seen in cases that is no error, each note once, for stderr."""
+    """Notes on cases, each once, for stderr."""
     cases: dict[str, list[str]] = {}
     for planned in prepared.plan.seen:
         for note in planned.notes:
@@ -391,7 +346,7 @@ def note_lines(prepared: Prepared) -> list[str]:
 
 
 def _cut_line(plan: Plan) -> Iterator[str]:
-    """What cutting costs."""
+    """The cost of cutting cases into parts."""
     if plan.cuts:
         windows = sum(cut.case.windows for cut in plan.cuts)
         twice = sum(cut.repeated * cut.case.windows for cut in plan.cuts) / windows
@@ -401,7 +356,7 @@ def _cut_line(plan: Plan) -> Iterator[str]:
 
 
 def _memory_line(prepared: Prepared) -> Iterator[str]:
-    """Where a worker is expected to need more than it may have."""
+    """A note where a worker is expected to need more memory than it may have."""
     run, plan = prepared.run, prepared.plan
     needed, allowed = memory_mb(plan, run), worker_memory(run, plan.workers) / 1e6
     if needed > allowed:

@@ -77,6 +77,7 @@ def main() -> None:
 @click.option("--nodata", help="Value of pixels without data, in place of the files' own; none: no value.")
 @click.option("--ignore-alpha/--no-ignore-alpha", default=None, help="Bands tagged alpha are none: they hold data.")
 @click.option("--crs", help="CRS of files whose own is missing or wrong: a code such as EPSG:32633, or WKT.")
+@click.option("--resample/--no-resample", default=None, help="Resample images of another pixel size than the model's.")
 @click.option(
     "--allow-remote-sources/--no-allow-remote-sources", default=None, help="Let a VRT of this machine ask servers."
 )

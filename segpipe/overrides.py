@@ -23,6 +23,8 @@ class Overrides:
     """A code or WKT, for the files' geotransforms or control points."""
     remote: bool = False
     """A file of this machine may lead to servers, and a VRT on a server to anything."""
+    resample: bool = False
+    """Images whose pixels have another size than the model's are resampled for it."""
 
 
 def parse_nodata(value: Any) -> Nodata:

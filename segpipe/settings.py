@@ -88,6 +88,8 @@ class Settings(BaseModel):
     """Bands that are tagged alpha are none: they make no pixel invalid, and may be channels."""
     crs: Said | None = None
     """Of files whose own is missing or wrong: a code or WKT."""
+    resample: bool = Field(default=False, strict=True)
+    """Resample images whose pixels have another size on the ground than the model's; masks keep the size of their input."""
     allow_remote_sources: bool = Field(default=False, strict=True)
     """A VRT of this machine may lead to servers, and one on a server to anything."""
     tile: tuple[Tile, ...] | None = None
@@ -147,6 +149,7 @@ class Settings(BaseModel):
             ignore_alpha=self.ignore_alpha,
             crs=self.crs,
             remote=self.allow_remote_sources,
+            resample=self.resample,
         )
 
     @field_validator("input", mode="before")

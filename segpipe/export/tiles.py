@@ -14,7 +14,7 @@ from segpipe.formats.cases import Case, find_cases
 from segpipe.formats.registry import environment
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import Overrides
-from segpipe.pipeline.read import open_sheet, read_tile, scaling_of, warn_of_findings
+from segpipe.pipeline.read import on_network_grid, open_sheet, read_tile, scaling_of, warn_of_findings
 
 Tiles = list[NDArray[np.float32]]
 """Scaled, each ``(channels, *tile)``, as the network takes it."""
@@ -84,12 +84,12 @@ def _spread(
     source, sheet = open_sheet(case, spec, overrides)
     with closing(source):
         warn_of_findings(case, source, spec.contract)
-        scaling = scaling_of(source, spec.contract)
+        scaling, seen = scaling_of(source, spec.contract), on_network_grid(source, sheet, spec)
         windows = list(sheet.cover)
         step = max(1, len(windows) // count)
         for k in range(step):
             for index in windows[k::step]:
-                pixels, invalid = read_tile(source, sheet.cover, index, scaling)
+                pixels, invalid = read_tile(seen, sheet.cover, index, scaling)
                 if pixels is not None:
                     shape = spec.batch_shape[1:]
                     yield pixels.reshape(shape), None if invalid is None else invalid.reshape(shape[1:])

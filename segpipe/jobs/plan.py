@@ -14,7 +14,7 @@ from segpipe.geometry.division import Limits, cut, repeated
 from segpipe.geometry.windows import Cover, Part
 from segpipe.network.device import gpus
 from segpipe.network.spec import ModelSpec
-from segpipe.pipeline.read import Sheet, findings_of, note_findings, open_sheet
+from segpipe.pipeline.read import HALO, Sheet, findings_of, note_findings, open_sheet
 from segpipe.pipeline.stretch import STRETCH_BYTES
 from segpipe.process.machine import memory
 from segpipe.results.parts import kept_cut, plan_name, write_cut
@@ -58,6 +58,14 @@ class PlannedCase:
     """Absolute paths of what its pixels come from."""
     room: int = 0
     """Bytes of blocks that a row of its windows touches."""
+    network_shape: tuple[int, ...] | None = None
+    """Of the grid that the network sees, where that is another than the case's own."""
+
+    def cover(self, model: ModelSpec) -> Cover:
+        """Its windows."""
+        if self.network_shape is None:
+            return Cover(self.shape, model.tiling_of(self.shape))
+        return Cover(self.network_shape, model.tiling_of(self.shape), HALO)
 
     @property
     def pixels(self) -> int:
@@ -168,7 +176,7 @@ def cut_large(planned: Sequence[PlannedCase], run: Run, workers: int, total: int
         total: windows of all that is to be done, of which a case's are its share.
     """
     for case in planned:
-        cover = Cover(case.shape, run.model.tiling_of(case.shape))
+        cover = case.cover(run.model)
         parts = _stored(case, run) or cut(cover, _limits(case, total, run, workers))
         if len(parts) > 1:
             yield Cut(case, parts, repeated(cover, parts))
@@ -198,9 +206,8 @@ def _longest_strip(run: Run, workers: int) -> int:
     return int(memory / (run.model.contract.scores * 4))
 
 
-def strip_bytes(shape: tuple[int, ...], model: ModelSpec) -> int:
-    """Of the score sums that are kept while a case of some shape is blended in one piece."""
-    cover = Cover(shape, model.tiling_of(shape))
+def strip_bytes(cover: Cover, model: ModelSpec) -> int:
+    """Of the score sums that are kept while a case is blended in one piece."""
     return int(cover.strip_size(cover.padded)) * model.contract.scores * 4
 
 
@@ -236,7 +243,8 @@ def _look(  # noqa: PLR0913 - three places for a case to go
 def as_planned(case: Case, sheet: Sheet) -> PlannedCase:
     """What is known of a case once it has been opened."""
     notes = (*sheet.notes, *sheet.warnings)
-    return PlannedCase(case, sheet.grid.shape, len(sheet.cover), notes, sheet.asked, sheet.room)
+    seen = None if sheet.regridding is None else sheet.regridding.shape
+    return PlannedCase(case, sheet.grid.shape, len(sheet.cover), notes, sheet.asked, sheet.room, seen)
 
 
 def _without_collisions(planned: list[PlannedCase], run: Run, failed: list[Failure]) -> list[PlannedCase]:
@@ -293,7 +301,7 @@ def memory_mb(plan: Plan, run: Run) -> float:
     tile = math.prod(model.tiling.tile) * 4e-6
     channels, classes = model.contract.channel_count, model.contract.scores
     tiles = (2 * plan.calls + 2) * model.batch * tile * (channels + classes)
-    strip = max((strip_bytes(case.shape, model) * 1e-6 for case in plan.seen), default=0.0)
+    strip = max((strip_bytes(case.cover(model), model) * 1e-6 for case in plan.seen), default=0.0)
     stretches = 0.0 if model.device == "cpu" else STRETCHES * STRETCH_BYTES * 1e-6
     cache = cache_bytes(max((case.room for case in plan.seen), default=0)) / 1e6
     return PROCESS_MB + cache + model.network_mb * plan.calls + tiles + strip + stretches

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from segpipe.formats.cases import Case
 from segpipe.formats.identity import Beside, Identity, asked_names, identities, no_state
 from segpipe.formats.raster.gdal import MOST_CACHE_MB, make_room
 from segpipe.formats.registry import open_path
+from segpipe.formats.resampled import Resampled
 from segpipe.formats.samples import is_small, sampled, thinned
 from segpipe.formats.source import Invalid, Scene, Source
 from segpipe.formats.unusual import Finding, Judge
@@ -32,7 +33,7 @@ from segpipe.network.spec import ModelSpec
 from segpipe.overrides import AS_STORED, Overrides
 from segpipe.pipeline.decoders import Decoders
 from segpipe.pipeline.footprint import refuse_large_case
-from segpipe.pipeline.spacing import check_spacing
+from segpipe.pipeline.spacing import check_spacing, regridding_of, resampling_note
 from segpipe.pipeline.stretch import ASKED_FOR, STRETCH_BYTES, Stretch, begin_stretch, stretches
 from segpipe.storage.bucket import is_remote
 from segpipe.timing.spans import span
@@ -49,6 +50,9 @@ TOO_WIDE = (
     "a row of windows touches blocks of {:,.0f} MB, of which {:,} MB stay decoded: blocks are read again and again. "
     "Make it a file in tiles with gdal_translate -of COG"
 )
+
+HALO = 1
+"""Pixels that linear interpolation takes from before a box."""
 
 LONGEST_BATCH = 64
 """Windows, empty ones included, after which a batch leaves even if it is not full."""
@@ -98,6 +102,11 @@ class Sheet:
     @cached_property
     def weights(self) -> Weights:
         return Weights.over(self.cover)
+
+    def box(self, part: Part) -> Window:
+        """The pixels of the case's own grid that a part finishes."""
+        box = self.cover.box(part)
+        return box if self.regridding is None else self.regridding.owned(box)
 
 
 class HandedBackError(SegpipeError):
@@ -164,36 +173,41 @@ def open_sheet(
     source = open_source(case, model.contract, overrides)
     try:
         _check_pixels(case, source, model)
-        cover = cover_of(case, source.grid.shape, model)
+        regridding = regridding_of(source.grid, model.contract, resample=overrides.resample)
+        cover = cover_of(case, source.grid.shape, model, regridding)
         refuse_large_case(case.path, cover, model, source.block, memory)
         told = source.notes if part is None else ()  # the record is of the case
-        notes = [*told, *check_spacing(case.path, source.grid, model.contract)]
+        spaced = check_spacing if regridding is None else resampling_note
+        notes = [*told, *spaced(case.path, source.grid, model.contract)]
         files = identities(case.path, source.files)
         notes += no_state(files)
         if part is not None and any(b > n for b, n in zip(part.stop, cover.counts, strict=True)):
             raise SourceError(CHANGED.format(case.path))
         part = part or cover.whole
-        room = source.memory(row_of(cover, cover.touching(part)))
+        seen = source if regridding is None else Resampled(source, regridding)
+        room = seen.memory(row_of(cover, cover.touching(part)))
         if room > MOST_CACHE_MB * 2**20:
             notes.append(TOO_WIDE.format(room / 2**20, MOST_CACHE_MB))
     except BaseException:
         source.close()
         raise
     raw = model.device != "cpu"
-    seen, asked = (files, tuple(notes), cover, opened, part, room, raw), tuple(asked_names(source.files))
-    return source, Sheet(source.grid, *seen, place=place, scene=source.scene, origin=source.origin, asked=asked)
+    found, asked = (files, tuple(notes), cover, opened, part, room, raw), tuple(asked_names(source.files))
+    sheet = Sheet(source.grid, *found, place=place, scene=source.scene, origin=source.origin, asked=asked)
+    return source, replace(sheet, regridding=regridding)
 
 
-def cover_of(case: Case, shape: tuple[int, ...], model: ModelSpec) -> Cover:
-    """The windows of a case of this shape.
+def cover_of(case: Case, shape: tuple[int, ...], model: ModelSpec, regridding: Regridding | None = None) -> Cover:
+    """The windows of a case of this shape; on the grid that the network sees, where that is another.
 
     Raises:
         SourceError: it is an image and the model is of volumes.
     """
     try:
-        return Cover(shape, model.tiling_of(shape))
+        tiling = model.tiling_of(shape)
     except SourceError as error:
         raise SourceError(f"{case.path}: {error}") from None
+    return Cover(shape, tiling) if regridding is None else Cover(regridding.shape, tiling, HALO)
 
 
 def row_of(cover: Cover, windows: Part) -> tuple[int, ...]:
@@ -251,7 +265,8 @@ class Piece:
         for index in self.windows:
             with span("read", self.case.name, index):
                 pixels, invalid = read_tile(stretch, sheet.cover, index, None if sheet.raw else scaling)
-            yield Tile(self.case, sheet, index, pixels, invalid, scaling if sheet.raw else None)
+            travelling = scaling if sheet.raw else None
+            yield Tile(self.case, sheet, index, pixels, invalid, travelling, own_invalid=stretch.own_invalid)
 
 
 Pieces = Generator[Piece | Tile, None, None]
@@ -299,12 +314,20 @@ def _pieces(case: Case, source: Source, sheet: Sheet, reading: Reading) -> Itera
     make_room(sheet.room)
     look = _examine(case, source, sheet, scaling, reading)
     reading.decoders.begin()
+    seen = on_network_grid(source, sheet, reading.model)
     for windows in stretches(sheet.windows, *_at_once(case, source, sheet, reading.model.contract)):
         if sheet.abandoned.is_set():
             return
         with span("read", case.name, windows[0]):
-            begun = begin_stretch(source, sheet.cover, windows, reading.decoders.count)
+            begun = begin_stretch(seen, sheet.cover, windows, reading.decoders.count)
         yield Piece(case, sheet, windows, begun, scaling, look)
+
+
+def on_network_grid(source: Source, sheet: Sheet, model: ModelSpec) -> Source | Resampled:
+    """What is read of a case for the network: on the case's own grid, if that is the one that the network sees."""
+    if sheet.regridding is None:
+        return source
+    return Resampled(source, sheet.regridding, whole=np.dtype(model.input_dtype).kind in "iu")
 
 
 def _examine(
@@ -315,7 +338,9 @@ def _examine(
     judged = partial(reading.judge, scaling=scaling, tags=source.tags())
     if reading.findings is not None:
         note(reading.findings)
-    elif len(sheet.cover) == 1 and is_small(sheet.grid.shape):  # the same pixels as in its sample
+    elif (
+        sheet.regridding is None and len(sheet.cover) == 1 and is_small(sheet.grid.shape)
+    ):  # the same pixels as in its sample
         return lambda stretch: note(judged(thinned(stretch.pixels, stretch.invalid)))
     else:
         note(judged(sampled(source)))
@@ -348,7 +373,7 @@ def findings_of(source: Source, contract: Contract) -> list[Finding]:
 def _at_once(case: Case, source: Source, sheet: Sheet, contract: Contract) -> tuple[int, int]:
     """Windows of a row that are read at one go, at first and at most."""
     remote = is_remote(case.path)
-    if not (source.separable and (remote or sheet.raw)):
+    if sheet.regridding is not None or not (source.separable and (remote or sheet.raw)):
         return 1, 1  # here the processors are the network's, which would wait for the first, and between two stretches
     fit = max(1, STRETCH_BYTES // (stored_bytes(contract, source.dtype) * math.prod(sheet.cover.tiling.tile)))
     return (min(ASKED_FOR, fit),) * 2 if remote else (1, fit)
@@ -369,7 +394,7 @@ def _check_pixels(case: Case, source: Source, model: ModelSpec) -> None:
 
 
 def read_tile(
-    source: Source | Stretch, cover: Cover, index: tuple[int, ...], scaling: Scaling | None
+    source: Source | Resampled | Stretch, cover: Cover, index: tuple[int, ...], scaling: Scaling | None
 ) -> tuple[NDArray[Any] | None, Invalid | None]:
     """Pixels of one window, mirrored behind the far border, and where they are invalid; without a scaling as stored."""
     inside, mirror = reflected(cover.window(index), cover.shape)

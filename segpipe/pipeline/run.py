@@ -16,6 +16,7 @@ from segpipe.pipeline.infer import Model
 from segpipe.pipeline.labels import Decision
 from segpipe.pipeline.predict import predict
 from segpipe.pipeline.read import Pieces, Reading, Tile, batches, read_pieces, tiles
+from segpipe.pipeline.regrid import regrid
 from segpipe.process.machine import processors
 
 READ_AHEAD = 3
@@ -59,7 +60,7 @@ def segmented(
 def _boxes(scored: Iterable[Tile], model: Model, *, confidence: bool) -> Boxes:
     """Scored tiles of one case blended and decided, where the scores are; beside what writes them if that is elsewhere."""
     decision = Decision(model.spec.contract, model.spec.blend_on, model.arrays)
-    boxes = decide(blend(scored, model.arrays), decision, confidence=confidence)
+    boxes = decide(regrid(blend(scored, model.arrays), model.arrays), decision, confidence=confidence)
     return ahead(gathered(boxes), WRITE_BEHIND, stage="infer") if model.arrays.lag else boxes
 
 

@@ -5,9 +5,14 @@ from collections.abc import Sequence
 from segpipe.contract import Contract
 from segpipe.errors import SourceError
 from segpipe.geometry.grid import METRES, Grid
+from segpipe.geometry.regridding import Regridding
 
-RASTER = "pixel", " on the ground", "resample the file with gdalwarp -tr"
+RASTER = "pixel", " on the ground", "give segpipe run --resample, or resample the file with gdalwarp -tr"
 VOLUME = "voxel", "", "resample the volume"
+
+WHOLE = 0.01
+"""By which the ratio of two spacings may differ from a whole number, or from one over it, and is taken for that: pixels that
+are 20 m on a map are 19.99 m on the ground."""
 
 
 def check_spacing(path: str, grid: Grid, contract: Contract) -> list[str]:
@@ -26,12 +31,51 @@ def check_spacing(path: str, grid: Grid, contract: Contract) -> list[str]:
         told = _in_words(wanted if len(set(wanted)) > 1 else wanted[:1], grid.unit)
         return [f"{what} size not checked against the model's {told}: {grid.spacing_unknown}"]
     found = found[-len(wanted) :]
-    if all(abs(f / w - 1) <= contract.spacing_tolerance for f, w in zip(found, wanted, strict=True)):
+    if _is_near(found, wanted, contract):
         return []
     raise SourceError(
         f"{path}: {what}s must be {_in_words(wanted, grid.unit)} within {contract.spacing_tolerance:.0%}, as the model was "
         f"trained, got {_in_words(found, grid.unit)}{ground}: {mend}"
     )
+
+
+def _is_near(found: Sequence[float], wanted: Sequence[float], contract: Contract) -> bool:
+    return all(abs(f / w - 1) <= contract.spacing_tolerance for f, w in zip(found, wanted, strict=True))
+
+
+def regridding_of(grid: Grid, contract: Contract, *, resample: bool) -> Regridding | None:
+    """To the grid that the network sees, where that is another than the case's own; images are resampled only if asked.
+
+    Planes of a volume keep their distance where the contract has the spacing of images.
+    """
+    wanted, found = wanted_spacing(contract, grid), grid.spacing
+    image = len(grid.shape) == 2
+    if wanted is None or found is None or (image and not resample):
+        return None
+    planes = len(found) - len(wanted)
+    if _is_near(found[planes:], wanted, contract):
+        return None
+    factors = [w / f for f, w in zip(found[planes:], wanted, strict=True)]
+    return Regridding(grid.shape, (1.0,) * planes + tuple(map(whole_ratio, factors) if image else factors))
+
+
+def whole_ratio(ratio: float) -> float:
+    """
+    >>> whole_ratio(2.003), whole_ratio(0.4998), whole_ratio(1.9)
+    (2.0, 0.5, 1.9)
+    """
+    whole = max(1, round(ratio)) if ratio > 1 else 1 / max(1, round(1 / ratio))
+    return float(whole) if abs(whole / ratio - 1) <= WHOLE else ratio
+
+
+def resampling_note(path: str, grid: Grid, contract: Contract) -> list[str]:
+    """What the record says of a case that is resampled."""
+    del path
+    wanted, found = wanted_spacing(contract, grid), grid.spacing
+    assert wanted is not None
+    assert found is not None
+    what, _, _ = RASTER if len(grid.shape) == 2 else VOLUME
+    return [f"{what}s of {_in_words(found, grid.unit)} are resampled to the model's {_in_words(wanted, grid.unit)}"]
 
 
 def _in_words(sizes: Sequence[float], unit: str) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from segpipe.formats.resampled import Resampled
 from segpipe.formats.source import Invalid, Pixels, Source
 from segpipe.geometry.windows import Cover, Part, Window, reflected
 
@@ -36,6 +37,8 @@ class Stretch:
     """Where it lies in its case."""
     pixels: Pixels
     invalid: Invalid | None
+    own_invalid: Invalid | None = None
+    """Of one window of a case with a grid of its own, as in ``Taken``."""
 
     def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
         """As ``Source.read``, of a window that lies in it, without a copy."""
@@ -45,9 +48,25 @@ class Stretch:
 
 
 def begin_stretch(
-    source: Source, cover: Cover, windows: Sequence[Index], threads: int | None = None
+    source: Source | Resampled, cover: Cover, windows: Sequence[Index], threads: int | None = None
 ) -> Callable[[], Stretch]:
-    """Decode neighbours; the callable that is returned finds where they are invalid, as that of ``Source.begin``."""
+    """Decode neighbours; the callable that is returned finds where they are invalid, as that of ``Source.begin``.
+
+    On another grid than the case's own they come one by one, each with the own pixels of its box.
+    """
     first, last = (reflected(cover.window(index), cover.shape)[0] for index in (windows[0], windows[-1]))
-    begun = source.begin(Window(first.start, last.stop), threads)
+    window = Window(first.start, last.stop)
+    if isinstance(source, Resampled):
+        return _begin_resampled(source, window, cover.finished(windows[0]))
+    begun = source.begin(window, threads)
     return lambda: Stretch(first.start, *begun())
+
+
+def _begin_resampled(source: Resampled, window: Window, box: Window) -> Callable[[], Stretch]:
+    begun = source.take(window, box)
+
+    def end() -> Stretch:
+        taken = begun()
+        return Stretch(window.start, taken.pixels, taken.invalid, taken.own_invalid)
+
+    return end

@@ -82,6 +82,8 @@ class Layers(Generic[S]):
     def write(self, box: Decided) -> None:
         """Write and count a box."""
         self.inferred += box.inferred
+        if not box.window.size:
+            return  # no pixel of the case's own grid lies in that box of the network's
         self.mask.write(box.window, box.labels)
         with span("count"):
             self.statistics.add(box)
@@ -105,7 +107,7 @@ class PartOutput:
     """The files of one part of a case, until its parts are joined."""
 
     def __init__(self, case: Case, sheet: Sheet, run: Run, number: int, batch: int) -> None:
-        output, files, box = run.output, part_files(case, number), sheet.cover.box(sheet.part)
+        output, files, box = run.output, part_files(case, number), sheet.box(sheet.part)
         self._case, self._sheet = case, sheet
         self.warnings: tuple[str, ...] = ()  # those of the case, when it is joined
         self._output, self._counts, self._opened, self._batch = output, files.counts, sheet.opened, batch
@@ -158,7 +160,7 @@ class CaseOutput:
         Raises:
             DamagedPartError: it is not as it was written; the case cannot be finished without another one.
         """
-        files, box = part_files(self._case, number), self._sheet.cover.box(part)
+        files, box = part_files(self._case, number), self._sheet.box(part)
         tally = read_tally(self._output, files.counts)
         if len(tally.digests) < len(self._layers.sinks):
             raise DamagedPartError(f"{self._output.path(files.confidence)} is gone")

@@ -55,6 +55,8 @@ class Run:
     def label_settings(self) -> Values:
         """The settings that change labels."""
         tiling, bands = self.model.tiling, self.settings.bands
+        # records of versions without it still count as done
+        resample = {"resample": True} if self.settings.resample else {}
         return {
             "tile": list(tiling.tile),
             "overlap": list(tiling.overlap),
@@ -65,6 +67,7 @@ class Run:
             "nodata": self.settings.nodata,
             "ignore_alpha": self.settings.ignore_alpha,
             "crs": self.settings.crs,
+            **resample,
         }
 
 

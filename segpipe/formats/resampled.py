@@ -1,0 +1,140 @@
+"""A case on another grid than its own: what is read of it has the spacing that a model was trained on."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from segpipe.formats.source import Begun, Invalid, Pixels, Source
+from segpipe.geometry.regridding import Regridding, grown, resample
+from segpipe.geometry.windows import Window
+
+SLAB_BYTES = 2**26
+"""Of stored pixels that are read at once, if one row of a window is made of no more: where the network's grid is much the
+coarser one, a window is made of many pixels."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Taken:
+    """A window of the network's grid."""
+
+    pixels: Pixels
+    """Shape ``(channels, *window)``."""
+    invalid: Invalid | None
+    own_invalid: Invalid | None
+    """Own pixels that are invalid, over ``Regridding.needed_by_box`` of a box; None if none are, or without a box."""
+
+
+class Resampled:
+    """An opened case on the network's grid. A pixel has the same bytes whatever window is read.
+
+    Pixels are floats, as their sums are: float32 where that holds all that can be stored, else float64.
+
+    Args:
+        source: of the case.
+        regridding: from its own grid to the network's.
+        whole: whether pixels are rounded, and have the type in which they are stored: for a model that takes integers.
+    """
+
+    def __init__(self, source: Source, regridding: Regridding, *, whole: bool = False) -> None:
+        self._source, self._regridding = source, regridding
+        self._floats = np.dtype(np.float32 if np.can_cast(source.dtype, np.float32) else np.float64)
+        self.dtype: np.dtype[Any] = source.dtype if whole else self._floats
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the network's grid."""
+        return self._regridding.shape
+
+    def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
+        """As ``Source.read``, of the network's grid."""
+        return self.begin(window)()
+
+    def begin(self, window: Window) -> Begun:
+        """As ``Source.begin``, of the network's grid."""
+        end = self.take(window)
+
+        def pixels() -> tuple[Pixels, Invalid | None]:
+            taken = end()
+            return taken.pixels, taken.invalid
+
+        return pixels
+
+    def take(self, window: Window, box: Window | None = None) -> Callable[[], Taken]:
+        """Decode what a window is made of; what comes back ends reading it.
+
+        Args:
+            window: of the network's grid.
+            box: whose own pixels are to be known as valid or not; it ends with the window, or before.
+        """
+        all_of_it = window if box is None else Window(tuple(map(min, window.start, grown(box).start)), window.stop)
+        slabs = list(self._slabs(all_of_it))
+        if len(slabs) == 1:
+            begun = self._source.begin(self._regridding.needed(all_of_it))
+            return lambda: self._taken([(all_of_it, *begun())], window, box)
+        taken = self._taken(self._read(slabs), window, box)
+        return lambda: taken
+
+    def _slabs(self, window: Window) -> Iterator[Window]:
+        """Rows, or planes, of a window that are read at once."""
+        needed, rows = self._regridding.needed(window), window.shape[0]
+        thick = max(1, SLAB_BYTES * rows // (needed.size * self._source.dtype.itemsize))
+        for low in range(window.start[0], window.stop[0], thick):
+            high = min(low + thick, window.stop[0])
+            yield Window((low, *window.start[1:]), (high, *window.stop[1:]))
+
+    def _read(self, slabs: Iterable[Window]) -> Iterator[tuple[Window, Pixels, Invalid | None]]:
+        """One after the other: all at once could be too large."""
+        for slab in slabs:
+            yield slab, *self._source.read(self._regridding.needed(slab))
+
+    def _taken(self, slabs: Iterable[tuple[Window, Pixels, Invalid | None]], window: Window, box: Window | None) -> Taken:
+        made: list[Pixels] = []
+        lost: list[Invalid] = []
+        own = None if box is None else self._regridding.needed_by_box(box)
+        own_invalid = None if own is None else np.zeros(own.shape, np.bool_)
+        for slab, stored, invalid in slabs:
+            pixels, missing = resample(self._regridding, slab, stored.astype(self._floats, copy=False), invalid)
+            inside = _overlap(window, slab)
+            made.append(pixels[(slice(None), *_within(inside, slab.start))])
+            lost.append(_mask(missing, slab)[_within(inside, slab.start)])
+            if own is not None and own_invalid is not None and invalid is not None:
+                needed = self._regridding.needed(slab)
+                both = _overlap(own, needed)
+                own_invalid[_within(both, own.start)] = invalid[_within(both, needed.start)]
+        return Taken(self._stored(_joined(made, 1)), _some(_joined(lost, 0)), _some(own_invalid))
+
+    def _stored(self, pixels: Pixels) -> Pixels:
+        return pixels if self.dtype == self._floats else np.rint(pixels).astype(self.dtype)
+
+    def memory(self, shape: tuple[int, ...]) -> int:
+        """As ``Source.memory``, of the network's grid."""
+        own = self._regridding.own
+        sides = zip(shape, self._regridding.factors, own, strict=True)
+        return self._source.memory(tuple(min(size, math.ceil((n + 3) * max(1, factor))) for n, factor, size in sides))
+
+
+def _mask(invalid: Invalid | None, window: Window) -> Invalid:
+    return np.zeros(window.shape, np.bool_) if invalid is None else invalid
+
+
+def _some(invalid: Invalid | None) -> Invalid | None:
+    """A mask, if it marks anything."""
+    return invalid if invalid is not None and invalid.any() else None
+
+
+def _joined(arrays: list[Any], axis: int) -> Any:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis)
+
+
+def _overlap(one: Window, other: Window) -> Window:
+    """What two boxes have in common; empty along an axis where that is nothing."""
+    start = tuple(map(max, one.start, other.start))
+    return Window(start, tuple(map(max, start, map(min, one.stop, other.stop))))
+
+
+def _within(window: Window, low: tuple[int, ...]) -> tuple[slice, ...]:
+    """A window as an index into an array that begins at ``low``."""
+    return tuple(slice(a - first, b - first) for a, b, first in zip(window.start, window.stop, low, strict=True))

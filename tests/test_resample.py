@@ -1,4 +1,4 @@
-"""Whole runs on rasters of another pixel size than the model's, against the whole array resampled, inferred and interpolated."""
+"""Runs on rasters of another pixel size than the model's, against the whole array resampled, inferred and interpolated."""
 
 import json
 

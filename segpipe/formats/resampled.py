@@ -52,9 +52,9 @@ class Resampled:
         """As ``Source.read``, of the network's grid."""
         return self.begin(window)()
 
-    def begin(self, window: Window) -> Begun:
+    def begin(self, window: Window, threads: int | None = None) -> Begun:
         """As ``Source.begin``, of the network's grid."""
-        end = self.take(window)
+        end = self.take(window, threads=threads)
 
         def pixels() -> tuple[Pixels, Invalid | None]:
             taken = end()
@@ -62,19 +62,20 @@ class Resampled:
 
         return pixels
 
-    def take(self, window: Window, box: Window | None = None) -> Callable[[], Taken]:
-        """Decode what a window is made of; what comes back ends reading it.
+    def take(self, window: Window, box: Window | None = None, threads: int | None = None) -> Callable[[], Taken]:
+        """Decode what a window is made of; the callable that is returned ends reading it.
 
         Args:
             window: of the network's grid.
             box: whose own pixels are to be known as valid or not; it ends with the window, or before.
+            threads: as in ``Source.begin``.
         """
         all_of_it = window if box is None else Window(tuple(map(min, window.start, grown(box).start)), window.stop)
         slabs = list(self._slabs(all_of_it))
         if len(slabs) == 1:
-            begun = self._source.begin(self._regridding.needed(all_of_it))
+            begun = self._source.begin(self._regridding.needed(all_of_it), threads)
             return lambda: self._taken([(all_of_it, *begun())], window, box)
-        taken = self._taken(self._read(slabs), window, box)
+        taken = self._taken(self._read(slabs, threads), window, box)
         return lambda: taken
 
     def _slabs(self, window: Window) -> Iterator[Window]:
@@ -85,10 +86,10 @@ class Resampled:
             high = min(low + thick, window.stop[0])
             yield Window((low, *window.start[1:]), (high, *window.stop[1:]))
 
-    def _read(self, slabs: Iterable[Window]) -> Iterator[tuple[Window, Pixels, Invalid | None]]:
+    def _read(self, slabs: Iterable[Window], threads: int | None) -> Iterator[tuple[Window, Pixels, Invalid | None]]:
         """One after the other: all at once could be too large."""
         for slab in slabs:
-            yield slab, *self._source.read(self._regridding.needed(slab))
+            yield slab, *self._source.begin(self._regridding.needed(slab), threads)()
 
     def _taken(self, slabs: Iterable[tuple[Window, Pixels, Invalid | None]], window: Window, box: Window | None) -> Taken:
         made: list[Pixels] = []

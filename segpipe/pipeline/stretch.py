@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from segpipe.formats.resampled import Resampled
+from segpipe.formats.resampled import Resampled, Taken
 from segpipe.formats.source import Invalid, Pixels, Source
 from segpipe.geometry.windows import Cover, Part, Window, reflected
 
@@ -57,14 +57,12 @@ def begin_stretch(
     first, last = (reflected(cover.window(index), cover.shape)[0] for index in (windows[0], windows[-1]))
     window = Window(first.start, last.stop)
     if isinstance(source, Resampled):
-        return _begin_resampled(source, window, cover.finished(windows[0]))
+        return _stretch_of(source.take(window, cover.finished(windows[0]), threads), window)
     begun = source.begin(window, threads)
     return lambda: Stretch(first.start, *begun())
 
 
-def _begin_resampled(source: Resampled, window: Window, box: Window) -> Callable[[], Stretch]:
-    begun = source.take(window, box)
-
+def _stretch_of(begun: Callable[[], Taken], window: Window) -> Callable[[], Stretch]:
     def end() -> Stretch:
         taken = begun()
         return Stretch(window.start, taken.pixels, taken.invalid, taken.own_invalid)

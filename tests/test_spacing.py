@@ -99,7 +99,7 @@ def test_where_the_size_is_unknown_a_note_says_why(case):
     grid, reason = UNKNOWN[case]
     assert grid.spacing is None
     (note,) = notes(grid, trained_on(10, 10))
-    assert "size not checked against the model's 10" in note  # m, or 10,000 mm
+    assert "size not checked against the model's 10 x 10 m:" in note
     assert reason in note
     assert notes(grid, Contract(**contract())) == []
 

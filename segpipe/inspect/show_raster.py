@@ -49,7 +49,7 @@ def _metres(size: Sequence[float]) -> str:
 
 
 def _ground_words(size: Sequence[float] | None) -> str:
-    return "not known: no place on Earth" if size is None else f"{_metres(size)} on the ground"
+    return "not known" if size is None else f"{_metres(size)} on the ground"
 
 
 def _crs_words(facts: RasterFacts) -> str:

@@ -28,7 +28,7 @@ def check_spacing(path: str, grid: Grid, contract: Contract) -> list[str]:
         return []
     what, ground, mend = RASTER if len(grid.shape) == 2 else VOLUME
     if found is None:
-        told = _in_words(wanted if len(set(wanted)) > 1 else wanted[:1], grid.unit)
+        told = _in_words(contract.spacing or (), contract.spacing_unit)
         return [f"{what} size not checked against the model's {told}: {grid.spacing_unknown}"]
     found = found[-len(wanted) :]
     if _is_near(found, wanted, contract):

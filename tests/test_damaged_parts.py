@@ -112,10 +112,10 @@ def reshape(path):
         np.savez_compressed(stream, counts=np.zeros((1, 1, 1, 9), np.int64), inferred=1, seconds=1.0, batch=1, digests=["0"])
         path.write_bytes(stream.getvalue())
         return
-    with rasterio.open(path) as dataset:
-        profile = dataset.profile | {"height": 32, "width": 32, "blockxsize": 32, "blockysize": 32}
-    with rasterio.open(path, "w", **profile) as dataset:
-        dataset.write(np.zeros((1, 32, 32), np.uint8))
+    with np.load(path) as stored:
+        boxes = {name: np.zeros_like(stored[name]) for name in stored.files}
+    with path.open("wb") as stream:
+        np.savez_compressed(stream, **boxes)
 
 
 def gone(path):
@@ -127,7 +127,7 @@ DAMAGES = [truncate, empty, zeros, garbage, flip, reshape, gone]
 
 @pytest.mark.parametrize(
     ("name", "damage"),
-    [*product(["000002.npz", "000002.tif"], DAMAGES), ("000002.confidence.tif", flip), ("000002.confidence.tif", gone)],
+    [*product(["000002.npz", "000002.mask.boxes"], DAMAGES), *product(["000002.confidence.boxes"], [flip, gone])],
 )
 def test_a_damaged_part_is_named_and_made_again_alone(name, damage, half, again, same, caplog, monkeypatch):
     (path,) = parts(half, name)
@@ -170,7 +170,7 @@ def test_a_plan_of_the_cut_with_another_box_is_no_plan(half, again, same):
 def test_a_disk_that_damages_a_part_each_time_fails_the_case_and_ends(half, again, same, monkeypatch):
     def damaging(job, context):
         outcome = RUN_PART(job, context)
-        for path in parts(half, "000001.tif"):
+        for path in parts(half, "000001.mask.boxes"):
             flip(path)
         return outcome
 

@@ -16,7 +16,7 @@ from segpipe.contract import parse_contract
 from segpipe.errors import OutputError
 from segpipe.formats.cases import find_cases
 from segpipe.formats.identity import identities
-from segpipe.formats.raster.sink import PartSink
+from segpipe.formats.raster.sink import raster_sink
 from segpipe.formats.style import Style
 from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.windows import Window
@@ -74,14 +74,15 @@ def test_a_mask_that_lost_its_record_is_done_again(raster, tmp_path):
 @pytest.mark.parametrize("damage", ["lost block", "cut"])
 def test_a_raster_that_was_not_written_whole_gets_no_name(damage, tmp_path):
     """GDAL may not tell of a disk that fills up while a file is closed."""
-    box = Window((0, 0), (600, 600))
-    sink = PartSink(Folder(tmp_path), "0.tif", box, Style("uint8", 255, ["class"]))
-    sink.write(box, np.random.default_rng(0).integers(0, 3, (1, 600, 600), dtype=np.uint8))
+    box = Window((0, 0), (2100, 2100))  # too large to be held in memory
+    sink = raster_sink(Folder(tmp_path), "0.tif", RasterGrid(box.shape), Style("uint8", 255, ["class"]))
+    sink.write(box, np.random.default_rng(0).integers(0, 3, (1, *box.shape), dtype=np.uint8))
     sink._dataset.close()
+    (draft,) = (tmp_path / ".drafts").iterdir()
     if damage == "cut":
-        os.truncate(tmp_path / ".drafts" / ".0.tif.partial", 40_000)
+        os.truncate(draft, 40_000)
     else:
-        with rasterio.open(tmp_path / ".drafts" / ".0.tif.partial", "r+") as dataset:
+        with rasterio.open(draft, "r+") as dataset:
             dataset.write(np.full((1, 512, 512), 255, np.uint8), window=((0, 512), (0, 512)))
     with pytest.raises(OutputError, match=r"0\.tif cannot be written"):
         sink.finish()

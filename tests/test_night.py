@@ -196,7 +196,7 @@ def test_a_model_that_is_replaced_when_nobody_loads_it_is_the_next_runs(own, roo
 def test_a_worker_that_hangs_is_replaced(root, tmp_path):
     out, log = tmp_path / "out", tmp_path / "first.log"
     process = begin(root, arguments("plain", out, f"{DASK} --parts 2 --job-timeout 3"), log)
-    wait_until(lambda: len(list(out.glob(".drafts/.parts/*/.*.tif.partial"))) > 1, process)  # both are at work
+    wait_until(lambda: len(list(out.glob(".drafts/.parts/*/.*.boxes.partial"))) > 1, process)  # both are at work
     os.kill(workers(process.pid)[-1], signal.SIGSTOP)
     assert wait(process, nothing) == 0, log.read_text()
     assert_same(out, root / "whole-plain")

@@ -11,7 +11,6 @@ from segpipe.formats.registry import FORMATS
 from segpipe.formats.samples import sampled
 from segpipe.formats.source import Source
 from segpipe.formats.unusual import Judge
-from segpipe.geometry.windows import Part
 from segpipe.jobs.plan import most_memory
 from segpipe.jobs.tasks import JoinJob
 from segpipe.pipeline.read import (
@@ -67,7 +66,7 @@ def join(job: JoinJob, run: Run) -> tuple[str, ...]:
         raise SourceError(CHANGED.format(case.path))
     output = case_output(case, sheet, run)
     try:
-        if damaged := list(_add_parts(output, job.parts)):
+        if damaged := list(_add_parts(output, len(job.parts))):
             for number in damaged:
                 forget_part(run.output, case, number)
             raise DamagedPartsError(damaged)
@@ -79,11 +78,11 @@ def join(job: JoinJob, run: Run) -> tuple[str, ...]:
     return sheet.warnings
 
 
-def _add_parts(output: CaseOutput, parts: Sequence[Part]) -> Iterator[int]:
-    """Copy all parts; the numbers of those that are damaged come back."""
-    for number, part in enumerate(parts):
+def _add_parts(output: CaseOutput, count: int) -> Iterator[int]:
+    """Copy all parts; yields the numbers of those that are damaged."""
+    for number in range(count):
         try:
-            output.add(number, part)
+            output.add(number)
         except DamagedPartError as error:
             LOG.warning("warning: %s: the part is made again", error)
             yield number

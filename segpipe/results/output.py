@@ -16,14 +16,14 @@ from segpipe.formats.cases import Case
 from segpipe.formats.identity import Beside, identities
 from segpipe.formats.raster.qml import qgis_style
 from segpipe.formats.raster.scene import brief
-from segpipe.formats.raster.sink import PartSink, read_part
 from segpipe.formats.registry import CONFIDENCE, FORMATS
 from segpipe.formats.sink import Sink, Target
 from segpipe.formats.style import Color, Style, palette, parse_color
-from segpipe.geometry.windows import Part, Window
+from segpipe.geometry.windows import Window
 from segpipe.pipeline.decide import Decided
 from segpipe.pipeline.labels import CONFIDENCE_NODATA, CONFIDENCE_TOP, Decision
 from segpipe.pipeline.read import CHANGED, Sheet, open_source
+from segpipe.results.boxes import BoxSink, read_boxes
 from segpipe.results.parts import Tally, part_files, read_tally, write_tally
 from segpipe.results.records import Run, device_kind, read_record, record_name, style_name
 from segpipe.results.schema import Amount, Record, RecordedInput, RecordedModel, Values
@@ -107,15 +107,15 @@ class PartOutput:
     """The files of one part of a case, until its parts are joined."""
 
     def __init__(self, case: Case, sheet: Sheet, run: Run, number: int, batch: int) -> None:
-        output, files, box = run.output, part_files(case, number), sheet.box(sheet.part)
+        output, files = run.output, part_files(case, number)
         self._case, self._sheet = case, sheet
         self.warnings: tuple[str, ...] = ()  # those of the case, when it is joined
         self._output, self._counts, self._opened, self._batch = output, files.counts, sheet.opened, batch
         self._layers = Layers(
             _statistics(case, sheet, run),
             run,
-            lambda decision: PartSink(output, files.mask, box, mask_style(decision, run)),
-            lambda decision: PartSink(output, files.confidence, box, confidence_style(decision)),
+            lambda _: BoxSink(output, files.mask),
+            lambda _: BoxSink(output, files.confidence),
         )
         self.write, self.discard = self._layers.write, self._layers.discard
 
@@ -154,18 +154,18 @@ class CaseOutput:
         target = Target(self._output, self._case.name + kind, sheet.grid, style, sheet.origin, spare)
         return FORMATS[self._case.format].sink(target)
 
-    def add(self, number: int, part: Part) -> None:
+    def add(self, number: int) -> None:
         """Add the boxes and counts of one part.
 
         Raises:
             DamagedPartError: it is not as it was written; the case cannot be finished without another one.
         """
-        files, box = part_files(self._case, number), self._sheet.box(part)
+        files = part_files(self._case, number)
         tally = read_tally(self._output, files.counts)
         if len(tally.digests) < len(self._layers.sinks):
             raise DamagedPartError(f"{self._output.path(files.confidence)} is gone")
         for sink, name, digest in zip(self._layers.sinks, (files.mask, files.confidence), tally.digests, strict=False):
-            for window, values in read_part(self._output, name, box, digest):
+            for window, values in read_boxes(self._output, name, digest):
                 sink.write(window, values)
         self._layers.statistics.merge(tally.states)
         self._layers.inferred += tally.inferred

@@ -32,7 +32,7 @@ FOLDER = ".parts"
 """Of the output, hidden: a folder per case while its parts are made."""
 
 
-FORM = 4
+FORM = 5
 """Of what a part leaves; those of another are made again."""
 
 
@@ -57,7 +57,7 @@ def parts_folder(case: Case) -> str:
 
 def part_files(case: Case, number: int) -> PartFiles:
     stem = f"{parts_folder(case)}/{number:06d}"
-    return PartFiles(f"{stem}.tif", f"{stem}.confidence.tif", f"{stem}.npz")
+    return PartFiles(f"{stem}.mask.boxes", f"{stem}.confidence.boxes", f"{stem}.npz")
 
 
 def cut_key(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[int]) -> str:

@@ -1,12 +1,11 @@
 """Masks as cloud-optimised GeoTIFF, and as indexed PNG for plain pictures."""
 
 import errno
-import hashlib
 import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from shutil import disk_usage
 from typing import Any
@@ -21,7 +20,7 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader, DatasetWriter, MemoryFile
 from rasterio.windows import Window as RasterWindow
 
-from segpipe.errors import DamagedPartError, OutputError
+from segpipe.errors import OutputError
 from segpipe.formats.raster.gdal import any_name, decoding, gdal_errors, gdal_options
 from segpipe.formats.raster.pam import EMPTY, sidecar
 from segpipe.formats.raster.readback import lost
@@ -77,54 +76,6 @@ AUX = ".aux.xml"
 READERS = {"COG": "GTiff", "PNG": "PNG"}
 """What reads what a driver has written."""
 
-COPIED = 4 * BLOCK
-"""Side of the squares in which parts are copied."""
-
-
-class PartSink:
-    """The raster of a part, without a place on Earth, for ``RasterSink`` to copy from."""
-
-    def __init__(self, output: Store, name: str, box: Window, style: Style) -> None:
-        self.name, self.path = name, output.path(name)
-        self._output = output
-        self._box = box
-        self._total = 0
-        with output_errors(self.path):
-            self._draft = output.draft(name)
-        with gdal_errors(OutputError, f"{self.path} cannot be written"):
-            self._dataset: DatasetWriter = rasterio.open(self._draft, "w", **self._profile(style))
-
-    def _profile(self, style: Style) -> dict[str, Any]:
-        rows, cols = self._box.shape
-        packed = {"compress": "ZSTD", "zstd_level": 1, "bigtiff": "IF_SAFER", "sparse_ok": True, "interleave": "band"}
-        kind = {"count": len(style.bands), "dtype": style.dtype, "nodata": style.nodata}
-        return {"driver": "GTiff", "height": rows, "width": cols, "tiled": True, **blocks(rows, cols), **packed, **kind}
-
-    def write(self, window: Window, values: NDArray[Any]) -> None:
-        """Write ``(bands, *window.shape)``; the window is the case's, inside the part's box."""
-        (row, col), (rows, cols) = window.start, window.shape
-        where = RasterWindow(col - self._box.start[1], row - self._box.start[0], cols, rows)
-        self._total += total(values)
-        with full_disk(self._output, self.path), gdal_errors(OutputError, f"{self.path} cannot be written"):
-            self._dataset.write(values, window=where)
-
-    def finish(self) -> str:
-        """Give the file its name; its digest comes back, by which ``read_part`` knows it."""
-        with full_disk(self._output, self.path):
-            with gdal_errors(OutputError, f"{self.path} cannot be written"):
-                self._dataset.close()
-            check(self._draft, self.path, self._total)
-        with output_errors(self.path):
-            digest = sha256(self._draft)
-            self._output.publish(self._draft, self.name)
-        return digest
-
-    def discard(self) -> None:
-        """Leave nothing behind; safe to call twice."""
-        with suppress(RasterioError, CPLE_BaseError):
-            self._dataset.close()
-        remove(self._draft)
-
 
 @contextmanager
 def full_disk(output: Store, path: str) -> Iterator[None]:
@@ -160,42 +111,6 @@ def check(written: Path, path: str, expected: int, threads: int = 1) -> None:
 def blocks(rows: int, cols: int) -> dict[str, int]:
     """Size of blocks: a small case must not take the disk of a whole one."""
     return {"blockxsize": min(BLOCK, -(-cols // 16) * 16), "blockysize": min(BLOCK, -(-rows // 16) * 16)}
-
-
-def read_part(output: Store, name: str, box: Window, digest: str) -> Iterator[tuple[Window, NDArray[Any]]]:
-    """The raster of a part in squares of some blocks, each with its window in the case.
-
-    Raises:
-        DamagedPartError: the file is missing or has changed since it was written. Raised before the first square.
-    """
-    unreadable = gdal_errors(OutputError, f"{output.path(name)} cannot be read")
-    with unreadable, _as_written(output, name, digest) as path, rasterio.open(path) as dataset:
-        for row in range(0, dataset.height, COPIED):
-            for col in range(0, dataset.width, COPIED):
-                rows, cols = min(COPIED, dataset.height - row), min(COPIED, dataset.width - col)
-                values = dataset.read(window=RasterWindow(col, row, cols, rows))
-                start = (box.start[0] + row, box.start[1] + col)
-                yield Window(start, (start[0] + rows, start[1] + cols)), values
-
-
-@contextmanager
-def _as_written(output: Store, name: str, digest: str) -> Iterator[Path]:
-    """A file of this machine with the content that has a digest; GDAL would decode much that has changed."""
-    with ExitStack() as stack:
-        try:
-            path = stack.enter_context(output.local(name))
-            found = sha256(path)
-        except FileNotFoundError:
-            raise DamagedPartError(f"{output.path(name)} is missing") from None
-        if found != digest:
-            raise DamagedPartError(f"{output.path(name)} is damaged: it is not as it was written")
-        yield path
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal digest of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 class RasterSink(ABC):

@@ -1,0 +1,125 @@
+"""Boxes of a mask on disk until a case is joined: arrays of any dimension, each with its place in the case.
+
+The file is a zip archive of ``.npy`` files that are named by the start of their box, so NumPy opens it as ``.npz``.
+"""
+
+import hashlib
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.errors import DamagedPartError, OutputError
+from segpipe.geometry.windows import Window
+from segpipe.storage import Store
+from segpipe.storage.files import output_errors, remove
+
+PACKED = {"compression": zipfile.ZIP_DEFLATED, "compresslevel": 1}
+
+LARGE = 2**30
+"""Bytes of a box from which its size needs 64 bits, whatever it is packed to."""
+
+ENTRY = ".npy"
+
+
+class _Hashed:
+    """A file that is written from its start to its end, and its digest."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self._digest.update(data)
+        return self._stream.write(data)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+
+class BoxSink:
+    """Boxes being written to one file, in any order; it has no name before ``finish``."""
+
+    def __init__(self, output: Store, name: str) -> None:
+        self.name, self.path = name, output.path(name)
+        self._output = output
+        with output_errors(self.path):
+            self._draft = output.draft(name)
+            self._stream = self._draft.open("wb")
+            self._hashed = _Hashed(self._stream)
+            self._archive = zipfile.ZipFile(self._hashed, "w", **PACKED)  # type: ignore[call-overload]
+
+    def write(self, window: Window, values: NDArray[Any]) -> None:
+        """Write ``(bands, *window.shape)``; every box once."""
+        name = "_".join(map(str, window.start)) + ENTRY
+        large = values.nbytes >= LARGE
+        with output_errors(self.path), self._archive.open(name, "w", force_zip64=large) as entry:
+            np.lib.format.write_array(entry, values, allow_pickle=False)
+
+    def finish(self) -> str:
+        """Give the file its name; the SHA-256 of what was written is returned, which ``read_boxes`` compares."""
+        with output_errors(self.path):
+            self._archive.close()
+            self._stream.close()
+            self._output.publish(self._draft, self.name)
+        return self._hashed.hexdigest()
+
+    def discard(self) -> None:
+        """Leave nothing behind; safe to call twice."""
+        for open_file in (self._archive, self._stream):
+            with suppress(OSError, ValueError):  # the disk may be full, or the file closed
+                open_file.close()
+        remove(self._draft)
+
+
+def read_boxes(output: Store, name: str, digest: str) -> Iterator[tuple[Window, NDArray[Any]]]:
+    """The boxes of a file one by one, each with its window.
+
+    Raises:
+        DamagedPartError: the file is missing or has changed since it was written. Raised before the first box.
+        OutputError: it cannot be read just now.
+    """
+    with _as_written(output, name, digest) as path, zipfile.ZipFile(path) as archive:
+        for entry in archive.namelist():
+            start = tuple(map(int, entry.removesuffix(ENTRY).split("_")))
+            with _readable(output, name), archive.open(entry) as stream:
+                values: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+            yield Window(start, tuple(a + n for a, n in zip(start, values.shape[1:], strict=True))), values
+
+
+@contextmanager
+def _as_written(output: Store, name: str, digest: str) -> Iterator[Path]:
+    """A file of this machine with the content that has a digest."""
+    with ExitStack() as stack:
+        try:
+            with _readable(output, name):
+                path = stack.enter_context(output.local(name))
+                found = _digest(path)
+        except FileNotFoundError:
+            raise DamagedPartError(f"{output.path(name)} is missing") from None
+        if found != digest:
+            raise DamagedPartError(f"{output.path(name)} is damaged: it is not as it was written")
+        yield path
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def _readable(output: Store, name: str) -> Iterator[None]:
+    """Turn an error of the operating system into ours, unless it says that the file is missing."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{output.path(name)} cannot be read: {error.strerror or error}") from error

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +136,71 @@ def test_all_48_orientations_of_a_volume_get_one_mask_in_the_world(tmp_path: Pat
     scores = brute_force(network, given[None], TILE, [t // 4 for t in TILE], (1,) * 3, "gaussian")
     sure = np.diff(np.sort(scores, axis=0)[-2:], axis=0)[0] > 1e-4
     np.testing.assert_array_equal(labels[sure], scores.argmax(axis=0)[sure])
+
+
+def ball(shape: tuple[int, ...], affine: NDArray[Any], radius: float, parts: int = 4) -> NDArray[Any]:
+    """Share of each voxel ``(i, j, k)`` that lies in a ball around the middle of a volume, by points within it."""
+    middle = (affine @ [*((n - 1) / 2 for n in shape), 1])[:3]
+    offsets = (np.arange(parts) + 0.5) / parts - 0.5
+    share = np.zeros(shape)
+    index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+    for offset in product(offsets, repeat=3):
+        world = (index + offset) @ affine[:3, :3].T + affine[:3, 3]
+        share += np.linalg.norm(world - middle, axis=-1) <= radius
+    return share / parts**3
+
+
+@pytest.mark.parametrize("orientation", [None, "RAS"])
+def test_a_ball_in_an_anisotropic_volume_by_a_network_of_1_mm(
+    tmp_path: Path, run_serial: Run, orientation: str | None
+) -> None:
+    """Steps of 0.7, 0.8 and 3 mm, oblique; a mean over 3 x 3 x 3 mm above half is the ball."""
+    affine, radius = np.eye(4), 18.0
+    turn, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))
+    affine[:3, :3] = turn @ np.diag([0.7, 0.8, 3.0])
+    share = ball((70, 62, 17), affine, radius)
+    path = volumes.write(tmp_path / "ball.nii.gz", np.rint(share * 1000).astype("i2"), affine, (1, 1))
+    net = networks.Network(1, ndim=3)
+    net.add("Conv", np.full((1, 1, 3, 3, 3), 1 / 27, np.float32), pads=[1] * 6)
+    net.add("Conv", np.array([0, 0.02], np.float32).reshape(2, 1, 1, 1, 1), np.array([0, -10], np.float32))
+    values = networks.contract(
+        1, 2, layout="NCDHW", tile=[24], overlap=[6], spacing=[1, 1, 1], orientation=orientation, scale=1.0
+    )
+    net.save(tmp_path / "model.onnx", values, classes=2, shape=("n", 24, 24, 24))
+    out = run_serial(path, tmp_path / "model.onnx")
+    mask = np.asarray(nibabel.load(out / "ball.nii.gz").dataobj) == 1
+    truth = share >= 0.5
+    assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.98
+    rows = list(csv.DictReader(io.StringIO((out / "areas.csv").read_text())))
+    assert float(rows[1]["area"]) == pytest.approx(4 / 3 * np.pi * radius**3, rel=0.02)
+    assert float(rows[1]["area"]) == pytest.approx(mask.sum() * 0.7 * 0.8 * 3)
+    notes = json.loads((out / "ball.json").read_text())["notes"]
+    assert any("are resampled to the model's 1 x 1 x 1 mm" in note for note in notes)
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+@pytest.mark.timeout(900)
+def test_grey_and_white_matter_of_a_real_brain(tmp_path: Path, shared: Path, run_serial: Run) -> None:
+    """Voxels as README of the data counts them, with the volume in the order in which nibabel gives its axes."""
+    contract = """
+        version = 1
+        channels = ["T1"]
+        normalize = "minmax"
+        layout = "NCDHW"
+        orientation = "LIA"
+        tile = [256]
+        overlap = [0]
+        align = 1
+        activation = "softmax"
+        classes = [{id = 0, name = "background"}, {id = 1, name = "white"}, {id = 2, name = "grey"}]
+    """
+    (tmp_path / "brain.toml").write_text(contract)
+    brain = shared / "models" / "brain"
+    out = run_serial(brain / "t1_crop.nii.gz", brain / "model.onnx", contract=tmp_path / "brain.toml")
+    rows = {row["class_name"]: row for row in csv.DictReader(io.StringIO((out / "areas.csv").read_text()))}
+    assert int(rows["grey"]["pixels"]) == pytest.approx(737_032, rel=0.01)
+    assert int(rows["white"]["pixels"]) == pytest.approx(520_985, rel=0.01)
+    assert float(rows["grey"]["ml"]) == pytest.approx(int(rows["grey"]["pixels"]) / 1000)
+    labels = np.asarray(nibabel.load(out / "t1_crop.nii.gz").dataobj)
+    assert np.bincount(labels.ravel(), minlength=3)[1:].tolist() == [int(rows[name]["pixels"]) for name in ("white", "grey")]

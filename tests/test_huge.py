@@ -17,7 +17,7 @@ from segpipe.errors import ModelError
 from segpipe.geometry.windows import Cover, Tiling, axis_starts, reflected
 from segpipe.jobs.launch import carry_out, prepare
 from segpipe.network.spec import read_spec
-from segpipe.pipeline.footprint import least_bytes
+from segpipe.pipeline.memory import least_bytes
 from segpipe.settings import load_settings
 
 MOST = 2**31 - 1

@@ -25,7 +25,7 @@ from segpipe.geometry.weighting import Weights
 from segpipe.geometry.windows import Cover, Tiling
 from segpipe.jobs.cluster import _started
 from segpipe.jobs.launch import carry_out, prepare
-from segpipe.jobs.plan import STRETCHES, make_plan, memory_mb
+from segpipe.jobs.plan import make_plan, memory_mb
 from segpipe.network.arrays import HOST
 from segpipe.network.device import Options, Room, Terms, _load_tensorrt, _refused, check_runtime, engine_folder, providers
 from segpipe.network.device_arrays import BUFFERS, CONSTANTS, DeviceArrays, Lane, Upload, scaled
@@ -36,6 +36,7 @@ from segpipe.pipeline.blend import Strip
 from segpipe.pipeline.gpu_check import _room, check_agreement
 from segpipe.pipeline.infer_gpu import BoundModel, _engine_key
 from segpipe.pipeline.labels import Decision
+from segpipe.pipeline.memory import STRETCHES
 from segpipe.pipeline.read import Tile
 from segpipe.pipeline.stretch import STRETCH_BYTES
 from segpipe.results.records import Run

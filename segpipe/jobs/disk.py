@@ -14,9 +14,9 @@ import numpy as np
 from segpipe.formats.cases import Case
 from segpipe.formats.raster.sink import HELD_BYTES, PLAIN_DRAFT_PIXELS
 from segpipe.formats.registry import environment
-from segpipe.jobs.plan import Plan, most_memory
-from segpipe.pipeline.footprint import told
+from segpipe.jobs.plan import Plan
 from segpipe.pipeline.labels import Decision
+from segpipe.pipeline.memory import in_words, most_memory
 from segpipe.pipeline.read import open_sheet
 from segpipe.results.records import Run
 from segpipe.storage.bucket import is_remote
@@ -115,7 +115,7 @@ def _looked_at(cases: Sequence[Case], run: Run) -> Iterator[int]:
             with suppress(Exception):  # whatever it is, the job of the case says it
                 if is_remote(case.path):
                     continue  # a request each
-                source, sheet = open_sheet(case, run.model, run.settings.overrides, memory=most_memory(run))
+                source, sheet = open_sheet(case, run.model, run.settings.overrides, memory=most_memory(run.settings))
                 with closing(source):
                     yield math.prod(sheet.grid.shape)
 
@@ -127,13 +127,13 @@ def forecast(plan: Plan, run: Run) -> str:
     files = "" if free.files is None else f", {free.files:,} files"
     what = "masks, drafts and parts" if isinstance(run.output, Folder) else "drafts"
     return (
-        f"{what} likely take {told(want.likely)} in {folder}, at most {told(want.most)} ({told(want.passing)} of it only "
-        f"while it runs); free there: {_amount(free)}{files}; quotas are not seen"
+        f"{what} likely take {in_words(want.likely)} in {folder}, at most {in_words(want.most)} "
+        f"({in_words(want.passing)} of it only while it runs); free there: {_amount(free)}{files}; quotas are not seen"
     )
 
 
 def _amount(free: Free) -> str:
-    return "not told" if free.bytes is None else told(free.bytes)
+    return "not told" if free.bytes is None else in_words(free.bytes)
 
 
 def shortages(plan: Plan, run: Run) -> Iterator[str]:
@@ -142,8 +142,8 @@ def shortages(plan: Plan, run: Run) -> Iterator[str]:
     want, free = needed(plan, run), free_at(folder)
     if free.bytes is not None and want.likely > free.bytes:
         yield (
-            f"warning: the run likely takes {told(want.likely)} in {folder}, at most {told(want.most)}, and "
-            f"{told(free.bytes)} are free: free {told(want.likely - free.bytes)}, or name another {_flag(run)}"
+            f"warning: the run likely takes {in_words(want.likely)} in {folder}, at most {in_words(want.most)}, and "
+            f"{in_words(free.bytes)} are free: free {in_words(want.likely - free.bytes)}, or name another {_flag(run)}"
         )
     if free.files is not None and want.files > free.files:
         yield f"warning: the run leaves {want.files:,} files, and {folder} has room for {free.files:,}: remove some"
@@ -169,6 +169,6 @@ def stopped(plan: Plan, run: Run, share: float, said: str) -> str:
         whose = f"{run.output}" if isinstance(run.output, Folder) else f"{folder}, where drafts for {run.output} lie,"
         if free.files is not None and free.files < FEW_FILES:
             return f"the disk of {whose} holds no more files: {started}: remove some and run the same command again"
-        return f"the disk of {whose} is full: {started}: free {told(more)} and run the same command again"
+        return f"the disk of {whose} is full: {started}: free {in_words(more)} and run the same command again"
     mend = "raise the quota" if "quota" in said.lower() else "repair it"
     return f"{run.output} can no longer be written: {said}: {started}: {mend} and run the same command again"

@@ -11,8 +11,8 @@ from segpipe.formats.registry import FORMATS
 from segpipe.formats.samples import sampled
 from segpipe.formats.source import Source
 from segpipe.formats.unusual import Judge
-from segpipe.jobs.plan import most_memory
 from segpipe.jobs.tasks import JoinJob
+from segpipe.pipeline.memory import most_memory
 from segpipe.pipeline.read import (
     CHANGED,
     Sheet,
@@ -56,7 +56,7 @@ class DamagedPartsError(SegpipeError):
 def join(job: JoinJob, run: Run) -> tuple[str, ...]:
     """One mask, one record and one table of a case from what its parts have left, which then goes; and its warnings."""
     case = job.case.case
-    source, sheet = open_sheet(case, run.model, run.settings.overrides, memory=most_memory(run))
+    source, sheet = open_sheet(case, run.model, run.settings.overrides, memory=most_memory(run.settings))
     with closing(source):
         _note_findings(case, source, sheet, run)
     if read_cut(case, run, sheet.files, sheet.grid.shape) != job.parts:

@@ -17,13 +17,13 @@ from segpipe.jobs.cluster import crew
 from segpipe.jobs.disk import stopped
 from segpipe.jobs.executors import EXECUTORS
 from segpipe.jobs.ledger import Ledger, State
-from segpipe.jobs.plan import Plan, keep_cut, make_plan, most_memory
+from segpipe.jobs.plan import Plan, keep_cut, make_plan
 from segpipe.jobs.tasks import Halt, Outcome, Watcher
 from segpipe.messages.printable import printable
 from segpipe.messages.redact import is_cut
 from segpipe.network.spec import read_spec
-from segpipe.pipeline.footprint import refuse_large_tile
 from segpipe.pipeline.infer import try_out
+from segpipe.pipeline.memory import most_memory, refuse_large_tile
 from segpipe.process.environment import settle
 from segpipe.process.machine import processors
 from segpipe.results.parts import FOLDER, forget_parts, has_parts, parts_folder
@@ -136,7 +136,7 @@ def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prep
     begin(bool(settings.profile), age)
     with span("model"):
         spec = read_spec(settings)
-        refuse_large_tile(spec, most_memory(Run(spec, settings)))
+        refuse_large_tile(spec, most_memory(settings))
         model = try_out(spec)
     with span("plan"):
         who = crew(settings)

@@ -8,21 +8,16 @@ from dataclasses import dataclass, field
 from segpipe.errors import OutputError, case_errors
 from segpipe.formats.cases import Case, Failure
 from segpipe.formats.identity import identities
-from segpipe.formats.raster.gdal import cache_bytes
-from segpipe.formats.registry import environment
+from segpipe.formats.registry import RASTER, environment
 from segpipe.geometry.division import Limits, cut, repeated
 from segpipe.geometry.windows import Cover, Part
 from segpipe.network.device import gpus
 from segpipe.network.spec import ModelSpec
+from segpipe.pipeline.memory import Load, longest_strip, most_memory, worker_bytes, worker_memory
 from segpipe.pipeline.read import HALO, Sheet, findings_of, note_findings, open_sheet
-from segpipe.pipeline.stretch import STRETCH_BYTES
-from segpipe.process.machine import memory
 from segpipe.results.parts import kept_cut, plan_name, write_cut
 from segpipe.results.records import Run, done_cases, refuse_taken
 from segpipe.storage.retry import is_passing
-
-STRETCHES = 4
-"""Stretches that are in memory at once for a GPU: decoded, waiting, being cut, and held by their tiles."""
 
 JOB_WINDOWS, JOB_BATCHES = 64, 16
 """Windows up to which small cases are put together into one job: seconds of work on a CPU; or so many batches where that is
@@ -34,16 +29,6 @@ JOBS_PER_WORKER = 4
 LOOKED_AT = 500
 """Cases whose headers are read before anything is inferred, in half a second or so. Of more than these, each is opened by
 the job that does it, and only by that: opening a picture twice costs more than all other bookkeeping."""
-
-MEMORY_SHARE = 0.8
-"""Of the machine's memory that all workers together may use, unless ``--memory`` says otherwise."""
-
-PROCESS_MB = 180
-"""A worker process with its libraries, before it loads a model (measured: Python 3.11, ONNX Runtime 1.31, GDAL 3.10)."""
-
-
-FEW_BYTES = 0.25e9
-"""Memory below which a case is not too large for any worker, whatever ``--memory`` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +51,9 @@ class PlannedCase:
         if self.network_shape is None:
             return Cover(self.shape, model.tiling_of(self.shape))
         return Cover(self.network_shape, model.tiling_of(self.shape), HALO)
+
+    def load(self, model: ModelSpec) -> Load:
+        return Load(self.cover(model), self.room if self.case.format == RASTER else None)
 
     @property
     def pixels(self) -> int:
@@ -197,30 +185,8 @@ def _stored(case: PlannedCase, run: Run) -> tuple[Part, ...] | None:
 
 def _limits(case: PlannedCase, total: int, run: Run, workers: int) -> Limits:
     share = max(1, round(workers * case.windows / total))
-    return Limits(min(share, case.windows), run.settings.parts, _longest_strip(run, workers))
-
-
-def _longest_strip(run: Run, workers: int) -> int:
-    """Score sums per class that half of a worker's memory holds, or what is left of its GPU's."""
-    memory = worker_memory(run, workers) / 2 if run.model.room is None else run.model.room.strip
-    return int(memory / (run.model.contract.scores * 4))
-
-
-def strip_bytes(cover: Cover, model: ModelSpec) -> int:
-    """Of the score sums that are kept while a case is blended in one piece."""
-    return int(cover.strip_size(cover.padded)) * model.contract.scores * 4
-
-
-def most_memory(run: Run) -> float:
-    """Bytes that a worker may use at most, whatever the number of workers will be; what little all need is not refused."""
-    return max(worker_memory(run, run.settings.workers or 1), FEW_BYTES)
-
-
-def worker_memory(run: Run, workers: int) -> float:
-    """Bytes that one worker may use: as asked, else its share of the machine's, limits of a container included."""
-    if run.settings.memory is not None:
-        return run.settings.memory * 1e9
-    return memory() * MEMORY_SHARE / workers
+    strip = longest_strip(run.model, worker_memory(run.settings, workers))
+    return Limits(min(share, case.windows), run.settings.parts, strip)
 
 
 def _look(  # noqa: PLR0913 - three places for a case to go
@@ -228,7 +194,7 @@ def _look(  # noqa: PLR0913 - three places for a case to go
 ) -> None:
     """Open a case; with ``values``, look at some of its pixels, too."""
     with case_errors(case.path) as caught:
-        source, sheet = open_sheet(case, run.model, run.settings.overrides, memory=most_memory(run))
+        source, sheet = open_sheet(case, run.model, run.settings.overrides, memory=most_memory(run.settings))
         with closing(source):
             if values:
                 found = findings_of(source, run.model.contract)
@@ -296,12 +262,6 @@ def group(cases: Iterable[PlannedCase], workers: int, most: int) -> Iterator[Job
 
 
 def memory_mb(plan: Plan, run: Run) -> float:
-    """Expected peak of one worker in MB: process, GDAL's cache, tiles under way, the strip, and the network's own."""
-    model = run.model
-    tile = math.prod(model.tiling.tile) * 4e-6
-    channels, classes = model.contract.channel_count, model.contract.scores
-    tiles = (2 * plan.calls + 2) * model.batch * tile * (channels + classes)
-    strip = max((strip_bytes(case.cover(model), model) * 1e-6 for case in plan.seen), default=0.0)
-    stretches = 0.0 if model.device == "cpu" else STRETCHES * STRETCH_BYTES * 1e-6
-    cache = cache_bytes(max((case.room for case in plan.seen), default=0)) / 1e6
-    return PROCESS_MB + cache + model.network_mb * plan.calls + tiles + strip + stretches
+    """Expected peak of one worker in MB."""
+    loads = [case.load(run.model) for case in plan.seen]
+    return worker_bytes(loads, run.model, plan.calls, confidence=run.settings.confidence) / 1e6

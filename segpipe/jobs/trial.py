@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.errors import OutputError, SettingsError
-from segpipe.jobs.plan import Plan, worker_memory
+from segpipe.jobs.plan import Plan
 from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.infer import HostModel
+from segpipe.pipeline.memory import network_bytes, worker_memory
 from segpipe.process.machine import processors
 from segpipe.results.records import Run, device_kind
 from segpipe.storage.documents import DocumentError, parse_json
@@ -120,8 +121,9 @@ def _is_open(run: Run, plan: Plan) -> bool:
 
 def _pays(run: Run, plan: Plan) -> bool:
     windows = sum(case.windows for case in plan.seen) + len(plan.unseen)
-    fits = run.model.network_mb * 1e6 * plan.calls * len(splits(plan.calls)) < worker_memory(run, plan.workers) / 2
-    return fits and windows >= PAYS * plan.workers * plan.calls
+    ways = len(splits(plan.calls))
+    needed = network_bytes(run.model, plan.calls, copies=ways)
+    return needed < worker_memory(run.settings, plan.workers) / 2 and windows >= PAYS * plan.workers * plan.calls
 
 
 def measure(spec: ModelSpec, wanted: Sequence[Split]) -> Trial:

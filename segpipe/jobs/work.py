@@ -19,9 +19,10 @@ from segpipe.formats.cases import Case
 from segpipe.formats.identity import Beside
 from segpipe.formats.registry import environment
 from segpipe.jobs.join import DamagedPartsError, case_output, join
-from segpipe.jobs.plan import Job, as_planned, job_windows, most_memory
+from segpipe.jobs.plan import Job, as_planned, job_windows
 from segpipe.jobs.tasks import Damaged, GivenUp, JoinJob, MeasureJob, Outcome, PartJob, Progress, Returned, Task, Told
 from segpipe.pipeline.infer import Model
+from segpipe.pipeline.memory import most_memory
 from segpipe.pipeline.read import (
     CHANGED,
     HandedBackError,
@@ -101,7 +102,7 @@ def run_job(job: Job, context: Context) -> Iterator[Told]:
         run.settings.overrides,
         decoders_for(run.model.device),
         limit=limit,
-        memory=most_memory(run),
+        memory=most_memory(run.settings),
         allow_unusual=allow,
     )
     cases = segmented(tuple(left), reading, model, context.calls, confidence=run.settings.confidence)
@@ -148,7 +149,7 @@ def run_part(job: PartJob, context: Context) -> Told:
         part=job.part,
         scaling=read_scaling(run.output, case),
         findings=read_findings(run.output, case),
-        memory=most_memory(run),
+        memory=most_memory(run.settings),
         allow_unusual=run.settings.unusual_values == "allow",
     )
     cases = segmented([case], reading, model, context.calls, confidence=run.settings.confidence)
@@ -169,7 +170,7 @@ def _part_output(job: PartJob, sheet: Sheet, run: Run, batch: int) -> PartOutput
 
 def measure(case: Case, run: Run) -> tuple[str, ...]:
     """Keep the scaling of a case by its own statistics for its parts."""
-    source, _ = open_sheet(case, run.model, run.settings.overrides, memory=most_memory(run))
+    source, _ = open_sheet(case, run.model, run.settings.overrides, memory=most_memory(run.settings))
     with closing(source):
         write_scaling(run.output, case, scaling_of(source, run.model.contract))
     return ()

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from segpipe.geometry.weighting import Weights
 
+LAG_BATCHES = 2
+"""Batches whose labels may be on their way from a device: fewer would let it wait for the host, more only hold memory."""
+
 Array = Any
 """A NumPy array, or a tensor of a device."""
 

@@ -56,8 +56,10 @@ class ModelSpec:
     """Within one call, on a CPU."""
     options: Options = field(default_factory=Options)
     """How a device computes."""
+    weights_mb: float = 0.0
+    """Memory of the host that the loaded network took before its trial."""
     network_mb: float = 0.0
-    """Memory of the host that one batch through the network took in a trial, weights included."""
+    """Memory of the host that one batch through the network took in its trial, beside the weights."""
     room: Room | None = None
     """The device's memory; None on the CPU."""
 

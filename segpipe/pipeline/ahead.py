@@ -9,7 +9,15 @@ from segpipe.timing.spans import waiting
 
 T = TypeVar("T")
 
+READ_AHEAD = 3
+"""Tiles that are read while others are inferred; two batches where that is more."""
+
 _END = object()
+
+
+def tiles_ahead(batch: int) -> int:
+    """Tiles that are read ahead of batches of this size."""
+    return max(READ_AHEAD, 2 * batch)
 
 
 def ahead(

@@ -18,8 +18,9 @@ from segpipe.network.output_graph import tail_of
 from segpipe.network.outputs import check_output
 from segpipe.network.scaling import Scaling, unscaled
 from segpipe.network.spec import ModelSpec
-from segpipe.pipeline.infer_gpu import BoundModel, bytes_under_way, lane_of
+from segpipe.pipeline.infer_gpu import BoundModel, lane_of
 from segpipe.pipeline.labels import Decision
+from segpipe.pipeline.memory import device_bytes
 from segpipe.pipeline.read import Tile
 from segpipe.process.machine import processors
 
@@ -89,7 +90,7 @@ def _mixes(model: BoundModel) -> bool:
 
 def _room(spec: ModelSpec, before: int, after: int) -> Room:
     """From free memory without and with the network."""
-    network, way = before - after, bytes_under_way(spec)
+    network, way = before - after, device_bytes(spec)
     strip = int(after * SHARE) - way
     if strip < 0:
         raise DeviceMemoryError(

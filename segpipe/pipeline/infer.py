@@ -2,7 +2,6 @@
 
 import logging
 import math
-import resource
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,9 +20,9 @@ from segpipe.network.neighbours import batch_tiles, depends_on_batch, one_by_one
 from segpipe.network.output_graph import tail_of
 from segpipe.network.outputs import check_output
 from segpipe.network.spec import ModelSpec, by, check_unchanged
-from segpipe.pipeline.footprint import refuse_large_tile
+from segpipe.pipeline.memory import refuse_large_tile
 from segpipe.pipeline.read import Tile
-from segpipe.process.machine import memory
+from segpipe.process.machine import forget_most_resident, memory, most_resident, resident
 
 LOG = logging.getLogger("segpipe")
 
@@ -108,11 +107,12 @@ def _end(trial: threading.Thread, options: RunOptions) -> None:
 
 
 def _try_host(spec: ModelSpec, options: RunOptions) -> ModelSpec:
-    before = _peak_mb()
     tiles = batch_tiles(spec)
+    before = resident()
     model = HostModel(spec, arena=False, trial=tiles, options=options)
-    spec = replace(spec, network_mb=_peak_mb() - before)
     assert model.trial is not None
+    opened = max(before, model.opened)
+    spec = replace(spec, weights_mb=(opened - before) / 1e6, network_mb=max(0, most_resident() - opened) / 1e6)
     check_output(spec, by_class(model.trial, spec), model.raw)
     if spec.batch == 1 or not depends_on_batch(model.raw, tiles, model.trial, alone=not spec.batch_is_fixed):
         return spec
@@ -123,9 +123,10 @@ def _try_device(spec: ModelSpec, options: RunOptions) -> ModelSpec:
     from segpipe.pipeline.gpu_check import try_device
 
     del options  # it has no limit of time
-    before = _peak_mb()
+    before = resident()
+    forget_most_resident()
     spec = try_device(spec)
-    return replace(spec, network_mb=_peak_mb() - before)
+    return replace(spec, network_mb=max(0, most_resident() - before) / 1e6)
 
 
 def load(spec: ModelSpec) -> Model:
@@ -144,10 +145,6 @@ def load(spec: ModelSpec) -> Model:
         check_unchanged(spec)
 
 
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 class HostModel:
     """An ONNX Runtime session on the CPU with what comes after it; safe to call from several threads."""
 
@@ -155,6 +152,9 @@ class HostModel:
 
     trial: NDArray[Any] | None = None
     """What the network gave for the batch that it was tried on, without what comes behind it."""
+
+    opened: int = 0
+    """Bytes of the process when the network was loaded, before it was tried."""
 
     def __init__(
         self,
@@ -166,6 +166,9 @@ class HostModel:
     ) -> None:
         self.spec, self._options = spec, options
         self._session = open_session(str(spec.path), "cpu", arena, spec.threads)
+        if trial is not None:
+            self.opened = resident()
+            forget_most_resident()
         self._dtype = np.dtype(spec.input_dtype)
         # one batch, empty or of a trial: the shape of what comes decides what is needed to bring it to full size
         found = self.raw(np.zeros(spec.batch_shape, self._dtype) if trial is None else trial)

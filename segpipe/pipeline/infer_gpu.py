@@ -4,7 +4,6 @@ import gc
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -18,6 +17,7 @@ from onnx import TensorProto
 from torch import Tensor
 
 from segpipe.errors import DeviceMemoryError, ModelError, SegpipeError, memory_errors, one_line
+from segpipe.network.arrays import LAG_BATCHES
 from segpipe.network.device import Terms, engine_folder, gpu_facts, open_bound, told
 from segpipe.network.device_arrays import DeviceArrays, Lane, Upload, scaled, torch_type
 from segpipe.network.output_graph import tail_of
@@ -25,9 +25,6 @@ from segpipe.network.spec import ModelSpec, check_unchanged, read_model
 from segpipe.pipeline.read import Tile
 
 LOG = logging.getLogger("segpipe")
-
-LAG_BATCHES = 2
-"""Batches whose labels may be on their way: fewer would let the device wait for the host, more only hold memory."""
 
 
 def load_bound(spec: ModelSpec) -> "BoundModel":
@@ -245,10 +242,3 @@ def _engine_key(spec: ModelSpec) -> str:
     """Of all that an engine depends on."""
     facts = [spec.sha256, told(spec.options), list(spec.batch_shape), str(onnxruntime.__version__), gpu_facts()]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()[:24]
-
-
-def bytes_under_way(spec: ModelSpec) -> int:
-    """Of a device's memory that tiles take while they are scaled, scored and blended, beside the network and the strip."""
-    pixels = spec.batch * math.prod(spec.tiling.tile)
-    sent, image, scores = 8 + 8, 4 + 4, 2 * 4
-    return pixels * (spec.contract.channel_count * (sent + image) + (LAG_BATCHES + 2) * spec.contract.scores * scores)

@@ -32,7 +32,7 @@ from segpipe.network.scaling import Scaling, case_scaling, fixed_scaling, unscal
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import AS_STORED, Overrides
 from segpipe.pipeline.decoders import Decoders
-from segpipe.pipeline.footprint import refuse_large_case
+from segpipe.pipeline.memory import refuse_large_case
 from segpipe.pipeline.spacing import check_spacing, regridding_of, resampling_note
 from segpipe.pipeline.stretch import ASKED_FOR, STRETCH_BYTES, Stretch, begin_stretch, stretches
 from segpipe.storage.bucket import is_remote

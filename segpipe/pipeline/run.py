@@ -8,7 +8,7 @@ from operator import attrgetter
 
 from segpipe.formats.cases import Case
 from segpipe.formats.registry import environment
-from segpipe.pipeline.ahead import ahead
+from segpipe.pipeline.ahead import ahead, tiles_ahead
 from segpipe.pipeline.blend import blend
 from segpipe.pipeline.decide import Decided, decide, gathered
 from segpipe.pipeline.decoders import Decoders
@@ -18,9 +18,6 @@ from segpipe.pipeline.predict import predict
 from segpipe.pipeline.read import Pieces, Reading, Tile, batches, read_pieces, tiles
 from segpipe.pipeline.regrid import regrid
 from segpipe.process.machine import processors
-
-READ_AHEAD = 3
-"""Tiles that are read while others are inferred; two batches where that is more."""
 
 PIECES_AHEAD = 1
 """Stretches that are decoded while one is cut into tiles for a GPU."""
@@ -74,7 +71,7 @@ _decoders = cache(Decoders)
 
 def _tiles(cases: Sequence[Case], reading: Reading) -> Generator[Tile, None, None]:
     """Tiles of cases, read in a thread of their own; for a GPU cut in another, while the next are decoded."""
-    decoders, depth = reading.decoders, max(READ_AHEAD, 2 * reading.model.batch)
+    decoders, depth = reading.decoders, tiles_ahead(reading.model.batch)
     pieces = _with_environment(read_pieces(tuple(cases), reading), decoders.count)
     if reading.model.device == "cpu":
         return ahead(tiles(pieces), depth, late=decoders.note)

@@ -1,6 +1,8 @@
 """What this process may use of the machine, the limits of a container included."""
 
 import os
+import resource
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +24,30 @@ def memory() -> int:
         with suppress(OSError, ValueError):  # no such control group, or "max"
             found.append(int(Path(path).read_text(encoding="ascii")))
     return min(found)
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory; the most that were, where the kernel does not say."""
+    return _held("VmRSS")
+
+
+def most_resident() -> int:
+    """The most bytes of this process that were in memory at once, since ``forget_most_resident``."""
+    return _held("VmHWM")
+
+
+def forget_most_resident() -> None:
+    """Begin anew with what is in memory now, where the kernel can do that."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _held(key: str) -> int:
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith(f"{key}:")).split()[1])
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else 1024 * used
 
 
 def age() -> float:

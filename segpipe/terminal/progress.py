@@ -20,12 +20,13 @@ from segpipe.formats.registry import by_suffix
 from segpipe.jobs.disk import forecast, shortages
 from segpipe.jobs.launch import Prepared, Summary
 from segpipe.jobs.ledger import State
-from segpipe.jobs.plan import Plan, memory_mb, worker_memory
+from segpipe.jobs.plan import Plan, memory_mb
 from segpipe.jobs.status import Status
 from segpipe.jobs.tasks import Outcome
 from segpipe.messages.console import console, echo, words
 from segpipe.messages.printable import printable, printable_json
 from segpipe.messages.redact import cleaned
+from segpipe.pipeline.memory import worker_memory
 from segpipe.results.records import records
 from segpipe.terminal.totals import Totals, areas_table
 from segpipe.timing.report import Profile
@@ -358,7 +359,7 @@ def _cut_line(plan: Plan) -> Iterator[str]:
 def _memory_line(prepared: Prepared) -> Iterator[str]:
     """A note where a worker is expected to need more memory than it may have."""
     run, plan = prepared.run, prepared.plan
-    needed, allowed = memory_mb(plan, run), worker_memory(run, plan.workers) / 1e6
+    needed, allowed = memory_mb(plan, run), worker_memory(run.settings, plan.workers) / 1e6
     if needed > allowed:
         yield (
             f"note: a worker is expected to take {needed:,.0f} MB, and may take {allowed:,.0f}: "

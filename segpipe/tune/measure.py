@@ -10,6 +10,7 @@ from segpipe.formats.cases import find_cases
 from segpipe.formats.registry import environment
 from segpipe.geometry.windows import Cover, Tiling
 from segpipe.pipeline.infer import load
+from segpipe.pipeline.memory import network_bytes
 from segpipe.process.machine import memory, processors
 from segpipe.results.records import device_kind
 from segpipe.results.schema import Values
@@ -189,7 +190,7 @@ class _Work:
         if not self.first.is_local:
             return True
         times = math.prod(self._side(wanted)) / (spec.batch * math.prod(spec.tiling.tile))
-        return spec.network_mb * 1e6 * times <= memory() * MEMORY_SHARE
+        return network_bytes(spec, 1, batches=times) <= memory() * MEMORY_SHARE
 
     def _find_places(self) -> list[Place]:
         room = self._settings.seconds * PLANNED - EVEN * self._round_seconds(self._choices)

@@ -1,5 +1,6 @@
 """What this process may use of the machine, the limits of a container included."""
 
+import ctypes
 import os
 import resource
 import sys
@@ -27,7 +28,9 @@ def memory() -> int:
 
 
 def resident() -> int:
-    """Bytes of this process that are in memory; the most that were, where the kernel does not say."""
+    """Bytes of memory that this process uses, without what it has freed; the most so far, where the kernel does not say."""
+    with suppress(OSError, AttributeError):  # a C library that cannot give it back
+        ctypes.CDLL(None).malloc_trim(0)
     return _held("VmRSS")
 
 

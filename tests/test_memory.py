@@ -1,0 +1,132 @@
+"""Estimates of memory against fact: arrays that are really kept, NumPy's allocations, and what a process held in a trial."""
+
+import tracemalloc
+from contextlib import closing
+
+import numpy as np
+import pytest
+from networks import Network, contract, local, volumetric
+
+from segpipe.errors import SourceError
+from segpipe.formats.cases import Case
+from segpipe.geometry.windows import Cover
+from segpipe.network.spec import read_spec
+from segpipe.overrides import AS_STORED
+from segpipe.pipeline import memory, read
+from segpipe.pipeline.blend import Strip
+from segpipe.pipeline.infer import load, try_out
+from segpipe.pipeline.memory import Load, least_bytes, longest_strip, network_bytes, strip_bytes, worker_bytes
+from segpipe.pipeline.read import Reading
+from segpipe.pipeline.run import segmented
+from segpipe.process.machine import forget_most_resident, most_resident, resident
+from segpipe.settings import load_settings
+from segpipe.tune.places import Held
+
+
+def spec_of(model, **settings):
+    return read_spec(load_settings(None, {"input": ("-",), "model": model, "device": "cpu", **settings}))
+
+
+def test_the_strip_of_a_volume_is_what_blending_keeps(tmp_path):
+    spec = spec_of(volumetric(tmp_path / "m.onnx", (32, 32, 24), 5))
+    cover = Cover((70, 90, 50), spec.tiling_of((70, 90, 50)))
+    strip = Strip(cover)
+    strip.add((0, 0, 0), np.zeros((5, 32, 32, 24), np.float32))
+    assert strip_bytes(cover, spec) == sum(kept.nbytes for kept in strip._kept)
+
+
+def volumes(path, ndim, classes, tile):
+    """A network of one 1 x 1 convolution, so that memory is that of tiles."""
+    keys = {"layout": "NCDHW"} if ndim == 3 else {}
+    values = contract(1, classes, **keys, tile=[tile] * ndim, overlap=[tile // 4] * ndim)
+    net = Network(1, ndim=ndim).conv(1, classes, 1)
+    return net.save(path, values, classes=classes, shape=("n", *"dhw"[-ndim:]))
+
+
+CASES = {
+    "volume": (3, 20, 24, (40, 120, 130)),
+    "slices of a volume": (2, 20, 64, (6, 150, 2500)),
+    "scene": (2, 20, 64, (700, 1500)),
+    "low wide scene": (2, 20, 64, (100, 4000)),
+}
+
+
+@pytest.mark.parametrize("confidence", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_tiles_strip_and_decision_take_what_is_planned(case, confidence, tmp_path, monkeypatch):
+    """NumPy's allocations at their peak, of all threads; ONNX Runtime's own are its trial's."""
+    ndim, classes, tile, shape = CASES[case]
+    pixels = np.random.default_rng(0).integers(1, 255, (1, *shape), dtype=np.uint8)
+    monkeypatch.setattr(read, "open_source", lambda *_: Held(pixels, None))
+    monkeypatch.setattr(memory, "PROCESS", 0)
+    path = tmp_path / "case"
+    path.write_bytes(b"")
+    spec = spec_of(volumes(tmp_path / "m.onnx", ndim, classes, tile))
+    model, reading = load(spec), Reading(spec, AS_STORED, allow_unusual=True)
+    planned = worker_bytes([Load(Cover(shape, spec.tiling_of(shape)), None)], spec, 2, confidence=confidence)
+    waiting = worker_bytes([], spec, 2, confidence=confidence) - 128 * 2**20
+    tracemalloc.start()
+    try:
+        with closing(segmented([Case("case", str(path))], reading, model, 2, confidence=confidence)) as cases:
+            for _, boxes in cases:
+                for _ in boxes:
+                    pass
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.1 * planned
+    assert peak > planned - waiting  # how many tiles wait is a matter of which thread is first
+
+
+def test_a_trial_measures_a_model_whatever_the_process_held_before(tmp_path):
+    """A second trial has its own peak, above what the process holds then, and not above the first one's."""
+    model = local(tmp_path / "m.onnx", classes=20, tile=[512, 512], overlap=[64, 64])
+    first = try_out(spec_of(model))
+    held = np.ones(2**27, np.uint8)
+    del held
+    second, small = try_out(spec_of(model)), try_out(spec_of(model, tile=(64, 64), overlap=(16, 16)))
+    scores = 512 * 512 * 20 * 4e-6
+    for spec in (first, second):
+        assert scores < spec.network_mb < 12 * scores
+    assert small.network_mb < 0.3 * scores
+
+
+def test_the_peak_of_a_process_can_be_forgotten():
+    held = np.ones(2**27, np.uint8)
+    high = resident()
+    del held
+    assert resident() < high - 2**26
+    assert most_resident() >= high - 2**20
+    forget_most_resident()
+    assert most_resident() < high - 2**26
+
+
+def test_calls_share_weights_and_nothing_else(tmp_path):
+    from dataclasses import replace
+
+    spec = replace(spec_of(local(tmp_path / "m.onnx")), weights_mb=100.0, network_mb=10.0)
+    assert network_bytes(spec, 4) == 140e6
+    assert network_bytes(spec, 4, copies=3) == 420e6
+    assert network_bytes(spec, 1, batches=2.5) == 125e6
+
+
+def test_what_gdal_does_not_read_takes_none_of_its_cache(tmp_path):
+    spec = spec_of(local(tmp_path / "m.onnx"))
+    cover = Cover((64, 64), spec.tiling)
+    planned = {n: worker_bytes([Load(cover, n)], spec, 1, confidence=False) for n in (None, 0, 2**28)}
+    assert planned[0] - planned[None] == 128 * 2**20
+    assert planned[2**28] - planned[None] == 288 * 2**20
+    assert worker_bytes([], spec, 1, confidence=False) - planned[None] == 128 * 2**20 - strip_bytes(cover, spec)
+
+
+def test_a_case_is_cut_for_all_that_a_strip_keeps_and_refused_where_its_narrowest_part_is_too_large(tmp_path):
+    spec = spec_of(volumetric(tmp_path / "m.onnx", (32, 32, 24), 30))
+    assert longest_strip(spec, 120e6) == 500_000
+    cover = Cover((5_000, 5_000, 5_000), spec.tiling_of((5_000,) * 3))
+    least = least_bytes(cover, spec, 0)
+    narrow = 5_000 // 64
+    strip = cover.strip_size([narrow + 32, narrow + 32, narrow + 24]) * 30 * 4
+    assert strip < least < strip + 20e6
+    memory.refuse_large_case("a.nii", cover, spec, 0, least)
+    with pytest.raises(SourceError, match=r"a\.nii: 5000 x 5000 x 5000 pixels in blocks of 1 MB need at least .* --memory"):
+        memory.refuse_large_case("a.nii", cover, spec, 0, least - 1)

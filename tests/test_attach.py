@@ -486,13 +486,11 @@ def test_model_of_more_than_two_gigabytes():
 
 
 def test_interrupted_in_the_middle(model, contract, monkeypatch):
-    import segpipe.export.attach as module
-
     def interrupt(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
     before = model.read_bytes()
-    monkeypatch.setattr(module, "_measure", interrupt)
+    monkeypatch.setattr("segpipe.export.attach._measure", interrupt)
     ended = CliRunner().invoke(main, ["export", "attach", str(model), "--contract", str(contract)])
     assert ended.exit_code == 75
     assert model.read_bytes() == before

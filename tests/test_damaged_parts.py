@@ -15,7 +15,7 @@ from networks import local
 from scenes import Silent
 
 from segpipe.errors import SourceError
-from segpipe.jobs import work as running
+from segpipe.jobs import work
 from segpipe.jobs.agenda import MADE_AGAIN
 from segpipe.jobs.launch import carry_out, prepare
 from segpipe.settings import load_settings
@@ -34,7 +34,7 @@ def root(tmp_path_factory):
     local(root / "m.onnx")
     once(root, root / "whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "join", stopped)
+        patch.setattr(work, "join", stopped)
         once(root, root / "half")
     return root
 
@@ -133,7 +133,7 @@ def test_a_damaged_part_is_named_and_made_again_alone(name, damage, half, again,
     (path,) = parts(half, name)
     damage(path)
     inferred = []
-    monkeypatch.setattr(running, "run_part", lambda job, context: (inferred.append(job.number), RUN_PART(job, context))[1])
+    monkeypatch.setattr(work, "run_part", lambda job, context: (inferred.append(job.number), RUN_PART(job, context))[1])
     with caplog.at_level(logging.WARNING, "segpipe"):
         summary = again()
     assert (summary.failed, summary.problems, summary.done) == ([], [], ["a"])
@@ -146,7 +146,7 @@ def test_a_damaged_part_is_named_and_made_again_alone(name, damage, half, again,
         assert "made again" in caplog.text
 
 
-RUN_PART = running.run_part
+RUN_PART = work.run_part
 
 
 @pytest.mark.parametrize("damage", [truncate, empty, zeros, flip], ids=lambda damage: damage.__name__)
@@ -174,7 +174,7 @@ def test_a_disk_that_damages_a_part_each_time_fails_the_case_and_ends(half, agai
             flip(path)
         return outcome
 
-    monkeypatch.setattr(running, "run_part", damaging)
+    monkeypatch.setattr(work, "run_part", damaging)
     summary = again(overwrite=True)
     assert summary.done == []
     assert f"made again {MADE_AGAIN} times, and is damaged each time" in summary.failed[0].error

@@ -13,8 +13,7 @@ from networks import local, pixelwise
 from scenes import DASK, SEGPIPE, SERIAL, Silent
 
 from segpipe.errors import OutputError
-from segpipe.jobs import disk
-from segpipe.jobs import work as running
+from segpipe.jobs import disk, work
 from segpipe.jobs.disk import Free, forecast, needed, shortages
 from segpipe.jobs.launch import carry_out, prepare
 from segpipe.settings import load_settings
@@ -114,13 +113,13 @@ def test_nothing_is_inferred_once_something_cannot_be_written(number, at, scenes
 def counted(monkeypatch):
     """Names of the cases whose boxes were written."""
     begun = set()
-    whole = running._write
+    whole = work._write
 
     def segment(case, boxes, make_output, context):
         begun.add(case.name)
         return whole(case, boxes, make_output, context)
 
-    monkeypatch.setattr(running, "_write", segment)
+    monkeypatch.setattr(work, "_write", segment)
     return begun
 
 

@@ -26,7 +26,7 @@ from rasterio.windows import Window
 from rio_cogeo.cogeo import cog_validate
 from scenes import Silent
 
-from segpipe.formats.raster import sink as sinks
+from segpipe.formats.raster.sink import DraftSink, HeldSink, raster_sink
 from segpipe.formats.style import Style
 from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.windows import Window as Box
@@ -675,9 +675,9 @@ def test_held_and_drafted_rasters_are_the_same_bytes(name, tmp_path, monkeypatch
     labels = rng.choice([0, 1, style.nodata], (len(style.bands), *grid.shape)).astype(style.dtype)
     left = {}
     for limit in (2**30, 0):
-        monkeypatch.setattr(sinks, "HELD_BYTES", limit)
+        monkeypatch.setattr("segpipe.formats.raster.sink.HELD_BYTES", limit)
         folder = tmp_path / str(limit)
-        sink = sinks.raster_sink(Folder(folder), name, grid, style)
+        sink = raster_sink(Folder(folder), name, grid, style)
         for rows in (slice(100, None), slice(0, 100)):
             height = len(range(*rows.indices(grid.shape[0])))
             box = Box((rows.start, 0), (rows.start + height, grid.shape[1]))
@@ -685,7 +685,7 @@ def test_held_and_drafted_rasters_are_the_same_bytes(name, tmp_path, monkeypatch
         assert sorted(sink.finish()) == sorted(path.name for path in folder.iterdir() if path.is_file())
         left[type(sink)] = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     held, drafted = left.values()
-    assert list(left) == [sinks.HeldSink, sinks.DraftSink]
+    assert list(left) == [HeldSink, DraftSink]
     assert held == drafted
     assert np.array_equal(read(tmp_path / "0" / name), labels)
 

@@ -115,10 +115,10 @@ def test_on_tensors(kind, source, tmp_path, caplog):
 def test_kernels_that_round_from_call_to_call_are_not_taken_for_mixing(source, tmp_path, caplog, monkeypatch):
     """A smaller batch would not help against them."""
     pytest.importorskip("torch")
-    from segpipe.pipeline import gpu_check as gate
+    from segpipe.pipeline import gpu_check
 
-    rng, scored = np.random.default_rng(0), gate._scored
-    monkeypatch.setattr(gate, "_scored", lambda model, batch: scored(model, batch) + rng.normal(0, 1e-7))
+    rng, scored = np.random.default_rng(0), gpu_check._scored
+    monkeypatch.setattr(gpu_check, "_scored", lambda model, batch: scored(model, batch) + rng.normal(0, 1e-7))
     flags = {"input": (str(source),), "model": local(tmp_path / "p.onnx"), "device": "cpu-tensors"}
     assert prepare(load_settings(None, flags | {"output": tmp_path / "out"})).run.model.batch == 8
     assert "differ from call to call on cpu-tensors" in caplog.text

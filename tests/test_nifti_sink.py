@@ -15,9 +15,8 @@ import volumes
 from test_voxel_grid import ALL
 
 from segpipe.errors import OutputError
-from segpipe.formats.nifti import sink as sinks
 from segpipe.formats.nifti.header import read_volume
-from segpipe.formats.nifti.sink import NiftiSink, is_own_volume, origin_of
+from segpipe.formats.nifti.sink import NiftiSink, _pack, is_own_volume, origin_of
 from segpipe.formats.sink import Target
 from segpipe.formats.style import Style
 from segpipe.geometry.voxel_grid import turned_to
@@ -194,13 +193,13 @@ def test_damage_on_the_way_to_the_disk_is_told(tmp_path: Path, monkeypatch: pyte
     assert list((tmp_path / "out" / ".drafts").iterdir()) == []
     sink = NiftiSink(to)
     fill(sink, labels_for(to))
-    pack = sinks._pack
+    pack = _pack
 
     def cut(draft: Path, packed: Path) -> None:
         pack(draft, packed)
         os.truncate(packed, packed.stat().st_size - 3)
 
-    monkeypatch.setattr(sinks, "_pack", cut)
+    monkeypatch.setattr("segpipe.formats.nifti.sink._pack", cut)
     with pytest.raises(OutputError, match=r"case.nii.gz cannot be written: .* is cut"):
         sink.finish()
     assert not (tmp_path / "out" / "case.nii.gz").exists()

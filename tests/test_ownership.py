@@ -8,8 +8,7 @@ from networks import pixelwise
 from scenes import Silent
 
 from segpipe.errors import OutputError
-from segpipe.jobs import agenda, plan
-from segpipe.jobs import join as joining
+from segpipe.jobs import agenda, join, plan
 from segpipe.jobs.launch import carry_out, prepare
 from segpipe.settings import load_settings
 from segpipe.storage.ownership import OWN
@@ -104,7 +103,7 @@ def test_a_foreign_file_of_a_large_case_that_nobody_has_looked_at_stays(seen, na
     if seen != "before the parts":
         monkeypatch.setattr(agenda, "_refused", lambda *_: None)  # as if somebody had put it there meanwhile
     joined = []
-    monkeypatch.setattr(joining, "forget_parts", lambda output, case: joined.append(case.name))
+    monkeypatch.setattr(join, "forget_parts", lambda output, case: joined.append(case.name))
     for case in ("a", "b"):
         raster(f"in/{case}.tif", np.full((3, 150, 150), 9, np.uint8))
     foreign = tmp_path / "out" / name

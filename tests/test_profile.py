@@ -14,7 +14,6 @@ import pytest
 from networks import Network, contract, local
 from scenes import SEGPIPE
 
-from segpipe.timing import spans as profile
 from segpipe.timing.report import account, write_trace
 from segpipe.timing.spans import Recorder, Taken, Total, begin, end, recording, span, waiting
 
@@ -209,7 +208,7 @@ def test_time_inside_is_not_counted_twice():
 
 
 def test_a_full_trace_says_so_and_totals_count_on(monkeypatch):
-    monkeypatch.setattr(profile, "EVENTS", 10)
+    monkeypatch.setattr("segpipe.timing.spans.EVENTS", 10)
     with recording(True) as recorded:
         for _ in range(14):
             with span("read"):
@@ -222,7 +221,7 @@ def test_a_full_trace_says_so_and_totals_count_on(monkeypatch):
 
 
 def test_recorders_share_the_room_of_a_trace(monkeypatch, tmp_path):
-    monkeypatch.setattr(profile, "EVENTS", 10)
+    monkeypatch.setattr("segpipe.timing.spans.EVENTS", 10)
     own = Recorder()
     own.absorb(Taken("here", 7, 1.0, {}, [], 8, 0))
     own.absorb(Taken("here", 8, 1.0, {}, [], 8, 0))

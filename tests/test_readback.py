@@ -17,9 +17,9 @@ from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 
 from segpipe.errors import OutputError
-from segpipe.formats.raster import sink as sinks
 from segpipe.formats.raster.gdal import gdal_options
 from segpipe.formats.raster.readback import lost, same_crs, same_transform
+from segpipe.formats.raster.sink import UNUSED, RasterSink, raster_sink
 from segpipe.formats.style import Style, palette
 from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.windows import Window
@@ -127,7 +127,7 @@ def crs_of(root: ElementTree.Element) -> tuple[pyproj.CRS, str | None]:
 
 def write(folder: Path, grid: RasterGrid, style: Style = STYLE, name: str = "a.tif") -> list[str]:
     with gdal_options():
-        sink = sinks.raster_sink(Folder(folder), name, grid, style)
+        sink = raster_sink(Folder(folder), name, grid, style)
         sink.write(Window((0, 0), SHAPE), np.zeros((len(style.bands), *SHAPE), style.dtype))
         return sink.finish()
 
@@ -139,7 +139,7 @@ def wkt_of(text: str) -> str:
 @pytest.mark.parametrize("held", [2**22, 0], ids=["held", "drafted"])
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_any_crs_is_kept(system, held, monkeypatch, tmp_path):
-    monkeypatch.setattr(sinks, "HELD_BYTES", held)
+    monkeypatch.setattr("segpipe.formats.raster.sink.HELD_BYTES", held)
     source = vrt(tmp_path / "in.vrt", wkt_of(SYSTEMS[system]))
     with rasterio.open(source) as dataset:
         grid = RasterGrid(SHAPE, dataset.crs, dataset.transform)
@@ -217,8 +217,8 @@ def test_a_run_keeps_the_crs_of_mask_and_confidence(system, run_serial, tmp_path
 @pytest.mark.parametrize("what", ["colours", "band descriptions", "nodata", "scale", "transform"])
 def test_what_is_lost_fails_the_case(what, held, monkeypatch, tmp_path):
     """A GDAL that forgets one thing: nothing has its name then, and nothing hidden is left."""
-    monkeypatch.setattr(sinks, "HELD_BYTES", held)
-    describe = sinks.RasterSink._describe
+    monkeypatch.setattr("segpipe.formats.raster.sink.HELD_BYTES", held)
+    describe = RasterSink._describe
 
     def forgetful(sink: Any) -> None:
         describe(sink)
@@ -229,16 +229,16 @@ def test_what_is_lost_fails_the_case(what, held, monkeypatch, tmp_path):
             dataset.descriptions = ["other"]
         elif what == "nodata":
             dataset.nodata = 254
-            dataset.write_colormap(1, sinks.UNUSED | dict(STYLE.colors or {}))
+            dataset.write_colormap(1, UNUSED | dict(STYLE.colors or {}))
         elif what == "scale":
             dataset.scales = [2.0]
         else:
             dataset.update_tags(AREA_OR_POINT="Point")
             dataset.transform = Affine(10, 0, 7e5, 0, -10, 5.4e6)
 
-    monkeypatch.setattr(sinks.RasterSink, "_describe", forgetful)
+    monkeypatch.setattr(RasterSink, "_describe", forgetful)
     if what in ("transform", "band descriptions", "scale"):  # else the sidecar would keep it
-        monkeypatch.setattr(sinks, "sidecar", lambda style, grid=None: None)
+        monkeypatch.setattr("segpipe.formats.raster.sink.sidecar", lambda style, grid=None: None)
     grid = RasterGrid(SHAPE, CRS.from_epsg(32633), Affine(10, 0, 5e5, 0, -10, 5.4e6))
     with pytest.raises(OutputError, match=f"a.tif cannot be written: GDAL does not keep its {what}"):
         write(tmp_path, grid)

@@ -30,7 +30,6 @@ from segpipe.formats.identity import Beside, identities
 from segpipe.formats.raster.gdal import gdal_options
 from segpipe.jobs.launch import carry_out, prepare
 from segpipe.network.spec import read_spec
-from segpipe.pipeline import read as batches
 from segpipe.pipeline.read import Reading, read
 from segpipe.process.extras import install
 from segpipe.results.records import Run, done_cases
@@ -276,7 +275,7 @@ def test_a_row_of_windows_is_asked_for_at_once(root, endpoint, monkeypatch):
     spec = read_spec(load_settings(None, {"input": ("x",), "model": root / "plain.onnx", "device": "cpu"}))
 
     def tiles(path, most):
-        monkeypatch.setattr(batches, "ASKED_FOR", most)
+        monkeypatch.setattr("segpipe.pipeline.read.ASKED_FOR", most)
         endpoint.forget()
         with gdal_options():
             got = [(tile.index, tile.error, tile.pixels) for tile in read([Case("wide", path)], Reading(spec))]

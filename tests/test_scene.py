@@ -14,7 +14,7 @@ from test_masks import repeater
 from test_readback import as_gdal_sees
 
 from segpipe.contract import Contract
-from segpipe.formats.raster import sink as sinks
+from segpipe.formats.raster import sink
 from segpipe.formats.raster.scene import brief, scene_tags
 from segpipe.results.output import class_colors
 
@@ -67,7 +67,7 @@ def metadata(root: ElementTree.Element) -> dict[str, str]:
 
 @pytest.mark.parametrize("held", [2**22, 0], ids=["held", "drafted"])
 def test_a_mask_keeps_what_describes_the_scene(held, monkeypatch, run_serial, tmp_path):
-    monkeypatch.setattr(sinks, "HELD_BYTES", held)
+    monkeypatch.setattr(sink, "HELD_BYTES", held)
     out = run_serial(scene(tmp_path / "in" / "a.tif"), repeater(tmp_path / "m.onnx"), confidence=True)
     root = as_gdal_sees(out / "a.tif")
     tags = metadata(root)

@@ -13,7 +13,7 @@ from segpipe.contract import Contract
 from segpipe.geometry.grid import Grid
 from segpipe.jobs import work
 from segpipe.jobs.launch import carry_out, prepare
-from segpipe.results import output as results_output
+from segpipe.results import output
 from segpipe.results.statistics import Box, Row, State
 from segpipe.results.tables import STATISTICS
 from segpipe.settings import load_settings
@@ -72,7 +72,7 @@ def with_extents(monkeypatch):
 def opened(monkeypatch):
     """How often a case was opened for its pixels a second time, and closed."""
     seen = {"opened": 0, "closed": 0}
-    open_source = results_output.open_source
+    open_source = output.open_source
 
     def opening(*arguments):
         source = open_source(*arguments)
@@ -86,7 +86,7 @@ def opened(monkeypatch):
         seen["opened"] += 1
         return source
 
-    monkeypatch.setattr(results_output, "open_source", opening)
+    monkeypatch.setattr(output, "open_source", opening)
     return seen
 
 

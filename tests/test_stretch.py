@@ -12,9 +12,8 @@ from networks import pixelwise
 from segpipe.formats.cases import Case
 from segpipe.formats.raster.gdal import gdal_options
 from segpipe.formats.raster.source import RasterSource
-from segpipe.geometry.windows import Part
+from segpipe.geometry.windows import Part, Window
 from segpipe.network.spec import read_spec
-from segpipe.pipeline import read as batches
 from segpipe.pipeline.read import Reading, open_sheet, read
 from segpipe.pipeline.stretch import stretches
 from segpipe.settings import load_settings
@@ -50,7 +49,7 @@ def test_tiles_are_those_that_are_read_alone(shape, nodata, raster, tmp_path, mo
     spec = replace(spec, device="cpu-tensors")
 
     def tiles(size):
-        monkeypatch.setattr(batches, "STRETCH_BYTES", size)
+        monkeypatch.setattr("segpipe.pipeline.read.STRETCH_BYTES", size)
         with gdal_options():
             return list(read([Case("a", path)], Reading(spec)))
 
@@ -89,7 +88,7 @@ def test_invalid_is_nodata_of_any_band_and_what_is_not_finite(dtype, raster, tmp
     with gdal_options(), closing(source):
         begun = []
         for row, col, height, width in ((0, 0, 10, 20), (5, 5, 80, 100), (3, 90, 7, 20), (0, 0, 90, 110)):
-            window = batches.Window((row, col), (row + height, col + width))
+            window = Window((row, col), (row + height, col + width))
             begun.append((window, source.begin(window)))
         for window, end in begun:  # all are decoded before the first is looked at
             found, invalid = end()

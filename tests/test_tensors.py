@@ -31,7 +31,7 @@ from segpipe.network.device import Options, Room, Terms, _load_tensorrt, _refuse
 from segpipe.network.device_arrays import BUFFERS, CONSTANTS, DeviceArrays, Lane, Upload, scaled
 from segpipe.network.scaling import Scaling
 from segpipe.network.spec import read_spec
-from segpipe.pipeline import infer_gpu as bound
+from segpipe.pipeline import infer_gpu
 from segpipe.pipeline.blend import Strip
 from segpipe.pipeline.gpu_check import _room, check_agreement
 from segpipe.pipeline.infer_gpu import BoundModel, _engine_key
@@ -41,7 +41,7 @@ from segpipe.pipeline.read import Tile
 from segpipe.pipeline.stretch import STRETCH_BYTES
 from segpipe.results.records import Run
 from segpipe.settings import load_settings
-from segpipe.timing import spans as profile
+from segpipe.timing import spans
 from segpipe.timing.report import account
 from segpipe.timing.spans import begin
 
@@ -336,7 +336,7 @@ def test_a_record_names_every_batch_that_parts_of_its_case_were_done_with(scenes
 
 def with_memory_for(monkeypatch, most):
     """Let the device open networks, and run them, for batches of some size only; sessions that are open."""
-    run, gives, opened, live = bound._Bound.__call__, bound._Bound.gives, bound.open_bound, weakref.WeakSet()
+    run, gives, opened, live = infer_gpu._Bound.__call__, infer_gpu._Bound.gives, infer_gpu.open_bound, weakref.WeakSet()
 
     def call(self, given, out):
         if len(given) > most["run"]:
@@ -354,9 +354,9 @@ def with_memory_for(monkeypatch, most):
             raise DeviceMemoryError("no room for the network")
         return gives(self, given)
 
-    monkeypatch.setattr(bound._Bound, "__call__", call)
-    monkeypatch.setattr(bound._Bound, "gives", first)
-    monkeypatch.setattr(bound, "open_bound", open_bound)
+    monkeypatch.setattr(infer_gpu._Bound, "__call__", call)
+    monkeypatch.setattr(infer_gpu._Bound, "gives", first)
+    monkeypatch.setattr(infer_gpu, "open_bound", open_bound)
     return live
 
 
@@ -612,7 +612,7 @@ class FakeEvent:
 @pytest.fixture
 def recorder():
     begin(on=True)
-    yield profile._recorder
+    yield spans._recorder
     begin(on=False)
 
 

@@ -28,7 +28,7 @@ from segpipe.results.schema import Amount, Record, RecordedInput, RecordedModel
 from segpipe.results.tables import write_areas
 from segpipe.settings import load_settings
 from segpipe.storage.folder import Folder
-from segpipe.terminal import progress as terminal
+from segpipe.terminal import progress
 from segpipe.terminal.totals import areas_table
 from segpipe.tune.show import _print
 
@@ -94,7 +94,7 @@ class Planned:
 @pytest.mark.parametrize("name", MARKUP)
 def test_cases_that_look_like_markup_are_named(name, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    with terminal.Bar(SimpleNamespace(plan=Planned(), cases=[Case(name, name)])) as bar:
+    with progress.Bar(SimpleNamespace(plan=Planned(), cases=[Case(name, name)])) as bar:
         bar.outcome(Outcome(Case(name, "x"), 0.0, error=f"{name} is bad"))
         bar.note(f"note: {name}")
     text = capsys.readouterr().out
@@ -117,14 +117,14 @@ def lines_of(text: str) -> list[str]:
 
 
 def test_a_case_is_one_line_whatever_it_is_called(capsys):
-    lines = terminal.Lines(SimpleNamespace(plan=Planned(), cases=[Case(EVIL, EVIL)]))
+    lines = progress.Lines(SimpleNamespace(plan=Planned(), cases=[Case(EVIL, EVIL)]))
     lines.outcome(Outcome(Case(EVIL, EVIL), 0.1, 10))
     lines.outcome(Outcome(Case(EVIL, EVIL), 0.1, error=f"{EVIL} is bad"))
     values = {"output": EVIL, "done": 0, "failed": [{"case": EVIL, "error": EVIL}], "missing": [EVIL], "parts": {}}
     values |= {key.name: None for key in fields(Status) if key.name not in values} | {"problems": [], "command": EVIL}
-    terminal.print_status(Status(**values), as_json=False)
+    progress.print_status(Status(**values), as_json=False)
     assert len(lines_of(capsys.readouterr().out)) == 2 + 5
-    terminal.print_status(Status(**values), as_json=True)
+    progress.print_status(Status(**values), as_json=True)
     (line,) = lines_of(capsys.readouterr().out)
     assert json.loads(line)["missing"] == [EVIL]
 
@@ -171,22 +171,22 @@ def test_a_whole_run_over_evil_names(raster, tmp_path, capsys, monkeypatch):
     flags = {"input": (str(tmp_path / "in"),), "model": tmp_path / "m.onnx", "output": tmp_path / "out"}
     settings = load_settings(None, flags | {"executor": "serial", "device": "cpu"})
     prepared = prepare(settings, look=True)
-    terminal.print_plan(prepared)
+    progress.print_plan(prepared)
     plan = prepare(settings)
-    with terminal.Lines(plan) as watcher:
+    with progress.Lines(plan) as watcher:
         summary = carry_out(plan, watcher)
-    terminal.conclude(plan, summary)
-    for line in (*terminal.settings_lines(plan), *terminal.note_lines(plan)):
+    progress.conclude(plan, summary)
+    for line in (*progress.settings_lines(plan), *progress.note_lines(plan)):
         console.echo(line)
     lines_of(capsys.readouterr().out)
     with monkeypatch.context() as patch:
         patch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-        terminal.conclude(plan, summary)
+        progress.conclude(plan, summary)
     text = capsys.readouterr().out
     assert "[/]" in text
     assert "[grass]" in text
     assert len(summary.done) == 3
-    terminal.print_status(read_status(str(tmp_path / "out")), as_json=False)
+    progress.print_status(read_status(str(tmp_path / "out")), as_json=False)
     lines_of(capsys.readouterr().out)
     for path in sorted((tmp_path / "in").iterdir()):
         print_facts(inspect_file(load_settings(None, {"input": (str(path),), "model": path, "device": "cpu"})))

@@ -3,19 +3,23 @@
 import json
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import rasterio
-from networks import local
+import volumes
+from networks import contract, local, volumetric
 from scenes import Silent
 
 from segpipe.contract import Contract
-from segpipe.geometry.grid import Grid
+from segpipe.geometry.grid import BareGrid, Grid
+from segpipe.geometry.windows import Window
 from segpipe.jobs import work
 from segpipe.jobs.launch import carry_out, prepare
+from segpipe.pipeline.decide import Decided
 from segpipe.results import output
 from segpipe.results.statistics import Box, Row, State
-from segpipe.results.tables import STATISTICS
+from segpipe.results.tables import STATISTICS, Statistics
 from segpipe.settings import load_settings
 
 SHAPE = 150, 210
@@ -103,10 +107,15 @@ def of_mask(scene, out) -> list[dict[str, Any]]:
     """Oracle: the same figures from the whole mask and the whole scene."""
     with rasterio.open(out / "a.tif") as mask, rasterio.open(scene) as source:
         labels, first = mask.read(1), source.read(1)
+    return extents_of(labels, first, 4)
+
+
+def extents_of(labels, first, classes) -> list[dict[str, Any]]:
     rows = []
-    for k in range(4):
+    for k in range(classes):
         found = np.argwhere(labels == k)
-        low, high = found.min(axis=0).tolist(), (found.max(axis=0) + 1).tolist()
+        low = found.min(axis=0).tolist() if len(found) else [*labels.shape]
+        high = (found.max(axis=0) + 1).tolist() if len(found) else [0] * labels.ndim
         rows.append({"class_id": k, "low": low, "high": high, "sum": int(first[labels == k].sum(dtype=np.int64))})
     return rows
 
@@ -119,6 +128,44 @@ def test_a_second_statistic_goes_through_boxes_parts_and_joins(scene, tmp_path, 
     assert table(out) == of_mask(scene, out)
     assert opened["opened"] == opened["closed"] > 0
     assert not (out / ".parts").exists()
+
+
+@pytest.mark.parametrize("parts", [None, 4])
+def test_boxes_and_pixels_of_a_resampled_case_are_on_its_own_grid(scene, tmp_path, with_extents, parts):
+    model = local(tmp_path / "coarse.onnx", 3, 4, tile=[32, 32], overlap=[16, 16], align=8, spacing=[20, 20])
+    out = tmp_path / "out"
+    assert once(scene, out, model=model, parts=parts, resample=True).failed == []
+    assert table(out) == of_mask(scene, out)
+
+
+@pytest.mark.parametrize("parts", [None, 5])
+def test_a_volume_goes_the_same_way(tmp_path, with_extents, opened, parts):
+    """The model's axes are turned against the file's: boxes and pixels of a statistic are in the model's."""
+    data = volumes.voxels((31, 23, 19), "u1")
+    model = volumetric(tmp_path / "m.onnx", (8, 12, 10), scale=1 / 255, pixel="physical", orientation="RAS")
+    volume = volumes.write(tmp_path / "a.nii.gz", data, np.diag([-2.0, 1.5, 1.0, 1.0]))
+    out = tmp_path / "out"
+    assert once(volume, out, model=model, parts=parts).failed == []
+    turned = [
+        nibabel.as_closest_canonical(nibabel.load(path)).get_fdata().astype(np.int64) for path in (out / "a.nii.gz", volume)
+    ]
+    assert table(out) == extents_of(*turned, 3)
+    assert opened["opened"] == opened["closed"] > 0
+
+
+def test_no_statistic_sees_an_empty_box():
+    seen = []
+
+    class Listing(Extents):
+        def add(self, box):
+            seen.append(box.window)
+
+    made = Statistics(BareGrid((4, 5)), Contract(**contract()), list)
+    made._each = {"listing": Listing(BareGrid((4, 5)), Contract(**contract()))}
+    for start, stop in (((0, 0), (0, 5)), ((0, 0), (4, 5)), ((4, 5), (4, 5))):
+        window = Window(start, stop)
+        made.add(Decided(None, window, np.zeros((1, *window.shape), np.uint8), None, 0))
+    assert seen == [Window((0, 0), (4, 5))]
 
 
 def test_nothing_is_read_again_where_no_statistic_asks(scene, tmp_path, opened):

@@ -287,7 +287,7 @@ def _conclude(prepared: Prepared, summary: Summary) -> None:
     with _noting(summary):
         _tidy_parts(output, summary.ledger)
     with _noting(summary):
-        persistently(lambda: write_areas(output, summary.good, area_columns(summary.good)), retries)
+        persistently(lambda: write_areas(output, summary.good, area_columns(prepared.cases)), retries)
 
 
 def _tidy_parts(output: Store, ledger: Ledger) -> None:

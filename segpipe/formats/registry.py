@@ -4,15 +4,17 @@ A new format is a line in ``FORMATS``. Its modules are imported when the first o
 """
 
 import os
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from segpipe.contract import Contract
 from segpipe.errors import SourceError
+from segpipe.formats.cache import Cache
 from segpipe.formats.identity import Beside, Identity, are_same_files
 from segpipe.formats.sink import Sink, Target
 from segpipe.formats.source import Source
+from segpipe.formats.style import Color
 from segpipe.overrides import AS_STORED, Overrides
 from segpipe.process.extras import install
 from segpipe.storage import Store
@@ -44,11 +46,15 @@ class Format:
     """Whether segpipe has written a file of the output, by the file's content; the name ends with one of ``outputs``."""
     environment: Callable[[int], AbstractContextManager[object]] = lambda _: nullcontext()
     """What a thread enters that uses sources and sinks; the number of threads that may share the decoding of a window."""
+    cache: Callable[[], Cache] = Cache
+    """Of the decoded blocks that ``Source.memory`` counts."""
     is_same_input: Callable[[str, Sequence[Identity], str, Beside, bool], bool] = are_same_files
     """Whether what would be read of a case now is what a record says was read then: the place and the files that it names,
     the path of the case, what has been seen of folders, and whether a case of this machine may lead to servers."""
     verify: Callable[[Sequence[str]], list[str]] = _unverified
     """Compare files with their checksums; a note for each that has none."""
+    style: Callable[[Mapping[int, str], Mapping[int, Color]], bytes] | None = None
+    """QGIS's style of a mask, by the names and colours of its values; None where QGIS does not open such masks."""
     extra: str | None = None
     """Optional dependency that it needs."""
     area_columns: tuple[str, ...] = ()
@@ -78,6 +84,18 @@ def _gdal_options(threads: int) -> AbstractContextManager[object]:
 
     options: AbstractContextManager[object] = gdal_options(threads)
     return options
+
+
+def _gdal_cache() -> Cache:
+    from segpipe.formats.raster.gdal import BlockCache
+
+    return BlockCache()
+
+
+def _qgis_style(names: Mapping[int, str], colors: Mapping[int, Color]) -> bytes:
+    from segpipe.formats.raster.qml import qgis_style
+
+    return qgis_style(names, colors)
 
 
 def _is_same_raster(place: str, files: Sequence[Identity], path: str, beside: Beside, remote: bool) -> bool:
@@ -124,8 +142,10 @@ FORMATS: dict[str, Format] = {
             (".tif", ".png", ".tif.aux.xml"),
             _is_own_raster,
             environment=_gdal_options,
+            cache=_gdal_cache,
             is_same_input=_is_same_raster,
             verify=_verify_rasters,
+            style=_qgis_style,
         ),
         Format(
             "nifti",

@@ -17,8 +17,7 @@ from segpipe.contract import Contract
 from segpipe.errors import SegpipeError, SourceError, case_errors
 from segpipe.formats.cases import Case
 from segpipe.formats.identity import Beside, Identity, asked_names, identities, no_state
-from segpipe.formats.raster.gdal import MOST_CACHE_MB, make_room
-from segpipe.formats.registry import open_path
+from segpipe.formats.registry import FORMATS, open_path
 from segpipe.formats.resampled import Resampled
 from segpipe.formats.samples import is_small, sampled, thinned
 from segpipe.formats.source import Invalid, Scene, Source
@@ -34,7 +33,7 @@ from segpipe.overrides import AS_STORED, Overrides
 from segpipe.pipeline.decoders import Decoders
 from segpipe.pipeline.memory import refuse_large_case
 from segpipe.pipeline.spacing import check_spacing, regridding_of, resampling_note
-from segpipe.pipeline.stretch import ASKED_FOR, STRETCH_BYTES, Stretch, begin_stretch, stretches
+from segpipe.pipeline.stretch import ASKED_FOR, STRETCH_BYTES, Stretch, are_empty, begin_stretch, stretches
 from segpipe.storage.bucket import is_remote
 from segpipe.timing.spans import span
 
@@ -45,11 +44,6 @@ STATISTICS_BLOCK = {2: 1024, 3: 128}
 the order of a sum."""
 
 CHANGED = "{} has changed while it was done: run the same command again"
-
-TOO_WIDE = (
-    "a row of windows touches blocks of {:,.0f} MB, of which {:,} MB stay decoded: blocks are read again and again. "
-    "Make it a file in tiles with gdal_translate -of COG"
-)
 
 HALO = 1
 """Pixels that linear interpolation takes from before a box."""
@@ -102,11 +96,6 @@ class Sheet:
     @cached_property
     def weights(self) -> Weights:
         return Weights.over(self.cover)
-
-    def box(self, part: Part) -> Window:
-        """The pixels of the case's own grid that a part finishes."""
-        box = self.cover.box(part)
-        return box if self.regridding is None else self.regridding.owned(box)
 
 
 class HandedBackError(SegpipeError):
@@ -186,8 +175,7 @@ def open_sheet(
         part = part or cover.whole
         seen = source if regridding is None else Resampled(source, regridding)
         room = seen.memory(row_of(cover, cover.touching(part)))
-        if room > MOST_CACHE_MB * 2**20:
-            notes.append(TOO_WIDE.format(room / 2**20, MOST_CACHE_MB))
+        notes += FORMATS[case.format].cache().notes(room)
     except BaseException:
         source.close()
         raise
@@ -245,19 +233,22 @@ class Reading:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Piece:
-    """Neighbouring windows of a case that have been decoded, on their way to be tiles."""
+    """Neighbouring windows of a case that have been decoded, or need not be, on their way to be tiles."""
 
     case: Case
     sheet: Sheet
     windows: Sequence[tuple[int, ...]]
-    begun: Callable[[], Stretch]
-    """Ends reading them."""
+    begun: Callable[[], Stretch] | None
+    """Ends reading them; None where they are known to have no valid pixel."""
     scaling: Scaling
     look: Callable[[Stretch], None] | None = None
     """Looks at the pixels of a case that is read at one go."""
 
     def tiles(self) -> Iterator[Tile]:
         sheet, scaling = self.sheet, self.scaling
+        if self.begun is None:
+            yield from (Tile(self.case, sheet, index) for index in self.windows)
+            return
         with span("read", self.case.name, self.windows[0]):
             stretch = self.begun()
             if self.look is not None:
@@ -311,13 +302,16 @@ def tiles(pieces: Pieces) -> Generator[Tile, None, None]:
 
 def _pieces(case: Case, source: Source, sheet: Sheet, reading: Reading) -> Iterator[Piece]:
     scaling = reading.scaling or scaling_of(source, reading.model.contract)
-    make_room(sheet.room)
+    FORMATS[case.format].cache().grow(sheet.room)
     look = _examine(case, source, sheet, scaling, reading)
     reading.decoders.begin()
     seen = on_network_grid(source, sheet, reading.model)
     for windows in stretches(sheet.windows, *_at_once(case, source, sheet, reading.model.contract)):
         if sheet.abandoned.is_set():
             return
+        if are_empty(seen, sheet.cover, windows):
+            yield Piece(case, sheet, windows, None, scaling)
+            continue
         with span("read", case.name, windows[0]):
             begun = begin_stretch(seen, sheet.cover, windows, reading.decoders.count)
         yield Piece(case, sheet, windows, begun, scaling, look)
@@ -426,7 +420,10 @@ def _valid_blocks(source: Source, scaling: Scaling) -> Iterator[NDArray[np.float
     for block in np.ndindex(*(-(-n // side) for n in shape)):
         start = tuple(k * side for k in block)
         stop = tuple(min(a + side, n) for a, n in zip(start, shape, strict=True))
-        stored, invalid = source.read(Window(start, stop))
+        window = Window(start, stop)
+        if source.empty(window):
+            continue
+        stored, invalid = source.read(window)
         scaled = scaling(stored, None)
         yield scaled.reshape(len(scaled), -1) if invalid is None else scaled[:, ~invalid]
 

@@ -47,6 +47,13 @@ class Stretch:
         return self.pixels[(slice(None), *box)], invalid if invalid is not None and invalid.any() else None
 
 
+def are_empty(source: Source | Resampled, cover: Cover, windows: Sequence[Index]) -> bool:
+    """Whether windows are known to have no valid pixel before any is decoded."""
+    if isinstance(source, Resampled):
+        return False
+    return all(source.empty(reflected(cover.window(index), cover.shape)[0]) for index in windows)
+
+
 def begin_stretch(
     source: Source | Resampled, cover: Cover, windows: Sequence[Index], threads: int | None = None
 ) -> Callable[[], Stretch]:

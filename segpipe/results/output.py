@@ -14,7 +14,6 @@ from segpipe.contract import Contract, SegmentationClass
 from segpipe.errors import DamagedPartError, SourceError
 from segpipe.formats.cases import Case
 from segpipe.formats.identity import Beside, identities
-from segpipe.formats.raster.qml import qgis_style
 from segpipe.formats.raster.scene import brief
 from segpipe.formats.registry import CONFIDENCE, FORMATS
 from segpipe.formats.sink import Sink, Target
@@ -179,16 +178,21 @@ class CaseOutput:
         record, sinks = record_name(self._case), self._layers.sinks
         before = read_record(self._output, self._case)
         with output_errors(self._output.path(record)):
-            styles = [style_name(self._case)] if self._run.styled else []
-            self._forget([name for sink in sinks for name in sink.files()] + styles, before)
+            styles = {style_name(self._case): style} if (style := self._style()) is not None else {}
+            self._forget([*(name for sink in sinks for name in sink.files()), *styles], before)
             # without its record a case is not done: an old one must not vouch for a new mask
             self._output.remove(record)
         written = [name for sink in sinks for name in sink.finish()]
-        for name in styles:
-            self._output.write(name, qgis_style(*_legend(self._run.model.contract)), flush=False)
+        for name, style in styles.items():
+            self._output.write(name, style, flush=False)
         # one that a power cut takes is done again: the small need not wait for the disk
         flush = math.prod(self._sheet.grid.shape) > SMALL
-        self._output.write_json(record, self._record(written + styles).as_json(), flush=flush)
+        self._output.write_json(record, self._record([*written, *styles]).as_json(), flush=flush)
+
+    def _style(self) -> bytes | None:
+        """QGIS's, if it is asked for and QGIS opens the mask."""
+        style = FORMATS[self._case.format].style if self._run.styled else None
+        return None if style is None else style(*_legend(self._run.model.contract))
 
     def _forget(self, coming: list[str], before: Record | None) -> None:
         """Remove the files of an earlier run that this one does not write."""

@@ -47,9 +47,13 @@ class Run:
 
     @property
     def styled(self) -> bool:
-        """Whether a style lies beside each mask: one for a single band, so there is none of independent classes."""
+        """Whether styles are asked for, and masks have the one band that a style is of."""
         contract = self.model.contract
         return self.settings.style is not None and (contract.task != "multilabel" or len(contract.classes) == 1)
+
+    def styles(self, case: Case) -> bool:
+        """Whether a style lies beside the mask of a case."""
+        return self.styled and FORMATS[case.format].style is not None
 
     @property
     def label_settings(self) -> Values:
@@ -218,7 +222,7 @@ def _is_done(case: Case, run: Run, beside: Beside, warn: Callable[[str], None]) 
         and record.settings == cleaned(run.label_settings)
         and (record.confidence or not run.settings.confidence)
         and (record.verified is True or not run.settings.verify_input)
-        and (style_name(case) in record.outputs or not run.styled)
+        and (style_name(case) in record.outputs or not run.styles(case))
         and _is_same_input(record, case, beside, remote=run.settings.allow_remote_sources)
         and _are_whole(output, record, warn)
     )
@@ -268,7 +272,7 @@ def refuse_taken(case: Case, run: Run, sources: Collection[str]) -> None:
     """
     output = run.output
     for name in (*targets(case), record_name(case)):
-        if name == style_name(case) and not run.styled:
+        if name == style_name(case) and not run.styles(case):
             continue  # not written in this run
         with output_errors(output.path(name)):
             there = output.has(name)

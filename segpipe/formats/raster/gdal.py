@@ -18,6 +18,7 @@ from rasterio.io import DatasetReader
 from rasterio.session import DummySession
 
 from segpipe.errors import SegpipeError, SourceError, one_line
+from segpipe.formats.cache import Cache
 from segpipe.formats.raster.confine import allow_drivers, confined
 from segpipe.formats.raster.gdal_messages import Messages, as_text, harmful, listen, messages
 from segpipe.formats.raster.gdal_readers import WhoseError, reading
@@ -77,6 +78,25 @@ def make_room(room: int = 0) -> None:
         # in bytes: rasterio hands the number to GDAL, past the option's own "small numbers are MB"
         set_gdal_config("GDAL_CACHEMAX", size)
         _cache = size
+
+
+TOO_WIDE = (
+    "a row of windows touches blocks of {:,.0f} MB, of which {:,} MB stay decoded: blocks are read again and again. "
+    "Make it a file in tiles with gdal_translate -of COG"
+)
+
+
+class BlockCache(Cache):
+    """GDAL's."""
+
+    def size(self, blocks: int) -> int:
+        return cache_bytes(blocks)
+
+    def grow(self, blocks: int) -> None:
+        make_room(blocks)
+
+    def notes(self, blocks: int) -> list[str]:
+        return [TOO_WIDE.format(blocks / 2**20, MOST_CACHE_MB)] if blocks > MOST_CACHE_MB * 2**20 else []
 
 
 def gdal_options(decoders: int = 1) -> rasterio.Env:

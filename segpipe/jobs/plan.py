@@ -53,7 +53,8 @@ class PlannedCase:
         return Cover(self.network_shape, model.tiling_of(self.shape), HALO)
 
     def load(self, model: ModelSpec) -> Load:
-        return Load(self.cover(model), self.room if self.case.format == RASTER else None)
+        cover, decoded = self.cover(model), self.room if self.case.format == RASTER else None
+        return Load(cover, decoded, self.pixels / math.prod(cover.shape))
 
     @property
     def pixels(self) -> int:

@@ -35,6 +35,12 @@ STRETCHES = 4
 DECIDING = 3
 """Arrays of the size of a box's scores that confidence takes: mean scores, their distance from the best, its exponential."""
 
+INTERPOLATED = 2**24
+"""Scores that are interpolated at once: the box of a window is larger where the case's own grid is much the finer one."""
+
+AVERAGING, INTERPOLATING = 3, 3
+"""Arrays of the size of a window's scores, and of those interpolated at once, that a case with a grid of its own takes."""
+
 WINDOW = 100
 """Bytes that Python keeps of a window of an axis, beside its weights."""
 
@@ -49,6 +55,8 @@ class Load:
     cover: Cover
     decoded: int | None
     """Bytes of blocks that a row of its windows touches, which GDAL's cache keeps; None if GDAL does not read it."""
+    own: float = 1.0
+    """Pixels of the case's own grid for each of the grid that the network sees."""
 
 
 def worker_memory(settings: Settings, workers: int) -> float:
@@ -71,10 +79,24 @@ def worker_bytes(loads: Sequence[Load], model: ModelSpec, calls: int, *, confide
         confidence: whether a mask has one.
     """
     strip = max((strip_bytes(load.cover, model) for load in loads), default=0)
-    decided = DECIDING * confidence * _tile_bytes(model, model.contract.scores)
+    box = max((_box_bytes(load, model, confidence) for load in loads), default=_decided_bytes(model, confidence))
     stretches = 0 if model.device == "cpu" else STRETCHES * STRETCH_BYTES
-    under_way = network_bytes(model, calls) + _tiles_bytes(model, calls) + decided + stretches
+    under_way = network_bytes(model, calls) + _tiles_bytes(model, calls) + box + stretches
     return PROCESS + _cache_bytes(loads) + under_way + strip
+
+
+def _box_bytes(load: Load, model: ModelSpec, confidence: bool) -> float:
+    """Of what a box becomes on its way to labels: scores on the case's own grid, where that is another, and confidence."""
+    decided = _decided_bytes(model, confidence)
+    if not load.cover.halo:
+        return decided
+    scores = math.prod(model.tiling.tile) * model.contract.scores * FLOAT
+    at_once = min(INTERPOLATED * FLOAT, scores * load.own)
+    return AVERAGING * scores + INTERPOLATING * at_once + decided * at_once / scores
+
+
+def _decided_bytes(model: ModelSpec, confidence: bool) -> float:
+    return DECIDING * confidence * math.prod(model.tiling.tile) * model.contract.scores * FLOAT
 
 
 def _cache_bytes(loads: Sequence[Load]) -> int:

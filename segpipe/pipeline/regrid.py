@@ -9,12 +9,10 @@ from segpipe.geometry.regridding import Between, grown
 from segpipe.geometry.windows import Window
 from segpipe.network.arrays import HOST, Array, Arrays
 from segpipe.pipeline.blend import Finished
+from segpipe.pipeline.memory import INTERPOLATED
 from segpipe.timing.spans import span
 
 FLOAT = np.dtype(np.float32)
-
-MOST = 2**24
-"""Scores that are interpolated at once: the box of a window is larger where the case's own grid is much the finer one."""
 
 
 def regrid(boxes: Iterable[Finished], arrays: Arrays = HOST) -> Iterator[Finished]:
@@ -43,7 +41,7 @@ def _own(box: Finished, arrays: Arrays) -> Iterator[Finished]:
     seen = None if box.invalid is None else arrays.put(grids.seen(box.invalid, haloed))
     mean = _mean(box, seen, arrays)
     inferred = box.inferred
-    for part in split(owned, MOST // len(mean)):
+    for part in split(owned, INTERPOLATED // len(mean)):
         with span("regrid"):
             between = grids.between(part)
             scores = interpolated(mean, between, haloed.start, arrays)

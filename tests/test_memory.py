@@ -12,13 +12,13 @@ from segpipe.errors import SourceError
 from segpipe.formats.cases import Case
 from segpipe.geometry.voxel_grid import VoxelGrid
 from segpipe.geometry.windows import Cover
-from segpipe.jobs.plan import as_planned
+from segpipe.jobs.plan import PlannedCase, as_planned
 from segpipe.network.spec import read_spec
 from segpipe.overrides import Overrides
 from segpipe.pipeline import memory, read
 from segpipe.pipeline.blend import Strip
 from segpipe.pipeline.infer import load, try_out
-from segpipe.pipeline.memory import Load, least_bytes, longest_strip, network_bytes, strip_bytes, worker_bytes
+from segpipe.pipeline.memory import least_bytes, longest_strip, network_bytes, strip_bytes, worker_bytes
 from segpipe.pipeline.read import Reading, open_sheet
 from segpipe.pipeline.run import segmented
 from segpipe.process.machine import forget_most_resident, most_resident, resident
@@ -68,7 +68,7 @@ def peak_of(tmp_path, monkeypatch):
         (tmp_path / "case").write_bytes(b"")
         overrides = Overrides(resample=True)
         _, sheet = open_sheet(case, spec, overrides)
-        load_of = replace(as_planned(case, sheet).load(spec), decoded=None)
+        load_of = replace(as_planned(case, sheet).load(spec), cached=0)
         model, reading = load(spec), Reading(spec, overrides, allow_unusual=True)
         planned = worker_bytes([load_of], spec, 2, confidence=confidence)
         tracemalloc.start()
@@ -101,7 +101,7 @@ def test_scores_on_a_finer_or_a_coarser_grid_take_what_is_planned(spacing, confi
     shape = tuple(int(n / s) for n, s in zip((40, 100, 110), spacing, strict=True))
     pixels = np.random.default_rng(0).integers(1, 255, (1, *shape), dtype=np.uint8)
     source = Held(pixels, None)
-    source.grid = VoxelGrid(shape, np.diag([*spacing, 1.0]))
+    source.grid = VoxelGrid(shape, tuple(map(tuple, np.diag([*spacing, 1.0])[:3])))
     model = volumes(tmp_path / "m.onnx", 3, 20, 24, spacing=[1.0, 1.0, 1.0])
     peak, planned, waiting = peak_of(spec_of(model), source, confidence)
     assert planned - waiting < peak < 1.1 * planned
@@ -137,13 +137,14 @@ def test_calls_share_weights_and_nothing_else(tmp_path):
     assert network_bytes(spec, 1, batches=2.5) == 125e6
 
 
-def test_what_gdal_does_not_read_takes_none_of_its_cache(tmp_path):
+def test_the_cache_is_that_of_the_cases_formats(tmp_path):
     spec = spec_of(local(tmp_path / "m.onnx"))
-    cover = Cover((64, 64), spec.tiling)
-    planned = {n: worker_bytes([Load(cover, n)], spec, 1, confidence=False) for n in (None, 0, 2**28)}
-    assert planned[0] - planned[None] == 128 * 2**20
-    assert planned[2**28] - planned[None] == 288 * 2**20
-    assert worker_bytes([], spec, 1, confidence=False) - planned[None] == 128 * 2**20 - strip_bytes(cover, spec)
+    rasters = {n: PlannedCase(Case("a", "a.tif"), (64, 64), 1, room=n).load(spec) for n in (0, 2**28)}
+    assert {n: load.cached for n, load in rasters.items()} == {0: 128 * 2**20, 2**28: 288 * 2**20}
+    none = replace(rasters[0], cached=0)
+    planned = {len(loads): worker_bytes(loads, spec, 1, confidence=False) for loads in ([], [none], [none, rasters[0]])}
+    assert planned[2] - planned[1] == 128 * 2**20
+    assert planned[0] - planned[2] == -strip_bytes(none.cover, spec)
 
 
 def test_a_case_is_cut_for_all_that_a_strip_keeps_and_refused_where_its_narrowest_part_is_too_large(tmp_path):

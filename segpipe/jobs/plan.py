@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from segpipe.errors import OutputError, case_errors
 from segpipe.formats.cases import Case, Failure
 from segpipe.formats.identity import identities
-from segpipe.formats.registry import RASTER, environment
+from segpipe.formats.registry import FORMATS, environment
 from segpipe.geometry.division import Limits, cut, repeated
 from segpipe.geometry.windows import Cover, Part
 from segpipe.network.device import gpus
@@ -53,8 +53,8 @@ class PlannedCase:
         return Cover(self.network_shape, model.tiling_of(self.shape), HALO)
 
     def load(self, model: ModelSpec) -> Load:
-        cover, decoded = self.cover(model), self.room if self.case.format == RASTER else None
-        return Load(cover, decoded, self.pixels / math.prod(cover.shape))
+        cover = self.cover(model)
+        return Load(cover, FORMATS[self.case.format].cache().size(self.room), self.pixels / math.prod(cover.shape))
 
     @property
     def pixels(self) -> int:

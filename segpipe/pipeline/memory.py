@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from segpipe.errors import ModelError, SourceError
-from segpipe.formats.raster.gdal import cache_bytes
+from segpipe.formats.registry import FORMATS, RASTER
 from segpipe.geometry.division import MOST_PIECES
 from segpipe.geometry.windows import Cover
 from segpipe.network.arrays import LAG_BATCHES
@@ -53,8 +53,8 @@ class Load:
     """What of a case decides how much memory a worker takes for it."""
 
     cover: Cover
-    decoded: int | None
-    """Bytes of blocks that a row of its windows touches, which GDAL's cache keeps; None if GDAL does not read it."""
+    cached: int
+    """Bytes that its format's cache may come to."""
     own: float = 1.0
     """Pixels of the case's own grid for each of the grid that the network sees."""
 
@@ -73,7 +73,7 @@ def worker_bytes(loads: Sequence[Load], model: ModelSpec, calls: int, *, confide
     """Expected peak of a worker that does any of these cases, each in one piece.
 
     Args:
-        loads: of the cases; none where nobody has looked at them.
+        loads: of the cases; none where nobody has looked at them, and rasters are expected.
         model: with what was measured in its trial.
         calls: in flight at once.
         confidence: whether a mask has one.
@@ -82,7 +82,8 @@ def worker_bytes(loads: Sequence[Load], model: ModelSpec, calls: int, *, confide
     box = max((_box_bytes(load, model, confidence) for load in loads), default=_decided_bytes(model, confidence))
     stretches = 0 if model.device == "cpu" else STRETCHES * STRETCH_BYTES
     under_way = network_bytes(model, calls) + _tiles_bytes(model, calls) + box + stretches
-    return PROCESS + _cache_bytes(loads) + under_way + strip
+    cached = max((load.cached for load in loads), default=FORMATS[RASTER].cache().size(0))
+    return PROCESS + cached + under_way + strip
 
 
 def _box_bytes(load: Load, model: ModelSpec, confidence: bool) -> float:
@@ -97,12 +98,6 @@ def _box_bytes(load: Load, model: ModelSpec, confidence: bool) -> float:
 
 def _decided_bytes(model: ModelSpec, confidence: bool) -> float:
     return DECIDING * confidence * math.prod(model.tiling.tile) * model.contract.scores * FLOAT
-
-
-def _cache_bytes(loads: Sequence[Load]) -> int:
-    """Of GDAL's cache; cases that nobody has looked at are taken for rasters."""
-    decoded = [load.decoded for load in loads if load.decoded is not None]
-    return cache_bytes(max(decoded, default=0)) if decoded or not loads else 0
 
 
 def network_bytes(model: ModelSpec, calls: int, *, batches: float = 1.0, copies: int = 1) -> float:

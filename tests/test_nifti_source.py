@@ -82,6 +82,9 @@ def test_slope_and_intercept_are_tags(tmp_path: Path) -> None:
     assert [float(t[0]) for t in source.tags()] == [2, -1024]
     np.testing.assert_array_equal(whole(source)[0][0], volumes.voxels().T)
     source.close()
+    source = NiftiSource(str(volumes.write(tmp_path / "b.nii", volumes.voxels())), contract(pixel="physical"))
+    assert source.tags() is None
+    source.close()
 
 
 def test_values_that_the_contract_would_leave_as_stored_are_refused(tmp_path: Path) -> None:

@@ -614,3 +614,52 @@ def test_parts_that_look_at_once_do_not_stop_each_other(tmp_path):
                 written.result()
         assert read_findings(output, case) == [finding]
         assert {path.name for path in (tmp_path / parts_folder(case)).iterdir()} == {"plan.json", "unusual.json"}
+
+
+def volumes() -> dict[str, Pixels]:
+    """Voxels ``(1, count)`` as scanners give them."""
+    rng = np.random.default_rng(0)
+    soft, bone, lung = rng.normal(45, 40, 4000), rng.uniform(300, 1500, 300), rng.normal(-850, 60, 2000)
+    return {
+        "abdomen": np.concatenate([np.full(3000, -1024), soft, bone])[None].round().astype("i2"),
+        "thorax": np.concatenate([np.full(3000, -1000), lung, soft[:1500], bone])[None].astype("f4"),
+        "air": rng.normal(-1000, 12, (1, 4096)).round().astype("i2"),
+        "head MR": np.concatenate([rng.exponential(8, 3000), rng.normal(400, 150, 3000).clip(0)])[None].astype("i2"),
+        "8-bit MR": np.concatenate([np.zeros(3000), rng.normal(110, 30, 3000).clip(0, 255)])[None].astype("u1"),
+        "PET": rng.exponential(1.2, (1, 4096)).astype("f4"),
+    }
+
+
+CT = {
+    "window of an abdomen": {"scale": 1 / 425, "offset": 175 / 425, "clip": [0, 1], "normalize": "none"},
+    "window of bone": {"scale": 1 / 1200, "offset": -300 / 1200, "clip": [0, 1], "normalize": "none"},
+    "whole range": {"scale": 1 / 2000, "offset": 0.5, "clip": [0, 1], "normalize": "none"},
+    "nnU-Net's CT": {"clip": [-958, 327], "normalize": "fixed", "mean": 82.9, "std": 136.6},
+    "nnU-Net's liver": {"clip": [-17, 201], "normalize": "fixed", "mean": 99.4, "std": 39.4},
+    "numbers of CT": {"normalize": "fixed", "mean": -280, "std": 480},
+}
+OWN = {"own z-score": {"normalize": "zscore"}, "own range": {"normalize": "minmax"}}
+
+
+@pytest.mark.parametrize("slope", [None, (1.0, -1024.0)], ids=["as stored", "with a slope"])
+@pytest.mark.parametrize(("terms_of", "volume"), [
+    *((name, volume) for name in CT for volume in ("abdomen", "thorax", "air")),
+    *((name, volume) for name in OWN for volume in ("abdomen", "thorax", "head MR", "8-bit MR", "PET")),
+])  # fmt: skip
+def test_volumes_pass(terms_of: str, volume: str, slope: tuple[float, float] | None) -> None:
+    values = {"layout": "NCDHW", "tile": [16], "overlap": [4], "scale": 1, "pixel": "physical", "activation": "softmax"}
+    of_volumes = terms(1, **{**values, **(CT | OWN)[terms_of]})
+    pixels = volumes()[volume]
+    tags = None if slope is None else (np.array([slope[0]]), np.array([slope[1]]))
+    pixels = pixels if slope is None else (pixels - slope[1]).astype(pixels.dtype if pixels.dtype != "u1" else "i2")
+    scaling = fixed_scaling(of_volumes, tags)
+    if of_volumes.normalize in ("zscore", "minmax"):
+        scaling = case_scaling(of_volumes, scaling, [scaling(pixels, None)])
+    assert Judge(of_volumes)(pixels, scaling, tags) == []
+
+
+def test_a_volume_of_another_scale_is_named() -> None:
+    liver = terms(1, layout="NCDHW", tile=[16], overlap=[4], pixel="physical", **{"scale": 1, **CT["nnU-Net's liver"]})
+    pixels = volumes()["abdomen"] * np.float32(1000)
+    (found,) = Judge(liver)(pixels, fixed_scaling(liver, None), None)
+    assert "standard deviations from the contract's mean" in found.text

@@ -78,8 +78,8 @@ class Source(Protocol):
         """A box of ``most`` pixels a side or less that is quickly read, near a place given as a share of each axis."""
         ...
 
-    def tags(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Scale and offset of each channel, as the file says."""
+    def tags(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """Scale and offset of each channel, as the file says; None where stored numbers are what they stand for."""
         ...
 
     def close(self) -> None: ...

@@ -69,6 +69,9 @@ COLOURS = 3, 4
 
 BYTE = 255.0
 
+NODATA_OF_RASTER = "declare it with gdal_edit.py -a_nodata"
+NODATA_OF_VOLUME = "say so with --nodata"
+
 HOW_MADE = "see how the file was made"
 
 Channel = NDArray[np.float64]
@@ -193,27 +196,29 @@ class Judge:
         self._expected: dict[bytes, Expected] = {}
         """By the tags of the file: the same for most files of a run."""
 
-    def __call__(self, pixels: NDArray[Any], scaling: Scaling | None, tags: Tags) -> list[Finding]:
+    def __call__(self, pixels: NDArray[Any], scaling: Scaling | None, tags: Tags | None) -> list[Finding]:
         """What a run should say of a case, the gravest first.
 
         Args:
             pixels: valid ones as they are stored, shape ``(channels, count)``, in any order.
             scaling: of the case, with its own statistics where the contract takes those; None where they are not known.
-            tags: scale and offset of the file's bands.
+            tags: scale and offset of the file's bands; None where its numbers are what they stand for, as in most volumes.
         """
         values = values_of(pixels)
         if values is None:
             return []
-        key = tags[0].tobytes() + tags[1].tobytes()
+        key = b"" if tags is None else tags[0].tobytes() + tags[1].tobytes()
         expected = self._expected.get(key) or self._expected.setdefault(key, expected_of(self._contract, tags))
         if self._contract.normalize in ("zscore", "minmax"):
             return list(_of_own(values, expected, scaling))
+        volume = tags is None or self._contract.layout.is_volume
+        rules, mend = (_VOLUME_RULES, NODATA_OF_VOLUME) if volume else (_RULES, NODATA_OF_RASTER)
         if _is_ordinary(values, expected):
             return []
         if (expected.gain < 0).any():  # the quantiles change places
             return list(_constant(values, expected))
-        found = _first(_RULES, values, expected)
-        more = [*_constant(values, expected), *_sentinel(values, self._contract)]
+        found = _first(rules, values, expected)
+        more = [*_constant(values, expected), *_sentinel(values, self._contract, mend)]
         return [found, *more] if found else more
 
 
@@ -271,13 +276,13 @@ def _constant(values: Values, expected: Expected) -> Iterator[Finding]:
         yield Finding(f"all sampled pixels are equal in {told}: is that band empty?")
 
 
-def _sentinel(values: Values, contract: Contract) -> Iterator[Finding]:
+def _sentinel(values: Values, contract: Contract, mend: str = NODATA_OF_RASTER) -> Iterator[Finding]:
     """A value that stands for nodata in many products, and that the file does not declare."""
     for i in _where((values.low == values.least) & (values.low < values.mid)):
         if (value := values.least[i]) in SENTINELS or value <= HUGE:
             yield Finding(
                 f"1 % or more of the sampled pixels of {_channel_name(contract, i)} hold {value:.9g}, which looks like "
-                "nodata that the file does not declare: declare it with gdal_edit.py -a_nodata"
+                f"nodata that the file does not declare: {mend}"
             )
             return
 
@@ -631,6 +636,9 @@ _RULES: tuple[Rule, ...] = (
     _far_off,
     _without_tags,
 )
+
+_VOLUME_RULES: tuple[Rule, ...] = (_type_too_small, _too_small, _too_large, _far_off)
+"""Of volumes, which hold neither reflectance nor backscatter: air is -1,000 in a CT, whatever window a model takes."""
 
 _OWN_RULES: tuple[Rule, ...] = (_type_too_small, _below_clip, _outside_clip)
 """Of cases that are scaled by their own statistics, which undo every other scale."""

@@ -97,9 +97,9 @@ class NiftiSource:
         starts = tuple(max(0, min(at, n - side)) for at, n, side in axes)
         return Window(starts, tuple(start + side for start, (_, _, side) in zip(starts, axes, strict=True)))
 
-    def tags(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def tags(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         slope, intercept = self._volume.scale
-        return np.array([slope]), np.array([intercept])
+        return None if self._volume.scale == (1.0, 0.0) else (np.array([slope]), np.array([intercept]))
 
     def close(self) -> None:
         with self._opening:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from segpipe.export.bisenetv2 import BiSeNetV2
+from segpipe.export.families import Wanted, own
 
 # channels and stride of each stage, table 1; the sums and gates of the aggregation stand at the detail's stride
 TABLE = {
@@ -116,3 +117,17 @@ def test_only_the_mean_over_the_image_keeps_scores_from_moving_with_it():
     assert shift() > 0.01
     net.segment.S5_5.bn.register_forward_hook(lambda _, args, mean: torch.zeros_like(mean))
     assert shift() < 1e-4
+
+
+@pytest.mark.parametrize(("key", "auxiliary"), [("aux2.conv.weight", True), ("head.conv.weight", False)])
+def test_heads_are_built_where_the_checkpoint_has_them(key, auxiliary):
+    wanted = Wanted(3, 4, None, {}, {key: torch.zeros(1)})
+    network = own.build("bisenetv2", wanted)
+    assert isinstance(network, BiSeNetV2)
+    assert any("aux" in name for name, _ in network.named_parameters()) == auxiliary
+
+
+def test_the_small_unet_keeps_sizes():
+    network = own.build("unet", Wanted(4, 5, None, {}, {})).eval()
+    with torch.inference_mode():
+        assert network(torch.zeros(1, 4, 64, 96)).shape == (1, 5, 64, 96)

@@ -1,0 +1,65 @@
+"""Files that are no single raster are told by what they are."""
+
+import numpy as np
+import pytest
+import rasterio
+import tifffile
+
+from segpipe.errors import SourceError
+from segpipe.formats.raster.kinds import explained, refuse_pages, refuse_slides
+
+PIXELS = np.zeros((64, 64), np.uint8)
+
+
+def test_a_file_of_several_images_is_refused_with_the_command_that_takes_one_out(tmp_path):
+    path = tmp_path / "pages.tif"
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(PIXELS)
+        writer.write(PIXELS)
+    with rasterio.open(path) as dataset, pytest.raises(SourceError, match=r"got 2 images.*gdal_translate 'GTIFF_DIR:1:"):
+        refuse_pages(dataset, str(path))
+
+
+def test_one_image_is_taken(raster):
+    path = raster("a.tif", PIXELS[None])
+    with rasterio.open(path) as dataset:
+        refuse_pages(dataset, str(path))
+        refuse_slides(dataset, str(path))
+
+
+@pytest.mark.parametrize("name", ["a.svs", "A.NDPI"])
+def test_a_slide_is_known_by_its_name(name, raster):
+    path = raster("a.tif", PIXELS[None])
+    with rasterio.open(path) as dataset, pytest.raises(SourceError, match="is a slide"):
+        refuse_slides(dataset, name)
+
+
+@pytest.mark.parametrize("levels", [False, True])
+def test_or_by_its_scanner_and_its_levels(levels, raster):
+    path = raster("a.tif", PIXELS[None], tiled=True, blockxsize=16, blockysize=16)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.update_tags(TIFFTAG_IMAGEDESCRIPTION="Aperio Image Library v1")
+        if levels:
+            dataset.build_overviews([2])
+    with rasterio.open(path) as dataset:
+        if not levels:
+            refuse_slides(dataset, str(path))  # a level that somebody has taken out
+            return
+        with pytest.raises(SourceError, match=r"rio convert .* level0.tif"):
+            refuse_slides(dataset, str(path))
+
+
+def test_gdal_s_words_give_way_to_what_the_file_is(tmp_path):
+    path = tmp_path / "a.tif"
+    path.write_bytes(b"%PDF-1.7\n" + bytes(100))
+    with pytest.raises(SourceError, match="PDF") as told, explained(str(path)):
+        raise SourceError(f"{path} cannot be opened: not recognized as being in a supported file format")
+    assert "not recognized" not in str(told.value)
+
+
+def test_other_errors_stay_as_they_are(raster):
+    path = raster("a.tif", PIXELS[None])
+    error = SourceError("band 3 is missing")
+    with pytest.raises(SourceError) as told, explained(str(path)):
+        raise error
+    assert told.value is error

@@ -1,0 +1,26 @@
+"""What a process may use: limits of a container count, and what the kernel does not say does no harm."""
+
+import os
+import time
+
+from segpipe.process import machine
+
+
+def test_processors_are_those_that_the_process_may_run_on(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3})
+    assert machine.processors() == 1
+
+
+def test_memory_is_the_least_of_the_limits(tmp_path, monkeypatch):
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    (tmp_path / "max").write_text("max\n")
+    (tmp_path / "limit").write_text("1000000\n")
+    for names, expected in (((), physical), (("max", "absent"), physical), (("max", "limit"), 1_000_000)):
+        monkeypatch.setattr(machine, "LIMITS", tuple(str(tmp_path / name) for name in names))
+        assert machine.memory() == expected
+
+
+def test_age_grows_with_the_process():
+    first = machine.age()
+    time.sleep(0.05)
+    assert 0 < first < machine.age()

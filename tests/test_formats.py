@@ -11,7 +11,7 @@ from scenes import Silent
 from segpipe.errors import SourceError
 from segpipe.formats.cases import find_input
 from segpipe.formats.registry import FORMATS
-from segpipe.jobs import work as running
+from segpipe.jobs import work
 from segpipe.jobs.launch import carry_out, prepare
 from segpipe.pipeline.read import STATISTICS_BLOCK
 from segpipe.results.records import targets
@@ -78,7 +78,7 @@ def test_a_part_is_damaged_and_made_again_whatever_the_format(cube, tmp_path, mo
         raise SourceError("stopped before the join")
 
     with monkeypatch.context() as patch:
-        patch.setattr(running, "join", stopped)
+        patch.setattr(work, "join", stopped)
         run(cube, model, tmp_path / "out", parts=4)
     boxes = sorted((tmp_path / "out/.parts").glob("*/*.mask.boxes"))
     assert len(boxes) == 4
@@ -86,8 +86,8 @@ def test_a_part_is_damaged_and_made_again_whatever_the_format(cube, tmp_path, mo
         stream.seek(60)
         stream.write(b"\1\2\3")
     made = []
-    part = running.run_part
-    monkeypatch.setattr(running, "run_part", lambda job, context: made.append(job.number) or part(job, context))
+    part = work.run_part
+    monkeypatch.setattr(work, "run_part", lambda job, context: made.append(job.number) or part(job, context))
     assert run(cube, model, tmp_path / "out", parts=4).done == ["deep/a"]
     assert made == [1]
     assert left(tmp_path / "out") == left(tmp_path / "whole")

@@ -9,9 +9,10 @@ from networks import contract as values
 from networks import pixelwise
 
 from segpipe.contract import Contract
+from segpipe.formats.cache import Cache
 from segpipe.formats.cases import Case
 from segpipe.formats.raster import gdal
-from segpipe.formats.raster.gdal import CACHE_MB, MOST_CACHE_MB, cache_bytes, gdal_options
+from segpipe.formats.raster.gdal import CACHE_MB, MOST_CACHE_MB, BlockCache, cache_bytes, gdal_options
 from segpipe.formats.raster.source import RasterSource
 from segpipe.network.spec import read_spec
 from segpipe.overrides import Overrides
@@ -36,7 +37,7 @@ STRIPS = {"tiled": False, "blockysize": 1}
         ({**STRIPS, "interleave": "band"}, (100, 200), 101 * 600 * 3),
     ],
 )
-def test_room_is_the_blocks_of_a_row_of_windows(profile, shape, expected, raster):
+def test_memory_is_the_blocks_of_a_row_of_windows(profile, shape, expected, raster):
     path = raster("s.tif", np.ones((4, 300, 600), np.uint8), photometric="MINISBLACK", **profile)
     with (
         gdal_options(),
@@ -49,6 +50,13 @@ def test_the_cache_has_bounds():
     assert cache_bytes(0) == CACHE_MB * 2**20
     assert cache_bytes(256 * 2**20) == 288 * 2**20
     assert cache_bytes(2**40) == MOST_CACHE_MB * 2**20
+
+
+@pytest.mark.parametrize("blocks", [0, MOST_CACHE_MB * 2**20, 2**40])
+def test_a_cache_takes_what_its_library_keeps_and_says_what_it_cannot(blocks):
+    assert BlockCache().size(blocks) == cache_bytes(blocks)
+    assert bool(BlockCache().notes(blocks)) == (blocks > MOST_CACHE_MB * 2**20)
+    assert (Cache().size(blocks), Cache().notes(blocks)) == (blocks, [])
 
 
 def bytes_read() -> int:

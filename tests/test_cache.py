@@ -92,7 +92,7 @@ def test_a_block_is_read_once(layout, most, low, high, small_cache, monkeypatch,
 
 
 def test_a_file_that_no_cache_holds_is_told_of(monkeypatch, raster, tmp_path):
-    monkeypatch.setattr("segpipe.pipeline.read.MOST_CACHE_MB", 1)
+    monkeypatch.setattr("segpipe.formats.raster.gdal.MOST_CACHE_MB", 1)
     path = raster("wide.tif", np.ones((3, 256, 8000), np.uint8), **STRIPS)
     model = pixelwise(tmp_path / "m.onnx", tile=[128, 128], overlap=[64, 64])
     spec = read_spec(load_settings(None, {"input": (str(path),), "model": model, "device": "cpu"}))

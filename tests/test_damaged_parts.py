@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import zipfile
+import zlib
 from itertools import product
 
 import numpy as np
@@ -112,10 +113,8 @@ def reshape(path):
         np.savez_compressed(stream, counts=np.zeros((1, 1, 1, 9), np.int64), inferred=1, seconds=1.0, batch=1, digests=["0"])
         path.write_bytes(stream.getvalue())
         return
-    with np.load(path) as stored:
-        boxes = {name: np.zeros_like(stored[name]) for name in stored.files}
-    with path.open("wb") as stream:
-        np.savez_compressed(stream, **boxes)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("0_0.npy.zlib", zlib.compress(b"another"))
 
 
 def gone(path):

@@ -577,4 +577,4 @@ def test_folder_with_the_name_of_a_raster_and_nothing_in_it(made_night, tmp_path
         cwd=tmp_path,
     )
     assert night.returncode == 2
-    assert re.fullmatch(r"error: no raster found in \S+x\.tif: .*\n", night.stderr)
+    assert re.fullmatch(r"error: no raster or volume found in \S+x\.tif: .*\n", night.stderr)

@@ -117,7 +117,8 @@ def _found(text: str, search: _Search) -> list[Case]:
     if not found:
         left = count_left_out(search.others, [])
         held = f", and this one holds {listed(left)}" if left else ""
-        raise InputError(f"no raster found in {text}: a folder is searched for {' '.join(sorted(search.known))}{held}")
+        suffixes = " ".join(sorted(search.known))
+        raise InputError(f"no raster or volume found in {text}: a folder is searched for {suffixes}{held}")
     return found
 
 

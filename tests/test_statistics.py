@@ -8,18 +8,16 @@ import numpy as np
 import pytest
 import rasterio
 import volumes
-from networks import contract, local, volumetric
+from networks import local, volumetric
 from scenes import Silent
 
 from segpipe.contract import Contract
-from segpipe.geometry.grid import BareGrid, Grid
-from segpipe.geometry.windows import Window
+from segpipe.geometry.grid import Grid
 from segpipe.jobs import work
 from segpipe.jobs.launch import carry_out, prepare
-from segpipe.pipeline.decide import Decided
 from segpipe.results import output
 from segpipe.results.statistics import Box, Row, State
-from segpipe.results.tables import STATISTICS, Statistics
+from segpipe.results.tables import STATISTICS
 from segpipe.settings import load_settings
 
 SHAPE = 150, 210
@@ -138,6 +136,14 @@ def test_boxes_and_pixels_of_a_resampled_case_are_on_its_own_grid(scene, tmp_pat
     assert table(out) == of_mask(scene, out)
 
 
+def test_a_box_of_the_network_s_grid_without_a_pixel_of_the_own_one_is_not_counted(tmp_path, raster, with_extents):
+    """Pixels of 10 m, and boxes of 8 of the network's, which are of 1 m: some lie between two centres."""
+    scene = raster("in/a.tif", np.random.default_rng(1).integers(1, 256, (3, 12, 15), dtype=np.uint8))
+    model = local(tmp_path / "fine.onnx", 3, 4, tile=[16, 16], overlap=[8, 8], align=8, spacing=[1, 1])
+    assert once(scene, tmp_path / "out", model=model, resample=True).failed == []
+    assert table(tmp_path / "out") == of_mask(scene, tmp_path / "out")
+
+
 @pytest.mark.parametrize("parts", [None, 5])
 def test_a_volume_goes_the_same_way(tmp_path, with_extents, opened, parts):
     """The model's axes are turned against the file's: boxes and pixels of a statistic are in the model's."""
@@ -151,21 +157,6 @@ def test_a_volume_goes_the_same_way(tmp_path, with_extents, opened, parts):
     ]
     assert table(out) == extents_of(*turned, 3)
     assert opened["opened"] == opened["closed"] > 0
-
-
-def test_no_statistic_sees_an_empty_box():
-    seen = []
-
-    class Listing(Extents):
-        def add(self, box):
-            seen.append(box.window)
-
-    made = Statistics(BareGrid((4, 5)), Contract(**contract()), list)
-    made._each = {"listing": Listing(BareGrid((4, 5)), Contract(**contract()))}
-    for start, stop in (((0, 0), (0, 5)), ((0, 0), (4, 5)), ((4, 5), (4, 5))):
-        window = Window(start, stop)
-        made.add(Decided(None, window, np.zeros((1, *window.shape), np.uint8), None, 0))
-    assert seen == [Window((0, 0), (4, 5))]
 
 
 def test_nothing_is_read_again_where_no_statistic_asks(scene, tmp_path, opened):

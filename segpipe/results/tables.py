@@ -37,9 +37,7 @@ class Statistics:
         return areas
 
     def add(self, box: Decided) -> None:
-        """Count a box, unless it is empty; its pixels are read once, and only if a statistic asks for them."""
-        if not box.window.size:
-            return
+        """Count a box; its pixels are read once, and only if a statistic asks for them."""
         seen = Box(box.window, box.labels, box.confidence, cache(partial(self._pixels, box.window)))
         for statistic in self._each.values():
             statistic.add(seen)

@@ -39,12 +39,12 @@ NOWHERE = {
     "UTM without a transform": (UTM, None, "has a CRS, EPSG:32633, and no geotransform"),
     "rows that count upwards": (UTM, Affine(1, 0, 0, 0, -1, 0), "no geotransform"),
     "a transform without a CRS": (None, METRES, "a geotransform and no CRS: give --crs"),
-    "metres as degrees": (DEGREES, METRES, "500000 to 501000, 5399000 to 5400000 are no longitudes and latitudes"),
-    "metres as degrees in grads": ("EPSG:4807", METRES, "are no longitudes and latitudes"),
-    "metres as degrees in space": ("EPSG:4979", METRES, "are no longitudes and latitudes"),
-    "axes the wrong way round": (DEGREES, from_origin(48, 121, 0.01, 0.01), "are no longitudes and latitudes"),
-    "two pixels beyond a pole": (DEGREES, from_origin(0, 92, 1, 1), "are no longitudes and latitudes"),
-    "two turns": (DEGREES, from_origin(-360, 80, 7.2, 1), "are no longitudes and latitudes"),
+    "metres as degrees": (DEGREES, METRES, "500000 to 501000, 5399000 to 5400000 are not longitudes and latitudes"),
+    "metres as degrees in grads": ("EPSG:4807", METRES, "are not longitudes and latitudes"),
+    "metres as degrees in space": ("EPSG:4979", METRES, "are not longitudes and latitudes"),
+    "axes the wrong way round": (DEGREES, from_origin(48, 121, 0.01, 0.01), "are not longitudes and latitudes"),
+    "two pixels beyond a pole": (DEGREES, from_origin(0, 92, 1, 1), "are not longitudes and latitudes"),
+    "two turns": (DEGREES, from_origin(-360, 80, 7.2, 1), "are not longitudes and latitudes"),
     "degrees as metres": (
         UTM,
         from_origin(15, 48, 1e-4, 1e-4),
@@ -53,11 +53,15 @@ NOWHERE = {
     "degrees as metres, coarse": (UTM, from_origin(10, 60, 0.25, 0.25), "look like degrees"),
     "degrees as feet": ("EPSG:2263", from_origin(-74, 41, 1e-4, 1e-4), "look like degrees.*US survey foot"),
     "degrees as Mercator": (MERCATOR, from_origin(15, 48, 1e-4, 1e-4), "look like degrees"),
-    "geocentric": ("EPSG:4978", METRES, "EPSG:4978, has no longitudes and latitudes, being of the type Geocentric CRS"),
-    "heights alone": ("EPSG:5773", METRES, "EPSG:5773, has .* Vertical CRS"),
-    "a building site": (ENGINEERING, METRES, "site, has .* Engineering CRS"),
-    "local": ('LOCAL_CS["slide",UNIT["metre",1]]', METRES, "slide, has .* Engineering CRS"),
-    "the Moon": ("+proj=longlat +R=1737400 +no_defs", from_origin(7, 45, 0.1, 0.1), "a body of 1,737 km"),
+    "geocentric": ("EPSG:4978", METRES, "EPSG:4978, is of the type Geocentric CRS, which has no longitudes and latitudes"),
+    "heights alone": ("EPSG:5773", METRES, "EPSG:5773, is of the type Vertical CRS"),
+    "a building site": (ENGINEERING, METRES, "site, is of the type Engineering CRS"),
+    "local": ('LOCAL_CS["slide",UNIT["metre",1]]', METRES, "slide, is of the type Engineering CRS"),
+    "the Moon": (
+        "+proj=longlat +R=1737400 +no_defs",
+        from_origin(7, 45, 0.1, 0.1),
+        "a body with a radius of 1,737 km, not of the Earth",
+    ),
     "outside the projection": (UTM, from_origin(1e9, 1e9, 10, 10), "are nowhere on Earth in its CRS, EPSG:32633"),
     "turns away in Mercator": (MERCATOR, from_origin(5e8, 6e6, 10, 10), "are nowhere on Earth"),
     "beyond Lambert's disk": ("EPSG:3035", from_origin(9e7, 3e6, 10, 10), "are nowhere on Earth"),
@@ -226,7 +230,7 @@ def test_far_from_where_a_crs_is_for():
     """Metres of New York's zone read as its feet lie in the Atlantic: the area is as wrong as the CRS, so that is said."""
     place = place_of(grid_of(SIDE, "EPSG:32118", from_origin(980_000, 200_000, 3, 3)))
     assert place.ground is not None
-    assert "lies far outside of where its CRS, EPSG:32118, is for" in place.notes[0]
+    assert "lies far outside the area of use of its CRS, EPSG:32118" in place.notes[0]
     assert place_of(grid_of(SIDE, "EPSG:25833", from_origin(100_000, 7e6, 10, 10))).notes == ()  # as Norway uses it
 
 
@@ -274,7 +278,7 @@ def test_metres_as_degrees_end_to_end(raster, run_serial, tmp_path):
     """The mask keeps what the input says, wrong as it is."""
     record, rows, mask = run(raster("a.tif", band(), crs=DEGREES), tmp_path, run_serial)
     assert {row["unit"] for row in rows} == {"px"}
-    assert any("are no longitudes and latitudes" in note for note in record["notes"])
+    assert any("are not longitudes and latitudes" in note for note in record["notes"])
     with rasterio.open(mask) as dataset:
         assert (dataset.crs.to_epsg(), dataset.transform) == (4326, METRES)
 
@@ -306,7 +310,7 @@ def test_control_points_and_rpcs_are_kept_beside_a_crs_without_a_transform(raste
 def test_inspect_and_a_dry_run_say_it(raster, segpipe, tmp_path):
     source = raster("a.tif", band(), crs="EPSG:4978")
     model = pixelwise(tmp_path / "m.onnx", 1)
-    words = "has no longitudes and latitudes, being of the type Geocentric CRS"
+    words = "is of the type Geocentric CRS, which has no longitudes and latitudes"
     facts = json.loads(segpipe("inspect", source, "--json").stdout)
     assert words in facts["notes"][0]
     assert words in " ".join(segpipe("inspect", source, env=None).stdout.split())
@@ -325,7 +329,7 @@ def test_a_projection_that_proj_does_not_have_is_no_place():
     """Lambert Conic Conformal (West Orientated)."""
     place = place_of(grid_of(SIDE, "EPSG:2221", METRES))
     assert place.ground is None
-    assert "PROJ cannot lead from its CRS, EPSG:2221, to longitudes and latitudes" in place.notes[0]
+    assert "PROJ cannot convert its CRS, EPSG:2221, to longitudes and latitudes" in place.notes[0]
 
 
 def test_projections_lead_back_to_where_they_are_for():
@@ -390,7 +394,7 @@ def test_crs_for_files_whose_own_is_wrong(raster, run_serial, tmp_path):
         assert dataset.gcps[1].to_epsg() == 32633
     record, rows, _ = run(raster("no.png", band()), tmp_path, run_serial, crs=UTM, output=tmp_path / "o3")
     assert (record["outputs"], {row["unit"] for row in rows}) == (["no.png"], {"px"})
-    assert record["notes"] == ["--crs places nothing: the file has neither a geotransform nor control points"]
+    assert record["notes"] == ["--crs has no effect: the file has neither a geotransform nor control points"]
     same = raster("same.tif", band())
     record, _, _ = run(same, tmp_path, run_serial, crs=UTM, output=tmp_path / "o4")
     assert record["notes"] == []

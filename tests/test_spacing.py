@@ -85,10 +85,13 @@ UNKNOWN = {
     "no transform": (raster_grid("EPSG:32633", None), "EPSG:32633, and no geotransform that places its pixels"),
     "control points": (raster_grid(None, None, gcps=POINTS), "1 control points"),
     "a defect": (raster_grid("EPSG:32633", None, defect="the geotransform must be of finite numbers"), "finite numbers"),
-    "a unit that nobody knows": (raster_grid('LOCAL_CS["x",UNIT["unknown",1]]', TEN), "x, has no longitudes"),
-    "angles in a plane": (raster_grid('LOCAL_CS["x",UNIT["degree",0.0174532925199433]]', TEN), "x, has no longitudes"),
-    "heights alone": (raster_grid("EPSG:5773", TEN), "EPSG:5773, has no longitudes"),
-    "metres as degrees": (raster_grid("EPSG:4326", TEN), "are no longitudes and latitudes"),
+    "a unit that nobody knows": (raster_grid('LOCAL_CS["x",UNIT["unknown",1]]', TEN), "is of the type Engineering CRS"),
+    "angles in a plane": (
+        raster_grid('LOCAL_CS["x",UNIT["degree",0.0174532925199433]]', TEN),
+        "x, is of the type Engineering CRS",
+    ),
+    "heights alone": (raster_grid("EPSG:5773", TEN), "EPSG:5773, is of the type Vertical CRS"),
+    "metres as degrees": (raster_grid("EPSG:4326", TEN), "are not longitudes and latitudes"),
     "an array alone": (BareGrid((40, 50)), "an array alone has no spacing"),
     "a volume without": (Lattice(spacing=None, spacing_unknown="its header says 0"), "its header says 0"),
 }

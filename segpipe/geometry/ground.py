@@ -1,7 +1,7 @@
 """The part of the Earth that a raster lies on, or why there is none.
 
-A place is not believed: where CRS, transform and shape do not fit together on the Earth, there is none, and areas are in
-pixels.
+CRS, transform and shape are checked against each other. Where they contradict each other there is no ground, and areas are
+in pixels.
 """
 
 import math
@@ -28,21 +28,21 @@ STEP_METRES = 500.0
 against the Earth's radius (an error of 1e-9)."""
 
 MOST_LONGITUDE = 540.0
-"""Degrees: grids from 0 to 360 and grids across the date line are honest ones."""
+"""In degrees: grids from 0 to 360 and grids across the date line are valid."""
 LOOKED_AT = 16
 """Points along each axis of a grid at which its place is checked."""
 SMALL_METRES = 200e3
-"""Longest side of a grid of which few points are looked at."""
+"""Longest side of a grid that is checked at its corners and middle only."""
 SMALL_RADIANS = math.radians(5)
 ALMOST_DEGREES = 1e-3
-"""Pixel size in m below which coordinates that could be degrees are taken for them: 1e-3 degrees are 100 m."""
+"""Pixel size in m below which coordinates that could be degrees are taken for degrees: 1e-3 degrees are 100 m."""
 
 Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class AreaOfUse:
-    """Where a CRS is for, in degrees."""
+    """Where a CRS is meant to be used, in degrees."""
 
     west: float
     south: float
@@ -56,7 +56,7 @@ class AreaOfUse:
         return beside > margin * wide or not -margin * tall <= lat - self.south <= (1 + margin) * tall
 
     def is_far(self, lon: float, lat: float) -> bool:
-        """By as much as it is wide or tall: zones are used in their neighbours, too."""
+        """Whether a point is outside by more than the width or height: zones are used in their neighbours, too."""
         return math.isfinite(lon + lat) and self.is_outside(lon, lat, 1.0)
 
     def __str__(self) -> str:
@@ -65,14 +65,14 @@ class AreaOfUse:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a CRS alone says, which many grids share."""
+    """What follows from a CRS alone; many grids share it."""
 
     crs: CRS
     name: str
 
     @cached_property
     def is_plain(self) -> bool:
-        """Whether coordinates are longitudes and latitudes, and not those of a rotated pole."""
+        """Whether coordinates are longitudes and latitudes, not those of a rotated pole."""
         return self.crs.is_geographic and not self.crs.is_derived
 
     @cached_property
@@ -131,7 +131,7 @@ class Reference:
 
     @cached_property
     def area_of_use(self) -> AreaOfUse | None:
-        """What the authority says of a CRS that has a code; None of an authority that PROJ's database does not hold."""
+        """As the authority of its code states it; None without a code, or where PROJ's database lacks the authority."""
         code = self.crs.to_json_dict().get("id")
         if code is None:
             return None
@@ -267,7 +267,7 @@ class Ground:
 
 @dataclass(frozen=True)
 class Place:
-    """Where on Earth a grid lies, and what there is to note of it."""
+    """Where on Earth a grid lies, with notes for the record."""
 
     ground: Ground | None = None
     notes: tuple[str, ...] = ()
@@ -292,7 +292,7 @@ def placed(crs: rasterio.crs.CRS, transform: Affine, shape: tuple[int, ...]) -> 
         return Place(ground, tuple(check(ground, shape)))
     except ProjError as error:
         name = ground.reference.name
-        raise NowhereError(f"PROJ cannot lead from its CRS, {name}, to longitudes and latitudes: {error}") from None
+        raise NowhereError(f"PROJ cannot convert its CRS, {name}, to longitudes and latitudes: {error}") from None
 
 
 @lru_cache(maxsize=64)
@@ -319,9 +319,13 @@ def horizontal(crs: rasterio.crs.CRS) -> CRS:
     """
     found = _innermost(crs)
     if not (found.is_geographic or found.is_projected) or (geod := found.get_geod()) is None:
-        raise NowhereError(f"its CRS, {crs_name(crs)}, has no longitudes and latitudes, being of the type {found.type_name}")
+        raise NowhereError(
+            f"its CRS, {crs_name(crs)}, is of the type {found.type_name}, which has no longitudes and latitudes"
+        )
     if not _is_earth(geod):
-        raise NowhereError(f"its CRS, {crs_name(crs)}, is of a body of {geod.a / 1e3:,.0f} km, which is not the Earth")
+        raise NowhereError(
+            f"its CRS, {crs_name(crs)}, is of a body with a radius of {geod.a / 1e3:,.0f} km, not of the Earth"
+        )
     return found.to_2d()
 
 
@@ -355,7 +359,7 @@ def size_off_earth(crs: rasterio.crs.CRS, transform: Affine, shape: tuple[int, .
     try:
         return Ground(transform, Reference(found.to_2d(), crs_name(crs))).pixel_size(shape)
     except ProjError as error:
-        raise NowhereError(f"PROJ cannot lead from its CRS, {crs_name(crs)}, to longitudes and latitudes: {error}") from None
+        raise NowhereError(f"PROJ cannot convert its CRS, {crs_name(crs)}, to longitudes and latitudes: {error}") from None
 
 
 def _size_on_plane(crs: CRS, transform: Affine) -> tuple[float, ...]:
@@ -385,7 +389,7 @@ def _check_degrees(ground: Ground, shape: tuple[int, ...]) -> Iterator[str]:
         or np.ptp(x) > turn + 1.001 * wide
     ):
         raise NowhereError(
-            f"{_spanned(x, y)} are no longitudes and latitudes, which its CRS, {ground.reference.name}, wants: "
+            f"{_spanned(x, y)} are not longitudes and latitudes, as its CRS, {ground.reference.name}, requires: "
             "give the right --crs"
         )
     if np.ptp(x) > turn + wide / 2:
@@ -401,7 +405,7 @@ def _check_map(ground: Ground, shape: tuple[int, ...]) -> Iterator[str]:
         spanned = _spanned(*ground.coordinates(*_corners(shape)))
         raise NowhereError(f"{spanned} look like degrees, and its CRS, {name}, counts in {unit}: give the right --crs")
     if (use := ground.reference.area_of_use) is not None and use.is_far(*ground.middle(shape)):
-        yield f"the grid lies far outside of where its CRS, {name}, is for, {use}: areas hold if the CRS is right"
+        yield f"the grid lies far outside the area of use of its CRS, {name}, {use}: areas are right only if the CRS is"
 
 
 def _is_small(ground: Ground, shape: tuple[int, ...]) -> bool:

@@ -27,7 +27,7 @@ class RasterGrid:
     transform: Affine | None = None
     """From (column, row) to the CRS, finite and invertible; None where there is none."""
     defect: str | None = None
-    """Why the transform that the file has is none."""
+    """Why the file's transform cannot be used."""
     gcps: tuple[GroundControlPoint, ...] = ()
     gcps_crs: CRS | None = None
     rpcs: RPC | None = None
@@ -39,14 +39,14 @@ class RasterGrid:
 
     @property
     def measure(self) -> Ground | None:
-        """Its ground; None where it says nothing, nothing that can be, or lies on another body than the Earth."""
+        """Its ground; None where CRS or transform are missing, contradict each other, or are not of the Earth."""
         return place_of(self).ground
 
     unit = "m"
 
     @property
     def spacing(self) -> tuple[float, ...] | None:
-        """Height and width in m, on the ground, of the pixel in the middle; off the Earth as far as its CRS says it."""
+        """Height and width in m of the pixel in the middle, on the ground of the Earth or of another body, or on a plane."""
         if self.measure is not None:
             size: tuple[float, ...] = self.measure.pixel_size(self.shape)
         else:
@@ -108,10 +108,10 @@ def _is_default(transform: Affine) -> bool:
 
 
 def parse_crs(text: str) -> CRS:
-    """A CRS that a user names.
+    """The CRS that a user names.
 
     Raises:
-        ValueError: it is none that PROJ knows.
+        ValueError: PROJ does not know it.
     """
     try:
         return CRS.from_user_input(text)
@@ -120,7 +120,7 @@ def parse_crs(text: str) -> CRS:
 
 
 def read_grid(dataset: DatasetReader, crs: str | None = None) -> RasterGrid:
-    """The georeferencing of a dataset as it is, or with another CRS."""
+    """The grid of a dataset, with another CRS if one is given."""
     gcps, gcps_crs = dataset.gcps
     transform, defect = (None, None) if gcps else usable(dataset.transform)
     grid = RasterGrid(
@@ -137,7 +137,7 @@ def read_grid(dataset: DatasetReader, crs: str | None = None) -> RasterGrid:
 
 
 def usable(transform: Affine) -> tuple[Affine | None, str | None]:
-    """A transform that can be one, or why it cannot. The identity is what GDAL gives where a file has none."""
+    """A transform, or why it cannot be used; neither for the identity, which GDAL gives where a file has none."""
     listed = ", ".join(f"{v:g}" for v in transform.to_gdal())
     if not all(map(math.isfinite, transform[:6])):
         return None, f"the geotransform must be of finite numbers, got {listed}"
@@ -147,18 +147,18 @@ def usable(transform: Affine) -> tuple[Affine | None, str | None]:
 
 
 def with_crs(grid: RasterGrid, crs: CRS) -> RasterGrid:
-    """A grid under another CRS; as it is where it has neither transform nor control points that the CRS would place."""
+    """A grid with another CRS; unchanged if it has neither transform nor control points."""
     if grid.gcps:
         return replace(grid, gcps_crs=crs)
     return grid if grid.transform is None else replace(grid, crs=crs)
 
 
 def crs_notes(dataset: DatasetReader, grid: RasterGrid, crs: str | None) -> list[str]:
-    """What a user's CRS has come to: where it took the place of another, or of none, and where it places nothing."""
+    """Notes on ``--crs``: which CRS it replaces, or that it has no effect."""
     if crs is None:
         return []
     if not grid.gcps and grid.transform is None:
-        return ["--crs places nothing: the file has neither a geotransform nor control points"]
+        return ["--crs has no effect: the file has neither a geotransform nor control points"]
     stated = dataset.gcps[1] if grid.gcps else dataset.crs
     if stated == parse_crs(crs):
         return []

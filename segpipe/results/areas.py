@@ -18,10 +18,10 @@ from segpipe.results.statistics import Box, Row, State
 
 MOST_BYTE = 255
 FEW = 10
-"""Classes, nodata too, up to which each is counted by itself: four times as fast as all in one go with 5, half with 30
+"""Most classes, with nodata, that are counted one by one: four times as fast as all at once for 5, half as fast for 30
 (measured)."""
 COUNT_BYTES = 2**26
-"""Room for the counts of a case; cells grow until they fit, so that memory does not grow with the case."""
+"""Most bytes of the counts of a case; cells grow until they fit, so that memory does not grow with the case."""
 MM3_PER_ML = 1000
 Float = NDArray[np.float64]
 
@@ -35,7 +35,7 @@ def _in_cells(start: int, stop: int, side: int) -> tuple[int, NDArray[np.intp]]:
 
 
 def _in_each(present: NDArray[np.bool_], edges: Sequence[NDArray[np.intp]]) -> NDArray[np.int64]:
-    """How often it is true in each cell. The axis with the fewest cells is summed first, in bytes, which is what is fast."""
+    """How many elements of each cell are true. The axis with the fewest cells is summed first, in bytes: that is fast."""
     first = min(range(present.ndim), key=lambda axis: (len(edges[axis]), present.shape[axis] == 1))
     if first:
         others = [edges[first], *edges[:first], *edges[first + 1 :]]
@@ -51,7 +51,7 @@ def _in_each(present: NDArray[np.bool_], edges: Sequence[NDArray[np.intp]]) -> N
 
 
 def _of_each(positions: NDArray[Any], edges: Sequence[NDArray[np.intp]], count: int) -> NDArray[np.int64]:
-    """How often each position is in each cell, in one go: the time does not grow with the positions."""
+    """How often each position occurs in each cell, in one pass: the time does not grow with the number of positions."""
     cells = tuple(map(len, edges))
     index = np.zeros((), np.intp)
     for own, size in zip(edges, positions.shape, strict=True):
@@ -63,7 +63,7 @@ def _of_each(positions: NDArray[Any], edges: Sequence[NDArray[np.intp]], count: 
 
 
 def _present(positions: NDArray[Any], count: int) -> Sequence[int]:
-    """Positions of the table that there may be; where there are many, those that there are."""
+    """Positions of the table to count: all if they are few, otherwise those that occur."""
     if count <= FEW:
         return range(count)
     seen = np.zeros(count, np.bool_)
@@ -72,7 +72,7 @@ def _present(positions: NDArray[Any], count: int) -> Sequence[int]:
 
 
 class Areas:
-    """Pixels per class and cell; tables come from these integers alone."""
+    """Counts elements per class and cell; tables follow from these integers alone."""
 
     def __init__(self, grid: Grid, contract: Contract) -> None:
         self._shape, self._measure = grid.shape, grid.measure
@@ -104,7 +104,7 @@ class Areas:
         return {"counts": self._counts}
 
     def merge(self, state: State) -> None:
-        """Add what another job has counted of the same case."""
+        """Add the counts of another part of the same case."""
         self._counts += state["counts"]
 
     def add(self, box: Box) -> None:

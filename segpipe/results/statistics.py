@@ -1,4 +1,4 @@
-"""What a statistic of a case is: it sees every box once, in any order, and parts of a case add up."""
+"""The protocol of statistics: each sees every box of a case once, in any order, and the states of parts can be merged."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ class Box:
     confidence: NDArray[np.uint8] | None = None
     """Shape ``(bands, *window.shape)``; None where it was not asked for."""
     pixels: Callable[[], tuple[Pixels, Invalid | None]] | None = None
-    """Reads the stored pixels ``(channels, *window.shape)`` and where they are invalid: only a statistic that calls it pays
-    for them."""
+    """Reads the stored pixels ``(channels, *window.shape)``, and where they are invalid, from the case a second time, once
+    for all statistics. A run whose statistics do not call it pays nothing."""
 
 
 class Statistic(Protocol):
-    """What is counted of a case. Rows do not depend on the order of boxes, nor on which part of the case they were in."""
+    """Something that is counted of a case. Rows depend neither on the order of boxes nor on how the case was cut."""
 
     def add(self, box: Box) -> None:
         """Count a box; no two boxes of a case overlap."""
@@ -38,13 +38,13 @@ class Statistic(Protocol):
 
     @property
     def state(self) -> State:
-        """All that has been counted, for ``merge``; small beside the case."""
+        """All that has been counted so far, for ``merge``; small compared with the case."""
         ...
 
     def merge(self, state: State) -> None:
-        """Add what was counted of another part of the case, on the same grid under the same contract."""
+        """Add the state of another part of the case, of the same grid and contract."""
         ...
 
     def rows(self) -> list[Row]:
-        """The table of the case: values that JSON holds."""
+        """The table of the case, in values that JSON can hold."""
         ...

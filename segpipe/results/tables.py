@@ -1,4 +1,4 @@
-"""The statistics that every case is counted for, and the tables of a run."""
+"""The statistics that are taken of every case, and the tables of a run."""
 
 import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ from segpipe.results.statistics import Box, Row, State, Statistic
 from segpipe.storage import Store
 
 STATISTICS: dict[str, Callable[[Grid, Contract], Statistic]] = {"areas": Areas}
-"""By name in records: what counts the cases of a run."""
+"""All statistics of a run, by the name of their table in records."""
 
 
 class Statistics:
@@ -47,7 +47,7 @@ class Statistics:
         return self._source.read(window)
 
     def close(self) -> None:
-        """No pixels are asked for any more."""
+        """Close the case if it was opened for its pixels."""
         if self._source is not None:
             self._source.close()
         self._source = None

@@ -1,0 +1,87 @@
+"""A volume and a 3-D network with many classes for the benchmarks: seeded, made once into benchmarks/scratch."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from scenes import SCRATCH
+
+ROWS, COLS = 512, 512
+TILE, OVERLAP, WIDTH = 64, 16, 8
+
+
+def volume(planes: int) -> Path:
+    """CT-like int16 voxels, 512 x 512 x ``planes``, 0.8 x 0.8 x 1 mm, packed; written plane by plane."""
+    path = SCRATCH / f"volume_{planes}" / "volume.nii.gz"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft, rng = path.with_suffix(".draft"), np.random.default_rng(0)
+        with gzip.open(draft, "wb", 1) as stream:
+            stream.write(_header(planes) + bytes(4))
+            for _ in range(planes):
+                fields = np.kron(rng.integers(-1000, 1200, (16, 16)), np.ones((32, 32), int))
+                stream.write((fields + rng.integers(-15, 16, fields.shape)).astype("<i2").tobytes())
+        draft.rename(path)
+    return path
+
+
+def _header(planes: int) -> bytes:
+    family: Any = nibabel.Nifti1Header
+    header = family(endianness="<")
+    header.set_data_shape((COLS, ROWS, planes))
+    header.set_data_dtype("<i2")
+    header.set_zooms((0.8, 0.8, 1.0))
+    header.set_sform(np.diag([0.8, 0.8, 1.0, 1.0]), 1)
+    header.set_xyzt_units("mm")
+    header["vox_offset"] = 352
+    return bytes(header.binaryblock)
+
+
+def volumetric(classes: int) -> Path:
+    """Two 3 x 3 x 3 convolutions and one of 1, with seeded random weights, and their contract."""
+    path = SCRATCH / f"volumetric_{classes}.onnx"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        onnx.save(_network(classes), path)
+    return path
+
+
+def _network(classes: int) -> onnx.ModelProto:
+    rng, nodes, weights, last = np.random.default_rng(0), [], [], "image"
+    for n, (inside, outside, size) in enumerate([(1, WIDTH, 3), (WIDTH, WIDTH, 3), (WIDTH, classes, 1)]):
+        values = rng.normal(size=(outside, inside, *[size] * 3)) * np.sqrt(2 / (inside * size**3))
+        weights.append(numpy_helper.from_array(values.astype(np.float32), f"w{n}"))
+        name = "scores" if n == 2 else f"c{n}"
+        nodes.append(helper.make_node("Conv", [last, f"w{n}"], [name], pads=[size // 2] * 6))
+        last = name
+        if n < 2:
+            nodes.append(helper.make_node("Relu", [name], [f"r{n}"]))
+            last = f"r{n}"
+    shape = [TILE] * 3
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 1, *shape])
+    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", classes, *shape])
+    graph = helper.make_graph(nodes, "volumetric", [image], [scores], weights)
+    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
+    helper.set_model_props(model, {"segpipe": json.dumps(contract_of(classes))})
+    return model
+
+
+def contract_of(classes: int) -> dict[str, object]:
+    return {
+        "version": 1,
+        "channels": 1,
+        "scale": 1 / 1000,
+        "pixel": "physical",
+        "normalize": "none",
+        "layout": "NCDHW",
+        "tile": [TILE],
+        "overlap": [OVERLAP],
+        "align": 1,
+        "activation": "softmax",
+        "classes": [{"id": n, "name": f"class {n}"} for n in range(classes)],
+    }

@@ -16,7 +16,7 @@ from segpipe.formats.raster.sink import raster_sink
 from segpipe.geometry.windows import reflected
 from segpipe.network.spec import read_spec
 from segpipe.pipeline.blend import Strip
-from segpipe.pipeline.labels import Decision
+from segpipe.pipeline.decide import Decision
 from segpipe.pipeline.read import open_sheet, scaling_of
 from segpipe.results.areas import Areas
 from segpipe.results.output import mask_style

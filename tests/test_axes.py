@@ -14,7 +14,8 @@ from segpipe.formats.cases import Case
 from segpipe.network.spec import read_spec
 from segpipe.overrides import AS_STORED
 from segpipe.pipeline import read
-from segpipe.pipeline.infer import load, try_out
+from segpipe.pipeline.infer import load
+from segpipe.pipeline.model_check import try_out
 from segpipe.pipeline.read import Reading
 from segpipe.pipeline.run import segmented
 from segpipe.settings import load_settings

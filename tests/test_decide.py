@@ -13,7 +13,7 @@ from scenes import Silent
 from segpipe.errors import ModelError
 from segpipe.geometry.windows import Cover, Tiling
 from segpipe.jobs.launch import carry_out, prepare
-from segpipe.pipeline import decide, predict
+from segpipe.pipeline import decide, infer
 from segpipe.pipeline.decide import Decided, gathered
 from segpipe.settings import load_settings
 
@@ -100,8 +100,8 @@ def test_a_case_whose_scores_are_not_finite_is_left_at_once(device, raster, tmp_
     pixels[:, 20, 150] = 3e38
     path, windows = raster("a.tif", pixels), []
     model = pixelwise(tmp_path / "m.onnx", scale=10.0, tile=[64, 64], overlap=[16, 16])
-    weighted = predict.weighted
-    monkeypatch.setattr(predict, "weighted", lambda own, tile, arrays: windows.append(1) or weighted(own, tile, arrays))
+    weighted = infer.weighted
+    monkeypatch.setattr(infer, "weighted", lambda own, tile, arrays: windows.append(1) or weighted(own, tile, arrays))
     flags = {"input": (str(path),), "model": model, "output": tmp_path / "out", "executor": "serial", "device": device}
     summary = carry_out(prepare(load_settings(None, flags | {"batch": 2})), Silent())
     assert ["finite" in failure.error for failure in summary.failed] == [True], summary.failed

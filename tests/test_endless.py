@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from segpipe.errors import ModelError
 from segpipe.network.spec import read_spec
-from segpipe.pipeline.infer import try_out
+from segpipe.pipeline.model_check import try_out
 from segpipe.settings import load_settings
 
 
@@ -39,7 +39,7 @@ def endless(path):
 
 
 def test_a_model_that_does_not_end_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("segpipe.pipeline.infer.TRIAL_SECONDS", 0.5)
+    monkeypatch.setattr("segpipe.pipeline.model_check.TRIAL_SECONDS", 0.5)
     settings = load_settings(None, {"input": ("-",), "model": endless(tmp_path / "m.onnx"), "device": "cpu"})
     with pytest.raises(ModelError, match=r"must score a batch of 1 tiles of 64 x 64 within 0\.5 s, and does not"):
         try_out(read_spec(settings))

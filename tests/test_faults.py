@@ -21,7 +21,7 @@ from segpipe.formats.style import Style
 from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.windows import Window
 from segpipe.jobs.launch import carry_out, prepare
-from segpipe.pipeline import predict
+from segpipe.pipeline import infer
 from segpipe.results.areas import COUNT_BYTES, Areas
 from segpipe.settings import load_settings
 from segpipe.storage.folder import Folder
@@ -90,14 +90,14 @@ def test_a_raster_that_was_not_written_whole_gets_no_name(damage, tmp_path):
 
 
 def test_every_case_ends_as_something_when_a_stage_breaks(raster, tmp_path, monkeypatch):
-    whole = predict.weighted
+    whole = infer.weighted
 
     def broken(scores, tile, arrays):
         if tile.case.name == "b":
             raise MemoryError("no room")
         return whole(scores, tile, arrays)
 
-    monkeypatch.setattr(predict, "weighted", broken)
+    monkeypatch.setattr(infer, "weighted", broken)
     summary = run(scenes(raster), local(tmp_path / "m.onnx"), tmp_path / "out")
     assert summary.done == ["a", "c", "d"]
     assert [f.case.name for f in summary.failed] == ["b"]

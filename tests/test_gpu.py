@@ -26,8 +26,9 @@ from segpipe.network.device_arrays import DeviceArrays, Lane, Upload, scaled
 from segpipe.network.scaling import Scaling
 from segpipe.network.spec import read_spec
 from segpipe.pipeline.blend import Strip
-from segpipe.pipeline.infer import load, try_out
-from segpipe.pipeline.labels import Decision
+from segpipe.pipeline.decide import Decision
+from segpipe.pipeline.infer import load
+from segpipe.pipeline.model_check import try_out
 from segpipe.settings import load_settings
 
 pytestmark = pytest.mark.gpu

@@ -17,8 +17,9 @@ from segpipe.network.spec import read_spec
 from segpipe.overrides import Overrides
 from segpipe.pipeline import memory, read
 from segpipe.pipeline.blend import Strip
-from segpipe.pipeline.infer import load, try_out
+from segpipe.pipeline.infer import load
 from segpipe.pipeline.memory import least_bytes, longest_strip, network_bytes, strip_bytes, worker_bytes
+from segpipe.pipeline.model_check import try_out
 from segpipe.pipeline.read import Reading, open_sheet
 from segpipe.pipeline.run import segmented
 from segpipe.process.machine import forget_most_resident, most_resident, resident

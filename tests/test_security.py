@@ -11,7 +11,7 @@ from onnx import helper
 
 from segpipe.errors import ModelError
 from segpipe.network.spec import read_spec
-from segpipe.pipeline.infer import try_out
+from segpipe.pipeline.model_check import try_out
 from segpipe.settings import load_settings
 
 ROOT = Path(__file__).parents[1]

@@ -33,9 +33,9 @@ from segpipe.network.scaling import Scaling
 from segpipe.network.spec import read_spec
 from segpipe.pipeline import infer_gpu
 from segpipe.pipeline.blend import Strip
+from segpipe.pipeline.decide import Decision
 from segpipe.pipeline.gpu_check import _room, check_agreement
 from segpipe.pipeline.infer_gpu import BoundModel, _engine_key
-from segpipe.pipeline.labels import Decision
 from segpipe.pipeline.memory import STRETCHES
 from segpipe.pipeline.read import Tile
 from segpipe.pipeline.stretch import STRETCH_BYTES

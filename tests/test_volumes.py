@@ -22,8 +22,8 @@ from test_voxel_grid import ALL
 from segpipe.formats.cases import find_cases
 from segpipe.network.spec import read_spec
 from segpipe.pipeline.blend import blend
-from segpipe.pipeline.infer import load, try_out
-from segpipe.pipeline.predict import predict
+from segpipe.pipeline.infer import infer, load
+from segpipe.pipeline.model_check import try_out
 from segpipe.pipeline.read import Reading, batches, read
 from segpipe.settings import load_settings
 
@@ -42,7 +42,7 @@ def scores_of(volume: Path, network: Path, blending: str) -> NDArray[Any]:
     spec = try_out(read_spec(load_settings(None, flags)))
     tiles = read(find_cases([str(volume)]), Reading(spec, allow_unusual=True))
     found: NDArray[Any] | None = None
-    for box in blend(predict(load(spec), batches(tiles, spec.batch), 1)):
+    for box in blend(infer(load(spec), batches(tiles, spec.batch), 1)):
         where = tuple(slice(a, b) for a, b in zip(box.window.start, box.window.stop, strict=True))
         found = np.zeros((len(box.sums), *box.sheet.grid.shape)) if found is None else found
         found[(slice(None), *where)] = box.sums / box.sheet.weights.total(where)

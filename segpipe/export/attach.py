@@ -19,7 +19,8 @@ from segpipe.export.stride import Size, Stride, is_strided, measure_stride, name
 from segpipe.export.tiles import random_tiles
 from segpipe.network.neighbours import SUSPECTS, cause
 from segpipe.network.spec import ModelSpec, read_model
-from segpipe.pipeline.infer import HostModel, try_out
+from segpipe.pipeline.infer import HostModel
+from segpipe.pipeline.model_check import try_out
 
 STEADY = 1e-4
 """Largest change of a score, relative to the largest, that a batch may make."""

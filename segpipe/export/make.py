@@ -37,7 +37,8 @@ from segpipe.network.scaling import fixed_scaling
 from segpipe.network.signature import signature
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import Overrides
-from segpipe.pipeline.infer import HostModel, try_out
+from segpipe.pipeline.infer import HostModel
+from segpipe.pipeline.model_check import try_out
 from segpipe.storage.folder import Folder
 
 CALIBRATION_TILES = 48

@@ -11,7 +11,7 @@ from segpipe.inspect.flops import count_flops
 from segpipe.inspect.graphs import free_inputs, graphs, type_name
 from segpipe.inspect.parameters import count_parameters
 from segpipe.network.spec import ModelSpec, external_data, find_contract, read_model, read_spec
-from segpipe.pipeline.infer import try_out
+from segpipe.pipeline.model_check import try_out
 from segpipe.settings import Settings
 
 

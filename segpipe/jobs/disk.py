@@ -15,7 +15,7 @@ from segpipe.formats.cases import Case
 from segpipe.formats.raster.sink import HELD_BYTES, PLAIN_DRAFT_PIXELS
 from segpipe.formats.registry import environment
 from segpipe.jobs.plan import Plan
-from segpipe.pipeline.labels import Decision
+from segpipe.pipeline.decide import Decision
 from segpipe.pipeline.memory import in_words, most_memory
 from segpipe.pipeline.read import open_sheet
 from segpipe.results.records import Run

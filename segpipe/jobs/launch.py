@@ -22,8 +22,8 @@ from segpipe.jobs.tasks import Halt, Outcome, Watcher
 from segpipe.messages.printable import printable
 from segpipe.messages.redact import is_cut
 from segpipe.network.spec import read_spec
-from segpipe.pipeline.infer import try_out
 from segpipe.pipeline.memory import most_memory, refuse_large_tile
+from segpipe.pipeline.model_check import try_out
 from segpipe.process.environment import settle
 from segpipe.process.machine import processors
 from segpipe.results.parts import FOLDER, forget_parts, has_parts, parts_folder

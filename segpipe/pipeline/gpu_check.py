@@ -18,8 +18,8 @@ from segpipe.network.output_graph import tail_of
 from segpipe.network.outputs import check_output
 from segpipe.network.scaling import Scaling, unscaled
 from segpipe.network.spec import ModelSpec
+from segpipe.pipeline.decide import Decision
 from segpipe.pipeline.infer_gpu import BoundModel, lane_of
-from segpipe.pipeline.labels import Decision
 from segpipe.pipeline.memory import device_bytes
 from segpipe.pipeline.read import Tile
 from segpipe.process.machine import processors

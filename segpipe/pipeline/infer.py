@@ -1,36 +1,22 @@
-"""One ONNX model at work: from a batch of tiles to class scores at full resolution, on the host or on a device."""
+"""Batches of tiles through the model to weighted scores, several calls in flight; and the model on the CPU."""
 
-import logging
-import math
-import threading
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from queue import Empty, SimpleQueue
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from onnxruntime import RunOptions
 
-from segpipe.errors import ModelError, one_line
-from segpipe.network.activation import by_class
+from segpipe.errors import ModelError, foreseen, one_line
 from segpipe.network.arrays import HOST, Array, Arrays
 from segpipe.network.device import open_session
-from segpipe.network.neighbours import batch_tiles, depends_on_batch, one_by_one
 from segpipe.network.output_graph import tail_of
-from segpipe.network.outputs import check_output
-from segpipe.network.spec import ModelSpec, by, check_unchanged
-from segpipe.pipeline.memory import refuse_large_tile
-from segpipe.pipeline.read import Tile
-from segpipe.process.machine import forget_most_resident, memory, most_resident, resident
-
-LOG = logging.getLogger("segpipe")
-
-TRIAL_SECONDS = 600.0
-"""That a trial on the CPU may take, with the opening of the model. On a device, engines may be built for longer."""
-
-ANNOUNCED = 2**21
-"""Pixels of a batch above which it is said that the model is tried."""
+from segpipe.network.spec import ModelSpec, check_unchanged
+from segpipe.pipeline.read import Batch, Tile
+from segpipe.process.machine import forget_most_resident, resident
+from segpipe.timing.spans import span, waiting
 
 
 class Model(Protocol):
@@ -52,81 +38,60 @@ class Model(Protocol):
         """Go on with half the batch, as ``spec`` then says; False where that is no help."""
 
 
-def try_out(spec: ModelSpec) -> ModelSpec:
-    """Run one batch of noise: what the model really gives is checked, and the memory that it took is noted.
+def infer(model: Model, batches: Iterable[Batch], calls: int) -> Generator[Tile, None, None]:
+    """The same tiles in the same order, with weighted scores instead of pixels.
 
-    Raises:
-        ModelError, ContractError, DeviceError: it does not run, or its scores are not what the contract says.
+    ``calls`` batches are in the model at once and one more waits, so that the model never waits for whoever takes the
+    results. A device has one stream, and one call. A batch that fails ends the cases that it holds tiles of.
     """
-    refuse_large_tile(spec, memory())
-    if spec.batch * math.prod(spec.tiling.tile) > ANNOUNCED:
-        LOG.warning("trying %s on a tile of %s, which may take a while", spec.path, by(spec.tiling.tile))
-    try:
-        return _in_time(_try_host if spec.device == "cpu" else _try_device, spec)
-    except MemoryError:
-        raise ModelError(f"a tile of {by(spec.tiling.tile)} does not fit into memory: lower --tile or --batch") from None
-
-
-def _in_time(trial: Callable[[ModelSpec, RunOptions], ModelSpec], spec: ModelSpec) -> ModelSpec:
-    """Run a trial in a thread, since the main one answers signals only between calls.
-
-    Raises:
-        ModelError: it does not end, as where a loop of the graph is endless.
-    """
-    ended: SimpleQueue[ModelSpec | BaseException] = SimpleQueue()
-    options = RunOptions()
-
-    def run() -> None:
+    calls = 1 if model.arrays.lag else calls
+    running: deque[Future[list[Tile]]] = deque()
+    with ThreadPoolExecutor(calls, thread_name_prefix="segpipe-model") as pool:
         try:
-            ended.put(trial(spec, options))
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the thread that waits raises it
-            ended.put(error)
+            for batch in batches:
+                running.append(pool.submit(_scored, model, batch))
+                if len(running) > calls + 1:
+                    yield from _next(running)
+            while running:
+                yield from _next(running)
+        finally:
+            for future in running:
+                future.cancel()
 
-    thread = threading.Thread(target=run, name="segpipe-trial", daemon=True)
-    thread.start()
+
+def _next(running: deque[Future[list[Tile]]]) -> list[Tile]:
+    with waiting("infer"):
+        return running.popleft().result()
+
+
+def _scored(model: Model, batch: Batch) -> list[Tile]:
+    filled = batch.filled
     try:
-        found = ended.get(timeout=TRIAL_SECONDS if spec.device == "cpu" else None)
-    except KeyboardInterrupt:
-        _end(thread, options)
-        raise
-    except Empty:
-        _end(thread, options)
-        raise ModelError(
-            f"{spec.path} must score a batch of {spec.batch} tiles of {by(spec.tiling.tile)} within {TRIAL_SECONDS:g} s, "
-            "and does not: lower --tile or --batch; a graph with an endless loop never ends"
-        ) from None
-    if isinstance(found, BaseException):
-        raise found
-    return found
+        with model.arrays.here():
+            if filled:
+                with span("infer", filled[0].case.name, filled[0].index):
+                    scores = model.score(filled)
+                for tile, own in zip(filled, scores, strict=True):
+                    with span("weight", tile.case.name, tile.index):
+                        tile.scores, tile.pixels = weighted(own, tile, model.arrays), None
+    except Exception as error:  # noqa: BLE001 - a bad batch costs only its cases
+        for tile in filled:
+            tile.error, tile.pixels = foreseen(error, tile.case.path), None
+            if tile.sheet is not None:
+                tile.sheet.abandoned.set()  # the rest of the case would be read and inferred for nothing
+    return batch.tiles
 
 
-def _end(trial: threading.Thread, options: RunOptions) -> None:
-    """Python must not end while a call goes on: it would be aborted."""
-    options.terminate = True
-    trial.join(TRIAL_SECONDS)
+def weighted(scores: Array, tile: Tile, arrays: Arrays) -> Array:
+    """A network's scores times the weights of their window, in place, shape ``(classes, *tile)`` of the case's tiling.
 
-
-def _try_host(spec: ModelSpec, options: RunOptions) -> ModelSpec:
-    tiles = batch_tiles(spec)
-    before = resident()
-    model = HostModel(spec, arena=False, trial=tiles, options=options)
-    assert model.trial is not None
-    opened = max(before, model.opened)
-    spec = replace(spec, weights_mb=(opened - before) / 1e6, network_mb=max(0, most_resident() - opened) / 1e6)
-    check_output(spec, by_class(model.trial, spec), model.raw)
-    if spec.batch == 1 or not depends_on_batch(model.raw, tiles, model.trial, alone=not spec.batch_is_fixed):
-        return spec
-    return one_by_one(spec)
-
-
-def _try_device(spec: ModelSpec, options: RunOptions) -> ModelSpec:
-    from segpipe.pipeline.gpu_check import try_device
-
-    del options  # it has no limit of time
-    before = resident()
-    forget_most_resident()
-    spec = try_device(spec)
-    return replace(spec, network_mb=max(0, most_resident() - before) / 1e6)
+    Done here, beside the model, in parallel.
+    """
+    assert tile.sheet is not None
+    weights = arrays.weights(tile.sheet.weights).of(tile.index)
+    scores = scores.reshape(len(scores), *weights.shape)
+    scores *= weights
+    return scores
 
 
 def load(spec: ModelSpec) -> Model:

@@ -10,11 +10,9 @@ from segpipe.formats.cases import Case
 from segpipe.formats.registry import environment
 from segpipe.pipeline.ahead import ahead, tiles_ahead
 from segpipe.pipeline.blend import blend
-from segpipe.pipeline.decide import Decided, decide, gathered
+from segpipe.pipeline.decide import Decided, Decision, decide, gathered
 from segpipe.pipeline.decoders import Decoders
-from segpipe.pipeline.infer import Model
-from segpipe.pipeline.labels import Decision
-from segpipe.pipeline.predict import predict
+from segpipe.pipeline.infer import Model, infer
 from segpipe.pipeline.read import Pieces, Reading, Tile, batches, read_pieces, tiles
 from segpipe.pipeline.regrid import regrid
 from segpipe.process.machine import processors
@@ -48,7 +46,7 @@ def segmented(
         confidence: whether boxes have a confidence, too.
     """
     windows = _tiles(cases, reading)
-    scored = predict(model, batches(windows, model.spec.batch), calls)
+    scored = infer(model, batches(windows, model.spec.batch), calls)
     with closing(windows), closing(scored):
         for case, own in groupby(scored, key=attrgetter("case")):
             yield case, _boxes(own, model, confidence=confidence)

@@ -8,7 +8,7 @@ from segpipe.errors import ContractError, SettingsError
 from segpipe.geometry.windows import Tiling
 from segpipe.network.signature import signature
 from segpipe.network.spec import ModelSpec, read_model, read_spec
-from segpipe.pipeline.infer import try_out
+from segpipe.pipeline.model_check import try_out
 from segpipe.tune.settings import TuneSettings
 
 Axes = tuple[int, ...]

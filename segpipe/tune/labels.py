@@ -13,10 +13,8 @@ from segpipe.geometry.windows import Cover, Tiling, Window
 from segpipe.network.scaling import Scaling
 from segpipe.overrides import Overrides
 from segpipe.pipeline.blend import blend
-from segpipe.pipeline.decide import decide
-from segpipe.pipeline.infer import Model, load
-from segpipe.pipeline.labels import Decision, Labels
-from segpipe.pipeline.predict import predict
+from segpipe.pipeline.decide import Decision, Labels, decide
+from segpipe.pipeline.infer import Model, infer, load
 from segpipe.pipeline.read import Sheet, Tile, batches, read_tile
 from segpipe.tune.choices import Choice, Network, step
 from segpipe.tune.places import Axes, Held, Place
@@ -91,7 +89,7 @@ def segment(model: Model, tiling: Tiling, held: Held, scaling: Scaling, calls: i
     sheet = Sheet(held.grid, [], (), cover, 0.0, cover.whole)
     decision = Decision(model.spec.contract, model.spec.blend_on, model.arrays)
     labels: NDArray[Any] = np.empty((decision.bands, *cover.shape), decision.dtype)
-    with closing(predict(model, batches(_tiles(sheet, held, scaling), model.spec.batch), calls)) as scored:
+    with closing(infer(model, batches(_tiles(sheet, held, scaling), model.spec.batch), calls)) as scored:
         for box in decide(blend(scored, model.arrays), decision, confidence=False):
             labels[(slice(None), *_slices(box.window))] = box.labels
     return labels

@@ -15,10 +15,8 @@ from segpipe.geometry.windows import Cover
 from segpipe.network.scaling import Scaling
 from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.blend import blend
-from segpipe.pipeline.decide import decide
-from segpipe.pipeline.infer import Model, load
-from segpipe.pipeline.labels import Decision
-from segpipe.pipeline.predict import predict
+from segpipe.pipeline.decide import Decision, decide
+from segpipe.pipeline.infer import Model, infer, load
 from segpipe.pipeline.read import Sheet, Tile, batches, read_tile
 from segpipe.tune.labels import HELD
 from segpipe.tune.places import Held
@@ -78,7 +76,7 @@ def _pass(model: Model, tiles: Sequence[Pixels], count: int, calls: int) -> None
     cover = Cover(shape, tiling)
     sheet = Sheet(BareGrid(shape), [], (), cover, 0.0, cover.whole)
     decision = Decision(model.spec.contract, model.spec.blend_on, model.arrays)
-    with closing(predict(model, batches(_cycled(sheet, tiles), model.spec.batch), calls)) as scored:
+    with closing(infer(model, batches(_cycled(sheet, tiles), model.spec.batch), calls)) as scored:
         for _ in decide(blend(scored, model.arrays), decision, confidence=False):
             pass
 

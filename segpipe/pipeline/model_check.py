@@ -1,0 +1,104 @@
+"""Before a run: a batch of noise through the model, whose output is checked, and the memory that it takes."""
+
+import logging
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from queue import Empty, SimpleQueue
+
+from onnxruntime import RunOptions
+
+from segpipe.errors import ModelError
+from segpipe.network.activation import by_class
+from segpipe.network.neighbours import batch_tiles, depends_on_batch, one_by_one
+from segpipe.network.outputs import check_output
+from segpipe.network.spec import ModelSpec, by
+from segpipe.pipeline.infer import HostModel
+from segpipe.pipeline.memory import refuse_large_tile
+from segpipe.process.machine import forget_most_resident, memory, most_resident, resident
+
+LOG = logging.getLogger("segpipe")
+
+TRIAL_SECONDS = 600.0
+"""That a trial on the CPU may take, with the opening of the model. On a device, engines may be built for longer."""
+
+ANNOUNCED = 2**21
+"""Pixels of a batch above which it is said that the model is tried."""
+
+
+def try_out(spec: ModelSpec) -> ModelSpec:
+    """Run one batch of noise: what the model really gives is checked, and the memory that it took is noted.
+
+    Raises:
+        ModelError, ContractError, DeviceError: it does not run, or its scores are not what the contract says.
+    """
+    refuse_large_tile(spec, memory())
+    if spec.batch * math.prod(spec.tiling.tile) > ANNOUNCED:
+        LOG.warning("trying %s on a tile of %s, which may take a while", spec.path, by(spec.tiling.tile))
+    try:
+        return _in_time(_try_host if spec.device == "cpu" else _try_device, spec)
+    except MemoryError:
+        raise ModelError(f"a tile of {by(spec.tiling.tile)} does not fit into memory: lower --tile or --batch") from None
+
+
+def _in_time(trial: Callable[[ModelSpec, RunOptions], ModelSpec], spec: ModelSpec) -> ModelSpec:
+    """Run a trial in a thread, since the main one answers signals only between calls.
+
+    Raises:
+        ModelError: it does not end, as where a loop of the graph is endless.
+    """
+    ended: SimpleQueue[ModelSpec | BaseException] = SimpleQueue()
+    options = RunOptions()
+
+    def run() -> None:
+        try:
+            ended.put(trial(spec, options))
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the thread that waits raises it
+            ended.put(error)
+
+    thread = threading.Thread(target=run, name="segpipe-trial", daemon=True)
+    thread.start()
+    try:
+        found = ended.get(timeout=TRIAL_SECONDS if spec.device == "cpu" else None)
+    except KeyboardInterrupt:
+        _end(thread, options)
+        raise
+    except Empty:
+        _end(thread, options)
+        raise ModelError(
+            f"{spec.path} must score a batch of {spec.batch} tiles of {by(spec.tiling.tile)} within {TRIAL_SECONDS:g} s, "
+            "and does not: lower --tile or --batch; a graph with an endless loop never ends"
+        ) from None
+    if isinstance(found, BaseException):
+        raise found
+    return found
+
+
+def _end(trial: threading.Thread, options: RunOptions) -> None:
+    """Python must not end while a call goes on: it would be aborted."""
+    options.terminate = True
+    trial.join(TRIAL_SECONDS)
+
+
+def _try_host(spec: ModelSpec, options: RunOptions) -> ModelSpec:
+    tiles = batch_tiles(spec)
+    before = resident()
+    model = HostModel(spec, arena=False, trial=tiles, options=options)
+    assert model.trial is not None
+    opened = max(before, model.opened)
+    spec = replace(spec, weights_mb=(opened - before) / 1e6, network_mb=max(0, most_resident() - opened) / 1e6)
+    check_output(spec, by_class(model.trial, spec), model.raw)
+    if spec.batch == 1 or not depends_on_batch(model.raw, tiles, model.trial, alone=not spec.batch_is_fixed):
+        return spec
+    return one_by_one(spec)
+
+
+def _try_device(spec: ModelSpec, options: RunOptions) -> ModelSpec:
+    from segpipe.pipeline.gpu_check import try_device
+
+    del options  # it has no limit of time
+    before = resident()
+    forget_most_resident()
+    spec = try_device(spec)
+    return replace(spec, network_mb=max(0, most_resident() - before) / 1e6)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from scenes import CLASSES, SCRATCH, TILE
 
+from segpipe.formats.case_scaling import scaling_of
 from segpipe.formats.cases import Case
 from segpipe.formats.raster.gdal import gdal_options
 from segpipe.formats.raster.sink import raster_sink
@@ -17,7 +18,7 @@ from segpipe.geometry.windows import reflected
 from segpipe.network.spec import read_spec
 from segpipe.pipeline.blend import Strip
 from segpipe.pipeline.decide import Decision
-from segpipe.pipeline.read import open_sheet, scaling_of
+from segpipe.pipeline.opening import open_sheet
 from segpipe.results.areas import Areas
 from segpipe.results.output import mask_style
 from segpipe.results.records import Run

@@ -16,7 +16,8 @@ from segpipe.formats.raster.gdal import CACHE_MB, MOST_CACHE_MB, BlockCache, cac
 from segpipe.formats.raster.source import RasterSource
 from segpipe.network.spec import read_spec
 from segpipe.overrides import Overrides
-from segpipe.pipeline.read import Reading, open_sheet, read
+from segpipe.pipeline.opening import open_sheet
+from segpipe.pipeline.read import Reading, read
 from segpipe.settings import load_settings
 
 TILED = {"tiled": True, "blockxsize": 128, "blockysize": 128}

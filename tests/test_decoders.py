@@ -11,8 +11,7 @@ from segpipe.formats.cases import Case
 from segpipe.formats.raster.gdal import gdal_options
 from segpipe.network.spec import read_spec
 from segpipe.pipeline.ahead import ahead
-from segpipe.pipeline.decoders import LATE, Decoders
-from segpipe.pipeline.read import Reading, read
+from segpipe.pipeline.read import LATE, Decoders, Reading, read
 from segpipe.settings import load_settings
 
 FORMATS = {

@@ -9,11 +9,11 @@ from networks import local, volumetric
 from scenes import Silent
 
 from segpipe.errors import SourceError
+from segpipe.formats.case_scaling import STATISTICS_BLOCK
 from segpipe.formats.cases import find_input
 from segpipe.formats.registry import FORMATS
 from segpipe.jobs import work
 from segpipe.jobs.launch import carry_out, prepare
-from segpipe.pipeline.read import STATISTICS_BLOCK
 from segpipe.results.records import targets
 from segpipe.settings import load_settings
 

@@ -15,12 +15,13 @@ from segpipe.geometry.windows import Cover
 from segpipe.jobs.plan import PlannedCase, as_planned
 from segpipe.network.spec import read_spec
 from segpipe.overrides import Overrides
-from segpipe.pipeline import memory, read
+from segpipe.pipeline import memory, opening
 from segpipe.pipeline.blend import Strip
 from segpipe.pipeline.infer import load
 from segpipe.pipeline.memory import least_bytes, longest_strip, network_bytes, strip_bytes, worker_bytes
 from segpipe.pipeline.model_check import try_out
-from segpipe.pipeline.read import Reading, open_sheet
+from segpipe.pipeline.opening import open_sheet
+from segpipe.pipeline.read import Reading
 from segpipe.pipeline.run import segmented
 from segpipe.process.machine import forget_most_resident, most_resident, resident
 from segpipe.settings import load_settings
@@ -63,7 +64,7 @@ def peak_of(tmp_path, monkeypatch):
     """
 
     def measure(spec, source, confidence):
-        monkeypatch.setattr(read, "open_source", lambda *_: source)
+        monkeypatch.setattr(opening, "open_source", lambda *_: source)
         monkeypatch.setattr(memory, "PROCESS", 0)
         case = Case("case", str(tmp_path / "case"))
         (tmp_path / "case").write_bytes(b"")

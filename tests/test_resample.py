@@ -16,7 +16,7 @@ from segpipe.formats.raster.gdal import gdal_options
 from segpipe.network.spec import read_spec
 from segpipe.overrides import Overrides
 from segpipe.pipeline import run as stages
-from segpipe.pipeline.read import open_sheet
+from segpipe.pipeline.opening import open_sheet
 from segpipe.pipeline.spacing import whole_ratio
 from segpipe.settings import load_settings
 

@@ -17,7 +17,8 @@ from segpipe.formats.unusual import Finding, Judge
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.windows import Window
 from segpipe.overrides import AS_STORED
-from segpipe.pipeline.read import findings_of, open_source
+from segpipe.pipeline.findings import findings_of
+from segpipe.pipeline.opening import open_source
 
 Raster = Callable[..., Path]
 

@@ -14,7 +14,8 @@ from segpipe.formats.raster.gdal import gdal_options
 from segpipe.formats.raster.source import RasterSource
 from segpipe.geometry.windows import Part, Window
 from segpipe.network.spec import read_spec
-from segpipe.pipeline.read import Reading, open_sheet, read
+from segpipe.pipeline.opening import open_sheet
+from segpipe.pipeline.read import Reading, read
 from segpipe.pipeline.stretch import stretches
 from segpipe.settings import load_settings
 

@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 
 from segpipe.contract import Contract
 from segpipe.errors import InputError
+from segpipe.formats.case_scaling import scaling_of
 from segpipe.formats.cases import Case, find_cases
 from segpipe.formats.registry import environment
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import Overrides
-from segpipe.pipeline.read import on_network_grid, open_sheet, read_tile, scaling_of, warn_of_findings
+from segpipe.pipeline.findings import warn_of_findings
+from segpipe.pipeline.opening import on_network_grid, open_sheet
+from segpipe.pipeline.read import read_tile
 
 Tiles = list[NDArray[np.float32]]
 """Scaled, each ``(channels, *tile)``, as the network takes it."""

@@ -9,7 +9,7 @@ from segpipe.inspect.facts import Fit
 from segpipe.inspect.pixels import empty_windows
 from segpipe.jobs.plan import Plan, PlannedCase, memory_mb
 from segpipe.network.spec import ModelSpec
-from segpipe.pipeline.read import row_of
+from segpipe.pipeline.opening import row_of
 from segpipe.process.machine import processors
 from segpipe.results.records import Run
 from segpipe.settings import Settings

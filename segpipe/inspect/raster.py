@@ -23,8 +23,9 @@ from segpipe.inspect.facts import Band, Fit, Needs, RasterFacts
 from segpipe.inspect.fit import laid
 from segpipe.inspect.pixels import valid_share
 from segpipe.network.spec import ModelSpec, read_model, read_spec
+from segpipe.pipeline.findings import findings_of, note_findings
 from segpipe.pipeline.model_check import try_out
-from segpipe.pipeline.read import findings_of, note_findings, open_sheet
+from segpipe.pipeline.opening import open_sheet
 from segpipe.settings import Settings
 
 

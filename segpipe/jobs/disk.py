@@ -17,7 +17,7 @@ from segpipe.formats.registry import environment
 from segpipe.jobs.plan import Plan
 from segpipe.pipeline.decide import Decision
 from segpipe.pipeline.memory import in_words, most_memory
-from segpipe.pipeline.read import open_sheet
+from segpipe.pipeline.opening import open_sheet
 from segpipe.results.records import Run
 from segpipe.storage.bucket import is_remote
 from segpipe.storage.folder import Folder

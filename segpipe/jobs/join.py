@@ -12,13 +12,9 @@ from segpipe.formats.samples import sampled
 from segpipe.formats.source import Source
 from segpipe.formats.unusual import Judge
 from segpipe.jobs.tasks import JoinJob
+from segpipe.pipeline.findings import note_findings
 from segpipe.pipeline.memory import most_memory
-from segpipe.pipeline.read import (
-    CHANGED,
-    Sheet,
-    note_findings,
-    open_sheet,
-)
+from segpipe.pipeline.opening import CHANGED, Sheet, open_sheet
 from segpipe.results.output import CaseOutput
 from segpipe.results.parts import (
     forget_part,

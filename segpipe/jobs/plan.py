@@ -13,8 +13,9 @@ from segpipe.geometry.division import Limits, cut, repeated
 from segpipe.geometry.windows import Cover, Part
 from segpipe.network.device import gpus
 from segpipe.network.spec import ModelSpec
+from segpipe.pipeline.findings import findings_of, note_findings
 from segpipe.pipeline.memory import Load, longest_strip, most_memory, worker_bytes, worker_memory
-from segpipe.pipeline.read import HALO, Sheet, findings_of, note_findings, open_sheet
+from segpipe.pipeline.opening import HALO, Sheet, open_sheet
 from segpipe.results.parts import kept_cut, plan_name, write_cut
 from segpipe.results.records import Run, done_cases, refuse_taken
 from segpipe.storage.retry import is_passing

@@ -15,6 +15,7 @@ from functools import partial
 from uuid import uuid4
 
 from segpipe.errors import DeviceMemoryError, OutputError, SegpipeError, SourceError, case_errors, foreseen
+from segpipe.formats.case_scaling import scaling_of
 from segpipe.formats.cases import Case
 from segpipe.formats.identity import Beside
 from segpipe.formats.registry import environment
@@ -23,14 +24,8 @@ from segpipe.jobs.plan import Job, as_planned, job_windows
 from segpipe.jobs.tasks import Damaged, GivenUp, JoinJob, MeasureJob, Outcome, PartJob, Progress, Returned, Task, Told
 from segpipe.pipeline.infer import Model
 from segpipe.pipeline.memory import most_memory
-from segpipe.pipeline.read import (
-    CHANGED,
-    HandedBackError,
-    Reading,
-    Sheet,
-    open_sheet,
-    scaling_of,
-)
+from segpipe.pipeline.opening import CHANGED, Sheet, open_sheet
+from segpipe.pipeline.read import HandedBackError, Reading
 from segpipe.pipeline.run import Boxes, decoders_for, segmented
 from segpipe.results.output import CaseOutput, PartOutput
 from segpipe.results.parts import (

@@ -8,7 +8,8 @@ from types import EllipsisType
 from segpipe.errors import SegpipeError
 from segpipe.geometry.windows import Cover, Part, Window
 from segpipe.network.arrays import HOST, Array, Arrays
-from segpipe.pipeline.read import Sheet, Tile
+from segpipe.pipeline.opening import Sheet
+from segpipe.pipeline.read import Tile
 from segpipe.timing.spans import span
 
 Scores = Array

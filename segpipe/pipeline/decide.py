@@ -15,7 +15,7 @@ from segpipe.errors import ModelError
 from segpipe.geometry.windows import Window
 from segpipe.network.arrays import HOST, Array, Arrays
 from segpipe.pipeline.blend import Finished
-from segpipe.pipeline.read import Sheet
+from segpipe.pipeline.opening import Sheet
 from segpipe.settings import BlendOn
 from segpipe.timing.spans import span, waiting
 

@@ -1,12 +1,9 @@
 """From opened cases to batches of scaled tiles, read in window order and filled across cases."""
 
-import logging
 import math
-import threading
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -14,88 +11,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.contract import Contract
-from segpipe.errors import SegpipeError, SourceError, case_errors
+from segpipe.errors import SegpipeError, case_errors
+from segpipe.formats.case_scaling import scaling_of
 from segpipe.formats.cases import Case
-from segpipe.formats.identity import Beside, Identity, asked_names, identities, no_state
-from segpipe.formats.registry import FORMATS, open_path
+from segpipe.formats.registry import FORMATS
 from segpipe.formats.resampled import Resampled
 from segpipe.formats.samples import is_small, sampled, thinned
-from segpipe.formats.source import Invalid, Scene, Source
+from segpipe.formats.source import Invalid, Source
 from segpipe.formats.unusual import Finding, Judge
-from segpipe.geometry.grid import Grid
-from segpipe.geometry.regridding import Regridding
-from segpipe.geometry.weighting import Weights
-from segpipe.geometry.windows import Cover, Part, Window, mirrored, reflected
+from segpipe.geometry.windows import Cover, Part, mirrored, reflected
 from segpipe.network.arrays import Array
-from segpipe.network.scaling import Scaling, case_scaling, fixed_scaling, unscaled
+from segpipe.network.scaling import Scaling
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import AS_STORED, Overrides
-from segpipe.pipeline.decoders import Decoders
-from segpipe.pipeline.memory import refuse_large_case
-from segpipe.pipeline.spacing import check_spacing, regridding_of, resampling_note
+from segpipe.pipeline.findings import note_findings
+from segpipe.pipeline.opening import Sheet, on_network_grid, open_sheet
 from segpipe.pipeline.stretch import ASKED_FOR, STRETCH_BYTES, Stretch, are_empty, begin_stretch, stretches
 from segpipe.storage.bucket import is_remote
 from segpipe.timing.spans import span
 
-LOG = logging.getLogger("segpipe")
-
-STATISTICS_BLOCK = {2: 1024, 3: 128}
-"""Side of the blocks over which the statistics of an image or a volume are taken: 1 and 2 million pixels. Fixed: it decides
-the order of a sum."""
-
-CHANGED = "{} has changed while it was done: run the same command again"
-
-HALO = 1
-"""Pixels that linear interpolation takes from before a box."""
+LATE = 8
+"""Windows, or stretches of them, of one case in a row that have been waited for, before more threads decode."""
 
 LONGEST_BATCH = 64
 """Windows, empty ones included, after which a batch leaves even if it is not full."""
-
-
-@dataclass(frozen=True, eq=False)
-class Sheet:
-    """What the stages behind reading know of an opened case."""
-
-    grid: Grid
-    files: list[Identity]
-    """What its pixels come from, as it was before the first was read."""
-    notes: tuple[str, ...]
-    cover: Cover
-    opened: float
-    """When it was opened, as ``time.time`` gives it."""
-    part: Part
-    """The windows that are finished here: all of the case, or a part of it."""
-    room: int = 0
-    """Bytes of blocks that a row of its windows touches; they stay decoded for the next row."""
-    raw: bool = False
-    """Whether its pixels travel as they are stored, to be scaled on a device."""
-    findings: list[Finding] = field(default_factory=list)
-    """What is unusual about its pixels; all of it is here before its first tile leaves."""
-    place: str = ""
-    """Where it was found, links resolved."""
-    asked: tuple[str, ...] = field(default=(), repr=False)
-    """Names by which its files are asked for: those of ``files`` have no secrets."""
-    scene: Scene = field(default_factory=dict)
-    """Metadata that describe the scene, by domain."""
-    origin: object = None
-    """``Source.origin``, for the sinks of its masks."""
-    regridding: Regridding | None = None
-    """To the grid that the network sees, where that is another one than the case's own. ``cover`` is of the network's."""
-    abandoned: threading.Event = field(default_factory=threading.Event)
-    """Set by whoever finds that the case cannot be finished: it is read no further."""
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        return tuple(finding.text for finding in self.findings)
-
-    @property
-    def windows(self) -> Part:
-        """The windows that are inferred here: those of the part, and those that share pixels with it."""
-        return self.cover.touching(self.part)
-
-    @cached_property
-    def weights(self) -> Weights:
-        return Weights.over(self.cover)
 
 
 class HandedBackError(SegpipeError):
@@ -140,68 +79,23 @@ class Batch:
         return [tile for tile in self.tiles if tile.pixels is not None]
 
 
-def open_source(case: Case, contract: Contract, overrides: Overrides = AS_STORED) -> Source:
-    """Open a case by its format."""
-    return open_path(case.format, case.path, contract, overrides)
+@dataclass
+class Decoders:
+    """A count that grows to where reading keeps up, and is kept for the cases that come after."""
 
+    count: int
+    most: int
+    _late: int = 0
 
-def open_sheet(
-    case: Case,
-    model: ModelSpec,
-    overrides: Overrides = AS_STORED,
-    part: Part | None = None,
-    memory: float = math.inf,
-) -> tuple[Source, Sheet]:
-    """Open a case, or a part of it, and check that the model can take it.
+    def begin(self) -> None:
+        """Another case: the model waits for the first tiles of each."""
+        self._late = 0
 
-    Raises:
-        SourceError: it cannot be opened, its bands, pixels or pixel size are not the model's, or it needs more than
-            ``memory`` bytes however it is cut.
-    """
-    opened, place = time.time(), Beside().place(case.path)
-    source = open_source(case, model.contract, overrides)
-    try:
-        _check_pixels(case, source, model)
-        regridding = regridding_of(source.grid, model.contract, resample=overrides.resample)
-        cover = cover_of(case, source.grid.shape, model, regridding)
-        refuse_large_case(case.path, cover, model, source.block, memory)
-        told = source.notes if part is None else ()  # the record is of the case
-        spaced = check_spacing if regridding is None else resampling_note
-        notes = [*told, *spaced(case.path, source.grid, model.contract)]
-        files = identities(case.path, source.files)
-        notes += no_state(files)
-        if part is not None and any(b > n for b, n in zip(part.stop, cover.counts, strict=True)):
-            raise SourceError(CHANGED.format(case.path))
-        part = part or cover.whole
-        seen = source if regridding is None else Resampled(source, regridding)
-        room = seen.memory(row_of(cover, cover.touching(part)))
-        notes += FORMATS[case.format].cache().notes(room)
-    except BaseException:
-        source.close()
-        raise
-    raw = model.device != "cpu"
-    found, asked = (files, tuple(notes), cover, opened, part, room, raw), tuple(asked_names(source.files))
-    sheet = Sheet(source.grid, *found, place=place, scene=source.scene, origin=source.origin, asked=asked)
-    return source, replace(sheet, regridding=regridding)
-
-
-def cover_of(case: Case, shape: tuple[int, ...], model: ModelSpec, regridding: Regridding | None = None) -> Cover:
-    """The windows of a case of this shape; on the grid that the network sees, where that is another.
-
-    Raises:
-        SourceError: it is an image and the model is of volumes.
-    """
-    try:
-        tiling = model.tiling_of(shape)
-    except SourceError as error:
-        raise SourceError(f"{case.path}: {error}") from None
-    return Cover(shape, tiling) if regridding is None else Cover(regridding.shape, tiling, HALO)
-
-
-def row_of(cover: Cover, windows: Part) -> tuple[int, ...]:
-    """Shape of a row of windows: a tile high, and as wide as all of them."""
-    first, last = cover.window(windows.first), cover.window(tuple(stop - 1 for stop in windows.stop))
-    return (cover.tiling.tile[0], *(b - a for a, b in zip(first.start[1:], last.stop[1:], strict=True)))
+    def note(self, waited: bool) -> None:
+        """Whether the model had no tile left when the next one came."""
+        self._late = self._late + 1 if waited else 0
+        if self._late > LATE and self.count < self.most:
+            self.count, self._late = min(2 * self.count, self.most), 0
 
 
 @dataclass(frozen=True)
@@ -317,13 +211,6 @@ def _pieces(case: Case, source: Source, sheet: Sheet, reading: Reading) -> Itera
         yield Piece(case, sheet, windows, begun, scaling, look)
 
 
-def on_network_grid(source: Source, sheet: Sheet, model: ModelSpec) -> Source | Resampled:
-    """What is read of a case for the network: on the case's own grid, if that is the one that the network sees."""
-    if sheet.regridding is None:
-        return source
-    return Resampled(source, sheet.regridding, whole=np.dtype(model.input_dtype).kind in "iu")
-
-
 def _examine(
     case: Case, source: Source, sheet: Sheet, scaling: Scaling, reading: Reading
 ) -> Callable[[Stretch], None] | None:
@@ -341,29 +228,6 @@ def _examine(
     return None
 
 
-def note_findings(case: Case, sheet: Sheet, findings: Sequence[Finding], *, allow: bool) -> None:
-    """Keep what is unusual about a case.
-
-    Raises:
-        SourceError: labels would mean nothing, and this is not allowed.
-    """
-    sheet.findings.extend(findings)
-    far = [finding.text for finding in findings if finding.far]
-    if far and not allow:
-        raise SourceError(f"{case.path}: {far[0]}. To label it all the same, give segpipe run --unusual-values allow")
-
-
-def warn_of_findings(case: Case, source: Source, contract: Contract) -> None:
-    """Warn of unusual pixels in a scene that ``tune`` or ``export`` reads for comparison or calibration."""
-    for finding in findings_of(source, contract):
-        LOG.warning("warning: %s: %s", case.name, finding.text)
-
-
-def findings_of(source: Source, contract: Contract) -> list[Finding]:
-    """What is unusual about the pixels of an opened case, as far as that can be seen without its own statistics."""
-    return Judge(contract)(sampled(source), None, source.tags())
-
-
 def _at_once(case: Case, source: Source, sheet: Sheet, contract: Contract) -> tuple[int, int]:
     """Windows of a row that are read at one go, at first and at most."""
     remote = is_remote(case.path)
@@ -376,15 +240,6 @@ def _at_once(case: Case, source: Source, sheet: Sheet, contract: Contract) -> tu
 def stored_bytes(contract: Contract, dtype: np.dtype[Any]) -> int:
     """Of a pixel as it is read, with what is needed to find whether it is invalid."""
     return contract.channel_count * dtype.itemsize + 3
-
-
-def _check_pixels(case: Case, source: Source, model: ModelSpec) -> None:
-    """Raw pixels for a model of integers must fit its type; floats are scaled and always do."""
-    wanted = np.dtype(model.input_dtype)
-    if wanted.kind in "iu" and not np.can_cast(source.dtype, wanted):
-        raise SourceError(
-            f"{case.path}: pixels must fit the model's {wanted} input without loss, got {source.dtype}: convert the file"
-        )
 
 
 def read_tile(
@@ -401,31 +256,6 @@ def read_tile(
             pixels = mirrored(pixels, mirror)
             invalid = None if invalid is None else mirrored(invalid, mirror)
     return pixels, invalid
-
-
-def scaling_of(source: Source, contract: Contract) -> Scaling:
-    """The contract's scaling for one case; its own z-score or min-max takes a pass over its pixels."""
-    if contract.scaling == "graph":
-        return unscaled(contract)
-    scaling = fixed_scaling(contract, source.tags() if contract.pixel == "physical" else None)
-    if contract.normalize in ("fixed", "none"):
-        return scaling
-    return case_scaling(contract, scaling, _valid_blocks(source, scaling))
-
-
-def _valid_blocks(source: Source, scaling: Scaling) -> Iterator[NDArray[np.float32]]:
-    """The valid pixels of a case, ``(channels, pixels)`` per block, in row-major order of blocks."""
-    shape = source.grid.shape
-    side = STATISTICS_BLOCK[len(shape)]
-    for block in np.ndindex(*(-(-n // side) for n in shape)):
-        start = tuple(k * side for k in block)
-        stop = tuple(min(a + side, n) for a, n in zip(start, shape, strict=True))
-        window = Window(start, stop)
-        if source.empty(window):
-            continue
-        stored, invalid = source.read(window)
-        scaled = scaling(stored, None)
-        yield scaled.reshape(len(scaled), -1) if invalid is None else scaled[:, ~invalid]
 
 
 def batches(windows: Iterable[Tile], size: int) -> Iterator[Batch]:

@@ -11,9 +11,8 @@ from segpipe.formats.registry import environment
 from segpipe.pipeline.ahead import ahead, tiles_ahead
 from segpipe.pipeline.blend import blend
 from segpipe.pipeline.decide import Decided, Decision, decide, gathered
-from segpipe.pipeline.decoders import Decoders
 from segpipe.pipeline.infer import Model, infer
-from segpipe.pipeline.read import Pieces, Reading, Tile, batches, read_pieces, tiles
+from segpipe.pipeline.read import Decoders, Pieces, Reading, Tile, batches, read_pieces, tiles
 from segpipe.pipeline.regrid import regrid
 from segpipe.process.machine import processors
 

@@ -20,7 +20,7 @@ from segpipe.formats.sink import Sink, Target
 from segpipe.formats.style import Color, Style, palette, parse_color
 from segpipe.geometry.windows import Window
 from segpipe.pipeline.decide import CONFIDENCE_NODATA, CONFIDENCE_TOP, Decided, Decision
-from segpipe.pipeline.read import CHANGED, Sheet, open_source
+from segpipe.pipeline.opening import CHANGED, Sheet, open_source
 from segpipe.results.boxes import BoxSink, read_boxes
 from segpipe.results.parts import Tally, part_files, read_tally, write_tally
 from segpipe.results.records import Run, device_kind, read_record, record_name, style_name

@@ -15,7 +15,8 @@ from segpipe.overrides import Overrides
 from segpipe.pipeline.blend import blend
 from segpipe.pipeline.decide import Decision, Labels, decide
 from segpipe.pipeline.infer import Model, infer, load
-from segpipe.pipeline.read import Sheet, Tile, batches, read_tile
+from segpipe.pipeline.opening import Sheet
+from segpipe.pipeline.read import Tile, batches, read_tile
 from segpipe.tune.choices import Choice, Network, step
 from segpipe.tune.places import Axes, Held, Place
 

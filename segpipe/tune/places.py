@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from segpipe.errors import InputError
 from segpipe.export.tiles import noise, raw_tiles
+from segpipe.formats.case_scaling import scaling_of
 from segpipe.formats.cases import Case
 from segpipe.formats.registry import environment
 from segpipe.formats.source import Begun, Invalid, Pixels, Scene
@@ -19,7 +20,8 @@ from segpipe.geometry.windows import Window
 from segpipe.network.scaling import Scaling, unscaled
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import Overrides
-from segpipe.pipeline.read import open_sheet, scaling_of, warn_of_findings
+from segpipe.pipeline.findings import warn_of_findings
+from segpipe.pipeline.opening import open_sheet
 from segpipe.tune.settings import NOISE
 
 Axes = tuple[int, ...]

@@ -17,7 +17,8 @@ from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.blend import blend
 from segpipe.pipeline.decide import Decision, decide
 from segpipe.pipeline.infer import Model, infer, load
-from segpipe.pipeline.read import Sheet, Tile, batches, read_tile
+from segpipe.pipeline.opening import Sheet
+from segpipe.pipeline.read import Tile, batches, read_tile
 from segpipe.tune.labels import HELD
 from segpipe.tune.places import Held
 

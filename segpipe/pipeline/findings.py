@@ -1,0 +1,37 @@
+"""What is unusual about the pixels of an opened case: found, kept, and refused where labels would mean nothing."""
+
+import logging
+from collections.abc import Sequence
+
+from segpipe.contract import Contract
+from segpipe.errors import SourceError
+from segpipe.formats.cases import Case
+from segpipe.formats.samples import sampled
+from segpipe.formats.source import Source
+from segpipe.formats.unusual import Finding, Judge
+from segpipe.pipeline.opening import Sheet
+
+LOG = logging.getLogger("segpipe")
+
+
+def note_findings(case: Case, sheet: Sheet, findings: Sequence[Finding], *, allow: bool) -> None:
+    """Keep what is unusual about a case.
+
+    Raises:
+        SourceError: labels would mean nothing, and this is not allowed.
+    """
+    sheet.findings.extend(findings)
+    far = [finding.text for finding in findings if finding.far]
+    if far and not allow:
+        raise SourceError(f"{case.path}: {far[0]}. To label it all the same, give segpipe run --unusual-values allow")
+
+
+def warn_of_findings(case: Case, source: Source, contract: Contract) -> None:
+    """Warn of unusual pixels in a scene that ``tune`` or ``export`` reads for comparison or calibration."""
+    for finding in findings_of(source, contract):
+        LOG.warning("warning: %s: %s", case.name, finding.text)
+
+
+def findings_of(source: Source, contract: Contract) -> list[Finding]:
+    """What is unusual about the pixels of an opened case, as far as that can be seen without its own statistics."""
+    return Judge(contract)(sampled(source), None, source.tags())

@@ -1,0 +1,157 @@
+"""Opened cases: checked against the model, with what all stages behind reading know of them."""
+
+import math
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from segpipe.contract import Contract
+from segpipe.errors import SourceError
+from segpipe.formats.cases import Case
+from segpipe.formats.identity import Beside, Identity, asked_names, identities, no_state
+from segpipe.formats.registry import FORMATS, open_path
+from segpipe.formats.resampled import Resampled
+from segpipe.formats.source import Scene, Source
+from segpipe.formats.unusual import Finding
+from segpipe.geometry.grid import Grid
+from segpipe.geometry.regridding import Regridding
+from segpipe.geometry.weighting import Weights
+from segpipe.geometry.windows import Cover, Part
+from segpipe.network.spec import ModelSpec
+from segpipe.overrides import AS_STORED, Overrides
+from segpipe.pipeline.memory import refuse_large_case
+from segpipe.pipeline.spacing import check_spacing, regridding_of, resampling_note
+
+CHANGED = "{} has changed while it was done: run the same command again"
+
+HALO = 1
+"""Pixels that linear interpolation takes from before a box."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """What the stages behind reading know of an opened case."""
+
+    grid: Grid
+    files: list[Identity]
+    """What its pixels come from, as it was before the first was read."""
+    notes: tuple[str, ...]
+    cover: Cover
+    opened: float
+    """When it was opened, as ``time.time`` gives it."""
+    part: Part
+    """The windows that are finished here: all of the case, or a part of it."""
+    room: int = 0
+    """Bytes of blocks that a row of its windows touches; they stay decoded for the next row."""
+    raw: bool = False
+    """Whether its pixels travel as they are stored, to be scaled on a device."""
+    findings: list[Finding] = field(default_factory=list)
+    """What is unusual about its pixels; all of it is here before its first tile leaves."""
+    place: str = ""
+    """Where it was found, links resolved."""
+    asked: tuple[str, ...] = field(default=(), repr=False)
+    """Names by which its files are asked for: those of ``files`` have no secrets."""
+    scene: Scene = field(default_factory=dict)
+    """Metadata that describe the scene, by domain."""
+    origin: object = None
+    """``Source.origin``, for the sinks of its masks."""
+    regridding: Regridding | None = None
+    """To the grid that the network sees, where that is another one than the case's own. ``cover`` is of the network's."""
+    abandoned: threading.Event = field(default_factory=threading.Event)
+    """Set by whoever finds that the case cannot be finished: it is read no further."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(finding.text for finding in self.findings)
+
+    @property
+    def windows(self) -> Part:
+        """The windows that are inferred here: those of the part, and those that share pixels with it."""
+        return self.cover.touching(self.part)
+
+    @cached_property
+    def weights(self) -> Weights:
+        return Weights.over(self.cover)
+
+
+def open_source(case: Case, contract: Contract, overrides: Overrides = AS_STORED) -> Source:
+    """Open a case by its format."""
+    return open_path(case.format, case.path, contract, overrides)
+
+
+def open_sheet(
+    case: Case,
+    model: ModelSpec,
+    overrides: Overrides = AS_STORED,
+    part: Part | None = None,
+    memory: float = math.inf,
+) -> tuple[Source, Sheet]:
+    """Open a case, or a part of it, and check that the model can take it.
+
+    Raises:
+        SourceError: it cannot be opened, its bands, pixels or pixel size are not the model's, or it needs more than
+            ``memory`` bytes however it is cut.
+    """
+    opened, place = time.time(), Beside().place(case.path)
+    source = open_source(case, model.contract, overrides)
+    try:
+        _check_pixels(case, source, model)
+        regridding = regridding_of(source.grid, model.contract, resample=overrides.resample)
+        cover = cover_of(case, source.grid.shape, model, regridding)
+        refuse_large_case(case.path, cover, model, source.block, memory)
+        told = source.notes if part is None else ()  # the record is of the case
+        spaced = check_spacing if regridding is None else resampling_note
+        notes = [*told, *spaced(case.path, source.grid, model.contract)]
+        files = identities(case.path, source.files)
+        notes += no_state(files)
+        if part is not None and any(b > n for b, n in zip(part.stop, cover.counts, strict=True)):
+            raise SourceError(CHANGED.format(case.path))
+        part = part or cover.whole
+        seen = source if regridding is None else Resampled(source, regridding)
+        room = seen.memory(row_of(cover, cover.touching(part)))
+        notes += FORMATS[case.format].cache().notes(room)
+    except BaseException:
+        source.close()
+        raise
+    raw = model.device != "cpu"
+    found, asked = (files, tuple(notes), cover, opened, part, room, raw), tuple(asked_names(source.files))
+    sheet = Sheet(source.grid, *found, place=place, scene=source.scene, origin=source.origin, asked=asked)
+    return source, replace(sheet, regridding=regridding)
+
+
+def cover_of(case: Case, shape: tuple[int, ...], model: ModelSpec, regridding: Regridding | None = None) -> Cover:
+    """The windows of a case of this shape; on the grid that the network sees, where that is another.
+
+    Raises:
+        SourceError: it is an image and the model is of volumes.
+    """
+    try:
+        tiling = model.tiling_of(shape)
+    except SourceError as error:
+        raise SourceError(f"{case.path}: {error}") from None
+    return Cover(shape, tiling) if regridding is None else Cover(regridding.shape, tiling, HALO)
+
+
+def row_of(cover: Cover, windows: Part) -> tuple[int, ...]:
+    """Shape of a row of windows: a tile high, and as wide as all of them."""
+    first, last = cover.window(windows.first), cover.window(tuple(stop - 1 for stop in windows.stop))
+    return (cover.tiling.tile[0], *(b - a for a, b in zip(first.start[1:], last.stop[1:], strict=True)))
+
+
+def _check_pixels(case: Case, source: Source, model: ModelSpec) -> None:
+    """Raw pixels for a model of integers must fit its type; floats are scaled and always do."""
+    wanted = np.dtype(model.input_dtype)
+    if wanted.kind in "iu" and not np.can_cast(source.dtype, wanted):
+        raise SourceError(
+            f"{case.path}: pixels must fit the model's {wanted} input without loss, got {source.dtype}: convert the file"
+        )
+
+
+def on_network_grid(source: Source, sheet: Sheet, model: ModelSpec) -> Source | Resampled:
+    """What is read of a case for the network: on the case's own grid, if that is the one that the network sees."""
+    if sheet.regridding is None:
+        return source
+    return Resampled(source, sheet.regridding, whole=np.dtype(model.input_dtype).kind in "iu")

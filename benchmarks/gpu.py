@@ -28,7 +28,8 @@ from segpipe.formats.cases import Case
 from segpipe.formats.raster.gdal import gdal_options
 from segpipe.network.device import gpu_facts
 from segpipe.network.spec import read_spec
-from segpipe.pipeline.read import Reading, read
+from segpipe.pipeline.read import Reading, windows_of
+from segpipe.pipeline.tiles import Tile, cut
 from segpipe.results.records import versions
 from segpipe.settings import load_settings
 
@@ -193,7 +194,8 @@ def reading(session: Session) -> None:
     for threads in (1, 2, 4, 8, 16):
         began = time.perf_counter()
         with gdal_options(threads):
-            tiles = sum(tile.error is None for tile in read([Case("scene", str(source))], Reading(spec)))
+            read = cut(windows_of([Case("scene", str(source))], Reading(spec)))
+            tiles = sum(isinstance(tile, Tile) for tile in read)
         seconds = time.perf_counter() - began
         found[threads] = round(session.arguments.size**2 / 1e6 / seconds, 1)
         print(f"  {threads} threads: {tiles} tiles, {found[threads]} Mpx/s", flush=True)

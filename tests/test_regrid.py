@@ -16,8 +16,8 @@ from segpipe.geometry.weighting import Weights
 from segpipe.geometry.windows import Cover, Tiling, Window
 from segpipe.pipeline import regrid as module
 from segpipe.pipeline.blend import blend
-from segpipe.pipeline.read import Tile
 from segpipe.pipeline.regrid import regrid, split
+from segpipe.pipeline.tiles import Scored
 
 CLASSES = 2
 
@@ -46,7 +46,7 @@ def tiles(sheet, scores, invalid):
         inside = Window(window.start, tuple(min(a, b) for a, b in zip(window.stop, grids.shape, strict=True)))
         own = invalid[slices(grids.needed_by_box(box))]
         weighted = scores[index] * sheet.weights.of(index) if seen[slices(inside)].any() else None
-        yield Tile(Case("a", "a"), sheet, index, scores=weighted, own_invalid=own if own.any() else None)
+        yield Scored(Case("a", "a"), sheet, index, weighted, own_invalid=own if own.any() else None)
 
 
 def on_own_grid(sheet, scores, invalid):

@@ -15,8 +15,9 @@ from segpipe.formats.raster.source import RasterSource
 from segpipe.geometry.windows import Part, Window
 from segpipe.network.spec import read_spec
 from segpipe.pipeline.opening import open_sheet
-from segpipe.pipeline.read import Reading, read
+from segpipe.pipeline.read import Failed, Reading, windows_of
 from segpipe.pipeline.stretch import stretches
+from segpipe.pipeline.tiles import Tile, cut
 from segpipe.settings import load_settings
 
 
@@ -52,7 +53,7 @@ def test_tiles_are_those_that_are_read_alone(shape, nodata, raster, tmp_path, mo
     def tiles(size):
         monkeypatch.setattr("segpipe.pipeline.read.STRETCH_BYTES", size)
         with gdal_options():
-            return list(read([Case("a", path)], Reading(spec)))
+            return list(cut(windows_of([Case("a", path)], Reading(spec))))
 
     began: list[int] = []
     begin = RasterSource.begin
@@ -68,9 +69,10 @@ def test_tiles_are_those_that_are_read_alone(shape, nodata, raster, tmp_path, mo
         assert max(began) == shape[1] if size == 2**26 and shape[1] < 200 else max(began) > min(64, shape[1] - 1)
         assert [tile.index for tile in together] == [tile.index for tile in alone]
         for one, other in zip(alone, together, strict=True):
-            assert other.error is None
-            np.testing.assert_array_equal(one.pixels, other.pixels)
-            np.testing.assert_array_equal(one.invalid, other.invalid)
+            assert (one.patch is None) == (other.patch is None)
+            if one.patch is not None:
+                np.testing.assert_array_equal(one.patch.pixels, other.patch.pixels)
+                np.testing.assert_array_equal(one.patch.invalid, other.patch.invalid)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
@@ -117,8 +119,9 @@ def test_what_fails_while_windows_are_cut_costs_only_its_case(raster, tmp_path, 
 
     monkeypatch.setattr(RasterSource, "_invalid", failing)
     with gdal_options():
-        tiles = list(read([Case(name, path) for name, path in paths.items()], Reading(raw_spec(paths["a"], model))))
-    ended = [(tile.case.name, str(tile.error)) for tile in tiles if tile.error is not None]
+        cases = [Case(name, path) for name, path in paths.items()]
+        tiles = list(cut(windows_of(cases, Reading(raw_spec(paths["a"], model)))))
+    ended = [(tile.case.name, str(tile.error)) for tile in tiles if isinstance(tile, Failed)]
     assert [name for name, _ in ended] == ["b"]
     assert "no room" in ended[0][1]
     counts = [sum(tile.case.name == name for tile in tiles) for name in "abc"]
@@ -147,7 +150,7 @@ def test_a_vrt_is_read_window_by_window(raster, tmp_path, monkeypatch):
         RasterSource, "begin", lambda source, window, *threads: began.append(window.shape) or begin(source, window, *threads)
     )
     with gdal_options():
-        tiles = list(read([Case("a", str(vrt))], Reading(spec, findings=())))  # somebody has looked at its values
+        tiles = list(cut(windows_of([Case("a", str(vrt))], Reading(spec, findings=()))))  # somebody has looked at its values
     assert len(began) == len(tiles) > 10
-    assert all(tile.error is None for tile in tiles)
+    assert all(isinstance(tile, Tile) for tile in tiles)
     assert max(width for _, width in began) <= 64

@@ -37,8 +37,8 @@ from segpipe.pipeline.decide import Decision
 from segpipe.pipeline.gpu_check import _room, check_agreement
 from segpipe.pipeline.infer_gpu import BoundModel, _engine_key
 from segpipe.pipeline.memory import STRETCHES
-from segpipe.pipeline.read import Tile
 from segpipe.pipeline.stretch import STRETCH_BYTES
+from segpipe.pipeline.tiles import Patch
 from segpipe.results.records import Run
 from segpipe.settings import load_settings
 from segpipe.timing import spans
@@ -377,21 +377,21 @@ shrink = BoundModel.shrink
 def test_a_model_that_found_no_memory_at_all_is_opened_again_when_there_is_some(spec, monkeypatch):
     most = {"run": 9, "open": 9}
     live = with_memory_for(monkeypatch, most)
-    model, tile = BoundModel(replace(spec, batch=4)), Tile(Case("a", ""), pixels=np.ones((3, 64, 64), np.float32))
+    model, patch = BoundModel(replace(spec, batch=4)), Patch(np.ones((3, 64, 64), np.float32))
     with model.arrays.here():
-        whole = model.score([tile]).numpy()
+        whole = model.score([patch])[0].numpy()
     most["open"] = 0
     assert not model.shrink()
     assert not live
     failed = []  # as a tile keeps its error, and with it all that it passed through
     for _ in range(2):
         with pytest.raises(DeviceMemoryError, match="no room for the network") as raised:
-            model.score([tile])
+            model.score([patch])
         failed.append(raised.value)
         assert not live
     most["open"] = 9
     with model.arrays.here():
-        np.testing.assert_array_equal(model.score([tile]).numpy(), whole)
+        np.testing.assert_array_equal(model.score([patch])[0].numpy(), whole)
     assert model.spec.batch == 1
 
 

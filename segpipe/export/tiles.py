@@ -17,7 +17,7 @@ from segpipe.network.spec import ModelSpec
 from segpipe.overrides import Overrides
 from segpipe.pipeline.findings import warn_of_findings
 from segpipe.pipeline.opening import on_network_grid, open_sheet
-from segpipe.pipeline.read import read_tile
+from segpipe.pipeline.tiles import read_tile
 
 Tiles = list[NDArray[np.float32]]
 """Scaled, each ``(channels, *tile)``, as the network takes it."""

@@ -23,7 +23,7 @@ from segpipe.inspect.facts import Band, Fit, Needs, RasterFacts
 from segpipe.inspect.fit import laid
 from segpipe.inspect.pixels import valid_share
 from segpipe.network.spec import ModelSpec, read_model, read_spec
-from segpipe.pipeline.findings import findings_of, note_findings
+from segpipe.pipeline.findings import findings_of, refuse_far
 from segpipe.pipeline.model_check import try_out
 from segpipe.pipeline.opening import open_sheet
 from segpipe.settings import Settings
@@ -82,7 +82,7 @@ def _fit(file: str, settings: Settings, spec: ModelSpec, errors: list[str]) -> t
         with closing(opened):
             found = findings_of(opened, spec.contract)
         notes += [finding.text for finding in found if not finding.far]
-        note_findings(case, sheet, found, allow=False)
+        refuse_far(case, found, allow=False)
     return fit, notes
 
 

@@ -12,7 +12,7 @@ from segpipe.formats.samples import sampled
 from segpipe.formats.source import Source
 from segpipe.formats.unusual import Judge
 from segpipe.jobs.tasks import JoinJob
-from segpipe.pipeline.findings import note_findings
+from segpipe.pipeline.findings import with_findings
 from segpipe.pipeline.memory import most_memory
 from segpipe.pipeline.opening import CHANGED, Sheet, open_sheet
 from segpipe.results.output import CaseOutput
@@ -54,7 +54,7 @@ def join(job: JoinJob, run: Run) -> tuple[str, ...]:
     case = job.case.case
     source, sheet = open_sheet(case, run.model, run.settings.overrides, memory=most_memory(run.settings))
     with closing(source):
-        _note_findings(case, source, sheet, run)
+        sheet = _with_findings(case, source, sheet, run)
     if read_cut(case, run, sheet.files, sheet.grid.shape) != job.parts:
         if is_done(case, run):  # by a worker that was lost while it took the parts away
             forget_parts(run.output, case)
@@ -84,9 +84,9 @@ def _add_parts(output: CaseOutput, count: int) -> Iterator[int]:
             yield number
 
 
-def _note_findings(case: Case, source: Source, sheet: Sheet, run: Run) -> None:
+def _with_findings(case: Case, source: Source, sheet: Sheet, run: Run) -> Sheet:
     """As one of its parts has seen it; a run without that setting may have allowed what this one does not."""
     found = read_findings(run.output, case)
     if found is None:
         found = Judge(run.model.contract)(sampled(source), read_scaling(run.output, case), source.tags())
-    note_findings(case, sheet, found, allow=run.settings.unusual_values == "allow")
+    return with_findings(case, sheet, found, allow=run.settings.unusual_values == "allow")

@@ -13,7 +13,7 @@ from segpipe.geometry.division import Limits, cut, repeated
 from segpipe.geometry.windows import Cover, Part
 from segpipe.network.device import gpus
 from segpipe.network.spec import ModelSpec
-from segpipe.pipeline.findings import findings_of, note_findings
+from segpipe.pipeline.findings import findings_of, with_findings
 from segpipe.pipeline.memory import Load, longest_strip, most_memory, worker_bytes, worker_memory
 from segpipe.pipeline.opening import HALO, Sheet, open_sheet
 from segpipe.results.parts import kept_cut, plan_name, write_cut
@@ -200,7 +200,7 @@ def _look(  # noqa: PLR0913 - three places for a case to go
         with closing(source):
             if values:
                 found = findings_of(source, run.model.contract)
-                note_findings(case, sheet, found, allow=run.settings.unusual_values == "allow")
+                sheet = with_findings(case, sheet, found, allow=run.settings.unusual_values == "allow")
             planned.append(as_planned(case, sheet))
     if is_passing(caught.error):
         unseen.append(case)  # its job looks again, later

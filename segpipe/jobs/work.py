@@ -22,11 +22,12 @@ from segpipe.formats.registry import environment
 from segpipe.jobs.join import DamagedPartsError, case_output, join
 from segpipe.jobs.plan import Job, as_planned, job_windows
 from segpipe.jobs.tasks import Damaged, GivenUp, JoinJob, MeasureJob, Outcome, PartJob, Progress, Returned, Task, Told
+from segpipe.pipeline.decide import Boxes
 from segpipe.pipeline.infer import Model
 from segpipe.pipeline.memory import most_memory
 from segpipe.pipeline.opening import CHANGED, Sheet, open_sheet
-from segpipe.pipeline.read import HandedBackError, Reading
-from segpipe.pipeline.run import Boxes, decoders_for, segmented
+from segpipe.pipeline.read import HandedBackError, Reading, decoders_for
+from segpipe.pipeline.run import segmented
 from segpipe.results.output import CaseOutput, PartOutput
 from segpipe.results.parts import (
     is_part_done,

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from types import EllipsisType
 
-from segpipe.errors import SegpipeError
 from segpipe.geometry.windows import Cover, Part, Window
 from segpipe.network.arrays import HOST, Array, Arrays
 from segpipe.pipeline.opening import Sheet
-from segpipe.pipeline.read import Tile
+from segpipe.pipeline.read import Failed
+from segpipe.pipeline.tiles import Scored
 from segpipe.timing.spans import span
 
 Scores = Array
@@ -35,7 +35,7 @@ class Finished:
     """Whether sums are divided by the weights already."""
 
 
-def blend(tiles: Iterable[Tile], arrays: Arrays = HOST) -> Iterator[Finished]:
+def blend(tiles: Iterable[Scored | Failed], arrays: Arrays = HOST) -> Iterator[Finished]:
     """Sum the scored windows of one case, or of a part of it; its boxes come in order and hold every pixel once.
 
     Raises:
@@ -43,8 +43,8 @@ def blend(tiles: Iterable[Tile], arrays: Arrays = HOST) -> Iterator[Finished]:
     """
     strip: Strip | None = None
     for tile in tiles:
-        if tile.error is not None or tile.sheet is None:
-            raise tile.error or SegpipeError(f"{tile.case.path}: a window came without its case")
+        if isinstance(tile, Failed):
+            raise tile.error
         sheet = tile.sheet
         strip = strip or Strip(sheet.cover, sheet.windows, arrays)
         with span("blend", tile.case.name, tile.index):
@@ -54,7 +54,7 @@ def blend(tiles: Iterable[Tile], arrays: Arrays = HOST) -> Iterator[Finished]:
         yield _finished(tile, sheet, sums)
 
 
-def _finished(tile: Tile, sheet: Sheet, sums: Scores | None) -> Finished:
+def _finished(tile: Scored, sheet: Sheet, sums: Scores | None) -> Finished:
     """What a strip gives, without what lies beside the case."""
     window, halo = sheet.cover.finished(tile.index), sheet.cover.halo
     if halo:

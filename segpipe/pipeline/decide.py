@@ -14,6 +14,7 @@ from segpipe.contract import Contract
 from segpipe.errors import ModelError
 from segpipe.geometry.windows import Window
 from segpipe.network.arrays import HOST, Array, Arrays
+from segpipe.pipeline.ahead import ahead
 from segpipe.pipeline.blend import Finished
 from segpipe.pipeline.opening import Sheet
 from segpipe.settings import BlendOn
@@ -23,6 +24,9 @@ Labels = NDArray[np.uint8] | NDArray[np.uint16]
 
 CONFIDENCE_NODATA = 255
 CONFIDENCE_TOP = 254
+
+WRITE_BEHIND = 4
+"""Boxes that wait to be written while a device is given more to do."""
 
 GATHERED = 2**21
 """Pixels from which on a box is large enough."""
@@ -136,7 +140,11 @@ class Decided:
     """Windows with a valid pixel that it is of."""
 
 
-def decide(boxes: Iterable[Finished], decision: Decision, *, confidence: bool) -> Generator[Decided, None, None]:
+Boxes = Generator[Decided, None, None]
+"""Boxes of one case with their labels, in order. Closing them ends what is under way."""
+
+
+def decide(boxes: Iterable[Finished], decision: Decision, *, confidence: bool) -> Boxes:
     """Labels of finished boxes, in order.
 
     Raises:
@@ -151,7 +159,12 @@ def decide(boxes: Iterable[Finished], decision: Decision, *, confidence: bool) -
         yield under_way.popleft()()
 
 
-def gathered(boxes: Generator[Decided, None, None]) -> Generator[Decided, None, None]:
+def beside_writer(boxes: Boxes, arrays: Arrays) -> Boxes:
+    """From a device, larger boxes that are made in a thread while others are written; on the host the same boxes."""
+    return ahead(gathered(boxes), WRITE_BEHIND, stage="infer") if arrays.lag else boxes
+
+
+def gathered(boxes: Boxes) -> Boxes:
     """Neighbours of a row as one box, up to some size: what writes and counts them is called less often."""
     held: list[Decided] = []
     with closing(boxes):

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from segpipe.contract import Contract
 from segpipe.errors import SourceError
@@ -14,13 +15,22 @@ from segpipe.pipeline.opening import Sheet
 LOG = logging.getLogger("segpipe")
 
 
-def note_findings(case: Case, sheet: Sheet, findings: Sequence[Finding], *, allow: bool) -> None:
-    """Keep what is unusual about a case.
+def with_findings(case: Case, sheet: Sheet, findings: Sequence[Finding], *, allow: bool) -> Sheet:
+    """A case with what is unusual about it.
 
     Raises:
         SourceError: labels would mean nothing, and this is not allowed.
     """
-    sheet.findings.extend(findings)
+    refuse_far(case, findings, allow=allow)
+    return replace(sheet, findings=(*sheet.findings, *findings))
+
+
+def refuse_far(case: Case, findings: Sequence[Finding], *, allow: bool) -> None:
+    """Labels must mean something.
+
+    Raises:
+        SourceError: they would not, and this is not allowed.
+    """
     far = [finding.text for finding in findings if finding.far]
     if far and not allow:
         raise SourceError(f"{case.path}: {far[0]}. To label it all the same, give segpipe run --unusual-values allow")

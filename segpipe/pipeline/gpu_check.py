@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.errors import DeviceError, DeviceMemoryError
-from segpipe.formats.cases import Case
 from segpipe.network.activation import by_class
 from segpipe.network.device import Room, open_session
 from segpipe.network.neighbours import batch_tiles, depends_on_batch, one_by_one
@@ -21,7 +20,7 @@ from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.decide import Decision
 from segpipe.pipeline.infer_gpu import BoundModel, lane_of
 from segpipe.pipeline.memory import device_bytes
-from segpipe.pipeline.read import Tile
+from segpipe.pipeline.tiles import Patch
 from segpipe.process.machine import processors
 
 LOG = logging.getLogger("segpipe")
@@ -69,7 +68,7 @@ def _scored(model: BoundModel, batch: NDArray[Any]) -> NDArray[np.float32]:
     as_they_are = Scaling(np.ones(contract.channel_count), np.zeros(contract.channel_count))
     scaling = unscaled(contract) if contract.scaling == "graph" else as_they_are
     pixels = batch if batch.dtype.kind in "iu" else batch.astype(np.float32)
-    found = model.score([Tile(Case("trial", ""), pixels=tile, scaling=scaling) for tile in pixels])
+    found, _ = model.score([Patch(tile, scaling=scaling) for tile in pixels])
     return np.asarray(found.cpu().numpy(), np.float32)
 
 

@@ -1,7 +1,7 @@
 """Batches of tiles through the model to weighted scores, several calls in flight; and the model on the CPU."""
 
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -10,13 +10,17 @@ from numpy.typing import NDArray
 from onnxruntime import RunOptions
 
 from segpipe.errors import ModelError, foreseen, one_line
+from segpipe.formats.source import Invalid
 from segpipe.network.arrays import HOST, Array, Arrays
 from segpipe.network.device import open_session
 from segpipe.network.output_graph import tail_of
 from segpipe.network.spec import ModelSpec, check_unchanged
-from segpipe.pipeline.read import Batch, Tile
+from segpipe.pipeline.read import Failed
+from segpipe.pipeline.tiles import Batch, Patch, Scored, Tile
 from segpipe.process.machine import forget_most_resident, resident
 from segpipe.timing.spans import span, waiting
+
+Results = list[Scored | Failed]
 
 
 class Model(Protocol):
@@ -28,8 +32,8 @@ class Model(Protocol):
     @property
     def arrays(self) -> Arrays: ...
 
-    def score(self, tiles: Sequence[Tile]) -> Array:
-        """Scores ``(tiles, classes, *tile)`` of at most a batch of tiles that have pixels.
+    def score(self, patches: Sequence[Patch]) -> tuple[Array, Sequence[Array | None]]:
+        """Scores ``(patches, classes, *tile)`` of at most a batch, and where each is invalid, both where the arrays are.
 
         Here ``tile`` is the network's: of a network of images, without the axis of length 1 that slices of a volume have.
         """
@@ -38,14 +42,14 @@ class Model(Protocol):
         """Go on with half the batch, as ``spec`` then says; False where that is no help."""
 
 
-def infer(model: Model, batches: Iterable[Batch], calls: int) -> Generator[Tile, None, None]:
-    """The same tiles in the same order, with weighted scores instead of pixels.
+def infer(model: Model, batches: Iterable[Batch], calls: int) -> Generator[Scored | Failed, None, None]:
+    """The same windows in the same order, with weighted scores instead of pixels.
 
     ``calls`` batches are in the model at once and one more waits, so that the model never waits for whoever takes the
     results. A device has one stream, and one call. A batch that fails ends the cases that it holds tiles of.
     """
     calls = 1 if model.arrays.lag else calls
-    running: deque[Future[list[Tile]]] = deque()
+    running: deque[Future[Results]] = deque()
     with ThreadPoolExecutor(calls, thread_name_prefix="segpipe-model") as pool:
         try:
             for batch in batches:
@@ -59,27 +63,46 @@ def infer(model: Model, batches: Iterable[Batch], calls: int) -> Generator[Tile,
                 future.cancel()
 
 
-def _next(running: deque[Future[list[Tile]]]) -> list[Tile]:
+def _next(running: deque[Future[Results]]) -> Results:
     with waiting("infer"):
         return running.popleft().result()
 
 
-def _scored(model: Model, batch: Batch) -> list[Tile]:
-    filled = batch.filled
+def _scored(model: Model, batch: Batch) -> Results:
+    """A batch with its scores; one that fails ends the cases that it has pixels of."""
+    filled = [(tile, tile.patch) for tile in batch if isinstance(tile, Tile) and tile.patch is not None]
     try:
         with model.arrays.here():
-            if filled:
-                with span("infer", filled[0].case.name, filled[0].index):
-                    scores = model.score(filled)
-                for tile, own in zip(filled, scores, strict=True):
-                    with span("weight", tile.case.name, tile.index):
-                        tile.scores, tile.pixels = weighted(own, tile, model.arrays), None
+            found: Iterator[Scored | Failed] = iter(_through(model, filled) if filled else ())
     except Exception as error:  # noqa: BLE001 - a bad batch costs only its cases
-        for tile in filled:
-            tile.error, tile.pixels = foreseen(error, tile.case.path), None
-            if tile.sheet is not None:
-                tile.sheet.abandoned.set()  # the rest of the case would be read and inferred for nothing
-    return batch.tiles
+        found = iter([_failed(tile, error) for tile, _ in filled])
+    return [_result(tile, found) for tile in batch]
+
+
+def _through(model: Model, filled: Sequence[tuple[Tile, Patch]]) -> list[Scored]:
+    first, _ = filled[0]
+    with span("infer", first.case.name, first.index):
+        scores, masks = model.score([patch for _, patch in filled])
+    found = []
+    for (tile, _), own, invalid in zip(filled, scores, masks, strict=True):
+        with span("weight", tile.case.name, tile.index):
+            scored = weighted(own, tile, model.arrays)
+        found.append(Scored(tile.case, tile.sheet, tile.index, scored, invalid, tile.own_invalid))
+    return found
+
+
+def _failed(tile: Tile, error: Exception) -> Failed:
+    tile.sheet.abandoned.set()  # the rest of the case would be read and inferred for nothing
+    return Failed(tile.case, foreseen(error, tile.case.path))
+
+
+def _result(tile: Tile | Failed, found: Iterator[Scored | Failed]) -> Scored | Failed:
+    """What a tile has become: the next that was found where it has pixels."""
+    if isinstance(tile, Failed):
+        return tile
+    if tile.patch is None:
+        return Scored(tile.case, tile.sheet, tile.index, own_invalid=tile.own_invalid)
+    return next(found)
 
 
 def weighted(scores: Array, tile: Tile, arrays: Arrays) -> Array:
@@ -87,7 +110,6 @@ def weighted(scores: Array, tile: Tile, arrays: Arrays) -> Array:
 
     Done here, beside the model, in parallel.
     """
-    assert tile.sheet is not None
     weights = arrays.weights(tile.sheet.weights).of(tile.index)
     scores = scores.reshape(len(scores), *weights.shape)
     scores *= weights
@@ -141,10 +163,13 @@ class HostModel:
         self.trial = None if trial is None else found
         self._tail = None if tail is None else open_session(tail, "cpu", True)
 
-    def score(self, tiles: Sequence[Tile]) -> NDArray[np.float32]:
+    def score(self, patches: Sequence[Patch]) -> tuple[NDArray[np.float32], list[Invalid | None]]:
         """A short batch is filled up, so that the network sees one shape."""
+        return self._scores(patches), [patch.invalid for patch in patches]
+
+    def _scores(self, patches: Sequence[Patch]) -> NDArray[np.float32]:
         size, shape = self.spec.batch, self.spec.batch_shape[1:]
-        pixels = [tile.pixels.reshape(shape) for tile in tiles if tile.pixels is not None]
+        pixels = [patch.pixels.reshape(shape) for patch in patches]
         if len(pixels) == 1 == size:
             return self(pixels[0][None])
         batch = np.zeros(self.spec.batch_shape, np.float32)

@@ -22,7 +22,7 @@ from segpipe.network.device import Terms, engine_folder, gpu_facts, open_bound, 
 from segpipe.network.device_arrays import DeviceArrays, Lane, Upload, scaled, torch_type
 from segpipe.network.output_graph import tail_of
 from segpipe.network.spec import ModelSpec, check_unchanged, read_model
-from segpipe.pipeline.read import Tile
+from segpipe.pipeline.tiles import Patch
 
 LOG = logging.getLogger("segpipe")
 
@@ -80,15 +80,16 @@ class BoundModel:
         limit = None if spec.room is None else spec.room.limit
         return Terms(spec.device, spec.options, sizes, self.lane.handle, limit, half, engines)
 
-    def score(self, tiles: Sequence[Tile]) -> Tensor:
-        """Scores ``(tiles, classes, *tile)``; masks of the tiles are brought to the device, too."""
+    def score(self, patches: Sequence[Patch]) -> tuple[Tensor, list[Tensor | None]]:
+        """Scores ``(patches, classes, *tile)``, and masks of the patches, which are brought to the device, too."""
         if self._network is None:  # another process may have given memory back
             if refused := self._refused(self.spec):
                 raise DeviceMemoryError(refused)
             LOG.warning("there is memory for the model again, and it goes on with batches of %d", self.spec.batch)
         assert self._network is not None
-        parts = [self._scaled(own) for own in _alike(tiles)]
-        missing = self.spec.batch - len(tiles)
+        sent = [(own, self._invalid(own)) for own in _alike(patches)]
+        parts = [self._scaled(own, invalid) for own, invalid in sent]
+        missing = self.spec.batch - len(patches)
         if missing:
             parts.append(self.arrays.zeros((missing, *self.spec.batch_shape[1:])))
         given = self._given(parts[0] if len(parts) == 1 else torch.cat(parts))
@@ -100,25 +101,22 @@ class BoundModel:
             full = (self.spec.batch, self.spec.contract.scores, *self.spec.tiling.tile)
             raw, out = out, torch.empty(full, dtype=torch.float32, device=self.lane.device)
             self._tail(raw, out)
-        return out[: len(tiles)]
+        return out[: len(patches)], [mask for own, invalid in sent for mask in _masks(own, invalid)]
 
-    def _scaled(self, tiles: Sequence[Tile]) -> Tensor:
-        scaling, invalid = tiles[0].scaling, self._invalid(tiles)
-        shape = self.spec.batch_shape[1:]
-        with self._pixels.send([tile.pixels.reshape(shape) for tile in tiles if tile.pixels is not None]) as sent:
+    def _scaled(self, patches: Sequence[Patch], invalid: Tensor | None) -> Tensor:
+        scaling, shape = patches[0].scaling, self.spec.batch_shape[1:]
+        with self._pixels.send([patch.pixels.reshape(shape) for patch in patches]) as sent:
             return sent.to(torch.float32, copy=True) if scaling is None else scaled(sent, scaling, invalid, self.arrays)
 
-    def _invalid(self, tiles: Sequence[Tile]) -> Tensor | None:
-        """Masks ``(tiles, *tile)`` on the device, also for what comes later; None where all pixels are valid."""
-        if all(tile.invalid is None for tile in tiles):
+    def _invalid(self, patches: Sequence[Patch]) -> Tensor | None:
+        """Masks ``(patches, *tile)`` on the device, also for what comes later; None where all pixels are valid."""
+        if all(patch.invalid is None for patch in patches):
             return None
         shape = self.spec.tiling.tile
         clear = np.zeros(shape, np.bool_)
-        with self._masks.send([clear if tile.invalid is None else tile.invalid.reshape(shape) for tile in tiles]) as sent:
-            masks = sent.clone()
-        for tile, mask in zip(tiles, masks, strict=True):
-            tile.invalid = None if tile.invalid is None else mask.reshape(tile.invalid.shape)
-        return masks
+        masks = [clear if patch.invalid is None else patch.invalid.reshape(shape) for patch in patches]
+        with self._masks.send(masks) as sent:
+            return sent.clone()
 
     def _given(self, image: Tensor) -> Tensor:
         return image.permute(self.spec.contract.layout.from_first).to(self._dtype).contiguous()
@@ -161,10 +159,18 @@ def lane_of(spec: ModelSpec) -> Lane:
     return Lane("cpu" if spec.device == "cpu-tensors" else "cuda")
 
 
-def _alike(tiles: Sequence[Tile]) -> Iterator[list[Tile]]:
+def _alike(patches: Sequence[Patch]) -> Iterator[list[Patch]]:
     """Neighbours that can travel together: of one type, scaled alike."""
-    for _, own in groupby(tiles, key=lambda tile: (None if tile.pixels is None else tile.pixels.dtype, id(tile.scaling))):
+    for _, own in groupby(patches, key=lambda patch: (patch.pixels.dtype, id(patch.scaling))):
         yield list(own)
+
+
+def _masks(patches: Sequence[Patch], masks: Tensor | None) -> list[Tensor | None]:
+    """Of each patch its mask, in the shape that it came in; None where all its pixels are valid."""
+    if masks is None:
+        return [None] * len(patches)
+    found = zip(patches, masks, strict=True)
+    return [None if patch.invalid is None else mask.reshape(patch.invalid.shape) for patch, mask in found]
 
 
 class _Bound:

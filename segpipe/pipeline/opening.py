@@ -48,7 +48,7 @@ class Sheet:
     """Bytes of blocks that a row of its windows touches; they stay decoded for the next row."""
     raw: bool = False
     """Whether its pixels travel as they are stored, to be scaled on a device."""
-    findings: list[Finding] = field(default_factory=list)
+    findings: tuple[Finding, ...] = ()
     """What is unusual about its pixels; all of it is here before its first tile leaves."""
     place: str = ""
     """Where it was found, links resolved."""

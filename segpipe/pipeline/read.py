@@ -1,40 +1,44 @@
-"""From opened cases to batches of scaled tiles, read in window order and filled across cases."""
+"""Windows of cases, decoded in order: neighbours of a row together where that is faster."""
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from segpipe.contract import Contract
 from segpipe.errors import SegpipeError, case_errors
 from segpipe.formats.case_scaling import scaling_of
 from segpipe.formats.cases import Case
-from segpipe.formats.registry import FORMATS
-from segpipe.formats.resampled import Resampled
+from segpipe.formats.registry import FORMATS, environment
 from segpipe.formats.samples import is_small, sampled, thinned
-from segpipe.formats.source import Invalid, Source
+from segpipe.formats.source import Source
 from segpipe.formats.unusual import Finding, Judge
-from segpipe.geometry.windows import Cover, Part, mirrored, reflected
-from segpipe.network.arrays import Array
+from segpipe.geometry.windows import Part
 from segpipe.network.scaling import Scaling
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import AS_STORED, Overrides
-from segpipe.pipeline.findings import note_findings
+from segpipe.pipeline.ahead import ahead
+from segpipe.pipeline.findings import with_findings
 from segpipe.pipeline.opening import Sheet, on_network_grid, open_sheet
 from segpipe.pipeline.stretch import ASKED_FOR, STRETCH_BYTES, Stretch, are_empty, begin_stretch, stretches
+from segpipe.process.machine import processors
 from segpipe.storage.bucket import is_remote
 from segpipe.timing.spans import span
 
+STRETCHES_AHEAD = 1
+"""Stretches that are decoded while one is cut into tiles for a GPU."""
+
+DECODERS = 8
+"""Threads that decode for a GPU at first. 1 reads 32 Mpx/s of 4 bands of uint16 (DEFLATE), 4 read 86, 8 126, and 16 157
+(measured on 16 processors). On the CPU it is one, since the processors are the network's. Where tiles are waited for there
+come to be more."""
+
 LATE = 8
 """Windows, or stretches of them, of one case in a row that have been waited for, before more threads decode."""
-
-LONGEST_BATCH = 64
-"""Windows, empty ones included, after which a batch leaves even if it is not full."""
 
 
 class HandedBackError(SegpipeError):
@@ -44,39 +48,6 @@ class HandedBackError(SegpipeError):
         super().__init__("the case is for another job")
         self.sheet = sheet
         """What was seen of the case; None if it was not opened."""
-
-
-@dataclass(eq=False, slots=True)
-class Tile:
-    """One window of a case on its way through the stages."""
-
-    case: Case
-    sheet: Sheet | None = None
-    index: tuple[int, ...] = ()
-    pixels: NDArray[Any] | None = None
-    """Scaled, ``(channels, *tile)``, or as they are stored; None if no pixel is valid."""
-    invalid: Array | None = None
-    """Shape ``tile``; None if all pixels are valid, or none. It goes where the scores are."""
-    scaling: Scaling | None = None
-    """Of pixels that are as they are stored."""
-    scores: Array | None = None
-    """Weighted, ``(classes, *tile)``."""
-    error: SegpipeError | None = None
-    """Why the case ends here."""
-    own_invalid: Invalid | None = None
-    """Of a case with a grid of its own: which pixels of that are invalid, over ``Regridding.needed_by_box`` of the box that
-    ends with the window; None if none."""
-
-
-@dataclass(eq=False, slots=True)
-class Batch:
-    """Consecutive windows, of one case or several; those without a valid pixel take no room in the model."""
-
-    tiles: list[Tile] = field(default_factory=list)
-
-    @property
-    def filled(self) -> list[Tile]:
-        return [tile for tile in self.tiles if tile.pixels is not None]
 
 
 @dataclass
@@ -96,6 +67,14 @@ class Decoders:
         self._late = self._late + 1 if waited else 0
         if self._late > LATE and self.count < self.most:
             self.count, self._late = min(2 * self.count, self.most), 0
+
+
+def decoders_for(device: str) -> Decoders:
+    """Of this process, for all cases that it will read."""
+    return _decoders(1 if device == "cpu" else min(DECODERS, processors()), processors())
+
+
+_decoders = cache(Decoders)
 
 
 @dataclass(frozen=True)
@@ -125,8 +104,12 @@ class Reading:
         return Judge(self.model.contract)
 
 
+Look = Callable[[Stretch], Sheet]
+"""Looks at the pixels of a case that is read at one go, and keeps what is unusual about them."""
+
+
 @dataclass(frozen=True, eq=False, slots=True)
-class Piece:
+class Decoded:
     """Neighbouring windows of a case that have been decoded, or need not be, on their way to be tiles."""
 
     case: Case
@@ -135,35 +118,36 @@ class Piece:
     begun: Callable[[], Stretch] | None
     """Ends reading them; None where they are known to have no valid pixel."""
     scaling: Scaling
-    look: Callable[[Stretch], None] | None = None
-    """Looks at the pixels of a case that is read at one go."""
-
-    def tiles(self) -> Iterator[Tile]:
-        sheet, scaling = self.sheet, self.scaling
-        if self.begun is None:
-            yield from (Tile(self.case, sheet, index) for index in self.windows)
-            return
-        with span("read", self.case.name, self.windows[0]):
-            stretch = self.begun()
-            if self.look is not None:
-                self.look(stretch)
-        for index in self.windows:
-            with span("read", self.case.name, index):
-                pixels, invalid = read_tile(stretch, sheet.cover, index, None if sheet.raw else scaling)
-            travelling = scaling if sheet.raw else None
-            yield Tile(self.case, sheet, index, pixels, invalid, travelling, own_invalid=stretch.own_invalid)
+    look: Look | None = None
 
 
-Pieces = Generator[Piece | Tile, None, None]
+@dataclass(frozen=True, eq=False, slots=True)
+class Failed:
+    """Where a case ends that cannot be finished."""
+
+    case: Case
+    error: SegpipeError
 
 
-def read(cases: Iterable[Case], reading: Reading) -> Iterator[Tile]:
-    """Every window of every case in order; a case that cannot be read ends in a tile that says why."""
-    return tiles(read_pieces(cases, reading))
+Windows = Generator[Decoded | Failed, None, None]
 
 
-def read_pieces(cases: Iterable[Case], reading: Reading) -> Pieces:
-    """The windows of every case in order as they are read, some at once; or the tile in which a case ends."""
+def read(cases: Sequence[Case], reading: Reading) -> Windows:
+    """As ``windows_of``, within the environment of their formats; for a GPU in a thread of its own, a stretch ahead."""
+    windows = _with_environment(windows_of(cases, reading), reading.decoders.count)
+    if reading.model.device == "cpu":
+        return windows
+    return ahead(windows, STRETCHES_AHEAD, late=reading.decoders.note)
+
+
+def _with_environment(windows: Windows, decoders: int) -> Windows:
+    """The environment belongs to a thread: enter it in the one that reads."""
+    with environment(decoders):
+        yield from windows
+
+
+def windows_of(cases: Iterable[Case], reading: Reading) -> Windows:
+    """The windows of every case in order as they are read, some at once; or why a case ends."""
     windows = 0
     for case in cases:
         with case_errors(case.path) as failed:
@@ -175,57 +159,38 @@ def read_pieces(cases: Iterable[Case], reading: Reading) -> Pieces:
                 if len(sheet.windows) > reading.limit:
                     raise HandedBackError(sheet)
                 windows += len(sheet.windows)
-                yield from _pieces(case, source, sheet, reading)
+                yield from _decoded(case, source, sheet, reading)
         if failed.error is not None:
-            yield Tile(case, error=failed.error)
+            yield Failed(case, failed.error)
 
 
-def tiles(pieces: Pieces) -> Generator[Tile, None, None]:
-    """Windows one by one, scaled where the network is on the host."""
-    with closing(pieces):
-        for piece in pieces:
-            if isinstance(piece, Tile):
-                yield piece
-                continue
-            with case_errors(piece.case.path) as failed:
-                yield from piece.tiles()
-            if failed.error is not None:
-                piece.sheet.abandoned.set()
-                yield Tile(piece.case, error=failed.error)
-
-
-def _pieces(case: Case, source: Source, sheet: Sheet, reading: Reading) -> Iterator[Piece]:
+def _decoded(case: Case, source: Source, sheet: Sheet, reading: Reading) -> Iterator[Decoded]:
     scaling = reading.scaling or scaling_of(source, reading.model.contract)
     FORMATS[case.format].cache().grow(sheet.room)
-    look = _examine(case, source, sheet, scaling, reading)
+    sheet, look = _examined(case, source, sheet, scaling, reading)
     reading.decoders.begin()
     seen = on_network_grid(source, sheet, reading.model)
     for windows in stretches(sheet.windows, *_at_once(case, source, sheet, reading.model.contract)):
         if sheet.abandoned.is_set():
             return
         if are_empty(seen, sheet.cover, windows):
-            yield Piece(case, sheet, windows, None, scaling)
+            yield Decoded(case, sheet, windows, None, scaling)
             continue
         with span("read", case.name, windows[0]):
             begun = begin_stretch(seen, sheet.cover, windows, reading.decoders.count)
-        yield Piece(case, sheet, windows, begun, scaling, look)
+        yield Decoded(case, sheet, windows, begun, scaling, look)
 
 
-def _examine(
-    case: Case, source: Source, sheet: Sheet, scaling: Scaling, reading: Reading
-) -> Callable[[Stretch], None] | None:
-    """Look at the pixels of a case; or what does so once they are read, where that is at one go."""
-    note = partial(note_findings, case, sheet, allow=reading.allow_unusual)
-    judged = partial(reading.judge, scaling=scaling, tags=source.tags())
+def _examined(case: Case, source: Source, sheet: Sheet, scaling: Scaling, reading: Reading) -> tuple[Sheet, Look | None]:
+    """A case with what is unusual about its pixels; or what looks at them once they are read, where that is at one go."""
+    keep = partial(with_findings, case, allow=reading.allow_unusual)
     if reading.findings is not None:
-        note(reading.findings)
-    elif (
-        sheet.regridding is None and len(sheet.cover) == 1 and is_small(sheet.grid.shape)
-    ):  # the same pixels as in its sample
-        return lambda stretch: note(judged(thinned(stretch.pixels, stretch.invalid)))
-    else:
-        note(judged(sampled(source)))
-    return None
+        return keep(sheet, reading.findings), None
+    judged = partial(reading.judge, scaling=scaling, tags=source.tags())
+    if sheet.regridding is None and len(sheet.cover) == 1 and is_small(sheet.grid.shape):
+        # the same pixels as in its sample
+        return sheet, lambda stretch: keep(sheet, judged(thinned(stretch.pixels, stretch.invalid)))
+    return keep(sheet, judged(sampled(source))), None
 
 
 def _at_once(case: Case, source: Source, sheet: Sheet, contract: Contract) -> tuple[int, int]:
@@ -240,32 +205,3 @@ def _at_once(case: Case, source: Source, sheet: Sheet, contract: Contract) -> tu
 def stored_bytes(contract: Contract, dtype: np.dtype[Any]) -> int:
     """Of a pixel as it is read, with what is needed to find whether it is invalid."""
     return contract.channel_count * dtype.itemsize + 3
-
-
-def read_tile(
-    source: Source | Resampled | Stretch, cover: Cover, index: tuple[int, ...], scaling: Scaling | None
-) -> tuple[NDArray[Any] | None, Invalid | None]:
-    """Pixels of one window, mirrored behind the far border, and where they are invalid; without a scaling as stored."""
-    inside, mirror = reflected(cover.window(index), cover.shape)
-    stored, invalid = source.read(inside)
-    if invalid is not None and invalid.all():
-        return None, None
-    with span("scale"):
-        pixels = stored if scaling is None else scaling(stored, invalid)
-        if pixels.shape[1:] != cover.tiling.tile or inside.start != cover.window(index).start:
-            pixels = mirrored(pixels, mirror)
-            invalid = None if invalid is None else mirrored(invalid, mirror)
-    return pixels, invalid
-
-
-def batches(windows: Iterable[Tile], size: int) -> Iterator[Batch]:
-    """Group tiles, in order, into batches of ``size`` windows that have pixels."""
-    batch, room = Batch(), size
-    for tile in windows:
-        batch.tiles.append(tile)
-        room -= tile.pixels is not None
-        if not room or len(batch.tiles) >= max(size, LONGEST_BATCH):
-            yield batch
-            batch, room = Batch(), size
-    if batch.tiles:
-        yield batch

@@ -16,7 +16,7 @@ from segpipe.pipeline.blend import blend
 from segpipe.pipeline.decide import Decision, Labels, decide
 from segpipe.pipeline.infer import Model, infer, load
 from segpipe.pipeline.opening import Sheet
-from segpipe.pipeline.read import Tile, batches, read_tile
+from segpipe.pipeline.tiles import Tile, batches, patch_of
 from segpipe.tune.choices import Choice, Network, step
 from segpipe.tune.places import Axes, Held, Place
 
@@ -98,7 +98,7 @@ def segment(model: Model, tiling: Tiling, held: Held, scaling: Scaling, calls: i
 
 def _tiles(sheet: Sheet, held: Held, scaling: Scaling) -> Iterator[Tile]:
     for index in sheet.cover:
-        yield Tile(HELD, sheet, index, *read_tile(held, sheet.cover, index, scaling))
+        yield Tile(HELD, sheet, index, patch_of(held, sheet.cover, index, scaling))
 
 
 def _slices(window: Window) -> tuple[slice, ...]:

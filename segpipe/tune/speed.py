@@ -18,7 +18,7 @@ from segpipe.pipeline.blend import blend
 from segpipe.pipeline.decide import Decision, decide
 from segpipe.pipeline.infer import Model, infer, load
 from segpipe.pipeline.opening import Sheet
-from segpipe.pipeline.read import Tile, batches, read_tile
+from segpipe.pipeline.tiles import Patch, Tile, batches, read_tile
 from segpipe.tune.labels import HELD
 from segpipe.tune.places import Held
 
@@ -84,4 +84,4 @@ def _pass(model: Model, tiles: Sequence[Pixels], count: int, calls: int) -> None
 
 def _cycled(sheet: Sheet, tiles: Sequence[Pixels]) -> Iterator[Tile]:
     for index, pixels in zip(sheet.cover, cycle(tiles), strict=False):
-        yield Tile(HELD, sheet, index, pixels)
+        yield Tile(HELD, sheet, index, Patch(pixels))

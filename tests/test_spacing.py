@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from affine import Affine
 from lattices import Lattice
-from networks import contract, pixelwise
+from networks import contract, pixelwise, volumetric
 from pyproj import Proj
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
@@ -150,3 +150,12 @@ def test_a_run_checks_a_scene_of_the_moon(transform, fails, raster, segpipe, tmp
     else:
         told = json.loads((tmp_path / "out" / "a.json").read_text())["notes"]
         assert not any("not checked" in note for note in told)
+
+
+@pytest.mark.parametrize("more", [(), ("--resample",)])
+def test_an_image_for_a_model_of_volumes_is_refused_as_such(more, raster, segpipe, tmp_path):
+    scene = raster("in/a.tif", np.ones((1, 40, 50), np.uint8))
+    volumetric(tmp_path / "m.onnx", (8, 12, 10), spacing=[1, 1, 1])
+    ran = segpipe("run", "-i", scene, "-m", tmp_path / "m.onnx", "-o", tmp_path / "out", *more)
+    assert ran.returncode == 1
+    assert "a model of volumes needs volumes, got an image of 40 x 50" in ran.stdout + ran.stderr

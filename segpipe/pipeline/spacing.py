@@ -53,8 +53,8 @@ def regridding_of(grid: Grid, contract: Contract, *, resample: bool) -> Regriddi
     if wanted is None or found is None or (image and not resample):
         return None
     planes = len(found) - len(wanted)
-    if _is_near(found[planes:], wanted, contract):
-        return None
+    if planes < 0 or _is_near(found[planes:], wanted, contract):
+        return None  # a model of volumes takes no image, whatever its spacing
     factors = [w / f for f, w in zip(found[planes:], wanted, strict=True)]
     return Regridding(grid.shape, (1.0,) * planes + tuple(map(whole_ratio, factors) if image else factors))
 

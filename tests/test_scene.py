@@ -15,7 +15,8 @@ from test_readback import as_gdal_sees
 
 from segpipe.contract import Contract
 from segpipe.formats.raster import sink
-from segpipe.formats.raster.scene import brief, scene_tags
+from segpipe.formats.raster.scene import scene_tags
+from segpipe.formats.scene import brief
 from segpipe.results.output import class_colors
 
 OWN = {

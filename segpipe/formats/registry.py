@@ -31,6 +31,12 @@ def _unverified(files: Sequence[str]) -> list[str]:
     return []
 
 
+def _draft_and_copy(elements: float, full: float, packed: float) -> float:
+    """``Format.drafts`` of a mask that is written as it is, then packed."""
+    del elements
+    return full + packed
+
+
 @dataclass(frozen=True, slots=True)
 class Format:
     """A family of file formats."""
@@ -46,6 +52,8 @@ class Format:
     """Whether segpipe has written a file of the output, by the file's content; the name ends with one of ``outputs``."""
     environment: Callable[[int], AbstractContextManager[object]] = lambda _: nullcontext()
     """What a thread enters that uses sources and sinks; the number of threads that may share the decoding of a window."""
+    drafts: Callable[[float, float, float], float] = _draft_and_copy
+    """Bytes on disk before a mask has its name, by its elements, their bytes, and its likely size packed."""
     cache: Callable[[], Cache] = Cache
     """Of the decoded blocks that ``Source.memory`` counts."""
     is_same_input: Callable[[str, Sequence[Identity], str, Beside, bool], bool] = are_same_files
@@ -84,6 +92,12 @@ def _gdal_options(threads: int) -> AbstractContextManager[object]:
 
     options: AbstractContextManager[object] = gdal_options(threads)
     return options
+
+
+def _raster_drafts(elements: float, full: float, packed: float) -> float:
+    from segpipe.formats.raster.sink import draft_bytes
+
+    return draft_bytes(elements, full, packed)
 
 
 def _gdal_cache() -> Cache:
@@ -142,6 +156,7 @@ FORMATS: dict[str, Format] = {
             (".tif", ".png", ".tif.aux.xml"),
             _is_own_raster,
             environment=_gdal_options,
+            drafts=_raster_drafts,
             cache=_gdal_cache,
             is_same_input=_is_same_raster,
             verify=_verify_rasters,

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from segpipe.formats.cases import Case
-from segpipe.formats.raster.sink import HELD_BYTES, PLAIN_DRAFT_PIXELS
-from segpipe.formats.registry import environment
+from segpipe.formats.registry import FORMATS, environment
 from segpipe.jobs.plan import Plan
 from segpipe.pipeline.decide import Decision
 from segpipe.pipeline.memory import in_words, most_memory
@@ -73,11 +72,12 @@ def free_at(folder: Path) -> Free:
 
 def needed(plan: Plan, run: Run) -> Needed:
     """What all cases to be done take on the disk of the drafts, which is that of the masks unless these go to a bucket."""
-    layers, pixels = _layers(run), _pixels(plan, run)
+    layers, sizes = _layers(run), _sizes(plan, run)
+    pixels = [n for _, n in sizes]
     stays = isinstance(run.output, Folder)
     masks = [sum(size * share for size, share in layers) * OVERVIEWS * n + BESIDE for n in pixels] if stays else []
     most = [sum(size for size, _ in layers) * OVERVIEWS * n + BESIDE for n in pixels] if stays else []
-    drafts = sum(nlargest(plan.workers, (_draft(n, layers) for n in pixels)))
+    drafts = sum(nlargest(plan.workers, (_draft(name, n, layers) for name, n in sizes)))
     parts = nlargest(2, (cut.case.pixels for cut in plan.cuts)) if stays else []
     likely_parts = sum(n * size * share for n in parts for size, share in layers)
     most_parts = sum(n * size for n in parts for size, _ in layers)
@@ -93,20 +93,18 @@ def _layers(run: Run) -> list[tuple[int, float]]:
     return [mask, (decision.bands, CONFIDENCE_SHARE)] if run.settings.confidence else [mask]
 
 
-def _draft(pixels: float, layers: Sequence[tuple[int, float]]) -> float:
-    """Bytes of the drafts of a case and of the copies that they become; those of small ones are the copies alone."""
-    sizes = [(size * pixels, size * share * pixels) for size, share in layers]
-    plain = pixels <= PLAIN_DRAFT_PIXELS
-    return sum(((full if plain else small) + small) * OVERVIEWS if full > HELD_BYTES else small for full, small in sizes)
+def _draft(name: str, pixels: float, layers: Sequence[tuple[int, float]]) -> float:
+    """Bytes of the drafts of a case of some format and of the copies that they become."""
+    return sum(FORMATS[name].drafts(pixels, size * pixels, size * share * pixels) for size, share in layers)
 
 
-def _pixels(plan: Plan, run: Run) -> list[float]:
-    """Of each case to be done; the mean of some stands for those that nobody has looked at."""
-    seen: list[float] = [case.pixels for case in plan.seen]
+def _sizes(plan: Plan, run: Run) -> list[tuple[str, float]]:
+    """Format and pixels of each case to be done; the mean of some stands for those that nobody has looked at."""
+    seen: list[tuple[str, float]] = [(case.case.format, case.pixels) for case in plan.seen]
     if not plan.unseen:
         return seen
     some = list(_looked_at(plan.unseen[:: max(1, len(plan.unseen) // SAMPLE)], run))
-    return seen + [sum(some) / len(some)] * len(plan.unseen) if some else seen
+    return seen + [(case.format, sum(some) / len(some)) for case in plan.unseen] if some else seen
 
 
 def _looked_at(cases: Sequence[Case], run: Run) -> Iterator[int]:

@@ -14,8 +14,8 @@ from segpipe.contract import Contract, SegmentationClass
 from segpipe.errors import DamagedPartError, SourceError
 from segpipe.formats.cases import Case
 from segpipe.formats.identity import Beside, identities
-from segpipe.formats.raster.scene import brief
 from segpipe.formats.registry import CONFIDENCE, FORMATS
+from segpipe.formats.scene import brief
 from segpipe.formats.sink import Sink, Target
 from segpipe.formats.style import Color, Style, palette, parse_color
 from segpipe.geometry.windows import Window

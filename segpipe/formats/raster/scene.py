@@ -5,7 +5,6 @@ from collections.abc import Mapping
 
 from rasterio.io import DatasetReader
 
-from segpipe.formats.source import Scene
 from segpipe.messages.redact import cleaned
 
 DOMAINS = ("", "IMD", "IMAGERY")
@@ -24,9 +23,6 @@ NOT_THE_SCENE = re.compile(
 )
 """Keys that describe pixels, file or writer. A key that is none of these describes the scene."""
 
-BRIEF = re.compile(r"date|time|satellite|platform|spacecraft|constellation|sensor|instrument|mission|cloud", re.IGNORECASE)
-MOST_BRIEF, BRIEF_CHARACTERS = 12, 100
-
 
 def read_scene(dataset: DatasetReader) -> dict[str, dict[str, str]]:
     """The metadata of a raster that hold for a mask of it, too; domains that have none are left out."""
@@ -42,10 +38,3 @@ def scene_tags(tags: Mapping[str, str]) -> dict[str, str]:
 
 def _is_short(key: str, value: str) -> bool:
     return key.isprintable() and value.isprintable() and 0 < len(value) <= MOST_CHARACTERS
-
-
-def brief(scene: Scene) -> dict[str, str]:
-    """What a record says of a scene: when and by what it was taken."""
-    tags = {key: value for domain in scene.values() for key, value in domain.items()}
-    short = {key: value for key, value in sorted(tags.items()) if BRIEF.search(key) and len(value) <= BRIEF_CHARACTERS}
-    return dict(list(short.items())[:MOST_BRIEF])

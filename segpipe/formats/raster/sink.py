@@ -56,6 +56,9 @@ PNG = {
 }
 """It keeps nodata as a transparent entry of the palette."""
 
+OVERVIEWS = 4 / 3
+"""A pyramid of halves over the pixels below it."""
+
 COG = {
     "driver": "COG",
     "COMPRESS": "DEFLATE",
@@ -323,6 +326,12 @@ def mask_sink(target: Target) -> RasterSink:
     picture = origin.picture and len(style.bands) == 1 and style.dtype == "uint8"
     name = f"{target.stem}{'.png' if picture else '.tif'}"
     return raster_sink(target.output, name, grid, style, ENCODERS_BESIDE if target.spare else ENCODERS)
+
+
+def draft_bytes(pixels: float, full: float, packed: float) -> float:
+    """Of the draft of a mask and of the copy that it becomes, overviews included; a small one is the copy alone."""
+    draft = full if pixels <= PLAIN_DRAFT_PIXELS else packed
+    return (draft + packed) * OVERVIEWS if full > HELD_BYTES else packed
 
 
 def is_own_raster(output: Store, name: str) -> bool:

@@ -25,10 +25,14 @@ def rotated(seed: int, scale: tuple[float, float, float] = (0.7, 1.3, 2.9)) -> n
     return affine
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_directions_are_nibabels(seed: int) -> None:
-    affine = rotated(seed)
-    assert VoxelGrid((3, 4, 5), matrix_rows(affine)).directions == "".join(nibabel.aff2axcodes(affine))
+@pytest.mark.parametrize("sheared", [0.0, 0.01])
+def test_directions_are_nibabels_however_oblique(sheared: float) -> None:
+    for seed in range(1000):
+        affine = rotated(seed)
+        affine[:3, :3] += sheared * np.random.default_rng(seed).normal(size=(3, 3))
+        grid = VoxelGrid((3, 4, 5), matrix_rows(affine))
+        assert grid.directions == "".join(nibabel.aff2axcodes(affine))
+        assert grid.turn(turned_to(grid, "LPS")).directions == "LPS"
 
 
 def test_there_are_48_orientations() -> None:

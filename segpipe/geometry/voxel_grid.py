@@ -151,13 +151,17 @@ def matrix_rows(matrix: NDArray[np.float64]) -> Rows:
 def closest_axes(matrix: NDArray[np.float64]) -> tuple[tuple[int, ...], tuple[bool, ...]]:
     """For each column the axis of the world that it is nearest to, each once, and whether it runs against it.
 
-    Of all six assignments the one with the largest sum of squared cosines; so no tie depends on rounding alone, but for
-    axes at exactly 45 degrees.
+    The rule is that of ``nibabel.io_orientation``, which other programs share: of the rotation that is nearest to the
+    matrix, the column with the largest cosine takes its axis first, then the next one of those that are left.
     """
-    cosines = matrix / np.linalg.norm(matrix, axis=0)
-    orders = [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
-    best = max(orders, key=lambda order: sum(cosines[axis, column] ** 2 for column, axis in enumerate(order)))
-    return best, tuple(bool(cosines[axis, column] < 0) for column, axis in enumerate(best))
+    left, _, right = np.linalg.svd(matrix / np.linalg.norm(matrix, axis=0))
+    turn = left @ right
+    axes, against = [0, 0, 0], [False, False, False]
+    for column in np.argsort(-(turn**2).max(axis=0), kind="stable"):
+        axis = int(np.abs(turn[:, column]).argmax())
+        axes[column], against[column] = axis, bool(turn[axis, column] < 0)
+        turn[axis] = 0
+    return tuple(axes), tuple(against)
 
 
 def turned_to(grid: VoxelGrid, letters: str) -> Turned:

@@ -147,6 +147,11 @@ class Contract(BaseModel):
             raise ValueError('normalize = "fixed" needs mean and std, as the network was trained')
         if self.normalize != "fixed" and not (self.mean is None and self.std is None):
             raise ValueError(f'mean and std are used by normalize = "fixed" only, got normalize = "{self.normalize}"')
+        if self.scaling == "graph" and self.pixel == "physical":
+            raise ValueError(
+                'scaling = "graph" hands pixels to the network as they are stored, and pixel = "physical" applies the tags of '
+                'the file first: for a network that takes physical values, set scaling = "host" with normalize = "none"'
+            )
         if any(s <= 0 for s in _per_channel(self.std, 1)):
             raise ValueError(f"std must be above 0, got {self.std}")
         if 0 in self.column("scale"):

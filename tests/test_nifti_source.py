@@ -11,10 +11,11 @@ import volumes
 from test_voxel_grid import ALL
 
 from segpipe.contract import Contract, parse_contract
-from segpipe.errors import SourceError
+from segpipe.errors import ContractError, SourceError
 from segpipe.formats.nifti.source import NiftiSource
 from segpipe.geometry.windows import Window
 from segpipe.overrides import Overrides
+from segpipe.pipeline.read import scaling_of
 
 
 def contract(**changes: Any) -> Contract:
@@ -71,9 +72,23 @@ def test_nodata_that_the_user_names_is_invalid(tmp_path: Path) -> None:
     source = NiftiSource(str(path), contract(), Overrides(nodata=255))
     np.testing.assert_array_equal(whole(source)[1], volumes.voxels(dtype="u1").T == 255)
     source.close()
-    source = NiftiSource(str(path), contract(), Overrides(nodata=-1000))
+
+
+@pytest.mark.parametrize("value", [-1, 256, 300, 0.5, "nan"])
+def test_nodata_that_no_voxel_can_hold_is_refused_as_in_rasters(tmp_path: Path, value: Any) -> None:
+    path = str(volumes.write(tmp_path / "a.nii", volumes.voxels(dtype="u1")))
+    with pytest.raises(
+        SourceError, match=rf"a.nii: --nodata must be a value that the pixels can hold, uint8 of 0 to 255.*{value}"
+    ):
+        NiftiSource(path, contract(), Overrides(nodata=value))
+    source = NiftiSource(path, contract(), Overrides(nodata="none"))
     assert whole(source)[1] is None
     source.close()
+    floats = NiftiSource(
+        str(volumes.write(tmp_path / "b.nii", volumes.voxels(dtype="f4"))), contract(), Overrides(nodata=-1000.5)
+    )
+    assert whole(floats)[1] is None
+    floats.close()
 
 
 def test_slope_and_intercept_are_tags(tmp_path: Path) -> None:
@@ -94,6 +109,24 @@ def test_values_that_the_contract_would_leave_as_stored_are_refused(tmp_path: Pa
     NiftiSource(path, contract(normalize="zscore")).close()  # which undoes it
     with pytest.raises(SourceError, match='set pixel = "physical"'):
         NiftiSource(path, contract(normalize="zscore", clip=[-100, 300]))
+
+
+@pytest.mark.parametrize("normalize", ["none", "zscore"])
+def test_a_slope_is_not_lost_before_a_network_that_scales_inside(tmp_path: Path, normalize: str) -> None:
+    path = str(volumes.write(tmp_path / "a.nii", volumes.voxels(), scl_slope=7, scl_inter=-500))
+    inside = contract(scaling="graph", normalize=normalize)
+    with pytest.raises(
+        SourceError, match=r'scaling = "graph" leaves that out: set scaling = "host", normalize = "none" and'
+    ):
+        NiftiSource(path, inside)
+    with pytest.raises(ContractError, match=r'scaling = "graph" hands pixels .* as they are stored.*set scaling = "host"'):
+        contract(scaling="graph", pixel="physical")
+    source = NiftiSource(path, physical := contract(normalize="none", pixel="physical"))
+    pixels, invalid = whole(source)
+    taken = scaling_of(source, physical)(pixels, invalid)[0]
+    np.testing.assert_array_equal(taken, nibabel.load(path).get_fdata(dtype=np.float32).T)
+    source.close()
+    NiftiSource(str(volumes.write(tmp_path / "b.nii", volumes.voxels())), inside).close()
 
 
 def test_settings_of_rasters_are_refused(tmp_path: Path) -> None:

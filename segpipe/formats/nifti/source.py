@@ -17,6 +17,7 @@ from segpipe.formats.nifti.header import Volume, read_volume, source_errors
 from segpipe.formats.nifti.sink import origin_of
 from segpipe.formats.nifti.spool import unpacked
 from segpipe.formats.nifti.voxels import Voxels
+from segpipe.formats.nodata import checked_nodata
 from segpipe.formats.source import Begun, Invalid, Pixels
 from segpipe.geometry.voxel_grid import AS_STORED, VoxelGrid, turned_to
 from segpipe.geometry.windows import Window
@@ -26,6 +27,8 @@ from segpipe.storage.bucket import is_remote
 
 NORMALISING = ("zscore", "minmax")
 """Scalings by which a slope and an intercept above them make no difference."""
+
+INSIDE, PHYSICAL_INSTEAD = 'scaling = "graph"', 'scaling = "host", normalize = "none" and pixel = "physical"'
 
 
 class NiftiSource:
@@ -46,7 +49,7 @@ class NiftiSource:
         self.scene: Mapping[str, Mapping[str, str]] = {}
         self.notes = self._volume.notes
         self.origin = origin_of(self._volume)
-        self._nodata = _nodata(self.dtype, overrides.nodata)
+        self._nodata = _nodata(path, self.dtype, overrides.nodata)
         self._voxels: Voxels | None = None
         self._opening = threading.Lock()
 
@@ -122,13 +125,15 @@ def _check_overrides(path: str, overrides: Overrides) -> None:
 
 def _check_values(volume: Volume, contract: Contract) -> None:
     """Every reader of NIfTI applies slope and intercept, and so did the one that the model was trained with."""
-    undone = contract.normalize in NORMALISING and contract.clip is None and volume.scale[0] > 0
+    inside = contract.scaling == "graph"  # which gets stored voxels whatever normalize says
+    undone = not inside and contract.normalize in NORMALISING and contract.clip is None and volume.scale[0] > 0
     if volume.scale == (1.0, 0.0) or contract.pixel == "physical" or undone:
         return
     slope, intercept = volume.scale
+    without, instead = (INSIDE, PHYSICAL_INSTEAD) if inside else ('pixel = "stored"', 'pixel = "physical"')
     raise SourceError(
         f"{volume.path}: its values are stored * {slope:g} + {intercept:g} (scl_slope, scl_inter), and the contract's "
-        'pixel = "stored" leaves that out: set pixel = "physical" in the contract'
+        f"{without} leaves that out: set {instead} in the contract"
     )
 
 
@@ -137,9 +142,16 @@ def _oriented(volume: Volume, contract: Contract) -> VoxelGrid:
     return replace(volume.grid, turned=AS_STORED) if letters is None else volume.grid.turn(turned_to(volume.grid, letters))
 
 
-def _nodata(dtype: np.dtype[Any], nodata: Nodata | None) -> Any:
-    """The stored value that stands for nothing, by the user; NaN and infinity do so anyway."""
-    if nodata in (None, "none", "nan"):
+def _nodata(path: str, dtype: np.dtype[Any], nodata: Nodata | None) -> Any:
+    """The stored value that stands for nothing, by the user; NaN and infinity do so anyway.
+
+    Raises:
+        SourceError: no voxel can hold it.
+    """
+    if nodata is None:
         return None
-    value = np.array(nodata).astype(dtype)
-    return value if math.isclose(float(value), float(nodata), rel_tol=1e-6) else None
+    try:
+        value = checked_nodata(nodata, dtype)
+    except SourceError as error:
+        raise SourceError(f"{path}: {error}") from None
+    return None if value is None or math.isnan(value) else np.array(value).astype(dtype)

@@ -20,6 +20,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window as RasterWindow
 
 from segpipe.errors import SourceError
+from segpipe.formats.nodata import checked_nodata
 from segpipe.formats.source import Invalid, Pixels
 from segpipe.geometry.windows import Window
 from segpipe.overrides import Nodata, Overrides
@@ -158,28 +159,8 @@ def chosen_interval(chosen: Nodata, dtype: np.dtype[Any]) -> Interval | None:
     Raises:
         SourceError: no pixel of that type can hold the value.
     """
-    if chosen == "none":
-        return None
-    value = math.nan if chosen == "nan" else chosen
-    if not _fits(value, dtype):
-        raise SourceError(
-            f"--nodata must be a value that the pixels can hold, {_limits(dtype)}, got {value}: "
-            "give such a value, or --nodata none"
-        )
-    return None if math.isnan(value) else nodata_interval(value, dtype)
-
-
-def _fits(value: float, dtype: np.dtype[Any]) -> bool:
-    if dtype.kind == "f":
-        return not math.isfinite(value) or abs(value) <= float(np.finfo(dtype).max)
-    limits = np.iinfo(dtype)
-    return math.isfinite(value) and value == int(value) and limits.min <= value <= limits.max
-
-
-def _limits(dtype: np.dtype[Any]) -> str:
-    if dtype.kind == "f":
-        return f"{dtype} up to {np.finfo(dtype).max:.8g}"
-    return f"{dtype} of {np.iinfo(dtype).min} to {np.iinfo(dtype).max}"
+    value = checked_nodata(chosen, dtype)
+    return None if value is None or math.isnan(value) else nodata_interval(value, dtype)
 
 
 def _mask_notes(nodata: Sequence[float | None], alpha: Sequence[int]) -> Iterator[str]:

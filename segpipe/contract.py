@@ -149,8 +149,8 @@ class Contract(BaseModel):
             raise ValueError(f'mean and std are used by normalize = "fixed" only, got normalize = "{self.normalize}"')
         if self.scaling == "graph" and self.pixel == "physical":
             raise ValueError(
-                'scaling = "graph" hands pixels to the network as they are stored, and pixel = "physical" applies the tags of '
-                'the file first: for a network that takes physical values, set scaling = "host" with normalize = "none"'
+                'scaling = "graph" hands pixels to the network as they are stored, and pixel = "physical" applies the tags '
+                'of the file first: for a network that takes physical values, set scaling = "host" with normalize = "none"'
             )
         if any(s <= 0 for s in _per_channel(self.std, 1)):
             raise ValueError(f"std must be above 0, got {self.std}")

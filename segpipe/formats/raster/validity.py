@@ -19,7 +19,6 @@ from rasterio.enums import MaskFlags
 from rasterio.io import DatasetReader
 from rasterio.windows import Window as RasterWindow
 
-from segpipe.errors import SourceError
 from segpipe.formats.nodata import checked_nodata
 from segpipe.formats.source import Invalid, Pixels
 from segpipe.geometry.windows import Window

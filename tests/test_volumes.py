@@ -52,6 +52,7 @@ def scores_of(volume: Path, network: Path, blending: str) -> NDArray[Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # most of it to import torch and MONAI
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 def test_scores_are_those_of_monai_given_the_same_windows(tmp_path: Path, name: str) -> None:
     """Sizes are such that both start windows at the same places: a tile, and steps of a tile less its overlap."""

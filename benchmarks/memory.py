@@ -3,10 +3,14 @@
 PSS counts a page that n processes share as 1/n in each, so that the sum is what the machine really gives. GDAL's cache is
 fixed by segpipe. Limit: within 15 %. Or, with ``--planes 1200``, of a volume of 512 x 512 x 1,200 int16 voxels and a network
 of 30 classes: limit 6 GiB.
+
+Or, with ``--estimates``, what ``--dry-run`` expects beside the peak of one process, for a scene, a low wide scene and that
+volume: the estimate must lie within 25 % of the peak.
 """
 
 import argparse
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -15,19 +19,51 @@ import history
 from children import watched
 from machine import machine
 from scans import volume, volumetric
-from scenes import SCRATCH, islands, network, scene
+from scenes import SCRATCH, islands, network, scene, wide
 
 LIMIT = 1.15
 VOLUME_LIMIT_MB, CLASSES = 6 * 2**10, 30
+ESTIMATE_WITHIN = 0.25
+LOW_WIDE = (700, 60_000)
 
 
 def run(model: Path, source: Path, executor: str) -> tuple[float, float]:
-    """Peak PSS in MB over the run's processes, and its seconds."""
-    out = SCRATCH / "out"
-    shutil.rmtree(out, ignore_errors=True)
-    command = [sys.executable, "-m", "segpipe.cli", "run", "--input", source, "--model", model, "--output", out]
-    child = watched([*command, "--device", "cpu", "--executor", executor])
+    """Peak PSS in MiB over the run's processes, and its seconds."""
+    shutil.rmtree(SCRATCH / "out", ignore_errors=True)
+    child = watched(command(model, source, executor))
     return child.peak_mb, child.seconds
+
+
+def command(model: Path, source: Path, executor: str, *more: str) -> list[object]:
+    """The words of a run."""
+    words = [sys.executable, "-m", "segpipe.cli", "run", "--input", source, "--model", model, "--output", SCRATCH / "out"]
+    return [*words, "--device", "cpu", "--executor", executor, *more]
+
+
+def estimate(model: Path, source: Path) -> float:
+    """What ``--dry-run`` expects a worker to take, in MiB."""
+    printed = watched(command(model, source, "serial", "--dry-run"), every=None).printed
+    found = re.search(r"about ([\d,]+) MB of memory", printed)
+    if found is None:
+        raise SystemExit(printed)
+    return float(found[1].replace(",", "")) * 1e6 / 2**20
+
+
+def compare(size: int, name: str, planes: int) -> bool:
+    """Print estimates beside peaks; whether all are as near as they must be."""
+    cases = {
+        f"scene of {size:,}²": (network(name), scene(size)),
+        "low wide scene of {:,} x {:,}".format(*LOW_WIDE): (network(name), wide(*LOW_WIDE)),
+        f"volume of {planes:,} planes": (volumetric(CLASSES), volume(planes)),
+    }
+    ratios = {}
+    for what, (model, source) in cases.items():
+        expected, (peak, seconds) = estimate(model, source), run(model, source, "serial")
+        ratios[what] = expected / peak
+        told = f"{what}: expected {expected:,.0f} MiB, peak PSS {peak:,.0f} MiB in {seconds:.0f} s"
+        print(f"{told}, ratio {ratios[what]:.2f} (limit 1 +- {ESTIMATE_WITHIN})", flush=True)
+        history.append("memory", {f"estimate, {what}": {"expected, MiB": expected, "peak, MiB": peak}})
+    return all(abs(ratio - 1) <= ESTIMATE_WITHIN for ratio in ratios.values())
 
 
 def run_volume(planes: int, executor: str) -> None:
@@ -45,8 +81,11 @@ def main() -> None:
     parser.add_argument("--islands", type=int, help="one sparse scene of this size instead")
     parser.add_argument("--planes", type=int, help="one volume of so many planes instead")
     parser.add_argument("--executor", default="dask", choices=["serial", "dask"])
+    parser.add_argument("--estimates", action="store_true", help="what --dry-run expects beside peaks instead")
     arguments = parser.parse_args()
     print(machine())
+    if arguments.estimates:
+        sys.exit(not compare(arguments.sizes[0], arguments.network, arguments.planes or 1200))
     if arguments.planes:
         run_volume(arguments.planes, arguments.executor)
         return

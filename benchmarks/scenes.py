@@ -39,6 +39,25 @@ def scene(size: int, nodata_share: float = 0.0) -> Path:
     return path
 
 
+def wide(rows: int, cols: int) -> Path:
+    """A scene of few rows and many columns, in tiles: blending and GDAL's cache keep all of its width."""
+    path = SCRATCH / f"wide_{rows}_{cols}" / "scene.tif"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft, rng = path.with_suffix(".draft"), np.random.default_rng(0)
+        profile = {"driver": "GTiff", "dtype": "uint16", "count": BANDS, "height": rows, "width": cols, "nodata": 0}
+        tiles = {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate"}
+        with rasterio.open(
+            draft, "w", **profile, **tiles, crs="EPSG:32633", transform=from_origin(1e5, 5.4e6, 10, 10)
+        ) as dataset:
+            for col in range(0, cols, 512):
+                width = min(512, cols - col)
+                pixels = rng.integers(300, 4000, (BANDS, rows, width), dtype=np.uint16)
+                dataset.write(pixels, window=Window(col, 0, width, rows))
+        draft.rename(path)
+    return path
+
+
 def islands(size: int, count: int = 6, side: int = 1500) -> Path:
     """A sparse scene, nodata but for a few islands: the holes take no disk."""
     path = SCRATCH / f"islands_{size}" / "scene.tif"

@@ -32,6 +32,10 @@ STRIP_SHARE = 0.5
 STRETCHES = 4
 """Stretches that are in memory at once for a GPU: decoded, waiting, being cut, and held by their tiles."""
 
+SPARE = 1
+"""Batches whose arrays between layers ONNX Runtime's arena keeps beside those of the calls in flight: the first call of a
+shape allocates them one by one, and later calls as one block, for which there is no room among the first ones."""
+
 DECIDING = 3
 """Arrays of the size of a box's scores that confidence takes: mean scores, their distance from the best, its exponential."""
 
@@ -81,7 +85,7 @@ def worker_bytes(loads: Sequence[Load], model: ModelSpec, calls: int, *, confide
     strip = max((strip_bytes(load.cover, model) for load in loads), default=0)
     box = max((_box_bytes(load, model, confidence) for load in loads), default=_decided_bytes(model, confidence))
     stretches = 0 if model.device == "cpu" else STRETCHES * STRETCH_BYTES
-    under_way = network_bytes(model, calls) + _tiles_bytes(model, calls) + box + stretches
+    under_way = network_bytes(model, calls + SPARE) + _tiles_bytes(model, calls) + box + stretches
     cached = max((load.cached for load in loads), default=FORMATS[RASTER].cache().size(0))
     return PROCESS + cached + under_way + strip
 
@@ -119,7 +123,7 @@ def _tile_bytes(model: ModelSpec, layers: int) -> int:
 
 def _tiles_bytes(model: ModelSpec, calls: int) -> float:
     """Of tiles under way: pixels that are read ahead or in the network, and scores that are made, wait or are blended."""
-    batches = calls + 2
+    batches = calls + 3  # in calls, waiting, fetched, and the one before, which goes when the next is there
     pixels = (batches + tiles_ahead(model.batch) / model.batch) * _tile_bytes(model, model.contract.channel_count)
     return pixels + batches * _tile_bytes(model, model.contract.scores)
 

@@ -87,7 +87,9 @@ def _try_host(spec: ModelSpec, options: RunOptions) -> ModelSpec:
     model = HostModel(spec, arena=False, trial=tiles, options=options)
     assert model.trial is not None
     opened = max(before, model.opened)
-    spec = replace(spec, weights_mb=(opened - before) / 1e6, network_mb=max(0, most_resident() - opened) / 1e6)
+    # where the system is short of memory it takes away pages of libraries meanwhile, and less seems to be needed
+    taken = max(most_resident() - opened, model.trial.nbytes)
+    spec = replace(spec, weights_mb=(opened - before) / 1e6, network_mb=taken / 1e6)
     check_output(spec, by_class(model.trial, spec), model.raw)
     if spec.batch == 1 or not depends_on_batch(model.raw, tiles, model.trial, alone=not spec.batch_is_fixed):
         return spec

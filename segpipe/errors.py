@@ -77,7 +77,7 @@ class DamagedPartError(SegpipeError):
 
 
 class UnforeseenError(SegpipeError):
-    """Something that segpipe does not know; it ends one case, and is told with its own words."""
+    """An error that segpipe does not know, in its own words; it ends one case."""
 
 
 def one_line(value: object) -> str:
@@ -94,8 +94,8 @@ def memory_errors() -> Iterator[None]:
         raise
     except Exception as error:
         if any(said in str(error).casefold() for said in EXHAUSTED):
-            told = (str(error).splitlines() or [type(error).__name__])[0][:300]
-            raise DeviceMemoryError(f"the device's memory is used up, lower --batch or --tile: {told}") from None
+            words = (str(error).splitlines() or [type(error).__name__])[0][:300]
+            raise DeviceMemoryError(f"the device's memory is used up, lower --batch or --tile: {words}") from None
         raise
 
 
@@ -122,8 +122,8 @@ def foreseen(error: Exception, path: str) -> SegpipeError:
     if isinstance(error, SegpipeError):
         return error
     logging.getLogger("segpipe").info("unforeseen error in %s", path, exc_info=error)
-    told = f"{type(error).__name__}: {one_line(error)}"
-    unforeseen = UnforeseenError(f"{path} failed in a way that segpipe does not know: {told}")
+    words = f"{type(error).__name__}: {one_line(error)}"
+    unforeseen = UnforeseenError(f"{path} failed in a way that segpipe does not know: {words}")
     unforeseen.__cause__ = error
     return unforeseen
 

@@ -183,7 +183,7 @@ def test_a_result_that_is_lost_and_cannot_be_made_again_fails_its_case(tmp_path)
     local(tmp_path / "m.onnx")
     settings = load_settings(None, {"input": ("in",), "model": tmp_path / "m.onnx", "output": tmp_path / "out"})
     running = ended(Job((Case("a", "a.tif"),)), result=KilledWorker("a", SimpleNamespace(address="tcp://there"), 3))
-    (outcome,) = executors._told(running.future, running.task, Run(read_spec(settings), settings))
+    (outcome,) = executors._results(running.future, running.task, Run(read_spec(settings), settings))
     assert outcome.case.name == "a"
     assert "was lost again and again" in outcome.error
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from segpipe.errors import OutputError
 from segpipe.formats.cases import Case
 from segpipe.jobs.plan import JOBS_PER_WORKER, Cut, Job, Plan, PlannedCase, cut_large, job_windows, keep_cut
-from segpipe.jobs.tasks import Damaged, JoinJob, MeasureJob, Outcome, PartJob, Returned, Task, Told
+from segpipe.jobs.tasks import Damaged, JoinJob, MeasureJob, Outcome, PartJob, Result, Returned, Task
 from segpipe.results.parts import is_part_done, read_scaling
 from segpipe.results.records import Run, refuse_taken
 from segpipe.storage.retry import is_passing
@@ -106,11 +106,11 @@ class Agenda:
         else:
             self._ready.appendleft(JoinJob(case, parts, course.seconds))
 
-    def ended(self, task: Task, told: list[Told]) -> Iterator[Outcome]:
-        """Note how a task has ended, and give what is to be told of cases."""
-        outcomes = [outcome for outcome in told if isinstance(outcome, Outcome)]
+    def ended(self, task: Task, results: list[Result]) -> Iterator[Outcome]:
+        """Note how a task has ended; its outcomes come back."""
+        outcomes = [outcome for outcome in results if isinstance(outcome, Outcome)]
         if isinstance(task, Job | JoinJob):
-            for other in told:
+            for other in results:
                 if isinstance(other, Returned):
                     yield from self._take_back(other)
                 elif isinstance(other, Damaged):

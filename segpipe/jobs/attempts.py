@@ -6,22 +6,22 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from segpipe.jobs.plan import Job
-from segpipe.jobs.tasks import GivenUp, Outcome, Task, Told
+from segpipe.jobs.tasks import GivenUp, Outcome, Result, Task
 from segpipe.jobs.work import Context, work
 from segpipe.storage.retry import tell, waits
 
 LOG = logging.getLogger("segpipe")
 
 
-def attempt(task: Task, context: Context) -> Iterator[Told]:
+def attempt(task: Task, context: Context) -> Iterator[Result]:
     """Run a task and yield one result per case; retry storage faults with backoff."""
     for wait in waits(context.run.settings.retries):
         stopped: list[Outcome] = []
-        for told in _fitting(task, context):
-            if isinstance(told, Outcome) and told.passing:
-                stopped.append(told)
+        for result in _fitting(task, context):
+            if isinstance(result, Outcome) and result.passing:
+                stopped.append(result)
             else:
-                yield told
+                yield result
         if not stopped:
             return
         if context.stop.is_set():
@@ -32,21 +32,21 @@ def attempt(task: Task, context: Context) -> Iterator[Told]:
             context.progress(-outcome.pixels)
         time.sleep(wait)
         task = _only(task, stopped)
-    for told in _fitting(task, context):
-        if isinstance(told, Outcome) and told.unwritable:  # a disk that fails, and goes on failing
+    for result in _fitting(task, context):
+        if isinstance(result, Outcome) and result.unwritable:  # a disk that fails, and goes on failing
             context.stop.set()
-        yield told
+        yield result
 
 
-def _fitting(task: Task, context: Context) -> Iterator[Told]:
+def _fitting(task: Task, context: Context) -> Iterator[Result]:
     """Run a task; repeat with half the batch the cases for which the memory of the device was too small."""
     short: list[Outcome] = []
-    for told in work(task, context):
-        if isinstance(told, Outcome) and told.short:
-            context.progress(-told.pixels)
-            short.append(told)
+    for result in work(task, context):
+        if isinstance(result, Outcome) and result.short:
+            context.progress(-result.pixels)
+            short.append(result)
         else:
-            yield told
+            yield result
     if short and context.model.shrink():
         names = ", ".join(outcome.case.name for outcome in short)
         LOG.warning("%s; begun anew with batches of %d: %s", short[0].error, context.model.spec.batch, names)

@@ -120,8 +120,8 @@ def crew(settings: Settings) -> Crew | None:
         WorkerError: the scheduler cannot be reached, or has no worker.
     """
     if settings.cluster is not None:
-        told = read_cluster(settings.cluster)
-        return Crew(told.jobs, max(1, told.cores // (settings.threads or 1)), bytes_of(told.memory))
+        file = read_cluster(settings.cluster)
+        return Crew(file.jobs, max(1, file.cores // (settings.threads or 1)), bytes_of(file.memory))
     if settings.scheduler is None:
         return None
     with _client_of(settings) as client:
@@ -235,8 +235,8 @@ def _security(settings: Settings) -> "Security | None":
     return Security(require_encryption=True, **named)
 
 
-def _told(settings: Settings) -> dict[str, Any]:
-    """What bytes depend on, as one worker has it."""
+def _worker_facts(settings: Settings) -> dict[str, Any]:
+    """Versions, model and device of one worker, which bytes depend on."""
     settle()
     model = read_spec(settings)
     return {
@@ -253,17 +253,17 @@ def _check_workers(client: "Client", run: Run) -> None:
         check_threads(run, address, worker["nthreads"])
     mine = {"segpipe": __version__, "Python": platform.python_version(), "the model": run.model.sha256}
     try:
-        workers = client.run(_told, run.settings)
+        workers = client.run(_worker_facts, run.settings)
     except InstallationError as error:
         raise WorkerError(f"a worker is not fit: {error}") from None
     except Exception as error:  # noqa: BLE001 - whatever a worker raises, it is not fit
         raise WorkerError(f"a worker cannot read the model as this process does: {type(error).__name__}: {error}") from None
     first = next(iter(workers.values()))
-    for address, told in workers.items():
+    for address, facts in workers.items():
         for key, wanted in {**mine, "the device": first["the device"]}.items():
-            if told[key] != wanted:
+            if facts[key] != wanted:
                 raise WorkerError(
-                    f"workers must not differ in {key}, and {address} has {told[key]}, where {wanted} is needed"
+                    f"workers must not differ in {key}, and {address} has {facts[key]}, where {wanted} is needed"
                 )
     if first["the device"]["device"] != run.model.device:
         raise WorkerError(
@@ -308,8 +308,8 @@ def _started_once(workers: int, dashboard: str, devices: list[str]) -> "LocalClu
         atexit.unregister(spec.close_clusters)
         raise
     except (OSError, RuntimeError, TimeoutError) as error:
-        told = str(error).rstrip(".")
-        raise WorkerError(f"worker processes cannot be started: {told}: try --executor serial") from error
+        why = str(error).rstrip(".")
+        raise WorkerError(f"worker processes cannot be started: {why}: try --executor serial") from error
 
 
 def _deaf(make: Callable[[], T]) -> T:
@@ -397,7 +397,7 @@ def _jobqueue(path: Path, settings: Settings) -> Any:
     Its scheduler listens where other nodes reach it, and so others, too: all talk TLS, with keys made for this run alone
     unless files are named.
     """
-    told = read_cluster(path)
+    file = read_cluster(path)
     try:
         jobqueue = importlib.import_module("dask_jobqueue")
     except ModuleNotFoundError:
@@ -408,13 +408,13 @@ def _jobqueue(path: Path, settings: Settings) -> Any:
     keys = {"security": _security(settings) or _own_keys(), "shared_temp_directory": str(Path.cwd())}
     looks = {f"DASK_{key.replace('.', '__').upper()}": value for key, value in {**LOOKS, **MESSAGES}.items()}
     exports = [f"export {key}={value}" for key, value in {**WORKER_ENVIRONMENT, **looks}.items()]
-    own = {"scheduler_options": {"dashboard_address": settings.dashboard}, **keys, **_processors(told), **told.job}
+    own = {"scheduler_options": {"dashboard_address": settings.dashboard}, **keys, **_processors(file), **file.job}
     own["job_script_prologue"] = [*exports, *own.get("job_script_prologue", [])]
     try:
-        cluster = getattr(jobqueue, CLASSES[told.kind])(cores=1, processes=1, memory=told.memory, **own)
-        cluster.scale(jobs=told.jobs)
+        cluster = getattr(jobqueue, CLASSES[file.kind])(cores=1, processes=1, memory=file.memory, **own)
+        cluster.scale(jobs=file.jobs)
     except (TypeError, ValueError, OSError, RuntimeError) as error:
-        raise WorkerError(f"{path}: jobs cannot be submitted to {told.kind}: {error}") from None
+        raise WorkerError(f"{path}: jobs cannot be submitted to {file.kind}: {error}") from None
     return cluster
 
 
@@ -426,17 +426,17 @@ def _own_keys() -> "Security":
     return own
 
 
-def _processors(told: ClusterFile) -> dict[str, Any]:
-    """How dask-jobqueue is told of a job's processors, where its one worker has one thread."""
-    if told.kind == "pbs":
-        return {"resource_spec": f"select=1:ncpus={told.cores}:mem={math.ceil(bytes_of(told.memory) / 2**20)}mb"}
-    return {"job_cpu" if told.kind == "slurm" else "ncpus": told.cores}
+def _processors(file: ClusterFile) -> dict[str, Any]:
+    """Processors of a job in dask-jobqueue's words: its one worker has one thread there."""
+    if file.kind == "pbs":
+        return {"resource_spec": f"select=1:ncpus={file.cores}:mem={math.ceil(bytes_of(file.memory) / 2**20)}mb"}
+    return {"job_cpu" if file.kind == "slurm" else "ncpus": file.cores}
 
 
-def _await(client: "Client", told: ClusterFile) -> None:
+def _await(client: "Client", file: ClusterFile) -> None:
     try:
-        client.wait_for_workers(1, timeout=told.wait)
+        client.wait_for_workers(1, timeout=file.wait)
     except TimeoutError:
         raise WorkerError(
-            f"no job of {told.kind} has begun within {told.wait:g} s: look at its queue, or raise wait in the cluster's file"
+            f"no job of {file.kind} has begun within {file.wait:g} s: look at its queue, or raise wait in the cluster's file"
         ) from None

@@ -16,7 +16,7 @@ from segpipe.jobs.agenda import Agenda
 from segpipe.jobs.attempts import attempt
 from segpipe.jobs.cluster import RETRIES, check_threads, connected, dashboard, read_cluster
 from segpipe.jobs.plan import Job, Plan
-from segpipe.jobs.tasks import Halt, JoinJob, Outcome, Progress, Task, Told, Watcher
+from segpipe.jobs.tasks import Halt, JoinJob, Outcome, Progress, Result, Task, Watcher
 from segpipe.jobs.work import Context
 from segpipe.pipeline.infer import load
 from segpipe.results.records import Run, done_pixels
@@ -32,7 +32,7 @@ WORKER_MODEL = "segpipe_model"
 """Attribute of a Dask worker that holds the loaded model."""
 
 PROGRESS_SECONDS = 0.3
-"""How often a worker tells of its progress."""
+"""Seconds between two reports of a worker's progress."""
 
 ALONE = RETRIES + 2
 """The attempt of a task that lost its worker, with nothing beside it that could be to blame."""
@@ -67,8 +67,8 @@ def serial(plan: Plan, run: Run, watcher: Watcher, halt: Halt) -> Iterator[Outco
         if not isinstance(task, Job):
             yield from agenda.ended(task, list(attempt(task, context)))
             continue
-        for told in attempt(task, context):  # its cases are told of one by one
-            yield from agenda.ended(task, [told])
+        for result in attempt(task, context):  # its cases are reported one by one
+            yield from agenda.ended(task, [result])
             if halt.is_set():
                 return
 
@@ -116,14 +116,14 @@ class _Board:
         client.subscribe_topic(TOPIC, self._hear)
 
     def _hear(self, event: tuple[float, Any]) -> None:
-        """What workers tell, in the client's own thread."""
-        told = event[1]
-        if "pixels" in told:
-            self._progress(told["pixels"])
-        elif "warning" in told:
-            LOG.warning("%s", told["warning"])
-        elif running := self._running.get(told["began"]):
-            running.worker, running.began = told["worker"], time.monotonic()
+        """Handle a message of a worker, in the client's own thread."""
+        message = event[1]
+        if "pixels" in message:
+            self._progress(message["pixels"])
+        elif "warning" in message:
+            LOG.warning("%s", message["warning"])
+        elif running := self._running.get(message["began"]):
+            running.worker, running.began = message["worker"], time.monotonic()
 
     def carry_out(self, halt: Halt) -> Iterator[Outcome]:
         try:
@@ -194,10 +194,10 @@ class _Board:
             # the scheduler suspects all that the lost worker held, begun or not: once more, with nothing beside it
             self._suspects.append(task)
         else:
-            told = _told(future, task, self._run)
-            if self._stopped is None and any(isinstance(one, Outcome) and one.unwritable for one in told):
+            results = _results(future, task, self._run)
+            if self._stopped is None and any(isinstance(one, Outcome) and one.unwritable for one in results):
                 self._stop()
-            yield from self._agenda.ended(task, told)
+            yield from self._agenda.ended(task, results)
 
     def _call_roll(self) -> None:
         """Without workers nothing ends, and nobody else would say so.
@@ -247,7 +247,7 @@ def _apart(task: Task) -> list[Task]:
     return [Job((case,), unseen=task.unseen) for case in task.cases] if isinstance(task, Job) and len(task.cases) > 1 else []
 
 
-def _work(key: str, task: Task, run: Run, calls: int) -> tuple[list[Told], Taken | None]:
+def _work(key: str, task: Task, run: Run, calls: int) -> tuple[list[Result], Taken | None]:
     """A task on a worker, with the model that its plugin has loaded."""
     from distributed import get_worker
 
@@ -255,18 +255,18 @@ def _work(key: str, task: Task, run: Run, calls: int) -> tuple[list[Told], Taken
     check_threads(run, worker.address, worker.state.nthreads)
     worker.log_event(TOPIC, {"began": key, "worker": worker.address})
     progress = _Throttled(lambda pixels: worker.log_event(TOPIC, {"pixels": pixels}))
-    # a worker whose plugin has failed has none, and here the reason is told
-    told_of = _warnings_told(lambda text: worker.log_event(TOPIC, {"warning": text}))
-    with recording(on=bool(run.settings.profile)) as recorded, told_of:
+    # a worker whose plugin has failed has none: loading again raises the reason
+    warned = _warnings_sent(lambda text: worker.log_event(TOPIC, {"warning": text}))
+    with recording(on=bool(run.settings.profile)) as recorded, warned:
         model = getattr(worker, WORKER_MODEL, None) or load(run.model)
         context = Context(run, model, calls, progress)
         STOPS[key] = context.stop
         try:
-            told = list(attempt(task, context))
+            results = list(attempt(task, context))
         finally:
             del STOPS[key]
     progress.flush()
-    return told, recorded.taken
+    return results, recorded.taken
 
 
 STOPS: dict[str, threading.Event] = {}
@@ -281,8 +281,8 @@ def _give_up(keys: list[str]) -> None:
 
 
 @contextmanager
-def _warnings_told(tell: Callable[[str], None]) -> Iterator[None]:
-    """Let the first process say what this one warns of: nobody reads a worker's own log."""
+def _warnings_sent(tell: Callable[[str], None]) -> Iterator[None]:
+    """Send warnings to the first process: nobody reads a worker's own log."""
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: tell(record.getMessage())  # type: ignore[method-assign]
     LOG.addHandler(handler)
@@ -304,12 +304,12 @@ def _exception(future: "Future[Any]") -> BaseException | None:
     return error
 
 
-def _told(future: "Future[Any]", task: Task, run: Run) -> list[Told]:
+def _results(future: "Future[Any]", task: Task, run: Run) -> list[Result]:
     """What a task gave; one that was lost with its worker fails its cases, and only those."""
     error = _exception(future)
     if error is None:
         try:
-            ended: tuple[list[Told], Taken | None] = future.result(timeout=FETCH)
+            ended: tuple[list[Result], Taken | None] = future.result(timeout=FETCH)
         except TimeoutError:
             raise _UnfetchedError from None
         except (OSError, CancelledError):  # it was done, and the scheduler went before it could be fetched
@@ -319,14 +319,14 @@ def _told(future: "Future[Any]", task: Task, run: Run) -> list[Told]:
         except Exception as again:  # noqa: BLE001 - a result that was lost with its worker is made again, which may fail
             error = again
         else:
-            told, taken = ended
+            results, taken = ended
             absorb(taken)
-            return told
+            return results
     lost = WorkerError(f"the worker that held this case was lost again and again, or failed: {error}")
     return _failed(task, run, str(error if isinstance(error, SegpipeError) else lost))
 
 
-def _failed(task: Task, run: Run, error: str) -> list[Told]:
+def _failed(task: Task, run: Run, error: str) -> list[Result]:
     """A failure for each case of a task, but for those that were done before it was lost."""
     cases = task.cases if isinstance(task, Job) else (task.case.case,)
     whole = isinstance(task, Job | JoinJob)
@@ -338,16 +338,16 @@ class _Throttled:
     """Adds up progress and tells of it now and then: messages cost the scheduler time."""
 
     def __init__(self, tell: Progress) -> None:
-        self._tell, self._pixels, self._told = tell, 0, time.monotonic()
+        self._tell, self._pixels, self._sent = tell, 0, time.monotonic()
 
     def __call__(self, pixels: int) -> None:
         self._pixels += pixels
-        if time.monotonic() - self._told > PROGRESS_SECONDS:
+        if time.monotonic() - self._sent > PROGRESS_SECONDS:
             self.flush()
 
     def flush(self) -> None:
         self._tell(self._pixels)
-        self._pixels, self._told = 0, time.monotonic()
+        self._pixels, self._sent = 0, time.monotonic()
 
 
 def _plugin(run: Run) -> Any:

@@ -45,7 +45,7 @@ LOG = logging.getLogger("segpipe")
 WARNED = 100
 """Cases with unusual pixels that are named in ``run.json``. Each has it in its record."""
 
-TOLD = 20
+NAMED = 20
 """Those that are named on stderr."""
 
 
@@ -200,7 +200,7 @@ def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) ->
 
     Args:
         prepared: what to do.
-        watcher: told how it goes.
+        watcher: follows progress and outcomes.
         halt: once set, nothing more is begun, and the run ends as interrupted when what runs has ended.
 
     Raises:
@@ -281,7 +281,7 @@ def _conclude(prepared: Prepared, summary: Summary) -> None:
     """Leave the tables, each whatever becomes of the other, and nothing half-written."""
     output, retries = prepared.run.output, prepared.run.settings.retries
     if summary.interrupted or summary.problems:
-        # workers may have finished cases that nobody was left to be told of
+        # workers may have finished cases without being able to report them
         for case in done_cases(summary.ledger.cases(State.MISSING), prepared.run):
             summary.ledger.note(case.name, State.DONE)
     with _noting(summary):
@@ -324,7 +324,7 @@ def _execute(prepared: Prepared, watcher: Watcher, summary: Summary, halt: Halt)
     for outcome in outcomes:
         watcher.outcome(outcome)
         summary.add(outcome)
-        if summary.unusual <= TOLD:
+        if summary.unusual <= NAMED:
             for text in outcome.warnings:
                 LOG.warning("warning: %s: %s", printable(outcome.case.name), text)
         if outcome.unwritable and not full:
@@ -342,7 +342,7 @@ def _full(prepared: Prepared, summary: Summary, said: str) -> str:
 
 def _tell_rest(run: Run, summary: Summary) -> None:
     """That there are more cases with unusual pixels than those named on stderr."""
-    if (more := summary.unusual - TOLD) <= 0:
+    if (more := summary.unusual - NAMED) <= 0:
         return
     noun = "case has" if more == 1 else "cases have"
     named = f", which names the first {WARNED} cases; each record names its own" if summary.unusual > WARNED else ""

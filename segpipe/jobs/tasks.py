@@ -1,4 +1,4 @@
-"""What there is to do for the cases of a run, what is told of it, and to whom."""
+"""Tasks of a run, their results, and who follows them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,12 +79,12 @@ class GivenUp:
     case: Case
 
 
-Told = Outcome | Returned | Damaged | GivenUp
-"""What a task tells of a case."""
+Result = Outcome | Returned | Damaged | GivenUp
+"""What comes of a case in a task."""
 
 
 Progress = Callable[[int], None]
-"""Told how many more pixels are done."""
+"""Called with the number of pixels that are done since the last call."""
 
 
 class Halt:
@@ -103,7 +103,7 @@ class Halt:
 
 
 class Watcher(Protocol):
-    """Who is told of a run while it goes on."""
+    """Follows a run while it goes on."""
 
     def progress(self, pixels: int) -> None: ...
 

@@ -21,7 +21,7 @@ from segpipe.formats.identity import Beside
 from segpipe.formats.registry import environment
 from segpipe.jobs.join import DamagedPartsError, case_output, join
 from segpipe.jobs.plan import Job, as_planned, job_windows
-from segpipe.jobs.tasks import Damaged, GivenUp, JoinJob, MeasureJob, Outcome, PartJob, Progress, Returned, Task, Told
+from segpipe.jobs.tasks import Damaged, GivenUp, JoinJob, MeasureJob, Outcome, PartJob, Progress, Result, Returned, Task
 from segpipe.pipeline.decide import Boxes
 from segpipe.pipeline.infer import Model
 from segpipe.pipeline.memory import most_memory
@@ -65,18 +65,18 @@ class _StoppedError(SegpipeError):
     """Nothing can be written any more."""
 
 
-def work(task: Task, context: Context) -> Iterator[Told]:
+def work(task: Task, context: Context) -> Iterator[Result]:
     """Do a task once and yield one result per case."""
     if isinstance(task, Job):
         yield from run_job(task, context)
     elif isinstance(task, PartJob):
         yield run_part(task, context)
     else:
-        told = _alone(task, context.run)
-        yield _stopping(told, context) if isinstance(told, Outcome) else told
+        result = _alone(task, context.run)
+        yield _stopping(result, context) if isinstance(result, Outcome) else result
 
 
-def _alone(task: MeasureJob | JoinJob, run: Run) -> Told:
+def _alone(task: MeasureJob | JoinJob, run: Run) -> Result:
     """What needs no model."""
     case = task.case.case
     if isinstance(task, MeasureJob):
@@ -84,7 +84,7 @@ def _alone(task: MeasureJob | JoinJob, run: Run) -> Told:
     return _timed("join", case, lambda: join(task, run), task.case.pixels, task.seconds)
 
 
-def run_job(job: Job, context: Context) -> Iterator[Told]:
+def run_job(job: Job, context: Context) -> Iterator[Result]:
     """Do every case of a job; yield each, in order, once its mask has its name or it has failed."""
     run, model = context.run, context.model
     limit = job_windows(run) if job.unseen else math.inf
@@ -103,7 +103,7 @@ def run_job(job: Job, context: Context) -> Iterator[Told]:
     )
     cases = segmented(tuple(left), reading, model, context.calls, confidence=run.settings.confidence)
     with environment(), closing(cases), ThreadPoolExecutor(1, "segpipe-finish") as finisher:
-        finishing: deque[Future[Told]] = deque()
+        finishing: deque[Future[Result]] = deque()
         for case, boxes in cases:
             finish = _write(case, boxes, partial(case_output, case, run=run), context)
             finishing.append(finisher.submit(finish))
@@ -121,7 +121,7 @@ def run_job(job: Job, context: Context) -> Iterator[Told]:
         yield from (Outcome(case, 0.0, error=f"{case.path}: the job ended before it") for case in left)
 
 
-def _finished(finishing: deque[Future[Told]]) -> Told:
+def _finished(finishing: deque[Future[Result]]) -> Result:
     with waiting("finish"):
         return finishing.popleft().result()
 
@@ -133,7 +133,7 @@ def _done_before(job: Job, run: Run) -> dict[str, Outcome]:
     return {case.name: Outcome(case, 0.0, pixels) for case, pixels in found if pixels is not None}
 
 
-def run_part(job: PartJob, context: Context) -> Told:
+def run_part(job: PartJob, context: Context) -> Result:
     """Do one part of a case, which needs nothing of the others."""
     run, model, case = context.run, context.model, job.case.case
     if is_part_done(run.output, case, job.number, confidence=run.settings.confidence):
@@ -172,7 +172,7 @@ def measure(case: Case, run: Run) -> tuple[str, ...]:
     return ()
 
 
-def _timed(stage: str, case: Case, do: Callable[[], tuple[str, ...]], pixels: int = 0, seconds: float = 0.0) -> Told:
+def _timed(stage: str, case: Case, do: Callable[[], tuple[str, ...]], pixels: int = 0, seconds: float = 0.0) -> Result:
     started = time.perf_counter()
     warnings: tuple[str, ...] = ()
     with case_errors(case.path) as failed, environment(), span(stage, case.name):
@@ -195,7 +195,7 @@ def _write(
     boxes: Boxes,
     make_output: Callable[[Sheet], CaseOutput | PartOutput],
     context: Context,
-) -> Callable[[], Told]:
+) -> Callable[[], Result]:
     """Write the boxes of a case, or of a part; what is returned finishes it, beside the next case."""
     started, pixels = time.perf_counter(), 0
     sheet: Sheet | None = None

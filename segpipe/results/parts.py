@@ -66,7 +66,7 @@ def cut_key(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[int
     The processor is not in it: a run that goes on at another node of a cluster keeps its parts.
     """
     kind = {key: value for key, value in device_kind(run.model).items() if key != "processor"}
-    told = {
+    basis = {
         "segpipe": __version__,
         "form": FORM,
         "device": kind,
@@ -78,7 +78,7 @@ def cut_key(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[int
         "confidence": run.settings.confidence,
         "statistics": sorted(STATISTICS),
     }
-    return hashlib.sha256(json.dumps(told, sort_keys=True, allow_nan=False).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(basis, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def plan_name(case: Case) -> str:
@@ -187,8 +187,8 @@ def write_tally(output: Store, name: str, tally: Tally) -> None:
     """The last word of a part: with it, the part is done. Its own digest is at its end, where ``zipfile`` passes it over."""
     stream = io.BytesIO()
     states = {f"{name}/{key}": values for name, state in tally.states.items() for key, values in state.items()}
-    told = {"inferred": tally.inferred, "seconds": tally.seconds, "batch": tally.batch, "digests": tally.digests}
-    arrays: dict[str, Any] = {**states, **told}
+    facts = {"inferred": tally.inferred, "seconds": tally.seconds, "batch": tally.batch, "digests": tally.digests}
+    arrays: dict[str, Any] = {**states, **facts}
     np.savez_compressed(stream, allow_pickle=False, **arrays)
     data = stream.getvalue()
     output.write(name, data + hashlib.sha256(data).digest())

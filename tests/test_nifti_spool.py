@@ -1,5 +1,6 @@
 """Packed volumes are read to their last byte, unpacked once, into TMPDIR, and leave nothing there."""
 
+import errno
 import gzip
 import os
 import tempfile
@@ -17,6 +18,7 @@ from segpipe.formats.nifti.header import read_volume
 from segpipe.formats.nifti.spool import unpacked
 from segpipe.formats.nifti.voxels import Voxels
 from segpipe.geometry.windows import Window
+from segpipe.storage.retry import unwritable
 
 
 @pytest.fixture
@@ -118,9 +120,34 @@ def test_a_full_tmpdir_is_named(tmp_path: Path, spooled: Path, monkeypatch: pyte
         with pytest.raises(SourceError, match=r"takes 2,354 bytes unpacked, and .* has 10 free"):
             content(path)
 
+    with monkeypatch.context() as patch:
+        patch.setattr(spool.os, "posix_fallocate", full)
+        with pytest.raises(SourceError, match="make room there, or set TMPDIR") as raised:
+            content(path)
+    assert unwritable(raised.value, writing=False) is None  # other cases, and their masks, have room
+
     monkeypatch.setattr(spool, "_unnamed", lambda volume, folder: volumes.Full())
     with pytest.raises(SourceError, match="make room there, or set TMPDIR"):
         content(path)
+
+
+def full(*arguments: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_header_that_no_file_of_this_size_can_keep_is_refused_before_anything_is_unpacked(tmp_path: Path) -> None:
+    path = volumes.write(tmp_path / "a.nii.gz", volumes.voxels(), dim=[3, 3000, 3000, 3000, 1, 1, 1, 1])
+    with pytest.raises(SourceError, match=r"is cut or damaged: its header says 3000 x 3000 x 3000 voxels .* copy it again"):
+        read_volume(str(path))
+
+
+def test_what_packs_best_is_taken(tmp_path: Path, spooled: Path) -> None:
+    """Zeros are packed a thousand times."""
+    path = tmp_path / "a.nii.gz"
+    plain = volumes.write(tmp_path / "a.nii", np.zeros((256, 256, 200), np.uint8)).read_bytes()
+    path.write_bytes(gzip.compress(plain, 9))
+    assert path.stat().st_size * 900 < len(plain)
+    assert not content(path).any()
 
 
 def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path: Path) -> None:

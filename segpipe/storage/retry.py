@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from segpipe.errors import SourceError
+
 LOG = logging.getLogger("segpipe")
 
 PASSING = frozenset(
@@ -48,6 +50,8 @@ def unwritable(error: BaseException | None, *, writing: bool) -> str | None:
         error: that ended a case.
         writing: whether it came of writing: an input/output error of an input says nothing of the output.
     """
+    if isinstance(error, SourceError):
+        return None  # a full folder of temporary files, which only some inputs take
     last = FULL | {errno.EIO} if writing else FULL
     while error is not None:
         if isinstance(error, OSError) and error.errno is not None and error.errno in last:

@@ -46,6 +46,9 @@ OTHER_TYPES = {
     2304: "RGBA colours",
 }
 
+MOST_UNPACKED = 1032
+"""Bytes that one byte of DEFLATE unpacks to at most (zlib's technical notes)."""
+
 APART = 0.5
 """Voxels by which two descriptions of one place may differ: quaternions of float32 are off by a tenth over 512 voxels."""
 
@@ -127,11 +130,31 @@ def read_volume(path: str) -> Volume:
         packed = is_packed(path)
         with opened(path, packed=packed) as stream:
             head = stream.read(LARGEST_HEADER)
-        size = None if packed else os.stat(path).st_size  # noqa: PTH116
+        size = os.stat(path).st_size  # noqa: PTH116
     volume = _audited(path, head, packed=packed)
-    if size is not None:
+    if packed:
+        _check_packed(volume, size)
+    else:
         check_length(volume, size)
     return volume
+
+
+def _check_packed(volume: Volume, size: int) -> None:
+    """A packed file must be able to hold what its header says, which is known before anything is planned or unpacked.
+
+    Raises:
+        SourceError: it is too short for it.
+    """
+    if volume.end > MOST_UNPACKED * size:
+        raise SourceError(
+            f"{volume.path} is cut or damaged: {_said(volume)}, {volume.end:,} bytes, and {size:,} bytes of gzip unpack to "
+            f"{MOST_UNPACKED * size:,} at most: copy it again"
+        )
+
+
+def _said(volume: Volume) -> str:
+    sizes = " x ".join(map(str, reversed(volume.shape)))
+    return f"its header says {sizes} voxels of {volume.stored.itemsize} bytes"
 
 
 def check_length(volume: Volume, size: int) -> None:
@@ -140,7 +163,7 @@ def check_length(volume: Volume, size: int) -> None:
     Raises:
         SourceError: it is shorter, or longer by a slice or more, so that its header has lost some.
     """
-    says = f"its header says {' x '.join(map(str, reversed(volume.shape)))} voxels of {volume.stored.itemsize} bytes"
+    says = _said(volume)
     if size < volume.end:
         raise SourceError(
             f"{volume.path} is cut: {says}, which end at byte {volume.end:,}, and it has {size:,}: copy it again"

@@ -13,6 +13,8 @@ from segpipe.formats.nifti.header import Volume, check_length, opened, source_er
 CHUNK = 2**22
 """Bytes that are unpacked at one go."""
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
 NO_ROOM = "{} takes {:,} bytes unpacked, and {} has {:,} free: make room there, or set TMPDIR to another folder"
 
 
@@ -28,9 +30,10 @@ def unpacked(volume: Volume) -> int:
         with source_errors(volume.path):
             return os.open(volume.path, os.O_RDONLY | os.O_CLOEXEC)
     folder = tempfile.gettempdir()
-    if (free := shutil.disk_usage(folder).free) < volume.end:
-        raise SourceError(NO_ROOM.format(volume.path, volume.end, folder, free))
+    if shutil.disk_usage(folder).free < volume.end:
+        raise _no_room(volume, folder)
     with _unnamed(volume, folder) as spool:
+        _reserve(spool, volume, folder)
         with source_errors(volume.path), opened(volume.path, packed=True) as stream:
             size = _copied(stream, spool, volume, folder)
         check_length(volume, size)
@@ -43,6 +46,19 @@ def _unnamed(volume: Volume, folder: str) -> IO[bytes]:
         return tempfile.TemporaryFile(dir=folder, buffering=0)
     except OSError as error:
         raise SourceError(f"{volume.path} cannot be unpacked into {folder}: {error.strerror}: set TMPDIR") from error
+
+
+def _reserve(spool: IO[bytes], volume: Volume, folder: str) -> None:
+    """Take all the room at once: workers that unpack at the same time share what is free."""
+    try:
+        os.posix_fallocate(spool.fileno(), 0, volume.end)
+    except OSError as error:
+        if error.errno in FULL:
+            raise _no_room(volume, folder) from error
+
+
+def _no_room(volume: Volume, folder: str) -> SourceError:
+    return SourceError(NO_ROOM.format(volume.path, volume.end, folder, shutil.disk_usage(folder).free))
 
 
 def _copied(stream: IO[bytes] | gzip.GzipFile, spool: IO[bytes], volume: Volume, folder: str) -> int:
@@ -63,7 +79,6 @@ def _write(spool: IO[bytes], data: bytes, volume: Volume, folder: str) -> None:
         while view:
             view = view[spool.write(view) :]
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(folder).free
-            raise SourceError(NO_ROOM.format(volume.path, volume.end, folder, free)) from error
+        if error.errno in FULL:
+            raise _no_room(volume, folder) from error
         raise SourceError(f"{volume.path} cannot be unpacked into {folder}: {error.strerror}") from error

@@ -14,7 +14,7 @@ from segpipe.formats.raster.gdal import gdal_options
 from segpipe.formats.raster.source import RasterSource
 from segpipe.formats.samples import BOXES, LOOKED_AT, TAKEN, sampled, side, thinned
 from segpipe.formats.unusual import Finding, Judge
-from segpipe.geometry.grid import Grid
+from segpipe.geometry.grid import BareGrid
 from segpipe.geometry.windows import Window
 from segpipe.overrides import AS_STORED
 from segpipe.pipeline.findings import findings_of
@@ -29,6 +29,9 @@ class Watched:
     def __init__(self, source: RasterSource) -> None:
         self._source, self.windows = source, list[Window]()
         self.near, self.dtype, self.grid = source.near, source.dtype, source.grid
+
+    def empty(self, window: Window) -> bool:
+        return self._source.empty(window)
 
     def read(self, window: Window):
         self.windows.append(window)
@@ -116,12 +119,16 @@ class Blocks:
     dtype = np.dtype(np.int64)
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        self.grid, self.windows = Grid(shape), list[Window]()
+        self.grid, self.windows = BareGrid(shape), list[Window]()
 
     def near(self, place: tuple[float, ...], most: int) -> Window:
         axes = zip(place, self.grid.shape, strict=True)
         start = tuple(min(int(share * n), max(0, n - most)) for share, n in axes)
         return Window(start, tuple(min(n, a + most) for a, n in zip(start, self.grid.shape, strict=True)))
+
+    def empty(self, window: Window) -> bool:
+        del window
+        return False
 
     def read(self, window: Window):
         self.windows.append(window)

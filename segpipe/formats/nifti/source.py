@@ -41,7 +41,10 @@ class NiftiSource:
         self._volume = read_volume(path)
         _check_overrides(path, overrides)
         if contract.channel_count != 1:
-            raise SourceError(f"{path} has one channel, and the model takes {contract.channel_count}: give it one of them")
+            raise SourceError(
+                f"{path} has one channel, and the model takes {contract.channel_count}: take a model of one; neighbouring "
+                "slices as channels are not supported yet"
+            )
         _check_values(self._volume, contract)
         self.grid = _oriented(self._volume, contract)
         self.dtype: np.dtype[Any] = self._volume.stored.newbyteorder("=")

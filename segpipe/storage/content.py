@@ -12,6 +12,7 @@ HEAD = 1024
 
 NEITHER = "this version takes rasters, pictures and NIfTI volumes"
 NAMED = "rename it so that its name ends with .nii, or with .nii.gz where it is packed"
+TAKEN = "segpipe run labels it; nothing else takes volumes yet"
 PAIRED = "convert both files to one .nii, as with nibabel.save(nibabel.load('FILE'), 'out.nii')"
 VOLUME = f"which is not supported yet: {NEITHER}; convert it to .nii.gz, as with dcm2niix or SimpleITK"
 TRANSLATE = "convert it: gdal_translate FILE out.tif"
@@ -109,7 +110,10 @@ def told(path: str | Path) -> str | None:
         return f"{path} is empty (0 bytes): copy it again"
     else:
         found = _file(path)
-    return None if found is None else f"{path} is {found[0]}: {found[1].replace('FILE', str(path))}"
+    if found is None:
+        return None
+    mend = TAKEN if found[1] == NAMED and path.name.lower().endswith((".nii", ".nii.gz")) else found[1]
+    return f"{path} is {found[0]}: {mend.replace('FILE', str(path))}"
 
 
 Kind = tuple[str, str]

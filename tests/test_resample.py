@@ -1,18 +1,24 @@
 """Runs on rasters of another pixel size than the model's, against the whole array resampled, inferred and interpolated."""
 
 import json
+import re
 
+import nibabel
 import numpy as np
 import pytest
 import rasterio
-from networks import Network, contract, local, pixelwise, positional
+import volumes
+from networks import Network, contract, local, pixelwise, positional, volumetric
 from rasterio.transform import from_origin
 from scipy.ndimage import map_coordinates
+from test_axes import brute_force as brute_force_volume
 from test_oracle import NODATA, brute_force, check, scene
 from test_regridding import by_matrices, places
 
-from segpipe.formats.cases import Case
+from segpipe.formats.cases import find_cases
 from segpipe.formats.raster.gdal import gdal_options
+from segpipe.geometry.division import Limits, cut
+from segpipe.geometry.regridding import Regridding
 from segpipe.network.spec import read_spec
 from segpipe.overrides import Overrides
 from segpipe.pipeline import run as stages
@@ -28,12 +34,17 @@ def metres(size, top=5_400_000):
     return from_origin(500_000, top, cols, rows)
 
 
-def regridding_of(path, model):
+def sheet_of(path, model):
     spec = read_spec(load_settings(None, {"input": (str(path),), "model": model, "device": "cpu"}))
     with gdal_options():
-        source, sheet = open_sheet(Case("a", str(path)), spec, Overrides(resample=True))
+        (case,) = find_cases([str(path)])
+        source, sheet = open_sheet(case, spec, Overrides(resample=True))
         source.close()
-    return sheet.regridding
+    return sheet
+
+
+def regridding_of(path, model):
+    return sheet_of(path, model).regridding
 
 
 def seen_by_network(regridding, pixels, valid):
@@ -189,3 +200,80 @@ def test_a_run_that_is_killed_between_parts_goes_on_to_the_same_bytes(raster, ru
 
 def test_ratios_near_whole_numbers_are_whole():
     assert [whole_ratio(r) for r in (2.004, 0.4985, 0.334, 1.9, 0.73, 1.02, 10.2)] == [2, 0.5, 1 / 3, 1.9, 0.73, 1.02, 10.2]
+
+
+def volume_model(path, tile=(8, 12, 10), **changes):
+    return volumetric(path, tile, scale=1 / 255, pixel="physical", spacing=[1.0, 1.0, 1.0], **changes)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "shape"),
+    [((2.5, 0.7, 0.9), (9, 31, 23)), ((1.0, 1.0, 5.0), (11, 14, 6)), ((3.0, 0.4, 0.4), (1, 40, 37)), ((0.5, 3.1, 1.0), (21, 1, 9))],
+)
+@pytest.mark.parametrize("lost", [0, 0.3])
+@pytest.mark.parametrize("parts", [None, 7])
+def test_volumes_are_resampled_without_asking(spacing, shape, lost, parts, run_serial, tmp_path):
+    model = volume_model(tmp_path / "m.onnx", overlap=[2, 4, 3])
+    rng = np.random.default_rng(0)
+    pixels = rng.random((1, *shape)).astype(np.float32) * 255
+    valid = rng.random(shape) >= lost
+    data = np.where(valid, pixels[0], np.nan).astype(np.float32)
+    (tmp_path / "in").mkdir()
+    path = volumes.write(tmp_path / "in" / "a.nii.gz", data.T, np.diag([*spacing[::-1], 1.0]))
+    out = run_serial(path, model, **({} if parts is None else {"parts": parts}))
+    regridding = Regridding(shape, tuple(1 / s for s in spacing))
+    image, seen = seen_by_network(regridding, pixels, valid)
+    mean = brute_force_volume(model, np.where(seen, image, 0), (8, 12, 10), (2, 4, 3), (1, 1, 1), "gaussian")
+    labels = np.asarray(nibabel.load(out / "a.nii.gz").dataobj).T
+    check(labels, on_own_grid(regridding, mean, seen), valid)
+    np.testing.assert_array_equal(nibabel.load(out / "a.nii.gz").affine, nibabel.load(path).affine)
+
+
+def test_parts_without_a_pixel_of_the_own_grid_are_done_too(raster, run_serial, tmp_path):
+    """Steps of windows are shorter than own pixels here, so that between two of these there are parts."""
+    (tmp_path / "in").mkdir()
+    data = np.random.default_rng(0).random((6, 9, 7)).astype(np.float32) * 255
+    volume = volumes.write(tmp_path / "in" / "a.nii.gz", data, np.diag([5.0, 1.0, 1.0, 1.0]))
+    scene_path = raster("in/b.tif", scene(2, 4, "none"), transform=metres(90))
+    network = volume_model(tmp_path / "v.onnx", overlap=[2, 4, 9])
+    plane = positional(tmp_path / "p.onnx", 24, overlap=[20, 20], align=4, **SPACED)
+    for path, model, name, parts in ((volume, network, "a.nii.gz", 21), (scene_path, plane, "b.tif", 4)):
+        sheet = sheet_of(path, model)
+        assert any(not sheet.box(part).size for part in cut(sheet.cover, Limits(parts=parts)))
+        whole = run_serial(path, model, output=tmp_path / "whole", resample=True, confidence=True)
+        out = run_serial(path, model, output=tmp_path / "parts", resample=True, confidence=True, parts=parts)
+        assert (whole / name).read_bytes() == (out / name).read_bytes()
+        assert (whole / "areas.csv").read_bytes() == (out / "areas.csv").read_bytes()
+        records = [json.loads((folder / f"{name[0]}.json").read_text()) for folder in (whole, out)]
+        assert records[0]["windows"] == records[0]["inferred"] <= records[1]["inferred"]
+
+
+def test_planes_keep_their_distance_under_a_model_of_images(run_serial, tmp_path):
+    terms = {"spacing": [1.0, 1.0], "spacing_unit": "mm", "pixel": "physical"}
+    model = positional(tmp_path / "m.onnx", 12, 1, overlap=[4, 4], **terms)
+    (tmp_path / "in").mkdir()
+    data = np.random.default_rng(0).random((5, 21, 17)).astype(np.float32) * 255
+    path = volumes.write(tmp_path / "in" / "a.nii", data.T, np.diag([0.7, 1.9, 4.0, 1.0]))
+    out = run_serial(path, model)
+    regridding = Regridding(data.shape, (1, 1 / 1.9, 1 / 0.7))
+    assert regridding_of(path, model).shape == regridding.shape
+    valid = np.ones(data.shape, bool)
+    image, seen = seen_by_network(regridding, data[None], valid)
+    mean = brute_force_volume(model, image, (1, 12, 12), (0, 4, 4), (1, 1, 1), "gaussian")
+    check(np.asarray(nibabel.load(out / "a.nii").dataobj).T, on_own_grid(regridding, mean, seen), valid)
+
+
+@pytest.mark.parametrize(
+    ("size", "settings", "message"),
+    [
+        (1000, {}, "pixels must be at most 64 times as large as the model's 10 x 10 m"),
+        (0.002, {"memory": 0.3}, "a tile of 64 x 64 of the model's pixels .* needs at least .* of memory"),
+    ],
+)
+def test_sizes_far_from_the_model_are_refused(size, settings, message, raster, segpipe, tmp_path):
+    model = local(tmp_path / "m.onnx", **SPACED)
+    raster("in/a.tif", np.ones((3, 30, 40), np.uint8), transform=metres(size))
+    more = [word for key, value in settings.items() for word in (f"--{key}", value)]
+    run = segpipe("run", "-i", "in", "-m", model, "--device", "cpu", "--executor", "serial", "--resample", *more)
+    assert run.returncode == 1
+    assert re.search(message, run.stdout)

@@ -99,7 +99,7 @@ def open_sheet(
     source = open_source(case, model.contract, overrides)
     try:
         _check_pixels(case, source, model)
-        regridding = regridding_of(source.grid, model.contract, resample=overrides.resample)
+        regridding = regridding_of(case.path, source.grid, model.contract, resample=overrides.resample)
         cover = cover_of(case, source.grid.shape, model, regridding)
         refuse_large_case(case.path, cover, model, source.block, memory)
         told = source.notes if part is None else ()  # the record is of the case

@@ -14,6 +14,9 @@ WHOLE = 0.01
 """By which the ratio of two spacings may differ from a whole number, or from one over it, and is taken for that: pixels that
 are 20 m on a map are 19.99 m on the ground."""
 
+COARSEST = 64
+"""Times the model's pixel size from which on a case is not resampled: each pixel would become thousands that say no more."""
+
 
 def check_spacing(path: str, grid: Grid, contract: Contract) -> list[str]:
     """The spacing of a case must be the one that its model was trained on; a note where that cannot be told.
@@ -43,10 +46,13 @@ def _is_near(found: Sequence[float], wanted: Sequence[float], contract: Contract
     return all(abs(f / w - 1) <= contract.spacing_tolerance for f, w in zip(found, wanted, strict=True))
 
 
-def regridding_of(grid: Grid, contract: Contract, *, resample: bool) -> Regridding | None:
+def regridding_of(path: str, grid: Grid, contract: Contract, *, resample: bool) -> Regridding | None:
     """To the grid that the network sees, where that is another than the case's own; images are resampled only if asked.
 
     Planes of a volume keep their distance where the contract has the spacing of images.
+
+    Raises:
+        SourceError: pixels are far too large for the model.
     """
     wanted, found = wanted_spacing(contract, grid), grid.spacing
     image = len(grid.shape) == 2
@@ -56,6 +62,12 @@ def regridding_of(grid: Grid, contract: Contract, *, resample: bool) -> Regriddi
     if planes < 0 or _is_near(found[planes:], wanted, contract):
         return None  # a model of volumes takes no image, whatever its spacing
     factors = [w / f for f, w in zip(found[planes:], wanted, strict=True)]
+    if min(factors) * COARSEST < 1:
+        what, ground, _ = RASTER if image else VOLUME
+        raise SourceError(
+            f"{path}: {what}s must be at most {COARSEST} times as large as the model's {_in_words(wanted, grid.unit)}, got "
+            f"{_in_words(found[planes:], grid.unit)}{ground}: take a model of such {what}s, or correct the file's georeferencing"
+        )
     return Regridding(grid.shape, (1.0,) * planes + tuple(map(whole_ratio, factors) if image else factors))
 
 

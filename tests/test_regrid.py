@@ -94,7 +94,7 @@ def test_scores_are_those_of_the_whole_array_interpolated(ndim, share, data):
     scores = {index: rng.normal(size=(CLASSES, *cover.tiling.tile)).astype(np.float32) for index in cover}
     invalid = rng.random(regridding.own) < share
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "INTERPOLATED", data.draw(st.sampled_from([1, 40, 2**24])))
+        patch.setattr(module, "AT_ONCE", data.draw(st.sampled_from([1, 40, 2**24])))
         found, count = on_own_grid(sheet, scores, invalid)
     assert (count == 1).all()
     assert np.isfinite(found[:, ~invalid]).all()
@@ -143,7 +143,7 @@ def test_each_window_is_counted_once():
     sheet = sheet_of(regridding, cover, cover.whole)
     scores = {index: np.ones((CLASSES, 4, 16), np.float32) for index in cover}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "INTERPOLATED", 4)
+        patch.setattr(module, "AT_ONCE", 4)
         boxes = list(regrid(blend(tiles(sheet, scores, np.zeros(regridding.own, bool)))))
     assert sum(box.inferred for box in boxes) == len(cover)
     assert any(box.window.size == 0 for box in boxes)

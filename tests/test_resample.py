@@ -208,7 +208,12 @@ def volume_model(path, tile=(8, 12, 10), **changes):
 
 @pytest.mark.parametrize(
     ("spacing", "shape"),
-    [((2.5, 0.7, 0.9), (9, 31, 23)), ((1.0, 1.0, 5.0), (11, 14, 6)), ((3.0, 0.4, 0.4), (1, 40, 37)), ((0.5, 3.1, 1.0), (21, 1, 9))],
+    [
+        ((2.5, 0.7, 0.9), (9, 31, 23)),
+        ((1.0, 1.0, 5.0), (11, 14, 6)),
+        ((3.0, 0.4, 0.4), (1, 40, 37)),
+        ((0.5, 3.1, 1.0), (21, 1, 9)),
+    ],
 )
 @pytest.mark.parametrize("lost", [0, 0.3])
 @pytest.mark.parametrize("parts", [None, 7])
@@ -263,17 +268,25 @@ def test_planes_keep_their_distance_under_a_model_of_images(run_serial, tmp_path
     check(np.asarray(nibabel.load(out / "a.nii").dataobj).T, on_own_grid(regridding, mean, seen), valid)
 
 
-@pytest.mark.parametrize(
-    ("size", "settings", "message"),
-    [
-        (1000, {}, "pixels must be at most 64 times as large as the model's 10 x 10 m"),
-        (0.002, {"memory": 0.3}, "a tile of 64 x 64 of the model's pixels .* needs at least .* of memory"),
-    ],
-)
-def test_sizes_far_from_the_model_are_refused(size, settings, message, raster, segpipe, tmp_path):
-    model = local(tmp_path / "m.onnx", **SPACED)
-    raster("in/a.tif", np.ones((3, 30, 40), np.uint8), transform=metres(size))
-    more = [word for key, value in settings.items() for word in (f"--{key}", value)]
-    run = segpipe("run", "-i", "in", "-m", model, "--device", "cpu", "--executor", "serial", "--resample", *more)
+def refused(model, *arguments, segpipe):
+    run = segpipe("run", "-i", "in", "-m", model, "--device", "cpu", "--executor", "serial", "--resample", *arguments)
     assert run.returncode == 1
-    assert re.search(message, run.stdout)
+    return run.stdout
+
+
+def test_pixels_far_larger_than_the_models_are_refused(raster, segpipe, tmp_path):
+    raster("in/a.tif", np.ones((3, 30, 40), np.uint8), transform=metres(1000))
+    found = refused(local(tmp_path / "m.onnx", **SPACED), segpipe=segpipe)
+    assert "pixels must be at most 64 times as large as the model's 10 x 10 m, got 1,000 x 1,000 m on the ground" in found
+
+
+def test_a_tile_that_is_made_of_more_pixels_than_there_is_memory_for_is_refused(segpipe, tmp_path):
+    """Before a pixel is read."""
+    (tmp_path / "in").mkdir()
+    profile = {"driver": "GTiff", "crs": "EPSG:32633", "transform": metres(0.01), "tiled": True, "sparse_ok": True}
+    with rasterio.open(tmp_path / "in" / "a.tif", "w", width=70_000, height=70_000, count=3, dtype="uint8", **profile):
+        pass
+    found = refused(local(tmp_path / "m.onnx", **SPACED), "--memory", 8, segpipe=segpipe)
+    assert re.search(
+        "a tile of 64 x 64 of the model's pixels .* at least 18.0 GB of memory, .* use 8.0 GB: lower --tile", found
+    )

@@ -54,7 +54,7 @@ def test_windows_have_the_bytes_of_the_whole_however_they_are_read(ndim, data):
     assert source.shape == regridding.shape
     assert source.dtype == floats
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resampled, "SLAB_BYTES", data.draw(st.sampled_from([1, 500, 2**26])))
+        patch.setattr(resampled, "AT_ONCE", data.draw(st.sampled_from([1, 200, 2**22])))
         for index in cover:
             full, box = cover.window(index), cover.finished(index)
             window = Window(full.start, tuple(map(min, full.stop, regridding.shape)))
@@ -94,7 +94,7 @@ def test_much_finer_cases_are_read_slab_by_slab():
     """A window of 32 x 32 is made of 1,600 x 1,600 pixels here."""
     source = Held(np.zeros((1, 2000, 2000), np.uint8))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resampled, "SLAB_BYTES", 400_000)
+        patch.setattr(resampled, "AT_ONCE", 400_000)
         Resampled(source, Regridding((2000, 2000), (50, 50))).read(Window((4, 4), (36, 36)))
     assert source.largest < 800_000
 

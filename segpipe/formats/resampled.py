@@ -1,6 +1,5 @@
 """A case on another grid than its own: what is read of it has the spacing that a model was trained on."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -8,12 +7,8 @@ from typing import Any
 import numpy as np
 
 from segpipe.formats.source import Begun, Invalid, Pixels, Source
-from segpipe.geometry.regridding import Regridding, grown, resample
+from segpipe.geometry.regridding import AT_ONCE, Regridding, grown, resample
 from segpipe.geometry.windows import Window
-
-SLAB_BYTES = 2**26
-"""Of stored pixels that are read at once, if one row of a window is made of no more: where the network's grid is much the
-coarser one, a window is made of many pixels."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -81,7 +76,7 @@ class Resampled:
     def _slabs(self, window: Window) -> Iterator[Window]:
         """Rows, or planes, of a window that are read at once."""
         needed, rows = self._regridding.needed(window), window.shape[0]
-        thick = max(1, SLAB_BYTES * rows // (needed.size * self._source.dtype.itemsize))
+        thick = max(1, AT_ONCE * rows // needed.size)
         for low in range(window.start[0], window.stop[0], thick):
             high = min(low + thick, window.stop[0])
             yield Window((low, *window.start[1:]), (high, *window.stop[1:]))
@@ -112,9 +107,7 @@ class Resampled:
 
     def memory(self, shape: tuple[int, ...]) -> int:
         """As ``Source.memory``, of the network's grid."""
-        own = self._regridding.own
-        sides = zip(shape, self._regridding.factors, own, strict=True)
-        return self._source.memory(tuple(min(size, math.ceil((n + 3) * max(1, factor))) for n, factor, size in sides))
+        return self._source.memory(self._regridding.extent(shape))
 
 
 def _mask(invalid: Invalid | None, window: Window) -> Invalid:

@@ -24,6 +24,11 @@ NEAR = 2.0**-16
 be lost to rounding, however many axes multiply."""
 
 
+AT_ONCE = 2**22
+"""Own pixels that are read, and scores that are interpolated, at once: a window is made of many where the case's own grid is
+much the finer one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Between:
     """Where pixels of the case's own grid lie along an axis of the network's: between two pixels, or on one."""
@@ -142,6 +147,11 @@ class Regridding:
     def needed(self, window: Window) -> Window:
         """The own pixels that a window of the network's grid is made of."""
         return _window(axis.needed(a, b) for axis, a, b in zip(self.axes, window.start, window.stop, strict=True))
+
+    def extent(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape of the own pixels that a window of this shape is made of at most, with one pixel more on its low sides."""
+        axes = zip(shape, self.axes, strict=True)
+        return tuple(min(axis.own, math.ceil(n * axis.factor + 2 * max(1.0, axis.factor)) + 1) for n, axis in axes)
 
     def needed_by_box(self, box: Window) -> Window:
         """The own pixels that a box and one pixel more on its low sides are made of; it holds those that the box owns."""

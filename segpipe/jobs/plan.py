@@ -10,6 +10,7 @@ from segpipe.formats.cases import Case, Failure
 from segpipe.formats.identity import identities
 from segpipe.formats.registry import FORMATS, environment
 from segpipe.geometry.division import Limits, cut, repeated
+from segpipe.geometry.regridding import Regridding
 from segpipe.geometry.windows import Cover, Part
 from segpipe.network.device import gpus
 from segpipe.network.spec import ModelSpec
@@ -44,18 +45,17 @@ class PlannedCase:
     """Absolute paths of what its pixels come from."""
     room: int = 0
     """Bytes of blocks that a row of its windows touches."""
-    network_shape: tuple[int, ...] | None = None
-    """Of the grid that the network sees, where that is another than the case's own."""
+    regridding: Regridding | None = None
+    """To the grid that the network sees, where that is another than the case's own."""
 
     def cover(self, model: ModelSpec) -> Cover:
         """Its windows."""
-        if self.network_shape is None:
+        if self.regridding is None:
             return Cover(self.shape, model.tiling_of(self.shape))
-        return Cover(self.network_shape, model.tiling_of(self.shape), HALO)
+        return Cover(self.regridding.shape, model.tiling_of(self.shape), HALO)
 
     def load(self, model: ModelSpec) -> Load:
-        cover = self.cover(model)
-        return Load(cover, FORMATS[self.case.format].cache().size(self.room), self.pixels / math.prod(cover.shape))
+        return Load(self.cover(model), FORMATS[self.case.format].cache().size(self.room), self.regridding)
 
     @property
     def pixels(self) -> int:
@@ -211,8 +211,7 @@ def _look(  # noqa: PLR0913 - three places for a case to go
 def as_planned(case: Case, sheet: Sheet) -> PlannedCase:
     """What is known of a case once it has been opened."""
     notes = (*sheet.notes, *sheet.warnings)
-    seen = None if sheet.regridding is None else sheet.regridding.shape
-    return PlannedCase(case, sheet.grid.shape, len(sheet.cover), notes, sheet.asked, sheet.room, seen)
+    return PlannedCase(case, sheet.grid.shape, len(sheet.cover), notes, sheet.asked, sheet.room, sheet.regridding)
 
 
 def _without_collisions(planned: list[PlannedCase], run: Run, failed: list[Failure]) -> list[PlannedCase]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from segpipe.errors import ModelError, SourceError
 from segpipe.formats.registry import FORMATS, RASTER
 from segpipe.geometry.division import MOST_PIECES
+from segpipe.geometry.regridding import AT_ONCE, Regridding
 from segpipe.geometry.windows import Cover
 from segpipe.network.arrays import LAG_BATCHES
 from segpipe.network.spec import ModelSpec, by
@@ -39,11 +40,14 @@ shape allocates them one by one, and later calls as one block, for which there i
 DECIDING = 3
 """Arrays of the size of a box's scores that confidence takes: mean scores, their distance from the best, its exponential."""
 
-INTERPOLATED = 2**24
-"""Scores that are interpolated at once: the box of a window is larger where the case's own grid is much the finer one."""
-
 AVERAGING, INTERPOLATING = 3, 3
 """Arrays of the size of a window's scores, and of those interpolated at once, that a case with a grid of its own takes."""
+
+RESAMPLING = 3
+"""Arrays of the size of a window's pixels before and behind an axis that is resampled: both, and one of the products."""
+
+MASKS = 4
+"""Bytes of a pixel of the case's own grid while the validity of a tile's is read, kept and looked at."""
 
 WINDOW = 100
 """Bytes that Python keeps of a window of an axis, beside its weights."""
@@ -59,8 +63,13 @@ class Load:
     cover: Cover
     cached: int
     """Bytes that its format's cache may come to."""
-    own: float = 1.0
-    """Pixels of the case's own grid for each of the grid that the network sees."""
+    regridding: Regridding | None = None
+    """To the grid that the network sees, where that is another than its own."""
+
+    @property
+    def own(self) -> float:
+        """Pixels of the case's own grid for each of the grid that the network sees."""
+        return 1.0 if self.regridding is None else math.prod(self.regridding.own) / math.prod(self.regridding.shape)
 
 
 def worker_memory(settings: Settings, workers: int) -> float:
@@ -85,7 +94,8 @@ def worker_bytes(loads: Sequence[Load], model: ModelSpec, calls: int, *, confide
     strip = max((strip_bytes(load.cover, model) for load in loads), default=0)
     box = max((_box_bytes(load, model, confidence) for load in loads), default=_decided_bytes(model, confidence))
     stretches = 0 if model.device == "cpu" else STRETCHES * STRETCH_BYTES
-    under_way = network_bytes(model, calls + SPARE) + _tiles_bytes(model, calls) + box + stretches
+    resampled = max((_resampling_bytes(load, model, calls) for load in loads), default=0)
+    under_way = network_bytes(model, calls + SPARE) + _tiles_bytes(model, calls) + box + stretches + resampled
     cached = max((load.cached for load in loads), default=FORMATS[RASTER].cache().size(0))
     return PROCESS + cached + under_way + strip
 
@@ -96,12 +106,21 @@ def _box_bytes(load: Load, model: ModelSpec, confidence: bool) -> float:
     if not load.cover.halo:
         return decided
     scores = math.prod(model.tiling.tile) * model.contract.scores * FLOAT
-    at_once = min(INTERPOLATED * FLOAT, scores * load.own)
+    at_once = min(AT_ONCE * FLOAT, scores * load.own)
     return AVERAGING * scores + INTERPOLATING * at_once + decided * at_once / scores
 
 
 def _decided_bytes(model: ModelSpec, confidence: bool) -> float:
     return DECIDING * confidence * math.prod(model.tiling.tile) * model.contract.scores * FLOAT
+
+
+def _resampling_bytes(load: Load, model: ModelSpec, calls: int) -> int:
+    """Of the own pixels that a tile is made of, and of the validity of those under way."""
+    if load.regridding is None:
+        return 0
+    tile, own = math.prod(load.cover.tiling.tile), math.prod(load.regridding.extent(load.cover.tiling.tile))
+    read = RESAMPLING * max(tile, min(own, AT_ONCE)) * model.contract.channel_count * FLOAT
+    return read + own * (tiles_ahead(model.batch) + (calls + 2) * model.batch)
 
 
 def network_bytes(model: ModelSpec, calls: int, *, batches: float = 1.0, copies: int = 1) -> float:
@@ -165,6 +184,21 @@ def refuse_large_case(path: str, cover: Cover, model: ModelSpec, block: int, all
         raise SourceError(
             f"{path}: {by(cover.shape)} pixels in blocks of {in_words(block)} need at least {in_words(least)} of memory, "
             f"and a worker may use {in_words(allowed)}: raise --memory, or check the file, whose header may be damaged"
+        )
+
+
+def refuse_fine_case(path: str, regridding: Regridding, cover: Cover, allowed: float) -> None:
+    """The validity of the own pixels of a tile must fit into what a worker may use.
+
+    Raises:
+        SourceError: with what it needs at least.
+    """
+    tile, own = cover.tiling.tile, regridding.extent(cover.tiling.tile)
+    if (least := MASKS * math.prod(own)) > allowed:
+        raise SourceError(
+            f"{path}: a tile of {by(tile)} of the model's pixels is made of {by(own)} of the case's, and needs at least "
+            f"{in_words(least)} of memory, and a worker may use {in_words(allowed)}: lower --tile, raise --memory, or "
+            "resample the file"
         )
 
 

@@ -22,7 +22,7 @@ from segpipe.geometry.weighting import Weights
 from segpipe.geometry.windows import Cover, Part
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import AS_STORED, Overrides
-from segpipe.pipeline.memory import refuse_large_case
+from segpipe.pipeline.memory import refuse_fine_case, refuse_large_case
 from segpipe.pipeline.spacing import check_spacing, regridding_of, resampling_note
 
 CHANGED = "{} has changed while it was done: run the same command again"
@@ -102,6 +102,8 @@ def open_sheet(
         regridding = regridding_of(case.path, source.grid, model.contract, resample=overrides.resample)
         cover = cover_of(case, source.grid.shape, model, regridding)
         refuse_large_case(case.path, cover, model, source.block, memory)
+        if regridding is not None:
+            refuse_fine_case(case.path, regridding, cover, memory)
         told = source.notes if part is None else ()  # the record is of the case
         spaced = check_spacing if regridding is None else resampling_note
         notes = [*told, *spaced(case.path, source.grid, model.contract)]

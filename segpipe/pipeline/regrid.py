@@ -5,11 +5,10 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from segpipe.geometry.regridding import Between, grown
+from segpipe.geometry.regridding import AT_ONCE, Between, grown
 from segpipe.geometry.windows import Window
 from segpipe.network.arrays import HOST, Array, Arrays
 from segpipe.pipeline.blend import Finished
-from segpipe.pipeline.memory import INTERPOLATED
 from segpipe.timing.spans import span
 
 FLOAT = np.dtype(np.float32)
@@ -41,7 +40,7 @@ def _own(box: Finished, arrays: Arrays) -> Iterator[Finished]:
     seen = None if box.invalid is None else arrays.put(grids.seen(box.invalid, haloed))
     mean = _mean(box, seen, arrays)
     inferred = box.inferred
-    for part in split(owned, INTERPOLATED // len(mean)):
+    for part in split(owned, AT_ONCE // len(mean)):
         with span("regrid"):
             between = grids.between(part)
             scores = interpolated(mean, between, haloed.start, arrays)

@@ -66,7 +66,7 @@ def regridding_of(path: str, grid: Grid, contract: Contract, *, resample: bool) 
         what, ground, _ = RASTER if image else VOLUME
         raise SourceError(
             f"{path}: {what}s must be at most {COARSEST} times as large as the model's {_in_words(wanted, grid.unit)}, got "
-            f"{_in_words(found[planes:], grid.unit)}{ground}: take a model of such {what}s, or correct the file's georeferencing"
+            f"{_in_words(found[planes:], grid.unit)}{ground}: take a model of such {what}s, or correct the place of the file"
         )
     return Regridding(grid.shape, (1.0,) * planes + tuple(map(whole_ratio, factors) if image else factors))
 

@@ -32,6 +32,9 @@ class Held:
         found = self.read(window)
         return lambda: found
 
+    def empty(self, window):
+        return bool(self._invalid[slices(window)].all())
+
     def memory(self, shape):
         return int(np.prod(shape))
 
@@ -97,6 +100,18 @@ def test_much_finer_cases_are_read_slab_by_slab():
         patch.setattr(resampled, "AT_ONCE", 400_000)
         Resampled(source, Regridding((2000, 2000), (50, 50))).read(Window((4, 4), (36, 36)))
     assert source.largest < 800_000
+
+
+def test_a_window_is_empty_where_all_that_it_is_made_of_is():
+    invalid = np.ones((60, 60), bool)
+    invalid[40:, 40:] = False
+    for factors in ((0.5, 0.5), (1.9, 3.0)):
+        regridding = Regridding((60, 60), factors)
+        source = Resampled(Held(np.zeros((1, 60, 60), np.uint8), invalid), regridding)
+        cover = Cover(regridding.shape, Tiling((8, 8), (2, 2), (1, 1), "linear"), halo=1)
+        empty = [index for index in cover if source.empty(cover.window(index))]
+        assert 0 < len(empty) < len(cover)
+        assert all(invalid[slices(regridding.owned(cover.finished(index)))].all() for index in empty)
 
 
 def test_memory_is_that_of_the_pixels_that_windows_are_made_of():

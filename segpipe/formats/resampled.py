@@ -105,6 +105,10 @@ class Resampled:
     def _stored(self, pixels: Pixels) -> Pixels:
         return pixels if self.dtype == self._floats else np.rint(pixels).astype(self.dtype)
 
+    def empty(self, window: Window) -> bool:
+        """As ``Source.empty``, of the network's grid; own pixels with a neighbour in the window are then invalid, too."""
+        return self._source.empty(self._regridding.needed(window))
+
     def memory(self, shape: tuple[int, ...]) -> int:
         """As ``Source.memory``, of the network's grid."""
         return self._source.memory(self._regridding.extent(shape))

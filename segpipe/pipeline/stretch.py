@@ -49,8 +49,6 @@ class Stretch:
 
 def are_empty(source: Source | Resampled, cover: Cover, windows: Sequence[Index]) -> bool:
     """Whether windows are known to have no valid pixel before any is decoded."""
-    if isinstance(source, Resampled):
-        return False
     return all(source.empty(reflected(cover.window(index), cover.shape)[0]) for index in windows)
 
 

@@ -269,15 +269,17 @@ def test_planes_keep_their_distance_under_a_model_of_images(run_serial, tmp_path
     check(np.asarray(nibabel.load(out / "a.nii").dataobj).T, on_own_grid(regridding, mean, seen), valid)
 
 
-def refused(model, *arguments, segpipe):
-    run = segpipe("run", "-i", "in", "-m", model, "--device", "cpu", "--executor", "serial", "--resample", *arguments)
+def refused(model, root, *arguments, segpipe):
+    run = segpipe(
+        "run", "-i", "in", "-m", model, "-o", "out", "--device", "cpu", "--executor", "serial", "--resample", *arguments
+    )
     assert run.returncode == 1
-    return run.stdout
+    return (root / "out" / "run.json").read_text()
 
 
 def test_pixels_far_larger_than_the_models_are_refused(raster, segpipe, tmp_path):
     raster("in/a.tif", np.ones((3, 30, 40), np.uint8), transform=metres(1000))
-    found = refused(local(tmp_path / "m.onnx", **SPACED), segpipe=segpipe)
+    found = refused(local(tmp_path / "m.onnx", **SPACED), tmp_path, segpipe=segpipe)
     assert "pixels must be at most 64 times as large as the model's 10 x 10 m, got 1,000 x 1,000 m on the ground" in found
 
 
@@ -287,7 +289,8 @@ def test_a_tile_that_is_made_of_more_pixels_than_there_is_memory_for_is_refused(
     profile = {"driver": "GTiff", "crs": "EPSG:32633", "transform": metres(0.01), "tiled": True, "sparse_ok": True}
     with rasterio.open(tmp_path / "in" / "a.tif", "w", width=70_000, height=70_000, count=3, dtype="uint8", **profile):
         pass
-    found = refused(local(tmp_path / "m.onnx", **SPACED), "--memory", 8, segpipe=segpipe)
-    assert re.search(
-        "a tile of 64 x 64 of the model's pixels .* at least 18.0 GB of memory, .* use 8.0 GB: lower --tile", found
+    found = refused(local(tmp_path / "m.onnx", **SPACED), tmp_path, "--memory", 8, segpipe=segpipe)
+    assert (
+        "a tile of 64 x 64 of the model's pixels is made of 66001 x 66001 of the case's, and needs at least 17.4 GB" in found
     )
+    assert "a worker may use 8.0 GB: lower --tile, raise --memory, or resample the file" in found

@@ -1,7 +1,6 @@
 """Runs on rasters of another pixel size than the model's, against the whole array resampled, inferred and interpolated."""
 
 import json
-import re
 
 import nibabel
 import numpy as np

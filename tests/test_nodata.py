@@ -32,7 +32,7 @@ def test_floats_hold_what_does_not_overflow_and_what_is_not_finite(name):
 
 
 def test_beyond_float32_is_refused():
-    with pytest.raises(SourceError, match="float32 up to 3.4028235e"):
+    with pytest.raises(SourceError, match=r"float32 up to 3\.4028235e"):
         checked_nodata(1e39, np.dtype(np.float32))
 
 

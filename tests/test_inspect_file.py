@@ -18,6 +18,7 @@ def text(path: Path) -> Path:
         ("x.bin", text, "takes an ONNX model or a raster, and .*x.bin opens as neither: rasters are GTiff, VRT"),
         ("x.onnx", text, "x.onnx is not an ONNX file"),
         ("x.tif", text, "x.tif cannot be opened: .*not recognized"),
+        ("x.nii.gz", text, "takes an ONNX model or a raster, got .*x.nii.gz: segpipe run --dry-run shows how a model fits"),
         ("x.tif", lambda path: path, "takes one file that exists, got .*x.tif"),
         ("x", lambda path: path.mkdir() or path, "takes one file that exists, got the folder .*x"),
     ],

@@ -8,7 +8,7 @@ from rasterio.errors import RasterioError
 
 from segpipe.errors import InputError, ModelError, SettingsError, SourceError
 from segpipe.formats.raster.gdal import DRIVERS, gdal_options, open_raster
-from segpipe.formats.registry import by_suffix
+from segpipe.formats.registry import RASTER, by_suffix, format_of
 from segpipe.inspect.facts import Facts
 from segpipe.inspect.model import inspect_model
 from segpipe.inspect.raster import inspect_raster
@@ -58,6 +58,10 @@ def _is_model(file: str) -> bool:
     """By suffix where that tells; else by opening, GDAL first, for it reads a header only."""
     path = Path(file)
     suffix = path.suffix.lower()
+    if path.is_file() and format_of(file) != RASTER:
+        raise InputError(
+            f"inspect takes an ONNX model or a raster, got {file}: segpipe run --dry-run shows how a model fits"
+        )
     if is_remote(file) or suffix == ".onnx" or (path.is_file() and suffix in by_suffix()):
         return suffix == ".onnx"
     if not path.is_file():

@@ -1,6 +1,9 @@
 """What is read of a NIfTI header, and what is refused; nibabel and SimpleITK say where a volume lies."""
 
+import bz2
 import gzip
+import io
+import zipfile
 from pathlib import Path
 
 import nibabel
@@ -11,6 +14,9 @@ import volumes
 
 from segpipe.errors import SourceError
 from segpipe.formats.nifti.header import check_length, read_volume
+
+TURNED = np.array([[0.0, -3, 0, 5], [2, 0, 0, 6], [0, 0, 4, 7], [0, 0, 0, 1]])
+"""Right-handed, so that pixdim[0] is 1."""
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
@@ -98,14 +104,67 @@ def test_pixdim_must_be_what_sform_says(tmp_path: Path) -> None:
         read_volume(str(path))
 
 
+def test_a_size_that_float32_does_not_explain_has_a_note(tmp_path: Path) -> None:
+    for size, count in ((0.991, None), (1.0005, 1), (1.000001, 0)):
+        path = volumes.write(tmp_path / "a.nii", volumes.voxels(), None, (2, 0), pixdim=[1, 1, size, 1, 0, 0, 0, 0])
+        if count is None:
+            with pytest.raises(
+                SourceError, match=r"pixdim and sform must give voxels one size, got 1 x 0.991 x 1 and 1 x 1"
+            ):
+                read_volume(str(path))
+        else:
+            notes = read_volume(str(path)).notes
+            assert ["pixdim and sform differ by 0.0005 of a voxel's size" in note for note in notes] == [True] * count
+
+
+@pytest.mark.parametrize(("off", "count"), [(0.49, 1), (0.06, 1), (0.04, 0)])
+def test_forms_that_lie_apart_by_less_than_is_refused_have_a_note(tmp_path: Path, off: float, count: int) -> None:
+    path = volumes.write(tmp_path / "a.nii", volumes.voxels(), None, (1, 1), qoffset_x=off)
+    notes = read_volume(str(path)).notes
+    assert [f"sform and qform differ by {off:g} mm at a corner, and sform is taken" in note for note in notes] == [
+        True
+    ] * count
+
+
 def test_a_sheared_volume_is_refused_from_half_a_voxel_on(tmp_path: Path) -> None:
     affine = np.eye(4)
     affine[1, 2] = 0.2
     path = volumes.write(tmp_path / "a.nii", volumes.voxels(), affine, (2, 0))
     with pytest.raises(SourceError, match=r"axes must be at right angles, and one is sheared by"):
         read_volume(str(path))
-    affine[1, 2] = 0.01
-    assert read_volume(str(volumes.write(tmp_path / "a.nii", volumes.voxels(), affine, (2, 0)))).shape == (7, 13, 11)
+    for shear, count in ((0.01, 1), (0.001, 0)):
+        affine[1, 2] = shear
+        volume = read_volume(str(volumes.write(tmp_path / "a.nii", volumes.voxels(), affine, (2, 0))))
+        assert ["axes are sheared by 0.13 mm over the volume" in note for note in volume.notes] == [True] * count
+
+
+def test_pixdim_0_of_0_is_taken_as_1(tmp_path: Path) -> None:
+    path = volumes.write(tmp_path / "a.nii", volumes.voxels(), TURNED, (0, 1))
+    sizes = nibabel.load(path).header["pixdim"].copy()
+    assert sizes[0] == 1
+    sizes[0] = 0
+    grid = read_volume(str(volumes.patch(path, pixdim=sizes))).grid
+    np.testing.assert_allclose(grid.affine[:, [2, 1, 0, 3]], nibabel.load(path).affine, atol=1e-5)
+    x, y, z = SimpleITK.ReadImage(str(path)).TransformIndexToPhysicalPoint((3, 4, 5))
+    np.testing.assert_allclose(grid.world(np.array([5, 4, 3])), (-x, -y, z), atol=1e-3)
+
+
+def test_an_extension_lies_before_the_voxels(tmp_path: Path) -> None:
+    for family, name in ((nibabel.Nifti1Image, "one.nii"), (nibabel.Nifti2Image, "two.nii.gz")):
+        image = family(volumes.voxels(), np.eye(4))
+        image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"x" * 620))
+        nibabel.save(image, tmp_path / name)
+        assert read_volume(str(tmp_path / name)).offset == nibabel.load(tmp_path / name).dataobj.offset
+    path = volumes.patch(tmp_path / "one.nii", vox_offset=352)
+    with pytest.raises(SourceError, match="has an extension of 640 bytes, so vox_offset must be 992 or more, got 352"):
+        read_volume(str(path))
+
+
+def test_vox_offset_of_0_is_refused_for_other_readers_take_the_header_for_voxels(tmp_path: Path) -> None:
+    path = volumes.write(tmp_path / "a.nii", volumes.voxels(), vox_offset=0)
+    assert not np.array_equal(np.asarray(nibabel.load(path).dataobj), volumes.voxels())
+    with pytest.raises(SourceError, match="352 or more, got 0: write it anew with the program that made it"):
+        read_volume(str(path))
 
 
 @pytest.mark.parametrize(
@@ -149,6 +208,7 @@ def test_one_slice_is_a_volume(tmp_path: Path) -> None:
     ("fields", "message"),
     [
         ({"dim": [3, 11, -13, 7, 1, 1, 1, 1]}, "dim must hold the number of axes"),
+        ({"dim": [9, 11, 13, 7, 1, 1, 1, 1]}, r"dim must hold the number of axes, 1 to 7, and their sizes, got \[9, 11"),
         ({"datatype": 1536, "bitpix": 128}, "the file has floats of 128 bits"),
         ({"datatype": 1, "bitpix": 1}, "the file has 1-bit voxels"),
         ({"datatype": 7}, "the file has data type 7"),
@@ -168,12 +228,31 @@ def test_headers_that_make_no_sense_are_refused(tmp_path: Path, fields: dict[str
         read_volume(str(path))
 
 
-@pytest.mark.parametrize("content", [b"", b"\x5c\x01\x00\x00", b"no volume at all" * 50])
+@pytest.mark.parametrize("content", [b"\x5c\x01\x00\x00", b"no volume at all" * 50])
 def test_what_is_no_nifti_is_refused(tmp_path: Path, content: bytes) -> None:
     for name, data in (("a.nii", content), ("a.nii.gz", gzip.compress(content))):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(SourceError, match="is no NIfTI file"):
             read_volume(str(tmp_path / name))
+
+
+def test_what_has_the_name_of_a_volume_is_told(tmp_path: Path) -> None:
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr("a.nii", b"x" * 1000)
+    whole = volumes.write(tmp_path / "whole.nii", volumes.voxels()).read_bytes()
+    for data, message in (
+        (b"", r"is empty \(0 bytes\): copy it again"),
+        (gzip.compress(b""), "unpacks to 0 bytes: copy it again"),
+        (gzip.compress(gzip.compress(whole)), "is packed twice: unpack it once, with gunzip"),
+        (b"<!DOCTYPE html><html><body>log in</body></html>" * 20, "is a web page.*download it again"),
+        (zipped.getvalue(), "is a zip archive"),
+        (bz2.compress(whole), "is packed with bzip2: unpack it: bunzip2"),
+    ):
+        for name in ("a.nii", "a.nii.gz"):
+            (tmp_path / name).write_bytes(data)
+            with pytest.raises(SourceError, match=f"{name} {message}"):
+                read_volume(str(tmp_path / name))
 
 
 @pytest.mark.parametrize(("slope", "inter", "expected"), [(0, 7, (1, 0)), (np.nan, np.nan, (1, 0)), (2, -1024, (2, -1024))])

@@ -14,6 +14,7 @@ import SimpleITK
 import volumes
 from test_voxel_grid import ALL
 
+from segpipe import __version__
 from segpipe.errors import OutputError
 from segpipe.formats.nifti.header import read_volume
 from segpipe.formats.nifti.sink import NiftiSink, _pack, is_own_volume, origin_of
@@ -23,6 +24,7 @@ from segpipe.geometry.voxel_grid import turned_to
 from segpipe.geometry.windows import Window
 from segpipe.storage.folder import Folder
 
+PATIENT = {"descrip": b"Doe, Jane 1970", "aux_file": b"doe.mat", "db_name": b"Doe^Jane"}
 MASK = Style("uint8", 255, ["class"])
 CONFIDENCE = Style("uint8", 255, ["confidence"], scale=1 / 254)
 
@@ -47,7 +49,9 @@ def labels_for(target: Target, bands: int = 1, dtype: str = "uint8") -> Any:
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 @pytest.mark.parametrize("codes", [(2, 1), (1, 0), (0, 1), (4, 4), (0, 0)])
 def test_a_mask_lies_where_its_input_lies(tmp_path: Path, name: str, codes: tuple[int, int]) -> None:
-    path = volumes.write(tmp_path / name, volumes.voxels(), volumes.OBLIQUE, codes, scl_slope=3, scl_inter=7, cal_max=900)
+    path = volumes.write(
+        tmp_path / name, volumes.voxels(), volumes.OBLIQUE, codes, scl_slope=3, scl_inter=7, cal_max=900, **PATIENT
+    )
     to = target(path, tmp_path / "out")
     sink, labels = NiftiSink(to), labels_for(to)
     fill(sink, labels)
@@ -64,12 +68,13 @@ def test_a_mask_lies_where_its_input_lies(tmp_path: Path, name: str, codes: tupl
         "srow_x",
         "srow_y",
         "srow_z",
-        "descrip",
         "quatern_b",
         "dim",
     ):
         np.testing.assert_array_equal(written.header[key], source.header[key])
     assert (written.header["cal_max"], written.header["intent_code"]) == (0, 1002)
+    assert written.header["descrip"].item() == f"segpipe {__version__}".encode()
+    assert (written.header["aux_file"].item(), written.header["db_name"].item()) == (b"", b"")
     assert written.dataobj.slope == 1
     assert written.dataobj.inter == 0
     assert sink.size == (tmp_path / "out" / sink.name).stat().st_size
@@ -177,6 +182,19 @@ def test_what_segpipe_has_written_is_known_by_its_header(tmp_path: Path, name: s
     for content in (b"", b"short", bytes(1000), gzip.compress(b"x" * 1000)[:20]):
         (tmp_path / name).write_bytes(content)
         assert not is_own_volume(Folder(tmp_path), name)
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o077])
+def test_a_mask_has_the_mode_that_the_umask_leaves(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        to = target(volumes.write(tmp_path / "a.nii", volumes.voxels()), tmp_path / "out")
+        sink = NiftiSink(to)
+        fill(sink, labels_for(to))
+        sink.finish()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "out" / "case.nii").stat().st_mode & 0o777 == 0o666 & ~umask
 
 
 def test_damage_on_the_way_to_the_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

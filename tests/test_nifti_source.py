@@ -13,6 +13,7 @@ from test_voxel_grid import ALL
 from segpipe.contract import Contract, parse_contract
 from segpipe.errors import ContractError, SourceError
 from segpipe.formats.nifti.source import NiftiSource
+from segpipe.formats.registry import FORMATS
 from segpipe.geometry.windows import Window
 from segpipe.overrides import Overrides
 from segpipe.pipeline.read import scaling_of
@@ -55,6 +56,31 @@ def test_a_window_in_the_models_orientation(tmp_path: Path, letters: str) -> Non
     np.testing.assert_array_equal(pixels[0], np.asarray(expected.dataobj)[1:4, 2:6, 3:7])
     assert pixels.flags.c_contiguous
     source.close()
+
+
+def test_left_and_right_are_not_guessed_for_a_model_that_has_an_orientation(tmp_path: Path) -> None:
+    path = str(volumes.write(tmp_path / "a.nii", volumes.voxels(), volumes.OBLIQUE, (0, 0)))
+    with pytest.raises(SourceError, match=r'must say how it lies, for the contract has orientation = "RAS".*set_sform'):
+        NiftiSource(path, contract(orientation="RAS"))
+    source = NiftiSource(path, contract())
+    assert "sform_code and qform_code are 0" in source.notes[0]
+    source.close()
+
+
+def test_axes_as_stored_are_named_where_the_contract_has_no_orientation(tmp_path: Path) -> None:
+    path = str(volumes.write(tmp_path / "a.nii", volumes.voxels(), volumes.OBLIQUE))
+    for wanted, notes in (
+        (contract(), ("the contract names no orientation: the network gets the axes as they are stored, SLA",)),
+        (contract(orientation="RAS"), ()),
+    ):
+        source = NiftiSource(path, wanted)
+        assert source.notes == notes
+        source.close()
+
+
+def test_files_without_a_checksum_are_not_verified(tmp_path: Path) -> None:
+    files = [str(volumes.write(tmp_path / name, volumes.voxels())) for name in ("a.nii", "b.nii.gz")]
+    assert FORMATS["nifti"].verify(files) == [f"{files[0]} is not verified: a file that is not packed has no checksum"]
 
 
 def test_no_number_is_invalid(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,3 +45,12 @@ def test_a_view_with_axes_in_another_order_is_written(tmp_path: Path) -> None:
         values = np.arange(24, dtype="u1").reshape(4, 3, 2).transpose(2, 1, 0)[:, ::-1]
         voxels.write(Window((0, 0, 0), (2, 3, 4)), values)
         np.testing.assert_array_equal(voxels.read(Window((0, 0, 0), (2, 3, 4))), values)
+
+
+@pytest.mark.parametrize("stop", [(0, 3, 4), (2, 0, 4), (2, 3, 0)])
+def test_boxes_without_voxels(tmp_path: Path, stop: tuple[int, ...]) -> None:
+    with (tmp_path / "a").open("w+b") as stream:
+        voxels, box = Voxels(stream.fileno(), (2, 3, 4), np.dtype(">i2")), Window((0, 0, 0), stop)
+        voxels.write(box, np.empty(stop, "i2"))
+        assert (voxels.read(box).shape, voxels.read(box).dtype) == (stop, np.dtype("i2"))
+        assert not stream.seek(0, 2)

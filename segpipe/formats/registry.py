@@ -124,6 +124,17 @@ def _verify_rasters(files: Sequence[str]) -> list[str]:
     return verify_files(files)
 
 
+def _verify_volumes(files: Sequence[str]) -> list[str]:
+    from segpipe.formats.nifti.header import is_packed, source_errors
+
+    notes = []
+    for path in files:
+        with source_errors(path):
+            if not is_packed(path):
+                notes.append(f"{path} is not verified: a file that is not packed has no checksum")
+    return notes
+
+
 def _open_volume(path: str, contract: Contract, overrides: Overrides) -> Source:
     from segpipe.formats.nifti.source import NiftiSource
 
@@ -169,6 +180,7 @@ FORMATS: dict[str, Format] = {
             _volume_sink,
             (".nii", ".nii.gz"),
             _is_own_volume,
+            verify=_verify_volumes,
             extra="medical",
             area_columns=("ml",),
         ),

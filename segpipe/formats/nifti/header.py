@@ -4,7 +4,7 @@ import gzip
 import math
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +17,17 @@ from numpy.typing import NDArray
 
 from segpipe.errors import SourceError, one_line
 from segpipe.geometry.voxel_grid import VoxelGrid, furthest_apart, matrix_rows, shear
+from segpipe.storage.content import told
 
 PLAIN, PACKED = ".nii", ".nii.gz"
 
-LARGEST_HEADER = 540
-"""Bytes of a NIfTI-2 header; one of NIfTI-1 has 348."""
+HEAD = 552
+"""Bytes of a NIfTI-2 header, 540 where NIfTI-1 has 348, with the flag and the size of the extension behind it."""
 
 MAGIC = {348: (344, b"n+1\0", 352), 540: (4, b"n+2\0", 544)}
 """By the size of a header: where its magic is, what it is, and where voxels may begin."""
+
+GZIP = b"\x1f\x8b"
 
 PAIR = {348: b"ni1\0", 540: b"ni2\0"}
 
@@ -52,8 +55,12 @@ MOST_UNPACKED = 1032
 APART = 0.5
 """Voxels by which two descriptions of one place may differ: quaternions of float32 are off by a tenth over 512 voxels."""
 
-SIZE_APART = 0.01
-"""Share by which pixdim and the lengths of the steps of sform may differ."""
+TOLD = 0.05
+"""Voxels from which on such a difference has a note."""
+
+SIZE_APART, SIZE_TOLD = 1e-3, 1e-5
+"""Share by which pixdim and the lengths of the steps of sform may differ, and from which on that has a note: float32 rounds
+by 1e-6."""
 
 SEVERAL = "take one out: fslroi, or nibabel's img.slicer[..., n]"
 UNPLACED = (
@@ -61,6 +68,7 @@ UNPLACED = (
     "and other readers may differ"
 )
 
+ANEW = "write it anew with the program that made it"
 KEEP_ONE = "keep the one that is right, and set the other's code to 0: nibabel's img.set_qform(None, 0), or set_sform"
 
 
@@ -80,6 +88,8 @@ class Volume:
     scale: tuple[float, float] = (1.0, 0.0)
     """Slope and intercept; 1 and 0 where the file has none."""
     notes: tuple[str, ...] = ()
+    placed: bool = True
+    """Whether the file says which way its axes run."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -112,7 +122,7 @@ def source_errors(path: str) -> Iterator[None]:
 def is_packed(path: str | Path) -> bool:
     """By its first two bytes: a name may say anything."""
     with Path(path).open("rb") as stream:
-        return stream.read(2) == b"\x1f\x8b"
+        return stream.read(2) == GZIP
 
 
 def opened(path: str, *, packed: bool) -> IO[bytes] | gzip.GzipFile:
@@ -129,7 +139,7 @@ def read_volume(path: str) -> Volume:
     with source_errors(path):
         packed = is_packed(path)
         with opened(path, packed=packed) as stream:
-            head = stream.read(LARGEST_HEADER)
+            head = stream.read(HEAD)
         size = os.stat(path).st_size  # noqa: PTH116
     volume = _audited(path, head, packed=packed)
     if packed:
@@ -176,7 +186,8 @@ def check_length(volume: Volume, size: int) -> None:
 
 
 def _audited(path: str, head: bytes, *, packed: bool) -> Volume:
-    header, offset = _parsed(path, head)
+    header = _parsed(path, head, packed=packed)
+    offset = _voxels_at(path, header, head)
     shape = _shape(path, header)
     stored = _type(path, header)
     _check_pixdim(path, header)
@@ -193,26 +204,57 @@ def _audited(path: str, head: bytes, *, packed: bool) -> Volume:
             f"{path}: axes must be at right angles, and one is sheared by {off:.3g} voxels over the volume, "
             "as a tilted gantry does: resample it to such a grid first"
         )
-    return Volume(path, header, stored, offset, packed, grid, _scale(path, header), tuple(notes))
+    if off > TOLD:
+        notes.append(f"axes are sheared by {off * min(grid.spacing):.3g} mm over the volume, and are taken as they are")
+    placed = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
+    return Volume(path, header, stored, offset, packed, grid, _scale(path, header), tuple(notes), placed)
 
 
-def _parsed(path: str, head: bytes) -> tuple[Any, int]:
-    """The header, and where voxels begin. What nibabel would mend on the way is left as it is."""
-    kind = next((n for n in MAGIC if int.from_bytes(head[:4], "little") == n or int.from_bytes(head[:4], "big") == n), None)
-    if kind is None or len(head) < kind:
-        raise SourceError(f"{path} is no NIfTI file: its first number must be 348 or 540, the size of its header")
-    at, magic, least = MAGIC[kind]
+def _parsed(path: str, head: bytes, *, packed: bool) -> Any:
+    """The header. What nibabel would mend on the way is left as it is."""
+    orders = {kind.to_bytes(4, order): (kind, order) for kind in MAGIC for order in ("little", "big")}
+    kind, order = orders.get(head[:4], (0, ""))
+    if not kind or len(head) < kind:
+        raise SourceError(_no_nifti(path, head, packed=packed))
+    at, magic, _ = MAGIC[kind]
     found = head[at : at + 4]
     if found == PAIR[kind]:
         raise SourceError(f"{path} is the header of a pair, whose voxels lie in another file: convert both to one .nii")
     if found != magic:
         raise SourceError(f"{path} is no NIfTI file: its magic must be {magic!r}, got {found!r}; ANALYZE is not supported")
     family: Any = nibabel.Nifti1Header if kind == 348 else nibabel.Nifti2Header
-    header = family(head[:kind], check=False)
-    offset = float(header["vox_offset"])
+    return family(head[:kind], endianness=order, check=False)
+
+
+def _no_nifti(path: str, head: bytes, *, packed: bool) -> str:
+    """What a file is that has the name of a volume."""
+    if packed and head[:2] == GZIP:
+        return f"{path} is packed twice: unpack it once, with gunzip"
+    if packed and not head:
+        return f"{path} unpacks to 0 bytes: copy it again"
+    kind = None if packed or any(head[at : at + 4] == magic for at, magic, _ in MAGIC.values()) else told(path)
+    return kind or f"{path} is no NIfTI file: its first number must be 348 or 540, the size of its header"
+
+
+def _voxels_at(path: str, header: Any, head: bytes) -> int:
+    """Bytes before the first voxel."""
+    size = int(header["sizeof_hdr"])
+    least, offset = MAGIC[size][2], float(header["vox_offset"])
     if not (math.isfinite(offset) and offset >= least and offset == int(offset)):
-        raise SourceError(f"{path}: vox_offset must be a whole number, {least} or more, got {offset:g}")
-    return header, int(offset)
+        raise SourceError(f"{path}: vox_offset must be a whole number, {least} or more, got {offset:g}: {ANEW}")
+    extension = _extension(head[size:least], head[least : least + 4], header.endianness)
+    if offset < least + extension:
+        raise SourceError(
+            f"{path} contradicts itself: its header has an extension of {extension} bytes, so vox_offset must be "
+            f"{least + extension} or more, got {offset:g}: {ANEW}"
+        )
+    return int(offset)
+
+
+def _extension(flag: bytes, size: bytes, order: str) -> int:
+    """Bytes of the first extension; 0 where there is none, or what is there cannot be one."""
+    count = int.from_bytes(size, "little" if order == "<" else "big", signed=True)
+    return count if flag[:1].strip(b"\0") and count > 0 and count % 16 == 0 else 0
 
 
 def _shape(path: str, header: Any) -> tuple[int, ...]:
@@ -264,18 +306,19 @@ def _affine(path: str, header: Any, shape: tuple[int, ...], unit: float) -> tupl
         SourceError: there are two that differ, of which every reader takes another.
     """
     codes = int(header["sform_code"]), int(header["qform_code"])
-    told: dict[str, NDArray[np.float64]] = {}
+    forms: dict[str, NDArray[np.float64]] = {}
+    notes: list[str] = []
     if codes[0] > 0:
-        told["sform"] = _usable(path, _of_mm(header.get_sform(), unit))
+        forms["sform"] = _usable(path, _of_mm(header.get_sform(), unit))
     if codes[1] > 0:
-        told["qform"] = _usable(path, _of_mm(_quaternion(path, header.get_qform), unit))
-    if not told:
+        forms["qform"] = _usable(path, _of_mm(_quaternion(path, header), unit))
+    if not forms:
         return _of_mm(header.get_base_affine(), unit), [UNPLACED]
-    if len(told) == 2:
-        _check_agreement(path, told["sform"], told["qform"], codes, shape)
-    if "sform" in told:
-        _check_sizes(path, header, told["sform"], unit)
-    return next(iter(told.values())), []
+    if len(forms) == 2:
+        notes += _check_agreement(path, forms["sform"], forms["qform"], codes, shape)
+    if "sform" in forms:
+        notes += _check_sizes(path, header, forms["sform"], unit)
+    return next(iter(forms.values())), notes
 
 
 def _of_mm(affine: NDArray[np.float64], unit: float) -> NDArray[np.float64]:
@@ -287,44 +330,51 @@ def _of_mm(affine: NDArray[np.float64], unit: float) -> NDArray[np.float64]:
 
 def _usable(path: str, affine: NDArray[np.float64]) -> NDArray[np.float64]:
     if not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
-        raise SourceError(f"{path}: the affine must be of finite numbers and invertible, got {_told(affine)}")
+        raise SourceError(f"{path}: the affine must be of finite numbers and invertible, got {_as_rows(affine)}")
     return affine
 
 
-def _quaternion(path: str, read: Callable[[], Any]) -> Any:
+def _quaternion(path: str, header: Any) -> Any:
+    header = header.copy()
+    if header["pixdim"][0] == 0:
+        header["pixdim"][0] = 1  # as the standard says
     try:
-        return read()
+        return header.get_qform()
     except (HeaderDataError, ValueError) as error:
         raise SourceError(f"{path}: its qform is none: {one_line(error)}: set its code to 0, or mend it") from None
 
 
 def _check_agreement(
     path: str, sform: NDArray[np.float64], qform: NDArray[np.float64], codes: tuple[int, int], shape: tuple[int, ...]
-) -> None:
+) -> list[str]:
     voxel = float(np.linalg.norm(sform[:3, :3], axis=0).min())
     apart = furthest_apart(sform, qform, shape)
     if not apart <= APART * voxel:
         raise SourceError(
             f"{path}: sform and qform must agree, and differ by {apart:.4g} mm at a corner; readers take one or the other. "
-            f"sform (code {codes[0]}) is {_told(sform)}, qform (code {codes[1]}) is {_told(qform)}: {KEEP_ONE}"
+            f"sform (code {codes[0]}) is {_as_rows(sform)}, qform (code {codes[1]}) is {_as_rows(qform)}: {KEEP_ONE}"
         )
+    far = apart > TOLD * voxel
+    return [f"sform and qform differ by {apart:.3g} mm at a corner, and sform is taken"] if far else []
 
 
-def _told(affine: NDArray[np.float64]) -> str:
+def _as_rows(affine: NDArray[np.float64]) -> str:
     """Rows of an affine from ``(i, j, k)``, as other programs print it."""
     return str([[round(float(n), 4) for n in row] for row in affine[:3][:, [2, 1, 0, 3]]])
 
 
-def _check_sizes(path: str, header: Any, sform: NDArray[np.float64], unit: float) -> None:
+def _check_sizes(path: str, header: Any, sform: NDArray[np.float64], unit: float) -> list[str]:
     rank = min(int(header["dim"][0]), 3)
     sizes = np.array(header["pixdim"][1 : 1 + rank], np.float64) * unit
     steps = np.linalg.norm(sform[:3, :3], axis=0)[::-1][:rank]
-    if not (np.abs(sizes / np.where(steps > 0, steps, 1) - 1) <= SIZE_APART).all():
+    apart = float(np.abs(sizes / np.where(steps > 0, steps, 1) - 1).max())
+    if not apart <= SIZE_APART:
         raise SourceError(
             f"{path}: pixdim and sform must give voxels one size, got {' x '.join(f'{n:.4g}' for n in sizes)} and "
             f"{' x '.join(f'{n:.4g}' for n in steps)} mm: readers take one or the other, set pixdim with "
             "nibabel's img.header.set_zooms"
         )
+    return [f"pixdim and sform differ by {apart:.2g} of a voxel's size, and sform is taken"] if apart > SIZE_TOLD else []
 
 
 def _scale(path: str, header: Any) -> tuple[float, float]:

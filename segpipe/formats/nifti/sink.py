@@ -13,6 +13,7 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe import __version__
 from segpipe.errors import OutputError, SourceError
 from segpipe.formats.nifti.header import PACKED, PLAIN, Volume, opened, read_volume, source_errors
 from segpipe.formats.nifti.voxels import Voxels
@@ -52,9 +53,9 @@ def origin_of(volume: Volume) -> Origin:
 
 
 def mask_header(origin: Origin, style: Style) -> Any:
-    """The input's header with the type, scale and meaning of a mask; place, units and description stay.
+    """The input's header with the type, scale and meaning of a mask; place and units stay.
 
-    Extensions are left out: they describe the input's voxels, or the patient.
+    Extensions and texts are left out: they describe the input's voxels, or the patient.
     """
     family: Any = nibabel.Nifti1Header if len(origin.header) == 348 else nibabel.Nifti2Header
     header = family(origin.header, endianness=origin.order, check=False).as_byteswapped("<")
@@ -67,6 +68,10 @@ def mask_header(origin: Origin, style: Style) -> Any:
     header["intent_code"] = LABEL if style.scale == 1 and len(style.bands) == 1 else 0
     header["intent_p1"] = header["intent_p2"] = header["intent_p3"] = 0
     header["intent_name"] = MARK
+    header["descrip"] = f"segpipe {__version__}".encode()
+    header["aux_file"] = b""
+    if "db_name" in header:
+        header["db_name"] = b""  # of NIfTI-1 alone
     return header
 
 
@@ -95,7 +100,7 @@ class NiftiSink:
         self._grid, self._style, self._total = grid, target.style, 0
         with output_errors(self.path):
             self._draft = self._output.draft(f"{target.stem}.draft{PLAIN}")
-            self._file = os.open(self._draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            self._file = os.open(self._draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             try:
                 self._bands = self._begin()
             except BaseException:

@@ -50,7 +50,7 @@ class NiftiSource:
         self.dtype: np.dtype[Any] = self._volume.stored.newbyteorder("=")
         self.files: tuple[str, ...] = (path,)
         self.scene: Mapping[str, Mapping[str, str]] = {}
-        self.notes = self._volume.notes
+        self.notes = (*self._volume.notes, *_order_notes(self._volume, contract))
         self.origin = origin_of(self._volume)
         self._nodata = _nodata(path, self.dtype, overrides.nodata)
         self._voxels: Voxels | None = None
@@ -140,8 +140,20 @@ def _check_values(volume: Volume, contract: Contract) -> None:
     )
 
 
+def _order_notes(volume: Volume, contract: Contract) -> list[str]:
+    """What the network sees as depth, height and width, where nobody has said what it should."""
+    if contract.orientation is not None or not contract.layout.is_volume:
+        return []
+    return [f"the contract names no orientation: the network gets the axes as they are stored, {volume.grid.directions}"]
+
+
 def _oriented(volume: Volume, contract: Contract) -> VoxelGrid:
     letters = contract.orientation
+    if letters is not None and not volume.placed:
+        raise SourceError(
+            f'{volume.path} must say how it lies, for the contract has orientation = "{letters}", and its sform_code and '
+            "qform_code are 0, so that left and right are a guess: set its affine with nibabel's img.set_sform(affine, 1)"
+        )
     return replace(volume.grid, turned=AS_STORED) if letters is None else volume.grid.turn(turned_to(volume.grid, letters))
 
 

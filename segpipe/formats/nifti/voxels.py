@@ -29,12 +29,16 @@ class Voxels:
         Raises:
             OSError: the file is shorter than the array, or cannot be read.
         """
+        if 0 in box.shape:
+            return np.empty(box.shape, self.dtype.newbyteorder("="))
         columns = slice(box.start[2], box.stop[2])
         planes = [self._rows(plane, box)[:, columns] for plane in range(box.start[0], box.stop[0])]
         return np.stack(planes).astype(self.dtype.newbyteorder("="), copy=False)
 
     def write(self, box: Window, values: NDArray[Any]) -> None:
         """Put values of the shape of a box there; one thread at a time."""
+        if 0 in box.shape:
+            return
         whole = box.shape[2] == self.shape[2]
         for plane, part in zip(range(box.start[0], box.stop[0]), values, strict=True):
             rows = part if whole else self._rows(plane, box)

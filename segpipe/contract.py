@@ -31,6 +31,10 @@ LONGEST_NAME = 1_000
 LISTED = 5
 """Mistakes of a contract, and repeated names, that are shown. The others are counted."""
 
+IMAGE_TOLERANCE, VOLUME_TOLERANCE = 0.1, 0.01
+"""Share by which a spacing may be off the contract's where that names none. Sizes on the ground are never quite those of a
+map; voxels have the size that their header says, 10 % along each axis are a third of a volume, and volumes are resampled."""
+
 VOLUMES = tuple(layout for layout in Layout if layout.is_volume)
 
 ORIENTED = {"R": "RL", "L": "RL", "A": "AP", "P": "AP", "S": "SI", "I": "SI"}
@@ -95,7 +99,7 @@ class Contract(BaseModel):
     """Whether scores away from borders do not depend on where, in steps of ``align``, a tile starts; None: not measured."""
     spacing: list[float] | None = None
     spacing_unit: Literal["m", "mm", "um"] = "m"
-    spacing_tolerance: float = Field(default=0.1, ge=0)
+    spacing_tolerance: float = Field(default=IMAGE_TOLERANCE, ge=0)
     orientation: str | None = None
     """Of volumes: the side of the body that the index of each axis of the network's input grows towards, first axis first,
     as ``"RAS"``. For a network of images, that of the volume whose slices along the first axis it takes."""
@@ -110,10 +114,10 @@ class Contract(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _millimetres(cls, values: Any) -> Any:
-        """The unit of the spacing of volumes, unless another is named."""
+    def _of_volumes(cls, values: Any) -> Any:
+        """The unit and the tolerance of the spacing of volumes, unless others are named."""
         if isinstance(values, Mapping) and values.get("layout") in VOLUMES:
-            return {"spacing_unit": "mm", **values}
+            return {"spacing_unit": "mm", "spacing_tolerance": VOLUME_TOLERANCE, **values}
         return values
 
     @field_validator("orientation")

@@ -61,7 +61,7 @@ def test_a_model_of_volumes(segpipe, tmp_path):
     for words in (
         rf"FLOPs +{flops / 1e3:.3g} k for one tile, 1 x 1 x 8 x 12 x 10",
         "tile +8 x 12 x 10, overlap 2 x 3 x 2, align 2 x 2 x 2",
-        "spacing +2.0 x 1.0 x 1.0 mm, within 10%|spacing +2 x 1 x 1 mm, within 10%",
+        "spacing +2.0 x 1.0 x 1.0 mm, within 1%|spacing +2 x 1 x 1 mm, within 1%",
         "orientation +RAS",
         "layout +NCDHW",
     ):

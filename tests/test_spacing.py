@@ -16,7 +16,7 @@ from segpipe.contract import Contract
 from segpipe.errors import SourceError
 from segpipe.geometry.grid import BareGrid
 from segpipe.geometry.raster_grid import RasterGrid
-from segpipe.pipeline.spacing import check_spacing
+from segpipe.pipeline.spacing import check_spacing, regridding_of
 
 TEN = Affine(10, 0, 1000, 0, -10, 2000)
 MOON = "+proj=stere +lat_0=90 +R=1737400 +units=m +no_defs"
@@ -113,7 +113,7 @@ def test_where_the_size_is_unknown_a_note_says_why(case):
         ((3, 1, 0.5), "mm"),
         ((3000, 1000, 500), "um"),
         ((0.003, 0.001, 0.0005), "m"),
-        ((3.2, 1.05, 0.48), "mm"),
+        ((3.02, 1.005, 0.497), "mm"),
         ((1, 0.5), "mm"),
     ],
     ids=["mm", "um", "m", "within the tolerance", "planes"],
@@ -125,15 +125,28 @@ def test_voxels_are_compared_axis_by_axis_in_their_own_unit(wanted, unit):
 @pytest.mark.parametrize(
     ("wanted", "unit", "told"),
     [
-        ((1, 1, 0.5), "mm", "voxels must be 1 x 1 x 0.5 mm within 10%, as the model was trained, got 3 x 1 x 0.5 mm"),
+        ((1, 1, 0.5), "mm", "voxels must be 1 x 1 x 0.5 mm within 1%, as the model was trained, got 3 x 1 x 0.5 mm"),
         ((3, 1, 0.6), "mm", "must be 3 x 1 x 0.6 mm"),
         ((3, 1, 0.5), "um", "must be 0.003 x 0.001 x 0.0005 mm"),
-        ((0.5, 1), "mm", "must be 0.5 x 1 mm within 10%, as the model was trained, got 1 x 0.5 mm"),
+        ((0.5, 1), "mm", "must be 0.5 x 1 mm within 1%, as the model was trained, got 1 x 0.5 mm"),
     ],
 )
 def test_voxels_of_another_size_are_refused(wanted, unit, told):
     with pytest.raises(SourceError, match=told):
         notes(Lattice(), trained_on(*wanted, unit=unit))
+
+
+@pytest.mark.parametrize("wanted", [(3, 1, 0.5), (1, 0.5)], ids=["volumes", "slices"])
+def test_voxels_that_are_off_by_more_than_one_per_cent_are_resampled(wanted):
+    """1.09 mm along each axis are 30 % of a volume."""
+    off = tuple(1.09 * size for size in wanted)
+    found = regridding_of(Lattice(), trained_on(*off, unit="mm"), resample=False)
+    assert found is not None
+    assert found.factors[-len(off) :] == pytest.approx([1.09] * len(off))
+    near = tuple(1.009 * size for size in wanted)
+    assert regridding_of(Lattice(), trained_on(*near, unit="mm"), resample=False) is None
+    assert regridding_of(Lattice(), trained_on(*off, unit="mm", spacing_tolerance=0.12), resample=False) is None
+    assert trained_on(3, 1, 0.5, spacing_tolerance=0.1).spacing_tolerance == 0.1
 
 
 @pytest.mark.parametrize(("transform", "fails"), [(TEN, False), (Affine(20, 0, 0, 0, -20, 0), True)])

@@ -24,6 +24,7 @@ from segpipe.network.spec import ModelSpec
 from segpipe.overrides import AS_STORED, Overrides
 from segpipe.pipeline.memory import refuse_fine_case, refuse_large_case
 from segpipe.pipeline.spacing import check_spacing, regridding_of, resampling_note
+from segpipe.storage.bucket import is_remote
 
 CHANGED = "{} has changed while it was done: run the same command again"
 
@@ -95,7 +96,7 @@ def open_sheet(
         SourceError: it cannot be opened, its bands, pixels or pixel size are not the model's, or it needs more than
             ``memory`` bytes however it is cut.
     """
-    opened, place = time.time(), Beside().place(case.path)
+    opened, place, before = time.time(), Beside().place(case.path), _state(case.path)
     source = open_source(case, model.contract, overrides)
     try:
         _check_pixels(case, source, model)
@@ -109,7 +110,8 @@ def open_sheet(
         notes = [*told, *spaced(case.path, source.grid, model.contract)]
         files = identities(case.path, source.files)
         notes += no_state(files)
-        if part is not None and any(b > n for b, n in zip(part.stop, cover.counts, strict=True)):
+        shrunk = part is not None and any(b > n for b, n in zip(part.stop, cover.counts, strict=True))
+        if shrunk or _state(case.path) != before:
             raise SourceError(CHANGED.format(case.path))
         part = part or cover.whole
         seen = source if regridding is None else Resampled(source, regridding)
@@ -122,6 +124,11 @@ def open_sheet(
     found, asked = (files, tuple(notes), cover, opened, part, room, raw), tuple(asked_names(source.files))
     sheet = Sheet(source.grid, *found, place=place, scene=source.scene, origin=source.origin, asked=asked)
     return source, replace(sheet, regridding=regridding)
+
+
+def _state(path: str) -> list[Identity]:
+    """Of a file of this machine: a record must not vouch for another one than that whose header was read."""
+    return [] if is_remote(path) else identities(path, [path])
 
 
 def cover_of(case: Case, shape: tuple[int, ...], model: ModelSpec, regridding: Regridding | None = None) -> Cover:

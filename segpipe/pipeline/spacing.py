@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from segpipe.contract import Contract
+from segpipe.contract import IMAGE_TOLERANCE, VOLUME_TOLERANCE, Contract
 from segpipe.errors import SourceError
 from segpipe.geometry.grid import METRES, Grid
 from segpipe.geometry.regridding import Regridding
@@ -34,16 +34,22 @@ def check_spacing(path: str, grid: Grid, contract: Contract) -> list[str]:
         told = _in_words(contract.spacing or (), contract.spacing_unit)
         return [f"{what} size not checked against the model's {told}: {grid.spacing_unknown}"]
     found = found[-len(wanted) :]
-    if _is_near(found, wanted, contract):
+    if _is_near(found, wanted, tolerance_of(grid, contract)):
         return []
     raise SourceError(
-        f"{path}: {what}s must be {_in_words(wanted, grid.unit)} within {contract.spacing_tolerance:.0%}, as the model was "
-        f"trained, got {_in_words(found, grid.unit)}{ground}: {mend}"
+        f"{path}: {what}s must be {_in_words(wanted, grid.unit)} within {tolerance_of(grid, contract):.0%}, as the model "
+        f"was trained, got {_in_words(found, grid.unit)}{ground}: {mend}"
     )
 
 
-def _is_near(found: Sequence[float], wanted: Sequence[float], contract: Contract) -> bool:
-    return all(abs(f / w - 1) <= contract.spacing_tolerance for f, w in zip(found, wanted, strict=True))
+def _is_near(found: Sequence[float], wanted: Sequence[float], tolerance: float) -> bool:
+    return all(abs(f / w - 1) <= tolerance for f, w in zip(found, wanted, strict=True))
+
+
+def tolerance_of(grid: Grid, contract: Contract) -> float:
+    """Share by which a spacing may be off; slices for a network of images have that of volumes, unless one is named."""
+    named = contract.spacing_tolerance
+    return VOLUME_TOLERANCE if len(grid.shape) > 2 and named == IMAGE_TOLERANCE and contract.ndim == 2 else named
 
 
 def regridding_of(path: str, grid: Grid, contract: Contract, *, resample: bool) -> Regridding | None:
@@ -59,7 +65,7 @@ def regridding_of(path: str, grid: Grid, contract: Contract, *, resample: bool) 
     if wanted is None or found is None or (image and not resample):
         return None
     planes = len(found) - len(wanted)
-    if planes < 0 or _is_near(found[planes:], wanted, contract):
+    if planes < 0 or _is_near(found[planes:], wanted, tolerance_of(grid, contract)):
         return None  # a model of volumes takes no image, whatever its spacing
     factors = [w / f for f, w in zip(found[planes:], wanted, strict=True)]
     if min(factors) * COARSEST < 1:

@@ -197,6 +197,16 @@ def test_a_mask_has_the_mode_that_the_umask_leaves(tmp_path: Path, umask: int) -
     assert (tmp_path / "out" / "case.nii").stat().st_mode & 0o777 == 0o666 & ~umask
 
 
+@pytest.mark.parametrize("bands", [1, 2])
+def test_a_mask_that_lies_elsewhere_is_not_published(tmp_path: Path, bands: int) -> None:
+    path = volumes.write(tmp_path / "a.nii", volumes.voxels())
+    to = target(path, tmp_path / "out", style=Style("uint8", 255, ["class", "other"][:bands]))
+    sink = NiftiSink(replace(to, origin=origin_of(read_volume(str(volumes.write(path, volumes.voxels(), volumes.OBLIQUE))))))
+    fill(sink, labels_for(to, bands))
+    with pytest.raises(OutputError, match="does not read back as it was written"):
+        sink.finish()
+
+
 def test_damage_on_the_way_to_the_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = volumes.write(tmp_path / "a.nii.gz", volumes.voxels())
     to = target(path, tmp_path / "out")

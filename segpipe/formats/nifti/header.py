@@ -130,8 +130,8 @@ def opened(path: str, *, packed: bool) -> IO[bytes] | gzip.GzipFile:
     return gzip.open(path) if packed else Path(path).open("rb")
 
 
-def read_volume(path: str) -> Volume:
-    """What a file says of its volume.
+def read_volume(path: str, several: int = 1) -> Volume:
+    """What a file says of its volume, or of the first of several, as masks of several bands have them.
 
     Raises:
         SourceError: it is no volume that can be labelled, or contradicts itself.
@@ -141,7 +141,9 @@ def read_volume(path: str) -> Volume:
         with opened(path, packed=packed) as stream:
             head = stream.read(HEAD)
         size = os.stat(path).st_size  # noqa: PTH116
-    volume = _audited(path, head, packed=packed)
+    volume = _audited(path, head, packed=packed, several=several)
+    if several > 1:
+        return volume
     if packed:
         _check_packed(volume, size)
     else:
@@ -185,10 +187,10 @@ def check_length(volume: Volume, size: int) -> None:
         )
 
 
-def _audited(path: str, head: bytes, *, packed: bool) -> Volume:
+def _audited(path: str, head: bytes, *, packed: bool, several: int) -> Volume:
     header = _parsed(path, head, packed=packed)
     offset = _voxels_at(path, header, head)
-    shape = _shape(path, header)
+    shape = _shape(path, header, several)
     stored = _type(path, header)
     _check_pixdim(path, header)
     unit = _unit(path, header)
@@ -257,12 +259,12 @@ def _extension(flag: bytes, size: bytes, order: str) -> int:
     return count if flag[:1].strip(b"\0") and count > 0 and count % 16 == 0 else 0
 
 
-def _shape(path: str, header: Any) -> tuple[int, ...]:
+def _shape(path: str, header: Any, several: int) -> tuple[int, ...]:
     """Voxels per axis, slowest first; axes of one element behind the third are dropped."""
     rank, *sizes = (int(n) for n in header["dim"])
     if not 1 <= rank <= 7 or min(sizes[:rank]) < 1:
         raise SourceError(f"{path}: dim must hold the number of axes, 1 to 7, and their sizes, got {[rank, *sizes]}")
-    if rank > 3 and max(sizes[3:rank]) > 1:
+    if math.prod(sizes[3:rank]) != several:
         times = " x ".join(map(str, sizes[3:rank]))
         raise SourceError(f"{path} must hold one volume, and holds {times} of them: {SEVERAL}")
     i, j, k = (*sizes[: min(rank, 3)], 1, 1)[:3]

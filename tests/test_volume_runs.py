@@ -158,3 +158,11 @@ def test_a_run_that_is_killed_in_a_volume_goes_on_to_the_same_bytes(tmp_path: Pa
     assert not (tmp_path / "out" / "a.json").exists()
     assert run(tmp_path, "-o", "out", *parts).returncode == 0
     assert_same(tmp_path / "out", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["T1.nii", "T1.nii.gz"])
+def test_a_mask_does_not_lie_beside_its_input(folder: Path, name: str) -> None:
+    volumes.write(folder / "in" / name, volumes.voxels())
+    done = invoke(["run", "-i", f"in/{name}", "-m", "model.onnx", "-o", "in", "--executor", "serial"], folder)
+    assert done.returncode != 0
+    assert f"the mask of in/{name} would lie on or beside it: name another folder" in done.stdout + done.stderr

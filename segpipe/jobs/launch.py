@@ -13,6 +13,7 @@ from typing import Any
 
 from segpipe.errors import InputError, OutputError, SegpipeError
 from segpipe.formats.cases import Case, Failure, find_input, searched_root
+from segpipe.formats.registry import by_suffix, split_suffix
 from segpipe.jobs.cluster import crew
 from segpipe.jobs.disk import stopped
 from segpipe.jobs.executors import EXECUTORS
@@ -187,7 +188,8 @@ def check_output(output: Store, inputs: Sequence[str], cases: Sequence[Case]) ->
                 f"the output must not lie inside the input, where the next run would take masks for scenes, "
                 f"got {output} in {text}: name another folder with --output"
             )
-    taken = output.beside((case.path, case.name) for case in cases)
+    known = by_suffix()
+    taken = output.beside(((case.path, case.name) for case in cases), lambda path: split_suffix(path, known)[0])
     if taken is not None:
         raise OutputError(f"the mask of {taken} would lie on or beside it: name another folder with --output")
     output.check()

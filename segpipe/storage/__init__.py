@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -64,8 +64,8 @@ class Store(ABC):
         """Whether it lies below a folder that is searched for input."""
 
     @abstractmethod
-    def beside(self, files: Iterable[tuple[str, str]]) -> str | None:
-        """Of files, each with a name, the first that lies here under that name, whatever its suffix."""
+    def beside(self, files: Iterable[tuple[str, str]], stem: Callable[[str], str]) -> str | None:
+        """Of files, each with a name, the first that lies here under that name, whatever its suffix; ``stem`` cuts that."""
 
     @abstractmethod
     def check(self) -> None:

@@ -292,9 +292,9 @@ class Bucket(Store):
         bucket, key = _split(root) if in_bucket(root) else ("", "")
         return bucket == self.bucket and self.prefix.startswith(f"{key.strip('/')}/".lstrip("/"))
 
-    def beside(self, files: Iterable[tuple[str, str]]) -> str | None:
+    def beside(self, files: Iterable[tuple[str, str]], stem: Callable[[str], str]) -> str | None:
         for path, name in files:
-            if in_bucket(path) and PurePosixPath(canonical(path)).with_suffix("") == PurePosixPath(self.path(name)):
+            if in_bucket(path) and PurePosixPath(stem(canonical(path))) == PurePosixPath(self.path(name)):
                 return path
         return None
 

@@ -7,7 +7,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -58,14 +58,14 @@ class Folder(Store):
     def is_inside(self, root: str) -> bool:
         return not is_remote(root) and self.root.resolve().is_relative_to(Path(root).resolve())
 
-    def beside(self, files: Iterable[tuple[str, str]]) -> str | None:
+    def beside(self, files: Iterable[tuple[str, str]], stem: Callable[[str], str]) -> str | None:
         folder, real = self.root.resolve(), cache(os.path.realpath)  # of a folder once, not for each of its files
         for text, name in files:
             if is_remote(text):
                 continue
             # text alone: a Path for each of 100,000 files takes a second
             parent, file = os.path.split(os.path.realpath(text) if os.path.islink(text) else text)  # noqa: PTH114
-            if os.path.join(real(parent), os.path.splitext(file)[0]) == os.path.join(folder, name):  # noqa: PTH118, PTH122
+            if os.path.join(real(parent), stem(file)) == os.path.join(folder, name):  # noqa: PTH118
                 return text
         return None
 

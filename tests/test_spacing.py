@@ -140,12 +140,12 @@ def test_voxels_of_another_size_are_refused(wanted, unit, told):
 def test_voxels_that_are_off_by_more_than_one_per_cent_are_resampled(wanted):
     """1.09 mm along each axis are 30 % of a volume."""
     off = tuple(1.09 * size for size in wanted)
-    found = regridding_of(Lattice(), trained_on(*off, unit="mm"), resample=False)
+    found = regridding_of("scene", Lattice(), trained_on(*off, unit="mm"), resample=False)
     assert found is not None
     assert found.factors[-len(off) :] == pytest.approx([1.09] * len(off))
     near = tuple(1.009 * size for size in wanted)
-    assert regridding_of(Lattice(), trained_on(*near, unit="mm"), resample=False) is None
-    assert regridding_of(Lattice(), trained_on(*off, unit="mm", spacing_tolerance=0.12), resample=False) is None
+    assert regridding_of("scene", Lattice(), trained_on(*near, unit="mm"), resample=False) is None
+    assert regridding_of("scene", Lattice(), trained_on(*off, unit="mm", spacing_tolerance=0.12), resample=False) is None
     assert trained_on(3, 1, 0.5, spacing_tolerance=0.1).spacing_tolerance == 0.1
 
 

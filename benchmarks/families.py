@@ -2,7 +2,7 @@
 
     python benchmarks/families.py --output docs/export.md
 
-The catalogue is also what ``tests/test_families.py`` runs. Work files go to ``benchmarks/scratch/families``.
+The catalogue is also what ``tests/slow/test_families.py`` runs. Work files go to ``benchmarks/scratch/families``.
 """
 
 import argparse
@@ -682,7 +682,7 @@ that `segpipe run` needs. The file gets its name only if ONNX Runtime gives the 
 
 The table shows every family at a small size, five classes, seeded random weights, on tiles of the bundled scenes or, for
 networks of three channels, of pictures made from them. It is written by `python benchmarks/families.py --output
-docs/export.md`, and each family is run through `segpipe run` against torch in `tests/test_families.py`.
+docs/export.md`, and each family is run through `segpipe run` against torch in `tests/slow/test_families.py`.
 
 - **weights**: what they came in; `folder` is one of transformers' `save_pretrained`.
 - **exports**: `yes` if the fp32 file is within the limits: {labels} of labels equal, scores within {scores} of the largest.

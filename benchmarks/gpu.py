@@ -105,7 +105,7 @@ def tests(session: Session) -> None:
         "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}",
     }
     done = subprocess.run(
-        [*map(str, command), "-m", "gpu", "-q", "--tb=short", str(ROOT / "tests" / "test_gpu.py")],
+        [*map(str, command), "-m", "gpu", "-q", "--tb=short", str(ROOT / "tests" / "system" / "test_gpu.py")],
         env=os.environ | environment,
         capture_output=True,
         text=True,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from networks import Network
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 
 pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="strace shows the system calls")

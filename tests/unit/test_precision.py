@@ -23,7 +23,7 @@ from segpipe.export.tiles import noise
 from segpipe.network.device import open_session
 from segpipe.network.scaling import fixed_scaling
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SCENES = EXAMPLES / "scenes"
 
 

@@ -25,7 +25,7 @@ from segpipe.export.file import check_size
 from segpipe.network.spec import read_spec
 from segpipe.settings import load_settings
 
-MODELS = Path(__file__).parents[2] / "shared" / "data" / "models"
+MODELS = Path(__file__).parents[3] / "shared" / "data" / "models"
 
 SCALED: dict[str, Any] = {"channels": 3, "scale": 1 / 255, "tile": [64, 64], "overlap": [16, 16]}
 

@@ -25,7 +25,7 @@ from segpipe.storage.documents import DocumentError
 from segpipe.storage.folder import Folder
 from segpipe.terminal.totals import Totals
 
-OLD = Path(__file__).parent / "records"
+OLD = Path(__file__).parents[1] / "records"
 """As the version before this schema has written them, of the scenes below: commit bfcace8."""
 
 ROW = {"class_id": 0, "class_name": "a", "pixels": 3, "area": 1.5, "unit": "ha", "share": 1.0}

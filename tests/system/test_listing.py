@@ -154,7 +154,7 @@ def found_by_nobody(*inputs):
     """Cases and problems as another user of the machine finds them: root may read every folder."""
     command = [sys.executable, "-c", FIND, *map(str, inputs)]
     command = [*NOBODY, *command] if os.getuid() == 0 else command
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True, cwd=Path(__file__).parents[1])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True, cwd=Path(__file__).parents[2])
     return json.loads(done.stdout)
 
 

@@ -14,7 +14,7 @@ from scenes import assert_same, begin, make_model, nothing, told, wait, wait_unt
 from test_endless import endless
 from test_privacy import CONTRACT
 
-STRUCK = [sys.executable, str(Path(__file__).parent / "struck.py")]
+STRUCK = [sys.executable, str(Path(__file__).parents[1] / "struck.py")]
 SERIAL, DASK = "--executor serial", "--executor dask --workers 1"
 TERM, INT, HUP = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}

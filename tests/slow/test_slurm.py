@@ -19,7 +19,7 @@ from segpipe.settings import load_settings
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def slurm(*command: object) -> str:

@@ -31,7 +31,7 @@ from segpipe.settings import load_settings
 
 pytestmark = pytest.mark.slow
 
-SEGPIPE = Path(__file__).parents[1] / "segpipe"
+SEGPIPE = Path(__file__).parents[2] / "segpipe"
 
 
 class Cluster:

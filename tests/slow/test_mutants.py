@@ -27,7 +27,7 @@ from onnx import numpy_helper
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 MUTANTS = 500
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 
 NO_CHECKSUM = ("lzw", "packbits", "zstd", "lzma")
 """Codecs of TIFF without a checksum: libtiff takes a block that goes on behind its last pixel, the other reader minds."""

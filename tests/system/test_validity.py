@@ -26,7 +26,7 @@ from segpipe.settings import load_settings
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")  # within rasterio
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 SHAPE = (24, 40)
 
 

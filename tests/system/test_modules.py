@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 PACKAGE = TESTS.parent / "segpipe"
 
 DOTTED = re.compile(r"segpipe(?:\.\w+)+")

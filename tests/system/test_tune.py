@@ -28,7 +28,7 @@ from segpipe.tune.settings import TuneSettings
 from segpipe.tune.speed import speed
 from segpipe.tune.table import make_rows
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 QUICK = 3.0
 
 

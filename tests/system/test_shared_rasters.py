@@ -23,7 +23,7 @@ from rasterio.transform import from_origin
 
 pytestmark = pytest.mark.shared_data
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 NODATA = 255
 
 # file: colour bands (alpha left out), invalid pixels, unit of its areas

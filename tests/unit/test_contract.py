@@ -114,7 +114,7 @@ def test_deepness_metadata_without_scaling_is_no_contract(missing):
 def test_the_bundled_model_carries_a_contract():
     import onnx
 
-    model = onnx.load(Path(__file__).parents[1] / "examples" / "crops.onnx")
+    model = onnx.load(Path(__file__).parents[2] / "examples" / "crops.onnx")
     contract = contract_of_metadata({p.key: p.value for p in model.metadata_props}, 4)
     assert contract is not None
     assert contract.channel_names == ("B02", "B03", "B04", "B08")

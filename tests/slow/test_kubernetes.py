@@ -17,7 +17,7 @@ from segpipe.storage.lock import NAME, STALE
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 CONTAINER = ["unshare", "--map-root-user", "--uts", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
 

@@ -22,7 +22,7 @@ from segpipe.export.mlm import mlm_item
 from segpipe.network.scaling import fixed_scaling
 from segpipe.network.signature import TensorSpec
 
-SCHEMAS = Path(__file__).parent / "schemas"
+SCHEMAS = Path(__file__).parents[1] / "schemas"
 STAC = "https://schemas.stacspec.org/v1.1.0/item-spec/json-schema/item.json"
 CONTENTS = {f"https://{p.relative_to(SCHEMAS)}": json.loads(p.read_text()) for p in sorted(SCHEMAS.rglob("*.json"))}
 REGISTRY = Registry().with_resources((url, Resource.from_contents(schema)) for url, schema in CONTENTS.items())

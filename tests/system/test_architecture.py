@@ -12,7 +12,7 @@ from scenes import Silent
 from segpipe.jobs.launch import carry_out, prepare
 from segpipe.settings import load_settings
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "segpipe"
 
 MOST_FILES = 12

@@ -24,7 +24,7 @@ from segpipe.results.parts import parts_folder, read_findings, write_findings
 from segpipe.storage.folder import Folder
 from segpipe.tune.places import survey
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SCENES = sorted((EXAMPLES / "scenes").glob("*.tif"))
 BANDS = ["B02", "B03", "B04", "B08"]
 MEAN, STD = np.array([0.0556, 0.0838, 0.0763, 0.2925]), np.array([0.0168, 0.0222, 0.0301, 0.0864])

@@ -18,7 +18,7 @@ from segpipe.cli import main
 
 pytestmark = pytest.mark.shared_data
 
-MODELS = Path(__file__).parents[2] / "shared" / "data" / "models"
+MODELS = Path(__file__).parents[3] / "shared" / "data" / "models"
 DEEPNESS = MODELS / "deepness"
 
 Ended = subprocess.CompletedProcess[str] | Result

@@ -99,6 +99,20 @@ _FORMS_WORDS = {
 }
 
 
+def _check_raw(values: Mapping[str, Any]) -> None:
+    """The graph scales with numbers that are in it.
+
+    Raises:
+        ExportError: the scaling depends on the file.
+    """
+    normalize, pixel = values["normalize"], values.get("pixel", "stored")
+    if normalize in ("zscore", "minmax") or pixel == "physical":
+        raise ExportError(
+            f'--raw needs scaling that is the same for all files, got normalize = "{normalize}", pixel = "{pixel}": '
+            "leave --raw out"
+        )
+
+
 def draw_up(terms: Terms, known: Mapping[str, Any], settings: ExportSettings) -> Contract:
     """The whole contract, but for what is measured; the user's word wins over the network's files.
 
@@ -116,14 +130,9 @@ def draw_up(terms: Terms, known: Mapping[str, Any], settings: ExportSettings) ->
     if "tile" not in values:
         raise ExportError("the tile must be named: give --tile, the size in pixels that the network was trained on")
     if settings.raw:
+        _check_raw(values)
         values["scaling"] = "graph"
-    contract = parse_contract(_spread(values), f"the contract of the export (--classes {settings.classes or 'not given'})")
-    if settings.raw and (contract.normalize in ("zscore", "minmax") or contract.pixel == "physical"):
-        raise ExportError(
-            f'--raw needs scaling that is the same for all files, got normalize = "{contract.normalize}", '
-            f'pixel = "{contract.pixel}": leave --raw out'
-        )
-    return contract
+    return parse_contract(_spread(values), f"the contract of the export (--classes {settings.classes or 'not given'})")
 
 
 def _without_contradicted(known: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from segpipe.formats.cases import Case
 from segpipe.formats.raster.gdal import gdal_options
 from segpipe.network.device import gpu_facts
 from segpipe.network.spec import read_spec
-from segpipe.pipeline.read import Reading, windows_of
+from segpipe.pipeline.read import Decoders, Reading, windows_of
 from segpipe.pipeline.tiles import Tile, cut
 from segpipe.results.records import versions
 from segpipe.settings import load_settings
@@ -102,7 +102,7 @@ def tests(session: Session) -> None:
     command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", ROOT, "--noconftest", "-p", "no:cacheprovider"]
     environment = {
         "SEGPIPE_TEST_DEVICE": session.arguments.device,
-        "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}",
+        "PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}:{os.environ.get('PYTHONPATH', '')}",
     }
     done = subprocess.run(
         [*map(str, command), "-m", "gpu", "-q", "--tb=short", str(ROOT / "tests" / "system" / "test_gpu.py")],
@@ -194,7 +194,7 @@ def reading(session: Session) -> None:
     for threads in (1, 2, 4, 8, 16):
         began = time.perf_counter()
         with gdal_options(threads):
-            read = cut(windows_of([Case("scene", str(source))], Reading(spec)))
+            read = cut(windows_of([Case("scene", str(source))], Reading(spec, decoders=Decoders(threads, threads))))
             tiles = sum(isinstance(tile, Tile) for tile in read)
         seconds = time.perf_counter() - began
         found[threads] = round(session.arguments.size**2 / 1e6 / seconds, 1)

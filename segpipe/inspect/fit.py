@@ -4,12 +4,11 @@ from segpipe.contract import Contract
 from segpipe.formats.cases import Case
 from segpipe.formats.raster.source import RasterSource
 from segpipe.geometry.grid import METRES
-from segpipe.geometry.windows import Cover
 from segpipe.inspect.facts import Fit
 from segpipe.inspect.pixels import empty_windows
 from segpipe.jobs.plan import Plan, PlannedCase, memory_mb
 from segpipe.network.spec import ModelSpec
-from segpipe.pipeline.opening import row_of
+from segpipe.pipeline.opening import cover_of, row_of
 from segpipe.process.machine import processors
 from segpipe.results.records import Run
 from segpipe.settings import Settings
@@ -17,7 +16,7 @@ from segpipe.settings import Settings
 
 def laid(file: str, source: RasterSource, spec: ModelSpec, settings: Settings) -> Fit:
     """Bands, windows and memory of a run of this model on this raster."""
-    cover, contract = Cover(source.grid.shape, spec.tiling), spec.contract
+    cover, contract = cover_of(Case("", file), source.grid.shape, spec), spec.contract
     case = PlannedCase(Case("", file), cover.shape, len(cover), room=source.memory(row_of(cover, cover.whole)))
     plan = Plan((case,), (), (), (), (), workers=1, calls=processors())
     spacing = contract.spacing and [n * METRES[contract.spacing_unit] for n in contract.spacing]

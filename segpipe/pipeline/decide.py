@@ -217,7 +217,8 @@ def _unseen(box: Finished, decision: Decision, confidence: bool) -> Callable[[],
 
 
 def _begun(box: Finished, decision: Decision, confidence: bool) -> Callable[[], Decided]:
-    sheet, window = box.sheet, box.window
+    # what is returned holds no box, whose sums would stay on the device until the labels arrive
+    sheet, window, inferred = box.sheet, box.window, box.inferred
     total = None
     if box.mean:
         total = 1.0
@@ -238,6 +239,6 @@ def _begun(box: Finished, decision: Decision, confidence: bool) -> Callable[[], 
                 "the model's scores must be finite, got NaN or infinity at a valid pixel: "
                 "check the contract's scaling and the model's precision"
             )
-        return Decided(sheet, window, labels, likely, box.inferred)
+        return Decided(sheet, window, labels, likely, inferred)
 
     return arrived

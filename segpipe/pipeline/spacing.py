@@ -26,9 +26,9 @@ def check_spacing(path: str, grid: Grid, contract: Contract) -> list[str]:
     Raises:
         SourceError: it is another one.
     """
-    wanted, found = wanted_spacing(contract, grid), grid.spacing
-    if wanted is None:
-        return []
+    if (wanted := wanted_spacing(contract, grid)) is None:
+        return []  # the size of a pixel is not asked of PROJ for nothing
+    found = grid.spacing
     what, ground, mend = RASTER if len(grid.shape) == 2 else VOLUME
     if found is None:
         told = _in_words(contract.spacing or (), contract.spacing_unit)
@@ -60,9 +60,8 @@ def regridding_of(path: str, grid: Grid, contract: Contract, *, resample: bool) 
     Raises:
         SourceError: pixels are far too large for the model.
     """
-    wanted, found = wanted_spacing(contract, grid), grid.spacing
     image = len(grid.shape) == 2
-    if wanted is None or found is None or (image and not resample):
+    if (image and not resample) or (wanted := wanted_spacing(contract, grid)) is None or (found := grid.spacing) is None:
         return None
     planes = len(found) - len(wanted)
     if planes < 0 or _is_near(found[planes:], wanted, tolerance_of(grid, contract)):

@@ -62,7 +62,7 @@ class Totals:
             for row in record.areas:
                 name, area = row["class_name"], row["area"] if row["unit"] == unit else None
                 classes[name] = classes.get(name, Sum()).plus(row["pixels"], area)
-        return cls(classes, valid, UNITS[unit or "ha"], measured and unit is not None)
+        return cls(classes, valid, UNITS[unit or "ha"], measured and (unit is not None or not classes))
 
     def share(self, name: str) -> float | None:
         """Of the valid pixels or their area; None for nodata, and where nothing is valid."""

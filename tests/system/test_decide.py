@@ -1,5 +1,6 @@
 """Boxes of a row are gathered: every pixel once, in its place, never over the end of a row."""
 
+import weakref
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -7,13 +8,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import pixelwise
+from networks import contract, pixelwise
 from scenes import Silent
 
+from segpipe.contract import Contract
 from segpipe.errors import ModelError
+from segpipe.geometry.weighting import Weights
 from segpipe.geometry.windows import Cover, Tiling
 from segpipe.jobs.launch import carry_out, prepare
 from segpipe.pipeline import decide, infer
+from segpipe.pipeline.blend import Finished
 from segpipe.pipeline.decide import Decided, gathered
 from segpipe.settings import load_settings
 
@@ -106,3 +110,16 @@ def test_a_case_whose_scores_are_not_finite_is_left_at_once(device, raster, tmp_
     summary = carry_out(prepare(load_settings(None, flags | {"batch": 2})), Silent())
     assert ["finite" in failure.error for failure in summary.failed] == [True], summary.failed
     assert len(windows) < 200  # of 693
+
+
+def test_boxes_under_way_hold_no_scores():
+    """On a device they would fill its memory until the labels have come."""
+    cover = Cover((8, 8), Tiling((8, 8), (0, 0), (8, 8), "constant"))
+    sheet = cast(Any, SimpleNamespace(cover=cover, weights=Weights.over(cover), abandoned=None))
+    sums = np.ones((2, 8, 8), np.float32)
+    alive = weakref.ref(sums)
+    box = Finished(sheet, cover.window((0, 0)), sums, None)
+    begun = decide._begun(box, decide.Decision(Contract(**contract(1, 2)), "logits"), False)
+    del box, sums
+    assert alive() is None
+    assert begun().labels.shape == (1, 8, 8)

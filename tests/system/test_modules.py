@@ -40,7 +40,7 @@ def test_each_module_has_a_test():
     words = {word for text in files.values() for word in named(text)}
     seen = {".".join(word.split(".")[:length]) for word in words for length in range(2, 6)}
     untested = [name for name, own in modules().items() if name not in seen and own.isdisjoint(files)]
-    assert not untested, f"write tests/test_<module>.py for {', '.join(untested)}"
+    assert not untested, f"write test_<module>.py for {', '.join(untested)}"
 
 
 def test_names_are_found_in_imports_and_strings():

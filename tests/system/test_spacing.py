@@ -172,3 +172,18 @@ def test_an_image_for_a_model_of_volumes_is_refused_as_such(more, raster, segpip
     ran = segpipe("run", "-i", scene, "-m", tmp_path / "m.onnx", "-o", tmp_path / "out", *more)
     assert ran.returncode == 1
     assert "a model of volumes needs volumes, got an image of 40 x 50" in ran.stdout + ran.stderr
+
+
+class Unasked:
+    """A grid whose spacing takes time to find."""
+
+    shape, unit = (40, 50), "m"
+
+    @property
+    def spacing(self):
+        raise AssertionError("asked for")
+
+
+def test_a_spacing_that_no_contract_has_is_not_asked_for():
+    assert notes(Unasked(), Contract(**contract())) == []
+    assert regridding_of("scene", Unasked(), Contract(**contract()), resample=True) is None

@@ -5,10 +5,11 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+import rasterio
 from networks import pixelwise
 
 from segpipe.formats.cases import Case
-from segpipe.formats.raster.gdal import gdal_options
+from segpipe.formats.raster.gdal import decoders, gdal_options
 from segpipe.network.spec import read_spec
 from segpipe.pipeline.ahead import ahead
 from segpipe.pipeline.read import LATE, Decoders, Reading, windows_of
@@ -78,3 +79,10 @@ def test_pixels_are_the_same_with_more(name, raster, tmp_path):
             assert np.array_equal(expected.pixels, found.pixels)
             assert np.array_equal(expected.invalid, found.invalid)
     assert several.count == 4
+
+
+def test_threads_that_a_script_around_names_in_words_are_none():
+    with rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"):
+        assert decoders() is None
+    with rasterio.Env(GDAL_NUM_THREADS=3):
+        assert decoders() == 3

@@ -5,8 +5,9 @@ from contextlib import closing
 import numpy as np
 import pytest
 from inspecting import settings
-from networks import local
+from networks import local, volumetric
 
+from segpipe.errors import SourceError
 from segpipe.formats.raster.source import RasterSource
 from segpipe.inspect.fit import laid
 from segpipe.network.spec import read_spec
@@ -36,3 +37,14 @@ def test_spacing_is_in_metres(unit, metres, raster, tmp_path):
     spec = read_spec(flags)
     with closing(RasterSource(str(path), spec.contract, flags.overrides)) as source:
         assert laid(str(path), source, spec, flags).spacing == pytest.approx(metres)
+
+
+def test_an_image_for_a_model_of_volumes_is_told_as_that(raster, tmp_path):
+    path = raster("a.tif", np.full((1, 64, 64), 9, np.uint8))
+    flags = settings(path, model=volumetric(tmp_path / "m.onnx", (8, 8, 8)))
+    spec = read_spec(flags)
+    with (
+        closing(RasterSource(str(path), spec.contract, flags.overrides)) as source,
+        pytest.raises(SourceError, match=r"a.tif: a model of volumes needs volumes"),
+    ):
+        laid(str(path), source, spec, flags)

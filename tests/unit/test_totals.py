@@ -61,3 +61,7 @@ def test_areas_of_two_units_are_not_added(capsys):
 def test_no_case_has_no_totals(capsys):
     assert Totals.over([]).classes == {}
     assert "hectares" in printed(capsys, areas_table([]))
+
+
+def test_a_run_without_a_record_says_nothing_of_areas(capsys):
+    assert "some cases" not in printed(capsys, areas_table([]))

@@ -116,9 +116,10 @@ def gdal_options(decoders: int = 1) -> rasterio.Env:
     return rasterio.Env(session=DummySession(), **OPTIONS, **threads, **network, **gdal_endpoint())
 
 
-def decoders() -> int:
-    """Threads that share the blocks of a window, in this thread's environment."""
-    return int(getenv().get("GDAL_NUM_THREADS", 1)) if hasenv() else 1
+def decoders() -> int | None:
+    """Threads that share the blocks of a window, in this thread's environment; None if a script around says it in words."""
+    threads = getenv().get("GDAL_NUM_THREADS", 1) if hasenv() else 1
+    return int(threads) if str(threads).isdecimal() else None
 
 
 def decode_with(threads: int) -> None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import onnx
+import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 MODULES = sorted(path.stem for path in BENCHMARKS.glob("*.py"))
@@ -24,6 +25,8 @@ def test_they_can_be_imported():
     run("-c", f"import {', '.join(MODULES)}")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_one_for_gpus_runs_on_cpu_tensors_with_the_tests_for_gpus(tmp_path):
     out = tmp_path / "gpu.json"
     few = ("--models", "example", "--precisions", "fp32")
@@ -41,6 +44,8 @@ def test_the_one_for_gpus_runs_on_cpu_tensors_with_the_tests_for_gpus(tmp_path):
     assert first["setting"] in told
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_graph_that_it_runs_can_be_made_anew(tmp_path):
     run("gpu.py", "--prepare", tmp_path / "anew.onnx")
     anew, kept = (onnx.load(path) for path in (tmp_path / "anew.onnx", BENCHMARKS / "unet_resnet34.skeleton.onnx"))

@@ -147,7 +147,7 @@ def make_plan(cases: Sequence[Case], run: Run, crew: Crew | int, *, look: bool =
     with environment():
         for case in rest:
             _look(case, run, planned, failed, unseen, values=values)
-    planned = _without_collisions(planned, run, failed)
+    planned = _without_collisions(planned, run, failed, unseen)
     who = crew if isinstance(crew, Crew) else _here(len(planned) + len(unseen), run, crew)
     total = sum(case.windows for case in planned)
     cuts = tuple(cut_large(planned, run, who.workers, total))
@@ -214,7 +214,9 @@ def as_planned(case: Case, sheet: Sheet) -> PlannedCase:
     return PlannedCase(case, sheet.grid.shape, len(sheet.cover), notes, sheet.asked, sheet.room, sheet.regridding)
 
 
-def _without_collisions(planned: list[PlannedCase], run: Run, failed: list[Failure]) -> list[PlannedCase]:
+def _without_collisions(
+    planned: list[PlannedCase], run: Run, failed: list[Failure], unseen: list[Case]
+) -> list[PlannedCase]:
     """Fail the cases whose mask would replace a source of any case, or a file that segpipe did not write."""
     sources = {file for case in planned for file in case.files}
     kept = []
@@ -223,7 +225,10 @@ def _without_collisions(planned: list[PlannedCase], run: Run, failed: list[Failu
             refuse_taken(case.case, run, sources)
             kept.append(case)
         except OutputError as error:
-            failed.append(Failure(case.case, str(error)))
+            if is_passing(error):
+                unseen.append(case.case)  # its job looks again, later
+            else:
+                failed.append(Failure(case.case, str(error)))
     return kept
 
 

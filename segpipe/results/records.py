@@ -290,7 +290,7 @@ def _foreign(output: Store, name: str, case: Case) -> bool:
             return not is_own_record(output.read(name))
         if name.endswith(".qml"):
             return not is_own_style(output.read(name))
-    return not FORMATS[case.format].owns(output, name)
+        return not FORMATS[case.format].owns(output, name)
 
 
 def done_pixels(case: Case, run: Run, beside: Beside | None = None) -> int | None:

@@ -1,8 +1,11 @@
 """The life of a case that is a volume: parts, a kill in the middle, resuming, what is not overwritten, what is refused."""
 
 import csv
+import errno
 import io
 import json
+import os
+import pkgutil
 import signal
 import sys
 from collections.abc import Callable
@@ -69,6 +72,33 @@ def test_a_file_of_somebody_else_stays(folder: Path) -> None:
     assert "a.nii.gz is an input or was not written by segpipe" in done.stderr
     assert (out / "a.nii.gz").read_bytes() == theirs
     assert (out / "b.nii").exists()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("times", [1, 3])  # in the plan; before its parts and in their join, too
+@pytest.mark.parametrize("where", ["opened", "Folder.local"])  # the header; the copy of an object
+def test_a_mask_that_cannot_be_read_just_now_is_looked_at_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, where: str, times: int, number: int
+) -> None:
+    """Its record is lost; whether segpipe wrote it, its header says as soon as it can be read."""
+    assert run(folder).returncode == 0
+    (folder / "segpipe-out" / "a.json").unlink()
+    name = f"segpipe.formats.nifti.sink.{where}" if where == "opened" else f"segpipe.storage.folder.{where}"
+    faults = iter([OSError(number, os.strerror(number))] * times)
+    there = pkgutil.resolve_name(name)
+
+    def flaky(*arguments: Any, **more: Any) -> Any:
+        if (fault := next(faults, None)) is not None:
+            raise fault
+        return there(*arguments, **more)
+
+    monkeypatch.setattr(name, flaky)
+    monkeypatch.setattr("segpipe.storage.retry.FIRST_WAIT", 0.001)
+    again = run(folder)
+    assert again.returncode == 0, again.stderr
+    assert "1 done, 1 done before" in again.stderr
+    assert ("tried again" in again.stderr) == (times == 3)
+    assert next(faults, None) is None
 
 
 def test_a_mask_whose_record_is_lost_is_known_and_made_again(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Masks of volumes: their header against nibabel's and SimpleITK's reading of the input, their voxels against an array."""
 
+import errno
 import gzip
 import os
 from dataclasses import replace
@@ -16,6 +17,7 @@ from test_voxel_grid import ALL
 
 from segpipe import __version__
 from segpipe.errors import OutputError
+from segpipe.formats.nifti.draft import Draft
 from segpipe.formats.nifti.header import read_volume
 from segpipe.formats.nifti.sink import NiftiSink, _pack, is_own_volume, origin_of
 from segpipe.formats.sink import Target
@@ -23,6 +25,7 @@ from segpipe.formats.style import Style
 from segpipe.geometry.voxel_grid import turned_to
 from segpipe.geometry.windows import Window
 from segpipe.storage.folder import Folder
+from segpipe.storage.retry import is_passing
 
 PATIENT = {"descrip": b"Doe, Jane 1970", "aux_file": b"doe.mat", "db_name": b"Doe^Jane"}
 MASK = Style("uint8", 255, ["class"])
@@ -223,15 +226,96 @@ def test_damage_on_the_way_to_the_disk_is_told(tmp_path: Path, monkeypatch: pyte
     fill(sink, labels_for(to))
     pack = _pack
 
-    def cut(draft: Path, packed: Path) -> None:
+    def cut(draft: Draft, packed: int) -> None:
         pack(draft, packed)
-        os.truncate(packed, packed.stat().st_size - 3)
+        os.ftruncate(packed, os.fstat(packed).st_size - 3)
 
     monkeypatch.setattr("segpipe.formats.nifti.sink._pack", cut)
     with pytest.raises(OutputError, match=r"case.nii.gz cannot be written: .* is cut"):
         sink.finish()
     assert not (tmp_path / "out" / "case.nii.gz").exists()
     assert list((tmp_path / "out" / ".drafts").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_of_two_attempts_at_once_the_later_one_publishes(tmp_path: Path, name: str) -> None:
+    to = target(volumes.write(tmp_path / name, volumes.voxels()), tmp_path / "out")
+    labels = np.ones((1, *to.grid.shape), np.uint8)
+    first = NiftiSink(to)
+    fill(first, labels)
+    later = NiftiSink(to)
+    if name.endswith(".gz"):
+        first.finish()  # its draft is whole, though nobody else finds it
+        (tmp_path / "out" / first.name).unlink()
+    else:
+        with pytest.raises(OutputError, match=r"case.nii cannot be written: another attempt writes the same mask"):
+            first.finish()
+    assert not (tmp_path / "out" / first.name).exists()
+    fill(later, labels)
+    later.finish()
+    np.testing.assert_array_equal(np.asarray(nibabel.load(tmp_path / "out" / later.name).dataobj), 1)
+    assert list((tmp_path / "out" / ".drafts").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_an_attempt_that_begins_while_another_ends_replaces_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Between the check of a finished file and its name in the output, and before that check."""
+    to = target(volumes.write(tmp_path / name, volumes.voxels()), tmp_path / "out")
+    labels, later = np.ones((1, *to.grid.shape), np.uint8), []
+    publish = Folder.publish
+
+    def late(folder: Folder, draft: Path, name: str, *, flush: bool = True) -> None:
+        later.append((NiftiSink(to), folder.draft(name).write_bytes(b"")))
+        publish(folder, draft, name, flush=flush)
+
+    monkeypatch.setattr(Folder, "publish", late)
+    sink = NiftiSink(to)
+    fill(sink, labels)
+    sink.finish()
+    np.testing.assert_array_equal(np.asarray(nibabel.load(tmp_path / "out" / sink.name).dataobj), 1)
+    monkeypatch.undo()
+    for other, _ in later:
+        fill(other, labels)
+        other.finish()
+    np.testing.assert_array_equal(np.asarray(nibabel.load(tmp_path / "out" / sink.name).dataobj), 1)
+
+
+def test_an_attempt_that_begins_while_another_packs_keeps_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    to = target(volumes.write(tmp_path / "a.nii.gz", volumes.voxels()), tmp_path / "out")
+    pack, others = _pack, []
+
+    def overtaken(draft: Draft, packed: int) -> None:
+        pack(draft, packed)
+        others.append(to.output.draft("case.nii.gz"))
+        others[-1].write_bytes(b"another's")
+
+    monkeypatch.setattr("segpipe.formats.nifti.sink._pack", overtaken)
+    sink = NiftiSink(to)
+    fill(sink, labels_for(to))
+    with pytest.raises(OutputError, match="another attempt writes the same mask: run segpipe again once that has ended"):
+        sink.finish()
+    assert not (tmp_path / "out" / "case.nii.gz").exists()
+    assert others[0].read_bytes() == b"another's"
+
+
+@pytest.mark.parametrize(("number", "passes"), [(errno.EIO, True), (errno.ESTALE, True), (errno.EACCES, False)])
+def test_a_mask_that_cannot_be_read_just_now_is_not_taken_for_anothers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, passes: bool
+) -> None:
+    to = target(volumes.write(tmp_path / "a.nii", volumes.voxels()), tmp_path)
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("segpipe.formats.nifti.sink.opened", fails)
+    if not passes:
+        assert not is_own_volume(to.output, "a.nii")
+        return
+    with pytest.raises(OutputError, match=r"a\.nii cannot be read: ") as raised:
+        is_own_volume(to.output, "a.nii")
+    assert is_passing(raised.value)
 
 
 def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,7 @@
 import gzip
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from segpipe import __version__
 from segpipe.errors import OutputError, SourceError
+from segpipe.formats.nifti.draft import CHUNK, Draft
 from segpipe.formats.nifti.header import PACKED, PLAIN, Volume, opened, read_volume, source_errors
 from segpipe.formats.nifti.voxels import Voxels
 from segpipe.formats.sink import Target
@@ -22,13 +22,11 @@ from segpipe.formats.style import Style
 from segpipe.geometry.voxel_grid import VoxelGrid
 from segpipe.geometry.windows import Window
 from segpipe.storage import Store
-from segpipe.storage.files import output_errors, remove
+from segpipe.storage.files import output_errors
+from segpipe.storage.retry import is_passing
 
 LEVEL = 4
 """Of compression: a mask has few values, and 9 takes four times as long for a file that is hardly smaller."""
-
-CHUNK = 2**22
-"""Bytes that are compressed, or compared, at one go."""
 
 LABEL = 1002
 """NIFTI_INTENT_LABEL: each value is an index to a list of names."""
@@ -99,8 +97,7 @@ class NiftiSink:
         self._header = mask_header(origin, target.style)
         self._grid, self._style, self._total = grid, target.style, 0
         with output_errors(self.path):
-            self._draft = self._output.draft(f"{target.stem}.draft{PLAIN}")
-            self._file = os.open(self._draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            self._draft = Draft(self._output.draft(f"{target.stem}.draft{PLAIN}"))
             try:
                 self._bands = self._begin()
             except BaseException:
@@ -110,11 +107,11 @@ class NiftiSink:
     def _begin(self) -> list[Voxels]:
         """The header, no extension, and room for a volume per band, one behind the other."""
         start = bytes(self._header.binaryblock) + bytes(4)
-        os.pwrite(self._file, start, 0)
+        os.pwrite(self._draft.file, start, 0)
         shape, dtype = self._grid.stored.shape, np.dtype(self._style.dtype).newbyteorder("<")
         step = int(np.prod(shape)) * dtype.itemsize
-        bands = [Voxels(self._file, shape, dtype, len(start) + n * step) for n in range(len(self._style.bands))]
-        os.ftruncate(self._file, bands[-1].end)
+        bands = [Voxels(self._draft.file, shape, dtype, len(start) + n * step) for n in range(len(self._style.bands))]
+        os.ftruncate(self._draft.file, bands[-1].end)
         return bands
 
     def files(self) -> Sequence[str]:
@@ -129,20 +126,28 @@ class NiftiSink:
                 band.write(stored, turned.back(part))
 
     def finish(self) -> list[str]:
-        temporary = self._draft
         try:
             with output_errors(self.path):
                 digest = self._check_draft()
                 if self._packed:
-                    temporary = self._output.draft(self.name)
-                    _pack(self._draft, temporary)
-                self._check_written(temporary, digest)
-                self.size = temporary.stat().st_size
-                self._output.publish(temporary, self.name)
+                    self._publish(Draft(self._output.draft(self.name)), digest)
+                else:
+                    self._publish(self._draft, digest)
         finally:
-            remove(temporary)
             self.discard()
         return [self.name]
+
+    def _publish(self, finished: Draft, digest: bytes) -> None:
+        """Give a file its name in the output; one that is packed is made here."""
+        try:
+            if finished is not self._draft:
+                _pack(self._draft, finished.file)
+            self._take_aside(finished)
+            self._check_written(finished.path, digest)
+            self.size = finished.path.stat().st_size
+            self._output.publish(finished.path, self.name)
+        finally:
+            finished.discard()
 
     def _check_draft(self) -> bytes:
         """Digest of the draft.
@@ -150,12 +155,17 @@ class NiftiSink:
         Raises:
             OutputError: its voxels do not sum up to what was written.
         """
-        os.fsync(self._file)
+        os.fsync(self._draft.file)
         found = sum(int(plane.sum(dtype=np.int64)) for band in self._bands for plane in _planes(band))
         if found != self._total:
             raise OutputError(f"{self.path} cannot be written: not all of it has reached the disk")
-        with self._draft.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").digest()
+        return _digest(self._draft.chunks())
+
+    def _take_aside(self, finished: Draft) -> None:
+        try:
+            finished.take_aside()
+        except OutputError as error:
+            raise OutputError(f"{self.path} cannot be written: {error}") from error
 
     def _check_written(self, written: Path, digest: bytes) -> None:
         """Read a finished file as any other, to the checksum at its end.
@@ -165,25 +175,28 @@ class NiftiSink:
         """
         try:
             with source_errors(str(written)), opened(str(written), packed=self._packed) as stream:
-                kept = _digest(stream) == digest and _same_place(written, self._grid, self._style)
+                kept = _digest(_chunks(stream)) == digest and _same_place(written, self._grid, self._style)
         except SourceError as error:
             raise OutputError(f"{self.path} cannot be written: {error}") from error
         if not kept:
             raise OutputError(f"{self.path} cannot be written: it does not read back as it was written")
 
     def discard(self) -> None:
-        with suppress(OSError):
-            os.close(self._file)
-        self._file = -1
-        remove(self._draft)
+        self._draft.discard()
 
 
 def is_own_volume(output: Store, name: str) -> bool:
-    """Whether segpipe has written a volume, by its header."""
+    """Whether segpipe has written a volume, by its header.
+
+    Raises:
+        OutputError: it cannot be read just now, and may be later.
+    """
     try:
-        with output.local(name) as path, source_errors(str(path)):
+        with output_errors(output.path(name)), output.local(name) as path, source_errors(output.path(name)):
             return _mark(path) == MARK
-    except SourceError:
+    except SourceError as error:
+        if is_passing(error):
+            raise OutputError(str(error)) from error
         return False
 
 
@@ -202,17 +215,22 @@ def _planes(band: Voxels) -> Iterator[NDArray[Any]]:
     return (band.read(Window((k, 0, 0), (k + 1, rows, columns))) for k in range(planes))
 
 
-def _pack(draft: Path, packed: Path) -> None:
-    """Compress a file, without name and time, so that equal volumes are equal files."""
-    with draft.open("rb") as plain, packed.open("wb") as file, gzip.GzipFile("", "wb", LEVEL, file, mtime=0) as stream:
-        while chunk := plain.read(CHUNK):
+def _pack(draft: Draft, packed: int) -> None:
+    """Compress a draft into an open file, without name and time, so that equal volumes are equal files."""
+    with open(packed, "wb", closefd=False) as file, gzip.GzipFile("", "wb", LEVEL, file, mtime=0) as stream:
+        for chunk in draft.chunks():
             stream.write(chunk)
 
 
-def _digest(stream: IO[bytes] | gzip.GzipFile) -> bytes:
+def _chunks(stream: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
     """Up to the end, where gzip compares checksum and length."""
-    digest = hashlib.sha256()
     while chunk := stream.read(CHUNK):
+        yield chunk
+
+
+def _digest(chunks: Iterable[bytes]) -> bytes:
+    digest = hashlib.sha256()
+    for chunk in chunks:
         digest.update(chunk)
     return digest.digest()
 

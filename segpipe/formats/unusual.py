@@ -196,23 +196,23 @@ class Judge:
         self._expected: dict[bytes, Expected] = {}
         """By the tags of the file: the same for most files of a run."""
 
-    def __call__(self, pixels: NDArray[Any], scaling: Scaling | None, tags: Tags | None) -> list[Finding]:
+    def __call__(self, pixels: NDArray[Any], scaling: Scaling | None, tags: Tags | None, *, axes: int) -> list[Finding]:
         """What a run should say of a case, the gravest first.
 
         Args:
             pixels: valid ones as they are stored, shape ``(channels, count)``, in any order.
             scaling: of the case, with its own statistics where the contract takes those; None where they are not known.
             tags: scale and offset of the file's bands; None where its numbers are what they stand for, as in most volumes.
+            axes: of the case: 3 of a volume, whatever the model takes.
         """
         values = values_of(pixels)
         if values is None:
             return []
         key = b"" if tags is None else tags[0].tobytes() + tags[1].tobytes()
         expected = self._expected.get(key) or self._expected.setdefault(key, expected_of(self._contract, tags))
+        rules, mend = (_VOLUME_RULES, NODATA_OF_VOLUME) if axes > 2 else (_RULES, NODATA_OF_RASTER)
         if self._contract.normalize in ("zscore", "minmax"):
-            return list(_of_own(values, expected, scaling))
-        volume = tags is None or self._contract.layout.is_volume
-        rules, mend = (_VOLUME_RULES, NODATA_OF_VOLUME) if volume else (_RULES, NODATA_OF_RASTER)
+            return list(_of_own(values, expected, scaling, mend))
         if _is_ordinary(values, expected):
             return []
         if (expected.gain < 0).any():  # the quantiles change places
@@ -235,7 +235,7 @@ def _is_ordinary(values: Values, expected: Expected) -> bool:
     return bool((np.abs(off[1]) < ORDINARY).all() and (off[2] - off[0] > 1).all() and (off[2] > 0).all())
 
 
-def _of_own(values: Values, expected: Expected, scaling: Scaling | None) -> Iterator[Finding]:
+def _of_own(values: Values, expected: Expected, scaling: Scaling | None, mend: str) -> Iterator[Finding]:
     """Of a case that is scaled by its own statistics: only what comes before them can be wrong."""
     if (expected.gain > 0).all() and (found := _first(_OWN_RULES, values, expected)):
         yield found
@@ -243,7 +243,7 @@ def _of_own(values: Values, expected: Expected, scaling: Scaling | None) -> Iter
         yield from _constant(values, expected)
     else:
         yield from _of_own_statistics(values, expected.contract, scaling)
-    yield from _sentinel(values, expected.contract)
+    yield from _sentinel(values, expected.contract, mend)
 
 
 def _first(rules: Iterable[Rule], values: Values, expected: Expected) -> Finding | None:
@@ -276,7 +276,7 @@ def _constant(values: Values, expected: Expected) -> Iterator[Finding]:
         yield Finding(f"all sampled pixels are equal in {told}: is that band empty?")
 
 
-def _sentinel(values: Values, contract: Contract, mend: str = NODATA_OF_RASTER) -> Iterator[Finding]:
+def _sentinel(values: Values, contract: Contract, mend: str) -> Iterator[Finding]:
     """A value that stands for nodata in many products, and that the file does not declare."""
     for i in _where((values.low == values.least) & (values.low < values.mid)):
         if (value := values.least[i]) in SENTINELS or value <= HUGE:
@@ -366,8 +366,8 @@ def _full(expected: Expected) -> Channel | None:
 
 
 def _small(values: Values, expected: Expected, fractions: bool, *, far: bool) -> Finding:
-    holds, tagged = _holds(values, expected), _has_tags(expected)
-    if tagged and (np.array(expected.contract.column("scale")) != 1).any():
+    holds, scaled = _holds(values, expected), _has_scale(expected)
+    if scaled and (np.array(expected.contract.column("scale")) != 1).any():
         mend = 'pixel = "physical" applies the scale tag of the file, and the contract\'s scale comes on top: set scale = 1'
     elif not fractions:
         mend = "set scale to that of the file's units"
@@ -380,9 +380,13 @@ def _small(values: Values, expected: Expected, fractions: bool, *, far: bool) ->
     return Finding(f"pixels are far smaller than the contract expects: {holds}: {mend} in the contract", far)
 
 
+def _has_scale(expected: Expected) -> bool:
+    return expected.tagged and bool((expected.gain != np.array(expected.contract.column("scale"))).any())
+
+
 def _has_tags(expected: Expected) -> bool:
-    contract = expected.contract
-    return expected.tagged and bool((expected.gain != np.array(contract.column("scale"))).any())
+    offset = np.array(expected.contract.column("offset"))
+    return _has_scale(expected) or (expected.tagged and bool((expected.bias != offset).any()))
 
 
 def _scale_words(scale: Channel) -> str:

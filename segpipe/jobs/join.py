@@ -88,5 +88,6 @@ def _with_findings(case: Case, source: Source, sheet: Sheet, run: Run) -> Sheet:
     """As one of its parts has seen it; a run without that setting may have allowed what this one does not."""
     found = read_findings(run.output, case)
     if found is None:
-        found = Judge(run.model.contract)(sampled(source), read_scaling(run.output, case), source.tags())
+        judge, scaling = Judge(run.model.contract), read_scaling(run.output, case)
+        found = judge(sampled(source), scaling, source.tags(), axes=len(source.grid.shape))
     return with_findings(case, sheet, found, allow=run.settings.unusual_values == "allow")

@@ -44,4 +44,4 @@ def warn_of_findings(case: Case, source: Source, contract: Contract) -> None:
 
 def findings_of(source: Source, contract: Contract) -> list[Finding]:
     """What is unusual about the pixels of an opened case, as far as that can be seen without its own statistics."""
-    return Judge(contract)(sampled(source), None, source.tags())
+    return Judge(contract)(sampled(source), None, source.tags(), axes=len(source.grid.shape))

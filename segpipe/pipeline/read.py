@@ -186,7 +186,7 @@ def _examined(case: Case, source: Source, sheet: Sheet, scaling: Scaling, readin
     keep = partial(with_findings, case, allow=reading.allow_unusual)
     if reading.findings is not None:
         return keep(sheet, reading.findings), None
-    judged = partial(reading.judge, scaling=scaling, tags=source.tags())
+    judged = partial(reading.judge, scaling=scaling, tags=source.tags(), axes=len(source.grid.shape))
     if sheet.regridding is None and len(sheet.cover) == 1 and is_small(sheet.grid.shape):
         # the same pixels as in its sample
         return sheet, lambda stretch: keep(sheet, judged(thinned(stretch.pixels, stretch.invalid)))

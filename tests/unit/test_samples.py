@@ -164,7 +164,8 @@ def test_tile_does_not_change_the_sample(size, raster: Raster, run_serial, tmp_p
     path = raster("in.tif", numbered(size, size), nodata=0, **TILES)
     seen: list[np.ndarray] = []
 
-    def keep(_judge: Judge, pixels: np.ndarray, scaling: object, tags: object) -> list[Finding]:
+    def keep(_judge: Judge, pixels: np.ndarray, scaling: object, tags: object, *, axes: int) -> list[Finding]:
+        assert axes == 2
         seen.append(pixels)
         return []
 

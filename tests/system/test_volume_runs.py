@@ -196,3 +196,16 @@ def test_a_mask_does_not_lie_beside_its_input(folder: Path, name: str) -> None:
     done = invoke(["run", "-i", f"in/{name}", "-m", "model.onnx", "-o", "in", "--executor", "serial"], folder)
     assert done.returncode != 0
     assert f"the mask of in/{name} would lie on or beside it: name another folder" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("more", [[], ["--parts", "3"], ["--dry-run"]])
+def test_nodata_that_a_volume_does_not_declare_is_told_with_a_flag(folder: Path, more: list[str]) -> None:
+    networks.volumetric(folder / "model.onnx", TILE, scale=1, normalize="zscore")
+    for path in (folder / "in").iterdir():
+        path.unlink()
+    voxels = volumes.voxels((41, 33, 29), "i2")
+    voxels[::3] = -32768
+    volumes.write(folder / "in" / "a.nii", voxels, volumes.OBLIQUE, scl_slope=2, scl_inter=7)
+    done = run(folder, *more)
+    assert "hold -32768, which looks like nodata that the file does not declare: say so with --nodata" in done.stderr
+    assert "gdal_edit" not in done.stderr

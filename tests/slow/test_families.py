@@ -20,7 +20,7 @@ from segpipe.export.make import export_model
 from segpipe.export.precision import converted
 from segpipe.export.settings import export_settings
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 BY_COMMAND = {"torchvision-lraspp_mobilenet_v3_large", "smp-Linknet", "transformers-SegFormer-weights-apart"}
 FREE_SIZE = {"segpipe-unet", "smp-FPN", "own-torch.export"}

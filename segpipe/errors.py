@@ -100,7 +100,7 @@ def memory_errors() -> Iterator[None]:
 
 
 @dataclass
-class Failed:
+class Caught:
     """How a block of ``case_errors`` has ended."""
 
     error: SegpipeError | None = None
@@ -108,13 +108,13 @@ class Failed:
 
 
 @contextmanager
-def case_errors(path: str) -> Iterator[Failed]:
+def case_errors(path: str) -> Iterator[Caught]:
     """Catch whatever ends the work on a case, so that it does not end the work on others; ``path`` names it in messages."""
-    failed = Failed()
+    caught = Caught()
     try:
-        yield failed
+        yield caught
     except Exception as error:  # noqa: BLE001 - a bad case costs only itself
-        failed.error = foreseen(error, path)
+        caught.error = foreseen(error, path)
 
 
 def foreseen(error: Exception, path: str) -> SegpipeError:

@@ -1,6 +1,5 @@
 """Where the array of a case lies, whatever its family of formats: one protocol."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -117,8 +116,3 @@ class BareGrid:
 
     def as_json(self) -> dict[str, Any]:
         return {}
-
-
-def volume_measure(spacing: Sequence[float]) -> UniformMeasure:
-    """Of voxels whose spacing is in mm."""
-    return UniformMeasure(len(spacing), math.prod(spacing), "mm3")

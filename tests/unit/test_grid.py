@@ -8,8 +8,9 @@ from affine import Affine
 from lattices import Lattice
 from rasterio.crs import CRS
 
-from segpipe.geometry.grid import METRES, BareGrid, Grid, volume_measure
+from segpipe.geometry.grid import METRES, BareGrid, Grid
 from segpipe.geometry.raster_grid import RasterGrid
+from segpipe.geometry.voxel_grid import VoxelGrid, matrix_rows
 
 UTM = CRS.from_epsg(32633)
 TURNED = Affine.translation(5e5, 5.4e6) * Affine.rotation(20) * Affine.scale(10, -15)
@@ -57,7 +58,7 @@ def test_every_grid_keeps_the_protocol(grid):
 
 
 def test_sizes_of_a_uniform_volume_are_the_product_of_its_spacing():
-    measure = volume_measure((3.0, 0.5, 0.25))
+    measure = VoxelGrid((7, 7, 7), matrix_rows(np.diag([3.0, 0.5, 0.25, 1]))).measure
     assert (measure.unit, measure.per_unit) == ("mm3", 1)
     assert measure.sizes([np.array([0, 7])] * 3).tolist() == [[[0.375]]]
 

@@ -134,7 +134,7 @@ def read_model(path: Path) -> onnx.ModelProto:
     try:
         proto = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # noqa: BLE001 - protobuf raises classes of its own, by implementation
-        raise ModelError(f"{path} is not an ONNX file: {told(path) or one_line(error)}") from None
+        raise ModelError(f"{path} is not an ONNX file: {told(path) or f'{one_line(error)}: copy it again'}") from None
     if not proto.graph.node:
         raise ModelError(f"{path} is not an ONNX file: {told(path) or 'it holds no graph'}")
     return proto

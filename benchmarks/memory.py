@@ -1,11 +1,12 @@
 """Peak memory of a run against the size of its scene: the sum of PSS over all its processes, 16,384² against 4,096².
 
-PSS counts a page that n processes share as 1/n in each, so that the sum is what the machine really gives. GDAL's cache is
-fixed by segpipe. Limit: within 15 %. Or, with ``--planes 1200``, of a volume of 512 x 512 x 1,200 int16 voxels and a network
-of 30 classes: limit 6 GiB.
+PSS counts a page that n processes share as 1/n in each, so that the sum is the memory that the machine really uses. segpipe
+fixes the size of GDAL's cache. The two peaks may differ by 15 %.
 
-Or, with ``--estimates``, what ``--dry-run`` expects beside the peak of one process, for a scene, a low wide scene and that
-volume: the estimate must lie within 25 % of the peak.
+With ``--planes 1200``, measure a volume of 512 x 512 x 1,200 int16 voxels and a network of 30 classes instead: limit 6 GiB.
+
+With ``--estimates``, compare what ``--dry-run`` expects with the peak of one process instead, for a scene, a low wide scene
+and that volume: the estimate must lie within 25 % of the peak.
 """
 
 import argparse
@@ -28,20 +29,20 @@ LOW_WIDE = (700, 60_000)
 
 
 def run(model: Path, source: Path, executor: str) -> tuple[float, float]:
-    """Peak PSS in MiB over the run's processes, and its seconds."""
+    """Run once; return the peak PSS of all its processes in MiB, and the wall time in seconds."""
     shutil.rmtree(SCRATCH / "out", ignore_errors=True)
     child = watched(command(model, source, executor))
     return child.peak_mb, child.seconds
 
 
 def command(model: Path, source: Path, executor: str, *more: str) -> list[object]:
-    """The words of a run."""
+    """The command line of a run."""
     words = [sys.executable, "-m", "segpipe.cli", "run", "--input", source, "--model", model, "--output", SCRATCH / "out"]
     return [*words, "--device", "cpu", "--executor", executor, *more]
 
 
 def estimate(model: Path, source: Path) -> float:
-    """What ``--dry-run`` expects a worker to take, in MiB."""
+    """Memory per worker that ``--dry-run`` expects, in MiB."""
     printed = watched(command(model, source, "serial", "--dry-run"), every=None).printed
     found = re.search(r"about ([\d,]+) MB of memory", printed)
     if found is None:
@@ -50,7 +51,7 @@ def estimate(model: Path, source: Path) -> float:
 
 
 def compare(size: int, name: str, planes: int) -> bool:
-    """Print estimates beside peaks; whether all are as near as they must be."""
+    """Print estimates and peaks; return whether all estimates are within the limit."""
     cases = {
         f"scene of {size:,}²": (network(name), scene(size)),
         "low wide scene of {:,} x {:,}".format(*LOW_WIDE): (network(name), wide(*LOW_WIDE)),
@@ -67,7 +68,7 @@ def compare(size: int, name: str, planes: int) -> bool:
 
 
 def run_volume(planes: int, executor: str) -> None:
-    """Print the peak of a packed volume."""
+    """Run a packed volume and print the peak memory."""
     peak, seconds = run(volumetric(CLASSES), volume(planes), executor)
     told = f"512 x 512 x {planes:,}, int16, .nii.gz, {CLASSES} classes, executor {executor}"
     print(f"{told}: peak PSS {peak:,.0f} MB (limit {VOLUME_LIMIT_MB:,}) in {seconds:.0f} s")

@@ -1,4 +1,4 @@
-"""A volume and a 3-D network with many classes for the benchmarks: seeded, made once into benchmarks/scratch."""
+"""A volume and a 3-D network with many classes for the benchmarks: seeded, written once to benchmarks/scratch."""
 
 import gzip
 import json
@@ -43,7 +43,7 @@ def _header(planes: int) -> bytes:
 
 
 def volumetric(classes: int) -> Path:
-    """Two 3 x 3 x 3 convolutions and one of 1, with seeded random weights, and their contract."""
+    """A network of two 3 x 3 x 3 convolutions and one of 1 x 1 x 1, with seeded random weights and a contract."""
     path = SCRATCH / f"volumetric_{classes}.onnx"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

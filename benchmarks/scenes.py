@@ -40,7 +40,7 @@ def scene(size: int, nodata_share: float = 0.0) -> Path:
 
 
 def wide(rows: int, cols: int) -> Path:
-    """A scene of few rows and many columns, in tiles: blending and GDAL's cache keep all of its width."""
+    """A tiled scene of few rows and many columns: blending and GDAL's cache must hold its full width."""
     path = SCRATCH / f"wide_{rows}_{cols}" / "scene.tif"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -32,13 +32,14 @@ LISTED = 5
 """Mistakes of a contract, and repeated names, that are shown. The others are counted."""
 
 IMAGE_TOLERANCE, VOLUME_TOLERANCE = 0.1, 0.01
-"""Share by which a spacing may be off the contract's where that names none. Sizes on the ground are never quite those of a
-map; voxels have the size that their header says, 10 % along each axis are a third of a volume, and volumes are resampled."""
+"""Largest relative difference from the contract's spacing if the contract has no ``spacing_tolerance``. Pixel sizes on the
+ground always differ a little from those on the map. Voxel sizes are exact, 10 % along each axis would be a third of the
+volume, and volumes can be resampled."""
 
 VOLUMES = tuple(layout for layout in Layout if layout.is_volume)
 
 ORIENTED = {"R": "RL", "L": "RL", "A": "AP", "P": "AP", "S": "SI", "I": "SI"}
-"""The axis of the body that each letter of an orientation names a side of."""
+"""For each letter of an orientation, the two sides of its axis of the body."""
 
 PerChannel = float | list[float]
 Size = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
@@ -101,8 +102,8 @@ class Contract(BaseModel):
     spacing_unit: Literal["m", "mm", "um"] = "m"
     spacing_tolerance: float = Field(default=IMAGE_TOLERANCE, ge=0)
     orientation: str | None = None
-    """Of volumes: the side of the body that the index of each axis of the network's input grows towards, first axis first,
-    as ``"RAS"``. For a network of images, that of the volume whose slices along the first axis it takes."""
+    """For volumes, one letter per axis of the network's input, first axis first: the side of the body towards which the
+    index increases, such as ``"RAS"``. For a network of images: the orientation of the volume, sliced along axis 0."""
     activation: Literal["softmax", "sigmoid", "none"]
     """What turns the scores into probabilities; ``none``: they are probabilities."""
     task: Literal["multiclass", "binary", "multilabel"] = "multiclass"
@@ -115,7 +116,7 @@ class Contract(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _of_volumes(cls, values: Any) -> Any:
-        """The unit and the tolerance of the spacing of volumes, unless others are named."""
+        """Set the default unit and tolerance of spacing for volumes, unless the contract has its own."""
         if isinstance(values, Mapping) and values.get("layout") in VOLUMES:
             return {"spacing_unit": "mm", "spacing_tolerance": VOLUME_TOLERANCE, **values}
         return values

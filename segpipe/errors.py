@@ -77,7 +77,7 @@ class DamagedPartError(SegpipeError):
 
 
 class UnforeseenError(SegpipeError):
-    """An error that segpipe does not know, in its own words; it ends one case."""
+    """An unexpected error, with its original text; it fails one case."""
 
 
 def one_line(value: object) -> str:
@@ -101,15 +101,15 @@ def memory_errors() -> Iterator[None]:
 
 @dataclass
 class Caught:
-    """How a block of ``case_errors`` has ended."""
+    """How a block of ``case_errors`` ended."""
 
     error: SegpipeError | None = None
-    """None where it has ended well."""
+    """None if the block raised nothing."""
 
 
 @contextmanager
 def case_errors(path: str) -> Iterator[Caught]:
-    """Catch whatever ends the work on a case, so that it does not end the work on others; ``path`` names it in messages."""
+    """Catch any error of one case, so that other cases go on; ``path`` names the case in messages."""
     caught = Caught()
     try:
         yield caught
@@ -118,7 +118,7 @@ def case_errors(path: str) -> Iterator[Caught]:
 
 
 def foreseen(error: Exception, path: str) -> SegpipeError:
-    """The error itself if it is one of segpipe's, else one that names the case."""
+    """Return the error itself if it is a ``SegpipeError``, else an ``UnforeseenError`` that names the case."""
     if isinstance(error, SegpipeError):
         return error
     logging.getLogger("segpipe").info("unforeseen error in %s", path, exc_info=error)

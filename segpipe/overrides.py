@@ -24,7 +24,7 @@ class Overrides:
     remote: bool = False
     """A file of this machine may lead to servers, and a VRT on a server to anything."""
     resample: bool = False
-    """Images whose pixels have another size than the model's are resampled for it."""
+    """Whether images of another pixel size than the model's are resampled."""
 
 
 def parse_nodata(value: Any) -> Nodata:

@@ -89,7 +89,7 @@ class Settings(BaseModel):
     crs: Said | None = None
     """Of files whose own is missing or wrong: a code or WKT."""
     resample: bool = Field(default=False, strict=True)
-    """Resample images whose pixels have another size on the ground than the model's; masks keep the size of their input."""
+    """Resample images of another pixel size on the ground than the model's; masks keep the grid of their input."""
     allow_remote_sources: bool = Field(default=False, strict=True)
     """A VRT of this machine may lead to servers, and one on a server to anything."""
     tile: tuple[Tile, ...] | None = None

@@ -100,7 +100,7 @@ _FORMS_WORDS = {
 
 
 def _check_raw(values: Mapping[str, Any]) -> None:
-    """The graph scales with numbers that are in it.
+    """Check that scaling can be part of the graph, whose constants are the same for all files.
 
     Raises:
         ExportError: the scaling depends on the file.

@@ -20,18 +20,18 @@ from segpipe.pipeline.opening import on_network_grid, open_sheet
 from segpipe.pipeline.tiles import read_tile
 
 Tiles = list[NDArray[np.float32]]
-"""Scaled, each ``(channels, *tile)``, as the network takes it."""
+"""Scaled tiles as the network takes them, each of shape ``(channels, *tile)``."""
 
 Samples = list[tuple[NDArray[np.float32], NDArray[np.bool_] | None]]
-"""Tiles, and where each is invalid, shape ``tile``; None where it is not."""
+"""Tiles, each with its mask of invalid pixels, shape ``tile``; None if all its pixels are valid."""
 
 
 def noise(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
-    """Smooth and rough at once, of mean 0 and deviation 1 per channel: blocks of 1 to 64 pixels, summed.
+    """Noise with both coarse and fine detail, mean 0 and deviation 1 per channel: a sum of blocks of 1 to 64 pixels.
 
     Args:
         shape: ``(channels, *spatial)``.
-        seed: of all of it.
+        seed: of the random generator.
     """
     rng, space = np.random.default_rng(seed), tuple(range(1, len(shape)))
     total = np.zeros(shape, np.float32)

@@ -1,17 +1,17 @@
-"""Decoded blocks that stay in memory for the windows to come."""
+"""The cache of decoded blocks, which later windows use again."""
 
 
 class Cache:
-    """The blocks that a format's library keeps, for all cases of a process. This one is of libraries that keep none."""
+    """The block cache of a format's library, shared by all cases of a process; this base class keeps nothing."""
 
     def size(self, blocks: int) -> int:
-        """Bytes that the cache may come to where blocks of so many bytes should stay."""
+        """Largest size of the cache in bytes when it should keep ``blocks`` bytes of blocks."""
         return blocks
 
     def grow(self, blocks: int) -> None:
-        """Let blocks of so many bytes stay from now on, as far as the cache may grow."""
+        """Grow the cache to keep ``blocks`` bytes of blocks from now on, as far as its limit allows."""
 
     def notes(self, blocks: int) -> list[str]:
-        """What to say of a case of which blocks of so many bytes should stay, and cannot."""
+        """Notes on a case that needs ``blocks`` bytes of blocks in the cache, if the cache cannot keep them."""
         del blocks
         return []

@@ -1,4 +1,4 @@
-"""The scaling of one case: the contract's, or that of the case's own statistics."""
+"""The scaling of one case, from the contract or from the case's own statistics."""
 
 from collections.abc import Iterator
 
@@ -11,12 +11,12 @@ from segpipe.geometry.windows import Window
 from segpipe.network.scaling import Scaling, case_scaling, fixed_scaling, unscaled
 
 STATISTICS_BLOCK = {2: 1024, 3: 128}
-"""Side of the blocks over which the statistics of an image or a volume are taken: 1 and 2 million pixels. Fixed: it decides
-the order of a sum."""
+"""Side of the blocks in which statistics of an image (2 axes) or a volume (3) are computed: 1 and 2 million pixels. It must
+not change, since it determines the order of the sums."""
 
 
 def scaling_of(source: Source, contract: Contract) -> Scaling:
-    """The contract's scaling for one case; its own z-score or min-max takes a pass over its pixels."""
+    """The scaling of one case; a z-score or min-max of its own needs a pass over its pixels."""
     if contract.scaling == "graph":
         return unscaled(contract)
     scaling = fixed_scaling(contract, source.tags() if contract.pixel == "physical" else None)
@@ -26,7 +26,7 @@ def scaling_of(source: Source, contract: Contract) -> Scaling:
 
 
 def _valid_blocks(source: Source, scaling: Scaling) -> Iterator[NDArray[np.float32]]:
-    """The valid pixels of a case, ``(channels, pixels)`` per block, in row-major order of blocks."""
+    """Yield the valid pixels of each block, shape ``(channels, pixels)``; blocks are in row-major order."""
     shape = source.grid.shape
     side = STATISTICS_BLOCK[len(shape)]
     for block in np.ndindex(*(-(-n // side) for n in shape)):

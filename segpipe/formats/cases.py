@@ -39,9 +39,9 @@ class Case:
     name: str
     """Path of the mask in the output folder, without suffix, with ``/`` between folders."""
     path: str = field(repr=False)
-    """What is opened; libraries that log what they are given leave it out, since a URL may hold secrets."""
+    """The path that is opened. It is not part of ``repr``, which libraries may log: a URL may hold secrets."""
     format: str = RASTER
-    """Name of its line in ``registry.FORMATS``."""
+    """Key of its format in ``registry.FORMATS``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class _Search:
     """What is seen on the way to the cases."""
 
     known: dict[str, Format] = field(default_factory=by_suffix)
-    """Suffixes that a folder is searched for. A file that is named itself may have any."""
+    """Suffixes of the files that a search of a folder finds. A file that the user names may have any suffix."""
     others: list[str] = field(default_factory=list)
     """Files of folders and globs that are not taken."""
     listing: Listing = field(default_factory=Listing)
@@ -228,7 +228,7 @@ def _below(root: Path, file: Path, search: _Search) -> Case:
 
 
 def _case(name: str, path: str, search: _Search) -> Case:
-    """A case by the name of its file below a root."""
+    """The case of a file, which is named by its path below a root."""
     return Case(split_suffix(name, search.known)[0], path, format_of(name, search.known))
 
 

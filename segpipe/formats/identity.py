@@ -157,23 +157,23 @@ def identities(path: str, files: Iterable[str], beside: Beside | None = None) ->
 
 
 def are_same_files(place: str, files: Sequence[Identity], path: str, beside: Beside, remote: bool = False) -> bool:
-    """Whether every file of a case is as a record says that it was, where nothing beside them can change what is read.
+    """Whether every file of a case is unchanged since its record was written; for formats without sidecar files.
 
     Args:
-        place: where the record says that the case was.
-        files: that the record says were read.
-        path: of the case.
-        beside: what has been seen of folders for other cases a moment ago.
-        remote: whether a case of this machine may lead to servers: these files do not.
+        place: path of the case in the record.
+        files: files of the case in the record.
+        path: path of the case now.
+        beside: recent listings of folders, shared between cases.
+        remote: whether a local case may refer to servers; not used, since files of these formats refer to no others.
 
     Raises:
-        OSError, SourceError: that cannot be seen.
+        OSError, SourceError: the files cannot be examined.
     """
     del remote
     if not files or without_secrets(place) != beside.place(path):
         return False
     if is_cut(path):
-        return True  # status has this path from a record, which lacks the token: no server can be asked
+        return True  # status takes the path from a record, which omits the token, so that the server cannot be asked
     names = {without_secrets(name): name for name in asked_names([path])}
     return list(files) == identities(path, [names.get(one := str(file["path"]), one) for file in files], beside)
 

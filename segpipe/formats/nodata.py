@@ -1,4 +1,4 @@
-"""Values by which ``--nodata`` names pixels that stand for nothing."""
+"""Check the nodata value that ``--nodata`` declares."""
 
 import math
 from typing import Any
@@ -10,10 +10,10 @@ from segpipe.overrides import Nodata
 
 
 def checked_nodata(chosen: Nodata, dtype: np.dtype[Any]) -> int | float | None:
-    """The number that a choice names; None where it is ``none``.
+    """The chosen nodata value as a number; None for ``none``.
 
     Raises:
-        SourceError: no pixel of that type can hold it.
+        SourceError: pixels of this type cannot hold it.
     """
     if chosen == "none":
         return None

@@ -1,6 +1,6 @@
-"""Every format that is read: how its files are found, opened, and what its masks are written by.
+"""The table of formats: how files are found and opened, and which sink writes their masks.
 
-A new format is a line in ``FORMATS``. Its modules are imported when the first of its cases is opened.
+A new format is a line in ``FORMATS``. Its modules are imported when its first case is opened.
 """
 
 import os
@@ -22,17 +22,17 @@ from segpipe.storage import Store
 Opener = Callable[[str, Contract, Overrides], Source]
 
 CONFIDENCE = ".confidence"
-"""What stands between the name of a case and the suffix of its confidence."""
+"""Text between the name of a case and the suffix of its confidence."""
 
 
 def _unverified(files: Sequence[str]) -> list[str]:
-    """``Format.verify`` of a format that has no checksums, or compares them whenever it reads."""
+    """``Format.verify`` of a format that has no checksums, or that compares them at every read."""
     del files
     return []
 
 
 def _draft_and_copy(elements: float, full: float, packed: float) -> float:
-    """``Format.drafts`` of a mask that is written as it is, then packed."""
+    """``Format.drafts`` of a mask that is written unpacked and then packed."""
     del elements
     return full + packed
 
@@ -43,30 +43,30 @@ class Format:
 
     name: str
     suffixes: tuple[str, ...]
-    """In lower case, with their dots, of the files that are cases: ``.nii``, ``.nii.gz``."""
+    """Suffixes of the files that are cases, in lower case with their dots, such as ``.nii`` and ``.nii.gz``."""
     open: Opener
     sink: Callable[[Target], Sink]
     outputs: tuple[str, ...]
-    """Suffixes of all files that its sinks may write."""
+    """Suffixes of all files that the format's sinks may write."""
     owns: Callable[[Store, str], bool]
-    """Whether segpipe has written a file of the output, by the file's content; the name ends with one of ``outputs``."""
+    """Whether the content of a file in the output shows that segpipe wrote it; its name ends with one of ``outputs``."""
     environment: Callable[[int], AbstractContextManager[object]] = lambda _: nullcontext()
-    """What a thread enters that uses sources and sinks; the number of threads that may share the decoding of a window."""
+    """Context that a thread enters to use sources and sinks. Argument: the number of threads that may decode one window."""
     drafts: Callable[[float, float, float], float] = _draft_and_copy
-    """Bytes on disk before a mask has its name, by its elements, their bytes, and its likely size packed."""
+    """Bytes on disk while a mask is written. Arguments: its elements, their bytes, and its likely packed size in bytes."""
     cache: Callable[[], Cache] = Cache
-    """Of the decoded blocks that ``Source.memory`` counts."""
+    """The cache that holds the decoded blocks that ``Source.memory`` counts."""
     is_same_input: Callable[[str, Sequence[Identity], str, Beside, bool], bool] = are_same_files
-    """Whether what would be read of a case now is what a record says was read then: the place and the files that it names,
-    the path of the case, what has been seen of folders, and whether a case of this machine may lead to servers."""
+    """Whether a case is unchanged since its record was written. Arguments: path and files in the record, path of the case
+    now, recent listings of folders, and whether a local case may refer to servers."""
     verify: Callable[[Sequence[str]], list[str]] = _unverified
-    """Compare files with their checksums; a note for each that has none."""
+    """Compare files with their checksums; return a note for each file without one."""
     style: Callable[[Mapping[int, str], Mapping[int, Color]], bytes] | None = None
-    """QGIS's style of a mask, by the names and colours of its values; None where QGIS does not open such masks."""
+    """Make QGIS's style of a mask from the names and colours of its values; None if QGIS does not open such masks."""
     extra: str | None = None
-    """Optional dependency that it needs."""
+    """The extra of segpipe that the format needs; None if it needs none."""
     area_columns: tuple[str, ...] = ()
-    """Columns at the end of ``areas.csv`` that only runs with such cases have: ``ml`` for volumes."""
+    """Columns at the end of ``areas.csv`` in runs with cases of this format: ``ml`` for volumes."""
 
 
 def _open_raster(path: str, contract: Contract, overrides: Overrides) -> Source:
@@ -154,7 +154,7 @@ def _is_own_volume(output: Store, name: str) -> bool:
 
 
 RASTER = "raster"
-"""The format of whatever has the suffix of no other: GDAL says what it is."""
+"""The format of files whose suffix belongs to no other format; GDAL identifies them."""
 
 FORMATS: dict[str, Format] = {
     family.name: family
@@ -189,17 +189,17 @@ FORMATS: dict[str, Format] = {
 
 
 def by_suffix() -> dict[str, Format]:
-    """The format of each suffix that a folder is searched for."""
+    """The format of each suffix; a search of a folder finds files with these suffixes."""
     return {suffix: family for family in FORMATS.values() for suffix in family.suffixes}
 
 
 def split_suffix(name: str, known: Container[str]) -> tuple[str, str]:
-    """Stem and suffix of a file's name or path, the suffix of two words where these are known together.
+    """Stem and suffix of a file's name or path; a suffix such as ``.nii.gz`` is kept whole if it is in ``known``.
 
     >>> split_suffix("a/T1.NII.gz", {".nii.gz"}), split_suffix("a/b.c.tif", {".tif"}), split_suffix("a.b/.c", {})
     (('a/T1', '.NII.gz'), ('a/b.c', '.tif'), ('a.b/.c', ''))
     """
-    stem, last = os.path.splitext(name)  # noqa: PTH122 - of 100,000 names
+    stem, last = os.path.splitext(name)  # noqa: PTH122 - fast for 100,000 names
     shorter, before = os.path.splitext(stem)  # noqa: PTH122
     if before and (before + last).lower() in known:
         return shorter, before + last
@@ -207,11 +207,11 @@ def split_suffix(name: str, known: Container[str]) -> tuple[str, str]:
 
 
 def format_of(name: str, known: dict[str, Format] | None = None) -> str:
-    """Name of the format of a file by its suffix; a raster where no format has it.
+    """Name of the format of a file by its suffix; ``RASTER`` if no format has this suffix.
 
     Args:
-        name: of a file, or its path.
-        known: ``by_suffix()``, for whoever asks for many.
+        name: name or path of the file.
+        known: result of ``by_suffix()``, to save time over many calls.
     """
     known = by_suffix() if known is None else known
     family = known.get(split_suffix(name, known)[1].lower())
@@ -219,7 +219,7 @@ def format_of(name: str, known: dict[str, Format] | None = None) -> str:
 
 
 def open_path(name: str, path: str, contract: Contract, overrides: Overrides = AS_STORED) -> Source:
-    """Open what lies at a path as a format of this name.
+    """Open the file at a path with the format ``name``.
 
     Raises:
         SourceError: it cannot be opened, or an optional dependency is not installed.
@@ -231,7 +231,7 @@ def open_path(name: str, path: str, contract: Contract, overrides: Overrides = A
 
 @contextmanager
 def _extra_of(family: Format, path: str) -> Iterator[None]:
-    """Name the command that installs what a format lacks."""
+    """If an optional dependency of a format is missing, raise an error with the command that installs it."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -245,10 +245,10 @@ def _extra_of(family: Format, path: str) -> Iterator[None]:
 
 @contextmanager
 def environment(threads: int = 1) -> Iterator[None]:
-    """What every thread enters that opens cases, reads them or writes masks, of whatever format.
+    """Context that every thread enters before it opens cases, reads them or writes masks, for all formats.
 
     Args:
-        threads: that may share the decoding of one window.
+        threads: number of threads that may decode one window together.
     """
     with ExitStack() as stack:
         for family in FORMATS.values():
@@ -257,5 +257,5 @@ def environment(threads: int = 1) -> Iterator[None]:
 
 
 def kinds(families: Sequence[Format]) -> list[str]:
-    """What the names of the masks and confidences of some formats end with, behind the name of their case."""
+    """The endings of the names of masks and confidences of some formats, after the name of the case."""
     return [kind + suffix for kind in ("", CONFIDENCE) for family in families for suffix in family.outputs]

@@ -1,4 +1,4 @@
-"""A case on another grid than its own: what is read of it has the spacing that a model was trained on."""
+"""Read a case on the network's grid, which has the spacing that the model was trained on."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -13,24 +13,25 @@ from segpipe.geometry.windows import Window
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Taken:
-    """A window of the network's grid."""
+    """A window of the network's grid, after it was read."""
 
     pixels: Pixels
-    """Shape ``(channels, *window)``."""
+    """Pixels of the network's grid, shape ``(channels, *window)``."""
     invalid: Invalid | None
     own_invalid: Invalid | None
-    """Own pixels that are invalid, over ``Regridding.needed_by_box`` of a box; None if none are, or without a box."""
+    """Mask of invalid pixels of the case's own grid, over ``Regridding.needed_by_box`` of the box; None if all are valid, or
+    if there is no box."""
 
 
 class Resampled:
-    """An opened case on the network's grid. A pixel has the same bytes whatever window is read.
+    """An opened case on the network's grid. A pixel has the same bytes in whatever window it is read.
 
-    Pixels are floats, as their sums are: float32 where that holds all that can be stored, else float64.
+    Pixels are float32 if that type holds every stored value exactly, else float64.
 
     Args:
-        source: of the case.
-        regridding: from its own grid to the network's.
-        whole: whether pixels are rounded, and have the type in which they are stored: for a model that takes integers.
+        source: the opened case.
+        regridding: from the case's own grid to the network's.
+        whole: whether pixels are rounded to their stored type, for a model that takes integers.
     """
 
     def __init__(self, source: Source, regridding: Regridding, *, whole: bool = False) -> None:
@@ -40,7 +41,7 @@ class Resampled:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the network's grid."""
+        """Shape of the network's grid."""
         return self._regridding.shape
 
     def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
@@ -58,11 +59,11 @@ class Resampled:
         return pixels
 
     def take(self, window: Window, box: Window | None = None, threads: int | None = None) -> Callable[[], Taken]:
-        """Decode what a window is made of; the callable that is returned ends reading it.
+        """Start to decode the own pixels that a window needs; call the returned function to finish.
 
         Args:
-            window: of the network's grid.
-            box: whose own pixels are to be known as valid or not; it ends with the window, or before.
+            window: window of the network's grid.
+            box: box whose validity on the case's own grid is read as well; it ends with the window, or before.
             threads: as in ``Source.begin``.
         """
         all_of_it = window if box is None else Window(tuple(map(min, window.start, grown(box).start)), window.stop)
@@ -74,7 +75,7 @@ class Resampled:
         return lambda: taken
 
     def _slabs(self, window: Window) -> Iterator[Window]:
-        """Rows, or planes, of a window that are read at once."""
+        """Split a window into slabs of rows or planes, each small enough to be read at once."""
         needed, rows = self._regridding.needed(window), window.shape[0]
         thick = max(1, AT_ONCE * rows // needed.size)
         for low in range(window.start[0], window.stop[0], thick):
@@ -82,7 +83,7 @@ class Resampled:
             yield Window((low, *window.start[1:]), (high, *window.stop[1:]))
 
     def _read(self, slabs: Iterable[Window], threads: int | None) -> Iterator[tuple[Window, Pixels, Invalid | None]]:
-        """One after the other: all at once could be too large."""
+        """Read slabs one by one: all of them together could be too large."""
         for slab in slabs:
             yield slab, *self._source.begin(self._regridding.needed(slab), threads)()
 
@@ -106,7 +107,7 @@ class Resampled:
         return pixels if self.dtype == self._floats else np.rint(pixels).astype(self.dtype)
 
     def empty(self, window: Window) -> bool:
-        """As ``Source.empty``, of the network's grid; own pixels with a neighbour in the window are then invalid, too."""
+        """As ``Source.empty``, for the network's grid; True also means that own pixels next to the window are invalid."""
         return self._source.empty(self._regridding.needed(window))
 
     def memory(self, shape: tuple[int, ...]) -> int:
@@ -119,7 +120,7 @@ def _mask(invalid: Invalid | None, window: Window) -> Invalid:
 
 
 def _some(invalid: Invalid | None) -> Invalid | None:
-    """A mask, if it marks anything."""
+    """The mask itself if any pixel is invalid, else None."""
     return invalid if invalid is not None and invalid.any() else None
 
 
@@ -128,11 +129,11 @@ def _joined(arrays: list[Any], axis: int) -> Any:
 
 
 def _overlap(one: Window, other: Window) -> Window:
-    """What two boxes have in common; empty along an axis where that is nothing."""
+    """Intersection of two boxes; empty along an axis where they do not overlap."""
     start = tuple(map(max, one.start, other.start))
     return Window(start, tuple(map(max, start, map(min, one.stop, other.stop))))
 
 
 def _within(window: Window, low: tuple[int, ...]) -> tuple[slice, ...]:
-    """A window as an index into an array that begins at ``low``."""
+    """Slices that select a window from an array whose first element is at ``low``."""
     return tuple(slice(a - first, b - first) for a, b, first in zip(window.start, window.stop, low, strict=True))

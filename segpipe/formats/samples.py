@@ -17,13 +17,13 @@ BOXES, LOOKED_AT = 4, 64
 mostly is still in GDAL's cache when its windows are read."""
 
 BOX = 256**2
-"""Pixels of a box, if its block is as large."""
+"""Pixels of a box, if a block of the file has at least as many."""
 
 WHOLE = 512 * 512
 """Pixels of a case that is looked at as a whole: it is read anyway, mostly at one go."""
 
 BASES = (2, 3, 5)
-"""Of the Halton sequence, one per axis: no two have a common factor."""
+"""Bases of the Halton sequence, one per axis; no two have a common factor."""
 
 TAKEN = 1024
 """Pixels of a box, or of a case that is looked at as a whole: quantiles of 1 and 99 % have ten beyond them."""
@@ -70,7 +70,7 @@ def _boxes(source: Source) -> Iterator[Window]:
 
 
 def side(ndim: int) -> int:
-    """Of a box, in pixels along each axis."""
+    """Side of a box in pixels, the same along each axis."""
     return round(math.pow(BOX, 1 / ndim))
 
 

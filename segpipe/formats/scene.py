@@ -1,4 +1,4 @@
-"""What a record says of the scene of a case."""
+"""Scene metadata in the record of a case."""
 
 import re
 
@@ -9,7 +9,7 @@ MOST_BRIEF, BRIEF_CHARACTERS = 12, 100
 
 
 def brief(scene: Scene) -> dict[str, str]:
-    """What a record says of a scene: when and by what it was taken."""
+    """The scene metadata that a record holds: acquisition time and sensor."""
     tags = {key: value for domain in scene.values() for key, value in domain.items()}
     short = {key: value for key, value in sorted(tags.items()) if BRIEF.search(key) and len(value) <= BRIEF_CHARACTERS}
     return dict(list(short.items())[:MOST_BRIEF])

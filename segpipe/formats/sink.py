@@ -1,4 +1,4 @@
-"""Masks being written: one protocol for every family of formats."""
+"""The protocol of sinks, which write masks; every format implements it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,44 +14,44 @@ from segpipe.storage import Store
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a sink writes, and where."""
+    """What a sink writes, and where it writes."""
 
     output: Store
     stem: str
-    """Name in the output without suffix: the sink adds its own."""
+    """Name in the output without suffix; the sink adds its suffix."""
     grid: Grid
-    """Of the case: every pixel of it is written once."""
+    """Grid of the case; every pixel is written once."""
     style: Style
     origin: object = None
     """``Source.origin`` of the case."""
     spare: bool = False
-    """Whether most processors are free while it is finished: the network runs on a device."""
+    """Whether most processors are idle when the mask is finished, because the network runs on a device."""
 
 
 class Sink(Protocol):
-    """A mask, or a confidence, being written in any order of windows; nothing has its name before ``finish``."""
+    """Writes a mask or a confidence, in any order of windows; no file has its final name before ``finish``."""
 
     name: str
-    """Of its main file, with suffix."""
+    """Name of the main file, with suffix."""
     size: int
-    """Bytes of the main file, once it is finished."""
+    """Size of the finished main file in bytes."""
 
     def files(self) -> Sequence[str]:
-        """Names of all files that ``finish`` may leave, the main file first."""
+        """Names of all files that ``finish`` may write, the main file first."""
         ...
 
     def write(self, window: Window, values: NDArray[Any]) -> None:
-        """Write ``(bands, *window.shape)``; every pixel once."""
+        """Write values of shape ``(bands, *window.shape)``; every pixel must be written once."""
         ...
 
     def finish(self) -> list[str]:
-        """Write all files in their final form and give them their names, which come back.
+        """Complete all files, give them their final names, and return these names.
 
         Raises:
-            OutputError: they cannot be written, or do not hold what was written to them.
+            OutputError: a file cannot be written, or does not read back as it was written.
         """
         ...
 
     def discard(self) -> None:
-        """Leave nothing half-written; safe to call twice, and after ``finish``."""
+        """Remove unfinished files; safe to call twice, and after ``finish``."""
         ...

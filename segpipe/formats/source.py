@@ -1,4 +1,4 @@
-"""Opened cases: one protocol for every family of formats."""
+"""The protocol of sources, which are opened cases; every format implements it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -13,41 +13,42 @@ Pixels = NDArray[Any]
 Invalid = NDArray[np.bool_]
 
 Scene = Mapping[str, Mapping[str, str]]
-"""Metadata that describe a scene by domain, ``""`` for the general one."""
+"""Metadata that describe a scene, by domain; ``""`` is the default domain."""
 
 Begun = Callable[[], tuple[Pixels, Invalid | None]]
 
 
 class Source(Protocol):
-    """An opened case, for one thread; that thread is inside ``registry.environment`` while it uses it."""
+    """An opened case, for use by one thread, which must be inside ``registry.environment``."""
 
     @property
     def grid(self) -> Grid:
-        """Where its array lies."""
+        """The grid of the case's array."""
         ...
 
     dtype: np.dtype[Any]
     """Type of the stored pixels."""
     files: tuple[str, ...]
-    """Everything that its pixels come from: the file, and whatever else is read with it."""
+    """All files that the pixels come from: the main file, and every other file that is read with it."""
     scene: Scene
     """Metadata that describe the scene: when, where and by what it was taken."""
     separable: bool
-    """Whether pixels do not depend on what else is read with them; then neighbouring windows may be read at one go."""
+    """Whether the pixels of a window do not depend on the request that reads them; neighbouring windows may then be read in
+    one request."""
 
     @property
     def origin(self) -> object:
-        """What the sink of the same format needs to know of the case beside its grid: picklable, opaque to all between."""
+        """What the sink of the same format needs to know of the case beside its grid; picklable, opaque to other code."""
         ...
 
     @property
     def block(self) -> int:
-        """Bytes of the largest block that is decoded whole; 0 where any part of the case can be read by itself."""
+        """Bytes of the largest block that must be decoded whole; 0 if any part of the case can be read by itself."""
         ...
 
     @property
     def notes(self) -> Sequence[str]:
-        """What a reader of the record should know about how it was read; some pixels may be looked at for it."""
+        """Notes for the record on how the case is read; computing them may read some pixels."""
         ...
 
     def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
@@ -58,20 +59,20 @@ class Source(Protocol):
         ...
 
     def begin(self, window: Window, threads: int | None = None) -> Begun:
-        """Decode a window; the callable that is returned ends ``read``, once, in whichever thread calls it.
+        """Decode a window; call the returned function once, in any thread, to get the result of ``read``.
 
         Args:
-            window: inside the case.
-            threads: that may share the decoding of this window and of those after it; None: as before.
+            window: window inside the case.
+            threads: number of threads that decode this window and later ones; None: unchanged.
         """
         ...
 
     def empty(self, window: Window) -> bool:
-        """Whether a window is known to have no valid pixel before any is decoded; False where that is not known."""
+        """Whether a window is known, without decoding it, to have no valid pixel; False if this is unknown."""
         ...
 
     def memory(self, shape: tuple[int, ...]) -> int:
-        """Bytes of decoded blocks that a window of this shape can touch, wherever it lies."""
+        """Largest number of bytes of decoded blocks that a window of this shape can touch, at any position."""
         ...
 
     def near(self, place: tuple[float, ...], most: int) -> Window:
@@ -79,7 +80,7 @@ class Source(Protocol):
         ...
 
     def tags(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-        """Scale and offset of each channel, as the file says; None where stored numbers are what they stand for."""
+        """Scale and offset of each channel from the file's tags; None if stored values are physical values."""
         ...
 
     def close(self) -> None: ...

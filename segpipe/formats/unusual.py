@@ -197,13 +197,13 @@ class Judge:
         """By the tags of the file: the same for most files of a run."""
 
     def __call__(self, pixels: NDArray[Any], scaling: Scaling | None, tags: Tags | None, *, axes: int) -> list[Finding]:
-        """What a run should say of a case, the gravest first.
+        """Unusual properties of the pixels of a case, the most serious first.
 
         Args:
-            pixels: valid ones as they are stored, shape ``(channels, count)``, in any order.
-            scaling: of the case, with its own statistics where the contract takes those; None where they are not known.
-            tags: scale and offset of the file's bands; None where its numbers are what they stand for, as in most volumes.
-            axes: of the case: 3 of a volume, whatever the model takes.
+            pixels: valid pixels as stored, shape ``(channels, count)``, in any order.
+            scaling: scaling of the case, with its own statistics if the contract uses them; None if these are not known.
+            tags: scale and offset of the file's bands; None if stored values are physical values, as in most volumes.
+            axes: number of axes of the case: 3 for a volume, even if the model takes images.
         """
         values = values_of(pixels)
         if values is None:
@@ -642,7 +642,7 @@ _RULES: tuple[Rule, ...] = (
 )
 
 _VOLUME_RULES: tuple[Rule, ...] = (_type_too_small, _too_small, _too_large, _far_off)
-"""Of volumes, which hold neither reflectance nor backscatter: air is -1,000 in a CT, whatever window a model takes."""
+"""Rules for volumes, which hold neither reflectance nor backscatter: air is -1,000 in a CT, whatever window a model uses."""
 
 _OWN_RULES: tuple[Rule, ...] = (_type_too_small, _below_clip, _outside_clip)
 """Of cases that are scaled by their own statistics, which undo every other scale."""

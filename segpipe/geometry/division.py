@@ -26,7 +26,7 @@ class Limits:
     parts: int | None = None
     """As many parts as can be had up to this number; None: as many as the workers need."""
     strip: int | None = None
-    """Score sums per class that there is memory for while a part is blended; None: any number."""
+    """Most score sums per class that memory allows while a part is blended; None: no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +78,11 @@ def _pieces(cover: Cover, axis: int, count: int) -> Pieces:
 
 
 Axes = Sequence[Sequence[Pieces]]
-"""Per axis of a case, all ways to cut it. One of each makes a grid, and arrays below have a value for each grid."""
+"""For each axis of a case, all ways to cut it. One way per axis makes a grid; arrays below have one value per grid."""
 
 
 def _values(axes: Axes, value: Callable[[Pieces], int]) -> tuple[NDArray[np.float64], ...]:
-    """A value of the pieces of each axis; together they broadcast to all grids."""
+    """``value`` of every way to cut each axis, as arrays that broadcast to all grids."""
     return np.meshgrid(*([float(value(p)) for p in axis] for axis in axes), indexing="ij", sparse=True)
 
 
@@ -98,7 +98,7 @@ def _time(axes: Axes, workers: int) -> NDArray[np.float64]:
 
 
 def _allowed(axes: Axes, cover: Cover, limits: Limits) -> NDArray[np.bool_]:
-    """Which grids are within the limits; the finest where none is."""
+    """Which grids are within the limits; if none is, the finest grid."""
     count = _products(axes, len)
     if limits.parts is not None:
         return np.asarray(count == count[count <= limits.parts].max())
@@ -109,7 +109,7 @@ def _allowed(axes: Axes, cover: Cover, limits: Limits) -> NDArray[np.bool_]:
 
 
 def _first_least(allowed: NDArray[np.bool_], *keys: NDArray[np.float64]) -> tuple[int, ...]:
-    """Index of the first grid, of those allowed, with the least first key, then the least second, and so on."""
+    """Index of the allowed grid with the least first key, ties broken by the later keys, then by position."""
     for key in keys:
         allowed = allowed & (key == key[allowed].min())
     return tuple(map(int, np.unravel_index(int(allowed.argmax()), allowed.shape)))

@@ -1,4 +1,4 @@
-"""Where the array of a case lies, whatever its family of formats: one protocol."""
+"""The protocol of grids: shape, spacing and world coordinates of the array of a case, in any format."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,34 +14,34 @@ METRES = {"m": 1.0, "mm": 1e-3, "um": 1e-6}
 
 
 class Measure(Protocol):
-    """What the elements of a grid measure, as tables give it: area on the ground, or volume."""
+    """The quantity that the elements of a grid measure, for tables: area on the ground, or volume."""
 
     @property
     def unit(self) -> str:
-        """Unit of tables: ``ha`` or ``mm3``."""
+        """Unit in tables: ``ha`` or ``mm3``."""
         ...
 
     @property
     def per_unit(self) -> float:
-        """How much of what ``sizes`` gives is one such unit: 10,000 m2 are 1 ha."""
+        """The factor between the unit of ``sizes`` and ``unit``: 10,000 m2 are 1 ha."""
         ...
 
     @property
     def cell(self) -> tuple[int, ...]:
-        """Elements per axis that share one size; cells begin at index 0 of each axis."""
+        """Shape of a cell, in which all elements have one size; cells begin at index 0 of each axis."""
         ...
 
     def sizes(self, edges: Sequence[NDArray[np.int64]]) -> Float:
         """Size of one element of each cell; the array broadcasts against the cells.
 
         Args:
-            edges: per axis, where its cells begin, and where the last one ends.
+            edges: for each axis, the start of every cell, and the end of the last one.
         """
         ...
 
 
 class Grid(Protocol):
-    """Where the array of a case lies: shape, spacing and world coordinates; carried unchanged from input to mask.
+    """Shape, spacing and world coordinates of the array of a case; the mask has the same grid as its input.
 
     An element is a pixel or a voxel. Axes are in array order: rows before columns, planes before rows.
     """
@@ -53,39 +53,39 @@ class Grid(Protocol):
 
     @property
     def spacing(self) -> tuple[float, ...] | None:
-        """Size of an element along each axis, in ``unit``; where it varies, in the middle of the grid. None if unknown."""
+        """Size of an element along each axis, in ``unit``; if it varies, in the middle of the grid. None if unknown."""
         ...
 
     @property
     def unit(self) -> str:
-        """Of ``spacing``, a key of ``METRES``: ``m`` on the ground, or ``mm``."""
+        """Unit of ``spacing``, a key of ``METRES``: ``m`` on the ground, or ``mm``."""
         ...
 
     @property
     def spacing_unknown(self) -> str:
-        """Why ``spacing`` is None, as a clause for a note; empty where it is known."""
+        """Why ``spacing`` is None, as a clause for a note; empty if it is known."""
         ...
 
     @property
     def measure(self) -> Measure | None:
-        """What elements measure; None where only their number is known."""
+        """What elements measure; None if they can only be counted."""
         ...
 
     def world(self, index: Float) -> Float | None:
-        """World coordinates ``(..., 2 or 3)``, x first, of indices ``(..., axes)``, which may be fractions; None if unknown.
+        """World coordinates ``(..., 2 or 3)``, x first, of indices ``(..., axes)``, possibly fractional; None if unknown.
 
         An integer index is the centre of its element.
         """
         ...
 
     def as_json(self) -> dict[str, Any]:
-        """What a record says beside the shape, in the terms of the family: ``crs``, or ``affine`` and ``unit``."""
+        """The fields of a record beside the shape; they depend on the format: ``crs``, or ``affine`` and ``unit``."""
         ...
 
 
 @dataclass(frozen=True)
 class UniformMeasure:
-    """Elements of one size all over a grid."""
+    """A measure whose elements all have the same size."""
 
     axes: int
     size: float
@@ -94,7 +94,7 @@ class UniformMeasure:
 
     @property
     def cell(self) -> tuple[int, ...]:
-        """One cell holds the grid."""
+        """The whole grid is one cell."""
         return (2**31,) * self.axes
 
     def sizes(self, edges: Sequence[NDArray[np.int64]]) -> Float:
@@ -103,7 +103,7 @@ class UniformMeasure:
 
 @dataclass(frozen=True)
 class BareGrid:
-    """The grid of an array of which nothing but its shape is known."""
+    """The grid of an array of which only the shape is known."""
 
     shape: tuple[int, ...]
     spacing: None = None

@@ -1,7 +1,7 @@
-"""The part of the Earth that a raster lies on, or why there is none.
+"""The part of the Earth that a raster covers, or the reason why it is unknown.
 
-CRS, transform and shape are checked against each other. Where they contradict each other there is no ground, and areas are
-in pixels.
+CRS, transform and shape are checked against each other. If they contradict each other, the raster has no ground, and areas
+are in pixels.
 """
 
 import math
@@ -32,17 +32,17 @@ MOST_LONGITUDE = 540.0
 LOOKED_AT = 16
 """Points along each axis of a grid at which its place is checked."""
 SMALL_METRES = 200e3
-"""Longest side of a grid that is checked at its corners and middle only."""
+"""Longest side in m of a grid for which only the corners and the middle are checked."""
 SMALL_RADIANS = math.radians(5)
 ALMOST_DEGREES = 1e-3
-"""Pixel size in m below which coordinates that could be degrees are taken for degrees: 1e-3 degrees are 100 m."""
+"""Pixel size in m below which coordinates that could be degrees are read as degrees: 1e-3 degrees are 100 m."""
 
 Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class AreaOfUse:
-    """Where a CRS is meant to be used, in degrees."""
+    """The area of use of a CRS, in degrees."""
 
     west: float
     south: float
@@ -56,7 +56,7 @@ class AreaOfUse:
         return beside > margin * wide or not -margin * tall <= lat - self.south <= (1 + margin) * tall
 
     def is_far(self, lon: float, lat: float) -> bool:
-        """Whether a point is outside by more than the width or height: zones are used in their neighbours, too."""
+        """Whether a point is outside by more than the area's width or height; zones are often used next to themselves."""
         return math.isfinite(lon + lat) and self.is_outside(lon, lat, 1.0)
 
     def __str__(self) -> str:
@@ -65,14 +65,14 @@ class AreaOfUse:
 
 @dataclass(frozen=True)
 class Reference:
-    """What follows from a CRS alone; many grids share it."""
+    """Everything that follows from a CRS alone; many grids share it."""
 
     crs: CRS
     name: str
 
     @cached_property
     def is_plain(self) -> bool:
-        """Whether coordinates are longitudes and latitudes, not those of a rotated pole."""
+        """Whether coordinates are longitudes and latitudes, and not those of a rotated pole."""
         return self.crs.is_geographic and not self.crs.is_derived
 
     @cached_property
@@ -131,7 +131,7 @@ class Reference:
 
     @cached_property
     def area_of_use(self) -> AreaOfUse | None:
-        """As the authority of its code states it; None without a code, or where PROJ's database lacks the authority."""
+        """The area of use from PROJ's database; None if the CRS has no code, or if the database lacks its authority."""
         code = self.crs.to_json_dict().get("id")
         if code is None:
             return None
@@ -243,7 +243,7 @@ class Ground:
         return (min(side, CELL_PIXELS),) * 2
 
     def sizes(self, edges: Sequence[NDArray[np.int64]]) -> Float:
-        """Area in m² of a pixel of each cell; of a cell of several rows of a geographic grid, the mean."""
+        """Area in m² of a pixel of each cell; for a cell of several rows of a geographic grid, their mean."""
         if self.rows_are_parallels:
             return np.asarray(self.zone_areas(edges[0]) / np.diff(edges[0]))[:, None]
         middles = [np.asarray((axis[:-1] + axis[1:]) / 2, np.float64) for axis in edges]
@@ -267,12 +267,12 @@ class Ground:
 
 @dataclass(frozen=True)
 class Place:
-    """Where on Earth a grid lies, with notes for the record."""
+    """The ground of a grid, if it has one, with notes for the record."""
 
     ground: Ground | None = None
     notes: tuple[str, ...] = ()
     reason: str = ""
-    """Why there is no ground."""
+    """Why the grid has no ground."""
 
 
 class NowhereError(Exception):
@@ -281,10 +281,10 @@ class NowhereError(Exception):
 
 @lru_cache(maxsize=64)
 def placed(crs: rasterio.crs.CRS, transform: Affine, shape: tuple[int, ...]) -> Place:
-    """The ground of a grid, once coordinates and shape have been checked against it.
+    """Check coordinates and shape against the CRS, and return the ground of the grid.
 
     Raises:
-        NowhereError: they do not fit together on the Earth.
+        NowhereError: CRS, transform and shape do not describe a place on the Earth.
     """
     ground = Ground(transform, _reference(crs))
     check = _check_degrees if ground.reference.is_plain else _check_map
@@ -346,10 +346,10 @@ def _is_earth(geod: Geod) -> bool:
 
 
 def size_off_earth(crs: rasterio.crs.CRS, transform: Affine, shape: tuple[int, ...]) -> tuple[float, ...]:
-    """Height and width in m of the pixel in the middle of a grid on another body, or on a plane of its own.
+    """Height and width in m of the pixel in the middle of a grid on another body, or in an engineering CRS.
 
     Raises:
-        NowhereError: the CRS is of the Earth, which does not take the grid, or has no lengths in a plane.
+        NowhereError: the CRS is of the Earth and the grid does not fit it, or the CRS has no unit of length.
     """
     found = _innermost(crs)
     if found.is_engineering:
@@ -363,14 +363,14 @@ def size_off_earth(crs: rasterio.crs.CRS, transform: Affine, shape: tuple[int, .
 
 
 def _size_on_plane(crs: CRS, transform: Affine) -> tuple[float, ...]:
-    """Of an engineering CRS, such as that of a building site, whose axes are in a unit of length."""
+    """Pixel size in m in an engineering CRS, such as that of a building site, whose axes have a unit of length."""
     x, y = (_metres(axis["unit"]) for axis in crs.to_json_dict()["coordinate_system"]["axis"][:2])
     t = transform
     return math.hypot(t.b * x, t.e * y), math.hypot(t.a * x, t.d * y)
 
 
 def _metres(unit: str | dict[str, Any]) -> float:
-    """Metres per unit of an axis, in PROJ's JSON; NaN where it is no unit of length, or none that is known."""
+    """Metres per unit of an axis, from PROJ's JSON; NaN if the unit is unknown, or not a unit of length."""
     if isinstance(unit, str):
         return 1.0 if unit == "metre" else math.nan
     known = unit["type"] == "LinearUnit" and unit["name"] != "unknown"

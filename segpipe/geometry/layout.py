@@ -1,4 +1,4 @@
-"""The order of the axes of a network's input and output."""
+"""The axis order of a network's input and output."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -40,12 +40,12 @@ class Layout(StrEnum):
 
     @property
     def to_first(self) -> tuple[int, ...]:
-        """Permutation that brings an array of this order to ``(N, C, *spatial)``."""
+        """Permutation that brings an array in this order to ``(N, C, *spatial)``."""
         last = self.ndim + 1
         return (0, last, *range(1, last)) if self.channels_last else (0, *range(1, last + 1))
 
     def named(self, channel: str) -> str:
-        """The axes for a message.
+        """The names of the axes, for a message.
 
         >>> Layout.NDHWC.named("channels")
         '(N, d, h, w, channels)'
@@ -53,7 +53,7 @@ class Layout(StrEnum):
         return f"({', '.join(channel if axis == 'C' else axis if axis == 'N' else axis.lower() for axis in self)})"
 
     def shape(self, first: Sequence[Size]) -> tuple[Size, ...]:
-        """The shape in this order of an array ``(N, C, *spatial)``.
+        """Reorder a shape ``(N, C, *spatial)`` to this layout.
 
         >>> Layout.NHWC.shape((1, 3, 64, 96))
         (1, 64, 96, 3)
@@ -61,20 +61,20 @@ class Layout(StrEnum):
         return tuple(first[axis] for axis in self.from_first)
 
     def channels(self, shape: Sequence[Size]) -> Size:
-        """Size of the channel axis of an array of this order."""
+        """Size of the channel axis of an array in this layout."""
         return shape[self.channel_axis]
 
     def spatial(self, shape: Sequence[Size]) -> tuple[Size, ...]:
-        """Sizes of the spatial axes of an array of this order."""
+        """Sizes of the spatial axes of an array in this layout."""
         return tuple(shape[axis] for axis in self.to_first[2:])
 
     def has_class_axis(self, shape: Sequence[int | None]) -> bool | None:
-        """Whether scores of this shape have an axis of classes, which one score per pixel may lack; None for other ranks."""
+        """Whether scores of this shape have a class axis, which is optional for one class; None for other ranks."""
         return {self.ndim + 1: False, self.ndim + 2: True}.get(len(shape))
 
 
 def likely_layout(shape: Sequence[int | None]) -> Layout:
-    """The layout of an image input: its channel axis is the one of a fixed size, or the smaller one of two."""
+    """Guess the layout of an image input: the channel axis is the only one of fixed size, or the smaller of two."""
     last = shape[-1] is not None and (shape[1] is None or shape[-1] < shape[1]) if len(shape) in (4, 5) else False
     if len(shape) == 5:
         return Layout.NDHWC if last else Layout.NCDHW

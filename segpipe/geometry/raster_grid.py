@@ -1,4 +1,4 @@
-"""Where a raster lies: CRS, affine transform, control points, and the part of the Earth that follows from them."""
+"""The grid of a raster: CRS, affine transform, control points, and the part of the Earth that it covers."""
 
 import math
 from dataclasses import dataclass, replace
@@ -19,13 +19,13 @@ from segpipe.geometry.ground import Ground, NowhereError, Place, crs_name, place
 
 @dataclass(frozen=True)
 class RasterGrid:
-    """CRS and affine transform of a raster, or nothing for a plain picture; carried unchanged from input to mask."""
+    """CRS and affine transform of a raster, neither for a plain picture; the mask has the same grid as its input."""
 
     shape: tuple[int, ...]
-    """Pixels per spatial axis: (rows, cols)."""
+    """Pixels per spatial axis: ``(rows, cols)``."""
     crs: CRS | None = None
     transform: Affine | None = None
-    """From (column, row) to the CRS, finite and invertible; None where there is none."""
+    """From (column, row) to coordinates in the CRS, finite and invertible; None if there is none."""
     defect: str | None = None
     """Why the file's transform cannot be used."""
     gcps: tuple[GroundControlPoint, ...] = ()
@@ -39,14 +39,14 @@ class RasterGrid:
 
     @property
     def measure(self) -> Ground | None:
-        """Its ground; None where CRS or transform are missing, contradict each other, or are not of the Earth."""
+        """The ground; None if CRS or transform are missing, contradict each other, or are not of the Earth."""
         return place_of(self).ground
 
     unit = "m"
 
     @property
     def spacing(self) -> tuple[float, ...] | None:
-        """Height and width in m of the pixel in the middle, on the ground of the Earth or of another body, or on a plane."""
+        """Height and width in m of the pixel in the middle, on the Earth, on another body, or in an engineering CRS."""
         if self.measure is not None:
             size: tuple[float, ...] = self.measure.pixel_size(self.shape)
         else:
@@ -80,7 +80,7 @@ class RasterGrid:
 
 
 def place_of(grid: RasterGrid) -> Place:
-    """The ground of a grid, or a note that says why it has none."""
+    """The ground of a grid, or a note that says why the grid has none."""
     try:
         return placed(*_stated(grid), grid.shape)
     except NowhereError as reason:
@@ -88,7 +88,7 @@ def place_of(grid: RasterGrid) -> Place:
 
 
 def _stated(grid: RasterGrid) -> tuple[CRS, Affine]:
-    """CRS and transform, if there are both."""
+    """CRS and transform; an error if either is missing."""
     if grid.defect is not None:
         raise NowhereError(grid.defect)
     if grid.gcps or (grid.rpcs is not None and grid.transform is None):
@@ -103,15 +103,15 @@ def _stated(grid: RasterGrid) -> tuple[CRS, Affine]:
 
 
 def _is_default(transform: Affine) -> bool:
-    """Whether pixels are their own coordinates; GDAL's warper takes rows that count upwards for that, too."""
+    """Whether a transform is the identity; GDAL's warper also treats one with rows that count upwards as the identity."""
     return (*transform[:4], abs(transform.e), transform.f) == (1, 0, 0, 0, 1, 0)
 
 
 def parse_crs(text: str) -> CRS:
-    """The CRS that a user names.
+    """Parse the CRS that a user names.
 
     Raises:
-        ValueError: PROJ does not know it.
+        ValueError: PROJ does not know the CRS.
     """
     try:
         return CRS.from_user_input(text)
@@ -120,7 +120,7 @@ def parse_crs(text: str) -> CRS:
 
 
 def read_grid(dataset: DatasetReader, crs: str | None = None) -> RasterGrid:
-    """The grid of a dataset, with another CRS if one is given."""
+    """The grid of a dataset; ``crs`` replaces its CRS if given."""
     gcps, gcps_crs = dataset.gcps
     transform, defect = (None, None) if gcps else usable(dataset.transform)
     grid = RasterGrid(
@@ -137,7 +137,7 @@ def read_grid(dataset: DatasetReader, crs: str | None = None) -> RasterGrid:
 
 
 def usable(transform: Affine) -> tuple[Affine | None, str | None]:
-    """A transform, or why it cannot be used; neither for the identity, which GDAL gives where a file has none."""
+    """A transform, or the reason why it is unusable; neither for the identity, which GDAL gives for a file without one."""
     listed = ", ".join(f"{v:g}" for v in transform.to_gdal())
     if not all(map(math.isfinite, transform[:6])):
         return None, f"the geotransform must be of finite numbers, got {listed}"
@@ -147,7 +147,7 @@ def usable(transform: Affine) -> tuple[Affine | None, str | None]:
 
 
 def with_crs(grid: RasterGrid, crs: CRS) -> RasterGrid:
-    """A grid with another CRS; unchanged if it has neither transform nor control points."""
+    """Replace the CRS of a grid; a grid with neither transform nor control points stays unchanged."""
     if grid.gcps:
         return replace(grid, gcps_crs=crs)
     return grid if grid.transform is None else replace(grid, crs=crs)

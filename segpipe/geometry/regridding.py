@@ -1,7 +1,7 @@
-"""Two grids over one case with a corner in common: the case's own, and one of another spacing that the network sees.
+"""Two grids of one case that share a corner: the case's own grid, and the network's grid, which has another spacing.
 
-Pixels go to the network's grid by ``resample``, scores come back to the case's own by ``interpolate``. Both are sums of
-products per axis in a fixed order, so that a value has the same bytes whatever box it is computed in.
+Pixels are resampled to the network's grid; scores are interpolated back to the case's own grid. Both are sums of products
+per axis in a fixed order, so that a value has the same bytes in whatever box it is computed.
 """
 
 import math
@@ -20,33 +20,33 @@ Indices = NDArray[np.intp]
 Valid = NDArray[np.bool_]
 
 NEAR = 2.0**-16
-"""Of a pixel's side: a centre that lies nearer to that of a pixel is taken for it. So no share of a value is small enough to
-be lost to rounding, however many axes multiply."""
+"""Distance, in pixels, below which a centre counts as the centre of a pixel. Without it, weights could be so small that
+rounding loses their product over several axes."""
 
 
 AT_ONCE = 2**22
-"""Own pixels that are read, and scores that are interpolated, at once: a window is made of many where the case's own grid is
-much the finer one."""
+"""Most own pixels that are read at once, and most scores that are interpolated at once: a window needs many own pixels if
+the case's own grid is much finer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Between:
-    """Where pixels of the case's own grid lie along an axis of the network's: between two pixels, or on one."""
+    """Positions of own pixels along an axis of the network's grid: each lies between two of its pixels, or on one."""
 
     lower: Indices
     upper: Indices
     share: Floats
-    """Of ``upper``, above 0; the rest is that of ``lower``."""
+    """Weight of ``upper``, above 0 and at most 1; ``lower`` has the rest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Taps:
-    """What pixels of the network's grid along an axis are made of: ``count`` neighbours of the case's own grid each."""
+    """Indices and weights of the ``count`` own pixels that make up each pixel of the network's grid along an axis."""
 
     index: Indices
-    """Shape ``(count, pixels)``; one that has a weight, too, where the weight is 0."""
+    """Own pixels, shape ``(count, pixels)``. Where a weight is 0, the index repeats one with a weight above 0."""
     weight: Floats
-    """Shape ``(count, pixels)``; 1 in sum."""
+    """Shape ``(count, pixels)``; the weights of a pixel sum to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +54,21 @@ class Axis:
     """One axis of both grids."""
 
     own: int
-    """Pixels of the case's own grid."""
+    """Number of pixels of the case's own grid."""
     factor: float
-    """Spacing of the network's grid over that of the case's own."""
+    """Spacing of the network's grid divided by that of the case's own grid."""
 
     @property
     def size(self) -> int:
-        """Pixels of the network's grid: as near to the same length as whole pixels come, as ``gdalwarp -tr`` has it."""
+        """Number of pixels of the network's grid: the own length rounded to whole pixels, as in ``gdalwarp -tr``."""
         return max(1, math.floor(self.own / self.factor + 0.5))
 
     def owned(self, start: int, stop: int) -> tuple[int, int]:
-        """The own pixels whose upper neighbour lies in a span of the network's grid: of all spans, each pixel is in one."""
+        """The own pixels whose upper neighbour lies in a span of the network's grid; disjoint spans own disjoint pixels."""
         return self._first(start), self._first(stop)
 
     def _first(self, edge: int) -> int:
-        """The first own pixel whose upper neighbour is ``edge`` or behind it."""
+        """The first own pixel whose upper neighbour is ``edge`` or later."""
         if not 0 < edge < self.size:
             return self.own if edge else 0
         near = math.floor((edge - 0.5) * self.factor) + np.arange(-3, 4)
@@ -76,28 +76,28 @@ class Axis:
         return min(max(0, int(first)), self.own)
 
     def between(self, start: int, stop: int) -> Between:
-        """Where the own pixels of a span lie."""
+        """Positions of a span of own pixels in the network's grid."""
         places = self._places(np.arange(start, stop))
         upper = self._upper(places)
         lower = np.maximum(upper - 1, 0)
         return Between(lower, upper, np.where(upper == 0, 1.0, np.clip(places - upper + 1, 0, 1)))
 
     def _places(self, pixels: Indices) -> Floats:
-        """Centres of own pixels, in pixels of the network's grid."""
+        """Centres of own pixels, as indices of the network's grid."""
         places = (pixels + 0.5) / self.factor - 0.5
         whole = np.rint(places)
         return np.where(np.abs(places - whole) < NEAR, whole, places)
 
     def _upper(self, places: Floats) -> Indices:
-        """The first pixel of the network's grid whose centre does not lie before an own one's, inside the grid."""
+        """For each position, the first pixel of the network's grid whose centre is at or after it, limited to the grid."""
         return np.clip(np.ceil(places), 0, self.size - 1).astype(np.intp)
 
     def taps(self, start: int, stop: int) -> Taps:
-        """What the pixels of a span of the network's grid are made of.
+        """The own pixels, and their weights, that make up the pixels of a span of the network's grid.
 
-        Weights fall linearly from the centre to 0 at the next centre of the coarser grid: linear interpolation where the
-        network's is the finer one, else the triangle that keeps what it cannot show from aliasing (as in Pillow and GDAL).
-        Behind the border there is nothing, and the weights inside make up for it.
+        Weights fall linearly from the centre to 0 at the next centre of the coarser grid. This is linear interpolation if
+        the network's grid is the finer one, else the triangle filter that Pillow and GDAL use against aliasing. There are no
+        pixels beyond the border; the weights of those inside are scaled to sum to 1.
         """
         reach = max(1.0, self.factor)
         centres = (np.arange(start, stop) + 0.5) * self.factor - 0.5
@@ -114,7 +114,7 @@ class Axis:
         return math.ceil(2 * max(1.0, self.factor) - NEAR)
 
     def needed(self, start: int, stop: int) -> tuple[int, int]:
-        """The own pixels that those of a span of the network's grid are made of."""
+        """The span of own pixels that a span of the network's grid needs."""
         ends = self.taps(start, start + 1).index, self.taps(stop - 1, stop).index
         return int(ends[0].min()), int(ends[1].max()) + 1
 
@@ -126,7 +126,7 @@ class Regridding:
     own: tuple[int, ...]
     """Shape of the case's own grid."""
     factors: tuple[float, ...]
-    """Spacing of the network's grid over that of the case's own, per axis."""
+    """Spacing of the network's grid divided by that of the case's own grid, per axis."""
 
     @cached_property
     def axes(self) -> tuple[Axis, ...]:
@@ -134,27 +134,27 @@ class Regridding:
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        """Of the network's grid."""
+        """Shape of the network's grid."""
         return tuple(axis.size for axis in self.axes)
 
     def owned(self, box: Window) -> Window:
-        """The own pixels that a box of the network's grid, with one pixel more on its low sides, has scores for.
+        """The own pixels whose scores follow from a box of the network's grid and one more pixel on its low sides.
 
-        Boxes that share no pixel own none in common; those that fill the network's grid own all. It may be empty.
+        Disjoint boxes own disjoint pixels; boxes that cover the network's grid own all pixels. The result may be empty.
         """
         return _window(axis.owned(a, b) for axis, a, b in zip(self.axes, box.start, box.stop, strict=True))
 
     def needed(self, window: Window) -> Window:
-        """The own pixels that a window of the network's grid is made of."""
+        """The own pixels that a window of the network's grid needs."""
         return _window(axis.needed(a, b) for axis, a, b in zip(self.axes, window.start, window.stop, strict=True))
 
     def extent(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Shape of the own pixels that a window of this shape is made of at most, with one pixel more on its low sides."""
+        """Largest shape of own pixels that a window of this shape needs, with one more pixel on its low sides."""
         axes = zip(shape, self.axes, strict=True)
         return tuple(min(axis.own, math.ceil(n * axis.factor + 2 * max(1.0, axis.factor)) + 1) for n, axis in axes)
 
     def needed_by_box(self, box: Window) -> Window:
-        """The own pixels that a box and one pixel more on its low sides are made of; it holds those that the box owns."""
+        """The own pixels that a box and one more pixel on its low sides need; they include those that the box owns."""
         return self.needed(grown(box))
 
     def taps(self, window: Window) -> list[Taps]:
@@ -164,11 +164,11 @@ class Regridding:
         return [axis.between(a, b) for axis, a, b in zip(self.axes, owned.start, owned.stop, strict=True)]
 
     def seen(self, invalid: Valid, window: Window) -> Valid:
-        """Pixels of a window of the network's grid that any valid own pixel is part of.
+        """Which pixels of a window of the network's grid include at least one valid own pixel.
 
         Args:
-            invalid: own pixels, over ``needed(window)``.
-            window: of the network's grid.
+            invalid: mask of invalid own pixels, over ``needed(window)``.
+            window: window of the network's grid.
         """
         low = self.needed(window).start
         valid = ~invalid
@@ -182,7 +182,7 @@ class Regridding:
 
 
 def grown(box: Window) -> Window:
-    """A box with one pixel more on each low side that is not the border of the case."""
+    """Extend a box by one pixel on each low side that is not the border of the case."""
     return Window(tuple(max(0, a - 1) for a in box.start), box.stop)
 
 
@@ -194,15 +194,15 @@ def _window(spans: Iterator[tuple[int, int]]) -> Window:
 def resample(
     regridding: Regridding, window: Window, pixels: NDArray[Any], invalid: Valid | None
 ) -> tuple[NDArray[Any], Valid | None]:
-    """Pixels ``(channels, *window.shape)`` of the network's grid, and where they are invalid; None if nowhere.
+    """Resample to pixels ``(channels, *window.shape)`` of the network's grid, and their invalid mask; None if all are valid.
 
-    Invalid pixels have no weight. A pixel is invalid where all that it is made of is.
+    Invalid pixels have no weight. A pixel is invalid if all own pixels that it is made of are invalid.
 
     Args:
-        regridding: of the case.
-        window: of the network's grid.
-        pixels: of the case's own grid, floats, over ``regridding.needed(window)``.
-        invalid: of the same shape without channels; None if no pixel is invalid.
+        regridding: both grids of the case.
+        window: window of the network's grid.
+        pixels: own pixels as floats, over ``regridding.needed(window)``.
+        invalid: mask of the same shape without channels; None if all own pixels are valid.
     """
     low, taps = regridding.needed(window).start, regridding.taps(window)
     if invalid is None:
@@ -210,7 +210,7 @@ def resample(
     valid = (~invalid).astype(pixels.dtype)[None]
     summed = _weighted(regridding, np.where(invalid, 0, pixels), taps, low)
     weight = _weighted(regridding, valid, taps, low)[0]
-    # where nothing is missing the sum stays as it is: what is invalid elsewhere must not change its last bit
+    # a sum without invalid pixels stays unchanged: invalid pixels elsewhere must not change its last bit
     whole = ~regridding.seen(~invalid, window)
     seen = weight > 0
     np.divide(summed, weight, out=summed, where=seen & ~whole)
@@ -219,10 +219,10 @@ def resample(
 
 
 def _weighted(regridding: Regridding, values: NDArray[Any], taps: Sequence[Taps], low: tuple[int, ...]) -> NDArray[Any]:
-    """Sums over all axes, tap by tap: a product of matrices would round by its shape."""
+    """Weighted sums over all axes, tap by tap: the rounding of a matrix product would depend on its shape."""
     for axis, (own, taken, first) in enumerate(zip(regridding.axes, taps, low, strict=True), 1):
         if own.factor == 1:
-            continue  # what is needed is what there is
+            continue  # each pixel is one own pixel
         total: NDArray[Any] | None = None
         for index, weight in zip(taken.index, taken.weight.astype(values.dtype), strict=True):
             part = np.take(values, index - first, axis)
@@ -234,5 +234,5 @@ def _weighted(regridding: Regridding, values: NDArray[Any], taps: Sequence[Taps]
 
 
 def _along(values: NDArray[Any], axis: int, ndim: int) -> NDArray[Any]:
-    """Values of one axis in the shape that multiplies an array."""
+    """Reshape values of one axis so that they broadcast against an array of ``ndim`` axes."""
     return values.reshape([-1 if k == axis else 1 for k in range(ndim)])

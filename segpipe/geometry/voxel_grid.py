@@ -1,4 +1,4 @@
-"""Where the voxels of a volume lie: an affine in mm, and how its axes were turned from those of the file."""
+"""The grid of a volume: an affine in mm, and the permutation and flips that led from the file's axes to its axes."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ Rows = tuple[tuple[float, float, float, float], ...]
 
 @dataclass(frozen=True, slots=True)
 class Turned:
-    """A permutation and flips of stored axes, without loss.
+    """A permutation and flips of stored axes; they can be reversed.
 
     Axis ``a`` of a turned array is axis ``order[a]`` of the stored one, reversed where ``flipped[a]``.
     """
@@ -50,7 +50,7 @@ class Turned:
         return tuple(turned[self.order.index(axis)] for axis in range(len(self.order)))
 
     def matrix(self, stored: Sequence[int]) -> NDArray[np.float64]:
-        """From an index of the turned array, and 1, to one of the stored array of this shape; ``(4, 4)``."""
+        """Matrix ``(4, 4)`` from an index of the turned array, and 1, to one of the stored array of shape ``stored``."""
         matrix = np.zeros((4, 4))
         matrix[3, 3] = 1
         for axis, (there, flip) in enumerate(zip(self.order, self.flipped, strict=True)):
@@ -59,7 +59,7 @@ class Turned:
         return matrix
 
     def window_back(self, window: Window, shape: Sequence[int]) -> Window:
-        """The box of the stored array that a box of the turned array of this shape shows."""
+        """The box of the stored array that corresponds to a box of the turned array, whose shape is ``shape``."""
         start, stop = [0] * len(self.order), [0] * len(self.order)
         for axis, flip, a, b, size in zip(self.order, self.flipped, window.start, window.stop, shape, strict=True):
             start[axis], stop[axis] = (size - b, size - a) if flip else (a, b)
@@ -71,18 +71,18 @@ AS_STORED = Turned((0, 1, 2), (False, False, False))
 
 @dataclass(frozen=True, slots=True)
 class VoxelGrid:
-    """Axes of a volume, slowest first, and their place in the world; x, y, z increase to right, anterior and superior."""
+    """The grid of a volume: axes are slowest first; x, y, z increase to the right, anterior and superior."""
 
     shape: tuple[int, ...]
-    """Voxels per axis, as they are handed out."""
+    """Voxels per axis, after turning."""
     rows: Rows
-    """From an index ``(k, j, i)`` of these axes, and 1, to x, y, z in mm."""
+    """Affine from an index ``(k, j, i)`` of the turned axes, and 1, to x, y, z in mm."""
     turned: Turned = AS_STORED
-    """What made these axes of those of the file."""
+    """The permutation and flips that were applied to the file's axes."""
 
     @property
     def affine(self) -> NDArray[np.float64]:
-        """Shape ``(4, 4)``."""
+        """The affine as a matrix ``(4, 4)``."""
         return np.vstack([np.array(self.rows, np.float64), [0, 0, 0, 1]])
 
     @property
@@ -100,7 +100,7 @@ class VoxelGrid:
 
     @property
     def cell(self) -> float:
-        """Size of a voxel in mm3."""
+        """Volume of a voxel in mm3."""
         return abs(float(np.linalg.det(self.affine[:3, :3])))
 
     @property
@@ -108,12 +108,12 @@ class VoxelGrid:
         return UniformMeasure(len(self.shape), self.cell, "mm3")
 
     def world(self, index: NDArray[np.float64]) -> NDArray[np.float64]:
-        """x, y, z in mm, ``(..., 3)``, of indices ``(..., 3)``; a whole index is the centre of its voxel."""
+        """x, y, z in mm, ``(..., 3)``, of indices ``(..., 3)``; an integer index is the centre of its voxel."""
         affine = self.affine
         return np.asarray(np.asarray(index, np.float64) @ affine[:3, :3].T + affine[:3, 3])
 
     def turn(self, turned: Turned) -> "VoxelGrid":
-        """This grid, as the file has it, with other axes; every voxel stays where it is."""
+        """Turn the axes of this grid, which must have the file's axes; the position of every voxel stays the same."""
         return VoxelGrid(turned.shape(self.shape), matrix_rows(self.affine @ turned.matrix(self.shape)), turned)
 
     @property
@@ -123,7 +123,7 @@ class VoxelGrid:
         return VoxelGrid(shape, matrix_rows(self.affine @ np.linalg.inv(self.turned.matrix(shape))))
 
     def as_json(self) -> dict[str, Any]:
-        """All in these axes, slowest first: ``affine`` leads from their index to x, y, z."""
+        """The grid as JSON, with axes slowest first; ``affine`` leads from an index of these axes to x, y, z."""
         return {
             "affine": [[round(number, 9) for number in row] for row in self.rows],
             "spacing": [round(size, 9) for size in self.spacing],
@@ -136,23 +136,23 @@ class VoxelGrid:
 
     @property
     def directions(self) -> str:
-        """Three letters: the direction in which the index of each axis increases, or nearest to it, such as ``RAS``."""
+        """Three letters, such as ``RAS``: the direction of the body that is nearest to the direction of each axis."""
         return "".join(
             "LPI"[axis] if flip else "RAS"[axis] for axis, flip in zip(*closest_axes(self.affine[:3, :3]), strict=True)
         )
 
 
 def matrix_rows(matrix: NDArray[np.float64]) -> Rows:
-    """The upper three rows, as numbers that compare and pickle."""
+    """The upper three rows as tuples, which can be compared and pickled."""
     first, second, third = (tuple(map(float, row)) for row in matrix[:3])
     return first, second, third  # type: ignore[return-value]
 
 
 def closest_axes(matrix: NDArray[np.float64]) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-    """For each column the axis of the world that it is nearest to, each once, and whether it runs against it.
+    """For each column, the nearest world axis, each used once, and whether the column points in the opposite direction.
 
-    The rule is that of ``nibabel.io_orientation``, which other programs share: of the rotation that is nearest to the
-    matrix, the column with the largest cosine takes its axis first, then the next one of those that are left.
+    The rule is that of ``nibabel.io_orientation``, which other programs share: in the rotation nearest to the matrix, the
+    column with the largest cosine takes its axis first, then the column with the next largest takes one of the others.
     """
     left, _, right = np.linalg.svd(matrix / np.linalg.norm(matrix, axis=0))
     turn = left @ right
@@ -165,7 +165,7 @@ def closest_axes(matrix: NDArray[np.float64]) -> tuple[tuple[int, ...], tuple[bo
 
 
 def turned_to(grid: VoxelGrid, letters: str) -> Turned:
-    """What makes axes that increase towards these directions of those of a grid.
+    """The permutation and flips that turn the axes of a grid towards the directions ``letters``.
 
     >>> grid = VoxelGrid((4, 5, 6), ((0, 0, 1, 0), (0, 1, 0, 0), (1, 0, 0, 0)))
     >>> grid.directions, turned_to(grid, "LAS")
@@ -183,7 +183,7 @@ def turned_to(grid: VoxelGrid, letters: str) -> Turned:
 
 
 def shear(grid: VoxelGrid) -> float:
-    """By how many voxels the far end of an axis lies off the one at right angles to the others, at most."""
+    """Largest distance, in voxels, between the end of an axis and its position if all axes were at right angles."""
     steps = grid.affine[:3, :3]
     lengths = np.linalg.norm(steps, axis=0)
     cosines = np.abs((steps / lengths).T @ (steps / lengths))
@@ -193,7 +193,7 @@ def shear(grid: VoxelGrid) -> float:
 
 
 def furthest_apart(one: NDArray[np.float64], other: NDArray[np.float64], shape: Sequence[int]) -> float:
-    """Largest distance in mm between the places that two affines give a corner of a volume."""
+    """Largest distance in mm between the positions of a corner of a volume under two affines."""
     corners = np.array([[*((n - 1) * bit for n, bit in zip(shape, bits, strict=True)), 1] for bits in np.ndindex(2, 2, 2)])
     apart = (one - other)[:3] @ corners.T
     return math.sqrt(float((apart**2).sum(axis=0).max()))

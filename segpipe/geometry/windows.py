@@ -47,7 +47,7 @@ class Tiling:
             _check_axis(tile, overlap, align)
 
     def sliced(self) -> "Tiling":
-        """The same in each slice along a new first axis."""
+        """The same tiling for every slice along a new first axis."""
         return Tiling((1, *self.tile), (0, *self.overlap), (1, *self.align), self.blend)
 
 
@@ -140,7 +140,7 @@ class Cover:
     shape: tuple[int, ...]
     tiling: Tiling
     halo: int = 0
-    """Pixels before a finished box, along every axis, whose sums are needed with it."""
+    """Number of pixels before a finished box, along every axis, whose sums are needed with the box."""
 
     @cached_property
     def starts(self) -> tuple[Starts, ...]:
@@ -150,21 +150,21 @@ class Cover:
 
     @property
     def shared(self) -> tuple[int, ...]:
-        """The most that neighbours along each axis share, in pixels, the halo included."""
+        """Largest number of pixels that neighbours along each axis share, with the halo."""
         axes = zip(self.starts, self.tiling.tile, strict=True)
         return tuple(tile + self.halo - starts.nearest if len(starts) > 1 else 0 for starts, tile in axes)
 
     def strip_shapes(self, extent: Sequence[Any]) -> tuple[tuple[Any, ...], ...]:
         """Shapes of the score sums that blending keeps per class, one array per axis, for windows that span ``extent``.
 
-        For windows to come along an axis it keeps what they share with those before: of one tile along the axes before it,
-        and all of the extent along those behind it.
+        The array of an axis holds what later windows along this axis share with earlier ones: the size of one tile along
+        the axes before it, and the full extent along the axes after it.
         """
         tile, behind = ([n + self.halo for n in axes] for axes in (self.tiling.tile, extent))
         return tuple((*tile[:axis], shared, *behind[axis + 1 :]) for axis, shared in enumerate(self.shared))
 
     def strip_size(self, extent: Sequence[Any]) -> Any:
-        """Score sums that blending keeps per class, for windows that span ``extent``, or arrays of many extents."""
+        """Number of score sums that blending keeps per class, for windows that span ``extent``; extents may be arrays."""
         return sum(map(math.prod, self.strip_shapes(extent)))
 
     @property
@@ -205,11 +205,11 @@ class Cover:
         return Window(self.finished(part.first).start, self.finished(last).stop)
 
     def touching(self, part: Part) -> Part:
-        """The windows that show a pixel of a part's box or its halo: its own, and those before it that reach into it."""
+        """The windows that touch a part's box or its halo: its own windows, and earlier ones that overlap them."""
         return Part(tuple(self.touching_axis(axis, first) for axis, first in enumerate(part.first)), part.stop)
 
     def touching_axis(self, axis: int, first: int) -> int:
-        """The first window along an axis that ends behind the start of window ``first``, less the halo."""
+        """The first window along an axis that ends after the start of window ``first``, minus the halo."""
         starts, tile = self.starts[axis], self.tiling.tile[axis]
         return bisect_right(starts, starts[first] - self.halo - tile)
 

@@ -146,7 +146,7 @@ class RasterFacts:
     control_points: int
     rpcs: bool
     pixel_size: list[float] | None
-    """Height and width in m on the ground, of the Earth or another body; None where the file does not say it."""
+    """Height and width of a pixel in m, on the Earth or another body; None if the file does not define it."""
     bands: list[Band]
     subdatasets: list[str]
     needs: Needs

@@ -107,7 +107,7 @@ class Agenda:
             self._ready.appendleft(JoinJob(case, parts, course.seconds))
 
     def ended(self, task: Task, results: list[Result]) -> Iterator[Outcome]:
-        """Note how a task has ended; its outcomes come back."""
+        """Record how a task ended, and yield its outcomes."""
         outcomes = [outcome for outcome in results if isinstance(outcome, Outcome)]
         if isinstance(task, Job | JoinJob):
             for other in results:

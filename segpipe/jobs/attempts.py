@@ -33,7 +33,7 @@ def attempt(task: Task, context: Context) -> Iterator[Result]:
         time.sleep(wait)
         task = _only(task, stopped)
     for result in _fitting(task, context):
-        if isinstance(result, Outcome) and result.unwritable:  # a disk that fails, and goes on failing
+        if isinstance(result, Outcome) and result.unwritable:  # the disk fails, and keeps failing
             context.stop.set()
         yield result
 

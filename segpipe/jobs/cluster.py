@@ -236,7 +236,7 @@ def _security(settings: Settings) -> "Security | None":
 
 
 def _worker_facts(settings: Settings) -> dict[str, Any]:
-    """Versions, model and device of one worker, which bytes depend on."""
+    """Versions, model and device of one worker; the bytes of masks depend on them."""
     settle()
     model = read_spec(settings)
     return {
@@ -283,13 +283,13 @@ def check_threads(run: Run, address: str, threads: int) -> None:
 
 @contextmanager
 def _started(workers: int, dashboard: str, devices: list[str]) -> "Iterator[LocalCluster]":
-    """Workers of this machine, which end with the block."""
+    """Start workers on this machine, and stop them at the end of the block."""
     with _own_environment(), _start(workers, dashboard, devices) as cluster:
         yield cluster
 
 
 def _start(workers: int, dashboard: str, devices: list[str]) -> "LocalCluster":
-    """Start workers; one that is lost before it has a place in the cluster takes all down, and they start anew."""
+    """Start workers. If one is lost before it has joined the cluster, all workers are stopped and started again."""
     for _ in range(STARTS - 1):
         try:
             return _started_once(workers, dashboard, devices)
@@ -337,13 +337,13 @@ def _deaf(make: Callable[[], T]) -> T:
 
 
 _NANNIES: "WeakSet[Nanny]" = WeakSet()
-"""What keeps each worker that this process has started."""
+"""The nannies of all workers that this process has started."""
 
 
 def _end_workers() -> None:
-    """Kill workers that nobody has closed: Python would ask them to end, which they do not hear, and wait.
+    """Kill workers that have not been closed: at exit, Python would send them SIGTERM, which they ignore, and wait for them.
 
-    Other processes of whoever uses this as a library are left alone.
+    Child processes that a script which uses segpipe as a library has started itself are not touched.
     """
     own = {nanny.pid for nanny in _NANNIES}
     for child in multiprocessing.active_children():
@@ -352,7 +352,7 @@ def _end_workers() -> None:
 
 
 def _nanny(devices: list[str]) -> "type[Nanny]":
-    """What starts a worker, again where it is lost, and shows it one GPU, where there are any."""
+    """The class that starts a worker, restarts it if it is lost, and makes one GPU visible to it, if there are GPUs."""
     from distributed import Nanny
 
     class OwnNanny(Nanny):
@@ -366,7 +366,7 @@ def _nanny(devices: list[str]) -> "type[Nanny]":
 
 
 def _local_cluster(workers: int, dashboard: str, devices: list[str]) -> "LocalCluster":
-    """Processes of this machine; each sees one GPU, where there are any."""
+    """Worker processes on this machine; each sees one GPU, if there are GPUs."""
     import dask.config
     from distributed import LocalCluster
 
@@ -427,7 +427,7 @@ def _own_keys() -> "Security":
 
 
 def _processors(file: ClusterFile) -> dict[str, Any]:
-    """Processors of a job in dask-jobqueue's words: its one worker has one thread there."""
+    """Options of dask-jobqueue for the processors of a job: it assumes one worker with one thread."""
     if file.kind == "pbs":
         return {"resource_spec": f"select=1:ncpus={file.cores}:mem={math.ceil(bytes_of(file.memory) / 2**20)}mb"}
     return {"job_cpu" if file.kind == "slurm" else "ncpus": file.cores}

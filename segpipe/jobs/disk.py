@@ -94,12 +94,12 @@ def _layers(run: Run) -> list[tuple[int, float]]:
 
 
 def _draft(name: str, pixels: float, layers: Sequence[tuple[int, float]]) -> float:
-    """Bytes of the drafts of a case of some format and of the copies that they become."""
+    """Bytes of the drafts of a case of format ``name``, and of their final copies."""
     return sum(FORMATS[name].drafts(pixels, size * pixels, size * share * pixels) for size, share in layers)
 
 
 def _sizes(plan: Plan, run: Run) -> list[tuple[str, float]]:
-    """Format and pixels of each case to be done; the mean of some stands for those that nobody has looked at."""
+    """Format and number of pixels of each case to be done; cases that were not opened count with the mean of the others."""
     seen: list[tuple[str, float]] = [(case.case.format, case.pixels) for case in plan.seen]
     if not plan.unseen:
         return seen

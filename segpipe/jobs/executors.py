@@ -116,7 +116,7 @@ class _Board:
         client.subscribe_topic(TOPIC, self._hear)
 
     def _hear(self, event: tuple[float, Any]) -> None:
-        """Handle a message of a worker, in the client's own thread."""
+        """Handle a message from a worker, in the client's own thread."""
         message = event[1]
         if "pixels" in message:
             self._progress(message["pixels"])
@@ -255,7 +255,7 @@ def _work(key: str, task: Task, run: Run, calls: int) -> tuple[list[Result], Tak
     check_threads(run, worker.address, worker.state.nthreads)
     worker.log_event(TOPIC, {"began": key, "worker": worker.address})
     progress = _Throttled(lambda pixels: worker.log_event(TOPIC, {"pixels": pixels}))
-    # a worker whose plugin has failed has none: loading again raises the reason
+    # a worker whose plugin failed has none: loading it again raises the reason
     warned = _warnings_sent(lambda text: worker.log_event(TOPIC, {"warning": text}))
     with recording(on=bool(run.settings.profile)) as recorded, warned:
         model = getattr(worker, WORKER_MODEL, None) or load(run.model)
@@ -282,7 +282,7 @@ def _give_up(keys: list[str]) -> None:
 
 @contextmanager
 def _warnings_sent(tell: Callable[[str], None]) -> Iterator[None]:
-    """Send warnings to the first process: nobody reads a worker's own log."""
+    """Send warnings to the first process, since nobody reads the log of a worker."""
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: tell(record.getMessage())  # type: ignore[method-assign]
     LOG.addHandler(handler)

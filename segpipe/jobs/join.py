@@ -75,7 +75,7 @@ def join(job: JoinJob, run: Run) -> tuple[str, ...]:
 
 
 def _add_parts(output: CaseOutput, count: int) -> Iterator[int]:
-    """Copy all parts; yields the numbers of those that are damaged."""
+    """Copy all parts, and yield the numbers of damaged ones."""
     for number in range(count):
         try:
             output.add(number)

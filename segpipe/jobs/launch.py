@@ -198,12 +198,12 @@ def check_output(output: Store, inputs: Sequence[str], cases: Sequence[Case]) ->
 
 
 def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) -> Summary:
-    """Execute a plan and write ``areas.csv`` and ``run.json``, also where some or all cases fail.
+    """Execute a plan and write ``areas.csv`` and ``run.json``, even if some or all cases fail.
 
     Args:
         prepared: what to do.
-        watcher: follows progress and outcomes.
-        halt: once set, nothing more is begun, and the run ends as interrupted when what runs has ended.
+        watcher: receives progress and outcomes.
+        halt: once set, no more work is begun; the run ends as interrupted when the work in progress has ended.
 
     Raises:
         OutputError: the output folder cannot be made, or another run holds it.
@@ -283,7 +283,7 @@ def _conclude(prepared: Prepared, summary: Summary) -> None:
     """Leave the tables, each whatever becomes of the other, and nothing half-written."""
     output, retries = prepared.run.output, prepared.run.settings.retries
     if summary.interrupted or summary.problems:
-        # workers may have finished cases without being able to report them
+        # workers may have finished cases that they could not report
         for case in done_cases(summary.ledger.cases(State.MISSING), prepared.run):
             summary.ledger.note(case.name, State.DONE)
     with _noting(summary):

@@ -8,7 +8,7 @@ from segpipe.formats.cases import Case
 
 
 class State(IntEnum):
-    """Of one case."""
+    """State of one case."""
 
     MISSING = 0
     DONE = 1

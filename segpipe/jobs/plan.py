@@ -46,10 +46,10 @@ class PlannedCase:
     room: int = 0
     """Bytes of blocks that a row of its windows touches."""
     regridding: Regridding | None = None
-    """To the grid that the network sees, where that is another than the case's own."""
+    """The case's own grid and the network's; None if they are the same."""
 
     def cover(self, model: ModelSpec) -> Cover:
-        """Its windows."""
+        """The windows of the case."""
         if self.regridding is None:
             return Cover(self.shape, model.tiling_of(self.shape))
         return Cover(self.regridding.shape, model.tiling_of(self.shape), HALO)
@@ -203,7 +203,7 @@ def _look(  # noqa: PLR0913 - three places for a case to go
                 sheet = with_findings(case, sheet, found, allow=run.settings.unusual_values == "allow")
             planned.append(as_planned(case, sheet))
     if is_passing(caught.error):
-        unseen.append(case)  # its job looks again, later
+        unseen.append(case)  # its job tries again later
     elif caught.error is not None:
         failed.append(Failure(case, str(caught.error)))
 
@@ -226,7 +226,7 @@ def _without_collisions(
             kept.append(case)
         except OutputError as error:
             if is_passing(error):
-                unseen.append(case.case)  # its job looks again, later
+                unseen.append(case.case)  # its job tries again later
             else:
                 failed.append(Failure(case.case, str(error)))
     return kept
@@ -268,6 +268,6 @@ def group(cases: Iterable[PlannedCase], workers: int, most: int) -> Iterator[Job
 
 
 def memory_mb(plan: Plan, run: Run) -> float:
-    """Expected peak of one worker in MB."""
+    """Expected peak memory of one worker in MB."""
     loads = [case.load(run.model) for case in plan.seen]
     return worker_bytes(loads, run.model, plan.calls, confidence=run.settings.confidence) / 1e6

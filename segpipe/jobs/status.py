@@ -1,4 +1,4 @@
-"""How far the runs into an output folder have come: from ``run.json``, the records and the parts that lie there."""
+"""The state of the last run into an output folder, from its ``run.json``, records and parts."""
 
 import os
 import shlex
@@ -29,24 +29,24 @@ class Status:
     output: str
     done: int
     failed: list[dict[str, str]]
-    """``case`` and ``error`` of each, as the last run has written them."""
+    """``case`` and ``error`` of each failed case, as the last run wrote them."""
     problems: list[str]
     """Folders of the input that cannot be read."""
     missing: list[str]
     parts: dict[str, int]
     """Finished parts of cases that are not done."""
     megapixels_per_second: float | None
-    """Of the last run that has ended."""
+    """Speed of the last run that ended."""
     state: str
-    """Of the last run: ``running``, ``ended``, ``interrupted``, or ``died`` where it was killed or its machine stopped."""
+    """State of the last run: ``running``, ``ended``, ``interrupted``, or ``died`` (killed, or its machine stopped)."""
     running: str | None
-    """Process and host of the run that writes there."""
+    """Process and host of the run that is writing to the folder; None if there is none."""
     died: str | None
-    """Process and host of the run that died, where its lock is left."""
+    """Process and host of a run that died and left its lock; None if there is none."""
     last_sign: str | None
-    """Time of the last sign of life of the run that writes there or has died, in ISO 8601; there is one every 20 s."""
+    """Time of the last sign of life of a running or dead run, in ISO 8601; a run gives one every 20 s."""
     command: str
-    """Continues the run."""
+    """The shell command that continues the run."""
 
 
 def read_status(place: str) -> Status:
@@ -54,7 +54,7 @@ def read_status(place: str) -> Status:
 
     Raises:
         OutputError: there is no run in that folder.
-        SegpipeError: its inputs or its model are gone.
+        SegpipeError: the inputs or the model of the run are missing.
     """
     output = store_at(place).settled()
     run = _last_run(output)
@@ -78,7 +78,7 @@ class _Failed(BaseModel):
 
 
 class _LastRun(BaseModel):
-    """The keys of a ``run.json`` that are used here, as every version has written them."""
+    """The keys of ``run.json`` that ``status`` uses; every version writes them."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
@@ -142,7 +142,7 @@ def _status(output: Store, last: _LastRun) -> Status:
 
 
 def _quoted(text: str) -> str:
-    """A word for a shell; bytes of characters that are not printable are escaped as bash, zsh and ksh do."""
+    """Quote a word for a shell; the bytes of characters that cannot be printed are escaped as in bash, zsh and ksh."""
     if text.isprintable():
         return shlex.quote(text)
     spelled = "".join(chr(b) if chr(b).isalnum() and b < 128 else f"\\x{b:02x}" for b in os.fsencode(text))
@@ -150,7 +150,7 @@ def _quoted(text: str) -> str:
 
 
 def _life(output: Store, last: _LastRun, sign: Sign | None) -> dict[str, Any]:
-    """Whether the last run goes on; if not, whether it ended by itself.
+    """Whether the last run is still running; if not, whether it ended by itself.
 
     A run that ends removes its lock and writes its state into ``run.json``; one that has done neither died.
     """
@@ -161,7 +161,7 @@ def _life(output: Store, last: _LastRun, sign: Sign | None) -> dict[str, Any]:
     if last.state != "running":
         return {"state": last.state, "running": None, "died": None, "last_sign": None}
     try:
-        heard = _ago(output.age("run.json"))  # written when it began
+        heard = _ago(output.age("run.json"))  # written when the run began
     except OSError:
         heard = None
     return {"state": "died", "running": None, "died": None, "last_sign": heard}
@@ -174,7 +174,7 @@ def _ago(seconds: float | None) -> str | None:
 
 
 def _going_on(last: _LastRun) -> list[str]:
-    """The command of a run, without doing again what it has done."""
+    """The command that continues a run without repeating finished cases."""
     return [*last.command, *(["--no-overwrite"] if last.settings.get("overwrite") else [])]
 
 

@@ -1,4 +1,4 @@
-"""Tasks of a run, their results, and who follows them."""
+"""Tasks of a run, their results, and the protocol of watchers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -80,11 +80,11 @@ class GivenUp:
 
 
 Result = Outcome | Returned | Damaged | GivenUp
-"""What comes of a case in a task."""
+"""The result of one case of a task."""
 
 
 Progress = Callable[[int], None]
-"""Called with the number of pixels that are done since the last call."""
+"""Called with the number of pixels finished since the last call."""
 
 
 class Halt:
@@ -103,7 +103,7 @@ class Halt:
 
 
 class Watcher(Protocol):
-    """Follows a run while it goes on."""
+    """Receives the events of a run."""
 
     def progress(self, pixels: int) -> None: ...
 

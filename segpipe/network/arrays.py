@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from segpipe.geometry.weighting import Weights
 
 LAG_BATCHES = 2
-"""Batches whose labels may be on their way from a device: fewer would let it wait for the host, more only hold memory."""
+"""Batches whose labels may be in transfer from a device: with fewer it waits for the host; more only use memory."""
 
 Array = Any
 """A NumPy array, or a tensor of a device."""
@@ -34,13 +34,13 @@ class Arrays(Protocol):
         """float32."""
 
     def put(self, values: NDArray[Any]) -> Array:
-        """A small array of the host, where the scores are."""
+        """Copy a small array from the host to the device of the scores."""
 
     def weights(self, weights: Weights) -> Weights:
         """The same weights, where the scores are."""
 
     def pick(self, values: Array, index: Array, axis: int) -> Array:
-        """A copy of those positions along an axis."""
+        """Copy the values at positions ``index`` along an axis."""
 
     def most_likely(self, sums: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
         """Position of the largest score along the first axis, the first of equal ones, and that score; NaN stays NaN."""

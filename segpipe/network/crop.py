@@ -90,7 +90,7 @@ def _shows_as_crop(spec: ModelSpec, raw: Raw, calm: Tiles, scores: NDArray[np.fl
 
 
 def _corners(sizes: Sequence[int], within: Sequence[int], factor: float) -> list[tuple[slice, ...]]:
-    """A box towards each corner from the centre of an array: at ``OUT`` of half the output over ``factor``."""
+    """Boxes towards the corners of an array, ``OUT`` times half the output size over ``factor`` from its centre."""
     boxes = []
     for signs in product((-1, 1), repeat=len(sizes)):
         box = []

@@ -70,7 +70,7 @@ def _uncover(proto: onnx.ModelProto, path: Path, image: TensorSpec, ending: Endi
 
 
 def score_count(tensor: TensorSpec, layout: Layout) -> int | None:
-    """Scores per pixel of an output, where its shape tells; one without a class axis has one."""
+    """Number of scores per pixel of an output, None if its shape does not say; 1 without a class axis."""
     has_classes = layout.has_class_axis(tensor.shape)
     if has_classes is None:
         return None

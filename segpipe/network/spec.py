@@ -41,7 +41,7 @@ class ModelSpec:
     contract: Contract
     contract_origin: str
     tiling: Tiling
-    """Of a case with the network's spatial axes; ``tiling_of`` gives that of any case."""
+    """Tiling of a case with the network's spatial axes; ``tiling_of`` gives the tiling of any case."""
     blend_on: BlendOn
     batch: int
     device: Kind
@@ -57,9 +57,9 @@ class ModelSpec:
     options: Options = field(default_factory=Options)
     """How a device computes."""
     weights_mb: float = 0.0
-    """Memory of the host that the loaded network took before its trial."""
+    """Host memory of the loaded network before its trial."""
     network_mb: float = 0.0
-    """Memory of the host that one batch through the network took in its trial, beside the weights."""
+    """Host memory that one batch took in the trial, beside the weights."""
     room: Room | None = None
     """The device's memory; None on the CPU."""
 
@@ -69,10 +69,10 @@ class ModelSpec:
         return (self.batch, self.contract.channel_count, *self.tiling.tile)
 
     def tiling_of(self, shape: Sequence[int]) -> Tiling:
-        """The tiling of a case of this shape: of a volume for a network of images, single slices along its first axis.
+        """The tiling of a case of this shape; a network of images gets the slices of a volume along its first axis.
 
         Raises:
-            SourceError: the case has too few axes, or too many.
+            SourceError: the number of axes does not fit.
         """
         layout = self.contract.layout
         if len(shape) == layout.ndim:

@@ -25,17 +25,17 @@ LISTED = 4
 SHARED = 4
 
 IMAGE_TILE, VOLUME_TILE = 512, 96
-"""Pixels along each axis of a tile, where neither the file nor its metadata names any."""
+"""Default size of a tile along each axis, if neither the file nor its metadata has one."""
 
 NOTED = 28
 """Column of comments."""
 
 
 def check_rank(path: Path, inputs: Sequence[TensorSpec]) -> None:
-    """A model without a contract must take images or volumes, or a template would lead nowhere.
+    """Check that a model without a contract takes images or volumes; a template cannot help other models.
 
     Raises:
-        ContractError: it takes neither.
+        ContractError: the model takes neither.
     """
     if (len(inputs[0].shape) if inputs else 0) not in (4, 5):
         taken = ", ".join(map(str, inputs)) or "nothing"
@@ -159,7 +159,7 @@ def _tile_lines(seen: _Seen) -> list[str]:
 
 
 def _volume_lines() -> list[str]:
-    """What a contract of a network of volumes may say of their grid."""
+    """Lines of the template for optional keys on the grid of volumes."""
     return [
         _line("# spacing = [1.0, 1.0, 1.0]", "mm along each axis, where it was trained on volumes of one spacing"),
         _line('# orientation = "RAS"', "the side that the index of each axis grows towards: R or L, A or P, S or I"),

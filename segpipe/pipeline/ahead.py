@@ -10,13 +10,13 @@ from segpipe.timing.spans import waiting
 T = TypeVar("T")
 
 READ_AHEAD = 3
-"""Tiles that are read while others are inferred; two batches where that is more."""
+"""Fewest tiles that are read ahead of inference; two batches if that is more."""
 
 _END = object()
 
 
 def tiles_ahead(batch: int) -> int:
-    """Tiles that are read ahead of batches of this size."""
+    """Number of tiles that are read ahead for batches of this size."""
     return max(READ_AHEAD, 2 * batch)
 
 

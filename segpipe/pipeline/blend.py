@@ -22,17 +22,17 @@ class Finished:
 
     sheet: Sheet
     window: Window
-    """Of the network's grid, until ``regrid``."""
+    """The box in the network's grid; after ``regrid``, in the case's own grid."""
     sums: Scores | None
-    """Weighted score sums ``(classes, *box)``; None if no pixel is valid. Where the case has a grid of its own, the box
-    has the halo of its cover in front, as far as the case reaches."""
+    """Weighted score sums ``(classes, *box)``; None if no pixel is valid. For a case that is resampled, the sums also cover
+    the halo before the box, as far as the case reaches."""
     invalid: Array | None
-    """Shape ``box``; None if all pixels are valid, or none. Where the case has a grid of its own: of pixels of that, over
-    ``Regridding.needed_by_box``, and on the host."""
+    """Mask of invalid pixels, shape ``box``; None if all pixels are valid, or none. For a case that is resampled: a mask of
+    own pixels over ``Regridding.needed_by_box``, on the host."""
     inferred: int = 1
-    """Windows with a valid pixel that end here."""
+    """Number of windows with a valid pixel that this box finishes."""
     mean: bool = False
-    """Whether sums are divided by the weights already."""
+    """Whether the sums have been divided by the weights."""
 
 
 def blend(tiles: Iterable[Scored | Failed], arrays: Arrays = HOST) -> Iterator[Finished]:
@@ -55,7 +55,7 @@ def blend(tiles: Iterable[Scored | Failed], arrays: Arrays = HOST) -> Iterator[F
 
 
 def _finished(tile: Scored, sheet: Sheet, sums: Scores | None) -> Finished:
-    """What a strip gives, without what lies beside the case."""
+    """The finished box of a strip, without pixels outside the case."""
     window, halo = sheet.cover.finished(tile.index), sheet.cover.halo
     if halo:
         invalid = tile.own_invalid
@@ -70,17 +70,17 @@ def _finished(tile: Scored, sheet: Sheet, sums: Scores | None) -> Finished:
 class Strip:
     """Score sums that later windows can still change.
 
-    Per axis it keeps what a window shares with the next one along that axis: for two axes the shared columns of one tile,
-    and the shared rows over the whole width. Sums are float32 and added in window order at every pixel, so that they do not
-    depend on which windows elsewhere were inferred, or by whom.
+    For each axis it keeps what a window shares with the next window along this axis: for two axes, the shared columns of one
+    tile, and the shared rows over the full width. Sums are float32. At every pixel they are added in window order, so that
+    they do not depend on which windows elsewhere were inferred, or in which process.
 
-    With a halo, windows begin that much earlier, with zeros, which change no sum. Then what is finished has sums in front
-    of it that are final, too.
+    With a halo, every window begins ``halo`` pixels earlier, with zeros, which change no sum. A finished box then includes
+    the final sums of the pixels before it.
 
     Args:
-        cover: of the case.
-        windows: those that will come; all where None.
-        arrays: what scores are.
+        cover: cover of the case.
+        windows: the windows that will be added; None for all.
+        arrays: library of the score arrays.
     """
 
     def __init__(self, cover: Cover, windows: Part | None = None, arrays: Arrays = HOST) -> None:
@@ -96,10 +96,10 @@ class Strip:
         self._kept: list[Scores] = []
 
     def add(self, index: Index, scores: Scores | None) -> Scores | None:
-        """Take a window's weighted scores ``(classes, *tile)``; give the finished sums ``(classes, *finished)``.
+        """Add a window's weighted scores ``(classes, *tile)``; return the finished sums ``(classes, *finished)``.
 
-        The array is changed, and the result is a view of it; with a halo of another that holds the halo, too. None stands
-        for a window without a valid pixel, whose sums nobody will look at.
+        ``scores`` is changed, and the result is a view of it; with a halo, the result is a view of a new, larger array.
+        None stands for a window without a valid pixel, whose sums are not used.
         """
         index = tuple(i - first for i, first in zip(index, self._first, strict=True))
         if self._halo:
@@ -112,7 +112,7 @@ class Strip:
         return None if scores is None else scores[(slice(None), *(slice(0, n + self._halo) for n in self._fresh(index)))]
 
     def _haloed(self, scores: Scores | None) -> Scores | None:
-        """Scores behind zeros. A window without a valid pixel has zeros, too: its halo is that of others."""
+        """Put zeros before the scores. A window without a valid pixel gets zeros, too, since later boxes use it as halo."""
         if scores is None and not self._kept:
             return None
         haloed = self._arrays.zeros((len(self._kept[0] if scores is None else scores), *self._tile))

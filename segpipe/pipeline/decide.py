@@ -1,4 +1,4 @@
-"""From finished score sums to labels and confidence: decided where the scores are, fetched while more are made."""
+"""Turn finished score sums into labels and confidence, on the device of the scores; results are fetched in parallel."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -26,7 +26,7 @@ CONFIDENCE_NODATA = 255
 CONFIDENCE_TOP = 254
 
 WRITE_BEHIND = 4
-"""Boxes that wait to be written while a device is given more to do."""
+"""Most boxes that wait to be written while the device goes on."""
 
 GATHERED = 2**21
 """Pixels from which on a box is large enough."""
@@ -34,23 +34,23 @@ GATHERED = 2**21
 
 @dataclass(frozen=True)
 class Decision:
-    """How scores become labels: the contract's task, and what was blended."""
+    """The rule that turns scores into labels, from the contract's task and the kind of scores that were blended."""
 
     contract: Contract
     blend_on: BlendOn
     arrays: Arrays = HOST
-    """What scores are."""
+    """Library of the score arrays."""
 
     @cached_property
     def dtype(self) -> np.dtype[Any]:
-        """uint8, or uint16 where a class id needs it."""
+        """uint8, or uint16 if a class id needs it."""
         if self.contract.task == "multilabel":
             return np.dtype(np.uint8)
         return np.dtype(np.uint8 if max(c.id for c in self.contract.mask_classes) < 255 else np.uint16)
 
     @property
     def nodata(self) -> int:
-        """A value of its own, never a class: 255, or 65535."""
+        """The nodata value of the mask, which is never a class id: 255, or 65535."""
         return int(np.iinfo(self.dtype).max)
 
     @property
@@ -60,7 +60,7 @@ class Decision:
 
     @cached_property
     def _ids(self) -> NDArray[Any] | None:
-        """Class id of each output channel; None where they are the same."""
+        """Class id of each output channel; None if ids and channel indices are equal."""
         channels = {c.channel: c.id for c in self.contract.classes}
         ids = [channels[k] for k in range(len(channels))]
         return None if ids == list(range(len(ids))) else np.array(ids, self.dtype)
@@ -72,11 +72,11 @@ class Decision:
 
     @property
     def needs_total(self) -> bool:
-        """Whether labels need the summed weights: a threshold does, the most likely class does not."""
+        """Whether labels need the summed weights: yes with a threshold, no for the most likely class."""
         return self.contract.task != "multiclass"
 
     def labels(self, sums: Array, total: Array | None, invalid: Array | None) -> tuple[Array, Array]:
-        """Labels ``(bands, *box)`` of score sums ``(classes, *box)`` and summed weights ``box``; whether all were finite."""
+        """Labels ``(bands, *box)`` of score sums ``(classes, *box)`` and summed weights; and whether all sums are finite."""
         xp = self.arrays.xp
         if self.contract.task == "multiclass":
             labels, best = self.arrays.most_likely(sums, self.dtype)
@@ -92,18 +92,18 @@ class Decision:
         return self.arrays.cast(labels, self.dtype), finite
 
     def _finite(self, scores: Array, invalid: Array | None) -> Array:
-        """Whether the scores of all valid pixels are finite; an array without axes, which is not waited for here."""
+        """Whether the scores of all valid pixels are finite; a 0-d array, so that the host need not wait for the device."""
         finite = self.arrays.xp.isfinite(scores)
         return (finite if invalid is None else finite | invalid).all()
 
     @property
     def _threshold(self) -> float:
-        """The contract's threshold on the scale of what was blended, as float32 holds it."""
+        """The contract's threshold on the scale of the blended scores, rounded to float32."""
         p = self.contract.threshold
         return float(np.float32(p if self.blend_on == "probabilities" else np.log(p / (1 - p))))
 
     def confidence(self, sums: Array, total: Array, invalid: Array | None) -> Array:
-        """Probability of the label that was given, 0 to 254, shape ``(bands, *box)``; 255 where invalid."""
+        """Probability of each label as 0 to 254, shape ``(bands, *box)``; 255 where the pixel is invalid."""
         xp, mean = self.arrays.xp, sums / total
         if self.contract.task == "multiclass":
             likely = self._winner_probability(mean)[None]
@@ -141,7 +141,7 @@ class Decided:
 
 
 Boxes = Generator[Decided, None, None]
-"""Boxes of one case with their labels, in order. Closing them ends what is under way."""
+"""Boxes of one case with their labels, in order. Closing the generator ends the work in progress."""
 
 
 def decide(boxes: Iterable[Finished], decision: Decision, *, confidence: bool) -> Boxes:
@@ -160,7 +160,7 @@ def decide(boxes: Iterable[Finished], decision: Decision, *, confidence: bool) -
 
 
 def beside_writer(boxes: Boxes, arrays: Arrays) -> Boxes:
-    """From a device, larger boxes that are made in a thread while others are written; on the host the same boxes."""
+    """On a device, join boxes to larger ones, in a thread, while others are written; on the host, return the same boxes."""
     return ahead(gathered(boxes), WRITE_BEHIND, stage="infer") if arrays.lag else boxes
 
 
@@ -217,7 +217,7 @@ def _unseen(box: Finished, decision: Decision, confidence: bool) -> Callable[[],
 
 
 def _begun(box: Finished, decision: Decision, confidence: bool) -> Callable[[], Decided]:
-    # what is returned holds no box, whose sums would stay on the device until the labels arrive
+    # the result must not refer to a box, whose sums would then stay on the device until the labels arrive
     sheet, window, inferred = box.sheet, box.window, box.inferred
     total = None
     if box.mean:

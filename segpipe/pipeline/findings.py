@@ -1,4 +1,4 @@
-"""What is unusual about the pixels of an opened case: found, kept, and refused where labels would mean nothing."""
+"""Unusual pixels of an opened case: find and record them, or refuse the case if its labels would be meaningless."""
 
 import logging
 from collections.abc import Sequence
@@ -16,20 +16,20 @@ LOG = logging.getLogger("segpipe")
 
 
 def with_findings(case: Case, sheet: Sheet, findings: Sequence[Finding], *, allow: bool) -> Sheet:
-    """A case with what is unusual about it.
+    """Add findings to the sheet of a case.
 
     Raises:
-        SourceError: labels would mean nothing, and this is not allowed.
+        SourceError: labels would be meaningless, and ``allow`` is False.
     """
     refuse_far(case, findings, allow=allow)
     return replace(sheet, findings=(*sheet.findings, *findings))
 
 
 def refuse_far(case: Case, findings: Sequence[Finding], *, allow: bool) -> None:
-    """Labels must mean something.
+    """Refuse a case whose labels would be meaningless.
 
     Raises:
-        SourceError: they would not, and this is not allowed.
+        SourceError: labels would be meaningless, and ``allow`` is False.
     """
     far = [finding.text for finding in findings if finding.far]
     if far and not allow:
@@ -43,5 +43,5 @@ def warn_of_findings(case: Case, source: Source, contract: Contract) -> None:
 
 
 def findings_of(source: Source, contract: Contract) -> list[Finding]:
-    """What is unusual about the pixels of an opened case, as far as that can be seen without its own statistics."""
+    """Unusual properties of the pixels of an opened case that can be found without its own statistics."""
     return Judge(contract)(sampled(source), None, source.tags(), axes=len(source.grid.shape))

@@ -1,4 +1,4 @@
-"""Batches of tiles through the model to weighted scores, several calls in flight; and the model on the CPU."""
+"""Run batches of tiles through the model, several at a time, and weight the scores; and the model on the CPU."""
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -33,9 +33,9 @@ class Model(Protocol):
     def arrays(self) -> Arrays: ...
 
     def score(self, patches: Sequence[Patch]) -> tuple[Array, Sequence[Array | None]]:
-        """Scores ``(patches, classes, *tile)`` of at most a batch, and where each is invalid, both where the arrays are.
+        """Scores ``(patches, classes, *tile)`` of at most one batch, and the invalid masks, both on the model's device.
 
-        Here ``tile`` is the network's: of a network of images, without the axis of length 1 that slices of a volume have.
+        ``tile`` has the network's axes: a network of images lacks the axis of length 1 that slices of a volume have.
         """
 
     def shrink(self) -> bool:
@@ -43,10 +43,10 @@ class Model(Protocol):
 
 
 def infer(model: Model, batches: Iterable[Batch], calls: int) -> Generator[Scored | Failed, None, None]:
-    """The same windows in the same order, with weighted scores instead of pixels.
+    """Yield the same windows in the same order, with weighted scores instead of pixels.
 
-    ``calls`` batches are in the model at once and one more waits, so that the model never waits for whoever takes the
-    results. A device has one stream, and one call. A batch that fails ends the cases that it holds tiles of.
+    ``calls`` batches are in the model at once and one more waits, so that the model never waits for the consumer of its
+    results. A device has one stream, and one call. If a batch fails, every case with a tile in it fails.
     """
     calls = 1 if model.arrays.lag else calls
     running: deque[Future[Results]] = deque()
@@ -69,7 +69,7 @@ def _next(running: deque[Future[Results]]) -> Results:
 
 
 def _scored(model: Model, batch: Batch) -> Results:
-    """A batch with its scores; one that fails ends the cases that it has pixels of."""
+    """Score a batch; if it fails, every case with pixels in it fails."""
     filled = [(tile, tile.patch) for tile in batch if isinstance(tile, Tile) and tile.patch is not None]
     try:
         with model.arrays.here():
@@ -92,12 +92,12 @@ def _through(model: Model, filled: Sequence[tuple[Tile, Patch]]) -> list[Scored]
 
 
 def _failed(tile: Tile, error: Exception) -> Failed:
-    tile.sheet.abandoned.set()  # the rest of the case would be read and inferred for nothing
+    tile.sheet.abandoned.set()  # reading and inferring the rest of the case would be useless
     return Failed(tile.case, foreseen(error, tile.case.path))
 
 
 def _result(tile: Tile | Failed, found: Iterator[Scored | Failed]) -> Scored | Failed:
-    """What a tile has become: the next that was found where it has pixels."""
+    """The result of a tile: the next one of ``found`` if the tile has pixels."""
     if isinstance(tile, Failed):
         return tile
     if tile.patch is None:
@@ -106,9 +106,9 @@ def _result(tile: Tile | Failed, found: Iterator[Scored | Failed]) -> Scored | F
 
 
 def weighted(scores: Array, tile: Tile, arrays: Arrays) -> Array:
-    """A network's scores times the weights of their window, in place, shape ``(classes, *tile)`` of the case's tiling.
+    """Multiply scores by the weights of their window, in place; shape ``(classes, *tile)`` of the case's tiling.
 
-    Done here, beside the model, in parallel.
+    This runs in the threads of the model, in parallel.
     """
     weights = arrays.weights(tile.sheet.weights).of(tile.index)
     scores = scores.reshape(len(scores), *weights.shape)
@@ -141,7 +141,7 @@ class HostModel:
     """What the network gave for the batch that it was tried on, without what comes behind it."""
 
     opened: int = 0
-    """Bytes of the process when the network was loaded, before it was tried."""
+    """Memory of the process in bytes after loading the network, before its trial."""
 
     def __init__(
         self,

@@ -81,7 +81,7 @@ class BoundModel:
         return Terms(spec.device, spec.options, sizes, self.lane.handle, limit, half, engines)
 
     def score(self, patches: Sequence[Patch]) -> tuple[Tensor, list[Tensor | None]]:
-        """Scores ``(patches, classes, *tile)``, and masks of the patches, which are brought to the device, too."""
+        """Scores ``(patches, classes, *tile)``, and the invalid masks of the patches, both on the device."""
         if self._network is None:  # another process may have given memory back
             if refused := self._refused(self.spec):
                 raise DeviceMemoryError(refused)
@@ -109,7 +109,7 @@ class BoundModel:
             return sent.to(torch.float32, copy=True) if scaling is None else scaled(sent, scaling, invalid, self.arrays)
 
     def _invalid(self, patches: Sequence[Patch]) -> Tensor | None:
-        """Masks ``(patches, *tile)`` on the device, also for what comes later; None where all pixels are valid."""
+        """Masks ``(patches, *tile)`` on the device, which later stages use as well; None if all pixels are valid."""
         if all(patch.invalid is None for patch in patches):
             return None
         shape = self.spec.tiling.tile
@@ -166,7 +166,7 @@ def _alike(patches: Sequence[Patch]) -> Iterator[list[Patch]]:
 
 
 def _masks(patches: Sequence[Patch], masks: Tensor | None) -> list[Tensor | None]:
-    """Of each patch its mask, in the shape that it came in; None where all its pixels are valid."""
+    """The mask of each patch, in its original shape; None if all its pixels are valid."""
     if masks is None:
         return [None] * len(patches)
     found = zip(patches, masks, strict=True)

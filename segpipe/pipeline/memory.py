@@ -1,4 +1,4 @@
-"""What memory a run takes: every estimate of bytes, from shapes alone, before a pixel is read."""
+"""Estimates of the memory of a run, from shapes alone, before a pixel is read."""
 
 import math
 from collections.abc import Sequence
@@ -19,77 +19,77 @@ from segpipe.settings import Settings
 FLOAT = 4
 
 PROCESS = 180 * 10**6
-"""A worker process with its libraries, before it loads a model (measured: Python 3.11, ONNX Runtime 1.31, GDAL 3.10)."""
+"""Bytes of a worker process before it loads a model (measured with Python 3.11, ONNX Runtime 1.31, GDAL 3.10)."""
 
 SHARE = 0.8
-"""Of the machine's memory that all workers together may use, unless ``--memory`` says otherwise."""
+"""Share of the machine's memory that all workers together may use without ``--memory``."""
 
 FEW = 250 * 10**6
-"""Below which a case is not too large for any worker, whatever ``--memory`` says."""
+"""Bytes below which no case is refused, whatever ``--memory`` says."""
 
 STRIP_SHARE = 0.5
-"""Of a worker's memory that score sums of a case may take; a case that needs more is cut."""
+"""Share of a worker's memory that the score sums of a case may take; a case that needs more is cut."""
 
 STRETCHES = 4
-"""Stretches that are in memory at once for a GPU: decoded, waiting, being cut, and held by their tiles."""
+"""Stretches that are in memory at once for a GPU: one being decoded, one waiting, one being cut, one held by its tiles."""
 
 SPARE = 1
-"""Batches whose arrays between layers ONNX Runtime's arena keeps beside those of the calls in flight: the first call of a
-shape allocates them one by one, and later calls as one block, for which there is no room among the first ones."""
+"""Batches of intermediate arrays that ONNX Runtime's arena keeps beside those of the calls in flight. The first call of a
+shape allocates the arrays one by one; later calls allocate one block, which does not fit into the memory of the first."""
 
 DECIDING = 3
-"""Arrays of the size of a box's scores that confidence takes: mean scores, their distance from the best, its exponential."""
+"""Arrays of the size of a box's scores that confidence needs: mean scores, their distance from the best, its exponential."""
 
 AVERAGING, INTERPOLATING = 3, 3
-"""Arrays of the size of a window's scores, and of those interpolated at once, that a case with a grid of its own takes."""
+"""Arrays that a resampled case needs: of the size of a window's scores, and of the scores interpolated at once."""
 
 RESAMPLING = 3
-"""Arrays of the size of a window's pixels before and behind an axis that is resampled: both, and one of the products."""
+"""Arrays of the size of a window's pixels while one axis is resampled: before, after, and one of products."""
 
 MASKS = 4
-"""Bytes of a pixel of the case's own grid while the validity of a tile's is read, kept and looked at."""
+"""Bytes per own pixel while the validity of a tile's own pixels is read, kept and used."""
 
 WINDOW = 100
-"""Bytes that Python keeps of a window of an axis, beside its weights."""
+"""Bytes of Python objects per window of an axis, without its weights."""
 
 TABLE_ENTRY, TABLE_BLOCK = 16, 512
-"""GDAL keeps place and length of every block of a raster that it writes."""
+"""GDAL keeps 16 bytes, offset and length, for each block of 512 x 512 pixels of a raster that it writes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What of a case decides how much memory a worker takes for it."""
+    """The properties of a case that determine the memory of a worker."""
 
     cover: Cover
     cached: int
-    """Bytes that its format's cache may come to."""
+    """Largest size of the format's block cache in bytes."""
     regridding: Regridding | None = None
-    """To the grid that the network sees, where that is another than its own."""
+    """The case's own grid and the network's; None if they are the same."""
 
     @property
     def own(self) -> float:
-        """Pixels of the case's own grid for each of the grid that the network sees."""
+        """Pixels of the case's own grid per pixel of the network's grid."""
         return 1.0 if self.regridding is None else math.prod(self.regridding.own) / math.prod(self.regridding.shape)
 
 
 def worker_memory(settings: Settings, workers: int) -> float:
-    """Bytes that one worker may use: as asked, else its share of the machine's, limits of a container included."""
+    """Bytes that one worker may use: as the user set, else its share of the machine's memory or of a container's limit."""
     return memory() * SHARE / workers if settings.memory is None else settings.memory * 1e9
 
 
 def most_memory(settings: Settings) -> float:
-    """Bytes that a worker may use at most, whatever the number of workers will be; what little all need is not refused."""
+    """Most bytes that a worker may use, whatever the number of workers; at least ``FEW``."""
     return max(worker_memory(settings, settings.workers or 1), FEW)
 
 
 def worker_bytes(loads: Sequence[Load], model: ModelSpec, calls: int, *, confidence: bool) -> float:
-    """Expected peak of a worker that does any of these cases, each in one piece.
+    """Expected peak memory in bytes of a worker that does any of these cases, each in one piece.
 
     Args:
-        loads: of the cases; none where nobody has looked at them, and rasters are expected.
-        model: with what was measured in its trial.
-        calls: in flight at once.
-        confidence: whether a mask has one.
+        loads: loads of the cases; if empty, no case was opened, and rasters are assumed.
+        model: the model, with the measurements of its trial.
+        calls: number of calls in flight.
+        confidence: whether the run writes confidence.
     """
     strip = max((strip_bytes(load.cover, model) for load in loads), default=0)
     box = max((_box_bytes(load, model, confidence) for load in loads), default=_decided_bytes(model, confidence))
@@ -101,7 +101,7 @@ def worker_bytes(loads: Sequence[Load], model: ModelSpec, calls: int, *, confide
 
 
 def _box_bytes(load: Load, model: ModelSpec, confidence: bool) -> float:
-    """Of what a box becomes on its way to labels: scores on the case's own grid, where that is another, and confidence."""
+    """Bytes of a box until it has labels: its scores on the case's own grid, if that differs, and its confidence."""
     decided = _decided_bytes(model, confidence)
     if not load.cover.halo:
         return decided
@@ -115,7 +115,7 @@ def _decided_bytes(model: ModelSpec, confidence: bool) -> float:
 
 
 def _resampling_bytes(load: Load, model: ModelSpec, calls: int) -> int:
-    """Of the own pixels that a tile is made of, and of the validity of those under way."""
+    """Bytes of the own pixels that a tile needs, and of the validity of own pixels of tiles in progress."""
     if load.regridding is None:
         return 0
     tile, own = math.prod(load.cover.tiling.tile), math.prod(load.regridding.extent(load.cover.tiling.tile))
@@ -124,47 +124,47 @@ def _resampling_bytes(load: Load, model: ModelSpec, calls: int) -> int:
 
 
 def network_bytes(model: ModelSpec, calls: int, *, batches: float = 1.0, copies: int = 1) -> float:
-    """Of a network's weights and of what lies between its layers, as the trial found them.
+    """Bytes of a network's weights and intermediate arrays, as measured in the trial.
 
     Args:
-        model: that has been tried.
-        calls: in flight at once.
+        model: the model, after its trial.
+        calls: number of calls in flight.
         batches: size of each call, in batches of the trial.
-        copies: loaded models.
+        copies: number of loaded copies of the model.
     """
     return copies * (model.weights_mb + calls * batches * model.network_mb) * 1e6
 
 
 def _tile_bytes(model: ModelSpec, layers: int) -> int:
-    """Of a batch of tiles with so many channels or classes."""
+    """Bytes of a batch of tiles with ``layers`` channels or classes."""
     return model.batch * math.prod(model.tiling.tile) * layers * FLOAT
 
 
 def _tiles_bytes(model: ModelSpec, calls: int) -> float:
-    """Of tiles under way: pixels that are read ahead or in the network, and scores that are made, wait or are blended."""
-    batches = calls + 3  # in calls, waiting, fetched, and the one before, which goes when the next is there
+    """Bytes of tiles in progress: pixels read ahead or in the network, and scores computed, waiting or blended."""
+    batches = calls + 3  # in calls, waiting, fetched, and the previous one, which is freed when the next arrives
     pixels = (batches + tiles_ahead(model.batch) / model.batch) * _tile_bytes(model, model.contract.channel_count)
     return pixels + batches * _tile_bytes(model, model.contract.scores)
 
 
 def strip_bytes(cover: Cover, model: ModelSpec) -> int:
-    """Of the score sums that are kept while a case is blended in one piece."""
+    """Bytes of the score sums that blending keeps if a case is not cut."""
     return int(cover.strip_size(cover.padded)) * model.contract.scores * FLOAT
 
 
 def longest_strip(model: ModelSpec, allowed: float) -> int:
-    """Score sums per class that there is memory for: of a worker that may use so many bytes, or of its GPU."""
+    """Most score sums per class that fit into a worker's ``allowed`` bytes, or into the memory of its GPU."""
     most = allowed * STRIP_SHARE if model.room is None else model.room.strip
     return int(most / (model.contract.scores * FLOAT))
 
 
 def least_bytes(cover: Cover, model: ModelSpec, block: int) -> int:
-    """Of a worker that does one part of a case: weights, a strip of the narrowest part, the mask's blocks, a decoded one.
+    """Least bytes of a worker for one part of a case: weights, strip of the narrowest part, table of blocks, decoded block.
 
     Args:
-        cover: of the case.
-        model: that it is for.
-        block: bytes of a block of its pixels, which is decoded whole.
+        cover: cover of the case.
+        model: the model.
+        block: bytes of one block of the case, which is decoded whole.
     """
     axes = list(zip(cover.padded, cover.counts, cover.tiling.tile, strict=True))
     weights = sum(FLOAT * padded + count * (FLOAT * tile + WINDOW) for padded, count, tile in axes)
@@ -175,10 +175,10 @@ def least_bytes(cover: Cover, model: ModelSpec, block: int) -> int:
 
 
 def refuse_large_case(path: str, cover: Cover, model: ModelSpec, block: int, allowed: float) -> None:
-    """A case must fit into what a worker may use.
+    """Refuse a case that does not fit into the memory of a worker, however it is cut.
 
     Raises:
-        SourceError: with what it needs at least.
+        SourceError: the case is too large; the message has the least memory that it needs.
     """
     if (least := least_bytes(cover, model, block)) > allowed:
         raise SourceError(
@@ -188,10 +188,10 @@ def refuse_large_case(path: str, cover: Cover, model: ModelSpec, block: int, all
 
 
 def refuse_fine_case(path: str, regridding: Regridding, cover: Cover, allowed: float) -> None:
-    """The validity of the own pixels of a tile must fit into what a worker may use.
+    """Refuse a case if the validity of a tile's own pixels does not fit into the memory of a worker.
 
     Raises:
-        SourceError: with what it needs at least.
+        SourceError: a tile needs too many own pixels; the message has the least memory that it needs.
     """
     tile, own = cover.tiling.tile, regridding.extent(cover.tiling.tile)
     if (least := MASKS * math.prod(own)) > allowed:
@@ -203,10 +203,10 @@ def refuse_fine_case(path: str, regridding: Regridding, cover: Cover, allowed: f
 
 
 def refuse_large_tile(model: ModelSpec, allowed: float) -> None:
-    """A batch of tiles and its scores must fit into what a worker may use.
+    """Refuse a model if a batch of its tiles and scores does not fit into the memory of a worker.
 
     Raises:
-        ModelError: with what they need at least.
+        ModelError: the batch is too large; the message has the least memory that it needs.
     """
     contract = model.contract
     if (least := _tile_bytes(model, contract.channel_count + contract.scores)) > allowed:
@@ -218,7 +218,7 @@ def refuse_large_tile(model: ModelSpec, allowed: float) -> None:
 
 
 def device_bytes(model: ModelSpec) -> int:
-    """Of a device's memory that tiles take while they are scaled, scored and blended, beside the network and the strip."""
+    """Bytes of device memory for tiles that are scaled, scored and blended, without the network and the strip."""
     sent, image, scores = 8 + 8, 4 + 4, 2 * 4
     values = model.contract.channel_count * (sent + image) + (LAG_BATCHES + 2) * model.contract.scores * scores
     return model.batch * math.prod(model.tiling.tile) * values

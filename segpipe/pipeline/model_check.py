@@ -1,4 +1,4 @@
-"""Before a run: a batch of noise through the model, whose output is checked, and the memory that it takes."""
+"""The trial before a run: run a batch of noise through the model, check its output, and measure its memory."""
 
 import logging
 import math
@@ -21,17 +21,17 @@ from segpipe.process.machine import forget_most_resident, memory, most_resident,
 LOG = logging.getLogger("segpipe")
 
 TRIAL_SECONDS = 600.0
-"""That a trial on the CPU may take, with the opening of the model. On a device, engines may be built for longer."""
+"""Time limit of a trial on the CPU, with loading the model. On a device there is none, since building engines takes long."""
 
 ANNOUNCED = 2**21
-"""Pixels of a batch above which it is said that the model is tried."""
+"""Pixels of a batch above which a message announces the trial."""
 
 
 def try_out(spec: ModelSpec) -> ModelSpec:
-    """Run one batch of noise: what the model really gives is checked, and the memory that it took is noted.
+    """Run one batch of noise, check the model's output, and return the spec with the measured memory.
 
     Raises:
-        ModelError, ContractError, DeviceError: it does not run, or its scores are not what the contract says.
+        ModelError, ContractError, DeviceError: the model does not run, or its scores do not match the contract.
     """
     refuse_large_tile(spec, memory())
     if spec.batch * math.prod(spec.tiling.tile) > ANNOUNCED:
@@ -43,10 +43,10 @@ def try_out(spec: ModelSpec) -> ModelSpec:
 
 
 def _in_time(trial: Callable[[ModelSpec, RunOptions], ModelSpec], spec: ModelSpec) -> ModelSpec:
-    """Run a trial in a thread, since the main one answers signals only between calls.
+    """Run a trial in a thread, since the main thread handles signals only between calls.
 
     Raises:
-        ModelError: it does not end, as where a loop of the graph is endless.
+        ModelError: the trial exceeds its time limit, for example because of an endless loop in the graph.
     """
     ended: SimpleQueue[ModelSpec | BaseException] = SimpleQueue()
     options = RunOptions()
@@ -54,7 +54,7 @@ def _in_time(trial: Callable[[ModelSpec, RunOptions], ModelSpec], spec: ModelSpe
     def run() -> None:
         try:
             ended.put(trial(spec, options))
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the thread that waits raises it
+        except BaseException as error:  # noqa: BLE001 - the waiting thread raises it
             ended.put(error)
 
     thread = threading.Thread(target=run, name="segpipe-trial", daemon=True)
@@ -76,7 +76,7 @@ def _in_time(trial: Callable[[ModelSpec, RunOptions], ModelSpec], spec: ModelSpe
 
 
 def _end(trial: threading.Thread, options: RunOptions) -> None:
-    """Python must not end while a call goes on: it would be aborted."""
+    """End the call of a trial: if Python exited during the call, the process would abort."""
     options.terminate = True
     trial.join(TRIAL_SECONDS)
 
@@ -87,7 +87,7 @@ def _try_host(spec: ModelSpec, options: RunOptions) -> ModelSpec:
     model = HostModel(spec, arena=False, trial=tiles, options=options)
     assert model.trial is not None
     opened = max(before, model.opened)
-    # where the system is short of memory it takes away pages of libraries meanwhile, and less seems to be needed
+    # when memory is short, the system evicts pages of libraries meanwhile, and the measured memory is too low
     taken = max(most_resident() - opened, model.trial.nbytes)
     spec = replace(spec, weights_mb=(opened - before) / 1e6, network_mb=taken / 1e6)
     check_output(spec, by_class(model.trial, spec), model.raw)
@@ -99,7 +99,7 @@ def _try_host(spec: ModelSpec, options: RunOptions) -> ModelSpec:
 def _try_device(spec: ModelSpec, options: RunOptions) -> ModelSpec:
     from segpipe.pipeline.gpu_check import try_device
 
-    del options  # it has no limit of time
+    del options  # the trial has no time limit
     before = resident()
     forget_most_resident()
     spec = try_device(spec)

@@ -1,4 +1,4 @@
-"""Opened cases: checked against the model, with what all stages behind reading know of them."""
+"""Open cases, check them against the model, and collect what all later stages know of them."""
 
 import math
 import threading
@@ -29,40 +29,40 @@ from segpipe.storage.bucket import is_remote
 CHANGED = "{} has changed while it was done: run the same command again"
 
 HALO = 1
-"""Pixels that linear interpolation takes from before a box."""
+"""Number of pixels before a box that linear interpolation needs."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sheet:
-    """What the stages behind reading know of an opened case."""
+    """What all stages after reading know of an opened case."""
 
     grid: Grid
     files: list[Identity]
-    """What its pixels come from, as it was before the first was read."""
+    """Identities of the files that the pixels come from, taken before the first pixel was read."""
     notes: tuple[str, ...]
     cover: Cover
     opened: float
-    """When it was opened, as ``time.time`` gives it."""
+    """Time of opening, as from ``time.time``."""
     part: Part
-    """The windows that are finished here: all of the case, or a part of it."""
+    """The windows that are finished in this job: all windows of the case, or a part of them."""
     room: int = 0
-    """Bytes of blocks that a row of its windows touches; they stay decoded for the next row."""
+    """Bytes of the blocks that a row of windows touches; they stay decoded for the next row."""
     raw: bool = False
-    """Whether its pixels travel as they are stored, to be scaled on a device."""
+    """Whether pixels are passed on as stored, to be scaled on a device."""
     findings: tuple[Finding, ...] = ()
-    """What is unusual about its pixels; all of it is here before its first tile leaves."""
+    """Unusual properties of the pixels; complete before the first tile leaves."""
     place: str = ""
-    """Where it was found, links resolved."""
+    """Path of the case, with links resolved."""
     asked: tuple[str, ...] = field(default=(), repr=False)
-    """Names by which its files are asked for: those of ``files`` have no secrets."""
+    """Names for opening the files, which may contain secrets; the names in ``files`` contain none."""
     scene: Scene = field(default_factory=dict)
     """Metadata that describe the scene, by domain."""
     origin: object = None
     """``Source.origin``, for the sinks of its masks."""
     regridding: Regridding | None = None
-    """To the grid that the network sees, where that is another one than the case's own. ``cover`` is of the network's."""
+    """The case's own grid and the network's; None if they are the same. ``cover`` refers to the network's grid."""
     abandoned: threading.Event = field(default_factory=threading.Event)
-    """Set by whoever finds that the case cannot be finished: it is read no further."""
+    """Set by any stage in which the case fails; reading then stops."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -70,7 +70,7 @@ class Sheet:
 
     @property
     def windows(self) -> Part:
-        """The windows that are inferred here: those of the part, and those that share pixels with it."""
+        """The windows that are inferred in this job: those of the part, and earlier ones that overlap them."""
         return self.cover.touching(self.part)
 
     @cached_property
@@ -79,7 +79,7 @@ class Sheet:
 
 
 def open_source(case: Case, contract: Contract, overrides: Overrides = AS_STORED) -> Source:
-    """Open a case by its format."""
+    """Open a case with its format."""
     return open_path(case.format, case.path, contract, overrides)
 
 
@@ -93,7 +93,7 @@ def open_sheet(
     """Open a case, or a part of it, and check that the model can take it.
 
     Raises:
-        SourceError: it cannot be opened, its bands, pixels or pixel size are not the model's, or it needs more than
+        SourceError: the case cannot be opened, its bands, pixels or pixel size do not fit the model, or it needs more than
             ``memory`` bytes however it is cut.
     """
     opened, place, before = time.time(), Beside().place(case.path), _state(case.path)
@@ -105,7 +105,7 @@ def open_sheet(
         refuse_large_case(case.path, cover, model, source.block, memory)
         if regridding is not None:
             refuse_fine_case(case.path, regridding, cover, memory)
-        told = source.notes if part is None else ()  # the record is of the case
+        told = source.notes if part is None else ()  # the record belongs to the case, not to a part
         spaced = check_spacing if regridding is None else resampling_note
         notes = [*told, *spaced(case.path, source.grid, model.contract)]
         files = identities(case.path, source.files)
@@ -127,15 +127,15 @@ def open_sheet(
 
 
 def _state(path: str) -> list[Identity]:
-    """Of a file of this machine: a record must not vouch for another one than that whose header was read."""
+    """Identity of a local file, so that a file that is replaced after its header was read is detected."""
     return [] if is_remote(path) else identities(path, [path])
 
 
 def cover_of(case: Case, shape: tuple[int, ...], model: ModelSpec, regridding: Regridding | None = None) -> Cover:
-    """The windows of a case of this shape; on the grid that the network sees, where that is another.
+    """The windows of a case of this shape; with ``regridding``, on the network's grid.
 
     Raises:
-        SourceError: it is an image and the model is of volumes.
+        SourceError: the number of axes does not fit the model.
     """
     try:
         tiling = model.tiling_of(shape)
@@ -145,13 +145,13 @@ def cover_of(case: Case, shape: tuple[int, ...], model: ModelSpec, regridding: R
 
 
 def row_of(cover: Cover, windows: Part) -> tuple[int, ...]:
-    """Shape of a row of windows: a tile high, and as wide as all of them."""
+    """Shape of a row of windows: one tile high, and as wide as all windows."""
     first, last = cover.window(windows.first), cover.window(tuple(stop - 1 for stop in windows.stop))
     return (cover.tiling.tile[0], *(b - a for a, b in zip(first.start[1:], last.stop[1:], strict=True)))
 
 
 def _check_pixels(case: Case, source: Source, model: ModelSpec) -> None:
-    """Raw pixels for a model of integers must fit its type; floats are scaled and always do."""
+    """Check that pixels fit the type of a model that takes integers; models of floats take all pixels."""
     wanted = np.dtype(model.input_dtype)
     if wanted.kind in "iu" and not np.can_cast(source.dtype, wanted):
         raise SourceError(
@@ -160,7 +160,7 @@ def _check_pixels(case: Case, source: Source, model: ModelSpec) -> None:
 
 
 def on_network_grid(source: Source, sheet: Sheet, model: ModelSpec) -> Source | Resampled:
-    """What is read of a case for the network: on the case's own grid, if that is the one that the network sees."""
+    """The source from which the network's pixels are read: the case itself, or the case resampled."""
     if sheet.regridding is None:
         return source
     return Resampled(source, sheet.regridding, whole=np.dtype(model.input_dtype).kind in "iu")

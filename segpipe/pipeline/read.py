@@ -1,4 +1,4 @@
-"""Windows of cases, decoded in order: neighbours of a row together where that is faster."""
+"""Decode the windows of cases in order; neighbours in a row are decoded together if that is faster."""
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -33,12 +33,12 @@ STRETCHES_AHEAD = 1
 """Stretches that are decoded while one is cut into tiles for a GPU."""
 
 DECODERS = 8
-"""Threads that decode for a GPU at first. 1 reads 32 Mpx/s of 4 bands of uint16 (DEFLATE), 4 read 86, 8 126, and 16 157
-(measured on 16 processors). On the CPU it is one, since the processors are the network's. Where tiles are waited for there
-come to be more."""
+"""Threads that decode for a GPU at first. 1 thread reads 32 Mpx/s of 4 bands of uint16 (DEFLATE), 4 read 86, 8 read 126, and
+16 read 157 (measured on 16 processors). If the model waits for tiles, the number grows. On the CPU it is 1 at first, since
+the network uses the processors."""
 
 LATE = 8
-"""Windows, or stretches of them, of one case in a row that have been waited for, before more threads decode."""
+"""Number of consecutive windows or stretches of one case for which the model waited, before more threads decode."""
 
 
 class HandedBackError(SegpipeError):
@@ -52,25 +52,25 @@ class HandedBackError(SegpipeError):
 
 @dataclass
 class Decoders:
-    """A count that grows to where reading keeps up, and is kept for the cases that come after."""
+    """A number of threads that grows until reading keeps up with the model; later cases start with it."""
 
     count: int
     most: int
     _late: int = 0
 
     def begin(self) -> None:
-        """Another case: the model waits for the first tiles of each."""
+        """Begin another case: a wait for its first tiles does not count."""
         self._late = 0
 
     def note(self, waited: bool) -> None:
-        """Whether the model had no tile left when the next one came."""
+        """Record whether the model was waiting when a tile arrived."""
         self._late = self._late + 1 if waited else 0
         if self._late > LATE and self.count < self.most:
             self.count, self._late = min(2 * self.count, self.most), 0
 
 
 def decoders_for(device: str) -> Decoders:
-    """Of this process, for all cases that it will read."""
+    """The decoders of this process, for all cases that it will read."""
     return _decoders(1 if device == "cpu" else min(DECODERS, processors()), processors())
 
 
@@ -105,25 +105,25 @@ class Reading:
 
 
 Look = Callable[[Stretch], Sheet]
-"""Looks at the pixels of a case that is read at one go, and keeps what is unusual about them."""
+"""Checks the pixels of a case that is read in one request, and records what is unusual about them."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Decoded:
-    """Neighbouring windows of a case that have been decoded, or need not be, on their way to be tiles."""
+    """Neighbouring windows of a case, decoded or known to be empty, before they are cut into tiles."""
 
     case: Case
     sheet: Sheet
     windows: Sequence[tuple[int, ...]]
     begun: Callable[[], Stretch] | None
-    """Ends reading them; None where they are known to have no valid pixel."""
+    """Finishes reading the windows; None if they are known to have no valid pixel."""
     scaling: Scaling
     look: Look | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Failed:
-    """Where a case ends that cannot be finished."""
+    """Takes the place of the rest of a case that failed."""
 
     case: Case
     error: SegpipeError
@@ -133,7 +133,7 @@ Windows = Generator[Decoded | Failed, None, None]
 
 
 def read(cases: Sequence[Case], reading: Reading) -> Windows:
-    """As ``windows_of``, within the environment of their formats; for a GPU in a thread of its own, a stretch ahead."""
+    """As ``windows_of``, inside the formats' environment; for a GPU in a separate thread, one stretch ahead."""
     windows = _with_environment(windows_of(cases, reading), reading.decoders.count)
     if reading.model.device == "cpu":
         return windows
@@ -141,13 +141,13 @@ def read(cases: Sequence[Case], reading: Reading) -> Windows:
 
 
 def _with_environment(windows: Windows, decoders: int) -> Windows:
-    """The environment belongs to a thread: enter it in the one that reads."""
+    """Enter the formats' environment in the thread that reads, since it belongs to a thread."""
     with environment(decoders):
         yield from windows
 
 
 def windows_of(cases: Iterable[Case], reading: Reading) -> Windows:
-    """The windows of every case in order as they are read, some at once; or why a case ends."""
+    """Yield the windows of every case in order, neighbours together; ``Failed`` if a case cannot be read."""
     windows = 0
     for case in cases:
         with case_errors(case.path) as failed:
@@ -182,13 +182,13 @@ def _decoded(case: Case, source: Source, sheet: Sheet, reading: Reading) -> Iter
 
 
 def _examined(case: Case, source: Source, sheet: Sheet, scaling: Scaling, reading: Reading) -> tuple[Sheet, Look | None]:
-    """A case with what is unusual about its pixels; or what looks at them once they are read, where that is at one go."""
+    """Add findings to a case; for a case that is read in one request, return the function that adds them afterwards."""
     keep = partial(with_findings, case, allow=reading.allow_unusual)
     if reading.findings is not None:
         return keep(sheet, reading.findings), None
     judged = partial(reading.judge, scaling=scaling, tags=source.tags(), axes=len(source.grid.shape))
     if sheet.regridding is None and len(sheet.cover) == 1 and is_small(sheet.grid.shape):
-        # the same pixels as in its sample
+        # the same pixels as in the sample of the case
         return sheet, lambda stretch: keep(sheet, judged(thinned(stretch.pixels, stretch.invalid)))
     return keep(sheet, judged(sampled(source))), None
 

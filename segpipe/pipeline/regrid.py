@@ -1,4 +1,4 @@
-"""From score boxes on the grid that the network sees to boxes on the case's own grid, where the two differ."""
+"""Interpolate score boxes from the network's grid to the case's own grid, if the two differ."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -15,11 +15,11 @@ FLOAT = np.dtype(np.float32)
 
 
 def regrid(boxes: Iterable[Finished], arrays: Arrays = HOST) -> Iterator[Finished]:
-    """The same scores at the pixels of the case's own grid, each once; boxes of a case without one pass as they are.
+    """Yield the scores of every own pixel exactly once; boxes of cases that are not resampled pass unchanged.
 
-    Mean scores are interpolated linearly between the centres of pixels; behind the outermost centres the outermost score
-    stands. What the network's grid has no valid pixel for takes no part. A pixel is invalid in the mask where it is in the
-    file: its validity comes with the window that was read, since interpolated validity would move the edges of nodata.
+    Mean scores are interpolated linearly between the centres of pixels; beyond the outermost centres the outermost score is
+    used. Invalid pixels of the network's grid have no weight. The mask has the same invalid pixels as the file: their
+    validity was read with the window, since interpolated validity would move the edges of nodata.
     """
     for box in boxes:
         if box.sheet.regridding is None:
@@ -29,7 +29,7 @@ def regrid(boxes: Iterable[Finished], arrays: Arrays = HOST) -> Iterator[Finishe
 
 
 def _own(box: Finished, arrays: Arrays) -> Iterator[Finished]:
-    """Boxes of the own grid for one of the network's; a single, empty one where no own pixel lies there."""
+    """Boxes of the own grid for one box of the network's grid; a single empty box if it owns no own pixel."""
     sheet, grids = box.sheet, box.sheet.regridding
     assert grids is not None
     owned = grids.owned(box.window)
@@ -54,14 +54,14 @@ def _own(box: Finished, arrays: Arrays) -> Iterator[Finished]:
 
 
 def _mean(box: Finished, seen: Array | None, arrays: Arrays) -> Array:
-    """Score sums divided by the summed weights; 0 where the network's grid has no valid pixel: sums say nothing there."""
+    """Score sums divided by the summed weights; 0 at invalid pixels of the network's grid, whose sums have no meaning."""
     total = arrays.weights(box.sheet.weights).total(_inside(grown(box.window), (0,) * len(box.window.start)))
     mean = box.sums / total
     return mean if seen is None else arrays.xp.where(seen, mean, arrays.xp.zeros_like(mean))
 
 
 def interpolated(values: Array, between: Iterable[Between], low: tuple[int, ...], arrays: Arrays = HOST) -> Array:
-    """Values ``(classes, *box)`` at points between the pixels of a box that begins at ``low``."""
+    """Interpolate values ``(classes, *box)`` of a box that begins at ``low``, at points between its pixels."""
     for axis, (points, first) in enumerate(zip(between, low, strict=True), 1):
         shape = [-1 if k == axis else 1 for k in range(values.ndim)]
         upper = arrays.pick(values, arrays.put(points.upper - first), axis)
@@ -75,7 +75,7 @@ def interpolated(values: Array, between: Iterable[Between], low: tuple[int, ...]
 
 
 def split(window: Window, most: int) -> Iterator[Window]:
-    """Boxes of at most ``most`` pixels, or of one, that fill a window in order: slabs of the first axis that is long."""
+    """Split a window, in order, into boxes of at most ``most`` pixels: slabs along the first axis longer than 1."""
     axis = next((k for k, n in enumerate(window.shape) if n > 1), 0)
     length, start, stop = window.shape[axis], window.start[axis], window.stop[axis]
     thick = max(1, most // max(1, math.prod(window.shape[axis + 1 :])))
@@ -92,5 +92,5 @@ def _replaced(values: tuple[int, ...], axis: int, value: int) -> tuple[int, ...]
 
 
 def _inside(window: Window, low: tuple[int, ...]) -> tuple[slice, ...]:
-    """A window as an index into an array that begins at ``low``."""
+    """Slices that select a window from an array whose first element is at ``low``."""
     return tuple(slice(a - first, b - first) for a, b, first in zip(window.start, window.stop, low, strict=True))

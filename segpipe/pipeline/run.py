@@ -30,7 +30,7 @@ def segmented(
     scored = infer(model, batches(windows, model.spec.batch), calls)
     with closing(windows), closing(scored):
         for case, own in groupby(scored, key=attrgetter("case")):
-            arrays = model.arrays  # others, once a device had no memory for a batch
+            arrays = model.arrays  # they change if the device has no memory for a batch
             decision = Decision(model.spec.contract, model.spec.blend_on, arrays)
             boxes = decide(regrid(blend(own, arrays), arrays), decision, confidence=confidence)
             yield case, beside_writer(boxes, arrays)

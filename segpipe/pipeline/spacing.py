@@ -1,4 +1,4 @@
-"""Whether the elements of a case have the size that the model was trained on."""
+"""Compare the pixel or voxel size of a case with the size that the model was trained on."""
 
 from collections.abc import Sequence
 
@@ -11,23 +11,23 @@ RASTER = "pixel", " on the ground", "give segpipe run --resample, or resample th
 VOLUME = "voxel", "", "resample the volume"
 
 WHOLE = 0.01
-"""By which the ratio of two spacings may differ from a whole number, or from one over it, and is taken for that: pixels that
-are 20 m on a map are 19.99 m on the ground."""
+"""Relative difference within which a ratio of spacings is rounded to a whole number, or to 1 over a whole number: pixels of
+20 m on a map are 19.99 m on the ground."""
 
 COARSEST = 64
-"""Times the model's pixel size from which on a case is not resampled: each pixel would become thousands that say no more."""
+"""Largest ratio to the model's pixel size for resampling: a larger pixel would become thousands without more information."""
 
 
 def check_spacing(path: str, grid: Grid, contract: Contract) -> list[str]:
-    """The spacing of a case must be the one that its model was trained on; a note where that cannot be told.
+    """Check that a case has the contract's spacing; return a note if its spacing is unknown.
 
-    A contract of fewer axes than the case's is one of planes: its numbers are those of the last axes.
+    If the contract has fewer axes than the case, its numbers refer to the last axes.
 
     Raises:
-        SourceError: it is another one.
+        SourceError: the spacing differs.
     """
     if (wanted := wanted_spacing(contract, grid)) is None:
-        return []  # the size of a pixel is not asked of PROJ for nothing
+        return []  # avoids a useless query of PROJ for the pixel size
     found = grid.spacing
     what, ground, mend = RASTER if len(grid.shape) == 2 else VOLUME
     if found is None:
@@ -47,15 +47,15 @@ def _is_near(found: Sequence[float], wanted: Sequence[float], tolerance: float) 
 
 
 def tolerance_of(grid: Grid, contract: Contract) -> float:
-    """Share by which a spacing may be off; slices for a network of images have that of volumes, unless one is named."""
+    """Relative tolerance of the spacing; slices of a volume have that of volumes, unless the contract has its own."""
     named = contract.spacing_tolerance
     return VOLUME_TOLERANCE if len(grid.shape) > 2 and named == IMAGE_TOLERANCE and contract.ndim == 2 else named
 
 
 def regridding_of(path: str, grid: Grid, contract: Contract, *, resample: bool) -> Regridding | None:
-    """To the grid that the network sees, where that is another than the case's own; images are resampled only if asked.
+    """Both grids of a case that must be resampled, else None; images are resampled only if ``resample`` is True.
 
-    Planes of a volume keep their distance where the contract has the spacing of images.
+    Planes of a volume keep their distance if the contract has the spacing of images.
 
     Raises:
         SourceError: pixels are far too large for the model.
@@ -86,7 +86,7 @@ def whole_ratio(ratio: float) -> float:
 
 
 def resampling_note(path: str, grid: Grid, contract: Contract) -> list[str]:
-    """What the record says of a case that is resampled."""
+    """The record's note on a case that is resampled."""
     del path
     wanted, found = wanted_spacing(contract, grid), grid.spacing
     assert wanted is not None

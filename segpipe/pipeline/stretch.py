@@ -38,7 +38,7 @@ class Stretch:
     pixels: Pixels
     invalid: Invalid | None
     own_invalid: Invalid | None = None
-    """Of one window of a case with a grid of its own, as in ``Taken``."""
+    """Invalid own pixels of the window of a case that is resampled, as in ``Taken``."""
 
     def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
         """As ``Source.read``, of a window that lies in it, without a copy."""
@@ -48,16 +48,16 @@ class Stretch:
 
 
 def are_empty(source: Source | Resampled, cover: Cover, windows: Sequence[Index]) -> bool:
-    """Whether windows are known to have no valid pixel before any is decoded."""
+    """Whether windows are known, without decoding them, to have no valid pixel."""
     return all(source.empty(reflected(cover.window(index), cover.shape)[0]) for index in windows)
 
 
 def begin_stretch(
     source: Source | Resampled, cover: Cover, windows: Sequence[Index], threads: int | None = None
 ) -> Callable[[], Stretch]:
-    """Decode neighbours; the callable that is returned finds where they are invalid, as that of ``Source.begin``.
+    """Start to decode neighbours; the returned function finishes and finds invalid pixels, as that of ``Source.begin``.
 
-    On another grid than the case's own they come one by one, each with the own pixels of its box.
+    For a case that is resampled, windows are read one by one, each with the validity of the own pixels of its box.
     """
     first, last = (reflected(cover.window(index), cover.shape)[0] for index in (windows[0], windows[-1]))
     window = Window(first.start, last.stop)

@@ -1,4 +1,4 @@
-"""Decoded windows to scaled tiles and these to batches, which fill across cases; what a tile is on its way to be blended."""
+"""Cut decoded windows into scaled tiles, and group tiles into batches across cases; the types of a tile until blending."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
@@ -21,24 +21,24 @@ from segpipe.pipeline.stretch import Stretch
 from segpipe.timing.spans import span
 
 LONGEST_BATCH = 64
-"""Windows, empty ones included, after which a batch leaves even if it is not full."""
+"""Number of windows, with empty ones, after which a batch leaves even if it is not full."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Patch:
-    """What a network is given of a window."""
+    """The input of the network for one window."""
 
     pixels: NDArray[Any]
-    """Scaled, ``(channels, *tile)``, or as they are stored."""
+    """Pixels ``(channels, *tile)``, scaled or as stored."""
     invalid: Invalid | None = None
-    """Shape ``tile``; None if all pixels are valid."""
+    """Mask of invalid pixels, shape ``tile``; None if all pixels are valid."""
     scaling: Scaling | None = None
-    """Of pixels that are as they are stored."""
+    """Scaling to apply to stored pixels; None if they are scaled."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Tile:
-    """One window of a case as it was read."""
+    """One window of a case, after it was read."""
 
     case: Case
     sheet: Sheet
@@ -46,8 +46,8 @@ class Tile:
     patch: Patch | None = None
     """None if no pixel is valid."""
     own_invalid: Invalid | None = None
-    """Of a case with a grid of its own: which pixels of that are invalid, over ``Regridding.needed_by_box`` of the box that
-    ends with the window; None if none."""
+    """For a case that is resampled: mask of invalid own pixels, over ``Regridding.needed_by_box`` of the box that ends with
+    the window; None if all are valid."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -58,27 +58,27 @@ class Scored:
     sheet: Sheet
     index: tuple[int, ...]
     scores: Array | None = None
-    """Weighted, ``(classes, *tile)``; None if no pixel is valid."""
+    """Weighted scores ``(classes, *tile)``; None if no pixel is valid."""
     invalid: Array | None = None
-    """Shape ``tile``, where the scores are; None if all pixels are valid, or none."""
+    """Mask of invalid pixels, shape ``tile``, on the device of the scores; None if all pixels are valid, or none."""
     own_invalid: Invalid | None = None
-    """As of the tile."""
+    """As in ``Tile``."""
 
 
 Tiles = Generator[Tile | Failed, None, None]
 
 Batch = list[Tile | Failed]
-"""Consecutive tiles, of one case or several; those without a valid pixel take no room in the model."""
+"""Consecutive tiles of one case or several; those without a valid pixel do not enter the model."""
 
 
 def tiles(windows: Windows, reading: Reading) -> Tiles:
-    """As ``cut``, in a thread: on the CPU in the one that reads, for a GPU while the next are decoded."""
+    """As ``cut``, in a thread: on the CPU in the reading thread, for a GPU in another one while the next are decoded."""
     late: Callable[[bool], None] = reading.decoders.note if reading.model.device == "cpu" else lambda _: None
     return ahead(cut(windows), tiles_ahead(reading.model.batch), late=late)
 
 
 def cut(windows: Windows) -> Tiles:
-    """Windows one by one, scaled where the network is on the host; a case that cannot be read ends with the reason."""
+    """Yield windows one by one, scaled if the network is on the host; ``Failed`` if a case cannot be read."""
     with closing(windows):
         for decoded in windows:
             if isinstance(decoded, Failed):
@@ -109,7 +109,7 @@ def _cut(decoded: Decoded) -> Iterator[Tile]:
 def patch_of(
     source: Source | Resampled | Stretch, cover: Cover, index: tuple[int, ...], scaling: Scaling, *, raw: bool = False
 ) -> Patch | None:
-    """What a network is given of one window, scaled by the host unless ``raw``; None if no pixel is valid."""
+    """The network's input for one window, scaled by the host unless ``raw``; None if no pixel is valid."""
     pixels, invalid = read_tile(source, cover, index, None if raw else scaling)
     return None if pixels is None else Patch(pixels, invalid, scaling if raw else None)
 
@@ -117,7 +117,7 @@ def patch_of(
 def read_tile(
     source: Source | Resampled | Stretch, cover: Cover, index: tuple[int, ...], scaling: Scaling | None
 ) -> tuple[NDArray[Any] | None, Invalid | None]:
-    """Pixels of one window, mirrored behind the far border, and where they are invalid; without a scaling as stored."""
+    """Pixels of one window, mirrored beyond the far border, and their invalid mask; as stored if there is no scaling."""
     inside, mirror = reflected(cover.window(index), cover.shape)
     stored, invalid = source.read(inside)
     if invalid is not None and invalid.all():

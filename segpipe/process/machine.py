@@ -28,19 +28,19 @@ def memory() -> int:
 
 
 def resident() -> int:
-    """Bytes of memory that this process uses, without what it has freed; the most so far, where the kernel does not say."""
-    with suppress(OSError, AttributeError):  # a C library that cannot give it back
+    """Memory of this process in bytes, without freed memory; the peak so far if the kernel does not report it."""
+    with suppress(OSError, AttributeError):  # the C library cannot return freed memory
         ctypes.CDLL(None).malloc_trim(0)
     return _held("VmRSS")
 
 
 def most_resident() -> int:
-    """The most bytes of this process that were in memory at once, since ``forget_most_resident``."""
+    """Peak memory of this process in bytes since ``forget_most_resident``."""
     return _held("VmHWM")
 
 
 def forget_most_resident() -> None:
-    """Begin anew with what is in memory now, where the kernel can do that."""
+    """Reset the peak to the memory in use now, if the kernel supports that."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 

@@ -1,7 +1,7 @@
-"""How much of a grid each class covers: exact counts per cell of the grid, times the size of a pixel or voxel there.
+"""The area or volume of each class: exact counts per cell of the grid, times the size of a pixel or voxel in the cell.
 
-A cell is small enough for one size to hold in all of it, and cells depend on the grid alone, so that a table does not
-depend on how the case was cut into jobs.
+A cell is so small that all its elements have the same size. Cells depend on the grid alone, so that a table does not depend
+on how the case was cut into jobs.
 """
 
 import math
@@ -18,10 +18,10 @@ from segpipe.results.statistics import Box, Row, State
 
 MOST_BYTE = 255
 FEW = 10
-"""Most classes, with nodata, that are counted one by one: four times as fast as all at once for 5, half as fast for 30
-(measured)."""
+"""Most classes, with nodata, that are counted one by one. Measured: with 5 classes this is four times as fast as counting
+all at once, with 30 half as fast."""
 COUNT_BYTES = 2**26
-"""Most bytes of the counts of a case; cells grow until they fit, so that memory does not grow with the case."""
+"""Most bytes of the counts of a case; cells are enlarged until the counts fit."""
 MM3_PER_ML = 1000
 Float = NDArray[np.float64]
 
@@ -35,7 +35,7 @@ def _in_cells(start: int, stop: int, side: int) -> tuple[int, NDArray[np.intp]]:
 
 
 def _in_each(present: NDArray[np.bool_], edges: Sequence[NDArray[np.intp]]) -> NDArray[np.int64]:
-    """How many elements of each cell are true. The axis with the fewest cells is summed first, in bytes: that is fast."""
+    """Number of true elements per cell. The axis with the fewest cells is summed first, as bytes, which is fast."""
     first = min(range(present.ndim), key=lambda axis: (len(edges[axis]), present.shape[axis] == 1))
     if first:
         others = [edges[first], *edges[:first], *edges[first + 1 :]]
@@ -51,7 +51,7 @@ def _in_each(present: NDArray[np.bool_], edges: Sequence[NDArray[np.intp]]) -> N
 
 
 def _of_each(positions: NDArray[Any], edges: Sequence[NDArray[np.intp]], count: int) -> NDArray[np.int64]:
-    """How often each position occurs in each cell, in one pass: the time does not grow with the number of positions."""
+    """Count each position in each cell in one pass, whose time does not depend on the number of positions."""
     cells = tuple(map(len, edges))
     index = np.zeros((), np.intp)
     for own, size in zip(edges, positions.shape, strict=True):
@@ -63,7 +63,7 @@ def _of_each(positions: NDArray[Any], edges: Sequence[NDArray[np.intp]], count: 
 
 
 def _present(positions: NDArray[Any], count: int) -> Sequence[int]:
-    """Positions of the table to count: all if they are few, otherwise those that occur."""
+    """Positions of the table that must be counted: all if they are few, else those that occur."""
     if count <= FEW:
         return range(count)
     seen = np.zeros(count, np.bool_)
@@ -72,7 +72,7 @@ def _present(positions: NDArray[Any], count: int) -> Sequence[int]:
 
 
 class Areas:
-    """Counts elements per class and cell; tables follow from these integers alone."""
+    """Counts elements per class and cell; tables are computed from these integers alone."""
 
     def __init__(self, grid: Grid, contract: Contract) -> None:
         self._shape, self._measure = grid.shape, grid.measure
@@ -131,22 +131,22 @@ class Areas:
 
     @cached_property
     def _sizes(self) -> Float:
-        """Size of an element of each cell, in the measure's own unit; it broadcasts against the cells."""
+        """Size of an element of each cell, in the unit of ``Measure.sizes``; it broadcasts against the cells."""
         assert self._measure is not None
         axes = zip(self._cells, self._cell, self._shape, strict=True)
         return self._measure.sizes([np.minimum(np.arange(count + 1) * side, size) for count, side, size in axes])
 
     def valid(self) -> tuple[int, float | None]:
-        """Valid pixels, and their area or volume in the measure's unit."""
+        """Number of valid pixels, and their area or volume in the measure's unit."""
         amounts = [self._amount(0, k) for k in range(len(self._ids))]
         size = math.fsum(size or 0.0 for _, size in amounts)
         return sum(pixels for pixels, _ in amounts), size / self._measure.per_unit if self._measure else None
 
     def rows(self) -> list[Row]:
-        """One row per class and one for nodata: pixels, area or volume in the grid's unit, and share of what is valid.
+        """One row per class and one for nodata: pixels, area or volume in the grid's unit, and share of the valid area.
 
-        Where the grid measures nothing the area is None, the unit ``px``, and the share that of the valid pixels. Volumes
-        have millilitres, too.
+        If the grid has no measure, the area is None, the unit is ``px``, and the share is of the valid pixels. Rows of
+        volumes have millilitres, too.
         """
         if self._contract.task == "multilabel":
             named = [(c, self._amount(band, 1)) for band, c in enumerate(self._contract.mask_classes)]
@@ -159,7 +159,7 @@ class Areas:
         return [*rows, self._row(None, "nodata", unseen, 0)]
 
     def _amount(self, band: int, position: int) -> tuple[int, float | None]:
-        """Elements at one position of the table, and what they measure, in the measure's own unit."""
+        """Number of elements at one position of the table, and their size in the unit of ``Measure.sizes``."""
         counts = self._counts[band, ..., position]
         size = math.fsum((counts * self._sizes).ravel()) if self._measure else None
         return int(counts.sum()), size
@@ -183,5 +183,5 @@ class Areas:
 
 
 def _rounded(amount: float) -> float:
-    """To ten digits, which is more than any grid is known to."""
+    """Round to ten digits, which exceeds the accuracy of any grid."""
     return float(f"{amount:.10g}")

@@ -1,8 +1,8 @@
-"""Boxes of a mask on disk until a case is joined: arrays of any dimension, each with its place in the case.
+"""Boxes of a mask that are stored on disk until the case is joined: arrays of any dimension, each with its position.
 
-The file is a zip archive of ``.npy`` files that are named by the start of their box, each a zlib stream. They are packed by
-runs and frequencies alone (``Z_RLE``): 72 to 160 Mpx/s and 2 to 30 % less disk, where what ``zipfile`` does at the same
-level takes 39 to 110 (measured, labels and confidences).
+The file is a zip archive of ``.npy`` files, each a zlib stream and named after the start of its box. They are compressed
+with ``Z_RLE``: 72 to 160 Mpx/s, where ``zipfile`` at the same level reaches 39 to 110, and 2 to 30 % less disk (measured
+with labels and confidences).
 """
 
 import hashlib
@@ -28,7 +28,7 @@ ENTRY = ".npy.zlib"
 
 
 class _Hashed:
-    """A file that is written from its start to its end, and its digest."""
+    """A file that is written from start to end, with the digest of its bytes."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -46,7 +46,7 @@ class _Hashed:
 
 
 class BoxSink:
-    """Boxes being written to one file, in any order; it has no name before ``finish``."""
+    """Writes boxes to one file, in any order; the file has no name before ``finish``."""
 
     def __init__(self, output: Store, name: str) -> None:
         self.name, self.path = name, output.path(name)
@@ -58,13 +58,13 @@ class BoxSink:
             self._archive = zipfile.ZipFile(self._hashed, "w")  # type: ignore[call-overload]
 
     def write(self, window: Window, values: NDArray[Any]) -> None:
-        """Write ``(bands, *window.shape)``; every box once."""
+        """Write values of shape ``(bands, *window.shape)``; every box must be written once."""
         name = "_".join(map(str, window.start)) + ENTRY
         with output_errors(self.path):
             self._archive.writestr(name, _packed(values))
 
     def finish(self) -> str:
-        """Give the file its name; the SHA-256 of what was written is returned, which ``read_boxes`` compares."""
+        """Give the file its name, and return the SHA-256 of its bytes, which ``read_boxes`` compares."""
         with output_errors(self.path):
             self._archive.close()
             self._stream.close()
@@ -72,7 +72,7 @@ class BoxSink:
         return self._hashed.hexdigest()
 
     def discard(self) -> None:
-        """Leave nothing behind; safe to call twice."""
+        """Remove the file; safe to call twice."""
         for open_file in (self._archive, self._stream):
             with suppress(OSError, ValueError):  # the disk may be full, or the file closed
                 open_file.close()
@@ -80,11 +80,11 @@ class BoxSink:
 
 
 def read_boxes(output: Store, name: str, digest: str) -> Iterator[tuple[Window, NDArray[Any]]]:
-    """The boxes of a file one by one, each with its window.
+    """Yield the boxes of a file one by one, each with its window.
 
     Raises:
         DamagedPartError: the file is missing or has changed since it was written. Raised before the first box.
-        OutputError: it cannot be read just now.
+        OutputError: the file cannot be read now.
     """
     with _as_written(output, name, digest) as path, zipfile.ZipFile(path) as archive:
         for entry in archive.namelist():
@@ -107,7 +107,7 @@ def _unpacked(data: bytes) -> NDArray[Any]:
 
 @contextmanager
 def _as_written(output: Store, name: str, digest: str) -> Iterator[Path]:
-    """A file of this machine with the content that has a digest."""
+    """A local file with the content, once its digest has been compared."""
     with ExitStack() as stack:
         try:
             with _readable(output, name):
@@ -127,7 +127,7 @@ def _digest(path: Path) -> str:
 
 @contextmanager
 def _readable(output: Store, name: str) -> Iterator[None]:
-    """Turn an error of the operating system into ours, unless it says that the file is missing."""
+    """Turn an ``OSError`` into an ``OutputError``, except for a ``FileNotFoundError``."""
     try:
         yield
     except FileNotFoundError:

@@ -31,21 +31,21 @@ from segpipe.storage.ownership import is_own_style
 from segpipe.timing.spans import span
 
 SMALL = 2**22
-"""Most pixels of a case whose record is not flushed: flushing took most of the 0.4 ms of a record (measured)."""
+"""Most pixels of a case whose record is not flushed to disk; flushing takes most of the 0.4 ms of a record (measured)."""
 
 ABSENT: Color = (225, 225, 225, 255)
 """Pale and not transparent: the palette of a GeoTIFF holds no opacity."""
 
 
 def check_unchanged(case: Case, sheet: Sheet) -> None:
-    """Refuse a case whose files have changed while it was read: its mask would be a mixture that the record vouches for."""
+    """Refuse a case whose files changed while it was read: its mask could mix pixels of both versions."""
     files = identities(case.path, sheet.asked)
     if files != sheet.files or Beside().place(case.path) != sheet.place:
         raise SourceError(CHANGED.format(case.path))
 
 
 class Layer(Protocol):
-    """A mask, or a confidence, being written."""
+    """Writes a mask or a confidence."""
 
     def write(self, window: Window, values: NDArray[Any]) -> None: ...
 
@@ -56,7 +56,7 @@ S = TypeVar("S", bound=Layer)
 
 
 class Layers(Generic[S]):
-    """A mask, a confidence if asked for, and statistics, from finished boxes in any order."""
+    """Writes a mask, a confidence if requested, and statistics, from finished boxes in any order."""
 
     def __init__(
         self, statistics: Statistics, run: Run, mask: Callable[[Decision], S], confidence: Callable[[Decision], S]
@@ -81,7 +81,7 @@ class Layers(Generic[S]):
         """Write and count a box."""
         self.inferred += box.inferred
         if not box.window.size:
-            return  # no pixel of the case's own grid lies in that box of the network's
+            return  # this box of the network's grid owns no own pixel
         self.mask.write(box.window, box.labels)
         with span("count"):
             self.statistics.add(box)
@@ -96,13 +96,13 @@ class Layers(Generic[S]):
 
 
 def _statistics(case: Case, sheet: Sheet, run: Run) -> Statistics:
-    """Of a case, which is opened again for those that ask for its pixels."""
+    """The statistics of a case; the case is opened again if a statistic asks for its pixels."""
     contract, overrides = run.model.contract, run.settings.overrides
     return Statistics(sheet.grid, contract, lambda: open_source(case, contract, overrides))
 
 
 class PartOutput:
-    """The files of one part of a case, until its parts are joined."""
+    """Writes the files of one part of a case, which are kept until the parts are joined."""
 
     def __init__(self, case: Case, sheet: Sheet, run: Run, number: int, batch: int) -> None:
         output, files = run.output, part_files(case, number)
@@ -128,7 +128,7 @@ class PartOutput:
 
 
 class CaseOutput:
-    """The files of one case, written box by box or part by part; none has its name before ``finish``."""
+    """Writes the files of one case, box by box or part by part; no file has its final name before ``finish``."""
 
     def __init__(self, case: Case, sheet: Sheet, run: Run) -> None:
         self._case, self._sheet, self._run = case, sheet, run
@@ -156,7 +156,7 @@ class CaseOutput:
         """Add the boxes and counts of one part.
 
         Raises:
-            DamagedPartError: it is not as it was written; the case cannot be finished without another one.
+            DamagedPartError: the part has changed since it was written, and must be made again.
         """
         files = part_files(self._case, number)
         tally = read_tally(self._output, files.counts)
@@ -189,7 +189,7 @@ class CaseOutput:
         self._output.write_json(record, self._record([*written, *styles]).as_json(), flush=flush)
 
     def _style(self) -> bytes | None:
-        """QGIS's, if it is asked for and QGIS opens the mask."""
+        """QGIS's style, if it is requested and QGIS can open the mask."""
         style = FORMATS[self._case.format].style if self._run.styled else None
         return None if style is None else style(*_legend(self._run.model.contract))
 
@@ -205,7 +205,7 @@ class CaseOutput:
 
     @property
     def _device(self) -> Values:
-        """``device_kind``; where parts were inferred with different batches, ``batch`` lists all."""
+        """``device_kind``; if parts were inferred with different batch sizes, ``batch`` lists all of them."""
         kind, batches = device_kind(self._run.model), sorted(self._batches)
         return kind | {"batch": batches if len(batches) > 1 else batches[0]} if batches and "batch" in kind else kind
 
@@ -253,7 +253,7 @@ def class_colors(contract: Contract) -> dict[int, Color]:
 
 
 def _color(contract: Contract, position: int, one: SegmentationClass) -> Color:
-    """The contract's colour, or pale for a background, or one of the palette."""
+    """The contract's colour, else a pale one for a background, else one of the palette."""
     if one.color:
         return parse_color(one.color)
     background = one.name.strip(" _").casefold() == "background" or (contract.task == "binary" and one.id == 0)

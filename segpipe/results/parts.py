@@ -174,7 +174,7 @@ class Tally:
     """What a part has counted, and by what its rasters are known."""
 
     states: Mapping[str, State]
-    """What each statistic has counted, by name."""
+    """The state of each statistic, by name."""
     inferred: int
     seconds: float
     batch: int

@@ -1,4 +1,4 @@
-"""Which cases are done, by the records in the output; which files a case may write, and which it may replace."""
+"""Which cases are done according to the records in the output; which files a case may write or replace."""
 
 import logging
 import math
@@ -36,7 +36,7 @@ AREA_COLUMNS = ("case", "class_id", "class_name", "pixels", "area", "unit", "sha
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One model and the settings of a run into one output folder; picklable, and all that a worker needs."""
+    """The model, settings and output folder of a run; picklable, and everything that a worker needs."""
 
     model: ModelSpec
     settings: Settings
@@ -47,12 +47,12 @@ class Run:
 
     @property
     def styled(self) -> bool:
-        """Whether styles are asked for, and masks have the one band that a style is of."""
+        """Whether styles are requested and masks have one band, which a style needs."""
         contract = self.model.contract
         return self.settings.style is not None and (contract.task != "multilabel" or len(contract.classes) == 1)
 
     def styles(self, case: Case) -> bool:
-        """Whether a style lies beside the mask of a case."""
+        """Whether a style is written beside the mask of a case."""
         return self.styled and FORMATS[case.format].style is not None
 
     @property
@@ -76,7 +76,7 @@ class Run:
 
 
 def device_kind(model: ModelSpec) -> Values:
-    """What masks depend on beside model and settings: their bytes are equal on all machines where all of this is equal."""
+    """What the bytes of masks depend on beside model and settings: machines with equal values give equal bytes."""
     kind = {
         "device": model.device,
         "onnxruntime": str(onnxruntime.__version__),
@@ -121,7 +121,7 @@ def targets(case: Case) -> list[str]:
 
 
 def _past_targets(case: Case) -> list[str]:
-    """Every file that a case of this name may have written in an earlier run, of whatever format it was then."""
+    """All files that an earlier run may have written for a case of this name, in any format."""
     return [f"{case.name}{kind}" for kind in (*kinds(list(FORMATS.values())), STYLE)]
 
 
@@ -134,13 +134,13 @@ def record_name(case: Case) -> str:
 
 
 def read_record(output: Store, case: Case) -> Record | None:
-    """The record of a case; None where there is none, or a damaged one."""
+    """The record of a case; None if it is missing or damaged."""
     data = _data(output, case)
     return None if data is None else _parsed(data, case)
 
 
 def _data(output: Store, case: Case) -> bytes | None:
-    """Bytes of the record; None where there is none, or it cannot be read."""
+    """The bytes of the record; None if it is missing or cannot be read."""
     try:
         return output.read(record_name(case))
     except OSError:
@@ -148,7 +148,7 @@ def _data(output: Store, case: Case) -> bytes | None:
 
 
 def _parsed(data: bytes, case: Case) -> Record | None:
-    """None where the data is not a whole record of this case; names of outputs that are not the case's are damage."""
+    """The record in ``data``; None unless it is a complete record of this case that names only the case's outputs."""
     try:
         record = parse_record(data)
     except DocumentError:
@@ -161,7 +161,7 @@ def _names_own_files(record: Record, case: Case) -> bool:
 
 
 def _read_or_warn(output: Store, case: Case, warn: Callable[[str], None]) -> Record | None:
-    """The record of a case; one that cannot be used is named in a warning."""
+    """The record of a case; None, with a warning, if it cannot be used."""
     data = _data(output, case)
     record = None if data is None else _parsed(data, case)
     if data is not None and record is None and is_own_record(data):
@@ -181,12 +181,12 @@ def _defect(data: bytes) -> str:
 
 
 def is_done(case: Case, run: Run, beside: Beside | None = None, warn: Callable[[str], None] = lambda _: None) -> bool:
-    """Whether the mask of a case exists and its record matches input, model and settings; False where that is unknown.
+    """Whether the mask of a case exists and its record matches input, model and settings; False if that is unknown.
 
     Args:
-        case: to look for.
-        run: whose model and settings count.
-        beside: remembers folders from case to case.
+        case: the case.
+        run: the run with the model and the settings.
+        beside: recent listings of folders, shared between cases.
         warn: called with a line for each damaged mask or record.
     """
     try:
@@ -198,7 +198,7 @@ def is_done(case: Case, run: Run, beside: Beside | None = None, warn: Callable[[
 def done_cases(cases: Iterable[Case], run: Run) -> list[Case]:
     """The cases that are done; a warning names each damaged mask or record.
 
-    Each look for a record in a bucket is a request, so folders of the output without any record are left out.
+    In a bucket, each check for a record is a request, so folders of the output without any record are skipped.
     """
     output, beside = run.output, Beside()
 
@@ -229,13 +229,13 @@ def _is_done(case: Case, run: Run, beside: Beside, warn: Callable[[str], None]) 
 
 
 def _is_same_input(record: Record, case: Case, beside: Beside, *, remote: bool) -> bool:
-    """Whether the files that a case would be read from are unchanged since its record was written."""
+    """Whether the files of a case are unchanged since its record was written."""
     read = record.input
     return FORMATS[case.format].is_same_input(read.path, read.files, case.path, beside, remote)
 
 
 def storable(found: Found, output: Store) -> tuple[list[Case], list[Failure]]:
-    """Cases whose names the output can store, and the failures: those that it cannot, and those of the search."""
+    """Cases whose names the output can store, and failures: those of the search, and cases with other names."""
     kept, refused = list[Case](), list(found.refused)
     for case in found.cases:
         try:
@@ -249,8 +249,8 @@ def storable(found: Found, output: Store) -> tuple[list[Case], list[Failure]]:
 def _are_whole(output: Store, record: Record, warn: Callable[[str], None]) -> bool:
     """Whether all files of a case exist, and its masks have the recorded length and do not begin with zeros.
 
-    Other damage is not looked for: that would read all masks of a folder in every run. A longer mask has been edited, as by
-    adding overviews, and counts as whole.
+    Other damage is not checked, since every run would then read all masks of a folder. A longer mask was edited, for example
+    by adding overviews, and counts as whole.
     """
     lengths = record.sizes or {}
     for name in record.outputs:
@@ -265,10 +265,10 @@ def _are_whole(output: Store, record: Record, warn: Callable[[str], None]) -> bo
 
 
 def refuse_taken(case: Case, run: Run, sources: Collection[str]) -> None:
-    """Refuse a case whose files would replace one of ``sources``, given as absolute paths, or a file of somebody else.
+    """Refuse a case that would replace one of ``sources``, which are absolute paths, or a file not written by segpipe.
 
     Raises:
-        OutputError: it would; the message has the path.
+        OutputError: the case would replace such a file; the message has its path.
     """
     output = run.output
     for name in (*targets(case), record_name(case)):
@@ -281,7 +281,7 @@ def refuse_taken(case: Case, run: Run, sources: Collection[str]) -> None:
 
 
 def _foreign(output: Store, name: str, case: Case) -> bool:
-    """Whether a file under one of a case's names was not written by segpipe."""
+    """Whether a file that has the name of one of a case's outputs was not written by segpipe."""
     record = read_record(output, case)
     if record is not None and name in (*record.outputs, record_name(case)) and name != style_name(case):
         return False
@@ -294,7 +294,7 @@ def _foreign(output: Store, name: str, case: Case) -> bool:
 
 
 def done_pixels(case: Case, run: Run, beside: Beside | None = None) -> int | None:
-    """Pixels of a case that is done; None where it is not."""
+    """Number of pixels of a case that is done; None if it is not done."""
     if not is_done(case, run, beside):
         return None
     record = read_record(run.output, case)

@@ -1,4 +1,4 @@
-"""The record of a case: its fields, its JSON, and the schemas of it that can be read."""
+"""The record of a case: its fields, its JSON, and the schema versions that can be read."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,10 +11,10 @@ from segpipe.contract import readable
 from segpipe.storage.documents import DocumentError, Text, parse_json
 
 SCHEMA = 2
-"""Of the records written here. Schema 1 had no number, the areas at the top, and the CRS beside the shape of the input."""
+"""Schema of new records. Schema 1 had no number, ``areas`` at the top level, and the CRS beside the shape of the input."""
 
 BELIEVABLE = 1000
-"""From this number on a schema is damage and no later one."""
+"""From this number on, a schema counts as damage and not as a later version."""
 
 Values = dict[str, Any]
 """A JSON object."""
@@ -26,14 +26,14 @@ T = TypeVar("T")
 
 
 class _ElseNone:
-    """Takes a value that is not valid for None, without a call of Python."""
+    """Validates an invalid value as None, without calling Python code."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return with_default_schema(handler(source), default=None, on_error="default")
 
 
 Optionally = Annotated[T | None, _ElseNone()]
-"""A field that no decision depends on: None in a record where it is absent or of another type."""
+"""A field on which no decision depends: None if it is missing or has another type."""
 
 Count = Annotated[int, Strict(), Field(ge=0)]
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
@@ -47,25 +47,25 @@ def _with_path(file: Values) -> Values:
 
 
 FileIdentity = Annotated[dict[str, Any], AfterValidator(_with_path)]
-"""``path`` and what tells one state of the file from another, as in ``formats/identity.py``."""
+"""``path``, and the values that identify a version of the file, as in ``formats/identity.py``."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedInput:
-    """What the pixels were read from."""
+    """The input of the case."""
 
     path: Text
-    """With links resolved."""
+    """Path of the input, with links resolved."""
     shape: Annotated[tuple[Annotated[int, Strict(), Field(gt=0)], ...], Field(min_length=1)]
-    """Of the case's own grid, slowest axis first."""
+    """Shape of the case's own grid, slowest axis first."""
     files: tuple[FileIdentity, ...]
     format: Text = "raster"
-    """Name of the family of formats."""
+    """Name of the format."""
     grid: Optionally[dict[str, Any]] = None
-    """Where the array lies, in the terms of the family: ``crs`` of a raster; ``affine``, ``spacing``, ``unit`` and
-    ``orientation`` of a volume."""
+    """The grid of the array; fields depend on the format: ``crs`` for a raster; ``affine``, ``spacing``, ``unit`` and
+    ``orientation`` for a volume."""
     scene: Optionally[dict[str, str]] = None
-    """When and by what it was taken; not written where nothing is known."""
+    """Acquisition time and sensor; not written if unknown."""
 
     def as_json(self) -> Values:
         absent = set() if self.scene else {"scene"}
@@ -74,22 +74,22 @@ class RecordedInput:
 
 @dataclass(frozen=True, slots=True)
 class RecordedModel:
-    """What inferred the case."""
+    """The model that inferred the case."""
 
     sha256: Text
     path: Optionally[str] = None
     contract: Optionally[str] = None
-    """Where the contract came from."""
+    """Source of the contract."""
 
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """How much of a case something covers."""
+    """Pixels and area that a class, or all valid pixels, cover."""
 
     pixels: Count
     area: Number | None
     unit: Text
-    """Of ``area``; ``px`` where there is no area."""
+    """Unit of ``area``; ``px`` if there is no area."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,34 +116,34 @@ _Tables = Annotated[dict[str, list[dict[str, Any]]], AfterValidator(_with_areas)
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """All that is known of a case that is done: what it was made from, with what, and what came of it."""
+    """Everything that is known of a finished case: input, model, settings and results."""
 
     case: Text
     segpipe: Text
-    """Version."""
+    """Version of segpipe."""
     input: RecordedInput
     model: RecordedModel
     settings: dict[str, Any]
-    """Those that change labels."""
+    """Settings that change labels."""
     confidence: Flag
     outputs: tuple[Text, ...]
-    """Names of the files, below the output folder."""
+    """Names of the output files, relative to the output folder."""
     valid: Amount
     statistics: _Tables
     verified: Optionally[Flag] = None
     """Whether the input was compared with its checksums."""
     device: Optionally[dict[str, Any]] = None
     windows: Optionally[Count] = None
-    """That cover the case."""
+    """Number of windows that cover the case."""
     inferred: Optionally[Count] = None
-    """Windows that show a valid pixel; in parts, some count twice."""
+    """Number of windows with a valid pixel; if the case was cut, some count twice."""
     seconds: Optionally[Number] = None
     sizes: Optionally[dict[str, Optionally[Count]]] = None
-    """Bytes of each raster."""
+    """Size of each mask and confidence in bytes, by name."""
     nodata: Optionally[Annotated[int, Strict()]] = None
     notes: Optionally[tuple[str, ...]] = None
     thumbnail: Text | None = None
-    """The one of ``outputs`` that is a small picture of the mask; not written where there is none."""
+    """The name in ``outputs`` of a small picture of the mask; not written if there is none."""
 
     @property
     def areas(self) -> Rows:
@@ -151,7 +151,7 @@ class Record:
         return self.statistics["areas"]
 
     def as_json(self) -> Values:
-        """The record as it is written; ``parse_record`` reads it back as an equal one."""
+        """The record as JSON; ``parse_record`` returns an equal record from it."""
         absent = {"case", "thumbnail"} if self.thumbnail is None else {"case"}
         values = {key: getattr(self, key) for key in self.__slots__ if key not in absent}
         nested = {"input": self.input.as_json(), "model": asdict(self.model), "valid": asdict(self.valid)}
@@ -159,15 +159,15 @@ class Record:
 
 
 class LaterSchemaError(DocumentError):
-    """A record of a later version of segpipe."""
+    """The record was written by a later version of segpipe."""
 
 
 def parse_record(data: bytes) -> Record:
-    """The record in the JSON of any schema up to this one.
+    """Parse a record of any schema up to ``SCHEMA``.
 
     Raises:
-        DocumentError: it is not JSON, or no whole record.
-        LaterSchemaError: its schema is a later one.
+        DocumentError: the data is not JSON, or not a complete record.
+        LaterSchemaError: the schema is later than ``SCHEMA``.
     """
     values = parse_json(data)
     if not isinstance(values, dict):
@@ -182,7 +182,7 @@ _RECORD = TypeAdapter(Record)
 
 
 def _reader(values: Values) -> Callable[[Values], Values]:
-    """What brings the values of a schema into the form of this one."""
+    """The function that converts the values of a record to the current schema."""
     schema = values.get("schema", 1)
     if type(schema) is int and schema in _READERS:
         return _READERS[schema]
@@ -200,14 +200,14 @@ def _from_schema_1(values: Values) -> Values:
 
 
 def _input_of_schema_1(stated: Any) -> Any:
-    """Beside the shape stood the CRS as text; all cases were rasters."""
+    """Convert the input of schema 1, which had the CRS as text beside the shape; all cases were rasters."""
     if not isinstance(stated, dict):
         return stated
     return stated | {"format": "raster", "grid": {"crs": stated.get("crs")}}
 
 
 def _valid_of_schema_1(stated: Any) -> Any:
-    """All areas were in hectares."""
+    """Convert the valid area of schema 1, in which all areas were in hectares."""
     if not isinstance(stated, dict) or "hectares" not in stated:
         return None
     hectares = stated["hectares"]

@@ -1,4 +1,4 @@
-"""The protocol of statistics: each sees every box of a case once, in any order, and the states of parts can be merged."""
+"""The protocol of statistics: each gets every box of a case once, in any order, and states of parts can be merged."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from segpipe.geometry.windows import Window
 
 Row = dict[str, Any]
 State = dict[str, NDArray[Any]]
-"""Arrays by name; none holds objects."""
+"""Arrays by name; none has dtype ``object``."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -21,16 +21,16 @@ class Box:
 
     window: Window
     labels: NDArray[Any]
-    """Shape ``(bands, *window.shape)``."""
+    """Labels, shape ``(bands, *window.shape)``."""
     confidence: NDArray[np.uint8] | None = None
-    """Shape ``(bands, *window.shape)``; None where it was not asked for."""
+    """Confidence, shape ``(bands, *window.shape)``; None if it was not requested."""
     pixels: Callable[[], tuple[Pixels, Invalid | None]] | None = None
-    """Reads the stored pixels ``(channels, *window.shape)``, and where they are invalid, from the case a second time, once
-    for all statistics. A run whose statistics do not call it pays nothing."""
+    """Reads the stored pixels ``(channels, *window.shape)`` and their invalid mask from the case a second time, but only
+    once for all statistics. It costs nothing if no statistic calls it."""
 
 
 class Statistic(Protocol):
-    """Something that is counted of a case. Rows depend neither on the order of boxes nor on how the case was cut."""
+    """A statistic of one case. Its rows depend neither on the order of boxes nor on how the case was cut."""
 
     def add(self, box: Box) -> None:
         """Count a box; no two boxes of a case overlap."""
@@ -38,13 +38,13 @@ class Statistic(Protocol):
 
     @property
     def state(self) -> State:
-        """All that has been counted so far, for ``merge``; small compared with the case."""
+        """Everything counted so far, for ``merge``; small compared with the case."""
         ...
 
     def merge(self, state: State) -> None:
-        """Add the state of another part of the case, of the same grid and contract."""
+        """Add the state of another part of the same case; grid and contract must be equal."""
         ...
 
     def rows(self) -> list[Row]:
-        """The table of the case, in values that JSON can hold."""
+        """The table of the case, with values that JSON can represent."""
         ...

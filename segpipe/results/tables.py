@@ -1,4 +1,4 @@
-"""The statistics that are taken of every case, and the tables of a run."""
+"""The statistics of every case, and the tables of a run."""
 
 import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,14 +18,14 @@ from segpipe.results.statistics import Box, Row, State, Statistic
 from segpipe.storage import Store
 
 STATISTICS: dict[str, Callable[[Grid, Contract], Statistic]] = {"areas": Areas}
-"""All statistics of a run, by the name of their table in records."""
+"""All statistics of a run, by the name of their table in the record."""
 
 
 class Statistics:
     """All statistics of one case, or of a part of it."""
 
     def __init__(self, grid: Grid, contract: Contract, opened: Callable[[], Source]) -> None:
-        """``opened`` opens the case again, for statistics that ask for its pixels."""
+        """Create all statistics; ``opened`` opens the case again if a statistic asks for its pixels."""
         self._each = {name: make(grid, contract) for name, make in STATISTICS.items()}
         self._opened = opened
         self._source: Source | None = None
@@ -37,7 +37,7 @@ class Statistics:
         return areas
 
     def add(self, box: Decided) -> None:
-        """Count a box; its pixels are read once, and only if a statistic asks for them."""
+        """Count a box in all statistics; its pixels are read at most once, and only if a statistic asks for them."""
         seen = Box(box.window, box.labels, box.confidence, cache(partial(self._pixels, box.window)))
         for statistic in self._each.values():
             statistic.add(seen)
@@ -47,7 +47,7 @@ class Statistics:
         return self._source.read(window)
 
     def close(self) -> None:
-        """Close the case if it was opened for its pixels."""
+        """Close the case if it was opened to read pixels."""
         if self._source is not None:
             self._source.close()
         self._source = None
@@ -57,7 +57,7 @@ class Statistics:
         return {name: statistic.state for name, statistic in self._each.items()}
 
     def merge(self, states: Mapping[str, State]) -> None:
-        """Add what was counted of a part."""
+        """Add the states of a part."""
         for name, statistic in self._each.items():
             statistic.merge(states[name])
 
@@ -67,16 +67,16 @@ class Statistics:
 
 
 def area_columns(cases: Iterable[Case]) -> tuple[str, ...]:
-    """Columns of ``areas.csv``: those of all runs, then those of the formats of these cases."""
+    """Columns of ``areas.csv``: the common ones, then those that the formats of these cases add."""
     more = (column for name in dict.fromkeys(case.format for case in cases) for column in FORMATS[name].area_columns)
     return (*AREA_COLUMNS, *dict.fromkeys(more))
 
 
 def write_areas(output: Store, cases: Iterable[Case], columns: Sequence[str] = AREA_COLUMNS) -> None:
-    """Write ``areas.csv``, row by row; an empty field says that there is no such figure."""
+    """Write ``areas.csv`` row by row; a field without a value is empty."""
     with output.writing("areas.csv") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(columns)
         for record in records(output, cases):
-            name = one_row(record.case)  # one line a row, for whatever reads it line by line
+            name = one_row(record.case)  # one line per row, for programs that read line by line
             writer.writerows([name, *map(row.get, columns[1:])] for row in record.areas)

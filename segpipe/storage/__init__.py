@@ -65,7 +65,7 @@ class Store(ABC):
 
     @abstractmethod
     def beside(self, files: Iterable[tuple[str, str]], stem: Callable[[str], str]) -> str | None:
-        """Of files, each with a name, the first that lies here under that name, whatever its suffix; ``stem`` cuts that."""
+        """The first of ``files``, pairs of path and name, that lies here under its name, without the suffix (``stem``)."""
 
     @abstractmethod
     def check(self) -> None:

@@ -161,12 +161,12 @@ def _listed(bucket: str, prefix: str) -> Iterator[Listed]:
 
 
 def find_objects(text: str, wanted: Callable[[str], bool], others: list[str]) -> Iterator[tuple[str, str]]:
-    """Name and path of every object that an input in a bucket means: one that is named, or those wanted below a prefix.
+    """Yield name and path of every object of an input in a bucket: the named object, or the wanted ones below a prefix.
 
-    What else is below it goes to ``others``.
+    Other objects below the prefix are added to ``others``.
 
     Raises:
-        InputError: it cannot be listed, or is not there.
+        InputError: the bucket cannot be listed, or the object does not exist.
     """
     bucket, key = _split(text)
     try:

@@ -54,7 +54,7 @@ def parse_json(data: bytes | str, *, most: int | None = None) -> Any:
         raise _too_deep() from None
     except ValueError as error:  # text that is not Unicode, and numbers of thousands of digits, included
         raise DocumentError(f"is not JSON: {shortened(error)}") from None
-    if _brackets(data) > MOST_LEVELS:  # few cannot nest deeply, and most of 100,000 records have few
+    if _brackets(data) > MOST_LEVELS:  # few brackets cannot nest deeply; most of 100,000 records have few
         _check_levels(value)
     return value
 
@@ -115,7 +115,7 @@ def _too_deep() -> DocumentError:
 
 
 def _brackets(data: bytes | str) -> int:
-    """How many arrays and objects a JSON text can hold at most."""
+    """Upper limit of the number of arrays and objects in a JSON text."""
     return data.count("[") + data.count("{") if isinstance(data, str) else data.count(b"[") + data.count(b"{")
 
 

@@ -51,7 +51,7 @@ def unwritable(error: BaseException | None, *, writing: bool) -> str | None:
         writing: whether it came of writing: an input/output error of an input says nothing of the output.
     """
     if isinstance(error, SourceError):
-        return None  # a full folder of temporary files, which only some inputs take
+        return None  # a full folder of temporary files, which only some inputs need
     last = FULL | {errno.EIO} if writing else FULL
     while error is not None:
         if isinstance(error, OSError) and error.errno is not None and error.errno in last:

@@ -1,1 +1,1 @@
-"""What people read: progress, tables and the log of events."""
+"""Output for people: progress, tables and the log of events."""

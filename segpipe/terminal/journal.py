@@ -1,4 +1,4 @@
-"""The log of a run: one JSON object per event and line."""
+"""The log of a run: one line per event, each a JSON object."""
 
 import json
 import logging

@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # torch and all that comes with it
 
 
 def say(line: str) -> None:
-    """Print a line on stdout; a closed pipe, as behind ``| head``, ends the output and not the work."""
+    """Print a line on stdout; a closed pipe, for example to ``head``, ends the output but not the run."""
     try:
         echo(printable(line))
     except BrokenPipeError:
@@ -160,7 +160,7 @@ def _totals_line(summary: Summary) -> str:
 
 
 def _areas_line(prepared: Prepared, summary: Summary) -> Iterator[str]:
-    """Areas per class, where there are few enough classes and cases."""
+    """Areas per class, if there are few enough classes and cases."""
     cases = summary.ledger.count(State.DONE) + summary.ledger.count(State.SKIPPED)
     if not 0 < cases <= ADDED_UP or len(prepared.run.model.contract.mask_classes) > LINE_CLASSES:
         return
@@ -178,7 +178,7 @@ LINE_CLASSES = 8
 """Most classes whose areas are printed in one line."""
 
 ADDED_UP = 500
-"""Most cases whose records are read again for that line."""
+"""Most cases for which that line is printed, since it reads their records again."""
 
 
 def print_profile(summary: Summary) -> None:
@@ -337,7 +337,7 @@ def print_plan(prepared: Prepared) -> None:
 
 
 def note_lines(prepared: Prepared) -> list[str]:
-    """Notes on cases, each once, for stderr."""
+    """Notes on cases for stderr, without repetitions."""
     cases: dict[str, list[str]] = {}
     for planned in prepared.plan.seen:
         for note in planned.notes:
@@ -357,7 +357,7 @@ def _cut_line(plan: Plan) -> Iterator[str]:
 
 
 def _memory_line(prepared: Prepared) -> Iterator[str]:
-    """A note where a worker is expected to need more memory than it may have."""
+    """A note if a worker is expected to need more memory than it may use."""
     run, plan = prepared.run, prepared.plan
     needed, allowed = memory_mb(plan, run), worker_memory(run.settings, plan.workers) / 1e6
     if needed > allowed:

@@ -12,12 +12,12 @@ from segpipe.results.schema import Amount, Record
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """How sums of one unit of ``areas.csv`` are shown."""
+    """The display of sums of one unit of ``areas.csv``."""
 
     heading: str
     symbol: str
     per_shown: float
-    """How much of the unit is one of what is shown."""
+    """Number of units per displayed unit, such as 1000 mm3 per ml."""
     digits: int
 
     def text(self, area: float) -> str:
@@ -25,16 +25,16 @@ class Unit:
 
 
 UNITS = {"ha": Unit("hectares", "ha", 1, 1), "mm3": Unit("millilitres", "ml", 1000, 3)}
-"""By the unit of records."""
+"""Display units, by the unit in records."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """Over cases."""
+    """Pixels and area of a class, summed over cases."""
 
     pixels: int = 0
     area: float = 0.0
-    """In the unit of the totals; cases without it count in pixels alone."""
+    """Area in the unit of the totals; cases in other units add pixels only."""
 
     def plus(self, pixels: int, area: float | None) -> "Sum":
         return Sum(self.pixels + pixels, self.area + (area or 0))
@@ -42,17 +42,17 @@ class Sum:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums per class and of all valid pixels."""
+    """Sums for each class and for all valid pixels."""
 
     classes: dict[str, Sum]
     valid: Sum
     unit: Unit
     measured: bool
-    """Whether every case has an area in the unit; shares are of areas then, and otherwise of pixels."""
+    """Whether every case has an area in the unit; shares refer to areas if so, else to pixels."""
 
     @classmethod
     def over(cls, records: Iterable[Record]) -> Self:
-        """Sums of records, read one at a time; their unit is that of the first case that has an area."""
+        """Sum records, read one at a time; the unit is that of the first case with an area."""
         classes: dict[str, Sum] = {}
         valid, unit, measured = Sum(), None, True
         for record in records:
@@ -65,13 +65,13 @@ class Totals:
         return cls(classes, valid, UNITS[unit or "ha"], measured and (unit is not None or not classes))
 
     def share(self, name: str) -> float | None:
-        """Of the valid pixels or their area; None for nodata, and where nothing is valid."""
+        """Share of the valid pixels or their area; None for nodata, and if no pixel is valid."""
         one = self.classes[name]
         part, whole = (one.area, self.valid.area) if self.measured else (one.pixels, self.valid.pixels)
         return part / whole if whole and name != "nodata" else None
 
     def text(self, name: str) -> str:
-        """``12.3 ha (40.1%)``."""
+        """Area and share as text, such as ``12.3 ha (40.1%)``."""
         one, share = self.classes[name], self.share(name)
         amount = f"{self.unit.text(one.area)} {self.unit.symbol}" if self.measured else f"{one.pixels:,} px"
         return amount + ("" if share is None else f" ({share:.1%})")
@@ -82,7 +82,7 @@ def _area(amount: Amount, unit: str | None) -> float | None:
 
 
 def areas_table(records: Iterable[Record]) -> Table:
-    """Pixels, area and share of each class over all cases; a caption says where some cases count in pixels only."""
+    """Pixels, area and share of each class over all cases; a caption says if some cases count in pixels only."""
     totals = Totals.over(records)
     columns = (Column(name, justify="right") for name in ("pixels", totals.unit.heading, "share"))
     table = Table("class", *columns)

@@ -59,7 +59,7 @@ class Held:
         return lambda: self.read(window)
 
     def empty(self, window: Window) -> bool:
-        """It is read at once."""
+        """False: the whole case is read at once."""
         del window
         return False
 
@@ -118,10 +118,10 @@ def _noise(shape: Axes, spec: ModelSpec, seed: int) -> tuple[Held, Scaling]:
 
 
 def survey(cases: Sequence[Case], spec: ModelSpec, overrides: Overrides) -> list[Axes]:
-    """Shapes of some of the cases, evenly over all.
+    """Shapes of some cases, chosen evenly from all.
 
     Raises:
-        SourceError, InputError: one does not fit the model, or is a volume.
+        SourceError, InputError: a case does not fit the model, or is a volume.
     """
     shapes = []
     for case in cases[:: max(1, len(cases) // SURVEYED)][:SURVEYED]:

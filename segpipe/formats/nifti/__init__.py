@@ -1,1 +1,1 @@
-"""NIfTI volumes, read by nibabel's headers."""
+"""NIfTI volumes; nibabel reads their headers."""

@@ -1,4 +1,4 @@
-"""A draft held open: its path is the same for every attempt at a mask, its descriptor is one attempt's alone."""
+"""The draft of a mask: all attempts at a mask share its path, but each attempt has its own open file."""
 
 import os
 import secrets
@@ -9,40 +9,41 @@ from segpipe.errors import OutputError
 from segpipe.storage.files import remove
 
 CHUNK = 2**22
-"""Bytes that are read at one go."""
+"""Bytes per read."""
 
 
 class Draft:
-    """A new file, open to be written and read.
+    """A new file, open for writing and reading.
 
-    Whoever begins the same mask later unlinks it and puts a file of their own under its path.
+    A later attempt at the same mask, by another process, unlinks this file and creates its own file under the same path.
+    This attempt keeps its file through the descriptor.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        """Descriptor; -1 once it is closed."""
+        """File descriptor; -1 after it is closed."""
 
     def chunks(self) -> Iterator[bytes]:
-        """The whole file, whatever lies under its path by now."""
+        """Yield the content of this file, even if another file has its path by now."""
         at = 0
         while chunk := os.pread(self.file, CHUNK, at):
             yield chunk
             at += len(chunk)
 
     def take_aside(self) -> None:
-        """Give the file a name that no other attempt has: what is checked there is what is published.
+        """Rename the file to a name that no other attempt uses, so that the checked file is the published one.
 
         Raises:
-            OutputError: another file lies under its path.
+            OutputError: the path belongs to the file of another attempt.
         """
         if self._is_there():
             self.path = self.path.rename(self.path.with_name(f".{secrets.token_hex(8)}.partial"))
-        if not self._is_there():  # asked anew: another attempt may have begun just before the file was renamed
+        if not self._is_there():  # checked again: another attempt may have begun just before the rename
             raise OutputError("another attempt writes the same mask: run segpipe again once that has ended")
 
     def discard(self) -> None:
-        """Remove the file, and no other; safe to call twice."""
+        """Close the file, and remove it unless its path belongs to another file by now; safe to call twice."""
         if self.file < 0:
             return
         if self._is_there():

@@ -1,4 +1,4 @@
-"""The header of a NIfTI file, held against the rules of the format before a voxel is believed."""
+"""Read the header of a NIfTI file, and check it against the rules of the format before any voxel is read."""
 
 import gzip
 import math
@@ -22,22 +22,22 @@ from segpipe.storage.content import told
 PLAIN, PACKED = ".nii", ".nii.gz"
 
 HEAD = 552
-"""Bytes of a NIfTI-2 header, 540 where NIfTI-1 has 348, with the flag and the size of the extension behind it."""
+"""Bytes to read: a NIfTI-2 header (540; NIfTI-1 has 348), the extension flag (4), and the extension's size and code (8)."""
 
 MAGIC = {348: (344, b"n+1\0", 352), 540: (4, b"n+2\0", 544)}
-"""By the size of a header: where its magic is, what it is, and where voxels may begin."""
+"""For each header size: offset of the magic, the magic, and the smallest offset of the voxels."""
 
 GZIP = b"\x1f\x8b"
 
 PAIR = {348: b"ni1\0", 540: b"ni2\0"}
 
 MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 1e-3}
-"""By the code of a unit of length: unknown, metres, millimetres, micrometres."""
+"""Millimetres per unit of length, by NIfTI's code: unknown, metres, millimetres, micrometres."""
 
 UNITS = {1: "m", 3: "um"}
 
 DTYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
-"""By NIfTI's code of a data type, those that are one real number a voxel."""
+"""Data types with one real number per voxel, by NIfTI's code."""
 
 OTHER_TYPES = {
     1: "1-bit voxels",
@@ -50,17 +50,17 @@ OTHER_TYPES = {
 }
 
 MOST_UNPACKED = 1032
-"""Bytes that one byte of DEFLATE unpacks to at most (zlib's technical notes)."""
+"""Largest number of bytes that one byte of DEFLATE can unpack to (zlib's technical notes)."""
 
 APART = 0.5
-"""Voxels by which two descriptions of one place may differ: quaternions of float32 are off by a tenth over 512 voxels."""
+"""Largest difference, in voxels, between sform and qform: float32 quaternions are off by 0.1 over 512 voxels."""
 
 TOLD = 0.05
-"""Voxels from which on such a difference has a note."""
+"""Difference, in voxels, above which there is a note."""
 
 SIZE_APART, SIZE_TOLD = 1e-3, 1e-5
-"""Share by which pixdim and the lengths of the steps of sform may differ, and from which on that has a note: float32 rounds
-by 1e-6."""
+"""Largest relative difference between pixdim and the voxel size of sform, and the difference above which there is a note;
+float32 rounds by 1e-6."""
 
 SEVERAL = "take one out: fslroi, or nibabel's img.slicer[..., n]"
 UNPLACED = (
@@ -74,22 +74,22 @@ KEEP_ONE = "keep the one that is right, and set the other's code to 0: nibabel's
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """What a NIfTI file says of its one volume; axes slowest first, ``(k, j, i)``."""
+    """The facts in the header of a file with one volume; axes are slowest first, ``(k, j, i)``."""
 
     path: str
     header: Any
-    """Of nibabel, as it is in the file."""
+    """nibabel's header object, as stored in the file."""
     stored: np.dtype[Any]
-    """Type of a voxel in the file, in its byte order."""
+    """Data type of a voxel in the file, with its byte order."""
     offset: int
-    """Bytes before the first voxel, of the unpacked file."""
+    """Bytes before the first voxel in the unpacked file."""
     packed: bool
     grid: VoxelGrid
     scale: tuple[float, float] = (1.0, 0.0)
-    """Slope and intercept; 1 and 0 where the file has none."""
+    """Slope and intercept; 1 and 0 if the file has none."""
     notes: tuple[str, ...] = ()
     placed: bool = True
-    """Whether the file says which way its axes run."""
+    """Whether the file has a sform or a qform, which give the directions of its axes."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -97,18 +97,18 @@ class Volume:
 
     @property
     def end(self) -> int:
-        """Bytes of the unpacked file."""
+        """Size of the unpacked file in bytes."""
         return self.offset + math.prod(self.shape) * self.stored.itemsize
 
     @property
     def slack(self) -> int:
-        """Bytes behind the last voxel from which on the header names fewer slices than the file has."""
+        """Bytes of the smallest slice; a file with so many bytes after the last voxel has slices that its header omits."""
         return math.prod(self.shape) // max(self.shape) * self.stored.itemsize
 
 
 @contextmanager
 def source_errors(path: str) -> Iterator[None]:
-    """Tell in words what is wrong with a file of this machine, or with its gzip stream."""
+    """Turn errors of a local file, or of its gzip stream, into a ``SourceError``."""
     try:
         yield
     except EOFError:
@@ -120,21 +120,21 @@ def source_errors(path: str) -> Iterator[None]:
 
 
 def is_packed(path: str | Path) -> bool:
-    """By its first two bytes: a name may say anything."""
+    """Whether a file is packed, by its first two bytes and not by its name."""
     with Path(path).open("rb") as stream:
         return stream.read(2) == GZIP
 
 
 def opened(path: str, *, packed: bool) -> IO[bytes] | gzip.GzipFile:
-    """The bytes of a file, unpacked."""
+    """Open a file to read its bytes, unpacked if ``packed``."""
     return gzip.open(path) if packed else Path(path).open("rb")
 
 
 def read_volume(path: str, several: int = 1) -> Volume:
-    """What a file says of its volume, or of the first of several, as masks of several bands have them.
+    """Read the header of a file that holds ``several`` volumes, as a mask of several bands does, and describe the first.
 
     Raises:
-        SourceError: it is no volume that can be labelled, or contradicts itself.
+        SourceError: the file is not a volume that can be labelled, or its header contradicts itself.
     """
     with source_errors(path):
         packed = is_packed(path)
@@ -152,10 +152,10 @@ def read_volume(path: str, several: int = 1) -> Volume:
 
 
 def _check_packed(volume: Volume, size: int) -> None:
-    """A packed file must be able to hold what its header says, which is known before anything is planned or unpacked.
+    """Check, before planning and unpacking, that a packed file is large enough for the volume in its header.
 
     Raises:
-        SourceError: it is too short for it.
+        SourceError: it is too short.
     """
     if volume.end > MOST_UNPACKED * size:
         raise SourceError(
@@ -170,10 +170,10 @@ def _said(volume: Volume) -> str:
 
 
 def check_length(volume: Volume, size: int) -> None:
-    """The file must be as long as its header says.
+    """Check that the file is as long as its header says.
 
     Raises:
-        SourceError: it is shorter, or longer by a slice or more, so that its header has lost some.
+        SourceError: it is shorter, or longer by at least one slice, which means that ``dim`` is too small.
     """
     says = _said(volume)
     if size < volume.end:
@@ -213,7 +213,7 @@ def _audited(path: str, head: bytes, *, packed: bool, several: int) -> Volume:
 
 
 def _parsed(path: str, head: bytes, *, packed: bool) -> Any:
-    """The header. What nibabel would mend on the way is left as it is."""
+    """Parse the header without nibabel's automatic repairs."""
     orders = {kind.to_bytes(4, order): (kind, order) for kind in MAGIC for order in ("little", "big")}
     kind, order = orders.get(head[:4], (0, ""))
     if not kind or len(head) < kind:
@@ -229,7 +229,7 @@ def _parsed(path: str, head: bytes, *, packed: bool) -> Any:
 
 
 def _no_nifti(path: str, head: bytes, *, packed: bool) -> str:
-    """What a file is that has the name of a volume."""
+    """Say what a file is that has the name of a volume but is not one."""
     if packed and head[:2] == GZIP:
         return f"{path} is packed twice: unpack it once, with gunzip"
     if packed and not head:
@@ -239,7 +239,7 @@ def _no_nifti(path: str, head: bytes, *, packed: bool) -> str:
 
 
 def _voxels_at(path: str, header: Any, head: bytes) -> int:
-    """Bytes before the first voxel."""
+    """Offset of the first voxel in bytes."""
     size = int(header["sizeof_hdr"])
     least, offset = MAGIC[size][2], float(header["vox_offset"])
     if not (math.isfinite(offset) and offset >= least and offset == int(offset)):
@@ -254,13 +254,13 @@ def _voxels_at(path: str, header: Any, head: bytes) -> int:
 
 
 def _extension(flag: bytes, size: bytes, order: str) -> int:
-    """Bytes of the first extension; 0 where there is none, or what is there cannot be one."""
+    """Size of the first extension in bytes; 0 if there is none, or if the size is not valid."""
     count = int.from_bytes(size, "little" if order == "<" else "big", signed=True)
     return count if flag[:1].strip(b"\0") and count > 0 and count % 16 == 0 else 0
 
 
 def _shape(path: str, header: Any, several: int) -> tuple[int, ...]:
-    """Voxels per axis, slowest first; axes of one element behind the third are dropped."""
+    """Voxels per axis, slowest first; axes after the third are dropped if their length is 1."""
     rank, *sizes = (int(n) for n in header["dim"])
     if not 1 <= rank <= 7 or min(sizes[:rank]) < 1:
         raise SourceError(f"{path}: dim must hold the number of axes, 1 to 7, and their sizes, got {[rank, *sizes]}")
@@ -283,7 +283,7 @@ def _type(path: str, header: Any) -> np.dtype[Any]:
 
 
 def _check_pixdim(path: str, header: Any) -> None:
-    """Every reader makes something else of a size of 0 or less."""
+    """Refuse voxel sizes of 0 or less, which readers interpret differently."""
     rank = min(int(header["dim"][0]), 3)
     sizes = [float(n) for n in header["pixdim"][1 : 1 + rank]]
     if not all(math.isfinite(n) and n > 0 for n in sizes):
@@ -302,10 +302,10 @@ def _unit(path: str, header: Any) -> float:
 
 
 def _affine(path: str, header: Any, shape: tuple[int, ...], unit: float) -> tuple[NDArray[np.float64], list[str]]:
-    """From ``(k, j, i, 1)`` to mm, by sform, else qform, else pixdim alone.
+    """The affine from ``(k, j, i, 1)`` to mm, from sform, else qform, else pixdim alone; and notes.
 
     Raises:
-        SourceError: there are two that differ, of which every reader takes another.
+        SourceError: sform and qform differ, and readers would use one or the other.
     """
     codes = int(header["sform_code"]), int(header["qform_code"])
     forms: dict[str, NDArray[np.float64]] = {}
@@ -324,7 +324,7 @@ def _affine(path: str, header: Any, shape: tuple[int, ...], unit: float) -> tupl
 
 
 def _of_mm(affine: NDArray[np.float64], unit: float) -> NDArray[np.float64]:
-    """Scaled to mm, its columns from ``(i, j, k)`` to ``(k, j, i)``."""
+    """Scale an affine to mm, and reorder its columns from ``(i, j, k)`` to ``(k, j, i)``."""
     scaled = np.array(affine, np.float64)
     scaled[:3] *= unit
     return scaled[:, [2, 1, 0, 3]]
@@ -361,7 +361,7 @@ def _check_agreement(
 
 
 def _as_rows(affine: NDArray[np.float64]) -> str:
-    """Rows of an affine from ``(i, j, k)``, as other programs print it."""
+    """The rows of an affine as text, with columns in the order ``(i, j, k)``, as other programs print it."""
     return str([[round(float(n), 4) for n in row] for row in affine[:3][:, [2, 1, 0, 3]]])
 
 
@@ -380,7 +380,7 @@ def _check_sizes(path: str, header: Any, sform: NDArray[np.float64], unit: float
 
 
 def _scale(path: str, header: Any) -> tuple[float, float]:
-    """Slope and intercept. A slope of 0, and one that is no number, as nibabel writes, mean none."""
+    """Slope and intercept. A slope of 0 or NaN, as nibabel writes it, means that there is none."""
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or math.isnan(slope):
         return 1.0, 0.0

@@ -1,4 +1,4 @@
-"""Masks as NIfTI volumes on the grid of their input, whose header they keep."""
+"""Write masks as NIfTI volumes with the grid and the header of their input."""
 
 import gzip
 import hashlib
@@ -26,21 +26,21 @@ from segpipe.storage.files import output_errors
 from segpipe.storage.retry import is_passing
 
 LEVEL = 4
-"""Of compression: a mask has few values, and 9 takes four times as long for a file that is hardly smaller."""
+"""Compression level: a mask has few values, and level 9 takes four times as long for a file that is hardly smaller."""
 
 LABEL = 1002
 """NIFTI_INTENT_LABEL: each value is an index to a list of names."""
 
 MARK = b"segpipe"
-"""``intent_name`` of what segpipe writes: by it a mask is known that no record names."""
+"""``intent_name`` of segpipe's masks; it identifies a mask that no record names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a mask takes over from its input."""
+    """What a mask copies from its input."""
 
     header: bytes
-    """As it is in the file."""
+    """The header's bytes, as stored in the file."""
     order: str
     """Byte order of the header."""
     packed: bool
@@ -51,7 +51,7 @@ def origin_of(volume: Volume) -> Origin:
 
 
 def mask_header(origin: Origin, style: Style) -> Any:
-    """The input's header with the type, scale and meaning of a mask; place and units stay.
+    """The input's header with the data type, scale and intent of a mask; its affine and units stay.
 
     Extensions and texts are left out: they describe the input's voxels, or the patient.
     """
@@ -69,12 +69,12 @@ def mask_header(origin: Origin, style: Style) -> Any:
     header["descrip"] = f"segpipe {__version__}".encode()
     header["aux_file"] = b""
     if "db_name" in header:
-        header["db_name"] = b""  # of NIfTI-1 alone
+        header["db_name"] = b""  # only NIfTI-1 has it
     return header
 
 
 def _set_shape(header: Any, bands: int) -> None:
-    """Three axes; several bands are volumes along a fourth."""
+    """Set three axes, and a fourth if there are several bands."""
     rank = min(int(header["dim"][0]), 3)
     sizes = [*map(int, header["dim"][1 : 1 + rank]), *[1] * (3 - rank)]
     steps = [*map(float, header["pixdim"][1 : 1 + rank]), *[1.0] * (3 - rank)]
@@ -84,7 +84,7 @@ def _set_shape(header: Any, bands: int) -> None:
 
 
 class NiftiSink:
-    """One volume being written: to a draft as it is stored, in boxes; compressed and compared when it is whole."""
+    """Writes one volume: boxes to an unpacked draft first; the finished draft is checked and, if needed, compressed."""
 
     def __init__(self, target: Target) -> None:
         origin, grid = target.origin, target.grid
@@ -105,7 +105,7 @@ class NiftiSink:
                 raise
 
     def _begin(self) -> list[Voxels]:
-        """The header, no extension, and room for a volume per band, one behind the other."""
+        """Write the header without extensions, and reserve space for one volume per band, one after the other."""
         start = bytes(self._header.binaryblock) + bytes(4)
         os.pwrite(self._draft.file, start, 0)
         shape, dtype = self._grid.stored.shape, np.dtype(self._style.dtype).newbyteorder("<")
@@ -138,7 +138,7 @@ class NiftiSink:
         return [self.name]
 
     def _publish(self, finished: Draft, digest: bytes) -> None:
-        """Give a file its name in the output; one that is packed is made here."""
+        """Give the file its name in the output, compressed first if the mask is packed."""
         try:
             if finished is not self._draft:
                 _pack(self._draft, finished.file)
@@ -150,10 +150,10 @@ class NiftiSink:
             finished.discard()
 
     def _check_draft(self) -> bytes:
-        """Digest of the draft.
+        """Compute the digest of the draft.
 
         Raises:
-            OutputError: its voxels do not sum up to what was written.
+            OutputError: the sum of its voxels differs from the sum of those written.
         """
         os.fsync(self._draft.file)
         found = sum(int(plane.sum(dtype=np.int64)) for band in self._bands for plane in _planes(band))
@@ -168,10 +168,10 @@ class NiftiSink:
             raise OutputError(f"{self.path} cannot be written: {error}") from error
 
     def _check_written(self, written: Path, digest: bytes) -> None:
-        """Read a finished file as any other, to the checksum at its end.
+        """Read a finished file back, up to its checksum, and compare its digest.
 
         Raises:
-            OutputError: it is not what was meant.
+            OutputError: its content differs from the draft.
         """
         try:
             with source_errors(str(written)), opened(str(written), packed=self._packed) as stream:
@@ -186,10 +186,10 @@ class NiftiSink:
 
 
 def is_own_volume(output: Store, name: str) -> bool:
-    """Whether segpipe has written a volume, by its header.
+    """Whether the header of a volume says that segpipe wrote it.
 
     Raises:
-        OutputError: it cannot be read just now, and may be later.
+        OutputError: the file cannot be read now, but may be readable later.
     """
     try:
         with output_errors(output.path(name)), output.local(name) as path, source_errors(output.path(name)):
@@ -216,14 +216,14 @@ def _planes(band: Voxels) -> Iterator[NDArray[Any]]:
 
 
 def _pack(draft: Draft, packed: int) -> None:
-    """Compress a draft into an open file, without name and time, so that equal volumes are equal files."""
+    """Compress a draft into an open file, without name and time, so that equal volumes give equal bytes."""
     with open(packed, "wb", closefd=False) as file, gzip.GzipFile("", "wb", LEVEL, file, mtime=0) as stream:
         for chunk in draft.chunks():
             stream.write(chunk)
 
 
 def _chunks(stream: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
-    """Up to the end, where gzip compares checksum and length."""
+    """Yield all bytes up to the end, where gzip compares checksum and length."""
     while chunk := stream.read(CHUNK):
         yield chunk
 

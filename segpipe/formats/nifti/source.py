@@ -1,4 +1,4 @@
-"""NIfTI volumes, through the headers of nibabel."""
+"""Read NIfTI volumes; nibabel parses their headers."""
 
 import math
 import os
@@ -26,13 +26,13 @@ from segpipe.overrides import Nodata, Overrides
 from segpipe.storage.bucket import is_remote
 
 NORMALISING = ("zscore", "minmax")
-"""Scalings by which a slope and an intercept above them make no difference."""
+"""Normalisations that cancel a positive slope and an intercept."""
 
 INSIDE, PHYSICAL_INSTEAD = 'scaling = "graph"', 'scaling = "host", normalize = "none" and pixel = "physical"'
 
 
 class NiftiSource:
-    """A volume in the model's orientation; its voxels are unpacked when the first of them is read."""
+    """A volume in the model's orientation; a packed file is unpacked when its first voxel is read."""
 
     separable = True
 
@@ -58,21 +58,21 @@ class NiftiSource:
 
     @property
     def block(self) -> int:
-        """Nothing is decoded but what is asked for."""
+        """0: only the requested voxels are read."""
         return 0
 
     def memory(self, shape: tuple[int, ...]) -> int:
-        """Nothing stays decoded: the system keeps what has been read as long as nobody needs the room."""
+        """0: nothing stays decoded in this process; the operating system caches the file."""
         del shape
         return 0
 
     def empty(self, window: Window) -> bool:
-        """Nothing says so before it is read."""
+        """False: a volume does not say which voxels are valid before they are read."""
         del window
         return False
 
     def begin(self, window: Window, threads: int | None = None) -> Begun:
-        del threads  # there is nothing to share
+        del threads  # reading uses one thread
         stored = self.grid.turned.window_back(window, self.grid.shape)
         with source_errors(self._volume.path):
             voxels = self._opened().read(stored)
@@ -127,8 +127,8 @@ def _check_overrides(path: str, overrides: Overrides) -> None:
 
 
 def _check_values(volume: Volume, contract: Contract) -> None:
-    """Every reader of NIfTI applies slope and intercept, and so did the one that the model was trained with."""
-    inside = contract.scaling == "graph"  # which gets stored voxels whatever normalize says
+    """Refuse a contract that ignores slope and intercept: NIfTI readers apply them, so they were applied in training."""
+    inside = contract.scaling == "graph"  # such a graph gets the stored voxels, whatever ``normalize`` is
     undone = not inside and contract.normalize in NORMALISING and contract.clip is None and volume.scale[0] > 0
     if volume.scale == (1.0, 0.0) or contract.pixel == "physical" or undone:
         return
@@ -141,7 +141,7 @@ def _check_values(volume: Volume, contract: Contract) -> None:
 
 
 def _order_notes(volume: Volume, contract: Contract) -> list[str]:
-    """What the network sees as depth, height and width, where nobody has said what it should."""
+    """A note on the order of axes that the network sees, if the contract has no orientation."""
     if contract.orientation is not None or not contract.layout.is_volume:
         return []
     return [f"the contract names no orientation: the network gets the axes as they are stored, {volume.grid.directions}"]
@@ -158,10 +158,10 @@ def _oriented(volume: Volume, contract: Contract) -> VoxelGrid:
 
 
 def _nodata(path: str, dtype: np.dtype[Any], nodata: Nodata | None) -> Any:
-    """The stored value that stands for nothing, by the user; NaN and infinity do so anyway.
+    """The stored value that the user declares as nodata; NaN and infinity are always invalid.
 
     Raises:
-        SourceError: no voxel can hold it.
+        SourceError: voxels of this type cannot hold it.
     """
     if nodata is None:
         return None

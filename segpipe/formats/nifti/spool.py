@@ -1,4 +1,4 @@
-"""A packed volume, unpacked once into a file of TMPDIR, which has no name and goes with whoever has opened it."""
+"""Unpack a packed volume once, into a file in TMPDIR without a name, which disappears when its last descriptor is closed."""
 
 import errno
 import gzip
@@ -11,7 +11,7 @@ from segpipe.errors import SourceError
 from segpipe.formats.nifti.header import Volume, check_length, opened, source_errors
 
 CHUNK = 2**22
-"""Bytes that are unpacked at one go."""
+"""Bytes that are unpacked at once."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -19,12 +19,12 @@ NO_ROOM = "{} takes {:,} bytes unpacked, and {} has {:,} free: make room there, 
 
 
 def unpacked(volume: Volume) -> int:
-    """A descriptor of the voxels of a volume as they are unpacked; whoever takes it closes it.
+    """Open the unpacked file of a volume and return its descriptor, which the caller must close.
 
-    A packed file is read up to the checksum and the length at its end, which a truncated or damaged one fails.
+    A packed file is read to its end, where gzip compares checksum and length, so that a truncated or damaged file is found.
 
     Raises:
-        SourceError: it is damaged, is not as long as its header says, or TMPDIR has no room for it.
+        SourceError: the file is damaged, its length does not match its header, or TMPDIR has no room for it.
     """
     if not volume.packed:
         with source_errors(volume.path):
@@ -41,7 +41,7 @@ def unpacked(volume: Volume) -> int:
 
 
 def _unnamed(volume: Volume, folder: str) -> IO[bytes]:
-    """A file that nobody else sees, and that is gone with the process, however that ends."""
+    """A temporary file without a name, which disappears with the process, however the process ends."""
     try:
         return tempfile.TemporaryFile(dir=folder, buffering=0)
     except OSError as error:
@@ -49,7 +49,7 @@ def _unnamed(volume: Volume, folder: str) -> IO[bytes]:
 
 
 def _reserve(spool: IO[bytes], volume: Volume, folder: str) -> None:
-    """Take all the room at once: workers that unpack at the same time share what is free."""
+    """Reserve all space at once, since other workers may unpack into the same folder at the same time."""
     try:
         os.posix_fallocate(spool.fileno(), 0, volume.end)
     except OSError as error:
@@ -62,14 +62,14 @@ def _no_room(volume: Volume, folder: str) -> SourceError:
 
 
 def _copied(stream: IO[bytes] | gzip.GzipFile, spool: IO[bytes], volume: Volume, folder: str) -> int:
-    """Bytes up to the end of a stream; those that no header accounts for are counted, and not kept."""
+    """Copy a stream and return its length in bytes; bytes beyond the volume's end are counted but not stored."""
     size = 0
     while chunk := stream.read(CHUNK):
         if size < volume.end:
             _write(spool, chunk[: volume.end - size], volume, folder)
         size += len(chunk)
         if size - volume.end > max(CHUNK, volume.slack):
-            break  # too long in any case; a few bytes may unpack to terabytes
+            break  # already too long; a few bytes may unpack to terabytes
     return size
 
 

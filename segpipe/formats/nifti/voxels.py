@@ -1,4 +1,4 @@
-"""An array in a file, read and written in boxes; unlike a mapped one, damage and a full disk are errors and no signals."""
+"""An array in a file, read and written in boxes; damage and a full disk raise errors, not signals as in a mapped file."""
 
 import errno
 import math
@@ -14,17 +14,17 @@ from segpipe.geometry.windows import Window
 
 @dataclass(frozen=True, slots=True)
 class Voxels:
-    """A C-ordered array ``(k, j, i)`` from a place in an open file on; any number of threads may read it."""
+    """A C-ordered array ``(k, j, i)`` that begins at an offset in an open file; several threads may read at once."""
 
     file: int
-    """Descriptor."""
+    """File descriptor."""
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    """With its byte order."""
+    """Data type with byte order."""
     offset: int = 0
 
     def read(self, box: Window) -> NDArray[Any]:
-        """The voxels of a box, of its shape, in this machine's byte order.
+        """The voxels of a box, shape ``box.shape``, in native byte order.
 
         Raises:
             OSError: the file is shorter than the array, or cannot be read.
@@ -36,7 +36,7 @@ class Voxels:
         return np.stack(planes).astype(self.dtype.newbyteorder("="), copy=False)
 
     def write(self, box: Window, values: NDArray[Any]) -> None:
-        """Put values of the shape of a box there; one thread at a time."""
+        """Write values of shape ``box.shape`` to a box; only one thread may write at a time."""
         if 0 in box.shape:
             return
         whole = box.shape[2] == self.shape[2]
@@ -47,7 +47,7 @@ class Voxels:
             self._put(np.ascontiguousarray(rows, self.dtype), self._place(plane, box.start[1]))
 
     def _rows(self, plane: int, box: Window) -> NDArray[Any]:
-        """The rows of a plane that a box touches, in full width."""
+        """The rows of a plane that a box touches, at full width."""
         rows, width = box.shape[1], self.shape[2]
         found = np.empty((rows, width), self.dtype)
         self._fill(found.data.cast("B"), self._place(plane, box.start[1]))
@@ -71,5 +71,5 @@ class Voxels:
 
     @property
     def end(self) -> int:
-        """Bytes up to the end of the array."""
+        """Offset of the end of the array in the file, in bytes."""
         return self.offset + math.prod(self.shape) * self.dtype.itemsize

@@ -87,7 +87,7 @@ TOO_WIDE = (
 
 
 class BlockCache(Cache):
-    """GDAL's."""
+    """GDAL's block cache."""
 
     def size(self, blocks: int) -> int:
         return cache_bytes(blocks)
@@ -117,7 +117,7 @@ def gdal_options(decoders: int = 1) -> rasterio.Env:
 
 
 def decoders() -> int | None:
-    """Threads that share the blocks of a window, in this thread's environment; None if a script around says it in words."""
+    """Threads that decode the blocks of a window, as set in this thread; None for a word such as ``ALL_CPUS``."""
     threads = getenv().get("GDAL_NUM_THREADS", 1) if hasenv() else 1
     return int(threads) if str(threads).isdecimal() else None
 
@@ -128,7 +128,7 @@ def decode_with(threads: int) -> None:
 
 
 def most_decoders(threads: int) -> int:
-    """So many threads, or one where GDAL's log cannot be had: what others of its threads say would not be heard."""
+    """``threads``, or 1 if segpipe cannot receive GDAL's log: messages of GDAL's other threads would be lost."""
     return threads if listen() else 1
 
 

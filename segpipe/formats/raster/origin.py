@@ -108,26 +108,26 @@ def _files(name: str, start: str) -> list[str]:
 
 
 def is_same_input(place: str, files: Sequence[Identity], path: str, beside: Beside, *, remote: bool = False) -> bool:
-    """Whether what would be read of a case now is what a record says was read then.
+    """Whether the files that would be read for a case now are the unchanged files of its record.
 
-    Every file must be as it was. Where another one lies beside it that GDAL may read, GDAL says whether it does.
+    Every file of the record must be unchanged. If there is another file beside them that GDAL might read, GDAL is asked.
 
     Args:
-        place: of the input, as the record names it.
-        files: of the input, as they were then.
-        path: of the case.
-        beside: what has been seen of folders for other cases a moment ago.
-        remote: whether a case of this machine may ask servers.
+        place: path of the input in the record.
+        files: files of the input in the record.
+        path: path of the case now.
+        beside: recent listings of folders, shared between cases.
+        remote: whether a local case may refer to servers.
 
     Raises:
-        OSError, SourceError: that cannot be seen.
+        OSError, SourceError: the files cannot be examined.
     """
     if without_secrets(place) != beside.place(path):
         return False
-    files = [{**file, "path": without_secrets(file["path"])} for file in files]  # of an earlier version, too
+    files = [{**file, "path": without_secrets(file["path"])} for file in files]  # earlier versions stored some
     names = [file["path"] for file in files]
     if is_cut(path):
-        return True  # status has this path from a record, which lacks the token: no server can be asked
+        return True  # status takes the path from a record, which omits the token, so that the server cannot be asked
     if not names or files != identities(path, _asked(names, path, remote), beside):
         return False
     known = {beside.place(name) for name in names}

@@ -57,7 +57,7 @@ PNG = {
 """It keeps nodata as a transparent entry of the palette."""
 
 OVERVIEWS = 4 / 3
-"""A pyramid of halves over the pixels below it."""
+"""Pixels of a raster with its overviews, each half as wide and high as the one before, over its own pixels."""
 
 COG = {
     "driver": "COG",
@@ -132,7 +132,7 @@ class RasterSink(ABC):
             self._describe()
 
     def files(self) -> list[str]:
-        """Names of all files that ``finish`` may leave."""
+        """Names of all files that ``finish`` may write."""
         return [self.name] if self._form is PNG else [self.name, self.name + AUX]
 
     @abstractmethod
@@ -319,7 +319,7 @@ def raster_sink(output: Store, name: str, grid: Grid, style: Style, threads: int
 
 
 def mask_sink(target: Target) -> RasterSink:
-    """What takes a mask or a confidence: a picture for a plain picture, where it can be one, else a GeoTIFF."""
+    """The sink of a mask or a confidence: a PNG for a plain picture if PNG can hold it, else a GeoTIFF."""
     origin, grid, style = target.origin, target.grid, target.style
     assert isinstance(origin, RasterOrigin)
     assert isinstance(grid, RasterGrid)
@@ -329,13 +329,13 @@ def mask_sink(target: Target) -> RasterSink:
 
 
 def draft_bytes(pixels: float, full: float, packed: float) -> float:
-    """Of the draft of a mask and of the copy that it becomes, overviews included; a small one is the copy alone."""
+    """Bytes of the draft of a mask and of its final copy with overviews; a small mask has no draft on disk."""
     draft = full if pixels <= PLAIN_DRAFT_PIXELS else packed
     return (draft + packed) * OVERVIEWS if full > HELD_BYTES else packed
 
 
 def is_own_raster(output: Store, name: str) -> bool:
-    """Whether segpipe has written a raster, or a sidecar."""
+    """Whether segpipe wrote a raster or a sidecar in the output."""
     if name.endswith(AUX):
         with output_errors(output.path(name)):
             return is_own_sidecar(output.read(name))

@@ -67,10 +67,10 @@ PICTURE_DRIVERS = frozenset({"PNG", "JPEG", "WEBP", "BMP"})
 
 @dataclass(frozen=True, slots=True)
 class RasterOrigin:
-    """What a mask takes over from its raster, beside the grid."""
+    """What a mask copies from its raster, beside the grid."""
 
     picture: bool
-    """A plain picture without georeferencing, whose mask is a picture, too."""
+    """Whether the raster is a plain picture without georeferencing; its mask is then a picture, too."""
 
 
 class RasterSource:
@@ -97,7 +97,7 @@ class RasterSource:
         return (*self._notes, *alpha, *self._place_notes())
 
     def _place_notes(self) -> tuple[str, ...]:
-        """Why the case has no areas; a plain picture needs no reason."""
+        """Notes on why the case has no areas; none for a plain picture."""
         return () if self.origin.picture and self.grid.defect is None else place_of(self.grid).notes
 
     def _alpha_notes_anew(self) -> tuple[str, ...]:
@@ -123,7 +123,7 @@ class RasterSource:
     def _opened(self) -> DatasetReader:
         with explained(self._path), source_errors(f"{self._path} cannot be opened", self.files):
             dataset = open_raster(self._path, remote=self._remote)
-            self._threads = decoders()  # drivers look at it when they open a file
+            self._threads = decoders()  # drivers read this setting when they open a file
             take_exif(dataset)
             return dataset
 
@@ -146,7 +146,7 @@ class RasterSource:
             self._turn, said = turn_of(dataset, self._path, place=grid.georeferenced)
         self._against = self._turn.against_the_file and dataset.driver in PICTURE_DRIVERS
         self.grid = replace(grid, shape=self._turn.shape)
-        self.separable = dataset.driver != "VRT"  # GDAL resamples its sources request by request
+        self.separable = dataset.driver != "VRT"  # GDAL resamples the sources of a VRT for each request
         _refuse_short_blocks(dataset, self.bands, self._path)
         self._whole = _is_whole_png(dataset, self._path)
         self.scene: Scene = read_scene(dataset)
@@ -219,7 +219,7 @@ class RasterSource:
             yield
 
     def empty(self, window: Window) -> bool:
-        """GDAL does not say."""
+        """False: GDAL does not say which windows are empty."""
         del window
         return False
 

@@ -26,7 +26,7 @@ from segpipe.pipeline.memory import refuse_fine_case, refuse_large_case
 from segpipe.pipeline.spacing import check_spacing, regridding_of, resampling_note
 from segpipe.storage.bucket import is_remote
 
-CHANGED = "{} has changed while it was done: run the same command again"
+CHANGED = "{} has changed while it was processed: run the same command again"
 
 HALO = 1
 """Number of pixels before a box that linear interpolation needs."""

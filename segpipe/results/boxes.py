@@ -116,7 +116,7 @@ def _as_written(output: Store, name: str, digest: str) -> Iterator[Path]:
         except FileNotFoundError:
             raise DamagedPartError(f"{output.path(name)} is missing") from None
         if found != digest:
-            raise DamagedPartError(f"{output.path(name)} is damaged: it is not as it was written")
+            raise DamagedPartError(f"{output.path(name)} is damaged: its content has changed since it was written")
         yield path
 
 

@@ -209,7 +209,7 @@ def read_tally(output: Store, name: str) -> Tally:
         raise OutputError(f"{output.path(name)} cannot be read: {error.strerror or error}") from error
     data, digest = written[:-DIGEST_BYTES], written[-DIGEST_BYTES:]
     if hashlib.sha256(data).digest() != digest:
-        raise DamagedPartError(f"{output.path(name)} is damaged: it is not as it was written")
+        raise DamagedPartError(f"{output.path(name)} is damaged: its content has changed since it was written")
     with np.load(io.BytesIO(data)) as stored:
         numbers = (int(stored["inferred"]), float(stored["seconds"]), int(stored["batch"]))
         return Tally(_states(stored), *numbers, tuple(map(str, stored["digests"])))

@@ -69,7 +69,7 @@ def test_one_changed_bit_anywhere_is_damage(at, tmp_path):
     data = bytearray((tmp_path / "a.boxes").read_bytes())
     data[int(len(data) * at) if isinstance(at, float) else at] ^= 1
     (tmp_path / "a.boxes").write_bytes(data)
-    with pytest.raises(DamagedPartError, match=r"a\.boxes is damaged: it is not as it was written"):
+    with pytest.raises(DamagedPartError, match=r"a\.boxes is damaged: its content has changed since it was written"):
         next(read_boxes(output, "a.boxes", digest))
 
 

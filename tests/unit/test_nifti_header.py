@@ -163,7 +163,7 @@ def test_an_extension_lies_before_the_voxels(tmp_path: Path) -> None:
 def test_vox_offset_of_0_is_refused_for_other_readers_take_the_header_for_voxels(tmp_path: Path) -> None:
     path = volumes.write(tmp_path / "a.nii", volumes.voxels(), vox_offset=0)
     assert not np.array_equal(np.asarray(nibabel.load(path).dataobj), volumes.voxels())
-    with pytest.raises(SourceError, match="352 or more, got 0: write it anew with the program that made it"):
+    with pytest.raises(SourceError, match="352 or more, got 0: write it again with the program that made it"):
         read_volume(str(path))
 
 

@@ -248,7 +248,7 @@ def test_of_two_attempts_at_once_the_later_one_publishes(tmp_path: Path, name: s
         first.finish()  # its draft is whole, though nobody else finds it
         (tmp_path / "out" / first.name).unlink()
     else:
-        with pytest.raises(OutputError, match=r"case.nii cannot be written: another attempt writes the same mask"):
+        with pytest.raises(OutputError, match=r"case.nii cannot be written: another process is writing the same mask"):
             first.finish()
     assert not (tmp_path / "out" / first.name).exists()
     fill(later, labels)
@@ -294,7 +294,7 @@ def test_an_attempt_that_begins_while_another_packs_keeps_its_file(tmp_path: Pat
     monkeypatch.setattr("segpipe.formats.nifti.sink._pack", overtaken)
     sink = NiftiSink(to)
     fill(sink, labels_for(to))
-    with pytest.raises(OutputError, match="another attempt writes the same mask: run segpipe again once that has ended"):
+    with pytest.raises(OutputError, match="another process is writing the same mask: run segpipe again when it has ended"):
         sink.finish()
     assert not (tmp_path / "out" / "case.nii.gz").exists()
     assert others[0].read_bytes() == b"another's"

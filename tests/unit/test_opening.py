@@ -44,5 +44,5 @@ def test_a_file_that_is_replaced_while_its_header_is_read_is_not_taken(
         return source
 
     monkeypatch.setattr(opening, "open_source", replaced)
-    with pytest.raises(SourceError, match="has changed while it was done"):
+    with pytest.raises(SourceError, match="has changed while it was processed"):
         open_sheet(case, spec)

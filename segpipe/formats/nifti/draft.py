@@ -40,7 +40,7 @@ class Draft:
         if self._is_there():
             self.path = self.path.rename(self.path.with_name(f".{secrets.token_hex(8)}.partial"))
         if not self._is_there():  # checked again: another attempt may have begun just before the rename
-            raise OutputError("another attempt writes the same mask: run segpipe again once that has ended")
+            raise OutputError("another process is writing the same mask: run segpipe again when it has ended")
 
     def discard(self) -> None:
         """Close the file, and remove it unless its path belongs to another file by now; safe to call twice."""

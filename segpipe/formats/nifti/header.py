@@ -64,11 +64,11 @@ float32 rounds by 1e-6."""
 
 SEVERAL = "take one out: fslroi, or nibabel's img.slicer[..., n]"
 UNPLACED = (
-    "the file does not say how it lies (sform_code and qform_code are 0): left and right are taken as nibabel takes them, "
-    "and other readers may differ"
+    "the file does not say how it lies (sform_code and qform_code are 0): left and right follow nibabel's default, and "
+    "other programs may differ"
 )
 
-ANEW = "write it anew with the program that made it"
+WRITE_AGAIN = "write it again with the program that made it"
 KEEP_ONE = "keep the one that is right, and set the other's code to 0: nibabel's img.set_qform(None, 0), or set_sform"
 
 
@@ -243,12 +243,12 @@ def _voxels_at(path: str, header: Any, head: bytes) -> int:
     size = int(header["sizeof_hdr"])
     least, offset = MAGIC[size][2], float(header["vox_offset"])
     if not (math.isfinite(offset) and offset >= least and offset == int(offset)):
-        raise SourceError(f"{path}: vox_offset must be a whole number, {least} or more, got {offset:g}: {ANEW}")
+        raise SourceError(f"{path}: vox_offset must be a whole number, {least} or more, got {offset:g}: {WRITE_AGAIN}")
     extension = _extension(head[size:least], head[least : least + 4], header.endianness)
     if offset < least + extension:
         raise SourceError(
             f"{path} contradicts itself: its header has an extension of {extension} bytes, so vox_offset must be "
-            f"{least + extension} or more, got {offset:g}: {ANEW}"
+            f"{least + extension} or more, got {offset:g}: {WRITE_AGAIN}"
         )
     return int(offset)
 
@@ -343,7 +343,9 @@ def _quaternion(path: str, header: Any) -> Any:
     try:
         return header.get_qform()
     except (HeaderDataError, ValueError) as error:
-        raise SourceError(f"{path}: its qform is none: {one_line(error)}: set its code to 0, or mend it") from None
+        raise SourceError(
+            f"{path}: its qform is not valid: {one_line(error)}: set qform_code to 0, or correct the qform"
+        ) from None
 
 
 def _check_agreement(

@@ -100,8 +100,12 @@ class VoxelGrid:
 
     @property
     def cell(self) -> float:
-        """Volume of a voxel in mm3."""
-        return abs(float(np.linalg.det(self.affine[:3, :3])))
+        """Volume of a voxel in mm3.
+
+        The triple product by hand: the last digit of ``numpy.linalg.det`` depends on the processor.
+        """
+        (a, b, c, _), (d, e, f, _), (g, h, i, _) = self.rows
+        return abs(a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g))
 
     @property
     def measure(self) -> UniformMeasure:

@@ -23,19 +23,28 @@ CASES = {"a": (60, 60), "large": (100, 160)}
 pytestmark = pytest.mark.slow
 
 
+LONG_CASES = {"a": (60, 60), "large": (400, 1600)}
+"""Of a run that takes seconds after its first part: a signal from outside arrives before its end on a busy machine, too."""
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Two cases, a model, and what an undisturbed run makes of them."""
+    """Two cases in a folder, two in another, and a model."""
     root = tmp_path_factory.mktemp("signals")
-    (root / "in").mkdir()
-    rng = np.random.default_rng(0)
-    for name, (height, width) in CASES.items():
-        place = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5e6)}
-        kind = {"driver": "GTiff", "dtype": "uint8", **place}
-        with rasterio.open(root / "in" / f"{name}.tif", "w", width=width, height=height, count=3, **kind) as dataset:
-            dataset.write(rng.integers(1, 256, (3, height, width), dtype=np.uint8))
+    make_cases(root / "in", CASES)
+    make_cases(root / "long", LONG_CASES)
     make_model(root / "m.onnx")
     return root
+
+
+def make_cases(folder, cases):
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, (height, width) in cases.items():
+        place = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5e6)}
+        kind = {"driver": "GTiff", "dtype": "uint8", **place}
+        with rasterio.open(folder / f"{name}.tif", "w", width=width, height=height, count=3, **kind) as dataset:
+            dataset.write(rng.integers(1, 256, (3, height, width), dtype=np.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +73,10 @@ def whole(root, warm):
 
 def run_of(out, executor):
     return f"run -v -i in -m m.onnx -o {out} --device cpu --parts 3 --grace 2 {executor}"
+
+
+def long_run_of(out, executor):
+    return f"run -v -i long -m m.onnx -o {out} --device cpu --parts 30 --grace 60 {executor}"
 
 
 def check(code, expected, log, out, whole):
@@ -216,15 +229,17 @@ def test_a_run_with_workers(moment, warm, whole, tmp_path):
 
 
 @pytest.mark.parametrize("number", [TERM, HUP], ids=["SIGTERM", "SIGHUP"])
-def test_workers_that_are_told_too_end_what_they_have(number, root, whole, warm, tmp_path):
+def test_workers_that_are_told_too_end_what_they_have(number, root, warm, tmp_path):
     """A service that is stopped, or a terminal that goes, tells every process."""
-    out, log = tmp_path / "out", tmp_path / "log"
-    command = [sys.executable, "-m", "segpipe", *run_of(out, DASK).replace("--grace 2", "--grace 60").split()]
-    process = begin(root, command, log)
+    out, log, whole = tmp_path / "out", tmp_path / "log", tmp_path / "whole"
+    assert warm(long_run_of(whole, SERIAL), log)[0] == 0
+    process = begin(root, [sys.executable, "-m", "segpipe", *long_run_of(out, DASK).split()], log)
     wait_until(lambda: list(out.glob(".parts/*/*.npz")), process)
     os.killpg(process.pid, number)
     check(wait(process, nothing), 75, log.read_text(), out, whole)
-    again(out, SERIAL, warm, whole, log)
+    code, said = warm(long_run_of(out, SERIAL), log)
+    check(code, 0, said, out, whole)
+    assert_same(out, whole)
 
 
 # --- calls that do not return ---------------------------------------------------------------------------------------------

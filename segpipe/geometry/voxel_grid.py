@@ -100,12 +100,8 @@ class VoxelGrid:
 
     @property
     def cell(self) -> float:
-        """Volume of a voxel in mm3.
-
-        The triple product by hand: the last digit of ``numpy.linalg.det`` depends on the processor.
-        """
-        (a, b, c, _), (d, e, f, _), (g, h, i, _) = self.rows
-        return abs(a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g))
+        """Volume of a voxel in mm3."""
+        return spanned_volume(self.affine[:3, :3])
 
     @property
     def measure(self) -> UniformMeasure:
@@ -150,6 +146,15 @@ def matrix_rows(matrix: NDArray[np.float64]) -> Rows:
     """The upper three rows as tuples, which can be compared and pickled."""
     first, second, third = (tuple(map(float, row)) for row in matrix[:3])
     return first, second, third  # type: ignore[return-value]
+
+
+def spanned_volume(matrix: NDArray[np.float64]) -> float:
+    """Volume of the parallelepiped that the columns of a matrix ``(3, 3)`` span, in the cube of their unit.
+
+    The triple product in Python's floats: the last digit of ``numpy.linalg.det`` depends on the processor.
+    """
+    (a, b, c), (d, e, f), (g, h, i) = matrix.tolist()
+    return float(abs(a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)))
 
 
 def closest_axes(matrix: NDArray[np.float64]) -> tuple[tuple[int, ...], tuple[bool, ...]]:

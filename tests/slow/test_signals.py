@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 
 LONG_CASES = {"a": (60, 60), "large": (400, 1600)}
-"""Of a run that takes seconds after its first part: a signal from outside arrives before its end on a busy machine, too."""
+"""A run over these takes seconds after its first part: a signal arrives before it ends, even on a busy machine."""
 
 
 @pytest.fixture(scope="module")

@@ -204,6 +204,18 @@ def test_one_slice_is_a_volume(tmp_path: Path) -> None:
     assert read_volume(str(tmp_path / "a.nii")).shape == (1, 5, 4)
 
 
+def test_axes_that_lie_in_one_plane_are_refused(tmp_path: Path) -> None:
+    # numbers at random, and float32: most such affines have a determinant that is small, but not 0
+    rng = np.random.default_rng(0)
+    for number in range(50):
+        one, other = rng.normal(size=(2, 3))
+        flat = np.column_stack([one, other, one * rng.normal() + other * rng.normal(), rng.normal(size=3)])
+        rows = dict(zip(("srow_x", "srow_y", "srow_z"), flat, strict=True))
+        path = volumes.write(tmp_path / f"{number}.nii", volumes.voxels(), **rows, sform_code=1, qform_code=0)
+        with pytest.raises(SourceError, match="the affine must be of finite numbers and invertible"):
+            read_volume(str(path))
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -1,5 +1,6 @@
 """Grids of volumes: directions and turns against nibabel, places by their definition."""
 
+from fractions import Fraction
 from itertools import permutations, product
 
 import nibabel
@@ -84,6 +85,17 @@ def test_spacing_size_and_place_of_a_voxel() -> None:
     assert grid.unit == "mm"
     assert (grid.measure.unit, grid.measure.size, grid.measure.per_unit) == ("mm3", pytest.approx(1.2), 1)
     assert str(grid) == "3 x 0.8 x 0.5 mm, SAL"
+
+
+def test_the_volume_of_a_voxel_is_exact_where_floats_are() -> None:
+    # against exact fractions: elimination, as in numpy.linalg.det, rounds most of these, as the processor would have it
+    rng = np.random.default_rng(0)
+    for steps in rng.integers(-40, 41, (200, 3, 3)) / 8:
+        (a, b, c), (d, e, f), (g, h, i) = ([Fraction(number) for number in row] for row in steps.tolist())
+        exact = a * e * i + b * f * g + c * d * h - c * e * g - b * d * i - a * f * h
+        assert VoxelGrid((2, 2, 2), matrix_rows(np.column_stack([np.vstack([steps, [0, 0, 0]]), [0, 0, 0, 1]]))).cell == abs(
+            exact
+        )
 
 
 def test_shear_is_how_far_the_end_of_an_axis_lies_off() -> None:

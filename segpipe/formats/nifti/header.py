@@ -16,7 +16,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from segpipe.errors import SourceError, one_line
-from segpipe.geometry.voxel_grid import VoxelGrid, furthest_apart, matrix_rows, shear
+from segpipe.geometry.voxel_grid import VoxelGrid, furthest_apart, matrix_rows, shear, spanned_volume
 from segpipe.storage.content import told
 
 PLAIN, PACKED = ".nii", ".nii.gz"
@@ -54,6 +54,9 @@ MOST_UNPACKED = 1032
 
 APART = 0.5
 """Largest difference, in voxels, between sform and qform: float32 quaternions are off by 0.1 over 512 voxels."""
+
+FLAT = 1e-6
+"""Volume that three axes of length 1 must span: an affine is stored in float32, whose rounding is 6e-8."""
 
 TOLD = 0.05
 """Difference, in voxels, above which there is a note."""
@@ -331,9 +334,15 @@ def _of_mm(affine: NDArray[np.float64], unit: float) -> NDArray[np.float64]:
 
 
 def _usable(path: str, affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    if not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
+    if not np.isfinite(affine).all() or not _is_invertible(affine[:3, :3]):
         raise SourceError(f"{path}: the affine must be of finite numbers and invertible, got {_as_rows(affine)}")
     return affine
+
+
+def _is_invertible(steps: NDArray[np.float64]) -> bool:
+    """Whether the columns do not lie in one plane; rounding may give a flat affine a small volume."""
+    lengths = np.linalg.norm(steps, axis=0)
+    return bool(lengths.all()) and spanned_volume(steps / lengths) > FLAT
 
 
 def _quaternion(path: str, header: Any) -> Any:

@@ -211,7 +211,9 @@ def test_axes_that_lie_in_one_plane_are_refused(tmp_path: Path) -> None:
         one, other = rng.normal(size=(2, 3))
         flat = np.column_stack([one, other, one * rng.normal() + other * rng.normal(), rng.normal(size=3)])
         rows = dict(zip(("srow_x", "srow_y", "srow_z"), flat, strict=True))
-        path = volumes.write(tmp_path / f"{number}.nii", volumes.voxels(), **rows, sform_code=1, qform_code=0)
+        pixdim = [1, *np.linalg.norm(flat[:, :3], axis=0), 1, 1, 1, 1]
+        path = tmp_path / f"{number}.nii"
+        volumes.write(path, volumes.voxels(), **rows, pixdim=pixdim, sform_code=1, qform_code=0)
         with pytest.raises(SourceError, match="the affine must be of finite numbers and invertible"):
             read_volume(str(path))
 

@@ -12,7 +12,7 @@ PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 # uv installs no byte code: without a cache of it, each of some thousand processes would compile dask or torch anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow check bench clean
+.PHONY: demo test test-slow check docs bench clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,11 +36,16 @@ test: $(VENV)/developed
 test-slow: $(VENV)/developed
 	$(BIN)/pytest -m slow $(PARALLEL)
 
-check: $(VENV)/developed
+check: $(VENV)/developed docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+# the site, in site/: open site/index.html
+docs: $(VENV)/developed
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 bench: $(VENV)/developed
 	$(BIN)/python benchmarks/limit.py
@@ -51,4 +56,4 @@ bench: $(VENV)/developed
 	$(BIN)/python benchmarks/precision.py
 
 clean:
-	rm -rf $(VENV) $(OUT) segpipe-out .hypothesis .mypy_cache .pytest_cache .ruff_cache benchmarks/scratch *.egg-info
+	rm -rf $(VENV) $(OUT) site segpipe-out .hypothesis .mypy_cache .pytest_cache .ruff_cache benchmarks/scratch *.egg-info

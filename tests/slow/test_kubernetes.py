@@ -1,4 +1,4 @@
-"""The Kubernetes recipe of docs/nightly.md: hosts and processes of their own, an eviction, a kill, a Job's rules."""
+"""The Kubernetes recipe of docs/howto/clusters.md: hosts and processes of their own, an eviction, a kill, a Job's rules."""
 
 import os
 import re
@@ -41,7 +41,7 @@ def data(root: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def job() -> Any:
-    (manifest,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "nightly.md").read_text(), re.DOTALL)
+    (manifest,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "howto" / "clusters.md").read_text(), re.DOTALL)
     return yaml.safe_load(manifest)["spec"]
 
 

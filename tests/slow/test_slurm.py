@@ -1,4 +1,4 @@
-"""A real batch system: workers as its jobs, cancelled and requeued while they work, and the recipe of docs/nightly.md."""
+"""A real batch system: workers as its jobs, cancelled and requeued as they work, and recipes of docs/howto/clusters.md."""
 
 import os
 import re
@@ -116,8 +116,8 @@ def test_whoever_has_no_key_is_not_heard(tmp_path, monkeypatch):
 
 
 def blocks(kind: str) -> list[str]:
-    """Of docs/nightly.md."""
-    return re.findall(rf"```{kind}\n(.*?)```", (ROOT / "docs" / "nightly.md").read_text(), re.DOTALL)
+    """Of docs/howto/clusters.md."""
+    return re.findall(rf"```{kind}\n(.*?)```", (ROOT / "docs" / "howto" / "clusters.md").read_text(), re.DOTALL)
 
 
 def submit(folder, recipe, *more):

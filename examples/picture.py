@@ -1,4 +1,4 @@
-"""Draw README's picture: a scene in true colour, segpipe's mask, and the truth, side by side.
+"""Draw the picture of README and of the site: a scene in true colour, segpipe's mask, and the truth, side by side.
 
 python examples/picture.py OUT_DIR docs/example.png
 """

@@ -741,7 +741,7 @@ SCALINGS: dict[str, str] = {
 
 
 def scaled(stored: np.ndarray, keys: dict[str, Any]) -> np.ndarray:
-    """README's formula in float64: clip(pixel * scale + offset), then (x - mean) / std."""
+    """The contract's formula in float64: clip(pixel * scale + offset), then (x - mean) / std."""
 
     def column(key: str, otherwise: float) -> np.ndarray:
         return np.broadcast_to(np.array(keys.get(key, otherwise), np.float64), 3).reshape(3, 1, 1)

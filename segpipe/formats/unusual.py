@@ -2,7 +2,7 @@
 
 A wrong scale is no error to a network: it labels whatever it is given. So quantiles of the sample are held against the mean
 and deviation of the contract, or its clip, and against the pixel type. Scenes differ by night, snow, water and clouds, and
-units by powers of ten; the limits lie between the two (ARCHITECTURE.md).
+units by powers of ten; the limits lie between the two (docs/decisions/unusual-pixels.md).
 """
 
 from collections.abc import Callable, Iterable, Iterator

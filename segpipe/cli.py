@@ -8,8 +8,6 @@ if __name__ == "__main__":  # before anything heavy is imported
 import logging
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -355,14 +353,11 @@ def _tune(json: bool, flags: dict[str, Any]) -> int:
 
 
 def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
-    from segpipe.jobs.launch import carry_out, prepare
-    from segpipe.jobs.tasks import Halt
-    from segpipe.jobs.trial import settle
+    from segpipe.api.running import Host, execute
+    from segpipe.jobs.launch import prepare
     from segpipe.process.machine import age
     from segpipe.terminal import progress as terminal
-    from segpipe.terminal.journal import Journal
 
-    halt = Halt()
     prepared = prepare(load_settings(config, flags), look=dry_run, age=age())
     for line in terminal.settings_lines(prepared):
         echo(line, err=True)
@@ -370,22 +365,7 @@ def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
         terminal.print_plan(prepared)
         terminal.print_left_out(prepared)
         return SOME_FAILED if prepared.plan.failed or prepared.problems else 0
-    for line in terminal.note_lines(prepared):
-        echo(printable(line), err=True)
-    run, plan = settle(prepared.run, prepared.plan, lambda line: echo(line, err=True))
-    prepared = replace(prepared, run=run, plan=plan)
-    with ExitStack() as stack:
-        watcher: Any = stack.enter_context(terminal.watcher(prepared))
-        journal = None
-        if prepared.run.settings.log_file:
-            watcher = journal = stack.enter_context(Journal(prepared.run.settings.log_file, watcher))
-            journal.begun(prepared)
-        signals.halt_first(halt, prepared.run.settings.grace)
-        summary = carry_out(prepared, watcher, halt)
-        signals.hear_no_more()  # the exit code tells what is on the disk by now
-        if journal:
-            journal.ended(summary)
-            summary.problems += journal.lost
+    summary = execute(prepared, Host(terminal.watcher, lambda line: echo(line, err=True), signals.halting))
     terminal.conclude(prepared, summary)
     terminal.print_left_out(prepared)
     terminal.print_profile(summary)

@@ -227,10 +227,14 @@ def _check_places(settings: Settings) -> None:
         raise SettingsError(f"{named[0]} needs the executor dask, got serial: leave --executor out")
 
 
-def load_settings(config: Path | None, flags: Mapping[str, Any]) -> Settings:
-    """Settings from a TOML file and flags; a flag that was given wins over the file."""
-    values = {**(_read(config) if config else {}), **{k: v for k, v in flags.items() if v not in (None, ())}}
-    _check_keys(values, str(config))
+def load_settings(config: Path | None, flags: Mapping[str, Any], caller: str = "the command line") -> Settings:
+    """Settings from a TOML file and flags; a flag that was given wins over the file.
+
+    Raises:
+        SettingsError: a key is unknown, which ``config`` or ``caller`` gave, or a value does not fit.
+    """
+    values = {**(_read(config) if config else {}), **{k: v for k, v in flags.items() if not _is_absent(v)}}
+    _check_keys(values, str(config or caller))
     for key, flag in (("input", "--input"), ("model", "--model")):
         if key not in values:
             raise SettingsError(f"{key} is needed: give {flag}, or {key} in the file of --config")
@@ -240,6 +244,10 @@ def load_settings(config: Path | None, flags: Mapping[str, Any]) -> Settings:
         raise SettingsError(readable(error)) from None
     _check_places(settings)
     return settings
+
+
+def _is_absent(value: Any) -> bool:
+    return value is None or (isinstance(value, tuple) and not value)
 
 
 def _read(path: Path) -> dict[str, Any]:

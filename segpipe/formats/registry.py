@@ -7,14 +7,19 @@ import os
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from segpipe.contract import Contract
-from segpipe.errors import SourceError
+from segpipe.errors import OutputError, SourceError
 from segpipe.formats.cache import Cache
 from segpipe.formats.identity import Beside, Identity, are_same_files
 from segpipe.formats.sink import Sink, Target
 from segpipe.formats.source import Source
 from segpipe.formats.style import Color
+from segpipe.geometry.grid import Grid
 from segpipe.overrides import AS_STORED, Overrides
 from segpipe.process.extras import install
 from segpipe.storage import Store
@@ -65,6 +70,10 @@ class Format:
     """Make QGIS's style of a mask from the names and colours of its values; None if QGIS does not open such masks."""
     extra: str | None = None
     """The extra of segpipe that the format needs; None if it needs none."""
+    read_mask: Callable[[Path], tuple[NDArray[Any], Grid]] | None = None
+    """Read a mask that a sink wrote: its bands ``(bands, *grid)``, and the grid of its file. None if nobody can."""
+    unchanged: Callable[[], AbstractContextManager[object]] = nullcontext
+    """Context at whose end the state that the format's library has for the whole process is as before."""
     area_columns: tuple[str, ...] = ()
     """Columns at the end of ``areas.csv`` in runs with cases of this format: ``ml`` for volumes."""
 
@@ -92,6 +101,24 @@ def _gdal_options(threads: int) -> AbstractContextManager[object]:
 
     options: AbstractContextManager[object] = gdal_options(threads)
     return options
+
+
+def _read_raster_mask(path: Path) -> tuple[NDArray[Any], Grid]:
+    from segpipe.formats.raster.mask import read_mask
+
+    return read_mask(path)
+
+
+def _read_volume_mask(path: Path) -> tuple[NDArray[Any], Grid]:
+    from segpipe.formats.nifti.mask import read_mask
+
+    return read_mask(path)
+
+
+def _unchanged_gdal() -> AbstractContextManager[object]:
+    from segpipe.formats.raster.gdal import unchanged_gdal
+
+    return unchanged_gdal()
 
 
 def _raster_drafts(elements: float, full: float, packed: float) -> float:
@@ -172,6 +199,8 @@ FORMATS: dict[str, Format] = {
             is_same_input=_is_same_raster,
             verify=_verify_rasters,
             style=_qgis_style,
+            read_mask=_read_raster_mask,
+            unchanged=_unchanged_gdal,
         ),
         Format(
             "nifti",
@@ -181,6 +210,7 @@ FORMATS: dict[str, Format] = {
             (".nii", ".nii.gz"),
             _is_own_volume,
             verify=_verify_volumes,
+            read_mask=_read_volume_mask,
             extra="medical",
             area_columns=("ml",),
         ),
@@ -229,6 +259,20 @@ def open_path(name: str, path: str, contract: Contract, overrides: Overrides = A
         return family.open(path, contract, overrides)
 
 
+def read_mask(name: str, output: Store, file: str) -> tuple[NDArray[Any], Grid]:
+    """Read a mask of the format ``name``: its bands ``(bands, *grid)``, and the grid of its file.
+
+    Raises:
+        OutputError: it is not there, or is damaged.
+        SourceError: an optional dependency is not installed.
+    """
+    family, path = FORMATS[name], output.path(file)
+    if family.read_mask is None or not output.has(file):
+        raise OutputError(f"{path} must be a mask that segpipe wrote, and cannot be read: run again with the same output")
+    with _extra_of(family, path), output.local(file) as local:
+        return family.read_mask(local)
+
+
 @contextmanager
 def _extra_of(family: Format, path: str) -> Iterator[None]:
     """If an optional dependency of a format is missing, raise an error with the command that installs it."""
@@ -253,6 +297,15 @@ def environment(threads: int = 1) -> Iterator[None]:
     with ExitStack() as stack:
         for family in FORMATS.values():
             stack.enter_context(family.environment(threads))
+        yield
+
+
+@contextmanager
+def unchanged() -> Iterator[None]:
+    """Context at whose end the libraries of all formats are as before in this process."""
+    with ExitStack() as stack:
+        for family in FORMATS.values():
+            stack.enter_context(family.unchanged())
         yield
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from weakref import WeakSet
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -26,6 +26,7 @@ from segpipe.errors import InstallationError, SettingsError, WorkerError
 from segpipe.jobs.plan import Crew
 from segpipe.network.device import gpus
 from segpipe.network.spec import read_spec
+from segpipe.process import spawning
 from segpipe.process.environment import settle
 from segpipe.process.extras import install
 from segpipe.process.signals import ENDING
@@ -36,7 +37,7 @@ from segpipe.storage.documents import DocumentError, read_toml
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster, Nanny, Security
 
-T = TypeVar("T")
+C = TypeVar("C", bound="_Closing")
 
 LOG = logging.getLogger("segpipe")
 
@@ -47,6 +48,9 @@ STARTS = 3
 """How often workers of this machine are started, if one is lost while it starts."""
 
 CONNECT_SECONDS = 15
+
+LATE = 10.0
+"""Seconds that workers have to be there, and to end, if the run is interrupted while they start."""
 
 SILENT = "60s"
 """After which a worker of this machine that gives no sign of life is restarted."""
@@ -68,6 +72,9 @@ the interpreter's lock, and whoever holds it waits for them: 17 % of a run over 
 MESSAGES = {"distributed.admin.low-level-log-length": 20}
 """Dask keeps the last thousand messages of each connection, for its developers. Those of segpipe carry the paths of 64 cases
 each: 540 bytes a case, kept for no reader (measured)."""
+
+LOG_LEVEL = "logging.distributed"
+"""The key of Dask's configuration for the level of its log."""
 
 NO_PAGES: dict[str, list[str]] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
 """Dask serves pages without keys that show paths and stacks to any user of the machine."""
@@ -160,10 +167,15 @@ def connected(run: Run, workers: int) -> Iterator["Client"]:
             _check_workers(client, run)
             yield client
         return
+    import dask.config
     from distributed import Client
 
     if settings.cluster is not None:
-        with _jobqueue(settings.cluster, settings) as cluster, Client(cluster, set_as_default=False) as client:
+        with (
+            dask.config.set(_scheduler_options()),
+            _jobqueue(settings.cluster, settings) as cluster,
+            Client(cluster, set_as_default=False) as client,
+        ):
             _await(client, read_cluster(settings.cluster))
             _check_workers(client, run)
             yield client
@@ -178,7 +190,7 @@ def connected(run: Run, workers: int) -> Iterator["Client"]:
 @contextmanager
 def _own_environment() -> Iterator[None]:
     """After which this process has its environment again: Dask writes that of the workers into it before it starts them."""
-    names = (*WORKER_ENVIRONMENT, "PYTHONHASHSEED")
+    names = (*WORKER_ENVIRONMENT, "PYTHONHASHSEED", "__DASK_PARENT_PID")
     before = {name: os.environ.get(name) for name in names}
     try:
         yield
@@ -196,6 +208,20 @@ def dashboard(client: "Client") -> str | None:
     return f"dashboard: {client.dashboard_link}" if _has_dashboard() else None
 
 
+@contextmanager
+def unchanged_dask() -> Iterator[None]:
+    """At the end Dask's configuration is as before ``quieten``, or as Dask has it where it was imported meanwhile."""
+    import dask.config
+
+    before = {key: dask.config.get(key, None) for key in (*MESSAGES, LOG_LEVEL)}
+    try:
+        yield
+    finally:
+        own = dask.config.merge(*dask.config.defaults)
+        values = {key: dask.config.get(key, None, config=own) if was is None else was for key, was in before.items()}
+        dask.config.set({key: value for key, value in values.items() if value is not None})
+
+
 def quieten() -> None:
     """Keep distributed's log to itself, here and in its processes, and its memory short: errors come back with futures.
 
@@ -207,7 +233,8 @@ def quieten() -> None:
 
     if not logging.getLogger().isEnabledFor(logging.DEBUG):
         os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
-        dask.config.set({"logging.distributed": "critical"})
+        dask.config.set({LOG_LEVEL: "critical"})
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # where it has been imported before
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of tasks whose cluster is stopped while it starts
         import distributed  # noqa: F401 - it sets a level of its own for its client
 
@@ -284,8 +311,28 @@ def check_threads(run: Run, address: str, threads: int) -> None:
 @contextmanager
 def _started(workers: int, dashboard: str, devices: list[str]) -> "Iterator[LocalCluster]":
     """Start workers on this machine, and stop them at the end of the block."""
-    with _own_environment(), _start(workers, dashboard, devices) as cluster:
+    import dask.config
+
+    with _own_environment(), dask.config.set(_local_options()), _start(workers, dashboard, devices) as cluster:
         yield cluster
+
+
+def _scheduler_options() -> dict[str, Any]:
+    """Dask's configuration for a scheduler of this process."""
+    return {"distributed.scheduler.allowed-failures": RETRIES, **({} if _has_dashboard() else NO_PAGES)}
+
+
+def _local_options() -> dict[str, Any]:
+    """Dask's configuration for workers of this machine."""
+    return {
+        **_scheduler_options(),
+        **LOOKS,
+        # glibc reads these when a process starts: Dask sets only this key early enough
+        **{f"distributed.nanny.pre-spawn-environ.{key}": value for key, value in WORKER_ENVIRONMENT.items()},
+        # a worker that freezes before it could tell what it has begun shows by its silence alone
+        "distributed.scheduler.worker-ttl": SILENT,
+        "distributed.worker.multiprocessing-method": spawning.register(),
+    }
 
 
 def _start(workers: int, dashboard: str, devices: list[str]) -> "LocalCluster":
@@ -301,24 +348,24 @@ def _start(workers: int, dashboard: str, devices: list[str]) -> "LocalCluster":
 def _started_once(workers: int, dashboard: str, devices: list[str]) -> "LocalCluster":
     try:
         return _deaf(lambda: _local_cluster(workers, dashboard, devices))
-    except KeyboardInterrupt:
-        from distributed.deploy import spec
-
-        # a cluster that is half there cannot be closed at exit, and its processes end with this one
-        atexit.unregister(spec.close_clusters)
-        raise
     except (OSError, RuntimeError, TimeoutError) as error:
         why = str(error).rstrip(".")
         raise WorkerError(f"worker processes cannot be started: {why}: try --executor serial") from error
 
 
-def _deaf(make: Callable[[], T]) -> T:
+class _Closing(Protocol):
+    def close(self) -> object: ...
+
+
+def _deaf(make: Callable[[], C]) -> C:
     """What is made in a thread that hears no signals, nor do its threads and processes, those of later included.
+
+    If the caller is interrupted meanwhile, what comes of it is closed.
 
     Ctrl-C reaches every process of a terminal, and a service that is stopped tells each of its processes; workers leave the
     answer to the first one, whose main thread hears it also while they start.
     """
-    ended: SimpleQueue[T | BaseException] = SimpleQueue()
+    ended: SimpleQueue[C | BaseException] = SimpleQueue()
 
     def run() -> None:
         try:
@@ -330,10 +377,31 @@ def _deaf(make: Callable[[], T]) -> T:
             ended.put(error)
 
     threading.Thread(target=run, name="segpipe-workers", daemon=True).start()
-    found = ended.get()
+    try:
+        found = ended.get()
+    except KeyboardInterrupt:
+        _close_late(ended)
+        raise
     if isinstance(found, BaseException):
         raise found
     return found
+
+
+def _close_late(ended: "SimpleQueue[C | BaseException]") -> None:
+    """Close what nobody waits for any more once it is there; wait a while for that."""
+
+    def close() -> None:
+        if not isinstance(late := ended.get(), BaseException):
+            late.close()
+
+    thread = threading.Thread(target=close, name="segpipe-late-workers", daemon=True)
+    thread.start()
+    thread.join(LATE)
+    if thread.is_alive():
+        from distributed.deploy import spec
+
+        # a cluster that is half there cannot be closed at exit, and its processes end with this one
+        atexit.unregister(spec.close_clusters)
 
 
 _NANNIES: "WeakSet[Nanny]" = WeakSet()
@@ -367,15 +435,9 @@ def _nanny(devices: list[str]) -> "type[Nanny]":
 
 def _local_cluster(workers: int, dashboard: str, devices: list[str]) -> "LocalCluster":
     """Worker processes on this machine; each sees one GPU, if there are GPUs."""
-    import dask.config
     from distributed import LocalCluster
 
     atexit.register(_end_workers)
-    dask.config.set({"distributed.scheduler.allowed-failures": RETRIES, **LOOKS, **({} if _has_dashboard() else NO_PAGES)})
-    # glibc reads these when a process starts: Dask sets only this key early enough
-    dask.config.set({f"distributed.nanny.pre-spawn-environ.{key}": value for key, value in WORKER_ENVIRONMENT.items()})
-    # a worker that freezes before it could tell what it has begun shows by its silence alone
-    dask.config.set({"distributed.scheduler.worker-ttl": SILENT})
     return LocalCluster(
         n_workers=workers,
         threads_per_worker=1,
@@ -402,9 +464,6 @@ def _jobqueue(path: Path, settings: Settings) -> Any:
         jobqueue = importlib.import_module("dask_jobqueue")
     except ModuleNotFoundError:
         raise WorkerError(f"--cluster needs dask-jobqueue, which is not installed: {install('cluster')}") from None
-    import dask.config
-
-    dask.config.set({"distributed.scheduler.allowed-failures": RETRIES, **({} if _has_dashboard() else NO_PAGES)})
     keys = {"security": _security(settings) or _own_keys(), "shared_temp_directory": str(Path.cwd())}
     looks = {f"DASK_{key.replace('.', '__').upper()}": value for key, value in {**LOOKS, **MESSAGES}.items()}
     exports = [f"export {key}={value}" for key, value in {**WORKER_ENVIRONMENT, **looks}.items()]

@@ -120,6 +120,8 @@ class Prepared:
     """How many files of the input were not taken, by suffix."""
     problems: Sequence[str] = ()
     """Folders of the input that could not be read."""
+    command: Sequence[str] = field(default_factory=lambda: ["segpipe", *sys.argv[1:]])
+    """The words of the command line that continues the run."""
 
 
 def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prepared:
@@ -226,7 +228,7 @@ def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) ->
             output.sweep()
         started = time.perf_counter()
         summary = _opened(prepared)
-        output.write_json("run.json", _record(run, summary, "running"))
+        output.write_json("run.json", _record(prepared, summary, "running"))
         try:
             _execute(prepared, watcher, summary, halt)
         except KeyboardInterrupt:
@@ -243,7 +245,7 @@ def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) ->
             _conclude(prepared, summary)
         _tell_time(prepared, summary)
         with _noting(summary):
-            record = _record(run, summary, "interrupted" if summary.interrupted else "ended")
+            record = _record(prepared, summary, "interrupted" if summary.interrupted else "ended")
             persistently(lambda: output.write_json("run.json", record), run.settings.retries)
         output.sweep()
     return summary
@@ -351,10 +353,11 @@ def _tell_rest(run: Run, summary: Summary) -> None:
     LOG.warning('warning: %s more %s unusual pixels: see "warnings" in %s%s', more, noun, run.output.path("run.json"), named)
 
 
-def _record(run: Run, summary: Summary, state: str) -> dict[str, Any]:
+def _record(prepared: Prepared, summary: Summary, state: str) -> dict[str, Any]:
+    run = prepared.run
     return {
         "state": state,
-        "command": ["segpipe", *sys.argv[1:]],
+        "command": list(prepared.command),
         "folder": summary.folder,
         "settings": run.settings.model_dump(mode="json"),
         "resolved": run.label_settings

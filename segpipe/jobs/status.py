@@ -57,7 +57,7 @@ def read_status(place: str) -> Status:
         SegpipeError: the inputs or the model of the run are missing.
     """
     output = store_at(place).settled()
-    run = _last_run(output)
+    run = last_run(output)
     before = Path.cwd()
     try:
         os.chdir(run.folder)  # its paths are relative to where it was started
@@ -77,8 +77,8 @@ class _Failed(BaseModel):
     error: Text
 
 
-class _LastRun(BaseModel):
-    """The keys of ``run.json`` that ``status`` uses; every version writes them."""
+class LastRun(BaseModel):
+    """The keys of ``run.json`` that others read; every version writes them."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
@@ -88,9 +88,18 @@ class _LastRun(BaseModel):
     settings: dict[str, Any]
     failed: list[_Failed]
     megapixels_per_second: float | None = None
+    done: list[Text] = Field(default_factory=list)
+    skipped: list[Text] = Field(default_factory=list)
+    seconds: float = 0.0
+    problems: list[Text] = Field(default_factory=list)
 
 
-def _last_run(output: Store) -> _LastRun:
+def last_run(output: Store) -> LastRun:
+    """What ``run.json`` says.
+
+    Raises:
+        OutputError: there is none, or it is damaged.
+    """
     try:
         data = output.read("run.json")
     except OSError:
@@ -98,7 +107,7 @@ def _last_run(output: Store) -> _LastRun:
             f"{output} must be the output of a run, and has no run.json of one: give the folder of --output"
         ) from None
     try:
-        return _LastRun.model_validate(parse_json(data))
+        return LastRun.model_validate(parse_json(data))
     except DocumentError as error:
         why = str(error)
     except ValidationError as error:
@@ -108,7 +117,7 @@ def _last_run(output: Store) -> _LastRun:
     )
 
 
-def _settings(output: Store, last: _LastRun) -> Settings:
+def _settings(output: Store, last: LastRun) -> Settings:
     try:
         return Settings.model_validate(last.settings | {"overwrite": False})
     except ValidationError as error:
@@ -117,7 +126,7 @@ def _settings(output: Store, last: _LastRun) -> Settings:
         ) from None
 
 
-def _status(output: Store, last: _LastRun) -> Status:
+def _status(output: Store, last: LastRun) -> Status:
     settings, sign = _settings(output, last), sign_of(output)
     found, run = find_input(settings.input), Run(_spec(settings), settings)
     cases, refused = storable(found, output)
@@ -149,7 +158,7 @@ def _quoted(text: str) -> str:
     return f"$'{spelled}'"
 
 
-def _life(output: Store, last: _LastRun, sign: Sign | None) -> dict[str, Any]:
+def _life(output: Store, last: LastRun, sign: Sign | None) -> dict[str, Any]:
     """Whether the last run is still running; if not, whether it ended by itself.
 
     A run that ends removes its lock and writes its state into ``run.json``; one that has done neither died.
@@ -173,7 +182,7 @@ def _ago(seconds: float | None) -> str | None:
     return (datetime.now(UTC) - timedelta(seconds=seconds)).astimezone().isoformat(timespec="seconds")
 
 
-def _going_on(last: _LastRun) -> list[str]:
+def _going_on(last: LastRun) -> list[str]:
     """The command that continues a run without repeating finished cases."""
     return [*last.command, *(["--no-overwrite"] if last.settings.get("overwrite") else [])]
 

@@ -33,7 +33,10 @@ def refuse_far(case: Case, findings: Sequence[Finding], *, allow: bool) -> None:
     """
     far = [finding.text for finding in findings if finding.far]
     if far and not allow:
-        raise SourceError(f"{case.path}: {far[0]}. To label it all the same, give segpipe run --unusual-values allow")
+        raise SourceError(
+            f"{case.path}: {far[0]}. To label it all the same, give --unusual-values allow, "
+            'or unusual_values="allow" in Python'
+        )
 
 
 def warn_of_findings(case: Case, source: Source, contract: Contract) -> None:

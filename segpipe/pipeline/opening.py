@@ -126,6 +126,17 @@ def open_sheet(
     return source, replace(sheet, regridding=regridding)
 
 
+def sheet_in_memory(case: Case, source: Source, model: ModelSpec) -> Sheet:
+    """As ``open_sheet``, of a case whose pixels are in memory.
+
+    Raises:
+        SourceError: its pixels or shape do not fit the model.
+    """
+    _check_pixels(case, source, model)
+    cover = cover_of(case, source.grid.shape, model)
+    return Sheet(source.grid, [], (), cover, time.time(), cover.whole, raw=model.device != "cpu")
+
+
 def _state(path: str) -> list[Identity]:
     """Identity of a local file, so that a file that is replaced after its header was read is detected."""
     return [] if is_remote(path) else identities(path, [path])

@@ -23,7 +23,7 @@ from segpipe.network.spec import ModelSpec
 from segpipe.overrides import AS_STORED, Overrides
 from segpipe.pipeline.ahead import ahead
 from segpipe.pipeline.findings import with_findings
-from segpipe.pipeline.opening import Sheet, on_network_grid, open_sheet
+from segpipe.pipeline.opening import Sheet, on_network_grid, open_sheet, sheet_in_memory
 from segpipe.pipeline.stretch import ASKED_FOR, STRETCH_BYTES, Stretch, are_empty, begin_stretch, stretches
 from segpipe.process.machine import processors
 from segpipe.storage.bucket import is_remote
@@ -98,6 +98,8 @@ class Reading:
     """Bytes that a worker may use; cases that need more are not read."""
     allow_unusual: bool = False
     """Read cases whose pixels cannot be what the contract expects."""
+    source: Source | None = None
+    """Of the only case, where it is in memory."""
 
     @cached_property
     def judge(self) -> Judge:
@@ -134,7 +136,9 @@ Windows = Generator[Decoded | Failed, None, None]
 
 def read(cases: Sequence[Case], reading: Reading) -> Windows:
     """As ``windows_of``, inside the formats' environment; for a GPU in a separate thread, one stretch ahead."""
-    windows = _with_environment(windows_of(cases, reading), reading.decoders.count)
+    windows = windows_of(cases, reading)
+    if reading.source is None:
+        windows = _with_environment(windows, reading.decoders.count)
     if reading.model.device == "cpu":
         return windows
     return ahead(windows, STRETCHES_AHEAD, late=reading.decoders.note)
@@ -154,7 +158,7 @@ def windows_of(cases: Iterable[Case], reading: Reading) -> Windows:
             if windows >= reading.limit:
                 raise HandedBackError(None)
             with span("open", case.name):
-                source, sheet = open_sheet(case, reading.model, reading.overrides, reading.part, reading.memory)
+                source, sheet = _opened(case, reading)
             with closing(source):
                 if len(sheet.windows) > reading.limit:
                     raise HandedBackError(sheet)
@@ -164,9 +168,16 @@ def windows_of(cases: Iterable[Case], reading: Reading) -> Windows:
             yield Failed(case, failed.error)
 
 
+def _opened(case: Case, reading: Reading) -> tuple[Source, Sheet]:
+    if reading.source is not None:
+        return reading.source, sheet_in_memory(case, reading.source, reading.model)
+    return open_sheet(case, reading.model, reading.overrides, reading.part, reading.memory)
+
+
 def _decoded(case: Case, source: Source, sheet: Sheet, reading: Reading) -> Iterator[Decoded]:
     scaling = reading.scaling or scaling_of(source, reading.model.contract)
-    FORMATS[case.format].cache().grow(sheet.room)
+    if reading.source is None:
+        FORMATS[case.format].cache().grow(sheet.room)
     sheet, look = _examined(case, source, sheet, scaling, reading)
     reading.decoders.begin()
     seen = on_network_grid(source, sheet, reading.model)

@@ -8,8 +8,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Protocol
 
@@ -182,3 +182,11 @@ def halt_first(halt: Halt, grace: float) -> None:
     signal.signal(signal.SIGALRM, ask)
     _WATCH.spares, _WATCH.patience = lambda: halt.concluding, grace + PATIENCE
     _listen(ask)
+
+
+@contextmanager
+def halting(halt: Halt, grace: float) -> Iterator[None]:
+    """``halt_first``, and once the block has ended well, signals are ignored: the exit code tells what is on the disk."""
+    halt_first(halt, grace)
+    yield
+    hear_no_more()

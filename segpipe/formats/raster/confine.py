@@ -64,6 +64,15 @@ def allow_drivers(*, remote: bool) -> None:
         _registered = remote
 
 
+def allow_all_drivers() -> None:
+    """Let this process know all of GDAL's drivers again, as before the first ``allow_drivers``."""
+    global _registered  # noqa: PLW0603 - as GDAL has it: one list for the process
+    with _lock:
+        if _registered is not None:
+            _gdal().GDALAllRegister()
+        _registered = None
+
+
 class _Depth(threading.local):
     confined = 0
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import rasterio
-from rasterio._env import set_gdal_config
+from rasterio._env import get_gdal_config, get_proj_data_search_paths, set_gdal_config, set_proj_data_search_path
 from rasterio._err import CPLE_BaseError
 from rasterio._path import _parse_path, _vsi_path
 from rasterio.env import getenv, hasenv, setenv
@@ -19,7 +19,7 @@ from rasterio.session import DummySession
 
 from segpipe.errors import SegpipeError, SourceError, one_line
 from segpipe.formats.cache import Cache
-from segpipe.formats.raster.confine import allow_drivers, confined
+from segpipe.formats.raster.confine import allow_all_drivers, allow_drivers, confined
 from segpipe.formats.raster.gdal_messages import Messages, as_text, harmful, listen, messages
 from segpipe.formats.raster.gdal_readers import WhoseError, reading
 from segpipe.formats.raster.references import check_references, servers
@@ -78,6 +78,22 @@ def make_room(room: int = 0) -> None:
         # in bytes: rasterio hands the number to GDAL, past the option's own "small numbers are MB"
         set_gdal_config("GDAL_CACHEMAX", size)
         _cache = size
+
+
+@contextmanager
+def unchanged_gdal() -> Iterator[None]:
+    """At the end GDAL's cache, its drivers and the places of PROJ's data are as before, for others who use rasterio."""
+    global _cache  # noqa: PLW0603 - as GDAL has it: one for the process
+    with rasterio.Env(session=DummySession()):  # rasterio sets the places when it first enters one
+        size, places = get_gdal_config("GDAL_CACHEMAX"), get_proj_data_search_paths()
+    try:
+        yield
+    finally:
+        allow_all_drivers()
+        set_gdal_config("GDAL_CACHEMAX", size)
+        _cache = 0
+        for place in places[:1]:
+            set_proj_data_search_path(place)
 
 
 TOO_WIDE = (

@@ -10,9 +10,8 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 from rasterio.errors import RasterioError
@@ -170,11 +169,20 @@ def _listening() -> _Log:
         return _log
 
 
-@cache
+class _Hook:
+    """Takes what Python hands on since a callback of GDAL could not raise it; all else goes to the hook before."""
+
+    def __init__(self, before: Callable[[Any], object]) -> None:
+        self._before = before
+
+    def __call__(self, unraisable: Any) -> None:
+        if not _hear_bytes(unraisable):
+            self._before(unraisable)
+
+
 def _watch_unraisable() -> None:
-    """Python hands on what a callback of GDAL cannot raise; once for the process."""
-    before = sys.unraisablehook
-    sys.unraisablehook = lambda unraisable: None if _hear_bytes(unraisable) else before(unraisable)
+    if not isinstance(sys.unraisablehook, _Hook):
+        sys.unraisablehook = _Hook(sys.unraisablehook)
 
 
 class Messages:

@@ -1,0 +1,116 @@
+"""An array in memory as the source of a case."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.errors import SourceError
+from segpipe.formats.source import Begun, Invalid, Pixels
+from segpipe.geometry.grid import BareGrid
+from segpipe.geometry.windows import Window
+from segpipe.network.spec import ModelSpec, by
+
+NAME = "the array"
+"""What messages call it."""
+
+
+class ArraySource:
+    """Pixels ``(channels, *grid)`` that are in memory, or in a memory map, read box by box."""
+
+    separable = True
+    block = 0
+    scene: Mapping[str, Mapping[str, str]] = {}
+    files: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
+    origin = None
+
+    def __init__(self, array: NDArray[Any], valid: NDArray[np.bool_] | None = None) -> None:
+        self._array, self._valid = array, valid
+        self.grid = BareGrid(array.shape[1:])
+        self.dtype: np.dtype[Any] = np.dtype(np.uint8) if array.dtype == np.bool_ else array.dtype.newbyteorder("=")
+
+    def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
+        box = tuple(slice(a, b) for a, b in zip(window.start, window.stop, strict=True))
+        pixels = np.asarray(self._array[(slice(None), *box)], self.dtype)
+        invalid = np.zeros(window.shape, np.bool_) if self._valid is None else ~self._valid[box]
+        if self.dtype.kind == "f":
+            invalid |= ~np.isfinite(pixels).all(axis=0)
+        return pixels, invalid if invalid.any() else None
+
+    def begin(self, window: Window, threads: int | None = None) -> Begun:
+        del threads  # nothing is decoded
+        return lambda: self.read(window)
+
+    def empty(self, window: Window) -> bool:
+        if self._valid is None:
+            return False
+        box = tuple(slice(a, b) for a, b in zip(window.start, window.stop, strict=True))
+        return not self._valid[box].any()
+
+    def memory(self, shape: tuple[int, ...]) -> int:
+        """0: nothing is decoded."""
+        del shape
+        return 0
+
+    def near(self, place: tuple[float, ...], most: int) -> Window:
+        axes = [(int(share * n), n, min(most, n)) for share, n in zip(place, self.grid.shape, strict=True)]
+        starts = tuple(max(0, min(at, n - side)) for at, n, side in axes)
+        return Window(starts, tuple(start + side for start, (_, _, side) in zip(starts, axes, strict=True)))
+
+    def tags(self) -> None:
+        """None: values are taken as they are."""
+
+    def close(self) -> None: ...
+
+
+def checked(array: Any, valid: Any, model: ModelSpec) -> ArraySource:
+    """The source of an array that fits a model.
+
+    Raises:
+        SourceError: its type or shape does not, or that of ``valid``.
+    """
+    pixels = np.asanyarray(array)
+    _check_type(pixels)
+    _check_shape(pixels, model)
+    return ArraySource(pixels, None if valid is None else _mask(valid, pixels.shape[1:]))
+
+
+def _check_type(pixels: NDArray[Any]) -> None:
+    if isinstance(pixels, np.ma.MaskedArray):
+        raise SourceError(f"{NAME} must not be masked: give array.data, and valid=~array.mask.any(axis=0)")
+    if pixels.dtype.kind not in "biuf" or pixels.dtype.itemsize > 8:
+        raise SourceError(f"{NAME} must hold integers or floats of at most 64 bits, got {pixels.dtype}: convert it")
+
+
+def _check_shape(pixels: NDArray[Any], model: ModelSpec) -> None:
+    contract, shape = model.contract, pixels.shape
+    axes = "planes, rows, cols" if contract.layout.is_volume else "rows, cols"
+    channels = contract.channel_count
+    wanted = f"{NAME} must have shape ({channels}, {axes}), got {shape}"
+    if channels == 1 and len(shape) == contract.ndim:
+        raise SourceError(f"{wanted}: give array[None]")
+    if len(shape) not in (contract.ndim + 1, 4):
+        raise SourceError(f"{wanted}: give one image" + (" or volume" * (contract.ndim == 3)))
+    if shape[0] != channels:
+        last = shape[-1] == channels
+        mend = "give numpy.moveaxis(array, -1, 0)" if last else f"the model's channels are {_names(model)}"
+        raise SourceError(f"{wanted}: {mend}")
+    if 0 in shape:
+        raise SourceError(f"{NAME} must have pixels, got {by(shape)}")
+
+
+def _names(model: ModelSpec) -> str:
+    names = model.contract.channel_names
+    return str(model.contract.channel_count) if names is None else ", ".join(names)
+
+
+def _mask(valid: Any, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    mask = np.asarray(valid)
+    if mask.shape != shape or mask.dtype != np.bool_:
+        raise SourceError(
+            f"valid must be a boolean array of the pixels' shape {shape}, got {mask.dtype} of shape {mask.shape}: "
+            "as array[0] != nodata makes one"
+        )
+    return mask

@@ -1,0 +1,164 @@
+"""A model, loaded once, that labels arrays."""
+
+import os
+import threading
+from contextlib import closing, nullcontext
+from typing import Any
+
+import numpy as np
+
+from segpipe.api.arrays import NAME, checked
+from segpipe.api.labels import About, Labels
+from segpipe.contract import Contract
+from segpipe.errors import SettingsError
+from segpipe.formats.cases import Case
+from segpipe.geometry.windows import Window
+from segpipe.network.spec import ModelSpec, by, read_spec
+from segpipe.pipeline.decide import CONFIDENCE_NODATA, Boxes, Decision
+from segpipe.pipeline.infer import load as open_model
+from segpipe.pipeline.model_check import try_out
+from segpipe.pipeline.read import Reading
+from segpipe.pipeline.run import segmented
+from segpipe.process.machine import processors
+from segpipe.settings import Settings, load_settings
+
+SETTINGS = (
+    *("contract", "tile", "overlap", "blend", "blend_on", "batch", "device", "tf32", "nhwc", "threads", "unusual_values"),
+)
+"""Settings that a loaded model has; all others are those of a run."""
+
+_RUN_SETTINGS = Settings.model_fields.keys() - {*SETTINGS}
+
+
+class Model:
+    """A network and its contract; ``segpipe.load`` makes one.
+
+    >>> import segpipe
+    >>> model = segpipe.load("examples/crops.onnx")
+    >>> model.channels, model.tile, model.classes[0]
+    (4, (256, 256), 'water')
+    """
+
+    def __init__(self, spec: ModelSpec, settings: dict[str, Any]) -> None:
+        self._model = open_model(spec)
+        self.settings = settings
+        """The settings that it was loaded with, ``model`` among them."""
+        self._calls = max(1, processors() // spec.threads) if spec.device == "cpu" else 1
+        self._alone = nullcontext() if spec.device == "cpu" else threading.Lock()
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Everything that is known of the file."""
+        return self._model.spec
+
+    @property
+    def contract(self) -> Contract:
+        """Channels, scaling, tile and classes."""
+        return self.spec.contract
+
+    @property
+    def channels(self) -> int:
+        """Length of the first axis of an array for ``predict``."""
+        return self.contract.channel_count
+
+    @property
+    def tile(self) -> tuple[int, ...]:
+        """Size of the tiles in pixels or voxels, by axis."""
+        return self.spec.tiling.tile
+
+    @property
+    def overlap(self) -> tuple[int, ...]:
+        """Least overlap of neighbouring tiles, by axis."""
+        return self.spec.tiling.overlap
+
+    @property
+    def classes(self) -> dict[int, str]:
+        """Name of each class by id."""
+        return {one.id: one.name for one in self.contract.mask_classes}
+
+    def predict(self, array: Any, valid: Any = None, *, confidence: bool = False) -> Labels:
+        """Label an image or a volume in memory: tile by tile, blended as in a run, with the same labels.
+
+        Args:
+            array: pixels as they are stored in a file, before the contract's scaling, shape ``(channels, rows, cols)``; or
+                ``(channels, planes, rows, cols)``, which a model of images takes slice by slice. Integers or floats, of any
+                size; a memory map is read box by box. Pixel size and orientation must be those of the contract.
+            valid: booleans of shape ``(rows, cols)`` or ``(planes, rows, cols)``, False where there is no data. NaN and
+                infinity in any channel are not valid, either. None: all other pixels are.
+            confidence: also give the probability of each label.
+
+        Returns:
+            Labels with the shape of the array without its channels; pixels that are not valid are ``labels.nodata``. Beside
+            array and labels it takes memory for one row of tiles.
+
+        Raises:
+            SourceError: the array's type, shape or values do not fit the contract.
+            ModelError: the network fails, or gives scores that are not finite.
+
+        Several threads may call it at once.
+
+        >>> import numpy as np
+        >>> image = np.full((4, 300, 500), 900, np.uint16)
+        >>> valid = np.ones((300, 500), bool)
+        >>> valid[:, :100] = False
+        >>> labels = model.predict(image, valid)
+        >>> labels.array.shape, int((labels.array == labels.nodata).sum())
+        ((300, 500), 30000)
+        """
+        source = checked(array, valid, self.spec)
+        decision = Decision(self.contract, self.spec.blend_on)
+        shape = (decision.bands, *source.grid.shape)
+        bands = np.full(shape, decision.nodata, decision.dtype)
+        likely = np.full(shape, CONFIDENCE_NODATA, np.uint8) if confidence else None
+        allow = self.settings.get("unusual_values") == "allow"
+        reading = Reading(self.spec, source=source, allow_unusual=allow)
+        case = Case(NAME, NAME)
+        with self._alone, closing(segmented([case], reading, self._model, self._calls, confidence=confidence)) as cases:
+            for _, boxes in cases:
+                _fill(boxes, bands, likely)
+        return Labels.of_bands(bands, likely, About.of_contract(self.contract, decision.nodata, source.grid))
+
+    def __repr__(self) -> str:
+        names = self.contract.channel_names
+        channels = f"{self.channels} channels" + ("" if names is None else f" ({_few(names)})")
+        classes = f"{len(self.classes)} classes ({_few(tuple(self.classes.values()))})"
+        sizes = f"tile {by(self.tile)}, overlap {by(self.overlap)}"
+        return f"Model {self.spec.path}: {channels} to {classes}, {sizes}, on {self.spec.device}"
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:8]) + f" and {len(names) - 8} more" * (len(names) > 8)
+
+
+def _fill(boxes: Boxes, bands: Any, likely: Any) -> None:
+    with closing(boxes):
+        for box in boxes:
+            where = (slice(None), *_slices(box.window))
+            bands[where] = box.labels
+            if likely is not None:
+                likely[where] = box.confidence
+
+
+def _slices(window: Window) -> tuple[slice, ...]:
+    return tuple(slice(a, b) for a, b in zip(window.start, window.stop, strict=True))
+
+
+def load(model: str | os.PathLike[str], **settings: Any) -> Model:
+    """Load an ONNX model with its contract, and try it on noise.
+
+    Args:
+        model: the file. Its contract is in it, or in a ``.toml`` file of the same name beside it.
+        settings: those of a configuration file that concern the model: ``contract``, ``tile``, ``overlap``, ``blend``,
+            ``blend_on``, ``batch``, ``device``, ``tf32``, ``nhwc``, ``threads``, ``unusual_values``.
+
+    Raises:
+        SettingsError: a setting is unknown, or does not fit.
+        ContractError: there is no contract, or it does not fit the model.
+        ModelError: the file cannot be read, or its scores are not what the contract says.
+        DeviceError: the device is missing.
+    """
+    if theirs := [key for key in settings if key in _RUN_SETTINGS]:
+        raise SettingsError(f"segpipe.load: {theirs[0]} is a setting of a run: give it to segpipe.run")
+    chosen = {"model": os.fspath(model), **settings}
+    spec = try_out(read_spec(load_settings(None, {"input": (NAME,), **chosen}, "segpipe.load")))
+    return Model(spec, chosen)

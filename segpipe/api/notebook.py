@@ -1,0 +1,92 @@
+"""The progress of a run in a notebook: one display that is updated in place."""
+
+import html
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from segpipe.jobs.launch import Prepared
+from segpipe.jobs.tasks import Outcome
+from segpipe.messages.printable import printable
+from segpipe.terminal.progress import described
+
+SECONDS = 0.3
+"""Between two updates: each is stored in the notebook's messages."""
+
+FAILURES = 10
+"""Most failed cases that are named below the bar."""
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    ipython: Any = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return shell is not None and getattr(shell, "kernel", None) is not None
+
+
+class NotebookBar:
+    """Cases, pixels and speed, and what failed."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._total, self._count = len(prepared.cases), len(prepared.plan.done)
+        self._all = prepared.plan.pixels
+        self._pixels = 0
+        self._failures: list[str] = []
+        self._failed = 0
+        self._began = self._shown = time.monotonic()
+        self._display: Any = None
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        from IPython.display import display
+
+        self._display = display(self, display_id=True)  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._show()
+
+    def _show(self) -> None:
+        with self._lock:
+            self._shown = time.monotonic()
+            self._display.update(self)
+
+    def _show_sometimes(self) -> None:
+        if time.monotonic() - self._shown > SECONDS:
+            self._show()
+
+    def progress(self, pixels: int) -> None:
+        self._pixels += pixels
+        self._show_sometimes()
+
+    def outcome(self, outcome: Outcome) -> None:
+        self._count += 1
+        if outcome.error is not None:
+            self._failed += 1
+            self._failures = [*self._failures, printable(described(outcome))][:FAILURES]
+        self._show_sometimes()
+
+    def note(self, line: str) -> None:
+        """Nothing: a bar has no place for it."""
+
+    @property
+    def share(self) -> float:
+        """Of the run that is done, 0 to 1: by pixels where their number is known, else by cases."""
+        if self._count >= self._total:
+            return 1.0
+        done, whole = (self._count, self._total) if self._all is None else (self._pixels, self._all)
+        return min(1.0, done / whole) if whole else 0.0
+
+    def __repr__(self) -> str:
+        seconds = time.monotonic() - self._began
+        failed = f", {self._failed} failed" * bool(self._failed)
+        rate = self._pixels / 1e6 / (seconds or 1)
+        return (
+            f"{self._count}/{self._total} cases{failed}, {self._pixels / 1e6:,.1f} Mpx, {rate:,.2f} Mpx/s, {seconds:,.0f} s"
+        )
+
+    def _repr_html_(self) -> str:
+        lines = "".join(f"<br>{html.escape(line)}" for line in self._failures)
+        return f'<progress value="{self.share:.3f}" max="1"></progress> {html.escape(repr(self))}{lines}'

@@ -1,0 +1,224 @@
+"""What came of a run, in memory or from its output on disk."""
+
+import html
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Self
+
+from segpipe.api.labels import About, Labels
+from segpipe.errors import InputError, OutputError
+from segpipe.formats.cases import Case
+from segpipe.formats.registry import CONFIDENCE, FORMATS, RASTER, read_mask
+from segpipe.jobs.launch import Prepared, Summary
+from segpipe.jobs.status import LastRun, last_run
+from segpipe.messages.printable import printable
+from segpipe.results.records import read_record
+from segpipe.results.schema import Record
+from segpipe.storage import Store
+from segpipe.storage.lock import sign_of
+from segpipe.storage.places import store_at
+from segpipe.terminal.totals import UNITS, Totals
+
+ADDED_UP = 500
+"""Most cases whose records are read to show a result."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassTotal:
+    """Pixels and area of one class over all cases of a run."""
+
+    pixels: int
+    area: float | None
+    """Area in ``unit``; None if a case has no area in this unit, as a picture without georeferencing."""
+    unit: str
+    """``ha`` on the ground, ``mm3`` of volumes, ``px`` without an area."""
+    share: float | None
+    """Share of the valid area, or of the valid pixels without an area; None for nodata."""
+
+
+class Records(Mapping[str, Record]):
+    """The record of each case that has a mask, by name; each is read when it is asked for."""
+
+    def __init__(self, store: Store, names: list[str]) -> None:
+        self._store, self._names = store, dict.fromkeys(names)
+
+    def __getitem__(self, name: str) -> Record:
+        if name not in self._names:
+            raise KeyError(name)
+        record = read_record(self._store, _case(name))
+        if record is None:
+            raise OutputError(f"the record of {name} must be readable, and is not: run again with the same output")
+        return record
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __repr__(self) -> str:
+        return f"Records of {len(self)} cases in {self._store}"
+
+
+def _case(name: str) -> Case:
+    """A case of which only the name is known, as far as records need it."""
+    return Case(name, name, RASTER)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came of a run.
+
+    >>> import segpipe
+    >>> result = segpipe.open_run(done)
+    >>> result.done
+    ['danube', 'morava', 'pirai']
+    >>> result.records["danube"].windows
+    9
+    >>> round(result.totals["maize"].area), result.totals["maize"].unit
+    (1516, 'ha')
+    >>> result.open("danube").array.shape
+    (518, 603)
+    """
+
+    output: str
+    """The folder, or ``s3://bucket/prefix``."""
+    done: list[str]
+    """Names of the cases that this run did, sorted. A name is the path below the input without suffix."""
+    skipped: list[str]
+    """Names of the cases that were done before."""
+    failed: dict[str, str]
+    """Why cases failed, by name."""
+    problems: list[str]
+    """What went wrong beside the cases: a full disk, an unreadable folder of the input, a lost scheduler."""
+    interrupted: bool
+    """Whether the run was stopped, or died, before its end."""
+    seconds: float
+    """Time from the first case to the last table."""
+    _store: Store = field(repr=False)
+
+    @classmethod
+    def of(cls, prepared: Prepared, summary: Summary) -> Self:
+        """The result of a run that has just ended."""
+        store = prepared.run.output.settled()
+        failed = {failure.case.name: failure.error for failure in summary.failed}
+        seconds = round(summary.seconds, 3)
+        cases = (summary.done, summary.skipped, failed)
+        return cls(str(store), *cases, list(summary.problems), summary.interrupted, seconds, store)
+
+    @cached_property
+    def records(self) -> Mapping[str, Record]:
+        """The record of each case that has a mask, by name: input, model, settings, areas, notes, seconds.
+
+        Each is read from the output when it is asked for.
+        """
+        return Records(self._store, sorted([*self.done, *self.skipped]))
+
+    @cached_property
+    def totals(self) -> dict[str, ClassTotal]:
+        """Pixels and area of each class over all cases, by its name, and of ``nodata``."""
+        totals = self._totals
+        unit = next(name for name, unit in UNITS.items() if unit is totals.unit) if totals.measured else "px"
+        return {
+            name: ClassTotal(one.pixels, one.area if totals.measured else None, unit, totals.share(name))
+            for name, one in totals.classes.items()
+        }
+
+    @cached_property
+    def _totals(self) -> Totals:
+        return Totals.over(self.records.values())
+
+    def open(self, case: str, *, confidence: bool = False) -> Labels:
+        """Read the mask of a case.
+
+        Args:
+            case: its name.
+            confidence: read the confidence, too, which the run must have written.
+
+        Returns:
+            Labels of shape ``(rows, cols)``, or ``(planes, rows, cols)`` of a volume, on the grid of the input; with a first
+            axis of classes if these are independent (``multilabel``).
+
+        Raises:
+            InputError: no such case has a mask.
+            OutputError: the file cannot be read.
+        """
+        if case not in self.records:
+            why = f"it failed: {self.failed[case]}" if case in self.failed else f"cases are {_some(self.records)}"
+            raise InputError(f"a case must have a mask in {self.output}, got {case!r}: {why}")
+        record = self.records[case]
+        array, grid = read_mask(record.input.format, self._store, _mask_name(record))
+        likely = read_mask(record.input.format, self._store, _mask_name(record, CONFIDENCE))[0] if confidence else None
+        return Labels.of_bands(array, likely, About.of_record(record, array.dtype, grid))
+
+    def __repr__(self) -> str:
+        head = f"{self.output}: {_counts(self)}"
+        return "\n".join([head, *(f"  {name}  {text}" for name, text in self._lines())])
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(text)}</td></tr>" for name, text in self._lines())
+        return f"<p>{html.escape(f'{self.output}: {_counts(self)}')}</p><table>{rows}</table>"
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        """What failed, and the total of each class."""
+        yield from ((f"failed {printable(name)}", printable(why)) for name, why in list(self.failed.items())[:3])
+        if len(self.failed) > 3:
+            yield "failed", f"and {len(self.failed) - 3} more"
+        yield from (("problem", printable(text)) for text in self.problems)
+        if len(self.records) <= ADDED_UP:
+            yield from ((name, self._totals.text(name)) for name, one in self._totals.classes.items() if one.pixels)
+
+
+def _counts(result: RunResult) -> str:
+    stopped = ", interrupted" * result.interrupted
+    done, skipped, failed = len(result.done), len(result.skipped), len(result.failed)
+    return f"{done} done, {skipped} skipped, {failed} failed in {result.seconds:.1f} s{stopped}"
+
+
+def _some(names: Mapping[str, Any]) -> str:
+    few = list(names)[:5]
+    return (", ".join(few) or "none") + f" and {len(names) - 5} more" * (len(names) > 5)
+
+
+def _mask_name(record: Record, kind: str = "") -> str:
+    """Name of the mask's file, or of the confidence's."""
+    for suffix in FORMATS[record.input.format].outputs:
+        if (name := f"{record.case}{kind}{suffix}") in record.outputs:
+            return name
+    raise OutputError(f"{record.case} must have a confidence, and has none: run again with confidence=True")
+
+
+def open_run(output: str | os.PathLike[str]) -> RunResult:
+    """The result of the last run into an output folder, as ``run`` returns it.
+
+    Args:
+        output: the folder, or ``s3://bucket/prefix``.
+
+    Raises:
+        OutputError: it is not the output of a run.
+    """
+    store = store_at(os.fspath(output)).settled()
+    last = last_run(store)
+    over = last.state != "running"
+    done = last.done if over else _finished(store, last)
+    failed = {failure.case: failure.error for failure in last.failed}
+    died = not over and ((sign := sign_of(store)) is None or not sign.alive)
+    stopped = died or last.state == "interrupted"
+    return RunResult(str(store), done, last.skipped, failed, last.problems, stopped, last.seconds, store)
+
+
+def _finished(store: Store, last: LastRun) -> list[str]:
+    """Cases with a record, beside those that were done before: a run that has not ended has not listed them yet."""
+    return sorted(name for name in _names(store) if name not in {*last.skipped} and read_record(store, _case(name)))
+
+
+def _names(store: Store, folder: str = "") -> Iterator[str]:
+    """Names of files that may be records, without their suffix."""
+    for name in store.below(folder):
+        if name.endswith(".json"):
+            yield name.removesuffix(".json")
+    for name in store.folders(folder):
+        if not name.rpartition("/")[2].startswith("."):
+            yield from _names(store, name)

@@ -1,0 +1,150 @@
+"""Run a model over files, for the command line and for Python."""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+from segpipe.api.model import Model
+from segpipe.api.results import RunResult
+from segpipe.api.words import command_of
+from segpipe.errors import SettingsError
+from segpipe.formats.registry import unchanged
+from segpipe.jobs.cluster import unchanged_dask
+from segpipe.jobs.launch import Prepared, Summary, carry_out, prepare
+from segpipe.jobs.ledger import State
+from segpipe.jobs.tasks import Halt, Outcome, Watcher
+from segpipe.jobs.trial import settle
+from segpipe.messages.printable import printable
+from segpipe.process.interruption import interruptible
+from segpipe.process.isolation import isolated
+from segpipe.settings import Settings, load_settings
+from segpipe.terminal import progress as terminal
+from segpipe.terminal.journal import Journal
+
+LOG = logging.getLogger("segpipe")
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+GRACE = 0.0
+"""Seconds that running jobs have after Ctrl-C in Python, where it stops a call at once, unless ``grace`` is given."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """Who starts a run: who watches it, where lines go, and what stops it."""
+
+    watching: Callable[[Prepared], AbstractContextManager[Watcher]]
+    """Receives the events while its block lasts."""
+    tell: Callable[[str], None]
+    """Receives notes on cases and on the trial, line by line."""
+    stopping: Callable[[Halt, float], AbstractContextManager[object]]
+    """Context in which signals stop the run: by the halt, with seconds of grace."""
+
+
+def execute(prepared: Prepared, host: Host) -> Summary:
+    """Carry out a prepared run; a bad case never raises.
+
+    Raises:
+        SegpipeError: the run cannot start.
+    """
+    for line in terminal.note_lines(prepared):
+        host.tell(printable(line))
+    run, plan = settle(prepared.run, prepared.plan, host.tell)
+    prepared = replace(prepared, run=run, plan=plan)
+    with ExitStack() as stack:
+        watcher: Watcher = stack.enter_context(host.watching(prepared))
+        journal = None
+        if prepared.run.settings.log_file:
+            watcher = journal = stack.enter_context(Journal(prepared.run.settings.log_file, watcher))
+            journal.begun(prepared)
+        halt = Halt()
+        with host.stopping(halt, prepared.run.settings.grace):
+            summary = carry_out(prepared, watcher, halt)
+        if journal:
+            journal.ended(summary)
+            summary.problems += journal.lost
+    return summary
+
+
+def run(
+    inputs: Paths,
+    model: str | os.PathLike[str] | Model,
+    output: str | os.PathLike[str] = "segpipe-out",
+    *,
+    progress: bool | None = None,
+    **settings: Any,
+) -> RunResult:
+    """Segment every case of the inputs with one model: the same as ``segpipe run``, with the same bytes.
+
+    Args:
+        inputs: a path or several: files, folders, globs, lists (``.txt``, ``.csv``), ``s3://`` or ``/vsi...`` paths.
+        model: an ONNX file, or a loaded model, whose file and settings are used.
+        output: a folder, or ``s3://bucket/prefix``, for masks, records and tables. What is done there already is skipped.
+        progress: whether to show a progress bar; None: only in a notebook.
+        settings: the keys of a configuration file, such as ``workers=2``, ``confidence=True`` or ``tile=512``.
+
+    Returns:
+        The result. Cases that failed are in ``result.failed``, with the reason.
+
+    Raises:
+        SegpipeError: the run cannot start: a setting, the model, its contract, the inputs or the output do not fit.
+        KeyboardInterrupt: Ctrl-C, or a notebook's interrupt; what is done is kept, and the same call goes on. Running jobs
+            are stopped at once unless ``grace`` gives them seconds to finish.
+
+    Environment, loggers, signal handlers and GDAL are as before at the end. A call may be made in any thread.
+
+    >>> import segpipe
+    >>> result = segpipe.run("examples/scenes", "examples/crops.onnx", out, executor="serial")
+    >>> result.done
+    ['danube', 'morava', 'pirai']
+    >>> result.failed
+    {}
+    >>> list(result.totals)[:3]
+    ['water', 'forest', 'built-up']
+    """
+    chosen = _settings(inputs, model, output, settings)
+    with isolated(unchanged, unchanged_dask):
+        prepared = replace(prepare(_with_grace(chosen)), command=command_of(chosen))
+        summary = execute(prepared, Host(_watching(progress), LOG.info, interruptible))
+    result = RunResult.of(prepared, summary)
+    if result.interrupted:
+        missing = summary.ledger.count(State.MISSING)
+        raise KeyboardInterrupt(f"{missing} of {len(prepared.cases)} cases are not done: the same call goes on")
+    return result
+
+
+def _settings(inputs: Paths, model: Any, output: Any, settings: dict[str, Any]) -> Settings:
+    if "input" in settings:
+        raise SettingsError("segpipe.run: input is the first argument: leave input= out")
+    several = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
+    loaded = model.settings if isinstance(model, Model) else {"model": model}
+    places = {"input": tuple(os.fspath(path) for path in several), "output": os.fspath(output)}
+    return load_settings(None, {**loaded, **settings, **places}, "segpipe.run")
+
+
+def _with_grace(settings: Settings) -> Settings:
+    return settings if "grace" in settings.model_fields_set else settings.model_copy(update={"grace": GRACE})
+
+
+class _Silent:
+    """Nobody watches."""
+
+    def progress(self, pixels: int) -> None: ...
+
+    def outcome(self, outcome: Outcome) -> None: ...
+
+    def note(self, line: str) -> None:
+        LOG.info("%s", line)
+
+
+def _watching(progress: bool | None) -> Callable[[Prepared], AbstractContextManager[Watcher]]:
+    if progress is False:
+        return lambda _: nullcontext(_Silent())
+    from segpipe.api.notebook import NotebookBar, in_notebook
+
+    if in_notebook():
+        return NotebookBar
+    return terminal.watcher if progress else lambda _: nullcontext(_Silent())

@@ -1,0 +1,92 @@
+"""Ctrl-C during a run in a process that lives on after it: a notebook, a script, a service."""
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from segpipe.process.signals import AGAIN, Halt, say
+
+PATIENCE = 10.0
+"""Seconds that a run has to end in order once it is stopped, before one more Ctrl-C stops that, too."""
+
+
+@contextmanager
+def interruptible(halt: Halt, grace: float) -> Iterator[None]:
+    """Raise ``KeyboardInterrupt`` at Ctrl-C such that the run can end in order; afterwards Ctrl-C is as before.
+
+    With a ``grace``, the first Ctrl-C sets ``halt``; the second, or the end of ``grace`` seconds, raises. Only the main
+    thread hears of Ctrl-C. A handler that is not Python's own stays in force.
+    """
+    if threading.current_thread() is not threading.main_thread() or (
+        signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield
+        return
+    answer, hook = _Answer(halt, grace), sys.unraisablehook
+    signal.signal(signal.SIGINT, answer)
+    sys.unraisablehook = answer.lost
+    try:
+        yield
+    finally:
+        answer.end()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.unraisablehook = hook
+
+
+class _Answer:
+    """The handler of SIGINT during one run."""
+
+    def __init__(self, halt: Halt, grace: float) -> None:
+        self._halt, self._grace, self._hook = halt, grace, sys.unraisablehook
+        self._stopped: float | None = None
+        """When it raised last."""
+        self._ended = False
+        self._lock = threading.Lock()
+        self._timers: list[threading.Timer] = []
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self._ended or self._halt.concluding or self._is_stopping:
+            return
+        if self._grace and not self._halt.is_set():
+            self._halt.set()
+            say(f"interrupted: running jobs have {self._grace:g} s to finish; interrupt once more to stop it now\n".encode())
+            self._again(self._grace)
+            return
+        self._halt.set()
+        self._stopped = time.monotonic()
+        raise KeyboardInterrupt(number)
+
+    @property
+    def _is_stopping(self) -> bool:
+        return self._stopped is not None and time.monotonic() - self._stopped < PATIENCE
+
+    def lost(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        """Raise an interruption again that got lost in a callback."""
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            self._stopped = None
+            self._again(AGAIN)
+        else:
+            self._hook(unraisable)
+
+    def _again(self, seconds: float) -> None:
+        timer = threading.Timer(seconds, self._interrupt)
+        timer.daemon = True
+        timer.start()
+        self._timers.append(timer)
+
+    def _interrupt(self) -> None:
+        with self._lock:
+            if not self._ended and (main := threading.main_thread().ident) is not None:
+                signal.pthread_kill(main, signal.SIGINT)
+
+    def end(self) -> None:
+        """Raise nothing any more."""
+        with self._lock:
+            self._ended = True
+        for timer in self._timers:
+            timer.cancel()

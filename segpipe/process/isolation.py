@@ -1,0 +1,90 @@
+"""A run in a process that does other things, too: what it changes there is as before once it has ended."""
+
+import logging
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+
+from segpipe.process.environment import OPTIONS, settle
+
+VARIABLES = (*sorted(OPTIONS), "PROJ_LIB", "PROJ_DATA", "GDAL_DATA", "DASK_LOGGING__DISTRIBUTED", "NVIDIA_TF32_OVERRIDE")
+"""Environment variables that a run removes or sets."""
+
+LOGGERS = ("asyncio", "distributed", "distributed.client", "rasterio._err", "rasterio._env", "segpipe")
+"""Loggers whose levels and filters a run sets."""
+
+_lock = threading.Lock()
+_running = 0
+_restore: ExitStack | None = None
+
+
+@contextmanager
+def isolated(*others: Callable[[], AbstractContextManager[object]]) -> Iterator[None]:
+    """Restore environment variables, loggers, warning filters and hooks at the end.
+
+    Of runs in several threads, the first finds the state that is restored, and the last one restores it.
+
+    Args:
+        others: contexts that restore the process-wide state of libraries.
+    """
+    _enter(others)
+    try:
+        yield
+    finally:
+        _leave()
+
+
+def _enter(others: tuple[Callable[[], AbstractContextManager[object]], ...]) -> None:
+    global _running, _restore  # noqa: PLW0603 - of the process
+    with _lock:
+        _running += 1
+        if _running == 1:
+            _restore = ExitStack()
+            own: list[Callable[[], AbstractContextManager[object]]]
+            own = [_variables, _loggers, warnings.catch_warnings, _hooks]
+            for context in (*own, *others):
+                _restore.enter_context(context())
+
+
+def _leave() -> None:
+    global _running, _restore  # noqa: PLW0603 - of the process
+    with _lock:
+        _running -= 1
+        if _running == 0 and _restore is not None:
+            _restore.close()
+            _restore = None
+
+
+@contextmanager
+def _variables() -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in VARIABLES}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+        settle.cache_clear()  # the next run must remove them again
+
+
+@contextmanager
+def _loggers() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    before = [(logger, logger.level, logger.filters[:]) for logger in loggers]
+    try:
+        yield
+    finally:
+        for logger, level, filters in before:
+            logger.setLevel(level)
+            logger.filters[:] = filters
+
+
+@contextmanager
+def _hooks() -> Iterator[None]:
+    before = sys.unraisablehook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before

@@ -8,7 +8,7 @@ def start() -> None:
     answer()
     from segpipe.cli import main
 
-    main()
+    main(prog_name="segpipe")  # also as python -m segpipe
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from typing import Any
 
 import click
 
-from segpipe import __version__
 from segpipe.errors import DisagreementError, ExportError, SegpipeError
 from segpipe.messages.console import echo
 from segpipe.messages.printable import printable
@@ -21,9 +20,11 @@ from segpipe.messages.streams import failure, make_steady
 from segpipe.process import signals
 from segpipe.process.extras import install
 from segpipe.settings import BLENDS, load_settings
+from segpipe.terminal.option_groups import LAST, GroupedCommand, group
 
 NOT_STARTED = 2
 SOME_FAILED = 1
+HELP_COLUMNS = 100
 
 
 class _Path(click.Path):
@@ -36,6 +37,10 @@ class _Path(click.Path):
 
 
 PATH = _Path(path_type=Path)
+
+_INPUT, _MODEL, _TILES, _OUTPUT = group("Input"), group("Model"), group("Tiles"), group("Output")
+_WHERE, _CLUSTER, _MORE = group("Where it runs"), group("Cluster"), group(LAST)
+_NETWORK, _CHECKS = group("Network"), group("Comparison with torch")
 
 
 class _Main(click.Group):
@@ -57,72 +62,85 @@ class _Main(click.Group):
             sys.exit(ended.code or SOME_FAILED)
 
 
-@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="segpipe")
+def _print_versions(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked and not ctx.resilient_parsing:
+        from segpipe.terminal.versions import version_lines
+
+        echo("\n".join(version_lines()))
+        ctx.exit()
+
+
+@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": HELP_COLUMNS})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_versions, help="Show versions and exit."
+)
 def main() -> None:
     """Batch semantic segmentation of images too large for one forward pass."""
 
 
-@main.command(short_help="Segment every case of the input with one model.")
-@click.option(
-    "--input", "-i", multiple=True, help="A file, folder, glob, list (.txt, .csv), /vsi... or s3:// path; repeatable."
+@main.command(cls=GroupedCommand, short_help="Segment every case of the input with one model.")
+@_INPUT(
+    *("--input", "-i"),
+    multiple=True,
+    help="File, folder, glob pattern, list (.txt, .csv), /vsi... or s3:// path; repeatable.",
 )
-@click.option("--model", "-m", type=PATH, help="The ONNX model.")
-@click.option("--output", "-o", help="Folder or s3://bucket/prefix for masks and tables [./segpipe-out].")
-@click.option("--config", "-c", type=PATH, help="TOML file with the same settings; flags win.")
-@click.option("--contract", type=PATH, help="TOML file that says what the model needs and gives.")
-@click.option("--bands", help="Bands of the file for the model's channels, counted from 1, such as 4,3,2.")
-@click.option("--nodata", help="Value of pixels without data, in place of the files' own; none: no value.")
-@click.option("--ignore-alpha/--no-ignore-alpha", default=None, help="Bands tagged alpha are none: they hold data.")
-@click.option("--crs", help="CRS of files whose own is missing or wrong: a code such as EPSG:32633, or WKT.")
-@click.option("--resample/--no-resample", default=None, help="Resample images of another pixel size than the model's.")
-@click.option(
-    "--allow-remote-sources/--no-allow-remote-sources", default=None, help="Let a VRT of this machine ask servers."
-)
-@click.option("--tile", help="Tile size in pixels [the contract's].")
-@click.option("--overlap", help="Least overlap of neighbouring tiles in pixels [the contract's].")
-@click.option("--blend", type=click.Choice(BLENDS), help="Weights of a tile towards its edges [gaussian].")
-@click.option("--blend-on", type=click.Choice(["logits", "probabilities"]), help="What is blended [logits].")
-@click.option("--batch", type=int, help="Tiles per call of the model [1 on the CPU, 8 on a GPU].")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]), help="Where the model runs [auto].")
-@click.option("--tf32/--no-tf32", default=None, help="Let a GPU round products to TF32: faster, further from the CPU.")
-@click.option("--nhwc/--no-nhwc", default=None, help="Let a GPU convolve with channels last: faster for some networks.")
-@click.option(
+@_INPUT("--bands", help="Bands of the file for the model's channels, counted from 1, such as 4,3,2.")
+@_INPUT("--nodata", help="Value of pixels without data, instead of the files' own; none: all pixels hold data.")
+@_INPUT("--ignore-alpha/--no-ignore-alpha", default=None, help="Treat alpha bands as data, not as masks.")
+@_INPUT("--crs", help="CRS of files whose own CRS is missing or wrong: a code such as EPSG:32633, or WKT.")
+@_INPUT("--resample/--no-resample", default=None, help="Resample images whose pixel size differs from the model's.")
+@_INPUT(
     "--unusual-values",
     type=click.Choice(["fail", "allow"]),
-    help="Where pixels cannot be what the contract expects, as 0 to 1 for 0 to 10,000 [fail].",
+    help="Cases whose pixels are far from what the model expects [fail].",
 )
-@click.option("--executor", type=click.Choice(["serial", "dask"]), help="Who runs the jobs [dask].")
-@click.option("--scheduler", help="A Dask scheduler that is there already, such as tcp://10.0.0.1:8786.")
-@click.option("--cluster", type=PATH, help="TOML file of a batch system, as configs/slurm.toml.")
-@click.option("--tls-ca", type=PATH, help="Authority file for a scheduler on tls://.")
-@click.option("--tls-cert", type=PATH, help="Certificate for a scheduler on tls://.")
-@click.option("--tls-key", type=PATH, help="Key for a scheduler on tls://.")
-@click.option("--dashboard", help="Where Dask's dashboard listens, if bokeh is installed [127.0.0.1, any free port].")
-@click.option("--workers", type=int, help="Worker processes [one per processor, no more than cases].")
-@click.option("--threads", type=int, help="Threads within a call of the model, on a CPU [as a short trial shows].")
-@click.option("--parts", type=int, help="Cut every case into as many parts [as workers and memory ask].")
-@click.option("--memory", type=float, help="GB that one worker may use [its share of 80 % of the machine's].")
-@click.option("--job-timeout", type=float, help="Seconds after which a job that hangs is ended and tried again [3600].")
-@click.option("--grace", type=float, help="Seconds that running jobs have to end after SIGTERM or Ctrl-C [20].")
-@click.option("--retries", type=int, help="New tries of a case after an input/output error, 1, 2, 4 ... s later [4].")
-@click.option("--confidence/--no-confidence", default=None, help="Write a second raster with the labels' probability.")
-@click.option("--style", type=click.Choice(["qgis"]), help="Write <case>.qml beside each mask of one band, for QGIS.")
-@click.option("--verify-input/--no-verify-input", default=None, help="Compare all DEFLATE blocks with their checksums.")
-@click.option("--overwrite/--no-overwrite", default=None, help="Do again what is done.")
-@click.option("--log-file", type=PATH, help="Append what happens as JSON lines.")
-@click.option(
+@_INPUT("--verify-input/--no-verify-input", default=None, help="Check the checksums of all DEFLATE blocks.")
+@_INPUT("--allow-remote-sources/--no-allow-remote-sources", default=None, help="Let local VRT files read from servers.")
+@_MODEL("--model", "-m", type=PATH, help="The ONNX model.")
+@_MODEL("--contract", type=PATH, help="TOML file with the model's channels, scaling, tile and classes.")
+@_TILES("--tile", help="Tile size in pixels [the contract's].")
+@_TILES("--overlap", help="Minimum overlap of neighbouring tiles in pixels [the contract's].")
+@_TILES("--blend", type=click.Choice(BLENDS), help="How the weight of a tile falls towards its edges [gaussian].")
+@_TILES("--blend-on", type=click.Choice(["logits", "probabilities"]), help="Scores to blend [logits].")
+@_TILES("--batch", type=int, help="Tiles per call of the model [1 on the CPU, 8 on a GPU].")
+@_TILES("--parts", type=int, help="Parts into which each case is cut [chosen from workers and memory].")
+@_OUTPUT("--output", "-o", help="Folder or s3://bucket/prefix for masks and tables [./segpipe-out].")
+@_OUTPUT("--confidence/--no-confidence", default=None, help="Also write the probability of each label.")
+@_OUTPUT("--style", type=click.Choice(["qgis"]), help="Also write a QGIS style (<case>.qml) beside each mask.")
+@_OUTPUT("--overwrite/--no-overwrite", default=None, help="Redo cases that are already done.")
+@_WHERE("--device", type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]), help="Device for the model [auto].")
+@_WHERE("--tf32/--no-tf32", default=None, help="Allow TF32 on a GPU: faster, less precise.")
+@_WHERE("--nhwc/--no-nhwc", default=None, help="Use channels-last convolutions on a GPU: faster for some networks.")
+@_WHERE("--executor", type=click.Choice(["serial", "dask"]), help="One process, or Dask workers [dask].")
+@_WHERE("--workers", type=int, help="Number of worker processes [one per processor, at most one per case].")
+@_WHERE("--threads", type=int, help="CPU threads per call of the model [the fastest in a short trial].")
+@_WHERE("--memory", type=float, help="Memory limit of a worker in GB [its share of 80 % of the machine's].")
+@_CLUSTER("--scheduler", help="Address of a running Dask scheduler, such as tcp://10.0.0.1:8786.")
+@_CLUSTER("--cluster", type=PATH, help="TOML file that describes a batch system, such as configs/slurm.toml.")
+@_CLUSTER("--tls-ca", type=PATH, help="CA certificate for a tls:// scheduler.")
+@_CLUSTER("--tls-cert", type=PATH, help="Client certificate for a tls:// scheduler.")
+@_CLUSTER("--tls-key", type=PATH, help="Private key for a tls:// scheduler.")
+@_CLUSTER("--dashboard", help="Address of Dask's dashboard, if bokeh is installed [127.0.0.1, any free port].")
+@_MORE("--config", "-c", type=PATH, help="TOML file with settings; flags override it.")
+@_MORE("--dry-run", is_flag=True, help="Print cases, windows, jobs, memory and problems; infer and write nothing.")
+@_MORE("--fail-fast/--no-fail-fast", default=None, help="Stop at the first case that fails.")
+@_MORE("--retries", type=int, help="Retries of a case after an input/output error, 1, 2, 4 ... s apart [4].")
+@_MORE("--job-timeout", type=float, help="Seconds after which a hanging job is stopped and retried [3600].")
+@_MORE("--grace", type=float, help="Seconds that running jobs get to finish after SIGTERM or Ctrl-C [20].")
+@_MORE("--log-file", type=PATH, help="Append events to this file as JSON lines.")
+@_MORE(
     *("--profile", "profile"),
     is_flag=False,
     flag_value="",
     metavar="[FILE]",
-    help="Say where the time went, and write a trace for Perfetto there [<output>/profile.json].",
+    help="Print where the time went, and write a trace for Perfetto [<output>/profile.json].",
 )
-@click.option("--fail-fast/--no-fail-fast", default=None, help="Stop at the first case that fails.")
-@click.option("--dry-run", is_flag=True, help="Print cases, windows, jobs, memory and every problem; start nothing.")
-@click.option("--verbose", "-v", count=True, help="Say more, on stderr.")
+@_MORE("--verbose", "-v", count=True, help="Print all settings and more messages on stderr; -vv prints still more.")
 def run(config: Path | None, dry_run: bool, verbose: int, **flags: Any) -> None:
-    """Segment every case of the input with one model: masks on the grid of their input, and areas per class."""
+    """Segment every case of the input with one model.
+
+    Each case gets a mask on its own grid; areas.csv has the area of each class.
+    """
     logging.basicConfig(level=[logging.ERROR, logging.INFO, logging.DEBUG][min(verbose, 2)], handlers=[_Stderr()])
     if not verbose:
         logging.getLogger("segpipe").setLevel(logging.WARNING)  # what is tried again, or done with less: not of libraries
@@ -163,35 +181,37 @@ def export() -> None:
     """Make a verified, self-describing ONNX file of a trained network."""
 
 
-@export.command(_EXPORT, epilog="For a model that is ONNX already: segpipe export attach MODEL.onnx --contract c.toml")
-@click.argument("weights", type=PATH)
-@click.option("--output", "-o", type=PATH, required=True, help="The ONNX file to write.")
-@click.option("--arch", help="torchvision:NAME, smp:NAME, transformers:FOLDER, bisenetv2 or unet.")
-@click.option("--encoder", help="Encoder of a segmentation-models-pytorch network, such as resnet34.")
-@click.option("--module", help="package.module:factory that builds your own network.")
-@click.option("--option", "options", multiple=True, help="key=value for the constructor or factory; repeatable.")
-@click.option("--classes", help="voc, cityscapes, ade20k, coco-stuff, or a TOML file with any keys of the contract.")
-@click.option("--bands", help="Names of the network's channels in its order, such as B04,B03,B02,B08.")
-@click.option("--imagenet", is_flag=True, help="Pixels are 0 to 255, scaled by the mean and deviation of ImageNet.")
-@click.option("--tile", help="Tile size in pixels.")
-@click.option("--overlap", help="Least overlap of neighbouring tiles in pixels [a quarter of the tile].")
-@click.option("--raw", type=click.Choice(["uint8", "uint16", "int16"]), help="Take raw pixels, and scale them in the graph.")
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), help="Numbers in the graph [fp32].")
-@click.option("--calibrate", multiple=True, help="Scenes that tell the ranges of int8, as --input of a run; repeatable.")
-@click.option(
-    "--verify", multiple=True, help="Scenes to compare with torch on [those of --calibrate, else noise]; repeatable."
+@export.command(
+    _EXPORT, cls=GroupedCommand, epilog="For an existing ONNX model: segpipe export attach MODEL.onnx --contract c.toml"
 )
-@click.option("--scene-bands", help="Bands of those scenes, counted from 1, such as 4,3,2.")
-@click.option("--prefix", help="What stands before the network's keys in the checkpoint [found].")
-@click.option("--score", help="Which output has the scores, where several could: its key, or its position from 0.")
-@click.option("--replace-head", is_flag=True, help="Begin the head anew, untrained, where its number of classes differs.")
-@click.option("--trust-pickle", is_flag=True, help="Load a pickle or program that can run code. Only from people you trust.")
-@click.option("--fixed-size", is_flag=True, help="Do not try to leave rows and columns free.")
-@click.option("--min-agreement", type=float, help="Least share of torch's labels [0.9999, fp16 0.999, int8 0.99].")
-@click.option("--max-difference", type=float, help="Largest difference of scores, relative to the largest [fp32 1e-4].")
-@click.option("--stac-mlm", type=PATH, help="Write a STAC item of the MLM extension there.")
-@click.option("--overwrite", is_flag=True, help="Replace the output.")
-@click.option("--verbose", "-v", is_flag=True, help="Show what torch and other libraries write, on stderr.")
+@click.argument("weights", type=PATH)
+@_NETWORK("--arch", help="torchvision:NAME, smp:NAME, transformers:FOLDER, bisenetv2 or unet.")
+@_NETWORK("--encoder", help="Encoder of a segmentation-models-pytorch network, such as resnet34.")
+@_NETWORK("--module", help="package.module:factory that builds your own network.")
+@_NETWORK("--option", "options", multiple=True, help="key=value for the constructor or factory; repeatable.")
+@_NETWORK("--prefix", help="Prefix of the network's keys in the checkpoint [detected].")
+@_NETWORK("--score", help="Output with the scores if the network has several: its key, or its position from 0.")
+@_NETWORK("--replace-head", is_flag=True, help="Replace the head by an untrained one if its number of classes differs.")
+@_NETWORK("--trust-pickle", is_flag=True, help="Load files that can run code. Only from people you trust.")
+@_MODEL("--classes", help="voc, cityscapes, ade20k, coco-stuff, or a TOML file with any keys of the contract.")
+@_MODEL("--bands", help="Names of the network's channels in order, such as B04,B03,B02,B08.")
+@_MODEL("--imagenet", is_flag=True, help="Pixels are 0 to 255, scaled by ImageNet's mean and standard deviation.")
+@_MODEL("--raw", type=click.Choice(["uint8", "uint16", "int16"]), help="Take raw pixels and scale them in the graph.")
+@_MODEL("--tile", help="Tile size in pixels.")
+@_MODEL("--overlap", help="Minimum overlap of neighbouring tiles in pixels [a quarter of the tile].")
+@_MODEL("--fixed-size", is_flag=True, help="Fix the model's input size to the tile.")
+@_OUTPUT("--output", "-o", type=PATH, required=True, help="The ONNX file to write.")
+@_OUTPUT("--precision", type=click.Choice(["fp32", "fp16", "int8"]), help="Number format of the graph [fp32].")
+@_OUTPUT("--stac-mlm", type=PATH, help="Also write a STAC item of the MLM extension to this file.")
+@_OUTPUT("--overwrite", is_flag=True, help="Replace an existing output.")
+@_CHECKS("--calibrate", multiple=True, help="Scenes that set the value ranges of int8, as --input of a run; repeatable.")
+@_CHECKS(
+    "--verify", multiple=True, help="Scenes for the comparison with torch [those of --calibrate, else noise]; repeatable."
+)
+@_CHECKS("--scene-bands", help="Bands of these scenes, counted from 1, such as 4,3,2.")
+@_CHECKS("--min-agreement", type=float, help="Minimum share of torch's labels [fp32 0.9999, fp16 0.999, int8 0.99].")
+@_CHECKS("--max-difference", type=float, help="Maximum difference of scores, relative to the largest score [fp32 1e-4].")
+@_MORE("--verbose", "-v", is_flag=True, help="Show the output of torch and other libraries on stderr.")
 def network(verbose: bool, **flags: Any) -> None:
     """Make an ONNX file of the network in WEIGHTS: a checkpoint, a transformers folder, or a program.
 
@@ -222,10 +242,10 @@ def _export(flags: dict[str, Any], verbose: bool) -> int:
 
 @export.command(short_help="Put a contract into an ONNX file that was made elsewhere.")
 @click.argument("model", type=PATH)
-@click.option("--contract", type=PATH, required=True, help="TOML file that says what the model needs.")
-@click.option("--output", "-o", type=PATH, help="A new file [the model itself].")
+@click.option("--contract", type=PATH, required=True, help="TOML file with the model's channels, scaling, tile and classes.")
+@click.option("--output", "-o", type=PATH, help="The file to write [MODEL itself].")
 def attach(model: Path, contract: Path, output: Path | None) -> None:
-    """Put a contract into MODEL, an ONNX file, once the two have been found to fit."""
+    """Check that a contract fits MODEL, an ONNX file, and put it into the file."""
     sys.exit(_guarded(lambda: _attach(model, contract, output), writes=True))
 
 
@@ -270,20 +290,18 @@ def _status(output: str, json: bool) -> int:
     return SOME_FAILED if found.failed or found.missing or found.problems or found.state == "died" else 0
 
 
-@main.command(short_help="Show what a model or a raster is, and what it would need.")
+@main.command(cls=GroupedCommand, short_help="Show what a model or a raster is, and what it would need.")
 @click.argument("file")
-@click.option("--model", "-m", type=PATH, help="For a raster: an ONNX model to lay on it.")
-@click.option("--contract", type=PATH, help="TOML file that says what the model needs and gives.")
-@click.option("--bands", help="Bands of the raster for the model's channels, counted from 1, such as 4,3,2.")
-@click.option("--nodata", help="Value of pixels without data, in place of the files' own; none: no value.")
-@click.option("--ignore-alpha/--no-ignore-alpha", default=None, help="Bands tagged alpha are none: they hold data.")
-@click.option("--crs", help="CRS of files whose own is missing or wrong: a code such as EPSG:32633, or WKT.")
-@click.option(
-    "--allow-remote-sources/--no-allow-remote-sources", default=None, help="Let a VRT of this machine ask servers."
-)
-@click.option("--tile", help="Tile size in pixels [the contract's].")
-@click.option("--overlap", help="Least overlap of neighbouring tiles in pixels [the contract's].")
-@click.option("--json", is_flag=True, help="Print one JSON object.")
+@_INPUT("--bands", help="Bands of the raster for the model's channels, counted from 1, such as 4,3,2.")
+@_INPUT("--nodata", help="Value of pixels without data, instead of the file's own; none: all pixels hold data.")
+@_INPUT("--ignore-alpha/--no-ignore-alpha", default=None, help="Treat alpha bands as data, not as masks.")
+@_INPUT("--crs", help="CRS if the file's own CRS is missing or wrong: a code such as EPSG:32633, or WKT.")
+@_INPUT("--allow-remote-sources/--no-allow-remote-sources", default=None, help="Let local VRT files read from servers.")
+@_MODEL("--model", "-m", type=PATH, help="ONNX model to check against the raster.")
+@_MODEL("--contract", type=PATH, help="TOML file with the model's channels, scaling, tile and classes.")
+@_TILES("--tile", help="Tile size in pixels [the contract's].")
+@_TILES("--overlap", help="Minimum overlap of neighbouring tiles in pixels [the contract's].")
+@_MORE("--json", is_flag=True, help="Print one JSON object.")
 def inspect(file: str, json: bool, **flags: Any) -> None:
     """Show what a model or a raster is, and what it would need; nothing is written.
 
@@ -309,29 +327,31 @@ def inspect(file: str, json: bool, **flags: Any) -> None:
         sys.exit(SOME_FAILED)
 
 
-@main.command(short_help="Measure what other tiles, overlaps, batches and precisions cost and give.")
+@main.command(cls=GroupedCommand, short_help="Measure the time and labels of other tiles, overlaps, batches and precisions.")
 @click.argument("model", type=PATH)
-@click.option("--input", "-i", multiple=True, help="Scenes to compare labels on, as --input of a run [noise]; repeatable.")
-@click.option("--also", multiple=True, type=PATH, help="Another file of the network, as its int8; repeatable.")
-@click.option("--contract", type=PATH, help="TOML file that says what the model needs and gives.")
-@click.option("--bands", help="Bands of the scenes for the model's channels, counted from 1, such as 4,3,2.")
-@click.option("--nodata", help="Value of pixels without data, in place of the scenes' own; none: no value.")
-@click.option("--ignore-alpha", is_flag=True, help="Bands tagged alpha are none: they hold data.")
-@click.option("--crs", help="CRS of files whose own is missing or wrong: a code such as EPSG:32633, or WKT.")
-@click.option("--blend", type=click.Choice(BLENDS), help="Weights of a tile towards its edges [gaussian].")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where the model runs [auto].")
-@click.option(
-    "--tile", "tiles", multiple=True, type=int, help="Measure this tile [the contract's, twice, half]; repeatable."
+@_INPUT("--input", "-i", multiple=True, help="Scenes on which labels are compared, as --input of a run [noise]; repeatable.")
+@_INPUT("--bands", help="Bands of the scenes for the model's channels, counted from 1, such as 4,3,2.")
+@_INPUT("--nodata", help="Value of pixels without data, instead of the scenes' own; none: all pixels hold data.")
+@_INPUT("--ignore-alpha", is_flag=True, help="Treat alpha bands as data, not as masks.")
+@_INPUT("--crs", help="CRS of files whose own CRS is missing or wrong: a code such as EPSG:32633, or WKT.")
+@_MODEL("--also", multiple=True, type=PATH, help="Another file of the same network, such as int8; repeatable.")
+@_MODEL("--contract", type=PATH, help="TOML file with the model's channels, scaling, tile and classes.")
+@_TILES("--tile", "tiles", multiple=True, type=int, help="Tile size to measure [the contract's, double, half]; repeatable.")
+@_TILES(
+    "--overlap",
+    "overlaps",
+    multiple=True,
+    type=int,
+    help="Overlap to measure [1/4, 1/8, 1/16 and 0 of the tile]; repeatable.",
 )
-@click.option("--overlap", "overlaps", multiple=True, type=int, help="Measure this overlap [1/4 to 0 of it]; repeatable.")
-@click.option(
-    "--batch", "batches", multiple=True, type=int, help="Measure this batch [1, 2, 4; on a GPU 8 to 32]; repeatable."
-)
-@click.option("--seconds", type=float, help="Time to spend; what does not fit is left out [90].")
-@click.option("--min-agreement", type=float, help="Least share of equal labels of what is advised [0.99].")
-@click.option("--json", is_flag=True, help="Print one JSON object.")
+@_TILES("--batch", "batches", multiple=True, type=int, help="Batch to measure [1, 2, 4; on a GPU 8, 16, 32]; repeatable.")
+@_TILES("--blend", type=click.Choice(BLENDS), help="How the weight of a tile falls towards its edges [gaussian].")
+@_WHERE("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Device for the model [auto].")
+@_MORE("--seconds", type=float, help="Time to spend; choices that do not fit are left out [90].")
+@_MORE("--min-agreement", type=float, help="Minimum share of equal labels of the recommended choice [0.99].")
+@_MORE("--json", is_flag=True, help="Print one JSON object.")
 def tune(json: bool, **flags: Any) -> None:
-    """Measure what other tiles, overlaps, batches and precisions of MODEL cost in time and in labels; nothing is written.
+    """Measure the time and the labels of other tiles, overlaps, batches and precisions of MODEL; nothing is written.
 
     Ends with 1 where no choice gives as many equal labels as --min-agreement asks for.
     """
@@ -359,8 +379,8 @@ def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
     from segpipe.terminal import progress as terminal
 
     prepared = prepare(load_settings(config, flags), look=dry_run, age=age())
-    for line in terminal.settings_lines(prepared):
-        echo(line, err=True)
+    for line in terminal.settings_lines(prepared, everything=logging.getLogger("segpipe").isEnabledFor(logging.INFO)):
+        echo(printable(line), err=True)
     if dry_run:
         terminal.print_plan(prepared)
         terminal.print_left_out(prepared)
@@ -377,4 +397,4 @@ def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="segpipe")

@@ -28,6 +28,7 @@ from segpipe.messages.printable import printable, printable_json
 from segpipe.messages.redact import cleaned
 from segpipe.pipeline.memory import worker_memory
 from segpipe.results.records import records
+from segpipe.settings import Settings
 from segpipe.terminal.totals import Totals, areas_table
 from segpipe.timing.report import Profile
 
@@ -136,16 +137,15 @@ def watcher(prepared: Prepared) -> Lines:
 
 
 def conclude(prepared: Prepared, summary: Summary) -> None:
-    """Print totals, areas and the files to open: as a table in a terminal, as lines elsewhere."""
-    output = prepared.run.output
-    totals = _totals_line(summary)
+    """Print counts of cases, areas per class and where to look: with a table in a terminal, as lines elsewhere."""
+    totals, where = _totals_line(summary), _where_line(prepared, summary)
     if sys.stdout.isatty():
         terminal = console()
-        terminal.print(areas_table(records(output, summary.good)))
-        terminal.print(totals)
-        terminal.print(words(f"open {output.path('areas.csv')} and the masks beside it"))
+        terminal.print(areas_table(records(prepared.run.output, summary.good)))
+        for line in (totals, where):
+            terminal.print(words(line))
         return
-    for line in (totals, *_areas_line(prepared, summary), _where_line(prepared, summary)):
+    for line in (totals, *_areas_line(prepared, summary), where):
         say(stamped(line))
 
 
@@ -160,13 +160,25 @@ def _totals_line(summary: Summary) -> str:
 
 
 def _areas_line(prepared: Prepared, summary: Summary) -> Iterator[str]:
-    """Areas per class, if there are few enough classes and cases."""
+    """Areas per class over all cases that have a mask."""
     cases = summary.ledger.count(State.DONE) + summary.ledger.count(State.SKIPPED)
-    if not 0 < cases <= ADDED_UP or len(prepared.run.model.contract.mask_classes) > LINE_CLASSES:
-        return
-    totals = Totals.over(records(prepared.run.output, summary.good))
-    if totals.classes:
-        yield "areas: " + ", ".join(f"{name} {totals.text(name)}" for name, one in totals.classes.items() if one.pixels)
+    if cases > ADDED_UP:
+        yield f"areas: not added up for more than {ADDED_UP:,} cases"
+    elif cases and (text := largest(Totals.over(records(prepared.run.output, summary.good)))):
+        yield f"areas: {text}"
+
+
+def largest(totals: Totals) -> str:
+    """Areas of the classes that occur, in the contract's order, and nodata; of many classes, those of the largest."""
+    there = {name: one for name, one in totals.classes.items() if one.pixels and name != "nodata"}
+    shown = list(there)
+    if len(there) > LINE_CLASSES:
+        shown = sorted(there, key=lambda name: (-there[name].area * totals.measured, -there[name].pixels))[:LINE_CLASSES]
+    texts = [f"{name} {totals.text(name)}" for name in shown]
+    texts += [f"{more} smaller classes"] if (more := len(there) - len(shown)) else []
+    nodata = totals.classes.get("nodata")
+    texts += [f"nodata {totals.text('nodata')}"] if nodata and nodata.pixels else []
+    return ", ".join(texts)
 
 
 def _where_line(prepared: Prepared, summary: Summary) -> str:
@@ -177,8 +189,8 @@ def _where_line(prepared: Prepared, summary: Summary) -> str:
 LINE_CLASSES = 8
 """Most classes whose areas are printed in one line."""
 
-ADDED_UP = 500
-"""Most cases for which that line is printed, since it reads their records again."""
+ADDED_UP = 10_000
+"""Most cases for which that line is printed: it reads their records again, about a second for so many."""
 
 
 def print_profile(summary: Summary) -> None:
@@ -367,14 +379,55 @@ def _memory_line(prepared: Prepared) -> Iterator[str]:
         )
 
 
-def settings_lines(prepared: Prepared) -> list[str]:
-    """The resolved settings, for stderr."""
+def settings_lines(prepared: Prepared, *, everything: bool = False) -> list[str]:
+    """Settings for stderr: one line with model, place and what differs from the defaults; or a line for each setting."""
+    if everything:
+        return [f"{key} = {value}" for key, value in _resolved(prepared).items()]
     run = prepared.run
-    resolved = run.settings.model_dump(mode="json") | run.label_settings
-    resolved |= {
-        "batch": run.model.batch,
-        "device": f"{run.model.device} ({run.model.device_reason})",
-        "workers": prepared.plan.workers,
-    }
-    resolved |= {"contract": run.model.contract_origin}
-    return [f"{key} = {value}" for key, value in resolved.items()]
+    chosen = [f"{key} = {_shown(value)}" for key, value in _chosen(run.settings).items()]
+    device = f"device {run.model.device} ({run.model.device_reason})"
+    head = f"model {run.model.path}, {device}, {_where(prepared)}, output {run.output}"
+    return ["; ".join([head, *chosen])]
+
+
+def _resolved(prepared: Prepared) -> dict[str, Any]:
+    """Every setting, with the values that the contract and the machine gave."""
+    run = prepared.run
+    return (
+        run.settings.model_dump(mode="json")
+        | run.label_settings
+        | {
+            "batch": run.model.batch,
+            "device": f"{run.model.device} ({run.model.device_reason})",
+            "workers": prepared.plan.workers,
+            "contract": run.model.contract_origin,
+        }
+    )
+
+
+IN_HEAD = {"input", "model", "output", "device", "executor", "workers", "scheduler", "cluster"}
+"""Settings that the line names in its own words, and the input, whose cases are listed."""
+
+
+def _chosen(settings: Settings) -> dict[str, Any]:
+    """Settings that differ from the defaults."""
+    return settings.model_dump(mode="json", exclude_defaults=True, exclude=IN_HEAD)
+
+
+def _shown(value: Any) -> str:
+    """
+    >>> _shown([512, 256]), _shown(True), _shown("linear")
+    ('512,256', 'true', 'linear')
+    """
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _where(prepared: Prepared) -> str:
+    """The processes that do the work."""
+    settings, count = prepared.run.settings, prepared.plan.workers
+    if settings.executor == "serial":
+        return "in this process"
+    place = settings.scheduler or settings.cluster
+    return f"{count} worker{'s' * (count != 1)}" + (f" of {place}" if place else "")

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import platform
 import pty
 import re
 import select
@@ -21,6 +22,11 @@ import rasterio
 from command import invoke
 from networks import Network, contract, local, pixelwise
 from onnx import TensorProto
+
+from segpipe import __version__
+from segpipe.results.records import versions
+from segpipe.settings import Settings
+from segpipe.terminal.versions import version_lines
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 SERIAL = ("--executor", "serial", "--device", "cpu")
@@ -390,9 +396,50 @@ def test_help_is_quick(arguments, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True, cwd=tmp_path)
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
     assert "click" in imported
-    assert not imported & {"onnxruntime", "onnx", "rasterio", "pyproj", "dask", "distributed", "rich", "torch"}
+    heavy = {"onnxruntime", "onnx", "rasterio", "pyproj", "dask", "distributed", "rich", "torch"}
+    assert not imported & heavy - ({"rasterio"} if "--version" in arguments else set())  # which knows GDAL's version
     if "run" in arguments:
         assert all(flag in done.stdout for flag in ("--input", "--model", "--output", "--config", "--overlap", "--dry-run"))
+
+
+def test_the_version_names_what_a_run_computes_with(segpipe):
+    code, out, _ = outcome(segpipe("--version"))
+    runtime = next(name for name in ("onnxruntime-gpu", "onnxruntime") if name in versions())
+    runtime = f"{versions()[runtime]} ({runtime})"
+    assert code == 0
+    assert out.splitlines() == version_lines()
+    assert out.splitlines() == [
+        f"segpipe {__version__}",
+        f"Python {platform.python_version()}, ONNX Runtime {runtime}, GDAL {rasterio.__gdal_version__}",
+    ]
+
+
+def test_python_m_segpipe_is_called_segpipe():
+    command = [sys.executable, "-m", "segpipe", "run", "--nothing"]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (told.returncode, told.stderr.splitlines()[0]) == (2, "Usage: segpipe run [OPTIONS]")
+
+
+def test_the_shell_completes_flags(segpipe_process, tmp_path):
+    asked = {"_SEGPIPE_COMPLETE": "bash_complete", "COMP_WORDS": "segpipe run --bl", "COMP_CWORD": "2"}
+    told = segpipe_process(env={**os.environ, **asked})
+    assert told.stdout.split() == ["plain,--blend", "plain,--blend-on"]
+
+
+def test_one_line_has_the_settings_that_are_not_defaults(segpipe, scenes):
+    told = segpipe(
+        "run", "-i", "in", "-m", "m.onnx", "-o", "out", *SERIAL, "--blend", "linear", "--tile", 32, "--overlap", 8
+    )
+    (line,) = [line for line in told.stderr.splitlines() if not line.startswith("note: ")]
+    assert re.fullmatch(
+        r"model m\.onnx, device cpu \(.*\), in this process, output out; tile = 32; overlap = 8; blend = linear", line
+    )
+    workers = segpipe("run", "-i", "in", "-m", "m.onnx", "-o", "out", "--workers", 1, "--dry-run").stderr
+    assert re.fullmatch(r"model m\.onnx, device cpu \(.*\), 1 worker, output out\n", workers)
+    everything = segpipe("run", "-i", "in", "-m", "m.onnx", "-o", "out", *SERIAL, "--dry-run", "-v").stderr
+    keys = re.findall(r"(?m)^(\w+) = ", everything)
+    assert set(Settings.model_fields) <= set(keys)
+    assert set(Settings.model_fields) <= set(run_json(scenes.parent / "out")["settings"])
 
 
 def test_nothing_of_this_needs_a_terminal(scenes, segpipe):
@@ -529,6 +576,10 @@ def test_a_model_of_integers_refuses_floats_case_by_case(raster, segpipe, tmp_pa
 
 ENDING = """
 import os, signal, sys, time
+from segpipe.settings import Settings
+from segpipe.terminal.versions import version_lines
+from segpipe.results.records import versions
+from segpipe import __version__
 from segpipe.process import signals
 from segpipe.jobs.tasks import Halt
 

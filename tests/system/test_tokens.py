@@ -173,7 +173,7 @@ def test_a_vrt_over_signed_urls_is_done_once(site, run, tmp_path):
 def test_settings_and_journal_hold_none(site, tmp_path, capsys):
     flags = {"input": (f"{site}/a.tif?sig=SECRET",), "model": tmp_path / "m.onnx", "output": tmp_path / "out"}
     prepared = prepare(load_settings(None, flags | {"device": "cpu"}))
-    for line in settings_lines(prepared):
+    for line in (*settings_lines(prepared), *settings_lines(prepared, everything=True)):
         echo(line)
     assert "SECRET" not in capsys.readouterr().out
     with Journal(tmp_path / "l", Silent()) as journal:

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import logging
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.util import find_spec
 from types import SimpleNamespace
 
@@ -29,7 +29,7 @@ from segpipe.results.tables import write_areas
 from segpipe.settings import load_settings
 from segpipe.storage.folder import Folder
 from segpipe.terminal import progress
-from segpipe.terminal.totals import areas_table
+from segpipe.terminal.totals import Totals, areas_table
 from segpipe.tune.show import _print
 
 RANGES = ((0, 32), (127, 160), (0x202A, 0x202F), (0x2066, 0x206A))
@@ -79,6 +79,32 @@ def printed(capsys, table, width: int = 200) -> str:
 def test_classes_that_look_like_markup_stand_in_the_table(capsys):
     text = printed(capsys, areas_table([record("a", *MARKUP)]))
     assert all(name in text for name in MARKUP)
+
+
+def classes_of(sizes: list[float]) -> list[dict]:
+    """Rows of ``areas.csv`` in hectares, and one of nodata."""
+    names = [*(f"c{n}" for n in range(len(sizes))), "nodata"]
+    rows = zip(names, [*sizes, 500.0], strict=True)
+    return [
+        {"class_id": 0, "class_name": n, "pixels": int(a * 100), "area": a, "unit": "ha", "share": None} for n, a in rows
+    ]
+
+
+def line_of(sizes: list[float]) -> str:
+    one = replace(
+        record("a"), valid=Amount(int(sum(sizes) * 100), sum(sizes), "ha"), statistics={"areas": classes_of(sizes)}
+    )
+    return progress.largest(Totals.over([one]))
+
+
+def test_a_line_has_the_areas_of_all_classes_in_their_order():
+    assert line_of([1, 0, 3]) == "c0 1.0 ha (25.0%), c2 3.0 ha (75.0%), nodata 500.0 ha"
+
+
+def test_of_many_classes_a_line_has_the_largest():
+    text = line_of([float(n) for n in range(1, 11)])
+    largest = [f"c{n} {n + 1}.0 ha ({(n + 1) / 55:.1%})" for n in range(9, 1, -1)]
+    assert text == ", ".join([*largest, "2 smaller classes", "nodata 500.0 ha"])
 
 
 class Planned:
@@ -176,7 +202,11 @@ def test_a_whole_run_over_evil_names(raster, tmp_path, capsys, monkeypatch):
     with progress.Lines(plan) as watcher:
         summary = carry_out(plan, watcher)
     progress.conclude(plan, summary)
-    for line in (*progress.settings_lines(plan), *progress.note_lines(plan)):
+    for line in (
+        *progress.settings_lines(plan),
+        *progress.settings_lines(plan, everything=True),
+        *progress.note_lines(plan),
+    ):
         console.echo(line)
     lines_of(capsys.readouterr().out)
     with monkeypatch.context() as patch:

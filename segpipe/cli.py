@@ -290,20 +290,20 @@ def _status(output: str, json: bool) -> int:
     return SOME_FAILED if found.failed or found.missing or found.problems or found.state == "died" else 0
 
 
-@main.command(cls=GroupedCommand, short_help="Show what a model or a raster is, and what it would need.")
+@main.command(cls=GroupedCommand, short_help="Show what a model, a raster or a volume is, and what it would need.")
 @click.argument("file")
 @_INPUT("--bands", help="Bands of the raster for the model's channels, counted from 1, such as 4,3,2.")
 @_INPUT("--nodata", help="Value of pixels without data, instead of the file's own; none: all pixels hold data.")
 @_INPUT("--ignore-alpha/--no-ignore-alpha", default=None, help="Treat alpha bands as data, not as masks.")
 @_INPUT("--crs", help="CRS if the file's own CRS is missing or wrong: a code such as EPSG:32633, or WKT.")
 @_INPUT("--allow-remote-sources/--no-allow-remote-sources", default=None, help="Let local VRT files read from servers.")
-@_MODEL("--model", "-m", type=PATH, help="ONNX model to check against the raster.")
+@_MODEL("--model", "-m", type=PATH, help="ONNX model to check against the raster or volume.")
 @_MODEL("--contract", type=PATH, help="TOML file with the model's channels, scaling, tile and classes.")
 @_TILES("--tile", help="Tile size in pixels [the contract's].")
 @_TILES("--overlap", help="Minimum overlap of neighbouring tiles in pixels [the contract's].")
 @_MORE("--json", is_flag=True, help="Print one JSON object.")
 def inspect(file: str, json: bool, **flags: Any) -> None:
-    """Show what a model or a raster is, and what it would need; nothing is written.
+    """Show what a model, a raster or a volume is, and what it would need; nothing is written.
 
     Ends with 1 where segpipe run would refuse FILE: what is known is printed, and why on stderr.
     """

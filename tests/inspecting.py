@@ -7,7 +7,7 @@ from typing import Any
 from click.testing import CliRunner, Result
 
 from segpipe.cli import main
-from segpipe.inspect.facts import ModelFacts, RasterFacts
+from segpipe.inspect.facts import ModelFacts, RasterFacts, VolumeFacts
 from segpipe.inspect.file import inspect_file
 from segpipe.settings import Settings, load_settings
 
@@ -51,4 +51,10 @@ def model_facts(path: Path, **flags: Any) -> ModelFacts:
 def raster_facts(path: Path, **flags: Any) -> RasterFacts:
     facts = inspect_file(settings(path, **flags))
     assert isinstance(facts, RasterFacts)
+    return facts
+
+
+def volume_facts(path: Path, **flags: Any) -> VolumeFacts:
+    facts = inspect_file(settings(path, **flags))
+    assert isinstance(facts, VolumeFacts)
     return facts

@@ -1,1 +1,1 @@
-"""What a model or a raster is, and what it would need, gathered without a run."""
+"""What a model, a raster or a volume is, and what it would need, gathered without a run."""

@@ -1,4 +1,4 @@
-"""What is known of a model or a raster, as values that JSON can take."""
+"""What is known of a model, a raster or a volume, as values that JSON can take."""
 
 import json
 import math
@@ -158,7 +158,85 @@ class RasterFacts:
     """Why ``segpipe run`` would refuse it."""
 
 
-Facts = ModelFacts | RasterFacts
+@dataclass(frozen=True)
+class VoxelValues:
+    """The valid voxels of a volume, with slope and intercept applied."""
+
+    share: float
+    """Share of valid voxels."""
+    voxels: int
+    """Number of voxels that were read; all voxels of the volume unless it is very large."""
+    min: float | None
+    """Smallest valid value; None if there is no valid voxel."""
+    max: float | None
+    mean: float | None
+    std: float | None
+
+
+@dataclass(frozen=True)
+class VolumeNeeds:
+    """Keys of a contract for a model that takes this volume as it is; axes slowest first, as the file stores them."""
+
+    channels: int
+    layout: str
+    spacing: list[float] | None
+    """Voxel size in mm, to four digits."""
+    orientation: str | None
+    pixel: str
+    """``physical`` if the file has a slope or an intercept, else ``stored``."""
+
+
+@dataclass(frozen=True)
+class VolumeFit:
+    """A volume under a model; axes in the order of the network's input."""
+
+    model: str
+    contract_origin: str
+    orientation: str | None
+    """Directions of the network's axes."""
+    wanted_spacing: list[float] | None
+    """The contract's spacing in mm, of the last axes if it has fewer than the volume."""
+    resampled: bool
+    shape: list[int]
+    """Voxels per axis of the network's grid, after resampling."""
+    tile: list[int]
+    grid: list[int]
+    """Windows per axis."""
+    windows: int
+    memory_mb: float
+    """Expected memory of one worker on the CPU."""
+
+
+@dataclass(frozen=True)
+class VolumeFacts:
+    """A volume, what it would need, and how a model fits it."""
+
+    kind: Literal["volume"]
+    file: str
+    format: str
+    files: list[str]
+    shape: list[int]
+    """Voxels per axis, slowest first, as the file stores them."""
+    spacing: list[float] | None
+    """Distance between neighbours along each axis, in ``unit``."""
+    unit: str
+    orientation: str | None
+    """Side of the body towards which each index increases, in the order of ``shape``."""
+    affine: list[list[float]] | None
+    """From an index of these axes to x, y, z."""
+    dtype: str
+    slope: float
+    intercept: float
+    values: VoxelValues | None
+    """None if the voxels cannot be read."""
+    needs: VolumeNeeds
+    fit: VolumeFit | None
+    notes: list[str]
+    error: str | None
+    """Why ``segpipe run`` would refuse it."""
+
+
+Facts = ModelFacts | RasterFacts | VolumeFacts
 
 
 def as_json(facts: Facts) -> str:

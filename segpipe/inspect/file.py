@@ -1,4 +1,4 @@
-"""Whether a file is a model or a raster, and the facts of it."""
+"""Whether a file is a model, a raster or a volume, and the facts of it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +12,7 @@ from segpipe.formats.registry import RASTER, by_suffix, format_of
 from segpipe.inspect.facts import Facts
 from segpipe.inspect.model import inspect_model
 from segpipe.inspect.raster import inspect_raster
+from segpipe.inspect.volume import inspect_volume
 from segpipe.network.spec import read_model
 from segpipe.settings import Settings
 from segpipe.storage.bucket import is_remote, plain_path
@@ -27,6 +28,9 @@ def inspect_file(settings: Settings) -> Facts:
     (file,) = settings.input
     alone = settings.model == Path(file)
     file = plain_path(file) if Path(file).is_file() else file
+    if _is_volume(file):
+        _refuse_without_model(file, settings, alone, "a volume")
+        return inspect_volume(file, settings, None if alone else settings.model)
     with gdal_options():
         if _is_model(file):
             _refuse(
@@ -38,13 +42,17 @@ def inspect_file(settings: Settings) -> Facts:
                     "--nodata": settings.nodata is not None,
                     "--ignore-alpha": settings.ignore_alpha,
                 },
-                "a raster is inspected, and this is a model: leave it out",
+                "a raster or a volume is inspected, and this is a model: leave it out",
             )
             return inspect_model(settings)
-        if alone:
-            flags = {"--contract": settings.contract, "--tile": settings.tile, "--overlap": settings.overlap}
-            _refuse(file, flags, "a model is given, and this is a raster alone: give --model")
+        _refuse_without_model(file, settings, alone, "a raster")
         return inspect_raster(file, settings, None if alone else settings.model)
+
+
+def _refuse_without_model(file: str, settings: Settings, alone: bool, what: str) -> None:
+    if alone:
+        flags = {"--contract": settings.contract, "--tile": settings.tile, "--overlap": settings.overlap}
+        _refuse(file, flags, f"a model is given, and this is {what} alone: give --model")
 
 
 def _refuse(file: str, flags: Mapping[str, Any], rule: str) -> None:
@@ -54,14 +62,15 @@ def _refuse(file: str, flags: Mapping[str, Any], rule: str) -> None:
             raise SettingsError(f"{file}: {flag} counts where {rule}")
 
 
+def _is_volume(file: str) -> bool:
+    """Whether a file of this machine has a suffix of a format other than rasters."""
+    return Path(file).is_file() and format_of(file) != RASTER
+
+
 def _is_model(file: str) -> bool:
     """By suffix where that tells; else by opening, GDAL first, for it reads a header only."""
     path = Path(file)
     suffix = path.suffix.lower()
-    if path.is_file() and format_of(file) != RASTER:
-        raise InputError(
-            f"inspect takes an ONNX model or a raster, got {file}: segpipe run --dry-run shows how a model fits"
-        )
     if is_remote(file) or suffix == ".onnx" or (path.is_file() and suffix in by_suffix()):
         return suffix == ".onnx"
     if not path.is_file():
@@ -84,7 +93,7 @@ def _opens_as_model(path: Path) -> Literal[True]:
         read_model(path)
     except ModelError:
         raise InputError(
-            f"inspect takes an ONNX model or a raster, and {path} opens as neither: "
+            f"inspect takes an ONNX model, a raster or a volume, and {path} opens as none of them: "
             + (told(path) or f"rasters are {', '.join(DRIVERS)}")
         ) from None
     return True

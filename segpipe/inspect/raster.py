@@ -1,7 +1,6 @@
 """What GDAL and segpipe see in a raster, and with a model how it fits."""
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +9,7 @@ from pyproj.exceptions import CRSError
 from rasterio.enums import ColorInterp
 from rasterio.io import DatasetReader
 
-from segpipe.contract import Contract, parse_contract
-from segpipe.errors import SourceError, case_errors
+from segpipe.errors import SourceError
 from segpipe.formats.cases import Case
 from segpipe.formats.raster.confine import confined
 from segpipe.formats.raster.gdal import gdal_errors, open_raster, stays_here
@@ -22,9 +20,9 @@ from segpipe.geometry.raster_grid import RasterGrid, crs_notes, place_of, read_g
 from segpipe.inspect.facts import Band, Fit, Needs, RasterFacts
 from segpipe.inspect.fit import laid
 from segpipe.inspect.pixels import valid_share
-from segpipe.network.spec import ModelSpec, read_model, read_spec
+from segpipe.inspect.under import any_contract, noting, spec_of
+from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.findings import findings_of, refuse_far
-from segpipe.pipeline.model_check import try_out
 from segpipe.pipeline.opening import open_sheet
 from segpipe.settings import Settings
 
@@ -42,40 +40,24 @@ def inspect_raster(file: str, settings: Settings, model: Path | None) -> RasterF
         with gdal_errors(SourceError, f"{file} cannot be read"):  # first: rasterio raises an error of pixels again later
             seen = _raster_facts(dataset, read_grid(dataset, settings.crs))
             place_notes = _place_notes(dataset, settings.crs)
-        spec = None if model is None else _spec(settings, errors)  # before pixels are read: see ModelSpec.network_mb
+        spec = None if model is None else spec_of(settings, errors)  # before pixels are read: see ModelSpec.network_mb
         fit, notes = (None, place_notes) if spec is None else _fit(file, settings, spec, errors)
-        contract = spec.contract if spec and fit else _any_contract(len(settings.bands or ()) or seen.needs.channels)
+        contract = spec.contract if spec and fit else any_contract(len(settings.bands or ()) or seen.needs.channels)
         valid = None
         if spec is None:
-            with _noting(errors, file), closing(RasterSource(file, contract, settings.overrides)) as source:
+            with noting(errors, file), closing(RasterSource(file, contract, settings.overrides)) as source:
                 notes = list(dict.fromkeys([*notes, *source.notes]))
-        with _noting(errors, file):
+        with noting(errors, file):
             valid = valid_share(dataset, contract, settings.overrides)
         return replace(seen, valid=valid, fit=fit, notes=notes, error=next(iter(errors), None))
-
-
-@contextmanager
-def _noting(errors: list[str], file: str) -> Iterator[None]:
-    """Note an error in the words of a run, and go on with the next fact."""
-    with case_errors(file) as failed:
-        yield
-    if failed.error is not None:
-        errors.append(str(failed.error))
-
-
-def _spec(settings: Settings, errors: list[str]) -> ModelSpec | None:
-    read_model(settings.model)
-    with _noting(errors, str(settings.model)):
-        return try_out(read_spec(settings))
-    return None
 
 
 def _fit(file: str, settings: Settings, spec: ModelSpec, errors: list[str]) -> tuple[Fit | None, list[str]]:
     """How a model lies on a raster, and what a run would note; errors are noted, too."""
     fit, notes = None, []
-    with _noting(errors, file), closing(RasterSource(file, spec.contract, settings.overrides)) as source:
+    with noting(errors, file), closing(RasterSource(file, spec.contract, settings.overrides)) as source:
         fit = laid(file, source, spec, settings)
-    with _noting(errors, file):
+    with noting(errors, file):
         case = Case(Path(file).stem, file)
         opened, sheet = open_sheet(case, spec, settings.overrides)
         notes = list(sheet.notes)
@@ -89,12 +71,6 @@ def _fit(file: str, settings: Settings, spec: ModelSpec, errors: list[str]) -> t
 def colours(dataset: DatasetReader) -> list[int]:
     """Bands that are not alpha, counted from 1."""
     return [i for i, c in enumerate(dataset.colorinterp, 1) if c is not ColorInterp.alpha]
-
-
-def _any_contract(channels: int) -> Contract:
-    """One that takes any bands: opening a raster under it makes the checks of a run that need no model."""
-    values = {"channels": max(1, channels), "normalize": "none", "activation": "none"}
-    return parse_contract({"version": 1, **values, "classes": [{"id": 0, "name": "any"}]}, "inspect")
 
 
 def _raster_facts(dataset: DatasetReader, grid: RasterGrid) -> RasterFacts:

@@ -1,8 +1,9 @@
 """Facts in a terminal."""
 
-from segpipe.inspect.facts import Facts, ModelFacts
+from segpipe.inspect.facts import Facts, ModelFacts, RasterFacts
 from segpipe.inspect.show_model import print_model
 from segpipe.inspect.show_raster import print_raster
+from segpipe.inspect.show_volume import print_volume
 from segpipe.messages.console import console
 
 
@@ -11,5 +12,7 @@ def print_facts(facts: Facts) -> None:
     terminal = console()
     if isinstance(facts, ModelFacts):
         print_model(terminal, facts)
-    else:
+    elif isinstance(facts, RasterFacts):
         print_raster(terminal, facts)
+    else:
+        print_volume(terminal, facts)

@@ -12,7 +12,7 @@ HEAD = 1024
 
 NEITHER = "this version takes rasters, pictures and NIfTI volumes"
 NAMED = "rename it so that its name ends with .nii, or with .nii.gz where it is packed"
-TAKEN = "segpipe run labels it; nothing else takes volumes yet"
+TAKEN = "segpipe run labels it, and segpipe inspect shows what it is"
 PAIRED = "convert both files to one .nii, as with nibabel.save(nibabel.load('FILE'), 'out.nii')"
 VOLUME = f"which is not supported yet: {NEITHER}; convert it to .nii.gz, as with dcm2niix or SimpleITK"
 TRANSLATE = "convert it: gdal_translate FILE out.tif"

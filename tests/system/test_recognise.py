@@ -333,4 +333,6 @@ def test_a_pipe_in_a_folder_costs_only_itself(raster, segpipe, tmp_path):
 def test_a_volume_under_its_own_name_is_not_to_be_renamed(tmp_path):
     for name, data in (("a.nii", nifti()), ("b.NII.gz", gzip.compress(nifti()))):
         (tmp_path / name).write_bytes(data)
-        assert told(tmp_path / name).endswith("is a NIfTI volume: segpipe run labels it; nothing else takes volumes yet")
+        assert told(tmp_path / name).endswith(
+            "is a NIfTI volume: segpipe run labels it, and segpipe inspect shows what it is"
+        )

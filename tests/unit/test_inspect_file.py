@@ -15,10 +15,14 @@ def text(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "make", "words"),
     [
-        ("x.bin", text, "takes an ONNX model or a raster, and .*x.bin opens as neither: rasters are GTiff, VRT"),
+        (
+            "x.bin",
+            text,
+            "takes an ONNX model, a raster or a volume, and .*x.bin opens as none of them: rasters are GTiff",
+        ),
         ("x.onnx", text, "x.onnx is not an ONNX file"),
         ("x.tif", text, "x.tif cannot be opened: .*not recognized"),
-        ("x.nii.gz", text, "takes an ONNX model or a raster, got .*x.nii.gz: segpipe run --dry-run shows how a model fits"),
+        ("x.nii.gz", text, "x.nii.gz is no NIfTI file: its first number must be 348 or 540"),
         ("x.tif", lambda path: path, "takes one file that exists, got .*x.tif"),
         ("x", lambda path: path.mkdir() or path, "takes one file that exists, got the folder .*x"),
     ],
@@ -42,8 +46,8 @@ def test_what_it_is_shows_whatever_the_suffix(tmp_path):
     [
         ((SCENE, "--tile", "64"), "--tile counts where a model is given"),
         ((SCENE, "--contract", "c.toml"), "--contract counts where a model is given"),
-        ((EXAMPLE, "--bands", "1"), "--bands counts where a raster is inspected"),
-        ((EXAMPLE, "--model", "m.onnx"), "--model counts where a raster is inspected"),
+        ((EXAMPLE, "--bands", "1"), "--bands counts where a raster or a volume is inspected"),
+        ((EXAMPLE, "--model", "m.onnx"), "--model counts where a raster or a volume is inspected"),
         ((SCENE, "--bands", "0"), "bands are counted from 1"),
         ((SCENE, "--model", "m.onnx"), "the model must exist, got m.onnx"),
     ],

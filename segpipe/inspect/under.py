@@ -1,0 +1,38 @@
+"""What the inspections of rasters and of volumes share: errors as facts, the model, and a contract that takes any file."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from segpipe.contract import Contract, parse_contract
+from segpipe.errors import case_errors
+from segpipe.network.spec import ModelSpec, read_model, read_spec
+from segpipe.pipeline.model_check import try_out
+from segpipe.settings import Settings
+
+
+@contextmanager
+def noting(errors: list[str], file: str) -> Iterator[None]:
+    """Add an error to ``errors``, in the words of a run, and continue with the next fact."""
+    with case_errors(file) as failed:
+        yield
+    if failed.error is not None:
+        errors.append(str(failed.error))
+
+
+def spec_of(settings: Settings, errors: list[str]) -> ModelSpec | None:
+    """The model, tried out; None, with its error added to ``errors``, if a run would refuse it.
+
+    Raises:
+        ModelError: it is not an ONNX file.
+    """
+    read_model(settings.model)
+    with noting(errors, str(settings.model)):
+        return try_out(read_spec(settings))
+    return None
+
+
+def any_contract(channels: int, **terms: Any) -> Contract:
+    """A contract that takes any pixels, so that a file is opened with the checks of a run that need no model."""
+    values = {"channels": max(1, channels), "normalize": "none", "activation": "none", **terms}
+    return parse_contract({"version": 1, **values, "classes": [{"id": 0, "name": "any"}]}, "inspect")

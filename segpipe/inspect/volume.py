@@ -1,0 +1,157 @@
+"""What segpipe sees in a volume of any format, and how a model fits it."""
+
+import math
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.formats.cases import Case
+from segpipe.formats.registry import environment, format_of, open_path
+from segpipe.formats.source import Source
+from segpipe.geometry.grid import METRES
+from segpipe.geometry.windows import Window
+from segpipe.inspect.facts import VolumeFacts, VolumeFit, VolumeNeeds, VoxelValues
+from segpipe.inspect.under import any_contract, noting, spec_of
+from segpipe.jobs.plan import Plan, as_planned, memory_mb
+from segpipe.network.spec import ModelSpec
+from segpipe.pipeline.findings import findings_of, refuse_far
+from segpipe.pipeline.opening import Sheet, open_sheet
+from segpipe.process.machine import processors
+from segpipe.results.records import Run
+from segpipe.settings import Settings
+
+READ_AT_ONCE = 2**22
+"""Voxels per read, if a plane has no more."""
+
+MOST_READ = 2**30
+"""Voxels that are read for their values: some seconds. Of a larger volume, planes at equal distances are read."""
+
+
+def inspect_volume(file: str, settings: Settings, model: Path | None) -> VolumeFacts:
+    """What segpipe sees in a volume, and with a model how it fits.
+
+    Raises:
+        SourceError, ModelError: the header cannot be read; the model is not an ONNX file.
+    """
+    errors: list[str] = []
+    with environment():
+        case = Case(Path(file).stem, file, format_of(file))
+        with closing(open_path(case.format, file, any_contract(1, pixel="physical"), settings.overrides)) as source:
+            spec = None if model is None else spec_of(settings, errors)
+            seen = _facts(case, source)
+            fit, notes = (None, list(source.notes)) if spec is None else _fit(case, settings, spec, errors)
+            values = None
+            with noting(errors, file):
+                values = values_of(source, seen.slope, seen.intercept)
+    return replace(seen, values=values, fit=fit, notes=notes, error=next(iter(errors), None))
+
+
+def _facts(case: Case, source: Source) -> VolumeFacts:
+    """What the header says; ``values``, ``fit``, ``notes`` and ``error`` are filled in later."""
+    grid, place = source.grid, source.grid.as_json()
+    slope, intercept = (1.0, 0.0) if (tags := source.tags()) is None else (float(tags[0][0]), float(tags[1][0]))
+    spacing = None if grid.spacing is None else list(grid.spacing)
+    scaled = (slope, intercept) != (1.0, 0.0)
+    return VolumeFacts(
+        kind="volume",
+        file=case.path,
+        format=case.format,
+        files=list(source.files),
+        shape=list(grid.shape),
+        spacing=spacing,
+        unit=grid.unit,
+        orientation=place.get("orientation"),
+        affine=place.get("affine"),
+        dtype=str(source.dtype),
+        slope=slope,
+        intercept=intercept,
+        values=None,
+        needs=VolumeNeeds(
+            channels=1,
+            layout="NCDHW",
+            spacing=spacing and [float(f"{size * METRES[grid.unit] / METRES['mm']:.4g}") for size in spacing],
+            orientation=place.get("orientation"),
+            pixel="physical" if scaled else "stored",
+        ),
+        fit=None,
+        notes=[],
+        error=None,
+    )
+
+
+def _fit(case: Case, settings: Settings, spec: ModelSpec, errors: list[str]) -> tuple[VolumeFit | None, list[str]]:
+    """How a model fits a volume, and the notes of a run; errors of a run are added to ``errors``."""
+    fit: VolumeFit | None = None
+    notes: list[str] = []
+    with noting(errors, case.path):
+        source, sheet = open_sheet(case, spec, settings.overrides)
+        with closing(source):
+            fit, notes = _fitted(case, sheet, spec, settings), list(sheet.notes)
+            found = findings_of(source, spec.contract)
+        notes += [finding.text for finding in found if not finding.far]
+        refuse_far(case, found, allow=False)
+    return fit, notes
+
+
+def _fitted(case: Case, sheet: Sheet, spec: ModelSpec, settings: Settings) -> VolumeFit:
+    contract, cover = spec.contract, sheet.cover
+    plan = Plan((as_planned(case, sheet),), (), (), (), (), workers=1, calls=processors())
+    factor = METRES[contract.spacing_unit] / METRES["mm"]
+    return VolumeFit(
+        model=str(spec.path),
+        contract_origin=spec.contract_origin,
+        orientation=sheet.grid.as_json().get("orientation"),
+        wanted_spacing=contract.spacing and [size * factor for size in contract.spacing],
+        resampled=sheet.regridding is not None,
+        shape=list(cover.shape),
+        tile=list(cover.tiling.tile),
+        grid=list(cover.counts),
+        windows=len(cover),
+        memory_mb=round(memory_mb(plan, Run(spec, settings)), 1),
+    )
+
+
+def values_of(source: Source, slope: float, intercept: float) -> VoxelValues:
+    """Range, mean and deviation of the valid voxels, plane by plane.
+
+    Raises:
+        SourceError: the voxels cannot be read.
+    """
+    count, read = 0, 0
+    lowest, highest, total, squares, about = math.inf, -math.inf, 0.0, 0.0, 0.0
+    for box in _boxes(source.grid.shape):
+        pixels, invalid = source.read(box)
+        valid: NDArray[np.float64] = (pixels[0] if invalid is None else pixels[0][~invalid]).astype(np.float64).ravel()
+        read += math.prod(box.shape)
+        if not valid.size:
+            continue
+        about = about if count else float(valid.mean())  # sums of squares around the mean keep their digits
+        count += valid.size
+        lowest, highest = min(lowest, float(valid.min())), max(highest, float(valid.max()))
+        total += float((valid - about).sum())
+        squares += float(((valid - about) ** 2).sum())
+    if not count:
+        return VoxelValues(0.0, read, None, None, None, None)
+    ends = (lowest * slope + intercept, highest * slope + intercept)
+    deviation = math.sqrt(max(0.0, squares / count - (total / count) ** 2))
+    return VoxelValues(
+        share=count / read,
+        voxels=read,
+        min=min(ends),
+        max=max(ends),
+        mean=(about + total / count) * slope + intercept,
+        std=deviation * abs(slope),
+    )
+
+
+def _boxes(shape: tuple[int, ...]) -> Iterator[Window]:
+    """Boxes of whole planes; of a volume above ``MOST_READ`` voxels, single planes at equal distances."""
+    plane = math.prod(shape[1:])
+    step = -(-math.prod(shape) // MOST_READ)
+    depth = max(1, READ_AT_ONCE // plane) if step == 1 else 1
+    for start in range(0, shape[0], max(step, depth)):
+        yield Window((start, *(0,) * (len(shape) - 1)), (min(start + depth, shape[0]), *shape[1:]))

@@ -118,7 +118,7 @@ class Arrays:
         return Format(
             "arrays",
             (".npy", ".cube.npy"),
-            lambda path, contract, overrides: ArraySource(path, contract, overrides, self.read),
+            lambda case, contract, overrides: ArraySource(case.path, contract, overrides, self.read),
             ArraySink,
             (".npy", ".words.txt"),
             is_own,

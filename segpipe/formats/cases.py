@@ -7,17 +7,19 @@ from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from segpipe.errors import InputError, OutputError
+from segpipe.errors import InputError, OutputError, SourceError
+from segpipe.formats.case import EVERY_CASE, Choice
+from segpipe.formats.case import Case as Case  # noqa: PLC0414 - most of segpipe imports it from here
 from segpipe.formats.identity import owners_of
 from segpipe.formats.listing import Listing
-from segpipe.formats.registry import CONFIDENCE, RASTER, Format, by_suffix, format_of, split_suffix
+from segpipe.formats.registry import CONFIDENCE, FORMATS, Format, by_suffix, find_in_family, format_of, split_suffix
 from segpipe.storage import check_name
 from segpipe.storage.bucket import find_objects, in_bucket, is_remote, plain_path
 from segpipe.storage.ownership import OWN
@@ -30,18 +32,6 @@ PACKED = frozenset({".gz", ".bz2", ".xz", ".zst"})
 
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".lst"})
 LIST_COLUMNS = ("path", "file", "input", "image")
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One unit of input, giving one mask."""
-
-    name: str
-    """Path of the mask in the output folder, without suffix, with ``/`` between folders."""
-    path: str = field(repr=False)
-    """The path that is opened. It is not part of ``repr``, which libraries may log: a URL may hold secrets."""
-    format: str = RASTER
-    """Key of its format in ``registry.FORMATS``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +49,7 @@ class Found:
     cases: list[Case]
     """Sorted by name, each name once."""
     left_out: dict[str, int]
-    """How many files of folders and globs were not taken, by suffix."""
+    """How many files of folders and globs were not taken, by suffix; by what they are if a format knows it."""
     refused: list[Failure]
     """Inputs of which no mask can be made, whatever is in them, by the names of their masks; none is among the cases."""
     problems: list[str]
@@ -77,6 +67,19 @@ class _Search:
     listing: Listing = field(default_factory=Listing)
     errors: dict[Case, str] = field(default_factory=dict)
     """Of cases that are named and not there."""
+    choice: Choice = EVERY_CASE
+    claimed: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    """Names below the folder, and paths, of files among which a format finds its cases itself, by the format's name."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """How many files of such formats are in no case, by what they are."""
+
+    def family(self, name: str) -> Format | None:
+        """The format of a file by its name; None if it has none."""
+        by_name = self.known.get(split_suffix(name, self.known)[1].lower())
+        return by_name or next((f for f in FORMATS.values() if f.finder is not None and f.finder.may_be(name)), None)
+
+    def claim(self, family: Format, name: str, path: str) -> None:
+        self.claimed.setdefault(family.name, []).append((name, path))
 
 
 def find_cases(inputs: Sequence[str]) -> list[Case]:
@@ -91,19 +94,25 @@ def find_cases(inputs: Sequence[str]) -> list[Case]:
     return found.cases
 
 
-def find_input(inputs: Sequence[str]) -> Found:
+def find_input(inputs: Sequence[str], choice: Choice = EVERY_CASE) -> Found:
     """All cases that the inputs name, each once, sorted by name; what lies beside them, and what is none.
+
+    Args:
+        inputs: files, folders, globs, lists and URLs.
+        choice: which series are taken, and what cases are named after.
 
     Raises:
         InputError: an input is not there, or has no case.
     """
-    search = _Search()
+    search = _Search(choice=choice)
     found = [_found(text, search) for text in inputs]
     # one input has no need of a table, which would be larger than the cases; of several the first names a path
     cases = found[0] if len(found) == 1 else list({c.path: c for own in reversed(found) for c in reversed(own)}.values())
     cases.sort(key=attrgetter("name"))
     cases = [case for case, before in zip(cases, [None, *cases], strict=False) if case != before]  # of a list, twice
-    left_out, refused = count_left_out(search.others, cases), list(_refused(cases, search.errors))
+    cases = _numbered(cases, search) if choice.names == "number" else cases
+    left_out = {**count_left_out(search.others, cases), **dict(sorted(search.left_out.items()))}
+    refused = list(_refused(cases, search.errors))
     names = {failure.case.name for failure in refused}
     cases = [case for case in cases if case.name not in names] if names else cases
     return Found(cases, left_out, refused, search.listing.problems)
@@ -111,15 +120,38 @@ def find_input(inputs: Sequence[str]) -> Found:
 
 def _found(text: str, search: _Search) -> list[Case]:
     before = len(search.listing.problems)
-    found = list(_expand(text, search))
+    found = [*_expand(text, search), *_families(search)]
     if not found and (problems := search.listing.problems[before:]):
         raise InputError(problems[0])
     if not found:
-        left = count_left_out(search.others, [])
+        left = {**count_left_out(search.others, []), **search.left_out}
         held = f", and this one holds {listed(left)}" if left else ""
         suffixes = " ".join(sorted(search.known))
         raise InputError(f"no raster or volume found in {text}: a folder is searched for {suffixes}{held}")
     return found
+
+
+def _families(search: _Search) -> Iterator[Case]:
+    """The cases that formats find among the files that they claimed."""
+    for name, files in search.claimed.items():
+        try:
+            found = find_in_family(name, files, search.choice)
+        except SourceError as error:
+            search.listing.add_problem(files[0][1], str(error))
+            continue
+        yield from found.cases
+        search.errors.update(found.errors)
+        search.left_out.update(found.left_out)
+        search.others += found.others
+    search.claimed = {}
+
+
+def _numbered(cases: list[Case], search: _Search) -> list[Case]:
+    """The cases with numbers for names, from 1 in their order, so that no name of a folder is in the output."""
+    digits = max(4, len(str(len(cases))))
+    named = [replace(case, name=f"{number:0{digits}}") for number, case in enumerate(cases, 1)]
+    search.errors = {new: search.errors[old] for old, new in zip(cases, named, strict=True) if old in search.errors}
+    return named
 
 
 def _refused(cases: list[Case], errors: Mapping[Case, str]) -> Iterator[Failure]:
@@ -201,7 +233,7 @@ def _expand(text: str, search: _Search) -> Iterator[Case]:
     if os.path.isdir(text):  # noqa: PTH112 - of any text, however long
         yield from _rasters(path, search)
     elif _is_file(text):
-        yield from _listed(path, search) if path.suffix.lower() in LIST_SUFFIXES else [_below(path.parent, path, search)]
+        yield from _listed(path, search) if path.suffix.lower() in LIST_SUFFIXES else _named(path.parent, path, search)
     elif is_remote(text) and (error := malformed(text)) is not None:
         raise InputError(error)
     elif in_bucket(text):
@@ -223,6 +255,19 @@ def _remote(url: str, search: _Search) -> Case:
     return _case(PurePosixPath(url.split("?", maxsplit=1)[0]).name, url, search)
 
 
+def _named(root: Path, file: Path, search: _Search) -> Iterator[Case]:
+    """The case of a file that the user names; none if its format finds cases itself, which it does later."""
+    family, path = search.family(file.name), plain_path(str(file))
+    if family is not None and family.finder is not None and (_has_suffix(file.name, search) or family.finder.is_one(path)):
+        search.claim(family, file.relative_to(root).as_posix(), path)
+    else:
+        yield _below(root, file, search)
+
+
+def _has_suffix(name: str, search: _Search) -> bool:
+    return _suffix_of(name, search) in search.known
+
+
 def _below(root: Path, file: Path, search: _Search) -> Case:
     return _case(file.relative_to(root).as_posix(), plain_path(str(file)), search)
 
@@ -242,13 +287,16 @@ def _rasters(root: Path, search: _Search) -> Iterator[Case]:
         here = Path(folder)
         path, below = plain_path(str(here / "x")[:-1]), (here.relative_to(root) / "x").as_posix()[:-1]
         for name in files:
-            stem, suffix = split_suffix(name, search.known)  # no Path for each of 100,000 names
             if name.startswith("."):
                 continue
-            if (family := search.known.get(suffix.lower())) is not None:
-                yield Case(below + stem, path + name if path else plain_path(name), family.name)
-            else:
+            family = search.family(name)  # no Path for each of 100,000 names
+            if family is None:
                 search.others.append(path + name)
+            elif family.finder is not None:
+                search.claim(family, below + name, path + name if path else plain_path(name))
+            else:
+                stem = split_suffix(name, search.known)[0]
+                yield Case(below + stem, path + name if path else plain_path(name), family.name)
 
 
 def _matching(pattern: str, search: _Search) -> Iterator[Case]:
@@ -257,7 +305,10 @@ def _matching(pattern: str, search: _Search) -> Iterator[Case]:
     suffix = Path(pattern).suffix
     any_suffix = bool(suffix) and not glob.has_magic(suffix)
     for match in sorted(search.listing.matching(str(root), Path(pattern).parts[len(root.parts) :])):
-        if _suffix_of(match, search) in search.known or any_suffix:
+        family = search.family(os.path.basename(match))  # noqa: PTH119
+        if family is not None and family.finder is not None:
+            search.claim(family, Path(match).relative_to(root).as_posix(), plain_path(match))
+        elif family is not None or any_suffix:
             yield _below(root, Path(match), search)
         else:
             search.others.append(match)
@@ -291,6 +342,9 @@ def _listed(file: Path, search: _Search) -> Iterator[Case]:
     for line, entry in _entries(file):
         path = str(file.parent / entry)
         there = _is_file(path)
+        if there and not list(_named(Path(path).parent, Path(path), search)):
+            found = True
+            continue
         remote = not there and is_remote(entry)
         case = _remote(entry, search) if remote else _case(Path(path).name, plain_path(path), search)
         error = malformed(entry) if remote else None if there else f"the input must exist, got {entry}"

@@ -35,6 +35,10 @@ class Listing:
         """One line for each folder that could not be read."""
         return list(self._problems.values())
 
+    def add_problem(self, place: str, problem: str) -> None:
+        """Note why what lies at a place is left out."""
+        self._problems[place] = problem
+
     def below(self, root: str) -> Iterator[tuple[str, list[str]]]:
         """Every folder from ``root`` down that is not hidden, with the sorted names of its files; each folder once."""
         seen: set[str] = set()

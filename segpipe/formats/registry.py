@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from segpipe.contract import Contract
 from segpipe.errors import OutputError, SourceError
 from segpipe.formats.cache import Cache
+from segpipe.formats.case import RASTER as RASTER  # noqa: PLC0414
+from segpipe.formats.case import Case, Choice, FamilyCases, Finder
 from segpipe.formats.identity import Beside, Identity, are_same_files
 from segpipe.formats.sink import Sink, Target
 from segpipe.formats.source import Source
@@ -24,7 +26,7 @@ from segpipe.overrides import AS_STORED, Overrides
 from segpipe.process.extras import install
 from segpipe.storage import Store
 
-Opener = Callable[[str, Contract, Overrides], Source]
+Opener = Callable[[Case, Contract, Overrides], Source]
 
 CONFIDENCE = ".confidence"
 """Text between the name of a case and the suffix of its confidence."""
@@ -40,6 +42,11 @@ def _draft_and_copy(elements: float, full: float, packed: float) -> float:
     """``Format.drafts`` of a mask that is written unpacked and then packed."""
     del elements
     return full + packed
+
+
+def _is_same_file(place: str, files: Sequence[Identity], case: Case, beside: Beside, remote: bool) -> bool:
+    """``Format.is_same_input`` of a format whose cases are files without sidecar files."""
+    return are_same_files(place, files, case.path, beside, remote)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +68,9 @@ class Format:
     """Bytes on disk while a mask is written. Arguments: its elements, their bytes, and its likely packed size in bytes."""
     cache: Callable[[], Cache] = Cache
     """The cache that holds the decoded blocks that ``Source.memory`` counts."""
-    is_same_input: Callable[[str, Sequence[Identity], str, Beside, bool], bool] = are_same_files
-    """Whether a case is unchanged since its record was written. Arguments: path and files in the record, path of the case
-    now, recent listings of folders, and whether a local case may refer to servers."""
+    is_same_input: Callable[[str, Sequence[Identity], Case, Beside, bool], bool] = _is_same_file
+    """Whether a case is unchanged since its record was written. Arguments: path and files in the record, the case now,
+    recent listings of folders, and whether a local case may refer to servers."""
     verify: Callable[[Sequence[str]], list[str]] = _unverified
     """Compare files with their checksums; return a note for each file without one."""
     style: Callable[[Mapping[int, str], Mapping[int, Color]], bytes] | None = None
@@ -76,12 +83,14 @@ class Format:
     """Context at whose end the state that the format's library has for the whole process is as before."""
     area_columns: tuple[str, ...] = ()
     """Columns at the end of ``areas.csv`` in runs with cases of this format: ``ml`` for volumes."""
+    finder: Finder | None = None
+    """How its cases are found where they have several files, or names without suffix; None: a file is a case."""
 
 
-def _open_raster(path: str, contract: Contract, overrides: Overrides) -> Source:
+def _open_raster(case: Case, contract: Contract, overrides: Overrides) -> Source:
     from segpipe.formats.raster.source import RasterSource
 
-    return RasterSource(path, contract, overrides)
+    return RasterSource(case.path, contract, overrides)
 
 
 def _raster_sink(target: Target) -> Sink:
@@ -139,10 +148,10 @@ def _qgis_style(names: Mapping[int, str], colors: Mapping[int, Color]) -> bytes:
     return qgis_style(names, colors)
 
 
-def _is_same_raster(place: str, files: Sequence[Identity], path: str, beside: Beside, remote: bool) -> bool:
+def _is_same_raster(place: str, files: Sequence[Identity], case: Case, beside: Beside, remote: bool) -> bool:
     from segpipe.formats.raster.origin import is_same_input
 
-    return is_same_input(place, files, path, beside, remote=remote)
+    return is_same_input(place, files, case.path, beside, remote=remote)
 
 
 def _verify_rasters(files: Sequence[str]) -> list[str]:
@@ -162,10 +171,10 @@ def _verify_volumes(files: Sequence[str]) -> list[str]:
     return notes
 
 
-def _open_volume(path: str, contract: Contract, overrides: Overrides) -> Source:
+def _open_volume(case: Case, contract: Contract, overrides: Overrides) -> Source:
     from segpipe.formats.nifti.source import NiftiSource
 
-    return NiftiSource(path, contract, overrides)
+    return NiftiSource(case.path, contract, overrides)
 
 
 def _volume_sink(target: Target) -> Sink:
@@ -179,9 +188,6 @@ def _is_own_volume(output: Store, name: str) -> bool:
 
     return is_own_volume(output, name)
 
-
-RASTER = "raster"
-"""The format of files whose suffix belongs to no other format; GDAL identifies them."""
 
 FORMATS: dict[str, Format] = {
     family.name: family
@@ -248,15 +254,28 @@ def format_of(name: str, known: dict[str, Format] | None = None) -> str:
     return RASTER if family is None else family.name
 
 
-def open_path(name: str, path: str, contract: Contract, overrides: Overrides = AS_STORED) -> Source:
-    """Open the file at a path with the format ``name``.
+def open_case(case: Case, contract: Contract, overrides: Overrides = AS_STORED) -> Source:
+    """Open a case with its format.
 
     Raises:
         SourceError: it cannot be opened, or an optional dependency is not installed.
     """
+    family = FORMATS[case.format]
+    with _extra_of(family, case.path):
+        return family.open(case, contract, overrides)
+
+
+def find_in_family(name: str, files: Sequence[tuple[str, str]], choice: Choice) -> FamilyCases:
+    """The cases of the format ``name``, which has a finder, among some files.
+
+    Raises:
+        SourceError: an optional dependency is not installed.
+    """
     family = FORMATS[name]
-    with _extra_of(family, path):
-        return family.open(path, contract, overrides)
+    if family.finder is None or not files:
+        return FamilyCases()
+    with _extra_of(family, files[0][1]):
+        return family.finder.find(files, choice)
 
 
 def read_mask(name: str, output: Store, file: str) -> tuple[NDArray[Any], Grid]:

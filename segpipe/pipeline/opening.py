@@ -12,7 +12,7 @@ from segpipe.contract import Contract
 from segpipe.errors import SourceError
 from segpipe.formats.cases import Case
 from segpipe.formats.identity import Beside, Identity, asked_names, identities, no_state
-from segpipe.formats.registry import FORMATS, open_path
+from segpipe.formats.registry import FORMATS, open_case
 from segpipe.formats.resampled import Resampled
 from segpipe.formats.source import Scene, Source
 from segpipe.formats.unusual import Finding
@@ -80,7 +80,7 @@ class Sheet:
 
 def open_source(case: Case, contract: Contract, overrides: Overrides = AS_STORED) -> Source:
     """Open a case with its format."""
-    return open_path(case.format, case.path, contract, overrides)
+    return open_case(case, contract, overrides)
 
 
 def open_sheet(

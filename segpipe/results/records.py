@@ -231,7 +231,7 @@ def _is_done(case: Case, run: Run, beside: Beside, warn: Callable[[str], None]) 
 def _is_same_input(record: Record, case: Case, beside: Beside, *, remote: bool) -> bool:
     """Whether the files of a case are unchanged since its record was written."""
     read = record.input
-    return FORMATS[case.format].is_same_input(read.path, read.files, case.path, beside, remote)
+    return FORMATS[case.format].is_same_input(read.path, read.files, case, beside, remote)
 
 
 def storable(found: Found, output: Store) -> tuple[list[Case], list[Failure]]:

@@ -6,7 +6,7 @@ import pytest
 
 from segpipe.errors import SourceError
 from segpipe.formats.cases import Case, find_input
-from segpipe.formats.registry import FORMATS, RASTER, Format, environment, format_of, open_path, split_suffix
+from segpipe.formats.registry import FORMATS, RASTER, Format, environment, format_of, open_case, split_suffix
 from segpipe.formats.source import Source
 
 
@@ -70,7 +70,7 @@ def test_a_missing_extra_is_an_error_that_names_the_command(monkeypatch):
     monkeypatch.setitem(FORMATS, "volumes", volumes(open=opened, extra="medical"))
     told = r"^in/a\.vol: \.vol and \.vol\.gz files need nowhere_to_be_found, .*pip install .*medical\]"
     with pytest.raises(SourceError, match=told):
-        open_path("volumes", "in/a.vol", None)
+        open_case(Case("a", "in/a.vol", "volumes"), None)
 
 
 def test_a_module_of_ours_that_is_missing_is_no_missing_extra(monkeypatch):
@@ -81,7 +81,7 @@ def test_a_module_of_ours_that_is_missing_is_no_missing_extra(monkeypatch):
 
     monkeypatch.setitem(FORMATS, "volumes", volumes(open=opened, extra="medical"))
     with pytest.raises(ModuleNotFoundError):
-        open_path("volumes", "in/a.vol", None)
+        open_case(Case("a", "in/a.vol", "volumes"), None)
 
 
 def test_a_thread_enters_what_every_format_needs(monkeypatch):

@@ -1,0 +1,65 @@
+"""A case, and how families of formats find cases of several files."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+RASTER = "raster"
+"""The format of files whose suffix belongs to no other format; GDAL identifies them."""
+
+CaseNames = Literal["path", "uid", "number"]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One unit of input, giving one mask."""
+
+    name: str
+    """Path of the mask in the output folder, without suffix, with ``/`` between folders."""
+    path: str = field(repr=False)
+    """The path that is opened. It is not part of ``repr``, which libraries may log: a URL may hold secrets.
+
+    If the case has several files, the path of what holds them, or a name below that; it is unique in a run.
+    """
+    format: str = RASTER
+    """Key of its format in ``registry.FORMATS``."""
+    index: object = field(default=None, repr=False, compare=False)
+    """What its format knows of it from the search, so that no worker searches again; picklable, opaque to other code."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the user says about the cases of an input."""
+
+    series: str | None = None
+    """Text in the description of a series, a glob for all of it, or its UID; None: all series."""
+    names: CaseNames = "path"
+    """What masks are named after."""
+
+
+EVERY_CASE = Choice()
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyCases:
+    """The cases that a family found among the files of a search."""
+
+    cases: list[Case] = field(default_factory=list)
+    errors: dict[Case, str] = field(default_factory=dict)
+    """Why a case, which is also among ``cases``, cannot be done whatever is in it."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """How many files of the family belong to no case, by what they are."""
+    others: list[str] = field(default_factory=list)
+    """Files that are not of this family."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finder:
+    """How a family finds its cases where a file is not a case by its suffix alone."""
+
+    may_be: Callable[[str], bool]
+    """Whether a file may be of the family, by its base name."""
+    is_one: Callable[[str], bool]
+    """Whether a file is of the family, by its first bytes."""
+    find: Callable[[Sequence[tuple[str, str]], Choice], FamilyCases]
+    """The cases of some files: names below the searched folder, with ``/`` between folders, and paths."""

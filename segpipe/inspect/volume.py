@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.formats.cases import Case
-from segpipe.formats.registry import environment, format_of, open_path
+from segpipe.formats.registry import environment, format_of, open_case
 from segpipe.formats.source import Source
 from segpipe.geometry.grid import METRES
 from segpipe.geometry.windows import Window
@@ -40,7 +40,7 @@ def inspect_volume(file: str, settings: Settings, model: Path | None) -> VolumeF
     errors: list[str] = []
     with environment():
         case = Case(Path(file).stem, file, format_of(file))
-        with closing(open_path(case.format, file, any_contract(1, pixel="physical"), settings.overrides)) as source:
+        with closing(open_case(case, any_contract(1, pixel="physical"), settings.overrides)) as source:
             spec = None if model is None else spec_of(settings, errors)
             seen = _facts(case, source)
             fit, notes = (None, list(source.notes)) if spec is None else _fit(case, settings, spec, errors)

@@ -4,6 +4,7 @@ A new format is a line in ``FORMATS``. Its modules are imported when its first c
 """
 
 import os
+import sys
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -81,6 +82,8 @@ class Format:
     """Read a mask that a sink wrote: its bands ``(bands, *grid)``, and the grid of its file. None if nobody can."""
     unchanged: Callable[[], AbstractContextManager[object]] = nullcontext
     """Context at whose end the state that the format's library has for the whole process is as before."""
+    release: Callable[[], None] = lambda: None
+    """Free what the format keeps, between two openings of a case in this process, for the next one."""
     area_columns: tuple[str, ...] = ()
     """Columns at the end of ``areas.csv`` in runs with cases of this format: ``ml`` for volumes."""
     finder: Finder | None = None
@@ -177,6 +180,19 @@ def _open_volume(case: Case, contract: Contract, overrides: Overrides) -> Source
     return NiftiSource(case.path, contract, overrides)
 
 
+def _release_volume() -> None:
+    if (spool := sys.modules.get("segpipe.formats.nifti.spool")) is not None:  # else no volume was opened
+        spool.release()
+
+
+@contextmanager
+def _released_volume() -> Iterator[None]:
+    try:
+        yield
+    finally:
+        _release_volume()
+
+
 def _volume_sink(target: Target) -> Sink:
     from segpipe.formats.nifti.sink import NiftiSink
 
@@ -216,6 +232,8 @@ FORMATS: dict[str, Format] = {
             (".nii", ".nii.gz"),
             _is_own_volume,
             verify=_verify_volumes,
+            unchanged=_released_volume,
+            release=_release_volume,
             read_mask=_read_volume_mask,
             extra="medical",
             area_columns=("ml",),
@@ -326,6 +344,12 @@ def unchanged() -> Iterator[None]:
         for family in FORMATS.values():
             stack.enter_context(family.unchanged())
         yield
+
+
+def release() -> None:
+    """Free what formats keep in this process for the next opening of a case."""
+    for family in FORMATS.values():
+        family.release()
 
 
 def kinds(families: Sequence[Format]) -> list[str]:

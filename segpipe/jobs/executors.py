@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from segpipe.errors import ModelError, SegpipeError, WorkerError
+from segpipe.formats.registry import release
 from segpipe.jobs.agenda import Agenda
 from segpipe.jobs.attempts import attempt
 from segpipe.jobs.cluster import RETRIES, check_threads, connected, dashboard, read_cluster
@@ -359,6 +360,10 @@ def _plugin(run: Run) -> Any:
 
         def setup(self, worker: "Worker") -> None:
             setattr(worker, WORKER_MODEL, load(run.model))
+
+        def teardown(self, worker: "Worker") -> None:
+            del worker
+            release()
 
     return ModelPlugin()
 

@@ -18,7 +18,7 @@ from segpipe.errors import DeviceMemoryError, OutputError, SegpipeError, SourceE
 from segpipe.formats.case_scaling import scaling_of
 from segpipe.formats.cases import Case
 from segpipe.formats.identity import Beside
-from segpipe.formats.registry import environment
+from segpipe.formats.registry import environment, release
 from segpipe.jobs.join import DamagedPartsError, case_output, join
 from segpipe.jobs.plan import Job, as_planned, job_windows
 from segpipe.jobs.tasks import Damaged, GivenUp, JoinJob, MeasureJob, Outcome, PartJob, Progress, Result, Returned, Task
@@ -68,7 +68,10 @@ class _StoppedError(SegpipeError):
 def work(task: Task, context: Context) -> Iterator[Result]:
     """Do a task once and yield one result per case."""
     if isinstance(task, Job):
-        yield from run_job(task, context)
+        try:
+            yield from run_job(task, context)
+        finally:
+            release()  # its cases are not opened again, other than those of parts
     elif isinstance(task, PartJob):
         yield run_part(task, context)
     else:

@@ -5,13 +5,17 @@ import gzip
 import os
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import networks
 import numpy as np
 import pytest
 import volumes
+from command import invoke
 
+import segpipe
 from segpipe.errors import SourceError
 from segpipe.formats.nifti import spool
 from segpipe.formats.nifti.header import read_volume
@@ -27,7 +31,17 @@ def spooled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     yield folder
+    spool.release()
     assert not list(folder.iterdir())
+
+
+@pytest.fixture
+def unpackings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the volumes that were unpacked."""
+    names: list[str] = []
+    unpack = spool._unpack
+    monkeypatch.setattr(spool, "_unpack", lambda volume: names.append(Path(volume.path).name) or unpack(volume))
+    return names
 
 
 def content(path: Path) -> Any:
@@ -122,12 +136,12 @@ def test_a_full_tmpdir_is_named(tmp_path: Path, spooled: Path, monkeypatch: pyte
 
     with monkeypatch.context() as patch:
         patch.setattr(spool.os, "posix_fallocate", full)
-        with pytest.raises(SourceError, match="make room there, or set TMPDIR") as raised:
+        with pytest.raises(SourceError, match="free space there, or set TMPDIR") as raised:
             content(path)
     assert unwritable(raised.value, writing=False) is None  # other cases, and their masks, have room
 
     monkeypatch.setattr(spool, "_unnamed", lambda volume, folder: volumes.Full())
-    with pytest.raises(SourceError, match="make room there, or set TMPDIR"):
+    with pytest.raises(SourceError, match="free space there, or set TMPDIR"):
         content(path)
 
 
@@ -158,3 +172,113 @@ def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path: Path) -> Non
     with pytest.raises(OSError, match="has become shorter"):
         Voxels(file, volume.shape, volume.stored, volume.offset).read(Window((0, 0, 0), volume.shape))
     os.close(file)
+
+
+def used(folder: Path) -> int:
+    """Bytes in files without a name that this process holds in a folder."""
+    links = [path for path in Path("/proc/self/fd").iterdir() if os.path.lexists(path)]
+    open_files = {}
+    for link in links:
+        try:
+            target, found = str(link.readlink()), link.stat()
+        except OSError:
+            continue  # the descriptor of the listing itself
+        if target.startswith(f"{folder}/"):
+            open_files[found.st_ino] = found.st_size
+    return sum(open_files.values())
+
+
+def test_a_volume_is_unpacked_once_for_all_openings(tmp_path: Path, spooled: Path, unpackings: list[str]) -> None:
+    path = volumes.write(tmp_path / "a.nii.gz", volumes.voxels())
+    for _ in range(3):
+        np.testing.assert_array_equal(content(path), volumes.voxels().T)
+    assert unpackings == ["a.nii.gz"]
+    assert used(spooled) == read_volume(str(path)).end
+    spool.release()
+    assert used(spooled) == 0
+    content(path)
+    assert unpackings == ["a.nii.gz"] * 2
+
+
+def test_the_space_of_a_volume_is_free_before_another_is_unpacked(
+    tmp_path: Path, spooled: Path, unpackings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = volumes.write(tmp_path / "a.nii.gz", volumes.voxels())
+    other = volumes.write(tmp_path / "b.nii.gz", volumes.voxels(seed=1))
+    content(one)
+    held, reserve = [], spool._reserve
+    monkeypatch.setattr(spool, "_reserve", lambda *given: held.append(used(spooled)) or reserve(*given))
+    np.testing.assert_array_equal(content(other), volumes.voxels(seed=1).T)
+    assert held == [0]
+    content(one)
+    assert unpackings == ["a.nii.gz", "b.nii.gz", "a.nii.gz"]
+
+
+def test_an_open_source_keeps_its_voxels_while_others_come(tmp_path: Path, spooled: Path, unpackings: list[str]) -> None:
+    volume = read_volume(str(volumes.write(tmp_path / "a.nii.gz", volumes.voxels())))
+    file = unpacked(volume)
+    content(volumes.write(tmp_path / "b.nii.gz", volumes.voxels(seed=1)))
+    found = Voxels(file, volume.shape, volume.stored, volume.offset).read(Window((0, 0, 0), volume.shape))
+    os.close(file)
+    np.testing.assert_array_equal(found, volumes.voxels().T)
+    assert used(spooled) == volume.end  # of the other, which has the same size
+
+
+def test_a_file_that_is_replaced_is_unpacked_again(tmp_path: Path, spooled: Path, unpackings: list[str]) -> None:
+    path = volumes.write(tmp_path / "a.nii.gz", volumes.voxels())
+    content(path)
+    before = path.stat()
+    volumes.write(tmp_path / "b.nii.gz", volumes.voxels(seed=1)).replace(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    np.testing.assert_array_equal(content(path), volumes.voxels(seed=1).T)
+    assert len(unpackings) == 2
+
+
+def test_a_file_that_changes_while_it_is_unpacked_is_not_kept(
+    tmp_path: Path, spooled: Path, unpackings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = volumes.write(tmp_path / "a.nii.gz", volumes.voxels())
+    length = spool.check_length
+    monkeypatch.setattr(spool, "check_length", lambda *given: os.utime(path, ns=(0, 0)) or length(*given))
+    content(path)
+    monkeypatch.setattr(spool, "check_length", length)
+    content(path)
+    content(path)
+    assert len(unpackings) == 2
+
+
+def test_threads_that_open_one_volume_at_once_share_it(tmp_path: Path, spooled: Path, unpackings: list[str]) -> None:
+    path = volumes.write(tmp_path / "a.nii.gz", volumes.voxels())
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(content, [path] * 32):
+            np.testing.assert_array_equal(found, volumes.voxels().T)
+    assert unpackings == ["a.nii.gz"]
+
+
+def test_a_volume_that_cannot_be_unpacked_is_not_kept(tmp_path: Path, spooled: Path, unpackings: list[str]) -> None:
+    path = volumes.write(tmp_path / "a.nii.gz", volumes.voxels())
+    path.write_bytes(path.read_bytes()[:-1])
+    for _ in range(2):
+        with pytest.raises(SourceError, match="its gzip stream ends"):
+            content(path)
+    assert (len(unpackings), used(spooled)) == (2, 0)
+
+
+@pytest.mark.parametrize("more", [[], ["--parts", "4"], ["--dry-run"]])
+def test_a_run_unpacks_a_volume_once_and_frees_it(
+    tmp_path: Path, spooled: Path, unpackings: list[str], more: list[str]
+) -> None:
+    model = networks.volumetric(tmp_path / "m.onnx", (8, 8, 8), normalize="zscore")
+    path = volumes.write(tmp_path / "a.nii.gz", volumes.voxels((20, 22, 24), "u1"))
+    command = ["run", "-i", str(path), "-m", str(model), "-o", str(tmp_path / "out"), "--executor", "serial", *more]
+    done = invoke(command, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert unpackings == ["a.nii.gz"]
+    assert more or used(spooled) == 0
+
+
+def test_a_run_from_python_leaves_nothing_in_tmpdir(tmp_path: Path, spooled: Path, unpackings: list[str]) -> None:
+    model = networks.volumetric(tmp_path / "m.onnx", (8, 8, 8))
+    path = volumes.write(tmp_path / "a.nii.gz", volumes.voxels((20, 22, 24), "u1"))
+    segpipe.run(str(path), str(model), str(tmp_path / "out"), executor="serial", parts=3)
+    assert (unpackings, used(spooled)) == (["a.nii.gz"], 0)

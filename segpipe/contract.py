@@ -3,9 +3,18 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from segpipe.errors import ContractError
 from segpipe.geometry.layout import Layout
@@ -41,16 +50,35 @@ VOLUMES = tuple(layout for layout in Layout if layout.is_volume)
 ORIENTED = {"R": "RL", "L": "RL", "A": "AP", "P": "AP", "S": "SI", "I": "SI"}
 """For each letter of an orientation, the two sides of its axis of the body."""
 
+MOST_NEIGHBOURS = 64
+"""Slices on each side of the one that is labelled."""
+
 PerChannel = float | list[float]
+Normalization = Literal["fixed", "zscore", "minmax", "none"]
+Pair = tuple[float, float]
+Pairs = Pair | list[Pair]
+"""One for all channels, or one per channel."""
 Size = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
 Name = Annotated[str, Field(max_length=LONGEST_NAME)]
 Color = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 
 
-class SegmentationClass(BaseModel):
-    """One class: its id in the mask, its name, its colour, and which score of the model is its own."""
+class _Keys(BaseModel):
+    """Keys of a contract. Those of ``_later`` are written only if they are set: models of before keep their hash."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    _later: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        unset = {key for key in self._later if getattr(self, key) == type(self).model_fields[key].get_default()}
+        values: dict[str, Any] = handler(self)
+        return {key: value for key, value in values.items() if key not in unset}
+
+
+class SegmentationClass(_Keys):
+    """One class: its id in the mask, its name, its colour, and which score of the model is its own."""
 
     id: int = Field(ge=0, lt=MOST_CLASSES)
     name: Name
@@ -71,10 +99,10 @@ class SegmentationClass(BaseModel):
         return self.id if self.index is None else self.index
 
 
-class Contract(BaseModel):
+class Contract(_Keys):
     """All that running a model takes, checked once at birth."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    _later = frozenset({"window", "clip_percentiles", "statistics_over", "neighbours"})
 
     version: Literal[1]
     channels: (
@@ -83,8 +111,15 @@ class Contract(BaseModel):
     """Names in the model's order; their number alone where they have none."""
     scale: PerChannel = 1.0
     offset: PerChannel = 0.0
-    clip: tuple[float, float] | None = None
-    normalize: Literal["fixed", "zscore", "minmax", "none"]
+    clip: Pairs | None = None
+    """Lower and upper limit after ``scale`` and ``offset``."""
+    window: Pairs | None = None
+    """Centre and width, another way to write ``clip``: the limits are centre - width / 2 and centre + width / 2."""
+    clip_percentiles: Pair | None = None
+    """Percentiles of each case that become its limits."""
+    statistics_over: Literal["all", "nonzero"] = "all"
+    """The valid pixels of which a case's own statistics are; with ``nonzero``, pixels of value 0 become 0."""
+    normalize: Normalization | list[Normalization]
     mean: PerChannel | None = None
     std: PerChannel | None = None
     scaling: Literal["host", "graph"] = "host"
@@ -104,6 +139,8 @@ class Contract(BaseModel):
     orientation: str | None = None
     """For volumes, one letter per axis of the network's input, first axis first: the side of the body towards which the
     index increases, such as ``"RAS"``. For a network of images: the orientation of the volume, sliced along axis 0."""
+    neighbours: int = Field(default=0, ge=0, le=MOST_NEIGHBOURS)
+    """For a network of images on volumes: slices on each side that are channels, too."""
     activation: Literal["softmax", "sigmoid", "none"]
     """What turns the scores into probabilities; ``none``: they are probabilities."""
     task: Literal["multiclass", "binary", "multilabel"] = "multiclass"
@@ -146,12 +183,15 @@ class Contract(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for key in ("scale", "offset", "mean", "std"):
+        for key in ("scale", "offset", "mean", "std", "normalize", "clip", "window"):
             self._check_length(key)
-        if self.normalize == "fixed" and (self.mean is None or self.std is None):
+        fixed = "fixed" in self.normalizations
+        if fixed and (self.mean is None or self.std is None):
             raise ValueError('normalize = "fixed" needs mean and std, as the network was trained')
-        if self.normalize != "fixed" and not (self.mean is None and self.std is None):
-            raise ValueError(f'mean and std are used by normalize = "fixed" only, got normalize = "{self.normalize}"')
+        if not fixed and not (self.mean is None and self.std is None):
+            raise ValueError(
+                f'mean and std are used by normalize = "fixed" only, got normalize = "{_listed(self.normalizations)}"'
+            )
         if self.scaling == "graph" and self.pixel == "physical":
             raise ValueError(
                 'scaling = "graph" hands pixels to the network as they are stored, and pixel = "physical" applies the tags '
@@ -161,19 +201,49 @@ class Contract(BaseModel):
             raise ValueError(f"std must be above 0, got {self.std}")
         if 0 in self.column("scale"):
             raise ValueError(f"scale must not be 0, got {self.scale}")
-        if self.clip and self.clip[0] >= self.clip[1]:
-            raise ValueError(f"clip must be [low, high], got {list(self.clip)}")
+        self._check_limits()
+        self._check_neighbours()
         if self.spacing is not None and (len(self.spacing) != self.ndim or min(self.spacing) <= 0):
             raise ValueError(f"spacing must be {self.ndim} numbers above 0, one per spatial axis, got {self.spacing}")
         self._check_classes()
         return self
 
     def _check_length(self, key: str) -> None:
-        value = getattr(self, key)
+        value, one = getattr(self, key), {"normalize": "word", "clip": "pair", "window": "pair"}.get(key, "number")
         if isinstance(value, list) and len(value) != self.channel_count:
             raise ValueError(
-                f"{key} must be one number or one per channel, got {len(value)} for {self.channel_count} channels"
+                f"{key} must be one {one} or one per channel, got {len(value)} for {self.channel_count} channels"
             )
+
+    def _check_limits(self) -> None:
+        given = [key for key in ("clip", "window", "clip_percentiles") if getattr(self, key) is not None]
+        if len(given) > 1:
+            raise ValueError(f"one of clip, window and clip_percentiles sets the limits, got {' and '.join(given)}")
+        if any(low >= high for low, high in _pairs(self.clip)):
+            raise ValueError(f"clip must be [low, high], got {_as_list(self.clip)}")
+        if any(width <= 0 for _, width in _pairs(self.window)):
+            raise ValueError(f"window must be [centre, width] with a width above 0, got {_as_list(self.window)}")
+        if self.clip_percentiles is not None and not 0 <= self.clip_percentiles[0] < self.clip_percentiles[1] <= 100:
+            raise ValueError(f"clip_percentiles must be [low, high] from 0 to 100, got {list(self.clip_percentiles)}")
+        if self.statistics_over == "nonzero" and not self.is_measured:
+            raise ValueError(
+                'statistics_over = "nonzero" is for statistics of each case: normalize = "zscore" or "minmax", or '
+                f'clip_percentiles, got normalize = "{_listed(self.normalizations)}"'
+            )
+        if self.scaling == "graph" and (self.clip_percentiles is not None or self.statistics_over != "all"):
+            raise ValueError(
+                'scaling = "graph" hands pixels to the network as they are stored, and clip_percentiles and statistics_over '
+                'need statistics of the case: leave them out, or set scaling = "host"'
+            )
+
+    def _check_neighbours(self) -> None:
+        if self.neighbours and self.layout.is_volume:
+            raise ValueError(
+                f'neighbours is for a network of images, which gets a volume slice by slice, got layout = "{self.layout}": '
+                "leave it out"
+            )
+        if self.input_channels > MOST_CHANNELS:
+            raise ValueError(f"the network must take at most {MOST_CHANNELS} channels, got {self.input_channels}")
 
     def _check_classes(self) -> None:
         for what, values in (("ids", [c.id for c in self.classes]), ("names", [c.name for c in self.classes])):
@@ -206,6 +276,48 @@ class Contract(BaseModel):
     @property
     def channel_names(self) -> tuple[str, ...] | None:
         return None if isinstance(self.channels, int) else tuple(self.channels)
+
+    @property
+    def input_channels(self) -> int:
+        """Number of channels of the network's input: those of the slice, and of its neighbours if it takes them."""
+        return self.channel_count * (2 * self.neighbours + 1)
+
+    @property
+    def normalizations(self) -> list[Normalization]:
+        """``normalize`` per channel."""
+        return self.normalize if isinstance(self.normalize, list) else [self.normalize] * self.channel_count
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether scaling needs statistics of each case."""
+        return self.clip_percentiles is not None or not {"zscore", "minmax"}.isdisjoint(self.normalizations)
+
+    @property
+    def fixed(self) -> tuple[list[float], list[float]] | None:
+        """``mean`` and ``std`` per channel, 0 and 1 for channels that are normalised otherwise; None if all are."""
+        own = [one == "fixed" for one in self.normalizations]
+        if not any(own):
+            return None
+        mean, std = (
+            [value if mine else other for value, mine in zip(self.column(key), own, strict=True)]
+            for key, other in (("mean", 0.0), ("std", 1.0))
+        )
+        return mean, std
+
+    @property
+    def limits(self) -> tuple[list[float], list[float]] | None:
+        """Lower and upper limits per channel, as ``clip`` or ``window`` sets them; None if neither does."""
+        pairs = _pairs(self.clip) or [(centre - width / 2, centre + width / 2) for centre, width in _pairs(self.window)]
+        if not pairs:
+            return None
+        each = pairs * self.channel_count if len(pairs) == 1 else pairs
+        return [low for low, _ in each], [high for _, high in each]
+
+    def of_channel(self, channel: int) -> Self:
+        """The contract of one of the channels, for a file that holds this one alone."""
+        each = {key: value[channel] for key in _LISTS if isinstance(value := getattr(self, key), list)}
+        name = self.channel_names
+        return self.model_copy(update={**each, "channels": 1 if name is None else [name[channel]]})
 
     def column(self, key: str) -> list[float]:
         """``scale``, ``offset``, ``mean`` or ``std`` as one number per channel."""
@@ -240,6 +352,20 @@ class Contract(BaseModel):
     def scores(self) -> int:
         """Number of output channels that the classes stand for."""
         return 1 if self.task == "binary" else len(self.classes)
+
+
+_LISTS = ("scale", "offset", "mean", "std", "clip", "window", "normalize")
+"""Keys that may have one value per channel."""
+
+
+def _pairs(value: Pairs | None) -> list[Pair]:
+    """The pairs of a key; none if it is not set."""
+    return [] if value is None else value if isinstance(value, list) else [value]
+
+
+def _as_list(value: Pairs | None) -> list[Any]:
+    """As TOML has it."""
+    return [list(pair) for pair in value] if isinstance(value, list) else list(value or ())
 
 
 def _per_channel(value: PerChannel | None, count: int) -> list[float]:

@@ -166,7 +166,7 @@ def _measure(score: HostModel, spec: ModelSpec, proto: onnx.ModelProto, terms: C
         return None
     rows, cols = spec.tiling.tile
     visible = total_stride(_sizes(proto, spec), (rows, cols))
-    channels = spec.contract.channel_count
+    channels = spec.contract.input_channels
     found = measure_stride(lambda x: _scored(score, [x[0]] * spec.batch)[:1], channels, (rows, cols), visible)
     return named_stride(found, terms.axes("align", 2), visible)
 

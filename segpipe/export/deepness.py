@@ -38,7 +38,7 @@ def deepness_metadata(contract: Contract, *, input_dtype: str = "float32") -> di
 def standardisation(contract: Contract, unit: float = 1.0) -> tuple[list[float], list[float]]:
     """Mean and std per channel with ``(pixel / unit - mean) / std`` equal to the contract's scaling, its clip aside."""
     count = contract.channel_count
-    mean, std = contract.column("mean") or [0.0] * count, contract.column("std") or [1.0] * count
+    mean, std = contract.fixed or ([0.0] * count, [1.0] * count)
     scale, offset = contract.column("scale"), contract.column("offset")
     means = [(m - o) / (s * unit) for m, o, s in zip(mean, offset, scale, strict=True)]
     return means, [d / (s * unit) for d, s in zip(std, scale, strict=True)]
@@ -74,7 +74,7 @@ def _standardization(contract: Contract) -> dict[str, Any]:
     count = contract.channel_count
     if contract.scaling == "graph":
         return {"standardization_mean": [0.0] * count, "standardization_std": [1 / 255] * count}
-    if contract.normalize in ("zscore", "minmax") or contract.pixel == "physical" or _cuts(contract):
+    if contract.is_measured or contract.pixel == "physical" or _cuts(contract):
         return {}
     mean, std = standardisation(contract, 255.0)
     return {"standardization_mean": mean, "standardization_std": std}
@@ -82,12 +82,15 @@ def _standardization(contract: Contract) -> dict[str, Any]:
 
 def _cuts(contract: Contract) -> bool:
     """Whether clip matters: it does not where its limits are what 0 and 255 become, the pixels of such a model."""
-    if contract.clip is None:
+    if contract.limits is None:
         return False
     columns = zip(contract.column("scale"), contract.column("offset"), strict=True)
     ends = [sorted((offset, 255 * scale + offset)) for scale, offset in columns]
+    limits = zip(*contract.limits, strict=True)
     return not all(
-        math.isclose(e, c, rel_tol=1e-9, abs_tol=1e-9) for pair in ends for e, c in zip(pair, contract.clip, strict=True)
+        math.isclose(e, c, rel_tol=1e-9, abs_tol=1e-9)
+        for pair, limit in zip(ends, limits, strict=True)
+        for e, c in zip(pair, limit, strict=True)
     )
 
 

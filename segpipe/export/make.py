@@ -33,7 +33,7 @@ from segpipe.geometry.layout import Layout
 from segpipe.network.crop import check_not_cropped
 from segpipe.network.device import open_session
 from segpipe.network.noise import noise_tiles
-from segpipe.network.scaling import fixed_scaling
+from segpipe.network.scaling import fixed_scaling, of_input
 from segpipe.network.signature import signature
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import Overrides
@@ -138,7 +138,7 @@ def _check_shown(scorer: Scorer, spec: ModelSpec) -> None:
 
 def _scorer(network: Network, contract: Contract, settings: ExportSettings) -> tuple[Network, Scorer, tuple[int, ...]]:
     """The network as an oracle, once it is known to give the contract's scores, each time the same."""
-    shape = (contract.channel_count, *_tile(contract))
+    shape = (contract.input_channels, *_tile(contract))
     name, others = find_scores(network.module, (1, *shape), contract.scores, settings.score)
     if others:
         note = f"scores are the network's output {name}; left out: {', '.join(others)}"
@@ -200,7 +200,7 @@ def _save(proto: onnx.ModelProto, contract: Contract, settings: ExportSettings, 
     if settings.raw:
         copy = onnx.ModelProto()
         copy.CopyFrom(proto)
-        proto = scaled_inside(copy, fixed_scaling(contract, None), settings.raw)
+        proto = scaled_inside(copy, of_input(fixed_scaling(contract, None), contract), settings.raw)
     save(proto, contract, path)
 
 
@@ -229,7 +229,7 @@ def _compare(scorer: Scorer, path: Path, samples: Samples, settings: ExportSetti
     taken: Sequence[NDArray[Any]] = tiles
     if settings.raw:  # what can be stored is not every number: both sides get what can
         taken = raw_tiles(tiles, contract, settings.raw)
-        scaling = fixed_scaling(contract, None)
+        scaling = of_input(fixed_scaling(contract, None), contract)
         tiles = [scaling(raw, None) for raw in taken]
     model = HostModel(spec, arena=False)
     pairs = list(zip(tiles, taken, strict=True))

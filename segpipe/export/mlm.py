@@ -161,9 +161,9 @@ def _value_scaling(contract: Contract) -> list[dict[str, Any]] | None:
     """
     if contract.scaling == "graph":
         return None
-    if contract.normalize in ("zscore", "minmax"):
+    if contract.is_measured:
         return [_case_scaling(contract)]
-    steps = _clipped(contract) if contract.clip else _standardised(contract)
+    steps = _clipped(contract) if contract.limits else _standardised(contract)
     alike = steps[:1] if all(step == steps[0] for step in steps) else steps
     return None if alike == [{"type": "z-score", "mean": 0.0, "stddev": 1.0}] else alike
 
@@ -173,11 +173,11 @@ def _standardised(contract: Contract) -> list[dict[str, Any]]:
 
 
 def _clipped(contract: Contract) -> list[dict[str, Any]]:
-    low, high = contract.clip or (0.0, 0.0)
-    columns = zip(contract.column("scale"), contract.column("offset"), strict=True)
-    expressions = [f"clip(A * {s} + {o}, {low}, {high})" for s, o in columns]
-    if contract.normalize == "fixed":
-        last = zip(expressions, contract.column("mean"), contract.column("std"), strict=True)
+    assert contract.limits is not None
+    columns = zip(contract.column("scale"), contract.column("offset"), *contract.limits, strict=True)
+    expressions = [f"clip(A * {s} + {o}, {low}, {high})" for s, o, low, high in columns]
+    if contract.fixed:
+        last = zip(expressions, *contract.fixed, strict=True)
         expressions = [f"({x} - {m}) / {s}" for x, m, s in last]
     return [{"type": "processing", "format": "gdal-calc", "expression": x} for x in expressions]
 
@@ -187,9 +187,17 @@ def _case_scaling(contract: Contract) -> dict[str, Any]:
     return {
         "type": "processing",
         "format": "segpipe",
-        "expression": contract.model_dump(mode="json", include={"scale", "offset", "clip", "normalize"}),
-        "description": f"clip(pixel * scale + offset), then {contract.normalize} per channel over the image's valid pixels",
+        "expression": contract.model_dump(mode="json", include=_CASE_SCALING),
+        "description": f"clip(pixel * scale + offset), then {_kinds(contract)} per channel over the image's valid pixels",
     }
+
+
+_CASE_SCALING = {"scale", "offset", "clip", "window", "clip_percentiles", "statistics_over", "normalize"}
+
+
+def _kinds(contract: Contract) -> str:
+    """The kinds of normalisation, each once."""
+    return " or ".join(dict.fromkeys(contract.normalizations))
 
 
 def _classes(contract: Contract) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from segpipe.errors import InputError
 from segpipe.formats.case_scaling import scaling_of
 from segpipe.formats.cases import Case, find_cases
 from segpipe.formats.registry import environment
+from segpipe.network.scaling import of_input
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import Overrides
 from segpipe.pipeline.findings import warn_of_findings
@@ -87,7 +89,8 @@ def _spread(
     source, sheet = open_sheet(case, spec, overrides)
     with closing(source):
         warn_of_findings(case, source, spec.contract)
-        scaling, seen = scaling_of(source, spec.contract), on_network_grid(source, sheet, spec)
+        scaling = of_input(scaling_of(source, spec.contract), spec.contract)
+        seen = on_network_grid(source, sheet, spec)
         windows = list(sheet.cover)
         step = max(1, len(windows) // count)
         for k in range(step):
@@ -100,10 +103,13 @@ def _spread(
 
 def raw_tiles(tiles: Tiles, contract: Contract, dtype: str) -> list[NDArray[np.generic]]:
     """Stored pixels that would be scaled to these, rounded to the type."""
-    limits, column = np.iinfo(dtype), (-1, *[1] * contract.ndim)
-    gain = np.array(contract.column("scale")).reshape(column)
-    bias = np.array(contract.column("offset")).reshape(column)
-    if contract.normalize == "fixed":
-        mean, std = (np.array(contract.column(key)).reshape(column) for key in ("mean", "std"))
+    limits, slices = np.iinfo(dtype), 2 * contract.neighbours + 1
+
+    def column(values: list[float]) -> NDArray[Any]:
+        return np.array(values * slices).reshape(-1, *[1] * contract.ndim)
+
+    gain, bias = column(contract.column("scale")), column(contract.column("offset"))
+    if contract.fixed:
+        mean, std = map(column, contract.fixed)
         tiles = [tile * std + mean for tile in tiles]
     return [np.clip(np.rint((tile - bias) / gain), limits.min, limits.max).astype(dtype) for tile in tiles]

@@ -1,14 +1,15 @@
 """The scaling of one case, from the contract or from the case's own statistics."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from segpipe.contract import Contract
 from segpipe.formats.source import Source
 from segpipe.geometry.windows import Window
-from segpipe.network.scaling import Scaling, case_scaling, fixed_scaling, unscaled
+from segpipe.network.scaling import Block, Scaling, blank_of, case_scaling, fixed_scaling, unscaled
 
 STATISTICS_BLOCK = {2: 1024, 3: 128}
 """Side of the blocks in which statistics of an image (2 axes) or a volume (3) are computed: 1 and 2 million pixels. It must
@@ -16,17 +17,21 @@ not change, since it determines the order of the sums."""
 
 
 def scaling_of(source: Source, contract: Contract) -> Scaling:
-    """The scaling of one case; a z-score or min-max of its own needs a pass over its pixels."""
+    """The scaling of one case; statistics of its own need one pass over its pixels, and percentiles two more."""
     if contract.scaling == "graph":
         return unscaled(contract)
-    scaling = fixed_scaling(contract, source.tags() if contract.pixel == "physical" else None)
-    if contract.normalize in ("fixed", "none"):
+    tags = source.tags() if contract.pixel == "physical" else None
+    scaling = replace(fixed_scaling(contract, tags), blank=blank_of(contract, tags, source.dtype))
+    if not contract.is_measured:
         return scaling
-    return case_scaling(contract, scaling, _valid_blocks(source, scaling))
+    return case_scaling(contract, scaling, partial(_valid_blocks, source))
 
 
-def _valid_blocks(source: Source, scaling: Scaling) -> Iterator[NDArray[np.float32]]:
-    """Yield the valid pixels of each block, shape ``(channels, pixels)``; blocks are in row-major order."""
+def _valid_blocks(source: Source, scaling: Scaling) -> Iterator[Block]:
+    """Yield the valid pixels of each block, shape ``(channels, pixels)``; blocks are in row-major order.
+
+    If the scaling has blank pixels, which no statistics count, the channels of a block have arrays of their own.
+    """
     shape = source.grid.shape
     side = STATISTICS_BLOCK[len(shape)]
     for block in np.ndindex(*(-(-n // side) for n in shape)):
@@ -37,4 +42,8 @@ def _valid_blocks(source: Source, scaling: Scaling) -> Iterator[NDArray[np.float
             continue
         stored, invalid = source.read(window)
         scaled = scaling(stored, None)
-        yield scaled.reshape(len(scaled), -1) if invalid is None else scaled[:, ~invalid]
+        if scaling.blank is not None:
+            kept = ~scaling.is_blank(stored) & (True if invalid is None else ~invalid)
+            yield [channel[there][None] for channel, there in zip(scaled, kept, strict=True)]
+        else:
+            yield scaled.reshape(len(scaled), -1) if invalid is None else scaled[:, ~invalid]

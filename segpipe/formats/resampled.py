@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from segpipe.formats.neighbouring import Neighbouring
 from segpipe.formats.source import Begun, Invalid, Pixels, Source
 from segpipe.geometry.regridding import AT_ONCE, Regridding, grown, resample
 from segpipe.geometry.windows import Window
@@ -34,7 +35,7 @@ class Resampled:
         whole: whether pixels are rounded to their stored type, for a model that takes integers.
     """
 
-    def __init__(self, source: Source, regridding: Regridding, *, whole: bool = False) -> None:
+    def __init__(self, source: Source | Neighbouring, regridding: Regridding, *, whole: bool = False) -> None:
         self._source, self._regridding = source, regridding
         self._floats = np.dtype(np.float32 if np.can_cast(source.dtype, np.float32) else np.float64)
         self.dtype: np.dtype[Any] = source.dtype if whole else self._floats

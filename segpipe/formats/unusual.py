@@ -167,8 +167,8 @@ def expected_of(contract: Contract, tags: Tags | None) -> Expected:
     if tagged and tags is not None:
         gain, bias = tags[0] * scale, tags[1] * scale + offset
     mean, std = None, np.ones(len(gain))
-    if contract.normalize == "fixed":
-        mean, std = np.array(contract.column("mean")), np.array(contract.column("std"))
+    if contract.fixed and set(contract.normalizations) == {"fixed"}:
+        mean, std = map(np.array, contract.fixed)
         if not mean.any() or (std == 1).all():  # a factor alone, or a shift alone
             mean = None
     byte = _is_byte(contract, scale)
@@ -182,7 +182,7 @@ def _is_byte(contract: Contract, scale: Channel) -> bool:
     """Scaled by 1/255 or 1/256, or colours standardised by figures such as those of ImageNet times 255."""
     if (np.abs(scale * BYTE - 1) < 0.005).all():
         return True
-    if contract.normalize != "fixed" or (scale != 1).any() or len(scale) not in COLOURS:
+    if set(contract.normalizations) != {"fixed"} or (scale != 1).any() or len(scale) not in COLOURS:
         return False  # one channel of such figures may hold heights
     mean, std = np.array(contract.column("mean")), np.array(contract.column("std"))
     return bool(((mean > 90) & (mean < 150) & ((std == 1) | ((std > 50) & (std < 130)))).all())
@@ -211,7 +211,7 @@ class Judge:
         key = b"" if tags is None else tags[0].tobytes() + tags[1].tobytes()
         expected = self._expected.get(key) or self._expected.setdefault(key, expected_of(self._contract, tags))
         rules, mend = (_VOLUME_RULES, NODATA_OF_VOLUME) if axes > 2 else (_RULES, NODATA_OF_RASTER)
-        if self._contract.normalize in ("zscore", "minmax"):
+        if self._contract.is_measured:
             return list(_of_own(values, expected, scaling, mend))
         if _is_ordinary(values, expected):
             return []
@@ -255,13 +255,16 @@ def _of_own_statistics(values: Values, contract: Contract, scaling: Scaling) -> 
     if contract.scaling == "graph":
         return
     name = partial(_channel_name, contract)
-    if flat := [name(i) for i in _where(scaling.gain == 0)]:
+    flat = _where(scaling.gain == 0)
+    if flat:
         yield Finding(
-            f"all valid pixels of {', '.join(flat)} are equal, and {contract.normalize} makes them 0: is that band empty?"
+            f"all valid pixels of {', '.join(map(name, flat))} are equal, and {contract.normalizations[flat[0]]} makes them "
+            "0: is that band empty?"
         )
-    if contract.normalize == "minmax":
+    if contract.clip_percentiles is None:
         spread = (values.high - values.low) * scaling.gain
-        for i in _where((spread < SQUEEZED) & (spread > 0)):
+        squeezed = np.array([one == "minmax" for one in contract.normalizations]) & (spread < SQUEEZED) & (spread > 0)
+        for i in _where(squeezed):
             ends = [f"{(end - scaling.bias[i]) / scaling.gain[i] + 0:.6g}" for end in (0, 1)]
             yield Finding(
                 f"98 % of the sampled pixels of {name(i)} lie within {spread[i]:.1%} of the case's range, "
@@ -341,14 +344,14 @@ def _too_small(values: Values, expected: Expected) -> Finding | None:
 
 def _below_clip(values: Values, expected: Expected) -> Finding | None:
     """Values of 0 to 1 where no mean, but a clip or a scale says that they end far higher."""
-    own = expected.contract.normalize in ("zscore", "minmax")
-    if own and expected.contract.clip is None:
+    own, limits = expected.contract.is_measured, expected.contract.limits
+    if own and limits is None:
         return None  # the scale does not matter
     top = _full(expected)
     if top is None or not _are_fractions(values) or (values.high <= 0).all() or (top < 100).any():
         return None
-    clipped = len(top) >= COLOURS[0] and expected.contract.clip is not None and bool((top >= 1000).all())
-    far = not own and (clipped or (_is_optical(expected) and expected.contract.normalize == "fixed"))
+    clipped = len(top) >= COLOURS[0] and limits is not None and bool((top >= 1000).all())
+    far = not own and (clipped or (_is_optical(expected) and "fixed" in expected.contract.normalizations))
     return _small(values, expected, fractions=True, far=far)
 
 
@@ -360,8 +363,8 @@ def _full(expected: Expected) -> Channel | None:
     """The largest pixel that is scaled to 1, or to the upper end of the clip; None where nothing says so."""
     if expected.byte:
         return np.full(len(expected.gain), BYTE)
-    if expected.contract.clip is not None:
-        return np.abs((expected.contract.clip[1] - expected.bias) / expected.gain)
+    if expected.contract.limits is not None:
+        return np.abs((np.array(expected.contract.limits[1]) - expected.bias) / expected.gain)
     return np.abs((1 - expected.bias) / expected.gain) if expected.unit.all() else None
 
 
@@ -588,16 +591,17 @@ def _far_off(values: Values, expected: Expected) -> Finding | None:
 
 
 def _outside_clip(values: Values, expected: Expected) -> Finding | None:
-    clip = expected.contract.clip
-    if clip is None:
+    if expected.contract.limits is None:
         return None
-    over = (expected.scaled(values.mid) - clip[1]) / (clip[1] - clip[0])
+    low, high = map(np.array, expected.contract.limits)
+    over = (expected.scaled(values.mid) - high) / (high - low)
     if not (over > 20).any():
         return None
     worst = int(over.argmax())
     return Finding(
         f"half of the pixels of {expected.name(worst)} are above {values.mid[worst]:,.6g}, scaled to "
-        f"{expected.scaled(values.mid)[worst]:,.4g}, and the contract's clip ends at {clip[1]:g}: see the contract's scale",
+        f"{expected.scaled(values.mid)[worst]:,.4g}, and the contract's clip ends at {high[worst]:g}: see the "
+        "contract's scale",
         far=bool((over > 200).any()) and (_is_optical(expected) or len(over) >= COLOURS[0]),
     )
 
@@ -606,7 +610,7 @@ def _without_tags(values: Values, expected: Expected) -> Finding | None:
     """Integers that should have been turned into physical values, where no mean can tell."""
     if not expected.tagged or _has_tags(expected) or values.dtype.kind not in "iu":
         return None
-    if expected.contract.normalize != "none":
+    if set(expected.contract.normalizations) != {"none"}:
         return None
     return Finding(
         f"{NO_TAGS}: its integers are taken as they are; set the tags, as with gdal_translate -a_scale 0.0001, or use "

@@ -75,6 +75,8 @@ def _si(number: float) -> str:
 def _contract_rows(contract: Contract, tiling: Mapping[str, Sequence[int]] | None) -> Iterator[Row]:
     names = contract.channel_names
     yield "channels", str(contract.channel_count) + (f": {', '.join(names)}" if names else ", without names")
+    if contract.neighbours:
+        yield "neighbours", f"{contract.neighbours} on each side: the model takes {contract.input_channels} channels"
     yield "scaling", _scaling_words(contract)
     yield from ((key, ", ".join(f"{n:.6g}" for n in contract.column(key))) for key in _varying(contract))
     yield "tile", _tile_words(contract, tiling)
@@ -112,14 +114,29 @@ def _scaling_words(contract: Contract) -> str:
     words = {key: key if key in _varying(contract) else f"{[*contract.column(key), 0][0]:.6g}" for key in _SCALING}
     x = "pixel" if contract.pixel == "stored" else "physical value by the file's tags"
     x += f" * {words['scale']}" * (words["scale"] != "1") + f" + {words['offset']}" * (words["offset"] != "0")
-    if contract.clip:
-        x = f"clip({x}, {contract.clip[0]:g}, {contract.clip[1]:g})"
+    x = _clip_words(x, contract)
+    over = "the case's valid pixels" + " that are not 0" * (contract.statistics_over == "nonzero")
     after = {
         "fixed": f"({x} - {words['mean']}) / {words['std']}",
-        "zscore": f"{x}; then mean 0 and deviation 1 over the case's valid pixels",
-        "minmax": f"{x}; then 0 to 1 over the case's valid pixels",
+        "zscore": f"{x}; then mean 0 and deviation 1 over {over}",
+        "minmax": f"{x}; then 0 to 1 over {over}",
     }
-    return f"x = {after.get(contract.normalize, x)}"
+    kinds = contract.normalizations
+    if len(set(kinds)) > 1:
+        return f"x = {x}; then by channel: {', '.join(kinds)}" + f", over {over}" * contract.is_measured
+    return f"x = {after.get(kinds[0], x)}"
+
+
+def _clip_words(x: str, contract: Contract) -> str:
+    """The formula with its limits."""
+    if contract.clip_percentiles is not None:
+        ends = ", ".join(f"percentile {n:g}" for n in contract.clip_percentiles)
+        return f"clip({x}, {ends} of the case)"
+    if contract.limits is None:
+        return x
+    low, high = (", ".join(f"{n:g}" for n in dict.fromkeys(ends)) for ends in contract.limits)
+    several = len({*zip(*contract.limits, strict=True)}) > 1
+    return f"clip({x}, [{low}], [{high}])" if several else f"clip({x}, {low}, {high})"
 
 
 _SCALING = ("scale", "offset", "mean", "std")

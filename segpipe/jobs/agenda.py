@@ -168,4 +168,4 @@ def _undone(cut: Cut, run: Run) -> set[int]:
 def _is_measured(run: Run) -> bool:
     """Whether scaling is by a case's own statistics, which no part can know alone."""
     contract = run.model.contract
-    return contract.scaling == "host" and contract.normalize in ("zscore", "minmax")
+    return contract.scaling == "host" and contract.is_measured

@@ -257,6 +257,8 @@ def scaled(stored: Tensor, scaling: Scaling, invalid: Tensor | None, arrays: Dev
     x += column(scaling.bias)
     if scaling.low is not None and scaling.high is not None:
         x = torch.clamp(x, column(scaling.low), column(scaling.high))
+    if scaling.blank is not None:
+        x = torch.where(stored.to(torch_type(kind)) == column(scaling.blank), torch.zeros_like(x), x)
     if invalid is not None:
         fill = column(np.zeros(len(scaling.gain)) if scaling.fill is None else scaling.fill)
         x = torch.where(invalid[:, None], fill, x)

@@ -42,7 +42,7 @@ def _structured(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
 def _in_range(noise: NDArray[np.float32], spec: ModelSpec) -> NDArray[np.generic]:
     """Noise of deviation 1 as scaled pixels, or as stored ones for a model that scales them itself."""
     contract, dtype = spec.contract, np.dtype(spec.input_dtype)
-    inside, fixed = contract.scaling == "graph", contract.normalize in ("fixed", "zscore")
+    inside, fixed = contract.scaling == "graph", set(contract.normalizations) <= {"fixed", "zscore"}
     x = noise if fixed else np.clip(np.float32(0.5) + np.float32(0.2) * noise, 0, 1)
     if inside:
         x = _stored(x, contract)
@@ -54,11 +54,15 @@ def _in_range(noise: NDArray[np.float32], spec: ModelSpec) -> NDArray[np.generic
 
 def _stored(x: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
     """What a graph scales to ``x``, as its contract tells."""
-    keys = ("scale", "offset", "std", "mean")
-    columns = {key: np.array(contract.column(key), np.float32).reshape(-1, *[1] * (x.ndim - 2)) for key in keys}
-    if contract.normalize == "fixed":
-        x = x * columns["std"] + columns["mean"]
-    return np.asarray((x - columns["offset"]) / columns["scale"], np.float32)
+    slices = 2 * contract.neighbours + 1
+
+    def column(values: list[float]) -> NDArray[np.float32]:
+        return np.array(values * slices, np.float32).reshape(-1, *[1] * (x.ndim - 2))
+
+    if contract.fixed:
+        mean, std = contract.fixed
+        x = x * column(std) + column(mean)
+    return np.asarray((x - column(contract.column("offset"))) / column(contract.column("scale")), np.float32)
 
 
 def limits(dtype: np.dtype[Any]) -> tuple[int, int]:

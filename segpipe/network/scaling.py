@@ -1,13 +1,20 @@
 """From stored pixels to what the network was trained on: one affine map per channel."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.contract import Contract
+from segpipe.network.intensity import Channels, Coarse, Extent, Moments
+
+Block = NDArray[np.float32] | list[NDArray[np.float32]]
+"""Scaled valid pixels ``(channels, pixels)``; or one array ``(1, pixels)`` per channel, where channels differ in number."""
+
+Blocks = Callable[[Any], Iterable[Block]]
+"""All blocks of a case, scaled as the argument says, in an order that depends on the shape of the case alone."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,8 @@ class Scaling:
     high: NDArray[np.float64] | None = None
     fill: NDArray[np.float64] | None = None
     """What invalid pixels become, 0 if None."""
+    blank: NDArray[np.float64] | None = None
+    """The stored pixel that stands for no signal and becomes 0; NaN for a channel without one."""
 
     def __call__(self, pixels: NDArray[Any], invalid: NDArray[np.bool_] | None) -> NDArray[np.float32]:
         """Scale pixels of shape ``(channels, *tile)``; ``invalid`` of shape ``tile`` marks those to fill."""
@@ -32,15 +41,29 @@ class Scaling:
         x += bias
         if self.low is not None and self.high is not None:
             np.clip(x, _column(self.low, x.ndim).astype(kind), _column(self.high, x.ndim).astype(kind), out=x)
+        if self.blank is not None:
+            np.copyto(x, 0, where=self.is_blank(pixels))
         if invalid is not None:
             np.copyto(x, 0 if self.fill is None else _column(self.fill, x.ndim).astype(kind), where=invalid)
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and its scores are refused
             return np.asarray(x, np.float32)
 
+    def is_blank(self, pixels: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which stored pixels ``(channels, *tile)`` stand for no signal."""
+        if self.blank is None:
+            return np.zeros(pixels.shape, np.bool_)
+        kind = np.float32 if pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32 else np.float64
+        return np.asarray(pixels.astype(kind, copy=False) == _column(self.blank, pixels.ndim).astype(kind))
+
     def then(self, gain: NDArray[np.float64], bias: NDArray[np.float64]) -> Self:
         """This map followed by another, increasing one."""
         clip = [None if limit is None else limit * gain + bias for limit in (self.low, self.high)]
-        return type(self)(self.gain * gain, self.bias * gain + bias, *clip)
+        return type(self)(self.gain * gain, self.bias * gain + bias, clip[0], clip[1], blank=self.blank)
+
+    def repeated(self, times: int) -> Self:
+        """This map for ``times`` slices, one after the other."""
+        arrays = {key.name: getattr(self, key.name) for key in fields(self)}
+        return replace(self, **{key: np.tile(value, times) for key, value in arrays.items() if value is not None})
 
 
 def _column(values: NDArray[np.float64], ndim: int) -> NDArray[np.float64]:
@@ -59,22 +82,47 @@ def fixed_scaling(contract: Contract, tags: tuple[NDArray[np.float64], NDArray[n
     if tags is not None:
         scaling = scaling.then(*tags)
     scaling = scaling.then(np.array(contract.column("scale")), np.array(contract.column("offset")))
-    if contract.clip:
-        low, high = contract.clip
-        scaling = Scaling(scaling.gain, scaling.bias, np.full(count, low), np.full(count, high))
-    if contract.normalize == "fixed":
-        scaling = standardised(scaling, np.array(contract.column("mean")), np.array(contract.column("std")))
+    if contract.limits:
+        low, high = contract.limits
+        scaling = Scaling(scaling.gain, scaling.bias, np.array(low), np.array(high))
+    if contract.fixed:
+        mean, std = contract.fixed
+        scaling = standardised(scaling, np.array(mean), np.array(std))
     return scaling
+
+
+def _of_kind(contract: Contract, kind: str) -> NDArray[np.bool_]:
+    """The channels with a ``normalize`` of this kind."""
+    return np.array([one == kind for one in contract.normalizations])
+
+
+def blank_of(contract: Contract, tags: tuple[Channels, Channels] | None, dtype: np.dtype[Any]) -> Channels | None:
+    """The stored pixel of value 0 per channel, for a contract that leaves it out; NaN if no pixel has that value."""
+    if contract.statistics_over == "all":
+        return None
+    count = contract.channel_count
+    if tags is None or contract.pixel == "stored":
+        return np.zeros(count)
+    stored = -tags[1] / tags[0]
+    if dtype.kind == "f":
+        return stored
+    whole = np.rint(stored)
+    return np.where(np.abs(stored - whole) <= 1e-6 * np.maximum(1, np.abs(stored)), whole, np.nan)
 
 
 def unscaled(contract: Contract) -> Scaling:
     """Raw pixels for a model that scales them inside; invalid ones become the raw value that it scales to 0."""
     count = contract.channel_count
     fill = np.zeros(count)
-    if contract.normalize == "fixed":
-        raw = (np.array(contract.column("mean")) - np.array(contract.column("offset"))) / np.array(contract.column("scale"))
+    if contract.fixed:
+        raw = (np.array(contract.fixed[0]) - np.array(contract.column("offset"))) / np.array(contract.column("scale"))
         fill = np.rint(raw)
     return Scaling(np.ones(count), np.zeros(count), fill=fill)
+
+
+def of_input(scaling: Scaling, contract: Contract) -> Scaling:
+    """The scaling of the network's input, whose channels may be those of several slices."""
+    return scaling.repeated(2 * contract.neighbours + 1) if contract.neighbours else scaling
 
 
 def standardised(scaling: Scaling, center: NDArray[np.float64], spread: NDArray[np.float64]) -> Scaling:
@@ -83,41 +131,69 @@ def standardised(scaling: Scaling, center: NDArray[np.float64], spread: NDArray[
     return scaling.then(gain, -center * gain)
 
 
-def case_scaling(contract: Contract, scaling: Scaling, blocks: Iterable[NDArray[np.float32]]) -> Scaling:
-    """Add the case's own z-score or min-max.
+def case_scaling(contract: Contract, scaling: Scaling, blocks: Blocks) -> Scaling:
+    """Add limits, z-score or min-max by the case's own statistics.
+
+    Percentiles come before the statistics, which are those of the clipped pixels.
 
     Args:
-        contract: ``normalize`` is ``zscore`` or ``minmax``.
+        contract: ``is_measured`` is True.
         scaling: the fixed part.
-        blocks: the scaled valid pixels of the case, each ``(channels, pixels)``, in an order that depends on its
-            shape alone.
+        blocks: the valid pixels of the case.
     """
-    statistics = _moments(blocks) if contract.normalize == "zscore" else _extent(blocks)
-    return scaling if statistics is None else standardised(scaling, *statistics)
+    if contract.clip_percentiles is not None:
+        scaling = _clipped(scaling, blocks, contract.clip_percentiles)
+    if (center := _statistics(contract, scaling, blocks)) is not None:
+        scaling = standardised(scaling, *center)
+    return scaling
 
 
-def _moments(blocks: Iterable[NDArray[np.float32]]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Mean and population standard deviation in float64, merged block by block (Chan, Golub and LeVeque 1979)."""
-    count, mean, squares = 0, np.zeros(1), np.zeros(1)
+def _clipped(scaling: Scaling, blocks: Blocks, percentiles: tuple[float, float]) -> Scaling:
+    """Clip to percentiles of each channel, in two passes; a channel without pixels is not clipped."""
+    coarse = [Coarse() for _ in scaling.gain]
+    for block in blocks(scaling):
+        for count, channel in zip(coarse, block, strict=True):
+            count.add(np.ravel(channel))
+    fine = [count.finer(percentiles) if len(count) else None for count in coarse]
+    for block in blocks(scaling):
+        for finer, channel in zip(fine, block, strict=True):
+            if finer is not None:
+                finer.add(np.ravel(channel))
+    low, high = np.array([(-np.inf, np.inf) if one is None else one.values() for one in fine]).T
+    return replace(scaling, low=low, high=high)
+
+
+def _statistics(contract: Contract, scaling: Scaling, blocks: Blocks) -> tuple[Channels, Channels] | None:
+    """Centre and spread per channel; None if no channel needs them, or no pixel is valid."""
+    wanted = {kind: where for kind in _STATISTICS if (where := _of_kind(contract, kind)).any()}
+    found = _looked_through(wanted, blocks(scaling)) if wanted else {}
+    if all(one is None for own in found.values() for one in own):
+        return None
+    center, spread = np.zeros(len(scaling.gain)), np.ones(len(scaling.gain))
+    for kind, where in wanted.items():
+        for channel, one in zip(np.flatnonzero(where), _per_channel(found[kind], where), strict=True):
+            center[channel], spread[channel] = one
+    return center, spread
+
+
+_STATISTICS: dict[str, type[Moments] | type[Extent]] = {"zscore": Moments, "minmax": Extent}
+
+
+def _looked_through(wanted: Iterable[str], blocks: Iterable[Block]) -> dict[str, list[tuple[Channels, Channels] | None]]:
+    """Per kind, the statistics of all channels together, or of each."""
+    sums: dict[str, list[Moments | Extent]] = {kind: [] for kind in wanted}
     for block in blocks:
-        n = block.shape[1]
-        if not n:
-            continue
-        here = block.mean(axis=1, dtype=np.float64)
-        spread = np.square(block - here[:, None]).sum(axis=1)
-        delta = here - mean
-        mean = mean + delta * n / (count + n)
-        squares = squares + spread + delta**2 * count * n / (count + n)
-        count += n
-    return (mean, np.sqrt(squares / count)) if count else None
+        together = [block] if isinstance(block, np.ndarray) else block
+        for kind, own in sums.items():
+            own.extend(_STATISTICS[kind]() for _ in together[len(own) :])
+            for one, part in zip(own, together, strict=True):
+                one.add(part)
+    return {kind: [one.center_and_spread() for one in own] for kind, own in sums.items()}
 
 
-def _extent(blocks: Iterable[NDArray[np.float32]]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    low: NDArray[np.float64] | None = None
-    high: NDArray[np.float64] | None = None
-    for block in blocks:
-        if block.shape[1]:
-            b = block.astype(np.float64)
-            low = b.min(axis=1) if low is None else np.minimum(low, b.min(axis=1))
-            high = b.max(axis=1) if high is None else np.maximum(high, b.max(axis=1))
-    return None if low is None or high is None else (low, high - low)
+def _per_channel(found: list[tuple[Channels, Channels] | None], where: NDArray[np.bool_]) -> Iterator[tuple[float, float]]:
+    """Centre and spread of the channels that have a kind; those without a pixel have no spread."""
+    each = found if len(found) > 1 or found[0] is None else [(c, s) for c, s in zip(*found[0], strict=True)]
+    for channel in np.flatnonzero(where):
+        one = each[channel]
+        yield (0.0, 0.0) if one is None else (float(np.ravel(one[0])[0]), float(np.ravel(one[1])[0]))

@@ -66,7 +66,7 @@ class ModelSpec:
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """Shape of a batch as the pipeline holds it: ``(batch, channels, *tile)``."""
-        return (self.batch, self.contract.channel_count, *self.tiling.tile)
+        return (self.batch, self.contract.input_channels, *self.tiling.tile)
 
     def tiling_of(self, shape: Sequence[int]) -> Tiling:
         """The tiling of a case of this shape; a network of images gets the slices of a volume along its first axis.
@@ -75,6 +75,11 @@ class ModelSpec:
             SourceError: the number of axes does not fit.
         """
         layout = self.contract.layout
+        if self.contract.neighbours and len(shape) == 2:
+            raise SourceError(
+                f"a model that takes neighbouring slices (neighbours = {self.contract.neighbours}) needs volumes, got an "
+                f"image of {by(shape)}: give all slices as one file, such as .nii.gz"
+            )
         if len(shape) == layout.ndim:
             return self.tiling
         if not layout.is_volume and len(shape) == 3:
@@ -181,9 +186,10 @@ def _check_channels(image: TensorSpec, contract: Contract, path: Path) -> None:
             f'{path}: input "{image.name}" must have {rank} axes for layout "{contract.layout}", got {image}'
         )
     channels = contract.layout.channels(image.shape)
-    if channels is not None and channels != contract.channel_count:
+    if channels is not None and channels != contract.input_channels:
+        slices = f" in each of {2 * contract.neighbours + 1} slices (neighbours)" if contract.neighbours else ""
         raise ContractError(
-            f"the contract's channels must be the model's, got {contract.channel_count} in the contract "
+            f"the contract's channels must be the model's, got {contract.channel_count}{slices} in the contract "
             f"({', '.join(contract.channel_names or ['unnamed'])}) and {channels} in {path}"
         )
     if image.dtype.kind in "iu" and contract.scaling == "host" and not _identity(contract):
@@ -194,7 +200,8 @@ def _check_channels(image: TensorSpec, contract: Contract, path: Path) -> None:
 
 
 def _identity(contract: Contract) -> bool:
-    plain = contract.normalize == "none" and contract.clip is None and contract.pixel == "stored"
+    clipped = contract.limits is not None or contract.clip_percentiles is not None
+    plain = set(contract.normalizations) == {"none"} and not clipped and contract.pixel == "stored"
     return plain and set(contract.column("scale")) == {1.0} and set(contract.column("offset")) == {0.0}
 
 

@@ -15,7 +15,7 @@ from segpipe.network.neighbours import batch_tiles, depends_on_batch, one_by_one
 from segpipe.network.noise import noise_tiles
 from segpipe.network.output_graph import tail_of
 from segpipe.network.outputs import check_output
-from segpipe.network.scaling import Scaling, unscaled
+from segpipe.network.scaling import Scaling, of_input, unscaled
 from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.decide import Decision
 from segpipe.pipeline.infer_gpu import BoundModel, lane_of
@@ -65,8 +65,8 @@ def try_device(spec: ModelSpec) -> ModelSpec:
 def _scored(model: BoundModel, batch: NDArray[Any]) -> NDArray[np.float32]:
     """Scores of tiles ``(tiles, channels, *tile)`` as the model takes them."""
     contract = model.spec.contract
-    as_they_are = Scaling(np.ones(contract.channel_count), np.zeros(contract.channel_count))
-    scaling = unscaled(contract) if contract.scaling == "graph" else as_they_are
+    as_they_are = Scaling(np.ones(contract.input_channels), np.zeros(contract.input_channels))
+    scaling = of_input(unscaled(contract), contract) if contract.scaling == "graph" else as_they_are
     pixels = batch if batch.dtype.kind in "iu" else batch.astype(np.float32)
     found, _ = model.score([Patch(tile, scaling=scaling) for tile in pixels])
     return np.asarray(found.cpu().numpy(), np.float32)

@@ -119,7 +119,7 @@ def _resampling_bytes(load: Load, model: ModelSpec, calls: int) -> int:
     if load.regridding is None:
         return 0
     tile, own = math.prod(load.cover.tiling.tile), math.prod(load.regridding.extent(load.cover.tiling.tile))
-    read = RESAMPLING * max(tile, min(own, AT_ONCE)) * model.contract.channel_count * FLOAT
+    read = RESAMPLING * max(tile, min(own, AT_ONCE)) * model.contract.input_channels * FLOAT
     return read + own * (tiles_ahead(model.batch) + (calls + 2) * model.batch)
 
 
@@ -143,7 +143,7 @@ def _tile_bytes(model: ModelSpec, layers: int) -> int:
 def _tiles_bytes(model: ModelSpec, calls: int) -> float:
     """Bytes of tiles in progress: pixels read ahead or in the network, and scores computed, waiting or blended."""
     batches = calls + 3  # in calls, waiting, fetched, and the previous one, which is freed when the next arrives
-    pixels = (batches + tiles_ahead(model.batch) / model.batch) * _tile_bytes(model, model.contract.channel_count)
+    pixels = (batches + tiles_ahead(model.batch) / model.batch) * _tile_bytes(model, model.contract.input_channels)
     return pixels + batches * _tile_bytes(model, model.contract.scores)
 
 
@@ -209,9 +209,9 @@ def refuse_large_tile(model: ModelSpec, allowed: float) -> None:
         ModelError: the batch is too large; the message has the least memory that it needs.
     """
     contract = model.contract
-    if (least := _tile_bytes(model, contract.channel_count + contract.scores)) > allowed:
+    if (least := _tile_bytes(model, contract.input_channels + contract.scores)) > allowed:
         raise ModelError(
-            f"{model.batch} tile(s) of {by(model.tiling.tile)} pixels with {contract.channel_count} channels and "
+            f"{model.batch} tile(s) of {by(model.tiling.tile)} pixels with {contract.input_channels} channels and "
             f"{contract.scores} classes need at least {in_words(least)} of memory, and a worker may use "
             f"{in_words(allowed)}: lower --tile or --batch, or raise --memory"
         )
@@ -220,7 +220,7 @@ def refuse_large_tile(model: ModelSpec, allowed: float) -> None:
 def device_bytes(model: ModelSpec) -> int:
     """Bytes of device memory for tiles that are scaled, scored and blended, without the network and the strip."""
     sent, image, scores = 8 + 8, 4 + 4, 2 * 4
-    values = model.contract.channel_count * (sent + image) + (LAG_BATCHES + 2) * model.contract.scores * scores
+    values = model.contract.input_channels * (sent + image) + (LAG_BATCHES + 2) * model.contract.scores * scores
     return model.batch * math.prod(model.tiling.tile) * values
 
 

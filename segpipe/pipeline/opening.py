@@ -12,6 +12,7 @@ from segpipe.contract import Contract
 from segpipe.errors import SourceError
 from segpipe.formats.cases import Case
 from segpipe.formats.identity import Beside, Identity, asked_names, identities, no_state
+from segpipe.formats.neighbouring import Neighbouring
 from segpipe.formats.registry import FORMATS, open_case
 from segpipe.formats.resampled import Resampled
 from segpipe.formats.source import Scene, Source
@@ -114,7 +115,8 @@ def open_sheet(
         if shrunk or _state(case.path) != before:
             raise SourceError(CHANGED.format(case.path))
         part = part or cover.whole
-        seen = source if regridding is None else Resampled(source, regridding)
+        stack = with_neighbours(source, model.contract)
+        seen = stack if regridding is None else Resampled(stack, regridding)
         room = seen.memory(row_of(cover, cover.touching(part)))
         notes += FORMATS[case.format].cache().notes(room)
     except BaseException:
@@ -170,8 +172,14 @@ def _check_pixels(case: Case, source: Source, model: ModelSpec) -> None:
         )
 
 
-def on_network_grid(source: Source, sheet: Sheet, model: ModelSpec) -> Source | Resampled:
-    """The source from which the network's pixels are read: the case itself, or the case resampled."""
+def with_neighbours(source: Source, contract: Contract) -> Source | Neighbouring:
+    """The source with the slices that the network takes beside each."""
+    return Neighbouring(source, contract.neighbours) if contract.neighbours else source
+
+
+def on_network_grid(source: Source, sheet: Sheet, model: ModelSpec) -> Source | Neighbouring | Resampled:
+    """The source from which the network's pixels are read: the case with neighbouring slices, and resampled."""
+    stack = with_neighbours(source, model.contract)
     if sheet.regridding is None:
-        return source
-    return Resampled(source, sheet.regridding, whole=np.dtype(model.input_dtype).kind in "iu")
+        return stack
+    return Resampled(stack, sheet.regridding, whole=np.dtype(model.input_dtype).kind in "iu")

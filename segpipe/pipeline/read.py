@@ -18,7 +18,7 @@ from segpipe.formats.samples import is_small, sampled, thinned
 from segpipe.formats.source import Source
 from segpipe.formats.unusual import Finding, Judge
 from segpipe.geometry.windows import Part
-from segpipe.network.scaling import Scaling
+from segpipe.network.scaling import Scaling, of_input
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import AS_STORED, Overrides
 from segpipe.pipeline.ahead import ahead
@@ -181,6 +181,7 @@ def _decoded(case: Case, source: Source, sheet: Sheet, reading: Reading) -> Iter
     sheet, look = _examined(case, source, sheet, scaling, reading)
     reading.decoders.begin()
     seen = on_network_grid(source, sheet, reading.model)
+    scaling = of_input(scaling, reading.model.contract)
     for windows in stretches(sheet.windows, *_at_once(case, source, sheet, reading.model.contract)):
         if sheet.abandoned.is_set():
             return
@@ -198,7 +199,8 @@ def _examined(case: Case, source: Source, sheet: Sheet, scaling: Scaling, readin
     if reading.findings is not None:
         return keep(sheet, reading.findings), None
     judged = partial(reading.judge, scaling=scaling, tags=source.tags(), axes=len(source.grid.shape))
-    if sheet.regridding is None and len(sheet.cover) == 1 and is_small(sheet.grid.shape):
+    plain = sheet.regridding is None and not reading.model.contract.neighbours
+    if plain and len(sheet.cover) == 1 and is_small(sheet.grid.shape):
         # the same pixels as in the sample of the case
         return sheet, lambda stretch: keep(sheet, judged(thinned(stretch.pixels, stretch.invalid)))
     return keep(sheet, judged(sampled(source))), None
@@ -215,4 +217,4 @@ def _at_once(case: Case, source: Source, sheet: Sheet, contract: Contract) -> tu
 
 def stored_bytes(contract: Contract, dtype: np.dtype[Any]) -> int:
     """Of a pixel as it is read, with what is needed to find whether it is invalid."""
-    return contract.channel_count * dtype.itemsize + 3
+    return contract.input_channels * dtype.itemsize + 3

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from segpipe.formats.neighbouring import Neighbouring
 from segpipe.formats.resampled import Resampled, Taken
 from segpipe.formats.source import Invalid, Pixels, Source
 from segpipe.geometry.windows import Cover, Part, Window, reflected
@@ -47,13 +48,13 @@ class Stretch:
         return self.pixels[(slice(None), *box)], invalid if invalid is not None and invalid.any() else None
 
 
-def are_empty(source: Source | Resampled, cover: Cover, windows: Sequence[Index]) -> bool:
+def are_empty(source: Source | Neighbouring | Resampled, cover: Cover, windows: Sequence[Index]) -> bool:
     """Whether windows are known, without decoding them, to have no valid pixel."""
     return all(source.empty(reflected(cover.window(index), cover.shape)[0]) for index in windows)
 
 
 def begin_stretch(
-    source: Source | Resampled, cover: Cover, windows: Sequence[Index], threads: int | None = None
+    source: Source | Neighbouring | Resampled, cover: Cover, windows: Sequence[Index], threads: int | None = None
 ) -> Callable[[], Stretch]:
     """Start to decode neighbours; the returned function finishes and finds invalid pixels, as that of ``Source.begin``.
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from segpipe.errors import case_errors
 from segpipe.formats.cases import Case
+from segpipe.formats.neighbouring import Neighbouring
 from segpipe.formats.resampled import Resampled
 from segpipe.formats.source import Invalid, Source
 from segpipe.geometry.windows import Cover, mirrored, reflected
@@ -19,6 +20,8 @@ from segpipe.pipeline.opening import Sheet
 from segpipe.pipeline.read import Decoded, Failed, Reading, Windows
 from segpipe.pipeline.stretch import Stretch
 from segpipe.timing.spans import span
+
+Readable = Source | Neighbouring | Resampled | Stretch
 
 LONGEST_BATCH = 64
 """Number of windows, with empty ones, after which a batch leaves even if it is not full."""
@@ -107,7 +110,12 @@ def _cut(decoded: Decoded) -> Iterator[Tile]:
 
 
 def patch_of(
-    source: Source | Resampled | Stretch, cover: Cover, index: tuple[int, ...], scaling: Scaling, *, raw: bool = False
+    source: Readable,
+    cover: Cover,
+    index: tuple[int, ...],
+    scaling: Scaling,
+    *,
+    raw: bool = False,
 ) -> Patch | None:
     """The network's input for one window, scaled by the host unless ``raw``; None if no pixel is valid."""
     pixels, invalid = read_tile(source, cover, index, None if raw else scaling)
@@ -115,7 +123,7 @@ def patch_of(
 
 
 def read_tile(
-    source: Source | Resampled | Stretch, cover: Cover, index: tuple[int, ...], scaling: Scaling | None
+    source: Readable, cover: Cover, index: tuple[int, ...], scaling: Scaling | None
 ) -> tuple[NDArray[Any] | None, Invalid | None]:
     """Pixels of one window, mirrored beyond the far border, and their invalid mask; as stored if there is no scaling."""
     inside, mirror = reflected(cover.window(index), cover.shape)

@@ -235,7 +235,7 @@ def write_scaling(output: Store, case: Case, scaling: Scaling) -> None:
 
 
 def _arrays(scaling: Scaling) -> Iterator[tuple[str, NDArray[np.float64] | None]]:
-    for key in ("gain", "bias", "low", "high", "fill"):
+    for key in ("gain", "bias", "low", "high", "fill", "blank"):
         yield key, getattr(scaling, key)
 
 

@@ -17,11 +17,11 @@ from segpipe.formats.registry import environment
 from segpipe.formats.source import Begun, Invalid, Pixels, Scene
 from segpipe.geometry.grid import BareGrid
 from segpipe.geometry.windows import Window
-from segpipe.network.scaling import Scaling, unscaled
+from segpipe.network.scaling import Scaling, of_input, unscaled
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import Overrides
 from segpipe.pipeline.findings import warn_of_findings
-from segpipe.pipeline.opening import open_sheet
+from segpipe.pipeline.opening import open_sheet, with_neighbours
 from segpipe.tune.settings import NOISE
 
 Axes = tuple[int, ...]
@@ -104,17 +104,18 @@ class Place:
             return _noise(self.window.shape, spec, self.seed)
         source, _ = open_sheet(self.case, spec, overrides)
         with closing(source):
-            return Held(*source.read(self.window)), scaling_of(source, spec.contract)
+            scaling = of_input(scaling_of(source, spec.contract), spec.contract)
+            return Held(*with_neighbours(source, spec.contract).read(self.window)), scaling
 
 
 def _noise(shape: Axes, spec: ModelSpec, seed: int) -> tuple[Held, Scaling]:
     contract, dtype = spec.contract, np.dtype(spec.input_dtype)
-    count = contract.channel_count
+    count = contract.input_channels
     scaled = noise((count, *shape), seed)
     if contract.scaling == "host":
         return Held(scaled, None), Scaling(np.ones(count), np.zeros(count))
     (raw,) = raw_tiles([scaled], contract, str(dtype) if dtype.kind in "iu" else "uint16")
-    return Held(raw, None), unscaled(contract)
+    return Held(raw, None), of_input(unscaled(contract), contract)
 
 
 def survey(cases: Sequence[Case], spec: ModelSpec, overrides: Overrides) -> list[Axes]:

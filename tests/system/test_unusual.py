@@ -208,7 +208,7 @@ def test_real_scenes_of_real_models_pass(shared):
     nuclei = read(shared / "models/nuclei/stardist_img2d.tif")
     for normalize in ("zscore", "minmax"):
         own = terms(1, scale=1, normalize=normalize)
-        scaling = case_scaling(own, fixed_scaling(own, None), [nuclei.astype(np.float32)])
+        scaling = case_scaling(own, fixed_scaling(own, None), lambda _: [nuclei.astype(np.float32)])
         assert Judge(own)(nuclei, scaling, (np.ones(1), np.zeros(1)), axes=2) == []
     with np.load(shared / "models/clouds/landsat7.npz") as landsat:
         reflectance = np.moveaxis(landsat["img"], -1, 0).reshape(6, -1)[:, ::37]
@@ -422,7 +422,7 @@ def test_a_dry_run_judges_own_statistics_as_the_run_does(made, keys, far, normal
     """Where they are not known yet, what comes before them is judged all the same."""
     pixels, own = made(), terms(4, normalize=normalize, **keys)
     fixed, tags = fixed_scaling(own, None), (np.ones(4), np.zeros(4))
-    scaling = case_scaling(own, fixed, [fixed(pixels, None)])
+    scaling = case_scaling(own, fixed, lambda _: [fixed(pixels, None)])
     dry, run = (Judge(own)(pixels, known, tags, axes=2) for known in (None, scaling))
     assert [finding.far for finding in dry] == ([] if far is None else [far])
     assert [finding for finding in run if "valid pixels" not in finding.text] == dry
@@ -654,7 +654,7 @@ def test_volumes_pass(terms_of: str, volume: str, slope: tuple[float, float] | N
     pixels = pixels if slope is None else (pixels - slope[1]).astype(pixels.dtype if pixels.dtype != "u1" else "i2")
     scaling = fixed_scaling(of_volumes, tags)
     if of_volumes.normalize in ("zscore", "minmax"):
-        scaling = case_scaling(of_volumes, scaling, [scaling(pixels, None)])
+        scaling = case_scaling(of_volumes, scaling, lambda scale: [scale(pixels, None)])
     assert Judge(of_volumes)(pixels, scaling, tags, axes=3) == []
 
 

@@ -25,7 +25,7 @@ from segpipe.overrides import AS_STORED as NO_OVERRIDES
 from segpipe.overrides import Nodata, Overrides
 from segpipe.storage.bucket import is_remote
 
-NORMALISING = ("zscore", "minmax")
+NORMALISING = frozenset({"zscore", "minmax"})
 """Normalisations that cancel a positive slope and an intercept."""
 
 INSIDE, PHYSICAL_INSTEAD = 'scaling = "graph"', 'scaling = "host", normalize = "none" and pixel = "physical"'
@@ -129,7 +129,9 @@ def _check_overrides(path: str, overrides: Overrides) -> None:
 def _check_values(volume: Volume, contract: Contract) -> None:
     """Refuse a contract that ignores slope and intercept: NIfTI readers apply them, so they were applied in training."""
     inside = contract.scaling == "graph"  # such a graph gets the stored voxels, whatever ``normalize`` is
-    undone = not inside and contract.normalize in NORMALISING and contract.clip is None and volume.scale[0] > 0
+    own = set(contract.normalizations) <= NORMALISING and contract.limits is None
+    # a pixel that is stored as 0 is one of value 0 only without an intercept
+    undone = not inside and own and volume.scale[0] > 0 and (contract.statistics_over == "all" or volume.scale[1] == 0)
     if volume.scale == (1.0, 0.0) or contract.pixel == "physical" or undone:
         return
     slope, intercept = volume.scale

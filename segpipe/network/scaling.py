@@ -149,7 +149,7 @@ def case_scaling(contract: Contract, scaling: Scaling, blocks: Blocks) -> Scalin
 
 
 def _clipped(scaling: Scaling, blocks: Blocks, percentiles: tuple[float, float]) -> Scaling:
-    """Clip to percentiles of each channel, in two passes; a channel without pixels is not clipped."""
+    """Clip to percentiles of each channel, in two passes; a channel without pixels becomes 0."""
     coarse = [Coarse() for _ in scaling.gain]
     for block in blocks(scaling):
         for count, channel in zip(coarse, block, strict=True):
@@ -159,7 +159,7 @@ def _clipped(scaling: Scaling, blocks: Blocks, percentiles: tuple[float, float])
         for finer, channel in zip(fine, block, strict=True):
             if finer is not None:
                 finer.add(np.ravel(channel))
-    low, high = np.array([(-np.inf, np.inf) if one is None else one.values() for one in fine]).T
+    low, high = np.array([(0.0, 0.0) if one is None else one.values() for one in fine]).T
     return replace(scaling, low=low, high=high)
 
 

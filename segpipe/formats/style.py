@@ -10,6 +10,20 @@ UNUSED: dict[int, Color] = dict.fromkeys(range(256), (0, 0, 0, 255))
 """Of values that no pixel has."""
 
 
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A class that a mask shows, other than a background."""
+
+    name: str
+    value: int
+    """Value of its pixels."""
+    band: int = 0
+    """Position of the band that holds them."""
+    color: Color = UNUSED[0]
+    snomed: tuple[str, ...] = ()
+    """SNOMED CT codes: the type, or the category and the type."""
+
+
 @dataclass(frozen=True)
 class Style:
     """What a mask's pixels mean."""
@@ -27,6 +41,8 @@ class Style:
     """What a stored value is multiplied by to give what it stands for."""
     legend: Mapping[int, Color] = field(default_factory=dict)
     """Colour of each class of a mask with one band, whatever its type."""
+    segments: Sequence[Segment] = ()
+    """The classes of a mask other than its background, for formats that store each by itself."""
     scene: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """The input's metadata that describe the scene, by domain."""
 

@@ -1,0 +1,294 @@
+"""What a derived DICOM file repeats of its source: patient, study, instances, geometry; and UIDs that follow from them."""
+
+import uuid
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.valuerep import DA, TM, DSfloat
+
+from segpipe import __version__
+
+REQUIRED = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+)
+"""Attributes of the Patient and General Study modules that every file of a study has, perhaps empty (type 2)."""
+
+STATED = ("IssuerOfPatientID", "PatientIdentityRemoved", "DeidentificationMethod")
+"""Attributes of the Patient module that say how to read the others; nothing else of the module is repeated."""
+
+SEXES = ("M", "F", "O")
+
+DATES = (("ContentDate", "ContentTime"), ("AcquisitionDate", "AcquisitionTime"), ("SeriesDate", "SeriesTime"))
+"""Dates and times of the source, the first of which is also that of a derived file, so that every run writes equal bytes."""
+
+LONG_AGO = "19700101", "000000"
+"""Date and time if the source has none."""
+
+EQUIPMENT = "segpipe"
+
+NOT_A_DEVICE = "Written by segpipe, which is not a medical device"
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """The source of one plane of a mask."""
+
+    sop_class: str
+    sop_instance: str
+    frame: int | None = None
+    """Number of the frame in a multi-frame instance, from 1 on."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The source of a mask, plane by plane; picklable."""
+
+    common: Dataset
+    """Attributes of ``REQUIRED`` and ``STATED``, the study, the frame of reference, modality, date and time."""
+    series: str
+    """Series Instance UID of the source."""
+    number: int
+    """Series Number of the source; 0 if it has none."""
+    planes: tuple[Instance, ...]
+    positions: tuple[tuple[float, float, float], ...]
+    """Image Position (Patient) of each plane in mm (LPS)."""
+    orientation: tuple[float, ...]
+    """Image Orientation (Patient): the directions along a row and along a column."""
+    spacing: tuple[float, float]
+    """Distance between rows and between columns in mm."""
+    thickness: float
+    shape: tuple[int, int]
+    """Rows and columns of a plane."""
+
+    @cached_property
+    def gap(self) -> float:
+        """Distance between neighbouring planes in mm; the thickness if there is one plane."""
+        if len(self.positions) < 2:
+            return self.thickness
+        return float(np.abs(np.diff(self._along, axis=0)).mean())
+
+    @property
+    def _along(self) -> NDArray[np.float64]:
+        """Positions along the normal of the planes."""
+        normal = np.cross(self.orientation[:3], self.orientation[3:])
+        return np.asarray(np.array(self.positions) @ normal, np.float64)
+
+    @property
+    def cell(self) -> float:
+        """Volume of a voxel in mm3."""
+        return self.spacing[0] * self.spacing[1] * self.gap
+
+    @property
+    def is_multiframe(self) -> bool:
+        return self.planes[0].frame is not None
+
+
+def reference_of(headers: Sequence[Dataset], frames: Sequence[int] | None = None) -> Reference:
+    """The source of a mask whose planes lie as the headers do.
+
+    Args:
+        headers: one per plane, in the order of the planes, or the header of one multi-frame instance; without pixels.
+        frames: frame of each plane in a multi-frame instance, from 0 on.
+    """
+    with _lenient():
+        first = headers[0]
+        places = [_place(header) for header in headers] if frames is None else [_frame_place(first, n) for n in frames]
+        if frames is None:
+            planes = [Instance(str(header.SOPClassUID), str(header.SOPInstanceUID)) for header in headers]
+        else:
+            planes = [Instance(str(first.SOPClassUID), str(first.SOPInstanceUID), n + 1) for n in frames]
+        position, orientation, spacing, thickness = zip(*places, strict=True)
+        reference = Reference(
+            common=_common(first),
+            series=str(first.SeriesInstanceUID),
+            number=max(0, int(first.get("SeriesNumber") or 0)),
+            planes=tuple(planes),
+            positions=position,
+            orientation=orientation[0],
+            spacing=spacing[0],
+            thickness=thickness[0] or 0.0,
+            shape=(int(first.Rows), int(first.Columns)),
+        )
+        if reference.thickness <= 0:
+            object.__setattr__(reference, "thickness", reference.gap or 1.0)
+        return reference
+
+
+Place = tuple[tuple[float, float, float], tuple[float, ...], tuple[float, float], float | None]
+
+
+def _place(header: Dataset) -> Place:
+    return _place_of(header, header, header)
+
+
+def _place_of(position: Dataset, orientation: Dataset, measures: Dataset) -> Place:
+    x, y, z = map(float, position.ImagePositionPatient)
+    rows, columns = map(float, measures.PixelSpacing)
+    thickness = measures.get("SliceThickness")
+    return (x, y, z), tuple(map(float, orientation.ImageOrientationPatient)), (rows, columns), _number(thickness)
+
+
+def _frame_place(header: Dataset, frame: int) -> Place:
+    groups = (header.PerFrameFunctionalGroupsSequence[frame], header.SharedFunctionalGroupsSequence[0])
+
+    def item(keyword: str) -> Dataset:
+        found: Dataset = next(group[keyword].value[0] for group in groups if group.get(keyword))
+        return found
+
+    return _place_of(item("PlanePositionSequence"), item("PlaneOrientationSequence"), item("PixelMeasuresSequence"))
+
+
+def _number(value: Any) -> float | None:
+    return None if value in (None, "") else float(value)
+
+
+def _common(header: Dataset) -> Dataset:
+    """Attributes that derived files repeat; invalid values are left empty, as the standard lets them be."""
+    common = Dataset()
+    for keyword in REQUIRED:
+        setattr(common, keyword, header.get(keyword) or None)
+    for keyword in STATED:
+        if header.get(keyword):
+            setattr(common, keyword, header.get(keyword))
+    if common.get("PatientIdentityRemoved") == "YES" and "DeidentificationMethod" not in common:
+        common.DeidentificationMethod = "UNKNOWN"
+    if common.PatientSex not in SEXES:
+        common.PatientSex = None
+    for keyword, kind in (("PatientBirthDate", DA), ("StudyDate", DA), ("StudyTime", TM)):
+        setattr(common, keyword, _valid(getattr(common, keyword), kind))
+    common.StudyInstanceUID = str(header.StudyInstanceUID)
+    common.FrameOfReferenceUID = str(header.get("FrameOfReferenceUID") or derived_uid("frame", header.SeriesInstanceUID))
+    common.Modality = str(header.get("Modality") or "OT")
+    common.ContentDate, common.ContentTime = _moment(header)
+    return common
+
+
+def _valid(value: Any, kind: type) -> str | None:
+    try:
+        return str(value) if value and kind(str(value)) else None
+    except ValueError:
+        return None
+
+
+def _moment(header: Dataset) -> tuple[str, str]:
+    """Date and time of the source, the study's last."""
+    for date, time in (*DATES, ("StudyDate", "StudyTime")):
+        if day := _valid(header.get(date), DA):
+            return day, _valid(header.get(time), TM) or LONG_AGO[1]
+    return LONG_AGO
+
+
+def derived_uid(*parts: str) -> str:
+    """A UID that follows from texts, so that every run gives the same (PS3.5, B.2: ``2.25.`` and a UUID as a number)."""
+    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, chr(0).join(map(str, parts))).int}"
+
+
+@dataclass(frozen=True, slots=True)
+class Authorship:
+    """What made a mask, and the UIDs of files that follow from its content."""
+
+    model: str
+    """SHA-256 of model and contract."""
+    content: str
+    """SHA-256 of all that the file shows."""
+
+    def uid(self, reference: Reference, *kind: str) -> str:
+        sources = (plane.sop_instance for plane in reference.planes)
+        return derived_uid(__version__, self.model, self.content, *kind, *sources)
+
+    def series_uid(self, reference: Reference, kind: str) -> str:
+        return derived_uid(__version__, self.model, kind, reference.series)
+
+    @property
+    def equipment(self) -> dict[str, Any]:
+        """Attributes of the Enhanced General Equipment module."""
+        return {
+            "manufacturer": EQUIPMENT,
+            "manufacturer_model_name": EQUIPMENT,
+            "software_versions": __version__,
+            "device_serial_number": self.model[:16],
+        }
+
+
+@contextmanager
+def _lenient() -> Iterator[None]:
+    """Values of the source that break a rule of the standard are copied or left out, without a warning for each."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def light_images(reference: Reference) -> list[Dataset]:
+    """Headers in the form that highdicom derives files from; of one row and one column each, since its functional
+    groups need only know which plane shows which segment."""
+    return [_multiframe(reference)] if reference.is_multiframe else [*_single_frames(reference)]
+
+
+def _image(reference: Reference, instance: Instance) -> Dataset:
+    image = Dataset()
+    image.update(reference.common)
+    image.SOPClassUID, image.SOPInstanceUID = instance.sop_class, instance.sop_instance
+    image.SeriesInstanceUID = reference.series
+    image.Rows = image.Columns = 1
+    return image
+
+
+def _single_frames(reference: Reference) -> Iterable[Dataset]:
+    for instance, position in zip(reference.planes, reference.positions, strict=True):
+        image = _image(reference, instance)
+        _set_measures(image, reference)
+        image.ImageOrientationPatient = decimals(*reference.orientation)
+        image.ImagePositionPatient = decimals(*position)
+        yield image
+
+
+def _set_measures(item: Dataset, reference: Reference) -> None:
+    item.PixelSpacing = decimals(*reference.spacing)
+    (item.SliceThickness,) = decimals(reference.thickness)
+    (item.SpacingBetweenSlices,) = decimals(reference.gap)
+
+
+def decimals(*numbers: float) -> list[DSfloat]:
+    """Numbers as DICOM's decimal strings, of 16 characters at most."""
+    return [DSfloat(number, auto_format=True) for number in numbers]
+
+
+def _multiframe(reference: Reference) -> Dataset:
+    """A header of the chosen frames alone, numbered as the planes are."""
+    image = _image(reference, reference.planes[0])
+    image.NumberOfFrames = len(reference.planes)
+    shared, orientation, measures = Dataset(), Dataset(), Dataset()
+    orientation.ImageOrientationPatient = decimals(*reference.orientation)
+    _set_measures(measures, reference)
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [measures]
+    image.SharedFunctionalGroupsSequence = [shared]
+    frames = []
+    for position in reference.positions:
+        frame, place = Dataset(), Dataset()
+        place.ImagePositionPatient = decimals(*position)
+        frame.PlanePositionSequence = [place]
+        frames.append(frame)
+    image.PerFrameFunctionalGroupsSequence = frames
+    return image
+
+
+def drop_clock(header: Dataset) -> None:
+    """Remove the times at which highdicom made a file, so that every run writes the same bytes."""
+    for keyword in ("InstanceCreationDate", "InstanceCreationTime"):
+        header.pop(keyword, None)
+    for item in header.get("ContributingEquipmentSequence", ()):
+        item.pop("ContributionDateTime", None)

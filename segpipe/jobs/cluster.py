@@ -218,8 +218,12 @@ def unchanged_dask() -> Iterator[None]:
         yield
     finally:
         own = dask.config.merge(*dask.config.defaults)
-        values = {key: dask.config.get(key, None, config=own) if was is None else was for key, was in before.items()}
-        dask.config.set({key: value for key, value in values.items() if value is not None})
+        for key, was in before.items():
+            value = dask.config.get(key, None, config=own) if was is None else was
+            if value is None:
+                dask.config.pop(key, None)
+            else:
+                dask.config.set({key: value})
 
 
 def quieten() -> None:

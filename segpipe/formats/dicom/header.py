@@ -1,0 +1,261 @@
+"""Read the header of a DICOM file up to its pixels; no tag that names a patient is asked for."""
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pydicom
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.uid import UID
+
+from segpipe.errors import SegpipeError, one_line
+from segpipe.formats.dicom.series import Frame, Series, Vector
+
+TAGS = [
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "SeriesInstanceUID",
+    "StudyInstanceUID",
+    "FrameOfReferenceUID",
+    "Modality",
+    "SeriesDescription",
+    "SeriesNumber",
+    "InstanceNumber",
+    "ImageType",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "SliceThickness",
+    "EchoNumbers",
+    "EchoTime",
+    "TemporalPositionIdentifier",
+    "TemporalPositionIndex",
+    "DiffusionBValue",
+    "AcquisitionNumber",
+    "StackID",
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "BitsAllocated",
+    "BitsStored",
+    "PixelRepresentation",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "LossyImageCompression",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+]
+
+UNREADABLE = (
+    InvalidDicomError,
+    BytesLengthException,
+    NotImplementedError,
+    RecursionError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    KeyError,
+    IndexError,
+    EOFError,
+    OSError,
+    OverflowError,
+    struct.error,
+)
+"""What pydicom raises for damaged files."""
+
+NO_IMAGES = frozenset({"SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "REG", "FID", "DOC", "RWV", "ANN", "M3D", "SM"})
+"""Modalities whose objects are no planes of a volume to be labelled, pixels or not."""
+
+NO_IMAGE_CLASSES = (
+    "1.2.840.10008.5.1.4.1.1.66",  # raw data, registrations, fiducials, segmentations, surfaces
+    "1.2.840.10008.5.1.4.1.1.88",  # structured reports
+    "1.2.840.10008.5.1.4.1.1.481",  # radiotherapy
+    "1.2.840.10008.5.1.4.1.1.11.",  # presentation states
+    "1.2.840.10008.5.1.4.1.1.104",  # encapsulated documents
+    "1.2.840.10008.5.1.4.1.1.77.1.6",  # whole slides
+)
+"""Beginnings of SOP classes of the same kind (PS3.4, annex B)."""
+
+
+class NotDicomError(SegpipeError):
+    """A file that cannot be read as DICOM."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What one file says."""
+
+    name: str
+    """Name of the file below the searched folder."""
+    series: Series
+    """The series with the frames of this file alone."""
+    instance_number: int
+    is_image: bool
+    is_scout: bool
+
+
+def read_header(path: str, name: str) -> Header:
+    """Read a file up to its pixels.
+
+    Raises:
+        NotDicomError: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as stream:
+            data = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(TAGS))
+            left = os.fstat(stream.fileno()).st_size - stream.tell()
+        return _header(path, name, data, left)
+    except UNREADABLE as error:
+        raise NotDicomError(f"{path} cannot be read as DICOM: {type(error).__name__}: {one_line(error)[:200]}") from error
+
+
+def _header(path: str, name: str, data: Any, left: int) -> Header:
+    modality, sop_class = _text(data, "Modality"), _text(data, "SOPClassUID")
+    no_image = modality in NO_IMAGES or sop_class.startswith(NO_IMAGE_CLASSES)
+    is_image = not no_image and "Rows" in data and "Columns" in data
+    uid = _text(data, "SeriesInstanceUID")
+    if is_image and not uid:
+        raise ValueError("it has no SeriesInstanceUID")
+    image_type = [str(part).upper() for part in _values(data, "ImageType")]
+    return Header(name, _series(path, data, left, is_image=is_image), _whole(data, "InstanceNumber"), is_image, "LOCALIZER" in image_type)
+
+
+def _series(path: str, data: Any, left: int, *, is_image: bool) -> Series:
+    syntax = str(data.file_meta.get("TransferSyntaxUID", ""))
+    return Series(
+        uid=_text(data, "SeriesInstanceUID"),
+        study=_text(data, "StudyInstanceUID"),
+        frame_of_reference=_text(data, "FrameOfReferenceUID"),
+        modality=_text(data, "Modality"),
+        description=_text(data, "SeriesDescription"),
+        number=_text(data, "SeriesNumber"),
+        sop_class=_text(data, "SOPClassUID"),
+        photometric=(_text(data, "PhotometricInterpretation"),),
+        samples=_whole(data, "SamplesPerPixel", 1),
+        syntaxes=(syntax,),
+        frames=tuple(_frames(path, data)) if is_image else (),
+        cut=_cut(path, data, syntax, left) if is_image else "",
+        lossy=_text(data, "LossyImageCompression") == "01",
+    )
+
+
+def _cut(path: str, data: Any, syntax: str, left: int) -> str:
+    """Why a file is not whole, as far as its length tells."""
+    if left <= 8:
+        return f"{path} ends before its pixels: copy it again"
+    uid = UID(syntax) if syntax else None
+    if uid is None or uid.is_private or uid.is_compressed or uid.is_deflated:
+        return ""
+    frames = max(1, _whole(data, "NumberOfFrames", 1))
+    samples, bits = _whole(data, "SamplesPerPixel", 1), _whole(data, "BitsAllocated", 16)
+    needed = _whole(data, "Rows") * _whole(data, "Columns") * frames * samples * bits // 8
+    if left - (8 if uid.is_implicit_VR else 12) >= needed:
+        return ""
+    return f"{path} is cut: its pixels take {needed:,} bytes, and {left:,} are left of it: copy it again"
+
+
+def _frames(path: str, data: Any) -> Iterator[Frame]:
+    shared = _item(data, "SharedFunctionalGroupsSequence")
+    each = data.get("PerFrameFunctionalGroupsSequence")
+    if each is None or not len(each):
+        count = max(1, _whole(data, "NumberOfFrames", 1))
+        for number in range(count):
+            # frames without functional groups have one position at most
+            yield _frame(path, number, data, [data] if count == 1 else [])
+        return
+    for number, own in enumerate(each):
+        groups = [item for part in (own, shared) if part is not None for item in _items(part)]
+        yield _frame(path, number, data, groups)
+
+
+def _items(part: Any) -> Iterator[Any]:
+    """The first item of each functional group, and of the groups in it."""
+    for element in part:
+        if element.VR == "SQ" and len(element.value):
+            item = element.value[0]
+            yield item
+            yield from (e.value[0] for e in item if e.VR == "SQ" and len(e.value))
+
+
+def _frame(path: str, number: int, data: Any, groups: list[Any]) -> Frame:
+    def values(keyword: str) -> list[float]:
+        return next((list(map(float, _values(group, keyword))) for group in groups if group.get(keyword) is not None), [])
+
+    position, orientation, spacing = values("ImagePositionPatient"), values("ImageOrientationPatient"), values("PixelSpacing")
+    slope, intercept = values("RescaleSlope"), values("RescaleIntercept")
+    thickness = values("SliceThickness")
+    return Frame(
+        path,
+        number,
+        _text(data, "SOPInstanceUID"),
+        _vector(position),
+        _directions(orientation),
+        (spacing[0], spacing[1]) if len(spacing) == 2 else None,
+        (_whole(data, "Rows"), _whole(data, "Columns")),
+        slope[0] if slope else 1.0,
+        intercept[0] if intercept else 0.0,
+        thickness[0] if thickness else None,
+        _whole(data, "BitsStored", 16),
+        _whole(data, "PixelRepresentation") == 1,
+        tuple(_keys(groups)),
+    )
+
+
+def _keys(groups: list[Any]) -> Iterator[tuple[str, str]]:
+    """Keyword and value of what may tell planes of one position apart."""
+    for key, keywords in SAME.items():
+        for keyword in keywords:
+            found = next((group for group in groups if group.get(keyword) not in (None, "")), None)
+            if found is not None:
+                yield key, "\\".join(map(str, _values(found, keyword)))
+                break
+
+
+SAME = {
+    "StackID": ("StackID",),
+    "EchoNumbers": ("EchoNumbers",),
+    "EchoTime": ("EffectiveEchoTime", "EchoTime"),
+    "TemporalPosition": ("TemporalPositionIndex", "TemporalPositionIdentifier"),
+    "DiffusionBValue": ("DiffusionBValue",),
+    "AcquisitionNumber": ("AcquisitionNumber", "FrameAcquisitionNumber"),
+    "ImageType": ("FrameType", "ImageType"),
+}
+"""For each key, its keywords in enhanced and in other files."""
+
+
+def _vector(values: list[float]) -> Vector | None:
+    return (values[0], values[1], values[2]) if len(values) == 3 else None
+
+
+def _directions(values: list[float]) -> tuple[Vector, Vector] | None:
+    if len(values) != 6:
+        return None
+    a, b, c, d, e, f = values
+    return (a, b, c), (d, e, f)
+
+
+def _values(data: Any, keyword: str) -> list[Any]:
+    """The values of an element; none if it is absent or empty."""
+    value = data.get(keyword)
+    if value is None or value == "":
+        return []
+    return list(value) if isinstance(value, (list, tuple, pydicom.multival.MultiValue)) else [value]
+
+
+def _text(data: Any, keyword: str) -> str:
+    values = _values(data, keyword)
+    return one_line(values[0]) if values else ""
+
+
+def _whole(data: Any, keyword: str, default: int = 0) -> int:
+    values = _values(data, keyword)
+    return int(values[0]) if values else default
+
+
+def _item(data: Any, keyword: str) -> Any:
+    sequence = data.get(keyword)
+    return sequence[0] if sequence is not None and len(sequence) else None

@@ -1,0 +1,313 @@
+"""Find series in files: read headers once, group them, and leave out what is no slice of a volume."""
+
+import os
+import re
+import struct
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from itertools import groupby
+from operator import attrgetter
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from segpipe.errors import one_line
+from segpipe.formats.case import Case, Choice, FamilyCases
+from segpipe.formats.dicom.header import Header, NotDicomError, read_header
+from segpipe.formats.dicom.series import Frame, Series, pack
+from segpipe.storage.content import told
+
+NAME = "dicom"
+
+SUFFIXES = (".dcm", ".dicom", ".ima")
+
+BY_NUMBER = re.compile(r"\.\d+")
+"""What looks like the suffix of a file that is named after its UID."""
+
+PREAMBLE = 128
+
+IGNORED = ("dicomdir",)
+
+KEYS = (
+    ("StackID", "stack"),
+    ("EchoNumbers", "echo"),
+    ("EchoTime", "echo"),
+    ("TemporalPosition", "time"),
+    ("DiffusionBValue", "b"),
+    ("AcquisitionNumber", "acquisition"),
+    ("ImageType", "type"),
+)
+"""What tells volumes of one series apart, by keyword, and what it is called in names."""
+
+APART = np.radians(5)
+"""Angle between two orientations from which on they are of two volumes."""
+
+PLACED = ("CT", "MR", "PT", "NM")
+"""Modalities whose images have a place; without one they are an error, where a screenshot is left out."""
+
+
+def may_be(name: str) -> bool:
+    """Whether a file may be DICOM by its name: a usual suffix, none, or the last number of a UID."""
+    suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
+    return suffix in SUFFIXES or suffix in ("", ".") or BY_NUMBER.fullmatch(suffix) is not None
+
+
+def is_one(path: str) -> bool:
+    """Whether a file has the letters DICM where DICOM files have them (PS3.10, section 7.1)."""
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(PREAMBLE + 4)[PREAMBLE:] == b"DICM"
+    except OSError:
+        return False
+
+
+@dataclass
+class _Headers:
+    """What is read of the files of a search."""
+
+    by_series: dict[str, list[Header]] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
+    others: list[str] = field(default_factory=list)
+    broken: list[tuple[str, str, str]] = field(default_factory=list)
+    """Name, path and error of files that should be DICOM."""
+
+
+def find(files: Sequence[tuple[str, str]], choice: Choice) -> FamilyCases:
+    """The cases of some files: names below the searched folder, and paths."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what a header has wrong is said by the audit, without values of patients
+        headers = _read(files)
+    volumes = [volume for found in headers.by_series.values() for volume in _volumes(found)]
+    kept = [volume for volume in volumes if _is_chosen(volume.series, choice.series)]
+    headers.left_out["DICOM series not chosen"] += len({v.series.uid for v in volumes} - {v.series.uid for v in kept})
+    broken = [] if choice.series else [(Case(_plain(name), path, NAME), error) for name, path, error in headers.broken]
+    if choice.series:
+        headers.left_out["damaged DICOM files"] += len(headers.broken)
+    cases = [*_cases(kept, choice), *(case for case, _ in broken)]
+    return FamilyCases(cases, dict(broken), {what: n for what, n in headers.left_out.items() if n}, headers.others)
+
+
+def _read(files: Sequence[tuple[str, str]]) -> _Headers:
+    found = _Headers()
+    for name, path in files:
+        base = PurePosixPath(name).name.lower()
+        if base in IGNORED:
+            continue
+        if not is_one(path):
+            _not_dicom(name, path, found)
+            continue
+        try:
+            header = read_header(path, name)
+        except NotDicomError as error:
+            found.broken.append((name, path, str(error)))
+            continue
+        if (why := left_out(header)) is not None:
+            found.left_out[why] += 1
+        else:
+            found.by_series.setdefault(header.series.uid, []).append(header)
+    return found
+
+
+def _not_dicom(name: str, path: str, found: _Headers) -> None:
+    """What has the suffix of DICOM and is none is an error; what has no suffix is any file."""
+    if os.path.splitext(name)[1].lower() in SUFFIXES:  # noqa: PTH122
+        kind = told(path) or f"{path} is no DICOM file: it has no DICM at byte {PREAMBLE}: copy it again"
+        found.broken.append((name, path, kind))
+    else:
+        found.others.append(path)
+
+
+def left_out(header: Header) -> str | None:
+    """Why a file is no slice of a volume, as a class of files; None if it is one."""
+    series = header.series
+    if not header.is_image:
+        return f"DICOM {series.modality or 'objects'} (no image)"
+    if header.is_scout:
+        return "DICOM scouts"
+    if series.modality in PLACED or any(frame.position is not None for frame in series.frames):
+        return None
+    return f"DICOM {series.modality or 'images'} without position"
+
+
+@dataclass(frozen=True, slots=True)
+class _Volume:
+    """Frames of one volume, and where their files lie."""
+
+    series: Series
+    names: tuple[str, ...]
+    """Names of its files below the searched folder."""
+
+    @property
+    def folder(self) -> str:
+        """The folder that holds all its files; empty for the searched folder itself."""
+        parts = [PurePosixPath(name).parent.parts for name in self.names]
+        first, last = min(parts), max(parts)
+        common = [a for a, b in zip(first, last, strict=False) if a == b]
+        same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(common))
+        return "/".join(first[:same])
+
+
+def _volumes(headers: Sequence[Header]) -> Iterator[_Volume]:
+    """The volumes of one series: each multi-frame file, and all other files together, divided where several are mixed."""
+    ordered = sorted(headers, key=lambda header: (header.instance_number, header.name))
+    several = [header for header in ordered if len(header.series.frames) > 1]
+    single = [header for header in ordered if len(header.series.frames) == 1]
+    for group in (*([header] for header in several), *([single] if single else [])):
+        frames = [frame for header in group for frame in header.series.frames]
+        where = {header.series.frames[0].path: header.name for header in group}
+        for label, kept in _divided(frames):
+            names = tuple(dict.fromkeys(where[frame.path] for frame in kept))
+            yield _Volume(_joined(group, kept, label), names)
+
+
+def _joined(headers: Sequence[Header], frames: Sequence[Frame], label: str) -> Series:
+    """One series of the facts of its files."""
+    used = {frame.path for frame in frames}
+    each = [header.series for header in headers if header.series.frames[0].path in used]
+    return replace(
+        each[0],
+        photometric=tuple(dict.fromkeys(one for s in each for one in s.photometric)),
+        samples=max(s.samples for s in each),
+        syntaxes=tuple(dict.fromkeys(one for s in each for one in s.syntaxes)),
+        frames=tuple(frames),
+        label=label,
+        cut=next((s.cut for s in each if s.cut), ""),
+        lossy=any(s.lossy for s in each),
+    )
+
+
+def _divided(frames: Sequence[Frame]) -> Iterator[tuple[str, list[Frame]]]:
+    """Frames by orientation, then by echo, time and the like where several have one position; with labels."""
+    for plane, group in _by_orientation(frames):
+        for label, kept in _by_keys(group, KEYS):
+            yield "-".join(part for part in (plane, label) if part), kept
+
+
+def _by_orientation(frames: Sequence[Frame]) -> list[tuple[str, list[Frame]]]:
+    """Groups of one orientation each; all together if a group would have one slice, which the audit then names."""
+    groups: list[tuple[Any, list[Frame]]] = []
+    for frame in frames:
+        directions = None if frame.directions is None else np.array(frame.directions)
+        home = next((kept for usual, kept in groups if _is_near(usual, directions)), None)
+        if home is None:
+            groups.append((directions, [frame]))
+        else:
+            home.append(frame)
+    if len(groups) == 1 or min(len(kept) for _, kept in groups) < 2 or any(usual is None for usual, _ in groups):
+        return [("", list(frames))]
+    planes = [_plane(usual) for usual, _ in groups]
+    return [
+        (plane if planes.count(plane) == 1 else f"{plane}{planes[: n + 1].count(plane)}", kept)
+        for n, (plane, (_, kept)) in enumerate(zip(planes, groups, strict=True))
+    ]
+
+
+def _is_near(one: Any, other: Any) -> bool:
+    if one is None or other is None:
+        return one is other
+    return bool(np.linalg.norm(one - other, axis=1).max() < APART)
+
+
+def _plane(directions: Any) -> str:
+    """The plane of the body that is nearest to a slice."""
+    return ("sagittal", "coronal", "axial")[int(np.abs(np.cross(*directions)).argmax())]
+
+
+def _by_keys(frames: list[Frame], keys: Sequence[tuple[str, str]]) -> Iterator[tuple[str, list[Frame]]]:
+    """Divide frames of which several have one position by the first key that makes fewer of them."""
+    before = _doubles(frames)
+    for n, (key, word) in enumerate(keys if before else ()):
+        groups: dict[str, list[Frame]] = {}
+        for frame in frames:
+            groups.setdefault(dict(frame.keys).get(key, ""), []).append(frame)
+        sizes = [len(kept) for kept in groups.values()]
+        if len(groups) > 1 and min(sizes) > 1 and 2 * min(sizes) >= max(sizes) and sum(map(_doubles, groups.values())) < before:
+            for count, value in enumerate(sorted(groups, key=_in_order), 1):
+                for label, kept in _by_keys(groups[value], keys[n + 1 :]):
+                    yield f"{word}{count}" + (f"-{label}" if label else ""), kept
+            return
+    yield "", frames
+
+
+def _in_order(value: str) -> tuple[float, str]:
+    """Numbers by size, then texts."""
+    try:
+        return float(value), ""
+    except ValueError:
+        return float("inf"), value
+
+
+def _doubles(frames: Sequence[Frame]) -> int:
+    """How many frames lie where another does; copies of one file are no reason to divide."""
+    there = {(frame.instance, frame.number): frame.position for frame in frames}
+    placed = [tuple(round(n, 2) for n in position) for position in there.values() if position is not None]
+    return len(placed) - len(set(placed))
+
+
+def _is_chosen(series: Series, text: str | None) -> bool:
+    """Whether ``--series`` takes a series: by its UID, by a part of its description, or by a glob of all of it."""
+    if text is None:
+        return True
+    wanted, description = text.strip().casefold(), series.description.casefold()
+    if any(mark in wanted for mark in "*?["):
+        return fnmatchcase(description, wanted)
+    return wanted in (series.uid.casefold(), series.number) or wanted in description
+
+
+def _cases(volumes: Sequence[_Volume], choice: Choice) -> Iterator[Case]:
+    """A case per volume, with a name and a path of its own."""
+    name_of: Callable[[_Volume], str] = _uid_name if choice.names == "uid" else _path_name
+    named = sorted(((name_of(volume), volume) for volume in volumes), key=lambda pair: (pair[0], _order(pair[1])))
+    for name, group in groupby(named, key=lambda pair: pair[0]):
+        sharing = [volume for _, volume in group]
+        names = [name] if len(sharing) == 1 else _told_apart(name, sharing)
+        for own, volume in zip(names, sharing, strict=True):
+            yield Case(own, _path_of(volume, alone=len(sharing) == 1), NAME, pack(volume.series))
+
+
+def _order(volume: _Volume) -> tuple[Any, ...]:
+    return _in_order(volume.series.number), volume.series.uid, volume.series.label, volume.names
+
+
+def _plain(name: str) -> str:
+    """A file's name without a suffix of DICOM; the last number of a UID is none."""
+    stem, suffix = os.path.splitext(name)  # noqa: PTH122
+    return stem if suffix.lower() in SUFFIXES else name
+
+
+def _path_name(volume: _Volume) -> str:
+    """The name of the file or, of several, of their folder."""
+    if len(volume.names) == 1:
+        return _plain(volume.names[0])
+    path = volume.series.frames[0].path
+    return volume.folder or os.path.basename(os.path.dirname(os.path.realpath(path))) or NAME  # noqa: PTH119, PTH120
+
+
+def _uid_name(volume: _Volume) -> str:
+    return volume.series.uid
+
+
+def _told_apart(name: str, volumes: Sequence[_Volume]) -> list[str]:
+    """Names of volumes of one file or folder: by number of the series where that tells, else by its UID; and by label."""
+    uids = [volume.series.uid for volume in volumes]
+    numbers = {volume.series.uid: re.sub(r"\W", "", volume.series.number) for volume in volumes}
+    if len(numbers) == 1:
+        words = [""] * len(volumes)
+    elif len(set(numbers.values())) == len(numbers) and all(numbers.values()):
+        words = [f"/series-{numbers[uid]}" for uid in uids]
+    else:
+        words = [f"/{uid}" for uid in uids]
+    full = [name + word + f"-{v.series.label}" * bool(v.series.label) for word, v in zip(words, volumes, strict=True)]
+    return [one if full.count(one) == 1 else f"{one}-{full[: n + 1].count(one)}" for n, one in enumerate(full)]
+
+
+def _path_of(volume: _Volume, *, alone: bool) -> str:
+    """The file, or the folder of the files; with UID and label if the folder holds other cases, too."""
+    series, files = volume.series, volume.series.files
+    path = files[0] if len(files) == 1 else os.path.commonpath([os.path.dirname(file) or "." for file in files])  # noqa: PTH120
+    marks = [series.uid, *([series.label] if series.label else [])]
+    return path if alone else f"{path}/{'-'.join(marks)}"

@@ -193,6 +193,60 @@ def _released_volume() -> Iterator[None]:
         _release_volume()
 
 
+def _may_be_dicom(name: str) -> bool:
+    from segpipe.formats.dicom.names import may_be
+
+    return may_be(name)
+
+
+def _is_dicom(path: str) -> bool:
+    from segpipe.formats.dicom.names import is_one
+
+    return is_one(path)
+
+
+def _find_series(files: Sequence[tuple[str, str]], choice: Choice) -> FamilyCases:
+    from segpipe.formats.dicom.names import cases_of
+
+    return cases_of(files, choice)
+
+
+def _open_series(case: Case, contract: Contract, overrides: Overrides) -> Source:
+    from segpipe.formats.dicom.source import SeriesSource
+
+    return SeriesSource(case, contract, overrides)
+
+
+def _series_sink(target: Target) -> Sink:
+    from segpipe.formats.dicom.sink import series_sink
+
+    return series_sink(target)
+
+
+def _is_same_series(place: str, files: Sequence[Identity], case: Case, beside: Beside, remote: bool) -> bool:
+    from segpipe.formats.dicom.source import is_same_series
+
+    del remote
+    return is_same_series(place, files, case, beside)
+
+
+def _verify_series(files: Sequence[str]) -> list[str]:
+    return [f"{len(files)} DICOM files are not verified: they have no checksums"]
+
+
+def _release_series() -> None:
+    if (spool := sys.modules.get("segpipe.formats.dicom.spool")) is not None:  # else no series was opened
+        spool.release()
+
+
+@contextmanager
+def _released_series() -> Iterator[None]:
+    try:
+        yield
+    finally:
+        _release_series()
+
+
 def _volume_sink(target: Target) -> Sink:
     from segpipe.formats.nifti.sink import NiftiSink
 
@@ -237,6 +291,22 @@ FORMATS: dict[str, Format] = {
             read_mask=_read_volume_mask,
             extra="medical",
             area_columns=("ml",),
+        ),
+        Format(
+            "dicom",
+            (".dcm", ".dicom", ".ima"),
+            _open_series,
+            _series_sink,
+            (".nii", ".nii.gz"),
+            _is_own_volume,
+            is_same_input=_is_same_series,
+            verify=_verify_series,
+            unchanged=_released_series,
+            release=_release_series,
+            read_mask=_read_volume_mask,
+            extra="medical",
+            area_columns=("ml",),
+            finder=Finder(_may_be_dicom, _is_dicom, _find_series),
         ),
     )
 }

@@ -1,6 +1,6 @@
 """Whether the frames of a series are the planes of a regular volume: a pure function of positions and directions.
 
-Every fault has a kind and its figures. Positions are taken along the normal of the planes; tags such as SpacingBetweenSlices,
+Every fault has a kind and its figures. Positions are taken along the normal of the planes; SpacingBetweenSlices,
 GantryDetectorTilt and InstanceNumber are not believed.
 """
 
@@ -131,7 +131,7 @@ def _unusable(frames: Sequence[Frame]) -> Iterator[Fault]:
 
 
 def _directions(frames: Sequence[Frame]) -> tuple[Float, _Found]:
-    """Directions of rows, columns and planes, each of length 1 and at right angles, ``(3, 3)``; and what is wrong with them."""
+    """Directions of rows, columns and planes, of length 1 and at right angles, ``(3, 3)``; and what is wrong with them."""
     each = np.array([f.directions for f in frames])
     lengths = np.linalg.norm(each, axis=2, keepdims=True)
     if not np.isfinite(each).all() or np.abs(lengths - 1).max() > 0.01:
@@ -261,7 +261,9 @@ def _steps(along: Float, usual: float) -> _Found:
     off = float(np.abs(along - even).max())
     told = f"{steps.min():.4g} to {steps.max():.4g} mm, {off:.3g} mm beside equal steps of {step:.4g} mm"
     if off > UNEVEN * step or np.abs(ratio - 1).max() > 2 * STEP_APART:
-        return _Found((Fault("jitter", f"distances between slices must be equal, and are {told}: resample the series first"),))
+        return _Found(
+            (Fault("jitter", f"distances between slices must be equal, and are {told}: resample the series first"),)
+        )
     return _Found(notes=(f"distances between slices are {told}",) if off > UNEVEN_TOLD * step else ())
 
 
@@ -313,9 +315,9 @@ def _lean(along: Float, beside: Float, pixel: float) -> _Found:
 
 def _tilted(tilt: float, shift: float, extent: float, pixel: float) -> str:
     return (
-        f"slices must lie at right angles above one another, and are sheared by {np.degrees(np.arctan(tilt)):.3g} degrees, as "
-        f"a tilted gantry does: {shift:.3g} mm ({shift / pixel:.3g} pixels) over {extent:.4g} mm; half a pixel is allowed: "
-        "resample the series to right angles first, as dcm2niix does"
+        "slices must lie at right angles above one another, and are sheared by "
+        f"{np.degrees(np.arctan(tilt)):.3g} degrees, as a tilted gantry does: {shift:.3g} mm ({shift / pixel:.3g} pixels) "
+        f"over {extent:.4g} mm, and half a pixel is allowed: resample the series to right angles first, as dcm2niix does"
     )
 
 

@@ -4,6 +4,7 @@ import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pydicom
@@ -11,7 +12,9 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import UID
 
 from segpipe.errors import SegpipeError, one_line
+from segpipe.formats.dicom.names import PREAMBLE, is_one
 from segpipe.formats.dicom.series import Frame, Series, Vector
+from segpipe.storage.content import told
 
 TAGS = [
     "SOPClassUID",
@@ -67,7 +70,9 @@ UNREADABLE = (
 )
 """What pydicom raises for damaged files."""
 
-NO_IMAGES = frozenset({"SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "REG", "FID", "DOC", "RWV", "ANN", "M3D", "SM"})
+NO_IMAGES = frozenset(
+    {"SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "REG", "FID", "DOC", "RWV", "ANN", "M3D", "SM"}
+)
 """Modalities whose objects are no planes of a volume to be labelled, pixels or not."""
 
 NO_IMAGE_CLASSES = (
@@ -104,8 +109,10 @@ def read_header(path: str, name: str) -> Header:
     Raises:
         NotDicomError: it cannot be read.
     """
+    if not is_one(path):
+        raise NotDicomError(told(path) or f"{path} is no DICOM file: it has no DICM at byte {PREAMBLE}: copy it again")
     try:
-        with open(path, "rb") as stream:
+        with Path(path).open("rb") as stream:
             data = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(TAGS))
             left = os.fstat(stream.fileno()).st_size - stream.tell()
         return _header(path, name, data, left)
@@ -121,7 +128,13 @@ def _header(path: str, name: str, data: Any, left: int) -> Header:
     if is_image and not uid:
         raise ValueError("it has no SeriesInstanceUID")
     image_type = [str(part).upper() for part in _values(data, "ImageType")]
-    return Header(name, _series(path, data, left, is_image=is_image), _whole(data, "InstanceNumber"), is_image, "LOCALIZER" in image_type)
+    return Header(
+        name,
+        _series(path, data, left, is_image=is_image),
+        _whole(data, "InstanceNumber"),
+        is_image,
+        "LOCALIZER" in image_type,
+    )
 
 
 def _series(path: str, data: Any, left: int, *, is_image: bool) -> Series:
@@ -185,7 +198,11 @@ def _frame(path: str, number: int, data: Any, groups: list[Any]) -> Frame:
     def values(keyword: str) -> list[float]:
         return next((list(map(float, _values(group, keyword))) for group in groups if group.get(keyword) is not None), [])
 
-    position, orientation, spacing = values("ImagePositionPatient"), values("ImageOrientationPatient"), values("PixelSpacing")
+    position, orientation, spacing = (
+        values("ImagePositionPatient"),
+        values("ImageOrientationPatient"),
+        values("PixelSpacing"),
+    )
     slope, intercept = values("RescaleSlope"), values("RescaleIntercept")
     thickness = values("SliceThickness")
     return Frame(

@@ -2,35 +2,23 @@
 
 import os
 import re
-import struct
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import groupby
-from operator import attrgetter
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from segpipe.errors import one_line
 from segpipe.formats.case import Case, Choice, FamilyCases
 from segpipe.formats.dicom.header import Header, NotDicomError, read_header
+from segpipe.formats.dicom.names import has_suffix
 from segpipe.formats.dicom.series import Frame, Series, pack
-from segpipe.storage.content import told
 
 NAME = "dicom"
-
-SUFFIXES = (".dcm", ".dicom", ".ima")
-
-BY_NUMBER = re.compile(r"\.\d+")
-"""What looks like the suffix of a file that is named after its UID."""
-
-PREAMBLE = 128
-
-IGNORED = ("dicomdir",)
 
 KEYS = (
     ("StackID", "stack"),
@@ -49,20 +37,8 @@ APART = np.radians(5)
 PLACED = ("CT", "MR", "PT", "NM")
 """Modalities whose images have a place; without one they are an error, where a screenshot is left out."""
 
-
-def may_be(name: str) -> bool:
-    """Whether a file may be DICOM by its name: a usual suffix, none, or the last number of a UID."""
-    suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
-    return suffix in SUFFIXES or suffix in ("", ".") or BY_NUMBER.fullmatch(suffix) is not None
-
-
-def is_one(path: str) -> bool:
-    """Whether a file has the letters DICM where DICOM files have them (PS3.10, section 7.1)."""
-    try:
-        with open(path, "rb") as stream:
-            return stream.read(PREAMBLE + 4)[PREAMBLE:] == b"DICM"
-    except OSError:
-        return False
+CAPTURES = "1.2.840.10008.5.1.4.1.1.7"
+"""Beginning of the SOP classes of secondary captures, such as a dose report of a CT."""
 
 
 @dataclass
@@ -71,13 +47,12 @@ class _Headers:
 
     by_series: dict[str, list[Header]] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
-    others: list[str] = field(default_factory=list)
     broken: list[tuple[str, str, str]] = field(default_factory=list)
     """Name, path and error of files that should be DICOM."""
 
 
 def find(files: Sequence[tuple[str, str]], choice: Choice) -> FamilyCases:
-    """The cases of some files: names below the searched folder, and paths."""
+    """The cases of some DICOM files: names below the searched folder, and paths."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a header has wrong is said by the audit, without values of patients
         headers = _read(files)
@@ -88,18 +63,12 @@ def find(files: Sequence[tuple[str, str]], choice: Choice) -> FamilyCases:
     if choice.series:
         headers.left_out["damaged DICOM files"] += len(headers.broken)
     cases = [*_cases(kept, choice), *(case for case, _ in broken)]
-    return FamilyCases(cases, dict(broken), {what: n for what, n in headers.left_out.items() if n}, headers.others)
+    return FamilyCases(cases, dict(broken), {what: n for what, n in headers.left_out.items() if n})
 
 
 def _read(files: Sequence[tuple[str, str]]) -> _Headers:
     found = _Headers()
     for name, path in files:
-        base = PurePosixPath(name).name.lower()
-        if base in IGNORED:
-            continue
-        if not is_one(path):
-            _not_dicom(name, path, found)
-            continue
         try:
             header = read_header(path, name)
         except NotDicomError as error:
@@ -112,15 +81,6 @@ def _read(files: Sequence[tuple[str, str]]) -> _Headers:
     return found
 
 
-def _not_dicom(name: str, path: str, found: _Headers) -> None:
-    """What has the suffix of DICOM and is none is an error; what has no suffix is any file."""
-    if os.path.splitext(name)[1].lower() in SUFFIXES:  # noqa: PTH122
-        kind = told(path) or f"{path} is no DICOM file: it has no DICM at byte {PREAMBLE}: copy it again"
-        found.broken.append((name, path, kind))
-    else:
-        found.others.append(path)
-
-
 def left_out(header: Header) -> str | None:
     """Why a file is no slice of a volume, as a class of files; None if it is one."""
     series = header.series
@@ -128,7 +88,8 @@ def left_out(header: Header) -> str | None:
         return f"DICOM {series.modality or 'objects'} (no image)"
     if header.is_scout:
         return "DICOM scouts"
-    if series.modality in PLACED or any(frame.position is not None for frame in series.frames):
+    captured = series.sop_class.startswith(CAPTURES)
+    if (series.modality in PLACED and not captured) or any(frame.position is not None for frame in series.frames):
         return None
     return f"DICOM {series.modality or 'images'} without position"
 
@@ -224,13 +185,19 @@ def _by_keys(frames: list[Frame], keys: Sequence[tuple[str, str]]) -> Iterator[t
         groups: dict[str, list[Frame]] = {}
         for frame in frames:
             groups.setdefault(dict(frame.keys).get(key, ""), []).append(frame)
-        sizes = [len(kept) for kept in groups.values()]
-        if len(groups) > 1 and min(sizes) > 1 and 2 * min(sizes) >= max(sizes) and sum(map(_doubles, groups.values())) < before:
+        if _are_volumes(list(groups.values()), before):
             for count, value in enumerate(sorted(groups, key=_in_order), 1):
                 for label, kept in _by_keys(groups[value], keys[n + 1 :]):
                     yield f"{word}{count}" + (f"-{label}" if label else ""), kept
             return
     yield "", frames
+
+
+def _are_volumes(groups: list[list[Frame]], before: int) -> bool:
+    """Whether groups are likely to be volumes: of similar size, and with fewer frames of one position."""
+    sizes = [len(kept) for kept in groups]
+    alike = len(groups) > 1 and min(sizes) > 1 and 2 * min(sizes) >= max(sizes)
+    return alike and sum(map(_doubles, groups)) < before
 
 
 def _in_order(value: str) -> tuple[float, str]:
@@ -275,8 +242,8 @@ def _order(volume: _Volume) -> tuple[Any, ...]:
 
 def _plain(name: str) -> str:
     """A file's name without a suffix of DICOM; the last number of a UID is none."""
-    stem, suffix = os.path.splitext(name)  # noqa: PTH122
-    return stem if suffix.lower() in SUFFIXES else name
+    stem, _ = os.path.splitext(name)  # noqa: PTH122
+    return stem if has_suffix(name) else name
 
 
 def _path_name(volume: _Volume) -> str:

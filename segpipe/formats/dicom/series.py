@@ -81,6 +81,6 @@ def pack(series: Series) -> bytes:
 
 def unpack(packed: bytes) -> Series:
     """The inverse of ``pack``; for what this run packed alone."""
-    series = pickle.loads(zlib.decompress(packed))  # noqa: S301 - of this run's own processes
+    series = pickle.loads(zlib.decompress(packed))
     assert isinstance(series, Series)
     return series

@@ -1,0 +1,203 @@
+"""Read a DICOM series as a volume: values of the modality on the grid that the audit found."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.contract import Contract
+from segpipe.errors import SourceError
+from segpipe.formats.case import EVERY_CASE, Case
+from segpipe.formats.dicom.audit import audit
+from segpipe.formats.dicom.pixels import check_decodable, value_type
+from segpipe.formats.dicom.series import Series, unpack
+from segpipe.formats.dicom.spool import Spool, spool_of
+from segpipe.formats.identity import Beside, Identity, identities
+from segpipe.formats.nifti.sink import Origin as NiftiOrigin
+from segpipe.formats.nodata import checked_nodata
+from segpipe.formats.source import Begun, Invalid, Pixels
+from segpipe.geometry.voxel_grid import VoxelGrid, turned_to
+from segpipe.geometry.windows import Window
+from segpipe.overrides import AS_STORED, Overrides
+from segpipe.storage.bucket import is_remote
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What sinks need of a series beside its grid."""
+
+    series: Series
+    """Frames in the order of the planes of ``grid``."""
+    grid: VoxelGrid
+    """The grid of the planes as they are stored: plane, row, column."""
+    nifti: NiftiOrigin
+    """The header of a NIfTI volume on this grid."""
+
+
+def series_of(case: Case) -> Series:
+    """The series of a case, from the search or, for the path of a file alone, from the file.
+
+    Raises:
+        SourceError: the file is not of this machine, or is no slice of a volume.
+    """
+    if isinstance(case.index, bytes):
+        return unpack(case.index)
+    if is_remote(case.path) or not Path(case.path).is_file():
+        raise SourceError(f"a series must be files of this machine, got {case.path}: copy it here first")
+    from segpipe.formats.dicom.index import find
+
+    found = find([(Path(case.path).name, case.path)], EVERY_CASE)
+    if len(found.cases) != 1 or not isinstance(index := found.cases[0].index, bytes):
+        why = ", ".join([*found.errors.values(), *found.left_out]) or f"{len(found.cases)} volumes in one file"
+        raise SourceError(f"{case.path} must be a slice or a volume: {why}")
+    return unpack(index)
+
+
+class SeriesSource:
+    """A series in the model's orientation; a plane is decoded when its first pixel is read."""
+
+    separable = True
+
+    def __init__(self, case: Case, contract: Contract, overrides: Overrides = AS_STORED) -> None:
+        series, path = series_of(case), case.path
+        if series.cut:
+            raise SourceError(series.cut)
+        check_decodable(path, series)
+        _check_use(path, contract, overrides)
+        found = audit(series.frames)
+        if found.grid is None:
+            raise SourceError(f"{path}: {'; '.join(fault.text for fault in found.faults)}")
+        self._path, self._series = path, replace(series, frames=tuple(series.frames[n] for n in found.order))
+        letters = contract.orientation
+        self.grid = found.grid if letters is None else found.grid.turn(turned_to(found.grid, letters))
+        self.dtype = value_type(series.frames)
+        self.files: tuple[str, ...] = self._series.files
+        self.scene: Mapping[str, Mapping[str, str]] = {}
+        self.notes = (*found.notes, *_value_notes(series), *_order_notes(found.grid, contract))
+        self.origin = Origin(self._series, found.grid, _header(found.grid))
+        self._nodata = _nodata(path, self.dtype, overrides)
+        self._spool: Spool | None = None
+
+    @property
+    def block(self) -> int:
+        """Bytes of a plane, as stored, as float64 and as decoded."""
+        return math.prod(self.origin.grid.shape[1:]) * (8 + 8 + self.dtype.itemsize)
+
+    def memory(self, shape: tuple[int, ...]) -> int:
+        """The planes that are being decoded: one. Decoded ones lie in TMPDIR."""
+        del shape
+        return self.block
+
+    def empty(self, window: Window) -> bool:
+        """False: a series does not say which pixels are valid before they are read."""
+        del window
+        return False
+
+    def begin(self, window: Window, threads: int | None = None) -> Begun:
+        del threads  # reading uses one thread
+        stored = self._opened().read(self.grid.turned.window_back(window, self.grid.shape))
+        return lambda: self._ended(stored)
+
+    def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
+        return self.begin(window)()
+
+    def _ended(self, stored: NDArray[Any]) -> tuple[Pixels, Invalid | None]:
+        pixels = np.ascontiguousarray(self.grid.turned.array(stored))
+        return pixels[None], self._invalid(pixels)
+
+    def _invalid(self, pixels: NDArray[Any]) -> Invalid | None:
+        invalid = None if pixels.dtype.kind != "f" else ~np.isfinite(pixels)
+        if self._nodata is not None:
+            invalid = (pixels == self._nodata) | (False if invalid is None else invalid)
+        return invalid if invalid is not None and invalid.any() else None
+
+    def _opened(self) -> Spool:
+        if self._spool is None:
+            self._spool = spool_of(self._path, self._series.frames, self.dtype)
+        return self._spool
+
+    def near(self, place: tuple[float, ...], most: int) -> Window:
+        axes = [(int(share * n), n, min(most, n)) for share, n in zip(place, self.grid.shape, strict=True)]
+        starts = tuple(max(0, min(at, n - side)) for at, n, side in axes)
+        return Window(starts, tuple(start + side for start, (_, _, side) in zip(starts, axes, strict=True)))
+
+    def tags(self) -> None:
+        """None: slope and intercept, which may differ between slices, are applied already."""
+
+    def close(self) -> None:
+        self._spool = None
+
+
+def _check_use(path: str, contract: Contract, overrides: Overrides) -> None:
+    """Refuse what a series cannot be."""
+    if overrides.crs is not None:
+        raise SourceError(f"{path} is a volume, which has no CRS: leave out --crs, or label rasters in a run of their own")
+    if overrides.bands not in (None, (1,)):
+        raise SourceError(f"{path} is a volume of one band, and --bands names others: leave it out")
+    if contract.channel_count != 1:
+        raise SourceError(
+            f"{path} has one channel, and the model takes {contract.channel_count}: convert the series to NIfTI files, one "
+            "per channel, or take a model of one channel"
+        )
+
+
+def _value_notes(series: Series) -> list[str]:
+    scales = sorted({(frame.slope, frame.intercept) for frame in series.frames})
+    notes = []
+    if scales != [(1.0, 0.0)]:
+        told = " of its own" if len(scales) > 1 else f" {scales[0][0]:g} and intercept {scales[0][1]:g}"
+        notes.append(f"values are stored * slope + intercept, with slope{told}" + " for each slice" * (len(scales) > 1))
+    if series.photometric == ("MONOCHROME1",):
+        notes.append("PhotometricInterpretation is MONOCHROME1, which inverts the display; values are not inverted")
+    if series.lossy:
+        notes.append("the images were compressed with loss (LossyImageCompression)")
+    return notes
+
+
+def _order_notes(grid: VoxelGrid, contract: Contract) -> list[str]:
+    """A note on the order of axes that the network sees, if the contract has no orientation."""
+    if contract.orientation is not None or not contract.layout.is_volume:
+        return []
+    return [f"the contract names no orientation: the network gets the axes as they are stored, {grid.directions}"]
+
+
+def _nodata(path: str, dtype: np.dtype[Any], overrides: Overrides) -> Any:
+    """The value that the user declares as nodata; NaN and infinity are always invalid.
+
+    Raises:
+        SourceError: values of this type cannot be it.
+    """
+    if overrides.nodata is None:
+        return None
+    try:
+        value = checked_nodata(overrides.nodata, dtype)
+    except SourceError as error:
+        raise SourceError(f"{path}: {error}") from None
+    return None if value is None or math.isnan(value) else np.array(value).astype(dtype)
+
+
+def _header(grid: VoxelGrid) -> NiftiOrigin:
+    """The header of a volume on a grid of planes, rows and columns; sform and qform say the same."""
+    family: Any = nibabel.Nifti1Header
+    header = family()
+    affine = grid.affine[:, [2, 1, 0, 3]]
+    header.set_data_shape(grid.shape[::-1])
+    header.set_zooms(grid.spacing[::-1])
+    header.set_xyzt_units("mm")
+    header.set_sform(affine, 1)
+    header.set_qform(affine, 1)
+    return NiftiOrigin(header.binaryblock, header.endianness, packed=True)
+
+
+def is_same_series(place: str, files: Sequence[Identity], case: Case, beside: Beside) -> bool:
+    """Whether the files of a series are those of a record, each unchanged, none more and none less."""
+    return (
+        isinstance(case.index, bytes)
+        and place == beside.place(case.path)
+        and list(files) == identities(case.path, unpack(case.index).files, beside)
+    )

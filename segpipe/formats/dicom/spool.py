@@ -1,0 +1,129 @@
+"""Decoded planes of a series, each decoded once per process and kept in a file in TMPDIR without a name.
+
+Memory holds one plane, whatever the orientation in which the model reads. The last series is kept for its next opening, as
+by the next part of a case; its file disappears with its last user.
+"""
+
+import errno
+import os
+import shutil
+import tempfile
+import threading
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.errors import SourceError
+from segpipe.formats.dicom.pixels import Decoder
+from segpipe.formats.dicom.series import Frame
+from segpipe.formats.nifti.voxels import Voxels
+from segpipe.geometry.windows import Window
+
+Key = tuple[Any, ...]
+
+NO_SPACE = "{} takes {:,} bytes decoded, and {} has {:,} free: free space there, or set TMPDIR to another folder"
+
+
+class Spool:
+    """The planes of one series, ``(planes, rows, columns)``; several threads may read at once."""
+
+    def __init__(self, path: str, frames: tuple[Frame, ...], dtype: np.dtype[Any]) -> None:
+        """Reserve the space of all planes; none is decoded yet.
+
+        Raises:
+            SourceError: TMPDIR has no space for them.
+        """
+        self._path, self._frames = path, frames
+        self._alone = {name for name, count in Counter(frame.path for frame in frames).items() if count == 1}
+        self._decoder, self._lock = Decoder(dtype), threading.Lock()
+        self._done = np.zeros(len(frames), bool)
+        shape = (len(frames), *frames[0].shape)
+        self._folder = tempfile.gettempdir()
+        try:
+            self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115 - for the life of this object
+            self._voxels = Voxels(self._file.fileno(), shape, dtype)
+            os.posix_fallocate(self._file.fileno(), 0, max(1, self._voxels.end))
+        except OSError as error:
+            raise self._full(error, int(np.prod(shape)) * dtype.itemsize) from error
+
+    def _full(self, error: OSError, size: int) -> SourceError:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return SourceError(NO_SPACE.format(self._path, size, self._folder, shutil.disk_usage(self._folder).free))
+        return SourceError(f"{self._path} cannot be decoded into {self._folder}: {error.strerror}: set TMPDIR")
+
+    def read(self, box: Window) -> NDArray[Any]:
+        """The values of a box; planes that nobody has asked for before are decoded first.
+
+        Raises:
+            SourceError: a plane cannot be decoded, or TMPDIR is full.
+        """
+        with self._lock:
+            for plane in range(box.start[0], box.stop[0]):
+                if not self._done[plane]:
+                    self._decode(plane)
+        try:
+            return self._voxels.read(box)
+        except OSError as error:
+            raise self._full(error, self._voxels.end) from error
+
+    def _decode(self, plane: int) -> None:
+        frame = self._frames[plane]
+        values = self._decoder.plane(frame, alone=frame.path in self._alone)
+        try:
+            self._voxels.write(Window((plane, 0, 0), (plane + 1, *frame.shape)), values[None])
+        except OSError as error:
+            raise self._full(error, self._voxels.end) from error
+        self._done[plane] = True
+
+    @property
+    def decoded(self) -> int:
+        """Number of planes that have been decoded."""
+        return int(self._done.sum())
+
+
+class _Spools:
+    """The last spool of this process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._key: Key | None = None
+        self._last: Spool | None = None
+
+    def of(self, path: str, frames: tuple[Frame, ...], dtype: np.dtype[Any]) -> Spool:
+        with self._lock:
+            key = (str(dtype), frames, *map(_state, dict.fromkeys(frame.path for frame in frames)))
+            if self._last is None or key != self._key:
+                self._last = self._key = None
+                self._last, self._key = Spool(path, frames, dtype), key
+            return self._last
+
+    def release(self) -> None:
+        with self._lock:
+            self._last = self._key = None
+
+
+_SPOOLS = _Spools()
+
+
+def spool_of(path: str, frames: tuple[Frame, ...], dtype: np.dtype[Any]) -> Spool:
+    """The spool of a series as its files are now, shared by all openings in this process.
+
+    Raises:
+        SourceError: a file is gone, or TMPDIR has no space.
+    """
+    return _SPOOLS.of(path, frames, dtype)
+
+
+def release() -> None:
+    """Free the space of the last series, as soon as no open source uses it."""
+    _SPOOLS.release()
+
+
+def _state(path: str) -> tuple[int, ...]:
+    try:
+        found = os.stat(path)  # noqa: PTH116
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}") from error
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

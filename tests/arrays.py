@@ -31,7 +31,7 @@ class ArraySource:
 
     scene: Scene = MappingProxyType({})
     separable = True
-    block = 0
+    block = unpacked = 0
     notes = ("read by the tests",)
 
     def __init__(self, path: str, contract: Contract, overrides: Overrides, log: "list[Window]") -> None:

@@ -20,7 +20,7 @@ class ArraySource:
     """Pixels ``(channels, *grid)`` that are in memory, or in a memory map, read box by box."""
 
     separable = True
-    block = 0
+    block = unpacked = 0
     scene: Mapping[str, Mapping[str, str]] = {}
     files: tuple[str, ...] = ()
     notes: Sequence[str] = ()

@@ -37,6 +37,11 @@ class Source(Protocol):
     one request."""
 
     @property
+    def unpacked(self) -> int:
+        """Bytes that a process takes in TMPDIR while it reads the case; 0 if the files are read in place."""
+        ...
+
+    @property
     def origin(self) -> object:
         """What the sink of the same format needs to know of the case beside its grid; picklable, opaque to other code."""
         ...

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from segpipe.formats.cases import Case
 from segpipe.formats.registry import FORMATS, environment
 from segpipe.jobs.plan import Plan
 from segpipe.pipeline.decide import Decision
 from segpipe.pipeline.memory import in_words, most_memory
-from segpipe.pipeline.opening import open_sheet
+from segpipe.pipeline.opening import Sheet, open_sheet
 from segpipe.results.records import Run
 from segpipe.storage.bucket import is_remote
 from segpipe.storage.folder import Folder
@@ -103,19 +102,20 @@ def _sizes(plan: Plan, run: Run) -> list[tuple[str, float]]:
     seen: list[tuple[str, float]] = [(case.case.format, case.pixels) for case in plan.seen]
     if not plan.unseen:
         return seen
-    some = list(_looked_at(plan.unseen[:: max(1, len(plan.unseen) // SAMPLE)], run))
+    some = [math.prod(sheet.grid.shape) for sheet in sampled_sheets(plan, run)]
     return seen + [(case.format, sum(some) / len(some)) for case in plan.unseen] if some else seen
 
 
-def _looked_at(cases: Sequence[Case], run: Run) -> Iterator[int]:
+def sampled_sheets(plan: Plan, run: Run) -> Iterator[Sheet]:
+    """Open some cases that were not opened yet; leave out those that cannot be opened."""
     with environment():
-        for case in cases:
+        for case in plan.unseen[:: max(1, len(plan.unseen) // SAMPLE)]:
             with suppress(Exception):  # whatever it is, the job of the case says it
                 if is_remote(case.path):
                     continue  # a request each
                 source, sheet = open_sheet(case, run.model, run.settings.overrides, memory=most_memory(run.settings))
                 with closing(source):
-                    yield math.prod(sheet.grid.shape)
+                    yield sheet
 
 
 def forecast(plan: Plan, run: Run) -> str:

@@ -47,6 +47,8 @@ class PlannedCase:
     """Bytes of blocks that a row of its windows touches."""
     regridding: Regridding | None = None
     """The case's own grid and the network's; None if they are the same."""
+    unpacked: int = 0
+    """Bytes that a process takes in TMPDIR while it reads the case."""
 
     def cover(self, model: ModelSpec) -> Cover:
         """The windows of the case."""
@@ -211,7 +213,8 @@ def _look(  # noqa: PLR0913 - three places for a case to go
 def as_planned(case: Case, sheet: Sheet) -> PlannedCase:
     """What is known of a case once it has been opened."""
     notes = (*sheet.notes, *sheet.warnings)
-    return PlannedCase(case, sheet.grid.shape, len(sheet.cover), notes, sheet.asked, sheet.room, sheet.regridding)
+    seen = sheet.grid.shape, len(sheet.cover), notes, sheet.asked, sheet.room, sheet.regridding, sheet.unpacked
+    return PlannedCase(case, *seen)
 
 
 def _without_collisions(

@@ -62,6 +62,8 @@ class Sheet:
     """``Source.origin``, for the sinks of its masks."""
     regridding: Regridding | None = None
     """The case's own grid and the network's; None if they are the same. ``cover`` refers to the network's grid."""
+    unpacked: int = 0
+    """Bytes that a process takes in TMPDIR while it reads the case."""
     abandoned: threading.Event = field(default_factory=threading.Event)
     """Set by any stage in which the case fails; reading then stops."""
 
@@ -125,7 +127,7 @@ def open_sheet(
     raw = model.device != "cpu"
     found, asked = (files, tuple(notes), cover, opened, part, room, raw), tuple(asked_names(source.files))
     sheet = Sheet(source.grid, *found, place=place, scene=source.scene, origin=source.origin, asked=asked)
-    return source, replace(sheet, regridding=regridding)
+    return source, replace(sheet, regridding=regridding, unpacked=source.unpacked)
 
 
 def sheet_in_memory(case: Case, source: Source, model: ModelSpec) -> Sheet:

@@ -2,13 +2,21 @@
 
 import ctypes
 import os
+import re
 import resource
 import sys
 import time
 from contextlib import suppress
+from operator import itemgetter
 from pathlib import Path
 
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+MOUNTS = "/proc/self/mounts"
+
+IN_MEMORY = {"tmpfs", "ramfs"}
+"""File systems whose files take memory."""
 
 
 def processors() -> int:
@@ -25,6 +33,18 @@ def memory() -> int:
         with suppress(OSError, ValueError):  # no such control group, or "max"
             found.append(int(Path(path).read_text(encoding="ascii")))
     return min(found)
+
+
+def is_in_memory(folder: str | Path) -> bool:
+    """Whether the files of a folder take memory, as on a tmpfs; False if the kernel does not say."""
+    place, mounted = Path(folder).resolve(), [(0, "")]
+    with suppress(OSError):
+        for line in Path(MOUNTS).read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+            _, mount, kind, *_ = line.split(" ")
+            path = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), mount))
+            if place.is_relative_to(path):
+                mounted.append((len(path.parts), kind))
+    return max(mounted, key=itemgetter(0))[1] in IN_MEMORY
 
 
 def resident() -> int:

@@ -23,6 +23,7 @@ from segpipe.jobs.ledger import State
 from segpipe.jobs.plan import Plan, memory_mb
 from segpipe.jobs.status import Status
 from segpipe.jobs.tasks import Outcome
+from segpipe.jobs.unpacking import unpacking, unpacking_shortages
 from segpipe.messages.console import console, echo, words
 from segpipe.messages.printable import printable, printable_json
 from segpipe.messages.redact import cleaned
@@ -344,7 +345,7 @@ def print_plan(prepared: Prepared) -> None:
         f"about {memory_mb(plan, run):,.0f} MB of memory per worker"
     )
     echo(f"disk  {forecast(plan, run)}")
-    for line in shortages(plan, run):
+    for line in [*unpacking(plan, run), *shortages(plan, run), *unpacking_shortages(plan, run)]:
         echo(line)
 
 
@@ -355,7 +356,9 @@ def note_lines(prepared: Prepared) -> list[str]:
         for note in planned.notes:
             cases.setdefault(note, []).append(planned.case.name)
     lines = [f"note: {names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {note}" for note, names in cases.items()]
-    return [*lines, *_cut_line(prepared.plan), *_memory_line(prepared), *shortages(prepared.plan, prepared.run)]
+    run, plan = prepared.run, prepared.plan
+    space = [*shortages(plan, run), *unpacking_shortages(plan, run)]
+    return [*lines, *_cut_line(plan), *_memory_line(prepared), *space]
 
 
 def _cut_line(plan: Plan) -> Iterator[str]:

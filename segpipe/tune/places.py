@@ -44,7 +44,7 @@ class Held:
     separable = True
     scene: Scene = MappingProxyType({})
     origin = None
-    block = 0
+    block = unpacked = 0
 
     def __init__(self, pixels: Pixels, invalid: Invalid | None) -> None:
         self._pixels, self._invalid = pixels, invalid

@@ -24,3 +24,17 @@ def test_age_grows_with_the_process():
     first = machine.age()
     time.sleep(0.05)
     assert 0 < first < machine.age()
+
+
+def test_files_of_a_tmpfs_take_memory(tmp_path, monkeypatch):
+    mounts = tmp_path / "mounts"
+    inner = tmp_path / "with space"
+    inner.mkdir()
+    lines = ["/dev/sda / ext4 rw 0 0", f"tmpfs {tmp_path} tmpfs rw 0 0", f"/dev/sdb {tmp_path}/with\\040space xfs rw 0 0"]
+    mounts.write_text("\n".join(lines))
+    monkeypatch.setattr(machine, "MOUNTS", str(mounts))
+    assert machine.is_in_memory(tmp_path)
+    assert not machine.is_in_memory(inner)
+    assert not machine.is_in_memory("/")
+    monkeypatch.setattr(machine, "MOUNTS", str(tmp_path / "absent"))
+    assert not machine.is_in_memory(tmp_path)

@@ -57,6 +57,11 @@ class NiftiSource:
         self._opening = threading.Lock()
 
     @property
+    def unpacked(self) -> int:
+        """Bytes of the unpacked file."""
+        return self._volume.end if self._volume.packed else 0
+
+    @property
     def block(self) -> int:
         """0: only the requested voxels are read."""
         return 0

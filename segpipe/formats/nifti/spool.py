@@ -33,7 +33,7 @@ class _Spools:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._key: Key | None = None
-        self._file: IO[bytes] | None = None
+        self._file: int | None = None
 
     def descriptor(self, volume: Volume) -> int:
         """A new descriptor of the unpacked file, which the caller must close."""
@@ -43,7 +43,7 @@ class _Spools:
                 self._drop()
                 self._file = _unpack(volume)
                 self._key = key if _key(volume) == key else None  # a file that has changed is unpacked again
-            return os.dup(self._file.fileno())
+            return os.dup(self._file)
 
     def release(self) -> None:
         """Close the descriptor that is kept here."""
@@ -52,7 +52,7 @@ class _Spools:
 
     def _drop(self) -> None:
         if self._file is not None:
-            self._file.close()
+            os.close(self._file)
         self._file = self._key = None
 
 
@@ -84,20 +84,17 @@ def _key(volume: Volume) -> Key:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, volume.end
 
 
-def _unpack(volume: Volume) -> IO[bytes]:
+def _unpack(volume: Volume) -> int:
+    """Descriptor of the unpacked file."""
     folder = tempfile.gettempdir()
     if shutil.disk_usage(folder).free < volume.end:
         raise _full(volume, folder)
-    spool = _unnamed(volume, folder)
-    try:
+    with _unnamed(volume, folder) as spool:
         _reserve(spool, volume, folder)
         with source_errors(volume.path), opened(volume.path, packed=True) as stream:
             size = _copied(stream, spool, volume, folder)
         check_length(volume, size)
-    except BaseException:
-        spool.close()
-        raise
-    return spool
+        return os.dup(spool.fileno())
 
 
 def _unnamed(volume: Volume, folder: str) -> IO[bytes]:

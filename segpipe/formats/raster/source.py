@@ -76,6 +76,8 @@ class RasterOrigin:
 class RasterSource:
     """A raster that rasterio opens; one handle, for one thread."""
 
+    unpacked = 0
+
     def __init__(self, path: str, contract: Contract, overrides: Overrides = AS_STORED) -> None:
         self._path, self._remote = path, overrides.remote
         self._here = stays_here(path, remote=overrides.remote)

@@ -62,6 +62,7 @@ class SeriesSource:
     """A series in the model's orientation; a plane is decoded when its first pixel is read."""
 
     separable = True
+    unpacked = 0
 
     def __init__(self, case: Case, contract: Contract, overrides: Overrides = AS_STORED) -> None:
         series, path = series_of(case), case.path

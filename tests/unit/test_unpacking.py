@@ -1,9 +1,12 @@
 """Space in TMPDIR for packed volumes: counted by hand, and compared with what a run holds there."""
 
+import math
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import dicoms
 import networks
 import pytest
 import volumes
@@ -11,6 +14,7 @@ from command import invoke
 from scenes import Silent
 
 from segpipe.formats.nifti import spool
+from segpipe.formats.registry import open_case
 from segpipe.jobs import unpacking as counting
 from segpipe.jobs.disk import Free
 from segpipe.jobs.launch import Prepared, carry_out, prepare
@@ -126,3 +130,12 @@ def test_workers_elsewhere_have_a_tmpdir_of_their_own(folder: Path, monkeypatch:
     assert list(unpacking_shortages(made.plan, made.run)) == []
     (line,) = unpacking(made.plan, made.run)
     assert line == "disk  each worker unpacks cases into TMPDIR of its machine, one at a time, at most 1 MB"
+
+
+def test_a_series_takes_its_decoded_planes(tmp_path: Path) -> None:
+    dicoms.write(tmp_path / "in" / "ct")
+    networks.volumetric(tmp_path / "m.onnx", (4, 8, 8), pixel="physical")
+    made = prepared(tmp_path)
+    (case,) = made.plan.seen
+    with closing(open_case(case.case, made.run.model.contract)) as source:
+        assert unpacked(made.plan, made.run).largest == math.prod(case.shape) * source.dtype.itemsize > 0

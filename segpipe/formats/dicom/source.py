@@ -62,7 +62,6 @@ class SeriesSource:
     """A series in the model's orientation; a plane is decoded when its first pixel is read."""
 
     separable = True
-    unpacked = 0
 
     def __init__(self, case: Case, contract: Contract, overrides: Overrides = AS_STORED) -> None:
         series, path = series_of(case), case.path
@@ -83,6 +82,11 @@ class SeriesSource:
         self.origin = Origin(self._series, found.grid, _header(found.grid))
         self._nodata = _nodata(path, self.dtype, overrides)
         self._spool: Spool | None = None
+
+    @property
+    def unpacked(self) -> int:
+        """Bytes of all decoded planes."""
+        return math.prod(self.origin.grid.shape) * self.dtype.itemsize
 
     @property
     def block(self) -> int:

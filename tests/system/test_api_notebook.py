@@ -103,6 +103,7 @@ LEFT = "(multiprocessing.active_children(), signal.getsignal(signal.SIGINT) is s
 RUN = 'result = segpipe.run("in", "plain.onnx", "out", workers=2, device="cpu"{}); result.done, result.skipped'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grace", ["", ", grace=60"])
 def test_an_interrupted_kernel_stops_a_run_and_the_next_call_goes_on(grace, kernel, tmp_path):
     kernel.execute("import segpipe, multiprocessing, signal")

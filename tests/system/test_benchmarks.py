@@ -20,6 +20,7 @@ def run(*words: object, **environment: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_they_can_be_imported():
     assert len(MODULES) > 15
     run("-c", f"import {', '.join(MODULES)}")

@@ -50,6 +50,7 @@ def masks(out):
     return {path.name: path.read_bytes() for path in out.glob("*.tif")}
 
 
+@pytest.mark.slow
 @mounts
 @pytest.mark.parametrize("executor", [SERIAL, f"{DASK} --parts 3"], ids=["serial", "dask in parts"])
 def test_after_a_full_disk_nothing_is_inferred_and_with_room_the_rest_is_done(executor, scenes):

@@ -145,7 +145,9 @@ def test_the_scenes_need_what_the_environment_could_take(scenes, clean):
         assert dataset.transform.is_identity
 
 
-@pytest.mark.parametrize("executor", ["--executor serial", "--executor dask --workers 2"])
+@pytest.mark.parametrize(
+    "executor", ["--executor serial", pytest.param("--executor dask --workers 2", marks=pytest.mark.slow)]
+)
 def test_options_of_the_environment_change_nothing(scenes, clean, tmp_path, executor):
     done = run(scenes, tmp_path / "out", *executor.split(), **HOSTILE)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -154,6 +156,7 @@ def test_options_of_the_environment_change_nothing(scenes, clean, tmp_path, exec
     assert_same(tmp_path / "out", clean)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "executor"), [("PROJ_LIB", "--executor serial"), ("PROJ_DATA", "--executor dask --workers 2")]
 )

@@ -413,6 +413,7 @@ def test_numbers_that_json_lacks_are_no_settings(tmp_path):
         Folder(tmp_path).write_json("x.json", {"area": math.nan})
 
 
+@pytest.mark.slow
 @pytest.mark.shared_data
 def test_masks_of_real_rasters_lie_where_their_inputs_do(shared, segpipe, tmp_path):
     """CRS and transform as GDAL reads them from both, or a note why not; hectares as geodesics have them, or a note."""

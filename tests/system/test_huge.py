@@ -93,6 +93,7 @@ sys.exit(code)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dry", [True, False], ids=["dry run", "run"])
 def test_what_claims_to_be_huge_fails_in_a_line_and_costs_little(dry, root):
     command = [*SEGPIPE, "run", "-i", "in", "-m", "m.onnx", "--device", "cpu", "--memory", "1", "--executor", "serial"]

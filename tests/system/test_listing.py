@@ -406,6 +406,7 @@ main(prog_name="segpipe")
 """
 
 
+@pytest.mark.slow
 def test_without_boto3_every_way_to_s3_is_one_line(root):
     """In a process of its own, since here boto3 may have been imported."""
     (root / "l.txt").write_text("in/good.tif\ns3://bucket/a.tif\n")

@@ -78,6 +78,7 @@ def told(out):
     return json.loads((out / "run.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("executor", [("--executor", "serial"), ("--workers", "2")], ids=["serial", "dask"])
 def test_cases_that_nobody_has_looked_at_give_the_same_bytes(executor, root, tmp_path):
     ended = run(root, tmp_path / "out", *executor)
@@ -87,6 +88,7 @@ def test_cases_that_nobody_has_looked_at_give_the_same_bytes(executor, root, tmp
     assert_same(tmp_path / "out", root / "seen")
 
 
+@pytest.mark.slow
 def test_a_killed_run_of_many_goes_on_with_what_is_missing(root, tmp_path):
     out, log = tmp_path / "out", tmp_path / "log"
     process = begin(root, command(out, "--workers", "2"), log)
@@ -114,6 +116,7 @@ def test_a_folder_that_cannot_be_listed_this_time_makes_no_case_undone(root, mon
     assert len(done_cases(cases, seen)) == SMALL + len(OTHERS)
 
 
+@pytest.mark.slow
 def test_a_file_in_the_place_of_a_mask_is_not_replaced_unlooked_at(root, tmp_path):
     mine = tmp_path / "out" / "00000.png"
     picture(mine, (5, 5), np.random.default_rng(1))
@@ -157,6 +160,7 @@ def test_a_case_costs_some_hundred_bytes_however_many_there_are(tmp_path):
     assert (held(20_000) - held(5_000)) / 15_000 < BYTES_A_CASE
 
 
+@pytest.mark.slow
 def test_the_first_process_keeps_no_job_that_has_ended(root, tmp_path, monkeypatch):
     """Dask remembers a thousand messages of each connection, unless it is told not to."""
     monkeypatch.chdir(root)

@@ -318,6 +318,7 @@ def test_inspect_does_not_wait_for_a_pipe(segpipe, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_pipe_in_a_folder_costs_only_itself(raster, segpipe, tmp_path):
     raster("in/good.tif", PIXELS)
     os.mkfifo(tmp_path / "in" / "pipe.tif")

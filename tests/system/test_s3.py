@@ -105,6 +105,7 @@ def test_status_of_a_bucket(root, endpoint):
     assert (none.returncode, "s3://scenes/none must be the output of a run" in none.stderr) == (2, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("executor", [SERIAL, DASK], ids=["serial", "dask"])
 def test_a_killed_run_goes_on_part_by_part_and_its_lock_is_cleared(executor, root, endpoint):
     prefix = f"killed-{len(executor)}"
@@ -321,6 +322,7 @@ BAD_KEYS = {
 """Names that a mask of such an object would have, if it had one."""
 
 
+@pytest.mark.slow
 def test_keys_that_would_lead_out_of_the_output_fail_alone(endpoint, tmp_path):
     good = (endpoint.root / "in" / "a.tif").read_bytes()
     for key in ("bad/good.tif", "bad/sub//b.tif", "bad/.hidden/c.tif", *BAD_KEYS.values()):

@@ -341,6 +341,7 @@ AROUND = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", AROUND)
 def test_a_run_needs_no_more_than_its_files(kind, files):
     ended = subprocess.run(["sh", "-c", AROUND[kind].replace("IN", str(files))], capture_output=True, text=True, check=False)

@@ -246,6 +246,7 @@ def test_runs_of_good_files_end_with_0(bands, shared_night):
     assert night.done == {Path(name).stem for name, (n, *_) in SHARED.items() if n == bands}
 
 
+@pytest.mark.slow
 def test_dask_gives_the_same_bytes(shared_night):
     serial, dask = shared_night(3), shared_night(3, "dask")
     assert dask.code == 0

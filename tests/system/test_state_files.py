@@ -106,6 +106,7 @@ def status(*arguments):
     return ended
 
 
+@pytest.mark.slow
 def test_a_damaged_record_is_none(done, caplog):
     """Its case is not done, or it says enough for the tables."""
     file, (case,) = Path("out/a.json"), done.cases
@@ -146,6 +147,7 @@ def test_another_file_under_the_name_of_a_record_stays(done):
     assert Path("out/a.json").read_text() == '{"mine": 1}'
 
 
+@pytest.mark.slow
 def test_status_of_any_run_json_is_told_or_one_line(done, capsys):
     file = Path("out/run.json")
     told = 0

@@ -100,6 +100,7 @@ def test_a_long_run_is_tried_once_and_remembered(scene, tmp_path, cache):
     assert told[1] == f"{told[0]}, as {cache} says"
 
 
+@pytest.mark.slow
 def test_what_is_remembered_is_taken_and_the_bytes_are_the_same(scene, segpipe, tmp_path, cache):
     model = pooling(tmp_path / "m.onnx")
     found = prepared(model, scene, 2)

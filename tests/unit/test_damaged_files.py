@@ -61,6 +61,7 @@ def kinds(tmp_path_factory):
     return bases(tmp_path_factory.mktemp("bases"))
 
 
+@pytest.mark.slow
 def test_damaged_rasters_are_inspected_or_refused(kinds, tmp_path, capsys):
     """Alone and under a model; most have a header that can be shown."""
     model, seen, refused = pixelwise(tmp_path / "m.onnx", normalize="none"), 0, 0
@@ -101,6 +102,7 @@ def mutants(files, count):
         yield number, mutant
 
 
+@pytest.mark.slow
 def test_damaged_models_are_inspected_attached_and_tuned_or_refused(tmp_path, capsys):
     (tmp_path / "whole").mkdir()
     sidecar(tmp_path / "c.toml", contract(3, 3))
@@ -140,6 +142,7 @@ def checkpoints(root: Path) -> list[Path]:
     return sorted(root.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_damaged_checkpoints_are_opened_or_refused(tmp_path):
     (tmp_path / "whole").mkdir()

@@ -138,6 +138,7 @@ NEAR = 0.05 if "vnni" in Path("/proc/cpuinfo").read_text() else 0.1
 """Without VNNI sums of two products of int8 saturate at 16 bits: ONNX Runtime's kernels for x86 are less exact."""
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 @pytest.mark.parametrize("traced", [True, False], ids=["traced, opset 17", "exported, opset 20, free sizes"])
 def test_transformers_convert_and_keep_their_free_axes(traced):

@@ -82,7 +82,7 @@ def expected(sheet, scores, invalid):
         return np.stack([map_coordinates(one * seen, points, order=1, mode="nearest") / weight for one in mean])
 
 
-@pytest.mark.parametrize("ndim", [1, 2, 3])
+@pytest.mark.parametrize("ndim", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.97])
 @settings(max_examples=25)
 @given(data=st.data())

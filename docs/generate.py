@@ -33,6 +33,7 @@ MORE = {
     "output": "outputs.md",
     "contract": "../explanation/checks.md#the-model",
     "bands": "inputs.md#how-bands-find-channels",
+    "channels": "../howto/volumes.md#several-channels",
     "nodata": "../explanation/validity.md#invalid-pixels",
     "ignore_alpha": "../explanation/validity.md#invalid-pixels",
     "crs": "../explanation/areas.md#no-area",

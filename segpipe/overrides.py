@@ -9,6 +9,10 @@ Nodata = int | float | Literal["none", "nan"]
 """A nodata value, integers exactly; ``none``: no value stands for nodata."""
 
 
+Patterns = tuple[tuple[str, str], ...]
+"""Name of a channel, and pattern of its files."""
+
+
 @dataclass(frozen=True, slots=True)
 class Overrides:
     """Statements that beat a file's own metadata; None: as the file says. They apply to every case of a run."""
@@ -48,6 +52,31 @@ def parse_nodata(value: Any) -> Nodata:
     if not math.isfinite(number):
         raise ValueError("must be a finite number, nan or none; infinite pixels are never valid")
     return int(number) if number == int(number) else number
+
+
+def parse_patterns(text: str) -> Patterns:
+    """
+    >>> parse_patterns("t1=*_t1.nii.gz, flair=*_flair.nii.gz")
+    (('t1', '*_t1.nii.gz'), ('flair', '*_flair.nii.gz'))
+
+    Raises:
+        ValueError: a part has no name or no pattern.
+    """
+    parts = [part.partition("=") for part in text.split(",")]
+    return tuple((name.strip(), pattern.strip()) for name, _, pattern in parts)
+
+
+def check_patterns(patterns: Patterns) -> Patterns:
+    """Check that all patterns tell cases apart in the same way.
+
+    Raises:
+        ValueError: a name or a pattern is missing, or patterns differ in their number of ``*``.
+    """
+    if not patterns or not all(name and pattern for name, pattern in patterns):
+        raise ValueError("must be NAME=PATTERN for each channel, such as t1=*_t1.nii.gz,flair=*_flair.nii.gz")
+    if len({pattern.count("*") for _, pattern in patterns}) > 1 or "*" not in patterns[0][1]:
+        raise ValueError("each pattern must have a * for the name of the case, as many as the others")
+    return patterns
 
 
 AS_STORED = Overrides()

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from segpipe.contract import MOST_CHANNELS, MOST_PIXELS, readable
 from segpipe.errors import SettingsError
 from segpipe.geometry.windows import Blend
-from segpipe.overrides import Nodata, Overrides, parse_nodata
+from segpipe.overrides import Nodata, Overrides, Patterns, check_patterns, parse_nodata, parse_patterns
 from segpipe.storage.documents import DocumentError, read_toml, shortened
 
 BLENDS: tuple[str, ...] = get_args(Blend)
@@ -82,6 +82,8 @@ class Settings(BaseModel):
     contract: File | None = None
     bands: tuple[Band, ...] | None = None
     """1-based bands of the file in the order of the contract's channels; beats descriptions."""
+    channels: Patterns | None = None
+    """Pattern of the files of each channel, for cases of several files: ``t1=*_t1.nii.gz,flair=*_flair.nii.gz``."""
     nodata: Nodata | None = None
     """The value of pixels without data, in place of those that the files name; ``none``: no value."""
     ignore_alpha: bool = Field(default=False, strict=True)
@@ -156,6 +158,19 @@ class Settings(BaseModel):
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("channels", mode="before")
+    @classmethod
+    def _patterns(cls, value: Any) -> Any:
+        """Text of a flag, or a table of a file."""
+        if isinstance(value, str):
+            return parse_patterns(value)
+        return tuple(value.items()) if isinstance(value, Mapping) else value
+
+    @field_validator("channels")
+    @classmethod
+    def _alike(cls, value: Patterns | None) -> Patterns | None:
+        return None if value is None else check_patterns(value)
 
     @field_validator("profile", mode="before")
     @classmethod

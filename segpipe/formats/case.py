@@ -28,6 +28,24 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
+class ChannelFiles:
+    """``Case.index`` of a case with one file per channel."""
+
+    paths: tuple[str, ...]
+    """In the order of the contract's channels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """The channels that the files of a case must have."""
+
+    labels: tuple[str, ...]
+    """What messages call them."""
+    patterns: tuple[str, ...] | None = None
+    """One per channel; None: files are recognised by their numbers."""
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """What the user says about the cases of an input."""
 
@@ -35,6 +53,8 @@ class Choice:
     """Text in the description of a series, a glob for all of it, or its UID; None: all series."""
     names: CaseNames = "path"
     """What masks are named after."""
+    channels: Channels | None = None
+    """By what files that hold one channel each are put together; None: each is a case."""
 
 
 EVERY_CASE = Choice()

@@ -15,8 +15,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from segpipe.errors import InputError, OutputError, SourceError
-from segpipe.formats.case import EVERY_CASE, Choice
+from segpipe.formats.case import EVERY_CASE, Channels, Choice
 from segpipe.formats.case import Case as Case  # noqa: PLC0414 - most of segpipe imports it from here
+from segpipe.formats.channels import group
 from segpipe.formats.identity import owners_of
 from segpipe.formats.listing import Listing
 from segpipe.formats.registry import CONFIDENCE, FORMATS, Format, by_suffix, find_in_family, format_of, split_suffix
@@ -82,13 +83,13 @@ class _Search:
         self.claimed.setdefault(family.name, []).append((name, path))
 
 
-def find_cases(inputs: Sequence[str]) -> list[Case]:
+def find_cases(inputs: Sequence[str], choice: Choice = EVERY_CASE) -> list[Case]:
     """All cases that the inputs name, each once, sorted by name; for a command that needs all of them.
 
     Raises:
         InputError: one of them cannot be had.
     """
-    found = find_input(inputs)
+    found = find_input(inputs, choice)
     for problem in (*found.problems, *(failure.error for failure in found.refused)):
         raise InputError(problem)
     return found.cases
@@ -99,7 +100,7 @@ def find_input(inputs: Sequence[str], choice: Choice = EVERY_CASE) -> Found:
 
     Args:
         inputs: files, folders, globs, lists and URLs.
-        choice: which series are taken, and what cases are named after.
+        choice: which series are taken, what cases are named after, and which files are channels of one case.
 
     Raises:
         InputError: an input is not there, or has no case.
@@ -110,8 +111,10 @@ def find_input(inputs: Sequence[str], choice: Choice = EVERY_CASE) -> Found:
     cases = found[0] if len(found) == 1 else list({c.path: c for own in reversed(found) for c in reversed(own)}.values())
     cases.sort(key=attrgetter("name"))
     cases = [case for case, before in zip(cases, [None, *cases], strict=False) if case != before]  # of a list, twice
+    others = count_left_out(search.others, cases)
+    cases = cases if choice.channels is None else _grouped(cases, choice.channels, search)
     cases = _numbered(cases, search) if choice.names == "number" else cases
-    left_out = {**count_left_out(search.others, cases), **dict(sorted(search.left_out.items()))}
+    left_out = {**others, **dict(sorted(search.left_out.items()))}
     refused = list(_refused(cases, search.errors))
     names = {failure.case.name for failure in refused}
     cases = [case for case in cases if case.name not in names] if names else cases
@@ -144,6 +147,26 @@ def _families(search: _Search) -> Iterator[Case]:
         search.left_out.update(found.left_out)
         search.others += found.others
     search.claimed = {}
+
+
+def _grouped(cases: list[Case], channels: Channels, search: _Search) -> list[Case]:
+    """The cases after files with one channel each were put together.
+
+    Raises:
+        InputError: no file matches the patterns that the user gave.
+    """
+    one_each = [case for case in cases if FORMATS[case.format].per_channel and case not in search.errors]
+    if not one_each:
+        return cases
+    grouped, files = group(one_each, channels), set(one_each)
+    if not grouped.cases:
+        raise InputError(
+            f"--channels must match files of the input, got {', '.join(channels.patterns or ())} and files such as "
+            f"{one_each[0].path}"
+        )
+    search.errors.update(grouped.errors)
+    search.left_out.update(map(_suffix, grouped.others))
+    return sorted([case for case in cases if case not in files] + grouped.cases, key=attrgetter("name"))
 
 
 def _numbered(cases: list[Case], search: _Search) -> list[Case]:

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from segpipe.contract import Contract
 from segpipe.errors import OutputError, SourceError
 from segpipe.formats.cache import Cache
 from segpipe.formats.case import RASTER as RASTER  # noqa: PLC0414
-from segpipe.formats.case import Case, Choice, FamilyCases, Finder
+from segpipe.formats.case import Case, ChannelFiles, Choice, FamilyCases, Finder
+from segpipe.formats.channels import files_of, per_channel
 from segpipe.formats.identity import Beside, Identity, are_same_files
 from segpipe.formats.sink import Sink, Target
 from segpipe.formats.source import Source
@@ -47,7 +48,8 @@ def _draft_and_copy(elements: float, full: float, packed: float) -> float:
 
 def _is_same_file(place: str, files: Sequence[Identity], case: Case, beside: Beside, remote: bool) -> bool:
     """``Format.is_same_input`` of a format whose cases are files without sidecar files."""
-    return are_same_files(place, files, case.path, beside, remote)
+    now = {beside.named(path) for path in files_of(case)}
+    return {file["path"] for file in files} == now and are_same_files(place, files, case.path, beside, remote)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,8 @@ class Format:
     """Free what the format keeps, between two openings of a case in this process, for the next one."""
     area_columns: tuple[str, ...] = ()
     """Columns at the end of ``areas.csv`` in runs with cases of this format: ``ml`` for volumes."""
+    per_channel: bool = False
+    """Whether a case may have one file per channel."""
     finder: Finder | None = None
     """How its cases are found where they have several files, or names without suffix; None: a file is a case."""
 
@@ -289,6 +293,7 @@ FORMATS: dict[str, Format] = {
             unchanged=_released_volume,
             release=_release_volume,
             read_mask=_read_volume_mask,
+            per_channel=True,
             extra="medical",
             area_columns=("ml",),
         ),
@@ -348,9 +353,19 @@ def open_case(case: Case, contract: Contract, overrides: Overrides = AS_STORED) 
     Raises:
         SourceError: it cannot be opened, or an optional dependency is not installed.
     """
+    if isinstance(case.index, ChannelFiles):
+        return _open_channels(case, contract, overrides)
     family = FORMATS[case.format]
     with _extra_of(family, case.path):
         return family.open(case, contract, overrides)
+
+
+def _open_channels(case: Case, contract: Contract, overrides: Overrides) -> Source:
+    """Open a case with one file per channel; the first one's format writes the mask."""
+    from segpipe.formats.stacked import Stacked
+
+    each = [(replace(one, format=format_of(one.path)), own) for one, own in per_channel(case, contract)]
+    return Stacked([open_case(one, own, overrides) for one, own in each])
 
 
 def find_in_family(name: str, files: Sequence[tuple[str, str]], choice: Choice) -> FamilyCases:

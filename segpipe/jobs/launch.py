@@ -148,7 +148,7 @@ def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prep
         run = Run(model, settings)
         for cut in filter(is_cut, settings.input):
             raise InputError(f"a URL must be whole, and its token was cut from {cut}: give it with tonight's")
-        found = find_input(settings.input)
+        found = find_input(settings.input, run.choice)
         cases, refused = storable(found, run.output)
         check_output(run.output, settings.input, cases)
         _check_trace(run, cases)

@@ -128,7 +128,8 @@ def _settings(output: Store, last: LastRun) -> Settings:
 
 def _status(output: Store, last: LastRun) -> Status:
     settings, sign = _settings(output, last), sign_of(output)
-    found, run = find_input(settings.input), Run(_spec(settings), settings)
+    run = Run(_spec(settings), settings)
+    found = find_input(settings.input, run.choice)
     cases, refused = storable(found, output)
     done = {case.name for case in done_cases(cases, run)}
     now = {failure.case.name: failure.error for failure in refused}

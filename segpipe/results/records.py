@@ -13,7 +13,9 @@ import onnxruntime
 
 from segpipe import __version__
 from segpipe.errors import OutputError, SourceError
+from segpipe.formats.case import Choice
 from segpipe.formats.cases import Case, Failure, Found
+from segpipe.formats.channels import channels_of
 from segpipe.formats.identity import Beside
 from segpipe.formats.registry import FORMATS, kinds
 from segpipe.messages.redact import cleaned
@@ -46,6 +48,11 @@ class Run:
         return store_at(self.settings.output)
 
     @property
+    def choice(self) -> Choice:
+        """What settings and model say about the cases of the input."""
+        return Choice(channels=channels_of(self.model.contract, self.settings.channels))
+
+    @property
     def styled(self) -> bool:
         """Whether styles are requested and masks have one band, which a style needs."""
         contract = self.model.contract
@@ -59,8 +66,10 @@ class Run:
     def label_settings(self) -> Values:
         """The settings that change labels."""
         tiling, bands = self.model.tiling, self.settings.bands
-        # records of versions without it still count as done
-        resample = {"resample": True} if self.settings.resample else {}
+        # records of versions without them still count as done
+        later: Values = {"resample": True} if self.settings.resample else {}
+        if self.settings.channels is not None:
+            later |= {"channels": [list(one) for one in self.settings.channels]}
         return {
             "tile": list(tiling.tile),
             "overlap": list(tiling.overlap),
@@ -71,7 +80,7 @@ class Run:
             "nodata": self.settings.nodata,
             "ignore_alpha": self.settings.ignore_alpha,
             "crs": self.settings.crs,
-            **resample,
+            **later,
         }
 
 

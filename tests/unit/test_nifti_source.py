@@ -168,7 +168,7 @@ def test_one_channel_and_a_file_of_this_machine(tmp_path: Path) -> None:
     path = str(volumes.write(tmp_path / "a.nii", volumes.voxels()))
     two = parse_contract(networks.contract(2, 3, layout="NCDHW", tile=[16], overlap=[4]), "a test")
     with pytest.raises(
-        SourceError, match=r"has one channel, and the model takes 2.*neighbouring slices as channels are not supp"
+        SourceError, match=r"has one channel, and the model takes 2: give one file per channel, named NAME_0000.*--channels"
     ):
         NiftiSource(path, two)
     for gone in ("s3://bucket/a.nii.gz", "https://host/a.nii", "/vsis3/bucket/a.nii"):

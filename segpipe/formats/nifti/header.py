@@ -65,7 +65,7 @@ SIZE_APART, SIZE_TOLD = 1e-3, 1e-5
 """Largest relative difference between pixdim and the voxel size of sform, and the difference above which there is a note;
 float32 rounds by 1e-6."""
 
-SEVERAL = "take one out: fslroi, or nibabel's img.slicer[..., n]"
+SEVERAL = "take one out, with fslroi or nibabel's img.slicer[..., n]"
 UNPLACED = (
     "the file does not say how it lies (sform_code and qform_code are 0): left and right follow nibabel's default, and "
     "other programs may differ"
@@ -77,7 +77,7 @@ KEEP_ONE = "keep the one that is right, and set the other's code to 0: nibabel's
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """The facts in the header of a file with one volume; axes are slowest first, ``(k, j, i)``."""
+    """The facts in the header of a file with one volume, or one per channel; axes are slowest first, ``(k, j, i)``."""
 
     path: str
     header: Any
@@ -91,6 +91,8 @@ class Volume:
     scale: tuple[float, float] = (1.0, 0.0)
     """Slope and intercept; 1 and 0 if the file has none."""
     notes: tuple[str, ...] = ()
+    count: int = 1
+    """Number of volumes in the file, one after the other."""
     placed: bool = True
     """Whether the file has a sform or a qform, which give the directions of its axes."""
 
@@ -101,7 +103,12 @@ class Volume:
     @property
     def end(self) -> int:
         """Size of the unpacked file in bytes."""
-        return self.offset + math.prod(self.shape) * self.stored.itemsize
+        return self.offset + self.count * self.volume_bytes
+
+    @property
+    def volume_bytes(self) -> int:
+        """Size of one volume in bytes."""
+        return math.prod(self.shape) * self.stored.itemsize
 
     @property
     def slack(self) -> int:
@@ -134,7 +141,7 @@ def opened(path: str, *, packed: bool) -> IO[bytes] | gzip.GzipFile:
 
 
 def read_volume(path: str, several: int = 1) -> Volume:
-    """Read the header of a file that holds ``several`` volumes, as a mask of several bands does, and describe the first.
+    """Read the header of a file that holds one volume, or ``several``: channels, or bands of a mask.
 
     Raises:
         SourceError: the file is not a volume that can be labelled, or its header contradicts itself.
@@ -145,8 +152,6 @@ def read_volume(path: str, several: int = 1) -> Volume:
             head = stream.read(HEAD)
         size = os.stat(path).st_size  # noqa: PTH116
     volume = _audited(path, head, packed=packed, several=several)
-    if several > 1:
-        return volume
     if packed:
         _check_packed(volume, size)
     else:
@@ -168,7 +173,7 @@ def _check_packed(volume: Volume, size: int) -> None:
 
 
 def _said(volume: Volume) -> str:
-    sizes = " x ".join(map(str, reversed(volume.shape)))
+    sizes = " x ".join(map(str, (*reversed(volume.shape), volume.count)[: 3 + (volume.count > 1)]))
     return f"its header says {sizes} voxels of {volume.stored.itemsize} bytes"
 
 
@@ -193,7 +198,7 @@ def check_length(volume: Volume, size: int) -> None:
 def _audited(path: str, head: bytes, *, packed: bool, several: int) -> Volume:
     header = _parsed(path, head, packed=packed)
     offset = _voxels_at(path, header, head)
-    shape = _shape(path, header, several)
+    shape, count = _shape(path, header), _count(path, header, several)
     stored = _type(path, header)
     _check_pixdim(path, header)
     unit = _unit(path, header)
@@ -212,7 +217,7 @@ def _audited(path: str, head: bytes, *, packed: bool, several: int) -> Volume:
     if off > TOLD:
         notes.append(f"axes are sheared by {off * min(grid.spacing):.3g} mm over the volume, and are taken as they are")
     placed = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
-    return Volume(path, header, stored, offset, packed, grid, _scale(path, header), tuple(notes), placed)
+    return Volume(path, header, stored, offset, packed, grid, _scale(path, header), tuple(notes), count, placed)
 
 
 def _parsed(path: str, head: bytes, *, packed: bool) -> Any:
@@ -262,16 +267,23 @@ def _extension(flag: bytes, size: bytes, order: str) -> int:
     return count if flag[:1].strip(b"\0") and count > 0 and count % 16 == 0 else 0
 
 
-def _shape(path: str, header: Any, several: int) -> tuple[int, ...]:
-    """Voxels per axis, slowest first; axes after the third are dropped if their length is 1."""
+def _shape(path: str, header: Any) -> tuple[int, ...]:
+    """Voxels per axis, slowest first, without the axes after the third."""
     rank, *sizes = (int(n) for n in header["dim"])
     if not 1 <= rank <= 7 or min(sizes[:rank]) < 1:
         raise SourceError(f"{path}: dim must hold the number of axes, 1 to 7, and their sizes, got {[rank, *sizes]}")
-    if math.prod(sizes[3:rank]) != several:
-        times = " x ".join(map(str, sizes[3:rank]))
-        raise SourceError(f"{path} must hold one volume, and holds {times} of them: {SEVERAL}")
     i, j, k = (*sizes[: min(rank, 3)], 1, 1)[:3]
     return k, j, i
+
+
+def _count(path: str, header: Any, several: int) -> int:
+    """Volumes in the file: one, or ``several`` along one of the axes after the third; the others have length 1."""
+    rank, *sizes = (int(n) for n in header["dim"])
+    more = [n for n in sizes[3:rank] if n > 1]
+    if more not in ([], [several]):
+        times, wanted = " x ".join(map(str, sizes[3:rank])), f", or {several} for the model's channels" * (several > 1)
+        raise SourceError(f"{path} must hold one volume{wanted}, and holds {times} of them: {SEVERAL}")
+    return more[0] if more else 1
 
 
 def _type(path: str, header: Any) -> np.dtype[Any]:

@@ -38,22 +38,22 @@ class NiftiSource:
 
     def __init__(self, path: str, contract: Contract, overrides: Overrides = NO_OVERRIDES) -> None:
         _refuse_remote(path)
-        self._volume = read_volume(path)
+        self._volume = read_volume(path, contract.channel_count)
         _check_overrides(path, overrides)
-        if contract.channel_count != 1:
+        if self._volume.count != contract.channel_count:
             raise SourceError(
-                f"{path} has one channel, and the model takes {contract.channel_count}: take a model of one; neighbouring "
-                "slices as channels are not supported yet"
+                f"{path} has one channel, and the model takes {contract.channel_count}{_in_brackets(contract)}: give one "
+                "file per channel, named NAME_0000, NAME_0001 and so on, or say which is which with --channels"
             )
         _check_values(self._volume, contract)
         self.grid = _oriented(self._volume, contract)
         self.dtype: np.dtype[Any] = self._volume.stored.newbyteorder("=")
         self.files: tuple[str, ...] = (path,)
         self.scene: Mapping[str, Mapping[str, str]] = {}
-        self.notes = (*self._volume.notes, *_order_notes(self._volume, contract))
+        self.notes = (*self._volume.notes, *_channel_notes(self._volume, contract), *_order_notes(self._volume, contract))
         self.origin = origin_of(self._volume)
         self._nodata = _nodata(path, self.dtype, overrides.nodata)
-        self._voxels: Voxels | None = None
+        self._voxels: list[Voxels] = []
         self._opening = threading.Lock()
 
     @property
@@ -80,27 +80,30 @@ class NiftiSource:
         del threads  # reading uses one thread
         stored = self.grid.turned.window_back(window, self.grid.shape)
         with source_errors(self._volume.path):
-            voxels = self._opened().read(stored)
+            voxels = [channel.read(stored) for channel in self._opened()]
         return lambda: self._ended(voxels)
 
     def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
         return self.begin(window)()
 
-    def _ended(self, stored: NDArray[Any]) -> tuple[Pixels, Invalid | None]:
-        pixels = np.ascontiguousarray(self.grid.turned.array(stored))
-        return pixels[None], self._invalid(pixels)
+    def _ended(self, stored: list[NDArray[Any]]) -> tuple[Pixels, Invalid | None]:
+        turned = [np.ascontiguousarray(self.grid.turned.array(channel)) for channel in stored]
+        pixels = turned[0][None] if len(turned) == 1 else np.stack(turned)
+        return pixels, self._invalid(pixels)
 
-    def _invalid(self, pixels: NDArray[Any]) -> Invalid | None:
+    def _invalid(self, pixels: Pixels) -> Invalid | None:
+        """Where any channel is invalid."""
         invalid = None if pixels.dtype.kind != "f" else ~np.isfinite(pixels)
         if self._nodata is not None:
             invalid = (pixels == self._nodata) | (False if invalid is None else invalid)
-        return invalid if invalid is not None and invalid.any() else None
+        return np.asarray(invalid.any(axis=0)) if invalid is not None and invalid.any() else None
 
-    def _opened(self) -> Voxels:
+    def _opened(self) -> list[Voxels]:
         with self._opening:
-            if self._voxels is None:
-                volume = self._volume
-                self._voxels = Voxels(unpacked(volume), volume.shape, volume.stored, volume.offset)
+            if not self._voxels:
+                volume, file = self._volume, unpacked(self._volume)
+                starts = range(volume.offset, volume.end, volume.volume_bytes)
+                self._voxels = [Voxels(file, volume.shape, volume.stored, start) for start in starts]
             return self._voxels
 
     def near(self, place: tuple[float, ...], most: int) -> Window:
@@ -110,18 +113,31 @@ class NiftiSource:
 
     def tags(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         slope, intercept = self._volume.scale
-        return None if self._volume.scale == (1.0, 0.0) else (np.array([slope]), np.array([intercept]))
+        count = self._volume.count
+        return None if self._volume.scale == (1.0, 0.0) else (np.full(count, slope), np.full(count, intercept))
 
     def close(self) -> None:
         with self._opening:
-            if self._voxels is not None:
-                os.close(self._voxels.file)
-                self._voxels = None
+            if self._voxels:
+                os.close(self._voxels[0].file)
+                self._voxels = []
 
 
 def _refuse_remote(path: str) -> None:
     if is_remote(path) or not Path(path).is_file():
         raise SourceError(f"a volume must be a file of this machine, got {path}: copy it here first")
+
+
+def _in_brackets(contract: Contract) -> str:
+    names = contract.channel_names
+    return "" if names is None else f" ({', '.join(names)})"
+
+
+def _channel_notes(volume: Volume, contract: Contract) -> list[str]:
+    """A note on a file of several volumes."""
+    if volume.count == 1:
+        return []
+    return [f"the {volume.count} volumes of the file are the model's channels{_in_brackets(contract)}, in this order"]
 
 
 def _check_overrides(path: str, overrides: Overrides) -> None:

@@ -46,6 +46,10 @@ class Stacked:
     def block(self) -> int:
         return max(source.block for source in self._sources)
 
+    @property
+    def unpacked(self) -> int:
+        return sum(source.unpacked for source in self._sources)
+
     def memory(self, shape: tuple[int, ...]) -> int:
         return sum(source.memory(shape) for source in self._sources)
 

@@ -49,7 +49,7 @@ def _draft_and_copy(elements: float, full: float, packed: float) -> float:
 def _is_same_file(place: str, files: Sequence[Identity], case: Case, beside: Beside, remote: bool) -> bool:
     """``Format.is_same_input`` of a format whose cases are files without sidecar files."""
     now = {beside.named(path) for path in files_of(case)}
-    return {file["path"] for file in files} == now and are_same_files(place, files, case.path, beside, remote)
+    return now <= {file["path"] for file in files} and are_same_files(place, files, case.path, beside, remote)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +257,36 @@ def _volume_sink(target: Target) -> Sink:
     return NiftiSink(target)
 
 
+def _open_nrrd(case: Case, contract: Contract, overrides: Overrides) -> Source:
+    from segpipe.formats.nrrd.source import NrrdSource
+
+    return NrrdSource(case.path, contract, overrides)
+
+
+def _nrrd_sink(target: Target) -> Sink:
+    from segpipe.formats.nrrd.sink import NrrdSink
+
+    return NrrdSink(target)
+
+
+def _is_own_nrrd(output: Store, name: str) -> bool:
+    from segpipe.formats.nrrd.sink import is_own_nrrd
+
+    return is_own_nrrd(output, name)
+
+
+def _read_nrrd_mask(path: Path) -> tuple[NDArray[Any], Grid]:
+    from segpipe.formats.nrrd.mask import read_mask
+
+    return read_mask(path)
+
+
+def _verify_nrrd(files: Sequence[str]) -> list[str]:
+    from segpipe.formats.nrrd.header import is_packed
+
+    return [f"{path} is not verified: a file that is not packed has no checksum" for path in files if not is_packed(path)]
+
+
 def _is_own_volume(output: Store, name: str) -> bool:
     from segpipe.formats.nifti.sink import is_own_volume
 
@@ -293,6 +323,21 @@ FORMATS: dict[str, Format] = {
             unchanged=_released_volume,
             release=_release_volume,
             read_mask=_read_volume_mask,
+            per_channel=True,
+            extra="medical",
+            area_columns=("ml",),
+        ),
+        Format(
+            "nrrd",
+            (".nrrd", ".nhdr"),
+            _open_nrrd,
+            _nrrd_sink,
+            (".nrrd",),
+            _is_own_nrrd,
+            verify=_verify_nrrd,
+            unchanged=_released_volume,
+            release=_release_volume,
+            read_mask=_read_nrrd_mask,
             per_channel=True,
             extra="medical",
             area_columns=("ml",),

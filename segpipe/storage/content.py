@@ -10,9 +10,10 @@ from pathlib import Path
 
 HEAD = 1024
 
-NEITHER = "this version takes rasters, pictures and NIfTI volumes"
+NEITHER = "this version takes rasters, pictures, and volumes as NIfTI or NRRD"
 NAMED = "rename it so that its name ends with .nii, or with .nii.gz where it is packed"
 TAKEN = "segpipe run labels it, and segpipe inspect shows what it is"
+NAMED_NRRD = "rename it so that its name ends with .nrrd, or with .nhdr where its voxels lie in another file"
 PAIRED = "convert both files to one .nii, as with nibabel.save(nibabel.load('FILE'), 'out.nii')"
 VOLUME = f"which is not supported yet: {NEITHER}; convert it to .nii.gz, as with dcm2niix or SimpleITK"
 TRANSLATE = "convert it: gdal_translate FILE out.tif"
@@ -40,7 +41,7 @@ MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"PAR1", "Parquet", "vectors and tables hold no pixels: name the raster"),
     (0, b"fgb\x03", "FlatGeobuf", "vectors hold no pixels: name the raster"),
     (0, b"LASF", "a point cloud", "grid it to a raster first, as with pdal"),
-    (0, b"NRRD000", "an NRRD volume", VOLUME),
+    (0, b"NRRD000", "an NRRD volume", NAMED_NRRD),
     (0, b"ObjectType = Image", "a MetaImage volume", VOLUME),
     (128, b"DICM", "DICOM", VOLUME),
     (344, b"n+1\0", "a NIfTI volume", NAMED),
@@ -147,7 +148,7 @@ def _packed(path: Path, head: bytes) -> Kind | None:
             inside = stream.read(HEAD)
     except (OSError, EOFError, zlib.error):
         inside = b""
-    if (kind := _by_magic(path, inside)) is not None and kind[1] in (VOLUME, NAMED, PAIRED):
+    if (kind := _by_magic(path, inside)) is not None and kind[1] in (VOLUME, NAMED, NAMED_NRRD, PAIRED):
         return kind
     if inside[257:262] == b"ustar":
         return "a packed tar archive", UNPACK.format("tar")

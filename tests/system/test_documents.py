@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import click
+import nrrd
 import numpy as np
 import pytest
 import rasterio
@@ -274,9 +275,11 @@ def tomllib_text():
 
 
 def test_each_file_of_an_output_is_listed_once(segpipe, folder):
-    """Runs on a raster, a picture and both kinds of volume leave what the page lists."""
+    """Runs on a raster, a picture and all kinds of volume leave what the page lists."""
     (folder / "organs.toml").write_text(tomllib_text())
     write(folder / "ct" / "patient2.nii", voxels((20, 22, 18)))
+    place = {"space": "LPS", "space directions": np.eye(3), "space origin": np.zeros(3)}
+    nrrd.write(str(folder / "ct" / "patient3.nrrd"), voxels((20, 22, 18)), place)
     local(folder / "photo.onnx", contract(3)["channels"])
     for number, (source, model) in enumerate((("scenes/pirai.tif", "crops"), ("photos", "photo"), ("ct", "organs"))):
         flags = ["--confidence", "--style", "qgis", "--profile", "--executor", "serial"]

@@ -65,7 +65,7 @@ CONTENT = {
     "nifti gz": (gzip.compress(nifti()), "is a NIfTI volume"),
     "dicom": (b"\0" * 128 + b"DICM" + b"\0" * 99, "is DICOM: which is not supported yet"),
     "mha": (b"ObjectType = Image\nNDims = 3\n", "is a MetaImage volume"),
-    "nrrd": (b"NRRD0004\ntype: float\n", "is an NRRD volume"),
+    "nrrd": (b"NRRD0004\ntype: float\n", "is an NRRD volume: rename it so that its name ends with .nrrd"),
     "zip": (zipped(a_dot_tif=b"x"), "is a zip archive: unpack it, or name a raster inside as /vsizip/"),
     "tar": (tarred(), "is a tar archive: unpack it"),
     "tgz": (gzip.compress(tarred()), "is a packed tar archive: unpack it"),

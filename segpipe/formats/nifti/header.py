@@ -95,6 +95,8 @@ class Volume:
     """Number of volumes in the file, one after the other."""
     placed: bool = True
     """Whether the file has a sform or a qform, which give the directions of its axes."""
+    start: int = 0
+    """Bytes before the gzip stream, if it is packed behind a header."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -135,8 +137,23 @@ def is_packed(path: str | Path) -> bool:
         return stream.read(2) == GZIP
 
 
-def opened(path: str, *, packed: bool) -> IO[bytes] | gzip.GzipFile:
-    """Open a file to read its bytes, unpacked if ``packed``."""
+class _Behind(gzip.GzipFile):
+    """A gzip stream that begins behind the start of its file."""
+
+    def __init__(self, path: str, start: int) -> None:
+        self._file = Path(path).open("rb")  # noqa: SIM115 - closed with the stream
+        self._file.seek(start)
+        super().__init__(fileobj=self._file)
+
+    def close(self) -> None:
+        super().close()
+        self._file.close()
+
+
+def opened(path: str, *, packed: bool, start: int = 0) -> IO[bytes] | gzip.GzipFile:
+    """Open a file to read its bytes, unpacked if ``packed``; the gzip stream begins at the byte ``start``."""
+    if packed and start:
+        return _Behind(path, start)
     return gzip.open(path) if packed else Path(path).open("rb")
 
 
@@ -153,13 +170,13 @@ def read_volume(path: str, several: int = 1) -> Volume:
         size = os.stat(path).st_size  # noqa: PTH116
     volume = _audited(path, head, packed=packed, several=several)
     if packed:
-        _check_packed(volume, size)
+        check_packed(volume, size)
     else:
         check_length(volume, size)
     return volume
 
 
-def _check_packed(volume: Volume, size: int) -> None:
+def check_packed(volume: Volume, size: int) -> None:
     """Check, before planning and unpacking, that a packed file is large enough for the volume in its header.
 
     Raises:
@@ -209,15 +226,24 @@ def _audited(path: str, head: bytes, *, packed: bool, several: int) -> Volume:
     elif code in UNITS:
         notes.append(f"lengths of the file are in {UNITS[code]}; they are mm here and in the tables")
     grid = VoxelGrid(shape, matrix_rows(affine))
+    notes += check_right_angles(path, grid)
+    placed = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
+    return Volume(path, header, stored, offset, packed, grid, _scale(path, header), tuple(notes), count, placed)
+
+
+def check_right_angles(path: str, grid: VoxelGrid) -> list[str]:
+    """A note if the axes of a volume are sheared a little.
+
+    Raises:
+        SourceError: they are sheared by more than ``APART`` voxels.
+    """
     if (off := shear(grid)) > APART:
         raise SourceError(
             f"{path}: axes must be at right angles, and one is sheared by {off:.3g} voxels over the volume, "
             "as a tilted gantry does: resample it to such a grid first"
         )
-    if off > TOLD:
-        notes.append(f"axes are sheared by {off * min(grid.spacing):.3g} mm over the volume, and are taken as they are")
-    placed = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
-    return Volume(path, header, stored, offset, packed, grid, _scale(path, header), tuple(notes), count, placed)
+    told = f"axes are sheared by {off * min(grid.spacing):.3g} mm over the volume, and are taken as they are"
+    return [told] if off > TOLD else []
 
 
 def _parsed(path: str, head: bytes, *, packed: bool) -> Any:
@@ -326,9 +352,9 @@ def _affine(path: str, header: Any, shape: tuple[int, ...], unit: float) -> tupl
     forms: dict[str, NDArray[np.float64]] = {}
     notes: list[str] = []
     if codes[0] > 0:
-        forms["sform"] = _usable(path, _of_mm(header.get_sform(), unit))
+        forms["sform"] = usable(path, _of_mm(header.get_sform(), unit))
     if codes[1] > 0:
-        forms["qform"] = _usable(path, _of_mm(_quaternion(path, header), unit))
+        forms["qform"] = usable(path, _of_mm(_quaternion(path, header), unit))
     if not forms:
         return _of_mm(header.get_base_affine(), unit), [UNPLACED]
     if len(forms) == 2:
@@ -345,7 +371,7 @@ def _of_mm(affine: NDArray[np.float64], unit: float) -> NDArray[np.float64]:
     return scaled[:, [2, 1, 0, 3]]
 
 
-def _usable(path: str, affine: NDArray[np.float64]) -> NDArray[np.float64]:
+def usable(path: str, affine: NDArray[np.float64]) -> NDArray[np.float64]:
     if not np.isfinite(affine).all() or not _is_invertible(affine[:3, :3]):
         raise SourceError(f"{path}: the affine must be of finite numbers and invertible, got {_as_rows(affine)}")
     return affine

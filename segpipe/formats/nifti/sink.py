@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -87,14 +88,12 @@ class NiftiSink:
     """Writes one volume: boxes to an unpacked draft first; the finished draft is checked and, if needed, compressed."""
 
     def __init__(self, target: Target) -> None:
-        origin, grid = target.origin, target.grid
-        assert isinstance(origin, Origin)
+        grid = target.grid
         assert isinstance(grid, VoxelGrid)
-        self._output, self._packed = target.output, origin.packed
-        self.name = target.stem + (PACKED if origin.packed else PLAIN)
+        self._output = target.output
+        self.name = target.stem + self._prepare(target)
         self.path = self._output.path(self.name)
         self.size = 0
-        self._header = mask_header(origin, target.style)
         self._grid, self._style, self._total = grid, target.style, 0
         with output_errors(self.path):
             self._draft = Draft(self._output.draft(f"{target.stem}.draft{PLAIN}"))
@@ -104,13 +103,20 @@ class NiftiSink:
                 self.discard()
                 raise
 
+    def _prepare(self, target: Target) -> str:
+        """Set whether the mask is packed, and the start of its draft; return its suffix."""
+        origin = target.origin
+        assert isinstance(origin, Origin)
+        self._packed = origin.packed
+        self._start = bytes(mask_header(origin, target.style).binaryblock) + bytes(4)  # no extensions
+        return PACKED if origin.packed else PLAIN
+
     def _begin(self) -> list[Voxels]:
-        """Write the header without extensions, and reserve space for one volume per band, one after the other."""
-        start = bytes(self._header.binaryblock) + bytes(4)
-        os.pwrite(self._draft.file, start, 0)
+        """Write the start, and reserve space for one volume per band, one after the other."""
+        os.pwrite(self._draft.file, self._start, 0)
         shape, dtype = self._grid.stored.shape, np.dtype(self._style.dtype).newbyteorder("<")
         step = int(np.prod(shape)) * dtype.itemsize
-        bands = [Voxels(self._draft.file, shape, dtype, len(start) + n * step) for n in range(len(self._style.bands))]
+        bands = [Voxels(self._draft.file, shape, dtype, len(self._start) + n * step) for n in range(len(self._style.bands))]
         os.ftruncate(self._draft.file, bands[-1].end)
         return bands
 
@@ -141,7 +147,7 @@ class NiftiSink:
         """Give the file its name in the output, compressed first if the mask is packed."""
         try:
             if finished is not self._draft:
-                _pack(self._draft, finished.file)
+                self._pack(self._draft, finished.file)
             self._take_aside(finished)
             self._check_written(finished.path, digest)
             self.size = finished.path.stat().st_size
@@ -174,12 +180,26 @@ class NiftiSink:
             OutputError: its content differs from the draft.
         """
         try:
-            with source_errors(str(written)), opened(str(written), packed=self._packed) as stream:
-                kept = _digest(_chunks(stream)) == digest and _same_place(written, self._grid, self._style)
+            with source_errors(str(written)), self._content(written) as stream:
+                kept = _digest(_chunks(stream)) == digest and _same_place(self._grid_of(written), self._grid)
         except SourceError as error:
             raise OutputError(f"{self.path} cannot be written: {error}") from error
         if not kept:
             raise OutputError(f"{self.path} cannot be written: it does not read back as it was written")
+
+    def _pack(self, draft: Draft, file: int) -> None:
+        """Write a draft into an open file, packed."""
+        _pack(draft, file)
+
+    @contextmanager
+    def _content(self, written: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
+        """The bytes of the draft in a finished file."""
+        with opened(str(written), packed=self._packed) as stream:
+            yield stream
+
+    def _grid_of(self, written: Path) -> VoxelGrid:
+        """The grid of a finished file."""
+        return read_volume(str(written), len(self._style.bands)).grid
 
     def discard(self) -> None:
         self._draft.discard()
@@ -235,7 +255,6 @@ def _digest(chunks: Iterable[bytes]) -> bytes:
     return digest.digest()
 
 
-def _same_place(written: Path, grid: VoxelGrid, style: Style) -> bool:
-    volume = read_volume(str(written), len(style.bands))
-    there = volume.grid.turn(grid.turned)
+def _same_place(written: VoxelGrid, grid: VoxelGrid) -> bool:
+    there = written.turn(grid.turned)
     return there.shape == grid.shape and bool(np.allclose(there.affine, grid.affine, rtol=1e-6, atol=1e-6))

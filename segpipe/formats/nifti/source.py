@@ -36,9 +36,15 @@ class NiftiSource:
 
     separable = True
 
+    how_to_place = (
+        "its sform_code and qform_code are 0, so that left and right are a guess: set its affine with nibabel's "
+        "img.set_sform(affine, 1)"
+    )
+    """Why a file without directions cannot be turned, and the mend."""
+
     def __init__(self, path: str, contract: Contract, overrides: Overrides = NO_OVERRIDES) -> None:
         _refuse_remote(path)
-        self._volume = read_volume(path, contract.channel_count)
+        self._volume, self.origin = self._read(path, contract.channel_count)
         _check_overrides(path, overrides)
         if self._volume.count != contract.channel_count:
             raise SourceError(
@@ -46,15 +52,19 @@ class NiftiSource:
                 "file per channel, named NAME_0000, NAME_0001 and so on, or say which is which with --channels"
             )
         _check_values(self._volume, contract)
-        self.grid = _oriented(self._volume, contract)
+        self.grid = _oriented(path, self._volume, contract, self.how_to_place)
         self.dtype: np.dtype[Any] = self._volume.stored.newbyteorder("=")
-        self.files: tuple[str, ...] = (path,)
+        self.files: tuple[str, ...] = tuple(dict.fromkeys((path, self._volume.path)))
         self.scene: Mapping[str, Mapping[str, str]] = {}
         self.notes = (*self._volume.notes, *_channel_notes(self._volume, contract), *_order_notes(self._volume, contract))
-        self.origin = origin_of(self._volume)
         self._nodata = _nodata(path, self.dtype, overrides.nodata)
         self._voxels: list[Voxels] = []
         self._opening = threading.Lock()
+
+    def _read(self, path: str, several: int) -> tuple[Volume, object]:
+        """The header of a file, and ``origin``."""
+        volume = read_volume(path, several)
+        return volume, origin_of(volume)
 
     @property
     def unpacked(self) -> int:
@@ -170,13 +180,10 @@ def _order_notes(volume: Volume, contract: Contract) -> list[str]:
     return [f"the contract names no orientation: the network gets the axes as they are stored, {volume.grid.directions}"]
 
 
-def _oriented(volume: Volume, contract: Contract) -> VoxelGrid:
+def _oriented(path: str, volume: Volume, contract: Contract, how: str) -> VoxelGrid:
     letters = contract.orientation
     if letters is not None and not volume.placed:
-        raise SourceError(
-            f'{volume.path} must say how it lies, for the contract has orientation = "{letters}", and its sform_code and '
-            "qform_code are 0, so that left and right are a guess: set its affine with nibabel's img.set_sform(affine, 1)"
-        )
+        raise SourceError(f'{path} must say how it lies, for the contract has orientation = "{letters}", and {how}')
     return replace(volume.grid, turned=AS_STORED) if letters is None else volume.grid.turn(turned_to(volume.grid, letters))
 
 

@@ -91,7 +91,7 @@ def _unpack(volume: Volume) -> int:
         raise _full(volume, folder)
     with _unnamed(volume, folder) as spool:
         _reserve(spool, volume, folder)
-        with source_errors(volume.path), opened(volume.path, packed=True) as stream:
+        with source_errors(volume.path), opened(volume.path, packed=True, start=volume.start) as stream:
             size = _copied(stream, spool, volume, folder)
         check_length(volume, size)
         return os.dup(spool.fileno())

@@ -1,0 +1,1 @@
+"""NRRD volumes; pynrrd parses their headers."""

@@ -335,6 +335,7 @@ def inspect(file: str, json: bool, **flags: Any) -> None:
 @_INPUT("--nodata", help="Value of pixels without data, instead of the scenes' own; none: all pixels hold data.")
 @_INPUT("--ignore-alpha", is_flag=True, help="Treat alpha bands as data, not as masks.")
 @_INPUT("--crs", help="CRS of files whose own CRS is missing or wrong: a code such as EPSG:32633, or WKT.")
+@_INPUT("--resample", is_flag=True, help="Resample images whose pixel size differs from the model's, as a run does.")
 @_MODEL("--also", multiple=True, type=PATH, help="Another file of the same network, such as int8; repeatable.")
 @_MODEL("--contract", type=PATH, help="TOML file with the model's channels, scaling, tile and classes.")
 @_TILES("--tile", "tiles", multiple=True, type=int, help="Tile size to measure [the contract's, double, half]; repeatable.")

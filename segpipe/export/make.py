@@ -206,7 +206,7 @@ def _save(proto: onnx.ModelProto, contract: Contract, settings: ExportSettings, 
 
 def _tiles(settings: ExportSettings, spec: ModelSpec) -> tuple[Tiles, Samples]:
     """Scaled tiles to calibrate on, and others to compare on."""
-    overrides = Overrides(settings.scene_bands)
+    overrides = Overrides(settings.scene_bands, resample=True)  # as a run with --resample would see them
     count = CALIBRATION_TILES + VERIFICATION_TILES
     samples = scene_samples(settings.calibrate, spec, overrides, count) if settings.calibrate else []
     seen = [pixels for pixels, _ in samples]

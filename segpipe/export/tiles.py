@@ -1,5 +1,6 @@
 """Tiles to calibrate on and to compare on: of real scenes where there are some, else noise."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -19,7 +20,10 @@ from segpipe.network.spec import ModelSpec
 from segpipe.overrides import Overrides
 from segpipe.pipeline.findings import warn_of_findings
 from segpipe.pipeline.opening import on_network_grid, open_sheet
+from segpipe.pipeline.spacing import resampling_note
 from segpipe.pipeline.tiles import read_tile
+
+LOG = logging.getLogger("segpipe")
 
 Tiles = list[NDArray[np.float32]]
 """Scaled tiles as the network takes them, each of shape ``(channels, *tile)``."""
@@ -89,6 +93,9 @@ def _spread(
     source, sheet = open_sheet(case, spec, overrides)
     with closing(source):
         warn_of_findings(case, source, spec.contract)
+        if sheet.regridding is not None:
+            (note,) = resampling_note(case.path, source.grid, spec.contract)
+            LOG.warning("warning: %s: %s", case.name, note)
         scaling = of_input(scaling_of(source, spec.contract), spec.contract)
         seen = on_network_grid(source, sheet, spec)
         windows = list(sheet.cover)

@@ -7,7 +7,7 @@ from segpipe.errors import SourceError
 from segpipe.geometry.grid import METRES, Grid
 from segpipe.geometry.regridding import Regridding
 
-RASTER = "pixel", " on the ground", "give segpipe run --resample, or resample the file with gdalwarp -tr"
+RASTER = "pixel", " on the ground", "give --resample to segpipe run or tune, or resample the file with gdalwarp -tr"
 VOLUME = "voxel", "", "resample the volume"
 
 WHOLE = 0.01
@@ -31,8 +31,8 @@ def check_spacing(path: str, grid: Grid, contract: Contract) -> list[str]:
     found = grid.spacing
     what, ground, mend = RASTER if len(grid.shape) == 2 else VOLUME
     if found is None:
-        told = _in_words(contract.spacing or (), contract.spacing_unit)
-        return [f"{what} size not checked against the model's {told}: {grid.spacing_unknown}"]
+        named = _in_words(contract.spacing or (), contract.spacing_unit)
+        return [f"{what} size not checked against the model's {named}: {grid.spacing_unknown}"]
     found = found[-len(wanted) :]
     if _is_near(found, wanted, tolerance_of(grid, contract)):
         return []

@@ -1,5 +1,6 @@
 """What can be chosen: the tiles, overlaps and batches that a model's file and contract allow."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +9,9 @@ from segpipe.errors import ContractError, SettingsError
 from segpipe.geometry.windows import Tiling
 from segpipe.network.signature import signature
 from segpipe.network.spec import ModelSpec, read_model, read_spec
+from segpipe.pipeline.memory import network_bytes
 from segpipe.pipeline.model_check import try_out
+from segpipe.process.machine import memory
 from segpipe.tune.settings import TuneSettings
 
 Axes = tuple[int, ...]
@@ -18,6 +21,9 @@ FACTORS = (1.0, 2.0, 0.5)
 
 SHARES = (0.25, 0.125, 0.0625, 0.0)
 """Of the tile, for the overlap."""
+
+MEMORY_SHARE = 0.4
+"""Share of the machine's memory that one call on a whole box may take."""
 
 BATCHES = {"cpu": (1, 2, 4), "cuda": (8, 16, 32)}
 
@@ -35,6 +41,11 @@ class Network:
     def is_local(self) -> bool:
         """Whether inference of a whole image in one call is what tiles are to come close to."""
         return self.free_size and self.spec.contract.equivariant is not False
+
+    def takes_whole(self, shape: Axes) -> bool:
+        """Whether one call on a box of this shape is the reference: the network is local, and memory suffices."""
+        batches = math.prod(shape) / (self.spec.batch * math.prod(self.spec.tiling.tile))
+        return self.is_local and network_bytes(self.spec, 1, batches=batches) <= memory() * MEMORY_SHARE
 
     @property
     def name(self) -> str:
@@ -70,11 +81,6 @@ def open_networks(settings: TuneSettings) -> list[Network]:
         ContractError: their labels do not mean the same.
     """
     networks = [_open(settings, path) for path in (settings.model, *settings.also)]
-    if any(network.spec.contract.layout.is_volume for network in networks):
-        raise ContractError(
-            f'tune is for images so far, got {settings.model} of layout "{networks[0].spec.contract.layout}": compare runs '
-            "of segpipe run with other --tile and --overlap"
-        )
     first, *others = networks
     for other in others:
         if _meaning(other) != _meaning(first):

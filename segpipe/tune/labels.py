@@ -138,9 +138,9 @@ class Bench:
 
 
 def reference_tiling(network: Network, shape: Axes) -> Tiling:
-    """One window for a network whose labels do not depend on where a tile ends; else own tiles that share three quarters."""
+    """One window if the network takes the box whole (``Network.takes_whole``); else own tiles that share three quarters."""
     own = network.spec.tiling
-    if network.is_local:
+    if network.takes_whole(shape):
         tile = tuple(-(-n // a) * a for n, a in zip(shape, own.align, strict=True))
         return replace(own, tile=tile, overlap=(0,) * len(tile))
     steps = [max(a, t // 4 // a * a) for t, a in zip(own.tile, own.align, strict=True)]

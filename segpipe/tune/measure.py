@@ -30,8 +30,11 @@ EVEN = 2
 PLACES = 4
 """Boxes that labels are compared on, at most."""
 
-MEMORY_SHARE = 0.4
-"""Of the machine's, for one call on a whole box."""
+TILES_SHARE = 0.8
+"""Share of the machine's memory that the calls in flight may take."""
+
+SHARED_STEPS = 4
+"""Windows of the reference that share a pixel, per axis, if it is made of tiles."""
 
 HOPELESS = 1.1
 """Times the fastest batch of a tile, above which another is measured no more than once."""
@@ -136,7 +139,8 @@ class _Work:
         left_out: list[Choice] = []
         for choice in wanted:
             tried = [*kept, choice]
-            fits = self._label_seconds(tried) + self._round_seconds(tried) <= room and self._fits_memory(tried)
+            in_time = self._label_seconds(tried) + self._round_seconds(tried) <= room
+            fits = in_time and self._fits_memory(choice, tried)
             (kept if choice.is_own or fits else left_out).append(choice)
         if left_out:
             names = dict.fromkeys(f"{c.network.name} tile {_by(c.tiling.tile)}" for c in left_out)
@@ -156,7 +160,8 @@ class _Work:
         """That labels on one place take: of the references, and of each choice."""
         side = self._side(wanted)
         networks = dict.fromkeys(choice.network for choice in wanted)
-        references = sum(self._rates[n] * math.prod(side) * (1 if n.is_local else 16) for n in networks)
+        shared = SHARED_STEPS ** len(side)
+        references = sum(self._rates[n] * math.prod(side) * (1 if n.takes_whole(side) else shared) for n in networks)
         return references + sum(self._rates[c.network] * self._inferred(c.tiling) for c in wanted)
 
     def _round_seconds(self, wanted: Sequence[Choice]) -> float:
@@ -185,12 +190,14 @@ class _Work:
             largest = [min(n, max(axis)) for n, axis in zip(largest, zip(*self._shapes, strict=True), strict=True)]
         return tuple(largest)
 
-    def _fits_memory(self, wanted: Sequence[Choice]) -> bool:
-        spec = self.first.spec
-        if not self.first.is_local:
-            return True
-        times = math.prod(self._side(wanted)) / (spec.batch * math.prod(spec.tiling.tile))
-        return network_bytes(spec, 1, batches=times) <= memory() * MEMORY_SHARE
+    def _fits_memory(self, choice: Choice, wanted: Sequence[Choice]) -> bool:
+        """Whether its tiles fit into memory, and a reference that takes the whole box still does with its larger box."""
+        spec, tile = choice.network.spec, choice.tiling.tile
+        largest = max(self._batches(choice.network, tile)) * math.prod(tile)
+        tiles = network_bytes(spec, self.calls, batches=largest / (spec.batch * math.prod(spec.tiling.tile)))
+        own = self._side([c for c in wanted if c.is_own])
+        fits_box = self.first.takes_whole(self._side(wanted)) or not self.first.takes_whole(own)
+        return tiles <= memory() * TILES_SHARE and fits_box
 
     def _find_places(self) -> list[Place]:
         room = self._settings.seconds * PLANNED - EVEN * self._round_seconds(self._choices)
@@ -205,7 +212,7 @@ class _Work:
 
     @property
     def reference(self) -> str:
-        if self.first.is_local:
+        if self.first.takes_whole(self._side(self._choices)):
             return f"{self.first.name} on the whole box in one call"
         return f"{self.first.name} with its tiles sharing three quarters, each label from the middle of one"
 

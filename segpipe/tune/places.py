@@ -1,4 +1,4 @@
-"""Where labels are compared: boxes of scenes, or noise, held in memory."""
+"""Where labels are compared: boxes of scenes or volumes, or noise, held in memory."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -14,14 +14,14 @@ from segpipe.export.tiles import noise, raw_tiles
 from segpipe.formats.case_scaling import scaling_of
 from segpipe.formats.cases import Case
 from segpipe.formats.registry import environment
-from segpipe.formats.source import Begun, Invalid, Pixels, Scene
+from segpipe.formats.source import Begun, Invalid, Pixels, Scene, Source
 from segpipe.geometry.grid import BareGrid
 from segpipe.geometry.windows import Window
 from segpipe.network.scaling import Scaling, of_input, unscaled
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import Overrides
 from segpipe.pipeline.findings import warn_of_findings
-from segpipe.pipeline.opening import open_sheet, with_neighbours
+from segpipe.pipeline.opening import Sheet, on_network_grid, open_sheet
 from segpipe.tune.settings import NOISE
 
 Axes = tuple[int, ...]
@@ -30,7 +30,7 @@ VALID = 0.5
 """Share of valid pixels from which a box is good enough to look no further."""
 
 LOOKS = (0.5, 0.25, 0.75)
-"""Where in a scene boxes lie, as shares of the room that there is, the middle first."""
+"""Positions of boxes in a scene, as shares of the possible starts along each axis, the middle first."""
 
 SURVEYED = 16
 """Scenes whose sizes say how many tiles a megapixel takes."""
@@ -97,15 +97,25 @@ class Place:
     """Per axis, whether the box is all of the case."""
     case: Case | None = None
     seed: int = 0
+    plane: int | None = None
+    """Slice of a volume that the box lies in, for a model of images; None if model and case have the same axes."""
 
     def hold(self, spec: ModelSpec, overrides: Overrides) -> tuple[Held, Scaling]:
-        """Its pixels, and how they are scaled for a model."""
+        """Pixels of the box as a run reads them for a model, resampled if needed, and how they are scaled."""
         if self.case is None:
             return _noise(self.window.shape, spec, self.seed)
-        source, _ = open_sheet(self.case, spec, overrides)
+        source, sheet = open_sheet(self.case, spec, overrides)
         with closing(source):
             scaling = of_input(scaling_of(source, spec.contract), spec.contract)
-            return Held(*with_neighbours(source, spec.contract).read(self.window)), scaling
+            return self.read(source, sheet, spec), scaling
+
+    def read(self, source: Source, sheet: Sheet, spec: ModelSpec) -> Held:
+        """Pixels of the box, which lies on the network's grid of the opened case."""
+        seen = on_network_grid(source, sheet, spec)
+        if self.plane is None:
+            return Held(*seen.read(self.window))
+        pixels, invalid = seen.read(Window((self.plane, *self.window.start), (self.plane + 1, *self.window.stop)))
+        return Held(pixels[:, 0], None if invalid is None else invalid[0])
 
 
 def _noise(shape: Axes, spec: ModelSpec, seed: int) -> tuple[Held, Scaling]:
@@ -119,19 +129,17 @@ def _noise(shape: Axes, spec: ModelSpec, seed: int) -> tuple[Held, Scaling]:
 
 
 def survey(cases: Sequence[Case], spec: ModelSpec, overrides: Overrides) -> list[Axes]:
-    """Shapes of some cases, chosen evenly from all.
+    """Shapes of some cases, chosen evenly from all, as the network sees them: of its slices for a model of images.
 
     Raises:
-        SourceError, InputError: a case does not fit the model, or is a volume.
+        SourceError: a case does not fit the model.
     """
     shapes = []
     for case in cases[:: max(1, len(cases) // SURVEYED)][:SURVEYED]:
         source, sheet = open_sheet(case, spec, overrides)
         with closing(source):
             warn_of_findings(case, source, spec.contract)
-        if len(sheet.grid.shape) != len(spec.tiling.tile):
-            raise InputError(f"tune is for images so far, got a volume, {case.path}: give slices of it as images")
-        shapes.append(sheet.grid.shape)
+        shapes.append(sheet.cover.shape[-len(spec.tiling.tile) :])
     return shapes
 
 
@@ -162,17 +170,19 @@ def _looks(cases: Sequence[Case], side: Axes, spec: ModelSpec, overrides: Overri
     for shares, case in product(product(LOOKS, repeat=len(side)), cases):
         source, sheet = open_sheet(case, spec, overrides)
         with closing(source):
-            place = _place(case, sheet.grid.shape, side, shares)
+            place = _place(case, sheet.cover.shape, side, shares)
             if place not in seen:
                 seen.add(place)
-                yield float(Held(*source.read(place.window)).valid.mean()), place
+                yield float(place.read(source, sheet, spec).valid.mean()), place
 
 
 def _place(case: Case, shape: Axes, side: Axes, shares: Sequence[float]) -> Place:
+    planes, shape = shape[: -len(side)], shape[-len(side) :]
     size = tuple(map(min, side, shape))
     start = tuple(int((n - s) * share) for n, s, share in zip(shape, size, shares, strict=True))
     window = Window(start, tuple(a + n for a, n in zip(start, size, strict=True)))
-    return Place(window, tuple(n == s for n, s in zip(shape, size, strict=True)), case)
+    plane = int((planes[0] - 1) * shares[0]) if planes else None
+    return Place(window, tuple(n == s for n, s in zip(shape, size, strict=True)), case, plane=plane)
 
 
 def named(places: Sequence[Place]) -> str:

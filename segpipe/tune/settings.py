@@ -24,6 +24,7 @@ class TuneSettings:
     nodata: str | None = None
     crs: str | None = None
     ignore_alpha: bool = False
+    resample: bool = False
     blend: str | None = None
     device: str | None = None
     tiles: tuple[int, ...] = ()
@@ -48,8 +49,8 @@ class TuneSettings:
     def of_run(self, model: Path) -> Settings:
         """Settings of the run that a file would be used in."""
         values: dict[str, Any] = {"input": self.input or (NOISE,), "model": model, "contract": self.contract}
-        told = {"bands": self.bands, "nodata": self.nodata, "ignore_alpha": self.ignore_alpha, "crs": self.crs}
-        return load_settings(None, values | told | {"blend": self.blend, "device": self.device})
+        values |= {"bands": self.bands, "nodata": self.nodata, "ignore_alpha": self.ignore_alpha, "crs": self.crs}
+        return load_settings(None, values | {"resample": self.resample, "blend": self.blend, "device": self.device})
 
     @property
     def flags(self) -> list[str]:
@@ -57,9 +58,9 @@ class TuneSettings:
         named = {"--contract": self.contract, "--bands": self.bands, "--nodata": self.nodata, "--crs": self.crs}
         named |= {"--blend": self.blend, "--device": self.device}
         inputs = [part for text in self.input for part in ("--input", text)]
-        alpha = ["--ignore-alpha"] * self.ignore_alpha
+        switches = ["--ignore-alpha"] * self.ignore_alpha + ["--resample"] * self.resample
         return [
             *inputs,
             *(part for flag, value in named.items() if value is not None for part in (flag, str(value))),
-            *alpha,
+            *switches,
         ]

@@ -14,16 +14,19 @@ from test_axes import brute_force as brute_force_volume
 from test_oracle import NODATA, brute_force, check, scene
 from test_regridding import by_matrices, places
 
+from segpipe.export.tiles import scene_tiles
 from segpipe.formats.cases import find_cases
 from segpipe.formats.raster.gdal import gdal_options
 from segpipe.geometry.division import Limits, cut
 from segpipe.geometry.regridding import Regridding
+from segpipe.geometry.windows import Cover
 from segpipe.network.spec import read_spec
 from segpipe.overrides import Overrides
 from segpipe.pipeline import run as stages
 from segpipe.pipeline.opening import open_sheet
 from segpipe.pipeline.spacing import whole_ratio
 from segpipe.settings import load_settings
+from segpipe.tune.places import survey
 
 SPACED = {"spacing": [10.0, 10.0]}
 
@@ -157,7 +160,7 @@ def test_without_the_setting_the_error_names_it_and_with_it_the_case_is_done(ras
     run = ["run", "-i", "in", "-m", model, "-o", "out", "--device", "cpu", "--executor", "serial"]
     refused = segpipe(*run)
     assert refused.returncode == 1
-    assert "give segpipe run --resample, or resample the file with gdalwarp -tr" in refused.stdout
+    assert "give --resample to segpipe run or tune, or resample the file with gdalwarp -tr" in refused.stdout
     planned = segpipe(*run, "--resample", "--dry-run")
     assert planned.returncode == 0
     assert "are resampled to the model's 10 x 10 m" in planned.stdout + planned.stderr
@@ -293,3 +296,30 @@ def test_a_tile_that_is_made_of_more_pixels_than_there_is_memory_for_is_refused(
         "a tile of 64 x 64 of the model's pixels is made of 66001 x 66001 of the case's, and needs at least 17.4 GB" in found
     )
     assert "a worker may use 8.0 GB: lower --tile, raise --memory, or resample the file" in found
+
+
+def test_tune_measures_a_scene_of_another_pixel_size_as_a_run_sees_it(raster, segpipe, tmp_path):
+    """Blocks of 2 x 2 network pixels per own pixel of 20 m."""
+    model = local(tmp_path / "m.onnx", **SPACED)
+    path = raster("in/a.tif", scene(60, 70, "none"), transform=metres(20))
+    command = ["tune", model, "--input", path, "--device", "cpu", "--tile", 64, "--overlap", 16, "--seconds", 1]
+    refused = segpipe(*command)
+    assert refused.returncode == 2
+    assert "give --resample to segpipe run or tune, or resample the file" in refused.stderr
+    done = segpipe(*command, "--resample", "--min-agreement", 0.01)
+    assert done.returncode == 0, done.stderr
+    assert "--resample" in done.stdout.splitlines()[-1]
+    spec = read_spec(load_settings(None, {"input": (str(path),), "model": model}))
+    with gdal_options():
+        assert survey(find_cases([str(path)]), spec, Overrides(resample=True)) == [(120, 140)]
+
+
+def test_export_takes_tiles_of_the_models_pixel_size_and_says_so(raster, tmp_path, caplog):
+    """A scene of one value per band keeps it, whatever is interpolated; 60 pixels of 20 m are two tiles of 64 at 10 m."""
+    model = local(tmp_path / "m.onnx", **SPACED)
+    spec = read_spec(load_settings(None, {"input": ("a",), "model": model}))
+    path = raster("in/a.tif", np.full((3, 60, 60), 51, np.uint8), transform=metres(20))
+    tiles = scene_tiles([str(path)], spec, Overrides(resample=True), 99)
+    assert len(tiles) == len(Cover((120, 120), spec.tiling))
+    np.testing.assert_allclose(tiles, 51 / 255, rtol=1e-6)
+    assert "m are resampled to the model's 10 x 10 m" in caplog.text

@@ -673,12 +673,20 @@ def _line(row: Mapping[str, Any]) -> str:
 
 LIBRARIES = ("torch", "torchvision", "segmentation-models-pytorch", "transformers", "onnx", "onnxruntime")
 
-PAGE = """# Export
+PAGE = """---
+hide: [toc]
+---
+
+# Export
 
 `segpipe export` makes one ONNX file of a trained network: batch of any size, scores of the image's size, and inside it all
 that `segpipe run` needs. The file gets its name only if ONNX Runtime gives the scores that torch gives.
 
-    segpipe export unet.pt --arch smp:Unet --encoder resnet34 --classes classes.toml --tile 512 --output unet.onnx
+<!-- not run: the weights are yours; docs/start/own-model.md has one that runs -->
+```sh
+segpipe export unet.pth --arch smp:Unet --encoder resnet34 --classes classes.toml \\
+    --bands B04,B03,B02,B08 --tile 512 --output unet.onnx
+```
 
 The table shows every family at a small size, five classes, seeded random weights, on tiles of the bundled scenes or, for
 networks of three channels, of pictures made from them. It is written by `python benchmarks/families.py --output

@@ -31,7 +31,7 @@ Without a setting, the contract of the model or the machine decides, as the tabl
 MORE = {
     "input": "inputs.md#what-input-takes",
     "output": "outputs.md",
-    "contract": "../explanation/checks.md#the-model",
+    "contract": "../contract.md",
     "bands": "inputs.md#how-bands-find-channels",
     "channels": "../howto/volumes.md#several-channels",
     "nodata": "../explanation/validity.md#invalid-pixels",

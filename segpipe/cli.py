@@ -142,7 +142,9 @@ def run(config: Path | None, dry_run: bool, verbose: int, **flags: Any) -> None:
 
     Each case gets a mask on its own grid; areas.csv has the area of each class.
     """
-    logging.basicConfig(level=[logging.ERROR, logging.INFO, logging.DEBUG][min(verbose, 2)], handlers=[_Stderr()])
+    stderr = _Stderr()
+    stderr.setFormatter(_Words())
+    logging.basicConfig(level=[logging.ERROR, logging.INFO, logging.DEBUG][min(verbose, 2)], handlers=[stderr])
     if not verbose:
         logging.getLogger("segpipe").setLevel(logging.WARNING)  # what is tried again, or done with less: not of libraries
     signals.leave_at_once()
@@ -156,6 +158,14 @@ def run(config: Path | None, dry_run: bool, verbose: int, **flags: Any) -> None:
         code = signals.INTERRUPTED
     signals.end(code)
     sys.exit(code)
+
+
+class _Words(logging.Formatter):
+    """``warning: …`` of segpipe's own, like the other lines of a run; else with level and logger."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text, own = super().format(record), record.name == "segpipe" and record.levelno >= logging.WARNING
+        return f"{record.levelname.lower()}: {text}" if own else f"{record.levelname}:{record.name}:{text}"
 
 
 class _Stderr(logging.Handler):

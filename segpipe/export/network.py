@@ -16,7 +16,7 @@ from segpipe.errors import ExportError
 from segpipe.export.families import Network, Wanted, build, in_a_line, need, smp
 from segpipe.export.programs import opened
 from segpipe.export.settings import ExportSettings
-from segpipe.export.terms import Terms
+from segpipe.export.terms import Terms, check_named
 from segpipe.export.weights import fit, form_of, read_checkpoint
 
 
@@ -86,25 +86,28 @@ def _program(settings: ExportSettings, form: str) -> Network:
 
 
 def _from_checkpoint(settings: ExportSettings, terms: Terms) -> Network:
+    named = bool(settings.arch or settings.module)
+    if named:
+        check_named(terms.values)
     content = read_checkpoint(settings.weights, trust_pickle=settings.trust_pickle)
     if isinstance(content, nn.Module):
         return Network(content, type(content).__name__, notes=("the network itself came from a trusted pickle",))
+    check_named(terms.values, *(() if named else (_NO_ARCHITECTURE.format(settings.weights),)))
     given: dict[str, int] = {}
     if settings.module:
         module, given = _factory(settings.module, settings.options, terms)
         architecture = settings.module
-    elif settings.arch:
-        wanted = Wanted(terms.channel_count, terms.scores, settings.encoder, settings.options, content)
-        module, architecture = build(settings.arch, wanted), _named(settings)
     else:
-        raise ExportError(
-            f"{settings.weights} holds weights alone, so the network must be named: give --arch, as in smp:Unet, or --module"
-        )
+        wanted = Wanted(terms.channel_count, terms.scores, settings.encoder, settings.options, content)
+        module, architecture = build(str(settings.arch), wanted), _named(settings)
     try:
         notes = fit(module, content, prefix=settings.prefix, replace_head=settings.replace_head)
     except ExportError as error:
         raise ExportError(f"{error}{_overridden(given)}") from None
     return Network(module, architecture, notes=notes)
+
+
+_NO_ARCHITECTURE = "{} holds weights alone, so the network must be named: give --arch, as in smp:Unet, or --module"
 
 
 def _overridden(given: dict[str, int]) -> str:

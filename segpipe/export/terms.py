@@ -34,16 +34,14 @@ class Terms:
     def scores(self) -> int:
         """Output channels that the network must have."""
         if not self.classes:
-            raise ExportError("the classes must be named: give --classes with one of the built-in tables, or a TOML file")
+            raise ExportError(_NOT_NAMED["classes"])
         return 1 if self.values.get("task") == "binary" else len(self.classes)
 
     @property
     def channel_count(self) -> int:
         channels = self.values.get("channels")
         if channels is None:
-            raise ExportError(
-                "the network's channels must be named: give --bands, such as red,green,blue or B04,B03,B02,B08"
-            )
+            raise ExportError(_NOT_NAMED["channels"])
         return channels if isinstance(channels, int) else len(channels)
 
 
@@ -125,14 +123,22 @@ def draw_up(terms: Terms, known: Mapping[str, Any], settings: ExportSettings) ->
         values["channels"] = _in_order(known.get("channels"), values["channels"])
     values = {"version": 1, "task": "multiclass", **values}
     values.setdefault("activation", "softmax" if values["task"] == "multiclass" else "sigmoid")
-    if "normalize" not in values:
-        raise ExportError(_NO_SCALING)
-    if "tile" not in values:
-        raise ExportError("the tile must be named: give --tile, the size in pixels that the network was trained on")
+    check_named(values)
     if settings.raw:
         _check_raw(values)
         values["scaling"] = "graph"
     return parse_contract(_spread(values), f"the contract of the export (--classes {settings.classes or 'not given'})")
+
+
+def check_named(values: Mapping[str, Any], *before: str) -> None:
+    """Check that everything is there that weights do not say; ``before`` says what else is missing.
+
+    Raises:
+        ExportError: with all that is missing, one per line.
+    """
+    missing = [*before, *(text for key, text in _NOT_NAMED.items() if not values.get(key))]
+    if missing:
+        raise ExportError("\n".join(missing))
 
 
 def _without_contradicted(known: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,3 +192,10 @@ nothing says how pixels are scaled, and it is not guessed: add it to the file of
   mean = [0.1, 0.1, 0.1, 0.3]
   std = [0.05, 0.05, 0.05, 0.1]
 or give --imagenet for pixels of 0 to 255 and the mean and deviation of ImageNet"""
+
+_NOT_NAMED = {
+    "channels": "the network's channels must be named: give --bands, such as red,green,blue or B04,B03,B02,B08",
+    "classes": "the classes must be named: give --classes with one of the built-in tables, or a TOML file",
+    "tile": "the tile must be named: give --tile, the size in pixels that the network was trained on",
+    "normalize": _NO_SCALING,
+}

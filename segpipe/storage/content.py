@@ -18,7 +18,8 @@ PAIRED = "convert both files to one .nii, as with nibabel.save(nibabel.load('FIL
 VOLUME = f"which is not supported yet: {NEITHER}; convert it to .nii.gz, as with dcm2niix or SimpleITK"
 TRANSLATE = "convert it: gdal_translate FILE out.tif"
 SUBDATASET = "take a variable out: gdalinfo FILE lists them, then gdal_translate {}:FILE:VARIABLE out.tif"
-EXPORT = "make an ONNX file of it: segpipe export FILE --arch NAME --classes classes.toml --tile 512 --output model.onnx"
+NAMES = "--classes classes.toml --bands NAMES --tile 512 --output model.onnx"
+EXPORT = f"make an ONNX file of it: segpipe export FILE --arch NAME {NAMES}"
 TF2ONNX = "convert it: python -m tf2onnx.convert --{} FILE --output model.onnx, then segpipe export attach"
 UNPACK = "unpack it, or name a raster inside as /vsi{}/FILE/name.tif"
 
@@ -187,12 +188,21 @@ def _weights(path: Path, head: bytes) -> Kind | None:
     return None
 
 
+def _saved(config: Path) -> Kind:
+    """What ``save_pretrained`` of transformers or of segmentation-models-pytorch wrote."""
+    with config.open("rb") as stream:
+        smp = b"_model_class" in stream.read(65_536)
+    if smp:
+        return "a folder of segmentation-models-pytorch", f"make an ONNX file of it: segpipe export FILE {NAMES}"
+    return "a folder of transformers", "make an ONNX file of it: segpipe export FILE --tile 512 --output model.onnx"
+
+
 def _folder(path: Path) -> Kind | None:
     names = {entry.name for entry in path.iterdir()}
     if "saved_model.pb" in names:
         return "a TensorFlow SavedModel", TF2ONNX.format("saved-model")
     if "config.json" in names:
-        return "a folder of transformers", "make an ONNX file of it: segpipe export FILE --tile 512 --output model.onnx"
+        return _saved(path / "config.json")
     if names & {".zarray", ".zgroup", "zarr.json"}:
         return "a Zarr store", "take an array out: gdal_translate 'ZARR:\"FILE\":/ARRAY' out.tif"
     return None

@@ -192,3 +192,9 @@ def test_channels_in_another_order_than_the_colours_of_a_picture(raster, tmp_pat
     )
     assert swapped.returncode == 0
     assert (labels(tmp_path / "o", "rgb") != labels(tmp_path / "in-out", "rgb")).any()
+
+
+@pytest.mark.parametrize(("channels", "mend"), [("red green blue", "expand it with .* -expand rgb"), ("b g", "--bands 1,1")])
+def test_a_picture_with_a_palette_is_to_be_expanded_for_colours(channels, mend):
+    with pytest.raises(SourceError, match=f"got 1 band .*{mend}"):
+        matched("palette", channels)

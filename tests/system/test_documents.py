@@ -1,6 +1,7 @@
 """The site and README: every block of commands runs, and what they list is what the code has."""
 
 import ast
+import os
 import re
 import shlex
 import shutil
@@ -23,10 +24,7 @@ from segpipe.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-TESTED_ELSEWHERE = {"python.md", "install.md"}
-"""Pages whose blocks have a test of their own."""
-
-PAGES = [ROOT / "README.md", *sorted(page for page in DOCS.rglob("*.md") if page.name not in TESTED_ELSEWHERE)]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 SLOW = {"own-model.md", "export.md"}
 """Pages that export networks."""
 
@@ -34,14 +32,36 @@ FENCE = re.compile(
     r'(?:<!-- (?P<note>[^>]*) -->\n)?```(?P<kind>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)```', re.DOTALL
 )
 SHELL = {"sh", "shell", "console"}
-NOT_HERE = ("pip", "make", "python3", ".")
-"""Commands that install something, or build all of it."""
+NOT_HERE = ("pip", "make", "python3", ".", "docker")
+"""Commands that install something, or build all of it; tests/unit/test_dockerfiles.py reads the Dockerfiles."""
 
 VARYING = re.compile(r"\d[\d.,]* (s|Mpx/s|ms)\b|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d |\s+$")
 
 
 def blocks(page):
     return [match.groupdict() for match in FENCE.finditer(page.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_command_hides_in_an_indented_block(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    assert re.findall(r"\n\n {4,}\S.*", text) == []
+
+
+def options(command):
+    if isinstance(command, click.Group):
+        return {name for one in command.commands.values() for name in options(one)}
+    return {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_flags_that_the_text_names_are_those_of_a_command(page):
+    known = options(main) | {"--help", "--version"}
+    of_benchmarks = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("*.py"))
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for code in re.findall(r"`([^`\n]+)`", text):
+        for flag in () if code.startswith("grep ") else re.findall(r"(?<![\w-])--[a-z][\w-]*", code):
+            assert flag in known or f'"{flag}"' in of_benchmarks, code
 
 
 def commands(block):
@@ -120,7 +140,7 @@ def _jp2(path, pixels, crs, transform):
         image.write(pixels, 1)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("page", list(pages_with_commands()))
 def test_commands_of_a_page_run_and_print_what_it_says(page, folder, segpipe):
     if page.name == "sentinel-2.md" and shutil.which("gdalbuildvrt") is None:
@@ -137,9 +157,21 @@ def test_commands_of_a_page_run_and_print_what_it_says(page, folder, segpipe):
             _run_block(block, folder, segpipe, state)
 
 
-def _train(text, folder):
-    import os
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_of_a_shell_is_what_the_page_says(shell):
+    (block,) = [block for block in blocks(DOCS / "install.md") if block["kind"] == shell]
+    (variable,) = re.findall(r"(_\w+=\w+) segpipe", block["text"])
+    command = [sys.executable, "-m", "segpipe"]
+    name, value = variable.split("=")
+    assert value == f"{shell}_source"
+    env = {**os.environ, name: value, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {"bash": "complete -o nosort", "zsh": "#compdef segpipe", "fish": "complete --no-files"}[shell] in done.stdout
 
+
+def _train(text, folder):
+    """Trains nothing, but saves what it made."""
     here = Path.cwd()
     os.chdir(folder)
     try:

@@ -1085,8 +1085,13 @@ REFUSED: list[tuple[str, str, str]] = [
     ),
     ("unknown table", f"w.pt {USUAL} --classes pascal", "voc, cityscapes, .*got pascal, which does not exist"),
     ("table of other classes", f"w.pt {USUAL} --classes voc --imagenet", "must give 21 scores per pixel"),
+    (
+        "nothing but weights",
+        "s.pt -o m.onnx",
+        "give --arch.*\nthe network's channels must .*\nthe classes must .*\nthe tile must .*\nnothing says how pixels",
+    ),
     ("no classes", f"s.pt --arch unet {USUAL}", "classes must be named: give --classes"),
-    ("no classes, program", f"w.pt {USUAL} --imagenet", "missing key classes"),
+    ("no classes, program", f"w.pt {USUAL} --imagenet", "classes must be named: give --classes"),
     (
         "no scaling",
         f"w.pt {USUAL} --classes bare.toml",
@@ -1094,7 +1099,7 @@ REFUSED: list[tuple[str, str, str]] = [
     ),
     ("no tile", "w.pt --bands r,g,b -o m.onnx --classes classes.toml", "tile must be named: give --tile"),
     ("no bands", "s.pt --arch unet --tile 64 -o m.onnx --classes classes.toml", "channels must be named: give --bands"),
-    ("no bands, program", "w.pt --tile 64 -o m.onnx --classes classes.toml", "missing key channels"),
+    ("no bands, program", "w.pt --tile 64 -o m.onnx --classes classes.toml", "channels must be named: give --bands"),
     ("unknown key", f"w.pt {USUAL} --classes unknown.toml", "unknown.toml.*: unknown key normalise"),
     ("no TOML", f"w.pt {USUAL} --classes no.toml", "no.toml is not TOML"),
     (

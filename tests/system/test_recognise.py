@@ -135,6 +135,14 @@ def test_a_folder_given_as_a_model(name, words, tmp_path):
         read_model(tmp_path / "m")
 
 
+def test_a_folder_of_segmentation_models_pytorch_given_as_a_model(tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text('{"_model_class": "Unet"}')
+    mend = "segpipe export .*m --classes classes.toml --bands NAMES --tile 512 --output model.onnx"
+    with pytest.raises(ModelError, match=f"is a folder of segmentation-models-pytorch: make an ONNX file of it: {mend}"):
+        read_model(tmp_path / "m")
+
+
 def test_what_is_good_is_not_recognised_as_something_else(tmp_path, raster):
     assert told(pixelwise(tmp_path / "m.onnx")) is None
     for name in ("a.tif", "a.png", "a.jpg"):

@@ -13,7 +13,7 @@ import pytest
 from networks import Network, contract
 from rich.console import Console
 
-from segpipe.cli import _Stderr
+from segpipe.cli import _Stderr, _Words
 from segpipe.contract import Contract, parse_contract
 from segpipe.errors import ContractError
 from segpipe.formats.cases import Case
@@ -160,6 +160,21 @@ def test_lines_of_libraries_are_escaped(capsys):
         logging.LogRecord("boto", logging.INFO, "f", 1, "GET \x1b]0;x\x07 %s", ("https://h/a?sig=SECRET",), None)
     )
     assert capsys.readouterr().err == "GET \\x1b]0;x\\x07 https://h/a?...\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "line"),
+    [
+        ("segpipe", logging.WARNING, "warning: it is late"),
+        ("segpipe", logging.INFO, "INFO:segpipe:it is late"),
+        ("boto", logging.WARNING, "WARNING:boto:it is late"),
+    ],
+)
+def test_a_warning_of_segpipe_looks_like_the_other_lines_of_a_run(name, level, line, capsys):
+    handler = _Stderr()
+    handler.setFormatter(_Words())
+    handler.handle(logging.LogRecord(name, level, "f", 1, "it is %s", ("late",), None))
+    assert capsys.readouterr().err == line + "\n"
 
 
 NAMES = ["plain", 'qu"ote', "com,ma", "=1+1", "+1", "-1", "@x", " space ", "'", "é,ü", "[/]", "back\\\\slash"]

@@ -40,6 +40,8 @@ SENTINEL = {"b2": "blue", "b3": "green", "b4": "red"}
 LISTED = 20
 """Bands that a message names."""
 
+EXPAND = "it holds palette indices, not intensities: expand it with gdal_translate -expand rgb"
+
 
 @dataclass(frozen=True, slots=True)
 class Band:
@@ -101,7 +103,7 @@ def match_bands(bands: Sequence[Band], contract: Contract, overrides: Overrides)
         if (matched := _matched(group, contract)) is not None:
             return matched
     wanted = names or ("unnamed",) * contract.channel_count
-    raise SourceError(_mismatch([band.label for band in groups[0]], wanted, len(bands)))
+    raise SourceError(_mismatch(groups[0], wanted, len(bands)))
 
 
 def _chosen(chosen: Sequence[int], there: int, count: int) -> list[int]:
@@ -219,15 +221,18 @@ def _fold(name: str) -> str:
     return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
-def _mismatch(found: Sequence[str | None], wanted: Sequence[str], bands: int) -> str:
+def _mismatch(found: Sequence[Band], wanted: Sequence[str], bands: int) -> str:
     """The message; ``bands`` are all that the file has, alpha included, which ``--bands`` may name."""
     more = [f"and {len(found) - LISTED} more"] if len(found) > LISTED else []
-    listed = ", ".join([*(name or "unnamed" for name in found[:LISTED]), *more])
+    listed = ", ".join([*(band.label or "unnamed" for band in found[:LISTED]), *more])
     count = "1 band" if len(found) == 1 else f"{len(found)} bands"
     alpha = f" and {bands - len(found)} of alpha" * (bands > len(found))
-    return f"the file's bands must be the model's channels, got {count} ({listed}){alpha} for {', '.join(wanted)}: " + _mend(
-        len(found), len(wanted), bands
-    )
+    mend = EXPAND if _is_palette(found) and len(wanted) == 3 else _mend(len(found), len(wanted), bands)
+    return f"the file's bands must be the model's channels, got {count} ({listed}){alpha} for {', '.join(wanted)}: {mend}"
+
+
+def _is_palette(found: Sequence[Band]) -> bool:
+    return [band.colour for band in found] == ["palette"]
 
 
 def _mend(found: int, wanted: int, bands: int) -> str:

@@ -1,6 +1,7 @@
 """The site and README: every block of commands runs, and what they list is what the code has."""
 
 import ast
+import json
 import os
 import re
 import shlex
@@ -117,6 +118,15 @@ def _volume(root):
     (root / "ct").mkdir()
     write(root / "ct" / "patient1.nii.gz", voxels((20, 22, 18)))
     Network(1, ndim=3).conv(1, 3, 3).save(root / "organs.onnx", None, classes=3, shape=("n", "d", "h", "w"))
+    (root / "cases").mkdir()
+    for channel in ("t1", "flair"):
+        write(root / "cases" / f"patient1_{channel}.nii.gz", voxels((20, 22, 18)))
+    Network(2, ndim=3).conv(2, 2, 3).save(root / "tumour.onnx", None, classes=2, shape=("n", "d", "h", "w"))
+    tumour = {"layout": "NCDHW", "normalize": "zscore", "tile": [16] * 3, "overlap": [4] * 3, "align": 1}
+    of_volumes = contract(2, 2, channels=["t1", "flair"], **tumour)
+    lines = [f"{key} = {json.dumps(value)}" for key, value in of_volumes.items() if key != "classes"]
+    lines += [f"[[classes]]\nid = {number}\nname = 'class {number}'" for number in range(2)]
+    (root / "tumour.toml").write_text("\n".join(lines))
 
 
 def _download(root):
@@ -149,7 +159,7 @@ def test_commands_of_a_page_run_and_print_what_it_says(page, folder, segpipe):
         (folder / "unet.onnx").unlink()
     state = {}
     for block in blocks(page):
-        if block["title"]:
+        if block["title"] and not block["title"].startswith("~"):
             (folder / block["title"]).write_text(block["text"])
         if block["kind"] == "python" and block["title"] == "train.py":
             _train(block["text"], folder)
@@ -280,8 +290,6 @@ def test_each_exit_code_is_listed_once():
 
 
 def test_keys_of_records_and_runs_are_listed_once(segpipe, tmp_path):
-    import json
-
     pixelwise(tmp_path / "m.onnx", 4, tile=[256, 256], scale=1e-4)
     scene = ROOT / "examples" / "scenes" / "pirai.tif"
     segpipe("run", "-i", scene, "-m", "m.onnx", "-o", "out", "--executor", "serial", "--profile", cwd=tmp_path)

@@ -178,10 +178,10 @@ class Areas:
     def _measured(self, size: float | None) -> Row:
         if size is None or self._measure is None:
             return {"area": None, "unit": "px"}
-        row = {"area": _rounded(size / self._measure.per_unit), "unit": self._measure.unit}
-        return row | {"ml": _rounded(size / MM3_PER_ML)} if self._measure.unit == "mm3" else row
+        row = {"area": rounded(size / self._measure.per_unit), "unit": self._measure.unit}
+        return row | {"ml": rounded(size / MM3_PER_ML)} if self._measure.unit == "mm3" else row
 
 
-def _rounded(amount: float) -> float:
+def rounded(amount: float) -> float:
     """Round to ten digits, which exceeds the accuracy of any grid."""
     return float(f"{amount:.10g}")

@@ -1,0 +1,366 @@
+"""Lesions: every connected component of a class, with its size, place, diameters, confidence and intensity."""
+
+import csv
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.contract import Contract
+from segpipe.errors import SettingsError
+from segpipe.formats.cases import Case
+from segpipe.formats.registry import FORMATS
+from segpipe.geometry.grid import Grid
+from segpipe.messages.printable import one_row
+from segpipe.pipeline.decide import CONFIDENCE_TOP
+from segpipe.process.extras import install
+from segpipe.results import exact
+from segpipe.results.areas import MM3_PER_ML, rounded
+from segpipe.results.components import Components, Layer, Table, by_size, slabs
+from segpipe.results.frames import Frame, frame_of
+from segpipe.results.outlines import at, places, plane_diameters, space_diameter, world_box
+from segpipe.results.records import records
+from segpipe.results.statistics import Box, Row, State
+from segpipe.settings import Settings
+from segpipe.storage import Store
+
+TABLE = "lesions.csv"
+
+SLAB = 2**21
+"""Voxels of a box that are labelled at once."""
+DIGITS = 4
+"""Decimals of places and lengths: a tenth of a micrometre, and more than any grid's accuracy."""
+
+FIRST = ("case", "class_id", "class_name", "component", "voxels", "size", "unit")
+VOLUME = (
+    "ml",
+    "touches_border",
+    *(f"centroid_{axis}" for axis in "ijk"),
+    *(f"box_{axis}_{end}" for axis in "ijk" for end in ("start", "stop")),
+    *(f"centroid_{axis}_{space}_mm" for space in ("ras", "lps") for axis in "xyz"),
+    *(f"box_{axis}_{end}_{space}_mm" for space in ("ras", "lps") for axis in "xyz" for end in ("min", "max")),
+    "longest_in_plane_mm",
+    "perpendicular_mm",
+    "plane_k",
+    "longest_mm",
+)
+IMAGE = (
+    "touches_border",
+    *(f"centroid_{axis}" for axis in "ij"),
+    *(f"box_{axis}_{end}" for axis in "ij" for end in ("start", "stop")),
+    "centroid_x",
+    "centroid_y",
+    "longest",
+    "perpendicular",
+    "length_unit",
+)
+CONFIDENCE = ("confidence_mean", "confidence_max")
+INTENSITY = ("intensity_mean", "intensity_min", "intensity_max")
+
+
+@dataclass(frozen=True, slots=True)
+class LesionRule:
+    """Which components are listed; recorded, because a run with another rule measures its cases again."""
+
+    classes: tuple[int, ...]
+    """Ids of the classes."""
+    min_size: float
+    """In mm3 for volumes, m2 for rasters with a place on the Earth, else in pixels."""
+    instances: bool
+
+    def as_json(self) -> dict[str, Any]:
+        return {"classes": list(self.classes), "min_size": self.min_size, "instances": self.instances}
+
+
+def rule_of(settings: Settings, contract: Contract) -> LesionRule | None:
+    """The rule of a run; None if it measures no lesions.
+
+    Raises:
+        SettingsError: a class is not in the contract, or the library for components is not installed.
+    """
+    if settings.lesions is False:
+        return None
+    if find_spec("cc3d") is None:
+        raise SettingsError(f"--lesions needs connected-components-3d, which is not installed: run {install('medical')}")
+    names = () if settings.lesions is True else settings.lesions
+    classes = [_class_id(contract, name) for name in names] or list(_foreground(contract))
+    if not classes:
+        raise SettingsError("--lesions needs a class beside the background, and the contract has none: name one")
+    return LesionRule(tuple(sorted(set(classes))), float(settings.min_size), settings.instances)
+
+
+def _foreground(contract: Contract) -> Iterator[int]:
+    """Ids of all classes but the background: the class 0 of classes that exclude each other, or one of this name."""
+    for c in contract.mask_classes:
+        if c.name.strip(" _").casefold() != "background" and (c.id or contract.task == "multilabel"):
+            yield c.id
+
+
+def _class_id(contract: Contract, name: str) -> int:
+    for c in contract.mask_classes:
+        if name in (c.name, str(c.id)):
+            return c.id
+    known = ", ".join(f"{c.id} {c.name}" for c in contract.mask_classes[:20])
+    raise SettingsError(f"--lesions must name classes of the contract, got {name}: its classes are {known}")
+
+
+class Lesions:
+    """The components of a case. The table depends neither on the order of boxes nor on how the case was cut."""
+
+    def __init__(self, grid: Grid, contract: Contract, rule: LesionRule) -> None:
+        self._frame, self._grid, self._contract, self.rule = frame_of(grid), grid, contract, rule
+        self._classes = [c for c in contract.mask_classes if c.id in rule.classes]
+        self._bands = [k for k, c in enumerate(contract.mask_classes) if c.id in rule.classes]
+        self._components = Components(self._frame.shape, len(self._classes), least=self._least, named=rule.instances)
+        self._scale: NDArray[np.float64] | None = None
+        self._lookup = self._class_lookup()
+
+    @property
+    def _least(self) -> int:
+        """Voxels below which a component is not listed."""
+        return max(1, math.ceil(self.rule.min_size / self._frame.size * (1 - 1e-9)))
+
+    def _class_lookup(self) -> NDArray[np.uint16]:
+        """From label to position in the rule's classes, from 1; 0 for other labels."""
+        lookup = np.zeros(2**16, np.uint16)
+        lookup[[c.id for c in self._classes]] = np.arange(1, len(self._classes) + 1)
+        return lookup
+
+    def add(self, box: Box) -> None:
+        """Count the components of a box."""
+        self.name(box)
+
+    def name(self, box: Box) -> NDArray[np.int32] | None:
+        """Count the components of a box, and return their names for ``numbers``, shape ``(bands, *box)``, if there are any."""
+        frame, start = self._frame, self._frame.start(box.window)
+        labels = frame.array(box.labels)
+        confidence = None if box.confidence is None else frame.array(box.confidence)
+        named = [
+            self._components.add(
+                (start[0] + low, *start[1:]),
+                list(self._layers(labels[:, low:high], None if confidence is None else confidence[:, low:high])),
+                None if box.pixels is None else self._pixels(box, low, high),
+            )
+            for low, high in slabs(labels.shape[1:], SLAB)
+        ]
+        whole = [part for part in named if part is not None]
+        return np.ascontiguousarray(frame.back(self._all_bands(np.concatenate(whole, axis=1)))) if whole else None
+
+    def _all_bands(self, names: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Names of layers as bands of the mask."""
+        if self._contract.task != "multilabel":
+            return names
+        bands = np.full((len(self._contract.mask_classes), *names.shape[1:]), -1, np.int32)
+        bands[self._bands] = names
+        return bands
+
+    def _layers(self, labels: NDArray[Any], confidence: NDArray[np.uint8] | None) -> Iterator[Layer]:
+        if self._contract.task != "multilabel":
+            yield Layer(self._lookup[labels[0]], None if confidence is None else np.ascontiguousarray(confidence[0]))
+            return
+        for position, band in enumerate(self._bands, 1):
+            present = np.where(labels[band] == 1, np.uint16(position), np.uint16(0))
+            yield Layer(present, None if confidence is None else np.ascontiguousarray(confidence[band]))
+
+    def _pixels(self, box: Box, low: int, high: int) -> Callable[[], NDArray[Any]]:
+        def read() -> NDArray[Any]:
+            assert box.pixels is not None
+            stored, _ = box.pixels()
+            if self._scale is None:
+                scale = None if box.tags is None else box.tags()
+                one = (np.ones(len(stored)), np.zeros(len(stored)))
+                self._scale = np.stack([np.broadcast_to(each, len(stored)) for each in (scale or one)]).astype(np.float64)
+            return np.ascontiguousarray(self._frame.array(stored)[:, low:high])
+
+        return read
+
+    @property
+    def state(self) -> State:
+        return self._components.state | ({} if self._scale is None else {"scale": self._scale})
+
+    def merge(self, state: State) -> None:
+        self._components.merge(state)
+        self._scale = state.get("scale", self._scale)
+
+    def counts(self) -> list[Row]:
+        """Per class, the components that were found, listed, too small, and left out because there are too many."""
+        kinds = self._components.finished()[0].get("kind", np.zeros(0, np.int64))
+        left = self._components.left
+        return [
+            {
+                "class_id": c.id,
+                "class_name": c.name,
+                "listed": int((kinds == k).sum()),
+                "below_min_size": int(left.small[k, 0]),
+                "voxels_below_min_size": int(left.small[k, 1]),
+                "not_listed": int(left.excess[k, 0]),
+                "voxels_not_listed": int(left.excess[k, 1]),
+            }
+            for k, c in enumerate(self._classes, 1)
+        ]
+
+    def rows(self) -> list[Row]:
+        """One row per component: by class, then by size, the largest first, then by the first voxel."""
+        table, owner, point = self._components.finished()
+        rows = []
+        for number, row in enumerate(_listed(table), 1):
+            first, stop = np.searchsorted(owner, (row, row + 1))
+            one = {key: column[row] for key, column in table.items()}
+            rows.append(self._row(number, one, places(point[first:stop], self._frame.shape)))
+        return rows
+
+    def numbers(self) -> list[NDArray[np.uint16]]:
+        """The number in the table of each name, 0 for those not listed: one array per part that was merged, else one."""
+        table = self._components.finished()[0]
+        order = _listed(table)
+        number = np.zeros(len(order) + 1, np.uint16)  # the last is that of name -1
+        number[order] = np.arange(1, len(order) + 1)
+        return [number[names] for names in self._components.names()]
+
+    def _row(self, number: int, one: dict[str, Any], points: NDArray[np.int64]) -> Row:
+        c, voxels = self._classes[int(one["kind"]) - 1], int(one["voxels"])
+        centroid = [int(total) / voxels for total in one["sums"]]
+        return {
+            "class_id": c.id,
+            "class_name": c.name,
+            "component": number,
+            "voxels": voxels,
+            **self._size(voxels, centroid),
+            "touches_border": _touches(one, self._frame),
+            **_in_voxels(one, centroid, self._frame),
+            **(self._in_volume(centroid, points) if self._frame.volume else self._in_image(centroid, points)),
+            **_confidences(one, voxels),
+            **self._intensities(one, voxels),
+        }
+
+    def _size(self, voxels: int, centroid: Sequence[float]) -> Row:
+        """Area or volume as in ``areas.csv``; of a raster, with the size of a pixel at the centroid."""
+        measure = self._grid.measure
+        if measure is None:
+            return {"size": None, "unit": "px"}
+        place = [int(i) for i in centroid[-len(self._grid.shape) :]]
+        size = voxels * float(measure.sizes([np.array([i, i + 1]) for i in place]).ravel()[0])
+        row: Row = {"size": rounded(size / measure.per_unit), "unit": measure.unit}
+        return row | ({"ml": rounded(size / MM3_PER_ML)} if measure.unit == "mm3" else {})
+
+    def _in_volume(self, centroid: Sequence[float], points: NDArray[np.int64]) -> Row:
+        frame = self._frame
+        low, high = world_box(points, frame.steps, frame.origin)
+        longest, perpendicular, plane = plane_diameters(points, frame.steps)
+        place = at(centroid, frame.steps, frame.origin)
+        return {
+            **_spaces("centroid_{}_{}_mm", place),
+            **_box_in_spaces(low.tolist(), high.tolist()),
+            "longest_in_plane_mm": _length(longest),
+            "perpendicular_mm": _length(perpendicular),
+            "plane_k": plane,
+            "longest_mm": _length(space_diameter(points, frame.steps)),
+        }
+
+    def _in_image(self, centroid: Sequence[float], points: NDArray[np.int64]) -> Row:
+        world = self._grid.world(np.array(centroid[-len(self._grid.shape) :]))
+        longest, perpendicular, _ = plane_diameters(points, self._frame.steps)
+        return {
+            "centroid_x": None if world is None else rounded(float(world[0])),
+            "centroid_y": None if world is None else rounded(float(world[1])),
+            "longest": _length(longest),
+            "perpendicular": _length(perpendicular),
+            "length_unit": self._frame.unit,
+        }
+
+    def _intensities(self, one: dict[str, Any], voxels: int) -> Row:
+        """Mean, least and largest stored pixel, in the units that the file's scale and offset give."""
+        if "intensity" not in one or self._scale is None:
+            return {}
+        row: Row = {}
+        for k, names in enumerate(intensity_columns(self._contract)):
+            scale, offset = self._scale[:, k].tolist()
+            stored = (exact.mean(one["intensity"][k], voxels), float(one["darkest"][k]), float(one["brightest"][k]))
+            middle, *ends = (rounded(value * scale + offset) for value in stored)
+            row |= dict(zip(names, (middle, *sorted(ends)), strict=True))
+        return row
+
+
+def _listed(table: Table) -> NDArray[np.int64]:
+    """Rows of a table in the order of the list."""
+    if not table:
+        return np.zeros(0, np.int64)
+    order = by_size(table)
+    return order[np.argsort(table["kind"][order], kind="stable")]
+
+
+def _touches(one: dict[str, Any], frame: Frame) -> bool:
+    """Whether a component lies at the border of the case, and so may go on beyond it."""
+    axes = zip(one["low"].tolist(), one["high"].tolist(), frame.shape, strict=True)
+    return any(low == 0 or high == size for low, high, size in list(axes)[0 if frame.volume else 1 :])
+
+
+def _in_voxels(one: dict[str, Any], centroid: Sequence[float], frame: Frame) -> Row:
+    """Centroid and box as indices of the file's own axes, the fastest first, as nibabel and GDAL count them."""
+    names, row = "ijk" if frame.volume else "ij", Row()
+    for name, axis in zip(names, (2, 1, 0), strict=False):
+        row[f"centroid_{name}"] = round(centroid[axis], DIGITS)
+    for name, axis in zip(names, (2, 1, 0), strict=False):
+        row |= {f"box_{name}_start": int(one["low"][axis]), f"box_{name}_stop": int(one["high"][axis])}
+    return row
+
+
+def _spaces(name: str, place: Sequence[float]) -> Row:
+    """Coordinates in mm with x to the right, y anterior (RAS), and with both the other way (LPS)."""
+    ras = {name.format(axis, "ras"): _length(value) for axis, value in zip("xyz", place, strict=True)}
+    lps = {name.format(axis, "lps"): _length(sign * v) for axis, sign, v in zip("xyz", (-1, -1, 1), place, strict=True)}
+    return ras | lps
+
+
+def _box_in_spaces(low: Sequence[float], high: Sequence[float]) -> Row:
+    row = Row()
+    for space, signs in (("ras", (1, 1, 1)), ("lps", (-1, -1, 1))):
+        for axis, sign, a, b in zip("xyz", signs, low, high, strict=True):
+            ends = (a, b) if sign > 0 else (-b, -a)
+            row |= {f"box_{axis}_{end}_{space}_mm": _length(value) for end, value in zip(("min", "max"), ends, strict=True)}
+    return row
+
+
+def _length(value: float) -> float:
+    return round(float(value), DIGITS) + 0.0  # no negative zero
+
+
+def _confidences(one: dict[str, Any], voxels: int) -> Row:
+    if "confidence" not in one:
+        return {}
+    mean, most = int(one["confidence"]) / voxels / CONFIDENCE_TOP, int(one["surest"]) / CONFIDENCE_TOP
+    return {"confidence_mean": round(mean, DIGITS), "confidence_max": round(most, DIGITS)}
+
+
+def intensity_columns(contract: Contract) -> list[tuple[str, ...]]:
+    """Names of the three columns of each channel; with the channel's name, or its number, if there are several."""
+    channels = contract.channels
+    names = [str(k + 1) for k in range(channels)] if isinstance(channels, int) else channels
+    return [INTENSITY] if len(names) == 1 else [tuple(f"{column}_{name}" for column in INTENSITY) for name in names]
+
+
+def lesion_columns(cases: Iterable[Case], contract: Contract, *, confidence: bool) -> tuple[str, ...]:
+    """Columns of ``lesions.csv`` in a run with these cases."""
+    volumes = {"ml" in FORMATS[name].area_columns for name in {case.format for case in cases}}
+    own = [column for kind, columns in ((True, VOLUME), (False, IMAGE)) if kind in volumes for column in columns]
+    intensities = (column for columns in intensity_columns(contract) for column in columns)
+    return tuple(dict.fromkeys((*FIRST, *own, *(CONFIDENCE if confidence else ()), *intensities)))
+
+
+def write_lesions(output: Store, cases: Iterable[Case], columns: Sequence[str]) -> None:
+    """Write ``lesions.csv`` row by row; a field without a value is empty."""
+    with output.writing(TABLE) as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        for record in records(output, cases):
+            name = one_row(record.case)
+            for row in record.statistics.get("lesions", ()):
+                writer.writerow([name, *(_field(row.get(column)) for column in columns[1:])])
+
+
+def _field(value: Any) -> Any:
+    return str(value).lower() if isinstance(value, bool) else value

@@ -1,0 +1,169 @@
+"""Convex outlines of components, slice by slice, and the diameters that they determine.
+
+Points are indices ``(slice, row, column)`` of voxels. The convex hull of a union is the hull of the hulls' vertices, so
+outlines of boxes and parts can be merged in any order. The vertices are exact, since all arithmetic is on integers.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.results.runs import Integers
+
+Float = NDArray[np.float64]
+
+PAIRS = 2**20
+"""Most distances that are computed at once."""
+HALF = np.concatenate([0.5 * np.eye(3), -0.5 * np.eye(3)])
+"""From the centre of a voxel to the centres of its faces."""
+IN_PLANE = HALF[[1, 2, 4, 5]]
+
+
+def outline(owner: Integers, point: Integers, shape: tuple[int, ...]) -> tuple[Integers, Integers]:
+    """Keep of each owner's points only the vertices of the convex hull of each slice.
+
+    Args:
+        owner: component of each point.
+        point: flat index of each point in a volume of this shape.
+        shape: slices, rows, columns.
+
+    Returns:
+        Owners and points, sorted, each once.
+    """
+    order = np.lexsort((point, owner))
+    owner, point = owner[order], point[order]
+    row = point // shape[2]
+    ends = (owner[1:] != owner[:-1]) | (row[1:] != row[:-1])
+    first, last = np.append(True, ends), np.append(ends, True)
+    if not len(owner):
+        return owner, point
+    left = _chain(owner[first], point[first], shape, side=1)
+    right = _chain(owner[last], point[last], shape, side=-1)
+    owner, point = (np.concatenate(pair) for pair in zip(left, right, strict=True))
+    order = np.lexsort((point, owner))
+    owner, point = owner[order], point[order]
+    new = np.append(True, (owner[1:] != owner[:-1]) | (point[1:] != point[:-1]))
+    return owner[new], point[new]
+
+
+def _chain(owner: Integers, point: Integers, shape: tuple[int, ...], side: int) -> tuple[Integers, Integers]:
+    """Drop from chains of one point per row those that lie on or inside the line between their neighbours, until none do.
+
+    A vertex of the hull never lies there, so those that do may be dropped all at once.
+    """
+    while len(owner) > 2:
+        line, column = point // shape[2], side * (point % shape[2])
+        plane = line // shape[1]
+        same = (owner[2:] == owner[:-2]) & (plane[2:] == plane[:-2])
+        # the middle one against the line from the one before to the one behind
+        inside = (column[1:-1] - column[:-2]) * (line[2:] - line[:-2]) >= (column[2:] - column[:-2]) * (line[1:-1] - line[:-2])
+        kept = np.append(np.append(True, ~(same & inside)), True)
+        if kept.all():
+            break
+        owner, point = owner[kept], point[kept]
+    return owner, point
+
+
+def places(point: Integers, shape: tuple[int, ...]) -> Integers:
+    """Indices ``(points, 3)`` of flat indices."""
+    return np.stack(np.unravel_index(point, shape), axis=-1).astype(np.int64)
+
+
+def space_diameter(points: Integers, steps: Float) -> float:
+    """The longest distance between two faces' centres of voxels ``(points, 3)``, in the unit of ``steps``.
+
+    Args:
+        points: vertices of the outlines of a component.
+        steps: matrix ``(3, 3)`` whose columns are the steps along slices, rows and columns.
+    """
+    return float(_farthest(points, steps, HALF)[0])
+
+
+def plane_diameters(points: Integers, steps: Float) -> tuple[float, float, int]:
+    """The longest distance within a slice, the extent perpendicular to it in the same slice, and the slice.
+
+    Of several slices with the same longest distance, the first one is taken.
+    """
+    edges = np.flatnonzero(np.append(True, points[1:, 0] != points[:-1, 0]))
+    bounds = _reach(points, edges, steps)
+    best, vector, taken = -1.0, np.zeros(3), 0
+    for k in np.argsort(-bounds, kind="stable").tolist():
+        if bounds[k] < best:
+            break
+        section = points[edges[k] : edges[k + 1] if k + 1 < len(edges) else None]
+        length, along = _farthest(section, steps, IN_PLANE)
+        if length > best or (length == best and edges[k] < edges[taken]):
+            best, vector, taken = length, along, k
+    section = points[edges[taken] : edges[taken + 1] if taken + 1 < len(edges) else None]
+    return best, _across(section, steps, vector), int(points[edges[taken], 0])
+
+
+def _reach(points: Integers, edges: Integers, steps: Float) -> Float:
+    """At least the longest distance within each slice: the longer diagonal of its bounding box."""
+    low, high = (function.reduceat(points[:, 1:], edges) for function in (np.minimum, np.maximum))
+    rows, columns = (high - low + 1).T
+    down, right = rows[:, None] * steps[:, 1], columns[:, None] * steps[:, 2]
+    longer = np.maximum(_lengths(down + right), _lengths(down - right))
+    return np.asarray(longer * (1 + 1e-12))
+
+
+def _lengths(vectors: Float) -> Float:
+    x, y, z = np.moveaxis(vectors, -1, 0)
+    return np.sqrt(x * x + y * y + z * z)
+
+
+def _farthest(points: Integers, steps: Float, faces: Float) -> tuple[float, Float]:
+    """The longest distance between faces' centres of any two of the voxels, and the vector that is as long."""
+    apart = (faces[:, None] - faces[None]).reshape(-1, 3)
+    slack = 2 * float(_lengths(faces @ steps.T).max())
+    best, vector = -1.0, np.zeros(3)
+    points = _far_out(points, steps, slack)
+    each = max(1, PAIRS // len(points))
+    for a in range(0, len(points), each):
+        between = points[a : a + each, None] - points[None]
+        distance = _lengths(between @ steps.T)
+        near = between[distance >= max(best, float(distance.max())) - slack]
+        for piece in np.array_split(np.unique(near, axis=0), len(near) // 2**15 + 1):
+            vectors = ((piece[:, None] + apart[None]) @ steps.T).reshape(-1, 3)
+            lengths = _lengths(vectors)
+            if len(lengths) and lengths.max() > best:
+                best, vector = float(lengths.max()), vectors[int(lengths.argmax())]
+    return best, vector
+
+
+def _far_out(points: Integers, steps: Float, slack: float) -> Integers:
+    """Leave out points that cannot be an end of the longest distance: no corner of the bounding box is far enough."""
+    if len(points) <= 64:
+        return points
+    world = points @ steps.T
+    found = 0.0
+    end = world[0]
+    for _ in range(4):
+        away = _lengths(world - end)
+        found, end = max(found, float(away.max())), world[int(away.argmax())]
+    low, high = world.min(axis=0), world.max(axis=0)
+    reach = _lengths(np.maximum(np.abs(world - low), np.abs(world - high)))
+    return points[reach * (1 + 1e-9) + slack >= found]
+
+
+def _across(points: Integers, steps: Float, vector: Float) -> float:
+    """Extent of a section perpendicular to a vector in its plane, between faces' centres."""
+    normal = np.cross(steps[:, 1], steps[:, 2])
+    across = np.cross(normal, vector)
+    across = across / _lengths(across)
+    at = ((points[:, None] + IN_PLANE[None]) @ steps.T).reshape(-1, 3) @ across
+    return float(at.max() - at.min())
+
+
+def world_box(points: Integers, steps: Float, origin: Float) -> tuple[Float, Float]:
+    """The box in world coordinates around whole voxels, whose corners reach half a step beyond their centres."""
+    world = points @ steps.T + origin
+    half = np.abs(steps).sum(axis=1) / 2
+    return world.min(axis=0) - half, world.max(axis=0) + half
+
+
+def at(index: Any, steps: Float, origin: Float) -> list[float]:
+    """World coordinates of a fractional index, added in a fixed order: no library's sum depends on the processor."""
+    rows = zip(steps.tolist(), origin.tolist(), strict=True)
+    return [sum((step * i for step, i in zip(row, index, strict=True)), start) for row, start in rows]

@@ -107,6 +107,15 @@ def main() -> None:
 @_TILES("--parts", type=int, help="Parts into which each case is cut [chosen from workers and memory].")
 @_OUTPUT("--output", "-o", help="Folder or s3://bucket/prefix for masks and tables [./segpipe-out].")
 @_OUTPUT("--confidence/--no-confidence", default=None, help="Also write the probability of each label.")
+@_OUTPUT(
+    "--lesions",
+    is_flag=False,
+    flag_value="",
+    metavar="[CLASSES]",
+    help="Measure each component of these classes, such as tumour,cyst [all but the background], into lesions.csv.",
+)
+@_OUTPUT("--min-size", type=float, help="Size below which components are not listed: mm3, on maps m2 [0].")
+@_OUTPUT("--instances/--no-instances", default=None, help="Also write the component of each voxel as a second mask.")
 @_OUTPUT("--style", type=click.Choice(["qgis"]), help="Also write a QGIS style (<case>.qml) beside each mask.")
 @_OUTPUT("--overwrite/--no-overwrite", default=None, help="Redo cases that are already done.")
 @_WHERE("--device", type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]), help="Device for the model [auto].")

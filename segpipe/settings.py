@@ -130,6 +130,12 @@ class Settings(BaseModel):
     grace: float = Field(default=20, ge=0, le=LONGEST_WAIT, strict=True)
     """Seconds that running jobs have to end after SIGINT, SIGTERM or SIGHUP."""
     confidence: bool = Field(default=False, strict=True)
+    lesions: bool | tuple[Said, ...] = False
+    """Measure every connected component of these classes, named by name or id; true: of all but the background."""
+    min_size: float = Field(default=0, ge=0, strict=True)
+    """Components below it are counted, and not listed: mm3 in volumes, m2 on the Earth, else pixels."""
+    instances: bool = Field(default=False, strict=True)
+    """Also write the number in the table of each component, as a second mask."""
     style: Literal["qgis"] | None = None
     """Also write a style beside each mask of one band: ``<case>.qml`` for QGIS."""
     overwrite: bool = Field(default=False, strict=True)
@@ -182,6 +188,21 @@ class Settings(BaseModel):
     @classmethod
     def _number(cls, value: Any) -> Nodata | None:
         return None if value is None else parse_nodata(value)
+
+    @field_validator("lesions", mode="before")
+    @classmethod
+    def _classes(cls, value: Any) -> Any:
+        """The flag alone means: all; ``"tumour,2"`` and ``["tumour", "2"]`` name classes."""
+        if isinstance(value, str):
+            return tuple(name.strip() for name in value.split(",")) if value else True
+        return tuple(map(str, value)) if isinstance(value, list | tuple) else value
+
+    @field_validator("lesions")
+    @classmethod
+    def _any(cls, value: bool | tuple[str, ...]) -> bool | tuple[str, ...]:
+        if value == ():
+            raise ValueError("must be one class or more, or true for all but the background")
+        return value
 
     @field_validator("crs")
     @classmethod
@@ -242,6 +263,12 @@ def _check_places(settings: Settings) -> None:
         raise SettingsError(f"{named[0]} needs the executor dask, got serial: leave --executor out")
 
 
+def _check_lesions(settings: Settings) -> None:
+    named = "min_size" if settings.min_size else "instances"
+    if settings.lesions is False and (settings.min_size or settings.instances):
+        raise SettingsError(f"{named} needs lesions: give --lesions, too, or leave --{named.replace('_', '-')} out")
+
+
 def load_settings(config: Path | None, flags: Mapping[str, Any], caller: str = "the command line") -> Settings:
     """Settings from a TOML file and flags; a flag that was given wins over the file.
 
@@ -258,6 +285,7 @@ def load_settings(config: Path | None, flags: Mapping[str, Any], caller: str = "
     except ValidationError as error:
         raise SettingsError(readable(error)) from None
     _check_places(settings)
+    _check_lesions(settings)
     return settings
 
 

@@ -29,13 +29,13 @@ from segpipe.process.environment import settle
 from segpipe.process.machine import processors
 from segpipe.results.parts import FOLDER, forget_parts, has_parts, parts_folder
 from segpipe.results.records import Run, device_kind, done_cases, record_name, storable, versions
-from segpipe.results.tables import area_columns, write_areas
+from segpipe.results.tables import area_columns, lesion_columns, write_areas, write_lesions
 from segpipe.settings import Settings
 from segpipe.storage import Store
 from segpipe.storage.files import output_errors
 from segpipe.storage.folder import DRAFTS, Folder
 from segpipe.storage.lock import locked
-from segpipe.storage.ownership import TABLES, TRACE_NAME, refuse_foreign, refuse_foreign_trace
+from segpipe.storage.ownership import LESIONS, TABLES, TRACE_NAME, refuse_foreign, refuse_foreign_trace
 from segpipe.storage.retry import persistently, unwritable
 from segpipe.timing.report import Profile, account, write_trace
 from segpipe.timing.spans import begin, end, span
@@ -150,6 +150,8 @@ def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prep
             raise InputError(f"a URL must be whole, and its token was cut from {cut}: give it with tonight's")
         found = find_input(settings.input, run.choice)
         cases, refused = storable(found, run.output)
+        if run.lesions is not None:
+            refuse_foreign(run.output, LESIONS)
         check_output(run.output, settings.input, cases)
         _check_trace(run, cases)
         plan = make_plan(cases, run, who or processors(), look=look, values=look)
@@ -292,6 +294,10 @@ def _conclude(prepared: Prepared, summary: Summary) -> None:
         _tidy_parts(output, summary.ledger)
     with _noting(summary):
         persistently(lambda: write_areas(output, summary.good, area_columns(prepared.cases)), retries)
+    if prepared.run.lesions is not None:
+        columns = lesion_columns(prepared.cases, prepared.run.model.contract, confidence=prepared.run.settings.confidence)
+        with _noting(summary):
+            persistently(lambda: write_lesions(output, summary.good, columns), retries)
 
 
 def _tidy_parts(output: Store, ledger: Ledger) -> None:

@@ -71,6 +71,14 @@ class BoxSink:
             self._output.publish(self._draft, self.name)
         return self._hashed.hexdigest()
 
+    def boxes(self) -> Iterator[tuple[Window, NDArray[Any]]]:
+        """End writing, and yield the boxes in the order in which they were written; the file gets no name."""
+        with output_errors(self.path):
+            self._archive.close()
+            self._stream.close()
+            with zipfile.ZipFile(self._draft) as archive:
+                yield from _boxes(archive)
+
     def discard(self) -> None:
         """Remove the file; safe to call twice."""
         for open_file in (self._archive, self._stream):
@@ -87,11 +95,20 @@ def read_boxes(output: Store, name: str, digest: str) -> Iterator[tuple[Window, 
         OutputError: the file cannot be read now.
     """
     with _as_written(output, name, digest) as path, zipfile.ZipFile(path) as archive:
-        for entry in archive.namelist():
-            start = tuple(map(int, entry.removesuffix(ENTRY).split("_")))
+        boxes = _boxes(archive)
+        while True:
             with _readable(output, name):
-                values = _unpacked(archive.read(entry))
-            yield Window(start, tuple(a + n for a, n in zip(start, values.shape[1:], strict=True))), values
+                box = next(boxes, None)
+            if box is None:
+                return
+            yield box
+
+
+def _boxes(archive: zipfile.ZipFile) -> Iterator[tuple[Window, NDArray[Any]]]:
+    for entry in archive.namelist():
+        start = tuple(map(int, entry.removesuffix(ENTRY).split("_")))
+        values = _unpacked(archive.read(entry))
+        yield Window(start, tuple(a + n for a, n in zip(start, values.shape[1:], strict=True))), values
 
 
 def _packed(values: NDArray[Any]) -> bytes:

@@ -7,7 +7,7 @@ largest values taken, convex outlines merged.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +21,16 @@ from segpipe.results.runs import Integers, Runs
 Table = dict[str, NDArray[Any]]
 """Columns by name, one row per component."""
 
+Stored = Callable[[], NDArray[Any]]
+"""Reads the stored pixels of a box, ``(channels, slices, rows, columns)``."""
+
 MOST_LISTED = 10_000
 """Most components of a case that are kept once no box can join them any more: the largest."""
 MOST_PIECES = 2**25
 """Most components of single boxes whose part in the whole is remembered, for a volume of instances: 128 MB."""
 PENDING_ROWS, PENDING_POINTS = 2**14, 2**17
 """Rows and points that are added before they are merged."""
-INSIDE = 26
+INSIDE: Final = 26
 """Connectivity: voxels that share a corner are connected. An image is a volume of one slice, with 8 neighbours."""
 
 MERGED: Mapping[str, np.ufunc] = {
@@ -111,7 +114,7 @@ class Components:
         self.left = Left.none(kinds)
         self._names: list[NDArray[np.int32]] | None = [] if named else None
 
-    def add(self, start: tuple[int, ...], layers: Sequence[Layer], pixels: Callable[[], NDArray[Any]] | None = None) -> NDArray[np.int32] | None:
+    def add(self, start: tuple[int, ...], layers: Sequence[Layer], pixels: Stored | None = None) -> NDArray[np.int32] | None:
         """Count a box.
 
         Args:
@@ -122,21 +125,22 @@ class Components:
         Returns:
             The name of the piece that each voxel belongs to, or -1, shape ``(layers, *box)``, if the components are named.
         """
-        found = np.full((len(layers), *layers[0].kinds.shape), -1, np.int32)
-        named = None if self._names is None else found.copy()
-        for k, layer in enumerate(layers):
-            self._add_layer(start, layer, pixels, found[k], None if named is None else named[k])
-        self._join(self._faces.add(start, found, self._kinds))
-        if self._pending.rows > max(PENDING_ROWS, self._merged[0]) or self._pending.held > max(PENDING_POINTS, self._merged[1]):
+        found = [self._add_layer(start, layer, pixels) for layer in layers]
+        numbers = np.stack([numbers for numbers, _ in found])
+        self._join(self._faces.add(start, numbers, self._kinds))
+        if self._pending.rows > max(PENDING_ROWS, self._merged[0]) or self._pending.held > max(
+            PENDING_POINTS, self._merged[1]
+        ):
             self._merge()
-        return named
+        return None if self._names is None else np.stack([names for _, names in found])
 
     def _add_layer(
-        self, start: tuple[int, ...], layer: Layer, pixels: Any, found: NDArray[np.int32], named: NDArray[np.int32] | None
-    ) -> None:
-        """Label and count one layer; its numbers go into ``found``, its names into ``named``."""
+        self, start: tuple[int, ...], layer: Layer, pixels: Stored | None
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Label and count one layer; return the number and the name of the component of each voxel, -1 for none."""
         if not layer.kinds.any():
-            return
+            nothing = np.full(layer.kinds.shape, -1, np.int32)
+            return nothing, nothing
         labels, count = labelled(layer.kinds)
         runs = Runs.of(labels, count)
         table = self._table(start, runs, layer, None if pixels is None else pixels())
@@ -145,11 +149,10 @@ class Components:
         owner, point = self._outline(start, runs)
         numbers = np.full(count + 1, -1, np.int32)
         numbers[1:][~small] = len(self._parents) + np.arange(count - int(small.sum()))
-        if named is not None:
-            named[:] = self._named(numbers)[labels]
-        found[:] = numbers[labels]
+        names = numbers if self._names is None else self._named(numbers)
         kept = ~small[owner]
-        self._append({key: column[~small] for key, column in table.items()}, numbers[1:][owner[kept]], point[kept])
+        self._append({key: column[~small] for key, column in table.items()}, numbers[1:][owner[kept]].astype(np.int64), point[kept])
+        return numbers[labels], names[labels]
 
     def _named(self, numbers: NDArray[np.int32]) -> NDArray[np.int32]:
         """Numbers that stay as they are when components are merged, in place of those that do not."""
@@ -169,7 +172,7 @@ class Components:
     def _append(self, table: Table, owner: Integers, point: Integers) -> None:
         self._kinds = np.concatenate([self._kinds, table["kind"]])
         self._parents += range(len(self._parents), len(self._parents) + len(table["kind"]))
-        self._pending.add(table, owner.astype(np.int64), point)
+        self._pending.add(table, owner, point)
 
     def _table(self, start: tuple[int, ...], runs: Runs, layer: Layer, pixels: NDArray[Any] | None) -> Table:
         first = runs.place + np.array(start)[:, None]

@@ -1,34 +1,22 @@
 """Lesions: every connected component of a class, with its size, place, diameters, confidence and intensity."""
 
-import csv
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from importlib.util import find_spec
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.contract import Contract
-from segpipe.errors import SettingsError
-from segpipe.formats.cases import Case
-from segpipe.formats.registry import FORMATS
 from segpipe.geometry.grid import Grid
-from segpipe.messages.printable import one_row
 from segpipe.pipeline.decide import CONFIDENCE_TOP
-from segpipe.process.extras import install
 from segpipe.results import exact
 from segpipe.results.areas import MM3_PER_ML, rounded
 from segpipe.results.components import Components, Layer, Table, by_size, slabs
 from segpipe.results.frames import Frame, frame_of
+from segpipe.results.lesion_rule import LesionRule
 from segpipe.results.outlines import at, places, plane_diameters, space_diameter, world_box
-from segpipe.results.records import records
 from segpipe.results.statistics import Box, Row, State
-from segpipe.settings import Settings
-from segpipe.storage import Store
-
-TABLE = "lesions.csv"
 
 SLAB = 2**21
 """Voxels of a box that are labelled at once."""
@@ -62,52 +50,6 @@ CONFIDENCE = ("confidence_mean", "confidence_max")
 INTENSITY = ("intensity_mean", "intensity_min", "intensity_max")
 
 
-@dataclass(frozen=True, slots=True)
-class LesionRule:
-    """Which components are listed; recorded, because a run with another rule measures its cases again."""
-
-    classes: tuple[int, ...]
-    """Ids of the classes."""
-    min_size: float
-    """In mm3 for volumes, m2 for rasters with a place on the Earth, else in pixels."""
-    instances: bool
-
-    def as_json(self) -> dict[str, Any]:
-        return {"classes": list(self.classes), "min_size": self.min_size, "instances": self.instances}
-
-
-def rule_of(settings: Settings, contract: Contract) -> LesionRule | None:
-    """The rule of a run; None if it measures no lesions.
-
-    Raises:
-        SettingsError: a class is not in the contract, or the library for components is not installed.
-    """
-    if settings.lesions is False:
-        return None
-    if find_spec("cc3d") is None:
-        raise SettingsError(f"--lesions needs connected-components-3d, which is not installed: run {install('medical')}")
-    names = () if settings.lesions is True else settings.lesions
-    classes = [_class_id(contract, name) for name in names] or list(_foreground(contract))
-    if not classes:
-        raise SettingsError("--lesions needs a class beside the background, and the contract has none: name one")
-    return LesionRule(tuple(sorted(set(classes))), float(settings.min_size), settings.instances)
-
-
-def _foreground(contract: Contract) -> Iterator[int]:
-    """Ids of all classes but the background: the class 0 of classes that exclude each other, or one of this name."""
-    for c in contract.mask_classes:
-        if c.name.strip(" _").casefold() != "background" and (c.id or contract.task == "multilabel"):
-            yield c.id
-
-
-def _class_id(contract: Contract, name: str) -> int:
-    for c in contract.mask_classes:
-        if name in (c.name, str(c.id)):
-            return c.id
-    known = ", ".join(f"{c.id} {c.name}" for c in contract.mask_classes[:20])
-    raise SettingsError(f"--lesions must name classes of the contract, got {name}: its classes are {known}")
-
-
 class Lesions:
     """The components of a case. The table depends neither on the order of boxes nor on how the case was cut."""
 
@@ -135,7 +77,7 @@ class Lesions:
         self.name(box)
 
     def name(self, box: Box) -> NDArray[np.int32] | None:
-        """Count the components of a box, and return their names for ``numbers``, shape ``(bands, *box)``, if there are any."""
+        """Count the components of a box; return their names for ``numbers``, shape ``(bands, *box)``, if they have any."""
         frame, start = self._frame, self._frame.start(box.window)
         labels = frame.array(box.labels)
         confidence = None if box.confidence is None else frame.array(box.confidence)
@@ -232,7 +174,7 @@ class Lesions:
             **self._size(voxels, centroid),
             "touches_border": _touches(one, self._frame),
             **_in_voxels(one, centroid, self._frame),
-            **(self._in_volume(centroid, points) if self._frame.volume else self._in_image(centroid, points)),
+            **(self._in_volume(centroid, points) if self._frame.unit == "mm" else self._in_image(centroid, points)),
             **_confidences(one, voxels),
             **self._intensities(one, voxels),
         }
@@ -264,6 +206,7 @@ class Lesions:
     def _in_image(self, centroid: Sequence[float], points: NDArray[np.int64]) -> Row:
         world = self._grid.world(np.array(centroid[-len(self._grid.shape) :]))
         longest, perpendicular, _ = plane_diameters(points, self._frame.steps)
+        longest = space_diameter(points, self._frame.steps) if self._frame.volume else longest
         return {
             "centroid_x": None if world is None else rounded(float(world[0])),
             "centroid_y": None if world is None else rounded(float(world[1])),
@@ -341,26 +284,3 @@ def intensity_columns(contract: Contract) -> list[tuple[str, ...]]:
     channels = contract.channels
     names = [str(k + 1) for k in range(channels)] if isinstance(channels, int) else channels
     return [INTENSITY] if len(names) == 1 else [tuple(f"{column}_{name}" for column in INTENSITY) for name in names]
-
-
-def lesion_columns(cases: Iterable[Case], contract: Contract, *, confidence: bool) -> tuple[str, ...]:
-    """Columns of ``lesions.csv`` in a run with these cases."""
-    volumes = {"ml" in FORMATS[name].area_columns for name in {case.format for case in cases}}
-    own = [column for kind, columns in ((True, VOLUME), (False, IMAGE)) if kind in volumes for column in columns]
-    intensities = (column for columns in intensity_columns(contract) for column in columns)
-    return tuple(dict.fromkeys((*FIRST, *own, *(CONFIDENCE if confidence else ()), *intensities)))
-
-
-def write_lesions(output: Store, cases: Iterable[Case], columns: Sequence[str]) -> None:
-    """Write ``lesions.csv`` row by row; a field without a value is empty."""
-    with output.writing(TABLE) as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(columns)
-        for record in records(output, cases):
-            name = one_row(record.case)
-            for row in record.statistics.get("lesions", ()):
-                writer.writerow([name, *(_field(row.get(column)) for column in columns[1:])])
-
-
-def _field(value: Any) -> Any:
-    return str(value).lower() if isinstance(value, bool) else value

@@ -57,12 +57,18 @@ def _chain(owner: Integers, point: Integers, shape: tuple[int, ...], side: int) 
         plane = line // shape[1]
         same = (owner[2:] == owner[:-2]) & (plane[2:] == plane[:-2])
         # the middle one against the line from the one before to the one behind
-        inside = (column[1:-1] - column[:-2]) * (line[2:] - line[:-2]) >= (column[2:] - column[:-2]) * (line[1:-1] - line[:-2])
-        kept = np.append(np.append(True, ~(same & inside)), True)
+        (down, along), (down_all, along_all) = _from_first(line, column, 1), _from_first(line, column, 2)
+        kept = np.append(np.append(True, ~same | (along * down_all < along_all * down)), True)
         if kept.all():
             break
         owner, point = owner[kept], point[kept]
     return owner, point
+
+
+def _from_first(line: Integers, column: Integers, steps: int) -> tuple[Integers, Integers]:
+    """From the first of each three points in a row to the one ``steps`` further."""
+    end = len(line) - 2
+    return line[steps : steps + end] - line[:end], column[steps : steps + end] - column[:end]
 
 
 def places(point: Integers, shape: tuple[int, ...]) -> Integers:
@@ -110,7 +116,7 @@ def _reach(points: Integers, edges: Integers, steps: Float) -> Float:
 
 def _lengths(vectors: Float) -> Float:
     x, y, z = np.moveaxis(vectors, -1, 0)
-    return np.sqrt(x * x + y * y + z * z)
+    return np.asarray(np.sqrt(x * x + y * y + z * z))
 
 
 def _farthest(points: Integers, steps: Float, faces: Float) -> tuple[float, Float]:

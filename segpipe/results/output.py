@@ -22,10 +22,13 @@ from segpipe.geometry.windows import Window
 from segpipe.pipeline.decide import CONFIDENCE_NODATA, CONFIDENCE_TOP, Decided, Decision
 from segpipe.pipeline.opening import CHANGED, Sheet, open_source
 from segpipe.results.boxes import BoxSink, read_boxes
+from segpipe.results.components import MOST_LISTED
+from segpipe.results.lesion_rule import INSTANCES
 from segpipe.results.parts import Tally, part_files, read_tally, write_tally
 from segpipe.results.records import Run, device_kind, read_record, record_name, style_name
 from segpipe.results.schema import Amount, Record, RecordedInput, RecordedModel, Values
 from segpipe.results.tables import Statistics
+from segpipe.storage import Store
 from segpipe.storage.files import output_errors
 from segpipe.storage.ownership import is_own_style
 from segpipe.timing.spans import span
@@ -64,6 +67,7 @@ class Layers(Generic[S]):
         self.decision = Decision(run.model.contract, run.model.blend_on)
         self.statistics = statistics
         self.inferred = 0
+        self.names: BoxSink | None = None
         self.mask = mask(self.decision)
         self.confidence: S | None = None
         if run.settings.confidence:
@@ -84,7 +88,9 @@ class Layers(Generic[S]):
             return  # this box of the network's grid owns no own pixel
         self.mask.write(box.window, box.labels)
         with span("count"):
-            self.statistics.add(box)
+            names = self.statistics.add(box)
+        if self.names is not None and names is not None:
+            self.names.write(box.window, names)
         if self.confidence is not None and box.confidence is not None:
             self.confidence.write(box.window, box.confidence)
 
@@ -93,12 +99,26 @@ class Layers(Generic[S]):
         self.statistics.close()
         for sink in self.sinks:
             sink.discard()
+        if self.names is not None:
+            self.names.discard()
+
+
+def _name_components(layers: Layers[Any], output: Store, name: str) -> None:
+    """Keep the components' names of each box, if instances are asked for: their numbers are known at the end alone."""
+    lesions = layers.statistics.lesions
+    if lesions is None or not lesions.rule.instances:
+        return
+    try:
+        layers.names = BoxSink(output, name)
+    except BaseException:
+        layers.discard()
+        raise
 
 
 def _statistics(case: Case, sheet: Sheet, run: Run) -> Statistics:
     """The statistics of a case; the case is opened again if a statistic asks for its pixels."""
     contract, overrides = run.model.contract, run.settings.overrides
-    return Statistics(sheet.grid, contract, lambda: open_source(case, contract, overrides))
+    return Statistics(sheet.grid, contract, lambda: open_source(case, contract, overrides), run.lesions)
 
 
 class PartOutput:
@@ -115,13 +135,15 @@ class PartOutput:
             lambda _: BoxSink(output, files.mask),
             lambda _: BoxSink(output, files.confidence),
         )
+        _name_components(self._layers, output, files.instances)
         self.write, self.discard = self._layers.write, self._layers.discard
 
     def finish(self) -> None:
         """Give each file its name, the counts last."""
         self._layers.statistics.close()
         check_unchanged(self._case, self._sheet)
-        digests = tuple(sink.finish() for sink in self._layers.sinks)
+        named = [] if self._layers.names is None else [self._layers.names]
+        digests = tuple(sink.finish() for sink in (*self._layers.sinks, *named))
         seconds = time.time() - self._opened
         tally = Tally(self._layers.statistics.states, self._layers.inferred, seconds, self._batch, digests)
         write_tally(self._output, self._counts, tally)
@@ -141,7 +163,16 @@ class CaseOutput:
             lambda decision: self._sink("", replace(mask_style(decision, run), scene=sheet.scene)),
             lambda decision: self._sink(CONFIDENCE, confidence_style(decision)),
         )
-        self.write, self.discard = self._layers.write, self._layers.discard
+        self._instances: Sink | None = None
+        self._parts: list[tuple[str, str]] = []
+        _name_components(self._layers, self._output, f"{case.name}{INSTANCES}.boxes")
+        self.write = self._layers.write
+
+    def discard(self) -> None:
+        """Leave nothing half-written."""
+        self._layers.discard()
+        if self._instances is not None:
+            self._instances.discard()
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -165,6 +196,10 @@ class CaseOutput:
         for sink, name, digest in zip(self._layers.sinks, (files.mask, files.confidence), tally.digests, strict=False):
             for window, values in read_boxes(self._output, name, digest):
                 sink.write(window, values)
+        if self._layers.names is not None:
+            self._parts.append((files.instances, tally.digests[-1]))
+            for _ in read_boxes(self._output, *self._parts[-1]):
+                break  # it has been compared with its digest
         self._layers.statistics.merge(tally.states)
         self._layers.inferred += tally.inferred
         self._seconds += tally.seconds
@@ -174,7 +209,7 @@ class CaseOutput:
         """Give each file its name, the record last."""
         self._layers.statistics.close()
         check_unchanged(self._case, self._sheet)
-        record, sinks = record_name(self._case), self._layers.sinks
+        record, sinks = record_name(self._case), [*self._layers.sinks, *self._numbered()]
         before = read_record(self._output, self._case)
         with output_errors(self._output.path(record)):
             styles = {style_name(self._case): style} if (style := self._style()) is not None else {}
@@ -187,6 +222,36 @@ class CaseOutput:
         # one that a power cut takes is done again: the small need not wait for the disk
         flush = math.prod(self._sheet.grid.shape) > SMALL
         self._output.write_json(record, self._record([*written, *styles]).as_json(), flush=flush)
+
+    def _numbered(self) -> list[Sink]:
+        """The number of each component as a second mask, if it was asked for; complete, and not finished."""
+        names, lesions = self._layers.names, self._layers.statistics.lesions
+        if names is None or lesions is None:
+            return []
+        self._instances = self._sink(INSTANCES, instance_style(self._layers.decision, self._run))
+        if self._parts:
+            each = zip(self._parts, lesions.numbers(), strict=True)
+            named = [(read_boxes(self._output, *part), numbers) for part, numbers in each]
+        else:
+            named = [(names.boxes(), np.concatenate([np.zeros(0, np.uint16), *lesions.numbers()]))]
+        for boxes, numbers in named:
+            lookup = np.append(numbers, np.uint16(0))  # -1 is in no component
+            for window, values in boxes:
+                self._instances.write(window, lookup[values])
+        names.discard()
+        return [self._instances]
+
+    def _left_out(self) -> list[str]:
+        """A note if the table of components is too long."""
+        lesions = self._layers.statistics.lesions
+        more = 0 if lesions is None else sum(row["not_listed"] for row in lesions.counts())
+        most = f"the {MOST_LISTED:,} largest components"
+        return [f"lesions.csv lists {most}, and {more:,} more are only counted: raise --min-size"] if more else []
+
+    def _lesions(self) -> Values | None:
+        """Which components are listed, and how many are not."""
+        lesions = self._layers.statistics.lesions
+        return None if lesions is None else {**lesions.rule.as_json(), "counts": lesions.counts()}
 
     def _style(self) -> bytes | None:
         """QGIS's style, if it is requested and QGIS can open the mask."""
@@ -213,7 +278,7 @@ class CaseOutput:
         model, layers = self._run.model, self._layers
         pixels, area = layers.statistics.areas.valid()
         measure = self._sheet.grid.measure
-        notes = (*self._sheet.notes, *self._sheet.warnings, *(() if pixels else ("no pixel is valid",)))
+        notes = (*self._sheet.notes, *self._sheet.warnings, *(() if pixels else ("no pixel is valid",)), *self._left_out())
         return Record(
             case=self._case.name,
             segpipe=__version__,
@@ -229,9 +294,10 @@ class CaseOutput:
             windows=len(self._sheet.cover),
             inferred=layers.inferred,
             seconds=round(time.time() - self._sheet.opened + self._seconds, 3),
-            sizes={sink.name: sink.size for sink in layers.sinks},
+            sizes={sink.name: sink.size for sink in (*layers.sinks, *([self._instances] if self._instances else []))},
             nodata=layers.decision.nodata,
             notes=notes,
+            lesions=self._lesions(),
         )
 
     @property
@@ -287,6 +353,12 @@ def _legend(contract: Contract) -> tuple[dict[int, str], dict[int, Color]]:
         (only,) = contract.mask_classes
         return {0: f"not {only.name}", 1: only.name}, {0: ABSENT, 1: colors[only.id]}
     return {c.id: c.name for c in contract.mask_classes}, colors
+
+
+def instance_style(decision: Decision, run: Run) -> Style:
+    """Numbers of components as in ``lesions.csv``, 0 where there is none."""
+    bands = [c.name for c in decision.contract.mask_classes] if decision.bands > 1 else ["component"]
+    return Style("uint16", 0, bands, tags={"SEGPIPE": __version__, "MODEL_SHA256": run.model.sha256})
 
 
 def confidence_style(decision: Decision) -> Style:

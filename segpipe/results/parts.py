@@ -45,6 +45,8 @@ class PartFiles:
 
     mask: str
     confidence: str
+    instances: str
+    """Names of components, with ``--instances``."""
     counts: str
 
 
@@ -57,7 +59,7 @@ def parts_folder(case: Case) -> str:
 
 def part_files(case: Case, number: int) -> PartFiles:
     stem = f"{parts_folder(case)}/{number:06d}"
-    return PartFiles(f"{stem}.mask.boxes", f"{stem}.confidence.boxes", f"{stem}.npz")
+    return PartFiles(f"{stem}.mask.boxes", f"{stem}.confidence.boxes", f"{stem}.instances.boxes", f"{stem}.npz")
 
 
 def cut_key(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[int]) -> str:
@@ -77,6 +79,7 @@ def cut_key(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[int
         "settings": run.label_settings,
         "confidence": run.settings.confidence,
         "statistics": sorted(STATISTICS),
+        **({} if (rule := run.lesions) is None else {"lesions": rule.as_json()}),
     }
     return hashlib.sha256(json.dumps(basis, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
@@ -164,7 +167,7 @@ def forget_parts(output: Store, case: Case) -> None:
 def forget_part(output: Store, case: Case, number: int) -> None:
     """Remove what one part has left; its counts first, for without them it is not done."""
     files = part_files(case, number)
-    for name in (files.counts, files.mask, files.confidence):
+    for name in (files.counts, files.mask, files.confidence, files.instances):
         with output_errors(output.path(name)):
             output.remove(name)
 
@@ -180,7 +183,7 @@ class Tally:
     batch: int
     """That it was inferred with."""
     digests: tuple[str, ...]
-    """SHA-256 of the files of its mask and, if there is one, its confidence."""
+    """SHA-256 of the files of its mask and, if there are such files, its confidence and its instances."""
 
 
 def write_tally(output: Store, name: str, tally: Tally) -> None:

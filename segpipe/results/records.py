@@ -21,6 +21,7 @@ from segpipe.formats.registry import FORMATS, kinds
 from segpipe.messages.redact import cleaned
 from segpipe.network.device import gpu_facts, told
 from segpipe.network.spec import ModelSpec
+from segpipe.results.lesion_rule import INSTANCES, LesionRule, rule_of
 from segpipe.results.schema import LaterSchemaError, Record, Values, parse_record
 from segpipe.settings import Settings
 from segpipe.storage import Store
@@ -61,6 +62,11 @@ class Run:
     def styles(self, case: Case) -> bool:
         """Whether a style is written beside the mask of a case."""
         return self.styled and FORMATS[case.format].style is not None
+
+    @property
+    def lesions(self) -> LesionRule | None:
+        """Which components are measured; None if none are."""
+        return rule_of(self.settings, self.model.contract)
 
     @property
     def label_settings(self) -> Values:
@@ -129,9 +135,16 @@ def targets(case: Case) -> list[str]:
     return [f"{case.name}{kind}" for kind in (*kinds([FORMATS[case.format]]), STYLE)]
 
 
+def instance_targets(case: Case) -> list[str]:
+    """Every file that a case may write with ``--instances``, beside the others."""
+    return [f"{case.name}{INSTANCES}{suffix}" for suffix in FORMATS[case.format].outputs]
+
+
 def _past_targets(case: Case) -> list[str]:
     """All files that an earlier run may have written for a case of this name, in any format."""
-    return [f"{case.name}{kind}" for kind in (*kinds(list(FORMATS.values())), STYLE)]
+    families = list(FORMATS.values())
+    instances = [INSTANCES + suffix for family in families for suffix in family.outputs]
+    return [f"{case.name}{kind}" for kind in (*kinds(families), *instances, STYLE)]
 
 
 def style_name(case: Case) -> str:
@@ -230,11 +243,18 @@ def _is_done(case: Case, run: Run, beside: Beside, warn: Callable[[str], None]) 
         and record.model.sha256 == run.model.sha256
         and record.settings == cleaned(run.label_settings)
         and (record.confidence or not run.settings.confidence)
+        and _has_lesions(record, run)
         and (record.verified is True or not run.settings.verify_input)
         and (style_name(case) in record.outputs or not run.styles(case))
         and _is_same_input(record, case, beside, remote=run.settings.allow_remote_sources)
         and _are_whole(output, record, warn)
     )
+
+
+def _has_lesions(record: Record, run: Run) -> bool:
+    """Whether the components that a run asks for have been measured."""
+    rule = run.lesions
+    return rule is None or (record.lesions is not None and rule.as_json().items() <= record.lesions.items())
 
 
 def _is_same_input(record: Record, case: Case, beside: Beside, *, remote: bool) -> bool:
@@ -280,7 +300,9 @@ def refuse_taken(case: Case, run: Run, sources: Collection[str]) -> None:
         OutputError: the case would replace such a file; the message has its path.
     """
     output = run.output
-    for name in (*targets(case), record_name(case)):
+    rule = run.lesions
+    more = instance_targets(case) if rule is not None and rule.instances else []
+    for name in (*targets(case), *more, record_name(case)):
         if name == style_name(case) and not run.styles(case):
             continue  # not written in this run
         with output_errors(output.path(name)):

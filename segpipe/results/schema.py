@@ -142,6 +142,8 @@ class Record:
     """Size of each mask and confidence in bytes, by name."""
     nodata: Optionally[Annotated[int, Strict()]] = None
     notes: Optionally[tuple[str, ...]] = None
+    lesions: Optionally[dict[str, Any]] = None
+    """Which components ``statistics.lesions`` lists, and how many it does not; not written if they were not measured."""
     thumbnail: Text | None = None
     """The name in ``outputs`` of a small picture of the mask; not written if there is none."""
 
@@ -152,7 +154,7 @@ class Record:
 
     def as_json(self) -> Values:
         """The record as JSON; ``parse_record`` returns an equal record from it."""
-        absent = {"case", "thumbnail"} if self.thumbnail is None else {"case"}
+        absent = {"case", *(key for key in ("lesions", "thumbnail") if getattr(self, key) is None)}
         values = {key: getattr(self, key) for key in self.__slots__ if key not in absent}
         nested = {"input": self.input.as_json(), "model": asdict(self.model), "valid": asdict(self.valid)}
         return {"case": self.case, "schema": SCHEMA, **values, **nested}

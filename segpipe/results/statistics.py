@@ -27,6 +27,8 @@ class Box:
     pixels: Callable[[], tuple[Pixels, Invalid | None]] | None = None
     """Reads the stored pixels ``(channels, *window.shape)`` and their invalid mask from the case a second time, but only
     once for all statistics. It costs nothing if no statistic calls it."""
+    tags: Callable[[], tuple[NDArray[np.float64], NDArray[np.float64]] | None] | None = None
+    """``Source.tags``: scale and offset of each channel; opens the case as ``pixels`` does."""
 
 
 class Statistic(Protocol):

@@ -3,6 +3,10 @@
 import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from segpipe.contract import Contract
 from segpipe.formats.cases import Case
@@ -13,9 +17,12 @@ from segpipe.geometry.windows import Window
 from segpipe.messages.printable import one_row
 from segpipe.pipeline.decide import Decided
 from segpipe.results.areas import Areas
+from segpipe.results.lesion_rule import LesionRule
+from segpipe.results.lesions import CONFIDENCE, FIRST, IMAGE, VOLUME, Lesions, intensity_columns
 from segpipe.results.records import AREA_COLUMNS, records
 from segpipe.results.statistics import Box, Row, State, Statistic
 from segpipe.storage import Store
+from segpipe.storage.ownership import LESIONS
 
 STATISTICS: dict[str, Callable[[Grid, Contract], Statistic]] = {"areas": Areas}
 """All statistics of a run, by the name of their table in the record."""
@@ -24,9 +31,10 @@ STATISTICS: dict[str, Callable[[Grid, Contract], Statistic]] = {"areas": Areas}
 class Statistics:
     """All statistics of one case, or of a part of it."""
 
-    def __init__(self, grid: Grid, contract: Contract, opened: Callable[[], Source]) -> None:
+    def __init__(self, grid: Grid, contract: Contract, opened: Callable[[], Source], rule: LesionRule | None = None) -> None:
         """Create all statistics; ``opened`` opens the case again if a statistic asks for its pixels."""
         self._each = {name: make(grid, contract) for name, make in STATISTICS.items()}
+        self.lesions = None if rule is None else Lesions(grid, contract, rule)
         self._opened = opened
         self._source: Source | None = None
 
@@ -36,15 +44,30 @@ class Statistics:
         assert isinstance(areas, Areas)
         return areas
 
-    def add(self, box: Decided) -> None:
-        """Count a box in all statistics; its pixels are read at most once, and only if a statistic asks for them."""
-        seen = Box(box.window, box.labels, box.confidence, cache(partial(self._pixels, box.window)))
+    @property
+    def _all(self) -> dict[str, Statistic]:
+        return self._each if self.lesions is None else {**self._each, "lesions": self.lesions}
+
+    def add(self, box: Decided) -> NDArray[np.int32] | None:
+        """Count a box in all statistics, and return the names of its components for a volume of instances, if there is one.
+
+        The box's pixels are read at most once, and only if a statistic asks for them.
+        """
+        seen = Box(box.window, box.labels, box.confidence, cache(partial(self._pixels, box.window)), self._tags)
         for statistic in self._each.values():
             statistic.add(seen)
+        return None if self.lesions is None else self.lesions.name(seen)
 
     def _pixels(self, window: Window) -> tuple[Pixels, Invalid | None]:
+        return self._again().read(window)
+
+    def _tags(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        return self._again().tags()
+
+    def _again(self) -> Source:
+        """The case, opened for its pixels."""
         self._source = self._source or self._opened()
-        return self._source.read(window)
+        return self._source
 
     def close(self) -> None:
         """Close the case if it was opened to read pixels."""
@@ -54,16 +77,16 @@ class Statistics:
 
     @property
     def states(self) -> dict[str, State]:
-        return {name: statistic.state for name, statistic in self._each.items()}
+        return {name: statistic.state for name, statistic in self._all.items()}
 
     def merge(self, states: Mapping[str, State]) -> None:
         """Add the states of a part."""
-        for name, statistic in self._each.items():
+        for name, statistic in self._all.items():
             statistic.merge(states[name])
 
     def rows(self) -> dict[str, list[Row]]:
         """Tables by name."""
-        return {name: statistic.rows() for name, statistic in self._each.items()}
+        return {name: statistic.rows() for name, statistic in self._all.items()}
 
 
 def area_columns(cases: Iterable[Case]) -> tuple[str, ...]:
@@ -80,3 +103,26 @@ def write_areas(output: Store, cases: Iterable[Case], columns: Sequence[str] = A
         for record in records(output, cases):
             name = one_row(record.case)  # one line per row, for programs that read line by line
             writer.writerows([name, *map(row.get, columns[1:])] for row in record.areas)
+
+
+def lesion_columns(cases: Iterable[Case], contract: Contract, *, confidence: bool) -> tuple[str, ...]:
+    """Columns of ``lesions.csv`` in a run with these cases."""
+    volumes = {"ml" in FORMATS[name].area_columns for name in {case.format for case in cases}}
+    own = [column for kind, columns in ((True, VOLUME), (False, IMAGE)) if kind in volumes for column in columns]
+    intensities = (column for columns in intensity_columns(contract) for column in columns)
+    return tuple(dict.fromkeys((*FIRST, *own, *(CONFIDENCE if confidence else ()), *intensities)))
+
+
+def write_lesions(output: Store, cases: Iterable[Case], columns: Sequence[str]) -> None:
+    """Write ``lesions.csv`` row by row; a field without a value is empty."""
+    with output.writing(LESIONS) as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        for record in records(output, cases):
+            name = one_row(record.case)
+            for row in record.statistics.get("lesions", ()):
+                writer.writerow([name, *(_field(row.get(column)) for column in columns[1:])])
+
+
+def _field(value: Any) -> Any:
+    return str(value).lower() if isinstance(value, bool) else value

@@ -68,6 +68,9 @@ TABLES: dict[str, Callable[[bytes], bool]] = {
 }
 """What every run leaves that is no case's, and how each is known."""
 
+LESIONS = "lesions.csv"
+"""What a run with ``--lesions`` leaves beside them."""
+
 TRACE_NAME = "profile.json"
 
 OWN = frozenset({*TABLES, TRACE_NAME})
@@ -104,7 +107,7 @@ def refuse_foreign(output: Store, name: str) -> None:
         if isinstance(error, FileNotFoundError) or is_passing(error):
             return
         data = UNREADABLE
-    if not (_is_blank(data) or TABLES[name](data)):
+    if not (_is_blank(data) or (TABLES | {LESIONS: TABLES["areas.csv"]})[name](data)):
         raise OutputError(f"{output.path(name)} was not written by segpipe, and would be replaced: name another --output")
 
 

@@ -30,6 +30,7 @@ from segpipe.messages.redact import cleaned
 from segpipe.pipeline.memory import worker_memory
 from segpipe.results.records import records
 from segpipe.settings import Settings
+from segpipe.storage.ownership import LESIONS
 from segpipe.terminal.totals import Totals, areas_table
 from segpipe.timing.report import Profile
 
@@ -184,7 +185,8 @@ def largest(totals: Totals) -> str:
 
 def _where_line(prepared: Prepared, summary: Summary) -> str:
     path = prepared.run.output.path
-    return f"areas in {path('areas.csv')}" + f", what failed and why in {path('run.json')}" * bool(summary.failed)
+    lesions = f", lesions in {path(LESIONS)}" * (prepared.run.lesions is not None)
+    return f"areas in {path('areas.csv')}{lesions}" + f", what failed and why in {path('run.json')}" * bool(summary.failed)
 
 
 LINE_CLASSES = 8

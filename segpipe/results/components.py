@@ -151,7 +151,9 @@ class Components:
         numbers[1:][~small] = len(self._parents) + np.arange(count - int(small.sum()))
         names = numbers if self._names is None else self._named(numbers)
         kept = ~small[owner]
-        self._append({key: column[~small] for key, column in table.items()}, numbers[1:][owner[kept]].astype(np.int64), point[kept])
+        self._append(
+            {key: column[~small] for key, column in table.items()}, numbers[1:][owner[kept]].astype(np.int64), point[kept]
+        )
         return numbers[labels], names[labels]
 
     def _named(self, numbers: NDArray[np.int32]) -> NDArray[np.int32]:

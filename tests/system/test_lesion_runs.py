@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import volumes
 from command import invoke
 
 from segpipe.results import components, tables
-from segpipe.results.lesions import FIRST, IMAGE, VOLUME
+from segpipe.results.lesions import CONFIDENCE, FIRST, IMAGE, INTENSITY, VOLUME
 from segpipe.storage.folder import Folder
 
 TILE = (8, 12, 10)
@@ -252,3 +253,10 @@ def test_columns_are_those_of_the_formats_of_a_run(folder: Path) -> None:
     assert tables.LESIONS == "lesions.csv"
     assert Folder(folder / "out").has(tables.LESIONS)
     assert not {*IMAGE} <= {*head}
+
+
+def test_the_page_names_each_column_once() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "lesions-csv.md").read_text()
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    named = [name for row in rows for name in re.findall(r"`([^`]+)`", row)]
+    assert sorted(named) == sorted({*FIRST, *VOLUME, *IMAGE, *CONFIDENCE, *INTENSITY})

@@ -65,7 +65,11 @@ def listed(found: Components) -> tuple[list[Any], ...]:
     order = np.lexsort((table["kind"], table["first"]))
     new = np.argsort(order)[owner]
     sort = np.lexsort((point, new))
-    return [{key: column[k].tolist() for key, column in table.items()} for k in order], new[sort].tolist(), point[sort].tolist()
+    return (
+        [{key: column[k].tolist() for key, column in table.items()} for k in order],
+        new[sort].tolist(),
+        point[sort].tolist(),
+    )
 
 
 @pytest.mark.parametrize("least", [1, 4])

@@ -29,7 +29,9 @@ OBLIQUE = np.array([[0.0, -1.7, 0.3, 12.0], [0.9, 0.0, 0.0, -30.0], [0.0, 0.2, 2
 def contract(*names: str, task: str = "multiclass", channels: int | list[str] = 1) -> Contract:
     classes = [{"id": k, "name": name} for k, name in enumerate(names)]
     head = {"version": 1, "channels": channels, "normalize": "none", "activation": "softmax", "task": task}
-    return Contract.model_validate(head | {"activation": "sigmoid" if task != "multiclass" else "softmax", "classes": classes})
+    return Contract.model_validate(
+        head | {"activation": "sigmoid" if task != "multiclass" else "softmax", "classes": classes}
+    )
 
 
 CT = contract("background", "lesion", "cyst")

@@ -322,14 +322,15 @@ def test_each_file_of_an_output_is_listed_once(segpipe, folder):
     nrrd.write(str(folder / "ct" / "patient3.nrrd"), voxels((20, 22, 18)), place)
     local(folder / "photo.onnx", contract(3)["channels"])
     for number, (source, model) in enumerate((("scenes/pirai.tif", "crops"), ("photos", "photo"), ("ct", "organs"))):
-        flags = ["--confidence", "--style", "qgis", "--profile", "--executor", "serial"]
+        flags = ["--confidence", "--style", "qgis", "--profile", "--executor", "serial", "--lesions", "--instances"]
         done = segpipe("run", "-i", source, "-m", f"{model}.onnx", "-o", f"out{number}", *flags, cwd=folder)
         assert done.returncode == 0, done.stderr
     found = {path.name for number in range(3) for path in (folder / f"out{number}").iterdir()}
     written = {re.sub(r"^(pirai|a|patient\d)(?=\.)", "<case>", name) if "areas" not in name else name for name in found}
     listed = [name for name in rows("outputs.md") if not name.startswith((".", "--"))]
     assert len(listed) == len(set(listed))
-    assert written | {"<case>.confidence.tif.aux.xml"} == set(listed)  # only of a CRS that GeoTIFF cannot hold
+    rare = {f"<case>.{kind}.tif.aux.xml" for kind in ("confidence", "instances")}  # of a CRS that GeoTIFF cannot hold
+    assert written | rare == set(listed)
 
 
 # --- the site -------------------------------------------------------------------------------------------------------------

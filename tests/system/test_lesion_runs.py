@@ -1,4 +1,4 @@
-"""Runs with --lesions and --instances: the same bytes for parts and workers, resuming, what is refused; see lesion_rule.py."""
+"""Runs with --lesions and --instances: same bytes for parts and workers, resuming, what is refused; lesion_rule.py, too."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Components of a volume in boxes, against cc3d and scikit-image on whole arrays, however it is cut; see faces.py and runs.py."""
+"""Components of a volume in boxes, against cc3d and scikit-image on whole arrays, however it is cut; runs.py, too."""
 
 from typing import Any
 
@@ -184,7 +184,7 @@ def test_too_many_pieces_for_instances_are_an_error_that_names_min_size(monkeypa
     monkeypatch.setattr(components, "MOST_PIECES", 10)
     kinds = np.zeros((1, 9, 9), np.uint16)
     kinds[0, ::2, ::2] = 1
-    with pytest.raises(SourceError, match="at most 10 pieces.*raise --min-size"):
+    with pytest.raises(SourceError, match=r"at most 10 pieces.*raise --min-size"):
         Components((1, 9, 9), 1, named=True).add((0, 0, 0), [Layer(kinds)])
     named = Components((1, 9, 9), 1, least=2, named=True)
     assert (named.add((0, 0, 0), [Layer(kinds)]) == -1).all()

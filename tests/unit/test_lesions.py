@@ -122,7 +122,7 @@ def test_places_are_those_of_nibabel_whatever_orientation_the_model_sees(letters
     found = measured(np.ascontiguousarray(grid.turned.array(stored)), grid).rows()
     assert found == measured(stored, volume_grid(stored.shape, OBLIQUE)).rows()
     for row, own in zip(found, (1, 2), strict=True):
-        index = np.argwhere(stored.T == own)
+        index = np.argwhere(own == stored.T)
         assert [row[f"centroid_{a}"] for a in "ijk"] == pytest.approx(index.mean(axis=0), abs=1e-4)
         assert [row[f"box_{a}_start"] for a in "ijk"] == index.min(axis=0).tolist()
         assert [row[f"box_{a}_stop"] for a in "ijk"] == (index.max(axis=0) + 1).tolist()

@@ -32,7 +32,7 @@ ROW = {"class_id": 0, "class_name": "a", "pixels": 3, "area": 1.5, "unit": "ha",
 
 
 def made(**changes) -> Record:
-    """A record with a value in every field but the thumbnail's."""
+    """A record with a value in every field but the thumbnail's and the lesions'."""
     return replace(
         Record(
             case="sub/a",
@@ -79,6 +79,7 @@ RECORDS = {
     "of a name that is no UTF-8": made(case="\udcff", outputs=("\udcff.tif",)),
     "of a volume": made(input=VOLUME, valid=Amount(3, 27.0, "mm3"), statistics={"areas": [VOLUME_ROW]}),
     "with another statistic": made(statistics={"areas": [ROW], "zones": [{"zone": "north", "pixels": 2}]}),
+    "with lesions": made(lesions={"classes": [1], "min_size": 5.0, "instances": False, "counts": []}),
     "with a thumbnail": made(thumbnail="sub/a.tif"),
 }
 
@@ -94,7 +95,7 @@ def test_a_record_is_read_back_equal(name, tmp_path):
 def test_the_json_has_what_is_known():
     values = made().as_json()
     assert (values["schema"], next(iter(values))) == (SCHEMA, "case")
-    assert values.keys() == {field.name for field in fields(Record)} - {"thumbnail"} | {"schema"}
+    assert values.keys() == {field.name for field in fields(Record)} - {"thumbnail", "lesions"} | {"schema"}
     assert "areas" not in values
     assert "scene" not in made(input=VOLUME).as_json()["input"]
 

@@ -19,7 +19,7 @@ import segpipe
 from segpipe.errors import SourceError
 from segpipe.formats.nifti import spool
 from segpipe.formats.nifti.header import read_volume
-from segpipe.formats.nifti.spool import unpacked
+from segpipe.formats.nifti.spool import close, unpacked
 from segpipe.formats.nifti.voxels import Voxels
 from segpipe.geometry.windows import Window
 from segpipe.storage.retry import unwritable
@@ -51,7 +51,7 @@ def content(path: Path) -> Any:
         voxels = Voxels(file, volume.shape, volume.stored, volume.offset)
         return voxels.read(Window((0, 0, 0), volume.shape))
     finally:
-        os.close(file)
+        close(file)
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
@@ -105,7 +105,7 @@ def test_a_bomb_is_not_unpacked_to_its_end(tmp_path: Path, spooled: Path, monkey
     (tmp_path / "b.nii.gz").write_bytes(gzip.compress(plain + bytes(2**26)))
     monkeypatch.setattr(spool, "CHUNK", 2**16)
     read = []
-    monkeypatch.setattr(spool, "opened", lambda path, packed: Counting(Path(path), read))
+    monkeypatch.setattr(spool, "opened", lambda path, **_: Counting(Path(path), read))
     with pytest.raises(SourceError, match="contradicts itself"):
         content(tmp_path / "b.nii.gz")
     assert sum(read) < 2**19
@@ -171,7 +171,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path: Path) -> Non
     os.truncate(path, 1000)
     with pytest.raises(OSError, match="has become shorter"):
         Voxels(file, volume.shape, volume.stored, volume.offset).read(Window((0, 0, 0), volume.shape))
-    os.close(file)
+    close(file)
 
 
 def used(folder: Path) -> int:
@@ -219,9 +219,21 @@ def test_an_open_source_keeps_its_voxels_while_others_come(tmp_path: Path, spool
     file = unpacked(volume)
     content(volumes.write(tmp_path / "b.nii.gz", volumes.voxels(seed=1)))
     found = Voxels(file, volume.shape, volume.stored, volume.offset).read(Window((0, 0, 0), volume.shape))
-    os.close(file)
+    close(file)
     np.testing.assert_array_equal(found, volumes.voxels().T)
-    assert used(spooled) == volume.end  # of the other, which has the same size
+    content(volumes.write(tmp_path / "c.nii.gz", volumes.voxels(seed=2)))
+    assert used(spooled) == volume.end  # of the third, which has the same size
+
+
+def test_the_volumes_of_one_case_are_kept_together(tmp_path: Path, spooled: Path, unpackings: list[str]) -> None:
+    paths = [volumes.write(tmp_path / f"{name}.nii.gz", volumes.voxels(seed=n)) for n, name in enumerate("ab")]
+    for _ in range(3):  # parts
+        files = [unpacked(read_volume(str(path))) for path in paths]
+        for file in files:
+            close(file)
+    assert unpackings == ["a.nii.gz", "b.nii.gz"]
+    content(volumes.write(tmp_path / "c.nii.gz", volumes.voxels(seed=2)))
+    assert used(spooled) == read_volume(str(paths[0])).end
 
 
 def test_a_file_that_is_replaced_is_unpacked_again(tmp_path: Path, spooled: Path, unpackings: list[str]) -> None:

@@ -1,7 +1,6 @@
 """Read NIfTI volumes; nibabel parses their headers."""
 
 import math
-import os
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,7 +14,7 @@ from segpipe.contract import Contract
 from segpipe.errors import SourceError
 from segpipe.formats.nifti.header import Volume, read_volume, source_errors
 from segpipe.formats.nifti.sink import origin_of
-from segpipe.formats.nifti.spool import unpacked
+from segpipe.formats.nifti.spool import close, unpacked
 from segpipe.formats.nifti.voxels import Voxels
 from segpipe.formats.nodata import checked_nodata
 from segpipe.formats.source import Begun, Invalid, Pixels
@@ -129,7 +128,7 @@ class NiftiSource:
     def close(self) -> None:
         with self._opening:
             if self._voxels:
-                os.close(self._voxels[0].file)
+                close(self._voxels[0].file)
                 self._voxels = []
 
 

@@ -1,7 +1,7 @@
 """Unpack a packed volume once per process, into a file in TMPDIR without a name.
 
-The last unpacked file is kept for the next opening of the same volume, as by the next part of a case. It disappears with
-its last descriptor: those of open sources, and the one here, which another volume or ``release`` closes.
+Unpacked files are kept for the next opening of the same volume, as by the next part of a case. A file disappears with its
+last descriptor: those of open sources, and the one here, which another volume or ``release`` closes.
 """
 
 import errno
@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 import threading
+from collections.abc import Iterable
 from typing import IO
 
 from segpipe.errors import SourceError
@@ -24,48 +25,65 @@ NO_SPACE = "{} takes {:,} bytes unpacked, and {} has {:,} free: free space there
 
 
 Key = tuple[int, ...]
-"""Identity of a packed file, and the size of the unpacked one by its header."""
+"""Identity of a packed file, and where its stream starts and its volume ends by its header."""
 
 
 class _Spools:
-    """The last unpacked file of this process; threads that ask for the same volume at once wait for one unpacking."""
+    """The unpacked files of this process; threads that ask for the same volume at once wait for one unpacking.
+
+    A file that no open source uses is kept until another volume is unpacked. So the volumes of one case, a channel each, are
+    kept together for its next opening.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._key: Key | None = None
-        self._file: int | None = None
+        self._files: dict[Key, int] = {}
+        self._users: dict[int, Key] = {}
 
-    def descriptor(self, volume: Volume) -> int:
-        """A new descriptor of the unpacked file, which the caller must close."""
+    def open(self, volume: Volume) -> int:
+        """A new descriptor of the unpacked file, for ``close``."""
         with self._lock:
             key = _key(volume)
-            if self._file is None or key != self._key:
-                self._drop()
-                self._file = _unpack(volume)
-                self._key = key if _key(volume) == key else None  # a file that has changed is unpacked again
-            return os.dup(self._file)
+            if key not in self._files:
+                self._drop([other for other in self._files if other not in self._users.values()])
+                self._files[key] = _unpack(volume)
+                if _key(volume) != key:  # a file that has changed is unpacked again
+                    self._files[key := (*key, -1)] = self._files.pop(key)
+            file = os.dup(self._files[key])
+            self._users[file] = key
+            return file
+
+    def close(self, file: int) -> None:
+        """Close a descriptor that ``open`` returned."""
+        with self._lock:
+            self._users.pop(file, None)
+            os.close(file)
 
     def release(self) -> None:
-        """Close the descriptor that is kept here."""
+        """Close the descriptors that are kept here; open sources keep theirs."""
         with self._lock:
-            self._drop()
+            self._drop(list(self._files))
 
-    def _drop(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-        self._file = self._key = None
+    def _drop(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            os.close(self._files.pop(key))
 
 
 _SPOOLS = _Spools()
 
 
 def release() -> None:
-    """Free the space of the last unpacked file, as soon as no open source uses it."""
+    """Free the space of unpacked files, as soon as no open source uses them."""
     _SPOOLS.release()
 
 
+def close(file: int) -> None:
+    """Close a descriptor that ``unpacked`` returned."""
+    _SPOOLS.close(file)
+
+
 def unpacked(volume: Volume) -> int:
-    """Open the unpacked file of a volume and return its descriptor, which the caller must close.
+    """Open the unpacked file of a volume and return its descriptor, which the caller must pass to ``close``.
 
     A packed file is read to its end, where gzip compares checksum and length, so that a truncated or damaged file is found.
 
@@ -73,7 +91,7 @@ def unpacked(volume: Volume) -> int:
         SourceError: the file is damaged, its length does not match its header, or TMPDIR has no space for it.
     """
     if volume.packed:
-        return _SPOOLS.descriptor(volume)
+        return _SPOOLS.open(volume)
     with source_errors(volume.path):
         return os.open(volume.path, os.O_RDONLY | os.O_CLOEXEC)
 
@@ -81,7 +99,7 @@ def unpacked(volume: Volume) -> int:
 def _key(volume: Volume) -> Key:
     with source_errors(volume.path):
         found = os.stat(volume.path)  # noqa: PTH116
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, volume.end
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, volume.start, volume.end
 
 
 def _unpack(volume: Volume) -> int:

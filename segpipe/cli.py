@@ -75,7 +75,7 @@ def _print_versions(ctx: click.Context, _: click.Parameter, asked: bool) -> None
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_versions, help="Show versions and exit."
 )
 def main() -> None:
-    """Batch semantic segmentation of images too large for one forward pass."""
+    """Batch semantic segmentation of images and volumes too large for one forward pass."""
 
 
 @main.command(cls=GroupedCommand, short_help="Segment every case of the input with one model.")

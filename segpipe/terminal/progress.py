@@ -327,8 +327,8 @@ def print_plan(prepared: Prepared) -> None:
     """Print what a run would do, for ``--dry-run``."""
     run, plan = prepared.run, prepared.plan
     for planned in plan.seen:
-        size = " x ".join(map(str, planned.shape))
-        say(f"case  {planned.case.name}  {size} px  {planned.windows} windows")
+        size, unit = " x ".join(map(str, planned.shape)), "px" if len(planned.shape) == 2 else "voxels"
+        say(f"case  {planned.case.name}  {size} {unit}  {_count(planned.windows, 'window')}")
         for note in planned.notes:
             say(f"note  {planned.case.name}: {note}")
     for case in plan.done:
@@ -342,13 +342,19 @@ def print_plan(prepared: Prepared) -> None:
     windows = sum(case.windows for case in plan.seen)
     jobs = len(list(plan.jobs(run))) + sum(len(cut.parts) for cut in plan.cuts)
     echo(
-        f"{len(plan)} cases to do, {len(plan.done)} done before, {len(plan.failed)} with problems; "
-        f"{windows} windows in {jobs} jobs; {plan.workers} workers, calls in flight in each: {plan.calls}; "
+        f"{_count(len(plan), 'case')} to do, {len(plan.done)} done before, {len(plan.failed)} with problems; "
+        f"{_count(windows, 'window')} in {_count(jobs, 'job')}; "
+        f"{_count(plan.workers, 'worker')}, calls in flight in each: {plan.calls}; "
         f"about {memory_mb(plan, run):,.0f} MB of memory per worker"
     )
     echo(f"disk  {forecast(plan, run)}")
     for line in [*unpacking(plan, run), *shortages(plan, run), *unpacking_shortages(plan, run)]:
         echo(line)
+
+
+def _count(number: int, noun: str) -> str:
+    """``1 job``, ``2 jobs``."""
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def note_lines(prepared: Prepared) -> list[str]:

@@ -158,14 +158,14 @@ def bare_seconds(spec: Any) -> float:
     model: Any = load(spec)
     with model.arrays.here():
         image = torch.randn(spec.batch_shape, device=model.lane.device)
-        given = model._given(image)
-        out = torch.empty(model._scores_shape, dtype=model._scores_type, device=model.lane.device)
+        (network,) = model.networks
+        given = network.given(image)
         rates: list[float] = []
         for _ in range(3):
             count, began = 0, time.perf_counter()
             while time.perf_counter() - began < 0.7:
                 for _ in range(4):  # few enough that the host does not run far ahead
-                    model._network(given, out)
+                    network.run(given)
                 model.lane.wait()
                 count += 4
             rates.append((time.perf_counter() - began) / count / spec.batch)

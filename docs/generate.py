@@ -42,6 +42,8 @@ MORE = {
     "overlap": "../explanation/seams.md",
     "blend": "../explanation/seams.md#the-weights",
     "blend_on": "../explanation/seams.md#the-weights",
+    "model": "../howto/averaging.md",
+    "tta": "../howto/averaging.md",
     "device": "../gpu.md",
     "tf32": "../gpu.md#settings",
     "nhwc": "../gpu.md#settings",

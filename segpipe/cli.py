@@ -75,7 +75,7 @@ def _print_versions(ctx: click.Context, _: click.Parameter, asked: bool) -> None
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_versions, help="Show versions and exit."
 )
 def main() -> None:
-    """Batch semantic segmentation of images and volumes too large for one forward pass."""
+    """Batch semantic segmentation of images too large for one forward pass."""
 
 
 @main.command(cls=GroupedCommand, short_help="Segment every case of the input with one model.")
@@ -97,12 +97,13 @@ def main() -> None:
 )
 @_INPUT("--verify-input/--no-verify-input", default=None, help="Check the checksums of all DEFLATE blocks.")
 @_INPUT("--allow-remote-sources/--no-allow-remote-sources", default=None, help="Let local VRT files read from servers.")
-@_MODEL("--model", "-m", type=PATH, help="The ONNX model.")
+@_MODEL("--model", "-m", type=PATH, multiple=True, help="The ONNX model; repeatable: the mean of several models' scores.")
 @_MODEL("--contract", type=PATH, help="TOML file with the model's channels, scaling, tile and classes.")
 @_TILES("--tile", help="Tile size in pixels [the contract's].")
 @_TILES("--overlap", help="Minimum overlap of neighbouring tiles in pixels [the contract's].")
 @_TILES("--blend", type=click.Choice(BLENDS), help="How the weight of a tile falls towards its edges [gaussian].")
 @_TILES("--blend-on", type=click.Choice(["logits", "probabilities"]), help="Scores to blend [logits].")
+@_TILES("--tta", type=click.Choice(["none", "flips"]), help="Average the scores of each tile over its flips [none].")
 @_TILES("--batch", type=int, help="Tiles per call of the model [1 on the CPU, 8 on a GPU].")
 @_TILES("--parts", type=int, help="Parts into which each case is cut [chosen from workers and memory].")
 @_OUTPUT("--output", "-o", help="Folder or s3://bucket/prefix for masks and tables [./segpipe-out].")
@@ -317,7 +318,7 @@ def _status(output: str, json: bool) -> int:
 @_INPUT("--ignore-alpha/--no-ignore-alpha", default=None, help="Treat alpha bands as data, not as masks.")
 @_INPUT("--crs", help="CRS if the file's own CRS is missing or wrong: a code such as EPSG:32633, or WKT.")
 @_INPUT("--allow-remote-sources/--no-allow-remote-sources", default=None, help="Let local VRT files read from servers.")
-@_MODEL("--model", "-m", type=PATH, help="ONNX model to check against the raster or volume.")
+@_MODEL("--model", "-m", type=PATH, multiple=True, help="ONNX model to check against the raster or volume; repeatable.")
 @_MODEL("--contract", type=PATH, help="TOML file with the model's channels, scaling, tile and classes.")
 @_TILES("--tile", help="Tile size in pixels [the contract's].")
 @_TILES("--overlap", help="Minimum overlap of neighbouring tiles in pixels [the contract's].")

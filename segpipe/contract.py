@@ -11,6 +11,7 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
@@ -102,7 +103,7 @@ class SegmentationClass(_Keys):
 class Contract(_Keys):
     """All that running a model takes, checked once at birth."""
 
-    _later = frozenset({"window", "clip_percentiles", "statistics_over", "neighbours"})
+    _later = frozenset({"window", "clip_percentiles", "statistics_over", "neighbours", "flips"})
 
     version: Literal[1]
     channels: (
@@ -149,6 +150,9 @@ class Contract(_Keys):
     input: str | None = None
     output: str | None = None
     provenance: dict[str, Any] = Field(default_factory=dict)
+    flips: list[int] | None = None
+    """Spatial axes that flips for averaging may reverse, first axis 0; or their letters, ``x`` for the last one, ``y`` and
+    ``z`` for those before it. None: all."""
 
     @model_validator(mode="before")
     @classmethod
@@ -172,6 +176,20 @@ class Contract(_Keys):
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("flips", mode="before")
+    @classmethod
+    def _numbered(cls, value: Any, info: ValidationInfo) -> Any:
+        """Axes by letter become numbers, in order."""
+        layout = info.data.get("layout")
+        if not isinstance(value, list) or layout is None:
+            return value
+        letters = "zyx"[-layout.ndim :]
+        axes = [letters.find(axis) if isinstance(axis, str) and len(axis) == 1 else axis for axis in value]
+        known = all(type(axis) is int and 0 <= axis < layout.ndim for axis in axes)
+        if not known or len(set(axes)) < len(axes):
+            raise ValueError(f"must be axes, each once, of {', '.join(letters)} or 0 to {layout.ndim - 1}")
+        return sorted(axes)
 
     @field_validator("scale", "offset", "mean", "std")
     @classmethod
@@ -318,6 +336,11 @@ class Contract(_Keys):
         each = {key: value[channel] for key in _LISTS if isinstance(value := getattr(self, key), list)}
         name = self.channel_names
         return self.model_copy(update={**each, "channels": 1 if name is None else [name[channel]]})
+
+    @property
+    def flip_axes(self) -> tuple[int, ...]:
+        """Spatial axes that flips may reverse."""
+        return tuple(range(self.ndim)) if self.flips is None else tuple(self.flips)
 
     def column(self, key: str) -> list[float]:
         """``scale``, ``offset``, ``mean`` or ``std`` as one number per channel."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_serializer, field_validator
 
 from segpipe.contract import MOST_CHANNELS, MOST_PIXELS, readable
 from segpipe.errors import SettingsError
@@ -20,6 +20,7 @@ Device = Literal["auto", "cpu", "cuda", "tensorrt", "cpu-tensors"]
 Executor = Literal["serial", "dask"]
 UnusualValues = Literal["fail", "allow"]
 BlendOn = Literal["logits", "probabilities"]
+Tta = Literal["none", "flips"]
 
 
 LONGEST_WAIT = 30 * 86_400
@@ -76,7 +77,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     input: tuple[Said, ...] = Field(min_length=1, repr=False)
-    model: File
+    model: tuple[File, ...] = Field(min_length=1)
+    """One, or several whose scores are averaged, such as the folds of a cross-validation."""
     output: str = "segpipe-out"
     """A folder, or ``s3://bucket/prefix``."""
     contract: File | None = None
@@ -98,6 +100,8 @@ class Settings(BaseModel):
     overlap: tuple[Overlap, ...] | None = None
     blend: Blend = "gaussian"
     blend_on: BlendOn | None = None
+    tta: Tta = "none"
+    """Test-time augmentation: ``flips`` averages the scores of every tile over its flips."""
     batch: int | None = Field(default=None, ge=1, le=MOST_TILES, strict=True)
     device: Device = "auto"
     """``cpu-tensors`` runs what runs on a GPU on the CPU, for tests."""
@@ -160,10 +164,15 @@ class Settings(BaseModel):
             resample=self.resample,
         )
 
-    @field_validator("input", mode="before")
+    @field_validator("input", "model", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
+        return (value,) if isinstance(value, str | Path) else value
+
+    @field_serializer("model")
+    def _one_as_itself(self, value: tuple[Path, ...]) -> Any:
+        """One model is written as every version wrote it."""
+        return value[0] if len(value) == 1 else value
 
     @field_validator("channels", mode="before")
     @classmethod
@@ -221,12 +230,18 @@ class Settings(BaseModel):
         local = isinstance(check_path(value), str | Path) and "://" not in str(value)
         return os.fspath(Path(value)) if local else value
 
-    @field_validator("model", "log_file")
+    @field_validator("model")
     @classmethod
-    def _of_this_machine(cls, value: Path | None) -> Path | None:
-        if value is not None and re.match(r"\w+:/", str(value)):  # Path has made s3:/ of s3://
-            raise ValueError("must be a file of this machine")
-        return value
+    def _different(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        files = [Path(os.path.realpath(path)) for path in value]
+        if len(set(files)) < len(files):
+            raise ValueError("must name each model once, and one of them is there twice")
+        return tuple(_of_this_machine(path) for path in value)
+
+    @field_validator("log_file")
+    @classmethod
+    def _on_this_machine(cls, value: Path | None) -> Path | None:
+        return None if value is None else _of_this_machine(value)
 
     @field_validator("bands", "tile", "overlap", mode="before")
     @classmethod
@@ -252,6 +267,12 @@ class Settings(BaseModel):
         if value is not None and min(value, default=0) < 1:
             raise ValueError("bands are counted from 1")
         return value
+
+
+def _of_this_machine(path: Path) -> Path:
+    if re.match(r"\w+:/", str(path)):  # Path has made s3:/ of s3://
+        raise ValueError("must be a file of this machine")
+    return path
 
 
 def _check_places(settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from typing import Any
 
@@ -23,9 +24,25 @@ from segpipe.process.machine import processors
 from segpipe.settings import Settings, load_settings
 
 SETTINGS = (
-    *("contract", "tile", "overlap", "blend", "blend_on", "batch", "device", "tf32", "nhwc", "threads", "unusual_values"),
+    *(
+        "contract",
+        "tile",
+        "overlap",
+        "blend",
+        "blend_on",
+        "tta",
+        "batch",
+        "device",
+        "tf32",
+        "nhwc",
+        "threads",
+        "unusual_values",
+    ),
 )
 """Settings that a loaded model has; all others are those of a run."""
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""One path or several."""
 
 _RUN_SETTINGS = Settings.model_fields.keys() - {*SETTINGS}
 
@@ -123,7 +140,7 @@ class Model:
         channels = f"{self.channels} channels" + ("" if names is None else f" ({_few(names)})")
         classes = f"{len(self.classes)} classes ({_few(tuple(self.classes.values()))})"
         sizes = f"tile {by(self.tile)}, overlap {by(self.overlap)}"
-        return f"Model {self.spec.path}: {channels} to {classes}, {sizes}, on {self.spec.device}"
+        return f"Model {self.spec.title}: {channels} to {classes}, {sizes}, on {self.spec.device}"
 
 
 def _few(names: tuple[str, ...]) -> str:
@@ -143,13 +160,19 @@ def _slices(window: Window) -> tuple[slice, ...]:
     return tuple(slice(a, b) for a, b in zip(window.start, window.stop, strict=True))
 
 
-def load(model: str | os.PathLike[str], **settings: Any) -> Model:
-    """Load an ONNX model with its contract, and try it on noise.
+def paths(given: Paths) -> tuple[str, ...]:
+    """Paths as text, one as well as several."""
+    several = [given] if isinstance(given, str | os.PathLike) else given
+    return tuple(os.fspath(path) for path in several)
+
+
+def load(model: Paths, **settings: Any) -> Model:
+    """Load an ONNX model with its contract, and try it on noise; or several, whose scores are averaged.
 
     Args:
-        model: the file. Its contract is in it, or in a ``.toml`` file of the same name beside it.
+        model: the file, or several. Its contract is in it, or in a ``.toml`` file of the same name beside it.
         settings: those of a configuration file that concern the model: ``contract``, ``tile``, ``overlap``, ``blend``,
-            ``blend_on``, ``batch``, ``device``, ``tf32``, ``nhwc``, ``threads``, ``unusual_values``.
+            ``blend_on``, ``tta``, ``batch``, ``device``, ``tf32``, ``nhwc``, ``threads``, ``unusual_values``.
 
     Raises:
         SettingsError: a setting is unknown, or does not fit.
@@ -159,6 +182,6 @@ def load(model: str | os.PathLike[str], **settings: Any) -> Model:
     """
     if theirs := [key for key in settings if key in _RUN_SETTINGS]:
         raise SettingsError(f"segpipe.load: {theirs[0]} is a setting of a run: give it to segpipe.run")
-    chosen = {"model": os.fspath(model), **settings}
+    chosen = {"model": paths(model), **settings}
     spec = try_out(read_spec(load_settings(None, {"input": (NAME,), **chosen}, "segpipe.load")))
     return Model(spec, chosen)

@@ -2,12 +2,12 @@
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from segpipe.api.model import Model
+from segpipe.api.model import Model, Paths, paths
 from segpipe.api.results import RunResult
 from segpipe.api.words import command_of
 from segpipe.errors import SettingsError
@@ -25,8 +25,6 @@ from segpipe.terminal import progress as terminal
 from segpipe.terminal.journal import Journal
 
 LOG = logging.getLogger("segpipe")
-
-Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 GRACE = 0.0
 """Seconds that running jobs have after Ctrl-C in Python, where it stops a call at once, unless ``grace`` is given."""
@@ -71,7 +69,7 @@ def execute(prepared: Prepared, host: Host) -> Summary:
 
 def run(
     inputs: Paths,
-    model: str | os.PathLike[str] | Model,
+    model: Paths | Model,
     output: str | os.PathLike[str] = "segpipe-out",
     *,
     progress: bool | None = None,
@@ -81,7 +79,7 @@ def run(
 
     Args:
         inputs: a path or several: files, folders, globs, lists (``.txt``, ``.csv``), ``s3://`` or ``/vsi...`` paths.
-        model: an ONNX file, or a loaded model, whose file and settings are used.
+        model: an ONNX file, several whose scores are averaged, or a loaded model, whose files and settings are used.
         output: a folder, or ``s3://bucket/prefix``, for masks, records and tables. What is done there already is skipped.
         progress: whether to show a progress bar; None: only in a notebook.
         settings: the keys of a configuration file, such as ``workers=2``, ``confidence=True`` or ``tile=512``.
@@ -119,9 +117,8 @@ def run(
 def _settings(inputs: Paths, model: Any, output: Any, settings: dict[str, Any]) -> Settings:
     if "input" in settings:
         raise SettingsError("segpipe.run: input is the first argument: leave input= out")
-    several = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
-    loaded = model.settings if isinstance(model, Model) else {"model": model}
-    places = {"input": tuple(os.fspath(path) for path in several), "output": os.fspath(output)}
+    loaded = model.settings if isinstance(model, Model) else {"model": paths(model)}
+    places = {"input": paths(inputs), "output": os.fspath(output)}
     return load_settings(None, {**loaded, **settings, **places}, "segpipe.run")
 
 

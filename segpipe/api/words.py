@@ -18,9 +18,9 @@ def command_of(settings: Settings) -> list[str]:
 
 def _words(key: str, value: Any) -> Iterator[str]:
     flag = f"--{key.replace('_', '-')}"
-    if key == "input":
-        for one in value:
-            yield from (flag, one)
+    if key in ("input", "model"):
+        for one in value if isinstance(value, tuple) else (value,):
+            yield from (flag, str(one))
     elif isinstance(value, bool):
         yield flag if value else f"--no-{key.replace('_', '-')}"
     else:

@@ -19,7 +19,7 @@ from segpipe.export.stride import Size, Stride, is_strided, measure_stride, name
 from segpipe.export.tiles import random_tiles
 from segpipe.network.neighbours import SUSPECTS, cause
 from segpipe.network.spec import ModelSpec, read_model
-from segpipe.pipeline.infer import HostModel
+from segpipe.pipeline.infer import HostNetwork
 from segpipe.pipeline.model_check import try_out
 
 STEADY = 1e-4
@@ -58,7 +58,7 @@ def attach(model: Path, contract: Path, output: Path | None = None) -> Attached:
     with draft(output or model) as path:
         save(proto, terms if terms.align is not None else terms.model_copy(update={"align": 1}), path)
         spec = try_out(spec_of(path))
-        score = HostModel(spec, arena=False)
+        score = HostNetwork(spec, arena=False)
         alone = _why_alone(proto, score, spec) if _is_free(proto, spec) else None
         if alone:
             _batch_axis(proto, spec).dim_value = 1
@@ -69,7 +69,7 @@ def attach(model: Path, contract: Path, output: Path | None = None) -> Attached:
     return Attached(output or model, terms, stride, tuple(_notes(output or model, alone)))
 
 
-def _why_alone(proto: onnx.ModelProto, score: HostModel, spec: ModelSpec) -> str | None:
+def _why_alone(proto: onnx.ModelProto, score: HostNetwork, spec: ModelSpec) -> str | None:
     """Why a model of a free batch must take tiles one by one; None where it need not."""
     if any(node.op_type in SUSPECTS for node in proto.graph.node):
         return cause(proto)
@@ -113,7 +113,7 @@ def _array(tensor: onnx.TensorProto, path: Path) -> NDArray[Any]:
         raise ModelError(f"{path} is damaged: its tensor {tensor.name!r} cannot be read: {one_line(error)}") from None
 
 
-def _check_steady(score: HostModel, spec: ModelSpec, *, batch: int) -> None:
+def _check_steady(score: HostNetwork, spec: ModelSpec, *, batch: int) -> None:
     """Run a tile twice, then beside others in a batch."""
     tiles = random_tiles(spec, batch, 0)
     first = _scored(score, tiles[: spec.batch])
@@ -140,7 +140,7 @@ def _is_free(proto: onnx.ModelProto, spec: ModelSpec) -> bool:
     return not _batch_axis(proto, spec).dim_value
 
 
-def _takes_two(score: HostModel, spec: ModelSpec) -> bool:
+def _takes_two(score: HostNetwork, spec: ModelSpec) -> bool:
     try:
         _scored(score, random_tiles(spec, 2, 0))
     except ModelError:
@@ -148,7 +148,7 @@ def _takes_two(score: HostModel, spec: ModelSpec) -> bool:
     return True
 
 
-def _scored(score: HostModel, tiles: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+def _scored(score: HostNetwork, tiles: list[NDArray[np.float32]]) -> NDArray[np.float32]:
     return score(np.stack([_as_pixels(tile, score.spec.input_dtype) for tile in tiles]))
 
 
@@ -161,7 +161,7 @@ def _as_pixels(tile: NDArray[np.float32], dtype: str) -> NDArray[Any]:
     return np.asarray(np.clip(tile * spread + middle, limits.min, limits.max))
 
 
-def _measure(score: HostModel, spec: ModelSpec, proto: onnx.ModelProto, terms: Contract) -> Stride | None:
+def _measure(score: HostNetwork, spec: ModelSpec, proto: onnx.ModelProto, terms: Contract) -> Stride | None:
     if len(spec.tiling.tile) != 2:
         return None
     rows, cols = spec.tiling.tile

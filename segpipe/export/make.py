@@ -37,7 +37,7 @@ from segpipe.network.scaling import fixed_scaling, of_input
 from segpipe.network.signature import signature
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import Overrides
-from segpipe.pipeline.infer import HostModel
+from segpipe.pipeline.infer import HostNetwork
 from segpipe.pipeline.model_check import try_out
 from segpipe.storage.folder import Folder
 
@@ -231,7 +231,7 @@ def _compare(scorer: Scorer, path: Path, samples: Samples, settings: ExportSetti
         taken = raw_tiles(tiles, contract, settings.raw)
         scaling = of_input(fixed_scaling(contract, None), contract)
         tiles = [scaling(raw, None) for raw in taken]
-    model = HostModel(spec, arena=False)
+    model = HostNetwork(spec, arena=False)
     pairs = list(zip(tiles, taken, strict=True))
     return compare(partial(score, scorer), model, pairs, contract, source, invalid=invalid)
 

@@ -20,17 +20,17 @@ from segpipe.storage.content import told
 
 
 def inspect_file(settings: Settings) -> Facts:
-    """Facts of the one input; ``settings.model`` is a model for it, or the same path where none is given.
+    """Facts of the one input; ``settings.model`` has the models for it, or the same path where none is given.
 
     Raises:
         InputError, ModelError, SourceError: the file, or the model for it, cannot be opened at all.
     """
     (file,) = settings.input
-    alone = settings.model == Path(file)
+    alone = settings.model == (Path(file),)
     file = plain_path(file) if Path(file).is_file() else file
     if _is_volume(file):
         _refuse_without_model(file, settings, alone, "a volume")
-        return inspect_volume(file, settings, None if alone else settings.model)
+        return inspect_volume(file, settings, alone=alone)
     with gdal_options():
         if _is_model(file):
             _refuse(
@@ -46,7 +46,7 @@ def inspect_file(settings: Settings) -> Facts:
             )
             return inspect_model(settings)
         _refuse_without_model(file, settings, alone, "a raster")
-        return inspect_raster(file, settings, None if alone else settings.model)
+        return inspect_raster(file, settings, alone=alone)
 
 
 def _refuse_without_model(file: str, settings: Settings, alone: bool, what: str) -> None:

@@ -21,7 +21,7 @@ def laid(file: str, source: RasterSource, spec: ModelSpec, settings: Settings) -
     plan = Plan((case,), (), (), (), (), workers=1, calls=processors())
     spacing = contract.spacing and [n * METRES[contract.spacing_unit] for n in contract.spacing]
     return Fit(
-        model=str(spec.path),
+        model=spec.title,
         contract_origin=spec.contract_origin,
         bands=[{"channel": c, "band": b} for c, b in zip(_channel_names(contract), source.bands, strict=True)],
         spacing=spacing,

@@ -21,7 +21,7 @@ def inspect_model(settings: Settings) -> ModelFacts:
     Raises:
         ModelError: it is not an ONNX file.
     """
-    path = settings.model
+    (path,) = settings.model
     proto = read_model(path)
     origin, contract, spec, error = _checked(proto, settings)
     nodes = [node.op_type for graph in graphs(proto) for node in graph.node]
@@ -53,7 +53,7 @@ def _checked(proto: onnx.ModelProto, settings: Settings) -> Checked:
     """Where the contract was read, the contract, the model under it, what is wrong; None for what does not come about."""
     origin = contract = spec = None
     try:
-        contract, origin = find_contract(settings, proto)
+        contract, origin = find_contract(settings, settings.model[0], proto)
         spec = read_spec(settings)
         try_out(spec)
     except SegpipeError as error:

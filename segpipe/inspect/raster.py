@@ -27,8 +27,8 @@ from segpipe.pipeline.opening import open_sheet
 from segpipe.settings import Settings
 
 
-def inspect_raster(file: str, settings: Settings, model: Path | None) -> RasterFacts:
-    """What GDAL and segpipe see in a raster, and with a model how it fits.
+def inspect_raster(file: str, settings: Settings, *, alone: bool) -> RasterFacts:
+    """What GDAL and segpipe see in a raster and, unless it is alone, how it fits the models of the settings.
 
     Raises:
         SourceError, ModelError: the raster cannot be opened; the model is not an ONNX file.
@@ -40,7 +40,7 @@ def inspect_raster(file: str, settings: Settings, model: Path | None) -> RasterF
         with gdal_errors(SourceError, f"{file} cannot be read"):  # first: rasterio raises an error of pixels again later
             seen = _raster_facts(dataset, read_grid(dataset, settings.crs))
             place_notes = _place_notes(dataset, settings.crs)
-        spec = None if model is None else spec_of(settings, errors)  # before pixels are read: see ModelSpec.network_mb
+        spec = None if alone else spec_of(settings, errors)  # before pixels are read: see ModelSpec.network_mb
         fit, notes = (None, place_notes) if spec is None else _fit(file, settings, spec, errors)
         contract = spec.contract if spec and fit else any_contract(len(settings.bands or ()) or seen.needs.channels)
         valid = None

@@ -26,8 +26,9 @@ def spec_of(settings: Settings, errors: list[str]) -> ModelSpec | None:
     Raises:
         ModelError: it is not an ONNX file.
     """
-    read_model(settings.model)
-    with noting(errors, str(settings.model)):
+    for path in settings.model:
+        read_model(path)
+    with noting(errors, ", ".join(map(str, settings.model))):
         return try_out(read_spec(settings))
     return None
 

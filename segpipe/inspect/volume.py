@@ -31,8 +31,8 @@ MOST_READ = 2**30
 """Voxels that are read for their values: some seconds. Of a larger volume, planes at equal distances are read."""
 
 
-def inspect_volume(file: str, settings: Settings, model: Path | None) -> VolumeFacts:
-    """What segpipe sees in a volume, and with a model how it fits.
+def inspect_volume(file: str, settings: Settings, *, alone: bool) -> VolumeFacts:
+    """What segpipe sees in a volume, and, unless it is alone, how the models of the settings fit it.
 
     Raises:
         SourceError, ModelError: the header cannot be read; the model is not an ONNX file.
@@ -41,7 +41,7 @@ def inspect_volume(file: str, settings: Settings, model: Path | None) -> VolumeF
     with environment():
         case = Case(Path(file).stem, file, format_of(file))
         with closing(open_case(case, any_contract(1, pixel="physical"), settings.overrides)) as source:
-            spec = None if model is None else spec_of(settings, errors)
+            spec = None if alone else spec_of(settings, errors)
             seen = _facts(case, source)
             fit, notes = (None, list(source.notes)) if spec is None else _fit(case, settings, spec, errors)
             values = None
@@ -102,7 +102,7 @@ def _fitted(case: Case, sheet: Sheet, spec: ModelSpec, settings: Settings) -> Vo
     plan = Plan((as_planned(case, sheet),), (), (), (), (), workers=1, calls=processors())
     factor = METRES[contract.spacing_unit] / METRES["mm"]
     return VolumeFit(
-        model=str(spec.path),
+        model=spec.title,
         contract_origin=spec.contract_origin,
         orientation=sheet.grid.as_json().get("orientation"),
         wanted_spacing=contract.spacing and [size * factor for size in contract.spacing],

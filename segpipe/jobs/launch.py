@@ -28,7 +28,7 @@ from segpipe.pipeline.model_check import try_out
 from segpipe.process.environment import settle
 from segpipe.process.machine import processors
 from segpipe.results.parts import FOLDER, forget_parts, has_parts, parts_folder
-from segpipe.results.records import Run, device_kind, done_cases, record_name, storable, versions
+from segpipe.results.records import Run, device_kind, done_cases, record_name, recorded, storable, versions
 from segpipe.results.tables import area_columns, lesion_columns, write_areas, write_lesions
 from segpipe.settings import Settings
 from segpipe.storage import Store
@@ -368,7 +368,7 @@ def _record(prepared: Prepared, summary: Summary, state: str) -> dict[str, Any]:
         "settings": run.settings.model_dump(mode="json"),
         "resolved": run.label_settings
         | {"batch": run.model.batch, "device": run.model.device, "threads": run.model.threads},
-        "model": {"path": str(run.model.path), "sha256": run.model.sha256, "contract": run.model.contract_origin},
+        "model": recorded(run.model).as_json(),
         "versions": versions(),
         "device": device_kind(run.model),
         "seconds": round(summary.seconds, 3),

@@ -251,8 +251,8 @@ def _workers(cases: int, run: Run, processors: int) -> int:
 
 
 def job_windows(run: Run) -> int:
-    """Windows up to which small cases share a job."""
-    return max(JOB_WINDOWS, JOB_BATCHES * run.model.batch)
+    """Windows up to which small cases share a job; fewer where each is scored several times."""
+    return max(1, JOB_WINDOWS // run.model.passes, JOB_BATCHES * run.model.batch // run.model.passes)
 
 
 def group(cases: Iterable[PlannedCase], workers: int, most: int) -> Iterator[Job]:

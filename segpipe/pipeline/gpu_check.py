@@ -62,6 +62,20 @@ def try_device(spec: ModelSpec) -> ModelSpec:
     return spec
 
 
+def with_room(spec: ModelSpec) -> ModelSpec:
+    """Note what memory several networks leave together, each of which was tried.
+
+    Raises:
+        DeviceMemoryError: there is no memory for all of them.
+    """
+    before = lane_of(spec).free()
+    model = BoundModel(replace(spec, room=None))
+    with model.arrays.here():
+        _scored(model, noise_tiles(spec, 1))
+    after = model.lane.free()
+    return spec if before is None or after is None else replace(spec, room=_room(spec, before, after))
+
+
 def _scored(model: BoundModel, batch: NDArray[Any]) -> NDArray[np.float32]:
     """Scores of tiles ``(tiles, channels, *tile)`` as the model takes them."""
     contract = model.spec.contract

@@ -12,6 +12,7 @@ from onnxruntime import RunOptions
 from segpipe.errors import ModelError, foreseen, one_line
 from segpipe.formats.source import Invalid
 from segpipe.network.arrays import HOST, Array, Arrays
+from segpipe.network.averaging import mean_scores
 from segpipe.network.device import open_session
 from segpipe.network.output_graph import tail_of
 from segpipe.network.spec import ModelSpec, check_unchanged
@@ -133,35 +134,13 @@ def load(spec: ModelSpec) -> Model:
 
 
 class HostModel:
-    """An ONNX Runtime session on the CPU with what comes after it; safe to call from several threads."""
+    """Networks on the CPU, one after the other, and the mean of their scores; safe to call from several threads."""
 
     arrays: Arrays = HOST
 
-    trial: NDArray[Any] | None = None
-    """What the network gave for the batch that it was tried on, without what comes behind it."""
-
-    opened: int = 0
-    """Memory of the process in bytes after loading the network, before its trial."""
-
-    def __init__(
-        self,
-        spec: ModelSpec,
-        *,
-        arena: bool = True,
-        trial: NDArray[Any] | None = None,
-        options: RunOptions | None = None,
-    ) -> None:
-        self.spec, self._options = spec, options
-        self._session = open_session(str(spec.path), "cpu", arena, spec.threads)
-        if trial is not None:
-            self.opened = resident()
-            forget_most_resident()
-        self._dtype = np.dtype(spec.input_dtype)
-        # one batch, empty or of a trial: the shape of what comes decides what is needed to bring it to full size
-        found = self.raw(np.zeros(spec.batch_shape, self._dtype) if trial is None else trial)
-        tail = tail_of(spec, found.shape)
-        self.trial = None if trial is None else found
-        self._tail = None if tail is None else open_session(tail, "cpu", True)
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self._networks = [HostNetwork(member, shared=bool(spec.folds)) for member in spec.members]
 
     def score(self, patches: Sequence[Patch]) -> tuple[NDArray[np.float32], list[Invalid | None]]:
         """A short batch is filled up, so that the network sees one shape."""
@@ -178,6 +157,42 @@ class HostModel:
 
     def shrink(self) -> bool:
         return False
+
+    def __call__(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """Scores ``(batch, classes, *tile)`` of scaled tiles ``(batch, channels, *tile)``."""
+        scores: NDArray[np.float32] = mean_scores(self._networks, batch, self.spec.flips, np)
+        return scores
+
+
+class HostNetwork:
+    """An ONNX Runtime session on the CPU with what comes after it; safe to call from several threads."""
+
+    trial: NDArray[Any] | None = None
+    """What the network gave for the batch that it was tried on, without what comes behind it."""
+
+    opened: int = 0
+    """Memory of the process in bytes after loading the network, before its trial."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        *,
+        arena: bool = True,
+        shared: bool = False,
+        trial: NDArray[Any] | None = None,
+        options: RunOptions | None = None,
+    ) -> None:
+        self.spec, self._options = spec, options
+        self._session = open_session(str(spec.path), "cpu", arena, spec.threads, shared=shared)
+        if trial is not None:
+            self.opened = resident()
+            forget_most_resident()
+        self._dtype = np.dtype(spec.input_dtype)
+        # one batch, empty or of a trial: the shape of what comes decides what is needed to bring it to full size
+        found = self.raw(np.zeros(spec.batch_shape, self._dtype) if trial is None else trial)
+        tail = tail_of(spec, found.shape)
+        self.trial = None if trial is None else found
+        self._tail = None if tail is None else open_session(tail, "cpu", True, shared=shared)
 
     def __call__(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Scores ``(batch, classes, *tile)`` of scaled tiles ``(batch, channels, *tile)``."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from segpipe.errors import DeviceMemoryError, ModelError, SegpipeError, memory_errors, one_line
 from segpipe.network.arrays import LAG_BATCHES
+from segpipe.network.averaging import mean_scores
 from segpipe.network.device import Terms, engine_folder, gpu_facts, open_bound, told
 from segpipe.network.device_arrays import DeviceArrays, Lane, Upload, scaled, torch_type
 from segpipe.network.output_graph import tail_of
@@ -33,7 +34,7 @@ def load_bound(spec: ModelSpec) -> "BoundModel":
         try:
             return BoundModel(spec)
         except DeviceMemoryError as error:
-            if spec.batch == 1 or _fixed_batch(read_model(spec.path), spec):
+            if spec.batch == 1 or spec.batch_is_fixed:
                 raise
             spec = replace(spec, batch=spec.batch // 2)
             LOG.warning("%s; begun with batches of %d", str(error), spec.batch)  # whoever keeps the error keeps its memory
@@ -42,14 +43,13 @@ def load_bound(spec: ModelSpec) -> "BoundModel":
 
 
 class BoundModel:
-    """An ONNX Runtime session whose input and output lie in a device's memory; for one thread.
+    """Networks on a device, one after the other, and the mean of their scores; for one thread.
 
     Every batch has one shape. Nothing waits for the device: it works through its stream while the host reads and writes.
     """
 
-    _network: "_Bound | None"
-    """None while there is no memory for it."""
-    _tail: "_Bound | None"
+    networks: "list[BoundNetwork]"
+    """Empty while there is no memory for them."""
 
     def __init__(self, spec: ModelSpec) -> None:
         self.lane = lane_of(spec)
@@ -59,48 +59,25 @@ class BoundModel:
     def _open(self, spec: ModelSpec) -> None:
         self.spec = spec
         self.arrays = DeviceArrays(self.lane, LAG_BATCHES * spec.batch)
-        self._dtype = torch_type(np.dtype(spec.input_dtype))
-        self._graph = read_model(spec.path)
+        networks = []
         with self.arrays.here():
-            terms = self._terms()
-            network = _Bound(open_bound(str(spec.path), terms), spec, spec.input, spec.output, self.lane)
-            image = torch.zeros(spec.batch_shape, dtype=torch.float32, device=self.lane.device)
-            self._scores_shape, self._scores_type = network.gives(self._given(image))
-            tail = tail_of(spec, self._scores_shape)
-            # it is plain arithmetic, which TensorRT would only take long to build
-            plain = replace(terms, sizes={}, device="cuda" if terms.device == "tensorrt" else terms.device)
-            self._tail = None if tail is None else _Bound(open_bound(tail, plain), spec, "scores", "out", self.lane)
-            self._network = network
-
-    def _terms(self) -> Terms:
-        spec = self.spec
-        half = any(tensor.data_type == TensorProto.FLOAT16 for tensor in self._graph.graph.initializer)
-        sizes = free_sizes(self._graph, spec)
-        engines = engine_folder(_engine_key(spec)) if spec.device == "tensorrt" else None
-        limit = None if spec.room is None else spec.room.limit
-        return Terms(spec.device, spec.options, sizes, self.lane.handle, limit, half, engines)
+            for member in spec.members:
+                networks.append(BoundNetwork(member, self.lane))
+        self.networks = networks
 
     def score(self, patches: Sequence[Patch]) -> tuple[Tensor, list[Tensor | None]]:
         """Scores ``(patches, classes, *tile)``, and the invalid masks of the patches, both on the device."""
-        if self._network is None:  # another process may have given memory back
+        if not self.networks:  # another process may have given memory back
             if refused := self._refused(self.spec):
                 raise DeviceMemoryError(refused)
             LOG.warning("there is memory for the model again, and it goes on with batches of %d", self.spec.batch)
-        assert self._network is not None
         sent = [(own, self._invalid(own)) for own in _alike(patches)]
         parts = [self._scaled(own, invalid) for own, invalid in sent]
         missing = self.spec.batch - len(patches)
         if missing:
             parts.append(self.arrays.zeros((missing, *self.spec.batch_shape[1:])))
-        given = self._given(parts[0] if len(parts) == 1 else torch.cat(parts))
-        out = torch.empty(self._scores_shape, dtype=self._scores_type, device=self.lane.device)
-        with self.lane.timed("gpu"):
-            self._network(given, out)
-        out = out.to(torch.float32)
-        if self._tail is not None:
-            full = (self.spec.batch, self.spec.contract.scores, *self.spec.tiling.tile)
-            raw, out = out, torch.empty(full, dtype=torch.float32, device=self.lane.device)
-            self._tail(raw, out)
+        image = parts[0] if len(parts) == 1 else torch.cat(parts)
+        out = mean_scores(self.networks, image, self.spec.flips, torch)
         return out[: len(patches)], [mask for own, invalid in sent for mask in _masks(own, invalid)]
 
     def _scaled(self, patches: Sequence[Patch], invalid: Tensor | None) -> Tensor:
@@ -118,13 +95,10 @@ class BoundModel:
         with self._masks.send(masks) as sent:
             return sent.clone()
 
-    def _given(self, image: Tensor) -> Tensor:
-        return image.permute(self.spec.contract.layout.from_first).to(self._dtype).contiguous()
-
     def shrink(self) -> bool:
         """Go on with half the batch, or less where that has no memory either; False where there is nothing less."""
-        while self.spec.batch > 1 and not _fixed_batch(self._graph, self.spec):
-            self._network = self._tail = None
+        while self.spec.batch > 1 and not self.spec.batch_is_fixed:
+            self.networks = []
             self._give_back()
             if self._refused(replace(self.spec, batch=self.spec.batch // 2)) is None:
                 return True
@@ -152,6 +126,51 @@ class BoundModel:
         """All that nobody needs: errors of what failed hold sessions, batches and strips until they are collected."""
         gc.collect()
         self.lane.free()
+
+
+class BoundNetwork:
+    """An ONNX Runtime session whose input and output lie in a device's memory, with what comes after it."""
+
+    def __init__(self, spec: ModelSpec, lane: Lane) -> None:
+        self.spec, self._lane = spec, lane
+        self._dtype = torch_type(np.dtype(spec.input_dtype))
+        terms = self._terms()
+        self._session = _Bound(open_bound(str(spec.path), terms), spec, spec.input, spec.output, lane)
+        image = torch.zeros(spec.batch_shape, dtype=torch.float32, device=lane.device)
+        self._shape, self._type = self._session.gives(self.given(image))
+        tail = tail_of(spec, self._shape)
+        # it is plain arithmetic, which TensorRT would only take long to build
+        plain = replace(terms, sizes={}, device="cuda" if terms.device == "tensorrt" else terms.device)
+        self._tail = None if tail is None else _Bound(open_bound(tail, plain), spec, "scores", "out", lane)
+
+    def _terms(self) -> Terms:
+        spec, graph = self.spec, read_model(self.spec.path)
+        half = any(tensor.data_type == TensorProto.FLOAT16 for tensor in graph.graph.initializer)
+        sizes = free_sizes(graph, spec)
+        engines = engine_folder(_engine_key(spec)) if spec.device == "tensorrt" else None
+        limit = None if spec.room is None else spec.room.limit
+        return Terms(spec.device, spec.options, sizes, self._lane.handle, limit, half, engines)
+
+    def given(self, image: Tensor) -> Tensor:
+        """The network's input for scaled tiles ``(batch, channels, *tile)``."""
+        return image.permute(self.spec.contract.layout.from_first).to(self._dtype).contiguous()
+
+    def run(self, given: Tensor) -> Tensor:
+        """The network's own output for its input."""
+        out = torch.empty(self._shape, dtype=self._type, device=self._lane.device)
+        with self._lane.timed("gpu"):
+            self._session(given, out)
+        return out
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Scores ``(batch, classes, *tile)`` of scaled tiles ``(batch, channels, *tile)``."""
+        scores = self.run(self.given(image)).to(torch.float32)
+        if self._tail is None:
+            return scores
+        full = (self.spec.batch, self.spec.contract.scores, *self.spec.tiling.tile)
+        out = torch.empty(full, dtype=torch.float32, device=self._lane.device)
+        self._tail(scores, out)
+        return out
 
 
 def lane_of(spec: ModelSpec) -> Lane:
@@ -237,11 +256,6 @@ def free_sizes(graph: onnx.ModelProto, spec: ModelSpec) -> dict[str, int]:
     (image,) = (value for value in graph.graph.input if value.name == spec.input)
     axes = zip(image.type.tensor_type.shape.dim, shape, strict=True)
     return {axis.dim_param: size for axis, size in axes if axis.dim_param}
-
-
-def _fixed_batch(graph: onnx.ModelProto, spec: ModelSpec) -> bool:
-    (image,) = (value for value in graph.graph.input if value.name == spec.input)
-    return bool(image.type.tensor_type.shape.dim[0].dim_value)
 
 
 def _engine_key(spec: ModelSpec) -> str:

@@ -11,10 +11,11 @@ from onnxruntime import RunOptions
 
 from segpipe.errors import ModelError
 from segpipe.network.activation import by_class
+from segpipe.network.ensemble import tried
 from segpipe.network.neighbours import batch_tiles, depends_on_batch, one_by_one
 from segpipe.network.outputs import check_output
 from segpipe.network.spec import ModelSpec, by
-from segpipe.pipeline.infer import HostModel
+from segpipe.pipeline.infer import HostNetwork
 from segpipe.pipeline.memory import refuse_large_tile
 from segpipe.process.machine import forget_most_resident, memory, most_resident, resident
 
@@ -28,12 +29,22 @@ ANNOUNCED = 2**21
 
 
 def try_out(spec: ModelSpec) -> ModelSpec:
-    """Run one batch of noise, check the model's output, and return the spec with the measured memory.
+    """Run one batch of noise through each network, check its output, and return the spec with the measured memory.
 
     Raises:
         ModelError, ContractError, DeviceError: the model does not run, or its scores do not match the contract.
     """
     refuse_large_tile(spec, memory())
+    spec = tried(spec, [_alone(model) for model in spec.members])
+    if spec.device == "cpu" or not spec.folds:
+        return spec
+    from segpipe.pipeline.gpu_check import with_room
+
+    return with_room(spec)
+
+
+def _alone(spec: ModelSpec) -> ModelSpec:
+    """Try one network."""
     if spec.batch * math.prod(spec.tiling.tile) > ANNOUNCED:
         LOG.warning("trying %s on a tile of %s, which may take a while", spec.path, by(spec.tiling.tile))
     try:
@@ -84,7 +95,7 @@ def _end(trial: threading.Thread, options: RunOptions) -> None:
 def _try_host(spec: ModelSpec, options: RunOptions) -> ModelSpec:
     tiles = batch_tiles(spec)
     before = resident()
-    model = HostModel(spec, arena=False, trial=tiles, options=options)
+    model = HostNetwork(spec, arena=False, trial=tiles, options=options)
     assert model.trial is not None
     opened = max(before, model.opened)
     # when memory is short, the system evicts pages of libraries meanwhile, and the measured memory is too low

@@ -25,8 +25,8 @@ from segpipe.results.boxes import BoxSink, read_boxes
 from segpipe.results.components import MOST_LISTED
 from segpipe.results.lesion_rule import INSTANCES
 from segpipe.results.parts import Tally, part_files, read_tally, write_tally
-from segpipe.results.records import Run, device_kind, read_record, record_name, style_name
-from segpipe.results.schema import Amount, Record, RecordedInput, RecordedModel, Values
+from segpipe.results.records import Run, device_kind, read_record, record_name, recorded, style_name
+from segpipe.results.schema import Amount, Record, RecordedInput, Values
 from segpipe.results.tables import Statistics
 from segpipe.storage import Store
 from segpipe.storage.files import output_errors
@@ -283,7 +283,7 @@ class CaseOutput:
             case=self._case.name,
             segpipe=__version__,
             input=self._input,
-            model=RecordedModel(model.sha256, str(model.path), model.contract_origin),
+            model=recorded(model),
             settings=self._run.label_settings,
             confidence=layers.confidence is not None,
             outputs=tuple(outputs),

@@ -22,7 +22,7 @@ from segpipe.messages.redact import cleaned
 from segpipe.network.device import gpu_facts, told
 from segpipe.network.spec import ModelSpec
 from segpipe.results.lesion_rule import INSTANCES, LesionRule, rule_of
-from segpipe.results.schema import LaterSchemaError, Record, Values, parse_record
+from segpipe.results.schema import LaterSchemaError, Record, RecordedModel, Values, parse_record
 from segpipe.settings import Settings
 from segpipe.storage import Store
 from segpipe.storage.documents import DocumentError
@@ -76,6 +76,8 @@ class Run:
         later: Values = {"resample": True} if self.settings.resample else {}
         if self.settings.channels is not None:
             later |= {"channels": [list(one) for one in self.settings.channels]}
+        if self.settings.tta != "none":
+            later |= {"tta": self.settings.tta, "flips": list(self.model.contract.flip_axes)}
         return {
             "tile": list(tiling.tile),
             "overlap": list(tiling.overlap),
@@ -102,6 +104,12 @@ def device_kind(model: ModelSpec) -> Values:
         return kind
     # a GPU may take another kernel for another batch
     return kind | {"gpu": gpu_facts(), "options": told(model.options), "batch": model.batch}
+
+
+def recorded(model: ModelSpec) -> RecordedModel:
+    """The model, or the models, as a record names them."""
+    each = [{"path": str(one.path), "sha256": one.sha256, "contract": one.contract_origin} for one in model.members]
+    return RecordedModel(model.sha256, str(model.path), model.contract_origin, each if model.folds else None)
 
 
 @cache

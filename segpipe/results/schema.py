@@ -80,6 +80,12 @@ class RecordedModel:
     path: Optionally[str] = None
     contract: Optionally[str] = None
     """Source of the contract."""
+    models: Optionally[list[dict[str, str]]] = None
+    """Path, hash and source of the contract of each model whose scores were averaged; not written if there is one."""
+
+    def as_json(self) -> Values:
+        absent = {"models"} if self.models is None else set()
+        return {key: getattr(self, key) for key in self.__slots__ if key not in absent}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +162,7 @@ class Record:
         """The record as JSON; ``parse_record`` returns an equal record from it."""
         absent = {"case", *(key for key in ("lesions", "thumbnail") if getattr(self, key) is None)}
         values = {key: getattr(self, key) for key in self.__slots__ if key not in absent}
-        nested = {"input": self.input.as_json(), "model": asdict(self.model), "valid": asdict(self.valid)}
+        nested = {"input": self.input.as_json(), "model": self.model.as_json(), "valid": asdict(self.valid)}
         return {"case": self.case, "schema": SCHEMA, **values, **nested}
 
 

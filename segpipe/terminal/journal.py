@@ -74,9 +74,7 @@ class Journal(logging.Handler):
     def begun(self, prepared: Prepared) -> None:
         plan = prepared.plan
         counts = {"cases": len(plan), "done_before": len(plan.done), "failed": len(plan.failed)}
-        self.log(
-            "begun", output=str(prepared.run.output), model=str(prepared.run.model.path), workers=plan.workers, **counts
-        )
+        self.log("begun", output=str(prepared.run.output), model=prepared.run.model.title, workers=plan.workers, **counts)
 
     def progress(self, pixels: int) -> None:
         self._inner.progress(pixels)

@@ -28,7 +28,7 @@ from segpipe.messages.console import console, echo, words
 from segpipe.messages.printable import printable, printable_json
 from segpipe.messages.redact import cleaned
 from segpipe.pipeline.memory import worker_memory
-from segpipe.results.records import records
+from segpipe.results.records import Run, records
 from segpipe.settings import Settings
 from segpipe.storage.ownership import LESIONS
 from segpipe.terminal.totals import Totals, areas_table
@@ -327,8 +327,8 @@ def print_plan(prepared: Prepared) -> None:
     """Print what a run would do, for ``--dry-run``."""
     run, plan = prepared.run, prepared.plan
     for planned in plan.seen:
-        size, unit = " x ".join(map(str, planned.shape)), "px" if len(planned.shape) == 2 else "voxels"
-        say(f"case  {planned.case.name}  {size} {unit}  {_count(planned.windows, 'window')}")
+        size = " x ".join(map(str, planned.shape))
+        say(f"case  {planned.case.name}  {size} px  {planned.windows} windows")
         for note in planned.notes:
             say(f"note  {planned.case.name}: {note}")
     for case in plan.done:
@@ -342,19 +342,25 @@ def print_plan(prepared: Prepared) -> None:
     windows = sum(case.windows for case in plan.seen)
     jobs = len(list(plan.jobs(run))) + sum(len(cut.parts) for cut in plan.cuts)
     echo(
-        f"{_count(len(plan), 'case')} to do, {len(plan.done)} done before, {len(plan.failed)} with problems; "
-        f"{_count(windows, 'window')} in {_count(jobs, 'job')}; "
-        f"{_count(plan.workers, 'worker')}, calls in flight in each: {plan.calls}; "
+        f"{len(plan)} cases to do, {len(plan.done)} done before, {len(plan.failed)} with problems; "
+        f"{windows} windows in {jobs} jobs; {plan.workers} workers, calls in flight in each: {plan.calls}; "
         f"about {memory_mb(plan, run):,.0f} MB of memory per worker"
     )
+    for line in _passes_line(run):
+        echo(line)
     echo(f"disk  {forecast(plan, run)}")
     for line in [*unpacking(plan, run), *shortages(plan, run), *unpacking_shortages(plan, run)]:
         echo(line)
 
 
-def _count(number: int, noun: str) -> str:
-    """``1 job``, ``2 jobs``."""
-    return f"{number} {noun}{'s' * (number != 1)}"
+def _passes_line(run: Run) -> Iterator[str]:
+    """How often a tile is scored, if that is more than once."""
+    model = run.model
+    if model.passes > 1:
+        models, flips = len(model.members), len(model.flips)
+        yield (
+            f"each tile is scored {model.passes} times: {models} model{'s' * (models > 1)}, {flips} flip{'s' * (flips > 1)}"
+        )
 
 
 def note_lines(prepared: Prepared) -> list[str]:
@@ -397,7 +403,8 @@ def settings_lines(prepared: Prepared, *, everything: bool = False) -> list[str]
     run = prepared.run
     chosen = [f"{key} = {_shown(value)}" for key, value in _chosen(run.settings).items()]
     device = f"device {run.model.device} ({run.model.device_reason})"
-    head = f"model {run.model.path}, {device}, {_where(prepared)}, output {run.output}"
+    models = f"model{'s' * bool(run.model.folds)} {run.model.title}"
+    head = f"{models}, {device}, {_where(prepared)}, output {run.output}"
     return ["; ".join([head, *chosen])]
 
 

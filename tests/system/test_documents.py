@@ -127,6 +127,10 @@ def _volume(root):
     lines = [f"{key} = {json.dumps(value)}" for key, value in of_volumes.items() if key != "classes"]
     lines += [f"[[classes]]\nid = {number}\nname = 'class {number}'" for number in range(2)]
     (root / "tumour.toml").write_text("\n".join(lines))
+    for fold in range(3):
+        net = Network(1, fold, ndim=3).conv(1, 3, 3)
+        values = contract(1, 3, layout="NCDHW", normalize="zscore", tile=[16] * 3, overlap=[4] * 3)
+        net.save(root / f"fold{fold}.onnx", values, classes=3, shape=("n", "d", "h", "w"))
 
 
 def _download(root):

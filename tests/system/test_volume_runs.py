@@ -6,7 +6,6 @@ import io
 import json
 import os
 import pkgutil
-import re
 import signal
 import sys
 from collections.abc import Callable
@@ -62,14 +61,6 @@ def test_a_later_run_skips_what_is_done_and_does_what_has_changed(folder: Path) 
     again = run(folder)
     assert "a.nii.gz is damaged" in again.stderr
     assert "1 done, 1 done before" in again.stderr
-
-
-def test_a_dry_run_counts_voxels(folder: Path) -> None:
-    (folder / "in" / "a.nii.gz").unlink()
-    assert re.search(r"(?m)^case  b  14 x 13 x 12 voxels  \d+ windows$", run(folder, "--dry-run").stderr)
-    volumes.write(folder / "in" / "b.nii", volumes.voxels(TILE[::-1], "u1"))
-    said = run(folder, "--dry-run").stderr
-    assert "1 case to do, 0 done before, 0 with problems; 1 window in 1 job; 1 worker, " in said
 
 
 def test_a_file_of_somebody_else_stays(folder: Path) -> None:

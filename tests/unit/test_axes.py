@@ -56,9 +56,22 @@ def labels(monkeypatch, tmp_path):
     return run
 
 
-def brute_force(model, pixels, tile, overlap, align, blend):
-    """Mean scores ``(classes, *shape)`` in float64, every window inferred alone; the network's tile may lack an axis."""
-    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+def mean_score(sessions, given, flips):
+    """Mean scores ``(classes, *tile)`` in float64 of one tile ``(channels, *tile)``, turned over along axes of the tile."""
+    found = []
+    for session, axes in itertools.product(sessions, flips):
+        turned = np.flip(given, [axis + 1 for axis in axes])[None]
+        found.append(np.flip(session.run(None, {"image": turned})[0][0].astype(float), [axis + 1 for axis in axes]))
+    return np.mean(found, axis=0)
+
+
+def brute_force(model, pixels, tile, overlap, align, blend, flips=((),)):
+    """Mean scores ``(classes, *shape)`` in float64, every window inferred alone; the network's tile may lack an axis.
+
+    ``model`` may be several, and every window is turned over along the network's axes in ``flips``: the mean of all.
+    """
+    models = model if isinstance(model, list) else [model]
+    sessions = [onnxruntime.InferenceSession(str(one), providers=["CPUExecutionProvider"]) for one in models]
     shape = pixels.shape[1:]
     grid = [starts(*axis) for axis in zip(shape, tile, overlap, align, strict=True)]
     padding = [(0, axis[-1] + t - n) for axis, t, n in zip(grid, tile, shape, strict=True)]
@@ -72,10 +85,10 @@ def brute_force(model, pixels, tile, overlap, align, blend):
             weights = weights[..., None] * profile(blend, t, left, right)
             place.append(slice(axis[k], axis[k] + t))
         given = x[(slice(None), *place)]
-        (scores,) = session.run(None, {"image": given.reshape(1, len(x), *session.get_inputs()[0].shape[2:])})
+        scores = mean_score(sessions, given.reshape(len(x), *sessions[0].get_inputs()[0].shape[2:]), flips)
         if not np.ndim(total):
-            sums, total = np.zeros((scores.shape[1], *x.shape[1:])), np.zeros(x.shape[1:])
-        sums[(slice(None), *place)] += scores[0].astype(float).reshape(-1, *tile) * weights
+            sums, total = np.zeros((len(scores), *x.shape[1:])), np.zeros(x.shape[1:])
+        sums[(slice(None), *place)] += scores.reshape(-1, *tile) * weights
         total[tuple(place)] += weights
     return (sums / np.maximum(total, 1e-300))[(slice(None), *map(slice, shape))]
 

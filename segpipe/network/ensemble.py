@@ -1,0 +1,109 @@
+"""Several models whose scores are averaged, such as the folds of a cross-validation: they must agree; one spec of all."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from segpipe.contract import Contract
+from segpipe.errors import ContractError, ModelError
+
+if TYPE_CHECKING:
+    from segpipe.network.spec import ModelSpec
+
+OWN = frozenset({"input", "output", "provenance", "equivariant", "tile", "overlap", "align"})
+"""Keys in which contracts may differ: names within a file, its history, and what the tiling of the run replaces."""
+
+
+def ensemble(models: Sequence["ModelSpec"]) -> "ModelSpec":
+    """One spec for all models, in their order; a single model is itself.
+
+    Raises:
+        ContractError: contracts or tilings differ; the message has the key and both values.
+        ModelError: graphs have batches of different fixed sizes.
+    """
+    first, *others = models
+    if not others:
+        return first
+    for other in others:
+        _check_agreement(first, other)
+    return replace(
+        first,
+        files=tuple(file for model in models for file in model.files),
+        sha256=hashlib.sha256("".join(model.sha256 for model in models).encode()).hexdigest(),
+        batch=_batch(models),
+        batch_is_fixed=any(model.batch_is_fixed for model in models),
+        folds=tuple(models),
+    )
+
+
+def tried(spec: "ModelSpec", models: Sequence["ModelSpec"]) -> "ModelSpec":
+    """The spec with what the trials of its models have found: their memory, and the batch that suits all.
+
+    All weights are in memory at once, and one model runs after the other in an arena that all share.
+
+    Raises:
+        ModelError: scores of one model depend on the batch, and the batch of another is fixed.
+    """
+    batch = min(model.batch for model in models)
+    for model in models:
+        if model.batch_is_fixed and model.batch > batch:
+            raise ModelError(
+                f"models whose scores are averaged must take one batch, and one of them needs batches of {batch}, while "
+                f"that of {model.path} is fixed at {model.batch}: export it with a free batch"
+            )
+    return replace(
+        spec,
+        batch=batch,
+        weights_mb=sum(model.weights_mb for model in models),
+        network_mb=max(model.network_mb for model in models),
+        room=models[0].room,
+        folds=tuple(models) if spec.folds else (),
+    )
+
+
+def _check_agreement(first: "ModelSpec", other: "ModelSpec") -> None:
+    for key, one, two in _differences(first, other):
+        raise ContractError(
+            f"models whose scores are averaged must agree in {key}, got {one} in {first.path} and {two} in {other.path}: "
+            "name models of one training, with one contract"
+        )
+
+
+def _differences(first: "ModelSpec", other: "ModelSpec") -> Iterator[tuple[str, str, str]]:
+    """Keys that differ, with both values as a contract has them."""
+    one, two = _keys(first.contract), _keys(other.contract)
+    yield from ((key, _shown(one[key]), _shown(two[key])) for key in one if one[key] != two[key])
+    for key in ("tile", "overlap", "align"):
+        a, b = getattr(first.tiling, key), getattr(other.tiling, key)
+        if a != b:
+            yield key, _shown(list(a)), _shown(list(b))
+
+
+def _keys(contract: Contract) -> dict[str, Any]:
+    keys = [key for key in type(contract).model_fields if key not in OWN]
+    return {key: getattr(contract, key) for key in keys}
+
+
+def _shown(value: Any) -> str:
+    """
+    >>> _shown("softmax"), _shown([64, 64]), _shown(None)
+    ('"softmax"', '[64, 64]', 'none')
+    """
+    if value is None:
+        return "none"
+    if isinstance(value, list) and value and hasattr(value[0], "id"):
+        return "[" + ", ".join(f"{one.id} {one.name}" for one in value) + "]"
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def _batch(models: Sequence["ModelSpec"]) -> int:
+    """The batch that all models take: the one that is fixed in a graph, if one is."""
+    fixed = [model for model in models if model.batch_is_fixed]
+    for model in fixed:
+        if model.batch != fixed[0].batch:
+            raise ModelError(
+                f"models whose scores are averaged must take one batch, got one fixed at {fixed[0].batch} in "
+                f"{fixed[0].path} and at {model.batch} in {model.path}: export them with a free batch"
+            )
+    return (fixed or models)[0].batch

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from segpipe.contract import Contract
 from segpipe.errors import InputError
+from segpipe.formats.case import Choice
 from segpipe.formats.case_scaling import scaling_of
 from segpipe.formats.cases import Case, find_cases
+from segpipe.formats.channels import channels_of
 from segpipe.formats.registry import environment
 from segpipe.network.scaling import of_input
 from segpipe.network.spec import ModelSpec
@@ -75,7 +77,7 @@ def scene_samples(scenes: Sequence[str], spec: ModelSpec, overrides: Overrides, 
         InputError: nothing valid is in them.
     """
     host = replace(spec, contract=spec.contract.model_copy(update={"scaling": "host"}), input_dtype="float32")
-    cases = find_cases(scenes)
+    cases = find_cases(scenes, Choice(channels=channels_of(spec.contract, None)))
     share = -(-count // len(cases))
     tiles: Samples = []
     with environment():

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from segpipe.errors import ModelError
+from segpipe.formats.case import Choice as CaseChoice
 from segpipe.formats.cases import find_cases
+from segpipe.formats.channels import channels_of
 from segpipe.formats.registry import environment
 from segpipe.geometry.windows import Cover, Tiling
 from segpipe.pipeline.infer import load
@@ -101,7 +103,8 @@ class _Work:
         self.first = self._networks[0]
         self.calls = processors() if self.first.spec.device == "cpu" else 1
         self._overrides = settings.of_run(settings.model).overrides
-        self._cases = find_cases(settings.input) if settings.input else []
+        together = CaseChoice(channels=channels_of(self.first.spec.contract, None))
+        self._cases = find_cases(settings.input, together) if settings.input else []
         if not self._cases:
             tell("no --input: tiles are noise, and seam error on noise says little of scenes")
         self._shapes = survey(self._cases, self.first.spec, self._overrides)

@@ -97,7 +97,7 @@ REFUSED: dict[str, tuple[str, Maker, str]] = {
         "sform_code and qform_code are 0, so that left and right are a gu",
     ),
     "gz without its end": ("c.nii.gz", lambda p: cut(p, -8), "is cut: its gzip stream ends before its trailer"),
-    "gz of a few slices": ("d.nii.gz", lambda p: cut(p, 4000), "is cut"),
+    "gz of a few slices": ("d.nii.gz", lambda p: cut(p, -1000), "is cut"),
     "wrong CRC": ("e.nii.gz", wrong_checksum, "is damaged: its gzip stream does not decode: CRC check failed"),
     "shrunken dim": (
         "f.nii",

@@ -458,7 +458,7 @@ def _large_words(values: Values, expected: Expected) -> str:
 def _scale_mend(values: Values, expected: Expected) -> str:
     contract = expected.contract
     if expected.tagged and not _has_tags(expected):
-        return f"{NO_TAGS}: set them, as with gdal_translate -a_scale 0.0001"
+        return f"{NO_TAGS}: set them, as with gdal_translate -a_scale 0.0001, or scl_slope of a NIfTI volume"
     factor = _fitting_factor(values, expected)
     if factor is None:
         return "set the contract's scale to the one of the file's units"

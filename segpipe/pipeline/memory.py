@@ -196,7 +196,7 @@ def refuse_fine_case(path: str, regridding: Regridding, cover: Cover, allowed: f
     tile, own = cover.tiling.tile, regridding.extent(cover.tiling.tile)
     if (least := MASKS * math.prod(own)) > allowed:
         raise SourceError(
-            f"{path}: a tile of {by(tile)} of the model's pixels is made of {by(own)} of the case's, and needs at least "
+            f"{path}: a tile of {by(tile)} pixels of the model covers {by(own)} pixels of the case, which take at least "
             f"{in_words(least)} of memory, and a worker may use {in_words(allowed)}: lower --tile, raise --memory, or "
             "resample the file"
         )

@@ -293,7 +293,7 @@ def test_a_tile_that_is_made_of_more_pixels_than_there_is_memory_for_is_refused(
         pass
     found = refused(local(tmp_path / "m.onnx", **SPACED), tmp_path, "--memory", 8, segpipe=segpipe)
     assert (
-        "a tile of 64 x 64 of the model's pixels is made of 66001 x 66001 of the case's, and needs at least 17.4 GB" in found
+        "a tile of 64 x 64 pixels of the model covers 66001 x 66001 pixels of the case, which take at least 17.4 GB" in found
     )
     assert "a worker may use 8.0 GB: lower --tile, raise --memory, or resample the file" in found
 

@@ -149,6 +149,33 @@ def test_pixdim_0_of_0_is_taken_as_1(tmp_path: Path) -> None:
     np.testing.assert_allclose(grid.world(np.array([5, 4, 3])), (-x, -y, z), atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_all_extensions_lie_before_the_voxels(tmp_path: Path, name: str) -> None:
+    """nibabel writes extensions of 32, 640 and 48 bytes, which end at byte 1072, and sets vox_offset to it."""
+    image = nibabel.Nifti1Image(volumes.voxels(), np.eye(4))
+    for size in (20, 620, 30):
+        image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"x" * size))
+    nibabel.save(image, tmp_path / name)
+    assert read_volume(str(tmp_path / name)).offset == 1072
+    volumes.patch(tmp_path / name, vox_offset=1056)
+    said = (
+        "extension 3 of its header, of 48 bytes, ends at byte 1072, so vox_offset must be 1072 or more, got 1056: write it"
+    )
+    with pytest.raises(SourceError, match=said):
+        read_volume(str(tmp_path / name))
+
+
+def test_what_follows_the_extensions_is_no_extension(tmp_path: Path) -> None:
+    """Bytes between the last extension and the voxels are not defined by the standard."""
+    image = nibabel.Nifti1Image(volumes.voxels(), np.eye(4))
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"x" * 20))
+    nibabel.save(image, tmp_path / "a.nii")
+    data = (tmp_path / "a.nii").read_bytes()
+    for rest in (bytes(32), b"\xff" * 32, (17).to_bytes(4, "little") + bytes(28)):
+        (tmp_path / "b.nii").write_bytes(data[:384] + rest + data[384:])
+        assert read_volume(str(volumes.patch(tmp_path / "b.nii", vox_offset=416))).offset == 416
+
+
 def test_an_extension_lies_before_the_voxels(tmp_path: Path) -> None:
     for family, name in ((nibabel.Nifti1Image, "one.nii"), (nibabel.Nifti2Image, "two.nii.gz")):
         image = family(volumes.voxels(), np.eye(4))
@@ -156,7 +183,9 @@ def test_an_extension_lies_before_the_voxels(tmp_path: Path) -> None:
         nibabel.save(image, tmp_path / name)
         assert read_volume(str(tmp_path / name)).offset == nibabel.load(tmp_path / name).dataobj.offset
     path = volumes.patch(tmp_path / "one.nii", vox_offset=352)
-    with pytest.raises(SourceError, match="has an extension of 640 bytes, so vox_offset must be 992 or more, got 352"):
+    with pytest.raises(
+        SourceError, match="extension 1 of its header, of 640 bytes, ends at byte 992, so vox_offset must be 992"
+    ):
         read_volume(str(path))
 
 
@@ -222,11 +251,14 @@ def test_axes_that_lie_in_one_plane_are_refused(tmp_path: Path) -> None:
     ("fields", "message"),
     [
         ({"dim": [3, 11, -13, 7, 1, 1, 1, 1]}, "dim must hold the number of axes"),
-        ({"dim": [9, 11, 13, 7, 1, 1, 1, 1]}, r"dim must hold the number of axes, 1 to 7, and their sizes, got \[9, 11"),
+        (
+            {"dim": [9, 11, 13, 7, 1, 1, 1, 1]},
+            r"dim must hold the number of axes, 1 to 7, and their sizes, 1 or more, got \[9, 11",
+        ),
         ({"datatype": 1536, "bitpix": 128}, "the file has floats of 128 bits"),
         ({"datatype": 1, "bitpix": 1}, "the file has 1-bit voxels"),
         ({"datatype": 7}, "the file has data type 7"),
-        ({"bitpix": 8}, "its data type is int16, and bitpix must be that, got 8"),
+        ({"bitpix": 8}, "bitpix of int16 voxels must be 16, got 8: write it again"),
         ({"vox_offset": 100}, "vox_offset must be a whole number, 352 or more, got 100"),
         ({"magic": b"ni1"}, "is the header of a pair"),
         ({"magic": b""}, "is no NIfTI file: its magic must be"),
@@ -290,7 +322,7 @@ def test_a_header_that_has_lost_a_slice_is_refused(tmp_path: Path, axis: int) ->
     dim = [3, 11, 13, 7, 1, 1, 1, 1]
     dim[axis] -= 1
     path = volumes.write(tmp_path / "a.nii", volumes.voxels(), dim=dim)
-    with pytest.raises(SourceError, match=r"contradicts itself.*see dim of its header"):
+    with pytest.raises(SourceError, match=r"contradicts itself.*correct dim of its header"):
         read_volume(str(path))
 
 

@@ -29,6 +29,12 @@ MAGIC = {348: (344, b"n+1\0", 352), 540: (4, b"n+2\0", 544)}
 
 GZIP = b"\x1f\x8b"
 
+EXTENSION = 16
+"""Bytes of which the length of an extension is a multiple."""
+
+MOST_EXTENSIONS = 1000
+"""Extensions that are looked at: nobody writes as many, and each costs a read."""
+
 PAIR = {348: b"ni1\0", 540: b"ni2\0"}
 
 MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 1e-3}
@@ -167,8 +173,9 @@ def read_volume(path: str, several: int = 1) -> Volume:
         packed = is_packed(path)
         with opened(path, packed=packed) as stream:
             head = stream.read(HEAD)
+            volume = _audited(path, head, packed=packed, several=several)
+            _check_extensions(volume, head, stream)
         size = os.stat(path).st_size  # noqa: PTH116
-    volume = _audited(path, head, packed=packed, several=several)
     if packed:
         check_packed(volume, size)
     else:
@@ -208,13 +215,13 @@ def check_length(volume: Volume, size: int) -> None:
     if size - volume.end >= volume.slack:
         raise SourceError(
             f"{volume.path} contradicts itself: {says}, which end at byte {volume.end:,}, and it goes on to byte {size:,}: "
-            "see dim of its header"
+            "correct dim of its header, as with nibabel's img.header.set_data_shape, or copy it again"
         )
 
 
 def _audited(path: str, head: bytes, *, packed: bool, several: int) -> Volume:
     header = _parsed(path, head, packed=packed)
-    offset = _voxels_at(path, header, head)
+    offset = _voxels_at(path, header)
     shape, count = _shape(path, header), _count(path, header, several)
     stored = _type(path, header)
     _check_pixdim(path, header)
@@ -257,7 +264,10 @@ def _parsed(path: str, head: bytes, *, packed: bool) -> Any:
     if found == PAIR[kind]:
         raise SourceError(f"{path} is the header of a pair, whose voxels lie in another file: convert both to one .nii")
     if found != magic:
-        raise SourceError(f"{path} is no NIfTI file: its magic must be {magic!r}, got {found!r}; ANALYZE is not supported")
+        raise SourceError(
+            f"{path} is no NIfTI file: its magic must be {magic!r}, got {found!r}: convert it to .nii, as with "
+            "nibabel, if it is ANALYZE"
+        )
     family: Any = nibabel.Nifti1Header if kind == 348 else nibabel.Nifti2Header
     return family(head[:kind], endianness=order, check=False)
 
@@ -269,35 +279,51 @@ def _no_nifti(path: str, head: bytes, *, packed: bool) -> str:
     if packed and not head:
         return f"{path} unpacks to 0 bytes: copy it again"
     kind = None if packed or any(head[at : at + 4] == magic for at, magic, _ in MAGIC.values()) else told(path)
-    return kind or f"{path} is no NIfTI file: its first number must be 348 or 540, the size of its header"
+    return kind or f"{path} is no NIfTI file: its first number must be 348 or 540, the size of its header: copy it again"
 
 
-def _voxels_at(path: str, header: Any, head: bytes) -> int:
+def _voxels_at(path: str, header: Any) -> int:
     """Offset of the first voxel in bytes."""
     size = int(header["sizeof_hdr"])
     least, offset = MAGIC[size][2], float(header["vox_offset"])
     if not (math.isfinite(offset) and offset >= least and offset == int(offset)):
         raise SourceError(f"{path}: vox_offset must be a whole number, {least} or more, got {offset:g}: {WRITE_AGAIN}")
-    extension = _extension(head[size:least], head[least : least + 4], header.endianness)
-    if offset < least + extension:
-        raise SourceError(
-            f"{path} contradicts itself: its header has an extension of {extension} bytes, so vox_offset must be "
-            f"{least + extension} or more, got {offset:g}: {WRITE_AGAIN}"
-        )
     return int(offset)
 
 
-def _extension(flag: bytes, size: bytes, order: str) -> int:
-    """Size of the first extension in bytes; 0 if there is none, or if the size is not valid."""
-    count = int.from_bytes(size, "little" if order == "<" else "big", signed=True)
-    return count if flag[:1].strip(b"\0") and count > 0 and count % 16 == 0 else 0
+def _check_extensions(volume: Volume, head: bytes, stream: IO[bytes] | gzip.GzipFile) -> None:
+    """Check that all extensions of the header end before the voxels; bytes that are no extension end the search.
+
+    Raises:
+        SourceError: an extension reaches into the voxels.
+    """
+    size = int(volume.header["sizeof_hdr"])
+    at = MAGIC[size][2]
+    if not head[size : size + 1].strip(b"\0"):
+        return
+    for number in range(1, MOST_EXTENSIONS + 1):
+        if at + EXTENSION > volume.offset and number > 1:
+            return  # no space for another one
+        stream.seek(at)
+        length = int.from_bytes(stream.read(4), "little" if volume.header.endianness == "<" else "big", signed=True)
+        if length <= 0 or length % EXTENSION:
+            return
+        at += length
+        if at > volume.offset:
+            raise SourceError(
+                f"{volume.path} contradicts itself: extension {number} of its header, of {length} bytes, ends at byte {at}, "
+                f"so vox_offset must be {at} or more, got {volume.offset}: {WRITE_AGAIN}"
+            )
 
 
 def _shape(path: str, header: Any) -> tuple[int, ...]:
     """Voxels per axis, slowest first, without the axes after the third."""
     rank, *sizes = (int(n) for n in header["dim"])
     if not 1 <= rank <= 7 or min(sizes[:rank]) < 1:
-        raise SourceError(f"{path}: dim must hold the number of axes, 1 to 7, and their sizes, got {[rank, *sizes]}")
+        raise SourceError(
+            f"{path}: dim must hold the number of axes, 1 to 7, and their sizes, 1 or more, got {[rank, *sizes]}: "
+            f"{WRITE_AGAIN}"
+        )
     i, j, k = (*sizes[: min(rank, 3)], 1, 1)[:3]
     return k, j, i
 
@@ -316,10 +342,15 @@ def _type(path: str, header: Any) -> np.dtype[Any]:
     code, bits = int(header["datatype"]), int(header["bitpix"])
     if code not in DTYPES:
         what = OTHER_TYPES.get(code, f"data type {code}")
-        raise SourceError(f"{path}: a voxel must be one integer or float of at most 64 bits, and the file has {what}")
+        raise SourceError(
+            f"{path}: a voxel must be one integer or float of at most 64 bits, and the file has {what}: "
+            "write it with one number per voxel, as with nibabel"
+        )
     dtype = np.dtype(DTYPES[code])
     if bits != 8 * dtype.itemsize:
-        raise SourceError(f"{path} contradicts itself: its data type is {dtype}, and bitpix must be that, got {bits}")
+        raise SourceError(
+            f"{path} contradicts itself: bitpix of {dtype} voxels must be {8 * dtype.itemsize}, got {bits}: {WRITE_AGAIN}"
+        )
     return dtype.newbyteorder(header.endianness)
 
 
@@ -338,7 +369,10 @@ def _check_pixdim(path: str, header: Any) -> None:
 def _unit(path: str, header: Any) -> float:
     code = int(header["xyzt_units"]) & 0x07
     if code not in MILLIMETRES:
-        raise SourceError(f"{path}: the unit of length must be m, mm or um (xyzt_units 1, 2, 3), got {code}")
+        raise SourceError(
+            f"{path}: the unit of length must be m, mm or um (xyzt_units 1, 2, 3), got {code}: set it with nibabel's "
+            'img.header.set_xyzt_units("mm")'
+        )
     return MILLIMETRES[code]
 
 
@@ -373,7 +407,10 @@ def _of_mm(affine: NDArray[np.float64], unit: float) -> NDArray[np.float64]:
 
 def usable(path: str, affine: NDArray[np.float64]) -> NDArray[np.float64]:
     if not np.isfinite(affine).all() or not _is_invertible(affine[:3, :3]):
-        raise SourceError(f"{path}: the affine must be of finite numbers and invertible, got {_as_rows(affine)}")
+        raise SourceError(
+            f"{path}: the affine must be of finite numbers and invertible, got {_as_rows(affine)}: "
+            "set the right one with nibabel's img.set_sform"
+        )
     return affine
 
 
@@ -434,5 +471,8 @@ def _scale(path: str, header: Any) -> tuple[float, float]:
     if slope == 0 or math.isnan(slope):
         return 1.0, 0.0
     if not math.isfinite(slope) or not math.isfinite(intercept):
-        raise SourceError(f"{path}: scl_slope and scl_inter must be finite, got {slope:g} and {intercept:g}")
+        raise SourceError(
+            f"{path}: scl_slope and scl_inter must be finite, got {slope:g} and {intercept:g}: set them with nibabel's "
+            "img.header.set_slope_inter"
+        )
     return slope, intercept

@@ -117,6 +117,11 @@ def main() -> None:
 )
 @_OUTPUT("--min-size", type=float, help="Size below which components are not listed: mm3, on maps m2 [0].")
 @_OUTPUT("--instances/--no-instances", default=None, help="Also write the component of each voxel as a second mask.")
+@_OUTPUT(
+    "--seg",
+    type=click.Choice(["binary", "labelmap", "none"]),
+    help="DICOM SEG beside the mask of a series: a bit per class and voxel, a label per voxel, or none [binary].",
+)
 @_OUTPUT("--style", type=click.Choice(["qgis"]), help="Also write a QGIS style (<case>.qml) beside each mask.")
 @_OUTPUT("--overwrite/--no-overwrite", default=None, help="Redo cases that are already done.")
 @_WHERE("--device", type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]), help="Device for the model [auto].")

@@ -61,6 +61,8 @@ Pairs = Pair | list[Pair]
 """One for all channels, or one per channel."""
 Size = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
 Name = Annotated[str, Field(max_length=LONGEST_NAME)]
+Snomed = Annotated[str, Field(pattern=r"^[1-9][0-9]{5,17}$")]
+"""An identifier of SNOMED CT: 6 to 18 digits, in quotes."""
 Color = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 
 
@@ -86,6 +88,8 @@ class SegmentationClass(_Keys):
     color: Color | None = None
     index: int | None = Field(default=None, ge=0, lt=MOST_CLASSES)
     """Channel of the output; its id where None."""
+    snomed: Snomed | tuple[Snomed, Snomed] | None = None
+    """SNOMED CT code of the type, or of the category and of the type, for DICOM; None: a private code."""
 
     @field_validator("name")
     @classmethod
@@ -94,6 +98,17 @@ class SegmentationClass(_Keys):
         if CONTROL.search(value):
             raise ValueError(f"a class name must be one line without control characters, got {value!r}: rename the class")
         return value
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a code that is not given, so that the digests of older contracts stay."""
+        values: dict[str, Any] = handler(self)
+        return {key: value for key, value in values.items() if key != "snomed" or value is not None}
+
+    @property
+    def snomed_codes(self) -> tuple[str, ...]:
+        """Codes of category and type; of the type alone; or none."""
+        return (self.snomed,) if isinstance(self.snomed, str) else tuple(self.snomed or ())
 
     @property
     def channel(self) -> int:

@@ -19,6 +19,7 @@ BLENDS: tuple[str, ...] = get_args(Blend)
 Device = Literal["auto", "cpu", "cuda", "tensorrt", "cpu-tensors"]
 Executor = Literal["serial", "dask"]
 UnusualValues = Literal["fail", "allow"]
+Seg = Literal["binary", "labelmap", "none"]
 BlendOn = Literal["logits", "probabilities"]
 Tta = Literal["none", "flips"]
 
@@ -140,6 +141,8 @@ class Settings(BaseModel):
     """Components below it are counted, and not listed: mm3 in volumes, m2 on the Earth, else pixels."""
     instances: bool = Field(default=False, strict=True)
     """Also write the number in the table of each component, as a second mask."""
+    seg: Seg = "binary"
+    """The DICOM Segmentation beside the NIfTI mask of a series: a bit per voxel and class, a label per voxel, or none."""
     style: Literal["qgis"] | None = None
     """Also write a style beside each mask of one band: ``<case>.qml`` for QGIS."""
     overwrite: bool = Field(default=False, strict=True)

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from pydicom import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian
 
+from segpipe.formats.dicom.series import Frame, Series
+
 UID = "1.2.826.0.1.3680043.8.498.7"
 
 ORIENTATIONS = {
@@ -88,6 +90,37 @@ def enhanced(shape: Sequence[int] = (6, 10, 12), spacing: tuple[float, float, fl
         frame.PlanePositionSequence = [place]
         header.PerFrameFunctionalGroupsSequence.append(frame)
     return header
+
+
+def series_of(headers: Sequence[Dataset], frames: Sequence[int] | None = None) -> Series:
+    """The series of some headers, whose planes lie in their order, or of the frames of one multi-frame header."""
+    first = headers[0]
+    if frames is None:
+        kept = tuple(_frame(k, 0, header, header, header) for k, header in enumerate(headers))
+    else:
+        shared, each = first.SharedFunctionalGroupsSequence[0], first.PerFrameFunctionalGroupsSequence
+        orientation, measures = shared.PlaneOrientationSequence[0], shared.PixelMeasuresSequence[0]
+        kept = tuple(_frame(0, n, each[n].PlanePositionSequence[0], orientation, measures, first) for n in frames)
+    frame = str(first.get("FrameOfReferenceUID", ""))
+    texts = (first.SeriesInstanceUID, first.StudyInstanceUID, frame, first.Modality, "", str(first.SeriesNumber))
+    return Series(*texts, first.SOPClassUID, ("MONOCHROME2",), 1, (ExplicitVRLittleEndian,), kept)
+
+
+def _frame(
+    k: int, number: int, place: Dataset, orientation: Dataset, measures: Dataset, header: Dataset | None = None
+) -> Frame:
+    header = place if header is None else header
+    directions = [float(x) for x in orientation.ImageOrientationPatient]
+    return Frame(
+        f"IM{k:04}",
+        number,
+        str(header.SOPInstanceUID),
+        tuple(float(x) for x in place.ImagePositionPatient),
+        (tuple(directions[:3]), tuple(directions[3:])),
+        tuple(float(x) for x in measures.PixelSpacing),
+        (header.Rows, header.Columns),
+        thickness=measures.SliceThickness if measures.SliceThickness is None else float(measures.SliceThickness),
+    )
 
 
 def affine(headers: Sequence[Dataset]) -> NDArray[np.float64]:

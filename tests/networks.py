@@ -133,7 +133,7 @@ def positional(path: Path, tile: int, channels: int = 3, classes: int = 3, *, se
     return net.save(path, values, classes=classes, shape=("n", tile, tile))
 
 
-def volumetric(path: Path, tile: Sequence[int], classes: int = 3, *, seed: int = 0, **changes: Any) -> Path:
+def volumetric(path: Path, tile: Sequence[int], classes: int = 3, /, *, seed: int = 0, **changes: Any) -> Path:
     """A 3-D network whose scores depend on where in its tile a voxel lies, and on its neighbours."""
     net = Network(1, seed, ndim=len(tile)).conv(1, classes, 3)
     net.add("Add", net.rng.normal(size=(1, classes, *tile)).astype(np.float32))

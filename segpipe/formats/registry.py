@@ -227,6 +227,12 @@ def _series_sink(target: Target) -> Sink:
     return series_sink(target)
 
 
+def _is_own_series_file(output: Store, name: str) -> bool:
+    from segpipe.formats.dicom.sink import is_own_file
+
+    return is_own_file(output, name)
+
+
 def _is_same_series(place: str, files: Sequence[Identity], case: Case, beside: Beside, remote: bool) -> bool:
     from segpipe.formats.dicom.source import is_same_series
 
@@ -347,8 +353,8 @@ FORMATS: dict[str, Format] = {
             (".dcm", ".dicom", ".ima"),
             _open_series,
             _series_sink,
-            (".nii", ".nii.gz"),
-            _is_own_volume,
+            (".nii", ".nii.gz", ".seg.dcm"),
+            _is_own_series_file,
             is_same_input=_is_same_series,
             verify=_verify_series,
             unchanged=_released_series,

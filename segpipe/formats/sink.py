@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
@@ -10,6 +10,14 @@ from segpipe.formats.style import Style
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.windows import Window
 from segpipe.storage import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """Files that are made of a finished mask, beside it; for formats that have them."""
+
+    seg: Literal["binary", "labelmap", "none"] = "none"
+    """DICOM Segmentation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +34,7 @@ class Target:
     """``Source.origin`` of the case."""
     spare: bool = False
     """Whether most processors are idle when the mask is finished, because the network runs on a device."""
+    derived: Derived = Derived()
 
 
 class Sink(Protocol):

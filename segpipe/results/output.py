@@ -17,7 +17,7 @@ from segpipe.formats.identity import Beside, identities
 from segpipe.formats.registry import CONFIDENCE, FORMATS
 from segpipe.formats.scene import brief
 from segpipe.formats.sink import Sink, Target
-from segpipe.formats.style import Color, Style, palette, parse_color
+from segpipe.formats.style import Color, Segment, Style, palette, parse_color
 from segpipe.geometry.windows import Window
 from segpipe.pipeline.decide import CONFIDENCE_NODATA, CONFIDENCE_TOP, Decided, Decision
 from segpipe.pipeline.opening import CHANGED, Sheet, open_source
@@ -180,7 +180,8 @@ class CaseOutput:
 
     def _sink(self, kind: str, style: Style) -> Sink:
         sheet, spare = self._sheet, self._run.model.device != "cpu"
-        target = Target(self._output, self._case.name + kind, sheet.grid, style, sheet.origin, spare)
+        derived = self._run.derived
+        target = Target(self._output, self._case.name + kind, sheet.grid, style, sheet.origin, spare, derived)
         return FORMATS[self._case.format].sink(target)
 
     def add(self, number: int) -> None:
@@ -322,8 +323,11 @@ def _color(contract: Contract, position: int, one: SegmentationClass) -> Color:
     """The contract's colour, else a pale one for a background, else one of the palette."""
     if one.color:
         return parse_color(one.color)
-    background = one.name.strip(" _").casefold() == "background" or (contract.task == "binary" and one.id == 0)
-    return ABSENT if background else palette(position)
+    return ABSENT if _is_background(contract, one) else palette(position)
+
+
+def _is_background(contract: Contract, one: SegmentationClass) -> bool:
+    return one.name.strip(" _").casefold() == "background" or (contract.task == "binary" and one.id == 0)
 
 
 def mask_style(decision: Decision, run: Run) -> Style:
@@ -332,7 +336,7 @@ def mask_style(decision: Decision, run: Run) -> Style:
     tags = {"SEGPIPE": __version__, "MODEL_SHA256": run.model.sha256}
     if decision.bands > 1:
         bands = [c.name for c in contract.mask_classes]
-        return Style(str(decision.dtype), decision.nodata, bands, tags=tags)
+        return Style(str(decision.dtype), decision.nodata, bands, tags=tags, segments=segments(contract))
     names, colors = _legend(contract)
     return Style(
         str(decision.dtype),
@@ -342,7 +346,18 @@ def mask_style(decision: Decision, run: Run) -> Style:
         names=names,
         legend=colors,
         tags=tags | {f"CLASS_{value}": name for value, name in names.items()},
+        segments=segments(contract),
     )
+
+
+def segments(contract: Contract) -> list[Segment]:
+    """The classes of a mask other than a background, each with its band and value."""
+    colors, several = class_colors(contract), contract.task == "multilabel"
+    return [
+        Segment(one.name, 1 if several else one.id, band if several else 0, colors[one.id], one.snomed_codes)
+        for band, one in enumerate(contract.mask_classes)
+        if several or not _is_background(contract, one)
+    ]
 
 
 def _legend(contract: Contract) -> tuple[dict[int, str], dict[int, Color]]:

@@ -4,7 +4,7 @@ import logging
 import math
 import platform
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +18,7 @@ from segpipe.formats.cases import Case, Failure, Found
 from segpipe.formats.channels import channels_of
 from segpipe.formats.identity import Beside
 from segpipe.formats.registry import FORMATS, kinds
+from segpipe.formats.sink import Derived
 from segpipe.messages.redact import cleaned
 from segpipe.network.device import gpu_facts, told
 from segpipe.network.spec import ModelSpec
@@ -69,8 +70,13 @@ class Run:
         return rule_of(self.settings, self.model.contract)
 
     @property
+    def derived(self) -> Derived:
+        """What is made of each mask of a format that has such files."""
+        return Derived(self.settings.seg)
+
+    @property
     def label_settings(self) -> Values:
-        """The settings that change labels."""
+        """The settings that change labels, or files that are made of them."""
         tiling, bands = self.model.tiling, self.settings.bands
         # records of versions without them still count as done
         later: Values = {"resample": True} if self.settings.resample else {}
@@ -78,6 +84,7 @@ class Run:
             later |= {"channels": [list(one) for one in self.settings.channels]}
         if self.settings.tta != "none":
             later |= {"tta": self.settings.tta, "flips": list(self.model.contract.flip_axes)}
+        later |= {} if self.derived == Derived("binary") else asdict(self.derived)
         return {
             "tile": list(tiling.tile),
             "overlap": list(tiling.overlap),

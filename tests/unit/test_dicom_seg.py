@@ -7,7 +7,7 @@ from pathlib import Path
 import highdicom
 import numpy as np
 import pytest
-from dicom_series import ORIENTATIONS, PATIENT, affine, enhanced, slices
+from dicom_series import ORIENTATIONS, PATIENT, affine, enhanced, series_of, slices
 from pydicom import dcmread
 
 from segpipe.errors import OutputError
@@ -40,7 +40,7 @@ def random_labels(shape=(6, 10, 12), top=3, seed=0):
 
 
 def written(tmp_path, headers, labels, kind="binary", segments=SEGMENTS, frames=None):
-    path, reference = tmp_path / "a.dcm", reference_of(headers, frames)
+    path, reference = tmp_path / "a.dcm", reference_of(series_of(headers, frames), headers[0])
     write_segmentation(path, reference, planes(labels, segments), AUTHOR, kind)
     check_segmentation(path, reference, planes(labels, segments))
     return path
@@ -167,11 +167,11 @@ def test_a_frame_that_differs_is_found(tmp_path):
     other = labels.copy()
     other[0, 2, 3, 3] = 3 - other[0, 2, 3, 3] if other[0, 2, 3, 3] in (1, 2) else 1
     with pytest.raises(OutputError, match="does not read back"):
-        check_segmentation(path, reference_of(headers), planes(other))
+        check_segmentation(path, reference_of(series_of(headers), headers[0]), planes(other))
     more = labels.copy()
     more[0, 0, 5, 5] = 1
     with pytest.raises(OutputError, match="frames are missing"):
-        check_segmentation(path, reference_of(headers), planes(more))
+        check_segmentation(path, reference_of(series_of(headers), headers[0]), planes(more))
 
 
 def test_survey_counts_every_class():

@@ -2,7 +2,7 @@
 
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +14,7 @@ from pydicom import Dataset
 from pydicom.valuerep import DA, TM, DSfloat
 
 from segpipe import __version__
+from segpipe.formats.dicom.series import Series
 
 REQUIRED = (
     "PatientName",
@@ -32,7 +33,12 @@ STATED = ("IssuerOfPatientID", "PatientIdentityRemoved", "DeidentificationMethod
 
 SEXES = ("M", "F", "O")
 
-DATES = (("ContentDate", "ContentTime"), ("AcquisitionDate", "AcquisitionTime"), ("SeriesDate", "SeriesTime"))
+DATES = (
+    ("ContentDate", "ContentTime"),
+    ("AcquisitionDate", "AcquisitionTime"),
+    ("SeriesDate", "SeriesTime"),
+    ("StudyDate", "StudyTime"),
+)
 """Dates and times of the source, the first of which is also that of a derived file, so that every run writes equal bytes."""
 
 LONG_AGO = "19700101", "000000"
@@ -58,7 +64,7 @@ class Reference:
     """The source of a mask, plane by plane; picklable."""
 
     common: Dataset
-    """Attributes of ``REQUIRED`` and ``STATED``, the study, the frame of reference, modality, date and time."""
+    """Attributes of ``REQUIRED`` and ``STATED``, the UIDs of study and frame of reference, modality, date and time."""
     series: str
     """Series Instance UID of the source."""
     number: int
@@ -70,16 +76,25 @@ class Reference:
     """Image Orientation (Patient): the directions along a row and along a column."""
     spacing: tuple[float, float]
     """Distance between rows and between columns in mm."""
-    thickness: float
+    stated_thickness: float | None
     shape: tuple[int, int]
     """Rows and columns of a plane."""
+
+    @property
+    def thickness(self) -> float:
+        """Thickness of a plane in mm; their distance if the source does not say."""
+        return self.stated_thickness if self.stated_thickness and self.stated_thickness > 0 else self._gap or 1.0
 
     @cached_property
     def gap(self) -> float:
         """Distance between neighbouring planes in mm; the thickness if there is one plane."""
-        if len(self.positions) < 2:
-            return self.thickness
-        return float(np.abs(np.diff(self._along, axis=0)).mean())
+        return self._gap or self.thickness
+
+    @property
+    def _gap(self) -> float:
+        """Distance between neighbouring planes in mm; 0 if there is one plane."""
+        along = self._along
+        return float(abs(along[-1] - along[0]) / (len(along) - 1)) if len(along) > 1 else 0.0
 
     @property
     def _along(self) -> NDArray[np.float64]:
@@ -97,66 +112,37 @@ class Reference:
         return self.planes[0].frame is not None
 
 
-def reference_of(headers: Sequence[Dataset], frames: Sequence[int] | None = None) -> Reference:
-    """The source of a mask whose planes lie as the headers do.
+def reference_of(series: Series, header: Dataset) -> Reference:
+    """The source of a mask whose planes are the frames of a series.
 
     Args:
-        headers: one per plane, in the order of the planes, or the header of one multi-frame instance; without pixels.
-        frames: frame of each plane in a multi-frame instance, from 0 on.
+        series: its frames have passed the audit, and are in the order of the planes.
+        header: of the file of any frame, without pixels.
     """
-    with _lenient():
-        first = headers[0]
-        places = [_place(header) for header in headers] if frames is None else [_frame_place(first, n) for n in frames]
-        if frames is None:
-            planes = [Instance(str(header.SOPClassUID), str(header.SOPInstanceUID)) for header in headers]
-        else:
-            planes = [Instance(str(first.SOPClassUID), str(first.SOPInstanceUID), n + 1) for n in frames]
-        position, orientation, spacing, thickness = zip(*places, strict=True)
-        reference = Reference(
-            common=_common(first),
-            series=str(first.SeriesInstanceUID),
-            number=max(0, int(first.get("SeriesNumber") or 0)),
-            planes=tuple(planes),
-            positions=position,
-            orientation=orientation[0],
-            spacing=spacing[0],
-            thickness=thickness[0] or 0.0,
-            shape=(int(first.Rows), int(first.Columns)),
+    first = series.frames[0]
+    several = len(series.files) < len(series.frames)
+    assert first.directions is not None
+    assert first.spacing is not None
+    with lenient():
+        return Reference(
+            common=_common(header, series),
+            series=series.uid,
+            number=int(series.number) if series.number.isdigit() else 0,
+            planes=tuple(Instance(series.sop_class, f.instance, f.number + 1 if several else None) for f in series.frames),
+            positions=tuple(frame.position for frame in series.frames if frame.position is not None),
+            orientation=(*first.directions[0], *first.directions[1]),
+            spacing=first.spacing,
+            stated_thickness=first.thickness,
+            shape=first.shape,
         )
-        if reference.thickness <= 0:
-            object.__setattr__(reference, "thickness", reference.gap or 1.0)
-        return reference
 
 
-Place = tuple[tuple[float, float, float], tuple[float, ...], tuple[float, float], float | None]
+def tags() -> list[str]:
+    """Keywords of all that a reference takes from a header."""
+    return [*REQUIRED, *STATED, *(keyword for pair in DATES for keyword in pair)]
 
 
-def _place(header: Dataset) -> Place:
-    return _place_of(header, header, header)
-
-
-def _place_of(position: Dataset, orientation: Dataset, measures: Dataset) -> Place:
-    x, y, z = map(float, position.ImagePositionPatient)
-    rows, columns = map(float, measures.PixelSpacing)
-    thickness = measures.get("SliceThickness")
-    return (x, y, z), tuple(map(float, orientation.ImageOrientationPatient)), (rows, columns), _number(thickness)
-
-
-def _frame_place(header: Dataset, frame: int) -> Place:
-    groups = (header.PerFrameFunctionalGroupsSequence[frame], header.SharedFunctionalGroupsSequence[0])
-
-    def item(keyword: str) -> Dataset:
-        found: Dataset = next(group[keyword].value[0] for group in groups if group.get(keyword))
-        return found
-
-    return _place_of(item("PlanePositionSequence"), item("PlaneOrientationSequence"), item("PixelMeasuresSequence"))
-
-
-def _number(value: Any) -> float | None:
-    return None if value in (None, "") else float(value)
-
-
-def _common(header: Dataset) -> Dataset:
+def _common(header: Dataset, series: Series) -> Dataset:
     """Attributes that derived files repeat; invalid values are left empty, as the standard lets them be."""
     common = Dataset()
     for keyword in REQUIRED:
@@ -170,9 +156,9 @@ def _common(header: Dataset) -> Dataset:
         common.PatientSex = None
     for keyword, kind in (("PatientBirthDate", DA), ("StudyDate", DA), ("StudyTime", TM)):
         setattr(common, keyword, _valid(getattr(common, keyword), kind))
-    common.StudyInstanceUID = str(header.StudyInstanceUID)
-    common.FrameOfReferenceUID = str(header.get("FrameOfReferenceUID") or derived_uid("frame", header.SeriesInstanceUID))
-    common.Modality = str(header.get("Modality") or "OT")
+    common.StudyInstanceUID = series.study
+    common.FrameOfReferenceUID = series.frame_of_reference or derived_uid("frame", series.uid)
+    common.Modality = series.modality or "OT"
     common.ContentDate, common.ContentTime = _moment(header)
     return common
 
@@ -185,8 +171,8 @@ def _valid(value: Any, kind: type) -> str | None:
 
 
 def _moment(header: Dataset) -> tuple[str, str]:
-    """Date and time of the source, the study's last."""
-    for date, time in (*DATES, ("StudyDate", "StudyTime")):
+    """Date and time of the source."""
+    for date, time in DATES:
         if day := _valid(header.get(date), DA):
             return day, _valid(header.get(time), TM) or LONG_AGO[1]
     return LONG_AGO
@@ -225,8 +211,8 @@ class Authorship:
 
 
 @contextmanager
-def _lenient() -> Iterator[None]:
-    """Values of the source that break a rule of the standard are copied or left out, without a warning for each."""
+def lenient() -> Iterator[None]:
+    """No warnings: values of the source that break a rule of the standard are copied, and a warning would show them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

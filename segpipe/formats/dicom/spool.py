@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 import threading
+import weakref
 from collections import Counter
 from typing import Any
 
@@ -43,6 +44,7 @@ class Spool:
         self._folder = tempfile.gettempdir()
         try:
             self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115 - for the life of this object
+            weakref.finalize(self, self._file.close)
             self._voxels = Voxels(self._file.fileno(), shape, dtype)
             os.posix_fallocate(self._file.fileno(), 0, max(1, self._voxels.end))
         except OSError as error:

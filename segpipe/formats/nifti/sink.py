@@ -131,6 +131,12 @@ class NiftiSink:
             for band, part in zip(self._bands, values, strict=True):
                 band.write(stored, turned.back(part))
 
+    def plane(self, k: int) -> NDArray[Any]:
+        """What is written of a stored plane, shape ``(bands, rows, columns)``."""
+        rows, columns = self._bands[0].shape[1:]
+        with output_errors(self.path):
+            return np.concatenate([band.read(Window((k, 0, 0), (k + 1, rows, columns))) for band in self._bands])
+
     def finish(self) -> list[str]:
         try:
             with output_errors(self.path):

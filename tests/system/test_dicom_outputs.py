@@ -1,0 +1,129 @@
+"""DICOM files beside the mask of a series, from whole runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import dicom_series
+import highdicom
+import networks
+import nibabel
+import numpy as np
+import pytest
+from command import invoke
+from pydicom import dcmread
+from test_dicom_seg import dciodvfy
+
+TILE = (8, 12, 10)
+CLASSES = [
+    {"id": 0, "name": "background"},
+    {"id": 1, "name": "liver", "snomed": "10200004"},
+    {"id": 2, "name": "tumour", "snomed": ["49755003", "108369006"]},
+]
+COMMAND = ["run", "-i", "in", "-m", "model.onnx", "--device", "cpu", "--executor", "serial"]
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    networks.volumetric(tmp_path / "model.onnx", TILE, scale=1 / 255, classes=CLASSES)
+    write_series(tmp_path / "in" / "a")
+    return tmp_path
+
+
+def write_series(folder: Path, orientation: str = "axial", backwards: bool = False) -> Path:
+    headers = dicom_series.slices((9, 14, 13), dicom_series.ORIENTATIONS[orientation])
+    dicom_series.save(folder, headers[::-1] if backwards else headers, voxels())
+    return folder
+
+
+def voxels() -> Any:
+    return np.random.default_rng(0).integers(0, 255, (9, 14, 13)).astype(np.int16)
+
+
+def run(root: Path, *more: str) -> Any:
+    done = invoke([*COMMAND, *more], root)
+    done.stderr += done.stdout
+    return done
+
+
+def centroids(values: Any, matrix: Any) -> Any:
+    return np.array([matrix @ [*np.argwhere(values == value).mean(axis=0), 1] for value in (1, 2)])[:, :3]
+
+
+@pytest.mark.parametrize("orientation", dicom_series.ORIENTATIONS)
+def test_seg_and_mask_have_the_same_centroids(folder: Path, orientation: str) -> None:
+    write_series(folder / "in" / "a", orientation, backwards=orientation.startswith("sagittal"))
+    assert "1 done" in run(folder).stderr
+    mask = nibabel.load(folder / "segpipe-out" / "a.nii.gz")
+    seg = highdicom.seg.segread(folder / "segpipe-out" / "a.seg.dcm").get_volume(combine_segments=True)
+    ours = centroids(np.asarray(mask.dataobj), LPS @ mask.affine)
+    assert np.abs(ours - centroids(seg.array, seg.affine)).max() < 1e-3  # mm; half a voxel is 0.25
+
+
+@pytest.mark.parametrize("kind", ["binary", "labelmap"])
+def test_the_record_names_the_seg_which_breaks_no_rule(folder: Path, kind: str) -> None:
+    assert run(folder, "--seg", kind).returncode == 0
+    out = folder / "segpipe-out"
+    record = json.loads((out / "a.json").read_text())
+    assert record["outputs"] == ["a.nii.gz", "a.seg.dcm"]
+    assert dciodvfy(out / "a.seg.dcm") == []
+    labels = np.asarray(nibabel.load(out / "a.nii.gz").dataobj)
+    seg = highdicom.seg.segread(out / "a.seg.dcm")
+    assert seg.SegmentationType == kind.upper()
+    found = np.bincount(seg.get_volume(combine_segments=True).array.ravel(), minlength=3)
+    assert found[1:].tolist() == np.bincount(labels.ravel(), minlength=3)[1:3].tolist()
+    described = [item for item in seg.SegmentSequence if item.SegmentNumber > 0]  # a label map describes its background, too
+    assert [item.SegmentedPropertyTypeCodeSequence[0].CodeValue for item in described] == ["10200004", "108369006"]
+
+
+def test_parts_and_later_runs_leave_the_same_bytes(folder: Path) -> None:
+    for out, more in (("one", []), ("two", []), ("cut", ["--parts", "3"])):
+        assert run(folder, "-o", out, *more).returncode == 0
+    one = (folder / "one" / "a.seg.dcm").read_bytes()
+    assert one == (folder / "two" / "a.seg.dcm").read_bytes() == (folder / "cut" / "a.seg.dcm").read_bytes()
+
+
+def test_a_case_is_done_again_if_its_seg_is_gone_or_another_is_asked_for(folder: Path) -> None:
+    seg = folder / "segpipe-out" / "a.seg.dcm"
+    assert "1 done, 0 done before" in run(folder).stderr
+    assert "0 done, 1 done before" in run(folder).stderr
+    seg.unlink()
+    assert "1 done, 0 done before" in run(folder).stderr
+    assert "1 done, 0 done before" in run(folder, "--seg", "labelmap").stderr
+    assert dcmread(seg).SegmentationType == "LABELMAP"
+    assert "1 done, 0 done before" in run(folder, "--seg", "none").stderr
+    assert not seg.exists()
+    assert "0 done, 1 done before" in run(folder, "--seg", "none").stderr
+
+
+def test_a_seg_of_somebody_else_stays(folder: Path) -> None:
+    theirs = folder / "segpipe-out" / "a.seg.dcm"
+    theirs.parent.mkdir()
+    dicom_series.save(theirs.parent, dicom_series.slices((1, 14, 13)), voxels()[:1])[0].rename(theirs)
+    done = run(folder)
+    assert done.returncode != 0
+    assert "a.seg.dcm is an input or was not written by segpipe" in done.stderr
+    assert dcmread(theirs).Modality == "CT"
+
+
+def test_a_label_map_of_overlapping_classes_fails_its_case(folder: Path) -> None:
+    networks.volumetric(
+        folder / "model.onnx", TILE, scale=1 / 255, classes=CLASSES, task="multilabel", activation="sigmoid", threshold=0.01
+    )
+    done = run(folder, "--seg", "labelmap")
+    assert done.returncode == 1
+    assert "leave out --seg labelmap" in done.stderr
+    assert sorted(p.name for p in (folder / "segpipe-out").iterdir() if p.suffix in (".dcm", ".gz")) == []
+    assert run(folder).returncode == 0
+    assert highdicom.seg.segread(folder / "segpipe-out" / "a.seg.dcm").SegmentsOverlap == "YES"
+
+
+def test_no_output_but_the_seg_names_the_patient(folder: Path) -> None:
+    done = run(folder, "--log-file", "log.jsonl", "--profile")
+    assert done.returncode == 0
+    files = [path for path in folder.rglob("*") if path.suffix in (".json", ".csv", ".jsonl")]
+    texts = [done.stderr.encode(), *(path.read_bytes() for path in files)]
+    names = [str(p.relative_to(folder)).encode() for p in folder.rglob("*")]
+    for value in dicom_series.PATIENT.values():
+        assert not any(value.encode() in text for text in (*texts, *names) if len(value) > 1)

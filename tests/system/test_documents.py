@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 
 import click
+import dicom_series
 import nrrd
 import numpy as np
 import pytest
@@ -324,6 +325,8 @@ def test_each_file_of_an_output_is_listed_once(segpipe, folder):
     write(folder / "ct" / "patient2.nii", voxels((20, 22, 18)))
     place = {"space": "LPS", "space directions": np.eye(3), "space origin": np.zeros(3)}
     nrrd.write(str(folder / "ct" / "patient3.nrrd"), voxels((20, 22, 18)), place)
+    headers = dicom_series.slices((20, 22, 18), spacing=(2, 2, 2))
+    dicom_series.save(folder / "ct" / "patient4", headers, voxels((20, 22, 18)))
     local(folder / "photo.onnx", contract(3)["channels"])
     for number, (source, model) in enumerate((("scenes/pirai.tif", "crops"), ("photos", "photo"), ("ct", "organs"))):
         flags = ["--confidence", "--style", "qgis", "--profile", "--executor", "serial", "--lesions", "--instances"]

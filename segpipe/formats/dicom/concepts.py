@@ -1,7 +1,6 @@
 """Coded concepts of classes: SNOMED CT where the contract has codes, else a private coding scheme."""
 
 import hashlib
-import re
 from collections.abc import Sequence
 from functools import cache
 
@@ -69,7 +68,3 @@ def schemes(segments: Sequence[Segment]) -> list[CodingSchemeIdentificationItem]
             PRIVATE, name="Classes of segmentation models, by name", responsible_organization="segpipe"
         )
     ]
-
-
-SNOMED = re.compile(r"[1-9][0-9]{5,17}")
-"""A SNOMED CT identifier (SCTID): 6 to 18 digits."""

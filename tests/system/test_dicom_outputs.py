@@ -14,6 +14,10 @@ from command import invoke
 from pydicom import dcmread
 from test_dicom_seg import dciodvfy
 
+from segpipe.errors import OutputError
+from segpipe.formats.dicom.sink import is_own_file
+from segpipe.storage.folder import Folder
+
 TILE = (8, 12, 10)
 CLASSES = [
     {"id": 0, "name": "background"},
@@ -127,3 +131,40 @@ def test_no_output_but_the_seg_names_the_patient(folder: Path) -> None:
     names = [str(p.relative_to(folder)).encode() for p in folder.rglob("*")]
     for value in dicom_series.PATIENT.values():
         assert not any(value.encode() in text for text in (*texts, *names) if len(value) > 1)
+
+
+def raising(error: Exception) -> Any:
+    def fail(*_: Any) -> Any:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("check_segmentation", OutputError("it does not read back as it was written"), "does not read back"),
+        (
+            "write_segmentation",
+            ValueError("Doe^Jane is no name"),
+            "values that it cannot repeat (ValueError)",
+        ),
+        ("write_segmentation", OSError(28, "No space left on device"), "cannot be written: No space left on device"),
+    ],
+)
+def test_a_seg_that_cannot_be_written_leaves_no_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, error: Exception, message: str
+) -> None:
+    monkeypatch.setattr(f"segpipe.formats.dicom.seg.{name}", raising(error))
+    done = run(folder, "--retries", "0")
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Doe" not in done.stderr
+    assert sorted(path.name for path in (folder / "segpipe-out").iterdir()) == ["areas.csv", "run.json"]
+
+
+def test_a_file_is_segpipes_own_by_its_manufacturer(tmp_path: Path) -> None:
+    (tmp_path / "text.seg.dcm").write_text("no DICOM")
+    theirs = dicom_series.save(tmp_path / "x", dicom_series.slices((1, 14, 13)), voxels()[:1])[0]
+    theirs.rename(tmp_path / "theirs.seg.dcm")
+    assert [is_own_file(Folder(tmp_path), name) for name in ("text.seg.dcm", "theirs.seg.dcm")] == [False, False]

@@ -14,6 +14,7 @@ from segpipe.contract import Contract
 from segpipe.errors import SourceError
 from segpipe.formats.nifti.header import Volume, read_volume, source_errors
 from segpipe.formats.nifti.sink import origin_of
+from segpipe.formats.nifti.slabs import Slabs, slab_width
 from segpipe.formats.nifti.spool import close, unpacked
 from segpipe.formats.nifti.voxels import Voxels
 from segpipe.formats.nodata import checked_nodata
@@ -57,7 +58,7 @@ class NiftiSource:
         self.scene: Mapping[str, Mapping[str, str]] = {}
         self.notes = (*self._volume.notes, *_channel_notes(self._volume, contract), *_order_notes(self._volume, contract))
         self._nodata = _nodata(path, self.dtype, overrides.nodata)
-        self._voxels: list[Voxels] = []
+        self._voxels: list[Voxels | Slabs] = []
         self._opening = threading.Lock()
 
     def _read(self, path: str, several: int) -> tuple[Volume, object]:
@@ -76,9 +77,16 @@ class NiftiSource:
         return 0
 
     def memory(self, shape: tuple[int, ...]) -> int:
-        """0: nothing stays decoded in this process; the operating system caches the file."""
+        """Bytes of the slabs; without slabs nothing is kept in this process, and the operating system caches the file."""
         del shape
-        return 0
+        volume = self._volume
+        return self._slab_width * math.prod(volume.shape[:2]) * volume.stored.itemsize * volume.count
+
+    @property
+    def _slab_width(self) -> int:
+        """Columns of a slab, for a network whose first axis is the file's fastest one; else 0: no slabs."""
+        volume = self._volume
+        return slab_width(volume.shape, volume.stored.itemsize, volume.count) if self.grid.turned.order[0] == 2 else 0
 
     def empty(self, window: Window) -> bool:
         """False: a volume does not say which voxels are valid before they are read."""
@@ -107,12 +115,14 @@ class NiftiSource:
             invalid = (pixels == self._nodata) | (False if invalid is None else invalid)
         return np.asarray(invalid.any(axis=0)) if invalid is not None and invalid.any() else None
 
-    def _opened(self) -> list[Voxels]:
+    def _opened(self) -> list[Voxels | Slabs]:
         with self._opening:
             if not self._voxels:
                 volume, file = self._volume, unpacked(self._volume)
                 starts = range(volume.offset, volume.end, volume.volume_bytes)
-                self._voxels = [Voxels(file, volume.shape, volume.stored, start) for start in starts]
+                channels = [Voxels(file, volume.shape, volume.stored, start) for start in starts]
+                width, backwards = self._slab_width, self.grid.turned.flipped[0]
+                self._voxels = [Slabs(channel, width, backwards=backwards) if width else channel for channel in channels]
             return self._voxels
 
     def near(self, place: tuple[float, ...], most: int) -> Window:

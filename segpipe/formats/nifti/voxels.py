@@ -32,8 +32,10 @@ class Voxels:
         if 0 in box.shape:
             return np.empty(box.shape, self.dtype.newbyteorder("="))
         columns = slice(box.start[2], box.stop[2])
-        planes = [self._rows(plane, box)[:, columns] for plane in range(box.start[0], box.stop[0])]
-        return np.stack(planes).astype(self.dtype.newbyteorder("="), copy=False)
+        found = np.empty(box.shape, self.dtype.newbyteorder("="))
+        for plane, into in zip(range(box.start[0], box.stop[0]), found, strict=True):
+            into[...] = self._rows(plane, box)[:, columns]  # copied, so that one plane at full width is in memory
+        return found
 
     def write(self, box: Window, values: NDArray[Any]) -> None:
         """Write values of shape ``box.shape`` to a box; only one thread may write at a time."""

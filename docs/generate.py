@@ -47,6 +47,8 @@ MORE = {
     "device": "../gpu.md",
     "tf32": "../gpu.md#settings",
     "nhwc": "../gpu.md#settings",
+    "series": "../howto/series.md#choose-series",
+    "case_name": "../howto/series.md#names-without-patients",
     "unusual_values": "../explanation/validity.md#pixels-in-other-units",
     "executor": "../howto/clusters.md",
     "scheduler": "../howto/clusters.md#a-dask-cluster-that-is-there-already",

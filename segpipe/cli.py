@@ -90,6 +90,7 @@ def main() -> None:
 @_INPUT("--ignore-alpha/--no-ignore-alpha", default=None, help="Treat alpha bands as data, not as masks.")
 @_INPUT("--crs", help="CRS of files whose own CRS is missing or wrong: a code such as EPSG:32633, or WKT.")
 @_INPUT("--resample/--no-resample", default=None, help="Resample images whose pixel size differs from the model's.")
+@_INPUT("--series", help="DICOM series to take: text in the description, a glob for all of it, number or UID [all].")
 @_INPUT(
     "--unusual-values",
     type=click.Choice(["fail", "allow"]),
@@ -107,6 +108,7 @@ def main() -> None:
 @_TILES("--batch", type=int, help="Tiles per call of the model [1 on the CPU, 8 on a GPU].")
 @_TILES("--parts", type=int, help="Parts into which each case is cut [chosen from workers and memory].")
 @_OUTPUT("--output", "-o", help="Folder or s3://bucket/prefix for masks and tables [./segpipe-out].")
+@_OUTPUT("--case-name", type=click.Choice(["path", "uid", "number"]), help="What masks are named after [path].")
 @_OUTPUT("--confidence/--no-confidence", default=None, help="Also write the probability of each label.")
 @_OUTPUT(
     "--lesions",

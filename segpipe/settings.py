@@ -18,6 +18,7 @@ from segpipe.storage.documents import DocumentError, read_toml, shortened
 BLENDS: tuple[str, ...] = get_args(Blend)
 Device = Literal["auto", "cpu", "cuda", "tensorrt", "cpu-tensors"]
 Executor = Literal["serial", "dask"]
+CaseNames = Literal["path", "uid", "number"]
 UnusualValues = Literal["fail", "allow"]
 Seg = Literal["binary", "labelmap", "none"]
 BlendOn = Literal["logits", "probabilities"]
@@ -97,6 +98,10 @@ class Settings(BaseModel):
     """Resample images of another pixel size on the ground than the model's; masks keep the grid of their input."""
     allow_remote_sources: bool = Field(default=False, strict=True)
     """A VRT of this machine may lead to servers, and one on a server to anything."""
+    series: Said | None = None
+    """Which DICOM series are cases: text in the description, a glob for all of it, a number or a UID; None: all."""
+    case_name: CaseNames = "path"
+    """What masks, records and rows of tables are named after."""
     tile: tuple[Tile, ...] | None = None
     overlap: tuple[Overlap, ...] | None = None
     blend: Blend = "gaussian"

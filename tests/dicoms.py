@@ -16,6 +16,8 @@ from pydicom.uid import (
     PositronEmissionTomographyImageStorage,
 )
 
+from segpipe.formats.dicom.series import Frame
+
 CLASSES = {"CT": CTImageStorage, "MR": MRImageStorage, "PT": PositronEmissionTomographyImageStorage}
 
 ROOT = "1.2.826.0.1.3680043.10.1.77"
@@ -95,7 +97,8 @@ def write(folder: Path, pixels: NDArray[Any] | None = None, places: Any = None, 
     """A series, a file per plane, the first plane at the first position; lists of tags have a value per plane."""
     pixels = values() if pixels is None else pixels
     orientation = tags.get("ImageOrientationPatient", AXIAL)
-    places = positions(len(pixels), orientation=orientation) if places is None else places
+    usual = orientation[0] if isinstance(orientation, Each) else orientation
+    places = positions(len(pixels), orientation=usual) if places is None else places
     for n, (plane, place) in enumerate(zip(pixels, places, strict=True)):
         own = {key: value[n] if isinstance(value, Each) else value for key, value in tags.items()}
         save(slice_of(plane, place, n + 1, **own), folder / f"IM{n:04}{suffix}")
@@ -132,3 +135,9 @@ def _dataset(**tags: Any) -> Dataset:
     for key, value in tags.items():
         setattr(data, key, value)
     return data
+
+
+def frame(number: int, series: int = 1) -> Frame:
+    """The header of an axial slice, as an index has it."""
+    directions = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+    return Frame(f"{number}.dcm", 0, uid(series, number), (0.0, 0.0, 2.5 * number), directions, (0.7, 0.8), (9, 11))

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+
+from segpipe.settings import CaseNames
 
 RASTER = "raster"
 """The format of files whose suffix belongs to no other format; GDAL identifies them."""
-
-CaseNames = Literal["path", "uid", "number"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,8 @@ NOTES = frozenset({".json", ".qml", ".prj", ".qpj", ".geojson", ".csv", ".md5", 
 
 PACKED = frozenset({".gz", ".bz2", ".xz", ".zst"})
 
+NO_UID = "{} must have a UID, after which --case-name uid names its mask, and only DICOM has one: give --case-name number"
+
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".lst"})
 LIST_COLUMNS = ("path", "file", "input", "image")
 
@@ -113,7 +115,10 @@ def find_input(inputs: Sequence[str], choice: Choice = EVERY_CASE) -> Found:
     cases = [case for case, before in zip(cases, [None, *cases], strict=False) if case != before]  # of a list, twice
     others = count_left_out(search.others, cases)
     cases = cases if choice.channels is None else _grouped(cases, choice.channels, search)
-    cases = _numbered(cases, search) if choice.names == "number" else cases
+    if choice.names == "number":
+        cases = _numbered(cases, search)
+    elif choice.names == "uid":
+        search.errors |= {case: NO_UID.format(case.path) for case in cases if FORMATS[case.format].finder is None}
     left_out = {**others, **dict(sorted(search.left_out.items()))}
     refused = list(_refused(cases, search.errors))
     names = {failure.case.name for failure in refused}

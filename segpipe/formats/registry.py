@@ -90,6 +90,9 @@ class Format:
     """Columns at the end of ``areas.csv`` in runs with cases of this format: ``ml`` for volumes."""
     per_channel: bool = False
     """Whether a case may have one file per channel."""
+    uids: Callable[[object, Store, Sequence[str]], dict[str, Any]] | None = None
+    """What was read and written, by UIDs, for the audit of a run. Arguments: ``Source.origin``, and the output with the
+    names of the files that were written. None for formats without UIDs."""
     finder: Finder | None = None
     """How its cases are found where they have several files, or names without suffix; None: a file is a case."""
 
@@ -240,6 +243,12 @@ def _is_same_series(place: str, files: Sequence[Identity], case: Case, beside: B
     return is_same_series(place, files, case, beside)
 
 
+def _series_uids(origin: object, output: Store, names: Sequence[str]) -> dict[str, Any]:
+    from segpipe.formats.dicom.uids import uids_of
+
+    return uids_of(origin, output, names)
+
+
 def _verify_series(files: Sequence[str]) -> list[str]:
     return [f"{len(files)} DICOM files are not verified: they have no checksums"]
 
@@ -362,6 +371,7 @@ FORMATS: dict[str, Format] = {
             read_mask=_read_volume_mask,
             extra="medical",
             area_columns=("ml",),
+            uids=_series_uids,
             finder=Finder(_may_be_dicom, _is_dicom, _find_series),
         ),
     )

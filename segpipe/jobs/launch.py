@@ -29,7 +29,7 @@ from segpipe.process.environment import settle
 from segpipe.process.machine import processors
 from segpipe.results.parts import FOLDER, forget_parts, has_parts, parts_folder
 from segpipe.results.records import Run, device_kind, done_cases, record_name, recorded, storable, versions
-from segpipe.results.tables import area_columns, lesion_columns, write_areas, write_lesions
+from segpipe.results.tables import area_columns, lesion_columns, write_areas, write_audit, write_lesions
 from segpipe.settings import Settings
 from segpipe.storage import Store
 from segpipe.storage.files import output_errors
@@ -298,6 +298,8 @@ def _conclude(prepared: Prepared, summary: Summary) -> None:
         columns = lesion_columns(prepared.cases, prepared.run.model.contract, confidence=prepared.run.settings.confidence)
         with _noting(summary):
             persistently(lambda: write_lesions(output, summary.good, columns), retries)
+    with _noting(summary):
+        persistently(lambda: write_audit(output, summary.good), retries)
 
 
 def _tidy_parts(output: Store, ledger: Ledger) -> None:

@@ -299,7 +299,13 @@ class CaseOutput:
             nodata=layers.decision.nodata,
             notes=notes,
             lesions=self._lesions(),
+            uids=self._uids(outputs),
         )
+
+    def _uids(self, outputs: list[str]) -> Values | None:
+        """The UIDs of what was read and written; None for formats without UIDs."""
+        uids = FORMATS[self._case.format].uids
+        return None if uids is None else uids(self._sheet.origin, self._output, outputs)
 
     @property
     def _input(self) -> RecordedInput:

@@ -52,7 +52,8 @@ class Run:
     @property
     def choice(self) -> Choice:
         """What settings and model say about the cases of the input."""
-        return Choice(channels=channels_of(self.model.contract, self.settings.channels))
+        channels = channels_of(self.model.contract, self.settings.channels)
+        return Choice(self.settings.series, self.settings.case_name, channels)
 
     @property
     def styled(self) -> bool:

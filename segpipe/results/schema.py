@@ -150,6 +150,8 @@ class Record:
     notes: Optionally[tuple[str, ...]] = None
     lesions: Optionally[dict[str, Any]] = None
     """Which components ``statistics.lesions`` lists, and how many it does not; not written if they were not measured."""
+    uids: Optionally[dict[str, Any]] = None
+    """The UIDs of what was ``read`` and ``written``; not written for formats without UIDs."""
     thumbnail: Text | None = None
     """The name in ``outputs`` of a small picture of the mask; not written if there is none."""
 
@@ -160,7 +162,7 @@ class Record:
 
     def as_json(self) -> Values:
         """The record as JSON; ``parse_record`` returns an equal record from it."""
-        absent = {"case", *(key for key in ("lesions", "thumbnail") if getattr(self, key) is None)}
+        absent = {"case", *(key for key in ("lesions", "thumbnail", "uids") if getattr(self, key) is None)}
         values = {key: getattr(self, key) for key in self.__slots__ if key not in absent}
         nested = {"input": self.input.as_json(), "model": self.model.as_json(), "valid": asdict(self.valid)}
         return {"case": self.case, "schema": SCHEMA, **values, **nested}

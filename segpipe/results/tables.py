@@ -1,7 +1,9 @@
 """The statistics of every case, and the tables of a run."""
 
 import csv
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from typing import Any
 
@@ -20,9 +22,10 @@ from segpipe.results.areas import Areas
 from segpipe.results.lesion_rule import LesionRule
 from segpipe.results.lesions import CONFIDENCE, FIRST, IMAGE, VOLUME, Lesions, intensity_columns
 from segpipe.results.records import AREA_COLUMNS, records
+from segpipe.results.schema import Record, Values
 from segpipe.results.statistics import Box, Row, State, Statistic
 from segpipe.storage import Store
-from segpipe.storage.ownership import LESIONS
+from segpipe.storage.ownership import AUDIT, LESIONS
 
 STATISTICS: dict[str, Callable[[Grid, Contract], Statistic]] = {"areas": Areas}
 """All statistics of a run, by the name of their table in the record."""
@@ -93,6 +96,29 @@ def area_columns(cases: Iterable[Case]) -> tuple[str, ...]:
     """Columns of ``areas.csv``: the common ones, then those that the formats of these cases add."""
     more = (column for name in dict.fromkeys(case.format for case in cases) for column in FORMATS[name].area_columns)
     return (*AREA_COLUMNS, *dict.fromkeys(more))
+
+
+def write_audit(output: Store, cases: Iterable[Case]) -> None:
+    """Write ``audit.jsonl``, a line for each case whose format has UIDs; nothing if there is no such case."""
+    audited = [case for case in cases if FORMATS[case.format].uids is not None]
+    if not audited:
+        return
+    with output.writing(AUDIT) as stream:
+        for record in records(output, audited):
+            stream.write(json.dumps(_audited(record, _time(output, record)), ensure_ascii=False) + "\n")
+
+
+def _time(output: Store, record: Record) -> str:
+    """When a record was written."""
+    written = datetime.now(UTC) - timedelta(seconds=output.age(f"{record.case}.json"))
+    return written.isoformat(timespec="seconds")
+
+
+def _audited(record: Record, time: str) -> Values:
+    """The line of a case: which model made what of which images, and when."""
+    model = {key: value for key, value in record.model.as_json().items() if key != "path"}
+    what = {"audit": record.case, "time": time, "segpipe": record.segpipe, "model": model}
+    return {**what, **(record.uids or {}), "files": list(record.outputs)}
 
 
 def write_areas(output: Store, cases: Iterable[Case], columns: Sequence[str] = AREA_COLUMNS) -> None:

@@ -23,6 +23,8 @@ SUMMARY = re.compile(rb'\{\s*"state": "\w+",\s*"command": \[\s*"segpipe"')
 
 TABLE = b"case,class_id,"
 
+AUDIT, AUDITED = "audit.jsonl", b'{"audit": "'
+
 UNREADABLE = b"?"
 """In place of what cannot be read: it is not segpipe's."""
 
@@ -65,6 +67,7 @@ def _is_own_summary(data: bytes) -> bool:
 TABLES: dict[str, Callable[[bytes], bool]] = {
     "run.json": _is_own_summary,
     "areas.csv": lambda data: data.startswith(TABLE),
+    AUDIT: lambda data: data.startswith(AUDITED),
 }
 """What every run leaves that is no case's, and how each is known."""
 

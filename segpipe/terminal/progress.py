@@ -328,7 +328,8 @@ def print_plan(prepared: Prepared) -> None:
     run, plan = prepared.run, prepared.plan
     for planned in plan.seen:
         size = " x ".join(map(str, planned.shape))
-        say(f"case  {planned.case.name}  {size} px  {planned.windows} windows")
+        path = "" if run.settings.case_name == "path" else f"  {planned.case.path}"
+        say(f"case  {planned.case.name}  {size} px  {planned.windows} windows{path}")
         for note in planned.notes:
             say(f"note  {planned.case.name}: {note}")
     for case in plan.done:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 import dicom_series
+import dicoms
 import nrrd
 import numpy as np
 import pytest
@@ -132,6 +133,7 @@ def _volume(root):
         net = Network(1, fold, ndim=3).conv(1, 3, 3)
         values = contract(1, 3, layout="NCDHW", normalize="zscore", tile=[16] * 3, overlap=[4] * 3)
         net.save(root / f"fold{fold}.onnx", values, classes=3, shape=("n", "d", "h", "w"))
+    dicoms.write(root / "scans" / "patient3", dicoms.values((20, 22, 18)), series=3)
 
 
 def _download(root):
@@ -301,7 +303,8 @@ def test_keys_of_records_and_runs_are_listed_once(segpipe, tmp_path):
     text = (DOCS / "reference" / "records.md").read_text(encoding="utf-8")
     record, run, _ = (re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| (`.*?) \|", part, re.MULTILINE)))
                       for part in text.split("\n## ")[1:])  # fmt: skip
-    assert sorted(record) == sorted([*json.loads((tmp_path / "out" / "pirai.json").read_text()), "thumbnail"])
+    written = json.loads((tmp_path / "out" / "pirai.json").read_text())
+    assert sorted(record) == sorted([*written, "lesions", "thumbnail", "uids"])
     assert sorted(run) == sorted(json.loads((tmp_path / "out" / "run.json").read_text()))
 
 
@@ -328,12 +331,16 @@ def test_each_file_of_an_output_is_listed_once(segpipe, folder):
     headers = dicom_series.slices((20, 22, 18), spacing=(2, 2, 2))
     dicom_series.save(folder / "ct" / "patient4", headers, voxels((20, 22, 18)))
     local(folder / "photo.onnx", contract(3)["channels"])
-    for number, (source, model) in enumerate((("scenes/pirai.tif", "crops"), ("photos", "photo"), ("ct", "organs"))):
+    runs = [("scenes/pirai.tif", "crops"), ("photos", "photo"), ("ct", "organs")]
+    for number, (source, model) in enumerate(runs):
         flags = ["--confidence", "--style", "qgis", "--profile", "--executor", "serial", "--lesions", "--instances"]
         done = segpipe("run", "-i", source, "-m", f"{model}.onnx", "-o", f"out{number}", *flags, cwd=folder)
         assert done.returncode == 0, done.stderr
     found = {path.name for number in range(3) for path in (folder / f"out{number}").iterdir()}
-    written = {re.sub(r"^(pirai|a|patient\d)(?=\.)", "<case>", name) if "areas" not in name else name for name in found}
+    written = {
+        re.sub(r"^(pirai|a|patient\d)(?=\.)", "<case>", name) if name not in ("areas.csv", "audit.jsonl") else name
+        for name in found
+    }
     listed = [name for name in rows("outputs.md") if not name.startswith((".", "--"))]
     assert len(listed) == len(set(listed))
     rare = {f"<case>.{kind}.tif.aux.xml" for kind in ("confidence", "instances")}  # of a CRS that GeoTIFF cannot hold

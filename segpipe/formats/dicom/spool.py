@@ -43,10 +43,10 @@ class Spool:
         shape = (len(frames), *frames[0].shape)
         self._folder = tempfile.gettempdir()
         try:
-            self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115 - for the life of this object
-            weakref.finalize(self, self._file.close)
-            self._voxels = Voxels(self._file.fileno(), shape, dtype)
-            os.posix_fallocate(self._file.fileno(), 0, max(1, self._voxels.end))
+            with tempfile.TemporaryFile(dir=self._folder, buffering=0) as file:
+                self._voxels = Voxels(os.dup(file.fileno()), shape, dtype)
+            weakref.finalize(self, _close, self._voxels.file, self._decoder)
+            os.posix_fallocate(self._voxels.file, 0, max(1, self._voxels.end))
         except OSError as error:
             raise self._full(error, int(np.prod(shape)) * dtype.itemsize) from error
 
@@ -83,6 +83,11 @@ class Spool:
     def decoded(self) -> int:
         """Number of planes that have been decoded."""
         return int(self._done.sum())
+
+
+def _close(file: int, decoder: Decoder) -> None:
+    os.close(file)
+    decoder.close()
 
 
 class _Spools:

@@ -1,0 +1,242 @@
+"""Series are found in folders: grouped, divided, named, chosen, and what is no slice is counted."""
+
+from pathlib import Path
+
+import dicoms
+import numpy as np
+import pydicom
+import pytest
+from dicoms import Each
+
+from segpipe.errors import InputError
+from segpipe.formats.case import EVERY_CASE, Choice
+from segpipe.formats.cases import find_input
+from segpipe.formats.dicom import index
+from segpipe.formats.dicom.header import NotDicomError, read_header
+from segpipe.formats.dicom.index import find
+from segpipe.formats.dicom.names import cases_of, is_one, may_be
+from segpipe.formats.dicom.series import pack, unpack
+
+
+def found(*inputs, **choice):
+    return find_input([str(text) for text in inputs], Choice(**choice))
+
+
+def names(*inputs, **choice):
+    return [case.name for case in found(*inputs, **choice).cases]
+
+
+@pytest.mark.parametrize(
+    ("name", "may"),
+    [
+        ("IM0001", True),
+        ("a.dcm", True),
+        ("a.IMA", True),
+        ("1.2.840.113619.4", True),
+        ("a.tif", False),
+        ("a.json", False),
+        ("a.", True),
+    ],
+)
+def test_what_may_be_dicom_by_its_name(name, may):
+    assert may_be(name) is may
+
+
+@pytest.mark.parametrize("suffix", ["", ".dcm", ".1"])
+def test_a_folder_of_slices_is_one_case_whatever_their_suffix(tmp_path, suffix):
+    dicoms.write(tmp_path / "in" / "anna" / "CT", suffix=suffix)
+    (tmp_path / "in" / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "in" / "notes").write_text("no image")
+    cases = found(tmp_path / "in")
+    (case,) = cases.cases
+    assert (case.name, case.path, case.format) == ("anna/CT", str(tmp_path / "in" / "anna" / "CT"), "dicom")
+    series = unpack(case.index)
+    assert (series.uid, series.modality, len(series.frames)) == (dicoms.uid(1), "CT", 6)
+    assert series.instances == tuple(dicoms.uid(1, n) for n in range(1, 7))
+    assert cases.left_out == {"without suffix": 1}
+    assert not cases.refused
+
+
+def test_the_index_names_no_patient(tmp_path):
+    dicoms.write(tmp_path)
+    (case,) = found(tmp_path).cases
+    text = repr(unpack(case.index))
+    assert not any(word in text for word in (dicoms.PATIENT, "4711", "19700101", "20260101"))
+    assert pack(unpack(case.index)) == case.index
+
+
+def test_a_folder_given_itself_is_named_after_itself(tmp_path):
+    dicoms.write(tmp_path / "CT")
+    assert names(tmp_path / "CT") == ["CT"]
+
+
+def test_series_of_one_folder_are_named_by_number_and_else_by_uid(tmp_path):
+    dicoms.write(tmp_path / "a" / "x", series=3)
+    for n, file in enumerate(sorted(dicoms.write(tmp_path / "b", series=4).iterdir())):
+        file.rename(tmp_path / "a" / "x" / f"other{n}")
+    assert names(tmp_path) == ["a/x/series-3", "a/x/series-4"]
+    paths = [case.path for case in found(tmp_path).cases]
+    assert paths == [f"{tmp_path}/a/x/{dicoms.uid(3)}", f"{tmp_path}/a/x/{dicoms.uid(4)}"]
+    dicoms.write(tmp_path / "a" / "x", series=3)
+    for n, file in enumerate(sorted(dicoms.write(tmp_path / "b", series=5, SeriesNumber=3).iterdir())):
+        file.rename(tmp_path / "a" / "x" / f"third{n}")
+    assert names(tmp_path / "a")[0] == f"x/{dicoms.uid(3)}"
+
+
+def test_a_series_over_several_folders_is_one_case(tmp_path):
+    dicoms.write(tmp_path / "S" / "1", dicoms.values()[:3], dicoms.positions(6)[:3])
+    for n, file in enumerate(
+        sorted(dicoms.write(tmp_path / "S" / "2", dicoms.values()[3:], dicoms.positions(6)[3:]).iterdir())
+    ):
+        data = pydicom.dcmread(file)
+        data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = dicoms.uid(1, 50 + n)
+        dicoms.save(data, file)
+    (case,) = found(tmp_path).cases
+    assert (case.name, len(unpack(case.index).frames)) == ("S", 6)
+
+
+def test_scouts_and_objects_without_image_are_counted_and_dose_reports_too(tmp_path):
+    dicoms.write(tmp_path / "CT")
+    scout = dicoms.slice_of(dicoms.values()[0], (0, 0, 0), 1, series=2, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    dicoms.save(scout, tmp_path / "scout.dcm")
+    for n, (modality, sop_class) in enumerate(
+        [("SR", "1.2.840.10008.5.1.4.1.1.88.33"), ("SEG", "1.2.840.10008.5.1.4.1.1.66.4")]
+    ):
+        other = dicoms.header(1, 20 + n)
+        other.Modality, other.SOPClassUID = modality, sop_class
+        other.file_meta.MediaStorageSOPClassUID = sop_class
+        dicoms.save(other, tmp_path / f"{modality}.dcm")
+    capture = dicoms.header(1, 30)
+    capture.SOPClassUID = capture.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+    dicoms.put_pixels(capture, dicoms.values()[0])
+    dicoms.save(capture, tmp_path / "dose.dcm")
+    cases = found(tmp_path)
+    assert [case.name for case in cases.cases] == ["CT"]
+    assert cases.left_out == {
+        "DICOM CT without position": 1,
+        "DICOM SEG (no image)": 1,
+        "DICOM SR (no image)": 1,
+        "DICOM scouts": 1,
+    }
+    with pytest.raises(InputError, match="this one holds 1 DICOM scouts"):
+        found(tmp_path / "scout.dcm")
+
+
+def test_echoes_of_one_position_are_volumes_of_their_own(tmp_path):
+    pixels, places = dicoms.values((4, 5, 6)), dicoms.positions(4)
+    both = np.concatenate([pixels, pixels + 1])
+    dicoms.write(tmp_path, both, np.concatenate([places, places]), modality="MR", EchoNumbers=Each([1] * 4 + [2] * 4))
+    cases = found(tmp_path).cases
+    assert [case.name.rpartition("-")[2] for case in cases] == ["echo1", "echo2"]
+    assert [len(unpack(case.index).frames) for case in cases] == [4, 4]
+    assert len({case.path for case in cases}) == 2
+
+
+def test_times_are_told_apart_by_their_tag_and_not_without_one(tmp_path):
+    pixels, places = dicoms.values((6, 5, 6)), np.repeat(dicoms.positions(2), 3, axis=0)
+    dicoms.write(tmp_path / "t", pixels, places, TemporalPositionIdentifier=Each([1, 2, 10] * 2))
+    labels = [unpack(case.index).label for case in found(tmp_path / "t").cases]
+    assert labels == ["time1", "time2", "time3"]
+    dicoms.write(tmp_path / "u", pixels, places)
+    assert len(found(tmp_path / "u").cases) == 1
+
+
+def test_planes_of_two_orientations_are_two_volumes_and_one_odd_slice_is_none(tmp_path):
+    sagittal = [0.0, 1, 0, 0, 0, -1]
+    places = np.concatenate([dicoms.positions(3), dicoms.positions(3, orientation=sagittal)])
+    turns = Each([list(dicoms.AXIAL)] * 3 + [sagittal] * 3)
+    dicoms.write(tmp_path / "a", dicoms.values(), places, ImageOrientationPatient=turns)
+    assert [unpack(case.index).label for case in found(tmp_path / "a").cases] == ["axial", "sagittal"]
+    odd = Each([list(dicoms.AXIAL)] * 5 + [sagittal])
+    dicoms.write(tmp_path / "b", dicoms.values(), dicoms.positions(6), ImageOrientationPatient=odd)
+    assert len(found(tmp_path / "b").cases) == 1
+
+
+def test_a_multi_frame_file_is_a_case_and_several_times_in_it_are_several(tmp_path):
+    pixels = dicoms.values((4, 5, 6))
+    dicoms.enhanced(tmp_path / "one.dcm", pixels, dicoms.positions(4), [1, 1, 1, 1])
+    twice = np.repeat(dicoms.positions(2), 2, axis=0)
+    dicoms.enhanced(tmp_path / "two.dcm", pixels, twice, [1, 1, 1, 1], times=[1, 2, 1, 2])
+    assert names(tmp_path) == ["one", "two-time1", "two-time2"]
+    frames = [unpack(case.index).frames for case in found(tmp_path).cases]
+    assert [[frame.number for frame in one] for one in frames] == [[0, 1, 2, 3], [0, 2], [1, 3]]
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [("thorax", ["a"]), ("*1mm*", ["a", "b"]), ("Thorax*", ["a"]), ("7", ["b"]), (dicoms.uid(1), ["a"]), ("mm tho", [])],
+)
+def test_series_are_chosen_by_description_number_or_uid(tmp_path, text, kept):
+    dicoms.write(tmp_path / "a", SeriesDescription="Thorax 1mm", SeriesNumber=6)
+    dicoms.write(tmp_path / "b", series=2, SeriesDescription="Abdomen 1mm", SeriesNumber=7)
+    if not kept:
+        with pytest.raises(InputError, match="2 DICOM series not chosen"):
+            found(tmp_path, series=text)
+        return
+    cases = found(tmp_path, series=text)
+    assert [case.name for case in cases.cases] == kept
+    assert cases.left_out == ({"DICOM series not chosen": 1} if len(kept) == 1 else {})
+
+
+def test_names_of_cases_without_folders(tmp_path):
+    dicoms.write(tmp_path / "Mustermann" / "CT")
+    dicoms.write(tmp_path / "Zorn" / "CT", series=2)
+    assert names(tmp_path) == ["Mustermann/CT", "Zorn/CT"]
+    assert names(tmp_path, names="number") == ["0001", "0002"]
+    assert names(tmp_path, names="uid") == [dicoms.uid(1), dicoms.uid(2)]
+    (tmp_path / "scan.nii").touch()
+    refused = found(tmp_path, names="uid").refused
+    assert [failure.case.name for failure in refused] == ["scan"]
+    assert "give --case-name number" in refused[0].error
+    assert len(names(tmp_path, names="number")) == 3
+
+
+def test_files_that_cannot_be_read_are_cases_that_fail(tmp_path):
+    dicoms.write(tmp_path / "good")
+    (tmp_path / "text.dcm").write_text("no image at all")
+    (tmp_path / "cut.dcm").write_bytes((tmp_path / "good" / "IM0000.dcm").read_bytes()[:200])
+    cases = found(tmp_path)
+    assert [case.name for case in cases.cases] == ["good"]
+    assert {failure.case.name for failure in cases.refused} == {"text", "cut"}
+    assert "no DICM at byte 128" in str([failure.error for failure in cases.refused])
+    with pytest.raises(NotDicomError, match="copy it again"):
+        read_header(str(tmp_path / "text.dcm"), "text.dcm")
+
+
+@pytest.mark.parametrize("how", ["glob", "list", "files"])
+def test_slices_that_are_named_one_by_one_are_one_case(tmp_path, how, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    dicoms.write(tmp_path / "CT", suffix="")
+    files = [f"CT/{path.name}" for path in sorted((tmp_path / "CT").iterdir())]
+    (tmp_path / "list.txt").write_text("\n".join(files))
+    cases = found(*{"glob": ["CT/*"], "list": ["list.txt"], "files": files[:1]}[how]).cases
+    assert [len(unpack(case.index).frames) for case in cases] == [1 if how == "files" else 6]
+
+
+def test_no_header_is_read_where_no_file_is_dicom(tmp_path, monkeypatch):
+    monkeypatch.setattr(index, "find", lambda *_: pytest.fail("read"))
+    (tmp_path / "README").write_text("no image")
+    assert cases_of([("README", str(tmp_path / "README"))], EVERY_CASE).others == [str(tmp_path / "README")]
+    assert not is_one(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.slow
+def test_5000_slices_are_read_once_and_in_seconds(tmp_path, monkeypatch):
+    places = dicoms.positions(5000, 0.5)
+    template = dicoms.slice_of(np.zeros((4, 4), np.int16), places[0], 1)
+    for n, place in enumerate(places):
+        template.SOPInstanceUID = template.file_meta.MediaStorageSOPInstanceUID = dicoms.uid(1, n + 1)
+        template.InstanceNumber, template.ImagePositionPatient = n + 1, [f"{x:.6g}" for x in place]
+        template.save_as(tmp_path / f"IM{n:05}", enforce_file_format=True)
+    read, there = [], pydicom.dcmread
+    monkeypatch.setattr(pydicom, "dcmread", lambda *args, **more: read.append(1) or there(*args, **more))
+    (case,) = found(tmp_path).cases
+    assert len(read) == 5000
+    assert len(unpack(case.index).frames) == 5000
+    assert len(case.index) < 1_000_000
+
+
+def test_one_case_of_find_alone(tmp_path):
+    path = dicoms.write(tmp_path / "CT") / "IM0000.dcm"
+    (case,) = find([("CT/IM0000.dcm", str(path))], EVERY_CASE).cases
+    assert (case.name, Path(case.path)) == ("CT/IM0000", path)

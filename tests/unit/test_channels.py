@@ -5,13 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import networks
+import numpy as np
 import pytest
+import volumes
 
 from segpipe.contract import parse_contract
 from segpipe.errors import InputError, SettingsError
 from segpipe.formats.case import Case, ChannelFiles, Channels, Choice
 from segpipe.formats.cases import Found, find_input
 from segpipe.formats.channels import channels_of, files_of, per_channel
+from segpipe.formats.nifti.source import NiftiSource
+from segpipe.formats.stacked import Stacked
+from segpipe.geometry.windows import Window
 from segpipe.settings import load_settings
 
 MR = ["FLAIR", "T1", "T2"]
@@ -128,6 +133,26 @@ def test_the_order_is_the_contracts() -> None:
         for one, own in per_channel(Case("p", "x", "nifti", ChannelFiles(("x", "y"))), contract(["a", "b"]))
     ]
     assert files == [("x", ["a"]), ("y", ["b"])]
+
+
+def test_a_stack_of_files_is_one_volume(tmp_path: Path) -> None:
+    """Type and tags of both, and boxes of both."""
+    files = [
+        volumes.write(tmp_path / "a.nii", volumes.voxels(), scl_slope=2, scl_inter=1),
+        volumes.write(tmp_path / "b.nii", volumes.voxels(dtype="u1", seed=1)),
+    ]
+    own = parse_contract(networks.contract(1, 3, layout="NCDHW", tile=[16], overlap=[4], pixel="physical"), "a test")
+    stack = Stacked([NiftiSource(str(file), own) for file in files])
+    window = Window((1, 2, 3), (4, 6, 7))
+    pixels, invalid = stack.read(window)
+    box = (slice(1, 4), slice(2, 6), slice(3, 7))
+    np.testing.assert_array_equal(pixels, np.stack([volumes.voxels().T[box], volumes.voxels(dtype="u1", seed=1).T[box]]))
+    assert (pixels.dtype, stack.dtype, invalid) == (np.int16, np.int16, None)
+    assert [tag.tolist() for tag in stack.tags() or ()] == [[2, 1], [1, 0]]
+    assert stack.files == tuple(map(str, files))
+    assert (stack.block, stack.memory((8, 8, 8)), stack.empty(window), stack.unpacked) == (0, 0, False, 0)
+    assert stack.near((0.5, 0.5, 0.5), 4).shape == (4, 4, 4)
+    stack.close()
 
 
 @pytest.mark.parametrize("given", [PATTERNS[:2], (*PATTERNS[:2], ("PD", "*_pd")), (*PATTERNS, PATTERNS[0])])

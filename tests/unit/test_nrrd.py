@@ -19,6 +19,7 @@ from segpipe.contract import parse_contract
 from segpipe.errors import SourceError
 from segpipe.formats.nrrd.header import read_nrrd
 from segpipe.formats.nrrd.mask import read_mask
+from segpipe.formats.nrrd.sink import is_own_nrrd
 from segpipe.formats.nrrd.source import NrrdSource
 from segpipe.formats.registry import FORMATS
 from segpipe.geometry.windows import Window
@@ -271,6 +272,7 @@ def test_parts_resuming_and_ownership(folder: Path) -> None:
     assert "1 done, 2 done before" in run(folder, "-o", "whole").stderr
     write(folder / "whole" / "a.nrrd")
     assert not FORMATS["nrrd"].owns(output, "a.nrrd")
+    assert not is_own_nrrd(output, "run.json")
     (folder / "whole" / "a.json").unlink()
     assert "was not written by segpipe" in run(folder, "-o", "whole").stderr
 

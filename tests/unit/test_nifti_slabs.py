@@ -1,5 +1,6 @@
 """Slices along a file's fastest axis: the same voxels, and each byte of the file read a few times only."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import volumes
 from command import invoke
 
 from segpipe.contract import parse_contract
-from segpipe.formats.nifti import slabs
-from segpipe.formats.nifti.slabs import Slabs
+from segpipe.formats.nifti import sink
+from segpipe.formats.nifti import source as source_module
+from segpipe.formats.nifti.slabs import MASK_SLAB, Slabs, SlabWriter
 from segpipe.formats.nifti.source import NiftiSource
 from segpipe.formats.nifti.voxels import Voxels
 from segpipe.geometry.windows import Window
@@ -83,9 +85,9 @@ def test_a_volume_is_the_same_along_every_axis(
 ) -> None:
     data = volumes.voxels((37, 13, 11))  # axes to R, A, S
     path = volumes.write(tmp_path / name, data)
-    monkeypatch.setattr(slabs, "SLAB", 10 * 13 * 11 * 2)
+    monkeypatch.setattr(source_module, "SLAB", 10 * 13 * 11 * 2)
     source = sagittal(path, orientation=letters)
-    assert source.memory((1, 5, 5)) == (0 if letters == "SAR" else 10 * 13 * 11 * 2)
+    assert source.memory((1, 5, 5)) == (0 if letters == "SAR" else 10 * 13 * 11 * 2 + 2 * MASK_SLAB)
     shape = source.grid.shape
     planes = [source.read(Window((k, 0, 0), (k + 1, *shape[1:])))[0][0, 0] for k in range(shape[0])]
     source.close()
@@ -95,11 +97,52 @@ def test_a_volume_is_the_same_along_every_axis(
     assert sum(read) <= 5 * data.nbytes
 
 
-def test_a_run_slice_by_slice_gives_the_same_mask_without_slabs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("width", [1, 5, 37])
+def test_boxes_in_any_order_are_written(tmp_path: Path, width: int, backwards: bool) -> None:
+    (tmp_path / "b").write_bytes(bytes(16 + 2 * 11 * 13 * 37))
+    file, rng = os.open(tmp_path / "b", os.O_RDWR), np.random.default_rng(2)
+    voxels, wanted = Voxels(file, SHAPE, np.dtype("<i2"), 16), np.zeros(SHAPE, "<i2")
+    writer = SlabWriter(voxels, width, backwards=backwards)
+    for _ in range(200):
+        start = rng.integers(0, SHAPE)
+        stop = [int(rng.integers(a + 1, n + 1)) for a, n in zip(start, SHAPE, strict=True)]
+        box = tuple(map(slice, start, stop))
+        wanted[box] = rng.integers(-99, 99, wanted[box].shape)
+        writer.write(Window(tuple(map(int, start)), tuple(stop)), wanted[box])
+    writer.flush()
+    writer.flush()
+    np.testing.assert_array_equal(voxels.read(Window((0, 0, 0), SHAPE)), wanted)
+    os.close(file)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_slices_in_order_are_written_once_per_slab(
+    tmp_path: Path, backwards: bool, read: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four slabs: each is read, and each of its rows is read and written once more."""
+    (tmp_path / "b").write_bytes(bytes(math.prod(SHAPE)))
+    file, written, pwrite = os.open(tmp_path / "b", os.O_RDWR), [], os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda *given: written.append(pwrite(*given)) or written[-1])
+    writer = SlabWriter(Voxels(file, SHAPE, np.dtype("u1")), 10, backwards=backwards)
+    for column in range(SHAPE[2])[:: -1 if backwards else 1]:
+        writer.write(Window((0, 0, column), (*SHAPE[:2], column + 1)), np.full((*SHAPE[:2], 1), column))
+    writer.flush()
+    assert (sum(read), sum(written)) == (8 * math.prod(SHAPE), 4 * math.prod(SHAPE))
+    assert (tmp_path / "b").read_bytes() == bytes(range(37)) * (11 * 13)
+    os.close(file)
+
+
+@pytest.mark.parametrize("more", [[], ["--parts", "3"], ["--confidence"]])
+def test_a_run_slice_by_slice_gives_the_same_mask_without_slabs(
+    tmp_path: Path, more: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = volumes.write(tmp_path / "a.nii", volumes.voxels((37, 13, 11), "u1"))
     networks.positional(tmp_path / "m.onnx", 8, 1, overlap=[2, 2], orientation="RAS")
-    command = ["run", "-i", path.name, "-m", "m.onnx", "--executor", "serial", "--device", "cpu"]
+    command = ["run", "-i", path.name, "-m", "m.onnx", "--executor", "serial", "--device", "cpu", *more]
     assert invoke([*command, "-o", "slabs"], tmp_path).returncode == 0
-    monkeypatch.setattr(slabs, "SLAB", 0)
+    monkeypatch.setattr(source_module, "SLAB", 0)
+    monkeypatch.setattr(sink, "MASK_SLAB", 0)
     assert invoke([*command, "-o", "none"], tmp_path).returncode == 0
-    assert (tmp_path / "slabs" / "a.nii").read_bytes() == (tmp_path / "none" / "a.nii").read_bytes()
+    for name in ("a.nii", *["a.confidence.nii"] * ("--confidence" in more)):
+        assert (tmp_path / "slabs" / name).read_bytes() == (tmp_path / "none" / name).read_bytes()

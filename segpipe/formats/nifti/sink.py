@@ -17,6 +17,7 @@ from segpipe import __version__
 from segpipe.errors import OutputError, SourceError
 from segpipe.formats.nifti.draft import CHUNK, Draft
 from segpipe.formats.nifti.header import PACKED, PLAIN, Volume, opened, read_volume, source_errors
+from segpipe.formats.nifti.slabs import MASK_SLAB, SlabWriter, slab_width
 from segpipe.formats.nifti.voxels import Voxels
 from segpipe.formats.sink import Target
 from segpipe.formats.style import Style
@@ -99,6 +100,7 @@ class NiftiSink:
             self._draft = Draft(self._output.draft(f"{target.stem}.draft{PLAIN}"))
             try:
                 self._bands = self._begin()
+                self._writers = self._slabs()
             except BaseException:
                 self.discard()
                 raise
@@ -120,6 +122,18 @@ class NiftiSink:
         os.ftruncate(self._draft.file, bands[-1].end)
         return bands
 
+    def _slabs(self) -> list[SlabWriter]:
+        """Writers of the bands, if boxes come in the order of the file's fastest axis; else none."""
+        if self._grid.turned.order[0] != 2:
+            return []
+        band = self._bands[0]
+        width = slab_width(band.shape, band.dtype.itemsize * len(self._bands), MASK_SLAB)
+        return [SlabWriter(band, width, backwards=self._grid.turned.flipped[0]) for band in self._bands if width]
+
+    def _flush(self) -> None:
+        for writer in self._writers:
+            writer.flush()
+
     def files(self) -> Sequence[str]:
         return (self.name,)
 
@@ -128,13 +142,15 @@ class NiftiSink:
         stored = turned.window_back(window, self._grid.shape)
         self._total += int(values.sum(dtype=np.int64))
         with output_errors(self.path):
-            for band, part in zip(self._bands, values, strict=True):
+            writers: Sequence[Voxels | SlabWriter] = self._writers or self._bands
+            for band, part in zip(writers, values, strict=True):
                 band.write(stored, turned.back(part))
 
     def plane(self, k: int) -> NDArray[Any]:
         """What is written of a stored plane, shape ``(bands, rows, columns)``."""
         rows, columns = self._bands[0].shape[1:]
         with output_errors(self.path):
+            self._flush()
             return np.concatenate([band.read(Window((k, 0, 0), (k + 1, rows, columns))) for band in self._bands])
 
     def finish(self) -> list[str]:
@@ -167,6 +183,7 @@ class NiftiSink:
         Raises:
             OutputError: the sum of its voxels differs from the sum of those written.
         """
+        self._flush()
         os.fsync(self._draft.file)
         found = sum(int(plane.sum(dtype=np.int64)) for band in self._bands for plane in _planes(band))
         if found != self._total:

@@ -14,7 +14,7 @@ from segpipe.contract import Contract
 from segpipe.errors import SourceError
 from segpipe.formats.nifti.header import Volume, read_volume, source_errors
 from segpipe.formats.nifti.sink import origin_of
-from segpipe.formats.nifti.slabs import Slabs, slab_width
+from segpipe.formats.nifti.slabs import MASK_SLAB, SLAB, Slabs, slab_width
 from segpipe.formats.nifti.spool import close, unpacked
 from segpipe.formats.nifti.voxels import Voxels
 from segpipe.formats.nodata import checked_nodata
@@ -77,16 +77,20 @@ class NiftiSource:
         return 0
 
     def memory(self, shape: tuple[int, ...]) -> int:
-        """Bytes of the slabs; without slabs nothing is kept in this process, and the operating system caches the file."""
+        """Bytes of the slabs, those of mask and confidence included.
+
+        Without slabs, nothing is kept in this process, and the operating system caches the file.
+        """
         del shape
-        volume = self._volume
-        return self._slab_width * math.prod(volume.shape[:2]) * volume.stored.itemsize * volume.count
+        volume, width = self._volume, self._slab_width
+        kept = width * math.prod(volume.shape[:2]) * volume.stored.itemsize * volume.count
+        return kept + 2 * MASK_SLAB if width else 0
 
     @property
     def _slab_width(self) -> int:
         """Columns of a slab, for a network whose first axis is the file's fastest one; else 0: no slabs."""
         volume = self._volume
-        return slab_width(volume.shape, volume.stored.itemsize, volume.count) if self.grid.turned.order[0] == 2 else 0
+        return slab_width(volume.shape, volume.stored.itemsize * volume.count, SLAB) if self.grid.turned.order[0] == 2 else 0
 
     def empty(self, window: Window) -> bool:
         """False: a volume does not say which voxels are valid before they are read."""

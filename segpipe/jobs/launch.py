@@ -28,7 +28,16 @@ from segpipe.pipeline.model_check import try_out
 from segpipe.process.environment import settle
 from segpipe.process.machine import processors
 from segpipe.results.parts import FOLDER, forget_parts, has_parts, parts_folder
-from segpipe.results.records import Run, device_kind, done_cases, record_name, recorded, storable, versions
+from segpipe.results.records import (
+    Run,
+    device_kind,
+    done_cases,
+    record_name,
+    recorded,
+    storable,
+    versions,
+    without_reserved,
+)
 from segpipe.results.tables import area_columns, lesion_columns, write_areas, write_audit, write_lesions
 from segpipe.settings import Settings
 from segpipe.storage import Store
@@ -150,6 +159,8 @@ def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prep
             raise InputError(f"a URL must be whole, and its token was cut from {cut}: give it with tonight's")
         found = find_input(settings.input, run.choice)
         cases, refused = storable(found, run.output)
+        cases, reserved = without_reserved(cases, run)
+        refused = [*refused, *reserved]
         if run.lesions is not None:
             refuse_foreign(run.output, LESIONS)
         check_output(run.output, settings.input, cases)

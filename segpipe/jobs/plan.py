@@ -273,4 +273,9 @@ def group(cases: Iterable[PlannedCase], workers: int, most: int) -> Iterator[Job
 def memory_mb(plan: Plan, run: Run) -> float:
     """Expected peak memory of one worker in MB."""
     loads = [case.load(run.model) for case in plan.seen]
-    return worker_bytes(loads, run.model, plan.calls, confidence=run.settings.confidence) / 1e6
+    return (
+        worker_bytes(
+            loads, run.model, plan.calls, confidence=run.settings.confidence, lesions=run.settings.lesions is not False
+        )
+        / 1e6
+    )

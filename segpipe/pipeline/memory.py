@@ -46,6 +46,18 @@ AVERAGING, INTERPOLATING = 3, 3
 RESAMPLING = 3
 """Arrays of the size of a window's pixels while one axis is resampled: before, after, and one of products."""
 
+LESION_SLAB = 2**19
+"""Most voxels of a box that are labelled at once where components are measured."""
+
+LESION_VOXEL, LESION_CHANNEL = 48, 36
+"""Bytes per voxel of a slab while its components are measured, and per channel of its pixels (measured with noise)."""
+
+LESIONS = 60 * 10**6
+"""Bytes of the largest table of components of a case, as arrays and as rows."""
+
+FACE = 8
+"""Bytes per labelled voxel of a face that later boxes may join."""
+
 MASKS = 4
 """Bytes per own pixel while the validity of a tile's own pixels is read, kept and used."""
 
@@ -82,7 +94,7 @@ def most_memory(settings: Settings) -> float:
     return max(worker_memory(settings, settings.workers or 1), FEW)
 
 
-def worker_bytes(loads: Sequence[Load], model: ModelSpec, calls: int, *, confidence: bool) -> float:
+def worker_bytes(loads: Sequence[Load], model: ModelSpec, calls: int, *, confidence: bool, lesions: bool = False) -> float:
     """Expected peak memory in bytes of a worker that does any of these cases, each in one piece.
 
     Args:
@@ -90,6 +102,7 @@ def worker_bytes(loads: Sequence[Load], model: ModelSpec, calls: int, *, confide
         model: the model, with the measurements of its trial.
         calls: number of calls in flight.
         confidence: whether the run writes confidence.
+        lesions: whether the run measures components.
     """
     strip = max((strip_bytes(load.cover, model) for load in loads), default=0)
     box = max((_box_bytes(load, model, confidence) for load in loads), default=_decided_bytes(model, confidence))
@@ -97,7 +110,8 @@ def worker_bytes(loads: Sequence[Load], model: ModelSpec, calls: int, *, confide
     resampled = max((_resampling_bytes(load, model, calls) for load in loads), default=0)
     under_way = network_bytes(model, calls + SPARE) + _tiles_bytes(model, calls) + box + stretches + resampled
     cached = max((load.cached for load in loads), default=FORMATS[RASTER].cache().size(0))
-    return PROCESS + cached + under_way + strip
+    measured = max((lesion_bytes(load, model) for load in loads), default=LESIONS) if lesions else 0
+    return PROCESS + cached + under_way + strip + measured
 
 
 def _box_bytes(load: Load, model: ModelSpec, confidence: bool) -> float:
@@ -108,6 +122,18 @@ def _box_bytes(load: Load, model: ModelSpec, confidence: bool) -> float:
     scores = math.prod(model.tiling.tile) * model.contract.scores * FLOAT
     at_once = min(AT_ONCE * FLOAT, scores * load.own)
     return AVERAGING * scores + INTERPOLATING * at_once + decided * at_once / scores
+
+
+def lesion_bytes(load: Load, model: ModelSpec) -> float:
+    """Bytes of components: the table of a case, a slab while it is labelled, and the faces that later boxes join.
+
+    Pixels of the slab are counted as floats. Of faces, a plane of boxes is open on both sides, and all of it is labelled.
+    """
+    contract, own = model.contract, load.own ** (1 / len(load.cover.shape))
+    slab = min(LESION_SLAB, math.prod(load.cover.tiling.tile) * load.own)
+    bands = len(contract.classes) if contract.task == "multilabel" else 1
+    plane = math.prod(n * own for n in load.cover.padded[1:])
+    return LESIONS + slab * (LESION_VOXEL + LESION_CHANNEL * contract.channel_count) + 2 * FACE * bands * plane
 
 
 def _decided_bytes(model: ModelSpec, confidence: bool) -> float:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from segpipe.contract import Contract
 from segpipe.geometry.grid import Grid
 from segpipe.pipeline.decide import CONFIDENCE_TOP
+from segpipe.pipeline.memory import LESION_SLAB
 from segpipe.results import exact
 from segpipe.results.areas import MM3_PER_ML, rounded
 from segpipe.results.components import Components, Layer, Table, by_size, slabs
@@ -18,8 +19,6 @@ from segpipe.results.lesion_rule import LesionRule
 from segpipe.results.outlines import at, places, plane_diameters, space_diameter, world_box
 from segpipe.results.statistics import Box, Row, State
 
-SLAB = 2**21
-"""Voxels of a box that are labelled at once."""
 DIGITS = 4
 """Decimals of places and lengths: a tenth of a micrometre, and more than any grid's accuracy."""
 
@@ -87,7 +86,7 @@ class Lesions:
                 list(self._layers(labels[:, low:high], None if confidence is None else confidence[:, low:high])),
                 None if box.pixels is None else self._pixels(box, low, high),
             )
-            for low, high in slabs(labels.shape[1:], SLAB)
+            for low, high in slabs(labels.shape[1:], LESION_SLAB)
         ]
         whole = [part for part in named if part is not None]
         return np.ascontiguousarray(frame.back(self._all_bands(np.concatenate(whole, axis=1)))) if whole else None

@@ -291,6 +291,16 @@ def storable(found: Found, output: Store) -> tuple[list[Case], list[Failure]]:
     return kept, refused
 
 
+def without_reserved(cases: list[Case], run: Run) -> tuple[list[Case], list[Failure]]:
+    """Refuse the cases whose masks could have the names of other cases' instances."""
+    rule = run.lesions
+    if rule is None or not rule.instances:
+        return cases, []
+    kept = [case for case in cases if not case.name.endswith(INSTANCES)]
+    text = "with --instances the names *.instances are reserved, got {}: rename it"
+    return kept, [Failure(case, text.format(case.path)) for case in cases if case.name.endswith(INSTANCES)]
+
+
 def _are_whole(output: Store, record: Record, warn: Callable[[str], None]) -> bool:
     """Whether all files of a case exist, and its masks have the recorded length and do not begin with zeros.
 

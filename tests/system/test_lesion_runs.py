@@ -194,6 +194,23 @@ def test_flags_that_need_lesions_say_so(folder: Path, flags: list[str], said: st
     assert f"{said} needs lesions: give --lesions, too, or leave {flags[0]} out" in done.stderr
 
 
+def test_a_case_whose_mask_would_be_the_instances_of_another_fails(folder: Path) -> None:
+    volumes.write(folder / "in" / "b.instances.nii", volumes.voxels((12, 13, 14), "u1", 1))
+    assert run(folder, "-o", "plain").returncode == 0
+    done = run(folder, "-o", "out", "--lesions", "--instances")
+    assert done.returncode == 1
+    assert "with --instances the names *.instances are reserved, got" in done.stderr
+    assert (folder / "out" / "b.instances.nii").exists()
+
+
+def test_the_memory_of_components_is_part_of_what_a_dry_run_expects(folder: Path) -> None:
+    expected = [
+        int(re.search(r"about ([\d,]+) MB of memory", run(folder, "--dry-run", *more).stderr)[1].replace(",", ""))
+        for more in ([], ["--lesions"])
+    ]
+    assert 60 <= expected[1] - expected[0] < 100
+
+
 def test_an_unknown_class_ends_the_run_before_it_begins(folder: Path) -> None:
     done = run(folder, "--lesions", "tumour")
     assert done.returncode == 2

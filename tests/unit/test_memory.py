@@ -11,19 +11,22 @@ from networks import Network, contract, local, volumetric
 from segpipe.errors import SourceError
 from segpipe.formats.cases import Case
 from segpipe.geometry.voxel_grid import VoxelGrid
-from segpipe.geometry.windows import Cover
+from segpipe.geometry.windows import Cover, Window
 from segpipe.jobs.plan import PlannedCase, as_planned
 from segpipe.network.spec import read_spec
 from segpipe.overrides import Overrides
 from segpipe.pipeline import memory, model_check, opening
 from segpipe.pipeline.blend import Strip
 from segpipe.pipeline.infer import load
-from segpipe.pipeline.memory import least_bytes, longest_strip, network_bytes, strip_bytes, worker_bytes
+from segpipe.pipeline.memory import Load, least_bytes, lesion_bytes, longest_strip, network_bytes, strip_bytes, worker_bytes
 from segpipe.pipeline.model_check import try_out
 from segpipe.pipeline.opening import open_sheet
 from segpipe.pipeline.read import Reading
 from segpipe.pipeline.run import segmented
 from segpipe.process.machine import forget_most_resident, most_resident, resident
+from segpipe.results.lesion_rule import LesionRule
+from segpipe.results.lesions import Lesions
+from segpipe.results.statistics import Box
 from segpipe.settings import load_settings
 from segpipe.tune.places import Held
 
@@ -168,3 +171,27 @@ def test_a_case_is_cut_for_all_that_a_strip_keeps_and_refused_where_its_narrowes
     memory.refuse_large_case("a.nii", cover, spec, 0, least)
     with pytest.raises(SourceError, match=r"a\.nii: 5000 x 5000 x 5000 pixels in blocks of 1 MB need at least .* --memory"):
         memory.refuse_large_case("a.nii", cover, spec, 0, least - 1)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+@pytest.mark.parametrize("density", [0.04, 1.0])
+def test_components_take_what_is_planned(tmp_path, dtype, density):
+    """The worst of a volume: noise, whose components are many, or one component, whose faces are full."""
+    rng, shape, tile = np.random.default_rng(0), (160, 160, 160), 80
+    spec = spec_of(volumes(tmp_path / "m.onnx", 3, 3, tile))
+    grid = VoxelGrid(shape, tuple(map(tuple, np.eye(4)[:3])))
+    labels = (rng.random((1, tile, tile, tile)) < density).astype(np.uint8)
+    pixels = rng.integers(0, 1000, labels.shape).astype(dtype)
+    found = Lesions(grid, spec.contract, LesionRule((1, 2), 0.0, False))
+    tracemalloc.start()
+    try:
+        for start in np.ndindex(2, 2, 2):
+            window = Window(tuple(tile * k for k in start), tuple(tile * (k + 1) for k in start))
+            found.add(Box(window, labels, None, lambda: (pixels, None), lambda: None))
+        rows = found.rows()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 0 < len(rows) <= 10_000
+    cover = Cover(shape, spec.tiling_of(shape))
+    assert peak < lesion_bytes(Load(cover, 0), spec)

@@ -272,10 +272,6 @@ def group(cases: Iterable[PlannedCase], workers: int, most: int) -> Iterator[Job
 
 def memory_mb(plan: Plan, run: Run) -> float:
     """Expected peak memory of one worker in MB."""
-    loads = [case.load(run.model) for case in plan.seen]
-    return (
-        worker_bytes(
-            loads, run.model, plan.calls, confidence=run.settings.confidence, lesions=run.settings.lesions is not False
-        )
-        / 1e6
-    )
+    loads, settings = [case.load(run.model) for case in plan.seen], run.settings
+    lesions = settings.lesions is not False
+    return worker_bytes(loads, run.model, plan.calls, confidence=settings.confidence, lesions=lesions) / 1e6

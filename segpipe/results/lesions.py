@@ -16,7 +16,7 @@ from segpipe.results.areas import MM3_PER_ML, rounded
 from segpipe.results.components import Components, Layer, Table, by_size, slabs
 from segpipe.results.frames import Frame, frame_of
 from segpipe.results.lesion_rule import LesionRule
-from segpipe.results.outlines import at, places, plane_diameters, space_diameter, world_box
+from segpipe.results.outlines import Ruler, at, places, world_box
 from segpipe.results.statistics import Box, Row, State
 
 DIGITS = 4
@@ -59,6 +59,7 @@ class Lesions:
         self._components = Components(self._frame.shape, len(self._classes), least=self._least, named=rule.instances)
         self._scale: NDArray[np.float64] | None = None
         self._lookup = self._class_lookup()
+        self._ruler = Ruler(self._frame.steps)
 
     @property
     def _least(self) -> int:
@@ -191,26 +192,25 @@ class Lesions:
     def _in_volume(self, centroid: Sequence[float], points: NDArray[np.int64]) -> Row:
         frame = self._frame
         low, high = world_box(points, frame.steps, frame.origin)
-        longest, perpendicular, plane = plane_diameters(points, frame.steps)
+        found = self._ruler(points)
         place = at(centroid, frame.steps, frame.origin)
         return {
             **_spaces("centroid_{}_{}_mm", place),
             **_box_in_spaces(low.tolist(), high.tolist()),
-            "longest_in_plane_mm": _length(longest),
-            "perpendicular_mm": _length(perpendicular),
-            "plane_k": plane,
-            "longest_mm": _length(space_diameter(points, frame.steps)),
+            "longest_in_plane_mm": _length(found.in_plane),
+            "perpendicular_mm": _length(found.perpendicular),
+            "plane_k": int(points[0, 0]) + found.plane,
+            "longest_mm": _length(found.longest),
         }
 
     def _in_image(self, centroid: Sequence[float], points: NDArray[np.int64]) -> Row:
         world = self._grid.world(np.array(centroid[-len(self._grid.shape) :]))
-        longest, perpendicular, _ = plane_diameters(points, self._frame.steps)
-        longest = space_diameter(points, self._frame.steps) if self._frame.volume else longest
+        found = self._ruler(points)
         return {
             "centroid_x": None if world is None else rounded(float(world[0])),
             "centroid_y": None if world is None else rounded(float(world[1])),
-            "longest": _length(longest),
-            "perpendicular": _length(perpendicular),
+            "longest": _length(found.longest if self._frame.volume else found.in_plane),
+            "perpendicular": _length(found.perpendicular),
             "length_unit": self._frame.unit,
         }
 

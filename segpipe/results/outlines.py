@@ -4,6 +4,8 @@ Points are indices ``(slice, row, column)`` of voxels. The convex hull of a unio
 outlines of boxes and parts can be merged in any order. The vertices are exact, since all arithmetic is on integers.
 """
 
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ Float = NDArray[np.float64]
 
 PAIRS = 2**20
 """Most distances that are computed at once."""
+FEW = 64
+"""Points, or pairs of them, that are not worth sorting out."""
 HALF = np.concatenate([0.5 * np.eye(3), -0.5 * np.eye(3)])
 """From the centre of a voxel to the centres of its faces."""
 IN_PLANE = HALF[[1, 2, 4, 5]]
@@ -76,6 +80,40 @@ def places(point: Integers, shape: tuple[int, ...]) -> Integers:
     return np.stack(np.unravel_index(point, shape), axis=-1).astype(np.int64)
 
 
+@dataclass(frozen=True, slots=True)
+class Diameters:
+    """Lengths of a component, in the unit of its grid's steps."""
+
+    longest: float
+    """In space."""
+    in_plane: float
+    """The longest within a slice."""
+    perpendicular: float
+    """Extent perpendicular to it in the same slice."""
+    plane: int
+    """The slice, counted from that of the first point."""
+
+
+class Ruler:
+    """Measures components of one grid; small ones of the same form, of which noise has thousands, only once.
+
+    Args:
+        steps: matrix ``(3, 3)`` whose columns are the steps along slices, rows and columns.
+    """
+
+    def __init__(self, steps: Float) -> None:
+        self._steps = steps
+        self._of_small = lru_cache(2**12)(lambda data: self._measure(np.frombuffer(data, np.int64).reshape(-1, 3)))
+
+    def __call__(self, points: Integers) -> Diameters:
+        """The diameters of the vertices ``(points, 3)`` of a component's outlines, sorted."""
+        form = np.ascontiguousarray(points - points[0])
+        return self._of_small(form.tobytes()) if len(form) <= FEW else self._measure(form)
+
+    def _measure(self, form: Integers) -> Diameters:
+        return Diameters(space_diameter(form, self._steps), *plane_diameters(form, self._steps))
+
+
 def space_diameter(points: Integers, steps: Float) -> float:
     """The longest distance between two faces' centres of voxels ``(points, 3)``, in the unit of ``steps``.
 
@@ -115,7 +153,7 @@ def _reach(points: Integers, edges: Integers, steps: Float) -> Float:
 
 
 def _lengths(vectors: Float) -> Float:
-    x, y, z = np.moveaxis(vectors, -1, 0)
+    x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]
     return np.asarray(np.sqrt(x * x + y * y + z * z))
 
 
@@ -130,7 +168,8 @@ def _farthest(points: Integers, steps: Float, faces: Float) -> tuple[float, Floa
         between = points[a : a + each, None] - points[None]
         distance = _lengths(between @ steps.T)
         near = between[distance >= max(best, float(distance.max())) - slack]
-        for piece in np.array_split(np.unique(near, axis=0), len(near) // 2**15 + 1):
+        near = np.unique(near, axis=0) if len(near) > FEW else near
+        for piece in np.array_split(near, len(near) // 2**15 + 1):
             vectors = ((piece[:, None] + apart[None]) @ steps.T).reshape(-1, 3)
             lengths = _lengths(vectors)
             if len(lengths) and lengths.max() > best:
@@ -140,7 +179,7 @@ def _farthest(points: Integers, steps: Float, faces: Float) -> tuple[float, Floa
 
 def _far_out(points: Integers, steps: Float, slack: float) -> Integers:
     """Leave out points that cannot be an end of the longest distance: no corner of the bounding box is far enough."""
-    if len(points) <= 64:
+    if len(points) <= FEW:
         return points
     world = points @ steps.T
     found = 0.0
@@ -155,11 +194,15 @@ def _far_out(points: Integers, steps: Float, slack: float) -> Integers:
 
 def _across(points: Integers, steps: Float, vector: Float) -> float:
     """Extent of a section perpendicular to a vector in its plane, between faces' centres."""
-    normal = np.cross(steps[:, 1], steps[:, 2])
-    across = np.cross(normal, vector)
+    across = _cross(_cross(steps[:, 1], steps[:, 2]), vector)
     across = across / _lengths(across)
     at = ((points[:, None] + IN_PLANE[None]) @ steps.T).reshape(-1, 3) @ across
     return float(at.max() - at.min())
+
+
+def _cross(one: Float, other: Float) -> Float:
+    (a, b, c), (d, e, f) = one.tolist(), other.tolist()
+    return np.array([b * f - c * e, c * d - a * f, a * e - b * d])
 
 
 def world_box(points: Integers, steps: Float, origin: Float) -> tuple[Float, Float]:

@@ -121,15 +121,18 @@ def test_the_record_and_the_audit_have_the_uids(folder: Path) -> None:
     assert line["audit"] == "CT"
     assert line["model"]["sha256"] == record["model"]["sha256"]
     assert line["read"] == read
-    assert line["written"] == {}
-    assert line["files"] == ["CT.nii.gz"]
+    seg = pydicom.dcmread(folder / "segpipe-out/CT.seg.dcm", stop_before_pixels=True)
+    levels = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+    assert line["written"] == {"CT.seg.dcm": {level: seg[level].value for level in levels}}
+    assert line["files"] == ["CT.nii.gz", "CT.seg.dcm"]
     assert line["time"].startswith("20")
 
 
 @pytest.mark.parametrize("names", ["path", "number", "uid"])
 def test_no_output_names_a_patient(folder: Path, names: str) -> None:
     dicoms.write(folder / "in" / "case" / "CT", SeriesDescription="of Mustermann")
-    done = run(folder, "--case-name", names, "--confidence", "--log-file", "run.log", "--style", "qgis")
+    more = ["--seg", "none", "--confidence", "--log-file", "run.log", "--style", "qgis"]  # a SEG repeats the patient's tags
+    done = run(folder, "--case-name", names, *more)
     assert done.returncode == 0, done.stderr
     for path in [folder / "run.log", *(folder / "segpipe-out").rglob("*")]:
         data = path.read_bytes() if path.is_file() else b""
@@ -137,7 +140,7 @@ def test_no_output_names_a_patient(folder: Path, names: str) -> None:
     name = {"path": "case/CT", "number": "0001", "uid": dicoms.uid(1)}[names]
     assert (folder / f"segpipe-out/{name}.nii.gz").is_file()
     assert (folder / "segpipe-out/areas.csv").read_text().splitlines()[1].startswith(name)
-    assert "0 done, 1 done before" in run(folder, "--case-name", names).stderr
+    assert "0 done, 1 done before" in run(folder, "--case-name", names, "--seg", "none").stderr
 
 
 def test_series_are_chosen(folder: Path) -> None:

@@ -81,6 +81,16 @@ def commands(block):
     return found
 
 
+KINDS = SHELL | {"python", "toml", "text", "cron", "yaml", "zsh", "fish"}
+"""Kinds of blocks; bash is for what is a file, such as a job of a batch system."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_stand_in_blocks_that_run(page):
+    for block in blocks(page):
+        assert block["kind"] in KINDS or (block["kind"] == "bash" and (block["title"] or block["text"].startswith("#!")))
+
+
 def not_run(block):
     return (block["note"] or "").startswith("not run: ")
 
@@ -133,6 +143,9 @@ def _volume(root):
         net = Network(1, fold, ndim=3).conv(1, 3, 3)
         values = contract(1, 3, layout="NCDHW", normalize="zscore", tile=[16] * 3, overlap=[4] * 3)
         net.save(root / f"fold{fold}.onnx", values, classes=3, shape=("n", "d", "h", "w"))
+    values = contract(1, 2, layout="NCDHW", normalize="zscore", tile=[16] * 3, overlap=[4] * 3)
+    Network(1, ndim=3).conv(1, 2, 3).save(root / "lesion.onnx", values, classes=2, shape=("n", "d", "h", "w"))
+    dicoms.write(root / "cases" / "patient7" / "ct", dicoms.values((20, 22, 18)), series=7)
     dicoms.write(root / "scans" / "patient3", dicoms.values((20, 22, 18)), series=3)
 
 

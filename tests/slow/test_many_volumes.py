@@ -24,17 +24,17 @@ MODELS = {"one": "-m 0.onnx", "averaged": "-m 0.onnx -m 1.onnx --tta flips"}
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Volumes of unlike size, place and packing, in folders; two folds that take a millisecond a tile."""
+    """Volumes of unlike size, place and packing, in folders; two folds."""
     root, rng = tmp_path_factory.mktemp("many"), random.Random(7)
     for number in range(COUNT):
         folder = root / "in" / f"site{number % 7}"
         folder.mkdir(parents=True, exist_ok=True)
-        shape = tuple(rng.randint(5, 30) for _ in range(3))
+        shape = tuple(rng.randint(5, 20) for _ in range(3))
         name = f"{number:03}.nii{'.gz' * (number % 3 > 0)}"
         volumes.write(folder / name, volumes.voxels(shape, "u1", number), AFFINES[number % len(AFFINES)])
     values = networks.contract(1, 3, layout="NCDHW", tile=[16], overlap=[4], scale=1 / 255)
     for fold in range(2):
-        net = networks.Network(1, fold, ndim=3).conv(1, 8, 3).add("Relu").conv(8, 3, 3)
+        net = networks.Network(1, fold, ndim=3).conv(1, 4, 3).add("Relu").conv(4, 3, 3)
         net.save(root / f"{fold}.onnx", values, classes=3, shape=("n", 16, 16, 16))
     for name in MODELS:
         done = invoke(command(name, f"whole-{name}", SERIAL), root)
@@ -56,12 +56,12 @@ def made(out: Path) -> dict[Path, tuple[int, int]]:
     return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (*records(out), *masks)}
 
 
-@pytest.mark.parametrize(("models", "where"), [("one", SERIAL), ("averaged", SERIAL), ("one", DASK), ("averaged", DASK)])
+@pytest.mark.parametrize(("models", "where"), [("one", SERIAL), ("averaged", DASK)])
 def test_200_volumes_killed_half_way_go_on_to_the_same_bytes(models: str, where: str, root: Path, tmp_path: Path) -> None:
     out, whole = tmp_path / "out", root / f"whole-{models}"
     assert len(records(whole)) == COUNT
     process = begin(root, [*SEGPIPE, *command(models, str(out), where)], tmp_path / "log")
-    wait_until(lambda: len(records(out)) >= COUNT // 2, process)
+    wait_until(lambda: len(records(out)) >= COUNT // 2, process, seconds=300)
     os.killpg(process.pid, signal.SIGKILL)
     assert wait(process, lambda: None) == -signal.SIGKILL, (tmp_path / "log").read_text()
     before = made(out)

@@ -173,3 +173,29 @@ def test_scores_are_those_of_monai_given_the_same_windows(tmp_path):
     ordered = np.sort(mean, axis=0)
     clear = ordered[-1] - ordered[-2] > 1e-4
     np.testing.assert_array_equal(found.array[clear], mean.argmax(axis=0)[clear])
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_several_networks_on_a_device_go_on_with_half_the_batch(fixed, tmp_path):
+    from segpipe.network.spec import read_spec
+    from segpipe.pipeline.infer_gpu import BoundModel
+    from segpipe.pipeline.tiles import Patch
+    from segpipe.settings import load_settings
+
+    shapes = [("n", 32, 32), (4 if fixed else "n", 32, 32)]
+    nets = [Network(1, k).conv(1, 3, 3) for k in range(2)]
+    values = contract(1, 3, tile=[32, 32], overlap=[8, 8])
+    pairs = enumerate(zip(nets, shapes, strict=True))
+    files = [net.save(tmp_path / f"{k}.onnx", values, classes=3, shape=shape) for k, (net, shape) in pairs]
+    flags = {"input": ("x",), "model": files, "tta": "flips", "device": "cpu-tensors"}
+    model = BoundModel(read_spec(load_settings(None, flags | ({} if fixed else {"batch": 4}))))
+    patches = [Patch(RNG.normal(size=(1, 32, 32)).astype(np.float32)) for _ in range(2)]
+
+    def scores():
+        with model.arrays.here():
+            return model.score(patches)[0].numpy().tobytes()
+
+    before = scores()
+    assert model.shrink() is not fixed
+    assert model.spec.batch == (4 if fixed else 2)
+    assert scores() == before

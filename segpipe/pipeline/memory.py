@@ -129,7 +129,8 @@ def lesion_bytes(load: Load, model: ModelSpec) -> float:
 
     Pixels of the slab are counted as floats. Of faces, a plane of boxes is open on both sides, and all of it is labelled.
     """
-    contract, own = model.contract, load.own ** (1 / len(load.cover.shape))
+    contract = model.contract
+    own: float = load.own ** (1 / len(load.cover.shape))
     slab = min(LESION_SLAB, math.prod(load.cover.tiling.tile) * load.own)
     bands = len(contract.classes) if contract.task == "multilabel" else 1
     plane = math.prod(n * own for n in load.cover.padded[1:])

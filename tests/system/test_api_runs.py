@@ -33,7 +33,8 @@ def root(tmp_path_factory):
     """A folder with scenes, one that cannot be read, and a model."""
     folder = tmp_path_factory.mktemp("api")
     make_scenes(folder)
-    (folder / "in/sub/broken.tif").write_bytes((folder / "in/a.tif").read_bytes()[:3000])
+    # cut within its header: for missing pixels, GDAL's words depend on its threads
+    (folder / "in/sub/broken.tif").write_bytes((folder / "in/a.tif").read_bytes()[:100])
     make_model(folder / "plain.onnx")
     return folder
 

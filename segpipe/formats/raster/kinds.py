@@ -41,8 +41,8 @@ def explained(path: str) -> Iterator[None]:
             raise SourceError(f"{path} cannot be read: {unreadable.strerror}") from unreadable
         if text is not None:
             raise SourceError(text) from error
-        if rest is not None:  # GDAL has several words for it, by its threads
-            raise SourceError(f"{path} cannot be read: {rest}") from error
+        if rest is not None:
+            raise SourceError(f"{error}; {rest}") from error
         raise
 
 

@@ -433,12 +433,19 @@ def _listed(values: Sequence[Any]) -> str:
 
 def readable(error: ValidationError) -> str:
     """A validation error in one line: a clause per key, with the value that was given."""
-    lines, more = error.errors()[:LISTED], error.error_count() - LISTED
-    return "; ".join(map(_readable_line, lines)) + (f"; and {more} more like these" if more > 0 else "")
+    lines = _of_one_form(error.errors())
+    more = len(lines) - LISTED
+    return "; ".join(map(_readable_line, lines[:LISTED])) + (f"; and {more} more like these" if more > 0 else "")
+
+
+def _of_one_form(lines: Sequence[Any]) -> list[Any]:
+    """Errors without those that ask for a list where one value was given, which is another form of the same key."""
+    single = {line["loc"][:1] for line in lines if line["type"] != "list_type"}
+    return [line for line in lines if line["type"] != "list_type" or line["loc"][:1] not in single]
 
 
 def _readable_line(line: Mapping[str, Any]) -> str:
-    key = shortened(".".join(str(part) for part in line["loc"]))
+    key = shortened(".".join(str(part) for part in line["loc"] if "[" not in str(part)))  # [: a form that pydantic tried
     if line["type"] == "extra_forbidden":
         return f"unknown key {key}"
     if line["type"] == "missing":

@@ -52,8 +52,8 @@ def test_globs_leave_out_what_they_match(folder):
 def test_a_folder_without_a_raster_says_what_it_holds(tmp_path):
     (tmp_path / "in").mkdir()
     for number in range(3):
-        (tmp_path / "in" / f"{number}.dcm").touch()
-    with pytest.raises(InputError, match=r"no raster or volume found in .*, and this one holds 3 \.dcm"):
+        (tmp_path / "in" / f"{number}.svs").touch()
+    with pytest.raises(InputError, match=r"no raster or volume found in .*, and this one holds 3 \.svs"):
         find_cases([str(tmp_path / "in")])
 
 

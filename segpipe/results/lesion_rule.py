@@ -9,6 +9,7 @@ from segpipe.contract import Contract
 from segpipe.errors import SettingsError
 from segpipe.process.extras import install
 from segpipe.settings import Settings
+from segpipe.storage.documents import shortened
 
 INSTANCES = ".instances"
 """Text between the name of a case and the suffix of its instances."""
@@ -57,4 +58,4 @@ def _class_id(contract: Contract, name: str) -> int:
         if name in (c.name, str(c.id)):
             return c.id
     known = ", ".join(f"{c.id} {c.name}" for c in contract.mask_classes[:20])
-    raise SettingsError(f"--lesions must name classes of the contract, got {name}: its classes are {known}")
+    raise SettingsError(f"--lesions must name classes of the contract, got {shortened(name)}: its classes are {known}")

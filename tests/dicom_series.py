@@ -25,7 +25,7 @@ ORIENTATIONS = {
 }
 """Image Orientation (Patient) of eight series; the last is turned about two axes."""
 
-PATIENT = {"PatientName": "Doe^Jane", "PatientID": "0815", "PatientBirthDate": "19610203", "PatientSex": "F"}
+PATIENT = {"PatientName": "Doe^Jane", "PatientID": "MRN-0815-J", "PatientBirthDate": "19610203", "PatientSex": "F"}
 
 
 def slices(

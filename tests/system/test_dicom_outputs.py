@@ -130,7 +130,8 @@ def test_no_output_but_the_seg_names_the_patient(folder: Path) -> None:
     texts = [done.stderr.encode(), *(path.read_bytes() for path in files)]
     names = [str(p.relative_to(folder)).encode() for p in folder.rglob("*")]
     for value in dicom_series.PATIENT.values():
-        assert not any(value.encode() in text for text in (*texts, *names) if len(value) > 1)
+        found = [text for text in (*texts, *names) if len(value) > 1 and value.encode() in text]
+        assert not found, value
 
 
 def raising(error: Exception) -> Any:

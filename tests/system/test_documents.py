@@ -131,8 +131,9 @@ def _volume(root):
     write(root / "ct" / "patient1.nii.gz", voxels((20, 22, 18)))
     Network(1, ndim=3).conv(1, 3, 3).save(root / "organs.onnx", None, classes=3, shape=("n", "d", "h", "w"))
     (root / "cases").mkdir()
+    (root / "mr").mkdir()
     for channel in ("t1", "flair"):
-        write(root / "cases" / f"patient1_{channel}.nii.gz", voxels((20, 22, 18)))
+        write(root / "mr" / f"patient1_{channel}.nii.gz", voxels((20, 22, 18)))
     Network(2, ndim=3).conv(2, 2, 3).save(root / "tumour.onnx", None, classes=2, shape=("n", "d", "h", "w"))
     tumour = {"layout": "NCDHW", "normalize": "zscore", "tile": [16] * 3, "overlap": [4] * 3, "align": 1}
     of_volumes = contract(2, 2, channels=["t1", "flair"], **tumour)

@@ -476,4 +476,6 @@ def test_folder_without_config(tmp_path):
 def test_folder_with_a_factory_needs_a_file(tmp_path):
     settings = ExportSettings(weights=tmp_path, output=tmp_path / "m.onnx", module="x:y")
     with pytest.raises(ExportError, match=f"{tmp_path}.*directory"):
-        open_network(settings, Terms({}))
+        open_network(
+            settings, Terms({"channels": 3, "classes": [{"id": 0, "name": "a"}], "tile": [64], "normalize": "none"})
+        )

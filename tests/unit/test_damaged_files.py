@@ -146,7 +146,9 @@ def checkpoints(root: Path) -> list[Path]:
 @pytest.mark.filterwarnings("ignore")
 def test_damaged_checkpoints_are_opened_or_refused(tmp_path):
     (tmp_path / "whole").mkdir()
-    terms = Terms({"classes": [{"id": 0, "name": "a"}, {"id": 1, "name": "b"}], "channels": 3})
+    terms = Terms(
+        {"classes": [{"id": 0, "name": "a"}, {"id": 1, "name": "b"}], "channels": 3, "tile": [64], "normalize": "none"}
+    )
     for _, mutant in mutants(checkpoints(tmp_path / "whole"), CHECKPOINTS):
         own = {} if mutant.suffix in (".pt2", ".pth") else {"arch": "unet", "options": {"widths": [4, 6]}}
         exported = ExportSettings(weights=mutant, output=tmp_path / "o.onnx", **own)

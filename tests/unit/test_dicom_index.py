@@ -1,5 +1,6 @@
 """Series are found in folders: grouped, divided, named, chosen, and what is no slice is counted."""
 
+import os
 from pathlib import Path
 
 import dicoms
@@ -240,3 +241,15 @@ def test_one_case_of_find_alone(tmp_path):
     path = dicoms.write(tmp_path / "CT") / "IM0000.dcm"
     (case,) = find([("CT/IM0000.dcm", str(path))], EVERY_CASE).cases
     assert (case.name, Path(case.path)) == ("CT/IM0000", path)
+
+
+@pytest.mark.timeout(20)
+def test_pipes_are_not_opened(tmp_path):
+    """A reader of a pipe, or of a terminal, would wait for ever."""
+    for name in ("pipe", "pipe.dcm"):
+        os.mkfifo(tmp_path / name)
+        assert not is_one(str(tmp_path / name))
+    found = cases_of([(name, str(tmp_path / name)) for name in ("pipe", "pipe.dcm")], EVERY_CASE)
+    assert found.others == [str(tmp_path / "pipe")]
+    (error,) = found.errors.values()
+    assert error.startswith(f"{tmp_path}/pipe.dcm is no DICOM file")

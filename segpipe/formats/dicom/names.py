@@ -30,8 +30,13 @@ def may_be(name: str) -> bool:
 
 
 def is_one(path: str) -> bool:
-    """Whether a file has the letters DICM where DICOM files have them (PS3.10, section 7.1)."""
+    """Whether a file has the letters DICM where DICOM files have them (PS3.10, section 7.1).
+
+    Devices and pipes, which may keep a reader waiting for ever, are not opened.
+    """
     try:
+        if not Path(path).is_file():
+            return False
         with Path(path).open("rb") as stream:
             return stream.read(PREAMBLE + 4)[PREAMBLE:] == b"DICM"
     except OSError:

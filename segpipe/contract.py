@@ -458,7 +458,9 @@ def _told(value: Any) -> str:
     """A value for a message; of one that is long, how long."""
     if isinstance(value, list | dict | str) and len(value) > WIDEST:
         return f"{len(value)} {_UNITS[type(value)]}"
-    return shortened(repr(value))
+    if isinstance(value, tuple):
+        return shortened(", ".join(map(str, value)))
+    return shortened(str(value) if isinstance(value, Path) else repr(value))
 
 
 _UNITS = {list: "values", dict: "keys", str: "characters"}

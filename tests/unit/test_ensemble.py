@@ -122,7 +122,9 @@ def test_memory_is_all_weights_and_the_largest_call(tmp_path):
 
 def test_a_model_is_named_once(tmp_path):
     file = save(tmp_path / "a.onnx")
-    with pytest.raises(SettingsError, match="name each model once, and one of them is there twice"):
+    with pytest.raises(
+        SettingsError, match=r"name each model once, and one of them is there twice, got /.*a\.onnx, /.*a\.onnx"
+    ):
         spec_of(file, tmp_path / "x" / ".." / "a.onnx")
 
 

@@ -22,11 +22,6 @@ LEAST_EXPONENT = 149
 MANTISSA = 24
 
 
-def limbs_of(dtype: np.dtype[Any]) -> int:
-    """Number of limbs that a sum of values of this type needs."""
-    return FLOAT_LIMBS if dtype.kind == "f" else INTEGER_LIMBS
-
-
 def sums(values: NDArray[Any], runs: Runs) -> Limbs:
     """Sum of ``values``, one per voxel of the box of ``runs``, over each component; shape ``(components, limbs)``."""
     return carried(_float_sums(values, runs) if values.dtype.kind == "f" else _integer_sums(values, runs))

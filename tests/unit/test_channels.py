@@ -155,6 +155,15 @@ def test_a_stack_of_files_is_one_volume(tmp_path: Path) -> None:
     stack.close()
 
 
+def test_all_packed_channels_take_space_together(tmp_path: Path) -> None:
+    """In TMPDIR, unpacked: the header of 352 bytes, and two bytes per voxel."""
+    files = [volumes.write(tmp_path / f"{name}.nii.gz", volumes.voxels(seed=seed)) for seed, name in enumerate("ab")]
+    own = parse_contract(networks.contract(1, 3, layout="NCDHW", tile=[16], overlap=[4]), "a test")
+    stack = Stacked([NiftiSource(str(file), own) for file in files])
+    assert stack.unpacked == 2 * (352 + volumes.voxels().nbytes)
+    stack.close()
+
+
 @pytest.mark.parametrize("given", [PATTERNS[:2], (*PATTERNS[:2], ("PD", "*_pd")), (*PATTERNS, PATTERNS[0])])
 def test_channels_that_the_model_does_not_have(given: Any) -> None:
     with pytest.raises(SettingsError, match="--channels must name each of the model's channels once, FLAIR, T1, T2, got"):

@@ -113,7 +113,7 @@ def main() -> None:
 @_OUTPUT(
     "--lesions",
     is_flag=False,
-    flag_value="",
+    flag_value="*",
     metavar="[CLASSES]",
     help="Measure each component of these classes, such as tumour,cyst [all but the background], into lesions.csv.",
 )

@@ -67,7 +67,7 @@ Color = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 
 
 class _Keys(BaseModel):
-    """Keys of a contract. Those of ``_later`` are written only if they are set: models of before keep their hash."""
+    """Keys of a contract. Those of ``_later`` are written only if they are set, so older contracts keep their hash."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -82,6 +82,8 @@ class _Keys(BaseModel):
 
 class SegmentationClass(_Keys):
     """One class: its id in the mask, its name, its colour, and which score of the model is its own."""
+
+    _later = frozenset({"snomed"})
 
     id: int = Field(ge=0, lt=MOST_CLASSES)
     name: Name
@@ -98,12 +100,6 @@ class SegmentationClass(_Keys):
         if CONTROL.search(value):
             raise ValueError(f"a class name must be one line without control characters, got {value!r}: rename the class")
         return value
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without a code that is not given, so that the digests of older contracts stay."""
-        values: dict[str, Any] = handler(self)
-        return {key: value for key, value in values.items() if key != "snomed" or value is not None}
 
     @property
     def snomed_codes(self) -> tuple[str, ...]:

@@ -18,6 +18,12 @@ from segpipe.storage.documents import DocumentError, read_toml, shortened
 BLENDS: tuple[str, ...] = get_args(Blend)
 Device = Literal["auto", "cpu", "cuda", "tensorrt", "cpu-tensors"]
 Executor = Literal["serial", "dask"]
+ALL = "*"
+"""``--lesions`` without classes."""
+
+LARGEST = 1e18
+"""Of a size of components: finite in voxels of any size."""
+
 CaseNames = Literal["path", "uid", "number"]
 UnusualValues = Literal["fail", "allow"]
 Seg = Literal["binary", "labelmap", "none"]
@@ -142,7 +148,7 @@ class Settings(BaseModel):
     confidence: bool = Field(default=False, strict=True)
     lesions: bool | tuple[Said, ...] = False
     """Measure every connected component of these classes, named by name or id; true: of all but the background."""
-    min_size: float = Field(default=0, ge=0, strict=True)
+    min_size: float = Field(default=0, ge=0, le=LARGEST, strict=True)
     """Components below it are counted, and not listed: mm3 in volumes, m2 on the Earth, else pixels."""
     instances: bool = Field(default=False, strict=True)
     """Also write the number in the table of each component, as a second mask."""
@@ -209,9 +215,9 @@ class Settings(BaseModel):
     @field_validator("lesions", mode="before")
     @classmethod
     def _classes(cls, value: Any) -> Any:
-        """The flag alone means: all; ``"tumour,2"`` and ``["tumour", "2"]`` name classes."""
+        """The flag alone is ``*`` and means: all; ``"tumour,2"`` and ``["tumour", "2"]`` name classes."""
         if isinstance(value, str):
-            return tuple(name.strip() for name in value.split(",")) if value else True
+            return True if value == ALL else tuple(name.strip() for name in value.split(","))
         return tuple(map(str, value)) if isinstance(value, list | tuple) else value
 
     @field_validator("lesions")

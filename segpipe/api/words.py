@@ -24,4 +24,9 @@ def _words(key: str, value: Any) -> Iterator[str]:
     elif isinstance(value, bool):
         yield flag if value else f"--no-{key.replace('_', '-')}"
     else:
-        yield from (flag, ",".join(map(str, value)) if isinstance(value, tuple) else str(value))
+        yield from (flag, ",".join(map(_word, value)) if isinstance(value, tuple) else str(value))
+
+
+def _word(value: Any) -> str:
+    """One of the values of a flag; a pattern of ``--channels`` has a name."""
+    return "=".join(value) if isinstance(value, tuple) else str(value)

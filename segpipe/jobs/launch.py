@@ -44,7 +44,7 @@ from segpipe.storage import Store
 from segpipe.storage.files import output_errors
 from segpipe.storage.folder import DRAFTS, Folder
 from segpipe.storage.lock import locked
-from segpipe.storage.ownership import LESIONS, TABLES, TRACE_NAME, refuse_foreign, refuse_foreign_trace
+from segpipe.storage.ownership import LESIONS, TABLES, TRACE_NAME, forget_table, refuse_foreign, refuse_foreign_trace
 from segpipe.storage.retry import persistently, unwritable
 from segpipe.timing.report import Profile, account, write_trace
 from segpipe.timing.spans import begin, end, span
@@ -305,7 +305,10 @@ def _conclude(prepared: Prepared, summary: Summary) -> None:
         _tidy_parts(output, summary.ledger)
     with _noting(summary):
         persistently(lambda: write_areas(output, summary.good, area_columns(prepared.cases)), retries)
-    if prepared.run.lesions is not None:
+    if prepared.run.lesions is None:
+        with _noting(summary):
+            persistently(lambda: forget_table(output, LESIONS), retries)
+    else:
         columns = lesion_columns(prepared.cases, prepared.run.model.contract, confidence=prepared.run.settings.confidence)
         with _noting(summary):
             persistently(lambda: write_lesions(output, summary.good, columns), retries)

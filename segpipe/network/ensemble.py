@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from segpipe.network.spec import ModelSpec
 
 OWN = frozenset({"input", "output", "provenance", "equivariant", "tile", "overlap", "align"})
-"""Keys in which contracts may differ: names within a file, its history, and what the tiling of the run replaces."""
+"""Keys that may differ: tensor names, provenance, and tiling, which is compared after the settings are applied."""
 
 
 def ensemble(models: Sequence["ModelSpec"]) -> "ModelSpec":
@@ -20,13 +20,14 @@ def ensemble(models: Sequence["ModelSpec"]) -> "ModelSpec":
 
     Raises:
         ContractError: contracts or tilings differ; the message has the key and both values.
-        ModelError: graphs have batches of different fixed sizes.
+        ModelError: graphs have batches of different fixed sizes, or two files have one content.
     """
     first, *others = models
     if not others:
         return first
     for other in others:
         _check_agreement(first, other)
+    _check_contents(models)
     return replace(
         first,
         files=tuple(file for model in models for file in model.files),
@@ -50,7 +51,7 @@ def tried(spec: "ModelSpec", models: Sequence["ModelSpec"]) -> "ModelSpec":
         if model.batch_is_fixed and model.batch > batch:
             raise ModelError(
                 f"models whose scores are averaged must take one batch, and one of them needs batches of {batch}, while "
-                f"that of {model.path} is fixed at {model.batch}: export it with a free batch"
+                f"that of {model.path} is fixed at {model.batch}: export it with a dynamic batch axis"
             )
     return replace(
         spec,
@@ -60,6 +61,16 @@ def tried(spec: "ModelSpec", models: Sequence["ModelSpec"]) -> "ModelSpec":
         room=models[0].room,
         folds=tuple(models) if spec.folds else (),
     )
+
+
+def _check_contents(models: Sequence["ModelSpec"]) -> None:
+    seen: dict[str, ModelSpec] = {}
+    for model in models:
+        if (same := seen.setdefault(model.sha256, model)) is not model:
+            raise ModelError(
+                f"models whose scores are averaged must differ, and {same.path} and {model.path} have one content: "
+                "name each once"
+            )
 
 
 def _check_agreement(first: "ModelSpec", other: "ModelSpec") -> None:
@@ -74,6 +85,8 @@ def _differences(first: "ModelSpec", other: "ModelSpec") -> Iterator[tuple[str, 
     """Keys that differ, with both values as a contract has them."""
     one, two = _keys(first.contract), _keys(other.contract)
     yield from ((key, _shown(one[key]), _shown(two[key])) for key in one if one[key] != two[key])
+    if first.input_dtype != other.input_dtype:
+        yield "the type of their input", first.input_dtype, other.input_dtype
     for key in ("tile", "overlap", "align"):
         a, b = getattr(first.tiling, key), getattr(other.tiling, key)
         if a != b:
@@ -104,6 +117,6 @@ def _batch(models: Sequence["ModelSpec"]) -> int:
         if model.batch != fixed[0].batch:
             raise ModelError(
                 f"models whose scores are averaged must take one batch, got one fixed at {fixed[0].batch} in "
-                f"{fixed[0].path} and at {model.batch} in {model.path}: export them with a free batch"
+                f"{fixed[0].path} and at {model.batch} in {model.path}: export them with a dynamic batch axis"
             )
     return (fixed or models)[0].batch

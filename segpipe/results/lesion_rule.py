@@ -54,8 +54,11 @@ def _foreground(contract: Contract) -> Iterator[int]:
 
 
 def _class_id(contract: Contract, name: str) -> int:
-    for c in contract.mask_classes:
-        if name in (c.name, str(c.id)):
-            return c.id
+    found = [c for c in contract.mask_classes if name in (c.name, str(c.id))]
+    if len(found) > 1:
+        both = " and ".join(f"{c.id} {c.name}" for c in found)
+        raise SettingsError(f"--lesions must name one class each, got {shortened(name)}, which is {both}: rename one")
+    if found:
+        return found[0].id
     known = ", ".join(f"{c.id} {c.name}" for c in contract.mask_classes[:20])
     raise SettingsError(f"--lesions must name classes of the contract, got {shortened(name)}: its classes are {known}")

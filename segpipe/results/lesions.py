@@ -112,6 +112,8 @@ class Lesions:
         def read() -> NDArray[Any]:
             assert box.pixels is not None
             stored, _ = box.pixels()
+            if stored.dtype.kind == "f":  # sums are those of float32, and so are the least and the largest
+                stored = stored.astype(np.float32)
             if self._scale is None:
                 scale = None if box.tags is None else box.tags()
                 one = (np.ones(len(stored)), np.zeros(len(stored)))

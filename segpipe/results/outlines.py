@@ -121,7 +121,21 @@ def space_diameter(points: Integers, steps: Float) -> float:
         points: vertices of the outlines of a component.
         steps: matrix ``(3, 3)`` whose columns are the steps along slices, rows and columns.
     """
-    return float(_farthest(points, steps, HALF)[0])
+    return float(_farthest(_corners(points), steps, HALF)[0])
+
+
+def _corners(points: Integers) -> Integers:
+    """The vertices of the outlines along all three axes, among which are those of the convex hull: the ends of the longest
+    distance."""
+    if len(points) <= FEW:
+        return points
+    for turn in ((1, 0, 2), (2, 0, 1)):
+        low = points.min(axis=0)
+        turned = (points - low)[:, turn]
+        shape = tuple(turned.max(axis=0) + 1)
+        _, flat = outline(np.zeros(len(turned), np.int64), np.ravel_multi_index(tuple(turned.T), shape), shape)
+        points = places(flat, shape)[:, np.argsort(turn)] + low
+    return points
 
 
 def plane_diameters(points: Integers, steps: Float) -> tuple[float, float, int]:

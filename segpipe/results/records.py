@@ -77,7 +77,7 @@ class Run:
 
     @property
     def label_settings(self) -> Values:
-        """The settings that change labels, or files that are made of them."""
+        """The settings that change labels, or the files derived from labels."""
         tiling, bands = self.model.tiling, self.settings.bands
         # records of versions without them still count as done
         later: Values = {"resample": True} if self.settings.resample else {}

@@ -25,7 +25,7 @@ from segpipe.results.records import AREA_COLUMNS, records
 from segpipe.results.schema import Record, Values
 from segpipe.results.statistics import Box, Row, State, Statistic
 from segpipe.storage import Store
-from segpipe.storage.ownership import AUDIT, LESIONS
+from segpipe.storage.ownership import AUDIT, LESIONS, forget_table
 
 STATISTICS: dict[str, Callable[[Grid, Contract], Statistic]] = {"areas": Areas}
 """All statistics of a run, by the name of their table in the record."""
@@ -99,9 +99,10 @@ def area_columns(cases: Iterable[Case]) -> tuple[str, ...]:
 
 
 def write_audit(output: Store, cases: Iterable[Case]) -> None:
-    """Write ``audit.jsonl``, a line for each case whose format has UIDs; nothing if there is no such case."""
+    """Write ``audit.jsonl``, a line for each case whose format has UIDs; if there is no such case, remove an earlier one."""
     audited = [case for case in cases if FORMATS[case.format].uids is not None]
     if not audited:
+        forget_table(output, AUDIT)
         return
     with output.writing(AUDIT) as stream:
         for record in records(output, audited):

@@ -76,7 +76,7 @@ LESIONS = "lesions.csv"
 
 TRACE_NAME = "profile.json"
 
-OWN = frozenset({*TABLES, TRACE_NAME})
+OWN = frozenset({*TABLES, LESIONS, TRACE_NAME})
 """Names of all that a run leaves beside its masks and records."""
 
 
@@ -112,6 +112,16 @@ def refuse_foreign(output: Store, name: str) -> None:
         data = UNREADABLE
     if not (_is_blank(data) or (TABLES | {LESIONS: TABLES["areas.csv"]})[name](data)):
         raise OutputError(f"{output.path(name)} was not written by segpipe, and would be replaced: name another --output")
+
+
+def forget_table(output: Store, name: str) -> None:
+    """Remove a table of an earlier run that this run does not write; a file that segpipe did not write stays."""
+    try:
+        data = output.read(name)
+    except FileNotFoundError:
+        return
+    if data.startswith((TABLE, AUDITED)):
+        output.remove(name)
 
 
 def refuse_foreign_trace(path: str, data: bytes) -> None:

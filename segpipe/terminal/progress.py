@@ -373,7 +373,17 @@ def note_lines(prepared: Prepared) -> list[str]:
     lines = [f"note: {names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {note}" for note, names in cases.items()]
     run, plan = prepared.run, prepared.plan
     space = [*shortages(plan, run), *unpacking_shortages(plan, run)]
-    return [*lines, *_cut_line(plan), *_memory_line(prepared), *space]
+    return [*lines, *_lesion_line(run), *_cut_line(plan), *_memory_line(prepared), *space]
+
+
+def _lesion_line(run: Run) -> Iterator[str]:
+    """A first class that is left out as the background, though it is not called so."""
+    lesions, contract = run.lesions, run.model.contract
+    if lesions is None or run.settings.lesions is not True or contract.task == "multilabel":
+        return
+    for c in contract.mask_classes:
+        if c.id == 0 and c.name.strip(" _").casefold() != "background":
+            yield f"note: --lesions leaves out class 0, {c.name}, as the background: name the classes to measure it"
 
 
 def _cut_line(plan: Plan) -> Iterator[str]:

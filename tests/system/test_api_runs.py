@@ -158,6 +158,9 @@ def test_settings_as_words():
     given = {"input": ("a b.tif", "c"), "model": "m.onnx", "resample": True, "retries": 0, "bands": (3, 2), "profile": "p"}
     words = ["--input", "a b.tif", "--input", "c", "--model", "m.onnx", "--bands", "3,2", "--resample"]
     assert command_of(Settings(**given)) == ["segpipe", "run", *words, "--retries", "0", "--profile", "p"]
+    of_channels = Settings(input=("a",), model="m.onnx", channels="t1=*_t1.nii,flair=*_flair.nii", lesions="2,tumour")
+    assert command_of(of_channels)[6:] == ["--channels", "t1=*_t1.nii,flair=*_flair.nii", "--lesions", "2,tumour"]
+    assert command_of(Settings(input=("a",), model="m.onnx", lesions=True))[6:] == ["--lesions"]
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,18 @@ def test_a_later_run_does_again_what_was_measured_by_another_rule(folder: Path) 
     assert {row["case"] for row in rows(folder / "segpipe-out")} == {"a", "b"}
 
 
+def test_no_table_of_an_earlier_run_stays_beside_those_of_a_later_one(folder: Path) -> None:
+    run(folder, "--lesions")
+    assert rows(folder / "segpipe-out")
+    assert run(folder).returncode == 0
+    assert not (folder / "segpipe-out" / "lesions.csv").exists()
+
+
+def test_a_first_class_that_is_left_out_is_named(folder: Path) -> None:
+    assert "leaves out class 0, class0, as the background: name the classes" in run(folder, "--lesions").stderr
+    assert "as the background" not in run(folder, "--lesions", "0,1,2").stderr
+
+
 @pytest.mark.parametrize("name", ["lesions.csv", "a.instances.nii.gz"])
 def test_files_of_somebody_else_stay(folder: Path, name: str) -> None:
     out = folder / "segpipe-out"

@@ -118,4 +118,7 @@ def test_a_foreign_file_of_a_large_case_that_nobody_has_looked_at_stays(seen, na
 def test_all_that_a_run_leaves_beside_its_cases_is_known_as_its_own(run, tmp_path):
     run(profile=True)
     left = {path.name for path in (tmp_path / "out").iterdir() if path.is_file()}
-    assert {name for name in left if not name.startswith(("a.", "b.", "."))} == OWN - {"audit.jsonl"}  # of series alone
+    assert {name for name in left if not name.startswith(("a.", "b.", "."))} == OWN - {
+        "audit.jsonl",
+        "lesions.csv",
+    }  # of series, and of --lesions

@@ -116,7 +116,7 @@ def test_texts_are_neither_empty_nor_too_long(key, files):
         if isinstance(value, str) and "\0" not in value:  # which no command line can hold
             ended = command(f"--{key.replace('_', '-')}={value}", "--dry-run")
             assert_one_line(ended, longest=12_000)  # the command line repeats a word that it does not know
-            empty = value.strip() == "" and key not in ("profile", "nodata", "lesions")
+            empty = value.strip() == "" and key not in ("profile", "nodata")
             assert ended.exit_code == 2 or not empty, key
 
 

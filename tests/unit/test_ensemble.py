@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from networks import Network, contract, local, pooling
-from onnx import helper
+from onnx import TensorProto, helper
 
 from segpipe.contract import parse_contract
 from segpipe.errors import ContractError, ModelError, SettingsError
@@ -153,3 +153,19 @@ def test_a_setting_of_one_model_is_written_as_before():
     assert one.model_dump(mode="json")["model"] == "m.onnx"
     assert two.model_dump(mode="json")["model"] == ["m.onnx", "n.onnx"]
     assert Settings.model_validate(two.model_dump(mode="json")) == two
+
+
+def test_a_copy_of_a_model_is_not_averaged(tmp_path):
+    first = save(tmp_path / "a.onnx")
+    (tmp_path / "b.onnx").write_bytes(first.read_bytes())
+    with pytest.raises(ModelError, match=r"must differ, and .*a\.onnx and .*b\.onnx have one content"):
+        spec_of(first, tmp_path / "b.onnx")
+
+
+def test_models_take_one_type_of_pixels(tmp_path):
+    """A network of 8 bits would get the last 8 of each pixel of 16."""
+    first = save(tmp_path / "a.onnx", scale=1.0)
+    net = Network(3, 1).add("Cast", to=TensorProto.FLOAT).conv(3, 3, 3)
+    net.save(tmp_path / "b.onnx", contract(3, 3, scale=1.0), classes=3, shape=("n", "h", "h"), dtype=TensorProto.UINT8)
+    with pytest.raises(ContractError, match=r"must agree in the type of their input, got float32 in .* and uint8 in"):
+        spec_of(first, tmp_path / "b.onnx")

@@ -48,6 +48,18 @@ def test_an_outline_keeps_the_vertices_of_the_hull_of_each_slice_and_no_other_po
 
 
 @pytest.mark.parametrize("seed", range(10))
+def test_the_corners_of_outlines_along_all_axes_hold_the_hull_in_space_and_give_the_same_diameter(seed):
+    steps = turned(seed) * [2.5, 0.7, 0.9]
+    mask = ellipsoid((24, 31, 28), (20.0, 9.0, 8.0), np.diag([2.5, 0.7, 0.9]), turned(seed + 50))
+    points = points_of(mask)
+    corners = outlines._corners(points)
+    assert outlines.FEW < len(corners) <= len(points)
+    found = {tuple(p) for p in corners.tolist()}
+    assert {tuple(points[v]) for v in ConvexHull(points).vertices} <= found <= {tuple(p) for p in points.tolist()}
+    assert space_diameter(points, steps) == outlines._farthest(points, steps, HALF)[0]
+
+
+@pytest.mark.parametrize("seed", range(10))
 def test_outlines_of_pieces_merge_to_the_outline_of_the_whole(seed):
     rng = np.random.default_rng(seed)
     shape = (4, 20, 20)

@@ -113,6 +113,7 @@ class Components:
         self._merged = 0, 0
         self.left = Left.none(kinds)
         self._names: list[NDArray[np.int32]] | None = [] if named else None
+        self._named_pieces = 0
 
     def add(self, start: tuple[int, ...], layers: Sequence[Layer], pixels: Stored | None = None) -> NDArray[np.int32] | None:
         """Count a box.
@@ -160,16 +161,21 @@ class Components:
         """Numbers that stay as they are when components are merged, in place of those that do not."""
         assert self._names is not None
         own = numbers[numbers >= 0]
-        begin = sum(map(len, self._names))
-        if begin + len(own) > MOST_PIECES:
-            raise SourceError(
-                f"instances can be told apart of at most {MOST_PIECES:,} pieces of components, and the labels have more: "
-                "raise --min-size, or leave out --instances"
-            )
-        self._names.append(own)
+        begin = self._named_pieces
+        self._keep_names(own)
         names = numbers.copy()
         names[numbers >= 0] = begin + np.arange(len(own))
         return names
+
+    def _keep_names(self, names: NDArray[np.int32]) -> None:
+        assert self._names is not None
+        self._named_pieces += len(names)
+        if self._named_pieces > MOST_PIECES:
+            raise SourceError(
+                f"--instances takes at most {MOST_PIECES:,} pieces of components, and this case has more: "
+                "raise --min-size, or leave out --instances"
+            )
+        self._names.append(names)
 
     def _append(self, table: Table, owner: Integers, point: Integers) -> None:
         self._kinds = np.concatenate([self._kinds, table["kind"]])
@@ -268,7 +274,7 @@ class Components:
         if table:
             self._append(table, state["owner"] + base, state["point"])
         if self._names is not None:
-            self._names.append(np.where(state["names"] >= 0, state["names"] + base, -1).astype(np.int32))
+            self._keep_names(np.where(state["names"] >= 0, state["names"] + base, -1).astype(np.int32))
         self._join(self._faces.merge(faces, base, self._kinds))
         self.left.small += state["small"]
         self.left.excess += state["excess"]

@@ -190,6 +190,17 @@ def test_too_many_pieces_for_instances_are_an_error_that_names_min_size(monkeypa
     assert (named.add((0, 0, 0), [Layer(kinds)]) == -1).all()
 
 
+def test_too_many_pieces_are_an_error_however_a_case_is_cut(monkeypatch):
+    monkeypatch.setattr(components, "MOST_PIECES", 20)
+    kinds = np.zeros((1, 9, 9), np.uint16)
+    kinds[0, ::2, ::2] = 1  # 25 of them
+    parts = [Components((1, 9, 9), 1, named=True) for _ in range(2)]
+    for start, part in zip((0, 5), parts, strict=True):
+        part.add((0, start, 0), [Layer(np.ascontiguousarray(kinds[:, start : start + 5]))])
+    with pytest.raises(SourceError, match=r"at most 20 pieces"):
+        parts[0].merge(parts[1].state)
+
+
 def test_what_is_kept_does_not_grow_with_the_volume():
     """Noise: a component per voxel of a pattern, of which only the faces of open boxes and the largest stay."""
     kinds = np.zeros((8, 64, 64), np.uint16)

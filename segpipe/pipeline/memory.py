@@ -52,8 +52,8 @@ LESION_SLAB = 2**19
 LESION_VOXEL, LESION_CHANNEL = 48, 36
 """Bytes per voxel of a slab while its components are measured, and per channel of its pixels (measured with noise)."""
 
-LESIONS = 60 * 10**6
-"""Bytes of the largest table of components of a case, as arrays and as rows."""
+LESIONS, LESION_TABLE = 60 * 10**6, 9 * 10**6
+"""Bytes of the largest table of components of a case, as arrays and as rows, and of its sums for each channel."""
 
 FACE = 8
 """Bytes per labelled voxel of a face that later boxes may join."""
@@ -134,7 +134,8 @@ def lesion_bytes(load: Load, model: ModelSpec) -> float:
     slab = min(LESION_SLAB, math.prod(load.cover.tiling.tile) * load.own)
     bands = len(contract.classes) if contract.task == "multilabel" else 1
     plane = math.prod(n * own for n in load.cover.padded[1:])
-    return LESIONS + slab * (LESION_VOXEL + LESION_CHANNEL * contract.channel_count) + 2 * FACE * bands * plane
+    tables = LESIONS + LESION_TABLE * contract.channel_count
+    return tables + slab * (LESION_VOXEL + LESION_CHANNEL * contract.channel_count) + 2 * FACE * bands * plane
 
 
 def _decided_bytes(model: ModelSpec, confidence: bool) -> float:
@@ -171,7 +172,10 @@ def _tiles_bytes(model: ModelSpec, calls: int) -> float:
     """Bytes of tiles in progress: pixels read ahead or in the network, and scores computed, waiting or blended."""
     batches = calls + 3  # in calls, waiting, fetched, and the previous one, which is freed when the next arrives
     pixels = (batches + tiles_ahead(model.batch) / model.batch) * _tile_bytes(model, model.contract.input_channels)
-    return pixels + batches * _tile_bytes(model, model.contract.scores)
+    scores = _tile_bytes(model, model.contract.scores)
+    # a call that averages holds a flipped copy of its tiles, and scores that are added to those before
+    averaged = calls * (_tile_bytes(model, model.contract.input_channels) + scores) if model.passes > 1 else 0
+    return pixels + batches * scores + averaged
 
 
 def strip_bytes(cover: Cover, model: ModelSpec) -> int:

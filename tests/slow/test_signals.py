@@ -27,6 +27,14 @@ LONG_CASES = {"a": (60, 60), "large": (400, 1600)}
 """A run over these takes seconds after its first part: a signal arrives before it ends, even on a busy machine."""
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _hangups_are_heard():
+    """Under ``nohup`` a process ignores SIGHUP, as do all that it starts, and segpipe leaves that so."""
+    before = signal.signal(HUP, signal.SIG_DFL)
+    yield
+    signal.signal(HUP, before)
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """Two cases in a folder, two in another, and a model."""

@@ -187,17 +187,32 @@ def _open_volume(case: Case, contract: Contract, overrides: Overrides) -> Source
     return NiftiSource(case.path, contract, overrides)
 
 
-def _release_volume() -> None:
-    if (spool := sys.modules.get("segpipe.formats.nifti.spool")) is not None:  # else no volume was opened
-        spool.release()
+def _release(*modules: str) -> Callable[[], None]:
+    """What frees the state of modules in this process; one that was not imported has none."""
+
+    def release() -> None:
+        for module in modules:
+            if (found := sys.modules.get(module)) is not None:
+                found.release()
+
+    return release
 
 
-@contextmanager
-def _released_volume() -> Iterator[None]:
-    try:
-        yield
-    finally:
-        _release_volume()
+def _released(*modules: str) -> Callable[[], AbstractContextManager[None]]:
+    """A context at whose end the state of modules is free."""
+
+    @contextmanager
+    def released() -> Iterator[None]:
+        try:
+            yield
+        finally:
+            _release(*modules)()
+
+    return released
+
+
+VOLUMES, SERIES, DECODER = "segpipe.formats.nifti.spool", "segpipe.formats.dicom.spool", "segpipe.formats.dicom.apart"
+"""Modules that keep something for the next opening of a case."""
 
 
 def _may_be_dicom(name: str) -> bool:
@@ -251,19 +266,6 @@ def _series_uids(origin: object, output: Store, names: Sequence[str]) -> dict[st
 
 def _verify_series(files: Sequence[str]) -> list[str]:
     return [f"{len(files)} DICOM files are not verified: they have no checksums"]
-
-
-def _release_series() -> None:
-    if (spool := sys.modules.get("segpipe.formats.dicom.spool")) is not None:  # else no series was opened
-        spool.release()
-
-
-@contextmanager
-def _released_series() -> Iterator[None]:
-    try:
-        yield
-    finally:
-        _release_series()
 
 
 def _volume_sink(target: Target) -> Sink:
@@ -335,8 +337,8 @@ FORMATS: dict[str, Format] = {
             (".nii", ".nii.gz"),
             _is_own_volume,
             verify=_verify_volumes,
-            unchanged=_released_volume,
-            release=_release_volume,
+            unchanged=_released(VOLUMES),
+            release=_release(VOLUMES),
             read_mask=_read_volume_mask,
             per_channel=True,
             extra="medical",
@@ -350,8 +352,8 @@ FORMATS: dict[str, Format] = {
             (".nrrd",),
             _is_own_nrrd,
             verify=_verify_nrrd,
-            unchanged=_released_volume,
-            release=_release_volume,
+            unchanged=_released(VOLUMES),
+            release=_release(VOLUMES),
             read_mask=_read_nrrd_mask,
             per_channel=True,
             extra="medical",
@@ -366,8 +368,8 @@ FORMATS: dict[str, Format] = {
             _is_own_series_file,
             is_same_input=_is_same_series,
             verify=_verify_series,
-            unchanged=_released_series,
-            release=_release_series,
+            unchanged=_released(SERIES, DECODER),
+            release=_release(SERIES),
             read_mask=_read_volume_mask,
             extra="medical",
             area_columns=("ml",),

@@ -17,8 +17,8 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from segpipe.errors import SourceError
 from segpipe.formats.cases import Case, find_input
+from segpipe.formats.dicom import apart, spool
 from segpipe.formats.dicom import pixels as decoding
-from segpipe.formats.dicom import spool
 from segpipe.formats.dicom.series import Frame
 from segpipe.formats.dicom.sink import series_sink
 from segpipe.formats.dicom.source import SeriesSource
@@ -409,3 +409,57 @@ def test_the_mask_of_a_series_lies_on_its_own_grid(tmp_path, contract_of):
     assert (int(mask.header["sform_code"]), int(mask.header["qform_code"])) == (1, 1)
     assert read_volume(str(tmp_path / "out" / "CT.nii.gz")).notes == ()
     assert dicoms.PATIENT.encode() not in Path(tmp_path / "out" / "CT.nii.gz").read_bytes()
+
+
+DAMAGED = [
+    (gdcm.TransferSyntax.JPEGLosslessProcess14_1, b"\xff\xc4", b"\xff\x01"),
+    (gdcm.TransferSyntax.JPEGLSLossless, b"\xff\xf7\x00\x0b\x08", b"\xff\xf7\x00\x0b\xff"),
+    (gdcm.TransferSyntax.JPEGBaselineProcess1, b"\xff\xc4", b"\xff\x01"),
+]
+"""Syntaxes, and bytes whose change makes GDCM abort its process."""
+
+
+@pytest.mark.parametrize(("syntax", "right", "wrong"), DAMAGED)
+@pytest.mark.parametrize("kind", ["slices", "frames"])
+def test_pixels_over_which_gdcm_aborts_are_an_error_of_their_case(tmp_path, contract, syntax, right, wrong, kind):
+    pixels = dicoms.values((2, 4, 4)) % 200
+    for name in ("good", "bad"):
+        for path in _written(tmp_path / name, pixels.astype(np.uint16), kind):
+            _of_8_bits(path)
+            _by_gdcm(path, syntax)
+    path = sorted((tmp_path / "bad").iterdir())[-1]
+    content = path.read_bytes()
+    at = content.rindex(right)
+    path.write_bytes(content[:at] + wrong + content[at + len(right) :])
+    with pytest.raises(SourceError, match=rf"{path}: its pixels cannot be decoded: .*: copy it again"):
+        whole(opened(tmp_path / "bad", contract))
+    np.testing.assert_allclose(whole(opened(tmp_path / "good", contract))[0], pixels, atol=2)
+    apart.release()
+
+
+def _written(folder, pixels, kind):
+    if kind == "frames":
+        return [dicoms.enhanced(folder / "e.dcm", pixels, dicoms.positions(len(pixels)), [1] * len(pixels))]
+    return sorted(dicoms.write(folder, pixels, RescaleIntercept=0).iterdir())
+
+
+def _of_8_bits(path):
+    data = pydicom.dcmread(path)
+    pixels = data.pixel_array
+    data.BitsAllocated, data.BitsStored, data.HighBit = 8, 8, 7
+    data.PixelData = pixels.astype(np.uint8).tobytes()
+    data["PixelData"].VR = "OB"
+    data.save_as(path)
+
+
+def test_a_decoder_in_another_process_ends_with_its_release_and_starts_again(tmp_path, contract):
+    pixels = dicoms.values((2, 4, 4))
+    for path in dicoms.write(tmp_path, pixels.astype(np.uint16), RescaleIntercept=0).iterdir():
+        _by_gdcm(path, gdcm.TransferSyntax.JPEGLosslessProcess14_1)
+    for _ in range(2):
+        np.testing.assert_array_equal(whole(opened(tmp_path, contract))[0], pixels)
+        apart.release()
+        spool.release()
+    with pytest.raises(apart.DecodingError, match="No such file"):
+        apart.decode_apart(str(tmp_path / "nowhere"), 0, True)
+    apart.release()

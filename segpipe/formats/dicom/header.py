@@ -1,7 +1,6 @@
 """Read the header of a DICOM file up to its pixels; no tag that names a patient is asked for."""
 
 import os
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,13 @@ from typing import Any
 import pydicom
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import RawDataElement
-from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
 from segpipe.errors import SegpipeError, one_line
 from segpipe.formats.dicom.names import PREAMBLE, is_one
 from segpipe.formats.dicom.series import Frame, Series, Vector
+from segpipe.formats.dicom.stored import UNREADABLE
 from segpipe.storage.content import told
 
 TAGS = [
@@ -66,23 +65,6 @@ BINARY = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "
 
 PLAIN = frozenset(TAGS) - {*BINARY, "SeriesDescription", "TemporalPositionIndex", "EffectiveEchoTime"}
 """Elements that are stored as text of ASCII alone."""
-
-UNREADABLE = (
-    InvalidDicomError,
-    BytesLengthException,
-    NotImplementedError,
-    RecursionError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    KeyError,
-    IndexError,
-    EOFError,
-    OSError,
-    OverflowError,
-    struct.error,
-)
-"""What pydicom raises for damaged files."""
 
 NO_IMAGES = frozenset(
     {"SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "REG", "FID", "DOC", "RWV", "ANN", "M3D", "SM"}

@@ -1,41 +1,19 @@
 """Decode planes of DICOM files to the values of their modality, such as Hounsfield units."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.utils import as_pixel_options, pixel_array
 from pydicom.uid import UID
 
 from segpipe.errors import SourceError, one_line
-from segpipe.formats.dicom.header import UNREADABLE
+from segpipe.formats.dicom.apart import decode_apart
 from segpipe.formats.dicom.series import Frame, Series
-
-UNDECODABLE = (*UNREADABLE, RuntimeError, MemoryError)
-"""What pydicom and its decoders raise for damaged pixels."""
+from segpipe.formats.dicom.stored import UNDECODABLE, Reader
 
 INTEGERS = ("u1", "i2", "u2", "i4")
-
-KEYWORDS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}
-
-PIXEL_TAGS = [
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "PlanarConfiguration",
-    "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "ExtendedOffsetTable",
-    "ExtendedOffsetTableLengths",
-]
 
 
 def value_type(frames: Sequence[Frame]) -> np.dtype[Any]:
@@ -85,13 +63,11 @@ def _check_syntax(path: str, syntax: str) -> None:
 
 
 class Decoder:
-    """Decodes frames; a multi-frame file stays open, with its header, between its frames."""
+    """Decodes frames to values."""
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self._dtype = dtype
-        self._path = ""
-        self._stream: BinaryIO | None = None
-        self._options: dict[str, Any] = {}
+        self._reader = Reader(decode_apart)
 
     def plane(self, frame: Frame, *, alone: bool) -> NDArray[Any]:
         """The values of a frame, ``(rows, columns)``.
@@ -104,7 +80,7 @@ class Decoder:
             SourceError: the file cannot be read or decoded, or its values do not fit.
         """
         try:
-            stored = np.asarray(pixel_array(pydicom.dcmread(frame.path), raw=True) if alone else self._one_of(frame))
+            stored = self._reader.read(frame.path, frame.number, alone=alone)
         except UNDECODABLE as error:
             raise SourceError(
                 f"{frame.path}: its pixels cannot be decoded: {type(error).__name__}: {one_line(error)[:300]}: copy it again"
@@ -113,27 +89,6 @@ class Decoder:
         if stored.shape != frame.shape:
             raise SourceError(f"{frame.path}: its pixels must be {frame.shape}, got {stored.shape}: copy it again")
         return self._values(frame, stored)
-
-    def _one_of(self, frame: Frame) -> Any:
-        if frame.path != self._path or self._stream is None:
-            self._open(frame.path)
-        assert self._stream is not None
-        decoder = get_decoder(self._options["transfer_syntax_uid"])
-        return decoder.as_array(self._stream, index=frame.number, raw=True, **self._options)[0]
-
-    def _open(self, path: str) -> None:
-        """Read the header, and stay at the first byte of the pixels (PS3.5, section 7.1)."""
-        self.close()
-        self._stream = Path(path).open("rb")  # noqa: SIM115 - until ``close``
-        data = pydicom.dcmread(self._stream, stop_before_pixels=True, specific_tags=list(PIXEL_TAGS))
-        syntax = UID(data.file_meta.TransferSyntaxUID)
-        order = "little" if syntax.is_little_endian else "big"
-        head = self._stream.read(8 if syntax.is_implicit_VR else 12)
-        tag = int.from_bytes(head[:2], order) << 16 | int.from_bytes(head[2:4], order)  # type: ignore[arg-type]
-        self._options = as_pixel_options(data) | {"transfer_syntax_uid": syntax, "pixel_keyword": KEYWORDS[tag]}
-        if not syntax.is_implicit_VR:
-            self._options["pixel_vr"] = head[4:6].decode()
-        self._path = path
 
     def _values(self, frame: Frame, stored: NDArray[Any]) -> NDArray[Any]:
         """Stored values times slope plus intercept (PS3.3, section C.7.6.16.2.9)."""
@@ -152,6 +107,4 @@ class Decoder:
         return values.astype(self._dtype, copy=False)
 
     def close(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
-        self._stream, self._path = None, ""
+        self._reader.close()

@@ -6,7 +6,7 @@ from typing import Any
 import pydicom
 
 from segpipe.errors import OutputError
-from segpipe.formats.dicom.header import UNREADABLE
+from segpipe.formats.dicom.stored import UNREADABLE
 from segpipe.formats.dicom.names import has_suffix
 from segpipe.formats.dicom.source import Origin
 from segpipe.storage import Store

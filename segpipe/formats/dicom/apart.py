@@ -1,0 +1,148 @@
+"""Decode frames in a process of its own: GDCM aborts its process at some damaged files, and alone decodes JPEG Lossless."""
+
+import atexit
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from typing import Any
+
+from numpy.typing import NDArray
+
+from segpipe.errors import one_line
+
+SERVE = "import sys; sys.path[:] = sys.argv[1:]; from segpipe.formats.dicom.apart import serve; serve()"
+
+BYTES = 2**27
+"""Memory of the process beside the frame that it decodes."""
+
+
+class DecodingError(RuntimeError):
+    """Another process could not decode a frame, or ended."""
+
+
+class _Helper:
+    """The process that decodes for this one; it ends with it."""
+
+    def __init__(self) -> None:
+        self.owner = os.getpid()
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", SERVE, *sys.path], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL
+        )
+
+    def ask(self, request: tuple[str, int, bool]) -> Any:
+        """The answer to a request: pixels, or the text of an error.
+
+        Raises:
+            DecodingError: the process has ended.
+        """
+        asked, answered = self._process.stdin, self._process.stdout
+        assert asked is not None and answered is not None
+        try:
+            pickle.dump(request, asked)
+            asked.flush()
+            return pickle.load(answered)
+        except (EOFError, OSError, pickle.UnpicklingError):
+            self.end()
+            raise DecodingError(f"the decoder ended with {_ending(self._process.returncode)}") from None
+
+    def end(self) -> None:
+        """Stop the process, if it has not ended."""
+        if self.owner != os.getpid():
+            return
+        self._process.kill() if self._process.poll() is None and not self._closed() else None
+        self._process.wait()
+
+    def _closed(self) -> bool:
+        """Close its input, at which it ends by itself; whether it did so soon."""
+        for stream in (self._process.stdin, self._process.stdout):
+            assert stream is not None
+            try:
+                stream.close()
+            except OSError:
+                continue  # it has ended
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+
+def _ending(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+class _Helpers:
+    """The helper of this process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._helper: _Helper | None = None
+
+    def ask(self, request: tuple[str, int, bool]) -> Any:
+        with self._lock:
+            if self._helper is None or self._helper.owner != os.getpid():
+                self._helper = _Helper()
+            try:
+                return self._helper.ask(request)
+            except DecodingError:
+                self._helper = None
+                raise
+
+    def release(self) -> None:
+        with self._lock:
+            if self._helper is not None:
+                self._helper.end()
+            self._helper = None
+
+
+_HELPERS = _Helpers()
+
+
+def decode_apart(path: str, number: int, alone: bool) -> NDArray[Any]:
+    """The stored pixels of a frame, decoded in the helper of this process, which is started if there is none.
+
+    Raises:
+        DecodingError: they cannot be decoded, or the helper ended over them.
+    """
+    answer = _HELPERS.ask((path, number, alone))
+    if isinstance(answer, str):
+        raise DecodingError(answer)
+    return answer  # type: ignore[no-any-return]
+
+
+def release() -> None:
+    """Stop the helper of this process."""
+    _HELPERS.release()
+
+
+atexit.register(release)
+
+
+def serve() -> None:
+    """Answer requests from standard input until it ends. A signal to all processes leaves that to the parent."""
+    from segpipe.formats.dicom.stored import UNDECODABLE, Reader
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # GDCM writes there
+    reader = Reader()
+    while (request := _next(requests)) is not None:
+        path, number, alone = request
+        try:
+            answer: Any = reader.read(path, number, alone=alone)
+        except UNDECODABLE as error:
+            answer = one_line(error)[:300]
+        pickle.dump(answer, answers, pickle.HIGHEST_PROTOCOL)
+        answers.flush()
+
+
+def _next(requests: Any) -> Any:
+    try:
+        return pickle.load(requests)
+    except EOFError:
+        return None

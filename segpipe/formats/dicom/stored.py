@@ -1,0 +1,142 @@
+"""Read the stored pixels of single frames, each with a library that raises for damaged data, or in a process of its own."""
+
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.utils import as_pixel_options, pixel_array
+from pydicom.uid import (
+    UID,
+    JPEG2000,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+
+UNREADABLE = (
+    InvalidDicomError,
+    BytesLengthException,
+    NotImplementedError,
+    RecursionError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    KeyError,
+    IndexError,
+    EOFError,
+    OSError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+"""What pydicom raises for damaged files."""
+
+UNDECODABLE = (*UNREADABLE, RuntimeError)
+"""What pydicom and its decoders raise for damaged pixels."""
+
+RAISING = {
+    JPEGBaseline8Bit: ("pillow", 8),
+    JPEGExtended12Bit: ("pillow", 8),
+    JPEG2000Lossless: ("pillow", 16),
+    JPEG2000: ("pillow", 16),
+    JPEGLSLossless: ("pyjpegls", 16),
+    JPEGLSNearLossless: ("pyjpegls", 16),
+    RLELossless: ("pydicom", 64),
+}
+"""Libraries that raise for damaged data, where GDCM may abort the process; and their largest BitsStored."""
+
+KEYWORDS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}
+
+PIXEL_TAGS = [
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+]
+
+Elsewhere = Callable[[str, int, bool], NDArray[Any]]
+"""Decodes in another process. Arguments: path, number of the frame, whether the file has no other frame."""
+
+
+def plugin_of(syntax: UID, bits: int) -> str | None:
+    """The plugin of pydicom for a transfer syntax; empty for pixels that are not compressed, None if none is safe."""
+    if not syntax.is_compressed:
+        return ""
+    plugin, most = RAISING.get(syntax, ("", 0))
+    return plugin if plugin and bits <= most and plugin in get_decoder(syntax).available_plugins else None
+
+
+class Reader:
+    """Reads stored pixels; a multi-frame file stays open, with its header, between its frames."""
+
+    def __init__(self, elsewhere: Elsewhere | None = None) -> None:
+        """Args:
+        elsewhere: decodes what no library decodes safely; None: any library may decode it here.
+        """
+        self._elsewhere = elsewhere
+        self._path = ""
+        self._stream: BinaryIO | None = None
+        self._options: dict[str, Any] = {}
+
+    def read(self, path: str, number: int, *, alone: bool) -> NDArray[Any]:
+        """The stored pixels of a frame.
+
+        Raises one of ``UNDECODABLE``.
+        """
+        return self._alone(path) if alone else self._one_of(path, number)
+
+    def _alone(self, path: str) -> NDArray[Any]:
+        data = pydicom.dcmread(path)
+        plugin = plugin_of(UID(data.file_meta.TransferSyntaxUID), int(data.BitsStored))
+        if plugin is None and self._elsewhere is not None:
+            return self._elsewhere(path, 0, True)
+        return np.asarray(pixel_array(data, raw=True, decoding_plugin=plugin or ""))
+
+    def _one_of(self, path: str, number: int) -> NDArray[Any]:
+        if path != self._path or self._stream is None:
+            self._open(path)
+        assert self._stream is not None
+        syntax = self._options["transfer_syntax_uid"]
+        plugin = plugin_of(syntax, int(self._options["bits_stored"]))
+        if plugin is None and self._elsewhere is not None:
+            return self._elsewhere(path, number, False)
+        decoder = get_decoder(syntax)
+        return decoder.as_array(self._stream, index=number, raw=True, decoding_plugin=plugin or "", **self._options)[0]
+
+    def _open(self, path: str) -> None:
+        """Read the header, and stay at the first byte of the pixels (PS3.5, section 7.1)."""
+        self.close()
+        self._stream = Path(path).open("rb")  # noqa: SIM115 - until ``close``
+        data = pydicom.dcmread(self._stream, stop_before_pixels=True, specific_tags=list(PIXEL_TAGS))
+        syntax = UID(data.file_meta.TransferSyntaxUID)
+        order = "little" if syntax.is_little_endian else "big"
+        head = self._stream.read(8 if syntax.is_implicit_VR else 12)
+        tag = int.from_bytes(head[:2], order) << 16 | int.from_bytes(head[2:4], order)  # type: ignore[arg-type]
+        self._options = as_pixel_options(data) | {"transfer_syntax_uid": syntax, "pixel_keyword": KEYWORDS[tag]}
+        if not syntax.is_implicit_VR:
+            self._options["pixel_vr"] = head[4:6].decode()
+        self._path = path
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+        self._stream, self._path = None, ""

@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from segpipe.errors import InputError, OutputError, SourceError
-from segpipe.formats.case import EVERY_CASE, Channels, Choice
+from segpipe.errors import InputError, OutputError, case_errors
+from segpipe.formats.case import EVERY_CASE, Channels, Choice, FamilyCases
 from segpipe.formats.case import Case as Case  # noqa: PLC0414 - most of segpipe imports it from here
 from segpipe.formats.channels import group
 from segpipe.formats.identity import owners_of
@@ -142,11 +142,11 @@ def _found(text: str, search: _Search) -> list[Case]:
 def _families(search: _Search) -> Iterator[Case]:
     """The cases that formats find among the files that they claimed."""
     for name, files in search.claimed.items():
-        try:
+        found = FamilyCases()
+        with case_errors(files[0][1]) as caught:  # what one format does not foresee does not end the search of all
             found = find_in_family(name, files, search.choice)
-        except SourceError as error:
-            search.listing.add_problem(files[0][1], str(error))
-            continue
+        if caught.error is not None:
+            search.listing.add_problem(files[0][1], str(caught.error))
         yield from found.cases
         search.errors.update(found.errors)
         search.left_out.update(found.left_out)

@@ -172,3 +172,13 @@ def test_all_faults_are_named_at_once():
         "missing",
         "tilt",
     ]
+
+
+@pytest.mark.parametrize("count", [2, 5, 30])
+def test_rows_of_opposite_directions_are_mixed_orientations(count):
+    stack = [
+        replace(frame, directions=((-1.0, 0, 0), (0, -1.0, 0))) if n % 2 else frame for n, frame in enumerate(frames(count))
+    ]
+    fault = sole(stack)
+    assert fault.kind == "mixed orientations"
+    assert "are turned by up to 180 degrees" in fault.text

@@ -1,6 +1,7 @@
 """Series are found in folders: grouped, divided, named, chosen, and what is no slice is counted."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import dicoms
@@ -8,6 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicoms import Each
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from segpipe.errors import InputError
 from segpipe.formats.case import EVERY_CASE, Choice
@@ -253,3 +255,57 @@ def test_pipes_are_not_opened(tmp_path):
     assert found.others == [str(tmp_path / "pipe")]
     (error,) = found.errors.values()
     assert error.startswith(f"{tmp_path}/pipe.dcm is no DICOM file")
+
+
+@pytest.mark.parametrize("cut", [0, 30])
+def test_a_file_that_is_packed_as_a_whole_is_named_before_it_is_unpacked(tmp_path, cut):
+    dicoms.write(tmp_path / "good")
+    data = dicoms.slice_of(dicoms.values((9, 11)), (0, 0, 0), 1, series=2)
+    data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    path = dicoms.save(data, tmp_path / "packed.dcm")
+    path.write_bytes(path.read_bytes()[: -cut or None])
+    cases = found(tmp_path)
+    assert [case.name for case in cases.cases] == ["good"]
+    (failure,) = cases.refused
+    assert failure.error == (
+        f"{path}: its transfer syntax must not pack the whole file, got Deflated Explicit VR Little Endian: "
+        f"unpack it first, as with dcmconv +te {path} out.dcm"
+    )
+
+
+def test_more_frames_than_any_series_has_take_no_memory(tmp_path):
+    path = dicoms.save(dicoms.slice_of(dicoms.values((9, 11)), (0, 0, 0), 1, NumberOfFrames=2**31 - 1), tmp_path / "a.dcm")
+    (failure,) = found(tmp_path).refused
+    assert failure.error == f"{path}: NumberOfFrames must be at most 65,536, got 2,147,483,647: copy it again"
+
+
+def test_relative_and_absolute_paths_of_one_series(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    dicoms.write(tmp_path / "CT")
+    (case,) = find([("0", "CT/IM0000.dcm"), ("1", str(tmp_path / "CT" / "IM0001.dcm"))], EVERY_CASE).cases
+    assert case.path == str(tmp_path / "CT")
+
+
+def test_a_slice_is_compared_with_a_bounded_number_of_orientations(monkeypatch):
+    near, compared = index._is_near, []
+    monkeypatch.setattr(index, "_is_near", lambda *pair: compared.append(1) or near(*pair))
+    nowhere = ((float("nan"), 0.0, 0.0), (0.0, 1.0, 0.0))
+    frames = [replace(dicoms.frame(n), directions=nowhere) for n in range(500)]
+    assert index._by_orientation(frames) == [("", frames)]
+    assert len(compared) <= index.MOST_ORIENTATIONS**2
+
+
+def test_what_nobody_foresees_costs_only_its_series_or_its_format(tmp_path, monkeypatch):
+    dicoms.write(tmp_path / "a")
+    dicoms.write(tmp_path / "b", series=2)
+    (tmp_path / "scan.nii").touch()
+    volumes = index._volumes
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "_volumes", lambda found: volumes(found) if found[0].series.number == "1" else 1 / 0)
+        cases = found(tmp_path)
+    assert [case.name for case in cases.cases] == ["a", "scan"]
+    assert "b/IM0000.dcm failed in a way that segpipe does not know: ZeroDivisionError" in cases.refused[0].error
+    monkeypatch.setattr(index, "find", lambda *_: 1 / 0)
+    cases = found(tmp_path)
+    assert [case.name for case in cases.cases] == ["scan"]
+    assert "ZeroDivisionError" in cases.problems[0]

@@ -333,6 +333,80 @@ def test_nodata_is_a_value_of_the_modality(tmp_path, contract):
     np.testing.assert_array_equal(invalid, pixels == 24)
 
 
+@pytest.mark.parametrize("letters", ["LPS", "PSR"])
+@pytest.mark.parametrize("slope", [1, 0.5])
+def test_pixels_of_padding_are_invalid(tmp_path, contract_of, letters, slope):
+    """One slice has no padding, one has a range, one has the sign of the element wrong, and one has another slope."""
+    pixels = np.random.default_rng(0).integers(-3, 6, (4, 5, 6)).astype(np.int16)
+    slopes = Each([slope, slope, slope, 3])
+    for n, path in enumerate(sorted(dicoms.write(tmp_path, pixels, RescaleSlope=slopes).iterdir())):
+        data = pydicom.dcmread(path)
+        if n:
+            data.add_new("PixelPaddingValue", "US" if n == 2 else "SS", 65534 if n == 2 else -2)
+        if n == 1:
+            data.add_new("PixelPaddingRangeLimit", "SS", 1)
+        data.save_as(path)
+    plain, turned = opened(tmp_path, contract_of()), opened(tmp_path, contract_of(orientation=letters))
+    _, invalid = whole(plain)
+    expected = pixels == -2
+    expected[0], expected[1] = False, (pixels[1] >= -2) & (pixels[1] <= 1)
+    np.testing.assert_array_equal(invalid, expected)
+    np.testing.assert_array_equal(whole(turned)[1], turned.grid.turned.array(expected))
+    assert "PixelPaddingValue, of each slice as stored, are invalid" in " ".join(plain.notes)
+    for value in ("none", 5000):
+        other = opened(tmp_path, contract_of(), Overrides(nodata=value))
+        assert whole(other)[1] is None
+        assert "PixelPaddingValue" not in " ".join(other.notes)
+
+
+def _float_pixels(data):
+    del data.PixelData, data.BitsStored, data.HighBit, data.PixelRepresentation
+    data.BitsAllocated, data.FloatPixelData = 32, bytes(4 * data.Rows * data.Columns)
+
+
+def _table(data):
+    table = pydicom.Dataset()
+    table.add_new("LUTDescriptor", "US", [16, 0, 16])
+    table.ModalityLUTType = "HU"
+    table.add_new("LUTData", "OW", bytes(32))
+    data.ModalityLUTSequence = [table]
+
+
+UNUSABLE = [
+    (_float_pixels, r"pixels must be integers, .* such as Float Pixel Data: convert it to NIfTI first"),
+    (_table, r"ModalityLUTSequence \(0028,3000\): apply it first, as with pydicom.pixels.apply_modality_lut"),
+    ({"RescaleSlope": 0}, r"RescaleSlope must be a number but 0, .*, got 0 and -1024: copy it again"),
+    ({"RescaleSlope": "NaN"}, r"RescaleSlope must be .*, got nan and -1024"),
+    ({"RescaleIntercept": "inf"}, r"RescaleSlope must be .*, got 1 and inf"),
+    ({"BitsStored": 0}, r"BitsStored must be 1 to BitsAllocated, 16, got 0: copy it again"),
+    ({"BitsStored": 65535}, r"BitsStored must be 1 to BitsAllocated, 16, got 65535"),
+]
+
+
+@pytest.mark.parametrize(("change", "why"), UNUSABLE)
+def test_pixels_that_make_no_values_are_an_error_of_their_series(tmp_path, contract, change, why):
+    path = dicoms.write(tmp_path) / "IM0002.dcm"
+    with pydicom.config.disable_value_validation():
+        data = pydicom.dcmread(path)
+        if isinstance(change, dict):
+            for keyword, value in change.items():
+                setattr(data, keyword, value)
+        else:
+            change(data)
+        data.save_as(path)
+    with pytest.raises(SourceError, match=f"^{path}: .*{why}"):
+        opened(tmp_path, contract)
+
+
+def test_frames_without_an_item_of_their_own_are_an_error(tmp_path, contract):
+    path = dicoms.enhanced(tmp_path / "e.dcm", dicoms.values((4, 5, 6)), dicoms.positions(4), [1] * 4)
+    data = pydicom.dcmread(path)
+    del data.PerFrameFunctionalGroupsSequence[3]
+    data.save_as(path)
+    with pytest.raises(SourceError, match=r"an item for each frame, and has 3 for NumberOfFrames 4: copy it again"):
+        opened(path, contract)
+
+
 def test_a_path_alone_is_a_case_too(tmp_path, contract):
     path = dicoms.write(tmp_path) / "IM0001.dcm"
     assert SeriesSource(Case("a", str(path), "dicom"), contract).grid.shape == (1, 9, 11)

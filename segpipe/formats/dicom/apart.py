@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from typing import Any
 
 from numpy.typing import NDArray
@@ -40,7 +41,8 @@ class _Helper:
             DecodingError: the process has ended.
         """
         asked, answered = self._process.stdin, self._process.stdout
-        assert asked is not None and answered is not None
+        assert asked is not None
+        assert answered is not None
         try:
             pickle.dump(request, asked)
             asked.flush()
@@ -50,25 +52,18 @@ class _Helper:
             raise DecodingError(f"the decoder ended with {_ending(self._process.returncode)}") from None
 
     def end(self) -> None:
-        """Stop the process, if it has not ended."""
+        """Close its input, at which it ends by itself, and stop it if it does not."""
         if self.owner != os.getpid():
             return
-        self._process.kill() if self._process.poll() is None and not self._closed() else None
-        self._process.wait()
-
-    def _closed(self) -> bool:
-        """Close its input, at which it ends by itself; whether it did so soon."""
         for stream in (self._process.stdin, self._process.stdout):
             assert stream is not None
-            try:
+            with suppress(OSError):  # it has ended
                 stream.close()
-            except OSError:
-                continue  # it has ended
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:
-            return False
-        return True
+            self._process.kill()
+            self._process.wait()
 
 
 def _ending(code: int) -> str:

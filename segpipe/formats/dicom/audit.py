@@ -138,7 +138,10 @@ def _directions(frames: Sequence[Frame]) -> tuple[Float, _Found]:
         odd = int(np.abs(lengths - 1).max(axis=(1, 2)).argmax())
         return np.eye(3), _Found((_no_direction(frames[odd]),))
     units = each / lengths
-    rows, columns = (vector / np.linalg.norm(vector) for vector in np.median(units, axis=0))
+    usual = np.median(units, axis=0)
+    if np.linalg.norm(usual, axis=1).min() < 0.5:  # of opposite directions: none is usual
+        usual = units[0]
+    rows, columns = (vector / np.linalg.norm(vector) for vector in usual)
     far = max(frames[0].shape)
     skew = abs(float(rows @ columns))
     if skew * far > APART:

@@ -1,14 +1,16 @@
 """Read the header of a DICOM file up to its pixels; no tag that names a patient is asked for."""
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pydicom
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import RawDataElement
+from pydicom.filereader import read_file_meta_info
 from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
@@ -50,6 +52,9 @@ TAGS = [
     "PixelRepresentation",
     "RescaleSlope",
     "RescaleIntercept",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "ModalityLUTSequence",
     "LossyImageCompression",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
@@ -62,6 +67,12 @@ NUMBERS = {
 }
 
 BINARY = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation", "DiffusionBValue")
+
+MOST_FRAMES = 2**16
+"""Frames of a file; the largest dynamic series have about 20,000."""
+
+PIXEL_DATA = {True: b"\xe0\x7f\x10\x00", False: b"\x7f\xe0\x00\x10"}
+"""The tag of pixels that are integers, in files that are little endian and others (PS3.3, section C.7.6.3.1.4)."""
 
 PLAIN = frozenset(TAGS) - {*BINARY, "SeriesDescription", "TemporalPositionIndex", "EffectiveEchoTime"}
 """Elements that are stored as text of ASCII alone."""
@@ -108,15 +119,36 @@ def read_header(path: str, name: str) -> Header:
     if not is_one(path):
         raise NotDicomError(told(path) or f"{path} is no DICOM file: it has no DICM at byte {PREAMBLE}: copy it again")
     try:
+        _check_packing(path)
         with Path(path).open("rb") as stream:
             data = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(TAGS))
-            left = os.fstat(stream.fileno()).st_size - stream.tell()
-        return _header(path, name, data, left)
+            at = stream.tell()
+            rest = _Rest(os.fstat(stream.fileno()).st_size - at, stream.read(4))
+        return _header(path, name, data, rest)
     except UNREADABLE as error:
         raise NotDicomError(f"{path} cannot be read as DICOM: {type(error).__name__}: {one_line(error)[:200]}") from error
 
 
-def _header(path: str, name: str, data: Any, left: int) -> Header:
+def _check_packing(path: str) -> None:
+    """Refuse a file that is packed as a whole, before it is unpacked: a short one may unpack to more than all memory."""
+    syntax = read_file_meta_info(path).get("TransferSyntaxUID")
+    if syntax is not None and UID(syntax).is_deflated:
+        raise NotDicomError(
+            f"{path}: its transfer syntax must not pack the whole file, got {UID(syntax).name}: unpack it first, as with "
+            f"dcmconv +te {path} out.dcm"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """What follows a header."""
+
+    length: int
+    tag: bytes
+    """The first four bytes."""
+
+
+def _header(path: str, name: str, data: Any, rest: _Rest) -> Header:
     modality, sop_class = _text(data, "Modality"), _text(data, "SOPClassUID")
     no_image = modality in NO_IMAGES or sop_class.startswith(NO_IMAGE_CLASSES)
     is_image = not no_image and "Rows" in data and "Columns" in data
@@ -125,15 +157,16 @@ def _header(path: str, name: str, data: Any, left: int) -> Header:
     image_type = [str(part).upper() for part in _values(data, "ImageType")]
     return Header(
         name,
-        _series(path, data, left, is_image=is_image),
+        _series(path, data, rest, is_image=is_image),
         _whole(data, "InstanceNumber"),
         is_image,
         "LOCALIZER" in image_type,
     )
 
 
-def _series(path: str, data: Any, left: int, *, is_image: bool) -> Series:
+def _series(path: str, data: Any, rest: _Rest, *, is_image: bool) -> Series:
     syntax = str(data.file_meta.get("TransferSyntaxUID", ""))
+    frames = tuple(_frames(path, data)) if is_image else ()
     return Series(
         uid=_text(data, "SeriesInstanceUID"),
         study=_text(data, "StudyInstanceUID"),
@@ -145,8 +178,8 @@ def _series(path: str, data: Any, left: int, *, is_image: bool) -> Series:
         photometric=(_text(data, "PhotometricInterpretation"),),
         samples=_whole(data, "SamplesPerPixel", 1),
         syntaxes=(syntax,),
-        frames=tuple(_frames(path, data)) if is_image else (),
-        cut=_cut(path, data, syntax, left) if is_image else "",
+        frames=frames,
+        unusable=_unusable(path, data, syntax, rest) or _unscaled(frames) if is_image else "",
         lossy=_text(data, "LossyImageCompression") == "01",
     )
 
@@ -166,11 +199,50 @@ def _cut(path: str, data: Any, syntax: str, left: int) -> str:
     return f"{path} is cut: its pixels take {needed:,} bytes, and {left:,} are left of it: copy it again"
 
 
+def _unusable(path: str, data: Any, syntax: str, rest: _Rest) -> str:
+    """Why the pixels of a file cannot be taken as values of the modality; empty if they can."""
+    if cut := _cut(path, data, syntax, rest.length):
+        return cut
+    if rest.tag != PIXEL_DATA[not syntax or UID(syntax).is_little_endian]:
+        return (
+            f"{path}: pixels must be integers, in Pixel Data (7FE0,0010), and it has others, such as Float Pixel Data: "
+            "convert it to NIfTI first"
+        )
+    if data.get("ModalityLUTSequence"):
+        return (
+            f"{path}: values must follow from the pixels by RescaleSlope and RescaleIntercept, and the file has a table, "
+            "ModalityLUTSequence (0028,3000): apply it first, as with pydicom.pixels.apply_modality_lut, and write NIfTI"
+        )
+    stored, allocated = _whole(data, "BitsStored", 16), _whole(data, "BitsAllocated", 16)
+    if not 1 <= stored <= min(allocated, 64):
+        return f"{path}: BitsStored must be 1 to BitsAllocated, {allocated}, got {stored}: copy it again"
+    each, count = data.get("PerFrameFunctionalGroupsSequence"), _whole(data, "NumberOfFrames", 1)
+    if each and len(each) != count:
+        return (
+            f"{path}: PerFrameFunctionalGroupsSequence must have an item for each frame, and has {len(each)} for "
+            f"NumberOfFrames {count}: copy it again"
+        )
+    return ""
+
+
+def _unscaled(frames: Sequence[Frame]) -> str:
+    """Why slope and intercept of a frame make no value of a pixel; empty if all do."""
+    for frame in frames:
+        if not (math.isfinite(frame.slope) and frame.slope and math.isfinite(frame.intercept)):
+            return (
+                f"{frame.path}: RescaleSlope must be a number but 0, and RescaleIntercept a number, got {frame.slope:g} "
+                f"and {frame.intercept:g}: copy it again"
+            )
+    return ""
+
+
 def _frames(path: str, data: Any) -> Iterator[Frame]:
     shared = _item(data, "SharedFunctionalGroupsSequence")
     each = data.get("PerFrameFunctionalGroupsSequence")
     if each is None or not len(each):
         count = max(1, _whole(data, "NumberOfFrames", 1))
+        if count > MOST_FRAMES:
+            raise NotDicomError(f"{path}: NumberOfFrames must be at most {MOST_FRAMES:,}, got {count:,}: copy it again")
         for number in range(count):
             # frames without functional groups have one position at most
             yield _frame(path, number, data, [data] if count == 1 else [])
@@ -214,7 +286,26 @@ def _frame(path: str, number: int, data: Any, groups: list[Any]) -> Frame:
         _whole(data, "BitsStored", 16),
         _whole(data, "PixelRepresentation") == 1,
         tuple(_keys(groups)),
+        _padding(data),
     )
+
+
+def _padding(data: Any) -> tuple[int, int] | None:
+    """The least and the largest stored value that stands for no value (PS3.3, section C.7.5.1.1.2)."""
+    value, limit = _pixel(data, "PixelPaddingValue"), _pixel(data, "PixelPaddingRangeLimit")
+    if value is None:
+        return None
+    limit = value if limit is None else limit
+    return min(value, limit), max(value, limit)
+
+
+def _pixel(data: Any, keyword: str) -> int | None:
+    """An element of two bytes with the sign of the pixels; the sign that the file gives it may be another one."""
+    raw = data.get_item(NUMBERS[keyword])
+    if raw is None or not isinstance(raw.value, bytes) or len(raw.value) < 2:
+        return None
+    order: Literal["little", "big"] = "little" if raw.is_little_endian else "big"
+    return int.from_bytes(raw.value[:2], order, signed=_whole(data, "PixelRepresentation") == 1)
 
 
 def _keys(groups: list[Any]) -> Iterator[tuple[str, str]]:

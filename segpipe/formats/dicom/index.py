@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from segpipe.errors import case_errors
 from segpipe.formats.case import Case, Choice, FamilyCases
 from segpipe.formats.dicom.header import Header, NotDicomError, read_header
 from segpipe.formats.dicom.names import has_suffix
@@ -30,6 +31,9 @@ KEYS = (
     ("ImageType", "type"),
 )
 """What tells volumes of one series apart, by keyword, and what it is called in names."""
+
+MOST_ORIENTATIONS = 64
+"""Orientations in one series; more are of no volumes, and comparing each slice with all would take hours."""
 
 APART = np.radians(5)
 """Angle between two orientations from which on they are of two volumes."""
@@ -56,7 +60,7 @@ def find(files: Sequence[tuple[str, str]], choice: Choice) -> FamilyCases:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a header has wrong is said by the audit, without values of patients
         headers = _read(files)
-    volumes = [volume for found in headers.by_series.values() for volume in _volumes(found)]
+    volumes = [volume for found in list(headers.by_series.values()) for volume in _volumes_of(found, headers)]
     kept = [volume for volume in volumes if _is_chosen(volume.series, choice.series)]
     headers.left_out["DICOM series not chosen"] += len({v.series.uid for v in volumes} - {v.series.uid for v in kept})
     broken = [] if choice.series else [(Case(_plain(name), path, NAME), error) for name, path, error in headers.broken]
@@ -112,6 +116,17 @@ class _Volume:
         return "/".join(first[:same])
 
 
+def _volumes_of(found: Sequence[Header], headers: _Headers) -> list[_Volume]:
+    """The volumes of one series; whatever is wrong with it costs only itself."""
+    path = found[0].series.frames[0].path
+    volumes: list[_Volume] = []
+    with case_errors(path) as caught:
+        volumes = list(_volumes(found))
+    if caught.error is not None:
+        headers.broken.append((found[0].name, path, str(caught.error)))
+    return volumes
+
+
 def _volumes(headers: Sequence[Header]) -> Iterator[_Volume]:
     """The volumes of one series: each multi-frame file, and all other files together, divided where several are mixed."""
     ordered = sorted(headers, key=lambda header: (header.instance_number, header.name))
@@ -136,7 +151,7 @@ def _joined(headers: Sequence[Header], frames: Sequence[Frame], label: str) -> S
         syntaxes=tuple(dict.fromkeys(one for s in each for one in s.syntaxes)),
         frames=tuple(frames),
         label=label,
-        cut=next((s.cut for s in each if s.cut), ""),
+        unusable=next((s.unusable for s in each if s.unusable), ""),
         lossy=any(s.lossy for s in each),
     )
 
@@ -154,6 +169,8 @@ def _by_orientation(frames: Sequence[Frame]) -> list[tuple[str, list[Frame]]]:
     for frame in frames:
         directions = None if frame.directions is None else np.array(frame.directions)
         home = next((kept for usual, kept in groups if _is_near(usual, directions)), None)
+        if home is None and len(groups) == MOST_ORIENTATIONS:
+            return [("", list(frames))]
         if home is None:
             groups.append((directions, [frame]))
         else:
@@ -275,6 +292,8 @@ def _told_apart(name: str, volumes: Sequence[_Volume]) -> list[str]:
 def _path_of(volume: _Volume, *, alone: bool) -> str:
     """The file, or the folder of the files; with UID and label if the folder holds other cases, too."""
     series, files = volume.series, volume.series.files
+    if len({os.path.isabs(file) for file in files}) > 1:  # noqa: PTH117
+        files = tuple(map(os.path.abspath, files))
     path = files[0] if len(files) == 1 else os.path.commonpath([os.path.dirname(file) or "." for file in files])  # noqa: PTH120
     marks = [series.uid, *([series.label] if series.label else [])]
     return path if alone else f"{path}/{'-'.join(marks)}"

@@ -32,6 +32,34 @@ def _range(frame: Frame) -> tuple[float, float]:
     return min(ends), max(ends)
 
 
+def scaled(frame: Frame, stored: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Stored values times slope plus intercept, before they are made ``dtype`` (PS3.3, section C.7.6.16.2.9)."""
+    if (frame.slope, frame.intercept) == (1, 0):
+        return stored
+    whole = dtype.kind != "f"
+    slope, intercept = (int(frame.slope), int(frame.intercept)) if whole else (frame.slope, frame.intercept)
+    return stored.astype("i8" if whole else "f8") * slope + intercept
+
+
+def padding_of(frames: Sequence[Frame], dtype: np.dtype[Any]) -> NDArray[Any] | None:
+    """The least and the largest value of each plane that stand for no value, ``(2, frames)``; None if no plane has any.
+
+    A plane without them has a range that holds no value.
+    """
+    if all(frame.padding is None for frame in frames):
+        return None
+    ranges = [_padding(frame, dtype) for frame in frames]
+    return np.array(ranges).T
+
+
+def _padding(frame: Frame, dtype: np.dtype[Any]) -> tuple[float, float]:
+    if frame.padding is None:
+        return np.inf, -np.inf
+    ends = scaled(frame, np.array(frame.padding), dtype)
+    ends = ends.astype(dtype) if dtype.kind == "f" else ends
+    return float(ends.min()), float(ends.max())
+
+
 def check_decodable(path: str, series: Series) -> None:
     """Check that the pixels are one grey value each, in a syntax that an installed library decodes.
 
@@ -91,13 +119,8 @@ class Decoder:
         return self._values(frame, stored)
 
     def _values(self, frame: Frame, stored: NDArray[Any]) -> NDArray[Any]:
-        """Stored values times slope plus intercept (PS3.3, section C.7.6.16.2.9)."""
-        whole = self._dtype.kind != "f"
-        values: NDArray[Any] = stored
-        if (frame.slope, frame.intercept) != (1, 0):
-            slope, intercept = (int(frame.slope), int(frame.intercept)) if whole else (frame.slope, frame.intercept)
-            values = stored.astype("i8" if whole else "f8") * slope + intercept
-        if whole and stored.size:
+        values = scaled(frame, stored, self._dtype)
+        if self._dtype.kind != "f" and stored.size:
             limits = np.iinfo(self._dtype)
             low, high = values.min(), values.max()
             if low < limits.min or high > limits.max:

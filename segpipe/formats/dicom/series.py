@@ -33,6 +33,8 @@ class Frame:
     signed: bool = False
     keys: tuple[tuple[str, str], ...] = ()
     """What may tell planes of one position apart: echo, time, stack; sorted pairs of keyword and value."""
+    padding: tuple[int, int] | None = None
+    """Least and largest stored value that stand for no value: PixelPaddingValue, PixelPaddingRangeLimit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,8 @@ class Series:
     """In the order of InstanceNumber."""
     label: str = ""
     """Which volume of the series it is, where the series holds several, such as ``echo2``."""
-    cut: str = ""
-    """Why a file is not whole; empty if all are."""
+    unusable: str = ""
+    """Why a file is not whole, or has pixels that make no values; empty if all do."""
     lossy: bool = False
 
     @property

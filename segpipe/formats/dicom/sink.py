@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pydicom.errors import InvalidDicomError
 
 from segpipe.errors import OutputError, SourceError, one_line
-from segpipe.formats.dicom.stored import UNREADABLE
 from segpipe.formats.dicom.source import Origin
+from segpipe.formats.dicom.stored import UNREADABLE
 from segpipe.formats.nifti.sink import NiftiSink, is_own_volume
 from segpipe.formats.sink import Sink, Target
 from segpipe.geometry.windows import Window

@@ -9,14 +9,17 @@ from typing import Any
 import nibabel
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.uid import UID
 
 from segpipe.contract import Contract
 from segpipe.errors import SourceError
 from segpipe.formats.case import EVERY_CASE, Case
+from segpipe.formats.dicom.apart import BYTES as APART
 from segpipe.formats.dicom.audit import audit
-from segpipe.formats.dicom.pixels import check_decodable, value_type
+from segpipe.formats.dicom.pixels import check_decodable, padding_of, value_type
 from segpipe.formats.dicom.series import Series, unpack
 from segpipe.formats.dicom.spool import Spool, spool_of
+from segpipe.formats.dicom.stored import plugin_of
 from segpipe.formats.identity import Beside, Identity, identities
 from segpipe.formats.nifti.sink import Origin as NiftiOrigin
 from segpipe.formats.nodata import checked_nodata
@@ -65,8 +68,8 @@ class SeriesSource:
 
     def __init__(self, case: Case, contract: Contract, overrides: Overrides = AS_STORED) -> None:
         series, path = series_of(case), case.path
-        if series.cut:
-            raise SourceError(series.cut)
+        if series.unusable:
+            raise SourceError(series.unusable)
         check_decodable(path, series)
         _check_use(path, contract, overrides)
         found = audit(series.frames)
@@ -81,6 +84,8 @@ class SeriesSource:
         self.notes = (*found.notes, *_value_notes(series), *_order_notes(found.grid, contract))
         self.origin = Origin(self._series, found.grid, _header(found.grid))
         self._nodata = _nodata(path, self.dtype, overrides)
+        self._padding = None if overrides.nodata is not None else padding_of(self._series.frames, self.dtype)
+        self.notes += () if self._padding is None else (_padding_note(series),)
         self._spool: Spool | None = None
 
     @property
@@ -96,7 +101,13 @@ class SeriesSource:
     def memory(self, shape: tuple[int, ...]) -> int:
         """The planes that are being decoded: one. Decoded ones lie in TMPDIR."""
         del shape
-        return self.block
+        return self.block + self._apart
+
+    @property
+    def _apart(self) -> int:
+        """Bytes of the process that decodes what no library decodes safely here."""
+        bits = max(frame.bits for frame in self._series.frames)
+        return APART if any(plugin_of(UID(syntax), bits) is None for syntax in self._series.syntaxes) else 0
 
     def empty(self, window: Window) -> bool:
         """False: a series does not say which pixels are valid before they are read."""
@@ -105,20 +116,29 @@ class SeriesSource:
 
     def begin(self, window: Window, threads: int | None = None) -> Begun:
         del threads  # reading uses one thread
-        stored = self._opened().read(self.grid.turned.window_back(window, self.grid.shape))
-        return lambda: self._ended(stored)
+        box = self.grid.turned.window_back(window, self.grid.shape)
+        stored = self._opened().read(box)
+        return lambda: self._ended(stored, range(box.start[0], box.stop[0]))
 
     def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
         return self.begin(window)()
 
-    def _ended(self, stored: NDArray[Any]) -> tuple[Pixels, Invalid | None]:
+    def _ended(self, stored: NDArray[Any], planes: range) -> tuple[Pixels, Invalid | None]:
+        invalid = self._invalid(stored, planes)
         pixels = np.ascontiguousarray(self.grid.turned.array(stored))
-        return pixels[None], self._invalid(pixels)
+        return pixels[None], None if invalid is None else np.ascontiguousarray(self.grid.turned.array(invalid))
 
-    def _invalid(self, pixels: NDArray[Any]) -> Invalid | None:
-        invalid = None if pixels.dtype.kind != "f" else ~np.isfinite(pixels)
+    def _invalid(self, stored: NDArray[Any], planes: range) -> Invalid | None:
+        """Where stored planes have no value, in their order."""
+        marks = []
+        if stored.dtype.kind == "f":
+            marks.append(~np.isfinite(stored))
         if self._nodata is not None:
-            invalid = (pixels == self._nodata) | (False if invalid is None else invalid)
+            marks.append(stored == self._nodata)
+        if self._padding is not None:
+            low, high = self._padding[:, planes.start : planes.stop, None, None]
+            marks.append((stored >= low) & (stored <= high))
+        invalid = np.logical_or.reduce(marks) if marks else None
         return invalid if invalid is not None and invalid.any() else None
 
     def _opened(self) -> Spool:
@@ -162,6 +182,16 @@ def _value_notes(series: Series) -> list[str]:
     if series.lossy:
         notes.append("the images were compressed with loss (LossyImageCompression)")
     return notes
+
+
+def _padding_note(series: Series) -> str:
+    told = {frame.padding for frame in series.frames if frame.padding is not None}
+    (low, high), *more = sorted(told)
+    stored = "of each slice" if more else f"{low}" if low == high else f"{low} to {high}"
+    return (
+        f"pixels of PixelPaddingValue, {stored} as stored, are invalid: the mask has nodata there; --nodata none takes "
+        "them as values"
+    )
 
 
 def _order_notes(grid: VoxelGrid, contract: Contract) -> list[str]:

@@ -6,9 +6,9 @@ from typing import Any
 import pydicom
 
 from segpipe.errors import OutputError
-from segpipe.formats.dicom.stored import UNREADABLE
 from segpipe.formats.dicom.names import has_suffix
 from segpipe.formats.dicom.source import Origin
+from segpipe.formats.dicom.stored import UNREADABLE
 from segpipe.storage import Store
 from segpipe.storage.files import output_errors
 

@@ -8,7 +8,7 @@ from rasterio.errors import RasterioError
 
 from segpipe.errors import InputError, ModelError, SettingsError, SourceError
 from segpipe.formats.raster.gdal import DRIVERS, gdal_options, open_raster
-from segpipe.formats.registry import RASTER, by_suffix, format_of
+from segpipe.formats.registry import RASTER, by_suffix, format_at
 from segpipe.inspect.facts import Facts
 from segpipe.inspect.model import inspect_model
 from segpipe.inspect.raster import inspect_raster
@@ -63,8 +63,8 @@ def _refuse(file: str, flags: Mapping[str, Any], rule: str) -> None:
 
 
 def _is_volume(file: str) -> bool:
-    """Whether a file of this machine has a suffix of a format other than rasters."""
-    return Path(file).is_file() and format_of(file) != RASTER
+    """Whether a file of this machine is of a format other than rasters."""
+    return Path(file).is_file() and format_at(file) != RASTER
 
 
 def _is_model(file: str) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.formats.cases import Case
-from segpipe.formats.registry import environment, format_of, open_case
+from segpipe.formats.registry import environment, format_at, open_case
 from segpipe.formats.source import Source
 from segpipe.geometry.grid import METRES
 from segpipe.geometry.windows import Window
@@ -39,7 +39,7 @@ def inspect_volume(file: str, settings: Settings, *, alone: bool) -> VolumeFacts
     """
     errors: list[str] = []
     with environment():
-        case = Case(Path(file).stem, file, format_of(file))
+        case = Case(Path(file).stem, file, format_at(file))
         with closing(open_case(case, any_contract(1, pixel="physical"), settings.overrides)) as source:
             spec = None if alone else spec_of(settings, errors)
             seen = _facts(case, source)

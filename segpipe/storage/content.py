@@ -10,10 +10,11 @@ from pathlib import Path
 
 HEAD = 1024
 
-NEITHER = "this version takes rasters, pictures, and volumes as NIfTI or NRRD"
+NEITHER = "this version takes rasters, pictures, and volumes as NIfTI, NRRD or DICOM series"
 NAMED = "rename it so that its name ends with .nii, or with .nii.gz where it is packed"
 TAKEN = "segpipe run labels it, and segpipe inspect shows what it is"
 NAMED_NRRD = "rename it so that its name ends with .nrrd, or with .nhdr where its voxels lie in another file"
+NAMED_DICOM = "rename it so that its name ends with .dcm"
 PAIRED = "convert both files to one .nii, as with nibabel.save(nibabel.load('FILE'), 'out.nii')"
 VOLUME = f"which is not supported yet: {NEITHER}; convert it to .nii.gz, as with dcm2niix or SimpleITK"
 TRANSLATE = "convert it: gdal_translate FILE out.tif"
@@ -22,6 +23,9 @@ NAMES = "--classes classes.toml --bands NAMES --tile 512 --output model.onnx"
 EXPORT = f"make an ONNX file of it: segpipe export FILE --arch NAME {NAMES}"
 TF2ONNX = "convert it: python -m tf2onnx.convert --{} FILE --output model.onnx, then segpipe export attach"
 UNPACK = "unpack it, or name a raster inside as /vsi{}/FILE/name.tif"
+
+SUFFIXES = {NAMED: (".nii", ".nii.gz"), NAMED_DICOM: (".dcm", ".dicom", ".ima")}
+"""Endings of names that need no such mend."""
 
 MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"GIF8", "a GIF", "convert it: gdal_translate -expand rgb FILE out.png"),
@@ -44,7 +48,7 @@ MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"LASF", "a point cloud", "grid it to a raster first, as with pdal"),
     (0, b"NRRD000", "an NRRD volume", NAMED_NRRD),
     (0, b"ObjectType = Image", "a MetaImage volume", VOLUME),
-    (128, b"DICM", "DICOM", VOLUME),
+    (128, b"DICM", "DICOM", NAMED_DICOM),
     (344, b"n+1\0", "a NIfTI volume", NAMED),
     (344, b"ni1\0", "half of a NIfTI pair", PAIRED),
     (4, b"n+2\0", "a NIfTI volume", NAMED),
@@ -114,7 +118,7 @@ def told(path: str | Path) -> str | None:
         found = _file(path)
     if found is None:
         return None
-    mend = TAKEN if found[1] == NAMED and path.name.lower().endswith((".nii", ".nii.gz")) else found[1]
+    mend = TAKEN if path.name.lower().endswith(SUFFIXES.get(found[1], ())) else found[1]
     return f"{path} is {found[0]}: {mend.replace('FILE', str(path))}"
 
 

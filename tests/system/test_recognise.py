@@ -63,7 +63,7 @@ CONTENT = {
     "gif": (gif(), "is a GIF: convert it: gdal_translate"),
     "nifti": (nifti(), "is a NIfTI volume: rename it so that its name ends with .nii"),
     "nifti gz": (gzip.compress(nifti()), "is a NIfTI volume"),
-    "dicom": (b"\0" * 128 + b"DICM" + b"\0" * 99, "is DICOM: which is not supported yet"),
+    "dicom": (b"\0" * 128 + b"DICM" + b"\0" * 99, "is DICOM: rename it so that its name ends with .dcm"),
     "mha": (b"ObjectType = Image\nNDims = 3\n", "is a MetaImage volume"),
     "nrrd": (b"NRRD0004\ntype: float\n", "is an NRRD volume: rename it so that its name ends with .nrrd"),
     "zip": (zipped(a_dot_tif=b"x"), "is a zip archive: unpack it, or name a raster inside as /vsizip/"),

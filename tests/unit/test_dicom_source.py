@@ -13,20 +13,21 @@ import pytest
 import SimpleITK
 import volumes
 from dicoms import Each
-from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from segpipe.errors import SourceError
 from segpipe.formats.cases import Case, find_input
 from segpipe.formats.dicom import apart, spool
 from segpipe.formats.dicom import pixels as decoding
 from segpipe.formats.dicom.series import Frame
-from segpipe.formats.dicom.sink import series_sink
+from segpipe.formats.dicom.sink import is_own_file, series_sink
 from segpipe.formats.dicom.source import SeriesSource
 from segpipe.formats.nifti.header import read_volume
 from segpipe.formats.registry import open_case
 from segpipe.formats.sink import Target
 from segpipe.formats.style import Style
 from segpipe.geometry.windows import Window
+from segpipe.inspect.file import inspect_file
 from segpipe.network.spec import read_spec
 from segpipe.overrides import Overrides
 from segpipe.settings import load_settings
@@ -537,3 +538,20 @@ def test_a_decoder_in_another_process_ends_with_its_release_and_starts_again(tmp
     with pytest.raises(apart.DecodingError, match="No such file"):
         apart.decode_apart(str(tmp_path / "nowhere"), 0, True)
     apart.release()
+
+
+@pytest.mark.parametrize("cut", [10, 60, 300])
+def test_a_damaged_dicom_file_of_somebody_else_is_not_segpipes(tmp_path, cut):
+    data = dicoms.slice_of(dicoms.values((9, 11)), (0, 0, 0), 1, Manufacturer="another")
+    plain = dicoms.save(data, tmp_path / "plain.seg.dcm")
+    data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    for path in (plain, dicoms.save(data, tmp_path / "packed.seg.dcm")):
+        path.write_bytes(path.read_bytes()[:-cut])
+        assert not is_own_file(Folder(tmp_path), path.name)
+
+
+@pytest.mark.parametrize("name", ["IM0001", "scan.dcm", "1.2.840.1"])
+def test_inspect_takes_a_slice_of_any_name(tmp_path, name):
+    path = dicoms.save(dicoms.slice_of(dicoms.values((9, 11)), (0, 0, 0), 1), tmp_path / name)
+    facts = inspect_file(load_settings(None, {"input": (str(path),), "model": path}))
+    assert (facts.kind, facts.format, facts.shape) == ("volume", "dicom", [1, 9, 11])

@@ -16,7 +16,7 @@ from command import invoke
 from scenes import assert_same
 
 from segpipe.contract import parse_contract
-from segpipe.errors import SourceError
+from segpipe.errors import OutputError, SourceError
 from segpipe.formats.nrrd.header import read_nrrd
 from segpipe.formats.nrrd.mask import read_mask
 from segpipe.formats.nrrd.sink import is_own_nrrd
@@ -308,3 +308,68 @@ def test_channels_of_both_formats(tmp_path: Path) -> None:
     text = (tmp_path / "out" / "p.nrrd").read_bytes().partition(b"\n\n")
     assert len(np.unique(np.frombuffer(gzip.decompress(text[2]), np.uint8))) > 1
     assert "0 done, 2 done before" in run(tmp_path, "-o", "out").stderr
+
+
+WRONG = {
+    "spacings": ("spacings: 1 1", r"spacings must have a value for each of 3 axes, got 2: write it again"),
+    "thicknesses": ("thicknesses: 1 1 1 1", r"thicknesses must have a value for each of 3 axes, got 4"),
+    "kinds": ("kinds: domain domain", r"kinds must have a value for each of 3 axes, got 2"),
+    "directions": ("space directions: (1,0,0) (0,1,0)", r"space directions must have a value for each of 3 axes, got 2"),
+    "sizes": ("sizes: 99999999999999999999 4 4", r"sizes must be 3 whole numbers above 0"),
+    "large": ("sizes: 4611686018427387904 4 4", r"is cut: its header says 4611686018427387904 x 4 x 4 voxels"),
+    "nul": ("data file: a\0b.raw", r"the name of the file with the voxels must be text, got 'a\\x00b.raw': write it again"),
+    "long": (f"data file: {'a' * 5000}", r"cannot be read: File name too long"),
+    "several": ("data file: a.%03d.raw 1 4 1", r"voxels must lie in one file, and the header names several"),
+    "list": ("data file: LIST", r"voxels must lie in one file, and the header names several"),
+    "cut": ("byte skip: -1", r"is cut: its voxels take 64 bytes, and it has 63 for them: copy it again"),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_a_header_that_contradicts_itself_is_an_error_of_its_case(tmp_path: Path, fault: str) -> None:
+    line, why = WRONG[fault]
+    lines = [
+        "type: uint8",
+        "dimension: 3",
+        "sizes: 4 4 4",
+        "spacings: 1 1 1",
+        "kinds: domain domain domain",
+        "encoding: raw",
+    ]
+    if fault == "directions":
+        lines = [*lines, "space: RAS"]
+    kept = [other for other in lines if other.split(":")[0] != line.split(":")[0]]
+    path = tmp_path / "a.nrrd"
+    path.write_bytes("\n".join(["NRRD0005", *kept, line, "", ""]).encode() + bytes(63))
+    with pytest.raises(SourceError, match=why):
+        read_nrrd(str(path))
+
+
+@pytest.mark.parametrize("name", ["listing.raw", "50%.raw"])
+def test_a_file_of_voxels_may_have_any_name(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "a.nhdr", encoding="raw")
+    (tmp_path / "a.raw").rename(tmp_path / name)
+    path.write_text(path.read_text().replace("data file: a.raw", f"data file: {name}"))
+    np.testing.assert_array_equal(whole(NrrdSource(str(path), contract()))[0], volumes.voxels().T)
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.nii.gz"])
+def test_a_mask_that_is_damaged_is_an_error(tmp_path: Path, name: str) -> None:
+    """Two bytes of the gzip stream at many places: where it still unpacks, its checksum tells."""
+    labels = np.random.default_rng(0).integers(0, 3, (12, 12, 12)).astype("u1")
+    path = tmp_path / name
+    if name == "a.nrrd":
+        write(path, labels, encoding="gzip")
+    else:
+        nibabel.save(nibabel.Nifti1Image(labels, np.eye(4)), path)
+    read = FORMATS["nrrd" if name == "a.nrrd" else "nifti"].read_mask
+    assert read is not None
+    content = path.read_bytes()
+    np.testing.assert_array_equal(read(path)[0][0], labels.T)
+    for at in range(len(content) - 400, len(content) - 8, 39):
+        path.write_bytes(content[:at] + b"\x12\x34" + content[at + 2 :])
+        with pytest.raises(OutputError, match=r"cannot be read: "):
+            read(path)
+    path.write_bytes(content[:-8] + bytes(4) + content[-4:])
+    with pytest.raises(OutputError, match=r"cannot be read: "):
+        read(path)

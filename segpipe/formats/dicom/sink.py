@@ -9,7 +9,6 @@ from typing import Any
 
 import pydicom
 from numpy.typing import NDArray
-from pydicom.errors import InvalidDicomError
 
 from segpipe.errors import OutputError, SourceError, one_line
 from segpipe.formats.dicom.source import Origin
@@ -134,5 +133,5 @@ def is_own_file(output: Store, name: str) -> bool:
         with output_errors(output.path(name)), output.local(name) as path:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Manufacturer"])
             return bool(header.get("Manufacturer") == OWN)
-    except (InvalidDicomError, *REFUSED):
+    except UNREADABLE:  # errors of the storage are an OutputError by now
         return False

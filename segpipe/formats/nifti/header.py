@@ -163,6 +163,19 @@ def opened(path: str, *, packed: bool, start: int = 0) -> IO[bytes] | gzip.GzipF
     return gzip.open(path) if packed else Path(path).open("rb")
 
 
+def check_trailer(path: str) -> None:
+    """Read a packed file to its end, where gzip compares its checksum.
+
+    Raises:
+        SourceError: it is cut or damaged.
+    """
+    with source_errors(path):
+        if is_packed(path):
+            with opened(path, packed=True) as stream:
+                while stream.read(2**20):
+                    pass
+
+
 def read_volume(path: str, several: int = 1) -> Volume:
     """Read the header of a file that holds one volume, or ``several``: channels, or bands of a mask.
 

@@ -9,7 +9,7 @@ from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from segpipe.errors import OutputError, SourceError, one_line
-from segpipe.formats.nifti.header import read_volume
+from segpipe.formats.nifti.header import check_trailer, read_volume
 from segpipe.geometry.grid import Grid
 
 
@@ -20,6 +20,7 @@ def read_mask(path: Path) -> tuple[NDArray[Any], Grid]:
         OutputError: it cannot be read.
     """
     try:
+        check_trailer(str(path))
         image: Any = nibabel.load(path)
         stored = np.asarray(image.dataobj.get_unscaled())
         bands = stored.T if stored.ndim == 4 else stored.T[None]

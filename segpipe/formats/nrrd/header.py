@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,12 @@ WRITE_AGAIN = "write it again, with nrrd.write or 3D Slicer, encoded as raw or g
 
 SPATIAL = "domain"
 
+PER_AXIS = ("kinds", "spacings", "thicknesses", "space directions")
+"""Fields with a value for each axis, of those that are used."""
+
+SEVERAL = re.compile(r"LIST(\s|$)|.*%\d*d")
+"""How a header names several files: a list of them, or a pattern with a number."""
+
 
 @dataclass(frozen=True, slots=True)
 class NrrdOrigin:
@@ -82,7 +88,7 @@ def read_nrrd(path: str, several: int = 1) -> tuple[Volume, NrrdOrigin]:
     with source_errors(file):
         size = Path(file).stat().st_size
     (check_packed if packed else check_length)(volume, size)
-    return volume, NrrdOrigin(_place_fields(text, spatial))
+    return volume, NrrdOrigin(_place_fields(path, text, spatial, len(header["sizes"])))
 
 
 def _text(path: str, head: bytes) -> tuple[list[str], int]:
@@ -98,7 +104,8 @@ def _text(path: str, head: bytes) -> tuple[list[str], int]:
 
 def _parsed(path: str, lines: list[str]) -> Mapping[str, Any]:
     try:
-        header: Mapping[str, Any] = nrrd.read_header(lines)
+        with np.errstate(invalid="ignore"):  # of sizes too large for any type, which become negative
+            header: Mapping[str, Any] = nrrd.read_header(lines)
     except (nrrd.NRRDError, ValueError, KeyError, IndexError, TypeError, StopIteration) as error:
         raise SourceError(f"{path}: its header is not valid: {one_line(error)}: {WRITE_AGAIN}") from None
     missing = [key for key in ("dimension", "type", "sizes", "encoding") if key not in header]
@@ -108,7 +115,15 @@ def _parsed(path: str, lines: list[str]) -> Mapping[str, Any]:
         raise SourceError(
             f"{path}: sizes must be {header['dimension']} whole numbers above 0, got {list(map(int, header['sizes']))}"
         )
+    for key in PER_AXIS:
+        _check_count(path, key, header.get(key), header["dimension"])
     return header
+
+
+def _check_count(path: str, key: str, values: Sized | None, axes: int) -> None:
+    """Check that a field has a value for each axis, if the header has it."""
+    if values is not None and len(values) != axes:
+        raise SourceError(f"{path}: {key} must have a value for each of {axes} axes, got {len(values)}: {WRITE_AGAIN}")
 
 
 def _axes(path: str, header: Mapping[str, Any], several: int) -> tuple[list[int], int]:
@@ -165,7 +180,13 @@ def _place_of_voxels(path: str, header: Mapping[str, Any], length: int) -> tuple
     if skip >= 0:
         return file, False, start + skip
     with source_errors(file):
-        return file, False, Path(file).stat().st_size - math.prod(map(int, header["sizes"])) * _type(path, header).itemsize
+        size = Path(file).stat().st_size
+    needed = math.prod(map(int, header["sizes"])) * _type(path, header).itemsize
+    if size - needed < start:
+        raise SourceError(
+            f"{file} is cut: its voxels take {needed:,} bytes, and it has {size - start:,} for them: copy it again"
+        )
+    return file, False, size - needed
 
 
 def _skip(path: str, header: Mapping[str, Any]) -> int:
@@ -182,12 +203,16 @@ def _data_file(path: str, name: str) -> str:
         SourceError: there are several, or it is elsewhere.
     """
     folder = Path(path).parent
-    if name.upper().startswith("LIST") or "%" in name:
+    if "\0" in name:
+        raise SourceError(f"{path}: the name of the file with the voxels must be text, got {name!r}: {WRITE_AGAIN}")
+    if SEVERAL.match(name):
         raise SourceError(f"{path}: voxels must lie in one file, and the header names several: {WRITE_AGAIN}")
     file = folder / name
-    if not file.resolve().is_relative_to(folder.resolve()):
+    with source_errors(path):
+        inside, there = file.resolve().is_relative_to(folder.resolve()), file.is_file()
+    if not inside:
         raise SourceError(f"{path}: the file with the voxels must lie in the header's folder, got {name}: move it there")
-    if not file.is_file():
+    if not there:
         raise SourceError(f"{path}: the file with the voxels must exist, got {file}: copy it beside the header")
     return str(file)
 
@@ -243,7 +268,7 @@ def _unit(path: str, header: Mapping[str, Any]) -> tuple[float, list[str]]:
     ]
 
 
-def _place_fields(lines: list[str], spatial: list[int]) -> tuple[tuple[str, str], ...]:
+def _place_fields(path: str, lines: list[str], spatial: list[int], axes: int) -> tuple[tuple[str, str], ...]:
     """The fields that say where the three axes of space lie, as the file has them."""
     fields = [line.split(":", 1) for line in lines if not line.startswith("#") and ":=" not in line and ":" in line]
     values = {name.strip().lower(): value.strip() for name, value in fields}
@@ -251,6 +276,7 @@ def _place_fields(lines: list[str], spatial: list[int]) -> tuple[tuple[str, str]
     for name, pattern in split.items():
         if name in values:
             each = re.findall(pattern, values[name])
+            _check_count(path, name, each, axes)
             values[name] = " ".join(each[axis] for axis in spatial)
     kept = ("space", "space dimension", "space directions", "spacings", "thicknesses", "space origin", "space units")
     return tuple((name, values[name]) for name in kept if name in values)

@@ -1,5 +1,6 @@
 """Read an NRRD volume of labels that segpipe wrote."""
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,6 @@ def read_mask(path: Path) -> tuple[NDArray[Any], Grid]:
         stored, _ = nrrd.read(str(path), index_order="C")
         bands = stored if stored.ndim == 4 else stored[None]
         volume, _ = read_nrrd(str(path), len(bands))
-    except (nrrd.NRRDError, SourceError, OSError, EOFError, ValueError) as error:
+    except (nrrd.NRRDError, SourceError, OSError, EOFError, ValueError, zlib.error) as error:
         raise OutputError(f"{path} cannot be read: {one_line(error)}") from error
     return np.ascontiguousarray(bands, stored.dtype.newbyteorder("=")), volume.grid

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import gdcm
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
@@ -141,3 +142,19 @@ def frame(number: int, series: int = 1) -> Frame:
     """The header of an axial slice, as an index has it."""
     directions = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
     return Frame(f"{number}.dcm", 0, uid(series, number), (0.0, 0.0, 2.5 * number), directions, (0.7, 0.8), (9, 11))
+
+
+def compress(path: Path, syntax: int) -> None:
+    """Compress the pixels of a file, with one of ``gdcm.TransferSyntax``."""
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(path))
+    assert reader.Read()
+    change = gdcm.ImageChangeTransferSyntax()
+    change.SetTransferSyntax(gdcm.TransferSyntax(syntax))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer = gdcm.ImageWriter()
+    writer.SetFileName(str(path))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()

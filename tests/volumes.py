@@ -2,7 +2,6 @@
 
 import errno
 import gzip
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,10 +59,3 @@ class Room:
 def full(*_: Any) -> int:
     """Writes to a disk without room."""
     raise OSError(errno.ENOSPC, "No space left on device")
-
-
-class Full(io.BytesIO):
-    """A file on such a disk."""
-
-    def write(self, data: Any) -> int:
-        return full(data)

@@ -171,7 +171,7 @@ def _verify_rasters(files: Sequence[str]) -> list[str]:
 
 
 def _verify_volumes(files: Sequence[str]) -> list[str]:
-    from segpipe.formats.nifti.header import is_packed, source_errors
+    from segpipe.formats.volume.file import is_packed, source_errors
 
     notes = []
     for path in files:
@@ -211,7 +211,7 @@ def _released(*modules: str) -> Callable[[], AbstractContextManager[None]]:
     return released
 
 
-VOLUMES, SERIES, DECODER = "segpipe.formats.nifti.spool", "segpipe.formats.dicom.spool", "segpipe.formats.dicom.apart"
+VOLUMES, SERIES, DECODER = "segpipe.formats.volume.spool", "segpipe.formats.dicom.spool", "segpipe.formats.dicom.apart"
 """Modules that keep something for the next opening of a case."""
 
 

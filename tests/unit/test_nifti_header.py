@@ -13,7 +13,8 @@ import SimpleITK
 import volumes
 
 from segpipe.errors import SourceError
-from segpipe.formats.nifti.header import check_length, read_volume
+from segpipe.formats.nifti.header import read_volume
+from segpipe.formats.volume.file import check_length
 
 TURNED = np.array([[0.0, -3, 0, 5], [2, 0, 0, 6], [0, 0, 4, 7], [0, 0, 0, 1]])
 """Right-handed, so that pixdim[0] is 1."""
@@ -322,7 +323,7 @@ def test_a_header_that_has_lost_a_slice_is_refused(tmp_path: Path, axis: int) ->
     dim = [3, 11, 13, 7, 1, 1, 1, 1]
     dim[axis] -= 1
     path = volumes.write(tmp_path / "a.nii", volumes.voxels(), dim=dim)
-    with pytest.raises(SourceError, match=r"contradicts itself.*correct dim of its header"):
+    with pytest.raises(SourceError, match=r"contradicts itself.*correct the sizes in its header"):
         read_volume(str(path))
 
 

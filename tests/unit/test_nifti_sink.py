@@ -17,11 +17,12 @@ from test_voxel_grid import ALL
 
 from segpipe import __version__
 from segpipe.errors import OutputError
-from segpipe.formats.nifti.draft import Draft
 from segpipe.formats.nifti.header import read_volume
-from segpipe.formats.nifti.sink import NiftiSink, _pack, is_own_volume, origin_of
+from segpipe.formats.nifti.sink import NiftiSink, is_own_volume, origin_of
 from segpipe.formats.sink import Target
 from segpipe.formats.style import Style
+from segpipe.formats.volume.draft import Draft
+from segpipe.formats.volume.sink import _pack
 from segpipe.geometry.voxel_grid import turned_to
 from segpipe.geometry.windows import Window
 from segpipe.storage.folder import Folder
@@ -226,11 +227,11 @@ def test_damage_on_the_way_to_the_disk_is_told(tmp_path: Path, monkeypatch: pyte
     fill(sink, labels_for(to))
     pack = _pack
 
-    def cut(draft: Draft, packed: int) -> None:
-        pack(draft, packed)
+    def cut(draft: Draft, packed: int, before: bytes) -> None:
+        pack(draft, packed, before)
         os.ftruncate(packed, os.fstat(packed).st_size - 3)
 
-    monkeypatch.setattr("segpipe.formats.nifti.sink._pack", cut)
+    monkeypatch.setattr("segpipe.formats.volume.sink._pack", cut)
     with pytest.raises(OutputError, match=r"case.nii.gz cannot be written: .* is cut"):
         sink.finish()
     assert not (tmp_path / "out" / "case.nii.gz").exists()
@@ -286,12 +287,12 @@ def test_an_attempt_that_begins_while_another_packs_keeps_its_file(tmp_path: Pat
     to = target(volumes.write(tmp_path / "a.nii.gz", volumes.voxels()), tmp_path / "out")
     pack, others = _pack, []
 
-    def overtaken(draft: Draft, packed: int) -> None:
-        pack(draft, packed)
+    def overtaken(draft: Draft, packed: int, before: bytes) -> None:
+        pack(draft, packed, before)
         others.append(to.output.draft("case.nii.gz"))
         others[-1].write_bytes(b"another's")
 
-    monkeypatch.setattr("segpipe.formats.nifti.sink._pack", overtaken)
+    monkeypatch.setattr("segpipe.formats.volume.sink._pack", overtaken)
     sink = NiftiSink(to)
     fill(sink, labels_for(to))
     with pytest.raises(OutputError, match="another process is writing the same mask: run segpipe again when it has ended"):

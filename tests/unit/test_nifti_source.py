@@ -178,7 +178,7 @@ def test_one_channel_and_a_file_of_this_machine(tmp_path: Path) -> None:
 
 def test_a_header_is_read_without_unpacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = volumes.write(tmp_path / "a.nii.gz", volumes.voxels())
-    monkeypatch.setattr("segpipe.formats.nifti.source.unpacked", lambda volume: 1 / 0)
+    monkeypatch.setattr("segpipe.formats.volume.source.unpacked", lambda volume: 1 / 0)
     source = NiftiSource(str(path), contract())
     assert source.grid.shape == (7, 13, 11)
     source.close()

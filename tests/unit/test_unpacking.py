@@ -13,8 +13,8 @@ import volumes
 from command import invoke
 from scenes import Silent
 
-from segpipe.formats.nifti import spool
 from segpipe.formats.registry import open_case
+from segpipe.formats.volume import spool
 from segpipe.jobs import unpacking as counting
 from segpipe.jobs.disk import Free
 from segpipe.jobs.launch import Prepared, carry_out, prepare

@@ -22,12 +22,11 @@ from segpipe.formats.dicom.spool import Spool, spool_of
 from segpipe.formats.dicom.stored import plugin_of
 from segpipe.formats.identity import Beside, Identity, identities
 from segpipe.formats.nifti.sink import Origin as NiftiOrigin
-from segpipe.formats.nodata import checked_nodata
 from segpipe.formats.source import Begun, Invalid, Pixels
+from segpipe.formats.volume.checks import box_near, check_local, check_overrides, declared_nodata, order_notes
 from segpipe.geometry.voxel_grid import VoxelGrid, turned_to
 from segpipe.geometry.windows import Window
 from segpipe.overrides import AS_STORED, Overrides
-from segpipe.storage.bucket import is_remote
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +49,7 @@ def series_of(case: Case) -> Series:
     """
     if isinstance(case.index, bytes):
         return unpack(case.index)
-    if is_remote(case.path) or not Path(case.path).is_file():
-        raise SourceError(f"a series must be files of this machine, got {case.path}: copy it here first")
+    check_local(case.path, "a series must be files")
     from segpipe.formats.dicom.index import find
 
     found = find([(Path(case.path).name, case.path)], EVERY_CASE)
@@ -81,9 +79,9 @@ class SeriesSource:
         self.dtype = value_type(series.frames)
         self.files: tuple[str, ...] = self._series.files
         self.scene: Mapping[str, Mapping[str, str]] = {}
-        self.notes = (*found.notes, *_value_notes(series), *_order_notes(found.grid, contract))
+        self.notes = (*found.notes, *_value_notes(series), *order_notes(found.grid, contract))
         self.origin = Origin(self._series, found.grid, _header(found.grid))
-        self._nodata = _nodata(path, self.dtype, overrides)
+        self._nodata = declared_nodata(path, self.dtype, overrides.nodata)
         self._padding = None if overrides.nodata is not None else padding_of(self._series.frames, self.dtype)
         self.notes += () if self._padding is None else (_padding_note(series),)
         self._spool: Spool | None = None
@@ -147,9 +145,7 @@ class SeriesSource:
         return self._spool
 
     def near(self, place: tuple[float, ...], most: int) -> Window:
-        axes = [(int(share * n), n, min(most, n)) for share, n in zip(place, self.grid.shape, strict=True)]
-        starts = tuple(max(0, min(at, n - side)) for at, n, side in axes)
-        return Window(starts, tuple(start + side for start, (_, _, side) in zip(starts, axes, strict=True)))
+        return box_near(self.grid.shape, place, most)
 
     def tags(self) -> None:
         """None: slope and intercept, which may differ between slices, are applied already."""
@@ -160,10 +156,7 @@ class SeriesSource:
 
 def _check_use(path: str, contract: Contract, overrides: Overrides) -> None:
     """Refuse what a series cannot be."""
-    if overrides.crs is not None:
-        raise SourceError(f"{path} is a volume, which has no CRS: leave out --crs, or label rasters in a run of their own")
-    if overrides.bands not in (None, (1,)):
-        raise SourceError(f"{path} is a volume of one band, and --bands names others: leave it out")
+    check_overrides(path, overrides)
     if contract.channel_count != 1:
         raise SourceError(
             f"{path} has one channel, and the model takes {contract.channel_count}: convert the series to NIfTI files, one "
@@ -192,28 +185,6 @@ def _padding_note(series: Series) -> str:
         f"pixels of PixelPaddingValue, {stored} as stored, are invalid: the mask has nodata there; --nodata none takes "
         "them as values"
     )
-
-
-def _order_notes(grid: VoxelGrid, contract: Contract) -> list[str]:
-    """A note on the order of axes that the network sees, if the contract has no orientation."""
-    if contract.orientation is not None or not contract.layout.is_volume:
-        return []
-    return [f"the contract names no orientation: the network gets the axes as they are stored, {grid.directions}"]
-
-
-def _nodata(path: str, dtype: np.dtype[Any], overrides: Overrides) -> Any:
-    """The value that the user declares as nodata; NaN and infinity are always invalid.
-
-    Raises:
-        SourceError: values of this type cannot be it.
-    """
-    if overrides.nodata is None:
-        return None
-    try:
-        value = checked_nodata(overrides.nodata, dtype)
-    except SourceError as error:
-        raise SourceError(f"{path}: {error}") from None
-    return None if value is None or math.isnan(value) else np.array(value).astype(dtype)
 
 
 def _header(grid: VoxelGrid) -> NiftiOrigin:

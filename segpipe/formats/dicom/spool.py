@@ -4,10 +4,8 @@ Memory holds one plane, whatever the orientation in which the model reads. The l
 by the next part of a case; its file disappears with its last user.
 """
 
-import errno
+import math
 import os
-import shutil
-import tempfile
 import threading
 import weakref
 from collections import Counter
@@ -19,12 +17,13 @@ from numpy.typing import NDArray
 from segpipe.errors import SourceError
 from segpipe.formats.dicom.pixels import Decoder
 from segpipe.formats.dicom.series import Frame
-from segpipe.formats.nifti.voxels import Voxels
+from segpipe.formats.volume.scratch import file_state, scratch_error, scratch_file
+from segpipe.formats.volume.voxels import Voxels
 from segpipe.geometry.windows import Window
 
 Key = tuple[Any, ...]
 
-NO_SPACE = "{} takes {:,} bytes decoded, and {} has {:,} free: free space there, or set TMPDIR to another folder"
+DONE = "decoded"
 
 
 class Spool:
@@ -41,19 +40,11 @@ class Spool:
         self._decoder, self._lock = Decoder(dtype), threading.Lock()
         self._done = np.zeros(len(frames), bool)
         shape = (len(frames), *frames[0].shape)
-        self._folder = tempfile.gettempdir()
-        try:
-            with tempfile.TemporaryFile(dir=self._folder, buffering=0) as file:
-                self._voxels = Voxels(os.dup(file.fileno()), shape, dtype)
-            weakref.finalize(self, _close, self._voxels.file, self._decoder)
-            os.posix_fallocate(self._voxels.file, 0, max(1, self._voxels.end))
-        except OSError as error:
-            raise self._full(error, int(np.prod(shape)) * dtype.itemsize) from error
+        self._voxels = Voxels(scratch_file(path, math.prod(shape) * dtype.itemsize, DONE), shape, dtype)
+        weakref.finalize(self, _close, self._voxels.file, self._decoder)
 
-    def _full(self, error: OSError, size: int) -> SourceError:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return SourceError(NO_SPACE.format(self._path, size, self._folder, shutil.disk_usage(self._folder).free))
-        return SourceError(f"{self._path} cannot be decoded into {self._folder}: {error.strerror}: set TMPDIR")
+    def _failed(self, error: OSError) -> SourceError:
+        return scratch_error(error, self._path, self._voxels.end, DONE)
 
     def read(self, box: Window) -> NDArray[Any]:
         """The values of a box; planes that nobody has asked for before are decoded first.
@@ -68,7 +59,7 @@ class Spool:
         try:
             return self._voxels.read(box)
         except OSError as error:
-            raise self._full(error, self._voxels.end) from error
+            raise self._failed(error) from error
 
     def _decode(self, plane: int) -> None:
         frame = self._frames[plane]
@@ -76,13 +67,8 @@ class Spool:
         try:
             self._voxels.write(Window((plane, 0, 0), (plane + 1, *frame.shape)), values[None])
         except OSError as error:
-            raise self._full(error, self._voxels.end) from error
+            raise self._failed(error) from error
         self._done[plane] = True
-
-    @property
-    def decoded(self) -> int:
-        """Number of planes that have been decoded."""
-        return int(self._done.sum())
 
 
 def _close(file: int, decoder: Decoder) -> None:
@@ -100,7 +86,7 @@ class _Spools:
 
     def of(self, path: str, frames: tuple[Frame, ...], dtype: np.dtype[Any]) -> Spool:
         with self._lock:
-            key = (str(dtype), frames, *map(_state, dict.fromkeys(frame.path for frame in frames)))
+            key = (str(dtype), frames, *map(file_state, dict.fromkeys(frame.path for frame in frames)))
             if self._last is None or key != self._key:
                 self._last = self._key = None
                 self._last, self._key = Spool(path, frames, dtype), key
@@ -126,11 +112,3 @@ def spool_of(path: str, frames: tuple[Frame, ...], dtype: np.dtype[Any]) -> Spoo
 def release() -> None:
     """Free the space of the last series, as soon as no open source uses it."""
     _SPOOLS.release()
-
-
-def _state(path: str) -> tuple[int, ...]:
-    try:
-        found = os.stat(path)  # noqa: PTH116
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror}") from error
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

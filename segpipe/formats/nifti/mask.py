@@ -9,7 +9,8 @@ from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from segpipe.errors import OutputError, SourceError, one_line
-from segpipe.formats.nifti.header import check_trailer, read_volume
+from segpipe.formats.nifti.header import read_volume
+from segpipe.formats.volume.file import check_trailer
 from segpipe.geometry.grid import Grid
 
 

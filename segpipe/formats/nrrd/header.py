@@ -12,7 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.errors import SourceError, one_line
-from segpipe.formats.nifti.header import Volume, check_length, check_packed, check_right_angles, source_errors, usable
+from segpipe.formats.volume.file import (
+    GZIP,
+    Volume,
+    check_length,
+    check_packed,
+    check_right_angles,
+    checked_affine,
+    source_errors,
+)
 from segpipe.geometry.voxel_grid import VoxelGrid, matrix_rows
 
 MOST_HEADER = 2**16
@@ -227,7 +235,7 @@ def _affine(path: str, header: Mapping[str, Any], spatial: list[int]) -> tuple[N
     unit, unit_notes = _unit(path, header)
     affine[:3] *= unit
     affine[:3] *= np.array(signs or (1.0, 1.0, 1.0))[:, None]
-    return usable(path, affine[:, [2, 1, 0, 3]]), signs is not None, notes + unit_notes
+    return checked_affine(path, affine[:, [2, 1, 0, 3]]), signs is not None, notes + unit_notes
 
 
 def _steps(path: str, header: Mapping[str, Any], spatial: list[int]) -> NDArray[np.float64]:
@@ -287,6 +295,6 @@ def is_packed(path: str) -> bool:
     with source_errors(path), Path(path).open("rb") as stream:
         head = stream.read(MOST_HEADER)
     if not head.startswith(MAGIC):
-        return head.startswith(b"\x1f\x8b")
+        return head.startswith(GZIP)
     encoding = str(_parsed(path, _text(path, head)[0])["encoding"]).lower()
     return encoding in ("gzip", "gz")

@@ -1,20 +1,13 @@
 """Write masks as NRRD volumes with the space, directions and origin of their input."""
 
-import gzip
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import IO
-
 import numpy as np
 
 from segpipe import __version__
 from segpipe.errors import OutputError, SourceError
-from segpipe.formats.nifti.draft import Draft
-from segpipe.formats.nifti.header import opened, source_errors
-from segpipe.formats.nifti.sink import LEVEL, NiftiSink
 from segpipe.formats.nrrd.header import MAGIC, MOST_HEADER, NrrdOrigin, read_nrrd
 from segpipe.formats.sink import Target
+from segpipe.formats.volume.file import Volume, source_errors
+from segpipe.formats.volume.sink import VolumeSink, Wrapping
 from segpipe.geometry.voxel_grid import VoxelGrid
 from segpipe.storage import Store
 from segpipe.storage.files import output_errors
@@ -53,28 +46,14 @@ def mask_header(target: Target) -> bytes:
     return "\n".join([*lines, "", ""]).encode()
 
 
-class NrrdSink(NiftiSink):
-    """As ``NiftiSink``, with voxels packed behind a text; the draft holds voxels alone."""
+class NrrdSink(VolumeSink):
+    """Writes a volume with its voxels packed behind a text."""
 
-    def _prepare(self, target: Target) -> str:
-        self._packed, self._start, self._text = True, b"", mask_header(target)
-        return SUFFIX
+    def _wrapped(self, target: Target) -> Wrapping:
+        return Wrapping(SUFFIX, packed=True, before=mask_header(target))
 
-    def _pack(self, draft: Draft, file: int) -> None:
-        with open(file, "wb", closefd=False) as packed:
-            packed.write(self._text)
-            with gzip.GzipFile("", "wb", LEVEL, packed, mtime=0) as stream:
-                for chunk in draft.chunks():
-                    stream.write(chunk)
-
-    @contextmanager
-    def _content(self, written: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
-        with opened(str(written), packed=True, start=len(self._text)) as stream:
-            yield stream
-
-    def _grid_of(self, written: Path) -> VoxelGrid:
-        volume, _ = read_nrrd(str(written), len(self._style.bands))
-        return volume.grid
+    def _read(self, path: str, several: int) -> Volume:
+        return read_nrrd(path, several)[0]
 
 
 def is_own_nrrd(output: Store, name: str) -> bool:

@@ -1,12 +1,12 @@
 """Read NRRD volumes, with attached or detached voxels."""
 
-from segpipe.formats.nifti.header import Volume
-from segpipe.formats.nifti.source import NiftiSource
 from segpipe.formats.nrrd.header import read_nrrd
+from segpipe.formats.volume.file import Volume
+from segpipe.formats.volume.source import VolumeSource
 
 
-class NrrdSource(NiftiSource):
-    """As ``NiftiSource``, which differs in its header alone."""
+class NrrdSource(VolumeSource):
+    """A volume with an NRRD header."""
 
     how_to_place = (
         "its space is not RAS, LAS or LPS, so that left and right are a guess: set space, with 3D Slicer or nrrd.write"

@@ -4,25 +4,19 @@ Unpacked files are kept for the next opening of the same volume, as by the next 
 last descriptor: those of open sources, and the one here, which another volume or ``release`` closes.
 """
 
-import errno
 import gzip
 import os
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterable
 from typing import IO
 
-from segpipe.errors import SourceError
-from segpipe.formats.nifti.header import Volume, check_length, opened, source_errors
+from segpipe.formats.volume.file import Volume, check_length, opened, source_errors
+from segpipe.formats.volume.scratch import file_state, scratch_error, scratch_file
 
 CHUNK = 2**22
 """Bytes that are unpacked at once."""
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
-
-NO_SPACE = "{} takes {:,} bytes unpacked, and {} has {:,} free: free space there, or set TMPDIR to another folder"
-
+DONE = "unpacked"
 
 Key = tuple[int, ...]
 """Identity of a packed file, and where its stream starts and its volume ends by its header."""
@@ -97,63 +91,38 @@ def unpacked(volume: Volume) -> int:
 
 
 def _key(volume: Volume) -> Key:
-    with source_errors(volume.path):
-        found = os.stat(volume.path)  # noqa: PTH116
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, volume.start, volume.end
+    return (*file_state(volume.path), volume.start, volume.end)
 
 
 def _unpack(volume: Volume) -> int:
     """Descriptor of the unpacked file."""
-    folder = tempfile.gettempdir()
-    if shutil.disk_usage(folder).free < volume.end:
-        raise _full(volume, folder)
-    with _unnamed(volume, folder) as spool:
-        _reserve(spool, volume, folder)
+    spool = scratch_file(volume.path, volume.end, DONE)
+    try:
         with source_errors(volume.path), opened(volume.path, packed=True, start=volume.start) as stream:
-            size = _copied(stream, spool, volume, folder)
+            size = _copied(stream, spool, volume)
         check_length(volume, size)
-        return os.dup(spool.fileno())
+    except BaseException:
+        os.close(spool)
+        raise
+    return spool
 
 
-def _unnamed(volume: Volume, folder: str) -> IO[bytes]:
-    """A temporary file without a name, which disappears with the process, however the process ends."""
-    try:
-        return tempfile.TemporaryFile(dir=folder, buffering=0)
-    except OSError as error:
-        raise SourceError(f"{volume.path} cannot be unpacked into {folder}: {error.strerror}: set TMPDIR") from error
-
-
-def _reserve(spool: IO[bytes], volume: Volume, folder: str) -> None:
-    """Reserve all space at once, since other workers may unpack into the same folder at the same time."""
-    try:
-        os.posix_fallocate(spool.fileno(), 0, volume.end)
-    except OSError as error:
-        if error.errno in FULL:
-            raise _full(volume, folder) from error
-
-
-def _full(volume: Volume, folder: str) -> SourceError:
-    return SourceError(NO_SPACE.format(volume.path, volume.end, folder, shutil.disk_usage(folder).free))
-
-
-def _copied(stream: IO[bytes] | gzip.GzipFile, spool: IO[bytes], volume: Volume, folder: str) -> int:
+def _copied(stream: IO[bytes] | gzip.GzipFile, spool: int, volume: Volume) -> int:
     """Copy a stream and return its length in bytes; bytes beyond the volume's end are counted but not stored."""
     size = 0
     while chunk := stream.read(CHUNK):
         if size < volume.end:
-            _write(spool, chunk[: volume.end - size], volume, folder)
+            _write(spool, chunk[: volume.end - size], volume)
         size += len(chunk)
         if size - volume.end > max(CHUNK, volume.slack):
             break  # already too long; a few bytes may unpack to terabytes
     return size
 
 
-def _write(spool: IO[bytes], data: bytes, volume: Volume, folder: str) -> None:
+def _write(spool: int, data: bytes, volume: Volume) -> None:
     try:
         view = memoryview(data)
         while view:
-            view = view[spool.write(view) :]
+            view = view[os.write(spool, view) :]
     except OSError as error:
-        if error.errno in FULL:
-            raise _full(volume, folder) from error
-        raise SourceError(f"{volume.path} cannot be unpacked into {folder}: {error.strerror}") from error
+        raise scratch_error(error, volume.path, volume.end, DONE) from error

@@ -17,10 +17,10 @@ from command import invoke
 
 import segpipe
 from segpipe.errors import SourceError
-from segpipe.formats.nifti import spool
 from segpipe.formats.nifti.header import read_volume
-from segpipe.formats.nifti.spool import close, unpacked
-from segpipe.formats.nifti.voxels import Voxels
+from segpipe.formats.volume import scratch, spool
+from segpipe.formats.volume.spool import close, unpacked
+from segpipe.formats.volume.voxels import Voxels
 from segpipe.geometry.windows import Window
 from segpipe.storage.retry import unwritable
 
@@ -130,17 +130,17 @@ class Counting:
 def test_a_full_tmpdir_is_named(tmp_path: Path, spooled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = volumes.write(tmp_path / "a.nii.gz", volumes.voxels())
     with monkeypatch.context() as patch:
-        patch.setattr(spool.shutil, "disk_usage", lambda folder: volumes.Room(10))
+        patch.setattr(scratch.shutil, "disk_usage", lambda folder: volumes.Room(10))
         with pytest.raises(SourceError, match=r"takes 2,354 bytes unpacked, and .* has 10 free"):
             content(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(spool.os, "posix_fallocate", full)
+        patch.setattr(scratch.os, "posix_fallocate", full)
         with pytest.raises(SourceError, match="free space there, or set TMPDIR") as raised:
             content(path)
     assert unwritable(raised.value, writing=False) is None  # other cases, and their masks, have room
 
-    monkeypatch.setattr(spool, "_unnamed", lambda volume, folder: volumes.Full())
+    monkeypatch.setattr(spool.os, "write", full)
     with pytest.raises(SourceError, match="free space there, or set TMPDIR"):
         content(path)
 
@@ -206,8 +206,8 @@ def test_the_space_of_a_volume_is_free_before_another_is_unpacked(
     one = volumes.write(tmp_path / "a.nii.gz", volumes.voxels())
     other = volumes.write(tmp_path / "b.nii.gz", volumes.voxels(seed=1))
     content(one)
-    held, reserve = [], spool._reserve
-    monkeypatch.setattr(spool, "_reserve", lambda *given: held.append(used(spooled)) or reserve(*given))
+    held, reserve = [], scratch._reserve
+    monkeypatch.setattr(scratch, "_reserve", lambda *given: held.append(used(spooled)) or reserve(*given))
     np.testing.assert_array_equal(content(other), volumes.voxels(seed=1).T)
     assert held == [0]
     content(one)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segpipe.formats.nifti.voxels import Voxels
+from segpipe.formats.volume.voxels import Voxels
 from segpipe.geometry.windows import Window
 
 SHAPE = (5, 6, 7)

@@ -12,11 +12,11 @@ import volumes
 from command import invoke
 
 from segpipe.contract import parse_contract
-from segpipe.formats.nifti import sink
-from segpipe.formats.nifti import source as source_module
-from segpipe.formats.nifti.slabs import MASK_SLAB, Slabs, SlabWriter
 from segpipe.formats.nifti.source import NiftiSource
-from segpipe.formats.nifti.voxels import Voxels
+from segpipe.formats.volume import sink
+from segpipe.formats.volume import source as source_module
+from segpipe.formats.volume.slabs import MASK_SLAB, Slabs, SlabWriter
+from segpipe.formats.volume.voxels import Voxels
 from segpipe.geometry.windows import Window
 
 SHAPE = (11, 13, 37)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.formats.nifti.voxels import Voxels
+from segpipe.formats.volume.voxels import Voxels
 from segpipe.geometry.windows import Window
 
 SLAB = 2**27

@@ -1,0 +1,1 @@
+"""What the families of volumes share: files of voxels, read and written by boxes."""

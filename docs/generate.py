@@ -77,6 +77,7 @@ COMMANDS = {
     "export attach": export.commands["attach"],
     "tune": main.commands["tune"],
     "status": main.commands["status"],
+    "estimate": main.commands["estimate"],
 }
 """Every command, by the words that follow ``segpipe``."""
 

@@ -41,6 +41,7 @@ PATH = _Path(path_type=Path)
 _INPUT, _MODEL, _TILES, _OUTPUT = group("Input"), group("Model"), group("Tiles"), group("Output")
 _WHERE, _CLUSTER, _MORE = group("Where it runs"), group("Cluster"), group(LAST)
 _NETWORK, _CHECKS = group("Network"), group("Comparison with torch")
+_ESTIMATE = group("Estimate")
 
 
 class _Main(click.Group):
@@ -399,6 +400,23 @@ def _tune(json: bool, flags: dict[str, Any]) -> int:
     else:
         print_tuned(tuned)
     return 0 if tuned.best else SOME_FAILED
+
+
+@main.command(cls=GroupedCommand, short_help="Estimate areas and accuracy of a map from a sample of it, with errors.")
+@_INPUT("--matrix", type=PATH, required=True, help="CSV file: map classes in rows, reference in columns, mapped area.")
+@_ESTIMATE("--design", type=click.Choice(["stratified", "simple"]), help="How the sample was drawn [stratified].")
+@_ESTIMATE("--level", type=float, help="Confidence level of the intervals [0.95].")
+@_ESTIMATE("--intervals", type=click.Choice(["auto", "normal"]), help="Exact intervals for few units, or none [auto].")
+@_OUTPUT("--output", "-o", type=PATH, help="Folder for estimate.csv and estimate.json [none are written].")
+@_MORE("--json", is_flag=True, help="Print one JSON object.")
+def estimate(json: bool, **flags: Any) -> None:
+    """Estimate areas, overall, user's and producer's accuracy of a map from a sample that somebody has labelled.
+
+    Counting pixels of a map is biased; these areas are not, and have standard errors and confidence intervals.
+    """
+    from segpipe.accuracy.commands import estimate as command
+
+    sys.exit(_guarded(lambda: command(json=json, **flags)))
 
 
 def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:

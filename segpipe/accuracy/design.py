@@ -1,0 +1,103 @@
+"""How a sample was drawn, which says what can be estimated from it."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from segpipe.accuracy.estimate import Design
+from segpipe.accuracy.estimators import Float, Integers, Sample, Strata
+from segpipe.errors import InputError
+
+STRATIFIED = "stratified by the classes of the map (Olofsson et al. 2014)"
+SIMPLE = "simple random sample"
+FAR = 4.0
+"""Standard deviations by which the number of units of a class differs from that of a simple random sample, for a warning."""
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """Counts of a sample, and what the map says of its classes."""
+
+    mapped: tuple[str, ...]
+    """Classes of the map, one per row."""
+    reference: tuple[str, ...]
+    """Classes of the reference, one per column."""
+    counts: Integers
+    """Units of the sample, shape ``(map, reference)``."""
+    area: Float
+    """Mapped area of each class of the map."""
+    pixels: Integers | None = None
+    """Mapped pixels of each class of the map, for the finite-population correction."""
+    unit: str = ""
+
+
+def design_of(matrix: Matrix, *, simple: bool = False) -> Design:
+    """The design of a confusion matrix: stratified by the map's classes, or a simple random sample.
+
+    Raises:
+        InputError: a class that the map has is in no sample, or one that it does not have is.
+    """
+    if not simple:
+        _check(matrix)
+    classes = (*matrix.mapped, *(name for name in matrix.reference if name not in matrix.mapped))
+    mapped, found = np.nonzero(matrix.counts)
+    reference = np.array([classes.index(name) for name in matrix.reference])[found]
+    stratum, strata, known = _simple(matrix, mapped) if simple else _stratified(matrix, mapped)
+    sample = Sample(stratum, mapped, reference, matrix.counts[mapped, found], np.ones(len(mapped)))
+    area = np.append(matrix.area, np.zeros(len(classes) - len(matrix.mapped)))
+    warnings = (*_unmatched(matrix), *(_unlikely(matrix) if simple else ()))
+    method = SIMPLE if simple else STRATIFIED
+    return Design(classes, strata, sample, known, float(matrix.area.sum()), area, matrix.unit, method, warnings)
+
+
+def _stratified(matrix: Matrix, mapped: Integers) -> tuple[Integers, Sequence[str], Strata]:
+    """The stratum of each row, their names, and their sizes; a class that the map does not have is no stratum."""
+    held = matrix.area > 0
+    n = matrix.counts.sum(axis=1)[held]
+    fraction = np.zeros(len(n)) if matrix.pixels is None else n / matrix.pixels[held]
+    position = np.cumsum(held) - 1
+    names = [name for name, there in zip(matrix.mapped, held, strict=True) if there]
+    return position[mapped], names, Strata(matrix.area[held], fraction)
+
+
+def _simple(matrix: Matrix, mapped: Integers) -> tuple[Integers, Sequence[str], Strata]:
+    n = int(matrix.counts.sum())
+    if not n:
+        raise InputError("the sample must have units, and every count of the matrix is 0")
+    fraction = 0.0 if matrix.pixels is None else n / int(matrix.pixels.sum())
+    return np.zeros_like(mapped), ["map"], Strata(np.array([matrix.area.sum()]), np.array([fraction]))
+
+
+def _check(matrix: Matrix) -> None:
+    for name, area, n in zip(matrix.mapped, matrix.area, matrix.counts.sum(axis=1), strict=True):
+        if area > 0 and not n:
+            raise InputError(
+                f"each stratum must have units in the sample, and {name}, {area:g} {matrix.unit or 'of area'}, has none: "
+                "label some there, or add its area to a class that it is like"
+            )
+        if not area and n:
+            raise InputError(f"{name} has {n} units in the sample and no mapped area: give its area")
+
+
+def _unmatched(matrix: Matrix) -> Iterator[str]:
+    """Classes that only the map, or only the reference has: often another spelling."""
+    only = [name for name in matrix.reference if name not in matrix.mapped]
+    lacking = [name for name in matrix.mapped if name not in matrix.reference]
+    if only:
+        yield f"classes of the reference that the map does not have: {', '.join(only)}; they have no user's accuracy"
+    if lacking:
+        yield f"classes of the map that the reference does not have: {', '.join(lacking)}; all their units count as wrong"
+
+
+def _unlikely(matrix: Matrix) -> Iterator[str]:
+    """Classes with many more or fewer units than a simple random sample would have."""
+    n, share = int(matrix.counts.sum()), matrix.area / matrix.area.sum()
+    for name, units, part in zip(matrix.mapped, matrix.counts.sum(axis=1), share, strict=True):
+        if abs(units - n * part) > FAR * math.sqrt(n * part * (1 - part)) + 1:
+            yield (
+                f"the design does not fit: {units} of {n} units are in {name}, which covers {part:.2%} of the map; "
+                "a sample that was stratified by the map must be estimated so"
+            )
+            return

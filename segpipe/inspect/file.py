@@ -16,7 +16,7 @@ from segpipe.inspect.volume import inspect_volume
 from segpipe.network.spec import read_model
 from segpipe.settings import Settings
 from segpipe.storage.bucket import is_remote, plain_path
-from segpipe.storage.content import told
+from segpipe.storage.content import describe
 
 
 def inspect_file(settings: Settings) -> Facts:
@@ -94,6 +94,6 @@ def _opens_as_model(path: Path) -> Literal[True]:
     except ModelError:
         raise InputError(
             f"inspect takes an ONNX model, a raster or a volume, and {path} opens as none of them: "
-            + (told(path) or f"rasters are {', '.join(DRIVERS)}")
+            + (describe(path) or f"rasters are {', '.join(DRIVERS)}")
         ) from None
     return True

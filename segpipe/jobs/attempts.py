@@ -8,7 +8,7 @@ from dataclasses import replace
 from segpipe.jobs.plan import Job
 from segpipe.jobs.tasks import GivenUp, Outcome, Result, Task
 from segpipe.jobs.work import Context, work
-from segpipe.storage.retry import tell, waits
+from segpipe.storage.retry import log_retry, waits
 
 LOG = logging.getLogger("segpipe")
 
@@ -28,7 +28,7 @@ def attempt(task: Task, context: Context) -> Iterator[Result]:
             yield from (GivenUp(outcome.case) for outcome in stopped)
             return
         for outcome in stopped:
-            tell(str(outcome.error), wait)
+            log_retry(str(outcome.error), wait)
             context.progress(-outcome.pixels)
         time.sleep(wait)
         task = _only(task, stopped)

@@ -28,7 +28,7 @@ from segpipe.network.form import check_graph, score_count
 from segpipe.network.signature import TensorSpec, signature
 from segpipe.network.template import IMAGE_TILE, VOLUME_TILE, lines_to_write
 from segpipe.settings import BlendOn, Settings
-from segpipe.storage.content import told
+from segpipe.storage.content import describe
 
 
 @dataclass(frozen=True)
@@ -164,16 +164,16 @@ def _read(settings: Settings, path: Path, device: Kind, device_reason: str) -> M
 def read_model(path: Path) -> onnx.ModelProto:
     """The graph of an ONNX file, without its external data."""
     if path.is_dir():
-        kind = told(path)
+        kind = describe(path)
         raise ModelError(f"the model must be an ONNX file, got the folder {path}" + (f": {kind}" if kind else ""))
     if not path.is_file():
         raise ModelError(f"the model must exist, got {path}")
     try:
         proto = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # noqa: BLE001 - protobuf raises classes of its own, by implementation
-        raise ModelError(f"{path} is not an ONNX file: {told(path) or f'{one_line(error)}: copy it again'}") from None
+        raise ModelError(f"{path} is not an ONNX file: {describe(path) or f'{one_line(error)}: copy it again'}") from None
     if not proto.graph.node:
-        raise ModelError(f"{path} is not an ONNX file: {told(path) or 'it holds no graph'}")
+        raise ModelError(f"{path} is not an ONNX file: {describe(path) or 'it holds no graph'}")
     return proto
 
 

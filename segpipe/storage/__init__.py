@@ -1,4 +1,4 @@
-"""Where a run leaves its files: one noun for a folder of this machine and for a prefix of a bucket."""
+"""Output storage: one interface for a local folder and for a prefix of a bucket."""
 
 import json
 from abc import ABC, abstractmethod
@@ -13,19 +13,19 @@ from segpipe.messages.redact import cleaned
 from segpipe.storage.files import output_errors, remove
 
 WIDTH = 120
-"""Characters up to which a value of JSON has one line."""
+"""Longest JSON value, in characters, that is written on one line."""
 
 FORBIDDEN = ("", ".", "..")
-"""Parts of a name that would lead elsewhere."""
+"""Parts of a name that would lead out of the store."""
 
 _json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 def check_name(name: str) -> str:
-    """The same name, which stays below the store that it is for.
+    """Check that a name stays inside its store, and return it.
 
     Raises:
-        OutputError: it is absolute, or has an empty part, ``.`` or ``..``, or a NUL.
+        OutputError: the name is absolute, contains a NUL, or has a part that is empty, ``.`` or ``..``.
     """
     if "\0" in name or any(part in FORBIDDEN for part in name.split("/")):
         raise OutputError(f"a file of the output must have a name below it, without empty parts, . and .., got {name!r}")
@@ -33,151 +33,151 @@ def check_name(name: str) -> str:
 
 
 class Store(ABC):
-    """Files by name, with ``/`` between folders; each is there whole or not at all.
+    """Files by name, with ``/`` between folders; a file is whole or absent.
 
-    What goes wrong is an ``OSError``, of a bucket too, so that one rule says what may pass by itself.
-    ``str()`` of a store is what a user calls it.
+    Every fault, of a bucket too, is raised as an ``OSError``, so that one rule decides which faults are transient.
+    ``str()`` of a store is the path or URL that the user knows it by.
     """
 
     def check_name(self, name: str) -> str:
-        """The same name, of which a file can lie here.
+        """Check that this store can hold a file of this name, and return the name.
 
         Raises:
-            OutputError: none can.
+            OutputError: it cannot.
         """
         return check_name(name)
 
     @abstractmethod
     def path(self, name: str) -> str:
-        """What a user calls a file."""
+        """Path or URL of a file, as shown to the user."""
 
     @abstractmethod
     def aliases(self, name: str) -> set[str]:
-        """Absolute paths by which a run may know the same file as a source."""
+        """Absolute paths under which the same file may appear as a source of the run."""
 
     @abstractmethod
     def settled(self) -> "Store":
-        """The same store, wherever this process goes from here."""
+        """The same store with an absolute path, which survives a change of the working directory."""
 
     @abstractmethod
     def is_inside(self, root: str) -> bool:
-        """Whether it lies below a folder that is searched for input."""
+        """Whether the store lies below a folder that is searched for input."""
 
     @abstractmethod
     def beside(self, files: Iterable[tuple[str, str]], stem: Callable[[str], str]) -> str | None:
-        """The first of ``files``, pairs of path and name, that lies here under its name, without the suffix (``stem``)."""
+        """Path of the first (path, name) of ``files`` that lies here under its name; ``stem`` removes a suffix."""
 
     @abstractmethod
     def check(self) -> None:
-        """Raise where nothing can be written, as far as that shows without writing.
+        """Check, without writing, that the store is writable.
 
         Raises:
-            OutputError: with what to mend.
+            OutputError: it is not; the message says what to mend.
         """
 
     @abstractmethod
     def make(self) -> None:
-        """Be there, from now on."""
+        """Create the store if it does not exist."""
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """All of a file."""
+        """Read a whole file."""
 
     def has(self, name: str) -> bool:
-        """Whether a file is there."""
+        """Whether a file exists."""
         return self.size(name) is not None
 
     @abstractmethod
     def size(self, name: str) -> int | None:
-        """Bytes of a file; None where it is not there."""
+        """Size of a file in bytes; None where it does not exist."""
 
     @abstractmethod
     def is_blank(self, name: str) -> bool:
-        """Whether a file begins with zeros, as one whose blocks were lost with a disk or a power cut."""
+        """Whether a file begins with zeros, as after a disk failure or a power cut that lost its blocks."""
 
     @abstractmethod
     def below(self, folder: str) -> Iterator[str]:
-        """Names of the files directly in a folder, ``""`` for the store's own; none where it is not there."""
+        """Yield the names of the files directly in a folder (``""``: the root); nothing where the folder does not exist."""
 
     @abstractmethod
     def folders(self, folder: str) -> Iterator[str]:
-        """Names of the folders directly in a folder; none where it is not there."""
+        """Yield the names of the folders directly in a folder; nothing where it does not exist."""
 
     @abstractmethod
     def local(self, name: str) -> AbstractContextManager[Path]:
-        """A file of this machine with the same content, while the block lasts."""
+        """Context manager: a local file with the same content, valid inside the block."""
 
     @abstractmethod
     def draft(self, name: str) -> Path:
-        """A file of this machine to write a file in before it gets its name: hidden, and the same for every attempt, so that
-        a crash leaves at most one."""
+        """Local path to write a file to before ``publish``: hidden, and the same for every attempt, so that a crash leaves
+        at most one."""
 
     @abstractmethod
     def disk(self) -> Path:
-        """A folder of this machine, on the disk that drafts are written to."""
+        """Folder on the local disk that drafts are written to."""
 
     @abstractmethod
     def publish(self, draft: Path, name: str, *, flush: bool = True) -> None:
-        """Give a finished draft its name, and leave none behind; ``flush`` as in ``write``."""
+        """Move a finished draft to its final name; ``flush`` as in ``write``."""
 
     @abstractmethod
     def remove(self, name: str) -> None:
-        """Take a file away, if it is there."""
+        """Remove a file if it exists."""
 
     @abstractmethod
     def remove_folder(self, folder: str) -> None:
-        """Take a folder away with all that is in it, as far as that can be done, and the one above if it is empty then."""
+        """Remove a folder and its contents as far as possible, then its parent if that is empty."""
 
     @abstractmethod
     def sweep(self) -> None:
-        """Remove the drafts that stopped processes have left."""
+        """Remove the drafts left by processes that were stopped."""
 
     @abstractmethod
     def create(self, name: str, data: bytes) -> bool:
-        """Write a small file unless there is one; of many at once, one succeeds."""
+        """Write a small file unless it exists, and return whether it was written; of concurrent calls, one succeeds."""
 
     @abstractmethod
     def replace(self, name: str, was: bytes, data: bytes) -> bool:
-        """Write a small file where there is one that says ``was``, and nowhere else; of many at once, one succeeds."""
+        """Replace a small file whose content is ``was``; return whether this call did: of concurrent calls, one succeeds."""
 
     @abstractmethod
     def leftovers(self, name: str) -> list[str]:
-        """What ``create`` and ``replace`` leave beside a file if they are killed."""
+        """Names of the files that ``create`` and ``replace`` leave beside a file if they are killed."""
 
     @abstractmethod
     def touch(self, name: str, data: bytes) -> None:
-        """Make a file young again that says ``data``."""
+        """Refresh the modification time of a file whose content is ``data``."""
 
     @abstractmethod
     def age(self, name: str) -> float:
         """Seconds since a file was written or touched."""
 
     def write(self, name: str, data: bytes, *, flush: bool = True) -> None:
-        """Write a file, whole or not at all.
+        """Write a file; it appears whole or not at all.
 
         Args:
-            name: of the file.
-            data: all of it.
-            flush: wait until it would outlast a power cut; without, it may be gone after one, or there and empty.
+            name: name of the file.
+            data: its content.
+            flush: wait until the file would survive a power cut; otherwise one may lose it or leave it empty.
         """
         with self.draft_of(name, flush=flush) as draft:
             draft.write_bytes(data)
 
     def write_json(self, name: str, value: dict[str, Any], *, flush: bool = True) -> None:
-        # what stands for a byte of a name that is no UTF-8 is escaped, as JSON escapes it
+        # surrogates (bytes of file names that are not UTF-8) are written as JSON escapes
         text = printable_json(_pretty(cleaned(value)) + "\n")
         self.write(name, text.encode(errors="backslashreplace"), flush=flush)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[TextIO]:
-        """A text file that has its name once the block has ended well; lines end as they are written."""
-        errors = "backslashreplace"  # of bytes of file names that are no UTF-8
+        """Open a text file that appears under its name once the block succeeds; line endings are written as given."""
+        errors = "backslashreplace"  # for bytes of file names that are not UTF-8
         with self.draft_of(name) as draft, draft.open("w", encoding="utf-8", errors=errors, newline="") as stream:
             yield stream
 
     @contextmanager
     def draft_of(self, name: str, *, flush: bool = True) -> Iterator[Path]:
-        """A draft that has its name once the block has ended well, and that is gone if it has not."""
+        """Yield a draft; publish it if the block succeeds, remove it if it does not."""
         with output_errors(self.path(name)):
             draft = self.draft(name)
             try:
@@ -188,17 +188,17 @@ class Store(ABC):
                 raise
 
     def discard(self, name: str) -> None:
-        """Take away what is of no use; where that cannot be done, a later run does it."""
+        """Remove a file that is no longer needed; a failure is ignored, and a later run tries again."""
         with suppress(OSError):
             self.remove(name)
 
     def is_among(self, name: str, sources: Collection[str]) -> bool:
-        """Whether a file is one of these, by their absolute paths."""
+        """Whether one of a file's absolute paths is among ``sources``."""
         return any(alias in sources for alias in self.aliases(name))
 
 
 def _pretty(value: Any, indent: str = "") -> str:
-    """JSON in which whatever fits has a line, and all else a line for each of its items."""
+    """JSON text: a value that fits on a line stays on one, any other has one line per item."""
     line = _json(value)
     if len(line) <= WIDTH or not isinstance(value, dict | list | tuple):
         return line

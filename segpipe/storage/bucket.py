@@ -1,4 +1,4 @@
-"""Object storage that speaks S3: a prefix of a bucket as a store, and objects as input."""
+"""S3-compatible object storage: a prefix of a bucket as a store, and objects as input."""
 
 import errno
 import hashlib
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SCHEME, GDAL_SCHEME = "s3://", "/vsis3/"
 
 ATTEMPTS = 5
-"""Of one request, by boto3, with waits of up to 1, 2, 4 and 8 s."""
+"""Attempts per request, by boto3, with waits of up to 1, 2, 4 and 8 s."""
 
 NOT_FOUND, CONFLICT, PRECONDITION_FAILED, NOT_IMPLEMENTED = 404, 409, 412, 501
 GONE = ("404", "NoSuchKey", "NoSuchBucket", "NotFound")
@@ -33,20 +33,21 @@ SLOW = ("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded",
 
 
 def is_remote(path: str) -> bool:
-    """Whether GDAL, not the operating system, finds this path."""
+    """Whether a path is resolved by GDAL, not by the operating system."""
     return path.startswith("/vsi") or "://" in path
 
 
 def plain_path(path: str) -> str:
-    """A file of this machine in words that GDAL takes for one, whatever it is called.
+    """Path of a local file in a form that GDAL takes as a plain path, whatever the file's name.
 
-    GDAL and rasterio look at how a name begins: ``GTIFF_DIR:1:a.tif`` is a part of a.tif, ``zip:a.tif`` a member of an
-    archive, ``/vsizip/a.tif`` too.
+    GDAL and rasterio interpret prefixes: ``GTIFF_DIR:1:a.tif`` is a part of a.tif, ``zip:a.tif`` a member of an
+    archive, and so is ``/vsizip/a.tif``.
     """
     if path.startswith("/vsi"):
         return f"/.{path}"
-    looked_at = any(sign in path for sign in ":<{") or ("/" not in path and path.endswith(".vrt"))  # whose sources follow it
-    return f"./{path}" if looked_at and not path.startswith(("/", "./")) else path
+    # a VRT's relative sources are resolved against its path
+    interpreted = any(sign in path for sign in ":<{") or ("/" not in path and path.endswith(".vrt"))
+    return f"./{path}" if interpreted and not path.startswith(("/", "./")) else path
 
 
 def in_bucket(path: str) -> bool:
@@ -54,67 +55,67 @@ def in_bucket(path: str) -> bool:
 
 
 def canonical(path: str) -> str:
-    """``s3://bucket/key`` for all names of an object."""
+    """``s3://bucket/key``, whichever way an object is named."""
     return SCHEME + path.removeprefix(GDAL_SCHEME) if path.startswith(GDAL_SCHEME) else path
 
 
 def _split(path: str) -> tuple[str, str]:
-    """Bucket and key."""
+    """Split a path into bucket and key."""
     bucket, _, key = canonical(path).removeprefix(SCHEME).partition("/")
     return bucket, key
 
 
 def _client() -> Any:
-    """One for the process, and for all its threads; credentials and endpoint from where boto3 takes them."""
+    """The client shared by all threads of the process; boto3 finds credentials and endpoint as usual."""
     return _client_of(endpoint())
 
 
 @cache
 def _client_of(server: str | None) -> Any:
     try:
-        from boto3 import client  # a name of it: the module alone is there before it is loaded
+        from boto3 import client  # import a name: the bare module exists before it has finished loading
         from botocore import UNSIGNED
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
     except ModuleNotFoundError:
         raise SettingsError(f"s3:// needs boto3, which is not installed: {install('s3')}") from None
-    told: dict[str, Any] = {"retries": {"mode": "standard", "total_max_attempts": ATTEMPTS}, "connect_timeout": 10}
-    if os.environ.get("AWS_NO_SIGN_REQUEST", "NO").upper() in ("YES", "TRUE", "1"):  # as GDAL takes it
-        told["signature_version"] = UNSIGNED
-    if server is not None:  # as GDAL is told: most servers of one's own have no names for buckets
-        told["s3"] = {"addressing_style": "path"}
+    options: dict[str, Any] = {"retries": {"mode": "standard", "total_max_attempts": ATTEMPTS}, "connect_timeout": 10}
+    if os.environ.get("AWS_NO_SIGN_REQUEST", "NO").upper() in ("YES", "TRUE", "1"):  # the values that GDAL accepts
+        options["signature_version"] = UNSIGNED
+    if server is not None:  # as for GDAL: most self-hosted servers have no host names for buckets
+        options["s3"] = {"addressing_style": "path"}
     region = os.environ.get("AWS_REGION")
     try:
-        return client("s3", config=Config(**told), region_name=region, endpoint_url=server)
-    except (BotoCoreError, ValueError) as error:  # a profile that is not there, an endpoint that is no URL
+        return client("s3", config=Config(**options), region_name=region, endpoint_url=server)
+    except (BotoCoreError, ValueError) as error:  # a missing profile, or an endpoint that is not a URL
         raise SettingsError(f"s3:// cannot be reached with the settings of the AWS tools: {_line(error)}") from None
 
 
 def endpoint() -> str | None:
-    """URL of a server other than Amazon's."""
+    """URL of the S3 server; None for Amazon's."""
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
 
 
 def gdal_endpoint() -> dict[str, str]:
-    """GDAL's own words for boto3's endpoint, but for those that are set."""
+    """GDAL options for boto3's endpoint, without those already set in the environment."""
     url = endpoint()
     if url is None:
         return {}
     scheme, _, host = url.rpartition("://")
-    told = {
+    options = {
         "AWS_S3_ENDPOINT": host.rstrip("/"),
         "AWS_HTTPS": "NO" if scheme == "http" else "YES",
         "AWS_VIRTUAL_HOSTING": "NO",
     }
-    return {key: value for key, value in told.items() if key not in os.environ}
+    return {key: value for key, value in options.items() if key not in os.environ}
 
 
 @contextmanager
 def _as_os_errors(path: str) -> Iterator[None]:
-    """Turn boto3's errors into what a file system would say, each in one line.
+    """Turn boto3's errors into the equivalent ``OSError``, each with a one-line message.
 
     Raises:
-        SettingsError: boto3 is not installed, or not told what it needs.
+        SettingsError: boto3 is not installed, or its settings are unusable.
     """
     _client()
     from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
@@ -130,7 +131,7 @@ def _as_os_errors(path: str) -> Iterator[None]:
 
 
 def _line(error: Exception) -> str:
-    """What boto3 says; of credentials, what to do."""
+    """boto3's message on one line; for missing credentials, with the mend."""
     said = " ".join(str(error).split())
     mend = ": set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a public bucket AWS_NO_SIGN_REQUEST=YES"
     return said + mend * ("credentials" in said)
@@ -151,7 +152,7 @@ def _status(error: "ClientError") -> int:
 
 
 Listed = dict[str, Any]
-"""``Key``, ``Size``, ``ETag`` and ``LastModified`` of an object."""
+"""An entry of a listing: ``Key``, ``Size``, ``ETag`` and ``LastModified`` of an object."""
 
 
 def _listed(bucket: str, prefix: str) -> Iterator[Listed]:
@@ -161,9 +162,9 @@ def _listed(bucket: str, prefix: str) -> Iterator[Listed]:
 
 
 def find_objects(text: str, wanted: Callable[[str], bool], others: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield name and path of every object of an input in a bucket: the named object, or the wanted ones below a prefix.
+    """Yield name and path of each object of an input: the named object, or the wanted objects below a prefix.
 
-    Other objects below the prefix are added to ``others``.
+    Other objects below the prefix are appended to ``others``.
 
     Raises:
         InputError: the bucket cannot be listed, or the object does not exist.
@@ -192,7 +193,7 @@ def find_objects(text: str, wanted: Callable[[str], bool], others: list[str]) ->
 
 
 def _first(bucket: str, prefix: str) -> list[Listed]:
-    """The first object of a prefix, which is the one of that very key if there is one."""
+    """The first object of a prefix, which is the object with exactly that key if it exists."""
     with _as_os_errors(f"{SCHEME}{bucket}/{prefix}"):
         answer = _client().list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
     return list(answer.get("Contents", []))
@@ -201,13 +202,13 @@ def _first(bucket: str, prefix: str) -> list[Listed]:
 LISTED_AT_ONCE = 1000
 
 SENSOR_FILES = ("HDR", "RPC", "DIM")
-"""What the names of an image's sensor files begin with, where its own begins with IMG."""
+"""Prefixes of the sensor files' names of an image whose own name begins with IMG."""
 
 
 def objects_near(path: str) -> dict[str, dict[str, Any]]:
-    """What tells one state of an object from another, for it and for all that may belong to it by their names.
+    """Size, ETag and modification time of an object and of every object whose name marks it as a sidecar, by path.
 
-    One request, unless more than a thousand keys begin as its stem does.
+    Takes one request, unless more than a thousand keys begin with the object's stem.
     """
     bucket, key = _split(path)
     found = {}
@@ -229,7 +230,7 @@ def _starting(bucket: str, prefix: str, end: str) -> Iterable[Listed]:
 
 
 def _prefixes(key: str) -> list[str]:
-    """What the keys of an object and of its sidecars begin with."""
+    """Prefixes of the keys of an object and of its sidecars."""
     path = PurePosixPath(key)
     own = [str(path.with_suffix("")) if path.suffix else key]
     if path.name.upper().startswith("IMG"):
@@ -238,7 +239,7 @@ def _prefixes(key: str) -> list[str]:
 
 
 def read_range(path: str, start: int, size: int) -> bytes:
-    """Some bytes of an object; fewer where it ends."""
+    """Read a range of bytes of an object; fewer where it ends."""
     bucket, key = _split(path)
     with _as_os_errors(path):
         answer = _client().get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{start + size - 1}")
@@ -247,14 +248,14 @@ def read_range(path: str, start: int, size: int) -> bytes:
 
 
 def is_lonely(path: str) -> bool:
-    """Whether nothing lies beside an object that belongs to it: then GDAL need not list all of a folder for every raster."""
-    # *_MTL.txt of a scene and metadata.dim of a folder are passed over: GDAL takes no pixels, validity or place from them
+    """Whether an object has no sidecars: then GDAL need not list the whole folder for every raster."""
+    # *_MTL.txt and metadata.dim do not count: GDAL reads no pixels, validity or georeferencing from them
     return list(objects_near(path)) == [canonical(path)]
 
 
 @dataclass(frozen=True, slots=True)
 class Bucket(Store):
-    """A file is written on this machine and put in one request, so that it appears whole or not at all."""
+    """Store in a bucket: a file is written locally and uploaded in one request, so that it appears whole or not at all."""
 
     bucket: str
     prefix: str
@@ -265,14 +266,14 @@ class Bucket(Store):
         bucket, key = _split(text)
         if not bucket:
             raise OutputError(f"the output must name a bucket, as s3://bucket/prefix, got {text}")
-        _client()  # here, where it is told at once if there is none
+        _client()  # fail here, at once, where boto3 is missing
         return cls(bucket, f"{key.strip('/')}/" if key.strip("/") else "")
 
     def __str__(self) -> str:
         return f"{SCHEME}{self.bucket}/{self.prefix}".rstrip("/")
 
     def check_name(self, name: str) -> str:
-        """Keys are UTF-8."""
+        """Check a name, which must be UTF-8, as all keys are."""
         try:
             check_name(name).encode()
         except UnicodeEncodeError:
@@ -307,7 +308,7 @@ class Bucket(Store):
             raise OutputError(f"the output cannot be reached: {self}: {error.strerror}") from error
 
     def make(self) -> None:
-        """A prefix is there with its first object."""
+        """Do nothing: a prefix exists once it holds an object."""
 
     def read(self, name: str) -> bytes:
         with self._errors(name):
@@ -322,7 +323,7 @@ class Bucket(Store):
             return None
 
     def is_blank(self, name: str) -> bool:
-        del name  # the store keeps checksums of what it stores
+        del name  # object storage verifies checksums
         return False
 
     def below(self, folder: str) -> Iterator[str]:
@@ -350,7 +351,7 @@ class Bucket(Store):
             copy.unlink(missing_ok=True)
 
     def write(self, name: str, data: bytes, *, flush: bool = True) -> None:
-        del flush  # an object is stored when it is there
+        del flush  # an object that exists is durable
         with output_errors(self.path(name)), self._errors(name):
             _client().put_object(**self._key(name), Body=data)
 
@@ -360,7 +361,7 @@ class Bucket(Store):
         return unlinked(partial(path))
 
     def _drafts(self) -> Path:
-        """A folder for this store alone, that nobody else may enter."""
+        """Private folder for this store's drafts, closed to other users."""
         digest = hashlib.sha256(str(self).encode()).hexdigest()[:12]
         folder = Path(tempfile.gettempdir(), f"segpipe-{os.getuid()}-{digest}")
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -410,7 +411,7 @@ class Bucket(Store):
             except ClientError as error:
                 if _status(error) not in (PRECONDITION_FAILED, CONFLICT, NOT_FOUND):
                     raise
-        # some stores overlook a condition; and of a request whose answer was lost, the second try finds the first
+        # some stores ignore conditions; and where an answer was lost, the retry finds the object of the first attempt
         with suppress(FileNotFoundError):
             return self.read(name) == data
         return False
@@ -423,7 +424,7 @@ class Bucket(Store):
         self.replace(name, data, data)
 
     def age(self, name: str) -> float:
-        """By the store's own clock, which both times are of."""
+        """Age by the store's own clock: both times are the server's."""
         with self._errors(name):
             answer = _client().head_object(**self._key(name))
         now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])

@@ -1,4 +1,4 @@
-"""What a file is that cannot be taken, by its content, and what to do with it."""
+"""Recognise files that segpipe does not accept, by their content, and say what to do with them."""
 
 import gzip
 import re
@@ -25,7 +25,7 @@ TF2ONNX = "convert it: python -m tf2onnx.convert --{} FILE --output model.onnx, 
 UNPACK = "unpack it, or name a raster inside as /vsi{}/FILE/name.tif"
 
 SUFFIXES = {NAMED: (".nii", ".nii.gz"), NAMED_DICOM: (".dcm", ".dicom", ".ima")}
-"""Endings of names that need no such mend."""
+"""Name endings with which a file of that kind needs no renaming."""
 
 MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"GIF8", "a GIF", "convert it: gdal_translate -expand rgb FILE out.png"),
@@ -73,7 +73,7 @@ MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"version https://git-lfs", "a pointer of Git LFS, and not the file itself", "fetch it: git lfs pull"),
     (0, b"/annex/objects/", "a pointer of git-annex, and not the file itself", "fetch it: git annex get FILE"),
 )
-"""Place, bytes, what they are, and the mend, in which FILE stands for the path."""
+"""(offset, bytes, description, mend); FILE in a mend stands for the path."""
 
 MARKED: tuple[tuple[str, str, str], ...] = (
     (r"<!doctype html|<html", "a web page, as a server sends it for an error or a login", "download it again"),
@@ -86,7 +86,7 @@ MARKED: tuple[tuple[str, str, str], ...] = (
     ),
     (r"<svg", "SVG", "convert it to PNG"),
 )
-"""What a text holds, in lower case."""
+"""(pattern of a text's beginning in lower case, description, mend)."""
 
 MEMBERS: tuple[tuple[str, str, str], ...] = (
     (r"/code/|constants\.pkl$", "a TorchScript program", EXPORT.replace("--arch NAME ", "")),
@@ -100,13 +100,13 @@ MEMBERS: tuple[tuple[str, str, str], ...] = (
     ),
     ("", "a zip archive", UNPACK.format("zip")),
 )
-"""What a zip holds."""
+"""(pattern of a member's name in a zip, description, mend)."""
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
-def told(path: str | Path) -> str | None:
-    """What a file or folder of this machine is and what to do with it, as the end of a sentence; None where nobody knows."""
+def describe(path: str | Path) -> str | None:
+    """Describe a local file or folder by its content and say what to do with it; None where it is not recognised."""
     path = Path(path)
     if path.is_dir():
         found = _folder(path)
@@ -140,7 +140,7 @@ def _by_magic(path: Path, head: bytes) -> Kind | None:
 def _by_text(path: Path, head: bytes) -> Kind | None:
     del path
     if b"\0" in head:
-        return None  # a picture may hold a text, as JPEG 2000 holds GML
+        return None  # a picture may contain text, as JPEG 2000 contains GML
     text = head.decode("utf-8", "replace").lower()
     return next(((what, mend) for pattern, what, mend in MARKED if re.search(pattern, text, re.DOTALL)), None)
 
@@ -193,7 +193,7 @@ def _weights(path: Path, head: bytes) -> Kind | None:
 
 
 def _saved(config: Path) -> Kind:
-    """What ``save_pretrained`` of transformers or of segmentation-models-pytorch wrote."""
+    """Kind of a folder written by ``save_pretrained`` of transformers or segmentation-models-pytorch."""
     with config.open("rb") as stream:
         smp = b"_model_class" in stream.read(65_536)
     if smp:

@@ -1,4 +1,4 @@
-"""TOML and JSON that anybody may have written: read within limits, with one kind of error."""
+"""Read TOML and JSON from untrusted sources: within limits, with one error type."""
 
 import json
 import os
@@ -13,57 +13,57 @@ from pydantic import AfterValidator
 from segpipe.errors import one_line
 
 MOST_BYTES = 2**22
-"""Of a document that a person or an exporter writes: a contract with 20,000 classes, each with a long name and a colour,
-takes 3 MB, and tomllib some seconds for it."""
+"""Largest document that a person or an exporter writes, in bytes: a contract with 20,000 classes, each with a long name
+and a colour, is 3 MB, and tomllib takes some seconds for it."""
 
 MOST_LEVELS = 64
-"""Of nesting. No document of segpipe's has ten; what checks and prints values recurses, and Python allows about 1,000."""
+"""Deepest nesting. segpipe's own documents stay below ten; checking and printing recurse, and Python allows about 1,000."""
 
 WIDEST = 200
-"""Characters of a value in a message."""
+"""Longest value in a message, in characters."""
 
 _LONG_KEY = re.compile(r"(?m)(?:^|[\[{,])[ \t]*+(?:[\w\"'-]++[ \t]*+\.[ \t]*+)" + f"{{{MOST_LEVELS}}}")
-"""Dotted keys nest tables, too, for which tomllib takes time that grows with the square of their number."""
+"""Dotted keys also nest tables, and tomllib's time grows with the square of their number."""
 
 
 def _text(value: Any) -> Any:
     if not isinstance(value, str):
         raise ValueError("must be text")
-    os.fsencode(value)  # raises a ValueError for halves of characters, which are no bytes of a file name either
+    os.fsencode(value)  # raises ValueError for lone surrogates that stand for no byte of a file name
     return value
 
 
 Text = Annotated[Any, AfterValidator(_text)]
-"""A field of text, which may hold bytes of a file name that are no UTF-8: pydantic's own takes none."""
+"""A text field that may contain undecodable bytes of file names (surrogates), which pydantic's ``str`` rejects."""
 
 
 class DocumentError(ValueError):
-    """A document that cannot be read: what it is or must be, to stand behind its name."""
+    """A document that cannot be read; the message continues a sentence that begins with the document's name."""
 
 
 def parse_json(data: bytes | str, *, most: int | None = None) -> Any:
-    """The value of a JSON text.
+    """Parse a JSON text.
 
     Raises:
-        DocumentError: it is not JSON, nested too deeply, or longer than ``most`` bytes.
+        DocumentError: the text is not JSON, nested too deeply, or longer than ``most`` bytes.
     """
     _check_size(data, most)
     try:
         value = json.loads(data)
     except RecursionError:
         raise _too_deep() from None
-    except ValueError as error:  # text that is not Unicode, and numbers of thousands of digits, included
+    except ValueError as error:  # includes text that is not Unicode, and numbers of thousands of digits
         raise DocumentError(f"is not JSON: {shortened(error)}") from None
-    if _brackets(data) > MOST_LEVELS:  # few brackets cannot nest deeply; most of 100,000 records have few
+    if _brackets(data) > MOST_LEVELS:  # few brackets cannot nest deeply, and most records have few
         _check_levels(value)
     return value
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """The tables of a TOML text.
+    """Parse a TOML text.
 
     Raises:
-        DocumentError: it is not TOML, nested too deeply, or longer than ``MOST_BYTES``.
+        DocumentError: the text is not TOML, nested too deeply, or longer than ``MOST_BYTES``.
     """
     _check_size(text, MOST_BYTES)
     if _LONG_KEY.search(text):
@@ -79,15 +79,15 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file.
+    """Read a TOML file.
 
     Raises:
-        DocumentError: as ``parse_toml``, or it is no regular file.
-        OSError: it cannot be read.
+        DocumentError: as ``parse_toml``, or the path is not a regular file.
+        OSError: the file cannot be read.
     """
     if "\0" in str(path):
         raise DocumentError("must be a path without NUL characters")
-    path.stat()  # says what is wrong with a path that leads nowhere
+    path.stat()  # raises a precise error for a path that does not exist
     if not path.is_file():
         raise DocumentError(f"must be a file, and is {'a folder' if path.is_dir() else 'something else'}")
     with path.open("rb") as stream:
@@ -115,12 +115,12 @@ def _too_deep() -> DocumentError:
 
 
 def _brackets(data: bytes | str) -> int:
-    """Upper limit of the number of arrays and objects in a JSON text."""
+    """Upper bound of the number of arrays and objects in a JSON text."""
     return data.count("[") + data.count("{") if isinstance(data, str) else data.count(b"[") + data.count(b"{")
 
 
 def _check_levels(value: Any) -> None:
-    """Level by level, without recursion."""
+    """Check the nesting level by level, without recursion."""
     level: list[Any] = [value]
     for _ in range(MOST_LEVELS + 1):
         if not level:

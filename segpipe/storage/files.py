@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Local files that appear whole or not at all."""
 
 import hashlib
 import os
@@ -10,16 +10,16 @@ from segpipe.errors import OutputError
 
 
 def partial(path: Path) -> Path:
-    """Name of a file that is being written: in the same folder, hidden, the same for every attempt."""
+    """Path of a file while it is being written: in the same folder, hidden, the same for every attempt."""
     return path.with_name(f".{path.name}.partial")
 
 
 LONGEST = 230
-"""Bytes of a name that leave room for what a draft has before and behind it: most file systems take 255."""
+"""Longest name in bytes to which a draft can add a prefix and a suffix: most file systems allow 255."""
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a name of the operating system's is text: GDAL reads files of any name, and rasterio writes those alone."""
+    """Whether a file name is valid text: GDAL reads files of any name, but rasterio writes only these."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -28,20 +28,20 @@ def is_utf8(name: str) -> bool:
 
 
 def draft_name(name: str) -> str:
-    """A name for the draft of a file, the same for every attempt: its own, unless no draft can be called so."""
+    """Name of a file's draft, the same for every attempt: the file's own, or a hash where that cannot name a draft."""
     if is_utf8(name) and all(len(part.encode()) <= LONGEST for part in name.split("/")):
         return name
     return hashlib.sha256(os.fsencode(name)).hexdigest()
 
 
 def unlinked(path: Path) -> Path:
-    """The same path, with nothing there: opening a link that somebody has left would write to what it leads to."""
+    """Remove whatever is at a path, and return the path: opening a leftover link would write to its target."""
     path.unlink(missing_ok=True)
     return path
 
 
 def commit(temporary: Path, path: Path, *, flush: bool = True) -> None:
-    """Make sure a finished file is on the disk, then give it its name; without ``flush``, only the latter."""
+    """Rename a finished file to its final name, after flushing it to disk unless ``flush`` is False."""
     if flush:
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
@@ -49,14 +49,14 @@ def commit(temporary: Path, path: Path, *, flush: bool = True) -> None:
 
 
 def remove(path: Path) -> None:
-    """Take away what is of no use; where that cannot be done, as on a disk that is read-only by now, a later run does it."""
+    """Remove a file that is no longer needed; a failure, as on a disk that became read-only, is left to a later run."""
     with suppress(OSError):
         path.unlink()
 
 
 @contextmanager
 def output_errors(path: Path | str) -> Iterator[None]:
-    """Turn an operating system's error into ours, with the path."""
+    """Turn an ``OSError`` into an ``OutputError`` with the path."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A folder of this machine, or of a file server that it sees."""
+"""Store in a local folder, or in a mounted folder of a file server."""
 
 import errno
 import os
@@ -19,23 +19,23 @@ from segpipe.storage.bucket import is_remote
 from segpipe.storage.files import commit, draft_name, is_utf8, partial, remove, unlinked
 
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-"""What file systems without hard links say: exFAT, some FUSE, shared folders of virtual machines."""
+"""Errors of file systems without hard links: exFAT, some FUSE, shared folders of virtual machines."""
 
 SETTLED = 0.2
 
 SIGNATURE = 4
-"""Bytes by which a TIFF or a PNG begins."""
+"""Length in bytes of the signature of a TIFF or PNG."""
 
 ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EBADF, errno.ENAMETOOLONG})
-"""Errors that say that there is no such file; all others say nothing of it."""
+"""Errors that mean that the file does not exist; any other leaves that open."""
 
 DRAFTS = ".drafts"
-"""Of the output, hidden, for its owner alone: nobody else can put a link where a draft will be written."""
+"""Hidden folder of the output, accessible to its owner alone: nobody else can plant a link where a draft is written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Folder(Store):
-    """A file is written under a hidden name in the same folder, flushed if it must outlast a power cut, and renamed."""
+    """Store in a folder: a file is written under a hidden name, flushed if it must survive a power cut, and renamed."""
 
     root: Path
 
@@ -59,11 +59,11 @@ class Folder(Store):
         return not is_remote(root) and self.root.resolve().is_relative_to(Path(root).resolve())
 
     def beside(self, files: Iterable[tuple[str, str]], stem: Callable[[str], str]) -> str | None:
-        folder, real = self.root.resolve(), cache(os.path.realpath)  # of a folder once, not for each of its files
+        folder, real = self.root.resolve(), cache(os.path.realpath)  # resolve each folder once, not once per file
         for text, name in files:
             if is_remote(text):
                 continue
-            # text alone: a Path for each of 100,000 files takes a second
+            # plain strings: creating a Path for each of 100,000 files takes a second
             parent, file = os.path.split(os.path.realpath(text) if os.path.islink(text) else text)  # noqa: PTH114
             if os.path.join(real(parent), stem(file)) == os.path.join(folder, name):  # noqa: PTH118
                 return text
@@ -84,7 +84,7 @@ class Folder(Store):
         self.root.mkdir(parents=True, exist_ok=True)
 
     def read(self, name: str) -> bytes:
-        # half the time of a Path
+        # takes half the time of a Path
         with open(os.path.join(self.root, name), "rb", opener=_regular) as stream:  # noqa: PTH118
             return stream.read()
 
@@ -96,7 +96,7 @@ class Folder(Store):
         except OSError as error:
             if error.errno in ABSENT:
                 return None
-            raise  # a file server that does not answer just now has it, maybe
+            raise  # an unreachable file server may have the file
         return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def is_blank(self, name: str) -> bool:
@@ -170,7 +170,7 @@ class Folder(Store):
         return True
 
     def replace(self, name: str, was: bytes, data: bytes) -> bool:
-        """Take the old one away, but put it back if somebody has replaced it in the meantime."""
+        """Move the old file aside, and put it back if its content is not ``was``."""
         path = self._at(name)
         aside = _beside(path)
         with suppress(FileNotFoundError):
@@ -185,7 +185,7 @@ class Folder(Store):
         return [path.relative_to(self.root).as_posix() for path in self.root.glob(f"{name}.????????")]
 
     def touch(self, name: str, data: bytes) -> None:
-        del data  # whoever has taken it over gives signs of life, too
+        del data  # whoever has taken the lock over touches it, too
         os.utime(self.root / name)
 
     def age(self, name: str) -> float:
@@ -193,27 +193,27 @@ class Folder(Store):
 
 
 def _regular(path: str, flags: int) -> int:
-    """Open a file that has an end: no pipe, which waits for somebody to write, and no device."""
+    """Open a regular file; refuse pipes, which wait for a writer, and devices."""
     file = os.open(path, flags | os.O_NONBLOCK)
     mode = os.fstat(file).st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # of a folder Python says so
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # Python itself reports a folder
         os.close(file)
         raise OSError(errno.EINVAL, "it must be a regular file", path)
     return file
 
 
 def _check_own(drafts: Path) -> None:
-    """Drafts lie in a folder of this user's, not in one that a link or another user has put there."""
+    """Check that drafts lie in a folder of this user, not behind a link or in another user's folder."""
     there = drafts.lstat()
     if not stat.S_ISDIR(there.st_mode) or there.st_uid not in (os.geteuid(), _owner_in(drafts.parent, there.st_uid)):
         raise OutputError(f"{drafts} must be a folder of the user who runs segpipe, and is not: remove it")
     if there.st_mode & 0o077:
-        with suppress(OSError):  # file systems without modes show the same one for all
+        with suppress(OSError):  # file systems without permissions report one mode for all files
             drafts.chmod(0o700)
 
 
 def _owner_in(folder: Path, found: int) -> int:
-    """Who owns a file that this process makes there: a file server may call root by another number."""
+    """Owner of files that this process creates in a folder: a file server may map root to another user."""
     if found == os.geteuid():
         return found
     with tempfile.TemporaryFile(dir=folder) as probe:
@@ -221,7 +221,7 @@ def _owner_in(folder: Path, found: int) -> int:
 
 
 def _link(mine: Path, path: Path) -> None:
-    """A link appears whole or not at all, on file servers too; some file systems have none."""
+    """Create a hard link, which appears whole or not at all, on file servers too; write a copy where there are no links."""
     try:
         os.link(mine, path)
     except OSError as error:
@@ -230,7 +230,7 @@ def _link(mine: Path, path: Path) -> None:
         data = mine.read_bytes()
         with path.open("xb") as stream:
             stream.write(data)
-        time.sleep(SETTLED)  # whoever has seen it empty has cleared it by now
+        time.sleep(SETTLED)  # a run that saw the file empty has removed it by now
         if not path.exists() or path.read_bytes() != data:
             raise FileExistsError from None
 

@@ -1,4 +1,4 @@
-"""One run at a time per output: a small file that names host and process, and goes stale with them."""
+"""Allow one run at a time per output: a lock file names host and process, and goes stale with them."""
 
 import json
 import os
@@ -18,29 +18,29 @@ from segpipe.storage.files import output_errors
 NAME = ".segpipe.lock"
 
 HEARTBEAT = 20.0
-"""Seconds between two signs of life."""
+"""Seconds between two heartbeats."""
 
 STALE = 300.0
-"""Seconds without a sign of life after which a process of another machine counts as gone: its clock and the file server's
-may differ by some, and a machine may be suspended for a while."""
+"""Seconds without a heartbeat after which a process of another machine counts as dead: clocks of machines and file
+servers differ, and a machine may be suspended for a while."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lock: a process, told from a later one of the same number by when it began."""
+    """Process that holds a lock; its start time distinguishes it from a later process with the same number."""
 
     host: str
     pid: int
     began: str
     space: str = ""
-    """Boot of the machine and its process numbering: containers of one host number their processes apart."""
+    """Boot ID and PID namespace: containers of one host number their processes separately."""
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
 
     @property
-    def told(self) -> bytes:
-        """What the lock says."""
+    def content(self) -> bytes:
+        """Content of the lock file."""
         return json.dumps(asdict(self)).encode()
 
 
@@ -50,16 +50,16 @@ def _myself() -> Holder:
 
 @cache
 def _space() -> str:
-    """Where a process number means one process: this boot of this kernel, and this process's PID namespace."""
+    """Scope in which a process number is unique: this boot of the kernel and this process's PID namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:  # not Linux: the host's name has to do
+    except OSError:  # not Linux: fall back on the host name
         return socket.gethostname()
 
 
 def _began(pid: int) -> str | None:
-    """When a process of this machine began, in clock ticks since its start; None where there is no such process."""
+    """Start time of a local process in clock ticks since boot; None where there is no such process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -70,10 +70,10 @@ def _began(pid: int) -> str | None:
 
 @contextmanager
 def locked(output: Store) -> Iterator[bool]:
-    """Hold the output against other runs; gives whether the last one was killed, and may have left something.
+    """Hold the output against other runs; yield whether the last run was killed, and may have left drafts behind.
 
     Raises:
-        OutputError: another run, which is alive, holds it.
+        OutputError: a live run holds it.
     """
     with output_errors(output.path(NAME)):
         killed = output.has(NAME)
@@ -92,17 +92,17 @@ def locked(output: Store) -> Iterator[bool]:
 
 @dataclass(frozen=True)
 class Sign:
-    """What a lock tells of the run that took it."""
+    """State of the run that holds a lock."""
 
     holder: Holder
     alive: bool
-    """Whether the run goes on. Of another machine, or container, that is a guess: its last sign of life is recent."""
+    """Whether the run is alive. On another machine or container this is a guess: its last heartbeat is recent."""
     seconds: float | None
-    """Since its last sign of life; None where the store does not say."""
+    """Seconds since its last heartbeat; None where the store gives no time."""
 
 
 def sign_of(output: Store) -> Sign | None:
-    """Who took the lock of an output, and since when nothing has been heard of it; None where there is no lock."""
+    """Read who holds the lock of an output, and since when it has been silent; None where there is no lock."""
     holder = _holder(output, NAME)
     if holder is None:
         return None
@@ -114,7 +114,7 @@ def sign_of(output: Store) -> Sign | None:
 
 
 def _take(output: Store) -> None:
-    mine = _myself().told
+    mine = _myself().content
     for _ in range(3):
         if output.create(NAME, mine):
             return
@@ -143,7 +143,7 @@ def _refuse_living(output: Store, was: bytes) -> None:
 
 
 def _sweep(output: Store) -> None:
-    """Remove what a run left beside the lock that was killed while it took it."""
+    """Remove what a run left beside the lock when it was killed while taking it."""
     for left in output.leftovers(NAME):
         holder = _holder(output, left)
         if holder is not None and _is_gone(holder, output, left):
@@ -157,10 +157,10 @@ def _holder(output: Store, name: str) -> Holder | None:
         return None
 
 
-def _parsed(told: bytes) -> Holder | None:
-    """None where it names nobody. What a later version adds is passed over."""
+def _parsed(content: bytes) -> Holder | None:
+    """Parse the content of a lock; None where it names no process. Fields of later versions are ignored."""
     try:
-        values = parse_json(told)
+        values = parse_json(content)
         holder = Holder(**{field.name: values[field.name] for field in fields(Holder) if field.name in values})
     except (DocumentError, TypeError):
         return None
@@ -177,7 +177,7 @@ def _is_gone(holder: Holder, output: Store, name: str) -> bool:
 
 
 def _beat(output: Store, stopped: threading.Event) -> None:
-    mine = _myself().told
+    mine = _myself().content
     while not stopped.wait(HEARTBEAT):
         with suppress(OSError):
             output.touch(NAME, mine)

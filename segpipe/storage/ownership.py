@@ -1,4 +1,4 @@
-"""Which files a run may replace: its own, which are known by their content, whatever their names."""
+"""Which files a run may replace: its own, recognised by content, whatever their names."""
 
 import re
 from collections.abc import Callable
@@ -12,38 +12,38 @@ from segpipe.storage.documents import DocumentError, parse_json
 from segpipe.storage.retry import is_passing
 
 HEAD = 2**12
-"""Bytes of a file that are enough to know it."""
+"""Bytes from a file's beginning that suffice to recognise it."""
 
 TRACE = b'{"displayTimeUnit": "ms", "traceEvents": ['
 RECORD = re.compile(rb'\{\s*"case": "')
-"""How a record begins, also one that has been cut."""
+"""Beginning of a record, even a truncated one."""
 
 SUMMARY = re.compile(rb'\{\s*"state": "\w+",\s*"command": \[\s*"segpipe"')
-"""How a ``run.json`` begins, also one that has been cut."""
+"""Beginning of a ``run.json``, even a truncated one."""
 
 TABLE = b"case,class_id,"
 
 AUDIT, AUDITED = "audit.jsonl", b'{"audit": "'
 
 UNREADABLE = b"?"
-"""In place of what cannot be read: it is not segpipe's."""
+"""Stands for content that cannot be read: it does not count as segpipe's."""
 
 SIDECAR_DOMAIN = "SEGPIPE"
-"""Metadata domain by which a sidecar says who wrote it."""
+"""Metadata domain that marks a sidecar as written by segpipe."""
 
 STYLE_KEY = "segpipe"
-"""Property by which a style for QGIS says who wrote it."""
+"""Property that marks a QGIS style as written by segpipe."""
 
 _LOG_KEYS = ("time", "event")
 
 
 def is_record(value: Any) -> bool:
-    """Whether JSON is the record of a case, by whatever version."""
+    """Whether a JSON value is the record of a case, of any version."""
     return isinstance(value, dict) and "segpipe" in value
 
 
 def is_summary(value: Any) -> bool:
-    """Whether JSON is a ``run.json``."""
+    """Whether a JSON value is a ``run.json``."""
     return isinstance(value, dict) and isinstance(value.get("versions"), dict) and "segpipe" in value["versions"]
 
 
@@ -60,7 +60,7 @@ _is_whole_summary = _json_by(is_summary)
 
 
 def _is_own_summary(data: bytes) -> bool:
-    """Whether a file is a ``run.json``, or what a damaged disk has left of one."""
+    """Whether a file is a ``run.json``, or a damaged remainder of one."""
     return SUMMARY.match(data) is not None or _is_whole_summary(data)
 
 
@@ -69,19 +69,19 @@ TABLES: dict[str, Callable[[bytes], bool]] = {
     "areas.csv": lambda data: data.startswith(TABLE),
     AUDIT: lambda data: data.startswith(AUDITED),
 }
-"""What every run leaves that is no case's, and how each is known."""
+"""Files of a run that belong to no case, each with the test that recognises it."""
 
 LESIONS = "lesions.csv"
-"""What a run with ``--lesions`` leaves beside them."""
+"""Table written by a run with ``--lesions``."""
 
 TRACE_NAME = "profile.json"
 
 OWN = frozenset({*TABLES, LESIONS, TRACE_NAME})
-"""Names of all that a run leaves beside its masks and records."""
+"""Names of all files of a run other than masks and records."""
 
 
 def is_own_record(data: bytes) -> bool:
-    """Whether a file with a record's name is a record, or what a power cut leaves of one."""
+    """Whether a file with a record's name is a record, or the remainder of one after a power cut."""
     return _is_blank(data) or RECORD.match(data) is not None or _json_by(is_record)(data)
 
 
@@ -94,12 +94,12 @@ def is_own_style(data: bytes) -> bool:
 
 
 def _is_blank(data: bytes) -> bool:
-    """Empty, or zeros alone: a file that was not flushed before a power cut."""
+    """Whether a file is empty or all zeros: it was not flushed before a power cut."""
     return not data.strip(b"\0")
 
 
 def refuse_foreign(output: Store, name: str) -> None:
-    """A table of a run must not replace a file that segpipe did not write.
+    """Refuse to replace a file that segpipe did not write by a table of the run.
 
     Raises:
         OutputError: with the path.
@@ -115,7 +115,7 @@ def refuse_foreign(output: Store, name: str) -> None:
 
 
 def forget_table(output: Store, name: str) -> None:
-    """Remove a table of an earlier run that this run does not write; a file that segpipe did not write stays."""
+    """Remove a table of an earlier run that this run does not write; keep a file that segpipe did not write."""
     try:
         data = output.read(name)
     except FileNotFoundError:
@@ -125,20 +125,20 @@ def forget_table(output: Store, name: str) -> None:
 
 
 def refuse_foreign_trace(path: str, data: bytes) -> None:
-    """The file of ``--profile`` is replaced, so it must be a trace.
+    """Check that the file of ``--profile``, which will be replaced, is a trace.
 
     Raises:
-        OutputError: it is something else.
+        OutputError: it is not.
     """
     if data and not data.startswith(TRACE):
         raise OutputError(f"--profile replaces its file, and {path} is no trace of segpipe's: name another")
 
 
 def refuse_foreign_log(path: Path) -> None:
-    """Lines are appended to the file of ``--log-file``, so it must be a log of events.
+    """Check that the file of ``--log-file``, to which lines are appended, is a log of events.
 
     Raises:
-        OutputError: it is something else.
+        OutputError: it is not.
     """
     if not path.is_file():
         return

@@ -1,4 +1,4 @@
-"""Which store a text names."""
+"""Find the store that a path or URL names."""
 
 import re
 from pathlib import Path
@@ -10,10 +10,10 @@ from segpipe.storage.folder import Folder
 
 
 def store_at(text: str) -> Store:
-    """The store that a user names: ``s3://bucket/prefix``, or a folder.
+    """The store named by the user: ``s3://bucket/prefix``, or a folder.
 
     Raises:
-        OutputError: it is neither.
+        OutputError: the text names neither.
     """
     if in_bucket(text):
         return Bucket.at(text)

@@ -1,4 +1,4 @@
-"""Faults of storage that pass by themselves, told from what stays as it is however often it is tried."""
+"""Distinguish transient storage faults from permanent ones, and retry the transient ones."""
 
 import errno
 import logging
@@ -20,14 +20,14 @@ PASSING = frozenset(
     )
     if hasattr(errno, name)
 )
-"""What an operating system says of a file server, a disk or a network that is not itself just now. A full disk,
-a file that is gone and one that may not be read are not among them: a wait mends none of these."""
+"""Errors of a file server, disk or network that may pass. A full disk, a missing file and a file without read permission
+are not among them: waiting does not help."""
 
 FULL = frozenset(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EROFS") if hasattr(errno, name))
-"""What keeps all that comes after from being written, too."""
+"""Errors after which nothing else can be written either."""
 
 FULL_WORDS = {os.strerror(number): number for number in FULL}
-"""GDAL hands on what the operating system says, but not its number."""
+"""GDAL passes on the operating system's message, but not its number."""
 
 FIRST_WAIT = 1.0
 
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 def is_passing(error: BaseException | None) -> bool:
-    """Whether a storage fault that may pass lies behind an error."""
+    """Whether an error was caused by a transient storage fault."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in PASSING:
             return True
@@ -44,14 +44,14 @@ def is_passing(error: BaseException | None) -> bool:
 
 
 def unwritable(error: BaseException | None, *, writing: bool) -> str | None:
-    """Why nothing else can be written either, in the operating system's words; None where that is not so.
+    """Why nothing else can be written either, as the operating system's message; None where other files still can.
 
     Args:
-        error: that ended a case.
-        writing: whether it came of writing: an input/output error of an input says nothing of the output.
+        error: the error that ended a case.
+        writing: whether it occurred while writing: an I/O error of an input says nothing about the output.
     """
     if isinstance(error, SourceError):
-        return None  # a full folder of temporary files, which only some inputs need
+        return None  # the temporary folder is full, which only some inputs need
     last = FULL | {errno.EIO} if writing else FULL
     while error is not None:
         if isinstance(error, OSError) and error.errno is not None and error.errno in last:
@@ -63,7 +63,7 @@ def unwritable(error: BaseException | None, *, writing: bool) -> str | None:
 
 
 def waits(retries: int) -> Iterator[float]:
-    """Seconds before each new try: every one twice the last.
+    """Seconds to wait before each retry: twice as long each time.
 
     >>> list(waits(4))
     [1.0, 2.0, 4.0, 8.0]
@@ -72,18 +72,18 @@ def waits(retries: int) -> Iterator[float]:
 
 
 def persistently(do: Callable[[], T], retries: int) -> T:
-    """Do something that may be done twice; after a fault that may pass, it is done anew."""
+    """Call ``do``, which must be repeatable, and retry it with backoff after transient faults."""
     for wait in waits(retries):
         try:
             return do()
         except Exception as error:
             if not is_passing(error):
                 raise
-            tell(str(error), wait)
+            log_retry(str(error), wait)
             time.sleep(wait)
     return do()
 
 
-def tell(error: str, wait: float) -> None:
-    """Say what is tried again, and when."""
+def log_retry(error: str, wait: float) -> None:
+    """Log what is retried, and when."""
     LOG.warning("%s: tried again in %g s", error, wait)

@@ -1,4 +1,4 @@
-"""Whether a URL names anything: what does not is told at once, and asks nobody."""
+"""Check whether a URL is well formed, without contacting a server."""
 
 from urllib.parse import urlsplit
 
@@ -9,13 +9,13 @@ HOSTS = {"http": "host", "https": "host", "ftp": "host", "s3": "bucket", "gs": "
 """What the first part of a URL names, by scheme."""
 
 ARCHIVES = frozenset({"zip", "tar", "gzip"})
-"""Schemes that may stand before another one, as in ``zip+s3://``."""
+"""Schemes that may precede another one, as in ``zip+s3://``."""
 
 KNOWN = frozenset({*HOSTS, *ARCHIVES, "file", "vrt"})
 
 
 def malformed(path: str) -> str | None:
-    """Why no file can be called so; None for what has the form of a URL, and for GDAL's own paths."""
+    """Why a text cannot name a file; None for well-formed URLs, plain paths and GDAL's own paths."""
     url = plain_url(canonical(path))
     scheme, mark, _ = url.partition("://")
     if not mark or url.startswith("/vsi"):
@@ -36,5 +36,5 @@ def malformed(path: str) -> str | None:
 def _host(url: str) -> str:
     try:
         return urlsplit(url).netloc
-    except ValueError:  # such as brackets that hold no address
+    except ValueError:  # such as brackets around no address
         return ""

@@ -1,4 +1,4 @@
-"""What a web server says of the state of a file."""
+"""State of a file on a web server: size and time of change."""
 
 import base64
 import errno
@@ -22,17 +22,17 @@ def on_web(path: str) -> bool:
 
 
 def plain_url(path: str) -> str:
-    """The URL of all names of a file behind one."""
+    """The URL of a file, with or without GDAL's prefix."""
     return path.removeprefix(GDAL_SCHEME) if path.startswith(tuple(GDAL_SCHEME + scheme for scheme in SCHEMES)) else path
 
 
 def state_of(path: str) -> dict[str, Any]:
-    """Size and time of change, or the ETag where there is no time; empty where the server tells neither, or speaks no HTTP.
+    """Size and time of change of a file, or its ETag where there is no time; empty where the server gives neither.
 
-    One byte is asked for, because a signed URL is often good for GET alone.
+    The request asks for one byte, because a signed URL is often valid for GET only.
 
     Raises:
-        OSError: the server cannot be reached, or not just now.
+        OSError: the server cannot be reached at present.
     """
     try:
         url, user = _asked(plain_url(path))
@@ -42,7 +42,7 @@ def state_of(path: str) -> dict[str, Any]:
     except urllib.error.HTTPError as error:
         if error.code == 429 or error.code >= 500:
             raise OSError(errno.EAGAIN, f"HTTP {error.code}", path) from error
-        return {}  # such as one that asks for a password, which GDAL may know
+        return {}  # such as a server that asks for a password, which GDAL may know
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLError):
             return {}
@@ -50,11 +50,11 @@ def state_of(path: str) -> dict[str, Any]:
     except OSError as error:
         raise OSError(errno.ETIMEDOUT, str(error), path) from error
     except (http.client.HTTPException, ValueError):
-        return {}  # a URL or an answer that Python has no words for; GDAL may
+        return {}  # a URL or an answer that Python cannot parse, but perhaps GDAL
 
 
 def _asked(url: str) -> tuple[str, dict[str, str]]:
-    """A URL, and the header for the name and password in it, which Python would take for a port."""
+    """Split a URL into the URL without credentials and a header with them: Python would take the password for a port."""
     scheme, _, rest = url.partition("://")
     place, slash, path = rest.partition("/")
     user, at, host = place.rpartition("@")
@@ -69,7 +69,7 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def _state(headers: Mapping[str, str], *, ranged: bool) -> dict[str, Any]:
-    """Of several servers behind one name each may have an ETag of its own; their times are the file's."""
+    """State from headers. Servers behind one name may each have their own ETags, but share the file's time: time first."""
     size = headers.get("Content-Range", "").rpartition("/")[2] if ranged else headers.get("Content-Length", "")
     known: dict[str, Any] = {"size": int(size)} if size.isdigit() else {}
     for key, header in (("modified", "Last-Modified"), ("etag", "ETag")):

@@ -27,7 +27,7 @@ from segpipe.formats.raster.source import RasterSource
 from segpipe.geometry.windows import Window
 from segpipe.network.spec import read_model
 from segpipe.overrides import Overrides
-from segpipe.storage.content import told
+from segpipe.storage.content import describe
 
 PIXELS = np.random.default_rng(0).integers(1, 255, (3, 64, 80), dtype=np.uint8)
 
@@ -144,9 +144,9 @@ def test_a_folder_of_segmentation_models_pytorch_given_as_a_model(tmp_path):
 
 
 def test_what_is_good_is_not_recognised_as_something_else(tmp_path, raster):
-    assert told(pixelwise(tmp_path / "m.onnx")) is None
+    assert describe(pixelwise(tmp_path / "m.onnx")) is None
     for name in ("a.tif", "a.png", "a.jpg"):
-        assert told(raster(name, PIXELS)) is None
+        assert describe(raster(name, PIXELS)) is None
         assert missing(raster(name, PIXELS)) is None
 
 
@@ -342,6 +342,6 @@ def test_a_pipe_in_a_folder_costs_only_itself(raster, segpipe, tmp_path):
 def test_a_volume_under_its_own_name_is_not_to_be_renamed(tmp_path):
     for name, data in (("a.nii", nifti()), ("b.NII.gz", gzip.compress(nifti()))):
         (tmp_path / name).write_bytes(data)
-        assert told(tmp_path / name).endswith(
+        assert describe(tmp_path / name).endswith(
             "is a NIfTI volume: segpipe run labels it, and segpipe inspect shows what it is"
         )

@@ -18,7 +18,7 @@ from segpipe.errors import SegpipeError, one_line
 from segpipe.formats.dicom.names import PREAMBLE, is_one
 from segpipe.formats.dicom.series import Frame, Series, Vector
 from segpipe.formats.dicom.stored import UNREADABLE
-from segpipe.storage.content import told
+from segpipe.storage.content import describe
 
 TAGS = [
     "SOPClassUID",
@@ -117,7 +117,7 @@ def read_header(path: str, name: str) -> Header:
         NotDicomError: it cannot be read.
     """
     if not is_one(path):
-        raise NotDicomError(told(path) or f"{path} is no DICOM file: it has no DICM at byte {PREAMBLE}: copy it again")
+        raise NotDicomError(describe(path) or f"{path} is no DICOM file: it has no DICM at byte {PREAMBLE}: copy it again")
     try:
         _check_packing(path)
         with Path(path).open("rb") as stream:

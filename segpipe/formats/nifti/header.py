@@ -26,7 +26,7 @@ from segpipe.formats.volume.file import (
     source_errors,
 )
 from segpipe.geometry.voxel_grid import VoxelGrid, furthest_apart, matrix_rows
-from segpipe.storage.content import told
+from segpipe.storage.content import describe
 
 PLAIN, PACKED = ".nii", ".nii.gz"
 
@@ -140,7 +140,7 @@ def _no_nifti(path: str, head: bytes, *, packed: bool) -> str:
         return f"{path} is packed twice: unpack it once, with gunzip"
     if packed and not head:
         return f"{path} unpacks to 0 bytes: copy it again"
-    kind = None if packed or any(head[at : at + 4] == magic for at, magic, _ in MAGIC.values()) else told(path)
+    kind = None if packed or any(head[at : at + 4] == magic for at, magic, _ in MAGIC.values()) else describe(path)
     return kind or f"{path} is no NIfTI file: its first number must be 348 or 540, the size of its header: copy it again"
 
 

@@ -9,7 +9,7 @@ from rasterio.io import DatasetReader
 from segpipe.errors import SourceError
 from segpipe.formats.file_endings import missing
 from segpipe.storage.bucket import is_remote
-from segpipe.storage.content import told
+from segpipe.storage.content import describe
 from segpipe.storage.retry import is_passing
 
 SLIDES = (".svs", ".ndpi", ".scn", ".bif", ".mrxs", ".vms", ".vmu")
@@ -36,7 +36,7 @@ def explained(path: str) -> Iterator[None]:
         if is_remote(path) or is_passing(error):
             raise
         try:
-            text, rest = told(path) if NOT_RECOGNIZED in str(error) else None, missing(path)
+            text, rest = describe(path) if NOT_RECOGNIZED in str(error) else None, missing(path)
         except OSError as unreadable:
             raise SourceError(f"{path} cannot be read: {unreadable.strerror}") from unreadable
         if text is not None:

@@ -125,6 +125,7 @@ def main() -> None:
     type=click.Choice(["binary", "labelmap", "none"]),
     help="DICOM SEG beside the mask of a series: a bit per class and voxel, a label per voxel, or none [binary].",
 )
+@_OUTPUT("--report", type=click.Choice(["dicom"]), help="Also write a DICOM report and pictures of each series.")
 @_OUTPUT("--style", type=click.Choice(["qgis"]), help="Also write a QGIS style (<case>.qml) beside each mask.")
 @_OUTPUT("--overwrite/--no-overwrite", default=None, help="Redo cases that are already done.")
 @_WHERE("--device", type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]), help="Device for the model [auto].")

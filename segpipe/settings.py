@@ -154,6 +154,8 @@ class Settings(BaseModel):
     """Also write the number in the table of each component, as a second mask."""
     seg: Seg = "binary"
     """The DICOM Segmentation beside the NIfTI mask of a series: a bit per voxel and class, a label per voxel, or none."""
+    report: Literal["dicom"] | None = None
+    """Also write a measurement report and a secondary capture of each DICOM series."""
     style: Literal["qgis"] | None = None
     """Also write a style beside each mask of one band: ``<case>.qml`` for QGIS."""
     overwrite: bool = Field(default=False, strict=True)
@@ -304,6 +306,11 @@ def _check_lesions(settings: Settings) -> None:
         raise SettingsError(f"{named} needs lesions: give --lesions, too, or leave --{named.replace('_', '-')} out")
 
 
+def _check_report(settings: Settings) -> None:
+    if settings.report is not None and settings.seg == "none":
+        raise SettingsError("a report refers to the segments of a SEG, got report dicom and seg none: leave --seg none out")
+
+
 def load_settings(config: Path | None, flags: Mapping[str, Any], caller: str = "the command line") -> Settings:
     """Settings from a TOML file and flags; a flag that was given wins over the file.
 
@@ -321,6 +328,7 @@ def load_settings(config: Path | None, flags: Mapping[str, Any], caller: str = "
         raise SettingsError(readable(error)) from None
     _check_places(settings)
     _check_lesions(settings)
+    _check_report(settings)
     return settings
 
 

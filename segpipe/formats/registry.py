@@ -364,7 +364,7 @@ FORMATS: dict[str, Format] = {
             (".dcm", ".dicom", ".ima"),
             _open_series,
             _series_sink,
-            (".nii", ".nii.gz", ".seg.dcm"),
+            (".nii", ".nii.gz", ".seg.dcm", ".sr.dcm", ".sc.dcm"),
             _is_own_series_file,
             is_same_input=_is_same_series,
             verify=_verify_series,

@@ -1,6 +1,6 @@
 """The protocol of sinks, which write masks; every format implements it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -18,6 +18,8 @@ class Derived:
 
     seg: Literal["binary", "labelmap", "none"] = "none"
     """DICOM Segmentation."""
+    report: bool = False
+    """DICOM measurement report, and secondary capture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class Target:
     spare: bool = False
     """Whether most processors are idle when the mask is finished, because the network runs on a device."""
     derived: Derived = Derived()
+    tables: Callable[[], Mapping[str, Sequence[Mapping[str, Any]]]] = dict
+    """The rows of each statistic of the case, by its name; for ``finish``."""
 
 
 class Sink(Protocol):

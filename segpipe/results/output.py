@@ -27,6 +27,7 @@ from segpipe.results.lesion_rule import INSTANCES
 from segpipe.results.parts import Tally, part_files, read_tally, write_tally
 from segpipe.results.records import Run, device_kind, read_record, record_name, recorded, style_name
 from segpipe.results.schema import Amount, Record, RecordedInput, Values
+from segpipe.results.statistics import Row
 from segpipe.results.tables import Statistics
 from segpipe.storage import Store
 from segpipe.storage.files import output_errors
@@ -181,8 +182,13 @@ class CaseOutput:
     def _sink(self, kind: str, style: Style) -> Sink:
         sheet, spare = self._sheet, self._run.model.device != "cpu"
         derived = self._run.derived
-        target = Target(self._output, self._case.name + kind, sheet.grid, style, sheet.origin, spare, derived)
+        name = self._case.name + kind
+        target = Target(self._output, name, sheet.grid, style, sheet.origin, spare, derived, self._rows)
         return FORMATS[self._case.format].sink(target)
+
+    def _rows(self) -> dict[str, list[Row]]:
+        """Tables by name, of all that has been counted."""
+        return self._layers.statistics.rows()
 
     def add(self, number: int) -> None:
         """Add the boxes and counts of one part.

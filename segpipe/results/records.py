@@ -73,7 +73,7 @@ class Run:
     @property
     def derived(self) -> Derived:
         """What is made of each mask of a format that has such files."""
-        return Derived(self.settings.seg)
+        return Derived(self.settings.seg, self.settings.report is not None)
 
     @property
     def label_settings(self) -> Values:

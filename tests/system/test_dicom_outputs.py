@@ -169,3 +169,24 @@ def test_a_file_is_segpipes_own_by_its_manufacturer(tmp_path: Path) -> None:
     theirs = dicom_series.save(tmp_path / "x", dicom_series.slices((1, 14, 13)), voxels()[:1])[0]
     theirs.rename(tmp_path / "theirs.seg.dcm")
     assert [is_own_file(Folder(tmp_path), name) for name in ("text.seg.dcm", "theirs.seg.dcm")] == [False, False]
+
+
+def test_a_report_and_pictures_stand_beside_the_seg(folder: Path) -> None:
+    flags = ["--report", "dicom", "--lesions"]
+    assert run(folder, *flags).returncode == 0
+    out = folder / "segpipe-out"
+    record = json.loads((out / "a.json").read_text())
+    assert record["outputs"] == ["a.nii.gz", "a.seg.dcm", "a.sr.dcm", "a.sc.dcm"]
+    assert [line for name in record["outputs"][1:] for line in dciodvfy(out / name)] == []
+    assert "0 done, 1 done before" in run(folder, *flags).stderr
+    assert run(folder, *flags, "-o", "cut", "--parts", "3").returncode == 0
+    for name in record["outputs"]:
+        assert (folder / "cut" / name).read_bytes() == (out / name).read_bytes(), name
+    assert "1 done, 0 done before" in run(folder).stderr
+    assert not (out / "a.sr.dcm").exists()
+
+
+def test_a_report_needs_a_seg(folder: Path) -> None:
+    done = run(folder, "--report", "dicom", "--seg", "none")
+    assert done.returncode == 2
+    assert "leave --seg none out" in done.stderr

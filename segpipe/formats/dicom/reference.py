@@ -44,6 +44,9 @@ DATES = (
 LONG_AGO = "19700101", "000000"
 """Date and time if the source has none."""
 
+UTF8 = "ISO_IR 192"
+"""Character set of derived files, so that names of classes may have any letters."""
+
 EQUIPMENT = "segpipe"
 
 NOT_A_DEVICE = "Written by segpipe, which is not a medical device"
@@ -79,6 +82,8 @@ class Reference:
     stated_thickness: float | None
     shape: tuple[int, int]
     """Rows and columns of a plane."""
+    window: tuple[float, float] | None = None
+    """Values that the source shows as black and as white."""
 
     @property
     def thickness(self) -> float:
@@ -134,12 +139,22 @@ def reference_of(series: Series, header: Dataset) -> Reference:
             spacing=first.spacing,
             stated_thickness=first.thickness,
             shape=first.shape,
+            window=_window(header),
         )
 
 
 def tags() -> list[str]:
     """Keywords of all that a reference takes from a header."""
-    return [*REQUIRED, *STATED, *(keyword for pair in DATES for keyword in pair)]
+    return [*REQUIRED, *STATED, *(keyword for pair in DATES for keyword in pair), "WindowCenter", "WindowWidth"]
+
+
+def _window(header: Dataset) -> tuple[float, float] | None:
+    """The first window that the source states (PS3.3, C.11.2.1.2)."""
+    center, width = (np.ravel(header.get(keyword) or []) for keyword in ("WindowCenter", "WindowWidth"))
+    if not len(center) or not len(width) or float(width[0]) <= 1:
+        return None
+    middle, half = float(center[0]) - 0.5, (float(width[0]) - 1) / 2
+    return middle - half, middle + half
 
 
 def _common(header: Dataset, series: Series) -> Dataset:

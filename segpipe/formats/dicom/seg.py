@@ -20,7 +20,7 @@ from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
 from segpipe.errors import OutputError
 from segpipe.formats.dicom.concepts import concepts_of, schemes, text
-from segpipe.formats.dicom.reference import NOT_A_DEVICE, Authorship, Reference, derived_uid, drop_clock, light_images
+from segpipe.formats.dicom.reference import NOT_A_DEVICE, UTF8, Authorship, Reference, derived_uid, drop_clock, light_images
 from segpipe.formats.style import Segment
 
 Kind = Literal["binary", "labelmap"]
@@ -35,8 +35,6 @@ PIXEL_DATA_HEAD = 12
 
 CODEC = "pydicom"
 """What compresses and decompresses label maps. GDCM ends the process at frames of an odd number of pixels (3.2.6)."""
-
-UTF8 = "ISO_IR 192"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -81,7 +79,7 @@ def survey(labels: Labels) -> Survey:
 
 def _counts(plane: NDArray[Any], segments: Sequence[Segment]) -> list[int]:
     if len(plane) > 1:
-        return [int(np.count_nonzero(_shown(plane, segment))) for segment in segments]
+        return [int(np.count_nonzero(shows(plane, segment))) for segment in segments]
     found = np.bincount(plane.reshape(-1), minlength=max(segment.value for segment in segments) + 1)
     return [int(found[segment.value]) for segment in segments]
 
@@ -90,14 +88,15 @@ def _overlap(plane: NDArray[Any], segments: Sequence[Segment]) -> bool:
     """Whether a pixel has several segments."""
     seen = np.zeros(plane.shape[1:], np.bool_)
     for segment in segments if len(plane) > 1 else ():
-        shown = _shown(plane, segment)
+        shown = shows(plane, segment)
         if (seen & shown).any():
             return True
         seen |= shown
     return False
 
 
-def _shown(plane: NDArray[Any], segment: Segment) -> NDArray[np.bool_]:
+def shows(plane: NDArray[Any], segment: Segment) -> NDArray[np.bool_]:
+    """Which pixels of a plane ``(bands, rows, columns)`` have a segment."""
     shown: NDArray[np.bool_] = plane[segment.band] == segment.value
     return shown
 
@@ -237,13 +236,13 @@ def _images(header: Dataset, reference: Reference, labels: Labels) -> Iterator[N
 
 def _image(plane: NDArray[Any], segments: Sequence[Segment], number: int, dtype: Any) -> NDArray[Any]:
     if number:
-        return _shown(plane, segments[number - 1]).astype(np.uint8)
+        return shows(plane, segments[number - 1]).astype(np.uint8)
     if len(plane) == 1:
         numbers: NDArray[Any] = number_of_value(segments, plane.dtype, dtype)[plane[0]]
         return numbers
     image = np.zeros(plane.shape[1:], dtype)
     for position, segment in enumerate(segments, 1):
-        image[_shown(plane, segment)] = position
+        image[shows(plane, segment)] = position
     return image
 
 

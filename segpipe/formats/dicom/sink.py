@@ -11,7 +11,9 @@ import pydicom
 from numpy.typing import NDArray
 
 from segpipe.errors import OutputError, SourceError, one_line
+from segpipe.formats.dicom.pixels import value_type
 from segpipe.formats.dicom.source import Origin
+from segpipe.formats.dicom.spool import spool_of
 from segpipe.formats.dicom.stored import UNREADABLE
 from segpipe.formats.nifti.sink import NiftiSink, is_own_volume
 from segpipe.formats.sink import Sink, Target
@@ -19,7 +21,7 @@ from segpipe.geometry.windows import Window
 from segpipe.storage import Store
 from segpipe.storage.files import output_errors
 
-SEG = ".seg.dcm"
+SEG, REPORT, CAPTURE = ".seg.dcm", ".sr.dcm", ".sc.dcm"
 
 OWN = "segpipe"
 """Manufacturer (0008,0070) of the DICOM files that segpipe writes."""
@@ -37,13 +39,16 @@ class SeriesSink:
         self._volume = NiftiSink(replace(target, origin=target.origin.nifti))
         self.name = self._volume.name
         self.size = 0
+        self._header = pydicom.Dataset()
 
     @cached_property
     def _derived(self) -> dict[str, Callable[[Path], None]]:
         """Names of the files that are made of the mask, and what writes them, in order."""
         target = self._target
-        wanted = target.derived.seg if target.style.segments else "none"
-        return {target.stem + SEG: self._write_seg} if wanted != "none" else {}
+        if target.derived.seg == "none" or not target.style.segments:
+            return {}
+        more = {REPORT: self._write_report, CAPTURE: self._write_capture} if target.derived.report else {}
+        return {target.stem + suffix: write for suffix, write in {SEG: self._write_seg, **more}.items()}
 
     def files(self) -> Sequence[str]:
         return (self.name, *self._derived)
@@ -71,8 +76,32 @@ class SeriesSink:
         kind = self._target.derived.seg
         assert kind != "none"
         with lenient():
-            write_segmentation(path, self._reference, self._labels, self._author, kind)
+            self._header = write_segmentation(path, self._reference, self._labels, self._author, kind)
             check_segmentation(path, self._reference, self._labels)
+
+    def _write_report(self, path: Path) -> None:
+        """After the SEG, to whose segments it refers."""
+        from segpipe.formats.dicom.reference import lenient
+        from segpipe.formats.dicom.report import measurement_report
+
+        shown = dict(zip(self._labels.segments, self._survey.counts.sum(axis=0).tolist(), strict=True))
+        lesions = self._target.tables().get("lesions", ())
+        with lenient():
+            _save(measurement_report(self._reference, self._header, shown, lesions, self._author), path)
+
+    def _write_capture(self, path: Path) -> None:
+        from segpipe.formats.dicom.capture import secondary_capture
+        from segpipe.formats.dicom.reference import lenient
+
+        with lenient():
+            _save(secondary_capture(self._reference, self._values, self._labels, self._survey.present, self._author), path)
+
+    def _values(self, k: int) -> NDArray[Any]:
+        """Values of a plane of the source."""
+        frames = self._origin.series.frames
+        spool = spool_of(frames[0].path, frames, value_type(frames))
+        plane: NDArray[Any] = spool.read(Window((k, 0, 0), (k + 1, *frames[0].shape)))[0]
+        return plane
 
     @cached_property
     def _labels(self) -> Any:
@@ -92,14 +121,37 @@ class SeriesSink:
         return reference_of(self._origin.series, header)
 
     @cached_property
-    def _author(self) -> Any:
-        from segpipe.formats.dicom.reference import Authorship
+    def _survey(self) -> Any:
         from segpipe.formats.dicom.seg import survey
 
-        return Authorship((self._target.style.tags or {})["MODEL_SHA256"], survey(self._labels).digest)
+        return survey(self._labels)
+
+    @cached_property
+    def _author(self) -> Any:
+        from segpipe.formats.dicom.reference import Authorship
+
+        return Authorship((self._target.style.tags or {})["MODEL_SHA256"], self._survey.digest)
 
     def discard(self) -> None:
         self._volume.discard()
+
+
+def _save(dataset: Any, path: Path) -> None:
+    """Write a file, read it, and compare.
+
+    Raises:
+        OutputError: it differs.
+    """
+    dataset.save_as(path, enforce_file_format=True)
+    if pydicom.dcmread(path) != _plain(dataset):
+        raise OutputError("it does not read back as it was written")
+
+
+def _plain(dataset: Any) -> pydicom.Dataset:
+    """The same elements, without what highdicom adds to them."""
+    plain = pydicom.Dataset()
+    plain.update(dataset)
+    return plain
 
 
 @contextmanager

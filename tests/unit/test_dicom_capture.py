@@ -1,0 +1,93 @@
+"""Secondary captures: pictures of slices, read by pydicom and checked by dciodvfy."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from dicom_series import enhanced, series_of, slices
+from pydicom import dcmread
+from test_dicom_seg import AUTHOR, SEGMENTS, dciodvfy, planes, random_labels
+
+from segpipe.formats.dicom.capture import MOST_FRAMES, chosen, overlaid, secondary_capture, shade
+from segpipe.formats.dicom.reference import reference_of
+from segpipe.formats.dicom.seg import survey
+from segpipe.formats.style import Segment
+
+SHAPE = (6, 10, 12)
+VALUES = np.random.default_rng(1).integers(-500, 500, SHAPE)
+
+
+def write(folder: Path, labels: Any, headers: Any = None, frames: Any = None) -> Path:
+    headers = slices(labels.shape[1:]) if headers is None else headers
+    reference, shown = reference_of(series_of(headers, frames), headers[0]), planes(labels)
+    values = np.resize(VALUES, labels.shape[1:])
+    capture = secondary_capture(reference, lambda k: values[k], shown, survey(shown).present, AUTHOR)
+    capture.save_as(folder / "a.sc.dcm", enforce_file_format=True)
+    return folder / "a.sc.dcm"
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_dciodvfy_finds_no_errors(tmp_path: Path, empty: bool) -> None:
+    path = write(tmp_path, random_labels() * (not empty))
+    assert dciodvfy(path) == []
+    assert dcmread(path).NumberOfFrames == (1 if empty else 4)
+
+
+def test_pictures_of_a_multi_frame_source(tmp_path: Path) -> None:
+    path = write(tmp_path, random_labels(), [enhanced()], [5, 4, 3, 2, 1, 0])
+    assert dciodvfy(path) == []
+    assert [item.ReferencedFrameNumber for item in dcmread(path).SourceImageSequence] == [5, 4, 3, 2]
+
+
+def test_pictures_show_the_window_of_the_source_and_the_classes(tmp_path: Path) -> None:
+    labels = np.zeros((1, *SHAPE), np.uint8)
+    labels[0, 2, 2:7, 3:9] = 1
+    (picture,) = [dcmread(write(tmp_path, labels, slices(WindowCenter=0.5, WindowWidth=201))).pixel_array]
+    grey = np.rint((VALUES[2].clip(-100, 100) + 100) / 200 * 255)
+    outside = labels[0, 2] == 0
+    assert np.abs(picture[outside] - grey[outside][:, None]).max() <= 1
+    assert (picture[2, 3:9] == SEGMENTS[0].color[:3]).all()
+    inside = grey[4, 5] * 0.65 + np.array(SEGMENTS[0].color[:3]) * 0.35
+    assert np.abs(picture[4, 5] - inside).max() <= 1
+
+
+def test_large_slices_and_many_of_them_are_bounded(tmp_path: Path) -> None:
+    labels = np.ones((1, 70, 1030, 20), np.uint8)
+    path = write(tmp_path, labels)
+    header = dcmread(path)
+    assert (header.Rows, header.Columns, header.NumberOfFrames) == (344, 7, MOST_FRAMES)
+    assert dciodvfy(path) == []
+
+
+@pytest.mark.parametrize(
+    ("with_class", "picked"),
+    [([], [5]), ([3], [3]), ([1, 2, 8], [1, 2, 8]), (range(2, 9), [2, 5, 8])],
+)
+def test_slices_are_chosen_evenly_among_those_with_a_class(with_class: Any, picked: list[int]) -> None:
+    present = np.zeros((10, 2), bool)
+    present[list(with_class), 1] = True
+    assert chosen(present, 3) == picked
+
+
+def test_values_without_a_number_are_black() -> None:
+    values = np.array([np.nan, -np.inf, np.inf, 0, 5, 10], np.float32)
+    assert shade(values, 0, 10).tolist() == [0, 0, 255, 0, 128, 255]
+    assert shade(np.full(2, 7, np.float32), 7, 7).tolist() == [0, 0]
+
+
+def test_classes_that_overlap_are_drawn_in_their_order() -> None:
+    labels = np.ones((2, 3, 3), np.uint8)
+    one, other = Segment("a", 1, 0, (200, 0, 0, 255)), Segment("b", 1, 1, (0, 200, 0, 255))
+    picture = overlaid(np.zeros((3, 3), np.uint8), labels, [one, other])
+    assert picture[0, 0].tolist() == [0, 200, 0]
+    assert np.abs(picture[1, 1].astype(int) - [45.5, 70, 0]).max() < 1
+        45,
+        70,
+        0,
+    ]
+
+
+def test_two_runs_give_the_same_bytes(tmp_path: Path) -> None:
+    one = write(tmp_path, random_labels()).read_bytes()
+    assert one == write(tmp_path, random_labels()).read_bytes()

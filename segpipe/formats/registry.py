@@ -90,6 +90,8 @@ class Format:
     """Columns at the end of ``areas.csv`` in runs with cases of this format: ``ml`` for volumes."""
     per_channel: bool = False
     """Whether a case may have one file per channel."""
+    derives: bool = False
+    """Whether its sinks write the files of ``Target.derived``."""
     uids: Callable[[object, Store, Sequence[str]], dict[str, Any]] | None = None
     """What was read and written, by UIDs, for the audit of a run. Arguments: ``Source.origin``, and the output with the
     names of the files that were written. None for formats without UIDs."""
@@ -373,6 +375,7 @@ FORMATS: dict[str, Format] = {
             read_mask=_read_volume_mask,
             extra="medical",
             area_columns=("ml",),
+            derives=True,
             uids=_series_uids,
             finder=Finder(_may_be_dicom, _is_dicom, _find_series),
         ),

@@ -20,6 +20,8 @@ class Derived:
     """DICOM Segmentation."""
     report: bool = False
     """DICOM measurement report, and secondary capture."""
+    model: str = ""
+    """Name of the model, which a report states."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -183,11 +184,12 @@ class CaseOutput:
         sheet, spare = self._sheet, self._run.model.device != "cpu"
         derived = self._run.derived
         name = self._case.name + kind
-        target = Target(self._output, name, sheet.grid, style, sheet.origin, spare, derived, self._rows)
+        target = Target(self._output, name, sheet.grid, style, sheet.origin, spare, derived, lambda: self._tables)
         return FORMATS[self._case.format].sink(target)
 
-    def _rows(self) -> dict[str, list[Row]]:
-        """Tables by name, of all that has been counted."""
+    @cached_property
+    def _tables(self) -> dict[str, list[Row]]:
+        """Tables by name; once all is counted."""
         return self._layers.statistics.rows()
 
     def add(self, number: int) -> None:
@@ -291,11 +293,11 @@ class CaseOutput:
             segpipe=__version__,
             input=self._input,
             model=recorded(model),
-            settings=self._run.label_settings,
+            settings=self._run.settings_of(self._case),
             confidence=layers.confidence is not None,
             outputs=tuple(outputs),
             valid=Amount(pixels, area, measure.unit if measure else "px"),
-            statistics=layers.statistics.rows(),
+            statistics=self._tables,
             verified=self._run.settings.verify_input,
             device=self._device,
             windows=len(self._sheet.cover),

@@ -4,7 +4,7 @@ import logging
 import math
 import platform
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -34,6 +34,9 @@ from segpipe.storage.places import store_at
 LOG = logging.getLogger("segpipe")
 
 STYLE = ".qml"
+
+SEG = "binary"
+"""``seg`` of records that do not say."""
 
 AREA_COLUMNS = ("case", "class_id", "class_name", "pixels", "area", "unit", "share")
 
@@ -73,11 +76,12 @@ class Run:
     @property
     def derived(self) -> Derived:
         """What is made of each mask of a format that has such files."""
-        return Derived(self.settings.seg, self.settings.report is not None)
+        names = ", ".join(one.path.name for one in self.model.members)
+        return Derived(self.settings.seg, self.settings.report is not None, names)
 
     @property
     def label_settings(self) -> Values:
-        """The settings that change labels, or the files derived from labels."""
+        """The settings that change labels."""
         tiling, bands = self.model.tiling, self.settings.bands
         # records of versions without them still count as done
         later: Values = {"resample": True} if self.settings.resample else {}
@@ -85,7 +89,6 @@ class Run:
             later |= {"channels": [list(one) for one in self.settings.channels]}
         if self.settings.tta != "none":
             later |= {"tta": self.settings.tta, "flips": list(self.model.contract.flip_axes)}
-        later |= {} if self.derived == Derived("binary") else asdict(self.derived)
         return {
             "tile": list(tiling.tile),
             "overlap": list(tiling.overlap),
@@ -98,6 +101,14 @@ class Run:
             "crs": self.settings.crs,
             **later,
         }
+
+    def settings_of(self, case: Case) -> Values:
+        """The settings that change labels, or the files that the case's format makes of them."""
+        settings, later = self.settings, dict[str, object]()
+        if FORMATS[case.format].derives:
+            later |= {"seg": settings.seg} if settings.seg != SEG else {}
+            later |= {"report": True} if settings.report is not None else {}
+        return self.label_settings | later
 
 
 def device_kind(model: ModelSpec) -> Values:
@@ -257,7 +268,7 @@ def _is_done(case: Case, run: Run, beside: Beside, warn: Callable[[str], None]) 
     return (
         record is not None
         and record.model.sha256 == run.model.sha256
-        and record.settings == cleaned(run.label_settings)
+        and _has_settings(record, case, run)
         and (record.confidence or not run.settings.confidence)
         and _has_lesions(record, run)
         and (record.verified is True or not run.settings.verify_input)
@@ -265,6 +276,14 @@ def _is_done(case: Case, run: Run, beside: Beside, warn: Callable[[str], None]) 
         and _is_same_input(record, case, beside, remote=run.settings.allow_remote_sources)
         and _are_whole(output, record, warn)
     )
+
+
+def _has_settings(record: Record, case: Case, run: Run) -> bool:
+    """Whether labels and what is made of them are as a run asks for; a report that it does not ask for may be there."""
+    settings = dict(record.settings)
+    seg, report = settings.pop("seg", SEG), settings.pop("report", False)
+    made = seg == run.settings.seg and (report is True or run.settings.report is None)
+    return settings == cleaned(run.label_settings) and (made or not FORMATS[case.format].derives)
 
 
 def _has_lesions(record: Record, run: Run) -> bool:

@@ -1,5 +1,6 @@
 """DICOM files beside the mask of a series, from whole runs."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ import networks
 import nibabel
 import numpy as np
 import pytest
+import scipy.ndimage
 from command import invoke
 from pydicom import dcmread
+from pydicom.sr.codedict import codes
 from test_dicom_seg import dciodvfy
 
 from segpipe.errors import OutputError
 from segpipe.formats.dicom.sink import is_own_file
+from segpipe.formats.style import palette
 from segpipe.storage.folder import Folder
 
 TILE = (8, 12, 10)
@@ -124,7 +128,7 @@ def test_a_label_map_of_overlapping_classes_fails_its_case(folder: Path) -> None
 
 
 def test_no_output_but_the_seg_names_the_patient(folder: Path) -> None:
-    done = run(folder, "--log-file", "log.jsonl", "--profile")
+    done = run(folder, "--log-file", "log.jsonl", "--profile", "--report", "dicom", "--lesions")
     assert done.returncode == 0
     files = [path for path in folder.rglob("*") if path.suffix in (".json", ".csv", ".jsonl")]
     texts = [done.stderr.encode(), *(path.read_bytes() for path in files)]
@@ -171,19 +175,108 @@ def test_a_file_is_segpipes_own_by_its_manufacturer(tmp_path: Path) -> None:
     assert [is_own_file(Folder(tmp_path), name) for name in ("text.seg.dcm", "theirs.seg.dcm")] == [False, False]
 
 
-def test_a_report_and_pictures_stand_beside_the_seg(folder: Path) -> None:
-    flags = ["--report", "dicom", "--lesions"]
-    assert run(folder, *flags).returncode == 0
+REPORT = ["--report", "dicom", "--lesions"]
+
+
+@pytest.mark.parametrize("orientation", ["axial", "oblique"])
+def test_a_report_and_pictures_stand_beside_the_seg(folder: Path, orientation: str) -> None:
+    write_series(folder / "in" / "a", orientation, backwards=True)
+    assert run(folder, *REPORT).returncode == 0
     out = folder / "segpipe-out"
     record = json.loads((out / "a.json").read_text())
     assert record["outputs"] == ["a.nii.gz", "a.seg.dcm", "a.sr.dcm", "a.sc.dcm"]
     assert [line for name in record["outputs"][1:] for line in dciodvfy(out / name)] == []
-    assert "0 done, 1 done before" in run(folder, *flags).stderr
-    assert run(folder, *flags, "-o", "cut", "--parts", "3").returncode == 0
-    for name in record["outputs"]:
-        assert (folder / "cut" / name).read_bytes() == (out / name).read_bytes(), name
+    assert sorted(record["uids"]["written"]) == ["a.sc.dcm", "a.seg.dcm", "a.sr.dcm"]
+    assert "0 done, 1 done before" in run(folder, *REPORT).stderr
+    for other, more in (("again", []), ("cut", ["--parts", "3"])):
+        assert run(folder, *REPORT, "-o", other, *more).returncode == 0
+        for name in record["outputs"]:
+            assert (folder / other / name).read_bytes() == (out / name).read_bytes(), name
+
+
+def test_a_report_has_the_volumes_and_the_components_of_the_tables(folder: Path) -> None:
+    assert run(folder, *REPORT).returncode == 0
+    out = folder / "segpipe-out"
+    content = highdicom.sr.srread(out / "a.sr.dcm").content
+    with (out / "areas.csv").open() as areas, (out / "lesions.csv").open() as lesions:
+        classes = {row["class_name"]: float(row["ml"]) for row in csv.DictReader(areas)}
+        components = {f"lesion {row['component']}": row for row in csv.DictReader(lesions)}
+    volumes = content.get_volumetric_roi_measurement_groups()
+    assert {group.tracking_identifier for group in volumes} == {"liver", "tumour"}
+    for group in volumes:
+        assert measured(group, codes.SCT.Volume) == pytest.approx(classes[group.tracking_identifier], rel=1e-9)
+    single = content.get_image_measurement_groups()
+    assert 1 < len(single) == min(100, len(components))
+    for group in single:
+        row = components[group.tracking_identifier]
+        assert measured(group, codes.SCT.Volume) == pytest.approx(float(row["ml"]), rel=1e-9)
+        assert measured(group, codes.cid7470.LongAxis) == float(row["longest_in_plane_mm"])
+    assert single[0].get_measurements()[0].referenced_coordinates[0].value.shape == (1, 3)
+    items = group[0].ContentSequence
+    named = {item.ConceptNameCodeSequence[0].CodeValue: item.get("TextValue") for item in items}
+    assert (named["111001"], named["111003"]) == ("model.onnx", json.loads((out / "a.json").read_text())["model"]["sha256"])
+
+
+def measured(group: Any, name: Any) -> float:
+    return float(group.get_measurements(name=name)[0].value)
+
+
+@pytest.mark.parametrize("orientation", ["axial", "axial, feet first", "sagittal", "oblique"])
+def test_pictures_have_each_class_where_the_mask_has_it(folder: Path, orientation: str) -> None:
+    """Outlines are opaque, so each pixel at the border of a class has the class's own colour."""
+    write_series(folder / "in" / "a", orientation, backwards=orientation.startswith("sagittal"))
+    assert run(folder, *REPORT).returncode == 0
+    out = folder / "segpipe-out"
+    capture = dcmread(out / "a.sc.dcm")
+    seg = highdicom.seg.segread(out / "a.seg.dcm")
+    images = [dcmread(path) for path in (folder / "in" / "a").iterdir()]
+    place = {image.SOPInstanceUID: image for image in images}
+    assert capture.NumberOfFrames == 9
+    compared = 0
+    for item, picture in zip(capture.SourceImageSequence, capture.pixel_array, strict=True):
+        uid = item.ReferencedSOPInstanceUID
+        masks = seg.get_pixels_by_source_instance([uid], combine_segments=True)[0]
+        for number, position in ((1, 1), (2, 2)):
+            shown = masks == number
+            border = shown & ~scipy.ndimage.binary_erosion(shown)
+            assert (picture[border] == palette(position)[:3]).all()
+        bare, source = masks == 0, place[uid].pixel_array
+        grey = picture[bare].astype(int)
+        assert (grey == grey[:, :1]).all()
+        order = source[bare].argsort(kind="stable")
+        assert (np.diff(grey[order, 0]) >= 0).all()  # the picture is of this slice: what is brighter there is not darker here
+        compared += int(bare.sum())
+    assert compared > 50
+
+
+def test_a_run_without_a_report_goes_on_where_one_is_and_writes_it_where_none_is(folder: Path) -> None:
     assert "1 done, 0 done before" in run(folder).stderr
-    assert not (out / "a.sr.dcm").exists()
+    assert "1 done, 0 done before" in run(folder, "--report", "dicom").stderr
+    assert "0 done, 1 done before" in run(folder).stderr
+    (folder / "segpipe-out" / "a.sc.dcm").unlink()
+    assert "1 done, 0 done before" in run(folder).stderr
+    assert not (folder / "segpipe-out" / "a.sr.dcm").exists()
+
+
+@pytest.mark.parametrize("name", ["measurement_report", "write_capture"])
+def test_a_report_that_cannot_be_written_leaves_no_file(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    module = "report" if name == "measurement_report" else "capture"
+    monkeypatch.setattr(f"segpipe.formats.dicom.{module}.{name}", raising(ValueError("Doe^Jane is no name")))
+    done = run(folder, *REPORT, "--retries", "0")
+    assert done.returncode == 1
+    assert "leave the file out with" in done.stderr
+    assert "Doe" not in done.stderr
+    assert sorted(path.name for path in (folder / "segpipe-out").iterdir()) == ["areas.csv", "lesions.csv", "run.json"]
+
+
+@pytest.mark.parametrize("more", [["--seg", "labelmap"], ["--seg", "none"], ["--report", "dicom"]])
+def test_what_is_made_of_series_leaves_other_cases_done(folder: Path, more: list[str]) -> None:
+    image = nibabel.Nifti1Image(voxels(), np.diag([1.0, 1.0, 1.0, 1.0]))
+    nibabel.save(image, folder / "in" / "volume.nii.gz")
+    assert "2 done, 0 done before" in run(folder).stderr
+    record = (folder / "segpipe-out" / "volume.json").read_bytes()
+    assert "1 done, 1 done before" in run(folder, *more).stderr
+    assert (folder / "segpipe-out" / "volume.json").read_bytes() == record
 
 
 def test_a_report_needs_a_seg(folder: Path) -> None:

@@ -347,7 +347,8 @@ def test_each_file_of_an_output_is_listed_once(segpipe, folder):
     local(folder / "photo.onnx", contract(3)["channels"])
     runs = [("scenes/pirai.tif", "crops"), ("photos", "photo"), ("ct", "organs")]
     for number, (source, model) in enumerate(runs):
-        flags = ["--confidence", "--style", "qgis", "--profile", "--executor", "serial", "--lesions", "--instances", "--report", "dicom"]
+        flags = ["--confidence", "--style", "qgis", "--profile", "--executor", "serial", "--lesions", "--instances"]
+        flags += ["--report", "dicom"]
         done = segpipe("run", "-i", source, "-m", f"{model}.onnx", "-o", f"out{number}", *flags, cwd=folder)
         assert done.returncode == 0, done.stderr
     found = {path.name for number in range(3) for path in (folder / f"out{number}").iterdir()}

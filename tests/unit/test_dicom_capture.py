@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 from dicom_series import enhanced, series_of, slices
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from test_dicom_seg import AUTHOR, SEGMENTS, dciodvfy, planes, random_labels
 
-from segpipe.formats.dicom.capture import MOST_FRAMES, chosen, overlaid, secondary_capture, shade
+from segpipe.errors import OutputError
+from segpipe.formats.dicom.capture import MOST_FRAMES, chosen, overlaid, pictures_of, shade, write_capture
 from segpipe.formats.dicom.reference import reference_of
 from segpipe.formats.dicom.seg import survey
 from segpipe.formats.style import Segment
@@ -18,12 +19,12 @@ SHAPE = (6, 10, 12)
 VALUES = np.random.default_rng(1).integers(-500, 500, SHAPE)
 
 
-def write(folder: Path, labels: Any, headers: Any = None, frames: Any = None) -> Path:
+def write(folder: Path, labels: Any, headers: Any = None, frames: Any = None, values: Any = None) -> Path:
     headers = slices(labels.shape[1:]) if headers is None else headers
     reference, shown = reference_of(series_of(headers, frames), headers[0]), planes(labels)
-    values = np.resize(VALUES, labels.shape[1:])
-    capture = secondary_capture(reference, lambda k: values[k], shown, survey(shown).present, AUTHOR)
-    capture.save_as(folder / "a.sc.dcm", enforce_file_format=True)
+    values = np.resize(VALUES, labels.shape[1:]) if values is None else values
+    pictures = pictures_of(reference, lambda k: values[k], shown, survey(shown).counts)
+    write_capture(folder / "a.sc.dcm", reference, pictures, AUTHOR)
     return folder / "a.sc.dcm"
 
 
@@ -62,18 +63,73 @@ def test_large_slices_and_many_of_them_are_bounded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("with_class", "picked"),
-    [([], [5]), ([3], [3]), ([1, 2, 8], [1, 2, 8]), (range(2, 9), [2, 5, 8])],
+    [([], [5]), ([3], [3]), ([1, 2, 8], [1, 2, 8]), (range(2, 9), [2, 3, 8])],
 )
 def test_slices_are_chosen_evenly_among_those_with_a_class(with_class: Any, picked: list[int]) -> None:
-    present = np.zeros((10, 2), bool)
-    present[list(with_class), 1] = True
-    assert chosen(present, 3) == picked
+    counts = np.zeros((10, 2), int)
+    counts[list(with_class), 1] = 1
+    assert chosen(counts, 3) == picked
+
+
+def test_the_slice_with_most_of_a_class_is_shown() -> None:
+    counts = np.zeros((100, 3), int)
+    counts[:, 0] = 5
+    counts[40:43, 1] = [1, 7, 2]
+    assert 41 in chosen(counts, 4)
+    assert chosen(np.eye(100, dtype=int), 3) == [0, 50, 99]
 
 
 def test_values_without_a_number_are_black() -> None:
     values = np.array([np.nan, -np.inf, np.inf, 0, 5, 10], np.float32)
     assert shade(values, 0, 10).tolist() == [0, 0, 255, 0, 128, 255]
+    assert shade(values, 0, 10, inverted=True).tolist() == [0, 255, 0, 255, 128, 0]
     assert shade(np.full(2, 7, np.float32), 7, 7).tolist() == [0, 0]
+
+
+def test_pixels_that_are_not_square_and_text_in_the_source_are_stated(tmp_path: Path) -> None:
+    plain = dcmread(write(tmp_path, random_labels(), slices(spacing=(2.5, 0.5, 0.5))))
+    assert "PixelAspectRatio" not in plain
+    assert plain.BurnedInAnnotation == "NO"
+    other = dcmread(write(tmp_path, random_labels(), slices(BurnedInAnnotation="YES")))
+    assert (list(other.PixelAspectRatio), other.BurnedInAnnotation) == ([3, 2], "YES")  # 0.75 mm high, 0.5 mm wide
+
+
+def test_without_a_window_the_slices_own_values_are_the_ends(tmp_path: Path) -> None:
+    values = np.broadcast_to(np.arange(120.0).reshape(10, 12), SHAPE)
+    labels = np.zeros((1, *SHAPE), np.uint8)
+    labels[0, 3, 4, 4] = 2
+    picture = dcmread(write(tmp_path, labels, values=values)).pixel_array
+    low, high = np.percentile(values[0], [0.5, 99.5])
+    grey = np.rint((values[0].clip(low, high) - low) / (high - low) * 255)
+    outside = labels[0, 3] == 0
+    assert np.abs(picture[outside] - grey[outside][:, None]).max() <= 1
+    assert picture[4, 4].tolist() == list(SEGMENTS[1].color[:3])
+
+
+def test_each_picture_names_its_slice_and_shows_the_class_there(tmp_path: Path) -> None:
+    labels = np.zeros((1, *SHAPE), np.uint8)
+    for k in (1, 2, 4):
+        labels[0, k, k, 2 * k] = 2
+    headers = slices()
+    capture = dcmread(write(tmp_path, labels, headers))
+    named = [item.ReferencedSOPInstanceUID for item in capture.SourceImageSequence]
+    assert named == [headers[k].SOPInstanceUID for k in (1, 2, 4)]
+    coloured = np.argwhere((capture.pixel_array == SEGMENTS[1].color[:3]).all(axis=3))
+    assert coloured.tolist() == [[0, 1, 2], [1, 2, 4], [2, 4, 8]]
+
+
+def test_a_file_that_the_disk_changes_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = Dataset.save_as
+
+    def damaging(self: Dataset, path: Path, **more: Any) -> None:
+        save(self, path, **more)
+        data = bytearray(path.read_bytes())
+        data[-3] ^= 1
+        path.write_bytes(data)
+
+    monkeypatch.setattr(Dataset, "save_as", damaging)
+    with pytest.raises(OutputError, match="does not read back"):
+        write(tmp_path, random_labels())
 
 
 def test_classes_that_overlap_are_drawn_in_their_order() -> None:
@@ -82,10 +138,6 @@ def test_classes_that_overlap_are_drawn_in_their_order() -> None:
     picture = overlaid(np.zeros((3, 3), np.uint8), labels, [one, other])
     assert picture[0, 0].tolist() == [0, 200, 0]
     assert np.abs(picture[1, 1].astype(int) - [45.5, 70, 0]).max() < 1
-        45,
-        70,
-        0,
-    ]
 
 
 def test_two_runs_give_the_same_bytes(tmp_path: Path) -> None:

@@ -1,16 +1,19 @@
 """Measurement reports, read back by highdicom and checked by dciodvfy."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from dicom_series import series_of, slices
+from dicom_series import UID, enhanced, series_of, slices
 from highdicom.sr import srread
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
 from test_dicom_seg import AUTHOR, SEGMENTS, dciodvfy, planes, random_labels
 
+from segpipe import __version__
 from segpipe.formats.dicom.reference import reference_of
 from segpipe.formats.dicom.report import MOST_LESIONS, measurement_report
 from segpipe.formats.dicom.seg import survey, write_segmentation
@@ -21,19 +24,118 @@ CELL = 2.5 * 0.75 * 0.5
 def lesion(number: int = 1, voxels: int = 8, **more: Any) -> dict[str, Any]:
     """A row of ``lesions.csv``, as far as a report reads it."""
     lengths = {"longest_in_plane_mm": 3.5, "perpendicular_mm": 2.25, "longest_mm": 4.125}
-    place = {f"centroid_{axis}_lps_mm": value for axis, value in zip("xyz", (-1.5, 2.25, 30.0), strict=True)}
+    place = {f"centroid_{axis}_lps_mm": value for axis, value in zip("xyz", (-1.5, 2.25, 15.1), strict=True)}
     row = {"class_name": "tumour", "component": number, "voxels": voxels, "ml": voxels * CELL / 1000}
     return {**row, **lengths, **place, **more}
 
 
-def write(folder: Path, labels: Any, lesions: Any = (), headers: Any = None) -> Path:
+def write(folder: Path, labels: Any, lesions: Any = (), headers: Any = None, frames: Any = None) -> Path:
     headers = slices() if headers is None else headers
-    reference, shown = reference_of(series_of(headers), headers[0]), planes(labels)
+    reference, shown = reference_of(series_of(headers, frames), headers[0]), planes(labels)
     seg = write_segmentation(folder / "a.seg.dcm", reference, shown, AUTHOR, "binary")
     counts = dict(zip(SEGMENTS, survey(shown).counts.sum(axis=0).tolist(), strict=True))
-    report = measurement_report(reference, seg, counts, lesions, AUTHOR)
+    report = measurement_report(reference, seg, counts, lesions, replace(AUTHOR, title="lesion.onnx"))
     report.save_as(folder / "a.sr.dcm", enforce_file_format=True)
     return folder / "a.sr.dcm"
+
+
+def contents(item: Dataset) -> list[Dataset]:
+    return list(item.get("ContentSequence", ()))
+
+
+def coded(code: Dataset) -> tuple[str, str]:
+    return code.CodeValue, code.CodingSchemeDesignator
+
+
+def concept(item: Dataset) -> tuple[str, str]:
+    return coded(item.ConceptNameCodeSequence[0])
+
+
+def value(item: Dataset) -> Any:
+    """What an item says, without highdicom."""
+    match item.ValueType:
+        case "CODE":
+            return coded(item.ConceptCodeSequence[0])
+        case "NUM":
+            (measured,) = item.MeasuredValueSequence
+            return float(measured.NumericValue), *coded(measured.MeasurementUnitsCodeSequence[0])
+        case "IMAGE":
+            (named,) = item.ReferencedSOPSequence
+            return named.ReferencedSOPInstanceUID, named.get("ReferencedSegmentNumber", named.get("ReferencedFrameNumber"))
+        case "UIDREF":
+            return str(item.UID)
+        case "TEXT":
+            return str(item.TextValue)
+        case _:
+            return None
+
+
+def said(group: Dataset) -> dict[tuple[str, str], Any]:
+    items = contents(group)
+    found = {concept(item): value(item) for item in items}
+    assert len(found) == len(items)
+    return found
+
+
+def groups_of(path: Path) -> list[dict[tuple[str, str], Any]]:
+    (measurements,) = (item for item in contents(dcmread(path)) if concept(item) == ("126010", "DCM"))
+    found = contents(measurements)
+    assert {concept(group) for group in found} == {("125007", "DCM")}  # measurement group
+    return [said(group) for group in found]
+
+
+ALGORITHM = {
+    ("111001", "DCM"): "lesion.onnx",
+    ("111003", "DCM"): "ab" * 32,
+    ("111002", "DCM"): f"segpipe {__version__}",
+}
+
+
+def test_every_item_of_a_report(tmp_path: Path) -> None:
+    labels = random_labels()
+    path = write(tmp_path, labels, [lesion()])
+    seg = dcmread(tmp_path / "a.seg.dcm")
+    root = dcmread(path)
+    assert (concept(root), root.ContentTemplateSequence[0].TemplateIdentifier) == (("126000", "DCM"), "1500")
+    head = {concept(item): value(item) for item in contents(root)}
+    assert head[("121005", "DCM")] == ("121007", "DCM")  # the observer is a device
+    assert head[("121013", "DCM")] == "segpipe, not a medical device"
+    assert head[("121058", "DCM")] == ("25045-6", "LN")  # CT
+    *classes, one = groups_of(path)
+    uids = [group.pop(("112040", "DCM")) for group in (*classes, one)]
+    assert len(set(uids)) == 4
+    assert all(re.fullmatch(r"2\.25\.\d{30,39}", uid) for uid in uids)
+    found = [
+        ("liver", ("91723000", "SCT"), ("10200004", "SCT")),
+        ("tumour", ("49755003", "SCT"), ("108369006", "SCT")),
+        ("Milz / Größe", ("CLASS", "99SEGPIPE"), ("C-AB72F52E9F1A", "99SEGPIPE")),
+    ]
+    for number, (group, (name, category, kind)) in enumerate(zip(classes, found, strict=True), 1):
+        ml, *unit = group.pop(("118565006", "SCT"))
+        assert (ml, unit) == (pytest.approx(np.count_nonzero(labels == number) * CELL / 1000), ["ml", "UCUM"])
+        assert group == ALGORITHM | {
+            ("112039", "DCM"): name,
+            ("276214006", "SCT"): category,
+            ("121071", "DCM"): kind,
+            ("121191", "DCM"): (seg.SOPInstanceUID, number),
+            ("121232", "DCM"): f"{UID}.2",
+        }
+    assert one == ALGORITHM | {
+        ("112039", "DCM"): "lesion 1",
+        ("276214006", "SCT"): ("49755003", "SCT"),
+        ("121071", "DCM"): ("108369006", "SCT"),
+        ("118565006", "SCT"): (0.0075, "ml", "UCUM"),
+        ("103339001", "SCT"): (3.5, "mm", "UCUM"),
+        ("103340004", "SCT"): (2.25, "mm", "UCUM"),
+        ("81827009", "SCT"): (4.125, "mm", "UCUM"),
+        ("121112", "DCM"): (f"{UID}.3.4", None),  # 7.25 + 3 * 2.5 mm is nearest to 15.1 mm
+    }
+
+
+def test_a_lesion_of_a_multi_frame_source_names_its_frame(tmp_path: Path) -> None:
+    *_, one = groups_of(write(tmp_path, random_labels(), [lesion(centroid_z_lps_mm=9.9)], [enhanced()], [5, 4, 3, 2, 1, 0]))
+    assert one[("121112", "DCM")] == (f"{UID}.3.1", 2)  # frames from the topmost at 12.5 mm, 2.5 mm apart
+    assert dciodvfy(tmp_path / "a.sr.dcm") == []
 
 
 def volume_of(group: Any) -> float:
@@ -51,8 +153,8 @@ def test_volumes_are_those_of_the_mask(tmp_path: Path) -> None:
     labels[labels == 3] = 0
     report = srread(write(tmp_path, labels))
     groups = report.content.get_volumetric_roi_measurement_groups()
-    found = [round(volume_of(group), 6) for group in groups]
-    assert found == [round(np.count_nonzero(labels == value) * CELL / 1000, 6) for value in (1, 2)]
+    expected = [np.count_nonzero(labels == value) * CELL / 1000 for value in (1, 2)]
+    assert np.allclose([volume_of(group) for group in groups], expected, rtol=1e-9)
     assert [group.finding_type.value for group in groups] == ["10200004", "108369006"]
     (absent,) = report.content.get_image_measurement_groups()
     assert (volume_of(absent), absent.finding_type.scheme_designator) == (0, "99SEGPIPE")
@@ -62,9 +164,7 @@ def test_a_volume_refers_to_its_segment_and_the_source(tmp_path: Path) -> None:
     path = write(tmp_path, random_labels())
     seg, report = dcmread(tmp_path / "a.seg.dcm"), srread(path)
     for number, group in enumerate(report.content.get_volumetric_roi_measurement_groups(), 1):
-        there = group.roi
-        assert there.referenced_sop_instance_uid == seg.SOPInstanceUID
-        assert there.referenced_segment_numbers == [number]
+        assert value(group.referenced_segment[0]) == (seg.SOPInstanceUID, number)
     evidence = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
     listed = {item.ReferencedSOPInstanceUID for series in evidence for item in series.ReferencedSOPSequence}
     assert listed == {seg.SOPInstanceUID, *(item.ReferencedSOPInstanceUID for item in seg.SourceImageSequence)}
@@ -78,7 +178,7 @@ def test_lesions_have_sizes_and_a_centroid(tmp_path: Path) -> None:
     names = codes.SCT.Volume, codes.cid7470.LongAxis, codes.cid7470.ShortAxis, codes.cid7470.Diameter
     assert values == {name.value: value for name, value in zip(names, (0.0075, 3.5, 2.25, 4.125), strict=True)}
     (place,) = second.get_measurements(name=codes.SCT.Volume)[0].referenced_coordinates
-    assert np.allclose(place.value, [[-1.5, 2.25, 30.0]])
+    assert np.allclose(place.value, [[-1.5, 2.25, 15.1]])
 
 
 def test_a_report_lists_the_largest_lesions(tmp_path: Path) -> None:

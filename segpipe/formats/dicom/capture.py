@@ -1,18 +1,24 @@
 """A secondary capture of a mask: pictures of slices with the classes in colour, for archives that cannot show a SEG."""
 
+import hashlib
 import json
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import highdicom
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset
+from pydicom import DataElement, Dataset, dcmread
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, MultiFrameTrueColorSecondaryCaptureImageStorage
 
-from segpipe.formats.dicom.reference import NOT_A_DEVICE, UTF8, Authorship, Reference, drop_clock
-from segpipe.formats.dicom.seg import Labels, shows
+from segpipe.errors import OutputError
+from segpipe.formats.dicom.reference import NOT_A_DEVICE, STATED, UTF8, Authorship, Reference, drop_clock
+from segpipe.formats.dicom.seg import PIXEL_DATA_HEAD, Labels, shows
 from segpipe.formats.style import Segment
 
 NUMBER = 3000
@@ -30,55 +36,113 @@ OPACITY = 0.35
 ENDS = 0.5, 99.5
 """Percentiles of the values that are black and white if the source has no window."""
 
+CHUNK = 2**20
+
 Values = Callable[[int], NDArray[Any]]
-"""Values ``(rows, columns)`` of a plane of the source."""
+"""Values ``(rows, columns)`` of a plane of the source; called twice for a plane if the source has no window."""
 
 
-def secondary_capture(
-    reference: Reference, values: Values, labels: Labels, present: NDArray[np.bool_], author: Authorship
-) -> Any:
-    """Pictures of slices that have a class, evenly chosen if there are many; of a mask without any, the middle slice.
+@dataclass(frozen=True, eq=False, slots=True)
+class Pictures:
+    """What is shown of a mask; an image is drawn when it is written."""
+
+    values: Values
+    labels: Labels
+    planes: Sequence[int]
+    """Planes that are shown, in order."""
+    step: int
+    """Of rows and columns."""
+    window: tuple[float, float]
+    """Values that are dark and bright."""
+    inverted: bool
+
+    def images(self) -> Iterator[NDArray[np.uint8]]:
+        """Images ``(rows, columns, 3)``."""
+        for k in self.planes:
+            grey = shade(self.values(k)[:: self.step, :: self.step], *self.window, inverted=self.inverted)
+            yield overlaid(grey, self.labels.plane(k)[:, :: self.step, :: self.step], self.labels.segments)
+
+
+def pictures_of(reference: Reference, values: Values, labels: Labels, counts: NDArray[np.int64]) -> Pictures:
+    """Pictures of some slices of a mask.
 
     Args:
         reference: source of the mask.
         values: gives the values of a plane of the source.
         labels: the mask, on the planes of the source.
-        present: whether a plane has a segment, shape ``(planes, segments)``.
-        author: what made the mask.
+        counts: voxels of each segment in each plane, shape ``(planes, segments)``.
     """
-    planes = chosen(present)
-    step = -(-max(reference.shape) // MOST_SIDE)
-    grey = [values(k)[::step, ::step].astype(np.float32) for k in planes]
-    low, high = reference.window or _ends(grey)
-    pictures = [
-        overlaid(shade(plane, low, high), labels.plane(k)[:, ::step, ::step], labels.segments)
-        for k, plane in zip(planes, grey, strict=True)
-    ]
-    kind = ("SC", json.dumps([planes, step, low, high]))
-    capture = _header(reference, author, author.uid(reference, *kind))
-    _describe(capture, reference, planes, pictures)
-    return capture
+    planes, step = chosen(counts), -(-max(reference.shape) // MOST_SIDE)
+    window = reference.window or _ends(values(k)[::step, ::step] for k in planes)
+    return Pictures(values, labels, planes, step, window, reference.inverted)
 
 
-def chosen(present: NDArray[np.bool_], most: int = MOST_FRAMES) -> list[int]:
-    """Numbers of the planes that are shown."""
-    found = np.flatnonzero(present.any(axis=1))
+def write_capture(path: Path, reference: Reference, pictures: Pictures, author: Authorship) -> None:
+    """Write pictures to a new file, one by one, and compare the file with them.
+
+    Raises:
+        OutputError: it does not read back.
+    """
+    what = json.dumps([pictures.planes, pictures.step, pictures.window])
+    capture, digest = _header(reference, author, author.uid(reference, "SC", what)), hashlib.sha256()
+    _describe(capture, reference, pictures)
+    with tempfile.TemporaryFile(dir=path.parent) as pixels:
+        for image in pictures.images():
+            digest.update(image)
+            pixels.write(image.data)
+        pixels.write(b"\0" * (pixels.tell() % 2))
+        pixels.seek(0)
+        capture.add(DataElement("PixelData", "OB", pixels))
+        capture.save_as(path, enforce_file_format=True)
+    if _pixels_digest(path) != digest.digest():
+        raise OutputError("it does not read back as it was written")
+
+
+def _pixels_digest(path: Path) -> bytes:
+    """SHA-256 of the pixels of a file."""
+    with path.open("rb") as stream:
+        header = dcmread(stream, stop_before_pixels=True)
+        left, digest = header.NumberOfFrames * header.Rows * header.Columns * 3, hashlib.sha256()
+        stream.seek(PIXEL_DATA_HEAD, 1)
+        while left > 0 and (chunk := stream.read(min(left, CHUNK))):
+            digest.update(chunk)
+            left -= len(chunk)
+    return digest.digest()
+
+
+def chosen(counts: NDArray[np.int64], most: int = MOST_FRAMES) -> list[int]:
+    """Numbers of the planes that are shown: of each class the one that has most of it; then others, evenly.
+
+    Of a mask without any class, the middle one. Counts have the shape ``(planes, segments)``.
+    """
+    found = np.flatnonzero(counts.any(axis=1))
     if not len(found):
-        return [len(present) // 2]
-    picked = np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int)
-    return [int(k) for k in found[picked]]
+        return [len(counts) // 2]
+    best = np.unique(counts.argmax(axis=0)[counts.any(axis=0)])
+    if len(best) >= most:
+        return _evenly(best, most)
+    return sorted([*map(int, best), *_evenly(np.setdiff1d(found, best), most - len(best))])
 
 
-def _ends(planes: Sequence[NDArray[np.float32]]) -> tuple[float, float]:
-    values = np.concatenate([plane[np.isfinite(plane)] for plane in planes] or [np.zeros(1, np.float32)])
-    low, high = np.percentile(values, ENDS) if len(values) else (0, 1)
-    return float(low), float(high)
+def _evenly(numbers: NDArray[np.int64], most: int) -> list[int]:
+    picked = np.linspace(0, len(numbers) - 1, min(most, len(numbers))).round().astype(int)
+    return [int(n) for n in numbers[picked]]
 
 
-def shade(values: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:
-    """Values as grey; black where there is no number."""
-    shares = np.nan_to_num((values - low) / max(high - low, 1e-6), nan=0.0, posinf=1.0, neginf=0.0)
-    return np.asarray((shares.clip(0, 1) * 255).round(), np.uint8)
+def _ends(planes: Iterator[NDArray[Any]]) -> tuple[float, float]:
+    """Means of the percentiles of planes."""
+    finite = (plane[np.isfinite(plane)] for plane in planes)
+    ends = [np.percentile(values, ENDS) for values in finite if len(values)]
+    low, high = np.mean(ends, axis=0).tolist() if ends else (0.0, 1.0)
+    return low, high
+
+
+def shade(values: NDArray[Any], low: float, high: float, *, inverted: bool = False) -> NDArray[np.uint8]:
+    """Values as grey, the low ones dark unless ``inverted``; black where there is no number."""
+    numbers = values.astype(np.float32)
+    shares = ((numbers - low) / max(high - low, 1e-6)).clip(0, 1)
+    shares = 1 - shares if inverted else shares
+    return np.asarray((np.nan_to_num(shares, nan=0.0) * 255).round(), np.uint8)
 
 
 def overlaid(grey: NDArray[np.uint8], labels: NDArray[Any], segments: Sequence[Segment]) -> NDArray[np.uint8]:
@@ -123,27 +187,39 @@ def _header(reference: Reference, author: Authorship, instance: str) -> Any:
         content_time=common.ContentTime,
         **author.equipment,
     )
+    for keyword in STATED:
+        if keyword in common:
+            capture[keyword] = common[keyword]
+    capture.Laterality = None
     drop_clock(capture)
     return capture
 
 
-def _describe(capture: Dataset, reference: Reference, planes: Sequence[int], pictures: Sequence[NDArray[np.uint8]]) -> None:
+def _describe(capture: Dataset, reference: Reference, pictures: Pictures) -> None:
     """The modules of the image."""
     capture.ConversionType = "WSD"
     capture.ImageType = ["DERIVED", "SECONDARY"]
     capture.DerivationDescription = NOT_A_DEVICE
-    capture.BurnedInAnnotation = "NO"
+    capture.BurnedInAnnotation = "YES" if reference.annotated else "NO"
+    if reference.lossy:
+        capture.LossyImageCompression = "01"
     capture.PatientOrientation = None
     capture.SamplesPerPixel, capture.PhotometricInterpretation, capture.PlanarConfiguration = 3, "RGB", 0
     capture.BitsAllocated, capture.BitsStored, capture.HighBit, capture.PixelRepresentation = 8, 8, 7, 0
-    capture.Rows, capture.Columns = pictures[0].shape[:2]
-    capture.NumberOfFrames = len(pictures)
-    capture.FrameIncrementPointer = 0x00182001  # PageNumberVector
-    capture.PageNumberVector = [*range(1, len(pictures) + 1)]
-    capture.SourceImageSequence = [_source(reference, k) for k in planes]
-    data = b"".join(picture.tobytes() for picture in pictures)
-    capture.PixelData = data + b"\0" * (len(data) % 2)
-    capture["PixelData"].VR = "OB"
+    capture.Rows, capture.Columns = (-(-side // pictures.step) for side in reference.shape)
+    if (ratio := _aspect(reference.spacing)) != [1, 1]:
+        capture.PixelAspectRatio = ratio
+    capture.NumberOfFrames = number = len(pictures.planes)
+    if number > 1:
+        capture.FrameIncrementPointer = 0x00182001  # PageNumberVector
+        capture.PageNumberVector = [*range(1, number + 1)]
+    capture.SourceImageSequence = [_source(reference, k) for k in pictures.planes]
+
+
+def _aspect(spacing: tuple[float, float]) -> list[int]:
+    """Height and width of a pixel as whole numbers."""
+    ratio = Fraction(spacing[0] / spacing[1]).limit_denominator(1000)
+    return [ratio.numerator, ratio.denominator]
 
 
 def _source(reference: Reference, plane: int) -> Dataset:

@@ -2,7 +2,7 @@
 
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,6 +40,9 @@ DATES = (
     ("StudyDate", "StudyTime"),
 )
 """Dates and times of the source, the first of which is also that of a derived file, so that every run writes equal bytes."""
+
+DISPLAY = ("WindowCenter", "WindowWidth", "BurnedInAnnotation")
+"""Attributes that say how to show a slice."""
 
 LONG_AGO = "19700101", "000000"
 """Date and time if the source has none."""
@@ -83,7 +86,13 @@ class Reference:
     shape: tuple[int, int]
     """Rows and columns of a plane."""
     window: tuple[float, float] | None = None
-    """Values that the source shows as black and as white."""
+    """Values that a CT shows as black and as white; elsewhere, each slice may have a window of its own."""
+    inverted: bool = False
+    """Whether the source shows low values bright (MONOCHROME1)."""
+    annotated: bool = False
+    """Whether the source has text in its pixels (BurnedInAnnotation)."""
+    lossy: bool = False
+    """Whether the source was compressed with loss."""
 
     @property
     def thickness(self) -> float:
@@ -102,10 +111,17 @@ class Reference:
         return float(abs(along[-1] - along[0]) / (len(along) - 1)) if len(along) > 1 else 0.0
 
     @property
+    def _normal(self) -> NDArray[np.float64]:
+        return np.asarray(np.cross(self.orientation[:3], self.orientation[3:]), np.float64)
+
+    @property
     def _along(self) -> NDArray[np.float64]:
         """Positions along the normal of the planes."""
-        normal = np.cross(self.orientation[:3], self.orientation[3:])
-        return np.asarray(np.array(self.positions) @ normal, np.float64)
+        return np.asarray(np.array(self.positions) @ self._normal, np.float64)
+
+    def nearest(self, place: Sequence[float]) -> Instance:
+        """The source of the plane that is nearest to a place in mm (LPS)."""
+        return self.planes[int(np.abs(self._along - np.array(place) @ self._normal).argmin())]
 
     @property
     def cell(self) -> float:
@@ -139,13 +155,16 @@ def reference_of(series: Series, header: Dataset) -> Reference:
             spacing=first.spacing,
             stated_thickness=first.thickness,
             shape=first.shape,
-            window=_window(header),
+            window=_window(header) if series.modality == "CT" else None,
+            inverted=series.photometric == ("MONOCHROME1",),
+            annotated=header.get("BurnedInAnnotation") == "YES",
+            lossy=series.lossy,
         )
 
 
 def tags() -> list[str]:
     """Keywords of all that a reference takes from a header."""
-    return [*REQUIRED, *STATED, *(keyword for pair in DATES for keyword in pair), "WindowCenter", "WindowWidth"]
+    return [*REQUIRED, *STATED, *(keyword for pair in DATES for keyword in pair), *DISPLAY]
 
 
 def _window(header: Dataset) -> tuple[float, float] | None:
@@ -206,6 +225,8 @@ class Authorship:
     """SHA-256 of model and contract."""
     content: str
     """SHA-256 of all that the file shows."""
+    title: str = EQUIPMENT
+    """Name of the model, for people."""
 
     def uid(self, reference: Reference, *kind: str) -> str:
         sources = (plane.sop_instance for plane in reference.planes)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian
 
+from segpipe import __version__
 from segpipe.formats.dicom.concepts import concepts_of, schemes, text
 from segpipe.formats.dicom.reference import UTF8, Authorship, Reference, derived_uid, drop_clock, light_images
 from segpipe.formats.style import Segment
@@ -19,6 +21,11 @@ NUMBER = 2000
 """Added to the number of the source's series."""
 
 MM3_PER_ML = 1000
+
+DIGITS = 10
+"""Of a volume, as in ``areas.csv``."""
+
+MILLILITER = Code("ml", "UCUM", "milliliter")
 
 PROCEDURES: Mapping[str, Code] = {
     "CT": codes.cid100.CTUnspecifiedBodyRegion,
@@ -53,14 +60,16 @@ def measurement_report(
         author: what made the mask.
     """
     common, listed = reference.common, sorted(lesions, key=lambda row: -row["voxels"])[:MOST_LESIONS]
-    groups = [*_volumes(reference, segmentation, shown), *_lesions(reference, segmentation, shown, listed)]
+    algorithm = sr.AlgorithmIdentification(author.title, author.model, [f"segpipe {__version__}"])
+    about = _About(reference, segmentation, algorithm)
+    groups = [*about.volumes(shown), *about.lesions(shown, listed)]
     content = sr.MeasurementReport(_context(author), PROCEDURES.get(common.Modality, codes.cid100.ImagingProcedure), groups)
     report = sr.Comprehensive3DSR(
         evidence=[*light_images(reference), segmentation],
         content=content[0],
         series_instance_uid=author.series_uid(reference, "SR"),
         series_number=NUMBER + reference.number,
-        sop_instance_uid=author.uid(reference, "SR", segmentation.SOPInstanceUID, json.dumps(list(map(dict, listed)))),
+        sop_instance_uid=author.uid(reference, "SR", segmentation.SOPInstanceUID, author.title, _text(listed)),
         instance_number=1,
         is_complete=True,
         is_final=False,
@@ -89,51 +98,67 @@ def _context(author: Authorship) -> sr.ObservationContext:
     return sr.ObservationContext(observer_device_context=sr.ObserverContext(codes.DCM.Device, device))
 
 
-def _volumes(reference: Reference, segmentation: Dataset, shown: Mapping[Segment, int]) -> Iterator[Any]:
-    """A group per segment. One without voxels has no region that a volume could refer to, and 0 ml."""
-    for number, (segment, voxels) in enumerate(shown.items(), 1):
-        shared = _finding(segment, derived_uid(segmentation.SOPInstanceUID, str(number)), text(segment.name))
-        shared["measurements"] = [_volume(voxels * reference.cell / MM3_PER_ML)]
-        if voxels:
-            region = _region(reference, segmentation, number)
-            yield sr.VolumetricROIMeasurementsAndQualitativeEvaluations(referenced_segment=region, **shared)
-        else:
-            yield sr.MeasurementsAndQualitativeEvaluations(**shared)
+def _text(lesions: Sequence[Lesion]) -> str:
+    return json.dumps([*map(dict, lesions)])
 
 
-def _finding(segment: Segment, uid: str, name: str) -> dict[str, Any]:
-    category, kind = concepts_of(segment)
-    return {"tracking_identifier": sr.TrackingIdentifier(uid, name), "finding_type": kind, "finding_category": category}
+@dataclass(frozen=True, slots=True)
+class _About:
+    """What groups of measurements refer to."""
 
+    reference: Reference
+    segmentation: Dataset
+    algorithm: sr.AlgorithmIdentification
 
-def _region(reference: Reference, segmentation: Dataset, number: int) -> sr.ReferencedSegment:
-    series = sr.SourceSeriesForSegmentation(reference.series)
-    return sr.ReferencedSegment(segmentation.SOPClassUID, segmentation.SOPInstanceUID, number, source_series=series)
+    def volumes(self, shown: Mapping[Segment, int]) -> Iterator[Any]:
+        """A group per segment. One without voxels has no region that a volume could refer to, and 0 ml."""
+        for number, (segment, voxels) in enumerate(shown.items(), 1):
+            shared = self._finding(segment, (str(number),), text(segment.name))
+            shared["measurements"] = [_volume(voxels * self.reference.cell / MM3_PER_ML)]
+            if voxels:
+                yield sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+                    referenced_segment=self._region(number), **shared
+                )
+            else:
+                yield sr.MeasurementsAndQualitativeEvaluations(**shared)
+
+    def lesions(self, shown: Mapping[Segment, int], rows: Sequence[Lesion]) -> Iterator[Any]:
+        """A group per lesion, with its centroid and the image that is nearest to it.
+
+        A segment holds all lesions of a class, so none has a segment of its own to refer to.
+        """
+        by_name = {segment.name: segment for segment in shown}
+        for row in rows:
+            if (segment := by_name.get(row["class_name"])) is None:
+                continue  # a background that the user measures
+            number = str(row["component"])
+            shared = self._finding(segment, ("lesion", number), f"lesion {number}")
+            place = [float(row[f"centroid_{axis}_lps_mm"]) for axis in "xyz"]
+            sizes = [*self._sizes(row, place)]
+            yield sr.MeasurementsAndQualitativeEvaluations(**shared, measurements=sizes, source_images=[self._image(place)])
+
+    def _finding(self, segment: Segment, parts: Sequence[str], name: str) -> dict[str, Any]:
+        category, kind = concepts_of(segment)
+        identifier = sr.TrackingIdentifier(derived_uid(self.segmentation.SOPInstanceUID, *parts), name)
+        finding = {"finding_type": kind, "finding_category": category}
+        return {"tracking_identifier": identifier, "algorithm_id": self.algorithm, **finding}
+
+    def _region(self, number: int) -> sr.ReferencedSegment:
+        series, file = sr.SourceSeriesForSegmentation(self.reference.series), self.segmentation
+        return sr.ReferencedSegment(file.SOPClassUID, file.SOPInstanceUID, number, source_series=series)
+
+    def _sizes(self, row: Lesion, place: Sequence[float]) -> Iterator[sr.Measurement]:
+        frame = self.reference.common.FrameOfReferenceUID
+        point = sr.CoordinatesForMeasurement3D("POINT", np.array([place]), frame)
+        yield _volume(float(row["ml"]), referenced_coordinates=[point])
+        for column, name in LENGTHS.items():
+            yield sr.Measurement(name, float(row[column]), codes.UCUM.Millimeter)
+
+    def _image(self, place: Sequence[float]) -> sr.SourceImageForMeasurementGroup:
+        source = self.reference.nearest(place)
+        frames = None if source.frame is None else [source.frame]
+        return sr.SourceImageForMeasurementGroup(source.sop_class, source.sop_instance, frames)
 
 
 def _volume(ml: float, **more: Any) -> sr.Measurement:
-    return sr.Measurement(codes.SCT.Volume, round(ml, 6), MILLILITER, **more)
-
-
-MILLILITER = Code("ml", "UCUM", "milliliter")
-
-
-def _lesions(
-    reference: Reference, segmentation: Dataset, shown: Mapping[Segment, int], lesions: Sequence[Lesion]
-) -> Iterator[Any]:
-    """A group per lesion, with its centroid: a segment holds all lesions of a class, so none has a segment of its own."""
-    by_name = {segment.name: segment for segment in shown}
-    for row in lesions:
-        if (segment := by_name.get(row["class_name"])) is None:
-            continue  # a background that the user measures
-        number = str(row["component"])
-        shared = _finding(segment, derived_uid(segmentation.SOPInstanceUID, "lesion", number), text(f"lesion {number}"))
-        yield sr.MeasurementsAndQualitativeEvaluations(**shared, measurements=[*_sizes(reference, row)])
-
-
-def _sizes(reference: Reference, row: Lesion) -> Iterator[sr.Measurement]:
-    place = np.array([[float(row[f"centroid_{axis}_lps_mm"]) for axis in "xyz"]])
-    point = sr.CoordinatesForMeasurement3D("POINT", place, reference.common.FrameOfReferenceUID)
-    yield _volume(float(row["ml"]), referenced_coordinates=[point])
-    for column, name in LENGTHS.items():
-        yield sr.Measurement(name, float(row[column]), codes.UCUM.Millimeter)
+    return sr.Measurement(codes.SCT.Volume, float(f"{ml:.{DIGITS}g}"), MILLILITER, **more)

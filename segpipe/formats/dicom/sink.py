@@ -1,9 +1,11 @@
 """Write the mask of a series: a NIfTI volume on the series' own grid, and the DICOM files that are made of it."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,8 @@ import pydicom
 from numpy.typing import NDArray
 
 from segpipe.errors import OutputError, SourceError, one_line
-from segpipe.formats.dicom.pixels import value_type
+from segpipe.formats.dicom.pixels import Decoder, value_type
 from segpipe.formats.dicom.source import Origin
-from segpipe.formats.dicom.spool import spool_of
 from segpipe.formats.dicom.stored import UNREADABLE
 from segpipe.formats.nifti.sink import NiftiSink, is_own_volume
 from segpipe.formats.sink import Sink, Target
@@ -90,18 +91,20 @@ class SeriesSink:
             _save(measurement_report(self._reference, self._header, shown, lesions, self._author), path)
 
     def _write_capture(self, path: Path) -> None:
-        from segpipe.formats.dicom.capture import secondary_capture
+        from segpipe.formats.dicom.capture import pictures_of, write_capture
         from segpipe.formats.dicom.reference import lenient
 
-        with lenient():
-            _save(secondary_capture(self._reference, self._values, self._labels, self._survey.present, self._author), path)
+        with lenient(), self._decoded() as values:
+            pictures = pictures_of(self._reference, values, self._labels, self._survey.counts)
+            write_capture(path, self._reference, pictures, self._author)
 
-    def _values(self, k: int) -> NDArray[Any]:
-        """Values of a plane of the source."""
+    @contextmanager
+    def _decoded(self) -> Iterator[Callable[[int], NDArray[Any]]]:
+        """What decodes a plane of the source."""
         frames = self._origin.series.frames
-        spool = spool_of(frames[0].path, frames, value_type(frames))
-        plane: NDArray[Any] = spool.read(Window((k, 0, 0), (k + 1, *frames[0].shape)))[0]
-        return plane
+        numbers = Counter(frame.path for frame in frames)
+        with closing(Decoder(value_type(frames))) as decoder:
+            yield lambda k: decoder.plane(frames[k], alone=numbers[frames[k].path] == 1)
 
     @cached_property
     def _labels(self) -> Any:
@@ -128,30 +131,27 @@ class SeriesSink:
 
     @cached_property
     def _author(self) -> Any:
-        from segpipe.formats.dicom.reference import Authorship
+        from segpipe.formats.dicom.reference import EQUIPMENT, Authorship
 
-        return Authorship((self._target.style.tags or {})["MODEL_SHA256"], self._survey.digest)
+        tags = self._target.style.tags or {}
+        return Authorship(tags["MODEL_SHA256"], self._survey.digest, self._target.derived.model or EQUIPMENT)
 
     def discard(self) -> None:
         self._volume.discard()
 
 
 def _save(dataset: Any, path: Path) -> None:
-    """Write a file, read it, and compare.
+    """Write a small file, read it, and compare.
 
     Raises:
         OutputError: it differs.
     """
-    dataset.save_as(path, enforce_file_format=True)
-    if pydicom.dcmread(path) != _plain(dataset):
+    buffer = BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    path.write_bytes(buffer.getvalue())
+    written = path.read_bytes()
+    if written != buffer.getvalue() or pydicom.dcmread(BytesIO(written)).SOPInstanceUID != dataset.SOPInstanceUID:
         raise OutputError("it does not read back as it was written")
-
-
-def _plain(dataset: Any) -> pydicom.Dataset:
-    """The same elements, without what highdicom adds to them."""
-    plain = pydicom.Dataset()
-    plain.update(dataset)
-    return plain
 
 
 @contextmanager
@@ -164,7 +164,7 @@ def _refused(path: str) -> Iterator[None]:
     except REFUSED as error:
         raise OutputError(
             f"{path} cannot be written: the source has values that it cannot repeat ({type(error).__name__}): "
-            "check the source with dciodvfy, or leave the file out with --seg none"
+            "check the source with dciodvfy, or leave the file out with --seg none and without --report"
         ) from error
 
 

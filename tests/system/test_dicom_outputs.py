@@ -244,7 +244,7 @@ def test_pictures_have_each_class_where_the_mask_has_it(folder: Path, orientatio
         grey = picture[bare].astype(int)
         assert (grey == grey[:, :1]).all()
         order = source[bare].argsort(kind="stable")
-        assert (np.diff(grey[order, 0]) >= 0).all()  # the picture is of this slice: what is brighter there is not darker here
+        assert (np.diff(grey[order, 0]) >= 0).all()  # of this slice: what is brighter there is not darker here
         compared += int(bare.sum())
     assert compared > 50
 

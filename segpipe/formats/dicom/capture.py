@@ -88,7 +88,7 @@ def write_capture(path: Path, reference: Reference, pictures: Pictures, author: 
     _describe(capture, reference, pictures)
     with tempfile.TemporaryFile(dir=path.parent) as pixels:
         for image in pictures.images():
-            digest.update(image)
+            digest.update(image.data)
             pixels.write(image.data)
         pixels.write(b"\0" * (pixels.tell() % 2))
         pixels.seek(0)

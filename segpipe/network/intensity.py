@@ -1,13 +1,16 @@
 """Statistics of the valid pixels of a case, added up block by block: moments, extent, percentiles."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 Channels = NDArray[np.float64]
 """One number per channel."""
+
+AT_ONCE = 2**18
+"""Pixels that are counted at once, so that arrays of their bits stay in the cache."""
 
 HALF = 16
 """Bits of a float32 that one pass over the pixels tells apart."""
@@ -65,7 +68,8 @@ class Coarse:
         self._counts = np.zeros(1 << HALF, np.int64)
 
     def add(self, pixels: NDArray[np.float32]) -> None:
-        self._counts += np.bincount(_keys(pixels) >> HALF, minlength=1 << HALF)
+        for keys in _keys(pixels):
+            self._counts += np.bincount(keys >> HALF, minlength=1 << HALF)
 
     def finer(self, percentiles: Sequence[float]) -> "Fine":
         """The second pass, for percentiles between 0 and 100; it needs pixels."""
@@ -87,10 +91,10 @@ class Fine:
         return int(np.searchsorted(self._ends, rank, side="right"))
 
     def add(self, pixels: NDArray[np.float32]) -> None:
-        keys = _keys(pixels)
-        upper = keys >> HALF
-        for bucket in self._counts:
-            self._counts[bucket] += np.bincount(keys[upper == bucket] & ((1 << HALF) - 1), minlength=1 << HALF)
+        for keys in _keys(pixels):
+            upper = keys >> HALF
+            for bucket in self._counts:
+                self._counts[bucket] += np.bincount(keys[upper == bucket] & ((1 << HALF) - 1), minlength=1 << HALF)
 
     def values(self) -> list[float]:
         """The percentiles, interpolated linearly between order statistics as ``numpy.percentile`` does."""
@@ -107,10 +111,11 @@ class Fine:
         return _value(bucket << HALF | lower)
 
 
-def _keys(pixels: NDArray[np.float32]) -> NDArray[np.intp]:
-    """Integers of 32 bits in the order of the values."""
-    bits = np.ascontiguousarray(pixels, np.float32).view(np.uint32)
-    return np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31)).astype(np.intp)
+def _keys(pixels: NDArray[np.float32]) -> Iterator[NDArray[np.intp]]:
+    """Integers of 32 bits in the order of the values, some at a time."""
+    for start in range(0, len(pixels), AT_ONCE):
+        bits = np.ascontiguousarray(pixels[start : start + AT_ONCE], np.float32).view(np.uint32)
+        yield np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31)).astype(np.intp)
 
 
 def _value(key: int) -> float:

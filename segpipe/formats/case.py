@@ -1,5 +1,6 @@
 """A case, and how families of formats find cases of several files."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -24,6 +25,13 @@ class Case:
     """Key of its format in ``registry.FORMATS``."""
     index: object = field(default=None, repr=False, compare=False)
     """What its format knows of it from the search, so that no worker searches again; picklable, opaque to other code."""
+
+
+def without_path(text: str, case: Case) -> str:
+    """A message with the name of a case in place of the folders of its files, which may name a patient."""
+    folder = case.path.rpartition("/")[0]
+    text = text.replace(case.path, case.name)
+    return re.sub(rf"(?<![\w.-]){re.escape(folder)}/", f"{case.name}/", text) if folder else text
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """What tells one state of an input from another: where it is, its size and its time, and what lies beside it."""
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -176,6 +177,16 @@ def are_same_files(place: str, files: Sequence[Identity], path: str, beside: Bes
         return True  # status takes the path from a record, which omits the token, so that the server cannot be asked
     names = {without_secrets(name): name for name in asked_names([path])}
     return list(files) == identities(path, [names.get(one := str(file["path"]), one) for file in files], beside)
+
+
+def hidden_path(path: str) -> str:
+    """A path that cannot be read, but compared; a guess of it can be confirmed."""
+    return f"sha256:{hashlib.sha256(os.fsencode(path)).hexdigest()}"
+
+
+def hidden(file: Identity) -> Identity:
+    """The identity of a file without its path, in which a patient may be named."""
+    return file | {"path": hidden_path(str(file["path"]))}
 
 
 def asked_names(files: Iterable[str]) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from segpipe.errors import InputError, OutputError, SegpipeError
+from segpipe.formats.case import without_path
 from segpipe.formats.cases import Case, Failure, find_input, searched_root
 from segpipe.formats.registry import by_suffix, split_suffix
 from segpipe.jobs.cluster import crew
@@ -375,6 +376,12 @@ def _tell_rest(run: Run, summary: Summary) -> None:
     LOG.warning('warning: %s more %s unusual pixels: see "warnings" in %s%s', more, noun, run.output.path("run.json"), named)
 
 
+def _written(failure: Failure, run: Run) -> str:
+    """The error of a case as files have it: without its path, if cases are not named after paths."""
+    named = run.settings.case_name == "path"
+    return failure.error if named else without_path(failure.error, failure.case)
+
+
 def _record(prepared: Prepared, summary: Summary, state: str) -> dict[str, Any]:
     run = prepared.run
     return {
@@ -392,7 +399,7 @@ def _record(prepared: Prepared, summary: Summary, state: str) -> dict[str, Any]:
         "interrupted": summary.interrupted,
         "done": summary.done,
         "skipped": summary.skipped,
-        "failed": [{"case": failure.case.name, "error": failure.error} for failure in summary.failed],
+        "failed": [{"case": failure.case.name, "error": _written(failure, run)} for failure in summary.failed],
         "left_out": dict(summary.left_out),
         "problems": summary.problems,
         "unusual_cases": summary.unusual,

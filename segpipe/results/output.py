@@ -14,7 +14,7 @@ from segpipe import __version__
 from segpipe.contract import Contract, SegmentationClass
 from segpipe.errors import DamagedPartError, SourceError
 from segpipe.formats.cases import Case
-from segpipe.formats.identity import Beside, identities
+from segpipe.formats.identity import Beside, hidden, hidden_path, identities
 from segpipe.formats.registry import CONFIDENCE, FORMATS
 from segpipe.formats.scene import brief
 from segpipe.formats.sink import Sink, Target
@@ -317,11 +317,13 @@ class CaseOutput:
 
     @property
     def _input(self) -> RecordedInput:
-        sheet = self._sheet
+        sheet, files, place = self._sheet, self._sheet.files, self._sheet.place
+        if self._run.settings.case_name != "path" and FORMATS[self._case.format].uids is not None:
+            files, place = [hidden(file) for file in files], hidden_path(place)
         return RecordedInput(
-            sheet.place,
+            place,
             sheet.grid.shape,
-            tuple(sheet.files),
+            tuple(files),
             format=self._case.format,
             grid=sheet.grid.as_json(),
             scene=brief(sheet.scene),

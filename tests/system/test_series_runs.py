@@ -130,17 +130,27 @@ def test_the_record_and_the_audit_have_the_uids(folder: Path) -> None:
 
 @pytest.mark.parametrize("names", ["path", "number", "uid"])
 def test_no_output_names_a_patient(folder: Path, names: str) -> None:
-    dicoms.write(folder / "in" / "case" / "CT", SeriesDescription="of Mustermann")
+    named = "case" if names == "path" else "Mustermann"
+    dicoms.write(folder / "in" / named / "CT", SeriesDescription="of Mustermann")
+    dicoms.write(folder / "in" / named / "MR", series=2, places=np.delete(dicoms.positions(7), 3, axis=0))
+    for n, path in enumerate(sorted(dicoms.write(folder / "cut", series=3).iterdir())):
+        path.rename(folder / "in" / named / "MR" / f"cut{n}")
+    (folder / "in" / named / "MR" / "cut2").write_bytes((folder / "in" / named / "MR" / "cut2").read_bytes()[:-9])
     more = ["--seg", "none", "--confidence", "--log-file", "run.log", "--style", "qgis"]  # a SEG repeats the patient's tags
     done = run(folder, "--case-name", names, *more)
-    assert done.returncode == 0, done.stderr
+    assert "1 done, 0 done before, 2 failed" in done.stderr
     for path in [folder / "run.log", *(folder / "segpipe-out").rglob("*")]:
         data = path.read_bytes() if path.is_file() else b""
         assert not any(word in data for word in (b"Mustermann", b"Erika", b"4711", b"19700101")), path
     name = {"path": "case/CT", "number": "0001", "uid": dicoms.uid(1)}[names]
     assert (folder / f"segpipe-out/{name}.nii.gz").is_file()
     assert (folder / "segpipe-out/areas.csv").read_text().splitlines()[1].startswith(name)
-    assert "0 done, 1 done before" in run(folder, "--case-name", names, "--seg", "none").stderr
+    again = run(folder, "--case-name", names, "--seg", "none")
+    assert "0 done, 1 done before, 2 failed" in again.stderr
+    assert f"in/{named}/MR" in again.stderr  # people see where to look
+    if names != "path":
+        dicoms.write(folder / "in" / named / "CT", dicoms.values(seed=8))
+        assert "1 done, 0 done before" in run(folder, "--case-name", names, "--seg", "none").stderr
 
 
 def test_series_are_chosen(folder: Path) -> None:

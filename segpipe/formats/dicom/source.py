@@ -20,7 +20,7 @@ from segpipe.formats.dicom.pixels import check_decodable, padding_of, value_type
 from segpipe.formats.dicom.series import Series, unpack
 from segpipe.formats.dicom.spool import Spool, spool_of
 from segpipe.formats.dicom.stored import plugin_of
-from segpipe.formats.identity import Beside, Identity, identities
+from segpipe.formats.identity import Beside, Identity, hidden, hidden_path, identities
 from segpipe.formats.nifti.sink import Origin as NiftiOrigin
 from segpipe.formats.source import Begun, Invalid, Pixels
 from segpipe.formats.volume.checks import box_near, check_local, check_overrides, declared_nodata, order_notes
@@ -202,8 +202,8 @@ def _header(grid: VoxelGrid) -> NiftiOrigin:
 
 def is_same_series(place: str, files: Sequence[Identity], case: Case, beside: Beside) -> bool:
     """Whether the files of a series are those of a record, each unchanged, none more and none less."""
-    return (
-        isinstance(case.index, bytes)
-        and place == beside.place(case.path)
-        and list(files) == identities(case.path, unpack(case.index).files, beside)
-    )
+    there = beside.place(case.path)
+    if not isinstance(case.index, bytes) or place not in (there, hidden_path(there)):
+        return False
+    now = identities(case.path, unpack(case.index).files, beside)
+    return list(files) == (now if place == there else [hidden(file) for file in now])

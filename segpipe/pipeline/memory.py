@@ -249,10 +249,17 @@ def refuse_large_tile(model: ModelSpec, allowed: float) -> None:
 
 
 def device_bytes(model: ModelSpec) -> int:
-    """Bytes of device memory for tiles that are scaled, scored and blended, without the network and the strip."""
+    """Bytes of device memory for tiles from scaling to their own scores, without the network and the strip."""
     sent, image, scores = 8 + 8, 4 + 4, 2 * 4
     values = model.contract.input_channels * (sent + image) + (LAG_BATCHES + 2) * model.contract.scores * scores
-    return model.batch * math.prod(model.tiling.tile) * values
+    return model.batch * math.prod(model.tiling.tile) * values + _interpolated_bytes(model)
+
+
+def _interpolated_bytes(model: ModelSpec) -> int:
+    """Bytes of mean and interpolated scores, if cases may be resampled: if the contract has a spacing."""
+    if model.contract.spacing is None:
+        return 0
+    return AVERAGING * math.prod(model.tiling.tile) * model.contract.scores * FLOAT + INTERPOLATING * AT_ONCE * FLOAT
 
 
 def in_words(size: float) -> str:

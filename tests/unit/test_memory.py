@@ -3,6 +3,7 @@
 import tracemalloc
 from contextlib import closing
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,18 +11,30 @@ from networks import Network, contract, local, volumetric
 
 from segpipe.errors import SourceError
 from segpipe.formats.cases import Case
+from segpipe.geometry.regridding import Regridding
 from segpipe.geometry.voxel_grid import VoxelGrid
+from segpipe.geometry.weighting import Weights
 from segpipe.geometry.windows import Cover, Window
 from segpipe.jobs.plan import PlannedCase, as_planned
 from segpipe.network.spec import read_spec
 from segpipe.overrides import Overrides
 from segpipe.pipeline import memory, model_check, opening
-from segpipe.pipeline.blend import Strip
+from segpipe.pipeline.blend import Finished, Strip
 from segpipe.pipeline.infer import load
-from segpipe.pipeline.memory import Load, least_bytes, lesion_bytes, longest_strip, network_bytes, strip_bytes, worker_bytes
+from segpipe.pipeline.memory import (
+    Load,
+    device_bytes,
+    least_bytes,
+    lesion_bytes,
+    longest_strip,
+    network_bytes,
+    strip_bytes,
+    worker_bytes,
+)
 from segpipe.pipeline.model_check import try_out
 from segpipe.pipeline.opening import open_sheet
 from segpipe.pipeline.read import Reading
+from segpipe.pipeline.regrid import regrid
 from segpipe.pipeline.run import segmented
 from segpipe.process.machine import forget_most_resident, most_resident, resident
 from segpipe.results.lesion_rule import LesionRule
@@ -195,3 +208,25 @@ def test_components_take_what_is_planned(tmp_path, dtype, density):
     assert 0 < len(rows) <= 10_000
     cover = Cover(shape, spec.tiling_of(shape))
     assert peak < lesion_bytes(Load(cover, 0), spec)
+
+
+@pytest.mark.parametrize("finer", [1.1, 2.0, 3.7])
+def test_device_memory_has_the_scores_that_are_interpolated(finer, tmp_path):
+    """The arrays of a box on a device are those of NumPy, which are counted here, beside the sums that come in."""
+    model, tile = tmp_path / "m.onnx", 64
+    spec = spec_of(volumes(model, 3, 6, tile, spacing=[1.0, 1.0, 1.0]))
+    alike = spec_of(volumes(model, 3, 6, tile))
+    grids = Regridding((round(tile * finer),) * 3, (finer,) * 3)
+    cover = Cover(grids.shape, spec.tiling_of(grids.shape), 1)
+    sheet = SimpleNamespace(regridding=grids, weights=Weights.over(cover))
+    window = Window((0, 0, 0), grids.shape)
+    sums = np.ones((6, *(n + 1 for n in grids.shape)), np.float32)
+    invalid = np.zeros(grids.needed_by_box(window).shape, bool)
+    invalid[0] = True
+    tracemalloc.start()
+    for _ in regrid([Finished(sheet, window, sums, invalid, 0)]):
+        pass
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    extra = device_bytes(spec) - device_bytes(alike)
+    assert peak <= extra <= 4 * peak

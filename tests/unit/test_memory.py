@@ -216,11 +216,11 @@ def test_device_memory_has_the_scores_that_are_interpolated(finer, tmp_path):
     model, tile = tmp_path / "m.onnx", 64
     spec = spec_of(volumes(model, 3, 6, tile, spacing=[1.0, 1.0, 1.0]))
     alike = spec_of(volumes(model, 3, 6, tile))
-    grids = Regridding((round(tile * finer),) * 3, (finer,) * 3)
+    grids = Regridding((round(2 * tile * finer),) * 3, (finer,) * 3)
     cover = Cover(grids.shape, spec.tiling_of(grids.shape), 1)
     sheet = SimpleNamespace(regridding=grids, weights=Weights.over(cover))
-    window = Window((0, 0, 0), grids.shape)
-    sums = np.ones((6, *(n + 1 for n in grids.shape)), np.float32)
+    window = Window((tile,) * 3, grids.shape)
+    sums = np.ones((6, *(n - tile + 1 for n in grids.shape)), np.float32)
     invalid = np.zeros(grids.needed_by_box(window).shape, bool)
     invalid[0] = True
     tracemalloc.start()

@@ -42,16 +42,22 @@ def _header(planes: int) -> bytes:
     return bytes(header.binaryblock)
 
 
-def volumetric(classes: int) -> Path:
-    """A network of two 3 x 3 x 3 convolutions and one of 1 x 1 x 1, with seeded random weights and a contract."""
-    path = SCRATCH / f"volumetric_{classes}.onnx"
+def volumetric(classes: int, *, percentiles: bool = False) -> Path:
+    """A network of two 3 x 3 x 3 convolutions and one of 1 x 1 x 1, with seeded random weights and a contract.
+
+    Args:
+        classes: their number.
+        percentiles: whether the contract clips a case at percentiles of its own.
+    """
+    path = SCRATCH / f"volumetric_{classes}{'_percentiles' if percentiles else ''}.onnx"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        onnx.save(_network(classes), path)
+        more = {"clip_percentiles": [0.5, 99.5]} if percentiles else {}
+        onnx.save(_network(classes, contract_of(classes) | more), path)
     return path
 
 
-def _network(classes: int) -> onnx.ModelProto:
+def _network(classes: int, contract: dict[str, object]) -> onnx.ModelProto:
     rng, nodes, weights, last = np.random.default_rng(0), [], [], "image"
     for n, (inside, outside, size) in enumerate([(1, WIDTH, 3), (WIDTH, WIDTH, 3), (WIDTH, classes, 1)]):
         values = rng.normal(size=(outside, inside, *[size] * 3)) * np.sqrt(2 / (inside * size**3))
@@ -67,7 +73,7 @@ def _network(classes: int) -> onnx.ModelProto:
     scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", classes, *shape])
     graph = helper.make_graph(nodes, "volumetric", [image], [scores], weights)
     model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
-    helper.set_model_props(model, {"segpipe": json.dumps(contract_of(classes))})
+    helper.set_model_props(model, {"segpipe": json.dumps(contract)})
     return model
 
 

@@ -4,8 +4,8 @@ PSS counts a page that n processes share as 1/n in each, so that the sum is the 
 fixes the size of GDAL's cache. The two peaks may differ by 15 %.
 
 With ``--planes 1200``, measure a volume of 512 x 512 x 1,200 int16 voxels and a network of 30 classes instead: limit 6 GiB.
-``--lesions`` measures every component of its classes, too, with confidence and intensities; ``--percentiles`` clips it at its
-own percentiles, for which it is read twice before.
+``--lesions`` measures every component of its classes, too, with confidence and intensities; ``--percentiles`` clips it at
+percentiles of its own, for which it is read twice before.
 
 With ``--estimates``, compare what ``--dry-run`` expects with the peak of one process instead, for a scene, a low wide scene
 and that volume with and without both: the estimate must lie within 25 % of the peak.
@@ -97,9 +97,7 @@ def main() -> None:
     if arguments.estimates:
         sys.exit(not compare(arguments.sizes[0], arguments.network, arguments.planes or 1200))
     if arguments.planes:
-        kept = run_volume(
-            arguments.planes, arguments.executor, lesions=arguments.lesions, percentiles=arguments.percentiles
-        )
+        kept = run_volume(arguments.planes, arguments.executor, lesions=arguments.lesions, percentiles=arguments.percentiles)
         sys.exit(not kept)
     if arguments.islands:
         peak, seconds = run(network(arguments.network), islands(arguments.islands), arguments.executor)

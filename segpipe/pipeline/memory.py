@@ -41,8 +41,8 @@ DECIDING = 3
 """Arrays of the size of a box's scores that confidence needs: mean scores, their distance from the best, its exponential."""
 
 AVERAGING, INTERPOLATING = 3, 4
-"""Arrays that a resampled case needs: of the size of a window's scores, and of the scores interpolated at once, with those of
-the box before."""
+"""Arrays that a resampled case needs: of the size of a window's scores, and of the scores interpolated at once, with
+those of the box before."""
 
 RESAMPLING = 3
 """Arrays of the size of a window's pixels while one axis is resampled: before, after, and one of products."""

@@ -75,7 +75,7 @@ FIRST = 2**12
 """Bytes of a file that are read at first; the file meta information, about 300 bytes, is in them."""
 
 META_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
-"""What the file meta information begins with: its group length (0002,0000), before four bytes of it (PS3.10, section 7.1)."""
+"""What the file meta information begins with: its group length (0002,0000), before four bytes of it (PS3.10, 7.1)."""
 
 PIXEL_DATA = {True: b"\xe0\x7f\x10\x00", False: b"\x7f\xe0\x00\x10"}
 """The tag of pixels that are integers, in files that are little endian and others (PS3.3, section C.7.6.3.1.4)."""

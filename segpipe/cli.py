@@ -127,6 +127,10 @@ def main() -> None:
 )
 @_OUTPUT("--report", type=click.Choice(["dicom"]), help="Also write a DICOM report and pictures of each series.")
 @_OUTPUT("--style", type=click.Choice(["qgis"]), help="Also write a QGIS style (<case>.qml) beside each mask.")
+@_OUTPUT("--zones", type=PATH, help="Polygons, such as fields: the area of each class in each of them, into zones.csv.")
+@_OUTPUT("--zone-id", help="Column with the names of the polygons [their number in the file].")
+@_OUTPUT("--zones-layer", help="Layer of the file with polygons, if it has several.")
+@_OUTPUT("--zones-out", type=PATH, help="Also write the polygons with these columns: .gpkg, .parquet, .geojson or .fgb.")
 @_OUTPUT("--overwrite/--no-overwrite", default=None, help="Redo cases that are already done.")
 @_WHERE("--device", type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]), help="Device for the model [auto].")
 @_WHERE("--tf32/--no-tf32", default=None, help="Allow TF32 on a GPU: faster, less precise.")
@@ -161,9 +165,7 @@ def run(config: Path | None, dry_run: bool, verbose: int, **flags: Any) -> None:
 
     Each case gets a mask on its own grid; areas.csv has the area of each class.
     """
-    stderr = _Stderr()
-    stderr.setFormatter(_Words())
-    logging.basicConfig(level=[logging.ERROR, logging.INFO, logging.DEBUG][min(verbose, 2)], handlers=[stderr])
+    logging.basicConfig(level=[logging.ERROR, logging.INFO, logging.DEBUG][min(verbose, 2)], handlers=[_plain_stderr()])
     if not verbose:
         logging.getLogger("segpipe").setLevel(logging.WARNING)  # what is tried again, or done with less: not of libraries
     signals.leave_at_once()
@@ -318,6 +320,36 @@ def _status(output: str, json: bool) -> int:
     found = read_status(output)
     terminal.print_status(found, json)
     return SOME_FAILED if found.failed or found.missing or found.problems or found.state == "died" else 0
+
+
+@main.command(cls=GroupedCommand, short_help="Sum up the classes in polygons, such as fields, over the masks of a run.")
+@click.argument("output", default="segpipe-out")
+@_INPUT("--zones", type=PATH, required=True, help="Vector file with polygons: GeoPackage, GeoJSON, Shapefile, Parquet, ...")
+@_INPUT("--zone-id", help="Column with the names of the polygons [their number in the file].")
+@_INPUT("--zones-layer", help="Layer of the file with polygons, if it has several.")
+@_OUTPUT("--zones-out", type=PATH, help="Also write the polygons with these columns: .gpkg, .parquet, .geojson or .fgb.")
+def zones(output: str, zones: Path, zone_id: str | None, zones_layer: str | None, zones_out: Path | None) -> None:
+    """Write zones.csv into OUTPUT, the folder of a run: the area of each class in each polygon.
+
+    A polygon over several cases is one row. Ends with 1 where a mask cannot be read.
+    """
+    sys.exit(_guarded(lambda: _zones(output, zones, zone_id, zones_layer, zones_out), writes=True))
+
+
+def _zones(output: str, path: Path, column: str | None, layer: str | None, target: Path | None) -> int:
+    from segpipe.api.zones import measure_zones
+
+    logging.basicConfig(level=logging.WARNING, handlers=[_plain_stderr()])
+    for line in measure_zones(output, path, column=column, layer=layer, target=target):
+        echo(printable(line))
+    return 0
+
+
+def _plain_stderr() -> logging.Handler:
+    """Warnings as lines of stderr."""
+    handler = _Stderr()
+    handler.setFormatter(_Words())
+    return handler
 
 
 @main.command(cls=GroupedCommand, short_help="Show what a model, a raster or a volume is, and what it would need.")

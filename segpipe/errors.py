@@ -60,6 +60,10 @@ class DisagreementError(ExportError):
     """An export that does not agree with its network."""
 
 
+class ZonesError(SegpipeError):
+    """The file of ``--zones``: its layers, columns, coordinates and polygons."""
+
+
 class DeviceError(SegpipeError):
     """The device that was asked for."""
 

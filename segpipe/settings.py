@@ -158,6 +158,14 @@ class Settings(BaseModel):
     """Also write a measurement report and a secondary capture of each DICOM series."""
     style: Literal["qgis"] | None = None
     """Also write a style beside each mask of one band: ``<case>.qml`` for QGIS."""
+    zones: File | None = None
+    """A file of polygons, such as fields: the size of each class in each of them goes into ``zones.csv``."""
+    zone_id: Said | None = None
+    """Its column with the names of polygons; None: they are numbered."""
+    zones_layer: Said | None = None
+    """Its layer, where it has several."""
+    zones_out: File | None = None
+    """Also write the polygons with the columns of ``zones.csv``."""
     overwrite: bool = Field(default=False, strict=True)
     retries: int = Field(default=4, ge=0, le=MOST_RETRIES, strict=True)
     """How often a case, or a part of one, is begun anew after a storage fault, 1, 2, 4 ... s later."""
@@ -254,7 +262,7 @@ class Settings(BaseModel):
             raise ValueError("must name each model once, and one of them is there twice")
         return tuple(_of_this_machine(path) for path in value)
 
-    @field_validator("log_file")
+    @field_validator("log_file", "zones", "zones_out")
     @classmethod
     def _on_this_machine(cls, value: Path | None) -> Path | None:
         return None if value is None else _of_this_machine(value)
@@ -311,6 +319,12 @@ def _check_report(settings: Settings) -> None:
         raise SettingsError("a report refers to the segments of a SEG, got report dicom and seg none: leave --seg none out")
 
 
+def _check_zones(settings: Settings) -> None:
+    named = next((key for key in ("zone_id", "zones_layer", "zones_out") if getattr(settings, key) is not None), None)
+    if settings.zones is None and named is not None:
+        raise SettingsError(f"{named} needs zones: give --zones, too, or leave --{named.replace('_', '-')} out")
+
+
 def load_settings(config: Path | None, flags: Mapping[str, Any], caller: str = "the command line") -> Settings:
     """Settings from a TOML file and flags; a flag that was given wins over the file.
 
@@ -329,6 +343,7 @@ def load_settings(config: Path | None, flags: Mapping[str, Any], caller: str = "
     _check_places(settings)
     _check_lesions(settings)
     _check_report(settings)
+    _check_zones(settings)
     return settings
 
 

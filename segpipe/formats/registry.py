@@ -9,7 +9,7 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
@@ -24,6 +24,7 @@ from segpipe.formats.sink import Sink, Target
 from segpipe.formats.source import Source
 from segpipe.formats.style import Color
 from segpipe.geometry.grid import Grid
+from segpipe.geometry.windows import Window
 from segpipe.overrides import AS_STORED, Overrides
 from segpipe.process.extras import install
 from segpipe.storage import Store
@@ -50,6 +51,28 @@ def _is_same_file(place: str, files: Sequence[Identity], case: Case, beside: Bes
     """``Format.is_same_input`` of a format whose cases are files without sidecar files."""
     now = {beside.named(path) for path in files_of(case)}
     return now <= {file["path"] for file in files} and are_same_files(place, files, case.path, beside, remote)
+
+
+class OpenMask(Protocol):
+    """A mask that is open; for one thread."""
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of its file."""
+        ...
+
+    @property
+    def bands(self) -> int:
+        """Number of its bands."""
+        ...
+
+    def read(self, window: Window, band: int = 0) -> NDArray[Any]:
+        """Labels of a window in a band, counted from 0.
+
+        Raises:
+            OutputError: they cannot be read.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +105,8 @@ class Format:
     """The extra of segpipe that the format needs; None if it needs none."""
     read_mask: Callable[[Path], tuple[NDArray[Any], Grid]] | None = None
     """Read a mask that a sink wrote: its bands ``(bands, *grid)``, and the grid of its file. None if nobody can."""
+    open_mask: Callable[[Path], AbstractContextManager["OpenMask"]] | None = None
+    """Open a mask that a sink wrote, to be read window by window; None if nobody can."""
     unchanged: Callable[[], AbstractContextManager[object]] = nullcontext
     """Context at whose end the state that the format's library has for the whole process is as before."""
     release: Callable[[], None] = lambda: None
@@ -128,6 +153,12 @@ def _read_raster_mask(path: Path) -> tuple[NDArray[Any], Grid]:
     from segpipe.formats.raster.mask import read_mask
 
     return read_mask(path)
+
+
+def _open_raster_mask(path: Path) -> AbstractContextManager[OpenMask]:
+    from segpipe.formats.raster.mask import open_mask
+
+    return open_mask(path)
 
 
 def _read_volume_mask(path: Path) -> tuple[NDArray[Any], Grid]:
@@ -329,6 +360,7 @@ FORMATS: dict[str, Format] = {
             verify=_verify_rasters,
             style=_qgis_style,
             read_mask=_read_raster_mask,
+            open_mask=_open_raster_mask,
             unchanged=_unchanged_gdal,
         ),
         Format(

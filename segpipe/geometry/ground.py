@@ -301,7 +301,7 @@ def _reference(crs: rasterio.crs.CRS) -> Reference:
     return Reference(horizontal(crs), crs_name(crs))
 
 
-def crs_name(crs: rasterio.crs.CRS) -> str:
+def crs_name(crs: rasterio.crs.CRS | CRS) -> str:
     """An authority's code, else a name."""
     try:
         known = CRS.from_user_input(crs)
@@ -311,7 +311,7 @@ def crs_name(crs: rasterio.crs.CRS) -> str:
     return f"{code['authority']}:{code['code']}" if code else str(known.name)
 
 
-def horizontal(crs: rasterio.crs.CRS) -> CRS:
+def horizontal(crs: rasterio.crs.CRS | CRS) -> CRS:
     """The part of a CRS that says where on the Earth: of a compound one, without heights and shifts of datum.
 
     Raises:
@@ -329,7 +329,7 @@ def horizontal(crs: rasterio.crs.CRS) -> CRS:
     return found.to_2d()
 
 
-def _innermost(crs: rasterio.crs.CRS) -> CRS:
+def _innermost(crs: rasterio.crs.CRS | CRS) -> CRS:
     try:
         found = CRS.from_user_input(crs)
     except CRSError:

@@ -45,10 +45,20 @@ from segpipe.storage import Store
 from segpipe.storage.files import output_errors
 from segpipe.storage.folder import DRAFTS, Folder
 from segpipe.storage.lock import locked
-from segpipe.storage.ownership import LESIONS, TABLES, TRACE_NAME, forget_table, refuse_foreign, refuse_foreign_trace
+from segpipe.storage.ownership import (
+    LESIONS,
+    TABLES,
+    TRACE_NAME,
+    ZONES,
+    forget_table,
+    refuse_foreign,
+    refuse_foreign_trace,
+)
 from segpipe.storage.retry import persistently, unwritable
 from segpipe.timing.report import Profile, account, write_trace
 from segpipe.timing.spans import begin, end, span
+from segpipe.zones.polygons import Zones
+from segpipe.zones.stage import ZonesTask, check_place, make_tables, read_and_check
 
 LOG = logging.getLogger("segpipe")
 
@@ -132,6 +142,8 @@ class Prepared:
     """Folders of the input that could not be read."""
     command: Sequence[str] = field(default_factory=lambda: ["segpipe", *sys.argv[1:]])
     """The words of the command line that continues the run."""
+    zones: Zones | None = None
+    """Polygons in which classes are summed up."""
 
 
 def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prepared:
@@ -166,10 +178,20 @@ def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prep
             refuse_foreign(run.output, LESIONS)
         check_output(run.output, settings.input, cases)
         _check_trace(run, cases)
+        zones = _zones(run, cases)
         plan = make_plan(cases, run, who or processors(), look=look, values=look)
         plan = replace(plan, failed=(*refused, *plan.failed))
         everything = sorted([*cases, *(failure.case for failure in refused)], key=attrgetter("name")) if refused else cases
-        return Prepared(run, everything, plan, found.left_out, found.problems)
+        return Prepared(run, everything, plan, found.left_out, found.problems, zones=zones)
+
+
+def _zones(run: Run, cases: Sequence[Case]) -> Zones | None:
+    """The polygons of ``--zones``, which fit the cases and the output as far as that shows before the first case."""
+    if (task := ZonesTask.of(run.settings)) is None:
+        return None
+    zones = read_and_check(task, run.output)
+    check_place(zones, cases, run.model.contract, run.settings.overrides)
+    return zones
 
 
 def _trace(run: Run) -> tuple[Store, str] | None:
@@ -315,6 +337,19 @@ def _conclude(prepared: Prepared, summary: Summary) -> None:
             persistently(lambda: write_lesions(output, summary.good, columns), retries)
     with _noting(summary):
         persistently(lambda: write_audit(output, summary.good), retries)
+    with _noting(summary):
+        persistently(lambda: _conclude_zones(prepared, summary), retries)
+
+
+def _conclude_zones(prepared: Prepared, summary: Summary) -> None:
+    """Write the table of zones, or remove that of an earlier run, to which cases may have been added."""
+    output, cases = prepared.run.output, list(summary.good)
+    if prepared.zones is None:
+        forget_table(output, ZONES)
+    elif summary.interrupted:
+        LOG.warning("warning: %s is written at the end of a run, and this one was interrupted", output.path(ZONES))
+    elif cases and (task := ZonesTask.of(prepared.run.settings)) is not None:
+        make_tables(task, prepared.zones, output, cases)
 
 
 def _tidy_parts(output: Store, ledger: Ledger) -> None:

@@ -74,9 +74,12 @@ TABLES: dict[str, Callable[[bytes], bool]] = {
 LESIONS = "lesions.csv"
 """Table written by a run with ``--lesions``."""
 
+ZONES, ZONED = "zones.csv", b"zone,seen_ha,"
+"""Table written by a run with ``--zones``, and how it begins."""
+
 TRACE_NAME = "profile.json"
 
-OWN = frozenset({*TABLES, LESIONS, TRACE_NAME})
+OWN = frozenset({*TABLES, LESIONS, ZONES, TRACE_NAME})
 """Names of all files of a run other than masks and records."""
 
 
@@ -98,6 +101,9 @@ def _is_blank(data: bytes) -> bool:
     return not data.strip(b"\0")
 
 
+_MORE_TABLES = {LESIONS: TABLES["areas.csv"], ZONES: lambda data: data.startswith(ZONED)}
+
+
 def refuse_foreign(output: Store, name: str) -> None:
     """Refuse to replace a file that segpipe did not write by a table of the run.
 
@@ -110,7 +116,7 @@ def refuse_foreign(output: Store, name: str) -> None:
         if isinstance(error, FileNotFoundError) or is_passing(error):
             return
         data = UNREADABLE
-    if not (_is_blank(data) or (TABLES | {LESIONS: TABLES["areas.csv"]})[name](data)):
+    if not (_is_blank(data) or (TABLES | _MORE_TABLES)[name](data)):
         raise OutputError(f"{output.path(name)} was not written by segpipe, and would be replaced: name another --output")
 
 
@@ -120,7 +126,7 @@ def forget_table(output: Store, name: str) -> None:
         data = output.read(name)
     except FileNotFoundError:
         return
-    if data.startswith((TABLE, AUDITED)):
+    if data.startswith((TABLE, AUDITED, ZONED)):
         output.remove(name)
 
 

@@ -18,11 +18,12 @@ from segpipe.formats.cases import find_cases
 from segpipe.formats.identity import identities
 from segpipe.formats.raster.sink import raster_sink
 from segpipe.formats.style import Style
+from segpipe.geometry.cells import COUNT_BYTES
 from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.windows import Window
 from segpipe.jobs.launch import carry_out, prepare
 from segpipe.pipeline import infer
-from segpipe.results.areas import COUNT_BYTES, Areas
+from segpipe.results.areas import Areas
 from segpipe.settings import load_settings
 from segpipe.storage.folder import Folder
 

@@ -333,7 +333,7 @@ def test_counts_are_those_of_every_pixel_put_into_its_cell(data):
         positions[:] = positions[0, 0]  # a whole cell of one class
     areas.add(Box(Window(tuple(start), tuple(stop)), values[positions][None]))
     expected = np.zeros_like(areas.state["counts"])
-    rows, cols = (np.arange(a, b) // side for a, b, side in zip(start, stop, areas._cell, strict=True))
+    rows, cols = (np.arange(a, b) // side for a, b, side in zip(start, stop, areas._cells.side, strict=True))
     np.add.at(expected[0], (rows[:, None], cols[None], positions), 1)
     np.testing.assert_array_equal(areas.state["counts"], expected)
 

@@ -1,14 +1,20 @@
 """Read a raster mask that segpipe wrote."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
+from rasterio.io import DatasetReader
+from rasterio.windows import Window as RasterWindow
 
 from segpipe.errors import OutputError
 from segpipe.formats.raster.gdal import gdal_errors, gdal_options, open_raster
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.raster_grid import read_grid
+from segpipe.geometry.windows import Window
 
 
 def read_mask(path: Path) -> tuple[NDArray[Any], Grid]:
@@ -19,3 +25,36 @@ def read_mask(path: Path) -> tuple[NDArray[Any], Grid]:
     """
     with gdal_options(), gdal_errors(OutputError, f"{path} cannot be read"), open_raster(str(path)) as dataset:
         return dataset.read(), read_grid(dataset)
+
+
+@dataclass(frozen=True)
+class RasterMask:
+    """A mask that is open; for one thread."""
+
+    grid: Grid
+    _path: Path
+    _dataset: DatasetReader
+
+    @property
+    def bands(self) -> int:
+        return int(self._dataset.count)
+
+    def read(self, window: Window, band: int = 0) -> NDArray[Any]:
+        (top, left), (bottom, right) = window.start, window.stop
+        with gdal_errors(OutputError, f"{self._path} cannot be read"):
+            labels: NDArray[Any] = self._dataset.read(band + 1, window=RasterWindow(left, top, right - left, bottom - top))
+        return labels
+
+
+@contextmanager
+def open_mask(path: Path) -> Iterator[RasterMask]:
+    """Open a mask, to be read window by window.
+
+    Raises:
+        OutputError: it cannot be opened.
+    """
+    with gdal_options():
+        with gdal_errors(OutputError, f"{path} cannot be read"):
+            dataset = open_raster(str(path))
+        with dataset:
+            yield RasterMask(read_grid(dataset), path, dataset)

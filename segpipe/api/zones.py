@@ -1,0 +1,60 @@
+"""Zones over the masks of a run that has ended."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from segpipe.api.results import open_run
+from segpipe.errors import OutputError
+from segpipe.formats.cases import Case
+from segpipe.process.environment import settle
+from segpipe.storage import Store
+from segpipe.storage.lock import locked
+from segpipe.storage.ownership import ZONES
+from segpipe.storage.places import store_at
+from segpipe.zones.polygons import Selection
+from segpipe.zones.stage import ZonesTask, make_tables, read_and_check
+
+
+def measure_zones(
+    output: str | os.PathLike[str],
+    zones: str | os.PathLike[str],
+    *,
+    column: str | None = None,
+    layer: str | None = None,
+    target: str | os.PathLike[str] | None = None,
+) -> list[str]:
+    """Write ``zones.csv`` into the output of a run, and return lines that say what was found.
+
+    Args:
+        output: the folder, or ``s3://bucket/prefix``.
+        zones: a vector file with polygons.
+        column: its column with the names of polygons; None: they are numbered.
+        layer: its layer; None: the only one.
+        target: where the polygons are written with the columns of the table; None: nowhere.
+
+    Raises:
+        SegpipeError: the output is none of a run, or is in use, or the polygons cannot be used.
+    """
+    settle()
+    store = store_at(os.fspath(output)).settled()
+    task = ZonesTask(Selection(Path(zones), layer, column), None if target is None else Path(target))
+    done = sorted(open_run(output).records)
+    if not done:
+        raise OutputError(f"{store} must hold masks, and no case of the last run has one: run it again")
+    read = read_and_check(task, store)
+    cases = [Case(name, name) for name in done]
+    with locked(store):
+        totals = make_tables(task, read, store, cases)
+    return list(_lines(store, task, int((totals.cases > 0).sum()), len(read), len(done)))
+
+
+def _lines(store: Store, task: ZonesTask, there: int, count: int, cases: int) -> Iterator[str]:
+    polygons, scenes = _counted(count, "polygon"), _counted(cases, "case")
+    yield f"{there} of {polygons} on {scenes}: {store.path(ZONES)}"
+    if task.output is not None:
+        yield f"polygons with these columns: {task.output}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"

@@ -1,0 +1,178 @@
+"""Polygons in the pixels of a grid: selected, clipped, with edges as straight on the ground as in their file, and moved.
+
+A grid in pixels has no rotation, whatever its transform, so that one path serves all grids.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from pyproj import CRS, Transformer
+from pyproj.enums import TransformDirection
+
+from segpipe.geometry.ground import EARTH_RADIUS, Ground, Reference
+from segpipe.zones.polygons import Shapes
+
+SAMPLES = 65
+"""Points along each axis of a grid of which its place in another CRS is known."""
+MARGIN = 0.02
+"""Of a grid's width and height in another CRS, between these points and beyond them."""
+MOST_DEVIATION = 0.01
+"""Pixels by which an edge that is straight in one CRS may leave its curve in the other. An edge of L m that follows a circle
+of radius R leaves its chord by L²/8R; a parallel at 76 degrees of latitude has R = EARTH_RADIUS / 4."""
+
+ALMOST = 1 - 1e-9
+"""Half a turn from the middle of a grid, and what rounding adds to it, is no other turn."""
+
+Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """Polygons in the pixels of a grid: x is the column, y the rows left below, both from 0."""
+
+    index: NDArray[np.intp]
+    """Which zone each is of; one that crosses the antimeridian may have several."""
+    shapes: Shapes
+    share: Float
+    """The share of the zone's area, in its own CRS, that each of ``shapes`` is: the rest is far from the grid."""
+    lost: NDArray[np.intp]
+    """Zones that the projection of the grid cannot hold."""
+
+
+def place(shapes: Shapes, crs: CRS, ground: Ground, shape: tuple[int, ...]) -> Placed:
+    """The polygons in ``crs`` that may touch a grid, in its pixels."""
+    import shapely
+
+    own = Reference(crs, crs.name)
+    between = None if own.crs.equals(ground.reference.crs) else _between(own, ground.reference)
+    pieces = list(_near(shapes, _footprint(ground, shape, own, between), _turn(own)))
+    index = np.concatenate([np.zeros(0, np.intp), *(which for which, _ in pieces)])
+    near = np.concatenate([np.zeros(0, object), *(found for _, found in pieces)])
+    share = shapely.area(near) / shapely.area(shapes)[index]
+    if between is not None:
+        near = np.asarray(shapely.segmentize(near, _longest_edge(ground) / own.metres))
+    moved = np.asarray(shapely.transform(near, _mover(ground, shape, between)))
+    fit = np.isfinite(shapely.bounds(moved)).all(axis=1)
+    return Placed(index[fit], moved[fit], share[fit], np.unique(index[~fit]))
+
+
+def touches(shapes: Shapes, crs: CRS, ground: Ground, shape: tuple[int, ...]) -> bool:
+    """Whether any polygon may lie on a grid."""
+    own = Reference(crs, crs.name)
+    between = None if own.crs.equals(ground.reference.crs) else _between(own, ground.reference)
+    return any(len(index) for index, _ in _near(shapes, _footprint(ground, shape, own, between), _turn(own)))
+
+
+def _between(zones: Reference, grid: Reference) -> Transformer:
+    return Transformer.from_crs(zones.crs, grid.crs, always_xy=True)
+
+
+def _turn(reference: Reference) -> float:
+    """Length of a turn along x in a CRS; 0 where there is none."""
+    if reference.is_plain:
+        return 2 * math.pi / reference.radians
+    return reference.turn if reference.crs.is_projected else 0.0
+
+
+def _longest_edge(ground: Ground) -> float:
+    """Metres of the longest edge that stays as it is."""
+    return math.sqrt(8 * EARTH_RADIUS / 4 * MOST_DEVIATION * min(ground.nominal))
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    """Of a grid in the CRS of the zones; a grid across the antimeridian has x beyond it."""
+
+    west: float
+    south: float
+    east: float
+    north: float
+
+
+def _footprint(ground: Ground, shape: tuple[int, ...], own: Reference, between: Transformer | None) -> _Bounds | None:
+    """Where a grid lies in another CRS; None where it lies nowhere."""
+    axes = [np.linspace(0, size, SAMPLES) for size in shape]
+    x, y = (values.ravel() for values in ground.coordinates(*np.meshgrid(*axes, indexing="ij")))
+    if between is not None:
+        x, y = between.transform(x, y, direction=TransformDirection.INVERSE)
+    there = np.isfinite(x) & np.isfinite(y)
+    if not there.any():
+        return None
+    x, y = x[there], y[there]
+    if turn := _turn(own):
+        x = x - turn * np.rint((x - x[len(x) // 2]) / turn)
+    return _with_margin(x, y, turn, _poles(ground, shape, own, between))
+
+
+def _poles(ground: Ground, shape: tuple[int, ...], own: Reference, between: Transformer | None) -> list[float]:
+    """The latitudes of the poles that lie on a grid, in the unit of its zones."""
+    if between is None or not own.is_plain:
+        return []
+    quarter = math.pi / 2 / own.radians
+    inverse = ~ground.transform
+    found = []
+    for pole in (-quarter, quarter):
+        x, y = between.transform(0.0, pole)
+        if math.isfinite(x) and math.isfinite(y):
+            col, row = inverse * (x, y)
+            found += [pole] if 0 <= row <= shape[0] and 0 <= col <= shape[1] else []
+    return found
+
+
+def _with_margin(x: Float, y: Float, turn: float, poles: list[float]) -> _Bounds:
+    wide, tall = MARGIN * np.ptp(x), MARGIN * np.ptp(y)
+    west, east, south, north = x.min() - wide, x.max() + wide, y.min() - tall, y.max() + tall
+    if poles or (turn and east - west > turn):
+        middle = (west + east) / 2
+        west, east = middle - turn / 2, middle + turn / 2
+    return _Bounds(float(west), float(min([south, *poles])), float(east), float(max([north, *poles])))
+
+
+def _near(shapes: Shapes, box: _Bounds | None, turn: float) -> Iterator[tuple[NDArray[np.intp], Shapes]]:
+    """The polygons that touch a box, clipped to it, for the box as it is and a turn away."""
+    import shapely
+
+    if box is None:
+        return
+    bounds = shapely.bounds(shapes)
+    for shift in (0.0, -turn, turn) if turn else (0.0,):
+        edges = np.array([box.west + shift, box.south, box.east + shift, box.north])
+        with np.errstate(invalid="ignore"):
+            touching = (bounds[:, :2] < edges[2:]).all(axis=1) & (bounds[:, 2:] > edges[:2]).all(axis=1)
+            within = touching & (bounds[:, :2] >= edges[:2]).all(axis=1) & (bounds[:, 2:] <= edges[2:]).all(axis=1)
+        index = np.flatnonzero(touching)
+        found = shapes[index].copy()
+        cut = ~within[index]
+        found[cut] = shapely.intersection(found[cut], shapely.box(*edges))
+        kept = shapely.area(found) > 0
+        yield index[kept], _moved(found[kept], -shift)
+
+
+def _moved(shapes: Shapes, shift: float) -> Shapes:
+    import shapely
+
+    return np.asarray(shapely.transform(shapes, lambda xy: xy + np.array([shift, 0.0]))) if shift else shapes
+
+
+class _mover:  # noqa: N801 - a function with values
+    """From coordinates of the zones to pixels of a grid."""
+
+    def __init__(self, ground: Ground, shape: tuple[int, ...], between: Transformer | None) -> None:
+        self._rows, self._between = shape[0], between
+        self._inverse: Affine = ~ground.transform
+        self._turn = _turn(ground.reference)
+        self._middle = float(ground.coordinates(np.array(shape[0] / 2), np.array(shape[1] / 2))[0])
+
+    def __call__(self, xy: Float) -> Float:
+        x, y = xy[:, 0], xy[:, 1]
+        if self._between is not None:
+            x, y = self._between.transform(x, y)
+            if self._turn:
+                x = x - self._turn * np.rint((x - self._middle) / self._turn * ALMOST)
+        t = self._inverse
+        with np.errstate(invalid="ignore"):
+            return np.column_stack([t.a * x + t.b * y + t.c, self._rows - (t.d * x + t.e * y + t.f)])

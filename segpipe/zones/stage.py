@@ -1,0 +1,157 @@
+"""Zones of a run: checked before the first case, measured over the finished masks at its end, or afterwards."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from segpipe.contract import Contract
+from segpipe.errors import SegpipeError, ZonesError
+from segpipe.formats.cases import Case
+from segpipe.formats.registry import FORMATS, environment, open_case
+from segpipe.geometry.ground import Ground
+from segpipe.messages.printable import printable
+from segpipe.overrides import Overrides
+from segpipe.results.records import records
+from segpipe.settings import Settings
+from segpipe.storage import Store
+from segpipe.storage.ownership import ZONES, refuse_foreign
+from segpipe.zones.case import NoGroundError, classes_of, ground_of, zones_of_case
+from segpipe.zones.placing import touches
+from segpipe.zones.polygons import Selection, Zones, listed, missing, read_zones
+from segpipe.zones.table import ZoneTotals, write_table
+from segpipe.zones.writing import check_target, write_polygons
+
+LOG = logging.getLogger("segpipe")
+
+LOOKED_AT = 200
+"""Cases that are opened before a run to see whether any polygon lies on them; mostly the first one tells."""
+
+
+@dataclass(frozen=True)
+class ZonesTask:
+    """What is asked of zones."""
+
+    selection: Selection
+    output: Path | None = None
+    """Where the polygons go, with their columns."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> "ZonesTask | None":
+        """What the settings of a run ask for; None if they name no zones."""
+        if settings.zones is None:
+            return None
+        return cls(Selection(settings.zones, settings.zones_layer, settings.zone_id), settings.zones_out)
+
+
+def read_and_check(task: ZonesTask, store: Store) -> Zones:
+    """Read the polygons, and make sure that what comes of them can be written; each kind of problem gives a warning.
+
+    Raises:
+        ZonesError: the file cannot be used.
+        InstallationError: an optional dependency is missing.
+        OutputError: a table of somebody else's is in the way.
+    """
+    try:
+        import exactextract  # noqa: F401 - it must be there in the morning
+    except ModuleNotFoundError as error:
+        raise missing(error) from None
+    zones = read_zones(task.selection)
+    if task.output is not None:
+        check_target(task.output, task.selection)
+    refuse_foreign(store, ZONES)
+    _warn(task, [problem for each in zones.problems for problem in each], len(zones))
+    return zones
+
+
+def _warn(task: ZonesTask, problems: Iterable[str], count: int) -> None:
+    """One line for each kind of problem."""
+    for kind, number in Counter(problem.partition(":")[0] for problem in problems).items():
+        path = printable(str(task.selection.path))
+        LOG.warning('warning: %s: %s of %s polygons: %s: see "problems" in %s', path, number, count, kind, ZONES)
+
+
+def check_place(zones: Zones, cases: Sequence[Case], contract: Contract, overrides: Overrides) -> None:
+    """Make sure that a polygon lies on a case, as far as the first cases tell.
+
+    Raises:
+        ZonesError: none does.
+    """
+    rasters = [case for case in cases if FORMATS[case.format].open_mask is not None]
+    if cases and not rasters:
+        raise ZonesError("--zones needs rasters with a place on the Earth, and all cases are volumes: leave --zones out")
+    opened = 0
+    with environment():
+        for case in rasters[:LOOKED_AT]:
+            try:
+                with_ground = _grounded(case, contract, overrides)
+            except (SegpipeError, NoGroundError):
+                continue
+            opened += 1
+            if touches(zones.shapes, zones.crs, *with_ground):
+                return
+    if opened and len(rasters) <= LOOKED_AT:
+        raise ZonesError(_nowhere(zones, [case.name for case in rasters]))
+    if rasters:
+        _warn_of_place(zones, opened, min(len(rasters), LOOKED_AT))
+
+
+def _grounded(case: Case, contract: Contract, overrides: Overrides) -> tuple[Ground, tuple[int, ...]]:
+    source = open_case(case, contract, overrides)
+    try:
+        return ground_of(source.grid), source.grid.shape
+    finally:
+        source.close()
+
+
+def _nowhere(zones: Zones, names: Sequence[str]) -> str:
+    west, south, east, north = zones.bounds
+    return (
+        f"--zones must lie on the cases, and no polygon of {zones.selection.path} does: its coordinates are "
+        f"{west:.7g} to {east:.7g}, {south:.7g} to {north:.7g} in {zones.crs.name}, and the cases are {listed(names)}: "
+        "name another file, or correct its CRS"
+    )
+
+
+def _warn_of_place(zones: Zones, opened: int, looked_at: int) -> None:
+    path = printable(str(zones.selection.path))
+    LOG.warning(
+        "warning: %s: no polygon lies on the first %s cases, of which %s have a place on the Earth", path, looked_at, opened
+    )
+
+
+def make_tables(task: ZonesTask, zones: Zones, output: Store, cases: Sequence[Case]) -> ZoneTotals:
+    """Measure zones over all finished cases, and write ``zones.csv`` and the polygons with its columns.
+
+    Raises:
+        ZonesError: no polygon lies on a case, cases have different classes, or the polygons cannot be written.
+        OutputError: a mask cannot be read, or a table cannot be written.
+    """
+    totals = _add_up(zones, output, cases)
+    if not (totals.cases > 0).any():
+        raise ZonesError(_nowhere(zones, [case.name for case in cases]))
+    write_table(output, totals)
+    if task.output is not None:
+        write_polygons(task.output, task.selection, totals)
+    _warn(task, totals.misplaced(), len(zones))
+    return totals
+
+
+def _add_up(zones: Zones, output: Store, cases: Iterable[Case]) -> ZoneTotals:
+    """Sums over cases in the order of their names, whatever order they were done in."""
+    totals, first = ZoneTotals.empty(zones, ()), ""
+    for record in records(output, sorted(cases, key=lambda case: case.name)):
+        classes = classes_of(record)
+        if not first:
+            totals, first = ZoneTotals.empty(zones, classes), record.case
+        if classes != totals.classes:
+            raise ZonesError(
+                f"zones need cases with the same classes, and those of {printable(first)} and {printable(record.case)} "
+                "differ: keep the runs of each model in an output of their own"
+            )
+        try:
+            totals.add(zones_of_case(output, record, zones))
+        except NoGroundError as error:
+            LOG.warning("warning: %s: no zones: %s", printable(record.case), error)
+    return totals

@@ -1,0 +1,137 @@
+"""The rows of ``zones.csv``: every polygon once, over all cases of a run."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.messages.printable import one_row
+from segpipe.results.areas import rounded
+from segpipe.storage import Store
+from segpipe.storage.ownership import ZONES
+from segpipe.zones.case import CaseZones, Classes
+from segpipe.zones.polygons import Zones
+
+FIRST = ("zone", "seen_ha", "unseen_ha", "pixels", "cases", "majority", "majority_share")
+LAST = "problems"
+HECTARE = 1e4
+WHOLE, ALMOST_WHOLE = 1e-6, 1e-3
+"""Share of a polygon by which it may miss one case, or several, whose projections differ, and count as within."""
+
+Row = dict[str, Any]
+Float = NDArray[np.float64]
+
+
+@dataclass(eq=False)
+class ZoneTotals:
+    """Sums over cases, for every polygon of a file; sizes are in m²."""
+
+    zones: Zones
+    classes: Classes
+    sizes: Float
+    seen: Float
+    unseen: Float
+    pixels: Float
+    within: Float
+    cases: NDArray[np.int64]
+    lost: NDArray[np.bool_]
+
+    @classmethod
+    def empty(cls, zones: Zones, classes: Classes) -> "ZoneTotals":
+        count = len(zones)
+        sizes, seen, unseen, pixels, within = (np.zeros(shape) for shape in ((count, len(classes)), *[(count,)] * 4))
+        cases, lost = np.zeros(count, np.int64), np.zeros(count, np.bool_)
+        return cls(zones, classes, sizes, seen, unseen, pixels, within, cases, lost)
+
+    def add(self, case: CaseZones) -> None:
+        """Add what lies in the polygons over one case; cases must come in one order for the same bytes."""
+        self.sizes[case.index] += case.classes
+        self.seen[case.index] += case.seen
+        self.unseen[case.index] += case.unseen
+        self.pixels[case.index] += case.pixels
+        self.within[case.index] += case.within
+        self.cases[case.index] += case.pixels > 0
+        self.lost[case.lost] = True
+
+    def misplaced(self) -> Iterator[str]:
+        """What is wrong with the places of all polygons."""
+        for k in range(len(self.zones)):
+            yield from self._misplaced(k)
+
+    def columns(self) -> tuple[str, ...]:
+        """Of the table, the same for every polygon."""
+        pairs = [columns_of(number, name) for number, name in self.classes]
+        return (*FIRST, *(column for pair in pairs for column in pair), LAST)
+
+    def rows(self) -> Iterator[Row]:
+        """A row per polygon, in the order of the file."""
+        for k in range(len(self.zones)):
+            yield self._row(k)
+
+    def _row(self, k: int) -> Row:
+        seen = float(self.seen[k])
+        shares = [_share(size, seen) for size in self.sizes[k].tolist()]
+        most = int(np.argmax(self.sizes[k])) if seen else None
+        row = {
+            "zone": self.zones.names[k],
+            "seen_ha": rounded(seen / HECTARE),
+            "unseen_ha": rounded(float(self.unseen[k]) / HECTARE),
+            "pixels": float(f"{self.pixels[k]:.6f}"),
+            "cases": int(self.cases[k]),
+            "majority": None if most is None else self.classes[most][1],
+            "majority_share": None if most is None else shares[most],
+        }
+        for (number, name), size, share in zip(self.classes, self.sizes[k].tolist(), shares, strict=True):
+            hectares, part = columns_of(number, name)
+            row |= {hectares: rounded(size / HECTARE), part: share}
+        return row | {LAST: "; ".join(self.problems(k))}
+
+    def problems(self, k: int) -> list[str]:
+        """What is wrong with a polygon."""
+        return [*self.zones.problems[k], *self._misplaced(k)]
+
+    def _misplaced(self, k: int) -> Iterator[str]:
+        if self._is_empty(k):
+            return
+        several = self.cases[k] > 1
+        if self.lost[k]:
+            yield "beyond the projection of a case"
+        if not self.cases[k]:
+            yield "outside"
+        elif self.within[k] < 1 - (ALMOST_WHOLE if several else WHOLE):
+            yield "partly outside"
+        if several and self.within[k] > 1 + ALMOST_WHOLE:
+            yield "counted more than once: cases overlap"
+        if self.cases[k] and self.pixels[k] < 1:
+            yield "smaller than a pixel"
+
+    def _is_empty(self, k: int) -> bool:
+        return bool(self.zones.shapes[k].is_empty)
+
+
+def columns_of(number: int, name: str) -> tuple[str, str]:
+    """Columns of hectares and share of a class; a class whose name makes a column of every table has its id, too.
+
+    >>> columns_of(3, "maize"), columns_of(1, "seen")
+    (('maize_ha', 'maize_share'), ('seen_1_ha', 'seen_1_share'))
+    """
+    taken = f"{name}_ha" in FIRST or f"{name}_share" in FIRST
+    stem = f"{name}_{number}" if taken else name
+    return f"{stem}_ha", f"{stem}_share"
+
+
+def _share(size: float, seen: float) -> float | None:
+    return float(f"{size / seen:.6f}") if seen else None
+
+
+def write_table(output: Store, totals: ZoneTotals) -> None:
+    """Write ``zones.csv``; a field without a value is empty."""
+    columns: Sequence[str] = totals.columns()
+    with output.writing(ZONES) as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        for row in totals.rows():
+            writer.writerow([one_row(value) if isinstance(value, str) else value for value in map(row.get, columns)])

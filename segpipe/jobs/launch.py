@@ -347,7 +347,7 @@ def _conclude_zones(prepared: Prepared, summary: Summary) -> None:
     if prepared.zones is None:
         forget_table(output, ZONES)
     elif summary.interrupted:
-        LOG.warning("warning: %s is written at the end of a run, and this one was interrupted", output.path(ZONES))
+        LOG.warning("%s is written at the end of a run, and this one was interrupted", output.path(ZONES))
     elif cases and (task := ZonesTask.of(prepared.run.settings)) is not None:
         make_tables(task, prepared.zones, output, cases)
 

@@ -4,7 +4,7 @@ import hashlib
 import io
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zipfile import BadZipFile
@@ -62,8 +62,8 @@ class CaseZones:
             np.add.at(sums, row, values)
             return sums
 
-        names = ("classes", "seen", "unseen", "pixels", "within")
-        return replace(self, index=index, **{name: total(getattr(self, name)) for name in names})
+        classes, seen, unseen, pixels, within = map(total, (self.classes, self.seen, self.unseen, self.pixels, self.within))
+        return CaseZones(index, classes, seen, unseen, pixels, within, self.lost)
 
 
 Classes = tuple[tuple[int, str], ...]
@@ -148,10 +148,18 @@ def _measured(output: Store, record: Record, zones: Zones) -> CaseZones:
     name = next((name for name in record.outputs if name in {f"{record.case}{kind}" for kind in family.outputs}), None)
     if family.open_mask is None:
         raise NoGroundError("volumes lie nowhere on the Earth")
-    if name is None or not output.has(name):
+    if name is None or (size := output.size(name)) is None:
         raise OutputError(f"{output.path(record.case)} must have a mask, and has none: run again with the same output")
+    if size < ((record.sizes or {}).get(name) or 0) or output.is_blank(name):
+        raise _damaged(output.path(name))
     with output.local(name) as path, family.open_mask(Path(path)) as mask:
+        if mask.grid.shape != record.input.shape:
+            raise _damaged(output.path(name))
         return measured(mask, classes_of(record), record.nodata, zones, output.path(name))
+
+
+def _damaged(path: str) -> OutputError:
+    return OutputError(f"{path} is damaged, it is not the mask of its record: run again with the same output")
 
 
 def measured(mask: OpenMask, classes: Classes, nodata: int | None, zones: Zones, path: str) -> CaseZones:

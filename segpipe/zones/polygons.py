@@ -202,7 +202,7 @@ def _names(frame: "GeoDataFrame", column: str | None) -> tuple[tuple[str, ...], 
     values = frame[column]
     names = ["" if lost else _name(value) for value, lost in zip(values, pandas.isna(values), strict=True)]
     count = pandas.Series(names).value_counts()
-    return tuple(names), [["no id"] if not name else ["duplicated id"] * (count[name] > 1) for name in names]
+    return tuple(names), [["no id"] if not name else ["duplicated id"] * int(count[name] > 1) for name in names]
 
 
 def _name(value: Any) -> str:

@@ -69,7 +69,7 @@ def _warn(task: ZonesTask, problems: Iterable[str], count: int) -> None:
     """One line for each kind of problem."""
     for kind, number in Counter(problem.partition(":")[0] for problem in problems).items():
         path = printable(str(task.selection.path))
-        LOG.warning('warning: %s: %s of %s polygons: %s: see "problems" in %s', path, number, count, kind, ZONES)
+        LOG.warning('%s: %s of %s polygons: %s: see "problems" in %s', path, number, count, kind, ZONES)
 
 
 def check_place(zones: Zones, cases: Sequence[Case], contract: Contract, overrides: Overrides) -> None:
@@ -116,9 +116,7 @@ def _nowhere(zones: Zones, names: Sequence[str]) -> str:
 
 def _warn_of_place(zones: Zones, opened: int, looked_at: int) -> None:
     path = printable(str(zones.selection.path))
-    LOG.warning(
-        "warning: %s: no polygon lies on the first %s cases, of which %s have a place on the Earth", path, looked_at, opened
-    )
+    LOG.warning("%s: no polygon lies on the first %s cases, of which %s have a place on the Earth", path, looked_at, opened)
 
 
 def make_tables(task: ZonesTask, zones: Zones, output: Store, cases: Sequence[Case]) -> ZoneTotals:
@@ -153,5 +151,5 @@ def _add_up(zones: Zones, output: Store, cases: Iterable[Case]) -> ZoneTotals:
         try:
             totals.add(zones_of_case(output, record, zones))
         except NoGroundError as error:
-            LOG.warning("warning: %s: no zones: %s", printable(record.case), error)
+            LOG.warning("%s: no zones: %s", printable(record.case), error)
     return totals

@@ -98,5 +98,5 @@ def _write(frame: "GeoDataFrame", draft: Path, path: Path) -> None:
 
     driver, options = DRIVERS[path.suffix.lower()], dict[str, Any]()
     if driver == "GeoJSON":
-        frame, options = frame.to_crs(LON_LAT), {"RFC7946": "YES"}
+        frame, options = frame.to_crs(LON_LAT), {"RFC7946": "YES", "COORDINATE_PRECISION": "9"}
     pyogrio.write_dataframe(frame, draft, driver=driver, layer=path.stem, **options)

@@ -63,6 +63,10 @@ MORE = {
     "lesions": "lesions-csv.md",
     "min_size": "../howto/lesions.md#leave-out-the-small-ones",
     "instances": "../howto/lesions.md#a-volume-of-instances",
+    "zones": "../howto/zones.md",
+    "zone_id": "../howto/zones.md#the-file-of-polygons",
+    "zones_layer": "../howto/zones.md#the-file-of-polygons",
+    "zones_out": "../howto/zones.md#the-polygons-with-the-columns",
     "overwrite": "../explanation/runs.md#a-second-run-does-only-what-is-missing",
     "log_file": "records.md#the-lines-of-a-log",
     "profile": "../howto/speed.md#see-where-the-time-goes",
@@ -77,6 +81,7 @@ COMMANDS = {
     "export attach": export.commands["attach"],
     "tune": main.commands["tune"],
     "status": main.commands["status"],
+    "zones": main.commands["zones"],
     "estimate": main.commands["estimate"],
 }
 """Every command, by the words that follow ``segpipe``."""

@@ -16,9 +16,11 @@ from command import invoke
 from fields import UTM, ArrayMask, square, write_fields
 from networks import pixelwise
 
+from segpipe.zones import stage
 from segpipe.zones.case import FOLDER, measured
 from segpipe.zones.placing import place
 from segpipe.zones.polygons import Selection, read_zones
+from segpipe.zones.writing import DRIVERS, RESERVED
 
 NAMES = ("class0", "class1", "class2")
 EAST = UTM * Affine.translation(100, 0)
@@ -237,6 +239,37 @@ def test_a_polygon_over_scenes_of_two_crs(folder: Path) -> None:
     (row,) = table(folder)
     assert (row["cases"], row["problems"]) == ("2", "")
     assert float(row["seen_ha"]) + float(row["unseen_ha"]) == pytest.approx(truth, rel=1e-5)
+
+
+def test_only_the_first_cases_are_looked_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many cases, that none of the first ones lies on a polygon is a warning; that none of all does is an error."""
+    write_fields(folder / "fields.gpkg", [square(EAST, 50, 10, 60, 20)])
+    monkeypatch.setattr(stage, "LOOKED_AT", 1)
+    done = run(folder, "--zones", "fields.gpkg")
+    assert done.returncode == 0
+    assert "no polygon lies on the first 1 cases, of which 1 have a place on the Earth" in done.stderr
+    assert table(folder)[0]["cases"] == "1"
+
+
+def test_columns_that_drivers_make_are_renamed(finished: Path) -> None:
+    write_fields(finished / "odd.parquet", SHAPES, fid=[1, 1, 2, 2], Zone=["a", "b", "c", "d"])
+    assert zones(finished, "--zones", "odd.parquet", "--zones-out", "new.gpkg").returncode == 0
+    frame = geopandas.read_file(finished / "new.gpkg")
+    assert frame["fid_file"].tolist() == [1, 1, 2, 2]
+    assert frame["Zone_file"].tolist() == ["a", "b", "c", "d"]
+    assert frame["zone"].tolist() == ["1", "2", "3", "4"]
+    assert {".gpkg", ".geojson", ".fgb"} == {*DRIVERS}
+    assert "fid" in RESERVED
+
+
+def test_a_run_of_volumes_or_of_failures_alone(folder: Path) -> None:
+    """Without a finished case there is no table; the run ends as it does without zones."""
+    for name in ("a", "b"):
+        path = folder / "in" / f"{name}.tif"
+        path.write_bytes(path.read_bytes()[:900])
+    done = run(folder, "--zones", "fields.gpkg")
+    assert done.returncode == 1
+    assert not (folder / "out" / "zones.csv").exists()
 
 
 BAD: dict[str, tuple[Any, str]] = {

@@ -18,6 +18,8 @@ import nrrd
 import numpy as np
 import pytest
 import rasterio
+import shapely
+from fields import write_fields
 from networks import Network, contract, local, pixelwise
 from volumes import voxels, write
 
@@ -345,10 +347,11 @@ def test_each_file_of_an_output_is_listed_once(segpipe, folder):
     headers = dicom_series.slices((20, 22, 18), spacing=(2, 2, 2))
     dicom_series.save(folder / "ct" / "patient4", headers, voxels((20, 22, 18)))
     local(folder / "photo.onnx", contract(3)["channels"])
+    write_fields(folder / "plot.gpkg", [shapely.box(467_500, 8_113_000, 468_000, 8_114_000)], "EPSG:32720")
     runs = [("scenes/pirai.tif", "crops"), ("photos", "photo"), ("ct", "organs")]
     for number, (source, model) in enumerate(runs):
         flags = ["--confidence", "--style", "qgis", "--profile", "--executor", "serial", "--lesions", "--instances"]
-        flags += ["--report", "dicom"]
+        flags += ["--report", "dicom", *(["--zones", "plot.gpkg"] if model == "crops" else [])]
         done = segpipe("run", "-i", source, "-m", f"{model}.onnx", "-o", f"out{number}", *flags, cwd=folder)
         assert done.returncode == 0, done.stderr
     found = {path.name for number in range(3) for path in (folder / f"out{number}").iterdir()}

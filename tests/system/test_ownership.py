@@ -121,4 +121,5 @@ def test_all_that_a_run_leaves_beside_its_cases_is_known_as_its_own(run, tmp_pat
     assert {name for name in left if not name.startswith(("a.", "b.", "."))} == OWN - {
         "audit.jsonl",
         "lesions.csv",
-    }  # of series, and of --lesions
+        "zones.csv",
+    }  # of series, of --lesions and of --zones

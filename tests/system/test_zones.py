@@ -418,7 +418,7 @@ def test_without_the_extra_one_line_says_how_to_install_it(finished: Path, monke
 
 @pytest.mark.shared_data
 def test_published_numbers_of_rasterstats(shared: Path) -> None:
-    """Pixels whose centre lies in each polygon, and their mean slope; ours count parts of pixels, as the polygon has them."""
+    """Pixels whose centre lies in each polygon, and their mean slope; ours count parts of pixels."""
     expected = json.loads((shared / "golden" / "golden.json").read_text())["rasterstats_zonal"]["expected"]
     polygons = read_zones(Selection(shared / "zones" / "polygons.shp"))
     with rasterio.open(shared / "zones" / "slope.tif") as dataset:

@@ -1,1 +1,1 @@
-"""An ONNX model: its contract checked against its graph, its scaling, and the device that it runs on."""
+"""ONNX models: contract checked against graph, pixel scaling, and the device that runs them."""

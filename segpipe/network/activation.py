@@ -1,4 +1,4 @@
-"""Whether scores are what the contract's activation makes of them: by the end of the graph, then by a trial."""
+"""Check that scores match the contract's ``activation``: by the end of the graph, then by a trial run."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,31 +13,32 @@ from segpipe.network.noise import loud_tiles
 from segpipe.network.spec import ModelSpec
 
 Raw = Callable[[NDArray[Any]], NDArray[Any]]
-"""A model without what comes behind it: its own output for a batch ``(batch, channels, *tile)``."""
+"""A model without its output graph: raw output for a batch ``(batch, channels, *tile)``."""
 
 ROUNDING = 1e-3
-"""By which probabilities of fp16 and int8 networks leave [0, 1]."""
+"""Tolerance by which probabilities of fp16 and int8 networks may leave [0, 1]."""
 
 SUM_ROUNDING = 0.02
-"""By which the sum of a pixel's probabilities may differ from 1, and half a step of 8 bits for each of them."""
+"""Tolerance of the sum of a pixel's probabilities, to which half a step of 8 bits is added for each class."""
 
 
 def check_activation(spec: ModelSpec, scores: NDArray[np.float32], raw: Raw) -> None:
-    """The scores must be what the contract's ``activation`` is for: logits, or probabilities for ``none``.
+    """Check that the scores suit the contract's ``activation``: logits, or probabilities for ``none``.
 
-    The last operators of the graph decide where they show it: logits of noise may lie within [0, 1] by chance. Else the
-    scores of noise do, and where these could be chance, those of far larger values.
+    The last operators of the graph decide where they are conclusive: logits of noise may lie within [0, 1] by chance.
+    Otherwise scores of noise decide, and where these may be chance, scores of far larger values.
+
 
     Args:
         spec: the model.
-        scores: of noise, ``(batch, classes, *sizes)``, before any activation.
-        raw: the model, for one more call where scores of noise do not tell.
+        scores: scores of noise, ``(batch, classes, *sizes)``, before any activation.
+        raw: the model, for one more call where scores of noise are inconclusive.
 
     Raises:
-        ContractError: with the value that is right.
+        ContractError: the activation is wrong; the message gives the right value.
     """
     if not np.isfinite(scores).all():
-        return  # whatever they are, a run refuses them
+        return  # a run refuses them anyway
     trial = _Trial(spec, scores, raw)
     if spec.contract.activation == "none":
         _check_probabilities(trial)
@@ -46,7 +47,7 @@ def check_activation(spec: ModelSpec, scores: NDArray[np.float32], raw: Raw) -> 
 
 
 class _Trial:
-    """Scores of noise, and what they look like."""
+    """Scores of noise and their properties."""
 
     def __init__(self, spec: ModelSpec, scores: NDArray[np.float32], raw: Raw) -> None:
         self.spec, self.contract, self.scores, self._raw = spec, spec.contract, scores, raw
@@ -62,8 +63,8 @@ class _Trial:
     @property
     def sums_to_1(self) -> bool:
         count = self.scores.shape[1]
-        room = SUM_ROUNDING + min(count / 512, 0.2)
-        return count > 1 and all(abs(n - 1) <= room for n in self.sums)
+        tolerance = SUM_ROUNDING + min(count / 512, 0.2)
+        return count > 1 and all(abs(n - 1) <= tolerance for n in self.sums)
 
     @property
     def is_constant(self) -> bool:
@@ -75,12 +76,12 @@ class _Trial:
         return _within(self.low, self.high)
 
     def is_always_within(self) -> bool:
-        """Whether those of far larger values do, too, which no logits would."""
+        """Whether scores of far larger values also lie within [0, 1], as logits would not."""
         loud = by_class(self._raw(loud_tiles(self.spec, self.spec.batch)), self.spec)
         return self.is_within and bool(np.isfinite(loud).all()) and _within(float(loud.min()), float(loud.max()))
 
     @property
-    def told(self) -> str:
+    def evidence(self) -> str:
         return f"{self.low:.3g} to {self.high:.3g} on noise; {self.ending}"
 
 
@@ -89,13 +90,13 @@ def _within(low: float, high: float) -> bool:
 
 
 def _check_logits(trial: _Trial) -> None:
-    """Under ``sigmoid`` and ``softmax``: no probabilities, and no logarithms of them under ``sigmoid``."""
+    """Under ``sigmoid`` and ``softmax``, refuse probabilities; under ``sigmoid``, refuse their logarithms too."""
     activation, ending, path = trial.contract.activation, trial.ending, trial.spec.path
     sure = ending.is_probability or (trial.is_within and trial.sums_to_1)
     if sure or (ending.range is None and activation == "sigmoid" and not trial.is_constant and trial.is_always_within()):
         raise ContractError(
-            f'{path}: activation = "{activation}" is for logits, and its scores are probabilities already, {trial.told}: '
-            f'set activation = "none" in the contract{_and_task(trial.contract, ending)}'
+            f'{path}: activation = "{activation}" is for logits, and its scores are probabilities already, '
+            f'{trial.evidence}: set activation = "none" in the contract{_and_task(trial.contract, ending)}'
         )
     if activation == "sigmoid" and ending.range is not None and ending.range[1] <= 0:
         raise ContractError(
@@ -111,12 +112,12 @@ def _and_task(contract: Contract, ending: Ending) -> str:
 
 
 def _check_probabilities(trial: _Trial) -> None:
-    """Under ``none``: within [0, 1]; of classes that exclude each other they sum to 1, unless each has its own sigmoid."""
+    """Under ``none``, scores must lie in [0, 1]; for exclusive classes they sum to 1, unless each has its own sigmoid."""
     contract, ending, path = trial.contract, trial.ending, trial.spec.path
     logits = "softmax" if contract.task == "multiclass" else "sigmoid"
     if not ending.is_probability and not trial.is_always_within():
         raise ContractError(
-            f'{path}: activation = "none" says that scores are probabilities, and they are not, {trial.told}: '
+            f'{path}: activation = "none" says that scores are probabilities, and they are not, {trial.evidence}: '
             f'set activation = "{logits}" in the contract'
         )
     if contract.task != "multiclass" or trial.scores.shape[1] < 2 or trial.sums_to_1:
@@ -136,7 +137,7 @@ def _check_probabilities(trial: _Trial) -> None:
 
 
 def by_class(raw: NDArray[Any], spec: ModelSpec) -> NDArray[np.float32]:
-    """A model's own output with the class axis second, ``(batch, classes, *sizes)``."""
+    """A model's raw output as float32 with the class axis second, ``(batch, classes, *sizes)``."""
     layout = spec.contract.layout
     raw = raw.transpose(layout.to_first) if layout.has_class_axis(raw.shape) else raw[:, None]
     return np.asarray(raw, np.float32)

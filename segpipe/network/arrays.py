@@ -1,6 +1,6 @@
-"""What blending and deciding need of an array library: NumPy on the host here, torch on a device in ``device_arrays``.
+"""The array operations of blending and deciding: NumPy on the host here, torch on a device in ``device_arrays``.
 
-Everything else is written once: slices, sums in place, comparisons and the functions that both libraries call alike.
+Everything else is written once: slicing, in-place sums, comparisons and functions that both libraries share.
 """
 
 from collections.abc import Callable
@@ -13,53 +13,53 @@ from numpy.typing import NDArray
 from segpipe.geometry.weighting import Weights
 
 LAG_BATCHES = 2
-"""Batches whose labels may be in transfer from a device: with fewer it waits for the host; more only use memory."""
+"""Batches whose labels may be in transfer from a device: fewer make it wait for the host, more only take memory."""
 
 Array = Any
-"""A NumPy array, or a tensor of a device."""
+"""A NumPy array or a device tensor."""
 
 
 class Arrays(Protocol):
-    """An array library, and the place where its arrays lie."""
+    """An array library and the memory that its arrays live in."""
 
     xp: Any
-    """The library: ``exp``, ``where``, ``clip``, ``round``, ``amax``, ``isfinite`` and ``stack``, as NumPy has them."""
+    """The module: ``exp``, ``where``, ``clip``, ``round``, ``amax``, ``isfinite`` and ``stack``, as in NumPy."""
     lag: int
-    """Results that are on their way to the host at once."""
+    """Number of results that may be in transfer to the host at once."""
 
     def here(self) -> AbstractContextManager[Any]:
-        """What a thread enters while it works on these arrays."""
+        """Context that a thread enters while it works on these arrays."""
 
     def zeros(self, shape: tuple[int, ...]) -> Array:
-        """float32."""
+        """Zeros, float32."""
 
     def put(self, values: NDArray[Any]) -> Array:
         """Copy a small array from the host to the device of the scores."""
 
     def weights(self, weights: Weights) -> Weights:
-        """The same weights, where the scores are."""
+        """The same weights, in the memory of the scores."""
 
     def pick(self, values: Array, index: Array, axis: int) -> Array:
         """Copy the values at positions ``index`` along an axis."""
 
     def most_likely(self, sums: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
-        """Position of the largest score along the first axis, the first of equal ones, and that score; NaN stays NaN."""
+        """Position of the largest score along the first axis (the first of equal ones), and that score; NaN stays NaN."""
 
     def take(self, values: NDArray[Any], index: Array) -> Array:
-        """``values[index]`` for a few values of the host."""
+        """``values[index]`` for a small host array."""
 
     def fill(self, values: Array, where: Array, value: int) -> None:
-        """Set the last axes of an array, in place, where a mask of their shape is true."""
+        """Set the last axes of an array in place where a mask of their shape is true."""
 
     def cast(self, values: Array, dtype: np.dtype[Any]) -> Array:
-        """The same values as another type."""
+        """Convert values to another type."""
 
     def fetch(self, *arrays: Array | None) -> Callable[[], list[Any]]:
-        """Begin to bring arrays to the host; what is returned waits for them."""
+        """Start copying arrays to the host; the returned function waits for the copies."""
 
 
 class HostArrays:
-    """NumPy."""
+    """NumPy arrays on the host."""
 
     xp: Any = np
     lag = 0
@@ -80,12 +80,12 @@ class HostArrays:
         return np.take(values, index, axis)
 
     def most_likely(self, sums: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
-        """A running maximum: 4 times as fast as ``numpy.argmax`` over the first axis, which walks memory the wrong way."""
+        """Use a running maximum: 4 times as fast as ``numpy.argmax`` over the first axis, whose memory access is strided."""
         best = sums[0].copy()
         winner = np.zeros(best.shape, dtype)
         for k in range(1, len(sums)):
             better = sums[k] > best
-            # k rises, so the larger position is the newer winner: no masked copy
+            # k increases, so the larger position is the newer winner: no masked copy is needed
             np.maximum(winner, np.multiply(better, dtype.type(k)), out=winner)
             np.maximum(best, sums[k], out=best)
         return winner, best

@@ -1,4 +1,4 @@
-"""Whether an output smaller than its input is a coarser grid of all of it, or the middle of it at full resolution."""
+"""Decide whether an output smaller than its input covers the whole tile more coarsely, or only its middle (a crop)."""
 
 import math
 from collections.abc import Sequence
@@ -16,25 +16,26 @@ from segpipe.network.spec import ModelSpec, by
 Tiles = NDArray[Any]
 
 OUT = 0.8
-"""Where patches are changed: as a share of the way from the centre of what a crop would show to its edge."""
+"""Position of the changed patches, as a share of the distance from the centre of a crop to its edge."""
 
 NEAR = 0.2
-"""Half the side of the boxes in which an answer is looked for, as a share of that way."""
+"""Half the side of the boxes that are searched for a response, as a share of that distance."""
 
 CLEARLY = 2.0
-"""Times as much change where a crop would show it, or as little after its shift, from which on the output is one."""
+"""Ratio between the two hypotheses (change where a crop would show it, difference after its shift) that proves a crop."""
 
 
 def check_not_cropped(spec: ModelSpec, sizes: Sequence[int], raw: Raw) -> None:
-    """See how scores of noise answer to changes of the tile.
+    """Check how scores of noise respond to changes of the tile.
 
-    With `f` the tile over the output, a shift of the tile by `s` pixels moves a coarser grid by `s / f`, and a crop by
-    `s`; and what lies at distance `d` from the centre of the tile is shown at `d / f` from the centre, or at `d`. Shifts
-    tell where the receptive field is wide, patches where scores depend on where in the tile something lies.
+    With `f` the ratio of tile to output, a shift of the tile by `s` pixels moves a coarser grid by `s / f` and a crop by
+    `s`; and what lies at distance `d` from the tile's centre appears at `d / f` or at `d` from the output's centre. Shifts
+    are conclusive where the receptive field is wide, patches where scores depend on the position in the tile.
+
 
     Args:
         spec: the model.
-        sizes: of its output, an integer fraction of the tile.
+        sizes: sizes of its output, an integer fraction of the tile.
         raw: the model.
 
     Raises:
@@ -57,7 +58,7 @@ def _scores(spec: ModelSpec, raw: Raw, tile: Tiles) -> NDArray[np.float32]:
 
 
 def _moves_as_crop(spec: ModelSpec, raw: Raw, calm: Tiles, scores: NDArray[np.float32], factor: int) -> bool:
-    """Whether scores move with a shift of the tile by as many pixels."""
+    """Whether scores move by as many pixels as the tile is shifted."""
     least, unit = min(scores.shape[1:]), math.lcm(factor, *spec.tiling.align)
     unit = unit if unit <= least // 3 else factor
     shift = least // 3 // unit * unit
@@ -70,7 +71,7 @@ def _moves_as_crop(spec: ModelSpec, raw: Raw, calm: Tiles, scores: NDArray[np.fl
 
 
 def _unlike(before: NDArray[np.float32], after: NDArray[np.float32], shift: int, border: int) -> float:
-    """Mean square difference once a shift along all axes is undone, borders left out."""
+    """Mean square difference after a shift along all axes is undone, without borders."""
     inner = slice(border, -border or None)
     a, b = (x[(slice(None),) + (inner,) * (x.ndim - 1)] for x in (before, after))
     cut = (slice(None),) + (slice(shift, None),) * (a.ndim - 1)
@@ -79,7 +80,7 @@ def _unlike(before: NDArray[np.float32], after: NDArray[np.float32], shift: int,
 
 
 def _shows_as_crop(spec: ModelSpec, raw: Raw, calm: Tiles, scores: NDArray[np.float32], factor: int) -> bool:
-    """Whether four patches that are changed show unscaled."""
+    """Whether four changed patches appear at full scale in the output."""
     sizes, changed, loud = scores.shape[1:], calm.copy(), loud_tiles(spec, 1, seed=3)
     for corner in _corners(sizes, spec.tiling.tile, 1.0):
         where = (slice(None), slice(None), *corner)
@@ -102,7 +103,7 @@ def _corners(sizes: Sequence[int], within: Sequence[int], factor: float) -> list
 
 
 def _mean_in(change: NDArray[np.float32], boxes: Sequence[tuple[slice, ...]]) -> float:
-    """Mean change in the boxes."""
+    """Mean change inside the boxes."""
     mask = np.zeros(change.shape, bool)
     for box in boxes:
         mask[box] = True

@@ -1,4 +1,4 @@
-"""Where a model runs: what can be had, and ONNX Runtime sessions that run there or not at all."""
+"""Devices: which are available, and ONNX Runtime sessions that run on the chosen one or fail."""
 
 import ctypes
 import logging
@@ -20,19 +20,19 @@ from segpipe.process.extras import install
 LOG = logging.getLogger("segpipe")
 
 Kind = Literal["cpu", "cuda", "tensorrt", "cpu-tensors"]
-"""``cpu-tensors`` is the path of the GPUs on the CPU: torch tensors and bound memory, for tests."""
+"""``cpu-tensors`` runs the GPU code path on the CPU: torch tensors and I/O binding, for tests."""
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider", "cpu-tensors": "CPUExecutionProvider"}
 
 
 SILENT = 4
-"""What ONNX Runtime raises it also writes out, with much that it gets over itself: 45 lines for an fp16 network whose
-convolutions the first engine of cuDNN has no plan for. Why it cannot load a provider it only writes: ``_refused``."""
+"""Log level FATAL: ONNX Runtime also logs what it raises, and much that it recovers from: 45 lines for an fp16 network
+whose convolutions the first engine of cuDNN has no plan for. Why it cannot load a provider it only logs: ``_refused``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a GPU computes. Bytes may depend on it, so it is recorded."""
+    """Numerical options of a GPU. Output bytes may depend on them, so they are recorded."""
 
     tf32: bool = False
     """Whether matrix products may round their inputs to 10 bits."""
@@ -41,37 +41,37 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
-    """Memory of a device, in bytes, as a trial has found it."""
+class DeviceMemory:
+    """Memory limits on a device, in bytes, found by a trial run."""
 
     limit: int
-    """That ONNX Runtime may take."""
+    """Most that ONNX Runtime may allocate."""
     strip: int
-    """That is left for the sums of windows that overlap."""
+    """Left for the sums of overlapping windows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a session on a device is opened with."""
+    """Parameters of a session on a device."""
 
     device: Kind
     options: Options
     sizes: Mapping[str, int]
-    """Of axes that the graph leaves free: with fixed ones, all that computes shapes is folded away."""
+    """Sizes of the graph's free axes: with fixed sizes, ONNX Runtime folds away all shape computations."""
     stream: int | None = None
-    """Handle of the stream that all work goes to."""
+    """Handle of the CUDA stream that all work is queued on."""
     limit: int | None = None
-    """Bytes that ONNX Runtime may take of the device's memory."""
+    """Bytes of device memory that ONNX Runtime may allocate."""
     half: bool = False
     """Whether the graph computes in fp16."""
     engines: Path | None = None
-    """Folder for TensorRT's engines of this model with these terms."""
+    """Cache folder for TensorRT's engines of this model with these terms."""
 
 
 def open_session(
     model: str | bytes, device: Kind, arena: bool, threads: int = 1, *, shared: bool = False
 ) -> onnxruntime.InferenceSession:
-    """A session on the CPU; with ``shared``, its arena is that of all sessions of the process that share one."""
+    """Open a session on the CPU; with ``shared``, it uses the arena that such sessions of the process share."""
     assert device == "cpu"
     options = _session_options()
     options.intra_op_num_threads = threads
@@ -81,14 +81,14 @@ def open_session(
         options.add_session_config_entry("session.use_env_allocators", "1")
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001 - onnxruntime raises classes of its own that share no base
+    except Exception as error:  # noqa: BLE001 - onnxruntime raises its own classes, which share no base
         raise ModelError(f"ONNX Runtime cannot load the model on cpu: {one_line(error)}") from None
 
 
 @cache
 def _make_shared_arena() -> None:
-    """Arenas keep what a call has used. Sessions that run one after the other need that only once: with four networks of
-    97 MB a call, 224 MB in place of 620 (measured)."""
+    """Register one arena for several sessions. An arena keeps what a call has used, and sessions that run one after the
+    other need that only once: with four networks of 97 MB a call, 224 MB instead of 620 MB (measured)."""
     from onnxruntime.capi import _pybind_state as runtime
 
     place = runtime.OrtMemoryInfo("Cpu", runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, runtime.OrtMemType.DEFAULT)
@@ -96,13 +96,14 @@ def _make_shared_arena() -> None:
 
 
 def open_bound(model: str | bytes, terms: Terms) -> onnxruntime.InferenceSession:
-    """A session that takes and leaves its tensors in the memory of a device.
+    """Open a session whose inputs and outputs stay in device memory.
 
-    Nodes that have no kernel there run on the CPU, with a warning: they cost a copy each way.
+    Nodes without a kernel on the device run on the CPU, with a warning: each costs a copy in both directions.
+
 
     Raises:
-        DeviceError: ONNX Runtime does not run there.
-        DeviceMemoryError: there is no room for it.
+        DeviceError: ONNX Runtime cannot use the device.
+        DeviceMemoryError: the device has too little memory.
     """
     if terms.device == "tensorrt":
         if not terms.options.tf32:
@@ -115,7 +116,7 @@ def open_bound(model: str | bytes, terms: Terms) -> onnxruntime.InferenceSession
     except DeviceMemoryError:
         raise
     except DeviceError:
-        # a missing library and a node without a kernel give the same message: what was taken tells them apart
+        # a missing library and a node without a kernel give the same message: the providers in use distinguish them
         session = _open(model, terms, strict=False)
     LOG.warning("some nodes of the model have no kernel on %s and run on the CPU, which is slower", terms.device)
     return session
@@ -130,11 +131,11 @@ def _open(model: str | bytes, terms: Terms, *, strict: bool) -> onnxruntime.Infe
     try:
         onnxruntime.set_default_logger_severity(SILENT)
         with memory_errors():
-            # without enable_fallback=0 it would print, and go on with another provider
+            # without enable_fallback=0 it prints and continues with another provider
             session = onnxruntime.InferenceSession(model, options, providers=providers(terms), enable_fallback=0)
     except SegpipeError:
         raise
-    except Exception as error:  # noqa: BLE001 - onnxruntime raises classes of its own that share no base
+    except Exception as error:  # noqa: BLE001 - onnxruntime raises its own classes, which share no base
         raise DeviceError(f"ONNX Runtime cannot load the model on {terms.device}: {one_line(error)}") from None
     if PROVIDERS[terms.device] not in session.get_providers():
         raise DeviceError(_MISSING.format(terms.device, _refused(terms.device), install(terms.device)))
@@ -150,16 +151,16 @@ def _session_options() -> onnxruntime.SessionOptions:
 
 
 def providers(terms: Terms) -> list[Any]:
-    """Execution providers with their options; one unknown key would drop a provider."""
+    """Execution providers with their options; a single unknown key makes ONNX Runtime drop a provider."""
     if terms.device == "cpu-tensors":
         return ["CPUExecutionProvider"]
     cuda: dict[str, str] = {
-        # the only search that neither measures each new shape nor takes the slowest kernel
+        # the only search that neither benchmarks each new shape nor picks the slowest kernel
         "cudnn_conv_algo_search": "HEURISTIC",
         "use_tf32": str(int(terms.options.tf32)),
         "prefer_nhwc": str(int(terms.options.nhwc)),
-        "fuse_conv_bias": "0",  # it is not deterministic
-        # torch takes memory of the same device
+        "fuse_conv_bias": "0",  # not deterministic
+        # torch allocates on the same device
         "arena_extend_strategy": "kSameAsRequested",
     }
     if terms.stream is not None:
@@ -188,7 +189,7 @@ _MISSING = "--device {0} needs a GPU, and {1}: {2} on a machine with an NVIDIA d
 
 
 def _refused(device: Kind) -> str:
-    """That ONNX Runtime did not take a provider, and why: by loading its library as it does."""
+    """Say that ONNX Runtime did not load a provider, and why: load its library the same way and report the error."""
     library = Path(onnxruntime.__file__).parent / "capi" / f"libonnxruntime_providers_{device}.so"
     try:
         ctypes.CDLL(str(library))
@@ -198,9 +199,9 @@ def _refused(device: Kind) -> str:
 
 
 def resolve_device(device: str) -> tuple[Kind, str]:
-    """Where to run, and why, in a few words.
+    """Choose the device; return it with a short reason.
 
-    ``auto`` takes CUDA where a driver sees a GPU; what is asked for by name must be there.
+    ``auto`` takes CUDA where a driver sees a GPU; a device given by name must be available.
     """
     if device in ("cpu", "cpu-tensors"):
         return ("cpu" if device == "cpu" else "cpu-tensors"), "as asked"
@@ -218,7 +219,7 @@ def resolve_device(device: str) -> tuple[Kind, str]:
 def _cuda_missing() -> str | None:
     """Why CUDA cannot be used, as far as that shows without a session; None if nothing speaks against it.
 
-    ONNX Runtime's own list is no help: it names CUDA on machines without it.
+    ONNX Runtime's own list of providers is no help: it includes CUDA on machines without it.
     """
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         return "this ONNX Runtime was built without it"
@@ -247,7 +248,7 @@ def _count(driver: ctypes.CDLL) -> int:
 
 
 def gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """The GPUs visible to this process, as CUDA_VISIBLE_DEVICES names them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     driver = _driver()
     count = 0 if driver is None else _count(driver)
@@ -257,7 +258,7 @@ def gpus() -> list[str]:
 
 
 def gpu_facts() -> dict[str, str] | None:
-    """Name and driver of the first GPU; None where there is none."""
+    """Name and driver version of the first GPU; None where there is none."""
     driver, name, device = _driver(), ctypes.create_string_buffer(128), ctypes.c_int(0)
     if driver is None or not _count(driver):
         return None
@@ -271,19 +272,19 @@ def gpu_facts() -> dict[str, str] | None:
 
 
 def engine_folder(key: str) -> Path:
-    """Where TensorRT's engines for one model with one setting are kept: its own key knows too little of either."""
+    """Cache folder of TensorRT's engines for one model and one set of options, which TensorRT's own key does not cover."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "segpipe" / "tensorrt" / key
 
 
-def told(options: Options) -> dict[str, Any]:
-    """Options for a record."""
+def recorded_options(options: Options) -> dict[str, Any]:
+    """Options as written to a record."""
     return asdict(options)
 
 
 def _load_cuda() -> None:
-    """CUDA's libraries from torch, and those of ONNX Runtime that torch does not bring, from where pip puts them."""
-    import torch  # noqa: F401 - it loads cuDNN, cuBLAS and the runtime
+    """Load CUDA's libraries from torch, and those that ONNX Runtime needs beyond torch from pip's NVIDIA packages."""
+    import torch  # noqa: F401 - loads cuDNN, cuBLAS and the CUDA runtime
 
     for name in ("libcurand.so.10", "libcufft.so.12", "libnvrtc.so.13"):
         _load(name, "nvidia")
@@ -298,7 +299,7 @@ def _load_tensorrt() -> None:
 
 
 def _load(name: str, package: str) -> bool:
-    """Load a library from the system or from a package that holds it, for those that are loaded after it."""
+    """Load a library, from a package that contains it or from the system, for libraries that are loaded later."""
     spec = find_spec(package)
     folders = [] if spec is None else list(spec.submodule_search_locations or [])
     found = [str(path) for folder in folders for path in sorted(Path(folder).rglob(name))]
@@ -312,9 +313,9 @@ def _load(name: str, package: str) -> bool:
 
 
 def check_runtime() -> None:
-    """Refuse an environment in which two packages have overwritten each other's files.
+    """Refuse an environment in which onnxruntime and onnxruntime-gpu have overwritten each other's files.
 
-    In folders of their own, as where one is put before the other by PYTHONPATH, they do not.
+    Installed in separate folders, as where PYTHONPATH puts one first, they do not.
     """
     folders = []
     for name in ("onnxruntime", "onnxruntime-gpu"):

@@ -1,7 +1,7 @@
-"""Arrays on a device, through torch: one stream of work, one of uploads, and copies through pinned memory.
+"""Device arrays through torch: one stream for work, one for uploads, and copies through pinned memory.
 
-Nothing here waits for the device but ``Upload.send``, for a buffer that is still on its way, and the end of ``fetch``. On
-the CPU torch's streams and events do nothing, so that all of it runs there, too: CUDA differs by the device's name.
+The host waits for the device only in ``Upload.send``, for a buffer still in transfer, and at the end of ``fetch``. On
+the CPU torch's streams and events do nothing, so that the same code runs there; CUDA differs by the device's name only.
 """
 
 import threading
@@ -23,23 +23,23 @@ from segpipe.network.scaling import Scaling
 from segpipe.timing.spans import count, profiled, span, waiting
 
 BUFFERS = 2
-"""Pinned buffers for uploads: one is filled while the other is on its way."""
+"""Pinned buffers for uploads: one is filled while the other is in transfer."""
 
 COPIERS = 4
-"""Threads that fill one."""
+"""Threads that fill a buffer."""
 
 CONSTANTS = 64
-"""Small arrays that are kept on a device. Scaling by a case's own statistics brings new ones with every case."""
+"""Small arrays cached on a device. Scaling by a case's own statistics adds new ones with every case."""
 
 
 class Lane:
-    """A device, and its streams: one for all work, in the order in which the host asks for it, and one for uploads."""
+    """A device and its two streams: one for work, in the order in which the host queues it, and one for uploads."""
 
     def __init__(self, device: str) -> None:
         self.device = torch.device(device)
         self._module = torch.get_device_module(self.device)
         self.pinned = self.device.type != "cpu"
-        # never the default stream: its handle is 0, which ONNX Runtime takes for none, and then does not wait for it
+        # not the default stream: its handle is 0, which ONNX Runtime takes for no stream, and does not wait for
         self.work = self._module.Stream()
         self.uploads = self._module.Stream()
         self._timed: deque[tuple[str, Any, Any]] = deque()
@@ -47,7 +47,7 @@ class Lane:
 
     @property
     def handle(self) -> int | None:
-        """Of the stream of all work; None where the device has none."""
+        """Handle of the work stream; None where the device has none."""
         handle: int | None = getattr(self.work, "cuda_stream", None)
         return handle
 
@@ -56,7 +56,7 @@ class Lane:
 
     @contextmanager
     def timed(self, stage: str, stream: Any = None) -> Iterator[None]:
-        """Let a profile know how long the device itself takes for what is asked of a stream inside, that of work if None."""
+        """Measure for the profile how long the device takes for work queued inside the block on a stream (default: work)."""
         if not (self.pinned and profiled()):
             yield
             return
@@ -70,7 +70,7 @@ class Lane:
 
     @contextmanager
     def _alone(self, stage: str) -> Iterator[None]:
-        """One thread at a time: between two events lies all that any has asked of the stream."""
+        """Admit one thread at a time: everything that any thread queues on the stream lies between the two events."""
         with waiting(stage):
             self._working.acquire()
         try:
@@ -78,8 +78,8 @@ class Lane:
         finally:
             self._working.release()
 
-    def told(self) -> None:
-        """Tell the profile of all timed work that is done."""
+    def report_timings(self) -> None:
+        """Report all finished timed work to the profile."""
         while self._timed and self._timed[0][-1].query():
             stage, start, stop = self._timed.popleft()
             count(stage, start.elapsed_time(stop) / 1e3)
@@ -89,11 +89,11 @@ class Lane:
         return context
 
     def wait(self) -> None:
-        """Until the device has done all that it was asked for."""
+        """Wait until the device has finished all queued work."""
         self._module.synchronize()
 
     def free(self) -> int | None:
-        """Free bytes of the device, once torch has given back what it keeps in store; None on the CPU."""
+        """Free bytes of device memory after torch has released its cache; None on the CPU."""
         if not self.pinned:
             return None
         self._module.synchronize()
@@ -102,7 +102,7 @@ class Lane:
 
 
 class DeviceArrays:
-    """torch, on a device."""
+    """Torch tensors on a device."""
 
     xp: Any = torch
 
@@ -120,14 +120,14 @@ class DeviceArrays:
         return torch.zeros(shape, dtype=torch.float32, device=self.lane.device)
 
     def weights(self, weights: Weights) -> Weights:
-        """Profiles are brought over once a case."""
+        """Weights on the device; profiles are copied once per case."""
         there = self._weights.get(weights)
         if there is None:
             there = self._weights[weights] = weights.moved(self.put)
         return there
 
     def put(self, values: NDArray[Any]) -> Tensor:
-        """A copy of a small array of the host, on the device; from pinned memory, else the host would wait for all work."""
+        """Copy a small host array to the device, through pinned memory: otherwise the host would wait for all work."""
         host = torch.tensor(values)
         return host.pin_memory().to(self.lane.device, non_blocking=True) if self.lane.pinned else host
 
@@ -135,7 +135,7 @@ class DeviceArrays:
         return torch.index_select(values, axis, index)
 
     def constant(self, values: NDArray[Any]) -> Tensor:
-        """``put``, once for equal values, as long as there are not too many; two threads may ask."""
+        """``put`` with a bounded cache of equal values; safe for two threads."""
         key = (values.dtype.str, values.tobytes())
         there = self._values.get(key)
         if there is None:
@@ -145,7 +145,7 @@ class DeviceArrays:
         return there
 
     def most_likely(self, sums: Tensor, dtype: np.dtype[Any]) -> tuple[Tensor, Tensor]:
-        del dtype  # positions are int64 until they are cast
+        del dtype  # positions stay int64 until they are cast
         best, winner = torch.max(sums, dim=0)
         return winner, best
 
@@ -159,9 +159,9 @@ class DeviceArrays:
         return values.to(torch_type(dtype))
 
     def fetch(self, *arrays: Tensor | None) -> Callable[[], list[Any]]:
-        """Copies run behind the work that makes the arrays; torch gives pinned memory out again once they are done."""
+        """Queue the copies behind the work that makes the arrays; torch reuses the pinned memory once they are done."""
         with span("download"):
-            pairs = [None if array is None else (self._room(array), array) for array in arrays]
+            pairs = [None if array is None else (self._pinned(array), array) for array in arrays]
             with self.lane.timed("download"):
                 copies = [None if pair is None else pair[0].copy_(pair[1], non_blocking=True) for pair in pairs]
         arrived = self.lane.event()
@@ -169,12 +169,12 @@ class DeviceArrays:
 
         def wait() -> list[Any]:
             arrived.synchronize()
-            self.lane.told()
+            self.lane.report_timings()
             return [None if copy is None else copy.numpy() for copy in copies]
 
         return wait
 
-    def _room(self, array: Tensor) -> Tensor:
+    def _pinned(self, array: Tensor) -> Tensor:
         return torch.empty(array.shape, dtype=array.dtype, pin_memory=self.lane.pinned)
 
 
@@ -184,7 +184,7 @@ def torch_type(dtype: np.dtype[Any]) -> torch.dtype:
 
 
 class Upload:
-    """Pixels and masks of the host to a device, in their own type, through pinned buffers that take turns."""
+    """Uploads of pixels and masks in their own type, through pinned buffers that take turns."""
 
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
@@ -194,7 +194,7 @@ class Upload:
 
     @contextmanager
     def send(self, arrays: Sequence[NDArray[Any]]) -> Iterator[Tensor]:
-        """Arrays of one type and shape, stacked, on the device; valid within the block, for work that is asked for there."""
+        """Stack arrays of one type and shape on the device; the result is valid inside the block, for work queued there."""
         buffer = self._buffers[self._turn]
         self._turn = (self._turn + 1) % BUFFERS
         with span("upload"):
@@ -204,7 +204,7 @@ class Upload:
 
 
 class _Buffer:
-    """Pinned memory and as much of the device's."""
+    """A pinned host buffer and a device buffer of the same size."""
 
     def __init__(self, lane: Lane, copiers: ThreadPoolExecutor) -> None:
         self._lane, self._copiers = lane, copiers
@@ -219,8 +219,8 @@ class _Buffer:
             self.used.synchronize()  # before its memory is given back
             host = torch.empty(size, dtype=torch.uint8, pin_memory=lane.pinned)
             there = torch.empty(size, dtype=torch.uint8, device=lane.device)
-            self._host, self._there = host, there  # both or none: either may find no memory
-            lane.uploads.wait_stream(lane.work)  # which may not be done with what lay there before
+            self._host, self._there = host, there  # assign both or none: either allocation may fail
+            lane.uploads.wait_stream(lane.work)  # work may still read the old buffer
         dtype, shape = arrays[0].dtype, (len(arrays), *arrays[0].shape)
         self._gather(arrays, self._host[:size].numpy().view(dtype).reshape(shape))
         with lane.on(lane.uploads):
@@ -232,19 +232,19 @@ class _Buffer:
         return self._there[:size].view(torch_type(dtype)).view(shape)
 
     def _gather(self, arrays: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
-        """One processor copies 2 GB/s there, which is 0.9 s a scene of 120 Mpx in 4 bands (measured): some share it."""
+        """Fill the buffer in parallel: one core copies 2 GB/s, 0.9 s for 120 Mpx in 4 bands (measured)."""
         share = -(-len(arrays) // COPIERS)
         starts = range(0, len(arrays), share)
         copies = [self._copiers.submit(np.stack, arrays[k : k + share], out=out[k : k + share]) for k in starts]
-        wait(copies)  # for all of them: none may write into it any more where one has failed
+        wait(copies)  # for all copies: none may still write into the buffer after one has failed
         for copy in copies:
             copy.result()
 
 
 def scaled(stored: Tensor, scaling: Scaling, invalid: Tensor | None, arrays: DeviceArrays) -> Tensor:
-    """What ``Scaling`` does on the host, operation by operation, for pixels ``(tiles, channels, *tile)``.
+    """Do what ``Scaling`` does on the host, operation by operation, for pixels ``(tiles, channels, *tile)``.
 
-    The multiplication and the addition are two steps, as there: one that rounds once would give other bytes.
+    Multiplication and addition are two steps, as on the host: a fused one rounds once and would give other bytes.
     """
     single = stored.dtype.itemsize <= 2 or stored.dtype == torch.float32
     kind = np.dtype(np.float32 if single else np.float64)

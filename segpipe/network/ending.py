@@ -1,4 +1,4 @@
-"""What a graph ends in: the operator that makes its output, and the values that this output can take."""
+"""The end of a graph: the operator that makes an output, and the range of the values that it can take."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -14,33 +14,33 @@ OPEN: Range = (-math.inf, math.inf)
 UNIT: Range = (0.0, 1.0)
 
 DEEPEST = 60
-"""Operators that are followed from the output towards the input."""
+"""Most operators to follow from the output towards the input."""
 
 OVERSHOOT = 0.45
-"""Share of its input's range by which cubic interpolation on two axes leaves it: weights sum to 1.375² in absolute terms."""
+"""Overshoot of cubic interpolation on two axes as a share of the input's range: absolute weights sum to 1.375²."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """The end of a graph, as far as its operators show it."""
+    """The end of a graph, as far as its operators reveal it."""
 
     operator: str
-    """The last one that computes; what only moves, casts or resizes values is passed over. ``input`` where none does."""
+    """The last operator that computes; moving, casting and resizing are skipped. ``input`` if there is none."""
     range: Range | None
-    """Values that the output cannot leave, whatever the input; None where an operator is not known."""
+    """Range that the output cannot leave, whatever the input; None where an operator is unknown."""
     labels: bool = False
     """Whether the output is the result of a decision, such as ArgMax."""
     scores: str | None = None
-    """For labels: the tensor that was decided on."""
+    """For labels: name of the tensor that the decision was made on."""
 
     @property
     def is_probability(self) -> bool:
-        """Whether the operators show that the output lies within [0, 1]."""
+        """Whether the operators guarantee that the output lies within [0, 1]."""
         return self.range is not None and 0 < self.range[1] <= 1 + OVERSHOOT and -self.range[0] <= OVERSHOOT * self.range[1]
 
     @property
     def is_open(self) -> bool:
-        """Whether the operators show that the output may take values outside [0, 1]."""
+        """Whether the operators are known, and the output may leave [0, 1]."""
         return self.range is not None and not self.is_probability
 
     def __str__(self) -> str:
@@ -65,7 +65,7 @@ LINEAR = _names(
     "QLinearConv QLinearMatMul QGemm ConvInteger MatMulInteger MatMulNBits LeakyRelu PRelu Elu Celu Selu Gelu HardSwish "
     "Mish Log LpNormalization MeanVarianceNormalization"
 )
-"""Operators whose output may take any value, or nearly."""
+"""Operators whose output may take (nearly) any value."""
 
 FIXED: dict[str, Range] = {
     "Sigmoid": UNIT,
@@ -83,14 +83,14 @@ FIXED: dict[str, Range] = {
     "Softplus": (0.0, math.inf),
     "ThresholdedRelu": (0.0, math.inf),
 }
-"""Range of operators that keep to one whatever they are given."""
+"""Operators with a fixed output range."""
 
 AT_LEAST_0 = frozenset({"Relu", "Exp", "Abs", "Sqrt"})
-"""Operators that give no negative value, though more may be known of them."""
+"""Operators whose output is never negative, whatever else is known."""
 
 
 def ending_of(proto: onnx.ModelProto, output: str) -> Ending:
-    """What makes one of the outputs of a graph."""
+    """Describe how an output of a graph is made."""
     graph = _Graph(proto)
     node, name = graph.last(output)
     if node is None:
@@ -101,7 +101,7 @@ def ending_of(proto: onnx.ModelProto, output: str) -> Ending:
 
 
 class _Graph:
-    """The nodes of a graph by what they make, and its constants."""
+    """A graph's nodes by the tensors that they make, and its constants."""
 
     def __init__(self, proto: onnx.ModelProto) -> None:
         self._makers = {name: node for node in proto.graph.node for name in node.output if name}
@@ -110,7 +110,7 @@ class _Graph:
         self._known: dict[str, Range | None] = {}
 
     def last(self, name: str) -> tuple[onnx.NodeProto | None, str]:
-        """The operator that computes a tensor, and its output that is meant; None where it is an input."""
+        """The operator that computes a tensor, skipping those that only move values, and its output; None for an input."""
         node = self._makers.get(name)
         while node is not None and node.op_type in MOVES and node.input:
             name = node.input[0]
@@ -118,7 +118,7 @@ class _Graph:
         return node, name
 
     def decided_on(self, node: onnx.NodeProto) -> str:
-        """The tensor of scores from which a decision is made: of several in a row, what the first was made of."""
+        """Name of the tensor of scores that a decision was made on; for several decisions in a row, that of the first."""
         name: str = node.input[0]
         for _ in range(DEEPEST):
             inner, _ = self.last(name)
@@ -130,7 +130,7 @@ class _Graph:
         return name
 
     def range(self, name: str, depth: int = 0) -> Range | None:
-        """Values that a tensor cannot leave; None where that is not known."""
+        """Range that a tensor cannot leave; None where it is unknown."""
         if name not in self._known:
             self._known[name] = self._computed(name, depth)
         return self._known[name]
@@ -150,7 +150,7 @@ class _Graph:
         return self._combined(node, depth)
 
     def _combined(self, node: onnx.NodeProto, depth: int) -> Range | None:
-        """By the rule of an operator whose range depends on what it is given."""
+        """Range by the rule of an operator whose range depends on its inputs."""
         rule = _RULES.get(node.op_type)
         if rule is None and node.op_type in DECIDES - {"Round", "Floor", "Ceil", "Sign", "ArgMax", "ArgMin"}:
             return UNIT
@@ -174,7 +174,7 @@ class _Graph:
 
 
 def _range_of(tensor: TensorProto | None) -> Range | None:
-    """Of a constant; None where there is none in the file, or none of numbers."""
+    """Range of a constant; None where the file does not contain it, or it is not numeric."""
     if tensor is None or tensor.data_location == TensorProto.EXTERNAL or tensor.data_type == TensorProto.STRING:
         return None
     values = numpy_helper.to_array(tensor)
@@ -182,7 +182,7 @@ def _range_of(tensor: TensorProto | None) -> Range | None:
 
 
 def _moved(node: onnx.NodeProto, inner: Range) -> Range | None:
-    """Of an operator that moves values: zeros may come in by padding, and cubic interpolation goes beyond its input."""
+    """Range after an operator that moves values: padding may add zeros, and cubic interpolation overshoots."""
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     if node.op_type == "Pad" and attributes.get("mode", b"constant") == b"constant":
         return (min(inner[0], 0.0), max(inner[1], 0.0))
@@ -193,7 +193,7 @@ def _moved(node: onnx.NodeProto, inner: Range) -> Range | None:
 
 
 def _product(a: Range, b: Range) -> Range:
-    ends = [0.0 if 0 in (x, y) else x * y for x in a for y in b]  # a bound of 0 times an infinite one is 0
+    ends = [0.0 if 0 in (x, y) else x * y for x in a for y in b]  # 0 times infinity counts as 0
     return (min(ends), max(ends))
 
 

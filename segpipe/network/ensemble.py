@@ -1,4 +1,4 @@
-"""Several models whose scores are averaged, such as the folds of a cross-validation: they must agree; one spec of all."""
+"""Ensembles, such as the folds of a cross-validation: check that the models agree, and make one spec of them."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ OWN = frozenset({"input", "output", "provenance", "equivariant", "tile", "overla
 
 
 def ensemble(models: Sequence["ModelSpec"]) -> "ModelSpec":
-    """One spec for all models, in their order; a single model is itself.
+    """One spec for all models, in their order; a single model is returned as it is.
 
     Raises:
         ContractError: contracts or tilings differ; the message has the key and both values.
@@ -39,9 +39,10 @@ def ensemble(models: Sequence["ModelSpec"]) -> "ModelSpec":
 
 
 def tried(spec: "ModelSpec", models: Sequence["ModelSpec"]) -> "ModelSpec":
-    """The spec with what the trials of its models have found: their memory, and the batch that suits all.
+    """Add the results of the models' trials to their spec: memory, and the batch that suits all.
 
-    All weights are in memory at once, and one model runs after the other in an arena that all share.
+    All weights are in memory at once; the models run one after the other and share an arena.
+
 
     Raises:
         ModelError: scores of one model depend on the batch, and the batch of another is fixed.
@@ -58,7 +59,7 @@ def tried(spec: "ModelSpec", models: Sequence["ModelSpec"]) -> "ModelSpec":
         batch=batch,
         weights_mb=sum(model.weights_mb for model in models),
         network_mb=max(model.network_mb for model in models),
-        room=models[0].room,
+        memory=models[0].memory,
         folds=tuple(models) if spec.folds else (),
     )
 
@@ -82,7 +83,7 @@ def _check_agreement(first: "ModelSpec", other: "ModelSpec") -> None:
 
 
 def _differences(first: "ModelSpec", other: "ModelSpec") -> Iterator[tuple[str, str, str]]:
-    """Keys that differ, with both values as a contract has them."""
+    """Yield each key that differs, with both values as a contract has them."""
     one, two = _keys(first.contract), _keys(other.contract)
     yield from ((key, _shown(one[key]), _shown(two[key])) for key in one if one[key] != two[key])
     if first.input_dtype != other.input_dtype:
@@ -111,7 +112,7 @@ def _shown(value: Any) -> str:
 
 
 def _batch(models: Sequence["ModelSpec"]) -> int:
-    """The batch that all models take: the one that is fixed in a graph, if one is."""
+    """The batch size that all models take: the fixed one, if a graph has one."""
     fixed = [model for model in models if model.batch_is_fixed]
     for model in fixed:
         if model.batch != fixed[0].batch:

@@ -1,4 +1,4 @@
-"""The form of a graph: what it takes and gives, as far as its file tells."""
+"""Check the form of a graph: its inputs and outputs, as far as its file shows them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLik
 
 
 def check_graph(proto: onnx.ModelProto, path: Path, image: TensorSpec, scores: TensorSpec) -> None:
-    """A model must take one image, and give scores, each time the same.
+    """Check that a model takes one image and gives scores, the same each time.
 
     Raises:
         ModelError: with the mend.
@@ -43,7 +43,7 @@ def check_graph(proto: onnx.ModelProto, path: Path, image: TensorSpec, scores: T
 
 
 def _changing(proto: onnx.ModelProto) -> Iterator[str]:
-    """Operators whose scores change from call to call: by chance, or by statistics that ONNX Runtime keeps."""
+    """Yield operators whose results change from call to call: random ones, and those with running statistics."""
     for node in _nodes([*proto.graph.node, *(node for function in proto.functions for node in function.node)]):
         if node.op_type in RANDOM:
             yield node.op_type
@@ -52,7 +52,7 @@ def _changing(proto: onnx.ModelProto) -> Iterator[str]:
 
 
 def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """These, and those of the branches and loops below them."""
+    """Yield nodes, including those of branches and loops."""
     for node in nodes:
         yield node
         for attribute in node.attribute:
@@ -60,7 +60,7 @@ def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
 
 
 def _uncover(proto: onnx.ModelProto, path: Path, image: TensorSpec, ending: Ending, outputs: Sequence[TensorSpec]) -> str:
-    """How to get at the scores that labels were made of."""
+    """Say how to get at the scores that labels were made from."""
     for other in outputs:
         if not ending_of(proto, other.name).labels and not other.is_integer:
             return f'set output = "{other.name}" in the contract, if that is its scores'
@@ -70,7 +70,7 @@ def _uncover(proto: onnx.ModelProto, path: Path, image: TensorSpec, ending: Endi
 
 
 def score_count(tensor: TensorSpec, layout: Layout) -> int | None:
-    """Number of scores per pixel of an output, None if its shape does not say; 1 without a class axis."""
+    """Number of scores per pixel of an output; None if its shape does not say; 1 without a class axis."""
     has_classes = layout.has_class_axis(tensor.shape)
     if has_classes is None:
         return None

@@ -1,4 +1,4 @@
-"""Statistics of the valid pixels of a case, added up block by block: moments, extent, percentiles."""
+"""Statistics of the valid pixels of a case, accumulated block by block: moments, range, percentiles."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ AT_ONCE = 2**18
 """Pixels that are counted at once, so that arrays of their bits stay in the cache."""
 
 HALF = 16
-"""Bits of a float32 that one pass over the pixels tells apart."""
+"""Bits of a float32 that one pass over the pixels resolves."""
 
 
 class Moments:
@@ -40,7 +40,7 @@ class Moments:
 
 
 class Extent:
-    """Smallest and largest pixel."""
+    """Minimum and maximum of the pixels."""
 
     def __init__(self) -> None:
         self._low: Channels | None = None
@@ -59,7 +59,7 @@ class Extent:
 
 
 class Coarse:
-    """First pass of exact percentiles of one channel: how many pixels have the same upper half of their bits.
+    """First pass of exact percentiles of one channel: a histogram of the upper 16 bits of the values.
 
     Two passes over a case find any order statistic of float32 values exactly, in 1 MB, whatever the order of the blocks.
     """
@@ -72,7 +72,7 @@ class Coarse:
             self._counts += np.bincount(keys >> HALF, minlength=1 << HALF)
 
     def finer(self, percentiles: Sequence[float]) -> "Fine":
-        """The second pass, for percentiles between 0 and 100; it needs pixels."""
+        """The second pass, for percentiles between 0 and 100; requires pixels."""
         return Fine(self._counts, [p / 100 * (int(self._counts.sum()) - 1) for p in percentiles])
 
     def __len__(self) -> int:
@@ -80,7 +80,7 @@ class Coarse:
 
 
 class Fine:
-    """Second pass: the lower half of the bits, of pixels whose upper half is that of a wanted order statistic."""
+    """Second pass: a histogram of the lower 16 bits, for pixels whose upper bits are those of a wanted order statistic."""
 
     def __init__(self, counts: NDArray[np.int64], places: Sequence[float]) -> None:
         self._places, self._ends = places, np.cumsum(counts)
@@ -112,7 +112,7 @@ class Fine:
 
 
 def _keys(pixels: NDArray[np.float32]) -> Iterator[NDArray[np.intp]]:
-    """Integers of 32 bits in the order of the values, some at a time."""
+    """Yield 32-bit integers that sort as the values do, some at a time."""
     for start in range(0, len(pixels), AT_ONCE):
         bits = np.ascontiguousarray(pixels[start : start + AT_ONCE], np.float32).view(np.uint32)
         yield np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31)).astype(np.intp)

@@ -1,4 +1,4 @@
-"""Whether the scores of a tile depend on the tiles beside it in a batch: they must not, to the last bit."""
+"""Check that the scores of a tile do not depend on the other tiles of its batch, to the last bit."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -16,11 +16,11 @@ from segpipe.network.spec import ModelSpec, read_model
 LOG = logging.getLogger("segpipe")
 
 Score = Callable[[NDArray[Any]], NDArray[Any]]
-"""Scores of a batch ``(batch, channels, *tile)``, tile by tile."""
+"""Function that scores a batch ``(batch, channels, *tile)``; one result per tile."""
 
 
 def batch_tiles(spec: ModelSpec) -> NDArray[Any]:
-    """A batch of noise, each tile of a wider range than the one before it."""
+    """A batch of noise, in which each tile has a wider range than the one before it."""
     tiles = noise_tiles(spec, spec.batch)
     for number in range(1, spec.batch):
         tiles[number] = tiles[number] // (spec.batch - number) if tiles.dtype.kind in "iu" else tiles[number] * (1 + number)
@@ -28,13 +28,13 @@ def batch_tiles(spec: ModelSpec) -> NDArray[Any]:
 
 
 def depends_on_batch(score: Score, tiles: NDArray[Any], scores: NDArray[Any], *, alone: bool) -> bool:
-    """Whether scores change with a tile's place in a batch, with what is beside it, or without anything beside it.
+    """Whether a tile's scores change with its position in a batch, with its neighbours, or when it is alone.
 
     Args:
         score: the model.
         tiles: a batch of different tiles, the last of the widest range.
-        scores: theirs.
-        alone: whether the model takes a tile without others, and that must give the same scores, too.
+        scores: scores of the tiles.
+        alone: also compare a tile scored alone, where the model takes it.
     """
     return any(a.tobytes() != b.tobytes() for a, b in _pairs(score, tiles, scores, alone))
 
@@ -42,7 +42,7 @@ def depends_on_batch(score: Score, tiles: NDArray[Any], scores: NDArray[Any], *,
 def _pairs(
     score: Score, tiles: NDArray[Any], scores: NDArray[Any], alone: bool
 ) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """The same tile's scores twice: moved by a place, with an empty tile, as padding is, for the widest one; and alone."""
+    """Yield pairs of scores of the same tiles: shifted by one position, after an empty tile (as padding is); and alone."""
     moved = np.roll(tiles, 1, axis=0)
     moved[0] = 0
     yield scores[:-1], score(moved)[1:]
@@ -58,7 +58,7 @@ SUSPECTS = {
 
 
 def cause(proto: onnx.ModelProto) -> str:
-    """What in a graph makes scores depend on the batch, as far as its operators show it."""
+    """Name the operators that make scores depend on the batch, as far as the graph shows them."""
     for node in proto.graph.node:
         if node.op_type in SUSPECTS:
             return SUSPECTS[node.op_type]
@@ -66,10 +66,10 @@ def cause(proto: onnx.ModelProto) -> str:
 
 
 def one_by_one(spec: ModelSpec) -> ModelSpec:
-    """The model with batches of 1, for one whose scores depend on its batch.
+    """The model with a batch of 1, for a model whose scores depend on the batch.
 
     Raises:
-        ModelError: its batch is fixed.
+        ModelError: its batch size is fixed.
     """
     why = cause(read_model(spec.path))
     if spec.batch_is_fixed:

@@ -1,4 +1,4 @@
-"""Noise that a model is tried on: structured, seeded, and of the values that its contract makes of pixels."""
+"""Noise for trial runs of a model: structured, seeded, in the range that its contract scales pixels to."""
 
 from typing import Any
 
@@ -9,16 +9,16 @@ from segpipe.contract import Contract
 from segpipe.network.spec import ModelSpec
 
 GRAIN = 16
-"""Pixels over which the noise is correlated, so that networks see structure."""
+"""Correlation length of the noise in pixels, so that networks see structure."""
 
 
 def noise_tiles(spec: ModelSpec, count: int, seed: int = 0) -> NDArray[np.generic]:
-    """Tiles ``(count, channels, *tile)`` as the model takes them."""
+    """Tiles ``(count, channels, *tile)`` in the model's input type."""
     return _in_range(_structured((count, *spec.batch_shape[1:]), seed), spec)
 
 
 def loud_tiles(spec: ModelSpec, count: int, seed: int = 1) -> NDArray[np.generic]:
-    """Tiles of values far beyond those of `noise_tiles`; all that an integer type holds, up to 16 bits."""
+    """Tiles of values far beyond those of `noise_tiles`; for integers, the full range of up to 16 bits."""
     noise, dtype = _structured((count, *spec.batch_shape[1:]), seed), np.dtype(spec.input_dtype)
     if dtype.kind == "f":
         loud = 30 * _in_range(noise, spec).astype(np.float32)
@@ -28,7 +28,7 @@ def loud_tiles(spec: ModelSpec, count: int, seed: int = 1) -> NDArray[np.generic
 
 
 def _structured(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
-    """Patches of `GRAIN` pixels of deviation 1, and finer noise of deviation 0.2; float32 throughout, for large tiles."""
+    """Patches of `GRAIN` pixels with deviation 1, plus fine noise of deviation 0.2; float32 throughout, for large tiles."""
     rng = np.random.default_rng(seed)
     noise = rng.standard_normal((*shape[:2], *(-(-n // GRAIN) for n in shape[2:])), np.float32)
     for axis, size in enumerate(shape[2:], 2):
@@ -40,7 +40,7 @@ def _structured(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
 
 
 def _in_range(noise: NDArray[np.float32], spec: ModelSpec) -> NDArray[np.generic]:
-    """Noise of deviation 1 as scaled pixels, or as stored ones for a model that scales them itself."""
+    """Noise of deviation 1 as scaled pixels, or as stored pixels for a model that scales them itself."""
     contract, dtype = spec.contract, np.dtype(spec.input_dtype)
     inside, fixed = contract.scaling == "graph", set(contract.normalizations) <= {"fixed", "zscore"}
     x = noise if fixed else np.clip(np.float32(0.5) + np.float32(0.2) * noise, 0, 1)
@@ -53,7 +53,7 @@ def _in_range(noise: NDArray[np.float32], spec: ModelSpec) -> NDArray[np.generic
 
 
 def _stored(x: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
-    """What a graph scales to ``x``, as its contract tells."""
+    """Stored pixels that a graph scales to ``x``, by its contract."""
     slices = 2 * contract.neighbours + 1
 
     def column(values: list[float]) -> NDArray[np.float32]:
@@ -66,6 +66,6 @@ def _stored(x: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
 
 
 def limits(dtype: np.dtype[Any]) -> tuple[int, int]:
-    """The least and the largest pixel of an integer type; wide types hold pixels of 16 bits."""
+    """Least and largest pixel value of an integer type; wider types hold pixels of 16 bits."""
     info = np.iinfo(dtype if dtype.itemsize <= 2 else np.uint16)
     return int(info.min), int(info.max)

@@ -1,4 +1,4 @@
-"""What comes behind a network so that its scores are ``(N, K, *tile)``: a small graph, from the shape of what it gives."""
+"""The output graph: a small graph behind a network that turns its output into scores ``(N, K, *tile)``."""
 
 import onnx
 from onnx import TensorProto, helper
@@ -8,10 +8,10 @@ from segpipe.network.spec import ModelSpec, by
 
 
 def tail_of(spec: ModelSpec, shape: tuple[int, ...]) -> bytes | None:
-    """The graph for an output of some shape, once that is found to fit the contract; None where nothing is to be done.
+    """Output graph for a network's output of some shape, which is checked; None where nothing is to be done.
 
     Raises:
-        ModelError, ContractError: scores of this shape are not what the contract says.
+        ModelError, ContractError: scores of this shape contradict the contract.
     """
     spatial = _scores_shape(shape, spec)
     factor = _upsampling(spatial, spec)
@@ -24,9 +24,9 @@ def tail_of(spec: ModelSpec, shape: tuple[int, ...]) -> bytes | None:
 
 
 def tail_graph(rank: int, flat: bool, channels_last: bool, factor: int, activation: str) -> onnx.ModelProto:
-    """A small graph from a network's output to scores ``(N, K, *tile)``: channel axis, bilinear upsampling, activation.
+    """Build the graph from a network's output to scores ``(N, K, *tile)``: channel axis, bilinear upsampling, activation.
 
-    Upsampling is by half-pixel centres, as ``torch.nn.functional.interpolate(mode="bilinear", align_corners=False)``.
+    Upsampling uses half-pixel centres, as ``torch.nn.functional.interpolate(mode="bilinear", align_corners=False)``.
     """
     nodes, constants, last = [], [], "float"
     nodes.append(helper.make_node("Cast", ["scores"], ["float"], to=TensorProto.FLOAT))
@@ -67,7 +67,7 @@ def _wrap(nodes: list[onnx.NodeProto], constants: list[TensorProto], last: str) 
 
 
 def _scores_shape(shape: tuple[int, ...], spec: ModelSpec) -> tuple[int, ...]:
-    """Check batch and class axes of an output; the spatial rest."""
+    """Check batch and class axes of an output; return its spatial axes."""
     layout = spec.contract.layout
     if shape[:1] != (spec.batch,):
         raise ModelError(

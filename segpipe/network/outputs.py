@@ -1,4 +1,4 @@
-"""What a model gives in a trial, held against what its contract says."""
+"""Check a model's trial output against its contract."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,15 +9,15 @@ from segpipe.network.spec import ModelSpec
 
 
 def check_output(spec: ModelSpec, scores: NDArray[np.float32], raw: Raw) -> None:
-    """Scores must show the whole tile, and be what the contract's activation is for.
+    """Check that scores cover the whole tile and suit the contract's activation.
 
     Args:
         spec: the model.
-        scores: of noise, ``(batch, classes, *sizes)``.
-        raw: the model on the CPU, for further calls where these scores do not tell.
+        scores: scores of noise, ``(batch, classes, *sizes)``.
+        raw: the model on the CPU, for further calls where these scores are inconclusive.
 
     Raises:
-        ModelError, ContractError: with the mend.
+        ModelError, ContractError: they do not; the message says what to mend.
     """
     sizes = scores.shape[2:]
     if sizes != spec.tiling.tile:

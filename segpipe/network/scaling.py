@@ -1,4 +1,4 @@
-"""From stored pixels to what the network was trained on: one affine map per channel."""
+"""Scaling of stored pixels to the network's input: one affine map per channel."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
@@ -14,14 +14,14 @@ Block = NDArray[np.float32] | list[NDArray[np.float32]]
 """Scaled valid pixels ``(channels, pixels)``; or one array ``(1, pixels)`` per channel, where channels differ in number."""
 
 Blocks = Callable[[Any], Iterable[Block]]
-"""All blocks of a case, scaled as the argument says, in an order that depends on the shape of the case alone."""
+"""Yields all blocks of a case, scaled by its argument, in an order that depends on the shape of the case alone."""
 
 
 @dataclass(frozen=True)
 class Scaling:
     """``x = clip(pixel * gain + bias, low, high)`` per channel, folded from the contract's steps.
 
-    Each array has shape ``(channels,)``. Invalid pixels become 0 after the map: what stands for the mean.
+    Each array has shape ``(channels,)``. Invalid pixels become 0 after the map, which stands for the mean.
     """
 
     gain: NDArray[np.float64]
@@ -29,12 +29,12 @@ class Scaling:
     low: NDArray[np.float64] | None = None
     high: NDArray[np.float64] | None = None
     fill: NDArray[np.float64] | None = None
-    """What invalid pixels become, 0 if None."""
+    """Value of invalid pixels; 0 if None."""
     blank: NDArray[np.float64] | None = None
-    """The stored pixel that stands for no signal and becomes 0; NaN for a channel without one."""
+    """Stored pixel value that means no signal, and becomes 0; NaN for a channel without one."""
 
     def __call__(self, pixels: NDArray[Any], invalid: NDArray[np.bool_] | None) -> NDArray[np.float32]:
-        """Scale pixels of shape ``(channels, *tile)``; ``invalid`` of shape ``tile`` marks those to fill."""
+        """Scale pixels of shape ``(channels, *tile)``; ``invalid`` of shape ``tile`` marks pixels to fill."""
         kind = np.float32 if pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32 else np.float64
         gain, bias = (_column(v, pixels.ndim).astype(kind) for v in (self.gain, self.bias))
         x = np.multiply(pixels, gain, dtype=kind)
@@ -45,23 +45,23 @@ class Scaling:
             np.copyto(x, 0, where=self.is_blank(pixels))
         if invalid is not None:
             np.copyto(x, 0 if self.fill is None else _column(self.fill, x.ndim).astype(kind), where=invalid)
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and its scores are refused
+        with np.errstate(over="ignore"):  # values beyond float32 become infinite, and their scores are refused
             return np.asarray(x, np.float32)
 
     def is_blank(self, pixels: NDArray[Any]) -> NDArray[np.bool_]:
-        """Which stored pixels ``(channels, *tile)`` stand for no signal."""
+        """Mask of the stored pixels ``(channels, *tile)`` that mean no signal."""
         if self.blank is None:
             return np.zeros(pixels.shape, np.bool_)
         kind = np.float32 if pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32 else np.float64
         return np.asarray(pixels.astype(kind, copy=False) == _column(self.blank, pixels.ndim).astype(kind))
 
     def then(self, gain: NDArray[np.float64], bias: NDArray[np.float64]) -> Self:
-        """This map followed by another, increasing one."""
+        """This map followed by another one, which must increase."""
         clip = [None if limit is None else limit * gain + bias for limit in (self.low, self.high)]
         return type(self)(self.gain * gain, self.bias * gain + bias, clip[0], clip[1], blank=self.blank)
 
     def repeated(self, times: int) -> Self:
-        """This map for ``times`` slices, one after the other."""
+        """This map repeated for ``times`` slices."""
         arrays = {key.name: getattr(self, key.name) for key in fields(self)}
         return replace(self, **{key: np.tile(value, times) for key, value in arrays.items() if value is not None})
 
@@ -71,11 +71,11 @@ def _column(values: NDArray[np.float64], ndim: int) -> NDArray[np.float64]:
 
 
 def fixed_scaling(contract: Contract, tags: tuple[NDArray[np.float64], NDArray[np.float64]] | None) -> Scaling:
-    """What the contract says without looking at the pixels.
+    """The part of the scaling that does not depend on the pixels.
 
     Args:
-        contract: with its scale, offset, clip, mean and std.
-        tags: scale and offset of the file's bands, where the contract wants physical values.
+        contract: provides scale, offset, clip, mean and std.
+        tags: scale and offset of the file's bands, where the contract asks for physical values.
     """
     count = contract.channel_count
     scaling = Scaling(np.ones(count), np.zeros(count))
@@ -92,12 +92,12 @@ def fixed_scaling(contract: Contract, tags: tuple[NDArray[np.float64], NDArray[n
 
 
 def _of_kind(contract: Contract, kind: str) -> NDArray[np.bool_]:
-    """The channels with a ``normalize`` of this kind."""
+    """Mask of the channels with this kind of ``normalize``."""
     return np.array([one == kind for one in contract.normalizations])
 
 
 def blank_of(contract: Contract, tags: tuple[Channels, Channels] | None, dtype: np.dtype[Any]) -> Channels | None:
-    """The stored pixel of value 0 per channel, for a contract that leaves it out; NaN if no pixel has that value."""
+    """Stored pixel that maps to 0, per channel, for a contract that excludes it; NaN if no pixel has that value."""
     if contract.statistics_over == "all":
         return None
     count = contract.channel_count
@@ -111,7 +111,7 @@ def blank_of(contract: Contract, tags: tuple[Channels, Channels] | None, dtype: 
 
 
 def unscaled(contract: Contract) -> Scaling:
-    """Raw pixels for a model that scales them inside; invalid ones become the raw value that it scales to 0."""
+    """Identity for a model that scales pixels itself; invalid pixels become the raw value that it scales to 0."""
     count = contract.channel_count
     fill = np.zeros(count)
     if contract.fixed:
@@ -121,7 +121,7 @@ def unscaled(contract: Contract) -> Scaling:
 
 
 def of_input(scaling: Scaling, contract: Contract) -> Scaling:
-    """The scaling of the network's input, whose channels may be those of several slices."""
+    """Scaling of the network's input, whose channels may be those of several slices."""
     return scaling.repeated(2 * contract.neighbours + 1) if contract.neighbours else scaling
 
 
@@ -132,14 +132,15 @@ def standardised(scaling: Scaling, center: NDArray[np.float64], spread: NDArray[
 
 
 def case_scaling(contract: Contract, scaling: Scaling, blocks: Blocks) -> Scaling:
-    """Add limits, z-score or min-max by the case's own statistics.
+    """Add clipping, z-score or min-max by the case's own statistics.
 
-    Percentiles come before the statistics, which are those of the clipped pixels.
+    Percentiles are found first; the statistics are those of the clipped pixels.
+
 
     Args:
-        contract: ``is_measured`` is True.
-        scaling: the fixed part.
-        blocks: the valid pixels of the case.
+        contract: one whose ``is_measured`` is True.
+        scaling: the part that does not depend on the pixels.
+        blocks: yields the valid pixels of the case.
     """
     if contract.clip_percentiles is not None:
         scaling = _clipped(scaling, blocks, contract.clip_percentiles)
@@ -149,7 +150,7 @@ def case_scaling(contract: Contract, scaling: Scaling, blocks: Blocks) -> Scalin
 
 
 def _clipped(scaling: Scaling, blocks: Blocks, percentiles: tuple[float, float]) -> Scaling:
-    """Clip to percentiles of each channel, in two passes; a channel without pixels becomes 0."""
+    """Clip each channel to its percentiles, found in two passes; a channel without pixels becomes 0."""
     coarse = [Coarse() for _ in scaling.gain]
     for block in blocks(scaling):
         for count, channel in zip(coarse, block, strict=True):
@@ -180,7 +181,7 @@ _STATISTICS: dict[str, type[Moments] | type[Extent]] = {"zscore": Moments, "minm
 
 
 def _looked_through(wanted: Iterable[str], blocks: Iterable[Block]) -> dict[str, list[tuple[Channels, Channels] | None]]:
-    """Per kind, the statistics of all channels together, or of each."""
+    """For each kind, the statistics of all channels together, or of each."""
     sums: dict[str, list[Moments | Extent]] = {kind: [] for kind in wanted}
     for block in blocks:
         together = [block] if isinstance(block, np.ndarray) else block
@@ -192,7 +193,7 @@ def _looked_through(wanted: Iterable[str], blocks: Iterable[Block]) -> dict[str,
 
 
 def _per_channel(found: list[tuple[Channels, Channels] | None], where: NDArray[np.bool_]) -> Iterator[tuple[float, float]]:
-    """Centre and spread of the channels that have a kind; those without a pixel have no spread."""
+    """Yield centre and spread of the channels of a kind; a channel without pixels has no spread."""
     each = found if len(found) > 1 or found[0] is None else [(c, s) for c, s in zip(*found[0], strict=True)]
     for channel in np.flatnonzero(where):
         one = each[channel]

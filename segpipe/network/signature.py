@@ -24,7 +24,7 @@ _INTEGERS: dict[int, type[np.generic]] = {
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name, element type and shape of a graph's input or output; None for sizes that are free."""
+    """Name, element type and shape of a graph's input or output; None stands for free sizes."""
 
     name: str
     dtype: np.dtype[Any] | None
@@ -39,7 +39,7 @@ class TensorSpec:
 
 
 def signature(proto: onnx.ModelProto) -> tuple[list[TensorSpec], list[TensorSpec]]:
-    """Inputs that are not weights, and outputs."""
+    """Inputs other than weights, and outputs."""
     weights = {tensor.name for tensor in proto.graph.initializer}
     inputs = [_tensor(value) for value in proto.graph.input if value.name not in weights]
     return inputs, [_tensor(value) for value in proto.graph.output]

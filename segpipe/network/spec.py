@@ -1,4 +1,4 @@
-"""A model file and its contract, read and checked against each other before any case is opened."""
+"""Read a model file and its contract, and check them against each other before any case is opened."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from segpipe.errors import ContractError, ModelError, SettingsError, SourceError
 from segpipe.geometry.layout import Layout
 from segpipe.geometry.windows import Tiling
 from segpipe.network.averaging import AS_IT_IS, Axes, flips_over
-from segpipe.network.device import Kind, Options, Room, check_runtime, resolve_device
+from segpipe.network.device import DeviceMemory, Kind, Options, check_runtime, resolve_device
 from segpipe.network.ending import Ending, ending_of
 from segpipe.network.ensemble import ensemble
 from segpipe.network.form import check_graph, score_count
@@ -33,13 +33,13 @@ from segpipe.storage.content import describe
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model file checked against its contract and the settings; picklable, and all that a worker needs to load it."""
+    """A model file checked against its contract and the settings; picklable: all that a worker needs to load the model."""
 
     path: Path
     files: tuple[Path, ...]
-    """The model's own, and those beside it with its weights."""
+    """The model file, and files beside it with its weights."""
     sha256: str
-    """Of the files and the contract in force; of several models, of all their own."""
+    """Hash of the files and the contract in force; for several models, of their hashes."""
     contract: Contract
     contract_origin: str
     tiling: Tiling
@@ -52,53 +52,53 @@ class ModelSpec:
     output: str
     input_dtype: str
     ending: Ending
-    """Of its graph, at that output."""
+    """The end of its graph, at that output."""
     batch_is_fixed: bool = False
     threads: int = 1
-    """Within one call, on a CPU."""
+    """Threads within one call on a CPU."""
     options: Options = field(default_factory=Options)
-    """How a device computes."""
+    """Numerical options of a GPU."""
     weights_mb: float = 0.0
     """Host memory of the loaded network before its trial."""
     network_mb: float = 0.0
-    """Host memory that one batch took in the trial, beside the weights."""
-    room: Room | None = None
-    """The device's memory; None on the CPU."""
+    """Host memory that one batch took in the trial, besides the weights."""
+    memory: DeviceMemory | None = None
+    """Memory limits on the device; None on the CPU."""
     flips: tuple[Axes, ...] = AS_IT_IS
-    """Flips of a tile whose scores are averaged, as sets of the network's spatial axes; the first is none."""
+    """Flips of a tile whose scores are averaged, as sets of the network's spatial axes; the first is the identity."""
     folds: tuple["ModelSpec", ...] = ()
-    """All models whose scores are averaged, this one first, if they are several."""
+    """The models whose scores are averaged, this one first; empty for a single model."""
 
     @property
     def members(self) -> tuple["ModelSpec", ...]:
-        """Each model alone and without flips, with the batch and the threads of all."""
+        """Each model on its own without flips, with the batch and threads of the ensemble."""
         if not self.folds:
             return (replace(self, flips=AS_IT_IS),)
         ours: dict[str, Any] = {
-            key: getattr(self, key) for key in ("batch", "threads", "tiling", "blend_on", "device", "options", "room")
+            key: getattr(self, key) for key in ("batch", "threads", "tiling", "blend_on", "device", "options", "memory")
         }
         return tuple(replace(fold, **ours) for fold in self.folds)
 
     @property
     def title(self) -> str:
-        """The file, or the files, for a message."""
+        """Path or paths of the model, for a message."""
         return ", ".join(str(model.path) for model in self.folds or (self,))
 
     @property
     def passes(self) -> int:
-        """How often a tile is scored."""
+        """Number of times that a tile is scored."""
         return len(self.flips) * len(self.folds or (self,))
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
-        """Shape of a batch as the pipeline holds it: ``(batch, channels, *tile)``."""
+        """Shape of a batch in the pipeline: ``(batch, channels, *tile)``."""
         return (self.batch, self.contract.input_channels, *self.tiling.tile)
 
     def tiling_of(self, shape: Sequence[int]) -> Tiling:
-        """The tiling of a case of this shape; a network of images gets the slices of a volume along its first axis.
+        """Tiling of a case of this shape; a 2-D network gets the slices of a volume along its first axis.
 
         Raises:
-            SourceError: the number of axes does not fit.
+            SourceError: the number of axes does not fit the network.
         """
         layout = self.contract.layout
         if self.contract.neighbours and len(shape) == 2:
@@ -119,10 +119,10 @@ class ModelSpec:
 
 
 def read_spec(settings: Settings) -> ModelSpec:
-    """Read the model files and their contracts, and check each against the other and the settings.
+    """Read the model files and their contracts, and check them against each other and the settings.
 
     Raises:
-        ModelError, ContractError, DeviceError, SettingsError: with the mend.
+        ModelError, ContractError, DeviceError, SettingsError: something does not fit; the message says what to mend.
     """
     check_runtime()
     device, device_reason = resolve_device(settings.device)
@@ -131,7 +131,7 @@ def read_spec(settings: Settings) -> ModelSpec:
 
 
 def _read(settings: Settings, path: Path, device: Kind, device_reason: str) -> ModelSpec:
-    """One of the models."""
+    """Read one model."""
     proto = read_model(path)
     inputs, outputs = signature(proto)
     contract, origin = find_contract(settings, path, proto)
@@ -162,7 +162,7 @@ def _read(settings: Settings, path: Path, device: Kind, device_reason: str) -> M
 
 
 def read_model(path: Path) -> onnx.ModelProto:
-    """The graph of an ONNX file, without its external data."""
+    """Read the graph of an ONNX file, without its external data."""
     if path.is_dir():
         kind = describe(path)
         raise ModelError(f"the model must be an ONNX file, got the folder {path}" + (f": {kind}" if kind else ""))
@@ -170,7 +170,7 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise ModelError(f"the model must exist, got {path}")
     try:
         proto = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # noqa: BLE001 - protobuf raises classes of its own, by implementation
+    except Exception as error:  # noqa: BLE001 - protobuf raises classes that depend on its implementation
         raise ModelError(f"{path} is not an ONNX file: {describe(path) or f'{one_line(error)}: copy it again'}") from None
     if not proto.graph.node:
         raise ModelError(f"{path} is not an ONNX file: {describe(path) or 'it holds no graph'}")
@@ -192,7 +192,7 @@ def _choose(tensors: list[TensorSpec], name: str | None, what: str, path: Path) 
 
 
 def find_contract(settings: Settings, model: Path, proto: onnx.ModelProto) -> tuple[Contract, str]:
-    """``--contract``, else the sidecar ``model.toml``, else the file's metadata."""
+    """Find the contract: ``--contract``, else the sidecar ``model.toml``, else the file's metadata."""
     sidecar = model.with_suffix(".toml")
     for path in (settings.contract, sidecar if sidecar.is_file() else None):
         if path is not None:
@@ -238,12 +238,16 @@ def _identity(contract: Contract) -> bool:
 
 
 def by(sizes: Sequence[int]) -> str:
-    """Sizes as a person writes them."""
+    """Format sizes for a message.
+
+    >>> by((512, 256))
+    '512 x 256'
+    """
     return " x ".join(map(str, sizes))
 
 
 def resolve_tiling(settings: Settings, contract: Contract, image: TensorSpec, path: Path) -> Tiling:
-    """Tile, overlap and align per axis from flags, the contract and the model's fixed sizes, in that order."""
+    """Tile, overlap and align per axis from flags, the contract, and the model's fixed sizes, in that order."""
     ndim = contract.ndim
     fixed = contract.layout.spatial(image.shape)
     asked = _spread(settings.tile, ndim, "tile") or contract.axes("tile", ndim)
@@ -272,7 +276,7 @@ def _spread(value: tuple[int, ...] | None, ndim: int, key: str) -> tuple[int, ..
 
 
 def resolve_blend_on(settings: Settings, contract: Contract) -> BlendOn:
-    """Logits unless asked otherwise; a model that gives probabilities has no logits to blend."""
+    """Blend logits unless asked otherwise; a model that gives probabilities has no logits to blend."""
     if contract.activation != "none":
         return settings.blend_on or "logits"
     if settings.blend_on == "logits":
@@ -299,7 +303,7 @@ def _resolve_batch(settings: Settings, image: TensorSpec, device: Kind) -> int:
 
 
 def resolve_options(settings: Settings, device: Kind) -> Options:
-    """How a GPU computes; the CPU has no choice."""
+    """Numerical options of a GPU; the CPU has none."""
     if device == "cpu":
         asked = [f"--{name}" for name in ("tf32", "nhwc") if getattr(settings, name)]
         if asked:
@@ -309,7 +313,7 @@ def resolve_options(settings: Settings, device: Kind) -> Options:
 
 
 def check_unchanged(spec: ModelSpec) -> None:
-    """A worker may load a model hours after it was planned with: it must still be the same."""
+    """Check that a model has not changed since the run was planned, perhaps hours before a worker loads it."""
     for model in spec.members:
         if _digest(model.files, model.contract) != model.sha256:
             raise ModelError(f"{model.path} has changed since this run began: run the same command again, for the new model")
@@ -332,7 +336,7 @@ def _digest(files: Sequence[Path], contract: Contract) -> str:
 
 
 def external_data(path: Path, proto: onnx.ModelProto) -> list[Path]:
-    """Files beside the model that hold its weights, wherever in the graph these are."""
+    """Paths of the files beside the model that hold its weights, wherever in the graph they are named."""
     names = {
         entry.value
         for tensor in _tensors(proto)
@@ -348,7 +352,7 @@ def external_data(path: Path, proto: onnx.ModelProto) -> list[Path]:
 
 
 def _tensors(message: Any) -> Iterator[TensorProto]:
-    """All tensors below a message: also in branches and bodies, functions, attributes and sparse initializers."""
+    """Yield all tensors below a message, also in branches, bodies, functions, attributes and sparse initializers."""
     if isinstance(message, TensorProto):
         yield message
         return

@@ -1,4 +1,4 @@
-"""What is said of a model whose file alone does not say how to run it: a contract to fill in, or why none would help."""
+"""Messages for a model whose file does not say how to run it: a contract to fill in, or why none would help."""
 
 import json
 import math
@@ -17,15 +17,15 @@ from segpipe.network.form import check_graph, score_count
 from segpipe.network.signature import TensorSpec, signature
 
 WIDEST = 110
-"""Of a line of the template, in characters."""
+"""Longest line of the template, in characters."""
 
 LISTED = 4
-"""Classes that have lines of their own; more share lines, and no more lines than this times `SHARED`."""
+"""Most classes with a line each; more share lines, and take no more lines than this times `SHARED`."""
 
 SHARED = 4
 
 IMAGE_TILE, VOLUME_TILE = 512, 96
-"""Default size of a tile along each axis, if neither the file nor its metadata has one."""
+"""Default tile size along each axis, if neither the file nor its metadata has one."""
 
 NOTED = 28
 """Column of comments."""
@@ -46,7 +46,7 @@ def check_rank(path: Path, inputs: Sequence[TensorSpec]) -> None:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a file tells of its model."""
+    """Facts about a model that its file contains."""
 
     image: TensorSpec
     outputs: Sequence[TensorSpec]
@@ -54,7 +54,7 @@ class _Seen:
     scores: int | None
     ending: Ending
     known: dict[str, Any]
-    """Keys of a contract, from Deepness's metadata."""
+    """Contract keys from Deepness's metadata."""
 
     @property
     def channels(self) -> int | None:
@@ -82,7 +82,7 @@ class _Seen:
 
 
 def lines_to_write(path: Path, proto: onnx.ModelProto) -> str:
-    """The message for a model that says nothing of itself: a contract with what the file does tell filled in.
+    """Message for a model without a contract: a contract template, filled in as far as the file allows.
 
     Raises:
         ModelError, ContractError: no contract would help.
@@ -113,10 +113,10 @@ def _seen(proto: onnx.ModelProto, image: TensorSpec, outputs: Sequence[TensorSpe
 
 
 def _inferred_count(proto: onnx.ModelProto, layout: Layout) -> int | None:
-    """Scores per pixel of the first output by shape inference, where the file leaves them out."""
+    """Scores per pixel of the first output by shape inference, where the file omits them."""
     try:
         inferred = onnx.shape_inference.infer_shapes(proto)
-    except Exception:  # noqa: BLE001 - onnx raises what its inference raises, and then nothing is known
+    except Exception:  # noqa: BLE001 - onnx passes on whatever its inference raises; the count is unknown then
         return None
     return score_count(signature(inferred)[1][0], layout)
 
@@ -159,7 +159,7 @@ def _tile_lines(seen: _Seen) -> list[str]:
 
 
 def _volume_lines() -> list[str]:
-    """Lines of the template for optional keys on the grid of volumes."""
+    """Template lines for optional keys on the grid of volumes."""
     return [
         _line("# spacing = [1.0, 1.0, 1.0]", "mm along each axis, where it was trained on volumes of one spacing"),
         _line('# orientation = "RAS"', "the side that the index of each axis grows towards: R or L, A or P, S or I"),
@@ -167,7 +167,7 @@ def _volume_lines() -> list[str]:
 
 
 def _score_lines(seen: _Seen) -> list[str]:
-    """Activation and task, by what the graph ends in."""
+    """Activation and task, by the end of the graph."""
     means = "what it gives are probabilities" if seen.ending.is_probability else "what it gives are logits"
     known = seen.ending.range is not None and seen.ending.operator != "input"
     why = f"{seen.ending}: {means}" if known else '"none" where it gives probabilities already'
@@ -188,7 +188,7 @@ _TASKS = {
 
 
 def _class_lines(seen: _Seen) -> list[str]:
-    """A table each; of many, lines that many share."""
+    """One table per class; for many classes, several per line."""
     count = max(seen.scores or 2, 2) if seen.task == "binary" or seen.scores is None else seen.scores
     named = seen.known.get("classes", [])
     fits = sorted(c["id"] for c in named) == list(range(count))
@@ -201,7 +201,7 @@ def _class_lines(seen: _Seen) -> list[str]:
 
 
 def _filled(entries: Sequence[str]) -> list[str]:
-    """Entries in lines of about `WIDEST`, longer where there would be too many lines."""
+    """Put entries on lines of about `WIDEST` characters, longer where that makes too many lines."""
     widest = max(WIDEST, sum(len(entry) + 1 for entry in entries) // (LISTED * SHARED) + 40)
     lines = ["   "]
     for entry in entries:

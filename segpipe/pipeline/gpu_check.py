@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from segpipe.errors import DeviceError, DeviceMemoryError
 from segpipe.network.activation import by_class
-from segpipe.network.device import Room, open_session
+from segpipe.network.device import DeviceMemory, open_session
 from segpipe.network.neighbours import batch_tiles, depends_on_batch, one_by_one
 from segpipe.network.noise import noise_tiles
 from segpipe.network.output_graph import tail_of
@@ -45,7 +45,7 @@ def try_device(spec: ModelSpec) -> ModelSpec:
         DeviceMemoryError: there is no memory for a batch.
     """
     before = lane_of(spec).free()
-    model = BoundModel(replace(spec, room=None))
+    model = BoundModel(replace(spec, memory=None))
     noise = noise_tiles(spec, TRIAL_TILES)
     with model.arrays.here():
         scores = np.concatenate([_scored(model, tile[None]) for tile in noise])
@@ -58,22 +58,22 @@ def try_device(spec: ModelSpec) -> ModelSpec:
     check_output(host.spec, by_class(host.raw(noise[:1]), spec), host.raw)
     check_agreement(spec, scores, host.scores(noise))
     if before is not None and after is not None:
-        spec = replace(spec, room=_room(spec, before, after))
+        spec = replace(spec, memory=_device_memory(spec, before, after))
     return spec
 
 
-def with_room(spec: ModelSpec) -> ModelSpec:
+def with_memory(spec: ModelSpec) -> ModelSpec:
     """Note what memory several networks leave together, each of which was tried.
 
     Raises:
         DeviceMemoryError: there is no memory for all of them.
     """
     before = lane_of(spec).free()
-    model = BoundModel(replace(spec, room=None))
+    model = BoundModel(replace(spec, memory=None))
     with model.arrays.here():
         _scored(model, noise_tiles(spec, 1))
     after = model.lane.free()
-    return spec if before is None or after is None else replace(spec, room=_room(spec, before, after))
+    return spec if before is None or after is None else replace(spec, memory=_device_memory(spec, before, after))
 
 
 def _scored(model: BoundModel, batch: NDArray[Any]) -> NDArray[np.float32]:
@@ -101,7 +101,7 @@ def _mixes(model: BoundModel) -> bool:
     return depends_on_batch(partial(_scored, model), tiles, scores, alone=False)
 
 
-def _room(spec: ModelSpec, before: int, after: int) -> Room:
+def _device_memory(spec: ModelSpec, before: int, after: int) -> DeviceMemory:
     """From free memory without and with the network."""
     network, way = before - after, device_bytes(spec)
     strip = int(after * SHARE) - way
@@ -110,7 +110,7 @@ def _room(spec: ModelSpec, before: int, after: int) -> Room:
             f"the device has {after / 1e9:.1f} GB left beside the network, and tiles of a batch of {spec.batch} take "
             f"{way / 1e9:.1f} GB on their way: lower --batch"
         )
-    return Room(limit=network + max(network // 10, LEAST_SLACK), strip=strip)
+    return DeviceMemory(limit=network + max(network // 10, LEAST_SLACK), strip=strip)
 
 
 class _Host:

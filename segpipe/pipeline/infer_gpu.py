@@ -19,7 +19,7 @@ from torch import Tensor
 from segpipe.errors import DeviceMemoryError, ModelError, SegpipeError, memory_errors, one_line
 from segpipe.network.arrays import LAG_BATCHES
 from segpipe.network.averaging import mean_scores
-from segpipe.network.device import Terms, engine_folder, gpu_facts, open_bound, told
+from segpipe.network.device import Terms, engine_folder, gpu_facts, open_bound, recorded_options
 from segpipe.network.device_arrays import DeviceArrays, Lane, Upload, scaled, torch_type
 from segpipe.network.output_graph import tail_of
 from segpipe.network.spec import ModelSpec, check_unchanged, read_model
@@ -148,7 +148,7 @@ class BoundNetwork:
         half = any(tensor.data_type == TensorProto.FLOAT16 for tensor in graph.graph.initializer)
         sizes = free_sizes(graph, spec)
         engines = engine_folder(_engine_key(spec)) if spec.device == "tensorrt" else None
-        limit = None if spec.room is None else spec.room.limit
+        limit = None if spec.memory is None else spec.memory.limit
         return Terms(spec.device, spec.options, sizes, self._lane.handle, limit, half, engines)
 
     def given(self, image: Tensor) -> Tensor:
@@ -260,5 +260,5 @@ def free_sizes(graph: onnx.ModelProto, spec: ModelSpec) -> dict[str, int]:
 
 def _engine_key(spec: ModelSpec) -> str:
     """Of all that an engine depends on."""
-    facts = [spec.sha256, told(spec.options), list(spec.batch_shape), str(onnxruntime.__version__), gpu_facts()]
+    facts = [spec.sha256, recorded_options(spec.options), list(spec.batch_shape), str(onnxruntime.__version__), gpu_facts()]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()[:24]

@@ -186,7 +186,7 @@ def strip_bytes(cover: Cover, model: ModelSpec) -> int:
 
 def longest_strip(model: ModelSpec, allowed: float) -> int:
     """Most score sums per class that fit into a worker's ``allowed`` bytes, or into the memory of its GPU."""
-    most = allowed * STRIP_SHARE if model.room is None else model.room.strip
+    most = allowed * STRIP_SHARE if model.memory is None else model.memory.strip
     return int(most / (model.contract.scores * FLOAT))
 
 

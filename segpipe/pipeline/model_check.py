@@ -38,9 +38,9 @@ def try_out(spec: ModelSpec) -> ModelSpec:
     spec = tried(spec, [_alone(model) for model in spec.members])
     if spec.device == "cpu" or not spec.folds:
         return spec
-    from segpipe.pipeline.gpu_check import with_room
+    from segpipe.pipeline.gpu_check import with_memory
 
-    return with_room(spec)
+    return with_memory(spec)
 
 
 def _alone(spec: ModelSpec) -> ModelSpec:

@@ -20,7 +20,7 @@ from segpipe.formats.identity import Beside
 from segpipe.formats.registry import FORMATS, kinds
 from segpipe.formats.sink import Derived
 from segpipe.messages.redact import cleaned
-from segpipe.network.device import gpu_facts, told
+from segpipe.network.device import gpu_facts, recorded_options
 from segpipe.network.spec import ModelSpec
 from segpipe.results.lesion_rule import INSTANCES, LesionRule, rule_of
 from segpipe.results.schema import LaterSchemaError, Record, RecordedModel, Values, parse_record
@@ -122,7 +122,7 @@ def device_kind(model: ModelSpec) -> Values:
     if model.device == "cpu":
         return kind
     # a GPU may take another kernel for another batch
-    return kind | {"gpu": gpu_facts(), "options": told(model.options), "batch": model.batch}
+    return kind | {"gpu": gpu_facts(), "options": recorded_options(model.options), "batch": model.batch}
 
 
 def recorded(model: ModelSpec) -> RecordedModel:

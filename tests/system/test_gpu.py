@@ -21,7 +21,7 @@ from segpipe.geometry.weighting import Weights
 from segpipe.geometry.windows import Cover, Tiling
 from segpipe.jobs.launch import carry_out, prepare
 from segpipe.network.arrays import HOST
-from segpipe.network.device import Room, gpu_facts
+from segpipe.network.device import DeviceMemory, gpu_facts
 from segpipe.network.device_arrays import DeviceArrays, Lane, Upload, scaled
 from segpipe.network.scaling import Scaling
 from segpipe.network.spec import read_spec
@@ -206,11 +206,11 @@ def test_memory_is_planned_and_what_does_not_fit_is_refused(tmp_path, lane):
     source, model = scene(tmp_path / "in" / "scene.tif"), pooling(tmp_path / "m.onnx", 3, 4, tile=[512, 512])
     flags = {"input": (str(source),), "model": model, "output": tmp_path / "out", "executor": "serial", "device": DEVICE}
     spec = try_out(read_spec(load_settings(None, flags)))
-    assert spec.room is not None
-    assert spec.room.strip > 0
+    assert spec.memory is not None
+    assert spec.memory.strip > 0
     hog = torch.empty(max(lane.free() - 2**30, 0), dtype=torch.uint8, device="cuda")
     with pytest.raises(DeviceMemoryError, match=r"lower --batch"):
         try_out(read_spec(load_settings(None, flags | {"batch": 512})))
-    tight = load(replace(spec, batch=512, room=Room(2**40, 2**40)))  # planned when there was more: smaller batches do
+    tight = load(replace(spec, batch=512, memory=DeviceMemory(2**40, 2**40)))  # planned with more memory: smaller batches do
     assert tight.spec.batch < 512
     del hog, tight

@@ -27,14 +27,23 @@ from segpipe.jobs.cluster import _started
 from segpipe.jobs.launch import carry_out, prepare
 from segpipe.jobs.plan import make_plan, memory_mb
 from segpipe.network.arrays import HOST
-from segpipe.network.device import Options, Room, Terms, _load_tensorrt, _refused, check_runtime, engine_folder, providers
+from segpipe.network.device import (
+    DeviceMemory,
+    Options,
+    Terms,
+    _load_tensorrt,
+    _refused,
+    check_runtime,
+    engine_folder,
+    providers,
+)
 from segpipe.network.device_arrays import BUFFERS, CONSTANTS, DeviceArrays, Lane, Upload, scaled
 from segpipe.network.scaling import Scaling
 from segpipe.network.spec import read_spec
 from segpipe.pipeline import infer_gpu
 from segpipe.pipeline.blend import Strip
 from segpipe.pipeline.decide import Decision
-from segpipe.pipeline.gpu_check import _room, check_agreement
+from segpipe.pipeline.gpu_check import _device_memory, check_agreement
 from segpipe.pipeline.infer_gpu import BoundModel, _engine_key
 from segpipe.pipeline.memory import STRETCHES
 from segpipe.pipeline.stretch import STRETCH_BYTES
@@ -506,11 +515,11 @@ def test_labels_that_are_not_the_cpus_are_refused_before_a_run(spec):
 
 
 def test_a_device_without_memory_for_its_tiles_is_refused_before_a_run(spec):
-    room = _room(spec, 8 * 10**9, 6 * 10**9)
-    assert 2 * 10**9 < room.limit < 3 * 10**9
-    assert 4 * 10**9 < room.strip < 6 * 10**9
+    found = _device_memory(spec, 8 * 10**9, 6 * 10**9)
+    assert 2 * 10**9 < found.limit < 3 * 10**9
+    assert 4 * 10**9 < found.strip < 6 * 10**9
     with pytest.raises(DeviceMemoryError, match=r"0\.0 GB left beside the network.*lower --batch"):
-        _room(spec, 10**9, 10**6)
+        _device_memory(spec, 10**9, 10**6)
 
 
 def test_a_strip_is_as_wide_as_the_devices_memory_allows(spec, raster, tmp_path):
@@ -518,7 +527,7 @@ def test_a_strip_is_as_wide_as_the_devices_memory_allows(spec, raster, tmp_path)
     settings = load_settings(None, flags_of(source, spec.path, tmp_path / "out"))
     per_pixel = 28 * 4 * 4  # windows start in rows 0 and 36
     for strip, parts in ((per_pixel * 2500, 0), (per_pixel * 800, 3)):
-        run = Run(replace(spec, room=Room(limit=0, strip=strip)), settings)
+        run = Run(replace(spec, memory=DeviceMemory(limit=0, strip=strip)), settings)
         plan = make_plan([Case("a", str(source))], run, 1, look=True)
         assert len(plan.cuts[0].parts if plan.cuts else ()) == parts
 
@@ -629,14 +638,14 @@ def test_a_profile_counts_what_the_device_took_once_it_is_done(recorder):
     for stage, stream in (("gpu", None), ("upload", iter([2.0, 9.0])), ("gpu", None)):
         with lane.timed(stage, stream):
             pass
-    lane.told()
+    lane.report_timings()
     assert not any(total.busy for total in recorder.taken().totals.values())
     lane._timed[0][-1].done = True
-    lane.told()
+    lane.report_timings()
     assert recorder.taken().totals["gpu"].busy == pytest.approx(2.0)
     for _, _, stop in lane._timed:
         stop.done = True
-    lane.told()
+    lane.report_timings()
     busy = {name: total.busy for name, total in recorder.taken().totals.items()}
     assert busy == pytest.approx({"gpu": 6.0, "upload": 7.0})
     found = account(recorder, workers=1, calls=1, on_cpu=False)

@@ -1,1 +1,1 @@
-"""Files: which ones are cases, how one is opened, and what takes its mask. One folder per family of formats."""
+"""File formats: which files are cases, how a case is opened, and how its mask is written. One folder per family."""

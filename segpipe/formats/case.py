@@ -1,4 +1,4 @@
-"""A case, and how families of formats find cases of several files."""
+"""Cases, and how families of formats find cases of several files."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ class Case:
     format: str = RASTER
     """Key of its format in ``registry.FORMATS``."""
     index: object = field(default=None, repr=False, compare=False)
-    """What its format knows of it from the search, so that no worker searches again; picklable, opaque to other code."""
+    """What its format learned in the search, so that no worker searches again; picklable, opaque to other code."""
 
 
 def without_path(text: str, case: Case) -> str:
@@ -47,21 +47,21 @@ class Channels:
     """The channels that the files of a case must have."""
 
     labels: tuple[str, ...]
-    """What messages call them."""
+    """Names of the channels in messages."""
     patterns: tuple[str, ...] | None = None
     """One per channel; None: files are recognised by their numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What the user says about the cases of an input."""
+    """The user's choices about the cases of an input."""
 
     series: str | None = None
     """Text in the description of a series, a glob for all of it, or its UID; None: all series."""
     names: CaseNames = "path"
     """What masks are named after."""
     channels: Channels | None = None
-    """By what files that hold one channel each are put together; None: each is a case."""
+    """How files with one channel each are grouped; None: each file is a case."""
 
 
 EVERY_CASE = Choice()
@@ -73,9 +73,9 @@ class FamilyCases:
 
     cases: list[Case] = field(default_factory=list)
     errors: dict[Case, str] = field(default_factory=dict)
-    """Why a case, which is also among ``cases``, cannot be done whatever is in it."""
+    """Errors of cases, also listed in ``cases``, that cannot be done whatever they contain."""
     left_out: dict[str, int] = field(default_factory=dict)
-    """How many files of the family belong to no case, by what they are."""
+    """Number of the family's files that belong to no case, by kind."""
     others: list[str] = field(default_factory=list)
     """Files that are not of this family."""
 

@@ -30,7 +30,7 @@ def scaling_of(source: Source, contract: Contract) -> Scaling:
 def _valid_blocks(source: Source, scaling: Scaling) -> Iterator[Block]:
     """Yield the valid pixels of each block, shape ``(channels, pixels)``; blocks are in row-major order.
 
-    If the scaling has blank pixels, which no statistics count, the channels of a block have arrays of their own.
+    If the scaling has blank pixels, which statistics leave out, the channels of a block have arrays of their own.
     """
     shape = source.grid.shape
     side = STATISTICS_BLOCK[len(shape)]

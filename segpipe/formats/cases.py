@@ -1,4 +1,4 @@
-"""Which cases a run has: files, folders, globs, lists and GDAL paths become named cases."""
+"""Find the cases of a run: files, folders, globs, lists and GDAL paths become named cases."""
 
 import csv
 import glob
@@ -27,7 +27,7 @@ from segpipe.storage.ownership import OWN
 from segpipe.storage.urls import malformed
 
 NOTES = frozenset({".json", ".qml", ".prj", ".qpj", ".geojson", ".csv", ".md5", ".sha256", ".yaml", ".toml", ".html"})
-"""What is written beside a raster under its name, by segpipe and by others, and is no image."""
+"""Suffixes of files, by segpipe and others, that accompany a raster of the same name and are no images."""
 
 PACKED = frozenset({".gz", ".bz2", ".xz", ".zst"})
 
@@ -39,7 +39,7 @@ LIST_COLUMNS = ("path", "file", "input", "image")
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A case that could not be done, and why."""
+    """A case that could not be done, with the reason."""
 
     case: Case
     error: str
@@ -47,21 +47,21 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the inputs of a run are."""
+    """Result of the search of a run's inputs."""
 
     cases: list[Case]
     """Sorted by name, each name once."""
     left_out: dict[str, int]
-    """How many files of folders and globs were not taken, by suffix; by what they are if a format knows it."""
+    """Number of files in folders and globs that were not taken, by suffix, or by kind if a format knows it."""
     refused: list[Failure]
-    """Inputs of which no mask can be made, whatever is in them, by the names of their masks; none is among the cases."""
+    """Inputs that cannot become a mask, whatever they contain, by the names of their masks; none is among the cases."""
     problems: list[str]
     """Folders that could not be read."""
 
 
 @dataclass
 class _Search:
-    """What is seen on the way to the cases."""
+    """State of a search for cases."""
 
     known: dict[str, Format] = field(default_factory=by_suffix)
     """Suffixes of the files that a search of a folder finds. A file that the user names may have any suffix."""
@@ -69,15 +69,15 @@ class _Search:
     """Files of folders and globs that are not taken."""
     listing: Listing = field(default_factory=Listing)
     errors: dict[Case, str] = field(default_factory=dict)
-    """Of cases that are named and not there."""
+    """Errors of cases that are named but do not exist."""
     choice: Choice = EVERY_CASE
     claimed: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
-    """Names below the folder, and paths, of files among which a format finds its cases itself, by the format's name."""
+    """Files that a format claims in order to find its cases itself: names below the folder, and paths, by format name."""
     left_out: Counter[str] = field(default_factory=Counter)
-    """How many files of such formats are in no case, by what they are."""
+    """Number of claimed files that belong to no case, by kind."""
 
     def family(self, name: str) -> Format | None:
-        """The format of a file by its name; None if it has none."""
+        """The format of a file by its name; None for an unknown one."""
         by_name = self.known.get(split_suffix(name, self.known)[1].lower())
         return by_name or next((f for f in FORMATS.values() if f.finder is not None and f.finder.may_be(name)), None)
 
@@ -86,10 +86,10 @@ class _Search:
 
 
 def find_cases(inputs: Sequence[str], choice: Choice = EVERY_CASE) -> list[Case]:
-    """All cases that the inputs name, each once, sorted by name; for a command that needs all of them.
+    """All cases that the inputs name, each once, sorted by name; for commands that need every input.
 
     Raises:
-        InputError: one of them cannot be had.
+        InputError: an input cannot be read.
     """
     found = find_input(inputs, choice)
     for problem in (*found.problems, *(failure.error for failure in found.refused)):
@@ -98,21 +98,21 @@ def find_cases(inputs: Sequence[str], choice: Choice = EVERY_CASE) -> list[Case]
 
 
 def find_input(inputs: Sequence[str], choice: Choice = EVERY_CASE) -> Found:
-    """All cases that the inputs name, each once, sorted by name; what lies beside them, and what is none.
+    """Search the inputs for cases, each once, sorted by name; report files that are left out or refused.
 
     Args:
         inputs: files, folders, globs, lists and URLs.
-        choice: which series are taken, what cases are named after, and which files are channels of one case.
+        choice: selection of series, names of cases, and grouping of channel files.
 
     Raises:
-        InputError: an input is not there, or has no case.
+        InputError: an input does not exist, or contains no case.
     """
     search = _Search(choice=choice)
     found = [_found(text, search) for text in inputs]
-    # one input has no need of a table, which would be larger than the cases; of several the first names a path
+    # a single input needs no table, which would be larger than the cases; of several inputs the first names a path
     cases = found[0] if len(found) == 1 else list({c.path: c for own in reversed(found) for c in reversed(own)}.values())
     cases.sort(key=attrgetter("name"))
-    cases = [case for case, before in zip(cases, [None, *cases], strict=False) if case != before]  # of a list, twice
+    cases = [case for case, before in zip(cases, [None, *cases], strict=False) if case != before]  # listed twice
     others = count_left_out(search.others, cases)
     cases = cases if choice.channels is None else _grouped(cases, choice.channels, search)
     if choice.names == "number":
@@ -140,10 +140,10 @@ def _found(text: str, search: _Search) -> list[Case]:
 
 
 def _families(search: _Search) -> Iterator[Case]:
-    """The cases that formats find among the files that they claimed."""
+    """Yield the cases that formats find among the files that they claimed."""
     for name, files in search.claimed.items():
         found = FamilyCases()
-        with case_errors(files[0][1]) as caught:  # what one format does not foresee does not end the search of all
+        with case_errors(files[0][1]) as caught:  # an unforeseen error in one format does not end the whole search
             found = find_in_family(name, files, search.choice)
         if caught.error is not None:
             search.listing.add_problem(files[0][1], str(caught.error))
@@ -155,7 +155,7 @@ def _families(search: _Search) -> Iterator[Case]:
 
 
 def _grouped(cases: list[Case], channels: Channels, search: _Search) -> list[Case]:
-    """The cases after files with one channel each were put together.
+    """Group files with one channel each into cases.
 
     Raises:
         InputError: no file matches the patterns that the user gave.
@@ -175,7 +175,7 @@ def _grouped(cases: list[Case], channels: Channels, search: _Search) -> list[Cas
 
 
 def _numbered(cases: list[Case], search: _Search) -> list[Case]:
-    """The cases with numbers for names, from 1 in their order, so that no name of a folder is in the output."""
+    """Number the cases from 1 in their order, so that no folder name appears in the output."""
     digits = max(4, len(str(len(cases))))
     named = [replace(case, name=f"{number:0{digits}}") for number, case in enumerate(cases, 1)]
     search.errors = {new: search.errors[old] for old, new in zip(cases, named, strict=True) if old in search.errors}
@@ -183,7 +183,7 @@ def _numbered(cases: list[Case], search: _Search) -> list[Case]:
 
 
 def _refused(cases: list[Case], errors: Mapping[Case, str]) -> Iterator[Failure]:
-    """Cases that cannot be done, each name once: of those that share a name, the first stands for all."""
+    """Yield cases that cannot be done, one per name: where several share a name, the first stands for all."""
     for _, sharing in groupby(cases, attrgetter("name")):
         case, *others = sorted(sharing, key=attrgetter("path"))
         error = _shared(case, others) if others else errors.get(case) or _misnamed(case)
@@ -200,7 +200,7 @@ def _shared(case: Case, others: Sequence[Case]) -> str:
 
 
 def _misnamed(case: Case) -> str | None:
-    """Why there is no mask of such a name."""
+    """Why a mask cannot have this name; None if it can."""
     if case.name == "run" or case.name.endswith(CONFIDENCE):
         return f"the names run and *.confidence are reserved, got {case.path}: rename it"
     try:
@@ -211,10 +211,10 @@ def _misnamed(case: Case) -> str | None:
 
 
 def count_left_out(others: Sequence[str], cases: Iterable[Case]) -> dict[str, int]:
-    """How many files there are of each suffix, but for what belongs to a case and what segpipe writes."""
+    """Count files by suffix, leaving out those that belong to a case or were written by segpipe."""
     if not others:
         return {}
-    # as numbers: names of 100,000 files would take more memory than all else that is known of them
+    # hashes: the names of 100,000 files would take more memory than everything else known about them
     known = by_suffix()
     paths = (case.path.lower() for case in cases)
     numbers = np.fromiter((hash(name) for path in paths for name in (path, split_suffix(path, known)[0])), np.int64)
@@ -228,13 +228,13 @@ def _is_own(path: str) -> bool:
 
 
 def _belongs(path: str, there: "array[int]") -> bool:
-    """Whether a file belongs to something of which the sorted numbers are there."""
+    """Whether a file's owner is among the sorted hashes ``there``."""
     found = ((number, bisect_left(there, number)) for number in map(hash, _owners(path)))
     return any(at < len(there) and there[at] == number for number, at in found)
 
 
 def _owners(path: str) -> Iterator[str]:
-    """Rasters, in lower case and some without suffix, that a file would belong to by its name."""
+    """Yield the rasters, in lower case and some without suffix, that a file would belong to by its name."""
     folder, name = os.path.split(path.lower())
     owners = owners_of(name)
     if _suffix(name) in NOTES:
@@ -243,22 +243,22 @@ def _owners(path: str) -> Iterator[str]:
 
 
 def _suffix(name: str) -> str:
-    """The last suffix in lower case, with the one before it of what is packed; of none its word."""
-    stem, suffix = os.path.splitext(os.path.basename(name).lower())  # noqa: PTH119, PTH122 - which keeps no name
+    """The last suffix in lower case, with the one before it for packed files; ``without suffix`` if there is none."""
+    stem, suffix = os.path.splitext(os.path.basename(name).lower())  # noqa: PTH119, PTH122 - Path caches names
     if suffix in PACKED:
         suffix = os.path.splitext(stem)[1] + suffix  # noqa: PTH122
     return "without suffix" if suffix in ("", ".") else suffix
 
 
 def listed(left_out: Mapping[str, int]) -> str:
-    """``3 .svs, 1 .nii.gz``"""
+    """Format counts as ``3 .svs, 1 .nii.gz``."""
     return ", ".join(f"{count} {suffix}" for suffix, count in left_out.items())
 
 
 def _expand(text: str, search: _Search) -> Iterator[Case]:
-    """Whatever a path looks like: what exists is a path."""
+    """Yield the cases of one input. What exists is taken as a path, whatever it looks like."""
     path = Path(text)
-    if os.path.isdir(text):  # noqa: PTH112 - of any text, however long
+    if os.path.isdir(text):  # noqa: PTH112 - accepts text of any length
         yield from _rasters(path, search)
     elif _is_file(text):
         yield from _listed(path, search) if path.suffix.lower() in LIST_SUFFIXES else _named(path.parent, path, search)
@@ -266,7 +266,7 @@ def _expand(text: str, search: _Search) -> Iterator[Case]:
         raise InputError(error)
     elif in_bucket(text):
         found = find_objects(text, lambda name: _suffix_of(name, search) in search.known, search.others)
-        yield from (_case(str(PurePosixPath(name)), path, search) for name, path in found)  # a//b is a/b
+        yield from (_case(str(PurePosixPath(name)), path, search) for name, path in found)  # a//b becomes a/b
     elif is_remote(text):
         yield _remote(text, search)
     elif glob.has_magic(text):
@@ -276,7 +276,7 @@ def _expand(text: str, search: _Search) -> Iterator[Case]:
 
 
 def _is_file(text: str) -> bool:
-    return os.path.isfile(text)  # noqa: PTH113 - of any text, however long
+    return os.path.isfile(text)  # noqa: PTH113 - accepts text of any length
 
 
 def _remote(url: str, search: _Search) -> Case:
@@ -284,7 +284,7 @@ def _remote(url: str, search: _Search) -> Case:
 
 
 def _named(root: Path, file: Path, search: _Search) -> Iterator[Case]:
-    """The case of a file that the user names; none if its format finds cases itself, which it does later."""
+    """Yield the case of a file named by the user; nothing if its format claims it to find cases later."""
     family, path = search.family(file.name), plain_path(str(file))
     if family is not None and family.finder is not None and (_has_suffix(file.name, search) or family.finder.is_one(path)):
         search.claim(family, file.relative_to(root).as_posix(), path)
@@ -301,7 +301,7 @@ def _below(root: Path, file: Path, search: _Search) -> Case:
 
 
 def _case(name: str, path: str, search: _Search) -> Case:
-    """The case of a file, which is named by its path below a root."""
+    """The case of a file, named by its path below a root."""
     return Case(split_suffix(name, search.known)[0], path, format_of(name, search.known))
 
 
@@ -310,14 +310,14 @@ def _suffix_of(name: str, search: _Search) -> str:
 
 
 def _rasters(root: Path, search: _Search) -> Iterator[Case]:
-    """At any depth; with strings alone for each file, since ``Path`` keeps every name that it has seen a second time."""
+    """Yield the cases at any depth of a folder; uses strings per file, since ``Path`` keeps each name a second time."""
     for folder, files in search.listing.below(str(root)):
         here = Path(folder)
         path, below = plain_path(str(here / "x")[:-1]), (here.relative_to(root) / "x").as_posix()[:-1]
         for name in files:
             if name.startswith("."):
                 continue
-            family = search.family(name)  # no Path for each of 100,000 names
+            family = search.family(name)  # avoids a Path for each of 100,000 names
             if family is None:
                 search.others.append(path + name)
             elif family.finder is not None:
@@ -328,7 +328,7 @@ def _rasters(root: Path, search: _Search) -> Iterator[Case]:
 
 
 def _matching(pattern: str, search: _Search) -> Iterator[Case]:
-    """Files of a glob, named relative to its folders without wildcards."""
+    """Yield the files of a glob, named relative to the glob's leading folders without wildcards."""
     root = _fixed(pattern)
     suffix = Path(pattern).suffix
     any_suffix = bool(suffix) and not glob.has_magic(suffix)
@@ -343,7 +343,7 @@ def _matching(pattern: str, search: _Search) -> Iterator[Case]:
 
 
 def _fixed(pattern: str) -> Path:
-    """The folders of a glob before its first wildcard; one that exists is none, as a folder ``[1]``."""
+    """The folders of a glob before its first wildcard; an existing folder such as ``[1]`` is no wildcard."""
     root = Path()
     for part in Path(pattern).parts[:-1]:
         if glob.has_magic(part) and not (root / part).is_dir():
@@ -353,7 +353,7 @@ def _fixed(pattern: str) -> Path:
 
 
 def searched_root(text: str) -> str | None:
-    """The folder below which an input finds files at any depth; None for a file, a list or a flat glob."""
+    """Folder that an input searches at any depth; None for a file, a list or a flat glob."""
     path = Path(text)
     if in_bucket(text) or os.path.isdir(text):  # noqa: PTH112
         return plain_path(text) if os.path.isdir(text) else text  # noqa: PTH112
@@ -361,9 +361,9 @@ def searched_root(text: str) -> str | None:
 
 
 def _listed(file: Path, search: _Search) -> Iterator[Case]:
-    """Paths in a text or CSV file, one per line, relative to the file's folder; named by their base name.
+    """Yield the cases of a list: paths in a text or CSV file, relative to its folder, named by their base names.
 
-    One that is not there costs only itself, unless it is all.
+    A missing file fails alone, unless all are missing.
     """
     missing: dict[Case, str] = {}
     found = False
@@ -387,10 +387,10 @@ def _listed(file: Path, search: _Search) -> Iterator[Case]:
 
 def _entries(file: Path) -> Iterator[tuple[int, str]]:
     try:
-        text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")  # as names of files may be
+        text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")  # file names may have undecodable bytes
     except OSError as error:
         raise InputError(f"the list cannot be read: {file}: {error.strerror}") from None
-    # names may begin with # or end with spaces: what exists is a path
+    # names may begin with # or end with spaces: a line that names a file is a path
     named = [(n, line, _is_file(str(file.parent / line))) for n, line in enumerate(text.split("\n"), 1)]
     lines = [(n, line if there else line.strip()) for n, line, there in named if there or not _is_comment(line.strip())]
     if file.suffix.lower() != ".csv":

@@ -1,4 +1,4 @@
-"""Cases of several files, one per channel: by numbers at the end of their names, or by patterns that the user gives."""
+"""Group files with one channel each into cases: by numbers at the end of names, or by patterns of the user."""
 
 import os
 import re
@@ -11,22 +11,22 @@ from segpipe.formats.case import Case, ChannelFiles, Channels
 from segpipe.overrides import Patterns
 
 NUMBERED = re.compile(r"(.+)_(\d{4})")
-"""The name of a file of one channel, as nnU-Net has them: ``liver_003_0001`` is channel 1 of the case ``liver_003``."""
+"""Name of a file with one channel, as in nnU-Net: ``liver_003_0001`` is channel 1 of the case ``liver_003``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grouped:
-    """Cases after files of one case were put together."""
+    """Cases after files were grouped."""
 
     cases: list[Case] = field(default_factory=list)
     errors: dict[Case, str] = field(default_factory=dict)
-    """Why a case, which is also among ``cases``, cannot be done."""
+    """Errors of cases, also listed in ``cases``, that cannot be done."""
     others: list[str] = field(default_factory=list)
     """Files that match no pattern."""
 
 
 def channels_of(contract: Contract, given: Patterns | None) -> Channels | None:
-    """The channels by which files are put together; None if each file is a case.
+    """The channels to group files by; None if each file is a case.
 
     Raises:
         SettingsError: ``--channels`` does not name the model's channels.
@@ -42,17 +42,17 @@ def channels_of(contract: Contract, given: Patterns | None) -> Channels | None:
 
 
 def _labels(count: int, names: Sequence[str] | None) -> tuple[str, ...]:
-    """``channel 1 (FLAIR)``, counted as in names of files."""
+    """Labels such as ``channel 1 (FLAIR)``, numbered as in file names."""
     return tuple(f"channel {k}" + (f" ({names[k]})" if names else "") for k in range(count))
 
 
 def group(cases: Sequence[Case], channels: Channels) -> Grouped:
-    """Put the files of each case together. Files must be of formats that hold one channel each."""
+    """Group the files of each case. Files must be of formats with one channel per file."""
     return _by_number(cases, channels) if channels.patterns is None else _by_pattern(cases, channels, channels.patterns)
 
 
 def _by_number(cases: Sequence[Case], channels: Channels) -> Grouped:
-    """Files ``NAME_0000``, ``NAME_0001`` ...; all other files are cases of their own."""
+    """Group files ``NAME_0000``, ``NAME_0001`` ...; every other file is a case."""
     found = [(case, NUMBERED.fullmatch(case.name)) for case in cases]
     stems = {match[1] for _, match in found if match is not None and int(match[2]) < len(channels.labels)}
     alone = [case for case, match in found if match is None or match[1] not in stems]
@@ -97,7 +97,7 @@ def _collected(
 
 
 def _error(case: Case, files: Sequence[tuple[int, Case]], channels: Channels) -> str | None:
-    """Why files are not one per channel."""
+    """Why files do not give one file per channel; None if they do."""
     numbers, count = [k for k, _ in files], len(channels.labels)
     if numbers == list(range(count)):
         return None
@@ -121,6 +121,6 @@ def files_of(case: Case) -> tuple[str, ...]:
 
 
 def per_channel(case: Case, contract: Contract) -> Iterator[tuple[Case, Contract]]:
-    """A case and a contract for each file of a case with one file per channel."""
+    """Yield a case and a contract for each file of a case with one file per channel."""
     for channel, path in enumerate(files_of(case)):
         yield Case(case.name, path, case.format), contract.of_channel(channel)

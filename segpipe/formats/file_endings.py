@@ -1,4 +1,4 @@
-"""Where the rest of a file should be that ends early."""
+"""Detect truncated files by the sizes and offsets in their headers."""
 
 import struct
 from collections.abc import Iterator
@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 SIZES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
-"""Types of TIFF's integers, as ``struct`` has them."""
+"""TIFF's integer types as ``struct`` formats."""
 
 OFFSETS, COUNTS = (273, 324), (279, 325)
 DIRECTORIES = 64
 
 
 def missing(path: str | Path) -> str | None:
-    """How much of a file of this machine is missing, in words; None where it is whole, or nobody knows."""
+    """Describe how much of a local file is missing; None where it is whole, or this is unknown."""
     path = Path(path)
     if not path.is_file():
         return None
@@ -39,7 +39,7 @@ def _ends(stream: BinaryIO, size: int, mark: bytes) -> bool:
 
 
 def _needed(stream: BinaryIO, head: bytes) -> int | None:
-    """Bytes that a file should have at least, by its own words."""
+    """Minimum size of a file in bytes by its own header; None if unknown."""
     if head[:4] == b"RIFF":
         return 8 + int(struct.unpack("<I", head[4:8])[0])
     if head[:2] == b"BM":
@@ -50,7 +50,7 @@ def _needed(stream: BinaryIO, head: bytes) -> int | None:
 
 
 def _reaches(stream: BinaryIO, order: str, *, big: bool) -> Iterator[int]:
-    """Ends of all that the directories of a TIFF name (TIFF 6.0, section 2; BigTIFF)."""
+    """Yield the ends of everything that a TIFF's directories refer to (TIFF 6.0, section 2; BigTIFF)."""
     count, entry, word = ("Q", 20, "Q") if big else ("H", 12, "I")
     start, seen = _read(stream, order + word, 8 if big else 4), set[int]()
     while start and start not in seen and len(seen) < DIRECTORIES:
@@ -76,11 +76,11 @@ def _strips(stream: BinaryIO, order: str, entries: range, *, big: bool) -> Itera
         if tag in OFFSETS + COUNTS and kind in SIZES:
             count = _read(stream, order + ("Q" if big else "I"), at + 4)
             form = f"{order}{count}{SIZES[kind]}"
-            room, inside = (8, at + 12) if big else (4, at + 8)
-            place = inside if struct.calcsize(form) <= room else _read(stream, order + ("Q" if big else "I"), inside)
+            inline, inside = (8, at + 12) if big else (4, at + 8)
+            place = inside if struct.calcsize(form) <= inline else _read(stream, order + ("Q" if big else "I"), inside)
             end = place + struct.calcsize(form)
             yield end
-            if end <= stream.seek(0, 2):  # else there is nothing to read, nor memory for so much
+            if end <= stream.seek(0, 2):  # otherwise the values lie beyond the end, and may be too many for memory
                 stream.seek(place)
                 found[tag] = struct.unpack(form, stream.read(end - place))
     for offsets, counts in zip(OFFSETS, COUNTS, strict=True):

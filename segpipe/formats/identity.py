@@ -1,4 +1,4 @@
-"""What tells one state of an input from another: where it is, its size and its time, and what lies beside it."""
+"""Identity of inputs, which changes with their content: path, size and time, and the same for sidecar files."""
 
 import hashlib
 import os
@@ -13,33 +13,33 @@ from segpipe.storage.bucket import canonical, in_bucket, is_remote, objects_near
 from segpipe.storage.web import on_web, plain_url, state_of
 
 Identity = dict[str, Any]
-"""``path`` and, as far as they can be told, ``size`` with ``mtime_ns``, ``modified`` or ``etag``."""
+"""``path`` and, as far as they are known, ``size`` with ``mtime_ns``, ``modified`` or ``etag``."""
 
 ARCHIVES = ("/vsizip/", "/vsitar/", "/vsigzip/", "/vsi7z/", "/vsirar/")
 
 SIDECAR = re.compile(
     r"""(
       \.aux\.xml | \.aux | \.msk | \.ovr                      # statistics and nodata, masks, overviews
-    | \.wld | \.[a-z0-9]{1,5}w | \.tab                        # place
+    | \.wld | \.[a-z0-9]{1,5}w | \.tab                        # georeferencing
     | _rpc\.txt | \.rpb | \.rpc | \.imd | \.pvl | \.pass      # sensor models
     | _metadata\.(txt|xml) | \.txt | \.xml | \.eph | \.att
     | \.ige | \.rrd | \.rde                                   # pixels and overviews of HFA
     )$""",
     re.VERBOSE,
 )
-"""What the names of files end with that GDAL reads, unasked, with a raster of the same stem, in lower case."""
+"""Endings, in lower case, of sidecar files that GDAL reads by itself with a raster of the same stem."""
 
 BESIDE_ALL = frozenset({"metadata.dim", "summary.txt"})
-"""What it reads with any raster of a folder."""
+"""Sidecar files that GDAL reads with any raster of a folder."""
 
 ANY, SENSOR = "", "img:"
-"""Keys for these, and for files that are named as an image is but for its first letters."""
+"""Keys for these, and for files whose names differ from an image's only in the first letters."""
 
 NO_STATE = "only the path tells {} from another state of it: a later run takes it as unchanged; --overwrite does it again"
 
 
 class Beside:
-    """Looks at files and at what lies beside them. A folder is listed and resolved once in the life of one of these."""
+    """Identify files and their sidecars. Each object lists and resolves a folder once in its life."""
 
     def __init__(self) -> None:
         self._real: dict[str, str] = {}
@@ -47,7 +47,7 @@ class Beside:
         self._objects: tuple[str, dict[str, Identity]] = ("", {})
 
     def place(self, path: str) -> str:
-        """The one name of whatever leads to a file: links, ``..`` and the current folder do not show in it."""
+        """Canonical path of a file: links, ``..`` and the current folder are resolved."""
         if not is_remote(path):
             return self._resolved(path)
         archive = _archive(path) if path.startswith(ARCHIVES) else None
@@ -64,15 +64,15 @@ class Beside:
         return os.path.realpath(whole) if os.path.islink(whole) else whole  # noqa: PTH114
 
     def named(self, path: str) -> str:
-        """What a record calls the file that a path leads to; of a path into an archive, the archive."""
+        """Path of a file in records; for a path into an archive, the archive."""
         archive = _archive(path) if path.startswith(ARCHIVES) else None
         return _written(path if archive is None else str(archive))
 
     def identity(self, path: str) -> Identity:
-        """Of one file; of what is not there, or tells nothing of itself, the path alone. A URL has no secrets in it.
+        """Identity of one file; the path alone for one that is missing or has no state. URLs are stored without secrets.
 
         Raises:
-            OSError: a server cannot be asked just now.
+            OSError: a server cannot be reached at present.
         """
         if in_bucket(path):
             name = canonical(path)
@@ -86,14 +86,14 @@ class Beside:
         return {"path": file, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
     def _near(self, name: str) -> dict[str, Identity]:
-        """An object and those beside it; of the last one that was asked for, they are remembered."""
+        """Identities of an object and its sidecars; those of the last object are cached."""
         stem = str(PurePosixPath(name).with_suffix(""))
         if self._objects[0] != stem:
             self._objects = stem, objects_near(name)
         return self._objects[1]
 
     def sidecars(self, path: str) -> list[str]:
-        """What lies beside a raster that GDAL may read with it."""
+        """Files beside a raster that GDAL may read with it."""
         name = PurePosixPath(path).name
         if in_bucket(path):
             near = self._near(canonical(path))
@@ -107,7 +107,7 @@ class Beside:
     def _listed(self, folder: str) -> dict[str, list[str]]:
         if folder not in self._sidecars:
             there: dict[str, list[str]] = {}
-            for name in sorted(os.listdir(folder or ".")):  # noqa: PTH208 - names alone
+            for name in sorted(os.listdir(folder or ".")):  # noqa: PTH208 - only names are needed
                 for owner in owners_of(name):
                     there.setdefault(owner, []).append(name)
             self._sidecars[folder] = there
@@ -115,20 +115,20 @@ class Beside:
 
 
 def owners_of(sidecar: str) -> list[str]:
-    """Names or stems, in lower case, of the rasters that a file belongs to by its name; none for what is no sidecar."""
+    """Names or stems, in lower case, of the rasters that a file belongs to by its name; empty unless it is a sidecar."""
     name = sidecar.lower()
     if name in BESIDE_ALL:
         return [ANY]
     if name.startswith(("hdr", "rpc", "dim")) and name.endswith((".txt", ".xml")):  # Pléiades, ALOS
         return [SENSOR + name[3:-4].lstrip("_-")]
-    owners = [name.removesuffix("mtl.txt")] if name.endswith("_mtl.txt") else []  # Landsat, of all bands
+    owners = [name.removesuffix("mtl.txt")] if name.endswith("_mtl.txt") else []  # Landsat, for all bands
     while (stem := SIDECAR.sub("", name)) != name:
         owners.append(name := stem)
     return owners
 
 
 def _names(raster: str) -> set[str]:
-    """What ``owners_of`` gives for sidecars of a raster."""
+    """Keys that ``owners_of`` gives for sidecars of a raster."""
     name = raster.lower()
     stem = os.path.splitext(name)[0]  # noqa: PTH122
     scene = f"{stem.rpartition('_')[0] or stem}_"
@@ -136,18 +136,18 @@ def _names(raster: str) -> set[str]:
 
 
 def world_files(file: str) -> list[str]:
-    """Names of the text files that may say where a raster lies."""
+    """Names of the world files of a raster."""
     suffix = Path(file).suffix
     stem, kind = file.removesuffix(suffix), suffix.removeprefix(".").lower()
     ends = (f"{kind[:1]}{kind[-1:]}w", f"{kind}w", "wld")
-    return [f"{stem}.{end}" for low in ends for end in (low, low.upper())]  # as GDAL spells them
+    return [f"{stem}.{end}" for low in ends for end in (low, low.upper())]  # the spellings that GDAL tries
 
 
 def identities(path: str, files: Iterable[str], beside: Beside | None = None) -> list[Identity]:
-    """Identity of everything that a case's pixels come from, sorted by path.
+    """Identities of all files that a case's pixels come from, sorted by path.
 
     Raises:
-        SourceError: a server cannot be asked.
+        SourceError: a server cannot be reached.
     """
     beside = beside or Beside()
     try:
@@ -190,25 +190,25 @@ def hidden(file: Identity) -> Identity:
 
 
 def asked_names(files: Iterable[str]) -> list[str]:
-    """Names by which files are asked for, each once, in the order of their names in a record."""
+    """Names by which files are looked up, each once, in the order of their names in a record."""
     return sorted({_written(file) for file in files}, key=lambda name: (without_secrets(name), name))
 
 
 def no_state(files: Iterable[Identity]) -> list[str]:
-    """A note on files of which no later run can see whether they have changed."""
-    untold = [file["path"] for file in files if len(file) == 1]
-    return [NO_STATE.format(untold[0] if len(untold) == 1 else f"{untold[0]} and {len(untold) - 1} more")] if untold else []
+    """A note on files for which no later run can detect a change."""
+    names = [file["path"] for file in files if len(file) == 1]
+    return [NO_STATE.format(names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more")] if names else []
 
 
 def _archive(path: str) -> Path | None:
-    """The file of this machine that a path into an archive leads through."""
+    """The local archive that a path leads into; None if there is none."""
     inside = Path("/" + path.split("/", 2)[2].lstrip("/"))
     relative = Path(path.split("/", 2)[2])
     return next((p for start in (relative, inside) for p in (start, *start.parents) if p.is_file()), None)
 
 
 def _written(path: str) -> str:
-    """As a record has it: absolute, but with links as they are, which may lead elsewhere on another machine."""
+    """Path as in a record: absolute, but with links unresolved, which may lead elsewhere on another machine."""
     if not is_remote(path):
         return plain_path(str(Path(path).absolute()))
     return plain_url(canonical(path))

@@ -1,4 +1,4 @@
-"""What lies in folders: every file once, whatever links lead to it, and the folders that cannot be read."""
+"""List folders: every file once, whatever links lead to it, and the folders that cannot be read."""
 
 import fnmatch
 import glob
@@ -10,7 +10,7 @@ from os.path import join  # of 100,000 names: a Path for each takes a second
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A folder, by the path that has led to it and by the one without links."""
+    """A folder by the path that led to it, and by its real path without links."""
 
     path: str
     real: str
@@ -26,7 +26,7 @@ class _Place:
 
 @dataclass
 class Listing:
-    """Folders as they are read, at any depth; one that cannot be read costs only what lies in it."""
+    """Folders read at any depth; a folder that cannot be read costs only what lies in it."""
 
     _problems: dict[str, str] = field(default_factory=dict)
 
@@ -36,11 +36,11 @@ class Listing:
         return list(self._problems.values())
 
     def add_problem(self, place: str, problem: str) -> None:
-        """Note why what lies at a place is left out."""
+        """Note why the content of a place is left out."""
         self._problems[place] = problem
 
     def below(self, root: str) -> Iterator[tuple[str, list[str]]]:
-        """Every folder from ``root`` down that is not hidden, with the sorted names of its files; each folder once."""
+        """Yield every visible folder from ``root`` down, once, with the sorted names of its files."""
         seen: set[str] = set()
         left = [_Place.at(root)]
         while left:
@@ -53,7 +53,7 @@ class Listing:
             left += [here / name for name in reversed(_matched(folders, "*"))]
 
     def matching(self, root: str, pattern: Sequence[str]) -> Iterator[str]:
-        """Files below ``root`` that the parts of a pattern match, in no order; what they mean ``glob`` says.
+        """Yield the files below ``root`` that match the parts of a pattern, in no order, with the rules of ``glob``.
 
         A folder is searched once for what follows a ``**``: with links that lead back up ``glob`` finds a file forty times,
         and with two of them in one folder it does not end.
@@ -86,7 +86,7 @@ class Listing:
         return [part] if os.path.lexists(path) and not os.path.isdir(path) else []  # noqa: PTH112
 
     def _read(self, folder: str) -> tuple[list[str], list[str]]:
-        """Sorted names of the folders and of all else in a folder; none of one that cannot be read."""
+        """Sorted names of the folders and of all other entries of a folder; nothing if it cannot be read."""
         folders, files = list[str](), list[str]()
         try:
             with os.scandir(folder or ".") as entries:
@@ -107,9 +107,9 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        return False  # whatever opens it says why
+        return False  # opening it reports the reason
 
 
 def _matched(names: Sequence[str], pattern: str) -> list[str]:
-    """Hidden ones only where the pattern says so."""
+    """Names that match a pattern; hidden ones only if the pattern begins with a dot."""
     return [name for name in fnmatch.filter(names, pattern) if pattern.startswith(".") or not name.startswith(".")]

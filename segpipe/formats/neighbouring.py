@@ -1,4 +1,4 @@
-"""Neighbouring slices of a volume as channels, for networks of images."""
+"""Neighbouring slices of a volume as channels, for 2-D networks."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ from segpipe.geometry.windows import Window
 class Neighbouring:
     """An opened volume whose channels are those of each slice from ``count`` before to ``count`` after, slice by slice.
 
-    Beyond the first and the last slice, these repeat. Where a pixel of another slice is not valid, the pixel of the slice
-    itself takes its place. A pixel is invalid where it is in the slice itself.
+    The first and the last slice repeat beyond the ends. A pixel that is invalid in another slice takes the value of the
+    slice itself. A pixel is invalid where it is invalid in the slice itself.
     """
 
     def __init__(self, source: Source, count: int) -> None:
@@ -49,7 +49,7 @@ class Neighbouring:
 
 
 def _stacked(pixels: Pixels, invalid: Invalid | None, slices: list[NDArray[np.intp]]) -> Pixels:
-    """Slices ``(channels, planes, *slice)`` picked and put one set behind the other."""
+    """Pick slices ``(channels, planes, *slice)`` for each shift, and concatenate them along the channels."""
     own = slices[len(slices) // 2]
     sets = [pixels[:, one] for one in slices]
     if invalid is not None:
@@ -58,5 +58,5 @@ def _stacked(pixels: Pixels, invalid: Invalid | None, slices: list[NDArray[np.in
 
 
 def _some(invalid: Invalid | None, own: NDArray[np.intp]) -> Invalid | None:
-    """Which pixels of the slices themselves are invalid; None if none is."""
+    """Mask of invalid pixels of the slices themselves; None if all are valid."""
     return None if invalid is None or not invalid[own].any() else invalid[own]

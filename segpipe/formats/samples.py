@@ -1,4 +1,4 @@
-"""A few pixels from a few places of a case: enough to see in which units it is."""
+"""Sample a few pixels at a few places of a case: enough to recognise its units."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -13,26 +13,26 @@ from segpipe.formats.unusual import FEWEST
 from segpipe.geometry.windows import Window
 
 BOXES, LOOKED_AT = 4, 64
-"""Boxes with valid pixels that make a sample, and places that are looked at for them: each takes a block to decode, which
-mostly is still in GDAL's cache when its windows are read."""
+"""Most boxes with valid pixels in a sample, and most places that are tried for them: each decodes a block, which mostly is
+still in GDAL's cache when its windows are read."""
 
 BOX = 256**2
 """Pixels of a box, if a block of the file has at least as many."""
 
 WHOLE = 512 * 512
-"""Pixels of a case that is looked at as a whole: it is read anyway, mostly at one go."""
+"""Largest case, in pixels, that is sampled as a whole: it is mostly read in one go anyway."""
 
 BASES = (2, 3, 5)
 """Bases of the Halton sequence, one per axis; no two have a common factor."""
 
 TAKEN = 1024
-"""Pixels of a box, or of a case that is looked at as a whole: quantiles of 1 and 99 % have ten beyond them."""
+"""Pixels sampled from a box, or from a small case: then ten lie beyond the quantiles of 1 and 99 %."""
 
 
 def sampled(source: Source) -> Pixels:
-    """Stored valid pixels of a case, ``(channels, count)``, of no more than ``BOXES * TAKEN``.
+    """Sample at most ``BOXES * TAKEN`` stored valid pixels of a case, ``(channels, count)``.
 
-    They depend on the file alone: not on tiles, parts, workers, or what else is read.
+    The sample depends on the file alone: not on tiles, parts, workers, or what else is read.
     """
     shape = source.grid.shape
     if is_small(shape):
@@ -43,14 +43,14 @@ def sampled(source: Source) -> Pixels:
 
 
 def is_small(shape: Sequence[int]) -> bool:
-    """Whether a case of this shape is looked at as a whole."""
+    """Whether a case of this shape is sampled as a whole."""
     return math.prod(shape) <= WHOLE
 
 
 def thinned(pixels: Pixels, invalid: Invalid | None) -> Pixels:
-    """Valid pixels of a box or of a case, ``(channels, count)``, evenly spread over it."""
+    """Valid pixels of a box or of a case, ``(channels, count)``, evenly thinned."""
     flat = pixels.reshape(len(pixels), -1)
-    step = (flat.shape[1] // TAKEN) | 1  # odd, so that it does not follow a column
+    step = (flat.shape[1] // TAKEN) | 1  # odd, so that the sample does not follow a column
     if invalid is None:
         return flat[:, ::step]
     valid = ~invalid.reshape(-1)
@@ -59,7 +59,7 @@ def thinned(pixels: Pixels, invalid: Invalid | None) -> Pixels:
 
 
 def _boxes(source: Source) -> Iterator[Window]:
-    """Each once, far from those before."""
+    """Yield boxes, each once, far from those before."""
     seen: set[Window] = set()
     ndim = len(source.grid.shape)
     for n in range(1, LOOKED_AT + 1):
@@ -75,7 +75,7 @@ def side(ndim: int) -> int:
 
 
 def _halton(n: int, base: int) -> float:
-    """The n-th of a sequence that fills 0 to 1 evenly (Halton 1960): 1/2, 1/4, 3/4, 1/8 ... for base 2."""
+    """The n-th number of the Halton sequence (Halton 1960): 1/2, 1/4, 3/4, 1/8 ... for base 2."""
     value, share = 0.0, 1.0
     while n:
         n, digit = divmod(n, base)

@@ -14,7 +14,7 @@ from segpipe.storage import Store
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """Files that are made of a finished mask, beside it; for formats that have them."""
+    """Which files are derived from a finished mask and written beside it, for formats that have them."""
 
     seg: Literal["binary", "labelmap", "none"] = "none"
     """DICOM Segmentation."""
@@ -26,7 +26,7 @@ class Derived:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a sink writes, and where it writes."""
+    """What a sink writes, and where."""
 
     output: Store
     stem: str

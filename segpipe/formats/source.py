@@ -33,8 +33,8 @@ class Source(Protocol):
     scene: Scene
     """Metadata that describe the scene: when, where and by what it was taken."""
     separable: bool
-    """Whether the pixels of a window do not depend on the request that reads them; neighbouring windows may then be read in
-    one request."""
+    """Whether the pixels of a window do not depend on the request that reads them; then one request may read neighbouring
+    windows."""
 
     @property
     def unpacked(self) -> int:
@@ -43,7 +43,7 @@ class Source(Protocol):
 
     @property
     def origin(self) -> object:
-        """What the sink of the same format needs to know of the case beside its grid; picklable, opaque to other code."""
+        """What the sink of the same format needs to know besides the grid; picklable, opaque to other code."""
         ...
 
     @property
@@ -81,7 +81,7 @@ class Source(Protocol):
         ...
 
     def near(self, place: tuple[float, ...], most: int) -> Window:
-        """A box of ``most`` pixels a side or less that is quickly read, near a place given as a share of each axis."""
+        """A box of at most ``most`` pixels a side that is quick to read, near a place given as a share of each axis."""
         ...
 
     def tags(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:

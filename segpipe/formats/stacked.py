@@ -1,4 +1,4 @@
-"""A case whose channels are files of their own, on one grid."""
+"""A case with one file per channel, all on one grid."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -89,7 +89,7 @@ def _check_grids(first: Source, other: Source) -> None:
     """Check that two volumes have the same grid, in the model's orientation.
 
     Raises:
-        SourceError: with both files and the figures that differ.
+        SourceError: they differ; the message has both files and the figures.
     """
     one, two = first.grid, other.grid
     assert isinstance(one, VoxelGrid)

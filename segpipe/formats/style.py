@@ -1,4 +1,4 @@
-"""What a mask's pixels mean: type, nodata, colours and names."""
+"""Meaning of a mask's pixels: type, nodata, colours and names."""
 
 import colorsys
 from collections.abc import Mapping, Sequence
@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 Color = tuple[int, int, int, int]
 
 UNUSED: dict[int, Color] = dict.fromkeys(range(256), (0, 0, 0, 255))
-"""Of values that no pixel has."""
+"""Colours of values that no pixel has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A class that a mask shows, other than a background."""
+    """A class that a mask shows, other than the background."""
 
     name: str
     value: int
     """Value of its pixels."""
     band: int = 0
-    """Position of the band that holds them."""
+    """Position of the band that contains them."""
     color: Color = UNUSED[0]
     snomed: tuple[str, ...] = ()
     """SNOMED CT codes: the type, or the category and the type."""
@@ -26,7 +26,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Style:
-    """What a mask's pixels mean."""
+    """Meaning of a mask's pixels."""
 
     dtype: str
     nodata: int
@@ -38,7 +38,7 @@ class Style:
     """Class names by id, for a mask with one band."""
     tags: dict[str, str] | None = None
     scale: float = 1.0
-    """What a stored value is multiplied by to give what it stands for."""
+    """Factor from a stored value to the quantity."""
     legend: Mapping[int, Color] = field(default_factory=dict)
     """Colour of each class of a mask with one band, whatever its type."""
     segments: Sequence[Segment] = ()
@@ -54,9 +54,9 @@ def parse_color(text: str) -> Color:
 
 
 def palette(position: int) -> Color:
-    """A colour for a class that has none, different for any number of classes.
+    """A colour for a class without one, different for any number of classes.
 
-    Hues step by the golden ratio, so that neighbours in the list are far apart; three steps of lightness.
+    Hues step by the golden ratio, so that neighbouring classes are far apart; lightness takes three steps.
     """
     hue = (position * 0.618033988749895 + 0.08) % 1
     lightness, saturation = ((0.45, 0.65), (0.62, 0.6), (0.32, 0.7))[position // 8 % 3]

@@ -1,7 +1,7 @@
-"""Whether a case's pixels are what the contract's scaling was made for, from a sample of them.
+"""Check a sample of a case's pixels against what the contract's scaling expects.
 
-A wrong scale is no error to a network: it labels whatever it is given. So quantiles of the sample are held against the mean
-and deviation of the contract, or its clip, and against the pixel type. Scenes differ by night, snow, water and clouds, and
+A network labels whatever it is given, so that a wrong scale raises no error. Quantiles of the sample are therefore compared
+with the contract's mean and deviation, or its clip, and with the pixel type. Scenes differ by night, snow, water and clouds,
 units by powers of ten; the limits lie between the two (docs/decisions/unusual-pixels.md).
 """
 
@@ -17,55 +17,55 @@ from segpipe.contract import Contract
 from segpipe.network.scaling import Scaling
 
 FEWEST = 64
-"""Valid pixels below which nothing is said."""
+"""Fewest valid pixels that are judged."""
 
 DARK, DARKEST = 0.04, 0.005
-"""Of the contract's mean: where the brightest pixels (99 %) of every channel lie lower, units are doubted, or refused."""
+"""Shares of the contract's mean: if the brightest pixels (99 %) of every channel lie below, units are doubted or refused."""
 
 BRIGHT, BRIGHTEST = 2.0, 10.0
-"""Median, where 1 is full reflectance or full scale."""
+"""Limits of the median, where 1 is full reflectance or full scale."""
 
 DEVIATIONS, MOST_DEVIATIONS = 100.0, 1000.0
-"""Median, in the contract's standard deviations, of what is neither reflectance nor intensity."""
+"""Limits of the median in the contract's standard deviations, for neither reflectance nor intensity."""
 
 NARROW_DEVIATIONS, MOST_NARROW_DEVIATIONS = 20.0, 200.0
-"""The same where the deviation is below a tenth of the mean, as of temperatures in kelvin: no weather explains more."""
+"""The same where the deviation is below a tenth of the mean, as for temperatures in kelvin: no weather explains more."""
 
 NEGATIVE = 10.0
-"""Deviations below the mean where negative pixels are of another kind than the positive ones of the contract: temperatures
-and indices change their sign with less."""
+"""Deviations below the mean from which negative pixels count as another quantity than the contract's positive ones:
+temperatures and indices change their sign with less."""
 
 NARROW = 0.1
-"""Of the mean: a deviation that is smaller belongs to values that are never close to 0."""
+"""Share of the mean: a smaller deviation belongs to values that are never close to 0."""
 
 SMALL = 1 / 200
-"""A scale that is not larger makes reflectance or intensity of stored pixels, unless its offset is of another kind."""
+"""Largest scale that turns stored pixels into reflectance or intensity, unless the offset suggests another quantity."""
 
 MANY = 40.0
-"""Times the mean, beyond which a bright median is one of other units: of heights and other lengths 30 may be true."""
+"""Multiple of the mean beyond which a bright median has other units: for heights and other lengths 30 may be true."""
 
 FIT, MISFIT = 2.5, 3.0
-"""Deviations within which all medians lie once a shift is undone, and beyond which one lies before."""
+"""Deviations within which all medians lie after a shift is undone, and beyond which one lies before."""
 
 ORDINARY = 2.0
 """Deviations within which the median of a common scene lies."""
 
 SQUEEZED = 0.02
-"""Of the range of a case, where all but 2 % of its pixels lie within so little of it."""
+"""Share of a case's range within which 98 % of its pixels are squeezed by outliers."""
 
 SENTINELS, NO_DATA, HUGE = (-9999.0, -99999.0, -32767.0, -32768.0), -9999.0, -1e30
-"""Values that products use for nodata; the largest of them; and what is none but for that."""
+"""Values that products use for nodata; the largest of them; and the limit below which any value is nodata."""
 
 NO_TAGS = 'the contract\'s pixel = "physical" applies the scale and offset tags of the file, and it has none'
 
 LEAST_STORED = 20.0
-"""Mean of stored pixels from which values of 0 to 1 are of another unit: one of 0.1 says nothing of the kind."""
+"""Least mean of stored pixels for which values of 0 to 1 have another unit: a mean of 0.1 proves nothing."""
 
 FEWEST_DECIBELS = -3.0
-"""Mean below which negative values are decibels of two or more polarisations, and no indices."""
+"""Mean below which negative values are decibels of two or more polarisations rather than indices."""
 
 COLOURS = 3, 4
-"""Channels of a picture: near infrared may be the fourth."""
+"""Numbers of channels of a picture: near infrared may be the fourth."""
 
 BYTE = 255.0
 
@@ -88,39 +88,39 @@ class Finding:
     text: str
     """What is seen, what the contract expects, and the mend."""
     far: bool = False
-    """Whether labels would mean nothing."""
+    """Whether labels would be meaningless."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Values:
-    """Quantiles of the sampled valid pixels of each channel, as they are stored."""
+    """Quantiles of the sampled valid pixels of each channel, as stored."""
 
     dtype: np.dtype[Any]
     least: Channel
     low: Channel
-    """1 % of the pixels are lower."""
+    """The 1 % quantile."""
     mid: Channel
     high: Channel
-    """1 % are higher."""
+    """The 99 % quantile."""
     most: Channel
     whole: bool
-    """Whether all of them are whole numbers."""
+    """Whether all are whole numbers."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Expected:
-    """What a contract says of stored pixels: ``x = pixel * gain + bias`` is what its mean, deviation and clip are of."""
+    """What a contract says about stored pixels: its mean, deviation and clip refer to ``x = pixel * gain + bias``."""
 
     contract: Contract
     tagged: bool
-    """Whether the file's own scale and offset tags are in gain and bias."""
+    """Whether gain and bias include the file's own scale and offset tags."""
     gain: Channel
     bias: Channel
     mean: Channel | None
     """None where the contract has none, or uses mean and std as a plain shift and factor."""
     std: Channel
     unit: NDArray[np.bool_]
-    """Channels in which x is reflectance or intensity, 1 at its fullest."""
+    """Mask of channels in which x is reflectance or intensity, at most 1."""
     byte: bool
     """Whether pixels should be those of an 8-bit picture."""
 
@@ -128,7 +128,7 @@ class Expected:
         return stored * self.gain + self.bias
 
     def deviations(self, stored: Channel) -> Channel:
-        """By how many standard deviations values differ from the mean, which there must be."""
+        """Distance of values from the mean in standard deviations; requires a mean."""
         assert self.mean is not None
         return (self.scaled(stored) - self.mean) / self.std
 
@@ -142,15 +142,15 @@ class Expected:
 
 
 Rule = Callable[[Values, Expected], Finding | None]
-"""Sees one kind of mistake."""
+"""Detects one kind of mistake."""
 
 
 def values_of(pixels: NDArray[Any]) -> Values | None:
-    """Quantiles of valid pixels of shape ``(channels, count)``; None of too few."""
+    """Quantiles of valid pixels of shape ``(channels, count)``; None for too few."""
     count = pixels.shape[1]
     if count < FEWEST:
         return None
-    # float32 holds them all, and is sorted three times as fast
+    # float32 represents them exactly, and sorts three times as fast
     ordered = pixels.astype(np.float32) if pixels.dtype.kind in "iu" and pixels.dtype.itemsize <= 2 else pixels.copy()
     ordered.sort(axis=1)
     places = [0, (count - 1) // 100, (count - 1) // 2, -1 - (count - 1) // 100, -1]
@@ -169,7 +169,7 @@ def expected_of(contract: Contract, tags: Tags | None) -> Expected:
     mean, std = None, np.ones(len(gain))
     if contract.fixed and set(contract.normalizations) == {"fixed"}:
         mean, std = map(np.array, contract.fixed)
-        if not mean.any() or (std == 1).all():  # a factor alone, or a shift alone
+        if not mean.any() or (std == 1).all():  # a plain factor, or a plain shift
             mean = None
     byte = _is_byte(contract, scale)
     unit = (scale <= SMALL) & (np.abs(offset) <= 0.5)
@@ -179,22 +179,22 @@ def expected_of(contract: Contract, tags: Tags | None) -> Expected:
 
 
 def _is_byte(contract: Contract, scale: Channel) -> bool:
-    """Scaled by 1/255 or 1/256, or colours standardised by figures such as those of ImageNet times 255."""
+    """Whether pixels are scaled by 1/255 or 1/256, or colours standardised by figures such as ImageNet's times 255."""
     if (np.abs(scale * BYTE - 1) < 0.005).all():
         return True
     if set(contract.normalizations) != {"fixed"} or (scale != 1).any() or len(scale) not in COLOURS:
-        return False  # one channel of such figures may hold heights
+        return False  # a single channel with such figures may contain heights
     mean, std = np.array(contract.column("mean")), np.array(contract.column("std"))
     return bool(((mean > 90) & (mean < 150) & ((std == 1) | ((std > 50) & (std < 130)))).all())
 
 
 class Judge:
-    """Finds what is unusual about sampled pixels, for one contract after the other case."""
+    """Finds unusual properties of sampled pixels, for many cases and one contract."""
 
     def __init__(self, contract: Contract) -> None:
         self._contract = contract
         self._expected: dict[bytes, Expected] = {}
-        """By the tags of the file: the same for most files of a run."""
+        """Expectations by the tags of the file, which are the same for most files of a run."""
 
     def __call__(self, pixels: NDArray[Any], scaling: Scaling | None, tags: Tags | None, *, axes: int) -> list[Finding]:
         """Unusual properties of the pixels of a case, the most serious first.
@@ -215,7 +215,7 @@ class Judge:
             return list(_of_own(values, expected, scaling, mend))
         if _is_ordinary(values, expected):
             return []
-        if (expected.gain < 0).any():  # the quantiles change places
+        if (expected.gain < 0).any():  # the quantiles would swap
             return list(_constant(values, expected))
         found = _first(rules, values, expected)
         more = [*_constant(values, expected), *_sentinel(values, self._contract, mend)]
@@ -223,7 +223,7 @@ class Judge:
 
 
 def _is_ordinary(values: Values, expected: Expected) -> bool:
-    """Whether no rule can have anything to say, found in few steps: a small picture is read in less than 1 ms."""
+    """Whether quick tests rule out every finding: a small picture is read in less than 1 ms."""
     if not (values.low < values.high).all() or values.least.min() <= NO_DATA:
         return False
     eight = values.dtype.itemsize == 1
@@ -236,7 +236,7 @@ def _is_ordinary(values: Values, expected: Expected) -> bool:
 
 
 def _of_own(values: Values, expected: Expected, scaling: Scaling | None, mend: str) -> Iterator[Finding]:
-    """Of a case that is scaled by its own statistics: only what comes before them can be wrong."""
+    """Findings for a case that is scaled by its own statistics: only what precedes the statistics can be wrong."""
     if (expected.gain > 0).all() and (found := _first(_OWN_RULES, values, expected)):
         yield found
     if scaling is None:
@@ -251,7 +251,7 @@ def _first(rules: Iterable[Rule], values: Values, expected: Expected) -> Finding
 
 
 def _of_own_statistics(values: Values, contract: Contract, scaling: Scaling) -> Iterator[Finding]:
-    """Statistics of a case that say nothing: of a channel without spread, or of a few outliers."""
+    """Yield useless statistics of a case: of a channel without spread, or dominated by a few outliers."""
     if contract.scaling == "graph":
         return
     name = partial(_channel_name, contract)
@@ -275,12 +275,12 @@ def _of_own_statistics(values: Values, contract: Contract, scaling: Scaling) -> 
 def _constant(values: Values, expected: Expected) -> Iterator[Finding]:
     same = values.least == values.most
     if same.any():
-        told = ", ".join(f"{expected.name(i)} ({values.least[i]:g})" for i in _where(same))
-        yield Finding(f"all sampled pixels are equal in {told}: is that band empty?")
+        equal = ", ".join(f"{expected.name(i)} ({values.least[i]:g})" for i in _where(same))
+        yield Finding(f"all sampled pixels are equal in {equal}: is that band empty?")
 
 
 def _sentinel(values: Values, contract: Contract, mend: str) -> Iterator[Finding]:
-    """A value that stands for nodata in many products, and that the file does not declare."""
+    """Yield a value that many products use for nodata, and that the file does not declare."""
     for i in _where((values.low == values.least) & (values.low < values.mid)):
         if (value := values.least[i]) in SENTINELS or value <= HUGE:
             yield Finding(
@@ -299,11 +299,11 @@ def _channel_name(contract: Contract, channel: int) -> str:
     return names[channel] if names else f"channel {channel + 1}"
 
 
-# --- rules: each sees one kind of mistake ---------------------------------------------------------------------------------
+# --- rules: each detects one kind of error ---------------------------------------------------------------------------------
 
 
 def _linear_or_decibels(values: Values, expected: Expected) -> Finding | None:
-    """Radar backscatter as power where decibels are expected, or the other way."""
+    """Radar backscatter as power where decibels are expected, or the reverse."""
     mean, std = expected.mean, expected.std
     if mean is None:
         return None
@@ -325,9 +325,9 @@ def _linear_or_decibels(values: Values, expected: Expected) -> Finding | None:
 
 
 def _too_small(values: Values, expected: Expected) -> Finding | None:
-    """Reflectance 0 to 1 or 0 to 100 for 0 to 10,000; intensities 0 to 1 for 0 to 255; a scale applied twice."""
+    """Reflectance 0 to 1 or 0 to 100 for 0 to 10,000; intensities 0 to 1 for 0 to 255; or a scale applied twice."""
     if (values.high <= 0).all() or (expected.byte and values.dtype.kind in "iub"):
-        return None  # a black picture is a picture
+        return None  # a black picture is valid
     if expected.mean is None:
         return _below_clip(values, expected)
     wide = (expected.mean > 0) & (expected.std >= NARROW * expected.mean)
@@ -343,7 +343,7 @@ def _too_small(values: Values, expected: Expected) -> Finding | None:
 
 
 def _below_clip(values: Values, expected: Expected) -> Finding | None:
-    """Values of 0 to 1 where no mean, but a clip or a scale says that they end far higher."""
+    """Values of 0 to 1 where there is no mean, but a clip or a scale implies far larger ones."""
     own, limits = expected.contract.is_measured, expected.contract.limits
     if own and limits is None:
         return None  # the scale does not matter
@@ -360,7 +360,7 @@ def _are_fractions(values: Values) -> bool:
 
 
 def _full(expected: Expected) -> Channel | None:
-    """The largest pixel that is scaled to 1, or to the upper end of the clip; None where nothing says so."""
+    """Stored pixel that is scaled to 1, or to the upper end of the clip; None where neither is known."""
     if expected.byte:
         return np.full(len(expected.gain), BYTE)
     if expected.contract.limits is not None:
@@ -393,7 +393,7 @@ def _has_tags(expected: Expected) -> bool:
 
 
 def _scale_words(scale: Channel) -> str:
-    """As TOML has it."""
+    """A scale as TOML."""
     numbers = [f"{value:.6g}" for value in scale]
     return numbers[0] if len(set(numbers)) == 1 else f"[{', '.join(numbers)}]"
 
@@ -421,7 +421,7 @@ def _type_too_small(values: Values, expected: Expected) -> Finding | None:
 
 
 def _too_large(values: Values, expected: Expected) -> Finding | None:
-    """A scale that was forgotten, tags that are not there, 16 bits for 8."""
+    """A forgotten scale, missing tags, or 16 bits for 8."""
     if expected.byte and not (values.dtype.kind in "iub" and values.dtype.itemsize == 1):
         reach = float(expected.scaled(values.high).max()) * (1 if expected.unit.any() else 1 / BYTE)
         if (values.high > BYTE + 5).any() and reach > 1:
@@ -440,7 +440,7 @@ def _too_large(values: Values, expected: Expected) -> Finding | None:
 
 
 def _is_no_byte(values: Values, expected: Expected) -> bool:
-    """Whether that is certain: three channels of heights may have such means as a picture."""
+    """Whether pixels are certainly not 8-bit: three channels of heights may have the means of a picture."""
     by_scale = bool((np.array(expected.contract.column("scale")) != 1).any())
     return (by_scale or values.whole) and bool((values.mid > (2 if by_scale else 4) * BYTE).any())
 
@@ -467,7 +467,7 @@ def _scale_mend(values: Values, expected: Expected) -> str:
 
 
 def _fitting_factor(values: Values, expected: Expected) -> float | None:
-    """The usual factor by which the medians come to lie nearest to the mean, if that is near."""
+    """The usual factor that brings the medians nearest to the mean, if that is near."""
     if expected.mean is None:
         return None
     factors = (1 / 255, 1e-4, 1 / 65535, 1e-2, 1e-3)
@@ -481,12 +481,12 @@ def _fitting_factor(values: Values, expected: Expected) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class _Shift:
-    """A way in which products of reflectance differ: ``pixel * gain + bias`` is what the contract was made for."""
+    """A known difference between reflectance products: ``pixel * gain + bias`` is what the contract was made for."""
 
     gain: float
     bias: float
     floor: float
-    """No pixel of such a product is darker, but for noise."""
+    """Darkest pixel of such a product, except for noise."""
     text: str
 
 
@@ -516,10 +516,10 @@ _SHIFTS = (
 
 
 def _shifted(values: Values, expected: Expected) -> Finding | None:
-    """Reflectance whose zero is another pixel."""
+    """Reflectance whose zero is stored as another pixel value."""
     mean = expected.mean
     if mean is None or expected.byte or not _is_reflectance(expected):
-        return None  # of few channels too little can be seen
+        return None  # few channels are not conclusive
     if np.abs(expected.deviations(values.mid)).max() < MISFIT:
         return None
     low, mid = (expected.scaled(v) * np.where(expected.unit, 10_000, 1) for v in (values.low, values.mid))
@@ -534,7 +534,7 @@ def _shifted(values: Values, expected: Expected) -> Finding | None:
 
 
 def _fits(mid: Channel, mean: Channel, std: Channel) -> bool:
-    """Whether medians are near to the means, and differ from channel to channel as these do: those of snow are all alike."""
+    """Whether medians are near the means, and differ between channels as these do: those of snow are all alike."""
     if mid.min() <= 0 or (np.abs(mid - mean) >= FIT * std).any():
         return False
     return bool(mid.max() / mid.min() - 1 >= (mean.max() / mean.min() - 1) / 2)
@@ -551,7 +551,7 @@ def _is_reflectance(expected: Expected) -> bool:
 
 
 def _is_optical(expected: Expected) -> bool:
-    """Whether the contract is of reflectance or of pictures, by all that is known; not of heights, rain or backscatter."""
+    """Whether the contract clearly expects reflectance or pictures; not heights, rain or backscatter."""
     if expected.byte or _is_reflectance(expected):
         return True
     scaled = bool((np.array(expected.contract.column("scale")) <= SMALL).all())
@@ -559,7 +559,7 @@ def _is_optical(expected: Expected) -> bool:
 
 
 def _negative(values: Values, expected: Expected) -> Finding | None:
-    """An offset taken off a file that does not have it."""
+    """An offset subtracted from a file that does not have it."""
     offset = np.array(expected.contract.column("offset"))
     level = expected.scaled(values.mid)
     if expected.tagged or not ((offset < 0) & (level < -0.02) & expected.unit).any():
@@ -571,7 +571,7 @@ def _negative(values: Values, expected: Expected) -> Finding | None:
 
 
 def _far_off(values: Values, expected: Expected) -> Finding | None:
-    """Anything else that is further from the mean than scenes are."""
+    """Any other distance from the mean that scenes do not explain."""
     mean = expected.mean
     if mean is None:
         return _outside_clip(values, expected)
@@ -579,7 +579,7 @@ def _far_off(values: Values, expected: Expected) -> Finding | None:
         return None
     off = np.abs(expected.deviations(values.mid))
     narrow = expected.std < NARROW * np.abs(mean)
-    off = np.where(expected.unit & ~narrow, 0, off)  # judged by their own limits
+    off = np.where(expected.unit & ~narrow, 0, off)  # these have their own limits
     limit, most = np.where(narrow, NARROW_DEVIATIONS, DEVIATIONS), np.where(narrow, MOST_NARROW_DEVIATIONS, MOST_DEVIATIONS)
     if not (off > limit).any():
         return None
@@ -607,7 +607,7 @@ def _outside_clip(values: Values, expected: Expected) -> Finding | None:
 
 
 def _without_tags(values: Values, expected: Expected) -> Finding | None:
-    """Integers that should have been turned into physical values, where no mean can tell."""
+    """Integers that should have been converted to physical values, where no mean can show it."""
     if not expected.tagged or _has_tags(expected) or values.dtype.kind not in "iu":
         return None
     if set(expected.contract.normalizations) != {"none"}:
@@ -619,7 +619,7 @@ def _without_tags(values: Values, expected: Expected) -> Finding | None:
 
 
 def _holds(values: Values, expected: Expected) -> str:
-    """What the first channel holds, and should."""
+    """Values of the worst channel, and what they should be."""
     worst = 0 if expected.mean is None else int(np.abs(expected.deviations(values.mid)).argmax())
     seen = f"{expected.name(worst)} holds {values.low[worst]:.4g} to {values.high[worst]:.4g}"
     return seen if expected.mean is None else f"{seen}, its mean should be {_mean_words(expected, worst)}"
@@ -646,7 +646,7 @@ _RULES: tuple[Rule, ...] = (
 )
 
 _VOLUME_RULES: tuple[Rule, ...] = (_type_too_small, _too_small, _too_large, _far_off)
-"""Rules for volumes, which hold neither reflectance nor backscatter: air is -1,000 in a CT, whatever window a model uses."""
+"""Rules for volumes, which contain neither reflectance nor backscatter: air is -1,000 in CT, whatever a model's window."""
 
 _OWN_RULES: tuple[Rule, ...] = (_type_too_small, _below_clip, _outside_clip)
-"""Of cases that are scaled by their own statistics, which undo every other scale."""
+"""Rules for cases scaled by their own statistics, which undo any other scale."""

@@ -28,7 +28,6 @@ def check_activation(spec: ModelSpec, scores: NDArray[np.float32], raw: Raw) -> 
     The last operators of the graph decide where they are conclusive: logits of noise may lie within [0, 1] by chance.
     Otherwise scores of noise decide, and where these may be chance, scores of far larger values.
 
-
     Args:
         spec: the model.
         scores: scores of noise, ``(batch, classes, *sizes)``, before any activation.

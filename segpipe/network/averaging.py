@@ -30,7 +30,6 @@ def mean_scores(networks: Sequence[Callable[[Array], Array]], tiles: Array, flip
     Sums are float32 and run over networks, and for each network over flips, so that every tile is summed in the same order
     whatever its batch. One network without flips gives its scores unchanged.
 
-
     Args:
         networks: each returns scores ``(tiles, classes, *tile)`` in float32, in newly allocated memory.
         tiles: shape ``(tiles, channels, *tile)``.

@@ -32,7 +32,6 @@ def check_not_cropped(spec: ModelSpec, sizes: Sequence[int], raw: Raw) -> None:
     `s`; and what lies at distance `d` from the tile's centre appears at `d / f` or at `d` from the output's centre. Shifts
     are conclusive where the receptive field is wide, patches where scores depend on the position in the tile.
 
-
     Args:
         spec: the model.
         sizes: sizes of its output, an integer fraction of the tile.

@@ -100,7 +100,6 @@ def open_bound(model: str | bytes, terms: Terms) -> onnxruntime.InferenceSession
 
     Nodes without a kernel on the device run on the CPU, with a warning: each costs a copy in both directions.
 
-
     Raises:
         DeviceError: ONNX Runtime cannot use the device.
         DeviceMemoryError: the device has too little memory.

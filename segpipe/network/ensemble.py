@@ -43,7 +43,6 @@ def tried(spec: "ModelSpec", models: Sequence["ModelSpec"]) -> "ModelSpec":
 
     All weights are in memory at once; the models run one after the other and share an arena.
 
-
     Raises:
         ModelError: scores of one model depend on the batch, and the batch of another is fixed.
     """

@@ -136,7 +136,6 @@ def case_scaling(contract: Contract, scaling: Scaling, blocks: Blocks) -> Scalin
 
     Percentiles are found first; the statistics are those of the clipped pixels.
 
-
     Args:
         contract: one whose ``is_measured`` is True.
         scaling: the part that does not depend on the pixels.

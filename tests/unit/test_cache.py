@@ -75,7 +75,7 @@ def small_cache():
         patch.setattr(gdal, "_cache", 0)
         yield
     gdal._cache = 0
-    gdal.make_room()
+    gdal.grow_cache()
 
 
 @pytest.mark.parametrize("layout", [TILED, STRIPS], ids=["tiled", "strips"])

@@ -1,7 +1,7 @@
-"""Which bands of a file are the channels of a model.
+"""Match the bands of a file to the channels of a model.
 
-Names beat colours, colours beat order, and order needs equal counts. A channel and a band that both say what they are, and
-do not agree, are never paired.
+Names take precedence over colours, colours over order, and order requires equal counts. A channel and a band whose meanings
+are both known and differ are never paired.
 """
 
 import re
@@ -14,8 +14,8 @@ from segpipe.contract import Contract
 from segpipe.errors import SourceError
 from segpipe.overrides import Overrides
 
-Told = list[str | None]
-"""What channels or bands say of themselves; None where they do not, or several say the same."""
+Meanings = list[str | None]
+"""Meaning of each channel or band; None where it is unknown, or several have the same."""
 
 SAME = {
     "nearinfrared": "nir",
@@ -28,24 +28,24 @@ SAME = {
 }
 COLOURS = {"red", "green", "blue", "alpha", "nir", "rededge", "coastal", "pan", "swir", "mwir", "lwir", "tir"}
 LETTERS = {"r": "red", "g": "green", "b": "blue", "n": "nir", "a": "alpha"}
-"""Beside each other: a lone B is a band of its own name, and so is that of L, A, B."""
+"""Only as a set: a lone B is a band of that name, and so is the B of L, A, B."""
 
-UNTOLD = {"undefined", "gray", "palette"}
-"""Colours that GDAL gives bands of which the file says nothing."""
+UNKNOWN = {"undefined", "gray", "palette"}
+"""Colour interpretations that GDAL assigns where the file gives none."""
 
 SENTINEL = {"b2": "blue", "b3": "green", "b4": "red"}
-"""For Sentinel-2 and Landsat 8, and so not to be relied upon: to Landsat 7, MODIS and Himawari these are others."""
+"""True of Sentinel-2 and Landsat 8 only, so only used for warnings: for Landsat 7, MODIS and Himawari these differ."""
 
 
 LISTED = 20
-"""Bands that a message names."""
+"""Most bands that a message names."""
 
 EXPAND = "it holds palette indices, not intensities: expand it with gdal_translate -expand rgb"
 
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """What a file says of one of its bands."""
+    """A band as its file describes it."""
 
     number: int
     """Counted from 1."""
@@ -55,7 +55,7 @@ class Band:
 
     @property
     def label(self) -> str | None:
-        return self.description or (None if self.colour in UNTOLD else self.colour)
+        return self.description or (None if self.colour in UNKNOWN else self.colour)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +64,16 @@ class Matched:
 
     bands: list[int]
     notes: tuple[str, ...] = ()
-    """How they were found, where it was neither by equal names nor by order."""
+    """How they were matched, unless by equal names or by order."""
 
 
 def bands_of(dataset: DatasetReader) -> list[Band]:
-    told = zip(dataset.descriptions, dataset.colorinterp, strict=True)
-    return [Band(number, description, colour.name) for number, (description, colour) in enumerate(told, 1)]
+    described = zip(dataset.descriptions, dataset.colorinterp, strict=True)
+    return [Band(number, description, colour.name) for number, (description, colour) in enumerate(described, 1)]
 
 
 def alpha_bands(bands: Sequence[Band], contract: Contract) -> list[int]:
-    """Bands that are tagged alpha, unless their name says that they hold data."""
+    """Numbers of the bands that are tagged alpha, unless their name says that they are data."""
     channels = {_fold(name) for name in contract.channel_names or ()}
     alpha = []
     for band, meaning in zip(bands, _meanings([band.description or "" for band in bands]), strict=True):
@@ -84,13 +84,13 @@ def alpha_bands(bands: Sequence[Band], contract: Contract) -> list[int]:
 
 
 def match_bands(bands: Sequence[Band], contract: Contract, overrides: Overrides) -> Matched:
-    """Which bands of a file are the contract's channels, in the model's order.
+    """Match the bands of a file to the contract's channels, in the model's order.
 
-    ``--bands`` beats all. Alpha bands are left out, unless a channel is called alpha, or ``--ignore-alpha`` says that they
-    are none and the others do not do.
+    ``--bands`` takes precedence. Alpha bands are left out unless a channel is called alpha, or ``--ignore-alpha`` declares
+    them to be data and the others do not match.
 
     Raises:
-        SourceError: names, colours and counts leave it open, or contradict each other; both lists are in the message.
+        SourceError: names, colours and counts are ambiguous or contradictory; the message has both lists.
     """
     names = contract.channel_names
     if overrides.bands is not None:
@@ -121,7 +121,7 @@ def _matched(bands: Sequence[Band], contract: Contract) -> Matched | None:
 
 
 def _by_names(found: Sequence[str], numbers: Sequence[int], names: Sequence[str]) -> Matched | None:
-    """Bands that all have names: equal ones, else also equal codes such as B4 and B04, and names of the same colour."""
+    """Match bands that all have names: by equal names, else by equal codes (B4 and B04) and colour names as well."""
     equal = (_plain(names), _plain(found))
     for ways in ([equal], [equal, (_codes(names), _codes(found)), (_meanings(names), _meanings(found))]):
         order = _hits(ways)
@@ -135,18 +135,18 @@ def _by_names(found: Sequence[str], numbers: Sequence[int], names: Sequence[str]
     return Matched([numbers[i] for i in chosen], notes)
 
 
-def _hits(ways: Sequence[tuple[Told, Told]]) -> list[int | None]:
-    """For each channel the one band that says the same, in the first of several ways in which any does."""
+def _hits(ways: Sequence[tuple[Meanings, Meanings]]) -> list[int | None]:
+    """For each channel the one band of the same meaning, by the first of several ways that finds any."""
     hits: list[int | None] = []
     for i in range(len(ways[0][0])):
-        found = [[j for j, told in enumerate(bands) if told == channels[i]] for channels, bands in ways if channels[i]]
+        found = [[j for j, name in enumerate(bands) if name == channels[i]] for channels, bands in ways if channels[i]]
         first = next((same for same in found if same), [])
         hits.append(first[0] if len(first) == 1 else None)
     return hits
 
 
 def _by_colours(bands: Sequence[Band], names: Sequence[str]) -> Matched | None:
-    """Bands that have no names, or only some of them: by name or colour as far as both sides tell, else by order."""
+    """Match bands without names, or with some: by name or colour where both sides have one, else by order."""
     wanted, found = _meanings(names), _band_meanings(bands)
     order = _paired(_hits([(_plain(names), _plain([b.description for b in bands])), (wanted, found)]), wanted, found)
     if order is None:
@@ -158,10 +158,10 @@ def _by_colours(bands: Sequence[Band], names: Sequence[str]) -> Matched | None:
     return Matched(numbers, (f"{some} {listed} taken for {', '.join(names)}, as the file's names and colours say",))
 
 
-def _paired(hits: Sequence[int | None], wanted: Told, found: Told) -> list[int] | None:
-    """Channels on the bands that say the same, and what is left on each side in its order.
+def _paired(hits: Sequence[int | None], wanted: Meanings, found: Meanings) -> list[int] | None:
+    """Pair channels with the bands of the same meaning, then the rest of both in order.
 
-    None if the counts of what is left differ, or two that both say what they are would be paired.
+    None if the rests differ in number, or if this would pair two whose meanings are known.
     """
     channels = [i for i, hit in enumerate(hits) if hit is None]
     bands = [i for i in range(len(found)) if i not in hits]
@@ -173,13 +173,13 @@ def _paired(hits: Sequence[int | None], wanted: Told, found: Told) -> list[int] 
     return [left[i] if hit is None else hit for i, hit in enumerate(hits)]
 
 
-def _doubts(bands: Sequence[Band], names: Sequence[str], found: Told) -> list[str]:
-    """Whether codes of Sentinel-2 would be paired with the colours of the bands in another order."""
-    usual: Told = [SENTINEL.get(code or "") for code in _codes(names)]
+def _doubts(bands: Sequence[Band], names: Sequence[str], found: Meanings) -> list[str]:
+    """Note if codes of Sentinel-2 would pair channels with the bands' colours in another order."""
+    usual: Meanings = [SENTINEL.get(code or "") for code in _codes(names)]
     order = _paired(_hits([(usual, found)]), usual, found)
     if order is None or order == list(range(len(bands))):
         return []
-    channel = next(i for i, (told, band) in enumerate(zip(usual, found, strict=True)) if told and band and told != band)
+    channel = next(i for i, (name, band) in enumerate(zip(usual, found, strict=True)) if name and band and name != band)
     better = ",".join(str(bands[i].number) for i in order)
     return [
         f"bands were taken in their order, and band {bands[channel].number} is tagged {found[channel]}, but "
@@ -187,31 +187,31 @@ def _doubts(bands: Sequence[Band], names: Sequence[str], found: Told) -> list[st
     ]
 
 
-def _plain(names: Sequence[str | None]) -> Told:
+def _plain(names: Sequence[str | None]) -> Meanings:
     return [name.strip().casefold() if name else None for name in names]
 
 
-def _band_meanings(bands: Sequence[Band]) -> Told:
-    """By name, or by colour where there is none."""
+def _band_meanings(bands: Sequence[Band]) -> Meanings:
+    """Meanings by name, or by colour where a band has no name."""
     named = _meanings([band.description or "" for band in bands])
-    coloured = [None if band.description or band.colour in UNTOLD else band.colour for band in bands]
+    coloured = [None if band.description or band.colour in UNKNOWN else band.colour for band in bands]
     return _once([name or colour for name, colour in zip(named, coloured, strict=True)])
 
 
-def _meanings(names: Sequence[str]) -> Told:
-    """What names say, where it is beyond doubt."""
+def _meanings(names: Sequence[str]) -> Meanings:
+    """Unambiguous meanings of names."""
     folded = [SAME.get(_fold(name), _fold(name)) for name in names]
     letters = LETTERS if {"r", "g", "b"} <= set(folded) else {}
-    told = [letters.get(name, name) for name in folded]
-    return _once([name if name in COLOURS else None for name in told])
+    full = [letters.get(name, name) for name in folded]
+    return _once([name if name in COLOURS else None for name in full])
 
 
-def _once(meanings: Told) -> Told:
+def _once(meanings: Meanings) -> Meanings:
     return [meaning if meanings.count(meaning) == 1 else None for meaning in meanings]
 
 
-def _codes(names: Sequence[str]) -> Told:
-    """``b4`` of B4, B04 and "B4, central wavelength 665 nm"; none where bands are merely numbered."""
+def _codes(names: Sequence[str]) -> Meanings:
+    """Codes such as ``b4`` for B4, B04 and "B4, central wavelength 665 nm"; None for all where bands are just numbered."""
     found = [re.match(r"b0*(\d{1,2}a?)(?![^\W_])", name.strip().casefold()) for name in names]
     codes = [f"b{code[1]}" if code else None for code in found]
     return [None] * len(names) if codes == [f"b{i}" for i in range(1, len(names) + 1)] else codes
@@ -222,7 +222,7 @@ def _fold(name: str) -> str:
 
 
 def _mismatch(found: Sequence[Band], wanted: Sequence[str], bands: int) -> str:
-    """The message; ``bands`` are all that the file has, alpha included, which ``--bands`` may name."""
+    """The error message; ``bands`` counts all bands of the file, alpha included, which ``--bands`` may name."""
     more = [f"and {len(found) - LISTED} more"] if len(found) > LISTED else []
     listed = ", ".join([*(band.label or "unnamed" for band in found[:LISTED]), *more])
     count = "1 band" if len(found) == 1 else f"{len(found)} bands"

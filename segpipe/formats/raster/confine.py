@@ -1,6 +1,6 @@
-"""What GDAL may open, and whom it may ask, while it reads a file of this machine.
+"""Restrict which drivers GDAL uses and which servers it contacts while it reads a local file.
 
-rasterio has no call for any of this, so GDAL's own C interface is called, in the library that rasterio has loaded.
+rasterio has no function for this, so GDAL's C interface is called in the library that rasterio has loaded.
 """
 
 import ctypes
@@ -20,20 +20,19 @@ _LOCAL = """
     SNAP_TIFF SRTMHGT TIL TSX USGSDEM VRT WEBP XYZ Zarr
 """
 LOCAL = frozenset(_LOCAL.split())
-"""Drivers that read pixels from the bytes of local files: those that sources of a VRT, masks and overviews may have.
-
-What is missing asks servers, or takes as pixels the raw bytes of any file that a header names (ERS, MRF, PDS, ISIS)."""
+"""Drivers that read pixels from the bytes of local files: allowed for VRT sources, masks and overviews. The others contact
+servers, or read raw bytes of any file that a header names as pixels (ERS, MRF, PDS, ISIS)."""
 
 NETWORK = frozenset({"EEDA", "EEDAI", "GTI", "HTTP", "OGCAPI", "PLMOSAIC", "STACIT", "STACTA", "WCS", "WMS", "WMTS"})
-"""Drivers that ask servers, or lead to files anywhere."""
+"""Drivers that contact servers, or lead to files anywhere."""
 
 ALLOWED = b"CPL_VSIL_CURL_ALLOWED_FILENAME"
-"""The one file that GDAL's network file systems open, where it is set."""
+"""GDAL option: the only file that its network file systems may open."""
 
 NO_FILE = b"none"
 
 CHUNK = 2**20
-"""Bytes that are read at once."""
+"""Bytes per read."""
 
 
 @cache
@@ -46,12 +45,12 @@ def _gdal() -> ctypes.CDLL:
 
 _lock = threading.Lock()
 _registered: bool | None = None
-"""Whether drivers that ask servers are registered; None: nothing has been chosen."""
+"""Whether drivers that contact servers are registered; None: all of GDAL's drivers are."""
 
 
 def allow_drivers(*, remote: bool) -> None:
-    """Let this process know the drivers that read local files, and with ``remote`` those that ask servers; no others."""
-    global _registered  # noqa: PLW0603 - as GDAL has it: one list for the process
+    """Register only the drivers that read local files, and with ``remote`` those that contact servers."""
+    global _registered  # noqa: PLW0603 - GDAL has one list per process
     with _lock:
         if _registered is remote:
             return
@@ -65,8 +64,8 @@ def allow_drivers(*, remote: bool) -> None:
 
 
 def allow_all_drivers() -> None:
-    """Let this process know all of GDAL's drivers again, as before the first ``allow_drivers``."""
-    global _registered  # noqa: PLW0603 - as GDAL has it: one list for the process
+    """Register all of GDAL's drivers again, as before the first ``allow_drivers``."""
+    global _registered  # noqa: PLW0603 - GDAL has one list per process
     with _lock:
         if _registered is not None:
             _gdal().GDALAllRegister()
@@ -82,7 +81,7 @@ _depth = _Depth()
 
 @contextmanager
 def confined(to_this_machine: bool) -> Iterator[None]:
-    """In which this thread opens nothing through GDAL's network file systems."""
+    """Keep this thread from opening anything through GDAL's network file systems."""
     if not to_this_machine:
         yield
         return
@@ -97,7 +96,7 @@ def confined(to_this_machine: bool) -> Iterator[None]:
 
 
 def read_start(path: str, size: int) -> bytes:
-    """The first bytes of a file of any of GDAL's file systems; none where it cannot be opened."""
+    """The first bytes of a file in any of GDAL's file systems; empty where it cannot be opened."""
     if not (handle := _gdal().VSIFOpenL(os.fsencode(path), b"rb")):
         return b""
     file, data = ctypes.c_void_p(handle), b""

@@ -1,4 +1,4 @@
-"""How GDAL is used everywhere: its options, its drivers, its errors."""
+"""GDAL's options, drivers, cache and errors, as used everywhere."""
 
 import errno
 import os
@@ -29,22 +29,22 @@ from segpipe.storage.files import is_utf8
 from segpipe.storage.retry import is_passing
 
 DRIVERS = ("GTiff", "VRT", "JP2OpenJPEG", "PNG", "JPEG", "WEBP", "BMP", "HFA")
-"""Formats that are opened. An explicit list: a file must not decide by its content which of GDAL's 150 drivers reads it.
-The sources of a VRT are GDAL's to open, by the drivers of ``confine.py``; the record names them."""
+"""Formats that are opened. The list is explicit: a file's content must not decide which of GDAL's 150 drivers reads it.
+GDAL opens the sources of a VRT by itself, with the drivers of ``confine.py``; the record names them."""
 
 CACHE_MB, MOST_CACHE_MB = 128, 1024
-"""GDAL's block cache, which is one for the process: at least what most cases need, at most what any gets."""
+"""Bounds in MB of GDAL's block cache, of which a process has one: enough for most cases, and the most that any gets."""
 
 OPTIONS = {
-    # GDAL's shortcut for a PNG that is read whole does not tell of one that ends early, alone or within a VRT.
+    # GDAL's shortcut for whole PNGs does not report a truncated one, alone or within a VRT.
     "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",
-    # A truncated JPEG decodes as grey with a warning only: such a mask would hide the damage.
+    # A truncated JPEG decodes as grey with only a warning: such a mask would hide the damage.
     "GDAL_ERROR_ON_LIBJPEG_WARNING": "YES",
-    # A file that says how its pixels are computed does not say it in Python.
+    # Pixel functions in Python are not run.
     "GDAL_VRT_ENABLE_PYTHON": "NO",
-    # From GDAL 3.12 on; references.py sees to it in any.
+    # Since GDAL 3.12; references.py enforces it for any version.
     "GDAL_VRT_RAWRASTERBAND_ALLOWED_SOURCE": "SIBLING_OR_CHILD_OF_VRT_PATH",
-    # What is opened again is asked for again: it may have changed.
+    # A reopened file is requested again: it may have changed.
     "CPL_VSIL_CURL_NON_CACHED": "/vsis3/:/vsicurl/:/vsigs/:/vsiaz/:/vsiadls/:/vsioss/:/vsiswift/",
 }
 
@@ -52,39 +52,39 @@ NETWORK_OPTIONS = {
     "GDAL_HTTP_MAX_RETRY": "2",
     "GDAL_HTTP_RETRY_DELAY": "0.5",
     "GDAL_HTTP_CONNECTTIMEOUT": "10",
-    # a connection that is silent for a minute has failed; without these GDAL waits for ever
+    # a connection that is silent for a minute has failed; without these GDAL waits forever
     "GDAL_HTTP_LOW_SPEED_TIME": "60",
     "GDAL_HTTP_LOW_SPEED_LIMIT": "1",
 }
-"""For requests, unless the environment says otherwise."""
+"""Options for requests, unless the environment sets them."""
 
 
 _cache = 0
 """Bytes, as set in this process."""
 
 
-def cache_bytes(room: int) -> int:
-    """Size of a cache for blocks of so many bytes, within its bounds."""
-    return min(max(CACHE_MB * 2**20, room + room // 8), MOST_CACHE_MB * 2**20)
+def cache_bytes(blocks: int) -> int:
+    """Size of a cache for that many bytes of blocks, within its bounds."""
+    return min(max(CACHE_MB * 2**20, blocks + blocks // 8), MOST_CACHE_MB * 2**20)
 
 
-def make_room(room: int = 0) -> None:
-    """Let the cache hold blocks of so many bytes from now on; it never shrinks.
+def grow_cache(blocks: int = 0) -> None:
+    """Grow the cache to hold that many bytes of blocks from now on; it never shrinks.
 
-    Not an option of the environment: that belongs to a thread, and takes the cache of all with it when it is left.
+    This is not an option of the environment, which belongs to one thread and resets the cache of all threads on exit.
     """
-    global _cache  # noqa: PLW0603 - as GDAL has it: one for the process
-    if (size := cache_bytes(room)) > _cache:
-        # in bytes: rasterio hands the number to GDAL, past the option's own "small numbers are MB"
+    global _cache  # noqa: PLW0603 - GDAL has one per process
+    if (size := cache_bytes(blocks)) > _cache:
+        # in bytes: rasterio bypasses the option's own rule that small numbers are MB
         set_gdal_config("GDAL_CACHEMAX", size)
         _cache = size
 
 
 @contextmanager
 def unchanged_gdal() -> Iterator[None]:
-    """At the end GDAL's cache, its drivers and the places of PROJ's data are as before, for others who use rasterio."""
-    global _cache  # noqa: PLW0603 - as GDAL has it: one for the process
-    with rasterio.Env(session=DummySession()):  # rasterio sets the places when it first enters one
+    """Restore GDAL's cache, its drivers and the paths of PROJ's data at the end, for other users of rasterio."""
+    global _cache  # noqa: PLW0603 - GDAL has one per process
+    with rasterio.Env(session=DummySession()):  # rasterio sets these paths on its first entry
         size, places = get_gdal_config("GDAL_CACHEMAX"), get_proj_data_search_paths()
     try:
         yield
@@ -109,20 +109,20 @@ class BlockCache(Cache):
         return cache_bytes(blocks)
 
     def grow(self, blocks: int) -> None:
-        make_room(blocks)
+        grow_cache(blocks)
 
     def notes(self, blocks: int) -> list[str]:
         return [TOO_WIDE.format(blocks / 2**20, MOST_CACHE_MB)] if blocks > MOST_CACHE_MB * 2**20 else []
 
 
 def gdal_options(decoders: int = 1) -> rasterio.Env:
-    """The environment that every thread that touches GDAL enters; credentials are GDAL's own to find.
+    """The environment that every thread enters before it uses GDAL; GDAL finds credentials by itself.
 
     Args:
-        decoders: threads that share the blocks of one window.
+        decoders: threads that decode the blocks of one window together.
     """
     settle()
-    make_room()
+    grow_cache()
     warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
     # rasterio compares nodata values with the limits of float32
     warnings.filterwarnings("ignore", "overflow encountered in cast", RuntimeWarning, module="rasterio")
@@ -139,7 +139,7 @@ def decoders() -> int | None:
 
 
 def decode_with(threads: int) -> None:
-    """Let so many threads share the blocks of a window, in this thread's environment from now on."""
+    """Set how many threads decode the blocks of a window in this thread's environment from now on."""
     setenv(GDAL_NUM_THREADS=most_decoders(threads))
 
 
@@ -150,7 +150,7 @@ def most_decoders(threads: int) -> int:
 
 @contextmanager
 def opening(path: str) -> Iterator[None]:
-    """How GDAL opens a path: a folder of a bucket is not listed where nothing lies beside an object."""
+    """Options for opening a path: GDAL does not list a bucket's folder where an object has no sidecars."""
     if in_bucket(path) and is_lonely(path):
         with rasterio.Env(session=DummySession(), GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
             yield
@@ -159,17 +159,17 @@ def opening(path: str) -> Iterator[None]:
 
 
 def decoding(threads: int) -> rasterio.Env:
-    """In which so many threads share the blocks of what is read at one go."""
+    """Environment in which that many threads decode the blocks of one read."""
     return rasterio.Env(session=DummySession(), GDAL_NUM_THREADS=threads)
 
 
 def at_one_go() -> rasterio.Env:
-    """In which a PNG that is known to have its end is read whole."""
+    """Environment in which a PNG that is known to be complete is read whole."""
     return rasterio.Env(session=DummySession(), GDAL_PNG_WHOLE_IMAGE_OPTIM="YES")
 
 
 class _Name(str):
-    """A path that is no UTF-8: GDAL takes the bytes of the operating system, rasterio asks for those of UTF-8."""
+    """A path that is not UTF-8: GDAL takes the operating system's bytes, but rasterio encodes to UTF-8."""
 
     __slots__ = ()
 
@@ -179,39 +179,39 @@ class _Name(str):
 
 
 def any_name(path: str) -> str:
-    """A path for rasterio to read, whatever bytes it is of."""
+    """A path that rasterio can read, whatever its bytes."""
     return path if is_utf8(path) else _Name(path)
 
 
 def open_raster(path: str, *, remote: bool = False) -> DatasetReader:
-    """A dataset of one of the formats that are opened; one handle, for one thread.
+    """Open a dataset of one of the accepted formats; one handle, for one thread.
 
     Args:
-        path: what GDAL opens.
-        remote: whether a file of this machine may lead to servers, and a VRT on a server to anything.
+        path: path or URL for GDAL.
+        remote: whether a local file may refer to servers, and a VRT on a server to anything.
 
     Raises:
-        SourceError: it leads where it may not.
-        RasterioError: GDAL does not open it.
+        SourceError: it refers to something that it may not.
+        RasterioError: GDAL cannot open it.
     """
     allow_drivers(remote=remote)
     name = gdal_name(path)
     with opening(path), confined(stays_here(path, remote=remote)):
         if may_be_vrt := not servers(name) or ".vrt" in name.lower() or name.startswith("vrt://"):
             check_references(name, remote=remote)
-        # rasterio.open takes one driver only; what it returns takes several. To see whether the bytes of a file on a server
-        # are a VRT would take two requests more for each, so its name says
+        # rasterio.open takes one driver only, DatasetReader several. Detecting a VRT on a server by its bytes would take two
+        # more requests per file, so the name decides
         drivers = [name for name in DRIVERS if may_be_vrt or name != "VRT"]
         return DatasetReader(any_name(path), driver=drivers, sharing=False)
 
 
 def stays_here(path: str, *, remote: bool) -> bool:
-    """Whether nothing but this machine may be asked for a case."""
+    """Whether a case may be read from this machine only."""
     return not (remote or servers(gdal_name(path)))
 
 
 def gdal_name(path: str) -> str:
-    """What rasterio gives to GDAL for a URL of this machine or of an archive, as ``file:///a.tif`` and ``zip:///a.zip!/b.tif``."""
+    """Path that rasterio passes to GDAL for local and archive URLs: ``file:///a.tif``, ``zip:///a.zip!/b.tif``."""
     schemes = {*path.partition("://")[0].lower().split("+")} if "://" in path else set()
     return str(_vsi_path(_parse_path(path))) if schemes & {"file", "zip", "tar", "gzip"} else path
 
@@ -225,9 +225,9 @@ DAMAGED = "{}: GDAL says: {}: if the file is sound, rewrite it: gdal_translate I
 
 @contextmanager
 def gdal_errors(kind: type[SegpipeError], what: str) -> Iterator[None]:
-    """Turn GDAL's errors into one of ours: what was done, to which path, and GDAL's own words.
+    """Turn GDAL's errors into ``kind``: what was done, to which path, and GDAL's message.
 
-    So is a request that failed without an error of GDAL's: GDAL warns of it, and may go on as if zeros had been stored.
+    A failed request for which GDAL raises no error counts, too: GDAL warns and may go on as if zeros had been stored.
     """
     with messages() as heard:
         try:
@@ -246,12 +246,12 @@ def _failed_request(heard: Sequence[str]) -> OSError | None:
 
 @contextmanager
 def source_errors(what: str, files: Iterable[str]) -> Iterator[None]:
-    """``gdal_errors`` where files are read; so is all that GDAL says and goes on, if it is not known to be harmless.
+    """``gdal_errors`` for reading: also refuse every message of GDAL that is not known to be harmless.
 
-    GDAL has the same words for a disk that fails and a file that is damaged; the operating system has not, so it is asked.
+    GDAL reports a failing disk and a damaged file alike; reading the file through the operating system distinguishes them.
 
     Raises:
-        WhoseError: it cannot be told of which thread's file GDAL spoke; ``pinned`` reads again.
+        WhoseError: GDAL's message may concern another thread's file; ``pinned`` reads again.
     """
     try:
         with reading() as shared, gdal_errors(SourceError, what), messages() as heard:
@@ -297,10 +297,10 @@ def _read_through(file: str) -> None:
 
 
 def _root(error: BaseException) -> str:
-    """GDAL's first word: rasterio's own message often only points at the chain."""
+    """GDAL's original message: rasterio's own often only points at the chain."""
     while error.__cause__ is not None:
         error = error.__cause__
-    if isinstance(error, UnicodeDecodeError):  # of GDAL's words, which repeat what is in a file
+    if isinstance(error, UnicodeDecodeError):  # GDAL's message repeats bytes of a file
         return as_text(error)
-    told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return one_line(told) or type(error).__name__
+    message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return one_line(message) or type(error).__name__

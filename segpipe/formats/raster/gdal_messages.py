@@ -1,8 +1,8 @@
-"""What GDAL and its codecs say while they work: every warning and error, those included that no call of GDAL returns.
+"""Messages of GDAL and its codecs: every warning and error, including those that no GDAL call returns.
 
 GDAL reports much damage by a message alone and goes on with the pixels that it has. rasterio logs such messages in the
-thread that made the call. GDAL's own threads, which decode JPEG 2000 and blocks side by side, have no part in that: they
-write to GDAL's log, which is a file in memory here.
+thread that made the call. GDAL's own threads, which decode JPEG 2000 and blocks in parallel, bypass rasterio and write to
+GDAL's log, which is a file in memory here.
 """
 
 import logging
@@ -22,55 +22,55 @@ DESCRIPTIVE = (
     "TargetPrinter|XResolution|YResolution|ResolutionUnit|XPosition|YPosition|HalftoneHints|RichTIFFIPTC|Photoshop|"
     "XMLPacket|ICC Profile"
 )
-"""libtiff's names of tags that describe a picture or say how it is printed."""
+"""libtiff's names of tags that describe a picture or its printing."""
 
 HARMLESS = (
-    # libtiff sorts the tags of a directory itself; every reader takes such a file alike.
+    # libtiff sorts the tags itself; every reader reads such a file alike.
     r"tags are not sorted in ascending order",
     # TIFF 6.0: a file without the tag has one strip.
     r"RowsPerStrip not defined \.\.\. assuming all one strip",
-    # TIFF 6.0 parts a copyright by such a byte, and others fill a text with them. GDAL's own tags, which are texts as well,
-    # say where pixels lie and which are valid.
+    # TIFF 6.0 separates copyrights by such a byte, and others pad texts with it. GDAL's own tags, also texts, define
+    # georeferencing and validity.
     r'ASCII value for tag "(?!G|TIFF_)[^"]*" contains null byte in value',
-    # Of tags for whoever prints or files a picture.
+    # Tags for printing or cataloguing.
     rf'([Ww]rong data type \d+|[Ii]ncorrect (count|value)|Incompatible type) for( field)? "({DESCRIPTIVE})"',
-    # TIFF 6.0 asks for a tag that says what samples beyond colour are, and many writers of bands leave it out: GDAL takes
-    # them for bands, and for no alpha. Samples are stored alike.
+    # TIFF 6.0 requires a tag that defines samples beyond colour, and many writers of bands omit it: GDAL takes them for
+    # bands, not alpha. Samples are stored alike.
     r"Sum of Photometric type-related color channels and ExtraSamples doesn't match SamplesPerPixel",
-    # A COG whose tags were edited: GDAL reads it like any TIFF from then on.
+    # A COG whose tags were edited: GDAL then reads it like any TIFF.
     r"This file used to have optimizations in its layout",
-    # Colour profiles are not applied: classes come of pixels as they are stored.
+    # Colour profiles are not applied: models take pixels as stored.
     r"libpng: iCCP: |libpng: (known incorrect )?sRGB profile|libpng: cHRM: |libpng: gAMA: ",
-    # Texts, times, how large a picture prints, and colours for screens that have few. A wrong checksum is damage.
+    # Texts, times, print sizes and colours for palette displays. A wrong checksum is damage.
     r"libpng: (tEXt|zTXt|iTXt|pHYs|tIME|oFFs|sPLT|hIST|bKGD|sBIT): (?!.*CRC)|libpng: Ignoring invalid time value|"
     r"libpng: sPLT chunk has bad length",
-    # rasterio asks for nodata of 64 bits as a float; validity.py takes GDAL's masks for it.
+    # rasterio asks for 64-bit nodata as a float; validity.py uses GDAL's masks instead.
     r"GetNoDataValue\(\) returns an approximate value of the true nodata value",
-    # EXIF describes the camera, but for the orientation, which is read apart from GDAL, and whose damage is noted.
+    # EXIF describes the camera, except for the orientation, which is read without GDAL, and whose damage is noted.
     r"(E[Xx][Ii][Ff]|IFD1) [Dd]irectory|Could not read all directories|byte from image header|"
     r"EXIF metadata truncated|EXIF data type|EXIF header size|Too many bytes in tag: \d+, ignoring tag|"
     r"Not a TIFF file, bad (magic|version) number \d+ \(0x|libpng: eXIf: ",
-    # A request that is made again; if it fails for good, GDAL says so in another message.
+    # A request that is retried; a final failure has another message.
     r"Retrying again in",
-    # A sidecar that is not there. A raster that is not there is an error of the call.
+    # A missing sidecar. A missing raster is an error of the call.
     r"HTTP (error code|response code).*\b(403|404)\b|response_code=(403|404)\b",
 )
-"""Messages that say nothing of pixels, mask or place, each with the reason. All others that GDAL says while it reads end
+"""Messages that do not concern pixels, mask or georeferencing, each with the reason. Any other message while reading ends
 the case. No other came up in the rasters of public test suites, nor in files of tifffile, Pillow, imagecodecs and GDAL."""
 
 _HARMLESS = re.compile("|".join(HARMLESS))
 
 _WARNED = re.compile(r"^CPLE_\w+(?::| in )(.*)$", re.DOTALL)
-"""How rasterio words warnings in its log."""
+"""Form of warnings in rasterio's log."""
 
 _LOGGED = re.compile(r"^(?:ERROR|Warning) \d+: (.*)", re.MULTILINE)
-"""How GDAL words them in its own."""
+"""Form of messages in GDAL's own log."""
 
 _OPENS_LOG = ("CPL_LOG", "CPL_MAX_ERROR_REPORTS")
 
 
 class _Listener(logging.Filter):
-    """Keeps what rasterio logs of GDAL in a thread that listens; lets pass what the root logger would."""
+    """Collects what rasterio logs about GDAL in a thread that listens; passes on what the root logger would accept."""
 
     heard = threading.local()
 
@@ -82,7 +82,7 @@ class _Listener(logging.Filter):
 
 
 def _words(record: logging.LogRecord) -> str | None:
-    """GDAL's own words; None if they are no warning and no error. rasterio logs errors as information."""
+    """GDAL's message; None if it is neither a warning nor an error. rasterio logs errors as information."""
     if record.msg.startswith("GDAL signalled") and isinstance(record.args, tuple):
         return str(record.args[-1]).strip()
     text = record.getMessage()
@@ -93,7 +93,7 @@ def _words(record: logging.LogRecord) -> str | None:
 
 
 def _hear_bytes(unraisable: Any) -> bool:
-    """Keep a message that rasterio could not log, since its bytes are no UTF-8; whether it is one."""
+    """Collect a message that rasterio could not log because its bytes are not UTF-8; return whether it is one."""
     error, messages = unraisable.exc_value, getattr(_Listener.heard, "messages", None)
     if not isinstance(error, UnicodeDecodeError) or not str(unraisable.object).startswith("rasterio."):
         return False
@@ -103,18 +103,18 @@ def _hear_bytes(unraisable: Any) -> bool:
 
 
 def as_text(error: UnicodeDecodeError) -> str:
-    """The bytes that were to be decoded, as far as they are text."""
+    """The undecodable bytes as text, with replacement characters."""
     return bytes(error.object).decode(errors="replace")
 
 
 class _Log:
-    """GDAL's log, a file in memory, which takes the messages of threads that rasterio has no part in."""
+    """GDAL's log, a file in memory, for the messages of threads that bypass rasterio."""
 
     def __init__(self) -> None:
         self._file = os.memfd_create("gdal-log", os.MFD_CLOEXEC)
         _open_log(f"/proc/{os.getpid()}/fd/{self._file}")
         self.heard = self.size > 0
-        """Whether GDAL writes to it: not if it had to open a log before."""
+        """Whether GDAL writes to it; False if GDAL had opened another log before."""
 
     @property
     def size(self) -> int:
@@ -127,10 +127,10 @@ class _Log:
 
 
 def _open_log(path: str) -> None:
-    """Make GDAL open its log, which it does once in a process, at the first error outside rasterio's environment."""
-    # by the process' environment, for a moment: options that rasterio sets may belong to one thread
+    """Make GDAL open its log, which it does once per process, at the first error outside rasterio's environment."""
+    # set briefly in the process's environment: options set by rasterio may belong to one thread
     before = {key: os.environ.get(key) for key in _OPENS_LOG}
-    os.environ.update(zip(_OPENS_LOG, (path, "0"), strict=True))  # 0: not silent after 1,000 messages
+    os.environ.update(zip(_OPENS_LOG, (path, "0"), strict=True))  # 0: no limit of 1,000 messages
     thread = threading.Thread(target=_err)
     thread.start()
     thread.join()
@@ -151,16 +151,16 @@ _log: _Log | None = None
 
 
 def listen() -> bool:
-    """Hear GDAL from now on, in every thread of this process; whether GDAL's own threads are heard, too."""
+    """Collect GDAL's messages from now on in every thread; return whether GDAL's own threads are included."""
     return _listening().heard
 
 
 def _listening() -> _Log:
-    global _log  # noqa: PLW0603 - as GDAL has it: one for the process
+    global _log  # noqa: PLW0603 - GDAL has one per process
     with _lock:
         for name in ("rasterio._err", "rasterio._env"):
             logger = logging.getLogger(name)
-            logger.addFilter(_LISTENER)  # once, however often it is added
+            logger.addFilter(_LISTENER)  # adding it again has no effect
             if logger.getEffectiveLevel() > logging.INFO:
                 logger.setLevel(logging.INFO)
         _watch_unraisable()
@@ -170,7 +170,7 @@ def _listening() -> _Log:
 
 
 class _Hook:
-    """Takes what Python hands on since a callback of GDAL could not raise it; all else goes to the hook before."""
+    """Handles exceptions that a callback of GDAL could not raise; passes others on to the previous hook."""
 
     def __init__(self, before: Callable[[Any], object]) -> None:
         self._before = before
@@ -186,7 +186,7 @@ def _watch_unraisable() -> None:
 
 
 class Messages:
-    """What GDAL has said since this began: in the thread that made it, and in GDAL's own threads for any thread."""
+    """GDAL's messages since this object was made: those of its thread, and of GDAL's own threads for any thread."""
 
     def __init__(self) -> None:
         self._log = _listening()
@@ -194,7 +194,7 @@ class Messages:
         self.own: list[str] = []
 
     def logged(self) -> list[str]:
-        """Those of GDAL's own threads."""
+        """Messages of GDAL's own threads."""
         return self._log.since(self._start)
 
     def all(self) -> list[str]:
@@ -202,13 +202,13 @@ class Messages:
 
 
 def harmful(said: Iterable[str]) -> list[str]:
-    """Messages that no rule says are harmless."""
+    """Messages that are not known to be harmless."""
     return [message for message in said if not _HARMLESS.search(message)]
 
 
 @contextmanager
 def messages() -> Iterator[Messages]:
-    """Hear what GDAL says meanwhile in this thread, and in its own threads; whoever listens already hears it, too."""
+    """Collect GDAL's messages in this thread and in GDAL's own threads; an enclosing listener gets them, too."""
     before, heard = getattr(_Listener.heard, "messages", None), Messages()
     _Listener.heard.messages = heard.own
     try:

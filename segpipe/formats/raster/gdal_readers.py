@@ -1,7 +1,7 @@
-"""Which threads of a process read sources at once, so that what GDAL's own threads say is said of the right case.
+"""Track which threads read sources at once, so that messages of GDAL's own threads are assigned to the right case.
 
-GDAL's own threads write to one log for the process. While one thread reads, all in it is of what that one reads. If
-others read meanwhile, it may be of any: what was read is then read again while nobody else reads.
+GDAL's own threads write to one log per process. While one thread reads, all messages concern its source. While several
+read, a message may concern any of them: then the read is repeated while no other thread reads.
 """
 
 import threading
@@ -13,23 +13,23 @@ T = TypeVar("T")
 
 
 class WhoseError(Exception):
-    """GDAL's own threads have said something, while several threads read. ``pinned`` answers it."""
+    """GDAL's own threads logged a message while several threads were reading. ``pinned`` handles it."""
 
 
 class _Thread(threading.local):
     shared: Callable[[], bool] | None = None
-    """While this thread reads, or reads alone."""
+    """Set while this thread reads, or reads alone."""
 
 
 _thread = _Thread()
 _changed = threading.Condition()
 _reading, _begun, _alone = 0, 0, False
-"""Threads that read; how often one has begun; whether one reads alone, or waits until it does."""
+"""Threads that read; number of reads begun; whether a thread reads alone or waits to."""
 
 
 @contextmanager
 def reading() -> Iterator[Callable[[], bool]]:
-    """Read beside other threads; yields what says whether any other has read since then."""
+    """Read beside other threads; yield a function that says whether any other thread has read since then."""
     if _thread.shared is not None:
         yield _thread.shared
         return
@@ -42,7 +42,7 @@ def reading() -> Iterator[Callable[[], bool]]:
 
 
 def _enter() -> Callable[[], bool]:
-    global _reading, _begun  # as GDAL's log: one for the process
+    global _reading, _begun  # like GDAL's log, one per process
     with _changed:
         _changed.wait_for(lambda: not _alone)
         beside = _reading > 0
@@ -60,7 +60,7 @@ def _leave() -> None:
 
 @contextmanager
 def _no_other() -> Iterator[None]:
-    """Read while no other thread does: those that read end first, others wait."""
+    """Read alone: reads in progress end first, new ones wait."""
     global _alone  # noqa: PLW0603
     with _changed:
         _changed.wait_for(lambda: not _alone)
@@ -77,9 +77,9 @@ def _no_other() -> Iterator[None]:
 
 
 def pinned(read: Callable[[], T], again: Callable[[], T] | None = None) -> T:
-    """What ``read`` returns; if nobody knows of whom GDAL spoke, what it, or ``again``, returns while nobody else reads.
+    """Return ``read()``; if a message of GDAL may concern another thread, repeat it (or call ``again``) alone.
 
-    Blocks that GDAL has decoded it does not decode again: whatever reads again opens the file anew.
+    GDAL does not decode blocks again that it has decoded, so the repetition must reopen the file.
     """
     try:
         return read()

@@ -1,4 +1,4 @@
-"""Files that are no single raster: what they are, and what to do with them."""
+"""Recognise files that are not a single raster, and say what to do with them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +13,13 @@ from segpipe.storage.content import describe
 from segpipe.storage.retry import is_passing
 
 SLIDES = (".svs", ".ndpi", ".scn", ".bif", ".mrxs", ".vms", ".vmu")
-"""What the names of slides end with; most of them are TIFF."""
+"""Suffixes of slides, most of which are TIFF."""
 
 SCANNERS = ("Aperio", "<scn", "<DataObject", "<EncodeInfo")
-"""How their descriptions begin: Aperio, Leica, Philips, Ventana."""
+"""Beginnings of their descriptions: Aperio, Leica, Philips, Ventana."""
 
 NOT_RECOGNIZED = "not recognized"
-"""What GDAL says where none of the drivers takes a file. One that a driver took is damaged, whatever it looks like."""
+"""GDAL's message where no driver accepts a file. A file that a driver accepted is damaged, whatever it looks like."""
 
 NO_SLIDES = (
     "{0} is a slide, which is not supported yet: take a level out, as with rio convert {0} level0.tif, "
@@ -29,7 +29,7 @@ NO_SLIDES = (
 
 @contextmanager
 def explained(path: str) -> Iterator[None]:
-    """Say what a file is that GDAL does not open, or where the rest of it should be, in place of GDAL's words."""
+    """Describe a file that GDAL cannot open, or how much of it is missing, instead of GDAL's message."""
     try:
         yield
     except SourceError as error:
@@ -47,7 +47,7 @@ def explained(path: str) -> Iterator[None]:
 
 
 def refuse_slides(dataset: DatasetReader, path: str) -> None:
-    """A slide has levels, labels and a magnification: its base level alone is not what a model was trained on."""
+    """Refuse slides, with levels, labels and a magnification: models are not trained on the base level alone."""
     description = dataset.tags().get("TIFFTAG_IMAGEDESCRIPTION", "")
     if path.lower().endswith(SLIDES) or (description.lstrip().startswith(SCANNERS) and _has_levels(dataset)):
         raise SourceError(NO_SLIDES.format(path))
@@ -58,7 +58,7 @@ def _has_levels(dataset: DatasetReader) -> bool:
 
 
 def refuse_pages(dataset: DatasetReader, path: str) -> None:
-    """A case is one image."""
+    """Refuse files of several images: a case is one image."""
     parts = dataset.subdatasets
     if parts:
         count = f"{len(parts)} images" if len(parts) > 1 or not dataset.count else "an image and another beside it"

@@ -18,7 +18,7 @@ from segpipe.geometry.windows import Window
 
 
 def read_mask(path: Path) -> tuple[NDArray[Any], Grid]:
-    """Bands ``(bands, rows, cols)`` of a mask and its grid.
+    """Bands ``(bands, rows, cols)`` of a mask, and its grid.
 
     Raises:
         OutputError: it cannot be read.

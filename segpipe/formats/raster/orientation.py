@@ -1,4 +1,4 @@
-"""Which way up a picture is stored: the orientation tag of EXIF and TIFF, which GDAL leaves to others."""
+"""Orientation of pictures: the EXIF and TIFF tag that GDAL does not apply."""
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -19,13 +19,13 @@ from segpipe.storage.bucket import in_bucket, is_remote, read_range
 
 UPRIGHT = 1
 ORIENTATION = 274
-"""The tag's number, in a TIFF and in an EXIF block, which is a small TIFF."""
+"""Number of the tag in a TIFF and in an EXIF block, which is a small TIFF."""
 
 TRANSPOSED, ROWS_FLIPPED, COLS_FLIPPED = (5, 6, 7, 8), (3, 4, 7, 8), (2, 3, 6, 7)
-"""What makes a picture of each orientation upright: axes swapped first, then the order of rows, of columns (EXIF 2.32)."""
+"""How to make each orientation upright: first swap axes, then reverse rows, then columns (EXIF 2.32)."""
 
 HEAD = 2**16
-"""Bytes of an object that are asked for in one request."""
+"""Bytes of an object that one request reads."""
 
 EXIF_MARK = b"Exif\0\0"
 
@@ -33,22 +33,22 @@ BIG = 43
 """BigTIFF's version."""
 
 MOST_ENTRIES = 4096
-"""Of a directory; GDAL takes no more than 2,000 for an EXIF block."""
+"""Most entries of a directory; GDAL accepts at most 2,000 in an EXIF block."""
 
 SIZES = {1: "B", 3: "H", 4: "I"}
-"""TIFF's types of integers."""
+"""TIFF's integer types."""
 
 Bytes = Callable[[int, int], bytes]
-"""Offset and size to what is there, which may be less."""
+"""Reads bytes by offset and size; the result may be shorter."""
 
 
 class DamagedError(Exception):
-    """A block that should hold an orientation cannot be read."""
+    """A block that should contain an orientation cannot be read."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """How a picture of some orientation is made upright; windows are turned back, and pixels forth."""
+    """Transformation between a stored picture and its upright form."""
 
     orientation: int
     stored_shape: tuple[int, ...]
@@ -68,22 +68,22 @@ class Turn:
         return self.orientation in TRANSPOSED or self.orientation in ROWS_FLIPPED
 
     def stored(self, window: Window) -> Window:
-        """Where the pixels of an upright window are stored."""
+        """The stored window that contains the pixels of an upright window."""
         spans = self._flipped(list(zip(window.start, window.stop, strict=True)))
         return _window(spans[::-1] if self.transposed else spans)
 
     def upright(self, window: Window) -> Window:
-        """Where the pixels of a stored window lie in the upright picture."""
+        """The upright window of a stored window's pixels."""
         spans = list(zip(window.start, window.stop, strict=True))
         return _window(self._flipped(spans[::-1] if self.transposed else spans))
 
     def _flipped(self, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Spans of rows and columns of the upright picture, counted from the other end where its order is another."""
+        """Spans of rows and columns of the upright picture, counted from the other end where an axis is reversed."""
         flips = (self.orientation in ROWS_FLIPPED, self.orientation in COLS_FLIPPED)
         return [(n - b, n - a) if flip else (a, b) for (a, b), n, flip in zip(spans, self.shape, flips, strict=True)]
 
     def __call__(self, stored: NDArray[Any]) -> NDArray[Any]:
-        """Stored pixels ``(..., rows, cols)`` upright, in memory of their own where they move."""
+        """Turn stored pixels ``(..., rows, cols)`` upright; a copy unless they stay in place."""
         if self.orientation == UPRIGHT:
             return stored
         turned = stored.swapaxes(-1, -2) if self.transposed else stored
@@ -97,7 +97,7 @@ def _window(spans: Sequence[tuple[int, int]]) -> Window:
 
 
 def turn_of(dataset: DatasetReader, path: str, *, place: bool) -> tuple[Turn, list[str]]:
-    """How to make a file's pixels upright, and what to note of it; one that has a place stays as GDAL and GIS read it."""
+    """How to turn a file's pixels upright, and notes; a georeferenced file stays as GDAL and GIS read it."""
     orientation, notes = _orientation(dataset, path, place=place)
     if place and orientation != UPRIGHT:
         notes = [f"its orientation tag, {orientation}, is left alone: the file is georeferenced as its pixels are stored"]
@@ -109,17 +109,17 @@ def turn_of(dataset: DatasetReader, path: str, *, place: bool) -> tuple[Turn, li
 
 
 def take_exif(dataset: DatasetReader) -> None:
-    """Let GDAL try a JPEG's EXIF block, once: at the first look at metadata of any kind it fails where the block is damaged,
-    and takes the file to have none from then on. What else fails here fails again when pixels are read."""
+    """Let GDAL parse a JPEG's EXIF block once: if it is damaged, the first access to any metadata fails, and later ones
+    ignore the block. Any other failure here occurs again when pixels are read."""
     if dataset.driver == "JPEG":
         with suppress(RasterioError, CPLE_BaseError):
             dataset.tags()
-            tuple(dataset.colorinterp)  # rasterio raises what GDAL has left behind at the next call that looks for errors
+            tuple(dataset.colorinterp)  # rasterio raises a pending error of GDAL at the next call that checks for one
 
 
 def _orientation(dataset: DatasetReader, path: str, *, place: bool) -> tuple[int, list[str]]:
     if place and is_remote(path):
-        return UPRIGHT, []  # a request more for each of them would tell nothing that is heeded
+        return UPRIGHT, []  # saves a request per file: the tag would be ignored
     try:
         found = read_orientation(path, dataset.driver)
     except DamagedError:
@@ -132,10 +132,10 @@ def _orientation(dataset: DatasetReader, path: str, *, place: bool) -> tuple[int
 
 
 def read_orientation(path: str, driver: str) -> int | None:
-    """Orientation of a file, 1 to 8; 1 where it says none, None where nothing tells: behind a URL or in an archive.
+    """Orientation of a file, 1 to 8; 1 if it has none, None if it cannot be read: behind a URL or in an archive.
 
     Raises:
-        DamagedError: the block that should tell cannot be read.
+        DamagedError: the block that should contain it cannot be read.
     """
     find = {"GTiff": _in_tiff, "JPEG": _in_jpeg, "PNG": _in_png, "WEBP": _in_webp}.get(driver)
     if find is None:
@@ -160,13 +160,13 @@ def _from_file(path: str) -> Iterator[Bytes]:
 
 
 def _from_bucket(path: str) -> Bytes:
-    """The head of an object alone, where cameras write it."""
+    """The head of an object only, where cameras write EXIF."""
     head = read_range(path, 0, HEAD)
     return lambda offset, size: head[offset : offset + size]
 
 
 def _in_tiff(read: Bytes) -> int:
-    """In the first directory of a TIFF or a BigTIFF (TIFF 6.0, section 2)."""
+    """Orientation in the first directory of a TIFF or BigTIFF (TIFF 6.0, section 2)."""
     head = read(0, 16)
     order = {b"II": "<", b"MM": ">"}.get(head[:2])
     if order is None:
@@ -193,23 +193,23 @@ def _number(form: str, data: bytes) -> int:
 
 
 def _upright_or(value: int) -> int:
-    """Viewers take what is none of the eight for upright."""
+    """The value if it is one of the eight; viewers take any other for upright."""
     return value if 1 <= value <= 8 else UPRIGHT
 
 
 def _in_exif(read: Bytes, start: int, size: int) -> int:
-    """In an EXIF block, with or without JPEG's mark in front of it."""
+    """Orientation in an EXIF block, with or without JPEG's marker in front of it."""
     marked = len(EXIF_MARK) if read(start, len(EXIF_MARK)) == EXIF_MARK else 0
     start, size = start + marked, size - marked
     return _in_tiff(lambda offset, count: read(start + offset, max(0, min(count, size - offset))))
 
 
 def _in_jpeg(read: Bytes) -> int:
-    """In the segment APP1 that begins with EXIF's mark, before the scan (ITU-T T.81, annex B)."""
+    """Orientation in the APP1 segment that begins with EXIF's mark, before the scan (ITU-T T.81, annex B)."""
     at = 2
     while len(head := read(at, 4)) == 4 and head[0] == 0xFF:
         marker, size = head[1], int.from_bytes(head[2:])
-        if marker == 0xFF:  # a byte that fills
+        if marker == 0xFF:  # a fill byte
             at += 1
         elif marker == 0xE1 and read(at + 4, len(EXIF_MARK)) == EXIF_MARK:
             return _in_exif(read, at + 4, size - 2)
@@ -221,7 +221,7 @@ def _in_jpeg(read: Bytes) -> int:
 
 
 def _in_png(read: Bytes) -> int:
-    """In the chunk eXIf, anywhere (PNG, third edition, 11.3.3.4)."""
+    """Orientation in the eXIf chunk, anywhere (PNG, third edition, 11.3.3.4)."""
     at = 8
     while len(head := read(at, 8)) == 8 and head[4:] != b"IEND":
         if head[4:] == b"eXIf":
@@ -231,7 +231,7 @@ def _in_png(read: Bytes) -> int:
 
 
 def _in_webp(read: Bytes) -> int:
-    """In the chunk EXIF of the RIFF container; chunks have even sizes."""
+    """Orientation in the EXIF chunk of the RIFF container; chunks are padded to even sizes."""
     at = 12
     while len(head := read(at, 8)) == 8:
         size = int.from_bytes(head[4:], "little")

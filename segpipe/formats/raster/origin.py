@@ -1,4 +1,4 @@
-"""Which files a dataset's pixels, validity and place come from."""
+"""List the files that a dataset's pixels, validity and georeferencing come from."""
 
 import os
 import xml.etree.ElementTree as ET
@@ -16,33 +16,35 @@ from segpipe.messages.redact import is_cut, without_secrets
 from segpipe.storage.bucket import is_remote
 
 SURE = (".msk", ".aux.xml", ".ovr")
-"""What belongs to a file even if GDAL makes nothing of it; a world file does, too."""
+"""Suffixes of files that belong to a raster even if GDAL makes nothing of them; so do world files."""
 
 PLAIN = frozenset({".tif", ".tiff", ".jp2", ".j2k", ".png", ".jpg", ".jpeg", ".webp", ".bmp"})
-"""Suffixes of the rasters beside which GDAL looks for a ``.txt`` or ``.xml`` for the sensors alone that follow."""
+"""Suffixes of rasters for which GDAL reads a ``.txt`` or ``.xml`` only for the sensors below."""
 
 PARTNERS = {".txt": (".rpc",), ".xml": (".imd", ".rpb")}
-"""With which files of the same stem GDAL reads these: KOMPSAT's and DigitalGlobe's."""
+"""Files of the same stem without which GDAL does not read these: KOMPSAT's and DigitalGlobe's."""
 
 SENSORS = (b"<isd", b"<MSP_ROOT")
-"""What is in the head of an XML file that it reads by itself: DigitalGlobe's and that of Resurs-DK1."""
+"""Marks in the head of XML files that GDAL reads on their own: DigitalGlobe's and those of Resurs-DK1."""
 
 HEAD = 4096
-"""Bytes in which an XML file says what it is."""
+"""Bytes in which an XML file can be recognised."""
 
 Look = Callable[[str, BufferedReader], None]
-"""At a file that is open."""
+"""Called with the path and the stream of each file that is opened."""
 
 
 def files_of(dataset: DatasetReader, look: Look | None = None) -> list[str]:
-    """All files of an open dataset: its own as GDAL lists them, and of a VRT its sources, with what lies beside each.
+    """All files of an open dataset: those that GDAL lists, and for a VRT its sources with their sidecars.
 
-    GDAL leaves out the sources of a VRT's mask, those that are subdatasets of a file, those of a VRT within, and the place
+    GDAL omits the sources of a VRT's mask, sources that are subdatasets, the sources of nested VRTs, and the world file of
+    a BMP.
+
     of a BMP.
 
     Args:
         dataset: the file.
-        look: for those that are opened here: a VRT and its sources, which can be thousands.
+        look: called for files that are opened here: a VRT and its sources, which can be thousands.
     """
     name, own = str(dataset.name), own_files(dataset)
     sure = [] if is_remote(name) else [*(name + end for end in SURE), *world_files(name)]
@@ -57,7 +59,7 @@ def files_of(dataset: DatasetReader, look: Look | None = None) -> list[str]:
 
 
 def own_files(dataset: DatasetReader) -> list[str]:
-    """Files of a dataset as GDAL lists them; where rasterio cannot say their names, those that GDAL may read with it."""
+    """Files of a dataset as GDAL lists them; where rasterio cannot decode their names, all that GDAL may have read."""
     try:
         return list(dataset.files)
     except UnicodeDecodeError:
@@ -71,7 +73,7 @@ def _is_file(name: str) -> bool:
 
 
 def _sources(vrt: str, listed: Iterable[str], look: Look | None) -> Iterator[str]:
-    """Sources of a VRT, and of every VRT among them; each once."""
+    """Yield the sources of a VRT and of every VRT among them, each once."""
     seen, left = {vrt}, [*_named(vrt, look), *(file for file in listed if file != vrt)]
     while left:
         file = left.pop(0)
@@ -82,7 +84,7 @@ def _sources(vrt: str, listed: Iterable[str], look: Look | None) -> Iterator[str
 
 
 def _named(vrt: str, look: Look | None) -> list[str]:
-    """Files of this machine that a VRT names; none where it is no VRT, or not of this machine."""
+    """Local files that a VRT names; none where it is not a VRT, or not local."""
     if is_remote(vrt) or not Path(vrt).is_file():
         return []
     with Path(vrt).open("rb") as stream:
@@ -95,14 +97,14 @@ def _named(vrt: str, look: Look | None) -> list[str]:
     try:
         root = ET.fromstring(text)
     except ET.ParseError:
-        return []  # GDAL's parser takes more; what it opens it lists
+        return []  # GDAL's parser accepts more, and GDAL lists what it opens
     folder = str(Path(vrt).parent)
     words = ((name, folder if relative else "") for key, name, relative in words_of(root) if key in NAMING)
     return [file for name, start in words for file in _files(name, start)]
 
 
 def _files(name: str, start: str) -> list[str]:
-    """The file that a source names, or of which it names a part; both where there are both."""
+    """The file that a source names, or of which it names a part; both if both exist."""
     places = (os.path.join(start, word) for word in parts_of(name) if word)  # noqa: PTH118 - keeps a leading ./
     return [place for place in places if os.path.isfile(place)]  # noqa: PTH113
 
@@ -138,7 +140,7 @@ def is_same_input(place: str, files: Sequence[Identity], path: str, beside: Besi
 
 
 def _asked(names: Sequence[str], path: str, remote: bool) -> list[str]:
-    """Names of a record with what was cut from them, as tonight's case has it."""
+    """Names of a record, with the secrets that were cut from them restored from tonight's case."""
     if not any(map(is_cut, names)):
         return list(names)
     real = {without_secrets(name): name for name in asked_names([path])}
@@ -148,8 +150,8 @@ def _asked(names: Sequence[str], path: str, remote: bool) -> list[str]:
 
 
 def _may_be_read(file: str, path: str, there: Sequence[str]) -> bool:
-    """Whether GDAL may read a file with the raster that it is named as; the labels of a data set it does not."""
-    stem, suffix = os.path.splitext(file)  # noqa: PTH122 - of 100,000 files
+    """Whether GDAL may read a file together with the raster of its name; not the labels of a data set."""
+    stem, suffix = os.path.splitext(file)  # noqa: PTH122 - called for 100,000 files
     own, kind = os.path.splitext(path)  # noqa: PTH122
     partners = PARTNERS.get(suffix.lower())
     if partners is None or kind.lower() not in PLAIN or os.path.basename(stem).lower() != os.path.basename(own).lower():  # noqa: PTH119
@@ -160,7 +162,7 @@ def _may_be_read(file: str, path: str, there: Sequence[str]) -> bool:
 
 
 def _is_of_a_sensor(file: str) -> bool:
-    """Also where that cannot be seen."""
+    """Whether an XML file is sensor metadata; True if it cannot be read."""
     try:
         with Path(file).open("rb") as stream:
             head = stream.read(HEAD)
@@ -170,7 +172,7 @@ def _is_of_a_sensor(file: str) -> bool:
 
 
 def files_now(path: str, *, remote: bool = False) -> list[str]:
-    """All files that a case would be read from.
+    """All files that a case would be read from now.
 
     Raises:
         SourceError: it cannot be opened.

@@ -1,4 +1,4 @@
-"""GDAL's sidecar ``.aux.xml``: what the format of a mask has no place for."""
+"""GDAL's sidecar ``.aux.xml``: properties of a mask that its format cannot store."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -17,10 +17,10 @@ Names = tuple[tuple[int, str], ...]
 Colors = tuple[tuple[int, Color], ...]
 
 EMPTY = b"<PAMDataset/>\n"
-"""A sidecar that says nothing."""
+"""A sidecar without content."""
 
 INTEGER, STRING = 0, 2
-"""GDALRATFieldType."""
+"""Values of GDALRATFieldType."""
 
 TABLE = (("Value", INTEGER, 5), ("Class", STRING, 2), ("Red", INTEGER, 6), ("Green", INTEGER, 7), ("Blue", INTEGER, 8))
 COLUMNS = (*TABLE, ("Alpha", INTEGER, 9))
@@ -28,7 +28,7 @@ COLUMNS = (*TABLE, ("Alpha", INTEGER, 9))
 
 
 def sidecar(style: Style, grid: RasterGrid | None = None) -> bytes | None:
-    """The sidecar of a mask; with a grid, all else that it can hold is in it, too. None where there is nothing to say."""
+    """The sidecar of a mask; with a grid, it contains everything that it can. None where there is nothing to store."""
     names, colors = tuple((style.names or {}).items()), tuple(style.legend.items())
     domains = {domain: tags for domain, tags in style.scene.items() if domain}
     if grid is None and not domains:
@@ -50,7 +50,7 @@ def sidecar(style: Style, grid: RasterGrid | None = None) -> bytes | None:
 
 @lru_cache(8)
 def _of_classes(names: Names, colors: Colors) -> bytes | None:
-    """The same for all cases of a run: 2 ms for 150 classes."""
+    """The sidecar with class names only: equal for all cases of a run, and 2 ms for 150 classes."""
     if not names:
         return None
     root = Element("PAMDataset")
@@ -65,7 +65,7 @@ def _add_classes(band: Element, names: Names, colors: Colors) -> None:
 
 
 def _written(root: Element) -> bytes:
-    """The file, which says who wrote it, so that no other is ever replaced."""
+    """Serialise the sidecar, marked as segpipe's, so that no foreign file is ever replaced."""
     SubElement(SubElement(root, "Metadata", domain=SIDECAR_DOMAIN), "MDI", key="VERSION").text = __version__
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode").encode() + b"\n"
@@ -91,7 +91,7 @@ def _add_metadata(root: Element, domain: str, tags: Mapping[str, str]) -> None:
 
 
 def _wkt(crs: CRS) -> str:
-    """WKT2, which holds all CRSs. Without ``dataAxisToSRSAxisMapping`` GDAL takes coordinates in GIS order, x first."""
+    """WKT2, which can express any CRS. Without ``dataAxisToSRSAxisMapping`` GDAL uses GIS order, x first."""
     return str(crs.to_wkt(version="WKT2_2019"))
 
 
@@ -107,7 +107,7 @@ def _add_names(band: Element, names: dict[int, str]) -> None:
 
 
 def _add_table(band: Element, names: dict[int, str], colors: dict[int, Color]) -> None:
-    """One row per class: a colour table alone is a legend of 256 rows."""
+    """Add an attribute table with one row per class: a colour table alone gives a legend of 256 rows."""
     table = SubElement(band, "GDALRasterAttributeTable", tableType="thematic")
     for index, (name, kind, usage) in enumerate(COLUMNS):
         column = SubElement(table, "FieldDefn", index=str(index))

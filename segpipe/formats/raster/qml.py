@@ -1,4 +1,4 @@
-"""QGIS's style of a mask: a layer's file beside it, which QGIS loads with it."""
+"""QGIS's style of a mask, a file beside it that QGIS loads with the layer."""
 
 from collections.abc import Mapping
 from xml.etree import ElementTree
@@ -11,13 +11,13 @@ from segpipe.storage.ownership import STYLE_KEY
 DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
 
 VERSION = "3.28.0"
-"""Of the style's form, which all later versions of QGIS read."""
+"""Version of the style's format, which all later versions of QGIS read."""
 
 
 def qgis_style(names: Mapping[int, str], colors: Mapping[int, Color]) -> bytes:
-    """A paletted style with the classes alone, complete: one that names opacity only would wipe the palette.
+    """A complete paletted style with the classes only: a partial style with just an opacity would clear the palette.
 
-    Nodata stays the raster's own, which QGIS does not draw.
+    Nodata stays that of the raster, which QGIS does not draw.
     """
     root = Element("qgis", version=VERSION, styleCategories="AllStyleCategories", hasScaleBasedVisibilityFlag="0")
     properties = SubElement(SubElement(root, "customproperties"), "Option", type="Map")
@@ -35,7 +35,7 @@ def qgis_style(names: Mapping[int, str], colors: Mapping[int, Color]) -> bytes:
 
 
 def _add_provider(pipe: Element) -> None:
-    """Classes are not averaged."""
+    """Set nearest-neighbour resampling: class ids must not be averaged."""
     nearest = {"zoomedInResamplingMethod": "nearestNeighbour", "zoomedOutResamplingMethod": "nearestNeighbour"}
     SubElement(SubElement(pipe, "provider"), "resampling", {"enabled": "false", "maxOversampling": "2", **nearest})
 

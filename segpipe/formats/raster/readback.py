@@ -1,4 +1,4 @@
-"""Whether a finished raster says, to whoever opens it, what was meant."""
+"""Check that a finished raster reads back as it was meant."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ WKT = "WKT2_2019"
 
 
 def lost(dataset: DatasetReader, grid: RasterGrid, style: Style, *, picture: bool = False) -> list[str]:
-    """What of place, pixels, colours and names does not read back equal; PNG has no place for descriptions and scale."""
+    """Names of properties that do not read back equal; PNG cannot store descriptions and scale."""
     checks = [*_place(dataset, grid), *_pixels(dataset, grid, style), ("colours", _colors(dataset, style))]
     if not picture:
         checks.append(("band descriptions", list(dataset.descriptions) == list(style.bands)))
@@ -53,7 +53,7 @@ def _pixels(dataset: DatasetReader, grid: RasterGrid, style: Style) -> Iterator[
 
 
 def _folded(text: str) -> str:
-    """XML readers, GDAL's too, drop white space around a text."""
+    """Collapse white space, which XML readers, GDAL's included, do not preserve."""
     return " ".join(text.split())
 
 
@@ -62,22 +62,22 @@ def _colors(dataset: DatasetReader, style: Style) -> bool:
 
 
 def same_crs(found: CRS | None, meant: CRS | None) -> bool:
-    """Same datum, axes, units and parameters, whatever the names. No CRS may come back as GDAL's unnamed local one."""
+    """Whether two CRSs agree in all but names. No CRS may come back as GDAL's unnamed local one."""
     if found is None or meant is None:
         return found is meant or _unnamed(found or meant)
     return _equal(str(found.to_wkt(version=WKT)), str(meant.to_wkt(version=WKT)))
 
 
 def _unnamed(crs: CRS | None) -> bool:
-    """GDAL makes an unnamed local CRS, of any unit, of a GeoTIFF that has AREA_OR_POINT or a transform and no CRS."""
+    """Whether a CRS is GDAL's unnamed local one, made for a GeoTIFF with AREA_OR_POINT or a transform but no CRS."""
     return crs is not None and crs.wkt.startswith(('LOCAL_CS["unnamed"', 'ENGCRS["unnamed"'))
 
 
 @lru_cache(64)
 def _equal(found: str, meant: str) -> bool:
-    """By PROJ, unlike GDAL's own comparison, which takes a CRS with a datum shift for that without.
+    """Compare CRSs with PROJ: GDAL's comparison ignores a datum shift.
 
-    Its answer takes longer than to write a mask; cases of a folder have few CRSs.
+    The result is cached: it takes longer than writing a mask, and the cases of a folder share few CRSs.
     """
     if found == meant:
         return True
@@ -88,7 +88,7 @@ def _equal(found: str, meant: str) -> bool:
 
 
 def same_transform(found: Affine, meant: Affine, shape: Sequence[int]) -> bool:
-    """Whether all corners of a grid lie where they should."""
+    """Whether all corners of a grid are where they should be."""
     rows, cols = shape
     return all(_near(found, meant, corner) for corner in ((0, 0), (cols, 0), (0, rows), (cols, rows)))
 
@@ -116,7 +116,7 @@ def _same_rpcs(found: RPC | None, meant: RPC | None) -> bool:
 
 
 def _flat(rpcs: RPC) -> dict[str, float]:
-    """All numbers of RPCs by name; errors that are not told come back as -1 or not at all."""
+    """All numbers of RPCs by name; unknown errors come back as -1 or not at all."""
     found: dict[str, float] = {}
     values: dict[str, Any] = rpcs.to_dict()
     for key, value in values.items():

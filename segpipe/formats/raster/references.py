@@ -1,7 +1,7 @@
-"""Which files and servers a VRT leads to, and whether it may: GDAL follows every name in it.
+"""Find the files and servers that a VRT refers to, and check that it may: GDAL follows every name in it.
 
-GDAL takes attributes for elements and does not heed case, so names are looked for in all texts of a VRT, but for those that
-only describe.
+GDAL accepts attributes for elements and ignores case, so all texts of a VRT are searched for names, except those that only
+describe.
 """
 
 import os
@@ -24,28 +24,28 @@ DESCRIBING = frozenset({"description", "categorynames", "colorinterp", "unittype
 """Elements that name no file."""
 
 LEADING = frozenset({"overviews", "geolocation", "xml:vrt"})
-"""Domains of metadata in which GDAL looks for names of files."""
+"""Metadata domains in which GDAL looks for file names."""
 
 CONNECTION = re.compile(r'[:"?]')
-"""Between the words of a subdataset's name, as in ``NETCDF:"a.nc":band1``."""
+"""Separators in the name of a subdataset, as in ``NETCDF:"a.nc":band1``."""
 
 SERVER = re.compile(
     r"/vsicurl(?:_streaming)?/(?=https?://)|/vsi(s3|gs|az|adls|oss|swift|hdfs|webhdfs|curl)(?:_streaming)?(?![a-z0-9])/?([^/?]*)"
     r"|([a-z][a-z0-9+.-]*)://([^/?\"]*)",
     re.IGNORECASE,
 )
-"""Where a name leads to a server: GDAL's handler and the bucket, or scheme and host."""
+"""A reference to a server in a name: GDAL's handler and bucket, or scheme and host."""
 
 BESIDE = (".msk", ".ovr")
-"""Rasters that GDAL opens with another, whatever their format."""
+"""Suffixes of rasters that GDAL opens with any raster."""
 
 HEAD, MOST = 4096, 2**28
-"""Bytes in which a VRT says what it is, and more than any has."""
+"""Bytes in which a VRT can be recognised, and an upper bound of its size."""
 
 MARK = b"<VRTDataset"
 
 SERVICE = re.compile(rb"<(GDAL_WMS|WMS_|WMTS|GDAL_WMTS|WCS_GDAL|GDALTileIndexDataset)")
-"""What descriptions of services and of tile indexes begin with, which are for drivers that are not there."""
+"""Beginnings of descriptions of services and tile indexes, whose drivers are not registered."""
 
 REMOTE = (
     "{}: {} on this machine must read local files only, and this one refers to {}: download that, or, if you trust the "
@@ -60,7 +60,7 @@ RAW = "{}: raw bands of a VRT must come from a file beside or below it, got {}: 
 
 
 def servers(name: str) -> set[str]:
-    """Servers and buckets that a name leads to; none for what is of this machine."""
+    """Servers and buckets that a name refers to; empty for a local name."""
     found: set[str] = set()
     if "://" not in name and "/vsi" not in name.lower():
         return found
@@ -72,25 +72,25 @@ def servers(name: str) -> set[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Home:
-    """Where the names of a case may lead."""
+    """What the names in a case may refer to."""
 
     case: str
     servers: set[str]
-    """None for a case of this machine."""
+    """Empty for a local case."""
     anywhere: bool
-    """Raw bands excepted."""
+    """Whether names may refer to anything, except for raw bands."""
 
 
 def check_references(path: str, *, remote: bool = False) -> None:
-    """Let a raster lead nowhere but where it may: of this machine to this machine, of a server to that server.
+    """Check what a raster refers to: a local one may refer to this machine only, one on a server to that server only.
 
     Args:
-        path: of the case.
-        remote: it may lead to any server, and from a server to anything; raw bands still lie beside their VRT.
+        path: path of the case.
+        remote: allow references to any server, and from a server to anything; raw bands must still lie beside their VRT.
 
     Raises:
-        SourceError: a VRT, or what GDAL reads with the raster, leads elsewhere; a raw band comes from elsewhere; or what it
-            leads to is no regular file.
+        SourceError: a VRT, or a file that GDAL reads with the raster, refers to something else; a raw band lies elsewhere;
+            or a referenced file is not a regular file.
     """
     home, seen, left = _Home(path, servers(path), remote), set[str](), [_inner(path)]
     while left:
@@ -102,14 +102,14 @@ def check_references(path: str, *, remote: bool = False) -> None:
 
 
 def _check_regular(file: str) -> None:
-    """Refuse pipes, sockets and devices: to open a pipe can block for ever, and GDAL opens sidecars without being asked."""
+    """Refuse pipes, sockets and devices: opening a pipe may block forever, and GDAL opens sidecars by itself."""
     for name in (file, *(file + end for end in (*BESIDE, ".aux.xml", ".aux")), *world_files(file)):
-        if _exists(name) and not _is_file(name) and not os.path.isdir(name):  # noqa: PTH112 - however long
+        if _exists(name) and not _is_file(name) and not os.path.isdir(name):  # noqa: PTH112 - accepts any length
             raise SourceError(SPECIAL.format(name))
 
 
 def _exists(name: str) -> bool:
-    return not name.startswith("/vsi") and os.path.exists(name)  # noqa: PTH110 - however long
+    return not name.startswith("/vsi") and os.path.exists(name)  # noqa: PTH110 - accepts any length
 
 
 def _inner(name: str) -> str:
@@ -118,7 +118,7 @@ def _inner(name: str) -> str:
 
 
 def _followed(file: str, home: _Home) -> list[str]:
-    """Files that GDAL may open with one, once all its names have been looked at."""
+    """Files that GDAL may open together with a file, after all names in it were checked."""
     names = []
     if not home.servers:
         names = [name for end in BESIDE if _is_file(name := file + end)]
@@ -135,7 +135,7 @@ def _followed(file: str, home: _Home) -> list[str]:
 
 
 def _names_in(file: str, root: ET.Element, home: _Home) -> list[str]:
-    """What a VRT names, and one that stands in it as a text."""
+    """Files that a VRT names, including a VRT that it contains as text."""
     _check_raw(file, root)
     within = [text for _, text, _ in words_of(root) if MARK.decode() in text]
     names = [name for text in within for name in _names_in(file, _parsed(file, text.encode()), home)]
@@ -147,7 +147,7 @@ def _is_file(name: str) -> bool:
 
 
 def _text(file: str, *, whole: bool = False) -> bytes:
-    """All of a VRT, or with ``whole`` of any file; the head of another, nothing where there is none."""
+    """All of a VRT, or with ``whole`` of any file; else the head of the file, or nothing if it does not exist."""
     if file.startswith("/vsi") or servers(file):
         name = _gdal_name(file)
         head = read_start(name, HEAD)
@@ -173,7 +173,7 @@ def _parsed(file: str, text: bytes) -> ET.Element:
 
 
 def parse_xml(text: bytes) -> ET.Element:
-    """The root of an XML text, also of one that does not tell its encoding: GDAL takes names of files as they are."""
+    """Root of an XML text, even if it does not declare its encoding: GDAL uses file names as they are."""
     try:
         return ET.fromstring(text)
     except ET.ParseError:
@@ -189,10 +189,10 @@ def _is_leading(element: ET.Element) -> bool:
 
 
 def _named(file: str, root: ET.Element, home: _Home) -> list[str]:
-    """Files of this machine, or VRTs of a server, that a VRT names.
+    """Local files, or VRTs on a server, that a VRT names.
 
     Raises:
-        SourceError: it names what it may not.
+        SourceError: it names something that it may not.
     """
     found = []
     for key, text, relative in words_of(root):
@@ -211,7 +211,7 @@ def _short(foreign: set[str], text: str) -> str:
 
 
 def _on_server(file: str, name: str, home: _Home, *, relative: bool) -> list[str]:
-    """A VRT that one on a server names, to look into, too."""
+    """The VRT on the same server that a VRT names, to be checked as well."""
     place = name if servers(name) else f"{file.rpartition('/')[0]}/{name}"
     if (not servers(name) and (not relative or name.startswith("/"))) or ".." in PurePosixPath(place).parts:
         raise SourceError(AWAY.format(home.case, "", name))
@@ -219,9 +219,9 @@ def _on_server(file: str, name: str, home: _Home, *, relative: bool) -> list[str
 
 
 def words_of(root: ET.Element) -> Iterator[tuple[str, str, bool]]:
-    """Every text of a VRT that may name a file: what it belongs to, in lower case, and whether it is relative to the VRT.
+    """Yield every text of a VRT that may name a file: key in lower case, text, and whether it is relative to the VRT.
 
-    CRSs count as far as GDAL would ask a server for them.
+    CRSs are included only where GDAL would request them from a server.
     """
     key = root.tag.casefold()
     if key in DESCRIBING or (key == "metadata" and not _is_leading(root)):
@@ -238,15 +238,15 @@ def words_of(root: ET.Element) -> Iterator[tuple[str, str, bool]]:
 
 
 def is_relative(element: ET.Element, *, default: bool) -> bool:
-    """Whether a name is relative to its VRT, as an attribute or an element below says."""
-    told = {key.casefold(): value for key, value in element.attrib.items()}
-    told |= {child.tag.casefold(): child.text or "" for child in element}
-    value = told.get("relativetovrt")
+    """Whether a name is relative to its VRT, by an attribute or a child element."""
+    found = {key.casefold(): value for key, value in element.attrib.items()}
+    found |= {child.tag.casefold(): child.text or "" for child in element}
+    value = found.get("relativetovrt")
     return default if value is None else value.strip().casefold() not in ("0", "no", "false", "off")
 
 
 def _places(file: str, name: str) -> list[str]:
-    """Where a file may lie that a VRT names, or of which it names a part."""
+    """Candidate paths of a file that a VRT names, or of which it names a part."""
     if not any(letter.isalpha() for letter in name) or len(name) > HEAD:
         return []
     words = [_inner(name), *parts_of(name.removeprefix(":::BASE:::"))]
@@ -255,13 +255,13 @@ def _places(file: str, name: str) -> list[str]:
 
 
 def parts_of(name: str) -> list[str]:
-    """A name, and what may be the file in it where it is that of a subdataset."""
+    """A name, and the parts of it that may be the file if it names a subdataset."""
     cuts = [0, *(match.end() for match in CONNECTION.finditer(name)), len(name) + 1]
     return [name, *(name[a : b - 1] for a, b in pairwise(cuts)), *(name[a:] for a in cuts[1:-1])]
 
 
 def _check_raw(file: str, root: ET.Element) -> None:
-    """GDAL of 3.12 and later has an option for this, which says the same of a name; links count here, too."""
+    """Refuse raw bands that lie elsewhere. GDAL 3.12 has an option for this; here links are resolved as well."""
     folder = os.path.dirname(_real(file))  # noqa: PTH120
     for band in root.iter():
         kinds = {value.casefold() for value in _values(band, "subclass")}
@@ -287,5 +287,5 @@ def _check_below(file: str, folder: str, source: ET.Element) -> None:
 
 
 def _real(name: str) -> str:
-    """Without ``..``, and with links resolved of a file that the operating system finds."""
+    """Normalise a path: remove ``..``, and resolve the links of a local file."""
     return os.path.normpath(name) if name.startswith("/vsi") or servers(name) else os.path.realpath(name)

@@ -1,4 +1,4 @@
-"""What a raster's metadata say of its scene: when, by whom and in what weather it was taken."""
+"""Scene metadata of a raster: when, by what sensor and in what weather it was taken."""
 
 import re
 from collections.abc import Mapping
@@ -8,10 +8,10 @@ from rasterio.io import DatasetReader
 from segpipe.messages.redact import cleaned
 
 DOMAINS = ("", "IMD", "IMAGERY")
-"""GDAL's own; of DigitalGlobe; of all satellites that GDAL knows: time, cloud cover, satellite."""
+"""Metadata domains: GDAL's default, DigitalGlobe's, and the common one (time, cloud cover, satellite)."""
 
 MOST_TAGS, MOST_CHARACTERS = 256, 1000
-"""Of a domain, and of a value: what is longer is a file within the file."""
+"""Limits per domain and per value: anything longer is a file within the file."""
 
 NOT_THE_SCENE = re.compile(
     r"STATISTICS_|AREA_OR_POINT$|SEGPIPE$|MODEL_SHA256$|CLASS_\d+$|Band_?\d+|wavelength|TIFFTAG_(?!DATETIME$|COPYRIGHT$)"
@@ -21,17 +21,17 @@ NOT_THE_SCENE = re.compile(
     r"|HISTOGRAM|RESAMPL|RESOLUTIONUNIT|BLOCK|STRIP|DERIVED_|#|=)",
     re.IGNORECASE,
 )
-"""Keys that describe pixels, file or writer. A key that is none of these describes the scene."""
+"""Keys that describe pixels, file or writer. All other keys describe the scene."""
 
 
 def read_scene(dataset: DatasetReader) -> dict[str, dict[str, str]]:
-    """The metadata of a raster that hold for a mask of it, too; domains that have none are left out."""
+    """Metadata of a raster that also hold for its mask, by domain; empty domains are omitted."""
     found = {domain: cleaned(scene_tags(dataset.tags(ns=domain or None))) for domain in DOMAINS}
     return {domain: tags for domain, tags in found.items() if tags}
 
 
 def scene_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """Those that describe the scene, in the order of their keys; nothing that a text of one line cannot hold."""
+    """Tags that describe the scene, sorted by key; only those that fit on one line."""
     kept = {key: value for key, value in sorted(tags.items()) if not NOT_THE_SCENE.match(key) and _is_short(key, value)}
     return dict(list(kept.items())[:MOST_TAGS])
 

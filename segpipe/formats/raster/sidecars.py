@@ -1,4 +1,4 @@
-"""Files beside a raster that say which of its pixels are valid and where they lie: GDAL passes over one that is damaged."""
+"""Check the files beside a raster that define validity and georeferencing: GDAL silently ignores damaged ones."""
 
 import os
 import xml.etree.ElementTree as ET
@@ -21,19 +21,19 @@ from segpipe.formats.raster.tiff import check_tags, is_number
 from segpipe.storage.bucket import is_remote
 
 NO_FILE = frozenset({MaskFlags.all_valid, MaskFlags.nodata, MaskFlags.alpha})
-"""Flags of bands whose mask is no file."""
+"""Flags of bands whose mask is not a file."""
 
 PARAMETERS, WORLD_BYTES = 6, 4096
-"""Numbers of a world file, and more bytes than they take."""
+"""Numbers in a world file, and an upper bound of its size."""
 
 MEND = "mend it or take it away"
 
 
 class Checks:
-    """A raster of this machine and what lies beside it are whole, as far as GDAL would not tell; each is opened once.
+    """Checks that a local raster and its sidecars are whole, where GDAL would not report it; each file is opened once.
 
     Raises:
-        SourceError: a file that GDAL would take in part, or pass over.
+        SourceError: GDAL would use a part of a file, or ignore it.
     """
 
     def __init__(self, path: str) -> None:
@@ -42,13 +42,13 @@ class Checks:
         self._seen: set[str] = set()
 
     def look(self, file: str, stream: BufferedReader) -> None:
-        """At one that somebody has just opened."""
+        """Check a file that the caller has just opened."""
         if self._wanted and file not in self._seen and not file.endswith(".ovr"):
             self._seen.add(file)
             _check_file(file, stream)
 
     def end(self, dataset: DatasetReader, files: Iterable[str]) -> None:
-        """Look at the files that nobody has opened yet, and at how GDAL has used them."""
+        """Check the files that were not opened yet, and how GDAL has used them."""
         if not self._wanted:
             return
         path = self._path
@@ -66,7 +66,7 @@ class Checks:
 
 
 def _check_source(path: str) -> None:
-    """A source of a VRT is opened only if there is something to compare; what does not open by its name is left alone."""
+    """Check the source of a VRT; opened only if there is something to compare, and ignored if it does not open."""
     if not Path(f"{path}.msk").exists() and not _bad_world_files(path):
         return
     try:
@@ -80,7 +80,7 @@ def _check_source(path: str) -> None:
 
 
 def _check_file(file: str, stream: BufferedReader) -> None:
-    """By what it begins with."""
+    """Check a file by the format of its beginning."""
     if os.pread(stream.fileno(), 2, 0) in (b"II", b"MM"):
         check_tags(file, stream)
     elif file.lower().endswith((".aux.xml", ".vrt")):
@@ -88,7 +88,7 @@ def _check_file(file: str, stream: BufferedReader) -> None:
 
 
 def _check_mask(dataset: DatasetReader, path: str) -> None:
-    """A mask of all bands, or of one: GDAL's flags of a band name nothing else that it would take."""
+    """Check that GDAL uses a ``.msk`` file: the flags of some band must show it."""
     mask = f"{path}.msk"
     used = any(NO_FILE.isdisjoint(flags) for flags in dataset.mask_flag_enums)
     if Path(mask).exists() and not used:
@@ -96,13 +96,13 @@ def _check_mask(dataset: DatasetReader, path: str) -> None:
 
 
 def _check_xml(file: str) -> None:
-    """Well formed, and numbers where GDAL looks for some: it takes what it understands of a text."""
+    """Check that XML is well formed, and has numbers where GDAL expects them: GDAL uses whatever it can parse."""
     try:
-        with open(file, "rb") as stream:  # noqa: PTH123 - as ElementTree does
+        with open(file, "rb") as stream:  # noqa: PTH123 - like ElementTree
             root = parse_xml(stream.read())
     except ET.ParseError as error:
         raise SourceError(f"{file} is not well-formed XML, {error}: {MEND}") from error
-    values = [e.text for e in root.iter("NoDataValue") if e.text and e.text.strip()]  # an empty one is none
+    values = [e.text for e in root.iter("NoDataValue") if e.text and e.text.strip()]  # an empty element declares none
     values += chain.from_iterable((e.text or "").split(",") for e in root.iter("GeoTransform"))
     bad = next((text for text in values if not is_number(text.strip())), None)
     if bad is not None:
@@ -110,7 +110,7 @@ def _check_xml(file: str) -> None:
 
 
 def _check_world_file(dataset: DatasetReader, path: str) -> None:
-    """Looked at where GDAL has used it, or found no place at all."""
+    """Check a world file that GDAL has used, or any if it found no georeferencing."""
     for file in _bad_world_files(path):
         if file in own_files(dataset) or (dataset.transform.is_identity and not dataset.gcps[0]):
             raise SourceError(f"{file} must be a world file, six numbers on lines of their own: {MEND}")
@@ -121,8 +121,8 @@ def _bad_world_files(path: str) -> list[str]:
 
 
 def _is_world_file(file: str) -> bool:
-    """Six lines that begin with a number; words may follow it. Software of other kinds writes ``.wld``, too: of a text
-    whose first line is no number nothing is said.
+    """Whether a file has six lines that begin with a number; words may follow. Other software writes ``.wld`` files, too: a
+    text whose first line has no number passes.
     """
     with Path(file).open(errors="replace") as stream:
         text = stream.read(WORLD_BYTES)

@@ -1,4 +1,4 @@
-"""Masks as cloud-optimised GeoTIFF, and as indexed PNG for plain pictures."""
+"""Write masks as cloud-optimised GeoTIFF, and as indexed PNG for plain pictures."""
 
 import errno
 import math
@@ -38,26 +38,27 @@ from segpipe.storage.retry import is_passing, unwritable
 
 BLOCK = 512
 PLAIN_DRAFT_PIXELS = 2**30
-"""Pixels up to which a draft is not compressed: 0.15 s less per 4,096² case, for at most 1 GB of disk a worker and band."""
+"""Largest raster whose draft is not compressed: saves 0.15 s per case of 4,096², for at most 1 GB of disk a worker and
+band."""
 
 ENCODERS = 4
-"""Threads that compress a large mask: whatever waits for the last mask of a job waits for this."""
+"""Threads that compress a large mask: at the end of a job everything waits for the last mask."""
 
 ENCODERS_BESIDE = 16
-"""Where the network is elsewhere: 0.20 instead of 0.33 s for 120 Mpx (measured on 16 processors)."""
+"""The same while the network runs on a device: 0.20 s instead of 0.33 s for 120 Mpx (measured on 16 processors)."""
 
 HELD_BYTES = 2**22
-"""Size up to which a raster is held in memory until it is whole."""
+"""Largest raster that is held in memory until it is complete."""
 
 PNG = {
     "driver": "PNG",
     "ZLEVEL": 4,  # 1.3 ms a mask of 256² instead of 2.9 at GDAL's 6, for files that are 9 % larger (measured)
     "WRITE_METADATA_AS_TEXT": "YES",
 }
-"""It keeps nodata as a transparent entry of the palette."""
+"""PNG stores nodata as a transparent entry of the palette."""
 
 OVERVIEWS = 4 / 3
-"""Pixels of a raster with its overviews, each half as wide and high as the one before, over its own pixels."""
+"""Pixels of a raster with its overviews, each half as wide and high as the one before, relative to its own pixels."""
 
 COG = {
     "driver": "COG",
@@ -71,18 +72,18 @@ COG = {
 }
 
 NEARLY_FULL = 2**20
-"""Bytes free below which a write that failed for no reason that is known has failed for want of room."""
+"""Free bytes below which a write error of unknown cause is taken for a full disk."""
 
 AUX = ".aux.xml"
-"""What GDAL appends to the name of a file for its sidecar."""
+"""Suffix of GDAL's sidecar, appended to the name of the file."""
 
 READERS = {"COG": "GTiff", "PNG": "PNG"}
-"""What reads what a driver has written."""
+"""Driver that reads what a driver has written."""
 
 
 @contextmanager
 def full_disk(output: Store, path: str) -> Iterator[None]:
-    """Say that the disk is full where GDAL only says, or shows, that something could not be written."""
+    """Report a full disk where GDAL only reports that writing failed."""
     try:
         yield
     except OutputError as error:
@@ -96,10 +97,10 @@ def total(values: NDArray[Any]) -> int:
 
 
 def check(written: Path, path: str, expected: int, threads: int = 1) -> None:
-    """Read a file back: GDAL does not tell of all that goes wrong while one is closed, a full disk above all.
+    """Read a file back and compare sums: GDAL does not report all errors of closing a file, a full disk above all.
 
     Raises:
-        OutputError: it cannot be read, or its values do not sum up to what was written.
+        OutputError: it cannot be read, or the sum of its values is not that of the written ones.
     """
     found, unwritable = 0, gdal_errors(OutputError, f"{path} cannot be written")
     with unwritable, decoding(threads), rasterio.open(written) as dataset:
@@ -112,12 +113,12 @@ def check(written: Path, path: str, expected: int, threads: int = 1) -> None:
 
 
 def blocks(rows: int, cols: int) -> dict[str, int]:
-    """Size of blocks: a small case must not take the disk of a whole one."""
+    """Block size for a raster: a small case must not occupy the disk space of a full block."""
     return {"blockxsize": min(BLOCK, -(-cols // 16) * 16), "blockysize": min(BLOCK, -(-rows // 16) * 16)}
 
 
 class RasterSink(ABC):
-    """One raster being written, in any order of windows; nothing carries its final name before ``finish``."""
+    """A raster that is written in any order of windows; no file has its final name before ``finish``."""
 
     def __init__(self, output: Store, name: str, grid: RasterGrid, style: Style, threads: int) -> None:
         self.name, self.path = name, output.path(name)
@@ -137,18 +138,18 @@ class RasterSink(ABC):
 
     @abstractmethod
     def _begin(self) -> DatasetWriter:
-        """What takes the pixels."""
+        """Open the dataset that takes the pixels."""
 
     @abstractmethod
     def finish(self) -> list[str]:
-        """Write the file in its final form and give it its name; the names of all files that belong to it come back."""
+        """Write the file in its final form, give it its name, and return the names of all its files."""
 
     @abstractmethod
     def discard(self) -> None:
-        """Leave nothing behind; safe to call twice."""
+        """Remove everything unfinished; safe to call twice."""
 
     def write(self, window: Window, values: NDArray[Any]) -> None:
-        """Write ``(bands, *window.shape)``; every pixel once."""
+        """Write ``(bands, *window.shape)``; every pixel must be written once."""
         (row, col), (rows, cols) = window.start, window.shape
         with self._unwritable():
             self._dataset.write(values, window=RasterWindow(col, row, cols, rows))
@@ -166,7 +167,7 @@ class RasterSink(ABC):
 
     @property
     def _form(self) -> dict[str, Any]:
-        """How GDAL makes the file that is left."""
+        """GDAL's creation options of the final file."""
         return PNG if self.name.endswith(".png") else COG
 
     def _describe(self) -> None:
@@ -191,7 +192,7 @@ class RasterSink(ABC):
         dataset.update_tags(**(style.tags or {}))
 
     def _point(self) -> dict[str, str]:
-        """GDAL moves control points by a pixel when it writes them as Point; as Area they stay where they are."""
+        """The tag AREA_OR_POINT; omitted with control points, which GDAL would move by a pixel for Point."""
         grid = self._grid
         return {"AREA_OR_POINT": grid.area_or_point} if grid.area_or_point and not grid.gcps else {}
 
@@ -200,13 +201,15 @@ class RasterSink(ABC):
             dataset.build_overviews(factors, Resampling.nearest)
 
     def _settled(self, opened: Callable[[bytes], AbstractContextManager[DatasetReader]]) -> bytes | None:
-        """The sidecar beside which the file says all that was meant to whoever opens it; None where it needs none.
+        """The sidecar with which the file reads back complete; None where it needs none.
 
-        GDAL puts a CRS for which GeoTIFF has no keys into a sidecar of its own, and loses others without a word: what the
+        GDAL puts a CRS without GeoTIFF keys into a sidecar of its own, and silently loses others: whatever the file itself
+        does not keep goes into ours.
+
         file itself does not keep goes into ours.
 
         Raises:
-            OutputError: what is kept neither in the file nor beside it.
+            OutputError: a property is kept neither in the file nor in the sidecar.
         """
         style, picture, gone = self._style, self._form is PNG, list[str]()
         for grid in (None,) if picture else (None, self._grid):
@@ -226,7 +229,7 @@ class RasterSink(ABC):
 
 
 class DraftSink(RasterSink):
-    """A raster that is written to a draft on the disk first."""
+    """A raster that is first written to a draft on disk."""
 
     def _begin(self) -> DatasetWriter:
         rows, cols = self._grid.shape
@@ -250,7 +253,7 @@ class DraftSink(RasterSink):
                 if self._form is COG:
                     with rasterio.open(self._draft, "r+", driver="GTiff") as draft:
                         self._overviews(draft)
-                # half the time with two threads, and the same bytes
+                # two threads take half the time and write the same bytes
                 threads = {"NUM_THREADS": self._threads} if self._form is COG else {}
                 rasterio.shutil.copy(self._draft, temporary, **self._form, **threads)
             beside = self._settled(lambda data: _opened_beside(temporary, data))
@@ -267,13 +270,13 @@ class DraftSink(RasterSink):
             self.discard()
 
     def discard(self) -> None:
-        with suppress(RasterioError, CPLE_BaseError):  # the case has failed, and GDAL may say so once more
+        with suppress(RasterioError, CPLE_BaseError):  # the case has failed already, and GDAL may report it again
             self._dataset.close()
         remove(self._draft)
 
 
 class HeldSink(RasterSink):
-    """A small raster, held in memory until it is whole; the same bytes as from a draft, in a third of the time."""
+    """A small raster held in memory until it is complete: the same bytes as from a draft, in a third of the time."""
 
     def _begin(self) -> DatasetWriter:
         self._file = MemoryFile(ext=PurePosixPath(self.name).suffix)
@@ -289,7 +292,7 @@ class HeldSink(RasterSink):
             self.size = len(data)
             beside = self._settled(self._opened)
             with self._output.draft_of(self.name) as draft:
-                draft.write_bytes(data)  # which tells of a full disk, as GDAL does not
+                draft.write_bytes(data)  # reports a full disk, as GDAL does not
                 names = self._write_sidecar(beside)
             return [self.name, *names]
         finally:
@@ -297,9 +300,9 @@ class HeldSink(RasterSink):
 
     @contextmanager
     def _opened(self, beside: bytes) -> Iterator[DatasetReader]:
-        """The file in memory, with no other sidecar than this one."""
+        """Open the file in memory, with this sidecar only."""
         path = PurePosixPath(self._file.name)
-        # whichever of the two is closed first takes the other along
+        # closing one of the two removes the other
         self._besides.append(MemoryFile(beside, dirname=path.parent.name, filename=path.name + AUX))
         with self._file.open(driver=READERS[self._form["driver"]]) as dataset:
             yield dataset
@@ -312,8 +315,8 @@ class HeldSink(RasterSink):
 
 
 def raster_sink(output: Store, name: str, grid: Grid, style: Style, threads: int = ENCODERS) -> RasterSink:
-    """What takes a raster, by its size alone: whatever its pixels and the threads, the same bytes come out."""
-    assert isinstance(grid, RasterGrid)  # of a source of rasters
+    """Choose the sink of a raster by its size: its bytes depend neither on that nor on the number of threads."""
+    assert isinstance(grid, RasterGrid)  # rasters have raster grids
     size = math.prod(grid.shape) * len(style.bands) * np.dtype(style.dtype).itemsize
     return (HeldSink if size <= HELD_BYTES else DraftSink)(output, name, grid, style, threads)
 
@@ -355,7 +358,7 @@ def _beside(path: Path) -> Path:
 
 @contextmanager
 def _opened_beside(path: Path, beside: bytes) -> Iterator[DatasetReader]:
-    """A file with no other sidecar than this one."""
+    """Open a file with this sidecar only."""
     with output_errors(path):
         _beside(path).write_bytes(beside)
     with rasterio.open(path) as dataset:
@@ -363,7 +366,7 @@ def _opened_beside(path: Path, beside: bytes) -> Iterator[DatasetReader]:
 
 
 def overview_factors(shape: Sequence[int]) -> list[int]:
-    """2, 4, 8 and so on, until the smallest overview fits in one block."""
+    """Overview factors 2, 4, 8 and so on, until the smallest overview fits in one block."""
     factors = []
     factor = 2
     while max(shape) * 2 > BLOCK * factor:

@@ -1,4 +1,4 @@
-"""Rasters and pictures, through GDAL."""
+"""Read rasters and pictures through GDAL."""
 
 import math
 import os
@@ -51,30 +51,30 @@ from segpipe.overrides import AS_STORED, Overrides
 from segpipe.storage.bucket import is_remote
 
 VRT_BLOCK = 1024
-"""Side of the blocks that the sources of a VRT are taken to have: it does not tell."""
+"""Assumed block side of a VRT's sources, which GDAL does not report."""
 
 PNG_SIGNATURE = 8
 """Bytes before the first chunk."""
 
 FEW_ROWS = 16
-"""Of a box that is looked at, where strips have fewer."""
+"""Fewest rows of a sampled box, where strips have fewer."""
 
 STRIP_BYTES = 2**24
-"""Of a picture that is decoded from its first row to its last before it is read in another order."""
+"""Bytes per read of a picture that is decoded top to bottom before it is read in another order."""
 
 PICTURE_DRIVERS = frozenset({"PNG", "JPEG", "WEBP", "BMP"})
 
 
 @dataclass(frozen=True, slots=True)
 class RasterOrigin:
-    """What a mask copies from its raster, beside the grid."""
+    """Properties that a mask copies from its raster, besides the grid."""
 
     picture: bool
     """Whether the raster is a plain picture without georeferencing; its mask is then a picture, too."""
 
 
 class RasterSource:
-    """A raster that rasterio opens; one handle, for one thread."""
+    """A raster opened by rasterio; one handle, for one thread."""
 
     unpacked = 0
 
@@ -107,8 +107,8 @@ class RasterSource:
         return tuple(self._alpha_notes())
 
     def _alpha_notes(self) -> Iterator[str]:
-        """Of alpha bands that seem to be none: of pictures, in their first rows, which are decoded first anyway; one request
-        of a file on a network."""
+        """Notes on alpha bands that look like data: sampled in the first rows of pictures, which are decoded first anyway,
+        and with one request for a remote file."""
         shape = self._dataset.shape
         if self._dataset.driver in PICTURE_DRIVERS:
             windows = [Window((0, 0), (min(SAMPLE, shape[0]), shape[1]))]
@@ -133,13 +133,13 @@ class RasterSource:
         dataset = self._dataset
         refuse_slides(dataset, self._path)
         refuse_pages(dataset, self._path)
-        told = bands_of(dataset)
+        described = bands_of(dataset)
         with _naming(self._path):
-            matched = match_bands(told, contract, overrides)
+            matched = match_bands(described, contract, overrides)
         self.bands = matched.bands
         self.dtype = _pixel_type(dataset, self.bands, self._path)
         with _naming(self._path):
-            alpha = [band for band in alpha_bands(told, contract) if band not in self.bands]
+            alpha = [band for band in alpha_bands(described, contract) if band not in self.bands]
             rules = resolve_rules(dataset, self.bands, alpha, overrides)
         self._validity = Validity(rules)
         _refuse_palette(dataset, self.bands, overrides.bands, self._path)
@@ -187,9 +187,9 @@ class RasterSource:
         return self._stored(window)
 
     def _decode_ahead(self) -> None:
-        """Decode all of a picture, once, in the order in which it is stored, if its blocks can stay decoded.
+        """Decode a whole picture once in its stored order, if its blocks fit in the cache.
 
-        JPEG and PNG begin anew at their first row for every row of windows that lies above the one before.
+        JPEG and PNG restart at the first row for every row of windows that lies above the one before.
         """
         if self._against and (size := self._stored_size) <= MOST_CACHE_MB * 2**20:
             rows, cols = self._turn.stored_shape
@@ -203,7 +203,7 @@ class RasterSource:
         return int(math.prod(self._turn.stored_shape) * self._dataset.count * self.dtype.itemsize)
 
     def _pixels(self, where: RasterWindow) -> Pixels:
-        """Shape ``(channels, rows, cols)``; rasterio reads several bands at once only if all have one type."""
+        """Pixels ``(channels, rows, cols)``; rasterio reads several bands at once only if all have one type."""
         if len({self._dataset.dtypes[band - 1] for band in self.bands}) == 1:
             pixels: Pixels = self._dataset.read(self.bands, window=where, out_dtype=self.dtype)
             return pixels
@@ -221,7 +221,7 @@ class RasterSource:
             yield
 
     def empty(self, window: Window) -> bool:
-        """False: GDAL does not say which windows are empty."""
+        """Return False: GDAL does not report empty windows."""
         del window
         return False
 
@@ -252,7 +252,7 @@ class RasterSource:
         dataset = self._dataset
         shape, block = dataset.shape, dataset.block_shapes[self.bands[0] - 1]
         least = FEW_ROWS
-        if dataset.driver in PICTURE_DRIVERS:  # rows are decoded one after the other, and those of the first windows anyway
+        if dataset.driver in PICTURE_DRIVERS:  # rows are decoded in order, and the first ones anyway
             place, least = (0.0, *place[1:]), most
         axes = zip(place, shape, block, (least, 1), strict=True)
         spans = [_span_near(share, n, size, min(most, max(size, few))) for share, n, size, few in axes]
@@ -277,7 +277,7 @@ def _span_near(share: float, length: int, block: int, most: int) -> tuple[int, i
 
 
 def turned(turn: Turn, pixels: Pixels, invalid: Invalid | None) -> tuple[Pixels, Invalid | None]:
-    """Stored pixels and where they are invalid, upright."""
+    """Turn stored pixels and their invalid mask upright."""
     return turn(pixels), None if invalid is None else turn(invalid)
 
 
@@ -288,7 +288,7 @@ def _raster_window(window: Window) -> RasterWindow:
 
 @contextmanager
 def _naming(path: str) -> Iterator[None]:
-    """Put the path in front of an error that knows only its rule."""
+    """Prefix an error with the path."""
     try:
         yield
     except SourceError as error:
@@ -312,7 +312,7 @@ def _refuse_palette(dataset: DatasetReader, bands: Sequence[int], chosen: Sequen
 
 
 def _refuse_short_blocks(dataset: DatasetReader, bands: Sequence[int], path: str) -> None:
-    """An uncompressed TIFF whose blocks are shorter than its header says: GDAL would read on into the next band."""
+    """Refuse an uncompressed TIFF whose blocks are shorter than its header says: GDAL would read on into the next band."""
     if dataset.driver != "GTiff" or dataset.compression is not None:
         return
     bits = int(dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8 * np.dtype(dataset.dtypes[0]).itemsize))
@@ -327,9 +327,9 @@ def _refuse_short_blocks(dataset: DatasetReader, bands: Sequence[int], path: str
 
 
 def _is_whole_png(dataset: DatasetReader, path: str) -> bool:
-    """Whether a case is a PNG of this machine that may be read at one go.
+    """Whether a case is a local PNG that may be read whole.
 
-    GDAL's shortcut takes half the time. It tells of all damage but that of the chain of chunks.
+    GDAL's shortcut takes half the time. It detects all damage except in the chain of chunks.
 
     Raises:
         SourceError: the chain is broken.
@@ -342,7 +342,7 @@ def _is_whole_png(dataset: DatasetReader, path: str) -> bool:
 
 
 def _has_end(path: str) -> bool:
-    """Whether the chunks of a PNG follow each other up to the last (ISO/IEC 15948, clause 5), whatever is behind it."""
+    """Whether the chunks of a PNG form a chain up to IEND (ISO/IEC 15948, clause 5); data behind it is ignored."""
     with Path(path).open("rb") as file:
         file.seek(PNG_SIGNATURE)
         while len(head := file.read(8)) == 8:

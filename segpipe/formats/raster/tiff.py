@@ -1,6 +1,6 @@
-"""What GDAL does not tell of a damaged TIFF: tags that it drops or misreads without a word, and blocks that are too long.
+"""Damage of TIFFs that GDAL does not report: tags that it drops or misreads silently, and blocks that are too long.
 
-Only the directories are read, by a file's own bytes (TIFF 6.0 section 2, BigTIFF, GeoTIFF 1.1 annex B).
+Reads the directories only, from the file's bytes (TIFF 6.0 section 2, BigTIFF, GeoTIFF 1.1 annex B).
 """
 
 import os
@@ -26,10 +26,10 @@ TYPES = {
     **{1: "u1", 2: "S1", 3: "u2", 4: "u4", 5: "u8", 6: "i1", 7: "u1", 8: "i2", 9: "i4", 10: "i8", 11: "f4", 12: "f8"},
     **{13: "u4", 16: "u8", 17: "i8", 18: "u8"},
 }
-"""NumPy's names of the types of values, by number; of fractions 8 bytes."""
+"""NumPy names of TIFF's types, by number; fractions are 8 bytes."""
 
 SIZES = {kind: np.dtype(name).itemsize for kind, name in TYPES.items()}
-"""Bytes of a value, by the same numbers."""
+"""Bytes per value, by the same numbers."""
 
 DEFLATE, LERC = (8, 32946), 34887
 UNCOMPRESSED = 1
@@ -39,20 +39,20 @@ WIDTH, HEIGHT, BITS, COMPRESSION, SAMPLES, ROWS_PER_STRIP, PLANAR = 256, 257, 25
 TILE_WIDTH, TILE_HEIGHT, SUBFILE, NODATA, GEO_KEYS = 322, 323, 254, 42113, 34735
 OFFSETS, COUNTS = (273, 324), (279, 325)
 MASK = 4
-"""Bit of the subfile type: a mask of the image before it. Bit 1: an overview."""
+"""Bit of the subfile type for a mask of the preceding image. Bit 1: an overview."""
 
 ASCII, SHORT, FLOAT, DOUBLE = 2, 3, 11, 12
 SCALE = 33550
 
 NUMBER = re.compile(
     r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?(,0*)?|\+?nan|[+-]?inf"
-    r"|-?1\.#QNAN\d*|1\.#SNAN\d*|-1\.#IND\d*|-?1\.#INF\d*",  # as C on Windows wrote them
+    r"|-?1\.#QNAN\d*|1\.#SNAN\d*|-1\.#IND\d*|-?1\.#INF\d*",  # as written by C on Windows
     re.ASCII | re.IGNORECASE,
 )
-"""What GDAL reads as the number that it is. Of ``-nan`` and ``infinity`` it makes 0, of ``1.#IND`` 1."""
+"""Texts that GDAL reads as the number that they are. It reads ``-nan`` and ``infinity`` as 0, ``1.#IND`` as 1."""
 
 FIRST = 8
-"""Bytes of the header: nothing that a tag names begins before."""
+"""Bytes of the header: no value of a tag begins before."""
 
 READ_BYTES = 2**22
 
@@ -60,7 +60,7 @@ LARGEST = 2**63 - 1
 """More bytes than any block has."""
 
 OVERVIEWS = ".ovr"
-"""Beside a raster; its pixels are not read."""
+"""Suffix of overviews beside a raster, whose pixels are not read."""
 
 FORMS: dict[int, tuple[str, int, Callable[[int], bool]]] = {
     SCALE: ("ModelPixelScale", DOUBLE, lambda n: n > 1),
@@ -73,18 +73,18 @@ FORMS: dict[int, tuple[str, int, Callable[[int], bool]]] = {
     NODATA: ("GDAL_NODATA", ASCII, lambda n: n > 0),
     50844: ("RPCCoefficient", DOUBLE, lambda n: n == 92),
 }
-"""Tags that say where pixels lie and which are valid: name, type, and whether so many values can be. GDAL leaves out one
-that has another form, and its file then has no place or no nodata. It takes floats where doubles should be."""
+"""Tags that define georeferencing and validity: name, type, and a test of the number of values. GDAL ignores a tag of any
+other form, so that the file has no georeferencing or nodata. It accepts floats for doubles."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One tag."""
+    """One tag of a directory."""
 
     kind: int
     count: int
     at: int
-    """Where its values begin in the file."""
+    """Offset of its values in the file."""
 
     @property
     def size(self) -> int:
@@ -92,14 +92,14 @@ class Entry:
 
 
 class Directory:
-    """One image of a file, by its tags."""
+    """One image of a TIFF, by its tags."""
 
     def __init__(self, file: BufferedReader, order: str, entries: dict[int, Entry]) -> None:
         self._file, self._order, self.entries = file, order, entries
         self._values: dict[int, NDArray[Any] | None] = {}
 
     def values(self, tag: int) -> NDArray[Any] | None:
-        """All values of a tag, read once; None if it is not there, or not in the file."""
+        """All values of a tag, read once; None if it is missing, or lies outside the file."""
         if tag not in self._values:
             self._values[tag] = self._read(tag)
         return self._values[tag]
@@ -117,25 +117,25 @@ class Directory:
 
     @property
     def read(self) -> bool:
-        """Whether its pixels count: it is the image or a mask of it, and no overview."""
+        """Whether its pixels are read: it is the image or its mask, not an overview."""
         return not self.value(SUBFILE) & 1
 
     @cached_property
     def block(self) -> tuple[int, int]:
-        """Rows and columns."""
+        """Rows and columns of a block."""
         width, height = self.value(WIDTH), self.value(HEIGHT)
         if TILE_WIDTH in self.entries:
             return self.value(TILE_HEIGHT), self.value(TILE_WIDTH)
         return min(self.value(ROWS_PER_STRIP, height), height), width
 
     def block_data(self, number: int) -> bytes:
-        """A block as it is stored."""
+        """A block as stored."""
         offsets, counts = self.blocks
         return _pread(self._file, int(counts[number]), int(offsets[number]))
 
     @cached_property
     def blocks(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where blocks begin and how many bytes they have, band by band where bands lie apart."""
+        """Offset and size in bytes of each block, band by band where bands are stored separately."""
         offsets, counts = (
             next((v for t in tags if (v := self.values(t)) is not None), np.zeros(0)) for tags in (OFFSETS, COUNTS)
         )
@@ -148,7 +148,7 @@ class Directory:
 
     @property
     def block_count(self) -> int:
-        """Blocks that an image of this shape has."""
+        """Number of blocks of an image of this shape."""
         if 0 in self.block:
             return 0
         down, across = (-(-n // block) for n, block in zip(self.shape, self.block, strict=True))
@@ -159,7 +159,7 @@ class Directory:
         return self.value(SAMPLES, 1) if self.value(PLANAR, 1) == 2 else 1
 
     def expected_of_all(self) -> NDArray[np.int64]:
-        """``expected`` of each block: strips of a plane are alike but for the last."""
+        """``expected`` of each block: all strips of a plane are equal except for the last."""
         rows = self.block[0]
         down = -(-self.value(HEIGHT) // rows)
         plane = np.full(self.block_count // self._planes, min(self.expected(0, full=True), LARGEST))
@@ -167,7 +167,7 @@ class Directory:
         return np.tile(plane, self._planes)
 
     def expected(self, number: int, *, full: bool = False) -> int:
-        """Bytes of the block of this number once it is decoded; full: as if the last strip were as high as the others."""
+        """Bytes of a decoded block; with ``full``, as if the last strip were as high as the others."""
         rows, cols = self.block
         if TILE_WIDTH not in self.entries and not full:
             down = -(-self.value(HEIGHT) // rows)
@@ -177,13 +177,13 @@ class Directory:
 
 
 def _pread(file: BufferedReader, size: int, at: int) -> bytes:
-    """Bytes at a place; as many as there are, so that a number out of a damaged file asks for no memory."""
+    """Bytes at an offset; limited to the file, so that a number from a damaged file allocates no memory."""
     there = os.fstat(file.fileno()).st_size - at
     return os.pread(file.fileno(), min(size, there), at) if at >= 0 and there > 0 and size > 0 else b""
 
 
 def directories(file: BufferedReader) -> Iterator[Directory]:
-    """The chain of images of a TIFF; nothing for another file, and an end where the chain is broken."""
+    """Yield the chain of images of a TIFF; nothing for another file; ends where the chain is broken."""
     head = _pread(file, 16, 0)
     order = MAGIC.get(head[:4])
     if order is None or len(head) < 16:
@@ -212,10 +212,10 @@ def directories(file: BufferedReader) -> Iterator[Directory]:
 
 
 def check_tags(path: str, file: BufferedReader) -> None:
-    """Tags of place and validity have the form that GDAL takes, and blocks lie where there can be some.
+    """Check that tags of georeferencing and validity have a form that GDAL accepts, and that block offsets are possible.
 
     Raises:
-        SourceError: GDAL would leave a tag out, or read it where no value is.
+        SourceError: GDAL would ignore a tag, or read its value from a wrong place.
     """
     size = os.fstat(file.fileno()).st_size
     first: Directory | None = None
@@ -243,7 +243,7 @@ def _shape_fault(mask: Directory, image: Directory) -> str | None:
 
 
 def _scale_fault(directory: Directory) -> str | None:
-    """Doubles that are read as floats have zeros between them, and GDAL takes no scale of 0."""
+    """Detect a scale of doubles marked as floats: then zeros lie between them, and GDAL ignores a scale of 0."""
     scale = directory.values(SCALE)
     if scale is None or directory.entries[SCALE].kind != FLOAT or (np.isfinite(scale[:2]) & (scale[:2] != 0)).all():
         return None
@@ -251,7 +251,7 @@ def _scale_fault(directory: Directory) -> str | None:
 
 
 def _nodata_fault(directory: Directory) -> str | None:
-    """A nodata value is a number, with a point or a comma, or an empty text, which is none."""
+    """Detect nodata that is neither a number, with a point or a comma, nor empty, which means none."""
     if (values := directory.values(NODATA)) is None or not (data := values.tobytes()).strip(b"\0 "):
         return None
     text = data.split(b"\0")[0].decode(errors="replace").strip()
@@ -259,12 +259,12 @@ def _nodata_fault(directory: Directory) -> str | None:
 
 
 def is_number(text: str) -> bool:
-    """Whether all of a text is a number to GDAL, which takes as much of it as is one; a comma ends one."""
+    """Whether GDAL reads a whole text as a number: it uses the longest valid prefix, and stops at a comma."""
     return NUMBER.fullmatch(text) is not None
 
 
 def _keys_fault(directory: Directory) -> str | None:
-    """A directory of GeoKeys has a version, and then four numbers for each key."""
+    """Detect an invalid directory of GeoKeys: it has a version, then four numbers per key."""
     if (keys := directory.values(GEO_KEYS)) is None:
         return None
     if keys[0] != 1 or 4 * (int(keys[3]) + 1) > len(keys):
@@ -273,13 +273,13 @@ def _keys_fault(directory: Directory) -> str | None:
 
 
 def _blocks_fault(directory: Directory) -> str | None:
-    """Blocks begin behind the header; uncompressed ones have all their bytes. One of no bytes is empty by intent.
+    """Detect blocks that begin in the header, and uncompressed ones that are too short. A block of 0 bytes is empty.
 
-    No reader looks at blocks beyond those of the image.
+    Blocks beyond those of the image are ignored, as by all readers.
     """
     offsets, counts = directory.blocks
     if 0 in (*directory.block, *directory.shape):
-        return None  # which GDAL refuses
+        return None  # GDAL refuses these
     if len(offsets) < directory.block_count:
         return f"it has {len(offsets)} blocks of pixels, where its size has {directory.block_count}"
     offsets, counts = offsets[: directory.block_count], counts[: directory.block_count]
@@ -297,7 +297,7 @@ def _blocks_fault(directory: Directory) -> str | None:
 
 
 def verify_files(paths: Iterable[str]) -> list[str]:
-    """Compare the pixels in files with the checksums that they have; a note for each file that has none.
+    """Compare the pixels in files with their checksums; return a note for each file without one.
 
     Raises:
         SourceError: a file is damaged.
@@ -313,20 +313,20 @@ def _verify_file(path: str) -> str | None:
     with Path(path).open("rb") as file:
         head = _pread(file, 512, 0)
         if head.startswith(b"\x89PNG") or 0 not in head:
-            return None  # libpng compares its checksums whenever it reads one; a text has no pixels
+            return None  # libpng compares checksums on every read; a text has no pixels
         if not (images := [image for image in directories(file) if image.read]):
             return "pixels of its format have no checksum"
         for image in images:
             if image.value(COMPRESSION) in DEFLATE:
                 _verify_blocks(path, image)
-        checked = images[0].value(COMPRESSION) in (*DEFLATE, LERC)  # a block of LERC is compared whenever it is decoded
+        checked = images[0].value(COMPRESSION) in (*DEFLATE, LERC)  # LERC blocks are compared whenever they are decoded
     return None if checked else "its compression has no checksum"
 
 
 def _verify_blocks(path: str, image: Directory) -> None:
-    """Every DEFLATE block ends where its checksum says that it does.
+    """Check that every DEFLATE block ends at its checksum.
 
-    GDAL decodes a block as far as its pixels go, so that damage which makes it longer is never compared with the checksum.
+    GDAL decodes a block only as far as its pixels, so that damage that lengthens it is never compared with the checksum.
     """
     for number in range(min(len(image.blocks[0]), image.block_count)):
         if (data := image.block_data(number)) and (fault := _deflate_fault(data, _sizes(image, number))):
@@ -334,7 +334,7 @@ def _verify_blocks(path: str, image: Directory) -> None:
 
 
 def _sizes(image: Directory, number: int) -> set[int]:
-    """Bytes that a block may have once it is decoded; none where colours are stored at fewer places than pixels."""
+    """Possible sizes of a decoded block in bytes; empty for subsampled colour."""
     if image.value(PHOTOMETRIC) == YCBCR or 0 in (*image.block, *image.shape):
         return set()
     return {image.expected(number), image.expected(number, full=True)}

@@ -1,12 +1,12 @@
-"""Where the pixels of a raster are valid: GDAL's rules, and what GDAL leaves open.
+"""Find the invalid pixels of a raster by GDAL's rules, and by rules of our own where GDAL has none.
 
-GDAL's flags say which rule it follows for a band. A stored mask beats everything else; NODATA_VALUES beats the nodata values
+GDAL's flags say which rule it follows for a band. A stored mask takes precedence; NODATA_VALUES overrides the nodata values
 of single bands. This module departs from GDAL's masks of bands in three points:
 
 - NaN and infinity are invalid: no network can take them.
-- An alpha band makes pixels invalid wherever it stands, of whatever type, and beside nodata values. GDAL heeds it only as
-  the last of two or four bands of 8 or 16 bits without nodata, ``rasterio.dataset_mask`` in place of nodata.
-- An alpha band that is a channel of the model is no mask.
+- An alpha band makes pixels invalid whatever its position and type, in addition to nodata values. GDAL uses it only as
+  the last of two or four bands of 8 or 16 bits without nodata; ``rasterio.dataset_mask`` uses it instead of nodata.
+- An alpha band that is a channel of the model is not a mask.
 """
 
 import math
@@ -30,10 +30,10 @@ Interval = tuple[Any, Any]
 Flags = Sequence[MaskFlags]
 
 EXACT, LARGEST = 2**53, 2**65
-"""Integers of 64 bits from the one on are not exact as floats; there are none from the other on."""
+"""From the first on, 64-bit integers are not exact as floats; beyond the second there are none."""
 
 WIDE = ("int64", "uint64")
-"""Types whose nodata values rasterio hands over as floats, and so not exactly."""
+"""Types whose nodata values rasterio returns as floats, and so not exactly."""
 
 _TOGETHER = {MaskFlags.per_dataset, MaskFlags.nodata}
 _NO_MASK: tuple[set[MaskFlags], ...] = (
@@ -46,16 +46,16 @@ _NO_MASK: tuple[set[MaskFlags], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What makes pixels of some bands invalid, beside NaN and infinity."""
+    """What makes pixels of some bands invalid, besides NaN and infinity."""
 
     nodata: tuple[Interval | None, ...]
-    """Nodata values of each band; None where it has none, or ``masked`` knows them."""
+    """Nodata values of each band; None where it has none, or ``masked`` covers them."""
     masked: tuple[int, ...] = ()
-    """1-based bands whose mask GDAL is asked for."""
+    """1-based bands whose mask is read from GDAL."""
     alpha: tuple[int, ...] = ()
     """1-based bands whose zeros are transparent."""
     notes: tuple[str, ...] = ()
-    """What decided where the file says two things."""
+    """Which rule was applied where the file has two."""
 
 
 def resolve_rules(dataset: DatasetReader, bands: Sequence[int], alpha: Sequence[int], overrides: Overrides) -> Rules:
@@ -65,7 +65,7 @@ def resolve_rules(dataset: DatasetReader, bands: Sequence[int], alpha: Sequence[
         dataset: the file.
         bands: 1-based bands that the model takes.
         alpha: 1-based bands that are alpha and no channel.
-        overrides: what the user states; a nodata value given there counts beside a stored mask.
+        overrides: the user's settings; a nodata value given there applies in addition to a stored mask.
 
     Raises:
         SourceError: ``overrides`` names a nodata value that no pixel can hold.
@@ -92,13 +92,13 @@ def _dtype(dataset: DatasetReader, band: int) -> np.dtype[Any]:
 
 
 def _shared(asked: Sequence[int], flags: dict[int, Flags]) -> tuple[int, ...]:
-    """One band stands for all that share a mask."""
+    """Bands whose masks are read; one band stands for all that share a mask."""
     shared = [band for band in asked if MaskFlags.per_dataset in flags[band]]
     return (*shared[:1], *(band for band in asked if band not in shared))
 
 
 def _interval(dataset: DatasetReader, band: int) -> Interval | None:
-    """The values that GDAL takes for a band's nodata value; None where only GDAL knows them."""
+    """The values that GDAL treats as a band's nodata value; None where only GDAL knows them."""
     value, dtype = dataset.nodatavals[band - 1], _dtype(dataset, band)
     if value is None or dtype.name in WIDE or is_odd(value, dtype):
         return None
@@ -106,9 +106,9 @@ def _interval(dataset: DatasetReader, band: int) -> Interval | None:
 
 
 def nodata_interval(value: float, dtype: np.dtype[Any]) -> Interval:
-    """The pixels of a type that GDAL takes for a nodata value: floats with a tolerance, integers after truncation.
+    """The pixels of a type that GDAL treats as a nodata value: floats with a tolerance, integers after truncation.
 
-    Of floats, ``abs(a - b) < 2 * eps * abs(a + b)`` in their own arithmetic, with the ``eps`` of float32 for float64, too
+    For floats, ``abs(a - b) < 2 * eps * abs(a + b)`` in their own arithmetic, with the ``eps`` of float32 even for float64
     (``ARE_REAL_EQUAL`` in gdal_priv.h).
     """
     if dtype.kind != "f":
@@ -121,9 +121,9 @@ def nodata_interval(value: float, dtype: np.dtype[Any]) -> Interval:
 
 
 def _furthest(centre: Any, *, down: bool) -> Any:
-    """The positive float below or above another that is furthest from it and still equal to GDAL, by bisection.
+    """Find, by bisection, the furthest positive float below or above another one that GDAL considers equal to it.
 
-    Positive floats are ordered as the integers of the same bits.
+    Positive floats are ordered like the integers of the same bits.
     """
     bits = np.dtype(f"i{centre.itemsize}")
     near = int(centre.view(bits))
@@ -144,7 +144,7 @@ def _equal_to_gdal(one: Any, other: Any) -> bool:
 
 
 def is_odd(value: float, dtype: np.dtype[Any]) -> bool:
-    """Whether the sum of a nodata value and the largest pixels overflows, which makes them equal to GDAL."""
+    """Whether the sum of a nodata value and the largest pixels overflows, so that GDAL considers them equal."""
     if dtype.kind != "f" or not np.isfinite(value):
         return False
     with np.errstate(over="ignore"):
@@ -163,7 +163,7 @@ def chosen_interval(chosen: Nodata, dtype: np.dtype[Any]) -> Interval | None:
 
 
 def _mask_notes(nodata: Sequence[float | None], alpha: Sequence[int]) -> Iterator[str]:
-    """Where a stored mask decides alone."""
+    """Notes where only a stored mask is applied."""
     values = {repr(float(value)).removesuffix(".0") for value in nodata if value is not None}
     if values:
         exact = len(values) == 1 and not EXACT <= abs(float(next(iter(values)))) < LARGEST
@@ -190,11 +190,11 @@ def _nodata_notes(
 
 
 SAMPLE, SAMPLES = 128, 3
-"""Side of the windows in which alpha is looked at, and how many there are along an axis."""
+"""Side of the windows in which alpha is sampled, and number of windows along an axis."""
 
 LEAST_VALUES, LEAST_BETWEEN = 16, 0.25
-"""Different values, and share of pixels that are neither clear nor opaque, from which alpha looks like data. Alpha in
-public test suites has a share of at most 0.07 there; near infrared has nearly all of its pixels there."""
+"""Limits beyond which alpha looks like data: different values, and share of pixels neither transparent nor opaque. In public
+test suites that share is at most 0.07 for alpha; near infrared has nearly all of its pixels there."""
 
 LOOKS_LIKE_DATA = (
     "band {} is tagged alpha but has values as an image has: pixels where it is 0 are taken for invalid; "
@@ -203,13 +203,13 @@ LOOKS_LIKE_DATA = (
 
 
 def sample_windows(shape: tuple[int, ...], samples: int = SAMPLES) -> Iterator[Window]:
-    """Windows over all of a small raster; of a large one, a lattice of them from corner to corner, or one in its middle."""
+    """Yield a window over all of a small raster; over a large one, a lattice from corner to corner, or one in its middle."""
     rows, cols = (_spans(size, samples) for size in shape)
     yield from (Window((top, left), (bottom, right)) for top, bottom in rows for left, right in cols)
 
 
 def _spans(size: int, samples: int) -> list[tuple[int, int]]:
-    """Start and stop of each."""
+    """Start and stop of each window along an axis."""
     if size <= SAMPLE * samples:
         return [(0, size)]
     starts = [i * (size - SAMPLE) // (samples - 1) for i in range(samples)] if samples > 1 else [(size - SAMPLE) // 2]
@@ -217,29 +217,29 @@ def _spans(size: int, samples: int) -> list[tuple[int, int]]:
 
 
 def looks_like_data(alpha: Pixels) -> bool:
-    """Whether values of an alpha band are those of an image: many, and most of them neither clear nor opaque."""
+    """Whether an alpha band looks like an image: many values, most of them neither transparent nor opaque."""
     values, counts = np.unique(alpha, return_counts=True)
     between = (values > 0.02 * values[-1]) & (values < 0.98 * values[-1])
     return len(values) >= LEAST_VALUES and bool(counts[between].sum() > LEAST_BETWEEN * alpha.size)
 
 
 class Validity:
-    """Finds the invalid pixels of one file's bands, window by window."""
+    """Finds the invalid pixels of a file's bands, window by window."""
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
         self._scratch = np.empty((3, 0), np.bool_)
 
     def read(self, dataset: DatasetReader, window: RasterWindow) -> list[Invalid]:
-        """Masks that GDAL is asked for, and alpha, as far as they say that pixels are invalid."""
+        """Read the masks that GDAL provides, and alpha; True indicates invalid."""
         masks = [dataset.read_masks(band, window=window) == 0 for band in self.rules.masked]
         return masks + [dataset.read(band, window=window) == 0 for band in self.rules.alpha]
 
     def invalid(self, pixels: Pixels, masks: Sequence[Invalid]) -> Invalid | None:
-        """Where a mask is true, or any band is a nodata value, NaN or infinite.
+        """Mask of pixels where a mask is True, or any band is nodata, NaN or infinite; None if all are valid.
 
-        It is sought in memory that is taken again: fresh memory for every band takes five times as long where many wait for
-        it (measured on 16 processors).
+        Works in reused memory: allocating for every band takes five times as long where many threads allocate (measured on
+        16 processors).
         """
         shape = pixels.shape[1:]
         if self._scratch.shape[1] < (size := math.prod(shape)):
@@ -257,7 +257,7 @@ class Validity:
 
 
 def _within(band: Pixels, interval: Interval, one: Invalid, two: Invalid) -> Invalid:
-    """Where a band lies in an interval, in ``one``."""
+    """Mask in ``one`` of where a band lies in an interval."""
     low, high = (band.dtype.type(end) for end in interval)
     if low == high:
         np.equal(band, low, out=one)

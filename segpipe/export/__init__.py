@@ -1,1 +1,1 @@
-"""From a trained network of torch to a verified ONNX file that says what it needs and gives."""
+"""Export a trained torch network to a verified ONNX file with its contract inside."""

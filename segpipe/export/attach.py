@@ -1,4 +1,4 @@
-"""A contract for a model that was made elsewhere: checked on the model, then kept inside its file."""
+"""Attach a contract to a model that was made elsewhere: check it on the model, then store it in the model's file."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ from segpipe.pipeline.infer import HostNetwork
 from segpipe.pipeline.model_check import try_out
 
 STEADY = 1e-4
-"""Largest change of a score, relative to the largest, that a batch may make."""
+"""Largest change of a score by its batch, relative to the largest score."""
 
 
 @dataclass(frozen=True)
 class Attached:
-    """What came of it."""
+    """Result of attaching a contract."""
 
     path: Path
     contract: Contract
@@ -38,18 +38,19 @@ class Attached:
 
 
 def attach(model: Path, contract: Path, output: Path | None = None) -> Attached:
-    """Write a contract into an ONNX file, once the two have been found to fit.
+    """Write a contract into an ONNX file, after checking that the two fit.
 
-    The model is run on noise: its scores must be finite, the same each time, and no matter what is beside a tile in its
+    The model is run on noise: its scores must be finite, reproducible, and independent of the other tiles in a batch.
+    ``align`` is measured; a value in the contract must be a multiple of it.
     batch. ``align`` is measured; where the contract names it, that must be a multiple.
 
     Args:
-        model: the file; weights that lie outside it are taken in.
+        model: the model file; external weights are moved into it.
         contract: TOML.
-        output: a new file; the model itself where None.
+        output: path of a new file; None: change the model itself.
 
     Raises:
-        SegpipeError: they do not fit, or the model is not fit to run; nothing is changed.
+        SegpipeError: they do not fit, or the model cannot be used; nothing is changed.
     """
     if output is not None and output.exists() and not (model.exists() and output.samefile(model)):
         raise SettingsError(f"the output must be new, got {output}, which exists: name another, or remove it")
@@ -70,7 +71,7 @@ def attach(model: Path, contract: Path, output: Path | None = None) -> Attached:
 
 
 def _why_alone(proto: onnx.ModelProto, score: HostNetwork, spec: ModelSpec) -> str | None:
-    """Why a model of a free batch must take tiles one by one; None where it need not."""
+    """Why a model with a free batch axis must take tiles one by one; None if it need not."""
     if any(node.op_type in SUSPECTS for node in proto.graph.node):
         return cause(proto)
     return None if _takes_two(score, spec) else "the model fails on two tiles at once, whatever its input says"
@@ -85,17 +86,17 @@ def _notes(path: Path, alone: str | None) -> Iterator[str]:
 
 
 def _load(path: Path) -> onnx.ModelProto:
-    """The whole model, with weights that lie beside it.
+    """Load the whole model with its external weights.
 
     Raises:
-        ModelError: it is no ONNX file, damaged, or without its weights.
+        ModelError: the file is not ONNX, is damaged, or lacks its weights.
         ExportError: weights are not finite.
     """
     if not path.is_file():
-        read_model(path)  # which says so
+        read_model(path)  # raises the error
     try:
         proto = onnx.load(str(path))
-    except Exception as error:  # noqa: BLE001 - protobuf and onnx raise classes of their own
+    except Exception as error:  # noqa: BLE001 - protobuf and onnx raise their own classes
         raise ModelError(f"{path} is not a whole ONNX file: {one_line(error)}") from None
     if not proto.graph.node:
         raise ModelError(f"{path} is not an ONNX file: it holds no graph")
@@ -109,21 +110,21 @@ def _load(path: Path) -> onnx.ModelProto:
 def _array(tensor: onnx.TensorProto, path: Path) -> NDArray[Any]:
     try:
         return np.asarray(numpy_helper.to_array(tensor))
-    except (ValueError, TypeError) as error:  # values that do not fit the shape, or a type that there is not
+    except (ValueError, TypeError) as error:  # values that do not fit the shape, or an unknown type
         raise ModelError(f"{path} is damaged: its tensor {tensor.name!r} cannot be read: {one_line(error)}") from None
 
 
 def _check_steady(score: HostNetwork, spec: ModelSpec, *, batch: int) -> None:
-    """Run a tile twice, then beside others in a batch."""
+    """Check that scores are reproducible, and independent of the other tiles in a batch."""
     tiles = random_tiles(spec, batch, 0)
     first = _scored(score, tiles[: spec.batch])
-    room = STEADY * (float(np.abs(first).max()) or 1.0)
+    tolerance = STEADY * (float(np.abs(first).max()) or 1.0)
     if not np.isfinite(first).all():
         raise ExportError(f"scores of {spec.path.name} must be finite, got NaN or infinity on noise: see its weights")
-    if np.abs(_scored(score, tiles[: spec.batch]) - first).max() > room:
+    if np.abs(_scored(score, tiles[: spec.batch]) - first).max() > tolerance:
         raise ExportError("the model must give the same scores each time, and does not: export it in evaluation mode")
     beside = _scored(score, [tiles[0], *(3 * tile + 1 for tile in tiles[1:])])
-    if np.abs(beside[:1] - first[:1]).max() > room:
+    if np.abs(beside[:1] - first[:1]).max() > tolerance:
         raise ExportError(
             "a tile's scores must not depend on the tiles beside it in a batch, and they do: "
             "export the model in evaluation mode"
@@ -153,7 +154,7 @@ def _scored(score: HostNetwork, tiles: list[NDArray[np.float32]]) -> NDArray[np.
 
 
 def _as_pixels(tile: NDArray[np.float32], dtype: str) -> NDArray[Any]:
-    """Noise as a model of integers takes it: over the middle of the type's range; wide types hold pixels of 16 bits."""
+    """Noise in a model's input type: for integers, in the middle of the range; wide types hold 16-bit pixels."""
     if np.dtype(dtype).kind == "f":
         return tile
     limits = np.iinfo(dtype if np.dtype(dtype).itemsize <= 2 else np.uint16)
@@ -172,7 +173,7 @@ def _measure(score: HostNetwork, spec: ModelSpec, proto: onnx.ModelProto, terms:
 
 
 def _sizes(proto: onnx.ModelProto, spec: ModelSpec) -> Iterator[tuple[Size, Size]]:
-    """Rows and columns of maps before and after each operator with a stride; none where shapes cannot be inferred."""
+    """Yield rows and columns before and after each operator with a stride; nothing where shapes cannot be inferred."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     image = next(value for value in copy.graph.input if value.name == spec.input)
@@ -181,7 +182,7 @@ def _sizes(proto: onnx.ModelProto, spec: ModelSpec) -> Iterator[tuple[Size, Size
         axis.dim_value = size
     try:
         graph = onnx.shape_inference.infer_shapes(copy, data_prop=True).graph
-    except Exception:  # noqa: BLE001 - onnx raises what its inference raises, and what cannot be seen is measured alone
+    except Exception:  # noqa: BLE001 - onnx passes on whatever its inference raises; the stride is then only measured
         return
     values = (*graph.input, *graph.value_info, *graph.output)
     sizes = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}
@@ -194,12 +195,16 @@ def _sizes(proto: onnx.ModelProto, spec: ModelSpec) -> Iterator[tuple[Size, Size
 
 
 def _completed(contract: Contract, model: str, stride: Stride | None) -> Contract:
-    """The contract with what was measured, and who attached it when."""
-    told: dict[str, Any] = {"exporter": f"segpipe {__version__}, attached", "date": datetime.now(UTC).date().isoformat()}
-    told |= {"model": model} | contract.provenance
+    """The contract with the measured values, and with who attached it and when."""
+    provenance: dict[str, Any] = {
+        "exporter": f"segpipe {__version__}, attached",
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    provenance |= {"model": model} | contract.provenance
     measured: dict[str, Any] = {}
     if stride is not None:
         align = contract.align if contract.align is not None else stride.align
         measured = {"align": align, "equivariant": stride.equivariant}
-        told["verification"] = {"shift_error": float(f"{stride.error:.3g}"), "runtime": "finite, steady, free of its batch"}
-    return contract.model_copy(update={**measured, "provenance": told})
+        figures = {"shift_error": float(f"{stride.error:.3g}"), "runtime": "finite, steady, free of its batch"}
+        provenance["verification"] = figures
+    return contract.model_copy(update={**measured, "provenance": provenance})

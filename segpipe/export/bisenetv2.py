@@ -1,9 +1,8 @@
-"""BiSeNetV2: a wide and shallow branch for detail, a narrow and deep one for meaning, each gating the other.
+"""BiSeNetV2: a wide and shallow branch for detail, a narrow and deep one for semantics, each gating the other.
 
-Yu et al., "BiSeNet V2: Bilateral Network with Guided Aggregation for Real-time Semantic Segmentation", IJCV 2021,
 https://arxiv.org/abs/2004.02147. Parameters have the names of https://github.com/CoinCheung/BiSeNet, and where that
 departs from the paper (a ReLU after each depthwise expansion and after the last convolutions of context and aggregation,
-nearest neighbours in the aggregation) so does this: checkpoints from there load with ``strict=True`` and score alike.
+nearest neighbours in the aggregation), so does this: checkpoints from there load with ``strict=True`` and score alike.
 """
 
 from collections import OrderedDict
@@ -14,19 +13,19 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 AUXILIARY = {"aux2": (16, 4), "aux3": (32, 8), "aux4": (64, 16), "aux5_4": (128, 32)}
-"""Auxiliary heads, in the order of the semantic stages they read: channels and stride of the stage."""
+"""Auxiliary heads, in the order of the semantic stages that they read: channels and stride of the stage."""
 
 
 class BiSeNetV2(nn.Module):
-    """Scores of the input's size, from an image ``(batch, bands, rows, cols)``.
+    """Network that scores an image ``(batch, bands, rows, cols)`` at its own size.
 
-    Rows and columns may be any; the stages align at multiples of 32. A context block sees the mean of the whole input,
-    so no shift leaves the scores as they are.
+    Rows and columns may be any; the stages align at multiples of 32. A context block sees the mean of the whole input, so
+    that every shift changes the scores.
 
     Args:
         bands: planes of the input.
         classes: planes of the scores.
-        auxiliary: have the heads that help in training; a checkpoint that was saved with them needs it to load.
+        auxiliary: build the heads that help in training; a checkpoint saved with them loads only with these.
     """
 
     def __init__(self, bands: int, classes: int, *, auxiliary: bool = False) -> None:
@@ -40,7 +39,7 @@ class BiSeNetV2(nn.Module):
             self.add_module(name, auxiliary_head(*AUXILIARY[name], classes))
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Scores ``(batch, classes, rows, cols)``; in training with auxiliary heads a tuple: the scores, then theirs."""
+        """Scores ``(batch, classes, rows, cols)``; in training with auxiliary heads, a tuple with the heads' scores."""
         _, *stages, context = accumulate(self.segment, lambda x, stage: stage(x), initial=image)
         size = image.shape[-2:]
         scores = resized(self.head(self.bga(self.detail(image), context)), size)
@@ -56,7 +55,7 @@ def resized(scores: Tensor, size: torch.Size) -> Tensor:
 
 
 def normed(inside: int, outside: int, *, size: int = 3, stride: int = 1, groups: int = 1) -> tuple[nn.Module, nn.Module]:
-    """A convolution without bias that makes ``ceil(n / stride)`` of n rows, and its batch norm."""
+    """A convolution without bias that turns n rows into ``ceil(n / stride)``, and its batch norm."""
     conv = nn.Conv2d(inside, outside, size, stride, padding=size // 2, groups=groups, bias=False)
     return conv, nn.BatchNorm2d(outside)
 
@@ -159,7 +158,7 @@ class GatherDown(nn.Module):
 
 
 class Aggregation(nn.Module):
-    """Figure 6: each branch gates the other at its own stride, and the sum stands at the finer one."""
+    """Figure 6: each branch gates the other at its own stride; the sum has the finer one."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -170,7 +169,7 @@ class Aggregation(nn.Module):
         self.conv = nn.Sequential(*normed(channels, channels), nn.ReLU())
 
     def forward(self, detail: Tensor, meaning: Tensor) -> Tensor:
-        """Features of the detail's shape ``(batch, channels, n, m)``; the other is ``ceil(n / 4)`` by ``ceil(m / 4)``."""
+        """Features of the detail's shape ``(batch, channels, n, m)``; the other has ``ceil(n / 4)`` by ``ceil(m / 4)``."""
         size = detail.shape[-2:]
         fine = self.left1(detail) * torch.sigmoid(interpolate(self.right1(meaning), size))
         coarse = self.left2(detail) * torch.sigmoid(self.right2(meaning))
@@ -179,7 +178,7 @@ class Aggregation(nn.Module):
 
 
 def head(conv: nn.Module, between: nn.Module, last: nn.Module) -> nn.Sequential:
-    """Scores at the stride of the features, or of what stands between."""
+    """Scores at the stride of the features, or of the module ``between``."""
     return nn.Sequential(OrderedDict(conv=conv, drop=nn.Dropout(0.1), conv_out=nn.Sequential(between, last)))
 
 

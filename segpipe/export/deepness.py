@@ -1,6 +1,6 @@
-"""The contract in the words of QGIS's plugin Deepness, for an ONNX file's ``metadata_props``.
+"""Metadata for QGIS's plugin Deepness, stored in an ONNX file's ``metadata_props``.
 
-After the plugin's source at 0.6.5 (PUTvision/qgis-plugin-deepness, f450c63): ``processing/models/model_base.py``,
+Follows the plugin's source at 0.6.5 (PUTvision/qgis-plugin-deepness, f450c63): ``processing/models/model_base.py``,
 ``processing/models/segmentor.py``, ``processing/map_processor/map_processor_segmentation.py``.
 """
 
@@ -13,17 +13,17 @@ from segpipe.geometry.layout import Layout
 
 CENTIMETRES = {"m": 100.0, "mm": 0.1, "um": 1e-4}
 NO_THRESHOLD = 0.01
-"""Below the winner's probability while there are fewer than 100 classes, and above the 0 that no contract takes."""
+"""Lower than the winning probability of fewer than 100 classes, and more than 0, which no contract allows."""
 
 
 def deepness_metadata(contract: Contract, *, input_dtype: str = "float32") -> dict[str, str]:
-    """JSON text by key; empty where Deepness has no such model: volumes, and classes that do not exclude each other.
+    """Metadata as JSON text by key; empty for models that Deepness does not support: volumes, and overlapping classes.
 
-    Without ``standardization_mean`` and ``standardization_std`` the plugin feeds ``pixel / 255``, which is then wrong.
+    Without ``standardization_mean`` and ``standardization_std`` the plugin wrongly feeds ``pixel / 255``.
 
     Args:
-        contract: of a model with one image input and one output of scores.
-        input_dtype: what the graph takes; the plugin feeds float32 whatever the raster holds.
+        contract: contract of a model with one image input and one output of scores.
+        input_dtype: input type of the graph; the plugin feeds float32 for any raster.
     """
     if contract.ndim != 2 or contract.task == "multilabel":
         return {}
@@ -36,7 +36,7 @@ def deepness_metadata(contract: Contract, *, input_dtype: str = "float32") -> di
 
 
 def standardisation(contract: Contract, unit: float = 1.0) -> tuple[list[float], list[float]]:
-    """Mean and std per channel with ``(pixel / unit - mean) / std`` equal to the contract's scaling, its clip aside."""
+    """Mean and std per channel such that ``(pixel / unit - mean) / std`` equals the contract's scaling without its clip."""
     count = contract.channel_count
     mean, std = contract.fixed or ([0.0] * count, [1.0] * count)
     scale, offset = contract.column("scale"), contract.column("offset")
@@ -45,7 +45,7 @@ def standardisation(contract: Contract, unit: float = 1.0) -> tuple[list[float],
 
 
 def _class_names(contract: Contract) -> dict[int, str]:
-    """Name by output channel, without gaps, or the plugin refuses the file; one channel stands for classes 0 and 1."""
+    """Class names by output channel, without gaps, which the plugin refuses; one channel stands for classes 0 and 1."""
     if contract.task == "binary":
         return {c.id: c.name for c in contract.mask_classes}
     return {c.channel: c.name for c in sorted(contract.classes, key=lambda c: c.channel)}
@@ -59,7 +59,7 @@ def _resolution(contract: Contract) -> dict[str, Any]:
 
 
 def _tiles(contract: Contract) -> dict[str, Any]:
-    """Square tile in pixels and overlap in whole per cent, rounded up; a quarter where the contract names none."""
+    """Side of a square tile in pixels, and overlap in whole per cent, rounded up; a quarter where the contract has none."""
     tile = contract.axes("tile", 2)
     if tile is None or tile[0] != tile[1]:
         return {}
@@ -68,7 +68,7 @@ def _tiles(contract: Contract) -> dict[str, Any]:
 
 
 def _standardization(contract: Contract) -> dict[str, Any]:
-    """Mean and std of ``(pixel / 255 - mean) / std``; nothing where the contract's scaling is not of that form."""
+    """Mean and std of ``(pixel / 255 - mean) / std``; empty where the contract's scaling has another form."""
     if contract.layout is not Layout.NCHW:
         return {}
     count = contract.channel_count
@@ -81,7 +81,7 @@ def _standardization(contract: Contract) -> dict[str, Any]:
 
 
 def _cuts(contract: Contract) -> bool:
-    """Whether clip matters: it does not where its limits are what 0 and 255 become, the pixels of such a model."""
+    """Whether the clip has an effect: not if its limits are the scaled 0 and 255, the range of such a model's pixels."""
     if contract.limits is None:
         return False
     columns = zip(contract.column("scale"), contract.column("offset"), strict=True)
@@ -95,10 +95,10 @@ def _cuts(contract: Contract) -> bool:
 
 
 def _threshold(contract: Contract) -> float:
-    """What raw output must reach; the plugin sets what is below it to 0, then takes the largest channel, or what is not 0.
+    """Threshold of raw output; the plugin zeroes what is below it, then takes the largest channel, or whatever is not 0.
 
-    Probabilities of many classes need none, so it stays below any winner's. One channel of logits has the logit of the
-    contract's threshold; the plugin's own field goes from 0 to 1, so only probabilities from 0.5 to 0.73 can be said so.
+    Probabilities of many classes need none, so it stays below any winner's. For one channel of logits it is the logit of the
+    contract's threshold; the plugin's own field goes from 0 to 1, which covers only probabilities from 0.5 to 0.73.
     """
     if contract.task == "multiclass":
         return NO_THRESHOLD if contract.activation == "none" and len(contract.classes) < 100 else 0.0

@@ -1,4 +1,4 @@
-"""The exported file: one graph with its contract inside, written under a hidden name until it has proved itself."""
+"""Write the exported file: one graph with its contract inside, under a hidden name until it is verified."""
 
 import json
 from collections.abc import Iterator
@@ -20,26 +20,26 @@ READ_BY_DEEPNESS = {
     *("model_type", "class_names", "names", "resolution", "tile_size", "tiles_size", "tiles_overlap"),
     *("standardization_mean", "standardization_std", "seg_thresh"),
 }
-"""Keys of the plugin, of which none of an older contract may stay."""
+"""Keys that the plugin reads; those of an older contract must be removed."""
 
 
 @contextmanager
 def draft(output: Path) -> Iterator[Path]:
-    """A hidden name beside the output; the file gets its own name at the end, or none if anything fails."""
+    """Yield a hidden path beside the output; rename the file at the end, or remove it if anything fails."""
     temporary = partial(output)
     with output_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield unlinked(temporary)
             commit(temporary, output)
-        except SegpipeError as error:  # the hidden name means nothing to a user
+        except SegpipeError as error:  # show the final name, not the hidden one
             raise type(error)(str(error).replace(temporary.name, output.name)) from None
         finally:
             temporary.unlink(missing_ok=True)
 
 
 def save(proto: onnx.ModelProto, contract: Contract, path: Path) -> None:
-    """Write the graph with its contract, and what QGIS's Deepness reads, in place of any older ones."""
+    """Write the graph with its contract and Deepness's metadata, replacing older ones."""
     check_size(proto)
     inside = json.dumps(contract.model_dump(mode="json", exclude_none=True), ensure_ascii=False, allow_nan=False)
     ours = {METADATA_KEY: inside, **deepness_metadata(contract, input_dtype=_input_type(proto))}
@@ -50,7 +50,7 @@ def save(proto: onnx.ModelProto, contract: Contract, path: Path) -> None:
 
 
 def check_size(proto: onnx.ModelProto) -> None:
-    """Raise where a graph and its weights are more than one file can hold: protobuf counts bytes in 31 bits."""
+    """Check that a graph and its weights fit into one file: protobuf counts bytes in 31 bits."""
     try:
         proto.ByteSize()
     except EncodeError:
@@ -67,5 +67,5 @@ def _input_type(proto: onnx.ModelProto) -> str:
 
 
 def spec_of(path: Path) -> ModelSpec:
-    """The file as a run on the CPU will read it."""
+    """Read the file as a run on the CPU does."""
     return read_spec(Settings(input=("-",), model=path, device="cpu"))

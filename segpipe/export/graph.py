@@ -1,4 +1,4 @@
-"""From a network of torch to one ONNX graph: image in, class scores of the image's size out."""
+"""Convert a torch network to one ONNX graph: image in, class scores of the image's size out."""
 
 import contextlib
 import gc
@@ -31,26 +31,26 @@ from segpipe.network.scaling import Scaling
 
 OPSET = 20
 IR_VERSION = 10
-"""The newest that ONNX Runtime 1.27 takes; the exporter's own default is too new for it."""
+"""The newest that ONNX Runtime 1.27 supports; the exporter's default is newer."""
 
 TRACED_OPSET = 17
 RAW_TYPES = {"uint8": TensorProto.UINT8, "uint16": TensorProto.UINT16, "int16": TensorProto.INT16}
 
 
 class Scorer(nn.Module):
-    """A network whose scores have the size of its image, whatever form and size its own output has."""
+    """Wraps a network so that its scores have the size of the image, whatever the form and size of its output."""
 
     def __init__(self, network: nn.Module, name: str = "") -> None:
         super().__init__()
         self.network, self.name = network, name
 
     def own(self, image: Tensor) -> Tensor:
-        """Scores ``(batch, classes, rows, cols)`` of the network's own size."""
+        """Scores ``(batch, classes, rows, cols)`` at the network's own output size."""
         scores = outputs_of(self.network(image))[self.name]
         return scores[:, None] if scores.ndim == 3 else scores
 
     def forward(self, image: Tensor) -> Tensor:
-        """Scores of the image's size, upsampled bilinearly by half-pixel centres."""
+        """Scores at the image's size, upsampled bilinearly with half-pixel centres."""
         scores = self.own(image)
         if scores.shape[-2:] != image.shape[-2:]:
             scores = nn.functional.interpolate(scores, size=image.shape[-2:], mode="bilinear", align_corners=False)
@@ -58,19 +58,19 @@ class Scorer(nn.Module):
 
 
 def score(scorer: nn.Module, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scores of torch for images ``(batch, channels, rows, cols)``."""
+    """Torch's scores for images ``(batch, channels, rows, cols)``."""
     with torch.inference_mode():
         return np.asarray(scorer(torch.from_numpy(np.ascontiguousarray(images))).float().numpy(), np.float32)
 
 
 def own_score(scorer: Scorer, images: NDArray[Any]) -> NDArray[np.float32]:
-    """Scores of torch at the size that the network itself gives."""
+    """Torch's scores at the network's own output size."""
     with torch.inference_mode():
         return np.asarray(scorer.own(torch.from_numpy(np.ascontiguousarray(images))).float().numpy(), np.float32)
 
 
 def output_stride(network: nn.Module, example: NDArray[np.float32]) -> int:
-    """The total stride that the operators of a network show, be it a module or a program; 1 where they show none."""
+    """Total stride by the operators of a network, a module or a program; 1 if they show none."""
     with torch.inference_mode(), _Sizes() as seen:
         network(torch.from_numpy(example))
     rows, cols = example.shape[-2:]
@@ -78,7 +78,7 @@ def output_stride(network: nn.Module, example: NDArray[np.float32]) -> int:
 
 
 class _Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sizes of maps before and after each operator that can make them smaller by a stride."""
+    """Records the sizes of maps before and after each operator that can reduce them by a stride."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -96,11 +96,11 @@ class _Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def to_onnx(network: Network, shape: tuple[int, ...], *, free_size: bool) -> onnx.ModelProto:
-    """One graph from ``image`` to ``scores``, of free batch, and of free rows and columns if asked.
+    """Export one graph from ``image`` to ``scores`` with a free batch axis, and free rows and columns if asked.
 
     Args:
         network: in evaluation mode.
-        shape: of one image, ``(channels, rows, cols)``.
+        shape: shape of one image, ``(channels, rows, cols)``.
         free_size: leave rows and columns free.
 
     Raises:
@@ -110,7 +110,7 @@ def to_onnx(network: Network, shape: tuple[int, ...], *, free_size: bool) -> onn
     with _quiet(), _hurried():
         try:
             proto = _scripted(network, example) if network.traced else _exported(network, example, free_size)
-        except Exception as error:  # noqa: BLE001 - the exporter raises what its passes raise
+        except Exception as error:  # noqa: BLE001 - the exporter passes on whatever its passes raise
             raise ExportError(f"torch cannot export this network: {_root(error)} (-v shows its log)") from None
     check_size(proto)
     _tidy(proto)
@@ -140,20 +140,20 @@ def _is_program(module: nn.Module) -> bool:
 
 
 def _scripted(network: Network, example: Tensor) -> onnx.ModelProto:
-    """By tracing, which keeps the batch free; a compiled script that computes with sizes is recorded as it runs instead."""
+    """Export by tracing, which keeps the batch free; a script that computes with sizes is recorded while it runs instead."""
     try:
         proto = _traced(network, example)
         open_session(proto.SerializeToString(), "cpu", False)
-    except Exception:  # noqa: BLE001 - whatever the exporter makes of it, or ONNX Runtime says of that
+    except Exception:  # noqa: BLE001 - any error of the exporter, or of ONNX Runtime for its result
         recorded = make_fx(Scorer(network.module, network.scores).eval())(example)
         return _exported(replace(network, module=recorded, scores=""), example, False)
     return proto
 
 
 def _traced(network: Network, example: Tensor) -> onnx.ModelProto:
-    """A TorchScript program can be traced only; sizes that it computes are frozen with it.
+    """Trace a TorchScript program, the only way to export it; sizes that it computes are frozen.
 
-    When it ends, the exporter gives all parts the mode of the whole: without ``eval`` the network would drop out then.
+    At the end the exporter sets the mode of the whole on all parts: without ``eval`` dropout would be on.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder, "traced.onnx"))
@@ -172,7 +172,7 @@ def _traced(network: Network, example: Tensor) -> onnx.ModelProto:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter's notes are about its own passes."""
+    """Silence the exporter, whose notes concern its own passes."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export", "torch.jit")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -188,10 +188,10 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _hurried() -> Iterator[None]:
-    """Without two things that cost more than half of the export of a large graph, and change nothing of it.
+    """Switch off two things that take more than half of the export of a large graph, and do not change it.
 
-    At every node, onnxscript's rule for pairs of slices lists all nodes, and only then sees that this one is no slice. And
-    Python collects garbage again and again, of which millions of small objects that stay hardly leave any.
+    At every node, onnxscript's rule for pairs of slices lists all nodes before it sees that the node is no slice. And Python
+    collects garbage again and again, which finds hardly any among millions of small objects.
     """
     match, collects = slice_split_rule.match, gc.isenabled()
 
@@ -209,14 +209,14 @@ def _hurried() -> Iterator[None]:
 
 
 def _root(error: BaseException) -> str:
-    """The first cause, in its first lines: the exporter wraps it in pages of its own."""
+    """The first lines of the original error, which the exporter wraps in pages of its own."""
     while error.__cause__ is not None:
         error = error.__cause__
     return in_a_line(error)
 
 
 def _tidy(proto: onnx.ModelProto) -> None:
-    """Name the free sizes, and drop the exporter's notes: they hold paths of this machine."""
+    """Name the free sizes, and drop the exporter's notes, which contain paths of this machine."""
     graph = proto.graph
     sizes = graph.input[0].type.tensor_type.shape.dim
     names = {sizes[axis].dim_param: name for axis, name in ((0, "batch"), (2, "rows"), (3, "cols"))}
@@ -229,7 +229,7 @@ def _tidy(proto: onnx.ModelProto) -> None:
         for size in value.type.tensor_type.shape.dim:
             if size.dim_param in names:
                 size.dim_param = names[size.dim_param]
-    for axis in (0, 2, 3):  # scores have the size of their image
+    for axis in (0, 2, 3):  # scores have the size of the image
         if sizes[axis].dim_param:
             graph.output[0].type.tensor_type.shape.dim[axis].dim_param = sizes[axis].dim_param
     proto.ir_version = IR_VERSION
@@ -237,7 +237,7 @@ def _tidy(proto: onnx.ModelProto) -> None:
 
 
 def in_order(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Each node behind those whose results it takes, as ONNX wants them; the converter to fp16 puts casts at the end."""
+    """Sort nodes topologically, as ONNX requires; the converter to fp16 appends its casts at the end."""
     made = {name for node in proto.graph.node for name in node.output}
     waiting, known, ordered = list(proto.graph.node), set[str](), list[onnx.NodeProto]()
     while waiting:
@@ -258,13 +258,13 @@ def in_order(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _taken(node: onnx.NodeProto) -> set[str]:
-    """Names that a node takes, by itself or in the graphs inside it."""
+    """Names that a node consumes, itself or in its subgraphs."""
     inner = (n for attribute in node.attribute for n in attribute.g.node)
     return {*node.input}.union(*(_taken(n) for n in inner))
 
 
 def scaled_inside(proto: onnx.ModelProto, scaling: Scaling, raw: str) -> onnx.ModelProto:
-    """Put the host's scaling in front of a graph, so that it takes raw pixels: cast, times gain, plus bias, clip."""
+    """Prepend the host's scaling to a graph, so that it takes raw pixels: cast, times gain, plus bias, clip."""
     opset = next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx"))
     sizes = [d.dim_param or d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim]
     head = helper.make_model(
@@ -283,7 +283,7 @@ def scaled_inside(proto: onnx.ModelProto, scaling: Scaling, raw: str) -> onnx.Mo
 
 
 def _without_other_domains(proto: onnx.ModelProto, head: onnx.ModelProto) -> onnx.ModelProto:
-    """Both models must import the same domains to be merged."""
+    """Make both models import the same domains, as merging requires."""
     known = {o.domain for o in head.opset_import}
     head.opset_import.extend(o for o in proto.opset_import if o.domain not in known)
     return proto

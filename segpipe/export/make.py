@@ -1,4 +1,4 @@
-"""An export as a whole: build, measure, convert, compare; the file gets its name last."""
+"""Export a model: build, measure, convert, compare; the file gets its name last."""
 
 import hashlib
 import logging
@@ -44,7 +44,7 @@ from segpipe.storage.folder import Folder
 CALIBRATION_TILES = 48
 VERIFICATION_TILES = sum(BATCHES)
 SAME_SIZE = 1e-4
-"""Largest difference, relative to the largest score, at which a graph counts as right at another size."""
+"""Largest difference, relative to the largest score, at which a graph counts as correct at another size."""
 
 Say = Callable[[str], None]
 LOG = logging.getLogger("segpipe")
@@ -52,7 +52,7 @@ LOG = logging.getLogger("segpipe")
 
 @dataclass(frozen=True)
 class Exported:
-    """What came of an export, for a person and for the documentation."""
+    """Result of an export."""
 
     path: Path
     contract: Contract
@@ -64,11 +64,11 @@ class Exported:
 
 @dataclass(frozen=True)
 class Traced:
-    """A network, its contract and its graph in float32, from which files of each precision are made."""
+    """A network, its contract and its float32 graph, from which files of each precision are made."""
 
     network: Network
     scorer: Scorer
-    """The oracle."""
+    """The reference for verification."""
     contract: Contract
     stride: Stride
     proto: onnx.ModelProto
@@ -80,16 +80,16 @@ def export_model(settings: ExportSettings, say: Say = LOG.info) -> Exported:
 
     Args:
         settings: what to export, and how.
-        say: told what is being done, a line each.
+        say: called with one line per step.
 
     Raises:
-        SegpipeError: with the rule, the value and the mend; no file is left.
+        SegpipeError: the export failed; no file is left.
     """
     return write(trace(settings, say), settings, say)
 
 
 def trace(settings: ExportSettings, say: Say = LOG.info) -> Traced:
-    """Load a network, measure its stride, and have torch make its graph."""
+    """Load a network, measure its stride, and make its graph with torch."""
     terms = read_terms(settings)
     say(f"loading {settings.weights}")
     network = open_network(settings, terms)
@@ -104,7 +104,7 @@ def trace(settings: ExportSettings, say: Say = LOG.info) -> Traced:
 
 
 def write(traced: Traced, settings: ExportSettings, say: Say = LOG.info) -> Exported:
-    """Convert to the precision asked for, compare with torch, and write the file; the traced graph stays as it is."""
+    """Convert to the chosen precision, compare with torch, and write the file; the traced graph is unchanged."""
     proto, contract, network = traced.proto, traced.contract, traced.network
     with draft(settings.output) as path:
         _save(proto, contract, settings, path)
@@ -119,8 +119,8 @@ def write(traced: Traced, settings: ExportSettings, say: Say = LOG.info) -> Expo
         agreement = _compare(traced.scorer, path, verification, settings)
         check(agreement, settings)
         figures = {**agreement.figures(), "shift_error": float(f"{traced.stride.error:.3g}")}
-        told = {**_origin(network, settings, proto), **contract.provenance, "verification": figures}
-        contract = contract.model_copy(update={"provenance": told})
+        provenance = {**_origin(network, settings, proto), **contract.provenance, "verification": figures}
+        contract = contract.model_copy(update={"provenance": provenance})
         _save(proto, contract, settings, path)
     if settings.stac_mlm:
         _write_item(settings.output, settings.stac_mlm, contract)
@@ -128,7 +128,7 @@ def write(traced: Traced, settings: ExportSettings, say: Say = LOG.info) -> Expo
 
 
 def _check_shown(scorer: Scorer, spec: ModelSpec) -> None:
-    """A network whose own scores are smaller must show the whole tile in them: the graph has them upsampled."""
+    """Check that a network whose own output is smaller shows the whole tile in it: the graph upsamples it."""
     host = replace(spec, contract=spec.contract.model_copy(update={"scaling": "host"}), input_dtype="float32")
     own = partial(own_score, scorer)
     sizes = own(noise_tiles(host, 1)).shape[2:]
@@ -137,7 +137,7 @@ def _check_shown(scorer: Scorer, spec: ModelSpec) -> None:
 
 
 def _scorer(network: Network, contract: Contract, settings: ExportSettings) -> tuple[Network, Scorer, tuple[int, ...]]:
-    """The network as an oracle, once it is known to give the contract's scores, each time the same."""
+    """Wrap the network as the reference, after checking that its scores fit the contract and are reproducible."""
     shape = (contract.input_channels, *_tile(contract))
     name, others = find_scores(network.module, (1, *shape), contract.scores, settings.score)
     if others:
@@ -156,7 +156,7 @@ def _tile(contract: Contract) -> tuple[int, int]:
 
 
 def _stride(network: Network, scorer: Scorer, shape: tuple[int, ...], contract: Contract) -> Stride:
-    """The measured one; where the contract names one, that must be a multiple of it."""
+    """The measured stride; a value in the contract must be a multiple of it."""
     visible = output_stride(network.module, np.zeros((1, *shape), np.float32))
     stride = measure_stride(partial(score, scorer), shape[0], _tile(contract), visible)
     return named_stride(stride, contract.axes("align", contract.ndim), visible)
@@ -165,14 +165,14 @@ def _stride(network: Network, scorer: Scorer, shape: tuple[int, ...], contract: 
 def _graph(
     network: Network, scorer: Scorer, shape: tuple[int, ...], stride: Stride, settings: ExportSettings
 ) -> tuple[onnx.ModelProto, bool]:
-    """Of free rows and columns if it is right at two other sizes, else fixed to the tile."""
+    """Export with free rows and columns if the graph is correct at two other sizes, else with the tile's size."""
     if not (settings.fixed_size or network.traced):
         sizes = _other_sizes(shape, stride.align * -(-32 // stride.align))
         try:
             proto = to_onnx(network, shape, free_size=True)
             if all(_right_at(proto, scorer, size) for size in sizes):
                 return proto, True
-        except ExportError:  # not every network can be exported so; a fixed size asks less
+        except ExportError:  # not every network can be exported with free sizes
             pass
     return to_onnx(network, shape, free_size=False), False
 
@@ -186,17 +186,17 @@ def _other_sizes(shape: tuple[int, ...], unit: int) -> list[tuple[int, ...]]:
 def _right_at(proto: onnx.ModelProto, scorer: Scorer, shape: tuple[int, ...]) -> bool:
     image = noise(shape, 3)[None]
     silent = onnxruntime.RunOptions()
-    silent.log_severity_level = 4  # a size that does not run is an answer, not an error
+    silent.log_severity_level = 4  # a size that does not run is a valid result
     try:
         wanted = score(scorer, image)
         (found,) = open_session(proto.SerializeToString(), "cpu", False).run(None, {"image": image}, silent)
-    except Exception:  # noqa: BLE001 - whatever torch or ONNX Runtime raise, this size is not theirs
+    except Exception:  # noqa: BLE001 - any error of torch or ONNX Runtime means that this size does not work
         return False
     return bool(wanted.shape == found.shape and np.abs(wanted - found).max() <= SAME_SIZE * np.abs(wanted).max())
 
 
 def _save(proto: onnx.ModelProto, contract: Contract, settings: ExportSettings, path: Path) -> None:
-    """Write the graph, with its scaling in front where it takes raw pixels."""
+    """Write the graph, with the scaling prepended for raw pixels."""
     if settings.raw:
         copy = onnx.ModelProto()
         copy.CopyFrom(proto)
@@ -205,8 +205,8 @@ def _save(proto: onnx.ModelProto, contract: Contract, settings: ExportSettings, 
 
 
 def _tiles(settings: ExportSettings, spec: ModelSpec) -> tuple[Tiles, Samples]:
-    """Scaled tiles to calibrate on, and others to compare on."""
-    overrides = Overrides(settings.scene_bands, resample=True)  # as a run with --resample would see them
+    """Scaled tiles for calibration, and others for comparison."""
+    overrides = Overrides(settings.scene_bands, resample=True)  # as a run with --resample reads them
     count = CALIBRATION_TILES + VERIFICATION_TILES
     samples = scene_samples(settings.calibrate, spec, overrides, count) if settings.calibrate else []
     seen = [pixels for pixels, _ in samples]
@@ -221,13 +221,13 @@ def _tiles(settings: ExportSettings, spec: ModelSpec) -> tuple[Tiles, Samples]:
 
 
 def _compare(scorer: Scorer, path: Path, samples: Samples, settings: ExportSettings) -> Agreement:
-    """The file, read as a run reads it, against the network."""
+    """Compare the file, read as in a run, with the network."""
     spec = spec_of(path)
     contract = spec.contract
     source = ", ".join(Path(s).name for s in settings.verify or settings.calibrate) or f"noise, seed {settings.seed}"
     tiles, invalid = [pixels for pixels, _ in samples], [where for _, where in samples]
     taken: Sequence[NDArray[Any]] = tiles
-    if settings.raw:  # what can be stored is not every number: both sides get what can
+    if settings.raw:  # not every value can be stored: both sides get stored values
         taken = raw_tiles(tiles, contract, settings.raw)
         scaling = of_input(fixed_scaling(contract, None), contract)
         tiles = [scaling(raw, None) for raw in taken]
@@ -237,8 +237,8 @@ def _compare(scorer: Scorer, path: Path, samples: Samples, settings: ExportSetti
 
 
 def _origin(network: Network, settings: ExportSettings, proto: onnx.ModelProto) -> dict[str, Any]:
-    """Where the model comes from; what the user says of it wins."""
-    told = {
+    """Provenance of the model; the contract's own values take precedence."""
+    provenance = {
         "architecture": network.architecture,
         "framework": library_versions(),
         "exporter": f"segpipe {__version__}",
@@ -250,8 +250,8 @@ def _origin(network: Network, settings: ExportSettings, proto: onnx.ModelProto) 
         "date": datetime.now(UTC).date().isoformat(),
     }
     if network.scores:
-        told["score"] = network.scores
-    return {**told, "notes": list(network.notes)} if network.notes else told
+        provenance["score"] = network.scores
+    return {**provenance, "notes": list(network.notes)} if network.notes else provenance
 
 
 def _write_item(model: Path, item: Path, contract: Contract) -> None:

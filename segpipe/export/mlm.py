@@ -1,6 +1,6 @@
-"""A STAC Item of the Machine Learning Model extension, by which catalogues know an exported model.
+"""Describe an exported model for catalogues: a STAC Item with the Machine Learning Model extension.
 
-After STAC 1.1.0 and stac-extensions/mlm 1.5.2.
+Follows STAC 1.1.0 and stac-extensions/mlm 1.5.2.
 """
 
 import re
@@ -46,16 +46,16 @@ def mlm_item(
     tensors: tuple[TensorSpec, TensorSpec],
     hyperparameters: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The item as JSON values, to be written into the folder of the model.
+    """The item as JSON values, to be written to the folder of the model.
 
-    A model is tied to no place: its geometry is null, and its date is that of the provenance, else of the file.
+    A model has no place: its geometry is null, and its date is that of the provenance, else of the file.
 
     Args:
         model: the exported file, with its weights inside.
-        contract: what the file says of itself.
-        sha256: of the file alone, in hex.
+        contract: the model's contract.
+        sha256: hash of the file alone, in hex.
         tensors: the graph's image input and its output of scores.
-        hyperparameters: what else to tell, such as the blend; names of letters, digits, ``_``, ``.`` and ``-``.
+        hyperparameters: further values, such as the blend; keys of letters, digits, ``_``, ``.`` and ``-``.
     """
     bands: dict[str, Any] = {"bands": [{"name": n} for n in contract.channel_names]} if contract.channel_names else {}
     properties = _properties(model, contract) | _tensors(contract, *tensors) | bands
@@ -89,13 +89,13 @@ def _properties(model: Path, contract: Contract) -> dict[str, Any]:
 
 
 def _name(text: str) -> str:
-    """As MLM wants it: three signs or more, a letter first, a letter or digit last."""
+    """Name by MLM's rules: three characters or more, a letter first, a letter or digit last."""
     name = re.sub(r"[^a-zA-Z0-9_.-]+", "-", text).strip("-_.")
     return name if re.fullmatch(r"[a-zA-Z].{2,}", name) else f"model-{name}".strip("-")
 
 
 def _date(model: Path, date: Any) -> str:
-    """RFC 3339 in UTC, which is taken where no zone is named; the file's own date where there is none in ISO 8601."""
+    """Date by RFC 3339 in UTC, assumed where no zone is given; the file's own date unless ``date`` is ISO 8601."""
     try:
         moment = datetime.fromisoformat(str(date))
     except ValueError:
@@ -105,7 +105,7 @@ def _date(model: Path, date: Any) -> str:
 
 
 def _pretraining(origin: Mapping[str, Any]) -> dict[str, Any]:
-    """Only what the provenance says; a source of null means trained from scratch."""
+    """Pretraining as far as the provenance states it; a null source means trained from scratch."""
     pretrained, source = origin.get("pretrained"), origin.get("pretrained_source")
     if not isinstance(pretrained, bool):
         return {}
@@ -143,7 +143,7 @@ def _description(contract: Contract) -> str:
 
 
 def _structure(contract: Contract, tensor: TensorSpec, channel: str) -> dict[str, Any]:
-    """Shape, -1 where free, with the axes' names; an output may lack the axis of classes."""
+    """Shape, -1 for free sizes, and names of axes; an output may lack the class axis."""
     axes = [channel if axis == "channel" else axis for axis in _AXES[contract.layout]]
     if len(tensor.shape) < len(axes):
         axes.remove(channel)
@@ -155,9 +155,9 @@ def _structure(contract: Contract, tensor: TensorSpec, channel: str) -> dict[str
 
 
 def _value_scaling(contract: Contract) -> list[dict[str, Any]] | None:
-    """One operation per channel, or one for all: MLM knows no sequence of them, so the contract's steps are one z-score.
+    """One operation per channel, or one for all: MLM has no sequences, so the contract's steps are merged into one z-score.
 
-    A clip between them takes an expression of gdal_calc, whose A is the channel.
+    A clip between steps becomes an expression of gdal_calc, in which A is the channel.
     """
     if contract.scaling == "graph":
         return None
@@ -183,7 +183,7 @@ def _clipped(contract: Contract) -> list[dict[str, Any]]:
 
 
 def _case_scaling(contract: Contract) -> dict[str, Any]:
-    """Statistics of the image itself, for which MLM's z-score and min-max have no words: they want numbers."""
+    """Scaling by the image's own statistics, which MLM's z-score and min-max cannot express: they need numbers."""
     return {
         "type": "processing",
         "format": "segpipe",
@@ -201,7 +201,7 @@ def _kinds(contract: Contract) -> str:
 
 
 def _classes(contract: Contract) -> list[dict[str, Any]]:
-    """In the order of the output's channels; values are ids in the mask, and one channel stands for classes 0 and 1."""
+    """Classes in the order of the output's channels; values are mask ids, and one channel stands for classes 0 and 1."""
     classes = contract.mask_classes
     if contract.task != "binary":
         classes = sorted(classes, key=lambda c: c.channel)

@@ -1,4 +1,4 @@
-"""A trained network from whatever its weights came in."""
+"""Build a trained network from its weights, in any of their formats."""
 
 import hashlib
 import importlib
@@ -24,9 +24,9 @@ def open_network(settings: ExportSettings, terms: Terms) -> Network:
     """Build the network, load its weights, and put it into evaluation mode.
 
     Raises:
-        ExportError: it cannot be built, or its weights are not its own.
+        ExportError: it cannot be built, or the weights are not those of the network.
     """
-    torch.manual_seed(settings.seed)  # a head begun anew is the same each time
+    torch.manual_seed(settings.seed)  # reproducible weights for a new head
     form = form_of(settings.weights)
     if form in ("torchscript", "program"):
         network = _program(settings, form)
@@ -40,7 +40,7 @@ def open_network(settings: ExportSettings, terms: Terms) -> Network:
 
 
 def _folder(settings: ExportSettings, terms: Terms) -> Network:
-    """Of ``save_pretrained``: of transformers, or of segmentation-models-pytorch."""
+    """Open a folder of ``save_pretrained``, by transformers or segmentation-models-pytorch."""
     _leave_out(settings, ("arch", "encoder", "options", "prefix"), "names its own architecture")
     classes = terms.scores if terms.classes else None
     if not smp.is_folder(settings.weights):
@@ -61,7 +61,7 @@ def _folder(settings: ExportSettings, terms: Terms) -> Network:
 
 
 def _leave_out(settings: ExportSettings, keys: tuple[str, ...], why: str) -> None:
-    """Raise where the user names what the weights bring with them."""
+    """Refuse settings for what the weights already contain."""
     given = [key for key in keys if getattr(settings, key)]
     if given:
         flags = ", ".join(f"--{key.removesuffix('s').replace('_', '-')}" for key in given)
@@ -73,14 +73,14 @@ def _program(settings: ExportSettings, form: str) -> Network:
     _leave_out(settings, own, "is a program and brings its own architecture and weights")
     try:
         with warnings.catch_warnings(), opened(settings.weights, form, trust=settings.trust_pickle) as stream:
-            warnings.simplefilter("ignore")  # TorchScript is deprecated, and people have it
+            warnings.simplefilter("ignore")  # TorchScript is deprecated, but still in use
             if form == "torchscript":
                 program = torch.jit.load(stream, map_location="cpu")  # type: ignore[no-untyped-call]
                 return Network(program, "TorchScript program", traced=True)
             module = torch.export.load(stream).module()
     except ExportError:
         raise
-    except Exception as error:  # noqa: BLE001 - torch raises what its readers raise
+    except Exception as error:  # noqa: BLE001 - torch passes on whatever its readers raise
         raise ExportError(f"{settings.weights} cannot be loaded: {in_a_line(error)}") from None
     return Network(module, "torch.export program")
 
@@ -111,7 +111,7 @@ _NO_ARCHITECTURE = "{} holds weights alone, so the network must be named: give -
 
 
 def _overridden(given: dict[str, int]) -> str:
-    """What a factory was given that the user did not write, which may mean something else to it."""
+    """Say which arguments a factory was given that the user did not write, and which may have another meaning to it."""
     said = ", ".join(f"{key}={value}" for key, value in given.items())
     return f"; --module was given {said} from --bands and --classes: another value comes by --option" if given else ""
 
@@ -123,11 +123,11 @@ def _named(settings: ExportSettings) -> str:
 
 CHANNELS = ("in_channels", "channels", "in_chans", "num_channels", "n_channels", "input_channels")
 CLASSES = ("num_classes", "classes", "n_classes", "out_channels", "num_labels", "n_class", "nclass")
-"""What factories call the channels and scores of their network."""
+"""Names of the arguments of factories for the channels and scores of their network."""
 
 
 def _factory(path: str, options: dict[str, Any], terms: Terms) -> tuple[nn.Module, dict[str, int]]:
-    """What ``package.module:factory`` gives, found from the working folder, too, and what it was given from the terms."""
+    """Build the network of ``package.module:factory``, also found in the working folder; return arguments from the terms."""
     name, _, attribute = path.partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
@@ -137,7 +137,7 @@ def _factory(path: str, options: dict[str, Any], terms: Terms) -> tuple[nn.Modul
         if not isinstance(made, nn.Module):
             given = _sizes(made, options, terms)
             made = made(**given, **options)
-    except Exception as error:  # anybody's code
+    except Exception as error:  # third-party code
         raise ExportError(f"--module {path} cannot be built: {in_a_line(error)}{_overridden(given)}") from error
     if not isinstance(made, nn.Module):
         raise ExportError(f"--module {path} must give a torch.nn.Module, got {type(made).__name__}")
@@ -145,10 +145,10 @@ def _factory(path: str, options: dict[str, Any], terms: Terms) -> tuple[nn.Modul
 
 
 def _sizes(factory: Any, options: dict[str, Any], terms: Terms) -> dict[str, int]:
-    """Channels and scores of the contract by the names that a factory has for them; the user's options win."""
+    """Channels and scores of the contract by the factory's names for them; the user's options take precedence."""
     try:
         takes = inspect.signature(factory).parameters
-    except (TypeError, ValueError):  # written in C
+    except (TypeError, ValueError):  # implemented in C
         return {}
     given = {}
     for names, key, size in ((CHANNELS, "channels", "channel_count"), (CLASSES, "classes", "scores")):
@@ -169,5 +169,5 @@ def weights_digest(path: Path) -> str:
 
 
 def library_versions() -> str:
-    """What built and exported it."""
+    """Version of the library that built and exported the network."""
     return f"torch {need('torch').__version__.split('+')[0]}"

@@ -1,4 +1,4 @@
-"""Which of a network's outputs holds the class scores: the user's, that of its library's convention, or the only one."""
+"""Find the output of a network that holds the class scores: by the user's choice, by convention, or the only one."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,18 +12,18 @@ from segpipe.errors import ExportError
 from segpipe.export.families import in_a_line
 
 CONVENTIONS = ("out", "logits", "scores", "sem_seg", "pred")
-"""Keys under which libraries keep the scores beside auxiliary ones: ``out`` is torchvision's, ``logits`` transformers',
-``sem_seg`` detectron2's."""
+"""Keys under which libraries return scores together with auxiliary outputs: ``out`` in torchvision, ``logits`` in
+transformers, ``sem_seg`` in detectron2."""
 
 DEEPEST = 4
-"""Levels of lists and dictionaries that are looked into."""
+"""Levels of nested lists and dictionaries that are searched."""
 
 Outputs = dict[str, Tensor]
-"""Tensors by where they lie: ``""`` for one alone, else keys and positions from 0, joined by dots, as in ``0.logits``."""
+"""Tensors by path: ``""`` for a single one, else keys and positions from 0 joined by dots, as in ``0.logits``."""
 
 
 def outputs_of(output: Any) -> Outputs:
-    """All tensors that a network gave, in its order.
+    """All tensors in the output of a network, in order.
 
     >>> list(outputs_of({"out": torch.zeros(1), "aux": [torch.zeros(1), torch.zeros(2)]}))
     ['out', 'aux.0', 'aux.1']
@@ -40,7 +40,7 @@ def _tensors(output: Any, place: tuple[str, ...]) -> Iterator[tuple[str, Tensor]
 
 
 def _parts(output: Any) -> Iterator[tuple[Any, Any]]:
-    """Keys and values of whatever form people return."""
+    """Yield keys and values of any container that networks return."""
     if isinstance(output, Mapping):
         yield from output.items()
     elif isinstance(output, tuple) and hasattr(output, "_fields"):
@@ -56,19 +56,19 @@ def _parts(output: Any) -> Iterator[tuple[Any, Any]]:
 def find_scores(
     network: nn.Module, shape: tuple[int, ...], classes: int, asked: str | None = None
 ) -> tuple[str, tuple[str, ...]]:
-    """Run one image; find the output that holds the scores, and see that they are those of the contract.
+    """Run one image, find the output with the scores, and check that they fit the contract.
 
     Args:
-        network: of torch, in evaluation mode.
-        shape: of the image, ``(1, channels, rows, cols)``.
+        network: torch network in evaluation mode.
+        shape: shape of the image, ``(1, channels, rows, cols)``.
         classes: scores per pixel.
-        asked: the output that the user names.
+        asked: the output named by the user.
 
     Returns:
-        Where the scores lie, and what else the network gives, for a person.
+        Path of the scores, and descriptions of the other outputs.
 
     Raises:
-        ExportError: it does not run at this size, gives another number of scores, several outputs that could be meant, or
+        ExportError: the network does not run at this size, gives another number of scores, has several candidates, or gives
             scores of a size that would be stretched.
     """
     outputs = _run(network, shape)
@@ -81,7 +81,7 @@ def _run(network: nn.Module, shape: tuple[int, ...]) -> Outputs:
     try:
         with torch.inference_mode():
             given = network(torch.zeros(shape))
-    except Exception as error:  # noqa: BLE001 - a network raises whatever it likes
+    except Exception as error:  # noqa: BLE001 - a network may raise anything
         raise ExportError(f"the network does not run on {by(shape)}: {in_a_line(error)}") from None
     if outputs := outputs_of(given):
         return outputs
@@ -100,7 +100,7 @@ def _asked(outputs: Outputs, name: str) -> str:
 
 
 def _chosen(outputs: Outputs, shape: tuple[int, ...], classes: int) -> str:
-    """A convention's name first, then the only one of the scores' shape."""
+    """Choose by the names of conventions first, then by the shape of the scores, if only one matches."""
     if len(outputs) == 1:
         return next(iter(outputs))
     meant = _by_convention(outputs) or list(outputs)
@@ -119,21 +119,21 @@ def _chosen(outputs: Outputs, shape: tuple[int, ...], classes: int) -> str:
 
 
 def _by_convention(outputs: Outputs) -> list[str]:
-    """Outputs of a known name, of the level nearest to the top."""
+    """Outputs with a conventional name, from the top level that has any."""
     named = [name for name in outputs if name.rpartition(".")[2] in CONVENTIONS]
     level = min((name.count(".") for name in named), default=0)
     return [name for name in named if name.count(".") == level]
 
 
 def _may_be_scores(found: tuple[int, ...], shape: tuple[int, ...], classes: int) -> bool:
-    """By their count; maps of three axes, by their size, too, since those of tokens have as many."""
+    """Whether an output may be scores, by their count; with three axes by their size as well, as tokens have these, too."""
     if len(found) == 4:
         return found[:2] == (shape[0], classes)
     return len(found) == 3 and classes == 1 and found[0] == shape[0] and not _is_stretched(found[-2:], shape[-2:])
 
 
 def check_shape(found: tuple[int, ...], shape: tuple[int, ...], classes: int, outputs: Outputs) -> None:
-    """Raise where scores are of another number, or would be stretched to the image's size."""
+    """Check the number of scores, and that they need not be stretched to the image's size."""
     if len(found) not in (3, 4) or found[0] != shape[0] or (found[1] if len(found) == 4 else 1) != classes:
         others = f" of outputs {_listed(outputs)}" if len(outputs) > 1 else ""
         raise ExportError(
@@ -161,5 +161,5 @@ def _shown(name: str, tensor: Tensor) -> str:
 
 
 def by(shape: Sequence[int]) -> str:
-    """Sizes as a person writes them."""
+    """Format sizes for a message."""
     return " x ".join(map(str, shape))

@@ -1,4 +1,4 @@
-"""Smaller numbers: fp16, and static int8 calibrated on real tiles."""
+"""Convert graphs to lower precision: fp16, and static int8 calibrated on real tiles."""
 
 import logging
 import tempfile
@@ -25,12 +25,12 @@ from segpipe.export.settings import Precision
 
 
 def converted(proto: onnx.ModelProto, precision: Precision, images: Sequence[NDArray[np.float32]]) -> onnx.ModelProto:
-    """The graph at another precision; input and scores stay float32.
+    """Convert the graph to another precision; input and scores stay float32.
 
     Args:
         proto: a float32 graph.
-        precision: fp32 leaves it as it is.
-        images: scaled tiles ``(channels, rows, cols)`` that tell the ranges of int8.
+        precision: fp32 leaves the graph unchanged.
+        images: scaled tiles ``(channels, rows, cols)`` from which int8 takes its ranges.
     """
     if precision == "fp16":
         return _fp16(proto)
@@ -39,14 +39,14 @@ def converted(proto: onnx.ModelProto, precision: Precision, images: Sequence[NDA
 
 def _fp16(proto: onnx.ModelProto) -> onnx.ModelProto:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of weights too small for fp16, which the verification judges
+        warnings.simplefilter("ignore")  # it warns about weights too small for fp16; verification decides about them
         half: onnx.ModelProto = convert_float_to_float16(proto, keep_io_types=True)
     _once(half.graph)
     return half
 
 
 def _once(graph: onnx.GraphProto) -> None:
-    """Drop the second of two equal casts: the converter adds one per node that stays in float, all of one name."""
+    """Remove duplicate casts: the converter adds one per node that stays in float, all with one name."""
     nodes: dict[tuple[str, ...], onnx.NodeProto] = {}
     for node in graph.node:
         nodes.setdefault(tuple(node.output), node)
@@ -56,7 +56,7 @@ def _once(graph: onnx.GraphProto) -> None:
 
 
 class _Images(CalibrationDataReader):  # type: ignore[misc]
-    """One image per call, as ONNX Runtime's calibration asks for them."""
+    """Gives ONNX Runtime's calibration one image per call."""
 
     def __init__(self, name: str, images: Sequence[NDArray[np.float32]]) -> None:
         self._feeds = iter([{name: image[None]} for image in images])
@@ -66,29 +66,29 @@ class _Images(CalibrationDataReader):  # type: ignore[misc]
 
 
 def _int8(proto: onnx.ModelProto, images: Sequence[NDArray[np.float32]]) -> onnx.ModelProto:
-    """Convolutions and products in int8, weights per channel, activations by the ranges seen in ``images``."""
+    """Quantise convolutions and products to int8: weights per channel, activations by the ranges seen in ``images``."""
     if not images:
         raise ExportError("int8 needs tiles with valid pixels to find its ranges, and --calibrate gave none")
     feeds = _Images(proto.graph.input[0].name, images)
     with _quiet(), tempfile.TemporaryDirectory() as folder:
         float32, int8 = str(Path(folder, "float32.onnx")), str(Path(folder, "int8.onnx"))
-        onnx.save(proto, float32)  # given the graph itself, it would take the weights out of it
+        onnx.save(proto, float32)  # passed the graph itself, the quantiser would remove its weights
         quantize_static(float32, int8, feeds, nodes_to_exclude=_last_product(proto), **_QUANTIZATION)
         return onnx.load(int8)
 
 
 def _last_product(proto: onnx.ModelProto) -> list[str]:
-    """The node that makes the scores stays in float, 1 % slower, so that scores are not rounded to 256 steps.
+    """Name the node that makes the scores: it stays in float, 1 % slower, so that scores are not rounded to 256 steps.
 
-    The first one does not: 0.20 % instead of 0.32 % of labels would differ, but a U-Net on ResNet-18 would be 2.4 instead of
-    2.9 times as fast, as what follows loses its layout.
+    The first one is quantised: in float, 0.20 % instead of 0.32 % of labels would differ, but a U-Net on ResNet-18 would be
+    2.4 instead of 2.9 times as fast, because the following nodes lose their layout.
     """
     return [node.name for node in proto.graph.node if node.op_type in _PRODUCTS][1:][-1:]
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The quantiser logs its advice to the root logger; batch normalisation, its concern, is folded by torch's exporter."""
+    """Silence the quantiser's advice in the root logger: torch's exporter has folded batch normalisation already."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)
@@ -101,14 +101,14 @@ def _quiet() -> Iterator[None]:
 _PRODUCTS = ("Conv", "MatMul", "Gemm")
 
 # Measured on the bundled network, AMD EPYC with AVX512-VNNI, one thread, ONNX Runtime 1.31: 2.2 times as fast as fp32, and
-# 0.32 % of valid labels differ. benchmarks/precision.py measures it again; each line says what another choice gives there.
+# 0.32 % of valid labels differ (benchmarks/precision.py); comments give the result of other choices there.
 _QUANTIZATION: dict[str, Any] = {
     "quant_format": QuantFormat.QDQ,
     "activation_type": QuantType.QUInt8,  # int8: 1.45 times; symmetric: 2.0 times and 0.45 %
     "weight_type": QuantType.QInt8,  # uint8: 0.95 times, as VNNI multiplies unsigned by signed
     "per_channel": True,  # else 0.37 %
-    "calibrate_method": CalibrationMethod.MinMax,  # entropy finds the same; percentiles take 2 GB for 21 tiles of 256 pixels
-    # Relu and Clip vanish into what is before them: without them 2.0 times and 0.4 %. Concat and MaxPool: 2.1 times without.
-    # ConvTranspose has no int8 kernel. Mul, Sigmoid and Softmax: EfficientNet a tenth faster for 0.5 dB, SegFormer slower.
+    "calibrate_method": CalibrationMethod.MinMax,  # entropy gives the same; percentiles take 2 GB for 21 tiles of 256 pixels
+    # Relu and Clip are fused into the preceding node: without them 2.0 times, 0.4 %. Without Concat and MaxPool: 2.1.
+    # ConvTranspose has no int8 kernel. Mul, Sigmoid and Softmax: EfficientNet 10 % faster for 0.5 dB, SegFormer slower.
     "op_types_to_quantize": [*_PRODUCTS, "Relu", "Clip", "MaxPool", "Concat", "Add"],
 }

@@ -1,8 +1,8 @@
-"""Programs of torch, looked at before they are loaded: arithmetic and no more, unless the user trusts them.
+"""Inspect torch programs before they are loaded: only arithmetic is accepted, unless the user trusts them.
 
-A program is code. TorchScript may call ``torch.save``, and loading one runs its ``__setstate__``; ``torch.export`` evaluates
-expressions, imports operators by name and unpickles its samples. So what is loaded is a copy of the archive that holds only
-what was looked at here.
+A program is code. TorchScript may call ``torch.save``, and loading it runs its ``__setstate__``; ``torch.export`` evaluates
+expressions, imports operators by name and unpickles its samples. Therefore a copy of the archive is loaded that contains
+only what was inspected here.
 """
 
 import ast
@@ -20,16 +20,16 @@ import torch
 from segpipe.errors import ExportError
 
 NAMESPACES = {"aten", "prim", "prims", "quantized", "quantized_decomposed", "torchvision"}
-"""Of operators that compute."""
+"""Namespaces of operators that compute."""
 
 HIGHER = {"cond", "while_loop", "wrap_with_set_grad_enabled", "wrap_with_autocast"}
-"""Operators of graphs, which are looked at, too."""
+"""Operators that take subgraphs, which are inspected as well."""
 
 PLAIN = {
     *("add", "sub", "mul", "floordiv", "truediv", "mod", "pow", "neg", "pos", "abs", "getitem"),
     *("eq", "ne", "lt", "le", "gt", "ge", "and_", "or_", "not_", "xor", "invert"),
 }
-"""Of Python's ``operator``: not ``call``, ``attrgetter`` and ``methodcaller``."""
+"""Functions of Python's ``operator``; not ``call``, ``attrgetter`` and ``methodcaller``."""
 
 EXPRESSIONS = {
     *("Symbol", "Integer", "Rational", "Float", "Add", "Mul", "Pow", "Mod", "Abs", "Max", "Min", "And", "Or", "Not"),
@@ -39,7 +39,7 @@ EXPRESSIONS = {
     *("RoundDecimal", "PowByNatural", "FloatPow", "ceiling", "floor", "oo", "int_oo", "true", "false", "True", "False"),
     *("positive", "nonnegative", "integer", "real", "finite", "precision", "None"),
 }
-"""Names in the expressions of sizes, which torch evaluates."""
+"""Names allowed in the size expressions that torch evaluates."""
 
 _NAME = re.compile(r"[\w.:+\-/ ]*")
 _SYMBOL = re.compile(r"(s|u|f|zf|zuf)\d+")
@@ -48,11 +48,11 @@ _PLAIN_TEXT = {"as_string", "as_strings", "keys"}
 
 
 class _BeyondError(Exception):
-    """What was found, in a few words."""
+    """A program is more than arithmetic; the message names what was found."""
 
 
 def opened(path: Path, form: str, *, trust: bool) -> BinaryIO:
-    """A program to load: the file itself if it is trusted, else a copy that was looked at whole.
+    """Open a program for loading: the file itself if it is trusted, else a fully inspected copy.
 
     Raises:
         ExportError: it does more than arithmetic, or may.
@@ -70,7 +70,7 @@ def opened(path: Path, form: str, *, trust: bool) -> BinaryIO:
 
 
 def _parts(path: Path) -> dict[str, bytes]:
-    """The archive's files; two of one name would be read otherwise by others."""
+    """The archive's files; refuses duplicate names, which readers resolve differently."""
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if not name.endswith("/")]
         folded = [name.casefold() for name in names]
@@ -101,11 +101,11 @@ def _script(parts: Mapping[str, bytes]) -> Mapping[str, bytes]:
 
 
 def _check_code(source: bytes) -> None:
-    """Look at every name that leads into torch: it could be bound to another, so an operator must follow each."""
+    """Check every name that leads into torch: an operator must follow each, since names could be rebound."""
     tokens = list(_tokens(source))
     for k, token in enumerate(tokens):
         if k and tokens[k - 1] == ".":
-            continue  # an attribute, of what stands before
+            continue  # an attribute of the preceding expression
         path = tuple(tokens[k + 1 : k + 8])
         if token == "torch":
             _check_operator("aten", *_dotted(path, 1))
@@ -131,7 +131,7 @@ def _tokens(source: bytes) -> Iterator[str]:
 
 
 def _dotted(path: tuple[str, ...], count: int) -> tuple[str, ...]:
-    """The names that follow, each behind a dot."""
+    """The names that follow, each after a dot."""
     if len(path) < 2 * count or any(dot != "." for dot in path[: 2 * count : 2]):
         raise _BeyondError("a name for torch itself")
     return path[1 : 2 * count : 2]
@@ -149,9 +149,9 @@ def _check_operator(namespace: str, name: str) -> None:
 
 
 def _graph(parts: Mapping[str, bytes]) -> dict[str, bytes]:
-    """What a program needs of its archive, looked at, and its samples empty; all else is left out.
+    """The parts of the archive that a program needs, inspected, and with empty samples; all others are dropped.
 
-    The parts lie in one folder; before torch 2.8 they lay at the top.
+    The parts lie in one folder; before torch 2.8 they lay at the top level.
     """
     root = "" if "version" in parts else next(iter(parts)).split("/", 1)[0] + "/"
     if any(not name.startswith(root) for name in parts):
@@ -187,10 +187,10 @@ def _part(name: str, content: bytes) -> bytes:
 
 
 def _check_pickle(name: str, content: bytes) -> None:
-    """torch falls back to running a pickle where it is not plain."""
+    """Refuse pickles of more than tensors: torch falls back to executing them."""
     try:
         torch.load(io.BytesIO(content), weights_only=True)
-    except Exception:  # noqa: BLE001 - torch raises what its readers raise
+    except Exception:  # noqa: BLE001 - torch passes on whatever its readers raise
         raise _BeyondError(f"a pickle of more than tensors in {name}") from None
 
 
@@ -201,7 +201,7 @@ def _check_payload(config: Any) -> None:
 
 
 def _checked(value: Any, key: str = "") -> Any:
-    """A part of the program's JSON without what torch would run and the graph does not need."""
+    """Part of the program's JSON without what torch would execute and the graph does not need."""
     if key == "metadata":
         return {}
     if key == "guards_code":
@@ -236,7 +236,7 @@ _TARGETS = {f"torch.ops.higher_order.{name}" for name in HIGHER} | {f"_operator.
 
 
 def _check_expression(text: str, key: str) -> None:
-    """Names, numbers, brackets and signs: nothing has attributes, and what is quoted is a name."""
+    """Accept names, numbers, brackets and operators only: no attributes, and quoted text must be a name."""
     try:
         tree = ast.parse(text, mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -255,7 +255,7 @@ _ARITHMETIC = (
 
 
 def _check_spec(text: str, key: str) -> None:
-    """The form of inputs and outputs: lists, tuples and dictionaries by key."""
+    """Check the structure of inputs and outputs: lists, tuples and dictionaries by key."""
     kinds = re.findall(r'"type": ?"([^"]*)"', text)
     if "__enum__" in text or any(not re.fullmatch(r"(builtins|collections)\.\w+", kind) for kind in kinds):
         raise _BeyondError(f"an {key} of more than lists and dictionaries")

@@ -1,4 +1,4 @@
-"""Lines of an export on stderr, and none of the libraries': torch's exporter alone may write thousands."""
+"""Show an export's own lines on stderr, and nothing of its libraries: torch's exporter may write thousands of lines."""
 
 import contextlib
 import io
@@ -15,9 +15,9 @@ Say = Callable[[str], None]
 
 @contextlib.contextmanager
 def quiet(verbose: bool) -> Iterator[Say]:
-    """Keep what anything writes to stdout and stderr from the terminal, but for what is said by the function given.
+    """Discard all output to stdout and stderr except for lines passed to the yielded function.
 
-    Also what libraries in C++ write to the descriptors. An error leaves the block as it is.
+    This includes what C++ libraries write to the file descriptors. Exceptions propagate unchanged.
     """
     if verbose:
         yield lambda line: print(printable_lines(line), file=sys.stderr, flush=True)  # noqa: T201
@@ -28,14 +28,14 @@ def quiet(verbose: bool) -> Iterator[Say]:
             if stream is not None:
                 stack.enter_context(_swallowed(number))
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        if terminal is sys.stderr:  # a stream of somebody's own, as of a test
+        if terminal is sys.stderr:  # a replaced stream, as in a test
             stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
         yield lambda line: print(printable_lines(line), file=terminal, flush=True)
 
 
 @contextlib.contextmanager
 def _aside(stream: TextIO) -> Iterator[TextIO]:
-    """A second way to where a stream leads, if it is the process's own."""
+    """Yield a duplicate of the process's own stream, or the stream itself if it was replaced."""
     if not _is_process_own(stream):
         yield stream
         return
@@ -47,16 +47,16 @@ def _aside(stream: TextIO) -> Iterator[TextIO]:
 def _is_process_own(stream: TextIO) -> bool:
     try:
         return stream.fileno() == 2
-    except (OSError, ValueError):  # closed, or no file
+    except (OSError, ValueError):  # closed, or not a file
         return False
 
 
 @contextlib.contextmanager
 def _swallowed(number: int) -> Iterator[None]:
-    """Let a descriptor lead to a file that is thrown away."""
+    """Redirect a descriptor to a temporary file, which is discarded."""
     try:
         kept = os.dup(number)
-    except OSError:  # closed from the start
+    except OSError:  # closed already
         yield
         return
     with tempfile.TemporaryFile() as sink:

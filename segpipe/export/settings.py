@@ -1,4 +1,4 @@
-"""The settings of an export, checked once."""
+"""Settings of an export, validated once."""
 
 import os
 import tomllib
@@ -14,14 +14,14 @@ from segpipe.errors import SettingsError
 Precision = Literal["fp32", "fp16", "int8"]
 
 LEAST_AGREEMENT: dict[Precision, float] = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.99}
-"""Share of labels that must be torch's."""
+"""Least share of labels that must equal torch's."""
 
 LARGEST_DIFFERENCE: dict[Precision, float | None] = {"fp32": 1e-4, "fp16": None, "int8": None}
-"""Of any score, relative to the largest score of torch's; None where labels alone decide."""
+"""Largest difference of a score, relative to torch's largest score; None where labels alone decide."""
 
 
 class ExportSettings(BaseModel):
-    """Everything a user can choose. None means: as the contract or the network's own files say."""
+    """All settings of an export. None means: by the contract or the network's own files."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,7 +31,7 @@ class ExportSettings(BaseModel):
     """``library:name``, such as ``smp:Unet``."""
     encoder: str | None = None
     module: str | None = None
-    """``package.module:factory`` of anybody's own network."""
+    """``package.module:factory`` of a network of the user's."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of the architecture's constructor, or of the factory."""
     classes: str | None = None
@@ -39,22 +39,22 @@ class ExportSettings(BaseModel):
     bands: tuple[str, ...] | None = None
     """Names of the network's channels."""
     imagenet: bool = False
-    """Pixels are scaled from 0-255 to 0-1 and by the mean and deviation of ImageNet."""
+    """Scale pixels from 0-255 to 0-1, then by ImageNet's mean and deviation."""
     tile: tuple[int, ...] | None = None
     overlap: tuple[int, ...] | None = None
     raw: Literal["uint8", "uint16", "int16"] | None = None
     """Type of raw pixels that the exported model scales itself; None: the runner scales."""
     precision: Precision = "fp32"
     calibrate: tuple[str, ...] = ()
-    """Scenes whose tiles tell the ranges of int8."""
+    """Scenes whose tiles determine the ranges of int8."""
     verify: tuple[str, ...] = ()
     """Scenes on whose tiles torch and ONNX Runtime are compared."""
     scene_bands: tuple[int, ...] | None = None
-    """Bands of those scenes, 1-based, where neither names nor counts say them."""
+    """Bands of those scenes, 1-based, where neither names nor counts identify them."""
     prefix: str | None = None
-    """What stands before the network's keys in the checkpoint."""
+    """Prefix of the network's keys in the checkpoint."""
     score: str | None = None
-    """Which output of a network of several holds the scores: its key, or its position from 0."""
+    """Output of a network with several that holds the scores: its key, or its position from 0."""
     replace_head: bool = False
     trust_pickle: bool = False
     fixed_size: bool = False
@@ -72,7 +72,7 @@ class ExportSettings(BaseModel):
     @field_validator("tile", "overlap", "scene_bands", mode="before")
     @classmethod
     def _numbers(cls, value: Any) -> Any:
-        """``512``, ``"512"`` and ``"512,256"`` all name sizes."""
+        """Parse ``512``, ``"512"`` and ``"512,256"`` alike."""
         return str(value).split(",") if isinstance(value, str | int) else value
 
     @property
@@ -85,7 +85,7 @@ class ExportSettings(BaseModel):
 
 
 def export_settings(flags: Mapping[str, Any]) -> ExportSettings:
-    """Settings from flags; ``options`` are ``key=value`` texts, with values as TOML writes them."""
+    """Build settings from flags; ``options`` are ``key=value`` texts with TOML values."""
     values = {key: value for key, value in flags.items() if not (value is None or value is False or value == ())}
     values["options"] = dict(_option(text) for text in flags.get("options", ()))
     try:
@@ -121,7 +121,7 @@ def _check(settings: ExportSettings) -> None:
 
 
 def _check_place(path: Path, taken: list[Path], overwrite: bool) -> None:
-    """Before the work, not after it."""
+    """Check an output path before the work begins."""
     if path.resolve() in [other.resolve() for other in taken]:
         raise SettingsError(f"weights, model and item must be three files, got {path} twice: name another")
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""By how much a tile may be shifted without its scores changing: measured, and never less than the layers show."""
+"""Measure by how many pixels a tile may be shifted without a change of its scores; at least the stride of the layers."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,43 +14,43 @@ from segpipe.export.tiles import noise
 Score = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 EXACT = 1e-5
-"""Difference, relative to the spread of the scores, below which two are the same but for rounding.
+"""Difference, relative to the spread of the scores, up to which two scores count as equal but for rounding.
 
-The deepest level of a U-Net with fresh weights makes 2e-5 of its scores, and rounding 1e-6.
+The deepest level of a U-Net with fresh weights contributes 2e-5 of its scores, and rounding 1e-6.
 """
 
 CLEAR = 4.0
-"""By how much shifts at the stride must differ less than all smaller ones to be told from them."""
+"""Factor by which the change at the stride must be smaller than at all smaller shifts."""
 
 EQUIVARIANT = 1e-2
-"""Difference below which scores are said not to depend on where a tile starts."""
+"""Change below which scores count as independent of a tile's position."""
 
 LONGEST = 64
 
 
 @dataclass(frozen=True)
 class Stride:
-    """The measured stride, in pixels on both axes, and how much scores still change under a shift by it."""
+    """The measured stride in pixels on both axes, and the remaining change of scores under a shift by it."""
 
     align: int
     equivariant: bool
     error: float
-    """Root mean square change of the scores in the middle of a tile, over their standard deviation."""
+    """Root mean square change of scores in the middle of a tile, over their standard deviation."""
 
 
 def measure_stride(score: Score, channels: int, tile: tuple[int, int], visible: int, seed: int = 0) -> Stride:
-    """Shift noise under a network, and see by how many pixels its scores do not mind.
+    """Shift noise under a network, and find the shifts that leave its scores unchanged.
 
     The stride is the smallest divisor of the tile at which scores in the middle of the tile move with the image. Noise may
-    leave a deep path silent that real images wake, so it is a multiple of what the layers show; where attention or global
-    pooling lets scores change at every shift, it is what they show, and `DEFAULT_ALIGN` where they show nothing.
+    not activate a deep path that real images do, so the result is a multiple of the layers' stride; where attention or
+    global pooling changes scores at every shift, it is the layers' stride, or `DEFAULT_ALIGN` where the layers show none.
 
     Args:
-        score: images ``(batch, channels, rows, cols)`` to scores.
-        channels: of the image.
-        tile: rows and columns.
-        visible: the stride that can be seen in the layers, 1 where none can.
-        seed: of the noise.
+        score: maps images ``(batch, channels, rows, cols)`` to scores.
+        channels: channels of the image.
+        tile: rows and columns of a tile.
+        visible: stride by the layers; 1 if they show none.
+        seed: seed of the noise.
     """
     longest = max(1, min(LONGEST, min(tile) // 2))
     shifts = [s for s in range(1, longest + 1) if all(t % s == 0 for t in tile)]
@@ -58,7 +58,7 @@ def measure_stride(score: Score, channels: int, tile: tuple[int, int], visible: 
     here = score(canvas[None, :, : tile[0], : tile[1]])[0]
     errors = {s: _change(score, here, canvas, s) for s in shifts}
     found = _smallest(errors)
-    align = gcd(_combined(found, visible), *tile)  # where windows cannot start at multiples of it, at what can be had
+    align = gcd(_combined(found, visible), *tile)  # reduced to a divisor of the tile, at which windows can start
     reach = _reach(score, channels, tile, align, seed)
     error = max(reach, errors.get(align, 0.0))
     whole = found is not None and align % lcm(found, visible) == 0
@@ -66,14 +66,14 @@ def measure_stride(score: Score, channels: int, tile: tuple[int, int], visible: 
 
 
 def named_stride(measured: Stride, named: tuple[int, ...] | None, visible: int) -> Stride:
-    """The user's stride where there is one, which must be a multiple of what is known.
+    """The user's stride if there is one, which must be a multiple of the known one.
 
     Raises:
-        ExportError: it is not: windows would start where the network's scores change.
+        ExportError: it is not: windows would start at positions that change the scores.
     """
     if named is None:
         return measured
-    known = measured.equivariant or visible > 1  # else it is a guess, and the user's word is better
+    known = measured.equivariant or visible > 1  # otherwise it is a guess, and the user's value is better
     if known and any(n % measured.align for n in named):
         raise ExportError(
             f"align must be a multiple of the network's stride, measured as {measured.align}, got {list(named)}: "
@@ -89,7 +89,7 @@ def _combined(found: int | None, visible: int) -> int:
 
 
 def _smallest(errors: dict[int, float]) -> int | None:
-    """The smallest shift that is as good as the best, and clearly better than all before it."""
+    """The smallest shift that is as good as the best, and clearly better than all smaller ones; None if there is none."""
     best = min(errors.values())
     for shift, error in errors.items():
         before = [e for s, e in errors.items() if s < shift]
@@ -99,7 +99,7 @@ def _smallest(errors: dict[int, float]) -> int | None:
 
 
 def _change(score: Score, here: NDArray[np.float32], canvas: NDArray[np.float32], shift: int) -> float:
-    """Of scores in the middle of a tile when it starts ``shift`` pixels further on both axes."""
+    """Change of the scores in the middle of a tile that starts ``shift`` pixels further on both axes."""
     rows, cols = here.shape[1:]
     there = score(canvas[None, :, shift : shift + rows, shift : shift + cols])[0]
     middle = tuple(slice(shift + (t - shift) * 3 // 8, shift + (t - shift) * 5 // 8) for t in (rows, cols))
@@ -108,10 +108,10 @@ def _change(score: Score, here: NDArray[np.float32], canvas: NDArray[np.float32]
 
 
 def _reach(score: Score, channels: int, tile: tuple[int, int], align: int, seed: int) -> float:
-    """How much the middle of a tile changes when what lies behind its borders does, as it would under a long shift."""
+    """Change of the middle of a tile when its rim changes, as it would under a long shift."""
     here = noise((channels, *tile), seed)
     there = here.copy()
-    rim = [min(max(align, t // 16), t // 4) for t in tile]  # short of the middle
+    rim = [min(max(align, t // 16), t // 4) for t in tile]  # ends before the middle
     for axis, width in enumerate(rim, 1):
         for side in (slice(None, width), slice(-width, None)):
             there[(slice(None),) * axis + (side,)] += 3
@@ -120,9 +120,9 @@ def _reach(score: Score, channels: int, tile: tuple[int, int], align: int, seed:
 
 
 def _relative(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Of the class that changes most; 1 where scores do not vary, and so tell nothing."""
+    """Relative change of the class that changes most; 1 where scores are constant and prove nothing."""
     spread = float(a.std(axis=(1, 2), dtype=np.float64).mean()) if a.size else 0.0
-    if spread <= 1e-6 * float(np.abs(a).max(initial=0)):  # the rounding of a constant
+    if spread <= 1e-6 * float(np.abs(a).max(initial=0)):  # only rounding of a constant
         return 1.0
     return float(np.sqrt(np.square(np.subtract(a, b, dtype=np.float64)).mean(axis=(1, 2)).max()) / spread)
 
@@ -131,9 +131,9 @@ Size = tuple[int, int]
 
 
 def is_strided(operator: str, before: Size, after: Size) -> bool:
-    """Whether an operator's maps lie on a lattice of the image.
+    """Whether an operator's maps are a regular subsampling of the image.
 
-    Those of adaptive pooling divide the whole image, and maps that are resized by a fraction come from there.
+    Maps of adaptive pooling divide the whole image, and maps resized by a fraction derive from such maps.
     """
     name = operator.lower()
     if any(part in name for part in ("adaptive", "global")):
@@ -144,7 +144,7 @@ def is_strided(operator: str, before: Size, after: Size) -> bool:
 
 
 def total_stride(sizes: Iterable[tuple[Size, Size]], image: Size) -> int:
-    """The largest product of the steps by which maps grow smaller.
+    """The largest product of the reductions of maps.
 
     Args:
         sizes: rows and columns before and after each operator, in order.
@@ -153,7 +153,7 @@ def total_stride(sizes: Iterable[tuple[Size, Size]], image: Size) -> int:
     strides = {image: 1}
     for before, after in sizes:
         step = max(round(b / a) for b, a in zip(before, after, strict=True))
-        if step > 1 and not (max(after) == 1 and step > 2):  # the latter is a pooling over the whole image
+        if step > 1 and not (max(after) == 1 and step > 2):  # the latter is global pooling
             known = strides.get(before) or max(1, round(image[0] / before[0]))
             strides[after] = max(known * step, strides.get(after, 1))
     return max(strides.values())

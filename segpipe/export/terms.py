@@ -1,4 +1,4 @@
-"""The contract of an export: from the user, the network's own files, and what is measured on it."""
+"""Contract of an export: from the user, the network's own files, and measurements."""
 
 import tomllib
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ IMAGENET = {
 
 @dataclass(frozen=True)
 class Terms:
-    """Keys of the contract that the user gave, by flag or file."""
+    """Contract keys given by the user, by flag or file."""
 
     values: Mapping[str, Any]
 
@@ -46,11 +46,11 @@ class Terms:
 
 
 def read_terms(settings: ExportSettings) -> Terms:
-    """What the user says; a flag wins over the file of ``--classes``."""
+    """Read the user's keys; a flag takes precedence over the file of ``--classes``."""
     values = _from_classes(settings.classes)
     if settings.imagenet:
         values |= IMAGENET
-        if not settings.weights.is_dir():  # whose own files know better
+        if not settings.weights.is_dir():  # its own files are more reliable
             values.setdefault("channels", ["red", "green", "blue"])
     if settings.bands:
         values["channels"] = list(settings.bands)
@@ -79,7 +79,7 @@ def _from_classes(classes: str | None) -> dict[str, Any]:
 
 
 def _of_types(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    """What is looked at before the contract is whole has the form that it must have."""
+    """Check the types of keys that are used before the contract is complete."""
     for key, form in _FORMS.items():
         value = values.get(key, [])
         numbers = value if key in ("tile", "overlap") and isinstance(value, list) else []
@@ -112,11 +112,11 @@ def _check_raw(values: Mapping[str, Any]) -> None:
 
 
 def draw_up(terms: Terms, known: Mapping[str, Any], settings: ExportSettings) -> Contract:
-    """The whole contract, but for what is measured; the user's word wins over the network's files.
+    """The whole contract except for measured keys; the user's keys take precedence over the network's files.
 
     Raises:
-        ExportError: nobody says how pixels are scaled, what the classes are, or how large a tile is.
-        ContractError: what is said does not fit together.
+        ExportError: scaling, classes or tile are not given.
+        ContractError: the keys contradict each other.
     """
     values = {**_without_contradicted(known, terms.values), **terms.values}
     if "channels" in values:
@@ -131,10 +131,10 @@ def draw_up(terms: Terms, known: Mapping[str, Any], settings: ExportSettings) ->
 
 
 def check_named(values: Mapping[str, Any], *before: str) -> None:
-    """Check that everything is there that weights do not say; ``before`` says what else is missing.
+    """Check that all keys are given that weights do not contain; ``before`` lists what else is missing.
 
     Raises:
-        ExportError: with all that is missing, one per line.
+        ExportError: something is missing; the message lists all of it, one per line.
     """
     missing = [*before, *(text for key, text in _NOT_NAMED.items() if not values.get(key))]
     if missing:
@@ -142,16 +142,16 @@ def check_named(values: Mapping[str, Any], *before: str) -> None:
 
 
 def _without_contradicted(known: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Scaling comes from one place whole: a user's ``normalize`` displaces all that the files say of it."""
+    """Known keys without scaling if the user gives ``normalize``: scaling comes from one place as a whole."""
     scaling = {"scale", "offset", "clip", "normalize", "mean", "std"}
     return {k: v for k, v in known.items() if not ("normalize" in given and k in scaling)}
 
 
 def _in_order(known: Any, given: Any) -> Any:
-    """The user's channels, unless the network's files say that the same ones come in another order.
+    """The user's channels, checked against the order of the network's files.
 
     Raises:
-        ExportError: they do.
+        ExportError: the same channels come in another order.
     """
     if not isinstance(known, list):
         return given
@@ -169,12 +169,12 @@ def _in_order(known: Any, given: Any) -> Any:
 
 
 _COLOURS = {"r": "red", "g": "green", "b": "blue", "red": "red", "green": "green", "blue": "blue"} | {
-    **{"b04": "red", "b03": "green", "b02": "blue"},  # of Sentinel-2
+    **{"b04": "red", "b03": "green", "b02": "blue"},  # Sentinel-2
 }
 
 
 def _spread(values: Mapping[str, Any]) -> dict[str, Any]:
-    """One number for both axes becomes two, and an overlap is set where none is named."""
+    """Expand one number to both axes, and set a default overlap."""
     values = dict(values)
     for key in ("tile", "overlap"):
         if isinstance(values.get(key), int):

@@ -1,4 +1,4 @@
-"""Tiles to calibrate on and to compare on: of real scenes where there are some, else noise."""
+"""Tiles for calibration and comparison: from real scenes if there are any, else noise."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -53,28 +53,28 @@ def noise(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
 
 
 def random_tiles(spec: ModelSpec, count: int, seed: int) -> Tiles:
-    """Seeded noise as the network takes it."""
+    """Seeded noise in the network's input shape."""
     shape = spec.batch_shape[1:]
     return [noise(shape, seed + i) for i in range(count)]
 
 
 def scene_tiles(scenes: Sequence[str], spec: ModelSpec, overrides: Overrides, count: int) -> Tiles:
-    """As `scene_samples`, without where they are invalid."""
+    """As `scene_samples`, without the masks."""
     return [pixels for pixels, _ in scene_samples(scenes, spec, overrides, count)]
 
 
 def scene_samples(scenes: Sequence[str], spec: ModelSpec, overrides: Overrides, count: int) -> Samples:
-    """Up to ``count`` tiles from the windows that a run would cut, evenly over scenes and windows.
+    """Up to ``count`` tiles from the windows of a run, spread evenly over scenes and windows.
 
     Args:
-        scenes: what ``--input`` of a run would name.
-        spec: the model that they are for; its contract scales them.
+        scenes: as ``--input`` of a run.
+        spec: model whose contract scales the tiles.
         overrides: as in a run.
-        count: how many.
+        count: largest number of tiles.
 
     Raises:
         SourceError: a scene cannot be read, or does not fit the contract.
-        InputError: nothing valid is in them.
+        InputError: they have no valid pixels.
     """
     host = replace(spec, contract=spec.contract.model_copy(update={"scaling": "host"}), input_dtype="float32")
     cases = find_cases(scenes, Choice(channels=channels_of(spec.contract, None)))
@@ -91,7 +91,7 @@ def scene_samples(scenes: Sequence[str], spec: ModelSpec, overrides: Overrides, 
 def _spread(
     case: Case, spec: ModelSpec, overrides: Overrides, count: int
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_] | None]]:
-    """Tiles of a case with valid pixels: first about ``count`` far apart, then those between."""
+    """Yield tiles of a case with valid pixels: first about ``count`` far apart, then those in between."""
     source, sheet = open_sheet(case, spec, overrides)
     with closing(source):
         warn_of_findings(case, source, spec.contract)
@@ -111,7 +111,7 @@ def _spread(
 
 
 def raw_tiles(tiles: Tiles, contract: Contract, dtype: str) -> list[NDArray[np.generic]]:
-    """Stored pixels that would be scaled to these, rounded to the type."""
+    """Stored pixels that scale to these tiles, rounded to the type."""
     limits, slices = np.iinfo(dtype), 2 * contract.neighbours + 1
 
     def column(values: list[float]) -> NDArray[Any]:

@@ -10,7 +10,7 @@ WIDTHS = (16, 24, 40, 64)
 
 
 def block(inputs: int, outputs: int) -> nn.Sequential:
-    """Two convolutions of 3 x 3, normalised and rectified."""
+    """Two 3 x 3 convolutions with batch norm and ReLU."""
     pairs = ((inputs, outputs), (outputs, outputs))
     layers = [(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU()) for a, b in pairs]
     return nn.Sequential(*(layer for three in layers for layer in three))

@@ -1,4 +1,4 @@
-"""An exported model against torch: same scores, same labels, before it gets its name."""
+"""Compare an exported model with torch: scores and labels, before the file gets its name."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,27 +13,27 @@ from segpipe.export.settings import ExportSettings
 
 Scores = NDArray[np.float32]
 BATCHES = (1, 2, 3)
-"""Sizes of batches that are compared; their sum is how many tiles that takes."""
+"""Batch sizes that are compared; their sum is the number of tiles."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Figures of a comparison over some tiles; differences are relative to the largest score of torch's."""
+    """Results of a comparison on some tiles; differences are relative to torch's largest score."""
 
     tiles: int
     source: str
     max_difference: float
     mean_difference: float
     equal_labels: float
-    """Share of pixels."""
+    """Share of pixels with equal labels."""
     miou: float
-    """Of one's labels against the other's, over the classes that either has."""
+    """Mean IoU of the two sets of labels, over the classes that occur in either."""
     finite: bool
     worst: str
-    """Where they differ most, for a person."""
+    """Where they differ most, as text."""
 
     def figures(self) -> dict[str, Any]:
-        """For the contract."""
+        """Values for the contract."""
         return {
             "tiles": self.tiles,
             "source": self.source,
@@ -46,14 +46,14 @@ class Agreement:
 
 
 def labels_of(scores: Scores, contract: Contract) -> NDArray[np.integer[Any]]:
-    """What a run would write for scores ``(batch, classes, rows, cols)``; several bands for a multilabel model."""
+    """Labels that a run would write for scores ``(batch, classes, rows, cols)``; several bands for a multilabel model."""
     if contract.task == "multiclass":
         return np.asarray(scores.argmax(axis=1))
     odds = np.log(contract.threshold / (1 - contract.threshold)) if contract.activation == "sigmoid" else contract.threshold
     return np.asarray(scores > odds, np.int8)
 
 
-def compare(  # noqa: PLR0913 - two scorers, and what they are compared on
+def compare(  # noqa: PLR0913 - two scorers and their common input
     torch_scores: Callable[[Scores], Scores],
     onnx_scores: Callable[[NDArray[Any]], Scores],
     tiles: Sequence[tuple[Scores, NDArray[Any]]],
@@ -62,21 +62,21 @@ def compare(  # noqa: PLR0913 - two scorers, and what they are compared on
     *,
     invalid: Sequence[NDArray[np.bool_] | None] = (),
 ) -> Agreement:
-    """Score the same tiles by both, torch one by one and ONNX Runtime in batches of 1, 2 and 3.
+    """Score the same tiles with both: torch one by one, ONNX Runtime in batches of 1, 2 and 3.
 
     Args:
-        torch_scores: the oracle, of scaled tiles.
-        onnx_scores: the exported model, of what it takes.
-        tiles: each scaled ``(channels, rows, cols)``, and as the exported model takes it.
-        contract: what makes labels of scores.
-        source: where the tiles come from, for the record.
-        invalid: of each tile, ``(rows, cols)``: labels are not compared there, where none are written, and where the same
-            filled pixels everywhere may leave two classes in a tie.
+        torch_scores: the reference; takes scaled tiles.
+        onnx_scores: the exported model.
+        tiles: pairs: scaled ``(channels, rows, cols)``, and as the exported model takes it.
+        contract: contract that turns scores into labels.
+        source: origin of the tiles, for the record.
+        invalid: masks ``(rows, cols)`` of the tiles: labels are not compared there, where none are written, and where equal
+            filled pixels may tie two classes.
     """
     wanted = np.concatenate([torch_scores(scaled[None]) for scaled, _ in tiles])
     found = np.concatenate([onnx_scores(batch) for batch in _batches([taken for _, taken in tiles])])
     largest = float(np.abs(wanted).max()) or 1.0
-    with np.errstate(invalid="ignore"):  # infinity less infinity, which is told as not finite
+    with np.errstate(invalid="ignore"):  # inf - inf, which is reported as not finite
         difference = np.abs(found.astype(np.float64) - wanted) / largest
     a, b = labels_of(wanted, contract), labels_of(found, contract)
     seen = _seen(a, invalid)
@@ -93,7 +93,7 @@ def compare(  # noqa: PLR0913 - two scorers, and what they are compared on
 
 
 def _batches(tiles: Sequence[NDArray[Any]]) -> Iterator[NDArray[Any]]:
-    """Of 1, 2, 3, 1, 2, 3 ..., the last as long as it comes."""
+    """Batches of 1, 2, 3, 1, 2, 3 ... tiles; the last may be shorter."""
     start, turn = 0, 0
     while start < len(tiles):
         size = BATCHES[turn % len(BATCHES)]
@@ -102,7 +102,7 @@ def _batches(tiles: Sequence[NDArray[Any]]) -> Iterator[NDArray[Any]]:
 
 
 def _seen(labels: NDArray[np.integer[Any]], invalid: Sequence[NDArray[np.bool_] | None]) -> NDArray[np.bool_]:
-    """Where labels count; everywhere, if nothing is valid."""
+    """Mask of compared pixels; all pixels if none is valid."""
     seen = np.ones(labels.shape, bool)
     for tile, where in zip(seen, invalid, strict=False):
         if where is not None:
@@ -130,10 +130,10 @@ def _worst(difference: NDArray[np.float64], wanted: Scores, found: Scores, unequ
 
 
 def check(agreement: Agreement, settings: ExportSettings) -> None:
-    """Refuse an export that does not agree with its network.
+    """Check that an export agrees with its network.
 
     Raises:
-        DisagreementError: with the rule that is broken, its figure, and where they differ.
+        DisagreementError: it does not; the message gives the broken rule, its figure, and the place.
     """
     least, largest = settings.least_agreement, settings.largest_difference
     broken = []
@@ -156,29 +156,29 @@ _ON_NOISE = "name real scenes by --verify, since this was noise, on which scores
 
 
 def check_steady(torch_scores: Callable[[Scores], Scores], tiles: Sequence[Scores]) -> None:
-    """A network in evaluation mode gives a tile the same scores twice, and whatever tiles it travels with.
+    """Check that a network scores a tile reproducibly, and independently of the other tiles in its batch.
 
     Raises:
-        ExportError: it drops out at random, or takes statistics of its batch: it is in training mode; or it takes no batch.
+        ExportError: dropout or batch statistics are on (training mode); or it takes no batch.
     """
     first = torch_scores(tiles[0][None])
     if not np.isfinite(first).all():
         raise ExportError(
             "the network's scores must be finite, got NaN or infinity on noise: see its weights and its scaling"
         )
-    room = 1e-3 * (float(np.abs(first).max()) or 1.0)
-    if np.abs(torch_scores(tiles[0][None]) - first).max() > room:
+    tolerance = 1e-3 * (float(np.abs(first).max()) or 1.0)
+    if np.abs(torch_scores(tiles[0][None]) - first).max() > tolerance:
         raise ExportError(
             "the network must give the same scores each time, and does not: dropout is on, so save it in eval()"
         )
     try:
         both = torch_scores(np.stack([tiles[0], 3 * tiles[1] + 1]))
-    except Exception as error:  # noqa: BLE001 - a network raises whatever it likes
+    except Exception as error:  # noqa: BLE001 - a network may raise anything
         raise ExportError(
             "the network must take several tiles at once, and does not run on 2: where it is a program, "
             f"make it with a free batch, dynamic_shapes in torch.export ({type(error).__name__}: {str(error)[:300]})"
         ) from None
-    if len(both) != 2 or np.abs(both[:1] - first).max() > room:
+    if len(both) != 2 or np.abs(both[:1] - first).max() > tolerance:
         raise ExportError(
             "a tile's scores must not depend on the tiles beside it in a batch, and they do: "
             "batch normalisation is in training mode, so save the network in eval()"

@@ -1,4 +1,4 @@
-"""Checkpoints: read without running what is in them, and fitted to a network key by key."""
+"""Read checkpoints without running code from them, and fit them to a network key by key."""
 
 import pickle
 import struct
@@ -20,11 +20,11 @@ Form = Literal["folder", "safetensors", "torchscript", "program", "pickle"]
 SHOWN = 10
 
 UNREADABLE = (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, EOFError)
-"""What a damaged list of a zip archive's files raises, names that are no text included."""
+"""Errors raised for a damaged directory of a zip archive, including names that are not text."""
 
 
 def form_of(path: Path) -> Form:
-    """What kind of file this is, by its content."""
+    """Detect the kind of a file by its content."""
     if path.is_dir():
         return "folder"
     if not zipfile.is_zipfile(path):
@@ -41,16 +41,16 @@ def form_of(path: Path) -> Form:
 
 
 def _begins_as_safetensors(path: Path) -> bool:
-    """Eight bytes for the length of a header, which is JSON."""
+    """Whether a file begins like safetensors: eight bytes for the length of a header, which is JSON."""
     with path.open("rb") as stream:
         return stream.read(9)[8:] == b"{"
 
 
 def read_checkpoint(path: Path, *, trust_pickle: bool) -> State | nn.Module:
-    """The tensors of a checkpoint by key; a whole module where a trusted pickle holds one.
+    """Read the tensors of a checkpoint by key; a whole module if a trusted pickle contains one.
 
     Raises:
-        ExportError: it is damaged, holds more than tensors, or no state can be found in it.
+        ExportError: it is damaged, contains more than tensors, or contains no state.
     """
     if form_of(path) == "safetensors":
         return _read_safetensors(path)
@@ -61,7 +61,7 @@ def read_checkpoint(path: Path, *, trust_pickle: bool) -> State | nn.Module:
 def _read_safetensors(path: Path) -> State:
     try:
         state: State = need("safetensors.torch").load_file(path)
-    except Exception as error:  # noqa: BLE001 - the library's errors share no base
+    except Exception as error:  # noqa: BLE001 - the library's errors have no common base
         raise ExportError(f"{path} cannot be read as safetensors: {one_line(error)}") from None
     return state
 
@@ -69,7 +69,7 @@ def _read_safetensors(path: Path) -> State:
 def _unpickle(path: Path, trust: bool) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols that torch does not write itself
+            warnings.simplefilter("ignore")  # about pickle protocols that torch does not write
             return torch.load(path, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
         if trust or not _begins_as_pickle(path):
@@ -83,7 +83,7 @@ def _unpickle(path: Path, trust: bool) -> Any:
             f"{path} needs the Python code that it was saved with, and it is not found: "
             f"name its folder in PYTHONPATH ({type(error).__name__}: {error})"
         ) from None
-    except Exception as error:  # noqa: BLE001 - torch raises what its readers raise
+    except Exception as error:  # noqa: BLE001 - torch passes on whatever its readers raise
         raise ExportError(_DAMAGED.format(path, f"{type(error).__name__}: {_found(error)}".rstrip(": "))) from None
 
 
@@ -91,20 +91,20 @@ _DAMAGED = "{} must be a checkpoint of torch, and is none, or is damaged or trun
 
 
 def _begins_as_pickle(path: Path) -> bool:
-    """As torch has always saved: a zip archive, before that pickle of protocol 2."""
+    """Whether a file begins as torch has always saved: a zip archive, or earlier a pickle of protocol 2."""
     with path.open("rb") as stream:
         return stream.read(4)[:1] == b"\x80" or zipfile.is_zipfile(path)
 
 
 def _found(error: Exception) -> str:
-    """What torch found, without its advice to trust the file."""
+    """torch's finding, without its advice to trust the file."""
     lines = [line.strip() for line in str(error).splitlines() if "unsupported" in line.lower() or "unable" in line.lower()]
     line = lines[0] if lines else str(error).split("\n", 1)[0]
     return line.removeprefix("WeightsUnpickler error: ").split(" was not an allowed global")[0]
 
 
 def _state_in(content: Any, path: Path) -> State:
-    """The state in a checkpoint; where there are several, as of an average beside it, each below its place."""
+    """The state in a checkpoint; if there are several, such as an average, each with its path as a prefix."""
     found = dict(_states(content))
     if not found:
         held = shown(content) if isinstance(content, Mapping) else type(content).__name__
@@ -115,7 +115,7 @@ def _state_in(content: Any, path: Path) -> State:
 
 
 def _states(content: Any, place: str = "") -> Iterator[tuple[str, State]]:
-    """Dictionaries of tensors by name, at any depth, and where they are; optimisers number theirs."""
+    """Yield paths and dictionaries of tensors by name, at any depth; those of optimisers have numbers for keys."""
     if isinstance(content, nn.Module):
         yield place, content.state_dict()
     elif isinstance(content, Mapping) and content and all(isinstance(key, str) for key in content):
@@ -127,22 +127,22 @@ def _states(content: Any, place: str = "") -> Iterator[tuple[str, State]]:
 
 
 def shown(keys: Any) -> str:
-    """Some keys, and how many more there are."""
+    """List some keys, and the number of others."""
     keys = [str(key) for key in keys]
     return ", ".join(keys[:SHOWN]) + (f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else "")
 
 
 def fit(module: nn.Module, state: State, *, prefix: str | None, replace_head: bool) -> tuple[str, ...]:
-    """Load a checkpoint into a network; every key of either must be one of the other.
+    """Load a checkpoint into a network; the keys of both must match.
 
     Args:
-        module: with fresh weights.
+        module: network with fresh weights.
         state: the checkpoint.
-        prefix: what stands before the network's keys; found where None.
-        replace_head: leave layers whose number of classes differs as they are.
+        prefix: prefix of the network's keys; None: detect it.
+        replace_head: keep fresh weights in layers whose number of classes differs.
 
     Returns:
-        What a reader should know of it.
+        Notes for the user.
 
     Raises:
         ExportError: keys are missing or unexpected, shapes differ, or weights are not finite; all are listed.
@@ -166,7 +166,7 @@ def fit(module: nn.Module, state: State, *, prefix: str | None, replace_head: bo
 
 
 def _whole_prefix(prefix: str, state: State) -> str:
-    """What the user says, with its dot, and the place of its state in a checkpoint of several."""
+    """The user's prefix, with its dot, below the path of its state in a checkpoint of several."""
     prefix = prefix if not prefix or prefix.endswith(".") else f"{prefix}."
     if any(key.startswith(prefix) for key in state):
         return prefix
@@ -175,7 +175,7 @@ def _whole_prefix(prefix: str, state: State) -> str:
 
 
 def _find_prefix(module: nn.Module, state: State) -> str:
-    """The one under which most of the network's keys are found; Lightning, DataParallel and torch.compile add some."""
+    """The prefix under which most of the network's keys are found; Lightning, DataParallel and torch.compile add some."""
     wanted = module.state_dict().keys()
     counts = Counter(key[: -len(own)] for own in wanted for key in state if key.endswith(own))
     counts = Counter({p: n for p, n in counts.items() if not p or p.endswith(".")})
@@ -194,7 +194,7 @@ def _find_prefix(module: nn.Module, state: State) -> str:
 
 
 def _check_keys(mine: State, wanted: Mapping[str, Tensor], differ: list[str], replace_head: bool) -> None:
-    # batch norm counts its batches in training only, and old checkpoints have no such count
+    # batch norm counts batches in training only, and old checkpoints lack that count
     missing = [key for key in wanted if key not in mine and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in mine if key not in wanted]
     parts = [f"{what}: {shown(keys)}" for what, keys in (("missing", missing), ("unexpected", unexpected)) if keys]
@@ -211,7 +211,7 @@ def _check_keys(mine: State, wanted: Mapping[str, Tensor], differ: list[str], re
 
 
 def _are_head(differ: list[str], mine: State, wanted: Mapping[str, Tensor]) -> bool:
-    """Whether shapes differ in the number of classes alone: weights' first axis, by the same two numbers everywhere."""
+    """Whether shapes differ only in the number of classes: in the first axis of weights, by the same two numbers."""
     counts = {(mine[key].shape[:1], wanted[key].shape[:1]) for key in differ}
     alike = all(mine[key].ndim == wanted[key].ndim and mine[key].shape[1:] == wanted[key].shape[1:] for key in differ)
     return alike and len(counts) <= 1 and all(key.endswith(("weight", "bias")) for key in differ)

@@ -1,1 +1,1 @@
-"""Windows, their weights, the division into parts, grids and true areas: arithmetic in n dimensions that reads no file."""
+"""n-dimensional arithmetic that reads no files: windows, weights, division into parts, grids and true areas."""

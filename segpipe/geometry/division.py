@@ -1,4 +1,4 @@
-"""How a large case is cut into parts: enough for the workers, with few windows inferred twice."""
+"""Divide a large case into parts: enough for the workers, with few windows inferred twice."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -11,47 +11,47 @@ from numpy.typing import NDArray
 from segpipe.geometry.windows import Cover, Part
 
 LONGEST_PART = 1024
-"""Windows of a part: what a killed worker loses is at most this, and repeats are about 6 % of them."""
+"""Most windows in a part: a killed worker loses at most these, and repetitions are about 6 % of them."""
 
 MOST_PIECES = 64
-"""Along one axis."""
+"""Most pieces along an axis."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a part must not exceed, and how many there should be."""
+    """Limits of parts, and their desired number."""
 
     workers: int = 1
-    """Who share the case."""
+    """Number of workers that share the case."""
     parts: int | None = None
-    """As many parts as can be had up to this number; None: as many as the workers need."""
+    """Make as many parts as possible up to this number; None: as many as the workers need."""
     strip: int | None = None
     """Most score sums per class that memory allows while a part is blended; None: no limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """An axis cut into pieces of windows."""
+    """An axis divided into pieces of windows."""
 
     bounds: tuple[int, ...]
     inferred: int
-    """Windows that all pieces infer: their own, and those before them that reach in."""
+    """Number of windows that all pieces infer: their own, and earlier ones that overlap them."""
     longest: int
-    """That the longest piece infers."""
+    """Most windows that a piece infers."""
     own: int
-    """That the longest piece has of its own."""
+    """Most windows that a piece owns."""
     width: int
-    """Pixels that the widest piece spans."""
+    """Most pixels that a piece spans."""
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
 
 
 def cut(cover: Cover, limits: Limits) -> tuple[Part, ...]:
-    """Blocks of windows in row-major order that hold each window of a cover once.
+    """Blocks of windows in row-major order that contain each window of a cover once.
 
-    Of all grids of nearly equal blocks within the limits, the one that the workers finish first, then the one that infers
-    the fewest windows. A window that reaches into another block is inferred for both.
+    Among all grids of nearly equal blocks within the limits, choose the one that the workers finish first, then the one that
+    infers the fewest windows. A window that overlaps another block is inferred for both.
     """
     axes = [
         [_pieces(cover, axis, n) for n in range(1, min(count, MOST_PIECES) + 1)] for axis, count in enumerate(cover.counts)
@@ -62,9 +62,9 @@ def cut(cover: Cover, limits: Limits) -> tuple[Part, ...]:
 
 
 def _pieces(cover: Cover, axis: int, count: int) -> Pieces:
-    """An axis in ``count`` pieces that infer about as many windows each."""
+    """Divide an axis into ``count`` pieces that infer about equally many windows."""
     starts, tile = cover.starts[axis], cover.tiling.tile[axis]
-    # the first piece has none before it that reach in, and takes more of its own
+    # no earlier window overlaps the first piece, so it owns more windows
     reach = max(1, -(-cover.tiling.overlap[axis] // (tile - cover.tiling.overlap[axis])))
     equal = (len(starts) + (count - 1) * reach) / count
     inside = (round(i * equal - (i - 1) * reach) for i in range(1, count))
@@ -78,11 +78,11 @@ def _pieces(cover: Cover, axis: int, count: int) -> Pieces:
 
 
 Axes = Sequence[Sequence[Pieces]]
-"""For each axis of a case, all ways to cut it. One way per axis makes a grid; arrays below have one value per grid."""
+"""For each axis of a case, all ways to divide it. One way per axis makes a grid; arrays below have one value per grid."""
 
 
 def _values(axes: Axes, value: Callable[[Pieces], int]) -> tuple[NDArray[np.float64], ...]:
-    """``value`` of every way to cut each axis, as arrays that broadcast to all grids."""
+    """``value`` of every way to divide each axis, as arrays that broadcast to all grids."""
     return np.meshgrid(*([float(value(p)) for p in axis] for axis in axes), indexing="ij", sparse=True)
 
 
@@ -98,7 +98,7 @@ def _time(axes: Axes, workers: int) -> NDArray[np.float64]:
 
 
 def _allowed(axes: Axes, cover: Cover, limits: Limits) -> NDArray[np.bool_]:
-    """Which grids are within the limits; if none is, the finest grid."""
+    """Mask of the grids within the limits; if there are none, of the finest grid."""
     count = _products(axes, len)
     if limits.parts is not None:
         return np.asarray(count == count[count <= limits.parts].max())

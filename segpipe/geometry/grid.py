@@ -79,7 +79,7 @@ class Grid(Protocol):
         ...
 
     def as_json(self) -> dict[str, Any]:
-        """The fields of a record beside the shape; they depend on the format: ``crs``, or ``affine`` and ``unit``."""
+        """The fields of a record besides the shape; they depend on the format: ``crs``, or ``affine`` and ``unit``."""
         ...
 
 

@@ -24,13 +24,13 @@ CELL_METRES = 1280.0
 """Longest side of a cell. Within it the scale of Web Mercator changes by 0.06 % at 60 degrees of latitude."""
 CELL_PIXELS = 256
 STEP_METRES = 500.0
-"""Half the distance over which the projection is differentiated: long against the 1 mm to which PROJ inverts, short
-against the Earth's radius (an error of 1e-9)."""
+"""Half the distance over which the projection is differentiated: long compared with the 1 mm to which PROJ inverts, short
+compared with the Earth's radius (an error of 1e-9)."""
 
 MOST_LONGITUDE = 540.0
 """In degrees: grids from 0 to 360 and grids across the date line are valid."""
 LOOKED_AT = 16
-"""Points along each axis of a grid at which its place is checked."""
+"""Points along each axis of a grid at which its location is checked."""
 SMALL_METRES = 200e3
 """Longest side in m of a grid for which only the corners and the middle are checked."""
 SMALL_RADIANS = math.radians(5)
@@ -50,13 +50,13 @@ class AreaOfUse:
     north: float
 
     def is_outside(self, lon: float, lat: float, margin: float = 0.0) -> bool:
-        """Whether a point is outside by more than some share of width and height."""
+        """Whether a point is outside by more than a share ``margin`` of width and height."""
         wide, tall = (self.east - self.west) % 360 or 360.0, self.north - self.south
         beside = abs((lon - self.west - wide / 2 + 180) % 360 - 180) - wide / 2
         return beside > margin * wide or not -margin * tall <= lat - self.south <= (1 + margin) * tall
 
     def is_far(self, lon: float, lat: float) -> bool:
-        """Whether a point is outside by more than the area's width or height; zones are often used next to themselves."""
+        """Whether a point is outside by more than the area's width or height; zones are often used beyond their borders."""
         return math.isfinite(lon + lat) and self.is_outside(lon, lat, 1.0)
 
     def __str__(self) -> str:
@@ -65,7 +65,7 @@ class AreaOfUse:
 
 @dataclass(frozen=True)
 class Reference:
-    """Everything that follows from a CRS alone; many grids share it."""
+    """Everything that follows from a CRS alone; shared by many grids."""
 
     crs: CRS
     name: str
@@ -113,19 +113,19 @@ class Reference:
 
     @cached_property
     def metres(self) -> float:
-        """Metres per unit of the CRS, of a geographic one along a meridian."""
+        """Metres per unit of the CRS; for a geographic CRS, along a meridian."""
         if self.crs.is_geographic:
             return self.radians * EARTH_RADIUS
         return float(self.crs.axis_info[0].unit_conversion_factor)
 
     @cached_property
     def turn(self) -> float:
-        """Length of a turn along x on a cylindrical map, which is the same at all latitudes; 0 on others."""
+        """Length of a full turn along x on a cylindrical map, equal at all latitudes; 0 on other maps."""
         lon, lat = np.meshgrid([0.0, 10.0, 20.0, 30.0], [0.0, 45.0])
         degrees = self.geodetic_radians / math.radians(1)
         x, y = self.to_lonlat.transform(lon / degrees, lat / degrees, direction=TransformDirection.INVERSE)
         with np.errstate(invalid="ignore"):
-            steps = np.median(np.diff(x), axis=1)  # one may lead across the edge of the map
+            steps = np.median(np.diff(x), axis=1)  # one step may cross the edge of the map
         flat = np.isfinite(y).all() and np.ptp(y, axis=1).max() < 1e-6 * np.ptp(y)
         return float(abs(36 * steps[0])) if flat and abs(steps[0] - steps[1]) < 1e-6 * abs(steps[0]) else 0.0
 
@@ -151,11 +151,11 @@ class Ground:
 
     @property
     def rows_are_parallels(self) -> bool:
-        """A geographic grid with north up: all pixels of a row have one area, in closed form."""
+        """Whether this is a geographic grid with north up: then all pixels of a row have one area, in closed form."""
         return self.reference.is_plain and self.transform.b == 0 == self.transform.d
 
     def zone_areas(self, edges: NDArray[np.int64]) -> Float:
-        """Area in m² between each two edges of rows, one pixel wide: the zone between their parallels, cut to it.
+        """Area in m² between consecutive edges of rows, one pixel wide: the zone between their parallels, cut to that width.
 
         q(phi) = b²/2 (s / (1 - e²s²) + ln((1 + es) / (1 - es)) / 2e) with s = sin(phi) (Snyder 1987, eq. 3-12).
         """
@@ -174,7 +174,7 @@ class Ground:
         """Area in m² of a pixel around each point, given in pixels: the parallelogram that its two sides span in space.
 
         The sides are central differences of points on the ellipsoid in Cartesian coordinates, so that poles and the date
-        line are places like others. 0 where the grid leaves the Earth, as beyond the limb of a geostationary image.
+        line need no special case. 0 where the grid leaves the Earth, as beyond the limb of a geostationary image.
         """
         step = STEP_METRES / max(self.nominal)
         east = self._point(rows, cols + step) - self._point(rows, cols - step)
@@ -208,9 +208,9 @@ class Ground:
         return t.a * cols + t.b * rows + t.c, t.d * cols + t.e * rows + t.f
 
     def _is_on_map(self, x: Float, y: Float, lon: Float, lat: Float) -> NDArray[np.bool_]:
-        """Whether the projection leads back: PROJ also inverts points beside the map, to places that are elsewhere on it.
+        """Whether the projection is reversible: PROJ also inverts points beside the map, to other locations on it.
 
-        A cylindrical map may go on for a turn.
+        A cylindrical map may extend by a full turn.
         """
         back_x, back_y = self.reference.to_lonlat.transform(lon, lat, direction=TransformDirection.INVERSE)
         turn = self.reference.turn
@@ -221,7 +221,7 @@ class Ground:
 
     @cached_property
     def nominal(self) -> tuple[float, float]:
-        """Height and width of a pixel in metres as the CRS's unit says, whatever the distortion."""
+        """Height and width of a pixel in metres by the CRS's unit, ignoring distortion."""
         t = self.transform
         return math.hypot(t.b, t.e) * self.reference.metres, math.hypot(t.a, t.d) * self.reference.metres
 
@@ -276,7 +276,7 @@ class Place:
 
 
 class NowhereError(Exception):
-    """Why a grid has no place on Earth."""
+    """Why a grid has no location on Earth."""
 
 
 @lru_cache(maxsize=64)
@@ -284,7 +284,7 @@ def placed(crs: rasterio.crs.CRS, transform: Affine, shape: tuple[int, ...]) -> 
     """Check coordinates and shape against the CRS, and return the ground of the grid.
 
     Raises:
-        NowhereError: CRS, transform and shape do not describe a place on the Earth.
+        NowhereError: CRS, transform and shape do not describe a location on the Earth.
     """
     ground = Ground(transform, _reference(crs))
     check = _check_degrees if ground.reference.is_plain else _check_map
@@ -297,7 +297,7 @@ def placed(crs: rasterio.crs.CRS, transform: Affine, shape: tuple[int, ...]) -> 
 
 @lru_cache(maxsize=64)
 def _reference(crs: rasterio.crs.CRS) -> Reference:
-    """One for all grids of a CRS: PROJ takes ten times as long to make its objects as to use them."""
+    """The reference shared by all grids of a CRS: PROJ takes ten times as long to make its objects as to use them."""
     return Reference(horizontal(crs), crs_name(crs))
 
 
@@ -312,10 +312,10 @@ def crs_name(crs: rasterio.crs.CRS | CRS) -> str:
 
 
 def horizontal(crs: rasterio.crs.CRS | CRS) -> CRS:
-    """The part of a CRS that says where on the Earth: of a compound one, without heights and shifts of datum.
+    """The horizontal part of a CRS, without heights and datum shifts.
 
     Raises:
-        NowhereError: it has none, or is of another body.
+        NowhereError: there is none, or it is of another body.
     """
     found = _innermost(crs)
     if not (found.is_geographic or found.is_projected) or (geod := found.get_geod()) is None:
@@ -378,7 +378,7 @@ def _metres(unit: str | dict[str, Any]) -> float:
 
 
 def _check_degrees(ground: Ground, shape: tuple[int, ...]) -> Iterator[str]:
-    """Latitudes up to half a pixel beyond a pole and a pixel more than a turn are those of a grid of points."""
+    """Check the range of coordinates; grids of points may exceed a pole by half a pixel, and a turn by one pixel."""
     x, y = ground.coordinates(*_corners(shape))
     degree = math.radians(1) / ground.reference.radians
     tall, wide = ground.pixel_extent
@@ -397,7 +397,7 @@ def _check_degrees(ground: Ground, shape: tuple[int, ...]) -> Iterator[str]:
 
 
 def _check_map(ground: Ground, shape: tuple[int, ...]) -> Iterator[str]:
-    """Points must lead back to longitudes and latitudes, and cover no more than the Earth."""
+    """Check that points project back to longitudes and latitudes, and cover no more than the Earth."""
     if not _is_small(ground, shape):
         yield from _check_areas(ground, shape)
     name, unit = ground.reference.name, ground.reference.unit
@@ -409,7 +409,7 @@ def _check_map(ground: Ground, shape: tuple[int, ...]) -> Iterator[str]:
 
 
 def _is_small(ground: Ground, shape: tuple[int, ...]) -> bool:
-    """Whether a grid is so small that it is all on the Earth, covering little of it, if its corners and middle are."""
+    """Whether a grid is so small that checking its corners and its middle suffices."""
     if max(n * size for n, size in zip(shape, ground.nominal, strict=True)) > SMALL_METRES:
         return False
     rows, cols = _corners(shape)
@@ -418,7 +418,7 @@ def _is_small(ground: Ground, shape: tuple[int, ...]) -> bool:
 
 
 def _check_areas(ground: Ground, shape: tuple[int, ...]) -> Iterator[str]:
-    """Of points all over a grid."""
+    """Check the areas of points all over a grid."""
     rows, cols = np.meshgrid(*((np.arange(LOOKED_AT) + 0.5) * n / LOOKED_AT for n in shape), indexing="ij")
     areas, name = ground.pixel_areas(rows, cols), ground.reference.name
     spanned = _spanned(*ground.coordinates(rows, cols))
@@ -441,7 +441,7 @@ def _spanned(x: Float, y: Float) -> str:
 
 
 def _could_be_degrees(ground: Ground, shape: tuple[int, ...]) -> bool:
-    """Coordinates small enough for degrees, at a place that the CRS is not for, or of pixels too small for any image."""
+    """Whether coordinates may be degrees: small, and outside the CRS's area of use, or with implausibly small pixels."""
     x, y = ground.coordinates(*_corners(shape))
     if np.abs(x).max() > 360 or np.abs(y).max() > 90:
         return False

@@ -1,7 +1,7 @@
-"""How much a window counts at each of its pixels: one profile per axis, and their product.
+"""Weights of a window at each of its pixels: the product of one profile per axis.
 
-Profiles are float32, symmetric, strictly positive (but for ``crop``), and 1 towards a border of the case, where no
-neighbour shares the work.
+Profiles are float32, symmetric, strictly positive (except for ``crop``), and 1 towards a border of the case, where there is
+no neighbour.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,13 +29,13 @@ class Weights:
     """
 
     profiles: Sequence[Sequence[Any]]
-    """One per axis and window, of shape ``(tile,)``."""
+    """Profiles of shape ``(tile,)``, one per axis and window."""
     totals: Sequence[Any]
-    """Their sums over the windows, one per axis."""
+    """Sums of the profiles over the windows, one per axis."""
 
     @classmethod
     def over(cls, cover: Cover) -> Self:
-        """Those of a cover."""
+        """The weights of a cover."""
         tiling = cover.tiling
         profiles = [
             axis_profiles(starts, tile, tiling.blend) for starts, tile in zip(cover.starts, tiling.tile, strict=True)
@@ -43,7 +43,7 @@ class Weights:
         return cls(profiles, [_total(own, starts) for own, starts in zip(profiles, cover.starts, strict=True)])
 
     def moved(self, move: Callable[[Profile], Any]) -> Self:
-        """The same weights with every array elsewhere; equal profiles are moved once."""
+        """The same weights with every array moved; equal profiles are moved once."""
         moved: dict[bytes, Any] = {}
         for profile in (profile for axis in self.profiles for profile in axis):
             if profile.tobytes() not in moved:
@@ -57,8 +57,8 @@ class Weights:
     def total(self, slices: tuple[slice, ...]) -> Any:
         """Sum of the weights of all windows over a box of the case.
 
-        A product of sums, because the windows form a grid. It holds at every valid pixel: all windows that show one are
-        inferred.
+        A product of sums, because the windows form a grid. It holds at every valid pixel, because all windows that contain
+        one are inferred.
         """
         return _outer([total[where] for total, where in zip(self.totals, slices, strict=True)])
 

@@ -1,4 +1,4 @@
-"""Which windows cover a case: evenly spread, aligned to the network's stride, as few as can be."""
+"""Cover a case with windows: evenly spread, aligned to the network's stride, as few as possible."""
 
 import math
 from bisect import bisect_right
@@ -29,13 +29,13 @@ class Window:
 
     @property
     def size(self) -> int:
-        """Pixels in the window."""
+        """Number of pixels in the window."""
         return int(np.prod(self.shape))
 
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """Tile, overlap and stride per axis, in pixels, and how neighbours are blended."""
+    """Tile, overlap and stride per axis, in pixels, and the kind of blending."""
 
     tile: tuple[int, ...]
     overlap: tuple[int, ...]
@@ -72,7 +72,7 @@ def _check_axis(tile: int, overlap: int, align: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Starts(Sequence[int]):
-    """Starts of ``number`` windows from 0 to ``last`` strides, evenly spread; none is kept, however many there are."""
+    """Starts of ``number`` windows from 0 to ``last`` strides, evenly spread; computed on access, not stored."""
 
     number: int
     last: int
@@ -95,7 +95,7 @@ class Starts(Sequence[int]):
 
     @property
     def nearest(self) -> int:
-        """The least distance between two neighbours; 0 where there is one window."""
+        """Smallest distance between neighbours; 0 for a single window."""
         return self.align * (self.last // (self.number - 1)) if self.number > 1 else 0
 
 
@@ -134,7 +134,7 @@ class Part:
 class Cover:
     """All windows of one case, in row-major order.
 
-    Every pixel lies in at least one window, and is *finished* in exactly one: the last in order that holds it.
+    Every pixel lies in at least one window, and is *finished* in exactly one: the last in order that contains it.
     """
 
     shape: tuple[int, ...]
@@ -190,7 +190,7 @@ class Cover:
         return Window(start, tuple(a + t for a, t in zip(start, self.tiling.tile, strict=True)))
 
     def finished(self, index: tuple[int, ...]) -> Window:
-        """The box of pixels that no later window changes, and that no earlier index has named."""
+        """The box of pixels that no later window changes, and that no earlier window has finished."""
         start = tuple(axis[i] for axis, i in zip(self.starts, index, strict=True))
         return Window(start, tuple(self._next_start(axis, i) for axis, i in enumerate(index)))
 
@@ -200,7 +200,7 @@ class Cover:
         return Part((0,) * len(self.counts), self.counts)
 
     def box(self, part: Part) -> Window:
-        """The pixels that the windows of a part finish: boxes of parts that share no window share no pixel."""
+        """The pixels that the windows of a part finish; boxes of parts without common windows are disjoint."""
         last = tuple(b - 1 for b in part.stop)
         return Window(self.finished(part.first).start, self.finished(last).stop)
 
@@ -219,7 +219,7 @@ class Cover:
 
 
 def reflected(window: Window, shape: tuple[int, ...]) -> tuple[Window, tuple[NDArray[np.intp], ...]]:
-    """The part of a case to read for a window, and per axis which of its pixels the window shows.
+    """The part of a case to read for a window, and per axis the indices of its pixels that the window shows.
 
     Pixels behind the far border mirror those before it as ``numpy.pad(mode="reflect")`` of the whole case does.
     """
@@ -230,7 +230,7 @@ def reflected(window: Window, shape: tuple[int, ...]) -> tuple[Window, tuple[NDA
 
 @lru_cache(maxsize=512)
 def _reflected_axis(start: int, stop: int, size: int) -> tuple[int, int, NDArray[np.intp]]:
-    """Of one axis: the first pixel to read, the one behind the last, and which of them are shown."""
+    """For one axis: the first pixel to read, the one behind the last, and the indices of the shown pixels."""
     if stop <= size:
         return start, stop, np.arange(stop - start)
     period = max(1, 2 * (size - 1))
@@ -241,7 +241,7 @@ def _reflected_axis(start: int, stop: int, size: int) -> tuple[int, int, NDArray
 
 
 def mirrored(values: NDArray[Any], axes: Sequence[NDArray[np.intp]]) -> NDArray[Any]:
-    """``values[..., *axes]`` for the axes of ``reflected``, 16 times as fast: what lies in a row is copied in a row."""
+    """``values[..., *axes]`` for the axes of ``reflected``, 16 times as fast: contiguous runs are copied as such."""
     for axis, index in enumerate(axes, -len(axes)):
         run = int(np.argmax(np.diff(index, append=index[-1]) != 1)) + 1
         if run < len(index) or run < values.shape[axis]:

@@ -1,1 +1,1 @@
-"""What a model, a raster or a volume is, and what it would need, gathered without a run."""
+"""Inspection: facts about a model, a raster or a volume, and its requirements, gathered without a run."""

@@ -1,4 +1,4 @@
-"""What is known of a model, a raster or a volume, as values that JSON can take."""
+"""Facts about a model, a raster or a volume, as JSON-compatible values."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from segpipe.messages.redact import cleaned
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output of a graph; a free size goes by its name in the file, ``?`` where it has none."""
+    """Input or output of a graph; a free size is given by its name in the file, or ``?``."""
 
     name: str
     dtype: str
@@ -21,54 +21,54 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Parameters:
-    """Numbers that the file stores as weights. What an exporter has folded or shared is counted as it is stored."""
+    """Weights stored in the file, counted as stored, after any folding or sharing by the exporter."""
 
     count: int
     bytes: int
     types: dict[str, int]
-    """How many of each type."""
+    """Number of elements by type."""
 
 
 @dataclass(frozen=True)
 class Flops:
-    """Two per multiply-add of convolutions and matrix products, for one tile; the additions of biases are left out."""
+    """Two per multiply-add of convolutions and matrix products, for one tile; bias additions are not counted."""
 
     total: int
     shape: list[int]
-    """Of the input that it is for, batch 1."""
+    """Input shape that the numbers are for, batch 1."""
     operators: dict[str, int]
     not_counted: list[str]
-    """Operators of the graph that multiply, too, and are not in the total."""
+    """Other multiplying operators of the graph, which the total does not include."""
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A model file, its contract, and whether they fit."""
+    """A model file and its contract, and whether they fit."""
 
     kind: Literal["model"]
     file: str
     bytes: int
-    """External data included."""
+    """Including external data."""
     producer: str
     ir: int
     opset: dict[str, int]
     operators: dict[str, int]
-    """How many nodes of each, subgraphs included."""
+    """Number of nodes by type, subgraphs included."""
     inputs: list[Tensor]
     outputs: list[Tensor]
     parameters: Parameters
     metadata: list[str]
     """Keys of the file's own metadata."""
     flops: Flops | None
-    """None where the tile is not known, or sizes depend on more than it."""
+    """None where the tile is unknown, or sizes depend on more than the tile."""
     contract_origin: str | None
     contract: dict[str, Any] | None
     tiling: dict[str, list[int]] | None
     """Tile, overlap and align in force."""
     sha256: str | None
-    """Of model and contract, as the records of a run have it."""
+    """Hash of model and contract, as in the records of a run."""
     error: str | None
-    """Why ``segpipe run`` would refuse it."""
+    """Reason for which ``segpipe run`` would refuse it."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Band:
     color: str
     nodata: float | None
     mask: list[str]
-    """GDAL's mask flags: where validity comes from."""
+    """GDAL's mask flags: the source of validity."""
     scale: float
     offset: float
     block: list[int]
@@ -89,7 +89,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a model's contract would say for this raster; alpha bands are no channels."""
+    """Contract keys of a model that would take this raster; alpha bands are not channels."""
 
     channels: int
     names: list[str] | None
@@ -103,32 +103,32 @@ class Valid:
 
     share: float
     pixels: int
-    """Read, of those that the raster has."""
+    """Number of pixels that were read."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A raster under a model."""
+    """How a model fits a raster."""
 
     model: str
     contract_origin: str
     bands: list[dict[str, Any]]
-    """``channel`` and ``band`` for each channel of the model, in its order."""
+    """``channel`` and ``band`` for each channel of the model, in order."""
     spacing: list[float] | None
-    """The contract's, in m."""
+    """The contract's spacing in m."""
     tile: list[int]
     grid: list[int]
     """Windows per axis."""
     windows: int
     empty_windows: int | None
-    """Without a valid pixel, so never inferred; None where counting them would take long."""
+    """Windows without a valid pixel, which are never inferred; None where counting would take long."""
     memory_mb: float
-    """Expected of one worker on the CPU."""
+    """Expected memory of one worker on the CPU."""
 
 
 @dataclass(frozen=True)
 class RasterFacts:
-    """A raster, what it would need, and how a model fits it."""
+    """A raster, the requirements for a model, and how a model fits it."""
 
     kind: Literal["raster"]
     file: str
@@ -142,7 +142,7 @@ class RasterFacts:
     """An authority's code, or WKT."""
     crs_name: str | None
     transform: list[float] | None
-    """From column and row to the CRS: a, b, c, d, e, f."""
+    """Coefficients a, b, c, d, e, f from column and row to the CRS."""
     control_points: int
     rpcs: bool
     pixel_size: list[float] | None
@@ -151,11 +151,11 @@ class RasterFacts:
     subdatasets: list[str]
     needs: Needs
     valid: Valid | None
-    """None where it was not sampled."""
+    """None if pixels were not sampled."""
     fit: Fit | None
     notes: list[str]
     error: str | None
-    """Why ``segpipe run`` would refuse it."""
+    """Reason for which ``segpipe run`` would refuse it."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class VolumeNeeds:
 
 @dataclass(frozen=True)
 class VolumeFit:
-    """A volume under a model; axes in the order of the network's input."""
+    """How a model fits a volume; axes in the order of the network's input."""
 
     model: str
     contract_origin: str
@@ -209,7 +209,7 @@ class VolumeFit:
 
 @dataclass(frozen=True)
 class VolumeFacts:
-    """A volume, what it would need, and how a model fits it."""
+    """A volume, the requirements for a model, and how a model fits it."""
 
     kind: Literal["volume"]
     file: str
@@ -233,20 +233,20 @@ class VolumeFacts:
     fit: VolumeFit | None
     notes: list[str]
     error: str | None
-    """Why ``segpipe run`` would refuse it."""
+    """Reason for which ``segpipe run`` would refuse it."""
 
 
 Facts = ModelFacts | RasterFacts | VolumeFacts
 
 
 def as_json(facts: Facts) -> str:
-    """One JSON object. What JSON has no number for, as a nodata of NaN, is a string."""
+    """Facts as one JSON object; values without a JSON number, such as a nodata of NaN, become strings."""
     text = json.dumps(cleaned(plain(asdict(facts))), indent=2, ensure_ascii=False, allow_nan=False)
     return printable_json(text)
 
 
 def plain(value: Any) -> Any:
-    """The same in what JSON can take."""
+    """Convert a value to JSON-compatible types."""
     if isinstance(value, Mapping):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Whether a file is a model, a raster or a volume, and the facts of it."""
+"""Detect whether a file is a model, a raster or a volume, and gather its facts."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,10 +20,10 @@ from segpipe.storage.content import describe
 
 
 def inspect_file(settings: Settings) -> Facts:
-    """Facts of the one input; ``settings.model`` has the models for it, or the same path where none is given.
+    """Facts about the one input; ``settings.model`` is the model for it, or the same path if none is given.
 
     Raises:
-        InputError, ModelError, SourceError: the file, or the model for it, cannot be opened at all.
+        InputError, ModelError, SourceError: the file, or the model for it, cannot be opened.
     """
     (file,) = settings.input
     alone = settings.model == (Path(file),)
@@ -56,19 +56,19 @@ def _refuse_without_model(file: str, settings: Settings, alone: bool, what: str)
 
 
 def _refuse(file: str, flags: Mapping[str, Any], rule: str) -> None:
-    """A flag that would do nothing is an error."""
+    """Refuse flags that would have no effect."""
     for flag, value in flags.items():
         if value:
             raise SettingsError(f"{file}: {flag} counts where {rule}")
 
 
 def _is_volume(file: str) -> bool:
-    """Whether a file of this machine is of a format other than rasters."""
+    """Whether a local file has a format other than raster."""
     return Path(file).is_file() and format_at(file) != RASTER
 
 
 def _is_model(file: str) -> bool:
-    """By suffix where that tells; else by opening, GDAL first, for it reads a header only."""
+    """Whether a file is a model: by suffix if conclusive, else by opening it; GDAL first, which reads only a header."""
     path = Path(file)
     suffix = path.suffix.lower()
     if is_remote(file) or suffix == ".onnx" or (path.is_file() and suffix in by_suffix()):
@@ -84,7 +84,7 @@ def _opens_as_raster(file: str) -> bool:
     except RasterioError:
         return False
     except SourceError:
-        return True  # a VRT that leads elsewhere, which its inspection says
+        return True  # a VRT with forbidden references, which its inspection reports
     return True
 
 

@@ -1,4 +1,4 @@
-"""How a model lies on a raster."""
+"""How a model fits a raster."""
 
 from segpipe.contract import Contract
 from segpipe.formats.cases import Case
@@ -15,9 +15,9 @@ from segpipe.settings import Settings
 
 
 def laid(file: str, source: RasterSource, spec: ModelSpec, settings: Settings) -> Fit:
-    """Bands, windows and memory of a run of this model on this raster."""
+    """Bands, windows and memory of a run of the model on the raster."""
     cover, contract = cover_of(Case("", file), source.grid.shape, spec), spec.contract
-    case = PlannedCase(Case("", file), cover.shape, len(cover), room=source.memory(row_of(cover, cover.whole)))
+    case = PlannedCase(Case("", file), cover.shape, len(cover), block_bytes=source.memory(row_of(cover, cover.whole)))
     plan = Plan((case,), (), (), (), (), workers=1, calls=processors())
     spacing = contract.spacing and [n * METRES[contract.spacing_unit] for n in contract.spacing]
     return Fit(

@@ -1,4 +1,4 @@
-"""How many operations a model needs for one tile."""
+"""Count the operations of a model for one tile."""
 
 import json
 import math
@@ -23,19 +23,19 @@ COUNTED = PRODUCTS | WEIGHT_AT.keys()
 NOT_COUNTED = frozenset({"Attention", "DeformConv", "Einsum", "GRU", "LSTM", "RNN"})
 
 KEPT_VALUES = 1024
-"""Elements up to which constants keep their values for the inference of shapes: sizes and axes, never weights."""
+"""Most elements of constants that keep their values for shape inference: sizes and axes, never weights."""
 
 Sizes = Sequence[int | None] | None
-"""Of a tensor; None for an axis, or all of it, that is not known."""
+"""Shape of a tensor; None for an unknown size, or an unknown shape."""
 
 Shaped = tuple[str, list[list[int]], list[int]]
-"""A node that is counted: operator, shapes of its inputs, shape of its output."""
+"""A counted node: operator, shapes of its inputs, shape of its output."""
 
 
 def count_flops(proto: onnx.ModelProto, spec: ModelSpec | None) -> Flops | None:
-    """Operations for one tile: the contract's where there is one, else the file's own where its sizes are fixed.
+    """Operations for one tile: the contract's, else the file's own if its sizes are fixed.
 
-    Shapes come from ONNX's inference of shapes, and where that leaves one unknown from ONNX Runtime's profiler. Both were
+    Shapes come from ONNX's shape inference, or from ONNX Runtime's profiler where inference leaves any unknown. Both were
     tried on the bundled network, the 12 models of ``shared/data`` and four exports with fixed and with free sizes:
     inference takes 0.01 to 0.3 s, runs nothing (a volume of 256³ included) and agrees with the profiler wherever it knows
     all sizes, but loses them in the Shape and Reshape arithmetic of three of the four with free sizes (LR-ASPP, SegFormer,
@@ -54,22 +54,22 @@ def count_flops(proto: onnx.ModelProto, spec: ModelSpec | None) -> Flops | None:
 
 
 def operations(op: str, inputs: Sequence[Sequence[int]], output: Sequence[int]) -> int:
-    """Two per multiply-add of one node, from the shapes of its inputs and its output; those of a node tell its groups.
+    """Two per multiply-add of a node, from the shapes of its inputs and its output; the weight's shape reflects groups.
 
     >>> operations("Conv", [(1, 4, 8, 8), (16, 2, 3, 3)], (1, 16, 8, 8)) == 2 * (16 * 8 * 8) * (2 * 3 * 3)
     True
     """
     first = inputs[0]
-    if op == "ConvTranspose":  # each pixel of the input is spread by a kernel
+    if op == "ConvTranspose":  # a kernel spreads each input pixel
         return 2 * math.prod(first) * math.prod(inputs[1][1:])
     if op in WEIGHT_AT:
         return 2 * math.prod(output) * math.prod(inputs[WEIGHT_AT[op]][1:])
-    inner = math.prod(first) // output[0] if op == "Gemm" else first[-1]  # Gemm's first may be transposed
+    inner = math.prod(first) // output[0] if op == "Gemm" else first[-1]  # Gemm's first input may be transposed
     return 2 * math.prod(output) * inner
 
 
 def _feed(proto: onnx.ModelProto, spec: ModelSpec | None) -> tuple[str, list[int]] | None:
-    """Name of the image input and its shape for one tile, or for a batch where the file fixes that."""
+    """Name and shape of the image input for one tile, or for a batch if the file fixes it."""
     images = [value for value in free_inputs(proto) if spec is None or value.name == spec.input]
     if len(images) != 1:
         return None
@@ -87,10 +87,10 @@ def _not_counted(proto: onnx.ModelProto) -> list[str]:
 
 
 def _inferred(proto: onnx.ModelProto, name: str, shape: Sequence[int]) -> list[Shaped] | None:
-    """Nodes with their shapes by inference; None where one is unknown or a branch decides."""
+    """Counted nodes with inferred shapes; None where a shape is unknown, or a branch decides."""
     try:
         graph = shape_inference.infer_shapes(_fixed(proto, name, shape), data_prop=True).graph
-    except Exception:  # noqa: BLE001 - what inference cannot do, the profiler can
+    except Exception:  # noqa: BLE001 - the profiler handles what inference cannot
         return None
     if any(node.op_type in COUNTED for inner in with_subgraphs(graph) if inner is not graph for node in inner.node):
         return None
@@ -115,7 +115,7 @@ def _sizes(value: onnx.ValueInfoProto) -> Sizes:
 
 
 def _fixed(proto: onnx.ModelProto, name: str, shape: Sequence[int]) -> onnx.ModelProto:
-    """The same graph without weights and notes of shapes, its image input of this shape."""
+    """The graph without weights and value_info, with a fixed shape of its image input."""
     light = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, functions=proto.functions)
     light.graph.name = proto.graph.name
     light.graph.node.extend(proto.graph.node)
@@ -128,31 +128,31 @@ def _fixed(proto: onnx.ModelProto, name: str, shape: Sequence[int]) -> onnx.Mode
 
 
 def _light(tensor: TensorProto) -> TensorProto:
-    """A weight without its values; small constants, as sizes are, keep theirs."""
+    """A weight without its values; small constants, such as sizes, keep theirs."""
     if math.prod(tensor.dims) <= KEPT_VALUES and tensor.data_location != TensorProto.EXTERNAL:
         return tensor
     return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
 
 
 def _profiled(spec: ModelSpec, name: str, shape: Sequence[int]) -> list[Shaped] | None:
-    """Nodes with their shapes as ONNX Runtime met them in one run; None where it does not run."""
+    """Counted nodes with their shapes in one run of ONNX Runtime; None if it fails."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.add_session_config_entry("session.disable_prepacking", "1")  # packed weights are missing among the inputs
+    options.add_session_config_entry("session.disable_prepacking", "1")  # prepacked weights are not listed as inputs
     options.enable_profiling, options.enable_cpu_mem_arena, options.log_severity_level = True, False, 4
     with tempfile.TemporaryDirectory() as folder:
         options.profile_file_prefix = f"{folder}/profile"
         try:
             session = onnxruntime.InferenceSession(str(spec.path), options, providers=["CPUExecutionProvider"])
             session.run(None, {name: np.zeros(shape, spec.input_dtype)})
-        except Exception:  # noqa: BLE001 - onnxruntime raises classes of its own that share no base
+        except Exception:  # noqa: BLE001 - onnxruntime raises its own classes, which share no base
             return None
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     return [_shaped(e["args"]) for e in events if e["name"].endswith("_kernel_time") and e["args"]["op_name"] in COUNTED]
 
 
 def _shaped(arguments: Mapping[str, Any]) -> Shaped:
-    """From the profiler's ``[{"float": [1, 3, 8, 8]}, ...]``."""
+    """Parse the profiler's ``[{"float": [1, 3, 8, 8]}, ...]``."""
     inputs, outputs = ([*map(_only, arguments[key])] for key in ("input_type_shape", "output_type_shape"))
     return arguments["op_name"], inputs, outputs[0]
 

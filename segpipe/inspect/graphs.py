@@ -1,4 +1,4 @@
-"""What a graph of ONNX holds: its inner graphs, its free inputs, the names of its types."""
+"""Parts of an ONNX graph: subgraphs, free inputs, names of types."""
 
 from collections.abc import Iterator
 
@@ -19,13 +19,13 @@ def type_name(element: int) -> str:
 
 
 def graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
-    """The graph, its local functions, and all branches and loop bodies in them."""
+    """Yield the graph, its local functions, and all branches and loop bodies in them."""
     for top in (proto.graph, *proto.functions):
         yield from with_subgraphs(top)
 
 
 def with_subgraphs(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
-    """One of them, and all branches and loop bodies in it."""
+    """Yield a graph or function, and all branches and loop bodies in it."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:

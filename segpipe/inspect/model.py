@@ -1,4 +1,4 @@
-"""What a model file tells of itself, and whether it fits its contract."""
+"""Facts about a model file, and whether it fits its contract."""
 
 from collections import Counter
 
@@ -16,7 +16,7 @@ from segpipe.settings import Settings
 
 
 def inspect_model(settings: Settings) -> ModelFacts:
-    """All that a model file tells of itself, and whether it fits its contract.
+    """Gather the facts of a model file, and check whether it fits its contract.
 
     Raises:
         ModelError: it is not an ONNX file.
@@ -50,7 +50,7 @@ Checked = tuple[str | None, Contract | None, ModelSpec | None, str | None]
 
 
 def _checked(proto: onnx.ModelProto, settings: Settings) -> Checked:
-    """Where the contract was read, the contract, the model under it, what is wrong; None for what does not come about."""
+    """Origin of the contract, contract, model spec and error; None for each that could not be reached."""
     origin = contract = spec = None
     try:
         contract, origin = find_contract(settings, settings.model[0], proto)

@@ -1,4 +1,4 @@
-"""How many parameters an ONNX file stores."""
+"""Count the parameters stored in an ONNX file."""
 
 import math
 from collections import Counter
@@ -21,17 +21,17 @@ NOT_WEIGHTS: dict[str, frozenset[int]] = {
     "QLinearConv": _QUANTISED,
     "QLinearMatMul": _QUANTISED,
 }
-"""Inputs by position that hold sizes, scales and zero points."""
+"""Input positions of sizes, scales and zero points."""
 
 BIASES = {"DequantizeLinear": 0, "QLinearConv": 8}
-"""Inputs by position where an int32 is a quantised bias; elsewhere integers of 32 and 64 bits are sizes and indices."""
+"""Input positions at which an int32 is a quantised bias; other 32- and 64-bit integers are sizes and indices."""
 
 _SIZES = frozenset(getattr(TensorProto, name) for name in ("INT64", "UINT64", "UINT32", "BOOL", "STRING"))
 _BITS = {"int4": 4, "uint4": 4, "float4e2m1": 4, "int2": 2, "uint2": 2, "float6e2m3": 6, "float6e3m2": 6}
 
 
 def count_parameters(proto: onnx.ModelProto) -> Parameters:
-    """Elements of all floating point and quantised constants with at least one axis, from their dimensions alone."""
+    """Count the elements of all floating-point and quantised constants with at least one axis, by their dimensions alone."""
     nodes = [node for graph in graphs(proto) for node in graph.node]
     left_out = {name for node in nodes for name in _inputs_at(node, NOT_WEIGHTS.get(node.op_type, ()))}
     biases = {name for node in nodes for name in _inputs_at(node, [BIASES.get(node.op_type, -1)])}
@@ -57,7 +57,7 @@ def _element(kind: str) -> int:
 
 
 def _constants(proto: onnx.ModelProto) -> Iterator[tuple[str, TensorProto]]:
-    """Initializers and the tensors of Constant nodes, by the name that other nodes call them."""
+    """Yield initializers and the tensors of Constant nodes, with the names that nodes refer to."""
     for graph in graphs(proto):
         yield from ((tensor.name, tensor) for tensor in getattr(graph, "initializer", ()))
         for node in graph.node:

@@ -1,4 +1,4 @@
-"""What only the pixels of a raster tell: which share of them is valid, and which windows have none that is."""
+"""Facts that require the pixels of a raster: the share of valid pixels, and the windows without any."""
 
 import math
 from contextlib import closing
@@ -13,17 +13,17 @@ from segpipe.inspect.facts import Valid
 from segpipe.overrides import Overrides
 
 CHEAP_PIXELS = 2**24
-"""Rasters up to this size are looked at window by window: a second or so."""
+"""Largest raster that is read window by window: about a second."""
 
 SAMPLES, FEW_SAMPLES = 1024, 16
-"""Longest side of the decimated read. The few are for a large file without overviews, where each sample decodes a block of
-its own (measured: 1,024 blocks of 512 px, 4 bands of uint16 noise, 20 s); 256 samples tell a share to 3 %."""
+"""Longest side of the decimated read; the smaller one is for a large file without overviews, where each sample decodes a
+block (measured: 1,024 blocks of 512 px, 4 bands of uint16 noise, 20 s). 256 samples give a share to within 3 %."""
 
 
 def valid_share(dataset: DatasetReader, contract: Contract, overrides: Overrides) -> Valid | None:
-    """Through GDAL's own view of the file at a smaller size, so that a pixel is valid by the rules of a run."""
+    """Share of valid pixels, from GDAL's reduced view of the file, so that the validity rules of a run apply."""
     RasterSource(dataset.name, contract, overrides).close()
-    if "?" in dataset.name or "://" in dataset.name:  # the view has no way to quote them
+    if "?" in dataset.name or "://" in dataset.name:  # vrt:// cannot quote these characters
         return None
     cheap = math.prod(dataset.shape) <= CHEAP_PIXELS or dataset.overviews(1)
     rows, cols = (min(n, SAMPLES if cheap else FEW_SAMPLES) for n in dataset.shape)
@@ -37,7 +37,7 @@ def valid_share(dataset: DatasetReader, contract: Contract, overrides: Overrides
 
 
 def empty_windows(source: RasterSource, cover: Cover) -> int | None:
-    """Windows without a valid pixel; None where counting them would take long."""
+    """Number of windows without a valid pixel; None where counting would take long."""
     if math.prod(cover.shape) > CHEAP_PIXELS:
         return None
     masks = (source.read(reflected(cover.window(index), cover.shape)[0])[1] for index in cover)

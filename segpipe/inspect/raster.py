@@ -1,4 +1,4 @@
-"""What GDAL and segpipe see in a raster, and with a model how it fits."""
+"""Facts about a raster by GDAL and segpipe, and how a model fits it."""
 
 from contextlib import closing
 from dataclasses import replace
@@ -28,7 +28,7 @@ from segpipe.settings import Settings
 
 
 def inspect_raster(file: str, settings: Settings, *, alone: bool) -> RasterFacts:
-    """What GDAL and segpipe see in a raster and, unless it is alone, how it fits the models of the settings.
+    """Gather the facts of a raster and, unless it is alone, how the models of the settings fit it.
 
     Raises:
         SourceError, ModelError: the raster cannot be opened; the model is not an ONNX file.
@@ -37,7 +37,7 @@ def inspect_raster(file: str, settings: Settings, *, alone: bool) -> RasterFacts
     with explained(file), gdal_errors(SourceError, f"{file} cannot be opened"):
         dataset = open_raster(file, remote=settings.allow_remote_sources)
     with closing(dataset), confined(stays_here(file, remote=settings.allow_remote_sources)):
-        with gdal_errors(SourceError, f"{file} cannot be read"):  # first: rasterio raises an error of pixels again later
+        with gdal_errors(SourceError, f"{file} cannot be read"):  # first: rasterio raises errors of pixels again later
             seen = _raster_facts(dataset, read_grid(dataset, settings.crs))
             place_notes = _place_notes(dataset, settings.crs)
         spec = None if alone else spec_of(settings, errors)  # before pixels are read: see ModelSpec.network_mb
@@ -53,7 +53,7 @@ def inspect_raster(file: str, settings: Settings, *, alone: bool) -> RasterFacts
 
 
 def _fit(file: str, settings: Settings, spec: ModelSpec, errors: list[str]) -> tuple[Fit | None, list[str]]:
-    """How a model lies on a raster, and what a run would note; errors are noted, too."""
+    """How a model fits a raster, and the notes of a run; errors are added to ``errors``."""
     fit, notes = None, []
     with noting(errors, file), closing(RasterSource(file, spec.contract, settings.overrides)) as source:
         fit = laid(file, source, spec, settings)
@@ -74,7 +74,7 @@ def colours(dataset: DatasetReader) -> list[int]:
 
 
 def _raster_facts(dataset: DatasetReader, grid: RasterGrid) -> RasterFacts:
-    """What the header says; what takes pixels or a model is not known yet."""
+    """Facts from the header; those that need pixels or a model are filled in later."""
     size = _pixel_size(grid)
     return RasterFacts(
         kind="raster",

@@ -1,4 +1,4 @@
-"""Rows of words under a heading, in a terminal."""
+"""Print rows of text under a heading in a terminal."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ Row = tuple[str, str]
 
 
 def section(console: Console, title: str, rows: Iterable[Row]) -> None:
-    """A bold title over rows of two columns; nothing where there are no rows."""
+    """Print a bold title over rows of two columns; nothing if there are no rows."""
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True, style="dim")
     grid.add_column(overflow="fold")
@@ -24,5 +24,5 @@ def section(console: Console, title: str, rows: Iterable[Row]) -> None:
 
 
 def by(numbers: Iterable[float]) -> str:
-    """``256 x 256``."""
+    """Format sizes as ``256 x 256``."""
     return " x ".join(f"{n:.10g}" for n in numbers)

@@ -1,4 +1,4 @@
-"""Facts in a terminal."""
+"""Print facts in a terminal."""
 
 from segpipe.inspect.facts import Facts, ModelFacts, RasterFacts
 from segpipe.inspect.show_model import print_model
@@ -8,7 +8,7 @@ from segpipe.messages.console import console
 
 
 def print_facts(facts: Facts) -> None:
-    """What ``segpipe inspect`` found, for a person; names may hold anything, so nothing in them is markup."""
+    """Print the result of ``segpipe inspect``; names may contain anything, so nothing in them is taken as markup."""
     terminal = console()
     if isinstance(facts, ModelFacts):
         print_model(terminal, facts)

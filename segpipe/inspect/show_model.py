@@ -1,4 +1,4 @@
-"""A model and its contract, for a person."""
+"""Print a model and its contract."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,14 +17,14 @@ from segpipe.inspect.section import Row, by, section
 from segpipe.messages.console import words
 
 CLASS_ROWS = 24
-"""Classes up to which each has a line of its own; above, they run in."""
+"""Most classes with a line each; more are printed as running text."""
 
 FIRST_KEYS = ("architecture", "framework", "weights_sha256", "precision", "date")
-"""Of a provenance, in this order; then the rest, verification last."""
+"""First keys of a provenance; the others follow, verification last."""
 
 
 def print_model(console: Console, facts: ModelFacts) -> None:
-    """The file, then its contract, classes and provenance where it has one."""
+    """Print the file, then its contract, classes and provenance if it has one."""
     section(console, f"model {facts.file}", _model_rows(facts))
     if facts.contract is None:
         return
@@ -65,7 +65,7 @@ def _flops_words(flops: Flops | None) -> str:
 
 
 def _si(number: float) -> str:
-    """``2.86 G``."""
+    """Format a number with a unit prefix, such as ``2.86 G``."""
     for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size:
             return f"{number / size:.3g} {prefix}"
@@ -103,12 +103,12 @@ _EQUIVARIANT = {
 
 
 def _varying(contract: Contract) -> list[str]:
-    """Keys of the scaling whose channels differ."""
+    """Scaling keys that differ between channels."""
     return [key for key in ("scale", "offset", "mean", "std") if len(set(contract.column(key))) > 1]
 
 
 def _scaling_words(contract: Contract) -> str:
-    """The formula; what differs between channels goes by its key, and its numbers follow."""
+    """The scaling formula; values that differ between channels appear by key, and are listed after it."""
     if contract.scaling == "graph":
         return "inside the model, which takes pixels as they are"
     words = {key: key if key in _varying(contract) else f"{[*contract.column(key), 0][0]:.6g}" for key in _SCALING}
@@ -128,7 +128,7 @@ def _scaling_words(contract: Contract) -> str:
 
 
 def _clip_words(x: str, contract: Contract) -> str:
-    """The formula with its limits."""
+    """The formula with its clip."""
     if contract.clip_percentiles is not None:
         ends = ", ".join(f"percentile {n:g}" for n in contract.clip_percentiles)
         return f"clip({x}, {ends} of the case)"
@@ -176,7 +176,7 @@ def _provenance_rows(provenance: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def _flat(key: str, value: Any) -> Iterator[Row]:
-    """Nested keys as rows, each under its whole name."""
+    """Nested keys as rows, each with its full name."""
     if isinstance(value, dict) and value:
         for inner, below in value.items():
             yield from _flat(f"{key}.{inner}", below)

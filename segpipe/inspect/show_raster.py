@@ -1,4 +1,4 @@
-"""A raster, its bands, and how a model lies on it, for a person."""
+"""Print a raster, its bands, and how a model fits it."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -12,11 +12,11 @@ from segpipe.inspect.section import Row, by, section
 from segpipe.messages.console import cells
 
 BAND_ROWS = 16
-"""Bands up to which each has a line of its own; above, neighbours that differ in their names alone share one."""
+"""Most bands with a line each; beyond that, neighbours that differ only in their names share a line."""
 
 
 def print_raster(console: Console, facts: RasterFacts) -> None:
-    """The file, its bands, what a model for it would need, and how one fits."""
+    """Print the file, its bands, the requirements for a model, and how one fits."""
     section(console, f"raster {facts.file}", _raster_rows(facts))
     if facts.bands:
         console.print(_bands_table(facts.bands))
@@ -44,7 +44,7 @@ def _raster_rows(facts: RasterFacts) -> Iterator[Row]:
 
 
 def _metres(size: Sequence[float]) -> str:
-    """Height and width."""
+    """Format height and width in metres."""
     return " x ".join(f"{n:,.0f}" if n >= 1000 else f"{n:.4g}" for n in size) + " m"
 
 
@@ -68,7 +68,7 @@ def _transform_words(transform: Sequence[float]) -> str:
 
 
 def _bands_table(bands: Sequence[Band]) -> Table:
-    """Columns in which no band has anything to say are left out."""
+    """Table of bands, without columns that are empty for all bands."""
     groups = [[band] for band in bands] if len(bands) <= BAND_ROWS else _alike(bands)
     rows = [_band_cells(group) for group in groups]
     shown = [key for key in rows[0] if any(row[key] for row in rows)]
@@ -111,7 +111,7 @@ _MASKS = {"all_valid": "all valid", "per_dataset": "mask of all bands"}
 
 
 def _need_rows(facts: RasterFacts) -> Iterator[Row]:
-    """As lines of a contract, and what share of it there is to label."""
+    """Requirements as lines of a contract, and the share of valid pixels."""
     needs = facts.needs
     if needs.names and needs.channels > BAND_ROWS:
         yield "channels", f"channels = {needs.channels}, or the list of their names, which --json gives"

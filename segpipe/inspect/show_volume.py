@@ -1,4 +1,4 @@
-"""A volume, what a model for it would need, and how one fits, for a person."""
+"""Print a volume, the requirements for a model, and how one fits."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from segpipe.inspect.section import Row, by, section
 
 
 def print_volume(console: Console, facts: VolumeFacts) -> None:
-    """The file, what a model for it would need, and how one fits."""
+    """Print the file, the requirements for a model, and how one fits."""
     section(console, f"volume {facts.file}", _volume_rows(facts))
     section(console, "what a model for it would need", _need_rows(facts))
     if facts.fit:
@@ -51,7 +51,7 @@ def _value_rows(values: VoxelValues, voxels: int) -> Iterator[Row]:
 
 
 def _need_rows(facts: VolumeFacts) -> Iterator[Row]:
-    """Lines of a contract."""
+    """Requirements as lines of a contract."""
     needs = facts.needs
     yield "channels", f"channels = {needs.channels}"
     yield "layout", f'layout = "{needs.layout}"'

@@ -1,4 +1,4 @@
-"""What the inspections of rasters and of volumes share: errors as facts, the model, and a contract that takes any file."""
+"""Common parts of inspecting rasters and volumes: errors as facts, the model, and a contract that takes any file."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from segpipe.settings import Settings
 
 @contextmanager
 def noting(errors: list[str], file: str) -> Iterator[None]:
-    """Add an error to ``errors``, in the words of a run, and continue with the next fact."""
+    """Add an error to ``errors``, with the message of a run, and continue with the next fact."""
     with case_errors(file) as failed:
         yield
     if failed.error is not None:
@@ -21,7 +21,7 @@ def noting(errors: list[str], file: str) -> Iterator[None]:
 
 
 def spec_of(settings: Settings, errors: list[str]) -> ModelSpec | None:
-    """The model, tried out; None, with its error added to ``errors``, if a run would refuse it.
+    """The model after its trial; None, with the error in ``errors``, if a run would refuse it.
 
     Raises:
         ModelError: it is not an ONNX file.
@@ -34,6 +34,6 @@ def spec_of(settings: Settings, errors: list[str]) -> ModelSpec | None:
 
 
 def any_contract(channels: int, **terms: Any) -> Contract:
-    """A contract that takes any pixels, so that a file is opened with the checks of a run that need no model."""
+    """A contract that takes any pixels, so that a file is opened with all checks of a run that need no model."""
     values = {"channels": max(1, channels), "normalize": "none", "activation": "none", **terms}
     return parse_contract({"version": 1, **values, "classes": [{"id": 0, "name": "any"}]}, "inspect")

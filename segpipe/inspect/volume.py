@@ -1,4 +1,4 @@
-"""What segpipe sees in a volume of any format, and how a model fits it."""
+"""Facts about a volume of any format, and how a model fits it."""
 
 import math
 from collections.abc import Iterator
@@ -28,11 +28,11 @@ READ_AT_ONCE = 2**22
 """Voxels per read, if a plane has no more."""
 
 MOST_READ = 2**30
-"""Voxels that are read for their values: some seconds. Of a larger volume, planes at equal distances are read."""
+"""Most voxels that are read for their values: some seconds. Of a larger volume, equidistant planes are read."""
 
 
 def inspect_volume(file: str, settings: Settings, *, alone: bool) -> VolumeFacts:
-    """What segpipe sees in a volume, and, unless it is alone, how the models of the settings fit it.
+    """Gather the facts of a volume and, unless it is alone, how the models of the settings fit it.
 
     Raises:
         SourceError, ModelError: the header cannot be read; the model is not an ONNX file.
@@ -51,7 +51,7 @@ def inspect_volume(file: str, settings: Settings, *, alone: bool) -> VolumeFacts
 
 
 def _facts(case: Case, source: Source) -> VolumeFacts:
-    """What the header says; ``values``, ``fit``, ``notes`` and ``error`` are filled in later."""
+    """Facts from the header; ``values``, ``fit``, ``notes`` and ``error`` are filled in later."""
     grid, place = source.grid, source.grid.as_json()
     slope, intercept = (1.0, 0.0) if (tags := source.tags()) is None else (float(tags[0][0]), float(tags[1][0]))
     spacing = None if grid.spacing is None else list(grid.spacing)
@@ -129,7 +129,7 @@ def values_of(source: Source, slope: float, intercept: float) -> VoxelValues:
         read += math.prod(box.shape)
         if not valid.size:
             continue
-        about = about if count else float(valid.mean())  # sums of squares around the mean keep their digits
+        about = about if count else float(valid.mean())  # sums of squares around the mean stay accurate
         count += valid.size
         lowest, highest = min(lowest, float(valid.min())), max(highest, float(valid.max()))
         total += float((valid - about).sum())
@@ -149,7 +149,7 @@ def values_of(source: Source, slope: float, intercept: float) -> VoxelValues:
 
 
 def _boxes(shape: tuple[int, ...]) -> Iterator[Window]:
-    """Boxes of whole planes; of a volume above ``MOST_READ`` voxels, single planes at equal distances."""
+    """Yield boxes of whole planes; for a volume of more than ``MOST_READ`` voxels, single equidistant planes."""
     plane = math.prod(shape[1:])
     step = -(-math.prod(shape) // MOST_READ)
     depth = max(1, READ_AT_ONCE // plane) if step == 1 else 1

@@ -1,1 +1,1 @@
-"""Cases shared out among processes: plan, tasks, retries, executors, clusters, and the state of a run."""
+"""Distribution of cases over processes: plan, tasks, retries, executors, clusters, and the state of a run."""

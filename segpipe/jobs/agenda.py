@@ -1,4 +1,4 @@
-"""What is to be done next: a large case is measured, done part by part, and joined; small ones have jobs of their own."""
+"""Order of tasks: a large case is measured, processed part by part, and joined; small cases have jobs of their own."""
 
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -13,32 +13,32 @@ from segpipe.results.records import Run, refuse_taken
 from segpipe.storage.retry import is_passing
 
 MADE_AGAIN = 2
-"""How often a part is made again that is damaged when its case is joined."""
+"""How often a part is processed again that is found damaged when its case is joined."""
 
 LOSING = (
-    "{} damages what is written to it: a part was made again {} times, and is damaged each time it is read: "
+    "{} damages what is written to it: a part was processed again {} times, and is damaged each time it is read: "
     "check the disk, or name another --output"
 )
 
 
 @dataclass
-class _Course:
-    """How far a cut case has come."""
+class _Progress:
+    """Progress of a case that is processed in parts."""
 
     cut: Cut
     left: set[int] = field(default_factory=set)
-    """Numbers of the parts that are not done."""
+    """Numbers of the unfinished parts."""
     seconds: float = 0.0
     again: Counter[int] = field(default_factory=Counter)
     """How often each part was found damaged."""
 
 
 class Agenda:
-    """Tasks that may begin, as others end; empty and idle when all is done or has failed."""
+    """Tasks that may start as others end; falsy when no task may start now."""
 
     def __init__(self, plan: Plan, run: Run) -> None:
         self._run, self._workers = run, plan.workers
-        self._courses: dict[str, _Course] = {}
+        self._courses: dict[str, _Progress] = {}
         self._ready: deque[Task] = deque()
         for cut in plan.cuts:
             self._enter(cut)
@@ -48,11 +48,11 @@ class Agenda:
         self._returned: deque[Case] = deque()
 
     def __bool__(self) -> bool:
-        """Whether a task may begin now."""
+        """Whether a task may start now."""
         return bool(self._ready or self._returned or self._left)
 
     def take(self) -> Task:
-        """What is known comes first, so that few cases are known at any time, however many there are."""
+        """Take the next task. Known cases come first, so that few are in memory at any time, however many there are."""
         if self._ready:
             return self._ready.popleft()
         fair = -(-(self._left + len(self._returned)) // (self._workers * JOBS_PER_WORKER))
@@ -68,7 +68,7 @@ class Agenda:
         return next(self._unseen)
 
     def _take_back(self, returned: Returned) -> Iterator[Outcome]:
-        """A case that another job shall do; once looked at, it is cut if it is large, and fails if its place is taken."""
+        """Take a case back from its job: cut it if it was opened and is large; fail it if its mask's name is taken."""
         if returned.seen is None:
             self._returned.append(returned.case)
             return
@@ -76,7 +76,7 @@ class Agenda:
             yield Outcome(returned.case, 0.0, error=error)
             return
         others = self._left + len(self._returned) + len(self._ready)
-        total = returned.seen.windows * (1 + others)  # as if they were all like this one
+        total = returned.seen.windows * (1 + others)  # as if all cases had this size
         cuts = list(cut_large([returned.seen], self._run, self._workers, total))
         for cut in cuts:
             keep_cut(cut, self._run)
@@ -85,21 +85,21 @@ class Agenda:
             self._ready.append(Job((returned.case,)))
 
     def _enter(self, cut: Cut) -> None:
-        course = self._courses[cut.case.case.name] = _Course(cut, _undone(cut, self._run))
+        course = self._courses[cut.case.case.name] = _Progress(cut, _undone(cut, self._run))
         self._begin(course)
 
     def put_back(self, tasks: list[Task]) -> None:
-        """Tasks in place of one that was lost."""
+        """Return tasks in place of one that was lost."""
         self._ready.extendleft(reversed(tasks))
 
-    def _begin(self, course: _Course) -> None:
+    def _begin(self, course: _Progress) -> None:
         case = course.cut.case
         if course.left and _is_measured(self._run) and read_scaling(self._run.output, case.case) is None:
             self._ready.append(MeasureJob(case))
         else:
-            self._go_on(course)
+            self._continue(course)
 
-    def _go_on(self, course: _Course) -> None:
+    def _continue(self, course: _Progress) -> None:
         case, parts = course.cut.case, course.cut.parts
         if course.left:
             self._ready.extend(PartJob(case, number, parts[number]) for number in sorted(course.left))
@@ -107,14 +107,14 @@ class Agenda:
             self._ready.appendleft(JoinJob(case, parts, course.seconds))
 
     def ended(self, task: Task, results: list[Result]) -> Iterator[Outcome]:
-        """Record how a task ended, and yield its outcomes."""
+        """Record the end of a task, and yield its outcomes."""
         outcomes = [outcome for outcome in results if isinstance(outcome, Outcome)]
         if isinstance(task, Job | JoinJob):
             for other in results:
                 if isinstance(other, Returned):
                     yield from self._take_back(other)
                 elif isinstance(other, Damaged):
-                    yield from self._make_again(other)
+                    yield from self._repeat_parts(other)
             yield from outcomes
             return
         if not outcomes:
@@ -122,20 +122,20 @@ class Agenda:
         (outcome,) = outcomes
         course = self._courses.get(task.case.case.name)
         if course is None:
-            return  # the case has failed before
+            return  # the case has failed already
         course.seconds += outcome.seconds
         if outcome.error is not None:
             self._drop(task.case)
             yield outcome
         elif isinstance(task, MeasureJob):
-            self._go_on(course)
+            self._continue(course)
         else:
             course.left.discard(task.number)
             if not course.left:
-                self._go_on(course)
+                self._continue(course)
 
-    def _make_again(self, damaged: Damaged) -> Iterator[Outcome]:
-        """Parts that were damaged when the case was to be joined; not for ever, where the disk damages them."""
+    def _repeat_parts(self, damaged: Damaged) -> Iterator[Outcome]:
+        """Process parts again that were found damaged while joining; give up where the disk keeps damaging them."""
         course = self._courses[damaged.case.name]
         course.again.update(damaged.parts)
         if max(course.again.values()) > MADE_AGAIN:
@@ -146,17 +146,17 @@ class Agenda:
         self._begin(course)
 
     def _drop(self, case: PlannedCase) -> None:
-        """One part has failed, and with it the case: no other need begin."""
+        """Remove the tasks of a case after one of its parts has failed."""
         del self._courses[case.case.name]
         self._ready = deque(task for task in self._ready if not (isinstance(task, PartJob) and task.case is case))
 
 
 def _refused(case: PlannedCase, run: Run) -> str | None:
-    """Why a case may not have its mask; looked at before its parts are made, since each takes long."""
+    """Why a case may not have its mask; checked before its parts are processed, since each takes long."""
     try:
         refuse_taken(case.case, run, case.files)
     except OutputError as error:
-        return None if is_passing(error) else str(error)  # its last job looks again
+        return None if is_passing(error) else str(error)  # its last job checks again
     return None
 
 
@@ -166,6 +166,6 @@ def _undone(cut: Cut, run: Run) -> set[int]:
 
 
 def _is_measured(run: Run) -> bool:
-    """Whether scaling is by a case's own statistics, which no part can know alone."""
+    """Whether scaling depends on the statistics of a whole case, which no part has."""
     contract = run.model.contract
     return contract.scaling == "host" and contract.is_measured

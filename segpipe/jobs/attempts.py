@@ -1,4 +1,4 @@
-"""Tasks tried again: after a storage fault, and with half the batch where the memory of a device was too small."""
+"""Retry tasks: after storage faults, and with half the batch after a device ran out of memory."""
 
 import logging
 import time
@@ -33,13 +33,13 @@ def attempt(task: Task, context: Context) -> Iterator[Result]:
         time.sleep(wait)
         task = _only(task, stopped)
     for result in _fitting(task, context):
-        if isinstance(result, Outcome) and result.unwritable:  # the disk fails, and keeps failing
+        if isinstance(result, Outcome) and result.unwritable:  # the fault is permanent
             context.stop.set()
         yield result
 
 
 def _fitting(task: Task, context: Context) -> Iterator[Result]:
-    """Run a task; repeat with half the batch the cases for which the memory of the device was too small."""
+    """Run a task; repeat, with half the batch, the cases for which the device's memory was too small."""
     short: list[Outcome] = []
     for result in work(task, context):
         if isinstance(result, Outcome) and result.short:
@@ -56,6 +56,6 @@ def _fitting(task: Task, context: Context) -> Iterator[Result]:
 
 
 def _only(task: Task, outcomes: list[Outcome]) -> Task:
-    """What a task has to do for some of its cases."""
+    """Restrict a task to the cases of some outcomes."""
     names = {outcome.case.name for outcome in outcomes}
     return replace(task, cases=tuple(case for case in task.cases if case.name in names)) if isinstance(task, Job) else task

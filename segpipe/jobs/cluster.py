@@ -1,4 +1,4 @@
-"""Where tasks run: processes of this machine, a scheduler that is there already, or jobs of a batch system."""
+"""Clusters: worker processes of this machine, an existing scheduler, or jobs of a batch system."""
 
 import atexit
 import importlib
@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from segpipe import __version__
 from segpipe.contract import readable
 from segpipe.errors import InstallationError, SettingsError, WorkerError
-from segpipe.jobs.plan import Crew
+from segpipe.jobs.plan import WorkerPool
 from segpipe.network.device import gpus
 from segpipe.network.spec import read_spec
 from segpipe.process import spawning
@@ -42,63 +42,62 @@ C = TypeVar("C", bound="_Closing")
 LOG = logging.getLogger("segpipe")
 
 RETRIES = 2
-"""How often a job goes to another worker when its own was lost."""
+"""How often a job is given to another worker after its own was lost."""
 
 STARTS = 3
-"""How often workers of this machine are started, if one is lost while it starts."""
+"""Attempts to start the workers of this machine, if one is lost while it starts."""
 
 CONNECT_SECONDS = 15
 
 LATE = 10.0
-"""Seconds that workers have to be there, and to end, if the run is interrupted while they start."""
+"""Seconds for workers to start and be closed, if the run is interrupted while they start."""
 
 SILENT = "60s"
-"""After which a worker of this machine that gives no sign of life is restarted."""
+"""Silence after which a worker of this machine is restarted."""
 
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(2**26), "MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_ARENA_MAX": "1"}
-"""Let glibc keep what a tile has freed for the next one. Dask's own setting gives it back to the kernel at once, and every
-tile then faults its pages in again: 0.6 s of 7.1 for a network of 0.1 M parameters (measured)."""
+"""Let glibc keep freed memory for the next tile. Dask's own setting returns it to the kernel at once, so that every tile
+faults its pages in again: 0.6 s of 7.1 s for a network of 0.1 M parameters (measured)."""
 
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "GDAL_NUM_THREADS")
-"""Libraries that would each start a thread per processor in every worker. Processors belong to the calls of the model."""
+"""Libraries that would start a thread per processor in every worker; processors belong to the calls of the model."""
 
 WORKER_ENVIRONMENT = MALLOC | dict.fromkeys(ONE_THREAD, "1")
 
 LOOKS = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "500ms"}
-"""Dask looks at each worker's Python stack a hundred times a second, and fifty times whether its loop is late. Both wait for
-the interpreter's lock, and whoever holds it waits for them: 17 % of a run over small pictures, 9 % of one over a mosaic
-(measured)."""
+"""Dask samples each worker's Python stack a hundred times a second, and checks fifty times whether its loop is late. Both
+compete for the interpreter's lock: 17 % of a run over small pictures, 9 % of one over a mosaic (measured)."""
 
 MESSAGES = {"distributed.admin.low-level-log-length": 20}
-"""Dask keeps the last thousand messages of each connection, for its developers. Those of segpipe carry the paths of 64 cases
-each: 540 bytes a case, kept for no reader (measured)."""
+"""Dask keeps the last thousand messages of each connection for debugging. Those of segpipe carry the paths of 64 cases
+each: 540 bytes per case, kept for nobody (measured)."""
 
 LOG_LEVEL = "logging.distributed"
-"""The key of Dask's configuration for the level of its log."""
+"""Key of Dask's configuration for its log level."""
 
 NO_PAGES: dict[str, list[str]] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
-"""Dask serves pages without keys that show paths and stacks to any user of the machine."""
+"""Dask serves pages without authentication that show paths and stacks to any user of the machine."""
 
 CLASSES = {"slurm": "SLURMCluster", "lsf": "LSFCluster", "pbs": "PBSCluster"}
-"""Of dask-jobqueue."""
+"""Classes of dask-jobqueue."""
 
 
 class ClusterFile(BaseModel):
-    """The file of ``--cluster``: which batch system, how many jobs, and what each asks for."""
+    """The file of ``--cluster``: the batch system, the number of jobs, and the resources of each."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["slurm", "lsf", "pbs"]
     jobs: int = Field(ge=1, le=MOST_WORKERS)
-    """Worker processes, each a job of its own."""
+    """Worker processes, one per job."""
     wait: float = Field(default=600, gt=0, le=LONGEST_WAIT, strict=True)
-    """Seconds to wait for the first of them."""
+    """Seconds to wait for the first worker."""
     cores: int = Field(default=1, ge=1, le=MOST_THREADS)
     """Processors of a job, which its one worker uses for calls of the model in flight."""
     memory: str
-    """Of a job, such as 8GB."""
+    """Memory of a job, such as 8GB."""
     job: dict[str, Any] = Field(default_factory=dict)
-    """Handed to dask-jobqueue as it is: queue, walltime, account, job_extra_directives ..."""
+    """Passed on to dask-jobqueue: queue, walltime, account, job_extra_directives ..."""
 
     @field_validator("memory")
     @classmethod
@@ -109,7 +108,7 @@ class ClusterFile(BaseModel):
 
 
 def read_cluster(path: Path) -> ClusterFile:
-    """The file of ``--cluster``, checked."""
+    """Read and check the file of ``--cluster``."""
     try:
         return ClusterFile.model_validate(read_toml(path))
     except OSError as error:
@@ -120,15 +119,15 @@ def read_cluster(path: Path) -> ClusterFile:
         raise SettingsError(f"{path}: {readable(error)}") from None
 
 
-def crew(settings: Settings) -> Crew | None:
-    """Who works, where settings name a cluster; None on this machine.
+def cluster_workers(settings: Settings) -> WorkerPool | None:
+    """The workers of the cluster that the settings name; None for this machine.
 
     Raises:
         WorkerError: the scheduler cannot be reached, or has no worker.
     """
     if settings.cluster is not None:
         file = read_cluster(settings.cluster)
-        return Crew(file.jobs, max(1, file.cores // (settings.threads or 1)), bytes_of(file.memory))
+        return WorkerPool(file.jobs, max(1, file.cores // (settings.threads or 1)), bytes_of(file.memory))
     if settings.scheduler is None:
         return None
     with _client_of(settings) as client:
@@ -136,14 +135,14 @@ def crew(settings: Settings) -> Crew | None:
     if not workers:
         raise WorkerError(f"the scheduler {settings.scheduler} must have workers, and has none: start some with dask worker")
     limits = [worker["memory_limit"] // worker["nthreads"] for worker in workers if worker["memory_limit"]]
-    return Crew(sum(worker["nthreads"] for worker in workers), 1, min(limits, default=None))
+    return WorkerPool(sum(worker["nthreads"] for worker in workers), 1, min(limits, default=None))
 
 
 def bytes_of(text: str) -> int:
-    """Bytes of a size such as 8GB.
+    """Parse a size such as 8GB into bytes.
 
     Raises:
-        ValueError: it is no size.
+        ValueError: it is not a size.
     """
     from dask.utils import parse_bytes
 
@@ -155,10 +154,10 @@ def bytes_of(text: str) -> int:
 
 @contextmanager
 def connected(run: Run, workers: int) -> Iterator["Client"]:
-    """A client of the cluster that the settings name, whose workers are fit for the run.
+    """Yield a client of the cluster that the settings name, with workers that fit the run.
 
     Raises:
-        WorkerError: it cannot be started or reached, or its workers differ in what bytes depend on.
+        WorkerError: it cannot be started or reached, or its workers differ in anything that results depend on.
     """
     quieten()
     settings = run.settings
@@ -189,7 +188,7 @@ def connected(run: Run, workers: int) -> Iterator["Client"]:
 
 @contextmanager
 def _own_environment() -> Iterator[None]:
-    """After which this process has its environment again: Dask writes that of the workers into it before it starts them."""
+    """Restore this process's environment at the end: Dask writes that of the workers into it before it starts them."""
     names = (*WORKER_ENVIRONMENT, "PYTHONHASHSEED", "__DASK_PARENT_PID")
     before = {name: os.environ.get(name) for name in names}
     try:
@@ -204,13 +203,13 @@ def _has_dashboard() -> bool:
 
 
 def dashboard(client: "Client") -> str | None:
-    """Where to watch the cluster at work; None where bokeh, which draws it, is not installed."""
+    """URL of Dask's dashboard; None if bokeh, which draws it, is not installed."""
     return f"dashboard: {client.dashboard_link}" if _has_dashboard() else None
 
 
 @contextmanager
 def unchanged_dask() -> Iterator[None]:
-    """At the end Dask's configuration is as before ``quieten``, or as Dask has it where it was imported meanwhile."""
+    """Restore Dask's configuration from before ``quieten`` at the end, or its defaults if it was imported meanwhile."""
     import dask.config
 
     before = {key: dask.config.get(key, None) for key in (*MESSAGES, LOG_LEVEL)}
@@ -227,9 +226,9 @@ def unchanged_dask() -> Iterator[None]:
 
 
 def quieten() -> None:
-    """Keep distributed's log to itself, here and in its processes, and its memory short: errors come back with futures.
+    """Silence distributed's log here and in its processes, and shorten its memory: errors come back with futures.
 
-    It reads how to log when it is first imported.
+    distributed reads its log configuration when it is first imported.
     """
     import dask.config
 
@@ -238,9 +237,9 @@ def quieten() -> None:
     if not logging.getLogger().isEnabledFor(logging.DEBUG):
         os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
         dask.config.set({LOG_LEVEL: "critical"})
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # where it has been imported before
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of tasks whose cluster is stopped while it starts
-        import distributed  # noqa: F401 - it sets a level of its own for its client
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # if it was imported before
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # about tasks of a cluster that is stopped while it starts
+        import distributed  # noqa: F401 - sets its own level for its client
 
         logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
 
@@ -256,7 +255,7 @@ def _client_of(settings: Settings) -> "Client":
 
 
 def _security(settings: Settings) -> "Security | None":
-    """TLS, where files for it are named."""
+    """TLS settings if files for it are named."""
     files = {"tls_ca_file": settings.tls_ca, "tls_client_cert": settings.tls_cert, "tls_client_key": settings.tls_key}
     if not any(files.values()):
         return None
@@ -267,7 +266,7 @@ def _security(settings: Settings) -> "Security | None":
 
 
 def _worker_facts(settings: Settings) -> dict[str, Any]:
-    """Versions, model and device of one worker; the bytes of masks depend on them."""
+    """Versions, model and device of a worker, on which the bytes of masks depend."""
     settle()
     model = read_spec(settings)
     return {
@@ -279,7 +278,7 @@ def _worker_facts(settings: Settings) -> dict[str, Any]:
 
 
 def _check_workers(client: "Client", run: Run) -> None:
-    """Workers must have the run's segpipe, Python and model, the same kind of device, and one thread where that matters."""
+    """Check that workers have the run's segpipe, Python and model, one kind of device, and one thread where required."""
     for address, worker in client.scheduler_info(n_workers=-1)["workers"].items():
         check_threads(run, address, worker["nthreads"])
     mine = {"segpipe": __version__, "Python": platform.python_version(), "the model": run.model.sha256}
@@ -287,7 +286,7 @@ def _check_workers(client: "Client", run: Run) -> None:
         workers = client.run(_worker_facts, run.settings)
     except InstallationError as error:
         raise WorkerError(f"a worker is not fit: {error}") from None
-    except Exception as error:  # noqa: BLE001 - whatever a worker raises, it is not fit
+    except Exception as error:  # noqa: BLE001 - any error of a worker makes it unfit
         raise WorkerError(f"a worker cannot read the model as this process does: {type(error).__name__}: {error}") from None
     first = next(iter(workers.values()))
     for address, facts in workers.items():
@@ -304,7 +303,7 @@ def _check_workers(client: "Client", run: Run) -> None:
 
 
 def check_threads(run: Run, address: str, threads: int) -> None:
-    """A model on a device is for one thread, and so is what records a profile."""
+    """Check that a worker has one thread where required: for a model on a device, and for a profile."""
     if threads > 1 and (run.model.device != "cpu" or run.settings.profile):
         raise WorkerError(
             f"workers must have one thread each on a GPU and for --profile, and {address} has {threads}: "
@@ -322,7 +321,7 @@ def _started(workers: int, dashboard: str, devices: list[str]) -> "Iterator[Loca
 
 
 def _scheduler_options() -> dict[str, Any]:
-    """Dask's configuration for a scheduler of this process."""
+    """Dask's configuration for a scheduler in this process."""
     return {"distributed.scheduler.allowed-failures": RETRIES, **({} if _has_dashboard() else NO_PAGES)}
 
 
@@ -331,27 +330,27 @@ def _local_options() -> dict[str, Any]:
     return {
         **_scheduler_options(),
         **LOOKS,
-        # glibc reads these when a process starts: Dask sets only this key early enough
+        # glibc reads these at process start; only this key of Dask is applied early enough
         **{f"distributed.nanny.pre-spawn-environ.{key}": value for key, value in WORKER_ENVIRONMENT.items()},
-        # a worker that freezes before it could tell what it has begun shows by its silence alone
+        # a worker that freezes before it reports its task is detected by its silence only
         "distributed.scheduler.worker-ttl": SILENT,
         "distributed.worker.multiprocessing-method": spawning.register(),
     }
 
 
 def _start(workers: int, dashboard: str, devices: list[str]) -> "LocalCluster":
-    """Start workers. If one is lost before it has joined the cluster, all workers are stopped and started again."""
+    """Start workers; if one is lost before it joins the cluster, stop all and start again."""
     for _ in range(STARTS - 1):
         try:
             return _started_once(workers, dashboard, devices)
         except WorkerError as error:
-            LOG.warning("warning: %s; started anew", error)
+            LOG.warning("warning: %s; starting again", error)
     return _started_once(workers, dashboard, devices)
 
 
 def _started_once(workers: int, dashboard: str, devices: list[str]) -> "LocalCluster":
     try:
-        return _deaf(lambda: _local_cluster(workers, dashboard, devices))
+        return _without_signals(lambda: _local_cluster(workers, dashboard, devices))
     except (OSError, RuntimeError, TimeoutError) as error:
         why = str(error).rstrip(".")
         raise WorkerError(f"worker processes cannot be started: {why}: try --executor serial") from error
@@ -361,23 +360,22 @@ class _Closing(Protocol):
     def close(self) -> object: ...
 
 
-def _deaf(make: Callable[[], C]) -> C:
-    """What is made in a thread that hears no signals, nor do its threads and processes, those of later included.
+def _without_signals(make: Callable[[], C]) -> C:
+    """Make an object in a thread whose signals are blocked, also in the threads and processes that it starts.
 
-    If the caller is interrupted meanwhile, what comes of it is closed.
-
-    Ctrl-C reaches every process of a terminal, and a service that is stopped tells each of its processes; workers leave the
-    answer to the first one, whose main thread hears it also while they start.
+    If the caller is interrupted meanwhile, the object is closed.
+    Ctrl-C reaches every process of a terminal, and stopping a service signals each of its processes; only the first
+    process must handle this, in its main thread, which is not blocked while workers start.
     """
     ended: SimpleQueue[C | BaseException] = SimpleQueue()
 
     def run() -> None:
         try:
             signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-            resource_tracker.ensure_running()  # this unblocks them
+            resource_tracker.ensure_running()  # this unblocks the signals
             signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
             ended.put(make())
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the thread that waits raises it
+        except BaseException as error:  # noqa: BLE001 - the waiting thread raises any error
             ended.put(error)
 
     threading.Thread(target=run, name="segpipe-workers", daemon=True).start()
@@ -392,7 +390,7 @@ def _deaf(make: Callable[[], C]) -> C:
 
 
 def _close_late(ended: "SimpleQueue[C | BaseException]") -> None:
-    """Close what nobody waits for any more once it is there; wait a while for that."""
+    """Close an object that is no longer awaited once it is made; wait for that for a while."""
 
     def close() -> None:
         if not isinstance(late := ended.get(), BaseException):
@@ -404,18 +402,18 @@ def _close_late(ended: "SimpleQueue[C | BaseException]") -> None:
     if thread.is_alive():
         from distributed.deploy import spec
 
-        # a cluster that is half there cannot be closed at exit, and its processes end with this one
+        # a partial cluster cannot be closed at exit; its processes end with this one
         atexit.unregister(spec.close_clusters)
 
 
 _NANNIES: "WeakSet[Nanny]" = WeakSet()
-"""The nannies of all workers that this process has started."""
+"""The nannies of all workers started by this process."""
 
 
 def _end_workers() -> None:
-    """Kill workers that have not been closed: at exit, Python would send them SIGTERM, which they ignore, and wait for them.
+    """Kill workers that have not been closed: at exit Python would send SIGTERM, which they ignore, and wait for them.
 
-    Child processes that a script which uses segpipe as a library has started itself are not touched.
+    Other child processes of a script that uses segpipe as a library are not touched.
     """
     own = {nanny.pid for nanny in _NANNIES}
     for child in multiprocessing.active_children():
@@ -424,7 +422,7 @@ def _end_workers() -> None:
 
 
 def _nanny(devices: list[str]) -> "type[Nanny]":
-    """The class that starts a worker, restarts it if it is lost, and makes one GPU visible to it, if there are GPUs."""
+    """The class that starts a worker, restarts a lost one, and assigns a GPU to it if there are GPUs."""
     from distributed import Nanny
 
     class OwnNanny(Nanny):
@@ -448,7 +446,7 @@ def _local_cluster(workers: int, dashboard: str, devices: list[str]) -> "LocalCl
         processes=True,
         worker_class=_nanny(devices),
         host="127.0.0.1",
-        # any user of this machine reaches a port of it, and whoever talks to a scheduler can run code as its owner
+        # any local user can reach its ports, and a client of a scheduler can run code as its owner
         security=_own_keys(),
         dashboard_address=dashboard,
         # the plan bounds memory; Dask's own limit would kill workers for GDAL's cache
@@ -460,7 +458,7 @@ def _local_cluster(workers: int, dashboard: str, devices: list[str]) -> "LocalCl
 def _jobqueue(path: Path, settings: Settings) -> Any:
     """A cluster of dask-jobqueue; each job is one process with one thread, whatever its processors.
 
-    Its scheduler listens where other nodes reach it, and so others, too: all talk TLS, with keys made for this run alone
+    Its scheduler is reachable by other nodes, and so by other users: all connections use TLS, with keys made for this run
     unless files are named.
     """
     file = read_cluster(path)
@@ -482,7 +480,7 @@ def _jobqueue(path: Path, settings: Settings) -> Any:
 
 
 def _own_keys() -> "Security":
-    """TLS for one run, with keys in memory; dask-jobqueue hands them to its jobs in files, which it removes."""
+    """TLS for one run, with keys in memory; dask-jobqueue passes them to its jobs in files, which it removes."""
     from distributed import Security
 
     own: Security = Security.temporary()
@@ -490,7 +488,7 @@ def _own_keys() -> "Security":
 
 
 def _processors(file: ClusterFile) -> dict[str, Any]:
-    """Options of dask-jobqueue for the processors of a job: it assumes one worker with one thread."""
+    """Options of dask-jobqueue for a job's processors: it assumes one worker with one thread."""
     if file.kind == "pbs":
         return {"resource_spec": f"select=1:ncpus={file.cores}:mem={math.ceil(bytes_of(file.memory) / 2**20)}mb"}
     return {"job_cpu" if file.kind == "slurm" else "ncpus": file.cores}

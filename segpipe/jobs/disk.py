@@ -1,4 +1,4 @@
-"""Room on a disk: what a run may take, what is free, and what to say once there is none."""
+"""Disk space: what a run needs, what is free, and messages about shortages."""
 
 import errno
 import math
@@ -21,56 +21,56 @@ from segpipe.storage.bucket import is_remote
 from segpipe.storage.folder import Folder
 
 OVERVIEWS = 4 / 3
-"""A pyramid of halves over the pixels below it."""
+"""Pixels of a raster with its overviews, relative to its own pixels."""
 
 MASK_SHARE, CONFIDENCE_SHARE = 0.12, 0.6
-"""Likely size of a compressed raster over that of its pixels."""
+"""Likely size of a compressed raster relative to its pixels."""
 
 BESIDE = 16_000
 """Bytes of a record, a sidecar and a style."""
 
 SAMPLE = 16
-"""Cases whose headers stand for all, where nobody has looked at them."""
+"""Cases whose headers are sampled if no case has been opened."""
 
 LITTLE = 16 * 10**6
-"""Bytes that a run wants free wherever it writes at all: tables, lock, Dask's own files."""
+"""Bytes that any run needs for tables, lock and Dask's own files."""
 
 FEW_FILES = 64
-"""Files that a disk may yet hold below which it is files that it has no room for, and not bytes."""
+"""Free inodes below which a full disk is taken to lack inodes, not bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Needed:
-    """Bytes and files that a run takes."""
+    """Bytes and files that a run needs."""
 
     likely: float
     most: float
     passing: float
-    """Of these, what drafts and parts likely take while it runs."""
+    """Part of ``likely``: drafts and parts that exist only during the run."""
     files: int
 
 
 @dataclass(frozen=True, slots=True)
 class Free:
-    """What is left on a disk."""
+    """Free space on a disk."""
 
     bytes: int | None
-    """None where the file system does not tell."""
+    """None where the file system does not report it."""
     files: int | None
-    """None where the file system does not count them."""
+    """None where the file system does not count files."""
 
 
 def free_at(folder: Path) -> Free:
-    """For this user, as far as the file system tells; quotas are not part of it."""
+    """Free space for this user as the file system reports it; quotas are not included."""
     try:
         found = os.statvfs(folder)
-    except OSError:  # a server that does not answer just now
+    except OSError:  # a server that does not answer at present
         return Free(None, None)
     return Free(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None)
 
 
 def needed(plan: Plan, run: Run) -> Needed:
-    """What all cases to be done take on the disk of the drafts, which is that of the masks unless these go to a bucket."""
+    """Needs of all remaining cases on the disk of the drafts, which is that of the masks unless these go to a bucket."""
     layers, sizes = _layers(run), _sizes(plan, run)
     pixels = [n for _, n in sizes]
     stays = isinstance(run.output, Folder)
@@ -86,7 +86,7 @@ def needed(plan: Plan, run: Run) -> Needed:
 
 
 def _layers(run: Run) -> list[tuple[int, float]]:
-    """Bytes per pixel of each raster of a case, and the share of them that is likely left when it is compressed."""
+    """Bytes per pixel of each raster of a case, and the share that likely remains after compression."""
     decision = Decision(run.model.contract, run.model.blend_on)
     mask = (decision.bands * np.dtype(decision.dtype).itemsize, MASK_SHARE)
     return [mask, (decision.bands, CONFIDENCE_SHARE)] if run.settings.confidence else [mask]
@@ -110,16 +110,16 @@ def sampled_sheets(plan: Plan, run: Run) -> Iterator[Sheet]:
     """Open some cases that were not opened yet; leave out those that cannot be opened."""
     with environment():
         for case in plan.unseen[:: max(1, len(plan.unseen) // SAMPLE)]:
-            with suppress(Exception):  # whatever it is, the job of the case says it
+            with suppress(Exception):  # the job of the case reports any error
                 if is_remote(case.path):
-                    continue  # a request each
+                    continue  # would take a request each
                 source, sheet = open_sheet(case, run.model, run.settings.overrides, memory=most_memory(run.settings))
                 with closing(source):
                     yield sheet
 
 
 def forecast(plan: Plan, run: Run) -> str:
-    """What a run takes and what is free, in a line."""
+    """Describe in one line what a run needs and what is free."""
     folder = run.output.disk()
     want, free = needed(plan, run), free_at(folder)
     files = "" if free.files is None else f", {free.files:,} files"
@@ -131,11 +131,11 @@ def forecast(plan: Plan, run: Run) -> str:
 
 
 def _amount(free: Free) -> str:
-    return "not told" if free.bytes is None else in_words(free.bytes)
+    return "unknown" if free.bytes is None else in_words(free.bytes)
 
 
 def shortages(plan: Plan, run: Run) -> Iterator[str]:
-    """Warnings of disks that are likely too full for a run."""
+    """Yield warnings about disks that are likely too small for a run."""
     folder = run.output.disk()
     want, free = needed(plan, run), free_at(folder)
     if free.bytes is not None and want.likely > free.bytes:
@@ -144,7 +144,7 @@ def shortages(plan: Plan, run: Run) -> Iterator[str]:
             f"{in_words(free.bytes)} are free: free {in_words(want.likely - free.bytes)}, or name another {_flag(run)}"
         )
     if free.files is not None and want.files > free.files:
-        yield f"warning: the run leaves {want.files:,} files, and {folder} has room for {free.files:,}: remove some"
+        yield f"warning: the run leaves {want.files:,} files, and {folder} can hold only {free.files:,}: remove some"
 
 
 def _flag(run: Run) -> str:
@@ -152,13 +152,13 @@ def _flag(run: Run) -> str:
 
 
 def stopped(plan: Plan, run: Run, share: float, said: str) -> str:
-    """Why a run has ended before its time, and what to do.
+    """Why a run stopped early, and what to do.
 
     Args:
-        plan: of the run.
-        run: that has ended.
-        share: of its cases that are not done.
-        said: by the operating system, when something could not be written.
+        plan: plan of the run.
+        run: the run.
+        share: share of its cases that are not done.
+        said: message of the operating system when a write failed.
     """
     folder, started = run.output.disk(), "no further work was started"
     if said == os.strerror(errno.ENOSPC):

@@ -1,4 +1,4 @@
-"""Who runs the jobs of a plan: a loop, or a Dask cluster. Both give the same outcomes."""
+"""Executors, which run the jobs of a plan: a serial loop, or a Dask cluster. Both give the same outcomes."""
 
 import logging
 import threading
@@ -33,34 +33,34 @@ WORKER_MODEL = "segpipe_model"
 """Attribute of a Dask worker that holds the loaded model."""
 
 PROGRESS_SECONDS = 0.3
-"""Seconds between two reports of a worker's progress."""
+"""Seconds between two progress reports of a worker."""
 
 ALONE = RETRIES + 2
-"""The attempt of a task that lost its worker, with nothing beside it that could be to blame."""
+"""Number of the attempt in which a task that lost its worker runs without any other."""
 
 GONE = "the scheduler is gone, and the jobs that were running are lost: start it, then run the same command again"
 
 GIVING_UP = 60.0
-"""Seconds that tasks have to end once nothing can be written any more."""
+"""Seconds for tasks to end after the output has become unwritable."""
 
 FETCH = 10.0
-"""Seconds in which a result that is there comes."""
+"""Seconds for fetching a finished result."""
 
 TICK = 0.5
-"""Seconds between two looks at what hangs, or whether to stop."""
+"""Seconds between two checks for hanging tasks and for a halt."""
 
 ROLL_CALL = 10.0
-"""Seconds between two looks at who is there."""
+"""Seconds between two checks for connected workers."""
 
 NOBODY = 300.0
-"""Seconds without any worker after which none is waited for: one that starts anew is there within a minute."""
+"""Seconds without any worker after which the run fails: a restarted one is back within a minute."""
 
 Executor = Callable[[Plan, Run, Watcher, Halt], Iterator[Outcome]]
-"""The last asks to begin nothing more; what runs may end."""
+"""Runs a plan. The last argument asks to start nothing more; running tasks may end."""
 
 
 def serial(plan: Plan, run: Run, watcher: Watcher, halt: Halt) -> Iterator[Outcome]:
-    """Every job in this process, one after the other: the reference."""
+    """Run every job in this process, one after the other: the reference executor."""
     with span("model"):
         agenda, context = Agenda(plan, run), Context(run, load(run.model), plan.calls, watcher.progress)
     while agenda and not halt.is_set() and not context.stop.is_set():
@@ -75,7 +75,7 @@ def serial(plan: Plan, run: Run, watcher: Watcher, halt: Halt) -> Iterator[Outco
 
 
 def dask(plan: Plan, run: Run, watcher: Watcher, halt: Halt) -> Iterator[Outcome]:
-    """Every job as a task of a ``distributed`` cluster: processes of this machine, or whatever the settings name."""
+    """Run every job as a task of a ``distributed`` cluster: local processes, or the cluster in the settings."""
     with Around("workers", connected(run, plan.workers)) as client:
         if line := dashboard(client):
             watcher.note(line)
@@ -85,25 +85,25 @@ def dask(plan: Plan, run: Run, watcher: Watcher, halt: Halt) -> Iterator[Outcome
         try:
             yield from _Board(client, plan, run, watcher.progress).carry_out(halt)
         finally:
-            if run.settings.scheduler is not None:  # its workers live on
+            if run.settings.scheduler is not None:  # its workers outlive the run
                 with suppress(Exception):
                     client.unregister_worker_plugin(plugin.name)
 
 
 @dataclass
 class _Running:
-    """A task that the cluster has."""
+    """A task submitted to the cluster."""
 
     task: Task
     future: "Future[Any]"
     attempt: int
     worker: str | None = None
-    """Address of the worker that has begun it."""
+    """Address of the worker that has started it."""
     began: float = 0.0
 
 
 class _Board:
-    """Tasks on their way through a cluster: few at a time, so that the scheduler never holds more than two per worker."""
+    """Submits tasks to a cluster, few at a time, so that the scheduler never holds more than two per worker."""
 
     def __init__(self, client: "Client", plan: Plan, run: Run, progress: Progress) -> None:
         self._client, self._plan, self._run, self._progress = client, plan, run, progress
@@ -113,7 +113,7 @@ class _Board:
         self._ended: SimpleQueue[str] = SimpleQueue()
         self._called = self._attended = time.monotonic()
         self._stopped: float | None = None
-        """When it was found that nothing can be written any more."""
+        """When the output was found to be unwritable."""
         client.subscribe_topic(TOPIC, self._hear)
 
     def _hear(self, event: tuple[float, Any]) -> None:
@@ -141,18 +141,18 @@ class _Board:
                 yield from self._end_hanging()
                 self._call_roll()
         finally:
-            # whoever leaves early, by Ctrl-C or --fail-fast, begins nothing more
+            # after Ctrl-C or --fail-fast nothing more is started
             self._client.cancel([running.future for running in self._running.values()])
 
     def _is_ending(self, halt: Halt) -> bool:
-        """Whether nothing more is begun."""
+        """Whether nothing more may be started."""
         return halt.is_set() or self._stopped is not None
 
     def _stop(self) -> None:
-        """Nothing can be written any more: what runs is given up, wherever it does."""
+        """Give up all running tasks, because the output is unwritable."""
         self._stopped = time.monotonic()
         keys = [key for key, running in self._running.items() if running.worker is not None]
-        with suppress(OSError, TimeoutError):  # no answer: futures tell when the scheduler is gone
+        with suppress(OSError, TimeoutError):  # no answer: futures report a lost scheduler
             self._client.run(_give_up, keys, on_error="ignore", wait=False)
 
     def _submit(self, task: Task, attempt: int) -> None:
@@ -162,7 +162,7 @@ class _Board:
         future.add_done_callback(lambda done: self._ended.put(done.key))
 
     def _recall(self) -> None:
-        """Take back what no worker has begun."""
+        """Cancel tasks that no worker has started."""
         for key, running in list(self._running.items()):
             if running.worker is None:
                 del self._running[key]
@@ -177,7 +177,7 @@ class _Board:
             return
         try:
             yield from self._finish(running)
-        except _UnfetchedError:  # meanwhile others end, or it is found that no worker is left
+        except _UnfetchedError:  # others may end meanwhile, or the loss of all workers is detected
             key = str(running.future.key)
             self._running[key] = running
             self._ended.put(key)
@@ -188,11 +188,11 @@ class _Board:
             raise WorkerError(GONE)
         error = _exception(future)
         if isinstance(error, ModelError | WorkerError):
-            raise error  # of a worker that came late: no case can be done with another model, or by several threads
+            raise error  # from a late worker: no case can be done with another model, or in several threads
         if error is not None and (apart := _apart(task)):
             self._agenda.put_back(apart)
         elif error is not None and running.attempt < ALONE and not isinstance(error, SegpipeError):
-            # the scheduler suspects all that the lost worker held, begun or not: once more, with nothing beside it
+            # the scheduler blames all tasks of a lost worker, started or not: try once more without other tasks
             self._suspects.append(task)
         else:
             results = _results(future, task, self._run)
@@ -201,16 +201,16 @@ class _Board:
             yield from self._agenda.ended(task, results)
 
     def _call_roll(self) -> None:
-        """Without workers nothing ends, and nobody else would say so.
+        """Check that there are workers: without any, no task ends and no error occurs.
 
         Raises:
-            WorkerError: none has been there for a long time.
+            WorkerError: there has been none for a long time.
         """
         now = time.monotonic()
         if now - self._called < ROLL_CALL:
             return
         self._called = now
-        with suppress(OSError, TimeoutError):  # no answer: futures tell when the scheduler is gone
+        with suppress(OSError, TimeoutError):  # no answer: futures report a lost scheduler
             if self._client.nthreads():
                 self._attended = now
         cluster = self._run.settings.cluster
@@ -221,18 +221,18 @@ class _Board:
             )
 
     def _end_hanging(self) -> Iterator[Outcome]:
-        """End workers whose task takes longer than any may; it is tried again, but not for ever."""
+        """Restart workers whose task exceeds the time limit; retry the task a limited number of times."""
         limit = self._run.settings.job_timeout
         for key, running in list(self._running.items()):
             if running.worker is None or time.monotonic() - running.began < limit:
                 continue
             if running.worker not in self._client.nthreads():
-                running.worker = None  # it was lost, and the task waits for another
+                running.worker = None  # it was lost, and the task waits for another worker
                 continue
             del self._running[key]
             running.future.cancel()
             LOG.warning("%s has hung for %g s on %s, which is restarted", key, limit, running.worker)
-            with suppress(KeyError, ValueError):  # it has gone just now, or has no nanny: another takes the task
+            with suppress(KeyError, ValueError):  # it has just gone, or has no nanny: another takes the task
                 self._client.restart_workers([running.worker], raise_for_error=False)
             if apart := _apart(running.task):
                 self._agenda.put_back(apart)
@@ -244,19 +244,19 @@ class _Board:
 
 
 def _apart(task: Task) -> list[Task]:
-    """The cases of a job that has taken its worker with it, each alone; none where it is one alone."""
+    """Split a job that has lost its worker into single cases; empty if it has only one."""
     return [Job((case,), unseen=task.unseen) for case in task.cases] if isinstance(task, Job) and len(task.cases) > 1 else []
 
 
 def _work(key: str, task: Task, run: Run, calls: int) -> tuple[list[Result], Taken | None]:
-    """A task on a worker, with the model that its plugin has loaded."""
+    """Run a task on a worker, with the model loaded by the plugin."""
     from distributed import get_worker
 
     worker = get_worker()
     check_threads(run, worker.address, worker.state.nthreads)
     worker.log_event(TOPIC, {"began": key, "worker": worker.address})
     progress = _Throttled(lambda pixels: worker.log_event(TOPIC, {"pixels": pixels}))
-    # a worker whose plugin failed has none: loading it again raises the reason
+    # if the plugin has failed, loading the model again raises the reason
     warned = _warnings_sent(lambda text: worker.log_event(TOPIC, {"warning": text}))
     with recording(on=bool(run.settings.profile)) as recorded, warned:
         model = getattr(worker, WORKER_MODEL, None) or load(run.model)
@@ -271,21 +271,21 @@ def _work(key: str, task: Task, run: Run, calls: int) -> tuple[list[Result], Tak
 
 
 STOPS: dict[str, threading.Event] = {}
-"""By which the tasks of this process are given up, by key."""
+"""Events that stop the tasks of this process, by key."""
 
 
 def _give_up(keys: list[str]) -> None:
-    """On a worker: stop these tasks."""
+    """Stop tasks of this worker."""
     for key in keys:
         if (stop := STOPS.get(key)) is not None:
             stop.set()
 
 
 @contextmanager
-def _warnings_sent(tell: Callable[[str], None]) -> Iterator[None]:
-    """Send warnings to the first process, since nobody reads the log of a worker."""
+def _warnings_sent(send: Callable[[str], None]) -> Iterator[None]:
+    """Send warnings to the first process, since nobody reads a worker's log."""
     handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: tell(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: send(record.getMessage())  # type: ignore[method-assign]
     LOG.addHandler(handler)
     try:
         yield
@@ -294,7 +294,7 @@ def _warnings_sent(tell: Callable[[str], None]) -> Iterator[None]:
 
 
 class _UnfetchedError(Exception):
-    """A result that was there went with its worker while it was fetched: it is made again, if there is a worker."""
+    """A finished result was lost with its worker while it was fetched; the task runs again if there is a worker."""
 
 
 def _exception(future: "Future[Any]") -> BaseException | None:
@@ -306,18 +306,18 @@ def _exception(future: "Future[Any]") -> BaseException | None:
 
 
 def _results(future: "Future[Any]", task: Task, run: Run) -> list[Result]:
-    """What a task gave; one that was lost with its worker fails its cases, and only those."""
+    """Results of a task; if it was lost with its worker, failures of its cases."""
     error = _exception(future)
     if error is None:
         try:
             ended: tuple[list[Result], Taken | None] = future.result(timeout=FETCH)
         except TimeoutError:
             raise _UnfetchedError from None
-        except (OSError, CancelledError):  # it was done, and the scheduler went before it could be fetched
+        except (OSError, CancelledError):  # the scheduler was lost before the result could be fetched
             raise WorkerError(GONE) from None
         except SegpipeError:
             raise
-        except Exception as again:  # noqa: BLE001 - a result that was lost with its worker is made again, which may fail
+        except Exception as again:  # noqa: BLE001 - a lost result is computed again, which may fail
             error = again
         else:
             results, taken = ended
@@ -328,7 +328,7 @@ def _results(future: "Future[Any]", task: Task, run: Run) -> list[Result]:
 
 
 def _failed(task: Task, run: Run, error: str) -> list[Result]:
-    """A failure for each case of a task, but for those that were done before it was lost."""
+    """A failure for each case of a task, except for those that were finished before it was lost."""
     cases = task.cases if isinstance(task, Job) else (task.case.case,)
     whole = isinstance(task, Job | JoinJob)
     pixels = [done_pixels(case, run) if whole else None for case in cases]
@@ -336,10 +336,10 @@ def _failed(task: Task, run: Run, error: str) -> list[Result]:
 
 
 class _Throttled:
-    """Adds up progress and tells of it now and then: messages cost the scheduler time."""
+    """Accumulates progress and reports it at intervals: each message costs the scheduler time."""
 
-    def __init__(self, tell: Progress) -> None:
-        self._tell, self._pixels, self._sent = tell, 0, time.monotonic()
+    def __init__(self, report: Progress) -> None:
+        self._report, self._pixels, self._sent = report, 0, time.monotonic()
 
     def __call__(self, pixels: int) -> None:
         self._pixels += pixels
@@ -347,7 +347,7 @@ class _Throttled:
             self.flush()
 
     def flush(self) -> None:
-        self._tell(self._pixels)
+        self._report(self._pixels)
         self._pixels, self._sent = 0, time.monotonic()
 
 

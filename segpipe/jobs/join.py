@@ -1,4 +1,4 @@
-"""One mask, one record and one table of a case that was done in parts."""
+"""Join the parts of a case into one mask, one record and one table."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -29,20 +29,20 @@ LOG = logging.getLogger("segpipe")
 
 
 def case_output(case: Case, sheet: Sheet, run: Run) -> CaseOutput:
-    """What takes a case, unless its mask would replace what it must not."""
+    """The output of a case, after checking that its mask replaces nothing that it must not."""
     refuse_taken(case, run, sheet.asked)
     return CaseOutput(case, _verified(case, sheet, run), run)
 
 
 def _verified(case: Case, sheet: Sheet, run: Run) -> Sheet:
-    """A case whose files have been compared with their checksums, if that was asked for, and what has none."""
+    """Compare a case's files with their checksums if requested, and note those without one."""
     if not run.settings.verify_input:
         return sheet
     return replace(sheet, notes=(*sheet.notes, *FORMATS[case.format].verify(sheet.asked)))
 
 
 class DamagedPartsError(SegpipeError):
-    """Parts that a join has taken away, by their numbers."""
+    """Damaged parts, which a join has removed, by number."""
 
     def __init__(self, numbers: Sequence[int]) -> None:
         super().__init__("parts are damaged")
@@ -50,13 +50,13 @@ class DamagedPartsError(SegpipeError):
 
 
 def join(job: JoinJob, run: Run) -> tuple[str, ...]:
-    """One mask, one record and one table of a case from what its parts have left, which then goes; and its warnings."""
+    """Join the parts of a case into one mask, one record and one table, then remove them; return the case's warnings."""
     case = job.case.case
     source, sheet = open_sheet(case, run.model, run.settings.overrides, memory=most_memory(run.settings))
     with closing(source):
         sheet = _with_findings(case, source, sheet, run)
     if read_cut(case, run, sheet.files, sheet.grid.shape) != job.parts:
-        if is_done(case, run):  # by a worker that was lost while it took the parts away
+        if is_done(case, run):  # by a worker that was lost while it removed the parts
             forget_parts(run.output, case)
             return sheet.warnings
         raise SourceError(CHANGED.format(case.path))
@@ -80,12 +80,12 @@ def _add_parts(output: CaseOutput, count: int) -> Iterator[int]:
         try:
             output.add(number)
         except DamagedPartError as error:
-            LOG.warning("warning: %s: the part is made again", error)
+            LOG.warning("warning: %s: the part is processed again", error)
             yield number
 
 
 def _with_findings(case: Case, source: Source, sheet: Sheet, run: Run) -> Sheet:
-    """As one of its parts has seen it; a run without that setting may have allowed what this one does not."""
+    """Add the findings of the case's parts; an earlier run may have allowed what this one does not."""
     found = read_findings(run.output, case)
     if found is None:
         judge, scaling = Judge(run.model.contract), read_scaling(run.output, case)

@@ -1,4 +1,4 @@
-"""A whole run: check, plan, execute, and leave the tables."""
+"""Run the whole pipeline: check, plan, execute, and write the tables."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ from segpipe.errors import InputError, OutputError, SegpipeError
 from segpipe.formats.case import without_path
 from segpipe.formats.cases import Case, Failure, find_input, searched_root
 from segpipe.formats.registry import by_suffix, split_suffix
-from segpipe.jobs.cluster import crew
+from segpipe.jobs.cluster import cluster_workers
 from segpipe.jobs.disk import stopped
 from segpipe.jobs.executors import EXECUTORS
 from segpipe.jobs.ledger import Ledger, State
@@ -64,38 +64,38 @@ LOG = logging.getLogger("segpipe")
 
 
 WARNED = 100
-"""Cases with unusual pixels that are named in ``run.json``. Each has it in its record."""
+"""Most cases with unusual pixels that are named in ``run.json``; each has them in its record."""
 
 NAMED = 20
-"""Those that are named on stderr."""
+"""Most cases with unusual pixels that are named on stderr."""
 
 
 @dataclass
 class Summary:
-    """What came of a run."""
+    """Result of a run."""
 
     ledger: Ledger
     folder: str = field(default_factory=lambda: str(Path.cwd()))
-    """Where the run was started, which may be gone when it ends."""
+    """Working folder at the start, which may be gone at the end."""
     failed: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
     pixels: int = 0
     interrupted: bool = False
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """How many files of the input were not taken, by suffix."""
+    """Number of input files that were not taken, by suffix."""
     problems: list[str] = field(default_factory=list)
-    """What went wrong beside the cases."""
+    """Errors that do not belong to a case."""
     unusual: int = 0
-    """Cases that this run did although something is unusual about their pixels."""
+    """Number of cases that this run did in spite of unusual pixels."""
     warnings: list[dict[str, str]] = field(default_factory=list)
-    """What that is, for the first of them."""
+    """Warnings of the first of these cases."""
     profile: Profile | None = None
-    """Where the time went, if that was asked for."""
+    """The profile, if requested."""
     trace: str | None = None
-    """Its spans, as a user calls the file."""
+    """Path or URL of the profile's trace."""
 
     def add(self, outcome: Outcome) -> None:
-        """Note how a case ended."""
+        """Note the outcome of a case."""
         self.unusual += bool(outcome.warnings)
         if self.unusual <= WARNED:
             self.warnings += [{"case": outcome.case.name, "warning": text} for text in outcome.warnings]
@@ -121,7 +121,7 @@ class Summary:
 
     @property
     def good(self) -> Iterator[Case]:
-        """Cases that have their mask."""
+        """Cases that have a mask."""
         return self.ledger.cases(State.DONE, State.SKIPPED)
 
     @property
@@ -137,11 +137,11 @@ class Prepared:
     cases: Sequence[Case]
     plan: Plan
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """How many files of the input were not taken, by suffix."""
+    """Number of input files that were not taken, by suffix."""
     problems: Sequence[str] = ()
     """Folders of the input that could not be read."""
     command: Sequence[str] = field(default_factory=lambda: ["segpipe", *sys.argv[1:]])
-    """The words of the command line that continues the run."""
+    """Words of the command that continues the run."""
     zones: Zones | None = None
     """Polygons in which classes are summed up."""
 
@@ -150,12 +150,12 @@ def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prep
     """Check settings, model, contract, inputs and output, and plan; nothing is inferred or written.
 
     Args:
-        settings: of the run.
-        look: into every case, however many there are.
-        age: seconds that this process has lived for the run alone, which a profile counts, too.
+        settings: settings of the run.
+        look: open every case, however many there are.
+        age: seconds since the start of a process that serves this run alone; included in the profile.
 
     Raises:
-        SegpipeError: the run cannot start; a single bad case is a failure in the plan instead.
+        SegpipeError: the run cannot start; a bad case is a failure in the plan instead.
     """
     settle()
     begin(bool(settings.profile), age)
@@ -164,9 +164,9 @@ def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prep
         refuse_large_tile(spec, most_memory(settings))
         model = try_out(spec)
     with span("plan"):
-        who = crew(settings)
-        if who is not None and who.memory is not None and settings.memory is None:
-            settings = settings.model_copy(update={"memory": who.memory / 1e9})
+        pool = cluster_workers(settings)
+        if pool is not None and pool.memory is not None and settings.memory is None:
+            settings = settings.model_copy(update={"memory": pool.memory / 1e9})
         run = Run(model, settings)
         for cut in filter(is_cut, settings.input):
             raise InputError(f"a URL must be whole, and its token was cut from {cut}: give it with tonight's")
@@ -179,7 +179,7 @@ def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prep
         check_output(run.output, settings.input, cases)
         _check_trace(run, cases)
         zones = _zones(run, cases)
-        plan = make_plan(cases, run, who or processors(), look=look, values=look)
+        plan = make_plan(cases, run, pool or processors(), look=look, values=look)
         plan = replace(plan, failed=(*refused, *plan.failed))
         everything = sorted([*cases, *(failure.case for failure in refused)], key=attrgetter("name")) if refused else cases
         return Prepared(run, everything, plan, found.left_out, found.problems, zones=zones)
@@ -195,7 +195,7 @@ def _zones(run: Run, cases: Sequence[Case]) -> Zones | None:
 
 
 def _trace(run: Run) -> tuple[Store, str] | None:
-    """Where the trace of a profile goes, if there is to be one."""
+    """Store and name of the profile's trace, if there is to be one."""
     place = run.settings.profile
     if isinstance(place, Path):
         return Folder(place.parent), place.name
@@ -218,7 +218,7 @@ def _check_trace(run: Run, cases: Sequence[Case]) -> None:
 
 
 def check_output(output: Store, inputs: Sequence[str], cases: Sequence[Case]) -> None:
-    """The output must be writable, where no later run takes it for input, and no mask replaces an input."""
+    """Check that the output is writable, that no later run takes it for input, and that no mask replaces an input."""
     for text in inputs:
         root = searched_root(text)
         if root is not None and output.is_inside(root):
@@ -239,12 +239,12 @@ def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) ->
     """Execute a plan and write ``areas.csv`` and ``run.json``, even if some or all cases fail.
 
     Args:
-        prepared: what to do.
+        prepared: the run.
         watcher: receives progress and outcomes.
         halt: once set, no more work is begun; the run ends as interrupted when the work in progress has ended.
 
     Raises:
-        OutputError: the output folder cannot be made, or another run holds it.
+        OutputError: the output folder cannot be created, or another run holds it.
     """
     run, plan = prepared.run, prepared.plan
     LOG.info(
@@ -274,12 +274,12 @@ def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) ->
             if said := unwritable(error, writing=isinstance(error, OutputError)):
                 summary.problems.append(_full(prepared, summary, said))
         halt.concluding = True
-        _tell_rest(run, summary)
+        _warn_of_rest(run, summary)
         summary.interrupted |= halt.is_set()
         summary.seconds = time.perf_counter() - started
         with span("tables"):
             _conclude(prepared, summary)
-        _tell_time(prepared, summary)
+        _write_profile(prepared, summary)
         with _noting(summary):
             record = _record(prepared, summary, "interrupted" if summary.interrupted else "ended")
             persistently(lambda: output.write_json("run.json", record), run.settings.retries)
@@ -287,14 +287,14 @@ def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) ->
     return summary
 
 
-def _tell_time(prepared: Prepared, summary: Summary) -> None:
-    """Where the time went until here, and its trace."""
+def _write_profile(prepared: Prepared, summary: Summary) -> None:
+    """Summarise the profile so far, and write its trace."""
     recorder, settings, plan = end(), prepared.run.settings, prepared.plan
     place = _trace(prepared.run)
     if recorder is None or place is None:
         return
     model, calls = prepared.run.model, plan.workers * plan.calls
-    on_cpu = model.device == "cpu" and model.threads == 1  # else other threads than the call's do its work
+    on_cpu = model.device == "cpu" and model.threads == 1  # otherwise threads other than the call's do its work
     if on_cpu and not (settings.scheduler or settings.cluster):
         calls = min(calls, processors())
     summary.profile = account(recorder, workers=plan.workers, calls=calls, on_cpu=on_cpu)
@@ -303,12 +303,12 @@ def _tell_time(prepared: Prepared, summary: Summary) -> None:
     with _noting(summary), store.writing(name) as stream:
         write_trace(stream, summary.profile.processes)
     if isinstance(prepared.run.settings.profile, Path):
-        with suppress(OSError):  # which another run may use
+        with suppress(OSError):  # another run may use it
             (prepared.run.settings.profile.parent / DRAFTS).rmdir()
 
 
 def _opened(prepared: Prepared) -> Summary:
-    """The summary of a run that has not done anything yet."""
+    """The summary of a run before its start."""
     summary = Summary(Ledger(prepared.cases), left_out=prepared.left_out, problems=list(prepared.problems))
     for case in prepared.plan.done:
         summary.ledger.note(case.name, State.SKIPPED)
@@ -318,7 +318,7 @@ def _opened(prepared: Prepared) -> Summary:
 
 
 def _conclude(prepared: Prepared, summary: Summary) -> None:
-    """Leave the tables, each whatever becomes of the other, and nothing half-written."""
+    """Write the tables, each regardless of errors in the others, and leave nothing half-written."""
     output, retries = prepared.run.output, prepared.run.settings.retries
     if summary.interrupted or summary.problems:
         # workers may have finished cases that they could not report
@@ -353,11 +353,11 @@ def _conclude_zones(prepared: Prepared, summary: Summary) -> None:
 
 
 def _tidy_parts(output: Store, ledger: Ledger) -> None:
-    """Leave the parts that a later run goes on from, and no others."""
+    """Keep only the parts that a later run can continue from."""
     with output_errors(output.path(FOLDER)):
         there = set(output.folders(FOLDER))
         for case in ledger.cases(*State) if there else ():
-            # a run was stopped between the last word of a case and the end of its parts, or this one did it whole
+            # a run was stopped after a case was finished but before its parts were removed, or this run did the case whole
             over = ledger.state(case.name) in (State.DONE, State.SKIPPED)
             if parts_folder(case) in there and (over or not has_parts(output, case)):
                 forget_parts(output, case)
@@ -397,13 +397,13 @@ def _execute(prepared: Prepared, watcher: Watcher, summary: Summary, halt: Halt)
 
 
 def _full(prepared: Prepared, summary: Summary, said: str) -> str:
-    """That nothing can be written any more, and what to do."""
+    """Message that the output is unwritable, and what to do."""
     left = summary.ledger.count(State.MISSING) + summary.ledger.count(State.FAILED)
     return stopped(prepared.plan, prepared.run, left / max(1, len(prepared.cases)), said)
 
 
-def _tell_rest(run: Run, summary: Summary) -> None:
-    """That there are more cases with unusual pixels than those named on stderr."""
+def _warn_of_rest(run: Run, summary: Summary) -> None:
+    """Warn that more cases have unusual pixels than were named on stderr."""
     if (more := summary.unusual - NAMED) <= 0:
         return
     noun = "case has" if more == 1 else "cases have"

@@ -20,7 +20,7 @@ class State(IntEnum):
 class Ledger:
     """States of cases that are sorted by name, without duplicates.
 
-    Names are not stored again: for 100,000 cases they would be most of the memory of the first process.
+    Names are not stored again: for 100,000 cases they would take most of the first process's memory.
     """
 
     def __init__(self, cases: Sequence[Case]) -> None:

@@ -1,4 +1,4 @@
-"""What a run will do: jobs of a size that suits the workers, known before anything is inferred."""
+"""The plan of a run: jobs of a size that suits the workers, made before anything is inferred."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,29 +22,29 @@ from segpipe.results.records import Run, done_cases, refuse_taken
 from segpipe.storage.retry import is_passing
 
 JOB_WINDOWS, JOB_BATCHES = 64, 16
-"""Windows up to which small cases are put together into one job: seconds of work on a CPU; or so many batches where that is
-more, since a device waits for the first of a job."""
+"""Most windows of small cases in one job: seconds of work on a CPU; or that many batches, if more, since a device waits for
+the first of a job."""
 
 JOBS_PER_WORKER = 4
-"""Fewest jobs per worker, if there are cases for them, so that no worker waits long for the last."""
+"""Fewest jobs per worker, if there are enough cases, so that no worker waits long for the last."""
 
 LOOKED_AT = 500
-"""Cases whose headers are read before anything is inferred, in half a second or so. Of more than these, each is opened by
-the job that does it, and only by that: opening a picture twice costs more than all other bookkeeping."""
+"""Most cases whose headers are read before inference, in about half a second. Beyond that, each case is opened only by
+its job: opening a picture twice costs more than all other bookkeeping."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedCase:
-    """A case to be done and what it will take."""
+    """A case to be done and what it requires."""
 
     case: Case
     shape: tuple[int, ...]
     windows: int
     notes: tuple[str, ...] = ()
     files: tuple[str, ...] = field(default=(), repr=False)
-    """Absolute paths of what its pixels come from."""
-    room: int = 0
-    """Bytes of blocks that a row of its windows touches."""
+    """Absolute paths of the files that its pixels come from."""
+    block_bytes: int = 0
+    """Bytes of the blocks that a row of its windows touches."""
     regridding: Regridding | None = None
     """The case's own grid and the network's; None if they are the same."""
     unpacked: int = 0
@@ -57,7 +57,7 @@ class PlannedCase:
         return Cover(self.regridding.shape, model.tiling_of(self.shape), HALO)
 
     def load(self, model: ModelSpec) -> Load:
-        return Load(self.cover(model), FORMATS[self.case.format].cache().size(self.room), self.regridding)
+        return Load(self.cover(model), FORMATS[self.case.format].cache().size(self.block_bytes), self.regridding)
 
     @property
     def pixels(self) -> int:
@@ -70,12 +70,12 @@ class Job:
 
     cases: tuple[Case, ...]
     unseen: bool = False
-    """Nobody has looked at the cases yet: what is too large, or more than ``job_windows``, is handed back."""
+    """Whether the cases have not been opened; a case that is too large, or beyond ``job_windows``, is handed back."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A case that is large enough to be done in parts."""
+    """A case that is large enough to be processed in parts."""
 
     case: PlannedCase
     parts: tuple[Part, ...]
@@ -88,61 +88,61 @@ class Plan:
     """Every case is in exactly one of: small, a cut, unseen, done, failed."""
 
     small: tuple[PlannedCase, ...]
-    """Done whole, several to a job."""
+    """Processed whole, several to a job."""
     cuts: tuple[Cut, ...]
     unseen: Sequence[Case]
-    """Not looked at yet; the jobs that do them do so."""
+    """Not opened yet; their jobs open them."""
     done: Sequence[Case]
     failed: tuple[Failure, ...]
     workers: int
     calls: int
-    """Batches that one worker has in its model at once."""
+    """Batches in flight in the model of one worker."""
 
     @property
     def seen(self) -> list[PlannedCase]:
-        """Cases to do of which the size is known."""
+        """Remaining cases whose size is known."""
         return [*(cut.case for cut in self.cuts), *self.small]
 
     def __len__(self) -> int:
-        """Cases to do."""
+        """Number of remaining cases."""
         return len(self.cuts) + len(self.small) + len(self.unseen)
 
     @property
     def pixels(self) -> int | None:
-        """Of all cases to do; None where that is not known yet."""
+        """Pixels of all remaining cases; None where that is not known yet."""
         return None if self.unseen else sum(case.pixels for case in self.seen)
 
     def jobs(self, run: Run) -> Iterator[Job]:
-        """Of the small cases."""
+        """Yield jobs for the small cases."""
         return group(self.small, self.workers, job_windows(run))
 
 
 @dataclass(frozen=True, slots=True)
-class Crew:
-    """Who does the work."""
+class WorkerPool:
+    """The workers of a run."""
 
     workers: int
     calls: int
     memory: float | None = None
-    """Bytes that each worker has; None where it is this machine that they share."""
+    """Bytes for each worker; None for workers that share this machine."""
 
 
-def make_plan(cases: Sequence[Case], run: Run, crew: Crew | int, *, look: bool = False, values: bool = False) -> Plan:
-    """Leave out what is done, look at the headers of the rest unless they are too many, and cut the large ones.
+def make_plan(cases: Sequence[Case], run: Run, pool: WorkerPool | int, *, look: bool = False, values: bool = False) -> Plan:
+    """Skip finished cases, open the rest unless there are too many, and cut the large ones.
 
     Args:
-        cases: of the run.
-        run: what to do with them.
-        crew: who does it, or the processors of this machine, which are then shared out.
-        look: at all headers, however many cases there are.
-        values: whether to look at some pixels, too.
+        cases: cases of the run.
+        run: the run.
+        pool: the workers, or the number of this machine's processors to distribute over workers.
+        look: open all cases, however many there are.
+        values: whether to sample some pixels, too.
     """
     done = [] if run.settings.overwrite else done_cases(cases, run)
     finished = {id(case) for case in done}
     rest = [case for case in cases if id(case) not in finished] if done else cases
     if len(rest) > LOOKED_AT and not look:
-        who = crew if isinstance(crew, Crew) else _here(len(rest), run, crew)
-        return Plan((), (), rest, done, (), who.workers, who.calls)
+        workers = pool if isinstance(pool, WorkerPool) else _here(len(rest), run, pool)
+        return Plan((), (), rest, done, (), workers.workers, workers.calls)
     planned: list[PlannedCase] = []
     failed: list[Failure] = []
     unseen: list[Case] = []
@@ -150,22 +150,22 @@ def make_plan(cases: Sequence[Case], run: Run, crew: Crew | int, *, look: bool =
         for case in rest:
             _look(case, run, planned, failed, unseen, values=values)
     planned = _without_collisions(planned, run, failed, unseen)
-    who = crew if isinstance(crew, Crew) else _here(len(planned) + len(unseen), run, crew)
+    workers = pool if isinstance(pool, WorkerPool) else _here(len(planned) + len(unseen), run, pool)
     total = sum(case.windows for case in planned)
-    cuts = tuple(cut_large(planned, run, who.workers, total))
+    cuts = tuple(cut_large(planned, run, workers.workers, total))
     cutted = {cut.case.case.name for cut in cuts}
     small = tuple(case for case in planned if case.case.name not in cutted)
-    return Plan(small, cuts, unseen, done, tuple(failed), who.workers, who.calls)
+    return Plan(small, cuts, unseen, done, tuple(failed), workers.workers, workers.calls)
 
 
 def cut_large(planned: Sequence[PlannedCase], run: Run, workers: int, total: int) -> Iterator[Cut]:
-    """Cases that are too large for one job: for the workers that they get as their share, for memory, or to be resumed.
+    """Yield cases that are too large for one job: by their share of the workers, by memory, or for resuming.
 
     Args:
-        planned: cases that may be.
-        run: that they are for.
-        workers: of the run.
-        total: windows of all that is to be done, of which a case's are its share.
+        planned: candidates.
+        run: the run.
+        workers: workers of the run.
+        total: windows of all remaining cases, which define the share of a case.
     """
     for case in planned:
         cover = case.cover(run.model)
@@ -175,13 +175,13 @@ def cut_large(planned: Sequence[PlannedCase], run: Run, workers: int, total: int
 
 
 def keep_cut(cut: Cut, run: Run) -> None:
-    """Leave the plan of a cut for the runs to come."""
+    """Store the plan of a cut for later runs."""
     case = cut.case
     write_cut(case.case, run, identities(case.case.path, case.files), case.shape, cut.parts)
 
 
 def _stored(case: PlannedCase, run: Run) -> tuple[Part, ...] | None:
-    """Of an earlier run, whose finished parts then count."""
+    """Parts planned by an earlier run, whose finished parts then count."""
     if run.settings.overwrite or run.settings.parts is not None or not run.output.has(plan_name(case.case)):
         return None
     return kept_cut(case.case, run, identities(case.case.path, case.files), case.shape)
@@ -193,10 +193,10 @@ def _limits(case: PlannedCase, total: int, run: Run, workers: int) -> Limits:
     return Limits(min(share, case.windows), run.settings.parts, strip)
 
 
-def _look(  # noqa: PLR0913 - three places for a case to go
+def _look(  # noqa: PLR0913 - three lists that a case may go to
     case: Case, run: Run, planned: list[PlannedCase], failed: list[Failure], unseen: list[Case], *, values: bool
 ) -> None:
-    """Open a case; with ``values``, look at some of its pixels, too."""
+    """Open a case; with ``values``, sample some of its pixels, too."""
     with case_errors(case.path) as caught:
         source, sheet = open_sheet(case, run.model, run.settings.overrides, memory=most_memory(run.settings))
         with closing(source):
@@ -211,9 +211,9 @@ def _look(  # noqa: PLR0913 - three places for a case to go
 
 
 def as_planned(case: Case, sheet: Sheet) -> PlannedCase:
-    """What is known of a case once it has been opened."""
+    """Facts about a case after it was opened."""
     notes = (*sheet.notes, *sheet.warnings)
-    seen = sheet.grid.shape, len(sheet.cover), notes, sheet.asked, sheet.room, sheet.regridding, sheet.unpacked
+    seen = sheet.grid.shape, len(sheet.cover), notes, sheet.asked, sheet.block_bytes, sheet.regridding, sheet.unpacked
     return PlannedCase(case, *seen)
 
 
@@ -235,14 +235,14 @@ def _without_collisions(
     return kept
 
 
-def _here(cases: int, run: Run, processors: int) -> Crew:
-    """Workers on this machine, and calls in flight in each: processors are shared out among them."""
+def _here(cases: int, run: Run, processors: int) -> WorkerPool:
+    """Distribute the processors of this machine over workers and their calls in flight."""
     workers = _workers(cases, run, processors)
-    return Crew(workers, max(1, processors // workers // run.model.threads) if run.model.device == "cpu" else 1)
+    return WorkerPool(workers, max(1, processors // workers // run.model.threads) if run.model.device == "cpu" else 1)
 
 
 def _workers(cases: int, run: Run, processors: int) -> int:
-    """As asked; else no more than cases, since the calls of one worker share windows and parts do not."""
+    """Number of workers: as requested, else at most the number of cases: calls of a worker share windows, parts do not."""
     if run.settings.executor == "serial":
         return 1
     if run.settings.workers:
@@ -251,12 +251,12 @@ def _workers(cases: int, run: Run, processors: int) -> int:
 
 
 def job_windows(run: Run) -> int:
-    """Windows up to which small cases share a job; fewer where each is scored several times."""
+    """Most windows of small cases in one job; fewer where each is scored several times."""
     return max(1, JOB_WINDOWS // run.model.passes, JOB_BATCHES * run.model.batch // run.model.passes)
 
 
 def group(cases: Iterable[PlannedCase], workers: int, most: int) -> Iterator[Job]:
-    """Consecutive small cases together, up to ``most`` windows and no fewer jobs than workers want."""
+    """Group consecutive small cases into jobs of up to ``most`` windows, and no fewer jobs than suit the workers."""
     cases = list(cases)
     fair = -(-sum(case.windows for case in cases) // (workers * JOBS_PER_WORKER))
     limit = min(most, fair)

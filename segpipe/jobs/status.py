@@ -1,4 +1,4 @@
-"""The state of the last run into an output folder, from its ``run.json``, records and parts."""
+"""Status of the last run into an output folder, from its ``run.json``, records and parts."""
 
 import os
 import shlex
@@ -24,7 +24,7 @@ from segpipe.storage.places import store_at
 
 @dataclass(frozen=True)
 class Status:
-    """What is done, failed and missing of the last run's cases."""
+    """Finished, failed and missing cases of the last run."""
 
     output: str
     done: int
@@ -34,7 +34,7 @@ class Status:
     """Folders of the input that cannot be read."""
     missing: list[str]
     parts: dict[str, int]
-    """Finished parts of cases that are not done."""
+    """Finished parts of unfinished cases."""
     megapixels_per_second: float | None
     """Speed of the last run that ended."""
     state: str
@@ -44,7 +44,7 @@ class Status:
     died: str | None
     """Process and host of a run that died and left its lock; None if there is none."""
     last_sign: str | None
-    """Time of the last sign of life of a running or dead run, in ISO 8601; a run gives one every 20 s."""
+    """Time of the last heartbeat of a running or dead run, in ISO 8601; a run gives one every 20 s."""
     command: str
     """The shell command that continues the run."""
 
@@ -95,10 +95,10 @@ class LastRun(BaseModel):
 
 
 def last_run(output: Store) -> LastRun:
-    """What ``run.json`` says.
+    """Read ``run.json``.
 
     Raises:
-        OutputError: there is none, or it is damaged.
+        OutputError: it is missing or damaged.
     """
     try:
         data = output.read("run.json")
@@ -113,7 +113,7 @@ def last_run(output: Store) -> LastRun:
     except ValidationError as error:
         why = f"is not one: {readable(error)}"
     raise OutputError(
-        f"{output} must be the output of a run, and its run.json {why}: a run with the same command writes it anew"
+        f"{output} must be the output of a run, and its run.json {why}: a run with the same command writes it again"
     )
 
 
@@ -147,12 +147,12 @@ def _status(output: Store, last: LastRun) -> Status:
         parts={case.name: done_parts(output, case) for case in rest if parts_folder(case) in there},
         megapixels_per_second=last.megapixels_per_second,
         **_life(output, last, sign),
-        command=f"cd {_quoted(last.folder)} && {' '.join(map(_quoted, _going_on(last)))}",
+        command=f"cd {_quoted(last.folder)} && {' '.join(map(_quoted, _continuing(last)))}",
     )
 
 
 def _quoted(text: str) -> str:
-    """Quote a word for a shell; the bytes of characters that cannot be printed are escaped as in bash, zsh and ksh."""
+    """Quote a word for a shell; bytes that cannot be printed are escaped as in bash, zsh and ksh."""
     if text.isprintable():
         return shlex.quote(text)
     spelled = "".join(chr(b) if chr(b).isalnum() and b < 128 else f"\\x{b:02x}" for b in os.fsencode(text))
@@ -162,7 +162,7 @@ def _quoted(text: str) -> str:
 def _life(output: Store, last: LastRun, sign: Sign | None) -> dict[str, Any]:
     """Whether the last run is still running; if not, whether it ended by itself.
 
-    A run that ends removes its lock and writes its state into ``run.json``; one that has done neither died.
+    A run that ends removes its lock and writes its state to ``run.json``; one that has done neither died.
     """
     if sign is not None:
         who, heard = str(sign.holder), _ago(sign.seconds)
@@ -183,7 +183,7 @@ def _ago(seconds: float | None) -> str | None:
     return (datetime.now(UTC) - timedelta(seconds=seconds)).astimezone().isoformat(timespec="seconds")
 
 
-def _going_on(last: LastRun) -> list[str]:
+def _continuing(last: LastRun) -> list[str]:
     """The command that continues a run without repeating finished cases."""
     return [*last.command, *(["--no-overwrite"] if last.settings.get("overwrite") else [])]
 

@@ -11,25 +11,25 @@ from segpipe.jobs.plan import Job, PlannedCase
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a case ended."""
+    """Outcome of a case."""
 
     case: Case
     seconds: float
     pixels: int = 0
     error: str | None = None
     passing: bool = False
-    """Whether a storage fault that may pass was the reason."""
+    """Whether a transient storage fault was the reason."""
     short: bool = False
-    """Whether the memory of the device was too small for it."""
+    """Whether the memory of the device was too small."""
     warnings: tuple[str, ...] = ()
-    """What is unusual about its pixels."""
+    """Unusual properties of its pixels."""
     unwritable: str | None = None
-    """Why no other case can be written either, where that is so."""
+    """Why no other case can be written either; None where others can."""
 
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """A case that its job has handed back, and what was seen of it if it was opened."""
+    """A case that its job has handed back, with its plan if it was opened."""
 
     case: Case
     seen: PlannedCase | None = None
@@ -37,7 +37,7 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class Damaged:
-    """Parts of a case that its last job has found damaged, and taken away: they are to be made again."""
+    """Damaged parts of a case, which its join has removed, to be processed again."""
 
     case: Case
     parts: tuple[int, ...]
@@ -45,14 +45,14 @@ class Damaged:
 
 @dataclass(frozen=True, slots=True)
 class MeasureJob:
-    """Take the statistics of all of a case, by which its parts are scaled."""
+    """Compute the statistics of a whole case, by which its parts are scaled."""
 
     case: PlannedCase
 
 
 @dataclass(frozen=True, slots=True)
 class PartJob:
-    """Do one part of a case."""
+    """Process one part of a case."""
 
     case: PlannedCase
     number: int
@@ -61,12 +61,12 @@ class PartJob:
 
 @dataclass(frozen=True, slots=True)
 class JoinJob:
-    """Make the mask and the record of a case whose parts are all done."""
+    """Write the mask and the record of a case whose parts are finished."""
 
     case: PlannedCase
     parts: tuple[Part, ...]
     seconds: float
-    """That the parts took."""
+    """Time that the parts took."""
 
 
 Task = Job | MeasureJob | PartJob | JoinJob
@@ -74,7 +74,7 @@ Task = Job | MeasureJob | PartJob | JoinJob
 
 @dataclass(frozen=True, slots=True)
 class GivenUp:
-    """A case that was stopped because nothing can be written any more."""
+    """A case that was stopped because the output is unwritable."""
 
     case: Case
 
@@ -88,10 +88,10 @@ Progress = Callable[[int], None]
 
 
 class Halt:
-    """Asks a run to begin nothing more. A signal may set it at any moment, so it holds no lock."""
+    """Asks a run to start nothing more. A signal may set it at any moment, so it uses no lock."""
 
     concluding = False
-    """Whether the run only writes its tables by now, which nothing should stop."""
+    """Whether the run is only writing its tables, which nothing should stop."""
 
     _is_set = False
 
@@ -110,4 +110,4 @@ class Watcher(Protocol):
     def outcome(self, outcome: Outcome) -> None: ...
 
     def note(self, line: str) -> None:
-        """Something to know that is no error."""
+        """Receive an information line."""

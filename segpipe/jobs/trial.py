@@ -1,4 +1,4 @@
-"""Calls in flight, and threads within each: measured on a few tiles where a run is long enough, and remembered."""
+"""Choose calls in flight and threads per call: measured on a few tiles if a run is long enough, and remembered."""
 
 import hashlib
 import json
@@ -27,30 +27,30 @@ from segpipe.storage.documents import DocumentError, parse_json
 from segpipe.storage.folder import Folder
 
 PAYS = 200
-"""Windows per call in flight from which on a run is worth a trial, which takes up to seven windows' time per split."""
+"""Windows per call in flight from which a trial pays; it takes the time of up to seven windows per split."""
 
 ROUNDS = 5
 
 SECONDS = 2.0
-"""After which no further round is begun."""
+"""Time after which no further round is started."""
 
 CLEARLY = 0.97
-"""Share of the time of one thread per call below which another split is taken."""
+"""Share of the time of one thread per call below which another split is chosen."""
 
 REMEMBERED = 200
-"""Trials that the file keeps, the newest."""
+"""Most trials that the file keeps; the newest are kept."""
 
 Pixels = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """How a worker's processors are put to use."""
+    """Use of a worker's processors."""
 
     calls: int
-    """In flight at once."""
+    """Calls in flight."""
     threads: int
-    """Within each call."""
+    """Threads within each call."""
 
     def __str__(self) -> str:
         return f"{self.calls} x {self.threads}"
@@ -58,23 +58,23 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Which split is taken, and the seconds per tile of each; None for one whose scores are not those of one thread."""
+    """The chosen split, and seconds per tile of each; None for a split whose scores differ from those of one thread."""
 
     split: Split
     seconds: Mapping[Split, float | None]
 
     def __str__(self) -> str:
-        told = ", ".join(
+        times = ", ".join(
             f"{c} {'gives other scores' if s is None else f'{s:.4f} s a tile'}" for c, s in self.seconds.items()
         )
-        return f"calls x threads: {told}; {self.split} is taken"
+        return f"calls x threads: {times}; {self.split} is taken"
 
 
-def settle(run: Run, plan: Plan, tell: Callable[[str], None]) -> tuple[Run, Plan]:
-    """The run and its plan with the split that is fastest here; as they are where nothing is to be tried.
+def settle(run: Run, plan: Plan, report: Callable[[str], None]) -> tuple[Run, Plan]:
+    """Return the run and its plan with the split that is fastest here; unchanged where there is nothing to choose.
 
     Raises:
-        SettingsError: threads were asked for that would change scores, and so bytes.
+        SettingsError: the requested threads would change scores, and so bytes.
     """
     if run.settings.threads is not None:
         check_threads(run.model)
@@ -84,21 +84,21 @@ def settle(run: Run, plan: Plan, tell: Callable[[str], None]) -> tuple[Run, Plan
     file, key = memory_file(), _key(run.model, plan.calls)
     trial = None if file is None else recall(file, key)
     if trial is not None and trial.split in splits(plan.calls):
-        tell(f"{trial}, as {file} says")
+        report(f"{trial}, as {file} says")
     elif _pays(run, plan):
         trial = measure(run.model, splits(plan.calls))
         remember(file, key, trial)
-        tell(str(trial))
+        report(str(trial))
     else:
         return run, plan
     return replace(run, model=replace(run.model, threads=trial.split.threads)), replace(plan, calls=trial.split.calls)
 
 
 def check_threads(spec: ModelSpec) -> None:
-    """The threads that were asked for must leave every bit of the scores as it is.
+    """Check that the requested threads leave every bit of the scores unchanged.
 
     Raises:
-        SettingsError: they do not, or the device is none that they count on.
+        SettingsError: they do not, or the device does not use threads.
     """
     if spec.device != "cpu":
         raise SettingsError(f"threads are those of a CPU, and the model runs on {spec.device}: leave --threads out")
@@ -110,12 +110,12 @@ def check_threads(spec: ModelSpec) -> None:
 
 
 def splits(count: int) -> list[Split]:
-    """Ways to put processors to use: one thread per call first, then two, then all within one call."""
+    """Candidate splits: one thread per call first, then two, then all within one call."""
     return [Split(count // n, n) for n in dict.fromkeys((1, 2, count)) if count % n == 0]
 
 
 def _is_open(run: Run, plan: Plan) -> bool:
-    """Whether there are several ways, on the machine that this process knows."""
+    """Whether there is a choice, on this machine."""
     elsewhere = run.settings.scheduler is not None or run.settings.cluster is not None
     return run.model.device == "cpu" and not elsewhere and plan.calls > 1
 
@@ -128,11 +128,11 @@ def _pays(run: Run, plan: Plan) -> bool:
 
 
 def measure(spec: ModelSpec, wanted: Sequence[Split]) -> Trial:
-    """Time splits in turn on tiles in memory, those whose scores are the first one's, bit for bit.
+    """Time splits in alternation on tiles in memory; only those whose scores equal the first one's, bit for bit.
 
     Args:
         spec: the model.
-        wanted: splits for the same processors; the first is taken unless another is clearly faster.
+        wanted: splits of the same processors; the first is chosen unless another is clearly faster.
     """
     tile = _tile(spec)
     models = {split: HostModel(replace(spec, threads=split.threads)) for split in wanted}
@@ -143,14 +143,14 @@ def measure(spec: ModelSpec, wanted: Sequence[Split]) -> Trial:
     while len(seconds[first]) < ROUNDS and (not seconds[first] or time.perf_counter() - began < SECONDS):
         for split, found in seconds.items():
             found.append(_time(models[split], tile, split, first.calls) / (first.calls * spec.batch))
-    told = {split: statistics.median(seconds[split]) if split in seconds else None for split in wanted}
-    return Trial(fastest(seconds), told)
+    medians = {split: statistics.median(seconds[split]) if split in seconds else None for split in wanted}
+    return Trial(fastest(seconds), medians)
 
 
 def fastest(seconds: Mapping[Split, Sequence[float]]) -> Split:
-    """The first, unless another is clearly faster in the middle and faster in every round.
+    """The first split, unless another is clearly faster in the median and faster in every round.
 
-    Compared are pairs of one round, so that a machine that grows busy slows both.
+    Times are compared within a round, so that a machine that becomes busy slows both.
     """
     first, *others = seconds
     ratios = {split: [a / b for a, b in zip(seconds[split], seconds[first], strict=True)] for split in others}
@@ -168,7 +168,7 @@ def _time(model: HostModel, tile: Pixels, split: Split, count: int) -> float:
 
 
 def _tile(spec: ModelSpec) -> Pixels:
-    """A batch of noise, as scaled pixels or stored ones."""
+    """A batch of noise, in the form of scaled or stored pixels."""
     noise = np.random.default_rng(0).normal(size=spec.batch_shape)
     return (noise if np.dtype(spec.input_dtype).kind == "f" else np.abs(noise * 30)).astype(spec.input_dtype)
 
@@ -178,7 +178,7 @@ def _same(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
 
 
 def memory_file() -> Path | None:
-    """Where trials are remembered; None for a user without a home."""
+    """Path of the file with trials; None for a user without a home folder."""
     folder = os.environ.get("XDG_CACHE_HOME")
     try:
         return (Path(folder) if folder else Path.home() / ".cache") / "segpipe" / "trial.json"
@@ -187,7 +187,7 @@ def memory_file() -> Path | None:
 
 
 def _key(spec: ModelSpec, calls: int) -> str:
-    """The model, the shape of its batch, and all of the machine that speed depends on."""
+    """Hash of the model, the shape of its batch, and all facts of the machine that speed depends on."""
     facts = {"model": spec.sha256, "batch": spec.batch_shape, "calls": calls, "of": processors(), **device_kind(spec)}
     if spec.flips != AS_IT_IS:
         facts["flips"] = spec.flips
@@ -195,13 +195,13 @@ def _key(spec: ModelSpec, calls: int) -> str:
 
 
 def recall(file: Path, key: str) -> Trial | None:
-    """A trial of before; None where there is none, or the file is not one that segpipe wrote."""
+    """Read an earlier trial; None if there is none, or the file was not written by segpipe."""
     try:
-        told = _read(file)[key]
+        trial = _read(file)[key]
         seconds = {
-            _split(calls, threads): None if taken is None else float(taken) for calls, threads, taken in told["seconds"]
+            _split(calls, threads): None if taken is None else float(taken) for calls, threads, taken in trial["seconds"]
         }
-        return Trial(_split(*told["split"]), seconds)
+        return Trial(_split(*trial["split"]), seconds)
     except (KeyError, TypeError, ValueError):
         return None
 
@@ -213,21 +213,21 @@ def _split(calls: Any, threads: Any) -> Split:
 
 
 def remember(file: Path | None, key: str, trial: Trial) -> None:
-    """Keep a trial for later runs; where that cannot be done they try again."""
+    """Store a trial for later runs; if that fails, they measure again."""
     if file is None:
         return
-    told = {key: value for key, value in _read(file).items() if isinstance(value, dict)}
-    told[key] = {
+    trials = {key: value for key, value in _read(file).items() if isinstance(value, dict)}
+    trials[key] = {
         "split": [trial.split.calls, trial.split.threads],
         "seconds": [[split.calls, split.threads, taken] for split, taken in trial.seconds.items()],
     }
     with suppress(OutputError):
-        Folder(file.parent).write_json(file.name, dict(list(told.items())[-REMEMBERED:]))
+        Folder(file.parent).write_json(file.name, dict(list(trials.items())[-REMEMBERED:]))
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        told = parse_json(file.read_bytes())
+        content = parse_json(file.read_bytes())
     except (OSError, DocumentError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return content if isinstance(content, dict) else {}

@@ -1,4 +1,4 @@
-"""Space in TMPDIR for cases that workers unpack, such as packed volumes: how much, what is free, and warnings."""
+"""Space in TMPDIR for cases that workers unpack, such as packed volumes: what is needed, what is free, and warnings."""
 
 import os
 import tempfile
@@ -25,17 +25,17 @@ class Unpacked:
 
 
 def unpacked(plan: Plan, run: Run) -> Unpacked:
-    """Space for the cases to do; each worker that does parts of a case unpacks it."""
+    """Space for the remaining cases; each worker that processes parts of a case unpacks it."""
     parts = [cut.case.unpacked for cut in plan.cuts for _ in range(min(plan.workers, len(cut.parts)))]
     whole = [case.unpacked for case in plan.small]
     unseen = [sheet.unpacked for sheet in sampled_sheets(plan, run)] if plan.unseen else []
-    # of cases that were not opened, as many as there are workers may be as large as the largest of the sample
+    # of the unopened cases, one per worker may be as large as the largest of the sample
     sizes = nlargest(plan.workers, [*parts, *whole, *[max(unseen, default=0)] * min(plan.workers, len(plan.unseen))])
     return Unpacked(max(sizes, default=0), sum(sizes))
 
 
 def unpacking(plan: Plan, run: Run) -> Iterator[str]:
-    """The line of ``--dry-run``; none if no case is unpacked."""
+    """Line of ``--dry-run``; none if no case is unpacked."""
     want = unpacked(plan, run)
     if not want.largest:
         return

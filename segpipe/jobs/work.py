@@ -1,4 +1,4 @@
-"""One task: the cases of a job, a part of a case, its statistics, or its joining."""
+"""Carry out a task: the cases of a job, a part of a case, its statistics, or its join."""
 
 import errno
 import logging
@@ -45,33 +45,33 @@ from segpipe.timing.spans import span, waiting
 LOG = logging.getLogger("segpipe")
 
 PROBE = bytes(4096)
-"""What is written to see whether anything can be."""
+"""Bytes that are written to test whether the output is writable."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Context:
-    """What all tasks of a process are done with."""
+    """Objects shared by all tasks of a process."""
 
     run: Run
     model: Model
     calls: int
-    """Of the model, in flight at once."""
+    """Calls of the model in flight."""
     progress: Progress
     stop: threading.Event = field(default_factory=threading.Event)
-    """Set when nothing can be written any more: what runs is given up."""
+    """Set when the output is unwritable: running work is given up."""
 
 
 class _StoppedError(SegpipeError):
-    """Nothing can be written any more."""
+    """The output is unwritable."""
 
 
 def work(task: Task, context: Context) -> Iterator[Result]:
-    """Do a task once and yield one result per case."""
+    """Carry out a task once and yield one result per case."""
     if isinstance(task, Job):
         try:
             yield from run_job(task, context)
         finally:
-            release()  # its cases are not opened again, other than those of parts
+            release()  # its cases are not opened again, unlike those of parts
     elif isinstance(task, PartJob):
         yield run_part(task, context)
     else:
@@ -80,7 +80,7 @@ def work(task: Task, context: Context) -> Iterator[Result]:
 
 
 def _alone(task: MeasureJob | JoinJob, run: Run) -> Result:
-    """What needs no model."""
+    """Carry out a task that needs no model."""
     case = task.case.case
     if isinstance(task, MeasureJob):
         return _timed("measure", case, lambda: measure(case, run))
@@ -88,10 +88,10 @@ def _alone(task: MeasureJob | JoinJob, run: Run) -> Result:
 
 
 def run_job(job: Job, context: Context) -> Iterator[Result]:
-    """Do every case of a job; yield each, in order, once its mask has its name or it has failed."""
+    """Do every case of a job; yield each result, in order, once its mask has its name or it has failed."""
     run, model = context.run, context.model
     limit = job_windows(run) if job.unseen else math.inf
-    run = replace(run, model=model.spec)  # whose batch may be smaller by now
+    run = replace(run, model=model.spec)  # its batch may be smaller by now
     before = {} if run.settings.overwrite else _done_before(job, run)
     yield from before.values()
     left = [case for case in job.cases if case.name not in before]
@@ -110,7 +110,7 @@ def run_job(job: Job, context: Context) -> Iterator[Result]:
         for case, boxes in cases:
             finish = _write(case, boxes, partial(case_output, case, run=run), context)
             finishing.append(finisher.submit(finish))
-            # the last case is finished beside the next one, unless that one may not begin
+            # a case is finished while the next one runs, unless that must wait
             while len(finishing) > (0 if run.settings.fail_fast else 1):
                 yield _finished(finishing)
             left.remove(case)
@@ -130,17 +130,17 @@ def _finished(finishing: deque[Future[Result]]) -> Result:
 
 
 def _done_before(job: Job, run: Run) -> dict[str, Outcome]:
-    """Cases that are done: by a worker that was lost before it could tell."""
+    """Cases that were finished by a worker that was lost before it could report them."""
     beside = Beside()
     found = ((case, done_pixels(case, run, beside)) for case in job.cases)
     return {case.name: Outcome(case, 0.0, pixels) for case, pixels in found if pixels is not None}
 
 
 def run_part(job: PartJob, context: Context) -> Result:
-    """Do one part of a case, which needs nothing of the others."""
+    """Do one part of a case, independently of the others."""
     run, model, case = context.run, context.model, job.case.case
     if is_part_done(run.output, case, job.number, confidence=run.settings.confidence):
-        return Outcome(case, 0.0)  # by a worker that was lost before it could tell
+        return Outcome(case, 0.0)  # by a worker that was lost before it could report it
     reading = Reading(
         run.model,
         run.settings.overrides,
@@ -158,7 +158,7 @@ def run_part(job: PartJob, context: Context) -> Result:
 
 
 def _part_output(job: PartJob, sheet: Sheet, run: Run, batch: int) -> PartOutput:
-    """What takes a part, if its input is still as it was when the case was cut."""
+    """The output of a part, if the input is unchanged since the case was cut."""
     case = job.case.case
     if read_cut(case, run, sheet.files, sheet.grid.shape) is None:
         raise SourceError(CHANGED.format(case.path))
@@ -168,7 +168,7 @@ def _part_output(job: PartJob, sheet: Sheet, run: Run, batch: int) -> PartOutput
 
 
 def measure(case: Case, run: Run) -> tuple[str, ...]:
-    """Keep the scaling of a case by its own statistics for its parts."""
+    """Store the scaling of a case by its own statistics for its parts."""
     source, _ = open_sheet(case, run.model, run.settings.overrides, memory=most_memory(run.settings))
     with closing(source):
         write_scaling(run.output, case, scaling_of(source, run.model.contract))
@@ -199,7 +199,7 @@ def _write(
     make_output: Callable[[Sheet], CaseOutput | PartOutput],
     context: Context,
 ) -> Callable[[], Result]:
-    """Write the boxes of a case, or of a part; what is returned finishes it, beside the next case."""
+    """Write the boxes of a case or a part; return a function that finishes it, to run beside the next case."""
     started, pixels = time.perf_counter(), 0
     sheet: Sheet | None = None
     output: CaseOutput | PartOutput | None = None
@@ -233,16 +233,16 @@ def _write(
 
 
 def _stopping(outcome: Outcome, context: Context) -> Outcome:
-    """Stop what runs beside a case that could not be written, where nothing else can be; what may pass is waited for."""
+    """Set the stop event after an error that affects all cases; transient errors are retried instead."""
     if outcome.unwritable == os.strerror(errno.EIO) and _can_write(context.run.output):
-        outcome = replace(outcome, unwritable=None)  # one bad sector of an old file ends no night
+        outcome = replace(outcome, unwritable=None)  # one bad sector of an old file must not end the run
     if outcome.unwritable and not outcome.passing:
         context.stop.set()
     return outcome
 
 
 def _can_write(output: Store) -> bool:
-    """Whether the output takes some bytes."""
+    """Whether a test file can be written to the output."""
     name = f".{uuid4().hex}.probe"
     try:
         output.write(name, PROBE)

@@ -1,1 +1,1 @@
-"""Text on its way to people: escaped, without secrets, to streams that may fail."""
+"""Text for people: escaped, without secrets, to streams that may fail."""

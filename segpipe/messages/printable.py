@@ -1,20 +1,18 @@
-"""Text from outside, as one line that does nothing to a terminal and gives access to nothing."""
+"""Make text from outside safe to print: one line, no terminal control, no secrets."""
 
 import re
 
 from segpipe.messages.redact import without_secrets
 
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u2028\u2029]")
-"""C0, DEL and C1; embeddings, overrides and isolates, which show another text; ends of lines and paragraphs."""
+"""C0, DEL and C1; bidirectional embeddings, overrides and isolates, which disguise text; line and paragraph separators."""
 
 BREAKING = re.compile(f"{CONTROL.pattern}|[\\ud800-\\udfff]")
-"""These, and what stands for bytes of a name that are no text."""
+"""Control characters, and surrogates that stand for undecodable bytes of a name."""
 
 
 def printable(text: str) -> str:
-    """The same text with everything escaped that is not to be seen: control characters, line ends, bytes that are no text.
-
-    Secrets of URLs are cut.
+    """Escape everything unprintable: control characters, line ends, undecodable bytes; cut the secrets of URLs.
 
     >>> printable("a\\x1b[31m\\n\\udcff.tif")
     'a\\\\x1b[31m\\\\n\\\\udcff.tif'
@@ -26,7 +24,7 @@ def printable(text: str) -> str:
 
 
 def one_row(text: str) -> str:
-    """The same name with what would break a line or a program that reads it escaped, and nothing else.
+    """Escape only what would break a line or a program that reads it.
 
     >>> one_row("a\\n\\u3000b")
     'a\\\\n\\u3000b'
@@ -35,10 +33,10 @@ def one_row(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """The same of a text whose lines stay."""
+    """Apply ``printable`` to each line of a text."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def printable_json(text: str) -> str:
-    """JSON that says the same with no control character but the ends of its lines."""
+    """Equivalent JSON without control characters other than line ends."""
     return CONTROL.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)

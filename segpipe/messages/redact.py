@@ -1,4 +1,4 @@
-"""URLs on their way to whoever reads what is written: without what gives access to them."""
+"""Remove secrets from URLs in text for people."""
 
 import hashlib
 import re
@@ -9,20 +9,20 @@ from urllib.parse import unquote
 T = TypeVar("T")
 
 URL = re.compile(r"(?P<scheme>(?:https?|ftp)://)(?P<rest>(?:[^\s/@?]*@)?[^\s'\"<>`]*)", re.IGNORECASE)
-"""In which a query may give access, and so may what stands before the host."""
+"""A URL, whose query and user information may contain secrets."""
 
 ENCODED = re.compile(r"/vsicurl(?:_streaming)?\?[^\s'\"<>`]*", re.IGNORECASE)
-"""GDAL's other form of a URL, which has its own in the query, per cent encoded."""
+"""GDAL's other form of a URL, percent-encoded in a query."""
 
 CUT, CUT_USER = "?...", "...@"
-"""What stands for a query, and for name and password."""
+"""Replacements for a query, and for user name and password."""
 
 TOKEN = re.compile(
     r"x-(amz|goog|oss|ms|cos|obs)-.*|awsaccesskeyid|ossaccesskeyid|googleaccessid|signature|sig|key-pair-id"
     r"|.*(token|secret|passw|credential|api.?key).*|o?auth([_-]?key)?|authorization|jwt|hmac|hdn\w*",
     re.IGNORECASE,
 )
-"""Parameters that say who asks; all others say which object is asked for."""
+"""Parameters that identify the requester; all others identify the object."""
 
 SIGNATURE = re.compile(r"sig|signature", re.IGNORECASE)
 
@@ -30,28 +30,28 @@ SIGNED = re.compile(
     r"expires?|policy|s[evrptks]|spr|sip|srt|sdd|ses|sk(oid|tid|t|e|s|v)|s(aoid|uoid|cid)|st",
     re.IGNORECASE,
 )
-"""Parameters that, beside a signature, say for how long and for what it holds; alone, they may mean anything."""
+"""Parameters that limit the duration and scope of a signature; without a signature, they may mean anything."""
 
 LOOSE = re.compile(
     r"(?P<key>(?<![\w/.,-])(?:sig|signature|x-(?:amz|goog|oss)-(?:signature|credential|security-token)|(?:access_)?token|api_?key|password)"
     r"(?:=|%3D))[^&\s'\"<>]+",
     re.IGNORECASE,
 )
-"""Secrets in a piece of a URL, such as the line of a request; no part of a file name, such as ``/sig=2/a.tif``."""
+"""Secrets in a fragment of a URL, such as a request line; not in a file name, such as ``/sig=2/a.tif``."""
 
 ENDS = ".,:;)]}!?"
-"""What ends a sentence rather than a URL."""
+"""Characters that end a sentence rather than a URL."""
 
 
 def without_secrets(text: str, *, pieces: bool = False) -> str:
-    """A text whose URLs have no query, user and password.
+    """Text with URLs that have no query, user or password.
 
     Args:
-        text: any.
-        pieces: whether secrets go in pieces of URLs, too: for words of libraries, and for no text that is read back.
+        text: any text.
+        pieces: also remove secrets in fragments of URLs: for messages of libraries, not for text that is read back.
 
-    Where a query says which object is meant, a digest of that stands for it, so that two objects stay apart; one object
-    has the same text whatever token gives access to it.
+    Where a query identifies the object, a digest replaces it, so that different objects stay distinct, and one object has
+    the same text with any token.
 
     >>> without_secrets("https://me:pw@host/a.tif?sig=abc&se=2026 is damaged")
     'https://...@host/a.tif?... is damaged'
@@ -84,23 +84,23 @@ def _marked(query: str) -> str:
     parameters = [part for part in query.partition("#")[0].split("&") if part.strip()]
     names = [unquote(part.partition("=")[0]) for part in parameters]
     signed = any(map(SIGNATURE.fullmatch, names))
-    told = sorted(
+    kept = sorted(
         part
         for part, name in zip(parameters, names, strict=True)
         if not (TOKEN.fullmatch(name) or (signed and SIGNED.fullmatch(name)))
     )
     if query == CUT[1:] or re.fullmatch(r"\.\.\.[0-9a-f]{12}", query):
-        return f"?{query}"  # cut already
-    return CUT + hashlib.sha256("&".join(told).encode(errors="surrogateescape")).hexdigest()[:12] if told else CUT
+        return f"?{query}"  # already cut
+    return CUT + hashlib.sha256("&".join(kept).encode(errors="surrogateescape")).hexdigest()[:12] if kept else CUT
 
 
 def is_cut(name: str) -> bool:
-    """Whether a name has lost what it takes to be asked for."""
+    """Whether a name has lost its query or credentials, without which it cannot be requested."""
     return "://" in name and (CUT in name or f"://{CUT_USER}" in name)
 
 
 def cleaned(value: T) -> T:
-    """Values for JSON without secrets in any of their texts, keys included."""
+    """Remove secrets from all texts in a JSON value, keys included."""
     result: Any = value
     if isinstance(value, str):
         result = without_secrets(value)

@@ -1,4 +1,4 @@
-"""Standard streams whose failures cost no work: a full disk or a reader that is gone loses lines, not masks."""
+"""Standard streams whose failures lose lines, not masks: a full disk, or a closed reader."""
 
 import errno
 import io
@@ -10,11 +10,11 @@ from typing import Any, TextIO
 STREAMS = ("stdin", "stdout", "stderr")
 
 _failed: dict[int, OSError] = {}
-"""First error of each stream, by its descriptor."""
+"""First error of each stream, by descriptor."""
 
 
 class _Raw(io.FileIO):
-    """A descriptor that takes all that it is given; what it could not write is lost."""
+    """A descriptor that accepts everything; what cannot be written is lost."""
 
     def write(self, data: Any, /) -> int:
         try:
@@ -25,11 +25,11 @@ class _Raw(io.FileIO):
 
 
 def make_steady() -> None:
-    """Let the standard streams of this process go on after an error; those that are closed lead nowhere."""
+    """Let the standard streams continue after errors; redirect closed ones to nowhere."""
     for number in range(len(STREAMS)):
         try:
             os.fstat(number)
-        except OSError:  # a file opened later would take its number, and get what is printed
+        except OSError:  # a file opened later would get this descriptor, and the output
             with suppress(OSError):
                 os.dup2(os.open(os.devnull, os.O_RDWR), number)
     for number, name in enumerate(STREAMS[1:], 1):
@@ -52,7 +52,7 @@ def _opened(number: int, stream: TextIO | None) -> io.TextIOWrapper:
 
 
 def failure() -> OSError | None:
-    """Why lines on stdout were lost; None where none was, or only its reader had enough."""
+    """Error by which lines on stdout were lost; None if there was none, or only the reader has closed."""
     with suppress(OSError, ValueError, AttributeError):
         sys.stdout.flush()
     error = _failed.get(1)

@@ -1,1 +1,1 @@
-"""From opened cases and one ONNX model to labels, box by box."""
+"""The pipeline from opened cases and an ONNX model to labels, box by box."""

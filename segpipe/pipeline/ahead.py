@@ -23,12 +23,12 @@ def tiles_ahead(batch: int) -> int:
 def ahead(
     items: Iterable[T], depth: int, *, stage: str = "read", late: Callable[[bool], None] = lambda _: None
 ) -> Generator[T, None, None]:
-    """The same items in the same order, computed while the consumer works; at most ``depth`` wait.
+    """Yield the same items in the same order, computed while the consumer works; at most ``depth`` wait.
 
-    What the consumer waits for them is time of a ``stage``. Of each item ``late`` is told whether none was left before
-    it; it is called in the thread that computes them.
+    The consumer's waiting time is charged to ``stage``. For each item ``late`` is called with whether the queue was empty
+    before it, in the thread that computes the items.
 
-    An exception of ``items`` is raised where it would have been. Closing the iterator stops the thread and closes
+    An exception of ``items`` is raised in its place. Closing the iterator stops the thread and closes
     ``items`` before it returns, so that no thread reads files that its consumer has left.
     """
     queue: Queue[object] = Queue(depth)

@@ -50,7 +50,7 @@ def blend(tiles: Iterable[Scored | Failed], arrays: Arrays = HOST) -> Iterator[F
         with span("blend", tile.case.name, tile.index):
             sums = strip.add(tile.index, tile.scores)
         if tile.index not in sheet.part:
-            continue  # it is here for what it shares with the part: another job finishes it
+            continue  # it only contributes to the part's borders: another job finishes it
         yield _finished(tile, sheet, sums)
 
 
@@ -122,21 +122,21 @@ class Strip:
 
     def _fetch_all(self, index: Index, scores: Scores) -> None:
         if not self._kept:
-            self._kept = [self._room(axis, len(scores)) for axis in range(len(index))]
+            self._kept = [self._strip(axis, len(scores)) for axis in range(len(index))]
         for axis in reversed(range(len(index))):
             if shared := self._before[axis][index[axis]]:
                 self._fetch(axis, shared, index, scores)
 
-    def _room(self, axis: int, classes: int) -> Scores:
+    def _strip(self, axis: int, classes: int) -> Scores:
         behind = [starts[-1] + tile for starts, tile in zip(self._starts, self._tile, strict=True)][axis + 1 :]
         return self._arrays.zeros((classes, *self._tile[:axis], max(self._after[axis]), *behind))
 
     def _start(self, index: Index) -> list[int]:
-        """Where a window starts, counted from the first."""
+        """Start of a window, counted from the first."""
         return [axis[i] for axis, i in zip(self._starts, index, strict=True)]
 
     def _fetch(self, axis: int, shared: int, index: Index, scores: Scores) -> None:
-        """Add what earlier windows along an axis left, where no window of a later axis has brought it along already."""
+        """Add what earlier windows along an axis left, unless a window of a later axis has passed it on already."""
         start = self._start(index)[axis + 1 :]
         old = [before[i] for before, i in zip(self._before, index, strict=True)][axis + 1 :]
         ends = zip(start, self._tile[axis + 1 :], old, strict=True)

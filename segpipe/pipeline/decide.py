@@ -29,7 +29,7 @@ WRITE_BEHIND = 4
 """Most boxes that wait to be written while the device goes on."""
 
 GATHERED = 2**21
-"""Pixels from which on a box is large enough."""
+"""Pixels from which a box is large enough."""
 
 
 @dataclass(frozen=True)
@@ -135,9 +135,9 @@ class Decided:
     labels: NDArray[Any]
     """Shape ``(bands, *box)``."""
     confidence: NDArray[np.uint8] | None
-    """Shape ``(bands, *box)``; None where nobody asked for it."""
+    """Shape ``(bands, *box)``; None if the run has no confidence."""
     inferred: int
-    """Windows with a valid pixel that it is of."""
+    """Number of windows with a valid pixel that the box finishes."""
 
 
 Boxes = Generator[Decided, None, None]
@@ -145,7 +145,7 @@ Boxes = Generator[Decided, None, None]
 
 
 def decide(boxes: Iterable[Finished], decision: Decision, *, confidence: bool) -> Boxes:
-    """Labels of finished boxes, in order.
+    """Yield finished boxes with their labels, in order.
 
     Raises:
         ModelError: a valid pixel has scores that are not finite.
@@ -160,16 +160,16 @@ def decide(boxes: Iterable[Finished], decision: Decision, *, confidence: bool) -
 
 
 def beside_writer(boxes: Boxes, arrays: Arrays) -> Boxes:
-    """On a device, join boxes to larger ones, in a thread, while others are written; on the host, return the same boxes."""
+    """On a device, join boxes in a thread while others are written; on the host, return the boxes unchanged."""
     return ahead(gathered(boxes), WRITE_BEHIND, stage="infer") if arrays.lag else boxes
 
 
 def gathered(boxes: Boxes) -> Boxes:
-    """Neighbours of a row as one box, up to some size: what writes and counts them is called less often."""
+    """Join neighbouring boxes of a row up to some size, so that they are written and counted in fewer calls."""
     held: list[Decided] = []
     with closing(boxes):
         for box in boxes:
-            if held and (_starts_anew(box, held[-1]) or len(held) * held[0].window.size >= GATHERED):
+            if held and (_is_separate(box, held[-1]) or len(held) * held[0].window.size >= GATHERED):
                 yield _joined(held)
                 held = []
             held.append(box)
@@ -177,8 +177,8 @@ def gathered(boxes: Boxes) -> Boxes:
         yield _joined(held)
 
 
-def _starts_anew(box: Decided, before: Decided) -> bool:
-    """Whether a box is no neighbour of the one before, on its right."""
+def _is_separate(box: Decided, before: Decided) -> bool:
+    """Whether a box is not the right neighbour of the one before."""
     new, old = box.window, before.window
     return (new.start[:-1], new.stop[:-1], new.start[-1]) != (old.start[:-1], old.stop[:-1], old.stop[-1])
 
@@ -199,7 +199,7 @@ def _joined(boxes: list[Decided]) -> Decided:
 
 def _begun_boxes(boxes: Iterator[Finished], decision: Decision, confidence: bool) -> Iterator[Callable[[], Decided]]:
     while True:
-        # not around the loop: a generator that is left half-way would leave the device's stream at some later time
+        # not around the loop: an abandoned generator would leave the device's stream at some later time
         with decision.arrays.here():
             box = next(boxes, None)
             if box is None:
@@ -209,7 +209,7 @@ def _begun_boxes(boxes: Iterator[Finished], decision: Decision, confidence: bool
 
 
 def _unseen(box: Finished, decision: Decision, confidence: bool) -> Callable[[], Decided]:
-    """Nodata, where no pixel is valid."""
+    """A box of nodata, where no pixel is valid."""
     shape = (decision.bands, *box.window.shape)
     labels = np.full(shape, decision.nodata, decision.dtype)
     likely = np.full(shape, CONFIDENCE_NODATA, np.uint8) if confidence else None
@@ -217,7 +217,7 @@ def _unseen(box: Finished, decision: Decision, confidence: bool) -> Callable[[],
 
 
 def _begun(box: Finished, decision: Decision, confidence: bool) -> Callable[[], Decided]:
-    # the result must not refer to a box, whose sums would then stay on the device until the labels arrive
+    # the result must not refer to the box: its sums would stay on the device until the labels arrive
     sheet, window, inferred = box.sheet, box.window, box.inferred
     total = None
     if box.mean:
@@ -234,7 +234,7 @@ def _begun(box: Finished, decision: Decision, confidence: bool) -> Callable[[], 
         with waiting("infer"):
             labels, likely, finite = fetched()
         if not finite:
-            sheet.abandoned.set()  # the rest would be read and inferred before anybody sees this box
+            sheet.abandoned.set()  # otherwise the rest would be read and inferred before the error is seen
             raise ModelError(
                 "the model's scores must be finite, got NaN or infinity at a valid pixel: "
                 "check the contract's scaling and the model's precision"

@@ -1,4 +1,4 @@
-"""Before a run on a device: a trial there, beside the same on the CPU, and the memory that it takes."""
+"""The trial before a run on a device: compare it with the CPU, and measure the device's memory."""
 
 import logging
 from dataclasses import replace
@@ -26,23 +26,23 @@ from segpipe.process.machine import processors
 LOG = logging.getLogger("segpipe")
 
 LEAST_AGREEMENT = 0.99
-"""Share of labels that must be the CPU's: fp16 gives 99.9 % on random weights, and a network that overflows gives noise."""
+"""Least share of labels equal to the CPU's: fp16 gives 99.9 % on random weights, a network that overflows gives noise."""
 
 SHARE = 0.85
-"""Of what the network leaves of a device's memory that is used: kernels, fragments and another process take some."""
+"""Share of the memory left by the network that is used: kernels, fragmentation and other processes take some."""
 
 LEAST_SLACK = 2**28
-"""Bytes that ONNX Runtime may take beyond what it took in the trial."""
+"""Bytes that ONNX Runtime may take beyond its use in the trial."""
 
 TRIAL_TILES = 2
 
 
 def try_device(spec: ModelSpec) -> ModelSpec:
-    """Run some tiles there and on the CPU; note what memory there is, and what the network takes of it.
+    """Run some tiles on the device and on the CPU; add the device's memory limits to the spec.
 
     Raises:
         DeviceError: labels differ from the CPU's by more than rounding explains, or scores are not finite.
-        DeviceMemoryError: there is no memory for a batch.
+        DeviceMemoryError: the memory is too small for a batch.
     """
     before = lane_of(spec).free()
     model = BoundModel(replace(spec, memory=None))
@@ -63,10 +63,10 @@ def try_device(spec: ModelSpec) -> ModelSpec:
 
 
 def with_memory(spec: ModelSpec) -> ModelSpec:
-    """Note what memory several networks leave together, each of which was tried.
+    """Add the memory limits for several networks together, each of which was tried.
 
     Raises:
-        DeviceMemoryError: there is no memory for all of them.
+        DeviceMemoryError: the memory is too small for all of them.
     """
     before = lane_of(spec).free()
     model = BoundModel(replace(spec, memory=None))
@@ -77,7 +77,7 @@ def with_memory(spec: ModelSpec) -> ModelSpec:
 
 
 def _scored(model: BoundModel, batch: NDArray[Any]) -> NDArray[np.float32]:
-    """Scores of tiles ``(tiles, channels, *tile)`` as the model takes them."""
+    """Scores of tiles ``(tiles, channels, *tile)`` in the model's input form."""
     contract = model.spec.contract
     as_they_are = Scaling(np.ones(contract.input_channels), np.zeros(contract.input_channels))
     scaling = of_input(unscaled(contract), contract) if contract.scaling == "graph" else as_they_are
@@ -87,9 +87,9 @@ def _scored(model: BoundModel, batch: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _mixes(model: BoundModel) -> bool:
-    """Whether scores depend on a batch; another batch may have other kernels, so a tile alone is not looked at.
+    """Whether scores depend on the batch; not compared with a batch of 1, which may use other kernels.
 
-    Kernels that round otherwise from call to call would look the same, and smaller batches do not help against them.
+    Kernels that round differently from call to call would give the same symptom, and smaller batches do not help then.
     """
     tiles = batch_tiles(model.spec)
     scores = _scored(model, tiles)
@@ -102,7 +102,7 @@ def _mixes(model: BoundModel) -> bool:
 
 
 def _device_memory(spec: ModelSpec, before: int, after: int) -> DeviceMemory:
-    """From free memory without and with the network."""
+    """Memory limits from the free memory without and with the network."""
     network, way = before - after, device_bytes(spec)
     strip = int(after * SHARE) - way
     if strip < 0:
@@ -114,14 +114,14 @@ def _device_memory(spec: ModelSpec, before: int, after: int) -> DeviceMemory:
 
 
 class _Host:
-    """ONNX Runtime alone on the CPU, tile by tile where the model allows it."""
+    """ONNX Runtime on the CPU, tile by tile where the model allows it."""
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = replace(spec, device="cpu", batch=spec.batch if spec.batch_is_fixed else 1)
-        self._session = open_session(str(spec.path), "cpu", False, processors())  # labels are compared, not bytes
+        self._session = open_session(str(spec.path), "cpu", False, processors())  # threads do not change labels
 
     def raw(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """The network's own output for a tile, or for several in a batch that is filled up."""
+        """The network's raw output for some tiles; the batch is filled up if its size is fixed."""
         spec = self.spec
         batch = np.concatenate([batch, np.repeat(batch[-1:], max(0, spec.batch - len(batch)), axis=0)])
         batch = batch.transpose(spec.contract.layout.from_first)
@@ -141,7 +141,7 @@ class _Host:
 
 
 def check_agreement(spec: ModelSpec, found: NDArray[np.float32], truth: NDArray[np.float32]) -> None:
-    """Labels of the device against the CPU's, for scores ``(tiles, classes, *tile)``."""
+    """Compare the device's labels with the CPU's, for scores ``(tiles, classes, *tile)``."""
     if not np.isfinite(found).all():
         raise DeviceError(
             f"scores must be finite, and {spec.path} gives NaN or infinity on {spec.device}, and none on the CPU: "

@@ -1,4 +1,4 @@
-"""Run batches of tiles through the model, several at a time, and weight the scores; and the model on the CPU."""
+"""Run batches of tiles through the model, several at a time, and weight the scores; the model on the CPU."""
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -25,7 +25,7 @@ Results = list[Scored | Failed]
 
 
 class Model(Protocol):
-    """A network that can be run, and where its scores are."""
+    """A loaded network, and the memory that holds its scores."""
 
     @property
     def spec(self) -> ModelSpec: ...
@@ -40,7 +40,7 @@ class Model(Protocol):
         """
 
     def shrink(self) -> bool:
-        """Go on with half the batch, as ``spec`` then says; False where that is no help."""
+        """Halve the batch, as ``spec`` then shows; False if that does not help."""
 
 
 def infer(model: Model, batches: Iterable[Batch], calls: int) -> Generator[Scored | Failed, None, None]:
@@ -118,10 +118,10 @@ def weighted(scores: Array, tile: Tile, arrays: Arrays) -> Array:
 
 
 def load(spec: ModelSpec) -> Model:
-    """The model that a run was planned with.
+    """Load the model that a run was planned with.
 
     Raises:
-        ModelError: the file is another one by now.
+        ModelError: the file has changed.
     """
     try:
         if spec.device == "cpu":
@@ -143,7 +143,7 @@ class HostModel:
         self._networks = [HostNetwork(member, shared=bool(spec.folds)) for member in spec.members]
 
     def score(self, patches: Sequence[Patch]) -> tuple[NDArray[np.float32], list[Invalid | None]]:
-        """A short batch is filled up, so that the network sees one shape."""
+        """Score patches; a short batch is filled up, so that the network sees one shape."""
         return self._scores(patches), [patch.invalid for patch in patches]
 
     def _scores(self, patches: Sequence[Patch]) -> NDArray[np.float32]:
@@ -165,10 +165,10 @@ class HostModel:
 
 
 class HostNetwork:
-    """An ONNX Runtime session on the CPU with what comes after it; safe to call from several threads."""
+    """An ONNX Runtime session on the CPU with its output graph; safe to call from several threads."""
 
     trial: NDArray[Any] | None = None
-    """What the network gave for the batch that it was tried on, without what comes behind it."""
+    """Raw output for the trial's batch, before the output graph."""
 
     opened: int = 0
     """Memory of the process in bytes after loading the network, before its trial."""
@@ -188,7 +188,7 @@ class HostNetwork:
             self.opened = resident()
             forget_most_resident()
         self._dtype = np.dtype(spec.input_dtype)
-        # one batch, empty or of a trial: the shape of what comes decides what is needed to bring it to full size
+        # one batch, empty or of a trial: the shape of its output determines the output graph
         found = self.raw(np.zeros(spec.batch_shape, self._dtype) if trial is None else trial)
         tail = tail_of(spec, found.shape)
         self.trial = None if trial is None else found
@@ -207,10 +207,10 @@ class HostNetwork:
         return scores
 
     def raw(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """The network's own output, whatever comes behind it."""
+        """The network's raw output, before the output graph."""
         batch = np.ascontiguousarray(batch.transpose(self.spec.contract.layout.from_first), dtype=self._dtype)
         try:
             (scores,) = self._session.run([self.spec.output], {self.spec.input: batch}, self._options)
-        except Exception as error:  # noqa: BLE001 - onnxruntime raises classes of its own that share no base
+        except Exception as error:  # noqa: BLE001 - onnxruntime raises its own classes, which share no base
             raise ModelError(f"{self.spec.path} failed on a batch of shape {batch.shape}: {one_line(error)}") from None
         return scores  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""A model on a device: pixels go there as they are stored, and neither they nor the scores come back."""
+"""The model on a device: pixels are sent as stored, and neither they nor the scores come back."""
 
 import gc
 import hashlib
@@ -29,7 +29,7 @@ LOG = logging.getLogger("segpipe")
 
 
 def load_bound(spec: ModelSpec) -> "BoundModel":
-    """The model with the batch that it was planned with, or with a smaller one where that finds no memory any more."""
+    """Load the model with the planned batch, or a smaller one if memory has become too small for that."""
     while True:
         try:
             return BoundModel(spec)
@@ -37,19 +37,19 @@ def load_bound(spec: ModelSpec) -> "BoundModel":
             if spec.batch == 1 or spec.batch_is_fixed:
                 raise
             spec = replace(spec, batch=spec.batch // 2)
-            LOG.warning("%s; begun with batches of %d", str(error), spec.batch)  # whoever keeps the error keeps its memory
-        gc.collect()  # what failed is held by its own error
+            LOG.warning("%s; begun with batches of %d", str(error), spec.batch)  # not the error, which keeps memory
+        gc.collect()  # the error holds the failed session
         lane_of(spec).free()
 
 
 class BoundModel:
     """Networks on a device, one after the other, and the mean of their scores; for one thread.
 
-    Every batch has one shape. Nothing waits for the device: it works through its stream while the host reads and writes.
+    Every batch has one shape. Nothing waits for the device, which works through its stream while the host reads and writes.
     """
 
     networks: "list[BoundNetwork]"
-    """Empty while there is no memory for them."""
+    """Empty while memory is too small for them."""
 
     def __init__(self, spec: ModelSpec) -> None:
         self.lane = lane_of(spec)
@@ -67,7 +67,7 @@ class BoundModel:
 
     def score(self, patches: Sequence[Patch]) -> tuple[Tensor, list[Tensor | None]]:
         """Scores ``(patches, classes, *tile)``, and the invalid masks of the patches, both on the device."""
-        if not self.networks:  # another process may have given memory back
+        if not self.networks:  # another process may have freed memory
             if refused := self._refused(self.spec):
                 raise DeviceMemoryError(refused)
             LOG.warning("there is memory for the model again, and it goes on with batches of %d", self.spec.batch)
@@ -96,7 +96,7 @@ class BoundModel:
             return sent.clone()
 
     def shrink(self) -> bool:
-        """Go on with half the batch, or less where that has no memory either; False where there is nothing less."""
+        """Halve the batch until memory suffices; False if it cannot become smaller."""
         while self.spec.batch > 1 and not self.spec.batch_is_fixed:
             self.networks = []
             self._give_back()
@@ -106,10 +106,10 @@ class BoundModel:
         return False
 
     def _refused(self, spec: ModelSpec) -> str | None:
-        """Open the network anew; what is said where there is no memory for it, which then holds none.
+        """Reopen the network; return the error message if memory is too small, and free what was allocated.
 
         Raises:
-            ModelError: the file is another one by now.
+            ModelError: the file has changed.
         """
         refused = None
         try:
@@ -123,13 +123,13 @@ class BoundModel:
         return refused
 
     def _give_back(self) -> None:
-        """All that nobody needs: errors of what failed hold sessions, batches and strips until they are collected."""
+        """Free unused memory: errors keep sessions, batches and strips alive until they are collected."""
         gc.collect()
         self.lane.free()
 
 
 class BoundNetwork:
-    """An ONNX Runtime session whose input and output lie in a device's memory, with what comes after it."""
+    """An ONNX Runtime session with input and output in device memory, and its output graph."""
 
     def __init__(self, spec: ModelSpec, lane: Lane) -> None:
         self.spec, self._lane = spec, lane
@@ -139,7 +139,7 @@ class BoundNetwork:
         image = torch.zeros(spec.batch_shape, dtype=torch.float32, device=lane.device)
         self._shape, self._type = self._session.gives(self.given(image))
         tail = tail_of(spec, self._shape)
-        # it is plain arithmetic, which TensorRT would only take long to build
+        # plain arithmetic, for which building a TensorRT engine would take too long
         plain = replace(terms, sizes={}, device="cuda" if terms.device == "tensorrt" else terms.device)
         self._tail = None if tail is None else _Bound(open_bound(tail, plain), spec, "scores", "out", lane)
 
@@ -156,7 +156,7 @@ class BoundNetwork:
         return image.permute(self.spec.contract.layout.from_first).to(self._dtype).contiguous()
 
     def run(self, given: Tensor) -> Tensor:
-        """The network's own output for its input."""
+        """The network's raw output for its input."""
         out = torch.empty(self._shape, dtype=self._type, device=self._lane.device)
         with self._lane.timed("gpu"):
             self._session(given, out)
@@ -174,12 +174,12 @@ class BoundNetwork:
 
 
 def lane_of(spec: ModelSpec) -> Lane:
-    """The device of a model."""
+    """The device of a model, with its streams."""
     return Lane("cpu" if spec.device == "cpu-tensors" else "cuda")
 
 
 def _alike(patches: Sequence[Patch]) -> Iterator[list[Patch]]:
-    """Neighbours that can travel together: of one type, scaled alike."""
+    """Group consecutive patches of one type and scaling, which are sent together."""
     for _, own in groupby(patches, key=lambda patch: (patch.pixels.dtype, id(patch.scaling))):
         yield list(own)
 
@@ -193,12 +193,12 @@ def _masks(patches: Sequence[Patch], masks: Tensor | None) -> list[Tensor | None
 
 
 class _Bound:
-    """A session of one input and one output, both tensors of the device."""
+    """A session with one input and one output, both tensors on the device."""
 
     def __init__(self, session: onnxruntime.InferenceSession, spec: ModelSpec, given: str, out: str, lane: Lane) -> None:
         self._session, self._spec, self._names, self._lane = session, spec, (given, out), lane
         self._options = onnxruntime.RunOptions()
-        # the next stage is behind it in the stream, and need not wait
+        # the next stage follows in the stream and need not wait
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     def __call__(self, given: Tensor, out: Tensor) -> None:
@@ -207,7 +207,7 @@ class _Bound:
         self._run(binding, given)
 
     def gives(self, given: Tensor) -> tuple[tuple[int, ...], torch.dtype]:
-        """Shape and type of the output, by running it."""
+        """Shape and type of the output, found by running it."""
         binding = self._binding(given)
         binding.bind_output(self._names[1], *self._place)
         self._run(binding, given)
@@ -230,7 +230,7 @@ class _Bound:
                 self._session.run_with_iobinding(binding, self._options)
         except SegpipeError:
             raise
-        except Exception as error:  # noqa: BLE001 - onnxruntime raises classes of its own that share no base
+        except Exception as error:  # noqa: BLE001 - onnxruntime raises its own classes, which share no base
             shape = tuple(given.shape)
             raise ModelError(f"{self._spec.path} failed on a batch of shape {shape}: {one_line(error)}") from None
 
@@ -243,7 +243,7 @@ _TYPES = {
     "tensor(int32)": torch.int32,
     "tensor(int64)": torch.int64,
 }
-"""Of scores, as ONNX Runtime names them."""
+"""Types of scores by ONNX Runtime's names."""
 
 
 def _numpy_type(tensor: Tensor) -> Any:
@@ -259,6 +259,6 @@ def free_sizes(graph: onnx.ModelProto, spec: ModelSpec) -> dict[str, int]:
 
 
 def _engine_key(spec: ModelSpec) -> str:
-    """Of all that an engine depends on."""
+    """Hash of everything that a TensorRT engine depends on."""
     facts = [spec.sha256, recorded_options(spec.options), list(spec.batch_shape), str(onnxruntime.__version__), gpu_facts()]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()[:24]

@@ -35,7 +35,7 @@ HALO = 1
 
 @dataclass(frozen=True, eq=False)
 class Sheet:
-    """What all stages after reading know of an opened case."""
+    """What all stages after reading know about an opened case."""
 
     grid: Grid
     files: list[Identity]
@@ -46,7 +46,7 @@ class Sheet:
     """Time of opening, as from ``time.time``."""
     part: Part
     """The windows that are finished in this job: all windows of the case, or a part of them."""
-    room: int = 0
+    block_bytes: int = 0
     """Bytes of the blocks that a row of windows touches; they stay decoded for the next row."""
     raw: bool = False
     """Whether pixels are passed on as stored, to be scaled on a device."""
@@ -108,9 +108,9 @@ def open_sheet(
         refuse_large_case(case.path, cover, model, source.block, memory)
         if regridding is not None:
             refuse_fine_case(case.path, regridding, cover, memory)
-        told = source.notes if part is None else ()  # the record belongs to the case, not to a part
+        source_notes = source.notes if part is None else ()  # the record belongs to the case, not to a part
         spaced = check_spacing if regridding is None else resampling_note
-        notes = [*told, *spaced(case.path, source.grid, model.contract)]
+        notes = [*source_notes, *spaced(case.path, source.grid, model.contract)]
         files = identities(case.path, source.files)
         notes += no_state(files)
         shrunk = part is not None and any(b > n for b, n in zip(part.stop, cover.counts, strict=True))
@@ -119,19 +119,19 @@ def open_sheet(
         part = part or cover.whole
         stack = with_neighbours(source, model.contract)
         seen = stack if regridding is None else Resampled(stack, regridding)
-        room = seen.memory(row_of(cover, cover.touching(part)))
-        notes += FORMATS[case.format].cache().notes(room)
+        block_bytes = seen.memory(row_of(cover, cover.touching(part)))
+        notes += FORMATS[case.format].cache().notes(block_bytes)
     except BaseException:
         source.close()
         raise
     raw = model.device != "cpu"
-    found, asked = (files, tuple(notes), cover, opened, part, room, raw), tuple(asked_names(source.files))
+    found, asked = (files, tuple(notes), cover, opened, part, block_bytes, raw), tuple(asked_names(source.files))
     sheet = Sheet(source.grid, *found, place=place, scene=source.scene, origin=source.origin, asked=asked)
     return source, replace(sheet, regridding=regridding, unpacked=source.unpacked)
 
 
 def sheet_in_memory(case: Case, source: Source, model: ModelSpec) -> Sheet:
-    """As ``open_sheet``, of a case whose pixels are in memory.
+    """As ``open_sheet``, for a case whose pixels are in memory.
 
     Raises:
         SourceError: its pixels or shape do not fit the model.

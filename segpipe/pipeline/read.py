@@ -42,24 +42,24 @@ LATE = 8
 
 
 class HandedBackError(SegpipeError):
-    """A case that its job does not do: it is too large for it, or the job has enough."""
+    """A case that its job does not do: it is too large, or the job has enough windows."""
 
     def __init__(self, sheet: Sheet | None) -> None:
         super().__init__("the case is for another job")
         self.sheet = sheet
-        """What was seen of the case; None if it was not opened."""
+        """Sheet of the case; None if it was not opened."""
 
 
 @dataclass
 class Decoders:
-    """A number of threads that grows until reading keeps up with the model; later cases start with it."""
+    """Number of decoding threads, which grows until reading keeps up with the model; later cases start with it."""
 
     count: int
     most: int
     _late: int = 0
 
     def begin(self) -> None:
-        """Begin another case: a wait for its first tiles does not count."""
+        """Begin another case: waiting for its first tiles does not count."""
         self._late = 0
 
     def note(self, waited: bool) -> None:
@@ -79,27 +79,27 @@ _decoders = cache(Decoders)
 
 @dataclass(frozen=True)
 class Reading:
-    """What is read of cases."""
+    """How cases are read."""
 
     model: ModelSpec
-    """That they are for."""
+    """The model that they are read for."""
     overrides: Overrides = AS_STORED
     decoders: Decoders = field(default_factory=lambda: Decoders(1, 1))
-    """Threads that decode."""
+    """Number of threads that decode."""
     part: Part | None = None
-    """Of the only case, where it is one part."""
+    """Part of the only case; None: all of it."""
     scaling: Scaling | None = None
-    """Of the only case, where it has been measured before."""
+    """Scaling of the only case, if it was measured before."""
     limit: float = math.inf
     """Windows after which no further case is opened, and above which a case is not read."""
     findings: Sequence[Finding] | None = None
-    """About the only case, where somebody has looked before."""
+    """Findings of the only case, if it was sampled before."""
     memory: float = math.inf
     """Bytes that a worker may use; cases that need more are not read."""
     allow_unusual: bool = False
     """Read cases whose pixels cannot be what the contract expects."""
     source: Source | None = None
-    """Of the only case, where it is in memory."""
+    """Source of the only case, if it is in memory."""
 
     @cached_property
     def judge(self) -> Judge:
@@ -177,7 +177,7 @@ def _opened(case: Case, reading: Reading) -> tuple[Source, Sheet]:
 def _decoded(case: Case, source: Source, sheet: Sheet, reading: Reading) -> Iterator[Decoded]:
     scaling = reading.scaling or scaling_of(source, reading.model.contract)
     if reading.source is None:
-        FORMATS[case.format].cache().grow(sheet.room)
+        FORMATS[case.format].cache().grow(sheet.block_bytes)
     sheet, look = _examined(case, source, sheet, scaling, reading)
     reading.decoders.begin()
     seen = on_network_grid(source, sheet, reading.model)
@@ -207,14 +207,14 @@ def _examined(case: Case, source: Source, sheet: Sheet, scaling: Scaling, readin
 
 
 def _at_once(case: Case, source: Source, sheet: Sheet, contract: Contract) -> tuple[int, int]:
-    """Windows of a row that are read at one go, at first and at most."""
+    """Number of windows of a row that are read in one request, at first and at most."""
     remote = is_remote(case.path)
     if sheet.regridding is not None or not (source.separable and (remote or sheet.raw)):
-        return 1, 1  # here the processors are the network's, which would wait for the first, and between two stretches
+        return 1, 1  # the network uses the processors here, and would wait for the first stretch, and between stretches
     fit = max(1, STRETCH_BYTES // (stored_bytes(contract, source.dtype) * math.prod(sheet.cover.tiling.tile)))
     return (min(ASKED_FOR, fit),) * 2 if remote else (1, fit)
 
 
 def stored_bytes(contract: Contract, dtype: np.dtype[Any]) -> int:
-    """Of a pixel as it is read, with what is needed to find whether it is invalid."""
+    """Bytes per pixel as it is read, including what is needed to find invalid pixels."""
     return contract.input_channels * dtype.itemsize + 3

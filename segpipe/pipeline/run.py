@@ -1,4 +1,4 @@
-"""From cases to labels: the sentence that all other modules are words of."""
+"""The whole pipeline from cases to labels, in one sentence."""
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
@@ -17,20 +17,20 @@ from segpipe.pipeline.tiles import batches, tiles
 def segmented(
     cases: Sequence[Case], reading: Reading, model: Model, calls: int, *, confidence: bool
 ) -> Generator[tuple[Case, Boxes], None, None]:
-    """Read cases, infer, blend and decide: each case with its boxes, in order.
+    """Read, infer, blend and decide: yield each case with its boxes, in order.
 
     Args:
-        cases: what is read.
-        reading: how.
-        model: what scores windows; batches are filled across cases.
-        calls: of the model, in flight at once.
-        confidence: whether boxes have a confidence, too.
+        cases: cases to read.
+        reading: how they are read.
+        model: scores windows; batches are filled across cases.
+        calls: calls of the model in flight.
+        confidence: whether boxes include a confidence.
     """
     windows = tiles(read(cases, reading), reading)
     scored = infer(model, batches(windows, model.spec.batch), calls)
     with closing(windows), closing(scored):
         for case, own in groupby(scored, key=attrgetter("case")):
-            arrays = model.arrays  # they change if the device has no memory for a batch
+            arrays = model.arrays  # these change if the device's memory is too small for a batch
             decision = Decision(model.spec.contract, model.spec.blend_on, arrays)
             boxes = decide(regrid(blend(own, arrays), arrays), decision, confidence=confidence)
             yield case, beside_writer(boxes, arrays)

@@ -1,4 +1,4 @@
-"""Neighbouring windows of a row that are read at one go."""
+"""Stretches: neighbouring windows of a row that are read in one request."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from segpipe.formats.source import Invalid, Pixels, Source
 from segpipe.geometry.windows import Cover, Part, Window, reflected
 
 ASKED_FOR = 12
-"""Windows where pixels come over a network: 9 Mpx/s instead of 5 at 50 ms a request (measured, COG of 4 bands)."""
+"""Windows per request if pixels come over a network: 9 Mpx/s instead of 5 at 50 ms a request (measured, COG of 4 bands)."""
 
 STRETCH_BYTES = 2**26
-"""Of stored pixels, but for a single window that is larger, where threads decode for a GPU. They share the blocks of what is
-read at one go, and a window has too few: 90 Mpx/s instead of 28 with two (measured, DEFLATE, 4 bands of uint16)."""
+"""Most bytes of stored pixels per request if threads decode for a GPU, except for a single larger window. The threads share
+the blocks of a request, and a window has too few: 90 Mpx/s instead of 28 with two (measured, DEFLATE, 4 bands of uint16)."""
 
 Index = tuple[int, ...]
 
 
 def stretches(windows: Part, first: int, most: int) -> Iterator[list[Index]]:
-    """Windows in order, neighbours together: twice as many each time, up to the most, so that the first is there soon."""
+    """Yield windows in order, neighbours together: twice as many each time up to ``most``, so that the first comes early."""
     size = first
     for row in product(*map(range, windows.first[:-1], windows.stop[:-1])):
         col = windows.first[-1]
@@ -32,17 +32,17 @@ def stretches(windows: Part, first: int, most: int) -> Iterator[list[Index]]:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Pixels of neighbours, and where they are invalid; None if nowhere."""
+    """Pixels of neighbouring windows, and their invalid mask; None if all are valid."""
 
     start: Index
-    """Where it lies in its case."""
+    """Position in the case."""
     pixels: Pixels
     invalid: Invalid | None
     own_invalid: Invalid | None = None
     """Invalid own pixels of the window of a case that is resampled, as in ``Taken``."""
 
     def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
-        """As ``Source.read``, of a window that lies in it, without a copy."""
+        """As ``Source.read``, for a window inside it, without a copy."""
         box = tuple(slice(a - low, b - low) for a, b, low in zip(window.start, window.stop, self.start, strict=True))
         invalid = None if self.invalid is None else self.invalid[box]
         return self.pixels[(slice(None), *box)], invalid if invalid is not None and invalid.any() else None

@@ -141,12 +141,12 @@ def read_tile(
 def batches(tiles: Iterable[Tile | Failed], size: int) -> Iterator[Batch]:
     """Group tiles, in order, into batches of ``size`` windows that have pixels."""
     batch: Batch = []
-    room = size
+    space = size
     for tile in tiles:
         batch.append(tile)
-        room -= isinstance(tile, Tile) and tile.patch is not None
-        if not room or len(batch) >= max(size, LONGEST_BATCH):
+        space -= isinstance(tile, Tile) and tile.patch is not None
+        if not space or len(batch) >= max(size, LONGEST_BATCH):
             yield batch
-            batch, room = [], size
+            batch, space = [], size
     if batch:
         yield batch

@@ -1,1 +1,1 @@
-"""The process that segpipe runs in: its signals, environment, processors and memory, and what is installed."""
+"""The process that segpipe runs in: signals, environment, processors, memory, and optional dependencies."""

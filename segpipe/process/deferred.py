@@ -1,4 +1,4 @@
-"""Modules that others import whether they need them or not, and that take long to load."""
+"""Deferred imports of modules that libraries import unconditionally and that take long to load."""
 
 import sys
 from importlib.machinery import ModuleSpec
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class _Deferred(ModuleType):
-    """A module that loads itself when something of it is first asked for, once, whichever threads ask."""
+    """A module that loads itself at the first access to an attribute, once, whichever threads access it."""
 
     def __init__(self, spec: ModuleSpec) -> None:
         super().__init__(spec.name)
@@ -19,11 +19,11 @@ class _Deferred(ModuleType):
         self.__dict__.update(_lock=RLock(), _loaded=False)
 
     def __getattr__(self, name: str) -> Any:
-        """What is not there yet; ``import`` asks for names like ``__all__``, too, and gets them from the module."""
+        """Load the module and return an attribute; ``import`` also asks for names such as ``__all__``."""
         own = self.__dict__
         with own["_lock"]:
             if not own["_loaded"]:
-                own["_loaded"] = True  # what the module imports may ask for names that it has not got yet
+                own["_loaded"] = True  # modules that it imports may ask for names that are not defined yet
                 spec = own["__spec__"]
                 try:
                     spec.loader.exec_module(self)
@@ -37,6 +37,6 @@ class _Deferred(ModuleType):
 
 
 def defer(name: str) -> None:
-    """Let ``import name`` take no time, where it is installed and not loaded; its first use loads it."""
+    """Make ``import name`` take no time, if it is installed and not loaded; its first use loads it."""
     if name not in sys.modules and (spec := find_spec(name)) is not None and spec.loader is not None:
         sys.modules[name] = _Deferred(spec)

@@ -1,4 +1,4 @@
-"""What a process inherits must not change pixels, validity, place or bytes: GDAL's options, and where PROJ's data lies."""
+"""Make results independent of the inherited environment: GDAL's options, and the location of PROJ's data."""
 
 import logging
 import math
@@ -54,32 +54,31 @@ BY_EFFECT = {
     """,
 }
 OPTIONS = frozenset(name for names in BY_EFFECT.values() for name in names.split())
-"""Options of GDAL and PROJ that change pixels, validity, place, or the bytes of a mask. GDAL's default holds for each.
-
-Others are the user's: of networks, credentials, caches and debugging, and of drivers, since a driver that is missing is an
-error. What a VRT is trusted with, ``formats/raster/gdal.py`` sets."""
+"""Options of GDAL and PROJ that change pixels, validity, georeferencing, or the bytes of a mask; GDAL's defaults are used.
+Others are left to the user: network, credentials, caches, debugging, and drivers, since a missing driver is an error.
+``formats/raster/gdal.py`` sets what a VRT may do."""
 
 WHEEL = Path(rasterio.__file__).parent
-"""Where a wheel of rasterio has its data of GDAL and PROJ, which that of another version cannot stand in for. Elsewhere they
-find their own; pyproj looks into its wheel first."""
+"""Folder in which a wheel of rasterio has GDAL's and PROJ's data, which those of another version cannot replace. Other
+installations find their own data; pyproj looks into its wheel first."""
 
 WHERE, THERE = (0.5, 50.5), (577274.99, 69740.50)
-"""Longitude and latitude on OSGB36, and easting and northing on the British National Grid: an example of IOGP's Guidance
-Note 7-2, 3.2.3.1."""
+"""A known point: longitude and latitude on OSGB36, and easting and northing on the British National Grid (example in IOGP's
+Guidance Note 7-2, 3.2.3.1)."""
 
 CENTIMETRES = 0.02
 
 
 @cache
 def settle() -> None:
-    """Make this process independent of what it inherits, once; its environment changes.
+    """Make this process independent of its inherited environment, once; changes ``os.environ``.
 
     Raises:
-        InstallationError: GDAL's configuration file sets one of the options, or PROJ does not know what it must know.
+        InstallationError: GDAL's configuration file sets one of the options, or PROJ misplaces the known point.
     """
     _forget(OPTIONS, "GDAL's default holds")
     if is_wheel := (WHEEL / "proj_data" / "proj.db").is_file():
-        # search paths alone leave out contexts that GDAL makes for itself, as for a warped VRT
+        # search paths alone do not reach contexts that GDAL creates itself, as for a warped VRT
         _forget({"PROJ_LIB", "PROJ_DATA", "GDAL_DATA"}, "rasterio has data of its own")
         os.environ["GDAL_DATA"] = str(WHEEL / "gdal_data")
     with rasterio.Env(session=DummySession()):
@@ -91,14 +90,14 @@ def settle() -> None:
 
 
 def _forget(names: Set[str], reason: str) -> None:
-    """Remove from the environment what must not count, and say so."""
+    """Remove variables from the environment, and say so."""
     for name in sorted(names & os.environ.keys()):
-        if (value := os.environ.pop(name)) != str(WHEEL / name.lower()):  # by an earlier call, in this process or another
+        if (value := os.environ.pop(name)) != str(WHEEL / name.lower()):  # unless set by an earlier call
             LOG.warning("note: %s=%s of the environment is not used: %s", name, value, reason)
 
 
 def _refuse_configured() -> None:
-    """Values that GDAL's configuration file gives outlast those of the environment."""
+    """Refuse options in GDAL's configuration file, which persist after the environment is cleared."""
     for name in sorted(OPTIONS):
         if (value := get_gdal_config(name, normalize=False)) is not None:
             raise InstallationError(
@@ -123,12 +122,12 @@ def _unfit(library: str, found: str) -> str:
 
 
 def rasterio_point() -> tuple[float, float]:
-    """The known point through the PROJ that GDAL has."""
+    """The known point by the PROJ that GDAL uses."""
     (x,), (y,) = transform("EPSG:4277", "EPSG:27700", [WHERE[0]], [WHERE[1]])
     return float(x), float(y)
 
 
 def pyproj_point() -> tuple[float, float]:
-    """The known point through pyproj's PROJ."""
+    """The known point by pyproj's PROJ."""
     x, y = Transformer.from_crs("EPSG:4277", "EPSG:27700", always_xy=True).transform(*WHERE)
     return float(x), float(y)

@@ -1,4 +1,4 @@
-"""Optional dependencies: the command that installs those of an extra, from where segpipe itself came."""
+"""Optional dependencies: the command that installs an extra, from the same origin as segpipe."""
 
 import json
 from importlib.metadata import Distribution, distributions
@@ -7,8 +7,8 @@ from urllib.parse import unquote, urlsplit
 
 
 def install(extra: str) -> str:
-    """The command that adds an extra to this installation: from the checkout, the repository, or the package index."""
-    # the .egg-info of a checkout that Python runs in says nothing of where segpipe was installed from
+    """Command that adds an extra to this installation: from the checkout, the repository, or the package index."""
+    # the .egg-info of a checkout that Python runs in does not tell where segpipe was installed from
     installed = next((found for found in distributions(name="segpipe") if found.read_text("METADATA")), None)
     if installed is None:
         return f"pip install '.[{extra}]' in the checkout of segpipe"
@@ -16,7 +16,7 @@ def install(extra: str) -> str:
 
 
 def _origin(installed: Distribution) -> dict[str, Any]:
-    """What pip noted down of an installation that is not from an index (PEP 610)."""
+    """Origin that pip recorded for an installation from outside an index (PEP 610)."""
     found: dict[str, Any] = json.loads(installed.read_text("direct_url.json") or "{}")
     return found
 

@@ -1,4 +1,4 @@
-"""Ctrl-C during a run in a process that lives on after it: a notebook, a script, a service."""
+"""Handle Ctrl-C during a run in a process that outlives it: a notebook, a script, a service."""
 
 import signal
 import sys
@@ -11,15 +11,15 @@ from types import FrameType
 from segpipe.process.signals import AGAIN, Halt, say
 
 PATIENCE = 10.0
-"""Seconds that a run has to end in order once it is stopped, before one more Ctrl-C stops that, too."""
+"""Seconds for a stopped run to end in order, before another Ctrl-C interrupts that, too."""
 
 
 @contextmanager
 def interruptible(halt: Halt, grace: float) -> Iterator[None]:
-    """Raise ``KeyboardInterrupt`` at Ctrl-C such that the run can end in order; afterwards Ctrl-C is as before.
+    """Raise ``KeyboardInterrupt`` on Ctrl-C so that the run can end in order; restore Ctrl-C afterwards.
 
     With a ``grace``, the first Ctrl-C sets ``halt``; the second, or the end of ``grace`` seconds, raises. Only the main
-    thread hears of Ctrl-C. A handler that is not Python's own stays in force.
+    thread receives Ctrl-C. A handler other than Python's own stays in force.
     """
     if threading.current_thread() is not threading.main_thread() or (
         signal.getsignal(signal.SIGINT) is not signal.default_int_handler
@@ -38,12 +38,12 @@ def interruptible(halt: Halt, grace: float) -> Iterator[None]:
 
 
 class _Answer:
-    """The handler of SIGINT during one run."""
+    """Handler of SIGINT during a run."""
 
     def __init__(self, halt: Halt, grace: float) -> None:
         self._halt, self._grace, self._hook = halt, grace, sys.unraisablehook
         self._stopped: float | None = None
-        """When it raised last."""
+        """Time of the last interruption."""
         self._ended = False
         self._lock = threading.Lock()
         self._timers: list[threading.Timer] = []
@@ -66,7 +66,7 @@ class _Answer:
         return self._stopped is not None and time.monotonic() - self._stopped < PATIENCE
 
     def lost(self, unraisable: "sys.UnraisableHookArgs") -> None:
-        """Raise an interruption again that got lost in a callback."""
+        """Repeat an interruption that was lost in a callback."""
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
             self._stopped = None
             self._again(AGAIN)
@@ -85,7 +85,7 @@ class _Answer:
                 signal.pthread_kill(main, signal.SIGINT)
 
     def end(self) -> None:
-        """Raise nothing any more."""
+        """Stop raising interruptions."""
         with self._lock:
             self._ended = True
         for timer in self._timers:

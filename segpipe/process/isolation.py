@@ -1,4 +1,4 @@
-"""A run in a process that does other things, too: what it changes there is as before once it has ended."""
+"""Isolate a run in a process that also does other things: restore at the end what the run changes."""
 
 import logging
 import os
@@ -25,7 +25,7 @@ _restore: ExitStack | None = None
 def isolated(*others: Callable[[], AbstractContextManager[object]]) -> Iterator[None]:
     """Restore environment variables, loggers, warning filters and hooks at the end.
 
-    Of runs in several threads, the first finds the state that is restored, and the last one restores it.
+    For runs in several threads, the first one saves the state, and the last one restores it.
 
     Args:
         others: contexts that restore the process-wide state of libraries.
@@ -38,7 +38,7 @@ def isolated(*others: Callable[[], AbstractContextManager[object]]) -> Iterator[
 
 
 def _enter(others: tuple[Callable[[], AbstractContextManager[object]], ...]) -> None:
-    global _running, _restore  # noqa: PLW0603 - of the process
+    global _running, _restore  # noqa: PLW0603 - one per process
     with _lock:
         _running += 1
         if _running == 1:
@@ -50,7 +50,7 @@ def _enter(others: tuple[Callable[[], AbstractContextManager[object]], ...]) -> 
 
 
 def _leave() -> None:
-    global _running, _restore  # noqa: PLW0603 - of the process
+    global _running, _restore  # noqa: PLW0603 - one per process
     with _lock:
         _running -= 1
         if _running == 0 and _restore is not None:

@@ -1,4 +1,4 @@
-"""What this process may use of the machine, the limits of a container included."""
+"""Resources of the machine that this process may use, within the limits of a container."""
 
 import ctypes
 import os
@@ -16,18 +16,18 @@ LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_by
 MOUNTS = "/proc/self/mounts"
 
 IN_MEMORY = {"tmpfs", "ramfs"}
-"""File systems whose files take memory."""
+"""File systems that keep their files in memory."""
 
 
 def processors() -> int:
-    """CPUs."""
+    """Number of usable CPUs."""
     from dask.system import cpu_count
 
     return int(min(cpu_count(), len(os.sched_getaffinity(0))))
 
 
 def memory() -> int:
-    """Bytes of memory."""
+    """Usable memory in bytes."""
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in LIMITS:
         with suppress(OSError, ValueError):  # no such control group, or "max"
@@ -36,7 +36,7 @@ def memory() -> int:
 
 
 def is_in_memory(folder: str | Path) -> bool:
-    """Whether the files of a folder take memory, as on a tmpfs; False if the kernel does not say."""
+    """Whether a folder is kept in memory, as on a tmpfs; False if the kernel does not say."""
     place, mounted = Path(folder).resolve(), [(0, "")]
     with suppress(OSError):
         for line in Path(MOUNTS).read_text(encoding="utf-8", errors="surrogateescape").splitlines():
@@ -74,7 +74,7 @@ def _held(key: str) -> int:
 
 
 def age() -> float:
-    """Seconds since this process began; 0 where the kernel does not say."""
+    """Seconds since the start of this process; 0 where the kernel does not report it."""
     try:
         stat = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace")
         ticks = int(stat.rpartition(")")[2].split()[19])

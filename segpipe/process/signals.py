@@ -1,4 +1,4 @@
-"""How a command ends that is asked to, at any moment from its first line on: this module imports nothing heavy."""
+"""End a command on request, at any moment from its first line on: this module imports nothing heavy."""
 
 import atexit
 import math
@@ -18,23 +18,23 @@ from segpipe.messages.streams import make_steady
 INTERRUPTED = 75
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What asks a process to end: Ctrl-C, a batch system, a terminal that is gone."""
+"""Signals that ask a process to end: from Ctrl-C, a batch system, a closed terminal."""
 
 STOPPING = 60.0
-"""Seconds that a run has to end in order once it is stopped; the next run clears up after one that needs longer."""
+"""Seconds for a stopped run to end in order; the next run cleans up after one that takes longer."""
 
 PATIENCE = 5.0
-"""Seconds that the main thread has to hear a signal. It hears none while a call into C does not return."""
+"""Seconds for the main thread to handle a signal; it handles none during a call into C."""
 
 LOOK = 1.0
-"""Seconds between two looks at the clock."""
+"""Seconds between two checks of the clock."""
 
 AGAIN = 0.05
-"""Seconds after which an interruption is raised again that got lost in a callback."""
+"""Seconds after which an interruption that was lost in a callback is repeated."""
 
 
 class Halt(Protocol):
-    """Asks a run to begin nothing more."""
+    """Asks a run to start nothing more."""
 
     concluding: bool
 
@@ -44,16 +44,16 @@ class Halt(Protocol):
 
 
 class _Watch:
-    """A thread that ends the process where the main thread does not."""
+    """A thread that ends the process if the main thread does not."""
 
     def __init__(self) -> None:
         self.patience = math.inf
-        """Seconds that the main thread has from a signal on."""
+        """Seconds that the main thread has after a signal."""
         self.limit = math.inf
-        """When the process ends, by the monotonic clock."""
+        """Time at which the process ends, by the monotonic clock."""
         self.code = INTERRUPTED
         self.spares: Callable[[], bool] = lambda: False
-        """Whether the main thread is at what nothing should stop."""
+        """Whether the main thread is doing work that must not be stopped."""
 
     def start(self) -> None:
         read, write = os.pipe()
@@ -67,14 +67,14 @@ class _Watch:
             ready, _, _ = select.select([read], [], [], min(LOOK, left))
             if ready and os.read(read, 1)[0] in ENDING and self.patience < math.inf:
                 self.limit = min(self.limit, time.monotonic() + self.patience)
-                self.patience = min(self.patience, PATIENCE)  # from a second one
+                self.patience = min(self.patience, PATIENCE)  # applies to a second signal
         if self.code == INTERRUPTED:
             _leave()
             time.sleep(LOOK)
         os._exit(self.code)
 
     def rest(self) -> None:
-        """Leave it to the main thread, which hears signals or is to hear none."""
+        """Leave signals to the main thread, which handles or ignores them."""
         self.patience = self.limit = math.inf
 
 
@@ -83,49 +83,49 @@ _LAST_LINE = [b"interrupted: run the same command again to go on\n"]
 
 
 def say(line: bytes) -> None:
-    """A line on stderr, unless it would wait for a reader or has none."""
+    """Write a line to stderr, unless that would block or fail."""
     with suppress(OSError, ValueError):
         if select.select([], [2], [], 0)[1]:
             os.write(2, line)
 
 
 def _leave(number: int = 0, frame: FrameType | None = None) -> None:
-    """Go at once: nothing is begun, and an exception raised while modules are imported may get lost."""
+    """Exit at once: no work has begun, and an exception during imports may be lost."""
     del number, frame
-    with suppress(IndexError):  # another thread is here already, or this one is
+    with suppress(IndexError):  # another thread is exiting already, or this one is
         say(_LAST_LINE.pop())
         os._exit(INTERRUPTED)
 
 
 def _listen(handler: Callable[[int, FrameType | None], Any]) -> None:
-    """Answer what asks to end; of a terminal that is gone only where nobody has said not to, as nohup does."""
+    """Install a handler for the ending signals; for SIGHUP only if it is not ignored, as nohup does."""
     for number in ENDING:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, handler)
 
 
 def answer() -> None:
-    """Answer signals in this process from now on, also where the main thread does not: for a command's first line."""
-    make_steady()  # before a pipe takes the number of a stream that is closed
+    """Handle signals in this process from now on, even if the main thread does not; call at a command's first line."""
+    make_steady()  # before a pipe takes the descriptor of a closed stream
     leave_at_once()
     _WATCH.patience = 0.0
     _WATCH.start()
 
 
 def leave_at_once() -> None:
-    """From now on a signal ends the process: nothing is begun that would have to be put in order."""
+    """Let a signal end the process at once from now on: there is no work to put in order."""
     _listen(_leave)
 
 
 def interrupt() -> None:
-    """From now on the first signal raises ``KeyboardInterrupt``, so that what is half-written goes."""
+    """Let the first signal raise ``KeyboardInterrupt`` from now on, so that unfinished files are removed."""
     _WATCH.rest()
     _WATCH.patience = STOPPING
     _listen(_interrupt)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Once is enough, and a second must not hurt."""
+    """Raise once, and ignore further signals."""
     del frame
     hear_no_more()
     _WATCH.limit = time.monotonic() + STOPPING
@@ -133,7 +133,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def hear_no_more() -> None:
-    """Signals are ignored from now on, also while Python ends, which puts back what else would kill the process."""
+    """Ignore signals from now on, also while Python exits, which restores handlers that would kill the process."""
     _WATCH.rest()
     signal.setitimer(signal.ITIMER_REAL, 0)
     for number in (*ENDING, signal.SIGALRM):
@@ -141,15 +141,15 @@ def hear_no_more() -> None:
 
 
 def end(code: int) -> None:
-    """The work is done: a thread or worker that does not end must not keep the process."""
+    """Set the exit code of finished work: a thread or worker that does not end must not keep the process alive."""
     _WATCH.code, _WATCH.spares, _WATCH.limit = code, lambda: False, time.monotonic() + STOPPING
 
 
 def halt_first(halt: Halt, grace: float) -> None:
-    """From now on the first signal asks to begin nothing more; the second, or the end of the grace, stops what runs."""
+    """Let the first signal ask to start nothing more; the second, or the end of the grace period, stops running work."""
 
     def stop(number: int) -> None:
-        """Once is enough, and one more must not hurt; but the exception may get lost in a callback."""
+        """Raise once, and ignore further signals; the exception is repeated if a callback loses it."""
         hear_no_more()
         _WATCH.limit = time.monotonic() + STOPPING
         signal.signal(signal.SIGALRM, once_more)
@@ -178,7 +178,7 @@ def halt_first(halt: Halt, grace: float) -> None:
         say(f"interrupted: running jobs have {grace:g} s to finish; interrupt once more to stop it now\n".encode())
         signal.setitimer(signal.ITIMER_REAL, grace)
 
-    atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)  # the last thing before Python forgets who hears of it
+    atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)  # the last action before Python removes the handlers
     signal.signal(signal.SIGALRM, ask)
     _WATCH.spares, _WATCH.patience = lambda: halt.concluding, grace + PATIENCE
     _listen(ask)
@@ -186,7 +186,7 @@ def halt_first(halt: Halt, grace: float) -> None:
 
 @contextmanager
 def halting(halt: Halt, grace: float) -> Iterator[None]:
-    """``halt_first``, and once the block has ended well, signals are ignored: the exit code tells what is on the disk."""
+    """``halt_first``; after the block has succeeded, ignore signals, so that the exit code matches the files on disk."""
     halt_first(halt, grace)
     yield
     hear_no_more()

@@ -1,8 +1,8 @@
-"""Worker processes that do not import the main module of the process that starts them.
+"""Start worker processes that do not import the main module of their parent.
 
-``multiprocessing`` runs the script of its parent again in each process that it spawns, under another name. Workers need
-nothing of it: their tasks hold segpipe's own types. So a script that calls segpipe without ``if __name__ == "__main__":``
-runs once, and a program that is read from stdin can start workers, too.
+``multiprocessing`` runs the parent's script again in each spawned process, under another name. Workers do not need it:
+their tasks contain only segpipe's own types. So a script without ``if __name__ == "__main__":`` runs once, and a program
+read from stdin can start workers, too.
 """
 
 import sys
@@ -13,12 +13,12 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 METHOD = "segpipe"
-"""The name of the start method, for Dask's configuration."""
+"""Name of the start method in Dask's configuration."""
 
 
 @contextmanager
 def _without_main() -> Iterator[None]:
-    """Hide from ``multiprocessing``, for the moment of a start, where the main module came from."""
+    """Hide the origin of the main module from ``multiprocessing`` while a process is started."""
     main: Any = sys.modules["__main__"]
     spec, place = getattr(main, "__spec__", None), main.__dict__.pop("__file__", None)
     main.__spec__ = None
@@ -43,7 +43,7 @@ class _Context(context.SpawnContext):
 
 
 def register() -> str:
-    """Let ``multiprocessing.get_context`` know the start method; its name."""
+    """Register the start method with ``multiprocessing.get_context``, and return its name."""
     known: Any = context._concrete_contexts  # type: ignore[attr-defined]
     known.setdefault(METHOD, _Context())
     return METHOD

@@ -1,1 +1,1 @@
-"""What a run leaves: masks, records, parts of masks, and areas."""
+"""Results of a run: masks, records, parts of masks, and statistics."""

@@ -80,7 +80,7 @@ class Areas:
         self._counts = np.zeros((bands, *self._cells.count, len(self._ids) + 1), np.int64)
 
     def _class_lookup(self) -> NDArray[np.int64] | None:
-        """From label to position in the table, None where they are the same but for nodata."""
+        """Position in the table by label; None where they are equal except for nodata."""
         multilabel = self._contract.task == "multilabel"
         self._ids = [0, 1] if multilabel else [c.id for c in self._contract.mask_classes]
         if self._ids == list(range(len(self._ids))):
@@ -91,7 +91,7 @@ class Areas:
 
     @property
     def state(self) -> State:
-        """Elements per band, cell along each axis, and position in the table."""
+        """Counts ``(bands, *cells, positions in the table)``."""
         return {"counts": self._counts}
 
     def merge(self, state: State) -> None:
@@ -130,7 +130,7 @@ class Areas:
         """One row per class and one for nodata: pixels, area or volume in the grid's unit, and share of the valid area.
 
         If the grid has no measure, the area is None, the unit is ``px``, and the share is of the valid pixels. Rows of
-        volumes have millilitres, too.
+        volumes include millilitres.
         """
         if self._contract.task == "multilabel":
             named = [(c, self._amount(band, 1)) for band, c in enumerate(self._contract.mask_classes)]

@@ -124,7 +124,7 @@ def _unpacked(data: bytes) -> NDArray[Any]:
 
 @contextmanager
 def _as_written(output: Store, name: str, digest: str) -> Iterator[Path]:
-    """A local file with the content, once its digest has been compared."""
+    """Yield a local file with the content after comparing its digest."""
     with ExitStack() as stack:
         try:
             with _readable(output, name):

@@ -1,8 +1,8 @@
-"""Connected components of a volume that arrives in boxes, in any order: what is counted of each, joined across faces.
+"""Count the connected components of a volume that arrives in boxes, in any order, and join them across faces.
 
-Every box is labelled by itself. What later boxes can still join is the labels of the faces whose other side has not been
-seen; they are kept until it has. All that is counted is the same however the volume was cut: integers are added, least and
-largest values taken, convex outlines merged.
+Every box is labelled separately. Later boxes can only join the labels on faces whose other side has not been seen; these
+are kept until it has. No result depends on how the volume was cut: integers are added, minima and maxima taken, and convex
+outlines merged.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,11 +25,11 @@ Stored = Callable[[], NDArray[Any]]
 """Reads the stored pixels of a box, ``(channels, slices, rows, columns)``."""
 
 MOST_LISTED = 10_000
-"""Most components of a case that are kept once no box can join them any more: the largest."""
+"""Most components of a case that are kept after no box can join them any more: the largest."""
 MOST_PIECES = 2**25
-"""Most components of single boxes whose part in the whole is remembered, for a volume of instances: 128 MB."""
+"""Most pieces of components in single boxes whose component is remembered, for a volume of instances: 128 MB."""
 PENDING_ROWS, PENDING_POINTS = 2**14, 2**17
-"""Rows and points that are added before they are merged."""
+"""Rows and points that are collected before they are merged."""
 INSIDE: Final = 26
 """Connectivity: voxels that share a corner are connected. An image is a volume of one slice, with 8 neighbours."""
 
@@ -46,7 +46,7 @@ MERGED: Mapping[str, np.ufunc] = {
     "darkest": np.minimum,
     "brightest": np.maximum,
 }
-"""How each column of two pieces of a component is merged."""
+"""Function that merges a column of two pieces of a component."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,12 +56,12 @@ class Layer:
     kinds: NDArray[Any]
     """Class of each voxel from 1, 0 for none; shape ``(slices, rows, columns)``."""
     confidence: NDArray[np.uint8] | None = None
-    """Of the same shape."""
+    """Confidence of each voxel, of the same shape."""
 
 
 @dataclass
 class Left:
-    """Components that are not listed, per class from 1: number and voxels."""
+    """Components that are not listed, by class from 1: number and voxels."""
 
     small: Integers
     excess: Integers
@@ -72,13 +72,13 @@ class Left:
 
 
 def counted(into: Integers, table: Table, rows: NDArray[np.bool_]) -> None:
-    """Add number and voxels of some rows of a table, by class."""
+    """Add the number and voxels of some rows of a table, by class."""
     np.add.at(into, table["kind"][rows], np.stack([np.ones(int(rows.sum()), np.int64), table["voxels"][rows]], axis=1))
 
 
 @dataclass
 class _Pending:
-    """Pieces that have not been merged: tables and points with the numbers of their pieces."""
+    """Pieces that have not been merged: tables, and points with the numbers of their pieces."""
 
     tables: list[Table] = field(default_factory=list)
     owners: list[Integers] = field(default_factory=list)
@@ -100,7 +100,7 @@ class Components:
     Args:
         shape: slices, rows, columns of the volume.
         kinds: number of classes.
-        least: voxels below which a component is counted and not listed.
+        least: components with fewer voxels are counted, but not listed.
         named: whether to remember to which component each piece of a box belongs.
     """
 
@@ -158,7 +158,7 @@ class Components:
         return numbers[labels], names[labels]
 
     def _named(self, numbers: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Numbers that stay as they are when components are merged, in place of those that do not."""
+        """Names that remain valid when components are merged, in place of numbers that do not."""
         assert self._names is not None
         own = numbers[numbers >= 0]
         begin = self._named_pieces
@@ -201,7 +201,7 @@ class Components:
         return table if pixels is None else table | _intensities(pixels, runs)
 
     def _closed(self, table: Table, start: tuple[int, ...], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-        """Whether no other box can hold a part of each component of a box."""
+        """Whether each component of a box is complete: no other box can contain a part of it."""
         first, stop = np.array(start), np.add(start, shape)
         low, high = (table["low"] > first) | (first == 0), (table["high"] < stop) | (stop == np.array(self._shape))
         return np.asarray((low & high).all(axis=1))
@@ -224,7 +224,7 @@ class Components:
         return number
 
     def _merge(self) -> None:
-        """Merge pieces that were joined, and leave out what is too small, or one too many, once nothing can join it."""
+        """Merge joined pieces, and drop complete components that are too small, or too many."""
         pending, roots = self._pending, _roots(self._parents)
         if not len(roots):
             return
@@ -245,7 +245,7 @@ class Components:
         self._merged = 2 * self._pending.rows, 2 * self._pending.held
 
     def _kept(self, table: Table, open_ones: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """The components that are open, and of the others the largest; the rest is counted."""
+        """The open components, and of the others the largest; the rest is counted."""
         small = ~open_ones & (table["voxels"] < self._least)
         counted(self.left.small, table, small)
         rest = np.flatnonzero(~open_ones & ~small)
@@ -256,7 +256,7 @@ class Components:
 
     @property
     def state(self) -> dict[str, NDArray[Any]]:
-        """All of it as arrays, for ``merge``."""
+        """Everything as arrays, for ``merge``."""
         table, owner, point = self.finished()
         names = {} if self._names is None else {"names": np.concatenate([np.zeros(0, np.int32), *self._names])}
         return {
@@ -288,7 +288,7 @@ class Components:
         return self._pending.tables[0], self._pending.owners[0], self._pending.points[0]
 
     def names(self) -> list[NDArray[np.int32]]:
-        """Row of ``finished`` of each name, or -1; one array per part that was merged, else per box."""
+        """Row of ``finished`` for each name, or -1; one array per merged part, else per box."""
         self._merge()
         return self._names or []
 

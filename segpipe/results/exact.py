@@ -1,4 +1,4 @@
-"""Exact sums of pixels: integers in limbs of 32 bits, so that a sum depends neither on its order nor on how it was cut.
+"""Exact sums of pixels: integers in limbs of 32 bits, so that a sum depends neither on order nor on division.
 
 Integers are summed as they are. Floats are rounded to float32 first: each is an integer times 2**-149, the least float32.
 """
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from segpipe.results.runs import Runs
 
 Limbs = NDArray[np.int64]
-"""Shape ``(..., limbs)``, the least significant first; all but the last are 0 to 2**32 - 1 once they are carried."""
+"""Shape ``(..., limbs)``, least significant first; after carrying, all but the last are 0 to 2**32 - 1."""
 
 BITS = 32
 MASK = (1 << BITS) - 1
 INTEGER_LIMBS, FLOAT_LIMBS = 3, 11
 LEAST_EXPONENT = 149
-"""Of float32: its values are multiples of 2**-149."""
+"""Exponent of float32's unit: its values are multiples of 2**-149."""
 MANTISSA = 24
 
 
@@ -38,7 +38,7 @@ def _float_sums(values: NDArray[Any], runs: Runs) -> Limbs:
     fraction, exponent = np.frexp(values.astype(np.float32))
     mantissa = np.ldexp(fraction.astype(np.float64), MANTISSA).astype(np.int64)
     shift = exponent.astype(np.int64) - MANTISSA + LEAST_EXPONENT
-    # a subnormal float ends with zeros, which the shift to the right removes
+    # subnormal floats end with zeros, which the right shift removes
     mantissa, shift = mantissa >> np.maximum(-shift, 0), np.maximum(shift, 0)
     limb, shifted = shift // BITS, mantissa << (shift % BITS)
     totals: dict[int, NDArray[np.int64]] = {}

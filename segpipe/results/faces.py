@@ -1,4 +1,4 @@
-"""Faces of boxes whose other side has not been seen: where later boxes join the components of earlier ones."""
+"""Open faces of boxes, whose other side has not been seen: there later boxes join components of earlier ones."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,17 +17,17 @@ AXES = 3
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Face:
-    """The outermost plane of a box, of which only labelled voxels are kept."""
+    """The outermost plane of a box, with its labelled voxels only."""
 
     axis: int
     high: bool
     """Whether it is the plane with the largest index along its axis."""
     unseen: int
-    """Voxels next to it, diagonally too, that no box has held yet."""
+    """Number of voxels next to it, diagonal ones included, that no box has contained yet."""
     place: NDArray[np.int32]
     """Flat index of each labelled voxel in ``(layers, *plane)``."""
     number: Numbers
-    """Its component."""
+    """Component of each labelled voxel."""
 
 
 @dataclass(eq=False)
@@ -42,8 +42,8 @@ class OpenBox:
 class OpenFaces:
     """The open faces of all boxes of a volume.
 
-    Two voxels of different boxes that touch are separated along some axis, so both lie on facing planes of their boxes. A
-    face is kept as long as there is a voxel on its other side that has not been seen.
+    Two touching voxels of different boxes are separated along some axis, so both lie on facing planes of their boxes. A
+    face is kept as long as a voxel on its other side has not been seen.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -67,7 +67,7 @@ class OpenFaces:
         return pairs
 
     def merge(self, state: Mapping[str, NDArray[Any]], base: int, kinds: Integers) -> Pairs:
-        """Add the open faces of a part, whose numbers begin with ``base`` here; return the pairs that are joined."""
+        """Add the open faces of a part, whose numbers are offset by ``base`` here; return the pairs that are joined."""
         self._layers = int(state["layers"])
         coming = list(_boxes(state, base))
         pairs = [pair for box in coming for pair in self._meet(box, self._near(box), kinds)]
@@ -171,7 +171,7 @@ class Plane:
 
 
 def _touching(one: Plane, other: Plane, kinds: Integers) -> Pairs:
-    """Pairs of components of one class of which voxels on facing planes touch, straight or diagonally."""
+    """Pairs of components of one class whose voxels on facing planes touch, straight or diagonally."""
     found = [np.zeros((0, 2), np.int32)]
     for shift in product((-1, 0, 1), repeat=2):
         low = tuple(max(a, b - d) for a, b, d in zip(one.start, other.start, shift, strict=True))

@@ -1,4 +1,4 @@
-"""Where components are measured: the axes of the case's file, slices first, and their steps in space."""
+"""Frame for measuring components: the axes of the case's file, slices first, and their steps in space."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,19 +15,19 @@ Float = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A grid as a volume of slices, rows and columns, as its file stores them; an image is one slice."""
+    """A grid as a volume of slices, rows and columns in the file's order; an image is one slice."""
 
     shape: tuple[int, int, int]
     steps: Float
     """Matrix ``(3, 3)`` whose columns are the steps along slices, rows and columns, in ``unit``."""
     origin: Float
-    """World coordinates of the centre of the first voxel; 0 where the grid has none in ``unit``."""
+    """World coordinates of the centre of the first voxel; 0 if the grid has none in ``unit``."""
     unit: str
     """``mm``, ``m`` or ``px``."""
     volume: bool
     """Whether it has slices."""
     size: float
-    """Area or volume of an element in the unit of ``--min-size``; of a raster, in its middle."""
+    """Area or volume of an element in the unit of ``--min-size``; for a raster, in its middle."""
     _turned: Turned | None = None
     _grid_shape: tuple[int, ...] = ()
 

@@ -1,4 +1,4 @@
-"""Which components of which classes a run lists as lesions."""
+"""The rule that selects the components that a run lists as lesions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ def rule_of(settings: Settings, contract: Contract) -> LesionRule | None:
 
 
 def _foreground(contract: Contract) -> Iterator[int]:
-    """Ids of all classes but the background: the class 0 of classes that exclude each other, or one of this name."""
+    """Yield ids of all classes except the background: class 0 of exclusive classes, or a class of this name."""
     for c in contract.mask_classes:
         if c.name.strip(" _").casefold() != "background" and (c.id or contract.task == "multilabel"):
             yield c.id

@@ -20,7 +20,7 @@ from segpipe.results.outlines import Ruler, at, places, world_box
 from segpipe.results.statistics import Box, Row, State
 
 DIGITS = 4
-"""Decimals of places and lengths: a tenth of a micrometre, and more than any grid's accuracy."""
+"""Decimals of positions and lengths: a tenth of a micrometre, beyond any grid's accuracy."""
 
 FIRST = ("case", "class_id", "class_name", "component", "voxels", "size", "unit")
 VOLUME = (
@@ -63,11 +63,11 @@ class Lesions:
 
     @property
     def _least(self) -> int:
-        """Voxels below which a component is not listed."""
+        """Fewest voxels of a listed component."""
         return max(1, math.ceil(self.rule.min_size / self._frame.size * (1 - 1e-9)))
 
     def _class_lookup(self) -> NDArray[np.uint16]:
-        """From label to position in the rule's classes, from 1; 0 for other labels."""
+        """Position in the rule's classes from 1, by label; 0 for other labels."""
         lookup = np.zeros(2**16, np.uint16)
         lookup[[c.id for c in self._classes]] = np.arange(1, len(self._classes) + 1)
         return lookup
@@ -93,7 +93,7 @@ class Lesions:
         return np.ascontiguousarray(frame.back(self._all_bands(np.concatenate(whole, axis=1)))) if whole else None
 
     def _all_bands(self, names: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Names of layers as bands of the mask."""
+        """Names by layer as bands of the mask."""
         if self._contract.task != "multilabel":
             return names
         bands = np.full((len(self._contract.mask_classes), *names.shape[1:]), -1, np.int32)
@@ -112,7 +112,7 @@ class Lesions:
         def read() -> NDArray[Any]:
             assert box.pixels is not None
             stored, _ = box.pixels()
-            if stored.dtype.kind == "f":  # sums are those of float32, and so are the least and the largest
+            if stored.dtype.kind == "f":  # sums, minima and maxima are computed in float32
                 stored = stored.astype(np.float32)
             if self._scale is None:
                 scale = None if box.tags is None else box.tags()
@@ -131,7 +131,7 @@ class Lesions:
         self._scale = state.get("scale", self._scale)
 
     def counts(self) -> list[Row]:
-        """Per class, the components that were found, listed, too small, and left out because there are too many."""
+        """Numbers of components per class: listed, too small, and left out because there are too many."""
         kinds = self._components.finished()[0].get("kind", np.zeros(0, np.int64))
         left = self._components.left
         return [
@@ -148,7 +148,7 @@ class Lesions:
         ]
 
     def rows(self) -> list[Row]:
-        """One row per component: by class, then by size, the largest first, then by the first voxel."""
+        """One row per component, by class, then by size in descending order, then by first voxel."""
         table, owner, point = self._components.finished()
         rows = []
         for number, row in enumerate(_listed(table), 1):
@@ -158,10 +158,10 @@ class Lesions:
         return rows
 
     def numbers(self) -> list[NDArray[np.uint16]]:
-        """The number in the table of each name, 0 for those not listed: one array per part that was merged, else one."""
+        """Number in the table of each name, 0 if not listed: one array per merged part, else one."""
         table = self._components.finished()[0]
         order = _listed(table)
-        number = np.zeros(len(order) + 1, np.uint16)  # the last is that of name -1
+        number = np.zeros(len(order) + 1, np.uint16)  # the last element is for name -1
         number[order] = np.arange(1, len(order) + 1)
         return [number[names] for names in self._components.names()]
 
@@ -182,7 +182,7 @@ class Lesions:
         }
 
     def _size(self, voxels: int, centroid: Sequence[float]) -> Row:
-        """Area or volume as in ``areas.csv``; of a raster, with the size of a pixel at the centroid."""
+        """Area or volume as in ``areas.csv``; for a raster, with the size of a pixel at the centroid."""
         measure = self._grid.measure
         if measure is None:
             return {"size": None, "unit": "px"}
@@ -217,7 +217,7 @@ class Lesions:
         }
 
     def _intensities(self, one: dict[str, Any], voxels: int) -> Row:
-        """Mean, least and largest stored pixel, in the units that the file's scale and offset give."""
+        """Mean, minimum and maximum of the pixels, in the units given by the file's scale and offset."""
         if "intensity" not in one or self._scale is None:
             return {}
         row: Row = {}
@@ -238,7 +238,7 @@ def _listed(table: Table) -> NDArray[np.int64]:
 
 
 def _touches(one: dict[str, Any], frame: Frame) -> bool:
-    """Whether a component lies at the border of the case, and so may go on beyond it."""
+    """Whether a component touches the border of the case, and so may continue beyond it."""
     axes = zip(one["low"].tolist(), one["high"].tolist(), frame.shape, strict=True)
     return any(low == 0 or high == size for low, high, size in list(axes)[0 if frame.volume else 1 :])
 
@@ -254,7 +254,7 @@ def _in_voxels(one: dict[str, Any], centroid: Sequence[float], frame: Frame) -> 
 
 
 def _spaces(name: str, place: Sequence[float]) -> Row:
-    """Coordinates in mm with x to the right, y anterior (RAS), and with both the other way (LPS)."""
+    """Coordinates in mm with x to the right and y anterior (RAS), and with both reversed (LPS)."""
     ras = {name.format(axis, "ras"): _length(value) for axis, value in zip("xyz", place, strict=True)}
     lps = {name.format(axis, "lps"): _length(sign * v) for axis, sign, v in zip("xyz", (-1, -1, 1), place, strict=True)}
     return ras | lps

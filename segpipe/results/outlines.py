@@ -18,14 +18,14 @@ Float = NDArray[np.float64]
 PAIRS = 2**20
 """Most distances that are computed at once."""
 FEW = 64
-"""Points, or pairs of them, that are not worth sorting out."""
+"""Most points, or pairs, that are not worth filtering."""
 HALF = np.concatenate([0.5 * np.eye(3), -0.5 * np.eye(3)])
-"""From the centre of a voxel to the centres of its faces."""
+"""Offsets from the centre of a voxel to the centres of its faces."""
 IN_PLANE = HALF[[1, 2, 4, 5]]
 
 
 def outline(owner: Integers, point: Integers, shape: tuple[int, ...]) -> tuple[Integers, Integers]:
-    """Keep of each owner's points only the vertices of the convex hull of each slice.
+    """Reduce each owner's points to the vertices of the convex hull of each slice.
 
     Args:
         owner: component of each point.
@@ -52,15 +52,15 @@ def outline(owner: Integers, point: Integers, shape: tuple[int, ...]) -> tuple[I
 
 
 def _chain(owner: Integers, point: Integers, shape: tuple[int, ...], side: int) -> tuple[Integers, Integers]:
-    """Drop from chains of one point per row those that lie on or inside the line between their neighbours, until none do.
+    """Remove, from chains of one point per row, points on or inside the line between their neighbours, until none is left.
 
-    A vertex of the hull never lies there, so those that do may be dropped all at once.
+    A vertex of the hull never lies there, so all such points can be removed at once.
     """
     while len(owner) > 2:
         line, column = point // shape[2], side * (point % shape[2])
         plane = line // shape[1]
         same = (owner[2:] == owner[:-2]) & (plane[2:] == plane[:-2])
-        # the middle one against the line from the one before to the one behind
+        # compare the middle point with the line from the previous to the next one
         (down, along), (down_all, along_all) = _from_first(line, column, 1), _from_first(line, column, 2)
         kept = np.append(np.append(True, ~same | (along * down_all < along_all * down)), True)
         if kept.all():
@@ -70,7 +70,7 @@ def _chain(owner: Integers, point: Integers, shape: tuple[int, ...], side: int) 
 
 
 def _from_first(line: Integers, column: Integers, steps: int) -> tuple[Integers, Integers]:
-    """From the first of each three points in a row to the one ``steps`` further."""
+    """Differences from the first of each three consecutive points to the one ``steps`` further."""
     end = len(line) - 2
     return line[steps : steps + end] - line[:end], column[steps : steps + end] - column[:end]
 
@@ -85,9 +85,9 @@ class Diameters:
     """Lengths of a component, in the unit of its grid's steps."""
 
     longest: float
-    """In space."""
+    """Longest distance in space."""
     in_plane: float
-    """The longest within a slice."""
+    """Longest distance within a slice."""
     perpendicular: float
     """Extent perpendicular to it in the same slice."""
     plane: int
@@ -95,7 +95,7 @@ class Diameters:
 
 
 class Ruler:
-    """Measures components of one grid; small ones of the same form, of which noise has thousands, only once.
+    """Measures components of one grid; small ones of equal shape, of which noise has thousands, only once.
 
     Args:
         steps: matrix ``(3, 3)`` whose columns are the steps along slices, rows and columns.
@@ -125,8 +125,8 @@ def space_diameter(points: Integers, steps: Float) -> float:
 
 
 def _corners(points: Integers) -> Integers:
-    """The vertices of the outlines along all three axes, among which are those of the convex hull: the ends of the longest
-    distance."""
+    """The vertices of the outlines along all three axes, which include the vertices of the convex hull: the ends of the
+    longest distance."""
     if len(points) <= FEW:
         return points
     for turn in ((1, 0, 2), (2, 0, 1)):
@@ -158,7 +158,7 @@ def plane_diameters(points: Integers, steps: Float) -> tuple[float, float, int]:
 
 
 def _reach(points: Integers, edges: Integers, steps: Float) -> Float:
-    """At least the longest distance within each slice: the longer diagonal of its bounding box."""
+    """Upper bound of the longest distance within each slice: the longer diagonal of its bounding box."""
     low, high = (function.reduceat(points[:, 1:], edges) for function in (np.minimum, np.maximum))
     rows, columns = (high - low + 1).T
     down, right = rows[:, None] * steps[:, 1], columns[:, None] * steps[:, 2]
@@ -172,7 +172,7 @@ def _lengths(vectors: Float) -> Float:
 
 
 def _farthest(points: Integers, steps: Float, faces: Float) -> tuple[float, Float]:
-    """The longest distance between faces' centres of any two of the voxels, and the vector that is as long."""
+    """The longest distance between face centres of any two of the voxels, and its vector."""
     apart = (faces[:, None] - faces[None]).reshape(-1, 3)
     slack = 2 * float(_lengths(faces @ steps.T).max())
     best, vector = -1.0, np.zeros(3)
@@ -192,7 +192,7 @@ def _farthest(points: Integers, steps: Float, faces: Float) -> tuple[float, Floa
 
 
 def _far_out(points: Integers, steps: Float, slack: float) -> Integers:
-    """Leave out points that cannot be an end of the longest distance: no corner of the bounding box is far enough."""
+    """Drop points that cannot be an end of the longest distance: even the farthest corner of the box is too near."""
     if len(points) <= FEW:
         return points
     world = points @ steps.T
@@ -207,7 +207,7 @@ def _far_out(points: Integers, steps: Float, slack: float) -> Integers:
 
 
 def _across(points: Integers, steps: Float, vector: Float) -> float:
-    """Extent of a section perpendicular to a vector in its plane, between faces' centres."""
+    """Extent of a section perpendicular to a vector in its plane, between face centres."""
     across = _cross(_cross(steps[:, 1], steps[:, 2]), vector)
     across = across / _lengths(across)
     at = ((points[:, None] + IN_PLANE[None]) @ steps.T).reshape(-1, 3) @ across
@@ -227,6 +227,6 @@ def world_box(points: Integers, steps: Float, origin: Float) -> tuple[Float, Flo
 
 
 def at(index: Any, steps: Float, origin: Float) -> list[float]:
-    """World coordinates of a fractional index, added in a fixed order: no library's sum depends on the processor."""
+    """World coordinates of a fractional index, added in a fixed order, since library sums depend on the processor."""
     rows = zip(steps.tolist(), origin.tolist(), strict=True)
     return [sum((step * i for step, i in zip(row, index, strict=True)), start) for row, start in rows]

@@ -39,7 +39,7 @@ SMALL = 2**22
 """Most pixels of a case whose record is not flushed to disk; flushing takes most of the 0.4 ms of a record (measured)."""
 
 ABSENT: Color = (225, 225, 225, 255)
-"""Pale and not transparent: the palette of a GeoTIFF holds no opacity."""
+"""Pale and opaque: the palette of a GeoTIFF has no opacity."""
 
 
 def check_unchanged(case: Case, sheet: Sheet) -> None:
@@ -97,7 +97,7 @@ class Layers(Generic[S]):
             self.confidence.write(box.window, box.confidence)
 
     def discard(self) -> None:
-        """Leave nothing half-written."""
+        """Remove everything half-written."""
         self.statistics.close()
         for sink in self.sinks:
             sink.discard()
@@ -106,7 +106,7 @@ class Layers(Generic[S]):
 
 
 def _name_components(layers: Layers[Any], output: Store, name: str) -> None:
-    """Keep the components' names of each box, if instances are asked for: their numbers are known at the end alone."""
+    """Keep the names of each box's components for a volume of instances: their numbers are only known at the end."""
     lesions = layers.statistics.lesions
     if lesions is None or not lesions.rule.instances:
         return
@@ -129,7 +129,7 @@ class PartOutput:
     def __init__(self, case: Case, sheet: Sheet, run: Run, number: int, batch: int) -> None:
         output, files = run.output, part_files(case, number)
         self._case, self._sheet = case, sheet
-        self.warnings: tuple[str, ...] = ()  # those of the case, when it is joined
+        self.warnings: tuple[str, ...] = ()  # the case reports them when it is joined
         self._output, self._counts, self._opened, self._batch = output, files.counts, sheet.opened, batch
         self._layers = Layers(
             _statistics(case, sheet, run),
@@ -171,7 +171,7 @@ class CaseOutput:
         self.write = self._layers.write
 
     def discard(self) -> None:
-        """Leave nothing half-written."""
+        """Remove everything half-written."""
         self._layers.discard()
         if self._instances is not None:
             self._instances.discard()
@@ -196,7 +196,7 @@ class CaseOutput:
         """Add the boxes and counts of one part.
 
         Raises:
-            DamagedPartError: the part has changed since it was written, and must be made again.
+            DamagedPartError: the part has changed since it was written, and must be processed again.
         """
         files = part_files(self._case, number)
         tally = read_tally(self._output, files.counts)
@@ -208,7 +208,7 @@ class CaseOutput:
         if self._layers.names is not None:
             self._parts.append((files.instances, tally.digests[-1]))
             for _ in read_boxes(self._output, *self._parts[-1]):
-                break  # it has been compared with its digest
+                break  # the digest has been compared
         self._layers.statistics.merge(tally.states)
         self._layers.inferred += tally.inferred
         self._seconds += tally.seconds
@@ -258,7 +258,7 @@ class CaseOutput:
         return [f"lesions.csv lists {most}, and {more:,} more are only counted: raise --min-size"] if more else []
 
     def _lesions(self) -> Values | None:
-        """Which components are listed, and how many are not."""
+        """The rule of listed components, and the numbers of others."""
         lesions = self._layers.statistics.lesions
         return None if lesions is None else {**lesions.rule.as_json(), "counts": lesions.counts()}
 
@@ -311,7 +311,7 @@ class CaseOutput:
         )
 
     def _uids(self, outputs: list[str]) -> Values | None:
-        """The UIDs of what was read and written; None for formats without UIDs."""
+        """UIDs of the images that were read and the objects that were written; None for formats without UIDs."""
         uids = FORMATS[self._case.format].uids
         return None if uids is None else uids(self._sheet.origin, self._output, outputs)
 
@@ -387,13 +387,13 @@ def _legend(contract: Contract) -> tuple[dict[int, str], dict[int, Color]]:
 
 
 def instance_style(decision: Decision, run: Run) -> Style:
-    """Numbers of components as in ``lesions.csv``, 0 where there is none."""
+    """Style of component numbers as in ``lesions.csv``, 0 where there is none."""
     bands = [c.name for c in decision.contract.mask_classes] if decision.bands > 1 else ["component"]
     return Style("uint16", 0, bands, tags={"SEGPIPE": __version__, "MODEL_SHA256": run.model.sha256})
 
 
 def confidence_style(decision: Decision) -> Style:
-    """Confidence 0 to 254 stands for probability 0 to 1."""
+    """Style of confidence: 0 to 254 stands for probability 0 to 1."""
     bands = [c.name for c in decision.contract.mask_classes] if decision.bands > 1 else ["confidence"]
     scale = 1 / CONFIDENCE_TOP
     return Style("uint8", CONFIDENCE_NODATA, bands, tags={"SEGPIPE": __version__, "SCALE": str(scale)}, scale=scale)

@@ -1,4 +1,4 @@
-"""A large case in parts: how it was cut, what each part leaves, and which are done."""
+"""Parts of a large case: how it was cut, the files of each part, and which parts are finished."""
 
 import hashlib
 import io
@@ -29,11 +29,11 @@ from segpipe.storage.files import output_errors
 from segpipe.storage.retry import is_passing
 
 FOLDER = ".parts"
-"""Of the output, hidden: a folder per case while its parts are made."""
+"""Hidden folder of the output, with a folder per case while its parts are processed."""
 
 
 FORM = 5
-"""Of what a part leaves; those of another are made again."""
+"""Version of the files of parts; parts of another version are processed again."""
 
 
 DIGEST_BYTES = hashlib.sha256().digest_size
@@ -41,7 +41,7 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 
 @dataclass(frozen=True)
 class PartFiles:
-    """What one part leaves until the case is joined; ``counts`` comes last, and is there only if the part is done."""
+    """Files of one part until the case is joined; ``counts`` is written last, so that it marks a finished part."""
 
     mask: str
     confidence: str
@@ -51,9 +51,9 @@ class PartFiles:
 
 
 def parts_folder(case: Case) -> str:
-    """Flat and with a digest: the folder of a case ``a`` must not hold that of a case ``a/b``."""
+    """Folder of a case's parts; flat, with a digest: the folder of a case ``a`` must not contain that of ``a/b``."""
     digest = hashlib.sha256(os.fsencode(case.name)).hexdigest()[:12]
-    stem = PurePosixPath(case.name).name[:40].encode(errors="replace").decode()  # rasterio writes no other names
+    stem = PurePosixPath(case.name).name[:40].encode(errors="replace").decode()  # rasterio only writes such names
     return f"{FOLDER}/{stem}.{digest}"
 
 
@@ -63,9 +63,9 @@ def part_files(case: Case, number: int) -> PartFiles:
 
 
 def cut_key(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[int]) -> str:
-    """Changes with all that a part's labels depend on: input, model, settings, kind of device.
+    """Hash of everything that a part's labels depend on: input, model, settings, kind of device.
 
-    The processor is not in it: a run that goes on at another node of a cluster keeps its parts.
+    The processor is not included: a run that continues on another node of a cluster keeps its parts.
     """
     kind = {key: value for key, value in device_kind(run.model).items() if key != "processor"}
     basis = {
@@ -89,7 +89,7 @@ def plan_name(case: Case) -> str:
 
 
 def read_cut(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[int]) -> tuple[Part, ...] | None:
-    """The parts that an earlier run of the same input, model and settings has cut a case into."""
+    """The parts into which an earlier run with the same input, model and settings has cut a case."""
     plan = _read_sealed(run.output, plan_name(case))
     if plan is None or plan.get("key") != cut_key(case, run, files, shape):
         return None
@@ -97,10 +97,10 @@ def read_cut(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[in
 
 
 def kept_cut(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[int]) -> tuple[Part, ...] | None:
-    """The same, if what parts were made of is known to be what they would be made of now.
+    """As ``read_cut``, but only if the sources of the parts are known to be unchanged.
 
-    Links may have led elsewhere then. That is seen here and not in ``read_cut``, because on a worker they may lead
-    otherwise; and of files that tell nothing but their path, nobody knows.
+    Links may have pointed elsewhere then. This is checked here and not in ``read_cut``, because links may differ on a
+    worker; and for files without any state nobody knows.
     """
     plan = _read_sealed(run.output, plan_name(case))
     same = plan is not None and plan.get("place") == Beside().place(case.path) and not no_state(files)
@@ -108,11 +108,11 @@ def kept_cut(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[in
 
 
 SEAL = "sha256"
-"""Key of the digest of all other keys: one flipped digit of a box or a factor would be a wrong mask."""
+"""Key of the digest of all other keys: a single flipped digit of a box or a factor would give a wrong mask."""
 
 
 def _sealed(values: dict[str, Any]) -> dict[str, Any]:
-    written = cleaned(values)  # as it comes back
+    written = cleaned(values)  # as it will be read back
     return written | {SEAL: _digest(written)}
 
 
@@ -121,7 +121,11 @@ def _digest(values: dict[str, Any]) -> str:
 
 
 def _read_sealed(output: Store, name: str) -> dict[str, Any] | None:
-    """None where there is no such file, or a damaged one; what cannot be read just now is not taken for that."""
+    """Read a sealed file; None if it is missing or damaged. A transient fault is raised instead.
+
+    Raises:
+        OutputError: the file cannot be read at present.
+    """
     try:
         values = json.loads(output.read(name))
         return values if isinstance(values, dict) and values.pop(SEAL, None) == _digest(values) else None
@@ -132,7 +136,7 @@ def _read_sealed(output: Store, name: str) -> dict[str, Any] | None:
 
 
 def write_cut(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[int], parts: Sequence[Part]) -> None:
-    """Keep a cut for the runs to come; parts of another one go, and with ``--overwrite`` those of the same."""
+    """Store a cut for later runs; remove the parts of another cut, and with ``--overwrite`` those of the same."""
     if not run.settings.overwrite and kept_cut(case, run, files, shape) == tuple(parts):
         return
     forget_parts(run.output, case)
@@ -149,23 +153,23 @@ def is_part_done(output: Store, case: Case, number: int, *, confidence: bool) ->
 
 
 def has_parts(output: Store, case: Case) -> bool:
-    """Whether anything that took time is there to go on from."""
+    """Whether there are results of finished work to continue from."""
     return any(name.endswith((".npz", "/scaling.json")) for name in output.below(parts_folder(case)))
 
 
 def done_parts(output: Store, case: Case) -> int:
-    """How many parts of a case are there."""
+    """Number of finished parts of a case."""
     return sum(name.endswith(".npz") for name in output.below(parts_folder(case)))
 
 
 def forget_parts(output: Store, case: Case) -> None:
-    """Remove all that the parts of a case have left; the plan first, for without it no part counts."""
+    """Remove all files of a case's parts; the plan first, since without it no part counts."""
     output.discard(plan_name(case))
     output.remove_folder(parts_folder(case))
 
 
 def forget_part(output: Store, case: Case, number: int) -> None:
-    """Remove what one part has left; its counts first, for without them it is not done."""
+    """Remove the files of one part; its counts first, since without them it is not finished."""
     files = part_files(case, number)
     for name in (files.counts, files.mask, files.confidence, files.instances):
         with output_errors(output.path(name)):
@@ -174,20 +178,20 @@ def forget_part(output: Store, case: Case, number: int) -> None:
 
 @dataclass(frozen=True)
 class Tally:
-    """What a part has counted, and by what its rasters are known."""
+    """The counts of a part, and the digests of its files."""
 
     states: Mapping[str, State]
     """The state of each statistic, by name."""
     inferred: int
     seconds: float
     batch: int
-    """That it was inferred with."""
+    """Batch size of its inference."""
     digests: tuple[str, ...]
     """SHA-256 of the files of its mask and, if there are such files, its confidence and its instances."""
 
 
 def write_tally(output: Store, name: str, tally: Tally) -> None:
-    """The last word of a part: with it, the part is done. Its own digest is at its end, where ``zipfile`` passes it over."""
+    """Write a part's last file, which marks it as finished. Its digest is appended, which ``zipfile`` ignores."""
     stream = io.BytesIO()
     states = {f"{name}/{key}": values for name, state in tally.states.items() for key, values in state.items()}
     facts = {"inferred": tally.inferred, "seconds": tally.seconds, "batch": tally.batch, "digests": tally.digests}
@@ -198,11 +202,11 @@ def write_tally(output: Store, name: str, tally: Tally) -> None:
 
 
 def read_tally(output: Store, name: str) -> Tally:
-    """What a part has counted.
+    """Read the counts of a part.
 
     Raises:
         DamagedPartError: the file is missing or has changed since it was written.
-        OutputError: it cannot be read just now.
+        OutputError: it cannot be read at present.
     """
     try:
         written = output.read(name)
@@ -232,7 +236,7 @@ def _scaling_name(case: Case) -> str:
 
 
 def write_scaling(output: Store, case: Case, scaling: Scaling) -> None:
-    """What was measured on all of a case, for its parts; floats as hexadecimal text, so that no bit is lost."""
+    """Store the scaling measured on a whole case for its parts; floats as hexadecimal text, which is exact."""
     values = {key: None if v is None else [float(x).hex() for x in v] for key, v in _arrays(scaling)}
     output.write_json(_scaling_name(case), _sealed(values))
 
@@ -247,20 +251,20 @@ def _findings_name(case: Case) -> str:
 
 
 def write_findings(output: Store, case: Case, findings: Sequence[Finding]) -> None:
-    """What one part has seen of its case, so that the others need not look; of several at once, one leaves it."""
+    """Store the findings of one part, so that the others need not sample the case; of concurrent calls, one succeeds."""
     name, data = _findings_name(case), json.dumps(_sealed({"findings": [asdict(f) for f in findings]}), allow_nan=False)
     with output_errors(output.path(name)):
         output.create(name, data.encode())
 
 
 def read_findings(output: Store, case: Case) -> list[Finding] | None:
-    """None where nobody has looked."""
+    """Findings of a case; None if it was not sampled."""
     stored = _read_sealed(output, _findings_name(case))
     return None if stored is None else [Finding(**values) for values in stored["findings"]]
 
 
 def read_scaling(output: Store, case: Case) -> Scaling | None:
-    """None where it has not been measured."""
+    """Scaling of a case; None if it was not measured."""
     stored = _read_sealed(output, _scaling_name(case))
     if stored is None:
         return None

@@ -54,7 +54,7 @@ class Run:
 
     @property
     def choice(self) -> Choice:
-        """What settings and model say about the cases of the input."""
+        """How the settings and the model select and name the cases of the input."""
         channels = channels_of(self.model.contract, self.settings.channels)
         return Choice(self.settings.series, self.settings.case_name, channels)
 
@@ -70,12 +70,12 @@ class Run:
 
     @property
     def lesions(self) -> LesionRule | None:
-        """Which components are measured; None if none are."""
+        """Rule of the measured components; None if none are measured."""
         return rule_of(self.settings, self.model.contract)
 
     @property
     def derived(self) -> Derived:
-        """What is made of each mask of a format that has such files."""
+        """Files to derive from each mask, for formats that have them."""
         names = ", ".join(one.path.name for one in self.model.members)
         return Derived(self.settings.seg, self.settings.report is not None, names)
 
@@ -112,7 +112,7 @@ class Run:
 
 
 def device_kind(model: ModelSpec) -> Values:
-    """What the bytes of masks depend on beside model and settings: machines with equal values give equal bytes."""
+    """Everything besides model and settings that the bytes of masks depend on: equal values give equal bytes."""
     kind = {
         "device": model.device,
         "onnxruntime": str(onnxruntime.__version__),
@@ -126,7 +126,7 @@ def device_kind(model: ModelSpec) -> Values:
 
 
 def recorded(model: ModelSpec) -> RecordedModel:
-    """The model, or the models, as a record names them."""
+    """The model, or the models, in the form of a record."""
     each = [{"path": str(one.path), "sha256": one.sha256, "contract": one.contract_origin} for one in model.members]
     return RecordedModel(model.sha256, str(model.path), model.contract_origin, each if model.folds else None)
 
@@ -158,12 +158,12 @@ def _version(name: str) -> str | None:
 
 
 def targets(case: Case) -> list[str]:
-    """Every file that a case may write beside its record."""
+    """All files that a case may write besides its record."""
     return [f"{case.name}{kind}" for kind in (*kinds([FORMATS[case.format]]), STYLE)]
 
 
 def instance_targets(case: Case) -> list[str]:
-    """Every file that a case may write with ``--instances``, beside the others."""
+    """All files that a case may write with ``--instances``, besides the others."""
     return [f"{case.name}{INSTANCES}{suffix}" for suffix in FORMATS[case.format].outputs]
 
 
@@ -287,7 +287,7 @@ def _has_settings(record: Record, case: Case, run: Run) -> bool:
 
 
 def _has_lesions(record: Record, run: Run) -> bool:
-    """Whether the components that a run asks for have been measured."""
+    """Whether the components that the run asks for have been measured."""
     rule = run.lesions
     return rule is None or (record.lesions is not None and rule.as_json().items() <= record.lesions.items())
 
@@ -311,7 +311,7 @@ def storable(found: Found, output: Store) -> tuple[list[Case], list[Failure]]:
 
 
 def without_reserved(cases: list[Case], run: Run) -> tuple[list[Case], list[Failure]]:
-    """Refuse the cases whose masks could have the names of other cases' instances."""
+    """Refuse cases whose masks could have the names of other cases' instances."""
     rule = run.lesions
     if rule is None or not rule.instances:
         return cases, []

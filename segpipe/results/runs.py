@@ -1,4 +1,4 @@
-"""Runs of labelled components along the rows of a box: everything that is counted of a component is made from them."""
+"""Runs of labelled components along the rows of a box, the basis of all measurements of components."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,14 +16,14 @@ class Runs:
     place: Integers
     """Index of the first voxel of each run, ``(axes, runs)``."""
     flat: Integers
-    """The same as a flat index of the box."""
+    """Flat index of the first voxel in the box."""
     length: Integers
     component: Integers
     """Component of each run, from 0."""
     size: int
     """Voxels of the box."""
     order: Integers
-    """Puts the runs in the order of their components."""
+    """Permutation that sorts the runs by component."""
     edges: Integers
     """Position of the first run of each component in that order."""
 
@@ -53,11 +53,11 @@ class Runs:
         return np.asarray(np.add.reduceat(values[self.order], self.edges, dtype=np.int64))
 
     def least(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Least of values per run, over each component."""
+        """Minimum of values per run, over each component."""
         return np.asarray(np.minimum.reduceat(values[self.order], self.edges))
 
     def most(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Largest of values per run, over each component."""
+        """Maximum of values per run, over each component."""
         return np.asarray(np.maximum.reduceat(values[self.order], self.edges))
 
     def total(self, values: NDArray[Any]) -> Integers:
@@ -65,12 +65,12 @@ class Runs:
         return self.add(self._over(np.add, values, dtype=np.int64))
 
     def range(self, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Least and largest of values per voxel of the box, over each component."""
+        """Minimum and maximum of values per voxel of the box, over each component."""
         return self.least(self._over(np.minimum, values)), self.most(self._over(np.maximum, values))
 
     def _over(self, function: np.ufunc, values: NDArray[Any], **options: Any) -> NDArray[Any]:
         """Reduce values per voxel of the box over each run."""
-        # each run and the gap behind it; what comes of gaps is left out
+        # each run and the gap behind it; the results of gaps are dropped
         cuts = np.stack([self.flat, self.flat + self.length], axis=1).ravel()
         cuts = cuts[:-1] if cuts[-1] == self.size else cuts
         return np.asarray(function.reduceat(values.ravel(), cuts, **options)[::2])

@@ -11,7 +11,7 @@ from segpipe.contract import readable
 from segpipe.storage.documents import DocumentError, Text, parse_json
 
 SCHEMA = 2
-"""Schema of new records. Schema 1 had no number, ``areas`` at the top level, and the CRS beside the shape of the input."""
+"""Schema of new records. Schema 1 had no number, ``areas`` at the top level, and the CRS next to the shape of the input."""
 
 BELIEVABLE = 1000
 """From this number on, a schema counts as damage and not as a later version."""
@@ -122,7 +122,7 @@ _Tables = Annotated[dict[str, list[dict[str, Any]]], AfterValidator(_with_areas)
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Everything that is known of a finished case: input, model, settings and results."""
+    """Everything known about a finished case: input, model, settings and results."""
 
     case: Text
     segpipe: Text
@@ -149,9 +149,9 @@ class Record:
     nodata: Optionally[Annotated[int, Strict()]] = None
     notes: Optionally[tuple[str, ...]] = None
     lesions: Optionally[dict[str, Any]] = None
-    """Which components ``statistics.lesions`` lists, and how many it does not; not written if they were not measured."""
+    """Rule of the components in ``statistics.lesions``, and numbers of unlisted ones; not written if not measured."""
     uids: Optionally[dict[str, Any]] = None
-    """The UIDs of what was ``read`` and ``written``; not written for formats without UIDs."""
+    """UIDs ``read`` and ``written``; not written for formats without UIDs."""
     thumbnail: Text | None = None
     """The name in ``outputs`` of a small picture of the mask; not written if there is none."""
 

@@ -110,13 +110,13 @@ def write_audit(output: Store, cases: Iterable[Case]) -> None:
 
 
 def _time(output: Store, record: Record) -> str:
-    """When a record was written."""
+    """Time at which a record was written."""
     written = datetime.now(UTC) - timedelta(seconds=output.age(f"{record.case}.json"))
     return written.isoformat(timespec="seconds")
 
 
 def _audited(record: Record, time: str) -> Values:
-    """The line of a case: which model made what of which images, and when."""
+    """Line of a case: model, images read, objects written, and time."""
     model = {key: value for key, value in record.model.as_json().items() if key != "path"}
     what = {"audit": record.case, "time": time, "segpipe": record.segpipe, "model": model}
     return {**what, **(record.uids or {}), "files": list(record.outputs)}

@@ -1,1 +1,1 @@
-"""Where the time of a run goes."""
+"""Profiling: where the time of a run goes."""

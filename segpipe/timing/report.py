@@ -1,4 +1,4 @@
-"""Where the wall time of a run went: the spans of all its processes as shares that add up, and as a trace."""
+"""Report the wall time of a run: the spans of all processes as shares that add up, and as a trace."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -11,47 +11,47 @@ STAGES = (
     *("start", "model", "plan", "workers", "measure", "open", "read", "scale", "upload", "infer", "gpu", "weight"),
     *("blend", "decide", "download", "count", "write", "finish", "join", "tables", "idle", "other"),
 )
-"""In the order of the work."""
+"""Stages in the order of the work."""
 
 OUTSIDE = ("start", "model", "plan", "workers", "tables", "idle")
-"""Stages that are the same however much there is to infer."""
+"""Stages whose time does not depend on the amount of inference."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Where the time of a run went."""
+    """The time of a run by stage."""
 
     seconds: float
-    """Wall time, which the stages' shares of it add up to."""
+    """Wall time; the stages' wall times add up to it."""
     stages: dict[str, Total]
-    """In the order of the work. Wall time is that of the thread that hands work on, the mean over workers; busy and core
-    seconds are of all threads of all processes."""
+    """Times of stages, in the order of the work. Wall time is that of the thread that distributes work, averaged over
+    workers; busy and core seconds are those of all threads of all processes."""
     calls: int
-    """Of the model, in flight at once in all processes."""
+    """Calls of the model in flight in all processes."""
     limit: float
-    """Seconds that the model alone needs for what was inferred."""
+    """Seconds that the model alone would need for the inferred windows."""
     unserved: float
-    """Share of the time of the model's calls in which they had no processor, on a CPU."""
+    """Share of the time of the model's calls, on a CPU, in which they had no processor."""
     processes: list[Taken]
-    """Of which the trace is made."""
+    """Records of the processes, from which the trace is made."""
 
     @property
     def reached(self) -> float:
-        """The limit's share of the wall time."""
+        """Ratio of the limit to the wall time."""
         return self.limit / self.seconds
 
     @property
     def working(self) -> float:
-        """Wall time without start, plan and end."""
+        """Wall time without start, planning and end."""
         return self.seconds - sum(self.stages[name].wall for name in OUTSIDE if name in self.stages)
 
     @property
     def dropped(self) -> int:
-        """Spans that the trace has no room for."""
+        """Number of spans that the trace does not include."""
         return sum(taken.dropped for taken in self.processes)
 
     def as_json(self) -> dict[str, Any]:
-        """For ``run.json``."""
+        """The profile for ``run.json``."""
         return {
             "seconds": round(self.seconds, 3),
             "limit_seconds": round(self.limit, 3),
@@ -71,24 +71,24 @@ class Profile:
 
 
 def account(recorder: Recorder, *, workers: int, calls: int, on_cpu: bool) -> Profile:
-    """Share out the wall time of the process that began the run.
+    """Divide the wall time of the process that began the run.
 
-    Its own thread either does the tasks (``serial``) or waits for those of workers, and then what their threads did stands
-    for it: the mean over workers, with the time that they had no task as ``idle``.
+    Its own thread either does the tasks (``serial``) or waits for workers; then it is represented by their threads: the mean
+    over workers, with the time without a task as ``idle``.
 
     Args:
-        recorder: of that process.
-        workers: processes that did tasks.
-        calls: of the model, in flight at once in all of them.
-        on_cpu: a call runs in the thread that makes it, so that its core-seconds are the model's own, and what other
-            threads took from it is not. On a GPU the call only asks for work, and what that took is measured there.
+        recorder: recorder of that process.
+        workers: number of worker processes.
+        calls: calls of the model in flight in all workers.
+        on_cpu: whether a call runs in the calling thread, so that its core-seconds are the model's own, without what other
+            threads took from it. On a GPU a call only queues work, and the work itself is measured there.
     """
     own, others = recorder.taken(), recorder.others
     stages = {name: Total(t.wall, t.busy, t.core) for name, t in own.totals.items()}
     left = max(0.0, own.seconds - sum(total.wall for total in stages.values()))
     tasks = sum(taken.seconds for taken in others)
     if tasks and left:
-        # a worker that was lost has been replaced: never more of them than were busy
+        # lost workers are replaced: never count more timelines than were busy
         timelines = max(workers, tasks / left)
         for taken in others:
             for name, total in taken.totals.items():
@@ -117,7 +117,7 @@ def write_trace(stream: TextIO, processes: Sequence[Taken]) -> None:
 
 
 def _trace(processes: Sequence[Taken]) -> Iterator[dict[str, Any]]:
-    """Threads are told apart by their names: those of one name follow one another, job by job."""
+    """Yield trace events. Threads are identified by name: those of one name follow one another, job by job."""
     numbers: dict[tuple[str, int], int] = {}
     rows: dict[tuple[int, str], int] = {}
     for taken in processes:
@@ -128,9 +128,9 @@ def _trace(processes: Sequence[Taken]) -> Iterator[dict[str, Any]]:
             if (process, thread) not in rows:
                 rows[process, thread] = len(rows) + 1
                 yield _named("thread_name", process, len(rows), thread)
-            told = {key: value for key, value in {"case": case, "window": window}.items() if value is not None}
+            arguments = {key: value for key, value in {"case": case, "window": window}.items() if value is not None}
             where = {"pid": process, "tid": rows[process, thread], "ts": start, "dur": duration}
-            yield {"name": name, "ph": "X", **where, "args": told}
+            yield {"name": name, "ph": "X", **where, "args": arguments}
 
 
 def _named(kind: str, process: int, row: int, name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Where time goes: spans of work and of waiting, per thread, kept only while a run is profiled."""
+"""Record where time goes: spans of work and of waiting, per thread, only while a run is profiled."""
 
 import os
 import pickle
@@ -12,31 +12,31 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 EVENTS = 200_000
-"""Spans that the trace of a run keeps: what a viewer takes, and some MB. Totals count all of them."""
+"""Most spans in the trace of a run: what viewers can handle, and some MB. Totals count all spans."""
 
 MAIN = "main"
-"""Name of the thread that hands work on, in a trace."""
+"""Name of the thread that distributes work, in a trace."""
 
 PACKED = 4096
-"""Spans that are packed at once, to a tenth of their size."""
+"""Spans that are compressed at once, to a tenth of their size."""
 
 Event = tuple[str, str, int, int, str | None, tuple[int, ...] | None]
-"""Name, name of its thread, start and duration in whole microseconds since 1970, case, window."""
+"""Name, name of the thread, start and duration in whole microseconds since 1970, case, window."""
 
 
 @dataclass(slots=True)
 class Total:
-    """Seconds of one stage, without those of the stages inside it."""
+    """Seconds of a stage, without those of the stages inside it."""
 
     wall: float = 0.0
-    """Of the one thread that hands work on: what it did, or waited for. These add up to the wall time."""
+    """Time of the one thread that distributes work, working or waiting; these add up to the wall time."""
     busy: float = 0.0
-    """Of all threads, without waiting for one another."""
+    """Time of all threads, without waiting for one another."""
     core: float = 0.0
-    """Of these, on a processor."""
+    """Part of ``busy`` spent on a processor."""
 
     def add(self, other: "Total", share: float = 1.0) -> None:
-        """Wall time counts by its share; work is work."""
+        """Add another total: wall time by its share, work in full."""
         self.wall += other.wall * share
         self.busy += other.busy
         self.core += other.core
@@ -44,7 +44,7 @@ class Total:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What one process has recorded of a run, or of one task; picklable and small."""
+    """Record of one process for a run or a task; picklable and small."""
 
     host: str
     process: int
@@ -52,7 +52,7 @@ class Taken:
     totals: dict[str, Total]
     packed: list[bytes]
     kept: int
-    """Spans that are packed here for the trace, and below those that it has no room for."""
+    """Number of spans in ``packed``; below, the number of spans that were dropped."""
     dropped: int
 
     def events(self) -> Iterator[Event]:
@@ -68,10 +68,10 @@ class _Thread(threading.local):
 
 
 class Recorder:
-    """All spans of one process, from the thread that made it and from those beside it.
+    """Records all spans of a process, in the thread that made it and in others.
 
     Args:
-        age: seconds that the process has spent before, which are the stage ``start``.
+        age: seconds since the start of the process, which become the stage ``start``.
     """
 
     def __init__(self, age: float = 0.0) -> None:
@@ -82,7 +82,7 @@ class Recorder:
         self._totals: dict[str, Total] = {}
         self._events: list[Event] = []
         self._packed: list[bytes] = []
-        self._kept = self._dropped = 0  # of other processes, too
+        self._kept = self._dropped = 0  # includes other processes
         self.others: list[Taken] = []
         self.inside = _Thread()
         if age:
@@ -90,7 +90,7 @@ class Recorder:
             self._keep("start", self._began, self._began + age, None, None)
 
     def ended(self, span: "_Span", stop: float, cpu: float) -> None:
-        """Count a span, and keep it for the trace while there is room."""
+        """Count a span, and keep it for the trace unless that is full."""
         own = stop - span.start - span.inner
         mine = threading.get_ident() == self._owner
         with self._lock:
@@ -102,12 +102,12 @@ class Recorder:
             self._keep(f"wait for {span.stage}" if span.waits else span.stage, span.start, stop, span.case, span.window)
 
     def counted(self, stage: str, seconds: float) -> None:
-        """Count what no thread was busy with."""
+        """Count time that no thread was busy with."""
         with self._lock:
             self._totals.setdefault(stage, Total()).busy += seconds
 
     def absorb(self, taken: Taken) -> None:
-        """Put what another process has recorded beside this one's own."""
+        """Add the record of another process."""
         with self._lock:
             if self._kept + taken.kept > EVENTS:
                 taken = replace(taken, packed=[], kept=0, dropped=taken.dropped + taken.kept)
@@ -119,7 +119,7 @@ class Recorder:
             self._dropped += 1
             return
         thread = MAIN if threading.get_ident() == self._owner else threading.current_thread().name
-        # both ends are rounded down, so that what lies inside stays inside
+        # both ends are rounded down, so that inner spans stay inside outer ones
         first, last = (int((moment + self._epoch) * 1e6) for moment in (start, stop))
         self._events.append((name, thread, first, last - first, case, window))
         self._kept += 1
@@ -132,12 +132,12 @@ class Recorder:
             self._events = []
 
     def taken(self) -> Taken:
-        """All that has been recorded until now, other processes left out."""
+        """The record so far, without other processes."""
         with self._lock:
             self._pack()
             seconds = time.perf_counter() - self._began
-            told = self._totals, self._packed, self._kept, self._dropped
-            return Taken(socket.gethostname(), os.getpid(), seconds, *told)
+            state = self._totals, self._packed, self._kept, self._dropped
+            return Taken(socket.gethostname(), os.getpid(), seconds, *state)
 
 
 @dataclass(slots=True, eq=False)
@@ -151,7 +151,7 @@ class _Span:
     start: float = 0.0
     cpu: float = 0.0
     inner: float = 0.0
-    """Seconds of the spans inside this one, and below of those on a processor."""
+    """Seconds of the spans inside this one; below, the part of them on a processor."""
     inner_cpu: float = 0.0
 
     def __enter__(self) -> None:
@@ -175,32 +175,32 @@ _recorder: Recorder | None = None
 
 
 def span(stage: str, case: str | None = None, window: tuple[int, ...] | None = None) -> AbstractContextManager[None]:
-    """Count what is done inside as a stage; case and window are those of the span around it where not given.
+    """Count the block as a stage; case and window default to those of the enclosing span.
 
-    A span must end in the thread that began it, in the order of a stack: never hold one over a ``yield``. Costs a few
-    microseconds, and next to nothing where nobody profiles.
+    A span must end in the thread that began it, in stack order: never hold one across a ``yield``. Costs a few
+    microseconds, and almost nothing when nothing is profiled.
     """
     return _OFF if _recorder is None else _Span(_recorder, stage, case, window, False)
 
 
 def profiled() -> bool:
-    """Whether anybody asks where time goes."""
+    """Whether a profile is recorded."""
     return _recorder is not None
 
 
 def count(stage: str, seconds: float) -> None:
-    """Count time that a device was busy with a stage, beside all threads."""
+    """Count time that a device was busy with a stage, in addition to all threads."""
     if _recorder is not None:
         _recorder.counted(stage, seconds)
 
 
 def waiting(stage: str) -> AbstractContextManager[None]:
-    """Count what is waited inside as wall time of a stage whose work other threads do."""
+    """Count waiting inside the block as wall time of a stage whose work other threads do."""
     return _OFF if _recorder is None else _Span(_recorder, stage, None, None, True)
 
 
 class Around:
-    """Another context manager, whose beginning and end are counted as a stage."""
+    """Wraps a context manager, and counts its entry and exit as a stage."""
 
     def __init__(self, stage: str, context: AbstractContextManager[Any]) -> None:
         self._stage, self._context = stage, context
@@ -215,34 +215,34 @@ class Around:
 
 
 def begin(on: bool, age: float = 0.0) -> None:
-    """From now on this process records its spans, or does not."""
-    global _recorder  # noqa: PLW0603 - one per process: threads of libraries end spans, too
+    """Start recording the spans of this process, or switch it off."""
+    global _recorder  # noqa: PLW0603 - one per process: library threads end spans, too
     _recorder = Recorder(age) if on else None
 
 
 def end() -> Recorder | None:
-    """Record no more; what there is, where this process has recorded."""
+    """Stop recording; return the recorder, if there is one."""
     recorder = _recorder
     begin(False)
     return recorder
 
 
 def absorb(taken: Taken | None) -> None:
-    """Put what another process has recorded beside this one's own."""
+    """Add the record of another process."""
     if _recorder is not None and taken is not None:
         _recorder.absorb(taken)
 
 
 @dataclass
 class Recording:
-    """What came of recording one task."""
+    """Result of recording a task."""
 
     taken: Taken | None = None
 
 
 @contextmanager
 def recording(on: bool) -> Iterator[Recording]:
-    """Record one task of a worker process, if anybody asks."""
+    """Record one task of a worker process if ``on``."""
     begin(on)
     found = Recording()
     try:

@@ -1,1 +1,1 @@
-"""What other tiles, overlaps, batches and precisions would cost, and what labels they would give."""
+"""Tuning: the speed of other tiles, overlaps, batches and precisions, and how their labels compare."""

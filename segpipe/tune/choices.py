@@ -1,4 +1,4 @@
-"""What can be chosen: the tiles, overlaps and batches that a model's file and contract allow."""
+"""The candidates: tiles, overlaps and batches that a model's file and contract allow."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,10 +17,10 @@ from segpipe.tune.settings import TuneSettings
 Axes = tuple[int, ...]
 
 FACTORS = (1.0, 2.0, 0.5)
-"""Of the contract's tile, the most wanted first."""
+"""Multiples of the contract's tile, in order of preference."""
 
 SHARES = (0.25, 0.125, 0.0625, 0.0)
-"""Of the tile, for the overlap."""
+"""Overlaps as shares of the tile."""
 
 MEMORY_SHARE = 0.4
 """Share of the machine's memory that one call on a whole box may take."""
@@ -30,16 +30,16 @@ BATCHES = {"cpu": (1, 2, 4), "cuda": (8, 16, 32)}
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A model's file as a run would use it, and which of its sizes are free."""
+    """A model file as a run uses it, and which of its sizes are free."""
 
     spec: ModelSpec
-    """With the contract's tile, overlap and batch."""
+    """Model with the contract's tile, overlap and batch."""
     free_size: bool
     free_batch: bool
 
     @property
     def is_local(self) -> bool:
-        """Whether inference of a whole image in one call is what tiles are to come close to."""
+        """Whether inference of a whole image in one call is the ideal that tiles approximate."""
         return self.free_size and self.spec.contract.equivariant is not False
 
     def takes_whole(self, shape: Axes) -> bool:
@@ -57,28 +57,28 @@ class Network:
 
 @dataclass(frozen=True)
 class Choice:
-    """A file, a tile and an overlap: what labels depend on."""
+    """A file, a tile and an overlap, which determine the labels."""
 
     network: Network
     tiling: Tiling
 
     @property
     def is_own(self) -> bool:
-        """Whether it is what the contract says."""
+        """Whether it is the contract's own tiling."""
         return self.tiling == self.network.spec.tiling
 
 
 def step(tiling: Tiling) -> Axes:
-    """From one window to the next on a long axis."""
+    """Distance between neighbouring windows on a long axis."""
     return tuple((t - o) // a * a for t, o, a in zip(tiling.tile, tiling.overlap, tiling.align, strict=True))
 
 
 def open_networks(settings: TuneSettings) -> list[Network]:
-    """The model and the other files of it, each tried out.
+    """Open the model and its other files, and run a trial of each.
 
     Raises:
-        SegpipeError: one cannot be run.
-        ContractError: their labels do not mean the same.
+        SegpipeError: a file cannot be run.
+        ContractError: their classes differ.
     """
     networks = [_open(settings, path) for path in (settings.model, *settings.also)]
     first, *others = networks
@@ -99,7 +99,7 @@ def _open(settings: TuneSettings, path: Path) -> Network:
 
 
 def _keeps_scores(spec: ModelSpec, settings: TuneSettings) -> bool:
-    """Whether a run would take larger batches: one whose scores depend on them is run tile by tile."""
+    """Whether a run would use larger batches: a model whose scores depend on them runs tile by tile."""
     several = max(settings.batches or BATCHES[spec.device])
     return several in (1, spec.batch) or try_out(replace(spec, batch=several)).batch == several
 
@@ -110,10 +110,10 @@ def _meaning(network: Network) -> object:
 
 
 def choices(networks: Sequence[Network], settings: TuneSettings) -> list[Choice]:
-    """All that is to be measured, the most wanted first: what the contracts say, then near it.
+    """All candidates in order of preference: the contracts' own tilings, then others.
 
     Raises:
-        SettingsError: a tile or an overlap that was asked for is none for this model.
+        SettingsError: the model does not allow a requested tile or overlap.
     """
     own = [Choice(network, network.spec.tiling) for network in networks]
     tilings = [list(_tilings(network, settings)) for network in networks]
@@ -128,7 +128,7 @@ def _tilings(network: Network, settings: TuneSettings) -> Iterator[Tiling]:
         asked = [(overlap,) * len(tile) for overlap in settings.overlaps]
         ours = not settings.tiles and tile != own.tile
         for overlap in asked or _shares(tile, own.align):
-            if not (ours and max(overlap) >= min(tile)):  # an overlap that was asked for may be too large for half a tile
+            if not (ours and max(overlap) >= min(tile)):  # a requested overlap may be too large for half the tile
                 yield replace(own, tile=tile, overlap=overlap)
 
 
@@ -147,13 +147,13 @@ def _tiles(network: Network, asked: Sequence[int]) -> Iterable[Axes]:
 
 
 def _shares(tile: Axes, align: Axes) -> Iterable[Axes]:
-    """Overlaps that a tile suggests: multiples of the stride, so that each gives other windows."""
+    """Overlaps suggested for a tile: multiples of the stride, so that all give different windows."""
     aligned = [tuple(round(t * share / a) * a for t, a in zip(tile, align, strict=True)) for share in SHARES]
     return dict.fromkeys(o for o in aligned if all(t - x >= a for t, x, a in zip(tile, o, align, strict=True)))
 
 
 def batches(network: Network, tile: Axes, settings: TuneSettings) -> tuple[int, ...]:
-    """Tiles per call to try, several only of tiles up to the contract's: larger ones keep a device busy alone."""
+    """Batch sizes to try; several only for tiles up to the contract's: a larger tile keeps a device busy by itself."""
     own = network.spec
     if not network.free_batch:
         return (own.batch,)

@@ -1,4 +1,4 @@
-"""The labels of a box, by the pipeline's own stages, and how they compare with those of whole-image inference."""
+"""Label a box with the pipeline's own stages, and compare labels with those of whole-image inference."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -23,22 +23,22 @@ from segpipe.tune.places import Axes, Held, Place
 HELD = Case("held", "a box in memory")
 
 PERIODS = 1.5
-"""Tiles of the contract that labels are compared over along an axis, rounded to whole steps of what is measured."""
+"""Extent of the comparison along an axis, in tiles of the contract, rounded to whole steps of the candidate."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Where a tiling is laid on a place, and where its labels count: over whole steps of it, as on an endless case."""
+    """Where a tiling is laid on a place, and the part where labels are compared: whole steps, as on an endless case."""
 
     laid: Window
     counted: Window
 
 
 def sample(place: Place, tiling: Tiling, wanted: Axes) -> Sample:
-    """Of a place that holds at least two windows per axis, or is all of its case.
+    """Place a tiling on a place that covers at least two windows per axis, or its whole case.
 
-    A case that is there as a whole is tiled as a run would tile it. Of a larger one, as many windows are laid as are
-    needed, sharing exactly what was asked; counted is from the middle of the first to the middle of the last.
+    A whole case is tiled as in a run. On a larger one, the necessary number of windows is laid with exactly the requested
+    overlap; labels are compared from the middle of the first window to the middle of the last.
     """
     axes = [_Axis(*axis) for axis in zip(tiling.tile, step(tiling), tiling.align, strict=True)]
     places = zip(axes, place.window.shape, place.whole, wanted, strict=True)
@@ -59,7 +59,7 @@ class _Axis:
     align: int
 
     def laid(self, size: int, wanted: int) -> Ends:
-        """The middle of ``size`` pixels, of the length of a whole number of steps and a tile."""
+        """The middle of ``size`` pixels; its length is a tile and a whole number of steps."""
         length = self.tile + self.step * min(steps_for(self.step, wanted), (size - self.tile) // self.step)
         start = (size - length) // 2 // self.align * self.align
         return start, start + length
@@ -74,18 +74,18 @@ def _window(axes: Sequence[Ends]) -> Window:
 
 
 def steps_for(step: int, wanted: int) -> int:
-    """Whole steps over about as many pixels."""
+    """Number of whole steps in about ``wanted`` pixels."""
     return max(1, round(wanted / step))
 
 
 def extent(tiling: Tiling, wanted: Axes) -> Axes:
-    """Pixels that the windows of a sample cover on a case without end."""
+    """Pixels that the windows of a sample cover on an endless case."""
     axes = zip(tiling.tile, step(tiling), wanted, strict=True)
     return tuple(tile + one * steps_for(one, most) for tile, one, most in axes)
 
 
 def segment(model: Model, tiling: Tiling, held: Held, scaling: Scaling, calls: int) -> Labels:
-    """Labels ``(bands, *box)`` of a box, as a run would decide them if the box were a case."""
+    """Labels ``(bands, *box)`` of a box, decided as in a run whose case is the box."""
     cover = Cover(held.grid.shape, tiling)
     sheet = Sheet(held.grid, [], (), cover, 0.0, cover.whole)
     decision = Decision(model.spec.contract, model.spec.blend_on, model.arrays)
@@ -106,7 +106,7 @@ def _slices(window: Window) -> tuple[slice, ...]:
 
 
 class Bench:
-    """One file on one place: its reference labels, and those of any tiling of it."""
+    """A file on a place: its reference labels, and the labels of its tilings."""
 
     def __init__(self, network: Network, place: Place, overrides: Overrides, calls: int) -> None:
         self._network, self._place, self._calls = network, place, calls
@@ -114,7 +114,7 @@ class Bench:
         self.reference = self._reference()
 
     def _reference(self) -> Labels:
-        """By one call on all of the box where the model can, else each label from the middle of a tile."""
+        """Reference labels: by one call on the whole box if possible, else each from the middle of a tile."""
         spec, shape = self._network.spec, self._held.grid.shape
         tiling = reference_tiling(self._network, shape)
         whole = tiling.tile != spec.tiling.tile
@@ -124,7 +124,7 @@ class Bench:
         return segment(load(replace(spec, threads=self._calls)), tiling, self._held, self._scaling, 1)
 
     def compare(self, model: Model, choice: Choice, reference: Labels, wanted: Axes) -> "Count":
-        """A choice's labels beside a file's own reference, and beside that of the first file."""
+        """Compare a tiling's labels with the file's own reference, and with that of the first file."""
         where = sample(self._place, choice.tiling, wanted)
         labels = segment(model, choice.tiling, self._held.cut(where.laid), self._scaling, self._calls)
         inner = tuple(
@@ -138,7 +138,7 @@ class Bench:
 
 
 def reference_tiling(network: Network, shape: Axes) -> Tiling:
-    """One window if the network takes the box whole (``Network.takes_whole``); else own tiles that share three quarters."""
+    """One window if the network takes the whole box (``Network.takes_whole``); else own tiles that share three quarters."""
     own = network.spec.tiling
     if network.takes_whole(shape):
         tile = tuple(-(-n // a) * a for n, a in zip(shape, own.align, strict=True))
@@ -150,13 +150,13 @@ def reference_tiling(network: Network, shape: Axes) -> Tiling:
 
 @dataclass(frozen=True)
 class Count:
-    """Labels that were compared."""
+    """Numbers of compared labels."""
 
     compared: int = 0
     seams: int = 0
-    """Unlike the same file's reference."""
+    """Labels that differ from the same file's reference."""
     equal: int = 0
-    """Like the first file's reference."""
+    """Labels that equal the first file's reference."""
 
     def __add__(self, other: "Count") -> "Count":
         return Count(self.compared + other.compared, self.seams + other.seams, self.equal + other.equal)

@@ -1,4 +1,4 @@
-"""Measure what can be chosen, within a budget of seconds: labels first, then speed in rounds that alternate."""
+"""Measure the candidates within a budget of seconds: labels first, then speed in alternating rounds."""
 
 import math
 import time
@@ -24,22 +24,22 @@ from segpipe.tune.speed import TIMED, Pixels, Speed, seconds_per_tile, speed, ti
 from segpipe.tune.table import Row, make_rows
 
 PLANNED = 0.9
-"""Of the budget, since what is planned with is a rough guess."""
+"""Share of the budget that is planned, since estimates are rough."""
 
 EVEN = 2
-"""Rounds of speed that must have time before labels are compared on more than one box."""
+"""Rounds of speed to reserve time for before labels are compared on more than one box."""
 
 PLACES = 4
-"""Boxes that labels are compared on, at most."""
+"""Most boxes on which labels are compared."""
 
 TILES_SHARE = 0.8
 """Share of the machine's memory that the calls in flight may take."""
 
 SHARED_STEPS = 4
-"""Windows of the reference that share a pixel, per axis, if it is made of tiles."""
+"""Windows of a reference of tiles that share a pixel, per axis."""
 
 HOPELESS = 1.1
-"""Times the fastest batch of a tile, above which another is measured no more than once."""
+"""Time relative to the fastest batch of a tile above which a batch is measured only once."""
 
 ROUNDS = 9
 
@@ -49,17 +49,17 @@ Setting = tuple[Network, Axes, int]
 
 @dataclass(frozen=True)
 class Tuned:
-    """What was measured, and what follows."""
+    """Results of the measurement."""
 
     rows: list[Row]
     speeds: dict[Setting, Speed]
     best: Row | None
-    """The fastest of those that agree well enough."""
+    """The fastest row that agrees well enough."""
     compared_on: str
     reference: str
     min_agreement: float
     flags: list[str]
-    """Of the run, whatever is chosen."""
+    """Flags of the run that do not depend on the choice."""
     calls: int
     seconds: float
     device: Values
@@ -67,10 +67,10 @@ class Tuned:
 
 
 def tune(settings: TuneSettings, tell: Callable[[str], None]) -> Tuned:
-    """Labels and speed of all choices that the budget has room for.
+    """Measure labels and speed of all candidates that fit into the budget.
 
     Raises:
-        SegpipeError: the model, another file of it, or a scene cannot be used.
+        SegpipeError: the model, one of its other files, or a scene cannot be used.
     """
     started = time.monotonic()
     with environment():
@@ -94,7 +94,7 @@ def tune(settings: TuneSettings, tell: Callable[[str], None]) -> Tuned:
 
 
 class _Work:
-    """What is measured on, and with what, until when."""
+    """State of a measurement: files, scenes, candidates and deadline."""
 
     def __init__(self, settings: TuneSettings, tell: Callable[[str], None], deadline: float) -> None:
         self._settings, self._tell, self._deadline = settings, tell, deadline
@@ -109,15 +109,15 @@ class _Work:
             tell("no --input: tiles are noise, and seam error on noise says little of scenes")
         self._shapes = survey(self._cases, self.first.spec, self._overrides)
         self._wanted = tuple(round(PERIODS * t) for t in self.first.spec.tiling.tile)
-        tell("timing a few tiles, to see what the budget has room for")
+        tell("timing a few tiles to plan within the budget")
         self._rates = {network: self._rate(network) for network in self._networks}
         self._several = False
         self._choices = self._affordable(self._distinct(choices(self._networks, settings)))
-        self._several = self._has_room_for_batches()
+        self._several = self._can_time_batches()
         self._places = self._find_places()
 
     def _rate(self, network: Network) -> float:
-        """Seconds per inferred pixel at the contract's tile, roughly."""
+        """Rough seconds per inferred pixel at the contract's tile."""
         (place,) = self._look(network.spec.tiling.tile, 1)
         tiles = tiles_of(*place.hold(network.spec, self._overrides), network.spec)
         return seconds_per_tile(network.spec, tiles, self.calls) / math.prod(network.spec.tiling.tile)
@@ -126,7 +126,7 @@ class _Work:
         return find_places(self._cases, side, count, self.first.spec, self._overrides)
 
     def _distinct(self, wanted: Sequence[Choice]) -> list[Choice]:
-        """Overlaps that give other windows on these scenes."""
+        """Candidates without overlaps that give the same windows on these scenes."""
         found: dict[object, Choice] = {}
         for choice in wanted:
             windows = tuple(Cover(shape, choice.tiling).starts for shape in self._shapes) or choice.tiling
@@ -136,13 +136,13 @@ class _Work:
         return list(found.values())
 
     def _affordable(self, wanted: Sequence[Choice]) -> list[Choice]:
-        """As many as the budget and the memory have room for, the contracts' own in any case."""
-        room = self._settings.seconds * PLANNED
+        """Candidates that fit into the budget and memory; the contracts' own in any case."""
+        available = self._settings.seconds * PLANNED
         kept: list[Choice] = []
         left_out: list[Choice] = []
         for choice in wanted:
             tried = [*kept, choice]
-            in_time = self._label_seconds(tried) + self._round_seconds(tried) <= room
+            in_time = self._label_seconds(tried) + self._round_seconds(tried) <= available
             fits = in_time and self._fits_memory(choice, tried)
             (kept if choice.is_own or fits else left_out).append(choice)
         if left_out:
@@ -150,8 +150,8 @@ class _Work:
             self.notes.append(f"left out, for {self._settings.seconds:g} s: {len(left_out)} choices of {', '.join(names)}")
         return kept
 
-    def _has_room_for_batches(self) -> bool:
-        """Whether several batches can be timed, too; what was asked for is."""
+    def _can_time_batches(self) -> bool:
+        """Whether the budget allows for several batches; requested ones are always timed."""
         self._several = True
         needed = self._label_seconds(self._choices) + self._round_seconds(self._choices)
         fits = bool(self._settings.batches) or needed <= self._settings.seconds * PLANNED
@@ -160,7 +160,7 @@ class _Work:
         return fits
 
     def _label_seconds(self, wanted: Sequence[Choice]) -> float:
-        """That labels on one place take: of the references, and of each choice."""
+        """Seconds to label one place: the references, and each candidate."""
         side = self._side(wanted)
         networks = dict.fromkeys(choice.network for choice in wanted)
         shared = SHARED_STEPS ** len(side)
@@ -168,12 +168,12 @@ class _Work:
         return references + sum(self._rates[c.network] * self._inferred(c.tiling) for c in wanted)
 
     def _round_seconds(self, wanted: Sequence[Choice]) -> float:
-        """That one round of speed takes."""
+        """Seconds of one round of speed."""
         keys = dict.fromkeys((c.network, c.tiling.tile) for c in wanted)
         return sum(self._rates[n] * math.prod(tile) * self._tiles_timed(n, tile) for n, tile in keys)
 
     def _tiles_timed(self, network: Network, tile: Axes) -> int:
-        """To time a tile once in each of its batches: the model is loaded, warmed up and timed."""
+        """Tiles to infer when a tile is timed once in each of its batches: load, warm up, measure."""
         return self.calls * sum(2 * batch + max(TIMED, batch) for batch in self._batches(network, tile))
 
     def _batches(self, network: Network, tile: Axes) -> tuple[int, ...]:
@@ -187,14 +187,14 @@ class _Work:
         return tiles * math.prod(tiling.tile)
 
     def _side(self, wanted: Sequence[Choice]) -> Axes:
-        """Of a place that has room for all; no larger than the largest case."""
+        """Side of a place that suits all candidates, at most that of the largest case."""
         largest = [max(axis) for axis in zip(*(extent(c.tiling, self._wanted) for c in wanted), strict=True)]
         if self._shapes:
             largest = [min(n, max(axis)) for n, axis in zip(largest, zip(*self._shapes, strict=True), strict=True)]
         return tuple(largest)
 
     def _fits_memory(self, choice: Choice, wanted: Sequence[Choice]) -> bool:
-        """Whether its tiles fit into memory, and a reference that takes the whole box still does with its larger box."""
+        """Whether a candidate's tiles fit in memory, and the larger box leaves a whole-box reference possible."""
         spec, tile = choice.network.spec, choice.tiling.tile
         largest = max(self._batches(choice.network, tile)) * math.prod(tile)
         tiles = network_bytes(spec, self.calls, batches=largest / (spec.batch * math.prod(spec.tiling.tile)))
@@ -203,8 +203,8 @@ class _Work:
         return tiles <= memory() * TILES_SHARE and fits_box
 
     def _find_places(self) -> list[Place]:
-        room = self._settings.seconds * PLANNED - EVEN * self._round_seconds(self._choices)
-        count = int(room / self._label_seconds(self._choices))
+        available = self._settings.seconds * PLANNED - EVEN * self._round_seconds(self._choices)
+        count = int(available / self._label_seconds(self._choices))
         return self._look(self._side(self._choices), max(1, min(PLACES, count)))
 
     @property
@@ -220,7 +220,7 @@ class _Work:
         return f"{self.first.name} with its tiles sharing three quarters, each label from the middle of one"
 
     def count(self) -> dict[Choice, Count]:
-        """Labels of all choices beside the references, place by place; a tile that the model cannot take is left out."""
+        """Count labels of all candidates against the references, place by place; skip tiles that the model refuses."""
         counts: dict[Choice, Count] = {}
         refused: set[tuple[Network, Axes]] = set()
         for number, place in enumerate(self._places, 1):
@@ -241,13 +241,13 @@ class _Work:
         return counts
 
     def _by_tile(self) -> Iterator[tuple[tuple[Network, Axes], list[Choice]]]:
-        """Choices that one loaded model serves."""
+        """Group candidates by the loaded model that they share."""
         keys = dict.fromkeys((c.network, c.tiling.tile) for c in self._choices)
         for key in keys:
             yield key, [c for c in self._choices if (c.network, c.tiling.tile) == key]
 
     def time(self, counts: dict[Choice, Count]) -> dict[Setting, Speed]:
-        """Seconds per tile of every file, tile and batch, in rounds until the budget is spent; once at least."""
+        """Seconds per tile for every file, tile and batch, in rounds until the budget is spent; at least one round."""
         keys = dict.fromkeys((c.network, c.tiling.tile) for c in counts)
         settings = [(n, tile, batch) for n, tile in keys for batch in self._batches(n, tile)]
         tiles = {key: self._tiles(*key) for key in keys}
@@ -272,7 +272,7 @@ class _Work:
         return seconds_per_tile(network.with_tiling(_with_tile(network, tile), batch), tiles, self.calls)
 
     def tiles_per_megapixel(self, tiling: Tiling) -> float:
-        """Over the scenes; on an endless one where there are none."""
+        """Tiles per megapixel on the scenes; on an endless scene if there are none."""
         if not self._shapes:
             return 1e6 / math.prod(step(tiling))
         return 1e6 * sum(len(Cover(shape, tiling)) for shape in self._shapes) / sum(map(math.prod, self._shapes))
@@ -285,7 +285,7 @@ def _with_tile(network: Network, tile: Axes) -> Tiling:
 
 
 def _hopeful(settings: Sequence[Setting], seconds: dict[Setting, list[float]]) -> list[Setting]:
-    """Without the batches that the first round has shown to be slow; the first setting is what others are compared with."""
+    """Drop batches that the first round has shown to be slow, except for the first setting, the basis of comparison."""
     fastest: dict[tuple[Network, Axes], float] = {}
     for setting in settings:
         fastest[setting[:2]] = min(seconds[setting][0], fastest.get(setting[:2], math.inf))

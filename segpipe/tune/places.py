@@ -1,4 +1,4 @@
-"""Where labels are compared: boxes of scenes or volumes, or noise, held in memory."""
+"""Places where labels are compared: boxes of scenes or volumes, or noise, held in memory."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -27,17 +27,17 @@ from segpipe.tune.settings import NOISE
 Axes = tuple[int, ...]
 
 VALID = 0.5
-"""Share of valid pixels from which a box is good enough to look no further."""
+"""Share of valid pixels from which a box is accepted."""
 
 LOOKS = (0.5, 0.25, 0.75)
 """Positions of boxes in a scene, as shares of the possible starts along each axis, the middle first."""
 
 SURVEYED = 16
-"""Scenes whose sizes say how many tiles a megapixel takes."""
+"""Number of scenes whose sizes determine the tiles per megapixel."""
 
 
 class Held:
-    """A box of a case in memory: a source like any other."""
+    """A box of a case in memory, as a source."""
 
     files: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -59,22 +59,22 @@ class Held:
         return lambda: self.read(window)
 
     def empty(self, window: Window) -> bool:
-        """False: the whole case is read at once."""
+        """Return False: the whole box is read at once."""
         del window
         return False
 
     def memory(self, shape: tuple[int, ...]) -> int:
-        """None of it is decoded."""
+        """Return 0: nothing is decoded."""
         del shape
         return 0
 
     def near(self, place: tuple[float, ...], most: int) -> Window:
-        """All of it: it is in memory."""
+        """Return the whole box: it is in memory."""
         del place, most
         return Window((0,) * len(self.grid.shape), self.grid.shape)
 
     def cut(self, window: Window) -> "Held":
-        """A box of it, without a copy."""
+        """A part of the box, without a copy."""
         return Held(*self.read(window))
 
     @property
@@ -82,7 +82,7 @@ class Held:
         return np.ones(self.grid.shape, bool) if self._invalid is None else ~self._invalid
 
     def tags(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Of no file: what scales a box was made from the tags of its case."""
+        """Neutral tags: the tags of the case are already part of the scaling."""
         return np.ones(len(self._pixels)), np.zeros(len(self._pixels))
 
     def close(self) -> None: ...
@@ -90,18 +90,18 @@ class Held:
 
 @dataclass(frozen=True)
 class Place:
-    """A box of a case; of noise where it has no case."""
+    """A box of a case, or of noise if it has no case."""
 
     window: Window
     whole: tuple[bool, ...]
-    """Per axis, whether the box is all of the case."""
+    """Per axis, whether the box covers the whole case."""
     case: Case | None = None
     seed: int = 0
     plane: int | None = None
-    """Slice of a volume that the box lies in, for a model of images; None if model and case have the same axes."""
+    """Slice of a volume that contains the box, for a 2-D model; None if model and case have the same axes."""
 
     def hold(self, spec: ModelSpec, overrides: Overrides) -> tuple[Held, Scaling]:
-        """Pixels of the box as a run reads them for a model, resampled if needed, and how they are scaled."""
+        """Read the box as a run does for a model, resampled if needed; return it with its scaling."""
         if self.case is None:
             return _noise(self.window.shape, spec, self.seed)
         source, sheet = open_sheet(self.case, spec, overrides)
@@ -110,7 +110,7 @@ class Place:
             return self.read(source, sheet, spec), scaling
 
     def read(self, source: Source, sheet: Sheet, spec: ModelSpec) -> Held:
-        """Pixels of the box, which lies on the network's grid of the opened case."""
+        """Read the pixels of the box, given on the network's grid of the opened case."""
         seen = on_network_grid(source, sheet, spec)
         if self.plane is None:
             return Held(*seen.read(self.window))
@@ -129,7 +129,7 @@ def _noise(shape: Axes, spec: ModelSpec, seed: int) -> tuple[Held, Scaling]:
 
 
 def survey(cases: Sequence[Case], spec: ModelSpec, overrides: Overrides) -> list[Axes]:
-    """Shapes of some cases, chosen evenly from all, as the network sees them: of its slices for a model of images.
+    """Shapes of some cases, evenly chosen, as the network sees them; for a 2-D model, of their slices.
 
     Raises:
         SourceError: a case does not fit the model.
@@ -144,7 +144,7 @@ def survey(cases: Sequence[Case], spec: ModelSpec, overrides: Overrides) -> list
 
 
 def find_places(cases: Sequence[Case], side: Axes, count: int, spec: ModelSpec, overrides: Overrides) -> list[Place]:
-    """Up to ``count`` boxes of ``side`` with mostly valid pixels, in as many cases as can be; noise without cases.
+    """Up to ``count`` boxes of ``side`` with mostly valid pixels, from as many cases as possible; noise without cases.
 
     Raises:
         InputError: no valid pixel was found.
@@ -165,7 +165,7 @@ def find_places(cases: Sequence[Case], side: Axes, count: int, spec: ModelSpec, 
 
 
 def _looks(cases: Sequence[Case], side: Axes, spec: ModelSpec, overrides: Overrides) -> Iterator[tuple[float, Place]]:
-    """Boxes to look at, each once, with their share of valid pixels: the middle of every case, then elsewhere in them."""
+    """Yield candidate boxes, each once, with their share of valid pixels: the middle of every case, then elsewhere."""
     seen: set[Place] = set()
     for shares, case in product(product(LOOKS, repeat=len(side)), cases):
         source, sheet = open_sheet(case, spec, overrides)
@@ -186,6 +186,6 @@ def _place(case: Case, shape: Axes, side: Axes, shares: Sequence[float]) -> Plac
 
 
 def named(places: Sequence[Place]) -> str:
-    """What labels were compared on, for a person."""
+    """Names of the cases on which labels were compared."""
     names = dict.fromkeys(NOISE if place.case is None else place.case.name for place in places)
     return ", ".join(names)

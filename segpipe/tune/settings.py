@@ -1,4 +1,4 @@
-"""What is tuned, and for how long."""
+"""Settings of a tuning."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +12,13 @@ NOISE = "noise"
 
 @dataclass(frozen=True)
 class TuneSettings:
-    """What ``segpipe tune`` was asked. Empty candidates mean: those that the contract suggests."""
+    """Settings of ``segpipe tune``. Empty candidates mean those that the contract suggests."""
 
     model: Path
     also: tuple[Path, ...] = ()
-    """Other files of the same network, such as its int8."""
+    """Other files of the same network, such as an int8 version."""
     input: tuple[str, ...] = ()
-    """Scenes; noise where there are none."""
+    """Scenes; noise if there are none."""
     contract: Path | None = None
     bands: str | None = None
     nodata: str | None = None
@@ -31,7 +31,7 @@ class TuneSettings:
     overlaps: tuple[int, ...] = ()
     batches: tuple[int, ...] = ()
     seconds: float = 90.0
-    """To spend; what does not fit is left out, and said to be."""
+    """Time budget; candidates that do not fit are left out and reported."""
     min_agreement: float = 0.99
 
     def __post_init__(self) -> None:
@@ -47,14 +47,14 @@ class TuneSettings:
             raise SettingsError("--also names another file of the model, got the same one twice: leave it out")
 
     def of_run(self, model: Path) -> Settings:
-        """Settings of the run that a file would be used in."""
+        """Settings of a run with one of the files."""
         values: dict[str, Any] = {"input": self.input or (NOISE,), "model": model, "contract": self.contract}
         values |= {"bands": self.bands, "nodata": self.nodata, "ignore_alpha": self.ignore_alpha, "crs": self.crs}
         return load_settings(None, values | {"resample": self.resample, "blend": self.blend, "device": self.device})
 
     @property
     def flags(self) -> list[str]:
-        """Those of ``segpipe run`` that stay the same whatever is chosen."""
+        """Flags of ``segpipe run`` that do not depend on the choice."""
         named = {"--contract": self.contract, "--bands": self.bands, "--nodata": self.nodata, "--crs": self.crs}
         named |= {"--blend": self.blend, "--device": self.device}
         inputs = [part for text in self.input for part in ("--input", text)]

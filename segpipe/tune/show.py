@@ -1,4 +1,4 @@
-"""What was measured, for a person or a program."""
+"""Show the results of a tuning as tables or JSON."""
 
 import json
 import shlex
@@ -20,11 +20,11 @@ HEAD = ("", "model", "tile", "overlap", "batch", "tiles/Mpx", "s/Mpx", "times as
 NARROW = {"overlap": "over-\nlap", "tiles/Mpx": "tiles\n/Mpx", "times as fast": "times\nas fast"} | {
     name: name.replace(" ", "\n") for name in ("labels equal", "seam error")
 }
-"""Heads of columns in two lines: figures keep all their digits in a terminal of 80 columns, and names of models wrap."""
+"""Column headers on two lines: numbers keep all digits in 80 columns, and model names wrap."""
 
 
 def print_tuned(tuned: Tuned) -> None:
-    """Choices from the fastest to the slowest, the time of tiles, and the flags to use."""
+    """Print candidates from the fastest to the slowest, the times of tiles, and the flags to use."""
     terminal = console()
     for line in _about(tuned):
         echo(line)
@@ -37,7 +37,7 @@ def print_tuned(tuned: Tuned) -> None:
 
 
 def as_json(tuned: Tuned) -> str:
-    """One object with all that was measured."""
+    """All results as one JSON object."""
     speeds = [
         {"model": str(n.spec.path), "tile": tile, "batch": batch, "seconds_per_tile": speed.seconds, "rounds": speed.rounds}
         for (n, tile, batch), speed in tuned.speeds.items()
@@ -59,13 +59,13 @@ def as_json(tuned: Tuned) -> str:
 
 def _values(row: Row) -> dict[str, Any]:
     tiling = row.choice.tiling
-    told = ("batch", "tiles_per_megapixel", "seconds_per_megapixel", "seam_error", "equal", "times_as_fast", "front", "best")
+    keys = ("batch", "tiles_per_megapixel", "seconds_per_megapixel", "seam_error", "equal", "times_as_fast", "front", "best")
     where = {"model": str(row.choice.network.spec.path), "tile": tiling.tile, "overlap": tiling.overlap}
-    return {**where, **{key: getattr(row, key) for key in told}, "own": row.choice.is_own}
+    return {**where, **{key: getattr(row, key) for key in keys}, "own": row.choice.is_own}
 
 
 def command(tuned: Tuned, row: Row) -> str:
-    """The run that a row stands for."""
+    """Command of the run that a row stands for."""
     tiling = row.choice.tiling
     sizes = {"--tile": _flag(tiling.tile), "--overlap": _flag(tiling.overlap), "--batch": str(row.batch)}
     chosen = [part for flag, value in sizes.items() for part in (flag, value)]
@@ -100,7 +100,7 @@ def _speed_cells(tuned: Tuned) -> list[list[str]]:
 
 
 def _print(terminal: Console, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table in a terminal, aligned lines elsewhere."""
+    """Print a table in a terminal, aligned lines elsewhere."""
     rows = [list(map(printable, row)) for row in rows]
     if terminal.is_terminal:
         terminal.print(table_of(head, rows))
@@ -113,7 +113,7 @@ def _print(terminal: Console, head: Sequence[str], rows: Sequence[Sequence[str]]
 
 
 def table_of(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Only the names of models may take several lines."""
+    """A table in which only model names may wrap."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for number, name in enumerate(head):
         justify: Literal["left", "right"] = "left" if number < 2 else "right"
@@ -136,5 +136,5 @@ def _advice(tuned: Tuned) -> list[str]:
 
 
 def _flag(sizes: Axes) -> str:
-    """As ``--tile`` takes it."""
+    """Sizes in the form of ``--tile``."""
     return str(sizes[0]) if len(set(sizes)) == 1 else ",".join(map(str, sizes))

@@ -1,4 +1,4 @@
-"""How long a tile takes with its pixels in memory: through the model, blended and decided, as in a run."""
+"""Time of a tile with its pixels in memory: through the model, blended and decided, as in a run."""
 
 import statistics
 import time
@@ -25,42 +25,42 @@ from segpipe.tune.places import Held
 Pixels = NDArray[Any]
 
 TIMED = 2
-"""Tiles per call in flight that are timed, or a batch if that is more."""
+"""Timed tiles per call in flight; a batch if that is more."""
 
 TILES_HELD = 4
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds per tile, all calls in flight together, once per round."""
+    """Seconds per tile with all calls in flight, once per round."""
 
     rounds: tuple[float, ...]
     relative: float
-    """Times what the first setting takes, median over the rounds that both were in: a busy machine slows both."""
+    """Time relative to the first setting, median over common rounds: a busy machine slows both."""
     seconds: float
-    """What the first setting takes in the middle, times that."""
+    """Median time of the first setting, times ``relative``."""
 
     @property
     def spread(self) -> float:
-        """Between the fastest and the slowest round, as a share of ``seconds``."""
+        """Difference between the slowest and the fastest round, as a share of ``seconds``."""
         return (max(self.rounds) - min(self.rounds)) / self.seconds
 
 
 def speed(rounds: Sequence[float], first: Sequence[float]) -> Speed:
-    """Of rounds of one setting, the first of which were also rounds of the first setting."""
+    """Speed from rounds of a setting, whose first rounds coincide with rounds of the first setting."""
     relative = statistics.median(own / other for own, other in zip(rounds, first, strict=False))
     return Speed(tuple(rounds), relative, relative * statistics.median(first))
 
 
 def tiles_of(held: Held, scaling: Scaling, spec: ModelSpec) -> list[Pixels]:
-    """A few scaled tiles with valid pixels, mirrored where the box is smaller than a tile."""
+    """Some scaled tiles with valid pixels, mirrored where the box is smaller than a tile."""
     cover = Cover(held.grid.shape, spec.tiling)
     found = (read_tile(held, cover, index, scaling)[0] for index in cover)
     return list(islice((pixels for pixels in found if pixels is not None), TILES_HELD))
 
 
 def seconds_per_tile(spec: ModelSpec, tiles: Sequence[Pixels], calls: int) -> float:
-    """Wall time over the tiles that were done in it, after a batch per call to warm up."""
+    """Wall time per tile, after one batch per call to warm up."""
     model = load(spec)
     once, count = calls * spec.batch, calls * max(TIMED, spec.batch)
     _pass(model, tiles, once, calls)
@@ -70,7 +70,7 @@ def seconds_per_tile(spec: ModelSpec, tiles: Sequence[Pixels], calls: int) -> fl
 
 
 def _pass(model: Model, tiles: Sequence[Pixels], count: int, calls: int) -> None:
-    """A row of windows with the model's tile and overlap through all stages but reading and writing."""
+    """Run a row of windows with the model's tile and overlap through all stages except reading and writing."""
     tiling = model.spec.tiling
     long = [(t - o) // a * a for t, o, a in zip(tiling.tile, tiling.overlap, tiling.align, strict=True)]
     shape = (*tiling.tile[:-1], tiling.tile[-1] + (count - 1) * long[-1])

@@ -1,4 +1,4 @@
-"""From counts and seconds to rows: what a choice costs, what it gives, which are worth a thought, and which to take."""
+"""Build the table of results: costs and agreement of the candidates, which are Pareto-optimal, and the best one."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -9,26 +9,26 @@ from segpipe.tune.labels import Count
 from segpipe.tune.speed import Speed
 
 NOISE_OF_SPEED = 0.03
-"""Share by which two choices must differ in speed to be told apart; within it the one with more equal labels is better."""
+"""Relative difference of speed below which two candidates count as equally fast; then more equal labels win."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One choice with its fastest batch."""
+    """A candidate with its fastest batch."""
 
     choice: Choice
     batch: int
     tiles_per_megapixel: float
     seconds_per_megapixel: float
-    """Of output, with inferred pixels that overlap or lie behind borders; all calls in flight together."""
+    """Per megapixel of output, including overlaps and pixels behind borders; all calls in flight."""
     seam_error: float
-    """Share of labels unlike the same file's reference."""
+    """Share of labels that differ from the same file's reference."""
     equal: float
-    """Share of labels like the first file's reference."""
+    """Share of labels that equal the first file's reference."""
     times_as_fast: float
-    """As the first file with its contract's tile and overlap, at its fastest batch."""
+    """Speed relative to the first file with its contract's tiling, at its fastest batch."""
     front: bool = False
-    """Whether no other is as fast and as equal and better in one of the two."""
+    """Whether it is Pareto-optimal in speed and equal labels."""
     best: bool = False
 
 
@@ -38,7 +38,7 @@ def make_rows(
     tiles_per_megapixel: Callable[[Tiling], float],
     min_agreement: float,
 ) -> list[Row]:
-    """Rows, the fastest first; the first choice is what the others are compared with."""
+    """Rows, the fastest first; the first candidate is the basis of comparison."""
     rows = [_row(choice, count, speeds, tiles_per_megapixel(choice.tiling)) for choice, count in counts.items()]
     own = rows[0].seconds_per_megapixel
     rows = [replace(row, times_as_fast=own / row.seconds_per_megapixel) for row in rows]
@@ -62,7 +62,7 @@ def _row(choice: Choice, count: Count, speeds: Mapping[tuple[Network, Axes, int]
 
 
 def _batch(speeds: Mapping[int, Speed]) -> int:
-    """The smallest that is as fast as the fastest, of those that were not given up after a round."""
+    """The smallest batch that is as fast as the fastest, among those that were measured in all rounds."""
     rounds = max(len(speed.rounds) for speed in speeds.values())
     seconds = {batch: speed.seconds for batch, speed in speeds.items() if len(speed.rounds) == rounds}
     return min(b for b, took in seconds.items() if took <= min(seconds.values()) * (1 + NOISE_OF_SPEED))
@@ -74,7 +74,7 @@ def _beats(a: Row, b: Row) -> bool:
 
 
 def _best(rows: list[Row], min_agreement: float) -> Row | None:
-    """The fastest of those that agree; where several are as fast, the most equal, and the contract's own before others."""
+    """The fastest row that agrees; of equally fast ones the one with most equal labels, and the contract's own first."""
     good = [row for row in rows if row.equal >= min_agreement]
     if not good:
         return None

@@ -22,9 +22,9 @@ from test_same_bytes import contents
 from segpipe.errors import ModelError, WorkerError
 from segpipe.formats.cases import Case
 from segpipe.jobs import executors
-from segpipe.jobs.cluster import WORKER_ENVIRONMENT, crew
+from segpipe.jobs.cluster import WORKER_ENVIRONMENT, cluster_workers
 from segpipe.jobs.launch import carry_out, prepare
-from segpipe.jobs.plan import Crew, Job
+from segpipe.jobs.plan import Job, WorkerPool
 from segpipe.network.spec import read_spec
 from segpipe.results.records import Run
 from segpipe.settings import load_settings
@@ -221,7 +221,7 @@ def test_a_run_whose_workers_are_all_gone_ends(cluster, raster, tmp_path, monkey
 def test_a_job_has_the_memory_that_its_file_says(tmp_path):
     (tmp_path / "c.toml").write_text('kind = "slurm"\njobs = 2\nmemory = "512MiB"\n')
     flags = {"input": ("in",), "model": local(tmp_path / "m.onnx"), "cluster": tmp_path / "c.toml"}
-    assert crew(load_settings(None, flags)) == Crew(2, 1, 2**29)
+    assert cluster_workers(load_settings(None, flags)) == WorkerPool(2, 1, 2**29)
 
 
 SUBMIT = {

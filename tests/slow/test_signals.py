@@ -155,7 +155,7 @@ WITHIN = [
 CONCLUDING = [
     "jobs.launch:_conclude",
     "results.tables:write_areas",
-    "jobs.launch:_tell_time",
+    "jobs.launch:_write_profile",
     "terminal.progress:conclude",
     "process.signals:end",
 ]

@@ -142,7 +142,7 @@ def test_a_damaged_part_is_named_and_made_again_alone(name, damage, half, again,
     if damage is not gone:  # which is seen before anything is joined
         assert name in caplog.text
         assert "is damaged" in caplog.text
-        assert "made again" in caplog.text
+        assert "processed again" in caplog.text
 
 
 RUN_PART = work.run_part
@@ -176,7 +176,7 @@ def test_a_disk_that_damages_a_part_each_time_fails_the_case_and_ends(half, agai
     monkeypatch.setattr(work, "run_part", damaging)
     summary = again(overwrite=True)
     assert summary.done == []
-    assert f"made again {MADE_AGAIN} times, and is damaged each time" in summary.failed[0].error
+    assert f"processed again {MADE_AGAIN} times, and is damaged each time" in summary.failed[0].error
 
 
 def test_the_counts_of_a_part_can_be_opened_as_any_npz(half, again, same):

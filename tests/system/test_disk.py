@@ -151,7 +151,7 @@ def test_a_look_that_fails_costs_no_forecast(prepared, monkeypatch):
     monkeypatch.setattr(disk, "open_sheet", unknown)
     monkeypatch.setattr(disk.os, "statvfs", lambda folder: (_ for _ in ()).throw(OSError(errno.ESTALE, "stale")))
     plan = replace(prepared.plan, small=(), cuts=(), unseen=tuple(case.case for case in prepared.plan.seen))
-    assert "free there: not told" in forecast(plan, prepared.run)
+    assert "free there: unknown" in forecast(plan, prepared.run)
     assert list(shortages(plan, prepared.run)) == []
     assert "is full" in disk.stopped(plan, prepared.run, 1.0, os.strerror(errno.ENOSPC))
 

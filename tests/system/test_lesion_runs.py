@@ -137,7 +137,7 @@ def test_a_damaged_part_is_made_again(folder: Path, monkeypatch: pytest.MonkeyPa
     done = run(folder, "-o", "cut", *more)
     assert done.returncode == 0, done.stderr
     assert struck
-    assert "the part is made again" in done.stderr
+    assert "the part is processed again" in done.stderr
     same(folder / "cut", folder / "whole")
 
 

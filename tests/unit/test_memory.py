@@ -165,7 +165,7 @@ def test_calls_share_weights_and_nothing_else(tmp_path):
 
 def test_the_cache_is_that_of_the_cases_formats(tmp_path):
     spec = spec_of(local(tmp_path / "m.onnx"))
-    rasters = {n: PlannedCase(Case("a", "a.tif"), (64, 64), 1, room=n).load(spec) for n in (0, 2**28)}
+    rasters = {n: PlannedCase(Case("a", "a.tif"), (64, 64), 1, block_bytes=n).load(spec) for n in (0, 2**28)}
     assert {n: load.cached for n, load in rasters.items()} == {0: 128 * 2**20, 2**28: 288 * 2**20}
     none = replace(rasters[0], cached=0)
     planned = {len(loads): worker_bytes(loads, spec, 1, confidence=False) for loads in ([], [none], [none, rasters[0]])}

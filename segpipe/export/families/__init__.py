@@ -1,6 +1,6 @@
-"""Networks by name: one file per library that builds them.
+"""Build networks by name: one file per library.
 
-A family gives a module that takes images ``(batch, channels, rows, cols)`` and gives class scores in its library's own form.
+A family's module takes images ``(batch, channels, rows, cols)`` and gives class scores in its library's own form.
 """
 
 import importlib
@@ -19,7 +19,7 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Network:
-    """A trained network, in evaluation mode, and what its own files say of it."""
+    """A trained network in evaluation mode, and what its own files say about it."""
 
     module: nn.Module
     architecture: str
@@ -27,25 +27,25 @@ class Network:
     """Keys of the contract that came with the weights."""
     notes: tuple[str, ...] = ()
     traced: bool = False
-    """A TorchScript program, which only tracing can export."""
+    """Whether it is a TorchScript program, which can only be exported by tracing."""
     scores: str = ""
-    """Which of its outputs holds the scores, as `segpipe.export.outputs` names them; empty where it has one."""
+    """The output that holds the scores, as `segpipe.export.outputs` names it; empty if there is only one."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the user says the network looks like."""
+    """The network as the user describes it."""
 
     channels: int
     scores: int
     encoder: str | None
     options: Mapping[str, Any]
     state: State
-    """The checkpoint, where its keys decide on optional parts."""
+    """The checkpoint, whose keys decide about optional parts."""
 
 
 def need(name: str) -> Any:
-    """A library of the export extra."""
+    """Import a library of the export extra."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -53,14 +53,14 @@ def need(name: str) -> Any:
 
 
 def in_a_line(error: BaseException) -> str:
-    """The first lines of an error as one; the last one of TorchScript's, which begins with pages of its own source."""
+    """The first lines of an error joined into one; for TorchScript the last line, after pages of its own source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = lines[-1:] if "TorchScript" in str(error) else lines[:3]
     return f"{type(error).__name__}: {' '.join(lines).removeprefix(f'{type(error).__name__}: ')[:600]}"
 
 
 def build(arch: str, wanted: Wanted) -> nn.Module:
-    """The architecture called ``library:name`` with fresh weights."""
+    """Build the architecture ``library:name`` with fresh weights."""
     library, _, name = arch.partition(":")
     if library not in _FAMILIES:
         raise ExportError(f"--arch must be one of {', '.join(_FAMILIES)}, such as smp:Unet, got {arch!r}: name one of them")
@@ -70,7 +70,7 @@ def build(arch: str, wanted: Wanted) -> nn.Module:
         return make(name or library, wanted)
     except ExportError:
         raise
-    except Exception as error:  # a library's own complaint about its own arguments
+    except Exception as error:  # the library rejects the arguments
         raise ExportError(f"{arch} cannot be built as asked: {in_a_line(error)}") from error
 
 
@@ -84,7 +84,7 @@ _FAMILIES = {
 
 
 def with_channels(module: nn.Module, channels: int) -> nn.Module:
-    """Replace the first convolution, of three channels, by one of ``channels``; its fresh weights await the checkpoint."""
+    """Replace the first convolution by one with ``channels`` inputs; the checkpoint fills its weights later."""
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Conv2d):
             if layer.in_channels != channels:

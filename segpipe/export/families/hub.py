@@ -1,4 +1,4 @@
-"""Networks of transformers, from a local folder with ``config.json``; nothing is ever downloaded."""
+"""Open networks of transformers from a local folder with ``config.json``; nothing is downloaded."""
 
 import os
 from collections.abc import Mapping
@@ -12,19 +12,19 @@ from segpipe.errors import ExportError
 from segpipe.export.families import Network, Wanted, in_a_line, need
 from segpipe.export.families.processor import read_processor
 
-# must stand before the library is imported: no network, and none of its checks inside the graph, where they have no operator
+# set before the import: no network access, and no checks inside the graph, where they have no operator
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_DISABLE_TORCH_CHECK"] = "1"
 
 TASK = "the task is semantic"
-"""What OneFormer is told to do (Jain et al. 2023, section 3.1)."""
+"""OneFormer's task prompt (Jain et al. 2023, section 3.1)."""
 
 
 class Queries(nn.Module):
-    """Class and mask queries combined into the probability of each class at each pixel.
+    """Combines class and mask queries into the probability of each class at each pixel.
 
-    Sum over queries of p(class) * p(mask), masks first brought to the image's size (Cheng et al. 2021, "Per-pixel
-    classification is not all you need", section 3.4), then divided by its sum over classes.
+    Sum over queries of p(class) * p(mask), with masks resized to the image first (Cheng et al. 2021, "Per-pixel
+    classification is not all you need", section 3.4), divided by its sum over classes.
     """
 
     def __init__(self, network: nn.Module, tokens: Tensor | None) -> None:
@@ -40,15 +40,15 @@ class Queries(nn.Module):
             found.masks_queries_logits, size=image.shape[-2:], mode="bilinear", align_corners=False
         )
         classes = found.class_queries_logits.softmax(-1)[..., :-1]
-        # p(mask) over that of the likeliest mask, by logarithms: the quotient is the same, and a pixel that every query
-        # rejects keeps it, where sigmoids leave the rounding of ONNX Runtime (1e-7), or 0 below what fp16 can hold
+        # p(mask) over that of the likeliest mask, in logarithms: the quotient is the same, and stays accurate for a pixel
+        # that every query rejects, where sigmoids leave only ONNX Runtime's rounding (1e-7), or 0 in fp16
         likely = masks.clamp_max(0) - torch.log1p(torch.exp(-masks.abs()))
         scores = torch.einsum("bqc,bqhw->bchw", classes, torch.exp(likely - likely.amax(1, keepdim=True)))
         return scores / scores.sum(1, keepdim=True).clamp_min(torch.finfo(scores.dtype).tiny)
 
 
 def build(name: str, wanted: Wanted) -> nn.Module:
-    """The network that the configuration in the folder ``name`` describes, for weights from another file."""
+    """Build the network described by the configuration in the folder ``name``, for weights from another file."""
     config = _config(Path(name))
     config.num_labels = wanted.scores
     network = _auto(config).from_config(config, attn_implementation="eager")
@@ -58,14 +58,14 @@ def build(name: str, wanted: Wanted) -> nn.Module:
 def open_folder(
     folder: Path, *, classes: int | None, replace_head: bool, trust_pickle: bool, scaled: bool = False
 ) -> Network:
-    """A network and its weights as ``save_pretrained`` left them, and what the folder says of scaling and classes.
+    """Open a network and its weights from ``save_pretrained``, with the folder's scaling and classes.
 
     Args:
-        folder: with ``config.json``.
-        classes: how many the user names; None: those of the folder.
-        replace_head: begin the head anew where it has another number.
+        folder: folder with ``config.json``.
+        classes: number of classes given by the user; None: those of the folder.
+        replace_head: use a fresh head if the number differs.
         trust_pickle: load weights that can run code.
-        scaled: the user says how pixels are scaled, so that a processor that cannot be followed is no error.
+        scaled: whether the user gives the scaling; then an unsupported processor is no error.
     """
     config = _config(folder)
     labels = int(config.num_labels)
@@ -77,15 +77,15 @@ def open_folder(
     network, notes = _load(folder, config, classes if replace_head else None, trust_pickle)
     module = _combined(network, folder)
     channels = _channels(config)
-    scaling, told = _processed(folder, channels, scaled)
+    scaling, scaling_notes = _processed(folder, channels, scaled)
     known = {"channels": channels, **scaling, **(_classes(config, folder) if classes is None else {})}
     if isinstance(module, Queries):
         known["activation"] = "none"
-    return Network(module, f"transformers {type(network).__name__}", known, (*notes, *told))
+    return Network(module, f"transformers {type(network).__name__}", known, (*notes, *scaling_notes))
 
 
 def _library() -> Any:
-    """transformers, without its progress bars and advice."""
+    """Import transformers, without its progress bars and advice."""
     library = need("transformers")
     library.utils.logging.disable_progress_bar()
     library.utils.logging.set_verbosity_error()
@@ -111,7 +111,7 @@ def _auto(config: Any) -> Any:
 
 
 def _load(folder: Path, config: Any, classes: int | None, trust_pickle: bool) -> tuple[nn.Module, tuple[str, ...]]:
-    """Eager attention, because the fused one leaves strides that the exporter cannot follow."""
+    """Load the network with eager attention: the fused one leaves strides that the exporter does not support."""
     options = {} if classes is None else {"num_labels": classes, "ignore_mismatched_sizes": True}
     try:
         network, report = _auto(config).from_pretrained(
@@ -124,7 +124,7 @@ def _load(folder: Path, config: Any, classes: int | None, trust_pickle: bool) ->
             dtype=torch.float32,
             **options,
         )
-    except Exception as error:  # noqa: BLE001 - the library raises whatever its readers raise
+    except Exception as error:  # noqa: BLE001 - the library passes on whatever its readers raise
         raise ExportError(f"{folder} cannot be loaded: {in_a_line(error)}") from None
     replaced = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"])
     lost = {what: sorted(set(report[f"{what}_keys"]) - set(replaced)) for what in ("missing", "unexpected")}
@@ -139,7 +139,7 @@ def _keys_message(folder: Path, lost: Mapping[str, list[str]], mismatched: list[
 
 
 def listed(keys: list[str]) -> str:
-    """The first ten, and how many more."""
+    """List the first ten keys, and the number of others."""
     return ", ".join(keys[:10]) + (f" and {len(keys) - 10} more" if len(keys) > 10 else "")
 
 
@@ -150,7 +150,7 @@ def _replaced(keys: list[str]) -> tuple[str, ...]:
 def _combined(network: nn.Module, folder: Path) -> nn.Module:
     config: Any = network.config
     masked = getattr(network, "attn_mask_probs", None)
-    if isinstance(masked, Tensor):  # EoMT asks it which layers to mask, and an exporter cannot follow what hangs on a tensor
+    if isinstance(masked, Tensor):  # EoMT's switches for masking layers; the exporter cannot branch on tensors
         delattr(network, "attn_mask_probs")
         vars(network)["attn_mask_probs"] = masked.tolist()
     if type(config) in _library().AutoModelForSemanticSegmentation._model_mapping:
@@ -159,7 +159,7 @@ def _combined(network: nn.Module, folder: Path) -> nn.Module:
 
 
 def _tokens(folder: Path, config: Any) -> Tensor:
-    """The task as OneFormer's processor writes it: token ids, 0 behind the end."""
+    """The task in the form of OneFormer's processor: token ids, padded with 0."""
     try:
         tokenizer = _library().AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
@@ -172,7 +172,7 @@ def _tokens(folder: Path, config: Any) -> Tensor:
 
 
 def _processed(folder: Path, channels: int, scaled: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """What the image processor does; where the user says how pixels are scaled, it may be one that cannot be followed."""
+    """Scaling by the image processor; an unsupported processor is ignored if the user gives the scaling."""
     try:
         return read_processor(folder, channels)
     except ExportError:

@@ -8,7 +8,7 @@ from segpipe.export.unet import UNet
 
 
 def build(name: str, wanted: Wanted) -> nn.Module:
-    """``bisenetv2``, with its auxiliary heads where the checkpoint has them, or ``unet``."""
+    """Build ``bisenetv2``, with auxiliary heads if the checkpoint has them, or ``unet``."""
     if name == "unet":
         return UNet(wanted.channels, wanted.scores, **wanted.options)
     auxiliary = any(".aux" in f".{key}" for key in wanted.state)

@@ -1,4 +1,4 @@
-"""What an image processor of transformers makes of pixels, found by running it, and said in keys of the contract."""
+"""Find the scaling of an image processor of transformers by running it, and express it in contract keys."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from segpipe.export.families import need
 
 FILES = ("preprocessor_config.json", "processor_config.json")
 PICTURE = ("red", "green", "blue")
-"""What processors call the channels of a picture."""
+"""Processors' names for the channels of a picture."""
 
 SPATIAL = {
     "do_resize": "resizes to {size}",
@@ -24,39 +24,39 @@ SPATIAL = {
     "do_split_image": "splits into patches of {size}",
     "do_pad": "pads",
 }
-"""Switches that move pixels and do not change their values, which a run has tiles for."""
+"""Switches that move pixels without changing their values; a run uses tiles instead."""
 
 SIDE = 128
-"""Rows and columns of a probe: a multiple of every patch that networks here have."""
+"""Rows and columns of a probe: a multiple of the patch of every supported network."""
 
 TOLERANCE = 1e-5
-"""Largest difference from an affine map, relative to the largest value: rounding of float32 is a tenth of it."""
+"""Largest deviation from an affine map, relative to the largest value: float32 rounding is a tenth of it."""
 
 
 @dataclass(frozen=True)
 class Affine:
-    """What each channel of the network is: channel ``source`` of the picture, times ``gain``, plus ``bias``."""
+    """Each channel of the network as channel ``source`` of the picture, times ``gain``, plus ``bias``."""
 
     source: tuple[int, ...]
     gain: NDArray[np.float64]
     bias: NDArray[np.float64]
 
     def is_like(self, gain: NDArray[np.float64], bias: NDArray[np.float64]) -> bool:
-        """Whether another map gives the same for every value of 8 bits."""
+        """Whether another map gives the same result for every 8-bit value."""
         largest = (np.abs(self.gain) * 255 + np.abs(self.bias)).max()
         away = np.abs(gain - self.gain) * 255 + np.abs(bias - self.bias)
         return bool(away.max() <= 2 * TOLERANCE * largest)
 
 
 def read_processor(folder: Path, channels: int) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Keys of the contract, and what a reader should know; none where the folder has no processor.
+    """Contract keys and notes; empty where the folder has no processor.
 
     Args:
-        folder: of ``save_pretrained``.
-        channels: that the network takes.
+        folder: folder of ``save_pretrained``.
+        channels: channels of the network.
 
     Raises:
-        ExportError: it cannot be loaded without code of its own, or is no affine map of each channel.
+        ExportError: it needs its own code, or is not an affine map of each channel.
     """
     if not any((folder / name).is_file() for name in FILES):
         return {}, ()
@@ -67,14 +67,14 @@ def read_processor(folder: Path, channels: int) -> tuple[dict[str, Any], tuple[s
 
 
 def _load(folder: Path) -> tuple[Any, Mapping[str, Any]]:
-    """The processor, with its class's defaults for what the file leaves out, and what the file says."""
+    """The processor, with its class's defaults, and its configuration as in the file."""
     library = need("transformers")
     local = {"local_files_only": True, "trust_remote_code": False}
     try:
         said, _ = library.ImageProcessingMixin.get_image_processor_dict(folder, local_files_only=True)
-        names = {"class_info_file": None} if said.get("class_info_file") else {}  # OneFormer's would be downloaded
+        names = {"class_info_file": None} if said.get("class_info_file") else {}  # OneFormer's file would be downloaded
         return library.AutoImageProcessor.from_pretrained(folder, **local, **names), said
-    except Exception as error:  # noqa: BLE001 - the library raises whatever its readers raise
+    except Exception as error:  # noqa: BLE001 - the library passes on whatever its readers raise
         raise ExportError(f"the image processor in {folder} cannot be loaded ({_first(error)}): {_MEND}") from None
 
 
@@ -86,13 +86,13 @@ def _first(error: Exception) -> str:
 
 
 def _fitted(processor: Any, channels: int, folder: Path) -> Affine:
-    """The map, by least squares over bright noise and dark noise at once: what statistics scale differs between them."""
+    """Fit the map by least squares to bright and dark noise at once: scaling by image statistics differs between them."""
     rng = np.random.default_rng(0)
     probes = [rng.integers(0, high, (channels, SIDE, SIDE), dtype=np.uint8) for high in (256, 60)]
     name = type(processor).__name__
     try:
         given = [_run(processor, probe) for probe in probes]
-    except Exception as error:  # noqa: BLE001 - a processor raises whatever it likes
+    except Exception as error:  # noqa: BLE001 - a processor may raise anything
         raise ExportError(f"{name} in {folder} does not take {channels} channels ({_first(error)}): {_MEND}") from None
     if any(g.shape != probe.shape for g, probe in zip(given, probes, strict=True)):
         shapes = f"{given[0].shape} for {probes[0].shape}"
@@ -106,7 +106,7 @@ def _fitted(processor: Any, channels: int, folder: Path) -> Affine:
 
 
 def _run(processor: Any, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Pixel values ``(channels, rows, cols)`` of one image, with all that moves pixels left out."""
+    """Pixel values ``(channels, rows, cols)`` of one image, with all spatial steps switched off."""
     off = {key: False for key in SPATIAL if hasattr(processor, key)}
     tasks = {"task_inputs": ["semantic"]} if "oneformer" in type(processor).__module__ else {}
     given = processor([torch.from_numpy(image)], input_data_format="channels_first", **tasks, **off)["pixel_values"]
@@ -114,17 +114,17 @@ def _run(processor: Any, image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _best(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[int, float, float, float]:
-    """The channel of which a row of values is an affine map, its gain and bias, and the largest relative difference."""
+    """The channel that best fits a row by an affine map, gain and bias, and the largest relative deviation."""
     fits = []
     for source, values in enumerate(x):
         gain, bias = np.polyfit(values, y, 1)
-        room = np.abs(values * gain + bias - y).max() / (np.abs(y).max() or 1.0)
-        fits.append((source, float(gain), float(bias), float(room) if gain else np.inf))
+        deviation = np.abs(values * gain + bias - y).max() / (np.abs(y).max() or 1.0)
+        fits.append((source, float(gain), float(bias), float(deviation) if gain else np.inf))
     return min(fits, key=lambda fit: fit[3])
 
 
 def _keys(processor: Any, affine: Affine) -> dict[str, Any]:
-    """The processor's own numbers where they say what it does, else those that were fitted."""
+    """The processor's own numbers if they describe what it does, else the fitted ones."""
     keys = next((keys for keys in _said(processor, affine) if _does(keys, affine)), None)
     keys = keys or {"scale": affine.gain.tolist(), "offset": affine.bias.tolist(), "normalize": "none"}
     if affine.source != tuple(range(len(affine.source))):
@@ -139,7 +139,7 @@ def _names(affine: Affine) -> list[str]:
 
 
 def _said(processor: Any, affine: Affine) -> Iterator[dict[str, Any]]:
-    """As the attributes have it, with mean and std before, or behind, a change of the channels' order."""
+    """Yield the keys by the processor's attributes, with mean and std in the order of the channels before or after."""
     scale = float(processor.rescale_factor) if getattr(processor, "do_rescale", None) else 1.0
     mean, std = (getattr(processor, f"image_{key}", None) for key in ("mean", "std"))
     if not getattr(processor, "do_normalize", None) or mean is None or std is None:

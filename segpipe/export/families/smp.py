@@ -26,7 +26,7 @@ NAMES = (
 
 
 def build(name: str, wanted: Wanted) -> nn.Module:
-    """One of `NAMES` with any encoder of the library, without pretrained weights."""
+    """Build one of `NAMES` with any encoder of the library, without pretrained weights."""
     library = need("segmentation_models_pytorch")
     if name not in NAMES:
         raise ExportError(f"networks of segmentation-models-pytorch are {', '.join(NAMES)}, got {name!r}: name one of them")
@@ -45,7 +45,7 @@ def build(name: str, wanted: Wanted) -> nn.Module:
 
 
 def is_folder(folder: Path) -> bool:
-    """Whether this is what ``save_pretrained`` of the library leaves: ``config.json`` that names one of its classes."""
+    """Whether a folder was written by the library's ``save_pretrained``: its ``config.json`` names one of its classes."""
     return "_model_class" in _config(folder)
 
 
@@ -58,11 +58,11 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def open_folder(folder: Path, scores: int | None) -> tuple[Network, Path]:
-    """The network that ``config.json`` describes, with fresh weights, and the file that holds those it was saved with.
+    """The network of ``config.json`` with fresh weights, and the path of its saved weights.
 
     Args:
-        folder: of ``save_pretrained``.
-        scores: build its head for as many; None: as it was saved.
+        folder: folder of ``save_pretrained``.
+        scores: scores of the new head; None: as saved.
     """
     config = _config(folder)
     name, encoder = config.pop("_model_class"), config.pop("encoder_name", None)
@@ -72,14 +72,14 @@ def open_folder(folder: Path, scores: int | None) -> tuple[Network, Path]:
         module = build(name, Wanted(channels, scores or labels, encoder, options, {}))
     except ExportError:
         raise
-    except Exception as error:  # noqa: BLE001 - a library's own complaint about its own arguments
+    except Exception as error:  # noqa: BLE001 - the library rejects the arguments
         raise ExportError(f"{folder / 'config.json'} cannot be used: {in_a_line(error)}") from None
     known = {"channels": channels} | _activation(config.get("activation"), folder)
     return Network(module, f"smp:{name}, encoder {encoder}", known), _weights(folder)
 
 
 def _activation(name: Any, folder: Path) -> dict[str, str]:
-    """What the network ends in, which is not to be done again."""
+    """The contract's activation if the network ends in one, which must not be applied twice."""
     if name in (None, "identity"):
         return {}
     if name in ("sigmoid", "softmax", "softmax2d"):

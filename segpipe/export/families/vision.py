@@ -16,7 +16,7 @@ NAMES = (
 
 
 def build(name: str, wanted: Wanted) -> nn.Module:
-    """One of `NAMES`; its auxiliary head is built where the checkpoint has one."""
+    """Build one of `NAMES`, with an auxiliary head if the checkpoint has one."""
     models = need("torchvision.models.segmentation")
     if name not in NAMES:
         raise ExportError(f"torchvision's networks are {', '.join(NAMES)}, got {name!r}: name one of them")

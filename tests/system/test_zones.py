@@ -110,7 +110,9 @@ def test_a_polygon_over_all_cases_has_their_areas(folder: Path) -> None:
 
 
 def test_a_run_and_a_command_afterwards_write_the_same(finished: Path) -> None:
-    assert run(finished, "--zones", "fields.gpkg", out="with").returncode == 0
+    done = run(finished, "--zones", "fields.gpkg", out="with")
+    assert done.returncode == 0
+    assert "areas in with/areas.csv, zones in with/zones.csv" in done.stderr
     assert zones(finished).returncode == 0
     data = (finished / "out" / "zones.csv").read_bytes()
     assert data == (finished / "with" / "zones.csv").read_bytes()

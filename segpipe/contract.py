@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -20,7 +21,9 @@ from pydantic import (
 from segpipe.errors import ContractError
 from segpipe.geometry.layout import Layout
 from segpipe.messages.printable import CONTROL
-from segpipe.storage.documents import MOST_BYTES, WIDEST, DocumentError, parse_json, read_toml, shortened
+from segpipe.snomed import checked_concept
+from segpipe.storage.documents import MOST_BYTES, DocumentError, parse_json, read_toml, shortened
+from segpipe.storage.invalid import readable, told
 
 METADATA_KEY = "segpipe"
 DEFAULT_ALIGN = 32
@@ -39,7 +42,7 @@ LONGEST_NAME = 1_000
 """Characters of a name of a class or channel, which stands in tables, legends and messages."""
 
 LISTED = 5
-"""Mistakes of a contract, and repeated names, that are shown. The others are counted."""
+"""Repeated names that are shown. The others are counted."""
 
 IMAGE_TOLERANCE, VOLUME_TOLERANCE = 0.1, 0.01
 """Largest relative difference from the contract's spacing if the contract has no ``spacing_tolerance``. Pixel sizes on the
@@ -61,9 +64,21 @@ Pairs = Pair | list[Pair]
 """One for all channels, or one per channel."""
 Size = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
 Name = Annotated[str, Field(max_length=LONGEST_NAME)]
-Snomed = Annotated[str, Field(pattern=r"^[1-9][0-9]{5,17}$")]
-"""An identifier of SNOMED CT: 6 to 18 digits, in quotes."""
+Snomed = Annotated[str, AfterValidator(checked_concept)]
+"""An identifier of a concept of SNOMED CT, in quotes."""
 Color = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
+
+FORMS = {
+    "snomed": 'the identifier of a SNOMED CT concept in quotes, such as "10200004", or two, of category and type',
+    "channels": f"their number, 1 to {MOST_CHANNELS:,}, or a list of their names",
+    **dict.fromkeys(("scale", "offset", "mean", "std"), "a number, or a list of one per channel"),
+    "clip": "two numbers, low and high, or a list of such pairs, one per channel",
+    "window": "two numbers, centre and width, or a list of such pairs, one per channel",
+    "normalize": "'fixed', 'zscore', 'minmax' or 'none', or a list of one per channel",
+    "align": "a whole number, 1 or more, or a list of one per axis",
+    "color": "a colour such as '#1f77b4'",
+}
+"""Keys whose value may have several forms, and which these are."""
 
 
 class _Keys(BaseModel):
@@ -413,7 +428,7 @@ def parse_contract(values: Mapping[str, Any], origin: str) -> Contract:
     try:
         return Contract.model_validate(dict(values))
     except ValidationError as error:
-        raise ContractError(f"{origin}: {readable(error)}") from None
+        raise ContractError(f"{origin}: {readable(error, FORMS)}") from None
 
 
 def repeated(values: Sequence[Any]) -> list[Any]:
@@ -425,41 +440,6 @@ def _listed(values: Sequence[Any]) -> str:
     """The first of some values, and how many more there are."""
     more = len(values) - LISTED
     return ", ".join(shortened(v) for v in values[:LISTED]) + (f" and {more} more" if more > 0 else "")
-
-
-def readable(error: ValidationError) -> str:
-    """A validation error in one line: a clause per key, with the value that was given."""
-    lines = _of_one_form(error.errors())
-    more = len(lines) - LISTED
-    return "; ".join(map(_readable_line, lines[:LISTED])) + (f"; and {more} more like these" if more > 0 else "")
-
-
-def _of_one_form(lines: Sequence[Any]) -> list[Any]:
-    """Errors without those that ask for a list where one value was given, which is another form of the same key."""
-    single = {line["loc"][:1] for line in lines if line["type"] != "list_type"}
-    return [line for line in lines if line["type"] != "list_type" or line["loc"][:1] not in single]
-
-
-def _readable_line(line: Mapping[str, Any]) -> str:
-    key = shortened(".".join(str(part) for part in line["loc"] if "[" not in str(part)))  # [: a form that pydantic tried
-    if line["type"] == "extra_forbidden":
-        return f"unknown key {key}"
-    if line["type"] == "missing":
-        return f"missing key {key}"
-    message = "must be finite" if line["type"] == "finite_number" else line["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}, got {_told(line['input'])}" if key else message
-
-
-def _told(value: Any) -> str:
-    """A value for a message; of one that is long, how long."""
-    if isinstance(value, list | dict | str) and len(value) > WIDEST:
-        return f"{len(value)} {_UNITS[type(value)]}"
-    if isinstance(value, tuple):
-        return shortened(", ".join(map(str, value)))
-    return shortened(str(value) if isinstance(value, Path) else repr(value))
-
-
-_UNITS = {list: "values", dict: "keys", str: "characters"}
 
 
 def read_contract(path: Path) -> Contract:
@@ -487,7 +467,7 @@ def contract_of_metadata(metadata: Mapping[str, str], channels: int | None, scor
         except DocumentError as error:
             raise ContractError(f'metadata "{METADATA_KEY}" of the model {error}') from None
         if not isinstance(values, dict):
-            raise ContractError(f'metadata "{METADATA_KEY}" of the model must be a JSON object, got {_told(values)}')
+            raise ContractError(f'metadata "{METADATA_KEY}" of the model must be a JSON object, got {told(values)}')
         return parse_contract(values, f'metadata "{METADATA_KEY}" of the model')
     check_deepness_type(metadata)
     values = deepness_values(metadata, channels, scores)

@@ -9,11 +9,12 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_serializer, field_validator
 
-from segpipe.contract import MOST_CHANNELS, MOST_PIXELS, readable
+from segpipe.contract import MOST_CHANNELS, MOST_PIXELS
 from segpipe.errors import SettingsError
 from segpipe.geometry.windows import Blend
 from segpipe.overrides import Nodata, Overrides, Patterns, check_patterns, parse_nodata, parse_patterns
 from segpipe.storage.documents import DocumentError, read_toml, shortened
+from segpipe.storage.invalid import readable
 
 BLENDS: tuple[str, ...] = get_args(Blend)
 Device = Literal["auto", "cpu", "cuda", "tensorrt", "cpu-tensors"]
@@ -77,6 +78,12 @@ File = Annotated[Path, BeforeValidator(check_path)]
 Band = Annotated[int, Field(le=MOST_CHANNELS)]
 Tile = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
 Overlap = Annotated[int, Field(ge=0, le=MOST_PIXELS)]
+
+FORMS = {
+    "lesions": "true, false, or a list of names or ids of classes",
+    "profile": "true, false or a path",
+}
+"""Keys whose value may have several forms, and which these are."""
 
 
 class Settings(BaseModel):
@@ -339,7 +346,7 @@ def load_settings(config: Path | None, flags: Mapping[str, Any], caller: str = "
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
-        raise SettingsError(readable(error)) from None
+        raise SettingsError(readable(error, FORMS)) from None
     _check_places(settings)
     _check_lesions(settings)
     _check_report(settings)

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from segpipe.contract import readable
 from segpipe.errors import SettingsError
+from segpipe.storage.invalid import readable
 
 Precision = Literal["fp32", "fp16", "int8"]
 

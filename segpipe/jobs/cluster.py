@@ -21,7 +21,6 @@ from weakref import WeakSet
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from segpipe import __version__
-from segpipe.contract import readable
 from segpipe.errors import InstallationError, SettingsError, WorkerError
 from segpipe.jobs.plan import WorkerPool
 from segpipe.network.device import gpus
@@ -33,6 +32,7 @@ from segpipe.process.signals import ENDING
 from segpipe.results.records import Run, device_kind
 from segpipe.settings import LONGEST_WAIT, MOST_MEMORY, MOST_THREADS, MOST_WORKERS, Settings
 from segpipe.storage.documents import DocumentError, read_toml
+from segpipe.storage.invalid import readable
 
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster, Nanny, Security

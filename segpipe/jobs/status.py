@@ -9,7 +9,6 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from segpipe.contract import readable
 from segpipe.errors import OutputError, SegpipeError
 from segpipe.formats.cases import find_input
 from segpipe.network.spec import ModelSpec, read_spec
@@ -18,6 +17,7 @@ from segpipe.results.records import Run, done_cases, storable
 from segpipe.settings import Settings
 from segpipe.storage import Store
 from segpipe.storage.documents import DocumentError, Text, parse_json
+from segpipe.storage.invalid import readable
 from segpipe.storage.lock import Sign, sign_of
 from segpipe.storage.places import store_at
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, Field, GetCoreSchemaHandler, Strict, TypeAdapter, ValidationError
 from pydantic_core.core_schema import CoreSchema, with_default_schema
 
-from segpipe.contract import readable
 from segpipe.storage.documents import DocumentError, Text, parse_json
+from segpipe.storage.invalid import readable
 
 SCHEMA = 2
 """Schema of new records. Schema 1 had no number, ``areas`` at the top level, and the CRS next to the shape of the input."""

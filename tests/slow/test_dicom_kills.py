@@ -40,7 +40,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def open_files(process: "subprocess.Popen[str]", out: Path) -> list[str]:
     """Files without a name in the output, which a process has open."""
     try:
-        links = [os.readlink(link) for link in Path(f"/proc/{process.pid}/fd").iterdir()]
+        links = [str(link.readlink()) for link in Path(f"/proc/{process.pid}/fd").iterdir()]
     except OSError:
         return []
     return [link for link in links if link.startswith(str(out)) and link.endswith("(deleted)")]

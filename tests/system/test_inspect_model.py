@@ -139,7 +139,7 @@ def test_a_model_without_contract_gives_its_facts_and_the_lines_to_write(segpipe
 @pytest.mark.parametrize(
     ("classes", "changes", "words", "shown"),
     [
-        (3, {"normalize": "mean"}, "normalize: Input should be", False),
+        (3, {"normalize": "mean"}, "normalize: must be", False),
         (3, {"channels": 4}, "got 4 in the contract .* and 3 in", True),
         (5, {}, "gives 5 scores per pixel", True),
         (3, {"tile": [60, 60], "align": 32}, "tile must be a multiple of align", True),

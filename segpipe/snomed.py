@@ -5,7 +5,7 @@ import re
 FORM = re.compile(r"[1-9][0-9]{5,17}")
 
 CONCEPTS = ("00", "10")
-"""The two digits before the check digit of a concept, without and with a namespace; others are descriptions and relationships."""
+"""The two digits before the check digit of a concept, without and with a namespace; other items have others."""
 
 STEP = (1, 5, 7, 6, 2, 8, 3, 0, 9, 4)
 """Permutation of digits that Verhoeff applies once for each position from the right."""

@@ -82,6 +82,7 @@ COMMANDS = {
     "tune": main.commands["tune"],
     "status": main.commands["status"],
     "zones": main.commands["zones"],
+    "sample": main.commands["sample"],
     "estimate": main.commands["estimate"],
 }
 """Every command, by the words that follow ``segpipe``."""

@@ -41,7 +41,7 @@ PATH = _Path(path_type=Path)
 _INPUT, _MODEL, _TILES, _OUTPUT = group("Input"), group("Model"), group("Tiles"), group("Output")
 _WHERE, _CLUSTER, _MORE = group("Where it runs"), group("Cluster"), group(LAST)
 _NETWORK, _CHECKS = group("Network"), group("Comparison with torch")
-_ESTIMATE = group("Estimate")
+_ESTIMATE = group("Sample")
 
 
 class _Main(click.Group):
@@ -435,8 +435,38 @@ def _tune(json: bool, flags: dict[str, Any]) -> int:
     return 0 if tuned.best else SOME_FAILED
 
 
+@main.command(cls=GroupedCommand, short_help="Draw a stratified random sample of a map, as points to be labelled.")
+@click.argument("run_output", metavar="OUTPUT")
+@_ESTIMATE("--size", type=int, help="Number of points.")
+@_ESTIMATE("--standard-error", type=float, help="Of the overall accuracy, to be reached, such as 0.01; instead of --size.")
+@_ESTIMATE("--expect", help="User's accuracy that is expected: 0.85, or 0.9,forest=0.7 [0.8].")
+@_ESTIMATE(
+    "--allocation",
+    type=click.Choice(["rare", "proportional", "equal"]),
+    help="A minimum for rare classes and the rest by pixels, all by pixels, or equal numbers [rare].",
+)
+@_ESTIMATE("--minimum", type=click.IntRange(min=0), help="Least number of points in each class, for rare [50].")
+@_ESTIMATE("--seed", type=click.IntRange(min=0), help="Of the draw: the same seed draws the same points [0].")
+@_OUTPUT("--output", "-o", type=PATH, required=True, help="The file of points: .gpkg or .geojson.")
+@_OUTPUT(
+    "--show-map", is_flag=True, help="Give the points the class of the map and their weight; labels are not blind then."
+)
+@_OUTPUT("--overwrite", is_flag=True, help="Replace points that are there, with their labels.")
+def sample(run_output: str, **flags: Any) -> None:
+    """Draw a stratified random sample of the map in OUTPUT, the folder of a run, as points to be labelled.
+
+    The points say nothing of the map. A file beside them, for segpipe estimate, has strata, classes and weights.
+    """
+    from segpipe.accuracy.commands import sample as command
+
+    sys.exit(_guarded(lambda: command(run_output, **flags), writes=True))
+
+
 @main.command(cls=GroupedCommand, short_help="Estimate areas and accuracy of a map from a sample of it, with errors.")
-@_INPUT("--matrix", type=PATH, required=True, help="CSV file: map classes in rows, reference in columns, mapped area.")
+@_INPUT("--matrix", type=PATH, help="CSV file: map classes in rows, reference in columns, mapped area.")
+@_INPUT("--samples", type=PATH, help="Labelled points: GeoPackage, GeoJSON, ..., or CSV with the numbers of the points.")
+@_INPUT("--reference", help="Column of the points with the labels [reference].")
+@_INPUT("--map", help="Output folder of the run whose map is assessed [that of the sample].")
 @_ESTIMATE("--design", type=click.Choice(["stratified", "simple"]), help="How the sample was drawn [stratified].")
 @_ESTIMATE("--level", type=float, help="Confidence level of the intervals [0.95].")
 @_ESTIMATE("--intervals", type=click.Choice(["auto", "normal"]), help="Exact intervals for few units, or none [auto].")

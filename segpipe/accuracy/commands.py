@@ -1,30 +1,71 @@
-"""``segpipe estimate``: what its flags mean."""
+"""``segpipe sample`` and ``segpipe estimate``: what their flags mean."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
+from segpipe.accuracy.allocation import Allocation, allocate, needed_size
 from segpipe.accuracy.design import design_of
-from segpipe.accuracy.estimate import Level
+from segpipe.accuracy.draw import draw
+from segpipe.accuracy.estimate import Design, Level
 from segpipe.accuracy.estimate import estimate as estimated
+from segpipe.accuracy.estimators import Integers
 from segpipe.accuracy.matrix import read_matrix
-from segpipe.accuracy.show import as_json, print_estimates, write_estimates
-from segpipe.errors import SettingsError
+from segpipe.accuracy.overlaps import overlapping
+from segpipe.accuracy.points import DRIVERS, REFERENCE, design_path, read_design, read_labels, write_sample
+from segpipe.accuracy.population import Population, population_of
+from segpipe.accuracy.show import as_json, print_estimates, print_table, write_estimates
+from segpipe.accuracy.survey import design_of_survey, survey_of
+from segpipe.errors import OutputError, SettingsError
 from segpipe.messages.console import echo
 
+EXPECTED = 0.8
+"""User's accuracy that is expected of a class of which nothing is said."""
 
-def estimate(matrix: Path, design: str | None, *, output: Path | None, json: bool, **intervals: Any) -> int:
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What is estimated from: a matrix, or points, a column of them and maybe a map."""
+
+    matrix: Path | None
+    map: str | None
+    samples: Path | None
+    reference: str | None
+    design: str | None
+
+    @property
+    def simple(self) -> bool:
+        return self.design == "simple"
+
+
+def estimate(*, output: Path | None, json: bool, level: float | None, intervals: str | None, **source: Any) -> int:
     """Print estimates, and write them where ``output`` says so."""
-    found = estimated(design_of(read_matrix(matrix), simple=design == "simple"), _level(**intervals))
+    wanted = _level(level, intervals)
+    found = estimated(_design(Source(**source)), wanted)
     paths = write_estimates(found, output) if output else []
     if json:
         click.echo(as_json(found))
-    else:
-        print_estimates(found)
-        for path in paths:
-            echo(f"written: {path}")
+        return 0
+    print_estimates(found)
+    for path in paths:
+        echo(f"written: {path}")
     return 0
+
+
+def _design(source: Source) -> Design:
+    if (source.matrix is None) == (source.samples is None):
+        raise SettingsError("give either --matrix, or --samples with the points that were labelled")
+    if source.matrix is not None:
+        if source.map or source.reference:
+            raise SettingsError("--matrix has all that is needed: leave --map and --reference out")
+        return design_of(read_matrix(source.matrix), simple=source.simple)
+    assert source.samples is not None
+    labelled, drawn = read_labels(source.samples, source.reference or REFERENCE), read_design(source.samples)
+    population = population_of(source.map) if source.map else None
+    return design_of_survey(survey_of(labelled, drawn, population, simple=source.simple))
 
 
 def _level(level: float | None, intervals: str | None) -> Level:
@@ -32,3 +73,96 @@ def _level(level: float | None, intervals: str | None) -> Level:
     if not 0.5 <= value < 1:
         raise SettingsError(f"--level must be at least 0.5 and below 1, got {value:g}")
     return Level(value, exact=intervals != "normal")
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How large a sample is, and how it is spread."""
+
+    size: int | None
+    standard_error: float | None
+    expect: str | None
+    allocation: Allocation | None
+    minimum: int | None
+
+    def __post_init__(self) -> None:
+        if (self.size is None) == (self.standard_error is None):
+            raise SettingsError("give either --size, or --standard-error of the overall accuracy, such as 0.01")
+        if self.size is not None and self.size < 1:
+            raise SettingsError(f"--size must be at least 1, got {self.size}")
+        if self.standard_error is not None and not 0 < self.standard_error < 0.5:
+            raise SettingsError(f"--standard-error must be above 0 and below 0.5, got {self.standard_error:g}")
+        if self.expect is not None and self.standard_error is None:
+            raise SettingsError("--expect is for --standard-error: with --size leave it out")
+
+
+def sample(place: str, output: Path, *, seed: int | None, show_map: bool, overwrite: bool, **sizes: Any) -> int:
+    """Draw a sample, and write its points and their design."""
+    wanted = Sizes(**sizes)
+    _check_target(output, overwrite=overwrite)
+    population = population_of(place)
+    each = sizes_of(population, wanted)
+    pairs = overlapping(population)
+    units = draw(population, each, seed or 0)
+    write_sample(output, population, units, seed or 0, show=show_map)
+    pixels = population.pixels.sum(axis=0)
+    rows = [
+        [name, f"{p:,}", f"{p / pixels.sum():.2%}", f"{n:,}"]
+        for name, p, n in zip(population.classes, pixels, each, strict=True)
+    ]
+    print_table(("stratum", "pixels", "share", "points"), rows)
+    echo(f"\n{len(units):,} points in {output}; their design in {design_path(output)}, which an interpreter must not see")
+    if pairs:
+        few = ", ".join(f"{a} and {b}" for a, b in pairs[:3]) + ", ..." * (len(pairs) > 3)
+        echo(f"warning: cases share ground, which the sample and its estimates count once for each: {few}", err=True)
+    return 0
+
+
+def _check_target(output: Path, *, overwrite: bool) -> None:
+    if output.suffix.lower() not in DRIVERS:
+        raise SettingsError(f"--output must end with {' or '.join(DRIVERS)}, got {output.name}")
+    if not output.absolute().parent.is_dir():
+        raise OutputError(f"--output must lie in a folder that exists, got {output}: make {output.absolute().parent} first")
+    if not overwrite and (output.exists() or design_path(output).exists()):
+        raise OutputError(f"{output} is there already, and may have labels: name another file, or give --overwrite")
+
+
+def sizes_of(population: Population, wanted: Sizes) -> Integers:
+    """Points in each class of a map."""
+    pixels = population.pixels.sum(axis=0)
+    held = pixels > 0
+    size = wanted.size or _needed(population, wanted)
+    each = np.zeros(len(pixels), np.int64)
+    each[held] = allocate(size, pixels[held], wanted.allocation or "rare", 50 if wanted.minimum is None else wanted.minimum)
+    return each
+
+
+def _needed(population: Population, wanted: Sizes) -> int:
+    pixels = population.pixels.sum(axis=0)
+    expected = expectations(wanted.expect, population.classes)
+    assert wanted.standard_error is not None
+    return needed_size(list(pixels / pixels.sum()), expected, wanted.standard_error)
+
+
+def expectations(text: str | None, classes: tuple[str, ...]) -> list[float]:
+    """User's accuracy that is expected of each class.
+
+    >>> expectations("0.9,forest=0.7", ("forest", "water"))
+    [0.7, 0.9]
+    """
+    other, named = EXPECTED, dict[str, float]()
+    for part in (text or "").split(",") if text else ():
+        name, equals, value = part.rpartition("=")
+        try:
+            accuracy = float(value)
+        except ValueError:
+            accuracy = -1.0
+        if not 0 <= accuracy <= 1 or (equals and name.strip() not in classes):
+            raise SettingsError(
+                f"--expect must be an accuracy from 0 to 1, or class=accuracy, got {part!r}: classes: {', '.join(classes)}"
+            )
+        if equals:
+            named[name.strip()] = accuracy
+        else:
+            other = accuracy
+    return [named.get(name, other) for name in classes]

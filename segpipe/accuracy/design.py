@@ -47,7 +47,9 @@ def design_of(matrix: Matrix, *, simple: bool = False) -> Design:
     stratum, strata, known = _simple(matrix, mapped) if simple else _stratified(matrix, mapped)
     sample = Sample(stratum, mapped, reference, matrix.counts[mapped, found], np.ones(len(mapped)))
     area = np.append(matrix.area, np.zeros(len(classes) - len(matrix.mapped)))
-    warnings = (*_unmatched(matrix), *(_unlikely(matrix) if simple else ()))
+    shares = matrix.area / matrix.area.sum()
+    unlikely = unlikely_as_simple(matrix.mapped, matrix.counts.sum(axis=1), shares) if simple else ()
+    warnings = (*_unmatched(matrix), *unlikely)
     method = SIMPLE if simple else STRATIFIED
     return Design(classes, strata, sample, known, float(matrix.area.sum()), area, matrix.unit, method, warnings)
 
@@ -71,14 +73,24 @@ def _simple(matrix: Matrix, mapped: Integers) -> tuple[Integers, Sequence[str], 
 
 
 def _check(matrix: Matrix) -> None:
+    check_sampled(matrix.mapped, matrix.area, matrix.counts.sum(axis=1), matrix.unit)
     for name, area, n in zip(matrix.mapped, matrix.area, matrix.counts.sum(axis=1), strict=True):
-        if area > 0 and not n:
-            raise InputError(
-                f"each stratum must have units in the sample, and {name}, {area:g} {matrix.unit or 'of area'}, has none: "
-                "label some there, or add its area to a class that it is like"
-            )
         if not area and n:
             raise InputError(f"{name} has {n} units in the sample and no mapped area: give its area")
+
+
+def check_sampled(names: Sequence[str], areas: Float, n: Integers | Float, unit: str) -> None:
+    """Make sure that something is known of each stratum.
+
+    Raises:
+        InputError: one that has an area has no units in the sample.
+    """
+    for name, area, units in zip(names, areas, n, strict=True):
+        if area > 0 and not units:
+            raise InputError(
+                f"each stratum must have units in the sample, and {name}, {area:g} {unit or 'of area'}, has none: "
+                "label some there, or add its area to a class that it is like"
+            )
 
 
 def _unmatched(matrix: Matrix) -> Iterator[str]:
@@ -91,10 +103,10 @@ def _unmatched(matrix: Matrix) -> Iterator[str]:
         yield f"classes of the map that the reference does not have: {', '.join(lacking)}; all their units count as wrong"
 
 
-def _unlikely(matrix: Matrix) -> Iterator[str]:
-    """Classes with many more or fewer units than a simple random sample would have."""
-    n, share = int(matrix.counts.sum()), matrix.area / matrix.area.sum()
-    for name, units, part in zip(matrix.mapped, matrix.counts.sum(axis=1), share, strict=True):
+def unlikely_as_simple(names: Sequence[str], counts: Integers, shares: Float) -> Iterator[str]:
+    """A class with many more or fewer units than a simple random sample would have."""
+    n = int(counts.sum())
+    for name, units, part in zip(names, counts, shares, strict=True):
         if abs(units - n * part) > FAR * math.sqrt(n * part * (1 - part)) + 1:
             yield (
                 f"the design does not fit: {units} of {n} units are in {name}, which covers {part:.2%} of the map; "

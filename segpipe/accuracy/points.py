@@ -1,0 +1,252 @@
+"""Points of a sample in a vector file, for the interpreter; and beside it, out of sight, what the design knows of them."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from segpipe.accuracy.draw import Unit
+from segpipe.accuracy.matrix import read_rows
+from segpipe.accuracy.population import Population
+from segpipe.contract import readable
+from segpipe.errors import InputError, InstallationError, OutputError, one_line
+from segpipe.messages.printable import printable_json
+from segpipe.process.extras import install
+from segpipe.storage.documents import DocumentError, parse_json
+from segpipe.storage.files import commit, output_errors, partial, unlinked
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+ID, REFERENCE = "id", "reference"
+DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON"}
+LON_LAT = "EPSG:4326"
+MOST_BYTES = 2**28
+
+
+class Stratum(BaseModel):
+    """One stratum of a design."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    name: str
+    pixels: int = Field(ge=0)
+    area: float = Field(ge=0)
+    """In the unit of the design."""
+    sampled: int = Field(ge=0)
+
+
+class Point(BaseModel):
+    """One point of a design."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    id: int
+    stratum: int = Field(ge=0)
+    """Position in the list of strata, which are the classes of the map."""
+    case: str
+    row: int
+    col: int
+    area: float = Field(gt=0)
+    x: float
+    y: float
+    crs: str
+
+
+class SampleDesign(BaseModel):
+    """How a sample was drawn: all that its estimates need beside the labels."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    form: int = 1
+    map: str
+    """Output folder of the run."""
+    identity: str
+    seed: int
+    unit: str
+    strata: tuple[Stratum, ...]
+    points: tuple[Point, ...]
+
+
+def design_path(points: Path) -> Path:
+    """The file beside the points that has what an interpreter must not see."""
+    return points.with_name(f"{points.stem}.design.json")
+
+
+def write_sample(path: Path, population: Population, units: Sequence[Unit], seed: int, *, show: bool) -> None:
+    """Write points and their design.
+
+    Args:
+        path: of the points: ``.gpkg`` or ``.geojson``.
+        population: the map.
+        units: the sample, in the order of the points.
+        seed: of the draw.
+        show: give points the class of the map and the weight, too, which an interpreter should not see.
+
+    Raises:
+        OutputError: a file cannot be written.
+        InstallationError: an optional dependency is missing.
+    """
+    design = _design(population, units, seed)
+    with _vector_errors(OutputError, f"{path} cannot be written"):
+        frame = _frame(path, design, show=show)
+        _write(frame, path)
+    text = printable_json(json.dumps(design.model_dump(), ensure_ascii=False) + "\n")
+    target = design_path(path)
+    with output_errors(target):
+        draft = unlinked(partial(target))
+        draft.write_text(text, encoding="utf-8", errors="backslashreplace")
+        commit(draft, target)
+
+
+def _design(population: Population, units: Sequence[Unit], seed: int) -> SampleDesign:
+    sampled = np.bincount([unit.stratum for unit in units], minlength=len(population.classes))
+    sizes = zip(population.classes, population.pixels.sum(axis=0), population.areas.sum(axis=0), sampled, strict=True)
+    strata = [Stratum(name=name, pixels=int(p), area=float(a), sampled=int(n)) for name, p, a, n in sizes]
+    points = [Point(id=number, **asdict(unit)) for number, unit in enumerate(units, 1)]
+    facts = {"map": str(population.store), "identity": population.identity, "seed": seed, "unit": population.unit}
+    return SampleDesign(strata=tuple(strata), points=tuple(points), **facts)
+
+
+def _frame(path: Path, design: SampleDesign, *, show: bool) -> "GeoDataFrame":
+    import geopandas
+
+    crs = {point.crs for point in design.points}
+    target = crs.pop() if len(crs) == 1 and path.suffix.lower() != ".geojson" else LON_LAT
+    columns: dict[str, Any] = {ID: [point.id for point in design.points], REFERENCE: [None] * len(design.points)}
+    if show:
+        names = [design.strata[point.stratum].name for point in design.points]
+        weights = [design.strata[point.stratum] for point in design.points]
+        columns |= {"map": names, "stratum": names, "weight": [one.pixels / one.sampled for one in weights]}
+    frame = geopandas.GeoDataFrame(columns, geometry=_placed(design.points, target), crs=target)
+    return frame.astype({REFERENCE: "object"})
+
+
+def _placed(points: Sequence[Point], target: str) -> Any:
+    """Centres of pixels in one CRS, in the order of the points."""
+    import geopandas
+    import pandas as pd
+
+    series = []
+    for crs in {point.crs for point in points}:
+        own = {number: point for number, point in enumerate(points) if point.crs == crs}
+        xy = geopandas.points_from_xy([p.x for p in own.values()], [p.y for p in own.values()], crs=crs)
+        series.append(geopandas.GeoSeries(xy, index=list(own)).to_crs(target))
+    return pd.concat(series).sort_index()
+
+
+def _write(frame: "GeoDataFrame", path: Path) -> None:
+    import pyogrio
+
+    draft = path.with_name(f".{path.stem}.partial{path.suffix}")
+    draft.unlink(missing_ok=True)
+    try:
+        driver = DRIVERS[path.suffix.lower()]
+        options = {"RFC7946": "YES"} if driver == "GeoJSON" else {}
+        pyogrio.write_dataframe(frame, draft, driver=driver, layer=path.stem, **options)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def _vector_errors(kind: type[InputError] | type[OutputError], what: str) -> Iterator[None]:
+    try:
+        from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError
+    except ModuleNotFoundError as error:
+        raise InstallationError(f"points need {error.name}, which is not installed: run {install('zones')}") from None
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InstallationError(f"points need {error.name}, which is not installed: run {install('zones')}") from None
+    except (DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError, OSError, ValueError) as error:
+        raise kind(f"{what}: {one_line(error)}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Rows of a file of labelled points."""
+
+    labels: tuple[str, ...]
+    """What the interpreter wrote; empty where nothing."""
+    ids: tuple[int, ...] | None
+    """Numbers of the points in their design; None if the file has none."""
+    frame: Any = None
+    """With geometries; None of a CSV file."""
+
+
+def read_labels(path: Path, column: str) -> Labelled:
+    """Labels of a vector file, or of a CSV file with the numbers of the points.
+
+    Raises:
+        InputError: it cannot be read, or has no such column.
+        InstallationError: an optional dependency is missing.
+    """
+    if path.suffix.lower() == ".csv":
+        head, *rows = read_rows(path)
+        names = [name.strip() for name in head]
+        _check_column(path, names, column)
+        at = names.index(ID) if ID in names else None
+        labels = tuple(_text(row[names.index(column)]) for row in rows)
+        return Labelled(labels, None if at is None else _ids(path, [row[at] for row in rows]))
+    with _vector_errors(InputError, f"{path} cannot be read as a file of points"):
+        import geopandas
+
+        parquet = path.suffix.lower() in (".parquet", ".geoparquet")
+        frame = geopandas.read_parquet(path) if parquet else geopandas.read_file(path, engine="pyogrio")
+    _check_column(path, [str(name) for name in frame.columns], column)
+    ids = _ids(path, frame[ID].tolist()) if ID in frame.columns else None
+    return Labelled(tuple(map(_text, frame[column].tolist())), ids, frame)
+
+
+def _check_column(path: Path, names: Sequence[str], column: str) -> None:
+    if column not in names:
+        raise InputError(f"{path} must have the column {column!r} of --reference, and has {', '.join(names)}")
+
+
+def _text(value: Any) -> str:
+    """A label as text; whole numbers without a point, as a spreadsheet or a GeoPackage may give ids of classes."""
+    if value is None or value != value:  # noqa: PLR0124 - NaN
+        return ""
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+def _ids(path: Path, values: Sequence[Any]) -> tuple[int, ...]:
+    try:
+        ids = tuple(int(float(value)) for value in values)
+    except (TypeError, ValueError):
+        raise InputError(f"{path} must have a whole number in each row of the column {ID!r}") from None
+    if len(set(ids)) < len(ids):
+        raise InputError(f"{path} must have each {ID!r} once, and some are there twice")
+    return ids
+
+
+def read_design(points: Path) -> SampleDesign | None:
+    """The design beside a file of points; None if there is none.
+
+    Raises:
+        InputError: it cannot be read, or is damaged.
+    """
+    path = design_path(points)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        design = SampleDesign.model_validate(parse_json(data, most=MOST_BYTES))
+    except DocumentError as error:
+        raise InputError(f"{path} {error}") from None
+    except ValidationError as error:
+        raise InputError(f"{path} must be the design of a sample, and is not: {readable(error)}") from None
+    if any(point.stratum >= len(design.strata) for point in design.points):
+        raise InputError(f"{path} must be the design of a sample, and has points of no stratum")
+    return design

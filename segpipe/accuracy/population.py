@@ -1,0 +1,124 @@
+"""The map of a run as a population of pixels: its cases, its classes as strata, and their sizes."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from segpipe.accuracy.estimators import Float, Integers
+from segpipe.errors import InputError, OutputError
+from segpipe.formats.cases import Case
+from segpipe.formats.registry import FORMATS, OpenMask
+from segpipe.geometry.windows import Window
+from segpipe.jobs.status import last_run
+from segpipe.messages.printable import printable
+from segpipe.results.records import read_record
+from segpipe.results.schema import Record
+from segpipe.storage import Store
+from segpipe.storage.places import store_at
+
+BLOCK_ROWS = 512
+"""Rows that are read at once: a row of blocks of a mask."""
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """Cases in the order of their names, so that no order of theirs changes a sample."""
+
+    store: Store
+    cases: tuple[Record, ...]
+    ids: tuple[int, ...]
+    """Id of each class in the masks."""
+    classes: tuple[str, ...]
+    pixels: Integers
+    """Pixels of each class in each case, shape ``(cases, classes)``."""
+    areas: Float
+    """Area of each class in each case, in ``unit``."""
+    unit: str
+
+    @cached_property
+    def identity(self) -> str:
+        """Changes with the masks: models, settings and counts."""
+        facts = [
+            [c.case, c.model.sha256, c.settings, list(map(int, row))] for c, row in zip(self.cases, self.pixels, strict=True)
+        ]
+        return hashlib.sha256(json.dumps([facts, self.ids], sort_keys=True, default=str).encode()).hexdigest()
+
+    @contextmanager
+    def open(self, record: Record) -> Iterator[OpenMask]:
+        """The mask of a case."""
+        opener = FORMATS[record.input.format].open_mask
+        assert opener is not None
+        name = next(
+            name for suffix in FORMATS[record.input.format].outputs if (name := record.case + suffix) in record.outputs
+        )
+        if not self.store.has(name):
+            raise OutputError(
+                f"{self.store.path(name)} must be the mask of a case, and is gone: run again with the same output"
+            )
+        with self.store.local(name) as local, opener(local) as mask:
+            if tuple(mask.grid.shape) != tuple(record.input.shape):
+                raise OutputError(f"{self.store.path(name)} must have the shape of its record, and has another: run again")
+            yield mask
+
+
+def population_of(place: str) -> Population:
+    """The map of the last run into an output folder.
+
+    Raises:
+        OutputError: it is no such folder, or its masks cannot be read.
+        InputError: its cases are not rasters with one class per pixel and an area.
+    """
+    store = store_at(place).settled()
+    last = last_run(store)
+    names = sorted({*last.done, *last.skipped})
+    records = [record for name in names if (record := read_record(store, Case(name, name))) is not None]
+    if not records or len(records) < len(names):
+        raise OutputError(f"{store} must hold a mask and a record of each case that is done: run again with the same output")
+    for record in records:
+        _check(record, records[0])
+    rows = [[row for row in record.areas if row["class_id"] is not None] for record in records]
+    pixels = np.array([[row["pixels"] for row in each] for each in rows], np.int64)
+    areas = np.array([[row["area"] for row in each] for each in rows], np.float64)
+    ids, names_ = (tuple(row[key] for row in rows[0]) for key in ("class_id", "class_name"))
+    if not pixels.sum():
+        raise InputError(f"the map must have pixels with a class, and {store} has none")
+    return Population(store, tuple(records), ids, names_, pixels, areas, str(records[0].valid.unit))
+
+
+def _check(record: Record, first: Record) -> None:
+    name = printable(record.case)
+    if FORMATS[record.input.format].open_mask is None or record.valid.unit != "ha":
+        raise InputError(f"samples and estimates need rasters with a place on the Earth, and {name} has none")
+    if _classes(record) != _classes(first):
+        raise InputError(
+            f"all cases must have the same classes, and those of {printable(first.case)} and {name} differ: keep the runs "
+            "of each model in an output of their own"
+        )
+    if sum(int(row["pixels"]) for row in record.areas) != math.prod(record.input.shape):
+        raise InputError(f"each pixel must have one class, and those of {name} may have several (multilabel)")
+
+
+def _classes(record: Record) -> list[tuple[Any, Any]]:
+    return [(row["class_id"], row["class_name"]) for row in record.areas]
+
+
+def strips(mask: OpenMask, rows: int = BLOCK_ROWS) -> Iterator[tuple[int, Any]]:
+    """The first row and the labels of each strip of a mask, over its full width, from top to bottom."""
+    height, width = mask.grid.shape
+    for top in range(0, height, rows):
+        window = Window((top, 0), (min(top + rows, height), width))
+        yield top, mask.read(window)
+
+
+def positions(labels: Any, ids: Sequence[int]) -> Integers:
+    """Position of each label in the list of classes; -1 for nodata and what is no class."""
+    lookup = np.full(max(int(np.iinfo(labels.dtype).max), *ids) + 1, -1, np.int64)
+    lookup[list(ids)] = np.arange(len(ids))
+    return np.asarray(lookup[labels])

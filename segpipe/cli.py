@@ -482,6 +482,25 @@ def estimate(json: bool, **flags: Any) -> None:
     sys.exit(_guarded(lambda: command(json=json, **flags)))
 
 
+@main.command(cls=GroupedCommand, short_help="Compare the masks of a run with reference masks: IoU, Dice, accuracy, kappa.")
+@_INPUT("--labels", required=True, help="Output folder of the run.")
+@_INPUT("--reference", type=PATH, required=True, help="Folder with a reference per case, or the one of the only case.")
+@_INPUT("--map-classes", type=PATH, help="TOML file that says which values of references are which classes [the same].")
+@_INPUT("--ignore", type=int, multiple=True, help="Value of references whose pixels do not count; repeatable.")
+@_ESTIMATE("--bootstrap", "draws", type=click.IntRange(min=0), help="Draws of the cases for intervals [1000].")
+@_ESTIMATE("--seed", type=click.IntRange(min=0), help="Of these draws [0].")
+@_OUTPUT("--output", "-o", type=PATH, help="Folder for evaluation.csv and evaluation.json [none are written].")
+@_MORE("--json", is_flag=True, help="Print one JSON object.")
+def evaluate(json: bool, **flags: Any) -> None:
+    """Compare the masks of a run with reference masks on any grid: rasters, pictures or volumes with the names of the cases.
+
+    Ends with 1 where a case could not be compared.
+    """
+    from segpipe.accuracy.commands import evaluate as command
+
+    sys.exit(_guarded(lambda: command(json=json, **flags)))
+
+
 def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
     from segpipe.api.running import Host, execute
     from segpipe.jobs.launch import prepare

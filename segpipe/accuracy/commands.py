@@ -166,3 +166,26 @@ def expectations(text: str | None, classes: tuple[str, ...]) -> list[float]:
         else:
             other = accuracy
     return [named.get(name, other) for name in classes]
+
+
+def evaluate(*, output: Path | None, json: bool, **flags: Any) -> int:
+    """Print an evaluation, and write it where ``output`` says so; 1 if a case failed."""
+    from segpipe.accuracy import show_evaluation
+    from segpipe.accuracy.evaluate import evaluate as evaluated
+
+    found = evaluated(_task(**flags))
+    paths = show_evaluation.write_evaluation(found, output) if output else []
+    if json:
+        click.echo(show_evaluation.as_json(found))
+    else:
+        show_evaluation.print_evaluation(found)
+        for path in paths:
+            echo(f"written: {path}")
+    return 1 if found.failed else 0
+
+
+def _task(*, labels: str, reference: Path, map_classes: Path | None, ignore: tuple[int, ...], **draws: int | None) -> Any:
+    from segpipe.accuracy.evaluate import Task
+
+    given = {name: value for name, value in draws.items() if value is not None}
+    return Task(labels, reference, map_classes, ignore, **given)

@@ -1,0 +1,66 @@
+"""Which values of a reference are which classes, from a TOML file and flags."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from segpipe.accuracy.confusion import ClassMap
+from segpipe.contract import readable
+from segpipe.errors import SettingsError
+from segpipe.storage.documents import DocumentError, read_toml
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ignore: list[int] = Field(default_factory=list)
+    classes: dict[str, int | str] = Field(min_length=1)
+    """By value of the reference: name or id of the class."""
+
+
+def class_map(ids: Mapping[int, str], path: Path | None, ignore: Iterable[int]) -> ClassMap:
+    """What values of masks and references mean.
+
+    Args:
+        ids: name of each class of the masks, by its id.
+        path: of the file; None: references have the ids of masks.
+        ignore: more values of the reference whose pixels do not count.
+
+    Raises:
+        SettingsError: the file cannot be read, or names no class.
+    """
+    if path is None:
+        return ClassMap(tuple(ids), tuple(ids.values()), {}, frozenset(ignore))
+    found = _read(path)
+    values = {_value(path, value): _position(path, name, ids) for value, name in found.classes.items()}
+    return ClassMap(tuple(ids), tuple(ids.values()), values, frozenset([*found.ignore, *ignore]))
+
+
+def _read(path: Path) -> _File:
+    try:
+        return _File.model_validate(read_toml(path))
+    except OSError as error:
+        raise SettingsError(f"--map-classes {path} cannot be read: {error.strerror}") from None
+    except DocumentError as error:
+        raise SettingsError(f"--map-classes {path} {error}") from None
+    except ValidationError as error:
+        raise SettingsError(f"--map-classes {path}: {readable(error)}") from None
+
+
+def _value(path: Path, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise SettingsError(f"--map-classes {path}: keys of classes must be values of the reference, got {text!r}") from None
+
+
+def _position(path: Path, name: Any, ids: Mapping[int, str]) -> int:
+    """Position of a class, by its name or id."""
+    known = list(ids)
+    for k, class_id in enumerate(known):
+        if name == ids[class_id] or (isinstance(name, int) and name == class_id):
+            return k
+    listed = ", ".join(f"{class_id} {text}" for class_id, text in ids.items())
+    raise SettingsError(f"--map-classes {path}: {name!r} must be a class of the map: {listed}")

@@ -1,0 +1,200 @@
+"""Compare the masks of a run with references, case by case."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+
+from segpipe.accuracy.class_map import class_map
+from segpipe.accuracy.confusion import ClassMap, Confusion, PairCounts, confusion_of
+from segpipe.accuracy.estimators import Float, Integers
+from segpipe.accuracy.labels import open_labels, open_reference, windows
+from segpipe.accuracy.scores import LARGE, Scores, bootstrap, scores
+from segpipe.errors import InputError, OutputError, case_errors
+from segpipe.formats.cases import Case
+from segpipe.formats.registry import by_suffix, environment, split_suffix
+from segpipe.jobs.status import last_run
+from segpipe.messages.printable import printable
+from segpipe.results.records import read_record
+from segpipe.results.schema import Record
+from segpipe.storage import Store
+from segpipe.storage.places import store_at
+
+FEW_CASES = 5
+"""Cases below which other cases of the kind cannot be told from these."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is compared, and how."""
+
+    labels: str
+    """Output folder of a run."""
+    reference: Path
+    """Folder of references, or the reference of the only case."""
+    map_classes: Path | None = None
+    ignore: tuple[int, ...] = ()
+    draws: int = 1000
+    seed: int = 0
+    level: float = 0.95
+
+
+@dataclass(frozen=True, eq=False)
+class CaseScores:
+    """One case beside its reference."""
+
+    name: str
+    confusion: Confusion
+    moved: bool
+    """Whether the reference was resampled onto the grid of the mask."""
+
+    def missed(self) -> Integers:
+        """Classes that the reference has and of which the map found no pixel."""
+        matrix = self.confusion.matrix
+        return np.flatnonzero((matrix.sum(axis=1) > 0) & (np.diag(matrix) == 0))
+
+    def false(self) -> Integers:
+        """Classes that only the map has."""
+        matrix = self.confusion.matrix
+        return np.flatnonzero((matrix.sum(axis=1) == 0) & (matrix.sum(axis=0) > 0))
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """All cases beside their references."""
+
+    classes: ClassMap
+    cases: tuple[CaseScores, ...]
+    failed: Mapping[str, str]
+    pooled: Confusion
+    found: Scores
+    """Of all pixels of all cases."""
+    limits: Mapping[str, Float]
+    """Low and high of each score, from a bootstrap over cases; empty with fewer than two cases."""
+    level: float
+    warnings: tuple[str, ...]
+
+
+def evaluate(task: Task) -> Evaluation:
+    """Compare the masks of a run with references.
+
+    Raises:
+        OutputError: there is no such run.
+        InputError: there is no reference of any of its cases, or cases have different classes.
+        SettingsError: the file with classes cannot be used.
+    """
+    store = store_at(task.labels).settled()
+    records = _records(store)
+    classes = class_map(_classes(records), task.map_classes, task.ignore)
+    paths = references(task.reference, [record.case for record in records])
+    cases, failed = _compared(store, [record for record in records if record.case in paths], paths, classes)
+    pooled = reduce(Confusion.__add__, (one.confusion for one in cases), _nothing(classes))
+    matrices = np.array([one.confusion.matrix for one in cases])
+    limits = bootstrap(matrices, task.draws, task.seed, task.level) if len(cases) > 1 and task.draws else {}
+    warnings = [*_unpaired(records, paths, task.reference), *_warnings(classes, cases, pooled)]
+    return Evaluation(classes, tuple(cases), failed, pooled, scores(pooled.matrix), limits, task.level, tuple(warnings))
+
+
+def _nothing(classes: ClassMap) -> Confusion:
+    return Confusion(np.zeros((len(classes.ids),) * 2, np.int64))
+
+
+def _records(store: Store) -> list[Record]:
+    last = last_run(store)
+    names = sorted({*last.done, *last.skipped})
+    found = [record for name in names if (record := read_record(store, Case(name, name))) is not None]
+    if not found:
+        raise OutputError(f"{store} must hold masks with their records, and no case of the last run has one: run it again")
+    return found
+
+
+def _classes(records: Sequence[Record]) -> dict[int, str]:
+    """Name of each class, by id."""
+    first = _named(records[0])
+    for record in records:
+        if _named(record) != first:
+            names = f"{printable(records[0].case)} and {printable(record.case)}"
+            raise InputError(
+                f"all cases must have the same classes, and those of {names} differ: keep the runs of each model in an "
+                "output of their own"
+            )
+    return first
+
+
+def _named(record: Record) -> dict[int, str]:
+    return {row["class_id"]: row["class_name"] for row in record.areas if row["class_id"] is not None}
+
+
+def references(place: Path, cases: Sequence[str]) -> dict[str, Path]:
+    """The reference of each case that has one: the file with its name below the folder.
+
+    Raises:
+        InputError: there is none, or a case has two.
+    """
+    if place.is_file() and len(cases) == 1:
+        return {cases[0]: place}
+    if not place.is_dir():
+        raise InputError(f"--reference must be a folder with a file per case, or the file of the only case, got {place}")
+    known, found, wanted = by_suffix(), dict[str, Path](), {*cases}
+    for path in sorted(place.rglob("*")):
+        stem, suffix = split_suffix(path.relative_to(place).as_posix(), known)
+        if suffix.lower() not in known or stem not in wanted or not path.is_file():
+            continue
+        if stem in found:
+            raise InputError(f"each case must have one reference, and {stem} has {found[stem].name} and {path.name}")
+        found[stem] = path
+    if not found:
+        few = ", ".join(map(printable, cases[:3])) + ", ..." * (len(cases) > 3)
+        raise InputError(f"references must have the names of cases, {few}, and {place} has none of them: rename the files")
+    return found
+
+
+def _compared(
+    store: Store, records: Sequence[Record], paths: Mapping[str, Path], classes: ClassMap
+) -> tuple[list[CaseScores], dict[str, str]]:
+    done, failed = list[CaseScores](), dict[str, str]()
+    with environment():
+        for record in records:
+            with case_errors(record.case) as caught:
+                done.append(_compare(store, record, paths[record.case], classes))
+            if caught.error is not None:
+                failed[record.case] = str(caught.error)
+    return done, failed
+
+
+def _compare(store: Store, record: Record, path: Path, classes: ClassMap) -> CaseScores:
+    counts = PairCounts()
+    with open_labels(store, record) as mask:
+        if mask.bands > 1 or not _has_one_class_per_pixel(record):
+            raise InputError(f"masks must have one class per pixel, and that of {record.case} may have several (multilabel)")
+        with open_reference(path, mask.grid) as reference:
+            for window in windows(mask.grid.shape):
+                truth, valid = reference.read(window)
+                counts.add(truth, mask.read(window), valid)
+            return CaseScores(record.case, confusion_of(counts, classes), reference.moved)
+
+
+def _has_one_class_per_pixel(record: Record) -> bool:
+    return sum(int(row["pixels"]) for row in record.areas) == int(np.prod(record.input.shape, dtype=np.int64))
+
+
+def _unpaired(records: Sequence[Record], paths: Mapping[str, Path], place: Path) -> Iterator[str]:
+    lacking = [record.case for record in records if record.case not in paths]
+    if lacking:
+        few = ", ".join(map(printable, lacking[:3])) + ", ..." * (len(lacking) > 3)
+        yield f"{len(lacking)} of {len(records)} cases have no reference in {place}: {few}"
+
+
+def _warnings(classes: ClassMap, cases: Sequence[CaseScores], pooled: Confusion) -> Iterator[str]:
+    support, total = pooled.matrix.sum(axis=1), int(pooled.matrix.sum())
+    if total and support.max() > LARGE * total:
+        name, share = classes.names[int(support.argmax())], support.max() / total
+        yield f"{name} is {share:.1%} of the reference: a map of nothing else would have that overall accuracy"
+    if pooled.unseen:
+        yield f"{pooled.unseen:,} pixels of the reference lie where masks have no data, and do not count"
+    if 0 < len(cases) < FEW_CASES:
+        yield f"{len(cases)} cases say little about others: intervals need at least {FEW_CASES}"
+    if moved := sum(one.moved for one in cases):
+        yield f"{moved} references were resampled onto the grids of masks (nearest neighbour)"

@@ -1,0 +1,131 @@
+"""Masks of a run and references of its cases, of any format, window by window on the masks' own grids."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.errors import OutputError, SourceError
+from segpipe.formats.raster.aligned import open_aligned
+from segpipe.formats.registry import FORMATS, OpenMask, format_of, read_mask
+from segpipe.geometry.grid import Grid
+from segpipe.geometry.voxel_grid import VoxelGrid
+from segpipe.geometry.windows import Window
+from segpipe.results.schema import Record
+from segpipe.storage import Store
+
+ROWS = 512
+"""Rows of an image that are read at once."""
+TOLERANCE = 1e-3
+"""Share of a voxel by which volumes of one grid may differ."""
+
+
+class Reference(Protocol):
+    """True labels on the grid of a mask."""
+
+    moved: bool
+
+    def read(self, window: Window) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """Labels of a window, and where they are valid; None: everywhere."""
+        ...
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Labels in memory, as a mask that is open."""
+
+    array: NDArray[Any]
+    """Shape ``(bands, *grid)``."""
+    grid: Grid
+
+    @property
+    def bands(self) -> int:
+        return len(self.array)
+
+    def read(self, window: Window, band: int = 0) -> NDArray[Any]:
+        return self.array[(band, *map(slice, window.start, window.stop))]
+
+
+@dataclass(frozen=True)
+class WholeReference:
+    """True labels in memory, all of them valid."""
+
+    array: NDArray[Any]
+    moved: bool = False
+
+    def read(self, window: Window) -> tuple[NDArray[Any], None]:
+        return self.array[tuple(map(slice, window.start, window.stop))], None
+
+
+@contextmanager
+def open_labels(store: Store, record: Record) -> Iterator[OpenMask]:
+    """The mask of a case.
+
+    Raises:
+        OutputError: it is not there, or cannot be read.
+    """
+    family = FORMATS[record.input.format]
+    name = next((name for suffix in family.outputs if (name := record.case + suffix) in record.outputs), None)
+    if name is None or not store.has(name):
+        raise OutputError(f"the mask of {record.case} must be in {store}, and is not: run again with the same output")
+    if family.open_mask is None:
+        yield Whole(*read_mask(record.input.format, store, name))
+        return
+    with store.local(name) as local, family.open_mask(local) as mask:
+        yield mask
+
+
+@contextmanager
+def open_reference(path: Path, grid: Grid) -> Iterator[Reference]:
+    """True labels on the grid of a mask.
+
+    Raises:
+        SourceError: they cannot be read, or do not lie on that grid.
+    """
+    if not isinstance(grid, VoxelGrid):
+        with open_aligned(path, grid) as found:
+            yield found
+        return
+    reader = FORMATS[format_of(path.name)].read_mask
+    if reader is None or format_of(path.name) == "raster":
+        raise SourceError(f"{path} must be a volume, as the mask is")
+    try:
+        array, own = reader(path)
+    except OutputError as error:
+        raise SourceError(str(error)) from error
+    assert isinstance(own, VoxelGrid)
+    yield WholeReference(turned_onto(array[0], own, grid, path))
+
+
+def turned_onto(array: NDArray[Any], own: VoxelGrid, grid: VoxelGrid, path: Path) -> NDArray[Any]:
+    """A volume with its axes in the order and direction of another grid, on which its voxels lie.
+
+    Raises:
+        SourceError: they lie elsewhere.
+    """
+    matrix = np.linalg.inv(own.affine) @ grid.affine  # from an index of the mask to one of the reference
+    order = np.abs(matrix[:3, :3]).argmax(axis=0)
+    signs = np.sign(matrix[order, range(3)])
+    if sorted(order) == [0, 1, 2]:
+        flipped = array.transpose(*order)[tuple(slice(None, None, int(sign)) for sign in signs)]
+        meant = np.zeros((4, 4))
+        meant[order, range(3)], meant[3, 3] = signs, 1
+        meant[order, 3] = np.where(signs < 0, np.array(array.shape)[order] - 1, 0)
+        far = np.abs((matrix - meant)[:3] @ np.array([*grid.shape, 1])).max()
+        if flipped.shape == grid.shape and far < TOLERANCE * max(grid.shape):
+            return flipped
+    raise SourceError(
+        f"{path} must lie on the grid of the mask, {' x '.join(map(str, grid.shape))} voxels, and has "
+        f"{' x '.join(map(str, own.shape))} voxels or another place: resample it onto the case first, with nearest neighbour"
+    )
+
+
+def windows(shape: tuple[int, ...]) -> Iterator[Window]:
+    """Strips of an image, planes of a volume."""
+    step = ROWS if len(shape) == 2 else 1
+    for start in range(0, shape[0], step):
+        yield Window((start, *(0 for _ in shape[1:])), (min(start + step, shape[0]), *shape[1:]))

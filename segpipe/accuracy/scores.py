@@ -1,0 +1,94 @@
+"""Scores of a confusion matrix."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.accuracy.estimators import Float, Integers
+
+LARGE = 0.8
+"""Share of a class from which the overall accuracy says little."""
+QUANTITIES = ("iou", "dice", "precision", "recall")
+SUMMARIES = ("mean_iou", "frequency_weighted_iou", "mean_dice", "overall_accuracy", "mean_accuracy", "kappa")
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Scores of matrices of shape ``(..., reference, map)``; NaN where a score has no meaning.
+
+    Per class, shape ``(..., classes)``: a class that is neither in the reference nor on the map has none. Means are over the
+    classes that have a score.
+    """
+
+    support: Integers
+    """Pixels of each class in the reference."""
+    mapped: Integers
+    iou: Float
+    dice: Float
+    precision: Float
+    recall: Float
+    mean_iou: Float
+    frequency_weighted_iou: Float
+    mean_dice: Float
+    overall_accuracy: Float
+    mean_accuracy: Float
+    """Mean of the recall of the classes that the reference has."""
+    kappa: Float
+    """Cohen's (1960): agreement beyond that of chance."""
+
+
+def scores(matrix: Integers) -> Scores:
+    """All scores of one matrix, or of several."""
+    hits = np.diagonal(matrix, axis1=-2, axis2=-1)
+    support, mapped = matrix.sum(axis=-1), matrix.sum(axis=-2)
+    union, total = support + mapped - hits, support.sum(axis=-1)
+    iou, dice = _over(hits, union), _over(2 * hits, support + mapped)
+    recall, overall = _over(hits, support), _over(hits.sum(axis=-1), total)
+    chance = _over((support.astype(np.float64) * mapped).sum(axis=-1), total.astype(np.float64) ** 2)
+    weighted = _over((support * np.nan_to_num(iou)).sum(axis=-1), total)
+    means = (_mean(iou), weighted, _mean(dice), overall, _mean(recall))
+    return Scores(support, mapped, iou, dice, _over(hits, mapped), recall, *means, _over(overall - chance, 1 - chance))
+
+
+def _over(part: NDArray[np.generic], whole: NDArray[np.generic]) -> Float:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(np.asarray(whole) == 0, np.nan, np.divide(part, whole))
+
+
+def _mean(values: Float) -> Float:
+    """Over the last axis, without NaN."""
+    held = ~np.isnan(values)
+    return _over(np.where(held, values, 0).sum(axis=-1), held.sum(axis=-1))
+
+
+def bootstrap(matrices: Integers, draws: int, seed: int, level: float) -> dict[str, Float]:
+    """Limits of the scores of all cases together, if other cases of the kind had been taken (percentile bootstrap).
+
+    Args:
+        matrices: one per case, shape ``(cases, reference, map)``.
+        draws: number of samples of the cases, each with as many as there are.
+        seed: of the draws.
+        level: of confidence.
+
+    Returns:
+        Low and high per score: shape ``(2,)``, of classes ``(2, classes)``; NaN where no draw has one.
+    """
+    cases = len(matrices)
+    times = np.random.default_rng(seed).multinomial(cases, np.full(cases, 1 / cases), size=draws)
+    drawn = np.tensordot(times, matrices, axes=1)
+    found = scores(drawn)
+    tail = (1 - level) / 2
+    return {name: _quantiles(getattr(found, name), (tail, 1 - tail)) for name in (*QUANTITIES, *SUMMARIES)}
+
+
+def _quantiles(values: Float, at: Sequence[float]) -> Float:
+    """Of the first axis, without NaN."""
+    flat = values.reshape(len(values), -1)
+    found = np.full((len(at), flat.shape[1]), np.nan)
+    for k, column in enumerate(flat.T):
+        held = column[~np.isnan(column)]
+        if len(held):
+            found[:, k] = np.quantile(held, at)
+    return found.reshape(len(at), *values.shape[1:])

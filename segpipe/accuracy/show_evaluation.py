@@ -1,0 +1,147 @@
+"""An evaluation for a person, a spreadsheet or a program."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segpipe.accuracy.evaluate import CaseScores, Evaluation
+from segpipe.accuracy.scores import QUANTITIES, SUMMARIES, scores
+from segpipe.accuracy.show import print_table, write_files
+from segpipe.messages.console import echo
+from segpipe.messages.printable import one_row, printable, printable_json
+from segpipe.messages.redact import cleaned
+
+WORDS = {
+    "mean_iou": "mean IoU",
+    "frequency_weighted_iou": "frequency-weighted IoU",
+    "mean_dice": "mean Dice",
+    "overall_accuracy": "overall pixel accuracy",
+    "mean_accuracy": "mean pixel accuracy",
+    "kappa": "Cohen's kappa",
+}
+COLUMNS = ("case", "class", "reference_pixels", "mapped_pixels", *QUANTITIES, "missed", "false")
+SHOWN = 5
+
+
+def print_evaluation(found: Evaluation) -> None:
+    """A table of the classes, scores of all of them, and warnings."""
+    echo(f"{len(found.cases):,} cases, {int(found.pooled.matrix.sum()):,} pixels")
+    missed, false = _events(found)
+    head = ("class", "reference", "mapped", "IoU", "Dice", "precision", "recall", "missed in", "false in")
+    rows = [
+        [
+            name,
+            *(f"{int(each[k]):,}" for each in (found.found.support, found.found.mapped)),
+            *(_text(float(getattr(found.found, what)[k])) for what in QUANTITIES),
+            *(f"{each[k]:,}" for each in (missed, false)),
+        ]
+        for k, name in enumerate(found.classes.names)
+    ]
+    print_table(head, rows)
+    echo()
+    for what, words in WORDS.items():
+        low, high = found.limits.get(what, (math.nan, math.nan))
+        between = "" if math.isnan(low) else f", {found.level:.0%} of draws of cases: {low:.4f} to {high:.4f}"
+        echo(f"{words} {_text(float(getattr(found.found, what)))}{between}")
+    for warning in found.warnings:
+        echo(f"warning: {warning}", err=True)
+    for name, why in list(found.failed.items())[:SHOWN]:
+        echo(f"failed {printable(name)}: {printable(why)}", err=True)
+    if len(found.failed) > SHOWN:
+        echo(f"failed: {len(found.failed) - SHOWN:,} more", err=True)
+
+
+def _text(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4f}"
+
+
+def _events(found: Evaluation) -> tuple[list[int], list[int]]:
+    """Number of cases in which each class was missed, and in which it is only on the map."""
+    size = len(found.classes.names)
+    missed = np.sum([np.bincount(one.missed(), minlength=size) for one in found.cases], axis=0, initial=0) + np.zeros(
+        size, int
+    )
+    false = np.sum([np.bincount(one.false(), minlength=size) for one in found.cases], axis=0, initial=0) + np.zeros(
+        size, int
+    )
+    return missed.tolist(), false.tolist()
+
+
+def as_json(found: Evaluation) -> str:
+    """One object with all scores, pooled and per case."""
+    missed, false = _events(found)
+    values = {
+        "pooled": {
+            **{what: _number(getattr(found.found, what)) for what in SUMMARIES},
+            "intervals": {what: _numbers(found.limits[what]) for what in SUMMARIES if what in found.limits},
+            "unseen_pixels": found.pooled.unseen,
+            "ignored_pixels": found.pooled.ignored,
+        },
+        "level": found.level,
+        "classes": [
+            {
+                "name": name,
+                "reference_pixels": int(found.found.support[k]),
+                "mapped_pixels": int(found.found.mapped[k]),
+                **{what: _number(getattr(found.found, what)[k]) for what in QUANTITIES},
+                "intervals": {what: _numbers(found.limits[what][:, k]) for what in QUANTITIES if what in found.limits},
+                "cases_missed": missed[k],
+                "cases_false": false[k],
+            }
+            for k, name in enumerate(found.classes.names)
+        ],
+        "confusion": found.pooled.matrix.tolist(),
+        "cases": [_case(found, one) for one in found.cases],
+        "failed": dict(found.failed),
+        "warnings": list(found.warnings),
+    }
+    return printable_json(json.dumps(cleaned(values), ensure_ascii=False, allow_nan=False))
+
+
+def _case(found: Evaluation, one: CaseScores) -> dict[str, Any]:
+    own, names = scores(one.confusion.matrix), found.classes.names
+    return {
+        "case": one.name,
+        **{what: _number(getattr(own, what)) for what in SUMMARIES},
+        "missed": [names[k] for k in one.missed()],
+        "false": [names[k] for k in one.false()],
+        "unseen_pixels": one.confusion.unseen,
+        "ignored_pixels": one.confusion.ignored,
+        "confusion": one.confusion.matrix.tolist(),
+    }
+
+
+def _number(value: Any) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _numbers(values: Any) -> list[float | None]:
+    return [_number(value) for value in values]
+
+
+def as_csv(found: Evaluation) -> str:
+    """A row per case and class."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(row for one in found.cases for row in _rows(found, one))
+    return text.getvalue()
+
+
+def _rows(found: Evaluation, one: CaseScores) -> Iterator[list[Any]]:
+    own, missed, false = scores(one.confusion.matrix), {*one.missed().tolist()}, {*one.false().tolist()}
+    for k, name in enumerate(found.classes.names):
+        each = [_number(getattr(own, what)[k]) for what in QUANTITIES]
+        events = [str(k in events).lower() for events in (missed, false)]
+        yield [one_row(one.name), one_row(name), int(own.support[k]), int(own.mapped[k]), *each, *events]
+
+
+def write_evaluation(found: Evaluation, folder: Path) -> list[Path]:
+    """Write ``evaluation.csv`` and ``evaluation.json`` into a folder, and return their paths."""
+    return write_files(folder, {"evaluation.csv": as_csv(found), "evaluation.json": as_json(found) + "\n"})

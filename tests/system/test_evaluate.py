@@ -1,0 +1,301 @@
+"""``segpipe evaluate``: masks of a run beside references on any grid; what cannot be compared is named."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import rasterio
+import sklearn.metrics
+from maps import labels_of, make_map
+from networks import Network, contract, pixelwise
+from rasterio.enums import Resampling
+from rasterio.transform import from_origin
+from rasterio.warp import reproject
+from volumes import voxels, write
+
+from segpipe.accuracy import class_map, evaluate, labels, show_evaluation
+from segpipe.errors import InputError, SettingsError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("map")
+    make_map(root)
+    return root
+
+
+@pytest.fixture
+def out(made: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made / "out", tmp_path / "out")
+    return tmp_path / "out"
+
+
+def truths(out: Path, seed: int = 0) -> dict[str, np.ndarray]:
+    """Masks with a fifth of the labels changed; 9 where the reference has no data."""
+    draw, found = np.random.default_rng(seed), {}
+    for case, mask in labels_of(out).items():
+        truth = np.where(draw.random(mask.shape) < 0.2, draw.integers(0, 3, mask.shape), mask % 3).astype(np.uint8)
+        truth[:3] = 9
+        found[case] = truth
+    return found
+
+
+def save(out: Path, folder: Path, arrays: dict[str, np.ndarray], nodata: int | None = 9) -> Path:
+    for case, array in arrays.items():
+        with rasterio.open(out / f"{case}.tif") as mask:
+            profile = {"driver": "GTiff", "crs": mask.crs, "transform": mask.transform, "nodata": nodata, "count": 1}
+        (folder / case).parent.mkdir(parents=True, exist_ok=True)
+        height, width = array.shape
+        with rasterio.open(folder / f"{case}.tif", "w", **profile, height=height, width=width, dtype=array.dtype) as file:
+            file.write(array, 1)
+    return folder
+
+
+def figures(done, code=0):
+    assert done.returncode == code, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_scores_of_a_run_are_those_of_scikit_learn(segpipe, out, tmp_path):
+    truth = truths(out)
+    save(out, tmp_path / "ref", truth)
+    done = segpipe("evaluate", "--labels", "out", "--reference", "ref", "--json", "--output", "figures")
+    found, masks = figures(done), labels_of(out)
+    y, z = (np.concatenate([each[case].ravel() for case in sorted(masks)]) for each in (truth, masks))
+    valid = (y != 9) & (z != 255)
+    y, z = y[valid], z[valid]
+    assert found["confusion"] == sklearn.metrics.confusion_matrix(y, z).tolist()
+    wanted = sklearn.metrics.jaccard_score(y, z, average=None)
+    assert [one["iou"] for one in found["classes"]] == pytest.approx(wanted)
+    assert found["pooled"]["kappa"] == pytest.approx(sklearn.metrics.cohen_kappa_score(y, z))
+    assert found["pooled"]["unseen_pixels"] == sum(((truth[c] != 9) & (masks[c] == 255)).sum() for c in masks)
+    assert found["pooled"]["ignored_pixels"] == sum((truth[c] == 9).sum() for c in masks)
+    assert found == json.loads((tmp_path / "figures" / "evaluation.json").read_text())
+    with (tmp_path / "figures" / "evaluation.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert tuple(rows[0]) == show_evaluation.COLUMNS
+    assert [(row["case"], row["class"]) for row in rows] == [(c, f"class{k}") for c in sorted(masks) for k in range(3)]
+    assert sum(int(row["reference_pixels"]) for row in rows) == len(y)
+
+
+def test_intervals_are_seeded(segpipe, out, tmp_path):
+    save(out, tmp_path / "ref", truths(out))
+    words = ["evaluate", "--labels", "out", "--reference", "ref", "--json"]
+    first, same = (figures(segpipe(*words, *more)) for more in ((), ("--seed", 0)))
+    assert first == same
+    low, high = first["pooled"]["intervals"]["mean_iou"]
+    assert low <= first["pooled"]["mean_iou"] <= high
+
+
+def test_the_bundled_example_has_the_figure_of_the_readme(segpipe, tmp_path):
+    segpipe("run", "-i", ROOT / "examples/scenes", "-m", ROOT / "examples/crops.onnx", "-o", "out", "--executor", "serial")
+    done = segpipe("evaluate", "--labels", "out", "--reference", ROOT / "examples/truth")
+    assert done.returncode == 0, done.stderr
+    assert "mean IoU 0.937" in done.stdout
+    assert "Mean IoU over the three scenes: 0.937" in (ROOT / "README.md").read_text()
+    assert "3 cases say little about others" in done.stderr
+
+
+def test_a_reference_on_another_grid_is_taken_by_nearest_neighbour(segpipe, out, tmp_path):
+    """Against GDAL's warper called by hand, from a coarser grid in another CRS that does not cover the scene."""
+    (out / "b.tif").unlink()
+    reference = np.random.default_rng(3).integers(0, 3, (40, 40), dtype=np.uint8)
+    with rasterio.open(out / "a.tif") as mask:
+        shape, place, left, top = mask.shape, mask.transform, *mask.bounds[:1], mask.bounds[3]
+    coarse = from_origin(left + 100, top - 50, 25, 25)
+    (tmp_path / "ref").mkdir()
+    profile = {"driver": "GTiff", "crs": "EPSG:32633", "transform": coarse, "count": 1, "dtype": "uint8"}
+    with rasterio.open(tmp_path / "ref" / "a.tif", "w", **profile, height=40, width=40) as file:
+        file.write(reference, 1)
+    moved = np.full(shape, 255, np.uint8)
+    reproject(reference, moved, src_transform=coarse, src_crs="EPSG:32633", dst_transform=place, dst_crs="EPSG:32633",
+              dst_nodata=255, init_dest_nodata=True, resampling=Resampling.nearest)  # fmt: skip
+    found = figures(segpipe("evaluate", "--labels", "out", "--reference", "ref", "--json"))
+    masks = labels_of(out)
+    valid = (moved != 255) & (masks["a"] != 255)
+    assert 0 < valid.sum() < moved.size
+    assert found["confusion"] == sklearn.metrics.confusion_matrix(moved[valid], masks["a"][valid], labels=range(3)).tolist()
+    assert "1 references were resampled onto the grids of masks (nearest neighbour)" in found["warnings"]
+
+
+def test_another_crs_agrees_but_for_the_edges_of_pixels(segpipe, out, tmp_path):
+    """Large blocks in longitude and latitude, of which the borders alone may differ."""
+    with rasterio.open(out / "a.tif") as mask:
+        west, south, east, north = rasterio.warp.transform_bounds(mask.crs, "EPSG:4326", *mask.bounds)
+    rows, cols = np.mgrid[:300, :300]
+    blocks = ((rows // 100 + cols // 100) % 3).astype(np.uint8)
+    place = from_origin(west, north, (east - west) / 300, (north - south) / 300)
+    (tmp_path / "ref").mkdir()
+    profile = {"driver": "GTiff", "crs": "EPSG:4326", "transform": place, "count": 1, "dtype": "uint8"}
+    with rasterio.open(tmp_path / "ref" / "a.tif", "w", **profile, height=300, width=300) as file:
+        file.write(blocks, 1)
+    with rasterio.open(out / "a.tif") as mask:
+        shape, affine = mask.shape, mask.transform
+        centre = np.array([affine * (c + 0.5, r + 0.5) for r in range(shape[0]) for c in range(shape[1])])
+        lon, lat = rasterio.warp.transform(mask.crs, "EPSG:4326", *centre.T)
+    col, row = (np.asarray(v) for v in ~place * (np.array(lon), np.array(lat)))
+    inside = (row >= 0) & (row < 300) & (col >= 0) & (col < 300)
+    truth = np.full(len(row), 255, np.uint8)
+    truth[inside] = blocks[row[inside].astype(int), col[inside].astype(int)]
+    labels_, valid = labels_of(out)["a"].ravel(), inside
+    valid = inside & (labels_ != 255)
+    wanted = sklearn.metrics.confusion_matrix(truth[valid], labels_[valid], labels=range(3))
+    found = figures(segpipe("evaluate", "--labels", "out", "--reference", "ref", "--json"))
+    assert np.abs(np.array(found["confusion"]) - wanted).sum() <= 0.02 * wanted.sum()
+
+
+def test_values_of_the_reference_are_mapped(segpipe, out, tmp_path):
+    codes = {0: 10, 1: 20, 2: 1030, 9: 77}
+    plain = truths(out)
+    save(out, tmp_path / "plain", plain)
+    coded = {case: np.vectorize(codes.get)(array).astype(np.uint16) for case, array in plain.items()}
+    save(out, tmp_path / "coded", coded, nodata=None)
+    (tmp_path / "m.toml").write_text('ignore = [77]\n[classes]\n10 = "class0"\n20 = 1\n1030 = "class2"\n')
+    one = figures(segpipe("evaluate", "--labels", "out", "--reference", "plain", "--json"))
+    two = figures(segpipe("evaluate", "--labels", "out", "--reference", "coded", "--map-classes", "m.toml", "--json"))
+    assert one == two
+
+
+def test_an_ignored_value_is_as_good_as_nodata(segpipe, out, tmp_path):
+    save(out, tmp_path / "plain", truths(out))
+    save(out, tmp_path / "coded", truths(out), nodata=None)
+    one = figures(segpipe("evaluate", "--labels", "out", "--reference", "plain", "--json"))
+    assert figures(segpipe("evaluate", "--labels", "out", "--reference", "coded", "--ignore", 9, "--json")) == one
+
+
+def test_a_case_that_cannot_be_compared_costs_only_itself(segpipe, out, tmp_path):
+    save(out, tmp_path / "ref", truths(out), nodata=None)
+    save(out, tmp_path / "ref", {"a": labels_of(out)["a"] % 3})
+    (tmp_path / "ref" / "b.tif").write_bytes(b"no raster")
+    done = segpipe("evaluate", "--labels", "out", "--reference", "ref", "--json")
+    found = figures(done, 1)
+    assert [one["case"] for one in found["cases"]] == ["a"]
+    assert "b.tif cannot be read" in found["failed"]["b"]
+    assert "values of a reference must be classes, 0, 1, 2, and it has 9 (360 pixels)" in found["failed"]["c/d"]
+    printed = segpipe("evaluate", "--labels", "out", "--reference", "ref")
+    assert printed.returncode == 1
+    assert "failed c/d: values of a reference must be classes" in printed.stderr
+
+
+def test_missed_and_false_cases_are_told(segpipe, out, tmp_path):
+    truth = {case: np.where(mask == 255, 0, mask) for case, mask in labels_of(out).items()}
+    truth["a"] = np.where(truth["a"] == 1, 0, truth["a"]).astype(np.uint8)
+    truth["b"][:] = 2
+    save(out, tmp_path / "ref", truth)
+    for case in ("b",):
+        with rasterio.open(out / f"{case}.tif", "r+", IGNORE_COG_LAYOUT_BREAK="YES") as mask:
+            mask.write(np.zeros(mask.shape, np.uint8), 1)
+    found = figures(segpipe("evaluate", "--labels", "out", "--reference", "ref", "--json"))
+    by_name = {one["case"]: (one["missed"], one["false"]) for one in found["cases"]}
+    assert by_name["a"] == ([], ["class1"])
+    assert by_name["b"] == (["class2"], ["class0"])
+    assert [one["cases_missed"] for one in found["classes"]] == [0, 0, 1]
+    assert [one["cases_false"] for one in found["classes"]] == [1, 1, 0]
+
+
+def test_a_large_class_is_said_beside_the_accuracy(segpipe, out, tmp_path):
+    save(out, tmp_path / "ref", {case: np.ones(mask.shape, np.uint8) for case, mask in labels_of(out).items()})
+    done = segpipe("evaluate", "--labels", "out", "--reference", "ref")
+    assert "class1 is 100.0% of the reference: a map of nothing else would have that overall accuracy" in done.stderr
+
+
+def test_cases_without_reference_are_counted(segpipe, out, tmp_path):
+    save(out, tmp_path / "ref", {"a": truths(out)["a"]})
+    done = segpipe("evaluate", "--labels", "out", "--reference", "ref")
+    assert done.returncode == 0
+    assert "warning: 2 of 3 cases have no reference in ref: b, c/d" in done.stderr
+
+
+def test_pictures_need_no_place(segpipe, raster, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 50, 64), dtype=np.uint8)
+    raster("in/p.png", pixels)
+    pixelwise(tmp_path / "m.onnx", 3, 3, seed=6)
+    segpipe("run", "-i", "in", "-m", "m.onnx", "-o", "out", "--executor", "serial", "--device", "cpu")
+    with rasterio.open(tmp_path / "out" / "p.png") as mask:
+        own = mask.read(1)
+    truth = np.where(pixels[0] < 60, 2, own).astype(np.uint8)
+    raster("ref/p.png", truth[None])
+    found = figures(segpipe("evaluate", "--labels", "out", "--reference", "ref", "--json"))
+    assert found["confusion"] == sklearn.metrics.confusion_matrix(truth.ravel(), own.ravel(), labels=range(3)).tolist()
+    raster("ref/p.png", truth[None, :40])
+    done = segpipe("evaluate", "--labels", "out", "--reference", "ref/p.png")
+    assert done.returncode == 1
+    assert "must have the size of the mask, 64 x 50, or both must have a CRS" in done.stderr
+
+
+@pytest.mark.parametrize("turn", ["same", "flipped", "permuted", "moved"])
+def test_volumes_are_compared_voxel_by_voxel(segpipe, tmp_path, turn):
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in" / "v.nii.gz", voxels((20, 22, 18)))
+    values = contract(1, 3, layout="NCDHW", normalize="zscore", tile=[16] * 3, overlap=[4] * 3)
+    Network(1, ndim=3).conv(1, 3, 3).save(tmp_path / "m.onnx", values, classes=3, shape=("n", "d", "h", "w"))
+    ran = segpipe("run", "-i", "in", "-m", "m.onnx", "-o", "out", "--executor", "serial", "--device", "cpu")
+    assert ran.returncode == 0, ran.stderr
+    image = nibabel.load(tmp_path / "out" / "v.nii.gz")
+    own, affine = np.asarray(image.dataobj).astype(np.uint8), image.affine
+    truth = np.where(np.random.default_rng(0).random(own.shape) < 0.2, 1, own).astype(np.uint8)
+    stored, place = truth, affine.copy()
+    if turn == "flipped":
+        stored, place = (
+            truth[::-1],
+            affine @ np.array([[-1, 0, 0, own.shape[0] - 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]),
+        )
+    if turn == "permuted":
+        stored, place = truth.transpose(2, 0, 1), affine[:, [2, 0, 1, 3]]
+    if turn == "moved":
+        place[0, 3] += 5
+    (tmp_path / "ref").mkdir()
+    nibabel.save(nibabel.Nifti1Image(stored, place), tmp_path / "ref" / "v.nii.gz")
+    done = segpipe("evaluate", "--labels", "out", "--reference", "ref", "--json")
+    if turn == "moved":
+        assert "must lie on the grid of the mask" in figures(done, 1)["failed"]["v"]
+        return
+    wanted = sklearn.metrics.confusion_matrix(truth.ravel(), own.ravel(), labels=range(3)).tolist()
+    assert figures(done)["confusion"] == wanted
+
+
+def test_strips_and_planes_cover_a_grid():
+    for shape in ((1025, 30), (3, 20, 10)):
+        seen = np.zeros(shape, int)
+        for window in labels.windows(shape):
+            seen[tuple(map(slice, window.start, window.stop))] += 1
+        assert (seen == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[classes]\n1 = "forest"', "'forest' must be a class of the map: 0 water, 3 wood"),
+        ("[classes]\nx = 3", "keys of classes must be values of the reference, got 'x'"),
+        ("[classes]", "classes"),
+        ("ignore = 3", "classes"),
+        ("[", "is not TOML"),
+    ],
+)
+def test_files_of_classes_are_checked(tmp_path, text, said):
+    (tmp_path / "m.toml").write_text(text)
+    with pytest.raises(SettingsError, match=said):
+        class_map.class_map({0: "water", 3: "wood"}, tmp_path / "m.toml", ())
+    with pytest.raises(SettingsError, match="cannot be read"):
+        class_map.class_map({0: "water"}, tmp_path / "none.toml", ())
+
+
+def test_references_are_found_by_name(tmp_path):
+    for name in ("a.tif", "b/c.nii.gz", "b/c.txt", "other.tif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert evaluate.references(tmp_path, ["a", "b/c", "d"]) == {"a": tmp_path / "a.tif", "b/c": tmp_path / "b/c.nii.gz"}
+    assert evaluate.references(tmp_path / "other.tif", ["a"]) == {"a": tmp_path / "other.tif"}
+    (tmp_path / "a.png").write_text("")
+    with pytest.raises(InputError, match=r"each case must have one reference, and a has a\.png and a\.tif"):
+        evaluate.references(tmp_path, ["a"])
+    with pytest.raises(InputError, match="references must have the names of cases, x, and"):
+        evaluate.references(tmp_path, ["x"])
+    with pytest.raises(InputError, match="--reference must be a folder"):
+        evaluate.references(tmp_path / "none", ["x", "y"])

@@ -84,6 +84,7 @@ COMMANDS = {
     "zones": main.commands["zones"],
     "sample": main.commands["sample"],
     "estimate": main.commands["estimate"],
+    "evaluate": main.commands["evaluate"],
 }
 """Every command, by the words that follow ``segpipe``."""
 

@@ -27,7 +27,10 @@ TOLERANCE = 1e-3
 class Reference(Protocol):
     """True labels on the grid of a mask."""
 
-    moved: bool
+    @property
+    def moved(self) -> bool:
+        """Whether pixels were resampled."""
+        ...
 
     def read(self, window: Window) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """Labels of a window, and where they are valid; None: everywhere."""
@@ -47,7 +50,7 @@ class Whole:
         return len(self.array)
 
     def read(self, window: Window, band: int = 0) -> NDArray[Any]:
-        return self.array[(band, *map(slice, window.start, window.stop))]
+        return self.array[band][tuple(map(slice, window.start, window.stop))]
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from segpipe.accuracy.confusion import ClassMap
-from segpipe.contract import readable
 from segpipe.errors import SettingsError
 from segpipe.storage.documents import DocumentError, read_toml
+from segpipe.storage.invalid import readable
 
 
 class _File(BaseModel):

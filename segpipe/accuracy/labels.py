@@ -50,7 +50,8 @@ class Whole:
         return len(self.array)
 
     def read(self, window: Window, band: int = 0) -> NDArray[Any]:
-        return self.array[band][tuple(map(slice, window.start, window.stop))]
+        part: NDArray[Any] = self.array[band][tuple(map(slice, window.start, window.stop))]
+        return part
 
 
 @dataclass(frozen=True)

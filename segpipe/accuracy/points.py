@@ -13,12 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from segpipe.accuracy.draw import Unit
 from segpipe.accuracy.matrix import read_rows
 from segpipe.accuracy.population import Population
-from segpipe.contract import readable
 from segpipe.errors import InputError, InstallationError, OutputError, one_line
 from segpipe.messages.printable import printable_json
 from segpipe.process.extras import install
 from segpipe.storage.documents import DocumentError, parse_json
 from segpipe.storage.files import commit, output_errors, partial, unlinked
+from segpipe.storage.invalid import readable
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame

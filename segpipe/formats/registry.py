@@ -20,7 +20,7 @@ from segpipe.formats.case import RASTER as RASTER  # noqa: PLC0414
 from segpipe.formats.case import Case, ChannelFiles, Choice, FamilyCases, Finder
 from segpipe.formats.channels import files_of, per_channel
 from segpipe.formats.identity import Beside, Identity, are_same_files
-from segpipe.formats.sink import Sink, Target
+from segpipe.formats.sink import Derived, Sink, Space, Target
 from segpipe.formats.source import Source
 from segpipe.formats.style import Color
 from segpipe.geometry.grid import Grid
@@ -117,6 +117,8 @@ class Format:
     """Whether a case may have one file per channel."""
     derives: bool = False
     """Whether its sinks write the files of ``Target.derived``."""
+    derived_space: Callable[[Derived, int, float], Space] = lambda *_: Space()
+    """Disk space of these files. Arguments: which files, and the classes and elements of the mask."""
     uids: Callable[[object, Store, Sequence[str]], dict[str, Any]] | None = None
     """What was read and written, by UIDs, for the audit of a run. Arguments: ``Source.origin``, and the output with the
     names of the files that were written. None for formats without UIDs."""
@@ -291,6 +293,12 @@ def _is_same_series(place: str, files: Sequence[Identity], case: Case, beside: B
     return is_same_series(place, files, case, beside)
 
 
+def _series_space(derived: Derived, classes: int, voxels: float) -> Space:
+    from segpipe.formats.dicom.space import derived_space
+
+    return derived_space(derived, classes, voxels)
+
+
 def _series_uids(origin: object, output: Store, names: Sequence[str]) -> dict[str, Any]:
     from segpipe.formats.dicom.uids import uids_of
 
@@ -408,6 +416,7 @@ FORMATS: dict[str, Format] = {
             extra="medical",
             area_columns=("ml",),
             derives=True,
+            derived_space=_series_space,
             uids=_series_uids,
             finder=Finder(_may_be_dicom, _is_dicom, _find_series),
         ),

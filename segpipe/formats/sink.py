@@ -25,6 +25,17 @@ class Derived:
 
 
 @dataclass(frozen=True, slots=True)
+class Space:
+    """Disk space of files."""
+
+    likely: float = 0.0
+    """Bytes."""
+    most: float = 0.0
+    files: int = 0
+    """Number of files."""
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """What a sink writes, and where."""
 

@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from segpipe.formats.registry import FORMATS, environment
+from segpipe.formats.sink import Space
 from segpipe.jobs.plan import Plan
 from segpipe.pipeline.decide import Decision
 from segpipe.pipeline.memory import in_words, most_memory
 from segpipe.pipeline.opening import Sheet, open_sheet
+from segpipe.results.components import MOST_LISTED
 from segpipe.results.records import Run
 from segpipe.storage.bucket import is_remote
 from segpipe.storage.folder import Folder
@@ -26,8 +28,14 @@ OVERVIEWS = 4 / 3
 MASK_SHARE, CONFIDENCE_SHARE = 0.12, 0.6
 """Likely size of a compressed raster relative to its pixels."""
 
+INSTANCE, NAME = 2, 4
+"""Bytes per pixel of the number of a component, and of its name until it has a number."""
+
 BESIDE = 16_000
 """Bytes of a record, a sidecar and a style."""
+
+LESION = 1_200
+"""Bytes of a component in the record and in ``lesions.csv``."""
 
 SAMPLE = 16
 """Cases whose headers are sampled if no case has been opened."""
@@ -72,24 +80,47 @@ def free_at(folder: Path) -> Free:
 def needed(plan: Plan, run: Run) -> Needed:
     """Needs of all remaining cases on the disk of the drafts, which is that of the masks unless these go to a bucket."""
     layers, sizes = _layers(run), _sizes(plan, run)
-    pixels = [n for _, n in sizes]
+    derived = [_derived(name, n, run) for name, n in sizes]
     stays = isinstance(run.output, Folder)
-    masks = [sum(size * share for size, share in layers) * OVERVIEWS * n + BESIDE for n in pixels] if stays else []
-    most = [sum(size for size, _ in layers) * OVERVIEWS * n + BESIDE for n in pixels] if stays else []
-    drafts = sum(nlargest(plan.workers, (_draft(name, n, layers) for name, n in sizes)))
+    pixels = [n for _, n in sizes] if stays else []
+    masks = [sum(size * share for size, share in layers) * OVERVIEWS * n + BESIDE for n in pixels]
+    beside = BESIDE + (run.lesions is not None) * MOST_LISTED * LESION
+    most = [sum(size for size, _ in layers) * OVERVIEWS * n + beside for n in pixels]
+    drafts = sum(nlargest(plan.workers, (_draft(name, n, layers) + _names(n, run).likely for name, n in sizes)))
+    drafts += sum(nlargest(plan.workers, (space.likely for space in derived)))
     parts = nlargest(2, (cut.case.pixels for cut in plan.cuts)) if stays else []
-    likely_parts = sum(n * size * share for n in parts for size, share in layers)
-    most_parts = sum(n * size for n in parts for size, _ in layers)
-    files = len(pixels) * (2 + len(layers) + run.styled) if stays else 0
+    likely_parts = sum(_names(n, run).likely + sum(n * size * share for size, share in layers) for n in parts)
+    most_parts = sum(_names(n, run).most + sum(n * size for size, _ in layers) for n in parts)
+    files = len(pixels) * (2 + len(layers) + run.styled) + sum(space.files for space in derived if stays)
     passing = drafts + likely_parts
-    return Needed(sum(masks) + passing, sum(most) + drafts + most_parts, passing, files)
+    likely, most_of_all = sum(masks) + passing, sum(most) + drafts + most_parts
+    if not stays:
+        return Needed(likely, most_of_all, passing, files)
+    return Needed(likely + sum(s.likely for s in derived), most_of_all + sum(s.most for s in derived), passing, files)
 
 
 def _layers(run: Run) -> list[tuple[int, float]]:
     """Bytes per pixel of each raster of a case, and the share that likely remains after compression."""
     decision = Decision(run.model.contract, run.model.blend_on)
-    mask = (decision.bands * np.dtype(decision.dtype).itemsize, MASK_SHARE)
-    return [mask, (decision.bands, CONFIDENCE_SHARE)] if run.settings.confidence else [mask]
+    layers = [(decision.bands * np.dtype(decision.dtype).itemsize, MASK_SHARE)]
+    if run.settings.confidence:
+        layers.append((decision.bands, CONFIDENCE_SHARE))
+    if run.settings.instances:
+        layers.append((decision.bands * INSTANCE, MASK_SHARE))
+    return layers
+
+
+def _names(pixels: float, run: Run) -> Space:
+    """Space of the components' names of a case, which are stored until its instances are written."""
+    if not run.settings.instances:
+        return Space()
+    size = Decision(run.model.contract, run.model.blend_on).bands * NAME * pixels
+    return Space(size * MASK_SHARE, size)
+
+
+def _derived(name: str, pixels: float, run: Run) -> Space:
+    """Space of the files that format ``name`` derives from a mask."""
+    return FORMATS[name].derived_space(run.derived, len(run.model.contract.mask_classes), pixels)
 
 
 def _draft(name: str, pixels: float, layers: Sequence[tuple[int, float]]) -> float:

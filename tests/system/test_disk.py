@@ -7,9 +7,10 @@ import re
 import subprocess
 from dataclasses import replace
 
+import dicoms
 import numpy as np
 import pytest
-from networks import local, pixelwise
+from networks import local, pixelwise, volumetric
 from scenes import DASK, SEGPIPE, SERIAL, Silent
 
 from segpipe.errors import OutputError
@@ -204,7 +205,7 @@ def test_a_mask_never_takes_more_than_the_most(scenes):
     ("free", "words"),
     [
         (Free(10**5, None), "are free: free .* or name another --output"),
-        (Free(10**12, 2), "leaves 3 files, and .* room for 2"),
+        (Free(10**12, 2), "leaves 3 files, and .* can hold only 2"),
     ],
 )
 def test_a_disk_that_is_likely_too_full_is_warned_of(free, words, prepared, monkeypatch):
@@ -220,3 +221,23 @@ def test_cases_that_nobody_has_looked_at_are_foreseen_by_some(scenes, monkeypatc
     unseen = prepare(settings(scenes))
     assert len(unseen.plan.unseen) == len(NAMES)
     assert needed(unseen.plan, unseen.run).most == pytest.approx(before.most)
+
+
+@pytest.mark.parametrize("more", [{}, {"parts": 3, "confidence": True}, {"seg": "labelmap"}, {"seg": "none"}])
+def test_instances_and_segmentations_are_foreseen(more, tmp_path):
+    """Of noise, which compresses worst; segpipe/formats/dicom/space.py, too."""
+    volumetric(tmp_path / "m.onnx", (8, 12, 10), 5, scale=1 / 4096)
+    dicoms.write(tmp_path / "in" / "CT", dicoms.values((16, 30, 40)))
+    prepared = prepare(settings(tmp_path, lesions=True, instances=True, **more))
+    want = needed(prepared.plan, prepared.run)
+    carry_out(prepared, Silent())
+    files = [path for path in (tmp_path / "out").rglob("CT*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= want.most
+    assert len(files) == want.files - 1  # a sidecar that only rasters have
+    seg = tmp_path / "out" / "CT.seg.dcm"
+    without = needed(prepared.plan, replace(prepared.run, settings=prepared.run.settings.model_copy(update={"seg": "none"})))
+    if more.get("seg") == "none":
+        assert without == want
+    else:
+        assert seg.stat().st_size <= want.most - without.most + 300_000  # its header, with a reference to each slice
+        assert without.files == want.files - 1

@@ -79,7 +79,7 @@ def ours(mask: Path, fields: Path) -> None:
     totals, open_mask = ZoneTotals.empty(zones, classes), FORMATS[RASTER].open_mask
     assert open_mask is not None
     with open_mask(mask) as opened:
-        totals.add(measured(opened, classes, 255, zones, str(mask)))
+        totals.add(measured(opened, classes, 255, zones))
     write_table(Folder(SCRATCH), totals)
 
 

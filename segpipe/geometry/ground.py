@@ -177,13 +177,13 @@ class Ground:
         line need no special case. 0 where the grid leaves the Earth, as beyond the limb of a geostationary image.
         """
         step = STEP_METRES / max(self.nominal)
-        east = self._point(rows, cols + step) - self._point(rows, cols - step)
-        south = self._point(rows + step, cols) - self._point(rows - step, cols)
+        east = self.points(rows, cols + step) - self.points(rows, cols - step)
+        south = self.points(rows + step, cols) - self.points(rows - step, cols)
         with np.errstate(invalid="ignore"):
             area = np.linalg.norm(np.cross(east, south), axis=-1) / (2 * step) ** 2
         return np.where(np.isfinite(area), area, 0.0)
 
-    def _point(self, rows: Float, cols: Float) -> Float:
+    def points(self, rows: Float, cols: Float) -> Float:
         """Cartesian coordinates in m of points of the grid on the ellipsoid, shape ``(..., 3)``."""
         a, es = self.reference.ellipsoid
         lam, phi = self.lonlat(rows, cols)

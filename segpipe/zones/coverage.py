@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from segpipe.formats.registry import OpenMask
 from segpipe.geometry.cells import Cells
 from segpipe.geometry.windows import Window
+from segpipe.zones.overlap import Shared
 from segpipe.zones.polygons import Shapes
 
 CELLS = 4_000_000
@@ -30,8 +31,22 @@ OPERATIONS = ("count", "unique", "frac", "weighted_frac", "weighted_mean", "weig
 
 
 @dataclass(frozen=True, eq=False)
+class Layer:
+    """A mask, and what its pixels count."""
+
+    mask: OpenMask
+    cells: Cells
+    """The areas of its pixels."""
+    labels: Sequence[int]
+    """All that the mask may hold, nodata included."""
+    nodata: int | None = None
+    shared: Shared | None = None
+    """Which pixels count in another mask; None: none do."""
+
+
+@dataclass(frozen=True, eq=False)
 class Amounts:
-    """What lies in each polygon; rows are polygons, columns are positions of labels."""
+    """What lies in each polygon; rows are polygons, columns are positions of labels, and one for what counts elsewhere."""
 
     pixels: Float
     sizes: Float
@@ -42,29 +57,28 @@ class Amounts:
         return np.asarray(self.pixels.sum(axis=1))
 
 
-def measure(shapes: Shapes, mask: OpenMask, cells: Cells, labels: Sequence[int], band: int = 0) -> Amounts:
+def measure(shapes: Shapes, layer: Layer, band: int = 0) -> Amounts:
     """Sum coverage, and coverage times area, of each label in each polygon.
 
     Args:
         shapes: polygons in pixels, x the column and y the rows left below.
-        mask: the mask.
-        cells: the areas of its pixels.
-        labels: all that the mask may hold, nodata included.
+        layer: the mask.
         band: of the mask, from 0.
 
     Raises:
         ForeignLabelError: the mask holds another label.
     """
-    amounts = Amounts(np.zeros((len(shapes), len(labels))), np.zeros((len(shapes), len(labels))))
+    columns = len(layer.labels) + 1
+    amounts = Amounts(np.zeros((len(shapes), columns)), np.zeros((len(shapes), columns)))
     if not len(shapes):
         return amounts
-    values, weights = _Labels(mask, band, _positions(labels)), _Sizes(cells)
+    values, weights = _Labels(layer, band), _Sizes(layer.cells)
     operations = [Operation(name, name, values, weights if name.startswith("weighted") else None) for name in OPERATIONS]
     polygons, results = _Polygons(shapes), _Results(amounts)
     processor = RasterSequentialProcessor(polygons, results, operations, ["k"])
     processor.set_max_cells_in_memory(CELLS)
     processor.process()
-    return _corrected(amounts, shapes, mask.grid.shape)
+    return _corrected(amounts, shapes, layer.mask.grid.shape)
 
 
 class ForeignLabelError(Exception):
@@ -129,19 +143,21 @@ class _Grid(RasterSource):  # type: ignore[misc]
 class _Labels(_Grid):
     """The position of each pixel's label; without data is one of them."""
 
-    def __init__(self, mask: OpenMask, band: int, positions: NDArray[np.int32]) -> None:
-        super().__init__("labels", mask.grid.shape)
-        self._mask, self._band, self._positions = mask, band, positions
+    def __init__(self, layer: Layer, band: int) -> None:
+        super().__init__("labels", layer.mask.grid.shape)
+        self._layer, self._band, self._positions = layer, band, _positions(layer.labels)
 
     def read_window(self, x: int, y: int, wide: int, tall: int) -> NDArray[np.int32]:
         if not wide * tall:
             return np.zeros((tall, wide), np.int32)
-        labels = self._mask.read(Window((y, x), (y + tall, x + wide)), self._band)
-        if labels.itemsize > 2:
-            labels = np.minimum(labels, len(self._positions) - 1)
-        found: NDArray[np.int32] = self._positions[labels]
+        window = Window((y, x), (y + tall, x + wide))
+        labels = self._layer.mask.read(window, self._band)
+        known = np.minimum(labels, len(self._positions) - 1) if labels.itemsize > 2 else labels
+        found: NDArray[np.int32] = self._positions[known]
         if not found.all():
             raise ForeignLabelError(str(int(labels[found == 0][0])))
+        if self._layer.shared is not None:
+            found[self._layer.shared.elsewhere(window, labels == self._layer.nodata)] = len(self._layer.labels) + 1
         return found
 
 

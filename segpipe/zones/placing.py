@@ -55,7 +55,7 @@ def place(shapes: Shapes, crs: CRS, ground: Ground, shape: tuple[int, ...]) -> P
     share = shapely.area(near) / shapely.area(shapes)[index]
     if between is not None:
         near = np.asarray(shapely.segmentize(near, _longest_edge(ground) / own.metres))
-    moved = np.asarray(shapely.transform(near, _mover(ground, shape, between)))
+    moved = np.asarray(shapely.transform(near, PixelsOf(ground, shape, between)))
     fit = np.isfinite(shapely.bounds(moved)).all(axis=1)
     return Placed(index[fit], moved[fit], share[fit], np.unique(index[~fit]))
 
@@ -158,11 +158,14 @@ def _moved(shapes: Shapes, shift: float) -> Shapes:
     return np.asarray(shapely.transform(shapes, lambda xy: xy + np.array([shift, 0.0]))) if shift else shapes
 
 
-class _mover:  # noqa: N801 - a function with values
-    """From coordinates of the zones to pixels of a grid."""
+class PixelsOf:
+    """From coordinates in a CRS to pixels of a grid: x the column, y the rows left below.
 
-    def __init__(self, ground: Ground, shape: tuple[int, ...], between: Transformer | None) -> None:
-        self._rows, self._between = shape[0], between
+    ``turns``: also of points in the CRS of the grid itself that may lie a turn away.
+    """
+
+    def __init__(self, ground: Ground, shape: tuple[int, ...], between: Transformer | None, *, turns: bool = False) -> None:
+        self._rows, self._between, self._turns = shape[0], between, turns or between is not None
         self._inverse: Affine = ~ground.transform
         self._turn = _turn(ground.reference)
         self._middle = float(ground.coordinates(np.array(shape[0] / 2), np.array(shape[1] / 2))[0])
@@ -171,7 +174,8 @@ class _mover:  # noqa: N801 - a function with values
         x, y = xy[:, 0], xy[:, 1]
         if self._between is not None:
             x, y = self._between.transform(x, y)
-            if self._turn:
+        if self._turn and self._turns:
+            with np.errstate(invalid="ignore"):
                 x = x - self._turn * np.rint((x - self._middle) / self._turn * ALMOST)
         t = self._inverse
         with np.errstate(invalid="ignore"):

@@ -2,9 +2,12 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
+
+import numpy as np
 
 from segpipe.contract import Contract
 from segpipe.errors import SegpipeError, ZonesError
@@ -17,7 +20,9 @@ from segpipe.results.records import records
 from segpipe.settings import Settings
 from segpipe.storage import Store
 from segpipe.storage.ownership import ZONES, refuse_foreign
-from segpipe.zones.case import NoGroundError, classes_of, ground_of, zones_of_case
+from segpipe.zones.case import Classes, Float, NoGroundError, ground_of
+from segpipe.zones.finished import Around, Finished, extent_of, zones_of_case
+from segpipe.zones.overlap import meeting
 from segpipe.zones.placing import touches
 from segpipe.zones.polygons import Selection, Zones, listed, missing, read_zones
 from segpipe.zones.table import ZoneTotals, write_table
@@ -138,18 +143,31 @@ def make_tables(task: ZonesTask, zones: Zones, output: Store, cases: Sequence[Ca
 
 def _add_up(zones: Zones, output: Store, cases: Iterable[Case]) -> ZoneTotals:
     """Sums over cases in the order of their names, whatever order they were done in."""
-    totals, first = ZoneTotals.empty(zones, ()), ""
-    for record in records(output, sorted(cases, key=lambda case: case.name)):
-        classes = classes_of(record)
-        if not first:
-            totals, first = ZoneTotals.empty(zones, classes), record.case
-        if classes != totals.classes:
-            raise ZonesError(
-                f"zones need cases with the same classes, and those of {printable(first)} and {printable(record.case)} "
-                "differ: keep the runs of each model in an output of their own"
-            )
-        try:
-            totals.add(zones_of_case(output, record, zones))
-        except NoGroundError as error:
-            LOG.warning("%s: no zones: %s", printable(record.case), error)
+    finished = [Finished.of(output, record) for record in records(output, sorted(cases, key=attrgetter("name")))]
+    totals = ZoneTotals.empty(zones, _common_classes(finished))
+    placed = list(_on_earth(output, finished))
+    near = meeting(np.reshape([where for _, where in placed], (-1, 2, 3)))
+    for k, (case, _) in enumerate(placed):
+        around = Around([placed[n][0] for n in near[k] if n < k], [placed[n][0] for n in near[k] if n > k])
+        totals.add(zones_of_case(output, case, zones, around))
     return totals
+
+
+def _common_classes(cases: Sequence[Finished]) -> Classes:
+    """The classes of all cases."""
+    for case in cases:
+        if case.classes != cases[0].classes:
+            raise ZonesError(
+                f"zones need cases with the same classes, and those of {printable(cases[0].case)} and "
+                f"{printable(case.case)} differ: keep the runs of each model in an output of their own"
+            )
+    return cases[0].classes if cases else ()
+
+
+def _on_earth(output: Store, cases: Iterable[Finished]) -> Iterator[tuple[Finished, Float]]:
+    """The cases that have a place on the Earth, with their extents; a warning names each other one."""
+    for case in cases:
+        try:
+            yield case, extent_of(output, case)
+        except NoGroundError as error:
+            LOG.warning("%s: no zones: %s", printable(case.case), error)

@@ -96,15 +96,12 @@ class ZoneTotals:
     def _misplaced(self, k: int) -> Iterator[str]:
         if self._is_empty(k):
             return
-        several = self.cases[k] > 1
         if self.lost[k]:
             yield "beyond the projection of a case"
         if not self.cases[k]:
             yield "outside"
-        elif self.within[k] < 1 - (ALMOST_WHOLE if several else WHOLE):
+        elif self.within[k] < 1 - (ALMOST_WHOLE if self.cases[k] > 1 else WHOLE):
             yield "partly outside"
-        if several and self.within[k] > 1 + ALMOST_WHOLE:
-            yield "counted more than once: cases overlap"
         if self.cases[k] and self.pixels[k] < 1:
             yield "smaller than a pixel"
 

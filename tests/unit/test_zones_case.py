@@ -20,7 +20,7 @@ LABELS = [[0, 1, 2], [1, 1, 255], [0, 0, 2]]
 
 
 def found_in(tmp_path, mask, shapes, crs="EPSG:32633", classes=CLASSES):
-    return measured(mask, classes, 255, fields(tmp_path, shapes, crs), "mask.tif")
+    return measured(mask, classes, 255, fields(tmp_path, shapes, crs))
 
 
 def areas_of(mask, labels, classes=CLASSES):

@@ -1,4 +1,4 @@
-"""What can go wrong and be mended by the user: one class for each place to look.
+"""Errors that the user can mend, one class per cause.
 
 A message states the rule, then the value that broke it, then the mend.
 """
@@ -18,80 +18,80 @@ EXHAUSTED = (
     "bad allocation",
     "resource allocation failed",
 )
-"""How torch, ONNX Runtime, cuDNN and cuBLAS say that a device's memory is used up."""
+"""Phrases with which torch, ONNX Runtime, cuDNN and cuBLAS report that a device is out of memory."""
 
 
 class SegpipeError(Exception):
-    """Base of every error that segpipe raises on purpose; its text has no secrets of URLs."""
+    """Base class of the errors that segpipe raises on purpose; the text hides secrets in URLs."""
 
     def __str__(self) -> str:
         return without_secrets(super().__str__(), pieces=True)
 
 
 class SettingsError(SegpipeError):
-    """A flag or a key of the configuration file."""
+    """A flag, or a key of the configuration file, is wrong."""
 
 
 class InstallationError(SegpipeError):
-    """What is installed beside segpipe, or what the environment makes of it."""
+    """A package is missing or unusable, or the environment breaks it."""
 
 
 class InputError(SegpipeError):
-    """What ``--input`` names: nothing found, names that collide, a list that cannot be read."""
+    """``--input`` is wrong: nothing found, names that collide, a list that cannot be read."""
 
 
 class OutputError(SegpipeError):
-    """The output folder: not writable, inside the input, full."""
+    """The output folder is wrong: not writable, inside the input, full."""
 
 
 class ModelError(SegpipeError):
-    """The ONNX file, or what it computes."""
+    """The ONNX file, or its results, are wrong."""
 
 
 class ContractError(SegpipeError):
-    """What the contract says of the model, or that there is none."""
+    """The contract is missing, or does not fit the model."""
 
 
 class ExportError(SegpipeError):
-    """A network to export: its architecture, its weights, what it gives."""
+    """A network cannot be exported: its architecture, weights or outputs are the cause."""
 
 
 class DisagreementError(ExportError):
-    """An export that does not agree with its network."""
+    """An export does not agree with its network."""
 
 
 class ZonesError(SegpipeError):
-    """The file of ``--zones``: its layers, columns, coordinates and polygons."""
+    """The file of ``--zones`` is wrong: its layers, columns, coordinates or polygons."""
 
 
 class DeviceError(SegpipeError):
-    """The device that was asked for."""
+    """The requested device is missing or unusable."""
 
 
 class DeviceMemoryError(DeviceError):
-    """The memory of a device, which is too small for what was asked of it."""
+    """The device has too little memory for the request."""
 
 
 class SourceError(SegpipeError):
-    """One case: it cannot be opened or decoded, or it does not fit the model."""
+    """A case cannot be opened or decoded, or does not fit the model."""
 
 
 class DamagedPartError(SegpipeError):
-    """A file of a part that is not as it was written; the part is made again."""
+    """A part's file differs from what was written; the part is processed again."""
 
 
 class UnforeseenError(SegpipeError):
-    """An unexpected error, with its original text; it fails one case."""
+    """An unexpected error, with its original text; only its case fails."""
 
 
 def one_line(value: object) -> str:
-    """The text of anything, such as an error of another library, in one line."""
+    """Text of any object, such as another library's error, on one line."""
     return " ".join(str(value).split())
 
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Tell a device whose memory is used up from all else that may fail there."""
+    """Raise ``DeviceMemoryError`` for errors that mean a device is out of memory; pass on all others."""
     try:
         yield
     except SegpipeError:
@@ -113,7 +113,7 @@ class Caught:
 
 @contextmanager
 def case_errors(path: str) -> Iterator[Caught]:
-    """Catch any error of one case, so that other cases go on; ``path`` names the case in messages."""
+    """Catch any error of one case, so that other cases continue; ``path`` names the case in messages."""
     caught = Caught()
     try:
         yield caught
@@ -133,4 +133,4 @@ def foreseen(error: Exception, path: str) -> SegpipeError:
 
 
 class WorkerError(SegpipeError):
-    """A worker process that was lost with the jobs it held."""
+    """A worker process was lost with its jobs."""

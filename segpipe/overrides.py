@@ -1,4 +1,4 @@
-"""What the user states about the input files, where their own metadata is missing or wrong."""
+"""Statements of the user about the input files, used where their own metadata is missing or wrong."""
 
 import math
 import re
@@ -10,29 +10,29 @@ Nodata = int | float | Literal["none", "nan"]
 
 
 Patterns = tuple[tuple[str, str], ...]
-"""Name of a channel, and pattern of its files."""
+"""Name of a channel, and the pattern of its files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """Statements that beat a file's own metadata; None: as the file says. They apply to every case of a run."""
+    """Statements that replace a file's own metadata in every case of a run; None: use the file's."""
 
     bands: tuple[int, ...] | None = None
     """1-based bands in the order of the contract's channels."""
     nodata: Nodata | None = None
-    """The nodata value of every used band; a stored mask and alpha count beside it."""
+    """Nodata value of every used band; a stored mask and alpha still count as well."""
     ignore_alpha: bool = False
-    """Bands that are tagged alpha are none: they make no pixel invalid."""
+    """Treat bands tagged alpha as ordinary bands: they make no pixel invalid."""
     crs: str | None = None
-    """A code or WKT, for the files' geotransforms or control points."""
+    """A code or WKT for the files' geotransforms or control points."""
     remote: bool = False
-    """A file of this machine may lead to servers, and a VRT on a server to anything."""
+    """Whether a local file may refer to servers, and a VRT on a server to any place."""
     resample: bool = False
-    """Whether images of another pixel size than the model's are resampled."""
+    """Whether images whose pixel size differs from the model's are resampled."""
 
 
 def parse_nodata(value: Any) -> Nodata:
-    """A nodata value of a flag or a configuration.
+    """Parse a nodata value of a flag or a configuration.
 
     >>> parse_nodata("-9999.0"), parse_nodata("18446744073709551615"), parse_nodata("None")
     (-9999, 18446744073709551615, 'none')
@@ -67,7 +67,7 @@ def parse_patterns(text: str) -> Patterns:
 
 
 def check_patterns(patterns: Patterns) -> Patterns:
-    """Check that all patterns tell cases apart in the same way.
+    """Check that all patterns identify cases in the same way.
 
     Raises:
         ValueError: a name or a pattern is missing, or patterns differ in their number of ``*``.
@@ -80,4 +80,4 @@ def check_patterns(patterns: Patterns) -> Patterns:
 
 
 AS_STORED = Overrides()
-"""Files are read as their own metadata says."""
+"""No statements: files are read by their own metadata."""

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from segpipe.api.labels import Labels
 
 AXES = {2: ("y", "x"), 3: ("z", "y", "x")}
-"""Names of the axes of an array of which nothing but its shape is known."""
+"""Axis names of an array of which only the shape is known."""
 
 
 def data_array(labels: "Labels") -> "DataArray":
-    """As ``Labels.to_xarray``."""
+    """See ``Labels.to_xarray``."""
     try:
         from xarray import DataArray
     except ModuleNotFoundError as error:
@@ -36,7 +36,7 @@ def data_array(labels: "Labels") -> "DataArray":
 
 
 def _meaning(labels: "Labels") -> dict[str, Any]:
-    """What values stand for, by CF's conventions."""
+    """CF attributes that say what the values mean."""
     named = {0: "absent", 1: "present"} if labels.layered else labels.classes
     return {
         "_FillValue": labels.nodata,
@@ -46,7 +46,7 @@ def _meaning(labels: "Labels") -> dict[str, Any]:
 
 
 def _of_grid(grid: Any, shape: tuple[int, ...]) -> tuple[tuple[str, ...], dict[str, Any], dict[str, Any]]:
-    """Names of the spatial axes, coordinates, and attributes."""
+    """Names of the spatial axes, their coordinates, and attributes of the array."""
     if isinstance(grid, RasterGrid):
         return _of_raster(grid)
     if isinstance(grid, VoxelGrid):
@@ -69,7 +69,7 @@ def _of_raster(grid: RasterGrid) -> tuple[tuple[str, ...], dict[str, Any], dict[
 
 
 def _reference(grid: RasterGrid, transform: Any) -> dict[str, Any]:
-    """Attributes of a CF grid mapping, as GDAL and rioxarray read them."""
+    """Attributes of a CF grid mapping, in the form that GDAL and rioxarray read."""
     place = {"GeoTransform": " ".join(map(repr, map(float, transform.to_gdal())))}
     if grid.crs is None:
         return place
@@ -83,7 +83,7 @@ def _reference(grid: RasterGrid, transform: Any) -> dict[str, Any]:
 
 
 def _axis_attributes(grid: RasterGrid) -> dict[str, dict[str, str]]:
-    """CF's attributes of coordinates."""
+    """CF attributes of the coordinates."""
     if grid.crs is None:
         return {"y": {}, "x": {}}
     from pyproj import CRS
@@ -109,4 +109,4 @@ def _of_volume(grid: VoxelGrid) -> tuple[tuple[str, ...], dict[str, Any], dict[s
 
 
 ALONG = 1e-6
-"""Share of a step within which other components of an axis are rounding."""
+"""Components of an axis smaller than this share of its step count as rounding."""

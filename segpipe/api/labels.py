@@ -20,19 +20,19 @@ class Labels:
     """The class of each pixel or voxel."""
 
     array: NDArray[Any]
-    """Class ids, shape ``(rows, cols)`` or ``(planes, rows, cols)``, uint8 or uint16. Of independent classes (multilabel)
-    one layer each, shape ``(classes, rows, cols)``: 1 where the class is, else 0."""
+    """Class ids, shape ``(rows, cols)`` or ``(planes, rows, cols)``, uint8 or uint16. Independent classes (multilabel)
+    have one layer each, shape ``(classes, rows, cols)``: 1 where the class is, else 0."""
     nodata: int
-    """The value of pixels that are not valid: 255 of uint8, 65535 of uint16."""
+    """Value of pixels that are not valid: 255 for uint8, 65535 for uint16."""
     classes: dict[int, str]
     """Name of each class by id, in the order of the layers."""
     confidence: NDArray[np.uint8] | None = None
     """Probability of each label, same shape: 0 to 254 for 0 to 1, and 255 where a pixel is not valid; None if not
     asked for."""
     grid: Grid = field(default=BareGrid(()), repr=False)
-    """Where the pixels lie; of an array that was in memory only its shape is known."""
+    """Where the pixels lie; for an array in memory, only its shape."""
     layered: bool = False
-    """Whether the first axis is one of independent classes."""
+    """Whether the first axis holds independent classes."""
 
     @classmethod
     def of_bands(cls, bands: NDArray[Any], likely: NDArray[Any] | None, about: "About") -> Self:
@@ -77,7 +77,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class About:
-    """What labels mean, and where they lie."""
+    """Meaning and position of labels."""
 
     nodata: int
     classes: Mapping[int, str]
@@ -89,7 +89,7 @@ class About:
 
     @classmethod
     def of_record(cls, record: Record, dtype: np.dtype[Any], grid: Grid) -> Self:
-        """From the record of a case, whose tables name the classes."""
+        """Read them from the record of a case, whose tables name the classes."""
         nodata = int(np.iinfo(dtype).max) if record.nodata is None else record.nodata
         named = {row["class_id"]: row["class_name"] for row in record.areas if row["class_id"] is not None}
         return cls(nodata, named, grid)

@@ -39,7 +39,7 @@ SETTINGS = (
         "unusual_values",
     ),
 )
-"""Settings that a loaded model has; all others are those of a run."""
+"""Settings that belong to a loaded model; all others belong to a run."""
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 """One path or several."""
@@ -59,13 +59,13 @@ class Model:
     def __init__(self, spec: ModelSpec, settings: dict[str, Any]) -> None:
         self._model = open_model(spec)
         self.settings = settings
-        """The settings that it was loaded with, ``model`` among them."""
+        """The settings that the model was loaded with, ``model`` among them."""
         self._calls = max(1, processors() // spec.threads) if spec.device == "cpu" else 1
         self._alone = nullcontext() if spec.device == "cpu" else threading.Lock()
 
     @property
     def spec(self) -> ModelSpec:
-        """Everything that is known of the file."""
+        """Everything known about the file."""
         return self._model.spec
 
     @property
@@ -90,7 +90,7 @@ class Model:
 
     @property
     def classes(self) -> dict[int, str]:
-        """Name of each class by id."""
+        """Name of each class, by id."""
         return {one.id: one.name for one in self.contract.mask_classes}
 
     def predict(self, array: Any, valid: Any = None, *, confidence: bool = False) -> Labels:
@@ -161,13 +161,13 @@ def _slices(window: Window) -> tuple[slice, ...]:
 
 
 def paths(given: Paths) -> tuple[str, ...]:
-    """Paths as text, one as well as several."""
+    """One path or several as a list of texts."""
     several = [given] if isinstance(given, str | os.PathLike) else given
     return tuple(os.fspath(path) for path in several)
 
 
 def load(model: Paths, **settings: Any) -> Model:
-    """Load an ONNX model with its contract, and try it on noise; or several, whose scores are averaged.
+    """Load an ONNX model with its contract and try it on noise; or load several, whose scores are averaged.
 
     Args:
         model: the file, or several. Its contract is in it, or in a ``.toml`` file of the same name beside it.

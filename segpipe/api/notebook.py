@@ -13,10 +13,10 @@ from segpipe.messages.printable import printable
 from segpipe.terminal.progress import described
 
 SECONDS = 0.3
-"""Between two updates: each is stored in the notebook's messages."""
+"""Seconds between two updates; each update is stored in the notebook's messages."""
 
 FAILURES = 10
-"""Most failed cases that are named below the bar."""
+"""Maximum number of failed cases named below the bar."""
 
 
 def in_notebook() -> bool:
@@ -27,7 +27,7 @@ def in_notebook() -> bool:
 
 
 class NotebookBar:
-    """Cases, pixels and speed, and what failed."""
+    """Shows cases, pixels, speed and failures."""
 
     def __init__(self, prepared: Prepared) -> None:
         self._total, self._count = len(prepared.cases), len(prepared.plan.done)
@@ -69,11 +69,11 @@ class NotebookBar:
         self._show_sometimes()
 
     def note(self, line: str) -> None:
-        """Nothing: a bar has no place for it."""
+        """Do nothing: the bar does not show notes."""
 
     @property
     def share(self) -> float:
-        """Of the run that is done, 0 to 1: by pixels where their number is known, else by cases."""
+        """Finished share of the run, 0 to 1: by pixels where their number is known, else by cases."""
         if self._count >= self._total:
             return 1.0
         done, whole = (self._count, self._total) if self._all is None else (self._pixels, self._all)

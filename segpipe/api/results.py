@@ -1,4 +1,4 @@
-"""What came of a run, in memory or from its output on disk."""
+"""The result of a run, in memory or read from its output."""
 
 import html
 import os
@@ -22,7 +22,7 @@ from segpipe.storage.places import store_at
 from segpipe.terminal.totals import UNITS, Totals
 
 ADDED_UP = 500
-"""Most cases whose records are read to show a result."""
+"""Maximum number of cases whose records are read to show a result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class ClassTotal:
 
     pixels: int
     area: float | None
-    """Area in ``unit``; None if a case has no area in this unit, as a picture without georeferencing."""
+    """Area in ``unit``; None if a case has no area in this unit, such as a picture without georeferencing."""
     unit: str
     """``ha`` on the ground, ``mm3`` of volumes, ``px`` without an area."""
     share: float | None
@@ -39,7 +39,7 @@ class ClassTotal:
 
 
 class Records(Mapping[str, Record]):
-    """The record of each case that has a mask, by name; each is read when it is asked for."""
+    """Records of the cases that have a mask, by name; each is read when it is first used."""
 
     def __init__(self, store: Store, names: list[str]) -> None:
         self._store, self._names = store, dict.fromkeys(names)
@@ -63,13 +63,13 @@ class Records(Mapping[str, Record]):
 
 
 def _case(name: str) -> Case:
-    """A case of which only the name is known, as far as records need it."""
+    """A case of which only the name is known; records need no more."""
     return Case(name, name, RASTER)
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came of a run.
+    """The result of a run.
 
     >>> import segpipe
     >>> result = segpipe.open_run(done)
@@ -86,15 +86,15 @@ class RunResult:
     output: str
     """The folder, or ``s3://bucket/prefix``."""
     done: list[str]
-    """Names of the cases that this run did, sorted. A name is the path below the input without suffix."""
+    """Names of the cases finished in this run, sorted. A name is the path below the input without suffix."""
     skipped: list[str]
-    """Names of the cases that were done before."""
+    """Names of the cases that earlier runs finished."""
     failed: dict[str, str]
-    """Why cases failed, by name."""
+    """Reason of each failed case, by name."""
     problems: list[str]
-    """What went wrong beside the cases: a full disk, an unreadable folder of the input, a lost scheduler."""
+    """Problems apart from the cases: a full disk, an unreadable folder of the input, a lost scheduler."""
     interrupted: bool
-    """Whether the run was stopped, or died, before its end."""
+    """Whether the run was stopped or died before its end."""
     seconds: float
     """Time from the first case to the last table."""
     _store: Store = field(repr=False)
@@ -118,7 +118,7 @@ class RunResult:
 
     @cached_property
     def totals(self) -> dict[str, ClassTotal]:
-        """Pixels and area of each class over all cases, by its name, and of ``nodata``."""
+        """Pixels and area over all cases, of each class by name and of ``nodata``."""
         totals = self._totals
         unit = next(name for name, unit in UNITS.items() if unit is totals.unit) if totals.measured else "px"
         return {
@@ -162,7 +162,7 @@ class RunResult:
         return f"<p>{html.escape(f'{self.output}: {_counts(self)}')}</p><table>{rows}</table>"
 
     def _lines(self) -> Iterator[tuple[str, str]]:
-        """What failed, and the total of each class."""
+        """Summary as HTML: failed cases, and the total of each class."""
         yield from ((f"failed {printable(name)}", printable(why)) for name, why in list(self.failed.items())[:3])
         if len(self.failed) > 3:
             yield "failed", f"and {len(self.failed) - 3} more"
@@ -183,7 +183,7 @@ def _some(names: Mapping[str, Any]) -> str:
 
 
 def _mask_name(record: Record, kind: str = "") -> str:
-    """Name of the mask's file, or of the confidence's."""
+    """File name of the mask or of the confidence."""
     for suffix in FORMATS[record.input.format].outputs:
         if (name := f"{record.case}{kind}{suffix}") in record.outputs:
             return name
@@ -210,12 +210,12 @@ def open_run(output: str | os.PathLike[str]) -> RunResult:
 
 
 def _finished(store: Store, last: LastRun) -> list[str]:
-    """Cases with a record, beside those that were done before: a run that has not ended has not listed them yet."""
+    """Cases that have a record but did not come from earlier runs; a run that has not ended has not listed them yet."""
     return sorted(name for name in _names(store) if name not in {*last.skipped} and read_record(store, _case(name)))
 
 
 def _names(store: Store, folder: str = "") -> Iterator[str]:
-    """Names of files that may be records, without their suffix."""
+    """Names of files that may be records, without suffix."""
     for name in store.below(folder):
         if name.endswith(".json"):
             yield name.removesuffix(".json")

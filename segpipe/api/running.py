@@ -32,14 +32,14 @@ GRACE = 0.0
 
 @dataclass(frozen=True)
 class Host:
-    """Who starts a run: who watches it, where lines go, and what stops it."""
+    """What a run needs from its caller: a watcher, a receiver of notes, and a way to stop."""
 
     watching: Callable[[Prepared], AbstractContextManager[Watcher]]
     """Receives the events while its block lasts."""
-    tell: Callable[[str], None]
+    note: Callable[[str], None]
     """Receives notes on cases and on the trial, line by line."""
     stopping: Callable[[Halt, float], AbstractContextManager[object]]
-    """Context in which signals stop the run: by the halt, with seconds of grace."""
+    """Makes the context in which signals stop the run, from the halt and the seconds of grace."""
 
 
 def execute(prepared: Prepared, host: Host) -> Summary:
@@ -49,8 +49,8 @@ def execute(prepared: Prepared, host: Host) -> Summary:
         SegpipeError: the run cannot start.
     """
     for line in terminal.note_lines(prepared):
-        host.tell(printable(line))
-    run, plan = settle(prepared.run, prepared.plan, host.tell)
+        host.note(printable(line))
+    run, plan = settle(prepared.run, prepared.plan, host.note)
     prepared = replace(prepared, run=run, plan=plan)
     with ExitStack() as stack:
         watcher: Watcher = stack.enter_context(host.watching(prepared))
@@ -127,7 +127,7 @@ def _with_grace(settings: Settings) -> Settings:
 
 
 class _Silent:
-    """Nobody watches."""
+    """Shows nothing and logs the notes."""
 
     def progress(self, pixels: int) -> None: ...
 

@@ -7,7 +7,7 @@ from segpipe.settings import Settings
 
 
 def command_of(settings: Settings) -> list[str]:
-    """The ``segpipe run`` that does the same, with the settings that are not defaults.
+    """Words of the ``segpipe run`` command that does the same, with the settings that are not defaults.
 
     >>> command_of(Settings(input=("a.tif",), model="m.onnx", tile=(64,), confidence=True))
     ['segpipe', 'run', '--input', 'a.tif', '--model', 'm.onnx', '--tile', '64', '--confidence']
@@ -28,5 +28,5 @@ def _words(key: str, value: Any) -> Iterator[str]:
 
 
 def _word(value: Any) -> str:
-    """One of the values of a flag; a pattern of ``--channels`` has a name."""
+    """One value of a flag as text; a pattern of ``--channels`` has a name."""
     return "=".join(value) if isinstance(value, tuple) else str(value)

@@ -1,4 +1,4 @@
-"""Zones over the masks of a run that has ended."""
+"""Zone statistics for the masks of a run that has ended."""
 
 import os
 from collections.abc import Iterator

@@ -25,7 +25,7 @@ def _write(file: int, data: bytes) -> None:
 
 
 class Journal(logging.Handler):
-    """Appends events to a file and passes them to another watcher; a failure to write ends neither case nor run."""
+    """Appends events to a file and passes them to another watcher; a failed write ends neither case nor run."""
 
     def __init__(self, path: Path, inner: Watcher) -> None:
         super().__init__(logging.WARNING)
@@ -62,7 +62,7 @@ class Journal(logging.Handler):
             self._lose(error)
 
     def _lose(self, error: OSError) -> None:
-        """Warn once that lines are lost; the run goes on."""
+        """Warn once that lines are lost; the run continues."""
         if not self.lost:
             self.lost.append(
                 f"lines of the log are lost: {self._path} cannot be written: {error.strerror}: change --log-file"

@@ -8,7 +8,7 @@ import click
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 LAST = "More"
-"""The group of ``--help`` itself."""
+"""The group that contains ``--help``."""
 
 
 class GroupedOption(click.Option):
@@ -28,7 +28,7 @@ class GroupedCommand(click.Command):
                 formatter.write_dl(rows)
 
     def sections(self, ctx: click.Context) -> dict[str, list[tuple[str, str]]]:
-        """Flags and help texts of each group; the last one is ``More``."""
+        """Flags and help texts by group; the last group is ``More``."""
         found: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             row = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None

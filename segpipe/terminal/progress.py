@@ -89,7 +89,7 @@ class Bar(Lines):
         self._bar = Progress(*columns, console=console(), transient=False)
         pixels = prepared.plan.pixels
         self._by_cases = pixels is None
-        """Whether the bar counts cases, as the number of pixels is not known before they are done."""
+        """Whether the bar counts cases because the number of pixels is not known in advance."""
         self._task = self._bar.add_task(self._caption(), total=len(prepared.plan) if pixels is None else pixels, pixels=0)
 
     def _caption(self) -> str:
@@ -171,7 +171,7 @@ def _areas_line(prepared: Prepared, summary: Summary) -> Iterator[str]:
 
 
 def largest(totals: Totals) -> str:
-    """Areas of the classes that occur, in the contract's order, and nodata; of many classes, those of the largest."""
+    """Areas of the classes that occur, in the contract's order, and nodata; with many classes, only the largest."""
     there = {name: one for name, one in totals.classes.items() if one.pixels and name != "nodata"}
     shown = list(there)
     if len(there) > LINE_CLASSES:
@@ -192,10 +192,10 @@ def _where_line(prepared: Prepared, summary: Summary) -> str:
 
 
 LINE_CLASSES = 8
-"""Most classes whose areas are printed in one line."""
+"""Maximum number of classes whose areas are printed in one line."""
 
 ADDED_UP = 10_000
-"""Most cases for which that line is printed: it reads their records again, about a second for so many."""
+"""Maximum number of cases for which that line is printed: it reads their records again, which takes about a second."""
 
 
 def print_profile(summary: Summary) -> None:
@@ -229,7 +229,7 @@ def _profile_rows(profile: Profile) -> Iterator[tuple[str, ...]]:
 
 
 def profile_lines(profile: Profile) -> list[str]:
-    """The limit, how close the run came to it, and the stages that took the rest."""
+    """The limiting stage, how close the run came to it, and the stages that took the rest."""
     rest = {name: total.wall for name, total in profile.stages.items() if name != "infer"}
     most = sorted(rest, key=lambda name: -rest[name])[:MOST]
     beside = ", ".join(f"{name} {rest[name]:.2f} s" for name in most if rest[name] >= profile.seconds / 200)
@@ -248,10 +248,10 @@ def profile_lines(profile: Profile) -> list[str]:
 
 
 UNSERVED = 0.1
-"""Share of the time of the model's calls without a processor that is worth a note."""
+"""A note appears if the model's calls spend more than this share of their time without a processor."""
 
 MOST = 4
-"""Most stages beside the model that are named."""
+"""Maximum number of stages named beside the model."""
 
 
 def _right(name: str) -> Any:
@@ -315,7 +315,7 @@ def print_status(status: Status, as_json: bool) -> None:
 
 
 LISTED = 20
-"""Most missing cases that are named."""
+"""Maximum number of missing cases that are named."""
 
 
 def print_left_out(prepared: Prepared) -> None:
@@ -357,7 +357,7 @@ def print_plan(prepared: Prepared) -> None:
 
 
 def _passes_line(run: Run) -> Iterator[str]:
-    """How often a tile is scored, if that is more than once."""
+    """How often a tile is scored, if more than once."""
     model = run.model
     if model.passes > 1:
         models, flips = len(model.members), len(model.flips)
@@ -379,7 +379,7 @@ def note_lines(prepared: Prepared) -> list[str]:
 
 
 def _lesion_line(run: Run) -> Iterator[str]:
-    """A first class that is left out as the background, though it is not called so."""
+    """Note on a first class that is left out as background although its name does not say so."""
     lesions, contract = run.lesions, run.model.contract
     if lesions is None or run.settings.lesions is not True or contract.task == "multilabel":
         return
@@ -410,7 +410,7 @@ def _memory_line(prepared: Prepared) -> Iterator[str]:
 
 
 def settings_lines(prepared: Prepared, *, everything: bool = False) -> list[str]:
-    """Settings for stderr: one line with model, place and what differs from the defaults; or a line for each setting."""
+    """Settings for stderr: one line with model, place and non-default values; or one line per setting."""
     if everything:
         return [f"{key} = {value}" for key, value in _resolved(prepared).items()]
     run = prepared.run
@@ -422,7 +422,7 @@ def settings_lines(prepared: Prepared, *, everything: bool = False) -> list[str]
 
 
 def _resolved(prepared: Prepared) -> dict[str, Any]:
-    """Every setting, with the values that the contract and the machine gave."""
+    """Every setting, including the values that the contract and the machine gave."""
     run = prepared.run
     return (
         run.settings.model_dump(mode="json")
@@ -437,7 +437,7 @@ def _resolved(prepared: Prepared) -> dict[str, Any]:
 
 
 IN_HEAD = {"input", "model", "output", "device", "executor", "workers", "scheduler", "cluster"}
-"""Settings that the line names in its own words, and the input, whose cases are listed."""
+"""Settings that the line words in its own way, and the input, whose cases are listed."""
 
 
 def _chosen(settings: Settings) -> dict[str, Any]:
@@ -456,7 +456,7 @@ def _shown(value: Any) -> str:
 
 
 def _where(prepared: Prepared) -> str:
-    """The processes that do the work."""
+    """Description of the processes that do the work."""
     settings, count = prepared.run.settings, prepared.plan.workers
     if settings.executor == "serial":
         return "in this process"

@@ -12,7 +12,7 @@ from segpipe.results.schema import Amount, Record
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """The display of sums of one unit of ``areas.csv``."""
+    """How sums in one unit of ``areas.csv`` are displayed."""
 
     heading: str
     symbol: str

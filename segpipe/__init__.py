@@ -56,7 +56,7 @@ __all__ = [
 ]
 
 _MODULES = {"load": "segpipe.api", "open_run": "segpipe.api", "run": "segpipe.api", "Contract": "segpipe.contract"}
-"""Where names come from that are no errors; each is imported when it is first used, so that ``import segpipe`` is quick."""
+"""Modules of the names that are not errors; each is imported at first use, so that ``import segpipe`` is quick."""
 
 if not TYPE_CHECKING:  # a type checker would take any name for one of the module
 

@@ -1,4 +1,4 @@
-"""The command itself: signals are answered before anything heavy is imported."""
+"""The ``segpipe`` command; signals are handled before anything heavy is imported."""
 
 from segpipe.process.signals import answer
 

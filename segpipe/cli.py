@@ -28,7 +28,7 @@ HELP_COLUMNS = 100
 
 
 class _Path(click.Path):
-    """A path; an empty one, as of a shell's variable that is not set, is not the current folder."""
+    """A path that must not be empty: an unset shell variable must not mean the current folder."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not str(value).strip():
@@ -45,7 +45,7 @@ _ESTIMATE = group("Sample")
 
 
 class _Main(click.Group):
-    """A command line that goes on where its output cannot be written, and says so at its end."""
+    """A command line that continues if its output cannot be written, and reports that at its end."""
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         make_steady()
@@ -182,7 +182,7 @@ def run(config: Path | None, dry_run: bool, verbose: int, **flags: Any) -> None:
 
 
 class _Words(logging.Formatter):
-    """``warning: …`` of segpipe's own, like the other lines of a run; else with level and logger."""
+    """Write segpipe's own messages as ``warning: …``, like the other lines of a run; others with level and logger."""
 
     def format(self, record: logging.LogRecord) -> str:
         text, own = super().format(record), record.name == "segpipe" and record.levelno >= logging.WARNING
@@ -190,7 +190,7 @@ class _Words(logging.Formatter):
 
 
 class _Stderr(logging.Handler):
-    """On stderr as it is now: above the progress bar, where there is one."""
+    """Log to the current stderr, above the progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
@@ -199,7 +199,7 @@ class _Stderr(logging.Handler):
 
 
 class _Export(click.Group):
-    """What is no command of its own is a checkpoint: ``export unet.pt``, ``export attach model.onnx``."""
+    """Treat a word that is not a command as a checkpoint: ``export unet.pt``, ``export attach model.onnx``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, args if args[:1] in (["attach"], [_EXPORT]) else [_EXPORT, *args])
@@ -290,7 +290,7 @@ def _attach(model: Path, contract: Path, output: Path | None) -> int:
 
 
 def _guarded(command: Callable[[], int], *, writes: bool = False) -> int:
-    """The exit code of a command; an error is one line on stderr, and what it has half-written goes."""
+    """Turn errors into one line on stderr and an exit code, and remove half-written output."""
     (signals.interrupt if writes else signals.leave_at_once)()
     try:
         return command()
@@ -306,9 +306,9 @@ def _guarded(command: Callable[[], int], *, writes: bool = False) -> int:
 @click.argument("output", default="segpipe-out")
 @click.option("--json", is_flag=True, help="Print one JSON object.")
 def status(output: str, json: bool) -> None:
-    """Show what is done, failed and missing in OUTPUT, the folder of a run, and the command that goes on.
+    """Show what is done, failed and missing in OUTPUT, the folder of a run, and the command that continues.
 
-    Ends with 1 where a case failed or is missing, or the last run died.
+    Exits with 1 if a case failed or is missing, or the last run died.
     """
     sys.exit(_guarded(lambda: _status(output, json)))
 
@@ -331,7 +331,7 @@ def _status(output: str, json: bool) -> int:
 def zones(output: str, zones: Path, zone_id: str | None, zones_layer: str | None, zones_out: Path | None) -> None:
     """Write zones.csv into OUTPUT, the folder of a run: the area of each class in each polygon.
 
-    A polygon over several cases is one row. Ends with 1 where a mask cannot be read.
+    A polygon over several cases is one row. Exits with 1 if a mask cannot be read.
     """
     sys.exit(_guarded(lambda: _zones(output, zones, zone_id, zones_layer, zones_out), writes=True))
 
@@ -346,7 +346,7 @@ def _zones(output: str, path: Path, column: str | None, layer: str | None, targe
 
 
 def _plain_stderr() -> logging.Handler:
-    """Warnings as lines of stderr."""
+    """Print warnings as lines on stderr."""
     handler = _Stderr()
     handler.setFormatter(_Words())
     return handler
@@ -367,7 +367,7 @@ def _plain_stderr() -> logging.Handler:
 def inspect(file: str, json: bool, **flags: Any) -> None:
     """Show what a model, a raster or a volume is, and what it would need; nothing is written.
 
-    Ends with 1 where segpipe run would refuse FILE: what is known is printed, and why on stderr.
+    Exits with 1 if segpipe run would refuse FILE: known facts are printed, and the reason on stderr.
     """
     from segpipe.inspect.facts import as_json
     from segpipe.inspect.file import inspect_file
@@ -416,7 +416,7 @@ def inspect(file: str, json: bool, **flags: Any) -> None:
 def tune(json: bool, **flags: Any) -> None:
     """Measure the time and the labels of other tiles, overlaps, batches and precisions of MODEL; nothing is written.
 
-    Ends with 1 where no choice gives as many equal labels as --min-agreement asks for.
+    Exits with 1 if no choice reaches the share of equal labels that --min-agreement asks for.
     """
     sys.exit(_guarded(lambda: _tune(json, flags)))
 

@@ -1,4 +1,4 @@
-"""What a model needs and gives: channels, scaling, tile, classes. It travels inside the ONNX file."""
+"""The contract of a model: channels, scaling, tile, classes. It travels inside the ONNX file."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,35 +27,35 @@ from segpipe.storage.invalid import readable, told
 
 METADATA_KEY = "segpipe"
 DEFAULT_ALIGN = 32
-"""Total stride taken for a network whose contract names none: five halvings, as most encoders have."""
+"""Total stride assumed if the contract names none: five halvings, as in most encoders."""
 
 MOST_CLASSES = 65_535
-"""Ids of a mask of 16 bits, whose largest value is nodata."""
+"""Number of ids in a 16-bit mask, whose largest value is nodata."""
 
 MOST_CHANNELS = 65_535
-"""Bands that a TIFF can have."""
+"""Maximum number of bands in a TIFF."""
 
 MOST_PIXELS = 2**31 - 1
-"""Along an axis: GDAL opens no larger raster, so no tile is larger."""
+"""Maximum tile size along an axis: GDAL opens no larger raster."""
 
 LONGEST_NAME = 1_000
-"""Characters of a name of a class or channel, which stands in tables, legends and messages."""
+"""Maximum length in characters of a class or channel name, which appears in tables, legends and messages."""
 
 LISTED = 5
-"""Repeated names that are shown. The others are counted."""
+"""Maximum number of repeated names that a message shows; it counts the others."""
 
 IMAGE_TOLERANCE, VOLUME_TOLERANCE = 0.1, 0.01
-"""Largest relative difference from the contract's spacing if the contract has no ``spacing_tolerance``. Pixel sizes on the
-ground always differ a little from those on the map. Voxel sizes are exact, 10 % along each axis would be a third of the
-volume, and volumes can be resampled."""
+"""Default of ``spacing_tolerance``: the largest relative difference from the contract's spacing. Pixel sizes on the ground
+always differ a little from those on the map. Voxel sizes are exact, 10 % along each axis would be a third of the volume, and
+volumes can be resampled."""
 
 VOLUMES = tuple(layout for layout in Layout if layout.is_volume)
 
 ORIENTED = {"R": "RL", "L": "RL", "A": "AP", "P": "AP", "S": "SI", "I": "SI"}
-"""For each letter of an orientation, the two sides of its axis of the body."""
+"""The two ends of the body axis for each letter of an orientation."""
 
 MOST_NEIGHBOURS = 64
-"""Slices on each side of the one that is labelled."""
+"""Maximum number of slices on each side of the labelled slice."""
 
 PerChannel = float | list[float]
 Normalization = Literal["fixed", "zscore", "minmax", "none"]
@@ -65,7 +65,7 @@ Pairs = Pair | list[Pair]
 Size = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
 Name = Annotated[str, Field(max_length=LONGEST_NAME)]
 Snomed = Annotated[str, AfterValidator(checked_concept)]
-"""An identifier of a concept of SNOMED CT, in quotes."""
+"""The identifier of a SNOMED CT concept, in quotes."""
 Color = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 
 FORMS = {
@@ -78,11 +78,11 @@ FORMS = {
     "align": "a whole number, 1 or more, or a list of one per axis",
     "color": "a colour such as '#1f77b4'",
 }
-"""Keys whose value may have several forms, and which these are."""
+"""Allowed forms of the keys whose value may have several."""
 
 
 class _Keys(BaseModel):
-    """Keys of a contract. Those of ``_later`` are written only if they are set, so older contracts keep their hash."""
+    """Base class for keys of a contract. Keys in ``_later`` are written only if set, so older contracts keep their hash."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -96,7 +96,7 @@ class _Keys(BaseModel):
 
 
 class SegmentationClass(_Keys):
-    """One class: its id in the mask, its name, its colour, and which score of the model is its own."""
+    """One class: its id in the mask, its name, its colour, and its channel in the model's output."""
 
     _later = frozenset({"snomed"})
 
@@ -104,14 +104,14 @@ class SegmentationClass(_Keys):
     name: Name
     color: Color | None = None
     index: int | None = Field(default=None, ge=0, lt=MOST_CLASSES)
-    """Channel of the output; its id where None."""
+    """Channel of the output; None: the same number as the id."""
     snomed: Snomed | tuple[Snomed, Snomed] | None = None
     """SNOMED CT code of the type, or of the category and of the type, for DICOM; None: a private code."""
 
     @field_validator("name")
     @classmethod
     def _one_line(cls, value: str) -> str:
-        """No file that a mask is written to has a place for control characters; those of directions show another name."""
+        """Refuse control characters: no mask format stores them, and those of text direction disguise a name."""
         if CONTROL.search(value):
             raise ValueError(f"a class name must be one line without control characters, got {value!r}: rename the class")
         return value
@@ -127,7 +127,7 @@ class SegmentationClass(_Keys):
 
 
 class Contract(_Keys):
-    """All that running a model takes, checked once at birth."""
+    """Everything needed to run a model; validated on construction."""
 
     _later = frozenset({"window", "clip_percentiles", "statistics_over", "neighbours", "flips"})
 
@@ -135,7 +135,7 @@ class Contract(_Keys):
     channels: (
         Annotated[list[Name], Field(min_length=1, max_length=MOST_CHANNELS)] | Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
     )
-    """Names in the model's order; their number alone where they have none."""
+    """Names in the model's order, or only their number if they have no names."""
     scale: PerChannel = 1.0
     offset: PerChannel = 0.0
     clip: Pairs | None = None
@@ -145,7 +145,7 @@ class Contract(_Keys):
     clip_percentiles: Pair | None = None
     """Percentiles of each case that become its limits."""
     statistics_over: Literal["all", "nonzero"] = "all"
-    """The valid pixels of which a case's own statistics are; with ``nonzero``, pixels of value 0 become 0."""
+    """Valid pixels that a case's own statistics use; with ``nonzero``, pixels of value 0 are 0 after scaling, too."""
     normalize: Normalization | list[Normalization]
     mean: PerChannel | None = None
     std: PerChannel | None = None
@@ -155,11 +155,11 @@ class Contract(_Keys):
     """``physical``: the scale and offset tags of the file are applied first."""
     layout: Layout = Layout.NCHW
     tile: list[Size] | None = None
-    """One number for all axes, or one each."""
+    """One number for all axes, or one per axis."""
     overlap: list[Annotated[int, Field(ge=0, le=MOST_PIXELS)]] | None = None
     align: Size | list[Size] | None = None
     equivariant: bool | None = None
-    """Whether scores away from borders do not depend on where, in steps of ``align``, a tile starts; None: not measured."""
+    """Whether scores away from borders are the same wherever a tile starts, in steps of ``align``; None: not measured."""
     spacing: list[float] | None = None
     spacing_unit: Literal["m", "mm", "um"] = "m"
     spacing_tolerance: float = Field(default=IMAGE_TOLERANCE, ge=0)
@@ -167,9 +167,9 @@ class Contract(_Keys):
     """For volumes, one letter per axis of the network's input, first axis first: the side of the body towards which the
     index increases, such as ``"RAS"``. For a network of images: the orientation of the volume, sliced along axis 0."""
     neighbours: int = Field(default=0, ge=0, le=MOST_NEIGHBOURS)
-    """For a network of images on volumes: slices on each side that are channels, too."""
+    """For a network of images on volumes: number of slices on each side that are added as channels."""
     activation: Literal["softmax", "sigmoid", "none"]
-    """What turns the scores into probabilities; ``none``: they are probabilities."""
+    """Function that turns scores into probabilities; ``none``: they are probabilities."""
     task: Literal["multiclass", "binary", "multilabel"] = "multiclass"
     threshold: float = Field(default=0.5, gt=0, lt=1)
     classes: list[SegmentationClass] = Field(min_length=1, max_length=MOST_CLASSES)
@@ -177,13 +177,13 @@ class Contract(_Keys):
     output: str | None = None
     provenance: dict[str, Any] = Field(default_factory=dict)
     flips: list[int] | None = None
-    """Spatial axes that flips for averaging may reverse, first axis 0; or their letters, ``x`` for the last one, ``y`` and
-    ``z`` for those before it. None: all."""
+    """Spatial axes that flips for averaging may reverse: numbers, the first axis being 0, or letters, ``x`` for the last
+    axis, ``y`` and ``z`` for those before it. None: all."""
 
     @model_validator(mode="before")
     @classmethod
     def _of_volumes(cls, values: Any) -> Any:
-        """Set the default unit and tolerance of spacing for volumes, unless the contract has its own."""
+        """Set the default unit and tolerance of spacing for volumes; keys of the contract override them."""
         if isinstance(values, Mapping) and values.get("layout") in VOLUMES:
             return {"spacing_unit": "mm", "spacing_tolerance": VOLUME_TOLERANCE, **values}
         return values
@@ -206,7 +206,7 @@ class Contract(_Keys):
     @field_validator("flips", mode="before")
     @classmethod
     def _numbered(cls, value: Any, info: ValidationInfo) -> Any:
-        """Axes by letter become numbers, in order."""
+        """Convert axis letters to sorted numbers."""
         layout = info.data.get("layout")
         if not isinstance(value, list) or layout is None:
             return value
@@ -323,7 +323,7 @@ class Contract(_Keys):
 
     @property
     def input_channels(self) -> int:
-        """Number of channels of the network's input: those of the slice, and of its neighbours if it takes them."""
+        """Number of channels of the network's input: those of the slice and of its neighbours, if any."""
         return self.channel_count * (2 * self.neighbours + 1)
 
     @property
@@ -338,7 +338,7 @@ class Contract(_Keys):
 
     @property
     def fixed(self) -> tuple[list[float], list[float]] | None:
-        """``mean`` and ``std`` per channel, 0 and 1 for channels that are normalised otherwise; None if all are."""
+        """``mean`` and ``std`` per channel, 0 and 1 for channels that are not ``fixed``; None if none is."""
         own = [one == "fixed" for one in self.normalizations]
         if not any(own):
             return None
@@ -350,7 +350,7 @@ class Contract(_Keys):
 
     @property
     def limits(self) -> tuple[list[float], list[float]] | None:
-        """Lower and upper limits per channel, as ``clip`` or ``window`` sets them; None if neither does."""
+        """Lower and upper limits per channel, from ``clip`` or ``window``; None if neither is set."""
         pairs = _pairs(self.clip) or [(centre - width / 2, centre + width / 2) for centre, width in _pairs(self.window)]
         if not pairs:
             return None
@@ -358,7 +358,7 @@ class Contract(_Keys):
         return [low for low, _ in each], [high for _, high in each]
 
     def of_channel(self, channel: int) -> Self:
-        """The contract of one of the channels, for a file that holds this one alone."""
+        """The contract of one channel, for a file that holds only this channel."""
         each = {key: value[channel] for key in _LISTS if isinstance(value := getattr(self, key), list)}
         name = self.channel_names
         return self.model_copy(update={**each, "channels": 1 if name is None else [name[channel]]})
@@ -391,7 +391,7 @@ class Contract(_Keys):
 
     @property
     def mask_classes(self) -> list[SegmentationClass]:
-        """The classes that a mask can hold, by id; a binary model's background is one of them."""
+        """Classes that a mask can hold, by id, including a binary model's background."""
         classes = sorted(self.classes, key=lambda c: c.id)
         if self.task == "binary" and len(classes) == 1:
             return [SegmentationClass(id=0, name="background"), *classes]
@@ -399,7 +399,7 @@ class Contract(_Keys):
 
     @property
     def scores(self) -> int:
-        """Number of output channels that the classes stand for."""
+        """Number of output channels with class scores."""
         return 1 if self.task == "binary" else len(self.classes)
 
 
@@ -413,7 +413,7 @@ def _pairs(value: Pairs | None) -> list[Pair]:
 
 
 def _as_list(value: Pairs | None) -> list[Any]:
-    """As TOML has it."""
+    """The value as lists, as TOML writes it."""
     return [list(pair) for pair in value] if isinstance(value, list) else list(value or ())
 
 
@@ -424,7 +424,7 @@ def _per_channel(value: PerChannel | None, count: int) -> list[float]:
 
 
 def parse_contract(values: Mapping[str, Any], origin: str) -> Contract:
-    """Check the keys of a contract; ``origin`` says in messages where they were read."""
+    """Check the keys of a contract; messages name ``origin`` as their source."""
     try:
         return Contract.model_validate(dict(values))
     except ValidationError as error:
@@ -432,12 +432,12 @@ def parse_contract(values: Mapping[str, Any], origin: str) -> Contract:
 
 
 def repeated(values: Sequence[Any]) -> list[Any]:
-    """Values that are there more than once."""
+    """Values that occur more than once."""
     return [value for value, count in Counter(values).items() if count > 1]
 
 
 def _listed(values: Sequence[Any]) -> str:
-    """The first of some values, and how many more there are."""
+    """The first few values, and the number of the others."""
     more = len(values) - LISTED
     return ", ".join(shortened(v) for v in values[:LISTED]) + (f" and {more} more" if more > 0 else "")
 
@@ -458,8 +458,8 @@ def contract_of_metadata(metadata: Mapping[str, str], channels: int | None, scor
 
     Args:
         metadata: the file's ``metadata_props``.
-        channels: what the model's input has, if fixed.
-        scores: what its output has, if fixed.
+        channels: number of channels of the model's input, if fixed.
+        scores: number of channels of the model's output, if fixed.
     """
     if METADATA_KEY in metadata:
         try:
@@ -477,10 +477,10 @@ def contract_of_metadata(metadata: Mapping[str, str], channels: int | None, scor
 
 
 def check_deepness_type(metadata: Mapping[str, str]) -> None:
-    """A model that says what it is for must be one of segmentation.
+    """Check that a model with a declared type is a segmentation model.
 
     Raises:
-        ContractError: Deepness would take its output for something else.
+        ContractError: Deepness would interpret its output as something else.
     """
     kind = metadata.get("model_type", "Segmentor")
     kind = str(_as_json(kind) or kind)
@@ -492,11 +492,11 @@ def check_deepness_type(metadata: Mapping[str, str]) -> None:
 
 
 def deepness_values(metadata: Mapping[str, str], channels: int | None, scores: int | None = None) -> dict[str, Any]:
-    """Contract keys that the metadata of QGIS's Deepness plugin gives.
+    """Contract keys from the metadata of QGIS's Deepness plugin.
 
-    Deepness divides pixels by 255, then standardises; its models give probabilities; ``resolution`` is in cm per pixel and
-    ``tiles_overlap`` in per cent; a model of one score tells background from one class by ``seg_thresh``, which others do
-    not use. Without mean and std nothing says how its pixels were scaled, so no scaling is returned.
+    Deepness divides pixels by 255, then standardises; its models return probabilities; ``resolution`` is in cm per pixel and
+    ``tiles_overlap`` in per cent; a model with one score separates background from one class by ``seg_thresh``, which other
+    models do not use. Without mean and std the scaling is unknown, so none is returned.
     """
     try:
         return _deepness_values(metadata, channels, scores)
@@ -542,7 +542,7 @@ _DEEPNESS_KEYS = {
 
 
 def _as_json(text: str) -> Any:
-    """The value of a JSON text; None where it is not JSON, which another program's key of the same name need not be."""
+    """Parse a JSON text; None if it is not JSON: another program may use a key of the same name."""
     try:
         return parse_json(text, most=MOST_BYTES)
     except DocumentError:

@@ -1,4 +1,4 @@
-"""The settings of a run: what flags and the configuration file say, checked once."""
+"""Settings of a run from flags and the configuration file, validated once."""
 
 import difflib
 import os
@@ -20,10 +20,10 @@ BLENDS: tuple[str, ...] = get_args(Blend)
 Device = Literal["auto", "cpu", "cuda", "tensorrt", "cpu-tensors"]
 Executor = Literal["serial", "dask"]
 ALL = "*"
-"""``--lesions`` without classes."""
+"""Value of ``--lesions`` given without classes."""
 
 LARGEST = 1e18
-"""Of a size of components: finite in voxels of any size."""
+"""Maximum ``min_size``: still finite in voxels of any size."""
 
 CaseNames = Literal["path", "uid", "number"]
 UnusualValues = Literal["fail", "allow"]
@@ -33,32 +33,32 @@ Tta = Literal["none", "flips"]
 
 
 LONGEST_WAIT = 30 * 86_400
-"""Seconds, a month: far above it the timers of Python and of the kernel overflow."""
+"""Seconds, a month: timers of Python and of the kernel overflow far above it."""
 
 MOST_MEMORY = 1_000_000
-"""GB, a petabyte. No machine has more."""
+"""GB, a petabyte; no machine has more."""
 
 MOST_WORKERS = 65_535
-"""Each takes one of the scheduler's ports, of which there are as many."""
+"""Each worker takes one of the scheduler's ports, and there are no more ports."""
 
 MOST_TILES = 65_535
-"""Of a batch, which is held in memory at once."""
+"""Maximum batch, which is held in memory at once."""
 
 MOST_THREADS = 1_024
-"""Within a call. ONNX Runtime starts them all at once."""
+"""Maximum per call; ONNX Runtime starts them all at once."""
 
 MOST_PARTS = 999_999
-"""Their files are numbered in six digits."""
+"""Part files are numbered with six digits."""
 
 MOST_RETRIES = 16
-"""Each wait is twice the last, so that the 16th takes nine hours."""
+"""Each wait is twice the previous one: the 16th takes nine hours."""
 
 LONGEST_PATH, LONGEST_FILE_NAME = 4_095, 255
-"""Bytes that Linux takes."""
+"""Maximum lengths in bytes on Linux."""
 
 
 def check_text(value: Any) -> Any:
-    """Text that a user gives, a path included, is not empty and holds no NUL, which ends it for the operating system."""
+    """Check that text from the user, such as a path, is not empty and has no NUL, which would end it for the system."""
     text = str(value) if isinstance(value, str | Path) else None
     if text is not None and (not text.strip() or "\0" in text):
         raise ValueError("must not hold a NUL character" if text.strip() else "must not be empty")
@@ -66,14 +66,14 @@ def check_text(value: Any) -> Any:
 
 
 def check_path(value: Any) -> Any:
-    """A path of this machine is none that Linux refuses by its length alone."""
+    """Check that a local path is not too long for Linux."""
     text = os.fsencode(check_text(value)) if isinstance(value, str | Path) else b""
     if b"://" not in text and (len(text) > LONGEST_PATH or max(map(len, text.split(b"/"))) > LONGEST_FILE_NAME):
         raise ValueError(f"must be a path of at most {LONGEST_PATH} bytes, and {LONGEST_FILE_NAME} in each part")
     return value
 
 
-Said = Annotated[str, BeforeValidator(check_text)]
+Text = Annotated[str, BeforeValidator(check_text)]
 File = Annotated[Path, BeforeValidator(check_path)]
 Band = Annotated[int, Field(le=MOST_CHANNELS)]
 Tile = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
@@ -87,34 +87,34 @@ FORMS = {
 
 
 class Settings(BaseModel):
-    """Everything a user can choose. None means: as the contract says, or as the machine allows."""
+    """Everything that a user can choose. None: the contract or the machine decides."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    input: tuple[Said, ...] = Field(min_length=1, repr=False)
+    input: tuple[Text, ...] = Field(min_length=1, repr=False)
     model: tuple[File, ...] = Field(min_length=1)
     """One, or several whose scores are averaged, such as the folds of a cross-validation."""
     output: str = "segpipe-out"
     """A folder, or ``s3://bucket/prefix``."""
     contract: File | None = None
     bands: tuple[Band, ...] | None = None
-    """1-based bands of the file in the order of the contract's channels; beats descriptions."""
+    """1-based bands of the file in the order of the contract's channels; replaces matching by descriptions."""
     channels: Patterns | None = None
     """Pattern of the files of each channel, for cases of several files: ``t1=*_t1.nii.gz,flair=*_flair.nii.gz``."""
     nodata: Nodata | None = None
-    """The value of pixels without data, in place of those that the files name; ``none``: no value."""
+    """Value of pixels without data, in place of the files' own; ``none``: no value."""
     ignore_alpha: bool = Field(default=False, strict=True)
-    """Bands that are tagged alpha are none: they make no pixel invalid, and may be channels."""
-    crs: Said | None = None
-    """Of files whose own is missing or wrong: a code or WKT."""
+    """Treat bands tagged alpha as ordinary bands: they make no pixel invalid, and may be channels."""
+    crs: Text | None = None
+    """A code or WKT, for files whose own CRS is missing or wrong."""
     resample: bool = Field(default=False, strict=True)
-    """Resample images of another pixel size on the ground than the model's; masks keep the grid of their input."""
+    """Resample images whose pixel size on the ground differs from the model's; masks keep the grid of their input."""
     allow_remote_sources: bool = Field(default=False, strict=True)
-    """A VRT of this machine may lead to servers, and one on a server to anything."""
-    series: Said | None = None
+    """Let a local VRT refer to servers, and a VRT on a server to any place."""
+    series: Text | None = None
     """Which DICOM series are cases: text in the description, a glob for all of it, a number or a UID; None: all."""
     case_name: CaseNames = "path"
-    """What masks, records and rows of tables are named after."""
+    """Source of the names of masks, records and table rows."""
     tile: tuple[Tile, ...] | None = None
     overlap: tuple[Overlap, ...] | None = None
     blend: Blend = "gaussian"
@@ -123,42 +123,42 @@ class Settings(BaseModel):
     """Test-time augmentation: ``flips`` averages the scores of every tile over its flips."""
     batch: int | None = Field(default=None, ge=1, le=MOST_TILES, strict=True)
     device: Device = "auto"
-    """``cpu-tensors`` runs what runs on a GPU on the CPU, for tests."""
+    """``cpu-tensors`` runs the GPU code on the CPU, for tests."""
     tf32: bool = Field(default=False, strict=True)
-    """Let a GPU round the inputs of products to 10 bits, which is faster and further from the CPU."""
+    """Let a GPU round the inputs of products to 10 bits, which is faster but differs more from the CPU."""
     nhwc: bool = Field(default=False, strict=True)
     """Let a GPU convolve with channels last, which is faster for some networks."""
     unusual_values: UnusualValues = "fail"
-    """What becomes of a case whose pixels cannot be what the contract expects."""
+    """Treatment of cases whose pixels cannot be what the contract expects."""
     executor: Executor = "dask"
-    scheduler: Said | None = None
-    """Address of a Dask scheduler that is there already, such as tcp://10.0.0.1:8786."""
+    scheduler: Text | None = None
+    """Address of a running Dask scheduler, such as tcp://10.0.0.1:8786."""
     cluster: File | None = None
-    """A TOML file that tells of a batch system."""
+    """A TOML file that describes a batch system."""
     tls_ca: File | None = None
     tls_cert: File | None = None
     tls_key: File | None = None
     """TLS files for the scheduler, as ``distributed``'s Security takes them."""
-    dashboard: Said = "127.0.0.1:0"
-    """Where Dask's dashboard listens, if bokeh is installed; 0 is any free port."""
+    dashboard: Text = "127.0.0.1:0"
+    """Address of Dask's dashboard, if bokeh is installed; port 0 is any free port."""
     workers: int | None = Field(default=None, ge=1, le=MOST_WORKERS, strict=True)
     threads: int | None = Field(default=None, ge=1, le=MOST_THREADS, strict=True)
-    """Within one call of the model, on a CPU; a worker's calls in flight share the rest. None: as a short trial shows."""
+    """CPU threads per call of the model; parallel calls of a worker share the rest. None: chosen by a short trial."""
     parts: int | None = Field(default=None, ge=1, le=MOST_PARTS, strict=True)
-    """Cut every case into as many parts, if it has windows for them; None: as workers and memory ask."""
+    """Cut every case into this many parts, if it has enough windows; None: chosen from workers and memory."""
     memory: float | None = Field(default=None, gt=0, le=MOST_MEMORY, strict=True)
     """GB that one worker may use; None: its share of 80 % of the machine's."""
     job_timeout: float = Field(default=3600, gt=0, le=LONGEST_WAIT, strict=True)
-    """Seconds after which a worker that is still at one job is ended, and the job tried again."""
+    """Seconds after which a worker that is still busy with one job is ended, and the job retried."""
     grace: float = Field(default=20, ge=0, le=LONGEST_WAIT, strict=True)
     """Seconds that running jobs have to end after SIGINT, SIGTERM or SIGHUP."""
     confidence: bool = Field(default=False, strict=True)
-    lesions: bool | tuple[Said, ...] = False
-    """Measure every connected component of these classes, named by name or id; true: of all but the background."""
+    lesions: bool | tuple[Text, ...] = False
+    """Measure every connected component of these classes, given by name or id; true: all but the background."""
     min_size: float = Field(default=0, ge=0, le=LARGEST, strict=True)
-    """Components below it are counted, and not listed: mm3 in volumes, m2 on the Earth, else pixels."""
+    """Components below this size are counted but not listed: mm3 in volumes, m2 on the Earth, else pixels."""
     instances: bool = Field(default=False, strict=True)
-    """Also write the number in the table of each component, as a second mask."""
+    """Also write a second mask with each component's number in the table."""
     seg: Seg = "binary"
     """The DICOM Segmentation beside the NIfTI mask of a series: a bit per voxel and class, a label per voxel, or none."""
     report: Literal["dicom"] | None = None
@@ -166,23 +166,23 @@ class Settings(BaseModel):
     style: Literal["qgis"] | None = None
     """Also write a style beside each mask of one band: ``<case>.qml`` for QGIS."""
     zones: File | None = None
-    """A file of polygons, such as fields: the size of each class in each of them goes into ``zones.csv``."""
-    zone_id: Said | None = None
-    """Its column with the names of polygons; None: they are numbered."""
-    zones_layer: Said | None = None
-    """Its layer, where it has several."""
+    """A file of polygons, such as fields: ``zones.csv`` gets the size of each class in each polygon."""
+    zone_id: Text | None = None
+    """Column with the names of the polygons; None: they are numbered."""
+    zones_layer: Text | None = None
+    """Layer of the file, if it has several."""
     zones_out: File | None = None
     """Also write the polygons with the columns of ``zones.csv``."""
     overwrite: bool = Field(default=False, strict=True)
     retries: int = Field(default=4, ge=0, le=MOST_RETRIES, strict=True)
-    """How often a case, or a part of one, is begun anew after a storage fault, 1, 2, 4 ... s later."""
+    """How often a case, or a part of one, is retried after a storage fault, 1, 2, 4 ... s later."""
     log_file: File | None = None
-    """Where to append what happens, as JSON lines."""
+    """File to which events are appended as JSON lines."""
     profile: bool | File = False
-    """Say where the time went; a path: write the trace there."""
+    """Report where the time went; a path: write the trace there."""
     fail_fast: bool = Field(default=False, strict=True)
     verify_input: bool = Field(default=False, strict=True)
-    """Compare every block of a TIFF with its checksum, which takes a second decoding."""
+    """Compare every block of a TIFF with its checksum, which means a second decoding."""
 
     @property
     def overrides(self) -> Overrides:
@@ -202,13 +202,13 @@ class Settings(BaseModel):
 
     @field_serializer("model")
     def _one_as_itself(self, value: tuple[Path, ...]) -> Any:
-        """One model is written as every version wrote it."""
+        """Write one model as a single value, as all versions did."""
         return value[0] if len(value) == 1 else value
 
     @field_validator("channels", mode="before")
     @classmethod
     def _patterns(cls, value: Any) -> Any:
-        """Text of a flag, or a table of a file."""
+        """Accept the text of a flag, or the table of a file."""
         if isinstance(value, str):
             return parse_patterns(value)
         return tuple(value.items()) if isinstance(value, Mapping) else value
@@ -221,7 +221,7 @@ class Settings(BaseModel):
     @field_validator("profile", mode="before")
     @classmethod
     def _there(cls, value: Any) -> Any:
-        """The flag alone means: beside the masks."""
+        """The flag without a path means: beside the masks."""
         return (Path(value) if value else True) if isinstance(value, str) else value
 
     @field_validator("nodata", mode="before")
@@ -232,7 +232,7 @@ class Settings(BaseModel):
     @field_validator("lesions", mode="before")
     @classmethod
     def _classes(cls, value: Any) -> Any:
-        """The flag alone is ``*`` and means: all; ``"tumour,2"`` and ``["tumour", "2"]`` name classes."""
+        """The flag alone is ``*`` and means all; ``"tumour,2"`` and ``["tumour", "2"]`` name classes."""
         if isinstance(value, str):
             return True if value == ALL else tuple(name.strip() for name in value.split(","))
         return tuple(map(str, value)) if isinstance(value, list | tuple) else value
@@ -333,10 +333,10 @@ def _check_zones(settings: Settings) -> None:
 
 
 def load_settings(config: Path | None, flags: Mapping[str, Any], caller: str = "the command line") -> Settings:
-    """Settings from a TOML file and flags; a flag that was given wins over the file.
+    """Settings from a TOML file and flags; flags override the file.
 
     Raises:
-        SettingsError: a key is unknown, which ``config`` or ``caller`` gave, or a value does not fit.
+        SettingsError: ``config`` or ``caller`` gave an unknown key, or a value does not fit.
     """
     values = {**(_read(config) if config else {}), **{k: v for k, v in flags.items() if not _is_absent(v)}}
     _check_keys(values, str(config or caller))

@@ -27,17 +27,17 @@ class Design:
     """A sample of a map, and what is known of the map."""
 
     classes: Sequence[str]
-    """Of map and reference."""
+    """Classes of map and reference."""
     strata: Sequence[str]
     sample: Sample
     known: Strata
     area: float
-    """Of all strata, in ``unit``."""
+    """Area of all strata, in ``unit``."""
     mapped: Float | None = None
     """Area of each class on the map, shape ``(classes,)``; None if unknown."""
     unit: str = ""
     method: str = ""
-    """Which estimators these are, for people."""
+    """Name of the estimators, for people."""
     warnings: tuple[str, ...] = ()
 
 
@@ -50,7 +50,7 @@ class Estimate:
     quantity: str
     """``area``, ``share``, ``users_accuracy``, ``producers_accuracy`` or ``overall_accuracy``."""
     value: float | None
-    """None if there is nothing to estimate it from: a class that the map does not have has no user's accuracy."""
+    """None if it cannot be estimated: a class that the map does not have has no user's accuracy."""
     error: float | None = None
     interval: Interval | None = None
     unit: str = ""
@@ -117,7 +117,7 @@ def _areas(design: Design, name: str, found: Float, level: Level) -> Iterator[Es
 
 
 def _producers(design: Design, name: str, found: Ratio | None, x: Float, level: Level) -> Estimate:
-    """Where nothing was omitted in the sample, the lower limit allows for what strata without the class may hide."""
+    """Producer's accuracy; with no omission in the sample, the lower limit allows for the class in strata without it."""
     row = _row(name, "producers_accuracy", found, level)
     if found is None or row.interval is None or found.error or found.value < 1 or not level.exact:
         return row

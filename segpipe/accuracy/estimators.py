@@ -1,6 +1,6 @@
 """Estimators of totals and ratios from a stratified random sample.
 
-All quantities are a ratio of two totals: user's accuracy is what is mapped and found as a class over what is mapped as it.
+Every quantity is a ratio of two totals: user's accuracy is the area mapped and found as a class over the area mapped as it.
 With strata that are the map's classes these are the estimators of Olofsson et al. (2014), with other strata those of Stehman
 (2014), with units of unequal area those of Tyukavina et al. (2025), with a single stratum those of a simple random sample.
 """
@@ -17,16 +17,16 @@ Float = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 LARGEST_VARIANCE = 0.25
-"""Of values between 0 and 1: taken for a stratum with one unit, from which none can be estimated."""
+"""Largest variance of values from 0 to 1, used for a stratum with one unit, from which none can be estimated."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Labelled units. A row stands for ``count`` units that are alike; arrays have the shape ``(rows,)``."""
+    """Labelled units. A row stands for ``count`` identical units; arrays have the shape ``(rows,)``."""
 
     stratum: Integers
     mapped: Integers
-    """Class of the map, as a position in the list of classes."""
+    """Class on the map, as a position in the list of classes."""
     reference: Integers
     count: Integers
     area: Float
@@ -35,7 +35,7 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Strata:
-    """What is known of the strata; arrays have the shape ``(strata,)``."""
+    """Known properties of the strata; arrays have the shape ``(strata,)``."""
 
     weight: Float
     """Number of units, such that weight times mean area is the area of the stratum; a multiple of it, if units are alike."""
@@ -51,17 +51,17 @@ class Ratio:
     error: float
     """Standard error."""
     units: float
-    """Effective number of units: as many in a simple random sample would have this variance."""
+    """Effective number of units: a simple random sample of this size would have this variance."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Moments:
-    """Of two variables in each stratum, shape ``(strata,)``."""
+    """Means of two variables and a variance in each stratum, shape ``(strata,)``."""
 
     y: Float
     x: Float
     variance: Float
-    """Of ``y - ratio * x``, with n - 1 degrees of freedom."""
+    """Variance of ``y - ratio * x``, with n - 1 degrees of freedom."""
 
 
 def counts(sample: Sample, strata: Strata) -> Float:
@@ -117,13 +117,13 @@ def _means(sample: Sample, n: Float, values: Float) -> Float:
 
 
 def _variance(sample: Sample, strata: Strata, variances: Float) -> float:
-    """Of a total, from those of the units in each stratum."""
+    """Variance of a total, from the variances of the units in each stratum."""
     n = counts(sample, strata)
     return float(np.sum(strata.weight**2 * (1 - strata.fraction) * variances / n))
 
 
 def _effective(sample: Sample, strata: Strata, x: Float, value: float, error: float) -> float:
-    """Effective number of units of a share; of one stratum their number, without variance that of Kish (1965)."""
+    """Effective number of units of a share: with one stratum their number, without variance that of Kish (1965)."""
     held = x > 0
     n = np.bincount(sample.stratum[held], sample.count[held], len(strata.weight))
     if np.count_nonzero(n) == 1:
@@ -135,7 +135,7 @@ def _effective(sample: Sample, strata: Strata, x: Float, value: float, error: fl
 
 
 def largest_unseen(sample: Sample, strata: Strata, x: Float, level: float) -> float:
-    """Upper limit of the total of ``x`` in strata of whose units in the sample none has any, by exact intervals."""
+    """Upper limit of the total of ``x`` in strata without any ``x`` in the sample, by exact intervals."""
     held = np.bincount(sample.stratum, sample.count * x, len(strata.weight)) > 0
     if held.all():
         return 0.0
@@ -145,5 +145,5 @@ def largest_unseen(sample: Sample, strata: Strata, x: Float, level: float) -> fl
 
 
 def select(sample: Sample, chosen: NDArray[np.bool_]) -> Float:
-    """The area of the units that are chosen, 0 for the others."""
+    """Area of the chosen units, 0 for the others."""
     return np.where(chosen, sample.area, 0.0)

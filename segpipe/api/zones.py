@@ -24,7 +24,7 @@ def measure_zones(
     layer: str | None = None,
     target: str | os.PathLike[str] | None = None,
 ) -> list[str]:
-    """Write ``zones.csv`` into the output of a run, and return lines that say what was found.
+    """Write ``zones.csv`` into the output of a run, and return lines that summarise it.
 
     Args:
         output: the folder, or ``s3://bucket/prefix``.
@@ -34,7 +34,7 @@ def measure_zones(
         target: where the polygons are written with the columns of the table; None: nowhere.
 
     Raises:
-        SegpipeError: the output is none of a run, or is in use, or the polygons cannot be used.
+        SegpipeError: the output is not of a run, or is in use, or the polygons cannot be used.
     """
     settle()
     store = store_at(os.fspath(output)).settled()

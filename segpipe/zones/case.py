@@ -1,4 +1,4 @@
-"""What lies in each polygon over one mask."""
+"""Class sizes in polygons over one mask."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,20 +25,20 @@ Float = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class CaseZones:
-    """What lies in the zones that touch a case; sizes are in m²."""
+    """Sizes in m² for the zones that touch a case."""
 
     index: NDArray[np.intp]
-    """Which zones, from 0, in order; each once."""
+    """Indices of the zones, from 0, sorted and unique."""
     classes: Float
     """Size of each class, shape ``(zones, classes)``."""
     seen: Float
     unseen: Float
     pixels: Float
-    """Pixels of the mask that the zone covers and that count here, in part as fractions, seen or not."""
+    """Mask pixels that the zone covers and that count here, seen or not; partly covered pixels count as fractions."""
     within: Float
     """Share of the zone's area that lies on the mask's grid and counts here."""
     lost: NDArray[np.intp]
-    """Zones that the projection of the grid cannot hold."""
+    """Zones that the projection of the grid cannot represent."""
 
     def merged(self) -> "CaseZones":
         """The same with the pieces of each zone added up."""
@@ -62,10 +62,10 @@ def classes_of(record: Record) -> Classes:
 
 
 def ground_of(grid: Grid) -> Ground:
-    """The ground of a mask.
+    """The ground of a mask's grid.
 
     Raises:
-        NoGroundError: it has none.
+        NoGroundError: the grid has none.
     """
     if not isinstance(grid, RasterGrid):
         raise NoGroundError("volumes lie nowhere on the Earth")
@@ -76,7 +76,7 @@ def ground_of(grid: Grid) -> Ground:
 
 
 class NoGroundError(Exception):
-    """Why a case has no place on the Earth, where zones could be."""
+    """A case has no position on the Earth; the text says why."""
 
 
 def measured(
@@ -86,18 +86,18 @@ def measured(
     zones: Zones,
     neighbours: Callable[[], Sequence[Neighbour]] = tuple,
 ) -> CaseZones:
-    """What lies in the zones over an open mask.
+    """Sizes in the zones over an open mask.
 
     Args:
-        mask: of one band, or of one for each class of a model with independent classes.
-        classes: of the mask.
-        nodata: the label of pixels that were not seen; None: all were.
+        mask: one band, or one band per class for a model with independent classes.
+        classes: classes of the mask.
+        nodata: label of pixels that were not seen; None: all were seen.
         zones: the polygons.
         neighbours: opens the masks that may share ground with this one; called if a polygon lies on it.
 
     Raises:
-        NoGroundError: the mask lies nowhere on the Earth.
-        ForeignLabelError: it holds a label that is no class.
+        NoGroundError: the mask has no position on the Earth.
+        ForeignLabelError: it holds a label that is not a class.
         OutputError: it cannot be read.
     """
     from segpipe.zones.coverage import Layer

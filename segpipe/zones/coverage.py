@@ -1,6 +1,6 @@
 """Size of each class in polygons over a mask: exactextract's coverage of pixels times their true areas.
 
-Coverage is a float of 32 bits there, so the sums of a polygon are brought to its exact area in pixels at the end.
+exactextract stores coverage as 32-bit floats, so a polygon's sums are corrected at the end to its exact area in pixels.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,9 +22,9 @@ from segpipe.zones.overlap import Shared
 from segpipe.zones.polygons import Shapes
 
 CELLS = 4_000_000
-"""Pixels of a mask in memory at once: 12 bytes each, for the label and its area."""
+"""Number of mask pixels in memory at once: 12 bytes each, for the label and its area."""
 MOST_CORRECTION = 1e-6
-"""Largest difference between the sums of floats of 32 bits and an area that is rounding."""
+"""Largest relative difference between sums of 32-bit floats and the exact area that counts as rounding."""
 
 Float = NDArray[np.float64]
 OPERATIONS = ("count", "unique", "frac", "weighted_frac", "weighted_mean", "weighted_sum")
@@ -32,25 +32,25 @@ OPERATIONS = ("count", "unique", "frac", "weighted_frac", "weighted_mean", "weig
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A mask, and what its pixels count."""
+    """A mask, the areas of its pixels, and its labels."""
 
     mask: OpenMask
     cells: Cells
-    """The areas of its pixels."""
+    """Areas of the pixels."""
     labels: Sequence[int]
-    """All that the mask may hold, nodata included."""
+    """All labels that the mask may hold, including nodata."""
     nodata: int | None = None
     shared: Shared | None = None
-    """Which pixels count in another mask; None: none do."""
+    """The pixels that count in another mask; None: no pixels do."""
 
 
 @dataclass(frozen=True, eq=False)
 class Amounts:
-    """What lies in each polygon; rows are polygons, columns are positions of labels, and one for what counts elsewhere."""
+    """Amounts in each polygon; rows are polygons, columns are positions of labels, and one for what counts elsewhere."""
 
     pixels: Float
     sizes: Float
-    """In m²."""
+    """Areas in m²."""
 
     @property
     def all_pixels(self) -> Float:
@@ -61,9 +61,9 @@ def measure(shapes: Shapes, layer: Layer, band: int = 0) -> Amounts:
     """Sum coverage, and coverage times area, of each label in each polygon.
 
     Args:
-        shapes: polygons in pixels, x the column and y the rows left below.
+        shapes: polygons in pixels, x the column, y the number of rows above the bottom edge.
         layer: the mask.
-        band: of the mask, from 0.
+        band: band of the mask, from 0.
 
     Raises:
         ForeignLabelError: the mask holds another label.
@@ -82,18 +82,18 @@ def measure(shapes: Shapes, layer: Layer, band: int = 0) -> Amounts:
 
 
 class ForeignLabelError(Exception):
-    """A mask holds a label that is no class of it."""
+    """A mask holds a label that is not one of its classes."""
 
 
 def _positions(labels: Sequence[int]) -> NDArray[np.int32]:
-    """From a label to its position, counted from 1; 0 where there is none."""
+    """Lookup table from a label to its position, counted from 1; 0 for unknown labels."""
     lookup = np.zeros(max(2**16, max(labels) + 2), np.int32)  # all that 16 bits can hold
     lookup[list(labels)] = np.arange(1, len(labels) + 1)
     return lookup
 
 
 def _corrected(amounts: Amounts, shapes: Shapes, shape: tuple[int, ...]) -> Amounts:
-    """The same with the exact area of each polygon in pixels, where the difference is one of rounding."""
+    """Scale the amounts to the exact area of each polygon in pixels if they differ only by rounding."""
     exact, found = areas_within(shapes, shape), amounts.all_pixels
     factor = np.ones(len(shapes))
     np.divide(exact, found, out=factor, where=found > 0)
@@ -113,14 +113,14 @@ def areas_within(shapes: Shapes, shape: tuple[int, ...]) -> Float:
 
 
 def _valid(shapes: Shapes) -> Shapes:
-    """Rounding, as of another CRS, may have made a polygon invalid."""
+    """Repair polygons that rounding, for example in another CRS, has made invalid."""
     import shapely
 
     return np.asarray(shapely.make_valid(shapes))
 
 
 class _Grid(RasterSource):  # type: ignore[misc]
-    """A grid of pixels as exactextract sees it, from 0 with its first row on top; every pixel has a value."""
+    """A grid of pixels in exactextract's terms: origin 0, first row on top, a value in every pixel."""
 
     def __init__(self, name: str, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class _Grid(RasterSource):  # type: ignore[misc]
 
 
 class _Labels(_Grid):
-    """The position of each pixel's label; without data is one of them."""
+    """The position of each pixel's label; nodata has a position, too."""
 
     def __init__(self, layer: Layer, band: int) -> None:
         super().__init__("labels", layer.mask.grid.shape)
@@ -206,7 +206,7 @@ class _Polygons(FeatureSource):  # type: ignore[misc]
 
 
 class _Results(Writer):  # type: ignore[misc]
-    """Puts what was found in each polygon into the row of that polygon."""
+    """Stores the result of each polygon in its row."""
 
     def __init__(self, amounts: Amounts) -> None:
         super().__init__()
@@ -223,7 +223,7 @@ class _Results(Writer):  # type: ignore[misc]
             return
         row, column = found["k"], np.asarray(found["unique"]) - 1
         self._amounts.pixels[row, column] = found["frac"] * found["count"]
-        # positions begin with 1, so that the mean is none by zero
+        # positions start at 1, so that the mean is not 0
         self._amounts.sizes[row, column] = found["weighted_frac"] * (found["weighted_sum"] / found["weighted_mean"])
 
     def finish(self) -> None: ...

@@ -1,4 +1,4 @@
-"""Polygons in the pixels of a grid: selected, clipped, with edges as straight on the ground as in their file, and moved.
+"""Move polygons into the pixels of a grid: select, clip, add vertices so that edges stay straight on the ground, transform.
 
 A grid in pixels has no rotation, whatever its transform, so that one path serves all grids.
 """
@@ -17,30 +17,30 @@ from segpipe.geometry.ground import EARTH_RADIUS, Ground, Reference
 from segpipe.zones.polygons import Shapes
 
 SAMPLES = 65
-"""Points along each axis of a grid of which its place in another CRS is known."""
+"""Points along each axis of a grid that are transformed to find its extent in another CRS."""
 MARGIN = 0.02
-"""Of a grid's width and height in another CRS, between these points and beyond them."""
+"""Margin around the extent of these points in another CRS, as a share of its width and height."""
 MOST_DEVIATION = 0.01
-"""Pixels by which an edge that is straight in one CRS may leave its curve in the other. An edge of L m that follows a circle
-of radius R leaves its chord by L²/8R; a parallel at 76 degrees of latitude has R = EARTH_RADIUS / 4."""
+"""Largest distance in pixels between an edge that is straight in one CRS and its curve in the other. An edge of L m along a
+circle of radius R deviates from its chord by L²/8R; a parallel at 76 degrees of latitude has R = EARTH_RADIUS / 4."""
 
 ALMOST = 1 - 1e-9
-"""Half a turn from the middle of a grid, and what rounding adds to it, is no other turn."""
+"""Factor that keeps points half a turn from the middle of a grid, plus rounding, from counting as another turn."""
 
 Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """Polygons in the pixels of a grid: x is the column, y the rows left below, both from 0."""
+    """Polygons in the pixels of a grid: x is the column, y the number of rows above the bottom edge, both from 0."""
 
     index: NDArray[np.intp]
-    """Which zone each is of; one that crosses the antimeridian may have several."""
+    """Index of each shape's zone; a zone that crosses the antimeridian may have several shapes."""
     shapes: Shapes
     share: Float
-    """The share of the zone's area, in its own CRS, that each of ``shapes`` is: the rest is far from the grid."""
+    """Share of the zone's area, in its own CRS, that each of ``shapes`` covers; the rest is far from the grid."""
     lost: NDArray[np.intp]
-    """Zones that the projection of the grid cannot hold."""
+    """Zones that the projection of the grid cannot represent."""
 
 
 def place(shapes: Shapes, crs: CRS, ground: Ground, shape: tuple[int, ...]) -> Placed:
@@ -72,20 +72,20 @@ def _between(zones: Reference, grid: Reference) -> Transformer:
 
 
 def _turn(reference: Reference) -> float:
-    """Length of a turn along x in a CRS; 0 where there is none."""
+    """Length of a full turn along x in a CRS; 0 if x does not wrap around."""
     if reference.is_plain:
         return 2 * math.pi / reference.radians
     return reference.turn if reference.crs.is_projected else 0.0
 
 
 def _longest_edge(ground: Ground) -> float:
-    """Metres of the longest edge that stays as it is."""
+    """Length in metres of the longest edge that needs no more vertices."""
     return math.sqrt(8 * EARTH_RADIUS / 4 * MOST_DEVIATION * min(ground.nominal))
 
 
 @dataclass(frozen=True)
 class _Bounds:
-    """Of a grid in the CRS of the zones; a grid across the antimeridian has x beyond it."""
+    """Extent of a grid in the CRS of the zones; x of a grid across the antimeridian exceeds the usual range."""
 
     west: float
     south: float
@@ -94,7 +94,7 @@ class _Bounds:
 
 
 def _footprint(ground: Ground, shape: tuple[int, ...], own: Reference, between: Transformer | None) -> _Bounds | None:
-    """Where a grid lies in another CRS; None where it lies nowhere."""
+    """Extent of a grid in another CRS; None if no point of it exists there."""
     axes = [np.linspace(0, size, SAMPLES) for size in shape]
     x, y = (values.ravel() for values in ground.coordinates(*np.meshgrid(*axes, indexing="ij")))
     if between is not None:
@@ -109,7 +109,7 @@ def _footprint(ground: Ground, shape: tuple[int, ...], own: Reference, between: 
 
 
 def _poles(ground: Ground, shape: tuple[int, ...], own: Reference, between: Transformer | None) -> list[float]:
-    """The latitudes of the poles that lie on a grid, in the unit of its zones."""
+    """Latitudes of the poles that lie on a grid, in the unit of the zones."""
     if between is None or not own.is_plain:
         return []
     quarter = math.pi / 2 / own.radians
@@ -133,7 +133,7 @@ def _with_margin(x: Float, y: Float, turn: float, poles: list[float]) -> _Bounds
 
 
 def _near(shapes: Shapes, box: _Bounds | None, turn: float) -> Iterator[tuple[NDArray[np.intp], Shapes]]:
-    """The polygons that touch a box, clipped to it, for the box as it is and a turn away."""
+    """The polygons that touch a box, or the box shifted by a full turn, clipped to it."""
     import shapely
 
     if box is None:
@@ -159,7 +159,7 @@ def _moved(shapes: Shapes, shift: float) -> Shapes:
 
 
 class PixelsOf:
-    """From coordinates in a CRS to pixels of a grid: x the column, y the rows left below.
+    """Transforms coordinates in a CRS to pixels of a grid: x the column, y the number of rows above the bottom edge.
 
     ``turns``: also of points in the CRS of the grid itself that may lie a turn away.
     """

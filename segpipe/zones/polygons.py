@@ -1,4 +1,4 @@
-"""The polygons of a vector file, with what is wrong with each: nothing is left out silently."""
+"""The polygons of a vector file, with a list of problems for each: nothing is left out silently."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 PARQUET = (".parquet", ".geoparquet")
 SURFACES = (3, 6)
-"""GEOS's types of polygons and of several."""
+"""GEOS type ids of Polygon and MultiPolygon."""
 SHOWN = 8
-"""Most layers or columns that a message names."""
+"""Maximum number of layers or columns that a message names."""
 MOST_DEGREES = 180.0
-"""An edge of a ring over more degrees of longitude than this leads the other way, across the antimeridian."""
+"""A ring's edge that spans more degrees of longitude than this takes the other way, across the antimeridian."""
 
 Shapes = NDArray[Any]
-"""Geometries of shapely; ``dtype`` is object."""
+"""Shapely geometries; ``dtype`` is object."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which polygons of which file."""
+    """A choice of polygons: file, layer and column."""
 
     path: Path
     layer: str | None = None
@@ -49,10 +49,10 @@ class Zones:
     names: tuple[str, ...]
     """Value of the column of each polygon, or its number from 1."""
     shapes: Shapes
-    """Valid polygons in ``crs``, without heights; empty where a zone has none."""
+    """Valid polygons in ``crs``, without heights; empty if a zone has none."""
     crs: CRS
     problems: tuple[tuple[str, ...], ...]
-    """What is wrong with each."""
+    """Problems of each polygon."""
     digest: str = field(repr=False)
     """Hash of shapes and CRS."""
 
@@ -61,7 +61,7 @@ class Zones:
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
-        """Least x and y, and largest, of all polygons."""
+        """Minimum x and y, maximum x and y, over all polygons."""
         import shapely
 
         west, south, east, north = shapely.total_bounds(self.shapes)
@@ -89,7 +89,7 @@ def vector_errors(path: Path | str) -> Iterator[None]:
 
 
 def missing(error: ModuleNotFoundError) -> InstallationError:
-    """That the extra of zones must be installed."""
+    """The error that asks to install the extra ``zones``."""
     return InstallationError(f"zones need {error.name}, which is not installed: run {install('zones')}")
 
 
@@ -149,7 +149,7 @@ def _parquet(selection: Selection, columns: Sequence[str] | None) -> "GeoDataFra
 
 
 def _layer(path: Path, chosen: str | None) -> str:
-    """The layer that is chosen, or the only one with geometries."""
+    """Name of the chosen layer, or of the only one with geometries."""
     import pyogrio
 
     layers = [(str(name), kind) for name, kind in pyogrio.list_layers(path)]
@@ -194,7 +194,7 @@ def _crs(frame: "GeoDataFrame", path: Path) -> CRS:
 
 
 def _names(frame: "GeoDataFrame", column: str | None) -> tuple[tuple[str, ...], list[list[str]]]:
-    """The name of each zone, and what is wrong with it."""
+    """The name of each zone, and problems with the names."""
     if column is None:
         return tuple(str(k + 1) for k in range(len(frame))), [[] for _ in range(len(frame))]
     import pandas
@@ -206,7 +206,7 @@ def _names(frame: "GeoDataFrame", column: str | None) -> tuple[tuple[str, ...], 
 
 
 def _name(value: Any) -> str:
-    """Text of an id; a column of numbers in which some are missing holds floats."""
+    """An id as text; a column of numbers with missing values holds floats."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
@@ -217,7 +217,7 @@ def _all_empty(shapes: Shapes) -> bool:
 
 
 def _repaired(shapes: Shapes, crs: CRS) -> tuple[Shapes, list[list[str]]]:
-    """Valid polygons without heights, and what was wrong with each."""
+    """Valid polygons without heights, and the problems of each."""
     import shapely
 
     problems: list[list[str]] = [[] for _ in shapes]
@@ -256,7 +256,7 @@ def _absent(shapes: Shapes) -> Found:
 
 
 def _endless(shapes: Shapes) -> Found:
-    """Those with coordinates that are not finite."""
+    """Select geometries with coordinates that are not finite."""
     import shapely
 
     coordinates, index = shapely.get_coordinates(shapes, return_index=True)
@@ -277,7 +277,7 @@ def _not_surfaces(shapes: Shapes) -> Found:
 
 
 def _surfaces(shapes: Shapes) -> Shapes:
-    """The polygons of each geometry, as one."""
+    """Reduce each geometry to its polygons, merged into one geometry."""
     import shapely
 
     return np.array([_polygons_of(shape) for shape in shapes] or [shapely.Polygon()], object)[: len(shapes)]
@@ -294,7 +294,7 @@ def _polygons_of(shape: Any) -> Any:
 
 
 def _crossing(crs: CRS) -> Callable[[Shapes], Found]:
-    """Finds rings with an edge over more than half a turn of longitude: they cross the antimeridian."""
+    """Select rings with an edge over more than half a turn of longitude: they cross the antimeridian."""
 
     def found(shapes: Shapes) -> Found:
         import shapely
@@ -324,7 +324,7 @@ def _leaps(ring: Any) -> bool:
 
 
 def _unwrapped(crs: CRS) -> Callable[[Shapes], Shapes]:
-    """Moves western longitudes of rings that cross the antimeridian by a turn to the east."""
+    """Shift western longitudes of rings that cross the antimeridian east by a turn."""
     del crs
 
     def unwrapped(shapes: Shapes) -> Shapes:

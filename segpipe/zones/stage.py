@@ -31,35 +31,35 @@ from segpipe.zones.writing import check_target, write_polygons
 LOG = logging.getLogger("segpipe")
 
 LOOKED_AT = 200
-"""Cases that are opened before a run to see whether any polygon lies on them; mostly the first one tells."""
+"""Maximum number of cases opened before a run to see whether any polygon lies on them; usually the first one suffices."""
 
 
 @dataclass(frozen=True)
 class ZonesTask:
-    """What is asked of zones."""
+    """The zones to measure, and where to write them."""
 
     selection: Selection
     output: Path | None = None
-    """Where the polygons go, with their columns."""
+    """File to which the polygons are written with their columns."""
 
     @classmethod
     def of(cls, settings: Settings) -> "ZonesTask | None":
-        """What the settings of a run ask for; None if they name no zones."""
+        """The task from the settings of a run; None if they name no zones."""
         if settings.zones is None:
             return None
         return cls(Selection(settings.zones, settings.zones_layer, settings.zone_id), settings.zones_out)
 
 
 def read_and_check(task: ZonesTask, store: Store) -> Zones:
-    """Read the polygons, and make sure that what comes of them can be written; each kind of problem gives a warning.
+    """Read the polygons and check that results can be written; each kind of problem gives a warning.
 
     Raises:
         ZonesError: the file cannot be used.
         InstallationError: an optional dependency is missing.
-        OutputError: a table of somebody else's is in the way.
+        OutputError: a table that segpipe did not write is in the way.
     """
     try:
-        import exactextract  # noqa: F401 - it must be there in the morning
+        import exactextract  # noqa: F401 - fail now rather than at the end of the run
     except ModuleNotFoundError as error:
         raise missing(error) from None
     zones = read_zones(task.selection)
@@ -71,14 +71,14 @@ def read_and_check(task: ZonesTask, store: Store) -> Zones:
 
 
 def _warn(task: ZonesTask, problems: Iterable[str], count: int) -> None:
-    """One line for each kind of problem."""
+    """Log one line for each kind of problem."""
     for kind, number in Counter(problem.partition(":")[0] for problem in problems).items():
         path = printable(str(task.selection.path))
         LOG.warning('%s: %s of %s polygons: %s: see "problems" in %s', path, number, count, kind, ZONES)
 
 
 def check_place(zones: Zones, cases: Sequence[Case], contract: Contract, overrides: Overrides) -> None:
-    """Make sure that a polygon lies on a case, as far as the first cases tell.
+    """Check that a polygon lies on one of the first cases.
 
     Raises:
         ZonesError: none does.
@@ -142,7 +142,7 @@ def make_tables(task: ZonesTask, zones: Zones, output: Store, cases: Sequence[Ca
 
 
 def _add_up(zones: Zones, output: Store, cases: Iterable[Case]) -> ZoneTotals:
-    """Sums over cases in the order of their names, whatever order they were done in."""
+    """Add up the cases in the order of their names, independent of the order in which they were processed."""
     finished = [Finished.of(output, record) for record in records(output, sorted(cases, key=attrgetter("name")))]
     totals = ZoneTotals.empty(zones, _common_classes(finished))
     placed = list(_on_earth(output, finished))
@@ -165,7 +165,7 @@ def _common_classes(cases: Sequence[Finished]) -> Classes:
 
 
 def _on_earth(output: Store, cases: Iterable[Finished]) -> Iterator[tuple[Finished, Float]]:
-    """The cases that have a place on the Earth, with their extents; a warning names each other one."""
+    """The cases with a position on the Earth, and their extents; a warning names each of the others."""
     for case in cases:
         try:
             yield case, extent_of(output, case)

@@ -19,7 +19,7 @@ FIRST = ("zone", "seen_ha", "unseen_ha", "pixels", "cases", "majority", "majorit
 LAST = "problems"
 HECTARE = 1e4
 WHOLE, ALMOST_WHOLE = 1e-6, 1e-3
-"""Share of a polygon by which it may miss one case, or several, whose projections differ, and count as within."""
+"""Share of a polygon that may lie outside one case, or several (their projections differ), and it still counts as within."""
 
 Row = dict[str, Any]
 Float = NDArray[np.float64]
@@ -47,7 +47,7 @@ class ZoneTotals:
         return cls(zones, classes, sizes, seen, unseen, pixels, within, cases, lost)
 
     def add(self, case: CaseZones) -> None:
-        """Add what lies in the polygons over one case; cases must come in one order for the same bytes."""
+        """Add the sizes over one case; the order of cases must be fixed for identical bytes."""
         self.sizes[case.index] += case.classes
         self.seen[case.index] += case.seen
         self.unseen[case.index] += case.unseen
@@ -57,12 +57,12 @@ class ZoneTotals:
         self.lost[case.lost] = True
 
     def misplaced(self) -> Iterator[str]:
-        """What is wrong with the places of all polygons."""
+        """Problems with the positions of all polygons."""
         for k in range(len(self.zones)):
             yield from self._misplaced(k)
 
     def columns(self) -> tuple[str, ...]:
-        """Of the table, the same for every polygon."""
+        """Columns of the table, the same for every polygon."""
         pairs = [columns_of(number, name) for number, name in self.classes]
         return (*FIRST, *(column for pair in pairs for column in pair), LAST)
 
@@ -90,7 +90,7 @@ class ZoneTotals:
         return row | {LAST: "; ".join(self.problems(k))}
 
     def problems(self, k: int) -> list[str]:
-        """What is wrong with a polygon."""
+        """Problems of one polygon."""
         return [*self.zones.problems[k], *self._misplaced(k)]
 
     def _misplaced(self, k: int) -> Iterator[str]:
@@ -110,7 +110,7 @@ class ZoneTotals:
 
 
 def columns_of(number: int, name: str) -> tuple[str, str]:
-    """Columns of hectares and share of a class; a class whose name makes a column of every table has its id, too.
+    """Columns for hectares and share of a class; the id is added if the plain names are columns of every table.
 
     >>> columns_of(3, "maize"), columns_of(1, "seen")
     (('maize_ha', 'maize_share'), ('seen_1_ha', 'seen_1_share'))

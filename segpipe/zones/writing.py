@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf"}
 RESERVED = frozenset({"fid", "ogc_fid", "geom", "geometry"})
-"""Columns that drivers make themselves."""
+"""Columns that drivers create themselves."""
 LON_LAT = "EPSG:4326"
 """CRS of GeoJSON (RFC 7946)."""
 
 
 def check_target(path: Path, selection: Selection) -> None:
-    """Make sure that polygons can be written to a file.
+    """Check that polygons can be written to a file.
 
     Raises:
-        ZonesError: the suffix is unknown, the folder is missing, or the file is somebody else's.
+        ZonesError: the suffix is unknown, the folder is missing, or segpipe did not write the existing file.
     """
     known = (*DRIVERS, *PARQUET[:1])
     if path.suffix.lower() not in (*DRIVERS, *PARQUET):
@@ -35,7 +35,7 @@ def check_target(path: Path, selection: Selection) -> None:
 
 
 def _is_own(path: Path) -> bool:
-    """Whether a file has the columns of zones."""
+    """Whether a file has the columns of ``zones.csv``."""
     try:
         columns = read_frame(Selection(path)).columns
     except ZonesError:
@@ -44,7 +44,7 @@ def _is_own(path: Path) -> bool:
 
 
 def write_polygons(path: Path, selection: Selection, totals: ZoneTotals) -> None:
-    """Write the polygons as they are in their file, with its columns and those of ``zones.csv``; whole or not at all.
+    """Write the polygons unchanged, with their own columns and those of ``zones.csv``; whole or not at all.
 
     Raises:
         ZonesError: the file cannot be written.
@@ -73,7 +73,7 @@ def _writing_errors(path: Path) -> Iterator[None]:
 
 
 def _with_columns(frame: "GeoDataFrame", totals: ZoneTotals) -> "GeoDataFrame":
-    """A frame with the columns of zones behind its own, which are renamed where the names are taken."""
+    """Append the columns of ``zones.csv`` to a frame; its own columns are renamed if they have the same names."""
     ours = totals.columns()
     frame = frame.rename(columns=_renamed([str(name) for name in frame.columns], frame.geometry.name, ours))
     rows = list(totals.rows())

@@ -42,9 +42,9 @@ Result = dict[str, Any]
 
 def apart(settings: Sequence[Setting], source: Path, tile: int, *, bare: bool, limit: float) -> list[Result]:
     """Runs in a process of their own; an error is the result where one fails."""
-    told = {"settings": [asdict(s) for s in settings], "source": str(source), "tile": tile, "bare": bare}
+    request = {"settings": [asdict(s) for s in settings], "source": str(source), "tile": tile, "bare": bare}
     process = subprocess.Popen(
-        [sys.executable, RUNS, json.dumps(told)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, RUNS, json.dumps(request)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
         out, error = process.communicate(timeout=limit)

@@ -52,9 +52,9 @@ def skeleton(path: Path = SKELETON) -> None:
         weights, classes, whole = (Path(folder) / name for name in ("unet.pt", "classes.toml", "unet.onnx"))
         net = smp.Unet("resnet34", encoder_weights=None, in_channels=BANDS, classes=CLASSES).eval()
         torch.save(net.state_dict(), weights)
-        told = contract_of(STRIDE, BANDS)
+        values = contract_of(STRIDE, BANDS)
         rows = [f'[[classes]]\nid = {i}\nname = "class {i}"\n' for i in range(CLASSES)]
-        lines = [f"{key} = {json.dumps(told[key])}\n" for key in ("scale", "normalize", "mean", "std")]
+        lines = [f"{key} = {json.dumps(values[key])}\n" for key in ("scale", "normalize", "mean", "std")]
         classes.write_text("".join([*lines, *rows]), encoding="utf-8")
         command = [sys.executable, "-m", "segpipe.cli", "export", weights, "--arch", "smp:Unet", "--encoder", "resnet34"]
         names = ",".join(f"band {i}" for i in range(BANDS))

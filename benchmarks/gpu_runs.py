@@ -74,10 +74,10 @@ def one(setting: Setting, asked: Asked, busy: "Busy", *, thorough: bool) -> Resu
         "overwrite": True,
     }
     overlap = asked.tile * OVERLAP // 512
-    told = {"device": setting.device, "batch": setting.batch, "tile": (asked.tile,), "overlap": (overlap,)}
+    keys = {"device": setting.device, "batch": setting.batch, "tile": (asked.tile,), "overlap": (overlap,)}
     options = {name: True for name in ("tf32", "nhwc") if getattr(setting, name)}
     began = time.perf_counter()
-    prepared = prepare(load_settings(None, flags | told | options))
+    prepared = prepare(load_settings(None, flags | keys | options))
     trial = time.perf_counter() - began
     first = _carried_out(prepared, out) if thorough else None
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak of memory begins anew
@@ -99,7 +99,7 @@ def one(setting: Setting, asked: Asked, busy: "Busy", *, thorough: bool) -> Resu
     if first is not None:
         result |= {
             "first_seconds": first["seconds"],
-            "in_a_row_mpx_per_second": in_a_row(asked.source, flags | told | options),
+            "in_a_row_mpx_per_second": in_a_row(asked.source, flags | keys | options),
             "profile": profiled(prepared),
         }
     if asked.bare:

@@ -66,14 +66,14 @@ def read(path: Path = PATH) -> list[Entry]:
 
 def commit() -> str:
     """The commit that is checked out, with a plus where files differ from it."""
-    told = subprocess.run(
+    answer = subprocess.run(
         ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
         cwd=PATH.parent,
         capture_output=True,
         text=True,
         check=False,
     )
-    return told.stdout.strip() or "unknown"
+    return answer.stdout.strip() or "unknown"
 
 
 def table(before: Iterable[Entry], now: Sequence[Entry]) -> str:

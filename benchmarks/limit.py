@@ -96,8 +96,8 @@ def alternate(contenders: Sequence[Contender], pairs: int, *, quick: bool) -> No
         for contender in turned:
             contender.goes.append(contender.once(LOOKS if quick else None))
             contender.peak_mb = max(contender.peak_mb, contender.goes[-1].peak_mb)
-        told = ", ".join(f"{contender.name} {contender.seconds[-1]:.2f} s" for contender in contenders)
-        print(f"  round {pair + 1} of {pairs}, load {load():.1f}: {told}", file=sys.stderr, flush=True)
+        summary = ", ".join(f"{contender.name} {contender.seconds[-1]:.2f} s" for contender in contenders)
+        print(f"  round {pair + 1} of {pairs}, load {load():.1f}: {summary}", file=sys.stderr, flush=True)
 
 
 def script(name: str, *arguments: object) -> Callable[[float | None], Go]:
@@ -126,8 +126,8 @@ def segpipe(
 
 def record(out: Path) -> dict[str, Any]:
     """Of the one case in a folder."""
-    told: dict[str, Any] = json.loads((out / "scene.json").read_text())
-    return told
+    facts: dict[str, Any] = json.loads((out / "scene.json").read_text())
+    return facts
 
 
 def bare(model: Path, source: Path, settings: Sequence[dict[str, Any]]) -> Callable[[float | None], Go]:
@@ -144,8 +144,8 @@ def bare(model: Path, source: Path, settings: Sequence[dict[str, Any]]) -> Calla
 def best_bare(model: Path, source: Path, *, quick: bool) -> list[dict[str, Any]]:
     """The two fastest of calls in flight x threads x batch on some tiles of the scene; the two of different calls."""
     tries = ["--tiles", 12 if quick else 24, "--batches", *((1, 2) if quick else (1, 2, 4)), "--goes", 1 if quick else 2]
-    told = json.loads(watched([sys.executable, HERE / "bare.py", model, source, *tries], every=None).printed)
-    best, *others = told["tried"]
+    facts = json.loads(watched([sys.executable, HERE / "bare.py", model, source, *tries], every=None).printed)
+    best, *others = facts["tried"]
     return [best, next(other for other in others if other["calls"] != best["calls"])]
 
 
@@ -197,8 +197,8 @@ def compare(scenario: Scenario, pairs: int, *, quick: bool) -> dict[str, Any]:
         Contender(SLIDING, script("sliding.py", model, source, sliding_mask, *choice), sliding_mask),
     ]
     alternate(contenders, pairs, quick=quick)
-    told = record(out)
-    inferred, windows = int(told["inferred"]), int(told["windows"])
+    facts = record(out)
+    inferred, windows = int(facts["inferred"]), int(facts["windows"])
     alone, run, plain, sliding = contenders
     return {
         "scenario": scenario.name,
@@ -317,12 +317,12 @@ def limit_table(row: dict[str, Any]) -> str:
         "| what | seconds | over bare | whole process, s | core-seconds of it | peak memory | labels as segpipe's |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for name, told in everyone.items():
-        same = "" if told["equal_labels"] is None else f"{told['equal_labels']:.3%}"
+    for name, facts in everyone.items():
+        same = "" if facts["equal_labels"] is None else f"{facts['equal_labels']:.3%}"
         lines.append(
-            f"| {name} | {shown(told['seconds'])} | {told['seconds'][1] / base:.2f} | {told['wall'][1]:.1f} | "
-            f"{told['core_seconds'][1]:.1f} | "
-            f"{told['peak_mb']:,} MB | {same} |"
+            f"| {name} | {shown(facts['seconds'])} | {facts['seconds'][1] / base:.2f} | {facts['wall'][1]:.1f} | "
+            f"{facts['core_seconds'][1]:.1f} | "
+            f"{facts['peak_mb']:,} MB | {same} |"
         )
     over = row["run_over_bare_of_all_tiles"]
     return "\n".join(
@@ -348,10 +348,10 @@ def faster_table(row: dict[str, Any]) -> str:
         "| what | seconds | times as fast as the plain script | peak memory | labels as fp32's |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for name, told in row["contenders"].items():
+    for name, facts in row["contenders"].items():
         times = shown(row["plain_over"][name]) if name in row["plain_over"] else "1"
         lines.append(
-            f"| {name} | {shown(told['seconds'])} | {times} | {told['peak_mb']:,} MB | {told['equal_labels']:.3%} |"
+            f"| {name} | {shown(facts['seconds'])} | {times} | {facts['peak_mb']:,} MB | {facts['equal_labels']:.3%} |"
         )
     same = row["contenders"][CHOSEN]["equal_labels"]
     return "\n".join(
@@ -367,8 +367,8 @@ def faster_table(row: dict[str, Any]) -> str:
 
 def figures(row: dict[str, Any]) -> dict[str, float]:
     """What the history keeps of a result."""
-    kept = {f"{name}, s": told["seconds"][1] for name, told in row["contenders"].items()}
-    kept |= {f"{name}, MB": told["peak_mb"] for name, told in row["contenders"].items()}
+    kept = {f"{name}, s": facts["seconds"][1] for name, facts in row["contenders"].items()}
+    kept |= {f"{name}, MB": facts["peak_mb"] for name, facts in row["contenders"].items()}
     keys = ("run_over_bare", "run_over_bare_of_all_tiles", "plain_over_run", "monai_over_run")
     kept |= {key: row[key][1] for key in keys if key in row}
     return kept | {f"plain over {name}": values[1] for name, values in row.get("plain_over", {}).items()}
@@ -423,9 +423,9 @@ def against(checkout: Path, wanted: Sequence[str], pairs: int) -> None:
 
 
 def keep(results: list[dict[str, Any]]) -> None:
-    """After every scenario, so that a run that is stopped has told something."""
-    told = {"machine": machine(), "versions": versions(), "load": load(), "commit": history.commit(), "results": results}
-    (SCRATCH / "limit.json").write_text(json.dumps(told, indent=2))
+    """Save the results after every scenario, in case the run is stopped."""
+    report = {"machine": machine(), "versions": versions(), "load": load(), "commit": history.commit(), "results": results}
+    (SCRATCH / "limit.json").write_text(json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Many small cases: speed against the same pixels in one mosaic, memory over time, a kill half-way, and bookkeeping.
 
-Only the command line is driven; what is told comes from its records, its log and the kernel.
+Only the command line is driven; the figures come from its records, its log and the kernel.
 
 1. Pictures of one tile each, and one mosaic of the same pixels at overlap 0, so that both infer the same tiles: megapixels
    per second of whole processes, in alternation; and the resident memory of the first process and of the largest worker over
@@ -49,7 +49,7 @@ FEW = 1000
 
 
 @dataclass
-class Told:
+class Watched:
     """What is known of a run from outside."""
 
     code: int
@@ -62,7 +62,7 @@ class Told:
     """Seconds, MB of the first process, MB of its largest worker."""
 
     def at(self, event: str) -> float:
-        """When an event was told last, in seconds after the start."""
+        """Time of the last report of an event, in seconds after the start."""
         times = [datetime.fromisoformat(line["time"]).timestamp() for line in self.log if line["event"] == event]
         return max(times) - self.began
 
@@ -84,7 +84,7 @@ def log_of(out: Path) -> Path:
     return out.with_suffix(".log")
 
 
-def run(words: list[str], out: Path, *, look: bool = False, kill_at: int | None = None) -> Told:
+def run(words: list[str], out: Path, *, look: bool = False, kill_at: int | None = None) -> Watched:
     """A run to its end, or until so many records are there."""
     log = log_of(out)
     log.unlink(missing_ok=True)
@@ -102,7 +102,7 @@ def run(words: list[str], out: Path, *, look: bool = False, kill_at: int | None 
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    return Told(process.wait(), time.perf_counter() - started, lines, began, children_busy() - busy, memory)
+    return Watched(process.wait(), time.perf_counter() - started, lines, began, children_busy() - busy, memory)
 
 
 def _wait(process: "subprocess.Popen[bytes]", seconds: float) -> None:
@@ -125,12 +125,12 @@ def records(out: Path) -> Iterator[os.DirEntry[str]]:
             yield entry
 
 
-def whole(words: list[str], out: Path, *, look: bool = False) -> Told:
+def whole(words: list[str], out: Path, *, look: bool = False) -> Watched:
     """A run from nothing that must succeed."""
-    told = run(words, out, look=look)
-    if told.code:
-        raise SystemExit(f"exit code {told.code}: {' '.join(words)}\n{(WORK / 'stderr.txt').read_text()[-4000:]}")
-    return told
+    watched = run(words, out, look=look)
+    if watched.code:
+        raise SystemExit(f"exit code {watched.code}: {' '.join(words)}\n{(WORK / 'stderr.txt').read_text()[-4000:]}")
+    return watched
 
 
 def speed(count: int, size: int, rounds: int) -> dict[str, Any]:
@@ -157,10 +157,10 @@ def speed(count: int, size: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def memory(told: Told, count: int) -> dict[str, Any]:
+def memory(watched: Watched, count: int) -> dict[str, Any]:
     """Of the first process and its largest worker, by quarters of the time from the plan to the last case."""
-    begun, done = told.planning, told.at("done")
-    times, client, worker = np.array(told.memory).T
+    begun, done = watched.planning, watched.at("done")
+    times, client, worker = np.array(watched.memory).T
     # the last look before each moment
     at = [max(0, int(np.searchsorted(times, begun + (done - begun) * q)) - 1) for q in (0.25, 0.5, 0.75, 1.0)]
     return {
@@ -204,7 +204,7 @@ def bookkeeping(count: int, seconds_a_case: float) -> dict[str, Any]:
     few, many = (_tiny(n) for n in (FEW, count))
     planning, tables = (max(0.0, getattr(many, what) - getattr(few, what)) for what in ("planning", "tables"))
     writing, waiting = _writing(WORK / f"tiny_{count}")
-    peaks = [max(row[1] for row in told.memory) for told in (few, many)]
+    peaks = [max(row[1] for row in watched.memory) for watched in (few, many)]
     total = seconds_a_case * count
     return {
         "cases": count,
@@ -219,7 +219,7 @@ def bookkeeping(count: int, seconds_a_case: float) -> dict[str, Any]:
     }
 
 
-def _tiny(count: int) -> Told:
+def _tiny(count: int) -> Watched:
     out = WORK / f"tiny_{count}"
     return whole(command(pictures(count, TINY), out, TINY, "tiny"), out, look=True)
 
@@ -242,10 +242,10 @@ def verdict(reached: bool) -> str:
     return "reached" if reached else "MISSED"
 
 
-def show(told: dict[str, Any]) -> None:
+def show(results: dict[str, Any]) -> None:
     """Markdown."""
     print("| what | figure | goal |\n| --- | --- | --- |")
-    if fast := told.get("speed"):
+    if fast := results.get("speed"):
         low, ratio, high = fast["ratio"]
         reached = verdict(ratio >= SPEED_GOAL)
         print(f"| pictures, Mpx/s | {fast['small']:.2f} | |\n| mosaic, Mpx/s | {fast['mosaic']:.2f} | |")
@@ -256,12 +256,12 @@ def show(told: dict[str, Any]) -> None:
             steady = verdict(quarters[-1] <= FLAT_GOAL * quarters[0])
             print(f"| RSS of the {who} at 25, 50, 75, 100 %, MB | {quarters} | within {FLAT_GOAL - 1:.0%}: {steady} |")
         print(f"| client meanwhile, bytes a case | {fast['client_bytes_a_case']:.0f} | |")
-    if dead := told.get("killed"):
+    if dead := results.get("killed"):
         good = dead["same"] and not dead["done_again"] and dead["first_code"] == -signal.SIGKILL
         print(f"| killed after {dead['kept']} records; done again | {dead['done_again']} | 0 |")
         print(f"| the same {dead['records']} masks and tables as undisturbed | {dead['same']} | True: {verdict(good)} |")
         print(f"| seconds, first and second run | {dead['first_seconds']:.1f}, {dead['second_seconds']:.1f} | |")
-    if books := told.get("bookkeeping"):
+    if books := results.get("bookkeeping"):
         parts = ", ".join(f"{what} {books[what]:.2f}" for what in ("planning", "records", "tables"))
         print(f"| seconds for {books['cases']:,} cases, records of a processor | {parts} | |")
         print(f"| one record to the disk, ms | {books['record_ms']:.2f} | |")
@@ -289,18 +289,18 @@ def main() -> None:
     wanted = arguments.only or list(PARTS)
     WORK.mkdir(parents=True, exist_ok=True)
     print(f"{machine()}; load before {load():.1f}; {count:,} pictures of {arguments.size}²\n", flush=True)
-    told, remembered = _last(count, arguments.size), not (arguments.no_history or arguments.quick)
+    results, remembered = _last(count, arguments.size), not (arguments.no_history or arguments.quick)
     parts = {
         "speed": lambda: speed(count, arguments.size, rounds),
         "killed": lambda: killed(count, arguments.size),
-        "bookkeeping": lambda: bookkeeping(books, told["speed"]["seconds_a_case"]),
+        "bookkeeping": lambda: bookkeeping(books, results["speed"]["seconds_a_case"]),
     }
     for part in PARTS:
-        if part in wanted or (part == "speed" and "speed" not in told):
-            keep(told, part, parts[part]())
+        if part in wanted or (part == "speed" and "speed" not in results):
+            keep(results, part, parts[part]())
             if remembered:
-                history.append("many", figures(told, part))
-    show(told)
+                history.append("many", figures(results, part))
+    show(results)
     shutil.rmtree(WORK)
 
 
@@ -308,28 +308,28 @@ def _last(count: int, size: int) -> dict[str, Any]:
     """What was found the last time, if it was the same."""
     fresh = {"machine": machine(), "cases": count, "size": size}
     path = SCRATCH / "many.json"
-    told: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return told if fresh.items() <= told.items() else dict(fresh)
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return results if fresh.items() <= results.items() else dict(fresh)
 
 
-def keep(told: dict[str, Any], part: str, found: dict[str, Any]) -> None:
-    """After every part, so that a benchmark that is stopped has told something."""
-    told[part] = found
-    (SCRATCH / "many.json").write_text(json.dumps(told, indent=2))
+def keep(results: dict[str, Any], part: str, found: dict[str, Any]) -> None:
+    """Save the results after every part, in case the benchmark is stopped."""
+    results[part] = found
+    (SCRATCH / "many.json").write_text(json.dumps(results, indent=2))
     print(f"  {part}: {found}", file=sys.stderr, flush=True)
 
 
-def figures(told: dict[str, Any], part: str) -> dict[str, dict[str, float]]:
+def figures(results: dict[str, Any], part: str) -> dict[str, dict[str, float]]:
     """What the history keeps of a part."""
-    found = told[part]
+    found = results[part]
     if part == "bookkeeping":
         names = ("share", "client_bytes_a_case", "planning", "tables", "all_seconds_a_case")
         return {f"bookkeeping of {found['cases']} cases": {name: found[name] for name in names}}
     if part == "speed":
         kept = {"Mpx/s": found["small"], "mosaic, Mpx/s": found["mosaic"], "over mosaic": found["ratio"][1]}
         kept |= {"client, MB": found["client_mb"][-1], "worker, MB": found["worker_mb"][-1]}
-        return {f"{told['cases']} pictures of {told['size']}²": kept}
-    return {f"{told['cases']} pictures, killed half-way": {"done again": found["done_again"]}}
+        return {f"{results['cases']} pictures of {results['size']}²": kept}
+    return {f"{results['cases']} pictures, killed half-way": {"done again": found["done_again"]}}
 
 
 if __name__ == "__main__":

@@ -65,8 +65,8 @@ def compare(size: int, name: str, planes: int) -> bool:
     for what, (model, source, more) in cases.items():
         expected, (peak, seconds) = estimate(model, source, *more), run(model, source, "serial", *more)
         ratios[what] = expected / peak
-        told = f"{what}: expected {expected:,.0f} MiB, peak PSS {peak:,.0f} MiB in {seconds:.0f} s"
-        print(f"{told}, ratio {ratios[what]:.2f} (limit 1 +- {ESTIMATE_WITHIN})", flush=True)
+        summary = f"{what}: expected {expected:,.0f} MiB, peak PSS {peak:,.0f} MiB in {seconds:.0f} s"
+        print(f"{summary}, ratio {ratios[what]:.2f} (limit 1 +- {ESTIMATE_WITHIN})", flush=True)
         history.append("memory", {f"estimate, {what}": {"expected, MiB": expected, "peak, MiB": peak}})
     return all(abs(ratio - 1) <= ESTIMATE_WITHIN for ratio in ratios.values())
 
@@ -76,8 +76,8 @@ def run_volume(planes: int, executor: str, *, lesions: bool, percentiles: bool) 
     model, more = volumetric(CLASSES, percentiles=percentiles), LESIONS if lesions else ()
     peak, seconds = run(model, volume(planes), executor, *more)
     extras = ", lesions" * lesions + ", percentiles" * percentiles
-    told = f"512 x 512 x {planes:,}, int16, .nii.gz, {CLASSES} classes{extras}, executor {executor}"
-    print(f"{told}: peak PSS {peak:,.0f} MB (limit {VOLUME_LIMIT_MB:,}) in {seconds:.0f} s")
+    summary = f"512 x 512 x {planes:,}, int16, .nii.gz, {CLASSES} classes{extras}, executor {executor}"
+    print(f"{summary}: peak PSS {peak:,.0f} MB (limit {VOLUME_LIMIT_MB:,}) in {seconds:.0f} s")
     history.append("memory", {f"volume of {planes} planes{extras}": {"peak, MB": peak}})
     return peak <= VOLUME_LIMIT_MB
 

@@ -96,13 +96,13 @@ def pairs(name: str, model: Path, source: Path, rounds: int) -> dict[str, Any]:
     for i in range(rounds):
         for workers in (1, 2) if i % 2 == 0 else (2, 1):
             child = watched([sys.executable, HERE, "--one", model, source, workers], every=None)
-            told = json.loads(child.printed)
-            if told["calls"] != 1:
-                raise SystemExit(f"each worker must have one call in flight, got {told['calls']}")
-            speeds[workers].append(told["speed"])
+            facts = json.loads(child.printed)
+            if facts["calls"] != 1:
+                raise SystemExit(f"each worker must have one call in flight, got {facts['calls']}")
+            speeds[workers].append(facts["speed"])
             busy[workers].append(child.busy)
             if workers == 2:
-                repeated = told["repeated"]
+                repeated = facts["repeated"]
         print(f"  {name}, round {i + 1}: {speeds[1][-1]:.2f} and {speeds[2][-1]:.2f} Mpx/s", file=sys.stderr, flush=True)
     gains = [b / a for a, b in zip(speeds[1], speeds[2], strict=True)]
     return {
@@ -303,29 +303,31 @@ def measure(arguments: argparse.Namespace) -> None:
     quick, only, remembered = arguments.quick, arguments.only, not (arguments.quick or arguments.no_history)
     size, small, rounds = (4096, 200, 1) if quick else (arguments.size, arguments.small, arguments.pairs)
     print(f"{machine()}; load before {load():.1f}\n", flush=True)
-    told: dict[str, Any] = {"machine": machine(), "load": load(), "cuts": repeats()}
-    show_cuts(told["cuts"])
+    results: dict[str, Any] = {"machine": machine(), "load": load(), "cuts": repeats()}
+    show_cuts(results["cuts"])
     if only in (None, "pairs"):
         model, large = network("0.1M"), scene(size)
-        told["bare"] = bare_gain(model, large, rounds)
-        told["pairs"] = [
+        results["bare"] = bare_gain(model, large, rounds)
+        results["pairs"] = [
             pairs(f"one scene of {size:,}²", model, large, rounds),
             pairs(f"{small} pictures of 512²", network("0.1M", BANDS), pictures(small, 512), rounds),
         ]
-        show_pairs(told["pairs"], told["bare"])
+        show_pairs(results["pairs"], results["bare"])
         if remembered:
-            rows = {r["name"]: {"one, Mpx/s": r["one"], "two, Mpx/s": r["two"], "gain": r["gain"][1]} for r in told["pairs"]}
-            history.append("scaling", {**rows, "ONNX Runtime alone": {"gain": told["bare"][1]}})
+            rows = {
+                r["name"]: {"one, Mpx/s": r["one"], "two, Mpx/s": r["two"], "gain": r["gain"][1]} for r in results["pairs"]
+            }
+            history.append("scaling", {**rows, "ONNX Runtime alone": {"gain": results["bare"][1]}})
     if only in (None, "sleep"):
-        told["sleep"] = []
+        results["sleep"] = []
         for workers in (1, CREWS[-1]) if quick else CREWS:
-            told["sleep"].append(sleepers(workers, 20 if quick else arguments.each))
-            print(f"  {workers} workers: {told['sleep'][-1]['efficiency']:.3f}", file=sys.stderr, flush=True)
-        show_sleepers(told["sleep"])
+            results["sleep"].append(sleepers(workers, 20 if quick else arguments.each))
+            print(f"  {workers} workers: {results['sleep'][-1]['efficiency']:.3f}", file=sys.stderr, flush=True)
+        show_sleepers(results["sleep"])
         if remembered:
-            rates = {f"efficiency at {crew['workers']}": crew["efficiency"] for crew in told["sleep"]}
+            rates = {f"efficiency at {crew['workers']}": crew["efficiency"] for crew in results["sleep"]}
             history.append("scaling", {"a model that sleeps": rates})
-    (SCRATCH / "scaling.json").write_text(json.dumps(told, indent=2))
+    (SCRATCH / "scaling.json").write_text(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":

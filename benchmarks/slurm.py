@@ -92,7 +92,7 @@ def main() -> None:
         for name in HOW:
             goes[name].append(go(name))
             print(f"  {name}: {goes[name][-1]}", file=sys.stderr, flush=True)
-    told: dict[str, dict[str, Any]] = {
+    results: dict[str, dict[str, Any]] = {
         name: {key: statistics.median(one[key] for one in own) for key in ("seconds", "first part")}
         | {"same": all(one["same"] for one in own)}
         for name, own in goes.items()
@@ -100,10 +100,10 @@ def main() -> None:
     print(
         "| two workers of one processor | whole command, s | to the first part, s | same bytes |\n| --- | --- | --- | --- |"
     )
-    for name, own in told.items():
+    for name, own in results.items():
         print(f"| {name} | {own['seconds']:.1f} | {own['first part']:.1f} | {own['same']} |")
     if not arguments.no_history:
-        history.append("slurm", {name: {k: float(v) for k, v in own.items()} for name, own in told.items()})
+        history.append("slurm", {name: {k: float(v) for k, v in own.items()} for name, own in results.items()})
 
 
 if __name__ == "__main__":

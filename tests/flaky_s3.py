@@ -17,10 +17,10 @@ failed: "Counter[tuple[str, str]]" = Counter()
 
 
 def fails(line: str) -> bool:
-    told = (FOLDER / "faults.json").read_text() if (FOLDER / "faults.json").exists() else "{}"
-    for pattern, times in json.loads(told or "{}").items():
-        if re.search(pattern, line) and failed[told, pattern] < times:
-            failed[told, pattern] += 1
+    rules = (FOLDER / "faults.json").read_text() if (FOLDER / "faults.json").exists() else "{}"
+    for pattern, times in json.loads(rules or "{}").items():
+        if re.search(pattern, line) and failed[rules, pattern] < times:
+            failed[rules, pattern] += 1
             return True
     return False
 

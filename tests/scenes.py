@@ -96,7 +96,7 @@ def files(out: Path) -> dict[str, Path]:
     return {path.relative_to(out).as_posix(): path for path in out.rglob("*")}
 
 
-def told(path: Path) -> Any:
+def content_of(path: Path) -> Any:
     """What a file says, but for how long it took."""
     if path.is_dir():
         return None
@@ -112,7 +112,7 @@ def assert_same(out: Path, whole: Path) -> None:
     """The same files with the same content, and no other, hidden ones included."""
     assert sorted(files(out)) == sorted(files(whole))
     for name, path in files(whole).items():
-        assert told(out / name) == told(path), name
+        assert content_of(out / name) == content_of(path), name
 
 
 class Silent:

@@ -13,7 +13,7 @@ from segpipe.geometry.windows import Window
 from segpipe.network.spec import ModelSpec, by
 
 NAME = "the array"
-"""What messages call it."""
+"""Name of an array in messages."""
 
 
 class ArraySource:

@@ -161,7 +161,7 @@ def fit(module: nn.Module, state: State, *, prefix: str | None, replace_head: bo
     module.load_state_dict({key: value for key, value in mine.items() if key not in differ}, strict=False)
     notes = [f"keys taken from below {prefix!r}"] if prefix else []
     notes += [f"keys of the checkpoint that are not the network's, left out: {shown(others)}"] if others else []
-    notes += [f"head begun anew, untrained: {_shapes(differ, mine, wanted)}"] if differ else []
+    notes += [f"new untrained head: {_shapes(differ, mine, wanted)}"] if differ else []
     return tuple(notes)
 
 
@@ -202,11 +202,11 @@ def _check_keys(mine: State, wanted: Mapping[str, Tensor], differ: list[str], re
     if differ and not (replace_head and head):
         parts += [f"of another shape: {_shapes(differ, mine, wanted)}"]
     if parts:
-        anew = differ and head and not (missing or unexpected)
+        replaceable = differ and head and not (missing or unexpected)
         raise ExportError(
             f"the checkpoint must fit the network key by key; {'; '.join(parts)}: "
             "correct --arch, --encoder, --option, --bands or --classes to how it was trained"
-            + (", or give --replace-head to begin the head anew, untrained" if anew else "")
+            + (", or give --replace-head to start with a new, untrained head" if replaceable else "")
         )
 
 

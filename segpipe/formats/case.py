@@ -24,7 +24,7 @@ class Case:
     format: str = RASTER
     """Key of its format in ``registry.FORMATS``."""
     index: object = field(default=None, repr=False, compare=False)
-    """What its format learned in the search, so that no worker searches again; picklable, opaque to other code."""
+    """Results of the format's search, so that workers need not search again; picklable, opaque to other code."""
 
 
 def without_path(text: str, case: Case) -> str:
@@ -59,7 +59,7 @@ class Choice:
     series: str | None = None
     """Text in the description of a series, a glob for all of it, or its UID; None: all series."""
     names: CaseNames = "path"
-    """What masks are named after."""
+    """Source of the names of masks."""
     channels: Channels | None = None
     """How files with one channel each are grouped; None: each file is a case."""
 

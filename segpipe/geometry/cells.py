@@ -18,7 +18,7 @@ class Cells:
 
     measure: Measure | None
     shape: tuple[int, ...]
-    """Of the grid."""
+    """Shape of the grid."""
     side: tuple[int, ...]
     """Elements of a cell along each axis."""
 

@@ -49,7 +49,7 @@ def _fitting(task: Task, context: Context) -> Iterator[Result]:
             yield result
     if short and context.model.shrink():
         names = ", ".join(outcome.case.name for outcome in short)
-        LOG.warning("%s; begun anew with batches of %d: %s", short[0].error, context.model.spec.batch, names)
+        LOG.warning("%s; starting again with batches of %d: %s", short[0].error, context.model.spec.batch, names)
         yield from _fitting(_only(task, short), context)
     else:
         yield from short

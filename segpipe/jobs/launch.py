@@ -186,7 +186,7 @@ def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prep
 
 
 def _zones(run: Run, cases: Sequence[Case]) -> Zones | None:
-    """The polygons of ``--zones``, which fit the cases and the output as far as that shows before the first case."""
+    """The polygons of ``--zones``, checked against the output and the first cases."""
     if (task := ZonesTask.of(run.settings)) is None:
         return None
     zones = read_and_check(task, run.output)

@@ -152,9 +152,9 @@ def test_an_input_that_goes_while_it_is_read_costs_its_case_only(damage, words, 
     mend = damage(own / "in" / "large.tif")
     assert wait(process, nothing) == 1, log.read_text()
     assert "Traceback" not in log.read_text()
-    told = failures(out)
-    assert list(told) == ["large"]
-    assert re.search(f"in/large.tif.*({words})", told["large"]), told
+    failed = failures(out)
+    assert list(failed) == ["large"]
+    assert re.search(f"in/large.tif.*({words})", failed["large"]), failed
     assert not (out / "large.tif").exists()
     mend()
     code, text = run(own, out, executor)
@@ -261,9 +261,9 @@ def test_a_case_that_takes_every_worker_with_it_fails_alone(bad, words, a_scene,
     command = arguments("plain", own / "out", f"{DASK} --job-timeout 2")
     done = subprocess.run(command, cwd=own, env=poison, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 1, done.stderr
-    told = failures(own / "out")
-    assert list(told) == [bad], told
-    assert re.search(words, told[bad])
+    failed = failures(own / "out")
+    assert list(failed) == [bad], failed
+    assert re.search(words, failed[bad])
     assert len(list((own / "out").glob("good*.tif"))) == 12
     assert run(own, own / "out", DASK)[0] == 0
     assert len(json.loads((own / "out" / "run.json").read_text())["skipped"]) == 12

@@ -51,8 +51,8 @@ def test_reads_and_writes_that_a_server_refuses_for_a_while_are_done_anew(execut
             rf"PUT /scenes/{prefix}/\.parts/large\.\w+/000002\.npz": 7,
         }
     )
-    code, told, logged = run(root, "s3://scenes/in/", f"s3://scenes/{prefix}", f"{executor} --parts 6")
-    assert code == 0, told
+    code, output, logged = run(root, "s3://scenes/in/", f"s3://scenes/{prefix}", f"{executor} --parts 6")
+    assert code == 0, output
     for words in ("in/a.tif", f"{prefix}/b.tif", "000002.npz"):
         assert any(words in message and AGAIN in message and "503" in message for message in logged), logged
     assert_masks(endpoint.objects(prefix), root / "whole-plain")
@@ -78,9 +78,9 @@ def test_what_is_tried_again_is_said_without_a_log_and_without_verbose(root, end
 
 def test_a_server_that_stays_away_fails_the_case_alone_and_a_second_run_completes(root, endpoint):
     endpoint.fail({r"GET /scenes/in/b\.tif": 10_000})
-    code, told, logged = run(root, "s3://scenes/in/", "s3://scenes/away", f"{SERIAL} --retries 1")
-    assert code == 1, told
-    assert "failed  b: s3://scenes/in/b.tif cannot be opened: HTTP response code: 503" in told
+    code, output, logged = run(root, "s3://scenes/in/", "s3://scenes/away", f"{SERIAL} --retries 1")
+    assert code == 1, output
+    assert "failed  b: s3://scenes/in/b.tif cannot be opened: HTTP response code: 503" in output
     assert [AGAIN in message for message in logged] == [True]
     endpoint.fail({})
     assert run(root, "s3://scenes/in/", "s3://scenes/away", SERIAL)[0] == 0
@@ -98,9 +98,9 @@ def test_a_request_that_fails_is_never_taken_for_zeros(root, endpoint):
         endpoint.fail({})
         source = RasterSource("s3://scenes/in/large.tif", bands)
         endpoint.fail({"large": 10_000})
-        with pytest.raises(SourceError, match="503") as told:
+        with pytest.raises(SourceError, match="503") as caught:
             source.read(window)
-        assert is_passing(told.value)
+        assert is_passing(caught.value)
         source.close()
         endpoint.fail({})
         source, local = (RasterSource(f"{place}/in/large.tif", bands) for place in ("s3://scenes", root))
@@ -123,8 +123,8 @@ def test_an_input_output_error_of_a_disk_is_waited_for(executor, root, tmp_path)
             case.unlink()
             (tmp_path / "kept.tif").rename(case)
 
-    code, told, logged = run(tmp_path, "in", "out", executor, lambda: (tmp_path / "log.jsonl").exists() and mend())
-    assert code == 0, told
+    code, output, logged = run(tmp_path, "in", "out", executor, lambda: (tmp_path / "log.jsonl").exists() and mend())
+    assert code == 0, output
     assert logged == [f"in/a.tif cannot be opened: Input/output error: {AGAIN} 1 s"]
     assert_masks({n: p.read_bytes() for n, p in files(tmp_path / "out").items() if p.is_file()}, root / "whole-plain")
 
@@ -134,10 +134,10 @@ def test_what_does_not_pass_is_told_at_once(root, tmp_path):
     shutil.copy2(root / "plain.onnx", tmp_path)
     os.truncate(tmp_path / "in" / "large.tif", 200_000)
     (tmp_path / "in" / "a.tif").write_bytes(b"no raster")
-    code, told, logged = run(tmp_path, "in", "out", SERIAL)
-    assert (code, logged) == (1, []), told
-    assert "failed  large:" in told
-    assert "failed  a:" in told
+    code, output, logged = run(tmp_path, "in", "out", SERIAL)
+    assert (code, logged) == (1, []), output
+    assert "failed  large:" in output
+    assert "failed  a:" in output
 
 
 @pytest.mark.parametrize(

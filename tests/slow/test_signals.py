@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from scenes import assert_same, begin, make_model, nothing, told, wait, wait_until
+from scenes import assert_same, begin, content_of, make_model, nothing, wait, wait_until
 from test_endless import endless
 from test_privacy import CONTRACT
 
@@ -94,7 +94,7 @@ def check(code, expected, log, out, whole):
     assert code != 75 or log.endswith("interrupted: run the same command again to go on\n"), log
     for name in ("a", "large"):
         for path in (out / f"{name}.tif", out / f"{name}.tif.aux.xml", out / f"{name}.json"):
-            assert not path.exists() or told(path) == told(whole / path.name)
+            assert not path.exists() or content_of(path) == content_of(whole / path.name)
     for path in out.glob("*.json"):
         json.loads(path.read_text())
 

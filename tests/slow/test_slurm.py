@@ -86,8 +86,8 @@ def test_workers_as_jobs_give_the_same_bytes(disturbance, scenes, cluster):
         wait_until(lambda: some_part(scenes) or run.poll() is not None)
         (first, *_) = wait_until(lambda: jobs(cluster))
         slurm("scancel", first) if disturbance == "scancel" else slurm("scontrol", "requeue", first)
-    _, told = run.communicate(timeout=240)
-    assert run.returncode == 0, told
+    _, output = run.communicate(timeout=240)
+    assert run.returncode == 0, output
     assert contents(scenes / "out") == contents(scenes / "reference")
     assert not (scenes / "out" / ".parts").exists()
     wait_until(lambda: not jobs(cluster))

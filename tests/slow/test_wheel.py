@@ -53,8 +53,8 @@ def pythons():
 
 def version_of(python):
     asked = [python, "-c", "import sys; print(*sys.version_info[:2])"]
-    told = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split()
-    return tuple(map(int, told)) or (0, 0)
+    parts = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split()
+    return tuple(map(int, parts)) or (0, 0)
 
 
 PYTHONS = pythons()

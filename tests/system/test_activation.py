@@ -63,9 +63,9 @@ def test_a_wrong_activation_is_refused_and_the_right_one_named(kind, count, chan
 @pytest.mark.parametrize(("kind", "count", "changes", "message"), WRONG)
 def test_attach_refuses_it_as_well(kind, count, changes, message, tmp_path):
     model = made(tmp_path / "m.onnx", kind, count, **changes)
-    told = json.loads({p.key: p.value for p in onnx.load(model).metadata_props}["segpipe"])
+    terms = json.loads({p.key: p.value for p in onnx.load(model).metadata_props}["segpipe"])
     with pytest.raises(ContractError, match=message):
-        attach(model, sidecar(tmp_path / "c.toml", told), tmp_path / "new.onnx")
+        attach(model, sidecar(tmp_path / "c.toml", terms), tmp_path / "new.onnx")
     assert not (tmp_path / "new.onnx").exists()
 
 
@@ -218,9 +218,9 @@ def test_a_model_of_labels_is_refused_with_a_command_that_uncovers_its_scores(ki
     proto = onnx.load(model)
     proto.graph.output[0].type.tensor_type.elem_type = dtype
     onnx.save(proto, model)
-    with pytest.raises(ModelError, match=r"is labels .*not supported yet: its scores are the tensor") as told:
+    with pytest.raises(ModelError, match=r"is labels .*not supported yet: its scores are the tensor") as caught:
         prepared(source, model)
-    command = str(told.value).split("python -c '")[1].rstrip("'")
+    command = str(caught.value).split("python -c '")[1].rstrip("'")
     exec(command)
     scores = run_serial(source, tmp_path / "m-scores.onnx", contract=sidecar(tmp_path / "c.toml", values))
     with rasterio.open(scores / "a.tif") as mask:

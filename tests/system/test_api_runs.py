@@ -270,9 +270,9 @@ def test_a_script_without_a_guard_runs_once_in_any_thread_and_finds_its_process_
     own = {name: value for name, value in os.environ.items() if not name.startswith(("GDAL_DATA", "DASK_"))}
     ran = subprocess.run([sys.executable, script], env=own, capture_output=True, text=True, timeout=120, check=False)
     assert ran.returncode == 0, ran.stderr
-    begun, told = ran.stdout.splitlines()
+    begun, results = ran.stdout.splitlines()
     assert begun.startswith("begun")
-    assert json.loads(told) == [done.done, done.done, ["sub/broken"], 0]
+    assert json.loads(results) == [done.done, done.done, ["sub/broken"], 0]
     assert_same(tmp_path / "out", here / "done")
 
 

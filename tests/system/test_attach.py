@@ -126,10 +126,10 @@ def test_stride_is_measured_and_told(model, contract):
     attached = attach(model, contract)
     assert attached.stride is not None
     assert (attached.stride.align, attached.stride.equivariant) == (4, True)
-    told = contract_in(model)
-    assert (told["align"], told["equivariant"]) == (4, True)
-    assert told["provenance"]["model"] == "m.onnx"
-    assert told["provenance"]["exporter"].startswith("segpipe ")
+    written = contract_in(model)
+    assert (written["align"], written["equivariant"]) == (4, True)
+    assert written["provenance"]["model"] == "m.onnx"
+    assert written["provenance"]["exporter"].startswith("segpipe ")
 
 
 def test_another_output_leaves_the_model_alone(model, contract, tmp_path, labels):
@@ -280,8 +280,8 @@ def test_contract_beside_the_model_is_told(model, tmp_path):
 def test_provenance_of_the_user_wins(model, contract):
     with contract.open("a") as file:
         file.write('\n[provenance]\nmodel = "ours"\nlicence = "CC-BY-4.0"\ndate = 2024-05-01\n')
-    told = attach(model, contract).contract.provenance
-    assert (told["model"], told["licence"]) == ("ours", "CC-BY-4.0")
+    provenance = attach(model, contract).contract.provenance
+    assert (provenance["model"], provenance["licence"]) == ("ours", "CC-BY-4.0")
     assert contract_in(model)["provenance"]["date"] == "2024-05-01"
 
 
@@ -289,8 +289,8 @@ def test_provenance_of_the_user_wins(model, contract):
 
 
 def test_named_stride_that_is_a_multiple_stays(model, tmp_path):
-    told = attach(model, toml(tmp_path / "c.toml", align=8)).contract
-    assert (told.align, told.equivariant) == (8, True)
+    written = attach(model, toml(tmp_path / "c.toml", align=8)).contract
+    assert (written.align, written.equivariant) == (8, True)
 
 
 @pytest.mark.parametrize("align", [1, 2, [4, 2]])

@@ -176,8 +176,8 @@ def test_status_goes_on_with_all_models(root: Path) -> None:
     done = invoke(["status", "whole"], root)
     assert done.returncode == 0, done.stderr
     assert "3 done, 0 failed, 0 missing" in done.stdout
-    told = invoke(["status", "whole", "--json"], root)
-    assert " -m 0.onnx -m 1.onnx -m 2.onnx --tta flips" in json.loads(told.stdout)["command"]
+    ended = invoke(["status", "whole", "--json"], root)
+    assert " -m 0.onnx -m 1.onnx -m 2.onnx --tta flips" in json.loads(ended.stdout)["command"]
 
 
 def test_what_a_dry_run_and_the_line_of_settings_say(root: Path) -> None:

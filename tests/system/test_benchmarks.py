@@ -31,7 +31,7 @@ def test_they_can_be_imported():
 def test_the_one_for_gpus_runs_on_cpu_tensors_with_the_tests_for_gpus(tmp_path):
     out = tmp_path / "gpu.json"
     few = ("--models", "example", "--precisions", "fp32")
-    told = run("gpu.py", "--device", "cpu-tensors", "--small", *few, "--out", out, PYTHONWARNINGS="ignore")
+    printed = run("gpu.py", "--device", "cpu-tensors", "--small", *few, "--out", out, PYTHONWARNINGS="ignore")
     found = json.loads(out.read_text(encoding="utf-8"))
     assert found["finished"]
     assert found["tests"]["passed"], found["tests"]["said"]
@@ -42,7 +42,7 @@ def test_the_one_for_gpus_runs_on_cpu_tensors_with_the_tests_for_gpus(tmp_path):
     assert first["profile"]["stages"]["infer"]["busy_seconds"] > 0
     assert "nhwc" in channels_last["setting"]
     assert "in_a_row_mpx_per_second" not in other_batch
-    assert first["setting"] in told
+    assert first["setting"] in printed
 
 
 @pytest.mark.slow

@@ -112,9 +112,9 @@ def test_a_missing_channel_costs_its_case_alone(folder: Path) -> None:
     volumes.write(folder / "in" / "q_0000.nii.gz", channel(2), volumes.OBLIQUE)
     done = run(folder)
     assert done.returncode == 1
-    told = " ".join(done.stderr.split())
-    assert "1 done" in told
-    assert "q: channel 1 (T1) has no file q_0001, got q_0000.nii.gz" in told
+    output = " ".join(done.stderr.split())
+    assert "1 done" in output
+    assert "q: channel 1 (T1) has no file q_0001, got q_0000.nii.gz" in output
 
 
 def test_channels_of_other_grids_are_refused_with_both_names_and_figures(folder: Path) -> None:

@@ -329,9 +329,9 @@ def test_the_output_is_segpipe_out_unless_named(segpipe, scenes):
 
 
 def test_what_cutting_costs_and_too_little_memory_are_notes(segpipe, scenes):
-    told = segpipe("run", "-i", "in/a.tif", "-m", "m.onnx", *SERIAL, "--parts", "4", "--memory", "0.05").stderr
-    assert re.search(r"note: 1 case in \d parts: \d+\.\d% of their windows are inferred twice", told), told
-    assert re.search(r"note: a worker is expected to take \d+ MB, and may take 50: raise --memory", told), told
+    stderr = segpipe("run", "-i", "in/a.tif", "-m", "m.onnx", *SERIAL, "--parts", "4", "--memory", "0.05").stderr
+    assert re.search(r"note: 1 case in \d parts: \d+\.\d% of their windows are inferred twice", stderr), stderr
+    assert re.search(r"note: a worker is expected to take \d+ MB, and may take 50: raise --memory", stderr), stderr
     whole = segpipe("run", "-i", "in/a.tif", "-m", "m.onnx", *SERIAL, "--overwrite").stderr
     assert re.findall("note: (.*)", whole) == ["a: areas are in pixels: the file has no georeferencing"]
 
@@ -416,21 +416,21 @@ def test_the_version_names_what_a_run_computes_with(segpipe):
 
 def test_python_m_segpipe_is_called_segpipe():
     command = [sys.executable, "-m", "segpipe", "run", "--nothing"]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert (told.returncode, told.stderr.splitlines()[0]) == (2, "Usage: segpipe run [OPTIONS]")
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr.splitlines()[0]) == (2, "Usage: segpipe run [OPTIONS]")
 
 
 def test_the_shell_completes_flags(segpipe_process, tmp_path):
     asked = {"_SEGPIPE_COMPLETE": "bash_complete", "COMP_WORDS": "segpipe run --bl", "COMP_CWORD": "2"}
-    told = segpipe_process(env={**os.environ, **asked})
-    assert told.stdout.split() == ["plain,--blend", "plain,--blend-on"]
+    ended = segpipe_process(env={**os.environ, **asked})
+    assert ended.stdout.split() == ["plain,--blend", "plain,--blend-on"]
 
 
 def test_one_line_has_the_settings_that_are_not_defaults(segpipe, scenes):
-    told = segpipe(
+    ended = segpipe(
         "run", "-i", "in", "-m", "m.onnx", "-o", "out", *SERIAL, "--blend", "linear", "--tile", 32, "--overlap", 8
     )
-    (line,) = [line for line in told.stderr.splitlines() if not line.startswith("note: ")]
+    (line,) = [line for line in ended.stderr.splitlines() if not line.startswith("note: ")]
     assert re.fullmatch(
         r"model m\.onnx, device cpu \(.*\), in this process, output out; tile = 32; overlap = 8; blend = linear", line
     )

@@ -159,9 +159,9 @@ def test_a_damaged_plan_of_the_cut_is_no_plan(damage, half, again, same):
 def test_a_plan_of_the_cut_with_another_box_is_no_plan(half, again, same):
     """JSON that says something else: every part would be where it is not."""
     (plan,) = parts(half, "plan.json")
-    told = json.loads(plan.read_text())
-    told["parts"][0][1][1] -= 1
-    plan.write_text(json.dumps(told))
+    values = json.loads(plan.read_text())
+    values["parts"][0][1][1] -= 1
+    plan.write_text(json.dumps(values))
     assert again().done == ["a"]
     same()
 

@@ -939,26 +939,26 @@ def test_scenes_that_cannot_be_compared(export, program, raster, tmp_path):
 
 def test_provenance_is_complete(export, program):
     exported = export(program)
-    told = contract_in(exported.path)["provenance"]
-    assert told["weights_sha256"] == hashlib.sha256(program.read_bytes()).hexdigest()
-    assert told["weights"] == "w.pt"
-    assert told["parameters"] == sum(p.numel() for p in Plain().parameters())
-    assert told["framework"] == f"torch {torch.__version__.split('+')[0]}"
-    assert re.fullmatch(r"segpipe \S+", told["exporter"])
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d", told["date"])
-    assert told["precision"] == "fp32"
+    provenance = contract_in(exported.path)["provenance"]
+    assert provenance["weights_sha256"] == hashlib.sha256(program.read_bytes()).hexdigest()
+    assert provenance["weights"] == "w.pt"
+    assert provenance["parameters"] == sum(p.numel() for p in Plain().parameters())
+    assert provenance["framework"] == f"torch {torch.__version__.split('+')[0]}"
+    assert re.fullmatch(r"segpipe \S+", provenance["exporter"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", provenance["date"])
+    assert provenance["precision"] == "fp32"
     opset = next(o.version for o in onnx.load(str(exported.path)).opset_import if o.domain == "")
-    assert told["opset"] == opset
+    assert provenance["opset"] == opset
     keys = {"tiles", "source", "batches", "max_relative_difference", "mean_relative_difference", "equal_labels", "miou"}
-    assert keys <= told["verification"].keys()
-    assert told["verification"]["max_relative_difference"] < 1e-5
+    assert keys <= provenance["verification"].keys()
+    assert provenance["verification"]["max_relative_difference"] < 1e-5
 
 
 def test_provenance_of_the_user_is_added_and_wins(export, program, terms):
     path = terms()
     path.write_text(path.read_text() + '[provenance]\nlicence = "CC0"\ndate = "2020-02-02"\n')
-    told = export(program, classes=str(path)).contract.provenance
-    assert (told["licence"], told["date"], told["precision"]) == ("CC0", "2020-02-02", "fp32")
+    provenance = export(program, classes=str(path)).contract.provenance
+    assert (provenance["licence"], provenance["date"], provenance["precision"]) == ("CC0", "2020-02-02", "fp32")
 
 
 def test_deepness_reads_it(export, program):
@@ -1001,12 +1001,12 @@ def test_the_graph_is_one_tidy_file(export, tmp_path):
 def test_contract_is_what_was_said_and_measured(export, program, terms):
     keys = 'scale = [0.1, 0.2, 0.3]\nnormalize = "fixed"\nmean = 0.5\nstd = 0.25\nspacing = [10, 10]\nthreshold = 0.4\n'
     exported = export(program, classes=str(terms(keys)), tile=(64, 128), overlap=(8, 32))
-    told = contract_in(exported.path)
-    assert (told["scale"], told["mean"], told["std"]) == ([0.1, 0.2, 0.3], 0.5, 0.25)
-    assert (told["tile"], told["overlap"], told["spacing"]) == ([64, 128], [8, 32], [10.0, 10.0])
-    assert (told["align"], told["equivariant"]) == (2, True)
-    assert (told["channels"], told["activation"], told["threshold"]) == (["r", "g", "b"], "softmax", 0.4)
-    assert [c["name"] for c in told["classes"]] == CLASSES
+    written = contract_in(exported.path)
+    assert (written["scale"], written["mean"], written["std"]) == ([0.1, 0.2, 0.3], 0.5, 0.25)
+    assert (written["tile"], written["overlap"], written["spacing"]) == ([64, 128], [8, 32], [10.0, 10.0])
+    assert (written["align"], written["equivariant"]) == (2, True)
+    assert (written["channels"], written["activation"], written["threshold"]) == (["r", "g", "b"], "softmax", 0.4)
+    assert [c["name"] for c in written["classes"]] == CLASSES
 
 
 def test_flags_win_over_the_file(export, program, terms):
@@ -1048,10 +1048,10 @@ def test_a_head_begun_anew_is_told_and_the_same_each_time(cli, terms, tmp_path):
         torch.rand(7)
         ended = cli(*usual, "-o", name, "--replace-head")
         assert ended.exit_code == 0, ended.stderr
-        assert "note: head begun anew, untrained: head.weight (7, 8, 1, 1) for (3, 8, 1, 1)" in ended.stderr
+        assert "note: new untrained head: head.weight (7, 8, 1, 1) for (3, 8, 1, 1)" in ended.stderr
         scores.append(scores_of(tmp_path / name, image).tobytes())
     assert scores[0] == scores[1]
-    assert any("begun anew" in note for note in contract_in(tmp_path / "a.onnx")["provenance"]["notes"])
+    assert any("new untrained head" in note for note in contract_in(tmp_path / "a.onnx")["provenance"]["notes"])
 
 
 def test_a_contract_beside_the_output_is_told(cli, terms, program, tmp_path):

@@ -103,8 +103,8 @@ def test_sums_and_labels_have_the_bytes_of_numpy(lane):
     cover = Cover((500, 700), Tiling((128, 128), (32, 32), (8, 8), "gaussian"))
     rng, weights, arrays = np.random.default_rng(0), Weights.over(cover), DeviceArrays(lane, 4)
     strips = Strip(cover), Strip(cover, arrays=arrays)
-    told = parse_contract(contract(3, 6), "test")
-    deciding = [Decision(told, "logits", where) for where in (HOST, arrays)]
+    terms = parse_contract(contract(3, 6), "test")
+    deciding = [Decision(terms, "logits", where) for where in (HOST, arrays)]
     for index in cover:
         scores = np.round(rng.normal(size=(6, 128, 128)).astype(np.float32) * 4) / 4
         with arrays.here():

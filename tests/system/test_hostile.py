@@ -65,11 +65,11 @@ def segpipe(root, *more):
 def test_each_is_named_in_one_line_and_the_good_is_done(executor, root):
     out = root / f"out-{executor}"
     done = segpipe(root, "-o", out.name, "--executor", executor, *(["--workers", "2"] * (executor == "dask")))
-    told = json.loads((out / "run.json").read_text())
+    recorded = json.loads((out / "run.json").read_text())
     readable = {"shut"} if os.getuid() == 0 and executor == "dask" else set()
     good, bad = {*DONE} | readable, {name: BAD[name] for name in BAD.keys() - readable}
-    assert (told["state"], sorted(told["done"])) == ("ended", sorted(good))
-    failed = {one["case"]: one["error"] for one in told["failed"]}
+    assert (recorded["state"], sorted(recorded["done"])) == ("ended", sorted(good))
+    failed = {one["case"]: one["error"] for one in recorded["failed"]}
     assert sorted(failed) == sorted(bad)
     lines = done.stdout.splitlines()
     for name, words in bad.items():
@@ -79,8 +79,8 @@ def test_each_is_named_in_one_line_and_the_good_is_done(executor, root):
     for name in good:
         assert sum(f"] done  {printable(name)}  " in line for line in lines) == 1
     assert len(lines) == len(BAD) + len(DONE) + 3
-    assert len(told["problems"]) == (0 if readable else 1)
-    for problem in told["problems"]:
+    assert len(recorded["problems"]) == (0 if readable else 1)
+    for problem in recorded["problems"]:
         assert re.search("in/closed: Permission denied", problem)
         assert f"error: {problem}" in done.stderr
     with rasterio.open(out / "good.tif") as mask:

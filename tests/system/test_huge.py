@@ -110,10 +110,10 @@ def test_what_claims_to_be_huge_fails_in_a_line_and_costs_little(dry, root):
         assert "square.tif: 2147483647 x 2147483647 pixels in blocks of" in ended.stdout
         assert "and a worker may use 1.0 GB: raise --memory, or check the file, whose header may be damaged" in ended.stdout
     else:
-        told = json.loads((root / "segpipe-out" / "run.json").read_text())
-        assert told["done"] == ["good"]
-        assert {failure["case"] for failure in told["failed"]} == names
-        assert all(len(failure["error"]) < 1000 for failure in told["failed"])
+        summary = json.loads((root / "segpipe-out" / "run.json").read_text())
+        assert summary["done"] == ["good"]
+        assert {failure["case"] for failure in summary["failed"]} == names
+        assert all(len(failure["error"]) < 1000 for failure in summary["failed"])
     assert int(ended.stdout.rpartition("peak")[2]) < MEGABYTES
 
 
@@ -132,9 +132,9 @@ def test_cases_that_nobody_has_looked_at_are_refused_by_their_job(root, monkeypa
 def test_tiles_that_no_memory_holds_are_refused_before_the_trial(changes, classes, raster, tmp_path):
     raster("in/a.tif", np.ones((3, 40, 40), np.uint8))
     model = pixelwise(tmp_path / "m.onnx")
-    told = contract(3, classes, **changes)
-    toml = [f"{key} = {json.dumps(value)}" for key, value in told.items() if key != "classes"]
-    listed = [f'[[classes]]\nid = {one["id"]}\nname = "{one["name"]}"' for one in told["classes"]]
+    values = contract(3, classes, **changes)
+    toml = [f"{key} = {json.dumps(value)}" for key, value in values.items() if key != "classes"]
+    listed = [f'[[classes]]\nid = {one["id"]}\nname = "{one["name"]}"' for one in values["classes"]]
     (tmp_path / "c.toml").write_text("\n".join([*toml, *listed]))
     flags = {"input": (str(tmp_path / "in"),), "model": model, "contract": tmp_path / "c.toml", "memory": 1.0}
     with pytest.raises(ModelError, match=r"need at least .* of memory, and a worker may use 1\.0 GB: lower --tile or"):

@@ -61,10 +61,14 @@ def prepared(root, *inputs, **more):
 def run(root, *inputs, **more):
     """Names of what is done, what failed and why, and the problems, as ``run.json`` has them."""
     summary = carry_out(prepared(root, *inputs, **more), Silent())
-    told = json.loads((root / "out" / "run.json").read_text())
-    assert told["state"] == "ended"
-    assert told["problems"] == summary.problems
-    return told["done"] + told["skipped"], {one["case"]: one["error"] for one in told["failed"]}, told["problems"]
+    recorded = json.loads((root / "out" / "run.json").read_text())
+    assert recorded["state"] == "ended"
+    assert recorded["problems"] == summary.problems
+    return (
+        recorded["done"] + recorded["skipped"],
+        {one["case"]: one["error"] for one in recorded["failed"]},
+        recorded["problems"],
+    )
 
 
 def labels(path):
@@ -414,8 +418,8 @@ def test_without_boto3_every_way_to_s3_is_one_line(root):
     for way, flags in ways.items():
         command = [sys.executable, "-c", NO_BOTO, "run", "-m", "m.onnx", "--device", "cpu", "--dry-run", *flags]
         done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=100, check=False)
-        told = [line for line in (done.stdout + done.stderr).splitlines() if "needs boto3" in line]
-        assert len(told) == 1, done.stderr
-        assert re.search("s3:// needs boto3, which is not installed: pip install", told[0]), told
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if "needs boto3" in line]
+        assert len(lines) == 1, done.stderr
+        assert re.search("s3:// needs boto3, which is not installed: pip install", lines[0]), lines
         assert done.returncode == (1 if way == "list" else 2)
         assert "Traceback" not in done.stderr

@@ -82,9 +82,9 @@ def test_another_container_of_this_host_holds_it(tmp_path):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout.readline() == "held\n"
-        told = json.loads((tmp_path / NAME).read_text())
-        assert told["host"] == socket.gethostname()
-        assert told["pid"] == 1
+        values = json.loads((tmp_path / NAME).read_text())
+        assert values["host"] == socket.gethostname()
+        assert values["pid"] == 1
         with pytest.raises(OutputError, match="process 1 on"), locked(Folder(tmp_path)):
             pass
         other = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -74,7 +74,7 @@ def run(root, out, *more):
     return subprocess.run(command(out, *more), cwd=root, capture_output=True, text=True, timeout=250, check=False)
 
 
-def told(out):
+def summary_of(out):
     return json.loads((out / "run.json").read_text())
 
 
@@ -83,7 +83,7 @@ def told(out):
 def test_cases_that_nobody_has_looked_at_give_the_same_bytes(executor, root, tmp_path):
     ended = run(root, tmp_path / "out", *executor)
     assert ended.returncode == 1, ended.stderr
-    assert [failure["case"] for failure in told(tmp_path / "out")["failed"]] == ["broken"]
+    assert [failure["case"] for failure in summary_of(tmp_path / "out")["failed"]] == ["broken"]
     assert ended.stdout.count("done  ") == SMALL + len(OTHERS)
     assert_same(tmp_path / "out", root / "seen")
 
@@ -100,7 +100,7 @@ def test_a_killed_run_of_many_goes_on_with_what_is_missing(root, tmp_path):
     again = begin(root, command(out, "--executor", "serial"), log)
     assert wait(again, lambda: None) == 1, log.read_text()
     assert {path: path.stat().st_mtime_ns for path in done} == done
-    assert len(told(out)["skipped"]) == len(done)
+    assert len(summary_of(out)["skipped"]) == len(done)
     assert_same(out, root / "seen")
 
 
@@ -122,7 +122,7 @@ def test_a_file_in_the_place_of_a_mask_is_not_replaced_unlooked_at(root, tmp_pat
     picture(mine, (5, 5), np.random.default_rng(1))
     before = mine.read_bytes()
     run(root, tmp_path / "out", "--executor", "serial")
-    assert {f["case"]: f["error"] for f in told(tmp_path / "out")["failed"]}["00000"].endswith("name another --output")
+    assert {f["case"]: f["error"] for f in summary_of(tmp_path / "out")["failed"]}["00000"].endswith("name another --output")
     assert mine.read_bytes() == before
 
 

@@ -693,15 +693,15 @@ def test_held_and_drafted_rasters_are_the_same_bytes(name, tmp_path, monkeypatch
 @pytest.mark.parametrize("side", [60, 2100], ids=["held", "drafted"])
 def test_a_mask_is_on_the_disk_before_its_record_says_so(side, raster, tmp_path, monkeypatch):
     """What a power cut leaves: a mask without its record is done again, a record without its mask vouches for nothing."""
-    told: list[str] = []
+    events: list[str] = []
     fsync, replace = os.fsync, Path.replace
 
     def flushed(number: int) -> None:
-        told.append(f"flushed {Path(f'/proc/self/fd/{number}').readlink().name}")
+        events.append(f"flushed {Path(f'/proc/self/fd/{number}').readlink().name}")
         fsync(number)
 
     def named(path: Path, target: Path) -> Path:
-        told.append(f"named {Path(target).name}")
+        events.append(f"named {Path(target).name}")
         return replace(path, target)
 
     raster("in/a.tif", np.ones((1, side, side), np.uint8))
@@ -710,6 +710,6 @@ def test_a_mask_is_on_the_disk_before_its_record_says_so(side, raster, tmp_path,
     monkeypatch.setattr(os, "fsync", flushed)
     monkeypatch.setattr(Path, "replace", named)
     carry_out(prepared, Silent())
-    order = [told.index(line) for line in ("flushed .a.tif.partial", "named a.tif", "named a.json")]
+    order = [events.index(line) for line in ("flushed .a.tif.partial", "named a.tif", "named a.json")]
     assert order == sorted(order)
-    assert ("flushed .a.json.partial" in told) == (side > 2048)
+    assert ("flushed .a.json.partial" in events) == (side > 2048)

@@ -84,8 +84,8 @@ def test_an_image_has_no_neighbours(folder: Path, raster: Any) -> None:
     raster("in/b.tif", np.ones((1, 20, 20), np.uint8))
     done = run(folder, "-o", "out")
     assert done.returncode == 1
-    told = " ".join(done.stdout.split())
-    assert "a model that takes neighbouring slices (neighbours = 1) needs volumes, got an image of 20 x 20" in told
+    output = " ".join(done.stdout.split())
+    assert "a model that takes neighbouring slices (neighbours = 1) needs volumes, got an image of 20 x 20" in output
 
 
 def test_the_network_must_take_all_slices(folder: Path) -> None:

@@ -35,7 +35,7 @@ def command(*more: Any) -> list[str]:
     return ["run", "-i", "in", "-m", "m.onnx", "-o", "out", "--device", "cpu", *map(str, more)]
 
 
-def told(out: Path) -> dict[str, Any]:
+def profile_of(out: Path) -> dict[str, Any]:
     return dict(json.loads((out / "run.json").read_text())["profile"])
 
 
@@ -69,7 +69,7 @@ def test_shares_add_up_to_the_wall_time(more, scenes, segpipe_process, tmp_path)
     done = segpipe_process(*command("--profile", *more))
     wall = time.perf_counter() - started
     assert done.returncode == 0, done.stderr
-    found = told(tmp_path / "out")
+    found = profile_of(tmp_path / "out")
     stages = found["stages"]
     assert sum(stage["seconds"] for stage in stages.values()) == pytest.approx(found["seconds"], rel=0.02)
     assert sum(stage["share"] for stage in stages.values()) == pytest.approx(1, abs=0.02)
@@ -140,7 +140,7 @@ def test_an_interrupted_run_tells_where_its_time_went(executor, scenes, tmp_path
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=90)
     assert process.returncode == 75, err
-    stages = told(tmp_path / "out")["stages"]
+    stages = profile_of(tmp_path / "out")["stages"]
     assert sum(stage["share"] for stage in stages.values()) == pytest.approx(1, abs=0.02)
     assert stages["infer"]["core_seconds"] > 0
     assert_nests(events(tmp_path / "out" / "profile.json"))
@@ -151,7 +151,7 @@ def test_a_case_that_fails_ends_its_spans(scenes, segpipe, tmp_path):
     damaged = (scenes / "large.tif").read_bytes()
     (scenes / "large.tif").write_bytes(damaged[: len(damaged) // 2])
     assert segpipe(*command("--profile", *SERIAL)).returncode == 1
-    stages = told(tmp_path / "out")["stages"]
+    stages = profile_of(tmp_path / "out")["stages"]
     assert sum(stage["share"] for stage in stages.values()) == pytest.approx(1, abs=0.02)
     assert_nests(events(tmp_path / "out" / "profile.json"))
 

@@ -77,8 +77,8 @@ def mosaic(name: str, relative: int = 0) -> str:
     return whole("".join(band(n, source.format(relative, name, n)) for n in (1, 2, 3)))
 
 
-def raw(name: str, told: str = "") -> str:
-    place = f"<SourceFilename {told}>{name}</SourceFilename><PixelOffset>1</PixelOffset><LineOffset>40</LineOffset>"
+def raw(name: str, attributes: str = "") -> str:
+    place = f"<SourceFilename {attributes}>{name}</SourceFilename><PixelOffset>1</PixelOffset><LineOffset>40</LineOffset>"
     return whole("".join(band(n, place, 'subClass="VRTRawRasterBand"') for n in (1, 2, 3)))
 
 
@@ -242,8 +242,8 @@ def test_raw_bands_come_from_beside_the_vrt(run, tmp_path):
     good = {"beside": ("raw.bin",), "below": ("below/raw.bin", 'relativeToVRT="1"'), "whole": (str(folder / "raw.bin"),)}
     bad = {"passwd": ("/etc/passwd",), "zero": ("/etc/passwd", 'relativeToVRT="0"'), "up": ("../raw.bin",)}
     bad |= {"link": ("link.bin",), "stays": ("in/../raw.bin", 'relativeToVRT="0"')}
-    for name, told in (good | bad).items():
-        (folder / f"{name}.vrt").write_text(raw(*told))
+    for name, attributes in (good | bad).items():
+        (folder / f"{name}.vrt").write_text(raw(*attributes))
     (folder / "within.vrt").write_text(mosaic(raw("/etc/passwd").replace("<", "&lt;").replace('"', "&quot;")))
     errors = run()
     assert errors.keys() == {*bad, "within"}

@@ -69,8 +69,8 @@ def assert_as_local(endpoint, prefix, whole):
 @pytest.mark.parametrize("more", [SERIAL, f"{SERIAL} {PARTS}", f"{DASK} {PARTS}"], ids=["serial", "parts", "dask parts"])
 def test_a_bucket_gets_the_bytes_that_a_folder_gets(more, root, endpoint):
     prefix = "".join(c for c in more if c.isalnum())
-    code, told = run(root, f"s3://scenes/{prefix}", more)
-    assert code == 0, told
+    code, output = run(root, f"s3://scenes/{prefix}", more)
+    assert code == 0, output
     assert_as_local(endpoint, prefix, root / "whole-plain")
     masks = [line for line in endpoint.requests if line.startswith("PUT") and line.endswith(".tif") and ".parts" not in line]
     assert sorted(masks) == sorted(f"PUT /{BUCKET}/{prefix}/{name}.tif" for name in CASES)  # one request each
@@ -85,9 +85,9 @@ def test_a_second_run_does_what_is_missing_or_has_changed(root, endpoint):
     endpoint.client.delete_object(Bucket=BUCKET, Key="resumed/b.tif")
     endpoint.put("changing/a.tif", (root / "in" / "b.tif").read_bytes())
     endpoint.put("changing/sub/c.tfw", b"1\n0\n0\n-1\n0\n0\n")  # a sidecar that has come
-    code, told = run(root, out, SERIAL, source)
-    assert code == 0, told
-    redone = [name for name in CASES if f"done  {name} " in told]
+    code, output = run(root, out, SERIAL, source)
+    assert code == 0, output
+    redone = [name for name in CASES if f"done  {name} " in output]
     assert sorted(redone) == ["a", "b", "sub/c"]
     assert endpoint.objects("resumed")["a.tif"] == (root / "whole-plain" / "b.tif").read_bytes()
     assert run(root, out, f"{SERIAL} --overwrite", source)[1].count("skipped") == 0
@@ -97,9 +97,9 @@ def test_status_of_a_bucket(root, endpoint):
     endpoint.put_folder(root / "in", "few")
     assert run(root, "s3://scenes/told", SERIAL, "s3://scenes/few/")[0] == 0
     endpoint.put("few/new.tif", (root / "in" / "a.tif").read_bytes())
-    told = subprocess.run([*SEGPIPE, "status", "s3://scenes/told", "--json"], capture_output=True, text=True, check=False)
-    status = json.loads(told.stdout)
-    assert (told.returncode, status["done"], status["missing"], status["running"]) == (1, len(CASES), ["new"], None)
+    ended = subprocess.run([*SEGPIPE, "status", "s3://scenes/told", "--json"], capture_output=True, text=True, check=False)
+    status = json.loads(ended.stdout)
+    assert (ended.returncode, status["done"], status["missing"], status["running"]) == (1, len(CASES), ["new"], None)
     assert "-o s3://scenes/told" in status["command"]
     none = subprocess.run([*SEGPIPE, "status", "s3://scenes/none"], capture_output=True, text=True, check=False)
     assert (none.returncode, "s3://scenes/none must be the output of a run" in none.stderr) == (2, True)
@@ -117,16 +117,16 @@ def test_a_killed_run_goes_on_part_by_part_and_its_lock_is_cleared(executor, roo
     wait_until(lambda: len(done()) > 3, process)
     if executor == SERIAL:
         os.killpg(process.pid, signal.SIGSTOP)  # it must not end before the other has begun
-        refused, told = run(root, f"s3://scenes/{prefix}", SERIAL)
+        refused, output = run(root, f"s3://scenes/{prefix}", SERIAL)
         assert refused == 2
-        assert f"process {process.pid} on" in told
+        assert f"process {process.pid} on" in output
     os.killpg(process.pid, 9)
     process.wait()
     assert ".segpipe.lock" in endpoint.objects(prefix)
     before = {name: data for name, data in endpoint.objects(prefix).items() if name.endswith(".npz")}
     endpoint.forget()
-    code, told = run(root, f"s3://scenes/{prefix}", f"{executor} --parts 12")
-    assert code == 0, told
+    code, output = run(root, f"s3://scenes/{prefix}", f"{executor} --parts 12")
+    assert code == 0, output
     again = {line.removeprefix(f"PUT /{BUCKET}/{prefix}/") for line in done()}
     assert before
     assert not again & set(before)
@@ -220,21 +220,21 @@ def test_the_identity_of_an_object_has_its_etag_and_its_sidecars(root, endpoint)
     ],
 )
 def test_what_cannot_be_written_to_is_refused(source, out, words, root, endpoint):
-    code, told = run(root, out, SERIAL, source)
-    assert (code, words in told) == (2, True), told
+    code, output = run(root, out, SERIAL, source)
+    assert (code, words in output) == (2, True), output
 
 
 def test_a_mask_replaces_no_object_that_segpipe_did_not_write(root, endpoint):
     endpoint.put("taken/a.tif", (root / "in" / "b.tif").read_bytes())
-    code, told = run(root, "s3://scenes/taken", SERIAL)
+    code, output = run(root, "s3://scenes/taken", SERIAL)
     assert code == 1
-    assert "s3://scenes/taken/a.tif is an input or was not written by segpipe" in told
+    assert "s3://scenes/taken/a.tif is an input or was not written by segpipe" in output
     assert endpoint.objects("taken")["a.tif"] == (root / "in" / "b.tif").read_bytes()
 
 
 def test_without_boto3_the_command_that_installs_it_is_named(root, endpoint, tmp_path):
     (tmp_path / "boto3.py").write_text("raise ModuleNotFoundError(\"No module named 'boto3'\", name='boto3')\n")
-    told = subprocess.run(
+    ended = subprocess.run(
         command("s3://scenes/in/", "out", SERIAL),
         cwd=root,
         env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
@@ -242,7 +242,7 @@ def test_without_boto3_the_command_that_installs_it_is_named(root, endpoint, tmp
         text=True,
         check=False,
     )
-    assert (told.returncode, install("s3") in told.stderr) == (2, True), told.stderr
+    assert (ended.returncode, install("s3") in ended.stderr) == (2, True), ended.stderr
 
 
 def test_gdal_is_told_of_the_endpoint_once(monkeypatch):

@@ -25,8 +25,8 @@ SITE = 'ENGCRS["site",EDATUM["site"],CS[Cartesian,2],AXIS["x",east],AXIS["y",nor
 
 
 def trained_on(*spacing: float, unit: str = "m", **changes: Any) -> Contract:
-    told = {"spacing": list(spacing), "spacing_unit": unit, "layout": "NCDHW" if len(spacing) == 3 else "NCHW"}
-    return Contract(**{**contract(), **told, **changes})
+    values = {"spacing": list(spacing), "spacing_unit": unit, "layout": "NCDHW" if len(spacing) == 3 else "NCHW"}
+    return Contract(**{**contract(), **values, **changes})
 
 
 def raster_grid(crs: str | None, transform: Affine | None, shape: tuple[int, int] = (40, 50), **more: Any) -> RasterGrid:
@@ -123,7 +123,7 @@ def test_voxels_are_compared_axis_by_axis_in_their_own_unit(wanted, unit):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "unit", "told"),
+    ("wanted", "unit", "words"),
     [
         ((1, 1, 0.5), "mm", "voxels must be 1 x 1 x 0.5 mm within 1%, as the model was trained, got 3 x 1 x 0.5 mm"),
         ((3, 1, 0.6), "mm", "must be 3 x 1 x 0.6 mm"),
@@ -131,8 +131,8 @@ def test_voxels_are_compared_axis_by_axis_in_their_own_unit(wanted, unit):
         ((0.5, 1), "mm", "must be 0.5 x 1 mm within 1%, as the model was trained, got 1 x 0.5 mm"),
     ],
 )
-def test_voxels_of_another_size_are_refused(wanted, unit, told):
-    with pytest.raises(SourceError, match=told):
+def test_voxels_of_another_size_are_refused(wanted, unit, words):
+    with pytest.raises(SourceError, match=words):
         notes(Lattice(), trained_on(*wanted, unit=unit))
 
 
@@ -161,8 +161,8 @@ def test_a_run_checks_a_scene_of_the_moon(transform, fails, raster, segpipe, tmp
             in ran.stdout + ran.stderr
         )
     else:
-        told = json.loads((tmp_path / "out" / "a.json").read_text())["notes"]
-        assert not any("not checked" in note for note in told)
+        notes = json.loads((tmp_path / "out" / "a.json").read_text())["notes"]
+        assert not any("not checked" in note for note in notes)
 
 
 @pytest.mark.parametrize("more", [(), ("--resample",)])

@@ -153,7 +153,7 @@ def test_another_file_under_the_name_of_a_record_stays(done):
 @pytest.mark.slow
 def test_status_of_any_run_json_is_told_or_one_line(done, capsys):
     file = Path("out/run.json")
-    told = 0
+    shown = 0
     for mutant in mutants(file.read_bytes()):
         file.write_bytes(mutant)
         try:
@@ -161,13 +161,13 @@ def test_status_of_any_run_json_is_told_or_one_line(done, capsys):
         except SegpipeError as error:
             text = str(error)
         else:
-            told += 1
+            shown += 1
             progress.print_status(found, as_json=False)
             json.dumps(asdict(found), allow_nan=False)
             continue
         assert "\n" not in text
         assert len(text) < 1500, text
-    assert told > 20
+    assert shown > 20
     capsys.readouterr()
 
 
@@ -201,8 +201,8 @@ def test_a_damaged_lock_is_cleared_or_one_line(done):
 
 def test_a_lock_of_a_later_version_holds(done):
     with locked(Folder(Path("out"))):
-        told = json.loads((Path("out") / NAME).read_text())
-    (Path("out") / NAME).write_text(json.dumps(told | {"users": [1, 2]}))  # of this process, which is alive
+        values = json.loads((Path("out") / NAME).read_text())
+    (Path("out") / NAME).write_text(json.dumps(values | {"users": [1, 2]}))  # of this process, which is alive
     refused = run()
     assert refused.exit_code == 2
     assert f"process {os.getpid()} on {socket.gethostname()}" in refused.stderr

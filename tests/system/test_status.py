@@ -71,8 +71,8 @@ def test_a_second_run_into_one_folder_is_refused(begun, segpipe):
     holder = subprocess.Popen([sys.executable, "-c", script], cwd=begun, stdin=-1, stdout=-1, text=True)
     assert holder.stdout.readline() == "held\n"
     refused = segpipe("run", "-i", "in", "-m", "m.onnx", "-o", "out put", "--executor", "serial")
-    told = segpipe("status", "out put")
+    shown = segpipe("status", "out put")
     holder.communicate()
     assert refused.returncode == 2
     assert f"process {holder.pid} on" in refused.stderr
-    assert f"written by process {holder.pid}" in told.stdout
+    assert f"written by process {holder.pid}" in shown.stdout

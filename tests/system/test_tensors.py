@@ -124,8 +124,8 @@ def test_buffers_take_turns_and_grow():
 
 
 def decisions(values, blend_on="logits"):
-    told = parse_contract(values, "test")
-    return [Decision(told, blend_on, arrays) for arrays in (HOST, TENSORS)]
+    terms = parse_contract(values, "test")
+    return [Decision(terms, blend_on, arrays) for arrays in (HOST, TENSORS)]
 
 
 def classes(ids):
@@ -265,19 +265,19 @@ def test_a_run_gives_the_labels_of_numpy(name, scenes, run_serial, tmp_path):
             assert np.abs(there[path].astype(int) - here[path]).max() <= 1, path
         else:
             np.testing.assert_array_equal(there[path], here[path])
-    told = [json.loads((tmp_path / place / "0.json").read_text()) for place in ("here", "there")]
-    assert told[0]["statistics"] == told[1]["statistics"]
-    assert [record["device"]["device"] for record in told] == ["cpu", "cpu-tensors"]
+    records = [json.loads((tmp_path / place / "0.json").read_text()) for place in ("here", "there")]
+    assert records[0]["statistics"] == records[1]["statistics"]
+    assert [record["device"]["device"] for record in records] == ["cpu", "cpu-tensors"]
 
 
 def test_parts_and_batches_give_the_same_bytes(scenes, run_serial, tmp_path):
     model = deep(tmp_path / "m.onnx", normalize="zscore")
-    told = {}
+    masks = {}
     for batch, parts in ((1, None), (3, None), (8, 5)):
         out = run_serial(scenes, model, output=tmp_path / f"{batch}", batch=batch, parts=parts, device="cpu-tensors")
-        told[batch] = {path.name: path.read_bytes() for path in out.glob("*.tif")}
-    assert told[1] == told[3] == told[8]
-    assert len(told[1]) == 6
+        masks[batch] = {path.name: path.read_bytes() for path in out.glob("*.tif")}
+    assert masks[1] == masks[3] == masks[8]
+    assert len(masks[1]) == 6
 
 
 def test_workers_run_it_too(scenes, segpipe, tmp_path):
@@ -323,8 +323,8 @@ def test_a_batch_without_memory_is_halved_and_its_cases_begin_anew(parts, scenes
     assert (summary.failed, summary.problems) == ([], [])
     for path in whole.glob("*.tif"):
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
-    assert [r.message for r in caplog.records if "begun anew with batches of 4" in r.message]
-    assert [r.message for r in caplog.records if "begun anew with batches of 2" in r.message]
+    assert [r.message for r in caplog.records if "starting again with batches of 4" in r.message]
+    assert [r.message for r in caplog.records if "starting again with batches of 2" in r.message]
     assert {json.loads(p.read_text())["device"]["batch"] for p in (tmp_path / "out").glob("[0-9].json")} == {2}
 
 
@@ -590,9 +590,9 @@ def test_a_worker_sees_one_gpu_each():
 def test_two_packages_of_onnx_runtime_in_one_folder_are_refused(folders, refused, tmp_path, monkeypatch):
     """They overwrite each other there; one that is put before the other does not."""
     for name, folder in zip(("onnxruntime", "onnxruntime_gpu"), folders, strict=False):
-        told = tmp_path / folder / f"{name}-1.0.dist-info"
-        told.mkdir(parents=True)
-        (told / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.0\n")
+        info = tmp_path / folder / f"{name}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.0\n")
     monkeypatch.setattr(sys, "path", [str(tmp_path / folder) for folder in dict.fromkeys(folders)])
     if refused:
         with pytest.raises(DeviceError, match="uninstall both"):

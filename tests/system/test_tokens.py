@@ -162,8 +162,8 @@ def test_a_vrt_over_signed_urls_is_done_once(site, run, tmp_path):
     (tmp_path / "v.vrt").write_text(f'<VRTDataset rasterXSize="40" rasterYSize="40">{bands}</VRTDataset>')
     assert run(str(tmp_path / "v.vrt"), allow_remote_sources=True) == ["v"]
     assert run(str(tmp_path / "v.vrt"), allow_remote_sources=True) == []
-    told = json.loads((tmp_path / "out" / "v.json").read_text())["input"]["files"]
-    assert f"{site}/a.tif?..." in [file["path"] for file in told]
+    listed = json.loads((tmp_path / "out" / "v.json").read_text())["input"]["files"]
+    assert f"{site}/a.tif?..." in [file["path"] for file in listed]
     assert "SECRET" not in everything(tmp_path / "out")
     (tmp_path / "site" / "a.tif").touch()
     (tmp_path / "site" / "a.tif").write_bytes((tmp_path / "site" / "a.tif").read_bytes() + b"\0")

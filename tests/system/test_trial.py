@@ -93,11 +93,11 @@ def test_a_short_run_is_not_worth_a_trial(scene, tmp_path, cache):
 
 def test_a_long_run_is_tried_once_and_remembered(scene, tmp_path, cache):
     found = prepared(local(tmp_path / "m.onnx"), scene, 2, tile=16, overlap=4)
-    told: list[str] = []
-    run, plan = settle(found.run, found.plan, told.append)
+    lines: list[str] = []
+    run, plan = settle(found.run, found.plan, lines.append)
     assert plan.calls * run.model.threads == 2
-    assert settle(found.run, found.plan, told.append) == (run, plan)
-    assert told[1] == f"{told[0]}, as {cache} says"
+    assert settle(found.run, found.plan, lines.append) == (run, plan)
+    assert lines[1] == f"{lines[0]}, as {cache} says"
 
 
 @pytest.mark.slow
@@ -149,13 +149,13 @@ def test_threads_that_change_scores_are_refused(unlike, scene, tmp_path):
 def test_workers_of_this_machine_start_no_threads_of_libraries_and_are_not_looked_at(tmp_path):
     run = Run(read_spec(settings(local(tmp_path / "m.onnx"))), settings(local(tmp_path / "m.onnx")))
 
-    def told(dask_worker: Worker) -> tuple[dict[str, str], dict[str, float]]:
+    def observed(dask_worker: Worker) -> tuple[dict[str, str], dict[str, float]]:
         looks = {name: callback.callback_time for name, callback in dask_worker.periodic_callbacks.items()}
         return dict(os.environ), looks
 
     with connected(run, 1) as client:
         assert isinstance(client, Client)
-        ((found, looks),) = client.run(told).values()
+        ((found, looks),) = client.run(observed).values()
     assert {key: found.get(key) for key in ONE_THREAD} == dict.fromkeys(ONE_THREAD, "1")
     assert "heartbeat" in looks
     assert "profile" not in looks

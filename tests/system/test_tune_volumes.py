@@ -110,9 +110,9 @@ def test_the_command_on_a_volume(tmp_path: Path) -> None:
     local(tmp_path / "m.onnx")
     done = invoke(["tune", "m.onnx", "--input", "a.nii.gz", "--device", "cpu", "--seconds", "2", "--json"], tmp_path)
     assert done.returncode in (0, 1), done.stderr
-    told = json.loads(done.stdout)
-    assert "boxes of " in told["compared_on"] or "a box of 14 x 16 x 15 px of a" in told["compared_on"]
-    assert {tuple(choice["tile"]) for choice in told["choices"]} >= {(8, 8, 8)}
+    report = json.loads(done.stdout)
+    assert "boxes of " in report["compared_on"] or "a box of 14 x 16 x 15 px of a" in report["compared_on"]
+    assert {tuple(choice["tile"]) for choice in report["choices"]} >= {(8, 8, 8)}
 
 
 def test_noise_for_a_model_of_volumes(tmp_path: Path) -> None:

@@ -483,14 +483,14 @@ def test_mistake_through_the_bundled_model(windows, mistake, tmp_path, caplog):
     assert dry.exit_code == int(far)
     assert re.search(f"{'problem' if far else 'note'}  s: .*{text}", dry.stdout)
     assert in_process(*command, "-o", tmp_path / "out").exit_code == int(far)
-    told = json.loads((tmp_path / "out" / "run.json").read_text())
+    summary = json.loads((tmp_path / "out" / "run.json").read_text())
     if far:
-        assert re.search(text, told["failed"][0]["error"])
+        assert re.search(text, summary["failed"][0]["error"])
         assert not (tmp_path / "out" / "s.tif").exists()
     else:
         record = json.loads((tmp_path / "out" / "s.json").read_text())
         assert re.search(text, record["notes"][-1])
-        assert (told["unusual_cases"], told["warnings"]) == (1, [{"case": "s", "warning": record["notes"][-1]}])
+        assert (summary["unusual_cases"], summary["warnings"]) == (1, [{"case": "s", "warning": record["notes"][-1]}])
         assert f"warning: s: {record['notes'][-1]}" in caplog.messages
 
 
@@ -507,8 +507,8 @@ def test_bundled_scenes_raise_no_alarm(tmp_path):
         *("run", "-i", EXAMPLES / "scenes", "-m", EXAMPLES / "crops.onnx", "-o", tmp_path / "out", "--executor", "serial")
     )
     assert ended.exit_code == 0
-    told = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert (told["unusual_cases"], told["warnings"]) == (0, [])
+    summary = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (summary["unusual_cases"], summary["warnings"]) == (0, [])
 
 
 def test_inspect_tells_what_a_run_would(tmp_path):
@@ -532,22 +532,22 @@ def test_file_without_tags_among_tagged_ones(tmp_path):
     command = ["run", "-i", tmp_path / "in-*.tif", "-m", EXAMPLES / "crops.onnx", "--contract", terms]
     ended = in_process(*command, "-o", tmp_path / "out", "--executor", "serial")
     assert ended.exit_code == 1
-    told = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert (told["done"], [failed["case"] for failed in told["failed"]]) == (["in-b"], ["in-a"])
+    summary = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (summary["done"], [failed["case"] for failed in summary["failed"]]) == (["in-b"], ["in-a"])
 
 
 @pytest.mark.parametrize("mistake", ["1,000 added", "reflectance 0 to 1"])
 def test_parts_tell_what_the_whole_tells(mistake, tmp_path, caplog):
     scene = altered(tmp_path / "s.tif", MISTAKES[mistake][0])
-    told = []
+    reported = []
     for options in ((), ("--parts", "4", "--batch", "2", "--overlap", "8")):
-        out = tmp_path / f"out{len(told)}"
+        out = tmp_path / f"out{len(reported)}"
         in_process("run", "-i", scene, "-m", EXAMPLES / "crops.onnx", "-o", out, "--executor", "serial", *options)
         record = json.loads((out / "run.json").read_text())
-        told.append((record["failed"], record["warnings"]))
-    assert told[0] == told[1]
-    assert any(told[0])
-    assert [text.startswith("warning: s: ") for text in caplog.messages].count(True) == len(told) * len(told[0][1])
+        reported.append((record["failed"], record["warnings"]))
+    assert reported[0] == reported[1]
+    assert any(reported[0])
+    assert [text.startswith("warning: s: ") for text in caplog.messages].count(True) == len(reported) * len(reported[0][1])
 
 
 def test_workers_hand_warnings_on(tmp_path, segpipe):

@@ -319,9 +319,9 @@ def test_a_case_done_with_another_nodata_value_is_done_again(raster, tmp_path, s
     ):
         ended = segpipe("run", "-i", path, "-m", model, "-o", tmp_path / "out", "--executor", "serial", *flags)
         assert ended.returncode == 0, ended.stderr
-        told = json.loads(record.read_text())
-        assert (told["settings"]["nodata"], told["settings"]["ignore_alpha"]) == stated
-        assert told["valid"]["pixels"] == valid
+        recorded = json.loads(record.read_text())
+        assert (recorded["settings"]["nodata"], recorded["settings"]["ignore_alpha"]) == stated
+        assert recorded["valid"]["pixels"] == valid
 
 
 def test_nodata_that_does_not_fit_is_a_problem_of_its_case(raster, tmp_path, segpipe):
@@ -409,14 +409,14 @@ def test_of_a_picture_the_first_rows_are_looked_at_and_only_for_notes(tmp_path, 
 def test_a_case_in_parts_has_the_note_of_a_whole_one(raster, tmp_path, segpipe):
     path = four_bands(raster, near_infrared((300, 400)))
     model = pixelwise(tmp_path / "model.onnx", 3)
-    told = []
+    notes = []
     for flags in (("--executor", "serial"), ("--workers", "2", "--parts", "3")):
         output = tmp_path / str(len(flags))
         ended = segpipe("run", "-i", path, "-m", model, "-o", output, "--tile", "64", "--overlap", "0", *flags)
         assert ended.returncode == 0, ended.stderr
-        told.append(json.loads((output / "four.json").read_text())["notes"])
-    assert told[0] == told[1]
-    assert LOOKS in told[0]
+        notes.append(json.loads((output / "four.json").read_text())["notes"])
+    assert notes[0] == notes[1]
+    assert LOOKS in notes[0]
 
 
 @pytest.mark.parametrize("kind", ["opaque", "disc", "soft edge", "translucent"])

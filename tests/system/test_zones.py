@@ -362,8 +362,8 @@ def test_what_is_wrong_with_a_polygon_is_named_and_nothing_is_lost(finished: Pat
     assert "warning: odd.parquet: 2 of 8 polygons: duplicated id" in done.stderr
     assert "warning: odd.parquet: 1 of 8 polygons: repaired" in done.stderr
     found = table(finished)
-    told = [row["problems"].split("[")[0].split(";")[0] for row in found]
-    assert told == [
+    problems = [row["problems"].split("[")[0].split(";")[0] for row in found]
+    assert problems == [
         "repaired: Self-intersection",
         "no geometry",
         "empty geometry",

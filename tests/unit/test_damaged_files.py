@@ -111,9 +111,9 @@ def test_damaged_models_are_inspected_attached_and_tuned_or_refused(tmp_path, ca
     for number, mutant in mutants(files, MODELS):
         assert_told(error_of(shown, mutant))
         out.unlink(missing_ok=True)
-        told = error_of(attach, mutant, tmp_path / "c.toml", out)
-        assert_told(told)
-        assert out.exists() == (told is None)
+        raised = error_of(attach, mutant, tmp_path / "c.toml", out)
+        assert_told(raised)
+        assert out.exists() == (raised is None)
         if number % 10 == 0:
             choices = {"tiles": (64,), "overlaps": (16,), "batches": (1,), "seconds": 1}
             assert_told(error_of(lambda mutant=mutant, choices=choices: tune(TuneSettings(mutant, **choices), str)))

@@ -65,7 +65,7 @@ def test_each_of_several_is_seen_when_it_changes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"scale": 0.5}, r"scale, got 0\.0039\d+ in .*a\.onnx and 0\.5 in .*b\.onnx"),
         ({"activation": "none"}, r'activation, got "softmax" in .* and "none" in'),
@@ -78,9 +78,9 @@ def test_each_of_several_is_seen_when_it_changes(tmp_path):
         ({"flips": ["y"]}, r"flips, got none in .* and \[0\] in"),
     ],
 )  # fmt: skip
-def test_a_difference_is_an_error_that_names_the_key_and_both_values(changes, told, tmp_path):
+def test_a_difference_is_an_error_that_names_the_key_and_both_values(changes, message, tmp_path):
     files = save(tmp_path / "a.onnx"), save(tmp_path / "b.onnx", 1, **changes)
-    with pytest.raises(ContractError, match="must agree in " + told):
+    with pytest.raises(ContractError, match="must agree in " + message):
         spec_of(*files)
 
 

@@ -151,7 +151,7 @@ def test_notes_of_alpha_are_read_again_too(bad, tmp_path, monkeypatch):
 
 
 def test_threads_that_read_good_and_damaged_files_side_by_side(good, bad):
-    told = {good: [], bad: []}
+    messages = {good: [], bad: []}
 
     def work(path):
         with gdal_options():
@@ -161,13 +161,13 @@ def test_threads_that_read_good_and_damaged_files_side_by_side(good, bad):
                     np.testing.assert_array_equal(source.read(WHOLE)[0], PIXELS)
                     source.close()
                 except SourceError as error:
-                    told[path].append(str(error))
+                    messages[path].append(str(error))
 
     threads = [threading.Thread(target=work, args=(path,)) for path in (good, bad, good)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not told[good]
-    assert len(told[bad]) == 10
-    assert all("bad.jp2" in text and "GDAL says" in text for text in told[bad])
+    assert not messages[good]
+    assert len(messages[bad]) == 10
+    assert all("bad.jp2" in text and "GDAL says" in text for text in messages[bad])

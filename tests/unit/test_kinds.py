@@ -52,14 +52,14 @@ def test_or_by_its_scanner_and_its_levels(levels, raster):
 def test_gdal_s_words_give_way_to_what_the_file_is(tmp_path):
     path = tmp_path / "a.tif"
     path.write_bytes(b"%PDF-1.7\n" + bytes(100))
-    with pytest.raises(SourceError, match="PDF") as told, explained(str(path)):
+    with pytest.raises(SourceError, match="PDF") as caught, explained(str(path)):
         raise SourceError(f"{path} cannot be opened: not recognized as being in a supported file format")
-    assert "not recognized" not in str(told.value)
+    assert "not recognized" not in str(caught.value)
 
 
 def test_other_errors_stay_as_they_are(raster):
     path = raster("a.tif", PIXELS[None])
     error = SourceError("band 3 is missing")
-    with pytest.raises(SourceError) as told, explained(str(path)):
+    with pytest.raises(SourceError) as caught, explained(str(path)):
         raise error
-    assert told.value is error
+    assert caught.value is error

@@ -310,7 +310,7 @@ def test_head_begun_anew_keeps_all_else_and_says_so(tmp_path):
     notes = fit(fresh, net.state_dict(), prefix=None, replace_head=True)
     assert_same(fresh.stem, net.stem)
     torch.testing.assert_close(fresh.head.weight.detach(), before, rtol=0, atol=0)
-    assert notes == ("head begun anew, untrained: head.weight (7, 4, 1, 1) for (3, 4, 1, 1), head.bias (7,) for (3,)",)
+    assert notes == ("new untrained head: head.weight (7, 4, 1, 1) for (3, 4, 1, 1), head.bias (7,) for (3,)",)
 
 
 def test_a_head_that_fits_is_kept_though_it_might_be_replaced(tmp_path):

@@ -72,7 +72,7 @@ def open_folder(
     if classes not in (None, labels) and not replace_head:
         raise ExportError(
             f"{folder} has {labels} classes, and --classes names {classes}: correct --classes, "
-            "or give --replace-head to begin the head anew, untrained"
+            "or give --replace-head to start with a new, untrained head"
         )
     network, notes = _load(folder, config, classes if replace_head else None, trust_pickle)
     module = _combined(network, folder)
@@ -144,7 +144,7 @@ def listed(keys: list[str]) -> str:
 
 
 def _replaced(keys: list[str]) -> tuple[str, ...]:
-    return (f"head begun anew, untrained: {listed(keys)}",) if keys else ()
+    return (f"new untrained head: {listed(keys)}",) if keys else ()
 
 
 def _combined(network: nn.Module, folder: Path) -> nn.Module:

@@ -95,15 +95,15 @@ class RasterSource:
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
-        alpha = pinned(lambda: tuple(self._alpha_notes()), self._alpha_notes_anew)
+        alpha = pinned(lambda: tuple(self._alpha_notes()), self._alpha_notes_reopened)
         return (*self._notes, *alpha, *self._place_notes())
 
     def _place_notes(self) -> tuple[str, ...]:
         """Notes on why the case has no areas; none for a plain picture."""
         return () if self.origin.picture and self.grid.defect is None else place_of(self.grid).notes
 
-    def _alpha_notes_anew(self) -> tuple[str, ...]:
-        self._open_anew()
+    def _alpha_notes_reopened(self) -> tuple[str, ...]:
+        self._reopen()
         return tuple(self._alpha_notes())
 
     def _alpha_notes(self) -> Iterator[str]:
@@ -171,9 +171,9 @@ class RasterSource:
     def begin(self, window: Window, threads: int | None = None) -> Begun:
         if threads is not None and most_decoders(threads) != self._threads:
             decode_with(threads)
-            pinned(self._open_anew)
+            pinned(self._reopen)
         turn, window = self._turn, self._turn.stored(window)
-        pixels, masks = pinned(lambda: self._stored(window), lambda: self._stored_anew(window))
+        pixels, masks = pinned(lambda: self._stored(window), lambda: self._stored_reopened(window))
         return lambda: turned(turn, pixels, self._invalid(pixels, masks))
 
     def _stored(self, window: Window) -> tuple[Pixels, Sequence[Invalid]]:
@@ -182,8 +182,8 @@ class RasterSource:
             self._decode_ahead()
             return self._pixels(where), self._validity.read(self._dataset, where)
 
-    def _stored_anew(self, window: Window) -> tuple[Pixels, Sequence[Invalid]]:
-        self._open_anew()
+    def _stored_reopened(self, window: Window) -> tuple[Pixels, Sequence[Invalid]]:
+        self._reopen()
         return self._stored(window)
 
     def _decode_ahead(self) -> None:
@@ -225,7 +225,7 @@ class RasterSource:
         del window
         return False
 
-    def _open_anew(self) -> None:
+    def _reopen(self) -> None:
         self._dataset.close()
         self._dataset = self._opened()
 

@@ -23,7 +23,7 @@ from segpipe.geometry.layout import Layout
 from segpipe.messages.printable import CONTROL
 from segpipe.snomed import checked_concept
 from segpipe.storage.documents import MOST_BYTES, DocumentError, parse_json, read_toml, shortened
-from segpipe.storage.invalid import readable, told
+from segpipe.storage.invalid import readable, shown_value
 
 METADATA_KEY = "segpipe"
 DEFAULT_ALIGN = 32
@@ -467,7 +467,7 @@ def contract_of_metadata(metadata: Mapping[str, str], channels: int | None, scor
         except DocumentError as error:
             raise ContractError(f'metadata "{METADATA_KEY}" of the model {error}') from None
         if not isinstance(values, dict):
-            raise ContractError(f'metadata "{METADATA_KEY}" of the model must be a JSON object, got {told(values)}')
+            raise ContractError(f'metadata "{METADATA_KEY}" of the model must be a JSON object, got {shown_value(values)}')
         return parse_contract(values, f'metadata "{METADATA_KEY}" of the model')
     check_deepness_type(metadata)
     values = deepness_values(metadata, channels, scores)

@@ -1,4 +1,4 @@
-"""What is wrong with the values of a document or of settings, in one line and in plain words."""
+"""Describe invalid values of a document or of settings on one line, in plain words."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from segpipe.storage.documents import WIDEST, shortened
 
 LISTED = 5
-"""Mistakes that are shown. The others are counted."""
+"""Maximum number of errors that a message shows; it counts the others."""
 
 RULES = {
     "string_type": "must be text",
@@ -37,20 +37,20 @@ RULES = {
     "too_short": "must have {min_length} or more values",
     "too_long": "must have at most {max_length} values",
 }
-"""A rule for each kind of mistake that pydantic finds; its own words are those of Python."""
+"""A rule for each error type of pydantic, whose own messages use terms of Python."""
 
 FORMS_OF_PYDANTIC = {"bool", "int", "float", "str", "constrained-str", "constrained-int", "constrained-float", "path"}
-"""Names of forms among the keys of a mistake; others have a bracket."""
+"""Names of types in the location of an error; other types have a bracket."""
 
 _UNITS = {list: "values", dict: "keys", str: "characters"}
 
 
 def readable(error: ValidationError, forms: Mapping[str, str] | None = None) -> str:
-    """A validation error in one line: a clause per key, with the value that was given.
+    """A validation error on one line: a clause per key, with its value.
 
     Args:
-        error: what pydantic found.
-        forms: for keys whose value may have several forms, which these are, to stand after "must be".
+        error: the error of pydantic.
+        forms: the forms of keys whose value may have several, worded to follow "must be".
     """
     clauses = [*dict.fromkeys(_clauses(error.errors(), forms or {}))]
     more = len(clauses) - LISTED
@@ -68,28 +68,28 @@ def _clauses(lines: Sequence[Any], forms: Mapping[str, str]) -> Iterator[str]:
 
 
 def _is_own_rule(line: Any) -> bool:
-    """Whether a mistake says more than which forms there are: a rule of segpipe's own, or one of any form."""
+    """Whether an error says more than the allowed forms: a rule of segpipe, or a rule for all forms."""
     missing = line["type"] == "missing" and isinstance(line["loc"][-1], str)
     return missing or line["type"] in ("value_error", "finite_number", "string_too_long")
 
 
 def _key_with_forms(line: Any, forms: Mapping[str, str]) -> tuple[Any, ...]:
-    """The innermost key of a mistake whose value may have several forms; empty if there is none."""
+    """Location of the innermost key of an error whose value may have several forms; empty if there is none."""
     place = line["loc"]
     named = [n for n, part in enumerate(place) if part in forms]
     return tuple(place[: named[-1] + 1]) if named else ()
 
 
 def _given(own: tuple[Any, ...], lines: Sequence[Any]) -> str:
-    """The whole value of a key for a message, if a mistake is that of a whole form."""
+    """The whole value of a key for a message, if an error concerns a whole form."""
     whole = (line["input"] for line in lines if line["loc"][:-1] == own and isinstance(line["loc"][-1], str))
     same = (line["input"] for line in lines if line["loc"] == own)
     short = (line["input"] for line in lines if line["loc"][:-2] == own and line["type"] == "missing")
-    return next((f", got {told(value)}" for value in (*same, *whole, *short)), "")
+    return next((f", got {shown_value(value)}" for value in (*same, *whole, *short)), "")
 
 
 def _follows(line: Any, lines: Sequence[Any]) -> bool:
-    """Whether a list is too short only because of a mistake in it."""
+    """Whether a list is too short only because one of its values is invalid."""
     place = line["loc"]
     return line["type"] == "too_short" and any(other["loc"][:-1] == place for other in lines)
 
@@ -100,20 +100,20 @@ def _clause(line: Any) -> str:
         return f"unknown key {key}"
     if kind == "missing" and isinstance(line["loc"][-1], int):
         least = line["loc"][-1] + 1
-        return f"{_named(line['loc'][:-1])}: must have {least} or more values, got {told(line['input'])}"
+        return f"{_named(line['loc'][:-1])}: must have {least} or more values, got {shown_value(line['input'])}"
     if kind == "missing":
         return f"missing key {key}"
     rule = RULES[kind].format(**_limits(line.get("ctx", {}))) if kind in RULES else line["msg"].removeprefix("Value error, ")
-    return f"{key}: {rule}, got {told(line['input'])}" if key else rule
+    return f"{key}: {rule}, got {shown_value(line['input'])}" if key else rule
 
 
 def _limits(context: Mapping[str, Any]) -> dict[str, Any]:
-    """What a rule names; whole numbers without a decimal point."""
+    """Values that fill in a rule; whole numbers without a decimal point."""
     return {key: int(v) if isinstance(v, float) and v.is_integer() else v for key, v in context.items()}
 
 
 def _named(place: Sequence[Any]) -> str:
-    """Keys and numbers from the outermost on, without the names of forms that pydantic tried."""
+    """Keys and numbers, outermost first, without the names of types that pydantic tried."""
     return shortened(".".join(str(part) for part in place if not _is_form(part)))
 
 
@@ -121,8 +121,8 @@ def _is_form(part: Any) -> bool:
     return isinstance(part, str) and ("[" in part or part in FORMS_OF_PYDANTIC)
 
 
-def told(value: Any) -> str:
-    """A value for a message; of one that is long, how long."""
+def shown_value(value: Any) -> str:
+    """A value for a message; for a long one, its length."""
     if isinstance(value, list | dict | str) and len(value) > WIDEST:
         return f"{len(value)} {_UNITS[type(value)]}"
     if isinstance(value, tuple):

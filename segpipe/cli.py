@@ -487,9 +487,12 @@ def estimate(json: bool, **flags: Any) -> None:
 @_INPUT("--reference", type=PATH, required=True, help="Folder with a reference per case, or the one of the only case.")
 @_INPUT("--map-classes", type=PATH, help="TOML file that says which values of references are which classes [the same].")
 @_INPUT("--ignore", type=int, multiple=True, help="Value of references whose pixels do not count; repeatable.")
+@_ESTIMATE(
+    "--boundary", type=float, help="Also score boundaries, within this distance: m, of volumes mm, of pictures pixels."
+)
 @_ESTIMATE("--bootstrap", "draws", type=click.IntRange(min=0), help="Draws of the cases for intervals [1000].")
 @_ESTIMATE("--seed", type=click.IntRange(min=0), help="Of these draws [0].")
-@_OUTPUT("--output", "-o", type=PATH, help="Folder for evaluation.csv and evaluation.json [none are written].")
+@_OUTPUT("--output", "-o", type=PATH, help="Folder for evaluation.json, .csv and .svg [none are written].")
 @_MORE("--json", is_flag=True, help="Print one JSON object.")
 def evaluate(json: bool, **flags: Any) -> None:
     """Compare the masks of a run with reference masks on any grid: rasters, pictures or volumes with the names of the cases.

@@ -134,6 +134,18 @@ def confusion_of(counts: PairCounts, classes: ClassMap) -> Confusion:
     return Confusion(matrix, unseen, ignored)
 
 
+def of_reference(values: Labels, classes: ClassMap) -> Integers:
+    """Position of the class of each value of a reference, -1 where pixels do not count."""
+    known, at = np.unique(values, return_inverse=True)
+    lookup = np.full(len(known), -1, np.int64)
+    for k, value in enumerate(known):
+        try:
+            lookup[k] = classes.of_reference(int(value))
+        except (KeyError, ValueError):  # what is no class counted as an error before, but where it is invalid
+            continue
+    return lookup[at].reshape(values.shape)
+
+
 def _unknown(unknown: Mapping[int, int], classes: ClassMap) -> str:
     few = ", ".join(f"{value} ({count:,} pixels)" for value, count in sorted(unknown.items())[:5])
     known = list(classes.values) or list(classes.ids)

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
+from segpipe.accuracy.boundary import BoundaryScores, Compared, boundary_scores, check_installed
 from segpipe.accuracy.class_map import class_map
-from segpipe.accuracy.confusion import ClassMap, Confusion, PairCounts, confusion_of
+from segpipe.accuracy.confusion import ClassMap, Confusion, PairCounts, confusion_of, of_reference
 from segpipe.accuracy.estimators import Float, Integers
-from segpipe.accuracy.labels import open_labels, open_reference, windows
+from segpipe.accuracy.labels import ROWS, Reference, open_labels, open_reference, windows
+from segpipe.accuracy.population import positions
 from segpipe.accuracy.scores import LARGE, Scores, bootstrap, scores
 from segpipe.errors import InputError, OutputError, case_errors
 from segpipe.formats.cases import Case
-from segpipe.formats.registry import by_suffix, environment, split_suffix
+from segpipe.formats.registry import OpenMask, by_suffix, environment, split_suffix
+from segpipe.geometry.windows import Window
 from segpipe.jobs.status import last_run
 from segpipe.messages.printable import printable
 from segpipe.results.records import read_record
@@ -36,6 +39,8 @@ class Task:
     """Folder of references, or the reference of the only case."""
     map_classes: Path | None = None
     ignore: tuple[int, ...] = ()
+    boundary: float | None = None
+    """Tolerance of boundary scores, in the unit of the grids; None: none are computed."""
     draws: int = 1000
     seed: int = 0
     level: float = 0.95
@@ -49,6 +54,10 @@ class CaseScores:
     confusion: Confusion
     moved: bool
     """Whether the reference was resampled onto the grid of the mask."""
+    boundary: tuple[BoundaryScores, ...] = ()
+    """Of each class; empty if none were asked for."""
+    unit: str = ""
+    """Of distances: ``m``, ``mm`` or ``px``."""
 
     def missed(self) -> Integers:
         """Classes that the reference has and of which the map found no pixel."""
@@ -75,6 +84,8 @@ class Evaluation:
     """Low and high of each score, from a bootstrap over cases; empty with fewer than two cases."""
     level: float
     warnings: tuple[str, ...]
+    boundary: float | None = None
+    """Tolerance of boundary scores."""
 
 
 def evaluate(task: Task) -> Evaluation:
@@ -84,17 +95,23 @@ def evaluate(task: Task) -> Evaluation:
         OutputError: there is no such run.
         InputError: there is no reference of any of its cases, or cases have different classes.
         SettingsError: the file with classes cannot be used.
+        InstallationError: boundary scores need an optional dependency.
     """
+    if task.boundary is not None:
+        check_installed()
     store = store_at(task.labels).settled()
     records = _records(store)
     classes = class_map(_classes(records), task.map_classes, task.ignore)
     paths = references(task.reference, [record.case for record in records])
-    cases, failed = _compared(store, [record for record in records if record.case in paths], paths, classes)
+    pairs = [(record, paths[record.case]) for record in records if record.case in paths]
+    cases, failed = _compared(store, pairs, classes, task.boundary)
     pooled = reduce(Confusion.__add__, (one.confusion for one in cases), _nothing(classes))
     matrices = np.array([one.confusion.matrix for one in cases])
     limits = bootstrap(matrices, task.draws, task.seed, task.level) if len(cases) > 1 and task.draws else {}
     warnings = [*_unpaired(records, paths, task.reference), *_warnings(classes, cases, pooled)]
-    return Evaluation(classes, tuple(cases), failed, pooled, scores(pooled.matrix), limits, task.level, tuple(warnings))
+    return Evaluation(
+        classes, tuple(cases), failed, pooled, scores(pooled.matrix), limits, task.level, tuple(warnings), task.boundary
+    )
 
 
 def _nothing(classes: ClassMap) -> Confusion:
@@ -152,19 +169,27 @@ def references(place: Path, cases: Sequence[str]) -> dict[str, Path]:
 
 
 def _compared(
-    store: Store, records: Sequence[Record], paths: Mapping[str, Path], classes: ClassMap
+    store: Store, pairs: Sequence[tuple[Record, Path]], classes: ClassMap, boundary: float | None
 ) -> tuple[list[CaseScores], dict[str, str]]:
     done, failed = list[CaseScores](), dict[str, str]()
     with environment():
-        for record in records:
+        for record, path in pairs:
             with case_errors(record.case) as caught:
-                done.append(_compare(store, record, paths[record.case], classes))
+                done.append(_compare(store, record, path, Comparison(classes, boundary)))
             if caught.error is not None:
                 failed[record.case] = str(caught.error)
     return done, failed
 
 
-def _compare(store: Store, record: Record, path: Path, classes: ClassMap) -> CaseScores:
+@dataclass(frozen=True)
+class Comparison:
+    """How a case is compared."""
+
+    classes: ClassMap
+    boundary: float | None
+
+
+def _compare(store: Store, record: Record, path: Path, how: Comparison) -> CaseScores:
     counts = PairCounts()
     with open_labels(store, record) as mask:
         if mask.bands > 1 or not _has_one_class_per_pixel(record):
@@ -173,7 +198,24 @@ def _compare(store: Store, record: Record, path: Path, classes: ClassMap) -> Cas
             for window in windows(mask.grid.shape):
                 truth, valid = reference.read(window)
                 counts.add(truth, mask.read(window), valid)
-            return CaseScores(record.case, confusion_of(counts, classes), reference.moved)
+            confusion = confusion_of(counts, how.classes)
+            found = () if how.boundary is None else _boundary(mask, reference, how.classes, how.boundary)
+            unit = mask.grid.unit if mask.grid.spacing else "px"
+            return CaseScores(record.case, confusion, reference.moved, found, unit)
+
+
+def _boundary(mask: OpenMask, reference: Reference, classes: ClassMap, tolerance: float) -> tuple[BoundaryScores, ...]:
+    def read(window: Window) -> tuple[Integers, Integers]:
+        truth, valid = reference.read(window)
+        one, other = of_reference(truth, classes), positions(mask.read(window), classes.ids)
+        counted = (one >= 0) & (other >= 0)
+        if valid is not None:
+            counted &= valid
+        return np.where(counted, one, -1), np.where(counted, other, -1)
+
+    shape = mask.grid.shape
+    spacing = mask.grid.spacing or (1.0,) * len(shape)
+    return tuple(boundary_scores(Compared(read, shape, spacing, len(classes.ids), ROWS), tolerance))
 
 
 def _has_one_class_per_pixel(record: Record) -> bool:

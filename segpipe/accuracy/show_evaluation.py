@@ -4,13 +4,15 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from segpipe.accuracy.evaluate import CaseScores, Evaluation
+from segpipe.accuracy.picture import as_svg
 from segpipe.accuracy.scores import QUANTITIES, SUMMARIES, scores
 from segpipe.accuracy.show import print_table, write_files
 from segpipe.messages.console import echo
@@ -44,6 +46,7 @@ def print_evaluation(found: Evaluation) -> None:
         for k, name in enumerate(found.classes.names)
     ]
     print_table(head, rows)
+    _print_boundaries(found)
     echo()
     for what, words in WORDS.items():
         low, high = found.limits.get(what, (math.nan, math.nan))
@@ -55,6 +58,60 @@ def print_evaluation(found: Evaluation) -> None:
         echo(f"failed {printable(name)}: {printable(why)}", err=True)
     if len(found.failed) > SHOWN:
         echo(f"failed: {len(found.failed) - SHOWN:,} more", err=True)
+
+
+def _print_boundaries(found: Evaluation) -> None:
+    if not (rows := boundaries(found)):
+        return
+    unit = found.cases[0].unit
+    head = (
+        f"boundary within {found.boundary:g} {unit}",
+        "F1",
+        "surface Dice",
+        "IoU",
+        f"HD95 {unit}",
+        "of cases",
+        "lacking in",
+    )
+    echo()
+    names = ("f1", "surface_dice", "iou", "hd95")
+    numbers = [[_text(row[name] if row[name] is not None else math.nan) for name in names] for row in rows]
+    print_table(
+        head,
+        [[row["class"], *own, str(row["cases"]), str(row["cases_lacking"])] for row, own in zip(rows, numbers, strict=True)],
+    )
+
+
+def boundaries(found: Evaluation) -> list[dict[str, Any]]:
+    """Of each class: means over cases, IoU of all their pixels, and in how many cases only one of map and reference has it.
+
+    Where one lacks the class, F1 and surface Dice are 0, and there is no distance.
+    """
+    if found.boundary is None or not found.cases:
+        return []
+    rows = []
+    for k, name in enumerate(found.classes.names):
+        each = [one.boundary[k] for one in found.cases]
+        there = [one for one in each if one.f1 is not None]
+        near = [one.hd95 for one in there if one.hd95 is not None]
+        union = sum(one.union for one in each)
+        rows.append(
+            {
+                "class": name,
+                "f1": _mean([one.f1 for one in there]),
+                "surface_dice": _mean([one.surface_dice for one in there]),
+                "iou": sum(one.intersection for one in each) / union if union else None,
+                "hd95": _mean(near),
+                "cases": len(near),
+                "cases_lacking": len(there) - len(near),
+            }
+        )
+    return rows
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
 
 
 def _text(value: float) -> str:
@@ -97,11 +154,19 @@ def as_json(found: Evaluation) -> str:
             for k, name in enumerate(found.classes.names)
         ],
         "confusion": found.pooled.matrix.tolist(),
+        **_boundary_values(found),
         "cases": [_case(found, one) for one in found.cases],
         "failed": dict(found.failed),
         "warnings": list(found.warnings),
     }
     return printable_json(json.dumps(cleaned(values), ensure_ascii=False, allow_nan=False))
+
+
+def _boundary_values(found: Evaluation) -> dict[str, Any]:
+    if found.boundary is None:
+        return {}
+    units = sorted({one.unit for one in found.cases})
+    return {"boundary": {"tolerance": found.boundary, "unit": "/".join(units), "classes": boundaries(found)}}
 
 
 def _case(found: Evaluation, one: CaseScores) -> dict[str, Any]:
@@ -114,6 +179,7 @@ def _case(found: Evaluation, one: CaseScores) -> dict[str, Any]:
         "unseen_pixels": one.confusion.unseen,
         "ignored_pixels": one.confusion.ignored,
         "confusion": one.confusion.matrix.tolist(),
+        **({"boundary": {name: asdict(b) for name, b in zip(names, one.boundary, strict=True)}} if one.boundary else {}),
     }
 
 
@@ -143,5 +209,7 @@ def _rows(found: Evaluation, one: CaseScores) -> Iterator[list[Any]]:
 
 
 def write_evaluation(found: Evaluation, folder: Path) -> list[Path]:
-    """Write ``evaluation.csv`` and ``evaluation.json`` into a folder, and return their paths."""
-    return write_files(folder, {"evaluation.csv": as_csv(found), "evaluation.json": as_json(found) + "\n"})
+    """Write ``evaluation.json``, ``evaluation.csv`` and a picture of the matrix into a folder, and return their paths."""
+    picture = as_svg(found.classes.names, found.pooled.matrix)
+    texts = {"evaluation.json": as_json(found) + "\n", "evaluation.csv": as_csv(found), "evaluation.svg": picture}
+    return write_files(folder, texts)

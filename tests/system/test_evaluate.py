@@ -77,6 +77,7 @@ def test_scores_of_a_run_are_those_of_scikit_learn(segpipe, out, tmp_path):
     assert found["pooled"]["unseen_pixels"] == sum(((truth[c] != 9) & (masks[c] == 255)).sum() for c in masks)
     assert found["pooled"]["ignored_pixels"] == sum((truth[c] == 9).sum() for c in masks)
     assert found == json.loads((tmp_path / "figures" / "evaluation.json").read_text())
+    assert (tmp_path / "figures" / "evaluation.svg").read_text().count("%</text>") == 9
     with (tmp_path / "figures" / "evaluation.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert tuple(rows[0]) == show_evaluation.COLUMNS
@@ -258,6 +259,40 @@ def test_volumes_are_compared_voxel_by_voxel(segpipe, tmp_path, turn):
         return
     wanted = sklearn.metrics.confusion_matrix(truth.ravel(), own.ravel(), labels=range(3)).tolist()
     assert figures(done)["confusion"] == wanted
+
+
+def test_boundaries_are_scored_on_the_ground(segpipe, out, tmp_path):
+    """A square of 20 pixels of 10 m that the map has one pixel further east."""
+    with rasterio.open(out / "a.tif", "r+", IGNORE_COG_LAYOUT_BREAK="YES") as mask:
+        labels = np.zeros(mask.shape, np.uint8)
+        labels[20:40, 21:41] = 1
+        mask.write(labels, 1)
+    truth = np.roll(labels, -1, axis=1)
+    save(out, tmp_path / "ref", {"a": truth})
+    words = ["evaluate", "--labels", "out", "--reference", "ref", "--json"]
+    found = figures(segpipe(*words, "--boundary", 5))["boundary"]
+    assert (found["tolerance"], found["unit"]) == (5.0, "m")
+    row = found["classes"][1]
+    assert row["hd95"] == pytest.approx(10, rel=1e-3)
+    assert row["f1"] == pytest.approx(40 / 80)  # of 80 corners, the 20 of the upper and of the lower edge that both have
+    assert figures(segpipe(*words, "--boundary", 11))["boundary"]["classes"][1]["f1"] == 1.0
+    assert found["classes"][2] == {"class": "class2", "f1": None, "surface_dice": None, "iou": None, "hd95": None,
+                                   "cases": 0, "cases_lacking": 0}  # fmt: skip
+    printed = segpipe(*words[:-1], "--boundary", 11).stdout
+    assert "boundary within 11 m" in printed
+    assert (segpipe(*words, "--boundary", -1).returncode, segpipe(*words, "--boundary", 0).returncode) == (2, 2)
+
+
+def test_pixels_that_do_not_count_have_no_boundary(segpipe, out, tmp_path):
+    with rasterio.open(out / "a.tif", "r+", IGNORE_COG_LAYOUT_BREAK="YES") as mask:
+        labels = np.zeros(mask.shape, np.uint8)
+        labels[:, 30:] = 1
+        mask.write(labels, 1)
+    truth = labels.copy()
+    truth[:, 28:32] = 9
+    save(out, tmp_path / "ref", {"a": truth})
+    found = figures(segpipe("evaluate", "--labels", "out", "--reference", "ref", "--json", "--boundary", 30))
+    assert [row["f1"] for row in found["boundary"]["classes"]] == [None, None, None]
 
 
 def test_strips_and_planes_cover_a_grid():

@@ -170,4 +170,4 @@ def _near(labels: Integers, k: int, spacing: Sequence[float], tolerance: float) 
     if not others.any():
         return np.zeros(labels.shape, bool)
     away = _scipy()[0].distance_transform_edt(~others, sampling=spacing)
-    return (labels == k) & (away <= tolerance * (1 + SLACK))
+    return np.asarray((labels == k) & (away <= tolerance * (1 + SLACK)))

@@ -14,6 +14,8 @@ from networks import local, pixelwise, volumetric
 from scenes import DASK, SEGPIPE, SERIAL, Silent
 
 from segpipe.errors import OutputError
+from segpipe.formats.dicom.space import derived_space
+from segpipe.formats.sink import Derived
 from segpipe.jobs import disk, work
 from segpipe.jobs.disk import Free, forecast, needed, shortages
 from segpipe.jobs.launch import carry_out, prepare
@@ -225,7 +227,7 @@ def test_cases_that_nobody_has_looked_at_are_foreseen_by_some(scenes, monkeypatc
 
 @pytest.mark.parametrize("more", [{}, {"parts": 3, "confidence": True}, {"seg": "labelmap"}, {"seg": "none"}])
 def test_instances_and_segmentations_are_foreseen(more, tmp_path):
-    """Of noise, which compresses worst; segpipe/formats/dicom/space.py, too."""
+    """Of noise, which compresses worst."""
     volumetric(tmp_path / "m.onnx", (8, 12, 10), 5, scale=1 / 4096)
     dicoms.write(tmp_path / "in" / "CT", dicoms.values((16, 30, 40)))
     prepared = prepare(settings(tmp_path, lesions=True, instances=True, **more))
@@ -241,3 +243,15 @@ def test_instances_and_segmentations_are_foreseen(more, tmp_path):
     else:
         assert seg.stat().st_size <= want.most - without.most + 300_000  # its header, with a reference to each slice
         assert without.files == want.files - 1
+
+
+@pytest.mark.parametrize(
+    ("derived", "usual", "worst"),
+    [(Derived("binary"), 69e6, 299e6), (Derived("labelmap"), 1.9e6, 1.9e6), (Derived("binary", True), 94e6, 324e6)],
+)
+def test_space_of_dicom_files_is_that_of_the_measured_ones(derived, usual, worst):
+    """30 classes in 300 planes of 512 x 512: docs/decisions/dicom-outputs.md."""
+    space = derived_space(derived, 30, 300 * 512 * 512)
+    assert space.likely == pytest.approx(usual, rel=0.3)
+    assert space.most > 0.98 * worst
+    assert space.files == (3 if derived.report else 1)

@@ -7,6 +7,7 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
+from segpipe.formats.registry import element_of
 from segpipe.jobs.launch import Prepared
 from segpipe.jobs.tasks import Outcome
 from segpipe.messages.printable import printable
@@ -31,7 +32,7 @@ class NotebookBar:
 
     def __init__(self, prepared: Prepared) -> None:
         self._total, self._count = len(prepared.cases), len(prepared.plan.done)
-        self._all = prepared.plan.pixels
+        self._all, self._unit = prepared.plan.pixels, f"M{element_of(prepared.cases)}"
         self._pixels = 0
         self._failures: list[str] = []
         self._failed = 0
@@ -83,9 +84,8 @@ class NotebookBar:
         seconds = time.monotonic() - self._began
         failed = f", {self._failed} failed" * bool(self._failed)
         rate = self._pixels / 1e6 / (seconds or 1)
-        return (
-            f"{self._count}/{self._total} cases{failed}, {self._pixels / 1e6:,.1f} Mpx, {rate:,.2f} Mpx/s, {seconds:,.0f} s"
-        )
+        done = f"{self._pixels / 1e6:,.1f} {self._unit}, {rate:,.2f} {self._unit}/s"
+        return f"{self._count}/{self._total} cases{failed}, {done}, {seconds:,.0f} s"
 
     def _repr_html_(self) -> str:
         lines = "".join(f"<br>{html.escape(line)}" for line in self._failures)

@@ -5,7 +5,7 @@ A new format is a line in ``FORMATS``. Its modules are imported when its first c
 
 import os
 import sys
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -124,6 +124,11 @@ class Format:
     names of the files that were written. None for formats without UIDs."""
     finder: Finder | None = None
     """How its cases are found where they have several files, or names without suffix; None: a file is a case."""
+
+    @property
+    def element(self) -> str:
+        """Unit of the elements of its cases: ``px`` or ``voxel``."""
+        return "voxel" if "ml" in self.area_columns else "px"
 
 
 def _open_raster(case: Case, contract: Contract, overrides: Overrides) -> Source:
@@ -422,6 +427,11 @@ FORMATS: dict[str, Format] = {
         ),
     )
 }
+
+
+def element_of(cases: Iterable[Case]) -> str:
+    """``voxel`` if all cases are volumes, else ``px``."""
+    return "voxel" if {FORMATS[name].element for name in {case.format for case in cases}} == {"voxel"} else "px"
 
 
 def by_suffix() -> dict[str, Format]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from segpipe.errors import OutputError, SegpipeError
 from segpipe.formats.cases import find_input
+from segpipe.formats.registry import element_of
 from segpipe.network.spec import ModelSpec, read_spec
 from segpipe.results.parts import FOLDER, done_parts, parts_folder
 from segpipe.results.records import Run, done_cases, storable
@@ -37,6 +38,8 @@ class Status:
     """Finished parts of unfinished cases."""
     megapixels_per_second: float | None
     """Speed of the last run that ended."""
+    element: str
+    """Unit of its pixels: ``px``, or ``voxel`` if all cases are volumes."""
     state: str
     """State of the last run: ``running``, ``ended``, ``interrupted``, or ``died`` (killed, or its machine stopped)."""
     running: str | None
@@ -146,6 +149,7 @@ def _status(output: Store, last: LastRun) -> Status:
         missing=[case.name for case in rest if case.name not in names],
         parts={case.name: done_parts(output, case) for case in rest if parts_folder(case) in there},
         megapixels_per_second=last.megapixels_per_second,
+        element=element_of(cases),
         **_life(output, last, sign),
         command=f"cd {_quoted(last.folder)} && {' '.join(map(_quoted, _continuing(last)))}",
     )

@@ -134,7 +134,7 @@ def write_areas(output: Store, cases: Iterable[Case], columns: Sequence[str] = A
 
 def lesion_columns(cases: Iterable[Case], contract: Contract, *, confidence: bool) -> tuple[str, ...]:
     """Columns of ``lesions.csv`` in a run with these cases."""
-    volumes = {"ml" in FORMATS[name].area_columns for name in {case.format for case in cases}}
+    volumes = {FORMATS[name].element == "voxel" for name in {case.format for case in cases}}
     own = [column for kind, columns in ((True, VOLUME), (False, IMAGE)) if kind in volumes for column in columns]
     intensities = (column for columns in intensity_columns(contract) for column in columns)
     return tuple(dict.fromkeys((*FIRST, *own, *(CONFIDENCE if confidence else ()), *intensities)))

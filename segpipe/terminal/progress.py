@@ -16,7 +16,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from segpipe.formats.cases import listed
-from segpipe.formats.registry import by_suffix
+from segpipe.formats.registry import FORMATS, by_suffix, element_of
 from segpipe.jobs.disk import forecast, shortages
 from segpipe.jobs.launch import Prepared, Summary
 from segpipe.jobs.ledger import State
@@ -90,7 +90,8 @@ class Bar(Lines):
         pixels = prepared.plan.pixels
         self._by_cases = pixels is None
         """Whether the bar counts cases because the number of pixels is not known in advance."""
-        self._task = self._bar.add_task(self._caption(), total=len(prepared.plan) if pixels is None else pixels, pixels=0)
+        total, element = len(prepared.plan) if pixels is None else pixels, element_of(prepared.cases)
+        self._task = self._bar.add_task(self._caption(), total=total, pixels=0, element=element)
 
     def _caption(self) -> str:
         return f"{self._count}/{self._total} cases"
@@ -122,15 +123,16 @@ class Bar(Lines):
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(f"{task.fields['pixels'] / 1e6 / (task.elapsed or 1):.1f} Mpx/s")
+        rate = task.fields["pixels"] / 1e6 / (task.elapsed or 1)
+        return Text(f"{rate:.1f} M{task.fields['element']}/s")
 
 
 def described(outcome: Outcome) -> str:
     """One line that says how a case ended."""
     if outcome.error is not None:
         return f"failed  {outcome.case.name}: {outcome.error}"
-    rate = outcome.pixels / 1e6 / outcome.seconds if outcome.seconds else 0
-    return f"done  {outcome.case.name}  {outcome.pixels / 1e6:.1f} Mpx  {outcome.seconds:.1f} s  {rate:.1f} Mpx/s"
+    rate, unit = outcome.pixels / 1e6 / outcome.seconds if outcome.seconds else 0, f"M{FORMATS[outcome.case.format].element}"
+    return f"done  {outcome.case.name}  {outcome.pixels / 1e6:.1f} {unit}  {outcome.seconds:.1f} s  {rate:.1f} {unit}/s"
 
 
 def watcher(prepared: Prepared) -> Lines:
@@ -140,7 +142,7 @@ def watcher(prepared: Prepared) -> Lines:
 
 def conclude(prepared: Prepared, summary: Summary) -> None:
     """Print counts of cases, areas per class and where to look: with a table in a terminal, as lines elsewhere."""
-    totals, where = _totals_line(summary), _where_line(prepared, summary)
+    totals, where = _totals_line(summary, element_of(prepared.cases)), _where_line(prepared, summary)
     if sys.stdout.isatty():
         terminal = console()
         terminal.print(areas_table(records(prepared.run.output, summary.good)))
@@ -151,13 +153,13 @@ def conclude(prepared: Prepared, summary: Summary) -> None:
         say(stamped(line))
 
 
-def _totals_line(summary: Summary) -> str:
+def _totals_line(summary: Summary, element: str) -> str:
     ledger = summary.ledger
     missing = ledger.count(State.MISSING)
     return (
         f"{ledger.count(State.DONE)} done, {ledger.count(State.SKIPPED)} done before, {len(summary.failed)} failed"
         + f", {missing} missing" * bool(missing)
-        + f" in {summary.seconds:.1f} s, {summary.megapixels_per_second:.1f} Mpx/s"
+        + f" in {summary.seconds:.1f} s, {summary.megapixels_per_second:.1f} M{element}/s"
     )
 
 
@@ -295,7 +297,8 @@ def print_status(status: Status, as_json: bool) -> None:
         return
     running = f", written by {status.running} now" if status.running else ""
     running += f", last sign of life {status.last_sign}" if status.running and status.last_sign else ""
-    rate = f", {status.megapixels_per_second:.1f} Mpx/s in the last run" if status.megapixels_per_second else ""
+    speed = status.megapixels_per_second
+    rate = f", {speed:.1f} M{status.element}/s in the last run" if speed else ""
     say(f"{status.output}{running}")
     if status.state == "died":
         who, when = status.died or "it", status.last_sign or "at a time that is not known"
@@ -329,9 +332,9 @@ def print_plan(prepared: Prepared) -> None:
     """Print what a run would do, for ``--dry-run``."""
     run, plan = prepared.run, prepared.plan
     for planned in plan.seen:
-        size = " x ".join(map(str, planned.shape))
+        size, element = " x ".join(map(str, planned.shape)), FORMATS[planned.case.format].element
         path = "" if run.settings.case_name == "path" else f"  {planned.case.path}"
-        say(f"case  {planned.case.name}  {size} px  {planned.windows} windows{path}")
+        say(f"case  {planned.case.name}  {size} {element.replace('voxel', 'voxels')}  {planned.windows} windows{path}")
         for note in planned.notes:
             say(f"note  {planned.case.name}: {note}")
     for case in plan.done:

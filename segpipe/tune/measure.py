@@ -9,7 +9,7 @@ from segpipe.errors import ModelError
 from segpipe.formats.case import Choice as CaseChoice
 from segpipe.formats.cases import find_cases
 from segpipe.formats.channels import channels_of
-from segpipe.formats.registry import environment
+from segpipe.formats.registry import element_of, environment
 from segpipe.geometry.windows import Cover, Tiling
 from segpipe.pipeline.infer import load
 from segpipe.pipeline.memory import network_bytes
@@ -64,6 +64,8 @@ class Tuned:
     seconds: float
     device: Values
     notes: list[str] = field(default_factory=list)
+    element: str = "px"
+    """``px`` or ``voxel``."""
 
 
 def tune(settings: TuneSettings, tell: Callable[[str], None]) -> Tuned:
@@ -90,6 +92,7 @@ def tune(settings: TuneSettings, tell: Callable[[str], None]) -> Tuned:
         seconds=time.monotonic() - started,
         device=device_kind(work.first.spec),
         notes=work.notes,
+        element=work.element,
     )
 
 
@@ -208,10 +211,16 @@ class _Work:
         return self._look(self._side(self._choices), max(1, min(PLACES, count)))
 
     @property
+    def element(self) -> str:
+        """Unit of the elements of the files; of noise, that of the model's tiles."""
+        return element_of(self._cases) if self._cases else "voxel" if len(self._wanted) == 3 else "px"
+
+    @property
     def compared_on(self) -> str:
         sizes = dict.fromkeys(_by(place.window.shape) for place in self._places)
+        unit = self.element.replace("voxel", "voxels")
         boxes = f"{len(self._places)} boxes" if len(self._places) > 1 else "a box"
-        return f"{boxes} of {', '.join(sizes)} px of {named(self._places)}"
+        return f"{boxes} of {', '.join(sizes)} {unit} of {named(self._places)}"
 
     @property
     def reference(self) -> str:

@@ -28,7 +28,8 @@ def print_tuned(tuned: Tuned) -> None:
     terminal = console()
     for line in _about(tuned):
         echo(line)
-    _print(terminal, HEAD, [_cells(row) for row in tuned.rows])
+    head = [name.replace("Mpx", f"M{tuned.element}") for name in HEAD]
+    _print(terminal, head, [_cells(row) for row in tuned.rows])
     echo("\n* no other is as fast with as many equal labels   > to take   = the contract's own\n")
     _print(terminal, ("", "model", "tile", "batch", "s/tile", "spread", "rounds"), _speed_cells(tuned))
     echo()
@@ -117,10 +118,14 @@ def table_of(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for number, name in enumerate(head):
         justify: Literal["left", "right"] = "left" if number < 2 else "right"
-        table.add_column(NARROW.get(name, name), justify=justify, no_wrap=name != "model", overflow="fold")
+        table.add_column(_narrow(name), justify=justify, no_wrap=name != "model", overflow="fold")
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def _narrow(name: str) -> str:
+    return NARROW.get(name, name.replace("/Mvoxel", "\n/Mvoxel"))
 
 
 def _advice(tuned: Tuned) -> list[str]:

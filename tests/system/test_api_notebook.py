@@ -149,7 +149,7 @@ class Plan:
 
 
 class Prepared:
-    cases, plan = ("a", "b"), Plan()
+    cases, plan = (Case("a", "a.tif"), Case("b", "b.tif")), Plan()
 
 
 def test_a_bar_counts_pixels_and_names_what_failed():

@@ -111,7 +111,7 @@ def test_the_command_on_a_volume(tmp_path: Path) -> None:
     done = invoke(["tune", "m.onnx", "--input", "a.nii.gz", "--device", "cpu", "--seconds", "2", "--json"], tmp_path)
     assert done.returncode in (0, 1), done.stderr
     report = json.loads(done.stdout)
-    assert "boxes of " in report["compared_on"] or "a box of 14 x 16 x 15 px of a" in report["compared_on"]
+    assert "boxes of " in report["compared_on"] or "a box of 14 x 16 x 15 voxels of a" in report["compared_on"]
     assert {tuple(choice["tile"]) for choice in report["choices"]} >= {(8, 8, 8)}
 
 

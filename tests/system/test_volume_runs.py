@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pkgutil
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -128,6 +129,17 @@ def test_rasters_and_volumes_in_one_folder(folder: Path, raster: Callable[..., P
     rows = list(csv.DictReader(io.StringIO((folder / "flat" / "areas.csv").read_text())))
     assert [row["ml"] != "" for row in rows] == [True] * 8 + [False] * 4
     assert {row["case"]: row["unit"] for row in rows} == {"a": "mm3", "b": "mm3", "r": "ha"}
+
+
+def test_volumes_are_counted_in_voxels(folder: Path) -> None:
+    planned = run(folder, "--dry-run").stdout
+    assert re.search(r"(?m)^case  a  [\d x]+ voxels  \d+ windows$", planned)
+    done = run(folder).stdout
+    assert re.search(r"done  a  [\d.]+ Mvoxel  [\d.]+ s  [\d.]+ Mvoxel/s", done)
+    assert re.search(r"0 failed in [\d.]+ s, [\d.]+ Mvoxel/s", done)
+    assert "px" not in planned + done
+    shown = invoke(["status", "segpipe-out"], folder).stdout
+    assert "px" not in shown
 
 
 def test_names_that_differ_in_their_form_alone_collide(folder: Path) -> None:

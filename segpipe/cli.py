@@ -466,6 +466,9 @@ def sample(run_output: str, **flags: Any) -> None:
 @_INPUT("--matrix", type=PATH, help="CSV file: map classes in rows, reference in columns, mapped area.")
 @_INPUT("--samples", type=PATH, help="Labelled points: GeoPackage, GeoJSON, ..., or CSV with the numbers of the points.")
 @_INPUT("--reference", help="Column of the points with the labels [reference].")
+@_INPUT(
+    "--strata", type=PATH, help="CSV file with stratum, pixels and area, for samples in a CSV file with stratum and map."
+)
 @_INPUT("--map", help="Output folder of the run whose map is assessed [that of the sample].")
 @_ESTIMATE("--design", type=click.Choice(["stratified", "simple"]), help="How the sample was drawn [stratified].")
 @_ESTIMATE("--level", type=float, help="Confidence level of the intervals [0.95].")

@@ -19,6 +19,7 @@ from segpipe.accuracy.points import DRIVERS, REFERENCE, design_path, read_design
 from segpipe.accuracy.population import Population, population_of
 from segpipe.accuracy.show import as_json, print_estimates, print_table, write_estimates
 from segpipe.accuracy.survey import design_of_survey, survey_of
+from segpipe.accuracy.tables import survey_of_tables
 from segpipe.errors import OutputError, SettingsError
 from segpipe.messages.console import echo
 
@@ -33,6 +34,7 @@ class Source:
     matrix: Path | None
     map: str | None
     samples: Path | None
+    strata: Path | None
     reference: str | None
     design: str | None
 
@@ -59,10 +61,14 @@ def _design(source: Source) -> Design:
     if (source.matrix is None) == (source.samples is None):
         raise SettingsError("give either --matrix, or --samples with the points that were labelled")
     if source.matrix is not None:
-        if source.map or source.reference:
-            raise SettingsError("--matrix has all that is needed: leave --map and --reference out")
+        if source.map or source.reference or source.strata:
+            raise SettingsError("--matrix has all that is needed: leave --map, --strata and --reference out")
         return design_of(read_matrix(source.matrix), simple=source.simple)
     assert source.samples is not None
+    if source.strata is not None:
+        if source.map or source.simple:
+            raise SettingsError("with --strata the samples have classes of the map: leave --map and --design simple out")
+        return design_of_survey(survey_of_tables(source.samples, source.strata, source.reference or REFERENCE))
     labelled, drawn = read_labels(source.samples, source.reference or REFERENCE), read_design(source.samples)
     population = population_of(source.map) if source.map else None
     return design_of_survey(survey_of(labelled, drawn, population, simple=source.simple))

@@ -10,6 +10,8 @@ from segpipe.accuracy.estimators import Float, Integers
 
 LARGE = 0.8
 """Share of a class from which the overall accuracy says little."""
+MOST_NUMBERS = 2**22
+"""Of the matrices of draws that are held at once: 32 MB."""
 QUANTITIES = ("iou", "dice", "precision", "recall")
 SUMMARIES = ("mean_iou", "frequency_weighted_iou", "mean_dice", "overall_accuracy", "mean_accuracy", "kappa")
 
@@ -77,10 +79,11 @@ def bootstrap(matrices: Integers, draws: int, seed: int, level: float) -> dict[s
     """
     cases = len(matrices)
     times = np.random.default_rng(seed).multinomial(cases, np.full(cases, 1 / cases), size=draws)
-    drawn = np.tensordot(times, matrices, axes=1)
-    found = scores(drawn)
-    tail = (1 - level) / 2
-    return {name: _quantiles(getattr(found, name), (tail, 1 - tail)) for name in (*QUANTITIES, *SUMMARIES)}
+    at_once = max(1, MOST_NUMBERS // matrices[0].size)
+    parts = [scores(np.tensordot(times[k : k + at_once], matrices, axes=1)) for k in range(0, draws, at_once)]
+    tail = ((1 - level) / 2, (1 + level) / 2)
+    names = (*QUANTITIES, *SUMMARIES)
+    return {name: _quantiles(np.concatenate([getattr(part, name) for part in parts]), tail) for name in names}
 
 
 def _quantiles(values: Float, at: Sequence[float]) -> Float:

@@ -29,6 +29,8 @@ WORDS = {
 }
 COLUMNS = ("case", "class", "reference_pixels", "mapped_pixels", *QUANTITIES, "missed", "false")
 SHOWN = 5
+MOST_LISTED = 2_000_000
+"""Numbers in the matrices of all cases up to which they are written."""
 
 
 def print_evaluation(found: Evaluation) -> None:
@@ -178,9 +180,14 @@ def _case(found: Evaluation, one: CaseScores) -> dict[str, Any]:
         "false": [names[k] for k in one.false()],
         "unseen_pixels": one.confusion.unseen,
         "ignored_pixels": one.confusion.ignored,
-        "confusion": one.confusion.matrix.tolist(),
+        **({"confusion": one.confusion.matrix.tolist()} if _is_listed(found) else {}),
         **({"boundary": {name: asdict(b) for name, b in zip(names, one.boundary, strict=True)}} if one.boundary else {}),
     }
+
+
+def _is_listed(found: Evaluation) -> bool:
+    """Whether the matrix of every case is written; of many cases with many classes they would take gigabytes."""
+    return len(found.cases) * found.pooled.matrix.size <= MOST_LISTED
 
 
 def _number(value: Any) -> float | None:

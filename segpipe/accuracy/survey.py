@@ -14,6 +14,7 @@ from segpipe.accuracy.estimators import Float, Integers, Sample, Strata
 from segpipe.accuracy.points import Labelled, SampleDesign
 from segpipe.accuracy.population import Population, positions
 from segpipe.errors import InputError
+from segpipe.formats.registry import OpenMask
 from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.windows import Window
 from segpipe.messages.printable import printable
@@ -37,7 +38,8 @@ class Survey:
     unit: str
     classes: Sequence[str]
     """Of the map."""
-    mapped_areas: Float
+    mapped_areas: Float | None
+    """None if unknown."""
     stratum: Integers
     mapped: Integers
     """Position in the classes; -1 off the map."""
@@ -133,12 +135,15 @@ def locate(population: Population, points: Any) -> tuple[Integers, Float]:
         with population.open(record) as mask:
             grid = mask.grid
             assert isinstance(grid, RasterGrid)
-            for k, place in _on_grid(grid, points):
-                if mapped[k] < 0:
-                    labels = mask.read(Window(place, (place[0] + 1, place[1] + 1)))
-                    mapped[k] = positions(labels, population.ids)[0, 0]
-                    area[k] = pixel_areas(mask, np.array([place]))[0]
+            there = {k: place for k, place in _on_grid(grid, points) if mapped[k] < 0}
+            for (k, (row, col)), size in zip(there.items(), _areas(mask, list(there.values())), strict=True):
+                labels = mask.read(Window((row, col), (row + 1, col + 1)))
+                mapped[k], area[k] = positions(labels, population.ids)[0, 0], size
     return mapped, area
+
+
+def _areas(mask: OpenMask, places: Sequence[tuple[int, int]]) -> Float:
+    return pixel_areas(mask, np.array(places)) if places else np.empty(0)
 
 
 def _on_grid(grid: RasterGrid, points: Any) -> Iterator[tuple[int, tuple[int, int]]]:
@@ -172,10 +177,11 @@ def design_of_survey(survey: Survey) -> Design:
     sample = Sample(
         survey.stratum[kept], survey.mapped[kept], reference, np.ones(int(kept.sum()), np.int64), survey.area[kept]
     )
-    if survey.method == SIMPLE:
+    if survey.method == SIMPLE and survey.mapped_areas is not None:
         counts = np.bincount(sample.mapped, minlength=len(survey.classes))
         warnings += unlikely_as_simple(survey.classes, counts, survey.mapped_areas / survey.mapped_areas.sum())
-    mapped = np.append(survey.mapped_areas, np.zeros(len(classes) - len(survey.classes)))
+    more = np.zeros(len(classes) - len(survey.classes))
+    mapped = None if survey.mapped_areas is None else np.append(survey.mapped_areas, more)
     names, sample, known = _strata(survey, sample)
     area, method = float(survey.areas.sum()), _method(survey, sample)
     return Design(classes, names, sample, known, area, mapped, survey.unit, method, tuple(warnings))
@@ -193,7 +199,7 @@ def _strata(survey: Survey, sample: Sample) -> tuple[Sequence[str], Sample, Stra
 
 def _method(survey: Survey, sample: Sample) -> str:
     unequal = np.ptp(sample.area) > ALIKE * sample.area.max()
-    return UNEQUAL if unequal and survey.method == STRATIFIED else survey.method
+    return UNEQUAL if unequal and survey.method != SIMPLE else survey.method
 
 
 def _left_out(survey: Survey, labelled: Any) -> Iterator[str]:

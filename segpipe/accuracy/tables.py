@@ -1,0 +1,70 @@
+"""A sample in two tables: one row per point with its stratum and its class on the map, one row per stratum with its size."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from segpipe.accuracy.design import STRATIFIED
+from segpipe.accuracy.estimators import Float
+from segpipe.accuracy.matrix import AREA, PIXELS, read_rows
+from segpipe.accuracy.survey import OTHER, Survey
+from segpipe.errors import InputError
+
+STRATUM, MAP = "stratum", "map"
+
+
+def survey_of_tables(samples: Path, strata: Path, reference: str) -> Survey:
+    """The points and strata of two CSV files.
+
+    Args:
+        samples: with the columns ``stratum``, ``map``, ``area`` (of one pixel; optional) and that of the reference.
+        strata: with the columns ``stratum``, ``pixels`` and ``area``, or ``area_<unit>``.
+        reference: the column with the labels.
+
+    Raises:
+        InputError: one of them cannot be read, or they do not belong together.
+    """
+    head, *rows = read_rows(strata)
+    names = _column(strata, head, rows, STRATUM)
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"{strata} must have each stratum once, and {twice[0]} is there twice")
+    measured = next((name for name in head if name.strip().casefold().startswith(AREA)), AREA)
+    pixels, areas = (_numbers(strata, head, rows, name) for name in (PIXELS, measured))
+    head, *rows = read_rows(samples)
+    mapped, labels = (_column(samples, head, rows, name) for name in (MAP, reference))
+    stratum = np.array([_known(samples, name, names) for name in _column(samples, head, rows, STRATUM)])
+    own = AREA in [name.strip().casefold() for name in head]
+    area = _numbers(samples, head, rows, AREA) if own else areas[stratum] / pixels[stratum]
+    classes = list(dict.fromkeys([*(name for name in names if name in mapped), *mapped]))
+    known = areas if classes == names else None
+    at = np.array([classes.index(name) for name in mapped])
+    method = STRATIFIED if known is not None and (at == stratum).all() else OTHER
+    unit = measured.strip()[len(AREA) + 1 :]
+    return Survey(names, pixels.astype(np.int64), areas, unit, classes, known if method == STRATIFIED else None, stratum, at,
+                  area, labels, (), method)  # fmt: skip
+
+
+def _column(path: Path, head: Sequence[str], rows: Sequence[Sequence[str]], name: str) -> list[str]:
+    names = [one.strip().casefold() for one in head]
+    if name.strip().casefold() not in names:
+        raise InputError(f"{path} must have the column {name}, and has {', '.join(one.strip() for one in head)}")
+    at = names.index(name.strip().casefold())
+    return [row[at].strip() for row in rows]
+
+
+def _numbers(path: Path, head: Sequence[str], rows: Sequence[Sequence[str]], name: str) -> Float:
+    texts = _column(path, head, rows, name)
+    try:
+        values = np.array([float(text) for text in texts])
+    except ValueError:
+        values = np.array([np.nan])
+    if not (np.isfinite(values) & (values > 0)).all():
+        raise InputError(f"{path}: {name} must be a number above 0 in each row, got {', '.join(texts[:5])}")
+    return values
+
+
+def _known(path: Path, name: str, names: Sequence[str]) -> int:
+    if name not in names:
+        raise InputError(f"{path}: each stratum must be one of the table of strata, {', '.join(names[:8])}, got {name!r}")
+    return names.index(name)

@@ -119,6 +119,8 @@ class Format:
     """Whether its sinks write the files of ``Target.derived``."""
     derived_space: Callable[[Derived, int, float], Space] = lambda *_: Space()
     """Disk space of these files. Arguments: which files, and the classes and elements of the mask."""
+    derived_memory: Callable[[Derived, int, int], float] = lambda *_: 0.0
+    """Bytes of memory while they are written. Arguments: which files, the classes, and the size of the longest axis."""
     uids: Callable[[object, Store, Sequence[str]], dict[str, Any]] | None = None
     """What was read and written, by UIDs, for the audit of a run. Arguments: ``Source.origin``, and the output with the
     names of the files that were written. None for formats without UIDs."""
@@ -304,6 +306,12 @@ def _series_space(derived: Derived, classes: int, voxels: float) -> Space:
     return derived_space(derived, classes, voxels)
 
 
+def _series_memory(derived: Derived, classes: int, planes: int) -> float:
+    from segpipe.formats.dicom.space import derived_memory
+
+    return derived_memory(derived, classes, planes)
+
+
 def _series_uids(origin: object, output: Store, names: Sequence[str]) -> dict[str, Any]:
     from segpipe.formats.dicom.uids import uids_of
 
@@ -422,6 +430,7 @@ FORMATS: dict[str, Format] = {
             area_columns=("ml",),
             derives=True,
             derived_space=_series_space,
+            derived_memory=_series_memory,
             uids=_series_uids,
             finder=Finder(_may_be_dicom, _is_dicom, _find_series),
         ),

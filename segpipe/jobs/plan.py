@@ -274,4 +274,11 @@ def memory_mb(plan: Plan, run: Run) -> float:
     """Expected peak memory of one worker in MB."""
     loads, settings = [case.load(run.model) for case in plan.seen], run.settings
     lesions = settings.lesions is not False
-    return worker_bytes(loads, run.model, plan.calls, confidence=settings.confidence, lesions=lesions) / 1e6
+    needed = worker_bytes(loads, run.model, plan.calls, confidence=settings.confidence, lesions=lesions)
+    return (needed + max((_derived_memory(case, run) for case in plan.seen), default=0)) / 1e6
+
+
+def _derived_memory(case: PlannedCase, run: Run) -> float:
+    """Bytes while the files derived from the mask of a case are written."""
+    classes = len(run.model.contract.mask_classes)
+    return FORMATS[case.case.format].derived_memory(run.derived, classes, max(case.shape))

@@ -1,4 +1,4 @@
-"""Disk space of the DICOM files derived from a mask, from shapes alone."""
+"""Disk space and memory of the DICOM files derived from a mask, from shapes alone."""
 
 from segpipe.formats.sink import Derived, Space
 
@@ -10,6 +10,16 @@ RUNS = 0.03
 
 CAPTURED = 32 * 512 * 512 * 3
 """Most bytes of the pictures of a secondary capture."""
+
+LIBRARIES, FRAME = 200 * 10**6, 10_000
+"""Bytes of memory of highdicom and what it imports, while it is loaded, and of the description of a frame (measured)."""
+
+
+def derived_memory(derived: Derived, classes: int, planes: int) -> float:
+    """Bytes of memory that writing a Segmentation likely takes; a report and pictures, written after it, take less."""
+    if derived.seg == "none":
+        return 0.0
+    return LIBRARIES + FRAME * planes * (max(1, PRESENT * classes) if derived.seg == "binary" else 1)
 
 
 def derived_space(derived: Derived, classes: int, voxels: float) -> Space:

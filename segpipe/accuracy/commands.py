@@ -24,12 +24,12 @@ from segpipe.errors import OutputError, SettingsError
 from segpipe.messages.console import echo
 
 EXPECTED = 0.8
-"""User's accuracy that is expected of a class of which nothing is said."""
+"""Expected user's accuracy of a class for which none is given."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What is estimated from: a matrix, or points, a column of them and maybe a map."""
+    """The data of an estimate: a matrix, or points with a column of labels and optionally a map."""
 
     matrix: Path | None
     map: str | None

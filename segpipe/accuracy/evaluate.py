@@ -26,12 +26,12 @@ from segpipe.storage import Store
 from segpipe.storage.places import store_at
 
 FEW_CASES = 5
-"""Cases below which other cases of the kind cannot be told from these."""
+"""With fewer cases, nothing can be concluded about other cases of the kind."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is compared, and how."""
+    """The masks to compare, and how to compare them."""
 
     labels: str
     """Output folder of a run."""

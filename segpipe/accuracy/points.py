@@ -173,11 +173,11 @@ class Labelled:
     """Rows of a file of labelled points."""
 
     labels: tuple[str, ...]
-    """What the interpreter wrote; empty where nothing."""
+    """Text of the interpreter for each point; empty if there is none."""
     ids: tuple[int, ...] | None
     """Numbers of the points in their design; None if the file has none."""
     frame: Any = None
-    """With geometries; None of a CSV file."""
+    """Table with geometries; None for a CSV file."""
 
 
 def read_labels(path: Path, column: str) -> Labelled:

@@ -87,7 +87,7 @@ def bootstrap(matrices: Integers, draws: int, seed: int, level: float) -> dict[s
 
 
 def _quantiles(values: Float, at: Sequence[float]) -> Float:
-    """Of the first axis, without NaN."""
+    """Quantiles along the first axis, ignoring NaN."""
     flat = values.reshape(len(values), -1)
     found = np.full((len(at), flat.shape[1]), np.nan)
     for k, column in enumerate(flat.T):

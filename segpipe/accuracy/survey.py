@@ -32,19 +32,19 @@ class Survey:
 
     strata: Sequence[str]
     pixels: Integers
-    """Of each stratum, shape ``(strata,)``."""
+    """Number of pixels of each stratum, shape ``(strata,)``."""
     areas: Float
-    """Of each stratum."""
+    """Area of each stratum, shape ``(strata,)``."""
     unit: str
     classes: Sequence[str]
-    """Of the map."""
+    """Classes of the map."""
     mapped_areas: Float | None
     """None if unknown."""
     stratum: Integers
     mapped: Integers
     """Position in the classes; -1 off the map."""
     area: Float
-    """Of the pixel of each point."""
+    """Area of the pixel at each point."""
     labels: Sequence[str]
     ids: Sequence[int]
     """Ids of the classes, by which labels may name them."""

@@ -230,7 +230,7 @@ def _open_volume(case: Case, contract: Contract, overrides: Overrides) -> Source
 
 
 def _release(*modules: str) -> Callable[[], None]:
-    """What frees the state of modules in this process; one that was not imported has none."""
+    """A function that frees the state of modules in this process, if they were imported."""
 
     def release() -> None:
         for module in modules:

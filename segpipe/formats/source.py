@@ -43,7 +43,7 @@ class Source(Protocol):
 
     @property
     def origin(self) -> object:
-        """What the sink of the same format needs to know besides the grid; picklable, opaque to other code."""
+        """Data that the sink of the same format needs besides the grid; picklable, opaque to other code."""
         ...
 
     @property

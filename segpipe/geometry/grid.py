@@ -68,7 +68,7 @@ class Grid(Protocol):
 
     @property
     def measure(self) -> Measure | None:
-        """What elements measure; None if they can only be counted."""
+        """Measure of the elements, such as an area; None if they can only be counted."""
         ...
 
     def world(self, index: Float) -> Float | None:

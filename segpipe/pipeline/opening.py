@@ -35,7 +35,7 @@ HALO = 1
 
 @dataclass(frozen=True, eq=False)
 class Sheet:
-    """What all stages after reading know about an opened case."""
+    """Facts about an opened case, shared by all stages after reading."""
 
     grid: Grid
     files: list[Identity]

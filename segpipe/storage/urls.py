@@ -6,7 +6,7 @@ from segpipe.storage.bucket import SCHEME, canonical
 from segpipe.storage.web import plain_url
 
 HOSTS = {"http": "host", "https": "host", "ftp": "host", "s3": "bucket", "gs": "bucket", "oss": "bucket", "az": "container"}
-"""What the first part of a URL names, by scheme."""
+"""Meaning of the first part of a URL, by scheme."""
 
 ARCHIVES = frozenset({"zip", "tar", "gzip"})
 """Schemes that may precede another one, as in ``zip+s3://``."""

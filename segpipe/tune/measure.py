@@ -44,7 +44,7 @@ HOPELESS = 1.1
 ROUNDS = 9
 
 Setting = tuple[Network, Axes, int]
-"""What the time of a tile depends on: file, tile, batch."""
+"""The settings that determine the time of a tile: file, tile, batch."""
 
 
 @dataclass(frozen=True)

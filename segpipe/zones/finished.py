@@ -20,10 +20,10 @@ from segpipe.zones.overlap import Neighbour, extent
 from segpipe.zones.polygons import Zones
 
 FOLDER = ".zones"
-"""Of the output, hidden: a file per case."""
+"""Hidden folder of the output with a file per case."""
 
 FORM = 2
-"""Of these files; those of another are made again."""
+"""Version of these files; files of another version are replaced."""
 
 Float = NDArray[np.float64]
 NAMES = tuple(field.name for field in fields(CaseZones))
@@ -43,11 +43,11 @@ class Finished:
     classes: Classes
     nodata: int | None
     digest: str
-    """Hash of the record, which changes whenever the case is done again."""
+    """Hash of the record; it changes whenever the case is processed again."""
 
     @classmethod
     def of(cls, output: Store, record: Record) -> "Finished":
-        """What a record says of its case.
+        """Facts about a case from its record.
 
         Raises:
             OutputError: the record cannot be read again.
@@ -100,10 +100,10 @@ def extent_of(output: Store, case: Finished) -> Float:
 
 
 def zones_of_case(output: Store, case: Finished, zones: Zones, around: Around) -> CaseZones:
-    """What lies in the zones over a finished case: as an earlier run has found, or measured anew.
+    """Sizes in the zones over a finished case: read from an earlier run, or measured.
 
     Raises:
-        NoGroundError: the case lies nowhere on the Earth.
+        NoGroundError: the case has no position on the Earth.
         OutputError: a mask cannot be read, or holds labels that are no class.
     """
     key = hashlib.sha256(f"{zones.digest} {around.digest}".encode()).hexdigest()
@@ -143,7 +143,7 @@ def _neighbour(mask: OpenMask, case: Finished, earlier: bool) -> Neighbour:
 
 @contextmanager
 def _opened(output: Store, case: Finished) -> Iterator[OpenMask]:
-    """The mask of a case, which is as its record says as far as that shows at once."""
+    """Open the mask of a case after a quick check against its record."""
     family = FORMATS[case.format]
     if family.open_mask is None:
         raise NoGroundError("volumes lie nowhere on the Earth")
@@ -163,7 +163,7 @@ def _damaged(path: str) -> OutputError:
 
 
 def _load(output: Store, case: Finished) -> Mapping[str, Any]:
-    """What is kept of a case; empty if nothing is, if its file is damaged, or if the case was done again."""
+    """Stored results of a case; empty if there are none, the file is damaged, or the case was processed again."""
     damaged = suppress(OSError, ValueError, KeyError, EOFError, BadZipFile)
     with damaged, np.load(io.BytesIO(output.read(case.kept)), allow_pickle=False) as stored:
         if str(stored["case"]) == _version(case):

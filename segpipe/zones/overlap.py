@@ -13,9 +13,9 @@ from segpipe.geometry.windows import Window
 from segpipe.zones.placing import SAMPLES, PixelsOf
 
 MARGIN = 0.02
-"""Of the extent of a grid, between the points at which its place is known."""
+"""Margin around the points that are transformed to find the extent of a grid, as a share of that extent."""
 CHUNK = 500_000
-"""Pixels whose places are computed at once."""
+"""Number of pixels whose coordinates are computed at once."""
 
 Float = NDArray[np.float64]
 

@@ -72,7 +72,7 @@ def servers(name: str) -> set[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Home:
-    """What the names in a case may refer to."""
+    """Limits of the places to which names in a case may refer."""
 
     case: str
     servers: set[str]

@@ -46,7 +46,7 @@ _NO_MASK: tuple[set[MaskFlags], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What makes pixels of some bands invalid, besides NaN and infinity."""
+    """Rules that make pixels of some bands invalid, besides NaN and infinity."""
 
     nodata: tuple[Interval | None, ...]
     """Nodata values of each band; None where it has none, or ``masked`` covers them."""

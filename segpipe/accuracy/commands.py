@@ -190,10 +190,10 @@ def evaluate(*, output: Path | None, json: bool, **flags: Any) -> int:
     return 1 if found.failed else 0
 
 
-def _task(*, labels: str, reference: Path, map_classes: Path | None, ignore: tuple[int, ...], **more: Any) -> Any:
+def _task(*, labels: str, reference: Path, **more: Any) -> Any:
     from segpipe.accuracy.evaluate import Task
 
     if more["boundary"] is not None and not 0 < more["boundary"] < 1e9:
         raise SettingsError(f"--boundary must be a distance above 0, got {more['boundary']:g}")
     given = {name: value for name, value in more.items() if value is not None}
-    return Task(labels, reference, map_classes, ignore, **given)
+    return Task(labels, reference, **given)

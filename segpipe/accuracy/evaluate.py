@@ -1,8 +1,9 @@
 """Compare the masks of a run with references, case by case."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ from segpipe.accuracy.class_map import class_map
 from segpipe.accuracy.confusion import ClassMap, Confusion, PairCounts, confusion_of, of_reference
 from segpipe.accuracy.estimators import Float, Integers
 from segpipe.accuracy.labels import ROWS, Reference, open_labels, open_reference, windows
+from segpipe.accuracy.polygons import read_polygons
 from segpipe.accuracy.population import positions
 from segpipe.accuracy.scores import LARGE, Scores, bootstrap, scores
 from segpipe.errors import InputError, OutputError, case_errors
 from segpipe.formats.cases import Case
 from segpipe.formats.registry import OpenMask, by_suffix, environment, split_suffix
+from segpipe.geometry.grid import Grid
 from segpipe.geometry.windows import Window
 from segpipe.jobs.status import last_run
 from segpipe.messages.printable import printable
@@ -37,6 +40,8 @@ class Task:
     """Output folder of a run."""
     reference: Path
     """Folder of references, or the reference of the only case."""
+    column: str | None = None
+    """Column of a vector file with the class of each polygon; None: references are rasters or volumes."""
     map_classes: Path | None = None
     ignore: tuple[int, ...] = ()
     boundary: float | None = None
@@ -102,13 +107,15 @@ def evaluate(task: Task) -> Evaluation:
     store = store_at(task.labels).settled()
     records = _records(store)
     classes = class_map(_classes(records), task.map_classes, task.ignore)
-    paths = references(task.reference, [record.case for record in records])
-    pairs = [(record, paths[record.case]) for record in records if record.case in paths]
-    cases, failed = _compared(store, pairs, classes, task.boundary)
+    openers = _openers(task, records)
+    cases, failed = _compared(store, openers, Comparison(classes, task.boundary))
+    if task.column is not None:  # a file for all cases may have nothing in some
+        cases = [one for one in cases if one.confusion.matrix.any() or one.confusion.unseen]
     pooled = reduce(Confusion.__add__, (one.confusion for one in cases), _nothing(classes))
     matrices = np.array([one.confusion.matrix for one in cases])
     limits = bootstrap(matrices, task.draws, task.seed, task.level) if len(cases) > 1 and task.draws else {}
-    warnings = [*_unpaired(records, paths, task.reference), *_warnings(classes, cases, pooled)]
+    paired = {*failed, *(one.name for one in cases)}
+    warnings = [*_unpaired(records, paired, task.reference), *_warnings(classes, cases, pooled)]
     return Evaluation(
         classes, tuple(cases), failed, pooled, scores(pooled.matrix), limits, task.level, tuple(warnings), task.boundary
     )
@@ -144,6 +151,20 @@ def _named(record: Record) -> dict[int, str]:
     return {row["class_id"]: row["class_name"] for row in record.areas if row["class_id"] is not None}
 
 
+Opener = Callable[[Grid], AbstractContextManager[Reference]]
+"""Opens the reference of a case on the grid of its mask."""
+
+
+def _openers(task: Task, records: Sequence[Record]) -> list[tuple[Record, Opener]]:
+    """How the reference of each case that may have one is opened."""
+    if task.column is not None:
+        classes = _classes(records)
+        found = read_polygons(task.reference, task.column, classes, mapped=task.map_classes is not None)
+        return [(record, found.on) for record in records]
+    paths = references(task.reference, [record.case for record in records])
+    return [(record, partial(open_reference, paths[record.case])) for record in records if record.case in paths]
+
+
 def references(place: Path, cases: Sequence[str]) -> dict[str, Path]:
     """The reference of each case that has one: the file with its name below the folder.
 
@@ -169,13 +190,13 @@ def references(place: Path, cases: Sequence[str]) -> dict[str, Path]:
 
 
 def _compared(
-    store: Store, pairs: Sequence[tuple[Record, Path]], classes: ClassMap, boundary: float | None
+    store: Store, pairs: Sequence[tuple[Record, Opener]], how: "Comparison"
 ) -> tuple[list[CaseScores], dict[str, str]]:
     done, failed = list[CaseScores](), dict[str, str]()
     with environment():
-        for record, path in pairs:
+        for record, opener in pairs:
             with case_errors(record.case) as caught:
-                done.append(_compare(store, record, path, Comparison(classes, boundary)))
+                done.append(_compare(store, record, opener, how))
             if caught.error is not None:
                 failed[record.case] = str(caught.error)
     return done, failed
@@ -189,12 +210,12 @@ class Comparison:
     boundary: float | None
 
 
-def _compare(store: Store, record: Record, path: Path, how: Comparison) -> CaseScores:
+def _compare(store: Store, record: Record, opener: Opener, how: Comparison) -> CaseScores:
     counts = PairCounts()
     with open_labels(store, record) as mask:
         if mask.bands > 1 or not _has_one_class_per_pixel(record):
             raise InputError(f"masks must have one class per pixel, and that of {record.case} may have several (multilabel)")
-        with open_reference(path, mask.grid) as reference:
+        with opener(mask.grid) as reference:
             for window in windows(mask.grid.shape):
                 truth, valid = reference.read(window)
                 counts.add(truth, mask.read(window), valid)
@@ -222,8 +243,8 @@ def _has_one_class_per_pixel(record: Record) -> bool:
     return sum(int(row["pixels"]) for row in record.areas) == int(np.prod(record.input.shape, dtype=np.int64))
 
 
-def _unpaired(records: Sequence[Record], paths: Mapping[str, Path], place: Path) -> Iterator[str]:
-    lacking = [record.case for record in records if record.case not in paths]
+def _unpaired(records: Sequence[Record], paired: Collection[str], place: Path) -> Iterator[str]:
+    lacking = [record.case for record in records if record.case not in paired]
     if lacking:
         few = ", ".join(map(printable, lacking[:3])) + ", ..." * (len(lacking) > 3)
         yield f"{len(lacking)} of {len(records)} cases have no reference in {place}: {few}"

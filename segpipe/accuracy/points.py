@@ -194,19 +194,32 @@ def read_labels(path: Path, column: str) -> Labelled:
         at = names.index(ID) if ID in names else None
         labels = tuple(_text(row[names.index(column)]) for row in rows)
         return Labelled(labels, None if at is None else _ids(path, [row[at] for row in rows]))
-    with _vector_errors(InputError, f"{path} cannot be read as a file of points"):
-        import geopandas
-
-        parquet = path.suffix.lower() in (".parquet", ".geoparquet")
-        frame = geopandas.read_parquet(path) if parquet else geopandas.read_file(path, engine="pyogrio")
-    _check_column(path, [str(name) for name in frame.columns], column)
+    frame = read_frame(path, column)
     ids = _ids(path, frame[ID].tolist()) if ID in frame.columns else None
     return Labelled(tuple(map(_text, frame[column].tolist())), ids, frame)
 
 
+def read_frame(path: Path, column: str) -> "GeoDataFrame":
+    """A vector file that has a column.
+
+    Raises:
+        InputError: it cannot be read, or has no such column.
+        InstallationError: an optional dependency is missing.
+    """
+    with _vector_errors(InputError, f"{path} cannot be read as a vector file"):
+        import geopandas
+
+        parquet = path.suffix.lower() in (".parquet", ".geoparquet")
+        frame = geopandas.read_parquet(path) if parquet else geopandas.read_file(path, engine="pyogrio")
+    if not isinstance(frame, geopandas.GeoDataFrame):
+        raise InputError(f"{path} must have geometries, and has none")
+    _check_column(path, [str(name) for name in frame.columns], column)
+    return frame
+
+
 def _check_column(path: Path, names: Sequence[str], column: str) -> None:
     if column not in names:
-        raise InputError(f"{path} must have the column {column!r} of --reference, and has {', '.join(names)}")
+        raise InputError(f"{path} must have the column {column!r}, and has {', '.join(names)}")
 
 
 def _text(value: Any) -> str:

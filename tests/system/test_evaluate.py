@@ -5,10 +5,12 @@ import json
 import shutil
 from pathlib import Path
 
+import geopandas
 import nibabel
 import numpy as np
 import pytest
 import rasterio
+import shapely
 import sklearn.metrics
 from maps import labels_of, make_map
 from networks import Network, contract, pixelwise
@@ -17,7 +19,7 @@ from rasterio.transform import from_origin
 from rasterio.warp import reproject
 from volumes import voxels, write
 
-from segpipe.accuracy import class_map, evaluate, labels, show_evaluation
+from segpipe.accuracy import class_map, evaluate, labels, polygons, show_evaluation
 from segpipe.errors import InputError, SettingsError
 
 ROOT = Path(__file__).parents[2]
@@ -149,6 +151,72 @@ def test_another_crs_agrees_but_for_the_edges_of_pixels(segpipe, out, tmp_path):
     wanted = sklearn.metrics.confusion_matrix(truth[valid], labels_[valid], labels=range(3))
     found = figures(segpipe("evaluate", "--labels", "out", "--reference", "ref", "--json"))
     assert np.abs(np.array(found["confusion"]) - wanted).sum() <= 0.02 * wanted.sum()
+
+
+def fields(out: Path, path: Path, kinds: list, crs: str = "EPSG:32633") -> dict[str, np.ndarray]:
+    """Slanted polygons on the case ``a``, and the class at the centre of each pixel by shapely; -1 in none."""
+    with rasterio.open(out / "a.tif") as mask:
+        left, bottom, right, top = mask.bounds
+        centres = np.array([[mask.xy(row, col) for col in range(mask.width)] for row in range(mask.height)])
+    shapes = [
+        shapely.Polygon([(left + 33, top - 21), (left + 260, top - 63), (left + 301, top - 300), (left + 50, top - 250)]),
+        shapely.Polygon([(left + 320, top - 100), (right - 20, top + 131), (left + 500, bottom - 77)]),
+        shapely.Polygon([(left + 60, top - 330), (left + 290, top - 320), (left + 120, bottom + 40)]),
+    ]
+    geopandas.GeoDataFrame({"kind": kinds}, geometry=shapes, crs="EPSG:32633").to_crs(crs).to_file(path)
+    truth = np.full(centres.shape[:2], -1)
+    for k, shape in enumerate(shapes):
+        truth[shapely.contains_xy(shape, centres[..., 0], centres[..., 1])] = k
+    return truth
+
+
+@pytest.mark.parametrize("step", [512, 7])
+@pytest.mark.parametrize(
+    "kinds", [["class0", "CLASS1", "class2"], [0, 1, 2], ["0", "1", "2"]], ids=["names", "ids", "texts"]
+)
+def test_polygons_are_compared_at_the_centres_of_pixels(segpipe, out, tmp_path, monkeypatch, kinds, step):
+    monkeypatch.setattr(labels, "ROWS", step)
+    truth, mask = fields(out, tmp_path / "f.gpkg", kinds), labels_of(out)["a"]
+    done = segpipe("evaluate", "--labels", "out", "--reference", "f.gpkg", "--column", "kind", "--json")
+    valid = (truth >= 0) & (mask != 255)
+    assert (
+        figures(done)["confusion"] == sklearn.metrics.confusion_matrix(truth[valid], mask[valid], labels=range(3)).tolist()
+    )
+    assert "2 of 3 cases have no reference in f.gpkg: b, c/d" in figures(done)["warnings"]
+    assert figures(done)["pooled"]["unseen_pixels"] == ((truth >= 0) & (mask == 255)).sum()
+
+
+def test_polygons_of_another_crs_and_with_codes(segpipe, out, tmp_path):
+    truth, mask = fields(out, tmp_path / "f.gpkg", [100, 200, 300], crs="EPSG:4326"), labels_of(out)["a"]
+    (tmp_path / "m.toml").write_text("ignore = [300]\n[classes]\n100 = 2\n200 = 1\n")
+    words = ["--reference", "f.gpkg", "--column", "kind", "--map-classes", "m.toml", "--json"]
+    found = np.array(figures(segpipe("evaluate", "--labels", "out", *words))["confusion"])
+    valid = (truth >= 0) & (truth < 2) & (mask != 255)
+    wanted = sklearn.metrics.confusion_matrix(np.where(truth == 0, 2, 1)[valid], mask[valid], labels=range(3))
+    assert np.abs(found - wanted).sum() <= 0.01 * wanted.sum()
+
+
+@pytest.mark.parametrize(
+    ("kinds", "words", "said"),
+    [
+        (["class0", "forest", "class2"], [], "must be classes, class0, class1, class2, or whole numbers, got 'forest'"),
+        (["class0", None, "class2"], [], "got ''"),
+        ([0, 1, 2], ["--column", "sort"], "must have the column 'sort'"),
+        ([0, 1, 2], ["--reference", "none.gpkg"], "none.gpkg cannot be read as a vector file"),
+    ],
+)  # fmt: skip
+def test_polygons_that_say_nothing_are_named(segpipe, out, tmp_path, kinds, words, said):
+    fields(out, tmp_path / "f.gpkg", kinds)
+    done = segpipe("evaluate", "--labels", "out", "--reference", "f.gpkg", "--column", "kind", *words)
+    assert done.returncode == 2, done.stdout
+    assert said in done.stderr
+
+
+def test_points_are_no_polygons(segpipe, out, tmp_path):
+    geopandas.GeoDataFrame({"kind": [1]}, geometry=[shapely.Point(0, 0)], crs=32633).to_file(tmp_path / "f.gpkg")
+    done = segpipe("evaluate", "--labels", "out", "--reference", "f.gpkg", "--column", "kind")
+    assert "f.gpkg must hold polygons, and holds Point" in done.stderr
+    assert polygons.OUTSIDE < 0
 
 
 def test_values_of_the_reference_are_mapped(segpipe, out, tmp_path):

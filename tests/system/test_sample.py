@@ -239,7 +239,7 @@ def change(path: Path, **columns) -> None:
 
 def test_a_wrong_column_is_named(segpipe, labelled):
     text = said(segpipe("estimate", "--samples", labelled, "--reference", "kind"))
-    assert "must have the column 'kind' of --reference, and has id, reference, geometry" in text
+    assert "must have the column 'kind', and has id, reference, geometry" in text
 
 
 def test_points_off_the_map_are_named_and_left_out(segpipe, labelled, tmp_path):
@@ -323,7 +323,7 @@ def test_a_damaged_design_is_named(segpipe, labelled):
             "--expect must be an accuracy",
         ),
         (["estimate"], "give either --matrix, or --samples"),
-        (["estimate", "--samples", "none.gpkg"], "none.gpkg cannot be read as a file of points"),
+        (["estimate", "--samples", "none.gpkg"], "none.gpkg cannot be read as a vector file"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_line(segpipe, out, words, text):

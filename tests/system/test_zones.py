@@ -16,6 +16,7 @@ from command import invoke
 from fields import UTM, ArrayMask, square, write_fields
 from networks import pixelwise
 
+from segpipe.storage.places import store_at
 from segpipe.zones import stage
 from segpipe.zones.case import measured
 from segpipe.zones.finished import FOLDER
@@ -280,6 +281,24 @@ def test_a_run_of_volumes_or_of_failures_alone(folder: Path) -> None:
     done = run(folder, "--zones", "fields.gpkg")
     assert done.returncode == 1
     assert not (folder / "out" / "zones.csv").exists()
+
+
+def test_zones_of_a_run_in_python(folder: Path) -> None:
+    import segpipe
+
+    places = [folder / name for name in ("in", "model.onnx", "out")]
+    result = segpipe.run(*places, executor="serial", device="cpu", zones=folder / "fields.gpkg", zone_id="plot")
+    assert result.problems == []
+    assert [row["zone"] for row in table(folder)] == ["p1", "p2", "p3", "p4"]
+
+
+def test_zones_over_masks_in_a_bucket(finished: Path, endpoint: Any) -> None:
+    endpoint.put_folder(finished / "out", "zones")
+    done = zones(finished, out="s3://scenes/zones")
+    assert done.returncode == 0, done.stderr
+    assert "3 of 4 polygons on 2 cases: s3://scenes/zones/zones.csv" in done.stdout
+    assert zones(finished).returncode == 0
+    assert store_at("s3://scenes/zones").read("zones.csv") == (finished / "out" / "zones.csv").read_bytes()
 
 
 BAD: dict[str, tuple[Any, str]] = {

@@ -331,7 +331,7 @@ def _status(output: str, json: bool) -> int:
 def zones(output: str, zones: Path, zone_id: str | None, zones_layer: str | None, zones_out: Path | None) -> None:
     """Write zones.csv into OUTPUT, the folder of a run: the area of each class in each polygon.
 
-    A polygon over several cases is one row. Exits with 1 if a mask cannot be read.
+    A polygon over several cases is one row. Ground that cases share counts once.
     """
     sys.exit(_guarded(lambda: _zones(output, zones, zone_id, zones_layer, zones_out), writes=True))
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 PARQUET = (".parquet", ".geoparquet")
 SURFACES = (3, 6)
 """GEOS type ids of Polygon and MultiPolygon."""
+POINTER, HEAD = b"<OGR", 4096
+"""How the description of a source begins within a file, and bytes in which it does."""
 SHOWN = 8
 """Maximum number of layers or columns that a message names."""
 MOST_DEGREES = 180.0
@@ -122,6 +124,7 @@ def read_frame(selection: Selection, columns: Sequence[str] | None = None) -> "G
     """
     path = selection.path
     with vector_errors(path):
+        _refuse_pointer(path)
         if path.suffix.lower() in PARQUET:
             return _parquet(selection, columns)
         import pyogrio
@@ -130,6 +133,15 @@ def read_frame(selection: Selection, columns: Sequence[str] | None = None) -> "G
         known = list(pyogrio.read_info(path, layer=layer)["fields"])
         _check_columns(path, known, columns)
         return pyogrio.read_dataframe(path, layer=layer, columns=columns, on_invalid="ignore")
+
+
+def _refuse_pointer(path: Path) -> None:
+    """Refuse a file that names other sources, such as a VRT or a service: what it leads to may be a server."""
+    if not path.is_file():
+        return
+    with path.open("rb") as stream:
+        if POINTER in stream.read(HEAD):
+            raise ZonesError(f"--zones must hold its polygons, and {path} leads to other sources: convert it with ogr2ogr")
 
 
 def _parquet(selection: Selection, columns: Sequence[str] | None) -> "GeoDataFrame":

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from segpipe.contract import Contract
-from segpipe.errors import SegpipeError, ZonesError
+from segpipe.errors import SegpipeError, ZonesError, case_errors
 from segpipe.formats.cases import Case
 from segpipe.formats.registry import FORMATS, environment, open_case
 from segpipe.geometry.ground import Ground
@@ -149,7 +149,10 @@ def _add_up(zones: Zones, output: Store, cases: Iterable[Case]) -> ZoneTotals:
     near = meeting(np.reshape([where for _, where in placed], (-1, 2, 3)))
     for k, (case, _) in enumerate(placed):
         around = Around([placed[n][0] for n in near[k] if n < k], [placed[n][0] for n in near[k] if n > k])
-        totals.add(zones_of_case(output, case, zones, around))
+        with case_errors(output.path(case.case)) as caught:
+            totals.add(zones_of_case(output, case, zones, around))
+        if caught.error is not None:
+            raise caught.error
     return totals
 
 

@@ -18,8 +18,8 @@ from segpipe.zones.polygons import Zones
 FIRST = ("zone", "seen_ha", "unseen_ha", "pixels", "cases", "majority", "majority_share")
 LAST = "problems"
 HECTARE = 1e4
-WHOLE, ALMOST_WHOLE = 1e-6, 1e-3
-"""Share of a polygon that may lie outside one case, or several (their projections differ), and it still counts as within."""
+WHOLE, ALMOST_WHOLE = 1e-6, 1e-2
+"""Share of a polygon that may be missing from one case, or from several, at whose seams pixels of two grids meet."""
 
 Row = dict[str, Any]
 Float = NDArray[np.float64]

@@ -75,6 +75,8 @@ def _writing_errors(path: Path) -> Iterator[None]:
 def _with_columns(frame: "GeoDataFrame", totals: ZoneTotals) -> "GeoDataFrame":
     """Append the columns of ``zones.csv`` to a frame; its own columns are renamed if they have the same names."""
     ours = totals.columns()
+    if len(frame) != len(totals.zones):
+        raise ZonesError(f"{totals.zones.selection.path} has changed since it was read: run the same command again")
     frame = frame.rename(columns=_renamed([str(name) for name in frame.columns], frame.geometry.name, ours))
     rows = list(totals.rows())
     values = {column: [row[column] for row in rows] for column in ours}

@@ -283,6 +283,19 @@ def test_a_run_of_volumes_or_of_failures_alone(folder: Path) -> None:
     assert not (folder / "out" / "zones.csv").exists()
 
 
+def test_an_unforeseen_error_is_one_line_and_the_masks_stay(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise shapely.errors.GEOSException("TopologyException")
+
+    monkeypatch.setattr("segpipe.zones.finished.measured", broken)
+    done = run(folder, "--zones", "fields.gpkg")
+    assert done.returncode == 1
+    assert "error: out/a failed in a way that segpipe does not know: GEOSException: TopologyException" in done.stderr
+    assert not (folder / "out" / "zones.csv").exists()
+    monkeypatch.undo()
+    assert run(folder, "--zones", "fields.gpkg").returncode == 0
+
+
 def test_zones_of_a_run_in_python(folder: Path) -> None:
     import segpipe
 
@@ -317,6 +330,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "two layers": (["--zones", "two.gpkg"], "two.gpkg has 2 layers, fields, more: name one with --zones-layer"),
     "the moon": (["--zones", "moon.gpkg"], "--zones must lie on the Earth"),
     "no geometry": (["--zones", "table.parquet"], "table.parquet cannot be read as a file of polygons"),
+    "pointer": (["--zones", "pointer.vrt"], "pointer.vrt leads to other sources: convert it with ogr2ogr"),
     "layer of parquet": (["--zones", "f.parquet", "--zones-layer", "x"], "a Parquet file has no layers"),
 }
 
@@ -330,6 +344,8 @@ def bad(finished: Path) -> Path:
     write_fields(finished / "points.gpkg", [shapely.Point(500_100, 5_399_900)])
     write_fields(finished / "bare.gpkg", SHAPES, None)
     write_fields(finished / "f.parquet", SHAPES)
+    source = "<OGRVRTLayer name='a'><SrcDataSource>http://127.0.0.1:9/a.geojson</SrcDataSource></OGRVRTLayer>"
+    (finished / "pointer.vrt").write_text(f"<OGRVRTDataSource>{source}</OGRVRTDataSource>")
     geopandas.GeoDataFrame({"a": []}, geometry=[], crs="EPSG:32633").to_file(finished / "nothing.gpkg")
     for layer in ("fields", "more"):
         geopandas.GeoDataFrame(geometry=SHAPES, crs="EPSG:32633").to_file(finished / "two.gpkg", layer=layer)

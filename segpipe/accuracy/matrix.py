@@ -12,6 +12,8 @@ from segpipe.errors import InputError, one_line
 
 AREA, PIXELS = "area", "pixels"
 MOST_BYTES = 2**22
+LARGEST = 1e15
+"""Number in a table; up to it, sums of whole numbers are exact."""
 
 Row = Sequence[str]
 
@@ -88,10 +90,9 @@ def _number(path: Path, head: Row, row: Row, column: int) -> float:
         value = float(row[column])
     except ValueError:
         value = math.nan
-    if not (math.isfinite(value) and value >= 0):
-        raise InputError(
-            f"{path}: row {row[0].strip()}, column {head[column]} must be a number of at least 0, got {row[column]!r}"
-        )
+    if not 0 <= value <= LARGEST:
+        where = f"row {row[0].strip()}, column {head[column]}"
+        raise InputError(f"{path}: {where} must be a number of at least 0 and at most {LARGEST:g}, got {row[column]!r}")
     return value
 
 

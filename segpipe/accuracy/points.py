@@ -35,8 +35,8 @@ class Stratum(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     name: str
-    pixels: int = Field(ge=0)
-    area: float = Field(ge=0)
+    pixels: int = Field(ge=0, le=10**15)
+    area: float = Field(ge=0, le=1e15)
     """In the unit of the design."""
     sampled: int = Field(ge=0)
 
@@ -52,7 +52,7 @@ class Point(BaseModel):
     case: str
     row: int
     col: int
-    area: float = Field(gt=0)
+    area: float = Field(gt=0, le=1e15)
     x: float
     y: float
     crs: str

@@ -7,7 +7,7 @@ import numpy as np
 
 from segpipe.accuracy.design import STRATIFIED
 from segpipe.accuracy.estimators import Float
-from segpipe.accuracy.matrix import AREA, PIXELS, read_rows
+from segpipe.accuracy.matrix import AREA, LARGEST, PIXELS, read_rows
 from segpipe.accuracy.survey import OTHER, Survey
 from segpipe.errors import InputError
 
@@ -59,8 +59,10 @@ def _numbers(path: Path, head: Sequence[str], rows: Sequence[Sequence[str]], nam
         values = np.array([float(text) for text in texts])
     except ValueError:
         values = np.array([np.nan])
-    if not (np.isfinite(values) & (values > 0)).all():
-        raise InputError(f"{path}: {name} must be a number above 0 in each row, got {', '.join(texts[:5])}")
+    if not ((values > 0) & (values <= LARGEST)).all():
+        raise InputError(
+            f"{path}: {name} must be a number above 0, at most {LARGEST:g}, in each row, got {', '.join(texts[:5])}"
+        )
     return values
 
 

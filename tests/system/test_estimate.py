@@ -75,7 +75,7 @@ def test_a_design_that_does_not_fit_is_said(segpipe, matrix):
 @pytest.mark.parametrize(
     ("was", "now", "said"),
     [
-        ("66", "x", "row deforestation, column deforestation must be a number of at least 0, got 'x'"),
+        ("66", "x", "row deforestation, column deforestation must be a number of at least 0 and at most 1e+15, got 'x'"),
         ("area_ha", "acres", "must have one column area"),
         ("deforestation,66,0,5,4", "deforestation,0,0,0,0", "each stratum must have units in the sample"),
     ],

@@ -55,10 +55,12 @@ def test_what_spreadsheets_write_is_read(file, change):
 @pytest.mark.parametrize(
     ("was", "now", "said"),
     [
-        ("66", "many", "row a, column a must be a number of at least 0, got 'many'"),
-        ("66", "-3", "row a, column a must be a number of at least 0, got '-3'"),
-        ("66", "", "row a, column a must be a number of at least 0, got ''"),
+        ("66", "many", "row a, column a must be a number of at least 0 and at most 1e\\+15, got 'many'"),
+        ("66", "-3", "row a, column a must be a number of at least 0 and at most 1e\\+15, got '-3'"),
+        ("66", "", "row a, column a must be a number of at least 0 and at most 1e\\+15, got ''"),
         ("66", "nan", "got 'nan'"),
+        ("66", "1e400", "got '1e400'"),
+        ("18000", "1e300", "got '1e300'"),
         ("66", "6.5", "counts of units must be whole, got 6.5"),
         ("66,", "", "each row must have 5 cells, as the head, and row 2 has 4"),
         ("area_ha", "size", "must have one column area, or area_ha, with the mapped area of each class, and has 0"),

@@ -70,7 +70,7 @@ def test_areas_of_pixels_count(tables):
     [
         (1, "stratum,", "layer,", "must have the column stratum, and has layer, pixels, area_ha"),
         (1, "area_ha", "hectares", "must have the column area"),
-        (1, "40000", "many", "pixels must be a number above 0 in each row"),
+        (1, "40000", "many", "pixels must be a number above 0, at most"),
         (1, "B,30000", "A,30000", "must have each stratum once, and A is there twice"),
         (1, "D,10000", "E,10000", "each stratum must be one of the table of strata, A, B, C, E, got 'D'"),
         (0, "reference", "truth", "must have the column reference"),

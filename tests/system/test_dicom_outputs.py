@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -283,3 +284,27 @@ def test_a_report_needs_a_seg(folder: Path) -> None:
     done = run(folder, "--report", "dicom", "--seg", "none")
     assert done.returncode == 2
     assert "leave --seg none out" in done.stderr
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize(
+    "name", ["dcmqi/ct-3slice", "dicom2nifti/generic/anatomical/001", "dicom2nifti/generic/compressed_jpegls/001"]
+)
+def test_files_of_a_real_series_break_no_rule(folder: Path, shared: Path, name: str) -> None:
+    shutil.rmtree(folder / "in")
+    shutil.copytree(shared / "medical" / "dicom" / name, folder / "in")
+    net = networks.Network(1, 0, ndim=3).add("Mul", np.array([-1, 0.5, 1], np.float32).reshape(1, 3, 1, 1, 1))
+    more = {
+        "layout": "NCDHW",
+        "tile": [8, 64, 64],
+        "overlap": [0, 0, 0],
+        "scale": 1.0,
+        "normalize": "zscore",
+        "classes": CLASSES,
+    }
+    net.save(folder / "model.onnx", networks.contract(1, 3, **more), classes=3, shape=("n", 8, 64, 64))
+    done = run(folder, *REPORT, "--min-size", "500", "--unusual-values", "allow")
+    assert done.returncode == 0, done.stderr
+    written = sorted((folder / "segpipe-out").rglob("*.dcm"))
+    assert [path.name.split(".", 1)[1] for path in written] == ["sc.dcm", "seg.dcm", "sr.dcm"]
+    assert [line for path in written for line in dciodvfy(path)] == []

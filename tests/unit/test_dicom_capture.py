@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dicom_series import enhanced, series_of, slices
+from dicom_series import PATIENT, enhanced, series_of, slices
 from pydicom import Dataset, dcmread
+from test_dicom_report import lesion
+from test_dicom_report import write as write_report
 from test_dicom_seg import AUTHOR, SEGMENTS, dciodvfy, planes, random_labels
 
 from segpipe.errors import OutputError
@@ -51,6 +53,31 @@ def test_pictures_show_the_window_of_the_source_and_the_classes(tmp_path: Path) 
     assert (picture[2, 3:9] == SEGMENTS[0].color[:3]).all()
     inside = grey[4, 5] * 0.65 + np.array(SEGMENTS[0].color[:3]) * 0.35
     assert np.abs(picture[4, 5] - inside).max() <= 1
+
+
+SOURCES: dict[str, dict[str, Any]] = {
+    "PT": {"Modality": "PT"},
+    "anonymous": dict.fromkeys(PATIENT, ""),
+    "de-identified": {"PatientIdentityRemoved": "YES", "IssuerOfPatientID": "H"},
+    "without dates": dict.fromkeys(
+        ("StudyDate", "StudyTime", "ContentDate", "SeriesDate", "AccessionNumber", "StudyID"), ""
+    ),
+    "without a frame of reference": {"FrameOfReferenceUID": ""},
+    "with text in its pixels": {"BurnedInAnnotation": "YES"},
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_dciodvfy_finds_no_errors_for_odd_sources(tmp_path: Path, source: str) -> None:
+    headers = slices(**SOURCES[source])
+    assert dciodvfy(write(tmp_path, random_labels(), headers)) == []
+    assert dciodvfy(write_report(tmp_path, random_labels(), [lesion()], headers)) == []
+
+
+def test_a_series_of_one_slice(tmp_path: Path) -> None:
+    labels, headers = random_labels((3, 10, 12))[:, 1:2], slices((1, 10, 12))
+    assert dciodvfy(write(tmp_path, labels, headers)) == []
+    assert dciodvfy(write_report(tmp_path, labels, [], headers)) == []
 
 
 def test_large_slices_and_many_of_them_are_bounded(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from segpipe.errors import InputError, OutputError, SegpipeError
 from segpipe.formats.case import without_path
 from segpipe.formats.cases import Case, Failure, find_input, searched_root
-from segpipe.formats.registry import by_suffix, split_suffix
+from segpipe.formats.registry import FORMATS, by_suffix, split_suffix
 from segpipe.jobs.cluster import cluster_workers
 from segpipe.jobs.disk import stopped
 from segpipe.jobs.executors import EXECUTORS
@@ -179,10 +179,19 @@ def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prep
         check_output(run.output, settings.input, cases)
         _check_trace(run, cases)
         zones = _zones(run, cases)
+        _warn_of_report(run, cases)
         plan = make_plan(cases, run, pool or processors(), look=look, values=look)
         plan = replace(plan, failed=(*refused, *plan.failed))
         everything = sorted([*cases, *(failure.case for failure in refused)], key=attrgetter("name")) if refused else cases
         return Prepared(run, everything, plan, found.left_out, found.problems, zones=zones)
+
+
+def _warn_of_report(run: Run, cases: Sequence[Case]) -> None:
+    """Warn if a report is requested and no case can have one."""
+    if run.settings.report is not None and cases and not any(FORMATS[case.format].derives for case in cases):
+        LOG.warning(
+            "warning: --report %s writes nothing here: it is for DICOM series, and no case is one", run.settings.report
+        )
 
 
 def _zones(run: Run, cases: Sequence[Case]) -> Zones | None:

@@ -280,6 +280,17 @@ def test_what_is_made_of_series_leaves_other_cases_done(folder: Path, more: list
     assert (folder / "segpipe-out" / "volume.json").read_bytes() == record
 
 
+def test_a_report_without_any_series_is_warned_of(folder: Path) -> None:
+    warned = "--report dicom writes nothing here"
+    assert warned not in run(folder, "--report", "dicom", "--dry-run").stderr
+    shutil.rmtree(folder / "in")
+    (folder / "in").mkdir()
+    nibabel.save(nibabel.Nifti1Image(voxels(), np.eye(4)), folder / "in" / "volume.nii.gz")
+    done = run(folder, "--report", "dicom")
+    assert done.returncode == 0
+    assert warned in done.stderr
+
+
 def test_a_report_needs_a_seg(folder: Path) -> None:
     done = run(folder, "--report", "dicom", "--seg", "none")
     assert done.returncode == 2

@@ -31,12 +31,12 @@ EXPECTED = 0.8
 class Source:
     """The data of an estimate: a matrix, or points with a column of labels and optionally a map."""
 
-    matrix: Path | None
-    map: str | None
-    samples: Path | None
-    strata: Path | None
-    reference: str | None
-    design: str | None
+    matrix: Path | None = None
+    map: str | None = None
+    samples: Path | None = None
+    strata: Path | None = None
+    reference: str | None = None
+    design: str | None = None
 
     @property
     def simple(self) -> bool:

@@ -365,7 +365,8 @@ def _plain_stderr() -> logging.Handler:
 @_TILES("--overlap", help="Minimum overlap of neighbouring tiles in pixels [the contract's].")
 @_MORE("--json", is_flag=True, help="Print one JSON object.")
 def inspect(file: str, json: bool, **flags: Any) -> None:
-    """Show what a model, a raster or a volume is, and what it would need; nothing is written.
+    """Show what a model, a raster or a volume is, and what it would need; nothing is written. FILE may be the folder of a
+    DICOM series.
 
     Exits with 1 if segpipe run would refuse FILE: known facts are printed, and the reason on stderr.
     """

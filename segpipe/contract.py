@@ -1,5 +1,6 @@
 """The contract of a model: channels, scaling, tile, classes. It travels inside the ONNX file."""
 
+import operator
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -267,6 +268,11 @@ class Contract(_Keys):
             raise ValueError(f"clip must be [low, high], got {_as_list(self.clip)}")
         if any(width <= 0 for _, width in _pairs(self.window)):
             raise ValueError(f"window must be [centre, width] with a width above 0, got {_as_list(self.window)}")
+        if self.window is not None and (limits := self.limits) is not None and any(map(operator.ge, *limits)):
+            raise ValueError(
+                "window must be [centre, width] with a width that floats can add to the centre, got "
+                f"{_as_list(self.window)}: both limits would be the same number"
+            )
         if self.clip_percentiles is not None and not 0 <= self.clip_percentiles[0] < self.clip_percentiles[1] <= 100:
             raise ValueError(f"clip_percentiles must be [low, high] from 0 to 100, got {list(self.clip_percentiles)}")
         if self.statistics_over == "nonzero" and not self.is_measured:

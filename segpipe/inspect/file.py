@@ -63,8 +63,8 @@ def _refuse(file: str, flags: Mapping[str, Any], rule: str) -> None:
 
 
 def _is_volume(file: str) -> bool:
-    """Whether a local file has a format other than raster."""
-    return Path(file).is_file() and format_at(file) != RASTER
+    """Whether a local file has a format other than raster, or is a folder, which may be a series."""
+    return Path(file).is_dir() or (Path(file).is_file() and format_at(file) != RASTER)
 
 
 def _is_model(file: str) -> bool:
@@ -74,7 +74,7 @@ def _is_model(file: str) -> bool:
     if is_remote(file) or suffix == ".onnx" or (path.is_file() and suffix in by_suffix()):
         return suffix == ".onnx"
     if not path.is_file():
-        raise InputError(f"inspect takes one file that exists, got {'the folder ' * path.is_dir()}{file}")
+        raise InputError(f"inspect takes one file that exists, got {file}")
     return not _opens_as_raster(file) and _opens_as_model(path)
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.formats.cases import Case
-from segpipe.formats.registry import environment, format_at, open_case
+from segpipe.errors import InputError
+from segpipe.formats.cases import Case, find_input
+from segpipe.formats.registry import FORMATS, environment, format_at, open_case
 from segpipe.formats.source import Source
 from segpipe.geometry.grid import METRES
 from segpipe.geometry.windows import Window
@@ -31,6 +32,29 @@ MOST_READ = 2**30
 """Most voxels that are read for their values: some seconds. Of a larger volume, equidistant planes are read."""
 
 
+def case_at(file: str) -> Case:
+    """The case of a file, or the only one of a folder, such as a DICOM series.
+
+    Raises:
+        InputError: the folder has no case, or several, or none that is a volume.
+    """
+    if not Path(file).is_dir():
+        return Case(Path(file).stem, file, format_at(file))
+    found = find_input([file])
+    for failure in found.refused:
+        raise InputError(failure.error)
+    if len(found.cases) > 1:
+        raise InputError(
+            f"inspect takes one case, and the folder {file} has {len(found.cases)}: name one, such as {found.cases[0].path}"
+        )
+    (case,) = found.cases
+    if FORMATS[case.format].element != "voxel":
+        raise InputError(
+            f"inspect takes a folder only if it is a volume, such as a DICOM series: name the file, {case.path}"
+        )
+    return case
+
+
 def inspect_volume(file: str, settings: Settings, *, alone: bool) -> VolumeFacts:
     """Gather the facts of a volume and, unless it is alone, how the models of the settings fit it.
 
@@ -39,7 +63,7 @@ def inspect_volume(file: str, settings: Settings, *, alone: bool) -> VolumeFacts
     """
     errors: list[str] = []
     with environment():
-        case = Case(Path(file).stem, file, format_at(file))
+        case = case_at(file)
         with closing(open_case(case, any_contract(1, pixel="physical"), settings.overrides)) as source:
             spec = None if alone else spec_of(settings, errors)
             seen = _facts(case, source)
@@ -149,9 +173,14 @@ def values_of(source: Source, slope: float, intercept: float) -> VoxelValues:
 
 
 def _boxes(shape: tuple[int, ...]) -> Iterator[Window]:
-    """Yield boxes of whole planes; for a volume of more than ``MOST_READ`` voxels, single equidistant planes."""
-    plane = math.prod(shape[1:])
+    """Yield boxes of at most about ``READ_AT_ONCE`` voxels, in whole planes if these are smaller, else in whole rows; for a
+    volume of more than ``MOST_READ`` voxels, of equidistant planes, and of equidistant rows in planes that are as large."""
+    plane, row = math.prod(shape[1:]), math.prod(shape[2:])
     step = -(-math.prod(shape) // MOST_READ)
     depth = max(1, READ_AT_ONCE // plane) if step == 1 else 1
+    rows = shape[1] if plane <= READ_AT_ONCE else max(1, READ_AT_ONCE // row)
+    apart = rows * -(-plane // MOST_READ)
     for start in range(0, shape[0], max(step, depth)):
-        yield Window((start, *(0,) * (len(shape) - 1)), (min(start + depth, shape[0]), *shape[1:]))
+        for low in range(0, shape[1], apart):
+            ends = min(start + depth, shape[0]), min(low + rows, shape[1])
+            yield Window((start, low, *(0,) * (len(shape) - 2)), (*ends, *shape[2:]))

@@ -76,10 +76,10 @@ def open_session(
     options = _session_options()
     options.intra_op_num_threads = threads
     options.enable_cpu_mem_arena = arena
-    if shared:
-        _make_shared_arena()
-        options.add_session_config_entry("session.use_env_allocators", "1")
     try:
+        if shared:
+            _make_shared_arena()
+            options.add_session_config_entry("session.use_env_allocators", "1")
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - onnxruntime raises its own classes, which share no base
         raise ModelError(f"ONNX Runtime cannot load the model on cpu: {one_line(error)}") from None

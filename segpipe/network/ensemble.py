@@ -95,7 +95,7 @@ def _differences(first: "ModelSpec", other: "ModelSpec") -> Iterator[tuple[str, 
 
 def _keys(contract: Contract) -> dict[str, Any]:
     keys = [key for key in type(contract).model_fields if key not in OWN]
-    return {key: getattr(contract, key) for key in keys}
+    return {key: getattr(contract, key) for key in keys} | {"flips": list(contract.flip_axes)}
 
 
 def _shown(value: Any) -> str:

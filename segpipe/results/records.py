@@ -86,7 +86,9 @@ class Run:
         # records of versions without them still count as done
         later: Values = {"resample": True} if self.settings.resample else {}
         if self.settings.channels is not None:
-            later |= {"channels": [list(one) for one in self.settings.channels]}
+            order = {name: k for k, name in enumerate(self.model.contract.channel_names or ())}
+            each = sorted(self.settings.channels, key=lambda one: order.get(one[0], 0))  # as the flag orders them otherwise
+            later |= {"channels": [list(one) for one in each]}
         if self.settings.tta != "none":
             later |= {"tta": self.settings.tta, "flips": list(self.model.contract.flip_axes)}
         return {

@@ -105,6 +105,8 @@ def test_a_later_run_sees_every_file_and_which_is_which(folder: Path) -> None:
     same = ["--channels", "FLAIR=*_0000.nii.gz,T1=*_0001.nii.gz"]
     assert "1 done, 0 done before" in run(folder, *same).stderr
     assert "0 done, 1 done before" in run(folder, *same).stderr
+    turned = ["--channels", "T1=*_0001.nii.gz,FLAIR=*_0000.nii.gz"]
+    assert "0 done, 1 done before" in run(folder, *turned).stderr
     assert "1 done, 0 done before" in run(folder, "--channels", "FLAIR=*_0001.nii.gz,T1=*_0000.nii.gz").stderr
 
 

@@ -24,7 +24,7 @@ def text(path: Path) -> Path:
         ("x.tif", text, "x.tif cannot be opened: .*not recognized"),
         ("x.nii.gz", text, "x.nii.gz is no NIfTI file: its first number must be 348 or 540"),
         ("x.tif", lambda path: path, "takes one file that exists, got .*x.tif"),
-        ("x", lambda path: path.mkdir() or path, "takes one file that exists, got the folder .*x"),
+        ("x", lambda path: path.mkdir() or path, "no raster or volume found in .*x"),
     ],
 )
 def test_neither_a_model_nor_a_raster(name, make, words, tmp_path):

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import dicoms
 import networks
 import nibabel
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import volumes
 from click.testing import CliRunner
 from inspecting import command, settings, told, volume_facts
+from PIL import Image
 
 from segpipe.cli import main
 from segpipe.inspect.under import any_contract, noting, spec_of
@@ -37,6 +39,27 @@ def test_a_volume_as_json(tmp_path: Path) -> None:
     assert [found["min"], found["max"]] == [values.min(), values.max()]
     assert [found["mean"], found["std"]] == pytest.approx([values.mean(), values.std()], rel=1e-12)
     assert facts["needs"]["layout"], facts["needs"]["pixel"] == ("NCDHW", "physical")
+
+
+def test_the_folder_of_one_series(tmp_path: Path) -> None:
+    folder = dicoms.write(tmp_path / "p1" / "CT")
+    facts = told(folder)
+    units = dicoms.values().astype(int) - 1024
+    assert (facts["kind"], facts["format"], facts["shape"]) == ("volume", "dicom", [6, 9, 11])
+    assert [facts["values"]["min"], facts["values"]["max"]] == [units.min(), units.max()]
+    assert len(facts["files"]) == 6
+    dicoms.write(tmp_path / "p2" / "CT", series=2)
+    ended = command(tmp_path)
+    assert ended.exit_code == 2
+    assert re.search(r"inspect takes one case, and the folder .* has 2: name one, such as .*p1/CT", ended.stderr)
+    assert command(tmp_path / "p2").exit_code == 0
+
+
+def test_a_folder_of_a_picture_names_the_file(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "a.png")
+    ended = command(tmp_path)
+    assert ended.exit_code == 2
+    assert re.search(r"takes a folder only if it is a volume, such as a DICOM series: name the file, .*a\.png", ended.stderr)
 
 
 def test_invalid_voxels_are_not_values(tmp_path: Path) -> None:
@@ -70,6 +93,19 @@ def test_blocks_of_planes_cover_a_volume(tmp_path: Path, monkeypatch: pytest.Mon
     assert values is not None
     assert values.mean == pytest.approx(data.mean(), rel=1e-12)
     assert values.voxels == data.size
+
+
+def test_planes_that_are_too_large_are_read_in_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``SHAPE`` has 7 planes of 13 rows of 11 voxels."""
+    monkeypatch.setattr("segpipe.inspect.volume.READ_AT_ONCE", 11 * 4)
+    data = volumes.voxels(SHAPE)
+    values = volume_facts(volumes.write(tmp_path / "a.nii", data)).values
+    assert values is not None
+    assert (values.mean, values.voxels) == (pytest.approx(data.mean(), rel=1e-12), data.size)
+    monkeypatch.setattr("segpipe.inspect.volume.MOST_READ", 11 * 13 // 2)
+    few = volume_facts(volumes.write(tmp_path / "b.nii", data)).values
+    assert few is not None
+    assert few.voxels == 11 * (4 + 1)  # rows 0 to 3 and 12 of the first plane
 
 
 def test_a_volume_under_a_model_of_volumes(tmp_path: Path) -> None:

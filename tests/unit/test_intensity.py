@@ -240,6 +240,7 @@ def test_a_device_scales_as_the_host_does() -> None:
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "two limits": ({"clip": [0, 1], "window": [0, 1]}, "one of clip, window and clip_percentiles .* clip and window"),
     "width": ({"window": [40, 0]}, r"window must be \[centre, width\] with a width above 0, got \[40.0, 0.0\]"),
+    "no width": ({"window": [1e20, 1]}, r"width that floats can add to the centre, got \[1e\+20, 1.0\]: both limits"),
     "clip": ({"clip": [[0, 1], [1, 0]], "channels": 2}, r"clip must be \[low, high\]"),
     "length": ({"clip": [[0, 1]], "channels": 2}, "clip must be one pair or one per channel, got 1 for 2 channels"),
     "words": ({"normalize": ["none"], "channels": 2}, "normalize must be one word or one per channel, got 1 for 2"),

@@ -21,6 +21,7 @@ from test_dicom_seg import dciodvfy
 from segpipe.errors import OutputError
 from segpipe.formats.dicom.sink import is_own_file
 from segpipe.formats.style import palette
+from segpipe.jobs import work
 from segpipe.storage.folder import Folder
 
 TILE = (8, 12, 10)
@@ -30,6 +31,7 @@ CLASSES = [
     {"id": 2, "name": "tumour", "snomed": ["49755003", "108369006"]},
 ]
 COMMAND = ["run", "-i", "in", "-m", "model.onnx", "--device", "cpu", "--executor", "serial"]
+RUN_PART = work.run_part
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -278,6 +280,17 @@ def test_what_is_made_of_series_leaves_other_cases_done(folder: Path, more: list
     record = (folder / "segpipe-out" / "volume.json").read_bytes()
     assert "1 done, 1 done before" in run(folder, *more).stderr
     assert (folder / "segpipe-out" / "volume.json").read_bytes() == record
+
+
+def test_another_seg_takes_the_parts_of_a_run_that_wrote_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inferred: list[int] = []
+    monkeypatch.setattr(work, "run_part", lambda job, context: (inferred.append(job.number), RUN_PART(job, context))[1])
+    with monkeypatch.context() as broken:
+        broken.setattr("segpipe.formats.dicom.seg.write_segmentation", raising(OSError(28, "No space left on device")))
+        assert run(folder, "--parts", "3", "--retries", "0").returncode == 1
+    assert sorted(inferred) == [0, 1]
+    assert run(folder, "--parts", "3", "--seg", "none").returncode == 0
+    assert sorted(inferred) == [0, 1]
 
 
 def test_a_report_without_any_series_is_warned_of(folder: Path) -> None:

@@ -148,6 +148,8 @@ def test_no_output_names_a_patient(folder: Path, names: str) -> None:
     again = run(folder, "--case-name", names, "--seg", "none")
     assert "0 done, 1 done before, 2 failed" in again.stderr
     assert f"in/{named}/MR" in again.stderr  # people see where to look
+    status = invoke(["status", "segpipe-out"], folder).stdout
+    assert "1 done, 2 failed, 0 missing" in status
     if names != "path":
         dicoms.write(folder / "in" / named / "CT", dicoms.values(seed=8))
         assert "1 done, 0 done before" in run(folder, "--case-name", names, "--seg", "none").stderr

@@ -46,6 +46,7 @@ def measure_zones(
     cases = [Case(name, name) for name in done]
     with locked(store):
         totals = make_tables(task, read, store, cases)
+        store.sweep()
     return list(_lines(store, task, int((totals.cases > 0).sum()), len(read), len(done)))
 
 

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +173,35 @@ def test_a_killed_write_leaves_no_table(finished: Path, monkeypatch: pytest.Monk
     assert not (finished / "out" / "zones.csv").exists()
     monkeypatch.undo()
     assert zones(finished).returncode == 0
+
+
+KILLED = """
+import os, signal
+from segpipe.zones import finished
+keep = finished._keep
+def kept(*arguments):
+    keep(*arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+finished._keep = kept
+from segpipe.cli import main
+main(["zones", "out", "--zones", "fields.gpkg"])
+"""
+"""Ends as by kill -9 when the first case is measured."""
+
+
+def test_a_killed_process_leaves_no_half_table_and_the_next_goes_on(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED], cwd=finished, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not (finished / "out" / "zones.csv").exists()
+    assert len(list((finished / "out" / FOLDER).iterdir())) == 1
+    seen: list[Any] = []
+    monkeypatch.setattr("segpipe.zones.finished.measured", lambda *all_: seen.append(all_) or measured(*all_))
+    again = zones(finished)
+    assert again.returncode == 0, again.stderr
+    assert len(seen) == 1
+    assert run(finished, "--zones", "fields.gpkg", out="whole").returncode == 0
+    assert (finished / "out" / "zones.csv").read_bytes() == (finished / "whole" / "zones.csv").read_bytes()
+    assert {path.name for path in (finished / "out").iterdir()} == {path.name for path in (finished / "whole").iterdir()}
 
 
 def test_a_run_without_zones_removes_the_table_of_an_earlier_one(folder: Path) -> None:

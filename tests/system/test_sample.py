@@ -79,9 +79,9 @@ def test_blocks_do_not_matter(out, rows):
 
 
 def test_each_pixel_has_the_same_chance(out):
-    """100 draws of 80 pixels of class 0: counts per block of pixels are those of chance (chi-square)."""
+    """40 draws of 200 pixels of class 0: counts per block of pixels are those of chance (chi-square)."""
     found = population_of(str(out))
-    total, times, bins = int(found.pixels[:, 0].sum()), 100, 20
+    total, times, bins = int(found.pixels[:, 0].sum()), 40, 20
     hits, index = np.zeros(bins), {}
     labels = labels_of(out)
     for case in sorted(labels):
@@ -89,9 +89,9 @@ def test_each_pixel_has_the_same_chance(out):
             index[case, int(row), int(col)] = len(index)
     assert len(index) == total
     for seed in range(times):
-        for unit in draw(found, np.array([80, 0, 0]), seed):
+        for unit in draw(found, np.array([200, 0, 0]), seed):
             hits[index[unit.case, unit.row, unit.col] * bins // total] += 1
-    expected = times * 80 / bins
+    expected = times * 200 / bins
     assert ((hits - expected) ** 2 / expected).sum() < 43.8  # 0.999 of 19 degrees of freedom
 
 

@@ -186,6 +186,8 @@ class _Words(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         text, own = super().format(record), record.name == "segpipe" and record.levelno >= logging.WARNING
+        if own and text.startswith(("warning: ", "note: ")):
+            return text
         return f"{record.levelname.lower()}: {text}" if own else f"{record.levelname}:{record.name}:{text}"
 
 

@@ -163,17 +163,19 @@ def test_lines_of_libraries_are_escaped(capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "level", "line"),
+    ("name", "level", "message", "line"),
     [
-        ("segpipe", logging.WARNING, "warning: it is late"),
-        ("segpipe", logging.INFO, "INFO:segpipe:it is late"),
-        ("boto", logging.WARNING, "WARNING:boto:it is late"),
+        ("segpipe", logging.WARNING, "it is %s", "warning: it is late"),
+        ("segpipe", logging.WARNING, "warning: it is %s", "warning: it is late"),
+        ("segpipe", logging.WARNING, "note: it is %s", "note: it is late"),
+        ("segpipe", logging.INFO, "it is %s", "INFO:segpipe:it is late"),
+        ("boto", logging.WARNING, "it is %s", "WARNING:boto:it is late"),
     ],
 )
-def test_a_warning_of_segpipe_looks_like_the_other_lines_of_a_run(name, level, line, capsys):
+def test_a_warning_of_segpipe_looks_like_the_other_lines_of_a_run(name, level, message, line, capsys):
     handler = _Stderr()
     handler.setFormatter(_Words())
-    handler.handle(logging.LogRecord(name, level, "f", 1, "it is %s", ("late",), None))
+    handler.handle(logging.LogRecord(name, level, "f", 1, message, ("late",), None))
     assert capsys.readouterr().err == line + "\n"
 
 

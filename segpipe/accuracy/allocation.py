@@ -1,4 +1,4 @@
-"""How many units a sample needs, and how they are spread over strata."""
+"""The size of a sample, and its allocation to strata."""
 
 import math
 from collections.abc import Sequence

@@ -39,7 +39,7 @@ class BoundaryScores:
     surface_dice: float | None
     """Share of both boundaries together that does (Nikolov et al. 2018)."""
     iou: float | None
-    """Of the pixels of the class within the tolerance of its boundary (Cheng et al. 2021)."""
+    """IoU of the pixels of a class within the tolerance of its boundary (Cheng et al. 2021)."""
     hd95: float | None
     """The larger of the 95th percentiles of the distances from each boundary to the other."""
     intersection: int = 0
@@ -54,7 +54,7 @@ class Compared:
     read: Read
     shape: Sequence[int]
     spacing: Sequence[float]
-    """Of pixels along each axis."""
+    """Size of a pixel along each axis."""
     classes: int
     """Number of classes."""
     step: int

@@ -21,7 +21,7 @@ class _File(BaseModel):
 
 
 def class_map(ids: Mapping[int, str], path: Path | None, ignore: Iterable[int]) -> ClassMap:
-    """What values of masks and references mean.
+    """Map the values of masks and references to classes.
 
     Args:
         ids: name of each class of the masks, by its id.

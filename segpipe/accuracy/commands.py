@@ -83,7 +83,7 @@ def _level(level: float | None, intervals: str | None) -> Level:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How large a sample is, and how it is spread."""
+    """The size of a sample, and its allocation to strata."""
 
     size: int | None
     standard_error: float | None

@@ -16,7 +16,7 @@ BYTES = 256
 
 @dataclass(frozen=True)
 class ClassMap:
-    """What the values of masks and references mean."""
+    """The meaning of the values of masks and references."""
 
     ids: tuple[int, ...]
     """Value of each class in masks."""

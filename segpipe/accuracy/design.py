@@ -1,4 +1,4 @@
-"""How a sample was drawn, which says what can be estimated from it."""
+"""The design of a sample, which decides what can be estimated from it."""
 
 import math
 from collections.abc import Iterator, Sequence

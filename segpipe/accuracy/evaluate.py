@@ -60,9 +60,9 @@ class CaseScores:
     moved: bool
     """Whether the reference was resampled onto the grid of the mask."""
     boundary: tuple[BoundaryScores, ...] = ()
-    """Of each class; empty if none were asked for."""
+    """Boundary measures of each class; empty without ``--boundary``."""
     unit: str = ""
-    """Of distances: ``m``, ``mm`` or ``px``."""
+    """Unit of distances: ``m``, ``mm`` or ``px``."""
 
     def missed(self) -> Integers:
         """Classes that the reference has and of which the map found no pixel."""
@@ -84,7 +84,7 @@ class Evaluation:
     failed: Mapping[str, str]
     pooled: Confusion
     found: Scores
-    """Of all pixels of all cases."""
+    """Scores over all pixels of all cases."""
     limits: Mapping[str, Float]
     """Low and high of each score, from a bootstrap over cases; empty with fewer than two cases."""
     level: float
@@ -156,7 +156,7 @@ Opener = Callable[[Grid], AbstractContextManager[Reference]]
 
 
 def _openers(task: Task, records: Sequence[Record]) -> list[tuple[Record, Opener]]:
-    """How the reference of each case that may have one is opened."""
+    """Functions that open the reference of a case, by case."""
     if task.column is not None:
         classes = _classes(records)
         found = read_polygons(task.reference, task.column, classes, mapped=task.map_classes is not None)
@@ -204,7 +204,7 @@ def _compared(
 
 @dataclass(frozen=True)
 class Comparison:
-    """How a case is compared."""
+    """The settings of a comparison."""
 
     classes: ClassMap
     boundary: float | None

@@ -59,7 +59,7 @@ class Point(BaseModel):
 
 
 class SampleDesign(BaseModel):
-    """How a sample was drawn: all that its estimates need beside the labels."""
+    """The design of a sample: everything that estimates need besides the labels."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 

@@ -11,7 +11,7 @@ from segpipe.accuracy.estimators import Float, Integers
 LARGE = 0.8
 """Share of a class from which the overall accuracy says little."""
 MOST_NUMBERS = 2**22
-"""Of the matrices of draws that are held at once: 32 MB."""
+"""Number of float64 values of drawn matrices in memory at once: 32 MB."""
 QUANTITIES = ("iou", "dice", "precision", "recall")
 SUMMARIES = ("mean_iou", "frequency_weighted_iou", "mean_dice", "overall_accuracy", "mean_accuracy", "kappa")
 

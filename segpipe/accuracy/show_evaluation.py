@@ -85,7 +85,7 @@ def _print_boundaries(found: Evaluation) -> None:
 
 
 def boundaries(found: Evaluation) -> list[dict[str, Any]]:
-    """Of each class: means over cases, IoU of all their pixels, and in how many cases only one of map and reference has it.
+    """Rows of the classes: means over cases, IoU over all pixels, and cases where only map or reference has it.
 
     Where one lacks the class, F1 and surface Dice are 0, and there is no distance.
     """

@@ -61,7 +61,7 @@ class Choice:
     names: CaseNames = "path"
     """Source of the names of masks."""
     channels: Channels | None = None
-    """How files with one channel each are grouped; None: each file is a case."""
+    """Rule that groups files with one channel each; None: each file is a case."""
 
 
 EVERY_CASE = Choice()
@@ -82,7 +82,7 @@ class FamilyCases:
 
 @dataclass(frozen=True, slots=True)
 class Finder:
-    """How a family finds its cases where a file is not a case by its suffix alone."""
+    """Functions that find the cases of a family whose files are not cases by their suffix alone."""
 
     may_be: Callable[[str], bool]
     """Whether a file may be of the family, by its base name."""

@@ -97,7 +97,7 @@ def _collected(
 
 
 def _error(case: Case, files: Sequence[tuple[int, Case]], channels: Channels) -> str | None:
-    """Why files do not give one file per channel; None if they do."""
+    """The reason why a case does not have one file per channel; None if it has."""
     numbers, count = [k for k, _ in files], len(channels.labels)
     if numbers == list(range(count)):
         return None

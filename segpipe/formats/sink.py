@@ -37,7 +37,7 @@ class Space:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a sink writes, and where."""
+    """The file that a sink writes, and its place."""
 
     output: Store
     stem: str

@@ -86,7 +86,7 @@ class Finding:
     """Something unusual about the pixels of a case."""
 
     text: str
-    """What is seen, what the contract expects, and the mend."""
+    """The observation, the expectation of the contract, and the mend."""
     far: bool = False
     """Whether labels would be meaningless."""
 
@@ -109,7 +109,7 @@ class Values:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Expected:
-    """What a contract says about stored pixels: its mean, deviation and clip refer to ``x = pixel * gain + bias``."""
+    """The scaling of a contract in stored pixels: its mean, deviation and clip refer to ``x = pixel * gain + bias``."""
 
     contract: Contract
     tagged: bool
@@ -160,7 +160,7 @@ def values_of(pixels: NDArray[Any]) -> Values | None:
 
 
 def expected_of(contract: Contract, tags: Tags | None) -> Expected:
-    """What a contract expects of a file whose bands have these scale and offset tags."""
+    """The values that a contract expects of a file whose bands have these scale and offset tags."""
     scale, offset = np.array(contract.column("scale")), np.array(contract.column("offset"))
     gain, bias = scale, offset
     tagged = contract.scaling == "host" and contract.pixel == "physical" and tags is not None

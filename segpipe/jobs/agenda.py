@@ -13,7 +13,7 @@ from segpipe.results.records import Run, refuse_taken
 from segpipe.storage.retry import is_passing
 
 MADE_AGAIN = 2
-"""How often a part is processed again that is found damaged when its case is joined."""
+"""Number of times that a part is processed again if it is damaged when its case is joined."""
 
 LOSING = (
     "{} damages what is written to it: a part was processed again {} times, and is damaged each time it is read: "
@@ -30,7 +30,7 @@ class _Progress:
     """Numbers of the unfinished parts."""
     seconds: float = 0.0
     again: Counter[int] = field(default_factory=Counter)
-    """How often each part was found damaged."""
+    """Number of times that each part was damaged."""
 
 
 class Agenda:
@@ -152,7 +152,7 @@ class Agenda:
 
 
 def _refused(case: PlannedCase, run: Run) -> str | None:
-    """Why a case may not have its mask; checked before its parts are processed, since each takes long."""
+    """The reason why a case may not get its mask; checked before its parts, each of which takes long."""
     try:
         refuse_taken(case.case, run, case.files)
     except OutputError as error:

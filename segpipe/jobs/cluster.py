@@ -42,7 +42,7 @@ C = TypeVar("C", bound="_Closing")
 LOG = logging.getLogger("segpipe")
 
 RETRIES = 2
-"""How often a job is given to another worker after its own was lost."""
+"""Number of times that a job goes to another worker after its own was lost."""
 
 STARTS = 3
 """Attempts to start the workers of this machine, if one is lost while it starts."""

@@ -183,7 +183,7 @@ def _flag(run: Run) -> str:
 
 
 def stopped(plan: Plan, run: Run, share: float, said: str) -> str:
-    """Why a run stopped early, and what to do.
+    """Explain why a run stopped early, and what to do.
 
     Args:
         plan: plan of the run.

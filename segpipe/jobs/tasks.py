@@ -24,7 +24,7 @@ class Outcome:
     warnings: tuple[str, ...] = ()
     """Unusual properties of its pixels."""
     unwritable: str | None = None
-    """Why no other case can be written either; None where others can."""
+    """The reason why no other case can be written either; None if others can."""
 
 
 @dataclass(frozen=True, slots=True)

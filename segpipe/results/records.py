@@ -54,7 +54,7 @@ class Run:
 
     @property
     def choice(self) -> Choice:
-        """How the settings and the model select and name the cases of the input."""
+        """The rules of the settings and the model that select and name the cases of the input."""
         channels = channels_of(self.model.contract, self.settings.channels)
         return Choice(self.settings.series, self.settings.case_name, channels)
 
@@ -221,7 +221,7 @@ def _read_or_warn(output: Store, case: Case, warn: Callable[[str], None]) -> Rec
 
 
 def _defect(data: bytes) -> str:
-    """Why a record cannot be used."""
+    """A record cannot be used."""
     try:
         parse_record(data)
     except LaterSchemaError as error:

@@ -23,7 +23,7 @@ PARQUET = (".parquet", ".geoparquet")
 SURFACES = (3, 6)
 """GEOS type ids of Polygon and MultiPolygon."""
 POINTER, HEAD = b"<OGR", 4096
-"""How the description of a source begins within a file, and bytes in which it does."""
+"""The start of an XML description of a source, and the number of bytes in which it must lie."""
 SHOWN = 8
 """Maximum number of layers or columns that a message names."""
 MOST_DEGREES = 180.0

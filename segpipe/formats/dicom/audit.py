@@ -1,7 +1,7 @@
 """Whether the frames of a series are the planes of a regular volume: a pure function of positions and directions.
 
 Every fault has a kind and its figures. Positions are taken along the normal of the planes; SpacingBetweenSlices,
-GantryDetectorTilt and InstanceNumber are not believed.
+The audit does not use GantryDetectorTilt and InstanceNumber.
 """
 
 from collections import Counter
@@ -43,7 +43,7 @@ AT_ONCE = "copy the series again, or take out what does not belong to it"
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why frames make no regular volume."""
+    """A reason why frames form no regular volume."""
 
     kind: str
     """``no geometry``, ``mixed sizes``, ``mixed spacing``, ``mixed orientations``, ``sheared``, ``doubled``, ``missing``,
@@ -54,7 +54,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What came of an audit: faults, or else a grid."""
+    """The result of an audit: faults, or else a grid."""
 
     faults: tuple[Fault, ...]
     order: tuple[int, ...] = ()
@@ -154,14 +154,15 @@ def _directions(frames: Sequence[Frame]) -> tuple[Float, _Found]:
 
 
 def _no_direction(frame: Frame) -> Fault:
-    told = "\\".join(f"{n:g}" for vector in frame.directions or () for n in vector)
+    directions = "\\".join(f"{n:g}" for vector in frame.directions or () for n in vector)
     return Fault(
-        "no geometry", f"ImageOrientationPatient must be two directions of length 1, got {told} ({frame.path}): {AT_ONCE}"
+        "no geometry",
+        f"ImageOrientationPatient must be two directions of length 1, got {directions} ({frame.path}): {AT_ONCE}",
     )
 
 
 def _turned(frames: Sequence[Frame], units: Float, usual: Float, far: int) -> _Found:
-    """How far the directions of single frames are from the usual ones."""
+    """The distance of the directions of single frames from the usual ones."""
     off = np.linalg.norm(units - usual, axis=2).max(axis=1)
     worst = int(off.argmax())
     pixels, degrees = float(off[worst]) * far, float(np.degrees(2 * np.arcsin(min(1.0, off[worst] / 2))))
@@ -262,12 +263,12 @@ def _steps(along: Float, usual: float) -> _Found:
     even = along[0] + (along[-1] - along[0]) * np.arange(len(along)) / (len(along) - 1)
     step = (along[-1] - along[0]) / (len(along) - 1)
     off = float(np.abs(along - even).max())
-    told = f"{steps.min():.4g} to {steps.max():.4g} mm, {off:.3g} mm beside equal steps of {step:.4g} mm"
+    steps_text = f"{steps.min():.4g} to {steps.max():.4g} mm, {off:.3g} mm beside equal steps of {step:.4g} mm"
     if off > UNEVEN * step or np.abs(ratio - 1).max() > 2 * STEP_APART:
         return _Found(
-            (Fault("jitter", f"distances between slices must be equal, and are {told}: resample the series first"),)
+            (Fault("jitter", f"distances between slices must be equal, and are {steps_text}: resample the series first"),)
         )
-    return _Found(notes=(f"distances between slices are {told}",) if off > UNEVEN_TOLD * step else ())
+    return _Found(notes=(f"distances between slices are {steps_text}",) if off > UNEVEN_TOLD * step else ())
 
 
 def _missing(along: Float, times: Float, missing: NDArray[np.bool_], usual: float) -> Iterator[Fault]:
@@ -298,7 +299,7 @@ def _gaps(along: Float, steps: Float, gap: NDArray[np.bool_], usual: float) -> I
 
 
 def _lean(along: Float, beside: Float, pixel: float) -> _Found:
-    """How far planes move sideways: all together with a tilt, or single ones."""
+    """Check how far planes shift sideways: all together with a tilt, or single ones."""
     middle = along - along.mean()
     slope: Float = (middle @ (beside - beside.mean(axis=0))) / (middle @ middle)
     extent = float(along[-1] - along[0])
@@ -311,9 +312,9 @@ def _lean(along: Float, beside: Float, pixel: float) -> _Found:
         worst = int(rest.argmax())
         text = f"slices must lie above one another, and the one at {along[worst]:.5g} mm lies {rest[worst]:.3g} mm beside"
         faults.append(Fault("shifted", f"{text} ({rest[worst] / pixel:.2g} pixels): resample the series first"))
-    told = max(shift, float(rest.max()))
-    said = f"slices move sideways by {told:.2g} mm ({told / pixel:.2g} pixels), and are taken as they are"
-    return _Found(tuple(faults), (said,) if TOLD * pixel < told and not faults else ())
+    largest = max(shift, float(rest.max()))
+    said = f"slices move sideways by {largest:.2g} mm ({largest / pixel:.2g} pixels), and are taken as they are"
+    return _Found(tuple(faults), (said,) if TOLD * pixel < largest and not faults else ())
 
 
 def _tilted(tilt: float, shift: float, extent: float, pixel: float) -> str:

@@ -31,7 +31,7 @@ MOST_SIDE = 512
 """Rows and columns of a picture: of larger slices, every second, third, ... pixel is shown."""
 
 OPACITY = 0.35
-"""Of a class; its outline is opaque."""
+"""Opacity of the area of a class; its outline is opaque."""
 
 ENDS = 0.5, 99.5
 """Percentiles of the values that are black and white if the source has no window."""
@@ -44,14 +44,14 @@ Values = Callable[[int], NDArray[Any]]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Pictures:
-    """What is shown of a mask; an image is drawn when it is written."""
+    """The pictures of a mask; each is drawn when it is written."""
 
     values: Values
     labels: Labels
     planes: Sequence[int]
     """Planes that are shown, in order."""
     step: int
-    """Of rows and columns."""
+    """Distance of the rows and columns that are shown."""
     window: tuple[float, float]
     """Values that are dark and bright."""
     inverted: bool

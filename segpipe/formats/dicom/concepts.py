@@ -60,7 +60,7 @@ def _by_value(context_group: int) -> dict[str, Code]:
 
 
 def schemes(segments: Sequence[Segment]) -> list[CodingSchemeIdentificationItem] | None:
-    """What a file says of the private scheme, if one of its classes needs it."""
+    """The declaration of the private scheme, if a class of the file needs it."""
     if all(segment.snomed for segment in segments):
         return None
     return [

@@ -75,7 +75,7 @@ FIRST = 2**12
 """Bytes of a file that are read at first; the file meta information, about 300 bytes, is in them."""
 
 META_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
-"""What the file meta information begins with: its group length (0002,0000), before four bytes of it (PS3.10, 7.1)."""
+"""The first bytes of the file meta information: the tag of its group length (0002,0000), then four bytes (PS3.10, 7.1)."""
 
 PIXEL_DATA = {True: b"\xe0\x7f\x10\x00", False: b"\x7f\xe0\x00\x10"}
 """The tag of pixels that are integers, in files that are little endian and others (PS3.3, section C.7.6.3.1.4)."""
@@ -105,7 +105,7 @@ class NotDicomError(SegpipeError):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What one file says."""
+    """The facts in the header of one file."""
 
     name: str
     """Name of the file below the searched folder."""
@@ -155,7 +155,7 @@ def _check_packing(path: str, first: bytes) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Rest:
-    """What follows a header."""
+    """The bytes that follow a header."""
 
     length: int
     tag: bytes
@@ -199,7 +199,7 @@ def _series(path: str, data: Any, rest: _Rest, *, is_image: bool) -> Series:
 
 
 def _cut(path: str, data: Any, syntax: str, left: int) -> str:
-    """Why a file is not whole, as far as its length tells."""
+    """The reason why a file is truncated, judged by its length; empty if it is not."""
     if left <= 8:
         return f"{path} ends before its pixels: copy it again"
     uid = UID(syntax) if syntax else None
@@ -214,7 +214,7 @@ def _cut(path: str, data: Any, syntax: str, left: int) -> str:
 
 
 def _unusable(path: str, data: Any, syntax: str, rest: _Rest) -> str:
-    """Why the pixels of a file cannot be taken as values of the modality; empty if they can."""
+    """The reason why pixels of a file have no modality values; empty if they have."""
     if cut := _cut(path, data, syntax, rest.length):
         return cut
     if rest.tag != PIXEL_DATA[not syntax or UID(syntax).is_little_endian]:
@@ -240,7 +240,7 @@ def _unusable(path: str, data: Any, syntax: str, rest: _Rest) -> str:
 
 
 def _unscaled(frames: Sequence[Frame]) -> str:
-    """Why slope and intercept of a frame make no value of a pixel; empty if all do."""
+    """The reason why slope and intercept of a frame give no values; empty if they do."""
     for frame in frames:
         if not (math.isfinite(frame.slope) and frame.slope and math.isfinite(frame.intercept)):
             return (
@@ -323,7 +323,7 @@ def _pixel(data: Any, keyword: str) -> int | None:
 
 
 def _keys(groups: list[Any]) -> Iterator[tuple[str, str]]:
-    """Keyword and value of what may tell planes of one position apart."""
+    """Keywords and values of attributes that distinguish planes at one position."""
     for key, keywords in SAME.items():
         for keyword in keywords:
             found = next((values for group in groups if (values := _values(group, keyword))), None)

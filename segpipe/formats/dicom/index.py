@@ -30,7 +30,7 @@ KEYS = (
     ("AcquisitionNumber", "acquisition"),
     ("ImageType", "type"),
 )
-"""What tells volumes of one series apart, by keyword, and what it is called in names."""
+"""Attributes that distinguish the volumes of one series, by keyword, and their labels in case names."""
 
 MOST_ORIENTATIONS = 64
 """Orientations in one series; more are of no volumes, and comparing each slice with all would take hours."""
@@ -47,7 +47,7 @@ CAPTURES = "1.2.840.10008.5.1.4.1.1.7"
 
 @dataclass
 class _Headers:
-    """What is read of the files of a search."""
+    """The headers read from the files of a search."""
 
     by_series: dict[str, list[Header]] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
@@ -86,7 +86,7 @@ def _read(files: Sequence[tuple[str, str]]) -> _Headers:
 
 
 def left_out(header: Header) -> str | None:
-    """Why a file is no slice of a volume, as a class of files; None if it is one."""
+    """The class of files that a file belongs to if it is no slice of a volume; None if it is one."""
     series = header.series
     if not header.is_image:
         return f"DICOM {series.modality or 'objects'} (no image)"
@@ -226,7 +226,7 @@ def _in_order(value: str) -> tuple[float, str]:
 
 
 def _doubles(frames: Sequence[Frame]) -> int:
-    """How many frames lie where another does; copies of one file are no reason to divide."""
+    """The number of frames at a position that another frame has; copies of one file do not count."""
     there = {(frame.instance, frame.number): frame.position for frame in frames}
     placed = [tuple(round(n, 2) for n in position) for position in there.values() if position is not None]
     return len(placed) - len(set(placed))
@@ -248,7 +248,7 @@ def _cases(volumes: Sequence[_Volume], choice: Choice) -> Iterator[Case]:
     named = sorted(((name_of(volume), volume) for volume in volumes), key=lambda pair: (pair[0], _order(pair[1])))
     for name, group in groupby(named, key=lambda pair: pair[0]):
         sharing = [volume for _, volume in group]
-        names = [name] if len(sharing) == 1 else _told_apart(name, sharing)
+        names = [name] if len(sharing) == 1 else _distinguished(name, sharing)
         for own, volume in zip(names, sharing, strict=True):
             yield Case(own, _path_of(volume, alone=len(sharing) == 1), NAME, pack(volume.series))
 
@@ -275,8 +275,8 @@ def _uid_name(volume: _Volume) -> str:
     return volume.series.uid
 
 
-def _told_apart(name: str, volumes: Sequence[_Volume]) -> list[str]:
-    """Names of volumes of one file or folder: by number of the series where that tells, else by its UID; and by label."""
+def _distinguished(name: str, volumes: Sequence[_Volume]) -> list[str]:
+    """Names of volumes of one file or folder: by series number if it is unique, else by UID; and by label."""
     uids = [volume.series.uid for volume in volumes]
     numbers = {volume.series.uid: re.sub(r"\W", "", volume.series.number) for volume in volumes}
     if len(numbers) == 1:

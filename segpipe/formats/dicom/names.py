@@ -10,7 +10,7 @@ from segpipe.formats.case import Choice, FamilyCases
 SUFFIXES = (".dcm", ".dicom", ".ima")
 
 LAST_NUMBER = re.compile(r"\.\d+")
-"""What looks like the suffix of a file that is named after its UID."""
+"""Matches the apparent suffix of a file named after its UID."""
 
 PREAMBLE = 128
 

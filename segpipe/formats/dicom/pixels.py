@@ -26,7 +26,7 @@ def value_type(frames: Sequence[Frame]) -> np.dtype[Any]:
 
 
 def _range(frame: Frame) -> tuple[float, float]:
-    """What the stored bits of a frame may mean at least and at most."""
+    """The smallest and the largest value that the stored bits of a frame can have."""
     low, high = (-(2 ** (frame.bits - 1)), 2 ** (frame.bits - 1) - 1) if frame.signed else (0, 2**frame.bits - 1)
     ends = low * frame.slope + frame.intercept, high * frame.slope + frame.intercept
     return min(ends), max(ends)

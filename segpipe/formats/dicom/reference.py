@@ -1,4 +1,4 @@
-"""What a derived DICOM file repeats of its source: patient, study, instances, geometry; and UIDs that follow from them."""
+"""The attributes that a derived DICOM file copies from its source (patient, study, instances, geometry), and its UIDs."""
 
 import uuid
 import warnings
@@ -219,7 +219,7 @@ def derived_uid(*parts: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Authorship:
-    """What made a mask, and the UIDs of files that follow from its content."""
+    """The model and version that made a mask, and the UIDs of files derived from its content."""
 
     model: str
     """SHA-256 of model and contract."""

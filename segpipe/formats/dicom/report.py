@@ -23,7 +23,7 @@ NUMBER = 2000
 MM3_PER_ML = 1000
 
 DIGITS = 10
-"""Of a volume, as in ``areas.csv``."""
+"""Decimals of a volume, as in ``areas.csv``."""
 
 MILLILITER = Code("ml", "UCUM", "milliliter")
 
@@ -104,7 +104,7 @@ def _text(lesions: Sequence[Lesion]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _About:
-    """What groups of measurements refer to."""
+    """The objects that measurement groups refer to."""
 
     reference: Reference
     segmentation: Dataset

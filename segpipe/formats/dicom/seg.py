@@ -34,7 +34,7 @@ PIXEL_DATA_HEAD = 12
 """Bytes of an element of OB before its value: tag, type, two bytes that are reserved, length."""
 
 CODEC = "pydicom"
-"""What compresses and decompresses label maps. GDCM ends the process at frames of an odd number of pixels (3.2.6)."""
+"""Plugin that compresses and decompresses label maps. GDCM ends the process at frames of an odd number of pixels (3.2.6)."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -51,7 +51,7 @@ class Labels:
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """What a mask holds."""
+    """The content of a mask."""
 
     counts: NDArray[np.int64]
     """Voxels, shape ``(planes, segments)``."""
@@ -197,7 +197,7 @@ def _description(number: int, segment: Segment, author: Authorship) -> SegmentDe
 
 
 def _complete(header: Dataset, reference: Reference, found: Survey) -> None:
-    """What highdicom cannot know, or takes from chance or the clock."""
+    """Set the attributes that highdicom cannot know, or takes from chance or the clock."""
     header.Rows, header.Columns = reference.shape
     header.SegmentsOverlap = "YES" if found.overlap else "NO"
     drop_clock(header)

@@ -1,4 +1,4 @@
-"""What headers say of a series, without patient, without pixels: the index that cases carry to workers."""
+"""The header facts of a series, without patient and pixels: the index that a case carries to its worker."""
 
 import pickle
 import zlib
@@ -32,7 +32,7 @@ class Frame:
     """BitsStored."""
     signed: bool = False
     keys: tuple[tuple[str, str], ...] = ()
-    """What may tell planes of one position apart: echo, time, stack; sorted pairs of keyword and value."""
+    """Attributes that distinguish planes at one position, such as echo or time; sorted pairs of keyword and value."""
     padding: tuple[int, int] | None = None
     """Least and largest stored value that stand for no value: PixelPaddingValue, PixelPaddingRangeLimit."""
 
@@ -62,7 +62,7 @@ class Series:
     label: str = ""
     """Which volume of the series it is, where the series holds several, such as ``echo2``."""
     unusable: str = ""
-    """Why a file is not whole, or has pixels that make no values; empty if all do."""
+    """The reason why a file is truncated or its pixels have no values; empty if there is none."""
     lossy: bool = False
 
     @property

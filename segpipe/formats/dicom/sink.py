@@ -28,7 +28,7 @@ OWN = "segpipe"
 """Manufacturer (0008,0070) of the DICOM files that segpipe writes."""
 
 REFUSED = (ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError)
-"""What pydicom and highdicom raise for values of a source that a DICOM file cannot have."""
+"""Errors of pydicom and highdicom for source values that a DICOM file cannot have."""
 
 
 class SeriesSink:
@@ -100,7 +100,7 @@ class SeriesSink:
 
     @contextmanager
     def _decoded(self) -> Iterator[Callable[[int], NDArray[Any]]]:
-        """What decodes a plane of the source."""
+        """The decoder of source planes."""
         frames = self._origin.series.frames
         numbers = Counter(frame.path for frame in frames)
         with closing(Decoder(value_type(frames))) as decoder:

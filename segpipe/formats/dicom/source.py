@@ -31,7 +31,7 @@ from segpipe.overrides import AS_STORED, Overrides
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What sinks need of a series beside its grid."""
+    """The facts about a series that a sink needs besides its grid."""
 
     series: Series
     """Frames in the order of the planes of ``grid``."""
@@ -168,8 +168,8 @@ def _value_notes(series: Series) -> list[str]:
     scales = sorted({(frame.slope, frame.intercept) for frame in series.frames})
     notes = []
     if scales != [(1.0, 0.0)]:
-        told = " of its own" if len(scales) > 1 else f" {scales[0][0]:g} and intercept {scales[0][1]:g}"
-        notes.append(f"values are stored * slope + intercept, with slope{told}" + " for each slice" * (len(scales) > 1))
+        scale = " of its own" if len(scales) > 1 else f" {scales[0][0]:g} and intercept {scales[0][1]:g}"
+        notes.append(f"values are stored * slope + intercept, with slope{scale}" + " for each slice" * (len(scales) > 1))
     if series.photometric == ("MONOCHROME1",):
         notes.append("PhotometricInterpretation is MONOCHROME1, which inverts the display; values are not inverted")
     if series.lossy:
@@ -178,8 +178,8 @@ def _value_notes(series: Series) -> list[str]:
 
 
 def _padding_note(series: Series) -> str:
-    told = {frame.padding for frame in series.frames if frame.padding is not None}
-    (low, high), *more = sorted(told)
+    ranges = {frame.padding for frame in series.frames if frame.padding is not None}
+    (low, high), *more = sorted(ranges)
     stored = "of each slice" if more else f"{low}" if low == high else f"{low} to {high}"
     return (
         f"pixels of PixelPaddingValue, {stored} as stored, are invalid: the mask has nodata there; --nodata none takes "

@@ -40,10 +40,10 @@ UNREADABLE = (
     struct.error,
     zlib.error,
 )
-"""What pydicom raises for damaged files."""
+"""Errors of pydicom for damaged files."""
 
 UNDECODABLE = (*UNREADABLE, RuntimeError)
-"""What pydicom and its decoders raise for damaged pixels."""
+"""Errors of pydicom and its decoders for damaged pixels."""
 
 RAISING = {
     JPEGBaseline8Bit: ("pillow", 8),

@@ -27,7 +27,7 @@ MARK = b"segpipe"
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a mask copies from its input."""
+    """The parts of its input that a mask copies."""
 
     header: bytes
     """The header's bytes, as stored in the file."""

@@ -64,12 +64,12 @@ PER_AXIS = ("kinds", "spacings", "thicknesses", "space directions")
 """Fields with a value for each axis, of those that are used."""
 
 SEVERAL = re.compile(r"LIST(\s|$)|.*%\d*d")
-"""How a header names several files: a list of them, or a pattern with a number."""
+"""Matches a data file entry that names several files: a list, or a pattern with a number."""
 
 
 @dataclass(frozen=True, slots=True)
 class NrrdOrigin:
-    """What a mask copies from its input: the fields of its place, as text."""
+    """The parts of its input that a mask copies: the fields that place it in space, as text."""
 
     fields: tuple[tuple[str, str], ...]
 

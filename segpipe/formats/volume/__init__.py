@@ -1,1 +1,1 @@
-"""What the families of volumes share: files of voxels, read and written by boxes."""
+"""Code shared by the formats of volumes: files of voxels, read and written by boxes."""

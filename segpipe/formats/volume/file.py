@@ -172,8 +172,8 @@ def check_right_angles(path: str, grid: VoxelGrid) -> list[str]:
             f"{path}: axes must be at right angles, and one is sheared by {off:.3g} voxels over the volume, "
             "as a tilted gantry does: resample it to such a grid first"
         )
-    told = f"axes are sheared by {off * min(grid.spacing):.3g} mm over the volume, and are taken as they are"
-    return [told] if off > TOLD else []
+    note = f"axes are sheared by {off * min(grid.spacing):.3g} mm over the volume, and are taken as they are"
+    return [note] if off > TOLD else []
 
 
 def checked_affine(path: str, affine: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -44,7 +44,7 @@ def _reserve(file: int, size: int) -> None:
 
 
 def scratch_error(error: OSError, path: str, size: int, done: str) -> SourceError:
-    """What a failure to write such a file means for a case."""
+    """Return the error of a case for a failure to write such a file."""
     folder = tempfile.gettempdir()
     if error.errno in FULL:
         return SourceError(NO_SPACE.format(path, size, done, folder, shutil.disk_usage(folder).free))
@@ -52,7 +52,7 @@ def scratch_error(error: OSError, path: str, size: int, done: str) -> SourceErro
 
 
 def file_state(path: str) -> tuple[int, ...]:
-    """What changes with the content of a file: device, inode, size and times.
+    """Return the facts that change with the content of a file: device, inode, size and times.
 
     Raises:
         SourceError: the file is gone.

@@ -28,7 +28,7 @@ LEVEL = 4
 
 @dataclass(frozen=True, slots=True)
 class Wrapping:
-    """What a mask has around its voxels."""
+    """The bytes around the voxels of a mask."""
 
     suffix: str
     packed: bool
@@ -105,7 +105,7 @@ class VolumeSink(ABC):
                 band.write(stored, turned.back(part))
 
     def plane(self, k: int) -> NDArray[Any]:
-        """What is written of a stored plane, shape ``(bands, rows, columns)``."""
+        """Read a stored plane back from the draft, shape ``(bands, rows, columns)``."""
         rows, columns = self._bands[0].shape[1:]
         with output_errors(self.path):
             self._flush()

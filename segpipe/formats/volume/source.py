@@ -35,7 +35,7 @@ class VolumeSource(ABC):
     separable = True
 
     how_to_place: str
-    """Why a file without directions cannot be turned, and the mend."""
+    """Message: why a file without directions cannot be turned, and the mend."""
 
     def __init__(self, path: str, contract: Contract, overrides: Overrides = NO_OVERRIDES) -> None:
         check_local(path, "a volume must be a file")

@@ -506,7 +506,7 @@ def estimate(json: bool, **flags: Any) -> None:
 def evaluate(json: bool, **flags: Any) -> None:
     """Compare the masks of a run with reference masks on any grid: rasters, pictures or volumes with the names of the cases.
 
-    Ends with 1 where a case could not be compared.
+    Exits with 1 if a case could not be compared.
     """
     from segpipe.accuracy.commands import evaluate as command
 

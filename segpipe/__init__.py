@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         SettingsError,
         SourceError,
         WorkerError,
+        ZonesError,
     )
 
 # ONNX Runtime 1.29 and later keep a device id and events with the model's name under ~/.cache, and send them to their
@@ -50,6 +51,7 @@ __all__ = [
     "SettingsError",
     "SourceError",
     "WorkerError",
+    "ZonesError",
     "load",
     "open_run",
     "run",

@@ -1107,24 +1107,28 @@ REFUSED: list[tuple[str, str, str]] = [
         f"w.pt {USUAL} --classes number.toml",
         r"number.toml: classes must be tables, \[\[classes\]\], .*got 3",
     ),
-    ("classes of names", f"w.pt {USUAL} --classes names.toml", "classes.0: .*dictionary"),
+    ("classes of names", f"w.pt {USUAL} --classes names.toml", "classes.0: must be a table .*got 'a'"),
     ("tile of words", "w.pt --bands r,g,b -o m.onnx --classes tile.toml", "tile must be one or two whole numbers, got '64'"),
     (
         "channels of a float",
         f"w.pt {USUAL} --classes channels.toml",
         "channels must be a list of names, or their number, got 3.5",
     ),
-    ("tile flag of words", "w.pt --bands r,g,b --tile big -o m.onnx --classes classes.toml", "tile.0: .*integer.*got 'big'"),
+    (
+        "tile flag of words",
+        "w.pt --bands r,g,b --tile big -o m.onnx --classes classes.toml",
+        "tile.0: must be a whole number, got 'big'",
+    ),
     ("three tiles", "w.pt --bands r,g,b --tile 64,64,64 -o m.onnx --classes classes.toml", "tile must have one number or 2"),
     (
         "tile of nothing",
         "w.pt --bands r,g,b --tile 0 -o m.onnx --classes classes.toml",
-        r"tile\.0: .*greater than or equal to 1, got 0",
+        r"tile\.0: must be at least 1, got 0",
     ),
     (
         "tile below nothing",
         "w.pt --bands r,g,b --tile=-64 -o m.onnx --classes classes.toml",
-        r"tile\.0: .*greater than or equal to 1, got -64",
+        r"tile\.0: must be at least 1, got -64",
     ),
     (
         "overlap",

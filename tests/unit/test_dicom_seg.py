@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import highdicom
@@ -141,6 +142,47 @@ def test_two_runs_give_the_same_bytes(tmp_path):
     for kind in ("binary", "labelmap"):
         one, other = (written(tmp_path / n, slices(), random_labels(), kind) for n in "12")
         assert one.read_bytes() == other.read_bytes()
+
+
+def test_frames_of_one_file_have_uids_of_their_own(tmp_path):
+    """As of two echoes of an enhanced file, with equal masks."""
+    whole, empty = enhanced(), np.zeros((1, 3, 10, 12), np.uint8)
+    (tmp_path / "1").mkdir(), (tmp_path / "2").mkdir()
+    one, other = (written(tmp_path / n, [whole], empty, frames=frames) for n, frames in (("1", [2, 1, 0]), ("2", [5, 4, 3])))
+    assert dcmread(one).SOPInstanceUID != dcmread(other).SOPInstanceUID
+
+
+@pytest.mark.parametrize("kind", ["binary", "labelmap"])
+@pytest.mark.parametrize("frames", [[2, 1, 0], [5, 4, 3], [0, 3, 5]])
+def test_each_frame_names_the_frame_of_the_source_at_its_place(tmp_path, frames, kind):
+    """Also where several classes are in one plane."""
+    whole = enhanced()
+    header = dcmread(written(tmp_path, [whole], random_labels((3, 10, 12)), kind, frames=frames))
+    for group in header.PerFrameFunctionalGroupsSequence:
+        number = int(group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber)
+        source = whole.PerFrameFunctionalGroupsSequence[number - 1].PlanePositionSequence[0].ImagePositionPatient
+        assert group.PlanePositionSequence[0].ImagePositionPatient == source
+
+
+@pytest.mark.parametrize("kind", ["binary", "labelmap"])
+def test_a_mask_of_lossy_images_says_so(tmp_path, kind):
+    headers, path = slices(), tmp_path / "a.dcm"
+    reference = reference_of(replace(series_of(headers), lossy=True), headers[0])
+    write_segmentation(path, reference, planes(random_labels()), AUTHOR, kind)
+    check_segmentation(path, reference, planes(random_labels()))
+    assert dcmread(path).LossyImageCompression == "01"
+    assert dciodvfy(path) == []
+
+
+def test_sizes_do_not_depend_on_the_length_of_directions():
+    """The audit takes directions of a length that is off by less than 1 %."""
+    headers = slices(orientation=[0.995, 0, 0, 0, 0.995, 0])
+    for k, header in enumerate(headers):
+        header.ImagePositionPatient = [0, 0, 2.5 * k]
+    reference = reference_of(series_of(headers), headers[0])
+    assert reference.gap == pytest.approx(2.5)
+    assert reference.cell == pytest.approx(2.5 * 0.75 * 0.5)
+    assert reference.nearest((0, 0, 7.4)).sop_instance == headers[3].SOPInstanceUID
 
 
 def test_patient_and_study_are_repeated_and_nothing_else_that_identifies(tmp_path):

@@ -525,6 +525,24 @@ def test_a_decoder_in_another_process_ends_with_its_release_and_starts_again(tmp
     apart.release()
 
 
+def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next(tmp_path, monkeypatch):
+    paths = []
+    for n in (1, 2):
+        (path,) = dicoms.write(tmp_path / str(n), np.full((1, 4, 4), n, np.uint16), RescaleIntercept=0).iterdir()
+        dicoms.compress(path, gdcm.TransferSyntax.JPEGLosslessProcess14_1)
+        paths.append(str(path))
+
+    def interrupted(stream):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(apart.pickle, "load", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            apart.decode_apart(paths[0], 0, True)
+    assert (apart.decode_apart(paths[1], 0, True) == 2).all()
+    apart.release()
+
+
 @pytest.mark.parametrize("cut", [10, 60, 300])
 def test_a_damaged_dicom_file_of_somebody_else_is_not_segpipes(tmp_path, cut):
     data = dicoms.slice_of(dicoms.values((9, 11)), (0, 0, 0), 1, Manufacturer="another")

@@ -17,13 +17,14 @@ from test_voxel_grid import ALL
 
 from segpipe import __version__
 from segpipe.errors import OutputError
+from segpipe.formats.dicom.source import _header as grid_header
 from segpipe.formats.nifti.header import read_volume
 from segpipe.formats.nifti.sink import NiftiSink, is_own_volume, origin_of
 from segpipe.formats.sink import Target
 from segpipe.formats.style import Style
 from segpipe.formats.volume.draft import Draft
-from segpipe.formats.volume.sink import _pack
-from segpipe.geometry.voxel_grid import turned_to
+from segpipe.formats.volume.sink import _pack, _same_place
+from segpipe.geometry.voxel_grid import VoxelGrid, matrix_rows, turned_to
 from segpipe.geometry.windows import Window
 from segpipe.storage.folder import Folder
 from segpipe.storage.retry import is_passing
@@ -332,3 +333,32 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(OutputError, match="No space left on device"):
         NiftiSink(to)
     assert list((tmp_path / "out" / ".drafts").iterdir()) == []
+
+
+@pytest.mark.parametrize("origin", [(-349.3, -12.25, 40.0), (-189.6, 189.6, -0.02), (97.3, -349.3, -1031.7)])
+@pytest.mark.parametrize("spacing", [(2.5, 0.683594, 0.683594), (0.7, 0.371094, 0.371094), (1.25, 0.976562, 0.976562)])
+@pytest.mark.parametrize("letters", ["RAS", "LPS", "SAR"])
+def test_a_grid_in_float64_agrees_with_its_header_in_float32(
+    tmp_path: Path, origin: Any, spacing: Any, letters: str
+) -> None:
+    """As of a DICOM series: the far end of a turned axis lies anywhere, also near 0."""
+    affine = np.eye(4)
+    affine[:3, 3] = origin
+    affine[:3, :3] = np.array([[0, 0, -spacing[2]], [0, -spacing[1], 0], [spacing[0], 0, 0]])
+    grid = VoxelGrid((3, 512, 512), matrix_rows(affine))
+    turned = grid.turn(turned_to(grid, letters))
+    sink = NiftiSink(Target(Folder(tmp_path), "case", turned, MASK, grid_header(grid)))
+    sink.write(Window((0, 0, 0), turned.shape), np.zeros((1, *turned.shape), np.uint8))
+    assert sink.finish() == ["case.nii.gz"]
+
+
+def test_a_grid_elsewhere_is_found() -> None:
+    affine = np.eye(4)
+    affine[:3, 3] = -349.3
+    grid = VoxelGrid((3, 512, 512), matrix_rows(affine))
+    for place in np.ndindex(3, 4):
+        other = affine.copy()
+        other[place] += 0.003 if place[1] == 3 else 1e-5
+        moved = VoxelGrid((3, 512, 512), matrix_rows(other))
+        assert _same_place(grid, grid)
+        assert _same_place(moved, grid) == (place[1] == 0)  # three planes: 2e-5 mm

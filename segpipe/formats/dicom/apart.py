@@ -86,6 +86,10 @@ class _Helpers:
             except DecodingError:
                 self._helper = None
                 raise
+            except BaseException:  # as an interrupt: the answer to this request must not be taken for that to the next
+                self._helper.end()
+                self._helper = None
+                raise
 
     def release(self) -> None:
         with self._lock:

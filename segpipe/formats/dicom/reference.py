@@ -112,7 +112,9 @@ class Reference:
 
     @property
     def _normal(self) -> NDArray[np.float64]:
-        return np.asarray(np.cross(self.orientation[:3], self.orientation[3:]), np.float64)
+        """The direction across the planes, of length 1; the audit takes directions whose length is off by 1 %."""
+        normal = np.cross(self.orientation[:3], self.orientation[3:])
+        return np.asarray(normal / np.linalg.norm(normal), np.float64)
 
     @property
     def _along(self) -> NDArray[np.float64]:
@@ -229,7 +231,8 @@ class Authorship:
     """Name of the model, for people."""
 
     def uid(self, reference: Reference, *kind: str) -> str:
-        sources = (plane.sop_instance for plane in reference.planes)
+        frames = ((plane.sop_instance, plane.frame) for plane in reference.planes)
+        sources = (instance if frame is None else f"{instance} {frame}" for instance, frame in frames)
         return derived_uid(__version__, self.model, self.content, *kind, *sources)
 
     def series_uid(self, reference: Reference, kind: str) -> str:
@@ -266,6 +269,8 @@ def _image(reference: Reference, instance: Instance) -> Dataset:
     image.SOPClassUID, image.SOPInstanceUID = instance.sop_class, instance.sop_instance
     image.SeriesInstanceUID = reference.series
     image.Rows = image.Columns = 1
+    if reference.lossy:
+        image.LossyImageCompression = "01"  # derived images say it, too (PS3.3, C.7.6.1.1.5)
     return image
 
 

@@ -209,11 +209,15 @@ def _complete(header: Dataset, reference: Reference, found: Survey) -> None:
 
 
 def _renumber(header: Dataset, reference: Reference) -> None:
-    """Replace positions of planes by the numbers of the frames that they come from."""
-    for group in header.PerFrameFunctionalGroupsSequence:
-        for derivation in group.DerivationImageSequence:
-            for source in derivation.SourceImageSequence:
-                source.ReferencedFrameNumber = reference.planes[int(source.ReferencedFrameNumber) - 1].frame
+    """Replace positions of planes by the numbers of the frames that they come from.
+
+    The frames of a plane, one per class, share an item, which is changed once.
+    """
+    groups = header.PerFrameFunctionalGroupsSequence
+    derivations = [derivation for group in groups for derivation in group.DerivationImageSequence]
+    sources = {id(source): source for derivation in derivations for source in derivation.SourceImageSequence}
+    for source in sources.values():
+        source.ReferencedFrameNumber = reference.planes[int(source.ReferencedFrameNumber) - 1].frame
 
 
 def frames_of(header: Dataset, reference: Reference) -> Iterator[tuple[int, int]]:

@@ -119,6 +119,7 @@ def find_input(inputs: Sequence[str], choice: Choice = EVERY_CASE) -> Found:
         cases = _numbered(cases, search)
     elif choice.names == "uid":
         search.errors |= {case: NO_UID.format(case.path) for case in cases if FORMATS[case.format].finder is None}
+        cases = _without_uid(cases, search)
     left_out = {**others, **dict(sorted(search.left_out.items()))}
     refused = list(_refused(cases, search.errors))
     names = {failure.case.name for failure in refused}
@@ -180,6 +181,14 @@ def _numbered(cases: list[Case], search: _Search) -> list[Case]:
     named = [replace(case, name=f"{number:0{digits}}") for number, case in enumerate(cases, 1)]
     search.errors = {new: search.errors[old] for old, new in zip(cases, named, strict=True) if old in search.errors}
     return named
+
+
+def _without_uid(cases: list[Case], search: _Search) -> list[Case]:
+    """Number the cases that are refused, so that no folder name appears in the output."""
+    refused = [case for case in cases if case in search.errors]
+    names = {case: replace(case, name=f"without-uid-{number:04}") for number, case in enumerate(refused, 1)}
+    search.errors = {names.get(case, case): error for case, error in search.errors.items()}
+    return sorted((names.get(case, case) for case in cases), key=attrgetter("name"))
 
 
 def _refused(cases: list[Case], errors: Mapping[Case, str]) -> Iterator[Failure]:

@@ -136,9 +136,10 @@ def test_no_output_names_a_patient(folder: Path, names: str) -> None:
     for n, path in enumerate(sorted(dicoms.write(folder / "cut", series=3).iterdir())):
         path.rename(folder / "in" / named / "MR" / f"cut{n}")
     (folder / "in" / named / "MR" / "cut2").write_bytes((folder / "in" / named / "MR" / "cut2").read_bytes()[:-9])
+    (folder / "in" / named / "IM1.dcm").write_bytes(bytes(200))
     more = ["--seg", "none", "--confidence", "--log-file", "run.log", "--style", "qgis"]  # a SEG repeats the patient's tags
     done = run(folder, "--case-name", names, *more)
-    assert "1 done, 0 done before, 2 failed" in done.stderr
+    assert "1 done, 0 done before, 3 failed" in done.stderr
     for path in [folder / "run.log", *(folder / "segpipe-out").rglob("*")]:
         data = path.read_bytes() if path.is_file() else b""
         assert not any(word in data for word in (b"Mustermann", b"Erika", b"4711", b"19700101")), path
@@ -146,10 +147,10 @@ def test_no_output_names_a_patient(folder: Path, names: str) -> None:
     assert (folder / f"segpipe-out/{name}.nii.gz").is_file()
     assert (folder / "segpipe-out/areas.csv").read_text().splitlines()[1].startswith(name)
     again = run(folder, "--case-name", names, "--seg", "none")
-    assert "0 done, 1 done before, 2 failed" in again.stderr
+    assert "0 done, 1 done before, 3 failed" in again.stderr
     assert f"in/{named}/MR" in again.stderr  # people see where to look
     status = invoke(["status", "segpipe-out"], folder).stdout
-    assert "1 done, 2 failed, 0 missing" in status
+    assert "1 done, 3 failed, 0 missing" in status
     if names != "path":
         dicoms.write(folder / "in" / named / "CT", dicoms.values(seed=8))
         assert "1 done, 0 done before" in run(folder, "--case-name", names, "--seg", "none").stderr

@@ -181,6 +181,19 @@ def test_series_are_chosen_by_description_number_or_uid(tmp_path, text, kept):
     assert cases.left_out == ({"DICOM series not chosen": 1} if len(kept) == 1 else {})
 
 
+@pytest.mark.parametrize("folder", ["a", "b", "c"])
+def test_a_damaged_file_beside_a_chosen_series_is_an_error(tmp_path, folder):
+    """It may be the last slice, which no audit misses; elsewhere it is left out as other series are."""
+    dicoms.write(tmp_path / "a", SeriesDescription="Thorax")
+    dicoms.write(tmp_path / "b", series=2, SeriesDescription="Abdomen")
+    (tmp_path / folder).mkdir(exist_ok=True)
+    (tmp_path / folder / "last.dcm").write_bytes(bytes(200))
+    cases = found(tmp_path, series="thorax")
+    assert [case.name for case in cases.cases] == ["a"]
+    assert [failure.case.name for failure in cases.refused] == (["a/last"] if folder == "a" else [])
+    assert cases.left_out.get("damaged DICOM files") == (None if folder == "a" else 1)
+
+
 def test_names_of_cases_without_folders(tmp_path):
     dicoms.write(tmp_path / "Mustermann" / "CT")
     dicoms.write(tmp_path / "Zorn" / "CT", series=2)
@@ -189,7 +202,7 @@ def test_names_of_cases_without_folders(tmp_path):
     assert names(tmp_path, names="uid") == [dicoms.uid(1), dicoms.uid(2)]
     (tmp_path / "scan.nii").touch()
     refused = found(tmp_path, names="uid").refused
-    assert [failure.case.name for failure in refused] == ["scan"]
+    assert [failure.case.name for failure in refused] == ["without-uid-0001"]
     assert "give --case-name number" in refused[0].error
     assert len(names(tmp_path, names="number")) == 3
 

@@ -63,9 +63,10 @@ def find(files: Sequence[tuple[str, str]], choice: Choice) -> FamilyCases:
     volumes = [volume for found in list(headers.by_series.values()) for volume in _volumes_of(found, headers)]
     kept = [volume for volume in volumes if _is_chosen(volume.series, choice.series)]
     headers.left_out["DICOM series not chosen"] += len({v.series.uid for v in volumes} - {v.series.uid for v in kept})
-    broken = [] if choice.series else [(Case(_plain(name), path, NAME), error) for name, path, error in headers.broken]
-    if choice.series:
-        headers.left_out["damaged DICOM files"] += len(headers.broken)
+    folders = {os.path.dirname(file) for volume in kept for file in volume.series.files}  # noqa: PTH120
+    near = [one for one in headers.broken if not choice.series or os.path.dirname(one[1]) in folders]  # noqa: PTH120
+    headers.left_out["damaged DICOM files"] += len(headers.broken) - len(near)
+    broken = [(Case(_plain(name), path, NAME), error) for name, path, error in near]
     cases = [*_cases(kept, choice), *(case for case, _ in broken)]
     return FamilyCases(cases, dict(broken), {what: n for what, n in headers.left_out.items() if n})
 

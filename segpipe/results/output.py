@@ -26,7 +26,7 @@ from segpipe.results.boxes import BoxSink, read_boxes
 from segpipe.results.components import MOST_LISTED
 from segpipe.results.lesion_rule import INSTANCES
 from segpipe.results.parts import Tally, part_files, read_tally, write_tally
-from segpipe.results.records import Run, device_kind, read_record, record_name, recorded, style_name
+from segpipe.results.records import Run, device_kind, read_record, record_name, recorded, style_name, targets
 from segpipe.results.schema import Amount, Record, RecordedInput, Values
 from segpipe.results.statistics import Row
 from segpipe.results.tables import Statistics
@@ -269,9 +269,15 @@ class CaseOutput:
 
     def _forget(self, coming: list[str], before: Record | None) -> None:
         """Remove the files of an earlier run that this one does not write."""
-        for name in [] if before is None else before.outputs:
+        for name in self._derived(coming) if before is None else before.outputs:
             if name not in coming and not self._is_theirs(name):
                 self._output.remove(name)
+
+    def _derived(self, coming: list[str]) -> list[str]:
+        """Files made of an earlier mask whose run was killed between removing the record and writing a new one."""
+        family = FORMATS[self._case.format]
+        others = set(targets(self._case)) - {*coming, style_name(self._case)} if family.derives else set()
+        return [name for name in sorted(others) if self._output.has(name) and family.owns(self._output, name)]
 
     def _is_theirs(self, name: str) -> bool:
         """Whether a style was not written by segpipe."""

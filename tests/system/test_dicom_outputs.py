@@ -261,6 +261,14 @@ def test_a_run_without_a_report_goes_on_where_one_is_and_writes_it_where_none_is
     assert not (folder / "segpipe-out" / "a.sr.dcm").exists()
 
 
+def test_a_run_that_was_killed_between_two_records_leaves_no_report_of_another_mask(folder: Path) -> None:
+    out = folder / "segpipe-out"
+    assert "1 done, 0 done before" in run(folder, "--report", "dicom").stderr
+    (out / "a.json").unlink()
+    assert "1 done, 0 done before" in run(folder, "--seg", "none").stderr
+    assert list(out.glob("*.dcm")) == []
+
+
 @pytest.mark.parametrize("name", ["measurement_report", "write_capture"])
 def test_a_report_that_cannot_be_written_leaves_no_file(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     module = "report" if name == "measurement_report" else "capture"

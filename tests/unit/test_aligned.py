@@ -54,3 +54,14 @@ def test_a_picture_of_another_size_has_no_place(raster):
     path = raster("r.png", np.zeros((1, 3, 3), np.uint8))
     with pytest.raises(SourceError, match="must have the size of the mask, 4 x 3"):
         read(path, RasterGrid((3, 4), UTM, from_origin(500_000, 5_400_000, 10, 10)))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"])
+@pytest.mark.parametrize("nodata", [None, 9])
+def test_pixels_outside_a_moved_reference_have_no_label_whatever_its_type(raster, dtype, nodata):
+    path = raster("r.tif", np.arange(1, 10, dtype=dtype).reshape(1, 3, 3), nodata=nodata)
+    labels, valid, moved = read(path, RasterGrid((5, 5), UTM, from_origin(499_990, 5_400_010, 10, 10)))
+    wanted = np.pad(np.arange(1, 10).reshape(3, 3), 1)
+    assert moved
+    np.testing.assert_array_equal(valid, (wanted > 0) & (wanted != nodata))
+    np.testing.assert_array_equal(labels[valid], wanted[valid])

@@ -38,6 +38,8 @@ class AlignedRaster:
         place = RasterWindow(left, top, right - left, bottom - top)
         with gdal_errors(SourceError, f"{self._path} cannot be read"):
             labels = self._dataset.read(1, window=place)
+            if self.moved:  # the mask flags of a warped dataset know the alpha band of some types only
+                return labels, self._dataset.read(self._dataset.count, window=place) > 0
             if MaskFlags.all_valid in self._dataset.mask_flag_enums[0]:
                 return labels, None
             return labels, self._dataset.read_masks(1, window=place) > 0

@@ -13,7 +13,7 @@ from segpipe.accuracy.class_map import class_map
 from segpipe.accuracy.confusion import ClassMap, Confusion, PairCounts, confusion_of, of_reference
 from segpipe.accuracy.estimators import Float, Integers
 from segpipe.accuracy.labels import ROWS, Reference, open_labels, open_reference, windows
-from segpipe.accuracy.polygons import read_polygons
+from segpipe.accuracy.polygons import SHOWN, read_polygons
 from segpipe.accuracy.population import positions
 from segpipe.accuracy.scores import LARGE, Scores, bootstrap, scores
 from segpipe.errors import InputError, OutputError, case_errors
@@ -107,7 +107,7 @@ def evaluate(task: Task) -> Evaluation:
     store = store_at(task.labels).settled()
     records = _records(store)
     classes = class_map(_classes(records), task.map_classes, task.ignore)
-    openers = _openers(task, records)
+    openers, problems = _openers(task, records)
     cases, failed = _compared(store, openers, Comparison(classes, task.boundary))
     if task.column is not None:  # a file for all cases may have nothing in some
         cases = [one for one in cases if one.confusion.matrix.any() or one.confusion.unseen]
@@ -115,7 +115,7 @@ def evaluate(task: Task) -> Evaluation:
     matrices = np.array([one.confusion.matrix for one in cases])
     limits = bootstrap(matrices, task.draws, task.seed, task.level) if len(cases) > 1 and task.draws else {}
     paired = {*failed, *(one.name for one in cases)}
-    warnings = [*_unpaired(records, paired, task.reference), *_warnings(classes, cases, pooled)]
+    warnings = [*_unpaired(records, paired, task.reference), *_few(problems), *_warnings(classes, cases, pooled)]
     return Evaluation(
         classes, tuple(cases), failed, pooled, scores(pooled.matrix), limits, task.level, tuple(warnings), task.boundary
     )
@@ -155,14 +155,14 @@ Opener = Callable[[Grid], AbstractContextManager[Reference]]
 """Opens the reference of a case on the grid of its mask."""
 
 
-def _openers(task: Task, records: Sequence[Record]) -> list[tuple[Record, Opener]]:
-    """Functions that open the reference of a case, by case."""
+def _openers(task: Task, records: Sequence[Record]) -> tuple[list[tuple[Record, Opener]], tuple[str, ...]]:
+    """Functions that open the reference of a case, by case, and problems of the references."""
     if task.column is not None:
         classes = _classes(records)
         found = read_polygons(task.reference, task.column, classes, mapped=task.map_classes is not None)
-        return [(record, found.on) for record in records]
+        return [(record, found.on) for record in records], found.problems
     paths = references(task.reference, [record.case for record in records])
-    return [(record, partial(open_reference, paths[record.case])) for record in records if record.case in paths]
+    return [(record, partial(open_reference, paths[record.case])) for record in records if record.case in paths], ()
 
 
 def references(place: Path, cases: Sequence[str]) -> dict[str, Path]:
@@ -248,6 +248,12 @@ def _unpaired(records: Sequence[Record], paired: Collection[str], place: Path) -
     if lacking:
         few = ", ".join(map(printable, lacking[:3])) + ", ..." * (len(lacking) > 3)
         yield f"{len(lacking)} of {len(records)} cases have no reference in {place}: {few}"
+
+
+def _few(problems: Sequence[str]) -> Iterator[str]:
+    yield from problems[:SHOWN]
+    if (more := len(problems) - SHOWN) > 0:
+        yield f"{more:,} more polygons are not as they should be"
 
 
 def _warnings(classes: ClassMap, cases: Sequence[CaseScores], pooled: Confusion) -> Iterator[str]:

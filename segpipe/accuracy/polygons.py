@@ -3,26 +3,29 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
+from pyproj import CRS
 
 from segpipe.accuracy.points import read_frame
 from segpipe.errors import InputError, SourceError
 from segpipe.geometry.grid import Grid
-from segpipe.geometry.raster_grid import RasterGrid
+from segpipe.geometry.ground import NowhereError, horizontal
 from segpipe.geometry.windows import Window
 from segpipe.messages.printable import printable
-
-if TYPE_CHECKING:
-    from geopandas import GeoDataFrame
+from segpipe.zones.case import NoGroundError, ground_of
+from segpipe.zones.placing import place
+from segpipe.zones.polygons import Shapes, repaired
 
 SURFACES = ("Polygon", "MultiPolygon")
 OUTSIDE = -(2**31)
 """Value of pixels in no polygon."""
+SHOWN = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,50 +33,62 @@ class Polygons:
     """Polygons of a file, with the value of each: an id of a class, or what a file of classes maps to one."""
 
     path: Path
-    frame: "GeoDataFrame"
+    shapes: Shapes
+    """Valid polygons in ``crs``; empty where a repair left no surface."""
+    crs: CRS
     values: NDArray[np.int32]
+    problems: tuple[str, ...] = ()
+    """What was repaired, or cannot count, polygon by polygon."""
 
     @contextmanager
     def on(self, grid: Grid) -> Iterator["RasterizedPolygons"]:
         """Labels on the grid of a mask.
 
         Raises:
-            SourceError: it lies nowhere on the Earth.
+            SourceError: it lies nowhere on the Earth, or its projection cannot represent a polygon there.
         """
-        if not isinstance(grid, RasterGrid) or grid.crs is None or grid.transform is None:
-            raise SourceError(f"{self.path} has polygons on the Earth, and the mask has no place there")
-        yield RasterizedPolygons(self.frame.geometry.to_crs(grid.crs.to_wkt()), self.values, grid.transform)
+        try:
+            ground = ground_of(grid)
+        except NoGroundError as error:
+            raise SourceError(f"{self.path} has polygons on the Earth, and the mask has no place there: {error}") from None
+        placed = place(self.shapes, self.crs, ground, grid.shape)
+        if len(placed.lost):
+            few = ", ".join(str(k + 1) for k in placed.lost[:SHOWN])
+            raise SourceError(f"{self.path}: polygons {few} cannot be drawn in {grid}: cut them to the scene")
+        order = np.argsort(placed.index, kind="stable")
+        yield RasterizedPolygons(placed.shapes[order], self.values[placed.index[order]], grid.shape[0])
 
 
 @dataclass(frozen=True, eq=False)
 class RasterizedPolygons:
-    """Labels of polygons in the CRS of a grid; where polygons overlap, the last of the file counts."""
+    """Labels of polygons in the pixels of a grid; where polygons overlap, the last of the file counts."""
 
-    shapes: Any
+    shapes: Shapes
+    """x is the column, y the number of rows above the bottom edge."""
     values: NDArray[np.int32]
-    transform: Affine
+    rows: int
+    """Of the grid."""
     moved: bool = False
+
+    @cached_property
+    def _tree(self) -> Any:
+        import shapely
+
+        return shapely.STRtree(self.shapes)
 
     def read(self, window: Window) -> tuple[NDArray[Any], NDArray[Any]]:
         """Values of a window, and where there are any."""
+        import shapely
         from rasterio.features import rasterize
 
         (top, left), (bottom, right) = window.start, window.stop
-        place = self.transform * Affine.translation(left, top)
-        near = np.sort(self.shapes.sindex.query(_outline(self.transform, window)))
-        pairs = [(self.shapes.iloc[k], int(self.values[k])) for k in near]
+        near = np.sort(self._tree.query(shapely.box(left, self.rows - bottom, right, self.rows - top)))
+        pairs = [(self.shapes[k], int(self.values[k])) for k in near]
         if not pairs:
             return np.zeros(window.shape, np.int32), np.zeros(window.shape, bool)
+        place = Affine(1, 0, left, 0, -1, self.rows - top)
         found = rasterize(pairs, (bottom - top, right - left), fill=OUTSIDE, transform=place, dtype="int32")
         return found, found != OUTSIDE
-
-
-def _outline(transform: Affine, window: Window) -> Any:
-    import shapely
-
-    (top, left), (bottom, right) = window.start, window.stop
-    corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
-    return shapely.Polygon([transform * corner for corner in corners])
 
 
 def read_polygons(path: Path, column: str, classes: Mapping[int, str], *, mapped: bool) -> Polygons:
@@ -97,9 +112,14 @@ def read_polygons(path: Path, column: str, classes: Mapping[int, str], *, mapped
     kinds = sorted({*frame.geometry.geom_type} - {*SURFACES})
     if kinds or not len(frame):
         raise InputError(f"{path} must hold polygons, and holds {', '.join(kinds) or 'none'}")
-    repaired = frame.set_geometry(frame.geometry.make_valid())
+    try:
+        crs = horizontal(frame.crs)
+    except NowhereError as error:
+        raise InputError(f"{path} must lie on the Earth, and does not: {error}") from None
+    shapes, problems = repaired(np.asarray(frame.geometry.array), crs)
     values = [_value(path, value, classes, mapped=mapped) for value in frame[column]]
-    return Polygons(path, repaired, np.array(values, np.int32))
+    told = tuple(f"polygon {k + 1}: {text}" for k, each in zip(np.flatnonzero(there), problems, strict=True) for text in each)
+    return Polygons(path, shapes, crs, np.array(values, np.int32), told)
 
 
 def _value(path: Path, value: Any, classes: Mapping[int, str], *, mapped: bool) -> int:

@@ -109,7 +109,7 @@ def read_zones(selection: Selection) -> Zones:
     if not len(frame):
         raise ZonesError(f"--zones must hold polygons, and {selection.path} holds nothing: name another file or layer")
     names, named_problems = _names(frame, selection.column)
-    shapes, problems = _repaired(np.asarray(frame.geometry.array), crs)
+    shapes, problems = repaired(np.asarray(frame.geometry.array), crs)
     if _all_empty(shapes):
         raise ZonesError(f"--zones must hold polygons, and {selection.path} holds none: {problems[0][0]}")
     both = tuple(tuple(a) + tuple(b) for a, b in zip(named_problems, problems, strict=True))
@@ -228,7 +228,7 @@ def _all_empty(shapes: Shapes) -> bool:
     return bool(shapely.is_empty(shapes).all())
 
 
-def _repaired(shapes: Shapes, crs: CRS) -> tuple[Shapes, list[list[str]]]:
+def repaired(shapes: Shapes, crs: CRS) -> tuple[Shapes, list[list[str]]]:
     """Valid polygons without heights, and the problems of each."""
     import shapely
 

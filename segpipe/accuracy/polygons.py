@@ -118,7 +118,8 @@ def read_polygons(path: Path, column: str, classes: Mapping[int, str], *, mapped
         raise InputError(f"{path} must lie on the Earth, and does not: {error}") from None
     shapes, problems = repaired(np.asarray(frame.geometry.array), crs)
     values = [_value(path, value, classes, mapped=mapped) for value in frame[column]]
-    told = tuple(f"polygon {k + 1}: {text}" for k, each in zip(np.flatnonzero(there), problems, strict=True) for text in each)
+    number = np.flatnonzero(there) + 1
+    told = tuple(f"polygon {k}: {text}" for k, each in zip(number, problems, strict=True) for text in each)
     return Polygons(path, shapes, crs, np.array(values, np.int32), told)
 
 

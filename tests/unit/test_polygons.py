@@ -36,7 +36,7 @@ def centres(grid, crs="EPSG:4326"):
 @pytest.mark.parametrize("transform", [PLACE, PLACE * Affine.rotation(30)], ids=["north-up", "rotated"])
 def test_long_edges_are_straight_in_the_crs_of_the_polygons(tmp_path, transform):
     grid = RasterGrid((120, 140), UTM, transform)
-    north = shapely.Polygon([(5, 49.2), (25, 49.2), (25, 60), (5, 60)])  # in UTM a chord would be kilometres off its parallel
+    north = shapely.Polygon([(5, 49.2), (25, 49.2), (25, 60), (5, 60)])  # a chord of UTM is kilometres off its parallel
     found, _ = labels(tmp_path, [north], grid)
     wanted = shapely.contains_xy(north, *centres(grid))
     assert 0.1 < wanted.mean() < 0.9

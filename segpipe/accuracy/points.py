@@ -214,7 +214,7 @@ def read_frame(path: Path, column: str) -> "GeoDataFrame":
     if not isinstance(frame, geopandas.GeoDataFrame):
         raise InputError(f"{path} must have geometries, and has none")
     _check_column(path, [str(name) for name in frame.columns], column)
-    return frame
+    return frame.reset_index(drop=True)  # Parquet may keep one of its own
 
 
 def _check_column(path: Path, names: Sequence[str], column: str) -> None:

@@ -13,15 +13,15 @@ from segpipe.errors import OutputError, SourceError
 from segpipe.formats.raster.aligned import open_aligned
 from segpipe.formats.registry import FORMATS, OpenMask, format_of, read_mask
 from segpipe.geometry.grid import Grid
-from segpipe.geometry.voxel_grid import VoxelGrid
+from segpipe.geometry.voxel_grid import VoxelGrid, furthest_apart
 from segpipe.geometry.windows import Window
 from segpipe.results.schema import Record
 from segpipe.storage import Store
 
 ROWS = 512
 """Rows of an image that are read at once."""
-TOLERANCE = 1e-3
-"""Share of a voxel by which volumes of one grid may differ."""
+APART = 0.1
+"""Largest distance between corners of volumes on one grid, as a share of the shortest side of a voxel."""
 
 
 class Reference(Protocol):
@@ -119,8 +119,8 @@ def turned_onto(array: NDArray[Any], own: VoxelGrid, grid: VoxelGrid, path: Path
         meant = np.zeros((4, 4))
         meant[order, range(3)], meant[3, 3] = signs, 1
         meant[order, 3] = np.where(signs < 0, np.array(array.shape)[order] - 1, 0)
-        far = np.abs((matrix - meant)[:3] @ np.array([*grid.shape, 1])).max()
-        if flipped.shape == grid.shape and far < TOLERANCE * max(grid.shape):
+        far = furthest_apart(own.affine @ meant, grid.affine, grid.shape)
+        if flipped.shape == grid.shape and far <= APART * min(grid.spacing):
             return flipped
     raise SourceError(
         f"{path} must lie on the grid of the mask, {' x '.join(map(str, grid.shape))} voxels, and has "

@@ -1,53 +1,56 @@
 """Which cases of a map share ground, so that a sample may find the same place twice."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from segpipe.accuracy.population import Population
-from segpipe.geometry.raster_grid import RasterGrid
+from segpipe.geometry.ground import Ground
+from segpipe.geometry.grid import Grid
+from segpipe.zones.case import ground_of
+from segpipe.zones.overlap import common, extent, meeting, to_pixels
 
-POINTS = 20
-"""Along each side of a case."""
+POINTS = 200
+"""Along each axis of the part of a case in which another one may lie."""
 LEAST = 1e-4
-"""Share of the smaller case that two must have in common: points of the edge between neighbours differ a little."""
+"""Share of the smaller case that two must have in common: edges of neighbours differ a little from CRS to CRS."""
+
+Placed = tuple[Ground, tuple[int, ...]]
+"""Ground and shape of a grid."""
 
 
 def overlapping(population: Population) -> list[tuple[str, str]]:
     """Names of each two cases whose grids share ground."""
-    import shapely
-
     names = [record.case for record in population.cases]
-    shapes = np.array(list(_outlines(population)), object)
-    pairs = shapely.STRtree(shapes).query(shapes, predicate="intersects").T
-    found = []
-    for a, b in pairs:
-        if a < b:
-            common = shapely.intersection(shapes[a], shapes[b]).area
-            if common > LEAST * min(shapes[a].area, shapes[b].area):
-                found.append((names[a], names[b]))
-    return sorted(found)
+    return sorted((names[a], names[b]) for a, b in sharing(list(_grids(population))))
 
 
-def _outlines(population: Population) -> Iterator[object]:
-    """Outline of each case, in longitude and latitude."""
-    import geopandas
-    import shapely
-
+def _grids(population: Population) -> Iterator[Grid]:
     for record in population.cases:
         with population.open(record) as mask:
-            grid = mask.grid
-        assert isinstance(grid, RasterGrid)
-        ring = shapely.Polygon(_edge(grid))
-        crs = grid.crs.to_wkt() if grid.crs else None
-        yield geopandas.GeoSeries([ring], crs=crs).to_crs("EPSG:4326").iloc[0]
+            yield mask.grid
 
 
-def _edge(grid: RasterGrid) -> np.ndarray:
-    """Points along the outer edge of a grid, in its CRS, shape ``(points, 2)``."""
-    rows, cols = grid.shape
-    t, none = np.linspace(0, 1, POINTS, endpoint=False), np.zeros(POINTS)
-    along = np.concatenate([np.stack(side, axis=1) for side in ((none, t), (t, none + 1), (none + 1, 1 - t), (1 - t, none))])
-    world = grid.world(along * (rows, cols) - 0.5)
-    assert world is not None
-    return world
+def sharing(grids: Sequence[Grid]) -> list[tuple[int, int]]:
+    """Each two grids that share ground, anywhere on the Earth."""
+    placed = [(ground_of(grid), grid.shape) for grid in grids]
+    extents = np.array([extent(*one) for one in placed])
+    pairs = [(a, b) for a, others in enumerate(meeting(extents)) for b in others if a < b]
+    return [(a, b) for a, b in pairs if max(_share(placed[a], placed[b]), _share(placed[b], placed[a])) > LEAST]
+
+
+def _share(one: Placed, other: Placed) -> float:
+    """Share of a grid that another one covers, from points spread over the part in which it may lie."""
+    (ground, shape), (theirs, their_shape) = one, other
+    part = common(theirs, their_shape, ground, shape)
+    if part is None:
+        return 0.0
+    rows, cols = (
+        np.linspace(start, stop, POINTS, endpoint=False) + (stop - start) / POINTS / 2
+        for start, stop in zip(part.start, part.stop, strict=True)
+    )
+    x, y = ground.coordinates(*np.meshgrid(rows, cols, indexing="ij"))
+    place = to_pixels(ground, theirs, their_shape)(np.column_stack([x.ravel(), y.ravel()]))
+    with np.errstate(invalid="ignore"):
+        inside = ((place > 0) & (place < their_shape[::-1])).all(axis=1)
+    return float(inside.mean() * np.prod(part.shape) / np.prod(shape))

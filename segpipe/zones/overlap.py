@@ -59,10 +59,10 @@ class Shared:
     def __init__(self, ground: Ground, shape: tuple[int, ...], neighbours: Sequence[Neighbour]) -> None:
         self._ground = ground
         self._each = [
-            (neighbour, to_pixels, window)
+            (neighbour, pixels, window)
             for neighbour in neighbours
-            for to_pixels in [_to_pixels(ground, neighbour)]
-            if (window := _common(neighbour, ground, shape)) is not None
+            for pixels in [to_pixels(ground, neighbour.ground, neighbour.mask.grid.shape)]
+            if (window := common(neighbour.ground, neighbour.mask.grid.shape, ground, shape)) is not None
         ]
 
     def elsewhere(self, window: Window, unseen: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -91,10 +91,11 @@ class Shared:
         return covered.reshape(part.shape), seen.reshape(part.shape)
 
 
-def _to_pixels(ground: Ground, neighbour: Neighbour) -> PixelsOf:
-    own, other = ground.reference.crs, neighbour.ground.reference.crs
+def to_pixels(ground: Ground, theirs: Ground, shape: tuple[int, ...]) -> PixelsOf:
+    """The function from coordinates of a grid to pixels of another one of this shape."""
+    own, other = ground.reference.crs, theirs.reference.crs
     between = None if own.equals(other) else Transformer.from_crs(own, other, always_xy=True)
-    return PixelsOf(neighbour.ground, neighbour.mask.grid.shape, between, turns=True)
+    return PixelsOf(theirs, shape, between, turns=True)
 
 
 def _seen(neighbour: Neighbour, row: NDArray[np.intp], col: NDArray[np.intp]) -> NDArray[np.bool_]:
@@ -106,15 +107,11 @@ def _seen(neighbour: Neighbour, row: NDArray[np.intp], col: NDArray[np.intp]) ->
     return np.asarray(labels[row - top, col - left] != neighbour.nodata)
 
 
-def _common(neighbour: Neighbour, ground: Ground, shape: tuple[int, ...]) -> Window | None:
+def common(theirs: Ground, their_shape: tuple[int, ...], ground: Ground, shape: tuple[int, ...]) -> Window | None:
     """The part of a grid in which another one may lie; None if it lies beside."""
-    axes = [np.linspace(0, size, SAMPLES) for size in neighbour.mask.grid.shape]
-    x, y = neighbour.ground.coordinates(*np.meshgrid(*axes, indexing="ij"))
-    other = neighbour.ground.reference.crs
-    between = (
-        None if other.equals(ground.reference.crs) else Transformer.from_crs(other, ground.reference.crs, always_xy=True)
-    )
-    place = PixelsOf(ground, shape, between, turns=True)(np.column_stack([x.ravel(), y.ravel()]))
+    axes = [np.linspace(0, size, SAMPLES) for size in their_shape]
+    x, y = theirs.coordinates(*np.meshgrid(*axes, indexing="ij"))
+    place = to_pixels(theirs, ground, shape)(np.column_stack([x.ravel(), y.ravel()]))
     place = place[np.isfinite(place).all(axis=1)]
     if not len(place):
         return None

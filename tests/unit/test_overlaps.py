@@ -1,0 +1,44 @@
+"""Scenes that share ground, anywhere on the Earth; what is right is plain from where they lie."""
+
+import pytest
+from affine import Affine
+from rasterio.crs import CRS
+
+from segpipe.accuracy.overlaps import sharing
+from segpipe.geometry.raster_grid import RasterGrid
+
+
+def grid(crs, left, top, step, shape=(200, 300)):
+    return RasterGrid(shape, CRS.from_epsg(crs), Affine(step, 0, left, 0, -step, top))
+
+
+DATE_LINE = grid(32601, 280_000, 7_000_000, 500)  # 150 km wide; longitude 180 is near x = 348 km
+POLES = {3413: grid(3413, -150_000, 100_000, 1000), 3031: grid(3031, -150_000, 100_000, 1000)}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shared"),
+    [
+        (DATE_LINE, grid(32601, 380_000, 6_980_000, 500), True),
+        (DATE_LINE, grid(32601, 430_000, 7_000_000, 500), False),
+        (DATE_LINE, grid(32660, 600_000, 7_000_000, 500), True),
+        (DATE_LINE, grid(4326, 179, 63, 0.01), True),
+        (DATE_LINE, grid(4326, -179, 63, 0.01), True),
+        (DATE_LINE, grid(4326, -172, 63, 0.01), False),
+        (DATE_LINE, grid(32633, 150_000, 7_000_000, 500), False),
+        (POLES[3413], grid(3413, 0, 0, 1000), True),
+        (POLES[3413], grid(3413, 150_000, 100_000, 1000), False),
+        (POLES[3413], grid(3995, -150_000, 100_000, 1000), True),
+        (POLES[3413], grid(4326, -180, 90, 1.2, (10, 300)), True),
+        (POLES[3413], grid(4326, -180, 80, 1.2, (10, 300)), False),
+        (POLES[3031], grid(3031, -100_000, 100_000, 1000), True),
+        (POLES[3031], POLES[3413], False),
+        (grid(32633, 500_000, 5_400_000, 10), grid(32633, 502_990, 5_400_000, 10), True),  # one column of 300
+        (grid(32633, 500_000, 5_400_000, 10), grid(32633, 503_000, 5_400_000, 10), False),
+        (grid(32633, 500_000, 5_400_000, 10), grid(32633, 500_500, 5_399_500, 1), True),  # inside
+        (grid(32633, 500_000, 5_400_000, 10, (20_000, 20_000)), grid(32633, 600_000, 5_300_000, 1, (50, 50)), True),
+    ],
+)  # fmt: skip
+def test_grids_share_ground_or_do_not(one, other, shared):
+    assert sharing([one, other]) == ([(0, 1)] if shared else [])
+    assert sharing([other, one]) == ([(0, 1)] if shared else [])

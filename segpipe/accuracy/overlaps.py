@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from segpipe.accuracy.population import Population
-from segpipe.geometry.ground import Ground
 from segpipe.geometry.grid import Grid
+from segpipe.geometry.ground import Ground
 from segpipe.zones.case import ground_of
 from segpipe.zones.overlap import common, extent, meeting, to_pixels
 

@@ -14,7 +14,7 @@ from pyproj import CRS, Transformer
 from pyproj.enums import TransformDirection
 
 from segpipe.geometry.ground import EARTH_RADIUS, Ground, Reference
-from segpipe.zones.polygons import Shapes
+from segpipe.zones.polygons import SURFACES, Shapes, surfaces
 
 SAMPLES = 65
 """Points along each axis of a grid that are transformed to find its extent in another CRS."""
@@ -55,9 +55,12 @@ def place(shapes: Shapes, crs: CRS, ground: Ground, shape: tuple[int, ...]) -> P
     share = shapely.area(near) / shapely.area(shapes)[index]
     if between is not None:
         near = np.asarray(shapely.segmentize(near, _longest_edge(ground) / own.metres))
-    moved = np.asarray(shapely.transform(near, PixelsOf(ground, shape, between)))
-    fit = np.isfinite(shapely.bounds(moved)).all(axis=1)
-    return Placed(index[fit], moved[fit], share[fit], np.unique(index[~fit]))
+    coordinates, owner = shapely.get_coordinates(near, return_index=True)
+    moved = PixelsOf(ground, shape, between)(coordinates)
+    fit = np.ones(len(near), np.bool_)
+    fit[owner[~np.isfinite(moved).all(axis=1)]] = False  # GEOS takes no ring with such a vertex
+    placed = np.asarray(shapely.set_coordinates(near[fit], moved[fit[owner]]))
+    return Placed(index[fit], placed, share[fit], np.unique(index[~fit]))
 
 
 def touches(shapes: Shapes, crs: CRS, ground: Ground, shape: tuple[int, ...]) -> bool:
@@ -147,9 +150,19 @@ def _near(shapes: Shapes, box: _Bounds | None, turn: float) -> Iterator[tuple[ND
         index = np.flatnonzero(touching)
         found = shapes[index].copy()
         cut = ~within[index]
-        found[cut] = shapely.intersection(found[cut], shapely.box(*edges))
+        found[cut] = _clipped(found[cut], edges)
         kept = shapely.area(found) > 0
         yield index[kept], _moved(found[kept], -shift)
+
+
+def _clipped(shapes: Shapes, edges: Float) -> Shapes:
+    """The parts of polygons within a box; an edge along its border leaves a line, which is dropped."""
+    import shapely
+
+    found = np.asarray(shapely.intersection(shapes, shapely.box(*edges)))
+    mixed = ~np.isin(shapely.get_type_id(found), SURFACES)
+    found[mixed] = surfaces(found[mixed])
+    return found
 
 
 def _moved(shapes: Shapes, shift: float) -> Shapes:

@@ -237,7 +237,7 @@ def repaired(shapes: Shapes, crs: CRS) -> tuple[Shapes, list[list[str]]]:
     for which, repair in (
         (_absent, _emptied),
         (_endless, _emptied),
-        (_not_surfaces, _surfaces),
+        (_not_surfaces, surfaces),
         (_crossing(crs), _unwrapped(crs)),
         (_invalid, _made_valid),
         (_flat, _emptied),
@@ -283,12 +283,12 @@ def _not_surfaces(shapes: Shapes) -> Found:
     found = ~np.isin(shapely.get_type_id(shapes), SURFACES) & ~shapely.is_empty(shapes)
     words = [
         f"{shape.geom_type} instead of a polygon" if shapely.is_empty(own) else f"{shape.geom_type}: only its polygons count"
-        for shape, own in zip(shapes[found], _surfaces(shapes[found]), strict=True)
+        for shape, own in zip(shapes[found], surfaces(shapes[found]), strict=True)
     ]
     return found, words
 
 
-def _surfaces(shapes: Shapes) -> Shapes:
+def surfaces(shapes: Shapes) -> Shapes:
     """Reduce each geometry to its polygons, merged into one geometry."""
     import shapely
 
@@ -360,7 +360,7 @@ def _invalid(shapes: Shapes) -> Found:
 def _made_valid(shapes: Shapes) -> Shapes:
     import shapely
 
-    return _surfaces(shapely.make_valid(shapes))
+    return surfaces(shapely.make_valid(shapes))
 
 
 def _flat(shapes: Shapes) -> Found:

@@ -242,3 +242,38 @@ def test_a_grid_keeps_its_own_crs_when_zones_have_heights(tmp_path):
     mask = ArrayMask(LABELS, crs=CRS.from_user_input("EPSG:32633+5773"))
     found = found_in(tmp_path, mask, [square(UTM, 0, 0, 3, 3)])
     np.testing.assert_allclose(found.pixels, 9)
+
+
+def test_zones_beyond_the_limb_of_a_geostationary_grid_are_lost_and_the_others_count(tmp_path):
+    """A vertex behind the Earth has no coordinates in the grid, at a corner as within a ring."""
+    crs = "+proj=geos +h=35785831 +lon_0=0 +sweep=y +ellps=WGS84"
+    mask = ArrayMask(np.zeros((110, 110)), Affine(100_000, 0, -5_500_000, 0, -100_000, 5_500_000), crs)
+    shapes = [shapely.box(60, -10, 100, 10), shapely.box(-5, -5, 5, 5), shapely.box(70, 40, 85, 60)]
+    found = found_in(tmp_path, mask, shapes, "EPSG:4326")
+    assert found.lost.tolist() == [0, 2]
+    assert found.index.tolist() == [1]
+    degrees = ArrayMask(np.zeros((10, 10)), Affine(1, 0, -5, 0, -1, 5), "EPSG:4326")
+    np.testing.assert_allclose(found.seen[0], areas_of(degrees, np.zeros((10, 10)))[0] * 1e4, rtol=1e-3)
+
+
+TOUCHED = {
+    "two cells": shapely.MultiPolygon(
+        [shapely.box(510_100, 5_399_950, 510_150, 5_400_000), shapely.box(510_200, 5_399_950, 510_250, 5_400_000)]
+    ),
+    "concave": shapely.Polygon(
+        [(510_100, 5_399_900), (510_150, 5_399_900), (510_150, 5_399_950), (510_250, 5_399_950), (510_250, 5_400_000)]
+        + [(510_200, 5_400_000), (510_200, 5_399_960), (510_100, 5_399_960)]
+    ),
+}
+"""The grid ends at 510000; polygons are clipped at 510200, on which one edge of each lies from outside."""
+
+
+@pytest.mark.parametrize("name", TOUCHED)
+def test_a_zone_whose_edge_lies_on_the_clip_box_is_measured(name, tmp_path):
+    """What an intersection leaves of such an edge is a line, and no part of a polygon."""
+    mask = ArrayMask(np.zeros((100, 1000)))
+    inside = square(UTM, 0, 0, 10, 10)
+    found = found_in(tmp_path, mask, [TOUCHED[name].union(inside), inside])
+    np.testing.assert_allclose(found.pixels, [100, 100], rtol=1e-12)
+    share = 10_000 / (10_000 + TOUCHED[name].area)
+    np.testing.assert_allclose(found.within, [share, 1], rtol=1e-9)

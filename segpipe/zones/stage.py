@@ -64,7 +64,7 @@ def read_and_check(task: ZonesTask, store: Store) -> Zones:
         raise missing(error) from None
     zones = read_zones(task.selection)
     if task.output is not None:
-        check_target(task.output, task.selection)
+        check_target(task.output, zones)
     refuse_foreign(store, ZONES)
     _warn(task, [problem for each in zones.problems for problem in each], len(zones))
     return zones

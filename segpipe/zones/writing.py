@@ -1,12 +1,13 @@
 """The polygons of a file with the columns of ``zones.csv``, as a vector file."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segpipe.errors import ZonesError, one_line
-from segpipe.zones.polygons import PARQUET, Selection, missing, read_frame
+from segpipe.storage.files import draft_name
+from segpipe.zones.polygons import PARQUET, Selection, Zones, missing, read_frame
 from segpipe.zones.table import FIRST, LAST, ZoneTotals
 
 if TYPE_CHECKING:
@@ -19,19 +20,23 @@ LON_LAT = "EPSG:4326"
 """CRS of GeoJSON (RFC 7946)."""
 
 
-def check_target(path: Path, selection: Selection) -> None:
-    """Check that polygons can be written to a file.
+def check_target(path: Path, zones: Zones) -> None:
+    """Check that polygons can be written to a file, by writing them with empty columns to its draft.
 
     Raises:
-        ZonesError: the suffix is unknown, the folder is missing, or segpipe did not write the existing file.
+        ZonesError: the suffix is unknown, the folder is missing, segpipe did not write the existing file, or the driver
+            refuses the name or the polygons.
     """
-    known = (*DRIVERS, *PARQUET[:1])
+    selection, known = zones.selection, (*DRIVERS, *PARQUET[:1])
     if path.suffix.lower() not in (*DRIVERS, *PARQUET):
         raise ZonesError(f"--zones-out must end with {', '.join(known)}, got {path.name}: name another file")
     if not path.absolute().parent.is_dir():
         raise ZonesError(f"--zones-out must lie in a folder that exists, got {path}: make {path.absolute().parent} first")
-    if path.exists() and (path.resolve() == selection.path.resolve() or not _is_own(path)):
-        raise ZonesError(f"--zones-out replaces its file, and {path} was not written by segpipe: name another file")
+    with _writing_errors(path):
+        if path.exists() and (path.resolve() == selection.path.resolve() or not _is_own(path)):
+            raise ZonesError(f"--zones-out replaces its file, and {path} was not written by segpipe: name another file")
+    with _draft(path, selection, ZoneTotals.empty(zones, ())):
+        pass
 
 
 def _is_own(path: Path) -> bool:
@@ -49,15 +54,22 @@ def write_polygons(path: Path, selection: Selection, totals: ZoneTotals) -> None
     Raises:
         ZonesError: the file cannot be written.
     """
+    with _draft(path, selection, totals) as draft:
+        draft.replace(path)
+
+
+@contextmanager
+def _draft(path: Path, selection: Selection, totals: ZoneTotals) -> Iterator[Path]:
+    """The file under another name, which is removed at the end."""
     frame = _with_columns(read_frame(selection), totals)
-    draft = path.with_name(f".{path.stem}.partial{path.suffix}")
-    draft.unlink(missing_ok=True)
-    try:
-        with _writing_errors(path):
+    draft = path.with_name(f".{draft_name(path.stem)}.partial{path.suffix}")
+    with _writing_errors(path):
+        try:
+            draft.unlink(missing_ok=True)
             _write(frame, draft, path)
-            draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+            yield draft
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -69,27 +81,45 @@ def _writing_errors(path: Path) -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise missing(error) from None
     except (DataSourceError, FeatureError, FieldError, OSError, ValueError) as error:
-        raise ZonesError(f"{path} cannot be written: {one_line(error)}") from error
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise ZonesError(f"--zones-out {path} cannot be written: {reason}: name another file") from error
 
 
 def _with_columns(frame: "GeoDataFrame", totals: ZoneTotals) -> "GeoDataFrame":
     """Append the columns of ``zones.csv`` to a frame; its own columns are renamed if they have the same names."""
-    ours = totals.columns()
+    from geopandas import GeoDataFrame
+
     if len(frame) != len(totals.zones):
         raise ZonesError(f"{totals.zones.selection.path} has changed since it was read: run the same command again")
-    frame = frame.rename(columns=_renamed([str(name) for name in frame.columns], frame.geometry.name, ours))
-    rows = list(totals.rows())
-    values = {column: [row[column] for row in rows] for column in ours}
-    return frame.assign(**values)
+    columns, rows, shapes = totals.columns(), list(totals.rows()), frame.geometry
+    ours = _free(columns, (), "_class")
+    geometry = str(shapes.name)
+    own = frame.drop(columns=shapes.name)
+    own.columns = _free([str(name) for name in own.columns], (*ours, *RESERVED, geometry), "_file")
+    values = {name: [row[column] for row in rows] for name, column in zip(ours, columns, strict=True)}
+    whole = GeoDataFrame(own.assign(**values), geometry=shapes)
+    return whole if geometry in (*whole.columns, *ours) else whole.rename_geometry(geometry)
 
 
-def _renamed(names: Sequence[str], geometry: str, ours: Sequence[str]) -> dict[str, str]:
-    taken = {name.casefold() for name in (*ours, *RESERVED)}
-    found = {}
-    for name in names:
-        if name != geometry and name.casefold() in taken:
-            found[name] = f"{name}_file"
-    return found
+def _free(names: Sequence[str], taken: Iterable[str], suffix: str) -> list[str]:
+    """Names that differ in more than case from each other and from those taken; the suffix is added until one is free.
+
+    >>> _free(["zone", "zone_file", "Name", "name"], ["zone"], "_file")
+    ['zone_file_file', 'zone_file', 'Name', 'name_file']
+    """
+    used = {name.casefold() for name in taken}
+    found: list[str | None] = []
+    for name in names:  # names that are free keep theirs, in whatever order they come
+        found.append(None if name.casefold() in used else name)
+        used.add(name.casefold())
+    return [_next_free(name, used, suffix) if kept is None else kept for name, kept in zip(names, found, strict=True)]
+
+
+def _next_free(name: str, used: set[str], suffix: str) -> str:
+    while name.casefold() in used:
+        name += suffix
+    used.add(name.casefold())
+    return name
 
 
 def _write(frame: "GeoDataFrame", draft: Path, path: Path) -> None:
@@ -101,4 +131,6 @@ def _write(frame: "GeoDataFrame", draft: Path, path: Path) -> None:
     driver, options = DRIVERS[path.suffix.lower()], dict[str, Any]()
     if driver == "GeoJSON":
         frame, options = frame.to_crs(LON_LAT), {"RFC7946": "YES", "COORDINATE_PRECISION": "9"}
+    if driver == "FlatGeobuf" and (frame.geometry.isna() | frame.geometry.is_empty).any():
+        options = {"SPATIAL_INDEX": "NO"}  # the index takes no row without a geometry
     pyogrio.write_dataframe(frame, draft, driver=driver, layer=path.stem, **options)

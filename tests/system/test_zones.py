@@ -305,6 +305,81 @@ def test_columns_that_drivers_make_are_renamed(finished: Path) -> None:
     assert "fid" in RESERVED
 
 
+SUFFIXES = ("gpkg", "geojson", "fgb", "parquet")
+
+
+def read(path: Path) -> Any:
+    return geopandas.read_parquet(path) if path.suffix == ".parquet" else geopandas.read_file(path)
+
+
+def test_polygons_with_the_columns_are_zones_again(finished: Path) -> None:
+    """Columns of each earlier table are kept under names of their own."""
+    for suffix in SUFFIXES:
+        source = "fields.gpkg"
+        for k in range(4):
+            done = zones(finished, "--zones", source, "--zones-out", f"{k}.{suffix}")
+            assert done.returncode == 0, (suffix, k, done.stderr)
+            source = f"{k}.{suffix}"
+        columns = list(read(finished / source).columns)
+        assert {"plot", "zone", "zone_file", "zone_file_file", "zone_file_file_file"} <= {*columns}
+        assert len({name.casefold() for name in columns}) == len(columns)
+
+
+def test_polygons_with_the_columns_keep_rows_without_geometry(finished: Path) -> None:
+    write_fields(finished / "gaps.parquet", [*SHAPES, None, shapely.Polygon()], plot=list("abcdef"))
+    for suffix in SUFFIXES:
+        done = zones(finished, "--zones", "gaps.parquet", "--zones-out", f"new.{suffix}")
+        assert done.returncode == 0, (suffix, done.stderr)
+        frame = read(finished / f"new.{suffix}").sort_values("plot")
+        assert frame["plot"].tolist() == list("abcdef")
+        assert [bool(shape) for shape in frame.geometry] == [True] * 4 + [False] * 2
+
+
+def test_columns_that_differ_in_case_alone_are_renamed(finished: Path) -> None:
+    write_fields(finished / "case.parquet", SHAPES, name=[1, 2, 3, 4], Name=[5, 6, 7, 8])
+    for suffix in SUFFIXES:
+        done = zones(finished, "--zones", "case.parquet", "--zones-out", f"new.{suffix}")
+        assert done.returncode == 0, (suffix, done.stderr)
+        frame = read(finished / f"new.{suffix}").sort_values("name")
+        assert (frame["name"].tolist(), frame["Name_file"].tolist()) == ([1, 2, 3, 4], [5, 6, 7, 8])
+
+
+def test_classes_that_differ_from_columns_in_case_alone_are_renamed(finished: Path) -> None:
+    for path in (finished / "out").glob("[ab].json"):
+        record = json.loads(path.read_text())
+        record["statistics"]["areas"][0]["class_name"] = "Seen"
+        path.write_text(json.dumps(record))
+    done = zones(finished, "--zones-out", "new.gpkg")
+    assert done.returncode == 0, done.stderr
+    frame = read(finished / "new.gpkg")
+    assert frame["Seen_ha_class"].tolist() == pytest.approx([float(row["Seen_ha"]) for row in table(finished)])
+    assert frame["seen_ha"].tolist() == pytest.approx([float(row["seen_ha"]) for row in table(finished)])
+
+
+def test_a_geometry_column_may_have_the_name_of_ours(finished: Path) -> None:
+    frame = geopandas.GeoDataFrame({"plot": [1, 2, 3, 4]}, geometry=SHAPES, crs="EPSG:32633").rename_geometry("zone")
+    frame.to_parquet(finished / "zone.parquet")
+    for suffix in SUFFIXES:
+        done = zones(finished, "--zones", "zone.parquet", "--zones-out", f"new.{suffix}")
+        assert done.returncode == 0, (suffix, done.stderr)
+        assert sorted(read(finished / f"new.{suffix}")["zone"]) == ["1", "2", "3", "4"]
+
+
+def test_long_names_of_files_are_written(finished: Path) -> None:
+    """The longest that a file system takes; one byte more is refused in one line before anything is measured."""
+    for suffix in SUFFIXES:
+        name = "n" * (254 - len(suffix)) + f".{suffix}"
+        done = zones(finished, "--zones-out", name)
+        assert done.returncode == 0, (suffix, done.stderr)
+        assert len(read(finished / name)) == 4
+        (finished / "out" / "zones.csv").unlink()
+        done = zones(finished, "--zones-out", f"n{name}")
+        assert done.returncode == 2
+        assert done.stderr == f"error: --zones-out n{name} cannot be written: File name too long: name another file\n"
+        assert not (finished / "out" / "zones.csv").exists()
+    assert not list(finished.glob(".*partial*"))
+
+
 def test_a_run_of_volumes_or_of_failures_alone(folder: Path) -> None:
     """Without a finished case there is no table; the run ends as it does without zones."""
     for name in ("a", "b"):
@@ -355,6 +430,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "folder": (["--zones-out", "no/x.gpkg"], "--zones-out must lie in a folder that exists"),
     "itself": (["--zones-out", "fields.gpkg"], "fields.gpkg was not written by segpipe"),
     "foreign": (["--zones-out", "foreign.gpkg"], "foreign.gpkg was not written by segpipe"),
+    "two geometries": (["--zones", "both.parquet", "--zones-out", "x.gpkg"], "Multiple geometry columns are not supported"),
     "far away": (["--zones", "far.gpkg"], "no polygon of far.gpkg does"),
     "points": (["--zones", "points.gpkg"], "points.gpkg holds none: Point instead of a polygon"),
     "no crs": (["--zones", "bare.gpkg"], "--zones must have a CRS, and bare.gpkg has none"),
@@ -376,6 +452,8 @@ def bad(finished: Path) -> Path:
     write_fields(finished / "points.gpkg", [shapely.Point(500_100, 5_399_900)])
     write_fields(finished / "bare.gpkg", SHAPES, None)
     write_fields(finished / "f.parquet", SHAPES)
+    both = geopandas.GeoDataFrame({"centre": geopandas.GeoSeries(SHAPES).centroid}, geometry=SHAPES, crs="EPSG:32633")
+    both.to_parquet(finished / "both.parquet")
     source = "<OGRVRTLayer name='a'><SrcDataSource>http://127.0.0.1:9/a.geojson</SrcDataSource></OGRVRTLayer>"
     (finished / "pointer.vrt").write_text(f"<OGRVRTDataSource>{source}</OGRVRTDataSource>")
     geopandas.GeoDataFrame({"a": []}, geometry=[], crs="EPSG:32633").to_file(finished / "nothing.gpkg")

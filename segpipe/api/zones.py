@@ -39,15 +39,21 @@ def measure_zones(
     settle()
     store = store_at(os.fspath(output)).settled()
     task = ZonesTask(Selection(Path(zones), layer, column), None if target is None else Path(target))
+    _finished(store, output)  # refuse what is no run before a lock is written
+    read = read_and_check(task, store)
+    with locked(store):
+        cases = _finished(store, output)  # another run may have ended meanwhile
+        totals = make_tables(task, read, store, cases)
+        store.sweep()
+    return list(_lines(store, task, int((totals.cases > 0).sum()), len(read), len(cases)))
+
+
+def _finished(store: Store, output: str | os.PathLike[str]) -> list[Case]:
+    """The cases of a run that have a mask, sorted by name."""
     done = sorted(open_run(output).records)
     if not done:
         raise OutputError(f"{store} must hold masks, and no case of the last run has one: run it again")
-    read = read_and_check(task, store)
-    cases = [Case(name, name) for name in done]
-    with locked(store):
-        totals = make_tables(task, read, store, cases)
-        store.sweep()
-    return list(_lines(store, task, int((totals.cases > 0).sum()), len(read), len(done)))
+    return [Case(name, name) for name in done]
 
 
 def _lines(store: Store, task: ZonesTask, there: int, count: int, cases: int) -> Iterator[str]:

@@ -19,6 +19,7 @@ from command import invoke
 from fields import UTM, ArrayMask, square, write_fields
 from networks import pixelwise
 
+from segpipe.storage.lock import locked
 from segpipe.storage.places import store_at
 from segpipe.zones import stage
 from segpipe.zones.case import measured
@@ -204,6 +205,23 @@ def test_a_killed_process_leaves_no_half_table_and_the_next_goes_on(finished: Pa
     assert {path.name for path in (finished / "out").iterdir()} == {path.name for path in (finished / "whole").iterdir()}
 
 
+def test_cases_that_end_until_the_output_is_held_count(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run finishes a case after the command has read the polygons."""
+    (folder / "in" / "b.tif").rename(folder / "b.tif")
+    assert run(folder).returncode == 0
+
+    def late(*arguments: Any) -> Any:
+        (folder / "b.tif").rename(folder / "in" / "b.tif")
+        assert run(folder).returncode == 0
+        return locked(*arguments)
+
+    monkeypatch.setattr("segpipe.api.zones.locked", late)
+    done = zones(folder)
+    assert done.returncode == 0, done.stderr
+    assert "3 of 4 polygons on 2 cases: " in done.stdout
+    assert [row["cases"] for row in table(folder)] == ["1", "2", "1", "0"]
+
+
 def test_a_run_without_zones_removes_the_table_of_an_earlier_one(folder: Path) -> None:
     assert run(folder, "--zones", "fields.gpkg").returncode == 0
     assert (folder / "out" / "zones.csv").exists()
@@ -258,6 +276,7 @@ def test_ground_of_overlapping_cases_counts_once(folder: Path) -> None:
     scene(folder / "in" / "c.tif", UTM * Affine.translation(50, 0), 2)
     done = run(folder, "--zones", "fields.gpkg")
     assert done.returncode == 0
+    assert table(folder)[1]["cases"] == "2"  # c touches p2 as well, but a and b have data on all of it
     for row, before in zip(table(folder), table(folder, "two"), strict=True):
         assert float(row["pixels"]) == pytest.approx(float(before["pixels"]))
         assert float(row["seen_ha"]) >= float(before["seen_ha"]) - 1e-6

@@ -108,7 +108,7 @@ def evaluate(task: Task) -> Evaluation:
     records = _records(store)
     classes = class_map(_classes(records), task.map_classes, task.ignore)
     openers, problems = _openers(task, records)
-    cases, failed = _compared(store, openers, Comparison(classes, task.boundary))
+    cases, failed = _compared(store, openers, Comparison(classes, task.boundary, task.column is None))
     if task.column is not None:  # a file for all cases may have nothing in some
         cases = [one for one in cases if one.confusion.matrix.any() or one.confusion.unseen]
     pooled = reduce(Confusion.__add__, (one.confusion for one in cases), _nothing(classes))
@@ -208,6 +208,8 @@ class Comparison:
 
     classes: ClassMap
     boundary: float | None
+    complete: bool = True
+    """Whether each case must have labels; a file of polygons for all cases may have none on some."""
 
 
 def _compare(store: Store, record: Record, opener: Opener, how: Comparison) -> CaseScores:
@@ -219,6 +221,8 @@ def _compare(store: Store, record: Record, opener: Opener, how: Comparison) -> C
             for window in windows(mask.grid.shape):
                 truth, valid = reference.read(window)
                 counts.add(truth, mask.read(window), valid)
+            if how.complete and counts.invalid == np.prod(mask.grid.shape, dtype=np.int64):
+                raise InputError(f"the reference of {record.case} must lie on its mask, and has no label there: name another")
             confusion = confusion_of(counts, how.classes)
             found = () if how.boundary is None else _boundary(mask, reference, how.classes, how.boundary)
             unit = mask.grid.unit if mask.grid.spacing else "px"

@@ -62,7 +62,10 @@ def read_rows(path: Path) -> list[Row]:
         raise InputError(f"{path} must be a CSV file in UTF-8: {one_line(error)}") from None
     if len(data) > MOST_BYTES:
         raise InputError(f"{path} must be a table of at most {MOST_BYTES / 1e6:.0f} MB")
-    rows = [row for row in csv.reader(text.splitlines(), delimiter=_delimiter(text)) if any(cell.strip() for cell in row)]
+    try:
+        rows = [row for row in csv.reader(text.splitlines(), delimiter=_delimiter(text)) if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise InputError(f"{path} must be a CSV file, and is not: {error}; close each quote in its own row") from None
     if len(rows) < 2 or len(rows[0]) < 2:
         raise InputError(f"{path} must be a CSV file with a head and rows, and has {len(rows)} rows")
     for number, row in enumerate(rows[1:], 2):

@@ -1,6 +1,7 @@
 """Points of a sample in a vector file, for the interpreter; and beside it, out of sight, what the design knows of them."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,11 +15,12 @@ from segpipe.accuracy.draw import Unit
 from segpipe.accuracy.matrix import read_rows
 from segpipe.accuracy.population import Population
 from segpipe.errors import InputError, InstallationError, OutputError, one_line
-from segpipe.messages.printable import printable_json
+from segpipe.messages.printable import printable, printable_json
 from segpipe.process.extras import install
 from segpipe.storage.documents import DocumentError, parse_json
 from segpipe.storage.files import commit, output_errors, partial, unlinked
 from segpipe.storage.invalid import readable
+from segpipe.zones.polygons import is_pointer
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -89,6 +91,7 @@ def write_sample(path: Path, population: Population, units: Sequence[Unit], seed
         show: give points the class of the map and the weight, too, which an interpreter should not see.
 
     Raises:
+        InputError: a pixel lies off the Earth.
         OutputError: a file cannot be written.
         InstallationError: an optional dependency is missing.
     """
@@ -105,6 +108,11 @@ def write_sample(path: Path, population: Population, units: Sequence[Unit], seed
 
 
 def _design(population: Population, units: Sequence[Unit], seed: int) -> SampleDesign:
+    if off := next((unit for unit in units if not unit.area > 0), None):
+        raise InputError(
+            f"points must lie on the Earth, and pixel {off.row}, {off.col} of {printable(off.case)} does not: give pixels "
+            "off the Earth no data in the input, and run it again"
+        )
     sampled = np.bincount([unit.stratum for unit in units], minlength=len(population.classes))
     sizes = zip(population.classes, population.pixels.sum(axis=0), population.areas.sum(axis=0), sampled, strict=True)
     strata = [Stratum(name=name, pixels=int(p), area=float(a), sampled=int(n)) for name, p, a, n in sizes]
@@ -209,6 +217,9 @@ def read_frame(path: Path, column: str) -> "GeoDataFrame":
     with _vector_errors(InputError, f"{path} cannot be read as a vector file"):
         import geopandas
 
+        if is_pointer(path):
+            raise InputError(f"{path} must hold its data, and leads to other sources: convert it with ogr2ogr")
+
         parquet = path.suffix.lower() in (".parquet", ".geoparquet")
         frame = geopandas.read_parquet(path) if parquet else geopandas.read_file(path, engine="pyogrio")
     if not isinstance(frame, geopandas.GeoDataFrame):
@@ -233,9 +244,12 @@ def _text(value: Any) -> str:
 
 def _ids(path: Path, values: Sequence[Any]) -> tuple[int, ...]:
     try:
-        ids = tuple(int(float(value)) for value in values)
+        numbers = [float(value) for value in values]
     except (TypeError, ValueError):
-        raise InputError(f"{path} must have a whole number in each row of the column {ID!r}") from None
+        numbers = [math.nan]
+    if not all(number.is_integer() for number in numbers):
+        raise InputError(f"{path} must have a whole number in each row of the column {ID!r}")
+    ids = tuple(map(int, numbers))
     if len(set(ids)) < len(ids):
         raise InputError(f"{path} must have each {ID!r} once, and some are there twice")
     return ids

@@ -18,7 +18,7 @@ def survey_of_tables(samples: Path, strata: Path, reference: str) -> Survey:
     """The points and strata of two CSV files.
 
     Args:
-        samples: with the columns ``stratum``, ``map``, ``area`` (of one pixel; optional) and that of the reference.
+        samples: with the columns ``stratum``, ``map``, ``area`` or ``area_<unit>`` (of one pixel; optional) and that of the reference.
         strata: with the columns ``stratum``, ``pixels`` and ``area``, or ``area_<unit>``.
         reference: the column with the labels.
 
@@ -29,20 +29,28 @@ def survey_of_tables(samples: Path, strata: Path, reference: str) -> Survey:
     names = _column(strata, head, rows, STRATUM)
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(f"{strata} must have each stratum once, and {twice[0]} is there twice")
-    measured = next((name for name in head if name.strip().casefold().startswith(AREA)), AREA)
+    measured = _measured(head) or AREA
     pixels, areas = (_numbers(strata, head, rows, name) for name in (PIXELS, measured))
     head, *rows = read_rows(samples)
     mapped, labels = (_column(samples, head, rows, name) for name in (MAP, reference))
     stratum = np.array([_known(samples, name, names) for name in _column(samples, head, rows, STRATUM)])
-    own = AREA in [name.strip().casefold() for name in head]
-    area = _numbers(samples, head, rows, AREA) if own else areas[stratum] / pixels[stratum]
+    own = _measured(head)
+    if own and own.casefold() not in (AREA, measured.casefold()):
+        raise InputError(f"areas of {samples} and {strata} must have one unit, and their columns are {own} and {measured}")
+    area = _numbers(samples, head, rows, own) if own else areas[stratum] / pixels[stratum]
     classes = list(dict.fromkeys([*(name for name in names if name in mapped), *mapped]))
     known = areas if classes == names else None
     at = np.array([classes.index(name) for name in mapped])
     method = STRATIFIED if known is not None and (at == stratum).all() else OTHER
-    unit = measured.strip()[len(AREA) + 1 :]
+    unit = measured[len(AREA) + 1 :]
     return Survey(names, pixels.astype(np.int64), areas, unit, classes, known if method == STRATIFIED else None, stratum, at,
                   area, labels, (), method)  # fmt: skip
+
+
+def _measured(head: Sequence[str]) -> str | None:
+    """The column of areas; its unit may follow."""
+    names = [name.strip() for name in head]
+    return next((name for name in names if name.casefold() == AREA or name.casefold().startswith(f"{AREA}_")), None)
 
 
 def _column(path: Path, head: Sequence[str], rows: Sequence[Sequence[str]], name: str) -> list[str]:

@@ -136,12 +136,16 @@ def read_frame(selection: Selection, columns: Sequence[str] | None = None) -> "G
 
 
 def _refuse_pointer(path: Path) -> None:
-    """Refuse a file that names other sources, such as a VRT or a service: what it leads to may be a server."""
+    if is_pointer(path):
+        raise ZonesError(f"--zones must hold its polygons, and {path} leads to other sources: convert it with ogr2ogr")
+
+
+def is_pointer(path: Path) -> bool:
+    """Whether a file names other sources, as a VRT or a service does: what it leads to may be a server."""
     if not path.is_file():
-        return
+        return False
     with path.open("rb") as stream:
-        if POINTER in stream.read(HEAD):
-            raise ZonesError(f"--zones must hold its polygons, and {path} leads to other sources: convert it with ogr2ogr")
+        return POINTER in stream.read(HEAD)
 
 
 def _parquet(selection: Selection, columns: Sequence[str] | None) -> "GeoDataFrame":

@@ -252,6 +252,16 @@ def test_a_case_that_cannot_be_compared_costs_only_itself(segpipe, out, tmp_path
     assert "failed c/d: values of a reference must be classes" in printed.stderr
 
 
+def test_a_reference_that_lies_elsewhere_is_named(segpipe, out, tmp_path):
+    profile = {"driver": "GTiff", "crs": "EPSG:32633", "count": 1, "dtype": "uint8"}
+    (tmp_path / "ref").mkdir()
+    place = from_origin(100_000, 5_400_000, 10, 10)
+    with rasterio.open(tmp_path / "ref" / "a.tif", "w", **profile, transform=place, height=60, width=70) as file:
+        file.write(np.ones((60, 70), np.uint8), 1)
+    found = figures(segpipe("evaluate", "--labels", "out", "--reference", "ref", "--json"), 1)
+    assert found["failed"]["a"] == "the reference of a must lie on its mask, and has no label there: name another"
+
+
 def test_missed_and_false_cases_are_told(segpipe, out, tmp_path):
     truth = {case: np.where(mask == 255, 0, mask) for case, mask in labels_of(out).items()}
     truth["a"] = np.where(truth["a"] == 1, 0, truth["a"]).astype(np.uint8)

@@ -85,3 +85,9 @@ def test_files_that_are_no_tables_are_named(file, tmp_path):
         read_matrix(tmp_path / "none.csv")
     with pytest.raises(InputError, match="mapped areas must not all be 0"):
         read_matrix(file(GOOD.replace("18000", "0").replace("580500", "0")))
+
+
+def test_an_unclosed_quote_is_one_line(file):
+    rows = "\n".join("a,b" for _ in range(60_000))
+    with pytest.raises(InputError, match=r"m\.csv must be a CSV file, and is not: field larger than field limit"):
+        read_matrix(file(f'map,"a\n{rows}'))

@@ -87,3 +87,17 @@ def test_a_stratum_without_points_is_named(tables):
     tables[1].write_text(tables[1].read_text() + "\nE,5,0.45")
     with pytest.raises(InputError, match="each stratum must have units in the sample, and E"):
         design_of_survey(survey_of_tables(*tables, "reference"))
+
+
+def test_areas_of_pixels_may_name_their_unit(tables):
+    """Pixels of twice the area in one stratum; the column has the head that the table of strata has."""
+    samples, strata = tables
+    head, *rows = samples.read_text().splitlines()
+    doubled = [f"{row},{0.18 if row.startswith('A') else 0.09}" for row in rows]
+    for name in ("area", "area_ha"):
+        samples.write_text("\n".join([f"{head},{name}", *doubled]))
+        found = survey_of_tables(samples, strata, "reference")
+        assert found.area.tolist() == [0.18 if row.startswith("A") else 0.09 for row in rows]
+    samples.write_text("\n".join([f"{head},area_km2", *doubled]))
+    with pytest.raises(InputError, match="must have one unit, and their columns are area_km2 and area_ha"):
+        survey_of_tables(samples, strata, "reference")

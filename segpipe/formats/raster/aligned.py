@@ -50,7 +50,7 @@ def open_aligned(path: Path, grid: Grid) -> Iterator[AlignedRaster]:
     """Open labels on the grid of a mask.
 
     Raises:
-        SourceError: they cannot be opened, or lie nowhere on that grid.
+        SourceError: they cannot be opened, or resampled onto that grid.
     """
     assert isinstance(grid, RasterGrid)
     with gdal_options():

@@ -63,7 +63,9 @@ def read_rows(path: Path) -> list[Row]:
     if len(data) > MOST_BYTES:
         raise InputError(f"{path} must be a table of at most {MOST_BYTES / 1e6:.0f} MB")
     try:
-        rows = [row for row in csv.reader(text.splitlines(), delimiter=_delimiter(text)) if any(cell.strip() for cell in row)]
+        rows = [
+            row for row in csv.reader(text.splitlines(), delimiter=_delimiter(text)) if any(cell.strip() for cell in row)
+        ]
     except csv.Error as error:
         raise InputError(f"{path} must be a CSV file, and is not: {error}; close each quote in its own row") from None
     if len(rows) < 2 or len(rows[0]) < 2:

@@ -98,13 +98,20 @@ def write_sample(path: Path, population: Population, units: Sequence[Unit], seed
     design = _design(population, units, seed)
     with _vector_errors(OutputError, f"{path} cannot be written"):
         frame = _frame(path, design, show=show)
-        _write(frame, path)
+    with _drafted(frame, path) as draft:
+        with output_errors(path):
+            path.unlink(missing_ok=True)  # so that no points lie beside the design of others
+        _write_design(design_path(path), design)
+        with output_errors(path):
+            commit(draft, path)
+
+
+def _write_design(path: Path, design: SampleDesign) -> None:
     text = printable_json(json.dumps(design.model_dump(), ensure_ascii=False) + "\n")
-    target = design_path(path)
-    with output_errors(target):
-        draft = unlinked(partial(target))
+    with output_errors(path):
+        draft = unlinked(partial(path))
         draft.write_text(text, encoding="utf-8", errors="backslashreplace")
-        commit(draft, target)
+        commit(draft, path)
 
 
 def _design(population: Population, units: Sequence[Unit], seed: int) -> SampleDesign:
@@ -148,16 +155,19 @@ def _placed(points: Sequence[Point], target: str) -> Any:
     return pd.concat(series).sort_index()
 
 
-def _write(frame: "GeoDataFrame", path: Path) -> None:
-    import pyogrio
-
+@contextmanager
+def _drafted(frame: "GeoDataFrame", path: Path) -> Iterator[Path]:
+    """A file of points beside its place; gone afterwards, if it was not moved there."""
     draft = path.with_name(f".{path.stem}.partial{path.suffix}")
-    draft.unlink(missing_ok=True)
+    driver = DRIVERS[path.suffix.lower()]
+    options = {"RFC7946": "YES"} if driver == "GeoJSON" else {}
     try:
-        driver = DRIVERS[path.suffix.lower()]
-        options = {"RFC7946": "YES"} if driver == "GeoJSON" else {}
-        pyogrio.write_dataframe(frame, draft, driver=driver, layer=path.stem, **options)
-        draft.replace(path)
+        with _vector_errors(OutputError, f"{path} cannot be written"):
+            import pyogrio
+
+            draft.unlink(missing_ok=True)
+            pyogrio.write_dataframe(frame, draft, driver=driver, layer=path.stem, **options)
+        yield draft
     finally:
         draft.unlink(missing_ok=True)
 

@@ -49,6 +49,8 @@ class Survey:
     ids: Sequence[int]
     """Ids of the classes, by which labels may name them."""
     method: str
+    missing: int = 0
+    """Number of points of the design that the file does not have."""
 
 
 def survey_of(labelled: Labelled, drawn: SampleDesign | None, population: Population | None, *, simple: bool) -> Survey:
@@ -78,7 +80,8 @@ def _of_design(labelled: Labelled, drawn: SampleDesign) -> Survey:
     names, stratum = [one.name for one in drawn.strata], np.array([point.stratum for point in points], np.int64)
     pixels, areas = np.array([one.pixels for one in drawn.strata]), np.array([one.area for one in drawn.strata], np.float64)
     area = np.array([point.area for point in points], np.float64)
-    return Survey(names, pixels, areas, drawn.unit, names, areas, stratum, stratum, area, labelled.labels, (), STRATIFIED)
+    return Survey(names, pixels, areas, drawn.unit, names, areas, stratum, stratum, area, labelled.labels, (), STRATIFIED,
+                  len(drawn.points) - len(points))  # fmt: skip
 
 
 def _numbers(labelled: Labelled) -> Sequence[int]:
@@ -204,6 +207,11 @@ def _method(survey: Survey, sample: Sample) -> str:
 
 def _left_out(survey: Survey, labelled: Any) -> Iterator[str]:
     total = len(survey.labels)
+    if survey.missing:
+        yield (
+            f"{survey.missing:,} of {total + survey.missing:,} points of the design are not in the file: if these are hard "
+            "ones, estimates are biased"
+        )
     if empty := int((~labelled).sum()):
         yield f"{empty:,} of {total:,} points have no label and are left out: if these are hard ones, estimates are biased"
     off = np.flatnonzero(labelled & (survey.mapped < 0))

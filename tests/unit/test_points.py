@@ -45,3 +45,29 @@ def test_a_pixel_off_the_earth_is_one_line(tmp_path):
     with pytest.raises(InputError, match="points must lie on the Earth, and pixel 3, 4 of scene does not"):
         write_sample(tmp_path / "p.gpkg", POPULATION, [unit(0), unit(1, 0.0)], 0, show=False)
     assert not [*tmp_path.iterdir()]
+
+
+def test_points_never_lie_beside_the_design_of_others(tmp_path, monkeypatch):
+    """A process that ends between the two files leaves the design alone, and no points with that of another sample."""
+    path = tmp_path / "p.gpkg"
+    write_sample(path, POPULATION, [unit(0), unit(1)], 0, show=False)
+
+    class KilledError(BaseException):
+        pass
+
+    whole = points.commit
+
+    def killed(draft, target):
+        if target == path:
+            raise KilledError
+        whole(draft, target)
+
+    monkeypatch.setattr(points, "commit", killed)
+    with pytest.raises(KilledError):
+        write_sample(path, POPULATION, [unit(0), unit(1)], 7, show=False)
+    assert not path.exists()
+    assert read_design(path).seed == 7
+    monkeypatch.undo()
+    write_sample(path, POPULATION, [unit(0), unit(1)], 8, show=False)
+    assert (len(geopandas.read_file(path)), read_design(path).seed) == (2, 8)
+    assert sorted(tmp_path.iterdir()) == [design_path(path), path]

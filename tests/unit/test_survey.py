@@ -6,8 +6,8 @@ import pytest
 from rasterio.crs import CRS
 from rasterio.transform import from_origin
 
-from segpipe.accuracy.points import read_labels
-from segpipe.accuracy.survey import _on_grid
+from segpipe.accuracy.points import Labelled, Point, SampleDesign, Stratum, read_labels
+from segpipe.accuracy.survey import _on_grid, design_of_survey, survey_of
 from segpipe.geometry.raster_grid import RasterGrid
 
 GRID = RasterGrid((20, 20), CRS.from_epsg(32633), from_origin(500_000, 5_400_000, 10, 10))
@@ -24,3 +24,18 @@ def test_points_keep_their_places_whatever_the_index_of_their_table(tmp_path, in
     assert found.labels == ("a", "b", "c", "d")
     assert dict(_on_grid(GRID, found.frame.geometry)) == dict(enumerate(places))
     assert np.asarray(found.frame.index).tolist() == [0, 1, 2, 3]
+
+
+def test_points_that_were_deleted_are_counted():
+    """An interpreter who deletes rows leaves them out as surely as one who does not label them."""
+    strata = [Stratum(name=name, pixels=1000, area=10.0, sampled=5) for name in "ab"]
+    drawn = [
+        Point(id=k + 1, stratum=k % 2, case="s", row=k, col=k, area=0.01, x=0.0, y=0.0, crs="EPSG:32633") for k in range(10)
+    ]
+    design = SampleDesign(map="out", identity="x", seed=0, unit="ha", strata=tuple(strata), points=tuple(drawn))
+    whole = Labelled(tuple("ab" * 5), tuple(range(1, 11)))
+    assert design_of_survey(survey_of(whole, design, None, simple=False)).warnings == ()
+    part = Labelled(tuple("ab" * 4), tuple(range(1, 9)))
+    assert design_of_survey(survey_of(part, design, None, simple=False)).warnings == (
+        "2 of 10 points of the design are not in the file: if these are hard ones, estimates are biased",
+    )

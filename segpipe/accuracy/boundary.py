@@ -154,8 +154,9 @@ def _scores(distances: tuple[Float, Float], limit: float, intersection: int, uni
 def _bands(compared: Compared, tolerance: float) -> Integers:
     """Pixels near the boundary of each class in both, and in either of map and reference: shape ``(classes, 2)``."""
     found, halo = np.zeros((compared.classes, 2), np.int64), math.ceil(tolerance / compared.spacing[0])
-    for start in range(0, compared.shape[0], compared.step):
-        low, stop = max(start - halo, 0), min(start + compared.step, compared.shape[0])
+    step = max(compared.step, halo)  # each row is read three times at most
+    for start in range(0, compared.shape[0], step):
+        low, stop = max(start - halo, 0), min(start + step, compared.shape[0])
         pair = compared.window(low, min(stop + halo, compared.shape[0]))
         own = slice(start - low, stop - low)
         for k in np.union1d(*(np.unique(one[one >= 0]) for one in pair)).astype(int):

@@ -12,7 +12,7 @@ from segpipe.accuracy.boundary import BoundaryScores, Compared, boundary_scores,
 from segpipe.accuracy.class_map import class_map
 from segpipe.accuracy.confusion import ClassMap, Confusion, PairCounts, confusion_of, of_reference
 from segpipe.accuracy.estimators import Float, Integers
-from segpipe.accuracy.labels import ROWS, Reference, open_labels, open_reference, windows
+from segpipe.accuracy.labels import Reference, open_labels, open_reference, rows_at_once, windows
 from segpipe.accuracy.polygons import SHOWN, read_polygons
 from segpipe.accuracy.population import positions
 from segpipe.accuracy.scores import LARGE, Scores, bootstrap, scores
@@ -222,7 +222,9 @@ def _compare(store: Store, record: Record, opener: Opener, how: Comparison) -> C
                 truth, valid = reference.read(window)
                 counts.add(truth, mask.read(window), valid)
             if how.complete and counts.invalid == np.prod(mask.grid.shape, dtype=np.int64):
-                raise InputError(f"the reference of {record.case} must lie on its mask, and has no label there: name another")
+                raise InputError(
+                    f"the reference of {record.case} must lie on its mask, and has no label there: name another"
+                )
             confusion = confusion_of(counts, how.classes)
             found = () if how.boundary is None else _boundary(mask, reference, how.classes, how.boundary)
             unit = mask.grid.unit if mask.grid.spacing else "px"
@@ -240,7 +242,7 @@ def _boundary(mask: OpenMask, reference: Reference, classes: ClassMap, tolerance
 
     shape = mask.grid.shape
     spacing = mask.grid.spacing or (1.0,) * len(shape)
-    return tuple(boundary_scores(Compared(read, shape, spacing, len(classes.ids), ROWS), tolerance))
+    return tuple(boundary_scores(Compared(read, shape, spacing, len(classes.ids), rows_at_once(shape)), tolerance))
 
 
 def _has_one_class_per_pixel(record: Record) -> bool:

@@ -1,5 +1,6 @@
 """Masks of a run and references of its cases, of any format, window by window on the masks' own grids."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from segpipe.results.schema import Record
 from segpipe.storage import Store
 
 ROWS = 512
-"""Rows of an image that are read at once."""
+"""Most rows of an image, or planes of a volume, that are read at once."""
+PIXELS = 2**22
+"""Pixels that are read at once, where that is at least a row of blocks, or a plane."""
 APART = 0.1
 """Largest distance between corners of volumes on one grid, as a share of the shortest side of a voxel."""
 
@@ -129,7 +132,17 @@ def turned_onto(array: NDArray[Any], own: VoxelGrid, grid: VoxelGrid, path: Path
 
 
 def windows(shape: tuple[int, ...]) -> Iterator[Window]:
-    """Strips of an image, planes of a volume."""
-    step = ROWS if len(shape) == 2 else 1
-    for start in range(0, shape[0], step):
-        yield Window((start, *(0 for _ in shape[1:])), (min(start + step, shape[0]), *shape[1:]))
+    """Strips of an image, from left to right if it is wide; planes of a volume."""
+    if len(shape) == 2:
+        wide = max(PIXELS // ROWS, 1)
+        for top in range(0, shape[0], ROWS):
+            for left in range(0, shape[1], wide):
+                yield Window((top, left), (min(top + ROWS, shape[0]), min(left + wide, shape[1])))
+        return
+    for k in range(shape[0]):
+        yield Window((k, *(0 for _ in shape[1:])), (k + 1, *shape[1:]))
+
+
+def rows_at_once(shape: tuple[int, ...]) -> int:
+    """Rows, or planes, of full width that are read at once."""
+    return min(ROWS, max(1, PIXELS // math.prod(shape[1:])))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from segpipe.accuracy.labels import turned_onto
+from segpipe.accuracy.labels import PIXELS, ROWS, rows_at_once, turned_onto, windows
 from segpipe.errors import SourceError
 from segpipe.geometry.voxel_grid import VoxelGrid, matrix_rows
 
@@ -60,3 +60,19 @@ def test_axes_of_another_order_and_direction_are_turned():
     own = VoxelGrid((4, 2, 3), matrix_rows(grid.affine @ back))
     stored = array.transpose(2, 0, 1)[:, :, ::-1]
     np.testing.assert_array_equal(turned_onto(stored, own, grid, "r.nii.gz"), array)
+
+
+@pytest.mark.parametrize("shape", [(1025, 30), (1000, 20_001), (3, 20, 10), (30, 3000, 4000), (2, 10**6)])
+def test_windows_cover_a_grid_and_hold_few_pixels(shape):
+    found = list(windows(shape))
+    sizes = [np.prod(window.shape) for window in found]
+    assert sum(sizes) == np.prod(shape)
+    assert len({window.start for window in found}) == len(found)
+    assert max(sizes) <= max(PIXELS, np.prod(shape[1:]) * (len(shape) == 3))
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows"), [((9000, 30), ROWS), ((9000, 40_960), 102), ((600, 512, 512), 16), ((9, 4096, 4096), 1)]
+)
+def test_rows_of_boundaries_hold_few_pixels(shape, rows):
+    assert rows_at_once(shape) == rows

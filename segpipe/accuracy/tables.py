@@ -18,7 +18,7 @@ def survey_of_tables(samples: Path, strata: Path, reference: str) -> Survey:
     """The points and strata of two CSV files.
 
     Args:
-        samples: with the columns ``stratum``, ``map``, ``area`` or ``area_<unit>`` (of one pixel; optional) and that of the reference.
+        samples: with the columns ``stratum``, ``map``, that of the reference, maybe ``area`` or ``area_<unit>`` of pixels.
         strata: with the columns ``stratum``, ``pixels`` and ``area``, or ``area_<unit>``.
         reference: the column with the labels.
 

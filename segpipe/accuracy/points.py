@@ -20,7 +20,7 @@ from segpipe.process.extras import install
 from segpipe.storage.documents import DocumentError, parse_json
 from segpipe.storage.files import commit, output_errors, partial, unlinked
 from segpipe.storage.invalid import readable
-from segpipe.zones.polygons import is_pointer
+from segpipe.zones.polygons import explained, is_pointer, truncated
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -183,7 +183,7 @@ def _vector_errors(kind: type[InputError] | type[OutputError], what: str) -> Ite
     except ModuleNotFoundError as error:
         raise InstallationError(f"points need {error.name}, which is not installed: run {install('zones')}") from None
     except (DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError, OSError, ValueError) as error:
-        raise kind(f"{what}: {one_line(error)}") from error
+        raise kind(f"{what}: {explained(error) if kind is InputError else one_line(error)}") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,8 +227,12 @@ def read_frame(path: Path, column: str) -> "GeoDataFrame":
     with _vector_errors(InputError, f"{path} cannot be read as a vector file"):
         import geopandas
 
+        if not path.exists():
+            raise InputError(f"{path} must be a vector file, and does not exist: correct the path")
         if is_pointer(path):
             raise InputError(f"{path} must hold its data, and leads to other sources: convert it with ogr2ogr")
+        if (reason := truncated(path)) is not None:
+            raise InputError(reason)
 
         parquet = path.suffix.lower() in (".parquet", ".geoparquet")
         frame = geopandas.read_parquet(path) if parquet else geopandas.read_file(path, engine="pyogrio")

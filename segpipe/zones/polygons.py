@@ -24,6 +24,8 @@ SURFACES = (3, 6)
 """GEOS type ids of Polygon and MultiPolygon."""
 POINTER, HEAD = b"<OGR", 4096
 """The start of an XML description of a source, and the number of bytes in which it must lie."""
+SHAPEFILE = (9994).to_bytes(4, "big")
+"""The first bytes of a Shapefile."""
 SHOWN = 8
 """Maximum number of layers or columns that a message names."""
 MOST_DEGREES = 180.0
@@ -87,7 +89,28 @@ def vector_errors(path: Path | str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise missing(error) from None
     except (DataLayerError, DataSourceError, OSError, ValueError, CRSError) as error:
-        raise ZonesError(f"{path} cannot be read as a file of polygons: {one_line(error)}") from error
+        raise ZonesError(f"{path} cannot be read as a file of polygons: {explained(error)}") from error
+
+
+def explained(error: Exception) -> str:
+    """The message of a library that could not read a file, with the mend; without GDAL's hint for programmers."""
+    return f"{one_line(error).partition('; It might help')[0].rstrip('.')}: copy it again, or convert it with ogr2ogr"
+
+
+def truncated(path: Path) -> str | None:
+    """Describe a file that is empty, or a Shapefile that is shorter than its header says; None for all others.
+
+    GDAL reads the polygons behind the end of such a Shapefile as rows without geometry (ESRI 1998, "The Main File Header").
+    """
+    if not path.is_file():
+        return None
+    with path.open("rb") as stream:
+        head, size = stream.read(28), path.stat().st_size
+    if not size:
+        return f"{path} is empty (0 bytes): copy it again"
+    words = int.from_bytes(head[24:28], "big") if head[:4] == SHAPEFILE else 0
+    says = f"its header says {2 * words:,} bytes, and it has {size:,}"
+    return f"{path} is truncated: {says}: copy it again" if size < 2 * words else None
 
 
 def missing(error: ModuleNotFoundError) -> InstallationError:
@@ -125,6 +148,8 @@ def read_frame(selection: Selection, columns: Sequence[str] | None = None) -> "G
     path = selection.path
     with vector_errors(path):
         _refuse_pointer(path)
+        if (reason := truncated(path)) is not None:
+            raise ZonesError(reason)
         if path.suffix.lower() in PARQUET:
             return _parquet(selection, columns)
         import pyogrio

@@ -202,7 +202,7 @@ def test_polygons_of_another_crs_and_with_codes(segpipe, out, tmp_path):
         (["class0", "forest", "class2"], [], "must be classes, class0, class1, class2, or whole numbers, got 'forest'"),
         (["class0", None, "class2"], [], "got ''"),
         ([0, 1, 2], ["--column", "sort"], "must have the column 'sort'"),
-        ([0, 1, 2], ["--reference", "none.gpkg"], "none.gpkg cannot be read as a vector file"),
+        ([0, 1, 2], ["--reference", "none.gpkg"], "none.gpkg must be a vector file, and does not exist: correct the path"),
     ],
 )  # fmt: skip
 def test_polygons_that_say_nothing_are_named(segpipe, out, tmp_path, kinds, words, said):

@@ -323,7 +323,7 @@ def test_a_damaged_design_is_named(segpipe, labelled):
             "--expect must be an accuracy",
         ),
         (["estimate"], "give either --matrix, or --samples"),
-        (["estimate", "--samples", "none.gpkg"], "none.gpkg cannot be read as a vector file"),
+        (["estimate", "--samples", "none.gpkg"], "none.gpkg must be a vector file, and does not exist: correct the path"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_line(segpipe, out, words, text):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -458,6 +459,12 @@ BAD: dict[str, tuple[Any, str]] = {
     "the moon": (["--zones", "moon.gpkg"], "--zones must lie on the Earth"),
     "no geometry": (["--zones", "table.parquet"], "table.parquet cannot be read as a file of polygons"),
     "pointer": (["--zones", "pointer.vrt"], "pointer.vrt leads to other sources: convert it with ogr2ogr"),
+    "truncated shapefile": (
+        ["--zones", "cut.shp"],
+        "truncated: its header says 644 bytes, and it has 500: copy it again",
+    ),
+    "truncated package": (["--zones", "cut.gpkg"], ": copy it again, or convert it with ogr2ogr"),
+    "empty file": (["--zones", "empty.gpkg"], "empty.gpkg is empty (0 bytes): copy it again"),
     "layer of parquet": (["--zones", "f.parquet", "--zones-layer", "x"], "a Parquet file has no layers"),
 }
 
@@ -471,6 +478,11 @@ def bad(finished: Path) -> Path:
     write_fields(finished / "points.gpkg", [shapely.Point(500_100, 5_399_900)])
     write_fields(finished / "bare.gpkg", SHAPES, None)
     write_fields(finished / "f.parquet", SHAPES)
+    write_fields(finished / "cut.shp", SHAPES)
+    os.truncate(finished / "cut.shp", 500)
+    write_fields(finished / "cut.gpkg", SHAPES)
+    os.truncate(finished / "cut.gpkg", 60_000)
+    (finished / "empty.gpkg").touch()
     both = geopandas.GeoDataFrame({"centre": geopandas.GeoSeries(SHAPES).centroid}, geometry=SHAPES, crs="EPSG:32633")
     both.to_parquet(finished / "both.parquet")
     source = "<OGRVRTLayer name='a'><SrcDataSource>http://127.0.0.1:9/a.geojson</SrcDataSource></OGRVRTLayer>"

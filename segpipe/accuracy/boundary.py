@@ -1,7 +1,7 @@
 """Scores of the boundaries of classes: how far those of map and reference are apart, on the ground or in the body.
 
 The boundary of a class is made of the corners between pixels at which some of the pixels around are of the class and others
-are not. Corners beside a pixel that does not count, and the edge of a case, are no boundary: nobody knows what is behind.
+are not. Corners beside a pixel that does not count, and the edge of a case, are no boundary: what lies behind is unknown.
 """
 
 import math

@@ -60,7 +60,7 @@ class Population:
         )
         if not self.store.has(name):
             raise OutputError(
-                f"{self.store.path(name)} must be the mask of a case, and is gone: run again with the same output"
+                f"{self.store.path(name)} must be the mask of a case, and does not exist: run again with the same output"
             )
         with self.store.local(name) as local, opener(local) as mask:
             if tuple(mask.grid.shape) != tuple(record.input.shape):

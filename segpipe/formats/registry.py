@@ -104,9 +104,9 @@ class Format:
     extra: str | None = None
     """The extra of segpipe that the format needs; None if it needs none."""
     read_mask: Callable[[Path], tuple[NDArray[Any], Grid]] | None = None
-    """Read a mask that a sink wrote: its bands ``(bands, *grid)``, and the grid of its file. None if nobody can."""
+    """Read a mask that a sink wrote: its bands ``(bands, *grid)``, and the grid of its file; None: the format cannot."""
     open_mask: Callable[[Path], AbstractContextManager["OpenMask"]] | None = None
-    """Open a mask that a sink wrote, to be read window by window; None if nobody can."""
+    """Open a mask that a sink wrote, to read it window by window; None: the format cannot."""
     unchanged: Callable[[], AbstractContextManager[object]] = nullcontext
     """Context at whose end the state that the format's library has for the whole process is as before."""
     release: Callable[[], None] = lambda: None

@@ -24,7 +24,7 @@ class _Thread(threading.local):
 _thread = _Thread()
 _changed = threading.Condition()
 _reading, _begun, _alone = 0, 0, False
-"""Threads that read; number of reads begun; whether a thread reads alone or waits to."""
+"""The reading threads, the number of reads that have started, and whether a thread reads alone or waits for it."""
 
 
 @contextmanager

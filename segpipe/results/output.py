@@ -309,12 +309,19 @@ class CaseOutput:
             windows=len(self._sheet.cover),
             inferred=layers.inferred,
             seconds=round(time.time() - self._sheet.opened + self._seconds, 3),
-            sizes={sink.name: sink.size for sink in (*layers.sinks, *([self._instances] if self._instances else []))},
+            sizes=self._sizes(outputs),
             nodata=layers.decision.nodata,
             notes=notes,
             lesions=self._lesions(),
             uids=self._uids(outputs),
         )
+
+    def _sizes(self, outputs: list[str]) -> dict[str, int | None]:
+        """Bytes of the masks, and of the files made of them, such as a SEG."""
+        sinks = [*self._layers.sinks, *([self._instances] if self._instances else [])]
+        masks: dict[str, int | None] = {sink.name: sink.size for sink in sinks}
+        derived = [name for sink in sinks for name in sink.files()] if FORMATS[self._case.format].derives else []
+        return masks | {name: self._output.size(name) for name in derived if name in outputs and name not in masks}
 
     def _uids(self, outputs: list[str]) -> Values | None:
         """UIDs of the images that were read and the objects that were written; None for formats without UIDs."""

@@ -23,8 +23,8 @@ NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 SETTLED = 0.2
 
-SIGNATURE = 4
-"""Length in bytes of the signature of a TIFF or PNG."""
+SIGNATURE = 132
+"""Bytes from the start of a file within which every format has its signature; that of DICOM ends here (PS3.10, 7.1)."""
 
 ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EBADF, errno.ENAMETOOLONG})
 """Errors that mean that the file does not exist; any other leaves that open."""

@@ -261,6 +261,20 @@ def test_a_run_without_a_report_goes_on_where_one_is_and_writes_it_where_none_is
     assert not (folder / "segpipe-out" / "a.sr.dcm").exists()
 
 
+@pytest.mark.parametrize("name", ["a.seg.dcm", "a.sr.dcm", "a.sc.dcm"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "zeros"])
+def test_a_damaged_file_made_of_a_mask_is_written_again(folder: Path, name: str, damage: str) -> None:
+    assert "1 done, 0 done before" in run(folder, "--report", "dicom").stderr
+    path = folder / "segpipe-out" / name
+    data = path.read_bytes()
+    path.write_bytes({"cut": data[:-40], "empty": b"", "zeros": bytes(len(data))}[damage])
+    again = run(folder, "--report", "dicom")
+    assert f"{name} is damaged" in again.stderr
+    assert "1 done, 0 done before" in again.stderr
+    assert path.read_bytes() == data
+    assert "0 done, 1 done before" in run(folder, "--report", "dicom").stderr
+
+
 def test_a_run_that_was_killed_between_two_records_leaves_no_report_of_another_mask(folder: Path) -> None:
     out = folder / "segpipe-out"
     assert "1 done, 0 done before" in run(folder, "--report", "dicom").stderr

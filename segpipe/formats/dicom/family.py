@@ -1,0 +1,77 @@
+"""The functions that the table of formats has for DICOM series; each imports its module when it is called."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from segpipe.contract import Contract
+from segpipe.formats.case import Case, Choice, FamilyCases
+from segpipe.formats.identity import Beside, Identity
+from segpipe.formats.sink import Derived, Sink, Space, Target
+from segpipe.formats.source import Source
+from segpipe.overrides import Overrides
+from segpipe.storage import Store
+
+
+def may_be(name: str) -> bool:
+    from segpipe.formats.dicom import names
+
+    return names.may_be(name)
+
+
+def is_one(path: str) -> bool:
+    from segpipe.formats.dicom import names
+
+    return names.is_one(path)
+
+
+def find(files: Sequence[tuple[str, str]], choice: Choice) -> FamilyCases:
+    from segpipe.formats.dicom.names import cases_of
+
+    return cases_of(files, choice)
+
+
+def open_case(case: Case, contract: Contract, overrides: Overrides) -> Source:
+    from segpipe.formats.dicom.source import SeriesSource
+
+    return SeriesSource(case, contract, overrides)
+
+
+def sink(target: Target) -> Sink:
+    from segpipe.formats.dicom.sink import series_sink
+
+    return series_sink(target)
+
+
+def is_own(output: Store, name: str) -> bool:
+    from segpipe.formats.dicom.sink import is_own_file
+
+    return is_own_file(output, name)
+
+
+def is_same_input(place: str, files: Sequence[Identity], case: Case, beside: Beside, remote: bool) -> bool:
+    from segpipe.formats.dicom.source import is_same_series
+
+    del remote
+    return is_same_series(place, files, case, beside)
+
+
+def derived_space(derived: Derived, classes: int, voxels: float) -> Space:
+    from segpipe.formats.dicom import space
+
+    return space.derived_space(derived, classes, voxels)
+
+
+def derived_memory(derived: Derived, classes: int, planes: int) -> float:
+    from segpipe.formats.dicom import space
+
+    return space.derived_memory(derived, classes, planes)
+
+
+def uids(origin: object, output: Store, names: Sequence[str]) -> dict[str, Any]:
+    from segpipe.formats.dicom.uids import uids_of
+
+    return uids_of(origin, output, names)
+
+
+def verify(files: Sequence[str]) -> list[str]:
+    return [f"{len(files)} DICOM files are not verified: they have no checksums"]

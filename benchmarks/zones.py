@@ -71,8 +71,9 @@ def ours(mask: Path, fields: Path) -> None:
     """What ``segpipe zones`` does with a mask."""
     from segpipe.formats.registry import FORMATS, RASTER
     from segpipe.storage.folder import Folder
+    from segpipe.vectors.file import Selection
     from segpipe.zones.case import measured
-    from segpipe.zones.polygons import Selection, read_zones
+    from segpipe.zones.polygons import read_zones
     from segpipe.zones.table import ZoneTotals, write_table
 
     zones, classes = read_zones(Selection(fields, None, "plot")), tuple((k, f"class{k}") for k in range(CLASSES))

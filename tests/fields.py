@@ -12,7 +12,8 @@ from rasterio.crs import CRS
 
 from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.windows import Window
-from segpipe.zones.polygons import Selection, Zones, read_zones
+from segpipe.vectors.file import Selection
+from segpipe.zones.polygons import Zones, read_zones
 
 UTM = Affine(10, 0, 500_000, 0, -10, 5_400_000)
 """North-up pixels of 10 m in EPSG:32633."""

@@ -20,7 +20,7 @@ from segpipe.process.extras import install
 from segpipe.storage.documents import DocumentError, parse_json
 from segpipe.storage.files import commit, output_errors, partial, unlinked
 from segpipe.storage.invalid import readable
-from segpipe.zones.polygons import explained, is_pointer, truncated
+from segpipe.vectors.file import explained, is_pointer, truncated
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame

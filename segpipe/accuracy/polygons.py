@@ -18,9 +18,9 @@ from segpipe.geometry.grid import Grid
 from segpipe.geometry.ground import NowhereError, horizontal
 from segpipe.geometry.windows import Window
 from segpipe.messages.printable import printable
+from segpipe.vectors.placing import place
+from segpipe.vectors.surfaces import Shapes, repaired
 from segpipe.zones.case import NoGroundError, ground_of
-from segpipe.zones.placing import place
-from segpipe.zones.polygons import Shapes, repaired
 
 SURFACES = ("Polygon", "MultiPolygon")
 OUTSIDE = -(2**31)

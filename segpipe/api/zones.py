@@ -12,7 +12,7 @@ from segpipe.storage import Store
 from segpipe.storage.lock import locked
 from segpipe.storage.ownership import ZONES
 from segpipe.storage.places import store_at
-from segpipe.zones.polygons import Selection
+from segpipe.vectors.file import Selection
 from segpipe.zones.stage import ZonesTask, make_tables, read_and_check
 
 

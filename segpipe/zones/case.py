@@ -13,8 +13,8 @@ from segpipe.geometry.grid import Grid
 from segpipe.geometry.ground import Ground
 from segpipe.geometry.raster_grid import RasterGrid, place_of
 from segpipe.results.schema import Record
+from segpipe.vectors.placing import Placed, place
 from segpipe.zones.overlap import Neighbour, Shared
-from segpipe.zones.placing import Placed, place
 from segpipe.zones.polygons import Zones
 
 if TYPE_CHECKING:

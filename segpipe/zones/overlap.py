@@ -10,7 +10,7 @@ from pyproj import Transformer
 from segpipe.formats.registry import OpenMask
 from segpipe.geometry.ground import Ground
 from segpipe.geometry.windows import Window
-from segpipe.zones.placing import SAMPLES, PixelsOf
+from segpipe.vectors.placing import SAMPLES, PixelsOf
 
 MARGIN = 0.02
 """Margin around the points that are transformed to find the extent of a grid, as a share of that extent."""

@@ -20,11 +20,12 @@ from segpipe.results.records import records
 from segpipe.settings import Settings
 from segpipe.storage import Store
 from segpipe.storage.ownership import ZONES, refuse_foreign
+from segpipe.vectors.file import Selection, listed, missing
+from segpipe.vectors.placing import touches
 from segpipe.zones.case import Classes, Float, NoGroundError, ground_of
 from segpipe.zones.finished import Around, Finished, extent_of, zones_of_case
 from segpipe.zones.overlap import meeting
-from segpipe.zones.placing import touches
-from segpipe.zones.polygons import Selection, Zones, listed, missing, read_zones
+from segpipe.zones.polygons import Zones, read_zones
 from segpipe.zones.table import ZoneTotals, write_table
 from segpipe.zones.writing import check_target, write_polygons
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from segpipe.errors import ZonesError, one_line
 from segpipe.storage.files import draft_name
-from segpipe.zones.polygons import PARQUET, Selection, Zones, missing, read_frame
+from segpipe.vectors.file import PARQUET, Selection, missing, read_frame
+from segpipe.zones.polygons import Zones
 from segpipe.zones.table import FIRST, LAST, ZoneTotals
 
 if TYPE_CHECKING:

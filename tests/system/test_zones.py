@@ -22,11 +22,12 @@ from networks import pixelwise
 
 from segpipe.storage.lock import locked
 from segpipe.storage.places import store_at
+from segpipe.vectors.file import Selection
+from segpipe.vectors.placing import place
 from segpipe.zones import stage
 from segpipe.zones.case import measured
 from segpipe.zones.finished import FOLDER
-from segpipe.zones.placing import place
-from segpipe.zones.polygons import Selection, read_zones
+from segpipe.zones.polygons import read_zones
 from segpipe.zones.writing import DRIVERS, RESERVED
 
 NAMES = ("class0", "class1", "class2")

@@ -14,7 +14,7 @@ from pyproj import CRS, Transformer
 from pyproj.enums import TransformDirection
 
 from segpipe.geometry.ground import EARTH_RADIUS, Ground, Reference
-from segpipe.zones.polygons import SURFACES, Shapes, surfaces
+from segpipe.vectors.surfaces import SURFACES, Shapes, surfaces
 
 SAMPLES = 65
 """Points along each axis of a grid that are transformed to find its extent in another CRS."""

@@ -1,0 +1,1 @@
+"""Polygons of vector files, and where they lie on a grid."""

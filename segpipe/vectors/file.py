@@ -1,0 +1,216 @@
+"""Read the geometries and columns of a vector file."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pyproj import CRS
+from pyproj.exceptions import CRSError
+
+from segpipe.errors import InstallationError, ZonesError, one_line
+from segpipe.geometry.ground import NowhereError, horizontal
+from segpipe.process.extras import install
+from segpipe.vectors.surfaces import Shapes, all_empty, repaired
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+PARQUET = (".parquet", ".geoparquet")
+POINTER, HEAD = b"<OGR", 4096
+"""The start of an XML description of a source, and the number of bytes in which it must lie."""
+SHAPEFILE = (9994).to_bytes(4, "big")
+"""The first bytes of a Shapefile."""
+SHOWN = 8
+"""Maximum number of layers or columns that a message names."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A choice of polygons: file, layer and column."""
+
+    path: Path
+    layer: str | None = None
+    column: str | None = None
+    """Column with the names of zones; None: zones are numbered in the order of the file."""
+    flag: str = "--zones"
+    """Flag that names the file, for messages."""
+
+
+@contextmanager
+def vector_errors(path: Path | str) -> Iterator[None]:
+    """Turn errors of the libraries that read and write vector files into one line.
+
+    Raises:
+        InstallationError: an optional dependency is missing.
+        ZonesError: a file cannot be read or written.
+    """
+    try:
+        from pyogrio.errors import DataLayerError, DataSourceError
+    except ModuleNotFoundError as error:
+        raise missing(error) from None
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise missing(error) from None
+    except (DataLayerError, DataSourceError, OSError, ValueError, CRSError) as error:
+        raise ZonesError(f"{path} cannot be read as a file of polygons: {explained(error)}") from error
+
+
+def explained(error: Exception) -> str:
+    """The message of a library that could not read a file, with the mend; without GDAL's hint for programmers."""
+    return f"{one_line(error).partition('; It might help')[0].rstrip('.')}: copy it again, or convert it with ogr2ogr"
+
+
+def truncated(path: Path) -> str | None:
+    """Describe a file that is empty, or a Shapefile that is shorter than its header says; None for all others.
+
+    GDAL reads the polygons behind the end of such a Shapefile as rows without geometry (ESRI 1998, "The Main File Header").
+    """
+    if not path.is_file():
+        return None
+    with path.open("rb") as stream:
+        head, size = stream.read(28), path.stat().st_size
+    if not size:
+        return f"{path} is empty (0 bytes): copy it again"
+    words = int.from_bytes(head[24:28], "big") if head[:4] == SHAPEFILE else 0
+    says = f"its header says {2 * words:,} bytes, and it has {size:,}"
+    return f"{path} is truncated: {says}: copy it again" if size < 2 * words else None
+
+
+def missing(error: ModuleNotFoundError) -> InstallationError:
+    """The error that asks to install the extra ``zones``."""
+    return InstallationError(f"zones need {error.name}, which is not installed: run {install('zones')}")
+
+
+@dataclass(frozen=True, eq=False)
+class Surfaces:
+    """The polygons of a file, in its order, after their repair."""
+
+    frame: "GeoDataFrame"
+    """The columns that were asked for."""
+    shapes: Shapes
+    """Valid polygons in ``crs``, without heights; empty where a feature has none."""
+    crs: CRS
+    problems: list[list[str]]
+    """Problems of each polygon."""
+
+
+def read_surfaces(selection: Selection) -> Surfaces:
+    """Read the polygons of a file with the chosen column, and repair them.
+
+    Raises:
+        ZonesError: no such file, layer or column, no CRS, or no polygon.
+        InstallationError: an optional dependency is missing.
+    """
+    path, flag = selection.path, selection.flag
+    if not path.exists():
+        raise ZonesError(f"{flag} must be a file of polygons, and {path} does not exist: correct the path")
+    frame = read_frame(selection, [selection.column] if selection.column else [])
+    crs = crs_of(frame, selection)
+    if not len(frame):
+        raise ZonesError(f"{flag} must hold polygons, and {path} holds nothing: name another file or layer")
+    shapes, problems = repaired(np.asarray(frame.geometry.array), crs)
+    if all_empty(shapes):
+        raise ZonesError(f"{flag} must hold polygons, and {path} holds none: {problems[0][0]}")
+    return Surfaces(frame, shapes, crs, problems)
+
+
+def read_frame(selection: Selection, columns: Sequence[str] | None = None) -> "GeoDataFrame":
+    """Geometries and columns of the chosen layer; ``columns``: only these, None for all.
+
+    Raises:
+        ZonesError: no such layer or column, or the file cannot be read.
+    """
+    path = selection.path
+    with vector_errors(path):
+        _refuse_pointer(selection)
+        if (reason := truncated(path)) is not None:
+            raise ZonesError(reason)
+        if path.suffix.lower() in PARQUET:
+            return _parquet(selection, columns)
+        import pyogrio
+
+        layer = _layer(selection)
+        known = list(pyogrio.read_info(path, layer=layer)["fields"])
+        _check_columns(path, known, columns)
+        return pyogrio.read_dataframe(path, layer=layer, columns=columns, on_invalid="ignore")
+
+
+def _refuse_pointer(selection: Selection) -> None:
+    path, flag = selection.path, selection.flag
+    if is_pointer(path):
+        raise ZonesError(f"{flag} must hold its polygons, and {path} leads to other sources: convert it with ogr2ogr")
+
+
+def is_pointer(path: Path) -> bool:
+    """Whether a file names other sources, as a VRT or a service does: what it leads to may be a server."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return POINTER in stream.read(HEAD)
+
+
+def _parquet(selection: Selection, columns: Sequence[str] | None) -> "GeoDataFrame":
+    import geopandas
+    from pyarrow.lib import ArrowException
+    from pyarrow.parquet import read_schema
+
+    path = selection.path
+    if selection.layer is not None:
+        raise ZonesError(f"a Parquet file has no layers, got {selection.flag}-layer {selection.layer}: leave it out")
+    try:
+        _check_columns(path, list(read_schema(path).names), columns)
+        frame = geopandas.read_parquet(path)
+    except ArrowException as error:
+        raise ZonesError(f"{path} cannot be read as a file of polygons: {one_line(error)}") from error
+    return frame if columns is None else frame[[*columns, frame.geometry.name]]
+
+
+def _layer(selection: Selection) -> str:
+    """Name of the chosen layer, or of the only one with geometries."""
+    import pyogrio
+
+    path, chosen, flag = selection.path, selection.layer, selection.flag
+    layers = [(str(name), kind) for name, kind in pyogrio.list_layers(path)]
+    spatial = [name for name, kind in layers if kind is not None]
+    if chosen is not None:
+        if chosen not in [name for name, _ in layers]:
+            raise ZonesError(f"{path} has no layer {chosen!r}, it has {listed(spatial)}: name one with {flag}-layer")
+        return chosen
+    if not spatial:
+        raise ZonesError(f"{flag} must hold polygons, and {path} has tables without geometries: name another file")
+    if len(spatial) > 1:
+        raise ZonesError(f"{path} has {len(spatial)} layers, {listed(spatial)}: name one with {flag}-layer")
+    return spatial[0]
+
+
+def _check_columns(path: Path, known: Sequence[str], asked: Sequence[str] | None) -> None:
+    for column in asked or ():
+        if column not in known:
+            raise ZonesError(f"{path} has no column {column!r}, it has {listed(known)}: name one with --zone-id")
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names of a list, for a message."""
+    more = f" and {len(names) - SHOWN} more" * (len(names) > SHOWN)
+    return (", ".join(names[:SHOWN]) or "none") + more
+
+
+def crs_of(frame: "GeoDataFrame", selection: Selection) -> CRS:
+    """The CRS of a layer."""
+    path, flag = selection.path, selection.flag
+    if not hasattr(frame, "crs"):
+        raise ZonesError(
+            f"{flag} must hold polygons, and the layer of {path} has no geometries: name another with {flag}-layer"
+        )
+    if frame.crs is None:
+        raise ZonesError(
+            f"{flag} must have a CRS, and {path} has none: add it, as by ogr2ogr -a_srs EPSG:32633 new.gpkg {path.name}"
+        )
+    try:
+        return horizontal(frame.crs)
+    except NowhereError as error:
+        raise ZonesError(f"{flag} must lie on the Earth, and {path} does not: {error}") from None

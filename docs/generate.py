@@ -63,6 +63,8 @@ MORE = {
     "lesions": "lesions-csv.md",
     "min_size": "../howto/lesions.md#leave-out-the-small-ones",
     "instances": "../howto/lesions.md#a-volume-of-instances",
+    "majority": "../howto/cleaning.md#a-majority-filter",
+    "sieve": "../howto/cleaning.md#a-minimum-mapping-unit",
     "zones": "../howto/zones.md",
     "zone_id": "../howto/zones.md#the-file-of-polygons",
     "zones_layer": "../howto/zones.md#the-file-of-polygons",

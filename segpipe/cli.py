@@ -126,6 +126,8 @@ def main() -> None:
     help="DICOM SEG beside the mask of a series: a bit per class and voxel, a label per voxel, or none [binary].",
 )
 @_OUTPUT("--report", type=click.Choice(["dicom"]), help="Also write a DICOM report and pictures of each series.")
+@_OUTPUT("--majority", type=int, help="First give each pixel the label most frequent in a window of N x N pixels.")
+@_OUTPUT("--sieve", metavar="SIZE", help="Then merge regions below this size into neighbours: pixels, or as 0.5ha, 200mm3.")
 @_OUTPUT("--style", type=click.Choice(["qgis"]), help="Also write a QGIS style (<case>.qml) beside each mask.")
 @_OUTPUT("--zones", type=PATH, help="Polygons, such as fields: the area of each class in each of them, into zones.csv.")
 @_OUTPUT("--zone-id", help="Column with the names of the polygons [their number in the file].")

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from segpipe.contract import MOST_CHANNELS, MOST_PIXELS
 from segpipe.errors import SettingsError
+from segpipe.geometry.quantity import Quantity
 from segpipe.geometry.windows import Blend
 from segpipe.overrides import Nodata, Overrides, Patterns, check_patterns, parse_nodata, parse_patterns
 from segpipe.storage.documents import DocumentError, read_toml, shortened
@@ -49,6 +50,9 @@ MOST_THREADS = 1_024
 
 MOST_PARTS = 999_999
 """Part files are numbered with six digits."""
+
+LARGEST_WINDOW = 101
+"""Largest window of the majority filter."""
 
 MOST_RETRIES = 16
 """Each wait is twice the previous one: the 16th takes nine hours."""
@@ -121,6 +125,10 @@ class Settings(BaseModel):
     blend_on: BlendOn | None = None
     tta: Tta = "none"
     """Test-time augmentation: ``flips`` averages the scores of every tile over its flips."""
+    majority: int | None = Field(default=None, ge=3, le=LARGEST_WINDOW, strict=True)
+    """Each pixel takes the label that occurs most in the square of this many pixels around it."""
+    sieve: Text | None = None
+    """Regions below this size take the label of their largest neighbour: pixels, or a number with a unit."""
     batch: int | None = Field(default=None, ge=1, le=MOST_TILES, strict=True)
     device: Device = "auto"
     """``cpu-tensors`` runs the GPU code on the CPU, for tests."""
@@ -243,6 +251,20 @@ class Settings(BaseModel):
         if value == ():
             raise ValueError("must be one class or more, or true for all but the background")
         return value
+
+    @field_validator("majority")
+    @classmethod
+    def _odd(cls, value: int | None) -> int | None:
+        if value is not None and value % 2 == 0:
+            raise ValueError("must be odd, so that the window has a middle, such as 3 or 5")
+        return value
+
+    @field_validator("sieve", mode="before")
+    @classmethod
+    def _size(cls, value: Any) -> Any:
+        """One text for each size: ``12`` is ``12px``, ``0.5ha`` is ``5000m2``."""
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return str(Quantity.parse(str(value))) if isinstance(value, str) or number else value
 
     @field_validator("crs")
     @classmethod

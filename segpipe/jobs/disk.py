@@ -86,7 +86,7 @@ def needed(plan: Plan, run: Run) -> Needed:
     masks = [sum(size * share for size, share in layers) * OVERVIEWS * n + BESIDE for n in pixels]
     beside = BESIDE + (run.lesions is not None) * MOST_LISTED * LESION
     most = [sum(size for size, _ in layers) * OVERVIEWS * n + beside for n in pixels]
-    drafts = sum(nlargest(plan.workers, (_draft(name, n, layers) + _names(n, run).likely for name, n in sizes)))
+    drafts = sum(nlargest(plan.workers, (_draft(name, n, layers) + _beside(n, run, layers) for name, n in sizes)))
     drafts += sum(nlargest(plan.workers, (space.likely for space in derived)))
     parts = nlargest(2, (cut.case.pixels for cut in plan.cuts)) if stays else []
     likely_parts = sum(_names(n, run).likely + sum(n * size * share for size, share in layers) for n in parts)
@@ -108,6 +108,16 @@ def _layers(run: Run) -> list[tuple[int, float]]:
     if run.settings.instances:
         layers.append((decision.bands * INSTANCE, MASK_SHARE))
     return layers
+
+
+def _beside(pixels: float, run: Run, layers: Sequence[tuple[int, float]]) -> float:
+    """Bytes of a case that exist beside its drafts: names of components, and labels that are to be cleaned."""
+    rule = run.cleaning
+    if rule is None:
+        return _names(pixels, run).likely
+    filtered = layers[0][0] if rule.majority is not None and rule.least is not None else 0
+    kept = layers[: 1 + run.settings.confidence]
+    return _names(pixels, run).likely + (filtered + sum(size for size, _ in kept)) * pixels
 
 
 def _names(pixels: float, run: Run) -> Space:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
+from segpipe.cleaning.stage import cleaning_bytes
 from segpipe.errors import OutputError, case_errors
 from segpipe.formats.cases import Case, Failure
 from segpipe.formats.identity import identities
@@ -203,6 +204,8 @@ def _look(  # noqa: PLR0913 - three lists that a case may go to
             if values:
                 found = findings_of(source, run.model.contract)
                 sheet = with_findings(case, sheet, found, allow=run.settings.unusual_values == "allow")
+            if (cleaning := run.cleaning) is not None:
+                cleaning.weights(sheet.grid, case.path)  # refuses a unit that the case does not have
             planned.append(as_planned(case, sheet))
     if is_passing(caught.error):
         unseen.append(case)  # its job tries again later
@@ -275,7 +278,8 @@ def memory_mb(plan: Plan, run: Run) -> float:
     loads, settings = [case.load(run.model) for case in plan.seen], run.settings
     lesions = settings.lesions is not False
     needed = worker_bytes(loads, run.model, plan.calls, confidence=settings.confidence, lesions=lesions)
-    return (needed + max((_derived_memory(case, run) for case in plan.seen), default=0)) / 1e6
+    cleaned = max((cleaning_bytes(case.shape) for case in plan.seen), default=0) if run.cleaning is not None else 0
+    return (needed + cleaned + max((_derived_memory(case, run) for case in plan.seen), default=0)) / 1e6
 
 
 def _derived_memory(case: PlannedCase, run: Run) -> float:

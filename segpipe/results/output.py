@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe import __version__
+from segpipe.cleaning.stage import Form, Place, Uncleaned
 from segpipe.contract import Contract, SegmentationClass
 from segpipe.errors import DamagedPartError, SourceError
 from segpipe.formats.cases import Case
@@ -83,6 +84,13 @@ class Layers(Generic[S]):
     def sinks(self) -> list[S]:
         return [sink for sink in (self.mask, self.confidence) if sink is not None]
 
+    def keep(self, box: Decided, into: Sequence[Layer] | None = None) -> None:
+        """Write a box to its own sinks, or to others, without counting its labels."""
+        self.inferred += box.inferred
+        for sink, values in zip(self.sinks if into is None else into, (box.labels, box.confidence), strict=False):
+            if box.window.size and values is not None:
+                sink.write(box.window, values)
+
     def write(self, box: Decided) -> None:
         """Write and count a box."""
         self.inferred += box.inferred
@@ -137,8 +145,11 @@ class PartOutput:
             lambda _: BoxSink(output, files.mask),
             lambda _: BoxSink(output, files.confidence),
         )
-        _name_components(self._layers, output, files.instances)
         self.write, self.discard = self._layers.write, self._layers.discard
+        if run.cleaning is None:
+            _name_components(self._layers, output, files.instances)
+        else:  # what is counted is known when the parts are joined
+            self.write = self._layers.keep
 
     def finish(self) -> None:
         """Give each file its name, the counts last."""
@@ -167,12 +178,44 @@ class CaseOutput:
         )
         self._instances: Sink | None = None
         self._parts: list[tuple[str, str]] = []
-        _name_components(self._layers, self._output, f"{case.name}{INSTANCES}.boxes")
         self.write = self._layers.write
+        try:
+            self._uncleaned = self._begin_cleaning()
+        except BaseException:
+            self._layers.discard()
+            raise
+        _name_components(self._layers, self._output, f"{case.name}{INSTANCES}.boxes")
+
+    def _begin_cleaning(self) -> Uncleaned | None:
+        """Where labels stay until all are there, if they are to be cleaned."""
+        rule, decision = self._run.cleaning, self._layers.decision
+        if rule is None:
+            return None
+        place = Place(self._case.name, self._case.path, self._sheet.grid)
+        two = decision.contract.task != "multiclass"
+        form = Form(decision.bands, decision.dtype, decision.nodata, two, self._run.settings.confidence)
+        self.write = self._keep
+        return Uncleaned(self._output, place, form, rule)
+
+    def _keep(self, box: Decided) -> None:
+        """Keep a box until the case is cleaned."""
+        assert self._uncleaned is not None
+        self._layers.keep(box, self._uncleaned.layers)
+
+    def _clean(self) -> None:
+        """Write and count the cleaned labels."""
+        if self._uncleaned is None:
+            return
+        with span("clean", self._case.name):
+            for slab in self._uncleaned.cleaned():
+                self._layers.write(Decided(self._sheet, slab.window, slab.labels, slab.confidence, 0))
+        self._uncleaned.discard()
 
     def discard(self) -> None:
         """Remove everything half-written."""
         self._layers.discard()
+        if self._uncleaned is not None:
+            self._uncleaned.discard()
         if self._instances is not None:
             self._instances.discard()
 
@@ -202,20 +245,23 @@ class CaseOutput:
         tally = read_tally(self._output, files.counts)
         if len(tally.digests) < len(self._layers.sinks):
             raise DamagedPartError(f"{self._output.path(files.confidence)} is gone")
-        for sink, name, digest in zip(self._layers.sinks, (files.mask, files.confidence), tally.digests, strict=False):
+        layers: Sequence[Layer] = self._layers.sinks if self._uncleaned is None else self._uncleaned.layers
+        for sink, name, digest in zip(layers, (files.mask, files.confidence), tally.digests, strict=False):
             for window, values in read_boxes(self._output, name, digest):
                 sink.write(window, values)
-        if self._layers.names is not None:
+        if self._layers.names is not None and self._uncleaned is None:
             self._parts.append((files.instances, tally.digests[-1]))
             for _ in read_boxes(self._output, *self._parts[-1]):
                 break  # the digest has been compared
-        self._layers.statistics.merge(tally.states)
+        if self._uncleaned is None:
+            self._layers.statistics.merge(tally.states)
         self._layers.inferred += tally.inferred
         self._seconds += tally.seconds
         self._batches.add(tally.batch)
 
     def finish(self) -> None:
         """Give each file its name, the record last."""
+        self._clean()
         self._layers.statistics.close()
         check_unchanged(self._case, self._sheet)
         record, sinks = record_name(self._case), [*self._layers.sinks, *self._numbered()]

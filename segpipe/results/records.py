@@ -12,6 +12,7 @@ from pathlib import Path
 import onnxruntime
 
 from segpipe import __version__
+from segpipe.cleaning.rule import Cleaning
 from segpipe.errors import OutputError, SourceError
 from segpipe.formats.case import Choice
 from segpipe.formats.cases import Case, Failure, Found
@@ -74,6 +75,11 @@ class Run:
         return rule_of(self.settings, self.model.contract)
 
     @property
+    def cleaning(self) -> Cleaning | None:
+        """How labels are cleaned before they are counted; None if they stay as they are."""
+        return Cleaning.of(self.settings.majority, self.settings.sieve)
+
+    @property
     def derived(self) -> Derived:
         """Files to derive from each mask, for formats that have them."""
         names = ", ".join(one.path.name for one in self.model.members)
@@ -91,6 +97,8 @@ class Run:
             later |= {"channels": [list(one) for one in each]}
         if self.settings.tta != "none":
             later |= {"tta": self.settings.tta, "flips": list(self.model.contract.flip_axes)}
+        if (cleaning := self.cleaning) is not None:
+            later |= cleaning.as_json()
         return {
             "tile": list(tiling.tile),
             "overlap": list(tiling.overlap),

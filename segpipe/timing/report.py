@@ -9,7 +9,7 @@ from segpipe.timing.spans import Recorder, Taken, Total
 
 STAGES = (
     *("start", "model", "plan", "workers", "measure", "open", "read", "scale", "upload", "infer", "gpu", "weight"),
-    *("blend", "decide", "download", "count", "write", "finish", "join", "tables", "idle", "other"),
+    *("blend", "decide", "download", "count", "clean", "write", "finish", "join", "tables", "idle", "other"),
 )
 """Stages in the order of the work."""
 

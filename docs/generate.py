@@ -82,6 +82,7 @@ COMMANDS = {
     "export": export.commands["network"],
     "export attach": export.commands["attach"],
     "tune": main.commands["tune"],
+    "cases": main.commands["cases"],
     "status": main.commands["status"],
     "zones": main.commands["zones"],
     "sample": main.commands["sample"],

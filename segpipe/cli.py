@@ -19,7 +19,7 @@ from segpipe.messages.printable import printable
 from segpipe.messages.streams import failure, make_steady
 from segpipe.process import signals
 from segpipe.process.extras import install
-from segpipe.settings import BLENDS, load_settings
+from segpipe.settings import BLENDS, Settings, load_settings
 from segpipe.terminal.option_groups import LAST, GroupedCommand, group
 
 NOT_STARTED = 2
@@ -198,7 +198,7 @@ class _Stderr(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
-        for line in text.split("\n") if record.exc_info else [text]:  # a traceback has lines
+        for line in text.split("\n") if record.exc_info or record.exc_text else [text]:  # a traceback has lines
             echo(printable(line), err=True)
 
 
@@ -308,22 +308,52 @@ def _guarded(command: Callable[[], int], *, writes: bool = False) -> int:
 
 @main.command(short_help="Show how far the runs into an output folder have come.")
 @click.argument("output", default="segpipe-out")
+@click.option("--input", "-i", "inputs", multiple=True, help="Input of the run, if --case-name hid it; repeatable.")
 @click.option("--json", is_flag=True, help="Print one JSON object.")
-def status(output: str, json: bool) -> None:
+def status(output: str, inputs: tuple[str, ...], json: bool) -> None:
     """Show what is done, failed and missing in OUTPUT, the folder of a run, and the command that continues.
 
     Exits with 1 if a case failed or is missing, or the last run died.
     """
-    sys.exit(_guarded(lambda: _status(output, json)))
+    sys.exit(_guarded(lambda: _status(output, inputs, json)))
 
 
-def _status(output: str, json: bool) -> int:
+def _status(output: str, inputs: tuple[str, ...], json: bool) -> int:
     from segpipe.jobs.status import read_status
     from segpipe.terminal import progress as terminal
 
-    found = read_status(output)
+    found = read_status(output, inputs)
     terminal.print_status(found, json)
     return SOME_FAILED if found.failed or found.missing or found.problems or found.state == "died" else 0
+
+
+@main.command(cls=GroupedCommand, short_help="Show which case is which path, and what a hash in a message stands for.")
+@click.argument("codes", nargs=-1, metavar="[HASH]...")
+@_INPUT("--input", "-i", multiple=True, required=True, help="Input of the run, as in segpipe run; repeatable.")
+@_INPUT("--channels", help="Files of each channel, as in segpipe run; needs --model.")
+@_INPUT("--series", help="DICOM series to take, as in segpipe run [all].")
+@_INPUT("--case-name", type=click.Choice(["path", "uid", "number"]), help="What masks are named after [path].")
+@_MODEL("--model", "-m", type=PATH, multiple=True, help="The ONNX model, if it takes several files per case.")
+@_MODEL("--contract", type=PATH, help="TOML file with the model's channels, scaling, tile and classes.")
+@_MORE("--config", "-c", type=PATH, help="TOML file with settings; flags override it.")
+def cases(codes: tuple[str, ...], config: Path | None, **flags: Any) -> None:
+    """Print the name and the path of each case of the inputs or, for each HASH of a message or a record, its paths.
+
+    With --case-name number or uid, runs write and print hashes in place of paths. Nothing is written. Exits with 1 if a hash
+    stands for nothing here.
+    """
+    sys.exit(_guarded(lambda: _cases(codes, config, flags)))
+
+
+def _cases(codes: tuple[str, ...], config: Path | None, flags: dict[str, Any]) -> int:
+    from segpipe.jobs.lookup import named_cases, paths_of
+
+    lines, missing = (paths_of if codes else named_cases)(config, flags, codes)
+    for line in lines:
+        echo(line)
+    for text in missing:
+        echo(f"error: {text}", err=True)
+    return SOME_FAILED if missing else 0
 
 
 @main.command(cls=GroupedCommand, short_help="Sum up the classes in polygons, such as fields, over the masks of a run.")
@@ -516,12 +546,20 @@ def evaluate(json: bool, **flags: Any) -> None:
 
 
 def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
+    from segpipe.formats.veil import hidden_inputs
+
+    settings = load_settings(config, flags)
+    with hidden_inputs(settings):
+        return _run_with(settings, dry_run)
+
+
+def _run_with(settings: Settings, dry_run: bool) -> int:
     from segpipe.api.running import Host, execute
     from segpipe.jobs.launch import prepare
     from segpipe.process.machine import age
     from segpipe.terminal import progress as terminal
 
-    prepared = prepare(load_settings(config, flags), look=dry_run, age=age())
+    prepared = prepare(settings, look=dry_run, age=age())
     for line in terminal.settings_lines(prepared, everything=logging.getLogger("segpipe").isEnabledFor(logging.INFO)):
         echo(printable(line), err=True)
     if dry_run:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from segpipe.messages.redact import without_secrets
+from segpipe.messages.veil import is_veiled, without_quotes
 
 EXHAUSTED = (
     "out of memory",
@@ -126,7 +127,8 @@ def foreseen(error: Exception, path: str) -> SegpipeError:
     if isinstance(error, SegpipeError):
         return error
     logging.getLogger("segpipe").info("unforeseen error in %s", path, exc_info=error)
-    words = f"{type(error).__name__}: {one_line(error)}"
+    said = without_quotes(one_line(error)) if is_veiled() else one_line(error)
+    words = f"{type(error).__name__}: {said}"
     unforeseen = UnforeseenError(f"{path} failed in a way that segpipe does not know: {words}")
     unforeseen.__cause__ = error
     return unforeseen

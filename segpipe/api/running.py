@@ -12,6 +12,7 @@ from segpipe.api.results import RunResult
 from segpipe.api.words import command_of
 from segpipe.errors import SettingsError
 from segpipe.formats.registry import unchanged
+from segpipe.formats.veil import hidden_inputs
 from segpipe.jobs.cluster import unchanged_dask
 from segpipe.jobs.launch import Prepared, Summary, carry_out, prepare
 from segpipe.jobs.ledger import State
@@ -104,7 +105,7 @@ def run(
     ['water', 'forest', 'built-up']
     """
     chosen = _settings(inputs, model, output, settings)
-    with isolated(unchanged, unchanged_dask):
+    with isolated(unchanged, unchanged_dask), hidden_inputs(chosen):
         prepared = replace(prepare(_with_grace(chosen)), command=command_of(chosen))
         summary = execute(prepared, Host(_watching(progress), LOG.info, interruptible))
     result = RunResult.of(prepared, summary)

@@ -28,10 +28,8 @@ class Case:
 
 
 def without_path(text: str, case: Case) -> str:
-    """A message with the name of a case in place of the folders of its files, which may name a patient."""
-    folder = case.path.rpartition("/")[0]
-    text = text.replace(case.path, case.name)
-    return re.sub(rf"(?<![\w.-]){re.escape(folder)}/", f"{case.name}/", text) if folder else text
+    """A message with the name of a case in place of its path; paths below it are left."""
+    return re.sub(rf"(?<![\w./-]){re.escape(case.path)}(?![\w/-]|\.\w)", lambda _: case.name, text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import csv
 import glob
 import os
+import re
 from array import array
 from bisect import bisect_left
 from collections import Counter
@@ -15,7 +16,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from segpipe.errors import InputError, OutputError, case_errors
-from segpipe.formats.case import EVERY_CASE, Channels, Choice, FamilyCases
+from segpipe.formats.case import EVERY_CASE, Channels, Choice, FamilyCases, without_path
 from segpipe.formats.case import Case as Case  # noqa: PLC0414 - most of segpipe imports it from here
 from segpipe.formats.channels import group
 from segpipe.formats.identity import owners_of
@@ -28,6 +29,11 @@ from segpipe.storage.urls import malformed
 
 NOTES = frozenset({".json", ".qml", ".prj", ".qpj", ".geojson", ".csv", ".md5", ".sha256", ".yaml", ".toml", ".html"})
 """Suffixes of files, by segpipe and others, that accompany a raster of the same name and are no images."""
+
+USUAL = frozenset(
+    {".txt", ".xml", ".pdf", ".doc", ".docx", ".xlsx", ".zip", ".tar.gz", ".log", ".mha", ".mhd", ".raw", ".bval"}
+)
+"""Suffixes of other files that are named although masks are not named after paths."""
 
 PACKED = frozenset({".gz", ".bz2", ".xz", ".zst"})
 
@@ -121,6 +127,7 @@ def find_input(inputs: Sequence[str], choice: Choice = EVERY_CASE) -> Found:
         search.errors |= {case: NO_UID.format(case.path) for case in cases if FORMATS[case.format].finder is None}
         cases = _without_uid(cases, search)
     left_out = {**others, **dict(sorted(search.left_out.items()))}
+    left_out = left_out if choice.names == "path" else _without_suffixes(left_out)
     refused = list(_refused(cases, search.errors))
     names = {failure.case.name for failure in refused}
     cases = [case for case in cases if case.name not in names] if names else cases
@@ -179,15 +186,21 @@ def _numbered(cases: list[Case], search: _Search) -> list[Case]:
     """Number the cases from 1 in their order, so that no folder name appears in the output."""
     digits = max(4, len(str(len(cases))))
     named = [replace(case, name=f"{number:0{digits}}") for number, case in enumerate(cases, 1)]
-    search.errors = {new: search.errors[old] for old, new in zip(cases, named, strict=True) if old in search.errors}
+    found = {new: old for old, new in zip(cases, named, strict=True) if old in search.errors}
+    search.errors = {new: _renamed(search.errors[old], old, new) for new, old in found.items()}
     return named
+
+
+def _renamed(error: str, old: Case, new: Case) -> str:
+    """An error with the new name of its case in place of the old one and of its path."""
+    return re.sub(rf"(?<![\w./-]){re.escape(old.name)}", lambda _: new.name, without_path(error, new))
 
 
 def _without_uid(cases: list[Case], search: _Search) -> list[Case]:
     """Number the cases that are refused, so that no folder name appears in the output."""
     refused = [case for case in cases if case in search.errors]
     names = {case: replace(case, name=f"without-uid-{number:04}") for number, case in enumerate(refused, 1)}
-    search.errors = {names.get(case, case): error for case, error in search.errors.items()}
+    search.errors = {(new := names.get(case, case)): _renamed(error, case, new) for case, error in search.errors.items()}
     return sorted((names.get(case, case) for case in cases), key=attrgetter("name"))
 
 
@@ -230,6 +243,14 @@ def count_left_out(others: Sequence[str], cases: Iterable[Case]) -> dict[str, in
     there = array("q", np.sort(numbers).tobytes())
     counts = Counter(_suffix(path) for path in set(others) if not (_is_own(path) or _belongs(path, there)))
     return dict(sorted(counts.items()))
+
+
+def _without_suffixes(left_out: Mapping[str, int]) -> dict[str, int]:
+    """Counts without unusual suffixes: what follows the last dot of a name may be a part of a patient's name."""
+    usual, counts = {*by_suffix(), *NOTES, *USUAL, "without suffix"}, Counter[str]()
+    for kind, count in left_out.items():
+        counts[kind if kind in usual or " " in kind else "with another suffix"] += count
+    return dict(counts)
 
 
 def _is_own(path: str) -> bool:
@@ -338,7 +359,7 @@ def _rasters(root: Path, search: _Search) -> Iterator[Case]:
 
 def _matching(pattern: str, search: _Search) -> Iterator[Case]:
     """Yield the files of a glob, named relative to the glob's leading folders without wildcards."""
-    root = _fixed(pattern)
+    root = fixed_root(pattern)
     suffix = Path(pattern).suffix
     any_suffix = bool(suffix) and not glob.has_magic(suffix)
     for match in sorted(search.listing.matching(str(root), Path(pattern).parts[len(root.parts) :])):
@@ -351,7 +372,7 @@ def _matching(pattern: str, search: _Search) -> Iterator[Case]:
             search.others.append(match)
 
 
-def _fixed(pattern: str) -> Path:
+def fixed_root(pattern: str) -> Path:
     """The folders of a glob before its first wildcard; an existing folder such as ``[1]`` is no wildcard."""
     root = Path()
     for part in Path(pattern).parts[:-1]:
@@ -366,7 +387,7 @@ def searched_root(text: str) -> str | None:
     path = Path(text)
     if in_bucket(text) or os.path.isdir(text):  # noqa: PTH112
         return plain_path(text) if os.path.isdir(text) else text  # noqa: PTH112
-    return str(_fixed(text)) if not is_remote(text) and glob.has_magic(text) and "**" in path.parts else None
+    return str(fixed_root(text)) if not is_remote(text) and glob.has_magic(text) and "**" in path.parts else None
 
 
 def _listed(file: Path, search: _Search) -> Iterator[Case]:
@@ -392,6 +413,15 @@ def _listed(file: Path, search: _Search) -> Iterator[Case]:
     if not found and missing:
         raise InputError(next(iter(missing.values())))
     search.errors.update(missing)
+
+
+def list_entries(path: str) -> list[str]:
+    """The paths in a list, as they are written there.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    return [entry for _, entry in _entries(Path(path))]
 
 
 def _entries(file: Path) -> Iterator[tuple[int, str]]:

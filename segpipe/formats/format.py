@@ -12,7 +12,7 @@ from segpipe.contract import Contract
 from segpipe.formats.cache import Cache
 from segpipe.formats.case import Case, Finder
 from segpipe.formats.channels import files_of
-from segpipe.formats.identity import Beside, Identity, are_same_files
+from segpipe.formats.identity import Beside, Identity, are_same_files, unhidden
 from segpipe.formats.sink import Derived, Sink, Space, Target
 from segpipe.formats.source import Source
 from segpipe.formats.style import Color
@@ -39,6 +39,7 @@ def _draft_and_copy(elements: float, full: float, packed: float) -> float:
 def _is_same_file(place: str, files: Sequence[Identity], case: Case, beside: Beside, remote: bool) -> bool:
     """``Format.is_same_input`` of a format whose cases are files without sidecar files."""
     now = {beside.named(path) for path in files_of(case)}
+    files = unhidden(files, now)
     return now <= {file["path"] for file in files} and are_same_files(place, files, case.path, beside, remote)
 
 
@@ -86,6 +87,8 @@ class Format:
     is_same_input: Callable[[str, Sequence[Identity], Case, Beside, bool], bool] = _is_same_file
     """Whether a case is unchanged since its record was written. Arguments: path and files in the record, the case now,
     recent listings of folders, and whether a local case may refer to servers."""
+    files: Callable[[Case], Sequence[str]] = files_of
+    """The files of a case that the search found; for the names that are hidden if cases are not named after their paths."""
     verify: Callable[[Sequence[str]], list[str]] = _unverified
     """Compare files with their checksums; return a note for each file without one."""
     style: Callable[[Mapping[int, str], Mapping[int, Color]], bytes] | None = None

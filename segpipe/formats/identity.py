@@ -38,6 +38,10 @@ ANY, SENSOR = "", "img:"
 NO_STATE = "only the path tells {} from another state of it: a later run takes it as unchanged; --overwrite does it again"
 
 
+HIDDEN = "sha256:"
+"""Beginning of a path that a record hides."""
+
+
 class Beside:
     """Identify files and their sidecars. Each object lists and resolves a folder once in its life."""
 
@@ -181,12 +185,21 @@ def are_same_files(place: str, files: Sequence[Identity], path: str, beside: Bes
 
 def hidden_path(path: str) -> str:
     """A path that cannot be read, but compared; a guess of it can be confirmed."""
-    return f"sha256:{hashlib.sha256(os.fsencode(path)).hexdigest()}"
+    return f"{HIDDEN}{hashlib.sha256(os.fsencode(path)).hexdigest()}"
 
 
 def hidden(file: Identity) -> Identity:
     """The identity of a file without its path, in which a patient may be named."""
     return file | {"path": hidden_path(str(file["path"]))}
+
+
+def unhidden(files: Sequence[Identity], names: Iterable[str]) -> list[Identity]:
+    """Identities with the paths among ``names`` that they hide; others stay hidden."""
+    if not any(str(file["path"]).startswith(HIDDEN) for file in files):
+        return list(files)
+    known = {hidden_path(name): name for name in map(without_secrets, names)}
+    found = [file | {"path": known.get(str(file["path"]), file["path"])} for file in files]
+    return sorted(found, key=lambda file: str(file["path"]))
 
 
 def asked_names(files: Iterable[str]) -> list[str]:

@@ -93,6 +93,7 @@ FORMATS: dict[str, Format] = {
             (".nii", ".nii.gz", ".seg.dcm", ".sr.dcm", ".sc.dcm"),
             dicom.is_own,
             is_same_input=dicom.is_same_input,
+            files=dicom.files,
             verify=dicom.verify,
             unchanged=released_after(SERIES, DECODER),
             release=release_of(SERIES),

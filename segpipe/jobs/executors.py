@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from segpipe.errors import ModelError, SegpipeError, WorkerError
 from segpipe.formats.registry import release
+from segpipe.formats.veil import hidden_inputs
 from segpipe.jobs.agenda import Agenda
 from segpipe.jobs.attempts import attempt
 from segpipe.jobs.cluster import RETRIES, check_threads, connected, dashboard, read_cluster
@@ -258,7 +259,8 @@ def _work(key: str, task: Task, run: Run, calls: int) -> tuple[list[Result], Tak
     progress = _Throttled(lambda pixels: worker.log_event(TOPIC, {"pixels": pixels}))
     # if the plugin has failed, loading the model again raises the reason
     warned = _warnings_sent(lambda text: worker.log_event(TOPIC, {"warning": text}))
-    with recording(on=bool(run.settings.profile)) as recorded, warned:
+    hidden = hidden_inputs(run.settings, task.cases if isinstance(task, Job) else (task.case.case,))
+    with recording(on=bool(run.settings.profile)) as recorded, warned, hidden:
         model = getattr(worker, WORKER_MODEL, None) or load(run.model)
         context = Context(run, model, calls, progress)
         STOPS[key] = context.stop

@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from segpipe.errors import InputError, OutputError, SegpipeError
-from segpipe.formats.case import without_path
 from segpipe.formats.cases import Case, Failure, find_input, searched_root
 from segpipe.formats.registry import FORMATS, by_suffix, split_suffix
+from segpipe.formats.veil import hide_case, names_of
 from segpipe.jobs.cluster import cluster_workers
 from segpipe.jobs.disk import stopped
 from segpipe.jobs.executors import EXECUTORS
 from segpipe.jobs.ledger import Ledger, State
-from segpipe.jobs.plan import Plan, keep_cut, make_plan
+from segpipe.jobs.plan import Plan, PlannedCase, keep_cut, make_plan
 from segpipe.jobs.tasks import Halt, Outcome, Watcher
 from segpipe.messages.printable import printable
 from segpipe.messages.redact import is_cut
+from segpipe.messages.veil import is_veiled, learn, without_names
 from segpipe.network.spec import read_spec
 from segpipe.pipeline.memory import most_memory, refuse_large_tile
 from segpipe.pipeline.model_check import try_out
@@ -171,6 +172,8 @@ def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prep
         for cut in filter(is_cut, settings.input):
             raise InputError(f"a URL must be whole, and its token was cut from {cut}: give it with tonight's")
         found = find_input(settings.input, run.choice)
+        if settings.case_name != "path":
+            learn(names_of([*found.cases, *(failure.case for failure in found.refused)], settings.input))
         cases, refused = storable(found, run.output)
         cases, reserved = without_reserved(cases, run)
         refused = [*refused, *reserved]
@@ -181,9 +184,22 @@ def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prep
         zones = _zones(run, cases)
         _warn_of_report(run, cases)
         plan = make_plan(cases, run, pool or processors(), look=look, values=look)
-        plan = replace(plan, failed=(*refused, *plan.failed))
+        plan = _without_names(replace(plan, failed=(*refused, *plan.failed)))
         everything = sorted([*cases, *(failure.case for failure in refused)], key=attrgetter("name")) if refused else cases
-        return Prepared(run, everything, plan, found.left_out, found.problems, zones=zones)
+        return Prepared(run, everything, plan, found.left_out, [*map(without_names, found.problems)], zones=zones)
+
+
+def _without_names(plan: Plan) -> Plan:
+    """A plan whose messages do not have the names of inputs that the run hides."""
+    if not is_veiled():
+        return plan
+
+    def hidden(one: PlannedCase) -> PlannedCase:
+        return replace(one, notes=tuple(hide_case(note, one.case) for note in one.notes))
+
+    failed = tuple(replace(failure, error=hide_case(failure.error, failure.case)) for failure in plan.failed)
+    cuts = tuple(replace(cut, case=hidden(cut.case)) for cut in plan.cuts)
+    return replace(plan, failed=failed, small=tuple(map(hidden, plan.small)), cuts=cuts)
 
 
 def _warn_of_report(run: Run, cases: Sequence[Case]) -> None:
@@ -279,7 +295,7 @@ def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) ->
         except KeyboardInterrupt:
             summary.interrupted = True
         except SegpipeError as error:
-            summary.problems.append(str(error))
+            summary.problems.append(without_names(str(error)))
             if said := unwritable(error, writing=isinstance(error, OutputError)):
                 summary.problems.append(_full(prepared, summary, said))
         halt.concluding = True
@@ -379,7 +395,7 @@ def _noting(summary: Summary) -> Iterator[None]:
     try:
         yield
     except SegpipeError as error:
-        summary.problems.append(str(error))
+        summary.problems.append(without_names(str(error)))
 
 
 def _execute(prepared: Prepared, watcher: Watcher, summary: Summary, halt: Halt) -> None:
@@ -392,7 +408,7 @@ def _execute(prepared: Prepared, watcher: Watcher, summary: Summary, halt: Halt)
         keep_cut(cut, run)
     full: list[str] = []
     outcomes = EXECUTORS[run.settings.executor](plan, run, watcher, halt)
-    for outcome in outcomes:
+    for outcome in map(_hidden, outcomes):
         watcher.outcome(outcome)
         summary.add(outcome)
         if summary.unusual <= NAMED:
@@ -403,6 +419,14 @@ def _execute(prepared: Prepared, watcher: Watcher, summary: Summary, halt: Halt)
         if outcome.error is not None and run.settings.fail_fast:
             break
     summary.problems += [_full(prepared, summary, said) for said in full]
+
+
+def _hidden(outcome: Outcome) -> Outcome:
+    """An outcome without the names of inputs that the run hides."""
+    if not is_veiled():
+        return outcome
+    error = None if outcome.error is None else hide_case(outcome.error, outcome.case)
+    return replace(outcome, error=error, warnings=tuple(hide_case(text, outcome.case) for text in outcome.warnings))
 
 
 def _full(prepared: Prepared, summary: Summary, said: str) -> str:
@@ -418,12 +442,6 @@ def _warn_of_rest(run: Run, summary: Summary) -> None:
     noun = "case has" if more == 1 else "cases have"
     named = f", which names the first {WARNED} cases; each record names its own" if summary.unusual > WARNED else ""
     LOG.warning('warning: %s more %s unusual pixels: see "warnings" in %s%s', more, noun, run.output.path("run.json"), named)
-
-
-def _written(failure: Failure, run: Run) -> str:
-    """The error of a case as files have it: without its path, if cases are not named after paths."""
-    named = run.settings.case_name == "path"
-    return failure.error if named else without_path(failure.error, failure.case)
 
 
 def _record(prepared: Prepared, summary: Summary, state: str) -> dict[str, Any]:
@@ -443,7 +461,7 @@ def _record(prepared: Prepared, summary: Summary, state: str) -> dict[str, Any]:
         "interrupted": summary.interrupted,
         "done": summary.done,
         "skipped": summary.skipped,
-        "failed": [{"case": failure.case.name, "error": _written(failure, run)} for failure in summary.failed],
+        "failed": [{"case": failure.case.name, "error": failure.error} for failure in summary.failed],
         "left_out": dict(summary.left_out),
         "problems": summary.problems,
         "unusual_cases": summary.unusual,

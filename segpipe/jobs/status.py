@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from segpipe.errors import OutputError, SegpipeError
 from segpipe.formats.cases import find_input
 from segpipe.formats.registry import element_of
+from segpipe.formats.veil import hidden_inputs, hide_case, names_of
+from segpipe.messages.veil import HIDDEN, learn, path_code, without_names
 from segpipe.network.spec import ModelSpec, read_spec
 from segpipe.results.parts import FOLDER, done_parts, parts_folder
 from segpipe.results.records import Run, done_cases, storable
@@ -52,18 +55,22 @@ class Status:
     """The shell command that continues the run."""
 
 
-def read_status(place: str) -> Status:
+def read_status(place: str, inputs: Sequence[str] = ()) -> Status:
     """Compare the record of every case with the inputs, the model and the settings of the last run.
+
+    Args:
+        place: the output folder.
+        inputs: the inputs of the run, if it does not name them because its cases are not named after paths.
 
     Raises:
         OutputError: there is no run in that folder.
         SegpipeError: the inputs or the model of the run are missing.
     """
     output = store_at(place).settled()
-    run = last_run(output)
+    run = _with_inputs(output, last_run(output), inputs)
     before = Path.cwd()
     try:
-        os.chdir(run.folder)  # its paths are relative to where it was started
+        os.chdir(before if HIDDEN.match(run.folder) else run.folder)  # its paths are relative to where it was started
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise OutputError(f"the run in {output} was started in {run.folder!r}, which is gone: {why}") from None
@@ -130,12 +137,39 @@ def _settings(output: Store, last: LastRun) -> Settings:
 
 
 def _status(output: Store, last: LastRun) -> Status:
-    settings, sign = _settings(output, last), sign_of(output)
-    run = Run(_spec(settings), settings)
+    settings = _settings(output, last)
+    with hidden_inputs(settings):
+        return _status_of(output, last, settings)
+
+
+def _with_inputs(output: Store, last: LastRun, inputs: Sequence[str]) -> LastRun:
+    """The last run with the inputs that the user gives in place of those that it hides.
+
+    Raises:
+        OutputError: the inputs are hidden, and are not given or others.
+    """
+    kept = last.settings.get("input")
+    hidden = [text for text in kept if HIDDEN.match(str(text))] if isinstance(kept, list) else []
+    if not isinstance(kept, list) or not hidden:
+        return last
+    given = {f"[path {path_code(text)}]": text if "://" in text else os.path.abspath(text) for text in inputs}  # noqa: PTH100
+    name = last.settings.get("case_name")
+    if not set(hidden) <= given.keys():
+        raise OutputError(
+            f"{output.path('run.json')} hides the inputs of its run, since --case-name is {name}: give the same ones, "
+            f"each with --input{', got others' * bool(inputs)}"
+        )
+    return last.model_copy(update={"settings": {**last.settings, "input": [given.get(one, one) for one in kept]}})
+
+
+def _status_of(output: Store, last: LastRun, settings: Settings) -> Status:
+    run, sign = Run(_spec(settings), settings), sign_of(output)
     found = find_input(settings.input, run.choice)
+    if settings.case_name != "path":
+        learn(names_of([*found.cases, *(failure.case for failure in found.refused)], settings.input))
     cases, refused = storable(found, output)
     done = {case.name for case in done_cases(cases, run)}
-    now = {failure.case.name: failure.error for failure in refused}
+    now = {failure.case.name: hide_case(failure.error, failure.case) for failure in refused}
     failed = [failure.model_dump() for failure in last.failed if failure.case not in done | now.keys()]
     failed += [{"case": name, "error": error} for name, error in now.items()]
     names = {failure["case"] for failure in failed}
@@ -145,14 +179,19 @@ def _status(output: Store, last: LastRun) -> Status:
         output=str(output),
         done=len(done),
         failed=failed,
-        problems=found.problems,
+        problems=[*map(without_names, found.problems)],
         missing=[case.name for case in rest if case.name not in names],
         parts={case.name: done_parts(output, case) for case in rest if parts_folder(case) in there},
         megapixels_per_second=last.megapixels_per_second,
         element=element_of(cases),
         **_life(output, last, sign),
-        command=f"cd {_quoted(last.folder)} && {' '.join(map(_quoted, _continuing(last)))}",
+        command=_command(last),
     )
+
+
+def _command(last: LastRun) -> str:
+    words = " ".join(map(_quoted, _continuing(last)))
+    return words if HIDDEN.match(last.folder) else f"cd {_quoted(last.folder)} && {words}"
 
 
 def _quoted(text: str) -> str:

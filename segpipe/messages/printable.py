@@ -3,6 +3,7 @@
 import re
 
 from segpipe.messages.redact import without_secrets
+from segpipe.messages.veil import without_paths
 
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u2028\u2029]")
 """C0, DEL and C1; bidirectional embeddings, overrides and isolates, which disguise text; line and paragraph separators."""
@@ -12,12 +13,12 @@ BREAKING = re.compile(f"{CONTROL.pattern}|[\\ud800-\\udfff]")
 
 
 def printable(text: str) -> str:
-    """Escape everything unprintable: control characters, line ends, undecodable bytes; cut the secrets of URLs.
+    """Escape everything unprintable: control characters, line ends, undecodable bytes; cut secrets of URLs and hidden paths.
 
     >>> printable("a\\x1b[31m\\n\\udcff.tif")
     'a\\\\x1b[31m\\\\n\\\\udcff.tif'
     """
-    text = without_secrets(text, pieces=True)
+    text = without_paths(without_secrets(text, pieces=True))
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -29,7 +30,7 @@ def one_row(text: str) -> str:
     >>> one_row("a\\n\\u3000b")
     'a\\\\n\\u3000b'
     """
-    return BREAKING.sub(lambda found: found[0].encode("unicode_escape").decode(), without_secrets(text))
+    return BREAKING.sub(lambda found: found[0].encode("unicode_escape").decode(), without_paths(without_secrets(text)))
 
 
 def printable_lines(text: str) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
+from segpipe.messages.veil import without_paths
+
 T = TypeVar("T")
 
 URL = re.compile(r"(?P<scheme>(?:https?|ftp)://)(?P<rest>(?:[^\s/@?]*@)?[^\s'\"<>`]*)", re.IGNORECASE)
@@ -100,10 +102,10 @@ def is_cut(name: str) -> bool:
 
 
 def cleaned(value: T) -> T:
-    """Remove secrets from all texts in a JSON value, keys included."""
+    """Remove secrets, and paths that a run hides, from all texts in a JSON value, keys included."""
     result: Any = value
     if isinstance(value, str):
-        result = without_secrets(value)
+        result = without_paths(without_secrets(value))
     elif isinstance(value, Mapping):
         result = {cleaned(key): cleaned(item) for key, item in value.items()}
     elif isinstance(value, list | tuple):

@@ -19,8 +19,10 @@ from segpipe.formats.identity import Beside, hidden, hidden_path, identities
 from segpipe.formats.registry import CONFIDENCE, FORMATS
 from segpipe.formats.scene import brief
 from segpipe.formats.sink import Sink, Target
+from segpipe.formats.source import Scene
 from segpipe.formats.style import Color, Segment, Style, palette, parse_color
 from segpipe.geometry.windows import Window
+from segpipe.messages.veil import without_names
 from segpipe.pipeline.decide import CONFIDENCE_NODATA, CONFIDENCE_TOP, Decided, Decision
 from segpipe.pipeline.opening import CHANGED, Sheet, open_source
 from segpipe.results.boxes import BoxSink, read_boxes
@@ -173,7 +175,7 @@ class CaseOutput:
         self._layers = Layers(
             _statistics(case, sheet, run),
             run,
-            lambda decision: self._sink("", replace(mask_style(decision, run), scene=sheet.scene)),
+            lambda decision: self._sink("", replace(mask_style(decision, run), scene=self._scene)),
             lambda decision: self._sink(CONFIDENCE, confidence_style(decision)),
         )
         self._instances: Sink | None = None
@@ -229,6 +231,11 @@ class CaseOutput:
         name = self._case.name + kind
         target = Target(self._output, name, sheet.grid, style, sheet.origin, spare, derived, lambda: self._tables)
         return FORMATS[self._case.format].sink(target)
+
+    @property
+    def _scene(self) -> Scene:
+        """Metadata of the input for its mask; none if names are hidden, since any of them may name a patient."""
+        return self._sheet.scene if self._run.settings.case_name == "path" else {}
 
     @cached_property
     def _tables(self) -> dict[str, list[Row]]:
@@ -357,7 +364,7 @@ class CaseOutput:
             seconds=round(time.time() - self._sheet.opened + self._seconds, 3),
             sizes=self._sizes(outputs),
             nodata=layers.decision.nodata,
-            notes=notes,
+            notes=tuple(map(without_names, notes)),
             lesions=self._lesions(),
             uids=self._uids(outputs),
         )
@@ -377,7 +384,7 @@ class CaseOutput:
     @property
     def _input(self) -> RecordedInput:
         sheet, files, place = self._sheet, self._sheet.files, self._sheet.place
-        if self._run.settings.case_name != "path" and FORMATS[self._case.format].uids is not None:
+        if self._run.settings.case_name != "path":
             files, place = [hidden(file) for file in files], hidden_path(place)
         return RecordedInput(
             place,
@@ -385,7 +392,7 @@ class CaseOutput:
             tuple(files),
             format=self._case.format,
             grid=sheet.grid.as_json(),
-            scene=brief(sheet.scene),
+            scene=brief(self._scene),
         )
 
 

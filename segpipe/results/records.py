@@ -17,7 +17,7 @@ from segpipe.errors import OutputError, SourceError
 from segpipe.formats.case import Choice
 from segpipe.formats.cases import Case, Failure, Found
 from segpipe.formats.channels import channels_of
-from segpipe.formats.identity import Beside
+from segpipe.formats.identity import Beside, hidden_path
 from segpipe.formats.registry import FORMATS, kinds
 from segpipe.formats.sink import Derived
 from segpipe.messages.redact import cleaned
@@ -304,8 +304,9 @@ def _has_lesions(record: Record, run: Run) -> bool:
 
 def _is_same_input(record: Record, case: Case, beside: Beside, *, remote: bool) -> bool:
     """Whether the files of a case are unchanged since its record was written."""
-    read = record.input
-    return FORMATS[case.format].is_same_input(read.path, read.files, case, beside, remote)
+    there = beside.place(case.path)
+    place = there if record.input.path == hidden_path(there) else record.input.path
+    return FORMATS[case.format].is_same_input(place, record.input.files, case, beside, remote)
 
 
 def storable(found: Found, output: Store) -> tuple[list[Case], list[Failure]]:

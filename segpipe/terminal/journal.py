@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from segpipe.formats.case import without_path
 from segpipe.jobs.launch import Prepared, Summary
 from segpipe.jobs.ledger import State
 from segpipe.jobs.tasks import Outcome, Watcher
@@ -29,7 +28,7 @@ class Journal(logging.Handler):
 
     def __init__(self, path: Path, inner: Watcher) -> None:
         super().__init__(logging.WARNING)
-        self._path, self._inner, self._file, self._paths = path, inner, None, True
+        self._path, self._inner, self._file = path, inner, None
         self.lost: list[str] = []
         """The first failure to write, if there was one."""
         try:
@@ -74,7 +73,6 @@ class Journal(logging.Handler):
 
     def begun(self, prepared: Prepared) -> None:
         plan = prepared.plan
-        self._paths = prepared.run.settings.case_name == "path"
         counts = {"cases": len(plan), "done_before": len(plan.done), "failed": len(plan.failed)}
         self.log("begun", output=str(prepared.run.output), model=prepared.run.model.title, workers=plan.workers, **counts)
 
@@ -90,8 +88,7 @@ class Journal(logging.Handler):
         if outcome.error is None:
             self.log("done", **values)
         else:
-            error = outcome.error if self._paths else without_path(outcome.error, outcome.case)
-            self.log("failed", **values, error=error)
+            self.log("failed", **values, error=outcome.error)
         self._inner.outcome(outcome)
 
     def ended(self, summary: Summary) -> None:

@@ -27,6 +27,7 @@ from segpipe.jobs.unpacking import unpacking, unpacking_shortages
 from segpipe.messages.console import console, echo, words
 from segpipe.messages.printable import printable, printable_json
 from segpipe.messages.redact import cleaned
+from segpipe.messages.veil import HIDDEN
 from segpipe.pipeline.memory import worker_memory
 from segpipe.results.records import Run, records
 from segpipe.settings import Settings
@@ -314,7 +315,8 @@ def print_status(status: Status, as_json: bool) -> None:
     if len(status.missing) > LISTED:
         say(f"missing  and {len(status.missing) - LISTED} more")
     if status.missing or status.failed or status.state == "died":
-        say(f"to go on: {status.command}")
+        hint = " (with the inputs in place of their hashes)" * bool(HIDDEN.search(status.command))
+        say(f"to go on: {status.command}{hint}")
 
 
 LISTED = 20
@@ -333,8 +335,7 @@ def print_plan(prepared: Prepared) -> None:
     run, plan = prepared.run, prepared.plan
     for planned in plan.seen:
         size, element = " x ".join(map(str, planned.shape)), FORMATS[planned.case.format].element
-        path = "" if run.settings.case_name == "path" else f"  {planned.case.path}"
-        say(f"case  {planned.case.name}  {size} {element.replace('voxel', 'voxels')}  {planned.windows} windows{path}")
+        say(f"case  {planned.case.name}  {size} {element.replace('voxel', 'voxels')}  {planned.windows} windows")
         for note in planned.notes:
             say(f"note  {planned.case.name}: {note}")
     for case in plan.done:

@@ -148,8 +148,8 @@ def test_no_output_names_a_patient(folder: Path, names: str) -> None:
     assert (folder / "segpipe-out/areas.csv").read_text().splitlines()[1].startswith(name)
     again = run(folder, "--case-name", names, "--seg", "none")
     assert "0 done, 1 done before, 3 failed" in again.stderr
-    assert f"in/{named}/MR" in again.stderr  # people see where to look
-    status = invoke(["status", "segpipe-out"], folder).stdout
+    assert (f"in/{named}/MR" in again.stderr) == (names == "path")
+    status = invoke(["status", "segpipe-out", "-i", "in"], folder).stdout
     assert "1 done, 3 failed, 0 missing" in status
     if names != "path":
         dicoms.write(folder / "in" / named / "CT", dicoms.values(seed=8))
@@ -178,11 +178,11 @@ def test_slopes_of_slices_and_echoes_go_through_a_run(folder: Path) -> None:
     assert masks[0].read_bytes() == masks[1].read_bytes()
 
 
-def test_a_dry_run_says_which_number_is_which_path(folder: Path) -> None:
+def test_a_command_says_which_number_is_which_path(folder: Path) -> None:
     dicoms.write(folder / "in" / "Zorn")
     dicoms.write(folder / "in" / "Mustermann", series=2)
-    plan = run(folder, "--dry-run", "--case-name", "number").stdout.splitlines()
-    assert [line.split()[-1] for line in plan if line.startswith("case  0")] == ["in/Mustermann", "in/Zorn"]
+    lines = invoke(["cases", "-i", "in", "--case-name", "number"], folder).stdout.splitlines()
+    assert lines == ["0001  in/Mustermann", "0002  in/Zorn"]
 
 
 def test_a_dry_run_says_what_would_fail(folder: Path) -> None:

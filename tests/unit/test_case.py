@@ -9,12 +9,12 @@ from segpipe.formats.case import Case, without_path
     ("text", "expected"),
     [
         ("in/Zorn/CT: 1 slice is missing", "0003: 1 slice is missing"),
-        ("in/Zorn/CT/IM0003.dcm is cut", "0003/IM0003.dcm is cut"),
-        ("in/Zorn/other.dcm and /data/in/Zorn/CT", "0003/other.dcm and /data/0003"),
+        ("in/Zorn/CT/IM0003.dcm is cut", "in/Zorn/CT/IM0003.dcm is cut"),
+        ("in/Zorn/CT.dcm and /data/in/Zorn/CT", "in/Zorn/CT.dcm and /data/in/Zorn/CT"),
         ("min/max of within/Zorn/", "min/max of within/Zorn/"),
     ],
 )
-def test_folders_give_way_to_the_name(text, expected):
+def test_the_name_takes_the_place_of_the_path(text, expected):
     assert without_path(text, Case("0003", "in/Zorn/CT")) == expected
 
 

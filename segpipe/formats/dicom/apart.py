@@ -12,8 +12,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from segpipe.errors import one_line
-
 SERVE = "import sys; sys.path[:] = sys.argv[1:]; from segpipe.formats.dicom.apart import serve; serve()"
 
 BYTES = 2**27
@@ -123,7 +121,7 @@ atexit.register(release)
 
 def serve() -> None:
     """Answer requests from standard input until it ends. A signal to all processes leaves that to the parent."""
-    from segpipe.formats.dicom.stored import UNDECODABLE, Reader
+    from segpipe.formats.dicom.stored import UNDECODABLE, Reader, said
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -135,7 +133,7 @@ def serve() -> None:
         try:
             answer: Any = reader.read(path, number, alone=alone)
         except UNDECODABLE as error:
-            answer = one_line(error)[:300]
+            answer = said(error)
         pickle.dump(answer, answers, pickle.HIGHEST_PROTOCOL)
         answers.flush()
 

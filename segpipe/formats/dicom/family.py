@@ -55,6 +55,12 @@ def is_same_input(place: str, files: Sequence[Identity], case: Case, beside: Bes
     return is_same_series(place, files, case, beside)
 
 
+def files(case: Case) -> Sequence[str]:
+    from segpipe.formats.dicom.source import files_of_series
+
+    return files_of_series(case)
+
+
 def derived_space(derived: Derived, classes: int, voxels: float) -> Space:
     from segpipe.formats.dicom import space
 

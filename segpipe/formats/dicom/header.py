@@ -17,7 +17,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 from segpipe.errors import SegpipeError, one_line
 from segpipe.formats.dicom.names import PREAMBLE, is_one
 from segpipe.formats.dicom.series import Frame, Series, Vector
-from segpipe.formats.dicom.stored import UNREADABLE
+from segpipe.formats.dicom.stored import UNREADABLE, said
 from segpipe.storage.content import describe
 
 TAGS = [
@@ -133,7 +133,7 @@ def read_header(path: str, name: str) -> Header:
             rest = _Rest(os.fstat(stream.fileno()).st_size - at, stream.read(4))
         return _header(path, name, data, rest)
     except UNREADABLE as error:
-        raise NotDicomError(f"{path} cannot be read as DICOM: {type(error).__name__}: {one_line(error)[:200]}") from error
+        raise NotDicomError(f"{path} cannot be read as DICOM: {type(error).__name__}: {said(error)}") from error
 
 
 def _check_packing(path: str, first: bytes) -> None:

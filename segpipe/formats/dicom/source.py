@@ -20,7 +20,7 @@ from segpipe.formats.dicom.pixels import check_decodable, padding_of, value_type
 from segpipe.formats.dicom.series import Series, unpack
 from segpipe.formats.dicom.spool import Spool, spool_of
 from segpipe.formats.dicom.stored import plugin_of
-from segpipe.formats.identity import Beside, Identity, hidden, hidden_path, identities
+from segpipe.formats.identity import Beside, Identity, identities, unhidden
 from segpipe.formats.nifti.sink import Origin as NiftiOrigin
 from segpipe.formats.source import Begun, Invalid, Pixels
 from segpipe.formats.volume.checks import box_near, check_local, check_overrides, declared_nodata, order_notes
@@ -202,8 +202,12 @@ def _header(grid: VoxelGrid) -> NiftiOrigin:
 
 def is_same_series(place: str, files: Sequence[Identity], case: Case, beside: Beside) -> bool:
     """Whether the files of a series are those of a record, each unchanged, none more and none less."""
-    there = beside.place(case.path)
-    if not isinstance(case.index, bytes) or place not in (there, hidden_path(there)):
+    if place != beside.place(case.path) or not (paths := files_of_series(case)):
         return False
-    now = identities(case.path, unpack(case.index).files, beside)
-    return list(files) == (now if place == there else [hidden(file) for file in now])
+    now = identities(case.path, paths, beside)
+    return unhidden(files, [file["path"] for file in now]) == now
+
+
+def files_of_series(case: Case) -> Sequence[str]:
+    """The files of a case that the search found; none if it was not searched for."""
+    return unpack(case.index).files if isinstance(case.index, bytes) else ()

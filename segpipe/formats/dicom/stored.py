@@ -23,6 +23,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from segpipe.errors import one_line
+from segpipe.messages.veil import without_quotes
+
 UNREADABLE = (
     InvalidDicomError,
     BytesLengthException,
@@ -72,6 +75,15 @@ PIXEL_TAGS = [
     "ExtendedOffsetTable",
     "ExtendedOffsetTableLengths",
 ]
+
+MOST_SAID = 300
+"""Characters of an error of pydicom in messages."""
+
+
+def said(error: Exception) -> str:
+    """What pydicom says about an error, without what it quotes, which may be the value of a tag."""
+    return without_quotes(one_line(error))[:MOST_SAID]
+
 
 Elsewhere = Callable[[str, int, bool], NDArray[Any]]
 """Decodes in another process. Arguments: path, number of the frame, whether the file has no other frame."""

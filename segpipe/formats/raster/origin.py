@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rasterio.io import DatasetReader
 
-from segpipe.formats.identity import Beside, Identity, asked_names, identities, world_files
+from segpipe.formats.identity import HIDDEN, Beside, Identity, asked_names, identities, unhidden, world_files
 from segpipe.formats.raster.gdal import gdal_options, open_raster, source_errors
 from segpipe.formats.raster.gdal_readers import pinned
 from segpipe.formats.raster.references import NAMING, parts_of, words_of
@@ -126,6 +126,7 @@ def is_same_input(place: str, files: Sequence[Identity], path: str, beside: Besi
     """
     if without_secrets(place) != beside.place(path):
         return False
+    files = _unhidden(files, path, beside, remote=remote)
     files = [{**file, "path": without_secrets(file["path"])} for file in files]  # earlier versions stored some
     names = [file["path"] for file in files]
     if is_cut(path):
@@ -137,6 +138,14 @@ def is_same_input(place: str, files: Sequence[Identity], path: str, beside: Besi
     near = {beside.place(file): file for file in there}
     unread = known <= near.keys() and not any(_may_be_read(near[place], path, there) for place in near.keys() - known)
     return unread or {beside.place(beside.named(file)) for file in files_now(path, remote=remote)} <= known
+
+
+def _unhidden(files: Sequence[Identity], path: str, beside: Beside, *, remote: bool) -> list[Identity]:
+    """Files of a record by their paths; GDAL is asked only if there are others than those beside the raster."""
+    found = unhidden(files, map(beside.named, [path, *beside.sidecars(path)]))
+    if any(str(file["path"]).startswith(HIDDEN) for file in found):
+        found = unhidden(found, map(beside.named, files_now(path, remote=remote)))
+    return found
 
 
 def _asked(names: Sequence[str], path: str, remote: bool) -> list[str]:

@@ -1,0 +1,121 @@
+"""What a run hides of its inputs if its cases are not named after their paths."""
+
+import glob
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from traceback import format_tb
+
+from segpipe.errors import InputError, SegpipeError
+from segpipe.formats.case import Case, without_path
+from segpipe.formats.cases import LIST_SUFFIXES, fixed_root, list_entries
+from segpipe.formats.registry import FORMATS, by_suffix, split_suffix
+from segpipe.messages.veil import Names, Veil, is_veiled, veiled, without_names
+from segpipe.settings import Settings
+
+NUMBER = re.compile(r"_\d{4}$")
+"""The number of a channel at the end of a name."""
+
+
+def veil_of(settings: Settings) -> Veil | None:
+    """The veil of a run; None if its cases have the names of their paths."""
+    if settings.case_name == "path":
+        return None
+    own = (settings.output, *settings.model, settings.contract, settings.log_file, settings.profile, settings.zones)
+    keep = [str(path) for path in own if path and path is not True]
+    roots = _all_roots(settings.input, os.getcwd())  # noqa: PTH109
+    return Veil(roots, keep, _names(roots))
+
+
+@lru_cache(4)
+def _all_roots(inputs: tuple[str, ...], folder: str) -> tuple[str, ...]:
+    """The inputs, and what the lists among them name, in the current folder."""
+    del folder
+    return tuple(root for text in inputs for root in _roots(text))
+
+
+def _roots(text: str) -> Iterator[str]:
+    """An input, and the entries of a list."""
+    yield text
+    if glob.has_magic(text) and not os.path.lexists(text):
+        yield str(fixed_root(text))
+    if os.path.splitext(text)[1].lower() in LIST_SUFFIXES and os.path.isfile(text):  # noqa: PTH113, PTH122
+        folder = os.path.dirname(text)  # noqa: PTH120
+        try:
+            entries = list_entries(text)
+        except InputError:  # the search says why
+            return
+        for entry in entries:
+            yield entry
+            yield os.path.join(folder, entry)  # noqa: PTH118
+
+
+def _names(paths: Iterable[str]) -> Iterator[str]:
+    """The names of files and folders on the way to them that a message may have alone."""
+    known = by_suffix()
+    for path in paths:
+        name = os.path.basename(path.rstrip("/"))  # noqa: PTH119
+        yield name
+        yield split_suffix(name, known)[0]
+
+
+def hide_case(text: str, case: Case) -> str:
+    """A message about a case with its name in place of its path, and without other names of the inputs."""
+    return without_names(without_path(text, case)) if is_veiled() else text
+
+
+def names_of(cases: Iterable[Case], inputs: Sequence[str]) -> Iterator[str]:
+    """All names below the inputs that lead to the files of cases: of folders, of files, and these without their ends."""
+    known, seen = by_suffix(), set[str]()
+    yield from _names(inputs)
+    for case in cases:
+        for path in (case.path, *FORMATS[case.format].files(case)):
+            folder, name = os.path.split(path)
+            stem = split_suffix(name, known)[0]
+            yield from {name, stem, os.path.splitext(name)[0], NUMBER.sub("", stem)}  # noqa: PTH122
+            if folder not in seen:
+                seen.add(folder)
+                yield from _parts(folder, inputs)
+
+
+def _parts(folder: str, inputs: Sequence[str]) -> list[str]:
+    """The names of a folder and those above it that lie below an input, if one holds it."""
+    fixed = (str(fixed_root(text)) if glob.has_magic(text) else text.rstrip("/") for text in inputs)
+    below = [text for text in fixed if f"{folder}/".startswith(f"{text}/")]
+    return folder[max(map(len, below), default=0) :].strip("/").split("/")
+
+
+@contextmanager
+def hidden_inputs(settings: Settings, cases: Sequence[Case] = ()) -> Iterator[None]:
+    """Hide the names of the inputs of a run while the block runs, in logs and in the error that ends it, too.
+
+    Args:
+        settings: settings of the run.
+        cases: cases whose files are known already.
+    """
+    veil = veil_of(settings)
+    if veil is None:
+        yield
+        return
+    veil.names |= Names.of(names_of(cases, settings.input))
+    logger, hide = logging.getLogger("segpipe"), partial(_hide)  # of this run alone: filters are known by identity
+    with veiled(veil):
+        logger.addFilter(hide)
+        try:
+            yield
+        except SegpipeError as error:
+            error.args = (without_names(str(error)),)
+            raise
+        finally:
+            logger.removeFilter(hide)
+
+
+def _hide(record: logging.LogRecord) -> bool:
+    """Hide names in a record of a log, and what a library says about an error."""
+    record.msg, record.args = without_names(record.getMessage()), ()
+    if record.exc_info and record.exc_info[2] is not None:
+        record.exc_text = without_names("".join(format_tb(record.exc_info[2]))).rstrip()
+    return True

@@ -87,6 +87,12 @@ def main() -> None:
 )
 @_INPUT("--bands", help="Bands of the file for the model's channels, counted from 1, such as 4,3,2.")
 @_INPUT("--channels", help="Volumes with a file per channel: 't1=*_t1.nii.gz,flair=*_flair.nii.gz' [NAME_0000, ...].")
+@_INPUT("--bands-from", help="Scenes with a file per band: '{case}_{band}.tif', with the names of the model's channels.")
+@_INPUT(
+    "--band-resampling",
+    type=click.Choice(["bilinear", "nearest"]),
+    help="Bands of scenes of many files that are coarser than the finest [bilinear].",
+)
 @_INPUT("--nodata", help="Value of pixels without data, instead of the files' own; none: all pixels hold data.")
 @_INPUT("--ignore-alpha/--no-ignore-alpha", default=None, help="Treat alpha bands as data, not as masks.")
 @_INPUT("--crs", help="CRS of files whose own CRS is missing or wrong: a code such as EPSG:32633, or WKT.")

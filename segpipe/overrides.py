@@ -9,6 +9,9 @@ Nodata = int | float | Literal["none", "nan"]
 """A nodata value, integers exactly; ``none``: no value stands for nodata."""
 
 
+BandResampling = Literal["nearest", "bilinear"]
+"""How bands of coarser pixels are read on the grid of the finest."""
+
 Patterns = tuple[tuple[str, str], ...]
 """Name of a channel, and the pattern of its files."""
 
@@ -29,6 +32,8 @@ class Overrides:
     """Whether a local file may refer to servers, and a VRT on a server to any place."""
     resample: bool = False
     """Whether images whose pixel size differs from the model's are resampled."""
+    band_resampling: BandResampling = "bilinear"
+    """For scenes whose bands have several pixel sizes."""
 
 
 def parse_nodata(value: Any) -> Nodata:
@@ -77,6 +82,21 @@ def check_patterns(patterns: Patterns) -> Patterns:
     if len({pattern.count("*") for _, pattern in patterns}) > 1 or "*" not in patterns[0][1]:
         raise ValueError("each pattern must have a * for the name of the case, as many as the others")
     return patterns
+
+
+def check_bands_from(pattern: str) -> str:
+    """Check that a pattern of files says where the names of the case and of the band stand.
+
+    >>> check_bands_from("{case}_{band}.tif")
+    '{case}_{band}.tif'
+
+    Raises:
+        ValueError: it does not, or has other braces.
+    """
+    rest = pattern.replace("{case}", "").replace("{band}", "")
+    if "{case}" not in pattern or pattern.count("{band}") != 1 or set(rest) & set("{}") or ".." in pattern:
+        raise ValueError("must have {case}, and {band} once, such as {case}_{band}.tif; * stands for other text")
+    return pattern
 
 
 AS_STORED = Overrides()

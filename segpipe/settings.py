@@ -13,7 +13,16 @@ from segpipe.contract import MOST_CHANNELS, MOST_PIXELS
 from segpipe.errors import SettingsError
 from segpipe.geometry.quantity import Quantity
 from segpipe.geometry.windows import Blend
-from segpipe.overrides import Nodata, Overrides, Patterns, check_patterns, parse_nodata, parse_patterns
+from segpipe.overrides import (
+    BandResampling,
+    Nodata,
+    Overrides,
+    Patterns,
+    check_bands_from,
+    check_patterns,
+    parse_nodata,
+    parse_patterns,
+)
 from segpipe.storage.documents import DocumentError, read_toml, shortened
 from segpipe.storage.invalid import readable
 
@@ -105,6 +114,10 @@ class Settings(BaseModel):
     """1-based bands of the file in the order of the contract's channels; replaces matching by descriptions."""
     channels: Patterns | None = None
     """Pattern of the files of each channel, for cases of several files: ``t1=*_t1.nii.gz,flair=*_flair.nii.gz``."""
+    bands_from: Text | None = None
+    """Pattern of the files of scenes with one file per band, such as ``{case}_{band}.tif``."""
+    band_resampling: BandResampling = "bilinear"
+    """How bands of coarser pixels are read where a scene's bands are files of several pixel sizes."""
     nodata: Nodata | None = None
     """Value of pixels without data, in place of the files' own; ``none``: no value."""
     ignore_alpha: bool = Field(default=False, strict=True)
@@ -201,6 +214,7 @@ class Settings(BaseModel):
             crs=self.crs,
             remote=self.allow_remote_sources,
             resample=self.resample,
+            band_resampling=self.band_resampling,
         )
 
     @field_validator("input", "model", mode="before")
@@ -220,6 +234,11 @@ class Settings(BaseModel):
         if isinstance(value, str):
             return parse_patterns(value)
         return tuple(value.items()) if isinstance(value, Mapping) else value
+
+    @field_validator("bands_from")
+    @classmethod
+    def _with_names(cls, value: str | None) -> str | None:
+        return None if value is None else check_bands_from(value)
 
     @field_validator("channels")
     @classmethod
@@ -343,6 +362,11 @@ def _check_lesions(settings: Settings) -> None:
         raise SettingsError(f"{named} needs lesions: give --lesions, too, or leave --{named.replace('_', '-')} out")
 
 
+def _check_bands(settings: Settings) -> None:
+    if settings.bands is not None and settings.bands_from is not None:
+        raise SettingsError("bands_from finds bands by their names, and bands by their numbers, got both: leave --bands out")
+
+
 def _check_report(settings: Settings) -> None:
     if settings.report is not None and settings.seg == "none":
         raise SettingsError("a report refers to the segments of a SEG, got report dicom and seg none: leave --seg none out")
@@ -372,6 +396,7 @@ def load_settings(config: Path | None, flags: Mapping[str, Any], caller: str = "
     _check_places(settings)
     _check_lesions(settings)
     _check_report(settings)
+    _check_bands(settings)
     _check_zones(settings)
     return settings
 

@@ -9,6 +9,9 @@ from segpipe.settings import CaseNames
 RASTER = "raster"
 """The format of files whose suffix belongs to no other format; GDAL identifies them."""
 
+SCENE = "scene"
+"""The format of scenes of many files."""
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -41,6 +44,32 @@ class ChannelFiles:
 
 
 @dataclass(frozen=True, slots=True)
+class SceneFiles:
+    """``Case.index`` of a scene of many files."""
+
+    kind: str
+    """``sentinel-2``, ``landsat``, ``hls``, or ``bands`` for files of ``--bands-from``."""
+    root: str
+    """Folder or archive that holds all of it."""
+    files: tuple[str, ...] = ()
+    """Landsat and HLS: names below ``root``; ``bands``: paths. Empty if all that ``root`` holds belongs to it."""
+    bands: tuple[str, ...] = ()
+    """``bands``: names of the channels of ``files``."""
+    title: str = ""
+    """Name of the product."""
+
+
+@dataclass(frozen=True, slots=True)
+class BandsFrom:
+    """How rasters of one band each make up a scene."""
+
+    pattern: str
+    """With ``{case}`` and ``{band}``."""
+    names: tuple[str, ...]
+    """The model's channels."""
+
+
+@dataclass(frozen=True, slots=True)
 class Channels:
     """The channels that the files of a case must have."""
 
@@ -60,6 +89,8 @@ class Choice:
     """Source of the names of masks."""
     channels: Channels | None = None
     """Rule that groups files with one channel each; None: each file is a case."""
+    bands: BandsFrom | None = None
+    """Rule that groups rasters of one band each; None: each raster is a case, and products are recognised by their names."""
 
 
 EVERY_CASE = Choice()

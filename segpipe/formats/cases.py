@@ -16,12 +16,15 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from segpipe.errors import InputError, OutputError, case_errors
-from segpipe.formats.case import EVERY_CASE, Channels, Choice, FamilyCases, without_path
+from segpipe.formats import banded
+from segpipe.formats.case import EVERY_CASE, BandsFrom, Channels, Choice, FamilyCases, without_path
 from segpipe.formats.case import Case as Case  # noqa: PLC0414 - most of segpipe imports it from here
 from segpipe.formats.channels import group
 from segpipe.formats.identity import owners_of
 from segpipe.formats.listing import Listing
-from segpipe.formats.registry import CONFIDENCE, FORMATS, Format, by_suffix, find_in_family, format_of, split_suffix
+from segpipe.formats.registry import CONFIDENCE, FORMATS, RASTER, Format, by_suffix, find_in_family, format_of, split_suffix
+from segpipe.formats.scenes.names import is_sentinel
+from segpipe.formats.scenes.search import is_archive, is_safe, is_scene, name_of, products_of, scene_at
 from segpipe.storage import check_name
 from segpipe.storage.bucket import find_objects, in_bucket, is_remote, plain_path
 from segpipe.storage.ownership import OWN
@@ -87,6 +90,15 @@ class _Search:
         by_name = self.known.get(split_suffix(name, self.known)[1].lower())
         return by_name or next((f for f in FORMATS.values() if f.finder is not None and f.finder.may_be(name)), None)
 
+    @property
+    def products(self) -> bool:
+        """Whether products of many files are recognised."""
+        return self.choice.bands is None
+
+    def is_scene(self, path: str) -> bool:
+        """Whether a folder or a file that the user names is one scene."""
+        return self.products and is_scene(path)
+
     def claim(self, family: Format, name: str, path: str) -> None:
         self.claimed.setdefault(family.name, []).append((name, path))
 
@@ -121,6 +133,7 @@ def find_input(inputs: Sequence[str], choice: Choice = EVERY_CASE) -> Found:
     cases = [case for case, before in zip(cases, [None, *cases], strict=False) if case != before]  # listed twice
     others = count_left_out(search.others, cases)
     cases = cases if choice.channels is None else _grouped(cases, choice.channels, search)
+    cases = cases if choice.bands is None else _of_bands(cases, choice.bands, search)
     if choice.names == "number":
         cases = _numbered(cases, search)
     elif choice.names == "uid":
@@ -176,6 +189,29 @@ def _grouped(cases: list[Case], channels: Channels, search: _Search) -> list[Cas
         raise InputError(
             f"--channels must match files of the input, got {', '.join(channels.patterns or ())} and files such as "
             f"{one_each[0].path}"
+        )
+    search.errors.update(grouped.errors)
+    search.left_out.update(map(_suffix, grouped.others))
+    return sorted([case for case in cases if case not in files] + grouped.cases, key=attrgetter("name"))
+
+
+def _of_bands(cases: list[Case], rule: BandsFrom, search: _Search) -> list[Case]:
+    """Group rasters with one band each into scenes.
+
+    Raises:
+        InputError: no file matches the pattern of the user.
+    """
+    rasters = [case for case in cases if case.format == RASTER and case not in search.errors]
+    remote = next((case.path for case in rasters if is_remote(case.path)), None)
+    if remote is not None:
+        raise InputError(
+            f"--bands-from groups files of this machine, got {remote}: bring the files here, or stack them as a COG"
+        )
+    grouped, files = banded.group(rasters, rule), set(rasters)
+    if not grouped.cases:
+        held = f" and files such as {rasters[0].path}" if rasters else ""
+        raise InputError(
+            f"--bands-from must match files of the input, one for each of {', '.join(rule.names)}, got {rule.pattern}{held}"
         )
     search.errors.update(grouped.errors)
     search.left_out.update(map(_suffix, grouped.others))
@@ -296,6 +332,7 @@ def _expand(text: str, search: _Search) -> Iterator[Case]:
         raise InputError(error)
     elif in_bucket(text):
         found = find_objects(text, lambda name: _suffix_of(name, search) in search.known, search.others)
+        found = _without_products(text, found, search) if search.products else found
         yield from (_case(str(PurePosixPath(name)), path, search) for name, path in found)  # a//b becomes a/b
     elif is_remote(text):
         yield _remote(text, search)
@@ -303,6 +340,32 @@ def _expand(text: str, search: _Search) -> Iterator[Case]:
         yield from _matching(text, search)
     else:
         raise InputError(f"the input must exist, got {text}")
+
+
+def _never(path: str) -> bool:
+    del path
+    return False
+
+
+IN_BUCKET = (
+    "a product of many files must lie on this machine, got {}: copy it here, or make one raster of its bands, such as a COG"
+)
+
+
+def _without_products(text: str, found: Iterable[tuple[str, str]], search: _Search) -> Iterator[tuple[str, str]]:
+    """Leave out the objects of a bucket that are files of a ``.SAFE`` folder; a line tells of each folder.
+
+    Raises:
+        InputError: the user names such a folder.
+    """
+    if is_sentinel(PurePosixPath(text).name):
+        raise InputError(IN_BUCKET.format(text))
+    for name, path in found:
+        product = next((str(folder) for folder in PurePosixPath(name).parents if is_sentinel(folder.name)), None)
+        if product is None:
+            yield name, path
+        else:
+            search.listing.add_problem(product, IN_BUCKET.format(f"{product} in {text}"))
 
 
 def _is_file(text: str) -> bool:
@@ -316,7 +379,9 @@ def _remote(url: str, search: _Search) -> Case:
 def _named(root: Path, file: Path, search: _Search) -> Iterator[Case]:
     """Yield the case of a file named by the user; nothing if its format claims it to find cases later."""
     family, path = search.family(file.name), plain_path(str(file))
-    if family is not None and family.finder is not None and (_has_suffix(file.name, search) or family.finder.is_one(path)):
+    if search.is_scene(path):
+        yield scene_at(file.relative_to(root).as_posix(), path)
+    elif family is not None and family.finder is not None and (_has_suffix(file.name, search) or family.finder.is_one(path)):
         search.claim(family, file.relative_to(root).as_posix(), path)
     else:
         yield _below(root, file, search)
@@ -341,11 +406,20 @@ def _suffix_of(name: str, search: _Search) -> str:
 
 def _rasters(root: Path, search: _Search) -> Iterator[Case]:
     """Yield the cases at any depth of a folder; uses strings per file, since ``Path`` keeps each name a second time."""
-    for folder, files in search.listing.below(str(root)):
+    closed = is_safe if search.products else _never
+    for folder, files in search.listing.below(str(root), closed):
         here = Path(folder)
         path, below = plain_path(str(here / "x")[:-1]), (here.relative_to(root) / "x").as_posix()[:-1]
+        if closed(folder):
+            yield scene_at(below.rstrip("/") or name_of(folder), path.rstrip("/") or ".")
+        if search.products:
+            products, files = products_of(below, path.rstrip("/") or ".", files)  # noqa: PLW2901
+            yield from products
         for name in files:
             if name.startswith("."):
+                continue
+            if search.products and name.lower().endswith(".zip") and is_archive(path + name):
+                yield scene_at(below + name, plain_path(path + name))
                 continue
             family = search.family(name)  # avoids a Path for each of 100,000 names
             if family is None:
@@ -362,8 +436,11 @@ def _matching(pattern: str, search: _Search) -> Iterator[Case]:
     root = fixed_root(pattern)
     suffix = Path(pattern).suffix
     any_suffix = bool(suffix) and not glob.has_magic(suffix)
-    for match in sorted(search.listing.matching(str(root), Path(pattern).parts[len(root.parts) :])):
+    for match in sorted(search.listing.matching(str(root), Path(pattern).parts[len(root.parts) :], search.is_scene)):
         family = search.family(os.path.basename(match))  # noqa: PTH119
+        if search.is_scene(match):
+            yield scene_at(Path(match).relative_to(root).as_posix(), plain_path(match))
+            continue
         if family is not None and family.finder is not None:
             search.claim(family, Path(match).relative_to(root).as_posix(), plain_path(match))
         elif family is not None or any_suffix:
@@ -399,12 +476,14 @@ def _listed(file: Path, search: _Search) -> Iterator[Case]:
     found = False
     for line, entry in _entries(file):
         path = str(file.parent / entry)
-        there = _is_file(path)
-        if there and not list(_named(Path(path).parent, Path(path), search)):
+        there = _is_file(path) or search.is_scene(path)
+        named = list(_named(Path(path).parent, Path(path), search)) if there else []
+        if there and not named:
             found = True
             continue
         remote = not there and is_remote(entry)
         case = _remote(entry, search) if remote else _case(Path(path).name, plain_path(path), search)
+        case = named[0] if named else case
         error = malformed(entry) if remote else None if there else f"the input must exist, got {entry}"
         if error is not None:
             missing[case] = f"{file} line {line}: {error}"

@@ -3,7 +3,7 @@
 import fnmatch
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from os.path import join  # of 100,000 names: a Path for each takes a second
 
@@ -39,8 +39,13 @@ class Listing:
         """Note why the content of a place is left out."""
         self._problems[place] = problem
 
-    def below(self, root: str) -> Iterator[tuple[str, list[str]]]:
-        """Yield every visible folder from ``root`` down, once, with the sorted names of its files."""
+    def below(self, root: str, closed: Callable[[str], bool] = lambda _: False) -> Iterator[tuple[str, list[str]]]:
+        """Yield every visible folder from ``root`` down, once, with the sorted names of its files.
+
+        Args:
+            root: the first folder.
+            closed: whether a folder is yielded without its files, and nothing below it.
+        """
         seen: set[str] = set()
         left = [_Place.at(root)]
         while left:
@@ -48,12 +53,14 @@ class Listing:
             if here.real in seen:  # a link back up
                 continue
             seen.add(here.real)
-            folders, files = self._read(here.path)
+            folders, files = ([], []) if closed(here.path) else self._read(here.path)
             yield here.path, files
             left += [here / name for name in reversed(_matched(folders, "*"))]
 
-    def matching(self, root: str, pattern: Sequence[str]) -> Iterator[str]:
-        """Yield the files below ``root`` that match the parts of a pattern, in no order, with the rules of ``glob``.
+    def matching(self, root: str, pattern: Sequence[str], closed: Callable[[str], bool] = lambda _: False) -> Iterator[str]:
+        """Yield the files below ``root``, and the folders for which ``closed`` is true, that match the parts of a pattern.
+
+        They come in no order, with the rules of ``glob``.
 
         A folder is searched once for what follows a ``**``: with links that lead back up ``glob`` finds a file forty times,
         and with two of them in one folder it does not end.
@@ -68,11 +75,16 @@ class Listing:
                 seen.add(key)
                 if rest:
                     left.append((here, tuple(rest)))
-                left += [(here / name, ("**", *rest)) for name in _matched(self._read(here.path)[0], "*")]
+                inside = self._folders(here.path, "*")
+                if not rest:  # such a folder is yielded itself
+                    inside = [name for name in inside if not closed(join(here.path, name))]  # noqa: PTH118
+                left += [(here / name, ("**", *rest)) for name in inside]
             elif rest:
                 left += [(here / name, tuple(rest)) for name in self._folders(here.path, part)]
             if not rest:
                 yield from (join(here.path, name) for name in self._files(here.path, part))  # noqa: PTH118
+                folders = (join(here.path, name) for name in self._folders(here.path, part))  # noqa: PTH118
+                yield from filter(closed, folders)
 
     def _folders(self, folder: str, part: str) -> list[str]:
         if glob.has_magic(part):

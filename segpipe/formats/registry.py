@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from segpipe.contract import Contract
 from segpipe.errors import OutputError, SourceError
 from segpipe.formats.case import RASTER as RASTER  # noqa: PLC0414
-from segpipe.formats.case import Case, ChannelFiles, Choice, FamilyCases, Finder
+from segpipe.formats.case import SCENE, Case, ChannelFiles, Choice, FamilyCases, Finder
 from segpipe.formats.channels import per_channel
 from segpipe.formats.dicom import family as dicom
 from segpipe.formats.format import Format as Format  # noqa: PLC0414
@@ -23,6 +23,7 @@ from segpipe.formats.kept import release_of, released_after
 from segpipe.formats.nifti import family as nifti
 from segpipe.formats.nrrd import family as nrrd
 from segpipe.formats.raster import family as raster
+from segpipe.formats.scenes import family as scenes
 from segpipe.formats.source import Source
 from segpipe.geometry.grid import Grid
 from segpipe.overrides import AS_STORED, Overrides
@@ -54,6 +55,22 @@ FORMATS: dict[str, Format] = {
             read_mask=raster.read_mask,
             open_mask=raster.open_mask,
             unchanged=raster.unchanged,
+        ),
+        Format(
+            SCENE,
+            (),
+            scenes.open_case,
+            raster.sink,
+            (".tif", ".png", ".tif.aux.xml"),
+            raster.is_own,
+            drafts=raster.drafts,
+            cache=raster.cache,
+            is_same_input=scenes.is_same_input,
+            verify=scenes.verify,
+            style=raster.style,
+            read_mask=raster.read_mask,
+            open_mask=raster.open_mask,
+            members=scenes.members,
         ),
         Format(
             "nifti",
@@ -171,6 +188,15 @@ def _open_channels(case: Case, contract: Contract, overrides: Overrides) -> Sour
 
     each = [(replace(one, format=format_of(one.path)), own) for one, own in per_channel(case, contract)]
     return Stacked([open_case(one, own, overrides) for one, own in each])
+
+
+def members_of(case: Case) -> tuple[str, ...]:
+    """Paths, for GDAL, of all files of a case: of a product also its masks, classes and metadata.
+
+    Raises:
+        SourceError: a folder or an archive cannot be read.
+    """
+    return tuple(FORMATS[case.format].members(case))
 
 
 def find_in_family(name: str, files: Sequence[tuple[str, str]], choice: Choice) -> FamilyCases:

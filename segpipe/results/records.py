@@ -14,6 +14,7 @@ import onnxruntime
 from segpipe import __version__
 from segpipe.cleaning.rule import Cleaning
 from segpipe.errors import OutputError, SourceError
+from segpipe.formats.banded import bands_from
 from segpipe.formats.case import Choice
 from segpipe.formats.cases import Case, Failure, Found
 from segpipe.formats.channels import channels_of
@@ -57,7 +58,8 @@ class Run:
     def choice(self) -> Choice:
         """The rules of the settings and the model that select and name the cases of the input."""
         channels = channels_of(self.model.contract, self.settings.channels)
-        return Choice(self.settings.series, self.settings.case_name, channels)
+        bands = bands_from(self.settings.bands_from, self.model.contract.channel_names)
+        return Choice(self.settings.series, self.settings.case_name, channels, bands)
 
     @property
     def styled(self) -> bool:
@@ -95,6 +97,10 @@ class Run:
             order = {name: k for k, name in enumerate(self.model.contract.channel_names or ())}
             each = sorted(self.settings.channels, key=lambda one: order.get(one[0], 0))  # as the flag orders them otherwise
             later |= {"channels": [list(one) for one in each]}
+        if self.settings.bands_from is not None:
+            later |= {"bands_from": self.settings.bands_from}
+        if self.settings.band_resampling != "bilinear":
+            later |= {"band_resampling": self.settings.band_resampling}
         if self.settings.tta != "none":
             later |= {"tta": self.settings.tta, "flips": list(self.model.contract.flip_axes)}
         if (cleaning := self.cleaning) is not None:

@@ -205,6 +205,13 @@ def open_raster(path: str, *, remote: bool = False) -> DatasetReader:
         return DatasetReader(any_name(path), driver=drivers, sharing=False)
 
 
+def open_vrt(text: str, *, remote: bool = False) -> DatasetReader:
+    """Open a VRT that segpipe has written, whose sources were checked by ``open_raster``; one handle, for one thread."""
+    allow_drivers(remote=remote)
+    with confined(to_this_machine=not remote):
+        return DatasetReader(any_name(text), driver=["VRT"], sharing=False)
+
+
 def stays_here(path: str, *, remote: bool) -> bool:
     """Whether a case may be read from this machine only."""
     return not (remote or servers(gdal_name(path)))

@@ -3,6 +3,7 @@
 import os
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from io import BufferedReader
 from pathlib import Path
 
@@ -134,10 +135,25 @@ def is_same_input(place: str, files: Sequence[Identity], path: str, beside: Besi
     if not names or files != identities(path, _asked(names, path, remote), beside):
         return False
     known = {beside.place(name) for name in names}
+    near = {beside.place(file) for file in (beside.named(path), *beside.sidecars(path))}
+    return (known <= near and not _more(known, path, beside)) or _asks_for(known, path, beside, remote)
+
+
+def has_no_more(known: AbstractSet[str], path: str, beside: Beside, *, remote: bool) -> bool:
+    """Whether GDAL reads no file with a raster besides known ones; GDAL is asked if there is one that it may read."""
+    return not _more(known, path, beside) or _asks_for(known, path, beside, remote)
+
+
+def _more(known: AbstractSet[str], path: str, beside: Beside) -> bool:
+    """Whether a file that is not known lies beside a raster, and GDAL may read it."""
     there = [beside.named(path), *beside.sidecars(path)]
     near = {beside.place(file): file for file in there}
-    unread = known <= near.keys() and not any(_may_be_read(near[place], path, there) for place in near.keys() - known)
-    return unread or {beside.place(beside.named(file)) for file in files_now(path, remote=remote)} <= known
+    return any(_may_be_read(near[place], path, there) for place in near.keys() - known)
+
+
+def _asks_for(known: AbstractSet[str], path: str, beside: Beside, remote: bool) -> bool:
+    """Whether all files that GDAL reads now are known."""
+    return {beside.place(beside.named(file)) for file in files_now(path, remote=remote)} <= known
 
 
 def _unhidden(files: Sequence[Identity], path: str, beside: Beside, *, remote: bool) -> list[Identity]:

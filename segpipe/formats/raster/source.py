@@ -123,11 +123,31 @@ class RasterSource:
                 yield LOOKS_LIKE_DATA.format(band)
 
     def _opened(self) -> DatasetReader:
-        with explained(self._path), source_errors(f"{self._path} cannot be opened", self.files):
-            dataset = open_raster(self._path, remote=self._remote)
+        with self._explained(), source_errors(f"{self._path} cannot be opened", self.files):
+            dataset = self._open()
             self._threads = decoders()  # drivers read this setting when they open a file
             take_exif(dataset)
             return dataset
+
+    def _open(self) -> DatasetReader:
+        return open_raster(self._path, remote=self._remote)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Explain why a file cannot be opened or read."""
+        with explained(self._path):
+            yield
+
+    def _files_of(self, dataset: DatasetReader) -> tuple[str, ...]:
+        """All files that the pixels come from, after checks of those that GDAL would use damaged."""
+        checks = Checks(self._path)
+        files = tuple(files_of(dataset, checks.look)) or (self._path,)
+        checks.end(dataset, files)
+        return files
+
+    def _own_notes(self, contract: Contract) -> Sequence[str]:
+        """Notes on tags that the contract leaves alone."""
+        return _notes(self._dataset, self.bands, contract)
 
     def _describe(self, contract: Contract, overrides: Overrides) -> None:
         dataset = self._dataset
@@ -154,13 +174,11 @@ class RasterSource:
         self.scene: Scene = read_scene(dataset)
         picture = dataset.driver in PICTURE_DRIVERS and not self.grid.georeferenced
         self.origin = RasterOrigin(picture)
-        checks = Checks(self._path)
-        self.files = tuple(files_of(dataset, checks.look)) or (self._path,)
-        checks.end(dataset, self.files)
+        self.files = self._files_of(dataset)
         self._notes = (
             *said,
             *crs_notes(dataset, grid, overrides.crs),
-            *_notes(dataset, self.bands, contract),
+            *self._own_notes(contract),
             *matched.notes,
             *rules.notes,
         )
@@ -217,7 +235,7 @@ class RasterSource:
         (row, col), (height, width) = window.start, window.shape
         columns = f"column {col}" if width <= height else f"columns {col} to {col + width - 1}"
         unreadable = source_errors(f"{self._path} cannot be read at row {row}, {columns}", self.files)
-        with explained(self._path), confined(self._here), unreadable:
+        with self._explained(), confined(self._here), unreadable:
             yield
 
     def empty(self, window: Window) -> bool:

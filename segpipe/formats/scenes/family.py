@@ -1,0 +1,33 @@
+"""The functions that the table of formats has for scenes of many files; each imports its module when it is called."""
+
+from collections.abc import Sequence
+
+from segpipe.contract import Contract
+from segpipe.formats.case import Case
+from segpipe.formats.identity import Beside, Identity
+from segpipe.formats.source import Source
+from segpipe.overrides import Overrides
+
+
+def open_case(case: Case, contract: Contract, overrides: Overrides) -> Source:
+    from segpipe.formats.scenes.source import SceneSource
+
+    return SceneSource(case, contract, overrides)
+
+
+def is_same_input(place: str, files: Sequence[Identity], case: Case, beside: Beside, remote: bool) -> bool:
+    from segpipe.formats.scenes.identity import is_same_scene
+
+    return is_same_scene(place, files, case, beside, remote=remote)
+
+
+def members(case: Case) -> Sequence[str]:
+    from segpipe.formats.scenes.reading import scene_files
+
+    return scene_files(case)
+
+
+def verify(files: Sequence[str]) -> list[str]:
+    from segpipe.formats.raster.tiff import verify_files
+
+    return verify_files(files)

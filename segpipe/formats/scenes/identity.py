@@ -1,0 +1,38 @@
+"""Whether the files of a scene are those of its record."""
+
+from collections.abc import Sequence
+
+from segpipe.formats.case import Case
+from segpipe.formats.identity import Beside, Identity, identities
+from segpipe.formats.raster.origin import has_no_more
+from segpipe.formats.scenes.reading import index_of, product_of
+from segpipe.messages.redact import without_secrets
+
+
+def is_same_scene(place: str, files: Sequence[Identity], case: Case, beside: Beside, *, remote: bool) -> bool:
+    """Whether the files that would be read for a case now are the unchanged files of its record.
+
+    Args:
+        place: path of the case in the record.
+        files: files of the case in the record.
+        case: the case now.
+        beside: recent listings of folders, shared between cases.
+        remote: whether a file may refer to servers.
+
+    Raises:
+        OSError, SourceError: the files cannot be examined.
+    """
+    names = [str(file["path"]) for file in files]
+    if without_secrets(place) != beside.place(case.path) or not names:
+        return False
+    if list(files) != identities(case.path, names, beside):
+        return False
+    index_of(case)
+    product = product_of(case)
+    known = {beside.place(name) for name in names}
+    images = [band.path for band in product.bands if beside.place(beside.named(band.path)) in known]
+    own = {beside.place(beside.named(path)) for path in (*images, *product.metadata)}
+    near = {beside.place(file) for path in images for file in beside.sidecars(path)}
+    if not images or not known <= own | near or not {beside.place(beside.named(p)) for p in product.metadata} <= known:
+        return False
+    return all(has_no_more(known, path, beside, remote=remote) for path in images)

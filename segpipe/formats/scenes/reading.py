@@ -1,0 +1,49 @@
+"""Read what a case says of its files: the product, and all files of it."""
+
+import os
+
+from segpipe.errors import SourceError
+from segpipe.formats.case import Case, SceneFiles
+from segpipe.formats.scenes import hls, landsat, sentinel2
+from segpipe.formats.scenes.container import container_at
+from segpipe.formats.scenes.product import BandFile, Product
+
+
+def index_of(case: Case) -> SceneFiles:
+    """What the search knows of a case."""
+    if not isinstance(case.index, SceneFiles):
+        raise SourceError(f"{case.path} must be a scene of many files, such as a .SAFE folder")
+    return case.index
+
+
+def product_of(case: Case) -> Product:
+    """The product of a case.
+
+    Raises:
+        SourceError: it is damaged or incomplete.
+    """
+    index = index_of(case)
+    if index.kind == "sentinel-2":
+        return sentinel2.read_product(index.root)
+    if index.kind == "landsat":
+        return landsat.read_product(index.root, index.files, index.title)
+    if index.kind == "hls":
+        return hls.read_product(index.root, index.files, index.title)
+    bands = zip(index.bands, index.files, strict=True)
+    return Product(tuple(BandFile(name, path) for name, path in bands), own_tags=True)
+
+
+def scene_files(case: Case) -> tuple[str, ...]:
+    """Paths, for GDAL, of all files of a case: also masks, classes and metadata; for other cases their path alone.
+
+    Raises:
+        SourceError: a folder or an archive cannot be read.
+    """
+    if not isinstance(index := case.index, SceneFiles):
+        return (case.path,)
+    if index.kind == "bands":
+        return index.files
+    if index.files:
+        return tuple(os.path.join(index.root, name) for name in index.files)  # noqa: PTH118
+    container = container_at(index.root)
+    return tuple(container.path(name) for name in container.names)

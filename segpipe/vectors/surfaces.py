@@ -121,7 +121,7 @@ def _crossing(crs: CRS) -> Callable[[Shapes], Found]:
 def _rings(shape: Any) -> Iterator[Any]:
     import shapely
 
-    yield from shapely.get_rings(shape)
+    yield from shapely.get_rings(shapely.get_parts(shape))  # a MultiPolygon itself has none
 
 
 def _leaps(ring: Any) -> bool:

@@ -30,8 +30,10 @@ def test_a_shape_keeps_its_surface_and_names_its_problem(shape, area, problem):
     assert [text.partition("[")[0] for text in problems] == ([] if problem is None else [problem])
 
 
-def test_a_ring_across_the_antimeridian_takes_the_short_way():
-    (found,), ((problem,),) = repaired(np.array([shapely.Polygon([(179, 0), (-179, 0), (-179, 1), (179, 1)])]), CRS(4326))
+@pytest.mark.parametrize("kind", [shapely.Polygon, lambda ring: shapely.MultiPolygon([shapely.Polygon(ring)])])
+def test_a_ring_across_the_antimeridian_takes_the_short_way(kind):
+    ring = kind([(179, 0), (-179, 0), (-179, 1), (179, 1)])
+    (found,), ((problem,),) = repaired(np.array([ring], object), CRS(4326))
     assert found.bounds == (179, 0, 181, 1)
     assert problem.startswith("crosses the antimeridian")
 

@@ -62,7 +62,11 @@ class DisagreementError(ExportError):
 
 
 class ZonesError(SegpipeError):
-    """The file of ``--zones`` is wrong: its layers, columns, coordinates or polygons."""
+    """A file of polygons, of ``--zones`` or ``--aoi``, is wrong: its layers, columns, coordinates or polygons."""
+
+
+class OutsideError(SegpipeError):
+    """A case lies outside the area of interest. It is no failure: there is nothing to do for it."""
 
 
 class DeviceError(SegpipeError):

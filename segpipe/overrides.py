@@ -3,7 +3,10 @@
 import math
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from segpipe.vectors.area import Area
 
 Nodata = int | float | Literal["none", "nan"]
 """A nodata value, integers exactly; ``none``: no value stands for nodata."""
@@ -34,6 +37,8 @@ class Overrides:
     """Whether images whose pixel size differs from the model's are resampled."""
     band_resampling: BandResampling = "bilinear"
     """For scenes whose bands have several pixel sizes."""
+    aoi: "Area | None" = None
+    """The area of interest: pixels outside are invalid."""
 
 
 def parse_nodata(value: Any) -> Nodata:

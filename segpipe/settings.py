@@ -128,6 +128,10 @@ class Settings(BaseModel):
     """Resample images whose pixel size on the ground differs from the model's; masks keep the grid of their input."""
     allow_remote_sources: bool = Field(default=False, strict=True)
     """Let a local VRT refer to servers, and a VRT on a server to any place."""
+    aoi: File | None = None
+    """A file of polygons: what lies outside is neither decoded nor inferred, and is nodata."""
+    aoi_layer: Text | None = None
+    """Layer of this file, if it has several."""
     series: Text | None = None
     """Which DICOM series are cases: text in the description, a glob for all of it, a number or a UID; None: all."""
     case_name: CaseNames = "path"
@@ -310,7 +314,7 @@ class Settings(BaseModel):
             raise ValueError("must name each model once, and one of them is there twice")
         return tuple(_of_this_machine(path) for path in value)
 
-    @field_validator("log_file", "zones", "zones_out")
+    @field_validator("log_file", "zones", "zones_out", "aoi")
     @classmethod
     def _on_this_machine(cls, value: Path | None) -> Path | None:
         return None if value is None else _of_this_machine(value)
@@ -372,6 +376,11 @@ def _check_report(settings: Settings) -> None:
         raise SettingsError("a report refers to the segments of a SEG, got report dicom and seg none: leave --seg none out")
 
 
+def _check_aoi(settings: Settings) -> None:
+    if settings.aoi is None and settings.aoi_layer is not None:
+        raise SettingsError("aoi_layer needs aoi: give --aoi, too, or leave --aoi-layer out")
+
+
 def _check_zones(settings: Settings) -> None:
     named = next((key for key in ("zone_id", "zones_layer", "zones_out") if getattr(settings, key) is not None), None)
     if settings.zones is None and named is not None:
@@ -397,6 +406,7 @@ def load_settings(config: Path | None, flags: Mapping[str, Any], caller: str = "
     _check_lesions(settings)
     _check_report(settings)
     _check_bands(settings)
+    _check_aoi(settings)
     _check_zones(settings)
     return settings
 

@@ -98,6 +98,8 @@ class RunResult:
     seconds: float
     """Time from the first case to the last table."""
     _store: Store = field(repr=False)
+    outside: list[str] = field(default_factory=list)
+    """Names of the cases outside the area of interest; they have no mask."""
 
     @classmethod
     def of(cls, prepared: Prepared, summary: Summary) -> Self:
@@ -106,7 +108,7 @@ class RunResult:
         failed = {failure.case.name: failure.error for failure in summary.failed}
         seconds = round(summary.seconds, 3)
         cases = (summary.done, summary.skipped, failed)
-        return cls(str(store), *cases, list(summary.problems), summary.interrupted, seconds, store)
+        return cls(str(store), *cases, list(summary.problems), summary.interrupted, seconds, store, summary.outside)
 
     @cached_property
     def records(self) -> Mapping[str, Record]:
@@ -174,7 +176,8 @@ class RunResult:
 def _counts(result: RunResult) -> str:
     stopped = ", interrupted" * result.interrupted
     done, skipped, failed = len(result.done), len(result.skipped), len(result.failed)
-    return f"{done} done, {skipped} skipped, {failed} failed in {result.seconds:.1f} s{stopped}"
+    outside = f", {len(result.outside)} outside the area of interest" if result.outside else ""
+    return f"{done} done, {skipped} skipped, {failed} failed{outside} in {result.seconds:.1f} s{stopped}"
 
 
 def _some(names: Mapping[str, Any]) -> str:
@@ -206,7 +209,7 @@ def open_run(output: str | os.PathLike[str]) -> RunResult:
     failed = {failure.case: failure.error for failure in last.failed}
     died = not over and ((sign := sign_of(store)) is None or not sign.alive)
     stopped = died or last.state == "interrupted"
-    return RunResult(str(store), done, last.skipped, failed, last.problems, stopped, last.seconds, store)
+    return RunResult(str(store), done, last.skipped, failed, last.problems, stopped, last.seconds, store, last.outside)
 
 
 def _finished(store: Store, last: LastRun) -> list[str]:

@@ -174,7 +174,26 @@ def open_case(case: Case, contract: Contract, overrides: Overrides = AS_STORED) 
 
     Raises:
         SourceError: it cannot be opened, or an optional dependency is not installed.
+        OutsideError: it lies outside the area of interest.
     """
+    source = _open(case, contract, overrides)
+    if overrides.aoi is None:
+        return source
+    try:
+        return _restricted(source, case, contract, overrides)
+    except BaseException:
+        source.close()
+        raise
+
+
+def _restricted(source: Source, case: Case, contract: Contract, overrides: Overrides) -> Source:
+    from segpipe.formats.restricted import restricted
+
+    return restricted(source, case, contract, overrides)
+
+
+def _open(case: Case, contract: Contract, overrides: Overrides) -> Source:
+    """All of a case, whatever the user asks for."""
     if isinstance(case.index, ChannelFiles):
         return _open_channels(case, contract, overrides)
     family = FORMATS[case.format]
@@ -187,7 +206,7 @@ def _open_channels(case: Case, contract: Contract, overrides: Overrides) -> Sour
     from segpipe.formats.stacked import Stacked
 
     each = [(replace(one, format=format_of(one.path)), own) for one, own in per_channel(case, contract)]
-    return Stacked([open_case(one, own, overrides) for one, own in each])
+    return Stacked([_open(one, own, overrides) for one, own in each])
 
 
 def members_of(case: Case) -> tuple[str, ...]:

@@ -154,7 +154,7 @@ def sampled_sheets(plan: Plan, run: Run) -> Iterator[Sheet]:
             with suppress(Exception):  # the job of the case reports any error
                 if is_remote(case.path):
                     continue  # would take a request each
-                source, sheet = open_sheet(case, run.model, run.settings.overrides, memory=most_memory(run.settings))
+                source, sheet = open_sheet(case, run.model, run.overrides, memory=most_memory(run.settings))
                 with closing(source):
                     yield sheet
 

@@ -23,6 +23,7 @@ from segpipe.jobs.work import Context
 from segpipe.pipeline.infer import load
 from segpipe.results.records import Run, done_pixels
 from segpipe.timing.spans import Around, Taken, absorb, recording, span
+from segpipe.vectors.area import Polygons, polygons_of, remember
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Worker
@@ -354,13 +355,18 @@ class _Throttled:
 
 
 def _plugin(run: Run) -> Any:
-    """A worker plugin that loads the model once per worker process."""
+    """A worker plugin that loads the model and the area of interest once per worker process."""
     from distributed import WorkerPlugin
+
+    area = run.aoi
+    polygons = None if area is None else polygons_of(area).packed()
 
     class ModelPlugin(WorkerPlugin):
         name = "segpipe-model"
 
         def setup(self, worker: "Worker") -> None:
+            if area is not None and polygons is not None:  # the file may not exist there
+                remember(area, Polygons.unpacked(polygons))
             setattr(worker, WORKER_MODEL, load(run.model))
 
         def teardown(self, worker: "Worker") -> None:

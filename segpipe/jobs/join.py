@@ -52,7 +52,7 @@ class DamagedPartsError(SegpipeError):
 def join(job: JoinJob, run: Run) -> tuple[str, ...]:
     """Join the parts of a case into one mask, one record and one table, then remove them; return the case's warnings."""
     case = job.case.case
-    source, sheet = open_sheet(case, run.model, run.settings.overrides, memory=most_memory(run.settings))
+    source, sheet = open_sheet(case, run.model, run.overrides, memory=most_memory(run.settings))
     with closing(source):
         sheet = _with_findings(case, source, sheet, run)
     if read_cut(case, run, sheet.files, sheet.grid.shape) != job.parts:

@@ -58,6 +58,8 @@ from segpipe.storage.ownership import (
 from segpipe.storage.retry import persistently, unwritable
 from segpipe.timing.report import Profile, account, write_trace
 from segpipe.timing.spans import begin, end, span
+from segpipe.vectors.area import Area, polygons_of, read_area
+from segpipe.vectors.file import Selection
 from segpipe.zones.polygons import Zones
 from segpipe.zones.stage import ZonesTask, check_place, make_tables, read_and_check
 
@@ -97,6 +99,9 @@ class Summary:
 
     def add(self, outcome: Outcome) -> None:
         """Note the outcome of a case."""
+        if outcome.outside:
+            self.ledger.note(outcome.case.name, State.OUTSIDE)
+            return
         self.unusual += bool(outcome.warnings)
         if self.unusual <= WARNED:
             self.warnings += [{"case": outcome.case.name, "warning": text} for text in outcome.warnings]
@@ -119,6 +124,11 @@ class Summary:
     def skipped(self) -> list[str]:
         """Names of the cases that were done before."""
         return self.ledger.names(State.SKIPPED)
+
+    @property
+    def outside(self) -> list[str]:
+        """Names of the cases outside the area of interest."""
+        return self.ledger.names(State.OUTSIDE)
 
     @property
     def good(self) -> Iterator[Case]:
@@ -168,7 +178,7 @@ def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prep
         pool = cluster_workers(settings)
         if pool is not None and pool.memory is not None and settings.memory is None:
             settings = settings.model_copy(update={"memory": pool.memory / 1e9})
-        run = Run(model, settings)
+        run = Run(model, settings, _area(settings))
         for cut in filter(is_cut, settings.input):
             raise InputError(f"a URL must be whole, and its token was cut from {cut}: give it with tonight's")
         found = find_input(settings.input, run.choice)
@@ -202,6 +212,16 @@ def _without_names(plan: Plan) -> Plan:
     return replace(plan, failed=failed, small=tuple(map(hidden, plan.small)), cuts=cuts)
 
 
+def _area(settings: Settings) -> Area | None:
+    """The area of interest, if there is one; each kind of problem gives a warning."""
+    if settings.aoi is None:
+        return None
+    area, warnings = read_area(Selection(settings.aoi, settings.aoi_layer, flag="--aoi"))
+    for text in warnings:
+        LOG.warning("%s: %s", printable(area.path), text)
+    return area
+
+
 def _warn_of_report(run: Run, cases: Sequence[Case]) -> None:
     """Warn if a report is requested and no case can have one."""
     if run.settings.report is not None and cases and not any(FORMATS[case.format].derives for case in cases):
@@ -215,7 +235,7 @@ def _zones(run: Run, cases: Sequence[Case]) -> Zones | None:
     if (task := ZonesTask.of(run.settings)) is None:
         return None
     zones = read_and_check(task, run.output)
-    check_place(zones, cases, run.model.contract, run.settings.overrides)
+    check_place(zones, cases, run.model.contract, run.overrides)
     return zones
 
 
@@ -300,6 +320,7 @@ def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) ->
                 summary.problems.append(_full(prepared, summary, said))
         halt.concluding = True
         _warn_of_rest(run, summary)
+        _warn_of_outside(run, summary)
         summary.interrupted |= halt.is_set()
         summary.seconds = time.perf_counter() - started
         with span("tables"):
@@ -339,6 +360,8 @@ def _opened(prepared: Prepared) -> Summary:
         summary.ledger.note(case.name, State.SKIPPED)
     for failure in prepared.plan.failed:
         summary.fail(failure)
+    for case in prepared.plan.outside:
+        summary.ledger.note(case.name, State.OUTSIDE)
     return summary
 
 
@@ -444,6 +467,22 @@ def _warn_of_rest(run: Run, summary: Summary) -> None:
     LOG.warning('warning: %s more %s unusual pixels: see "warnings" in %s%s', more, noun, run.output.path("run.json"), named)
 
 
+def _warn_of_outside(run: Run, summary: Summary) -> None:
+    """Warn if no case lies in the area of interest, and of masks of cases that do not, which an earlier run wrote."""
+    if run.aoi is None or not (outside := list(summary.ledger.cases(State.OUTSIDE))):
+        return
+    path = printable(run.aoi.path)
+    if len(outside) == summary.ledger.total:
+        polygons = polygons_of(run.aoi)
+        west, south, east, north = polygons.bounds
+        LOG.warning(
+            "%s: no case lies inside: its coordinates are %.7g to %.7g, %.7g to %.7g in %s: is its CRS right?",
+            *(path, west, east, south, north, polygons.crs.name),
+        )
+    if old := [case.name for case in outside if run.output.has(record_name(case))]:
+        LOG.warning("%s: masks of an earlier run remain for cases outside, such as %s", path, printable(old[0]))
+
+
 def _record(prepared: Prepared, summary: Summary, state: str) -> dict[str, Any]:
     run = prepared.run
     return {
@@ -461,6 +500,7 @@ def _record(prepared: Prepared, summary: Summary, state: str) -> dict[str, Any]:
         "interrupted": summary.interrupted,
         "done": summary.done,
         "skipped": summary.skipped,
+        **({"outside": summary.outside} if run.aoi is not None else {}),
         "failed": [{"case": failure.case.name, "error": failure.error} for failure in summary.failed],
         "left_out": dict(summary.left_out),
         "problems": summary.problems,

@@ -15,6 +15,8 @@ class State(IntEnum):
     SKIPPED = 2
     """Done by an earlier run."""
     FAILED = 3
+    OUTSIDE = 4
+    """Outside the area of interest: there is nothing to do."""
 
 
 class Ledger:
@@ -36,6 +38,10 @@ class Ledger:
     def cases(self, *states: State) -> Iterator[Case]:
         """Cases in one of these states, in order."""
         return (case for case, state in zip(self._cases, self._states, strict=True) if state in states)
+
+    @property
+    def total(self) -> int:
+        return len(self._cases)
 
     def count(self, state: State) -> int:
         return self._states.count(state)

@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 
 from segpipe.cleaning.stage import cleaning_bytes
-from segpipe.errors import OutputError, case_errors
+from segpipe.errors import OutputError, OutsideError, case_errors
 from segpipe.formats.cases import Case, Failure
 from segpipe.formats.identity import identities
 from segpipe.formats.registry import FORMATS, environment
@@ -86,7 +86,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Every case is in exactly one of: small, a cut, unseen, done, failed."""
+    """Every case is in exactly one of: small, a cut, unseen, done, failed, outside."""
 
     small: tuple[PlannedCase, ...]
     """Processed whole, several to a job."""
@@ -98,6 +98,8 @@ class Plan:
     workers: int
     calls: int
     """Batches in flight in the model of one worker."""
+    outside: Sequence[Case] = ()
+    """Outside the area of interest."""
 
     @property
     def seen(self) -> list[PlannedCase]:
@@ -144,19 +146,18 @@ def make_plan(cases: Sequence[Case], run: Run, pool: WorkerPool | int, *, look: 
     if len(rest) > LOOKED_AT and not look:
         workers = pool if isinstance(pool, WorkerPool) else _here(len(rest), run, pool)
         return Plan((), (), rest, done, (), workers.workers, workers.calls)
-    planned: list[PlannedCase] = []
-    failed: list[Failure] = []
-    unseen: list[Case] = []
+    looked = _Looked()
     with environment():
         for case in rest:
-            _look(case, run, planned, failed, unseen, values=values)
-    planned = _without_collisions(planned, run, failed, unseen)
-    workers = pool if isinstance(pool, WorkerPool) else _here(len(planned) + len(unseen), run, pool)
+            _look(case, run, looked, values=values)
+    planned = _without_collisions(run, looked)
+    workers = pool if isinstance(pool, WorkerPool) else _here(len(planned) + len(looked.unseen), run, pool)
     total = sum(case.windows for case in planned)
     cuts = tuple(cut_large(planned, run, workers.workers, total))
     cutted = {cut.case.case.name for cut in cuts}
     small = tuple(case for case in planned if case.case.name not in cutted)
-    return Plan(small, cuts, unseen, done, tuple(failed), workers.workers, workers.calls)
+    failed, outside = tuple(looked.failed), tuple(looked.outside)
+    return Plan(small, cuts, looked.unseen, done, failed, workers.workers, workers.calls, outside)
 
 
 def cut_large(planned: Sequence[PlannedCase], run: Run, workers: int, total: int) -> Iterator[Cut]:
@@ -194,23 +195,34 @@ def _limits(case: PlannedCase, total: int, run: Run, workers: int) -> Limits:
     return Limits(min(share, case.windows), run.settings.parts, strip)
 
 
-def _look(  # noqa: PLR0913 - three lists that a case may go to
-    case: Case, run: Run, planned: list[PlannedCase], failed: list[Failure], unseen: list[Case], *, values: bool
-) -> None:
+@dataclass
+class _Looked:
+    """Cases after a first look, each in one list."""
+
+    planned: list[PlannedCase] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
+    unseen: list[Case] = field(default_factory=list)
+    """Their jobs try again later."""
+    outside: list[Case] = field(default_factory=list)
+
+
+def _look(case: Case, run: Run, looked: _Looked, *, values: bool) -> None:
     """Open a case; with ``values``, sample some of its pixels, too."""
     with case_errors(case.path) as caught:
-        source, sheet = open_sheet(case, run.model, run.settings.overrides, memory=most_memory(run.settings))
+        source, sheet = open_sheet(case, run.model, run.overrides, memory=most_memory(run.settings))
         with closing(source):
             if values:
                 found = findings_of(source, run.model.contract)
                 sheet = with_findings(case, sheet, found, allow=run.settings.unusual_values == "allow")
             if (cleaning := run.cleaning) is not None:
                 cleaning.weights(sheet.grid, case.path)  # refuses a unit that the case does not have
-            planned.append(as_planned(case, sheet))
-    if is_passing(caught.error):
-        unseen.append(case)  # its job tries again later
+            looked.planned.append(as_planned(case, sheet))
+    if isinstance(caught.error, OutsideError):
+        looked.outside.append(case)
+    elif is_passing(caught.error):
+        looked.unseen.append(case)
     elif caught.error is not None:
-        failed.append(Failure(case, str(caught.error)))
+        looked.failed.append(Failure(case, str(caught.error)))
 
 
 def as_planned(case: Case, sheet: Sheet) -> PlannedCase:
@@ -220,21 +232,19 @@ def as_planned(case: Case, sheet: Sheet) -> PlannedCase:
     return PlannedCase(case, *seen)
 
 
-def _without_collisions(
-    planned: list[PlannedCase], run: Run, failed: list[Failure], unseen: list[Case]
-) -> list[PlannedCase]:
+def _without_collisions(run: Run, looked: _Looked) -> list[PlannedCase]:
     """Fail the cases whose mask would replace a source of any case, or a file that segpipe did not write."""
-    sources = {file for case in planned for file in case.files}
+    sources = {file for case in looked.planned for file in case.files}
     kept = []
-    for case in planned:
+    for case in looked.planned:
         try:
             refuse_taken(case.case, run, sources)
             kept.append(case)
         except OutputError as error:
             if is_passing(error):
-                unseen.append(case.case)  # its job tries again later
+                looked.unseen.append(case.case)
             else:
-                failed.append(Failure(case.case, str(error)))
+                looked.failed.append(Failure(case.case, str(error)))
     return kept
 
 

@@ -24,6 +24,7 @@ from segpipe.storage.documents import DocumentError, Text, parse_json
 from segpipe.storage.invalid import readable
 from segpipe.storage.lock import Sign, sign_of
 from segpipe.storage.places import store_at
+from segpipe.vectors.area import Area
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Status:
     problems: list[str]
     """Folders of the input that cannot be read."""
     missing: list[str]
+    outside: list[str]
+    """Cases outside the area of interest."""
     parts: dict[str, int]
     """Finished parts of unfinished cases."""
     megapixels_per_second: float | None
@@ -100,6 +103,8 @@ class LastRun(BaseModel):
     megapixels_per_second: float | None = None
     done: list[Text] = Field(default_factory=list)
     skipped: list[Text] = Field(default_factory=list)
+    outside: list[Text] = Field(default_factory=list)
+    resolved: dict[str, Any] = Field(default_factory=dict)
     seconds: float = 0.0
     problems: list[Text] = Field(default_factory=list)
 
@@ -136,6 +141,12 @@ def _settings(output: Store, last: LastRun) -> Settings:
         ) from None
 
 
+def _area(settings: Settings, last: LastRun) -> Area | None:
+    """The area of interest of the last run, which tells which cases are done; its file may be gone."""
+    digest = last.resolved.get("aoi")
+    return Area(str(settings.aoi), digest) if isinstance(digest, str) else None
+
+
 def _status(output: Store, last: LastRun) -> Status:
     settings = _settings(output, last)
     with hidden_inputs(settings):
@@ -163,7 +174,7 @@ def _with_inputs(output: Store, last: LastRun, inputs: Sequence[str]) -> LastRun
 
 
 def _status_of(output: Store, last: LastRun, settings: Settings) -> Status:
-    run, sign = Run(_spec(settings), settings), sign_of(output)
+    run, sign = Run(_spec(settings), settings, _area(settings, last)), sign_of(output)
     found = find_input(settings.input, run.choice)
     if settings.case_name != "path":
         learn(names_of([*found.cases, *(failure.case for failure in found.refused)], settings.input))
@@ -172,7 +183,7 @@ def _status_of(output: Store, last: LastRun, settings: Settings) -> Status:
     now = {failure.case.name: hide_case(failure.error, failure.case) for failure in refused}
     failed = [failure.model_dump() for failure in last.failed if failure.case not in done | now.keys()]
     failed += [{"case": name, "error": error} for name, error in now.items()]
-    names = {failure["case"] for failure in failed}
+    names = {failure["case"] for failure in failed} | {*last.outside}
     there = set(output.folders(FOLDER))
     rest = [case for case in cases if case.name not in done]
     return Status(
@@ -181,6 +192,7 @@ def _status_of(output: Store, last: LastRun, settings: Settings) -> Status:
         failed=failed,
         problems=[*map(without_names, found.problems)],
         missing=[case.name for case in rest if case.name not in names],
+        outside=[case.name for case in rest if case.name in {*last.outside}],
         parts={case.name: done_parts(output, case) for case in rest if parts_folder(case) in there},
         megapixels_per_second=last.megapixels_per_second,
         element=element_of(cases),

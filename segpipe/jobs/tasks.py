@@ -25,6 +25,8 @@ class Outcome:
     """Unusual properties of its pixels."""
     unwritable: str | None = None
     """The reason why no other case can be written either; None if others can."""
+    outside: bool = False
+    """Whether the case lies outside the area of interest, so that nothing was written."""
 
 
 @dataclass(frozen=True, slots=True)

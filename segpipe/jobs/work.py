@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from uuid import uuid4
 
-from segpipe.errors import DeviceMemoryError, OutputError, SegpipeError, SourceError, case_errors, foreseen
+from segpipe.errors import DeviceMemoryError, OutputError, OutsideError, SegpipeError, SourceError, case_errors, foreseen
 from segpipe.formats.case_scaling import scaling_of
 from segpipe.formats.cases import Case
 from segpipe.formats.identity import Beside
@@ -98,7 +98,7 @@ def run_job(job: Job, context: Context) -> Iterator[Result]:
     allow = run.settings.unusual_values == "allow"
     reading = Reading(
         run.model,
-        run.settings.overrides,
+        run.overrides,
         decoders_for(run.model.device),
         limit=limit,
         memory=most_memory(run.settings),
@@ -143,7 +143,7 @@ def run_part(job: PartJob, context: Context) -> Result:
         return Outcome(case, 0.0)  # by a worker that was lost before it could report it
     reading = Reading(
         run.model,
-        run.settings.overrides,
+        run.overrides,
         decoders_for(run.model.device),
         part=job.part,
         scaling=read_scaling(run.output, case),
@@ -169,7 +169,7 @@ def _part_output(job: PartJob, sheet: Sheet, run: Run, batch: int) -> PartOutput
 
 def measure(case: Case, run: Run) -> tuple[str, ...]:
     """Store the scaling of a case by its own statistics for its parts."""
-    source, _ = open_sheet(case, run.model, run.settings.overrides, memory=most_memory(run.settings))
+    source, _ = open_sheet(case, run.model, run.overrides, memory=most_memory(run.settings))
     with closing(source):
         write_scaling(run.output, case, scaling_of(source, run.model.contract))
     return ()
@@ -224,6 +224,9 @@ def _write(
             output.discard()
         if isinstance(error, _StoppedError):
             return lambda: GivenUp(case)
+        if isinstance(error, OutsideError):
+            outside = Outcome(case, time.perf_counter() - started, outside=True)
+            return lambda: outside
         if not isinstance(error, Exception):
             raise
         failed = _stopping(_failed(case, started, pixels, foreseen(error, case.path)), context)

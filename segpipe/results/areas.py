@@ -5,7 +5,7 @@ on how the case was cut into jobs.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from segpipe.contract import Contract
 from segpipe.geometry.cells import Cells
 from segpipe.geometry.grid import Grid
+from segpipe.geometry.scanlines import Scanlines
+from segpipe.geometry.windows import Window
+from segpipe.results.schema import Amount
 from segpipe.results.statistics import Box, Row, State
 
 MOST_BYTE = 255
@@ -21,6 +24,8 @@ FEW = 10
 """Most classes, with nodata, that are counted one by one. Measured: with 5 classes this is four times as fast as counting
 all at once, with 30 half as fast."""
 MM3_PER_ML = 1000
+PIECE = 1024
+"""Side of the windows in which pixels inside an area are counted."""
 
 
 def _in_cells(start: int, stop: int, side: int) -> tuple[int, NDArray[np.intp]]:
@@ -164,6 +169,29 @@ class Areas:
             return {"area": None, "unit": "px"}
         row = {"area": rounded(size / self._measure.per_unit), "unit": self._measure.unit}
         return row | {"ml": rounded(size / MM3_PER_ML)} if self._measure.unit == "mm3" else row
+
+
+def amount_inside(grid: Grid, lines: Scanlines) -> Amount:
+    """Pixels of a grid inside polygons, and their area in the unit of ``areas.csv``."""
+    cells = Cells.of(grid.measure, grid.shape, 1)
+    counts = np.zeros(cells.count, np.int64)
+    for window in _pieces(lines.bounds):
+        axes = [_in_cells(*axis) for axis in zip(window.start, window.stop, cells.side, strict=True)]
+        where = tuple(slice(first, first + len(own)) for first, own in axes)
+        counts[where] += _in_each(lines.covered(window), [own for _, own in axes])
+    measure, pixels = grid.measure, int(counts.sum())
+    if measure is None:
+        return Amount(pixels, None, "px")
+    return Amount(pixels, rounded(math.fsum((counts * cells.sizes).ravel()) / measure.per_unit), measure.unit)
+
+
+def _pieces(window: Window | None) -> Iterator[Window]:
+    """Pieces of a window of at most ``PIECE`` pixels a side, row by row."""
+    if window is not None:
+        (top, left), (bottom, right) = window.start, window.stop
+        for row in range(top, bottom, PIECE):
+            for col in range(left, right, PIECE):
+                yield Window((row, col), (min(row + PIECE, bottom), min(col + PIECE, right)))
 
 
 def rounded(amount: float) -> float:

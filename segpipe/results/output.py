@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -17,6 +17,7 @@ from segpipe.errors import DamagedPartError, SourceError
 from segpipe.formats.cases import Case
 from segpipe.formats.identity import Beside, hidden, hidden_path, identities
 from segpipe.formats.registry import CONFIDENCE, FORMATS
+from segpipe.formats.restricted import lines_of
 from segpipe.formats.scene import brief
 from segpipe.formats.sink import Sink, Target
 from segpipe.formats.source import Scene
@@ -25,6 +26,7 @@ from segpipe.geometry.windows import Window
 from segpipe.messages.veil import without_names
 from segpipe.pipeline.decide import CONFIDENCE_NODATA, CONFIDENCE_TOP, Decided, Decision
 from segpipe.pipeline.opening import CHANGED, Sheet, open_source
+from segpipe.results.areas import amount_inside
 from segpipe.results.boxes import BoxSink, read_boxes
 from segpipe.results.components import MOST_LISTED
 from segpipe.results.lesion_rule import INSTANCES
@@ -129,7 +131,7 @@ def _name_components(layers: Layers[Any], output: Store, name: str) -> None:
 
 def _statistics(case: Case, sheet: Sheet, run: Run) -> Statistics:
     """The statistics of a case; the case is opened again if a statistic asks for its pixels."""
-    contract, overrides = run.model.contract, run.settings.overrides
+    contract, overrides = run.model.contract, run.overrides
     return Statistics(sheet.grid, contract, lambda: open_source(case, contract, overrides), run.lesions)
 
 
@@ -367,7 +369,16 @@ class CaseOutput:
             notes=tuple(map(without_names, notes)),
             lesions=self._lesions(),
             uids=self._uids(outputs),
+            aoi=self._aoi(),
         )
+
+    def _aoi(self) -> Values | None:
+        """The area of interest, and how much of the case lies inside."""
+        area, grid = self._run.aoi, self._sheet.grid
+        if area is None:
+            return None
+        amount = amount_inside(grid, lines_of(area, grid, self._case))
+        return {"path": area.path, "sha256": area.digest, **asdict(amount)}
 
     def _sizes(self, outputs: list[str]) -> dict[str, int | None]:
         """Bytes of the masks, and of the files made of them, such as a SEG."""

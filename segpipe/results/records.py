@@ -4,7 +4,7 @@ import logging
 import math
 import platform
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +24,7 @@ from segpipe.formats.sink import Derived
 from segpipe.messages.redact import cleaned
 from segpipe.network.device import gpu_facts, recorded_options
 from segpipe.network.spec import ModelSpec
+from segpipe.overrides import Overrides
 from segpipe.results.lesion_rule import INSTANCES, LesionRule, rule_of
 from segpipe.results.schema import LaterSchemaError, Record, RecordedModel, Values, parse_record
 from segpipe.settings import Settings
@@ -32,6 +33,7 @@ from segpipe.storage.documents import DocumentError
 from segpipe.storage.files import output_errors
 from segpipe.storage.ownership import is_own_record, is_own_style
 from segpipe.storage.places import store_at
+from segpipe.vectors.area import Area
 
 LOG = logging.getLogger("segpipe")
 
@@ -49,6 +51,13 @@ class Run:
 
     model: ModelSpec
     settings: Settings
+    aoi: Area | None = None
+    """The area of interest, which every process of the run knows."""
+
+    @property
+    def overrides(self) -> Overrides:
+        """The user's statements about the input files, and which of their pixels count."""
+        return replace(self.settings.overrides, aoi=self.aoi)
 
     @property
     def output(self) -> Store:
@@ -105,6 +114,8 @@ class Run:
             later |= {"tta": self.settings.tta, "flips": list(self.model.contract.flip_axes)}
         if (cleaning := self.cleaning) is not None:
             later |= cleaning.as_json()
+        if self.aoi is not None:
+            later |= {"aoi": self.aoi.digest}
         return {
             "tile": list(tiling.tile),
             "overlap": list(tiling.overlap),

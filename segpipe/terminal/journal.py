@@ -85,7 +85,9 @@ class Journal(logging.Handler):
 
     def outcome(self, outcome: Outcome) -> None:
         values: dict[str, Any] = {"case": outcome.case.name, "seconds": round(outcome.seconds, 3), "pixels": outcome.pixels}
-        if outcome.error is None:
+        if outcome.outside:
+            self.log("outside", **values)
+        elif outcome.error is None:
             self.log("done", **values)
         else:
             self.log("failed", **values, error=outcome.error)

@@ -57,7 +57,7 @@ class Lines:
     """One line per case on stdout with the time in front, for logs and pipes."""
 
     def __init__(self, prepared: Prepared) -> None:
-        self._skipped = prepared.plan.done
+        self._skipped, self._outside = prepared.plan.done, prepared.plan.outside
         self._total = len(prepared.cases)
         self._count = 0
 
@@ -65,6 +65,8 @@ class Lines:
         for case in self._skipped:
             self._count += 1
             say(stamped(f"[{self._count}/{self._total}] skipped  {case.name}  done before"))
+        for case in self._outside:
+            self.outcome(Outcome(case, 0.0, outside=True))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -98,7 +100,7 @@ class Bar(Lines):
         return f"{self._count}/{self._total} cases"
 
     def __enter__(self) -> Self:
-        self._count = len(self._skipped)
+        self._count = len(self._skipped) + len(self._outside)
         self._bar.start()
         return self
 
@@ -132,6 +134,8 @@ def described(outcome: Outcome) -> str:
     """One line that says how a case ended."""
     if outcome.error is not None:
         return f"failed  {outcome.case.name}: {outcome.error}"
+    if outcome.outside:
+        return f"outside  {outcome.case.name}  no pixel in the area of interest"
     rate, unit = outcome.pixels / 1e6 / outcome.seconds if outcome.seconds else 0, f"M{FORMATS[outcome.case.format].element}"
     return f"done  {outcome.case.name}  {outcome.pixels / 1e6:.1f} {unit}  {outcome.seconds:.1f} s  {rate:.1f} {unit}/s"
 
@@ -156,9 +160,10 @@ def conclude(prepared: Prepared, summary: Summary) -> None:
 
 def _totals_line(summary: Summary, element: str) -> str:
     ledger = summary.ledger
-    missing = ledger.count(State.MISSING)
+    missing, outside = ledger.count(State.MISSING), ledger.count(State.OUTSIDE)
     return (
         f"{ledger.count(State.DONE)} done, {ledger.count(State.SKIPPED)} done before, {len(summary.failed)} failed"
+        + f", {outside} outside the area of interest" * bool(outside)
         + f", {missing} missing" * bool(missing)
         + f" in {summary.seconds:.1f} s, {summary.megapixels_per_second:.1f} M{element}/s"
     )
@@ -300,11 +305,12 @@ def print_status(status: Status, as_json: bool) -> None:
     running += f", last sign of life {status.last_sign}" if status.running and status.last_sign else ""
     speed = status.megapixels_per_second
     rate = f", {speed:.1f} M{status.element}/s in the last run" if speed else ""
+    outside = f", {len(status.outside)} outside the area of interest" if status.outside else ""
     say(f"{status.output}{running}")
     if status.state == "died":
         who, when = status.died or "it", status.last_sign or "at a time that is not known"
         say(f"its last run died: {who} gave its last sign of life {when}")
-    say(f"{status.done} done, {len(status.failed)} failed, {len(status.missing)} missing{rate}")
+    say(f"{status.done} done, {len(status.failed)} failed, {len(status.missing)} missing{outside}{rate}")
     for problem in status.problems:
         say(f"problem  {problem}")
     for failure in status.failed:
@@ -340,16 +346,19 @@ def print_plan(prepared: Prepared) -> None:
             say(f"note  {planned.case.name}: {note}")
     for case in plan.done:
         say(f"done  {case.name}")
+    for case in plan.outside:
+        say(f"outside  {case.name}")
     for failure in plan.failed:
         say(f"problem  {failure.case.name}: {failure.error}")
     for problem in prepared.problems:
         say(f"problem  {problem}")
     for cut in plan.cuts:
         say(f"parts  {cut.case.case.name}  {len(cut.parts)} parts, {cut.repeated:.1%} of the windows inferred twice")
+    outside = f", {len(plan.outside)} outside the area of interest" if plan.outside else ""
     windows = sum(case.windows for case in plan.seen)
     jobs = len(list(plan.jobs(run))) + sum(len(cut.parts) for cut in plan.cuts)
     echo(
-        f"{len(plan)} cases to do, {len(plan.done)} done before, {len(plan.failed)} with problems; "
+        f"{len(plan)} cases to do, {len(plan.done)} done before, {len(plan.failed)} with problems{outside}; "
         f"{windows} windows in {jobs} jobs; {plan.workers} workers, calls in flight in each: {plan.calls}; "
         f"about {memory_mb(plan, run):,.0f} MB of memory per worker"
     )

@@ -429,7 +429,7 @@ def test_all_errors_of_a_user_are_listed():
     from segpipe import errors
 
     found = {name for name, one in vars(errors).items() if isinstance(one, type) and issubclass(one, errors.SegpipeError)}
-    within = {"DamagedPartError", "UnforeseenError", "DeviceMemoryError", "ExportError", "DisagreementError"}
+    within = {"DamagedPartError", "OutsideError", "UnforeseenError", "DeviceMemoryError", "ExportError", "DisagreementError"}
     assert found - within == {name for name in segpipe.__all__ if name.endswith("Error")}
 
 

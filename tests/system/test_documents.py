@@ -320,8 +320,8 @@ def test_keys_of_records_and_runs_are_listed_once(segpipe, tmp_path):
     record, run, _ = (re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| (`.*?) \|", part, re.MULTILINE)))
                       for part in text.split("\n## ")[1:])  # fmt: skip
     written = json.loads((tmp_path / "out" / "pirai.json").read_text())
-    assert sorted(record) == sorted([*written, "lesions", "thumbnail", "uids"])
-    assert sorted(run) == sorted(json.loads((tmp_path / "out" / "run.json").read_text()))
+    assert sorted(record) == sorted([*written, "aoi", "lesions", "thumbnail", "uids"])
+    assert sorted(run) == sorted([*json.loads((tmp_path / "out" / "run.json").read_text()), "outside"])
 
 
 def test_columns_of_areas_are_listed_once(segpipe, folder):

@@ -1,0 +1,192 @@
+"""A case of which only some pixels count: those inside the area of interest of a run."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.contract import Contract
+from segpipe.errors import OutsideError, SourceError
+from segpipe.formats.case import Case
+from segpipe.formats.source import Begun, Invalid, Pixels, Scene, Source
+from segpipe.geometry.grid import Grid
+from segpipe.geometry.ground import Ground
+from segpipe.geometry.raster_grid import RasterGrid, place_of
+from segpipe.geometry.scanlines import Scanlines
+from segpipe.geometry.windows import Window
+from segpipe.overrides import Overrides
+from segpipe.vectors.area import Area, inside
+
+
+class Limit(Protocol):
+    """A rule that makes pixels of a case invalid, whatever they hold."""
+
+    files: tuple[str, ...]
+    """The files that it comes from, besides those of the case."""
+    bounds: Window
+    """A window outside of which every pixel is invalid."""
+
+    def invalid(self, window: Window) -> Invalid | None:
+        """Mask of the pixels of a window that do not count; None if all count."""
+        ...
+
+    def memory(self, shape: tuple[int, ...]) -> int:
+        """As ``Source.memory``."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class AreaLimit:
+    """The area of interest: pixels whose centre lies outside do not count."""
+
+    files: tuple[str, ...] = ()
+
+    def __init__(self, lines: Scanlines, bounds: Window) -> None:
+        self._lines, self.bounds = lines, bounds
+
+    def invalid(self, window: Window) -> Invalid | None:
+        covered = self._lines.covered(window)
+        return None if covered.all() else ~covered
+
+    def memory(self, shape: tuple[int, ...]) -> int:
+        """Nothing is decoded."""
+        del shape
+        return 0
+
+    def close(self) -> None: ...
+
+
+def restricted(source: Source, case: Case, contract: Contract, overrides: Overrides) -> Source:
+    """The source, of which only the pixels that the user asks for count.
+
+    Raises:
+        OutsideError: no pixel lies in the area of interest.
+        SourceError: the case has no place on the Earth.
+    """
+    limits: list[Limit] = []
+    if overrides.aoi is not None:
+        limits.append(_area_limit(source, case, overrides.aoi))
+    return Restricted(source, limits, contract.channel_count) if limits else source
+
+
+def _area_limit(source: Source, case: Case, area: Area) -> AreaLimit:
+    lines = lines_of(area, source.grid, case)
+    if (bounds := lines.bounds) is None:
+        raise OutsideError(f"{case.path} has no pixel inside {area.path}")
+    return AreaLimit(lines, bounds)
+
+
+def lines_of(area: Area, grid: Grid, case: Case) -> Scanlines:
+    """The pixels of a case inside an area.
+
+    Raises:
+        SourceError: the case has no place on the Earth, or its projection cannot represent the area there.
+    """
+    found = inside(area, _ground_of(grid, case), grid.shape)
+    if found.lost:
+        raise SourceError(
+            f"{case.path}: the polygons of {area.path} must exist in the CRS of the case, {grid}, and "
+            f"{found.lost} do not: cut them to the scene"
+        )
+    return found.lines
+
+
+def _ground_of(grid: Grid, case: Case) -> Ground:
+    reason = "volumes have none"
+    if isinstance(grid, RasterGrid):
+        place = place_of(grid)
+        if place.ground is not None:
+            return place.ground
+        reason = place.reason
+    raise SourceError(f"{case.path}: --aoi needs cases with a place on the Earth, and {reason}: run it without --aoi")
+
+
+class Restricted:
+    """An opened case in which limits make pixels invalid; what they exclude is not decoded where a whole window is.
+
+    Args:
+        source: the opened case.
+        limits: at least one.
+        channels: number of channels of ``source``.
+    """
+
+    def __init__(self, source: Source, limits: Sequence[Limit], channels: int) -> None:
+        self._source, self._limits, self._channels = source, limits, channels
+        self._held: tuple[Window, Invalid | None] | None = None
+        self.grid = source.grid
+        self.dtype: np.dtype[Any] = source.dtype
+        self.files = (*source.files, *(file for limit in limits for file in limit.files))
+        self.scene: Scene = source.scene
+        self.separable = source.separable
+        self.origin = source.origin
+
+    @property
+    def unpacked(self) -> int:
+        return self._source.unpacked
+
+    @property
+    def block(self) -> int:
+        return self._source.block
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return self._source.notes
+
+    def memory(self, shape: tuple[int, ...]) -> int:
+        return self._source.memory(shape) + sum(limit.memory(shape) for limit in self._limits)
+
+    def empty(self, window: Window) -> bool:
+        return self._source.empty(window) or _is_all(self._excluded(window))
+
+    def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
+        return self.begin(window)()
+
+    def begin(self, window: Window, threads: int | None = None) -> Begun:
+        excluded = self._excluded(window)
+        if _is_all(excluded):
+            return lambda: (np.zeros((self._channels, *window.shape), self.dtype), excluded)
+        end = self._source.begin(window, threads)
+
+        def both() -> tuple[Pixels, Invalid | None]:
+            pixels, invalid = end()
+            return pixels, _either(invalid, excluded)
+
+        return both
+
+    def _excluded(self, window: Window) -> Invalid | None:
+        """Mask of the pixels that a limit excludes; the last is kept, since ``empty`` comes before ``begin``."""
+        held = self._held
+        if held is None or held[0] != window:
+            found: Invalid | None = None
+            for limit in self._limits:
+                if not _is_all(found):
+                    found = _either(found, limit.invalid(window))
+            held = self._held = window, found
+        return held[1]
+
+    def near(self, place: tuple[float, ...], most: int) -> Window:
+        """As ``Source.near``, for a place given as a share of what the limits leave: samples would miss a small area."""
+        start = tuple(max(axis) for axis in zip(*(limit.bounds.start for limit in self._limits), strict=True))
+        stop = tuple(min(axis) for axis in zip(*(limit.bounds.stop for limit in self._limits), strict=True))
+        axes = zip(place, start, stop, self.grid.shape, strict=True)
+        return self._source.near(tuple((a + share * max(0, b - a)) / size for share, a, b, size in axes), most)
+
+    def tags(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        return self._source.tags()
+
+    def close(self) -> None:
+        self._source.close()
+        for limit in self._limits:
+            limit.close()
+
+
+def _is_all(invalid: Invalid | None) -> bool:
+    return invalid is not None and bool(invalid.all())
+
+
+def _either(one: Invalid | None, other: Invalid | None) -> Invalid | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return one | other

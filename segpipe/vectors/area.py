@@ -1,0 +1,131 @@
+"""The area of interest of a run: polygons that every process of the run knows, and the pixels of a grid inside them."""
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from pyproj import CRS
+
+from segpipe.errors import WorkerError
+from segpipe.geometry.ground import Ground
+from segpipe.geometry.scanlines import Scanlines
+from segpipe.vectors.file import Selection, read_surfaces
+from segpipe.vectors.placing import place
+from segpipe.vectors.surfaces import Shapes, digest_of
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """An area of interest by its digest; small, so that it can travel with every task."""
+
+    path: str
+    """The file that it was read from, for messages."""
+    digest: str
+    """Hash of the polygons and their CRS."""
+
+
+@dataclass(frozen=True, eq=False)
+class Polygons:
+    """The polygons of an area."""
+
+    shapes: Shapes
+    """Valid polygons in ``crs``, not empty."""
+    crs: CRS
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Minimum x and y, maximum x and y, over all polygons."""
+        import shapely
+
+        west, south, east, north = shapely.total_bounds(self.shapes)
+        return float(west), float(south), float(east), float(north)
+
+    def packed(self) -> bytes:
+        """Polygons and CRS as bytes, for other processes."""
+        import shapely
+
+        text = self.crs.to_wkt().encode()
+        return zlib.compress(len(text).to_bytes(4) + text + shapely.to_wkb(shapely.GeometryCollection(list(self.shapes))))
+
+    @classmethod
+    def unpacked(cls, data: bytes) -> "Polygons":
+        import shapely
+
+        data = zlib.decompress(data)
+        end = 4 + int.from_bytes(data[:4])
+        return cls(np.asarray(shapely.get_parts(shapely.from_wkb(data[end:]))), CRS.from_wkt(data[4:end].decode()))
+
+
+_known: dict[str, Polygons] = {}
+"""Polygons of the areas of this process, by digest."""
+
+
+def read_area(selection: Selection) -> tuple[Area, list[str]]:
+    """Read the polygons of a file, repair them and remember them; also return a warning for each kind of problem.
+
+    Raises:
+        ZonesError: no such file or layer, no CRS, or no polygon.
+        InstallationError: an optional dependency is missing.
+    """
+    import shapely
+
+    read = read_surfaces(selection)
+    shapes = read.shapes[~shapely.is_empty(read.shapes)]
+    area = Area(str(selection.path), digest_of(shapes, read.crs))
+    remember(area, Polygons(shapes, read.crs))
+    return area, list(_warnings(read.problems))
+
+
+def _warnings(problems: list[list[str]]) -> Iterator[str]:
+    numbered = [(text, k) for k, each in enumerate(problems, 1) for text in each]
+    kinds = dict.fromkeys(text.partition(":")[0] for text, _ in numbered)
+    for kind in kinds:
+        own = [(text, k) for text, k in numbered if text.partition(":")[0] == kind]
+        yield f"{len(own):,} of {len(problems):,} polygons: {own[0][0]}, first in polygon {own[0][1]}"
+
+
+def remember(area: Area, polygons: Polygons) -> None:
+    """Make an area known to this process; only the last is kept."""
+    _known.clear()
+    _known[area.digest] = polygons
+
+
+def polygons_of(area: Area) -> Polygons:
+    """The polygons of an area.
+
+    Raises:
+        WorkerError: this process does not know them.
+    """
+    if area.digest not in _known:
+        raise WorkerError(f"a worker must be told the polygons of {area.path}, and was not: run the same command again")
+    return _known[area.digest]
+
+
+@dataclass(frozen=True, eq=False)
+class Inside:
+    """The pixels of a grid inside an area."""
+
+    lines: Scanlines
+    lost: int
+    """Number of polygons near the grid that its projection cannot represent."""
+
+
+@lru_cache(maxsize=4)
+def inside(area: Area, ground: Ground, shape: tuple[int, ...]) -> Inside:
+    """The pixels of a grid whose centre lies in an area; the last grids are kept, since a case is opened several times."""
+    polygons = polygons_of(area)
+    placed = place(polygons.shapes, polygons.crs, ground, shape)
+    return Inside(Scanlines(edges_of(placed.shapes, shape[0]), shape), len(placed.lost))
+
+
+def edges_of(shapes: Shapes, rows: int) -> NDArray[np.float64]:
+    """Edges for ``Scanlines`` of polygons in which x is the column, and y the number of rows above the bottom edge."""
+    import shapely
+
+    rings = shapely.get_rings(shapely.orient_polygons(shapely.get_parts(shapes), exterior_cw=False))
+    xy, ring = shapely.get_coordinates(rings, return_index=True)
+    places = np.column_stack([rows - xy[:, 1], xy[:, 0]])
+    return np.asarray(np.hstack([places[:-1], places[1:]])[ring[:-1] == ring[1:]])

@@ -18,6 +18,8 @@ from pyproj import CRS, Geod, Transformer
 from pyproj.enums import TransformDirection
 from pyproj.exceptions import CRSError, ProjError
 
+from segpipe.geometry.smooth import on_grid
+
 EARTH_RADIUS = 6371e3
 EARTH_AREA = 5.101e14
 CELL_METRES = 1280.0
@@ -246,8 +248,8 @@ class Ground:
         """Area in m² of a pixel of each cell; for a cell of several rows of a geographic grid, their mean."""
         if self.rows_are_parallels:
             return np.asarray(self.zone_areas(edges[0]) / np.diff(edges[0]))[:, None]
-        middles = [np.asarray((axis[:-1] + axis[1:]) / 2, np.float64) for axis in edges]
-        return self.pixel_areas(*np.meshgrid(*middles, indexing="ij"))
+        rows, cols = (np.asarray((axis[:-1] + axis[1:]) / 2, np.float64) for axis in edges)
+        return on_grid(self.pixel_areas, rows, cols)
 
     def middle(self, shape: tuple[int, ...]) -> tuple[float, float]:
         """Longitude from Greenwich and latitude in degrees of the middle of a grid; infinite off the Earth."""

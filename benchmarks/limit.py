@@ -6,6 +6,9 @@ settings; (b) ``segpipe run``; (c) the plain script, ``benchmarks/plain.py``; (d
 the loading of the model; the time of the whole process has those, too. Ratios are taken within a round; the order of a round
 turns. Memory is PSS over all processes, taken in a round that is not timed.
 
+Then the engines: OpenVINO alone, through a run, and in the plain script, in bf16 and on an int8 file, over ONNX Runtime
+alone in fp32; labels and mean IoU on the bundled example beside the speed.
+
 Then the faster model: the bundled network at int8 with larger tiles against the plain script at its defaults.
 
 With ``--against CHECKOUT`` something else: this checkout's run and another's (an earlier commit's), in alternation.
@@ -13,8 +16,10 @@ With ``--against CHECKOUT`` something else: this checkout's run and another's (a
 
 import argparse
 import json
+import os
 import shutil
 import statistics
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +28,9 @@ from typing import Any
 
 import history
 import numpy as np
+import onnx
 import rasterio
+from bare import valid_tiles
 from children import watched
 from machine import load, machine, versions
 from precision import EXAMPLES, FOLDER, export
@@ -31,12 +38,20 @@ from rasterio.transform import from_origin
 from scenes import SCRATCH, network, scene
 from stages import stages
 
+from segpipe.export.precision import converted
+
 HERE = Path(__file__).parent
 WORK = SCRATCH / "limit"
 SIZE, NODATA_SHARE = 4096, 0.3
 NODATA = 255
 PLAIN_GOAL, FASTER_GOAL, LABELS_GOAL = 1.25, 3.0, 0.99
 AGAINST_GOAL = 1.02
+ENGINE_GOALS = {"2M": {"bf16": 0.60, "int8": 0.40}, "0.1M": {"bf16": 0.65, "int8": 0.45}}
+"""Most time of a run with OpenVINO over that of ONNX Runtime alone in fp32."""
+OWN_GOAL = 1.15
+"""Most time of a run over that of its own engine alone, for the larger network."""
+ENGINE_LABELS = {"bf16": 0.995, "int8": 0.99}
+"""Least share of labels on the example equal to fp32's."""
 LOOKS = 0.5
 """Seconds between two looks at memory in a timed round of --quick."""
 
@@ -118,7 +133,8 @@ def segpipe(
     def once(every: float | None) -> Go:
         shutil.rmtree(out, ignore_errors=True)
         command = [sys.executable, "-m", "segpipe.cli", "run", "--input", source, "--model", model, "--output", out]
-        child = watched([*command, "--device", "cpu", *more], every=every, environment={"PYTHONPATH": str(checkout)})
+        where = [] if "--device" in more else ["--device", "cpu"]
+        child = watched([*command, *where, *more], every=every, environment={"PYTHONPATH": str(checkout)})
         return Go(float(record(out)["seconds"]), child.seconds, child.busy, child.peak_mb)
 
     return once
@@ -130,12 +146,16 @@ def record(out: Path) -> dict[str, Any]:
     return facts
 
 
-def bare(model: Path, source: Path, settings: Sequence[dict[str, Any]]) -> Callable[[float | None], Go]:
+def bare(
+    model: Path, source: Path, settings: Sequence[dict[str, Any]], engine: str = "onnxruntime"
+) -> Callable[[float | None], Go]:
     """The bare model at the better of two settings each time: noise in their trial once flattered the run by a tenth."""
 
     def at(setting: dict[str, Any], every: float | None) -> Go:
         words = [str(setting[key]) for key in ("calls", "threads", "batch")]
-        child = watched([sys.executable, HERE / "bare.py", model, source, "--setting", *words], every=every)
+        child = watched(
+            [sys.executable, HERE / "bare.py", model, source, "--engine", engine, "--setting", *words], every=every
+        )
         return Go(float(json.loads(child.printed)["tried"][0]["seconds"]), child.seconds, child.busy, child.peak_mb)
 
     return lambda every: min((at(setting, every) for setting in settings), key=lambda go: go.seconds)
@@ -224,6 +244,107 @@ def summary(contender: Contender, reference: Path) -> dict[str, Any]:
         "peak_mb": round(contender.peak_mb),
         "equal_labels": None if contender.mask is None else equal(contender.mask, reference),
     }
+
+
+def engines(name: str, pairs: int, *, quick: bool) -> dict[str, Any]:
+    """OpenVINO in two precisions: alone, through a run, and in the plain script, beside ONNX Runtime alone."""
+    model, source = network(name), scene(SIZE)
+    files = {"bf16": (model, "openvino:bf16"), "int8": (in_int8(model, source), "openvino:f32")}
+    calls = {"calls": len(os.sched_getaffinity(0)), "threads": 1, "batch": 1}
+    found = [Contender(BARE, bare(model, source, best_bare(model, source, quick=quick)))]
+    for precision, (file, engine) in files.items():
+        out, mask = WORK / f"engine_{precision}", WORK / f"plain_{precision}.tif"
+        words = ["--device", "openvino", "--precision", precision, "--min-agreement", "0"]
+        plain = script("plain.py", file, source, mask, "--openvino", engine.partition(":")[2])
+        found += [
+            Contender(f"OpenVINO alone, {precision}", bare(file, source, [calls], engine)),
+            Contender(f"segpipe run, {precision}", segpipe(file, source, out, *words), out / "scene.tif"),
+            Contender(f"plain script with OpenVINO, {precision}", plain, mask),
+        ]
+    fp32 = Contender(RUN, segpipe(model, source, WORK / "out"), WORK / "out" / "scene.tif")
+    alternate([*found, fp32], pairs, quick=quick)
+    by_name = {one.name: one for one in (*found, fp32)}
+    return {
+        "scenario": f"engines, {name}",
+        "network": name,
+        "contenders": {one.name: summary(one, WORK / "out" / "scene.tif") for one in (*found, fp32)},
+        "run_over_bare": {p: ratios(by_name[f"segpipe run, {p}"], by_name[BARE]) for p in files},
+        "run_over_own": {p: ratios(by_name[f"segpipe run, {p}"], by_name[f"OpenVINO alone, {p}"]) for p in files},
+    }
+
+
+def in_int8(model: Path, source: Path) -> Path:
+    """A network of the benchmarks in int8, with its ranges from some tiles of a scene."""
+    path = model.with_name(f"{model.stem}_int8.onnx")
+    if not path.exists():
+        proto = onnx.load(str(model))
+        for number, node in enumerate(proto.graph.node):
+            node.name = f"node{number}"  # the quantiser tells nodes apart by their names
+        int8 = converted(proto, "int8", [tile[0] for tile in valid_tiles(model, source)[:8]])
+        onnx.helper.set_model_props(int8, {p.key: p.value for p in proto.metadata_props})
+        onnx.save(int8, path)
+    return path
+
+
+def engines_on_the_example() -> dict[str, Any]:
+    """Labels of the bundled network against fp32's, and mean IoU against the truth, by precision."""
+    files = {"fp32": EXAMPLES / "crops.onnx", "bf16": EXAMPLES / "crops.onnx", "int8": small_model()}
+    found: dict[str, Any] = {}
+    for precision, file in files.items():
+        out = WORK / f"example_{precision}"
+        words = ["--input", EXAMPLES / "scenes", "--model", file, "--output", out, "--overwrite"]
+        engine = ["--device", "cpu"] if precision == "fp32" else ["--device", "openvino", "--precision", precision]
+        subprocess.run(
+            [sys.executable, "-m", "segpipe.cli", "run", *map(str, words), *engine], check=True, capture_output=True
+        )
+        masks = sorted(out.glob("*.tif"))
+        pairs = [
+            (labels(mask), labels(WORK / "example_fp32" / mask.name), labels(EXAMPLES / "truth" / mask.name))
+            for mask in masks
+        ]
+        own, fp32, truth = (np.concatenate([each[k].ravel() for each in pairs]) for k in range(3))
+        seen = fp32 != NODATA
+        found[precision] = {"labels": float((own == fp32)[seen].mean()), "miou": mean_iou(own[seen], truth[seen])}
+    return found
+
+
+def mean_iou(found: np.ndarray, truth: np.ndarray) -> float:
+    """Over the classes of the truth."""
+    known = truth != NODATA
+    found, truth = found[known], truth[known]
+    each = [((found == k) & (truth == k)).sum() / ((found == k) | (truth == k)).sum() for k in np.unique(truth)]
+    return float(np.mean(each))
+
+
+def engines_table(row: dict[str, Any]) -> str:
+    """Markdown for the engines on one network."""
+    everyone = row["contenders"]
+    base = everyone[BARE]["seconds"][1]
+    lines = [
+        f"**U-Net, {row['scenario']}**",
+        "",
+        "| what | seconds | over bare fp32 | peak memory | labels as fp32's |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, facts in everyone.items():
+        same = "" if facts["equal_labels"] is None else f"{facts['equal_labels']:.3%}"
+        over = facts["seconds"][1] / base
+        lines.append(f"| {name} | {shown(facts['seconds'])} | {over:.2f} | {facts['peak_mb']:,} MB | {same} |")
+    lines.append("")
+    for precision, goal in ENGINE_GOALS[row["network"]].items():
+        over, own = row["run_over_bare"][precision], row["run_over_own"][precision]
+        lines.append(f"- run in {precision} over bare fp32: {shown(over, 3)}; {verdict(over[1], goal)}")
+        limit = f"; {verdict(own[1], OWN_GOAL)}" if row["network"] == "2M" else ""
+        lines.append(f"- run in {precision} over its own engine alone: {shown(own, 3)}{limit}")
+    return "\n".join([*lines, ""])
+
+
+def example_table(row: dict[str, Any]) -> str:
+    """Markdown for the bundled network."""
+    lines = ["**Bundled network, example scenes**", "", "| precision | labels as fp32's | mean IoU |", "| --- | --- | --- |"]
+    lines += [f"| {name} | {facts['labels']:.3%} | {facts['miou']:.4f} |" for name, facts in row.items()]
+    goals = [f"- labels in {p}: {verdict(row[p]['labels'], goal, least=True)}" for p, goal in ENGINE_LABELS.items()]
+    return "\n".join([*lines, "", *goals, ""])
 
 
 def mosaic(size: int) -> Path:
@@ -370,7 +491,10 @@ def figures(row: dict[str, Any]) -> dict[str, float]:
     kept = {f"{name}, s": facts["seconds"][1] for name, facts in row["contenders"].items()}
     kept |= {f"{name}, MB": facts["peak_mb"] for name, facts in row["contenders"].items()}
     keys = ("run_over_bare", "run_over_bare_of_all_tiles", "plain_over_run", "monai_over_run")
-    kept |= {key: row[key][1] for key in keys if key in row}
+    kept |= {key: row[key][1] for key in keys if isinstance(row.get(key), list)}
+    for key in ("run_over_bare", "run_over_own"):
+        if isinstance(row.get(key), dict):
+            kept |= {f"{key}, {precision}": values[1] for precision, values in row[key].items()}
     return kept | {f"plain over {name}": values[1] for name, values in row.get("plain_over", {}).items()}
 
 
@@ -379,12 +503,12 @@ def main() -> None:
     names = [scenario.name for scenario in SCENARIOS]
     parser.add_argument("--pairs", type=int, default=5, help="timed rounds [5]")
     parser.add_argument("--quick", action="store_true", help="one round, fewer scenarios: about three minutes")
-    parser.add_argument("--only", nargs="+", choices=[*names, "faster"], help="these alone")
+    parser.add_argument("--only", nargs="+", choices=[*names, "engines", "faster"], help="these alone")
     parser.add_argument("--no-history", action="store_true", help="leave benchmarks/history.jsonl as it is")
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="only this checkout's run over that one's")
     arguments = parser.parse_args()
     quick, pairs = arguments.quick, 1 if arguments.quick else arguments.pairs
-    wanted = arguments.only or ([names[0], names[2], "faster"] if quick else [*names, "faster"])
+    wanted = arguments.only or ([names[0], names[2], "faster"] if quick else [*names, "engines", "faster"])
     WORK.mkdir(parents=True, exist_ok=True)
     print(
         f"{machine()}; load before {load():.1f}; {SIZE:,}² pixels, 4 bands, uint16; {pairs} rounds; median (least to most)\n"
@@ -398,6 +522,12 @@ def main() -> None:
             results.append(compare(scenario, pairs, quick=quick))
             keep(results)
             print(limit_table(results[-1]), flush=True)
+    if "engines" in wanted:
+        for name in ENGINE_GOALS:
+            results.append(engines(name, pairs, quick=quick))
+            keep(results)
+            print(engines_table(results[-1]), flush=True)
+        print(example_table(engines_on_the_example()), flush=True)
     if "faster" in wanted:
         results.append(faster(pairs, quick=quick))
         keep(results)

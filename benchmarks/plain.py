@@ -1,6 +1,6 @@
 """(c) The script that a good engineer writes in an afternoon: no segpipe in it.
 
-rasterio windows, one tile at a time through an ONNX Runtime session with its default threads, sums of weighted scores in
+rasterio windows, one tile at a time through ONNX Runtime or OpenVINO with its default threads, sums of weighted scores in
 arrays of the scene's size, one COG at the end. Windows and weights are segpipe's, so that labels can be compared. Prints the
 seconds from the opening of the scene to the mask's last name.
 """
@@ -8,7 +8,9 @@ seconds from the opening of the scene to the mask's last name.
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -42,11 +44,25 @@ def profiles(count: int, tile: int) -> list[NDArray[np.float32]]:
     return found
 
 
-def segment(session: onnxruntime.InferenceSession, scene: Path, mask: Path) -> None:
+Score = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+def openvino_score(model: Path, precision: str) -> Score:
+    import openvino
+
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision})
+    return lambda batch: np.asarray(compiled(batch)[0])
+
+
+def onnx_score(session: onnxruntime.InferenceSession) -> Score:
+    name = session.get_inputs()[0].name
+    return lambda batch: np.asarray(session.run(None, {name: batch})[0])
+
+
+def segment(score: Score, contract: dict[str, Any], scene: Path, mask: Path) -> None:
     """One scene, from file to file."""
-    contract = json.loads(session.get_modelmeta().custom_metadata_map["segpipe"])
     mean, std = (np.reshape(contract[key], (-1, 1, 1)).astype(np.float32) for key in ("mean", "std"))
-    (tile, _), (overlap, _), name = contract["tile"], contract["overlap"], session.get_inputs()[0].name
+    (tile, _), (overlap, _) = contract["tile"], contract["overlap"]
     with rasterio.open(scene) as dataset:
         rows, cols = (starts(size, tile, overlap, contract["align"]) for size in dataset.shape)
         down, right = profiles(len(rows), tile), profiles(len(cols), tile)
@@ -64,8 +80,7 @@ def segment(session: onnxruntime.InferenceSession, scene: Path, mask: Path) -> N
                     continue
                 x = (pixels * np.float32(contract["scale"]) - mean) / std
                 x[:, nodata] = 0
-                (scores,) = session.run(None, {name: x[None]})
-                sums[:, row : row + tile, col : col + tile] += scores[0] * np.outer(down[i], right[j])
+                sums[:, row : row + tile, col : col + tile] += score(x[None])[0] * np.outer(down[i], right[j])
         labels = sums.argmax(axis=0).astype(np.uint8)
         labels[invalid] = NODATA
         write(labels[: dataset.height, : dataset.width], dataset, mask)
@@ -85,10 +100,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("model", "scene", "mask"):
         parser.add_argument(name, type=Path)
+    parser.add_argument("--openvino", metavar="PRECISION", help="f32 or bf16, in place of ONNX Runtime")
     arguments = parser.parse_args()
     session = onnxruntime.InferenceSession(str(arguments.model), providers=["CPUExecutionProvider"])
+    contract = json.loads(session.get_modelmeta().custom_metadata_map["segpipe"])
+    score = openvino_score(arguments.model, arguments.openvino) if arguments.openvino else onnx_score(session)
     started = time.perf_counter()
-    segment(session, arguments.scene, arguments.mask)
+    segment(score, contract, arguments.scene, arguments.mask)
     print(json.dumps({"seconds": time.perf_counter() - started}))
 
 

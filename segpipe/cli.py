@@ -9,7 +9,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -19,7 +19,7 @@ from segpipe.messages.printable import printable
 from segpipe.messages.streams import failure, make_steady
 from segpipe.process import signals
 from segpipe.process.extras import install
-from segpipe.settings import BLENDS, Settings, load_settings
+from segpipe.settings import BLENDS, Precision, Settings, load_settings
 from segpipe.terminal.option_groups import LAST, GroupedCommand, group
 
 NOT_STARTED = 2
@@ -142,7 +142,11 @@ def main() -> None:
 @_OUTPUT("--zones-layer", help="Layer of the file with polygons, if it has several.")
 @_OUTPUT("--zones-out", type=PATH, help="Also write the polygons with these columns: .gpkg, .parquet, .geojson or .fgb.")
 @_OUTPUT("--overwrite/--no-overwrite", default=None, help="Redo cases that are already done.")
-@_WHERE("--device", type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]), help="Device for the model [auto].")
+@_WHERE("--device", metavar="NAME", help="auto, cpu, openvino, cuda or tensorrt; openvino:GPU for an Intel GPU [auto].")
+@_WHERE(
+    "--precision", type=click.Choice(get_args(Precision)), help="What the network computes in; bf16 needs OpenVINO [auto]."
+)
+@_WHERE("--min-agreement", type=float, help="Least share of labels equal to ONNX Runtime's on the CPU [0.99].")
 @_WHERE("--tf32/--no-tf32", default=None, help="Allow TF32 on a GPU: faster, less precise.")
 @_WHERE("--nhwc/--no-nhwc", default=None, help="Use channels-last convolutions on a GPU: faster for some networks.")
 @_WHERE("--executor", type=click.Choice(["serial", "dask"]), help="One process, or Dask workers [dask].")
@@ -452,7 +456,14 @@ def inspect(file: str, json: bool, **flags: Any) -> None:
 )
 @_TILES("--batch", "batches", multiple=True, type=int, help="Batch to measure [1, 2, 4; on a GPU 8, 16, 32]; repeatable.")
 @_TILES("--blend", type=click.Choice(BLENDS), help="How the weight of a tile falls towards its edges [gaussian].")
-@_WHERE("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Device for the model [auto].")
+@_WHERE("--device", metavar="NAME", help="Device for the model [that of a run, and openvino beside a CPU].")
+@_WHERE(
+    "--precision",
+    "precisions",
+    multiple=True,
+    type=click.Choice(["fp32", "bf16", "int8"]),
+    help="Precision to measure [the file's own, and bf16 with openvino]; repeatable.",
+)
 @_MORE("--seconds", type=float, help="Time to spend; choices that do not fit are left out [90].")
 @_MORE("--min-agreement", type=float, help="Minimum share of equal labels of the recommended choice [0.99].")
 @_MORE("--json", is_flag=True, help="Print one JSON object.")

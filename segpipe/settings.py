@@ -7,7 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_serializer, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    field_validator,
+)
 
 from segpipe.contract import MOST_CHANNELS, MOST_PIXELS
 from segpipe.errors import SettingsError
@@ -27,7 +36,19 @@ from segpipe.storage.documents import DocumentError, read_toml, shortened
 from segpipe.storage.invalid import readable
 
 BLENDS: tuple[str, ...] = get_args(Blend)
-Device = Literal["auto", "cpu", "cuda", "tensorrt", "cpu-tensors"]
+DEVICES = ("auto", "cpu", "openvino", "cuda", "tensorrt", "cpu-tensors")
+PLACE = re.compile(r"openvino:[A-Z]+(\.\d+)?")
+"""One of OpenVINO's devices, such as ``openvino:GPU.1``."""
+
+
+def _check_device(value: str) -> str:
+    if value not in DEVICES and not PLACE.fullmatch(value):
+        raise ValueError(f"must be {', '.join(DEVICES[:-2])} or {DEVICES[-2]}; openvino:GPU names one of OpenVINO's devices")
+    return value
+
+
+Device = Annotated[str, AfterValidator(_check_device)]
+Precision = Literal["auto", "fp32", "bf16", "int8"]
 Executor = Literal["serial", "dask"]
 ALL = "*"
 """Value of ``--lesions`` given without classes."""
@@ -149,6 +170,10 @@ class Settings(BaseModel):
     batch: int | None = Field(default=None, ge=1, le=MOST_TILES, strict=True)
     device: Device = "auto"
     """``cpu-tensors`` runs the GPU code on the CPU, for tests."""
+    precision: Precision = "auto"
+    """What the network computes in: ``auto`` is the file's own, fp32 or int8; ``bf16`` needs OpenVINO."""
+    min_agreement: float = Field(default=0.99, ge=0, le=1, strict=True)
+    """Least share of labels of trial tiles that must be ONNX Runtime's on the CPU; for OpenVINO and GPUs."""
     tf32: bool = Field(default=False, strict=True)
     """Let a GPU round the inputs of products to 10 bits, which is faster but differs more from the CPU."""
     nhwc: bool = Field(default=False, strict=True)

@@ -15,6 +15,7 @@ from segpipe.errors import SettingsError
 from segpipe.formats.cases import Case
 from segpipe.geometry.windows import Window
 from segpipe.network.spec import ModelSpec, by, read_spec
+from segpipe.pipeline.agreement import compare_engine
 from segpipe.pipeline.decide import CONFIDENCE_NODATA, Boxes, Decision
 from segpipe.pipeline.infer import load as open_model
 from segpipe.pipeline.model_check import try_out
@@ -33,6 +34,8 @@ SETTINGS = (
         "tta",
         "batch",
         "device",
+        "precision",
+        "min_agreement",
         "tf32",
         "nhwc",
         "threads",
@@ -60,8 +63,8 @@ class Model:
         self._model = open_model(spec)
         self.settings = settings
         """The settings that the model was loaded with, ``model`` among them."""
-        self._calls = max(1, processors() // spec.threads) if spec.device == "cpu" else 1
-        self._alone = nullcontext() if spec.device == "cpu" else threading.Lock()
+        self._calls = max(1, processors() // spec.threads) if spec.on_host else 1
+        self._alone = nullcontext() if spec.on_host else threading.Lock()
 
     @property
     def spec(self) -> ModelSpec:
@@ -183,5 +186,5 @@ def load(model: Paths, **settings: Any) -> Model:
     if theirs := [key for key in settings if key in _RUN_SETTINGS]:
         raise SettingsError(f"segpipe.load: {theirs[0]} is a setting of a run: give it to segpipe.run")
     chosen = {"model": paths(model), **settings}
-    spec = try_out(read_spec(load_settings(None, {"input": (NAME,), **chosen}, "segpipe.load")))
+    spec = compare_engine(try_out(read_spec(load_settings(None, {"input": (NAME,), **chosen}, "segpipe.load"))))
     return Model(spec, chosen)

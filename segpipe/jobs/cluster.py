@@ -180,7 +180,7 @@ def connected(run: Run, workers: int) -> Iterator["Client"]:
             yield client
         return
     with (
-        _started(workers, settings.dashboard, [] if run.model.device == "cpu" else gpus()) as cluster,
+        _started(workers, settings.dashboard, [] if run.model.on_host else gpus()) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
@@ -304,7 +304,7 @@ def _check_workers(client: "Client", run: Run) -> None:
 
 def check_threads(run: Run, address: str, threads: int) -> None:
     """Check that a worker has one thread where required: for a model on a device, and for a profile."""
-    if threads > 1 and (run.model.device != "cpu" or run.settings.profile):
+    if threads > 1 and (not run.model.on_host or run.settings.profile):
         raise WorkerError(
             f"workers must have one thread each on a GPU and for --profile, and {address} has {threads}: "
             "start them with dask worker --nthreads 1, one for each GPU"

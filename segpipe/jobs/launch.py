@@ -25,6 +25,7 @@ from segpipe.messages.printable import printable
 from segpipe.messages.redact import is_cut
 from segpipe.messages.veil import is_veiled, learn, without_names
 from segpipe.network.spec import read_spec
+from segpipe.pipeline.agreement import compare_engine
 from segpipe.pipeline.memory import most_memory, refuse_large_tile
 from segpipe.pipeline.model_check import try_out
 from segpipe.process.environment import settle
@@ -32,7 +33,7 @@ from segpipe.process.machine import processors
 from segpipe.results.parts import FOLDER, forget_parts, has_parts, parts_folder
 from segpipe.results.records import (
     Run,
-    device_kind,
+    device_facts,
     done_cases,
     record_name,
     recorded,
@@ -195,6 +196,8 @@ def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prep
         _warn_of_report(run, cases)
         plan = make_plan(cases, run, pool or processors(), look=look, values=look)
         plan = _without_names(replace(plan, failed=(*refused, *plan.failed)))
+        if len(plan):
+            run = replace(run, model=compare_engine(model, cases, settings.overrides))
         everything = sorted([*cases, *(failure.case for failure in refused)], key=attrgetter("name")) if refused else cases
         return Prepared(run, everything, plan, found.left_out, [*map(without_names, found.problems)], zones=zones)
 
@@ -340,7 +343,7 @@ def _write_profile(prepared: Prepared, summary: Summary) -> None:
     if recorder is None or place is None:
         return
     model, calls = prepared.run.model, plan.workers * plan.calls
-    on_cpu = model.device == "cpu" and model.threads == 1  # otherwise threads other than the call's do its work
+    on_cpu = model.on_host and model.threads == 1  # otherwise threads other than the call's do its work
     if on_cpu and not (settings.scheduler or settings.cluster):
         calls = min(calls, processors())
     summary.profile = account(recorder, workers=plan.workers, calls=calls, on_cpu=on_cpu)
@@ -494,7 +497,7 @@ def _record(prepared: Prepared, summary: Summary, state: str) -> dict[str, Any]:
         | {"batch": run.model.batch, "device": run.model.device, "threads": run.model.threads},
         "model": recorded(run.model).as_json(),
         "versions": versions(),
-        "device": device_kind(run.model),
+        "device": device_facts(run.model),
         "seconds": round(summary.seconds, 3),
         "megapixels_per_second": round(summary.megapixels_per_second, 3),
         "interrupted": summary.interrupted,

@@ -251,7 +251,7 @@ def _without_collisions(run: Run, looked: _Looked) -> list[PlannedCase]:
 def _here(cases: int, run: Run, processors: int) -> WorkerPool:
     """Distribute the processors of this machine over workers and their calls in flight."""
     workers = _workers(cases, run, processors)
-    return WorkerPool(workers, max(1, processors // workers // run.model.threads) if run.model.device == "cpu" else 1)
+    return WorkerPool(workers, max(1, processors // workers // run.model.threads) if run.model.on_host else 1)
 
 
 def _workers(cases: int, run: Run, processors: int) -> int:
@@ -260,7 +260,7 @@ def _workers(cases: int, run: Run, processors: int) -> int:
         return 1
     if run.settings.workers:
         return run.settings.workers
-    return max(1, len(gpus())) if run.model.device != "cpu" else max(1, min(processors, cases))
+    return max(1, len(gpus())) if not run.model.on_host else max(1, min(processors, cases))
 
 
 def job_windows(run: Run) -> int:

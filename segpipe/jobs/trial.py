@@ -100,7 +100,7 @@ def check_threads(spec: ModelSpec) -> None:
     Raises:
         SettingsError: they do not, or the device does not use threads.
     """
-    if spec.device != "cpu":
+    if not spec.on_host:
         raise SettingsError(f"threads are those of a CPU, and the model runs on {spec.device}: leave --threads out")
     if spec.threads > 1 and not _same(*(HostModel(replace(spec, threads=n))(_tile(spec)) for n in (1, spec.threads))):
         raise SettingsError(
@@ -117,7 +117,7 @@ def splits(count: int) -> list[Split]:
 def _is_open(run: Run, plan: Plan) -> bool:
     """Whether there is a choice, on this machine."""
     elsewhere = run.settings.scheduler is not None or run.settings.cluster is not None
-    return run.model.device == "cpu" and not elsewhere and plan.calls > 1
+    return run.model.on_host and not elsewhere and plan.calls > 1
 
 
 def _pays(run: Run, plan: Plan) -> bool:

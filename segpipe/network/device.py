@@ -19,8 +19,11 @@ from segpipe.process.extras import install
 
 LOG = logging.getLogger("segpipe")
 
-Kind = Literal["cpu", "cuda", "tensorrt", "cpu-tensors"]
+Kind = Literal["cpu", "openvino", "cuda", "tensorrt", "cpu-tensors"]
 """``cpu-tensors`` runs the GPU code path on the CPU: torch tensors and I/O binding, for tests."""
+
+ON_HOST: tuple[Kind, ...] = ("cpu", "openvino")
+"""Kinds whose scores come back as NumPy arrays."""
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider", "cpu-tensors": "CPUExecutionProvider"}
 
@@ -204,6 +207,8 @@ def resolve_device(device: str) -> tuple[Kind, str]:
     """
     if device in ("cpu", "cpu-tensors"):
         return ("cpu" if device == "cpu" else "cpu-tensors"), "as asked"
+    if device.partition(":")[0] == "openvino":
+        return "openvino", "as asked"
     missing = _cuda_missing()
     if device == "auto":
         return ("cpu", missing) if missing else ("cuda", "the driver sees a GPU")

@@ -59,6 +59,7 @@ def tried(spec: "ModelSpec", models: Sequence["ModelSpec"]) -> "ModelSpec":
         weights_mb=sum(model.weights_mb for model in models),
         network_mb=max(model.network_mb for model in models),
         memory=models[0].memory,
+        agreement=min((m.agreement for m in models if m.agreement is not None), default=None),
         folds=tuple(models) if spec.folds else (),
     )
 
@@ -85,6 +86,8 @@ def _differences(first: "ModelSpec", other: "ModelSpec") -> Iterator[tuple[str, 
     """Yield each key that differs, with both values as a contract has them."""
     one, two = _keys(first.contract), _keys(other.contract)
     yield from ((key, _shown(one[key]), _shown(two[key])) for key in one if one[key] != two[key])
+    if first.engine != other.engine:
+        yield "precision", str(first.engine), str(other.engine)
     if first.input_dtype != other.input_dtype:
         yield "the type of their input", first.input_dtype, other.input_dtype
     for key in ("tile", "overlap", "align"):

@@ -13,6 +13,14 @@ from segpipe.network.signature import TensorSpec, signature
 RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
 
+QUANTISED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"}
+
+
+def is_quantised(proto: onnx.ModelProto) -> bool:
+    """Whether a graph computes in integers of 8 bits where it can."""
+    return any(node.op_type in QUANTISED for node in proto.graph.node)
+
+
 def check_graph(proto: onnx.ModelProto, path: Path, image: TensorSpec, scores: TensorSpec) -> None:
     """Check that a model takes one image and gives scores, the same each time.
 

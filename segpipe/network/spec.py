@@ -21,10 +21,11 @@ from segpipe.errors import ContractError, ModelError, SettingsError, SourceError
 from segpipe.geometry.layout import Layout
 from segpipe.geometry.windows import Tiling
 from segpipe.network.averaging import AS_IT_IS, Axes, flips_over
-from segpipe.network.device import DeviceMemory, Kind, Options, check_runtime, resolve_device
+from segpipe.network.device import ON_HOST, DeviceMemory, Kind, Options, check_runtime, resolve_device
 from segpipe.network.ending import Ending, ending_of
 from segpipe.network.ensemble import ensemble
-from segpipe.network.form import check_graph, score_count
+from segpipe.network.form import check_graph, is_quantised, score_count
+from segpipe.network.openvino_session import Engine, Precision, place_of, resolve_engine
 from segpipe.network.signature import TensorSpec, signature
 from segpipe.network.template import IMAGE_TILE, VOLUME_TILE, lines_to_write
 from segpipe.settings import BlendOn, Settings
@@ -64,6 +65,12 @@ class ModelSpec:
     """Host memory that one batch took in the trial, besides the weights."""
     memory: DeviceMemory | None = None
     """Memory limits on the device; None on the CPU."""
+    engine: Engine | None = None
+    """OpenVINO and what it computes in; None for ONNX Runtime."""
+    min_agreement: float = 0.99
+    """Least share of labels equal to those of ONNX Runtime on the CPU."""
+    agreement: float | None = None
+    """Share of labels equal to those of ONNX Runtime on trial tiles; None for ONNX Runtime on the CPU."""
     flips: tuple[Axes, ...] = AS_IT_IS
     """Flips of a tile whose scores are averaged, as sets of the network's spatial axes; the first is the identity."""
     folds: tuple["ModelSpec", ...] = ()
@@ -78,6 +85,11 @@ class ModelSpec:
             key: getattr(self, key) for key in ("batch", "threads", "tiling", "blend_on", "device", "options", "memory")
         }
         return tuple(replace(fold, **ours) for fold in self.folds)
+
+    @property
+    def on_host(self) -> bool:
+        """Whether scores come back as NumPy arrays, from calls that run side by side."""
+        return self.device in ON_HOST
 
     @property
     def title(self) -> str:
@@ -157,6 +169,8 @@ def _read(settings: Settings, path: Path, device: Kind, device_reason: str) -> M
         ending=ending_of(proto, scores.name),
         batch_is_fixed=image.shape[0] is not None,
         options=resolve_options(settings, device),
+        engine=_resolve_engine(settings, device, proto, path),
+        min_agreement=settings.min_agreement,
         threads=settings.threads or 1,
     )
 
@@ -299,17 +313,44 @@ def _resolve_batch(settings: Settings, image: TensorSpec, device: Kind) -> int:
     fixed = image.shape[0]
     if fixed is not None and settings.batch not in (None, fixed):
         raise SettingsError(f"the model's batch is fixed at {fixed}, got --batch {settings.batch}: leave --batch out")
-    return fixed or settings.batch or (1 if device == "cpu" else 8)
+    return fixed or settings.batch or (1 if device in ON_HOST else 8)
 
 
 def resolve_options(settings: Settings, device: Kind) -> Options:
     """Numerical options of a GPU; the CPU has none."""
-    if device == "cpu":
+    if device in ON_HOST:
         asked = [f"--{name}" for name in ("tf32", "nhwc") if getattr(settings, name)]
         if asked:
-            raise SettingsError(f"{' and '.join(asked)} is for a GPU, got device cpu: leave it out, or take --device cuda")
+            raise SettingsError(
+                f"{' and '.join(asked)} is for an NVIDIA GPU, got device {device}: leave it out, or take --device cuda"
+            )
         return Options()
     return Options(settings.tf32, settings.nhwc)
+
+
+def _resolve_engine(settings: Settings, device: Kind, proto: onnx.ModelProto, path: Path) -> Engine | None:
+    """OpenVINO in the requested precision, if it is the device; ``auto`` is fp32, or int8 for a quantised file.
+
+    Raises:
+        SettingsError: file or device do not fit the precision.
+        DeviceError: OpenVINO or its device is missing.
+    """
+    quantised, asked = is_quantised(proto), settings.precision
+    own: Precision = "int8" if quantised else "fp32"
+    if asked == "bf16" and device != "openvino":
+        raise SettingsError(f"precision bf16 needs OpenVINO, got device {device}: add --device openvino")
+    if asked != "auto" and (asked == "int8") != quantised:
+        mend = (
+            f"leave --precision out, or take the file in {asked}"
+            if quantised
+            else "segpipe export --precision int8 makes one"
+        )
+        raise SettingsError(
+            f"precision {asked} needs a file in {'int8' if asked == 'int8' else 'floats'}, got {path} in {own}: {mend}"
+        )
+    if device != "openvino":
+        return None
+    return resolve_engine(place_of(settings.device), own if asked == "auto" else asked)
 
 
 def check_unchanged(spec: ModelSpec) -> None:

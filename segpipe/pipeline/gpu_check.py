@@ -8,25 +8,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.errors import DeviceError, DeviceMemoryError
+from segpipe.errors import DeviceMemoryError
 from segpipe.network.activation import by_class
-from segpipe.network.device import DeviceMemory, open_session
+from segpipe.network.device import DeviceMemory
 from segpipe.network.neighbours import batch_tiles, depends_on_batch, one_by_one
 from segpipe.network.noise import noise_tiles
-from segpipe.network.output_graph import tail_of
 from segpipe.network.outputs import check_output
 from segpipe.network.scaling import Scaling, of_input, unscaled
 from segpipe.network.spec import ModelSpec
-from segpipe.pipeline.decide import Decision
+from segpipe.pipeline.agreement import Reference, checked_agreement
 from segpipe.pipeline.infer_gpu import BoundModel, lane_of
 from segpipe.pipeline.memory import device_bytes
 from segpipe.pipeline.tiles import Patch
-from segpipe.process.machine import processors
 
 LOG = logging.getLogger("segpipe")
-
-LEAST_AGREEMENT = 0.99
-"""Least share of labels equal to the CPU's: fp16 gives 99.9 % on random weights, a network that overflows gives noise."""
 
 SHARE = 0.85
 """Share of the memory left by the network that is used: kernels, fragmentation and other processes take some."""
@@ -54,9 +49,9 @@ def try_device(spec: ModelSpec) -> ModelSpec:
     del model
     if mixes:
         return try_device(one_by_one(spec))
-    host = _Host(spec)
+    host = Reference(spec)
     check_output(host.spec, by_class(host.raw(noise[:1]), spec), host.raw)
-    check_agreement(spec, scores, host.scores(noise))
+    spec = replace(spec, agreement=checked_agreement(spec, scores, host.scores(noise)))
     if before is not None and after is not None:
         spec = replace(spec, memory=_device_memory(spec, before, after))
     return spec
@@ -111,49 +106,3 @@ def _device_memory(spec: ModelSpec, before: int, after: int) -> DeviceMemory:
             f"{way / 1e9:.1f} GB on their way: lower --batch"
         )
     return DeviceMemory(limit=network + max(network // 10, LEAST_SLACK), strip=strip)
-
-
-class _Host:
-    """ONNX Runtime on the CPU, tile by tile where the model allows it."""
-
-    def __init__(self, spec: ModelSpec) -> None:
-        self.spec = replace(spec, device="cpu", batch=spec.batch if spec.batch_is_fixed else 1)
-        self._session = open_session(str(spec.path), "cpu", False, processors())  # threads do not change labels
-
-    def raw(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """The network's raw output for some tiles; the batch is filled up if its size is fixed."""
-        spec = self.spec
-        batch = np.concatenate([batch, np.repeat(batch[-1:], max(0, spec.batch - len(batch)), axis=0)])
-        batch = batch.transpose(spec.contract.layout.from_first)
-        (raw,) = self._session.run([spec.output], {spec.input: np.ascontiguousarray(batch, dtype=spec.input_dtype)})
-        return np.asarray(raw)
-
-    def scores(self, tiles: NDArray[Any]) -> NDArray[np.float32]:
-        """Scores ``(tiles, classes, *tile)``."""
-        found = []
-        for tile in tiles:
-            raw = self.raw(tile[None])
-            tail = tail_of(self.spec, raw.shape)
-            if tail is not None:
-                (raw,) = open_session(tail, "cpu", True).run(None, {"scores": raw.astype(np.float32)})
-            found.append(np.asarray(raw[:1], np.float32))
-        return np.concatenate(found)
-
-
-def check_agreement(spec: ModelSpec, found: NDArray[np.float32], truth: NDArray[np.float32]) -> None:
-    """Compare the device's labels with the CPU's, for scores ``(tiles, classes, *tile)``."""
-    if not np.isfinite(found).all():
-        raise DeviceError(
-            f"scores must be finite, and {spec.path} gives NaN or infinity on {spec.device}, and none on the CPU: "
-            "export it with --precision fp32"
-            if np.isfinite(truth).all()
-            else f"scores must be finite, and {spec.path} gives NaN or infinity for noise, on the CPU, too: check the model"
-        )
-    decision, ones = Decision(spec.contract, spec.blend_on), np.ones(found.shape[2:], np.float32)
-    there, here = ([decision.labels(tile, ones, None)[0] for tile in scores] for scores in (found, truth))
-    agreement = float(np.mean(np.equal(there, here)))
-    if agreement < LEAST_AGREEMENT:
-        raise DeviceError(
-            f"at least {LEAST_AGREEMENT:.0%} of the labels on {spec.device} must be the CPU's, got {agreement:.2%} on trial "
-            f"tiles of {spec.path}: export it with --precision fp32, leave --tf32 out, or take --device cpu"
-        )

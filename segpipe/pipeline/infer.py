@@ -1,20 +1,20 @@
 """Run batches of tiles through the model, several at a time, and weight the scores; the model on the CPU."""
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from onnxruntime import RunOptions
 
-from segpipe.errors import ModelError, foreseen, one_line
+from segpipe.errors import ModelError, foreseen
 from segpipe.formats.source import Invalid
 from segpipe.network.arrays import HOST, Array, Arrays
 from segpipe.network.averaging import mean_scores
 from segpipe.network.device import open_session
 from segpipe.network.output_graph import tail_of
+from segpipe.network.session import Session, open_on_host, raw_scores
 from segpipe.network.spec import ModelSpec, check_unchanged
 from segpipe.pipeline.read import Failed
 from segpipe.pipeline.tiles import Batch, Patch, Scored, Tile
@@ -124,7 +124,7 @@ def load(spec: ModelSpec) -> Model:
         ModelError: the file has changed.
     """
     try:
-        if spec.device == "cpu":
+        if spec.on_host:
             return HostModel(spec)
         from segpipe.pipeline.infer_gpu import load_bound
 
@@ -165,7 +165,7 @@ class HostModel:
 
 
 class HostNetwork:
-    """An ONNX Runtime session on the CPU with its output graph; safe to call from several threads."""
+    """A session on the host with its output graph; safe to call from several threads."""
 
     trial: NDArray[Any] | None = None
     """Raw output for the trial's batch, before the output graph."""
@@ -180,10 +180,11 @@ class HostNetwork:
         arena: bool = True,
         shared: bool = False,
         trial: NDArray[Any] | None = None,
-        options: RunOptions | None = None,
+        begun: Callable[[Session], None] = lambda _: None,
     ) -> None:
-        self.spec, self._options = spec, options
-        self._session = open_session(str(spec.path), "cpu", arena, spec.threads, shared=shared)
+        self.spec = spec
+        self._session = open_on_host(spec, arena=arena, shared=shared)
+        begun(self._session)
         if trial is not None:
             self.opened = resident()
             forget_most_resident()
@@ -209,8 +210,4 @@ class HostNetwork:
     def raw(self, batch: NDArray[Any]) -> NDArray[Any]:
         """The network's raw output, before the output graph."""
         batch = np.ascontiguousarray(batch.transpose(self.spec.contract.layout.from_first), dtype=self._dtype)
-        try:
-            (scores,) = self._session.run([self.spec.output], {self.spec.input: batch}, self._options)
-        except Exception as error:  # noqa: BLE001 - onnxruntime raises its own classes, which share no base
-            raise ModelError(f"{self.spec.path} failed on a batch of shape {batch.shape}: {one_line(error)}") from None
-        return scores  # type: ignore[no-any-return]
+        return raw_scores(self._session, self.spec, batch)

@@ -107,7 +107,7 @@ def worker_bytes(loads: Sequence[Load], model: ModelSpec, calls: int, *, confide
     """
     strip = max((strip_bytes(load.cover, model) for load in loads), default=0)
     box = max((_box_bytes(load, model, confidence) for load in loads), default=_decided_bytes(model, confidence))
-    stretches = 0 if model.device == "cpu" else STRETCHES * STRETCH_BYTES
+    stretches = 0 if model.on_host else STRETCHES * STRETCH_BYTES
     resampled = max((_resampling_bytes(load, model, calls) for load in loads), default=0)
     under_way = network_bytes(model, calls + SPARE) + _tiles_bytes(model, calls) + box + stretches + resampled
     cached = max((load.cached for load in loads), default=FORMATS[RASTER].cache().size(0))
@@ -201,7 +201,7 @@ def least_bytes(cover: Cover, model: ModelSpec, block: int) -> int:
     axes = list(zip(cover.padded, cover.counts, cover.tiling.tile, strict=True))
     weights = sum(FLOAT * padded + count * (FLOAT * tile + WINDOW) for padded, count, tile in axes)
     narrowest = [min(padded, padded // MOST_PIECES + tile) for padded, _, tile in axes]
-    strip = cover.strip_size(narrowest) * model.contract.scores * FLOAT if model.device == "cpu" else 0
+    strip = cover.strip_size(narrowest) * model.contract.scores * FLOAT if model.on_host else 0
     table = math.prod(-(-n // TABLE_BLOCK) for n in cover.shape) * TABLE_ENTRY
     return int(weights + strip + table + block)
 

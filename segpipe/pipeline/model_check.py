@@ -3,17 +3,19 @@
 import logging
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from queue import Empty, SimpleQueue
+from typing import Any
 
-from onnxruntime import RunOptions
+from numpy.typing import NDArray
 
 from segpipe.errors import ModelError
 from segpipe.network.activation import by_class
 from segpipe.network.ensemble import tried
 from segpipe.network.neighbours import batch_tiles, depends_on_batch, one_by_one
 from segpipe.network.outputs import check_output
+from segpipe.network.session import Session
 from segpipe.network.spec import ModelSpec, by
 from segpipe.pipeline.infer import HostNetwork
 from segpipe.pipeline.memory import refuse_large_tile
@@ -23,6 +25,9 @@ LOG = logging.getLogger("segpipe")
 
 TRIAL_SECONDS = 600.0
 """Time limit of a trial on the CPU, with loading the model. On a device there is none, since building engines takes long."""
+
+Opened = Callable[[Session], None]
+"""Takes a session as soon as it is open, to be stopped from outside."""
 
 ANNOUNCED = 2**21
 """Pixels of a batch above which a message announces the trial."""
@@ -36,7 +41,7 @@ def try_out(spec: ModelSpec) -> ModelSpec:
     """
     refuse_large_tile(spec, memory())
     spec = tried(spec, [_alone(model) for model in spec.members])
-    if spec.device == "cpu" or not spec.folds:
+    if spec.on_host or not spec.folds:
         return spec
     from segpipe.pipeline.gpu_check import with_memory
 
@@ -48,35 +53,35 @@ def _alone(spec: ModelSpec) -> ModelSpec:
     if spec.batch * math.prod(spec.tiling.tile) > ANNOUNCED:
         LOG.warning("trying %s on a tile of %s, which may take a while", spec.path, by(spec.tiling.tile))
     try:
-        return _in_time(_try_host if spec.device == "cpu" else _try_device, spec)
+        return _in_time(_try_host if spec.on_host else _try_device, spec)
     except MemoryError:
         raise ModelError(f"a tile of {by(spec.tiling.tile)} does not fit into memory: lower --tile or --batch") from None
 
 
-def _in_time(trial: Callable[[ModelSpec, RunOptions], ModelSpec], spec: ModelSpec) -> ModelSpec:
+def _in_time(trial: Callable[[ModelSpec, Opened], ModelSpec], spec: ModelSpec) -> ModelSpec:
     """Run a trial in a thread, since the main thread handles signals only between calls.
 
     Raises:
         ModelError: the trial exceeds its time limit, for example because of an endless loop in the graph.
     """
     ended: SimpleQueue[ModelSpec | BaseException] = SimpleQueue()
-    options = RunOptions()
+    opened: list[Session] = []
 
     def run() -> None:
         try:
-            ended.put(trial(spec, options))
+            ended.put(trial(spec, opened.append))
         except BaseException as error:  # noqa: BLE001 - the waiting thread raises it
             ended.put(error)
 
     thread = threading.Thread(target=run, name="segpipe-trial", daemon=True)
     thread.start()
     try:
-        found = ended.get(timeout=TRIAL_SECONDS if spec.device == "cpu" else None)
+        found = ended.get(timeout=TRIAL_SECONDS if spec.on_host else None)
     except KeyboardInterrupt:
-        _end(thread, options)
+        _end(thread, opened)
         raise
     except Empty:
-        _end(thread, options)
+        _end(thread, opened)
         raise ModelError(
             f"{spec.path} must score a batch of {spec.batch} tiles of {by(spec.tiling.tile)} within {TRIAL_SECONDS:g} s, "
             "and does not: lower --tile or --batch; a graph with an endless loop never ends"
@@ -86,31 +91,41 @@ def _in_time(trial: Callable[[ModelSpec, RunOptions], ModelSpec], spec: ModelSpe
     return found
 
 
-def _end(trial: threading.Thread, options: RunOptions) -> None:
+def _end(trial: threading.Thread, opened: Sequence[Session]) -> None:
     """End the call of a trial: if Python exited during the call, the process would abort."""
-    options.terminate = True
+    for session in opened:
+        session.stop()
     trial.join(TRIAL_SECONDS)
 
 
-def _try_host(spec: ModelSpec, options: RunOptions) -> ModelSpec:
+def _try_host(spec: ModelSpec, begun: Opened) -> ModelSpec:
     tiles = batch_tiles(spec)
     before = resident()
-    model = HostNetwork(spec, arena=False, trial=tiles, options=options)
+    model = HostNetwork(spec, arena=False, trial=tiles, begun=begun)
     assert model.trial is not None
     opened = max(before, model.opened)
     # when memory is short, the system evicts pages of libraries meanwhile, and the measured memory is too low
     taken = max(most_resident() - opened, model.trial.nbytes)
     spec = replace(spec, weights_mb=(opened - before) / 1e6, network_mb=taken / 1e6)
     check_output(spec, by_class(model.trial, spec), model.raw)
+    if spec.engine is not None:
+        spec = replace(spec, agreement=_agreement(spec, model, tiles))
     if spec.batch == 1 or not depends_on_batch(model.raw, tiles, model.trial, alone=not spec.batch_is_fixed):
         return spec
     return one_by_one(spec)
 
 
-def _try_device(spec: ModelSpec, options: RunOptions) -> ModelSpec:
+def _agreement(spec: ModelSpec, model: HostNetwork, tiles: NDArray[Any]) -> float:
+    """Share of labels equal to ONNX Runtime's on a tile of noise; a run compares them on tiles of its cases."""
+    from segpipe.pipeline.agreement import Reference, agreement_of
+
+    return agreement_of(spec, model(tiles)[:1], Reference(spec).scores(tiles[:1])).share
+
+
+def _try_device(spec: ModelSpec, begun: Opened) -> ModelSpec:
     from segpipe.pipeline.gpu_check import try_device
 
-    del options  # the trial has no time limit
+    del begun  # the trial has no time limit
     before = resident()
     forget_most_resident()
     spec = try_device(spec)

@@ -124,7 +124,7 @@ def open_sheet(
     except BaseException:
         source.close()
         raise
-    raw = model.device != "cpu"
+    raw = not model.on_host
     found, asked = (files, tuple(notes), cover, opened, part, block_bytes, raw), tuple(asked_names(source.files))
     sheet = Sheet(source.grid, *found, place=place, scene=source.scene, origin=source.origin, asked=asked)
     return source, replace(sheet, regridding=regridding, unpacked=source.unpacked)
@@ -138,7 +138,7 @@ def sheet_in_memory(case: Case, source: Source, model: ModelSpec) -> Sheet:
     """
     _check_pixels(case, source, model)
     cover = cover_of(case, source.grid.shape, model)
-    return Sheet(source.grid, [], (), cover, time.time(), cover.whole, raw=model.device != "cpu")
+    return Sheet(source.grid, [], (), cover, time.time(), cover.whole, raw=not model.on_host)
 
 
 def _state(path: str) -> list[Identity]:

@@ -18,6 +18,7 @@ from segpipe.formats.samples import is_small, sampled, thinned
 from segpipe.formats.source import Source
 from segpipe.formats.unusual import Finding, Judge
 from segpipe.geometry.windows import Part
+from segpipe.network.device import ON_HOST, Kind
 from segpipe.network.scaling import Scaling, of_input
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import AS_STORED, Overrides
@@ -69,9 +70,9 @@ class Decoders:
             self.count, self._late = min(2 * self.count, self.most), 0
 
 
-def decoders_for(device: str) -> Decoders:
+def decoders_for(device: Kind) -> Decoders:
     """The decoders of this process, for all cases that it will read."""
-    return _decoders(1 if device == "cpu" else min(DECODERS, processors()), processors())
+    return _decoders(1 if device in ON_HOST else min(DECODERS, processors()), processors())
 
 
 _decoders = cache(Decoders)
@@ -139,7 +140,7 @@ def read(cases: Sequence[Case], reading: Reading) -> Windows:
     windows = windows_of(cases, reading)
     if reading.source is None:
         windows = _with_environment(windows, reading.decoders.count)
-    if reading.model.device == "cpu":
+    if reading.model.on_host:
         return windows
     return ahead(windows, STRETCHES_AHEAD, late=reading.decoders.note)
 

@@ -76,7 +76,7 @@ Batch = list[Tile | Failed]
 
 def tiles(windows: Windows, reading: Reading) -> Tiles:
     """As ``cut``, in a thread: on the CPU in the reading thread, for a GPU in another one while the next are decoded."""
-    late: Callable[[bool], None] = reading.decoders.note if reading.model.device == "cpu" else lambda _: None
+    late: Callable[[bool], None] = reading.decoders.note if reading.model.on_host else lambda _: None
     return ahead(cut(windows), tiles_ahead(reading.model.batch), late=late)
 
 

@@ -31,7 +31,7 @@ from segpipe.results.boxes import BoxSink, read_boxes
 from segpipe.results.components import MOST_LISTED
 from segpipe.results.lesion_rule import INSTANCES
 from segpipe.results.parts import Tally, part_files, read_tally, write_tally
-from segpipe.results.records import Run, device_kind, read_record, record_name, recorded, style_name, targets
+from segpipe.results.records import Run, device_facts, read_record, record_name, recorded, style_name, targets
 from segpipe.results.schema import Amount, Record, RecordedInput, Values
 from segpipe.results.statistics import Row
 from segpipe.results.tables import Statistics
@@ -228,7 +228,7 @@ class CaseOutput:
         return self._sheet.warnings
 
     def _sink(self, kind: str, style: Style) -> Sink:
-        sheet, spare = self._sheet, self._run.model.device != "cpu"
+        sheet, spare = self._sheet, not self._run.model.on_host
         derived = self._run.derived
         name = self._case.name + kind
         target = Target(self._output, name, sheet.grid, style, sheet.origin, spare, derived, lambda: self._tables)
@@ -340,8 +340,8 @@ class CaseOutput:
 
     @property
     def _device(self) -> Values:
-        """``device_kind``; if parts were inferred with different batch sizes, ``batch`` lists all of them."""
-        kind, batches = device_kind(self._run.model), sorted(self._batches)
+        """``device_facts``; if parts were inferred with different batch sizes, ``batch`` lists all of them."""
+        kind, batches = device_facts(self._run.model), sorted(self._batches)
         return kind | {"batch": batches if len(batches) > 1 else batches[0]} if batches and "batch" in kind else kind
 
     def _record(self, outputs: list[str]) -> Record:

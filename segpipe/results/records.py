@@ -23,6 +23,7 @@ from segpipe.formats.registry import FORMATS, kinds
 from segpipe.formats.sink import Derived
 from segpipe.messages.redact import cleaned
 from segpipe.network.device import gpu_facts, recorded_options
+from segpipe.network.openvino_session import engine_version
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import Overrides
 from segpipe.results.lesion_rule import INSTANCES, LesionRule, rule_of
@@ -146,10 +147,20 @@ def device_kind(model: ModelSpec) -> Values:
         "processor": _processor(),
         "precision": model.input_dtype,
     }
+    if model.engine is not None:
+        engine = {"openvino": engine_version(), "place": model.engine.place, "precision": model.engine.precision}
+        return kind | engine | {"instructions": _instructions()}
     if model.device == "cpu":
         return kind
     # a GPU may take another kernel for another batch
     return kind | {"gpu": gpu_facts(), "options": recorded_options(model.options), "batch": model.batch}
+
+
+def device_facts(model: ModelSpec) -> Values:
+    """``device_kind``, and how many labels of trial tiles were those of ONNX Runtime on the CPU, as records tell it."""
+    if model.agreement is None:
+        return device_kind(model)
+    return device_kind(model) | {"agreement": round(model.agreement, 6), "min_agreement": model.min_agreement}
 
 
 def recorded(model: ModelSpec) -> RecordedModel:
@@ -161,14 +172,32 @@ def recorded(model: ModelSpec) -> RecordedModel:
 @cache
 def _processor() -> str:
     """Model and widest vector instructions of the CPU."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
+    facts = _cpu_facts()
+    if not facts:
         return platform.processor() or platform.machine()
-    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     flags = facts.get("flags", "").split()
     widest = next((f for f in ("avx512_vnni", "avx512f", "avx2", "avx") if f in flags), platform.machine())
     return f"{facts.get('model name', platform.machine())} {widest}"
+
+
+@cache
+def _instructions() -> list[str]:
+    """The vector instructions that OpenVINO chooses its kernels by."""
+    flags = _cpu_facts().get("flags", "").split()
+    return [
+        flag
+        for flag in ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+        if flag in flags
+    ]
+
+
+def _cpu_facts() -> dict[str, str]:
+    """Facts about the last processor of ``/proc/cpuinfo``; empty where there is no such file."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
 def versions() -> Values:

@@ -3,10 +3,14 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from segpipe.errors import ContractError, SettingsError
 from segpipe.geometry.windows import Tiling
+from segpipe.network.device import resolve_device
+from segpipe.network.form import is_quantised
+from segpipe.network.openvino_session import has_bf16
 from segpipe.network.signature import signature
 from segpipe.network.spec import ModelSpec, read_model, read_spec
 from segpipe.pipeline.memory import network_bytes
@@ -25,7 +29,7 @@ SHARES = (0.25, 0.125, 0.0625, 0.0)
 MEMORY_SHARE = 0.4
 """Share of the machine's memory that one call on a whole box may take."""
 
-BATCHES = {"cpu": (1, 2, 4), "cuda": (8, 16, 32)}
+BATCHES = {"cpu": (1, 2, 4), "openvino": (1, 2, 4), "cuda": (8, 16, 32)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +40,10 @@ class Network:
     """Model with the contract's tile, overlap and batch."""
     free_size: bool
     free_batch: bool
+    device: str | None = None
+    """``--device`` of the run; None: the default."""
+    precision: str | None = None
+    """``--precision`` of the run; None: the default."""
 
     @property
     def is_local(self) -> bool:
@@ -49,7 +57,14 @@ class Network:
 
     @property
     def name(self) -> str:
-        return self.spec.path.name
+        engine = self.spec.engine
+        return self.spec.path.name if engine is None else f"{self.spec.path.name} (openvino, {engine.precision})"
+
+    @property
+    def flags(self) -> list[str]:
+        """Flags of the run that belong to the file and how it is computed."""
+        chosen = {"--model": str(self.spec.path), "--device": self.device, "--precision": self.precision}
+        return [part for flag, value in chosen.items() if value is not None for part in (flag, value)]
 
     def with_tiling(self, tiling: Tiling, batch: int | None = None) -> ModelSpec:
         return replace(self.spec, tiling=tiling, batch=batch or self.spec.batch)
@@ -80,7 +95,11 @@ def open_networks(settings: TuneSettings) -> list[Network]:
         SegpipeError: a file cannot be run.
         ContractError: their classes differ.
     """
-    networks = [_open(settings, path) for path in (settings.model, *settings.also)]
+    networks = [_open(settings, *kind) for path in (settings.model, *settings.also) for kind in _kinds(settings, path)]
+    if not networks:
+        raise SettingsError(
+            f"no file can be computed in {' or '.join(settings.precisions)} on this device: leave --precision out"
+        )
     first, *others = networks
     for other in others:
         if _meaning(other) != _meaning(first):
@@ -91,11 +110,31 @@ def open_networks(settings: TuneSettings) -> list[Network]:
     return networks
 
 
-def _open(settings: TuneSettings, path: Path) -> Network:
-    spec = try_out(read_spec(settings.of_run(path)))
+def _kinds(settings: TuneSettings, path: Path) -> Iterator[tuple[Path, str | None, str | None]]:
+    """Yield what a file is measured with: device and precision, as flags of a run, None where the default is meant."""
+    quantised = is_quantised(read_model(path))
+    own = "int8" if quantised else "fp32"
+    for device in _devices(settings):
+        also = not quantised and device is not None and device.startswith("openvino") and has_bf16(device)
+        there = [own, *(["bf16"] if also else [])]
+        for precision in there:
+            if not settings.precisions or precision in settings.precisions:
+                yield path, device, precision if precision == "bf16" else None
+
+
+def _devices(settings: TuneSettings) -> list[str | None]:
+    """The device of a run, and OpenVINO beside a CPU if it is installed and no device was named."""
+    named = settings.device
+    beside = named in (None, "auto") and resolve_device("auto")[0] == "cpu" and find_spec("openvino") is not None
+    return [named, "openvino"] if beside else [named]
+
+
+def _open(settings: TuneSettings, path: Path, device: str | None, precision: str | None) -> Network:
+    spec = try_out(read_spec(settings.of_run(path, device, precision)))
     (shape,) = [tensor.shape for tensor in signature(read_model(path))[0] if tensor.name == spec.input]
     sizes = spec.contract.layout.spatial(shape)
-    return Network(spec, free_size=not any(sizes), free_batch=shape[0] is None and _keeps_scores(spec, settings))
+    free_batch = shape[0] is None and _keeps_scores(spec, settings)
+    return Network(spec, not any(sizes), free_batch, device, precision)
 
 
 def _keeps_scores(spec: ModelSpec, settings: TuneSettings) -> bool:

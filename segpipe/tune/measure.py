@@ -104,7 +104,7 @@ class _Work:
         self.notes: list[str] = []
         self._networks = open_networks(settings)
         self.first = self._networks[0]
-        self.calls = processors() if self.first.spec.device == "cpu" else 1
+        self.calls = processors() if self.first.spec.on_host else 1
         self._overrides = settings.of_run(settings.model).overrides
         together = CaseChoice(channels=channels_of(self.first.spec.contract, None))
         self._cases = find_cases(settings.input, together) if settings.input else []

@@ -27,6 +27,9 @@ class TuneSettings:
     resample: bool = False
     blend: str | None = None
     device: str | None = None
+    """Device to measure; None: the one that a run takes, and OpenVINO beside a CPU, if it is installed."""
+    precisions: tuple[str, ...] = ()
+    """Precisions to measure; empty: the file's own, and bf16 where OpenVINO computes in it."""
     tiles: tuple[int, ...] = ()
     overlaps: tuple[int, ...] = ()
     batches: tuple[int, ...] = ()
@@ -46,17 +49,21 @@ class TuneSettings:
         if len(set(files)) < len(files):
             raise SettingsError("--also names another file of the model, got the same one twice: leave it out")
 
-    def of_run(self, model: Path) -> Settings:
-        """Settings of a run with one of the files."""
+    def of_run(self, model: Path, device: str | None = None, precision: str | None = None) -> Settings:
+        """Settings of a run with one of the files, on another device than ``device`` if one is given."""
         values: dict[str, Any] = {"input": self.input or (NOISE,), "model": model, "contract": self.contract}
         values |= {"bands": self.bands, "nodata": self.nodata, "ignore_alpha": self.ignore_alpha, "crs": self.crs}
-        return load_settings(None, values | {"resample": self.resample, "blend": self.blend, "device": self.device})
+        return load_settings(
+            None,
+            values
+            | {"resample": self.resample, "blend": self.blend, "device": device or self.device, "precision": precision},
+        )
 
     @property
     def flags(self) -> list[str]:
         """Flags of ``segpipe run`` that do not depend on the choice."""
         named = {"--contract": self.contract, "--bands": self.bands, "--nodata": self.nodata, "--crs": self.crs}
-        named |= {"--blend": self.blend, "--device": self.device}
+        named |= {"--blend": self.blend}
         inputs = [part for text in self.input for part in ("--input", text)]
         switches = ["--ignore-alpha"] * self.ignore_alpha + ["--resample"] * self.resample
         return [

@@ -11,7 +11,7 @@ from rich.table import Table
 from segpipe.messages.console import console, echo
 from segpipe.messages.printable import printable, printable_json
 from segpipe.messages.redact import cleaned
-from segpipe.tune.choices import Axes
+from segpipe.tune.choices import Axes, Network
 from segpipe.tune.measure import Tuned
 from segpipe.tune.table import Row
 
@@ -40,7 +40,7 @@ def print_tuned(tuned: Tuned) -> None:
 def as_json(tuned: Tuned) -> str:
     """All results as one JSON object."""
     speeds = [
-        {"model": str(n.spec.path), "tile": tile, "batch": batch, "seconds_per_tile": speed.seconds, "rounds": speed.rounds}
+        _engine(n) | {"tile": tile, "batch": batch, "seconds_per_tile": speed.seconds, "rounds": speed.rounds}
         for (n, tile, batch), speed in tuned.speeds.items()
     ]
     values = {
@@ -61,8 +61,14 @@ def as_json(tuned: Tuned) -> str:
 def _values(row: Row) -> dict[str, Any]:
     tiling = row.choice.tiling
     keys = ("batch", "tiles_per_megapixel", "seconds_per_megapixel", "seam_error", "equal", "times_as_fast", "front", "best")
-    where = {"model": str(row.choice.network.spec.path), "tile": tiling.tile, "overlap": tiling.overlap}
+    where = {**_engine(row.choice.network), "tile": tiling.tile, "overlap": tiling.overlap}
     return {**where, **{key: getattr(row, key) for key in keys}, "own": row.choice.is_own}
+
+
+def _engine(network: Network) -> dict[str, Any]:
+    spec = network.spec
+    precision = None if spec.engine is None else spec.engine.precision
+    return {"model": str(spec.path), "device": spec.device, "precision": precision}
 
 
 def command(tuned: Tuned, row: Row) -> str:
@@ -70,7 +76,7 @@ def command(tuned: Tuned, row: Row) -> str:
     tiling = row.choice.tiling
     sizes = {"--tile": _flag(tiling.tile), "--overlap": _flag(tiling.overlap), "--batch": str(row.batch)}
     chosen = [part for flag, value in sizes.items() for part in (flag, value)]
-    return shlex.join(["segpipe", "run", "--model", str(row.choice.network.spec.path), *chosen, *tuned.flags])
+    return shlex.join(["segpipe", "run", *row.choice.network.flags, *chosen, *tuned.flags])
 
 
 def _about(tuned: Tuned) -> list[str]:

@@ -41,9 +41,10 @@ from segpipe.network.device_arrays import BUFFERS, CONSTANTS, DeviceArrays, Lane
 from segpipe.network.scaling import Scaling
 from segpipe.network.spec import read_spec
 from segpipe.pipeline import infer_gpu
+from segpipe.pipeline.agreement import checked_agreement
 from segpipe.pipeline.blend import Strip
 from segpipe.pipeline.decide import Decision
-from segpipe.pipeline.gpu_check import _device_memory, check_agreement
+from segpipe.pipeline.gpu_check import _device_memory
 from segpipe.pipeline.infer_gpu import BoundModel, _engine_key
 from segpipe.pipeline.memory import STRETCHES
 from segpipe.pipeline.stretch import STRETCH_BYTES
@@ -504,14 +505,14 @@ def spec(raster, tmp_path):
 
 def test_labels_that_are_not_the_cpus_are_refused_before_a_run(spec):
     truth = np.random.default_rng(0).normal(size=(2, 4, 64, 64)).astype(np.float32)
-    check_agreement(spec, truth + np.float32(1e-4), truth)
+    checked_agreement(spec, truth + np.float32(1e-4), truth)
     other = truth.copy()
     other[:, :, :2] = other[:, ::-1, :2]  # 1 row in 32
     with pytest.raises(DeviceError, match=r"at least 99% of the labels on cpu-tensors must be the CPU's, got 9[67]\."):
-        check_agreement(spec, other, truth)
+        checked_agreement(spec, other, truth)
     other[0, 0, 0, 0] = np.inf
     with pytest.raises(DeviceError, match="NaN or infinity on cpu-tensors, and none on the CPU"):
-        check_agreement(spec, other, truth)
+        checked_agreement(spec, other, truth)
 
 
 def test_a_device_without_memory_for_its_tiles_is_refused_before_a_run(spec):
@@ -543,7 +544,7 @@ def test_planned_memory_knows_of_what_is_read_at_one_go(spec, raster, tmp_path):
 
 def test_tf32_is_for_gpus(spec, raster, tmp_path):
     flags = {"input": ("x",), "model": spec.path, "device": "cpu", "tf32": True}
-    with pytest.raises(SettingsError, match="--tf32 is for a GPU, got device cpu"):
+    with pytest.raises(SettingsError, match="--tf32 is for an NVIDIA GPU, got device cpu"):
         read_spec(load_settings(None, flags))
 
 

@@ -1,0 +1,216 @@
+"""OpenVINO as the engine of a network on the host: its devices, the precision that it computes in, and its sessions."""
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.errors import DeviceError, ModelError, one_line
+from segpipe.process.extras import install
+from segpipe.process.machine import processors
+
+Precision = Literal["fp32", "bf16", "int8"]
+
+HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+"""OpenVINO's type for layers that are not quantised."""
+TELEMETRY = "openvino_telemetry"
+"""A package that OpenVINO's converter imports: it writes files into the home folder, and sends what it counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """OpenVINO on one of its devices."""
+
+    place: str
+    """``CPU``, ``GPU``, ``GPU.1``: OpenVINO's name of the device."""
+    precision: Precision
+
+    def __str__(self) -> str:
+        return f"OpenVINO on {self.place} in {self.precision}"
+
+
+@cache
+def runtime() -> Any:
+    """Import OpenVINO without its telemetry: nothing is sent, and no file of it is left.
+
+    Raises:
+        DeviceError: OpenVINO is not installed.
+    """
+    try:
+        with _without_telemetry():
+            import openvino
+    except ImportError as error:
+        raise DeviceError(
+            f"--device openvino needs OpenVINO, and it cannot be imported ({one_line(error)}): {install('openvino')}, "
+            "or take --device cpu"
+        ) from None
+    return openvino
+
+
+@contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """Let imports of the telemetry fail, for which OpenVINO has a replacement that does nothing."""
+    there = TELEMETRY in sys.modules
+    if not there:
+        sys.modules[TELEMETRY] = None  # type: ignore[assignment] # what Python documents to stop an import
+    try:
+        yield
+    finally:
+        if not there:
+            del sys.modules[TELEMETRY]
+
+
+@cache
+def _core() -> Any:
+    return runtime().Core()
+
+
+def resolve_engine(place: str, precision: Precision) -> Engine:
+    """The engine, after checks that its device is there and computes in this precision.
+
+    Raises:
+        DeviceError: it does not.
+    """
+    places = list(_core().available_devices)
+    if place not in places and f"{place}.0" not in places:
+        raise DeviceError(
+            f"--device openvino:{place} needs this device, and OpenVINO sees {', '.join(places) or 'none'}: take one of "
+            "them, or install the driver"
+        )
+    if precision == "bf16" and not _computes_in_bf16(place):
+        raise DeviceError(
+            f"--precision bf16 needs a processor that computes in bf16 (AVX512-BF16 or AMX), and {place} does not: "
+            "leave --precision out"
+        )
+    return Engine(place, precision)
+
+
+def has_bf16(device: str) -> bool:
+    """Whether OpenVINO computes in bf16 on a device, named as ``--device`` names it."""
+    place = place_of(device)
+    return place in _core().available_devices and _computes_in_bf16(place)
+
+
+def place_of(device: str) -> str:
+    """
+    >>> place_of("openvino"), place_of("openvino:GPU.1")
+    ('CPU', 'GPU.1')
+    """
+    return device.partition(":")[2] or "CPU"
+
+
+def _computes_in_bf16(place: str) -> bool:
+    return "BF16" in _core().get_property(place, "OPTIMIZATION_CAPABILITIES")
+
+
+def engine_version() -> str:
+    """Version and build of OpenVINO: kernels may differ between builds."""
+    return str(runtime().get_version())
+
+
+@dataclass(eq=False, slots=True)
+class _Compiled:
+    """A network for batches of one shape, and its requests, each for one call at a time."""
+
+    network: Any
+    output: Any
+    free: list[Any] = field(default_factory=list)
+    every: list[Any] = field(default_factory=list)
+
+    def take(self) -> Any:
+        """A request that no other call uses; appending to a list and popping from it are atomic."""
+        with suppress(IndexError):
+            return self.free.pop()
+        request = self.network.create_infer_request()
+        self.every.append(request)
+        return request
+
+
+class OpenVinoSession:
+    """A network in OpenVINO, safe to call from several threads.
+
+    A call runs in the thread that makes it, on a stream of that thread. A stream takes its memory at its first call, so it
+    costs nothing to allow one for each processor.
+    """
+
+    def __init__(self, path: Path, engine: Engine, threads: int, image: str, scores: str) -> None:
+        self._path, self._engine, self._threads = path, engine, threads
+        self._image, self._scores = image, scores
+        self._compiled: dict[tuple[int, ...], _Compiled] = {}
+        self._lock = threading.Lock()
+        with self._errors():
+            self._network = _core().read_model(path)
+
+    def run(self, batch: NDArray[Any]) -> NDArray[Any]:
+        """The raw output for a batch; shape and type as the graph gives them."""
+        compiled = self._for(batch.shape)
+        request = compiled.take()
+        try:
+            return self._infer(request, compiled.output, batch)
+        finally:
+            compiled.free.append(request)
+
+    def _infer(self, request: Any, output: Any, batch: NDArray[Any]) -> NDArray[Any]:
+        """Infer from the batch's own memory into an array's own; an output whose shape is free is copied."""
+        tensor, shape = runtime().Tensor, output.get_partial_shape()
+        request.set_tensor(self._image, tensor(batch, shared_memory=True))
+        if not shape.is_static:
+            request.infer()
+            return np.array(request.get_tensor(output).data)
+        scores = np.empty(tuple(shape.to_shape()), output.get_element_type().to_dtype())
+        request.set_tensor(output, tensor(scores, shared_memory=True))
+        request.infer()
+        return scores
+
+    def stop(self) -> None:
+        for compiled in list(self._compiled.values()):
+            for request in list(compiled.every):
+                request.cancel()
+
+    def _for(self, shape: tuple[int, ...]) -> _Compiled:
+        """The network for batches of a shape: with fixed sizes, a call computes no shapes."""
+        with self._lock:
+            if shape not in self._compiled:
+                network = self._compile(shape)
+                self._compiled[shape] = _Compiled(network, network.output(self._scores))
+            return self._compiled[shape]
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise ModelError(f"OpenVINO cannot load {self._path}: {one_line(error)}: take --device cpu") from None
+
+    def _compile(self, shape: tuple[int, ...]) -> Any:
+        with self._errors():
+            network = self._network.clone()
+            network.reshape({self._image: list(shape)})
+            compiled = _core().compile_model(network, self._engine.place, self._options())
+        self._check_precision(compiled)
+        return compiled
+
+    def _options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": HINTS[self._engine.precision]}
+        if self._engine.place == "CPU":
+            streams = max(1, processors() // self._threads)
+            options |= {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams * self._threads}
+            options |= {"ENABLE_CPU_PINNING": False}  # workers of one machine would be pinned to the same processors
+        return options
+
+    def _check_precision(self, compiled: Any) -> None:
+        """Check that the engine computes as asked: OpenVINO takes the hint for what it is."""
+        there = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        wanted = {"f32": "f32", "bf16": "bf16"}[HINTS[self._engine.precision]]
+        if there != wanted:
+            raise DeviceError(
+                f"--precision {self._engine.precision} needs a device that computes in it, and {self._engine.place} takes "
+                f"{there}: leave --precision out"
+            )

@@ -15,11 +15,13 @@ from click.testing import CliRunner, Result
 from rasterio.transform import from_origin
 
 from segpipe.cli import main
+from segpipe.network.openvino_session import has_bf16
 
 pytestmark = pytest.mark.shared_data
 
 MODELS = Path(__file__).parents[3] / "shared" / "data" / "models"
 DEEPNESS = MODELS / "deepness"
+BF16 = ("--device", "openvino", "--precision", "bf16", "--overwrite")
 
 Ended = subprocess.CompletedProcess[str] | Result
 Segpipe = Callable[..., Ended]
@@ -84,6 +86,10 @@ def test_nuclei_match_the_truth_as_published(segpipe, tmp_path):
     straight = infer(model, (pixels - pixels.mean()) / pixels.std())[0, 0] > 0
     assert (labels != straight).mean() < 1e-4
     assert dice(labels == 1, truth) == pytest.approx(0.878, abs=1e-3)
+    if has_bf16("openvino"):
+        coarse = segment(segpipe, source, model, contract, *BF16)
+        assert (coarse == labels).mean() > 0.999
+        assert dice(coarse == 1, truth) == pytest.approx(0.878, abs=2e-3)
 
 
 # --- clouds ---------------------------------------------------------------------------------------------------------------
@@ -103,6 +109,10 @@ def test_clouds_match_the_truth_whole_and_cut(tile, overlap, segpipe, tmp_path):
     model = MODELS / "clouds/clouds_bgrn_swir.onnx"
     labels = segment(segpipe, source, model, contract)
     assert iou(labels == 1, truth) == pytest.approx(0.634, abs=0.01)
+    if has_bf16("openvino"):
+        coarse = segment(segpipe, source, model, contract, *BF16)
+        assert (coarse == labels).mean() > 0.995
+        assert iou(coarse == 1, truth) == pytest.approx(0.634, abs=0.01)
     if tile == 512:
         assert (labels != (infer(model, reflectance)[0, 0] > 0.5)).mean() < 1e-4
 

@@ -343,6 +343,7 @@ def _status(output: str, inputs: tuple[str, ...], json: bool) -> int:
 @click.argument("codes", nargs=-1, metavar="[HASH]...")
 @_INPUT("--input", "-i", multiple=True, required=True, help="Input of the run, as in segpipe run; repeatable.")
 @_INPUT("--channels", help="Files of each channel, as in segpipe run; needs --model.")
+@_INPUT("--bands-from", help="Files of each band, as in segpipe run; needs --model.")
 @_INPUT("--series", help="DICOM series to take, as in segpipe run [all].")
 @_INPUT("--case-name", type=click.Choice(["path", "uid", "number"]), help="What masks are named after [path].")
 @_MODEL("--model", "-m", type=PATH, multiple=True, help="The ONNX model, if it takes several files per case.")
@@ -440,6 +441,12 @@ def inspect(file: str, json: bool, **flags: Any) -> None:
 @click.argument("model", type=PATH)
 @_INPUT("--input", "-i", multiple=True, help="Scenes on which labels are compared, as --input of a run [noise]; repeatable.")
 @_INPUT("--bands", help="Bands of the scenes for the model's channels, counted from 1, such as 4,3,2.")
+@_INPUT("--bands-from", help="Scenes with a file per band: '{case}_{band}.tif', with the names of the model's channels.")
+@_INPUT(
+    "--band-resampling",
+    type=click.Choice(["bilinear", "nearest"]),
+    help="Bands of scenes of many files that are coarser than the finest [bilinear].",
+)
 @_INPUT("--nodata", help="Value of pixels without data, instead of the scenes' own; none: all pixels hold data.")
 @_INPUT("--ignore-alpha", is_flag=True, help="Treat alpha bands as data, not as masks.")
 @_INPUT("--crs", help="CRS of files whose own CRS is missing or wrong: a code such as EPSG:32633, or WKT.")

@@ -70,6 +70,7 @@ FORMATS: dict[str, Format] = {
             style=raster.style,
             read_mask=raster.read_mask,
             open_mask=raster.open_mask,
+            files=scenes.files,
             members=scenes.members,
         ),
         Format(

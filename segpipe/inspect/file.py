@@ -9,9 +9,10 @@ from rasterio.errors import RasterioError
 from segpipe.errors import InputError, ModelError, SettingsError, SourceError
 from segpipe.formats.raster.gdal import DRIVERS, gdal_options, open_raster
 from segpipe.formats.registry import RASTER, by_suffix, format_at
+from segpipe.formats.scenes.search import is_scene
 from segpipe.inspect.facts import Facts
 from segpipe.inspect.model import inspect_model
-from segpipe.inspect.raster import inspect_raster
+from segpipe.inspect.raster import inspect_raster, inspect_scene
 from segpipe.inspect.volume import inspect_volume
 from segpipe.network.spec import read_model
 from segpipe.settings import Settings
@@ -28,6 +29,10 @@ def inspect_file(settings: Settings) -> Facts:
     (file,) = settings.input
     alone = settings.model == (Path(file),)
     file = plain_path(file) if Path(file).is_file() else file
+    if is_scene(file := file.rstrip("/") or file):
+        _refuse_without_model(file, settings, alone, "a scene")
+        with gdal_options():
+            return inspect_scene(file, settings, alone=alone)
     if _is_volume(file):
         _refuse_without_model(file, settings, alone, "a volume")
         return inspect_volume(file, settings, alone=alone)

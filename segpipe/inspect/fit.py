@@ -23,7 +23,7 @@ def laid(file: str, source: RasterSource, spec: ModelSpec, settings: Settings) -
     return Fit(
         model=spec.title,
         contract_origin=spec.contract_origin,
-        bands=[{"channel": c, "band": b} for c, b in zip(_channel_names(contract), source.bands, strict=True)],
+        bands=[{"channel": c, "band": b} for c, b in zip(_channel_names(contract), source.numbers, strict=True)],
         spacing=spacing,
         tile=list(spec.tiling.tile),
         grid=list(cover.counts),

@@ -15,11 +15,13 @@ from segpipe.formats.raster.confine import confined
 from segpipe.formats.raster.gdal import gdal_errors, open_raster, stays_here
 from segpipe.formats.raster.kinds import explained
 from segpipe.formats.raster.origin import own_files
-from segpipe.formats.raster.source import RasterSource
+from segpipe.formats.scenes.reading import product_of
+from segpipe.formats.scenes.search import name_of, scene_at
+from segpipe.formats.scenes.source import SceneSource
 from segpipe.geometry.raster_grid import RasterGrid, crs_notes, place_of, read_grid
 from segpipe.inspect.facts import Band, Fit, Needs, RasterFacts
 from segpipe.inspect.fit import laid
-from segpipe.inspect.pixels import valid_share
+from segpipe.inspect.pixels import source_of, valid_share
 from segpipe.inspect.under import any_contract, noting, spec_of
 from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.findings import findings_of, refuse_far
@@ -33,32 +35,47 @@ def inspect_raster(file: str, settings: Settings, *, alone: bool) -> RasterFacts
     Raises:
         SourceError, ModelError: the raster cannot be opened; the model is not an ONNX file.
     """
-    errors: list[str] = []
     with explained(file), gdal_errors(SourceError, f"{file} cannot be opened"):
         dataset = open_raster(file, remote=settings.allow_remote_sources)
     with closing(dataset), confined(stays_here(file, remote=settings.allow_remote_sources)):
-        with gdal_errors(SourceError, f"{file} cannot be read"):  # first: rasterio raises errors of pixels again later
-            seen = _raster_facts(dataset, read_grid(dataset, settings.crs))
-            place_notes = _place_notes(dataset, settings.crs)
-        spec = None if alone else spec_of(settings, errors)  # before pixels are read: see ModelSpec.network_mb
-        fit, notes = (None, place_notes) if spec is None else _fit(file, settings, spec, errors)
-        contract = spec.contract if spec and fit else any_contract(len(settings.bands or ()) or seen.needs.channels)
-        valid = None
-        if spec is None:
-            with noting(errors, file), closing(RasterSource(file, contract, settings.overrides)) as source:
-                notes = list(dict.fromkeys([*notes, *source.notes]))
-        with noting(errors, file):
-            valid = valid_share(dataset, contract, settings.overrides)
-        return replace(seen, valid=valid, fit=fit, notes=notes, error=next(iter(errors), None))
+        return _inspected(Case(Path(file).stem, file), dataset, own_files(dataset), settings, alone=alone)
 
 
-def _fit(file: str, settings: Settings, spec: ModelSpec, errors: list[str]) -> tuple[Fit | None, list[str]]:
+def inspect_scene(path: str, settings: Settings, *, alone: bool) -> RasterFacts:
+    """As ``inspect_raster``, for a folder or an archive that holds a scene of many files: its bands on the finest grid.
+
+    Raises:
+        SourceError, ModelError: the product is damaged or incomplete; the model is not an ONNX file.
+    """
+    case = scene_at(name_of(path), path)
+    bands = product_of(case).bands
+    with closing(SceneSource(case, any_contract(len(bands)), replace(settings.overrides, bands=None))) as source:
+        return _inspected(case, source.dataset, [path, *source.files], settings, alone=alone)
+
+
+def _inspected(case: Case, dataset: DatasetReader, files: list[str], settings: Settings, *, alone: bool) -> RasterFacts:
+    errors: list[str] = []
+    with gdal_errors(SourceError, f"{case.path} cannot be read"):  # first: rasterio raises errors of pixels again later
+        seen = replace(_raster_facts(dataset, read_grid(dataset, settings.crs)), file=case.path, files=files)
+        place_notes = _place_notes(dataset, settings.crs)
+    spec = None if alone else spec_of(settings, errors)  # before pixels are read: see ModelSpec.network_mb
+    fit, notes = (None, place_notes) if spec is None else _fit(case, settings, spec, errors)
+    contract = spec.contract if spec and fit else any_contract(len(settings.bands or ()) or seen.needs.channels)
+    valid = None
+    if spec is None:
+        with noting(errors, case.path), closing(source_of(case, contract, settings.overrides)) as source:
+            notes = list(dict.fromkeys([*notes, *source.notes]))
+    with noting(errors, case.path):
+        valid = valid_share(case, dataset, contract, settings.overrides)
+    return replace(seen, valid=valid, fit=fit, notes=notes, error=next(iter(errors), None))
+
+
+def _fit(case: Case, settings: Settings, spec: ModelSpec, errors: list[str]) -> tuple[Fit | None, list[str]]:
     """How a model fits a raster, and the notes of a run; errors are added to ``errors``."""
     fit, notes = None, []
-    with noting(errors, file), closing(RasterSource(file, spec.contract, settings.overrides)) as source:
-        fit = laid(file, source, spec, settings)
-    with noting(errors, file):
-        case = Case(Path(file).stem, file)
+    with noting(errors, case.path), closing(source_of(case, spec.contract, settings.overrides)) as source:
+        fit = laid(case.path, source, spec, settings)
+    with noting(errors, case.path):
         opened, sheet = open_sheet(case, spec, settings.overrides)
         notes = list(sheet.notes)
         with closing(opened):

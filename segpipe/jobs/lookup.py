@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from segpipe.errors import SettingsError
+from segpipe.formats.banded import bands_from
 from segpipe.formats.case import Choice
 from segpipe.formats.cases import Found, find_input, fixed_root
 from segpipe.formats.channels import channels_of
@@ -62,16 +63,18 @@ def _settings(config: Path | None, flags: Mapping[str, Any]) -> Settings:
     given = {key: value for key, value in flags.items() if key != "model" or value}
     if config is not None or given.get("model"):
         return load_settings(config, given)
-    if given.get("channels") is not None:
-        raise SettingsError("--channels names channels of the model: give it with --model")
+    for flag in ("channels", "bands_from"):
+        if given.get(flag) is not None:
+            raise SettingsError(f"--{flag.replace('_', '-')} names channels of the model: give it with --model")
     return load_settings(None, {**given, "model": (NO_MODEL,)})
 
 
 def _found(settings: Settings) -> Found:
-    channels = None
+    channels, bands = None, None
     if settings.model != (NO_MODEL,):
-        channels = channels_of(read_spec(settings).contract, settings.channels)
-    return find_input(settings.input, Choice(settings.series, settings.case_name, channels))
+        contract = read_spec(settings).contract
+        channels, bands = channels_of(contract, settings.channels), bands_from(settings.bands_from, contract.channel_names)
+    return find_input(settings.input, Choice(settings.series, settings.case_name, channels, bands))
 
 
 def _places(settings: Settings) -> Iterator[str]:

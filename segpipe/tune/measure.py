@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from segpipe.errors import ModelError
+from segpipe.formats.banded import bands_from
 from segpipe.formats.case import Choice as CaseChoice
 from segpipe.formats.cases import find_cases
 from segpipe.formats.channels import channels_of
@@ -106,7 +107,9 @@ class _Work:
         self.first = self._networks[0]
         self.calls = processors() if self.first.spec.on_host else 1
         self._overrides = settings.of_run(settings.model).overrides
-        together = CaseChoice(channels=channels_of(self.first.spec.contract, None))
+        contract = self.first.spec.contract
+        banded = bands_from(settings.bands_from, contract.channel_names)
+        together = CaseChoice(channels=channels_of(contract, None), bands=banded)
         self._cases = find_cases(settings.input, together) if settings.input else []
         if not self._cases:
             tell("no --input: tiles are noise, and seam error on noise says little of scenes")

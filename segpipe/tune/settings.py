@@ -21,6 +21,8 @@ class TuneSettings:
     """Scenes; noise if there are none."""
     contract: Path | None = None
     bands: str | None = None
+    bands_from: str | None = None
+    band_resampling: str | None = None
     nodata: str | None = None
     crs: str | None = None
     ignore_alpha: bool = False
@@ -53,6 +55,7 @@ class TuneSettings:
         """Settings of a run with one of the files, on another device than ``device`` if one is given."""
         values: dict[str, Any] = {"input": self.input or (NOISE,), "model": model, "contract": self.contract}
         values |= {"bands": self.bands, "nodata": self.nodata, "ignore_alpha": self.ignore_alpha, "crs": self.crs}
+        values |= {"bands_from": self.bands_from, "band_resampling": self.band_resampling}
         return load_settings(
             None,
             values
@@ -63,6 +66,7 @@ class TuneSettings:
     def flags(self) -> list[str]:
         """Flags of ``segpipe run`` that do not depend on the choice."""
         named = {"--contract": self.contract, "--bands": self.bands, "--nodata": self.nodata, "--crs": self.crs}
+        named |= {"--bands-from": self.bands_from, "--band-resampling": self.band_resampling}
         named |= {"--blend": self.blend}
         inputs = [part for text in self.input for part in ("--input", text)]
         switches = ["--ignore-alpha"] * self.ignore_alpha + ["--resample"] * self.resample

@@ -266,3 +266,58 @@ def test_the_command_line_plans_and_tells_of_products(tmp_path):
     assert invoke(["run", "-i", "in", *more, "-o", "out"], tmp_path).returncode == 0
     status = invoke(["status", "out"], tmp_path)
     assert status.returncode == 0, status.stderr
+
+
+def test_inspect_shows_all_bands_of_a_product_and_which_a_model_takes(tmp_path):
+    model(tmp_path / "m.onnx")
+    pixels = products.bands()
+    folder = products.safe(tmp_path, pixels)
+    products.zipped(folder, tmp_path / "a.zip")
+    for place in (f"{folder.name}/", "a.zip"):
+        alone = invoke(["inspect", place, "--json"], tmp_path)
+        assert alone.returncode == 0, alone.stderr
+        facts = json.loads(alone.stdout)
+        assert [band["description"] for band in facts["bands"]] == list(products.SIZES)
+        assert (facts["shape"], facts["error"]) == ([180, 240], None)
+        assert facts["pixel_size"] == pytest.approx([10, 10], rel=1e-3)
+        assert facts["valid"]["share"] == pytest.approx(1 - 3600 / 43200)
+        fitted = json.loads(invoke(["inspect", place, "-m", "m.onnx", "--json"], tmp_path).stdout)
+        assert [band["band"] for band in fitted["fit"]["bands"]] == [2, 4, 8, 1]
+        assert any("resampled to the grid of B02" in note for note in fitted["notes"])
+        assert any("offset of 1000" in note for note in fitted["notes"])
+    assert "B8A" in invoke(["inspect", "a.zip"], tmp_path).stdout
+    (folder / "MTD_MSIL2A.xml").unlink()
+    failed = invoke(["inspect", folder.name], tmp_path)
+    assert failed.returncode == 2
+    assert "is incomplete: its metadata" in failed.stderr
+
+
+def test_tune_compares_labels_on_a_product(tmp_path):
+    model(tmp_path / "m.onnx")
+    products.safe(tmp_path, products.bands())
+    more = [
+        "--tile",
+        "64",
+        "--overlap",
+        "16",
+        "--batch",
+        "1",
+        "--seconds",
+        "3",
+        "--device",
+        "cpu",
+        "--band-resampling",
+        "nearest",
+    ]
+    tuned = invoke(["tune", "m.onnx", "-i", f"{products.NEW}.SAFE", *more], tmp_path)
+    assert tuned.returncode == 0, tuned.stderr
+    assert "--band-resampling nearest" in tuned.stdout
+
+
+def test_a_run_without_names_of_inputs_is_continued(tmp_path):
+    network = model(tmp_path / "m.onnx")
+    products.safe(tmp_path / "in", products.bands())
+    products.landsat(tmp_path / "in" / "flat", {name: np.ones((9, 9), np.uint16) for name in ("SR_B3", "SR_B4")})
+    done = run(tmp_path / "in", network, tmp_path / "out", case_name="number")
+    assert (done.done, len(done.failed)) == (["0001"], 1)
+    assert run(tmp_path / "in", network, tmp_path / "out", case_name="number").skipped == ["0001"]

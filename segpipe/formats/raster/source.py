@@ -93,6 +93,11 @@ class RasterSource:
             self._dataset.close()
             raise
 
+    @property
+    def numbers(self) -> Sequence[int]:
+        """Numbers of the bands, as ``segpipe inspect`` counts them, in the order of the model's channels."""
+        return self.bands
+
     @cached_property
     def notes(self) -> tuple[str, ...]:
         alpha = pinned(lambda: tuple(self._alpha_notes()), self._alpha_notes_reopened)

@@ -21,6 +21,12 @@ def is_same_input(place: str, files: Sequence[Identity], case: Case, beside: Bes
     return is_same_scene(place, files, case, beside, remote=remote)
 
 
+def files(case: Case) -> Sequence[str]:
+    from segpipe.formats.scenes.reading import files_found
+
+    return files_found(case)
+
+
 def members(case: Case) -> Sequence[str]:
     from segpipe.formats.scenes.reading import scene_files
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from segpipe.formats.case import Case
-from segpipe.formats.identity import Beside, Identity, identities
+from segpipe.formats.identity import Beside, Identity, identities, unhidden
 from segpipe.formats.raster.origin import has_no_more
-from segpipe.formats.scenes.reading import index_of, product_of
+from segpipe.formats.scenes.reading import product_of
 from segpipe.messages.redact import without_secrets
 
 
@@ -22,13 +22,14 @@ def is_same_scene(place: str, files: Sequence[Identity], case: Case, beside: Bes
     Raises:
         OSError, SourceError: the files cannot be examined.
     """
-    names = [str(file["path"]) for file in files]
-    if without_secrets(place) != beside.place(case.path) or not names:
+    if without_secrets(place) != beside.place(case.path) or not files:
         return False
-    if list(files) != identities(case.path, names, beside):
-        return False
-    index_of(case)
     product = product_of(case)
+    paths = [*(band.path for band in product.bands), *product.metadata]
+    files = unhidden(files, map(beside.named, [*paths, *(file for path in paths for file in beside.sidecars(path))]))
+    names = [str(file["path"]) for file in files]
+    if files != identities(case.path, names, beside):
+        return False
     known = {beside.place(name) for name in names}
     images = [band.path for band in product.bands if beside.place(beside.named(band.path)) in known]
     own = {beside.place(beside.named(path)) for path in (*images, *product.metadata)}

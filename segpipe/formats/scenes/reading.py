@@ -33,17 +33,21 @@ def product_of(case: Case) -> Product:
     return Product(tuple(BandFile(name, path) for name, path in bands), own_tags=True)
 
 
+def files_found(case: Case) -> tuple[str, ...]:
+    """Paths of the files that the search found; the path of a folder or an archive that holds one product."""
+    if not isinstance(index := case.index, SceneFiles) or not index.files:
+        return (case.path,)
+    names = index.files
+    return names if index.kind == "bands" else tuple(os.path.join(index.root, name) for name in names)  # noqa: PTH118
+
+
 def scene_files(case: Case) -> tuple[str, ...]:
     """Paths, for GDAL, of all files of a case: also masks, classes and metadata; for other cases their path alone.
 
     Raises:
         SourceError: a folder or an archive cannot be read.
     """
-    if not isinstance(index := case.index, SceneFiles):
-        return (case.path,)
-    if index.kind == "bands":
-        return index.files
-    if index.files:
-        return tuple(os.path.join(index.root, name) for name in index.files)  # noqa: PTH118
+    if not isinstance(index := case.index, SceneFiles) or index.files:
+        return files_found(case)
     container = container_at(index.root)
     return tuple(container.path(name) for name in container.names)

@@ -49,6 +49,7 @@ class SceneSource(RasterSource):
         product = product_of(self._case)
         with _naming(self._case):
             wanted, said = match_channels(product.bands, contract, self._chosen)
+            self._numbers = [product.bands.index(band) + 1 for band in wanted]
             if contract.pixel == "physical" and product.unscaled is not None:
                 raise SourceError(product.unscaled)
         opened = _opened(wanted, product, remote=overrides.remote)
@@ -62,6 +63,15 @@ class SceneSource(RasterSource):
         self._said = (*said, *own, *_resampled(self._layers, overrides), *product.notes)
         self._said += product.stored_notes if contract.pixel == "stored" else ()
         super()._begin(contract, overrides)
+
+    @property
+    def dataset(self) -> DatasetReader:
+        """The bands as one dataset, in the order of the model's channels."""
+        return self._dataset
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        return self._numbers
 
     @property
     def names(self) -> tuple[str, ...]:

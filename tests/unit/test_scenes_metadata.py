@@ -1,5 +1,6 @@
 """What the metadata of products say of bands: offsets, factors, and what is missing."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -11,6 +12,7 @@ from segpipe.formats.cases import find_input
 from segpipe.formats.registry import members_of
 from segpipe.formats.scenes import hls, landsat, sentinel2
 from segpipe.formats.scenes.reading import product_of
+from segpipe.formats.scenes.verify import verify_products
 
 FLAT = {name: np.ones((6, 6), np.uint16) for name in ("B02", "B8A", "B01")}
 TITLE = products.LANDSAT
@@ -153,3 +155,34 @@ def test_bands_of_hls_and_their_common_names(tmp_path):
         assert [band.name for band in product.bands] == ["B04", nir, "Fmask", "SZA"]
         assert "nir" in by_name(product)[nir].others
         assert by_name(product)["Fmask"].classes
+
+
+def manifest(path):
+    """``manifest.safe`` with digests of all images."""
+    rows = []
+    for file in sorted(path.rglob("*.jp2")):
+        digest = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
+        place = f"./{file.relative_to(path)}"
+        rows.append(
+            f'<byteStream><fileLocation href="{place}"/><checksum checksumName="MD5">{digest}</checksum></byteStream>'
+        )
+    (path / "manifest.safe").write_text(f"<xfdu>{''.join(rows)}</xfdu>")
+
+
+def test_checksums_of_manifests_and_archives(tmp_path):
+    path = products.safe(tmp_path, FLAT)
+    image = next(path.rglob("*B02_10m.jp2"))
+    (note,) = verify_products([str(image)])
+    assert "is not verified: pixels of its format have no checksum" in note
+    manifest(path)
+    assert verify_products([str(image), str(path / "MTD_MSIL2A.xml")]) == []
+    archive = products.zipped(path)
+    inside = f"/vsizip/{archive}/{path.name}/{image.relative_to(path)}"
+    assert verify_products([inside]) == []
+    data = archive.read_bytes()
+    archive.write_bytes(data.replace(image.read_bytes()[-40:], b"x" * 40))
+    with pytest.raises(SourceError, match=r"B02_10m\.jp2 is damaged: Bad CRC-32"):
+        verify_products([inside])
+    image.write_bytes(image.read_bytes()[:-1])
+    with pytest.raises(SourceError, match=r"B02_10m\.jp2 is damaged: its MD5 is not that of .*manifest\.safe"):
+        verify_products([str(image)])

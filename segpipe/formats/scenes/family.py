@@ -34,6 +34,6 @@ def members(case: Case) -> Sequence[str]:
 
 
 def verify(files: Sequence[str]) -> list[str]:
-    from segpipe.formats.raster.tiff import verify_files
+    from segpipe.formats.scenes.verify import verify_products
 
-    return verify_files(files)
+    return verify_products(files)

@@ -38,6 +38,7 @@ MORE = {
     "ignore_alpha": "../explanation/validity.md#invalid-pixels",
     "crs": "../explanation/areas.md#no-area",
     "resample": "inputs.md#pixel-size",
+    "validity": "../howto/aoi.md#leave-out-clouds",
     "aoi": "../howto/aoi.md",
     "aoi_layer": "../howto/aoi.md",
     "allow_remote_sources": "inputs.md#vrts-and-other-servers",

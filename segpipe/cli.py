@@ -97,6 +97,11 @@ def main() -> None:
 @_INPUT("--ignore-alpha/--no-ignore-alpha", default=None, help="Treat alpha bands as data, not as masks.")
 @_INPUT("--crs", help="CRS of files whose own CRS is missing or wrong: a code such as EPSG:32633, or WKT.")
 @_INPUT("--resample/--no-resample", default=None, help="Resample images whose pixel size differs from the model's.")
+@_INPUT(
+    "--validity",
+    metavar="MASK[:VALUES]",
+    help="Mask that comes with each scene: scl, udm2, qa-pixel, fmask or a pattern such as '{case}_SCL.tif:4-7,11'.",
+)
 @_INPUT("--aoi", type=PATH, help="Polygons of the area of interest: what lies outside is not inferred, and is nodata.")
 @_INPUT("--aoi-layer", help="Layer of the file of --aoi, if it has several.")
 @_INPUT("--series", help="DICOM series to take: text in the description, a glob for all of it, number or UID [all].")

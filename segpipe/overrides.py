@@ -5,6 +5,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from segpipe.validity import ValidityMask
+
 if TYPE_CHECKING:
     from segpipe.vectors.area import Area
 
@@ -37,6 +39,8 @@ class Overrides:
     """Whether images whose pixel size differs from the model's are resampled."""
     band_resampling: BandResampling = "bilinear"
     """For scenes whose bands have several pixel sizes."""
+    validity: ValidityMask | None = None
+    """The mask that comes with each scene, and its valid values."""
     aoi: "Area | None" = None
     """The area of interest: pixels outside are invalid."""
 

@@ -34,6 +34,7 @@ from segpipe.overrides import (
 )
 from segpipe.storage.documents import DocumentError, read_toml, shortened
 from segpipe.storage.invalid import readable
+from segpipe.validity import parse_validity
 
 BLENDS: tuple[str, ...] = get_args(Blend)
 DEVICES = ("auto", "cpu", "openvino", "cuda", "tensorrt", "cpu-tensors")
@@ -149,6 +150,8 @@ class Settings(BaseModel):
     """Resample images whose pixel size on the ground differs from the model's; masks keep the grid of their input."""
     allow_remote_sources: bool = Field(default=False, strict=True)
     """Let a local VRT refer to servers, and a VRT on a server to any place."""
+    validity: Text | None = None
+    """The mask that comes with each scene: scl, udm2, qa-pixel, fmask, or a pattern of its path; and its valid values."""
     aoi: File | None = None
     """A file of polygons: what lies outside is neither decoded nor inferred, and is nodata."""
     aoi_layer: Text | None = None
@@ -243,6 +246,7 @@ class Settings(BaseModel):
             crs=self.crs,
             remote=self.allow_remote_sources,
             resample=self.resample,
+            validity=None if self.validity is None else parse_validity(self.validity),
             band_resampling=self.band_resampling,
         )
 
@@ -313,6 +317,13 @@ class Settings(BaseModel):
         """One text for each size: ``12`` is ``12px``, ``0.5ha`` is ``5000m2``."""
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return str(Quantity.parse(str(value))) if isinstance(value, str) or number else value
+
+    @field_validator("validity")
+    @classmethod
+    def _parsed(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_validity(value)
+        return value
 
     @field_validator("crs")
     @classmethod

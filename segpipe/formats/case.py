@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from segpipe.settings import CaseNames
+from segpipe.validity import ValidityMask
 
 RASTER = "raster"
 """The format of files whose suffix belongs to no other format; GDAL identifies them."""
@@ -28,6 +29,8 @@ class Case:
     """Key of its format in ``registry.FORMATS``."""
     index: object = field(default=None, repr=False, compare=False)
     """Results of the format's search, so that workers need not search again; picklable, opaque to other code."""
+    mask: str | None = field(default=None, repr=False, compare=False)
+    """Path of the mask of ``--validity``, if the search found it."""
 
 
 def without_path(text: str, case: Case) -> str:
@@ -91,6 +94,9 @@ class Choice:
     """Rule that groups files with one channel each; None: each file is a case."""
     bands: BandsFrom | None = None
     """Rule that groups rasters of one band each; None: each raster is a case, and products are recognised by their names."""
+
+    validity: ValidityMask | None = None
+    """Masks that come with scenes; they are no cases."""
 
 
 EVERY_CASE = Choice()

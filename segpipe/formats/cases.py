@@ -23,6 +23,7 @@ from segpipe.formats.channels import group
 from segpipe.formats.identity import owners_of
 from segpipe.formats.listing import Listing
 from segpipe.formats.registry import CONFIDENCE, FORMATS, RASTER, Format, by_suffix, find_in_family, format_of, split_suffix
+from segpipe.formats.scene_masks import with_masks
 from segpipe.formats.scenes.names import is_sentinel
 from segpipe.formats.scenes.search import is_archive, is_safe, is_scene, name_of, products_of, scene_at
 from segpipe.storage import check_name
@@ -134,6 +135,9 @@ def find_input(inputs: Sequence[str], choice: Choice = EVERY_CASE) -> Found:
     others = count_left_out(search.others, cases)
     cases = cases if choice.channels is None else _grouped(cases, choice.channels, search)
     cases = cases if choice.bands is None else _of_bands(cases, choice.bands, search)
+    if choice.validity is not None:
+        cases, masks = with_masks(cases, choice.validity)
+        search.left_out.update({"validity masks": masks} if masks else {})
     if choice.names == "number":
         cases = _numbered(cases, search)
     elif choice.names == "uid":

@@ -178,7 +178,7 @@ def open_case(case: Case, contract: Contract, overrides: Overrides = AS_STORED) 
         OutsideError: it lies outside the area of interest.
     """
     source = _open(case, contract, overrides)
-    if overrides.aoi is None:
+    if overrides.aoi is None and overrides.validity is None:
         return source
     try:
         return _restricted(source, case, contract, overrides)

@@ -1,4 +1,4 @@
-"""A case of which only some pixels count: those inside the area of interest of a run."""
+"""A case of which only some pixels count: those in the area of interest, and those that its mask marks as valid."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from segpipe.contract import Contract
 from segpipe.errors import OutsideError, SourceError
 from segpipe.formats.case import Case
+from segpipe.formats.scene_masks import mask_of
 from segpipe.formats.source import Begun, Invalid, Pixels, Scene, Source
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.ground import Ground
@@ -16,6 +17,7 @@ from segpipe.geometry.raster_grid import RasterGrid, place_of
 from segpipe.geometry.scanlines import Scanlines
 from segpipe.geometry.windows import Window
 from segpipe.overrides import Overrides
+from segpipe.validity import ValidityMask
 from segpipe.vectors.area import Area, inside
 
 
@@ -24,6 +26,8 @@ class Limit(Protocol):
 
     files: tuple[str, ...]
     """The files that it comes from, besides those of the case."""
+    notes: tuple[str, ...]
+    """Notes for the record."""
     bounds: Window
     """A window outside of which every pixel is invalid."""
 
@@ -42,6 +46,7 @@ class AreaLimit:
     """The area of interest: pixels whose centre lies outside do not count."""
 
     files: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __init__(self, lines: Scanlines, bounds: Window) -> None:
         self._lines, self.bounds = lines, bounds
@@ -63,12 +68,27 @@ def restricted(source: Source, case: Case, contract: Contract, overrides: Overri
 
     Raises:
         OutsideError: no pixel lies in the area of interest.
-        SourceError: the case has no place on the Earth.
+        SourceError: the case has no place on the Earth, or no mask.
     """
     limits: list[Limit] = []
     if overrides.aoi is not None:
         limits.append(_area_limit(source, case, overrides.aoi))
-    return Restricted(source, limits, contract.channel_count) if limits else source
+    try:
+        if overrides.validity is not None:
+            limits.append(_mask_limit(source, case, overrides.validity, remote=overrides.remote))
+        return Restricted(source, limits, contract.channel_count) if limits else source
+    except BaseException:
+        for limit in limits:
+            limit.close()
+        raise
+
+
+def _mask_limit(source: Source, case: Case, mask: ValidityMask, *, remote: bool) -> Limit:
+    from segpipe.formats.raster.scene_mask import MaskLimit
+
+    if not isinstance(source.grid, RasterGrid):
+        raise SourceError(f"{case.path}: --validity needs rasters, and this is a volume: run it without --validity")
+    return MaskLimit(mask_of(case, mask), source.grid, mask.conditions, remote=remote)
 
 
 def _area_limit(source: Source, case: Case, area: Area) -> AreaLimit:
@@ -132,7 +152,7 @@ class Restricted:
 
     @property
     def notes(self) -> Sequence[str]:
-        return self._source.notes
+        return (*self._source.notes, *(note for limit in self._limits for note in limit.notes))
 
     def memory(self, shape: tuple[int, ...]) -> int:
         return self._source.memory(shape) + sum(limit.memory(shape) for limit in self._limits)

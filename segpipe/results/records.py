@@ -3,7 +3,7 @@
 import logging
 import math
 import platform
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -18,8 +18,9 @@ from segpipe.formats.banded import bands_from
 from segpipe.formats.case import Choice
 from segpipe.formats.cases import Case, Failure, Found
 from segpipe.formats.channels import channels_of
-from segpipe.formats.identity import Beside, hidden_path
+from segpipe.formats.identity import Beside, Identity, hidden_path
 from segpipe.formats.registry import FORMATS, kinds
+from segpipe.formats.scene_masks import without_mask
 from segpipe.formats.sink import Derived
 from segpipe.messages.redact import cleaned
 from segpipe.network.device import gpu_facts, recorded_options
@@ -69,7 +70,7 @@ class Run:
         """The rules of the settings and the model that select and name the cases of the input."""
         channels = channels_of(self.model.contract, self.settings.channels)
         bands = bands_from(self.settings.bands_from, self.model.contract.channel_names)
-        return Choice(self.settings.series, self.settings.case_name, channels, bands)
+        return Choice(self.settings.series, self.settings.case_name, channels, bands, self.settings.overrides.validity)
 
     @property
     def styled(self) -> bool:
@@ -115,6 +116,8 @@ class Run:
             later |= {"tta": self.settings.tta, "flips": list(self.model.contract.flip_axes)}
         if (cleaning := self.cleaning) is not None:
             later |= cleaning.as_json()
+        if (validity := self.settings.overrides.validity) is not None:
+            later |= {"validity": str(validity)}
         if self.aoi is not None:
             later |= {"aoi": self.aoi.digest}
         return {
@@ -329,7 +332,7 @@ def _is_done(case: Case, run: Run, beside: Beside, warn: Callable[[str], None]) 
         and _has_lesions(record, run)
         and (record.verified is True or not run.settings.verify_input)
         and (style_name(case) in record.outputs or not run.styles(case))
-        and _is_same_input(record, case, beside, remote=run.settings.allow_remote_sources)
+        and _is_same_input(record, case, beside, run.settings.overrides)
         and _are_whole(output, record, warn)
     )
 
@@ -348,11 +351,14 @@ def _has_lesions(record: Record, run: Run) -> bool:
     return rule is None or (record.lesions is not None and rule.as_json().items() <= record.lesions.items())
 
 
-def _is_same_input(record: Record, case: Case, beside: Beside, *, remote: bool) -> bool:
+def _is_same_input(record: Record, case: Case, beside: Beside, overrides: Overrides) -> bool:
     """Whether the files of a case are unchanged since its record was written."""
     there = beside.place(case.path)
     place = there if record.input.path == hidden_path(there) else record.input.path
-    return FORMATS[case.format].is_same_input(place, record.input.files, case, beside, remote)
+    files: Sequence[Identity] | None = record.input.files
+    if overrides.validity is not None:
+        files = without_mask(record.input.files, case, overrides.validity, beside)
+    return files is not None and FORMATS[case.format].is_same_input(place, files, case, beside, overrides.remote)
 
 
 def storable(found: Found, output: Store) -> tuple[list[Case], list[Failure]]:

@@ -1,6 +1,7 @@
 """Products of many files give the masks of a raster of their bands, made by hand, in whatever form they lie and are cut."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +15,30 @@ from numpy.typing import NDArray
 from rasterio.transform import from_origin
 from scenes import Silent
 
+from segpipe.contract import parse_contract
+from segpipe.formats.cases import find_input
+from segpipe.formats.registry import environment, open_case
+from segpipe.geometry.windows import Window
 from segpipe.jobs.launch import carry_out, prepare
+from segpipe.overrides import Overrides
 from segpipe.settings import load_settings
 
 CHANNELS = ["B02", "B04", "B11", "B01"]
 
 
 def bilinear(values: NDArray[Any], factor: int) -> NDArray[Any]:
-    """Between the centres of valid pixels, with edges of pixels aligned; rounded half up."""
-    axes = []
-    for length in values.shape:
-        at = (np.arange(length * factor) + 0.5) / factor - 0.5
+    """Between the centres of valid pixels, with edges of pixels aligned, along rows and then down; rounded half up."""
+    found, valid = values.astype(np.float64), values != 0
+    for axis in (1, 0):
+        at = (np.arange(values.shape[axis] * factor) + 0.5) / factor - 0.5
         low = np.floor(at).astype(int)
-        axes.append([(np.clip(low, 0, length - 1), 1 - (at - low)), (np.clip(low + 1, 0, length - 1), at - low)])
-    total, weights = 0.0, 0.0
-    for rows, down in axes[0]:
-        for cols, across in axes[1]:
-            taken = values[np.ix_(rows, cols)].astype(np.float64)
-            weight = down[:, None] * across[None] * (taken != 0)
-            total, weights = total + weight * taken, weights + weight
-    return np.where(weights > 0, np.floor(total / np.where(weights > 0, weights, 1) + 0.5 + 1e-9), 0).astype(values.dtype)
+        total, weights = 0.0, 0.0
+        for taps, weight in ((low, 1 - (at - low)), (low + 1, at - low)):
+            index = np.clip(taps, 0, values.shape[axis] - 1)
+            shares = valid.take(index, axis) * (weight[None] if axis else weight[:, None])
+            total, weights = total + shares * found.take(index, axis), weights + shares
+        found, valid = np.where(weights > 0, total / np.where(weights > 0, weights, 1), 0), weights > 0
+    return np.where(valid, np.floor(found + 0.5 + 1e-9), 0).astype(values.dtype)
 
 
 def repeated(values: NDArray[Any], factor: int) -> NDArray[Any]:
@@ -84,6 +89,7 @@ def test_a_folder_and_an_archive_have_the_labels_of_bands_stacked_by_hand(tmp_pa
     done = run(folder.parent, network, tmp_path / "out", band_resampling=band_resampling)
     assert (done.failed, sorted(done.done)) == ([], sorted([products.NEW, "zipped"]))
     assert not run(raster, network, tmp_path / "by-hand").failed
+    _assert_pixels(folder, raster, band_resampling)
     wanted = labels(tmp_path / "by-hand", "stack")
     assert len(np.unique(wanted)) > 2
     assert (wanted == 255).sum() == 60 * 60
@@ -92,6 +98,36 @@ def test_a_folder_and_an_archive_have_the_labels_of_bands_stacked_by_hand(tmp_pa
     notes = record(tmp_path / "out", products.NEW)["notes"]
     assert f"B11, B01: resampled to the grid of B02, {band_resampling}, as --band-resampling says" in notes
     assert any("contain an offset of 1000" in note for note in notes)
+
+
+def test_a_folder_has_the_labels_of_a_vrt_made_by_hand(tmp_path):
+    network, folder = model(tmp_path / "m.onnx"), products.safe(tmp_path / "in", products.bands())
+    rows, cols = products.SHAPE
+    text = [f'<VRTDataset rasterXSize="{cols}" rasterYSize="{rows}"><SRS>EPSG:32633</SRS>']
+    text.append(f"<GeoTransform>{products.CORNER[0]}, 10, 0, {products.CORNER[1]}, 0, -10</GeoTransform>")
+    for number, name in enumerate(CHANNELS, 1):
+        size = products.SIZES[name]
+        file = next(folder.rglob(f"*_{name}_{size}m.jp2"))
+        text.append(
+            f'<VRTRasterBand dataType="UInt16" band="{number}"><Description>{name}</Description><NoDataValue>0</NoDataValue>'
+            f'<ComplexSource><SourceFilename relativeToVRT="1">{file.relative_to(tmp_path)}</SourceFilename>'
+            f'<SrcRect xOff="0" yOff="0" xSize="{cols * 10 // size}" ySize="{rows * 10 // size}"/>'
+            f'<DstRect xOff="0" yOff="0" xSize="{cols}" ySize="{rows}"/><NODATA>0</NODATA></ComplexSource></VRTRasterBand>'
+        )
+    (tmp_path / "hand.vrt").write_text("".join([*text, "</VRTDataset>"]))
+    assert not run(folder, network, tmp_path / "out", band_resampling="nearest").failed
+    assert not run(tmp_path / "hand.vrt", network, tmp_path / "by-hand").failed
+    np.testing.assert_array_equal(labels(tmp_path / "out", products.NEW), labels(tmp_path / "by-hand", "hand"))
+
+
+def _assert_pixels(folder, raster, band_resampling):
+    """The valid pixels of a product are those of a raster."""
+    (case,) = find_input([str(folder)]).cases
+    contract = parse_contract(networks.contract(CHANNELS, 3), "a test")
+    with environment(), closing(open_case(case, contract, Overrides(band_resampling=band_resampling))) as source:
+        pixels, invalid = source.read(Window((0, 0), products.SHAPE))
+    with rasterio.open(raster) as dataset:
+        np.testing.assert_array_equal(pixels[:, ~invalid], dataset.read()[:, ~invalid])
 
 
 def test_any_number_of_parts_and_workers_gives_the_same_bytes_and_a_second_run_does_nothing(tmp_path):
@@ -110,6 +146,7 @@ def test_physical_pixels_have_the_offset_and_the_quantification_of_their_metadat
     names = ["B02", "B04"]
     new, old = products.bands(names, shift=1000), products.bands(names)
     products.safe(tmp_path / "in", new)
+    products.safe(tmp_path / "in", new, products.NEW_1C)
     products.safe(tmp_path / "in", old, products.OLD, offset=None)
     network = model(tmp_path / "m.onnx", channels=names, scale=1.0, pixel="physical")
     assert not run(tmp_path / "in", network, tmp_path / "out").failed
@@ -121,7 +158,7 @@ def test_physical_pixels_have_the_offset_and_the_quantification_of_their_metadat
     network = model(tmp_path / "stored.onnx", channels=names, scale=1.0)
     assert not run(raster, network, tmp_path / "by-hand").failed
     wanted = labels(tmp_path / "by-hand", "stack")
-    for name in (products.NEW, products.OLD):
+    for name in (products.NEW, products.NEW_1C, products.OLD):
         np.testing.assert_array_equal(labels(tmp_path / "out", name), wanted)
         assert not any("offset" in note for note in record(tmp_path / "out", name)["notes"])
 

@@ -1,5 +1,6 @@
 """Archives and metadata of products are not trusted."""
 
+import os
 import zipfile
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def test_members_that_are_no_images(tmp_path, monkeypatch):
     bomb = container_at(str(archive(tmp_path / "a.zip", "X.SAFE/a.jp2", data=bytes(3 * 2**20))))
     with pytest.raises(SourceError, match=r"would unpack from [\d,]+ to 3,145,728 bytes, as no image does"):
         bomb.check(["a.jp2"])
-    with pytest.raises(SourceError, match=r"a\.xml must be metadata of at most 16,777,216 bytes"):
+    with pytest.raises(SourceError, match=r"a\.xml must be metadata of at most 4,194,304 bytes"):
         container_at(str(archive(tmp_path / "b.zip", "X.SAFE/a.xml", data=bytes(MOST_BYTES + 1)))).read("a.xml")
     with pytest.warns(UserWarning, match="Duplicate name"):
         twice = container_at(str(archive(tmp_path / "c.zip", "X.SAFE/a.jp2", "X.SAFE/a.jp2")))
@@ -48,6 +49,25 @@ def test_members_that_are_no_images(tmp_path, monkeypatch):
     for place in (tmp_path, tmp_path / "c.zip"):
         with pytest.raises(SourceError, match="a product must have at most 1 files"):
             container_at(str(place))
+
+
+def test_a_directory_of_millions_of_names_is_not_read(tmp_path, monkeypatch):
+    path = archive(tmp_path / "a.zip", *(f"X.SAFE/{n:0300}" for n in range(30)))
+    monkeypatch.setattr("segpipe.formats.scenes.container.MOST_BYTES", 10_000)
+    with pytest.raises(SourceError, match="the directory of an archive must have at most 10,000 bytes, got 10,"):
+        container_at(str(path))
+    monkeypatch.setattr("zipfile.ZIP_FILECOUNT_LIMIT", 3)  # the form of archives of many or large files
+    path = archive(tmp_path / "b.zip", *(f"X.SAFE/{n:0300}" for n in range(30)))
+    with pytest.raises(SourceError, match="the directory of an archive must have at most 10,000 bytes, got 10,"):
+        container_at(str(path))
+
+
+def test_pipes_are_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.zip")
+    assert not holds_product(str(tmp_path / "a.zip"))
+    os.mkfifo(tmp_path / "MTD_MSIL2A.xml")
+    with pytest.raises(SourceError, match=r"MTD_MSIL2A\.xml must be a regular file"):
+        container_at(str(tmp_path)).read("MTD_MSIL2A.xml")
 
 
 def test_an_encrypted_member_and_a_damaged_archive(tmp_path):

@@ -13,8 +13,14 @@ from segpipe.storage.retry import is_passing
 MOST_FILES = 20_000
 """Files of a product; those of ESA have some 100."""
 
-MOST_BYTES = 2**24
-"""Bytes of a metadata file; those of ESA have 60 kB."""
+MOST_BYTES = 2**22
+"""Bytes of a metadata file, and of the directory of an archive; those of ESA have 60 kB and 20 kB."""
+
+END, END_64 = b"PK\x05\x06", b"PK\x06\x06"
+"""Marks of the records at the end of an archive, the second for large ones (APPNOTE.TXT, 4.3.14 and 4.3.16)."""
+
+TAIL = 2**16 + 128
+"""Bytes at the end of an archive in which these records lie."""
 
 MOST_RATIO, MOST_PLAIN = 200, 2**20
 """Images are compressed already: a member above this size that shrank to less than its 200th is no image."""
@@ -58,7 +64,9 @@ class Container:
 
     def _bytes(self, name: str) -> bytes:
         if not self.archive:
-            with Path(self.root, name).open("rb") as stream:
+            if not (path := Path(self.root, name)).is_file():  # opening a pipe may block forever
+                raise SourceError(f"{path} must be a regular file: {MEND}")
+            with path.open("rb") as stream:
                 return stream.read(MOST_BYTES + 1)
         with zipfile.ZipFile(self.root) as archive, archive.open(self.prefix + name) as member:
             return member.read(MOST_BYTES + 1)
@@ -106,11 +114,27 @@ def _check_count(root: str, count: int) -> None:
 
 def _archive(path: str) -> zipfile.ZipFile:
     try:
+        if (size := _directory_bytes(path)) > MOST_BYTES:  # zipfile would read all of it
+            raise SourceError(
+                f"{path}: the directory of an archive must have at most {MOST_BYTES:,} bytes, got {size:,}: {MEND}"
+            )
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
         raise SourceError(f"{path} is damaged: its directory of files cannot be read: {error}: {MEND}") from error
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _directory_bytes(path: str) -> int:
+    """Bytes of the directory of an archive, as the archive says; 0 where it says nothing."""
+    with Path(path).open("rb") as stream:
+        stream.seek(max(0, os.fstat(stream.fileno()).st_size - TAIL))
+        tail = stream.read(TAIL)
+    end, large = tail.rfind(END), tail.rfind(END_64)
+    sizes = [int.from_bytes(tail[end + 12 : end + 16], "little")] if end >= 0 else []
+    if large >= 0:
+        sizes = [size for size in sizes if size < 2**32 - 1] + [int.from_bytes(tail[large + 40 : large + 48], "little")]
+    return max(sizes, default=0)
 
 
 def _of_archive(path: str) -> Container:
@@ -144,6 +168,8 @@ def _check_member(path: str, name: str, archive: zipfile.ZipFile) -> None:
 def holds_product(path: str) -> bool:
     """Whether an archive holds a product of Sentinel-2, by the name of its first member."""
     try:
+        if not Path(path).is_file():  # opening a pipe may block forever
+            return False
         with Path(path).open("rb") as stream:
             head = stream.read(HEAD)
     except OSError:

@@ -133,6 +133,9 @@ def test_level_1_of_landsat_has_its_own_factors(tmp_path):
 
 def test_landsat_without_and_with_damaged_metadata(tmp_path):
     products.landsat(tmp_path, PIXELS)
+    (tmp_path / f"{TITLE}_MTL.txt").write_text(products.MTL.replace("2.75e-05", "NULL"))  # as in some of the first years
+    (case,) = find_input([str(tmp_path)]).cases
+    assert by_name(product_of(case))["SR_B4"].scale is None
     (tmp_path / f"{TITLE}_MTL.txt").write_text(products.MTL.replace("2.75e-05", "much"))
     (case,) = find_input([str(tmp_path)]).cases
     with pytest.raises(SourceError, match="REFLECTANCE_MULT_BAND_4 must be a number, got 'much'"):

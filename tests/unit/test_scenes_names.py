@@ -105,7 +105,7 @@ def test_parts_of_products():
 
 def bands(kind: str) -> list[BandFile]:
     if kind == "landsat":
-        return [BandFile(f"SR_B{n}", "", (f"B{n}", *names)) for n, names in LANDSAT["08"].items() if int(n) < 8]
+        return [BandFile(f"SR_B{n}", "", (f"B{n}", *names)) for n, names in LANDSAT["C"].items() if int(n) < 8]
     return [BandFile(n, "", (*short(n), *names)) for n, names in (MSI if kind == "msi" else HLS_LANDSAT).items()]
 
 

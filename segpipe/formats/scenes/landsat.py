@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from segpipe.errors import SourceError
 from segpipe.formats.scenes.container import MEND, Container
 from segpipe.formats.scenes.document import number, parsed
-from segpipe.formats.scenes.names import LANDSAT, Part, part_of
+from segpipe.formats.scenes.names import Part, landsat_names, part_of
 from segpipe.formats.scenes.product import BandFile, Product
 from segpipe.storage.documents import DocumentError, parse_json
 
@@ -30,6 +30,9 @@ OPTICAL, THERMAL, LEVEL1 = (
 )
 
 SCENE = ("DATE_ACQUIRED", "SCENE_CENTER_TIME", "SPACECRAFT_ID", "SENSOR_ID", "CLOUD_COVER", "LANDSAT_PRODUCT_ID")
+
+NONE = "NULL"
+"""Value of what a product does not have."""
 
 LINE = re.compile(r"\s*(\w+)\s*=\s*(.*?)\s*")
 
@@ -78,7 +81,7 @@ def _band(title: str, path: str, part: Part, groups: Groups) -> BandFile:
     if match is None:
         return BandFile(name, path, classes=name.startswith("QA_") or name.endswith(("_QA", "_AEROSOL")))
     prefix, digits, gain = match.groups()
-    others = (f"B{int(digits)}{gain}", *LANDSAT.get(title[2:4], {}).get(str(int(digits)), ()))
+    others = (f"B{int(digits)}{gain}", *landsat_names(title, int(digits)))
     scale, offset = _factors(title, prefix, f"{int(digits)}{gain}", groups)
     return BandFile(name, path, others, scale=scale, offset=offset, nodata=0)
 
@@ -92,7 +95,7 @@ def _factors(title: str, prefix: str, digits: str, groups: Groups) -> tuple[floa
     }[prefix]
     for group, kind, band in wanted:
         values = groups.get(group, {})
-        if (scale := values.get(f"{kind}_MULT_BAND_{band}")) is not None:
+        if (scale := values.get(f"{kind}_MULT_BAND_{band}", NONE)) != NONE:
             sum_name = f"{kind}_ADD_BAND_{band}"
             return number(title, f"{kind}_MULT_BAND_{band}", scale), number(title, sum_name, values.get(sum_name))
     return None, 0.0

@@ -63,8 +63,9 @@ _TM = {
     "7": ("swir22", "swir2"),
     "8": ("pan",),
 }
-LANDSAT = {"08": _OLI, "09": _OLI, "04": _TM, "05": _TM, "07": _TM}
-"""Common names of the bands of Landsat by the number of the satellite: OLI and TIRS, TM and ETM+."""
+LANDSAT = {"C": _OLI, "O": _OLI, "E": _TM, "T": _TM}
+"""Common names of the bands of Landsat by the letter of the sensor: OLI and TIRS, OLI, ETM+, TM. The bands of MSS (M) differ
+between satellites, and have none."""
 
 HLS_LANDSAT = {
     "B01": ("coastal",),
@@ -183,3 +184,13 @@ def short(name: str) -> tuple[str, ...]:
 def is_product(name: str) -> bool:
     """Whether a folder has the name of a product of Landsat or HLS."""
     return _PRODUCT.fullmatch(name) is not None
+
+
+def landsat_names(product: str, number: int) -> tuple[str, ...]:
+    """Common names of a band of a product of Landsat.
+
+    >>> landsat_names("LC08_L2SP_X", 5)[0], landsat_names("LT05_L2SP_X", 5)[0], landsat_names("LM05_L1TP_X", 4)
+    ('nir', 'swir16', ())
+    """
+    sensor = "O" if product[2:4] in ("08", "09") else product[1:2].upper()
+    return LANDSAT.get(sensor, {}).get(str(number), ())

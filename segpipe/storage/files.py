@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,6 +33,11 @@ def draft_name(name: str) -> str:
     if is_utf8(name) and all(len(part.encode()) <= LONGEST for part in name.split("/")):
         return name
     return hashlib.sha256(os.fsencode(name)).hexdigest()
+
+
+def apart(draft: Path) -> Path:
+    """Path beside a draft that no other attempt uses: a lost worker that still lives may write the same file."""
+    return draft.with_name(f".{secrets.token_hex(6)}{draft.name}")
 
 
 def unlinked(path: Path) -> Path:

@@ -171,6 +171,26 @@ def test_a_seg_that_cannot_be_written_leaves_no_file(
     assert sorted(path.name for path in (folder / "segpipe-out").iterdir()) == ["areas.csv", "run.json"]
 
 
+@pytest.mark.parametrize("name", ["a.seg.dcm", "a.sr.dcm", "a.sc.dcm"])
+def test_another_attempt_does_not_touch_what_this_one_writes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A worker that was taken for lost still lives while its successor begins the same file."""
+    assert run(folder, "-o", "whole", "--report", "dicom").returncode == 0
+    publish, others = Folder.publish, []
+
+    def late(store: Folder, draft: Path, target: str, *, flush: bool = True) -> None:
+        if target == name and not others:
+            others.append(store.draft_of(name))
+            others[0].__enter__().write_bytes(b"of another attempt")
+        publish(store, draft, target, flush=flush)
+
+    monkeypatch.setattr(Folder, "publish", late)
+    assert run(folder, "-o", "late", "--report", "dicom").returncode == 0
+    assert others
+    assert (folder / "late" / name).read_bytes() == (folder / "whole" / name).read_bytes()
+
+
 def test_a_file_is_segpipes_own_by_its_manufacturer(tmp_path: Path) -> None:
     (tmp_path / "text.seg.dcm").write_text("no DICOM")
     theirs = dicom_series.save(tmp_path / "x", dicom_series.slices((1, 14, 13)), voxels()[:1])[0]

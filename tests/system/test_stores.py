@@ -62,6 +62,17 @@ def test_a_link_in_the_way_is_not_written_through(link, where, tmp_path):
     assert (tmp_path / "out" / "a.json").read_bytes() == b"x"
 
 
+def test_two_attempts_at_a_file_do_not_share_a_draft(tmp_path):
+    """A worker that was taken for lost may still write while its successor does."""
+    store = Folder(tmp_path / "out")
+    with store.draft_of("a.json") as lost, store.draft_of("a.json") as later:
+        lost.write_bytes(b"lost")
+        later.write_bytes(b"later")
+        assert lost.read_bytes() == b"lost"
+    assert (tmp_path / "out" / "a.json").read_bytes() == b"lost"  # whole: the last one to end
+    assert [*(tmp_path / "out" / DRAFTS).iterdir()] == []
+
+
 def test_a_link_in_place_of_the_drafts_is_refused(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "elsewhere").mkdir()

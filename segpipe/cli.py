@@ -468,6 +468,11 @@ def inspect(file: str, json: bool, **flags: Any) -> None:
 )
 @_TILES("--batch", "batches", multiple=True, type=int, help="Batch to measure [1, 2, 4; on a GPU 8, 16, 32]; repeatable.")
 @_TILES("--blend", type=click.Choice(BLENDS), help="How the weight of a tile falls towards its edges [gaussian].")
+@_TILES(
+    "--tta",
+    type=click.Choice(["none", "flips"]),
+    help="Average the scores of each tile over its flips, as a run does [none].",
+)
 @_WHERE("--device", metavar="NAME", help="Device for the model [that of a run, and openvino beside a CPU].")
 @_WHERE(
     "--precision",

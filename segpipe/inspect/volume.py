@@ -4,12 +4,13 @@ import math
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.errors import InputError
+from segpipe.errors import InputError, SourceError
 from segpipe.formats.cases import Case, find_input
 from segpipe.formats.registry import FORMATS, environment, format_at, open_case
 from segpipe.formats.source import Source
@@ -64,9 +65,11 @@ def inspect_volume(file: str, settings: Settings, *, alone: bool) -> VolumeFacts
     errors: list[str] = []
     with environment():
         case = case_at(file)
-        with closing(open_case(case, any_contract(1, pixel="physical"), settings.overrides)) as source:
-            spec = None if alone else spec_of(settings, errors)
-            seen = _facts(case, source)
+        spec = None if alone else spec_of(settings, errors)
+        count = 1 if spec is None else spec.contract.channel_count
+        source, channels = _opened(case, count, settings)
+        with closing(source):
+            seen = _facts(case, source, channels)
             fit, notes = (None, list(source.notes)) if spec is None else _fit(case, settings, spec, errors)
             values = None
             with noting(errors, file):
@@ -74,7 +77,18 @@ def inspect_volume(file: str, settings: Settings, *, alone: bool) -> VolumeFacts
     return replace(seen, values=values, fit=fit, notes=notes, error=next(iter(errors), None))
 
 
-def _facts(case: Case, source: Source) -> VolumeFacts:
+def _opened(case: Case, channels: int, settings: Settings) -> tuple[Source, int]:
+    """The volume with the channels of a model, as of a file of four axes, else with one; and the number of its channels."""
+    any_of = partial(any_contract, pixel="physical")
+    if channels > 1 and FORMATS[case.format].per_channel:
+        try:
+            return open_case(case, any_of(channels), settings.overrides), channels
+        except SourceError:
+            pass  # whatever is wrong with it as one channel is said
+    return open_case(case, any_of(1), settings.overrides), 1
+
+
+def _facts(case: Case, source: Source, channels: int) -> VolumeFacts:
     """Facts from the header; ``values``, ``fit``, ``notes`` and ``error`` are filled in later."""
     grid, place = source.grid, source.grid.as_json()
     slope, intercept = (1.0, 0.0) if (tags := source.tags()) is None else (float(tags[0][0]), float(tags[1][0]))
@@ -95,7 +109,7 @@ def _facts(case: Case, source: Source) -> VolumeFacts:
         intercept=intercept,
         values=None,
         needs=VolumeNeeds(
-            channels=1,
+            channels=channels,
             layout="NCDHW",
             spacing=spacing and [float(f"{size * METRES[grid.unit] / METRES['mm']:.4g}") for size in spacing],
             orientation=place.get("orientation"),
@@ -140,19 +154,21 @@ def _fitted(case: Case, sheet: Sheet, spec: ModelSpec, settings: Settings) -> Vo
 
 
 def values_of(source: Source, slope: float, intercept: float) -> VoxelValues:
-    """Range, mean and deviation of the valid voxels, plane by plane.
+    """Range, mean and deviation of the valid voxels, of all channels together, plane by plane.
 
     Raises:
         SourceError: the voxels cannot be read.
     """
-    count, read = 0, 0
+    count, seen, read = 0, 0, 0
     lowest, highest, total, squares, about = math.inf, -math.inf, 0.0, 0.0, 0.0
     for box in _boxes(source.grid.shape):
         pixels, invalid = source.read(box)
-        valid: NDArray[np.float64] = (pixels[0] if invalid is None else pixels[0][~invalid]).astype(np.float64).ravel()
+        chosen = pixels if invalid is None else pixels[:, ~invalid]
+        valid: NDArray[np.float64] = chosen.astype(np.float64).ravel()
         read += math.prod(box.shape)
         if not valid.size:
             continue
+        seen += valid.size // len(pixels)
         about = about if count else float(valid.mean())  # sums of squares around the mean stay accurate
         count += valid.size
         lowest, highest = min(lowest, float(valid.min())), max(highest, float(valid.max()))
@@ -163,7 +179,7 @@ def values_of(source: Source, slope: float, intercept: float) -> VoxelValues:
     ends = (lowest * slope + intercept, highest * slope + intercept)
     deviation = math.sqrt(max(0.0, squares / count - (total / count) ** 2))
     return VoxelValues(
-        share=count / read,
+        share=seen / read,
         voxels=read,
         min=min(ends),
         max=max(ends),

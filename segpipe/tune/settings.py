@@ -28,6 +28,8 @@ class TuneSettings:
     ignore_alpha: bool = False
     resample: bool = False
     blend: str | None = None
+    tta: str | None = None
+    """Test-time augmentation, as of a run."""
     device: str | None = None
     """Device to measure; None: the one that a run takes, and OpenVINO beside a CPU, if it is installed."""
     precisions: tuple[str, ...] = ()
@@ -59,7 +61,13 @@ class TuneSettings:
         return load_settings(
             None,
             values
-            | {"resample": self.resample, "blend": self.blend, "device": device or self.device, "precision": precision},
+            | {
+                "resample": self.resample,
+                "blend": self.blend,
+                "tta": self.tta,
+                "device": device or self.device,
+                "precision": precision,
+            },
         )
 
     @property
@@ -67,7 +75,7 @@ class TuneSettings:
         """Flags of ``segpipe run`` that do not depend on the choice."""
         named = {"--contract": self.contract, "--bands": self.bands, "--nodata": self.nodata, "--crs": self.crs}
         named |= {"--bands-from": self.bands_from, "--band-resampling": self.band_resampling}
-        named |= {"--blend": self.blend}
+        named |= {"--blend": self.blend, "--tta": self.tta}
         inputs = [part for text in self.input for part in ("--input", text)]
         switches = ["--ignore-alpha"] * self.ignore_alpha + ["--resample"] * self.resample
         return [

@@ -115,6 +115,17 @@ def test_the_command_on_a_volume(tmp_path: Path) -> None:
     assert {tuple(choice["tile"]) for choice in report["choices"]} >= {(8, 8, 8)}
 
 
+def test_flips_are_measured_as_a_run_averages_them(tmp_path: Path) -> None:
+    volumes.write(tmp_path / "a.nii.gz", volumes.voxels(SHAPE, "u1"))
+    local(tmp_path / "m.onnx")
+    command = ["tune", "m.onnx", "--input", "a.nii.gz", "--device", "cpu", "--tile", "8", "--overlap", "2"]
+    done = invoke([*command, "--tta", "flips", "--min-agreement", "0.01", "--seconds", "2", "--json"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert " --tta flips" in json.loads(done.stdout)["command"]
+    spec = TuneSettings(tmp_path / "m.onnx", tta="flips").of_run(tmp_path / "m.onnx")
+    assert spec.tta == "flips"
+
+
 def test_noise_for_a_model_of_volumes(tmp_path: Path) -> None:
     found = tuned(local(tmp_path / "m.onnx"), tiles=(8,), overlaps=(2,), seconds=1.0)
     assert [row.choice.tiling.tile for row in found.rows] == [(8, 8, 8)]

@@ -195,3 +195,23 @@ def test_a_real_volume_is_as_nibabel_says(shared: Path) -> None:
     assert facts.values is not None
     assert [facts.values.min, facts.values.max] == pytest.approx([values.min(), values.max()])
     assert facts.values.std == pytest.approx(values.std(dtype=np.float64), rel=1e-6)
+
+
+def test_a_file_of_four_axes_with_the_model_of_its_channels(tmp_path: Path) -> None:
+    data = volumes.voxels((*SHAPE, 2))
+    path = volumes.write(tmp_path / "a.nii.gz", data)
+    values = networks.contract(2, 3, layout="NCDHW", tile=[2, 6, 8], overlap=[0, 1, 2], scale=1 / 4096)
+    networks.Network(2, 0, ndim=3).conv(2, 3, 1).save(tmp_path / "two.onnx", values, classes=3, shape=("n", 2, 6, 8))
+    facts = told(path, "--model", tmp_path / "two.onnx")
+    assert (facts["error"], facts["needs"]["channels"], facts["shape"]) == (None, 2, list(reversed(SHAPE)))
+    found = facts["values"]
+    assert (found["share"], found["voxels"]) == (1, data[..., 0].size)
+    assert [found["min"], found["max"]] == [data.min(), data.max()]
+    assert [found["mean"], found["std"]] == pytest.approx([data.mean(), data.std()], rel=1e-12)
+    ended = command(path)
+    assert ended.exit_code == 2
+    assert re.search("must hold one volume, and holds 2 of them: take one out, with fslroi", ended.stderr)
+    volumes.write(tmp_path / "one.nii.gz", data[..., 0])
+    refused = command(tmp_path / "one.nii.gz", "--model", tmp_path / "two.onnx")
+    assert refused.exit_code == 1
+    assert re.search("has one channel, and the model takes 2", refused.stderr)

@@ -447,7 +447,8 @@ def _is_no_byte(values: Values, expected: Expected) -> bool:
 
 def _large_words(values: Values, expected: Expected) -> str:
     if expected.mean is None:
-        return f"scaled to {expected.scaled(values.mid).max():.4g} where the contract's scale makes 1 of full reflectance"
+        full = "full reflectance" if expected.contract.layout.ndim == 2 else "full scale"
+        return f"scaled to {expected.scaled(values.mid).max():.4g} where the contract's scale makes 1 of {full}"
     worst = int(np.abs(expected.deviations(values.mid)).argmax())
     distance = expected.deviations(values.mid)[worst]
     return (

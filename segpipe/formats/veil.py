@@ -88,6 +88,10 @@ def _parts(folder: str, inputs: Sequence[str]) -> list[str]:
     return folder[max(map(len, below), default=0) :].strip("/").split("/")
 
 
+LOGGERS = ("segpipe", "rasterio._env", "rasterio._err", "rasterio._io", "pydicom", "nibabel.global")
+"""Loggers whose messages may have paths; the handlers may be those of a program that calls ``segpipe.run``."""
+
+
 @contextmanager
 def hidden_inputs(settings: Settings, cases: Sequence[Case] = ()) -> Iterator[None]:
     """Hide the names of the inputs of a run while the block runs, in logs and in the error that ends it, too.
@@ -101,16 +105,19 @@ def hidden_inputs(settings: Settings, cases: Sequence[Case] = ()) -> Iterator[No
         yield
         return
     veil.names |= Names.of(names_of(cases, settings.input))
-    logger, hide = logging.getLogger("segpipe"), partial(_hide)  # of this run alone: filters are known by identity
+    hide = partial(_hide)  # of this run alone: filters are known by identity
+    loggers = [logging.getLogger(name) for name in LOGGERS]
     with veiled(veil):
-        logger.addFilter(hide)
+        for logger in loggers:
+            logger.addFilter(hide)
         try:
             yield
         except SegpipeError as error:
             error.args = (without_names(str(error)),)
             raise
         finally:
-            logger.removeFilter(hide)
+            for logger in loggers:
+                logger.removeFilter(hide)
 
 
 def _hide(record: logging.LogRecord) -> bool:

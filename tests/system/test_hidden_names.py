@@ -25,6 +25,7 @@ import rasterio
 from command import invoke
 from volumes import voxels, write
 
+import segpipe
 from segpipe.errors import SettingsError
 from segpipe.formats.dicom import pixels as dicom_pixels
 from segpipe.formats.veil import hidden_inputs, names_of
@@ -69,7 +70,8 @@ def make(root: Path) -> None:
     cut.write_bytes(cut.read_bytes()[:-40])
     series(patient / "Zornberg odd", 5)
     odd = sorted((patient / "Zornberg odd").iterdir())[1]
-    odd.write_bytes(odd.read_bytes().replace(b"-10.0\\-20.0", b"Zornb\\g-20.0").replace(b"-10\\-20", b"Zorn\\20"))
+    odd.write_bytes(odd.read_bytes().replace(b"-10\\-20\\", b"Zornberg"))  # pydicom quotes what is no number
+    assert b"Zornberg32.5" in odd.read_bytes()
     (patient / "Zornberg.dcm").write_bytes(bytes(200))
     write(patient / "Zornberg brain.nii.gz", voxels(), descrip=b"Zornberg", db_name=b"Zornberg", aux_file=b"Zornberg")
     data = (patient / "Zornberg brain.nii.gz").read_bytes()
@@ -225,12 +227,51 @@ def test_retries_and_errors_at_the_start(folder: Path, monkeypatch: pytest.Monke
 
 def test_unforeseen_errors_quote_no_values(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any, **__: Any) -> Any:
-        raise LookupError(f"the value 'Zornberg^Tag' of {folder}/scans/{PATIENT}/CT is odd")
+        raise LookupError(
+            f"ZÖRNBERG_HANS.CT.ABDOMEN.0001.IMA: the value 'Zornberg^Tag' of {folder}/scans/{PATIENT}/CT is odd"
+        )
 
     monkeypatch.setattr(dicom_pixels.Reader, "read", fails)
     done = invoke(["run", "-i", "scans", *SERIAL, "--case-name", "number", "-v"], folder)
     assert "failed in a way that segpipe does not know: LookupError" in done.stdout
     assert leaks(folder, *said(done)) == []
+
+
+def test_logs_of_the_python_interface(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever calls segpipe.run may have handlers of their own."""
+    read, struck = dicom_pixels.Reader.read, list[str]()
+
+    def fails_once(self: Any, path: str, number: int, *, alone: bool) -> Any:
+        if not struck:
+            struck.append(path)
+            raise OSError(errno.EIO, "Input/output error", path)
+        return read(self, path, number, alone=alone)
+
+    monkeypatch.setattr(dicom_pixels.Reader, "read", fails_once)
+    monkeypatch.chdir(folder)
+    with caplog.at_level("INFO"):
+        result = segpipe.run("scans", "model.onnx", "out", case_name="number", executor="serial", device="cpu", seg="none")
+    assert "tried again in" in caplog.text
+    assert sorted(result.done) == ["0001", "0002", "0006"]
+    assert leaks(folder, caplog.text, *result.failed.values(), *result.problems) == []
+
+
+def test_files_of_channels(tmp_path: Path) -> None:
+    values = networks.contract(2, 3, layout="NCDHW", tile=[2, 6, 8], overlap=[0, 1, 2], scale=1 / 4096)
+    networks.Network(2, 0, ndim=3).conv(2, 3, 1).save(tmp_path / "model.onnx", values, classes=3, shape=("n", 2, 6, 8))
+    (tmp_path / "scans" / "Zornberg").mkdir(parents=True)
+    for name in ("a/Zornberg_0000", "a/Zornberg_0001", "Zornberg/Zornberg_0000", "Zornberg/Zornberg-two_0001"):
+        (tmp_path / "scans" / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / "scans" / f"{name}.nii.gz", voxels())
+    done = invoke(["run", "-i", "scans", *SERIAL, "--case-name", "number"], tmp_path)
+    assert "1 done, 0 done before, 2 failed" in done.stdout
+    assert "channel 1 has no file" in done.stdout
+    assert "0 done, 1 done before" in invoke(["run", "-i", "scans", *SERIAL, "--case-name", "number"], tmp_path).stdout
+    names = invoke(["cases", "-i", "scans", "-m", "model.onnx", "--case-name", "number"], tmp_path)
+    assert len(names.stdout.splitlines()) == 3
+    assert leaks(tmp_path, *said(done)) == []
 
 
 def test_workers_parts_and_kills(folder: Path, segpipe_process: Any) -> None:

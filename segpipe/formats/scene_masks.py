@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from segpipe.errors import InputError, SourceError
 from segpipe.formats.case import RASTER, SCENE, Case
-from segpipe.formats.identity import Beside, Identity, identities
+from segpipe.formats.identity import Beside, Identity, identities, unhidden
 from segpipe.storage.bucket import find_objects, in_bucket, is_remote
 from segpipe.validity import CASE, Preset, ValidityMask
 
@@ -152,6 +152,7 @@ def without_mask(files: Sequence[Identity], case: Case, mask: ValidityMask, besi
     """
     path = mask_of(case, mask)
     own = {beside.named(path + ending) for ending in BESIDE}
+    files = unhidden(files, own)
     theirs = [file for file in files if file["path"] in own]
     names = [file["path"] for file in theirs]
     if beside.named(path) not in names or identities(path, names, beside) != theirs:

@@ -72,7 +72,7 @@ def names_of(cases: Iterable[Case], inputs: Sequence[str]) -> Iterator[str]:
     known, seen = by_suffix(), set[str]()
     yield from _names(inputs)
     for case in cases:
-        for path in (case.path, *FORMATS[case.format].files(case)):
+        for path in (case.path, *FORMATS[case.format].files(case), *([] if case.mask is None else [case.mask])):
             folder, name = os.path.split(path)
             stem = split_suffix(name, known)[0]
             yield from {name, stem, os.path.splitext(name)[0], NUMBER.sub("", stem)}  # noqa: PTH122

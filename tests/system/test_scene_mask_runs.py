@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import products
 import pytest
 import rasterio
 from affine import Affine
@@ -189,6 +190,45 @@ def test_a_landsat_product_has_its_mask_in_it(tmp_path: Path) -> None:
     (mask,) = (tmp_path / "out").rglob("*.tif")
     assert np.array_equal(labels(mask) == 255, (pixels(0)[0] == 0) | on_scene(cloudy(0)))
     assert "0 done, 1 done before" in run(tmp_path, "--validity", "qa-pixel").stdout
+
+
+@pytest.mark.parametrize("archive", [False, True])
+def test_the_classes_of_a_safe_folder_and_a_zip(tmp_path: Path, archive: bool) -> None:
+    found = products.bands(("B02", "B03", "B04", "B08"))
+    rows, cols = found["B02"].shape
+    classes = np.full((rows // 2, cols // 2), 4, np.uint8)
+    classes[: rows // 4] = 9
+    product = products.safe(tmp_path / "in", found)
+    (images,) = product.rglob("R20m")
+    products.write(images / "T33UXP_20240615T095549_SCL_20m.jp2", classes, 20)
+    if archive:
+        (tmp_path / "zip").mkdir()
+        products.zipped(product, tmp_path / "zip" / product.with_suffix(".zip").name)
+    net = Network(4).conv(4, 8, 3).add("Relu").conv(8, 3, 3)
+    net.save(tmp_path / "m.onnx", contract(["B02", "B03", "B04", "B08"], 3, scale=1e-4), classes=3)
+    inputs, allowed = "zip" if archive else "in", ("--unusual-values", "allow")
+    run(tmp_path, *allowed, inputs=inputs, out="all")
+    run(tmp_path, "--validity", "scl", *allowed, inputs=inputs)
+    assert "0 done, 1 done before" in run(tmp_path, "--validity", "scl", *allowed, inputs=inputs).stdout
+    (everything,), (seen,) = (list((tmp_path / out).rglob("*.tif")) for out in ("all", "out"))
+    wanted = labels(everything) == 255
+    wanted[: rows // 4 * 2] = True
+    assert np.array_equal(labels(seen) == 255, wanted)
+    assert not wanted.all()
+
+
+def test_names_are_hidden_and_records_found_again(folder: Path) -> None:
+    (folder / "in" / "a_SCL.tif").unlink()
+    done = run(folder, "--validity", "scl", "--case-name", "number", code=1)
+    assert "1 done, 0 done before, 1 failed" in done.stdout
+    done = run(folder, "--validity", "scl", "--case-name", "number", code=1)
+    assert "0 done, 1 done before, 1 failed" in done.stdout
+    assert "b_SCL" not in (folder / "out" / "0002.json").read_text()
+    path = folder / "in" / "sub" / "b_SCL.tif"
+    path.write_bytes(path.read_bytes()[:3000])
+    done = run(folder, "--validity", "scl", "--case-name", "number", code=1)
+    assert "b_SCL" not in done.stdout + done.stderr
+    assert "0 done, 0 done before, 2 failed" in done.stdout
 
 
 def test_values_are_checked_before_a_run(folder: Path) -> None:

@@ -91,6 +91,7 @@ COMMANDS = {
     "sample": main.commands["sample"],
     "estimate": main.commands["estimate"],
     "evaluate": main.commands["evaluate"],
+    "compare": main.commands["compare"],
 }
 """Every command, by the words that follow ``segpipe``."""
 

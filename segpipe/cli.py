@@ -581,6 +581,22 @@ def evaluate(json: bool, **flags: Any) -> None:
     sys.exit(_guarded(lambda: command(json=json, **flags)))
 
 
+@main.command(cls=GroupedCommand, short_help="Compare two runs: what changed into what, hectares, where, agreement.")
+@click.argument("first", metavar="OUTPUT-A")
+@click.argument("second", metavar="OUTPUT-B")
+@_INPUT("--map-classes", type=PATH, help="TOML file that says which classes of B are which of A [those of equal names].")
+@_OUTPUT("--output", "-o", type=PATH, help="Folder for change.csv, compare.json and maps of change [none are written].")
+@_MORE("--json", is_flag=True, help="Print one JSON object.")
+def compare(json: bool, **flags: Any) -> None:
+    """Compare the masks of two runs, of two models or dates, case by case: areas that changed, and agreement.
+
+    Exits with 1 if a case could not be compared.
+    """
+    from segpipe.accuracy.commands import compare as command
+
+    sys.exit(_guarded(lambda: command(json=json, **flags), writes=True))
+
+
 def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
     from segpipe.formats.veil import hidden_inputs
 

@@ -12,7 +12,9 @@ from segpipe.storage.documents import DocumentError, read_toml
 from segpipe.storage.invalid import readable
 
 
-class _File(BaseModel):
+class ClassFile(BaseModel):
+    """Values and the classes that they are."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     ignore: list[int] = Field(default_factory=list)
@@ -33,14 +35,19 @@ def class_map(ids: Mapping[int, str], path: Path | None, ignore: Iterable[int]) 
     """
     if path is None:
         return ClassMap(tuple(ids), tuple(ids.values()), {}, frozenset(ignore))
-    found = _read(path)
-    values = {_value(path, value): _position(path, name, ids) for value, name in found.classes.items()}
+    found = read_classes(path)
+    values = {_value(path, value): class_position(path, name, ids) for value, name in found.classes.items()}
     return ClassMap(tuple(ids), tuple(ids.values()), values, frozenset([*found.ignore, *ignore]))
 
 
-def _read(path: Path) -> _File:
+def read_classes(path: Path) -> ClassFile:
+    """The file of ``--map-classes``.
+
+    Raises:
+        SettingsError: it cannot be read.
+    """
     try:
-        return _File.model_validate(read_toml(path))
+        return ClassFile.model_validate(read_toml(path))
     except OSError as error:
         raise SettingsError(f"--map-classes {path} cannot be read: {error.strerror}") from None
     except DocumentError as error:
@@ -56,7 +63,7 @@ def _value(path: Path, text: str) -> int:
         raise SettingsError(f"--map-classes {path}: keys of classes must be values of the reference, got {text!r}") from None
 
 
-def _position(path: Path, name: Any, ids: Mapping[int, str]) -> int:
+def class_position(path: Path, name: Any, ids: Mapping[int, str]) -> int:
     """Position of a class, by its name or id."""
     known = list(ids)
     for k, class_id in enumerate(known):

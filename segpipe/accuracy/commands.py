@@ -197,3 +197,20 @@ def _task(*, labels: str, reference: Path, **more: Any) -> Any:
         raise SettingsError(f"--boundary must be a distance above 0, got {more['boundary']:g}")
     given = {name: value for name, value in more.items() if value is not None}
     return Task(labels, reference, **given)
+
+
+def compare(*, first: str, second: str, output: Path | None, map_classes: Path | None, json: bool) -> int:
+    """Print a comparison of two runs, and write it where ``output`` says so; 1 if a case failed."""
+    from segpipe.accuracy import show_changes
+    from segpipe.accuracy.compare import Task
+    from segpipe.accuracy.compare import compare as compared
+
+    found = compared(Task(first, second, output, map_classes))
+    paths = show_changes.write_changes(found, output) if output else []
+    if json:
+        click.echo(show_changes.as_json(found))
+    else:
+        show_changes.print_changes(found)
+        for path in paths:
+            echo(f"written: {path}")
+    return 1 if found.failed else 0

@@ -105,8 +105,8 @@ def evaluate(task: Task) -> Evaluation:
     if task.boundary is not None:
         check_installed()
     store = store_at(task.labels).settled()
-    records = _records(store)
-    classes = class_map(_classes(records), task.map_classes, task.ignore)
+    records = records_of(store)
+    classes = class_map(classes_of(records), task.map_classes, task.ignore)
     openers, problems = _openers(task, records)
     cases, failed = _compared(store, openers, Comparison(classes, task.boundary, task.column is None))
     if task.column is not None:  # a file for all cases may have nothing in some
@@ -125,7 +125,12 @@ def _nothing(classes: ClassMap) -> Confusion:
     return Confusion(np.zeros((len(classes.ids),) * 2, np.int64))
 
 
-def _records(store: Store) -> list[Record]:
+def records_of(store: Store) -> list[Record]:
+    """Records of the cases of the last run, in the order of their names.
+
+    Raises:
+        OutputError: there is no such run, or no record.
+    """
     last = last_run(store)
     names = sorted({*last.done, *last.skipped})
     found = [record for name in names if (record := read_record(store, Case(name, name))) is not None]
@@ -134,8 +139,12 @@ def _records(store: Store) -> list[Record]:
     return found
 
 
-def _classes(records: Sequence[Record]) -> dict[int, str]:
-    """Name of each class, by id."""
+def classes_of(records: Sequence[Record]) -> dict[int, str]:
+    """Name of each class, by id.
+
+    Raises:
+        InputError: cases have different classes.
+    """
     first = _named(records[0])
     for record in records:
         if _named(record) != first:
@@ -158,7 +167,7 @@ Opener = Callable[[Grid], AbstractContextManager[Reference]]
 def _openers(task: Task, records: Sequence[Record]) -> tuple[list[tuple[Record, Opener]], tuple[str, ...]]:
     """Functions that open the reference of a case, by case, and problems of the references."""
     if task.column is not None:
-        classes = _classes(records)
+        classes = classes_of(records)
         found = read_polygons(task.reference, task.column, classes, mapped=task.map_classes is not None)
         return [(record, found.on) for record in records], found.problems
     paths = references(task.reference, [record.case for record in records])
@@ -215,7 +224,7 @@ class Comparison:
 def _compare(store: Store, record: Record, opener: Opener, how: Comparison) -> CaseScores:
     counts = PairCounts()
     with open_labels(store, record) as mask:
-        if mask.bands > 1 or not _has_one_class_per_pixel(record):
+        if mask.bands > 1 or not has_one_class_per_pixel(record):
             raise InputError(f"masks must have one class per pixel, and that of {record.case} may have several (multilabel)")
         with opener(mask.grid) as reference:
             for window in windows(mask.grid.shape):
@@ -245,7 +254,8 @@ def _boundary(mask: OpenMask, reference: Reference, classes: ClassMap, tolerance
     return tuple(boundary_scores(Compared(read, shape, spacing, len(classes.ids), rows_at_once(shape)), tolerance))
 
 
-def _has_one_class_per_pixel(record: Record) -> bool:
+def has_one_class_per_pixel(record: Record) -> bool:
+    """Whether no pixel of a mask can have several classes, as those of a multilabel model can."""
     return sum(int(row["pixels"]) for row in record.areas) == int(np.prod(record.input.shape, dtype=np.int64))
 
 

@@ -73,6 +73,19 @@ def _present(positions: NDArray[Any], count: int) -> Sequence[int]:
     return list(np.flatnonzero(seen))
 
 
+def count_positions(counts: NDArray[np.int64], cells: Cells, window: Window, positions: NDArray[Any]) -> None:
+    """Add the elements of a window to ``counts``, shape ``(*cells.count, number of positions)``."""
+    axes = [_in_cells(*axis) for axis in zip(window.start, window.stop, cells.side, strict=True)]
+    edges = [own for _, own in axes]
+    where: tuple[Any, ...] = tuple(slice(first, first + len(own)) for first, own in axes)
+    present = _present(positions, count := counts.shape[-1])
+    if len(present) > FEW:
+        counts[where] += _of_each(positions, edges, count)
+        return
+    for k in present:
+        counts[(*where, k)] += _in_each(positions == k, edges)
+
+
 class Areas:
     """Counts elements per class and cell; tables are computed from these integers alone."""
 
@@ -105,18 +118,8 @@ class Areas:
 
     def add(self, box: Box) -> None:
         """Count the labels of a box."""
-        window = box.window
-        axes = [_in_cells(*axis) for axis in zip(window.start, window.stop, self._cells.side, strict=True)]
-        edges = [own for _, own in axes]
-        where = tuple(slice(first, first + len(own)) for first, own in axes)
-        for counts, band in zip(self._counts, box.labels.reshape(-1, *window.shape), strict=True):
-            positions = self._position(band)
-            present = _present(positions, count := len(self._ids) + 1)
-            if len(present) > FEW:
-                counts[where] += _of_each(positions, edges, count)
-                continue
-            for k in present:
-                counts[(*where, k)] += _in_each(positions == k, edges)
+        for counts, band in zip(self._counts, box.labels.reshape(-1, *box.window.shape), strict=True):
+            count_positions(counts, self._cells, box.window, self._position(band))
 
     def _position(self, labels: NDArray[Any]) -> NDArray[Any]:
         position = np.minimum(labels, len(self._ids)) if self._lookup is None else labels

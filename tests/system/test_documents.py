@@ -258,7 +258,8 @@ def _assert_lines(said, text, command):
 def test_flags_of_commands_that_do_not_run_here_are_known(page):
     for block in blocks(page):
         for line in block["text"].replace("\\\n", " ").splitlines() if not_run(block) else ():
-            if found := re.search(r"\bsegpipe ((run|export|status|inspect|tune|sample|estimate|evaluate) .*?)( &)?$", line):
+            words = "run|export|status|inspect|tune|sample|estimate|evaluate|compare"
+            if found := re.search(rf"\bsegpipe (({words}) .*?)( &)?$", line):
                 _parse(shlex.split(found[1], comments=True))
 
 

@@ -1,7 +1,7 @@
 """Read a raster mask that segpipe wrote."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from rasterio.windows import Window as RasterWindow
 
 from segpipe.errors import OutputError
 from segpipe.formats.raster.gdal import gdal_errors, gdal_options, open_raster
+from segpipe.formats.style import Color
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.raster_grid import read_grid
 from segpipe.geometry.windows import Window
@@ -38,6 +39,13 @@ class RasterMask:
     @property
     def bands(self) -> int:
         return int(self._dataset.count)
+
+    @property
+    def colors(self) -> dict[int, Color]:
+        """Its colour table; empty if it has none."""
+        with suppress(ValueError):
+            return dict(self._dataset.colormap(1))
+        return {}
 
     def read(self, window: Window, band: int = 0) -> NDArray[Any]:
         (top, left), (bottom, right) = window.start, window.stop

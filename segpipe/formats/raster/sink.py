@@ -132,6 +132,11 @@ class RasterSink(ABC):
             self._dataset = self._begin()
             self._describe()
 
+    @property
+    def dtype(self) -> str:
+        """Type of its pixels."""
+        return self._style.dtype
+
     def files(self) -> list[str]:
         """Names of all files that ``finish`` may write."""
         return [self.name] if self._form is PNG else [self.name, self.name + AUX]

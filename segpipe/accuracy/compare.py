@@ -1,0 +1,207 @@
+"""Compare the masks of two runs, case by case: what changed into what, how much, and where."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from segpipe.accuracy.change import ChangeMap, check_codes
+from segpipe.accuracy.estimators import Float, Integers
+from segpipe.accuracy.evaluate import classes_of, has_one_class_per_pixel, records_of
+from segpipe.accuracy.labels import Reference, open_labels, open_reference, windows
+from segpipe.accuracy.overlaps import sharing
+from segpipe.accuracy.pairing import Pairing, pairing
+from segpipe.errors import InputError, OutputError, case_errors
+from segpipe.formats.registry import FORMATS, OpenMask, environment
+from segpipe.geometry.cells import Cells
+from segpipe.geometry.grid import Grid
+from segpipe.messages.printable import printable
+from segpipe.results.areas import count_positions
+from segpipe.results.schema import Record
+from segpipe.storage import Store
+from segpipe.storage.places import store_at
+
+AMOUNTS = {"ha": ("ha", 1.0), "mm3": ("ml", 1e3)}
+"""Unit of a matrix, by the unit of the measure, and its size in that."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Two runs, and how to compare them."""
+
+    first: str
+    """Output folder of a run."""
+    second: str
+    output: Path | None = None
+    """Folder for maps of change; None: none are written."""
+    map_classes: Path | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """One case in both runs. Matrices have shape ``(first, second)``: the classes, then unseen."""
+
+    name: str
+    pixels: Integers
+    amounts: Float | None
+    """Areas or volumes in ``unit``; None for pixels without a size."""
+    unit: str
+    """``ha``, ``ml`` or ``px``."""
+    moved: bool
+    """Whether the second mask was resampled onto the grid of the first."""
+    grid: Grid
+    written: str | None = None
+    """Name of the map of change."""
+
+    @property
+    def sizes(self) -> Float:
+        """The matrix in ``unit``."""
+        return self.pixels.astype(np.float64) if self.amounts is None else self.amounts
+
+
+@dataclass(frozen=True, eq=False)
+class Changes:
+    """All cases that both runs have."""
+
+    classes: Pairing
+    cases: tuple[Change, ...]
+    failed: dict[str, str]
+    warnings: tuple[str, ...]
+
+    def pooled(self) -> dict[str, tuple[Integers, Float]]:
+        """Sums over the cases of each unit: pixels, and areas or volumes."""
+        found = dict[str, tuple[Integers, Float]]()
+        for unit in dict.fromkeys(one.unit for one in self.cases):
+            own = [one for one in self.cases if one.unit == unit]
+            each = np.stack([one.sizes for one in own])
+            sums = [math.fsum(column) for column in each.reshape(len(own), -1).T]
+            found[unit] = np.sum([one.pixels for one in own], axis=0), np.array(sums).reshape(each.shape[1:])
+        return found
+
+
+def compare(task: Task) -> Changes:
+    """Compare the masks of two runs.
+
+    Raises:
+        OutputError: there is no such run, or maps of change cannot be written.
+        InputError: the runs have no case in common, or their classes do not match.
+        SettingsError: the file with classes cannot be used.
+    """
+    stores = [store_at(place).settled() for place in (task.first, task.second)]
+    runs = [{record.case: record for record in records_of(store)} for store in stores]
+    one, other = (classes_of(list(run.values())) for run in runs)
+    classes = pairing(one, other, task.map_classes)
+    common = [name for name in runs[0] if name in runs[1]]
+    if not common:
+        raise InputError(_without_common(*runs))
+    maps = None if task.output is None else _maps(task.output, stores, classes)
+    done, failed = list[Change](), dict[str, str]()
+    with environment():
+        for name in common:
+            with case_errors(name) as caught:
+                pair = Pair(stores[0], stores[1], runs[0][name], runs[1][name])
+                done.append(_compared(pair, classes, maps))
+            if caught.error is not None:
+                failed[name] = str(caught.error)
+        warnings = tuple(_warnings(task, runs, done))
+    return Changes(classes, tuple(done), failed, warnings)
+
+
+def _maps(folder: Path, stores: Sequence[Store], classes: Pairing) -> Store:
+    """The folder for maps of change.
+
+    Raises:
+        OutputError: it is one of the runs.
+        InputError: there are too many classes for a map of change.
+    """
+    check_codes(classes)
+    store = store_at(str(folder)).settled()
+    if str(store) in map(str, stores):
+        raise OutputError(f"--output must be a folder of its own, and {folder} holds one of the runs: name another")
+    store.check()
+    store.make()
+    return store
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A case in both runs."""
+
+    first: Store
+    second: Store
+    one: Record
+    other: Record
+
+    @contextmanager
+    def open(self) -> Iterator[tuple[OpenMask, Reference]]:
+        """The mask of the first run, and that of the second on its grid."""
+        for record in (self.one, self.other):
+            if not has_one_class_per_pixel(record):
+                raise InputError(f"masks must have one class per pixel, and that of {record.case} has several (multilabel)")
+        with ExitStack() as stack:
+            mask = stack.enter_context(open_labels(self.first, self.one))
+            local = stack.enter_context(self.second.local(mask_name(self.second, self.other)))
+            yield mask, stack.enter_context(open_reference(local, mask.grid))
+
+
+def mask_name(store: Store, record: Record) -> str:
+    """Name of the mask of a case.
+
+    Raises:
+        OutputError: it is not there.
+    """
+    names = (record.case + suffix for suffix in FORMATS[record.input.format].outputs)
+    name: str | None = next((name for name in names if name in record.outputs), None)
+    if name is None or not store.has(name):
+        raise OutputError(f"the mask of {record.case} must be in {store}, and is not: run again with the same output")
+    return name
+
+
+def _compared(pair: Pair, classes: Pairing, maps: Store | None) -> Change:
+    side = classes.unseen + 1
+    with pair.open() as (mask, other), ExitStack() as stack:
+        change = None if maps is None else stack.enter_context(ChangeMap.begun(maps, pair.one.case, mask, classes))
+        cells = Cells.of(mask.grid.measure, mask.grid.shape, side * side)
+        counts = np.zeros((*cells.count, side * side), np.int64)
+        for window in windows(mask.grid.shape):
+            one = classes.of_first(mask.read(window))
+            two = classes.of_second(*other.read(window))
+            count_positions(counts, cells, window, one * side + two)
+            if change is not None:
+                change.write(window, one, two)
+        name = None if change is None else change.finish()
+        pixels = counts.reshape(-1, side * side).sum(axis=0).reshape(side, side)
+        return Change(pair.one.case, pixels, *_amounts(counts, cells, side), other.moved, mask.grid, name)
+
+
+def _amounts(counts: Integers, cells: Cells, side: int) -> tuple[Float | None, str]:
+    """Areas or volumes of each pair, as ``areas.csv`` computes those of a class, and their unit."""
+    measure = cells.measure
+    if measure is None:
+        return None, "px"
+    unit, per = AMOUNTS[measure.unit]
+    sizes = [math.fsum((counts[..., k] * cells.sizes).ravel()) for k in range(side * side)]
+    return np.reshape(sizes, (side, side)) / measure.per_unit / per, unit
+
+
+def _without_common(first: dict[str, Record], second: dict[str, Record]) -> str:
+    few = [", ".join(map(printable, list(run)[:3])) + ", ..." * (len(run) > 3) for run in (first, second)]
+    return f"both runs must have cases of the same names, and one has {few[0]}, the other {few[1]}: rename the inputs"
+
+
+def _warnings(task: Task, runs: Sequence[dict[str, Record]], done: Sequence[Change]) -> Iterator[str]:
+    for place, own, other in ((task.first, *runs), (task.second, *runs[::-1])):
+        if lacking := [name for name in own if name not in other]:
+            few = ", ".join(map(printable, lacking[:3])) + ", ..." * (len(lacking) > 3)
+            yield f"{len(lacking)} of {len(own)} cases are only in {place}: {few}"
+    if moved := sum(one.moved for one in done):
+        yield f"{moved} masks of {task.second} were resampled onto the grids of {task.first} (nearest neighbour)"
+    if volumes := sum(one.written is None and task.output is not None for one in done):
+        yield f"{volumes} cases are volumes, of which no map of change is written"
+    placed = [one for one in done if one.unit == "ha"]
+    if shared := sharing([one.grid for one in placed]):
+        few = ", ".join(f"{placed[a].name} and {placed[b].name}" for a, b in shared[:3]) + ", ..." * (len(shared) > 3)
+        yield f"cases share ground, which totals count once for each: {few}"

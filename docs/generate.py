@@ -66,6 +66,7 @@ MORE = {
     "lesions": "lesions-csv.md",
     "min_size": "../howto/lesions.md#leave-out-the-small-ones",
     "instances": "../howto/lesions.md#a-volume-of-instances",
+    "audit": "../howto/audit.md",
     "majority": "../howto/cleaning.md#a-majority-filter",
     "sieve": "../howto/cleaning.md#a-minimum-mapping-unit",
     "zones": "../howto/zones.md",

@@ -19,7 +19,7 @@ from segpipe.messages.printable import printable
 from segpipe.messages.streams import failure, make_steady
 from segpipe.process import signals
 from segpipe.process.extras import install
-from segpipe.settings import BLENDS, Precision, Settings, load_settings
+from segpipe.settings import AUDITED, BLENDS, Precision, Settings, load_settings
 from segpipe.terminal.option_groups import LAST, GroupedCommand, group
 
 NOT_STARTED = 2
@@ -141,6 +141,14 @@ def main() -> None:
 @_OUTPUT("--report", type=click.Choice(["dicom"]), help="Also write a DICOM report and pictures of each series.")
 @_OUTPUT("--majority", type=int, help="First give each pixel the label most frequent in a window of N x N pixels.")
 @_OUTPUT("--sieve", metavar="SIZE", help="Then merge regions below this size into neighbours: pixels, or as 0.5ha, 200mm3.")
+@_OUTPUT(
+    *("--audit", "audit"),
+    is_flag=False,
+    flag_value=AUDITED,
+    type=int,
+    metavar="[N]",
+    help=f"List the N windows that are least sure, in audit.csv: where to look first [{AUDITED}].",
+)
 @_OUTPUT("--style", type=click.Choice(["qgis"]), help="Also write a QGIS style (<case>.qml) beside each mask.")
 @_OUTPUT("--zones", type=PATH, help="Polygons, such as fields: the area of each class in each of them, into zones.csv.")
 @_OUTPUT("--zone-id", help="Column with the names of the polygons [their number in the file].")

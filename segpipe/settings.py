@@ -82,6 +82,9 @@ MOST_THREADS = 1_024
 MOST_PARTS = 999_999
 """Part files are numbered with six digits."""
 
+AUDITED, MOST_AUDITED = 20, 1000
+"""Windows that ``--audit`` lists, and the most that it can."""
+
 LARGEST_WINDOW = 101
 """Largest window of the majority filter."""
 
@@ -216,6 +219,8 @@ class Settings(BaseModel):
     """The DICOM Segmentation beside the NIfTI mask of a series: a bit per voxel and class, a label per voxel, or none."""
     report: Literal["dicom"] | None = None
     """Also write a measurement report and a secondary capture of each DICOM series."""
+    audit: int | None = Field(default=None, ge=1, le=MOST_AUDITED, strict=True)
+    """List this many windows that are least sure, in ``audit.csv``."""
     style: Literal["qgis"] | None = None
     """Also write a style beside each mask of one band: ``<case>.qml`` for QGIS."""
     zones: File | None = None

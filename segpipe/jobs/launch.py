@@ -41,13 +41,14 @@ from segpipe.results.records import (
     versions,
     without_reserved,
 )
-from segpipe.results.tables import area_columns, lesion_columns, write_areas, write_audit, write_lesions
+from segpipe.results.tables import area_columns, lesion_columns, write_areas, write_audit, write_doubtful, write_lesions
 from segpipe.settings import Settings
 from segpipe.storage import Store
 from segpipe.storage.files import output_errors
 from segpipe.storage.folder import DRAFTS, Folder
 from segpipe.storage.lock import locked
 from segpipe.storage.ownership import (
+    DOUBTFUL,
     LESIONS,
     TABLES,
     TRACE_NAME,
@@ -190,6 +191,8 @@ def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prep
         refused = [*refused, *reserved]
         if run.lesions is not None:
             refuse_foreign(run.output, LESIONS)
+        if run.settings.audit is not None:
+            refuse_foreign(run.output, DOUBTFUL)
         check_output(run.output, settings.input, cases)
         _check_trace(run, cases)
         zones = _zones(run, cases)
@@ -389,7 +392,18 @@ def _conclude(prepared: Prepared, summary: Summary) -> None:
     with _noting(summary):
         persistently(lambda: write_audit(output, summary.good), retries)
     with _noting(summary):
+        persistently(lambda: _conclude_audit(prepared, summary), retries)
+    with _noting(summary):
         persistently(lambda: _conclude_zones(prepared, summary), retries)
+
+
+def _conclude_audit(prepared: Prepared, summary: Summary) -> None:
+    """Write the table of an audit, or remove that of an earlier run."""
+    output, most = prepared.run.output, prepared.run.settings.audit
+    if most is None:
+        forget_table(output, DOUBTFUL)
+    else:
+        write_doubtful(output, summary.good, most)
 
 
 def _conclude_zones(prepared: Prepared, summary: Summary) -> None:

@@ -16,7 +16,7 @@ from segpipe.geometry.windows import Cover, Part
 from segpipe.network.device import gpus
 from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.findings import findings_of, with_findings
-from segpipe.pipeline.memory import Load, longest_strip, most_memory, worker_bytes, worker_memory
+from segpipe.pipeline.memory import Load, audit_bytes, channels_of, longest_strip, most_memory, worker_bytes, worker_memory
 from segpipe.pipeline.opening import HALO, Sheet, open_sheet
 from segpipe.results.parts import kept_cut, plan_name, write_cut
 from segpipe.results.records import Run, done_cases, refuse_taken
@@ -192,6 +192,8 @@ def _stored(case: PlannedCase, run: Run) -> tuple[Part, ...] | None:
 def _limits(case: PlannedCase, total: int, run: Run, workers: int) -> Limits:
     share = max(1, round(workers * case.windows / total))
     strip = longest_strip(run.model, worker_memory(run.settings, workers))
+    if run.settings.audit is not None:  # votes are kept as scores are
+        strip = strip * run.model.contract.scores // (run.model.contract.scores + channels_of(run.model.contract))
     return Limits(min(share, case.windows), run.settings.parts, strip)
 
 
@@ -289,6 +291,8 @@ def memory_mb(plan: Plan, run: Run) -> float:
     lesions = settings.lesions is not False
     needed = worker_bytes(loads, run.model, plan.calls, confidence=settings.confidence, lesions=lesions)
     cleaned = max((cleaning_bytes(case.shape) for case in plan.seen), default=0) if run.cleaning is not None else 0
+    if settings.audit is not None:
+        needed += audit_bytes(loads, run.model)
     return (needed + cleaned + max((_derived_memory(case, run) for case in plan.seen), default=0)) / 1e6
 
 

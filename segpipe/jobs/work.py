@@ -104,7 +104,8 @@ def run_job(job: Job, context: Context) -> Iterator[Result]:
         memory=most_memory(run.settings),
         allow_unusual=allow,
     )
-    cases = segmented(tuple(left), reading, model, context.calls, confidence=run.settings.confidence)
+    asked = {"confidence": run.settings.confidence, "audit": run.settings.audit is not None}
+    cases = segmented(tuple(left), reading, model, context.calls, **asked)
     with environment(), closing(cases), ThreadPoolExecutor(1, "segpipe-finish") as finisher:
         finishing: deque[Future[Result]] = deque()
         for case, boxes in cases:
@@ -151,7 +152,8 @@ def run_part(job: PartJob, context: Context) -> Result:
         memory=most_memory(run.settings),
         allow_unusual=run.settings.unusual_values == "allow",
     )
-    cases = segmented([case], reading, model, context.calls, confidence=run.settings.confidence)
+    asked = {"confidence": run.settings.confidence, "audit": run.settings.audit is not None}
+    cases = segmented([case], reading, model, context.calls, **asked)
     with environment(), closing(cases):
         _, boxes = next(cases)
         return _write(case, boxes, lambda sheet: _part_output(job, sheet, run, model.spec.batch), context)()

@@ -1,9 +1,10 @@
 """From weighted scores of overlapping windows to their sums, with no more state than later windows can still change."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import EllipsisType
+from typing import Protocol
 
 from segpipe.geometry.windows import Cover, Part, Window
 from segpipe.network.arrays import HOST, Array, Arrays
@@ -33,25 +34,52 @@ class Finished:
     """Number of windows with a valid pixel that this box finishes."""
     mean: bool = False
     """Whether the sums have been divided by the weights."""
+    differ: Array | None = None
+    """With an audit: where overlapping tiles give different labels, shape ``box``; with the halo for a case that is
+    resampled, until ``regrid``."""
+    number: int = 0
+    """With an audit: the number of the window that finishes the box, in order."""
 
 
-def blend(tiles: Iterable[Scored | Failed], arrays: Arrays = HOST) -> Iterator[Finished]:
+class Voting(Protocol):
+    """The votes of tiles for labels, as in ``votes``."""
+
+    def of(self, scores: Scores, weights: Array) -> Array:
+        """Votes of a tile, which can be added up."""
+        ...
+
+    def differ(self, sums: Array) -> Array:
+        """Where votes differ, from their sums."""
+        ...
+
+
+def blend(tiles: Iterable[Scored | Failed], arrays: Arrays = HOST, votes: Voting | None = None) -> Iterator[Finished]:
     """Sum the scored windows of one case, or of a part of it; its boxes come in order and hold every pixel once.
+
+    With ``votes``, boxes say where overlapping tiles differ.
 
     Raises:
         SegpipeError: the case could not be read or inferred to its end.
     """
     strip: Strip | None = None
+    counted: Strip | None = None
     for tile in tiles:
         if isinstance(tile, Failed):
             raise tile.error
         sheet = tile.sheet
         strip = strip or Strip(sheet.cover, sheet.windows, arrays)
+        cast: Scores | None = None
+        if votes is not None:
+            counted = counted or Strip(sheet.cover, sheet.windows, arrays)
+            with span("audit", tile.case.name, tile.index):
+                own = None if tile.scores is None else votes.of(tile.scores, arrays.weights(sheet.weights).of(tile.index))
+                cast = counted.add(tile.index, own)
         with span("blend", tile.case.name, tile.index):
             sums = strip.add(tile.index, tile.scores)
         if tile.index not in sheet.part:
             continue  # it only contributes to the part's borders: another job finishes it
-        yield _finished(tile, sheet, sums)
+        box = _finished(tile, sheet, sums)
+        yield box if votes is None or cast is None else _audited(box, tile.index, cast, votes)
 
 
 def _finished(tile: Scored, sheet: Sheet, sums: Scores | None) -> Finished:
@@ -63,8 +91,23 @@ def _finished(tile: Scored, sheet: Sheet, sums: Scores | None) -> Finished:
         invalid = None if tile.invalid is None else tile.invalid[tuple(slice(0, n) for n in window.shape)]
     if tile.scores is None or sums is None:
         return Finished(sheet, window, None, None, inferred=0)
-    inside = (slice(max(0, halo - a), halo + n) for a, n in zip(window.start, window.shape, strict=True))
-    return Finished(sheet, window, sums[(slice(None), *inside)], invalid)
+    return Finished(sheet, window, sums[_inside(window, halo)], invalid)
+
+
+def _inside(window: Window, halo: int) -> tuple[slice, ...]:
+    """Slices of the finished sums of a box, without pixels outside the case."""
+    return (slice(None), *(slice(max(0, halo - a), halo + n) for a, n in zip(window.start, window.shape, strict=True)))
+
+
+def _audited(box: Finished, index: Index, cast: Scores, votes: Voting) -> Finished:
+    """A box with its window, and where its tiles differ."""
+    if box.sums is None:
+        return box
+    cover = box.sheet.cover
+    number = 0
+    for i, count in zip(index, cover.counts, strict=True):
+        number = number * count + i
+    return replace(box, differ=votes.differ(cast[_inside(box.window, cover.halo)]), number=number)
 
 
 class Strip:

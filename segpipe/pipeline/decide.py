@@ -85,11 +85,15 @@ class Decision:
         else:
             assert total is not None
             finite = self._finite(sums, invalid)
-            labels = self.arrays.cast(sums > self._threshold * total, self.dtype)
+            labels = self.arrays.cast(self.above(sums, total), self.dtype)
             labels = xp.stack([labels[k] for k in self._order]) if self.bands > 1 else labels
         if invalid is not None:
             self.arrays.fill(labels, invalid, self.nodata)
         return self.arrays.cast(labels, self.dtype), finite
+
+    def above(self, sums: Array, total: Array) -> Array:
+        """Whether scores, as sums with their summed weights, exceed the threshold."""
+        return sums > self._threshold * total
 
     def _finite(self, scores: Array, invalid: Array | None) -> Array:
         """Whether the scores of all valid pixels are finite; a 0-d array, so that the host need not wait for the device."""
@@ -116,6 +120,15 @@ class Decision:
             self.arrays.fill(scaled, invalid, CONFIDENCE_NODATA)
         return scaled
 
+    def counts(self, likely: Array, differ: Array, invalid: Array | None) -> Array:
+        """Valid pixels, the sum of their confidence over all bands, and those where tiles differ: int64, shape ``(3,)``."""
+        xp = self.arrays.xp
+        if invalid is None:
+            valid = xp.ones_like(differ)
+        else:
+            valid, differ, likely = ~invalid, differ & ~invalid, xp.where(invalid, xp.zeros_like(likely), likely)
+        return xp.stack([values.sum(dtype=xp.int64) for values in (valid, likely, differ)])
+
     def _winner_probability(self, mean: Array) -> Array:
         xp = self.arrays.xp
         best = xp.amax(mean, 0)
@@ -124,6 +137,22 @@ class Decision:
     def _sigmoid(self, x: Array) -> Array:
         with np.errstate(over="ignore"):
             return 1 / (1 + self.arrays.xp.exp(-x))
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """How sure a box is, for one window: whole numbers, so that sums over boxes are exact."""
+
+    number: int
+    """Number of the window that the box finishes, in order."""
+    window: Window
+    """The box, in the case's own grid."""
+    valid: int
+    """Valid pixels."""
+    confidence: int
+    """Sum of the confidence of these, of all bands."""
+    differing: int
+    """Valid pixels where overlapping tiles give different labels."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -138,6 +167,8 @@ class Decided:
     """Shape ``(bands, *box)``; None if the run has no confidence."""
     inferred: int
     """Number of windows with a valid pixel that the box finishes."""
+    checked: tuple[Checked, ...] = ()
+    """With an audit: how sure the box is, for each window that it finishes."""
 
 
 Boxes = Generator[Decided, None, None]
@@ -194,6 +225,7 @@ def _joined(boxes: list[Decided]) -> Decided:
         np.concatenate([box.labels for box in boxes], axis=-1),
         np.concatenate(likely, axis=-1) if likely else None,
         sum(box.inferred for box in boxes),
+        tuple(one for box in boxes for one in box.checked),
     )
 
 
@@ -218,27 +250,30 @@ def _unseen(box: Finished, decision: Decision, confidence: bool) -> Callable[[],
 
 def _begun(box: Finished, decision: Decision, confidence: bool) -> Callable[[], Decided]:
     # the result must not refer to the box: its sums would stay on the device until the labels arrive
-    sheet, window, inferred = box.sheet, box.window, box.inferred
+    sheet, window, inferred, number = box.sheet, box.window, box.inferred, box.number
     total = None
     if box.mean:
         total = 1.0
-    elif confidence or decision.needs_total:
+    elif confidence or decision.needs_total or box.differ is not None:
         weights = decision.arrays.weights(sheet.weights)
         total = weights.total(tuple(slice(a, b) for a, b in zip(window.start, window.stop, strict=True)))
     with span("decide"):
         labels, finite = decision.labels(box.sums, total, box.invalid)
-        likely = decision.confidence(box.sums, total, box.invalid) if confidence else None
-        fetched = decision.arrays.fetch(labels, likely, finite)
+        sure = confidence or box.differ is not None
+        likely = decision.confidence(box.sums, total, box.invalid) if sure else None
+        counts = None if box.differ is None else decision.counts(likely, box.differ, box.invalid)
+        fetched = decision.arrays.fetch(labels, likely if confidence else None, finite, counts)
 
     def arrived() -> Decided:
         with waiting("infer"):
-            labels, likely, finite = fetched()
+            labels, likely, finite, counts = fetched()
         if not finite:
             sheet.abandoned.set()  # otherwise the rest would be read and inferred before the error is seen
             raise ModelError(
                 "the model's scores must be finite, got NaN or infinity at a valid pixel: "
                 "check the contract's scaling and the model's precision"
             )
-        return Decided(sheet, window, labels, likely, inferred)
+        checked = () if counts is None else (Checked(number, window, *map(int, counts)),)
+        return Decided(sheet, window, labels, likely, inferred, checked)
 
     return arrived

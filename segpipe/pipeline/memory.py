@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from segpipe.contract import Contract
 from segpipe.errors import ModelError, SourceError
 from segpipe.formats.registry import FORMATS, RASTER
 from segpipe.geometry.division import MOST_PIECES
@@ -62,6 +63,12 @@ FACE = 8
 MASKS = 4
 """Bytes per own pixel while the validity of a tile's own pixels is read, kept and used."""
 
+VOTE_BASE = 256
+"""Positions of classes are split into digits of this base: sums of their squares stay exact for 258 tiles at a pixel."""
+
+AUDITING = 4
+"""Arrays of the votes of a tile at once: new ones, and those of its finished box as float64 with products."""
+
 WINDOW = 100
 """Bytes of Python objects per window of an axis, without its weights."""
 
@@ -93,6 +100,20 @@ def worker_memory(settings: Settings, workers: int) -> float:
 def most_memory(settings: Settings) -> float:
     """Most bytes that a worker may use, whatever the number of workers; at least ``FEW``."""
     return max(worker_memory(settings, settings.workers or 1), FEW)
+
+
+def channels_of(contract: Contract) -> int:
+    """Sums per pixel that votes need beside the scores."""
+    if contract.task != "multiclass":
+        return 1 + contract.scores
+    return 3 if contract.scores <= VOTE_BASE else 5
+
+
+def audit_bytes(loads: Sequence[Load], model: ModelSpec) -> int:
+    """Bytes of the votes of tiles that an audit keeps beside their scores: a strip, and those of one tile."""
+    channels = channels_of(model.contract)
+    strip = max((int(load.cover.strip_size(load.cover.padded)) for load in loads), default=0)
+    return (strip + AUDITING * math.prod(model.tiling.tile)) * channels * FLOAT
 
 
 def worker_bytes(loads: Sequence[Load], model: ModelSpec, calls: int, *, confidence: bool, lesions: bool = False) -> float:

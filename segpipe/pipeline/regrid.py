@@ -13,6 +13,9 @@ from segpipe.timing.spans import span
 
 FLOAT = np.dtype(np.float32)
 
+HALF = 0.5
+"""Share of disagreeing pixels around an own pixel from which it counts as one."""
+
 
 def regrid(boxes: Iterable[Finished], arrays: Arrays = HOST) -> Iterator[Finished]:
     """Yield the scores of every own pixel exactly once; boxes of cases that are not resampled pass unchanged.
@@ -49,7 +52,10 @@ def _own(box: Finished, arrays: Arrays) -> Iterator[Finished]:
                 scores /= arrays.xp.where(weight > 0, weight, 1)
         invalid = None if box.invalid is None else box.invalid[_inside(part, low)]
         invalid = None if invalid is None or not invalid.any() else arrays.put(invalid)
-        yield Finished(sheet, part, scores, invalid, inferred, mean=True)
+        differ = None
+        if box.differ is not None:
+            differ = interpolated(arrays.cast(box.differ, FLOAT)[None], between, haloed.start, arrays)[0] >= HALF
+        yield Finished(sheet, part, scores, invalid, inferred, mean=True, differ=differ, number=box.number)
         inferred = 0
 
 

@@ -12,10 +12,11 @@ from segpipe.pipeline.infer import Model, infer
 from segpipe.pipeline.read import Reading, read
 from segpipe.pipeline.regrid import regrid
 from segpipe.pipeline.tiles import batches, tiles
+from segpipe.pipeline.votes import Votes
 
 
-def segmented(
-    cases: Sequence[Case], reading: Reading, model: Model, calls: int, *, confidence: bool
+def segmented(  # noqa: PLR0913 - two of them say what boxes include
+    cases: Sequence[Case], reading: Reading, model: Model, calls: int, *, confidence: bool, audit: bool = False
 ) -> Generator[tuple[Case, Boxes], None, None]:
     """Read, infer, blend and decide: yield each case with its boxes, in order.
 
@@ -25,6 +26,7 @@ def segmented(
         model: scores windows; batches are filled across cases.
         calls: calls of the model in flight.
         confidence: whether boxes include a confidence.
+        audit: whether boxes say how sure they are, and where overlapping tiles differ.
     """
     windows = tiles(read(cases, reading), reading)
     scored = infer(model, batches(windows, model.spec.batch), calls)
@@ -32,5 +34,6 @@ def segmented(
         for case, own in groupby(scored, key=attrgetter("case")):
             arrays = model.arrays  # these change if the device's memory is too small for a batch
             decision = Decision(model.spec.contract, model.spec.blend_on, arrays)
-            boxes = decide(regrid(blend(own, arrays), arrays), decision, confidence=confidence)
+            blended = blend(own, arrays, Votes(decision) if audit else None)
+            boxes = decide(regrid(blended, arrays), decision, confidence=confidence)
             yield case, beside_writer(boxes, arrays)

@@ -91,6 +91,7 @@ class Layers(Generic[S]):
     def keep(self, box: Decided, into: Sequence[Layer] | None = None) -> None:
         """Write a box to its own sinks, or to others, without counting its labels."""
         self.inferred += box.inferred
+        self.statistics.check(box)
         for sink, values in zip(self.sinks if into is None else into, (box.labels, box.confidence), strict=False):
             if box.window.size and values is not None:
                 sink.write(box.window, values)
@@ -132,7 +133,7 @@ def _name_components(layers: Layers[Any], output: Store, name: str) -> None:
 def _statistics(case: Case, sheet: Sheet, run: Run) -> Statistics:
     """The statistics of a case; the case is opened again if a statistic asks for its pixels."""
     contract, overrides = run.model.contract, run.overrides
-    return Statistics(sheet.grid, contract, lambda: open_source(case, contract, overrides), run.lesions)
+    return Statistics(sheet.grid, contract, lambda: open_source(case, contract, overrides), run.lesions, run.settings.audit)
 
 
 class PartOutput:
@@ -264,6 +265,8 @@ class CaseOutput:
                 break  # the digest has been compared
         if self._uncleaned is None:
             self._layers.statistics.merge(tally.states)
+        else:
+            self._layers.statistics.merge_checked(tally.states)
         self._layers.inferred += tally.inferred
         self._seconds += tally.seconds
         self._batches.add(tally.batch)

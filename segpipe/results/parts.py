@@ -79,6 +79,7 @@ def cut_key(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[int
         "settings": run.label_settings,
         "confidence": run.settings.confidence,
         "statistics": sorted(STATISTICS),
+        **({} if run.settings.audit is None else {"audit": True}),
         **({} if (rule := run.lesions) is None else {"lesions": rule.as_json()}),
     }
     return hashlib.sha256(json.dumps(basis, sort_keys=True, allow_nan=False).encode()).hexdigest()

@@ -330,6 +330,7 @@ def _is_done(case: Case, run: Run, beside: Beside, warn: Callable[[str], None]) 
         and _has_settings(record, case, run)
         and (record.confidence or not run.settings.confidence)
         and _has_lesions(record, run)
+        and _has_audit(record, run)
         and (record.verified is True or not run.settings.verify_input)
         and (style_name(case) in record.outputs or not run.styles(case))
         and _is_same_input(record, case, beside, run.settings.overrides)
@@ -349,6 +350,14 @@ def _has_lesions(record: Record, run: Run) -> bool:
     """Whether the components that the run asks for have been measured."""
     rule = run.lesions
     return rule is None or (record.lesions is not None and rule.as_json().items() <= record.lesions.items())
+
+
+def _has_audit(record: Record, run: Run) -> bool:
+    """Whether as many windows as the run asks for are listed, or all that the case has."""
+    if run.settings.audit is None:
+        return True
+    rows = record.statistics.get("audit")
+    return rows is not None and (not rows or len(rows) >= min(run.settings.audit, rows[0].get("windows", math.inf)))
 
 
 def _is_same_input(record: Record, case: Case, beside: Beside, overrides: Overrides) -> bool:

@@ -1,6 +1,6 @@
 """The protocol of statistics: each gets every box of a case once, in any order, and states of parts can be merged."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from segpipe.formats.source import Invalid, Pixels
 from segpipe.geometry.windows import Window
+from segpipe.pipeline.decide import Checked
 
 Row = dict[str, Any]
 State = dict[str, NDArray[Any]]
@@ -29,6 +30,8 @@ class Box:
     once for all statistics. It costs nothing if no statistic calls it."""
     tags: Callable[[], tuple[NDArray[np.float64], NDArray[np.float64]] | None] | None = None
     """``Source.tags``: scale and offset of each channel; opens the case as ``pixels`` does."""
+    checked: Sequence[Checked] = ()
+    """With an audit: how sure the box is, for each window that it finishes."""
 
 
 class Statistic(Protocol):

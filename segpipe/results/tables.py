@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
+from heapq import nsmallest
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,14 @@ from segpipe.geometry.windows import Window
 from segpipe.messages.printable import one_row
 from segpipe.pipeline.decide import Decided
 from segpipe.results.areas import Areas
+from segpipe.results.audit import DOUBT, Audit, audit_columns
 from segpipe.results.lesion_rule import LesionRule
 from segpipe.results.lesions import CONFIDENCE, FIRST, IMAGE, VOLUME, Lesions, intensity_columns
 from segpipe.results.records import AREA_COLUMNS, records
 from segpipe.results.schema import Record, Values
 from segpipe.results.statistics import Box, Row, State, Statistic
 from segpipe.storage import Store
-from segpipe.storage.ownership import AUDIT, LESIONS, forget_table
+from segpipe.storage.ownership import AUDIT, DOUBTFUL, LESIONS, forget_table
 
 STATISTICS: dict[str, Callable[[Grid, Contract], Statistic]] = {"areas": Areas}
 """All statistics of a run, by the name of their table in the record."""
@@ -34,10 +36,21 @@ STATISTICS: dict[str, Callable[[Grid, Contract], Statistic]] = {"areas": Areas}
 class Statistics:
     """All statistics of one case, or of a part of it."""
 
-    def __init__(self, grid: Grid, contract: Contract, opened: Callable[[], Source], rule: LesionRule | None = None) -> None:
-        """Create all statistics; ``opened`` opens the case again if a statistic asks for its pixels."""
+    def __init__(
+        self,
+        grid: Grid,
+        contract: Contract,
+        opened: Callable[[], Source],
+        rule: LesionRule | None = None,
+        audit: int | None = None,
+    ) -> None:
+        """Create all statistics; ``opened`` opens the case again if a statistic asks for its pixels.
+
+        ``audit`` is the number of windows that an audit lists; None: there is no audit.
+        """
         self._each = {name: make(grid, contract) for name, make in STATISTICS.items()}
         self.lesions = None if rule is None else Lesions(grid, contract, rule)
+        self.audit = None if audit is None else Audit(grid, contract, audit)
         self._opened = opened
         self._source: Source | None = None
 
@@ -49,16 +62,20 @@ class Statistics:
 
     @property
     def _all(self) -> dict[str, Statistic]:
-        return self._each if self.lesions is None else {**self._each, "lesions": self.lesions}
+        more = {"lesions": self.lesions, "audit": self.audit}
+        return {**self._each, **{name: statistic for name, statistic in more.items() if statistic is not None}}
 
     def add(self, box: Decided) -> NDArray[np.int32] | None:
         """Count a box in all statistics, and return the names of its components for a volume of instances, if there is one.
 
         The box's pixels are read at most once, and only if a statistic asks for them.
         """
-        seen = Box(box.window, box.labels, box.confidence, cache(partial(self._pixels, box.window)), self._tags)
+        pixels = cache(partial(self._pixels, box.window))
+        seen = Box(box.window, box.labels, box.confidence, pixels, self._tags, box.checked)
         for statistic in self._each.values():
             statistic.add(seen)
+        if self.audit is not None:
+            self.audit.add(seen)
         return None if self.lesions is None else self.lesions.name(seen)
 
     def _pixels(self, window: Window) -> tuple[Pixels, Invalid | None]:
@@ -86,6 +103,16 @@ class Statistics:
         """Add the states of a part."""
         for name, statistic in self._all.items():
             statistic.merge(states[name])
+
+    def check(self, box: Decided) -> None:
+        """Add a box whose labels are not final to the audit, which does not depend on them."""
+        if self.audit is not None:
+            self.audit.add(Box(box.window, box.labels, checked=box.checked))
+
+    def merge_checked(self, states: Mapping[str, State]) -> None:
+        """Add the audit of a part whose labels were not final."""
+        if self.audit is not None:
+            self.audit.merge(states["audit"])
 
     def rows(self) -> dict[str, list[Row]]:
         """Tables by name."""
@@ -149,6 +176,18 @@ def write_lesions(output: Store, cases: Iterable[Case], columns: Sequence[str]) 
             name = one_row(record.case)
             for row in record.statistics.get("lesions", ()):
                 writer.writerow([name, *(_field(row.get(column)) for column in columns[1:])])
+
+
+def write_doubtful(output: Store, cases: Iterable[Case], most: int) -> None:
+    """Write ``audit.csv``: the windows of all cases that are least sure, the worst first."""
+    rows = ((record.case, row) for record in records(output, cases) for row in record.statistics.get("audit", ()))
+    worst = nsmallest(most, rows, key=lambda one: (-one[1][DOUBT], one[0], one[1]["rank"]))
+    columns = audit_columns(volumes=any("plane_start" in row for _, row in worst))
+    with output.writing(DOUBTFUL) as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(("case", *columns))
+        for rank, (case, row) in enumerate(worst, 1):
+            writer.writerow([one_row(case), rank, *map(row.get, columns[1:])])
 
 
 def _field(value: Any) -> Any:

@@ -77,9 +77,12 @@ LESIONS = "lesions.csv"
 ZONES, ZONED = "zones.csv", b"zone,seen_ha,"
 """Table written by a run with ``--zones``, and how it begins."""
 
+DOUBTFUL, DOUBTED = "audit.csv", b"case,rank,windows,"
+"""Table written by a run with ``--audit``, and how it begins."""
+
 TRACE_NAME = "profile.json"
 
-OWN = frozenset({*TABLES, LESIONS, ZONES, TRACE_NAME})
+OWN = frozenset({*TABLES, LESIONS, ZONES, DOUBTFUL, TRACE_NAME})
 """Names of all files of a run other than masks and records."""
 
 
@@ -101,7 +104,11 @@ def _is_blank(data: bytes) -> bool:
     return not data.strip(b"\0")
 
 
-_MORE_TABLES = {LESIONS: TABLES["areas.csv"], ZONES: lambda data: data.startswith(ZONED)}
+_MORE_TABLES = {
+    LESIONS: TABLES["areas.csv"],
+    ZONES: lambda data: data.startswith(ZONED),
+    DOUBTFUL: lambda data: data.startswith(DOUBTED),
+}
 
 
 def refuse_foreign(output: Store, name: str) -> None:
@@ -126,7 +133,7 @@ def forget_table(output: Store, name: str) -> None:
         data = output.read(name)
     except FileNotFoundError:
         return
-    if data.startswith((TABLE, AUDITED, ZONED)):
+    if data.startswith((TABLE, AUDITED, ZONED, DOUBTED)):
         output.remove(name)
 
 

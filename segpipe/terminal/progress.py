@@ -31,7 +31,7 @@ from segpipe.messages.veil import HIDDEN
 from segpipe.pipeline.memory import worker_memory
 from segpipe.results.records import Run, records
 from segpipe.settings import Settings
-from segpipe.storage.ownership import LESIONS, ZONES
+from segpipe.storage.ownership import DOUBTFUL, LESIONS, ZONES
 from segpipe.terminal.totals import Totals, areas_table
 from segpipe.timing.report import Profile
 
@@ -194,6 +194,7 @@ def largest(totals: Totals) -> str:
 def _where_line(prepared: Prepared, summary: Summary) -> str:
     path = prepared.run.output.path
     more = f", lesions in {path(LESIONS)}" * (prepared.run.lesions is not None)
+    more += f", least sure windows in {path(DOUBTFUL)}" * (prepared.run.settings.audit is not None)
     if prepared.zones is not None and not summary.interrupted and prepared.run.output.has(ZONES):
         more += f", zones in {path(ZONES)}"
     return f"areas in {path('areas.csv')}{more}" + f", what failed and why in {path('run.json')}" * bool(summary.failed)

@@ -351,7 +351,17 @@ def test_each_file_of_an_output_is_listed_once(segpipe, folder):
     write_fields(folder / "plot.gpkg", [shapely.box(467_500, 8_113_000, 468_000, 8_114_000)], "EPSG:32720")
     runs = [("scenes/pirai.tif", "crops"), ("photos", "photo"), ("ct", "organs")]
     for number, (source, model) in enumerate(runs):
-        flags = ["--confidence", "--style", "qgis", "--profile", "--executor", "serial", "--lesions", "--instances"]
+        flags = [
+            "--confidence",
+            "--style",
+            "qgis",
+            "--profile",
+            "--executor",
+            "serial",
+            "--lesions",
+            "--instances",
+            "--audit",
+        ]
         flags += ["--report", "dicom", *(["--zones", "plot.gpkg"] if model == "crops" else [])]
         done = segpipe("run", "-i", source, "-m", f"{model}.onnx", "-o", f"out{number}", *flags, cwd=folder)
         assert done.returncode == 0, done.stderr

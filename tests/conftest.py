@@ -125,6 +125,23 @@ def raster(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with small scenes and the output ``out`` of a run over them, which no test changes."""
+    from maps import make_map
+
+    root = tmp_path_factory.mktemp("map")
+    make_map(root)
+    return root
+
+
+@pytest.fixture
+def out(made: Path, tmp_path: Path) -> Path:
+    """That output, in a folder that a test may change."""
+    shutil.copytree(made / "out", tmp_path / "out")
+    return tmp_path / "out"
+
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -1,8 +1,10 @@
 """The rows of ``zones.csv``: every polygon once, over all cases of a run."""
 
 import csv
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -63,8 +65,11 @@ class ZoneTotals:
 
     def columns(self) -> tuple[str, ...]:
         """Columns of the table, the same for every polygon."""
-        pairs = [columns_of(number, name) for number, name in self.classes]
-        return (*FIRST, *(column for pair in pairs for column in pair), LAST)
+        return (*FIRST, *(column for pair in self._pairs for column in pair), LAST)
+
+    @cached_property
+    def _pairs(self) -> list[tuple[str, str]]:
+        return columns_of(self.classes)
 
     def rows(self) -> Iterator[Row]:
         """A row per polygon, in the order of the file."""
@@ -84,8 +89,7 @@ class ZoneTotals:
             "majority": None if most is None else self.classes[most][1],
             "majority_share": None if most is None else shares[most],
         }
-        for (number, name), size, share in zip(self.classes, self.sizes[k].tolist(), shares, strict=True):
-            hectares, part = columns_of(number, name)
+        for (hectares, part), size, share in zip(self._pairs, self.sizes[k].tolist(), shares, strict=True):
             row |= {hectares: rounded(size / HECTARE), part: share}
         return row | {LAST: "; ".join(self.problems(k))}
 
@@ -109,15 +113,27 @@ class ZoneTotals:
         return bool(self.zones.shapes[k].is_empty)
 
 
-def columns_of(number: int, name: str) -> tuple[str, str]:
-    """Columns for hectares and share of a class; the id is added if the plain names are columns of every table.
+def columns_of(classes: Classes) -> list[tuple[str, str]]:
+    """Columns for hectares and share of each class; the id is added where the plain names are columns already.
 
-    >>> columns_of(3, "maize"), columns_of(1, "seen")
-    (('maize_ha', 'maize_share'), ('seen_1_ha', 'seen_1_share'))
+    >>> columns_of(((3, "maize"), (1, "seen"), (2, "seen_1")))
+    [('maize_ha', 'maize_share'), ('seen_1_1_ha', 'seen_1_1_share'), ('seen_1_ha', 'seen_1_share')]
     """
-    taken = f"{name}_ha" in FIRST or f"{name}_share" in FIRST
-    stem = f"{name}_{number}" if taken else name
-    return f"{stem}_ha", f"{stem}_share"
+    names = Counter(name for _, name in classes)
+    plain = {name for name, count in names.items() if count == 1 and not _is_taken(name)}
+    taken, stems = {*plain}, list[str]()
+    for number, name in classes:
+        stem = name if name in plain else f"{name}_{number}"
+        while name not in plain and stem in taken:
+            stem = f"{stem}_{number}"
+        taken.add(stem)
+        stems.append(stem)
+    return [(f"{stem}_ha", f"{stem}_share") for stem in stems]
+
+
+def _is_taken(stem: str) -> bool:
+    """Whether the columns of every table would have these names."""
+    return f"{stem}_ha" in FIRST or f"{stem}_share" in FIRST
 
 
 def _share(size: float, seen: float) -> float | None:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shutil
 from pathlib import Path
 
 import geopandas
@@ -12,7 +11,7 @@ import pytest
 import rasterio
 import shapely
 import sklearn.metrics
-from maps import labels_of, make_map
+from maps import labels_of
 from networks import Network, contract, pixelwise
 from rasterio.enums import Resampling
 from rasterio.transform import from_origin
@@ -23,19 +22,6 @@ from segpipe.accuracy import class_map, evaluate, labels, polygons, show_evaluat
 from segpipe.errors import InputError, SettingsError
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("map")
-    make_map(root)
-    return root
-
-
-@pytest.fixture
-def out(made: Path, tmp_path: Path) -> Path:
-    shutil.copytree(made / "out", tmp_path / "out")
-    return tmp_path / "out"
 
 
 def truths(out: Path, seed: int = 0) -> dict[str, np.ndarray]:

@@ -17,20 +17,6 @@ from segpipe.accuracy.population import population_of
 NAMES = ("class0", "class1", "class2")
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("map")
-    make_map(root)
-    return root
-
-
-@pytest.fixture
-def out(made: Path, tmp_path: Path) -> Path:
-    """The output of a run, in a folder that a test may change."""
-    shutil.copytree(made / "out", tmp_path / "out")
-    return tmp_path / "out"
-
-
 def counted(out: Path) -> np.ndarray:
     return np.sum([np.bincount(labels.ravel(), minlength=256)[:3] for labels in labels_of(out).values()], axis=0)
 

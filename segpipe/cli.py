@@ -491,6 +491,9 @@ def inspect(file: str, json: bool, **flags: Any) -> None:
 )
 @_MORE("--seconds", type=float, help="Time to spend; choices that do not fit are left out [90].")
 @_MORE("--min-agreement", type=float, help="Minimum share of equal labels of the recommended choice [0.99].")
+@_MORE("--reference", type=PATH, help="True labels of the scenes, for mean IoU: a folder with a file per scene, or a file.")
+@_MORE("--map-classes", type=PATH, help="TOML file: which values of the reference are which classes.")
+@_MORE("--max-loss", type=float, help="Largest loss of mean IoU of the recommended choice, instead of --min-agreement.")
 @_MORE("--json", is_flag=True, help="Print one JSON object.")
 def tune(json: bool, **flags: Any) -> None:
     """Measure the time and the labels of other tiles, overlaps, batches and precisions of MODEL; nothing is written.

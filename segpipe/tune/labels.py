@@ -1,13 +1,16 @@
 """Label a box with the pipeline's own stages, and compare labels with those of whole-image inference."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.accuracy.estimators import Integers
+from segpipe.accuracy.scores import scores
 from segpipe.formats.cases import Case
 from segpipe.geometry.windows import Cover, Tiling, Window
 from segpipe.network.scaling import Scaling
@@ -19,6 +22,7 @@ from segpipe.pipeline.opening import Sheet
 from segpipe.pipeline.tiles import Tile, batches, patch_of
 from segpipe.tune.choices import Choice, Network, step
 from segpipe.tune.places import Axes, Held, Place
+from segpipe.tune.truth import TrueLabels
 
 HELD = Case("held", "a box in memory")
 
@@ -108,8 +112,10 @@ def _slices(window: Window) -> tuple[slice, ...]:
 class Bench:
     """A file on a place: its reference labels, and the labels of its tilings."""
 
-    def __init__(self, network: Network, place: Place, overrides: Overrides, calls: int) -> None:
-        self._network, self._place, self._calls = network, place, calls
+    def __init__(
+        self, network: Network, place: Place, overrides: Overrides, calls: int, truth: TrueLabels | None = None
+    ) -> None:
+        self._network, self._place, self._calls, self._truth = network, place, calls, truth
         self._held, self._scaling = place.hold(network.spec, overrides)
         self.reference = self._reference()
 
@@ -134,7 +140,8 @@ class Bench:
         valid = self._held.valid[box]
         mine = labels[(slice(None), *inner)][:, valid]
         own, first = (of[(slice(None), *box)][:, valid] for of in (self.reference, reference))
-        return Count(mine.size, int((mine != own).sum()), int((mine == first).sum()))
+        confusion = None if self._truth is None else self._truth.confusion(box, valid, mine[0])
+        return Count(mine.size, int((mine != own).sum()), int((mine == first).sum()), confusion)
 
 
 def reference_tiling(network: Network, shape: Axes) -> Tiling:
@@ -157,6 +164,16 @@ class Count:
     """Labels that differ from the same file's reference."""
     equal: int = 0
     """Labels that equal the first file's reference."""
+    confusion: Integers | None = field(default=None, compare=False)
+    """Pixels by true and mapped class; None without true labels."""
 
     def __add__(self, other: "Count") -> "Count":
-        return Count(self.compared + other.compared, self.seams + other.seams, self.equal + other.equal)
+        both = [count.confusion for count in (self, other) if count.confusion is not None]
+        confusion = np.sum(both, axis=0) if both else None
+        return Count(self.compared + other.compared, self.seams + other.seams, self.equal + other.equal, confusion)
+
+    @property
+    def mean_iou(self) -> float | None:
+        """Mean over the classes that occur; None without true labels."""
+        found = math.nan if self.confusion is None else float(scores(self.confusion).mean_iou)
+        return None if math.isnan(found) else found

@@ -22,7 +22,8 @@ from segpipe.tune.labels import PERIODS, Bench, Count, extent
 from segpipe.tune.places import Place, find_places, named, survey
 from segpipe.tune.settings import TuneSettings
 from segpipe.tune.speed import TIMED, Pixels, Speed, seconds_per_tile, speed, tiles_of
-from segpipe.tune.table import Row, make_rows
+from segpipe.tune.table import Row, agrees, loses_at_most, make_rows
+from segpipe.tune.truth import Truth, find_truth
 
 PLANNED = 0.9
 """Share of the budget that is planned, since estimates are rough."""
@@ -59,6 +60,8 @@ class Tuned:
     compared_on: str
     reference: str
     min_agreement: float
+    max_loss: float | None
+    """Largest loss of mean IoU that was asked for, in place of ``min_agreement``."""
     flags: list[str]
     """Flags of the run that do not depend on the choice."""
     calls: int
@@ -80,7 +83,8 @@ def tune(settings: TuneSettings, tell: Callable[[str], None]) -> Tuned:
         work = _Work(settings, tell, started + settings.seconds)
         counts = work.count()
         speeds = work.time(counts)
-    rows = make_rows(counts, speeds, work.tiles_per_megapixel, settings.min_agreement)
+    good = agrees(settings.min_agreement) if settings.max_loss is None else loses_at_most(settings.max_loss)
+    rows = make_rows(counts, speeds, work.tiles_per_megapixel, good)
     return Tuned(
         rows=rows,
         speeds=speeds,
@@ -88,6 +92,7 @@ def tune(settings: TuneSettings, tell: Callable[[str], None]) -> Tuned:
         compared_on=work.compared_on,
         reference=work.reference,
         min_agreement=settings.min_agreement,
+        max_loss=settings.max_loss,
         flags=settings.flags,
         calls=work.calls,
         seconds=time.monotonic() - started,
@@ -111,6 +116,7 @@ class _Work:
         banded = bands_from(settings.bands_from, contract.channel_names)
         together = CaseChoice(channels=channels_of(contract, None), bands=banded)
         self._cases = find_cases(settings.input, together) if settings.input else []
+        self._truth = self._find_truth()
         if not self._cases:
             tell("no --input: tiles are noise, and seam error on noise says little of scenes")
         self._shapes = survey(self._cases, self.first.spec, self._overrides)
@@ -121,6 +127,14 @@ class _Work:
         self._choices = self._affordable(self._distinct(choices(self._networks, settings)))
         self._several = self._can_time_batches()
         self._places = self._find_places()
+
+    def _find_truth(self) -> Truth | None:
+        """True labels; only the cases that have them are compared."""
+        if self._settings.reference is None:
+            return None
+        truth = find_truth(self._settings.reference, self._settings.map_classes, self._cases, self.first.spec)
+        self._cases = [case for case in self._cases if truth.has(case)]
+        return truth
 
     def _rate(self, network: Network) -> float:
         """Rough seconds per inferred pixel at the contract's tile."""
@@ -237,7 +251,8 @@ class _Work:
         refused: set[tuple[Network, Axes]] = set()
         for number, place in enumerate(self._places, 1):
             self._tell(f"labels on box {number} of {len(self._places)}, choices: {len(self._choices)}")
-            benches = {n: Bench(n, place, self._overrides, self.calls) for n in self._networks}
+            true = None if self._truth is None else self._truth.on(place, self.first.spec, self._overrides)
+            benches = {n: Bench(n, place, self._overrides, self.calls, true) for n in self._networks}
             for key, own in self._by_tile():
                 if key in refused:
                     continue

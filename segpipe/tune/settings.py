@@ -40,10 +40,21 @@ class TuneSettings:
     seconds: float = 90.0
     """Time budget; candidates that do not fit are left out and reported."""
     min_agreement: float = 0.99
+    reference: Path | None = None
+    """True labels of the scenes: a folder with a file per case, or the file of the only one."""
+    map_classes: Path | None = None
+    """TOML file that says which values of the reference are which classes."""
+    max_loss: float | None = None
+    """Largest loss of mean IoU of the recommended choice; takes the place of ``min_agreement``."""
 
     def __post_init__(self) -> None:
         if not 0 < self.min_agreement <= 1:
             raise SettingsError(f"--min-agreement is a share of labels, above 0 and up to 1, got {self.min_agreement:g}")
+        if self.reference is None and (self.max_loss is not None or self.map_classes is not None):
+            named = "max-loss" if self.max_loss is not None else "map-classes"
+            raise SettingsError(f"--{named} needs true labels: give --reference, too, or leave --{named} out")
+        if self.max_loss is not None and not 0 <= self.max_loss <= 1:
+            raise SettingsError(f"--max-loss is a difference of mean IoU, from 0 to 1, got {self.max_loss:g}")
         if self.seconds <= 0:
             raise SettingsError(f"--seconds must be above 0, got {self.seconds:g}")
         for flag, values, least in (("tile", self.tiles, 1), ("overlap", self.overlaps, 0), ("batch", self.batches, 1)):

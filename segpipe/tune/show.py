@@ -28,8 +28,9 @@ def print_tuned(tuned: Tuned) -> None:
     terminal = console()
     for line in _about(tuned):
         echo(line)
-    head = [name.replace("Mpx", f"M{tuned.element}") for name in HEAD]
-    _print(terminal, head, [_cells(row) for row in tuned.rows])
+    more = ["mean IoU"] if any(row.mean_iou is not None for row in tuned.rows) else []
+    head = [name.replace("Mpx", f"M{tuned.element}") for name in (*HEAD, *more)]
+    _print(terminal, head, [_cells(row)[: len(head)] for row in tuned.rows])
     echo("\n* no other is as fast with as many equal labels   > to take   = the contract's own\n")
     _print(terminal, ("", "model", "tile", "batch", "s/tile", "spread", "rounds"), _speed_cells(tuned))
     echo()
@@ -47,6 +48,7 @@ def as_json(tuned: Tuned) -> str:
         "compared_on": tuned.compared_on,
         "reference": tuned.reference,
         "min_agreement": tuned.min_agreement,
+        "max_loss": tuned.max_loss,
         "calls": tuned.calls,
         "seconds": round(tuned.seconds, 1),
         "device": tuned.device,
@@ -60,9 +62,10 @@ def as_json(tuned: Tuned) -> str:
 
 def _values(row: Row) -> dict[str, Any]:
     tiling = row.choice.tiling
-    keys = ("batch", "tiles_per_megapixel", "seconds_per_megapixel", "seam_error", "equal", "times_as_fast", "front", "best")
+    keys = ("batch", "tiles_per_megapixel", "seconds_per_megapixel", "seam_error", "equal", "mean_iou", "times_as_fast")
+    marks = ("front", "best")
     where = {**_engine(row.choice.network), "tile": tiling.tile, "overlap": tiling.overlap}
-    return {**where, **{key: getattr(row, key) for key in keys}, "own": row.choice.is_own}
+    return {**where, **{key: getattr(row, key) for key in (*keys, *marks)}, "own": row.choice.is_own}
 
 
 def _engine(network: Network) -> dict[str, Any]:
@@ -96,7 +99,8 @@ def _cells(row: Row) -> list[str]:
     marks = ("*" if row.front else " ") + (">" if row.best else " ") + ("=" if row.choice.is_own else " ")
     sizes = [_flag(tiling.tile), _flag(tiling.overlap), str(row.batch)]
     cost = [f"{row.tiles_per_megapixel:.2f}", f"{row.seconds_per_megapixel:.3f}", f"{row.times_as_fast:.2f}"]
-    return [marks, row.choice.network.name, *sizes, *cost, f"{row.equal:.3%}", f"{row.seam_error:.3%}"]
+    truth = "" if row.mean_iou is None else f"{row.mean_iou:.4f}"
+    return [marks, row.choice.network.name, *sizes, *cost, f"{row.equal:.3%}", f"{row.seam_error:.3%}", truth]
 
 
 def _speed_cells(tuned: Tuned) -> list[list[str]]:
@@ -135,6 +139,8 @@ def _narrow(name: str) -> str:
 
 
 def _advice(tuned: Tuned) -> list[str]:
+    if tuned.max_loss is not None:
+        return _advice_by_loss(tuned, tuned.max_loss)
     best, asked = tuned.best, f"{tuned.min_agreement:.2%}"
     if best is None:
         top = max(tuned.rows, key=lambda row: row.equal)
@@ -142,6 +148,17 @@ def _advice(tuned: Tuned) -> list[str]:
     return [
         f"the fastest with at least {asked} equal labels: {best.times_as_fast:.2f} times as fast as the contract's own, "
         f"{best.equal:.3%} equal labels",
+        f"  {command(tuned, best)}",
+    ]
+
+
+def _advice_by_loss(tuned: Tuned, most: float) -> list[str]:
+    best = tuned.best
+    if best is None:
+        return [f"no choice loses at most {most:g} of mean IoU: the reference knows no class of these boxes"]
+    return [
+        f"the fastest that loses at most {most:g} of mean IoU: {best.times_as_fast:.2f} times as fast as the contract's "
+        f"own, mean IoU {best.mean_iou:.4f}",
         f"  {command(tuned, best)}",
     ]
 

@@ -25,6 +25,8 @@ class Row:
     """Share of labels that differ from the same file's reference."""
     equal: float
     """Share of labels that equal the first file's reference."""
+    mean_iou: float | None
+    """Against true labels, if they are given."""
     times_as_fast: float
     """Speed relative to the first file with its contract's tiling, at its fastest batch."""
     front: bool = False
@@ -36,13 +38,20 @@ def make_rows(
     counts: Mapping[Choice, Count],
     speeds: Mapping[tuple[Network, Axes, int], Speed],
     tiles_per_megapixel: Callable[[Tiling], float],
-    min_agreement: float,
+    is_good: Callable[[Row, Row], bool],
 ) -> list[Row]:
-    """Rows, the fastest first; the first candidate is the basis of comparison."""
+    """Rows, the fastest first; the first candidate is the basis of comparison.
+
+    Args:
+        counts: compared labels of each candidate.
+        speeds: of each file, tile and batch.
+        tiles_per_megapixel: what a tiling costs.
+        is_good: whether a row, compared with the first one, may be recommended.
+    """
     rows = [_row(choice, count, speeds, tiles_per_megapixel(choice.tiling)) for choice, count in counts.items()]
     own = rows[0].seconds_per_megapixel
     rows = [replace(row, times_as_fast=own / row.seconds_per_megapixel) for row in rows]
-    best = _best(rows, min_agreement)
+    best = _best([row for row in rows if is_good(row, rows[0])])
     rows = [replace(row, front=not any(_beats(other, row) for other in rows), best=row is best) for row in rows]
     return sorted(rows, key=lambda row: (row.seconds_per_megapixel, -row.equal))
 
@@ -57,8 +66,23 @@ def _row(choice: Choice, count: Count, speeds: Mapping[tuple[Network, Axes, int]
         seconds_per_megapixel=tiles * speeds[(*key, batch)].seconds,
         seam_error=count.seams / count.compared if count.compared else 0.0,
         equal=count.equal / count.compared if count.compared else 1.0,
+        mean_iou=count.mean_iou,
         times_as_fast=1.0,
     )
+
+
+def agrees(least: float) -> Callable[[Row, Row], bool]:
+    """A row may be recommended if at least this share of its labels equals the reference of the first file."""
+    return lambda row, _: row.equal >= least
+
+
+def loses_at_most(loss: float) -> Callable[[Row, Row], bool]:
+    """A row may be recommended if its mean IoU is at most this much below that of the first candidate."""
+
+    def is_good(row: Row, first: Row) -> bool:
+        return row.mean_iou is not None and first.mean_iou is not None and first.mean_iou - row.mean_iou <= loss
+
+    return is_good
 
 
 def _batch(speeds: Mapping[int, Speed]) -> int:
@@ -73,9 +97,8 @@ def _beats(a: Row, b: Row) -> bool:
     return as_good and (a.seconds_per_megapixel < b.seconds_per_megapixel or a.equal > b.equal)
 
 
-def _best(rows: list[Row], min_agreement: float) -> Row | None:
-    """The fastest row that agrees; of equally fast ones the one with most equal labels, and the contract's own first."""
-    good = [row for row in rows if row.equal >= min_agreement]
+def _best(good: list[Row]) -> Row | None:
+    """The fastest row; of equally fast ones the one with most equal labels, and the contract's own first."""
     if not good:
         return None
     limit = min(row.seconds_per_megapixel for row in good) * (1 + NOISE_OF_SPEED)

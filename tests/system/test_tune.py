@@ -26,7 +26,7 @@ from segpipe.tune.measure import tune
 from segpipe.tune.places import Place, find_places
 from segpipe.tune.settings import TuneSettings
 from segpipe.tune.speed import speed
-from segpipe.tune.table import make_rows
+from segpipe.tune.table import agrees, loses_at_most, make_rows
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 QUICK = 3.0
@@ -136,7 +136,7 @@ def rows(tmp_path) -> Callable[[float], Any]:
     first = [2.0, 4.0]
     speeds = {(network, own.tile, 1): speed(first, first), (network, own.tile, 2): speed([3.0], first)}
     tiles = dict(zip((c.tiling.overlap for c in four), (4.0, 2.0, 4.0, 1.0), strict=True))
-    return lambda least: make_rows(counts, speeds, lambda tiling: tiles[tiling.overlap], least)
+    return lambda least: make_rows(counts, speeds, lambda tiling: tiles[tiling.overlap], agrees(least))
 
 
 def test_rows_by_hand(rows):
@@ -278,3 +278,76 @@ def test_batches_that_change_scores_are_not_measured(tmp_path):
     assert batches(network, network.spec.tiling.tile, settings) == (1,)
     (plain,) = open_networks(TuneSettings(model=local(tmp_path / "p.onnx"), device="cpu"))
     assert batches(plain, plain.spec.tiling.tile, settings) == (1, 2, 4)
+
+
+@pytest.fixture
+def labelled(raster, tmp_path):
+    """A scene, a model of three classes, and a reference: the model's own labels, with a third of the rows changed."""
+    scene = raster("in/a.tif", noise(150, 140))
+    model = pixelwise(tmp_path / "m.onnx")
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    with rasterio.open(scene) as file:
+        pixels = file.read().astype(np.float32)[None] / 255
+    truth = session.run(None, {"image": pixels})[0][0].argmax(axis=0).astype(np.uint8)
+    truth[:50] = 1
+    return scene, model, raster("truth/a.tif", truth[None]), truth
+
+
+def test_mean_iou_against_a_reference_is_that_of_the_labels_by_hand(labelled, tmp_path):
+    scene, model, reference, truth = labelled
+    found = tuned(model, input=(str(scene),), tiles=(64,), overlaps=(16,), batches=(1,), reference=reference, max_loss=0.0)
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    with rasterio.open(scene) as file:
+        mine = session.run(None, {"image": file.read().astype(np.float32)[None] / 255})[0][0].argmax(axis=0)
+    (place,) = find_places([Case("a", str(scene))], found_side(found), 1, found.rows[0].choice.network.spec, AS_STORED)
+    counted = sample(place, found.rows[0].choice.tiling, (96, 96)).counted
+    box = tuple(slice(place.window.start[k] + counted.start[k], place.window.start[k] + counted.stop[k]) for k in (0, 1))
+    a, b = mine[box], truth[box]
+    by_hand = np.mean([((a == k) & (b == k)).sum() / ((a == k) | (b == k)).sum() for k in range(3)])
+    assert found.rows[0].mean_iou == pytest.approx(by_hand, abs=1e-12)
+    assert found.best == found.rows[0]
+    assert json.loads(show.as_json(found))["choices"][0]["mean_iou"] == pytest.approx(by_hand, abs=1e-12)
+
+
+def found_side(found) -> tuple[int, ...]:
+    return tuple(map(int, found.compared_on.split(" of ")[1].split(" px")[0].split(" x ")))
+
+
+def test_the_recommended_choice_loses_at_most_what_is_allowed(tmp_path):
+    """Three choices with mean IoU 0.90, 0.895 and 0.80, the later the faster."""
+    truth = [np.array([[90, 0], [10, 0]]), np.array([[179, 0], [21, 0]]), np.array([[80, 0], [20, 0]])]
+    (network,) = open_networks(TuneSettings(model=local(tmp_path / "m.onnx"), device="cpu"))
+    tilings = [Tiling((64, 64), (o, o), (1, 1), "gaussian") for o in (16, 8, 0)]
+    each = zip(tilings, truth, strict=True)
+    counts = {Choice(network, tiling): Count(100, 0, 100, confusion) for tiling, confusion in each}
+    assert [count.mean_iou for count in counts.values()] == pytest.approx([0.45, 0.4475, 0.4])
+    speeds = {(network, (64, 64), 1): speed([1.0], [1.0])}
+    tiles = {(16, 16): 3.0, (8, 8): 2.0, (0, 0): 1.0}
+
+    def best(loss):
+        rows = make_rows(counts, speeds, lambda tiling: tiles[tiling.overlap], loses_at_most(loss))
+        return next(row.choice.tiling.overlap[0] for row in rows if row.best)
+
+    assert [best(loss) for loss in (0.0, 0.003, 0.06)] == [16, 8, 0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"max_loss": 0.01}, "--max-loss needs true labels: give --reference, too, or leave --max-loss out"),
+        ({"map_classes": Path("m.toml")}, "--map-classes needs true labels: give --reference, too"),
+        ({"reference": Path("r"), "max_loss": 2.0}, "--max-loss is a difference of mean IoU, from 0 to 1, got 2"),
+    ],
+)
+def test_flags_of_true_labels_are_checked(flags, message):
+    with pytest.raises(SettingsError, match=message):
+        TuneSettings(model=Path("m.onnx"), **flags)
+
+
+def test_a_reference_without_scenes_or_of_other_names_is_refused(labelled, raster):
+    scene, model, _, truth = labelled
+    with pytest.raises(InputError, match="--reference needs the scenes that it belongs to: give --input, too"):
+        tuned(model, reference=scene.parent)
+    other = raster("others/b.tif", truth[None]).parent
+    with pytest.raises(InputError, match=r"references must have the names of cases, a, and .* has none of them"):
+        tuned(model, input=(str(scene),), reference=other)

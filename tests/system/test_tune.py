@@ -27,6 +27,7 @@ from segpipe.tune.places import Place, find_places
 from segpipe.tune.settings import TuneSettings
 from segpipe.tune.speed import speed
 from segpipe.tune.table import agrees, loses_at_most, make_rows
+from segpipe.tune.truth import find_truth
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 QUICK = 3.0
@@ -351,3 +352,17 @@ def test_a_reference_without_scenes_or_of_other_names_is_refused(labelled, raste
     other = raster("others/b.tif", truth[None]).parent
     with pytest.raises(InputError, match=r"references must have the names of cases, a, and .* has none of them"):
         tuned(model, input=(str(scene),), reference=other)
+
+
+def test_a_reference_needs_one_class_per_pixel(tmp_path, raster):
+    model = pixelwise(tmp_path / "m.onnx", activation="sigmoid", task="multilabel")
+    (network,) = open_networks(TuneSettings(model=model, device="cpu"))
+    with pytest.raises(SettingsError, match=r'--reference needs one class per pixel, .* task = "multilabel": leave it out'):
+        find_truth(tmp_path, None, [Case("a", "a.tif")], network.spec)
+
+
+def test_cases_without_a_reference_are_left_out(labelled, raster):
+    scene, model, reference, _ = labelled
+    raster("in/b.tif", noise(150, 140, seed=3))
+    found = tuned(model, input=(str(scene.parent),), tiles=(64,), overlaps=(16,), batches=(1,), reference=reference.parent)
+    assert found.compared_on.endswith("px of a")

@@ -205,7 +205,18 @@ def _cpu_facts() -> dict[str, str]:
 
 def versions() -> Values:
     """Versions of Python, segpipe and the libraries that touch pixels."""
-    names = ("onnxruntime-gpu", "onnxruntime", "torch", "onnx", "rasterio", "numpy", "pyproj", "dask", "distributed")
+    names = (
+        "onnxruntime-gpu",
+        "onnxruntime",
+        "openvino",
+        "torch",
+        "onnx",
+        "rasterio",
+        "numpy",
+        "pyproj",
+        "dask",
+        "distributed",
+    )
     return {"segpipe": __version__, "python": platform.python_version(), **{n: v for n in names if (v := _version(n))}}
 
 

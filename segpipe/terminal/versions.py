@@ -10,8 +10,8 @@ RUNTIMES = ("onnxruntime-gpu", "onnxruntime")
 
 
 def version_lines() -> list[str]:
-    """The version of segpipe, then those of Python, ONNX Runtime and GDAL."""
-    return [f"segpipe {__version__}", f"Python {platform.python_version()}, {_runtime()}, GDAL {_gdal()}"]
+    """The version of segpipe, then those of Python, ONNX Runtime, GDAL, and OpenVINO if it is installed."""
+    return [f"segpipe {__version__}", f"Python {platform.python_version()}, {_runtime()}, GDAL {_gdal()}{_openvino()}"]
 
 
 def _runtime() -> str:
@@ -21,6 +21,13 @@ def _runtime() -> str:
         except PackageNotFoundError:
             continue
     return "ONNX Runtime is not installed"
+
+
+def _openvino() -> str:
+    try:
+        return f", OpenVINO {version('openvino')}"
+    except PackageNotFoundError:
+        return ""
 
 
 def _gdal() -> str:

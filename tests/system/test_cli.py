@@ -406,11 +406,12 @@ def test_the_version_names_what_a_run_computes_with(segpipe):
     code, out, _ = outcome(segpipe("--version"))
     runtime = next(name for name in ("onnxruntime-gpu", "onnxruntime") if name in versions())
     runtime = f"{versions()[runtime]} ({runtime})"
+    openvino = f", OpenVINO {versions()['openvino']}"  # installed with the packages for tests
     assert code == 0
     assert out.splitlines() == version_lines()
     assert out.splitlines() == [
         f"segpipe {__version__}",
-        f"Python {platform.python_version()}, ONNX Runtime {runtime}, GDAL {rasterio.__gdal_version__}",
+        f"Python {platform.python_version()}, ONNX Runtime {runtime}, GDAL {rasterio.__gdal_version__}{openvino}",
     ]
 
 

@@ -89,6 +89,7 @@ COMMANDS = {
     "cases": main.commands["cases"],
     "status": main.commands["status"],
     "zones": main.commands["zones"],
+    "polygons": main.commands["polygons"],
     "sample": main.commands["sample"],
     "estimate": main.commands["estimate"],
     "evaluate": main.commands["evaluate"],

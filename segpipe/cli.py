@@ -405,6 +405,29 @@ def _zones(output: str, path: Path, column: str | None, layer: str | None, targe
     return 0
 
 
+@main.command(cls=GroupedCommand, short_help="Write the masks of a run as polygons, one per connected region of a class.")
+@click.argument("run_output", metavar="OUTPUT", default="segpipe-out")
+@_OUTPUT("--output", "-o", type=PATH, required=True, help="The file to write: .parquet, .gpkg, .fgb or .geojson.")
+@_OUTPUT("--crs", help="CRS of the file [that of the masks; GeoJSON has longitudes and latitudes].")
+@_OUTPUT("--classes", help="Classes to take, by name or id, such as water,3 [all].")
+@_OUTPUT("--min-area", help="Smallest polygon, such as 0.5ha, 400m2 or 9px; smaller ones are left out and counted [all].")
+@_OUTPUT("--simplify", type=float, help="Move borders by about this many metres at most; neighbours keep theirs in common.")
+@_OUTPUT("--connectivity", type=click.Choice(["4", "8"]), help="Whether pixels that touch at a corner belong together [4].")
+def polygons(run_output: str, **flags: Any) -> None:
+    """Write the masks in OUTPUT, the folder of a run, as polygons along pixel edges, with holes, class and area.
+
+    The areas of the polygons of a class add up to its area in areas.csv.
+    """
+    sys.exit(_guarded(lambda: _polygons(run_output, **flags), writes=True))
+
+
+def _polygons(place: str, **flags: Any) -> int:
+    from segpipe.polygons.commands import polygons as command
+
+    logging.basicConfig(level=logging.WARNING, handlers=[_plain_stderr()])
+    return command(place, **flags)
+
+
 def _plain_stderr() -> logging.Handler:
     """Print warnings as lines on stderr."""
     handler = _Stderr()

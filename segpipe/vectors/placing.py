@@ -54,7 +54,7 @@ def place(shapes: Shapes, crs: CRS, ground: Ground, shape: tuple[int, ...]) -> P
     near = np.concatenate([np.zeros(0, object), *(found for _, found in pieces)])
     share = shapely.area(near) / shapely.area(shapes)[index]
     if between is not None:
-        near = np.asarray(shapely.segmentize(near, _longest_edge(ground) / own.metres))
+        near = np.asarray(shapely.segmentize(near, longest_edge(ground) / own.metres))
     coordinates, owner = shapely.get_coordinates(near, return_index=True)
     moved = PixelsOf(ground, shape, between)(coordinates)
     fit = np.ones(len(near), np.bool_)
@@ -81,7 +81,7 @@ def _turn(reference: Reference) -> float:
     return reference.turn if reference.crs.is_projected else 0.0
 
 
-def _longest_edge(ground: Ground) -> float:
+def longest_edge(ground: Ground) -> float:
     """Length in metres of the longest edge that needs no more vertices."""
     return math.sqrt(8 * EARTH_RADIUS / 4 * MOST_DEVIATION * min(ground.nominal))
 

@@ -105,14 +105,14 @@ def measured(
     ground, shape = ground_of(mask.grid), mask.grid.shape
     placed = place(zones.shapes, zones.crs, ground, shape)
     others = neighbours() if len(placed.shapes) else ()
-    ids = [0, 1] if _are_independent(mask, classes) else [number for number, _ in classes]
+    ids = [0, 1] if are_independent(mask, classes) else [number for number, _ in classes]
     cells = Cells.of(ground, shape, mask.bands * (len(ids) + 1))
     labels = ids if nodata is None else [*ids, nodata]
     shared = Shared(ground, shape, others) if others else None
     return _summed(placed, Layer(mask, cells, labels, nodata, shared), classes)
 
 
-def _are_independent(mask: OpenMask, classes: Classes) -> bool:
+def are_independent(mask: OpenMask, classes: Classes) -> bool:
     """Whether each class has a band of zeros and ones; a mask of classes that exclude each other has two or more."""
     return mask.bands > 1 or len(classes) == 1
 
@@ -124,7 +124,7 @@ def _summed(placed: Placed, layer: "Layer", classes: Classes) -> CaseZones:
     last = len(layer.labels)  # the column of what counts in another mask
     count = last if layer.nodata is None else last - 1
     own = bands[0].sizes[:, :count]
-    sizes = np.stack([band.sizes[:, 1] for band in bands], axis=1) if _are_independent(layer.mask, classes) else own
+    sizes = np.stack([band.sizes[:, 1] for band in bands], axis=1) if are_independent(layer.mask, classes) else own
     unseen = bands[0].sizes[:, count:last].sum(axis=1)
     pixels = bands[0].pixels[:, :last].sum(axis=1)
     within = _within(placed, layer.mask.grid.shape) * _divided(pixels, bands[0].all_pixels)

@@ -95,7 +95,7 @@ def extent_of(output: Store, case: Finished) -> Float:
     kept = _load(output, case)
     if "extent" in kept:
         return np.asarray(kept["extent"], np.float64)
-    with _opened(output, case) as mask:
+    with opened(output, case) as mask:
         return extent(ground_of(mask.grid), mask.grid.shape)
 
 
@@ -111,7 +111,7 @@ def zones_of_case(output: Store, case: Finished, zones: Zones, around: Around) -
     if str(kept.get("key")) == key and {*NAMES} <= {*kept}:
         return CaseZones(**{name: kept[name] for name in NAMES})
     with ExitStack() as stack:
-        mask = stack.enter_context(_opened(output, case))
+        mask = stack.enter_context(opened(output, case))
         place = extent(ground_of(mask.grid), mask.grid.shape)
         found = _measured(output, case, mask, zones, around)
     values = {"key": np.array(key), "extent": place, **{name: getattr(found, name) for name in NAMES}}
@@ -126,7 +126,7 @@ def _measured(output: Store, case: Finished, mask: OpenMask, zones: Zones, aroun
 
         def neighbours() -> list[Neighbour]:
             each = [(True, other) for other in around.before] + [(False, other) for other in around.after]
-            return [_neighbour(stack.enter_context(_opened(output, other)), other, earlier) for earlier, other in each]
+            return [_neighbour(stack.enter_context(opened(output, other)), other, earlier) for earlier, other in each]
 
         try:
             return measured(mask, case.classes, case.nodata, zones, neighbours)
@@ -142,8 +142,13 @@ def _neighbour(mask: OpenMask, case: Finished, earlier: bool) -> Neighbour:
 
 
 @contextmanager
-def _opened(output: Store, case: Finished) -> Iterator[OpenMask]:
-    """Open the mask of a case after a quick check against its record."""
+def opened(output: Store, case: Finished) -> Iterator[OpenMask]:
+    """Open the mask of a case after a quick check against its record.
+
+    Raises:
+        NoGroundError: the case is a volume.
+        OutputError: it is missing, damaged, or not that of the record.
+    """
     family = FORMATS[case.format]
     if family.open_mask is None:
         raise NoGroundError("volumes lie nowhere on the Earth")

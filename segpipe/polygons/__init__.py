@@ -1,0 +1,1 @@
+"""Masks as polygons: ``segpipe polygons``."""

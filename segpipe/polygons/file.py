@@ -1,0 +1,274 @@
+"""Vector files that are written batch by batch, and appear whole or not at all."""
+
+import json
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyproj import CRS
+
+from segpipe.errors import InstallationError, OutputError, SegpipeError, SettingsError, one_line
+from segpipe.pipeline.decide import CONFIDENCE_TOP
+from segpipe.polygons.case import Features
+from segpipe.process.extras import install
+from segpipe.storage.files import commit, draft_name
+from segpipe.vectors.file import PARQUET
+from segpipe.zones.case import Classes
+from segpipe.zones.writing import DRIVERS
+
+if TYPE_CHECKING:
+    import pyarrow
+
+Float = NDArray[np.float64]
+
+COLUMNS = ("case", "number", "class_id", "class_name", "area_ha", "area_m2", "pixels", "mean_confidence")
+GEOMETRY = "geometry"
+MODULES = ("cc3d", "pyarrow", "pyogrio", "shapely")
+ROWS = 2**16
+"""Rows that are written at once."""
+DIGITS = 6
+PARQUET_VERSION = "1.1.0"
+"""Version of the GeoParquet specification."""
+DATED = "1970-01-01T00:00:00Z"
+"""Date of change in a GeoPackage: the same polygons give the same bytes."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A file to write."""
+
+    path: Path
+    crs: CRS | None
+    """None: coordinates are pixels."""
+    multi: bool
+    """Whether geometries are multipolygons."""
+
+    @property
+    def kind(self) -> str:
+        return "MultiPolygon" if self.multi else "Polygon"
+
+
+def check_path(path: Path) -> None:
+    """Check a path before anything is computed.
+
+    Raises:
+        SettingsError: its suffix is unknown, its folder is missing, or its file was not written by ``segpipe polygons``.
+        InstallationError: an optional dependency is missing.
+    """
+    if path.suffix.lower() not in (*DRIVERS, *PARQUET):
+        known = ", ".join((*DRIVERS, *PARQUET[:1]))
+        raise SettingsError(f"--output must end with {known}, got {path.name}: name another file")
+    if not path.absolute().parent.is_dir():
+        raise SettingsError(f"--output must lie in a folder that exists, got {path}: make {path.absolute().parent} first")
+    with _writing_errors(path):
+        for module in MODULES:  # fail now rather than at the first mask
+            import_module(module)
+        if path.exists() and not _is_own(path):
+            raise SettingsError(
+                f"--output replaces its file, and {path} was not written by segpipe polygons: name another file"
+            )
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a file has our columns."""
+    from pyarrow.lib import ArrowException
+    from pyarrow.parquet import read_schema
+    from pyogrio import read_info
+    from pyogrio.errors import DataLayerError, DataSourceError
+
+    try:
+        parquet = path.suffix.lower() in PARQUET
+        columns = read_schema(path).names if parquet else list(read_info(path)["fields"])
+    except (ArrowException, DataLayerError, DataSourceError, OSError):
+        return False
+    return {*COLUMNS} <= {*columns}
+
+
+def schema() -> "pyarrow.Schema":
+    """Names and types of the columns."""
+    import pyarrow
+
+    text, integer, number = pyarrow.string(), pyarrow.int64(), pyarrow.float64()
+    kinds = (text, integer, pyarrow.int32(), text, number, number, integer, number)
+    return pyarrow.schema([*zip(COLUMNS, kinds, strict=True), (GEOMETRY, pyarrow.binary())])
+
+
+@dataclass(frozen=True)
+class CaseRows:
+    """Rows of one case."""
+
+    name: str
+    classes: Classes
+    first: int
+    """Number of the first one."""
+
+    def table(self, features: Features) -> "pyarrow.RecordBatch":
+        """Columns of some polygons."""
+        import pyarrow
+        import shapely
+
+        found, count = features.table, len(features)
+        where = found.kind - 1
+        area = rounded(found.area) if "area" in features.known else None
+        sure = (
+            np.round(found.confidence / (found.pixels * CONFIDENCE_TOP), DIGITS) if "confidence" in features.known else None
+        )
+        columns = (
+            pyarrow.repeat(self.name, count),
+            np.arange(self.first, self.first + count),
+            np.array([number for number, _ in self.classes])[where],
+            pyarrow.array([name for _, name in self.classes]).take(pyarrow.array(where)),
+            None if area is None else rounded(area / 1e4),
+            area,
+            found.pixels,
+            sure,
+            shapely.to_wkb(features.shapes),
+        )
+        own = schema()
+        arrays = [
+            pyarrow.nulls(count, kind) if one is None else pyarrow.array(one, kind) if isinstance(one, np.ndarray) else one
+            for one, kind in zip(columns, own.types, strict=True)
+        ]
+        return pyarrow.RecordBatch.from_arrays(arrays, schema=own)
+
+
+def rounded(amounts: Float) -> Float:
+    """Round to ten digits, as tables of areas: sums that differ in order alone are the same then."""
+    with np.errstate(divide="ignore"):
+        digits = np.where(amounts > 0, np.floor(np.log10(amounts)), 0.0)
+    return np.asarray([round(value, 9 - int(place)) for value, place in zip(amounts.tolist(), digits, strict=True)])
+
+
+def write(target: Target, batches: "Iterable[pyarrow.RecordBatch]") -> None:
+    """Write rows; the file has its name when it is complete.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    path = target.path
+    draft = path.with_name(f".{draft_name(path.stem)}.partial{path.suffix}")
+    try:
+        with _writing_errors(path):
+            draft.unlink(missing_ok=True)
+            writer = _write_parquet if path.suffix.lower() in PARQUET else _write_with_gdal
+            writer(target, draft, _regrouped(batches))
+            commit(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing_errors(path: Path) -> Iterator[None]:
+    try:
+        from pyarrow.lib import ArrowException
+        from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError
+    except ModuleNotFoundError as error:
+        raise _missing(error) from None
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise _missing(error) from None
+    except (ArrowException, DataLayerError, DataSourceError, FeatureError, FieldError, OSError) as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise OutputError(f"--output {path} cannot be written: {reason}: name another file") from error
+
+
+def _missing(error: ModuleNotFoundError) -> InstallationError:
+    return InstallationError(f"polygons need {error.name}, which is not installed: run {install('zones')}")
+
+
+def _regrouped(batches: "Iterable[pyarrow.RecordBatch]") -> "Iterator[pyarrow.RecordBatch]":
+    """The same rows in groups of ``ROWS``, so that files do not depend on how the polygons came."""
+    import pyarrow
+
+    waiting, count = list[Any](), 0
+    for batch in batches:
+        waiting.append(batch)
+        count += len(batch)
+        while count >= ROWS:
+            table = pyarrow.Table.from_batches(waiting)
+            yield from table.slice(0, ROWS).combine_chunks().to_batches()
+            count -= ROWS
+            waiting = table.slice(ROWS).to_batches()
+    if count:
+        yield from pyarrow.Table.from_batches(waiting).combine_chunks().to_batches()
+
+
+def _write_parquet(target: Target, draft: Path, batches: "Iterator[pyarrow.RecordBatch]") -> None:
+    from pyarrow.parquet import ParquetWriter
+
+    bounds = _Bounds()
+    with ParquetWriter(draft, schema(), compression="zstd") as writer:
+        for batch in batches:
+            bounds.add(batch)
+            writer.write_batch(batch, row_group_size=ROWS)
+        writer.add_key_value_metadata({"geo": json.dumps(_geo(target, bounds.found))})
+
+
+class _Bounds:
+    """Least and largest coordinates."""
+
+    def __init__(self) -> None:
+        self.found: list[float] | None = None
+
+    def add(self, batch: "pyarrow.RecordBatch") -> None:
+        import shapely
+
+        own = shapely.total_bounds(shapely.from_wkb(batch.column(GEOMETRY).to_numpy(zero_copy_only=False)))
+        both = own if self.found is None else [*np.minimum(self.found[:2], own[:2]), *np.maximum(self.found[2:], own[2:])]
+        self.found = [float(value) for value in both]
+
+
+def _geo(target: Target, bounds: list[float] | None) -> dict[str, Any]:
+    """Metadata of a GeoParquet file."""
+    column: dict[str, Any] = {"encoding": "WKB", "geometry_types": [target.kind], "orientation": "counterclockwise"}
+    column["crs"] = None if target.crs is None else target.crs.to_json_dict()
+    column |= {} if bounds is None else {"bbox": bounds}
+    return {"version": PARQUET_VERSION, "primary_column": GEOMETRY, "columns": {GEOMETRY: column}}
+
+
+def _write_with_gdal(target: Target, draft: Path, batches: "Iterator[pyarrow.RecordBatch]") -> None:
+    import pyarrow
+    import pyogrio
+
+    driver = DRIVERS[target.path.suffix.lower()]
+    lon_lat = {"RFC7946": "YES", "COORDINATE_PRECISION": "9"} if target.crs is not None else {}
+    raised = list[BaseException]()
+    reader = pyarrow.RecordBatchReader.from_batches(schema(), _noting(batches, raised))
+    names = {"driver": driver, "layer": target.path.stem, "geometry_name": GEOMETRY, "geometry_type": target.kind}
+    with _date(pyogrio.set_gdal_config_options), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "'crs' was not provided")
+        try:
+            pyogrio.write_arrow(reader, draft, crs=_wkt(target), **names, **(lon_lat if driver == "GeoJSON" else {}))
+        except Exception:
+            if raised:
+                raise raised[0] from None
+            raise
+
+
+def _wkt(target: Target) -> str | None:
+    return None if target.crs is None else str(target.crs.to_wkt())
+
+
+def _noting(batches: "Iterator[pyarrow.RecordBatch]", raised: list[BaseException]) -> "Iterator[pyarrow.RecordBatch]":
+    """The same batches; keeps what stops them, which would come back as an error of the driver."""
+    try:
+        yield from batches
+    except (SegpipeError, KeyboardInterrupt) as error:
+        raised.append(error)
+        raise
+
+
+@contextmanager
+def _date(configure: Callable[[dict[str, str | None]], None]) -> Iterator[None]:
+    configure({"OGR_CURRENT_DATE": DATED})
+    try:
+        yield
+    finally:
+        configure({"OGR_CURRENT_DATE": None})

@@ -1,0 +1,233 @@
+"""``segpipe polygons``: the masks of a run as one vector file."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyproj import CRS
+
+from segpipe.errors import InputError, OutputError, SettingsError
+from segpipe.formats.cases import Case
+from segpipe.formats.registry import CONFIDENCE, FORMATS, OpenMask, environment
+from segpipe.geometry.ground import NowhereError, crs_name, horizontal
+from segpipe.geometry.raster_grid import RasterGrid, parse_crs, place_of
+from segpipe.jobs.status import last_run
+from segpipe.messages.printable import printable
+from segpipe.polygons.case import CaseMask, Left, features_of
+from segpipe.polygons.file import CaseRows, Target, check_path, write
+from segpipe.polygons.placement import Placement
+from segpipe.polygons.rule import Minimum, Rule, chosen
+from segpipe.results.records import read_record
+from segpipe.results.schema import Record
+from segpipe.storage import Store
+from segpipe.storage.places import store_at
+from segpipe.zones.finished import Finished, opened
+from segpipe.zones.writing import LON_LAT
+
+if TYPE_CHECKING:
+    import pyarrow
+
+LOG = logging.getLogger("segpipe")
+NAMED = 3
+"""Cases of a CRS that a message names."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to write, and where."""
+
+    output: str
+    """Output folder of a run."""
+    path: Path
+    crs: str | None = None
+    classes: str | None = None
+    minimum: Minimum | None = None
+    simplify: float | None = None
+    corners_connect: bool = False
+
+    def __post_init__(self) -> None:
+        if self.simplify is not None and not 0 < self.simplify < float("inf"):
+            raise SettingsError(f"--simplify must be a distance above 0, got {self.simplify:g}")
+
+
+@dataclass
+class Written:
+    """What was written."""
+
+    polygons: int = 0
+    cases: int = 0
+    left: Left = field(default_factory=Left)
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A case and where its grid lies."""
+
+    record: Record
+    finished: Finished
+    placement: Placement
+
+
+def write_polygons(task: Task) -> Written:
+    """Write the polygons of all cases of a run.
+
+    Raises:
+        SettingsError: the task cannot be done.
+        InputError: cases differ in what one file must have in common, or too much is to be simplified.
+        OutputError: there is no such run, a mask cannot be read, or the file cannot be written.
+        InstallationError: an optional dependency is missing.
+    """
+    check_path(task.path)
+    store, written = store_at(task.output).settled(), Written()
+    with environment():
+        cases = _in_order(store, _records(store))
+        rule = _rule(task, cases)
+        crs = _common_crs(task, cases)
+        target = Target(task.path, crs, task.corners_connect)
+        write(target, _rows(store, _moved(cases, crs), rule, written))
+    return written
+
+
+def _records(store: Store) -> list[Record]:
+    last = last_run(store)
+    names = sorted({*last.done, *last.skipped})
+    found = [record for name in names if (record := read_record(store, Case(name, name))) is not None]
+    if not found:
+        raise OutputError(f"{store} must hold masks, and no case of the last run has one: run it again")
+    return found
+
+
+def _in_order(store: Store, records: Sequence[Record]) -> list[_Placed]:
+    """The cases that can be written, by name: those with a place on the Earth, or without one if none has one."""
+    images = [record for record in records if FORMATS[record.input.format].open_mask is not None]
+    if not images:
+        raise InputError("polygons need images, and all cases are volumes: segpipe run --lesions measures their components")
+    for record in records:
+        if record not in images:
+            LOG.warning("%s: no polygons: it is a volume", printable(record.case))
+    placed = [_placed(store, record) for record in images]
+    on_earth = [case for case, _ in placed if case.placement.ground is not None]
+    if not on_earth:
+        return [case for case, _ in placed]
+    for case, reason in placed:
+        if case.placement.ground is None:
+            LOG.warning(
+                "%s: no polygons among those of cases with a place on the Earth: %s", printable(case.record.case), reason
+            )
+    return on_earth
+
+
+def _placed(store: Store, record: Record) -> tuple[_Placed, str]:
+    finished = Finished.of(store, record)
+    with opened(store, finished) as mask:
+        assert isinstance(mask.grid, RasterGrid)
+        place = place_of(mask.grid)
+        return _Placed(record, finished, Placement(mask.grid.shape, place.ground)), place.reason
+
+
+def _rule(task: Task, cases: Sequence[_Placed]) -> Rule:
+    classes = {case.finished.classes for case in cases}
+    if task.classes is not None and len(classes) > 1:
+        raise InputError(
+            "--classes needs cases with the same classes: keep the runs of each model in an output of their own"
+        )
+    wanted = chosen(task.classes, next(iter(classes)))
+    if task.minimum is not None and task.minimum.unit != "px" and cases[0].placement.ground is None:
+        raise SettingsError(
+            f"cases without a place on the Earth have no area, got --min-area {task.minimum}: give pixels, 9px"
+        )
+    return Rule(wanted, task.minimum, task.corners_connect, task.simplify)
+
+
+def _common_crs(task: Task, cases: Sequence[_Placed]) -> CRS | None:
+    """The CRS of the file; None for pixels.
+
+    GeoJSON has longitudes and latitudes of WGS 84 (RFC 7946).
+    """
+    if cases[0].placement.ground is None:
+        if task.crs is not None:
+            raise SettingsError("--crs needs cases with a place on the Earth, and these have none: leave it out")
+        return None
+    wanted = None if task.crs is None else _parsed(task.crs)
+    if task.path.suffix.lower() == ".geojson":
+        if wanted is not None and not wanted.equals(CRS(LON_LAT)):
+            raise SettingsError(
+                f"GeoJSON has the CRS {LON_LAT} (RFC 7946), got --crs {task.crs}: leave it out, or write .gpkg"
+            )
+        return CRS(LON_LAT)
+    return wanted or _only(cases)
+
+
+def _parsed(text: str) -> CRS:
+    try:
+        return horizontal(parse_crs(text))
+    except ValueError as error:
+        raise SettingsError(f"--crs {error}") from None
+    except NowhereError as error:
+        raise SettingsError(f"--crs must be of the Earth: {error}") from None
+
+
+def _only(cases: Sequence[_Placed]) -> CRS:
+    groups = list[tuple[CRS, list[str]]]()
+    for case in cases:
+        assert case.placement.ground is not None
+        own = case.placement.ground.reference.crs
+        names = next((names for crs, names in groups if crs.equals(own)), None)
+        if names is None:
+            groups.append((own, names := []))
+        names.append(case.record.case)
+    if len(groups) > 1:
+        said = "; ".join(f"{crs_name(crs)}: {', '.join(map(printable, names[:NAMED]))}" for crs, names in groups[:NAMED])
+        raise SettingsError(
+            f"a file has one CRS, and the masks have {len(groups)} ({said}): choose one, such as --crs EPSG:4326"
+        )
+    return groups[0][0]
+
+
+def _moved(cases: Sequence[_Placed], crs: CRS | None) -> list[_Placed]:
+    return [
+        _Placed(case.record, case.finished, Placement(case.placement.shape, case.placement.ground, crs)) for case in cases
+    ]
+
+
+def _rows(store: Store, cases: Sequence[_Placed], rule: Rule, written: Written) -> "Iterator[pyarrow.RecordBatch]":
+    for case in cases:
+        written.cases += 1
+        number = 1
+        with _open(store, case) as mask:
+            for features in features_of(mask, rule, written.left):
+                yield CaseRows(case.record.case, case.finished.classes, number).table(features)
+                number += len(features)
+        written.polygons += number - 1
+
+
+@contextmanager
+def _open(store: Store, case: _Placed) -> Iterator[CaseMask]:
+    finished = case.finished
+    with ExitStack() as stack:
+        mask = stack.enter_context(opened(store, finished))
+        sure = stack.enter_context(_confidence(store, case.record))
+        if sure is not None and (sure.grid.shape, sure.bands) != (mask.grid.shape, mask.bands):
+            raise OutputError(
+                f"the confidence of {finished.case} must fit its mask, and does not: run again with --overwrite"
+            )
+        yield CaseMask(store.path(finished.mask or ""), mask, finished.classes, finished.nodata, case.placement, sure)
+
+
+@contextmanager
+def _confidence(store: Store, record: Record) -> Iterator[OpenMask | None]:
+    """The confidence of a case, open; None if the run wrote none."""
+    family = FORMATS[record.input.format]
+    name = next((name for suffix in family.outputs if (name := record.case + CONFIDENCE + suffix) in record.outputs), None)
+    if name is None or family.open_mask is None:
+        yield None
+        return
+    if (store.size(name) or 0) < ((record.sizes or {}).get(name) or 1) or store.is_blank(name):
+        raise OutputError(
+            f"{store.path(name)} must be the confidence of its case, and is damaged: run again with --overwrite"
+        )
+    with store.local(name) as local, family.open_mask(local) as sure:
+        yield sure

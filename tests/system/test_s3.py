@@ -93,6 +93,28 @@ def test_a_second_run_does_what_is_missing_or_has_changed(root, endpoint):
     assert run(root, out, f"{SERIAL} --overwrite", source)[1].count("skipped") == 0
 
 
+@pytest.mark.parametrize("validity", ["scl", "{case}_SCL.tif:4"])
+def test_masks_of_scenes_lie_in_the_bucket(validity, root, endpoint, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "in" / f"{name}.tif").write_bytes((root / "in" / f"{name}.tif").read_bytes())
+        classes = np.full((1, *CASES[name]), 4, np.uint8)
+        classes[:, :20] = 9
+        kind = {"driver": "GTiff", "dtype": "uint8", "crs": "EPSG:32633", "count": 1}
+        height, width = CASES[name]
+        with rasterio.open(tmp_path / "in" / f"{name}_SCL.tif", "w", width=width, height=height, **kind) as dataset:
+            dataset.write(classes)
+    endpoint.put_folder(tmp_path / "in", "masked")
+    out, more = f"s3://{BUCKET}/clear-{len(validity)}", f"{SERIAL} --validity {validity}"
+    code, log = run(root, out, more, source=f"s3://{BUCKET}/masked/")
+    assert (code, "2 done, 0 done before, 0 failed" in log) == (0, True), log
+    assert "0 done, 2 done before" in run(root, out, more, source=f"s3://{BUCKET}/masked/")[1]
+    (tmp_path / "a.tif").write_bytes(endpoint.objects(out.rpartition("/")[2])["a.tif"])
+    with rasterio.open(tmp_path / "a.tif") as mask:
+        assert (mask.read(1)[:20] == 255).all()
+        assert (mask.read(1)[20:] != 255).any()
+
+
 def test_status_of_a_bucket(root, endpoint):
     endpoint.put_folder(root / "in", "few")
     assert run(root, "s3://scenes/told", SERIAL, "s3://scenes/few/")[0] == 0

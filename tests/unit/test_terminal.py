@@ -111,6 +111,7 @@ class Planned:
     """As much of a plan as a bar needs."""
 
     done: tuple[Case, ...] = ()
+    outside: tuple[Case, ...] = ()
     pixels = None
 
     def __len__(self) -> int:

@@ -19,7 +19,7 @@ from segpipe.messages.printable import printable
 from segpipe.messages.streams import failure, make_steady
 from segpipe.process import signals
 from segpipe.process.extras import install
-from segpipe.settings import AUDITED, BLENDS, Precision, Settings, load_settings
+from segpipe.settings import AUDITED, BLENDS, RULES, Precision, Settings, load_settings
 from segpipe.terminal.option_groups import LAST, GroupedCommand, group
 
 NOT_STARTED = 2
@@ -150,6 +150,11 @@ def main() -> None:
     help=f"List the N windows that are least sure, in audit.csv: where to look first [{AUDITED}].",
 )
 @_OUTPUT("--style", type=click.Choice(["qgis"]), help="Also write a QGIS style (<case>.qml) beside each mask.")
+@_OUTPUT(
+    "--overlap-rule",
+    type=click.Choice(RULES),
+    help="Case that counts where several share ground, in totals and zones [first].",
+)
 @_OUTPUT("--zones", type=PATH, help="Polygons, such as fields: the area of each class in each of them, into zones.csv.")
 @_OUTPUT("--zone-id", help="Column with the names of the polygons [their number in the file].")
 @_OUTPUT("--zones-layer", help="Layer of the file with polygons, if it has several.")
@@ -388,19 +393,25 @@ def _cases(codes: tuple[str, ...], config: Path | None, flags: dict[str, Any]) -
 @_INPUT("--zone-id", help="Column with the names of the polygons [their number in the file].")
 @_INPUT("--zones-layer", help="Layer of the file with polygons, if it has several.")
 @_OUTPUT("--zones-out", type=PATH, help="Also write the polygons with these columns: .gpkg, .parquet, .geojson or .fgb.")
-def zones(output: str, zones: Path, zone_id: str | None, zones_layer: str | None, zones_out: Path | None) -> None:
+@_OUTPUT(
+    "--overlap-rule", type=click.Choice(RULES), default="first", help="Case that counts where several share ground [first]."
+)
+def zones(output: str, zones: Path, zones_out: Path | None, **flags: Any) -> None:
     """Write zones.csv into OUTPUT, the folder of a run: the area of each class in each polygon.
 
     A polygon over several cases is one row. Ground that cases share counts once.
     """
-    sys.exit(_guarded(lambda: _zones(output, zones, zone_id, zones_layer, zones_out), writes=True))
+    sys.exit(_guarded(lambda: _zones(output, zones, zones_out, flags), writes=True))
 
 
-def _zones(output: str, path: Path, column: str | None, layer: str | None, target: Path | None) -> int:
+def _zones(output: str, path: Path, target: Path | None, flags: dict[str, Any]) -> int:
     from segpipe.api.zones import measure_zones
+    from segpipe.vectors.file import Selection
+    from segpipe.zones.stage import ZonesTask
 
     logging.basicConfig(level=logging.WARNING, handlers=[_plain_stderr()])
-    for line in measure_zones(output, path, column=column, layer=layer, target=target):
+    task = ZonesTask(Selection(path, flags["zones_layer"], flags["zone_id"]), target, flags["overlap_rule"])
+    for line in measure_zones(output, task):
         echo(printable(line))
     return 0
 

@@ -69,6 +69,10 @@ class OutsideError(SegpipeError):
     """A case lies outside the area of interest. It is no failure: there is nothing to do for it."""
 
 
+class OverlapError(SegpipeError):
+    """Cases that share ground cannot be joined: what the rule needs is missing, or their maps differ in kind."""
+
+
 class DeviceError(SegpipeError):
     """The requested device is missing or unusable."""
 

@@ -62,7 +62,8 @@ UnusualValues = Literal["fail", "allow"]
 Seg = Literal["binary", "labelmap", "none"]
 BlendOn = Literal["logits", "probabilities"]
 Tta = Literal["none", "flips"]
-
+OverlapRule = Literal["first", "newest", "confidence"]
+RULES: tuple[OverlapRule, ...] = get_args(OverlapRule)
 
 LONGEST_WAIT = 30 * 86_400
 """Seconds, a month: timers of Python and of the kernel overflow far above it."""
@@ -223,6 +224,8 @@ class Settings(BaseModel):
     """List this many windows that are least sure, in ``audit.csv``."""
     style: Literal["qgis"] | None = None
     """Also write a style beside each mask of one band: ``<case>.qml`` for QGIS."""
+    overlap_rule: OverlapRule = "first"
+    """Which case counts where several share ground, in totals and zones: the first by name, the newest, or the surest."""
     zones: File | None = None
     """A file of polygons, such as fields: ``zones.csv`` gets the size of each class in each polygon."""
     zone_id: Text | None = None
@@ -428,6 +431,13 @@ def _check_zones(settings: Settings) -> None:
         raise SettingsError(f"{named} needs zones: give --zones, too, or leave --{named.replace('_', '-')} out")
 
 
+def _check_rule(settings: Settings) -> None:
+    if settings.overlap_rule == "confidence" and not settings.confidence:
+        raise SettingsError(
+            "overlap_rule confidence needs confidence: give --confidence, too, or leave --overlap-rule confidence out"
+        )
+
+
 def load_settings(config: Path | None, flags: Mapping[str, Any], caller: str = "the command line") -> Settings:
     """Settings from a TOML file and flags; flags override the file.
 
@@ -449,6 +459,7 @@ def load_settings(config: Path | None, flags: Mapping[str, Any], caller: str = "
     _check_bands(settings)
     _check_aoi(settings)
     _check_zones(settings)
+    _check_rule(settings)
     return settings
 
 

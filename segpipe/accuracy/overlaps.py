@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from segpipe.accuracy.population import Population
+from segpipe.geometry.extents import extent, meeting
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.ground import Ground
-from segpipe.zones.case import ground_of
-from segpipe.zones.overlap import common, extent, meeting, to_pixels
+from segpipe.geometry.lookup import common, to_pixels
+from segpipe.geometry.raster_grid import ground_of
 
 POINTS = 200
 """Along each axis of the part of a case in which another one may lie."""

@@ -16,11 +16,11 @@ from segpipe.accuracy.points import read_frame
 from segpipe.errors import InputError, SourceError
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.ground import NowhereError, horizontal
+from segpipe.geometry.raster_grid import NoGroundError, ground_of
 from segpipe.geometry.windows import Window
 from segpipe.messages.printable import printable
 from segpipe.vectors.placing import place
 from segpipe.vectors.surfaces import Shapes, repaired
-from segpipe.zones.case import NoGroundError, ground_of
 
 SURFACES = ("Polygon", "MultiPolygon")
 OUTSIDE = -(2**31)

@@ -14,12 +14,15 @@ from segpipe.formats.registry import CONFIDENCE, FORMATS, RASTER, read_mask
 from segpipe.jobs.launch import Prepared, Summary
 from segpipe.jobs.status import LastRun, last_run
 from segpipe.messages.printable import printable
+from segpipe.overlap.totals import run_totals
+from segpipe.process.environment import settle
 from segpipe.results.records import read_record
 from segpipe.results.schema import Record
+from segpipe.results.totals import UNITS, StatedTotals, Totals
+from segpipe.settings import RULES, OverlapRule
 from segpipe.storage import Store
 from segpipe.storage.lock import sign_of
 from segpipe.storage.places import store_at
-from segpipe.terminal.totals import UNITS, Totals
 
 ADDED_UP = 500
 """Maximum number of cases whose records are read to show a result."""
@@ -100,6 +103,9 @@ class RunResult:
     _store: Store = field(repr=False)
     outside: list[str] = field(default_factory=list)
     """Names of the cases outside the area of interest; they have no mask."""
+    _stated: StatedTotals | None = field(default=None, repr=False)
+    """Totals as the run wrote them; None: as of an interrupted run, they are added up when they are asked for."""
+    _rule: OverlapRule = field(default="first", repr=False)
 
     @classmethod
     def of(cls, prepared: Prepared, summary: Summary) -> Self:
@@ -108,7 +114,9 @@ class RunResult:
         failed = {failure.case.name: failure.error for failure in summary.failed}
         seconds = round(summary.seconds, 3)
         cases = (summary.done, summary.skipped, failed)
-        return cls(str(store), *cases, list(summary.problems), summary.interrupted, seconds, store, summary.outside)
+        rule = prepared.run.settings.overlap_rule
+        counts = (list(summary.problems), summary.interrupted, seconds)
+        return cls(str(store), *cases, *counts, store, summary.outside, summary.totals, rule)
 
     @cached_property
     def records(self) -> Mapping[str, Record]:
@@ -120,7 +128,11 @@ class RunResult:
 
     @cached_property
     def totals(self) -> dict[str, ClassTotal]:
-        """Pixels and area over all cases, of each class by name and of ``nodata``."""
+        """Pixels and area over all cases, of each class by name and of ``nodata``; ground that cases share counts once.
+
+        Raises:
+            SegpipeError: the run did not add its cases up, and what several of them share cannot be found.
+        """
         totals = self._totals
         unit = next(name for name, unit in UNITS.items() if unit is totals.unit) if totals.measured else "px"
         return {
@@ -129,8 +141,18 @@ class RunResult:
         }
 
     @cached_property
+    def doubled(self) -> ClassTotal:
+        """Pixels and area that several cases saw, and that ``totals`` have once: each time but the first."""
+        totals = self._totals
+        one = totals.doubled
+        return ClassTotal(one.pixels, one.area if totals.measured else None, "ha" if totals.measured else "px", None)
+
+    @cached_property
     def _totals(self) -> Totals:
-        return Totals.over(self.records.values())
+        if self._stated is not None:
+            return self._stated.totals()
+        settle()
+        return run_totals(self._store, [_case(name) for name in self.records], self._rule).totals()
 
     def open(self, case: str, *, confidence: bool = False) -> Labels:
         """Read the mask of a case.
@@ -209,7 +231,10 @@ def open_run(output: str | os.PathLike[str]) -> RunResult:
     failed = {failure.case: failure.error for failure in last.failed}
     died = not over and ((sign := sign_of(store)) is None or not sign.alive)
     stopped = died or last.state == "interrupted"
-    return RunResult(str(store), done, last.skipped, failed, last.problems, stopped, last.seconds, store, last.outside)
+    rule = next((one for one in RULES if one == last.settings.get("overlap_rule")), RULES[0])
+    counts = (last.problems, stopped, last.seconds)
+    totals = last.totals if over else None
+    return RunResult(str(store), done, last.skipped, failed, *counts, store, last.outside, totals, rule)
 
 
 def _finished(store: Store, last: LastRun) -> list[str]:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from segpipe.api.results import open_run
 from segpipe.errors import OutputError
@@ -12,33 +11,21 @@ from segpipe.storage import Store
 from segpipe.storage.lock import locked
 from segpipe.storage.ownership import ZONES
 from segpipe.storage.places import store_at
-from segpipe.vectors.file import Selection
 from segpipe.zones.stage import ZonesTask, make_tables, read_and_check
 
 
-def measure_zones(
-    output: str | os.PathLike[str],
-    zones: str | os.PathLike[str],
-    *,
-    column: str | None = None,
-    layer: str | None = None,
-    target: str | os.PathLike[str] | None = None,
-) -> list[str]:
+def measure_zones(output: str | os.PathLike[str], task: ZonesTask) -> list[str]:
     """Write ``zones.csv`` into the output of a run, and return lines that summarise it.
 
     Args:
         output: the folder, or ``s3://bucket/prefix``.
-        zones: a vector file with polygons.
-        column: its column with the names of polygons; None: they are numbered.
-        layer: its layer; None: the only one.
-        target: where the polygons are written with the columns of the table; None: nowhere.
+        task: the polygons, where they are written with the columns of the table, and the rule for shared ground.
 
     Raises:
         SegpipeError: the output is not of a run, or is in use, or the polygons cannot be used.
     """
     settle()
     store = store_at(os.fspath(output)).settled()
-    task = ZonesTask(Selection(Path(zones), layer, column), None if target is None else Path(target))
     _finished(store, output)  # refuse what is no run before a lock is written
     read = read_and_check(task, store)
     with locked(store):

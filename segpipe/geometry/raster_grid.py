@@ -13,7 +13,7 @@ from rasterio.io import DatasetReader
 from rasterio.rpc import RPC
 
 from segpipe.errors import one_line
-from segpipe.geometry.grid import Float
+from segpipe.geometry.grid import Float, Grid
 from segpipe.geometry.ground import Ground, NowhereError, Place, crs_name, placed, size_off_earth
 
 
@@ -76,7 +76,18 @@ class RasterGrid:
         return "ground control points" if self.gcps else "no CRS"
 
     def as_json(self) -> dict[str, Any]:
-        return {"crs": str(self)}
+        placed = {} if self.transform is None or self.gcps else {"transform": list(self.transform[:6])}
+        return {"crs": str(self), **placed}
+
+
+def stated_grid(shape: tuple[int, ...], stated: dict[str, Any]) -> RasterGrid | None:
+    """The grid that ``RasterGrid.as_json`` wrote; None if it says too little, as in records of earlier versions."""
+    try:
+        crs, transform = CRS.from_user_input(stated["crs"]), Affine(*stated["transform"])
+    except (KeyError, TypeError, ValueError, CRSError):
+        return None
+    found, defect = usable(transform)
+    return None if defect else RasterGrid(shape, crs, found)
 
 
 def place_of(grid: RasterGrid) -> Place:
@@ -85,6 +96,24 @@ def place_of(grid: RasterGrid) -> Place:
         return placed(*_stated(grid), grid.shape)
     except NowhereError as reason:
         return Place(reason=str(reason), notes=(f"areas are in pixels: {reason}",))
+
+
+class NoGroundError(Exception):
+    """A grid has no position on the Earth; the text says why."""
+
+
+def ground_of(grid: Grid) -> Ground:
+    """The ground of a grid.
+
+    Raises:
+        NoGroundError: the grid has none.
+    """
+    if not isinstance(grid, RasterGrid):
+        raise NoGroundError("volumes lie nowhere on the Earth")
+    place = place_of(grid)
+    if place.ground is None:
+        raise NoGroundError(place.reason)
+    return place.ground
 
 
 def _stated(grid: RasterGrid) -> tuple[CRS, Affine]:

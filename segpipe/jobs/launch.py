@@ -25,6 +25,7 @@ from segpipe.messages.printable import printable
 from segpipe.messages.redact import is_cut
 from segpipe.messages.veil import is_veiled, learn, without_names
 from segpipe.network.spec import read_spec
+from segpipe.overlap.totals import run_totals
 from segpipe.pipeline.agreement import compare_engine
 from segpipe.pipeline.memory import most_memory, refuse_large_tile
 from segpipe.pipeline.model_check import try_out
@@ -42,6 +43,7 @@ from segpipe.results.records import (
     without_reserved,
 )
 from segpipe.results.tables import area_columns, lesion_columns, write_areas, write_audit, write_doubtful, write_lesions
+from segpipe.results.totals import ADDED_UP, StatedTotals
 from segpipe.settings import Settings
 from segpipe.storage import Store
 from segpipe.storage.files import output_errors
@@ -98,6 +100,8 @@ class Summary:
     """The profile, if requested."""
     trace: str | None = None
     """Path or URL of the profile's trace."""
+    totals: StatedTotals | None = None
+    """Sums over all cases that have a mask; None if they were not added up, as of an interrupted run."""
 
     def add(self, outcome: Outcome) -> None:
         """Note the outcome of a case."""
@@ -394,6 +398,8 @@ def _conclude(prepared: Prepared, summary: Summary) -> None:
     with _noting(summary):
         persistently(lambda: _conclude_audit(prepared, summary), retries)
     with _noting(summary):
+        persistently(lambda: _conclude_totals(prepared, summary), retries)
+    with _noting(summary):
         persistently(lambda: _conclude_zones(prepared, summary), retries)
 
 
@@ -404,6 +410,13 @@ def _conclude_audit(prepared: Prepared, summary: Summary) -> None:
         forget_table(output, DOUBTFUL)
     else:
         write_doubtful(output, summary.good, most)
+
+
+def _conclude_totals(prepared: Prepared, summary: Summary) -> None:
+    """Add up the cases; ground that several share counts once."""
+    cases = list(summary.good)
+    if cases and len(cases) <= ADDED_UP and not summary.interrupted:
+        summary.totals = run_totals(prepared.run.output, cases, prepared.run.settings.overlap_rule)
 
 
 def _conclude_zones(prepared: Prepared, summary: Summary) -> None:
@@ -523,5 +536,6 @@ def _record(prepared: Prepared, summary: Summary, state: str) -> dict[str, Any]:
         "problems": summary.problems,
         "unusual_cases": summary.unusual,
         "warnings": summary.warnings,
+        **({"totals": summary.totals.as_json()} if summary.totals else {}),
         **({"profile": summary.profile.as_json()} if summary.profile else {}),
     }

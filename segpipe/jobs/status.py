@@ -18,6 +18,7 @@ from segpipe.messages.veil import HIDDEN, learn, path_code, without_names
 from segpipe.network.spec import ModelSpec, read_spec
 from segpipe.results.parts import FOLDER, done_parts, parts_folder
 from segpipe.results.records import Run, done_cases, storable
+from segpipe.results.totals import StatedTotals
 from segpipe.settings import Settings
 from segpipe.storage import Store
 from segpipe.storage.documents import DocumentError, Text, parse_json
@@ -107,6 +108,7 @@ class LastRun(BaseModel):
     resolved: dict[str, Any] = Field(default_factory=dict)
     seconds: float = 0.0
     problems: list[Text] = Field(default_factory=list)
+    totals: StatedTotals | None = None
 
 
 def last_run(output: Store) -> LastRun:

@@ -10,6 +10,7 @@ from segpipe.errors import InputError, OutputError
 from segpipe.formats.registry import OpenMask
 from segpipe.geometry.cells import Cells
 from segpipe.geometry.windows import Window
+from segpipe.overlap.finished import Classes, are_independent
 from segpipe.polygons.corners import Nodes
 from segpipe.polygons.placement import Placement
 from segpipe.polygons.regions import Finished, Regions, Strip, Table
@@ -17,7 +18,6 @@ from segpipe.polygons.rings import rings_of
 from segpipe.polygons.rule import Rule
 from segpipe.polygons.simplified import Coverage
 from segpipe.vectors.surfaces import Shapes
-from segpipe.zones.case import Classes, are_independent
 
 STRIP = 2**20
 """Pixels of a strip, where that is at least a row."""

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from pyproj import CRS
 
 from segpipe.errors import InstallationError, OutputError, SegpipeError, SettingsError, one_line
+from segpipe.overlap.finished import Classes
 from segpipe.pipeline.decide import CONFIDENCE_TOP
 from segpipe.polygons.case import Features
 from segpipe.process.extras import install
 from segpipe.storage.files import commit, draft_name
 from segpipe.vectors.file import PARQUET
-from segpipe.zones.case import Classes
 from segpipe.zones.writing import DRIVERS
 
 if TYPE_CHECKING:

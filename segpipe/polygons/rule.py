@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from segpipe.errors import SettingsError
 from segpipe.messages.printable import printable
+from segpipe.overlap.finished import Classes
 from segpipe.polygons.regions import Table
-from segpipe.zones.case import Classes
 
 UNITS = {"ha": 1e4, "m2": 1.0, "px": None}
 """Square metres per unit of ``--min-area``; None: pixels."""

@@ -16,6 +16,7 @@ from segpipe.geometry.ground import NowhereError, crs_name, horizontal
 from segpipe.geometry.raster_grid import RasterGrid, parse_crs, place_of
 from segpipe.jobs.status import last_run
 from segpipe.messages.printable import printable
+from segpipe.overlap.finished import Finished, opened
 from segpipe.polygons.case import CaseMask, Left, features_of
 from segpipe.polygons.file import CaseRows, Target, check_path, write
 from segpipe.polygons.placement import Placement
@@ -24,7 +25,6 @@ from segpipe.results.records import read_record
 from segpipe.results.schema import Record
 from segpipe.storage import Store
 from segpipe.storage.places import store_at
-from segpipe.zones.finished import Finished, opened
 from segpipe.zones.writing import LON_LAT
 
 if TYPE_CHECKING:

@@ -30,9 +30,10 @@ from segpipe.messages.redact import cleaned
 from segpipe.messages.veil import HIDDEN
 from segpipe.pipeline.memory import worker_memory
 from segpipe.results.records import Run, records
+from segpipe.results.totals import ADDED_UP, Totals
 from segpipe.settings import Settings
 from segpipe.storage.ownership import DOUBTFUL, LESIONS, ZONES
-from segpipe.terminal.totals import Totals, areas_table
+from segpipe.terminal.areas import areas_table, doubled_line
 from segpipe.timing.report import Profile
 
 if TYPE_CHECKING:  # torch and all that comes with it
@@ -150,7 +151,7 @@ def conclude(prepared: Prepared, summary: Summary) -> None:
     totals, where = _totals_line(summary, element_of(prepared.cases)), _where_line(prepared, summary)
     if sys.stdout.isatty():
         terminal = console()
-        terminal.print(areas_table(records(prepared.run.output, summary.good)))
+        terminal.print(areas_table(_totals(prepared, summary), prepared.run.settings.overlap_rule))
         for line in (totals, where):
             terminal.print(words(line))
         return
@@ -174,8 +175,19 @@ def _areas_line(prepared: Prepared, summary: Summary) -> Iterator[str]:
     cases = summary.ledger.count(State.DONE) + summary.ledger.count(State.SKIPPED)
     if cases > ADDED_UP:
         yield f"areas: not added up for more than {ADDED_UP:,} cases"
-    elif cases and (text := largest(Totals.over(records(prepared.run.output, summary.good)))):
-        yield f"areas: {text}"
+    elif cases:
+        totals = _totals(prepared, summary)
+        if text := largest(totals):
+            yield f"areas: {text}"
+        if said := doubled_line(totals, prepared.run.settings.overlap_rule):
+            yield said
+
+
+def _totals(prepared: Prepared, summary: Summary) -> Totals:
+    """Sums over all cases that have a mask; of a run that has not added them up, each case counts in full."""
+    if summary.totals is not None:
+        return summary.totals.totals()
+    return Totals.over(records(prepared.run.output, summary.good))
 
 
 def largest(totals: Totals) -> str:
@@ -202,9 +214,6 @@ def _where_line(prepared: Prepared, summary: Summary) -> str:
 
 LINE_CLASSES = 8
 """Maximum number of classes whose areas are printed in one line."""
-
-ADDED_UP = 10_000
-"""Maximum number of cases for which that line is printed: it reads their records again, which takes about a second."""
 
 
 def print_profile(summary: Summary) -> None:

@@ -8,24 +8,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from affine import Affine
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 from pyproj.enums import TransformDirection
 
+from segpipe.geometry.extents import SAMPLES
 from segpipe.geometry.ground import EARTH_RADIUS, Ground, Reference
+from segpipe.geometry.lookup import PixelsOf, turn_of
 from segpipe.vectors.surfaces import SURFACES, Shapes, surfaces
 
-SAMPLES = 65
-"""Points along each axis of a grid that are transformed to find its extent in another CRS."""
 MARGIN = 0.02
 """Margin around the extent of these points in another CRS, as a share of its width and height."""
 MOST_DEVIATION = 0.01
 """Largest distance in pixels between an edge that is straight in one CRS and its curve in the other. An edge of L m along a
 circle of radius R deviates from its chord by L²/8R; a parallel at 76 degrees of latitude has R = EARTH_RADIUS / 4."""
-
-ALMOST = 1 - 1e-9
-"""Factor that keeps points half a turn from the middle of a grid, plus rounding, from counting as another turn."""
 
 Float = NDArray[np.float64]
 
@@ -49,7 +45,7 @@ def place(shapes: Shapes, crs: CRS, ground: Ground, shape: tuple[int, ...]) -> P
 
     own = Reference(crs, crs.name)
     between = None if own.crs.equals(ground.reference.crs) else _between(own, ground.reference)
-    pieces = list(_near(shapes, _footprint(ground, shape, own, between), _turn(own)))
+    pieces = list(_near(shapes, _footprint(ground, shape, own, between), turn_of(own)))
     index = np.concatenate([np.zeros(0, np.intp), *(which for which, _ in pieces)])
     near = np.concatenate([np.zeros(0, object), *(found for _, found in pieces)])
     share = shapely.area(near) / shapely.area(shapes)[index]
@@ -67,18 +63,11 @@ def touches(shapes: Shapes, crs: CRS, ground: Ground, shape: tuple[int, ...]) ->
     """Whether any polygon may lie on a grid."""
     own = Reference(crs, crs.name)
     between = None if own.crs.equals(ground.reference.crs) else _between(own, ground.reference)
-    return any(len(index) for index, _ in _near(shapes, _footprint(ground, shape, own, between), _turn(own)))
+    return any(len(index) for index, _ in _near(shapes, _footprint(ground, shape, own, between), turn_of(own)))
 
 
 def _between(zones: Reference, grid: Reference) -> Transformer:
     return Transformer.from_crs(zones.crs, grid.crs, always_xy=True)
-
-
-def _turn(reference: Reference) -> float:
-    """Length of a full turn along x in a CRS; 0 if x does not wrap around."""
-    if reference.is_plain:
-        return 2 * math.pi / reference.radians
-    return reference.turn if reference.crs.is_projected else 0.0
 
 
 def longest_edge(ground: Ground) -> float:
@@ -106,7 +95,7 @@ def _footprint(ground: Ground, shape: tuple[int, ...], own: Reference, between: 
     if not there.any():
         return None
     x, y = x[there], y[there]
-    if turn := _turn(own):
+    if turn := turn_of(own):
         x = x - turn * np.rint((x - x[len(x) // 2]) / turn)
     return _with_margin(x, y, turn, _poles(ground, shape, own, between))
 
@@ -169,27 +158,3 @@ def _moved(shapes: Shapes, shift: float) -> Shapes:
     import shapely
 
     return np.asarray(shapely.transform(shapes, lambda xy: xy + np.array([shift, 0.0]))) if shift else shapes
-
-
-class PixelsOf:
-    """Transforms coordinates in a CRS to pixels of a grid: x the column, y the number of rows above the bottom edge.
-
-    ``turns``: also of points in the CRS of the grid itself that may lie a turn away.
-    """
-
-    def __init__(self, ground: Ground, shape: tuple[int, ...], between: Transformer | None, *, turns: bool = False) -> None:
-        self._rows, self._between, self._turns = shape[0], between, turns or between is not None
-        self._inverse: Affine = ~ground.transform
-        self._turn = _turn(ground.reference)
-        self._middle = float(ground.coordinates(np.array(shape[0] / 2), np.array(shape[1] / 2))[0])
-
-    def __call__(self, xy: Float) -> Float:
-        x, y = xy[:, 0], xy[:, 1]
-        if self._between is not None:
-            x, y = self._between.transform(x, y)
-        if self._turn and self._turns:
-            with np.errstate(invalid="ignore"):
-                x = x - self._turn * np.rint((x - self._middle) / self._turn * ALMOST)
-        t = self._inverse
-        with np.errstate(invalid="ignore"):
-            return np.column_stack([t.a * x + t.b * y + t.c, self._rows - (t.d * x + t.e * y + t.f)])

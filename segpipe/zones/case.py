@@ -1,6 +1,6 @@
 """Class sizes in polygons over one mask."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,12 +9,10 @@ from numpy.typing import NDArray
 
 from segpipe.formats.registry import OpenMask
 from segpipe.geometry.cells import Cells
-from segpipe.geometry.grid import Grid
-from segpipe.geometry.ground import Ground
-from segpipe.geometry.raster_grid import RasterGrid, place_of
-from segpipe.results.schema import Record
+from segpipe.geometry.raster_grid import ground_of
+from segpipe.overlap.finished import Classes, are_independent
+from segpipe.overlap.shared import Shared
 from segpipe.vectors.placing import Placed, place
-from segpipe.zones.overlap import Neighbour, Shared
 from segpipe.zones.polygons import Zones
 
 if TYPE_CHECKING:
@@ -53,38 +51,12 @@ class CaseZones:
         return CaseZones(index, classes, seen, unseen, pixels, within, self.lost)
 
 
-Classes = tuple[tuple[int, str], ...]
-"""Id and name of each class, in the order of ``areas.csv``."""
-
-
-def classes_of(record: Record) -> Classes:
-    return tuple((row["class_id"], row["class_name"]) for row in record.areas if row["class_id"] is not None)
-
-
-def ground_of(grid: Grid) -> Ground:
-    """The ground of a mask's grid.
-
-    Raises:
-        NoGroundError: the grid has none.
-    """
-    if not isinstance(grid, RasterGrid):
-        raise NoGroundError("volumes lie nowhere on the Earth")
-    place = place_of(grid)
-    if place.ground is None:
-        raise NoGroundError(place.reason)
-    return place.ground
-
-
-class NoGroundError(Exception):
-    """A case has no position on the Earth; the text says why."""
-
-
 def measured(
     mask: OpenMask,
     classes: Classes,
     nodata: int | None,
     zones: Zones,
-    neighbours: Callable[[], Sequence[Neighbour]] = tuple,
+    shared: Callable[[], Shared | None] = lambda: None,
 ) -> CaseZones:
     """Sizes in the zones over an open mask.
 
@@ -93,7 +65,7 @@ def measured(
         classes: classes of the mask.
         nodata: label of pixels that were not seen; None: all were seen.
         zones: the polygons.
-        neighbours: opens the masks that may share ground with this one; called if a polygon lies on it.
+        shared: opens the ground that this mask shares with others; called if a polygon lies on it.
 
     Raises:
         NoGroundError: the mask has no position on the Earth.
@@ -104,17 +76,11 @@ def measured(
 
     ground, shape = ground_of(mask.grid), mask.grid.shape
     placed = place(zones.shapes, zones.crs, ground, shape)
-    others = neighbours() if len(placed.shapes) else ()
+    elsewhere = shared() if len(placed.shapes) else None
     ids = [0, 1] if are_independent(mask, classes) else [number for number, _ in classes]
     cells = Cells.of(ground, shape, mask.bands * (len(ids) + 1))
     labels = ids if nodata is None else [*ids, nodata]
-    shared = Shared(ground, shape, others) if others else None
-    return _summed(placed, Layer(mask, cells, labels, nodata, shared), classes)
-
-
-def are_independent(mask: OpenMask, classes: Classes) -> bool:
-    """Whether each class has a band of zeros and ones; a mask of classes that exclude each other has two or more."""
-    return mask.bands > 1 or len(classes) == 1
+    return _summed(placed, Layer(mask, cells, labels, nodata, elsewhere), classes)
 
 
 def _summed(placed: Placed, layer: "Layer", classes: Classes) -> CaseZones:

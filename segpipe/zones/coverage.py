@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from segpipe.formats.registry import OpenMask
 from segpipe.geometry.cells import Cells
 from segpipe.geometry.windows import Window
+from segpipe.overlap.shared import Shared
 from segpipe.vectors.surfaces import Shapes
-from segpipe.zones.overlap import Shared
 
 CELLS = 4_000_000
 """Number of mask pixels in memory at once: 12 bytes each, for the label and its area."""

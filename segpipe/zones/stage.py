@@ -7,24 +7,24 @@ from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 
-import numpy as np
-
 from segpipe.contract import Contract
 from segpipe.errors import SegpipeError, ZonesError, case_errors
 from segpipe.formats.cases import Case
 from segpipe.formats.registry import FORMATS, environment, open_case
+from segpipe.geometry.grid import Float
 from segpipe.geometry.ground import Ground
+from segpipe.geometry.raster_grid import NoGroundError, ground_of
 from segpipe.messages.printable import printable
+from segpipe.overlap.finished import Classes, Finished, extent_of
+from segpipe.overlap.order import Neighbourhood
 from segpipe.overrides import Overrides
 from segpipe.results.records import records
-from segpipe.settings import Settings
+from segpipe.settings import OverlapRule, Settings
 from segpipe.storage import Store
 from segpipe.storage.ownership import ZONES, refuse_foreign
 from segpipe.vectors.file import Selection, listed, missing
 from segpipe.vectors.placing import touches
-from segpipe.zones.case import Classes, Float, NoGroundError, ground_of
-from segpipe.zones.finished import Around, Finished, extent_of, zones_of_case
-from segpipe.zones.overlap import meeting
+from segpipe.zones.finished import zones_of_case
 from segpipe.zones.polygons import Zones, read_zones
 from segpipe.zones.table import ZoneTotals, write_table
 from segpipe.zones.writing import check_target, write_polygons
@@ -42,13 +42,17 @@ class ZonesTask:
     selection: Selection
     output: Path | None = None
     """File to which the polygons are written with their columns."""
+    rule: OverlapRule = "first"
+    """Which case counts where several share ground."""
 
     @classmethod
     def of(cls, settings: Settings) -> "ZonesTask | None":
         """The task from the settings of a run; None if they name no zones."""
         if settings.zones is None:
             return None
-        return cls(Selection(settings.zones, settings.zones_layer, settings.zone_id), settings.zones_out)
+        return cls(
+            Selection(settings.zones, settings.zones_layer, settings.zone_id), settings.zones_out, settings.overlap_rule
+        )
 
 
 def read_and_check(task: ZonesTask, store: Store) -> Zones:
@@ -132,7 +136,7 @@ def make_tables(task: ZonesTask, zones: Zones, output: Store, cases: Sequence[Ca
         ZonesError: no polygon lies on a case, cases have different classes, or the polygons cannot be written.
         OutputError: a mask cannot be read, or a table cannot be written.
     """
-    totals = _add_up(zones, output, cases)
+    totals = _add_up(task, zones, output, cases)
     if not (totals.cases > 0).any():
         raise ZonesError(_nowhere(zones, [case.name for case in cases]))
     write_table(output, totals)
@@ -142,16 +146,15 @@ def make_tables(task: ZonesTask, zones: Zones, output: Store, cases: Sequence[Ca
     return totals
 
 
-def _add_up(zones: Zones, output: Store, cases: Iterable[Case]) -> ZoneTotals:
+def _add_up(task: ZonesTask, zones: Zones, output: Store, cases: Iterable[Case]) -> ZoneTotals:
     """Add up the cases in the order of their names, independent of the order in which they were processed."""
     finished = [Finished.of(output, record) for record in records(output, sorted(cases, key=attrgetter("name")))]
     totals = ZoneTotals.empty(zones, _common_classes(finished))
     placed = list(_on_earth(output, finished))
-    near = meeting(np.reshape([where for _, where in placed], (-1, 2, 3)))
-    for k, (case, _) in enumerate(placed):
-        around = Around([placed[n][0] for n in near[k] if n < k], [placed[n][0] for n in near[k] if n > k])
+    together = Neighbourhood.of([case for case, _ in placed], [where for _, where in placed], task.rule)
+    for k, case in enumerate(together.cases):
         with case_errors(output.path(case.case)) as caught:
-            totals.add(zones_of_case(output, case, zones, around))
+            totals.add(zones_of_case(output, case, zones, together.around(k)))
         if caught.error is not None:
             raise caught.error
     return totals

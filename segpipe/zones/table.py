@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.messages.printable import one_row
+from segpipe.overlap.finished import Classes
 from segpipe.results.areas import rounded
 from segpipe.storage import Store
 from segpipe.storage.ownership import ZONES
-from segpipe.zones.case import CaseZones, Classes
+from segpipe.zones.case import CaseZones
 from segpipe.zones.polygons import Zones
 
 FIRST = ("zone", "seen_ha", "unseen_ha", "pixels", "cases", "majority", "majority_share")

@@ -20,10 +20,10 @@ from segpipe.jobs.ledger import State
 from segpipe.results.records import read_record, records
 from segpipe.results.schema import SCHEMA, Amount, LaterSchemaError, Record, RecordedInput, RecordedModel, parse_record
 from segpipe.results.tables import write_areas
+from segpipe.results.totals import Totals
 from segpipe.settings import load_settings
 from segpipe.storage.documents import DocumentError
 from segpipe.storage.folder import Folder
-from segpipe.terminal.totals import Totals
 
 OLD = Path(__file__).parents[1] / "records"
 """As the version before this schema has written them, of the scenes below: commit bfcace8."""

@@ -26,10 +26,11 @@ from segpipe.messages import console
 from segpipe.messages.printable import CONTROL, one_row, printable, printable_json
 from segpipe.results.schema import Amount, Record, RecordedInput, RecordedModel
 from segpipe.results.tables import write_areas
+from segpipe.results.totals import Totals
 from segpipe.settings import load_settings
 from segpipe.storage.folder import Folder
 from segpipe.terminal import progress
-from segpipe.terminal.totals import Totals, areas_table
+from segpipe.terminal.areas import areas_table
 from segpipe.tune.show import _print
 
 RANGES = ((0, 32), (127, 160), (0x202A, 0x202F), (0x2066, 0x206A))
@@ -77,7 +78,7 @@ def printed(capsys, table, width: int = 200) -> str:
 
 
 def test_classes_that_look_like_markup_stand_in_the_table(capsys):
-    text = printed(capsys, areas_table([record("a", *MARKUP)]))
+    text = printed(capsys, areas_table(Totals.over([record("a", *MARKUP)]), "first"))
     assert all(name in text for name in MARKUP)
 
 

@@ -4,7 +4,8 @@ import pytest
 
 from segpipe.messages.console import console
 from segpipe.results.schema import Amount, Record, RecordedInput, RecordedModel
-from segpipe.terminal.totals import Totals, areas_table
+from segpipe.results.totals import Totals
+from segpipe.terminal.areas import areas_table
 
 
 def record(unit: str, *amounts: tuple[str, int, float | None], size: float | None) -> Record:
@@ -48,20 +49,20 @@ def test_shares_are_of_pixels_where_a_case_has_no_area(found):
 def test_volumes_are_shown_in_millilitres(capsys):
     totals = Totals.over([HEAD, HEAD])
     assert totals.text("tumour") == "3.000 ml (25.0%)"
-    assert "millilitres" in printed(capsys, areas_table([HEAD, HEAD]))
+    assert "millilitres" in printed(capsys, areas_table(Totals.over([HEAD, HEAD]), "first"))
 
 
 def test_areas_of_two_units_are_not_added(capsys):
     totals = Totals.over([FIELD, HEAD])
     assert (totals.classes["tumour"].area, totals.classes["nodata"].area) == (0, 0.5)
     assert totals.text("tumour") == "8 px (21.1%)"
-    assert "some cases have no area in hectares" in " ".join(printed(capsys, areas_table([FIELD, HEAD])).split())
+    assert "some cases have no area in hectares" in " ".join(printed(capsys, areas_table(totals, "first")).split())
 
 
 def test_no_case_has_no_totals(capsys):
     assert Totals.over([]).classes == {}
-    assert "hectares" in printed(capsys, areas_table([]))
+    assert "hectares" in printed(capsys, areas_table(Totals.over([]), "first"))
 
 
 def test_a_run_without_a_record_says_nothing_of_areas(capsys):
-    assert "some cases" not in printed(capsys, areas_table([]))
+    assert "some cases" not in printed(capsys, areas_table(Totals.over([]), "first"))

@@ -6,10 +6,12 @@ import shapely
 from affine import Affine
 from fields import UTM, ArrayMask, fields, square
 
+from segpipe.geometry.extents import extent, meeting
+from segpipe.geometry.raster_grid import ground_of
 from segpipe.geometry.windows import Window
-from segpipe.zones import overlap
-from segpipe.zones.case import ground_of, measured
-from segpipe.zones.overlap import Neighbour, Shared, extent, meeting
+from segpipe.overlap import shared
+from segpipe.overlap.shared import Neighbour, Shared
+from segpipe.zones.case import measured
 
 CLASSES = ((0, "water"), (1, "wheat"), (2, "maize"))
 
@@ -26,7 +28,8 @@ def summed(masks, zones):
     totals = np.zeros((len(zones), 6))
     for k, mask in enumerate(masks):
         others = [Neighbour(one, ground_of(one.grid), 255, n < k) for n, one in enumerate(masks) if n != k]
-        found = measured(mask, CLASSES, 255, zones, lambda others=others: others)
+        together = Shared(ground_of(mask.grid), mask.grid.shape, others)
+        found = measured(mask, CLASSES, 255, zones, lambda together=together: together)
         totals[found.index] += np.column_stack([found.classes, found.seen, found.unseen, found.within])
     return totals
 
@@ -39,7 +42,7 @@ def polygons(transform, shape, count=25):
 
 def test_scenes_of_one_grid_are_their_mosaic(tmp_path, monkeypatch):
     """Three scenes, each pixel from the first that saw it."""
-    monkeypatch.setattr(overlap, "CHUNK", 700)
+    monkeypatch.setattr(shared, "CHUNK", 700)
     offsets, shape = [(0, 0), (20, 35), (-10, 50)], (60, 70)
     scenes = [noise(shape, k) for k in range(3)]
     mosaic = np.full((90, 130), 254, np.uint8)  # 254: nowhere
@@ -87,8 +90,8 @@ def test_grids_on_both_sides_of_the_antimeridian_share_ground():
     grounds = [ground_of(mask.grid) for mask in (east, west)]
     extents = np.array([extent(ground, (20, 20)) for ground in grounds])
     assert meeting(extents) == [[1], [0]]
-    shared = Shared(grounds[1], (20, 20), [Neighbour(east, grounds[0], 255, True)])
-    found = shared.elsewhere(Window((0, 0), (20, 20)), np.zeros((20, 20), bool))
+    west_shares = Shared(grounds[1], (20, 20), [Neighbour(east, grounds[0], 255, True)])
+    found = west_shares.elsewhere(Window((0, 0), (20, 20)), np.zeros((20, 20), bool))
     assert found[:, :15].all()  # up to 180.1 degrees
     assert not found[:, 15:].any()
 

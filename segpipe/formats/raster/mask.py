@@ -16,6 +16,7 @@ from segpipe.formats.style import Color
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.raster_grid import read_grid
 from segpipe.geometry.windows import Window
+from segpipe.storage.retry import is_passing
 
 
 def read_mask(path: Path) -> tuple[NDArray[Any], Grid]:
@@ -49,9 +50,21 @@ class RasterMask:
 
     def read(self, window: Window, band: int = 0) -> NDArray[Any]:
         (top, left), (bottom, right) = window.start, window.stop
-        with gdal_errors(OutputError, f"{self._path} cannot be read"):
+        with _read_errors(self._path):
             labels: NDArray[Any] = self._dataset.read(band + 1, window=RasterWindow(left, top, right - left, bottom - top))
         return labels
+
+
+@contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
+    """Report damage that only reading shows, with the mend; a storage fault may pass."""
+    try:
+        with gdal_errors(OutputError, f"{path} cannot be read"):
+            yield
+    except OutputError as error:
+        if is_passing(error):
+            raise
+        raise OutputError(f"{error}: remove the file and run again with the same output") from error
 
 
 @contextmanager

@@ -1,0 +1,194 @@
+"""Finished cases as zones, totals and mosaics need them: what their records say, and their masks, opened and checked."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from segpipe.errors import OutputError, OverlapError
+from segpipe.formats.registry import CONFIDENCE, FORMATS, OpenMask
+from segpipe.geometry.extents import extent
+from segpipe.geometry.grid import Float
+from segpipe.geometry.ground import Ground
+from segpipe.geometry.raster_grid import NoGroundError, RasterGrid, ground_of, stated_grid
+from segpipe.overlap.dates import Acquired, acquired
+from segpipe.overlap.shared import Neighbour, Shared
+from segpipe.results.schema import Record
+from segpipe.settings import OverlapRule
+from segpipe.storage import Store
+
+Classes = tuple[tuple[int, str], ...]
+"""Id and name of each class, in the order of ``areas.csv``."""
+
+
+def classes_of(record: Record) -> Classes:
+    return tuple((row["class_id"], row["class_name"]) for row in record.areas if row["class_id"] is not None)
+
+
+def are_independent(mask: OpenMask, classes: Classes) -> bool:
+    """Whether each class has a band of zeros and ones; a mask of classes that exclude each other has two or more."""
+    return mask.bands > 1 or len(classes) == 1
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A case that has a mask."""
+
+    case: str
+    format: str
+    mask: str | None
+    """Name of the mask in the output."""
+    size: int
+    """Least number of its bytes."""
+    shape: tuple[int, ...]
+    classes: Classes
+    nodata: int | None
+    digest: str
+    """Hash of the record; it changes whenever the case is processed again."""
+    grid: RasterGrid | None = None
+    """Grid of a raster; None if the record does not say it, as those of earlier versions."""
+    acquired: Acquired | None = None
+    confidence: str | None = None
+    """Name of the confidence in the output; None if it was not written."""
+    model: str = ""
+    """Hash of the model."""
+
+    @classmethod
+    def of(cls, output: Store, record: Record) -> "Finished":
+        """Facts about a case from its record.
+
+        Raises:
+            OutputError: the record cannot be read again.
+        """
+        mask = _named(record, "")
+        size = (record.sizes or {}).get(mask or "") or 0
+        what = (record.case, record.input.format, mask, size, record.input.shape, classes_of(record), record.nodata)
+        more = (stated_of(record), acquired(record), _named(record, CONFIDENCE), record.model.sha256)
+        return cls(*what, _digest(output, record), *more)
+
+    def hidden(self, folder: str, suffix: str) -> str:
+        """Name of a file about the case in a hidden folder, flat and with a digest: names of cases may be long, and hold
+        folders."""
+        return f"{folder}/{hashlib.sha256(self.case.encode(errors='surrogateescape')).hexdigest()[:32]}{suffix}"
+
+
+def stated_of(record: Record) -> RasterGrid | None:
+    """The grid that a record states."""
+    return None if record.input.grid is None else stated_grid(record.input.shape, record.input.grid)
+
+
+def _named(record: Record, kind: str) -> str | None:
+    names = {f"{record.case}{kind}{suffix}" for suffix in FORMATS[record.input.format].outputs}
+    return next((name for name in record.outputs if name in names), None)
+
+
+def _digest(output: Store, record: Record) -> str:
+    name = f"{record.case}.json"
+    try:
+        return hashlib.sha256(output.read(name)).hexdigest()
+    except OSError as error:
+        raise OutputError(f"{output.path(name)} cannot be read: {error.strerror or error}") from error
+
+
+@dataclass(frozen=True)
+class Around:
+    """The cases that may share ground with a case, and the rule by which one of them counts."""
+
+    before: Sequence[Finished] = ()
+    """Those that come before it in the order of the rule."""
+    after: Sequence[Finished] = ()
+    rule: OverlapRule = "first"
+
+    @property
+    def digest(self) -> str:
+        order = "|".join(" ".join(case.digest for case in cases) for cases in (self.before, self.after))
+        return f"{'confidence' if self.rule == 'confidence' else 'order'} {order}"
+
+
+def extent_of(output: Store, case: Finished) -> Float:
+    """Where the grid of a case lies, from its record or its mask.
+
+    Raises:
+        NoGroundError: nowhere on the Earth.
+        OutputError: the mask cannot be read.
+    """
+    return extent(*placed(output, case))
+
+
+def placed(output: Store, case: Finished) -> tuple[Ground, tuple[int, ...]]:
+    """Ground and shape of a case; errors as of ``extent_of``."""
+    if case.grid is not None:
+        return ground_of(case.grid), case.shape
+    with opened(output, case) as mask:
+        return ground_of(mask.grid), mask.grid.shape
+
+
+@contextmanager
+def opened(output: Store, case: Finished) -> Iterator[OpenMask]:
+    """Open the mask of a case after a quick check against its record.
+
+    Raises:
+        NoGroundError: it is a volume.
+        OutputError: it is missing, or is not the mask of the record.
+    """
+    family = FORMATS[case.format]
+    if family.open_mask is None:
+        raise NoGroundError("volumes lie nowhere on the Earth")
+    if case.mask is None or (size := output.size(case.mask)) is None:
+        raise OutputError(f"{output.path(case.case)} must have a mask, and has none: run again with the same output")
+    path = output.path(case.mask)
+    if size < case.size or output.is_blank(case.mask):
+        raise _damaged(path)
+    with output.local(case.mask) as local, family.open_mask(local) as mask:
+        if mask.grid.shape != case.shape:
+            raise _damaged(path)
+        yield mask
+
+
+@contextmanager
+def opened_confidence(output: Store, case: Finished) -> Iterator[OpenMask]:
+    """Open the confidence of a case.
+
+    Raises:
+        OutputError: there is none, or it does not fit the record.
+        OverlapError: its classes do not exclude each other.
+    """
+    open_mask = FORMATS[case.format].open_mask
+    if open_mask is None or case.confidence is None or output.size(case.confidence) is None:
+        raise OutputError(f"{output.path(case.case)} must have a confidence, and has none: run again with --confidence")
+    with output.local(case.confidence) as local, open_mask(local) as likely:
+        if likely.grid.shape != case.shape:
+            raise _damaged(output.path(case.confidence))
+        if are_independent(likely, case.classes):
+            raise OverlapError(
+                "--overlap-rule confidence needs classes that exclude each other, and each class of this model has a "
+                "probability of its own: give --overlap-rule first or newest"
+            )
+        yield likely
+
+
+def _damaged(path: str) -> OutputError:
+    return OutputError(f"{path} is damaged, it is not the mask of its record: run again with the same output")
+
+
+def shared_with(output: Store, case: Finished, around: Around, stack: ExitStack) -> Shared | None:
+    """The ground that a case shares with those around it; their masks stay open until the stack is closed.
+
+    Returns:
+        None if no other mask lies on it.
+
+    Raises:
+        OutputError: a mask, or a confidence, cannot be read.
+    """
+    each = [(other, True) for other in around.before] + [(other, False) for other in around.after]
+    if not each:
+        return None
+    neighbours = [_neighbour(output, other, around.rule, stack, earlier=earlier) for other, earlier in each]
+    own = stack.enter_context(opened_confidence(output, case)) if around.rule == "confidence" else None
+    return Shared(*placed(output, case), neighbours, own)
+
+
+def _neighbour(output: Store, case: Finished, rule: OverlapRule, stack: ExitStack, *, earlier: bool) -> Neighbour:
+    mask = stack.enter_context(opened(output, case))
+    likely = stack.enter_context(opened_confidence(output, case)) if rule == "confidence" else None
+    return Neighbour(mask, ground_of(mask.grid), case.nodata, earlier, likely)

@@ -1,0 +1,50 @@
+"""The rule by which one of several masks counts where they share ground; zones, totals and mosaics all follow it.
+
+A pixel counts in the mask that goes before: by ``first`` in the first case by name, by ``newest`` in the one acquired last,
+by ``confidence`` in the one whose label has the higher probability. Ties go by name. A mask without data there comes last.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """What a mask has at some places, as arrays of one shape."""
+
+    covered: Bools
+    """Which of them lie on its grid."""
+    seen: Bools
+    """Where it has data; only where it is covered."""
+    confidence: NDArray[np.uint8] | None = None
+    """Stored confidence of its labels, for the rule ``confidence``; anything where nothing is seen."""
+
+    @classmethod
+    def nothing(cls, shape: tuple[int, ...], *, confidence: bool) -> "Sight":
+        """Places on no grid at all."""
+        none = np.zeros(shape, np.bool_)
+        return cls(none, none, np.zeros(shape, np.uint8) if confidence else None)
+
+
+def goes_before(one: Sight, other: Sight, *, earlier: bool) -> Bools:
+    """Where a mask counts instead of another one; at each place, exactly one of two that cover it goes before.
+
+    Args:
+        one: the mask.
+        other: the other one.
+        earlier: whether the first one comes before the other in the order of the cases.
+    """
+    both = one.seen & other.seen & _is_preferred(one, other, earlier)
+    only = ~other.seen & (one.seen | earlier)
+    return np.asarray(one.covered & (~other.covered | both | only))
+
+
+def _is_preferred(one: Sight, other: Sight, earlier: bool) -> Bools | bool:
+    """Which of two that have data counts."""
+    if one.confidence is None or other.confidence is None:
+        return earlier
+    return np.asarray(one.confidence >= other.confidence if earlier else one.confidence > other.confidence)

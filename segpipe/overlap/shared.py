@@ -1,0 +1,106 @@
+"""Ground that a mask shares with others: which of its pixels count in another one."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.formats.registry import OpenMask
+from segpipe.geometry.ground import Ground
+from segpipe.geometry.lookup import Hits, Lookup, common
+from segpipe.geometry.windows import Window
+from segpipe.overlap.rule import Sight, goes_before
+
+CHUNK = 500_000
+"""Number of pixels whose coordinates are computed at once."""
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A mask that may share ground with another one."""
+
+    mask: OpenMask
+    ground: Ground
+    nodata: int | None
+    earlier: bool
+    """Whether it comes before the other one in the order of cases."""
+    confidence: OpenMask | None = None
+    """Its confidence, by which the rule may decide."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.mask.grid.shape
+
+    def sight(self, hits: Hits) -> Sight:
+        """What it has where the centres of some pixels lie.
+
+        Raises:
+            OutputError: the mask, or its confidence, cannot be read.
+        """
+        seen = hits.covered.copy()
+        if self.nodata is not None:
+            seen &= np.asarray(hits.of(self.mask.read(hits.window)) != self.nodata)
+        return Sight(hits.covered, seen, self._confidence(hits))
+
+    def _confidence(self, hits: Hits) -> NDArray[Any] | None:
+        return None if self.confidence is None else hits.of(self.confidence.read(hits.window))
+
+
+class Shared:
+    """Tells which pixels of a mask count in another one."""
+
+    def __init__(
+        self,
+        ground: Ground,
+        shape: tuple[int, ...],
+        neighbours: Sequence[Neighbour],
+        confidence: OpenMask | None = None,
+    ) -> None:
+        self._confidence = confidence
+        self._each = [
+            (neighbour, Lookup(ground, neighbour.ground, neighbour.shape), window)
+            for neighbour in neighbours
+            if (window := common(neighbour.ground, neighbour.shape, ground, shape)) is not None
+        ]
+
+    @property
+    def windows(self) -> list[Window]:
+        """The parts of the mask on which neighbours may lie; no others share ground."""
+        return [window for _, _, window in self._each]
+
+    def elsewhere(self, window: Window, unseen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """The pixels of a window that count in another mask; ``unseen`` are those without data in this one.
+
+        Raises:
+            OutputError: another mask, or a confidence, cannot be read.
+        """
+        found = np.zeros(window.shape, np.bool_)
+        for neighbour, lookup, reach in self._each:
+            for part in chunks(intersection(window, reach)):
+                if (hits := lookup.hits(part)) is not None:
+                    own = tuple(slice(a - c, b - c) for a, b, c in zip(part.start, part.stop, window.start, strict=True))
+                    theirs, mine = neighbour.sight(hits), self._mine(part, unseen[own])
+                    found[own] |= goes_before(theirs, mine, earlier=neighbour.earlier)
+        return found
+
+    def _mine(self, part: Window, unseen: NDArray[np.bool_]) -> Sight:
+        confidence = None if self._confidence is None else self._confidence.read(part)
+        return Sight(np.ones(part.shape, np.bool_), ~unseen, confidence)
+
+
+def intersection(one: Window, other: Window) -> Window:
+    """The part that two windows have in common; empty if there is none."""
+    start = tuple(map(max, one.start, other.start))
+    return Window(start, tuple(map(max, start, map(min, one.stop, other.stop))))
+
+
+def chunks(window: Window) -> Iterator[Window]:
+    """Rows of a window, few enough to be held; none of an empty one."""
+    (top, left), (bottom, right) = window.start, window.stop
+    if right <= left:
+        return
+    rows = max(1, CHUNK // (right - left))
+    for row in range(top, bottom, rows):
+        yield Window((row, left), (min(row + rows, bottom), right))

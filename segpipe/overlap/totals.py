@@ -1,0 +1,112 @@
+"""Totals of a run in which ground that several cases share counts once."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from segpipe.errors import OutputError
+from segpipe.formats.cases import Case
+from segpipe.geometry.extents import extent, meeting
+from segpipe.geometry.grid import Float
+from segpipe.geometry.raster_grid import NoGroundError, ground_of
+from segpipe.overlap.doubled import Doubled, Part, doubled_of
+from segpipe.overlap.finished import Finished, extent_of, stated_of
+from segpipe.overlap.order import Neighbourhood
+from segpipe.results.records import read_record, records
+from segpipe.results.schema import Record
+from segpipe.results.totals import StatedTotals, Sum, Totals
+from segpipe.settings import OverlapRule
+from segpipe.storage import Store
+
+HECTARE = 1e4
+
+
+def run_totals(output: Store, cases: Sequence[Case], rule: OverlapRule) -> StatedTotals:
+    """Add up cases, and leave out what of each counts in others.
+
+    Args:
+        output: the output of the run, in which results of each case are kept.
+        cases: the cases that have a mask, sorted by name.
+        rule: which case counts where several share ground.
+
+    Raises:
+        OverlapError: a case that shares ground lacks what the rule needs.
+        OutputError: a mask or a record of such a case cannot be read.
+    """
+    places = _Places(output)
+    sums = Totals.over(places.noting(records(output, cases)))
+    together = _meeting(output, places, rule)
+    less = _Less()
+    for k, case in enumerate(together.cases):
+        if together.near[k]:
+            less.add(case, doubled_of(output, case, together.around(k)))
+    return StatedTotals.of(sums.less(less.classes, less.seen), rule, dict(_dates(together)))
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Cases with a position on the Earth, noted while their records pass by."""
+
+    output: Store
+    names: list[str] = field(default_factory=list)
+    extents: list[Float] = field(default_factory=list)
+
+    def noting(self, each: Iterable[Record]) -> Iterator[Record]:
+        for record in each:
+            if record.valid.unit == "ha":
+                self._note(record)
+            yield record
+
+    def _note(self, record: Record) -> None:
+        grid = stated_of(record)
+        try:
+            if grid is None:  # a record of an earlier version
+                place = extent_of(self.output, Finished.of(self.output, record))
+            else:
+                place = extent(ground_of(grid), grid.shape)
+        except NoGroundError:
+            return
+        self.names.append(record.case)
+        self.extents.append(place)
+
+
+def _meeting(output: Store, places: _Places, rule: OverlapRule) -> Neighbourhood:
+    """The cases that may share ground with another one; of the others, nothing more is read."""
+    near = meeting(np.reshape(places.extents, (-1, 2, 3)))
+    chosen = [k for k, others in enumerate(near) if others]
+    cases = [_finished(output, places.names[k]) for k in chosen]
+    return Neighbourhood.of(cases, [places.extents[k] for k in chosen], rule)
+
+
+def _finished(output: Store, name: str) -> Finished:
+    record = read_record(output, Case(name, name))
+    if record is None:
+        raise OutputError(f"the record of {output.path(name)} must be readable, and is not: run again with the same output")
+    return Finished.of(output, record)
+
+
+def _dates(together: Neighbourhood) -> Iterator[tuple[str, dict[str, str]]]:
+    """Times by which cases are ordered, for ``run.json``."""
+    for case, near in zip(together.cases, together.near, strict=True):
+        if together.rule == "newest" and near and case.acquired is not None:
+            yield case.case, {"time": case.acquired.time.isoformat(), "source": case.acquired.source}
+
+
+@dataclass
+class _Less:
+    """Sums of what counts in other cases, in hectares."""
+
+    classes: dict[str, Sum] = field(default_factory=dict)
+    seen: Sum = field(default_factory=Sum)
+
+    def add(self, case: Finished, doubled: Doubled) -> None:
+        names = [name for _, name in case.classes]
+        for name, part in zip([*names, "nodata"], [*doubled.classes, doubled.unseen], strict=True):
+            self.classes[name] = _plus(self.classes.get(name, Sum()), part)
+        self.seen = _plus(self.seen, doubled.seen)
+
+
+def _plus(one: Sum, part: Part) -> Sum:
+    pixels, size = part
+    return one.plus(pixels, size / HECTARE)

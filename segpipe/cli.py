@@ -439,6 +439,33 @@ def _polygons(place: str, **flags: Any) -> int:
     return command(place, **flags)
 
 
+@main.command(cls=GroupedCommand, short_help="Join the masks of a run to one map.")
+@click.argument("run_output", metavar="OUTPUT", default="segpipe-out")
+@_OUTPUT("--output", "-o", required=True, help="The map: a .tif file, or s3://bucket/name.tif.")
+@_OUTPUT(
+    "--overlap-rule", type=click.Choice(RULES), default="first", help="Case that counts where several share ground [first]."
+)
+@_OUTPUT("--crs", help="CRS of the map if masks are in several: a code such as EPSG:32633, or WKT [theirs].")
+@_OUTPUT("--resolution", type=click.FloatRange(min=0, min_open=True), help="Pixel size in the unit of the CRS [theirs].")
+def mosaic(run_output: str, output: str, **flags: Any) -> None:
+    """Join the masks in OUTPUT, the folder of a run, to one map (COG), with an index of the masks beside it.
+
+    Where cases share ground, one counts, as in the totals of the run. Areas are in areas.csv and run.json.
+    """
+    sys.exit(_guarded(lambda: _mosaic(run_output, output, flags), writes=True))
+
+
+def _mosaic(run_output: str, target: str, flags: dict[str, Any]) -> int:
+    from segpipe.api.mosaic import MosaicTask, make_mosaic
+    from segpipe.overlap.frame import Wish
+
+    logging.basicConfig(level=logging.WARNING, handlers=[_plain_stderr()])
+    task = MosaicTask(target, flags["overlap_rule"], Wish(flags["crs"], flags["resolution"]))
+    for line in make_mosaic(run_output, task):
+        echo(printable(line))
+    return 0
+
+
 def _plain_stderr() -> logging.Handler:
     """Print warnings as lines on stderr."""
     handler = _Stderr()

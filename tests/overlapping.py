@@ -36,7 +36,7 @@ def scene(path: Path, transform: Affine, seed: int, crs: Any = "EPSG:32633", **t
 
 def make_scenes(root: Path, places: Any = None) -> Path:
     """Scenes below ``in``, and a model."""
-    for seed, (name, (row, col)) in enumerate((places or PLACES).items()):
+    for seed, (name, (row, col)) in enumerate((PLACES if places is None else places).items()):
         scene(root / "in" / f"{name}.tif", UTM * Affine.translation(col, row), seed)
     pixelwise(root / "model.onnx", seed=6)
     return root

@@ -15,7 +15,7 @@ from segpipe.formats.channels import files_of
 from segpipe.formats.identity import Beside, Identity, are_same_files, unhidden
 from segpipe.formats.sink import Derived, Sink, Space, Target
 from segpipe.formats.source import Source
-from segpipe.formats.style import Color
+from segpipe.formats.style import Color, Style
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.windows import Window
 from segpipe.overrides import Overrides
@@ -66,6 +66,16 @@ class OpenMask(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class MapFormat:
+    """How masks of a format are joined to a map."""
+
+    style: Callable[[Path], Style]
+    """The style of a mask that a sink wrote."""
+    sink: Callable[[Store, str, Grid, Style], Sink]
+    """The sink of a map: the output, the name of the file with suffix, the grid and the style."""
+
+
+@dataclass(frozen=True, slots=True)
 class Format:
     """A family of file formats."""
 
@@ -99,6 +109,8 @@ class Format:
     """Read a mask that a sink wrote: its bands ``(bands, *grid)``, and the grid of its file; None: the format cannot."""
     open_mask: Callable[[Path], AbstractContextManager[OpenMask]] | None = None
     """Open a mask that a sink wrote, to read it window by window; None: the format cannot."""
+    maps: MapFormat | None = None
+    """How masks are joined to a map; None: they cannot be."""
     unchanged: Callable[[], AbstractContextManager[object]] = nullcontext
     """Context at whose end the state that the format's library has for the whole process is as before."""
     release: Callable[[], None] = lambda: None

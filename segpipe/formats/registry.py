@@ -18,6 +18,7 @@ from segpipe.formats.case import SCENE, Case, ChannelFiles, Choice, FamilyCases,
 from segpipe.formats.channels import per_channel
 from segpipe.formats.dicom import family as dicom
 from segpipe.formats.format import Format as Format  # noqa: PLC0414
+from segpipe.formats.format import MapFormat
 from segpipe.formats.format import OpenMask as OpenMask  # noqa: PLC0414
 from segpipe.formats.kept import release_of, released_after
 from segpipe.formats.nifti import family as nifti
@@ -54,6 +55,7 @@ FORMATS: dict[str, Format] = {
             style=raster.style,
             read_mask=raster.read_mask,
             open_mask=raster.open_mask,
+            maps=MapFormat(raster.style_of, raster.map_sink),
             unchanged=raster.unchanged,
         ),
         Format(
@@ -71,6 +73,7 @@ FORMATS: dict[str, Format] = {
             read_mask=raster.read_mask,
             open_mask=raster.open_mask,
             files=scenes.files,
+            maps=MapFormat(raster.style_of, raster.map_sink),
             members=scenes.members,
         ),
         Format(

@@ -14,7 +14,7 @@ from segpipe.formats.format import OpenMask
 from segpipe.formats.identity import Beside, Identity
 from segpipe.formats.sink import Sink, Target
 from segpipe.formats.source import Source
-from segpipe.formats.style import Color
+from segpipe.formats.style import Color, Style
 from segpipe.geometry.grid import Grid
 from segpipe.overrides import Overrides
 from segpipe.storage import Store
@@ -55,6 +55,18 @@ def open_mask(path: Path) -> AbstractContextManager[OpenMask]:
     from segpipe.formats.raster import mask
 
     return mask.open_mask(path)
+
+
+def style_of(path: Path) -> Style:
+    from segpipe.formats.raster import joined
+
+    return joined.style_of(path)
+
+
+def map_sink(output: Store, name: str, grid: Grid, style: Style) -> Sink:
+    from segpipe.formats.raster.sink import raster_sink
+
+    return raster_sink(output, name, grid, style)
 
 
 def unchanged() -> AbstractContextManager[object]:

@@ -1,0 +1,159 @@
+"""The joined map of a run that has ended."""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from segpipe.api.results import open_run
+from segpipe.errors import OutputError, SettingsError
+from segpipe.formats.cases import Case
+from segpipe.formats.registry import FORMATS, RASTER, environment
+from segpipe.overlap.finished import Finished
+from segpipe.overlap.frame import Wish
+from segpipe.overlap.index import SUFFIX, Entry, is_possible, write_index
+from segpipe.overlap.mosaic import Plan, plan_mosaic, write_mosaic
+from segpipe.process.environment import settle
+from segpipe.results.records import records
+from segpipe.settings import OverlapRule
+from segpipe.storage import Store
+from segpipe.storage.bucket import in_bucket
+from segpipe.storage.folder import DRAFTS, Folder
+from segpipe.storage.lock import locked
+from segpipe.storage.places import store_at
+
+ENDINGS = (".tif", ".tiff")
+SQLITE = b"SQLite format 3\0"
+TYPES = {"uint8": "Byte", "uint16": "UInt16"}
+"""GDAL's names of the types of labels."""
+
+
+@dataclass(frozen=True)
+class MosaicTask:
+    """Which map to make, and where."""
+
+    target: str
+    """A file, or ``s3://bucket/key``."""
+    rule: OverlapRule = "first"
+    wish: Wish = field(default_factory=Wish)
+
+
+def make_mosaic(output: str | os.PathLike[str], task: MosaicTask) -> list[str]:
+    """Write the joined map of a run and its index, and return lines that describe them.
+
+    Args:
+        output: the folder of the run, or ``s3://bucket/prefix``.
+        task: the map.
+
+    Raises:
+        SegpipeError: the output is not of a run, or is in use; its masks do not make one map; or this cannot be written.
+    """
+    settle()
+    store = store_at(os.fspath(output)).settled()
+    target, name = _target(task.target)
+    _finished(store)  # refuse what is no run before a lock is written
+    with environment(), locked(store):
+        cases = _finished(store)
+        _refuse_taken(target, name, {store.path(file) for case in cases for file in (case.mask, case.confidence) if file})
+        plan = plan_mosaic(store, cases, task.rule, task.wish)
+        try:
+            write_mosaic(store, plan, target, name)
+            _write_index(store, plan, target, _index_name(name))
+        finally:
+            if isinstance(target, Folder):
+                with suppress(OSError):  # another run may use it
+                    (target.root / DRAFTS).rmdir()
+    return list(_lines(plan, target, name))
+
+
+def _target(text: str) -> tuple[Store, str]:
+    """Store and name of the map."""
+    if not text.lower().endswith(ENDINGS):
+        raise SettingsError(f"the mosaic must be a .tif, got {text}: name it such as mosaic.tif")
+    if in_bucket(text):
+        folder, _, name = text.rpartition("/")
+        return store_at(folder).settled(), name
+    path = Path(text).absolute()
+    if not path.parent.is_dir():
+        raise SettingsError(f"the mosaic must lie in a folder that exists, got {text}: make {path.parent} first")
+    return Folder(path.parent).settled(), path.name
+
+
+def _finished(store: Store) -> list[Finished]:
+    """The cases of the last run that have a mask, sorted by name."""
+    done = sorted(open_run(str(store)).records)
+    if not done:
+        raise OutputError(f"{store} must hold masks, and no case of the last run has one: run it again")
+    return [Finished.of(store, record) for record in records(store, [Case(name, name) for name in done])]
+
+
+def _index_name(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(SUFFIX))
+
+
+def _refuse_taken(target: Store, name: str, masks: set[str]) -> None:
+    """Refuse to replace a mask of the run, or a file that segpipe did not write.
+
+    Raises:
+        OutputError: with its path.
+    """
+    target.check()
+    if target.path(name) in masks or (isinstance(target, Folder) and _is_same_file(target.path(name), masks)):
+        raise OutputError(f"the mosaic must not replace a mask of its run, got {target.path(name)}: name another file")
+    index = _index_name(name)
+    foreign = (target.has(name) and not FORMATS[RASTER].owns(target, name)) or (
+        target.has(index) and not _is_own_index(target.read(index))
+    )
+    if foreign:
+        raise OutputError(f"{target.path(name)}, or its index, was not written by segpipe: name another file")
+
+
+def _is_same_file(path: str, masks: set[str]) -> bool:
+    return any(os.path.realpath(path) == os.path.realpath(mask) for mask in masks)
+
+
+def _is_own_index(data: bytes) -> bool:
+    return not data.strip(b"\0") or (data.startswith(SQLITE) and b"segpipe" in data)
+
+
+def _write_index(store: Store, plan: Plan, target: Store, name: str) -> None:
+    if not is_possible(plan.frame.grid):
+        target.discard(name)
+        return
+    each = zip(plan.cases, plan.grids, strict=True)
+    entries = [Entry(case.case, _location(store, case.mask or "", target), grid, _time(case)) for case, grid in each]
+    style = plan.style
+    kind = {"BAND_COUNT": str(len(style.bands)), "DATA_TYPE": TYPES[style.dtype], "NODATA": str(style.nodata)}
+    with target.draft_of(name) as draft:
+        write_index(draft, entries, plan.frame.grid, kind)
+
+
+def _time(case: Finished) -> str | None:
+    return None if case.acquired is None else case.acquired.time.isoformat()
+
+
+def _location(store: Store, mask: str, target: Store) -> str:
+    """Path of a mask for GDAL: relative to the index if both are on this machine."""
+    path = store.path(mask)
+    if in_bucket(path):
+        return f"/vsis3/{path.removeprefix('s3://')}"
+    return os.path.relpath(path, target.path("")) if isinstance(target, Folder) else str(Path(path).absolute())
+
+
+def _lines(plan: Plan, target: Store, name: str) -> Iterator[str]:
+    grid, reprojected = plan.frame.grid, plan.frame.reprojected
+    rows, cols = grid.shape
+    count = f"{len(plan.cases)} case{'s' * (len(plan.cases) != 1)}"
+    yield f"{target.path(name)}: {rows:,} x {cols:,} px in {grid}, of {count}, by --overlap-rule {plan.rule}"
+    if reprojected:
+        yield (
+            f"{len(reprojected)} of {count} moved to this grid, each pixel from the nearest: count no areas in this map; "
+            "they are in areas.csv, and totals in run.json"
+        )
+    if not is_possible(grid):
+        yield "no index: GDAL knows indexes of grids with north up"
+    elif plan.rule == "confidence":
+        yield f"index in {target.path(_index_name(name))}, which draws masks by name: it does not know their confidence"
+    else:
+        yield f"index in {target.path(_index_name(name))}"

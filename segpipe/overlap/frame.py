@@ -1,0 +1,173 @@
+"""The grid of a mosaic: that of its masks if they share one, else the grid that the user names."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from affine import Affine
+from pyproj import Transformer
+from rasterio.crs import CRS
+
+from segpipe.errors import OverlapError
+from segpipe.geometry.extents import SAMPLES
+from segpipe.geometry.grid import Float
+from segpipe.geometry.ground import Reference, crs_name, horizontal
+from segpipe.geometry.lookup import turn_of
+from segpipe.geometry.raster_grid import RasterGrid, parse_crs
+from segpipe.messages.printable import printable
+
+MOST_DRIFT = 1e-3
+"""Part of a pixel by which the pixels of a grid may lie beside those of another one that counts as the same."""
+MOST_SIDE = 2**31 - 1
+"""Most rows or columns of a raster in GDAL."""
+
+Placed = tuple[str, RasterGrid]
+"""Name and grid of a mask."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the user says of the grid."""
+
+    crs: str | None = None
+    resolution: float | None = None
+    """Pixel size in the unit of the CRS."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The grid of a mosaic."""
+
+    grid: RasterGrid
+    reprojected: Sequence[str]
+    """Names of the masks whose pixels are not those of the grid: each pixel of the grid takes the one in which its centre
+    lies."""
+
+
+def frame_of(masks: Sequence[Placed], wish: Wish) -> Frame:
+    """The grid that holds all masks.
+
+    Raises:
+        OverlapError: their CRSs or pixel sizes differ, and the user names none; or the grid would be too large.
+    """
+    crs = _crs(masks, wish)
+    inside = [one for one in masks if _same_crs(one[1], crs)]
+    lattice = _lattice(inside, wish)
+    bounds = _bounds([grid for _, grid in masks], crs, lattice)
+    start, stop = np.floor(bounds[0] + MOST_DRIFT), np.ceil(bounds[1] - MOST_DRIFT)
+    cols, rows = (int(n) for n in stop - start)
+    if max(cols, rows) > MOST_SIDE:
+        raise OverlapError(f"a mosaic may have {MOST_SIDE:,} rows and columns, got {rows:,} x {cols:,}: raise --resolution")
+    grid = RasterGrid((rows, cols), crs, lattice * Affine.translation(int(start[0]), int(start[1])))
+    fits = {name for name, own in inside if _is_on(lattice, own)}
+    return Frame(grid, [name for name, _ in masks if name not in fits])
+
+
+def _crs(masks: Sequence[Placed], wish: Wish) -> CRS:
+    if wish.crs is not None:
+        try:
+            return parse_crs(wish.crs)
+        except ValueError as error:
+            raise OverlapError(f"--crs {error}") from None
+    name, first = masks[0]
+    assert first.crs is not None  # it has a ground
+    for other, grid in masks[1:]:
+        if not _same_crs(grid, first.crs):
+            raise OverlapError(
+                f"a mosaic has one CRS, and {printable(name)} is in {first} and {printable(other)} in {grid}: "
+                f"name one with --crs, such as --crs {first}"
+            )
+    return first.crs
+
+
+def _same_crs(grid: RasterGrid, crs: CRS) -> bool:
+    return grid.crs is not None and (grid.crs == crs or horizontal(grid.crs).equals(horizontal(crs)))
+
+
+def _lattice(inside: Sequence[Placed], wish: Wish) -> Affine:
+    """From column and row to coordinates, with an origin at which pixels of the grid may begin."""
+    if wish.resolution is not None:
+        plain = Affine.scale(wish.resolution, -wish.resolution)
+        return next((_transform(grid) for _, grid in inside if _is_on_scale(plain, grid)), plain)
+    if not inside:
+        raise OverlapError("--crs is the CRS of no mask, so that its pixels need a size: give --resolution, too")
+    (name, first), *rest = inside
+    lattice = _transform(first)
+    for other, grid in rest:
+        if not _is_on_scale(lattice, grid):
+            raise OverlapError(
+                f"a mosaic has pixels of one size and direction: those of {printable(name)} are {_sized(first)}, of "
+                f"{printable(other)} {_sized(grid)}: give --resolution {_sized(first).split(' x ')[0]}, or another size"
+            )
+    return lattice
+
+
+def _transform(grid: RasterGrid) -> Affine:
+    assert grid.transform is not None  # it has a ground
+    return grid.transform
+
+
+def _sized(grid: RasterGrid) -> str:
+    t = _transform(grid)
+    return f"{math.hypot(t.a, t.d):.10g} x {math.hypot(t.b, t.e):.10g}"
+
+
+def _is_on_scale(lattice: Affine, grid: RasterGrid) -> bool:
+    """Whether pixels have the same size and direction, so that none is lost or repeated over the whole grid."""
+    relative = ~lattice * _transform(grid)
+    bends = (relative.a - 1, relative.b, relative.d, relative.e - 1)
+    return float(max(map(abs, bends))) * max(grid.shape) < MOST_DRIFT
+
+
+def _is_on(lattice: Affine, grid: RasterGrid) -> bool:
+    """Whether the pixels of a grid are pixels of the lattice."""
+    relative = ~lattice * _transform(grid)
+    shift = max(abs(relative.c - round(relative.c)), abs(relative.f - round(relative.f)))
+    return _is_on_scale(lattice, grid) and shift < MOST_DRIFT
+
+
+def _bounds(grids: Sequence[RasterGrid], crs: CRS, lattice: Affine) -> Float:
+    """Least and largest column and row of all grids in a lattice, ``(2, 2)``."""
+    outlines = [_outline(grid, crs) for grid in grids]
+    if turn := turn_of(Reference(horizontal(crs), crs_name(crs))):
+        outlines = _unwrapped(outlines, turn)
+    inverse, found = ~lattice, []
+    for x, y in outlines:
+        col, row = inverse * (x, y)
+        found.append(((col.min(), row.min()), (col.max(), row.max())))
+    each = np.array(found)
+    return np.stack([each[:, 0].min(axis=0), each[:, 1].max(axis=0)])
+
+
+def _outline(grid: RasterGrid, crs: CRS) -> tuple[Float, Float]:
+    """Points of a grid in a CRS.
+
+    Raises:
+        OverlapError: none has coordinates there.
+    """
+    axes = [np.linspace(0, size, SAMPLES) for size in grid.shape]
+    rows, cols = (values.ravel() for values in np.meshgrid(*axes, indexing="ij"))
+    t = _transform(grid)
+    x, y = t.a * cols + t.b * rows + t.c, t.d * cols + t.e * rows + t.f
+    if not _same_crs(grid, crs):
+        assert grid.crs is not None
+        x, y = Transformer.from_crs(horizontal(grid.crs), horizontal(crs), always_xy=True).transform(x, y)
+    there = np.isfinite(x) & np.isfinite(y)
+    if not there.any():
+        raise OverlapError(f"--crs must be a CRS in which all masks have a place, got {crs_name(crs)}: name another")
+    return x[there], y[there]
+
+
+def _unwrapped(outlines: Sequence[tuple[Float, Float]], turn: float) -> list[tuple[Float, Float]]:
+    """Outlines moved by full turns so that they lie close together: grids on both sides of the antimeridian are one map."""
+    own = [(x - turn * np.rint((x - x[len(x) // 2]) / turn), y) for x, y in outlines]
+    middles = np.array([(x.min() + x.max()) / 2 for x, _ in own])
+    places = np.sort(middles % turn)
+    gaps = np.diff(np.append(places, places[0] + turn))
+    if turn - gaps.max() >= np.ptp(middles) - turn * 1e-6:
+        return own
+    start = places[(int(np.argmax(gaps)) + 1) % len(places)]
+    moved = start + (middles - start) % turn
+    base = turn * np.rint(np.median(moved) / turn)  # close to the usual range of coordinates
+    return [(x + shift, y) for (x, y), shift in zip(own, moved - middles - base, strict=True)]

@@ -1,0 +1,237 @@
+"""Join the masks of a run to one map, block by block: memory does not grow with the map."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.errors import OverlapError
+from segpipe.formats.registry import FORMATS
+from segpipe.formats.style import Style
+from segpipe.geometry.extents import extent
+from segpipe.geometry.lookup import Lookup, common
+from segpipe.geometry.raster_grid import NoGroundError, RasterGrid, ground_of
+from segpipe.geometry.windows import Window
+from segpipe.messages.printable import printable
+from segpipe.overlap.finished import Finished, opened, opened_confidence
+from segpipe.overlap.frame import Frame, Wish, frame_of
+from segpipe.overlap.order import Neighbourhood
+from segpipe.overlap.rule import Sight, goes_before
+from segpipe.overlap.shared import Neighbour, chunks, intersection
+from segpipe.settings import OverlapRule
+from segpipe.storage import Store
+
+TILE = 2048
+"""Side of the blocks in which a mosaic is made: four of its own."""
+MOST_OPEN = 200
+"""Most masks that are open at once along a row of blocks; if there are more, each block opens its own."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A mosaic before its pixels are read."""
+
+    cases: Sequence[Finished]
+    """In the order in which they count."""
+    grids: Sequence[RasterGrid]
+    frame: Frame
+    rule: OverlapRule
+    style: Style
+    """Type, nodata, colours and names, which all masks have."""
+
+
+def plan_mosaic(output: Store, cases: Sequence[Finished], rule: OverlapRule, wish: Wish) -> Plan:
+    """Check that masks make one map, and find its grid.
+
+    Args:
+        output: where the masks are.
+        cases: sorted by name.
+        rule: which case counts where several share ground.
+        wish: CRS and pixel size that the user names.
+
+    Raises:
+        OverlapError: models, classes or kinds of grids differ, or the rule lacks what it needs.
+        OutputError: a mask cannot be read.
+    """
+    check_kind(cases)
+    placed = [(case.case, _grid(output, case, cases[0])) for case in cases]
+    extents = [extent(ground_of(grid), grid.shape) for _, grid in placed]
+    rank = Neighbourhood.of(cases, extents, rule).rank
+    frame = frame_of(placed, wish)
+    order = sorted(range(len(cases)), key=lambda k: rank[k])
+    return Plan([cases[k] for k in order], [placed[k][1] for k in order], frame, rule, _style(output, cases[0]))
+
+
+def _style(output: Store, case: Finished) -> Style:
+    maps = FORMATS[case.format].maps
+    assert maps is not None  # it has a position on the Earth
+    with opened(output, case), output.local(case.mask or "") as path:
+        return maps.style(path)
+
+
+def check_kind(cases: Sequence[Finished]) -> None:
+    """Check that masks are of one model, with one set of classes.
+
+    Raises:
+        OverlapError: with the names of two that differ.
+    """
+    first = cases[0]
+    for case in cases[1:]:
+        pair = f"{printable(first.case)} and {printable(case.case)}"
+        if case.model != first.model:
+            raise OverlapError(f"a mosaic needs masks of one model, and those of {pair} are of two: {_MEND}")
+        if (case.classes, case.nodata) != (first.classes, first.nodata):
+            raise OverlapError(f"a mosaic needs masks with the same classes, and those of {pair} differ: {_MEND}")
+
+
+_MEND = "keep their runs in outputs of their own"
+
+
+def _grid(output: Store, case: Finished, first: Finished) -> RasterGrid:
+    """The grid of a case, from its record or its mask.
+
+    Raises:
+        OverlapError: it has no position on the Earth.
+    """
+    try:
+        ground_of(grid := case.grid or _opened_grid(output, case))
+    except NoGroundError as error:
+        pair = "" if case is first else f", as that of {printable(first.case)}"
+        raise OverlapError(
+            f"a mosaic needs masks with a position on the Earth{pair}, and {printable(case.case)} has none: {error}: {_MEND}"
+        ) from None
+    return grid
+
+
+def _opened_grid(output: Store, case: Finished) -> RasterGrid:
+    with opened(output, case) as mask:
+        assert isinstance(mask.grid, RasterGrid)  # formats whose masks can be opened have such grids
+        return mask.grid
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """A mask as the mosaic sees it."""
+
+    case: Finished
+    reach: Window
+    """Part of the mosaic on which it may lie."""
+
+
+def write_mosaic(output: Store, plan: Plan, target: Store, name: str) -> list[str]:
+    """Write the map, and return the names of its files.
+
+    Raises:
+        OutputError: a mask cannot be read, or the map cannot be written.
+    """
+    maps = FORMATS[plan.cases[0].format].maps
+    assert maps is not None  # the plan has a style of it
+    sink = maps.sink(target, name, plan.frame.grid, plan.style)
+    try:
+        for window, labels in _Join(output, plan, _layers(plan)).blocks():
+            sink.write(window, labels)
+        return sink.finish()
+    except BaseException:
+        sink.discard()
+        raise
+
+
+def _layers(plan: Plan) -> list[_Layer]:
+    """The masks that reach the mosaic, in the order in which they count."""
+    grid = plan.frame.grid
+    own = ground_of(grid)
+    each = zip(plan.cases, plan.grids, strict=True)
+    reaches = ((case, common(ground_of(one), one.shape, own, grid.shape)) for case, one in each)
+    return [_Layer(case, reach) for case, reach in reaches if reach is not None]
+
+
+@dataclass(frozen=True, eq=False)
+class _Join:
+    """Joins masks in blocks."""
+
+    output: Store
+    plan: Plan
+    layers: Sequence[_Layer]
+
+    def blocks(self) -> Iterator[tuple[Window, NDArray[Any]]]:
+        """Windows of the mosaic and their labels ``(bands, *window.shape)``, each pixel once."""
+        rows, cols = self.plan.frame.grid.shape
+        for top in range(0, rows, TILE):
+            line = Window((top, 0), (min(top + TILE, rows), cols))
+            near = [layer for layer in self.layers if intersection(line, layer.reach).size]
+            tiles = [Window((top, left), (line.stop[0], min(left + TILE, cols))) for left in range(0, cols, TILE)]
+            with ExitStack() as stack:
+                together = self._opened(near, stack) if len(near) <= MOST_OPEN else None
+                for tile in tiles:
+                    yield tile, self._tile(tile, near, together)
+
+    def _tile(self, tile: Window, near: Sequence[_Layer], together: "dict[str, _Open] | None") -> NDArray[Any]:
+        here = [layer for layer in near if intersection(tile, layer.reach).size]
+        with ExitStack() as stack:
+            each = self._opened(here, stack) if together is None else together
+            return self._joined(tile, [(layer, each[layer.case.case]) for layer in here])
+
+    def _opened(self, layers: Sequence[_Layer], stack: ExitStack) -> "dict[str, _Open]":
+        return {layer.case.case: _open(self.output, self.plan, layer.case, stack) for layer in layers}
+
+    def _joined(self, tile: Window, layers: "Sequence[tuple[_Layer, _Open]]") -> NDArray[Any]:
+        style = self.plan.style
+        labels = np.full((len(style.bands), *tile.shape), style.nodata, style.dtype)
+        best = Sight.nothing(tile.shape, confidence=self.plan.rule == "confidence")
+        for layer, one in layers:
+            for part in chunks(intersection(tile, layer.reach)):
+                own = tuple(slice(a - c, b - c) for a, b, c in zip(part.start, part.stop, tile.start, strict=True))
+                one.add(part, labels[(slice(None), *own)], _cut(best, own))
+        return labels
+
+
+def _cut(sight: Sight, own: tuple[slice, ...]) -> Sight:
+    """A part of what has been found so far, to be changed in place."""
+    confidence = None if sight.confidence is None else sight.confidence[own]
+    return Sight(sight.covered[own], sight.seen[own], confidence)
+
+
+@dataclass(frozen=True, eq=False)
+class _Open:
+    """A mask that is open, and where its pixels are in the mosaic."""
+
+    neighbour: Neighbour
+    lookup: Lookup
+
+    def add(self, part: Window, labels: NDArray[Any], best: Sight) -> None:
+        """Take over labels where this mask goes before those that came before it in the order of cases.
+
+        Args:
+            part: a window of the mosaic.
+            labels: labels of the mosaic there, ``(bands, *part.shape)``, which are changed.
+            best: what is there of the masks so far, which is changed.
+        """
+        if best.confidence is None and best.seen.all():
+            return
+        if (hits := self.lookup.hits(part)) is None:
+            return
+        sight = self.neighbour.sight(hits)
+        wins = goes_before(sight, best, earlier=False)
+        if not wins.any():
+            return
+        for band, values in enumerate(labels):
+            values[wins] = hits.of(self.neighbour.mask.read(hits.window, band))[wins]
+        best.covered[wins], best.seen[wins] = True, sight.seen[wins]
+        if best.confidence is not None and sight.confidence is not None:
+            best.confidence[wins] = sight.confidence[wins]
+
+
+def _open(output: Store, plan: Plan, case: Finished, stack: ExitStack) -> _Open:
+    mask = stack.enter_context(opened(output, case))
+    likely = stack.enter_context(opened_confidence(output, case)) if plan.rule == "confidence" else None
+    theirs = ground_of(mask.grid)
+    if mask.bands != len(plan.style.bands):
+        raise OverlapError(
+            f"a mosaic needs masks of one kind, and {printable(case.case)} has {mask.bands} bands and "
+            f"{printable(plan.cases[0].case)} {len(plan.style.bands)}: {_MEND}"
+        )
+    neighbour = Neighbour(mask, theirs, case.nodata, earlier=False, confidence=likely)
+    return _Open(neighbour, Lookup(ground_of(plan.frame.grid), theirs, case.shape))

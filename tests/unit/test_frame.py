@@ -1,0 +1,90 @@
+"""The grid of a mosaic: that of its masks, or the one that the user names, and when one must be named."""
+
+from typing import Any
+
+import pytest
+from affine import Affine
+from fields import UTM
+from rasterio.crs import CRS
+
+from segpipe.errors import OverlapError
+from segpipe.geometry.raster_grid import RasterGrid
+from segpipe.overlap.frame import Wish, frame_of
+
+
+def grid(transform: Affine, crs: str = "EPSG:32633", shape: tuple[int, int] = (80, 100)) -> RasterGrid:
+    return RasterGrid(shape, CRS.from_user_input(crs), transform)
+
+
+def frame(*grids: RasterGrid, **wish: Any) -> tuple[Any, ...]:
+    found = frame_of([(f"c{k}", one) for k, one in enumerate(grids)], Wish(**wish))
+    assert found.grid.transform is not None
+    return found.grid.shape, found.grid.transform, list(found.reprojected)
+
+
+def test_masks_of_one_grid_have_their_own() -> None:
+    moved = UTM * Affine.translation(-30, 500)
+    assert frame(grid(UTM), grid(moved)) == ((580, 130), UTM * Affine.translation(-30, 0), [])
+    assert frame(grid(UTM)) == ((80, 100), UTM, [])
+    assert frame(grid(UTM), grid(moved), crs="EPSG:32633", resolution=10)[0] == (580, 130)
+
+
+def test_a_mask_between_pixels_is_moved() -> None:
+    assert frame(grid(UTM), grid(UTM * Affine.translation(0.4, 0))) == ((80, 101), UTM, ["c1"])
+
+
+def test_rounding_moves_nothing() -> None:
+    """A scene of 10,980 pixels of a third of a second whose step is rounded in its file."""
+    step = 1 / 10_800
+    one = grid(Affine(step, 0, 15, 0, -step, 49), "EPSG:4326", (10_980, 10_980))
+    other = grid(Affine(step * (1 + 1e-9), 0, 15 + 9_000 * step + 1e-9, 0, -step, 49), "EPSG:4326", (10_980, 10_980))
+    assert frame(one, other)[0] == (10_980, 19_980)
+    assert frame(one, other)[2] == []
+
+
+def test_another_crs_needs_a_size_and_pixels_begin_at_its_multiples() -> None:
+    shape, transform, moved = frame(grid(UTM), crs="EPSG:3035", resolution=20)
+    assert (transform.a, transform.e, transform.c % 20, transform.f % 20) == (20, -20, 0, 0)
+    assert moved == ["c0"]
+    assert 40 <= shape[0] <= 50
+    with pytest.raises(OverlapError, match="--crs is the CRS of no mask, so that its pixels need a size"):
+        frame(grid(UTM), crs="EPSG:3035")
+
+
+def test_of_two_zones_the_named_one_keeps_its_pixels() -> None:
+    other = grid(Affine(10, 0, 60_053, 0, -10, 5_417_000), "EPSG:32634")
+    with pytest.raises(OverlapError, match="c0 is in EPSG:32633 and c1 in EPSG:32634: name one with --crs"):
+        frame(grid(UTM), other)
+    _, transform, moved = frame(grid(UTM), other, crs="EPSG:32633")
+    assert ((transform.c - UTM.c) % 10, (transform.f - UTM.f) % 10, moved) == (0, 0, ["c1"])
+    assert frame(grid(UTM), other, crs="EPSG:32634")[2] == ["c0"]
+
+
+OTHERS = [(UTM * Affine.scale(2), "20 x 20"), (UTM * Affine.rotation(5), "10 x 10"), (UTM * Affine.scale(1, -1), "10 x 10")]
+
+
+@pytest.mark.parametrize(("other", "said"), OTHERS)
+def test_sizes_and_directions_that_differ_are_named(other: Affine, said: str) -> None:
+    with pytest.raises(OverlapError, match=f"one size and direction: those of c0 are 10 x 10, of c1 {said}"):
+        frame(grid(UTM), grid(other))
+    assert frame(grid(UTM), grid(other), resolution=10)[2] == ["c1"]
+
+
+@pytest.mark.parametrize("starts", [(179.9, -180.0), (-180.0, 179.9), (179.9, 180.0), (359.9, 0.0)])
+def test_both_sides_of_a_turn_are_close(starts: tuple[float, float]) -> None:
+    grids = [grid(Affine(0.001, 0, west, 0, -0.001, 10), "EPSG:4326") for west in starts]
+    shape, transform, moved = frame(*grids)
+    assert (shape, moved) == ((80, 200), [])
+    assert transform.c % 360 == pytest.approx(min((w % 360 for w in starts), key=lambda w: (w < 90, w)))
+
+
+def test_all_the_earth_is_no_turn_too_many() -> None:
+    grids = [grid(Affine(0.5, 0, west, 0, -0.5, 20), "EPSG:4326") for west in range(-180, 180, 45)]
+    assert frame(*grids)[0] == (80, 730)
+
+
+def test_a_grid_that_gdal_cannot_hold_is_refused() -> None:
+    with pytest.raises(OverlapError, match="raise --resolution"):
+        frame(grid(UTM), resolution=1e-8)
+    with pytest.raises(OverlapError, match="--crs must be a code such as EPSG:32633, or WKT, got nonsense"):
+        frame(grid(UTM), crs="nonsense")

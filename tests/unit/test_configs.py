@@ -13,8 +13,8 @@ from segpipe.network.scaling import fixed_scaling
 from segpipe.settings import Settings, load_settings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-EXCLUDING = {"scheduler", "cluster"}
-"""Where to run: one of these and ``workers``."""
+EXCLUDING = {"scheduler", "cluster", "bands_from"}
+"""Where to run: one of these and ``workers``. Bands: ``bands`` or ``bands_from``."""
 
 
 def uncommented(text: str) -> dict[str, object]:

@@ -631,7 +631,10 @@ def estimate(json: bool, **flags: Any) -> None:
 @main.command(cls=GroupedCommand, short_help="Compare the masks of a run with reference masks: IoU, Dice, accuracy, kappa.")
 @_INPUT("--labels", required=True, help="Output folder of the run.")
 @_INPUT(
-    "--reference", type=PATH, required=True, help="Folder with a reference per case, the one of the only case, or polygons."
+    "--reference",
+    type=PATH,
+    required=True,
+    help="Folder with a reference per case, the one of the only case, polygons, or annotations.",
 )
 @_INPUT("--column", help="Column with the class of each polygon, if the reference is a vector file.")
 @_INPUT("--map-classes", type=PATH, help="TOML file that says which values of references are which classes [the same].")

@@ -17,7 +17,8 @@ class ClassFile(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    ignore: list[int] = Field(default_factory=list)
+    ignore: list[int | str] = Field(default_factory=list)
+    """Values of rasters and polygons, or labels of annotations."""
     classes: dict[str, int | str] = Field(min_length=1)
     """By value of the reference: name or id of the class."""
 
@@ -37,7 +38,19 @@ def class_map(ids: Mapping[int, str], path: Path | None, ignore: Iterable[int]) 
         return ClassMap(tuple(ids), tuple(ids.values()), {}, frozenset(ignore))
     found = read_classes(path)
     values = {_value(path, value): class_position(path, name, ids) for value, name in found.classes.items()}
-    return ClassMap(tuple(ids), tuple(ids.values()), values, frozenset([*found.ignore, *ignore]))
+    left_out = [_value(path, str(value)) for value in found.ignore]
+    return ClassMap(tuple(ids), tuple(ids.values()), values, frozenset([*left_out, *ignore]))
+
+
+def label_map(ids: Mapping[int, str], path: Path) -> dict[str, int | None]:
+    """The class of each label of annotations: its id, or None for labels that do not count.
+
+    Raises:
+        SettingsError: the file cannot be read, or names no class.
+    """
+    found, known = read_classes(path), list(ids)
+    classes = {label: known[class_position(path, name, ids)] for label, name in found.classes.items()}
+    return {**classes, **{str(label): None for label in found.ignore}}
 
 
 def read_classes(path: Path) -> ClassFile:

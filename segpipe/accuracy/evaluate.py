@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from segpipe.accuracy.annotated import Annotated
+from segpipe.accuracy.annotations import Annotations, Labelling, by_case, read_annotations
 from segpipe.accuracy.boundary import BoundaryScores, Compared, boundary_scores, check_installed
-from segpipe.accuracy.class_map import class_map
+from segpipe.accuracy.class_map import class_map, label_map
 from segpipe.accuracy.confusion import ClassMap, Confusion, PairCounts, confusion_of, of_reference
 from segpipe.accuracy.estimators import Float, Integers
 from segpipe.accuracy.labels import Reference, open_labels, open_reference, rows_at_once, windows
@@ -39,7 +41,7 @@ class Task:
     labels: str
     """Output folder of a run."""
     reference: Path
-    """Folder of references, or the reference of the only case."""
+    """Folder of references, the reference of the only case, or a file or folder of annotations."""
     column: str | None = None
     """Column of a vector file with the class of each polygon; None: references are rasters or volumes."""
     map_classes: Path | None = None
@@ -106,8 +108,9 @@ def evaluate(task: Task) -> Evaluation:
         check_installed()
     store = store_at(task.labels).settled()
     records = records_of(store)
-    classes = class_map(classes_of(records), task.map_classes, task.ignore)
-    openers, problems = _openers(task, records)
+    pictures = read_annotations(task.reference) if task.column is None else None
+    classes = class_map(classes_of(records), None if pictures else task.map_classes, task.ignore)
+    openers, problems = _annotated(task, records, pictures) if pictures else _openers(task, records)
     cases, failed = _compared(store, openers, Comparison(classes, task.boundary, task.column is None))
     if task.column is not None:  # a file for all cases may have nothing in some
         cases = [one for one in cases if one.confusion.matrix.any() or one.confusion.unseen]
@@ -172,6 +175,21 @@ def _openers(task: Task, records: Sequence[Record]) -> tuple[list[tuple[Record, 
         return [(record, found.on) for record in records], found.problems
     paths = references(task.reference, [record.case for record in records])
     return [(record, partial(open_reference, paths[record.case])) for record in records if record.case in paths], ()
+
+
+def _annotated(
+    task: Task, records: Sequence[Record], pictures: Sequence[Annotated]
+) -> tuple[list[tuple[Record, Opener]], tuple[str, ...]]:
+    """The same of annotations."""
+    classes = classes_of(records)
+    mapped = None if task.map_classes is None else label_map(classes, task.map_classes)
+    labelling = Labelling.of(classes, mapped)
+    found = by_case(pictures, task.reference, [record.case for record in records])
+    pairs: list[tuple[Record, Opener]] = [
+        (one, Annotations(found[one.case], labelling).on) for one in records if one.case in found
+    ]
+    problems = [text for picture in found.values() for text in picture.problems]
+    return pairs, (labelling.rule, *problems)
 
 
 def references(place: Path, cases: Sequence[str]) -> dict[str, Path]:
@@ -269,7 +287,7 @@ def _unpaired(records: Sequence[Record], paired: Collection[str], place: Path) -
 def _few(problems: Sequence[str]) -> Iterator[str]:
     yield from problems[:SHOWN]
     if (more := len(problems) - SHOWN) > 0:
-        yield f"{more:,} more polygons are not as they should be"
+        yield f"{more:,} more objects of references are not as they should be"
 
 
 def _warnings(classes: ClassMap, cases: Sequence[CaseScores], pooled: Confusion) -> Iterator[str]:

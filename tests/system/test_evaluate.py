@@ -398,3 +398,84 @@ def test_references_are_found_by_name(tmp_path):
         evaluate.references(tmp_path, ["x"])
     with pytest.raises(InputError, match="--reference must be a folder"):
         evaluate.references(tmp_path / "none", ["x", "y"])
+
+
+@pytest.mark.parametrize("kind", ["coco", "labelme", "cvat"])
+def test_annotations_give_the_scores_of_the_raster_that_they_draw(segpipe, out, tmp_path, kind):
+    """Rectangles, later over earlier; pixels in none do not count, as no class is called background."""
+    draw, masks = np.random.default_rng(3), labels_of(out)
+    raster, boxes = {}, {}
+    for case, mask in masks.items():
+        truth, own = np.full(mask.shape, 9, np.uint8), []
+        for number in draw.integers(0, 3, 12).tolist():
+            top, left = (int(draw.integers(0, size - 5)) for size in mask.shape)
+            bottom, right = top + int(draw.integers(3, 20)), left + int(draw.integers(3, 20))
+            truth[top:bottom, left:right] = number
+            own.append((number, left, top, min(right, mask.shape[1]), min(bottom, mask.shape[0])))
+        raster[case], boxes[case] = truth, own
+    save(out, tmp_path / "raster", raster)
+    (tmp_path / "ref").mkdir()
+    shapes = {case: mask.shape for case, mask in masks.items()}
+    {"coco": _as_coco, "labelme": _as_labelme, "cvat": _as_cvat}[kind](tmp_path / "ref", shapes, boxes)
+    wanted = figures(segpipe("evaluate", "--labels", "out", "--reference", "raster", "--json"))
+    found = figures(segpipe("evaluate", "--labels", "out", "--reference", "ref", "--json"))
+    said = "pixels in no object of the annotations do not count, as no class is called background"
+    assert said in found["warnings"]
+    assert found | {"warnings": 0} == wanted | {"warnings": 0}
+    (tmp_path / "m.toml").write_text('ignore = ["class2"]\n[classes]\nclass0 = "class0"\nclass1 = 1\n')
+    less = figures(segpipe("evaluate", "--labels", "out", "--reference", "ref", "--map-classes", "m.toml", "--json"))
+    assert np.sum(less["confusion"]) == sum(
+        (truth < 2).sum() - ((truth < 2) & (masks[c] == 255)).sum() for c, truth in raster.items()
+    )
+
+
+def _corners(left, top, right, bottom):
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+def _as_coco(folder, shapes, boxes):
+    images = [
+        {"id": k, "file_name": f"{case}.tif", "height": shape[0], "width": shape[1]}
+        for k, (case, shape) in enumerate(shapes.items())
+    ]
+    annotations = [
+        {"image_id": k, "category_id": number, "segmentation": [_corners(*box)]}
+        for k, case in enumerate(shapes)
+        for number, *box in boxes[case]
+    ]
+    categories = [{"id": number, "name": f"class{number}"} for number in range(3)]
+    value = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "instances_default.json").write_text(json.dumps(value))
+
+
+def _as_labelme(folder, shapes, boxes):
+    for case, (height, width) in shapes.items():
+        own = [
+            {"label": f"class{number}", "shape_type": "rectangle", "points": [box[:2], box[2:]]}
+            for number, *box in boxes[case]
+        ]
+        (folder / case).parent.mkdir(exist_ok=True)
+        value = {"imagePath": f"{Path(case).name}.tif", "imageHeight": height, "imageWidth": width, "shapes": own}
+        (folder / f"{case}.json").write_text(json.dumps(value))
+
+
+def _as_cvat(folder, shapes, boxes):
+    lines = ["<annotations>"]
+    for case, (height, width) in shapes.items():
+        lines.append(f'<image name="{case}.tif" height="{height}" width="{width}">')
+        for number, left, top, right, bottom in boxes[case]:
+            lines.append(f'<box label="class{number}" xtl="{left}" ytl="{top}" xbr="{right}" ybr="{bottom}"/>')
+        lines.append("</image>")
+    (folder / "annotations.xml").write_text("\n".join([*lines, "</annotations>"]))
+
+
+def test_annotations_that_do_not_fit_fail_their_case_or_end_it(segpipe, out, tmp_path):
+    (tmp_path / "ref").mkdir()
+    shapes = {case: mask.shape for case, mask in labels_of(out).items()}
+    _as_labelme(tmp_path / "ref", shapes | {"b": (9, 9)}, {case: [(1, 0, 0, 5, 5)] for case in shapes})
+    found = figures(segpipe("evaluate", "--labels", "out", "--reference", "ref", "--json"), code=1)
+    assert "export them with the size of the case" in found["failed"]["b"]
+    (tmp_path / "a.xml").write_text("<!DOCTYPE a><annotations/>")
+    done = segpipe("evaluate", "--labels", "out", "--reference", "a.xml")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "a.xml must have no document type" in done.stderr

@@ -225,13 +225,14 @@ def test_retries_and_errors_at_the_start(folder: Path, monkeypatch: pytest.Monke
     assert leaks(folder, *texts) == []
 
 
-def test_unforeseen_errors_quote_no_values(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("place", ["segpipe.formats.dicom.pixels.Reader.read", "segpipe.results.output.check_unchanged"])
+def test_unforeseen_errors_quote_no_values(folder: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     def fails(*_: Any, **__: Any) -> Any:
         raise LookupError(
             f"ZÖRNBERG_HANS.CT.ABDOMEN.0001.IMA: the value 'Zornberg^Tag' of {folder}/scans/{PATIENT}/CT is odd"
         )
 
-    monkeypatch.setattr(dicom_pixels.Reader, "read", fails)
+    monkeypatch.setattr(place, fails)
     done = invoke(["run", "-i", "scans", *SERIAL, "--case-name", "number", "-v"], folder)
     assert "failed in a way that segpipe does not know: LookupError" in done.stdout
     assert leaks(folder, *said(done)) == []

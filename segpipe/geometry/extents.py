@@ -1,5 +1,7 @@
 """Which grids on the Earth may share ground, whatever their CRSs."""
 
+import math
+
 import numpy as np
 
 from segpipe.geometry.grid import Float
@@ -9,6 +11,8 @@ SAMPLES, FEW_SAMPLES = 65, 9
 """Points along each axis of a grid that are transformed to find its extent; few for grids up to ``SMALL_METRES``."""
 SMALL_METRES = 500e3
 """Between nine points along 500 km the surface of the Earth rises by less than 100 m, a hundredth of the margin."""
+TOUCHING = 1e-3
+"""Share of a pixel by which rectangles may overlap and still share no pixel's centre: rounding of their coordinates."""
 MARGIN = 0.02
 """Margin around the points that are transformed to find the extent of a grid, as a share of that extent."""
 
@@ -25,6 +29,34 @@ def extent(ground: Ground, shape: tuple[int, ...]) -> Float:
     least, most = points.min(axis=0), points.max(axis=0)
     margin = MARGIN * float((most - least).max())
     return np.stack([least - margin, most + margin])
+
+
+def are_apart(one: Ground, shape: tuple[int, ...], other: Ground, other_shape: tuple[int, ...]) -> bool:
+    """Whether two grids of one CRS surely share no pixel: their rectangles are disjoint, or touch.
+
+    False where that does not show: in two CRSs, on rotated grids, and on maps whose coordinates go beyond a turn around the
+    Earth, where one place has two coordinates.
+    """
+    if one.reference.crs is not other.reference.crs and one.reference.crs != other.reference.crs:
+        return False
+    first, second = _rectangle(one, shape), _rectangle(other, other_shape)
+    if first is None or second is None:
+        return False
+    shared = np.minimum(first[1], second[1]) - np.maximum(first[0], second[0])
+    return bool((shared < TOUCHING * min(one.pixel_extent + other.pixel_extent)).any())
+
+
+def _rectangle(ground: Ground, shape: tuple[int, ...]) -> Float | None:
+    """Least and largest coordinates, ``(2, 2)``; None if they are no rectangle, or are not unique on the map."""
+    t = ground.transform
+    if t.b or t.d:
+        return None
+    x, y = ground.coordinates(np.array([0.0, shape[0]]), np.array([0.0, shape[1]]))
+    reference = ground.reference
+    half = math.pi / reference.radians if reference.crs.is_geographic else reference.turn / 2
+    if half and np.abs(x).max() > half * (1 + 1e-9):
+        return None
+    return np.array([[x.min(), y.min()], [x.max(), y.max()]])
 
 
 def meeting(extents: Float) -> list[list[int]]:

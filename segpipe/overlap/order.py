@@ -7,8 +7,9 @@ from itertools import chain
 import numpy as np
 
 from segpipe.errors import OverlapError
-from segpipe.geometry.extents import meeting
+from segpipe.geometry.extents import are_apart, meeting
 from segpipe.geometry.grid import Float
+from segpipe.geometry.raster_grid import ground_of
 from segpipe.messages.printable import printable
 from segpipe.overlap.finished import Around, Finished
 from segpipe.settings import OverlapRule
@@ -32,7 +33,10 @@ class Neighbourhood:
         Raises:
             OverlapError: a case that meets another one lacks what the rule needs.
         """
-        near = meeting(np.reshape(extents, (-1, 2, 3)))
+        near = [
+            [n for n in others if not _are_apart(cases[k], cases[n])]
+            for k, others in enumerate(meeting(np.reshape(extents, (-1, 2, 3))))
+        ]
         together = sorted(set(chain.from_iterable(near)))
         check([cases[k] for k in together], rule)
         return cls(cases, near, _ranks(cases, rule), rule)
@@ -42,6 +46,13 @@ class Neighbourhood:
         before = [self.cases[n] for n in self.near[k] if self.rank[n] < self.rank[k]]
         after = [self.cases[n] for n in self.near[k] if self.rank[n] > self.rank[k]]
         return Around(before, after, self.rule)
+
+
+def _are_apart(one: Finished, other: Finished) -> bool:
+    """Whether the records of two cases say that they share no ground, as tiles of one grid that lie side by side."""
+    if one.grid is None or other.grid is None:
+        return False
+    return are_apart(ground_of(one.grid), one.shape, ground_of(other.grid), other.shape)
 
 
 def check(cases: Sequence[Finished], rule: OverlapRule) -> None:

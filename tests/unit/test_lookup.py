@@ -7,7 +7,7 @@ from fields import UTM
 from pyproj import Transformer
 from rasterio.crs import CRS
 
-from segpipe.geometry.extents import extent, meeting
+from segpipe.geometry.extents import are_apart, extent, meeting
 from segpipe.geometry.ground import Ground
 from segpipe.geometry.lookup import Lookup, common
 from segpipe.geometry.raster_grid import RasterGrid, ground_of, stated_grid
@@ -110,3 +110,34 @@ def test_a_grid_reads_back_from_its_record(crs: str) -> None:
     assert (again.shape, again.transform, again.crs) == (grid.shape, grid.transform, grid.crs)
     assert stated_grid((20, 30), {"crs": "EPSG:32633"}) is None
     assert stated_grid((20, 30), {"crs": "no CRS", "transform": [1, 0, 0, 0, 1]}) is None
+
+
+@pytest.mark.parametrize(
+    ("crs", "step", "beside", "apart"),
+    [
+        ("EPSG:32633", 10, (0, 300), True),
+        ("EPSG:32633", 10, (0, 299), False),
+        ("EPSG:32633", 10, (200, 299), True),
+        ("EPSG:32633", 10, (199, 299), False),
+        ("EPSG:32633", 10, (-200, 0), True),
+        ("EPSG:32633", 10, (0, 299.9999), True),
+        ("EPSG:4326", 0.001, (0, 300), True),
+        ("EPSG:4326", 0.001, (0, 299), False),
+    ],
+)
+def test_grids_side_by_side_are_apart(crs: str, step: float, beside: tuple[float, float], apart: bool) -> None:
+    """Grids of 200 x 300 pixels, shifted by rows and columns."""
+    start = Affine(10, 0, 400_000, 0, -10, 5_000_000) if step == 10 else Affine(step, 0, 13.7, 0, -step, 45.1)
+    one, other = ground(start, crs), ground(start * Affine.translation(beside[1], beside[0]), crs)
+    assert are_apart(one, (200, 300), other, (200, 300)) is apart
+    assert are_apart(other, (200, 300), one, (200, 300)) is apart
+
+
+def test_what_does_not_show_is_not_apart() -> None:
+    """Rotated grids, other CRSs, and coordinates beyond a turn, which name a place twice."""
+    far = UTM * Affine.translation(10_000, 0)
+    assert are_apart(ground(UTM), (9, 9), ground(far), (9, 9))
+    assert not are_apart(ground(UTM * Affine.rotation(5)), (9, 9), ground(far), (9, 9))
+    assert not are_apart(ground(UTM), (9, 9), ground(far, "EPSG:32634"), (9, 9))
+    west, east = Affine(1, 0, -170, 0, -1, 45), Affine(1, 0, 190, 0, -1, 45)
+    assert not are_apart(ground(west, "EPSG:4326", (9, 9)), (9, 9), ground(east, "EPSG:4326", (9, 9)), (9, 9))

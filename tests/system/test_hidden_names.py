@@ -46,7 +46,8 @@ TAGS = {
     "AccessionNumber": "Zornberg",
     "ProtocolName": "Zornberg",
 }
-FOUND = re.compile(rb"z(?:o|\xc3\xb6|%c3%b6|\\u00f6|\\xf6|o\xcc\x88)rnberg|hans\^?1957", re.IGNORECASE)
+UMLAUT = rb"\xc3\xb6|\xc3\x96|%c3%b6|%c3%96|\\u00f6|\\u00d6|\\xf6|\\xd6|o\xcc\x88"
+FOUND = re.compile(rb"z(?:o|" + UMLAUT + rb")rnberg|hans\^?1957|_hans\b", re.IGNORECASE)
 STRUCK = Path(__file__).parents[1] / "struck.py"
 MODEL = ["-m", "model.onnx", "--device", "cpu", "--seg", "none", "-o", "out", "--log-file", "run.log"]
 SERIAL = [*MODEL, "--executor", "serial"]

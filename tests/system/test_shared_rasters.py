@@ -124,7 +124,8 @@ def carry_out(inputs: Path, model: Path, *options: str) -> Night:
     ended = subprocess.run([*command, *options], capture_output=True, text=True, timeout=100, check=False)
     night = Night(ended.returncode, ended.stdout + ended.stderr, output, model)
     assert "Traceback" not in night.said
-    assert not list(output.rglob(".*")), "half-written files"
+    hidden = [path.relative_to(output).as_posix() for path in output.rglob(".*")]
+    assert hidden in ([], [".overlap"]), "half-written files"  # scenes that share ground leave what was counted twice
     return night
 
 

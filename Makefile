@@ -20,7 +20,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(INSTALL) '.'
 	touch $@
 
-# with torch, for exporting: about 7.7 GB
+# with torch, for exporting: about 8 GB
 $(VENV)/developed: $(VENV)/installed
 	$(INSTALL) '.[dev,export]'
 	touch $@

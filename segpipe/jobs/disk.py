@@ -92,11 +92,18 @@ def needed(plan: Plan, run: Run) -> Needed:
     likely_parts = sum(_names(n, run).likely + sum(n * size * share for size, share in layers) for n in parts)
     most_parts = sum(_names(n, run).most + sum(n * size for size, _ in layers) for n in parts)
     files = len(pixels) * (2 + len(layers) + run.styled) + sum(space.files for space in derived if stays)
+    files += _overlaps([name for name, _ in sizes]) if stays else 0
     passing = drafts + likely_parts
     likely, most_of_all = sum(masks) + passing, sum(most) + drafts + most_parts
     if not stays:
         return Needed(likely, most_of_all, passing, files)
     return Needed(likely + sum(s.likely for s in derived), most_of_all + sum(s.most for s in derived), passing, files)
+
+
+def _overlaps(formats: Sequence[str]) -> int:
+    """Most files about ground that cases share: one of each that may lie on the Earth, if there are several."""
+    placed = sum(FORMATS[name].open_mask is not None for name in formats)
+    return placed if placed > 1 else 0
 
 
 def _layers(run: Run) -> list[tuple[int, float]]:

@@ -422,7 +422,7 @@ def test_the_record_tells_what_was_done(raster, run_serial, tmp_path):
     out = run_serial(tmp_path / "in", model, confidence=True, overlap=64)
     record = json.loads((out / "sub" / "a.json").read_text())
     assert (record["case"], record["schema"]) == ("sub/a", 2)
-    assert record["input"]["grid"] == {"crs": "EPSG:32633"}
+    assert record["input"]["grid"] == {"crs": "EPSG:32633", "transform": [10.0, 0.0, 500000.0, 0.0, -10.0, 5400000.0]}
     assert record["input"]["path"] == str(source)
     stat = source.stat()
     assert record["input"]["files"] == [{"path": str(source), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}]

@@ -119,7 +119,8 @@ def test_all_that_a_run_leaves_beside_its_cases_is_known_as_its_own(run, tmp_pat
     run(profile=True)
     left = {path.name for path in (tmp_path / "out").iterdir() if path.is_file()}
     assert {name for name in left if not name.startswith(("a.", "b.", "."))} == OWN - {
+        "audit.csv",
         "audit.jsonl",
         "lesions.csv",
         "zones.csv",
-    }  # of series, of --lesions and of --zones
+    }  # of --audit, of series, of --lesions and of --zones

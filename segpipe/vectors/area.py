@@ -70,9 +70,10 @@ def read_area(selection: Selection) -> tuple[Area, list[str]]:
         ZonesError: no such file or layer, no CRS, or no polygon.
         InstallationError: an optional dependency is missing.
     """
+    read = read_surfaces(selection)  # which says so where a dependency is missing
+
     import shapely
 
-    read = read_surfaces(selection)
     shapes = read.shapes[~shapely.is_empty(read.shapes)]
     area = Area(str(selection.path), digest_of(shapes, read.crs))
     remember(area, Polygons(shapes, read.crs))

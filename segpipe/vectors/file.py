@@ -82,7 +82,7 @@ def truncated(path: Path) -> str | None:
 
 def missing(error: ModuleNotFoundError) -> InstallationError:
     """The error that asks to install the extra ``zones``."""
-    return InstallationError(f"zones need {error.name}, which is not installed: run {install('zones')}")
+    return InstallationError(f"polygons need {error.name}, which is not installed: run {install('zones')}")
 
 
 @dataclass(frozen=True, eq=False)

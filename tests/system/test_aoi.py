@@ -221,3 +221,13 @@ def test_a_small_area_of_a_large_scene_is_still_sampled(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "To label it all the same, give --unusual-values allow" in done.stdout
+
+
+def test_without_the_extra_one_line_says_how_to_install_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("pyogrio", "pyogrio.errors", "geopandas", "shapely"):
+        monkeypatch.setitem(__import__("sys").modules, module, None)
+        done = invoke(["run", "-i", "in", "-m", "m.onnx", "-o", "out", "--aoi", "aoi.gpkg"], folder)
+        assert done.returncode == 2
+        assert "error: polygons need " in done.stderr
+        assert "which is not installed: run pip install" in done.stderr
+        monkeypatch.undo()

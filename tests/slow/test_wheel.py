@@ -19,7 +19,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 UV = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-SAID = re.compile(r"segpipe [\d.]+\nPython 3\.\d+\.\d+, ONNX Runtime [\d.]+ \(onnxruntime(-gpu)?\), GDAL 3\.[\d.]+\n")
+SAID = re.compile(
+    r"segpipe [\d.]+\nPython 3\.\d+\.\d+, ONNX Runtime [\d.]+ \(onnxruntime(-gpu)?\), GDAL 3\.[\d.]+(, OpenVINO [\d.]+)?\n"
+)
 
 
 def call(*command, **options):

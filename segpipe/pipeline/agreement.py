@@ -1,7 +1,7 @@
 """Compare labels of trial tiles on a device with those of ONNX Runtime on the CPU."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice, product
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.errors import DeviceError, SourceError
+from segpipe.errors import DeviceError, case_errors
 from segpipe.formats.case_scaling import scaling_of
 from segpipe.formats.cases import Case
 from segpipe.formats.registry import environment
@@ -165,17 +165,21 @@ def _tiles(cases: Sequence[Case], spec: ModelSpec, overrides: Overrides) -> Iter
     """Yield a tile with valid pixels of each case, from its middle outwards; a case that cannot be read has none."""
     with environment():
         for case in cases:
-            try:
-                source, sheet = open_sheet(case, spec, overrides)
-            except SourceError:
-                continue  # its job says why
-            with closing(source), suppress(SourceError):
-                seen = on_network_grid(source, sheet, spec)
-                scaling = of_input(scaling_of(source, spec.contract), spec.contract)
-                patches = (patch_of(seen, sheet.cover, index, scaling) for index in _outwards(sheet.cover.counts))
-                patch = next((patch for patch in islice(patches, PLACES) if patch is not None), None)
-                if patch is not None:
-                    yield case, patch
+            patch = None
+            with case_errors(case.path):  # its job says why
+                patch = _tile(case, spec, overrides)
+            if patch is not None:
+                yield case, patch
+
+
+def _tile(case: Case, spec: ModelSpec, overrides: Overrides) -> Patch | None:
+    """A tile with valid pixels; None if there is none where it is looked for."""
+    source, sheet = open_sheet(case, spec, overrides)
+    with closing(source):
+        seen = on_network_grid(source, sheet, spec)
+        scaling = of_input(scaling_of(source, spec.contract), spec.contract)
+        patches = (patch_of(seen, sheet.cover, index, scaling) for index in _outwards(sheet.cover.counts))
+        return next((patch for patch in islice(patches, PLACES) if patch is not None), None)
 
 
 def _outwards(counts: Sequence[int]) -> list[tuple[int, ...]]:

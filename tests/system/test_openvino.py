@@ -314,3 +314,28 @@ def test_tune_ends_with_the_run_to_start(model, scene, segpipe, no_gpu):
     assert kinds == {("cpu", None), ("openvino", "fp32"), ("openvino", "bf16")}
     best = next(choice for choice in tuned["choices"] if choice["best"])
     assert (f"--device {best['device']}" in tuned["command"]) == (best["device"] == "openvino")
+
+
+def test_a_case_that_breaks_the_comparison_costs_only_itself(model, scene, raster, monkeypatch):
+    """Whatever a reader lets through: the next case gives the tile, and the job of the first says why it fails."""
+    from segpipe.formats.cases import Case
+    from segpipe.pipeline import agreement
+
+    bad = raster("in/0.tif", np.ones((3, 64, 64), np.uint8))
+    opened = agreement.open_sheet
+
+    def fails(case, *arguments):
+        if case.path == str(bad):
+            raise OSError("stale file handle")
+        return opened(case, *arguments)
+
+    monkeypatch.setattr(agreement, "open_sheet", fails)
+    spec = try_out(read_spec(settings(model)))
+    found = list(
+        agreement._tiles(
+            [Case("0", str(bad)), Case("a", str(scene))],
+            spec,
+            load_settings(None, {"input": ("x",), "model": model}).overrides,
+        )
+    )
+    assert [case.name for case, _ in found] == ["a"]

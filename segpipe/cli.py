@@ -371,7 +371,7 @@ def cases(codes: tuple[str, ...], config: Path | None, **flags: Any) -> None:
     """Print the name and the path of each case of the inputs or, for each HASH of a message or a record, its paths.
 
     With --case-name number or uid, runs write and print hashes in place of paths. Nothing is written. Exits with 1 if a hash
-    stands for nothing here.
+    belongs to no path of these inputs.
     """
     sys.exit(_guarded(lambda: _cases(codes, config, flags)))
 

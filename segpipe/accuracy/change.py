@@ -80,7 +80,7 @@ class ChangeMap:
 
     @classmethod
     @contextmanager
-    def begun(cls, output: Store, case: str, mask: OpenMask, classes: Pairing) -> Iterator["ChangeMap | None"]:
+    def writing(cls, output: Store, case: str, mask: OpenMask, classes: Pairing) -> Iterator["ChangeMap | None"]:
         """Begin the map of a case, and remove what is unfinished; None for a volume.
 
         Raises:

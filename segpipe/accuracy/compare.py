@@ -163,7 +163,7 @@ def mask_name(store: Store, record: Record) -> str:
 def _compared(pair: Pair, classes: Pairing, maps: Store | None) -> Change:
     side = classes.unseen + 1
     with pair.open() as (mask, other), ExitStack() as stack:
-        change = None if maps is None else stack.enter_context(ChangeMap.begun(maps, pair.one.case, mask, classes))
+        change = None if maps is None else stack.enter_context(ChangeMap.writing(maps, pair.one.case, mask, classes))
         cells = Cells.of(mask.grid.measure, mask.grid.shape, side * side)
         counts = np.zeros((*cells.count, side * side), np.int64)
         for window in windows(mask.grid.shape):

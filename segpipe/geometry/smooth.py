@@ -5,6 +5,7 @@ values between the nodes; else the function is computed at each of its points.
 """
 
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,9 +36,19 @@ def on_grid(function: Callable[[Float, Float], Float], rows: Float, cols: Float)
     down, across = _Axis(rows), _Axis(cols)
     at_nodes = function(*np.meshgrid(down.nodes, across.nodes, indexing="ij"))
     values = across.interpolated(down.interpolated(at_nodes).T).T
-    for i, j in np.argwhere(_with_neighbours(~_are_close(function, down, across, at_nodes))):
-        one, other = down.blocks[i], across.blocks[j]
-        values[one, other] = function(*np.meshgrid(rows[one], cols[other], indexing="ij"))
+    close = _are_close(function, down, across, at_nodes)
+    waiting = [(int(i), int(j)) for i, j in np.argwhere(~close)]
+    met = set(waiting)
+    while waiting:
+        i, j = waiting.pop()
+        part = down.blocks[i], across.blocks[j]
+        exact = function(*np.meshgrid(rows[part[0]], cols[part[1]], indexing="ij"))
+        if (np.abs(values[part] - exact) > CLOSE * np.abs(exact)).any():
+            # the edge of a map that shows in this block may pass between the nodes of the next
+            near = set(_around(i, j, close.shape)) - met
+            met |= near
+            waiting += near
+        values[part] = exact
     return np.asarray(values)
 
 
@@ -81,12 +92,14 @@ def _are_close(function: Callable[[Float, Float], Float], down: _Axis, across: _
     return _all(close, len(TESTS)) & _all(inside, NODES)
 
 
-def _with_neighbours(blocks: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Add the blocks around each: an edge of a map that shows in one block may pass between the nodes of the next."""
-    padded = np.pad(blocks, 1)
-    tall, wide = blocks.shape
-    shifts = [(i, j) for i in range(3) for j in range(3)]
-    return np.asarray(np.any([padded[i : i + tall, j : j + wide] for i, j in shifts], axis=0))
+def _around(i: int, j: int, shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    """The blocks around a block.
+
+    >>> _around(0, 1, (1, 3))
+    [(0, 0), (0, 2)]
+    """
+    each = product(range(max(0, i - 1), min(i + 2, shape[0])), range(max(0, j - 1), min(j + 2, shape[1])))
+    return [block for block in each if block != (i, j)]
 
 
 def _all(flags: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:

@@ -66,3 +66,15 @@ def test_pixel_areas_are_those_of_each_pixel(crs, size, left, top):
     np.testing.assert_array_equal(found == 0, exact == 0)
     np.testing.assert_allclose(found, exact, rtol=1e-8)
     assert found.sum() == pytest.approx(exact.sum(), rel=1e-12)
+
+
+def test_the_edge_of_a_map_is_followed_between_the_nodes():
+    """A gap between two lobes of a map: wide below, where it shows, and ever narrower above, where no node meets it."""
+
+    def gap(rows, cols):
+        return np.where(np.abs(cols - 96.5) < 0.6 + rows / 40, 0.0, 1.0)
+
+    rows, cols = np.arange(320.0), np.arange(260.0)
+    found, exact = on_grid(gap, rows, cols), gap(*np.meshgrid(rows, cols, indexing="ij"))
+    np.testing.assert_array_equal(found == 0, exact == 0)
+    np.testing.assert_allclose(found, exact, rtol=1e-12)

@@ -18,7 +18,7 @@ from pydantic import (
     field_validator,
 )
 
-from segpipe.contract import MOST_CHANNELS, MOST_PIXELS
+from segpipe.contract.keys import MOST_CHANNELS, MOST_PIXELS
 from segpipe.errors import SettingsError
 from segpipe.geometry.quantity import Quantity
 from segpipe.geometry.windows import Blend

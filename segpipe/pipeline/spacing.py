@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from segpipe.contract import IMAGE_TOLERANCE, VOLUME_TOLERANCE, Contract
+from segpipe.contract import Contract
+from segpipe.contract.keys import IMAGE_TOLERANCE, VOLUME_TOLERANCE
 from segpipe.errors import SourceError
 from segpipe.geometry.grid import METRES, Grid
 from segpipe.geometry.regridding import Regridding

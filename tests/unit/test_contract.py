@@ -1,3 +1,5 @@
+"""The keys of a contract and their checks (segpipe.contract.checks), and where it is read from (segpipe.contract.reading)."""
+
 import json
 import tomllib
 from pathlib import Path

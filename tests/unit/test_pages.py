@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
-from segpipe.contract import IMAGE_TOLERANCE, VOLUME_TOLERANCE, Contract, SegmentationClass, parse_contract
+from segpipe.contract import Contract, SegmentationClass, parse_contract
+from segpipe.contract.keys import IMAGE_TOLERANCE, VOLUME_TOLERANCE
 from segpipe.geometry.layout import Layout
 from segpipe.storage.documents import parse_toml
 

@@ -1,0 +1,125 @@
+"""Checks of a contract whose keys depend on each other. Each function raises ``ValueError`` with the rule and the value."""
+
+import operator
+from typing import TYPE_CHECKING
+
+from segpipe.contract.keys import MOST_CHANNELS, as_lists, listed, pairs, per_channel, repeated
+
+if TYPE_CHECKING:
+    from segpipe.contract.contract import Contract
+
+PER_CHANNEL = ("scale", "offset", "mean", "std", "clip", "window", "normalize")
+"""Keys that may have one value per channel."""
+
+
+def check(contract: "Contract") -> None:
+    """Check a contract whose keys are valid, each by itself."""
+    for key in PER_CHANNEL:
+        _check_length(contract, key)
+    _check_normalization(contract)
+    _check_limits(contract)
+    _check_statistics(contract)
+    _check_neighbours(contract)
+    _check_spacing(contract)
+    _check_task(contract)
+    _check_classes(contract)
+
+
+def _check_length(contract: "Contract", key: str) -> None:
+    value, one = getattr(contract, key), {"normalize": "word", "clip": "pair", "window": "pair"}.get(key, "number")
+    if isinstance(value, list) and len(value) != contract.channel_count:
+        raise ValueError(
+            f"{key} must be one {one} or one per channel, got {len(value)} for {contract.channel_count} channels"
+        )
+
+
+def _check_normalization(contract: "Contract") -> None:
+    fixed = "fixed" in contract.normalizations
+    if fixed and (contract.mean is None or contract.std is None):
+        raise ValueError('normalize = "fixed" needs mean and std, as the network was trained')
+    if not fixed and not (contract.mean is None and contract.std is None):
+        raise ValueError(
+            f'mean and std are used by normalize = "fixed" only, got normalize = "{listed(contract.normalizations)}"'
+        )
+    if contract.scaling == "graph" and contract.pixel == "physical":
+        raise ValueError(
+            'scaling = "graph" hands pixels to the network as they are stored, and pixel = "physical" applies the tags '
+            'of the file first: for a network that takes physical values, set scaling = "host" with normalize = "none"'
+        )
+    if any(s <= 0 for s in per_channel(contract.std, 1)):
+        raise ValueError(f"std must be above 0, got {contract.std}")
+    if 0 in contract.column("scale"):
+        raise ValueError(f"scale must not be 0, got {contract.scale}")
+
+
+def _check_limits(contract: "Contract") -> None:
+    given = [key for key in ("clip", "window", "clip_percentiles") if getattr(contract, key) is not None]
+    if len(given) > 1:
+        raise ValueError(f"one of clip, window and clip_percentiles sets the limits, got {' and '.join(given)}")
+    if any(low >= high for low, high in pairs(contract.clip)):
+        raise ValueError(f"clip must be [low, high], got {as_lists(contract.clip)}")
+    if any(width <= 0 for _, width in pairs(contract.window)):
+        raise ValueError(f"window must be [centre, width] with a width above 0, got {as_lists(contract.window)}")
+    if contract.window is not None and (limits := contract.limits) is not None and any(map(operator.ge, *limits)):
+        raise ValueError(
+            "window must be [centre, width] with a width that floats can add to the centre, got "
+            f"{as_lists(contract.window)}: both limits would be the same number"
+        )
+    if contract.clip_percentiles is not None and not 0 <= contract.clip_percentiles[0] < contract.clip_percentiles[1] <= 100:
+        raise ValueError(f"clip_percentiles must be [low, high] from 0 to 100, got {list(contract.clip_percentiles)}")
+
+
+def _check_statistics(contract: "Contract") -> None:
+    if contract.statistics_over == "nonzero" and not contract.is_measured:
+        raise ValueError(
+            'statistics_over = "nonzero" is for statistics of each case: normalize = "zscore" or "minmax", or '
+            f'clip_percentiles, got normalize = "{listed(contract.normalizations)}"'
+        )
+    if contract.scaling == "graph" and (contract.clip_percentiles is not None or contract.statistics_over != "all"):
+        raise ValueError(
+            'scaling = "graph" hands pixels to the network as they are stored, and clip_percentiles and statistics_over '
+            'need statistics of the case: leave them out, or set scaling = "host"'
+        )
+
+
+def _check_neighbours(contract: "Contract") -> None:
+    if contract.neighbours and contract.layout.is_volume:
+        raise ValueError(
+            f'neighbours is for a network of images, which gets a volume slice by slice, got layout = "{contract.layout}": '
+            "leave it out"
+        )
+    if contract.input_channels > MOST_CHANNELS:
+        raise ValueError(f"the network must take at most {MOST_CHANNELS} channels, got {contract.input_channels}")
+
+
+def _check_spacing(contract: "Contract") -> None:
+    if contract.spacing is not None and (len(contract.spacing) != contract.ndim or min(contract.spacing) <= 0):
+        raise ValueError(f"spacing must be {contract.ndim} numbers above 0, one per spatial axis, got {contract.spacing}")
+
+
+def _check_task(contract: "Contract") -> None:
+    if contract.task == "multiclass" and contract.activation == "sigmoid":
+        raise ValueError(
+            'a multiclass model has activation "softmax" or "none"; independent sigmoids are task = "multilabel"'
+        )
+    if contract.task != "multiclass" and contract.activation == "softmax":
+        raise ValueError(
+            f'task = "{contract.task}" has activation "sigmoid" or "none", got "softmax": '
+            'scores that compete are task = "multiclass"'
+        )
+
+
+def _check_classes(contract: "Contract") -> None:
+    for what, values in (("ids", [c.id for c in contract.classes]), ("names", [c.name for c in contract.classes])):
+        if len(set(values)) != len(values):
+            raise ValueError(f"class {what} must differ, got more than once: {listed(repeated(values))}")
+    taken = sorted(c.channel for c in contract.classes)
+    if contract.task != "binary" and taken != list(range(len(taken))):
+        raise ValueError(
+            f"output channels of the classes must be 0 to {len(taken) - 1}, each once, got {listed(taken)}: "
+            "give each class its index in the model's output where that is not its id"
+        )
+    if contract.task == "binary" and (len(contract.classes) > 2 or max(c.id for c in contract.classes) != 1):
+        raise ValueError("a binary model has classes 0 and 1, or 1 alone")
+    if "nodata" in {c.name for c in contract.classes}:
+        raise ValueError('no class may be called "nodata": the tables use that name for pixels that were not seen')

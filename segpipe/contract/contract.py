@@ -1,0 +1,226 @@
+"""The contract of a model: channels, scaling, tile, classes. It travels inside the ONNX file."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from segpipe.contract.checks import PER_CHANNEL, check
+from segpipe.contract.keys import (
+    IMAGE_TOLERANCE,
+    MOST_CHANNELS,
+    MOST_CLASSES,
+    MOST_NEIGHBOURS,
+    MOST_PIXELS,
+    ORIENTED,
+    VOLUME_TOLERANCE,
+    VOLUMES,
+    Keys,
+    Name,
+    Normalization,
+    Pair,
+    Pairs,
+    PerChannel,
+    SegmentationClass,
+    Size,
+    pairs,
+    per_channel,
+)
+from segpipe.errors import ContractError
+from segpipe.geometry.layout import Layout
+from segpipe.storage.documents import shortened
+
+
+class Contract(Keys):
+    """Everything needed to run a model; validated on construction."""
+
+    _later = frozenset({"window", "clip_percentiles", "statistics_over", "neighbours", "flips"})
+
+    version: Literal[1]
+    channels: (
+        Annotated[list[Name], Field(min_length=1, max_length=MOST_CHANNELS)] | Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
+    )
+    """Names in the model's order, or only their number if they have no names."""
+    scale: PerChannel = 1.0
+    offset: PerChannel = 0.0
+    clip: Pairs | None = None
+    """Lower and upper limit after ``scale`` and ``offset``."""
+    window: Pairs | None = None
+    """Centre and width, another way to write ``clip``: the limits are centre - width / 2 and centre + width / 2."""
+    clip_percentiles: Pair | None = None
+    """Percentiles of each case that become its limits."""
+    statistics_over: Literal["all", "nonzero"] = "all"
+    """Valid pixels that a case's own statistics use; with ``nonzero``, pixels of value 0 are 0 after scaling, too."""
+    normalize: Normalization | list[Normalization]
+    mean: PerChannel | None = None
+    std: PerChannel | None = None
+    scaling: Literal["host", "graph"] = "host"
+    """``graph``: the model takes raw pixels and scales them itself."""
+    pixel: Literal["stored", "physical"] = "stored"
+    """``physical``: the scale and offset tags of the file are applied first."""
+    layout: Layout = Layout.NCHW
+    tile: list[Size] | None = None
+    """One number for all axes, or one per axis."""
+    overlap: list[Annotated[int, Field(ge=0, le=MOST_PIXELS)]] | None = None
+    align: Size | list[Size] | None = None
+    equivariant: bool | None = None
+    """Whether scores away from borders are the same wherever a tile starts, in steps of ``align``; None: not measured."""
+    spacing: list[float] | None = None
+    spacing_unit: Literal["m", "mm", "um"] = "m"
+    spacing_tolerance: float = Field(default=IMAGE_TOLERANCE, ge=0)
+    orientation: str | None = None
+    """For volumes, one letter per axis of the network's input, first axis first: the side of the body towards which the
+    index increases, such as ``"RAS"``. For a network of images: the orientation of the volume, sliced along axis 0."""
+    neighbours: int = Field(default=0, ge=0, le=MOST_NEIGHBOURS)
+    """For a network of images on volumes: number of slices on each side that are added as channels."""
+    activation: Literal["softmax", "sigmoid", "none"]
+    """Function that turns scores into probabilities; ``none``: they are probabilities."""
+    task: Literal["multiclass", "binary", "multilabel"] = "multiclass"
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    classes: list[SegmentationClass] = Field(min_length=1, max_length=MOST_CLASSES)
+    input: str | None = None
+    output: str | None = None
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    flips: list[int] | None = None
+    """Spatial axes that flips for averaging may reverse: numbers, the first axis being 0, or letters, ``x`` for the last
+    axis, ``y`` and ``z`` for those before it. None: all."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_volumes(cls, values: Any) -> Any:
+        """Set the default unit and tolerance of spacing for volumes; keys of the contract override them."""
+        if isinstance(values, Mapping) and values.get("layout") in VOLUMES:
+            return {"spacing_unit": "mm", "spacing_tolerance": VOLUME_TOLERANCE, **values}
+        return values
+
+    @field_validator("orientation")
+    @classmethod
+    def _three_sides(cls, value: str | None) -> str | None:
+        if value is not None and sorted(ORIENTED.get(letter, "") for letter in value) != sorted(set(ORIENTED.values())):
+            raise ValueError(
+                "orientation must be three letters, one per axis, the first axis first: one of R and L, one of A and P, one "
+                f'of S and I, such as "RAS", got "{shortened(value)}"'
+            )
+        return value
+
+    @field_validator("tile", "overlap", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("flips", mode="before")
+    @classmethod
+    def _numbered(cls, value: Any, info: ValidationInfo) -> Any:
+        """Convert axis letters to sorted numbers."""
+        layout = info.data.get("layout")
+        if not isinstance(value, list) or layout is None:
+            return value
+        letters = "zyx"[-layout.ndim :]
+        axes = [letters.find(axis) if isinstance(axis, str) and len(axis) == 1 else axis for axis in value]
+        known = all(type(axis) is int and 0 <= axis < layout.ndim for axis in axes)
+        if not known or len(set(axes)) < len(axes):
+            raise ValueError(f"must be axes, each once, of {', '.join(letters)} or 0 to {layout.ndim - 1}")
+        return sorted(axes)
+
+    @field_validator("scale", "offset", "mean", "std")
+    @classmethod
+    def _finite(cls, value: PerChannel | None) -> PerChannel | None:
+        numbers = value if isinstance(value, list) else [value]
+        if any(n is not None and n - n != 0 for n in numbers):
+            raise ValueError("must be finite")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        check(self)
+        return self
+
+    @property
+    def channel_count(self) -> int:
+        return self.channels if isinstance(self.channels, int) else len(self.channels)
+
+    @property
+    def channel_names(self) -> tuple[str, ...] | None:
+        return None if isinstance(self.channels, int) else tuple(self.channels)
+
+    @property
+    def input_channels(self) -> int:
+        """Number of channels of the network's input: those of the slice and of its neighbours, if any."""
+        return self.channel_count * (2 * self.neighbours + 1)
+
+    @property
+    def normalizations(self) -> list[Normalization]:
+        """``normalize`` per channel."""
+        return self.normalize if isinstance(self.normalize, list) else [self.normalize] * self.channel_count
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether scaling needs statistics of each case."""
+        return self.clip_percentiles is not None or not {"zscore", "minmax"}.isdisjoint(self.normalizations)
+
+    @property
+    def fixed(self) -> tuple[list[float], list[float]] | None:
+        """``mean`` and ``std`` per channel, 0 and 1 for channels that are not ``fixed``; None if none is."""
+        own = [one == "fixed" for one in self.normalizations]
+        if not any(own):
+            return None
+        mean, std = (
+            [value if mine else other for value, mine in zip(self.column(key), own, strict=True)]
+            for key, other in (("mean", 0.0), ("std", 1.0))
+        )
+        return mean, std
+
+    @property
+    def limits(self) -> tuple[list[float], list[float]] | None:
+        """Lower and upper limits per channel, from ``clip`` or ``window``; None if neither is set."""
+        windows = [(centre - width / 2, centre + width / 2) for centre, width in pairs(self.window)]
+        given = pairs(self.clip) or windows
+        if not given:
+            return None
+        each = given * self.channel_count if len(given) == 1 else given
+        return [low for low, _ in each], [high for _, high in each]
+
+    def of_channel(self, channel: int) -> Self:
+        """The contract of one channel, for a file that holds only this channel."""
+        each = {key: value[channel] for key in PER_CHANNEL if isinstance(value := getattr(self, key), list)}
+        name = self.channel_names
+        return self.model_copy(update={**each, "channels": 1 if name is None else [name[channel]]})
+
+    @property
+    def flip_axes(self) -> tuple[int, ...]:
+        """Spatial axes that flips may reverse."""
+        return tuple(range(self.ndim)) if self.flips is None else tuple(self.flips)
+
+    def column(self, key: str) -> list[float]:
+        """``scale``, ``offset``, ``mean`` or ``std`` as one number per channel."""
+        return per_channel(getattr(self, key), self.channel_count)
+
+    def axes(self, key: str, ndim: int) -> tuple[int, ...] | None:
+        """``tile``, ``overlap`` or ``align`` as one integer per spatial axis."""
+        value = getattr(self, key)
+        if value is None:
+            return None
+        values = [value] if isinstance(value, int) else value
+        if len(values) == 1:
+            values = values * ndim
+        if len(values) != ndim:
+            raise ContractError(f"{key} must have one number or {ndim}, one per spatial axis, got {value}")
+        return tuple(values)
+
+    @property
+    def ndim(self) -> int:
+        """Number of spatial axes."""
+        return self.layout.ndim
+
+    @property
+    def mask_classes(self) -> list[SegmentationClass]:
+        """Classes that a mask can hold, by id, including a binary model's background."""
+        classes = sorted(self.classes, key=lambda c: c.id)
+        if self.task == "binary" and len(classes) == 1:
+            return [SegmentationClass(id=0, name="background"), *classes]
+        return classes
+
+    @property
+    def scores(self) -> int:
+        """Number of output channels with class scores."""
+        return 1 if self.task == "binary" else len(self.classes)

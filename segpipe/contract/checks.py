@@ -65,11 +65,37 @@ def _check_limits(contract: "Contract") -> None:
             "window must be [centre, width] with a width that floats can add to the centre, got "
             f"{as_lists(contract.window)}: both limits would be the same number"
         )
-    if contract.clip_percentiles is not None and not 0 <= contract.clip_percentiles[0] < contract.clip_percentiles[1] <= 100:
-        raise ValueError(f"clip_percentiles must be [low, high] from 0 to 100, got {list(contract.clip_percentiles)}")
+
+
+def _check_percentiles(contract: "Contract", key: str) -> None:
+    given = getattr(contract, key)
+    if given is not None and not 0 <= given[0] < given[1] <= 100:
+        raise ValueError(f"{key} must be [low, high] from 0 to 100, got {list(given)}")
 
 
 def _check_statistics(contract: "Contract") -> None:
+    _check_percentiles(contract, "clip_percentiles")
+    _check_percentiles(contract, "range_percentiles")
+    if contract.range_percentiles is not None and "minmax" not in contract.normalizations:
+        raise ValueError(
+            'range_percentiles is for normalize = "minmax", got normalize = '
+            f'"{listed(contract.normalizations)}": leave it out, or set clip_percentiles'
+        )
+    if contract.range_percentiles is not None and contract.clip_percentiles is not None:
+        raise ValueError(
+            "one of clip_percentiles, which cuts pixels off, and range_percentiles, which keeps them, is the range of "
+            "minmax, got both: leave one out"
+        )
+    if (contract.epsilon or contract.statistics_of == "case") and not contract.is_measured:
+        raise ValueError(
+            'statistics_of and epsilon are for statistics of each case: normalize = "zscore" or "minmax", or '
+            f'clip_percentiles, got normalize = "{listed(contract.normalizations)}": leave them out'
+        )
+    if contract.statistics_of == "case" and len(set(contract.normalizations)) > 1:
+        raise ValueError(
+            'statistics_of = "case" needs one normalize for all channels, got '
+            f'"{listed(contract.normalizations)}": name one, or leave statistics_of out'
+        )
     if contract.statistics_over == "nonzero" and not contract.is_measured:
         raise ValueError(
             'statistics_over = "nonzero" is for statistics of each case: normalize = "zscore" or "minmax", or '

@@ -34,7 +34,18 @@ from segpipe.storage.documents import shortened
 class Contract(Keys):
     """Everything needed to run a model; validated on construction."""
 
-    _later = frozenset({"window", "clip_percentiles", "statistics_over", "neighbours", "flips"})
+    _later = frozenset(
+        {
+            "window",
+            "clip_percentiles",
+            "range_percentiles",
+            "statistics_over",
+            "statistics_of",
+            "epsilon",
+            "neighbours",
+            "flips",
+        }
+    )
 
     version: Literal[1]
     channels: (
@@ -49,6 +60,12 @@ class Contract(Keys):
     """Centre and width, another way to write ``clip``: the limits are centre - width / 2 and centre + width / 2."""
     clip_percentiles: Pair | None = None
     """Percentiles of each case that become its limits."""
+    range_percentiles: Pair | None = None
+    """Percentiles of each case that ``minmax`` maps to 0 and 1; pixels beyond them keep their values beyond."""
+    statistics_of: Literal["channel", "case"] = "channel"
+    """Whether each channel has its own statistics, or all channels of a case together."""
+    epsilon: float = Field(default=0.0, ge=0, le=1)
+    """Added to a case's own standard deviation or range before the division."""
     statistics_over: Literal["all", "nonzero"] = "all"
     """Valid pixels that a case's own statistics use; with ``nonzero``, pixels of value 0 are 0 after scaling, too."""
     normalize: Normalization | list[Normalization]

@@ -192,7 +192,9 @@ def _case_scaling(contract: Contract) -> dict[str, Any]:
     }
 
 
-_CASE_SCALING = {"scale", "offset", "clip", "window", "clip_percentiles", "statistics_over", "normalize"}
+_CASE_SCALING = {"scale", "offset", "clip", "window", "clip_percentiles", "range_percentiles", "normalize"} | {
+    *("statistics_over", "statistics_of", "epsilon"),
+}
 
 
 def _kinds(contract: Contract) -> str:

@@ -261,7 +261,7 @@ def _of_own_statistics(values: Values, contract: Contract, scaling: Scaling) -> 
             f"all valid pixels of {', '.join(map(name, flat))} are equal, and {contract.normalizations[flat[0]]} makes them "
             "0: is that band empty?"
         )
-    if contract.clip_percentiles is None:
+    if contract.clip_percentiles is None and contract.range_percentiles is None:
         spread = (values.high - values.low) * scaling.gain
         squeezed = np.array([one == "minmax" for one in contract.normalizations]) & (spread < SQUEEZED) & (spread > 0)
         for i in _where(squeezed):

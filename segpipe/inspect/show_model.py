@@ -116,10 +116,12 @@ def _scaling_words(contract: Contract) -> str:
     x += f" * {words['scale']}" * (words["scale"] != "1") + f" + {words['offset']}" * (words["offset"] != "0")
     x = _clip_words(x, contract)
     over = "the case's valid pixels" + " that are not 0" * (contract.statistics_over == "nonzero")
+    over += " of all channels together" * (contract.statistics_of == "case")
+    ends = [f"percentile {n:g}" for n in contract.range_percentiles or ()]
     after = {
         "fixed": f"({x} - {words['mean']}) / {words['std']}",
         "zscore": f"{x}; then mean 0 and deviation 1 over {over}",
-        "minmax": f"{x}; then 0 to 1 over {over}",
+        "minmax": f"{x}; then 0 to 1 " + (f"from {' to '.join(ends)} of {over}" if ends else f"over {over}"),
     }
     kinds = contract.normalizations
     if len(set(kinds)) > 1:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -141,16 +142,28 @@ def case_scaling(contract: Contract, scaling: Scaling, blocks: Blocks) -> Scalin
         scaling: the part that does not depend on the pixels.
         blocks: yields the valid pixels of the case.
     """
+    if contract.statistics_of == "case":
+        blocks = partial(_pooled, blocks)
     if contract.clip_percentiles is not None:
-        scaling = _clipped(scaling, blocks, contract.clip_percentiles)
-    if (center := _statistics(contract, scaling, blocks)) is not None:
-        scaling = standardised(scaling, *center)
+        low, high = _percentiles(contract, scaling, blocks, contract.clip_percentiles)
+        scaling = replace(scaling, low=low, high=high)
+    if (found := _statistics(contract, scaling, blocks)) is not None:
+        center, spread = found
+        scaling = standardised(scaling, center, np.where(spread > 0, spread + contract.epsilon, 0))
     return scaling
 
 
-def _clipped(scaling: Scaling, blocks: Blocks, percentiles: tuple[float, float]) -> Scaling:
-    """Clip each channel to its percentiles, found in two passes; a channel without pixels becomes 0."""
-    coarse = [Coarse() for _ in scaling.gain]
+def _pooled(blocks: Blocks, scaling: Scaling) -> Iterator[NDArray[np.float32]]:
+    """Yield the pixels of all channels as those of one."""
+    for block in blocks(scaling):
+        yield np.concatenate([np.ravel(channel) for channel in block])[None]
+
+
+def _percentiles(
+    contract: Contract, scaling: Scaling, blocks: Blocks, percentiles: tuple[float, float]
+) -> tuple[Channels, Channels]:
+    """Two percentiles per channel, found in two passes; both 0 for a channel without pixels."""
+    coarse = [Coarse() for _ in (scaling.gain if contract.statistics_of == "channel" else range(1))]
     for block in blocks(scaling):
         for count, channel in zip(coarse, block, strict=True):
             count.add(np.ravel(channel))
@@ -160,13 +173,17 @@ def _clipped(scaling: Scaling, blocks: Blocks, percentiles: tuple[float, float])
             if finer is not None:
                 finer.add(np.ravel(channel))
     low, high = np.array([(0.0, 0.0) if one is None else one.values() for one in fine]).T
-    return replace(scaling, low=low, high=high)
+    shape = scaling.gain.shape
+    return np.broadcast_to(low, shape).copy(), np.broadcast_to(high, shape).copy()
 
 
 def _statistics(contract: Contract, scaling: Scaling, blocks: Blocks) -> tuple[Channels, Channels] | None:
     """Centre and spread per channel; None if no channel needs them, or no pixel is valid."""
     wanted = {kind: where for kind in _STATISTICS if (where := _of_kind(contract, kind)).any()}
     found = _looked_through(wanted, blocks(scaling)) if wanted else {}
+    if contract.range_percentiles is not None:
+        low, high = _percentiles(contract, scaling, blocks, contract.range_percentiles)
+        found["minmax"] = [(low, high - low)]
     if all(one is None for own in found.values() for one in own):
         return None
     center, spread = np.zeros(len(scaling.gain)), np.ones(len(scaling.gain))
@@ -194,6 +211,7 @@ def _looked_through(wanted: Iterable[str], blocks: Iterable[Block]) -> dict[str,
 def _per_channel(found: list[tuple[Channels, Channels] | None], where: NDArray[np.bool_]) -> Iterator[tuple[float, float]]:
     """Yield centre and spread of the channels of a kind; a channel without pixels has no spread."""
     each = found if len(found) > 1 or found[0] is None else [(c, s) for c, s in zip(*found[0], strict=True)]
+    each = each * len(where) if len(each) == 1 else each  # those of all channels together
     for channel in np.flatnonzero(where):
         one = each[channel]
         yield (0.0, 0.0) if one is None else (float(np.ravel(one[0])[0]), float(np.ravel(one[1])[0]))

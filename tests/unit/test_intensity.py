@@ -91,6 +91,11 @@ ORACLES: dict[str, tuple[dict[str, Any], Oracle]] = {
         {"normalize": "zscore", "clip_percentiles": [0.5, 99.5], "statistics_over": "nonzero"},
         lambda x: nonzero(x, lambda v: zscore(np.clip(v, *np.percentile(v, (0.5, 99.5))))),
     ),
+    "range of percentiles, not cut off, and an epsilon": (
+        {"normalize": "minmax", "range_percentiles": [1, 99.8], "epsilon": 0.5},
+        lambda x: (x - np.percentile(x, 1)) / (np.percentile(x, 99.8) - np.percentile(x, 1) + 0.5),
+    ),
+    "z-score with an epsilon": ({"normalize": "zscore", "epsilon": 0.5}, lambda x: (x - x.mean()) / (x.std() + 0.5)),
     "percentiles, then a factor": (
         {"normalize": "fixed", "clip_percentiles": [2, 98], "mean": 10, "std": 250},
         lambda x: (np.clip(x, *np.percentile(x, (2, 98))) - 10) / 250,
@@ -245,6 +250,20 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "length": ({"clip": [[0, 1]], "channels": 2}, "clip must be one pair or one per channel, got 1 for 2 channels"),
     "words": ({"normalize": ["none"], "channels": 2}, "normalize must be one word or one per channel, got 1 for 2"),
     "percentiles": ({"clip_percentiles": [99, 1]}, r"clip_percentiles must be \[low, high\] from 0 to 100"),
+    "range": (
+        {"range_percentiles": [1, 99]},
+        'range_percentiles is for normalize = "minmax", got normalize = "none": leave',
+    ),
+    "range ends": ({"normalize": "minmax", "range_percentiles": [99, 1]}, r"range_percentiles must be \[low, high\] from 0"),
+    "two ranges": (
+        {"normalize": "minmax", "range_percentiles": [1, 99], "clip_percentiles": [1, 99]},
+        "one of clip_percentiles, which cuts pixels off, and range_percentiles, .* leave one out",
+    ),
+    "epsilon": ({"epsilon": 1e-6}, 'statistics_of and epsilon are for .* got normalize = "none": leave them out'),
+    "together": (
+        {"channels": 2, "normalize": ["zscore", "minmax"], "statistics_of": "case"},
+        'statistics_of = "case" needs one normalize for all channels, got "zscore, minmax": name one',
+    ),
     "over": ({"statistics_over": "nonzero"}, 'statistics_over = "nonzero" is for statistics of each case'),
     "inside": (
         {"scaling": "graph", "clip_percentiles": [1, 99]},
@@ -260,6 +279,30 @@ def test_rules_that_contradict_each_other(name: str) -> None:
     keys, message = REFUSED[name]
     with pytest.raises(ContractError, match=message):
         contract(**keys)
+
+
+TOGETHER: dict[str, tuple[dict[str, Any], Oracle]] = {
+    "zscore": ({"normalize": "zscore", "epsilon": 1e-6}, lambda x: (x - x.mean()) / (x.std() + 1e-6)),
+    "minmax": ({"normalize": "minmax"}, lambda x: (x - x.min()) / (x.max() - x.min())),
+    "range": (
+        {"normalize": "minmax", "range_percentiles": [2, 98]},
+        lambda x: (x - np.percentile(x, 2)) / (np.percentile(x, 98) - np.percentile(x, 2)),
+    ),
+    "clip": ({"normalize": "none", "clip_percentiles": [2, 98]}, lambda x: np.clip(x, *np.percentile(x, (2, 98)))),
+}
+
+
+@pytest.mark.parametrize("rule", TOGETHER)
+def test_statistics_of_all_channels_together(rule: str) -> None:
+    keys, oracle = TOGETHER[rule]
+    own = contract(3, statistics_of="case", **keys)
+    pixels = np.random.default_rng(0).normal([[5], [50], [500]], [[1], [2], [90]], (3, 4001)).astype(np.float32)
+    parts = [pixels[:, :1000], pixels[:, 1000:]]
+    scaling = case_scaling(own, fixed_scaling(own, None), lambda inner: (inner(part, None) for part in parts))
+    np.testing.assert_allclose(scaling(pixels, None), oracle(pixels.astype(np.float64)), rtol=2e-5, atol=2e-5)
+    apart = [[inner[None] for inner in part] for part in parts]  # channels that may differ in number of pixels
+    again = case_scaling(own, fixed_scaling(own, None), lambda inner: iter(apart))
+    np.testing.assert_allclose(again.gain, scaling.gain, rtol=1e-12)
 
 
 HASHES = [

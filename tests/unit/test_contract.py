@@ -1,4 +1,4 @@
-"""The keys of a contract and their checks (segpipe.contract.checks), and where it is read from (segpipe.contract.reading)."""
+"""The keys of a contract, their checks (segpipe.contract.checks), and where it is read from (segpipe.contract.reading)."""
 
 import json
 import tomllib

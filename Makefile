@@ -6,7 +6,7 @@ OUT := demo-out
 
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable
 
-# one worker for each processor; files go to them as tests/conftest.py puts them, those that take longest first
+# tests/conftest.py sets the number of workers, and which files come first: those that take longest
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
 # uv installs no byte code: without a cache of it, each of some thousand processes would compile dask or torch anew

@@ -54,6 +54,13 @@ LONGEST = [
 """Files that take more than half a minute of a processor: with the longest first, no worker is left alone at the end."""
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """More workers than processors: many tests wait for processes that start or end, and those marked slow wait most."""
+    from segpipe.process.machine import processors
+
+    return processors() * (4 if config.option.markexpr == "slow" else 3) // 2
+
+
 def pytest_sessionstart() -> None:
     """GDAL opens its log at the first error of a process, as it does in each of segpipe's; tests may make one before."""
     from segpipe.formats.raster.gdal_messages import listen

@@ -3,6 +3,7 @@
 import operator
 from typing import TYPE_CHECKING
 
+from segpipe.contract.inputs import check_inputs
 from segpipe.contract.keys import MOST_CHANNELS, as_lists, listed, pairs, per_channel, repeated
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ def check(contract: "Contract") -> None:
     _check_limits(contract)
     _check_statistics(contract)
     _check_neighbours(contract)
+    _check_inputs(contract)
     _check_spacing(contract)
     _check_task(contract)
     _check_classes(contract)
@@ -116,6 +118,18 @@ def _check_neighbours(contract: "Contract") -> None:
         )
     if contract.input_channels > MOST_CHANNELS:
         raise ValueError(f"the network must take at most {MOST_CHANNELS} channels, got {contract.input_channels}")
+
+
+def _check_inputs(contract: "Contract") -> None:
+    if contract.inputs is None:
+        return
+    if contract.input is not None:
+        raise ValueError(f'inputs names all inputs of the network, got input = "{contract.input}" as well: leave input out')
+    if contract.neighbours:
+        raise ValueError(
+            f"neighbours is for a network of one input, got neighbours = {contract.neighbours} and inputs: leave one out"
+        )
+    check_inputs(contract.inputs, contract.channels, "DHW" if contract.layout.is_volume else "HW")
 
 
 def _check_spacing(contract: "Contract") -> None:

@@ -1,11 +1,12 @@
 """The contract of a model: channels, scaling, tile, classes. It travels inside the ONNX file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from segpipe.contract.checks import PER_CHANNEL, check
+from segpipe.contract.inputs import ModelInput, over_dates
 from segpipe.contract.keys import (
     IMAGE_TOLERANCE,
     MOST_CHANNELS,
@@ -44,6 +45,7 @@ class Contract(Keys):
             "epsilon",
             "neighbours",
             "flips",
+            "inputs",
         }
     )
 
@@ -101,6 +103,14 @@ class Contract(Keys):
     flips: list[int] | None = None
     """Spatial axes that flips for averaging may reverse: numbers, the first axis being 0, or letters, ``x`` for the last
     axis, ``y`` and ``z`` for those before it. None: all."""
+    inputs: dict[Name, ModelInput] | None = Field(default=None, min_length=1, max_length=MOST_CHANNELS)
+    """Inputs of the network by name, if it has several, dates or constants; None: one, which takes all channels."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_dates(cls, values: Any) -> Any:
+        """Repeat the channels and their scaling for each date, if ``dates`` says how many there are."""
+        return over_dates(values, PER_CHANNEL) if isinstance(values, Mapping) and "dates" in values else values
 
     @model_validator(mode="before")
     @classmethod
@@ -201,7 +211,14 @@ class Contract(Keys):
         """The contract of one channel, for a file that holds only this channel."""
         each = {key: value[channel] for key in PER_CHANNEL if isinstance(value := getattr(self, key), list)}
         name = self.channel_names
-        return self.model_copy(update={**each, "channels": 1 if name is None else [name[channel]]})
+        return self.model_copy(update={**each, "channels": 1 if name is None else [name[channel]], "inputs": None})
+
+    def of_channels(self, chosen: Sequence[int]) -> Self:
+        """The contract of some channels, for a file that holds only these."""
+        each = {key: [value[k] for k in chosen] for key in PER_CHANNEL if isinstance(value := getattr(self, key), list)}
+        name = self.channel_names
+        channels = len(chosen) if name is None else [name[k] for k in chosen]
+        return self.model_copy(update={**each, "channels": channels, "inputs": None})
 
     @property
     def flip_axes(self) -> tuple[int, ...]:

@@ -22,17 +22,12 @@ def is_quantised(proto: onnx.ModelProto) -> bool:
 
 
 def check_graph(proto: onnx.ModelProto, path: Path, image: TensorSpec, scores: TensorSpec) -> None:
-    """Check that a model takes one image and gives scores, the same each time.
+    """Check that a model gives scores, the same each time.
 
     Raises:
         ModelError: with the mend.
     """
-    inputs, outputs = signature(proto)
-    if len(inputs) > 1:
-        raise ModelError(
-            f"{path} must take one image, and takes {len(inputs)} inputs at once: {', '.join(map(str, inputs))}: give each "
-            "but the image its value inside the file, an initializer of its name"
-        )
+    _, outputs = signature(proto)
     if changing := sorted(set(_changing(proto))):
         raise ModelError(
             f"{path} must give the same scores each time, and does not ({', '.join(changing)}): export it in evaluation mode"

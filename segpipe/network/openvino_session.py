@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -115,6 +115,10 @@ def engine_version() -> str:
     return str(runtime().get_version())
 
 
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+"""Name and shape of each input of a network."""
+
+
 @dataclass(eq=False, slots=True)
 class _Compiled:
     """A network for batches of one shape, and its requests, each for one call at a time."""
@@ -140,27 +144,28 @@ class OpenVinoSession:
     costs nothing to allow one for each processor.
     """
 
-    def __init__(self, path: Path, engine: Engine, threads: int, image: str, scores: str) -> None:
+    def __init__(self, path: Path, engine: Engine, threads: int, scores: str) -> None:
         self._path, self._engine, self._threads = path, engine, threads
-        self._image, self._scores = image, scores
-        self._compiled: dict[tuple[int, ...], _Compiled] = {}
+        self._scores = scores
+        self._compiled: dict[Shapes, _Compiled] = {}
         self._lock = threading.Lock()
         with self._errors():
             self._network = _core().read_model(path)
 
-    def run(self, batch: NDArray[Any]) -> NDArray[Any]:
+    def run(self, given: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """The raw output for a batch; shape and type as the graph gives them."""
-        compiled = self._for(batch.shape)
+        compiled = self._for(tuple((name, array.shape) for name, array in given.items()))
         request = compiled.take()
         try:
-            return self._infer(request, compiled.output, batch)
+            return self._infer(request, compiled.output, given)
         finally:
             compiled.free.append(request)
 
-    def _infer(self, request: Any, output: Any, batch: NDArray[Any]) -> NDArray[Any]:
-        """Infer from the batch's own memory into an array's own; an output whose shape is free is copied."""
+    def _infer(self, request: Any, output: Any, given: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """Infer from the arrays' own memory into an array's own; an output whose shape is free is copied."""
         tensor, shape = runtime().Tensor, output.get_partial_shape()
-        request.set_tensor(self._image, tensor(batch, shared_memory=True))
+        for name, array in given.items():
+            request.set_tensor(name, tensor(array, shared_memory=array.ndim > 0))
         if not shape.is_static:
             request.infer()
             return np.array(request.get_tensor(output).data)
@@ -174,7 +179,7 @@ class OpenVinoSession:
             for request in list(compiled.every):
                 request.cancel()
 
-    def _for(self, shape: tuple[int, ...]) -> _Compiled:
+    def _for(self, shape: Shapes) -> _Compiled:
         """The network for batches of a shape: with fixed sizes, a call computes no shapes."""
         with self._lock:
             if shape not in self._compiled:
@@ -189,10 +194,10 @@ class OpenVinoSession:
         except RuntimeError as error:
             raise ModelError(f"OpenVINO cannot load {self._path}: {one_line(error)}: take --device cpu") from None
 
-    def _compile(self, shape: tuple[int, ...]) -> Any:
+    def _compile(self, shapes: Shapes) -> Any:
         with self._errors():
             network = self._network.clone()
-            network.reshape({self._image: list(shape)})
+            network.reshape({name: list(shape) for name, shape in shapes})
             compiled = _core().compile_model(network, self._engine.place, self._options())
         self._check_precision(compiled)
         return compiled

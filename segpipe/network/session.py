@@ -1,5 +1,6 @@
 """Sessions on the host: one network, opened by ONNX Runtime or OpenVINO, that gives raw scores of a batch."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import onnxruntime
@@ -14,11 +15,15 @@ if TYPE_CHECKING:
     from segpipe.network.spec import ModelSpec
 
 
+Given = Mapping[str, NDArray[Any]]
+"""What a network gets: an array for the name of each input."""
+
+
 class Session(Protocol):
     """An opened network; several threads may call it at once."""
 
-    def run(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """The raw output for a contiguous batch in the network's own layout and type.
+    def run(self, given: Given) -> NDArray[Any]:
+        """The raw output for the inputs of a batch, contiguous, in the network's own layout and types.
 
         Raises:
             Exception: the engine's own.
@@ -31,12 +36,12 @@ class Session(Protocol):
 class RuntimeSession:
     """A session of ONNX Runtime on the CPU."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, image: str, scores: str) -> None:
-        self._session, self._image, self._scores = session, image, scores
+    def __init__(self, session: onnxruntime.InferenceSession, scores: str) -> None:
+        self._session, self._scores = session, scores
         self._options = RunOptions()
 
-    def run(self, batch: NDArray[Any]) -> NDArray[Any]:
-        (scores,) = self._session.run([self._scores], {self._image: batch}, self._options)
+    def run(self, given: Given) -> NDArray[Any]:
+        (scores,) = self._session.run([self._scores], given, self._options)
         return scores  # type: ignore[no-any-return]
 
     def stop(self) -> None:
@@ -50,17 +55,19 @@ def open_on_host(spec: "ModelSpec", *, arena: bool = True, shared: bool = False)
         ModelError, DeviceError: the engine cannot load the network, or is not there.
     """
     if spec.engine is not None:
-        return OpenVinoSession(spec.path, spec.engine, spec.threads, spec.input, spec.output)
-    return RuntimeSession(open_session(str(spec.path), "cpu", arena, spec.threads, shared=shared), spec.input, spec.output)
+        return OpenVinoSession(spec.path, spec.engine, spec.threads, spec.output)
+    return RuntimeSession(open_session(str(spec.path), "cpu", arena, spec.threads, shared=shared), spec.output)
 
 
 def raw_scores(session: Session, spec: "ModelSpec", batch: NDArray[Any]) -> NDArray[Any]:
-    """Scores of a batch as the network gives them.
+    """Scores of a batch ``(batch, channels, *tile)`` as the network gives them.
 
     Raises:
         ModelError: the engine failed; the message has its reason.
     """
+    given = spec.given(batch)
     try:
-        return session.run(batch)
+        return session.run(given)
     except Exception as error:  # noqa: BLE001 - engines raise classes of their own, which share no base
-        raise ModelError(f"{spec.path} failed on a batch of shape {batch.shape}: {one_line(error)}") from None
+        shapes = " and ".join(str(array.shape) for array in given.values())
+        raise ModelError(f"{spec.path} failed on a batch of shape {shapes}: {one_line(error)}") from None

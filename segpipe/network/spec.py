@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto
 
 from segpipe.contract import (
@@ -24,10 +25,11 @@ from segpipe.network.averaging import AS_IT_IS, Axes, flips_over
 from segpipe.network.device import ON_HOST, DeviceMemory, Kind, Options, check_runtime, resolve_device
 from segpipe.network.ending import Ending, ending_of
 from segpipe.network.ensemble import ensemble
+from segpipe.network.feeds import Feed, as_image, feeds_of
 from segpipe.network.form import check_graph, is_quantised, score_count
 from segpipe.network.openvino_session import Engine, Precision, place_of, resolve_engine
 from segpipe.network.signature import TensorSpec, signature
-from segpipe.network.template import IMAGE_TILE, VOLUME_TILE, lines_to_write
+from segpipe.network.template import IMAGE_TILE, VOLUME_TILE, input_lines, lines_to_write
 from segpipe.settings import BlendOn, Settings
 from segpipe.storage.content import describe
 
@@ -50,10 +52,13 @@ class ModelSpec:
     device: Kind
     device_reason: str
     input: str
+    """The input of pixels; the first of several."""
     output: str
     input_dtype: str
     ending: Ending
     """The end of its graph, at that output."""
+    feeds: tuple[Feed, ...] = ()
+    """What each input of the graph gets of a batch."""
     batch_is_fixed: bool = False
     threads: int = 1
     """Threads within one call on a CPU."""
@@ -85,6 +90,10 @@ class ModelSpec:
             key: getattr(self, key) for key in ("batch", "threads", "tiling", "blend_on", "device", "options", "memory")
         }
         return tuple(replace(fold, **ours) for fold in self.folds)
+
+    def given(self, batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """What each input of the graph gets of a batch ``(batch, channels, *tile)``."""
+        return {feed.name: feed.given(batch) for feed in self.feeds}
 
     @property
     def on_host(self) -> bool:
@@ -147,10 +156,12 @@ def _read(settings: Settings, path: Path, device: Kind, device_reason: str) -> M
     proto = read_model(path)
     inputs, outputs = signature(proto)
     contract, origin = find_contract(settings, path, proto)
-    image = _choose(inputs, contract.input, "input", path)
+    image = _image(inputs, contract, path)
     scores = _choose(outputs, contract.output, "output", path)
     check_graph(proto, path, image, scores)
     _check_channels(image, contract, path)
+    _check_scaling(image, contract, path)
+    feeds = feeds_of(contract, image, inputs, path)
     files = (path, *external_data(path, proto))
     return ModelSpec(
         path=path,
@@ -167,6 +178,7 @@ def _read(settings: Settings, path: Path, device: Kind, device_reason: str) -> M
         output=scores.name,
         input_dtype=str(image.dtype),
         ending=ending_of(proto, scores.name),
+        feeds=feeds,
         batch_is_fixed=image.shape[0] is not None,
         options=resolve_options(settings, device),
         engine=_resolve_engine(settings, device, proto, path),
@@ -189,6 +201,25 @@ def read_model(path: Path) -> onnx.ModelProto:
     if not proto.graph.node:
         raise ModelError(f"{path} is not an ONNX file: {describe(path) or 'it holds no graph'}")
     return proto
+
+
+def _image(inputs: list[TensorSpec], contract: Contract, path: Path) -> TensorSpec:
+    """The input of pixels, the first of several; its shape is ``(N, C, *tile)`` in the contract's layout.
+
+    Raises:
+        ContractError: the graph has several inputs, and the contract does not say what each gets.
+    """
+    if contract.inputs is None and len(inputs) > 1:
+        raise ContractError(
+            f"{path} takes {len(inputs)} inputs, and the contract must say what each gets, such as\n"
+            + "\n".join(input_lines(inputs, contract.layout))
+        )
+    if contract.inputs is None:
+        return _choose(inputs, contract.input, "input", path)
+    taken = [tensor for tensor in inputs if (given := contract.inputs.get(tensor.name)) and given.value is None]
+    if not taken:
+        raise ContractError(f"{path} has none of the contract's inputs: it has {', '.join(map(str, inputs))}")
+    return as_image(taken, contract, path)
 
 
 def _choose(tensors: list[TensorSpec], name: str | None, what: str, path: Path) -> TensorSpec:
@@ -238,6 +269,10 @@ def _check_channels(image: TensorSpec, contract: Contract, path: Path) -> None:
             f"the contract's channels must be the model's, got {contract.channel_count}{slices} in the contract "
             f"({', '.join(contract.channel_names or ['unnamed'])}) and {channels} in {path}"
         )
+
+
+def _check_scaling(image: TensorSpec, contract: Contract, path: Path) -> None:
+    assert image.dtype is not None
     if image.dtype.kind in "iu" and contract.scaling == "host" and not _identity(contract):
         raise ContractError(
             f"{path} takes {image.dtype} pixels, so the contract cannot scale them before: "

@@ -38,17 +38,58 @@ def check_rank(path: Path, inputs: Sequence[TensorSpec]) -> None:
     Raises:
         ContractError: the model takes neither.
     """
-    if (len(inputs[0].shape) if inputs else 0) not in (4, 5):
+    if not any(map(is_image, inputs)):
         taken = ", ".join(map(str, inputs)) or "nothing"
         layouts = " or ".join(layout.named("channels") for layout in (Layout.NCHW, Layout.NHWC))
         volumes = " or ".join(layout.named("channels") for layout in (Layout.NCDHW, Layout.NDHWC))
         raise ContractError(f"{path} must take a batch of images, {layouts}, or of volumes, {volumes}, got {taken}")
 
 
+def is_image(tensor: TensorSpec) -> bool:
+    """Whether an input may hold pixels, or those of several dates, by its axes."""
+    return len(tensor.shape) in (4, 5) and tensor.shape[-2:] != (1, 1)
+
+
+def input_lines(inputs: Sequence[TensorSpec], layout: Layout) -> list[str]:
+    """Lines of a contract that say what each input gets: as many channels as the file says, in the graph's order."""
+    lines, first = [], 0
+    for tensor in inputs:
+        if not is_image(tensor):
+            lines.append(_constant_line(tensor))
+            continue
+        axes, count = _axes_of(tensor, layout)
+        own = [f'channels = "{first}:{first + count}"', *([f'axes = "{axes}"'] if axes != layout else [])]
+        other = f'; or axes = "NCT{axes[3:]}"' if axes.startswith("NTC") else ""
+        comment = f"its channels, the first being 0: a slice of them, or a list of their names{other}"
+        lines.append(_line(f"inputs.{json.dumps(tensor.name)} = {{ {', '.join(own)} }}", comment))
+        first += count
+    return lines
+
+
+def _constant_line(tensor: TensorSpec) -> str:
+    sizes = "a number" if len(tensor.shape) < 2 else f"lists of the shape {_sizes(tensor.shape[1:])}"
+    comment = f"constant: write {sizes}, what {tensor} gets for each tile"
+    return _line(f"inputs.{json.dumps(tensor.name)} = {{ value = [] }}", comment)
+
+
+def _sizes(shape: Sequence[int | None]) -> str:
+    return " x ".join("?" if n is None else str(n) for n in shape)
+
+
+def _axes_of(tensor: TensorSpec, layout: Layout) -> tuple[str, int]:
+    """Axes of an input of pixels, and its number of channels on all dates; 3 where the file leaves it open."""
+    if len(tensor.shape) == len(layout):
+        own = likely_layout(tensor.shape)
+        return str(own), own.channels(tensor.shape) or 3
+    dated = "NTC" + str(layout).translate(str.maketrans("", "", "NC"))
+    return dated, (tensor.shape[1] or 2) * (tensor.shape[2] or 3)
+
+
 @dataclass(frozen=True)
 class _Seen:
     """Facts about a model that its file contains."""
 
+    inputs: Sequence[TensorSpec]
     image: TensorSpec
     outputs: Sequence[TensorSpec]
     layout: Layout
@@ -59,7 +100,13 @@ class _Seen:
 
     @property
     def channels(self) -> int | None:
+        if self.is_several:
+            return sum(_axes_of(tensor, self.layout)[1] for tensor in self.inputs if is_image(tensor))
         return self.layout.channels(self.image.shape)
+
+    @property
+    def is_several(self) -> bool:
+        return len(self.inputs) > 1
 
     @property
     def tile(self) -> list[int]:
@@ -89,10 +136,9 @@ def lines_to_write(path: Path, proto: onnx.ModelProto) -> str:
         ModelError, ContractError: no contract would help.
     """
     inputs, outputs = signature(proto)
-    if len(inputs) <= 1:
-        check_rank(path, inputs)
-    check_graph(proto, path, inputs[0], outputs[0])
-    seen = _seen(proto, inputs[0], outputs)
+    check_rank(path, inputs)
+    seen = _seen(proto, inputs, outputs)
+    check_graph(proto, path, seen.image, outputs[0])
     lines = [
         f"{path} has no contract that says how its pixels are scaled and what its classes are.",
         f"Write these lines, corrected to how it was trained, to {path.with_suffix('.toml')} or a file for --contract:",
@@ -106,11 +152,12 @@ def lines_to_write(path: Path, proto: onnx.ModelProto) -> str:
     return "\n".join(lines)
 
 
-def _seen(proto: onnx.ModelProto, image: TensorSpec, outputs: Sequence[TensorSpec]) -> _Seen:
+def _seen(proto: onnx.ModelProto, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> _Seen:
+    image = min(filter(is_image, inputs), key=lambda tensor: len(tensor.shape))  # a series stands beside images
     layout = likely_layout(image.shape)
     scores = score_count(outputs[0], layout) or _inferred_count(proto, layout)
     known = deepness_values({p.key: p.value for p in proto.metadata_props}, None, scores)
-    return _Seen(image, outputs, layout, scores, ending_of(proto, outputs[0].name), known)
+    return _Seen(inputs, image, outputs, layout, scores, ending_of(proto, outputs[0].name), known)
 
 
 def _inferred_count(proto: onnx.ModelProto, layout: Layout) -> int | None:
@@ -130,6 +177,10 @@ def _image_lines(seen: _Seen) -> list[str]:
     if seen.layout != Layout.NCHW or None in (seen.image.shape[1], seen.image.shape[-1]):
         either = " or ".join(f'"{layout}"' for layout in Layout if layout.ndim == seen.layout.ndim)
         lines.append(_line(f'layout = "{seen.layout}"', f"where the channels of {seen.image} are: {either}"))
+    if seen.is_several:
+        lines += input_lines(seen.inputs, seen.layout)
+    elif seen.layout.is_volume:
+        lines += _series_lines(seen.image)
     if seen.image.is_integer:
         return [
             *lines,
@@ -144,6 +195,17 @@ def _image_lines(seen: _Seen) -> list[str]:
         _line('normalize = "fixed"', '(x - mean) / std; or "zscore", "minmax", "none", without mean and std'),
         _line(f"mean = {[0.5] * channels}", "one number, or one per channel"),
         f"std = {[0.25] * channels}",
+    ]
+
+
+def _series_lines(image: TensorSpec) -> list[str]:
+    """Optional lines for a network that takes images of several dates, whose input has as many axes as a volume."""
+    name, comment = json.dumps(image.name), 'where it takes images of several dates: with layout = "NCHW", these two lines'
+    return [
+        _line("# dates = 3", f"{comment}, channels"),
+        _line(
+            f'# inputs.{name} = {{ channels = ":", axes = "NTCHW" }}', 'of one date, and two numbers for tile; or "NCTHW"'
+        ),
     ]
 
 

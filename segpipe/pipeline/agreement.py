@@ -45,8 +45,7 @@ class Reference:
         """The network's raw output for some tiles; the batch is filled up if its size is fixed."""
         spec = self.spec
         batch = np.concatenate([batch, np.repeat(batch[-1:], max(0, spec.batch - len(batch)), axis=0)])
-        batch = batch.transpose(spec.contract.layout.from_first)
-        (raw,) = self._session.run([spec.output], {spec.input: np.ascontiguousarray(batch, dtype=spec.input_dtype)})
+        (raw,) = self._session.run([spec.output], spec.given(batch))
         return np.asarray(raw)
 
     def scores(self, tiles: NDArray[Any]) -> NDArray[np.float32]:

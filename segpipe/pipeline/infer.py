@@ -188,9 +188,8 @@ class HostNetwork:
         if trial is not None:
             self.opened = resident()
             forget_most_resident()
-        self._dtype = np.dtype(spec.input_dtype)
         # one batch, empty or of a trial: the shape of its output determines the output graph
-        found = self.raw(np.zeros(spec.batch_shape, self._dtype) if trial is None else trial)
+        found = self.raw(np.zeros(spec.batch_shape, spec.input_dtype) if trial is None else trial)
         tail = tail_of(spec, found.shape)
         self.trial = None if trial is None else found
         self._tail = None if tail is None else open_session(tail, "cpu", True, shared=shared)
@@ -209,5 +208,4 @@ class HostNetwork:
 
     def raw(self, batch: NDArray[Any]) -> NDArray[Any]:
         """The network's raw output, before the output graph."""
-        batch = np.ascontiguousarray(batch.transpose(self.spec.contract.layout.from_first), dtype=self._dtype)
         return raw_scores(self._session, self.spec, batch)

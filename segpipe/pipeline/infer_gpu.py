@@ -4,7 +4,7 @@ import gc
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -21,11 +21,16 @@ from segpipe.network.arrays import LAG_BATCHES
 from segpipe.network.averaging import mean_scores
 from segpipe.network.device import Terms, engine_folder, gpu_facts, open_bound, recorded_options
 from segpipe.network.device_arrays import DeviceArrays, Lane, Upload, scaled, torch_type
+from segpipe.network.feeds import Feed
 from segpipe.network.output_graph import tail_of
 from segpipe.network.spec import ModelSpec, check_unchanged, read_model
 from segpipe.pipeline.tiles import Patch
 
 LOG = logging.getLogger("segpipe")
+
+
+Given = Mapping[str, Tensor]
+"""What a graph gets: a tensor on the device for the name of each input."""
 
 
 def load_bound(spec: ModelSpec) -> "BoundModel":
@@ -133,15 +138,19 @@ class BoundNetwork:
 
     def __init__(self, spec: ModelSpec, lane: Lane) -> None:
         self.spec, self._lane = spec, lane
-        self._dtype = torch_type(np.dtype(spec.input_dtype))
+        self._constants = {
+            feed.name: torch.from_numpy(feed.constant(spec.batch)).to(lane.device)
+            for feed in spec.feeds
+            if feed.value is not None
+        }
         terms = self._terms()
-        self._session = _Bound(open_bound(str(spec.path), terms), spec, spec.input, spec.output, lane)
+        self._session = _Bound(open_bound(str(spec.path), terms), spec, spec.output, lane)
         image = torch.zeros(spec.batch_shape, dtype=torch.float32, device=lane.device)
         self._shape, self._type = self._session.gives(self.given(image))
         tail = tail_of(spec, self._shape)
         # plain arithmetic, for which building a TensorRT engine would take too long
         plain = replace(terms, sizes={}, device="cuda" if terms.device == "tensorrt" else terms.device)
-        self._tail = None if tail is None else _Bound(open_bound(tail, plain), spec, "scores", "out", lane)
+        self._tail = None if tail is None else _Bound(open_bound(tail, plain), spec, "out", lane)
 
     def _terms(self) -> Terms:
         spec, graph = self.spec, read_model(self.spec.path)
@@ -151,12 +160,18 @@ class BoundNetwork:
         limit = None if spec.memory is None else spec.memory.limit
         return Terms(spec.device, spec.options, sizes, self._lane.handle, limit, half, engines)
 
-    def given(self, image: Tensor) -> Tensor:
-        """The network's input for scaled tiles ``(batch, channels, *tile)``."""
-        return image.permute(self.spec.contract.layout.from_first).to(self._dtype).contiguous()
+    def given(self, image: Tensor) -> Given:
+        """The network's inputs for scaled tiles ``(batch, channels, *tile)``."""
+        return {feed.name: self._given(feed, image) for feed in self.spec.feeds}
 
-    def run(self, given: Tensor) -> Tensor:
-        """The network's raw output for its input."""
+    def _given(self, feed: Feed, image: Tensor) -> Tensor:
+        if feed.value is not None:
+            return self._constants[feed.name]
+        picked: Tensor = feed.picked(image)
+        return picked.permute(feed.order).to(torch_type(np.dtype(feed.dtype))).contiguous()
+
+    def run(self, given: Given) -> Tensor:
+        """The network's raw output for its inputs."""
         out = torch.empty(self._shape, dtype=self._type, device=self._lane.device)
         with self._lane.timed("gpu"):
             self._session(given, out)
@@ -169,7 +184,7 @@ class BoundNetwork:
             return scores
         full = (self.spec.batch, self.spec.contract.scores, *self.spec.tiling.tile)
         out = torch.empty(full, dtype=torch.float32, device=self._lane.device)
-        self._tail(scores, out)
+        self._tail({"scores": scores}, out)
         return out
 
 
@@ -193,23 +208,23 @@ def _masks(patches: Sequence[Patch], masks: Tensor | None) -> list[Tensor | None
 
 
 class _Bound:
-    """A session with one input and one output, both tensors on the device."""
+    """A session with its inputs and one output, all tensors on the device."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, spec: ModelSpec, given: str, out: str, lane: Lane) -> None:
-        self._session, self._spec, self._names, self._lane = session, spec, (given, out), lane
+    def __init__(self, session: onnxruntime.InferenceSession, spec: ModelSpec, out: str, lane: Lane) -> None:
+        self._session, self._spec, self._out, self._lane = session, spec, out, lane
         self._options = onnxruntime.RunOptions()
         # the next stage follows in the stream and need not wait
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
-    def __call__(self, given: Tensor, out: Tensor) -> None:
+    def __call__(self, given: Given, out: Tensor) -> None:
         binding = self._binding(given)
-        binding.bind_output(self._names[1], *self._place, _numpy_type(out), tuple(out.shape), out.data_ptr())
+        binding.bind_output(self._out, *self._place, _numpy_type(out), tuple(out.shape), out.data_ptr())
         self._run(binding, given)
 
-    def gives(self, given: Tensor) -> tuple[tuple[int, ...], torch.dtype]:
+    def gives(self, given: Given) -> tuple[tuple[int, ...], torch.dtype]:
         """Shape and type of the output, found by running it."""
         binding = self._binding(given)
-        binding.bind_output(self._names[1], *self._place)
+        binding.bind_output(self._out, *self._place)
         self._run(binding, given)
         self._lane.wait()
         (value,) = binding.get_outputs()
@@ -219,20 +234,21 @@ class _Bound:
     def _place(self) -> tuple[str, int]:
         return self._lane.device.type, 0
 
-    def _binding(self, given: Tensor) -> Any:
+    def _binding(self, given: Given) -> Any:
         binding = self._session.io_binding()
-        binding.bind_input(self._names[0], *self._place, _numpy_type(given), tuple(given.shape), given.data_ptr())
+        for name, tensor in given.items():
+            binding.bind_input(name, *self._place, _numpy_type(tensor), tuple(tensor.shape), tensor.data_ptr())
         return binding
 
-    def _run(self, binding: Any, given: Tensor) -> None:
+    def _run(self, binding: Any, given: Given) -> None:
         try:
             with memory_errors():
                 self._session.run_with_iobinding(binding, self._options)
         except SegpipeError:
             raise
         except Exception as error:  # noqa: BLE001 - onnxruntime raises its own classes, which share no base
-            shape = tuple(given.shape)
-            raise ModelError(f"{self._spec.path} failed on a batch of shape {shape}: {one_line(error)}") from None
+            shapes = " and ".join(str(tuple(tensor.shape)) for tensor in given.values())
+            raise ModelError(f"{self._spec.path} failed on a batch of shape {shapes}: {one_line(error)}") from None
 
 
 _TYPES = {
@@ -251,10 +267,10 @@ def _numpy_type(tensor: Tensor) -> Any:
 
 
 def free_sizes(graph: onnx.ModelProto, spec: ModelSpec) -> dict[str, int]:
-    """Sizes for the named free axes of the input."""
-    shape = spec.contract.layout.shape(spec.batch_shape)
-    (image,) = (value for value in graph.graph.input if value.name == spec.input)
-    axes = zip(image.type.tensor_type.shape.dim, shape, strict=True)
+    """Sizes for the named free axes of the inputs."""
+    shapes = {feed.name: feed.shape(spec.batch_shape) for feed in spec.feeds}
+    given = [(value.type.tensor_type.shape.dim, shapes[value.name]) for value in graph.graph.input if value.name in shapes]
+    axes = (pair for dims, shape in given for pair in zip(dims, shape, strict=True))
     return {axis.dim_param: size for axis, size in axes if axis.dim_param}
 
 

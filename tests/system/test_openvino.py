@@ -230,16 +230,16 @@ def test_a_graph_that_openvino_cannot_read_is_the_models_error(tmp_path):
     opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("nobody", 1)]
     onnx.save(onnx.helper.make_model(graph, ir_version=10, opset_imports=opsets), path)
     with pytest.raises(ModelError, match=r"OpenVINO cannot load .*custom.onnx: .* take --device cpu"):
-        OpenVinoSession(path, Engine("CPU", "fp32"), 1, "image", "scores").run(np.zeros((1, 3, 8, 8), np.float32))
+        OpenVinoSession(path, Engine("CPU", "fp32"), 1, "scores").run({"image": np.zeros((1, 3, 8, 8), np.float32)})
 
 
 def test_sessions_give_new_arrays_and_can_be_stopped(model):
     session = open_on_host(read_spec(settings(model)))
     one, two = np.zeros((1, 3, 64, 64), np.float32), np.ones((2, 3, 64, 64), np.float32)
-    first = session.run(one)
+    first = session.run({"image": one})
     kept = first.copy()
-    assert session.run(two).shape == (2, 4, 64, 64)
-    session.run(two[:1])
+    assert session.run({"image": two}).shape == (2, 4, 64, 64)
+    session.run({"image": two[:1]})
     np.testing.assert_array_equal(first, kept)
     runtime_session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(first, runtime_session.run(None, {"image": one})[0], atol=1e-5)

@@ -37,11 +37,6 @@ def test_scores_of_one_image_are_taken():
     check(model(RELU))
 
 
-def test_two_images_are_refused():
-    with pytest.raises(ModelError, match=r"takes 2 inputs at once: image .*, more .*an initializer of its name"):
-        check(model(helper.make_node("Add", ["image", "more"], ["scores"]), inputs=("image", "more")))
-
-
 def within(node):
     """The node in the branch of a condition."""
     branch = helper.make_graph([node], "b", [], [value("inner")])

@@ -38,7 +38,7 @@ class ModelInput(Keys):
     def _listed(cls, value: Any) -> Any:
         each = value if isinstance(value, list) else [value]
         known = all(isinstance(one, str | int) and not isinstance(one, bool) for one in each)
-        if not known or (isinstance(value, int) and value is not None):
+        if not known or isinstance(value, int):
             raise ValueError('must be a list of names or of positions from 0, or a slice such as "0:3"')
         return value
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.contract import Contract
-from segpipe.errors import ContractError, ModelError
 from segpipe.contract.inputs import ModelInput, positions
+from segpipe.errors import ContractError, ModelError
 from segpipe.network.arrays import Array
 from segpipe.network.signature import TensorSpec
 

@@ -111,8 +111,11 @@ def _placed(value: Any, folder: Path) -> Any:
 
 
 def _table(family: Family) -> str:
-    classes = "".join(f'[[classes]]\nid = {i}\nname = "{name}"\n' for i, name in enumerate(CLASSES))
-    return (MULTISPECTRAL if family.channels == 4 else "channels = 3\n") + classes
+    return (MULTISPECTRAL if family.channels == 4 else "channels = 3\n") + _names()
+
+
+def _names() -> str:
+    return "".join(f'[[classes]]\nid = {i}\nname = "{name}"\n' for i, name in enumerate(CLASSES))
 
 
 def arguments(flags: Mapping[str, Any]) -> list[str]:
@@ -321,6 +324,29 @@ def pretrained(network: Any, folder: Path, *, processor: str, binary: bool = Fal
     return folder / "folder"
 
 
+def sized_as_trained(network: Any, folder: Path) -> Path:
+    """EoMT's folder: its processor brings masks to the size of the images that the network was trained on."""
+    edges = dict.fromkeys(("shortest_edge", "longest_edge"), network.config.image_size)
+    network.save_pretrained(folder / "folder")
+    _transformers().EomtImageProcessor(size=edges).save_pretrained(folder / "folder")
+    return folder / "folder"
+
+
+def as_on_the_hub(network: Any, folder: Path) -> Path:
+    """A folder as those of smp-hub: by ``save_pretrained``, and beside it a transform of albumentations with the scaling."""
+    network.save_pretrained(folder / "folder")
+    scaling = tomllib.loads(MULTISPECTRAL)
+    normalize = {"p": 1.0, "max_pixel_value": 1 / scaling["scale"], "normalization": "standard"}
+    normalize |= {"__class_fullname__": "Normalize", "mean": scaling["mean"], "std": scaling["std"]}
+    resize = {"__class_fullname__": "Resize", "p": 1.0, "height": 128, "width": 128, "interpolation": 1}
+    steps = {"__class_fullname__": "Compose", "p": 1.0, "transforms": [resize, normalize]}
+    text = json.dumps({"__version__": "1.4.14", "transform": steps})
+    (folder / "folder" / "albumentations_config_eval.json").write_text(text, encoding="utf-8")
+    channels = f"channels = {json.dumps(scaling['channels'])}\n"
+    (folder / "names.toml").write_text(channels + _names(), encoding="utf-8")
+    return folder / "folder"
+
+
 def with_tokenizer(network: Any, folder: Path) -> Path:
     """OneFormer's folder, laid out as its authors' own: a tokenizer by vocabulary and merges beside the weights."""
     pretrained(network, folder, processor="OneFormerImageProcessor", binary=True)
@@ -494,6 +520,18 @@ def _oneformer(t: Any) -> Any:
     return t.OneFormerConfig(backbone_config=_swin(t), conv_dim=32, mask_dim=32, **TEXT, **QUERIES, **COUNT)
 
 
+EOMT = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": 128, "patch_size": 16}
+EOMT |= {"num_blocks": 2, "num_queries": 10, "num_upscale_blocks": 2}
+
+
+def _eomt(t: Any) -> Any:
+    return t.EomtConfig(**EOMT, mlp_ratio=2, **COUNT)
+
+
+def _eomt_dinov3(t: Any) -> Any:
+    return t.EomtDinov3Config(**EOMT, intermediate_size=128, **COUNT)
+
+
 def _with_task(network: Any, images: Tensor) -> Any:
     """OneFormer is told its task, by tokens padded with 0."""
     words = ("<|startoftext|>", "the</w>", "task</w>", "is</w>", "semantic</w>", "<|endoftext|>")
@@ -525,6 +563,12 @@ def _of_ours(name: str, save: Callable[[nn.Module, Path], Path], **flags: Any) -
     return Family("own", name, Ladder, ("head",), save, flags, channels=4)
 
 
+def _of_eomt(name: str, kind: str, config: Callable[[Any], Any]) -> Family:
+    build = partial(_hub, f"{kind}ForUniversalSegmentation", config)
+    queries = ("mask_head.fc3", "class_predictor")
+    return Family("transformers", name, build, (), sized_as_trained, queries=queries, processor="EomtImageProcessor")
+
+
 DECODE = "decode_head.classifier"
 MASKS = "model.pixel_level_module.decoder.mask_projection"
 PER_QUERY = "model.transformer_module.decoder"
@@ -547,6 +591,15 @@ FAMILIES = (
     _of_smp("UPerNet", state_dict),
     _of_smp("Segformer", safetensors, encoder="mit_b0"),
     _of_smp("DPT", state_dict, encoder="tu-vit_tiny_patch16_224", dynamic_img_size=True),
+    Family(
+        "smp",
+        "Unet, smp-hub",
+        partial(_smp, "Unet", "resnet18", {}),
+        ("segmentation_head.0",),
+        as_on_the_hub,
+        {"classes": "{folder}/names.toml"},
+        channels=4,
+    ),
     _of_hub("SegFormer", "SegformerForSemanticSegmentation", _segformer, DECODE, "SegformerImageProcessor"),
     Family(
         "transformers",
@@ -595,6 +648,8 @@ FAMILIES = (
         queries=(f"{PER_QUERY}.mask_embed.layers.2.0", f"{PER_QUERY}.class_embed"),
         processor="OneFormerImageProcessor",
     ),
+    _of_eomt("EoMT", "Eomt", _eomt),
+    _of_eomt("EoMT-DINOv3", "EomtDinov3", _eomt_dinov3),
     Family("segpipe", "bisenetv2", _bisenet, ("head.conv_out.1",), state_dict, {"arch": "bisenetv2"}, channels=4),
     Family("segpipe", "unet", _unet, ("head",), lightning, {"arch": "unet", "options": ("widths=[8, 16, 32]",)}, channels=4),
     _of_ours("module", safetensors, module="families:ladder", options=("width=16",)),
@@ -692,7 +747,7 @@ The table shows every family at a small size, five classes, seeded random weight
 networks of three channels, of pictures made from them. It is written by `python benchmarks/families.py --output
 docs/export.md`, and each family is run through `segpipe run` against torch in `tests/slow/test_families.py`.
 
-- **weights**: what they came in; `folder` is one of transformers' `save_pretrained`.
+- **weights**: what they came in; `folder` is one of `save_pretrained`.
 - **exports**: `yes` if the fp32 file is within the limits: {labels} of labels equal, scores within {scores} of the largest.
 - **equal labels**, **difference**: fp32 against torch on up to six tiles; the largest difference of a score, relative to the
   largest score.

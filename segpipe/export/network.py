@@ -3,7 +3,6 @@
 import hashlib
 import importlib
 import inspect
-import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from segpipe.errors import ExportError
-from segpipe.export.families import Network, Wanted, build, in_a_line, need, smp
+from segpipe.export.families import Network, Wanted, build, in_a_line, look_in_working_folder, need, smp
 from segpipe.export.programs import opened
 from segpipe.export.settings import ExportSettings
 from segpipe.export.terms import Terms, check_named
@@ -43,7 +42,9 @@ def _folder(settings: ExportSettings, terms: Terms) -> Network:
     """Open a folder of ``save_pretrained``, by transformers or segmentation-models-pytorch."""
     _leave_out(settings, ("arch", "encoder", "options", "prefix"), "names its own architecture")
     classes = terms.scores if terms.classes else None
+    scaled = "normalize" in terms.values
     if not smp.is_folder(settings.weights):
+        smp.check_named(settings.weights)
         from segpipe.export.families import hub
 
         return hub.open_folder(
@@ -51,13 +52,14 @@ def _folder(settings: ExportSettings, terms: Terms) -> Network:
             classes=classes,
             replace_head=settings.replace_head,
             trust_pickle=settings.trust_pickle,
-            scaled="normalize" in terms.values,
+            scaled=scaled,
         )
-    network, weights = smp.open_folder(settings.weights, classes)
+    network, weights = smp.open_folder(settings.weights, classes, scaled=scaled)
     content = read_checkpoint(weights, trust_pickle=settings.trust_pickle)
     if isinstance(content, nn.Module):
         content = content.state_dict()
-    return replace(network, notes=fit(network.module, content, prefix=None, replace_head=settings.replace_head))
+    notes = fit(network.module, content, prefix=None, replace_head=settings.replace_head)
+    return replace(network, notes=(*network.notes, *notes))
 
 
 def _leave_out(settings: ExportSettings, keys: tuple[str, ...], why: str) -> None:
@@ -89,7 +91,7 @@ def _from_checkpoint(settings: ExportSettings, terms: Terms) -> Network:
     named = bool(settings.arch or settings.module)
     if named:
         check_named(terms.values)
-    content = read_checkpoint(settings.weights, trust_pickle=settings.trust_pickle)
+    content = read_checkpoint(settings.weights, trust_pickle=settings.trust_pickle, named=named)
     if isinstance(content, nn.Module):
         return Network(content, type(content).__name__, notes=("the network itself came from a trusted pickle",))
     check_named(terms.values, *(() if named else (_NO_ARCHITECTURE.format(settings.weights),)))
@@ -129,8 +131,7 @@ CLASSES = ("num_classes", "classes", "n_classes", "out_channels", "num_labels", 
 def _factory(path: str, options: dict[str, Any], terms: Terms) -> tuple[nn.Module, dict[str, int]]:
     """Build the network of ``package.module:factory``, also found in the working folder; return arguments from the terms."""
     name, _, attribute = path.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    look_in_working_folder()
     given: dict[str, int] = {}
     try:
         made = getattr(importlib.import_module(name), attribute)

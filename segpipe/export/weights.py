@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from segpipe.errors import ExportError, one_line
-from segpipe.export.families import State, need
+from segpipe.export.families import State, look_in_working_folder, need
+from segpipe.export.pickled import Inert, how_to_name, is_network, networks, read_inert, state_of
 
 Form = Literal["folder", "safetensors", "torchscript", "program", "pickle"]
 
@@ -46,15 +47,21 @@ def _begins_as_safetensors(path: Path) -> bool:
         return stream.read(9)[8:] == b"{"
 
 
-def read_checkpoint(path: Path, *, trust_pickle: bool) -> State | nn.Module:
+def read_checkpoint(path: Path, *, trust_pickle: bool, named: bool = False) -> State | nn.Module:
     """Read the tensors of a checkpoint by key; a whole module if a trusted pickle contains one.
+
+    Args:
+        path: the checkpoint.
+        trust_pickle: load a file that can run code.
+        named: whether the user names the network; then the weights of a network that was pickled as a whole are read
+            without running code from the file.
 
     Raises:
         ExportError: it is damaged, contains more than tensors, or contains no state.
     """
     if form_of(path) == "safetensors":
         return _read_safetensors(path)
-    content = _unpickle(path, trust_pickle)
+    content = _unpickle(path, trust_pickle, named)
     return content if isinstance(content, nn.Module) else _state_in(content, path)
 
 
@@ -66,7 +73,9 @@ def _read_safetensors(path: Path) -> State:
     return state
 
 
-def _unpickle(path: Path, trust: bool) -> Any:
+def _unpickle(path: Path, trust: bool, named: bool) -> Any:
+    if trust:
+        look_in_working_folder()  # for the class of a network
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols that torch does not write
@@ -74,6 +83,12 @@ def _unpickle(path: Path, trust: bool) -> Any:
     except pickle.UnpicklingError as error:
         if trust or not _begins_as_pickle(path):
             raise ExportError(_DAMAGED.format(path, _found(error))) from None
+        content = read_inert(path)
+        network = next(networks(content), None)
+        if network is not None and named:
+            return content
+        if network is not None and not type(network).__name__.startswith("torch."):
+            raise ExportError(_WHOLE.format(path, type(network).__name__, how_to_name(network))) from None
         raise ExportError(
             f"{path} holds more than tensors, and loading that runs code from the file: save its state_dict() alone, "
             f"or give --trust-pickle if you know who made it ({_found(error)})"
@@ -87,6 +102,10 @@ def _unpickle(path: Path, trust: bool) -> Any:
         raise ExportError(_DAMAGED.format(path, f"{type(error).__name__}: {_found(error)}".rstrip(": "))) from None
 
 
+_WHOLE = (
+    "{} holds a whole network, {}, as torch.save(network, ...) writes it, and loading that runs code from the file: {}. "
+    "Its weights are then read without running anything from the file. Or give --trust-pickle if you know who made it"
+)
 _DAMAGED = "{} must be a checkpoint of torch, and is none, or is damaged or truncated: {}"
 
 
@@ -118,6 +137,8 @@ def _states(content: Any, place: str = "") -> Iterator[tuple[str, State]]:
     """Yield paths and dictionaries of tensors by name, at any depth; those of optimisers have numbers for keys."""
     if isinstance(content, nn.Module):
         yield place, content.state_dict()
+    elif isinstance(content, Inert) and is_network(content):
+        yield place, state_of(content)
     elif isinstance(content, Mapping) and content and all(isinstance(key, str) for key in content):
         if all(isinstance(value, Tensor) for value in content.values()):
             yield place, dict(content)

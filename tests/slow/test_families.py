@@ -66,6 +66,8 @@ def by_transformers(family, prepared, pixels):
     import transformers
 
     processor = getattr(transformers, family.processor)()
+    if family.processor == "EomtImageProcessor":  # masks come to the size of its images
+        processor.size = dict.fromkeys(("shortest_edge", "longest_edge"), family.tile)
     if family.name == "OneFormer":
         given = oneformer_processor(prepared)(list(pixels[None]), ["semantic"], do_resize=False, return_tensors="pt")
         found = prepared.network(given["pixel_values"], given["task_inputs"])

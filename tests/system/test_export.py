@@ -1252,6 +1252,23 @@ def test_a_factory_is_given_channels_and_classes_by_the_names_that_it_has(export
         export(tmp_path / "w.pt", **{**flags, "output": tmp_path / "n.onnx", "options": {"num_classes": 5}})
 
 
+def test_a_network_pickled_as_a_whole_is_exported_by_its_class(cli, terms, tmp_path, raster, run_serial):
+    net = seeded(Plain())
+    torch.save(net, tmp_path / "whole.pt")
+    line = ["whole.pt", "--classes", terms(), "--bands", "r,g,b", "--tile", 64, "--fixed-size", "-o", "m.onnx"]
+    refused = cli(*line)
+    assert refused.exit_code == 2, refused.stderr
+    assert f"name it by --module {__name__}:Plain" in refused.stderr
+    ended = cli(*line, "--module", f"{__name__}:Plain")
+    assert ended.exit_code == 0, ended.stderr
+    image = pixels()
+    out = run_serial(raster("in/a.tif", image), tmp_path / "m.onnx")
+    with rasterio.open(out / "a.tif") as mask:
+        found = mask.read(1)
+    assert_several(found)
+    np.testing.assert_array_equal(found, of_torch(net, image[None] * np.float32(0.01) - 1)[0].argmax(0))
+
+
 def test_a_factory_to_which_a_name_means_something_else_says_what_it_was_given(export, tmp_path):
     torch.save(seeded(Plain()).state_dict(), tmp_path / "w.pt")
     with pytest.raises(
@@ -1286,6 +1303,35 @@ def test_a_folder_of_segmentation_models_pytorch(cli, terms, tmp_path):
     assert contract_in(tmp_path / "m.onnx")["provenance"]["architecture"] == "smp:Unet, encoder resnet18"
     refused = cli(*line, "-o", "n.onnx", "--arch", "smp:FPN", "--encoder", "resnet34")
     assert "unet names its own architecture: leave --arch, --encoder out" in refused.stderr
+
+
+def test_a_folder_of_smp_hub_brings_its_scaling(cli, terms, tmp_path):
+    saved_by_smp(tmp_path / "unet")
+    normalize = {"__class_fullname__": "Normalize", "p": 1.0, "mean": [120, 110, 100], "std": 60, "max_pixel_value": 1.0}
+    transform = {"__class_fullname__": "Compose", "p": 1.0, "transforms": [normalize]}
+    beside = tmp_path / "unet" / "albumentations_config_eval.json"
+    beside.write_text(json.dumps({"transform": transform}))
+    line = ["unet", "--bands", "r,g,b", "--tile", 64, "--fixed-size"]
+    ended = cli(*line, "--classes", terms(""), "-o", "m.onnx")
+    assert ended.exit_code == 0, ended.stderr
+    inside = contract_in(tmp_path / "m.onnx")
+    assert [inside[key] for key in ("scale", "mean", "std")] == [1.0, [120, 110, 100], [60, 60, 60]]
+    beside.write_text(json.dumps({"transform": {**transform, "transforms": [{"__class_fullname__": "CLAHE", "p": 1.0}]}}))
+    ended = cli(*line, "--classes", terms(""), "-o", "n.onnx")
+    assert "got CLAHE (p = 1.0): say in the file of --classes how pixels are scaled" in ended.stderr
+    network, _ = smp.open_folder(tmp_path / "unet", None, scaled=True)
+    assert network.known == {"channels": 3}
+
+
+def test_a_folder_that_does_not_name_its_network_says_how_to(cli, terms, tmp_path):
+    saved_by_smp(tmp_path / "unet")
+    config = json.loads((tmp_path / "unet" / "config.json").read_text())
+    del config["_model_class"]
+    (tmp_path / "unet" / "config.json").write_text(json.dumps(config))
+    ended = cli("unet", "--classes", terms(""), "--imagenet", "--tile", 64, "-o", "m.onnx")
+    assert "give unet/model.safetensors itself, with --arch, as in smp:Unet, and --encoder resnet18" in ended.stderr, (
+        ended.stderr
+    )
 
 
 @pytest.mark.parametrize(("activation", "wanted"), [("sigmoid", "none"), ("softmax2d", "none"), (None, None)])

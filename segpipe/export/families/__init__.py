@@ -4,8 +4,10 @@ A family's module takes images ``(batch, channels, rows, cols)`` and gives class
 """
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,6 +52,12 @@ def need(name: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise ExportError(f"exporting this needs {error.name}, which is not installed: {install('export')}") from None
+
+
+def look_in_working_folder() -> None:
+    """Let imports find the user's own code in the folder that segpipe was called in."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
 
 
 def in_a_line(error: BaseException) -> str:

@@ -75,10 +75,10 @@ def _load(folder: Path) -> tuple[Any, Mapping[str, Any]]:
         names = {"class_info_file": None} if said.get("class_info_file") else {}  # OneFormer's file would be downloaded
         return library.AutoImageProcessor.from_pretrained(folder, **local, **names), said
     except Exception as error:  # noqa: BLE001 - the library passes on whatever its readers raise
-        raise ExportError(f"the image processor in {folder} cannot be loaded ({_first(error)}): {_MEND}") from None
+        raise ExportError(f"the image processor in {folder} cannot be loaded ({_first(error)}): {MEND}") from None
 
 
-_MEND = "say in the file of --classes how pixels are scaled, by scale, normalize, mean and std"
+MEND = "say in the file of --classes how pixels are scaled, by scale, normalize, mean and std"
 
 
 def _first(error: Exception) -> str:
@@ -93,15 +93,15 @@ def _fitted(processor: Any, channels: int, folder: Path) -> Affine:
     try:
         given = [_run(processor, probe) for probe in probes]
     except Exception as error:  # noqa: BLE001 - a processor may raise anything
-        raise ExportError(f"{name} in {folder} does not take {channels} channels ({_first(error)}): {_MEND}") from None
+        raise ExportError(f"{name} in {folder} does not take {channels} channels ({_first(error)}): {MEND}") from None
     if any(g.shape != probe.shape for g, probe in zip(given, probes, strict=True)):
         shapes = f"{given[0].shape} for {probes[0].shape}"
-        raise ExportError(f"{name} in {folder} must leave pixels where they are, got {shapes}: {_MEND}")
+        raise ExportError(f"{name} in {folder} must leave pixels where they are, got {shapes}: {MEND}")
     x, y = (np.concatenate([a.reshape(channels, -1) for a in arrays], axis=1) for arrays in (probes, given))
     maps = [_best(x.astype(np.float64), row.astype(np.float64)) for row in y]
     source = tuple(m[0] for m in maps)
     if max(m[3] for m in maps) > TOLERANCE or sorted(source) != list(range(channels)):
-        raise ExportError(f"{name} in {folder} must scale each channel by one factor and offset, and does more: {_MEND}")
+        raise ExportError(f"{name} in {folder} must scale each channel by one factor and offset, and does more: {MEND}")
     return Affine(source, np.array([m[1] for m in maps]), np.array([m[2] for m in maps]))
 
 

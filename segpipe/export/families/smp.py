@@ -8,6 +8,7 @@ from torch import nn
 
 from segpipe.errors import ExportError
 from segpipe.export.families import Network, Wanted, in_a_line, need
+from segpipe.export.families.transform import read_transform
 
 NAMES = (
     "Unet",
@@ -57,12 +58,28 @@ def _config(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def open_folder(folder: Path, scores: int | None) -> tuple[Network, Path]:
+def check_named(folder: Path) -> None:
+    """Refuse a folder of the library whose configuration does not name the class, as those of early versions.
+
+    Raises:
+        ExportError: only the class is missing; the message says how to name it.
+    """
+    config = _config(folder)
+    encoder = config.get("encoder_name")
+    if encoder and "model_type" not in config:
+        raise ExportError(
+            f"{folder / 'config.json'} must name the class of its network by _model_class, and has none: "
+            f"give {_weights(folder)} itself, with --arch, as in smp:Unet, and --encoder {encoder}"
+        )
+
+
+def open_folder(folder: Path, scores: int | None, *, scaled: bool = False) -> tuple[Network, Path]:
     """The network of ``config.json`` with fresh weights, and the path of its saved weights.
 
     Args:
-        folder: folder of ``save_pretrained``.
+        folder: folder of ``save_pretrained``, with the transform of albumentations that folders of smp-hub contain.
         scores: scores of the new head; None: as saved.
+        scaled: whether the user gives the scaling; then the transform is not read.
     """
     config = _config(folder)
     name, encoder = config.pop("_model_class"), config.pop("encoder_name", None)
@@ -74,8 +91,9 @@ def open_folder(folder: Path, scores: int | None) -> tuple[Network, Path]:
         raise
     except Exception as error:  # noqa: BLE001 - the library rejects the arguments
         raise ExportError(f"{folder / 'config.json'} cannot be used: {in_a_line(error)}") from None
-    known = {"channels": channels} | _activation(config.get("activation"), folder)
-    return Network(module, f"smp:{name}, encoder {encoder}", known), _weights(folder)
+    scaling, notes = ({}, ()) if scaled else read_transform(folder, channels)
+    known = {"channels": channels} | scaling | _activation(config.get("activation"), folder)
+    return Network(module, f"smp:{name}, encoder {encoder}", known, notes), _weights(folder)
 
 
 def _activation(name: Any, folder: Path) -> dict[str, str]:

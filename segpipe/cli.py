@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import click
 
-from segpipe.errors import DisagreementError, ExportError, SegpipeError
+from segpipe.errors import DisagreementError, ExportError, SegpipeError, SettingsError
 from segpipe.messages.console import echo
 from segpipe.messages.printable import printable
 from segpipe.messages.streams import failure, make_steady
@@ -308,19 +308,52 @@ def _export(flags: dict[str, Any], verbose: bool) -> int:
 
 @export.command(short_help="Put a contract into an ONNX file that was made elsewhere.")
 @click.argument("model", type=PATH)
-@click.option("--contract", type=PATH, required=True, help="TOML file with the model's channels, scaling, tile and classes.")
+@click.option("--contract", type=PATH, help="TOML file with the model's channels, scaling, tile and classes.")
 @click.option("--output", "-o", type=PATH, help="The file to write [MODEL itself].")
-def attach(model: Path, contract: Path, output: Path | None) -> None:
-    """Check that a contract fits MODEL, an ONNX file, and put it into the file."""
-    sys.exit(_guarded(lambda: _attach(model, contract, output), writes=True))
+@click.option(
+    "--from",
+    "kind",
+    type=click.Choice(["bioimageio", "monai"]),
+    help="MODEL is a folder or zip of bioimage.io or a MONAI bundle; --contract then adds to its description.",
+)
+@click.option("--weights", type=PATH, help="With --from: ONNX, TorchScript or state of the network in place of MODEL's own.")
+@click.option("--without", multiple=True, help="With --from: a step of the description to leave out; repeatable.")
+@click.option("--trust-pickle", is_flag=True, help="With --from: load files that can run code. Only from people you trust.")
+def attach(model: Path, contract: Path | None, output: Path | None, kind: str | None, **choices: Any) -> None:
+    """Check that a contract fits MODEL, an ONNX file, and put it into the file.
+
+    With --from, network and contract come from MODEL, a folder or zip with a description.
+    """
+    sys.exit(_guarded(lambda: _attach(model, contract, output, kind, choices), writes=True))
 
 
-def _attach(model: Path, contract: Path, output: Path | None) -> int:
-    from segpipe.export import attach as attaching
+def _attach(model: Path, contract: Path | None, output: Path | None, kind: str | None, choices: dict[str, Any]) -> int:
     from segpipe.terminal import progress as terminal
 
+    if kind is not None:
+        terminal.print_attached(_described(kind, model, contract, output, choices))
+        return 0
+    from segpipe.export import attach as attaching
+
+    if given := [f"--{name.replace('_', '-')}" for name, value in choices.items() if value]:
+        raise SettingsError(
+            f"{', '.join(given)} is for models with a description, got an ONNX file: give --from, or leave it out"
+        )
+    if contract is None:
+        raise SettingsError(f"{model} needs a contract, got no --contract: name a TOML file with one")
     terminal.print_attached(attaching.attach(model, contract, output))
     return 0
+
+
+def _described(kind: Any, model: Path, contract: Path | None, output: Path | None, choices: dict[str, Any]) -> Any:
+    from segpipe.export.bundles.attach import Choices, attach_described
+    from segpipe.export.quiet import quiet
+
+    if output is None:
+        raise SettingsError(f"the model of {model} goes into a new file, got no --output: name one")
+    own = Choices(contract, choices["weights"], choices["without"], choices["trust_pickle"])
+    with quiet(False):
+        return attach_described(kind, model, output, own)
 
 
 def _guarded(command: Callable[[], int], *, writes: bool = False) -> int:

@@ -44,6 +44,8 @@ LONGEST = [
     "many",
     "streams",
     "attach",
+    "monai_bundle",
+    "bioimageio",
     "damage",
     "validity",
     "masks",

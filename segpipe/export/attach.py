@@ -42,7 +42,6 @@ def attach(model: Path, contract: Path, output: Path | None = None) -> Attached:
 
     The model is run on noise: its scores must be finite, reproducible, and independent of the other tiles in a batch.
     ``align`` is measured; a value in the contract must be a multiple of it.
-    batch. ``align`` is measured; where the contract names it, that must be a multiple.
 
     Args:
         model: the model file; external weights are moved into it.
@@ -52,11 +51,30 @@ def attach(model: Path, contract: Path, output: Path | None = None) -> Attached:
     Raises:
         SegpipeError: they do not fit, or the model cannot be used; nothing is changed.
     """
+    check_new(output, model)
+    proto = load_whole(model)
+    return put(proto, read_contract(contract), model.name, output or model)
+
+
+def check_new(output: Path | None, model: Path) -> None:
+    """Check that an output does not exist, unless it is the model itself."""
     if output is not None and output.exists() and not (model.exists() and output.samefile(model)):
         raise SettingsError(f"the output must be new, got {output}, which exists: name another, or remove it")
-    proto = _load(model)
-    terms = read_contract(contract)
-    with draft(output or model) as path:
+
+
+def put(proto: onnx.ModelProto, terms: Contract, model: str, output: Path) -> Attached:
+    """Write a graph with a contract into a file, after checking that the two fit.
+
+    Args:
+        proto: the whole graph; its batch is fixed where it must be.
+        terms: the contract, without what is measured.
+        model: name of the file that the graph came from, for the record.
+        output: path of the file.
+
+    Raises:
+        SegpipeError: they do not fit; no file is written.
+    """
+    with draft(output) as path:
         save(proto, terms if terms.align is not None else terms.model_copy(update={"align": 1}), path)
         spec = try_out(spec_of(path))
         score = HostNetwork(spec, arena=False)
@@ -65,9 +83,9 @@ def attach(model: Path, contract: Path, output: Path | None = None) -> Attached:
             _batch_axis(proto, spec).dim_value = 1
         _check_steady(score, spec, batch=1 if alone else max(spec.batch, 1 + _is_free(proto, spec)))
         stride = _measure(score, spec, proto, terms)
-        terms = _completed(terms, model.name, stride)
+        terms = _completed(terms, model, stride)
         save(proto, terms, path)
-    return Attached(output or model, terms, stride, tuple(_notes(output or model, alone)))
+    return Attached(output, terms, stride, tuple(_notes(output, alone)))
 
 
 def _why_alone(proto: onnx.ModelProto, score: HostNetwork, spec: ModelSpec) -> str | None:
@@ -85,7 +103,7 @@ def _notes(path: Path, alone: str | None) -> Iterator[str]:
         yield f"{beside} beside the model is its contract in a run, in place of the one inside"
 
 
-def _load(path: Path) -> onnx.ModelProto:
+def load_whole(path: Path) -> onnx.ModelProto:
     """Load the whole model with its external weights.
 
     Raises:

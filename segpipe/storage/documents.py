@@ -47,15 +47,15 @@ def parse_json(data: bytes | str, *, most: int | None = None) -> Any:
     Raises:
         DocumentError: the text is not JSON, nested too deeply, or longer than ``most`` bytes.
     """
-    _check_size(data, most)
+    check_size(data, most)
     try:
         value = json.loads(data)
     except RecursionError:
-        raise _too_deep() from None
+        raise too_deep() from None
     except ValueError as error:  # includes text that is not Unicode, and numbers of thousands of digits
         raise DocumentError(f"is not JSON: {shortened(error)}") from None
     if _brackets(data) > MOST_LEVELS:  # few brackets cannot nest deeply, and most records have few
-        _check_levels(value)
+        check_levels(value)
     return value
 
 
@@ -65,16 +65,16 @@ def parse_toml(text: str) -> dict[str, Any]:
     Raises:
         DocumentError: the text is not TOML, nested too deeply, or longer than ``MOST_BYTES``.
     """
-    _check_size(text, MOST_BYTES)
+    check_size(text, MOST_BYTES)
     if _LONG_KEY.search(text):
-        raise _too_deep()
+        raise too_deep()
     try:
         values = tomllib.loads(text)
     except RecursionError:
-        raise _too_deep() from None
+        raise too_deep() from None
     except ValueError as error:
         raise DocumentError(f"is not TOML: {shortened(error)}") from None
-    _check_levels(values)
+    check_levels(values)
     return values
 
 
@@ -92,7 +92,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise DocumentError(f"must be a file, and is {'a folder' if path.is_dir() else 'something else'}")
     with path.open("rb") as stream:
         data = stream.read(MOST_BYTES + 1)
-    _check_size(data, MOST_BYTES)
+    check_size(data, MOST_BYTES)
     try:
         return parse_toml(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -105,12 +105,14 @@ def shortened(value: object) -> str:
     return text if len(text) <= WIDEST else f"{text[: WIDEST - 4]} ..."
 
 
-def _check_size(data: bytes | str, most: int | None) -> None:
+def check_size(data: bytes | str, most: int | None) -> None:
+    """Check that a document is not longer than ``most`` bytes."""
     if most is not None and len(data) > most:
         raise DocumentError(f"must not be larger than {most / 1e6:.0f} MB, and is")
 
 
-def _too_deep() -> DocumentError:
+def too_deep() -> DocumentError:
+    """The error of a document that is nested too deeply."""
     return DocumentError(f"must not be nested in more than {MOST_LEVELS} levels, and is")
 
 
@@ -119,14 +121,18 @@ def _brackets(data: bytes | str) -> int:
     return data.count("[") + data.count("{") if isinstance(data, str) else data.count(b"[") + data.count(b"{")
 
 
-def _check_levels(value: Any) -> None:
-    """Check the nesting level by level, without recursion."""
+def check_levels(value: Any) -> None:
+    """Check the nesting level by level, without recursion.
+
+    Raises:
+        DocumentError: it is deeper than ``MOST_LEVELS``.
+    """
     level: list[Any] = [value]
     for _ in range(MOST_LEVELS + 1):
         if not level:
             return
         level = [inner for outer in level for inner in _within(outer)]
-    raise _too_deep()
+    raise too_deep()
 
 
 def _within(value: Any) -> Iterable[Any]:

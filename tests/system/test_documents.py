@@ -11,6 +11,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import bioimages
+import bundles
 import click
 import dicom_series
 import dicoms
@@ -116,6 +118,7 @@ def folder(tmp_path):
     _photos(tmp_path)
     _volume(tmp_path)
     _download(tmp_path)
+    _described(tmp_path)
     return tmp_path
 
 
@@ -165,6 +168,16 @@ def _download(root):
     coarse = profile["transform"] * profile["transform"].scale(2)
     _jp2(images / "R20m" / "T33UXP_20240615T095549_B11_20m.jp2", shifted[::2, ::2], profile["crs"], coarse)
     (root / name / "MTD_MSIL2A.xml").write_text(products.metadata("2A", name.removesuffix(".SAFE"), -1000))
+
+
+def _described(root):
+    """A model folder of bioimage.io for the photographs, and two MONAI bundles for the volume."""
+    colours = {"channels": ["red", "green", "blue"]}
+    scaled = [{"id": "scale_linear", "kwargs": {"gain": 1 / 255}}]
+    bioimages.write(root / "unet2d-nuclei", bioimages.described(scaled, [{"id": "sigmoid"}], **colours), channels=3)
+    bundles.write(root / "spleen_ct_segmentation", bundles.inference([bundles.AXIAL, bundles.target("NormalizeIntensity")]))
+    largest = bundles.target("KeepLargestConnectedComponent", "pred")
+    bundles.write(root / "prostate_mri_anatomy", bundles.inference([bundles.AXIAL], [*bundles.MOST_LIKELY, largest]))
 
 
 def _jp2(path, pixels, crs, transform):
@@ -267,6 +280,7 @@ def _parse(words):
     command = main.commands[words[0]]
     if isinstance(command, click.Group):
         command = export.commands["attach" if words[1] == "attach" else "network"]
+        words = words[words[1] == "attach" :]
     command.make_context(words[0], words[1:])
 
 

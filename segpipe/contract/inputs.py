@@ -166,11 +166,19 @@ def over_dates(values: Mapping[str, Any], repeated: Sequence[str]) -> dict[str, 
         raise ValueError(f"dates must be a whole number, 1 to 1,000, got {str(dates)[:80]}")
     rest["channels"] = channels * dates if isinstance(channels, int | list) else channels
     count = len(channels) if isinstance(channels, list) else channels
+    if isinstance(rest.get("inputs"), Mapping):
+        rest["inputs"] = {name: _dated(one, dates) for name, one in rest["inputs"].items()}
     for key in repeated:
         own = rest.get(key)
         if isinstance(own, list) and len(own) == count and not _is_pair(key, own):
             rest[key] = own * dates
     return rest
+
+
+def _dated(one: Any, dates: int) -> Any:
+    """An input with an axis of dates has those of the contract, unless it names its own."""
+    has = isinstance(one, Mapping) and isinstance(one.get("axes"), str) and "T" in one["axes"]
+    return {"dates": dates, **one} if has else one
 
 
 def _is_pair(key: str, own: Sequence[Any]) -> bool:

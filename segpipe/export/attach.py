@@ -80,7 +80,7 @@ def put(proto: onnx.ModelProto, terms: Contract, model: str, output: Path) -> At
         score = HostNetwork(spec, arena=False)
         alone = _why_alone(proto, score, spec) if _is_free(proto, spec) else None
         if alone:
-            _batch_axis(proto, spec).dim_value = 1
+            _fix_batch(proto, spec)
         _check_steady(score, spec, batch=1 if alone else max(spec.batch, 1 + _is_free(proto, spec)))
         stride = _measure(score, spec, proto, terms)
         terms = _completed(terms, model, stride)
@@ -149,14 +149,19 @@ def _check_steady(score: HostNetwork, spec: ModelSpec, *, batch: int) -> None:
         )
 
 
-def _batch_axis(proto: onnx.ModelProto, spec: ModelSpec) -> onnx.TensorShapeProto.Dimension:
-    image = next(value for value in proto.graph.input if value.name == spec.input)
-    axis: onnx.TensorShapeProto.Dimension = image.type.tensor_type.shape.dim[0]
-    return axis
+def _fix_batch(proto: onnx.ModelProto, spec: ModelSpec) -> None:
+    """Fix the batch of all inputs at 1."""
+    values = {value.name: value for value in proto.graph.input}
+    for feed in spec.feeds:
+        if feed.value is None or feed.per_tile:
+            axis = feed.order.index(0) if feed.order else 0
+            values[feed.name].type.tensor_type.shape.dim[axis].dim_value = 1
 
 
 def _is_free(proto: onnx.ModelProto, spec: ModelSpec) -> bool:
-    return not _batch_axis(proto, spec).dim_value
+    image = next(feed for feed in spec.feeds if feed.name == spec.input)
+    value = next(value for value in proto.graph.input if value.name == spec.input)
+    return not value.type.tensor_type.shape.dim[image.order.index(0)].dim_value
 
 
 def _takes_two(score: HostNetwork, spec: ModelSpec) -> bool:
@@ -194,10 +199,10 @@ def _sizes(proto: onnx.ModelProto, spec: ModelSpec) -> Iterator[tuple[Size, Size
     """Yield rows and columns before and after each operator with a stride; nothing where shapes cannot be inferred."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
-    image = next(value for value in copy.graph.input if value.name == spec.input)
-    shape = spec.contract.layout.shape(spec.batch_shape)
-    for axis, size in zip(image.type.tensor_type.shape.dim, shape, strict=True):
-        axis.dim_value = size
+    shapes = {feed.name: feed.shape(spec.batch_shape) for feed in spec.feeds}
+    for value in copy.graph.input:
+        for axis, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False):
+            axis.dim_value = size
     try:
         graph = onnx.shape_inference.infer_shapes(copy, data_prop=True).graph
     except Exception:  # noqa: BLE001 - onnx passes on whatever its inference raises; the stride is then only measured

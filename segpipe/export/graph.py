@@ -136,7 +136,8 @@ def _exported(network: Network, example: Tensor, free_size: bool) -> onnx.ModelP
 
 
 def _is_program(module: nn.Module) -> bool:
-    return isinstance(module, torch.fx.GraphModule)
+    """Whether a network is a program, whose mode is fixed, perhaps with its inputs joined to one."""
+    return any(isinstance(part, torch.fx.GraphModule) for part in module.modules())
 
 
 def _scripted(network: Network, example: Tensor) -> onnx.ModelProto:

@@ -20,6 +20,7 @@ from segpipe.errors import ExportError
 from segpipe.export.families import Network
 from segpipe.export.file import draft, save, spec_of
 from segpipe.export.graph import Scorer, in_order, output_stride, own_score, scaled_inside, score, to_onnx
+from segpipe.export.joined import joined
 from segpipe.export.mlm import mlm_item
 from segpipe.export.network import library_versions, open_network, weights_digest
 from segpipe.export.outputs import find_scores
@@ -93,7 +94,7 @@ def trace(settings: ExportSettings, say: Say = LOG.info) -> Traced:
     terms = read_terms(settings)
     say(f"loading {settings.weights}")
     network = open_network(settings, terms)
-    contract = draw_up(terms, network.known, settings)
+    network, contract = joined(network, draw_up(terms, network.known, settings))
     network, scorer, shape = _scorer(network, contract, settings)
     say("measuring the stride")
     stride = _stride(network, scorer, shape, contract)

@@ -5,6 +5,7 @@ import math
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +43,17 @@ def count_flops(proto: onnx.ModelProto, spec: ModelSpec | None) -> Flops | None:
     UPerNet). The profiler knows every shape, branches included, and costs one tile, as a run's first check does.
     """
     feed = _feed(proto, spec)
-    nodes = feed and _inferred(proto, *feed)
-    if nodes is None and feed and spec:
-        nodes = _profiled(spec, *feed)
-    if nodes is None or not feed:
+    if feed is None:
+        return None
+    nodes = _inferred(proto, feed.shapes)
+    if nodes is None and spec:
+        nodes = _profiled(spec, feed.batch)
+    if nodes is None:
         return None
     by_operator: Counter[str] = Counter()
     for op, inputs, output in nodes:
-        by_operator[op] += operations(op, inputs, output) // feed[1][0]
-    return Flops(by_operator.total(), [1, *feed[1][1:]], dict(by_operator.most_common()), _not_counted(proto))
+        by_operator[op] += operations(op, inputs, output) // feed.batch
+    return Flops(by_operator.total(), feed.tile, dict(by_operator.most_common()), _not_counted(proto))
 
 
 def operations(op: str, inputs: Sequence[Sequence[int]], output: Sequence[int]) -> int:
@@ -68,15 +71,31 @@ def operations(op: str, inputs: Sequence[Sequence[int]], output: Sequence[int]) 
     return 2 * math.prod(output) * inner
 
 
-def _feed(proto: onnx.ModelProto, spec: ModelSpec | None) -> tuple[str, list[int]] | None:
-    """Name and shape of the image input for one tile, or for a batch if the file fixes it."""
-    images = [value for value in free_inputs(proto) if spec is None or value.name == spec.input]
-    if len(images) != 1:
-        return None
-    dims = [d.dim_value for d in images[0].type.tensor_type.shape.dim]
+@dataclass(frozen=True, slots=True)
+class _Fed:
+    """What a graph gets for one tile, or for a batch if the file fixes it."""
+
+    batch: int
+    shapes: dict[str, Sequence[int]]
+    tile: list[int]
+    """Shape of the input of pixels, the first of several, for one tile."""
+
+
+def _feed(proto: onnx.ModelProto, spec: ModelSpec | None) -> _Fed | None:
     if spec is None:
-        return (images[0].name, [dims[0] or 1, *dims[1:]]) if dims and all(dims[1:]) else None
-    return spec.input, list(spec.contract.layout.shape((dims[0] or 1, *spec.batch_shape[1:])))
+        return _fed_alone(free_inputs(proto))
+    batch = spec.batch if spec.batch_is_fixed else 1
+    shapes: dict[str, Sequence[int]] = {feed.name: feed.shape((batch, *spec.batch_shape[1:])) for feed in spec.feeds}
+    first = next(feed for feed in spec.feeds if feed.name == spec.input)
+    return _Fed(batch, shapes, list(first.shape((1, *spec.batch_shape[1:]))))
+
+
+def _fed_alone(images: Sequence[onnx.ValueInfoProto]) -> _Fed | None:
+    """By the file alone, if it fixes all sizes of one input."""
+    dims = [d.dim_value for d in images[0].type.tensor_type.shape.dim] if len(images) == 1 else []
+    if not dims or not all(dims[1:]):
+        return None
+    return _Fed(dims[0] or 1, {images[0].name: [dims[0] or 1, *dims[1:]]}, [1, *dims[1:]])
 
 
 def _not_counted(proto: onnx.ModelProto) -> list[str]:
@@ -86,10 +105,10 @@ def _not_counted(proto: onnx.ModelProto) -> list[str]:
     return sorted(foreign | {n.op_type for n in nodes if n.op_type in NOT_COUNTED})
 
 
-def _inferred(proto: onnx.ModelProto, name: str, shape: Sequence[int]) -> list[Shaped] | None:
+def _inferred(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> list[Shaped] | None:
     """Counted nodes with inferred shapes; None where a shape is unknown, or a branch decides."""
     try:
-        graph = shape_inference.infer_shapes(_fixed(proto, name, shape), data_prop=True).graph
+        graph = shape_inference.infer_shapes(_fixed(proto, shapes), data_prop=True).graph
     except Exception:  # noqa: BLE001 - the profiler handles what inference cannot
         return None
     if any(node.op_type in COUNTED for inner in with_subgraphs(graph) if inner is not graph for node in inner.node):
@@ -114,15 +133,15 @@ def _sizes(value: onnx.ValueInfoProto) -> Sizes:
     return [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
 
 
-def _fixed(proto: onnx.ModelProto, name: str, shape: Sequence[int]) -> onnx.ModelProto:
-    """The graph without weights and value_info, with a fixed shape of its image input."""
+def _fixed(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> onnx.ModelProto:
+    """The graph without weights and value_info, with fixed shapes of its inputs."""
     light = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, functions=proto.functions)
     light.graph.name = proto.graph.name
     light.graph.node.extend(proto.graph.node)
     light.graph.initializer.extend(_light(tensor) for tensor in proto.graph.initializer)
     for value in free_inputs(proto):
         kind = value.type.tensor_type.elem_type
-        light.graph.input.append(helper.make_tensor_value_info(name, kind, shape) if value.name == name else value)
+        light.graph.input.append(helper.make_tensor_value_info(value.name, kind, shapes[value.name]))
     light.graph.output.extend(helper.make_empty_tensor_value_info(value.name) for value in proto.graph.output)
     return inliner.inline_local_functions(light) if light.functions else light
 
@@ -134,7 +153,7 @@ def _light(tensor: TensorProto) -> TensorProto:
     return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
 
 
-def _profiled(spec: ModelSpec, name: str, shape: Sequence[int]) -> list[Shaped] | None:
+def _profiled(spec: ModelSpec, batch: int) -> list[Shaped] | None:
     """Counted nodes with their shapes in one run of ONNX Runtime; None if it fails."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -144,7 +163,7 @@ def _profiled(spec: ModelSpec, name: str, shape: Sequence[int]) -> list[Shaped] 
         options.profile_file_prefix = f"{folder}/profile"
         try:
             session = onnxruntime.InferenceSession(str(spec.path), options, providers=["CPUExecutionProvider"])
-            session.run(None, {name: np.zeros(shape, spec.input_dtype)})
+            session.run(None, spec.given(np.zeros((batch, *spec.batch_shape[1:]), spec.input_dtype)))
         except Exception:  # noqa: BLE001 - onnxruntime raises its own classes, which share no base
             return None
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))

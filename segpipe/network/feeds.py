@@ -41,7 +41,7 @@ class Feed:
         own = batch[:, first : last + 1] if whole else batch[:, list(self.channels)]
         if self.dates is None:
             return own
-        return own.reshape((len(own), self.dates, len(self.channels) // self.dates, *own.shape[2:]))
+        return own.reshape((own.shape[0], self.dates, len(self.channels) // self.dates, *own.shape[2:]))
 
     def given(self, batch: NDArray[Any]) -> NDArray[Any]:
         """The input for tiles ``(N, channels, *tile)``, contiguous and in the network's type."""

@@ -156,7 +156,7 @@ def _read(settings: Settings, path: Path, device: Kind, device_reason: str) -> M
     proto = read_model(path)
     inputs, outputs = signature(proto)
     contract, origin = find_contract(settings, path, proto)
-    image = _image(inputs, contract, path)
+    image = image_of(inputs, contract, path)
     scores = _choose(outputs, contract.output, "output", path)
     check_graph(proto, path, image, scores)
     _check_channels(image, contract, path)
@@ -203,7 +203,7 @@ def read_model(path: Path) -> onnx.ModelProto:
     return proto
 
 
-def _image(inputs: list[TensorSpec], contract: Contract, path: Path) -> TensorSpec:
+def image_of(inputs: list[TensorSpec], contract: Contract, path: Path) -> TensorSpec:
     """The input of pixels, the first of several; its shape is ``(N, C, *tile)`` in the contract's layout.
 
     Raises:

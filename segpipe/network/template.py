@@ -76,6 +76,13 @@ def _sizes(shape: Sequence[int | None]) -> str:
     return " x ".join("?" if n is None else str(n) for n in shape)
 
 
+def _is_series(image: TensorSpec, scores: TensorSpec) -> bool:
+    """Whether an input of five axes is images of several dates: one image of scores, and not a volume without classes."""
+    if len(image.shape) != 5 or len(scores.shape) != 4:
+        return False
+    return all(layout.spatial(image.shape) != scores.shape[1:] for layout in (Layout.NCDHW, Layout.NDHWC))
+
+
 def _axes_of(tensor: TensorSpec, layout: Layout) -> tuple[str, int]:
     """Axes of an input of pixels, and its number of channels on all dates; 3 where the file leaves it open."""
     if len(tensor.shape) == len(layout):
@@ -106,7 +113,7 @@ class _Seen:
 
     @property
     def is_several(self) -> bool:
-        return len(self.inputs) > 1
+        return len(self.inputs) > 1 or len(self.inputs[0].shape) > len(self.layout)
 
     @property
     def tile(self) -> list[int]:
@@ -154,6 +161,8 @@ def lines_to_write(path: Path, proto: onnx.ModelProto) -> str:
 
 def _seen(proto: onnx.ModelProto, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> _Seen:
     image = min(filter(is_image, inputs), key=lambda tensor: len(tensor.shape))  # a series stands beside images
+    if _is_series(image, outputs[0]):
+        image = TensorSpec(image.name, image.dtype, (image.shape[0], _axes_of(image, Layout.NCHW)[1], *image.shape[-2:]))
     layout = likely_layout(image.shape)
     scores = score_count(outputs[0], layout) or _inferred_count(proto, layout)
     known = deepness_values({p.key: p.value for p in proto.metadata_props}, None, scores)

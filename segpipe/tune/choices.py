@@ -12,7 +12,7 @@ from segpipe.network.device import resolve_device
 from segpipe.network.form import is_quantised
 from segpipe.network.openvino_session import has_bf16
 from segpipe.network.signature import signature
-from segpipe.network.spec import ModelSpec, read_model, read_spec
+from segpipe.network.spec import ModelSpec, image_of, read_model, read_spec
 from segpipe.pipeline.memory import network_bytes
 from segpipe.pipeline.model_check import try_out
 from segpipe.process.machine import memory
@@ -131,7 +131,7 @@ def _devices(settings: TuneSettings) -> list[str | None]:
 
 def _open(settings: TuneSettings, path: Path, device: str | None, precision: str | None) -> Network:
     spec = try_out(read_spec(settings.of_run(path, device, precision)))
-    (shape,) = [tensor.shape for tensor in signature(read_model(path))[0] if tensor.name == spec.input]
+    shape = image_of(signature(read_model(path))[0], spec.contract, path).shape
     sizes = spec.contract.layout.spatial(shape)
     free_batch = shape[0] is None and _keeps_scores(spec, settings)
     return Network(spec, not any(sizes), free_batch, device, precision)

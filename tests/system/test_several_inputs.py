@@ -1,11 +1,19 @@
 """Networks of several inputs: two images, two sensors, constants and dates, against ONNX Runtime on the whole image."""
 
+import json
+import re
+
 import numpy as np
+import onnx
 import pytest
 import rasterio
-from several import FORMS, labels_of, several
+from networks import contract
+from several import CLASSES, FORMS, OFFSET, SCALE, labels_of, several
 
 import segpipe as library
+from segpipe.errors import ContractError
+from segpipe.network.spec import read_spec
+from segpipe.settings import load_settings
 
 SHAPE = (150, 130)
 
@@ -73,3 +81,89 @@ def test_folds_of_several_inputs_are_averaged(tmp_path, raster, run_serial):
     one = run_serial(scene.parent, models[0], output=tmp_path / "one")
     both = run_serial(scene.parent, tuple(models), output=tmp_path / "both")
     assert (read(one / "a.tif") != read(both / "a.tif")).any()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_bare_model_is_attached_inspected_and_tuned(form, tmp_path, raster, run_serial, segpipe):
+    model, pixels, own = several(tmp_path / "m.onnx", form, bare=True), pixels_of(form), tmp_path / "c.toml"
+    own.write_text(toml(form))
+    ended = segpipe("export", "attach", model, "--contract", own)
+    assert ended.returncode == 0, ended.stderr
+    scene = raster("in/a.tif", pixels)
+    wanted = labels_of(model, form, pixels)
+    assert (read(run_serial(scene.parent, model) / "a.tif") == wanted).mean() >= 0.9999
+    shown = segpipe("inspect", model)
+    assert shown.returncode == 0, shown.stderr
+    assert all(name in shown.stdout for name in FORMS[form].inputs)
+    assert "for one tile, 1 x " in shown.stdout
+    ended = segpipe("tune", model, "--input", scene, "--seconds", 1, "--tile", 64)
+    assert ended.returncode == 0, ended.stderr
+
+
+def toml(form, **changes):
+    lines = [f"inputs.{name} = {inline(given)}" for name, given in FORMS[form].inputs.items()]
+    values = contract(FORMS[form].channels, CLASSES, scale=SCALE, offset=OFFSET, align=None, **changes)
+    classes = values.pop("classes")
+    lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    return "\n".join([*lines, *(f'[[classes]]\nid = {c["id"]}\nname = "{c["name"]}"' for c in classes)])
+
+
+def inline(given):
+    return "{ " + ", ".join(f"{key} = {json.dumps(value)}" for key, value in given.items()) + " }"
+
+
+TRAINED = {
+    "two images": {},
+    "two sensors": {"s1": 'channels = "0:2"', "s2": 'channels = "2:6"'},
+    "image and constants": {"date": "value = [0.25, -1.5]", "scale": "value = 0.5"},
+    "dates before channels": {},
+    "channels before dates": {},
+}
+"""What a user writes into the lines for a bare model, where they cannot know it."""
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_lines_for_a_bare_model_filled_in_by_their_comments_give_the_right_mask(form, tmp_path, raster, run_serial):
+    model = several(tmp_path / "m.onnx", form, bare=True)
+    pixels = pixels_of(form)
+    with pytest.raises(ContractError) as told:
+        read_spec(load_settings(None, {"input": ("-",), "model": model, "device": "cpu"}))
+    text = str(told.value).split("\n\n", 1)[1]
+    text = re.sub(r"(?m)^scale = .*", f"scale = {SCALE}\noffset = {OFFSET}", text)
+    text = re.sub(r'normalize = "\w+"', 'normalize = "none"', text)
+    text = re.sub(r"(?m)^(mean|std) = .*\n", "", text)
+    if form == "channels before dates":  # "or axes = ..."
+        text = text.replace("NTCHW", "NCTHW", 1)
+    text = re.sub(r"(?m)^tile = .*\noverlap = .*\nalign = \d+", "tile = [64, 64]\noverlap = [16, 16]\nalign = 1", text)
+    for name, value in TRAINED[form].items():
+        if value.startswith("value"):
+            text = re.sub(rf'inputs."{name}" = {{ value = \[\] }}', f'inputs."{name}" = {{ {value} }}', text)
+    (tmp_path / "c.toml").write_text(text)
+    out = run_serial(raster("in/a.tif", pixels), model, contract=tmp_path / "c.toml")
+    if form == "two sensors":  # channels by their places in the graph: first those of s1
+        order = [5, 1, 0, 2, 3, 4]
+        pixels = pixels[np.argsort(order)]
+    assert (read(out / "a.tif") == labels_of(model, form, pixels)).mean() >= 0.9999
+
+
+def test_lines_for_a_volume_say_what_a_series_needs(tmp_path, raster, run_serial):
+    """Where the file leaves all sizes open, five axes may be a volume or images of several dates."""
+    form = "dates before channels"
+    model, pixels = several(tmp_path / "m.onnx", form, bare=True), pixels_of(form)
+    proto = onnx.load(model)
+    for value, names in ((proto.graph.input[0], "ntchw"), (proto.graph.output[0], "nkhw")):
+        for dim, name in zip(value.type.tensor_type.shape.dim, names, strict=True):
+            dim.dim_param = name
+    onnx.save(proto, model)
+    with pytest.raises(ContractError) as told:
+        read_spec(load_settings(None, {"input": ("-",), "model": model, "device": "cpu"}))
+    text = str(told.value).split("\n\n", 1)[1]
+    text = re.sub(r'layout = "\w+"', 'layout = "NCHW"', re.sub(r"(?m)^channels = \d+", "channels = 2", text))
+    text = text.replace("# dates = 3", "dates = 3").replace("# inputs.", "inputs.")
+    text = re.sub(r'normalize = "\w+"', f'scale = {SCALE}\noffset = {OFFSET}\nnormalize = "none"', text)
+    text = re.sub(r"(?m)^tile = .*\noverlap = .*\nalign = \d+", "tile = [64, 64]\noverlap = [16, 16]\nalign = 1", text)
+    text = re.sub(r'task = "\w+"', 'task = "multiclass"', re.sub(r'activation = "\w+"', 'activation = "softmax"', text))
+    text += '\n[[classes]]\nid = 2\nname = "class 2"\n' * ("id = 2" not in text)
+    (tmp_path / "c.toml").write_text(text)
+    out = run_serial(raster("in/a.tif", pixels), model, contract=tmp_path / "c.toml")
+    assert (read(out / "a.tif") == labels_of(model, form, pixels)).mean() >= 0.9999

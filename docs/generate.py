@@ -84,6 +84,7 @@ COMMANDS = {
     "run": main.commands["run"],
     "inspect": main.commands["inspect"],
     "export": export.commands["network"],
+    "export nnunet": export.commands["nnunet"],
     "export attach": export.commands["attach"],
     "tune": main.commands["tune"],
     "cases": main.commands["cases"],

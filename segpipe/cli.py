@@ -236,7 +236,7 @@ class _Export(click.Group):
     """Treat a word that is not a command as a checkpoint: ``export unet.pt``, ``export attach model.onnx``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, args if args[:1] in (["attach"], [_EXPORT]) else [_EXPORT, *args])
+        return super().parse_args(ctx, args if args[:1] in (["attach"], ["nnunet"], [_EXPORT]) else [_EXPORT, *args])
 
 
 _EXPORT = "network"
@@ -303,6 +303,50 @@ def _export(flags: dict[str, Any], verbose: bool) -> int:
         echo(f"error: {error}", err=True)
         return SOME_FAILED
     terminal.print_export(exported)
+    return 0
+
+
+@export.command(cls=GroupedCommand, short_help="Make ONNX files of the folds of a folder that nnU-Net trained.")
+@click.argument("folder", type=PATH)
+@_NETWORK("--fold", "folds", multiple=True, help="Fold to export: a number, or all [every fold]; repeatable.")
+@_NETWORK("--checkpoint", help="File name of the checkpoint in each fold [checkpoint_final.pth].")
+@_NETWORK("--merge", is_flag=True, help="One file with the mean of the folds, instead of a file for each.")
+@_NETWORK("--network-of-plans", is_flag=True, help="Use the network of plans.json for a trainer that is not nnU-Net's own.")
+@_OUTPUT(
+    "--output", "-o", type=PATH, required=True, help="The ONNX file to write; of several folds, the name before -foldN."
+)
+@_OUTPUT("--precision", type=click.Choice(["fp32", "fp16"]), help="Number format of the graph [fp32].")
+@_OUTPUT("--overwrite", is_flag=True, help="Replace existing outputs.")
+@_CHECKS("--verify", multiple=True, help="Cases for the comparison with torch [noise]; repeatable.")
+@_CHECKS("--min-agreement", type=float, help="Minimum share of torch's labels [fp32 0.9999, fp16 0.999].")
+@_CHECKS("--max-difference", type=float, help="Maximum difference of scores, relative to the largest score [fp32 1e-4].")
+@_MORE("--verbose", "-v", is_flag=True, help="Show the output of torch and other libraries on stderr.")
+def nnunet(verbose: bool, **flags: Any) -> None:
+    """Make ONNX files of FOLDER, such as Dataset042/nnUNetTrainer__nnUNetPlans__3d_fullres, one for each fold.
+
+    A file holds all that segpipe run needs, and appears only if ONNX Runtime gives the scores that torch gives.
+    """
+    sys.exit(_guarded(lambda: _export_nnunet(flags, verbose), writes=True))
+
+
+def _export_nnunet(flags: dict[str, Any], verbose: bool) -> int:
+    from segpipe.export.nnunet.settings import nnunet_settings
+    from segpipe.export.quiet import quiet
+    from segpipe.terminal import progress as terminal
+
+    settings = nnunet_settings(flags)
+    try:
+        from segpipe.export.nnunet.make import export_nnunet
+    except ModuleNotFoundError as error:
+        raise ExportError(f"exporting needs {error.name}, which is not installed: {install('nnunet')}") from None
+    try:
+        with quiet(verbose) as say:
+            exported = list(export_nnunet(settings, say))
+    except DisagreementError as error:
+        echo(f"error: {error}", err=True)
+        return SOME_FAILED
+    for one in exported:
+        terminal.print_export(one)
     return 0
 
 

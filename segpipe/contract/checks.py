@@ -23,6 +23,7 @@ def check(contract: "Contract") -> None:
     _check_neighbours(contract)
     _check_inputs(contract)
     _check_spacing(contract)
+    _check_axis_order(contract)
     _check_task(contract)
     _check_classes(contract)
 
@@ -135,6 +136,18 @@ def _check_inputs(contract: "Contract") -> None:
 def _check_spacing(contract: "Contract") -> None:
     if contract.spacing is not None and (len(contract.spacing) != contract.ndim or min(contract.spacing) <= 0):
         raise ValueError(f"spacing must be {contract.ndim} numbers above 0, one per spatial axis, got {contract.spacing}")
+
+
+def _check_axis_order(contract: "Contract") -> None:
+    if contract.axis_order is None:
+        return
+    if sorted(contract.axis_order) != [0, 1, 2]:
+        raise ValueError(f"axis_order must have the axes 0, 1 and 2 of a volume, each once, got {contract.axis_order}")
+    if contract.orientation is not None:
+        raise ValueError(
+            f'one of orientation and axis_order turns a volume, got "{contract.orientation}" and {contract.axis_order}: '
+            "leave one out"
+        )
 
 
 def _check_task(contract: "Contract") -> None:

@@ -46,6 +46,7 @@ class Contract(Keys):
             "neighbours",
             "flips",
             "inputs",
+            "axis_order",
         }
     )
 
@@ -103,6 +104,9 @@ class Contract(Keys):
     flips: list[int] | None = None
     """Spatial axes that flips for averaging may reverse: numbers, the first axis being 0, or letters, ``x`` for the last
     axis, ``y`` and ``z`` for those before it. None: all."""
+    axis_order: list[int] | None = None
+    """For volumes without ``orientation``: the axis of the file, the slowest being 0, that becomes each axis of the input of
+    the network, or of the volume that a network of images gets slice by slice. None: as stored."""
     inputs: dict[Name, ModelInput] | None = Field(default=None, min_length=1, max_length=MOST_CHANNELS)
     """Inputs of the network by name, if it has several, dates or constants; None: one, which takes all channels."""
 

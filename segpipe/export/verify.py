@@ -121,10 +121,11 @@ def _miou(a: NDArray[np.integer[Any]], b: NDArray[np.integer[Any]], seen: NDArra
 
 def _worst(difference: NDArray[np.float64], wanted: Scores, found: Scores, unequal: NDArray[np.bool_]) -> str:
     at = np.unravel_index(int(np.nan_to_num(difference, nan=np.inf).argmax()), difference.shape)
-    tile, channel, row, col = map(int, at)
+    tile, channel, *place = map(int, at)
+    where = ", ".join(f"{name} {n}" for name, n in zip(("plane", "row", "column")[-len(place) :], place, strict=True))
     per_tile = ", ".join(f"{share:.3%}" for share in unequal.reshape(len(unequal), -1).mean(axis=1))
     return (
-        f"scores differ most in tile {tile} at row {row}, column {col}, class {channel}: "
+        f"scores differ most in tile {tile} at {where}, class {channel}: "
         f"{wanted[at]:.6g} by torch, {found[at]:.6g} by ONNX Runtime; labels that differ in each tile: {per_tile}"
     )
 

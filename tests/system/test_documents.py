@@ -277,11 +277,11 @@ def test_flags_of_commands_that_do_not_run_here_are_known(page):
 
 
 def _parse(words):
-    command = main.commands[words[0]]
+    command, rest = main.commands[words[0]], words[1:]
     if isinstance(command, click.Group):
-        command = export.commands["attach" if words[1] == "attach" else "network"]
-        words = words[words[1] == "attach" :]
-    command.make_context(words[0], words[1:])
+        command, rest = (export.commands[rest[0]], rest[1:]) if rest[0] in export.commands else (command, rest)
+        command = export.commands["network"] if isinstance(command, click.Group) else command
+    command.make_context(words[0], rest)
 
 
 def test_few_blocks_do_not_run():

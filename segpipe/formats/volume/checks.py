@@ -45,6 +45,8 @@ def order_notes(grid: VoxelGrid, contract: Contract) -> list[str]:
     """A note on the order of axes that the network sees, if the contract has no orientation."""
     if contract.orientation is not None or not contract.layout.is_volume:
         return []
+    if contract.axis_order is not None:
+        return [f"the contract names no orientation: axes {contract.axis_order} of those stored, {grid.directions}"]
     return [f"the contract names no orientation: the network gets the axes as they are stored, {grid.directions}"]
 
 

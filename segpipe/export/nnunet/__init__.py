@@ -1,0 +1,1 @@
+"""Trained folders of nnU-Net: what their files say, the network of the plans, and its export."""

@@ -170,7 +170,8 @@ def _check_classes(contract: "Contract") -> None:
     if contract.task != "binary" and taken != list(range(len(taken))):
         raise ValueError(
             f"output channels of the classes must be 0 to {len(taken) - 1}, each once, got {listed(taken)}: "
-            "give each class its index in the model's output where that is not its id"
+            "give each class its index in the model's output where that is not its id; for some of its outputs alone, "
+            "segpipe export attach"
         )
     if contract.task == "binary" and (len(contract.classes) > 2 or max(c.id for c in contract.classes) != 1):
         raise ValueError("a binary model has classes 0 and 1, or 1 alone")

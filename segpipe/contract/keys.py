@@ -101,6 +101,15 @@ class SegmentationClass(Keys):
     snomed: Snomed | tuple[Snomed, Snomed] | None = None
     """SNOMED CT code of the type, or of the category and of the type, for DICOM; None: a private code."""
 
+    @field_validator("index", mode="before")
+    @classmethod
+    def _one_output(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            raise ValueError(
+                f"index must be one output, got {shortened(value)}: segpipe export attach combines several inside the model"
+            )
+        return value
+
     @field_validator("name")
     @classmethod
     def _one_line(cls, value: str) -> str:

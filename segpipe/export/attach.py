@@ -1,7 +1,7 @@
 """Attach a contract to a model that was made elsewhere: check it on the model, then store it in the model's file."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from segpipe import __version__
-from segpipe.contract import Contract, read_contract
+from segpipe.contract import Contract
 from segpipe.errors import ExportError, ModelError, SettingsError, one_line
 from segpipe.export.file import draft, save, spec_of
+from segpipe.export.large import light_copy
+from segpipe.export.merge import Head, combine, head_of, read_classes, whole
 from segpipe.export.stride import Size, Stride, is_strided, measure_stride, named_stride, total_stride
 from segpipe.export.tiles import random_tiles
 from segpipe.network.neighbours import SUSPECTS, cause
-from segpipe.network.spec import ModelSpec, read_model
+from segpipe.network.spec import ModelSpec, external_data, read_model
 from segpipe.pipeline.infer import HostNetwork
 from segpipe.pipeline.model_check import try_out
 
@@ -44,8 +46,8 @@ def attach(model: Path, contract: Path, output: Path | None = None) -> Attached:
     ``align`` is measured; a value in the contract must be a multiple of it.
 
     Args:
-        model: the model file; external weights are moved into it.
-        contract: TOML.
+        model: the model file; external weights are moved into it, or into one file beside it where they do not fit.
+        contract: TOML, in which a class may have several outputs of the model.
         output: path of a new file; None: change the model itself.
 
     Raises:
@@ -53,7 +55,11 @@ def attach(model: Path, contract: Path, output: Path | None = None) -> Attached:
     """
     check_new(output, model)
     proto = load_whole(model)
-    return put(proto, read_contract(contract), model.name, output or model)
+    before = external_data(model, read_model(model))
+    terms, groups = read_classes(contract)
+    head = head_of(proto, terms, groups, model) if groups else None
+    made = put(proto, terms, model.name, output or model, head)
+    return made if output else replace(made, notes=(*made.notes, *_no_longer_needed(before, model)))
 
 
 def check_new(output: Path | None, model: Path) -> None:
@@ -62,7 +68,7 @@ def check_new(output: Path | None, model: Path) -> None:
         raise SettingsError(f"the output must be new, got {output}, which exists: name another, or remove it")
 
 
-def put(proto: onnx.ModelProto, terms: Contract, model: str, output: Path) -> Attached:
+def put(proto: onnx.ModelProto, terms: Contract, model: str, output: Path, head: Head | None = None) -> Attached:
     """Write a graph with a contract into a file, after checking that the two fit.
 
     Args:
@@ -70,12 +76,15 @@ def put(proto: onnx.ModelProto, terms: Contract, model: str, output: Path) -> At
         terms: the contract, without what is measured.
         model: name of the file that the graph came from, for the record.
         output: path of the file.
+        head: outputs to combine to the classes of the contract; None: they are the classes.
 
     Raises:
         SegpipeError: they do not fit; no file is written.
     """
     with draft(output) as path:
-        save(proto, terms if terms.align is not None else terms.model_copy(update={"align": 1}), path)
+        if head:
+            terms = _combined(proto, terms, head, path)
+        save(proto, _aligned(terms), path)
         spec = try_out(spec_of(path))
         score = HostNetwork(spec, arena=False)
         alone = _why_alone(proto, score, spec) if _is_free(proto, spec) else None
@@ -85,7 +94,27 @@ def put(proto: onnx.ModelProto, terms: Contract, model: str, output: Path) -> At
         stride = _measure(score, spec, proto, terms)
         terms = _completed(terms, model, stride)
         save(proto, terms, path)
-    return Attached(output, terms, stride, tuple(_notes(output, alone)))
+    return Attached(output, terms, stride, (*(head.notes() if head else ()), *_notes(output, alone)))
+
+
+def _no_longer_needed(before: list[Path], path: Path) -> Iterator[str]:
+    """Name files of weights that only the model used, before it was changed itself."""
+    kept = external_data(path, read_model(path))
+    for file in before:
+        if file not in kept:
+            where = f"in {kept[0].name}" if kept else f"inside {path.name}"
+            yield f"{file} is no longer needed by {path.name}: its weights are {where} now"
+
+
+def _aligned(terms: Contract) -> Contract:
+    return terms if terms.align is not None else terms.model_copy(update={"align": 1})
+
+
+def _combined(proto: onnx.ModelProto, terms: Contract, head: Head, path: Path) -> Contract:
+    """Combine outputs to classes, after trying the model as it is, whose logits or probabilities show then."""
+    save(proto, _aligned(whole(terms, head)), path)
+    try_out(spec_of(path))
+    return combine(proto, terms, head)
 
 
 def _why_alone(proto: onnx.ModelProto, score: HostNetwork, spec: ModelSpec) -> str | None:
@@ -198,7 +227,7 @@ def _measure(score: HostNetwork, spec: ModelSpec, proto: onnx.ModelProto, terms:
 def _sizes(proto: onnx.ModelProto, spec: ModelSpec) -> Iterator[tuple[Size, Size]]:
     """Yield rows and columns before and after each operator with a stride; nothing where shapes cannot be inferred."""
     copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
+    copy.CopyFrom(light_copy(proto))
     shapes = {feed.name: feed.shape(spec.batch_shape) for feed in spec.feeds}
     for value in copy.graph.input:
         for axis, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False):

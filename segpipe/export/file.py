@@ -1,18 +1,19 @@
 """Write the exported file: one graph with its contract inside, under a hidden name until it is verified."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 from onnx import helper
 
 from segpipe.contract import METADATA_KEY, Contract
-from segpipe.errors import ExportError, SegpipeError
+from segpipe.errors import SegpipeError
 from segpipe.export.deepness import deepness_metadata
-from segpipe.network.spec import ModelSpec, read_spec
+from segpipe.export.large import SUFFIX, write
+from segpipe.network.spec import ModelSpec, external_data, read_model, read_spec
 from segpipe.settings import Settings
 from segpipe.storage.files import commit, output_errors, partial, unlinked
 
@@ -25,39 +26,41 @@ READ_BY_DEEPNESS = {
 
 @contextmanager
 def draft(output: Path) -> Iterator[Path]:
-    """Yield a hidden path beside the output; rename the file at the end, or remove it if anything fails."""
+    """Yield a hidden path beside the output; rename the file at the end, or remove it if anything fails.
+
+    Files of weights beside it that were written meanwhile, and that the finished file does not use, go as well.
+    """
     temporary = partial(output)
     with output_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
+        before, kept = _weights_of(output), set[Path]()
         try:
             yield unlinked(temporary)
+            files = external_data(temporary, read_model(temporary)) if _weights_of(output) - before else []
             commit(temporary, output)
+            kept.update(files)
         except SegpipeError as error:  # show the final name, not the hidden one
             raise type(error)(str(error).replace(temporary.name, output.name)) from None
         finally:
             temporary.unlink(missing_ok=True)
+            for file in _weights_of(output) - before - kept:
+                file.unlink(missing_ok=True)
+
+
+def _weights_of(output: Path) -> set[Path]:
+    """Files of weights that `save` wrote for an output of this name, whichever of them it uses."""
+    name = re.compile(rf"{re.escape(output.stem)}\.[0-9a-f]{{16}}{re.escape(SUFFIX)}")
+    return {file for file in output.parent.iterdir() if name.fullmatch(file.name)}
 
 
 def save(proto: onnx.ModelProto, contract: Contract, path: Path) -> None:
-    """Write the graph with its contract and Deepness's metadata, replacing older ones."""
-    check_size(proto)
+    """Write the graph with its contract and Deepness's metadata, replacing older ones; `draft` gives the path."""
     inside = json.dumps(contract.model_dump(mode="json", exclude_none=True), ensure_ascii=False, allow_nan=False)
     ours = {METADATA_KEY: inside, **deepness_metadata(contract, input_dtype=_input_type(proto))}
     kept = {p.key: p.value for p in proto.metadata_props if p.key not in READ_BY_DEEPNESS}
     del proto.metadata_props[:]
     helper.set_model_props(proto, {**kept, **ours})
-    path.write_bytes(proto.SerializeToString())
-
-
-def check_size(proto: onnx.ModelProto) -> None:
-    """Check that a graph and its weights fit into one file: protobuf counts bytes in 31 bits."""
-    try:
-        proto.ByteSize()
-    except EncodeError:
-        weights = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
-        raise ExportError(
-            f"a model must fit into one file of 2 GiB, got {weights / 1e9:.1f} GB of weights: take a smaller one"
-        ) from None
+    write(proto, path, Path(path.name.removeprefix(".").removesuffix(".partial")).stem)
 
 
 def _input_type(proto: onnx.ModelProto) -> str:

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from segpipe.errors import ExportError
 from segpipe.export.families import Network, in_a_line
-from segpipe.export.file import check_size
+from segpipe.export.large import loadable
 from segpipe.export.outputs import outputs_of
 from segpipe.export.stride import Size, is_strided, total_stride
 from segpipe.network.device import open_session
@@ -112,7 +112,6 @@ def to_onnx(network: Network, shape: tuple[int, ...], *, free_size: bool) -> onn
             proto = _scripted(network, example) if network.traced else _exported(network, example, free_size)
         except Exception as error:  # noqa: BLE001 - the exporter passes on whatever its passes raise
             raise ExportError(f"torch cannot export this network: {_root(error)} (-v shows its log)") from None
-    check_size(proto)
     _tidy(proto)
     return proto
 
@@ -144,7 +143,8 @@ def _scripted(network: Network, example: Tensor) -> onnx.ModelProto:
     """Export by tracing, which keeps the batch free; a script that computes with sizes is recorded while it runs instead."""
     try:
         proto = _traced(network, example)
-        open_session(proto.SerializeToString(), "cpu", False)
+        with loadable(proto) as graph:
+            open_session(graph, "cpu", False)
     except Exception:  # noqa: BLE001 - any error of the exporter, or of ONNX Runtime for its result
         recorded = make_fx(Scorer(network.module, network.scores).eval())(example)
         return _exported(replace(network, module=recorded, scores=""), example, False)

@@ -21,6 +21,7 @@ from segpipe.export.families import Network
 from segpipe.export.file import draft, save, spec_of
 from segpipe.export.graph import Scorer, in_order, output_stride, own_score, scaled_inside, score, to_onnx
 from segpipe.export.joined import joined
+from segpipe.export.large import light_copy, loadable, refilled
 from segpipe.export.mlm import mlm_item
 from segpipe.export.network import library_versions, open_network, weights_digest
 from segpipe.export.outputs import find_scores
@@ -190,7 +191,8 @@ def _right_at(proto: onnx.ModelProto, scorer: Scorer, shape: tuple[int, ...]) ->
     silent.log_severity_level = 4  # a size that does not run is a valid result
     try:
         wanted = score(scorer, image)
-        (found,) = open_session(proto.SerializeToString(), "cpu", False).run(None, {"image": image}, silent)
+        with loadable(proto) as graph:
+            (found,) = open_session(graph, "cpu", False).run(None, {"image": image}, silent)
     except Exception:  # noqa: BLE001 - any error of torch or ONNX Runtime means that this size does not work
         return False
     return bool(wanted.shape == found.shape and np.abs(wanted - found).max() <= SAME_SIZE * np.abs(wanted).max())
@@ -200,8 +202,8 @@ def _save(proto: onnx.ModelProto, contract: Contract, settings: ExportSettings, 
     """Write the graph, with the scaling prepended for raw pixels."""
     if settings.raw:
         copy = onnx.ModelProto()
-        copy.CopyFrom(proto)
-        proto = scaled_inside(copy, of_input(fixed_scaling(contract, None), contract), settings.raw)
+        copy.CopyFrom(light_copy(proto))
+        proto = refilled(scaled_inside(copy, of_input(fixed_scaling(contract, None), contract), settings.raw), proto)
     save(proto, contract, path)
 
 
@@ -256,7 +258,7 @@ def _origin(network: Network, settings: ExportSettings, proto: onnx.ModelProto) 
 
 
 def _write_item(model: Path, item: Path, contract: Contract) -> None:
-    (image,), (scores,) = signature(onnx.load(str(model)))
+    (image,), (scores,) = signature(onnx.load(str(model), load_external_data=False))
     digest = hashlib.sha256(model.read_bytes()).hexdigest()
     Folder(item.parent).write_json(item.name, mlm_item(model, contract, sha256=digest, tensors=(image, scores)))
 

@@ -165,8 +165,11 @@ def weights_digest(path: Path) -> str:
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return hashlib.sha256(files[0].read_bytes()).hexdigest() if len(files) == 1 else digest.hexdigest()
+            own = hashlib.file_digest(stream, "sha256")
+        if len(files) == 1:
+            return own.hexdigest()
+        digest.update(own.digest())
+    return digest.hexdigest()
 
 
 def library_versions() -> str:

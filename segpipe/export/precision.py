@@ -21,6 +21,7 @@ from onnxruntime.quantization import (
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from segpipe.errors import ExportError
+from segpipe.export.large import is_large, loadable, write
 from segpipe.export.settings import Precision
 
 
@@ -40,7 +41,8 @@ def converted(proto: onnx.ModelProto, precision: Precision, images: Sequence[NDA
 def _fp16(proto: onnx.ModelProto) -> onnx.ModelProto:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns about weights too small for fp16; verification decides about them
-        half: onnx.ModelProto = convert_float_to_float16(proto, keep_io_types=True)
+        with loadable(proto) as graph:  # a path is read by means that large graphs need
+            half: onnx.ModelProto = convert_float_to_float16(graph if isinstance(graph, str) else proto, keep_io_types=True)
     _once(half.graph)
     return half
 
@@ -72,8 +74,9 @@ def _int8(proto: onnx.ModelProto, images: Sequence[NDArray[np.float32]]) -> onnx
     feeds = _Images(proto.graph.input[0].name, images)
     with _quiet(), tempfile.TemporaryDirectory() as folder:
         float32, int8 = str(Path(folder, "float32.onnx")), str(Path(folder, "int8.onnx"))
-        onnx.save(proto, float32)  # passed the graph itself, the quantiser would remove its weights
-        quantize_static(float32, int8, feeds, nodes_to_exclude=_last_product(proto), **_QUANTIZATION)
+        write(proto, Path(float32), "float32")  # passed the graph itself, the quantiser would remove its weights
+        large = {"use_external_data_format": is_large(proto)}
+        quantize_static(float32, int8, feeds, nodes_to_exclude=_last_product(proto), **_QUANTIZATION, **large)
         return onnx.load(int8)
 
 

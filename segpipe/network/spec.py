@@ -163,6 +163,7 @@ def _read(settings: Settings, path: Path, device: Kind, device_reason: str) -> M
     _check_scaling(image, contract, path)
     feeds = feeds_of(contract, image, inputs, path)
     files = (path, *external_data(path, proto))
+    _check_lengths(path, proto)
     return ModelSpec(
         path=path,
         files=files,
@@ -392,7 +393,10 @@ def check_unchanged(spec: ModelSpec) -> None:
     """Check that a model has not changed since the run was planned, perhaps hours before a worker loads it."""
     for model in spec.members:
         if _digest(model.files, model.contract) != model.sha256:
-            raise ModelError(f"{model.path} has changed since this run began: run the same command again, for the new model")
+            beside = "".join(f" or {file}" for file in model.files[1:])
+            raise ModelError(
+                f"{model.path}{beside} has changed since this run began: run the same command again, for the new model"
+            )
 
 
 def _digest(files: Sequence[Path], contract: Contract) -> str:
@@ -425,6 +429,25 @@ def external_data(path: Path, proto: onnx.ModelProto) -> list[Path]:
         if not (folder / name).resolve().is_relative_to(folder):
             raise ModelError(f"{path}: external data of a model must lie in its folder, got {name}: move it there")
     return [path.parent / name for name in sorted(names)]
+
+
+def _check_lengths(path: Path, proto: onnx.ModelProto) -> None:
+    """Check that files of external data hold all bytes that the graph says; a missing file has its own message."""
+    for tensor in _tensors(proto):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            said = {entry.key: entry.value for entry in tensor.external_data}
+            file = path.parent / said.get("location", "")
+            try:
+                end = int(said.get("offset") or 0) + int(said.get("length") or 0)
+            except ValueError:
+                raise ModelError(
+                    f"{path}: the place of its tensor {tensor.name!r} cannot be read: export it again"
+                ) from None
+            if file.is_file() and (size := file.stat().st_size) < end:
+                raise ModelError(
+                    f"{path} needs its external data {file} of at least {end:,} bytes, got {size:,}: "
+                    "it is cut off or another model's, so copy both files again"
+                )
 
 
 def _tensors(message: Any) -> Iterator[TensorProto]:

@@ -1,11 +1,11 @@
 """Contracts for models made elsewhere: what fits runs as it did with ``--contract``, what does not leaves the file alone."""
 
+import hashlib
 import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,13 @@ import onnxruntime
 import pytest
 import rasterio
 from click.testing import CliRunner
-from google.protobuf.message import EncodeError
 from networks import Network, volumetric
 from onnx import TensorProto, helper, numpy_helper
 
 from segpipe.cli import main
 from segpipe.errors import ContractError, ExportError, ModelError, SegpipeError, SettingsError
+from segpipe.export import large
 from segpipe.export.attach import attach
-from segpipe.export.file import check_size
 from segpipe.network.spec import read_spec
 from segpipe.settings import load_settings
 
@@ -474,15 +473,37 @@ def test_output_folder_that_cannot_be(model, contract, tmp_path):
     refused(SegpipeError, "cannot be written", model, contract, tmp_path / "file" / "m.onnx")
 
 
-def test_model_of_more_than_two_gigabytes():
-    """protobuf refuses to count them; the message must not be protobuf's."""
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_weights_that_do_not_fit_into_one_file_stay_outside(elsewhere, contract, tmp_path, labels, monkeypatch):
+    (tmp_path / "a").mkdir()
+    model = external(tmp_path / "a" / "m.onnx")
+    truth = labels("with", model, contract=aligned(contract, 4))
+    monkeypatch.setattr(large, "LARGEST", 6000)
+    monkeypatch.setattr(large, "LEAST", 100)
+    output = tmp_path / "b" / "m.onnx" if elsewhere else model
+    made = attach(model, contract, output if elsewhere else None)
+    (data,) = output.parent.glob("m.????????????????.data")
+    assert data.name == f"m.{hashlib.sha256(data.read_bytes()).hexdigest()[:16]}.data"
+    assert output.stat().st_size < 6000
+    if not elsewhere:
+        assert made.notes == (f"{model}.data is no longer needed by m.onnx: its weights are in {data.name} now",)
+        (tmp_path / "a" / "m.onnx.data").unlink()
+    np.testing.assert_array_equal(labels("without", output), truth)
+    attach(output, contract)
+    assert sorted(output.parent.iterdir()) == sorted([data, output])
 
-    def refuse() -> int:
-        raise EncodeError("Failed to serialize proto")
 
-    weights = [SimpleNamespace(raw_data=b"x" * 500_000_000)] * 6
-    with pytest.raises(ExportError, match=r"one file of 2 GiB, got 3.0 GB of weights"):
-        check_size(SimpleNamespace(ByteSize=refuse, graph=SimpleNamespace(initializer=weights)))  # type: ignore[arg-type]
+def test_weights_outside_leave_nothing_behind_if_the_contract_does_not_fit(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(large, "LARGEST", 6000)
+    monkeypatch.setattr(large, "LEAST", 100)
+    refused(ContractError, 'activation = "softmax"', model, toml(tmp_path / "c.toml", activation="none"))
+
+
+def test_what_fits_into_no_file_even_without_its_weights_is_refused(model, contract, monkeypatch):
+    monkeypatch.setattr(large, "LARGEST", 200)
+    refused(
+        ExportError, "weights above 2 GB must be initializers of the main graph, and .* bytes of m.onnx", model, contract
+    )
 
 
 def test_interrupted_in_the_middle(model, contract, monkeypatch):

@@ -30,7 +30,7 @@ from torch.nn import functional
 
 from segpipe.cli import main
 from segpipe.errors import ContractError, DisagreementError, ExportError, ModelError, SegpipeError, SettingsError
-from segpipe.export import make
+from segpipe.export import large, make
 from segpipe.export.families import smp
 from segpipe.export.graph import Scorer, in_order
 from segpipe.export.make import Exported, export_model
@@ -1391,6 +1391,67 @@ def test_eomt_is_exported_in_six_lines(cli, tmp_path):
     assert ended.exit_code == 0, ended.stderr
     assert len(ended.stderr.splitlines()) == 6
     np.testing.assert_allclose(scores_of(tmp_path / "m.onnx", image), wanted / wanted.sum(1, keepdim=True), atol=1e-5)
+
+
+# --- weights that do not fit into one file --------------------------------------------------------------------------------
+
+
+class Heavy(nn.Module):
+    """Weights of 150 kB in one layer."""
+
+    def __init__(self, channels: int = 3, classes: int = 3) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(channels, 64, 3, padding=1)
+        self.norm = nn.BatchNorm2d(64)
+        self.middle = nn.Conv2d(64, 64, 3, padding=1)
+        self.head = nn.Conv2d(64, classes, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(torch.relu(self.middle(torch.relu(self.norm(self.stem(image))))))
+
+
+@pytest.fixture
+def small_files(monkeypatch):
+    """Files of 60 kB, in place of 2 GB."""
+    monkeypatch.setattr(large, "LARGEST", 60_000)
+
+
+@pytest.mark.parametrize(("precision", "raw"), [("fp32", None), ("fp32", "uint8"), ("fp16", None), ("int8", None)])
+def test_weights_outside_are_those_of_one_file(precision, raw, export, tmp_path, raster, run_serial, monkeypatch):
+    weights, scene = traced(seeded(Heavy()), tmp_path / "w.pt"), raster("in/a.tif", pixels())
+    options = {"precision": precision, "raw": raw, "min_agreement": 0.9}
+    options |= {"calibrate": (str(scene),)} if precision == "int8" else {}
+    one = export(weights, output=tmp_path / "one.onnx", **options)
+    monkeypatch.setattr(large, "LARGEST", 30_000 if precision == "int8" else 60_000)
+    two = export(weights, output=tmp_path / "out" / "two.onnx", stac_mlm=tmp_path / "item.json", **options)
+    assert sorted(p.suffix for p in two.path.parent.iterdir()) == [".data", ".onnx"]
+    assert two.path.stat().st_size < 60_000
+    labels = []
+    for made in (one, two):
+        out = run_serial(scene, made.path, output=tmp_path / f"labels of {made.path.stem}")
+        with rasterio.open(out / "a.tif") as mask:
+            labels.append(mask.read(1))
+    np.testing.assert_array_equal(*labels)
+    assert_several(labels[0])
+
+
+def test_weights_outside_belong_to_the_model(cli, terms, tmp_path, small_files, raster):
+    traced(seeded(Heavy()), tmp_path / "w.pt")
+    line = ["w.pt", "--classes", terms(), "--bands", "r,g,b", "--tile", 64, "-o"]
+    assert cli(*line, "m.onnx").exit_code == 0
+    (data,) = tmp_path.glob("m.*.data")
+    before = content(tmp_path)
+    assert cli(*line, "m.onnx", "--overwrite").exit_code == 0
+    assert content(tmp_path) == before
+    refused = cli(*line, "n.onnx", "--tile", 63, "--min-agreement", 1, "--max-difference", 0)
+    assert refused.exit_code != 0
+    assert content(tmp_path) == before
+    scene = raster("in/a.tif", pixels())
+    run = ["run", "--input", scene, "--model", tmp_path / "m.onnx", "--output", tmp_path / "out", "--device", "cpu"]
+    data.rename(tmp_path / "elsewhere")
+    ended = click.testing.CliRunner().invoke(main, [*map(str, run)])
+    assert ended.exit_code == 2
+    assert f"needs its external data {data}" in ended.stderr
 
 
 # --- what is left behind --------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from networks import contract
 from onnx import TensorProto, helper, numpy_helper
 
 from segpipe.errors import ModelError
-from segpipe.network.spec import read_spec
+from segpipe.network.spec import check_unchanged, read_spec
 from segpipe.settings import load_settings
 
 FLOATS = TensorProto.FLOAT
@@ -119,6 +119,26 @@ def test_weights_that_are_replaced_are_another_model(where, tmp_path):
     (tmp_path / "w.bin").unlink()
     with pytest.raises(ModelError, match="needs its external data"):
         spec(path)
+
+
+def test_a_file_that_is_cut_off_is_named(tmp_path):
+    path = save(tmp_path, in_branch)
+    proto = onnx.load(path, load_external_data=False)
+    for branch in proto.graph.node[1].attribute:
+        branch.g.initializer[0].external_data.add(key="length", value="12")
+    path.write_bytes(proto.SerializeToString())
+    assert spec(path).files == (path, tmp_path / "w.bin")
+    (tmp_path / "w.bin").write_bytes(b"\0" * 8)
+    with pytest.raises(ModelError, match=r"m.onnx needs its external data .*w.bin of at least 12 bytes, got 8: .*copy both"):
+        spec(path)
+
+
+def test_a_file_that_changes_during_a_run_is_named(tmp_path):
+    before = spec(save(tmp_path, in_branch))
+    check_unchanged(before)
+    outside(tmp_path, "w.bin", 2.0)
+    with pytest.raises(ModelError, match=r"m.onnx or .*w.bin has changed since this run began"):
+        check_unchanged(before)
 
 
 @pytest.mark.parametrize("where", [in_branch, in_branch_of_a_branch, in_attribute_of_a_branch])

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from segpipe.contract import Contract
 from segpipe.errors import ExportError
 from segpipe.export.bundles.described import Example
+from segpipe.export.large import loadable
 from segpipe.network.device import open_session
 from segpipe.network.scaling import case_scaling, fixed_scaling
 
@@ -35,7 +36,8 @@ def reproduce(source: Path, example: Example, proto: onnx.ModelProto, contract: 
     fixed = contract.layout.spatial(tuple(d.dim_value or None for d in sizes))
     if given.nbytes > MOST_BYTES or any(f is not None and f != n for f, n in zip(fixed, given.shape[2:], strict=True)):
         return "the example of the package has another size than the graph takes, and was not run"
-    session = open_session(proto.SerializeToString(), "cpu", False)
+    with loadable(proto) as graph:
+        session = open_session(graph, "cpu", False)
     found = np.concatenate([_output(session, contract, sample) for sample in given])
     if masks:
         found = np.asarray(found > contract.threshold, np.float64)

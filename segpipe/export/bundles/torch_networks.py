@@ -17,6 +17,7 @@ from segpipe.errors import DisagreementError, ExportError
 from segpipe.export.bundles.described import Architecture, Described, Weights
 from segpipe.export.families import Network, in_a_line
 from segpipe.export.graph import Scorer, score, to_onnx
+from segpipe.export.large import loadable
 from segpipe.export.outputs import by, outputs_of
 from segpipe.export.programs import opened
 from segpipe.export.tiles import noise
@@ -149,7 +150,8 @@ def _compare(network: Network, proto: onnx.ModelProto, shape: tuple[int, ...]) -
     tiles = np.stack([noise(shape, seed) for seed in (1, 2)])
     scorer = Scorer(network.module, network.scores).eval()
     wanted = np.concatenate([score(scorer, tile[None]) for tile in tiles])
-    (found,) = open_session(proto.SerializeToString(), "cpu", False).run(None, {"image": tiles})
+    with loadable(proto) as graph:
+        (found,) = open_session(graph, "cpu", False).run(None, {"image": tiles})
     largest = float(np.abs(wanted).max()) or 1.0
     if found.shape != wanted.shape or not np.abs(found - wanted).max() <= CLOSE * largest:
         raise DisagreementError(

@@ -112,6 +112,7 @@ class Model:
             array and labels it takes memory for one row of tiles.
 
         Raises:
+            SettingsError: confidence was asked for of a model that gives labels.
             SourceError: the array's type, shape or values do not fit the contract.
             ModelError: the network fails, or gives scores that are not finite.
 
@@ -125,6 +126,10 @@ class Model:
         >>> labels.array.shape, int((labels.array == labels.nodata).sum())
         ((300, 500), 30000)
         """
+        if confidence and self.contract.gives_labels:
+            raise SettingsError(
+                f'confidence needs scores, and {self.spec.title} gives labels (activation = "labels"): leave it out'
+            )
         source = checked(array, valid, self.spec)
         decision = Decision(self.contract, self.spec.blend_on)
         shape = (decision.bands, *source.grid.shape)

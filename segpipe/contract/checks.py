@@ -24,6 +24,7 @@ def check(contract: "Contract") -> None:
     _check_inputs(contract)
     _check_spacing(contract)
     _check_axis_order(contract)
+    _check_output_layout(contract)
     _check_task(contract)
     _check_classes(contract)
 
@@ -150,6 +151,14 @@ def _check_axis_order(contract: "Contract") -> None:
         )
 
 
+def _check_output_layout(contract: "Contract") -> None:
+    if contract.scores_layout.ndim != contract.ndim:
+        raise ValueError(
+            f'output_layout must have the spatial axes of layout, got output_layout = "{contract.output_layout}" and '
+            f'layout = "{contract.layout}"'
+        )
+
+
 def _check_task(contract: "Contract") -> None:
     if contract.task == "multiclass" and contract.activation == "sigmoid":
         raise ValueError(
@@ -167,7 +176,9 @@ def _check_classes(contract: "Contract") -> None:
         if len(set(values)) != len(values):
             raise ValueError(f"class {what} must differ, got more than once: {listed(repeated(values))}")
     taken = sorted(c.channel for c in contract.classes)
-    if contract.task != "binary" and taken != list(range(len(taken))):
+    if contract.gives_labels:
+        _check_label_values(contract, taken)
+    elif contract.task != "binary" and taken != list(range(len(taken))):
         raise ValueError(
             f"output channels of the classes must be 0 to {len(taken) - 1}, each once, got {listed(taken)}: "
             "give each class its index in the model's output where that is not its id; for some of its outputs alone, "
@@ -177,3 +188,18 @@ def _check_classes(contract: "Contract") -> None:
         raise ValueError("a binary model has classes 0 and 1, or 1 alone")
     if "nodata" in {c.name for c in contract.classes}:
         raise ValueError('no class may be called "nodata": the tables use that name for pixels that were not seen')
+
+
+def _check_label_values(contract: "Contract", values: list[int]) -> None:
+    """Check a contract of labels, whose classes are found by value, not by channel."""
+    if contract.threshold != type(contract).model_fields["threshold"].default:
+        raise ValueError(
+            f'threshold is for scores, and activation = "labels" has none, got {contract.threshold}: leave it out'
+        )
+    if len(set(values)) != len(values):
+        raise ValueError(f"label values of the classes, index or else id, must differ, got {listed(repeated(values))} twice")
+    if contract.task == "multilabel" and values != list(range(len(values))):
+        raise ValueError(
+            f"output channels of the classes must be 0 to {len(values) - 1}, each once, got {listed(values)}: "
+            "give each class its index in the model's output where that is not its id"
+        )

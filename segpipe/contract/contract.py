@@ -47,6 +47,8 @@ class Contract(Keys):
             "flips",
             "inputs",
             "axis_order",
+            "output_layout",
+            "upsampling",
         }
     )
 
@@ -93,8 +95,9 @@ class Contract(Keys):
     index increases, such as ``"RAS"``. For a network of images: the orientation of the volume, sliced along axis 0."""
     neighbours: int = Field(default=0, ge=0, le=MOST_NEIGHBOURS)
     """For a network of images on volumes: number of slices on each side that are added as channels."""
-    activation: Literal["softmax", "sigmoid", "none"]
-    """Function that turns scores into probabilities; ``none``: they are probabilities."""
+    activation: Literal["softmax", "sigmoid", "none", "labels"]
+    """Function that turns scores into probabilities; ``none``: they are probabilities; ``labels``: there are no scores, the
+    network gives the label of each pixel."""
     task: Literal["multiclass", "binary", "multilabel"] = "multiclass"
     threshold: float = Field(default=0.5, gt=0, lt=1)
     classes: list[SegmentationClass] = Field(min_length=1, max_length=MOST_CLASSES)
@@ -109,6 +112,12 @@ class Contract(Keys):
     the network, or of the volume that a network of images gets slice by slice. None: as stored."""
     inputs: dict[Name, ModelInput] | None = Field(default=None, min_length=1, max_length=MOST_CHANNELS)
     """Inputs of the network by name, if it has several, dates or constants; None: one, which takes all channels."""
+    output_layout: Layout | None = None
+    """Axis order of the output; None: that of the input, ``layout``."""
+    upsampling: Literal["half_pixel", "align_corners"] | None = None
+    """Where the pixels of an output lie that is coarser than the tile: spread evenly over it, or with the outermost centres
+    on those of the tile. None: ``align_corners`` for an output of ``(n - 1) / s + 1`` pixels of a tile of ``n``, where ``s``
+    does not divide ``n``, else ``half_pixel``."""
 
     @model_validator(mode="before")
     @classmethod
@@ -165,6 +174,16 @@ class Contract(Keys):
     def _consistent(self) -> Self:
         check(self)
         return self
+
+    @property
+    def gives_labels(self) -> bool:
+        """Whether the network gives labels in place of scores."""
+        return self.activation == "labels"
+
+    @property
+    def scores_layout(self) -> Layout:
+        """Axis order of the output."""
+        return self.layout if self.output_layout is None else self.output_layout
 
     @property
     def channel_count(self) -> int:
@@ -260,5 +279,5 @@ class Contract(Keys):
 
     @property
     def scores(self) -> int:
-        """Number of output channels with class scores."""
-        return 1 if self.task == "binary" else len(self.classes)
+        """Number of output channels: with class scores; with labels, one, or one per class where classes overlap."""
+        return 1 if self.task == "binary" or (self.gives_labels and self.task == "multiclass") else len(self.classes)

@@ -97,7 +97,7 @@ class SegmentationClass(Keys):
     name: Name
     color: Color | None = None
     index: int | None = Field(default=None, ge=0, lt=MOST_CLASSES)
-    """Channel of the output; None: the same number as the id."""
+    """Channel of the output, or label value in the output; None: the same number as the id."""
     snomed: Snomed | tuple[Snomed, Snomed] | None = None
     """SNOMED CT code of the type, or of the category and of the type, for DICOM; None: a private code."""
 

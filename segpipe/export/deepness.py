@@ -17,7 +17,9 @@ NO_THRESHOLD = 0.01
 
 
 def deepness_metadata(contract: Contract, *, input_dtype: str = "float32") -> dict[str, str]:
-    """Metadata as JSON text by key; empty for models that Deepness does not support: volumes, overlapping classes, inputs.
+    """Metadata as JSON text by key; empty for models that Deepness does not support.
+
+    These are models of volumes, of overlapping classes, of several inputs, and those that give labels in place of scores.
 
     Without ``standardization_mean`` and ``standardization_std`` the plugin wrongly feeds ``pixel / 255``.
 
@@ -25,7 +27,8 @@ def deepness_metadata(contract: Contract, *, input_dtype: str = "float32") -> di
         contract: contract of a model with one image input and one output of scores.
         input_dtype: input type of the graph; the plugin feeds float32 for any raster.
     """
-    if contract.ndim != 2 or contract.task == "multilabel" or contract.inputs is not None:
+    unlike = contract.inputs is not None or contract.gives_labels
+    if contract.ndim != 2 or contract.task == "multilabel" or unlike:
         return {}
     values: dict[str, Any] = {"model_type": "Segmentor", "class_names": _class_names(contract)}
     values |= _resolution(contract) | _tiles(contract)

@@ -14,6 +14,7 @@ import onnx
 
 from segpipe.contract import Contract, SegmentationClass
 from segpipe.export.deepness import standardisation
+from segpipe.geometry.layout import Layout
 from segpipe.network.signature import TensorSpec
 
 STAC_VERSION = "1.1.0"
@@ -34,7 +35,7 @@ _AXES = {
 }
 _NOT_IN_MLM = {
     *("tile", "overlap", "align", "equivariant", "spacing", "spacing_unit", "spacing_tolerance", "orientation"),
-    *("scaling", "pixel", "normalize", "activation", "task", "threshold", "provenance"),
+    *("scaling", "pixel", "normalize", "activation", "task", "threshold", "provenance", "upsampling"),
 }
 
 
@@ -120,7 +121,7 @@ def _tensors(contract: Contract, image: TensorSpec, scores: TensorSpec) -> dict[
         "name": image.name,
         "description": _description(contract),
         "bands": named,
-        "input": _structure(contract, image, "bands" if named else "channel"),
+        "input": _structure(contract.layout, image, "bands" if named else "channel"),
         "value_scaling": _value_scaling(contract),
         "resize_type": None,
     }
@@ -128,7 +129,7 @@ def _tensors(contract: Contract, image: TensorSpec, scores: TensorSpec) -> dict[
         "name": scores.name,
         "tasks": list(TASKS),
         "bands": [],
-        "result": _structure(contract, scores, "class"),
+        "result": _structure(contract.scores_layout, scores, "class"),
         "classification:classes": _classes(contract),
     }
     return {"mlm:input": [given], "mlm:output": [made]}
@@ -142,9 +143,9 @@ def _description(contract: Contract) -> str:
     return "pixels as they are stored, before value_scaling"
 
 
-def _structure(contract: Contract, tensor: TensorSpec, channel: str) -> dict[str, Any]:
+def _structure(layout: Layout, tensor: TensorSpec, channel: str) -> dict[str, Any]:
     """Shape, -1 for free sizes, and names of axes; an output may lack the class axis."""
-    axes = [channel if axis == "channel" else axis for axis in _AXES[contract.layout]]
+    axes = [channel if axis == "channel" else axis for axis in _AXES[layout]]
     if len(tensor.shape) < len(axes):
         axes.remove(channel)
     return {

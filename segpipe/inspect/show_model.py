@@ -82,11 +82,15 @@ def _contract_rows(contract: Contract, tiling: Mapping[str, Sequence[int]] | Non
     yield "tile", _tile_words(contract, tiling)
     yield "equivariant", _EQUIVARIANT[contract.equivariant]
     yield "spacing", _spacing_words(contract)
-    yield "task", _TASKS[contract.task] + f", above {contract.threshold:g}" * (contract.task != "multiclass")
+    yield "task", _TASKS[contract.task] + f", above {contract.threshold:g}" * _has_threshold(contract)
     yield "activation", _ACTIVATIONS.get(contract.activation, contract.activation)
     yield from ((key, value) for key in ("input", "output", "orientation") if (value := getattr(contract, key)))
     if contract.layout is not Layout.NCHW:
         yield "layout", contract.layout
+
+
+def _has_threshold(contract: Contract) -> bool:
+    return contract.task != "multiclass" and not contract.gives_labels
 
 
 _TASKS = {
@@ -94,7 +98,10 @@ _TASKS = {
     "binary": "binary: one score, class 1",
     "multilabel": "multilabel: each class has a mask band of its own",
 }
-_ACTIVATIONS = {"none": "none: the outputs are probabilities"}
+_ACTIVATIONS = {
+    "none": "none: the outputs are probabilities",
+    "labels": "labels: the outputs are labels; the nearest tile decides",
+}
 _EQUIVARIANT = {
     True: "yes: scores do not depend on where a tile starts",
     False: "no: scores depend on where a tile starts",

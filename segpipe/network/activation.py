@@ -36,6 +36,9 @@ def check_activation(spec: ModelSpec, scores: NDArray[np.float32], raw: Raw) -> 
     Raises:
         ContractError: the activation is wrong; the message gives the right value.
     """
+    if spec.contract.gives_labels:
+        _check_labels(spec, scores)
+        return
     if not np.isfinite(scores).all():
         return  # a run refuses them anyway
     trial = _Trial(spec, scores, raw)
@@ -135,8 +138,20 @@ def _check_probabilities(trial: _Trial) -> None:
         )
 
 
+def _check_labels(spec: ModelSpec, values: NDArray[np.float32]) -> None:
+    """Under ``labels``, refuse what is no whole number; a run names those that are no class's."""
+    wrong = values[values != np.rint(values)]  # NaN, too
+    if wrong.size:
+        logits = "softmax" if spec.contract.task == "multiclass" else "sigmoid"
+        named = "none" if spec.ending.is_probability else logits
+        raise ContractError(
+            f'{spec.path}: activation = "labels" says that its output is labels, and it gives {wrong[0]:.3g} on noise; '
+            f'{spec.ending}: set activation = "{named}" in the contract'
+        )
+
+
 def by_class(raw: NDArray[Any], spec: ModelSpec) -> NDArray[np.float32]:
     """A model's raw output as float32 with the class axis second, ``(batch, classes, *sizes)``."""
-    layout = spec.contract.layout
+    layout = spec.contract.scores_layout
     raw = raw.transpose(layout.to_first) if layout.has_class_axis(raw.shape) else raw[:, None]
     return np.asarray(raw, np.float32)

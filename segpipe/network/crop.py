@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from segpipe.errors import ModelError
 from segpipe.network.activation import Raw, by_class
+from segpipe.network.coarser import stride_between
 from segpipe.network.noise import loud_tiles, noise_tiles
 from segpipe.network.spec import ModelSpec, by
 
@@ -34,13 +35,13 @@ def check_not_cropped(spec: ModelSpec, sizes: Sequence[int], raw: Raw) -> None:
 
     Args:
         spec: the model.
-        sizes: sizes of its output, an integer fraction of the tile.
+        sizes: sizes of its output, the tile divided by a stride.
         raw: the model.
 
     Raises:
         ModelError: the output is a crop.
     """
-    factor = spec.tiling.tile[0] // sizes[0]
+    factor = stride_between(spec.tiling.tile, sizes) or 1
     calm = noise_tiles(spec, 1, seed=2)
     scores = _scores(spec, raw, calm)
     if _moves_as_crop(spec, raw, calm, scores, factor) or _shows_as_crop(spec, raw, calm, scores, factor):

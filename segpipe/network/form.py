@@ -5,7 +5,8 @@ from pathlib import Path
 
 import onnx
 
-from segpipe.errors import ModelError
+from segpipe.contract import Contract
+from segpipe.errors import ContractError, ModelError
 from segpipe.geometry.layout import Layout, likely_layout
 from segpipe.network.ending import Ending, ending_of
 from segpipe.network.signature import TensorSpec, signature
@@ -21,28 +22,38 @@ def is_quantised(proto: onnx.ModelProto) -> bool:
     return any(node.op_type in QUANTISED for node in proto.graph.node)
 
 
-def check_graph(proto: onnx.ModelProto, path: Path, image: TensorSpec, scores: TensorSpec) -> None:
-    """Check that a model gives scores, the same each time.
+def check_graph(
+    proto: onnx.ModelProto, path: Path, image: TensorSpec, scores: TensorSpec, contract: Contract | None = None
+) -> None:
+    """Check that a model gives scores or labels, as its contract says, the same each time.
 
     Raises:
         ModelError: with the mend.
+        ContractError: it gives labels, and its contract says scores.
     """
     _, outputs = signature(proto)
     if changing := sorted(set(_changing(proto))):
         raise ModelError(
             f"{path} must give the same scores each time, and does not ({', '.join(changing)}): export it in evaluation mode"
         )
-    ending = ending_of(proto, scores.name)
-    if ending.labels:
-        raise ModelError(
-            f"{path} must give a score per class, which are blended where tiles overlap, and its output {scores.name} is "
-            f"labels ({ending}); models of labels are not supported yet: {_uncover(proto, path, image, ending, outputs)}"
+    if contract is not None and not contract.gives_labels and gives_labels(proto, scores, image):
+        ending = ending_of(proto, scores.name)
+        raise ContractError(
+            f"{path}: its output {scores} is labels ({_why(ending, scores)}), and the contract says activation = "
+            f'"{contract.activation}", which is for scores: set activation = "labels" in the contract'
+            + (f", or {_uncover(proto, path, image, ending, outputs)}" if ending.labels else "")
         )
-    if scores.is_integer and score_count(scores, likely_layout(image.shape)) in (1, None):
-        raise ModelError(
-            f"{path} must give a score per class, as floats, and its output {scores} holds {scores.dtype}, labels or "
-            "quantized scores: export it without the step that makes integers of scores"
-        )
+
+
+def gives_labels(proto: onnx.ModelProto, output: TensorSpec, image: TensorSpec) -> bool:
+    """Whether an output is labels: the result of a decision such as ArgMax, or one integer per pixel."""
+    if ending_of(proto, output.name).labels:
+        return True
+    return output.is_integer and score_count(output, likely_layout(image.shape)) in (1, None)
+
+
+def _why(ending: Ending, output: TensorSpec) -> str:
+    return str(ending) if ending.labels or output.dtype is None else f"it holds {output.dtype}"
 
 
 def _changing(proto: onnx.ModelProto) -> Iterator[str]:
@@ -66,10 +77,10 @@ def _uncover(proto: onnx.ModelProto, path: Path, image: TensorSpec, ending: Endi
     """Say how to get at the scores that labels were made from."""
     for other in outputs:
         if not ending_of(proto, other.name).labels and not other.is_integer:
-            return f'set output = "{other.name}" in the contract, if that is its scores'
+            return f'output = "{other.name}", if that is its scores'
     names = f'"{path}", "{path.with_stem(path.stem + "-scores")}", ["{image.name}"], ["{ending.scores}"]'
     command = f"python -c 'import onnx; onnx.utils.extract_model({names})'"
-    return f"its scores are the tensor {ending.scores}, which becomes the output by: {command}"
+    return f"take its scores, the tensor {ending.scores}, which becomes the output by: {command}"
 
 
 def score_count(tensor: TensorSpec, layout: Layout) -> int | None:

@@ -1,10 +1,37 @@
 """The output graph: a small graph behind a network that turns its output into scores ``(N, K, *tile)``."""
 
+from dataclasses import dataclass
+from typing import Any, Literal
+
 import onnx
 from onnx import TensorProto, helper
 
 from segpipe.errors import ContractError, ModelError
+from segpipe.network.coarser import Placed, placed_on
 from segpipe.network.spec import ModelSpec, by
+
+COORDINATES = {"half_pixel": "half_pixel", "align_corners": "align_corners"}
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What an output needs to become scores ``(N, K, *tile)``, in this order."""
+
+    rank: int
+    """Axes of the output."""
+    flat: bool = False
+    """Add the channel axis, which one score or label per pixel may lack."""
+    channels_last: bool = False
+    """Move the channel axis from the end."""
+    placed: Placed | None = None
+    """Upsample a coarser grid to the tile."""
+    nearest: bool = False
+    """Upsample with the value of the nearest pixel, as labels need, in place of linear interpolation."""
+    activation: Literal["softmax", "sigmoid", "none"] = "none"
+
+    @property
+    def any(self) -> bool:
+        return self.flat or self.channels_last or self.placed is not None or self.activation != "none"
 
 
 def tail_of(spec: ModelSpec, shape: tuple[int, ...]) -> bytes | None:
@@ -13,90 +40,137 @@ def tail_of(spec: ModelSpec, shape: tuple[int, ...]) -> bytes | None:
     Raises:
         ModelError, ContractError: scores of this shape contradict the contract.
     """
+    steps = _steps(spec, shape)
+    return tail_graph(steps).SerializeToString() if steps.any else None
+
+
+def _steps(spec: ModelSpec, shape: tuple[int, ...]) -> Steps:
+    contract = spec.contract
     spatial = _scores_shape(shape, spec)
-    factor = _upsampling(spatial, spec)
-    activation = spec.contract.activation if spec.blend_on == "probabilities" else "none"
-    flat, last = not spec.contract.layout.has_class_axis(shape), spec.contract.layout.channels_last
-    if not (flat or last or factor > 1 or activation != "none"):
-        return None
-    graph: bytes = tail_graph(len(shape), flat, last and not flat, factor, activation).SerializeToString()
-    return graph
-
-
-def tail_graph(rank: int, flat: bool, channels_last: bool, factor: int, activation: str) -> onnx.ModelProto:
-    """Build the graph from a network's output to scores ``(N, K, *tile)``: channel axis, bilinear upsampling, activation.
-
-    Upsampling uses half-pixel centres, as ``torch.nn.functional.interpolate(mode="bilinear", align_corners=False)``.
-    """
-    nodes, constants, last = [], [], "float"
-    nodes.append(helper.make_node("Cast", ["scores"], ["float"], to=TensorProto.FLOAT))
-    if flat:
-        constants.append(helper.make_tensor("axis", TensorProto.INT64, [1], [1]))
-        nodes.append(helper.make_node("Unsqueeze", [last, "axis"], ["channelled"]))
-        last, rank = "channelled", rank + 1
-    if channels_last:
-        nodes.append(helper.make_node("Transpose", [last], ["first"], perm=[0, rank - 1, *range(1, rank - 1)]))
-        last = "first"
-    if factor > 1:
-        scales = [1.0, 1.0, *[float(factor)] * (rank - 2)]
-        constants.append(helper.make_tensor("scales", TensorProto.FLOAT, [rank], scales))
-        nodes.append(
-            helper.make_node(
-                "Resize", [last, "", "scales"], ["full"], mode="linear", coordinate_transformation_mode="half_pixel"
-            )
-        )
-        last = "full"
-    if activation != "none":
-        axis = [helper.make_attribute("axis", 1)] if activation == "softmax" else []
-        nodes.append(helper.make_node(activation.capitalize(), [last], ["probable"]))
-        nodes[-1].attribute.extend(axis)
-        last = "probable"
-    return _wrap(nodes, constants, last)
-
-
-def _wrap(nodes: list[onnx.NodeProto], constants: list[TensorProto], last: str) -> onnx.ModelProto:
-    nodes.append(helper.make_node("Identity", [last], ["out"]))
-    graph = helper.make_graph(
-        nodes,
-        "tail",
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, None)],
-        [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)],
-        constants,
+    flat = not contract.scores_layout.has_class_axis(shape)
+    return Steps(
+        len(shape),
+        flat=flat,
+        channels_last=contract.scores_layout.channels_last and not flat,
+        placed=None if spatial == spec.tiling.tile else _placed(spec, spatial),
+        nearest=contract.gives_labels,
+        activation=contract.activation if spec.blend_on == "probabilities" else "none",  # type: ignore[arg-type]
     )
-    return helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
+
+
+def _placed(spec: ModelSpec, sizes: tuple[int, ...]) -> Placed:
+    tile = spec.tiling.tile
+    placed = placed_on(tile, sizes, spec.contract.upsampling)
+    if placed is None:
+        crop = "a smaller output is the middle of the tile, or a grid of its own, which are not supported yet: "
+        raise ModelError(
+            f"{spec.path}: the output must have the input's size, or one pixel per stride, rounded up, got {by(sizes)} for "
+            f"a tile of {by(tile)}: {crop if min(t - s for t, s in zip(tile, sizes, strict=True)) > 0 else ''}"
+            "export the model with padded convolutions, so that sizes are kept"
+        )
+    return placed
+
+
+def tail_graph(steps: Steps) -> onnx.ModelProto:
+    """Build the graph from a network's output to scores ``(N, K, *tile)``: channel axis, upsampling, activation.
+
+    Upsampling is that of ``torch.nn.functional.interpolate(mode="bilinear")``: with half-pixel centres as with
+    ``align_corners=False``, with aligned corners as with True.
+    """
+    graph = _Graph()
+    graph.add("Cast", to=TensorProto.FLOAT)
+    rank = steps.rank
+    if steps.flat:
+        graph.add("Unsqueeze", graph.constant(TensorProto.INT64, [1]))
+        rank += 1
+    if steps.channels_last:
+        graph.add("Transpose", perm=[0, rank - 1, *range(1, rank - 1)])
+    if steps.placed is not None:
+        _upsample(graph, rank, steps.placed, "nearest" if steps.nearest else "linear")
+    if steps.activation != "none":
+        graph.add(steps.activation.capitalize(), **({"axis": 1} if steps.activation == "softmax" else {}))
+    return graph.model()
+
+
+def _upsample(graph: "_Graph", rank: int, placed: Placed, mode: str) -> None:
+    """Resize the spatial axes; by a factor where it is a whole number, so that each pixel is weighted alike."""
+    options = {"mode": mode, "coordinate_transformation_mode": COORDINATES[placed.centres]}
+    if placed.factor is not None:
+        scales = [1.0, 1.0, *[float(placed.factor)] * (rank - 2)]
+        graph.add("Resize", "", graph.constant(TensorProto.FLOAT, scales), **options)
+    else:
+        sizes = graph.constant(TensorProto.INT64, list(placed.sizes))
+        graph.add("Resize", "", "", sizes, axes=list(range(2, rank)), **options)
+
+
+class _Graph:
+    """A chain of nodes from ``scores`` to ``out``."""
+
+    def __init__(self) -> None:
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: list[TensorProto] = []
+        self._last = "scores"
+
+    def constant(self, kind: int, values: list[Any]) -> str:
+        name = f"c{len(self._constants)}"
+        self._constants.append(helper.make_tensor(name, kind, [len(values)], values))
+        return name
+
+    def add(self, operator: str, *more: str, **attributes: Any) -> None:
+        out = f"t{len(self._nodes)}"
+        self._nodes.append(helper.make_node(operator, [self._last, *more], [out], **attributes))
+        self._last = out
+
+    def model(self) -> onnx.ModelProto:
+        self._nodes.append(helper.make_node("Identity", [self._last], ["out"]))
+        ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("scores", "out")]
+        graph = helper.make_graph(self._nodes, "tail", ends[:1], ends[1:], self._constants)
+        return helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
 
 
 def _scores_shape(shape: tuple[int, ...], spec: ModelSpec) -> tuple[int, ...]:
     """Check batch and class axes of an output; return its spatial axes."""
-    layout = spec.contract.layout
+    contract = spec.contract
+    layout = contract.scores_layout
     if shape[:1] != (spec.batch,):
         raise ModelError(
             f"{spec.path} must give scores for each of {spec.batch} tiles, got shape {shape}: check its batch axis"
         )
-    expected = spec.contract.scores
     has_classes = layout.has_class_axis(shape)
     if has_classes is None:
         raise ModelError(
             f'{spec.path}: output "{spec.output}" must be class scores per pixel, {layout.named("K")}, got shape {shape}'
         )
     classes, spatial = (layout.channels(shape), layout.spatial(shape)) if has_classes else (1, shape[1:])
-    if classes != expected:
-        raise ContractError(
-            f"{spec.contract_origin}: the model gives {classes} scores per pixel, and the contract's task "
-            f'"{spec.contract.task}" with {len(spec.contract.classes)} classes needs {expected}: correct classes or task'
-        )
+    if classes != contract.scores:
+        raise ContractError(f"{spec.contract_origin}: {_wrong_count(classes, shape, spec)}")
     return tuple(spatial)
 
 
-def _upsampling(spatial: tuple[int, ...], spec: ModelSpec) -> int:
-    tile = spec.tiling.tile
-    factors = {t / s for t, s in zip(tile, spatial, strict=True)}
-    factor = factors.pop()
-    if factors or factor != int(factor):
-        crop = "a smaller output is the middle of the tile, or a grid of its own, which are not supported yet: "
-        raise ModelError(
-            f"{spec.path}: the output must have the input's size or an integer fraction of it, got {by(spatial)} for a tile "
-            f"of {by(tile)}: {crop if min(t - s for t, s in zip(tile, spatial, strict=True)) > 0 else ''}"
-            "export the model with padded convolutions, so that sizes are kept"
+def _wrong_count(classes: int, shape: tuple[int, ...], spec: ModelSpec) -> str:
+    """Say what is wrong if an output has not the number of channels that the contract expects."""
+    contract = spec.contract
+    other = next((one for one in type(contract.layout) if _fits(one, shape, spec)), None)
+    if other is not None:
+        return (
+            f"the axes of the output {shape} are {other}, and the contract says {contract.scores_layout}: add "
+            f'output_layout = "{other}" to the contract'
         )
-    return int(factor)
+    if contract.gives_labels and contract.task == "multiclass":
+        return (
+            f"the model gives {classes} values per pixel, and labels are one: "
+            'take activation = "softmax" for scores, or task = "multilabel" for a 0 or 1 per class'
+        )
+    return (
+        f"the model gives {classes} scores per pixel, and the contract's task "
+        f'"{contract.task}" with {len(contract.classes)} classes needs {contract.scores}: correct classes or task'
+    )
+
+
+def _fits(layout: Any, shape: tuple[int, ...], spec: ModelSpec) -> bool:
+    """Whether an output is scores of the tile in another axis order."""
+    if layout.ndim != spec.contract.ndim or not layout.has_class_axis(shape):
+        return False
+    spatial = layout.spatial(shape)
+    larger = any(size > tile for size, tile in zip(spatial, spec.tiling.tile, strict=True))
+    return not larger and layout.channels(shape) == spec.contract.scores and layout is not spec.contract.scores_layout

@@ -22,6 +22,9 @@ _INTEGERS: dict[int, type[np.generic]] = {
 }
 
 
+_BOOLEAN: dict[int, type[np.generic]] = {TensorProto.BOOL: np.bool_}
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """Name, element type and shape of a graph's input or output; None stands for free sizes."""
@@ -35,7 +38,8 @@ class TensorSpec:
 
     @property
     def is_integer(self) -> bool:
-        return self.dtype is not None and self.dtype.kind in "iu"
+        """Whether it holds integers or booleans."""
+        return self.dtype is not None and self.dtype.kind in "iub"
 
 
 def signature(proto: onnx.ModelProto) -> tuple[list[TensorSpec], list[TensorSpec]]:
@@ -47,6 +51,6 @@ def signature(proto: onnx.ModelProto) -> tuple[list[TensorSpec], list[TensorSpec
 
 def _tensor(value: onnx.ValueInfoProto) -> TensorSpec:
     tensor = value.type.tensor_type
-    dtype = (_FLOATS | _INTEGERS).get(tensor.elem_type)
+    dtype = (_FLOATS | _INTEGERS | _BOOLEAN).get(tensor.elem_type)
     sizes = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in tensor.shape.dim)
     return TensorSpec(value.name, None if dtype is None else np.dtype(dtype), sizes)

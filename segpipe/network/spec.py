@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 from numpy.typing import NDArray
@@ -28,10 +28,14 @@ from segpipe.network.ensemble import ensemble
 from segpipe.network.feeds import Feed, as_image, feeds_of
 from segpipe.network.form import check_graph, is_quantised, score_count
 from segpipe.network.openvino_session import Engine, Precision, place_of, resolve_engine
+from segpipe.network.scores_needed import check_scores_needed, resolve_blend
 from segpipe.network.signature import TensorSpec, signature
 from segpipe.network.template import IMAGE_TILE, VOLUME_TILE, input_lines, lines_to_write
 from segpipe.settings import BlendOn, Settings
 from segpipe.storage.content import describe
+
+Blended = BlendOn | Literal["labels"]
+"""What is blended: scores, or labels where the network gives no scores."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class ModelSpec:
     contract_origin: str
     tiling: Tiling
     """Tiling of a case with the network's spatial axes; ``tiling_of`` gives the tiling of any case."""
-    blend_on: BlendOn
+    blend_on: Blended
     batch: int
     device: Kind
     device_reason: str
@@ -158,7 +162,8 @@ def _read(settings: Settings, path: Path, device: Kind, device_reason: str) -> M
     contract, origin = find_contract(settings, path, proto)
     image = image_of(inputs, contract, path)
     scores = _choose(outputs, contract.output, "output", path)
-    check_graph(proto, path, image, scores)
+    check_graph(proto, path, image, scores, contract)
+    check_scores_needed(settings, contract, path)
     _check_channels(image, contract, path)
     _check_scaling(image, contract, path)
     feeds = feeds_of(contract, image, inputs, path)
@@ -257,7 +262,7 @@ def find_contract(settings: Settings, model: Path, proto: onnx.ModelProto) -> tu
 
 def _check_channels(image: TensorSpec, contract: Contract, path: Path) -> None:
     rank = contract.ndim + 2
-    if image.dtype is None:
+    if image.dtype is None or image.dtype.kind == "b":
         raise ModelError(f'{path}: input "{image.name}" must hold floats or integers')
     if len(image.shape) != rank:
         raise ContractError(
@@ -314,7 +319,7 @@ def resolve_tiling(settings: Settings, contract: Contract, image: TensorSpec, pa
         )
     overlap = _spread(settings.overlap, ndim, "overlap") or contract.axes("overlap", ndim) or tuple(t // 4 for t in tile)
     align = contract.axes("align", ndim) or (DEFAULT_ALIGN,) * ndim
-    return Tiling(tile, overlap, align, settings.blend)
+    return Tiling(tile, overlap, align, resolve_blend(settings, contract))
 
 
 def _spread(value: tuple[int, ...] | None, ndim: int, key: str) -> tuple[int, ...] | None:
@@ -325,8 +330,10 @@ def _spread(value: tuple[int, ...] | None, ndim: int, key: str) -> tuple[int, ..
     raise SettingsError(f"{key} must have one number or {ndim}, one per axis, got {','.join(map(str, value))}")
 
 
-def resolve_blend_on(settings: Settings, contract: Contract) -> BlendOn:
-    """Blend logits unless asked otherwise; a model that gives probabilities has no logits to blend."""
+def resolve_blend_on(settings: Settings, contract: Contract) -> Blended:
+    """Blend logits unless asked otherwise; a model that gives probabilities has no logits to blend, or labels no scores."""
+    if contract.activation == "labels":
+        return "labels"
     if contract.activation != "none":
         return settings.blend_on or "logits"
     if settings.blend_on == "logits":

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from segpipe.contract import DEFAULT_ALIGN
 from segpipe.contract.deepness import deepness_values
 from segpipe.errors import ContractError
 from segpipe.geometry.layout import Layout, likely_layout
-from segpipe.network.ending import Ending, ending_of
-from segpipe.network.form import check_graph, score_count
+from segpipe.network.coarser import align_corners_stride
+from segpipe.network.form import check_graph, gives_labels
+from segpipe.network.output_seen import OutputSeen, output_seen
 from segpipe.network.signature import TensorSpec, signature
 
 WIDEST = 110
@@ -100,8 +101,7 @@ class _Seen:
     image: TensorSpec
     outputs: Sequence[TensorSpec]
     layout: Layout
-    scores: int | None
-    ending: Ending
+    output: OutputSeen
     known: dict[str, Any]
     """Contract keys from Deepness's metadata."""
 
@@ -117,23 +117,15 @@ class _Seen:
 
     @property
     def tile(self) -> list[int]:
-        sizes = self.layout.spatial(self.image.shape)
-        if None not in sizes:
-            return [n for n in sizes if n is not None]
-        tile = list(self.known.get("tile") or [VOLUME_TILE if self.layout.is_volume else IMAGE_TILE])
-        return tile * self.layout.ndim if len(tile) == 1 else tile
+        return _tile(self.image, self.layout, self.known)
+
+    @property
+    def scores(self) -> int | None:
+        return self.output.classes
 
     @property
     def task(self) -> str:
-        if self.scores == 1:
-            return "binary"
-        return "multilabel" if self.ending.operator.endswith("Sigmoid") and self.scores else "multiclass"
-
-    @property
-    def activation(self) -> str:
-        if self.ending.is_probability:
-            return "none"
-        return "softmax" if self.task == "multiclass" else "sigmoid"
+        return self.output.task
 
 
 def lines_to_write(path: Path, proto: onnx.ModelProto) -> str:
@@ -164,18 +156,21 @@ def _seen(proto: onnx.ModelProto, inputs: Sequence[TensorSpec], outputs: Sequenc
     if _is_series(image, outputs[0]):
         image = TensorSpec(image.name, image.dtype, (image.shape[0], _axes_of(image, Layout.NCHW)[1], *image.shape[-2:]))
     layout = likely_layout(image.shape)
-    scores = score_count(outputs[0], layout) or _inferred_count(proto, layout)
-    known = deepness_values({p.key: p.value for p in proto.metadata_props}, None, scores)
-    return _Seen(inputs, image, outputs, layout, scores, ending_of(proto, outputs[0].name), known)
+    known = deepness_values({p.key: p.value for p in proto.metadata_props}, None, None)
+    tile = _tile(image, layout, known)
+    scores = next((one for one in outputs if not gives_labels(proto, one, image)), outputs[0])
+    output = output_seen(proto, image, layout, tile, scores)
+    known = deepness_values({p.key: p.value for p in proto.metadata_props}, None, output.classes)
+    return _Seen(inputs, image, outputs, layout, output, known)
 
 
-def _inferred_count(proto: onnx.ModelProto, layout: Layout) -> int | None:
-    """Scores per pixel of the first output by shape inference, where the file omits them."""
-    try:
-        inferred = onnx.shape_inference.infer_shapes(proto)
-    except Exception:  # noqa: BLE001 - onnx passes on whatever its inference raises; the count is unknown then
-        return None
-    return score_count(signature(inferred)[1][0], layout)
+def _tile(image: TensorSpec, layout: Layout, known: Mapping[str, Any]) -> list[int]:
+    """Sizes of a tile: those of the file, else of its metadata, else the default."""
+    sizes = layout.spatial(image.shape)
+    if None not in sizes:
+        return [n for n in sizes if n is not None]
+    tile = list(known.get("tile") or [VOLUME_TILE if layout.is_volume else IMAGE_TILE])
+    return tile * layout.ndim if len(tile) == 1 else tile
 
 
 def _image_lines(seen: _Seen) -> list[str]:
@@ -239,17 +234,41 @@ def _volume_lines() -> list[str]:
 
 
 def _score_lines(seen: _Seen) -> list[str]:
-    """Activation and task, by the end of the graph."""
-    means = "what it gives are probabilities" if seen.ending.is_probability else "what it gives are logits"
-    known = seen.ending.range is not None and seen.ending.operator != "input"
-    why = f"{seen.ending}: {means}" if known else '"none" where it gives probabilities already'
+    """Activation, task, and the form of the output, by the end of the graph."""
+    output = seen.output
+    tasks = _LABEL_TASKS if output.is_labels else _TASKS
     lines = [
-        _line(f'activation = "{seen.activation}"', why),
-        _line(f'task = "{seen.task}"', _TASKS[seen.task]),
+        _line(f'activation = "{output.activation}"', _why(output)),
+        _line(f'task = "{output.task}"', tasks[output.task]),
     ]
     if len(seen.outputs) > 1:
-        lines.append(_line(f'output = "{seen.outputs[0].name}"', f"one of {', '.join(map(str, seen.outputs))}"))
-    return lines
+        lines.append(_line(f'output = "{output.name}"', f"one of {', '.join(map(str, seen.outputs))}"))
+    return [*lines, *_output_lines(seen)]
+
+
+def _why(output: OutputSeen) -> str:
+    ending = output.ending
+    if output.is_labels:
+        why = str(ending) if ending.labels else "it gives whole numbers"
+        return f"{why}: what it gives are labels, and the nearest tile decides"
+    means = "what it gives are probabilities" if ending.is_probability else "what it gives are logits"
+    known = ending.range is not None and ending.operator != "input"
+    return f"{ending}: {means}" if known else '"none" where it gives probabilities already'
+
+
+def _output_lines(seen: _Seen) -> Iterator[str]:
+    """Lines on axes and grid of the output, where they are not those of the input."""
+    output = seen.output
+    name = next(one for one in seen.outputs if one.name == output.name)
+    if output.layout is not seen.layout:
+        yield _line(f'output_layout = "{output.layout}"', f"where the classes of {name} are")
+    elif seen.layout.channels_last and seen.layout.has_class_axis(name.shape) and None in output.sizes:
+        other = Layout.NCDHW if seen.layout.is_volume else Layout.NCHW
+        yield _line(f'# output_layout = "{other}"', f"if {name} has its classes on that axis")
+    stride = align_corners_stride(seen.tile, output.sizes)
+    if stride is not None:
+        size, tile = output.sizes[0], seen.tile[0]
+        yield _line('upsampling = "align_corners"', f'{size} = ({tile} - 1) / {stride} + 1; or "half_pixel"')
 
 
 _TASKS = {
@@ -259,13 +278,25 @@ _TASKS = {
 }
 
 
+_LABEL_TASKS = {
+    "binary": "0 or 1 for each pixel",
+    "multiclass": "each pixel has one class",
+    "multilabel": "0 or 1 for each class",
+}
+
+
 def _class_lines(seen: _Seen) -> list[str]:
     """One table per class; for many classes, several per line."""
     count = max(seen.scores or 2, 2) if seen.task == "binary" or seen.scores is None else seen.scores
     named = seen.known.get("classes", [])
     fits = sorted(c["id"] for c in named) == list(range(count))
     classes = named if fits else [{"id": i, "name": f"class {i}"} for i in range(count)]
-    open_count = ["# as many as it gives scores, which the file leaves open"] if seen.scores is None else []
+    open_count = []
+    if seen.output.is_labels and seen.task == "multiclass":
+        left_open = ", as many as the file leaves open" * (seen.scores is None)
+        open_count = [f"# one for each label that it gives{left_open}: id is the label, or index, if id is to be another"]
+    elif seen.scores is None:
+        open_count = ["# as many as it gives scores, which the file leaves open"]
     if count <= LISTED:
         return [*open_count, *(f"[[classes]]\nid = {c['id']}\nname = {json.dumps(c['name'])}" for c in classes)]
     entries = [f"{{ id = {c['id']}, name = {json.dumps(c['name'])} }}," for c in classes]

@@ -14,10 +14,11 @@ from segpipe.contract import Contract
 from segpipe.errors import ModelError
 from segpipe.geometry.windows import Window
 from segpipe.network.arrays import HOST, Array, Arrays
+from segpipe.network.spec import Blended
 from segpipe.pipeline.ahead import ahead
 from segpipe.pipeline.blend import Finished
+from segpipe.pipeline.label_values import LabelValues
 from segpipe.pipeline.opening import Sheet
-from segpipe.settings import BlendOn
 from segpipe.timing.spans import span, waiting
 
 Labels = NDArray[np.uint8] | NDArray[np.uint16]
@@ -37,7 +38,7 @@ class Decision:
     """The rule that turns scores into labels, from the contract's task and the kind of scores that were blended."""
 
     contract: Contract
-    blend_on: BlendOn
+    blend_on: Blended
     arrays: Arrays = HOST
     """Library of the score arrays."""
 
@@ -72,12 +73,18 @@ class Decision:
 
     @property
     def needs_total(self) -> bool:
-        """Whether labels need the summed weights: yes with a threshold, no for the most likely class."""
-        return self.contract.task != "multiclass"
+        """Whether labels need the summed weights: yes with a threshold, no for the most likely class or given labels."""
+        return self.contract.task != "multiclass" and not self.contract.gives_labels
+
+    @cached_property
+    def _values(self) -> LabelValues:
+        return LabelValues(self.contract, self.arrays)
 
     def labels(self, sums: Array, total: Array | None, invalid: Array | None) -> tuple[Array, Array]:
-        """Labels ``(bands, *box)`` of score sums ``(classes, *box)`` and summed weights; and whether all sums are finite."""
+        """Labels ``(bands, *box)`` of score sums ``(classes, *box)`` and summed weights, and what ``refusal`` judges by."""
         xp = self.arrays.xp
+        if self.contract.gives_labels:
+            return self._given(sums, invalid)
         if self.contract.task == "multiclass":
             labels, best = self.arrays.most_likely(sums, self.dtype)
             finite = self._finite(best, invalid)
@@ -90,6 +97,28 @@ class Decision:
         if invalid is not None:
             self.arrays.fill(labels, invalid, self.nodata)
         return self.arrays.cast(labels, self.dtype), finite
+
+    def _given(self, values: Array, invalid: Array | None) -> tuple[Array, Array]:
+        """Labels of label values ``(channels, *box)``, and the extremes of those that are no class's at a valid pixel."""
+        ids, known = self._values.ids(values)
+        wrong = ~known if invalid is None else ~known & ~invalid
+        extremes = self._values.extremes(values, wrong)
+        labels = self.arrays.xp.stack([ids[k] for k in self._order]) if self.bands > 1 else ids
+        labels = self.arrays.cast(labels, self.dtype)
+        if invalid is not None:
+            self.arrays.fill(labels, invalid, self.nodata)
+        return labels, extremes
+
+    def refusal(self, found: Any) -> str | None:
+        """Why the model's output cannot be taken, by what ``labels`` found, on the host; None if it can."""
+        if self.contract.gives_labels:
+            return self._values.refusal(found)
+        if found:
+            return None
+        return (
+            "the model's scores must be finite, got NaN or infinity at a valid pixel: "
+            "check the contract's scaling and the model's precision"
+        )
 
     def above(self, sums: Array, total: Array) -> Array:
         """Whether scores, as sums with their summed weights, exceed the threshold."""
@@ -179,7 +208,7 @@ def decide(boxes: Iterable[Finished], decision: Decision, *, confidence: bool) -
     """Yield finished boxes with their labels, in order.
 
     Raises:
-        ModelError: a valid pixel has scores that are not finite.
+        ModelError: a valid pixel has scores that are not finite, or a label that is no class's.
     """
     under_way: deque[Callable[[], Decided]] = deque()
     for begun in _begun_boxes(iter(boxes), decision, confidence):
@@ -258,21 +287,18 @@ def _begun(box: Finished, decision: Decision, confidence: bool) -> Callable[[], 
         weights = decision.arrays.weights(sheet.weights)
         total = weights.total(tuple(slice(a, b) for a, b in zip(window.start, window.stop, strict=True)))
     with span("decide"):
-        labels, finite = decision.labels(box.sums, total, box.invalid)
+        labels, found = decision.labels(box.sums, total, box.invalid)
         sure = confidence or box.differ is not None
         likely = decision.confidence(box.sums, total, box.invalid) if sure else None
         counts = None if box.differ is None else decision.counts(likely, box.differ, box.invalid)
-        fetched = decision.arrays.fetch(labels, likely if confidence else None, finite, counts)
+        fetched = decision.arrays.fetch(labels, likely if confidence else None, found, counts)
 
     def arrived() -> Decided:
         with waiting("infer"):
-            labels, likely, finite, counts = fetched()
-        if not finite:
+            labels, likely, found, counts = fetched()
+        if refusal := decision.refusal(found):
             sheet.abandoned.set()  # otherwise the rest would be read and inferred before the error is seen
-            raise ModelError(
-                "the model's scores must be finite, got NaN or infinity at a valid pixel: "
-                "check the contract's scaling and the model's precision"
-            )
+            raise ModelError(refusal)
         checked = () if counts is None else (Checked(number, window, *map(int, counts)),)
         return Decided(sheet, window, labels, likely, inferred, checked)
 

@@ -255,7 +255,11 @@ _TYPES = {
     "tensor(float)": torch.float32,
     "tensor(float16)": torch.float16,
     "tensor(double)": torch.float64,
+    "tensor(bool)": torch.bool,
     "tensor(uint8)": torch.uint8,
+    "tensor(int8)": torch.int8,
+    "tensor(uint16)": torch.uint16,
+    "tensor(int16)": torch.int16,
     "tensor(int32)": torch.int32,
     "tensor(int64)": torch.int64,
 }

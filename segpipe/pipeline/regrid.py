@@ -1,7 +1,8 @@
 """Interpolate score boxes from the network's grid to the case's own grid, if the two differ."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
 
 import numpy as np
 
@@ -17,21 +18,23 @@ HALF = 0.5
 """Share of disagreeing pixels around an own pixel from which it counts as one."""
 
 
-def regrid(boxes: Iterable[Finished], arrays: Arrays = HOST) -> Iterator[Finished]:
+def regrid(boxes: Iterable[Finished], arrays: Arrays = HOST, *, nearest: bool = False) -> Iterator[Finished]:
     """Yield the scores of every own pixel exactly once; boxes of cases that are not resampled pass unchanged.
 
     Mean scores are interpolated linearly between the centres of pixels; beyond the outermost centres the outermost score is
     used. Invalid pixels of the network's grid have no weight. The mask has the same invalid pixels as the file: their
     validity was read with the window, since interpolated validity would move the edges of nodata.
+
+    With ``nearest``, an own pixel has the value of the nearest valid pixel of those that it lies between, as labels need.
     """
     for box in boxes:
         if box.sheet.regridding is None:
             yield box
         else:
-            yield from _own(box, arrays)
+            yield from _own(box, arrays, nearest)
 
 
-def _own(box: Finished, arrays: Arrays) -> Iterator[Finished]:
+def _own(box: Finished, arrays: Arrays, nearest: bool) -> Iterator[Finished]:
     """Boxes of the own grid for one box of the network's grid; a single empty box if it owns no own pixel."""
     sheet, grids = box.sheet, box.sheet.regridding
     assert grids is not None
@@ -46,10 +49,10 @@ def _own(box: Finished, arrays: Arrays) -> Iterator[Finished]:
     for part in split(owned, AT_ONCE // len(mean)):
         with span("regrid"):
             between = grids.between(part)
-            scores = interpolated(mean, between, haloed.start, arrays)
-            if seen is not None:
-                weight = interpolated(arrays.cast(seen, FLOAT)[None], between, haloed.start, arrays)
-                scores /= arrays.xp.where(weight > 0, weight, 1)
+            if nearest:
+                scores = nearest_of(mean, seen, between, haloed.start, arrays)
+            else:
+                scores = _linear(mean, seen, between, haloed.start, arrays)
         invalid = None if box.invalid is None else box.invalid[_inside(part, low)]
         invalid = None if invalid is None or not invalid.any() else arrays.put(invalid)
         differ = None
@@ -57,6 +60,38 @@ def _own(box: Finished, arrays: Arrays) -> Iterator[Finished]:
             differ = interpolated(arrays.cast(box.differ, FLOAT)[None], between, haloed.start, arrays)[0] >= HALF
         yield Finished(sheet, part, scores, invalid, inferred, mean=True, differ=differ, number=box.number)
         inferred = 0
+
+
+def _linear(mean: Array, seen: Array | None, between: Sequence[Between], low: tuple[int, ...], arrays: Arrays) -> Array:
+    """Interpolated scores; pixels that are not seen have no weight."""
+    scores = interpolated(mean, between, low, arrays)
+    if seen is not None:
+        weight = interpolated(arrays.cast(seen, FLOAT)[None], between, low, arrays)
+        scores /= arrays.xp.where(weight > 0, weight, 1)
+    return scores
+
+
+def nearest_of(
+    values: Array, seen: Array | None, between: Sequence[Between], low: tuple[int, ...], arrays: Arrays = HOST
+) -> Array:
+    """Values ``(classes, *box)`` of a box that begins at ``low``: each that of the seen pixel with the largest weight.
+
+    Weights are those of linear interpolation; of equal ones, the first in row-major order counts.
+    """
+    xp = arrays.xp
+    mask = xp.ones_like(values[:1]) if seen is None else arrays.cast(seen, FLOAT)[None]
+    best = most = None
+    for corner in product((False, True), repeat=len(between)):
+        there, weight = values, mask
+        for axis, (points, first, upper) in enumerate(zip(between, low, corner, strict=True), 1):
+            index = arrays.put((points.upper if upper else points.lower) - first)
+            share = (points.share if upper else 1 - points.share).astype(FLOAT)
+            there, weight = (arrays.pick(one, index, axis) for one in (there, weight))
+            weight = weight * arrays.put(share.reshape([-1 if k == axis else 1 for k in range(values.ndim)]))
+        nearer = weight > (0 if most is None else most)
+        best = there if best is None else xp.where(nearer, there, best)
+        most = weight if most is None else xp.where(nearer, weight, most)
+    return best
 
 
 def _mean(box: Finished, seen: Array | None, arrays: Arrays) -> Array:

@@ -35,5 +35,5 @@ def segmented(  # noqa: PLR0913 - two of them say what boxes include
             arrays = model.arrays  # these change if the device's memory is too small for a batch
             decision = Decision(model.spec.contract, model.spec.blend_on, arrays)
             blended = blend(own, arrays, Votes(decision) if audit else None)
-            boxes = decide(regrid(blended, arrays), decision, confidence=confidence)
+            boxes = decide(regrid(blended, arrays, nearest=decision.contract.gives_labels), decision, confidence=confidence)
             yield case, beside_writer(boxes, arrays)

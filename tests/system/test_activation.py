@@ -11,7 +11,7 @@ from networks import Network, contract
 from onnx import helper
 from test_ending import end
 
-from segpipe.errors import ContractError, ModelError
+from segpipe.errors import ContractError
 from segpipe.export.attach import attach
 from segpipe.jobs.launch import prepare
 from segpipe.settings import load_settings
@@ -206,7 +206,9 @@ def test_forms_of_output(layout, source, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["argmax", "argmax, cast", "above a threshold", "rounded"])
-def test_a_model_of_labels_is_refused_with_a_command_that_uncovers_its_scores(kind, source, tmp_path, segpipe, run_serial):
+def test_labels_under_a_contract_of_scores_come_with_a_command_that_uncovers_these(
+    kind, source, tmp_path, segpipe, run_serial
+):
     count = 1 if kind in ("above a threshold", "rounded") else 4
     task = BINARY if count == 1 else {}
     activation = "none" if count == 1 else "softmax"
@@ -218,7 +220,8 @@ def test_a_model_of_labels_is_refused_with_a_command_that_uncovers_its_scores(ki
     proto = onnx.load(model)
     proto.graph.output[0].type.tensor_type.elem_type = dtype
     onnx.save(proto, model)
-    with pytest.raises(ModelError, match=r"is labels .*not supported yet: its scores are the tensor") as caught:
+    said = r'is labels .*set activation = "labels" in the contract, or take its scores, the tensor'
+    with pytest.raises(ContractError, match=said) as caught:
         prepared(source, model)
     command = str(caught.value).split("python -c '")[1].rstrip("'")
     exec(command)

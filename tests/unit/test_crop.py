@@ -109,5 +109,5 @@ def test_what_is_no_fraction_is_said_to_be_cropped(margin, source, tmp_path):
     net = cropped(Network(3).conv(3, 4, 3), margin)
     model = net.save(tmp_path / "m.onnx", values, classes=4, out_shape=("n", 4, "a", "b"))
     if 288 % (288 - 2 * margin):
-        with pytest.raises(ModelError, match=r"integer fraction of it, got .*: a smaller output is the middle of the tile"):
+        with pytest.raises(ModelError, match=r"one pixel per stride, .*: a smaller output is the middle of the tile"):
             tried(source, model)

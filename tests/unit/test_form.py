@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from networks import contract
 from onnx import TensorProto, helper
 
-from segpipe.errors import ModelError
+from segpipe.contract import parse_contract
+from segpipe.errors import ContractError, ModelError
 from segpipe.geometry.layout import Layout
 from segpipe.network.form import check_graph, score_count
 from segpipe.network.signature import TensorSpec, signature
@@ -25,9 +27,9 @@ def model(*nodes, inputs=("image",), outputs=(("scores", TensorProto.FLOAT),)):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
 
 
-def check(proto: onnx.ModelProto) -> None:
+def check(proto: onnx.ModelProto, terms=None) -> None:
     inputs, outputs = signature(proto)
-    check_graph(proto, PATH, inputs[0], outputs[0])
+    check_graph(proto, PATH, inputs[0], outputs[0], terms)
 
 
 RELU = helper.make_node("Relu", ["image"], ["scores"])
@@ -61,13 +63,27 @@ def test_scores_that_change_from_call_to_call_are_refused(op, given, said, deep)
         check(model(*(within(node) if deep else [node])))
 
 
-def test_labels_are_refused_with_the_way_to_their_scores():
+SCORES = parse_contract(contract(3, 3), "c.toml")
+LABELS = parse_contract(contract(3, 3, activation="labels"), "c.toml")
+
+
+def test_labels_under_a_contract_of_scores_are_refused_with_the_way_to_these():
     nodes = [helper.make_node("Relu", ["image"], ["raw"]), helper.make_node("ArgMax", ["raw"], ["labels"], axis=1)]
-    with pytest.raises(ModelError, match=r"its scores are the tensor raw, which becomes the output by: python -c"):
-        check(model(*nodes, outputs=(("labels", TensorProto.INT64),)))
+    with pytest.raises(ContractError, match=r"or take its scores, the tensor raw, which becomes the output by: python -c"):
+        check(model(*nodes, outputs=(("labels", TensorProto.INT64),)), SCORES)
     both = (("labels", TensorProto.INT64), ("raw", TensorProto.FLOAT))
-    with pytest.raises(ModelError, match=r'set output = "raw" in the contract'):
-        check(model(*nodes, outputs=both))
+    with pytest.raises(ContractError, match=r'or output = "raw", if that is its scores'):
+        check(model(*nodes, outputs=both), SCORES)
+    check(model(*nodes, outputs=both), LABELS)
+    check(model(*nodes, outputs=both))
+
+
+def test_one_integer_per_pixel_is_a_label():
+    flat = model(helper.make_node("Cast", ["image"], ["scores"], to=TensorProto.INT32), outputs=())
+    flat.graph.output.append(value("scores", TensorProto.INT32, ["n", 1, "h", "w"]))
+    with pytest.raises(ContractError, match=r'is labels \(it holds int32\), .*set activation = "labels" in the contract$'):
+        check(flat, SCORES)
+    check(flat, LABELS)
 
 
 @pytest.mark.parametrize(

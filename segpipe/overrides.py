@@ -94,18 +94,31 @@ def check_patterns(patterns: Patterns) -> Patterns:
 
 
 def check_bands_from(pattern: str) -> str:
-    """Check that a pattern of files says where the names of the case and of the band stand.
+    """Check that a pattern of files says where the name of the case stands, and that of the band, the date or the input.
 
-    >>> check_bands_from("{case}_{band}.tif")
-    '{case}_{band}.tif'
+    >>> check_bands_from("{case}_{band}.tif"), check_bands_from("{date:before,after}/{case}.png")
+    ('{case}_{band}.tif', '{date:before,after}/{case}.png')
 
     Raises:
         ValueError: it does not, or has other braces.
     """
-    rest = pattern.replace("{case}", "").replace("{band}", "")
-    if "{case}" not in pattern or pattern.count("{band}") != 1 or set(rest) & set("{}") or ".." in pattern:
-        raise ValueError("must have {case}, and {band} once, such as {case}_{band}.tif; * stands for other text")
+    words = re.findall(r"\{(case|band|(?:date|input)(?::[^{}:/*]+)?)\}", pattern)
+    parts = [word for word in words if word != "case"]
+    rest = re.sub(r"\{[^{}]*\}", "", pattern)
+    known = len(words) == pattern.count("{") == pattern.count("}") and not set(rest) & set("{}")
+    if not known or "case" not in words or len(parts) != 1 or ".." in pattern or not _is_list(parts[0]):
+        raise ValueError(
+            "must have {case}, and {band}, {date} or {input} once, such as {case}_{band}.tif or "
+            "{date:before,after}/{case}.png; * stands for other text"
+        )
     return pattern
+
+
+def _is_list(word: str) -> bool:
+    """Whether the texts that a word lists are there, and differ."""
+    _, colon, listed = word.partition(":")
+    texts = [text.strip() for text in listed.split(",")]
+    return not colon or (all(texts) and len(set(texts)) == len(texts))
 
 
 AS_STORED = Overrides()

@@ -411,7 +411,7 @@ def _check_lesions(settings: Settings) -> None:
 
 
 def _check_bands(settings: Settings) -> None:
-    if settings.bands is not None and settings.bands_from is not None:
+    if settings.bands is not None and settings.bands_from is not None and "{band}" in settings.bands_from:
         raise SettingsError("bands_from finds bands by their names, and bands by their numbers, got both: leave --bands out")
 
 

@@ -1,12 +1,14 @@
-"""Group rasters of one band each into scenes, by a pattern of the user: ``--bands-from``."""
+"""Group rasters of one band, date or input each into scenes, by a pattern of the user: ``--bands-from``."""
 
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from segpipe.contract import Contract
 from segpipe.errors import SettingsError
 from segpipe.formats.case import RASTER, SCENE, BandsFrom, Case, SceneFiles
+from segpipe.formats.parts import DATE, WORD, Parts, dates_of, in_order, listed_words, parts_of_dates, parts_of_inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,20 +22,31 @@ class Grouped:
     """Files that match no band."""
 
 
-def bands_from(pattern: str | None, names: Sequence[str] | None) -> BandsFrom | None:
+def bands_from(pattern: str | None, contract: Contract) -> BandsFrom | None:
     """The rule of ``--bands-from`` for a model's channels; None if there is none.
 
     Raises:
-        SettingsError: the channels have no names.
+        SettingsError: the channels have no names, or the contract says nothing of dates or inputs.
     """
     if pattern is None:
         return None
-    if names is None:
+    if "{input" in pattern:
+        return BandsFrom(pattern, parts_of_inputs(pattern, contract)[0], "input", contract=contract)
+    if "{date" in pattern:
+        return _by_date(pattern, contract)
+    if (names := contract.channel_names) is None:
         raise SettingsError(
             "--bands-from finds files by the names of the model's channels, and its contract has none: give names, such as "
             'channels = ["B04", "B03", "B02"], with --contract'
         )
-    return BandsFrom(pattern, tuple(names))
+    return BandsFrom(pattern, names)
+
+
+def _by_date(pattern: str, contract: Contract) -> BandsFrom:
+    names, count = listed_words(pattern, "date"), dates_of(contract)
+    if names and count is not None and len(names) != count:
+        raise SettingsError(f"--bands-from must list the model's {count} dates, got {len(names)}: {', '.join(names)}")
+    return BandsFrom(pattern, names, "date", count, contract)
 
 
 def group(cases: Sequence[Case], rule: BandsFrom) -> Grouped:
@@ -47,14 +60,52 @@ def group(cases: Sequence[Case], rule: BandsFrom) -> Grouped:
         if match is None:
             grouped.others.append(case.path)
         else:
-            band = spellings[match["band"].casefold()]
+            band = spellings.get(match["band"].casefold(), match["band"])
             together.setdefault((match["folder"] or "") + match["case"], []).append((band, case.path))
     for name, files in together.items():
         root = os.path.dirname(files[0][1])  # noqa: PTH120
-        case = Case(name, os.path.join(root, os.path.basename(name)), SCENE, _scene(files, rule.names, root, name))  # noqa: PTH118, PTH119
+        names, wrong = _names(name, files, rule)
+        scene = _scene(files, names, root, name)
+        parts = None if wrong or rule.by == "band" else _parts(rule, len(names))
+        scene = scene if parts is None else replace(scene, kind="parts", channels=parts)
+        case = Case(name, os.path.join(root, os.path.basename(name)), SCENE, scene)  # noqa: PTH118, PTH119
         grouped.cases.append(case)
-        grouped.errors.update((case, error) for error in _errors(name, files, rule))
+        errors = [wrong] if wrong else _errors(name, files, replace(rule, names=tuple(names)))
+        if rule.by != "band" and not wrong and parts is None:
+            errors = [_uneven(name, names, rule)]
+        grouped.errors.update((case, error) for error in errors)
     return grouped
+
+
+def _names(name: str, files: Sequence[tuple[str, str]], rule: BandsFrom) -> tuple[Sequence[str], str]:
+    """What each file of a case is, in the model's order; and why that is not known, if it is not."""
+    if rule.names:
+        return rule.names, ""
+    found = list(dict.fromkeys(date for date, _ in files))
+    try:
+        dates = in_order(found)
+    except ValueError as error:
+        return found, f"{name}: {error}"
+    if rule.count is not None and len(dates) != rule.count:
+        return dates, (
+            f"{name}: the model takes {rule.count} dates, got {len(dates)}, {', '.join(dates)}: add what is missing, or "
+            "take the others away"
+        )
+    return dates, ""
+
+
+def _parts(rule: BandsFrom, count: int) -> Parts | None:
+    """Channels of the model in each file of a case."""
+    assert rule.contract is not None
+    return parts_of_inputs(rule.pattern, rule.contract)[1] if rule.by == "input" else parts_of_dates(rule.contract, count)
+
+
+def _uneven(name: str, names: Sequence[str], rule: BandsFrom) -> str:
+    assert rule.contract is not None
+    return (
+        f"{name}: each date must have as many channels, got {len(names)} dates, {', '.join(names)}, for "
+        f"{rule.contract.channel_count} channels: add what is missing, or take the others away"
+    )
 
 
 def _scene(files: Sequence[tuple[str, str]], names: Sequence[str], root: str, title: str) -> SceneFiles:
@@ -67,7 +118,8 @@ def _errors(name: str, files: Sequence[tuple[str, str]], rule: BandsFrom) -> Ite
     held = ", ".join(sorted(os.path.basename(path) for _, path in files))  # noqa: PTH119
     found = [band for band, _ in files]
     for band in rule.names:
-        wanted = rule.pattern.replace("{case}", os.path.basename(name)).replace("{band}", band)  # noqa: PTH119
+        text = rule.pattern.replace("{case}", os.path.basename(name))  # noqa: PTH119
+        wanted = WORD.sub(band, text)
         if band not in found:
             yield f"{name}: {band} has no file {wanted}, got {held}: add it, or change --bands-from"
             return
@@ -78,23 +130,28 @@ def _errors(name: str, files: Sequence[tuple[str, str]], rule: BandsFrom) -> Ite
 
 def _expression(rule: BandsFrom) -> tuple[re.Pattern[str], dict[str, str]]:
     """What a file's path must match, and the channel of each spelling of a band, in lower case."""
-    spellings = {spelling.casefold(): name for name in rule.names for spelling in _spellings(name)}
+    spellings = {spelling.casefold(): name for name in rule.names for spelling in _spellings(name, rule)}
     spellings |= {name.casefold(): name for name in rule.names}
-    bands = "|".join(map(re.escape, sorted(spellings, key=len, reverse=True)))
+    bands = "|".join(map(re.escape, sorted(spellings, key=len, reverse=True))) or DATE
     words, seen = [r"(?P<folder>(?:.*/)?)"], False
-    for word in re.split(r"(\{case\}|\{band\}|\*)", rule.pattern.lstrip("/")):
-        if word == "{case}":
-            words.append("(?P=case)" if seen else "(?P<case>[^/]+)")
+    for word in re.split(r"(\{[^{}]*\}|\*)", rule.pattern.lstrip("/")):
+        if word == "{case}":  # the shortest, so that a date is whole: a_2024-03-01 is not a_2024 on the first of March
+            words.append("(?P=case)" if seen else f"(?P<case>[^/]+{'?' * (not rule.names)})")
             seen = True
+        elif WORD.fullmatch(word):
+            words.append(f"(?P<band>(?i:{bands}))")
         else:
-            words.append({"{band}": f"(?P<band>(?i:{bands}))", "*": "[^/]*"}.get(word, re.escape(word)))
+            words.append("[^/]*" if word == "*" else re.escape(word))
     return re.compile("".join(words)), spellings
 
 
-def _spellings(name: str) -> tuple[str, ...]:
+def _spellings(name: str, rule: BandsFrom) -> tuple[str, ...]:
     """
-    >>> _spellings("B4"), _spellings("B08"), _spellings("B12"), _spellings("red")
+    >>> rule = BandsFrom("{case}_{band}.tif", ())
+    >>> _spellings("B4", rule), _spellings("B08", rule), _spellings("B12", rule), _spellings("red", rule)
     (('B4', 'B04'), ('B8', 'B08'), ('B12', 'B12'), ('red',))
     """
+    if rule.by != "band":
+        return (name,)
     match = re.fullmatch(r"[Bb]0*(\d{1,2})", name)
     return (f"B{match[1]}", f"B{match[1]:0>2}") if match else (name,)

@@ -3,7 +3,9 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
+from segpipe.contract import Contract
 from segpipe.settings import CaseNames
 from segpipe.validity import ValidityMask
 
@@ -51,25 +53,32 @@ class SceneFiles:
     """``Case.index`` of a scene of many files."""
 
     kind: str
-    """``sentinel-2``, ``landsat``, ``hls``, or ``bands`` for files of ``--bands-from``."""
+    """``sentinel-2``, ``landsat``, ``hls``; for files of ``--bands-from``: ``bands``, or ``parts`` for dates and inputs."""
     root: str
     """Folder or archive that holds all of it."""
     files: tuple[str, ...] = ()
-    """Landsat and HLS: names below ``root``; ``bands``: paths. Empty if all that ``root`` holds belongs to it."""
+    """Landsat and HLS: names below ``root``; ``bands``, ``parts``: paths. Empty if all that ``root`` holds belongs to it."""
     bands: tuple[str, ...] = ()
-    """``bands``: names of the channels of ``files``."""
+    """``bands``: names of the channels of ``files``; ``parts``: dates or inputs."""
     title: str = ""
     """Name of the product."""
+    channels: tuple[tuple[int, ...], ...] = ()
+    """``parts``: the model's channels in each of ``files``."""
 
 
 @dataclass(frozen=True, slots=True)
 class BandsFrom:
-    """How rasters of one band each make up a scene."""
+    """How rasters of one band, date or input each make up a scene."""
 
     pattern: str
-    """With ``{case}`` and ``{band}``."""
+    """With ``{case}``, and ``{band}``, ``{date}`` or ``{input}``."""
     names: tuple[str, ...]
-    """The model's channels."""
+    """What stands for the band, the date or the input, in the model's order; none for dates that are found by themselves."""
+    by: Literal["band", "date", "input"] = "band"
+    count: int | None = None
+    """Number of dates that each case must have; None: by the channels in its files."""
+    contract: Contract | None = field(default=None, repr=False)
+    """Says which channels are those of a date or an input."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,9 +214,8 @@ def _of_bands(cases: list[Case], rule: BandsFrom, search: _Search) -> list[Case]
     grouped, files = banded.group(rasters, rule), set(rasters)
     if not grouped.cases:
         held = f" and files such as {rasters[0].path}" if rasters else ""
-        raise InputError(
-            f"--bands-from must match files of the input, one for each of {', '.join(rule.names)}, got {rule.pattern}{held}"
-        )
+        wanted = ", ".join(rule.names) or "some dates"
+        raise InputError(f"--bands-from must match files of the input, one for each of {wanted}, got {rule.pattern}{held}")
     search.errors.update(grouped.errors)
     search.left_out.update(map(_suffix, grouped.others))
     return sorted([case for case in cases if case not in files] + grouped.cases, key=attrgetter("name"))

@@ -73,7 +73,7 @@ def _found(settings: Settings) -> Found:
     channels, bands = None, None
     if settings.model != (NO_MODEL,):
         contract = read_spec(settings).contract
-        channels, bands = channels_of(contract, settings.channels), bands_from(settings.bands_from, contract.channel_names)
+        channels, bands = channels_of(contract, settings.channels), bands_from(settings.bands_from, contract)
     return find_input(settings.input, Choice(settings.series, settings.case_name, channels, bands))
 
 

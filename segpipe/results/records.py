@@ -69,7 +69,7 @@ class Run:
     def choice(self) -> Choice:
         """The rules of the settings and the model that select and name the cases of the input."""
         channels = channels_of(self.model.contract, self.settings.channels)
-        bands = bands_from(self.settings.bands_from, self.model.contract.channel_names)
+        bands = bands_from(self.settings.bands_from, self.model.contract)
         return Choice(self.settings.series, self.settings.case_name, channels, bands, self.settings.overrides.validity)
 
     @property

@@ -113,7 +113,7 @@ class _Work:
         self.calls = processors() if self.first.spec.on_host else 1
         self._overrides = settings.of_run(settings.model).overrides
         contract = self.first.spec.contract
-        banded = bands_from(settings.bands_from, contract.channel_names)
+        banded = bands_from(settings.bands_from, contract)
         together = CaseChoice(channels=channels_of(contract, None), bands=banded)
         self._cases = find_cases(settings.input, together) if settings.input else []
         self._truth = self._find_truth()

@@ -8,6 +8,7 @@ import onnx
 import pytest
 import rasterio
 from networks import contract
+from PIL import Image
 from several import CLASSES, FORMS, OFFSET, SCALE, labels_of, several
 
 import segpipe as library
@@ -167,3 +168,72 @@ def test_lines_for_a_volume_say_what_a_series_needs(tmp_path, raster, run_serial
     (tmp_path / "c.toml").write_text(text)
     out = run_serial(raster("in/a.tif", pixels), model, contract=tmp_path / "c.toml")
     assert (read(out / "a.tif") == labels_of(model, form, pixels)).mean() >= 0.9999
+
+
+def cut_up(folder, pixels, raster):
+    """A file per date or input of a pair of images, as data sets of changes have them."""
+    return [raster(f"{folder}/A/x_1.png", pixels[:3]), raster(f"{folder}/B/x_1.png", pixels[3:])]
+
+
+@pytest.mark.parametrize("pattern", ["{date:A,B}/{case}.png", "{input:A,B}/{case}.png"])
+def test_pairs_of_pictures_are_cases(pattern, tmp_path, raster, run_serial):
+    model, pixels = several(tmp_path / "m.onnx", "two images"), pixels_of("two images")
+    cut_up("in", pixels, raster)
+    out = run_serial(tmp_path / "in", model, bands_from=pattern)
+    assert (read(out / "x_1.png") == labels_of(model, "two images", pixels)).mean() >= 0.9999
+
+
+def test_a_file_for_each_input_and_a_coarse_one(tmp_path, raster, run_serial):
+    """Sensors on one grid, by their names in the files' names; channels lie anywhere in the stack."""
+    form = "two sensors"
+    model, pixels = several(tmp_path / "m.onnx", form), pixels_of(form)
+    raster("in/a_s1.tif", pixels[[5, 1]])
+    raster("in/a_s2.tif", pixels[[0, 2, 3, 4]], photometric="MINISBLACK", alpha="no")
+    out = run_serial(tmp_path / "in", model, bands_from="{case}_{input}.tif")
+    assert (read(out / "a.tif") == labels_of(model, form, pixels)).mean() >= 0.9999
+
+
+@pytest.mark.parametrize("form", ["dates before channels", "channels before dates"])
+def test_a_missing_date_costs_its_case(form, tmp_path, raster, segpipe):
+    inputs = {"image": FORMS[form].inputs["image"] | {"dates": 3}}
+    model, pixels = several(tmp_path / "m.onnx", form, inputs=inputs), pixels_of(form)
+    for name in ("a", "b"):
+        for k, date in enumerate(("2024-03-01", "2024-05-01", "2024-07-01")):
+            raster(f"in/{name}_{date}.tif", pixels[2 * k : 2 * k + 2])
+    (tmp_path / "in" / "b_2024-05-01.tif").unlink()
+    out = tmp_path / "out"
+    command = ["run", "--input", tmp_path / "in", "--model", model, "--output", out, "--device", "cpu"]
+    command += ["--bands-from", "{case}_{date}.tif", "--executor", "serial"]
+    ended = segpipe(*command)
+    assert ended.returncode == 1
+    assert "b: the model takes 3 dates, got 2, 2024-03-01, 2024-07-01: add what is missing" in ended.stdout
+    assert (read(out / "a.tif") == labels_of(model, form, pixels)).mean() >= 0.9999
+    again = segpipe(*command)
+    assert "1 done before" in again.stdout + again.stderr
+
+
+def test_files_on_other_ground_are_an_error_of_their_case(tmp_path, raster, segpipe):
+    model, pixels = several(tmp_path / "m.onnx", "two images"), pixels_of("two images")
+    raster("in/a_1.tif", pixels[:3])
+    raster("in/a_2.tif", pixels[3:, :100])
+    raster("in/b_1.tif", pixels[:3])
+    raster("in/b_2.tif", pixels[3:5])
+    command = ["run", "--input", tmp_path / "in", "--model", model, "--output", tmp_path / "out", "--device", "cpu"]
+    ended = segpipe(*command, "--bands-from", "{case}_{date}.tif", "--executor", "serial")
+    assert ended.returncode == 1
+    assert "bands of a scene must cover the same ground" in ended.stdout
+    assert re.search(r"b_2.tif: the file's bands must be the model's channels, got 2 bands", ended.stdout)
+
+
+def test_a_turned_picture_is_refused_and_not_taken_as_it_lies(tmp_path, raster, segpipe):
+    model, pixels = several(tmp_path / "m.onnx", "two images"), pixels_of("two images")
+    cut_up("in", pixels, raster)
+    (tmp_path / "in" / "A" / "x_1.png").unlink()
+    image = Image.fromarray(np.moveaxis(pixels[:3], 0, -1))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "in" / "A" / "x_1.jpg", exif=exif)
+    command = ["run", "--input", tmp_path / "in", "--model", model, "--output", tmp_path / "out", "--device", "cpu"]
+    ended = segpipe(*command, "--bands-from", "{date:A,B}/{case}.*", "--executor", "serial")
+    assert ended.returncode == 1
+    assert "x_1.jpg: pictures of a scene must be stored upright" in ended.stdout

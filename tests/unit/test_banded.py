@@ -3,13 +3,16 @@
 from pathlib import Path
 
 import pytest
+from networks import contract
 
+from segpipe.contract import parse_contract
 from segpipe.errors import InputError, SettingsError
 from segpipe.formats.banded import bands_from, group
 from segpipe.formats.case import BandsFrom, Case, Choice
 from segpipe.formats.cases import find_input
 from segpipe.settings import load_settings
 
+NAMELESS = parse_contract(contract(3, 3), "c.toml")
 NAMES = ("B04", "B8A", "red")
 
 
@@ -55,16 +58,26 @@ def test_inputs_that_no_pattern_fits(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "pattern", ["{band}.tif", "{case}.tif", "{case}_{band}_{band}.tif", "{case}_{band}_{x}.tif", "../{case}_{band}"]
+    "pattern",
+    [
+        *(
+            "{case}_{band}_{date}.tif",
+            "{case}_{date:}.tif",
+            "{case}_{date:a,a}.tif",
+            "{case:a}_{date}.tif",
+            "{case}_{band:a}",
+        ),
+        *("{band}.tif", "{case}.tif", "{case}_{band}_{band}.tif", "{case}_{band}_{x}.tif", "../{case}_{band}"),
+    ],
 )
 def test_patterns_that_do_not_say_what_is_what(pattern):
-    with pytest.raises(SettingsError, match=r"bands_from: must have \{case\}, and \{band\} once"):
+    with pytest.raises(SettingsError, match=r"bands_from: must have \{case\}, and \{band\}, \{date\} or \{input\} once"):
         load_settings(None, {"input": "a", "model": "m.onnx", "bands_from": pattern})
 
 
 def test_names_are_needed_and_numbers_are_not():
-    assert bands_from(None, None) is None
+    assert bands_from(None, NAMELESS) is None
     with pytest.raises(SettingsError, match="--bands-from finds files by the names of the model's channels"):
-        bands_from("{case}_{band}.tif", None)
+        bands_from("{case}_{band}.tif", NAMELESS)
     with pytest.raises(SettingsError, match="leave --bands out"):
         load_settings(None, {"input": "a", "model": "m.onnx", "bands_from": "{case}_{band}.tif", "bands": "1,2"})

@@ -10,12 +10,15 @@ from segpipe.errors import SourceError
 from segpipe.formats.raster.confine import confined
 from segpipe.formats.raster.gdal import open_raster, source_errors, stays_here
 from segpipe.formats.raster.kinds import explained
+from segpipe.formats.raster.orientation import UPRIGHT, turn_of
 from segpipe.formats.raster.origin import files_of
 from segpipe.formats.raster.references import servers
 from segpipe.formats.raster.scene import read_scene
 from segpipe.formats.raster.sidecars import Checks
+from segpipe.formats.raster.source import PICTURE_DRIVERS
 from segpipe.formats.scenes.product import BandFile, Product
 from segpipe.formats.scenes.vrt import TYPES, Layer
+from segpipe.geometry.raster_grid import read_grid
 
 PRODUCT_DRIVERS = ("GTiff", "JP2OpenJPEG")
 """Formats of the images of products."""
@@ -35,6 +38,8 @@ class Opened:
     """Metadata of the scene in the file."""
     scaled: bool
     """Whether the product or the file says how to get physical values."""
+    picture: bool = False
+    """Whether it is a plain picture, without a place."""
 
 
 def open_band(band: BandFile, product: Product, *, remote: bool) -> Opened:
@@ -48,31 +53,43 @@ def open_band(band: BandFile, product: Product, *, remote: bool) -> Opened:
         raise SourceError(f"{path}: names in a product must not look like URLs: rename it")
     errors = source_errors(f"{path} cannot be opened", (path,))
     with explained(path), errors, confined(stays_here(path, remote=remote)), open_raster(path, remote=remote) as dataset:
-        _check(dataset, path, product)
+        _check(dataset, band, product)
         checks = Checks(path)
         files = tuple(files_of(dataset, checks.look)) or (path,)
         checks.end(dataset, files)
         scale, offset = _factors(dataset, band)
         scaled = band.scale is not None or (scale, offset) != (1.0, 0.0)
-        return Opened(_layer(dataset, band, scale, offset), files, _tags(dataset), scaled)
+        picture = dataset.driver in PICTURE_DRIVERS and not read_grid(dataset).georeferenced
+        if picture and product.parts:
+            _check_upright(dataset, path)
+        return Opened(_layer(dataset, band, scale, offset), files, _tags(dataset), scaled, picture)
 
 
-def _check(dataset: DatasetReader, path: str, product: Product) -> None:
+def _check(dataset: DatasetReader, band: BandFile, product: Product) -> None:
+    path, place = band.path, band.number - 1
     if not product.own_tags and dataset.driver not in PRODUCT_DRIVERS:
         raise SourceError(
             f"{path}: images of a product must be JPEG 2000 or GeoTIFF, got {dataset.driver}: download it again"
         )
-    if dataset.count != 1:
+    if dataset.count != 1 and not product.parts:
         raise SourceError(
             f"{path}: a file must hold one band of a scene, got {dataset.count}: write each to a file of its own"
         )
-    if dataset.dtypes[0] not in TYPES:
-        raise SourceError(f"{path}: pixels must be integers or floats, got {dataset.dtypes[0]}")
+    if dataset.dtypes[place] not in TYPES:
+        raise SourceError(f"{path}: pixels must be integers or floats, got {dataset.dtypes[place]}")
     if dataset.gcps[0]:
         raise SourceError(f"{path}: bands of a scene must have a geotransform, got control points: warp it with gdalwarp")
-    if not MASKS.issuperset(dataset.mask_flag_enums[0]):
+    if not MASKS.issuperset(dataset.mask_flag_enums[place]):
         raise SourceError(
             f"{path}: bands of a scene must have a nodata value, got a mask: turn it into one, as with gdalwarp -dstnodata 0"
+        )
+
+
+def _check_upright(dataset: DatasetReader, path: str) -> None:
+    if turn_of(dataset, path, place=False)[0].orientation != UPRIGHT:
+        raise SourceError(
+            f"{path}: pictures of a scene must be stored upright, got one with an orientation tag: turn its pixels, as with "
+            "mogrify -auto-orient"
         )
 
 
@@ -80,10 +97,11 @@ def _factors(dataset: DatasetReader, band: BandFile) -> tuple[float, float]:
     """Scale and offset: of the product, of GDAL's tags, or of those that HLS writes."""
     if band.scale is not None:
         return band.scale, band.offset
-    scale, offset = float(dataset.scales[0]), float(dataset.offsets[0])
+    place = band.number - 1
+    scale, offset = float(dataset.scales[place]), float(dataset.offsets[place])
     if (scale, offset) != (1.0, 0.0):
         return scale, offset
-    tags = {**dataset.tags(), **dataset.tags(1)}
+    tags = {**dataset.tags(), **dataset.tags(band.number)}
     try:
         return float(tags.get("scale_factor", 1)), float(tags.get("add_offset", 0))
     except ValueError:
@@ -91,18 +109,19 @@ def _factors(dataset: DatasetReader, band: BandFile) -> tuple[float, float]:
 
 
 def _layer(dataset: DatasetReader, band: BandFile, scale: float, offset: float) -> Layer:
-    own = dataset.nodatavals[0]
+    own = dataset.nodatavals[band.number - 1]
     return Layer(
         band.name,
         band.path,
         dataset.shape,
         dataset.transform,
         dataset.crs.to_wkt() if dataset.crs else "",
-        dataset.dtypes[0],
+        dataset.dtypes[band.number - 1],
         band.nodata if own is None else own,
         scale,
         offset,
         band.classes,
+        band.number,
     )
 
 

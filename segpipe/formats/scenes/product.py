@@ -24,6 +24,8 @@ class BandFile:
     """Whether it holds classes or flags, which are never interpolated."""
     note: str | None = None
     """For the record of a run that reads it."""
+    number: int = 1
+    """Of the band in its file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +46,5 @@ class Product:
     """Why there are no physical values; None if there are."""
     own_tags: bool = False
     """Whether files without scale and offset tags hold physical values."""
+    parts: bool = False
+    """Whether a file may hold several bands."""

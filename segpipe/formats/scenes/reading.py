@@ -30,7 +30,7 @@ def product_of(case: Case) -> Product:
     if index.kind == "hls":
         return hls.read_product(index.root, index.files, index.title)
     bands = zip(index.bands, index.files, strict=True)
-    return Product(tuple(BandFile(name, path) for name, path in bands), own_tags=True)
+    return Product(tuple(BandFile(name, path) for name, path in bands), own_tags=True, parts=index.kind == "parts")
 
 
 def files_found(case: Case) -> tuple[str, ...]:
@@ -38,7 +38,7 @@ def files_found(case: Case) -> tuple[str, ...]:
     if not isinstance(index := case.index, SceneFiles) or not index.files:
         return (case.path,)
     names = index.files
-    return names if index.kind == "bands" else tuple(os.path.join(index.root, name) for name in names)  # noqa: PTH118
+    return names if index.kind in ("bands", "parts") else tuple(os.path.join(index.root, name) for name in names)  # noqa: PTH118
 
 
 def scene_files(case: Case) -> tuple[str, ...]:

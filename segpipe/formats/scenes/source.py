@@ -14,11 +14,12 @@ from segpipe.errors import SourceError
 from segpipe.formats.case import Case
 from segpipe.formats.raster.confine import confined
 from segpipe.formats.raster.gdal import open_vrt, source_errors
-from segpipe.formats.raster.source import RasterSource
+from segpipe.formats.raster.source import RasterOrigin, RasterSource
 from segpipe.formats.scenes.layers import Opened, open_band
 from segpipe.formats.scenes.match import match_channels
+from segpipe.formats.scenes.parts import bands_of_parts
 from segpipe.formats.scenes.product import BandFile, Product
-from segpipe.formats.scenes.reading import product_of
+from segpipe.formats.scenes.reading import index_of, product_of
 from segpipe.formats.scenes.vrt import Layer, finest, on_grid, vrt_of
 from segpipe.formats.source import Pixels
 from segpipe.overrides import AS_STORED, Overrides
@@ -48,8 +49,8 @@ class SceneSource(RasterSource):
     def _begin(self, contract: Contract, overrides: Overrides) -> None:
         product = product_of(self._case)
         with _naming(self._case):
-            wanted, said = match_channels(product.bands, contract, self._chosen)
-            self._numbers = [product.bands.index(band) + 1 for band in wanted]
+            wanted, said = _wanted(self._case, product, contract, self._chosen)
+            self._numbers = [product.bands.index(band) + 1 if band in product.bands else band.number for band in wanted]
             if contract.pixel == "physical" and product.unscaled is not None:
                 raise SourceError(product.unscaled)
         opened = _opened(wanted, product, remote=overrides.remote)
@@ -63,6 +64,8 @@ class SceneSource(RasterSource):
         self._said = (*said, *own, *_resampled(self._layers, overrides), *product.notes)
         self._said += product.stored_notes if contract.pixel == "stored" else ()
         super()._begin(contract, overrides)
+        if product.parts:
+            self.origin = RasterOrigin(all(one.picture for one in opened))
 
     @property
     def dataset(self) -> DatasetReader:
@@ -104,6 +107,16 @@ class SceneSource(RasterSource):
             return pixels
 
 
+def _wanted(
+    case: Case, product: Product, contract: Contract, overrides: Overrides
+) -> tuple[Sequence[BandFile], Sequence[str]]:
+    """The bands of the model's channels, and notes on how they were matched."""
+    index = index_of(case)
+    if index.kind == "parts":
+        return bands_of_parts(index, contract, overrides)
+    return match_channels(product.bands, contract, overrides)
+
+
 @contextmanager
 def _naming(case: Case) -> Iterator[None]:
     try:
@@ -115,8 +128,8 @@ def _naming(case: Case) -> Iterator[None]:
 def _opened(wanted: Sequence[BandFile], product: Product, *, remote: bool) -> list[Opened]:
     """The headers of the wanted bands; a band that is wanted twice is opened once."""
     with confined(to_this_machine=not remote):
-        each = {band.path: open_band(band, product, remote=remote) for band in dict.fromkeys(wanted)}
-    return [each[band.path] for band in wanted]
+        each = {band: open_band(band, product, remote=remote) for band in dict.fromkeys(wanted)}
+    return [each[band] for band in wanted]
 
 
 def _declared(layer: Layer, overrides: Overrides) -> Layer:

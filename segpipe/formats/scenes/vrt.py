@@ -48,6 +48,8 @@ class Layer:
     offset: float = 0.0
     classes: bool = False
     """Whether it is never interpolated."""
+    number: int = 1
+    """Of the band in its file."""
 
     @property
     def pixel(self) -> float:
@@ -146,8 +148,8 @@ def _band(number: int, layer: Layer, place: _Place, resampling: BandResampling) 
     source = ET.SubElement(band, "SimpleSource", resampling=resampling)
     inside = ET.Element("VRTDataset", rasterXSize=str(layer.shape[1]), rasterYSize=str(layer.shape[0]))
     inside.append(own := _bare_band(1, layer))
-    _name(ET.SubElement(own, "SimpleSource"), layer.path)
-    _name(source, ET.tostring(inside, encoding="unicode"))
+    _name(ET.SubElement(own, "SimpleSource"), layer.path, layer.number)
+    _name(source, ET.tostring(inside, encoding="unicode"), 1)
     ET.SubElement(source, "SrcRect", xOff="0", yOff="0", xSize=str(layer.shape[1]), ySize=str(layer.shape[0]))
     ET.SubElement(source, "DstRect", place.attributes())
     return band
@@ -160,6 +162,6 @@ def _bare_band(number: int, layer: Layer) -> ET.Element:
     return band
 
 
-def _name(source: ET.Element, name: str) -> None:
+def _name(source: ET.Element, name: str, band: int) -> None:
     ET.SubElement(source, "SourceFilename", relativeToVRT="0", shared="0").text = name
-    ET.SubElement(source, "SourceBand").text = "1"
+    ET.SubElement(source, "SourceBand").text = str(band)

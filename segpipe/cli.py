@@ -87,7 +87,9 @@ def main() -> None:
 )
 @_INPUT("--bands", help="Bands of the file for the model's channels, counted from 1, such as 4,3,2.")
 @_INPUT("--channels", help="Volumes with a file per channel: 't1=*_t1.nii.gz,flair=*_flair.nii.gz' [NAME_0000, ...].")
-@_INPUT("--bands-from", help="Scenes with a file per band: '{case}_{band}.tif', with the names of the model's channels.")
+@_INPUT(
+    "--bands-from", help="Scenes with a file per band: '{case}_{band}.tif'; per date or input of the model: {date}, {input}."
+)
 @_INPUT(
     "--band-resampling",
     type=click.Choice(["bilinear", "nearest"]),
@@ -592,7 +594,9 @@ def inspect(file: str, json: bool, **flags: Any) -> None:
 @click.argument("model", type=PATH)
 @_INPUT("--input", "-i", multiple=True, help="Scenes on which labels are compared, as --input of a run [noise]; repeatable.")
 @_INPUT("--bands", help="Bands of the scenes for the model's channels, counted from 1, such as 4,3,2.")
-@_INPUT("--bands-from", help="Scenes with a file per band: '{case}_{band}.tif', with the names of the model's channels.")
+@_INPUT(
+    "--bands-from", help="Scenes with a file per band: '{case}_{band}.tif'; per date or input of the model: {date}, {input}."
+)
 @_INPUT(
     "--band-resampling",
     type=click.Choice(["bilinear", "nearest"]),

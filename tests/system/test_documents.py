@@ -24,6 +24,7 @@ import rasterio
 import shapely
 from fields import write_fields
 from networks import Network, contract, local, pixelwise
+from several import several
 from volumes import voxels, write
 
 from segpipe.cli import NOT_STARTED, SOME_FAILED, export, main
@@ -119,6 +120,7 @@ def folder(tmp_path):
     _volume(tmp_path)
     _download(tmp_path)
     _described(tmp_path)
+    _several(tmp_path)
     return tmp_path
 
 
@@ -178,6 +180,27 @@ def _described(root):
     bundles.write(root / "spleen_ct_segmentation", bundles.inference([bundles.AXIAL, bundles.target("NormalizeIntensity")]))
     largest = bundles.target("KeepLargestConnectedComponent", "pred")
     bundles.write(root / "prostate_mri_anatomy", bundles.inference([bundles.AXIAL], [*bundles.MOST_LIKELY, largest]))
+
+
+def _several(root):
+    """A network of two images with a pair of pictures, and one of three dates with a field."""
+    several(root / "change.onnx", "two images", bare=True)
+    several(root / "series.onnx", "channels before dates", bare=True)
+    rng = np.random.default_rng(0)
+    for folder in ("A", "B"):
+        (root / "test" / folder).mkdir(parents=True)
+        pixels = rng.integers(0, 256, (3, 90, 120), dtype=np.uint8)
+        size = {"count": 3, "height": 90, "width": 120, "dtype": "uint8"}
+        with rasterio.open(root / "test" / folder / "x_1.png", "w", driver="PNG", **size) as picture:
+            picture.write(pixels)
+    (root / "fields").mkdir()
+    with rasterio.open(root / "scenes" / "morava.tif") as scene:
+        pixels, profile = scene.read([3, 4])[:, :200, :200], scene.profile
+    size = {"count": 2, "height": 200, "width": 200, "dtype": "uint16", "nodata": profile["nodata"]}
+    place = {"crs": profile["crs"], "transform": profile["transform"]}
+    for date in ("2024-03-01", "2024-05-01", "2024-07-01"):
+        with rasterio.open(root / "fields" / f"a_{date}.tif", "w", driver="GTiff", **size, **place) as raster:
+            raster.write(pixels.astype("uint16"))
 
 
 def _jp2(path, pixels, crs, transform):

@@ -121,6 +121,7 @@ def write(traced: Traced, settings: ExportSettings, say: Say = LOG.info) -> Expo
         agreement = _compare(traced.scorer, path, verification, settings)
         check(agreement, settings)
         figures = {**agreement.figures(), "shift_error": float(f"{traced.stride.error:.3g}")}
+        figures |= {"output": network.scores} if network.scores else {}
         provenance = {**_origin(network, settings, proto), **contract.provenance, "verification": figures}
         contract = contract.model_copy(update={"provenance": provenance})
         _save(proto, contract, settings, path)

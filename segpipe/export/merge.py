@@ -60,7 +60,7 @@ def read_classes(path: Path) -> tuple[Contract, Groups | None]:
     except (OSError, DocumentError):
         return read_contract(path), None  # raises the error
     classes = values.get("classes")
-    groups = _groups(classes) if isinstance(classes, list) and all(isinstance(c, dict) for c in classes) else None
+    groups = groups_of(classes) if isinstance(classes, list) and all(isinstance(c, dict) for c in classes) else None
     if groups is None:
         return parse_contract(values, str(path)), None
     _check(groups, values, path)
@@ -68,7 +68,7 @@ def read_classes(path: Path) -> tuple[Contract, Groups | None]:
     return parse_contract({**values, "classes": own}, str(path)), groups
 
 
-def _groups(classes: Sequence[Mapping[str, Any]]) -> Groups | None:
+def groups_of(classes: Sequence[Mapping[str, Any]]) -> Groups | None:
     """The outputs of each class, if some class has several or some output none; None if nothing is to be combined."""
     said = [one.get("index") for one in classes]
     if any(index is None for index in said) and not any(isinstance(index, list) for index in said):

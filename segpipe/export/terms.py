@@ -9,6 +9,7 @@ from typing import Any
 from segpipe.contract import Contract, parse_contract
 from segpipe.errors import ContractError, ExportError
 from segpipe.export.classes import TABLES, class_table
+from segpipe.export.merge import groups_of
 from segpipe.export.settings import ExportSettings
 
 IMAGENET = {
@@ -85,6 +86,12 @@ def _of_types(values: dict[str, Any], path: Path) -> dict[str, Any]:
         numbers = value if key in ("tile", "overlap") and isinstance(value, list) else []
         if not isinstance(value, form) or any(type(n) is not int for n in numbers):
             raise ContractError(f"{path}: {key} must be {_FORMS_WORDS[key]}, got {value!r}")
+    classes = values.get("classes", [])
+    if all(isinstance(one, dict) for one in classes) and groups_of(classes):
+        raise ContractError(
+            f"{path}: the classes of an export must be all outputs of its network, and index names some, "
+            "or several for one: export it with all its classes, then combine them by segpipe export attach"
+        )
     return values
 
 

@@ -284,11 +284,13 @@ def print_export(exported: "Exported") -> None:
     size = "rows and columns free" if exported.free_size else "size fixed to the tile"
     tile = " x ".join(map(str, contract.tile or ()))
     shift = "" if exported.stride.equivariant else f", though scores change by {exported.stride.error:.1%} under such shifts"
+    score = contract.provenance["verification"].get("output")
+    whose = f"torch's output {score}" if score else "torch"
     echo(
         f"{exported.path}: {contract.provenance['architecture']}, {contract.provenance['parameters']:,} parameters, "
         f"{contract.provenance['precision']}, {contract.channel_count} channels to {contract.scores} scores\n"
         f"tile {tile}, {size}; windows start at multiples of {exported.stride.align}{shift}\n"
-        f"agrees with torch on {agreement.tiles} tiles of {agreement.source}: {agreement.equal_labels:.4%} equal labels, "
+        f"agrees with {whose} on {agreement.tiles} tiles of {agreement.source}: {agreement.equal_labels:.4%} equal labels, "
         f"mIoU {agreement.miou:.4f}, largest difference of scores {agreement.max_difference:.2g} of the largest"
     )
 

@@ -492,7 +492,33 @@ def test_the_chosen_output_is_exported_and_recorded(kind, cli, terms, tmp_path):
     image = np.random.default_rng(0).normal(size=(1, 3, TILE, TILE)).astype(np.float32)
     found = scores_of(tmp_path / "m.onnx", image)
     np.testing.assert_allclose(found, Plain.forward(net, torch.from_numpy(image)).detach(), atol=1e-5)
-    assert contract_in(tmp_path / "m.onnx")["provenance"]["score"] == "1"
+    provenance = contract_in(tmp_path / "m.onnx")["provenance"]
+    assert (provenance["score"], provenance["verification"]["output"]) == ("1", "1")
+    assert "agrees with torch's output 1 on 6 tiles" in done.stdout
+
+
+class Deep(Plain):
+    """Deep supervision: scores at each level in a list, the finest last, beside a dataclass, in a dictionary."""
+
+    def forward(self, image: Tensor) -> Any:
+        main = super().forward(image)
+        coarse = functional.avg_pool2d(main, 4)
+        return {"levels": [coarse, functional.avg_pool2d(main, 2), -main], "heads": Output(logits=main, hidden=image)}
+
+
+@pytest.mark.parametrize(("asked", "sign"), [("heads.logits", 1), ("levels.2", -1)])
+def test_a_run_gives_the_labels_of_the_head_that_was_asked_for(asked, sign, cli, terms, tmp_path, raster, run_serial):
+    net = seeded(Deep(), calibrate=False)
+    torch.save(net.state_dict(), tmp_path / "w.pt")
+    line = ["w.pt", "--module", f"{__name__}:Deep", "--classes", terms(), "--bands", "r,g,b", "--tile", 64, "--fixed-size"]
+    ended = cli(*line, "-o", "m.onnx", "--score", asked)
+    assert ended.exit_code == 0, ended.stderr
+    image = pixels()
+    out = run_serial(raster("in/a.tif", image), tmp_path / "m.onnx")
+    with torch.no_grad():
+        wanted = sign * Plain.forward(net, torch.from_numpy(image[None] * np.float32(0.01) - 1))[0]
+    with rasterio.open(out / "a.tif") as mask:
+        assert (mask.read(1) == wanted.argmax(0).numpy()).mean() >= 0.9999
 
 
 class Cut(nn.Module):
@@ -1391,6 +1417,15 @@ def test_eomt_is_exported_in_six_lines(cli, tmp_path):
     assert ended.exit_code == 0, ended.stderr
     assert len(ended.stderr.splitlines()) == 6
     np.testing.assert_allclose(scores_of(tmp_path / "m.onnx", image), wanted / wanted.sum(1, keepdim=True), atol=1e-5)
+
+
+@pytest.mark.parametrize("indices", ["[0, 2]", "2"])
+def test_classes_of_a_larger_head_are_for_attach(indices, cli, program, tmp_path):
+    text = f'{SCALED}[[classes]]\nid = 0\nname = "a"\nindex = {indices}\n[[classes]]\nid = 1\nname = "b"\nindex = 1\n'
+    (tmp_path / "few.toml").write_text(text)
+    ended = cli("w.pt", "--classes", "few.toml", "--bands", "r,g,b", "--tile", 64, "-o", "m.onnx")
+    assert ended.exit_code == 2
+    assert "with all its classes, then combine them by segpipe export attach" in ended.stderr
 
 
 # --- weights that do not fit into one file --------------------------------------------------------------------------------

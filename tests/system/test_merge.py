@@ -76,6 +76,13 @@ def test_labels_are_those_of_the_sums(classes, end, activation, tmp_path, raster
     assert made.contract.provenance["of_outputs"] == OUTPUTS
 
 
+def test_parts_give_the_same_bytes(tmp_path, raster, run_serial):
+    model = attach(network(tmp_path / "m.onnx"), toml(tmp_path / "c.toml", SOME)).path
+    scene = raster("in/a.tif", np.random.default_rng(2).integers(0, 256, (3, 210, 190), dtype=np.uint8))
+    masks = {(run_serial(scene, model, output=tmp_path / f"{n}", parts=n) / "a.tif").read_bytes() for n in (1, 2, 7)}
+    assert len(masks) == 1
+
+
 def test_outputs_of_no_class_are_told(tmp_path):
     made = attach(network(tmp_path / "m.onnx"), toml(tmp_path / "c.toml", SOME))
     assert made.notes == (

@@ -41,24 +41,27 @@ class Tiling:
     overlap: tuple[int, ...]
     align: tuple[int, ...]
     blend: Blend
+    fixed: bool = False
+    """Whether the graph fixes the tile, which then need not be a multiple of ``align``."""
 
     def __post_init__(self) -> None:
         for tile, overlap, align in zip(self.tile, self.overlap, self.align, strict=True):
-            _check_axis(tile, overlap, align)
+            _check_axis(tile, overlap, align, fixed=self.fixed)
 
     def sliced(self) -> "Tiling":
         """The same tiling for every slice along a new first axis."""
-        return Tiling((1, *self.tile), (0, *self.overlap), (1, *self.align), self.blend)
+        return Tiling((1, *self.tile), (0, *self.overlap), (1, *self.align), self.blend, self.fixed)
 
 
-def _check_axis(tile: int, overlap: int, align: int) -> None:
+def _check_axis(tile: int, overlap: int, align: int, *, fixed: bool) -> None:
     if align < 1 or tile < 1 or overlap < 0:
         raise SettingsError(
             f"tile and align must be at least 1 and overlap at least 0, got tile {tile}, align {align}, overlap {overlap}"
         )
     if overlap >= tile:
         raise SettingsError(f"overlap must be smaller than the tile, got overlap {overlap} and tile {tile}: lower --overlap")
-    if tile % align:
+    one_more = tile > align and tile % align == 1  # as networks with aligned corners take, such as 513
+    if tile % align and not one_more and (not fixed or tile < align):
         raise SettingsError(
             f"tile must be a multiple of align, the network's total stride, got tile {tile} and align {align}: "
             f"take --tile {tile // align * align or align}, or correct align in the contract"

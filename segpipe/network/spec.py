@@ -30,6 +30,7 @@ from segpipe.network.form import check_graph, is_quantised, score_count
 from segpipe.network.openvino_session import Engine, Precision, place_of, resolve_engine
 from segpipe.network.scores_needed import check_scores_needed, resolve_blend
 from segpipe.network.signature import TensorSpec, signature
+from segpipe.network.stride_seen import likely_align, stride_seen
 from segpipe.network.template import IMAGE_TILE, VOLUME_TILE, input_lines, lines_to_write
 from segpipe.settings import BlendOn, Settings
 from segpipe.storage.content import describe
@@ -175,7 +176,7 @@ def _read(settings: Settings, path: Path, device: Kind, device_reason: str) -> M
         sha256=_digest(files, contract),
         contract=contract,
         contract_origin=origin,
-        tiling=resolve_tiling(settings, contract, image, path),
+        tiling=resolve_tiling(settings, contract, image, proto, path),
         blend_on=resolve_blend_on(settings, contract),
         batch=_resolve_batch(settings, image, device),
         device=device,
@@ -301,7 +302,7 @@ def by(sizes: Sequence[int]) -> str:
     return " x ".join(map(str, sizes))
 
 
-def resolve_tiling(settings: Settings, contract: Contract, image: TensorSpec, path: Path) -> Tiling:
+def resolve_tiling(settings: Settings, contract: Contract, image: TensorSpec, proto: onnx.ModelProto, path: Path) -> Tiling:
     """Tile, overlap and align per axis from flags, the contract, and the model's fixed sizes, in that order."""
     ndim = contract.ndim
     fixed = contract.layout.spatial(image.shape)
@@ -318,8 +319,14 @@ def resolve_tiling(settings: Settings, contract: Contract, image: TensorSpec, pa
             f"give --tile {','.join(str(f or t) for f, t in zip(fixed, tile, strict=True))}"
         )
     overlap = _spread(settings.overlap, ndim, "overlap") or contract.axes("overlap", ndim) or tuple(t // 4 for t in tile)
-    align = contract.axes("align", ndim) or (DEFAULT_ALIGN,) * ndim
-    return Tiling(tile, overlap, align, resolve_blend(settings, contract))
+    whole = None not in fixed
+    align = contract.axes("align", ndim) or (_align(proto, tile) if whole else DEFAULT_ALIGN,) * ndim
+    return Tiling(tile, overlap, align, resolve_blend(settings, contract), whole)
+
+
+def _align(proto: onnx.ModelProto, tile: tuple[int, ...]) -> int:
+    """Where windows of a fixed tile start, if the contract does not say so: at multiples of 32, if that divides the tile."""
+    return DEFAULT_ALIGN if not any(n % DEFAULT_ALIGN for n in tile) else likely_align(stride_seen(proto), tile, fixed=True)
 
 
 def _spread(value: tuple[int, ...] | None, ndim: int, key: str) -> tuple[int, ...] | None:

@@ -1,7 +1,6 @@
 """Messages for a model whose file does not say how to run it: a contract to fill in, or why none would help."""
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 
 import onnx
 
-from segpipe.contract import DEFAULT_ALIGN
 from segpipe.contract.deepness import deepness_values
 from segpipe.errors import ContractError
 from segpipe.geometry.layout import Layout, likely_layout
@@ -17,6 +15,7 @@ from segpipe.network.coarser import align_corners_stride
 from segpipe.network.form import check_graph, gives_labels
 from segpipe.network.output_seen import OutputSeen, output_seen
 from segpipe.network.signature import TensorSpec, signature
+from segpipe.network.stride_seen import likely_align, stride_seen
 
 WIDEST = 110
 """Longest line of the template, in characters."""
@@ -102,6 +101,7 @@ class _Seen:
     outputs: Sequence[TensorSpec]
     layout: Layout
     output: OutputSeen
+    stride: int | None
     known: dict[str, Any]
     """Contract keys from Deepness's metadata."""
 
@@ -161,7 +161,7 @@ def _seen(proto: onnx.ModelProto, inputs: Sequence[TensorSpec], outputs: Sequenc
     scores = next((one for one in outputs if not gives_labels(proto, one, image)), outputs[0])
     output = output_seen(proto, image, layout, tile, scores)
     known = deepness_values({p.key: p.value for p in proto.metadata_props}, None, output.classes)
-    return _Seen(inputs, image, outputs, layout, output, known)
+    return _Seen(inputs, image, outputs, layout, output, stride_seen(proto), known)
 
 
 def _tile(image: TensorSpec, layout: Layout, known: Mapping[str, Any]) -> list[int]:
@@ -215,7 +215,7 @@ def _series_lines(image: TensorSpec) -> list[str]:
 
 def _tile_lines(seen: _Seen) -> list[str]:
     tile = seen.tile
-    align = math.gcd(DEFAULT_ALIGN, *tile)
+    align = likely_align(seen.stride, tile, fixed=None not in seen.layout.spatial(seen.image.shape))
     axes = "planes, rows and columns" if seen.layout.is_volume else "rows and columns"
     return [
         _line(f"tile = {tile}", axes + " that it was trained on" * (None in seen.image.shape[1:])),

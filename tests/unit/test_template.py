@@ -244,6 +244,12 @@ def test_one_integer_per_pixel_is_a_label(tmp_path):
     assert "# one for each label that it gives, as many as the file leaves open" in text
 
 
+def test_align_of_a_fixed_tile_is_that_of_its_strides(tmp_path):
+    for size, align in ((65, 32), (300, 32), (40, 8)):
+        values = tomllib.loads(said(make(tmp_path / "m.onnx", Form(sizes=(size, size), stride=4))))
+        assert (values["tile"], values["align"]) == ([size, size], align)
+
+
 def test_a_grid_of_aligned_corners_is_said(tmp_path):
     model = make(tmp_path / "m.onnx", Form(sizes=(65, 65), stride=4))
     assert re.search(r'upsampling = "align_corners" +# 17 = \(65 - 1\) / 4 \+ 1; or "half_pixel"', said(model))

@@ -68,11 +68,12 @@ def make_mask(size: int) -> Path:
 def ours(mask: Path, target: Path) -> None:
     """What ``segpipe polygons`` does with a mask."""
     from segpipe.formats.registry import FORMATS, RASTER
-    from segpipe.geometry.raster_grid import RasterGrid
+    from segpipe.geometry.raster_grid import RasterGrid, parse_crs
     from segpipe.polygons.case import CaseMask, Left, features_of
     from segpipe.polygons.file import CaseRows, Target, write
     from segpipe.polygons.placement import Placement
     from segpipe.polygons.rule import Rule
+    from segpipe.zones.writing import LON_LAT
 
     classes, open_mask = tuple((k, f"class{k}") for k in range(len(SHARES))), FORMATS[RASTER].open_mask
     assert open_mask is not None
@@ -80,7 +81,8 @@ def ours(mask: Path, target: Path) -> None:
         assert isinstance(opened.grid, RasterGrid)
         ground = opened.grid.measure
         assert ground is not None
-        case = CaseMask(str(mask), opened, classes, 255, Placement(opened.grid.shape, ground))
+        crs = parse_crs(LON_LAT) if target.suffix == ".geojson" else ground.reference.crs
+        case = CaseMask(str(mask), opened, classes, 255, Placement(opened.grid.shape, ground, crs))
 
         def rows() -> Any:
             number = 1
@@ -89,7 +91,7 @@ def ours(mask: Path, target: Path) -> None:
                 number += len(features)
             print(f"{number - 1:,}")
 
-        write(Target(target, ground.reference.crs, multi=False), rows())
+        write(Target(target, crs, multi=False), rows())
 
 
 def rasterio(mask: Path, target: Path) -> None:

@@ -17,6 +17,7 @@ from segpipe.errors import InstallationError, OutputError, SegpipeError, Setting
 from segpipe.overlap.finished import Classes
 from segpipe.pipeline.decide import CONFIDENCE_TOP
 from segpipe.polygons.case import Features
+from segpipe.polygons.geojson import columns_of, write_geojson
 from segpipe.process.extras import install
 from segpipe.storage.files import commit, draft_name
 from segpipe.vectors.file import PARQUET
@@ -84,7 +85,8 @@ def _is_own(path: Path) -> bool:
 
     try:
         parquet = path.suffix.lower() in PARQUET
-        columns = read_schema(path).names if parquet else list(read_info(path)["fields"])
+        known = columns_of(path)  # read_info reads a GeoJSON file to its end
+        columns = read_schema(path).names if parquet else known or list(read_info(path)["fields"])
     except (ArrowException, DataLayerError, DataSourceError, OSError):
         return False
     return {*COLUMNS} <= {*columns}
@@ -156,8 +158,7 @@ def write(target: Target, batches: "Iterable[pyarrow.RecordBatch]") -> None:
     try:
         with _writing_errors(path):
             draft.unlink(missing_ok=True)
-            writer = _write_parquet if path.suffix.lower() in PARQUET else _write_with_gdal
-            writer(target, draft, _regrouped(batches))
+            WRITERS.get(path.suffix.lower(), _write_with_gdal)(target, draft, _regrouped(batches))
             commit(draft, path)
     finally:
         draft.unlink(missing_ok=True)
@@ -233,19 +234,22 @@ def _geo(target: Target, bounds: list[float] | None) -> dict[str, Any]:
     return {"version": PARQUET_VERSION, "primary_column": GEOMETRY, "columns": {GEOMETRY: column}}
 
 
+def _write_geojson(target: Target, draft: Path, batches: "Iterator[pyarrow.RecordBatch]") -> None:
+    write_geojson(draft, COLUMNS, batches, on_earth=target.crs is not None)
+
+
 def _write_with_gdal(target: Target, draft: Path, batches: "Iterator[pyarrow.RecordBatch]") -> None:
     import pyarrow
     import pyogrio
 
     driver = DRIVERS[target.path.suffix.lower()]
-    lon_lat = {"RFC7946": "YES", "COORDINATE_PRECISION": "9"} if target.crs is not None else {}
     raised = list[BaseException]()
     reader = pyarrow.RecordBatchReader.from_batches(schema(), _noting(batches, raised))
     names = {"driver": driver, "layer": target.path.stem, "geometry_name": GEOMETRY, "geometry_type": target.kind}
     with _date(pyogrio.set_gdal_config_options), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "'crs' was not provided")
         try:
-            pyogrio.write_arrow(reader, draft, crs=_wkt(target), **names, **(lon_lat if driver == "GeoJSON" else {}))
+            pyogrio.write_arrow(reader, draft, crs=_wkt(target), **names)
         except Exception:
             if raised:
                 raise raised[0] from None
@@ -272,3 +276,6 @@ def _date(configure: Callable[[dict[str, str | None]], None]) -> Iterator[None]:
         yield
     finally:
         configure({"OGR_CURRENT_DATE": None})
+
+
+WRITERS = {".geojson": _write_geojson, **dict.fromkeys(PARQUET, _write_parquet)}

@@ -16,7 +16,7 @@ from segpipe.vectors.placing import Placed, place
 from segpipe.zones.polygons import Zones
 
 if TYPE_CHECKING:
-    from segpipe.zones.coverage import Layer
+    from segpipe.zones.sums import Layer
 
 Float = NDArray[np.float64]
 
@@ -72,7 +72,7 @@ def measured(
         ForeignLabelError: it holds a label that is not a class.
         OutputError: it cannot be read.
     """
-    from segpipe.zones.coverage import Layer
+    from segpipe.zones.sums import Layer
 
     ground, shape = ground_of(mask.grid), mask.grid.shape
     placed = place(zones.shapes, zones.crs, ground, shape)
@@ -84,7 +84,9 @@ def measured(
 
 
 def _summed(placed: Placed, layer: "Layer", classes: Classes) -> CaseZones:
-    from segpipe.zones.coverage import measure
+    import shapely
+
+    from segpipe.zones.sums import measure
 
     bands = [measure(placed.shapes, layer, band) for band in range(layer.mask.bands)]
     last = len(layer.labels)  # the column of what counts in another mask
@@ -93,17 +95,8 @@ def _summed(placed: Placed, layer: "Layer", classes: Classes) -> CaseZones:
     sizes = np.stack([band.sizes[:, 1] for band in bands], axis=1) if are_independent(layer.mask, classes) else own
     unseen = bands[0].sizes[:, count:last].sum(axis=1)
     pixels = bands[0].pixels[:, :last].sum(axis=1)
-    within = _within(placed, layer.mask.grid.shape) * _divided(pixels, bands[0].all_pixels)
+    within = placed.share * _divided(pixels, shapely.area(placed.shapes))
     return CaseZones(placed.index, sizes, own.sum(axis=1), unseen, pixels, within, placed.lost).merged()
-
-
-def _within(placed: Placed, shape: tuple[int, ...]) -> Float:
-    """Share of each polygon that lies on a grid."""
-    import shapely
-
-    from segpipe.zones.coverage import areas_within
-
-    return placed.share * _divided(areas_within(placed.shapes, shape), shapely.area(placed.shapes))
 
 
 def _divided(part: Float, whole: Float) -> Float:

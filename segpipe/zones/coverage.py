@@ -1,229 +1,150 @@
-"""Size of each class in polygons over a mask: exactextract's coverage of pixels times their true areas.
+"""The part of each pixel that polygons cover, exact to rounding.
 
-exactextract stores coverage as 32-bit floats, so a polygon's sums are corrected at the end to its exact area in pixels.
+Each border adds its height within a row to all pixels to its right, and a part of it to its own pixel: what lies to its
+right there. Left borders add and right ones subtract, so that a sum along the row is the coverage. Rasterizers of fonts
+compute grey levels in this way ("exact area coverage": FreeType, LibArt).
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import numpy as np
-from exactextract.feature import Feature, FeatureSource, JSONFeature
-from exactextract.operation import Operation
-from exactextract.processor import RasterSequentialProcessor
-from exactextract.raster import RasterSource
-from exactextract.writer import Writer
 from numpy.typing import NDArray
 
-from segpipe.formats.registry import OpenMask
-from segpipe.geometry.cells import Cells
-from segpipe.geometry.windows import Window
-from segpipe.overlap.shared import Shared
 from segpipe.vectors.surfaces import Shapes
 
-CELLS = 4_000_000
-"""Number of mask pixels in memory at once: 12 bytes each, for the label and its area."""
-MOST_CORRECTION = 1e-6
-"""Largest relative difference between sums of 32-bit floats and the exact area that counts as rounding."""
+LEAST = 1e-9
+"""Coverage below this is rounding."""
 
 Float = NDArray[np.float64]
-OPERATIONS = ("count", "unique", "frac", "weighted_frac", "weighted_mean", "weighted_sum")
+Whole = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
-    """A mask, the areas of its pixels, and its labels."""
+class Edges:
+    """Edges that lead from one row towards a later one; x is the column, y the row, both in pixels from 0."""
 
-    mask: OpenMask
-    cells: Cells
-    """Areas of the pixels."""
-    labels: Sequence[int]
-    """All labels that the mask may hold, including nodata."""
-    nodata: int | None = None
-    shared: Shared | None = None
-    """The pixels that count in another mask; None: no pixels do."""
+    owner: Whole
+    """Index of each edge's polygon."""
+    start: Float
+    """Upper ends, shape ``(edges, 2)``, x before y."""
+    stop: Float
+    """Lower ends."""
+    side: Float
+    """1 where the polygon lies to the right, -1 where it lies to the left."""
 
-
-@dataclass(frozen=True, eq=False)
-class Amounts:
-    """Amounts in each polygon; rows are polygons, columns are positions of labels, and one for what counts elsewhere."""
-
-    pixels: Float
-    sizes: Float
-    """Areas in m²."""
-
-    @property
-    def all_pixels(self) -> Float:
-        return np.asarray(self.pixels.sum(axis=1))
-
-
-def measure(shapes: Shapes, layer: Layer, band: int = 0) -> Amounts:
-    """Sum coverage, and coverage times area, of each label in each polygon.
-
-    Args:
-        shapes: polygons in pixels, x the column, y the number of rows above the bottom edge.
-        layer: the mask.
-        band: band of the mask, from 0.
-
-    Raises:
-        ForeignLabelError: the mask holds another label.
-    """
-    columns = len(layer.labels) + 1
-    amounts = Amounts(np.zeros((len(shapes), columns)), np.zeros((len(shapes), columns)))
-    if not len(shapes):
-        return amounts
-    values, weights = _Labels(layer, band), _Sizes(layer.cells)
-    operations = [Operation(name, name, values, weights if name.startswith("weighted") else None) for name in OPERATIONS]
-    polygons, results = _Polygons(shapes), _Results(amounts)
-    processor = RasterSequentialProcessor(polygons, results, operations, ["k"])
-    processor.set_max_cells_in_memory(CELLS)
-    processor.process()
-    return _corrected(amounts, shapes, layer.mask.grid.shape)
-
-
-class ForeignLabelError(Exception):
-    """A mask holds a label that is not one of its classes."""
-
-
-def _positions(labels: Sequence[int]) -> NDArray[np.int32]:
-    """Lookup table from a label to its position, counted from 1; 0 for unknown labels."""
-    lookup = np.zeros(max(2**16, max(labels) + 2), np.int32)  # all that 16 bits can hold
-    lookup[list(labels)] = np.arange(1, len(labels) + 1)
-    return lookup
-
-
-def _corrected(amounts: Amounts, shapes: Shapes, shape: tuple[int, ...]) -> Amounts:
-    """Scale the amounts to the exact area of each polygon in pixels if they differ only by rounding."""
-    exact, found = areas_within(shapes, shape), amounts.all_pixels
-    factor = np.ones(len(shapes))
-    np.divide(exact, found, out=factor, where=found > 0)
-    factor[np.abs(factor - 1) > MOST_CORRECTION] = 1
-    return Amounts(amounts.pixels * factor[:, None], amounts.sizes * factor[:, None])
-
-
-def areas_within(shapes: Shapes, shape: tuple[int, ...]) -> Float:
-    """Area of each polygon within a grid, in pixels."""
-    import shapely
-
-    bounds = shapely.bounds(shapes)
-    beyond = (bounds[:, :2] < 0).any(axis=1) | (bounds[:, 2] > shape[1]) | (bounds[:, 3] > shape[0])
-    inside = shapes.copy()
-    inside[beyond] = shapely.intersection(_valid(inside[beyond]), shapely.box(0, 0, shape[1], shape[0]))
-    return np.asarray(shapely.area(inside))
-
-
-def _valid(shapes: Shapes) -> Shapes:
-    """Repair polygons that rounding, for example in another CRS, has made invalid."""
-    import shapely
-
-    return np.asarray(shapely.make_valid(shapes))
-
-
-class _Grid(RasterSource):  # type: ignore[misc]
-    """A grid of pixels in exactextract's terms: origin 0, first row on top, a value in every pixel."""
-
-    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        self.set_name(name)  # operations whose rasters have the same names share their sums
-        self.shape = shape
-
-    def res(self) -> tuple[float, float]:
-        return 1.0, 1.0
-
-    def extent(self) -> tuple[float, float, float, float]:
-        return 0.0, 0.0, float(self.shape[1]), float(self.shape[0])
-
-    def nodata_value(self) -> None:
-        return None
-
-    def srs_wkt(self) -> None:
-        return None
-
-
-class _Labels(_Grid):
-    """The position of each pixel's label; nodata has a position, too."""
-
-    def __init__(self, layer: Layer, band: int) -> None:
-        super().__init__("labels", layer.mask.grid.shape)
-        self._layer, self._band, self._positions = layer, band, _positions(layer.labels)
-
-    def read_window(self, x: int, y: int, wide: int, tall: int) -> NDArray[np.int32]:
-        if not wide * tall:
-            return np.zeros((tall, wide), np.int32)
-        window = Window((y, x), (y + tall, x + wide))
-        labels = self._layer.mask.read(window, self._band)
-        known = np.minimum(labels, len(self._positions) - 1) if labels.itemsize > 2 else labels
-        found: NDArray[np.int32] = self._positions[known]
-        if not found.all():
-            raise ForeignLabelError(str(int(labels[found == 0][0])))
-        if self._layer.shared is not None:
-            found[self._layer.shared.elsewhere(window, labels == self._layer.nodata)] = len(self._layer.labels) + 1
-        return found
-
-
-class _Sizes(_Grid):
-    """The area of each pixel in m²."""
-
-    def __init__(self, cells: Cells) -> None:
-        super().__init__("sizes", cells.shape)
-        self._cells = cells
-
-    def read_window(self, x: int, y: int, wide: int, tall: int) -> Float:
-        return self._cells.of_elements((y, x), (y + tall, x + wide))
-
-
-class _Polygon(Feature):  # type: ignore[misc]
-    def __init__(self, number: int, wkb: bytes) -> None:
-        super().__init__()
-        self._number, self._wkb = number, wkb
-
-    def geometry(self) -> bytes:
-        return self._wkb
-
-    def get(self, name: str) -> int:  # noqa: ARG002 - it has one field
-        return self._number
-
-    def fields(self) -> list[str]:
-        return ["k"]
-
-
-class _Polygons(FeatureSource):  # type: ignore[misc]
-    def __init__(self, shapes: Shapes) -> None:
-        super().__init__()
-        self._shapes = shapes
-
-    def count(self) -> int:
-        return len(self._shapes)
-
-    def __iter__(self) -> Iterator[_Polygon]:
+    @classmethod
+    def of(cls, shapes: Shapes, rows: int) -> "Edges":
+        """The edges of polygons whose y is the number of rows above the bottom edge of a grid."""
         import shapely
 
-        for number, shape in enumerate(self._shapes):
-            yield _Polygon(number, shapely.to_wkb(shape))
+        parts, shape = shapely.get_parts(shapes, return_index=True)
+        rings, part = shapely.get_rings(parts, return_index=True)
+        points, ring = shapely.get_coordinates(rings, return_index=True)
+        points[:, 1] = rows - points[:, 1]
+        outer = np.diff(part, prepend=-1) != 0
+        joined = np.flatnonzero((np.diff(ring) == 0) & (np.diff(points[:, 1]) != 0))
+        down = points[joined + 1, 1] > points[joined, 1]
+        side = np.where(shapely.is_ccw(rings) == outer, 1.0, -1.0)[ring[joined]] * np.where(down, 1, -1)
+        first, second = joined + ~down, joined + down
+        return cls(shape[part[ring[joined]]], points[first], points[second], side)
 
-    def srs_wkt(self) -> None:
-        return None
+    def __getitem__(self, which: NDArray[np.bool_]) -> "Edges":
+        return Edges(self.owner[which], self.start[which], self.stop[which], self.side[which])
 
 
-class _Results(Writer):  # type: ignore[misc]
-    """Stores the result of each polygon in its row."""
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """A box of whole pixels for each polygon."""
 
-    def __init__(self, amounts: Amounts) -> None:
-        super().__init__()
-        self._amounts = amounts
+    top: Whole
+    left: Whole
+    bottom: Whole
+    right: Whole
 
-    def add_operation(self, operation: Any) -> None:
-        del operation
+    @cached_property
+    def width(self) -> Whole:
+        """Columns of each box, and one more for the borders to its right."""
+        return self.right - self.left + 1
 
-    def write(self, feature: Any) -> None:
-        copy = JSONFeature()
-        feature.copy_to(copy)
-        found = copy.feature["properties"]
-        if not found["count"]:
-            return
-        row, column = found["k"], np.asarray(found["unique"]) - 1
-        self._amounts.pixels[row, column] = found["frac"] * found["count"]
-        # positions start at 1, so that the mean is not 0
-        self._amounts.sizes[row, column] = found["weighted_frac"] * (found["weighted_sum"] / found["weighted_mean"])
+    @cached_property
+    def size(self) -> Whole:
+        """Pixels of each box, with the additional column."""
+        return (self.bottom - self.top) * self.width
 
-    def finish(self) -> None: ...
+    @cached_property
+    def first(self) -> Whole:
+        """Position of each box's first pixel among those of all boxes."""
+        return np.cumsum(self.size) - self.size
+
+    def __getitem__(self, which: slice) -> "Boxes":
+        return Boxes(self.top[which], self.left[which], self.bottom[which], self.right[which])
+
+
+@dataclass(frozen=True, eq=False)
+class _Spans:
+    """Parts of edges within one row."""
+
+    owner: Whole
+    row: Whole
+    height: Float
+    """Rows that it spans, negative where the polygon lies to the left."""
+    low: Float
+    """Least column."""
+    high: Float
+
+
+def coverage(edges: Edges, boxes: Boxes) -> Float:
+    """Part of each pixel of the boxes that their polygons cover, from 0 to 1, box after box, row after row.
+
+    The additional column of each box has no meaning where its polygon extends beyond it.
+    """
+    where, slope, height = _pixels(_spans(edges, boxes), boxes)
+    count = int(boxes.size.sum())
+    found: Float = np.cumsum(np.bincount(where, height, count), dtype=np.float64)
+    found -= np.bincount(where, height - slope, count)
+    found *= found > LEAST
+    return found
+
+
+def _spans(edges: Edges, boxes: Boxes) -> _Spans:
+    """Cut edges at the borders of rows; what lies above or below the box of its polygon is left out."""
+    (x, y), (end, stop) = edges.start.T, edges.stop.T
+    top = np.maximum(y, boxes.top[edges.owner])
+    bottom = np.minimum(stop, boxes.bottom[edges.owner])
+    first = np.floor(top).astype(np.int64)
+    which, step = _repeated(np.maximum(0, np.ceil(bottom).astype(np.int64) - first))
+    row = first[which] + step
+    upper, lower = np.maximum(top[which], row), np.minimum(bottom[which], row + 1)
+    slope = ((end - x) / (stop - y))[which]
+    least, most = np.minimum(x, end)[which], np.maximum(x, end)[which]
+    one, other = (np.clip(x[which] + (at - y[which]) * slope, least, most) for at in (upper, lower))
+    height = (lower - upper) * edges.side[which]
+    return _Spans(edges.owner[which], row, height, np.minimum(one, other), np.maximum(one, other))
+
+
+def _pixels(spans: _Spans, boxes: Boxes) -> tuple[Whole, Float, Float]:
+    """Cut spans at the borders of pixels: position, part of the pixel to the right, and height of each piece.
+
+    Pieces to the left of a box count at its left edge, those to its right in its additional column.
+    """
+    left, wide = boxes.left[spans.owner], boxes.width[spans.owner] - 1
+    low, high = spans.low - left, spans.high - left
+    first = np.clip(np.floor(low).astype(np.int64), -1, wide)
+    last = np.clip(np.ceil(high).astype(np.int64) - 1, first, wide)
+    which, step = _repeated(last - first + 1)
+    column = first[which] + step
+    begin = np.where(step == 0, low[which], column)
+    end = np.where(column == last[which], high[which], column + 1)
+    width = (high - low)[which]
+    share = np.divide(end - begin, width, out=np.ones(len(which)), where=width > 0)
+    height = spans.height[which] * share
+    right = np.where(column < 0, 1.0, column + 1 - (begin + end) / 2)
+    start = boxes.first[spans.owner] + (spans.row - boxes.top[spans.owner]) * boxes.width[spans.owner]
+    return start[which] + np.maximum(column, 0), height * right, height
+
+
+def _repeated(counts: Whole) -> tuple[Whole, Whole]:
+    """Each index as often as its count says, and the number of the repetition."""
+    which = np.repeat(np.arange(len(counts)), counts)
+    return which, np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)

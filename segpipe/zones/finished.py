@@ -20,7 +20,7 @@ from segpipe.zones.polygons import Zones
 FOLDER = ".zones"
 """Hidden folder of the output with a file per case."""
 
-FORM = 3
+FORM = 4
 """Version of these files; files of another version are replaced."""
 
 NAMES = tuple(field.name for field in fields(CaseZones))
@@ -43,7 +43,7 @@ def zones_of_case(output: Store, case: Finished, zones: Zones, around: Around) -
 
 
 def _measured(output: Store, case: Finished, zones: Zones, around: Around) -> CaseZones:
-    from segpipe.zones.coverage import ForeignLabelError
+    from segpipe.zones.sums import ForeignLabelError
 
     with ExitStack() as stack:
         mask = stack.enter_context(opened(output, case))

@@ -22,7 +22,7 @@ from segpipe.results.records import records
 from segpipe.settings import OverlapRule, Settings
 from segpipe.storage import Store
 from segpipe.storage.ownership import ZONES, refuse_foreign
-from segpipe.vectors.file import Selection, listed, missing
+from segpipe.vectors.file import Selection, listed
 from segpipe.vectors.placing import touches
 from segpipe.zones.finished import zones_of_case
 from segpipe.zones.polygons import Zones, read_zones
@@ -63,10 +63,6 @@ def read_and_check(task: ZonesTask, store: Store) -> Zones:
         InstallationError: an optional dependency is missing.
         OutputError: a table that segpipe did not write is in the way.
     """
-    try:
-        import exactextract  # noqa: F401 - fail now rather than at the end of the run
-    except ModuleNotFoundError as error:
-        raise missing(error) from None
     zones = read_zones(task.selection)
     if task.output is not None:
         check_target(task.output, zones)

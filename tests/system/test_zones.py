@@ -594,7 +594,7 @@ def test_settings_of_zones_need_zones(folder: Path) -> None:
 
 
 def test_without_the_extra_one_line_says_how_to_install_it(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("exactextract", "pyogrio", "pyogrio.errors", "geopandas"):
+    for module in ("pyogrio", "pyogrio.errors", "geopandas"):
         monkeypatch.setitem(__import__("sys").modules, module, None)
         for done in (zones(finished), run(finished, "--zones", "fields.gpkg", out="new")):
             assert done.returncode == 2

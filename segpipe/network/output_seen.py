@@ -121,6 +121,9 @@ def _shapes(
 
 
 def _fix(value: onnx.ValueInfoProto, shape: Sequence[int | None]) -> None:
+    """Fix the free axes of an input; one with an axis of dates, which ``shape`` lacks, stays as it is."""
+    if len(value.type.tensor_type.shape.dim) != len(shape):
+        return
     for axis, size in zip(value.type.tensor_type.shape.dim, shape, strict=True):
         if size is not None and not axis.dim_value:
             axis.dim_value = size

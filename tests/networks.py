@@ -55,6 +55,36 @@ class Network:
         self.last = out
         return self
 
+    def valid(self, inside: int, outside: int, size: int = 3) -> "Network":
+        """A convolution without padding, which takes ``size - 1`` from each axis."""
+        w = self.rng.normal(size=(outside, inside, *[size] * self.ndim)) * np.sqrt(2 / (inside * size**self.ndim))
+        return self.add("Conv", w.astype(np.float32), (self.rng.normal(size=outside) * 0.1).astype(np.float32))
+
+    def middle(self, margin: int) -> "Network":
+        """The middle of the last tensor."""
+        start, stop = np.array([margin] * self.ndim), np.array([-margin] * self.ndim)
+        return self.add("Slice", start, stop, np.arange(2, self.ndim + 2))
+
+    def beside(self, other: str) -> "Network":
+        """The last tensor and another, channel by channel."""
+        out = f"t{len(self.nodes)}"
+        self.nodes.append(helper.make_node("Concat", [self.last, other], [out], axis=1))
+        self.last = out
+        return self
+
+    def level(self, inside: int, deeper: int) -> int:
+        """A level of a U-Net without padding, and those below it; returns what it takes from each axis."""
+        self.valid(inside, 6).add("Relu").valid(6, 6).add("Relu")
+        if not deeper:
+            return 4
+        skip = self.last
+        self.add("MaxPool", kernel_shape=[2] * self.ndim, strides=[2] * self.ndim)
+        less = self.level(6, deeper - 1)
+        deep = self.upsample(2).last
+        self.last = skip
+        self.middle(less).beside(deep).valid(12, 6).add("Relu").valid(6, 6).add("Relu")
+        return 8 + 2 * less
+
     def save(
         self,
         path: Path,
@@ -139,3 +169,17 @@ def volumetric(path: Path, tile: Sequence[int], classes: int = 3, /, *, seed: in
     net.add("Add", net.rng.normal(size=(1, classes, *tile)).astype(np.float32))
     values = contract(1, classes, **{"layout": "NCDHW", "tile": list(tile), "overlap": [t // 4 for t in tile], **changes})
     return net.save(path, values, classes=classes, shape=("n", *tile))
+
+
+def unpadded(
+    path: Path, tile: int, channels: int = 3, classes: int = 3, *, levels: int = 2, free: bool = True, **changes: Any
+) -> Path:
+    """A U-Net of valid convolutions, as the first one was: stride ``2 ** levels``, 8 or 20 pixels of margin with 1 or 2."""
+    net = Network(channels, changes.pop("seed", 0), ndim=changes.pop("ndim", 2))
+    margin = net.level(channels, levels) // 2
+    values = contract(channels, classes, tile=[tile], overlap=None, align=2**levels, margin=margin)
+    net.valid(6, classes, 1)
+    sizes = [f"s{k}" if free else tile for k in range(net.ndim)]
+    out = [f"o{k}" if free else tile - 2 * margin for k in range(net.ndim)]
+    values = {key: value for key, value in {**values, **changes}.items() if value is not None}
+    return net.save(path, values, classes=classes, shape=("n", *sizes), out_shape=("n", classes, *out))

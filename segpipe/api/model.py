@@ -84,7 +84,7 @@ class Model:
     @property
     def tile(self) -> tuple[int, ...]:
         """Size of the tiles in pixels or voxels, by axis."""
-        return self.spec.tiling.tile
+        return self.spec.tiling.input
 
     @property
     def overlap(self) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ def check(contract: "Contract") -> None:
     _check_statistics(contract)
     _check_neighbours(contract)
     _check_inputs(contract)
+    _check_margin(contract)
     _check_spacing(contract)
     _check_axis_order(contract)
     _check_output_layout(contract)
@@ -132,6 +133,21 @@ def _check_inputs(contract: "Contract") -> None:
             f"neighbours is for a network of one input, got neighbours = {contract.neighbours} and inputs: leave one out"
         )
     check_inputs(contract.inputs, contract.channels, "DHW" if contract.layout.is_volume else "HW")
+
+
+def _check_margin(contract: "Contract") -> None:
+    if contract.margin is None:
+        return
+    for key in ("tile", "margin"):
+        value = getattr(contract, key)
+        if value is not None and len(value) not in (1, contract.ndim):
+            raise ValueError(f"{key} must have one number or {contract.ndim}, one per spatial axis, got {value}")
+    tile, margin = contract.axes("tile", contract.ndim), contract.axes("margin", contract.ndim)
+    if tile and margin and any(t <= 2 * m for t, m in zip(tile, margin, strict=True)):
+        raise ValueError(
+            f"margin must leave a part of the tile that has scores: tile must be larger than twice the margin, got tile "
+            f"{list(tile)} and margin {list(margin)}"
+        )
 
 
 def _check_spacing(contract: "Contract") -> None:

@@ -49,6 +49,7 @@ class Contract(Keys):
             "axis_order",
             "output_layout",
             "upsampling",
+            "margin",
         }
     )
 
@@ -118,6 +119,8 @@ class Contract(Keys):
     """Where the pixels of an output lie that is coarser than the tile: spread evenly over it, or with the outermost centres
     on those of the tile. None: ``align_corners`` for an output of ``(n - 1) / s + 1`` pixels of a tile of ``n``, where ``s``
     does not divide ``n``, else ``half_pixel``."""
+    margin: list[Annotated[int, Field(ge=0, le=MOST_PIXELS)]] | None = None
+    """Pixels on each side of a tile that the network sees and does not score, as valid convolutions; None: none."""
 
     @model_validator(mode="before")
     @classmethod
@@ -143,7 +146,7 @@ class Contract(Keys):
             )
         return value
 
-    @field_validator("tile", "overlap", mode="before")
+    @field_validator("tile", "overlap", "margin", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, int) and not isinstance(value, bool) else value
@@ -253,7 +256,7 @@ class Contract(Keys):
         return per_channel(getattr(self, key), self.channel_count)
 
     def axes(self, key: str, ndim: int) -> tuple[int, ...] | None:
-        """``tile``, ``overlap`` or ``align`` as one integer per spatial axis."""
+        """``tile``, ``overlap``, ``align`` or ``margin`` as one integer per spatial axis."""
         value = getattr(self, key)
         if value is None:
             return None

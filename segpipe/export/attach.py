@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,12 @@ from segpipe.export.large import light_copy
 from segpipe.export.merge import Head, combine, head_of, read_classes, whole
 from segpipe.export.stride import Size, Stride, is_strided, measure_stride, named_stride, total_stride
 from segpipe.export.tiles import random_tiles
+from segpipe.network.crop import probe_of
 from segpipe.network.neighbours import SUSPECTS, cause
+from segpipe.network.session import open_on_host, raw_scores
+from segpipe.network.shapes import output_sizes, with_shapes
 from segpipe.network.spec import ModelSpec, external_data, read_model
+from segpipe.network.view import measured_margin
 from segpipe.pipeline.infer import HostNetwork
 from segpipe.pipeline.model_check import try_out
 
@@ -43,7 +48,7 @@ def attach(model: Path, contract: Path, output: Path | None = None) -> Attached:
     """Write a contract into an ONNX file, after checking that the two fit.
 
     The model is run on noise: its scores must be finite, reproducible, and independent of the other tiles in a batch.
-    ``align`` is measured; a value in the contract must be a multiple of it.
+    ``align`` is measured; a value in the contract must be a multiple of it. ``margin`` is measured if the contract has none.
 
     Args:
         model: the model file; external weights are moved into it, or into one file beside it where they do not fit.
@@ -82,6 +87,7 @@ def put(proto: onnx.ModelProto, terms: Contract, model: str, output: Path, head:
         SegpipeError: they do not fit; no file is written.
     """
     with draft(output) as path:
+        terms, margin = _with_margin(terms, proto, path)
         if head:
             terms = _combined(proto, terms, head, path)
         save(proto, _aligned(terms), path)
@@ -94,7 +100,7 @@ def put(proto: onnx.ModelProto, terms: Contract, model: str, output: Path, head:
         stride = _measure(score, spec, proto, terms)
         terms = _completed(terms, model, stride)
         save(proto, terms, path)
-    return Attached(output, terms, stride, (*(head.notes() if head else ()), *_notes(output, alone)))
+    return Attached(output, terms, stride, (*(head.notes() if head else ()), *_notes(output, alone, margin)))
 
 
 def _no_longer_needed(before: list[Path], path: Path) -> Iterator[str]:
@@ -124,7 +130,32 @@ def _why_alone(proto: onnx.ModelProto, score: HostNetwork, spec: ModelSpec) -> s
     return None if _takes_two(score, spec) else "the model fails on two tiles at once, whatever its input says"
 
 
-def _notes(path: Path, alone: str | None) -> Iterator[str]:
+def _with_margin(terms: Contract, proto: onnx.ModelProto, path: Path) -> tuple[Contract, list[int] | None]:
+    """The contract with the measured margin, if it has none and the output is smaller than the tile.
+
+    Raises:
+        ModelError: nothing says whether the output is the middle of the tile.
+    """
+    if terms.margin is not None:
+        return terms, None
+    save(proto, terms.model_copy(update={"align": 1}), path)
+    spec = spec_of(path)
+    sizes = output_sizes(light_copy(proto), _shapes(spec), spec.output, terms.scores_layout)
+    if sizes is None or not any(a < b for a, b in zip(sizes, spec.tiling.input, strict=True)):
+        return terms, None
+    raw = partial(raw_scores, open_on_host(spec, arena=False), spec)
+    margin = measured_margin(probe_of(spec, raw), str(path))
+    return (terms, None) if margin is None else (terms.model_copy(update={"margin": list(margin)}), list(margin))
+
+
+def _shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Shapes of the inputs for a batch."""
+    return {feed.name: feed.shape(spec.batch_shape) for feed in spec.feeds}
+
+
+def _notes(path: Path, alone: str | None, margin: list[int] | None) -> Iterator[str]:
+    if margin:
+        yield f"margin = {margin} was measured: the model scores the middle of a tile"
     if alone:
         yield f"{alone}: its batch is fixed at 1 now"
     beside = path.with_suffix(".toml")
@@ -217,7 +248,7 @@ def _as_pixels(tile: NDArray[np.float32], dtype: str) -> NDArray[Any]:
 def _measure(score: HostNetwork, spec: ModelSpec, proto: onnx.ModelProto, terms: Contract) -> Stride | None:
     if len(spec.tiling.tile) != 2:
         return None
-    rows, cols = spec.tiling.tile
+    rows, cols = spec.tiling.input
     visible = total_stride(_sizes(proto, spec), (rows, cols))
     channels = spec.contract.input_channels
     found = measure_stride(lambda x: _scored(score, [x[0]] * spec.batch)[:1], channels, (rows, cols), visible)
@@ -226,15 +257,8 @@ def _measure(score: HostNetwork, spec: ModelSpec, proto: onnx.ModelProto, terms:
 
 def _sizes(proto: onnx.ModelProto, spec: ModelSpec) -> Iterator[tuple[Size, Size]]:
     """Yield rows and columns before and after each operator with a stride; nothing where shapes cannot be inferred."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(light_copy(proto))
-    shapes = {feed.name: feed.shape(spec.batch_shape) for feed in spec.feeds}
-    for value in copy.graph.input:
-        for axis, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False):
-            axis.dim_value = size
-    try:
-        graph = onnx.shape_inference.infer_shapes(copy, data_prop=True).graph
-    except Exception:  # noqa: BLE001 - onnx passes on whatever its inference raises; the stride is then only measured
+    graph = with_shapes(light_copy(proto), _shapes(spec))
+    if graph is None:  # the stride is then only measured
         return
     values = (*graph.input, *graph.value_info, *graph.output)
     sizes = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}
@@ -242,7 +266,8 @@ def _sizes(proto: onnx.ModelProto, spec: ModelSpec) -> Iterator[tuple[Size, Size
         before, after = (sizes.get(names[0], ()) if names else () for names in (node.input, node.output))
         if len(before) == len(after) == 4 and 0 not in (*before[2:], *after[2:]):
             pair = (before[2], before[3]), (after[2], after[3])
-            if is_strided(node.op_type, *pair):
+            unit = [list(a.ints) for a in node.attribute if a.name == "strides"] or [[1]]
+            if not (node.op_type == "Conv" and set(unit[0]) == {1}) and is_strided(node.op_type, *pair):
                 yield pair
 
 

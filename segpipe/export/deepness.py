@@ -62,11 +62,15 @@ def _resolution(contract: Contract) -> dict[str, Any]:
 
 
 def _tiles(contract: Contract) -> dict[str, Any]:
-    """Side of a square tile in pixels, and overlap in whole per cent, rounded up; a quarter where the contract has none."""
-    tile = contract.axes("tile", 2)
+    """Side of a square tile in pixels, and overlap in whole per cent, rounded up; a quarter where the contract has none.
+
+    The plugin counts the overlap of whole tiles, margins included.
+    """
+    tile, margin = contract.axes("tile", 2), contract.axes("margin", 2) or (0, 0)
     if tile is None or tile[0] != tile[1]:
         return {}
-    overlap = max(contract.axes("overlap", 2) or (tile[0] // 4,))
+    shared = contract.axes("overlap", 2)
+    overlap = max(n + 2 * m for n, m in zip(shared, margin, strict=True)) if shared else max(tile[0] // 4, 2 * max(margin))
     return {"tile_size": tile[0], "tiles_overlap": -(-100 * overlap // tile[0])}
 
 

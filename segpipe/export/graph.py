@@ -38,11 +38,17 @@ RAW_TYPES = {"uint8": TensorProto.UINT8, "uint16": TensorProto.UINT16, "int16": 
 
 
 class Scorer(nn.Module):
-    """Wraps a network so that its scores have the size of the image, whatever the form and size of its output."""
+    """Wraps a network so that its scores have the size of the image without its margin, whatever its output's form and size.
 
-    def __init__(self, network: nn.Module, name: str = "") -> None:
+    Args:
+        network: the network.
+        name: its output with the scores.
+        margin: pixels on each side without scores; None: scores cover the image, and are upsampled if they are coarser.
+    """
+
+    def __init__(self, network: nn.Module, name: str = "", margin: Sequence[int] | None = None) -> None:
         super().__init__()
-        self.network, self.name = network, name
+        self.network, self.name, self.margin = network, name, margin
 
     def own(self, image: Tensor) -> Tensor:
         """Scores ``(batch, classes, rows, cols)`` at the network's own output size."""
@@ -50,8 +56,11 @@ class Scorer(nn.Module):
         return scores[:, None] if scores.ndim == 3 else scores
 
     def forward(self, image: Tensor) -> Tensor:
-        """Scores at the image's size, upsampled bilinearly with half-pixel centres."""
+        """Scores at the image's size, upsampled bilinearly with half-pixel centres, or those of its middle."""
         scores = self.own(image)
+        if self.margin is not None:
+            whole = scores.shape[-2:] == image.shape[-2:]
+            return scores[(..., *(slice(n, -n or None) for n in self.margin))] if whole else scores
         if scores.shape[-2:] != image.shape[-2:]:
             scores = nn.functional.interpolate(scores, size=image.shape[-2:], mode="bilinear", align_corners=False)
         return scores
@@ -90,9 +99,14 @@ class _Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         maps = [t for t in (args[:1], output if isinstance(output, tuple) else (output,)) for t in t[:1]]
         if len(maps) == 2 and all(isinstance(t, Tensor) and t.ndim == 4 for t in maps):
             before, after = ((t.shape[-2], t.shape[-1]) for t in maps)
-            if is_strided(str(func), before, after):
+            if _may_stride(str(func), args) and is_strided(str(func), before, after):
                 self.sizes.append((before, after))
         return output
+
+
+def _may_stride(operator: str, args: Sequence[Any]) -> bool:
+    """Whether an operator reduces maps by a stride; convolutions of stride 1 without padding reduce them, too."""
+    return not ("convolution" in operator and len(args) > 3 and all(step == 1 for step in args[3]))
 
 
 def to_onnx(network: Network, shape: tuple[int, ...], *, free_size: bool) -> onnx.ModelProto:
@@ -112,14 +126,14 @@ def to_onnx(network: Network, shape: tuple[int, ...], *, free_size: bool) -> onn
             proto = _scripted(network, example) if network.traced else _exported(network, example, free_size)
         except Exception as error:  # noqa: BLE001 - the exporter passes on whatever its passes raise
             raise ExportError(f"torch cannot export this network: {_root(error)} (-v shows its log)") from None
-    _tidy(proto)
+    _tidy(proto, whole=network.margin is None)
     return proto
 
 
 def _exported(network: Network, example: Tensor, free_size: bool) -> onnx.ModelProto:
     free = torch.export.Dim.DYNAMIC
     sizes = {0: free, 2: free, 3: free} if free_size else {0: free}
-    scorer = Scorer(network.module, network.scores)
+    scorer = Scorer(network.module, network.scores, network.margin)
     program = torch.onnx.export(
         scorer if _is_program(network.module) else scorer.eval(),
         (example,),
@@ -146,7 +160,7 @@ def _scripted(network: Network, example: Tensor) -> onnx.ModelProto:
         with loadable(proto) as graph:
             open_session(graph, "cpu", False)
     except Exception:  # noqa: BLE001 - any error of the exporter, or of ONNX Runtime for its result
-        recorded = make_fx(Scorer(network.module, network.scores).eval())(example)
+        recorded = make_fx(Scorer(network.module, network.scores, network.margin).eval())(example)
         return _exported(replace(network, module=recorded, scores=""), example, False)
     return proto
 
@@ -159,7 +173,7 @@ def _traced(network: Network, example: Tensor) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder, "traced.onnx"))
         torch.onnx.export(
-            torch.jit.trace(Scorer(network.module, network.scores).eval(), example, check_trace=False),  # type: ignore[no-untyped-call]
+            torch.jit.trace(Scorer(network.module, network.scores, network.margin).eval(), example, check_trace=False),  # type: ignore[no-untyped-call]
             (example,),
             path,
             input_names=["image"],
@@ -216,8 +230,11 @@ def _root(error: BaseException) -> str:
     return in_a_line(error)
 
 
-def _tidy(proto: onnx.ModelProto) -> None:
-    """Name the free sizes, and drop the exporter's notes, which contain paths of this machine."""
+def _tidy(proto: onnx.ModelProto, *, whole: bool) -> None:
+    """Name the free sizes, and drop the exporter's notes, which contain paths of this machine.
+
+    ``whole`` says that scores have the size of the image.
+    """
     graph = proto.graph
     sizes = graph.input[0].type.tensor_type.shape.dim
     names = {sizes[axis].dim_param: name for axis, name in ((0, "batch"), (2, "rows"), (3, "cols"))}
@@ -230,9 +247,10 @@ def _tidy(proto: onnx.ModelProto) -> None:
         for size in value.type.tensor_type.shape.dim:
             if size.dim_param in names:
                 size.dim_param = names[size.dim_param]
-    for axis in (0, 2, 3):  # scores have the size of the image
+    scored = ["batch", "", "rows", "cols"] if whole else ["batch", "", "scored_rows", "scored_cols"]
+    for axis in (0, 2, 3):
         if sizes[axis].dim_param:
-            graph.output[0].type.tensor_type.shape.dim[axis].dim_param = sizes[axis].dim_param
+            graph.output[0].type.tensor_type.shape.dim[axis].dim_param = scored[axis]
     proto.ir_version = IR_VERSION
     del proto.metadata_props[:]
 

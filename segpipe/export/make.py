@@ -24,20 +24,19 @@ from segpipe.export.joined import joined
 from segpipe.export.large import light_copy, loadable, refilled
 from segpipe.export.mlm import mlm_item
 from segpipe.export.network import library_versions, open_network, weights_digest
-from segpipe.export.outputs import find_scores
+from segpipe.export.outputs import by, check_not_stretched, find_scores
 from segpipe.export.precision import converted
 from segpipe.export.settings import ExportSettings
 from segpipe.export.stride import Stride, measure_stride, named_stride
-from segpipe.export.terms import draw_up, read_terms
+from segpipe.export.terms import Terms, draw_up, read_terms
 from segpipe.export.tiles import Samples, Tiles, noise, random_tiles, raw_tiles, scene_samples
 from segpipe.export.verify import BATCHES, Agreement, check, check_steady, compare
 from segpipe.geometry.layout import Layout
-from segpipe.network.crop import check_not_cropped
 from segpipe.network.device import open_session
-from segpipe.network.noise import noise_tiles
 from segpipe.network.scaling import fixed_scaling, of_input
 from segpipe.network.signature import signature
 from segpipe.network.spec import ModelSpec
+from segpipe.network.view import Probe, measured_margin
 from segpipe.overrides import Overrides
 from segpipe.pipeline.infer import HostNetwork
 from segpipe.pipeline.model_check import try_out
@@ -97,6 +96,7 @@ def trace(settings: ExportSettings, say: Say = LOG.info) -> Traced:
     network = open_network(settings, terms)
     network, contract = joined(network, draw_up(terms, network.known, settings))
     network, scorer, shape = _scorer(network, contract, settings)
+    contract = _with_margin(contract, terms, network.margin)
     say("measuring the stride")
     stride = _stride(network, scorer, shape, contract)
     contract = contract.model_copy(update={"align": stride.align, "equivariant": stride.equivariant})
@@ -111,7 +111,6 @@ def write(traced: Traced, settings: ExportSettings, say: Say = LOG.info) -> Expo
     with draft(settings.output) as path:
         _save(proto, contract, settings, path)
         spec = try_out(spec_of(path))
-        _check_shown(traced.scorer, spec)
         calibration, verification = _tiles(settings, spec)
         say(f"converting to {settings.precision}")
         proto = converted(proto, settings.precision, calibration)
@@ -130,15 +129,6 @@ def write(traced: Traced, settings: ExportSettings, say: Say = LOG.info) -> Expo
     return Exported(settings.output, contract, agreement, traced.stride, traced.free_size, _notes(network, settings))
 
 
-def _check_shown(scorer: Scorer, spec: ModelSpec) -> None:
-    """Check that a network whose own output is smaller shows the whole tile in it: the graph upsamples it."""
-    host = replace(spec, contract=spec.contract.model_copy(update={"scaling": "host"}), input_dtype="float32")
-    own = partial(own_score, scorer)
-    sizes = own(noise_tiles(host, 1)).shape[2:]
-    if sizes != spec.tiling.tile:
-        check_not_cropped(host, sizes, own)
-
-
 def _scorer(network: Network, contract: Contract, settings: ExportSettings) -> tuple[Network, Scorer, tuple[int, ...]]:
     """Wrap the network as the reference, after checking that its scores fit the contract and are reproducible."""
     shape = (contract.input_channels, *_tile(contract))
@@ -146,9 +136,44 @@ def _scorer(network: Network, contract: Contract, settings: ExportSettings) -> t
     if others:
         note = f"scores are the network's output {name}; left out: {', '.join(others)}"
         network = replace(network, notes=(*network.notes, note))
-    network, scorer = replace(network, scores=name), Scorer(network.module, name)
+    margin = _margin(Scorer(network.module, name), shape, contract)
+    network, scorer = replace(network, scores=name, margin=margin), Scorer(network.module, name, margin)
     check_steady(partial(score, scorer), [noise(shape, seed) for seed in (1, 2)])
     return network, scorer, shape
+
+
+def _margin(scorer: Scorer, shape: tuple[int, ...], contract: Contract) -> tuple[int, ...] | None:
+    """The margin: measured where the network's own output is smaller than the image, else that of the contract.
+
+    Raises:
+        ExportError: the contract has another.
+        ModelError: nothing says whether the output is the middle of the image.
+    """
+    named = contract.axes("margin", contract.ndim)
+    visible = output_stride(scorer.network, np.zeros((1, *shape), np.float32))
+    tile, loud = noise(shape, 2)[None], 30 * noise(shape, 3)[None]
+    probe = Probe(lambda image: own_score(scorer, image)[0], tile, loud, (visible,) * contract.ndim)
+    if probe.sizes == probe.tile:
+        return named
+    margin = measured_margin(probe, "the network")
+    if margin is None:
+        check_not_stretched(probe.sizes, probe.tile)
+    if named is not None and any(named) and named != margin:
+        raise ExportError(
+            f"margin must be the network's, measured as {'none' if margin is None else list(margin)} from the scores "
+            f"{by(probe.sizes)} of a tile of {by(probe.tile)}, got {list(named)}: leave it out"
+        )
+    return margin
+
+
+def _with_margin(contract: Contract, terms: Terms, margin: tuple[int, ...] | None) -> Contract:
+    """The contract with a measured margin; neighbours share less then, unless the user says how much."""
+    if margin is None or not any(margin):
+        return contract
+    tile = _tile(contract)
+    shared = [max(0, size // 4 - 2 * less) for size, less in zip(tile, margin, strict=True)]
+    values = {"margin": list(margin)} | ({} if "overlap" in terms.values else {"overlap": shared})
+    return contract.model_copy(update=values)
 
 
 def _tile(contract: Contract) -> tuple[int, int]:
@@ -170,7 +195,7 @@ def _graph(
 ) -> tuple[onnx.ModelProto, bool]:
     """Export with free rows and columns if the graph is correct at two other sizes, else with the tile's size."""
     if not (settings.fixed_size or network.traced):
-        sizes = _other_sizes(shape, stride.align * -(-32 // stride.align))
+        sizes = _other_sizes(shape, stride.align * -(-32 // stride.align), padded=network.margin is None)
         try:
             proto = to_onnx(network, shape, free_size=True)
             if all(_right_at(proto, scorer, size) for size in sizes):
@@ -180,8 +205,10 @@ def _graph(
     return to_onnx(network, shape, free_size=False), False
 
 
-def _other_sizes(shape: tuple[int, ...], unit: int) -> list[tuple[int, ...]]:
+def _other_sizes(shape: tuple[int, ...], unit: int, *, padded: bool) -> list[tuple[int, ...]]:
     channels, rows, cols = shape
+    if not padded:  # only multiples of the unit more fit
+        return [(channels, rows + unit, cols + 2 * unit), (channels, rows + unit, cols)]
     half = [-(-size // (2 * unit)) * unit for size in (rows, cols)]
     return [(channels, half[0] + unit, half[1] + 2 * unit), (channels, rows + unit, cols)]
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from segpipe.errors import ExportError
 from segpipe.export.families import in_a_line
+from segpipe.network.shapes import margin_by_size
 
 CONVENTIONS = ("out", "logits", "scores", "sem_seg", "pred")
 """Keys under which libraries return scores together with auxiliary outputs: ``out`` in torchvision, ``logits`` in
@@ -140,9 +141,16 @@ def check_shape(found: tuple[int, ...], shape: tuple[int, ...], classes: int, ou
             f"the network must give {classes} scores per pixel, as the classes say, got output {by(found)}{others}: "
             f"correct --classes, task or the head's size{', or name another by --score' if others else ''}"
         )
-    if _is_stretched(found[-2:], shape[-2:]):
+    if not _may_be_middle(found[-2:], shape[-2:]):
+        check_not_stretched(found[-2:], shape[-2:])
+
+
+def check_not_stretched(found: Sequence[int], image: Sequence[int]) -> None:
+    """Check that scores of the whole image need not be stretched to its size."""
+    if _is_stretched(found, image):
         raise ExportError(
-            f"scores must have the image's size or an integer fraction of it, got {by(found[-2:])} for {by(shape[-2:])}: "
+            f"scores must have the image's size, an integer fraction of it, or as much less on both sides, got "
+            f"{by(found)} for {by(image)}: "
             "take a tile that is a multiple of the network's stride, or pad inside the network, so that sizes are kept"
         )
 
@@ -150,6 +158,12 @@ def check_shape(found: tuple[int, ...], shape: tuple[int, ...], classes: int, ou
 def _is_stretched(found: Sequence[int], image: Sequence[int]) -> bool:
     factors = {size / part if part else 0.5 for size, part in zip(image, found, strict=True)}
     return len(factors) > 1 or not factors.pop().is_integer()
+
+
+def _may_be_middle(found: Sequence[int], image: Sequence[int]) -> bool:
+    """Whether scores may be those of the middle of the image, as valid convolutions give them."""
+    margin = margin_by_size(image, found)
+    return margin is not None and min(margin) > 0 and any(a % b for a, b in zip(image, found, strict=True))
 
 
 def _listed(outputs: Outputs) -> str:

@@ -56,6 +56,8 @@ def measure_stride(score: Score, channels: int, tile: tuple[int, int], visible: 
     shifts = [s for s in range(1, longest + 1) if all(t % s == 0 for t in tile)]
     canvas = noise((channels, *(t + max(shifts) for t in tile)), seed)
     here = score(canvas[None, :, : tile[0], : tile[1]])[0]
+    if here.shape[1:] != tile:
+        return _within_margin(score, channels, tile, visible, seed)
     errors = {s: _change(score, here, canvas, s) for s in shifts}
     found = _smallest(errors)
     align = gcd(_combined(found, visible), *tile)  # reduced to a divisor of the tile, at which windows can start
@@ -63,6 +65,32 @@ def measure_stride(score: Score, channels: int, tile: tuple[int, int], visible: 
     error = max(reach, errors.get(align, 0.0))
     whole = found is not None and align % lcm(found, visible) == 0
     return Stride(align, whole and error < EQUIVARIANT, error)
+
+
+def _within_margin(score: Score, channels: int, tile: tuple[int, int], visible: int, seed: int) -> Stride:
+    """The stride of a network that scores only the middle of a tile.
+
+    The tile need not be a multiple of it. All scores are compared: they see no border, or a border changes them, and then
+    they depend on where a tile starts.
+    """
+    here = score(noise((channels, *tile), seed)[None])[0]
+    powers = (2**k for k in range(LONGEST.bit_length()))
+    shifts = sorted(s for s in {*powers, visible} if s < min(here.shape[1:]) and s <= LONGEST)
+    if not shifts:
+        return Stride(_combined(None, visible), False, 1.0)
+    canvas = noise((channels, *(t + max(shifts) for t in tile)), seed)
+    here = score(canvas[None, :, : tile[0], : tile[1]])[0]
+    errors = {s: _moved(score, here, canvas, s, tile) for s in shifts}
+    found = _smallest(errors)
+    align = _combined(found, visible)
+    error = errors.get(align, 1.0 if found is None else errors[found])
+    return Stride(align, found is not None and error < EQUIVARIANT, error)
+
+
+def _moved(score: Score, here: NDArray[np.float32], canvas: NDArray[np.float32], shift: int, tile: tuple[int, int]) -> float:
+    """Change of all scores that a tile has in common with one that starts ``shift`` pixels further on both axes."""
+    there = score(canvas[None, :, shift : shift + tile[0], shift : shift + tile[1]])[0]
+    return _relative(here[:, shift:, shift:], there[:, :-shift, :-shift])
 
 
 def named_stride(measured: Stride, named: tuple[int, ...] | None, visible: int) -> Stride:

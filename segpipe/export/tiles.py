@@ -107,7 +107,8 @@ def _spread(
                 pixels, invalid = read_tile(seen, sheet.cover, index, scaling)
                 if pixels is not None:
                     shape = spec.batch_shape[1:]
-                    yield pixels.reshape(shape), None if invalid is None else invalid.reshape(shape[1:])
+                    lost = None if invalid is None else invalid.reshape(shape[1:])[spec.tiling.middle]
+                    yield pixels.reshape(shape), lost
 
 
 def raw_tiles(tiles: Tiles, contract: Contract, dtype: str) -> list[NDArray[np.generic]]:

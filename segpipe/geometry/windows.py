@@ -38,19 +38,38 @@ class Tiling:
     """Tile, overlap and stride per axis, in pixels, and the kind of blending."""
 
     tile: tuple[int, ...]
+    """Size of the scores of a window: the network's input without its margin."""
     overlap: tuple[int, ...]
+    """Least number of pixels that the scores of neighbouring windows share."""
     align: tuple[int, ...]
     blend: Blend
     fixed: bool = False
     """Whether the graph fixes the tile, which then need not be a multiple of ``align``."""
+    margin: tuple[int, ...] = ()
+    """Pixels on each side of a tile that the network sees and does not score; empty: none."""
 
     def __post_init__(self) -> None:
-        for tile, overlap, align in zip(self.tile, self.overlap, self.align, strict=True):
-            _check_axis(tile, overlap, align, fixed=self.fixed)
+        object.__setattr__(self, "margin", self.margin or (0,) * len(self.tile))
+        for tile, overlap, align, margin in zip(self.tile, self.overlap, self.align, self.margin, strict=True):
+            if margin:
+                _check_with_margin(tile, overlap, align, margin)
+            else:
+                _check_axis(tile, overlap, align, fixed=self.fixed)
+
+    @property
+    def input(self) -> tuple[int, ...]:
+        """Size of what the network sees of a window: the tile with its margin on both sides."""
+        return tuple(tile + 2 * margin for tile, margin in zip(self.tile, self.margin, strict=True))
+
+    @property
+    def middle(self) -> tuple[slice, ...]:
+        """Slices that select the tile from what the network sees."""
+        return tuple(slice(margin, margin + tile) for tile, margin in zip(self.tile, self.margin, strict=True))
 
     def sliced(self) -> "Tiling":
         """The same tiling for every slice along a new first axis."""
-        return Tiling((1, *self.tile), (0, *self.overlap), (1, *self.align), self.blend, self.fixed)
+        axes = (1, *self.tile), (0, *self.overlap), (1, *self.align)
+        return Tiling(*axes, self.blend, self.fixed, (0, *self.margin))
 
 
 def _check_axis(tile: int, overlap: int, align: int, *, fixed: bool) -> None:
@@ -70,6 +89,25 @@ def _check_axis(tile: int, overlap: int, align: int, *, fixed: bool) -> None:
         raise SettingsError(
             f"tile - overlap must be at least align, got {tile} - {overlap} = {tile - overlap} and align {align}: "
             f"lower --overlap to {tile - align}"
+        )
+
+
+def _check_with_margin(tile: int, overlap: int, align: int, margin: int) -> None:
+    """As without a margin, for the scores; the tile need not be a multiple of ``align``: valid convolutions take from it."""
+    seen = tile + 2 * margin
+    if align < 1 or margin < 0 or overlap < 0:
+        raise SettingsError(
+            f"align must be at least 1, margin and overlap at least 0, got align {align}, margin {margin}, overlap {overlap}"
+        )
+    if tile < align:
+        raise SettingsError(
+            f"tile - 2 * margin, what a tile scores, must be at least align, got {seen} - 2 * {margin} = {tile} and align "
+            f"{align}: take --tile {seen + -(-(align - tile) // align) * align}"
+        )
+    if tile - overlap < align:
+        raise SettingsError(
+            f"tile - 2 * margin - overlap must be at least align, got {seen} - 2 * {margin} - {overlap} = {tile - overlap} "
+            f"and align {align}: lower --overlap to {tile - align}"
         )
 
 
@@ -192,6 +230,12 @@ class Cover:
         start = tuple(axis[i] for axis, i in zip(self.starts, index, strict=True))
         return Window(start, tuple(a + t for a, t in zip(start, self.tiling.tile, strict=True)))
 
+    def seen(self, index: tuple[int, ...]) -> Window:
+        """What the network sees of a window: with its margin, it may reach beyond all borders of the case."""
+        scored, margin = self.window(index), self.tiling.margin
+        start = tuple(a - m for a, m in zip(scored.start, margin, strict=True))
+        return Window(start, tuple(b + m for b, m in zip(scored.stop, margin, strict=True)))
+
     def finished(self, index: tuple[int, ...]) -> Window:
         """The box of pixels that no later window changes, and that no earlier window has finished."""
         start = tuple(axis[i] for axis, i in zip(self.starts, index, strict=True))
@@ -224,7 +268,7 @@ class Cover:
 def reflected(window: Window, shape: tuple[int, ...]) -> tuple[Window, tuple[NDArray[np.intp], ...]]:
     """The part of a case to read for a window, and per axis the indices of its pixels that the window shows.
 
-    Pixels behind the far border mirror those before it as ``numpy.pad(mode="reflect")`` of the whole case does.
+    Pixels beyond a border mirror those inside it as ``numpy.pad(mode="reflect")`` of the whole case does.
     """
     axes = [_reflected_axis(*axis) for axis in zip(window.start, window.stop, shape, strict=True)]
     firsts, stops, indices = zip(*axes, strict=True)
@@ -234,7 +278,7 @@ def reflected(window: Window, shape: tuple[int, ...]) -> tuple[Window, tuple[NDA
 @lru_cache(maxsize=512)
 def _reflected_axis(start: int, stop: int, size: int) -> tuple[int, int, NDArray[np.intp]]:
     """For one axis: the first pixel to read, the one behind the last, and the indices of the shown pixels."""
-    if stop <= size:
+    if start >= 0 and stop <= size:
         return start, stop, np.arange(stop - start)
     period = max(1, 2 * (size - 1))
     index = np.arange(start, stop) % period
@@ -244,11 +288,21 @@ def _reflected_axis(start: int, stop: int, size: int) -> tuple[int, int, NDArray
 
 
 def mirrored(values: NDArray[Any], axes: Sequence[NDArray[np.intp]]) -> NDArray[Any]:
-    """``values[..., *axes]`` for the axes of ``reflected``, 16 times as fast: contiguous runs are copied as such."""
+    """``values[..., *axes]`` for the axes of ``reflected``, 16 times as fast: the longest run is copied as such."""
     for axis, index in enumerate(axes, -len(axes)):
-        run = int(np.argmax(np.diff(index, append=index[-1]) != 1)) + 1
-        if run < len(index) or run < values.shape[axis]:
+        first, stop = _longest_run(index)
+        if stop - first < max(len(index), values.shape[axis]):
             lead: tuple[Any, ...] = (slice(None),) * (values.ndim + axis)
-            start = int(index[0])
-            values = np.concatenate([values[(*lead, slice(start, start + run))], values[(*lead, index[run:])]], axis=axis)
+            start = int(index[first])
+            run = values[(*lead, slice(start, start + stop - first))]
+            parts = [values[(*lead, index[:first])], run, values[(*lead, index[stop:])]]
+            values = np.concatenate([part for part in parts if part.shape[axis]], axis=axis)
     return values
+
+
+def _longest_run(index: NDArray[np.intp]) -> tuple[int, int]:
+    """First position of the longest run of consecutive indices, and the one behind its last."""
+    ends = np.flatnonzero(np.diff(index) != 1) + 1
+    bounds = [0, *ends.tolist(), len(index)]
+    longest = int(np.argmax(np.diff(bounds)))
+    return bounds[longest], bounds[longest + 1]

@@ -25,7 +25,7 @@ def laid(file: str, source: RasterSource, spec: ModelSpec, settings: Settings) -
         contract_origin=spec.contract_origin,
         bands=[{"channel": c, "band": b} for c, b in zip(_channel_names(contract), source.numbers, strict=True)],
         spacing=spacing,
-        tile=list(spec.tiling.tile),
+        tile=list(spec.tiling.input),
         grid=list(cover.counts),
         windows=len(cover),
         empty_windows=empty_windows(source, cover),

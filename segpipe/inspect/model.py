@@ -40,10 +40,18 @@ def inspect_model(settings: Settings) -> ModelFacts:
         flops=count_flops(proto, spec),
         contract_origin=origin,
         contract=None if contract is None else contract.model_dump(),
-        tiling=None if spec is None else {key: list(getattr(spec.tiling, key)) for key in ("tile", "overlap", "align")},
+        tiling=None if spec is None else _tiling(spec),
         sha256=None if spec is None else spec.sha256,
         error=error,
     )
+
+
+def _tiling(spec: ModelSpec) -> dict[str, list[int]]:
+    """Tile, overlap and align of a run, and the margin if there is one."""
+    tiling = spec.tiling
+    sizes = {"tile": tiling.input, "overlap": tiling.overlap, "align": tiling.align}
+    sizes |= {"margin": tiling.margin} if any(tiling.margin) else {}
+    return {key: list(value) for key, value in sizes.items()}
 
 
 Checked = tuple[str | None, Contract | None, ModelSpec | None, str | None]

@@ -151,9 +151,12 @@ def _clip_words(x: str, contract: Contract) -> str:
 _SCALING = ("scale", "offset", "mean", "std")
 
 
+_TILING = ("tile", "margin", "overlap", "align")
+
+
 def _tile_words(contract: Contract, tiling: Mapping[str, Sequence[int]] | None) -> str:
-    sizes = tiling or {key: np.atleast_1d(getattr(contract, key) or []).tolist() for key in ("tile", "overlap", "align")}
-    known = [f"{key} {by(sizes[key])}" for key in ("overlap", "align") if sizes[key]]
+    sizes = tiling or {key: np.atleast_1d(getattr(contract, key) or []).tolist() for key in _TILING}
+    known = [f"{key} {by(sizes[key])}" for key in _TILING[1:] if sizes.get(key)]
     return ", ".join([by(sizes["tile"]) or "not named", *known])
 
 

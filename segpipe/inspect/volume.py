@@ -146,7 +146,7 @@ def _fitted(case: Case, sheet: Sheet, spec: ModelSpec, settings: Settings) -> Vo
         wanted_spacing=contract.spacing and [size * factor for size in contract.spacing],
         resampled=sheet.regridding is not None,
         shape=list(cover.shape),
-        tile=list(cover.tiling.tile),
+        tile=list(cover.tiling.input),
         grid=list(cover.counts),
         windows=len(cover),
         memory_mb=round(memory_mb(plan, Run(spec, settings)), 1),

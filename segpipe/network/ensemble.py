@@ -11,7 +11,7 @@ from segpipe.errors import ContractError, ModelError
 if TYPE_CHECKING:
     from segpipe.network.spec import ModelSpec
 
-OWN = frozenset({"input", "output", "provenance", "equivariant", "tile", "overlap", "align"})
+OWN = frozenset({"input", "output", "provenance", "equivariant", "tile", "overlap", "align", "margin"})
 """Keys that may differ: tensor names, provenance, and tiling, which is compared after the settings are applied."""
 
 
@@ -90,7 +90,7 @@ def _differences(first: "ModelSpec", other: "ModelSpec") -> Iterator[tuple[str, 
         yield "precision", str(first.engine), str(other.engine)
     if first.input_dtype != other.input_dtype:
         yield "the type of their input", first.input_dtype, other.input_dtype
-    for key in ("tile", "overlap", "align"):
+    for key in ("tile", "overlap", "align", "margin"):
         a, b = getattr(first.tiling, key), getattr(other.tiling, key)
         if a != b:
             yield key, _shown(list(a)), _shown(list(b))

@@ -1,5 +1,6 @@
 """The output graph: a small graph behind a network that turns its output into scores ``(N, K, *tile)``."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,6 +24,8 @@ class Steps:
     """Add the channel axis, which one score or label per pixel may lack."""
     channels_last: bool = False
     """Move the channel axis from the end."""
+    cut: tuple[int, ...] = ()
+    """Leave out so many pixels on each side; empty: none."""
     placed: Placed | None = None
     """Upsample a coarser grid to the tile."""
     nearest: bool = False
@@ -31,7 +34,8 @@ class Steps:
 
     @property
     def any(self) -> bool:
-        return self.flat or self.channels_last or self.placed is not None or self.activation != "none"
+        changed = self.flat or self.channels_last or any(self.cut)
+        return changed or self.placed is not None or self.activation != "none"
 
 
 def tail_of(spec: ModelSpec, shape: tuple[int, ...]) -> bytes | None:
@@ -52,27 +56,58 @@ def _steps(spec: ModelSpec, shape: tuple[int, ...]) -> Steps:
         len(shape),
         flat=flat,
         channels_last=contract.scores_layout.channels_last and not flat,
-        placed=None if spatial == spec.tiling.tile else _placed(spec, spatial),
+        cut=_cut(spatial, spec),
+        placed=None if spatial == spec.tiling.tile or any(spec.tiling.margin) else _placed(spec, spatial),
         nearest=contract.gives_labels,
         activation=contract.activation if spec.blend_on == "probabilities" else "none",  # type: ignore[arg-type]
     )
+
+
+def _cut(spatial: tuple[int, ...], spec: ModelSpec) -> tuple[int, ...]:
+    """What is cut from each side of an output: nothing, or the margin from one that has the size of the whole tile."""
+    tiling = spec.tiling
+    if spatial == tiling.tile:
+        return (0,) * len(spatial)
+    if not any(tiling.margin) or spatial == tiling.input:
+        return tiling.margin
+    raise ModelError(
+        f"{spec.path}: the output must be the tile without its margin, {by(tiling.input)} - 2 * {by(tiling.margin)} = "
+        f"{by(tiling.tile)}, or the whole tile, got {by(spatial)}: {_right_margin(spatial, spec)}"
+    )
+
+
+def _right_margin(spatial: tuple[int, ...], spec: ModelSpec) -> str:
+    """Say which margin the output would have."""
+    less = [t - s for t, s in zip(spec.tiling.input, spatial, strict=True)]
+    if min(less) < 0:
+        return "correct the tile in the contract, or leave margin out"
+    if any(n % 2 for n in less):
+        return f"{by(less)} pixels less are not the same number on both sides: take the --tile that it was trained on"
+    return f"set margin = {[n // 2 for n in less]} in the contract if it is the middle of the tile"
 
 
 def _placed(spec: ModelSpec, sizes: tuple[int, ...]) -> Placed:
     tile = spec.tiling.tile
     placed = placed_on(tile, sizes, spec.contract.upsampling)
     if placed is None:
-        crop = "a smaller output is the middle of the tile, or a grid of its own, which are not supported yet: "
         raise ModelError(
             f"{spec.path}: the output must have the input's size, or one pixel per stride, rounded up, got {by(sizes)} for "
-            f"a tile of {by(tile)}: {crop if min(t - s for t, s in zip(tile, sizes, strict=True)) > 0 else ''}"
-            "export the model with padded convolutions, so that sizes are kept"
+            f"a tile of {by(tile)}: {_mend(tile, sizes)}"
         )
     return placed
 
 
+def _mend(tile: Sequence[int], spatial: Sequence[int]) -> str:
+    less = [t - s for t, s in zip(tile, spatial, strict=True)]
+    if min(less) <= 0 or any(n % 2 for n in less):
+        return "export the model with padded convolutions, so that sizes are kept"
+    return (
+        f"if it is the middle of the tile, as valid convolutions give, set margin = {[n // 2 for n in less]} in the contract"
+    )
+
+
 def tail_graph(steps: Steps) -> onnx.ModelProto:
-    """Build the graph from a network's output to scores ``(N, K, *tile)``: channel axis, upsampling, activation.
+    """Build the graph from a network's output to scores ``(N, K, *tile)``: channel axis, cut, upsampling, activation.
 
     Upsampling is that of ``torch.nn.functional.interpolate(mode="bilinear")``: with half-pixel centres as with
     ``align_corners=False``, with aligned corners as with True.
@@ -85,11 +120,19 @@ def tail_graph(steps: Steps) -> onnx.ModelProto:
         rank += 1
     if steps.channels_last:
         graph.add("Transpose", perm=[0, rank - 1, *range(1, rank - 1)])
+    if any(steps.cut):
+        _take_middle(graph, rank, steps.cut)
     if steps.placed is not None:
         _upsample(graph, rank, steps.placed, "nearest" if steps.nearest else "linear")
     if steps.activation != "none":
         graph.add(steps.activation.capitalize(), **({"axis": 1} if steps.activation == "softmax" else {}))
     return graph.model()
+
+
+def _take_middle(graph: "_Graph", rank: int, cut: tuple[int, ...]) -> None:
+    """Leave out pixels on both sides of the spatial axes."""
+    ends = [-n or 2**31 - 1 for n in cut]
+    graph.add("Slice", *(graph.constant(TensorProto.INT64, list(values)) for values in (cut, ends, range(2, rank))))
 
 
 def _upsample(graph: "_Graph", rank: int, placed: Placed, mode: str) -> None:

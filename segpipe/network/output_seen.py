@@ -100,7 +100,7 @@ def _shapes(
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     for value in copy.graph.input:
-        if value.name == image.name:
+        if value.name == image.name and len(value.type.tensor_type.shape.dim) == len(layout):  # a series has an axis more
             _fix(value, layout.shape((1, layout.channels(image.shape), *tile)))
     del copy.graph.value_info[:]
     declared = [TensorSpec(one.name, one.dtype, one.shape) for one in signature(proto)[1]]

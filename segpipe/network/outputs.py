@@ -4,12 +4,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.network.activation import Raw, check_activation
-from segpipe.network.crop import check_not_cropped
+from segpipe.network.crop import check_view
 from segpipe.network.spec import ModelSpec
 
 
 def check_output(spec: ModelSpec, scores: NDArray[np.float32], raw: Raw) -> None:
-    """Check that scores cover the whole tile and suit the contract's activation.
+    """Check that scores cover the whole tile without its margin, and suit the contract's activation.
 
     Args:
         spec: the model.
@@ -20,6 +20,6 @@ def check_output(spec: ModelSpec, scores: NDArray[np.float32], raw: Raw) -> None
         ModelError, ContractError: they do not; the message says what to mend.
     """
     sizes = scores.shape[2:]
-    if sizes != spec.tiling.tile:
-        check_not_cropped(spec, sizes, raw)
+    if sizes != spec.tiling.input:
+        check_view(spec, raw)
     check_activation(spec, scores, raw)

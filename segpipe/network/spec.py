@@ -29,6 +29,7 @@ from segpipe.network.feeds import Feed, as_image, feeds_of
 from segpipe.network.form import check_graph, is_quantised, score_count
 from segpipe.network.openvino_session import Engine, Precision, place_of, resolve_engine
 from segpipe.network.scores_needed import check_scores_needed, resolve_blend
+from segpipe.network.shapes import margin_by_size, output_sizes
 from segpipe.network.signature import TensorSpec, signature
 from segpipe.network.stride_seen import likely_align, stride_seen
 from segpipe.network.template import IMAGE_TILE, VOLUME_TILE, input_lines, lines_to_write
@@ -117,8 +118,8 @@ class ModelSpec:
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
-        """Shape of a batch in the pipeline: ``(batch, channels, *tile)``."""
-        return (self.batch, self.contract.input_channels, *self.tiling.tile)
+        """Shape of a batch in the pipeline: ``(batch, channels, *Tiling.input)``."""
+        return (self.batch, self.contract.input_channels, *self.tiling.input)
 
     def tiling_of(self, shape: Sequence[int]) -> Tiling:
         """Tiling of a case of this shape; a 2-D network gets the slices of a volume along its first axis.
@@ -258,7 +259,24 @@ def find_contract(settings: Settings, model: Path, proto: onnx.ModelProto) -> tu
     if METADATA_KEY not in metadata and contract.task == "multiclass" and ending_of(proto, outputs[0].name).is_open:
         # Deepness takes the largest score, of logits or of probabilities, and its metadata does not say which
         contract = contract.model_copy(update={"activation": "softmax"})
+    if METADATA_KEY not in metadata:
+        contract = _as_deepness_crops(contract, proto, inputs[0], outputs[0])
     return contract, f"metadata of {model.name}"
+
+
+def _as_deepness_crops(contract: Contract, proto: onnx.ModelProto, image: TensorSpec, scores: TensorSpec) -> Contract:
+    """The contract with the margin of a smaller output, which Deepness takes as the middle; its overlap is that of tiles."""
+    fixed = contract.layout.spatial(image.shape) if len(image.shape) == 4 else ()
+    tile = contract.axes("tile", 2) or tuple(n for n in fixed if n is not None)
+    if contract.layout is not Layout.NCHW or len(tile) != 2:
+        return contract
+    sizes = output_sizes(proto, {image.name: (1, contract.channel_count, *tile)}, scores.name, contract.layout)
+    margin = None if sizes is None else margin_by_size(tile, sizes)
+    if margin is None or not any(margin):
+        return contract
+    shared = contract.axes("overlap", 2) or (0, 0)
+    overlap = [max(0, n - 2 * m) for n, m in zip(shared, margin, strict=True)]
+    return contract.model_copy(update={"margin": list(margin), "overlap": overlap})
 
 
 def _check_channels(image: TensorSpec, contract: Contract, path: Path) -> None:
@@ -318,10 +336,37 @@ def resolve_tiling(settings: Settings, contract: Contract, image: TensorSpec, pr
             f"the tile must be the model's, got {by(tile)} and {path} takes {by([f or 0 for f in fixed])}: "
             f"give --tile {','.join(str(f or t) for f, t in zip(fixed, tile, strict=True))}"
         )
-    overlap = _spread(settings.overlap, ndim, "overlap") or contract.axes("overlap", ndim) or tuple(t // 4 for t in tile)
     whole = None not in fixed
     align = contract.axes("align", ndim) or (_align(proto, tile) if whole else DEFAULT_ALIGN,) * ndim
-    return Tiling(tile, overlap, align, resolve_blend(settings, contract), whole)
+    margin = contract.axes("margin", ndim) or (0,) * ndim
+    if any(margin):
+        _check_phase(tile, contract, align, path)
+    # neighbours then see a quarter of each other's pixels
+    default = tuple(max(0, t // 4 - 2 * m) for t, m in zip(tile, margin, strict=True))
+    overlap = _spread(settings.overlap, ndim, "overlap") or contract.axes("overlap", ndim) or default
+    scored = tuple(t - 2 * m for t, m in zip(tile, margin, strict=True))
+    if min(scored) < 1:
+        raise ContractError(
+            f"the tile must be larger than twice the margin, got tile {by(tile)} and margin {by(margin)}: take a larger "
+            "--tile, or correct margin in the contract"
+        )
+    return Tiling(scored, overlap, align, resolve_blend(settings, contract), whole, margin)
+
+
+def _check_phase(tile: tuple[int, ...], contract: Contract, align: tuple[int, ...], path: Path) -> None:
+    """Check that a tile of valid convolutions is one that they divide as they divide the contract's.
+
+    Raises:
+        SettingsError: another tile was asked for; the message has the nearest that fits.
+    """
+    own = contract.axes("tile", contract.ndim)
+    if own is None or all((t - o) % a == 0 for t, o, a in zip(tile, own, align, strict=True)):
+        return
+    near = [o + round((t - o) / a) * a for t, o, a in zip(tile, own, align, strict=True)]
+    raise SettingsError(
+        f"with a margin, the tile must differ from the contract's by multiples of align, got tile {by(tile)} for {path} "
+        f"with tile {by(own)} and align {by(align)}: take --tile {','.join(map(str, near))}"
+    )
 
 
 def _align(proto: onnx.ModelProto, tile: tuple[int, ...]) -> int:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import onnx
 from segpipe.contract.deepness import deepness_values
 from segpipe.errors import ContractError
 from segpipe.geometry.layout import Layout, likely_layout
+from segpipe.network.bare import Bare, BareMargin, margin_of
 from segpipe.network.coarser import align_corners_stride
 from segpipe.network.form import check_graph, gives_labels
 from segpipe.network.output_seen import OutputSeen, output_seen
@@ -104,6 +105,8 @@ class _Seen:
     stride: int | None
     known: dict[str, Any]
     """Contract keys from Deepness's metadata."""
+    narrow: BareMargin | None = None
+    """The margin, if the output is smaller than a tile."""
 
     @property
     def channels(self) -> int | None:
@@ -138,6 +141,10 @@ def lines_to_write(path: Path, proto: onnx.ModelProto) -> str:
     check_rank(path, inputs)
     seen = _seen(proto, inputs, outputs)
     check_graph(proto, path, seen.image, outputs[0])
+    if inputs == [seen.image]:
+        scores = next(one for one in outputs if one.name == seen.output.name)
+        bare = Bare(path, proto, seen.image, scores, seen.layout, seen.output.layout)
+        seen = replace(seen, narrow=margin_of(bare, seen.tile))
     lines = [
         f"{path} has no contract that says how its pixels are scaled and what its classes are.",
         f"Write these lines, corrected to how it was trained, to {path.with_suffix('.toml')} or a file for --contract:",
@@ -214,14 +221,32 @@ def _series_lines(image: TensorSpec) -> list[str]:
 
 
 def _tile_lines(seen: _Seen) -> list[str]:
-    tile = seen.tile
-    align = likely_align(seen.stride, tile, fixed=None not in seen.layout.spatial(seen.image.shape))
+    tile = seen.tile if seen.narrow is None else list(seen.narrow.tile)
+    align = _likely_align(seen)
     axes = "planes, rows and columns" if seen.layout.is_volume else "rows and columns"
     return [
         _line(f"tile = {tile}", axes + " that it was trained on" * (None in seen.image.shape[1:])),
-        f"overlap = {[min(t // 4, t - align) for t in tile]}",
+        *([f"overlap = {[min(t // 4, t - align) for t in tile]}"] if seen.narrow is None else _margin_lines(seen.narrow)),
         _line(f"align = {align}", "total stride of the network"),
         *(_volume_lines() if seen.layout.is_volume else ()),
+    ]
+
+
+def _likely_align(seen: _Seen) -> int:
+    """The stride; with a margin, the stride of the layers, or the default, or the largest half of it that a tile scores."""
+    if seen.narrow is None:
+        return likely_align(seen.stride, seen.tile, fixed=None not in seen.layout.spatial(seen.image.shape))
+    scored = min(t - 2 * m for t, m in zip(seen.narrow.tile, seen.narrow.margin, strict=True))
+    return min(seen.stride or DEFAULT_ALIGN, 1 << (scored.bit_length() - 1))
+
+
+def _margin_lines(narrow: BareMargin) -> list[str]:
+    """Margin, and the overlap of scores."""
+    shared = [max(0, t // 4 - 2 * m) for t, m in zip(narrow.tile, narrow.margin, strict=True)]
+    why = "it scores the middle of a tile, without so many pixels on each side"
+    return [
+        _line(f"margin = {list(narrow.margin)}", why if narrow.is_sure else f"if {why}; not if its output is coarser"),
+        _line(f"overlap = {shared}", "of the scores of neighbouring tiles"),
     ]
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from segpipe.errors import ModelError, foreseen
 from segpipe.formats.source import Invalid
+from segpipe.geometry.windows import Tiling
 from segpipe.network.arrays import HOST, Array, Arrays
 from segpipe.network.averaging import mean_scores
 from segpipe.network.device import open_session
@@ -144,7 +145,7 @@ class HostModel:
 
     def score(self, patches: Sequence[Patch]) -> tuple[NDArray[np.float32], list[Invalid | None]]:
         """Score patches; a short batch is filled up, so that the network sees one shape."""
-        return self._scores(patches), [patch.invalid for patch in patches]
+        return self._scores(patches), [_scored_only(patch.invalid, self.spec.tiling) for patch in patches]
 
     def _scores(self, patches: Sequence[Patch]) -> NDArray[np.float32]:
         size, shape = self.spec.batch, self.spec.batch_shape[1:]
@@ -162,6 +163,12 @@ class HostModel:
         """Scores ``(batch, classes, *tile)`` of scaled tiles ``(batch, channels, *tile)``."""
         scores: NDArray[np.float32] = mean_scores(self._networks, batch, self.spec.flips, np)
         return scores
+
+
+def _scored_only(invalid: Invalid | None, tiling: Tiling) -> Invalid | None:
+    """A mask without the margin, which has no scores; with the axis of length 1 that slices of a volume have."""
+    inner: Any = (..., *tiling.middle)
+    return invalid if invalid is None else invalid[inner]
 
 
 class HostNetwork:

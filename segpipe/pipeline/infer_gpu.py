@@ -17,6 +17,7 @@ from onnx import TensorProto
 from torch import Tensor
 
 from segpipe.errors import DeviceMemoryError, ModelError, SegpipeError, memory_errors, one_line
+from segpipe.geometry.windows import Tiling
 from segpipe.network.arrays import LAG_BATCHES
 from segpipe.network.averaging import mean_scores
 from segpipe.network.device import Terms, engine_folder, gpu_facts, open_bound, recorded_options
@@ -83,7 +84,7 @@ class BoundModel:
             parts.append(self.arrays.zeros((missing, *self.spec.batch_shape[1:])))
         image = parts[0] if len(parts) == 1 else torch.cat(parts)
         out = mean_scores(self.networks, image, self.spec.flips, torch)
-        return out[: len(patches)], [mask for own, invalid in sent for mask in _masks(own, invalid)]
+        return out[: len(patches)], [mask for own, invalid in sent for mask in _masks(own, invalid, self.spec.tiling)]
 
     def _scaled(self, patches: Sequence[Patch], invalid: Tensor | None) -> Tensor:
         scaling, shape = patches[0].scaling, self.spec.batch_shape[1:]
@@ -91,10 +92,10 @@ class BoundModel:
             return sent.to(torch.float32, copy=True) if scaling is None else scaled(sent, scaling, invalid, self.arrays)
 
     def _invalid(self, patches: Sequence[Patch]) -> Tensor | None:
-        """Masks ``(patches, *tile)`` on the device, which later stages use as well; None if all pixels are valid."""
+        """Masks of what the network sees of patches, on the device; None if all pixels are valid."""
         if all(patch.invalid is None for patch in patches):
             return None
-        shape = self.spec.tiling.tile
+        shape = self.spec.tiling.input
         clear = np.zeros(shape, np.bool_)
         masks = [clear if patch.invalid is None else patch.invalid.reshape(shape) for patch in patches]
         with self._masks.send(masks) as sent:
@@ -199,12 +200,13 @@ def _alike(patches: Sequence[Patch]) -> Iterator[list[Patch]]:
         yield list(own)
 
 
-def _masks(patches: Sequence[Patch], masks: Tensor | None) -> list[Tensor | None]:
-    """The mask of each patch, in its original shape; None if all its pixels are valid."""
+def _masks(patches: Sequence[Patch], masks: Tensor | None, tiling: Tiling) -> list[Tensor | None]:
+    """The mask of each patch without its margin, with as many axes as it had; None if all its pixels are valid."""
     if masks is None:
         return [None] * len(patches)
     found = zip(patches, masks, strict=True)
-    return [None if patch.invalid is None else mask.reshape(patch.invalid.shape) for patch, mask in found]
+    inner = (..., *tiling.middle)
+    return [None if patch.invalid is None else mask.reshape(patch.invalid.shape)[inner] for patch, mask in found]
 
 
 class _Bound:

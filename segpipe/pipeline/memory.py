@@ -168,7 +168,8 @@ def _resampling_bytes(load: Load, model: ModelSpec, calls: int) -> int:
     """Bytes of the own pixels that a tile needs, and of the validity of own pixels of tiles in progress."""
     if load.regridding is None:
         return 0
-    tile, own = math.prod(load.cover.tiling.tile), math.prod(load.regridding.extent(load.cover.tiling.tile))
+    seen = load.cover.tiling.input
+    tile, own = math.prod(seen), math.prod(load.regridding.extent(seen))
     read = RESAMPLING * max(tile, min(own, AT_ONCE)) * model.contract.input_channels * FLOAT
     return read + own * (tiles_ahead(model.batch) + (calls + 2) * model.batch)
 
@@ -185,18 +186,23 @@ def network_bytes(model: ModelSpec, calls: int, *, batches: float = 1.0, copies:
     return copies * (model.weights_mb + calls * batches * model.network_mb) * 1e6
 
 
-def _tile_bytes(model: ModelSpec, layers: int) -> int:
-    """Bytes of a batch of tiles with ``layers`` channels or classes."""
-    return model.batch * math.prod(model.tiling.tile) * layers * FLOAT
+def _image_bytes(model: ModelSpec) -> int:
+    """Bytes of a batch of what the network sees."""
+    return model.batch * math.prod(model.tiling.input) * model.contract.input_channels * FLOAT
+
+
+def _score_bytes(model: ModelSpec) -> int:
+    """Bytes of the scores of a batch."""
+    return model.batch * math.prod(model.tiling.tile) * model.contract.scores * FLOAT
 
 
 def _tiles_bytes(model: ModelSpec, calls: int) -> float:
     """Bytes of tiles in progress: pixels read ahead or in the network, and scores computed, waiting or blended."""
     batches = calls + 3  # in calls, waiting, fetched, and the previous one, which is freed when the next arrives
-    pixels = (batches + tiles_ahead(model.batch) / model.batch) * _tile_bytes(model, model.contract.input_channels)
-    scores = _tile_bytes(model, model.contract.scores)
+    pixels = (batches + tiles_ahead(model.batch) / model.batch) * _image_bytes(model)
+    scores = _score_bytes(model)
     # a call that averages holds a flipped copy of its tiles, and scores that are added to those before
-    averaged = calls * (_tile_bytes(model, model.contract.input_channels) + scores) if model.passes > 1 else 0
+    averaged = calls * (_image_bytes(model) + scores) if model.passes > 1 else 0
     return pixels + batches * scores + averaged
 
 
@@ -246,7 +252,7 @@ def refuse_fine_case(path: str, regridding: Regridding, cover: Cover, allowed: f
     Raises:
         SourceError: a tile needs too many own pixels; the message has the least memory that it needs.
     """
-    tile, own = cover.tiling.tile, regridding.extent(cover.tiling.tile)
+    tile, own = cover.tiling.input, regridding.extent(cover.tiling.input)
     if (least := MASKS * math.prod(own)) > allowed:
         raise SourceError(
             f"{path}: a tile of {by(tile)} pixels of the model covers {by(own)} pixels of the case, which take at least "
@@ -262,9 +268,9 @@ def refuse_large_tile(model: ModelSpec, allowed: float) -> None:
         ModelError: the batch is too large; the message has the least memory that it needs.
     """
     contract = model.contract
-    if (least := _tile_bytes(model, contract.input_channels + contract.scores)) > allowed:
+    if (least := _image_bytes(model) + _score_bytes(model)) > allowed:
         raise ModelError(
-            f"{model.batch} tile(s) of {by(model.tiling.tile)} pixels with {contract.input_channels} channels and "
+            f"{model.batch} tile(s) of {by(model.tiling.input)} pixels with {contract.input_channels} channels and "
             f"{contract.scores} classes need at least {in_words(least)} of memory, and a worker may use "
             f"{in_words(allowed)}: lower --tile or --batch, or raise --memory"
         )
@@ -273,8 +279,9 @@ def refuse_large_tile(model: ModelSpec, allowed: float) -> None:
 def device_bytes(model: ModelSpec) -> int:
     """Bytes of device memory for tiles from scaling to their own scores, without the network and the strip."""
     sent, image, scores = 8 + 8, 4 + 4, 2 * 4
-    values = model.contract.input_channels * (sent + image) + (LAG_BATCHES + 2) * model.contract.scores * scores
-    return model.batch * math.prod(model.tiling.tile) * values + _interpolated_bytes(model)
+    pixels = math.prod(model.tiling.input) * model.contract.input_channels * (sent + image)
+    values = math.prod(model.tiling.tile) * (LAG_BATCHES + 2) * model.contract.scores * scores
+    return model.batch * (pixels + values) + _interpolated_bytes(model)
 
 
 def _interpolated_bytes(model: ModelSpec) -> int:

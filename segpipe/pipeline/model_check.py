@@ -50,12 +50,12 @@ def try_out(spec: ModelSpec) -> ModelSpec:
 
 def _alone(spec: ModelSpec) -> ModelSpec:
     """Try one network."""
-    if spec.batch * math.prod(spec.tiling.tile) > ANNOUNCED:
-        LOG.warning("trying %s on a tile of %s, which may take a while", spec.path, by(spec.tiling.tile))
+    if spec.batch * math.prod(spec.tiling.input) > ANNOUNCED:
+        LOG.warning("trying %s on a tile of %s, which may take a while", spec.path, by(spec.tiling.input))
     try:
         return _in_time(_try_host if spec.on_host else _try_device, spec)
     except MemoryError:
-        raise ModelError(f"a tile of {by(spec.tiling.tile)} does not fit into memory: lower --tile or --batch") from None
+        raise ModelError(f"a tile of {by(spec.tiling.input)} does not fit into memory: lower --tile or --batch") from None
 
 
 def _in_time(trial: Callable[[ModelSpec, Opened], ModelSpec], spec: ModelSpec) -> ModelSpec:
@@ -83,7 +83,7 @@ def _in_time(trial: Callable[[ModelSpec, Opened], ModelSpec], spec: ModelSpec) -
     except Empty:
         _end(thread, opened)
         raise ModelError(
-            f"{spec.path} must score a batch of {spec.batch} tiles of {by(spec.tiling.tile)} within {TRIAL_SECONDS:g} s, "
+            f"{spec.path} must score a batch of {spec.batch} tiles of {by(spec.tiling.input)} within {TRIAL_SECONDS:g} s, "
             "and does not: lower --tile or --batch; a graph with an endless loop never ends"
         ) from None
     if isinstance(found, BaseException):

@@ -160,9 +160,9 @@ def cover_of(case: Case, shape: tuple[int, ...], model: ModelSpec, regridding: R
 
 
 def row_of(cover: Cover, windows: Part) -> tuple[int, ...]:
-    """Shape of a row of windows: one tile high, and as wide as all windows."""
-    first, last = cover.window(windows.first), cover.window(tuple(stop - 1 for stop in windows.stop))
-    return (cover.tiling.tile[0], *(b - a for a, b in zip(first.start[1:], last.stop[1:], strict=True)))
+    """Shape of a row of windows with their margins: one tile high, and as wide as all windows."""
+    first, last = cover.seen(windows.first), cover.seen(tuple(stop - 1 for stop in windows.stop))
+    return (cover.tiling.input[0], *(b - a for a, b in zip(first.start[1:], last.stop[1:], strict=True)))
 
 
 def _check_pixels(case: Case, source: Source, model: ModelSpec) -> None:

@@ -212,7 +212,7 @@ def _at_once(case: Case, source: Source, sheet: Sheet, contract: Contract) -> tu
     remote = is_remote(case.path)
     if sheet.regridding is not None or not (source.separable and (remote or sheet.raw)):
         return 1, 1  # the network uses the processors here, and would wait for the first stretch, and between stretches
-    fit = max(1, STRETCH_BYTES // (stored_bytes(contract, source.dtype) * math.prod(sheet.cover.tiling.tile)))
+    fit = max(1, STRETCH_BYTES // (stored_bytes(contract, source.dtype) * math.prod(sheet.cover.tiling.input)))
     return (min(ASKED_FOR, fit),) * 2 if remote else (1, fit)
 
 

@@ -60,12 +60,17 @@ def begin_stretch(
 
     For a case that is resampled, windows are read one by one, each with the validity of the own pixels of its box.
     """
-    first, last = (reflected(cover.window(index), cover.shape)[0] for index in (windows[0], windows[-1]))
-    window = Window(first.start, last.stop)
+    read = [reflected(cover.seen(index), cover.shape)[0] for index in windows]
+    window = Window(_each(min, [one.start for one in read]), _each(max, [one.stop for one in read]))
     if isinstance(source, Resampled):
         return _stretch_of(source.take(window, cover.finished(windows[0]), threads), window)
     begun = source.begin(window, threads)
-    return lambda: Stretch(first.start, *begun())
+    return lambda: Stretch(window.start, *begun())
+
+
+def _each(chosen: Callable[[Sequence[int]], int], places: Sequence[Index]) -> Index:
+    """The least or the largest number along each axis."""
+    return tuple(map(chosen, zip(*places, strict=True)))
 
 
 def _stretch_of(begun: Callable[[], Taken], window: Window) -> Callable[[], Stretch]:

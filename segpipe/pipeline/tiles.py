@@ -32,9 +32,9 @@ class Patch:
     """The input of the network for one window."""
 
     pixels: NDArray[Any]
-    """Pixels ``(channels, *tile)``, scaled or as stored."""
+    """Pixels ``(channels, *Tiling.input)``, scaled or as stored."""
     invalid: Invalid | None = None
-    """Mask of invalid pixels, shape ``tile``; None if all pixels are valid."""
+    """Mask of invalid pixels, of the shape of the pixels; None if all pixels are valid."""
     scaling: Scaling | None = None
     """Scaling to apply to stored pixels; None if they are scaled."""
 
@@ -125,17 +125,21 @@ def patch_of(
 def read_tile(
     source: Readable, cover: Cover, index: tuple[int, ...], scaling: Scaling | None
 ) -> tuple[NDArray[Any] | None, Invalid | None]:
-    """Pixels of one window, mirrored beyond the far border, and their invalid mask; as stored if there is no scaling."""
-    inside, mirror = reflected(cover.window(index), cover.shape)
+    """Pixels that the network sees of a window, mirrored beyond borders, and their invalid mask, both with the margin.
+
+    Pixels are as stored if there is no scaling; None if no pixel that the window scores is valid.
+    """
+    inside, mirror = reflected(cover.seen(index), cover.shape)
     stored, invalid = source.read(inside)
     if invalid is not None and invalid.all():
         return None, None
     with span("scale"):
+        whole = stored.shape[1:] == cover.tiling.input and inside.start == cover.seen(index).start
+        lost = invalid if whole or invalid is None else mirrored(invalid, mirror)
+        if lost is not None and lost[cover.tiling.middle].all():
+            return None, None
         pixels = stored if scaling is None else scaling(stored, invalid)
-        if pixels.shape[1:] != cover.tiling.tile or inside.start != cover.window(index).start:
-            pixels = mirrored(pixels, mirror)
-            invalid = None if invalid is None else mirrored(invalid, mirror)
-    return pixels, invalid
+        return pixels if whole else mirrored(pixels, mirror), lost
 
 
 def batches(tiles: Iterable[Tile | Failed], size: int) -> Iterator[Batch]:

@@ -121,7 +121,7 @@ class Run:
         if self.aoi is not None:
             later |= {"aoi": self.aoi.digest}
         return {
-            "tile": list(tiling.tile),
+            "tile": list(tiling.input),
             "overlap": list(tiling.overlap),
             "align": list(tiling.align),
             "blend": tiling.blend,

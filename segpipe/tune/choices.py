@@ -52,8 +52,12 @@ class Network:
 
     def takes_whole(self, shape: Axes) -> bool:
         """Whether one call on a box of this shape is the reference: the network is local, and memory suffices."""
-        batches = math.prod(shape) / (self.spec.batch * math.prod(self.spec.tiling.tile))
+        batches = math.prod(self.seen(shape)) / (self.spec.batch * math.prod(self.spec.tiling.input))
         return self.is_local and network_bytes(self.spec, 1, batches=batches) <= memory() * MEMORY_SHARE
+
+    def seen(self, scored: Axes) -> Axes:
+        """What the network sees of a part that it scores: the part with the margin, which is the tile of a run."""
+        return tuple(n + 2 * margin for n, margin in zip(scored, self.spec.tiling.margin, strict=True))
 
     @property
     def name(self) -> str:
@@ -174,15 +178,38 @@ def _tilings(network: Network, settings: TuneSettings) -> Iterator[Tiling]:
 def _tiles(network: Network, asked: Sequence[int]) -> Iterable[Axes]:
     own = network.spec.tiling
     if asked and network.free_size:
-        return [(side,) * len(own.tile) for side in asked]
-    if asked and any((side,) * len(own.tile) != own.tile for side in asked):
+        return [_scored(side, own) for side in asked]
+    if asked and any((side,) * len(own.tile) != own.input for side in asked):
         raise SettingsError(f"the sizes of {network.spec.path} are fixed to its tile: leave --tile out")
     if not network.free_size:
         return [own.tile]
-    scaled = [
-        tuple(max(a, round(t * factor) // a * a) for t, a in zip(own.tile, own.align, strict=True)) for factor in FACTORS
-    ]
-    return dict.fromkeys(scaled)
+    scale = _with_margin if any(own.margin) else _multiple
+    return dict.fromkeys(tuple(scale(*axis, factor) for axis in zip(own.tile, own.align, strict=True)) for factor in FACTORS)
+
+
+def _multiple(tile: int, align: int, factor: float) -> int:
+    return max(align, round(tile * factor) // align * align)
+
+
+def _with_margin(tile: int, align: int, factor: float) -> int:
+    """As ``_multiple``, by whole strides more or less: poolings must divide it as they divide the contract's."""
+    more = round(tile * (factor - 1) / align) * align
+    return tile + more if tile + more >= align else tile
+
+
+def _scored(side: int, own: Tiling) -> Axes:
+    """What a tile of this side scores.
+
+    Raises:
+        SettingsError: it is not larger than twice the margin.
+    """
+    scored = tuple(side - 2 * margin for margin in own.margin)
+    if min(scored) < 1:
+        raise SettingsError(
+            f"the tile must be larger than twice the margin, got --tile {side} and margin "
+            f"{','.join(map(str, own.margin))}: name a larger one"
+        )
+    return scored
 
 
 def _shares(tile: Axes, align: Axes) -> Iterable[Axes]:

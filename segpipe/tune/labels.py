@@ -44,7 +44,7 @@ def sample(place: Place, tiling: Tiling, wanted: Axes) -> Sample:
     A whole case is tiled as in a run. On a larger one, the necessary number of windows is laid with exactly the requested
     overlap; labels are compared from the middle of the first window to the middle of the last.
     """
-    axes = [_Axis(*axis) for axis in zip(tiling.tile, step(tiling), tiling.align, strict=True)]
+    axes = [_Axis(*axis) for axis in zip(tiling.tile, step(tiling), tiling.align, tiling.margin, strict=True)]
     places = zip(axes, place.window.shape, place.whole, wanted, strict=True)
     laid = [(0, size) if whole else axis.laid(size, most) for axis, size, whole, most in places]
     counted = [ends if whole else axis.counted(ends) for axis, ends, whole in zip(axes, laid, place.whole, strict=True)]
@@ -61,16 +61,23 @@ class _Axis:
     tile: int
     step: int
     align: int
+    margin: int
 
     def laid(self, size: int, wanted: int) -> Ends:
         """The middle of ``size`` pixels; its length is a tile and a whole number of steps."""
-        length = self.tile + self.step * min(steps_for(self.step, wanted), (size - self.tile) // self.step)
+        steps = steps_for(self.step, wanted) + 2 * self.mirrored
+        length = self.tile + self.step * min(steps, (size - self.tile) // self.step)
         start = (size - length) // 2 // self.align * self.align
         return start, start + length
 
     def counted(self, laid: Ends) -> Ends:
-        half = self.tile // 2
-        return laid[0] + half, laid[1] - (self.tile - half)
+        half, more = self.tile // 2, self.mirrored * self.step
+        return laid[0] + half + more, laid[1] - (self.tile - half) - more
+
+    @property
+    def mirrored(self) -> int:
+        """Steps at each end whose scores depend on mirrored pixels, beyond half a tile: an endless case has none."""
+        return max(0, -(-(self.margin - self.tile // 2) // self.step))
 
 
 def _window(axes: Sequence[Ends]) -> Window:
@@ -84,8 +91,9 @@ def steps_for(step: int, wanted: int) -> int:
 
 def extent(tiling: Tiling, wanted: Axes) -> Axes:
     """Pixels that the windows of a sample cover on an endless case."""
-    axes = zip(tiling.tile, step(tiling), wanted, strict=True)
-    return tuple(tile + one * steps_for(one, most) for tile, one, most in axes)
+    axes = [_Axis(*axis) for axis in zip(tiling.tile, step(tiling), tiling.align, tiling.margin, strict=True)]
+    steps = (steps_for(axis.step, most) + 2 * axis.mirrored for axis, most in zip(axes, wanted, strict=True))
+    return tuple(axis.tile + axis.step * count for axis, count in zip(axes, steps, strict=True))
 
 
 def segment(model: Model, tiling: Tiling, held: Held, scaling: Scaling, calls: int) -> Labels:
@@ -148,7 +156,8 @@ def reference_tiling(network: Network, shape: Axes) -> Tiling:
     """One window if the network takes the whole box (``Network.takes_whole``); else own tiles that share three quarters."""
     own = network.spec.tiling
     if network.takes_whole(shape):
-        tile = tuple(-(-n // a) * a for n, a in zip(shape, own.align, strict=True))
+        # as many strides more or less as cover the box: with a margin, the tile is no multiple of them
+        tile = tuple(t + -(-(n - t) // a) * a for n, t, a in zip(shape, own.tile, own.align, strict=True))
         return replace(own, tile=tile, overlap=(0,) * len(tile))
     steps = [max(a, t // 4 // a * a) for t, a in zip(own.tile, own.align, strict=True)]
     overlap = tuple(t - one for t, one in zip(own.tile, steps, strict=True))

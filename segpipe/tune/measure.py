@@ -166,7 +166,7 @@ class _Work:
             fits = in_time and self._fits_memory(choice, tried)
             (kept if choice.is_own or fits else left_out).append(choice)
         if left_out:
-            names = dict.fromkeys(f"{c.network.name} tile {_by(c.tiling.tile)}" for c in left_out)
+            names = dict.fromkeys(f"{c.network.name} tile {_by(c.tiling.input)}" for c in left_out)
             self.notes.append(f"left out, for {self._settings.seconds:g} s: {len(left_out)} choices of {', '.join(names)}")
         return kept
 
@@ -216,8 +216,8 @@ class _Work:
     def _fits_memory(self, choice: Choice, wanted: Sequence[Choice]) -> bool:
         """Whether a candidate's tiles fit in memory, and the larger box leaves a whole-box reference possible."""
         spec, tile = choice.network.spec, choice.tiling.tile
-        largest = max(self._batches(choice.network, tile)) * math.prod(tile)
-        tiles = network_bytes(spec, self.calls, batches=largest / (spec.batch * math.prod(spec.tiling.tile)))
+        largest = max(self._batches(choice.network, tile)) * math.prod(choice.tiling.input)
+        tiles = network_bytes(spec, self.calls, batches=largest / (spec.batch * math.prod(spec.tiling.input)))
         own = self._side([c for c in wanted if c.is_own])
         fits_box = self.first.takes_whole(self._side(wanted)) or not self.first.takes_whole(own)
         return tiles <= memory() * TILES_SHARE and fits_box
@@ -260,7 +260,7 @@ class _Work:
                     model = load(own[0].network.with_tiling(own[0].tiling))
                 except ModelError as error:
                     refused.add(key)
-                    self.notes.append(f"{key[0].name} does not take tile {_by(key[1])}: {error}")
+                    self.notes.append(f"{key[0].name} does not take tile {_by(key[0].seen(key[1]))}: {error}")
                     continue
                 for choice in own:
                     count = benches[choice.network].compare(model, choice, benches[self.first].reference, self._wanted)

@@ -64,7 +64,7 @@ def _values(row: Row) -> dict[str, Any]:
     tiling = row.choice.tiling
     keys = ("batch", "tiles_per_megapixel", "seconds_per_megapixel", "seam_error", "equal", "mean_iou", "times_as_fast")
     marks = ("front", "best")
-    where = {**_engine(row.choice.network), "tile": tiling.tile, "overlap": tiling.overlap}
+    where = {**_engine(row.choice.network), "tile": tiling.input, "overlap": tiling.overlap}
     return {**where, **{key: getattr(row, key) for key in (*keys, *marks)}, "own": row.choice.is_own}
 
 
@@ -77,7 +77,7 @@ def _engine(network: Network) -> dict[str, Any]:
 def command(tuned: Tuned, row: Row) -> str:
     """Command of the run that a row stands for."""
     tiling = row.choice.tiling
-    sizes = {"--tile": _flag(tiling.tile), "--overlap": _flag(tiling.overlap), "--batch": str(row.batch)}
+    sizes = {"--tile": _flag(tiling.input), "--overlap": _flag(tiling.overlap), "--batch": str(row.batch)}
     chosen = [part for flag, value in sizes.items() for part in (flag, value)]
     return shlex.join(["segpipe", "run", *row.choice.network.flags, *chosen, *tuned.flags])
 
@@ -97,7 +97,7 @@ def _about(tuned: Tuned) -> list[str]:
 def _cells(row: Row) -> list[str]:
     tiling = row.choice.tiling
     marks = ("*" if row.front else " ") + (">" if row.best else " ") + ("=" if row.choice.is_own else " ")
-    sizes = [_flag(tiling.tile), _flag(tiling.overlap), str(row.batch)]
+    sizes = [_flag(tiling.input), _flag(tiling.overlap), str(row.batch)]
     cost = [f"{row.tiles_per_megapixel:.2f}", f"{row.seconds_per_megapixel:.3f}", f"{row.times_as_fast:.2f}"]
     truth = "" if row.mean_iou is None else f"{row.mean_iou:.4f}"
     return [marks, row.choice.network.name, *sizes, *cost, f"{row.equal:.3%}", f"{row.seam_error:.3%}", truth]
@@ -105,7 +105,7 @@ def _cells(row: Row) -> list[str]:
 
 def _speed_cells(tuned: Tuned) -> list[list[str]]:
     return [
-        ["", n.name, _flag(tile), str(batch), f"{s.seconds:.4f}", f"{s.spread:.0%}", str(len(s.rounds))]
+        ["", n.name, _flag(n.seen(tile)), str(batch), f"{s.seconds:.4f}", f"{s.spread:.0%}", str(len(s.rounds))]
         for (n, tile, batch), s in tuned.speeds.items()
     ]
 

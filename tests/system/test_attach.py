@@ -593,10 +593,13 @@ def test_one_of_two_outputs_must_be_named(name, tmp_path):
 
 
 @pytest.mark.shared_data
-def test_a_model_whose_output_is_cropped_is_refused(tmp_path):
+def test_the_margin_of_a_model_whose_output_is_cropped_is_measured(tmp_path):
     model = copied(["deepness/different_output_size_512_to_484.onnx"], tmp_path) / "different_output_size_512_to_484.onnx"
-    contract = toml(tmp_path / "c.toml", **DEEPNESS_TILE, classes=["rest", "found"])
-    refused(ModelError, "integer fraction of it, got 484 x 484 for a tile of 512 x 512", model, contract)
+    keys = {"activation": "none", "task": "multilabel", "classes": ["rest", "found"]}
+    contract = toml(tmp_path / "c.toml", **DEEPNESS_TILE, **keys)
+    attached = attach(model, contract)
+    assert attached.contract.margin == [14, 14]
+    assert attached.notes == ("margin = [14, 14] was measured: the model scores the middle of a tile",)
 
 
 @pytest.mark.shared_data

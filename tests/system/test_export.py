@@ -534,7 +534,7 @@ class Cut(nn.Module):
 
 SIZES: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "larger": (lambda x: functional.interpolate(x, scale_factor=2.0), "got 128 x 128 for 64 x 64"),
-    "cropped, as networks without padding": (lambda x: x[..., 2:-2, 2:-2], "got 60 x 60 for 64 x 64"),
+    "cropped on one side": (lambda x: x[..., 3:, 3:], "got 61 x 61 for 64 x 64"),
     "one more": (lambda x: functional.pad(x, (0, 1, 0, 1)), "got 65 x 65 for 64 x 64"),
     "other factors": (lambda x: x[..., ::2, ::4], "got 32 x 16 for 64 x 64"),
     "rows alone": (lambda x: x[..., ::2, :], "got 32 x 64 for 64 x 64"),
@@ -559,10 +559,10 @@ def test_scores_of_another_number_of_images_are_refused():
 
 
 def test_scores_that_are_stretched_are_refused_by_the_command(cli, terms, tmp_path):
-    traced(Cut(SIZES["cropped, as networks without padding"][0]), tmp_path / "w.pt")
+    traced(Cut(SIZES["one more"][0]), tmp_path / "w.pt")
     ended = cli("w.pt", "-o", "m.onnx", "--classes", terms(), "--bands", "r,g,b", "--tile", 64)
     assert ended.exit_code == 2
-    assert "integer fraction of it, got 60 x 60 for 64 x 64: take a tile that is a multiple" in ended.stderr
+    assert "as much less on both sides, got 65 x 65 for 64 x 64: take a tile that is a multiple" in ended.stderr
 
 
 @pytest.mark.parametrize("classes", [2, 4])

@@ -217,14 +217,25 @@ def test_one_of_two_outputs_must_be_named(name, picture, tmp_path):
     assert re.search(r"2 outputs, .*output = .*: output \(.*512\), output2 \(.*512\)", ended.stderr)
 
 
-def test_output_that_is_cropped_is_refused(picture, tmp_path):
+def test_output_that_is_cropped_needs_a_margin(picture, tmp_path):
     contract = toml(tmp_path / "c.toml", **SCALING, task="multiclass")
     ended = in_process("run", "-i", picture[0], "-m", DEEPNESS / f"{SMALLER}.onnx", "--contract", contract)
     assert ended.exit_code == 2
     assert re.search(
-        "integer fraction of it, got 484 x 484 for a tile of 512 x 512: .* the middle .*: export the model with",
+        r"integer fraction of it, got 484 x 484 for a tile of 512 x 512: if it is the middle .* set margin = \[14, 14\]",
         ended.stderr,
     )
+
+
+def test_output_that_is_cropped(picture, tmp_path):
+    """The labels of a window are those of ONNX Runtime for the window and its surroundings."""
+    source, pixels = picture
+    model = DEEPNESS / f"{SMALLER}.onnx"
+    keys = {**SCALING, "task": "multilabel", "margin": 14, "overlap": [0, 0]}
+    labels = segment(in_process, source, model, toml(tmp_path / "c.toml", **keys), "--blend", "crop")
+    around = np.pad(pixels / 255, [(0, 0), (14, 400), (14, 400)], mode="reflect")
+    truth, sure = decided(infer(model, around[:, :512, :512]).reshape(-1, 484, 484)[:1])
+    np.testing.assert_array_equal(labels[:300, :350][sure[:300, :350]], truth[:300, :350][sure[:300, :350]])
 
 
 def test_tile_of_a_fixed_model_cannot_be_changed(picture, tmp_path):

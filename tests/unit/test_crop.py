@@ -1,11 +1,13 @@
-"""An output smaller than the input: a coarser grid of all of it, or its middle."""
+"""An output smaller than the input: a coarser grid of all of it, or its middle (segpipe.network.view)."""
 
 import numpy as np
+import onnxruntime
 import pytest
 from networks import Network, contract
 
 from segpipe.errors import ModelError
 from segpipe.jobs.launch import prepare
+from segpipe.network.view import Probe, measured_margin
 from segpipe.settings import load_settings
 
 
@@ -75,7 +77,7 @@ def test_crops_are_refused(factor, wide, source, tmp_path):
     net = cropped(net, (128 - size) // 2)
     values = contract(3, 4, tile=[128, 128], overlap=[0, 0])
     model = net.save(tmp_path / "m.onnx", values, classes=4, shape=("n", 128, 128), out_shape=("n", 4, size, size))
-    with pytest.raises(ModelError, match=rf"it is the middle of it.*output of {size} x {size}; .* not supported yet"):
+    with pytest.raises(ModelError, match=rf"it is the middle of it.*output of {size} x {size}: set margin = "):
         tried(source, model)
 
 
@@ -109,5 +111,45 @@ def test_what_is_no_fraction_is_said_to_be_cropped(margin, source, tmp_path):
     net = cropped(Network(3).conv(3, 4, 3), margin)
     model = net.save(tmp_path / "m.onnx", values, classes=4, out_shape=("n", 4, "a", "b"))
     if 288 % (288 - 2 * margin):
-        with pytest.raises(ModelError, match=r"one pixel per stride, .*: a smaller output is the middle of the tile"):
+        with pytest.raises(
+            ModelError,
+            match=rf"one pixel per stride, .* got .*: if it is the middle of the tile.* set margin = .{margin}, {margin}",
+        ):
             tried(source, model)
+
+
+def probed(model):
+    """The network as ONNX Runtime has it, with noise."""
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    calm, loud = np.random.default_rng(1).normal(size=(2, 1, 3, 128, 128)).astype(np.float32)
+    return Probe(lambda tile: session.run(None, {"image": tile})[0][0], calm, 30 * loud, (1, 1))
+
+
+@pytest.mark.parametrize("kind", COARSE)
+@pytest.mark.parametrize("factor", [2, 4])
+def test_a_coarser_grid_has_no_margin(kind, factor, tmp_path):
+    size = 128 // factor
+    model = COARSE[kind](factor).save(tmp_path / "m.onnx", None, classes=4, out_shape=("n", 4, size, size))
+    assert measured_margin(probed(model), "m") is None
+
+
+@pytest.mark.parametrize("margin", [1, 14, 32, 43, 48])
+def test_the_margin_of_a_crop_is_measured(margin, tmp_path):
+    """Of any size, half of the tile and a quarter of it, too, which a coarser grid may have."""
+    net = cropped(Network(3).conv(3, 6, 5).add("Relu").conv(6, 4, 3), margin)
+    model = net.save(tmp_path / "m.onnx", None, classes=4, out_shape=("n", 4, "a", "b"))
+    assert measured_margin(probed(model), "m") == (margin, margin)
+
+
+def test_an_output_of_odd_sizes_has_no_middle(tmp_path):
+    net = Network(3).add("Conv", np.random.default_rng(0).normal(size=(4, 3, 4, 4)).astype(np.float32))
+    model = net.save(tmp_path / "m.onnx", None, classes=4, out_shape=("n", 4, "a", "b"))
+    with pytest.raises(ModelError, match="as many pixels on both sides, got 125 x 125 of a tile of 128 x 128"):
+        measured_margin(probed(model), "m")
+
+
+def test_what_noise_does_not_show_is_asked_for(tmp_path):
+    net = cropped(Network(3).conv(3, 4, 3).add("Mul", np.zeros(1, np.float32)), 5)
+    model = net.save(tmp_path / "m.onnx", None, classes=4, out_shape=("n", 4, "a", "b"))
+    with pytest.raises(ModelError, match="noise does not show which: set margin in the contract if it is the middle"):
+        measured_margin(probed(model), "m")

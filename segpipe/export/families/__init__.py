@@ -32,6 +32,8 @@ class Network:
     """Whether it is a TorchScript program, which can only be exported by tracing."""
     scores: str = ""
     """The output that holds the scores, as `segpipe.export.outputs` names it; empty if there is only one."""
+    margin: tuple[int, ...] | None = None
+    """Pixels on each side of the image without scores; None: scores cover all of it."""
 
 
 @dataclass(frozen=True)

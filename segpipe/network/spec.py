@@ -336,20 +336,19 @@ def resolve_tiling(settings: Settings, contract: Contract, image: TensorSpec, pr
             f"the tile must be the model's, got {by(tile)} and {path} takes {by([f or 0 for f in fixed])}: "
             f"give --tile {','.join(str(f or t) for f, t in zip(fixed, tile, strict=True))}"
         )
-    whole = None not in fixed
-    align = contract.axes("align", ndim) or (_align(proto, tile) if whole else DEFAULT_ALIGN,) * ndim
-    margin = contract.axes("margin", ndim) or (0,) * ndim
-    if any(margin):
-        _check_phase(tile, contract, align, path)
-    # neighbours then see a quarter of each other's pixels
-    default = tuple(max(0, t // 4 - 2 * m) for t, m in zip(tile, margin, strict=True))
-    overlap = _spread(settings.overlap, ndim, "overlap") or contract.axes("overlap", ndim) or default
+    whole, margin = None not in fixed, contract.axes("margin", ndim) or (0,) * ndim
     scored = tuple(t - 2 * m for t, m in zip(tile, margin, strict=True))
     if min(scored) < 1:
         raise ContractError(
             f"the tile must be larger than twice the margin, got tile {by(tile)} and margin {by(margin)}: take a larger "
             "--tile, or correct margin in the contract"
         )
+    align = contract.axes("align", ndim) or (_align(proto, tile, margin) if whole else DEFAULT_ALIGN,) * ndim
+    if any(margin):
+        _check_phase(tile, contract, align, path)
+    # neighbours then see a quarter of each other's pixels
+    default = tuple(max(0, t // 4 - 2 * m) for t, m in zip(tile, margin, strict=True))
+    overlap = _spread(settings.overlap, ndim, "overlap") or contract.axes("overlap", ndim) or default
     return Tiling(scored, overlap, align, resolve_blend(settings, contract), whole, margin)
 
 
@@ -369,8 +368,13 @@ def _check_phase(tile: tuple[int, ...], contract: Contract, align: tuple[int, ..
     )
 
 
-def _align(proto: onnx.ModelProto, tile: tuple[int, ...]) -> int:
-    """Where windows of a fixed tile start, if the contract does not say so: at multiples of 32, if that divides the tile."""
+def _align(proto: onnx.ModelProto, tile: tuple[int, ...], margin: tuple[int, ...]) -> int:
+    """Where windows of a fixed tile start, if the contract does not say so: at multiples of 32, if that divides the tile.
+
+    With a margin, the tile need not be a multiple: the stride of the layers is taken, where they show it.
+    """
+    if any(margin):
+        return stride_seen(proto) or DEFAULT_ALIGN
     return DEFAULT_ALIGN if not any(n % DEFAULT_ALIGN for n in tile) else likely_align(stride_seen(proto), tile, fixed=True)
 
 

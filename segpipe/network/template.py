@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx
 
+from segpipe.contract import DEFAULT_ALIGN
 from segpipe.contract.deepness import deepness_values
 from segpipe.errors import ContractError
 from segpipe.geometry.layout import Layout, likely_layout

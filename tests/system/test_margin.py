@@ -293,7 +293,7 @@ def test_tune_takes_tiles_that_fit(tmp_path):
 
 def test_tune_compares_where_no_pixel_is_mirrored():
     """A margin that is wider than half a tile reaches over the ends of a sample: whole steps more are left out."""
-    tiling = Tiling((16,), (0,), (4,), "gaussian", (20,))
+    tiling = Tiling((16,), (0,), (4,), "gaussian", margin=(20,))
     assert extent(tiling, (32,)) == (16 + 2 * 16 + 2 * 16,)
     found = sample(Place(Window((0,), (80,)), (False,)), tiling, (32,))
     assert (found.laid, found.counted) == (Window((0,), (80,)), Window((24,), (56,)))

@@ -98,7 +98,7 @@ def put(proto: onnx.ModelProto, terms: Contract, model: str, output: Path, head:
             _fix_batch(proto, spec)
         _check_steady(score, spec, batch=1 if alone else max(spec.batch, 1 + _is_free(proto, spec)))
         stride = _measure(score, spec, proto, terms)
-        terms = _completed(terms, model, stride)
+        terms = _dated(_completed(terms, model, stride), spec)
         save(proto, terms, path)
     return Attached(output, terms, stride, (*(head.notes() if head else ()), *_notes(output, alone, margin)))
 
@@ -269,6 +269,15 @@ def _sizes(proto: onnx.ModelProto, spec: ModelSpec) -> Iterator[tuple[Size, Size
             unit = [list(a.ints) for a in node.attribute if a.name == "strides"] or [[1]]
             if not (node.op_type == "Conv" and set(unit[0]) == {1}) and is_strided(node.op_type, *pair):
                 yield pair
+
+
+def _dated(contract: Contract, spec: ModelSpec) -> Contract:
+    """The contract with the number of dates of each input, so that a search for the files of a case knows it."""
+    dates = {feed.name: feed.dates for feed in spec.feeds if feed.dates is not None}
+    if contract.inputs is None or not dates:
+        return contract
+    inputs = {n: one.model_copy(update={"dates": dates[n]}) if n in dates else one for n, one in contract.inputs.items()}
+    return contract.model_copy(update={"inputs": inputs})
 
 
 def _completed(contract: Contract, model: str, stride: Stride | None) -> Contract:

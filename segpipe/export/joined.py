@@ -125,5 +125,5 @@ def _feed(name: str, given: ModelInput, contract: Contract) -> Feed:
     axes, own = given.axes or str(contract.layout), positions(name, given, contract.channels)
     if "T" in axes and given.dates is None:
         raise ExportError(f"the number of dates of the input {name} must be named: add dates to it, such as dates = 3")
-    source = ("NTC" if "T" in axes else "NC") + "HW"
+    source = ("NTC" if "T" in axes else "NC") + "DHW"[-contract.ndim :]
     return Feed(name, "float32", own, given.dates, tuple(source.index(axis) for axis in axes))

@@ -11,10 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from segpipe.contract import METADATA_KEY, Contract, SegmentationClass
+from segpipe.contract.inputs import ModelInput
 from segpipe.geometry.layout import Layout
 from segpipe.inspect.facts import Flops, ModelFacts, Tensor, plain
 from segpipe.inspect.section import Row, by, section
 from segpipe.messages.console import words
+from segpipe.storage.documents import shortened
 
 CLASS_ROWS = 24
 """Most classes with a line each; more are printed as running text."""
@@ -77,6 +79,7 @@ def _contract_rows(contract: Contract, tiling: Mapping[str, Sequence[int]] | Non
     yield "channels", str(contract.channel_count) + (f": {', '.join(names)}" if names else ", without names")
     if contract.neighbours:
         yield "neighbours", f"{contract.neighbours} on each side: the model takes {contract.input_channels} channels"
+    yield from ((f"input {name}", _input_words(one)) for name, one in (contract.inputs or {}).items())
     yield "scaling", _scaling_words(contract)
     yield from ((key, ", ".join(f"{n:.6g}" for n in contract.column(key))) for key in _varying(contract))
     yield "tile", _tile_words(contract, tiling)
@@ -87,6 +90,14 @@ def _contract_rows(contract: Contract, tiling: Mapping[str, Sequence[int]] | Non
     yield from ((key, value) for key in ("input", "output", "orientation") if (value := getattr(contract, key)))
     if contract.layout is not Layout.NCHW:
         yield "layout", contract.layout
+
+
+def _input_words(given: ModelInput) -> str:
+    if given.value is not None:
+        return f"constant {shortened(str(given.value))}"
+    own = given.channels if isinstance(given.channels, str) else ", ".join(map(str, given.channels or ()))
+    dates = f", {given.dates} dates" * (given.dates is not None)
+    return f"channels {own}" + (f" as {given.axes}" if given.axes else "") + dates
 
 
 def _has_threshold(contract: Contract) -> bool:

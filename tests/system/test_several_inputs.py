@@ -97,6 +97,9 @@ def test_a_bare_model_is_attached_inspected_and_tuned(form, tmp_path, raster, ru
     assert shown.returncode == 0, shown.stderr
     assert all(name in shown.stdout for name in FORMS[form].inputs)
     assert "for one tile, 1 x " in shown.stdout
+    assert f"input {next(iter(FORMS[form].inputs))} " in re.sub(r" +", " ", shown.stdout)
+    if "dates" in form:
+        assert library.load(model).contract.inputs["image"].dates == 3
     ended = segpipe("tune", model, "--input", scene, "--seconds", 1, "--tile", 64)
     assert ended.returncode == 0, ended.stderr
 

@@ -69,16 +69,28 @@ class Terms:
     """Whether the graph computes in fp16."""
     engines: Path | None = None
     """Cache folder for TensorRT's engines of this model with these terms."""
+    folder: Path | None = None
+    """Folder with the external data of a graph that is given as bytes."""
 
 
-def open_session(
-    model: str | bytes, device: Kind, arena: bool, threads: int = 1, *, shared: bool = False
+def open_session(  # noqa: PLR0913 - options of a session
+    model: str | bytes,
+    device: Kind,
+    arena: bool,
+    threads: int = 1,
+    *,
+    shared: bool = False,
+    folder: Path | None = None,
 ) -> onnxruntime.InferenceSession:
-    """Open a session on the CPU; with ``shared``, it uses the arena that such sessions of the process share."""
+    """Open a session on the CPU; with ``shared``, it uses the arena that such sessions of the process share.
+
+    ``folder`` has the external data of a graph that is given as bytes.
+    """
     assert device == "cpu"
     options = _session_options()
     options.intra_op_num_threads = threads
     options.enable_cpu_mem_arena = arena
+    _add_folder(options, folder)
     try:
         if shared:
             _make_shared_arena()
@@ -86,6 +98,11 @@ def open_session(
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - onnxruntime raises its own classes, which share no base
         raise ModelError(f"ONNX Runtime cannot load the model on cpu: {one_line(error)}") from None
+
+
+def _add_folder(options: onnxruntime.SessionOptions, folder: Path | None) -> None:
+    if folder is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
 
 
 @cache
@@ -126,6 +143,7 @@ def open_bound(model: str | bytes, terms: Terms) -> onnxruntime.InferenceSession
 
 def _open(model: str | bytes, terms: Terms, *, strict: bool) -> onnxruntime.InferenceSession:
     options = _session_options()
+    _add_folder(options, terms.folder)
     for name, size in terms.sizes.items():
         options.add_free_dimension_override_by_name(name, size)
     if terms.device != "cpu-tensors":

@@ -9,6 +9,7 @@ from onnxruntime import RunOptions
 
 from segpipe.errors import ModelError, one_line
 from segpipe.network.device import open_session
+from segpipe.network.newer import model_for
 from segpipe.network.openvino_session import OpenVinoSession
 
 if TYPE_CHECKING:
@@ -56,7 +57,9 @@ def open_on_host(spec: "ModelSpec", *, arena: bool = True, shared: bool = False)
     """
     if spec.engine is not None:
         return OpenVinoSession(spec.path, spec.engine, spec.threads, spec.output)
-    return RuntimeSession(open_session(str(spec.path), "cpu", arena, spec.threads, shared=shared), spec.output)
+    return RuntimeSession(
+        open_session(model_for(spec), "cpu", arena, spec.threads, shared=shared, folder=spec.folder), spec.output
+    )
 
 
 def raw_scores(session: Session, spec: "ModelSpec", batch: NDArray[Any]) -> NDArray[Any]:

@@ -27,6 +27,7 @@ from segpipe.network.ending import Ending, ending_of
 from segpipe.network.ensemble import ensemble
 from segpipe.network.feeds import Feed, as_image, feeds_of
 from segpipe.network.form import check_graph, is_quantised, score_count
+from segpipe.network.newer import Older, older_form
 from segpipe.network.openvino_session import Engine, Precision, place_of, resolve_engine
 from segpipe.network.scores_needed import check_scores_needed, resolve_blend
 from segpipe.network.shapes import margin_by_size, output_sizes
@@ -65,6 +66,8 @@ class ModelSpec:
     """The end of its graph, at that output."""
     feeds: tuple[Feed, ...] = ()
     """What each input of the graph gets of a batch."""
+    older: Older | None = None
+    """What the graph is converted to, which is newer than ONNX Runtime takes; None: nothing."""
     batch_is_fixed: bool = False
     threads: int = 1
     """Threads within one call on a CPU."""
@@ -100,6 +103,11 @@ class ModelSpec:
     def given(self, batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """What each input of the graph gets of a batch ``(batch, channels, *tile)``."""
         return {feed.name: feed.given(batch) for feed in self.feeds}
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder of the external data of a converted graph; None if the file is opened itself."""
+        return None if self.older is None else self.path.parent
 
     @property
     def on_host(self) -> bool:
@@ -187,6 +195,7 @@ def _read(settings: Settings, path: Path, device: Kind, device_reason: str) -> M
         input_dtype=str(image.dtype),
         ending=ending_of(proto, scores.name),
         feeds=feeds,
+        older=older_form(proto, path),
         batch_is_fixed=image.shape[0] is not None,
         options=resolve_options(settings, device),
         engine=_resolve_engine(settings, device, proto, path),

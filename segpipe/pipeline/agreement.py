@@ -14,6 +14,7 @@ from segpipe.formats.case_scaling import scaling_of
 from segpipe.formats.cases import Case
 from segpipe.formats.registry import environment
 from segpipe.network.device import open_session
+from segpipe.network.newer import model_for
 from segpipe.network.output_graph import tail_of
 from segpipe.network.scaling import of_input
 from segpipe.network.spec import ModelSpec
@@ -39,7 +40,8 @@ class Reference:
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = replace(spec, device="cpu", engine=None, batch=spec.batch if spec.batch_is_fixed else 1)
-        self._session = open_session(str(spec.path), "cpu", False, processors())  # threads do not change labels
+        # threads do not change labels
+        self._session = open_session(model_for(spec), "cpu", False, processors(), folder=spec.folder)
 
     def raw(self, batch: NDArray[Any]) -> NDArray[Any]:
         """The network's raw output for some tiles; the batch is filled up if its size is fixed."""

@@ -23,6 +23,7 @@ from segpipe.network.averaging import mean_scores
 from segpipe.network.device import Terms, engine_folder, gpu_facts, open_bound, recorded_options
 from segpipe.network.device_arrays import DeviceArrays, Lane, Upload, scaled, torch_type
 from segpipe.network.feeds import Feed
+from segpipe.network.newer import model_for
 from segpipe.network.output_graph import tail_of
 from segpipe.network.spec import ModelSpec, check_unchanged, read_model
 from segpipe.pipeline.tiles import Patch
@@ -145,7 +146,7 @@ class BoundNetwork:
             if feed.value is not None
         }
         terms = self._terms()
-        self._session = _Bound(open_bound(str(spec.path), terms), spec, spec.output, lane)
+        self._session = _Bound(open_bound(model_for(spec), terms), spec, spec.output, lane)
         image = torch.zeros(spec.batch_shape, dtype=torch.float32, device=lane.device)
         self._shape, self._type = self._session.gives(self.given(image))
         tail = tail_of(spec, self._shape)
@@ -159,7 +160,7 @@ class BoundNetwork:
         sizes = free_sizes(graph, spec)
         engines = engine_folder(_engine_key(spec)) if spec.device == "tensorrt" else None
         limit = None if spec.memory is None else spec.memory.limit
-        return Terms(spec.device, spec.options, sizes, self._lane.handle, limit, half, engines)
+        return Terms(spec.device, spec.options, sizes, self._lane.handle, limit, half, engines, spec.folder)
 
     def given(self, image: Tensor) -> Given:
         """The network's inputs for scaled tiles ``(batch, channels, *tile)``."""

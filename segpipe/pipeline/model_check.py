@@ -14,6 +14,7 @@ from segpipe.errors import ModelError
 from segpipe.network.activation import by_class
 from segpipe.network.ensemble import tried
 from segpipe.network.neighbours import batch_tiles, depends_on_batch, one_by_one
+from segpipe.network.newer import check_converted
 from segpipe.network.outputs import check_output
 from segpipe.network.session import Session
 from segpipe.network.spec import ModelSpec, by
@@ -52,6 +53,7 @@ def _alone(spec: ModelSpec) -> ModelSpec:
     """Try one network."""
     if spec.batch * math.prod(spec.tiling.input) > ANNOUNCED:
         LOG.warning("trying %s on a tile of %s, which may take a while", spec.path, by(spec.tiling.input))
+    check_converted(spec, batch_tiles(spec))
     try:
         return _in_time(_try_host if spec.on_host else _try_device, spec)
     except MemoryError:

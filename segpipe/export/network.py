@@ -92,8 +92,10 @@ def _from_checkpoint(settings: ExportSettings, terms: Terms) -> Network:
     if named:
         check_named(terms.values)
     content = read_checkpoint(settings.weights, trust_pickle=settings.trust_pickle, named=named)
-    if isinstance(content, nn.Module):
+    if isinstance(content, nn.Module) and not named:
         return Network(content, type(content).__name__, notes=("the network itself came from a trusted pickle",))
+    if isinstance(content, nn.Module):  # the user's network takes precedence
+        content = content.state_dict()
     check_named(terms.values, *(() if named else (_NO_ARCHITECTURE.format(settings.weights),)))
     given: dict[str, int] = {}
     if settings.module:

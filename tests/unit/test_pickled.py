@@ -116,6 +116,21 @@ def test_a_trusted_class_is_found_in_the_working_folder(own, tmp_path):
     assert isinstance(read_checkpoint(path, trust_pickle=True), nn.Module)
 
 
+def test_the_network_that_is_named_takes_the_weights_of_a_trusted_pickle(own):
+    """It was left out without a word, and the pickled one exported."""
+    from segpipe.export.network import open_network
+    from segpipe.export.settings import ExportSettings
+    from segpipe.export.terms import Terms
+
+    terms = Terms({"channels": 3, "classes": [{"id": 0}, {"id": 1}], "tile": [64], "normalize": "none"})
+    settings = {"weights": saved(own.Own()), "output": Path("m.onnx"), "trust_pickle": True}
+    alone = open_network(ExportSettings(**settings), terms)
+    assert (alone.architecture, len(alone.notes)) == ("Own", 1)
+    named = open_network(ExportSettings(**settings, module="mynet_of_test:Own"), terms)
+    assert (named.architecture, named.notes) == ("mynet_of_test:Own", ())
+    torch.testing.assert_close(named.module.state_dict(), alone.module.state_dict())
+
+
 def test_functions_of_the_system_are_refused_even_so(own):
     net = own.Own()
 

@@ -1,6 +1,5 @@
 """Export a model: build, measure, convert, compare; the file gets its name last."""
 
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from segpipe.export.file import draft, save, spec_of
 from segpipe.export.graph import Scorer, in_order, output_stride, own_score, scaled_inside, score, to_onnx
 from segpipe.export.joined import joined
 from segpipe.export.large import light_copy, loadable, refilled
-from segpipe.export.mlm import mlm_item
+from segpipe.export.mlm import mlm_item, with_weights
 from segpipe.export.network import library_versions, open_network, weights_digest
 from segpipe.export.outputs import by, check_not_stretched, find_scores
 from segpipe.export.precision import converted
@@ -35,7 +34,7 @@ from segpipe.geometry.layout import Layout
 from segpipe.network.device import open_session
 from segpipe.network.scaling import fixed_scaling, of_input
 from segpipe.network.signature import signature
-from segpipe.network.spec import ModelSpec
+from segpipe.network.spec import ModelSpec, external_data, read_model
 from segpipe.network.view import Probe, measured_margin
 from segpipe.overrides import Overrides
 from segpipe.pipeline.infer import HostNetwork
@@ -286,9 +285,11 @@ def _origin(network: Network, settings: ExportSettings, proto: onnx.ModelProto) 
 
 
 def _write_item(model: Path, item: Path, contract: Contract) -> None:
-    (image,), (scores,) = signature(onnx.load(str(model), load_external_data=False))
-    digest = hashlib.sha256(model.read_bytes()).hexdigest()
-    Folder(item.parent).write_json(item.name, mlm_item(model, contract, sha256=digest, tensors=(image, scores)))
+    proto = read_model(model)
+    (image,), (scores,) = signature(proto)
+    weights = {file: weights_digest(file) for file in external_data(model, proto)}
+    values = mlm_item(model, contract, sha256=weights_digest(model), tensors=(image, scores))
+    Folder(item.parent).write_json(item.name, with_weights(values, weights))
 
 
 def _notes(network: Network, settings: ExportSettings) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ def mlm_item(
     A model has no place: its geometry is null, and its date is that of the provenance, else of the file.
 
     Args:
-        model: the exported file, with its weights inside.
+        model: the exported file, with its weights inside; `with_weights` adds those beside it.
         contract: the model's contract.
         sha256: hash of the file alone, in hex.
         tensors: the graph's image input and its output of scores.
@@ -223,11 +223,32 @@ def _hyperparameters(contract: Contract) -> dict[str, Any]:
 
 def _asset(model: Path, sha256: str) -> dict[str, Any]:
     return {
-        "href": f"./{quote(model.name)}",
+        **_file(model, sha256),
         "title": "ONNX model",
         "type": "application/octet-stream; framework=onnx; profile=onnx",
         "roles": ["mlm:model", "mlm:weights"],
         "mlm:artifact_type": "onnx",
-        "file:size": model.stat().st_size,
+    }
+
+
+def with_weights(item: Mapping[str, Any], files: Mapping[Path, str]) -> dict[str, Any]:
+    """The item of a model whose weights lie beside it, in files with these hashes in hex; unchanged if there are none."""
+    if not files:
+        return dict(item)
+    assets = item["assets"]
+    model = {**assets["model"], "roles": ["mlm:model"]}
+    return {**item, "assets": {**assets, "model": model, **_weights(files)}}
+
+
+def _weights(files: Mapping[Path, str]) -> dict[str, Any]:
+    about = {"title": "weights of the ONNX model", "type": "application/octet-stream", "roles": ["mlm:weights"]}
+    names = ["weights", *(f"weights-{k}" for k in range(2, len(files) + 1))]
+    return {name: {**_file(*file), **about} for name, file in zip(names, files.items(), strict=False)}
+
+
+def _file(path: Path, sha256: str) -> dict[str, Any]:
+    return {
+        "href": f"./{quote(path.name)}",
+        "file:size": path.stat().st_size,
         "file:checksum": SHA256 + sha256.lower(),
     }

@@ -1461,6 +1461,11 @@ def test_weights_outside_are_those_of_one_file(precision, raw, export, tmp_path,
     two = export(weights, output=tmp_path / "out" / "two.onnx", stac_mlm=tmp_path / "item.json", **options)
     assert sorted(p.suffix for p in two.path.parent.iterdir()) == [".data", ".onnx"]
     assert two.path.stat().st_size < 60_000
+    assets = json.loads((tmp_path / "item.json").read_text())["assets"]
+    (data,) = two.path.parent.glob("two.*.data")
+    assert assets["weights"]["href"] == f"./{data.name}"
+    assert assets["weights"]["file:checksum"].endswith(hashlib.sha256(data.read_bytes()).hexdigest())
+    assert (assets["model"]["roles"], assets["weights"]["roles"]) == (["mlm:model"], ["mlm:weights"])
     labels = []
     for made in (one, two):
         out = run_serial(scene, made.path, output=tmp_path / f"labels of {made.path.stem}")

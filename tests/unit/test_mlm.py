@@ -18,7 +18,7 @@ from networks import pixelwise
 from referencing import Registry, Resource
 
 from segpipe.contract import parse_contract
-from segpipe.export.mlm import mlm_item
+from segpipe.export.mlm import mlm_item, with_weights
 from segpipe.network.scaling import fixed_scaling
 from segpipe.network.signature import TensorSpec
 
@@ -272,3 +272,19 @@ def test_the_schemas_refuse_a_broken_item(model, harm, message):
     item = copy.deepcopy(made(model, **CONTRACTS["named"]))
     harm(item)
     assert any(message in fault for fault in faults(item)), faults(item)
+
+
+def test_weights_beside_the_model_are_assets_of_their_own(model, tmp_path):
+    item = made(model)
+    assert with_weights(item, {}) == item
+    files = [tmp_path / "m.1.data", tmp_path / "m 2.data"]
+    for k, file in enumerate(files):
+        file.write_bytes(bytes(k + 1))
+    whole = with_weights(item, {file: hashlib.sha256(file.read_bytes()).hexdigest() for file in files})
+    assert faults(whole) == []
+    assert [(name, asset["href"], asset["roles"]) for name, asset in whole["assets"].items()] == [
+        ("model", "./U-Net%2010%20m.onnx", ["mlm:model"]),
+        ("weights", "./m.1.data", ["mlm:weights"]),
+        ("weights-2", "./m%202.data", ["mlm:weights"]),
+    ]
+    assert whole["assets"]["weights-2"]["file:size"] == 2

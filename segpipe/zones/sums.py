@@ -12,6 +12,7 @@ from segpipe.formats.registry import OpenMask
 from segpipe.geometry.cells import Cells
 from segpipe.geometry.windows import Window
 from segpipe.overlap.shared import Shared
+from segpipe.process.machine import reuse_freed_memory
 from segpipe.vectors.surfaces import Shapes
 from segpipe.zones.coverage import Boxes, Edges, coverage
 
@@ -67,6 +68,7 @@ def measure(shapes: Shapes, layer: Layer, band: int = 0) -> Amounts:
     """
     import shapely
 
+    reuse_freed_memory()
     columns = len(layer.labels) + 2  # the first is for pixels beyond a block
     amounts = Amounts(np.zeros((len(shapes), columns)), np.zeros((len(shapes), columns)))
     positions, (rows, _) = _positions(layer.labels), layer.mask.grid.shape

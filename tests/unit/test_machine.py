@@ -1,6 +1,8 @@
 """What a process may use: limits of a container count, and what the kernel does not say does no harm."""
 
 import os
+import subprocess
+import sys
 import time
 
 from segpipe.process import machine
@@ -38,3 +40,14 @@ def test_files_of_a_tmpfs_take_memory(tmp_path, monkeypatch):
     assert not machine.is_in_memory("/")
     monkeypatch.setattr(machine, "MOUNTS", str(tmp_path / "absent"))
     assert not machine.is_in_memory(tmp_path)
+
+
+def test_freed_memory_is_used_again():
+    """In a process of its own: arrays of 8 MB, of which all but the first take pages that are there."""
+    program = (
+        "import resource, numpy as np; from segpipe.process.machine import reuse_freed_memory; reuse_freed_memory()\n"
+        "def faults():\n    np.ones(2**20)\n    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "faults(); first = faults(); [faults() for _ in range(20)]; print(faults() - first)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert int(done.stdout) < 20 * 2048 / 4

@@ -76,6 +76,8 @@ class Family:
     """Layers that give each query its mask and its class."""
     processor: str | None = None
     """The image processor that transformers has for it."""
+    inputs: str = ""
+    """Lines of the contract on what each argument of the network gets."""
 
     @property
     def id(self) -> str:
@@ -111,7 +113,7 @@ def _placed(value: Any, folder: Path) -> Any:
 
 
 def _table(family: Family) -> str:
-    return (MULTISPECTRAL if family.channels == 4 else "channels = 3\n") + _names()
+    return (MULTISPECTRAL if family.channels == 4 else "channels = 3\n") + family.inputs + _names()
 
 
 def _names() -> str:
@@ -430,6 +432,47 @@ class Ladder(nn.Module):
         return scores
 
 
+class Change(nn.Module):
+    """Somebody's own network of two images, one before and one after, of two bands each."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.encode = nn.Sequential(nn.Conv2d(2, width, 3, stride=2, padding=1), nn.BatchNorm2d(width), nn.ReLU())
+        self.head = nn.Conv2d(2 * width, len(CLASSES), 1)
+
+    def forward(self, before: Tensor, after: Tensor) -> Tensor:
+        """Scores ``(batch, classes, rows / 2, cols / 2)``."""
+        one, two = self.encode(before), self.encode(after)
+        scores: Tensor = self.head(torch.cat([one, one - two], 1))
+        return scores
+
+
+class Season(nn.Module):
+    """Somebody's own network of two dates of two bands, ``(batch, bands, dates, rows, cols)``, and of a day."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.encode = nn.Conv3d(2, width, (2, 3, 3), padding=(0, 1, 1))
+        self.day = nn.Linear(2, width)
+        self.head = nn.Conv2d(width, len(CLASSES), 1)
+
+    def forward(self, image: Tensor, day: Tensor) -> Tensor:
+        """Scores ``(batch, classes, rows, cols)``."""
+        scores: Tensor = self.head(torch.relu(self.encode(image)[:, :, 0] + self.day(day)[:, :, None, None]))
+        return scores
+
+
+DAY = [0.3, -0.6]
+
+
+def _of_change(network: nn.Module, images: Tensor) -> Any:
+    return network(images[:, :2], images[:, 2:])
+
+
+def _of_season(network: nn.Module, images: Tensor) -> Any:
+    return network(images.unflatten(1, (2, 2)).transpose(1, 2), torch.tensor([DAY]).expand(len(images), 2))
+
+
 def ladder(**options: Any) -> nn.Module:
     """The factory for ``--module families:ladder``."""
     return Ladder(**options)
@@ -656,6 +699,18 @@ FAMILIES = (
     _of_ours("TorchScript, traced", traced),
     _of_ours("TorchScript, scripted", scripted),
     _of_ours("torch.export", program),
+    Family(
+        *("own", "module of two images", Change, ("head",), state_dict, {"module": "families:Change"}),
+        channels=4,
+        call=_of_change,
+        inputs='inputs.before = { channels = "0:2" }\ninputs.after = { channels = ["B04", "B08"] }\n',
+    ),
+    Family(
+        *("own", "module of two dates and a constant", Season, ("head",), state_dict, {"module": "families:Season"}),
+        channels=4,
+        call=_of_season,
+        inputs=f'inputs.image = {{ channels = ":", axes = "NCTHW", dates = 2 }}\ninputs.day = {{ value = {DAY} }}\n',
+    ),
 )
 
 

@@ -54,7 +54,8 @@ def labels_by_its_library(family, prepared, pixels):
             return by_transformers(family, prepared, pixels).numpy()
         if family.library == "torchvision":
             return prepared.network(normalised(pixels, 1 / 255, **IMAGENET))["out"][0].argmax(0).numpy()
-        return resized(prepared.network(normalised(pixels, 1e-4, **REFLECTANCE)), pixels.shape[1:])[0].argmax(0).numpy()
+        scores = family.call(prepared.network, normalised(pixels, 1e-4, **REFLECTANCE))
+        return resized(scores, pixels.shape[1:])[0].argmax(0).numpy()
 
 
 def resized(scores, size):

@@ -105,9 +105,7 @@ class SegmentationClass(Keys):
     @classmethod
     def _one_output(cls, value: Any) -> Any:
         if isinstance(value, list):
-            raise ValueError(
-                f"index must be one output, got {shortened(value)}: segpipe export attach combines several inside the model"
-            )
+            raise ValueError("index must be one output; several are combined inside the model, by segpipe export attach")
         return value
 
     @field_validator("name")

@@ -17,7 +17,7 @@ from segpipe.contract import Contract
 from segpipe.errors import ExportError, ModelError, SettingsError, one_line
 from segpipe.export.file import draft, save, spec_of
 from segpipe.export.large import light_copy
-from segpipe.export.merge import Head, combine, head_of, read_classes, whole
+from segpipe.export.merge import Head, check_beside, combine, head_of, read_classes, whole
 from segpipe.export.stride import Size, Stride, is_strided, measure_stride, named_stride, total_stride
 from segpipe.export.tiles import random_tiles
 from segpipe.network.crop import probe_of
@@ -63,6 +63,8 @@ def attach(model: Path, contract: Path, output: Path | None = None) -> Attached:
     before = external_data(model, read_model(model))
     terms, groups = read_classes(contract)
     head = head_of(proto, terms, groups, model) if groups else None
+    if head:
+        check_beside(output or model)
     made = put(proto, terms, model.name, output or model, head)
     return made if output else replace(made, notes=(*made.notes, *_no_longer_needed(before, model)))
 

@@ -133,6 +133,20 @@ def _is_combined(proto: onnx.ModelProto) -> bool:
     return any(node.name.startswith(PREFIX) for node in proto.graph.node)
 
 
+def check_beside(model: Path) -> None:
+    """Refuse a contract beside the model: a run would take it instead of that of the combined outputs.
+
+    Raises:
+        ContractError: there is one; usually it is the file that says what to combine.
+    """
+    beside = model.with_suffix(".toml")
+    if beside.is_file():
+        raise ContractError(
+            f"a run of {model} would take {beside.name} beside it for its contract, not the one of the combined outputs: "
+            "rename that file, or name another output"
+        )
+
+
 def whole(contract: Contract, head: Head) -> Contract:
     """The contract of all outputs, by which the model is tried before they are combined."""
     classes = [SegmentationClass(id=k, name=f"output {k}") for k in range(head.size)]

@@ -168,9 +168,19 @@ def test_outputs_are_combined_once(tmp_path):
         attach(model, toml(tmp_path / "c.toml", SOME))
 
 
+def test_a_contract_that_a_run_would_take_instead_is_refused(tmp_path):
+    model, beside = network(tmp_path / "m.onnx"), toml(tmp_path / "m.toml", SOME)
+    with pytest.raises(ContractError, match=r"would take m.toml beside it for its contract, .*: rename that file, or name"):
+        attach(model, beside)
+    assert attach(model, beside, tmp_path / "n.onnx").contract.scores == 3
+
+
 def test_a_run_says_how_to_combine(tmp_path, raster, segpipe):
     model = network(tmp_path / "m.onnx")
     toml(tmp_path / "m.toml", SEVERAL)
     ended = segpipe("run", "--input", raster("in/a.tif", IMAGE), "--model", model, "--output", tmp_path / "out")
     assert ended.returncode == 2
-    assert "index must be one output, got [0, 3, 5]: segpipe export attach combines several" in ended.stderr
+    assert (
+        "index must be one output; several are combined inside the model, by segpipe export attach, got [0, 3, 5]"
+        in ended.stderr
+    )

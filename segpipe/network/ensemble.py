@@ -1,6 +1,7 @@
 """Ensembles, such as the folds of a cross-validation: check that the models agree, and make one spec of them."""
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -108,6 +109,8 @@ def _shown(value: Any) -> str:
     """
     if value is None:
         return "none"
+    if isinstance(value, dict):
+        return json.dumps({name: one.model_dump() for name, one in value.items()})
     if isinstance(value, list) and value and hasattr(value[0], "id"):
         return "[" + ", ".join(f"{one.id} {one.name}" for one in value) + "]"
     return f'"{value}"' if isinstance(value, str) else str(value)

@@ -240,3 +240,19 @@ def test_a_turned_picture_is_refused_and_not_taken_as_it_lies(tmp_path, raster, 
     ended = segpipe(*command, "--bands-from", "{date:A,B}/{case}.*", "--executor", "serial")
     assert ended.returncode == 1
     assert "x_1.jpg: pictures of a scene must be stored upright" in ended.stdout
+
+
+@pytest.mark.parametrize("names", [None, ["red", "green", "blue", "red", "green", "blue"]])
+def test_one_file_of_all_images_is_taken_in_its_order(names, tmp_path, raster, run_serial):
+    channels = ["red", "green", "blue", "red", "green", "blue"]
+    model, pixels = several(tmp_path / "m.onnx", "two images", channels=channels), pixels_of("two images")
+    raster("in/a.tif", pixels, descriptions=names, photometric="MINISBLACK", alpha="no")
+    out = run_serial(tmp_path / "in", model)
+    assert (read(out / "a.tif") == labels_of(model, "two images", pixels)).mean() >= 0.9999
+
+
+def test_folds_with_other_inputs_are_refused_with_both(tmp_path):
+    one = several(tmp_path / "a.onnx", "two images")
+    other = several(tmp_path / "b.onnx", "two images", inputs={"before": {"channels": "3:6"}, "after": {"channels": "0:3"}})
+    with pytest.raises(ContractError, match=r'must agree in inputs, got \{"before": \{"channels": "0:3"\}.* and \{"before"'):
+        read_spec(load_settings(None, {"input": ("-",), "model": (one, other), "device": "cpu"}))

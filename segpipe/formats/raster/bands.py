@@ -117,6 +117,8 @@ def _matched(bands: Sequence[Band], contract: Contract) -> Matched | None:
     if names is None:
         return Matched(numbers) if len(numbers) == contract.channel_count else None
     described = [band.description for band in bands if band.description]
+    if len(described) == len(bands) and _plain(described) == _plain(names):  # names of several images occur more than once
+        return Matched(numbers)
     return _by_names(described, numbers, names) if len(described) == len(bands) else _by_colours(bands, names)
 
 

@@ -8,6 +8,7 @@ if __name__ == "__main__":  # before anything heavy is imported
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,7 +20,7 @@ from segpipe.messages.printable import printable
 from segpipe.messages.streams import failure, make_steady
 from segpipe.process import signals
 from segpipe.process.extras import install
-from segpipe.settings import AUDITED, BLENDS, RULES, Precision, Settings, load_settings
+from segpipe.settings import AUDITED, BLENDS, RULES, Executor, Precision, Settings, load_settings
 from segpipe.terminal.option_groups import LAST, GroupedCommand, group
 
 NOT_STARTED = 2
@@ -169,7 +170,11 @@ def main() -> None:
 @_WHERE("--min-agreement", type=float, help="Least share of labels equal to ONNX Runtime's on the CPU [0.99].")
 @_WHERE("--tf32/--no-tf32", default=None, help="Allow TF32 on a GPU: faster, less precise.")
 @_WHERE("--nhwc/--no-nhwc", default=None, help="Use channels-last convolutions on a GPU: faster for some networks.")
-@_WHERE("--executor", type=click.Choice(["serial", "dask"]), help="One process, or Dask workers [dask].")
+@_WHERE(
+    "--executor",
+    type=click.Choice(get_args(Executor)),
+    help="A loop in this process, worker processes, or workers of Dask [processes].",
+)
 @_WHERE("--workers", type=int, help="Number of worker processes [one per processor, at most one per case].")
 @_WHERE("--threads", type=int, help="CPU threads per call of the model [the fastest in a short trial].")
 @_WHERE("--memory", type=float, help="Memory limit of a worker in GB [its share of 80 % of the machine's].")
@@ -178,7 +183,10 @@ def main() -> None:
 @_CLUSTER("--tls-ca", type=PATH, help="CA certificate for a tls:// scheduler.")
 @_CLUSTER("--tls-cert", type=PATH, help="Client certificate for a tls:// scheduler.")
 @_CLUSTER("--tls-key", type=PATH, help="Private key for a tls:// scheduler.")
-@_CLUSTER("--dashboard", help="Address of Dask's dashboard, if bokeh is installed [127.0.0.1, any free port].")
+@_CLUSTER(
+    "--dashboard",
+    help="Address of Dask's dashboard, if bokeh is installed; implies --executor dask [127.0.0.1, any free port].",
+)
 @_MORE("--config", "-c", type=PATH, help="TOML file with settings; flags override it.")
 @_MORE("--dry-run", is_flag=True, help="Print cases, windows, jobs, memory and problems; infer and write nothing.")
 @_MORE("--fail-fast/--no-fail-fast", default=None, help="Stop at the first case that fails.")
@@ -754,11 +762,14 @@ def compare(json: bool, **flags: Any) -> None:
 
 
 def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
-    from segpipe.formats.veil import hidden_inputs
+    from segpipe.jobs.worker_process import spare_worker
 
     settings = load_settings(config, flags)
-    with hidden_inputs(settings):
-        return _run_with(settings, dry_run)
+    with nullcontext() if dry_run else spare_worker(settings):  # before anything heavy is imported here
+        from segpipe.formats.veil import hidden_inputs
+
+        with hidden_inputs(settings):
+            return _run_with(settings, dry_run)
 
 
 def _run_with(settings: Settings, dry_run: bool) -> int:

@@ -50,7 +50,7 @@ def _check_device(value: str) -> str:
 
 Device = Annotated[str, AfterValidator(_check_device)]
 Precision = Literal["auto", "fp32", "bf16", "int8"]
-Executor = Literal["serial", "dask"]
+Executor = Literal["serial", "processes", "dask"]
 ALL = "*"
 """Value of ``--lesions`` given without classes."""
 
@@ -187,7 +187,8 @@ class Settings(BaseModel):
     """Let a GPU convolve with channels last, which is faster for some networks."""
     unusual_values: UnusualValues = "fail"
     """Treatment of cases whose pixels cannot be what the contract expects."""
-    executor: Executor = "dask"
+    executor: Executor = "processes"
+    """One process, processes of this machine, or Dask; ``runs_in`` is the one that is used."""
     scheduler: Text | None = None
     """Address of a running Dask scheduler, such as tcp://10.0.0.1:8786."""
     cluster: File | None = None
@@ -244,6 +245,14 @@ class Settings(BaseModel):
     fail_fast: bool = Field(default=False, strict=True)
     verify_input: bool = Field(default=False, strict=True)
     """Compare every block of a TIFF with its checksum, which means a second decoding."""
+
+    @property
+    def runs_in(self) -> Executor:
+        """The executor: Dask where a cluster is named, or Dask's dashboard and no executor."""
+        if self.scheduler is not None or self.cluster is not None:
+            return "dask"
+        asks = "dashboard" in self.model_fields_set and "executor" not in self.model_fields_set
+        return "dask" if asks else self.executor
 
     @property
     def overrides(self) -> Overrides:

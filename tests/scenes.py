@@ -17,7 +17,7 @@ SEGPIPE = [sys.executable, "-m", "segpipe.cli"]
 CASES = {"large": (300, 420), "large/inner": (130, 150), "a": (60, 60), "b": (64, 50), "sub/c": (40, 90), "sub/d": (64, 64)}
 """``large`` and ``large/inner`` can be cut; the others have one window or two."""
 
-SERIAL, DASK = "--executor serial", "--executor dask --workers 2"
+SERIAL, PROCESSES, DASK = "--executor serial", "--executor processes --workers 2", "--executor dask --workers 2"
 
 
 def make_scenes(root: Path) -> None:

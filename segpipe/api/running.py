@@ -18,6 +18,7 @@ from segpipe.jobs.launch import Prepared, Summary, carry_out, prepare
 from segpipe.jobs.ledger import State
 from segpipe.jobs.tasks import Halt, Outcome, Watcher
 from segpipe.jobs.trial import settle
+from segpipe.jobs.worker_process import spare_worker
 from segpipe.messages.printable import printable
 from segpipe.process.interruption import interruptible
 from segpipe.process.isolation import isolated
@@ -105,7 +106,7 @@ def run(
     ['water', 'forest', 'built-up']
     """
     chosen = _settings(inputs, model, output, settings)
-    with isolated(unchanged, unchanged_dask), hidden_inputs(chosen):
+    with isolated(unchanged, unchanged_dask), spare_worker(chosen), hidden_inputs(chosen):
         prepared = replace(prepare(_with_grace(chosen)), command=command_of(chosen))
         summary = execute(prepared, Host(_watching(progress), LOG.info, interruptible))
     result = RunResult.of(prepared, summary)

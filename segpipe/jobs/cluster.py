@@ -8,27 +8,25 @@ import math
 import multiprocessing
 import os
 import platform
-import signal
-import threading
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import resource_tracker
 from pathlib import Path
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakSet
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from segpipe import __version__
 from segpipe.errors import InstallationError, SettingsError, WorkerError
+from segpipe.jobs.lost import RETRIES
 from segpipe.jobs.plan import WorkerPool
 from segpipe.network.device import gpus
 from segpipe.network.spec import read_spec
 from segpipe.process import spawning
 from segpipe.process.environment import settle
 from segpipe.process.extras import install
-from segpipe.process.signals import ENDING
+from segpipe.process.spawning import WORKER_ENVIRONMENT, unchanged_environment, without_signals
 from segpipe.results.records import Run, device_kind
 from segpipe.settings import LONGEST_WAIT, MOST_MEMORY, MOST_THREADS, MOST_WORKERS, Settings
 from segpipe.storage.documents import DocumentError, read_toml
@@ -37,32 +35,18 @@ from segpipe.storage.invalid import readable
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster, Nanny, Security
 
-C = TypeVar("C", bound="_Closing")
-
 LOG = logging.getLogger("segpipe")
-
-RETRIES = 2
-"""Number of times that a job goes to another worker after its own was lost."""
 
 STARTS = 3
 """Attempts to start the workers of this machine, if one is lost while it starts."""
 
-CONNECT_SECONDS = 15
+OWN = (*WORKER_ENVIRONMENT, "PYTHONHASHSEED", "__DASK_PARENT_PID")
+"""Variables for the workers that Dask writes into this process's environment before it starts them."""
 
-LATE = 10.0
-"""Seconds for workers to start and be closed, if the run is interrupted while they start."""
+CONNECT_SECONDS = 15
 
 SILENT = "60s"
 """Silence after which a worker of this machine is restarted."""
-
-MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(2**26), "MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_ARENA_MAX": "1"}
-"""Let glibc keep freed memory for the next tile. Dask's own setting returns it to the kernel at once, so that every tile
-faults its pages in again: 0.6 s of 7.1 s for a network of 0.1 M parameters (measured)."""
-
-ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "GDAL_NUM_THREADS")
-"""Libraries that would start a thread per processor in every worker; processors belong to the calls of the model."""
-
-WORKER_ENVIRONMENT = MALLOC | dict.fromkeys(ONE_THREAD, "1")
 
 LOOKS = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "500ms"}
 """Dask samples each worker's Python stack a hundred times a second, and checks fifty times whether its loop is late. Both
@@ -186,18 +170,6 @@ def connected(run: Run, workers: int) -> Iterator["Client"]:
         yield client
 
 
-@contextmanager
-def _own_environment() -> Iterator[None]:
-    """Restore this process's environment at the end: Dask writes that of the workers into it before it starts them."""
-    names = (*WORKER_ENVIRONMENT, "PYTHONHASHSEED", "__DASK_PARENT_PID")
-    before = {name: os.environ.get(name) for name in names}
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
-
-
 def _has_dashboard() -> bool:
     return importlib.util.find_spec("bokeh") is not None
 
@@ -210,19 +182,31 @@ def dashboard(client: "Client") -> str | None:
 @contextmanager
 def unchanged_dask() -> Iterator[None]:
     """Restore Dask's configuration from before ``quieten`` at the end, or its defaults if it was imported meanwhile."""
-    import dask.config
-
-    before = {key: dask.config.get(key, None) for key in (*MESSAGES, LOG_LEVEL)}
+    before = _kept() if "dask.config" in sys.modules else {}
     try:
         yield
     finally:
-        own = dask.config.merge(*dask.config.defaults)
-        for key, was in before.items():
-            value = dask.config.get(key, None, config=own) if was is None else was
-            if value is None:
-                dask.config.pop(key, None)
-            else:
-                dask.config.set({key: value})
+        if "dask.config" in sys.modules:
+            _restore(before)
+
+
+def _kept() -> dict[str, Any]:
+    import dask.config
+
+    return {key: dask.config.get(key, None) for key in (*MESSAGES, LOG_LEVEL)}
+
+
+def _restore(before: dict[str, Any]) -> None:
+    import dask.config
+
+    own = dask.config.merge(*dask.config.defaults)
+    for key in (*MESSAGES, LOG_LEVEL):
+        was = before.get(key)
+        value = dask.config.get(key, None, config=own) if was is None else was
+        if value is None:
+            dask.config.pop(key, None)
+        else:
+            dask.config.set({key: value})
 
 
 def quieten() -> None:
@@ -316,7 +300,7 @@ def _started(workers: int, dashboard: str, devices: list[str]) -> "Iterator[Loca
     """Start workers on this machine, and stop them at the end of the block."""
     import dask.config
 
-    with _own_environment(), dask.config.set(_local_options()), _start(workers, dashboard, devices) as cluster:
+    with unchanged_environment(OWN), dask.config.set(_local_options()), _start(workers, dashboard, devices) as cluster:
         yield cluster
 
 
@@ -350,60 +334,17 @@ def _start(workers: int, dashboard: str, devices: list[str]) -> "LocalCluster":
 
 def _started_once(workers: int, dashboard: str, devices: list[str]) -> "LocalCluster":
     try:
-        return _without_signals(lambda: _local_cluster(workers, dashboard, devices))
+        return without_signals(lambda: _local_cluster(workers, dashboard, devices), _leave_partial)
     except (OSError, RuntimeError, TimeoutError) as error:
         why = str(error).rstrip(".")
         raise WorkerError(f"worker processes cannot be started: {why}: try --executor serial") from error
 
 
-class _Closing(Protocol):
-    def close(self) -> object: ...
+def _leave_partial() -> None:
+    """Do not close a partial cluster at exit, which would fail; its processes end with this one."""
+    from distributed.deploy import spec
 
-
-def _without_signals(make: Callable[[], C]) -> C:
-    """Make an object in a thread whose signals are blocked, also in the threads and processes that it starts.
-
-    If the caller is interrupted meanwhile, the object is closed.
-    Ctrl-C reaches every process of a terminal, and stopping a service signals each of its processes; only the first
-    process must handle this, in its main thread, which is not blocked while workers start.
-    """
-    ended: SimpleQueue[C | BaseException] = SimpleQueue()
-
-    def run() -> None:
-        try:
-            signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-            resource_tracker.ensure_running()  # this unblocks the signals
-            signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-            ended.put(make())
-        except BaseException as error:  # noqa: BLE001 - the waiting thread raises any error
-            ended.put(error)
-
-    threading.Thread(target=run, name="segpipe-workers", daemon=True).start()
-    try:
-        found = ended.get()
-    except KeyboardInterrupt:
-        _close_late(ended)
-        raise
-    if isinstance(found, BaseException):
-        raise found
-    return found
-
-
-def _close_late(ended: "SimpleQueue[C | BaseException]") -> None:
-    """Close an object that is no longer awaited once it is made; wait for that for a while."""
-
-    def close() -> None:
-        if not isinstance(late := ended.get(), BaseException):
-            late.close()
-
-    thread = threading.Thread(target=close, name="segpipe-late-workers", daemon=True)
-    thread.start()
-    thread.join(LATE)
-    if thread.is_alive():
-        from distributed.deploy import spec
-
-        # a partial cluster cannot be closed at exit; its processes end with this one
-        atexit.unregister(spec.close_clusters)
+    atexit.unregister(spec.close_clusters)
 
 
 _NANNIES: "WeakSet[Nanny]" = WeakSet()

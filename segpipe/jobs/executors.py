@@ -1,11 +1,11 @@
-"""Executors, which run the jobs of a plan: a serial loop, or a Dask cluster. Both give the same outcomes."""
+"""Executors, which run the jobs of a plan with the same outcomes: a loop, processes of this machine, or a Dask cluster."""
 
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -13,16 +13,18 @@ from uuid import uuid4
 
 from segpipe.errors import ModelError, SegpipeError, WorkerError
 from segpipe.formats.registry import release
-from segpipe.formats.veil import hidden_inputs
 from segpipe.jobs.agenda import Agenda
 from segpipe.jobs.attempts import attempt
-from segpipe.jobs.cluster import RETRIES, check_threads, connected, dashboard, read_cluster
+from segpipe.jobs.carrying import Carrier, warnings_sent
+from segpipe.jobs.cluster import check_threads, connected, dashboard, read_cluster
+from segpipe.jobs.lost import ALONE, RETRIES, apart, failures, hung, message
 from segpipe.jobs.plan import Job, Plan
-from segpipe.jobs.tasks import Halt, JoinJob, Outcome, Progress, Result, Task, Watcher
+from segpipe.jobs.processes import processes
+from segpipe.jobs.tasks import Halt, Outcome, Progress, Result, Task, Watcher
 from segpipe.jobs.work import Context
 from segpipe.pipeline.infer import load
-from segpipe.results.records import Run, done_pixels
-from segpipe.timing.spans import Around, Taken, absorb, recording, span
+from segpipe.results.records import Run
+from segpipe.timing.spans import Around, Taken, absorb, span
 from segpipe.vectors.area import Polygons, polygons_of, remember
 
 if TYPE_CHECKING:
@@ -33,12 +35,6 @@ LOG = logging.getLogger("segpipe")
 TOPIC = "segpipe-progress"
 WORKER_MODEL = "segpipe_model"
 """Attribute of a Dask worker that holds the loaded model."""
-
-PROGRESS_SECONDS = 0.3
-"""Seconds between two progress reports of a worker."""
-
-ALONE = RETRIES + 2
-"""Number of the attempt in which a task that lost its worker runs without any other."""
 
 GONE = "the scheduler is gone, and the jobs that were running are lost: start it, then run the same command again"
 
@@ -191,8 +187,8 @@ class _Board:
         error = _exception(future)
         if isinstance(error, ModelError | WorkerError):
             raise error  # from a late worker: no case can be done with another model, or in several threads
-        if error is not None and (apart := _apart(task)):
-            self._agenda.put_back(apart)
+        if error is not None and (tasks := apart(task)):
+            self._agenda.put_back(tasks)
         elif error is not None and running.attempt < ALONE and not isinstance(error, SegpipeError):
             # the scheduler blames all tasks of a lost worker, started or not: try once more without other tasks
             self._suspects.append(task)
@@ -236,41 +232,33 @@ class _Board:
             LOG.warning("%s has hung for %g s on %s, which is restarted", key, limit, running.worker)
             with suppress(KeyError, ValueError):  # it has just gone, or has no nanny: another takes the task
                 self._client.restart_workers([running.worker], raise_for_error=False)
-            if apart := _apart(running.task):
-                self._agenda.put_back(apart)
+            if tasks := apart(running.task):
+                self._agenda.put_back(tasks)
             elif running.attempt <= RETRIES:
                 self._submit(running.task, running.attempt + 1)
             else:
-                hung = f"the job took longer than {limit:g} s {running.attempt} times: see --job-timeout"
-                yield from self._agenda.ended(running.task, _failed(running.task, self._run, hung))
-
-
-def _apart(task: Task) -> list[Task]:
-    """Split a job that has lost its worker into single cases; empty if it has only one."""
-    return [Job((case,), unseen=task.unseen) for case in task.cases] if isinstance(task, Job) and len(task.cases) > 1 else []
+                text = hung(limit, running.attempt)
+                yield from self._agenda.ended(running.task, failures(running.task, self._run, text))
 
 
 def _work(key: str, task: Task, run: Run, calls: int) -> tuple[list[Result], Taken | None]:
-    """Run a task on a worker, with the model loaded by the plugin."""
+    """Run a task on a worker of Dask, with the model loaded by the plugin."""
     from distributed import get_worker
 
     worker = get_worker()
     check_threads(run, worker.address, worker.state.nthreads)
     worker.log_event(TOPIC, {"began": key, "worker": worker.address})
-    progress = _Throttled(lambda pixels: worker.log_event(TOPIC, {"pixels": pixels}))
-    # if the plugin has failed, loading the model again raises the reason
-    warned = _warnings_sent(lambda text: worker.log_event(TOPIC, {"warning": text}))
-    hidden = hidden_inputs(run.settings, task.cases if isinstance(task, Job) else (task.case.case,))
-    with recording(on=bool(run.settings.profile)) as recorded, warned, hidden:
-        model = getattr(worker, WORKER_MODEL, None) or load(run.model)
-        context = Context(run, model, calls, progress)
-        STOPS[key] = context.stop
+    carrier = Carrier(
+        *(run, calls),
+        # if the plugin has failed, loading the model again raises the reason
+        model=lambda: getattr(worker, WORKER_MODEL, None) or load(run.model),
+        progress=lambda pixels: worker.log_event(TOPIC, {"pixels": pixels}),
+    )
+    with warnings_sent(lambda text: worker.log_event(TOPIC, {"warning": text})):
         try:
-            results = list(attempt(task, context))
+            return carrier.carry_out(task, lambda stop: STOPS.update({key: stop}))
         finally:
-            del STOPS[key]
-    progress.flush()
-    return results, recorded.taken
+            STOPS.pop(key, None)
 
 
 STOPS: dict[str, threading.Event] = {}
@@ -282,18 +270,6 @@ def _give_up(keys: list[str]) -> None:
     for key in keys:
         if (stop := STOPS.get(key)) is not None:
             stop.set()
-
-
-@contextmanager
-def _warnings_sent(send: Callable[[str], None]) -> Iterator[None]:
-    """Send warnings to the first process, since nobody reads a worker's log."""
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: send(record.getMessage())  # type: ignore[method-assign]
-    LOG.addHandler(handler)
-    try:
-        yield
-    finally:
-        LOG.removeHandler(handler)
 
 
 class _UnfetchedError(Exception):
@@ -326,32 +302,7 @@ def _results(future: "Future[Any]", task: Task, run: Run) -> list[Result]:
             results, taken = ended
             absorb(taken)
             return results
-    lost = WorkerError(f"the worker that held this case was lost again and again, or failed: {error}")
-    return _failed(task, run, str(error if isinstance(error, SegpipeError) else lost))
-
-
-def _failed(task: Task, run: Run, error: str) -> list[Result]:
-    """A failure for each case of a task, except for those that were finished before it was lost."""
-    cases = task.cases if isinstance(task, Job) else (task.case.case,)
-    whole = isinstance(task, Job | JoinJob)
-    pixels = [done_pixels(case, run) if whole else None for case in cases]
-    return [Outcome(c, 0.0, n or 0, None if n is not None else error) for c, n in zip(cases, pixels, strict=True)]
-
-
-class _Throttled:
-    """Accumulates progress and reports it at intervals: each message costs the scheduler time."""
-
-    def __init__(self, report: Progress) -> None:
-        self._report, self._pixels, self._sent = report, 0, time.monotonic()
-
-    def __call__(self, pixels: int) -> None:
-        self._pixels += pixels
-        if time.monotonic() - self._sent > PROGRESS_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        self._report(self._pixels)
-        self._pixels, self._sent = 0, time.monotonic()
+    return failures(task, run, message(error))
 
 
 def _plugin(run: Run) -> Any:
@@ -376,4 +327,4 @@ def _plugin(run: Run) -> Any:
     return ModelPlugin()
 
 
-EXECUTORS: dict[str, Executor] = {"serial": serial, "dask": dask}
+EXECUTORS: dict[str, Executor] = {"serial": serial, "processes": processes, "dask": dask}

@@ -460,7 +460,7 @@ def _execute(prepared: Prepared, watcher: Watcher, summary: Summary, halt: Halt)
     for cut in plan.cuts:
         keep_cut(cut, run)
     full: list[str] = []
-    outcomes = EXECUTORS[run.settings.executor](plan, run, watcher, halt)
+    outcomes = EXECUTORS[run.settings.runs_in](plan, run, watcher, halt)
     for outcome in map(_hidden, outcomes):
         watcher.outcome(outcome)
         summary.add(outcome)

@@ -1,6 +1,7 @@
 """Hide names of inputs in text for people and for files: folders and files may be named after patients."""
 
 import hashlib
+import html
 import json
 import os
 import re
@@ -9,10 +10,9 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from unicodedata import normalize
 from urllib.parse import quote
-from xml.sax.saxutils import escape
 
 DIGITS = 12
 """Digits of the SHA-256 that stands for a path or a name."""
@@ -36,7 +36,7 @@ COMMON = frozenset(
 SPELLINGS: tuple[Callable[[str], str], ...] = (
     lambda text: repr(text)[1:-1],
     quote,
-    escape,
+    partial(html.escape, quote=False),
     lambda text: json.dumps(text)[1:-1],
     lambda text: normalize("NFC", text),
     lambda text: normalize("NFD", text),

@@ -1,6 +1,7 @@
 """Resources of the machine that this process may use, within the limits of a container."""
 
 import ctypes
+import math
 import os
 import re
 import resource
@@ -9,6 +10,9 @@ import time
 from contextlib import suppress
 from operator import itemgetter
 from pathlib import Path
+
+GROUP, CGROUP = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+GROUPS = (CGROUP / "cpuacct,cpu", CGROUP / "cpu,cpuacct")
 
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -23,10 +27,28 @@ IN_MEMORY = {"tmpfs", "ramfs"}
 
 
 def processors() -> int:
-    """Number of usable CPUs."""
-    from dask.system import cpu_count
+    """Number of usable CPUs: those that this process may run on, within the quota of its control group.
 
-    return int(min(cpu_count(), len(os.sched_getaffinity(0))))
+    The rule of Dask's ``cpu_count``, which takes a fifth of a second to import.
+    """
+    allowed = len(os.sched_getaffinity(0))
+    quota = _quota()
+    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
+
+
+def _quota() -> float | None:
+    """Processors that the control group may use; None without a limit."""
+    for folder in GROUPS:  # version 1
+        with suppress(OSError, ValueError):
+            quota, period = (
+                int((folder / name).read_text(encoding="ascii")) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            )
+            return quota / period if quota > 0 < period else None
+    with suppress(OSError, ValueError):  # version 2; "max" is no number
+        group = GROUP.read_text(encoding="utf-8", errors="surrogateescape").strip().rpartition(":")[2].strip("/")
+        quota, period = map(int, (CGROUP / group / "cpu.max").read_text(encoding="ascii").split())
+        return quota / period if quota > 0 < period else None
+    return None
 
 
 def memory() -> int:

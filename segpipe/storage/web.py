@@ -1,15 +1,14 @@
-"""State of a file on a web server: size and time of change."""
+"""State of a file on a web server: size and time of change; what speaks HTTP is imported for the first URL."""
 
 import base64
 import errno
-import http.client
 import os
-import ssl
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+if TYPE_CHECKING:
+    from urllib.request import OpenerDirector
 
 SCHEMES = ("http://", "https://")
 GDAL_SCHEME = "/vsicurl/"
@@ -34,6 +33,11 @@ def state_of(path: str) -> dict[str, Any]:
     Raises:
         OSError: the server cannot be reached at present.
     """
+    import urllib.error
+    import urllib.request
+    from http.client import HTTPException
+    from ssl import SSLError
+
     try:
         url, user = _asked(plain_url(path))
         request = urllib.request.Request(url, headers={"Range": "bytes=0-0", "Accept-Encoding": "identity"} | user)
@@ -44,12 +48,12 @@ def state_of(path: str) -> dict[str, Any]:
             raise OSError(errno.EAGAIN, f"HTTP {error.code}", path) from error
         return {}  # such as a server that asks for a password, which GDAL may know
     except urllib.error.URLError as error:
-        if isinstance(error.reason, ssl.SSLError):
+        if isinstance(error.reason, SSLError):
             return {}
         raise OSError(errno.ECONNRESET, str(error.reason), path) from error
     except OSError as error:
         raise OSError(errno.ETIMEDOUT, str(error), path) from error
-    except (http.client.HTTPException, ValueError):
+    except (HTTPException, ValueError):
         return {}  # a URL or an answer that Python cannot parse, but perhaps GDAL
 
 
@@ -58,14 +62,16 @@ def _asked(url: str) -> tuple[str, dict[str, str]]:
     scheme, _, rest = url.partition("://")
     place, slash, path = rest.partition("/")
     user, at, host = place.rpartition("@")
-    header = {"Authorization": f"Basic {base64.b64encode(urllib.parse.unquote(user).encode()).decode()}"} if at else {}
+    header = {"Authorization": f"Basic {base64.b64encode(unquote(user).encode()).decode()}"} if at else {}
     return f"{scheme}://{host}{slash}{path}", header
 
 
-def _opener() -> urllib.request.OpenerDirector:
+def _opener() -> "OpenerDirector":
+    from urllib.request import ProxyHandler, build_opener
+
     proxy = os.environ.get("GDAL_HTTP_PROXY")
     own = {scheme: f"http://{proxy.rpartition('://')[2]}" for scheme in ("http", "https")} if proxy else None
-    return urllib.request.build_opener(urllib.request.ProxyHandler(own))
+    return build_opener(ProxyHandler(own))
 
 
 def _state(headers: Mapping[str, str], *, ranged: bool) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import pytest
 from scenes import (
     CASES,
     DASK,
+    PROCESSES,
     SERIAL,
     arguments,
     assert_same,
@@ -68,13 +69,14 @@ def moments() -> Iterator[Moment]:
     plans = [
         *product(["serial"], ["client", "term"], SPAN),
         *product(["serial"], ["client"], ["parts", "join"]),
-        *product(["dask"], ["worker"], ["begun", "parts", "parts", "join", "after"]),
-        *product(["dask"], ["client"], ["start", "begun", "parts", "join", "after"]),
-        *product(["dask"], ["group"], ["parts", "join", "end"]),
-        *product(["dask"], ["term"], ["begun", "parts", "join", "end"]),
+        *product(["processes"], ["worker"], ["begun", "parts", "parts", "join", "after"]),
+        *product(["processes"], ["client"], ["start", "begun", "parts", "join", "after"]),
+        *product(["processes"], ["group"], ["parts", "join", "end"]),
+        *product(["processes"], ["term"], ["begun", "parts", "join", "end"]),
+        *product(["dask"], ["worker", "client", "term"], ["parts"]),
     ]
     for number, (executor, victim, phase) in enumerate(plans):
-        again = rng.choice([SERIAL, f"{SERIAL} --parts {PARTS}", SERIAL, f"{DASK} --parts {PARTS}", "--workers 3"])
+        again = rng.choice([SERIAL, f"{SERIAL} --parts {PARTS}", SERIAL, f"{PROCESSES} --parts {PARTS}", "--workers 3"])
         yield Moment(number, ["plain", "zscore"][number % 2], executor, victim, phase, rng.uniform(0, SPAN[phase]), again)
 
 
@@ -178,7 +180,7 @@ class Struck:
 def disturbed(moment: Moment, root: Path, out: Path) -> Struck:
     """Run once, and kill somebody at the moment."""
     log = out.with_suffix(".log")
-    executor = {"serial": SERIAL, "dask": DASK}[moment.executor]
+    executor = {"serial": SERIAL, "processes": PROCESSES, "dask": DASK}[moment.executor]
     process = begin(root, arguments(moment.kind, out, f"{executor} --parts {PARTS} --grace 3"), log)
     wait_until(lambda: begun(moment.phase, out), process)
     time.sleep(moment.delay)
@@ -222,11 +224,11 @@ def test_whoever_is_killed_a_second_run_completes(moment, root, tmp_path):
     assert left_of(struck.session, 5) == []
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.3, 0.6])
-def test_a_worker_that_is_killed_while_it_starts_costs_no_case(delay, root, tmp_path):
+@pytest.mark.parametrize(("executor", "delay"), [(PROCESSES, 0.0), (PROCESSES, 0.3), (PROCESSES, 0.6), (DASK, 0.3)])
+def test_a_worker_that_is_killed_while_it_starts_costs_no_case(executor, delay, root, tmp_path):
     """Before it has a place in the cluster, and so before anybody restarts it."""
     out, log = tmp_path / "out", tmp_path / "log"
-    process = begin(root, arguments("plain", out, DASK), log)
+    process = begin(root, arguments("plain", out, executor), log)
     wait_until(lambda: workers(process.pid), process)
     time.sleep(delay)
     assert strike(process, "worker", random.Random(0))
@@ -236,9 +238,10 @@ def test_a_worker_that_is_killed_while_it_starts_costs_no_case(delay, root, tmp_
     assert left_of(process.pid, 5) == []
 
 
-def test_workers_that_are_always_killed_end_the_run_in_a_line(root, tmp_path):
+@pytest.mark.parametrize("executor", [PROCESSES, DASK], ids=["processes", "dask"])
+def test_workers_that_are_always_killed_end_the_run_in_a_line(executor, root, tmp_path):
     out, log = tmp_path / "out", tmp_path / "log"
-    process = begin(root, arguments("plain", out, DASK), log)
+    process = begin(root, arguments("plain", out, executor), log)
     assert wait(process, lambda: [os.kill(number, signal.SIGKILL) for number in workers(process.pid)], 150) == 1
     assert "Traceback" not in log.read_text()
     assert re.search("(?m)^error: worker processes cannot be started: .*: try --executor serial$", log.read_text())

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import volumes
 from command import invoke
-from scenes import DASK, SEGPIPE, SERIAL, assert_same, begin, files, wait, wait_until
+from scenes import PROCESSES, SEGPIPE, SERIAL, assert_same, begin, files, wait, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -56,7 +56,7 @@ def made(out: Path) -> dict[Path, tuple[int, int]]:
     return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (*records(out), *masks)}
 
 
-@pytest.mark.parametrize(("models", "where"), [("one", SERIAL), ("averaged", DASK)])
+@pytest.mark.parametrize(("models", "where"), [("one", SERIAL), ("averaged", PROCESSES)])
 def test_200_volumes_killed_half_way_go_on_to_the_same_bytes(models: str, where: str, root: Path, tmp_path: Path) -> None:
     out, whole = tmp_path / "out", root / f"whole-{models}"
     assert len(records(whole)) == COUNT

@@ -15,6 +15,7 @@ import pytest
 import rasterio
 from scenes import (
     DASK,
+    PROCESSES,
     SERIAL,
     arguments,
     assert_same,
@@ -74,7 +75,9 @@ def assert_masks(out: Path, whole: Path) -> None:
             assert (out / name).read_bytes() == path.read_bytes(), name
 
 
-@pytest.mark.parametrize(("executor", "kilobytes"), [*((SERIAL, k) for k in (20, 40, 60, 80, 100)), (DASK, 60), (DASK, 100)])
+@pytest.mark.parametrize(
+    ("executor", "kilobytes"), [*((SERIAL, k) for k in (20, 40, 60, 80, 100)), (PROCESSES, 60), (PROCESSES, 100)]
+)
 def test_a_full_disk_is_told_and_with_room_the_rest_is_done(executor, kilobytes, root, tmp_path):
     script = (
         f"mkdir {tmp_path}/disk && mount -t tmpfs -o size={kilobytes}k tmpfs {tmp_path}/disk; "
@@ -93,7 +96,7 @@ def test_a_full_disk_is_told_and_with_room_the_rest_is_done(executor, kilobytes,
     assert_same(tmp_path / "out", root / "whole-plain")
 
 
-@pytest.mark.parametrize("executor", [SERIAL, DASK], ids=["serial", "dask"])
+@pytest.mark.parametrize("executor", [SERIAL, PROCESSES, DASK], ids=["serial", "processes", "dask"])
 def test_an_output_that_turns_read_only_is_told(executor, root, tmp_path):
     """A read-only mount laid over the folder: what is opened by its path from then on cannot be written."""
     out = tmp_path / "out"
@@ -131,7 +134,7 @@ def replace(path: Path) -> Callable[[], object]:
     return lambda: path.with_suffix(".kept").replace(path)
 
 
-@pytest.mark.parametrize("executor", [SERIAL, DASK], ids=["serial", "dask"])
+@pytest.mark.parametrize("executor", [SERIAL, PROCESSES], ids=["serial", "processes"])
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -160,14 +163,14 @@ def test_an_input_that_goes_while_it_is_read_costs_its_case_only(damage, words, 
     code, text = run(own, out, executor)
     assert code == 0, text
     if damage is move_away:
-        assert text.count("large: ") < 6 or executor == DASK  # the finished parts still counted
+        assert text.count("large: ") < 6 or executor == PROCESSES  # the finished parts still counted
     assert_masks(out, root / "whole-plain")
 
 
 def test_a_model_that_is_replaced_while_it_is_used_is_not_mixed(own):
     """Workers that were there go on with theirs; one that comes late would load the other, and the run ends."""
     out, log = own / "out", own / "first.log"
-    process = begin(own, arguments("plain", out, f"{DASK} {PARTS}"), log)
+    process = begin(own, arguments("plain", out, f"{PROCESSES} {PARTS}"), log)
     wait_until(lambda: some_parts(out), process)
     make_model(own / "new.onnx", seed=1)
     (own / "new.onnx").replace(own / "plain.onnx")
@@ -175,7 +178,7 @@ def test_a_model_that_is_replaced_while_it_is_used_is_not_mixed(own):
         os.kill(worker, signal.SIGKILL)
     assert wait(process, nothing) == 1, log.read_text()
     assert "plain.onnx has changed since this run began" in log.read_text()
-    assert run(own, out, DASK)[0] == 0
+    assert run(own, out, PROCESSES)[0] == 0
     make_whole(own, "plain")
     assert_same(out, own / "whole-plain")
 
@@ -193,10 +196,13 @@ def test_a_model_that_is_replaced_when_nobody_loads_it_is_the_next_runs(own, roo
     assert_same(out, own / "whole-plain")
 
 
-def test_a_worker_that_hangs_is_replaced(root, tmp_path):
+@pytest.mark.parametrize(
+    ("executor", "at_work"), [("--executor processes --workers 1", 1), (DASK, 2)], ids=["process", "dask"]
+)
+def test_a_worker_that_hangs_is_replaced(executor, at_work, root, tmp_path):
     out, log = tmp_path / "out", tmp_path / "first.log"
-    process = begin(root, arguments("plain", out, f"{DASK} --parts 2 --job-timeout 3"), log)
-    wait_until(lambda: len(list(out.glob(".drafts/.parts/*/.*.boxes.partial"))) > 1, process)  # both are at work
+    process = begin(root, arguments("plain", out, f"{executor} --parts 2 --job-timeout 3"), log)
+    wait_until(lambda: len(list(out.glob(".drafts/.parts/*/.*.boxes.partial"))) >= at_work, process)
     os.kill(workers(process.pid)[-1], signal.SIGSTOP)
     assert wait(process, nothing) == 0, log.read_text()
     assert_same(out, root / "whole-plain")
@@ -205,7 +211,7 @@ def test_a_worker_that_hangs_is_replaced(root, tmp_path):
 
 def test_a_worker_that_wakes_after_its_run_was_done_again_harms_nothing(root, tmp_path):
     out, log = tmp_path / "out", tmp_path / "first.log"
-    process = begin(root, arguments("plain", out, f"{DASK} --parts 12"), log)
+    process = begin(root, arguments("plain", out, f"{PROCESSES} --parts 12"), log)
     wait_until(lambda: some_parts(out), process)
     asleep = workers(process.pid)
     for worker in asleep:
@@ -258,14 +264,14 @@ def a_scene(root: Path, own: Path) -> None:
 )
 def test_a_case_that_takes_every_worker_with_it_fails_alone(bad, words, a_scene, poison, own):
     (own / "in" / f"{'sleeper' if bad == 'killer' else 'killer'}.tif").unlink()
-    command = arguments("plain", own / "out", f"{DASK} --job-timeout 2")
+    command = arguments("plain", own / "out", f"{PROCESSES} --job-timeout 2")
     done = subprocess.run(command, cwd=own, env=poison, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 1, done.stderr
     failed = failures(own / "out")
     assert list(failed) == [bad], failed
     assert re.search(words, failed[bad])
     assert len(list((own / "out").glob("good*.tif"))) == 12
-    assert run(own, own / "out", DASK)[0] == 0
+    assert run(own, own / "out", PROCESSES)[0] == 0
     assert len(json.loads((own / "out" / "run.json").read_text())["skipped"]) == 12
 
 

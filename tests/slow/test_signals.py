@@ -15,7 +15,7 @@ from test_endless import endless
 from test_privacy import CONTRACT
 
 STRUCK = [sys.executable, str(Path(__file__).parents[1] / "struck.py")]
-SERIAL, DASK = "--executor serial", "--executor dask --workers 1"
+SERIAL, PROCESSES = "--executor serial", "--executor processes --workers 1"
 TERM, INT, HUP = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 CASES = {"a": (60, 60), "large": (100, 160)}
@@ -225,13 +225,19 @@ def test_an_interruption_that_gets_lost_in_a_callback_comes_again():
     assert (done.stdout, done.stderr) == ("again\n", "")
 
 
-DURING = ["jobs.cluster:_local_cluster", "jobs.executors:carry_out", "jobs.agenda:ended:2"]
+DURING = [
+    (PROCESSES, "jobs.worker_process:start_worker"),
+    (PROCESSES, "jobs.worker_process:take_spare"),
+    (PROCESSES, "jobs.processes:carry_out"),
+    (PROCESSES, "jobs.agenda:ended:2"),
+    ("--executor dask --workers 1", "jobs.cluster:_local_cluster"),
+]
 
 
-@pytest.mark.parametrize("moment", DURING)
-def test_a_run_with_workers(moment, warm, whole, tmp_path):
+@pytest.mark.parametrize(("executor", "moment"), DURING)
+def test_a_run_with_workers(executor, moment, warm, whole, tmp_path):
     out, log = tmp_path / "out", tmp_path / "log"
-    code, said = warm(run_of(out, DASK), log, (named(moment), TERM))
+    code, said = warm(run_of(out, executor), log, (named(moment), TERM))
     check(code, 75, said, out, whole)
     again(out, SERIAL, warm, whole, log)
 
@@ -241,7 +247,7 @@ def test_workers_that_are_told_too_end_what_they_have(number, root, warm, tmp_pa
     """A service that is stopped, or a terminal that goes, tells every process."""
     out, log, whole = tmp_path / "out", tmp_path / "log", tmp_path / "whole"
     assert warm(long_run_of(whole, SERIAL), log)[0] == 0
-    process = begin(root, [sys.executable, "-m", "segpipe", *long_run_of(out, DASK).split()], log)
+    process = begin(root, [sys.executable, "-m", "segpipe", *long_run_of(out, PROCESSES).split()], log)
     wait_until(lambda: list(out.glob(".parts/*/*.npz")), process)
     os.killpg(process.pid, number)
     check(wait(process, nothing), 75, log.read_text(), out, whole)

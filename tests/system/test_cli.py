@@ -256,7 +256,7 @@ def broken(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-@pytest.mark.parametrize("executor", ["serial", "dask"])
+@pytest.mark.parametrize("executor", ["serial", "processes", "dask"])
 def test_a_bad_case_costs_only_itself(executor, raster, segpipe, scenes):
     raster("in/bands.tif", noise(2))
     raster("in/text.tif", noise()).write_text("no raster")
@@ -468,7 +468,7 @@ def in_terminal(arguments: list[str], cwd: Path) -> tuple[int, str]:
     return code, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
 
 
-@pytest.mark.parametrize("executor", ["serial", "dask"])
+@pytest.mark.parametrize("executor", ["serial", "processes", "dask"])
 def test_a_terminal_shows_a_bar_and_a_table(executor, raster, scenes):
     raster("in/bands.tif", noise(2))
     code, shown = in_terminal(["run", "-i", "in", "-m", "m.onnx", "-o", "out", "--executor", executor], scenes.parent)
@@ -533,10 +533,10 @@ def left_of(session: int, seconds: float) -> list[str]:
     [
         ("serial", signal.SIGINT, os.killpg),
         ("serial", signal.SIGTERM, os.kill),
-        ("dask", signal.SIGINT, os.killpg),
-        ("dask", signal.SIGTERM, os.kill),
+        ("processes", signal.SIGINT, os.killpg),
+        ("processes", signal.SIGTERM, os.kill),
     ],
-    ids=["serial Ctrl-C", "serial SIGTERM", "dask Ctrl-C", "dask SIGTERM"],
+    ids=["serial Ctrl-C", "serial SIGTERM", "workers Ctrl-C", "workers SIGTERM"],
 )
 def test_an_interrupted_run_can_go_on(executor, number, tell, long_run, tmp_path):
     """Ctrl-C reaches the whole process group; a batch system may tell the first process alone."""
@@ -553,7 +553,7 @@ def test_an_interrupted_run_can_go_on(executor, number, tell, long_run, tmp_path
     record = run_json(out)
     assert record["interrupted"] is True
     # workers may finish what they had begun; nothing more is begun
-    assert len(record["done"]) < CASES or executor == "dask"
+    assert len(record["done"]) < CASES or executor != "serial"
     assert [p.name for p in out.iterdir() if p.name.startswith(".")] == []
     assert invoke(long_arguments(out, executor), long_run).returncode == 0
     record = run_json(out)

@@ -11,7 +11,7 @@ import dicoms
 import numpy as np
 import pytest
 from networks import local, pixelwise, volumetric
-from scenes import DASK, SEGPIPE, SERIAL, Silent
+from scenes import PROCESSES, SEGPIPE, SERIAL, Silent
 
 from segpipe.errors import OutputError
 from segpipe.formats.dicom.space import derived_space
@@ -55,7 +55,7 @@ def masks(out):
 
 @pytest.mark.slow
 @mounts
-@pytest.mark.parametrize("executor", [SERIAL, f"{DASK} --parts 3"], ids=["serial", "dask in parts"])
+@pytest.mark.parametrize("executor", [SERIAL, f"{PROCESSES} --parts 3"], ids=["serial", "processes in parts"])
 def test_after_a_full_disk_nothing_is_inferred_and_with_room_the_rest_is_done(executor, scenes):
     """In a small tmpfs, which is made larger for the second run."""
     carry_out(prepare(settings(scenes, output=scenes / "whole")), Silent())

@@ -13,7 +13,7 @@ import rasterio
 from buckets import BUCKET
 from scenes import (
     CASES,
-    DASK,
+    PROCESSES,
     SEGPIPE,
     SERIAL,
     Silent,
@@ -66,7 +66,9 @@ def assert_as_local(endpoint, prefix, whole):
             assert data == (whole / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("more", [SERIAL, f"{SERIAL} {PARTS}", f"{DASK} {PARTS}"], ids=["serial", "parts", "dask parts"])
+@pytest.mark.parametrize(
+    "more", [SERIAL, f"{SERIAL} {PARTS}", f"{PROCESSES} {PARTS}"], ids=["serial", "parts", "parts of processes"]
+)
 def test_a_bucket_gets_the_bytes_that_a_folder_gets(more, root, endpoint):
     prefix = "".join(c for c in more if c.isalnum())
     code, output = run(root, f"s3://scenes/{prefix}", more)
@@ -128,7 +130,7 @@ def test_status_of_a_bucket(root, endpoint):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("executor", [SERIAL, DASK], ids=["serial", "dask"])
+@pytest.mark.parametrize("executor", [SERIAL, PROCESSES], ids=["serial", "processes"])
 def test_a_killed_run_goes_on_part_by_part_and_its_lock_is_cleared(executor, root, endpoint):
     prefix = f"killed-{len(executor)}"
     process = begin(root, command("s3://scenes/in/", f"s3://scenes/{prefix}", f"{executor} --parts 12"), root / "killed.log")

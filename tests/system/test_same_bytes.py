@@ -47,6 +47,8 @@ def contents(folder):
         "--executor serial --batch 8",
         "--executor dask --workers 1 --batch 8",
         "--executor dask --workers 2",
+        "--executor processes --workers 1 --batch 8",
+        "--executor processes --workers 3",
         "--executor dask --workers 4 --batch 3",
     ],
 )

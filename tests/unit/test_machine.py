@@ -5,12 +5,45 @@ import subprocess
 import sys
 import time
 
+import pytest
+from dask.system import cpu_count
+
 from segpipe.process import machine
 
 
 def test_processors_are_those_that_the_process_may_run_on(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3})
     assert machine.processors() == 1
+
+
+@pytest.mark.parametrize(
+    ("version", "quota", "expected"),
+    [
+        (2, "150000 100000", 2),
+        (2, "max 100000", 8),
+        (2, "1000 100000", 1),
+        (2, "9000000 100000", 8),
+        (1, "250000", 3),
+        (1, "-1", 8),
+    ],
+)
+def test_processors_are_within_the_quota_of_a_container(version, quota, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    (tmp_path / "cgroup").write_text("0::/box\n")
+    (tmp_path / "box").mkdir()
+    (tmp_path / "cpu").mkdir()
+    if version == 2:
+        (tmp_path / "box" / "cpu.max").write_text(f"{quota}\n")
+    else:
+        (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+        (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    for name, value in {"GROUP": tmp_path / "cgroup", "CGROUP": tmp_path, "GROUPS": (tmp_path / "cpu",)}.items():
+        monkeypatch.setattr(machine, name, value)
+    assert machine.processors() == expected
+
+
+def test_processors_are_those_that_dask_counts():
+    assert machine.processors() == min(cpu_count(), len(os.sched_getaffinity(0)))
 
 
 def test_memory_is_the_least_of_the_limits(tmp_path, monkeypatch):

@@ -1,0 +1,36 @@
+"""What becomes of a task whose worker was lost or failed."""
+
+from segpipe.errors import SegpipeError, WorkerError
+from segpipe.jobs.plan import Job
+from segpipe.jobs.tasks import JoinJob, Outcome, Result, Task
+from segpipe.results.records import Run, done_pixels
+
+RETRIES = 2
+"""Number of times that a job goes to another worker after its own was lost."""
+
+ALONE = RETRIES + 2
+"""Number of the attempt in which a task that lost its worker runs without any other."""
+
+
+def apart(task: Task) -> list[Task]:
+    """Split a job that has lost its worker into single cases; empty if it has only one."""
+    return [Job((case,), unseen=task.unseen) for case in task.cases] if isinstance(task, Job) and len(task.cases) > 1 else []
+
+
+def failures(task: Task, run: Run, error: str) -> list[Result]:
+    """A failure for each case of a task, except for those that were finished before it was lost."""
+    cases = task.cases if isinstance(task, Job) else (task.case.case,)
+    whole = isinstance(task, Job | JoinJob)
+    pixels = [done_pixels(case, run) if whole else None for case in cases]
+    return [Outcome(c, 0.0, n or 0, None if n is not None else error) for c, n in zip(cases, pixels, strict=True)]
+
+
+def message(error: BaseException) -> str:
+    """The reason why a task is not tried again."""
+    lost = WorkerError(f"the worker that held this case was lost again and again, or failed: {error}")
+    return str(error if isinstance(error, SegpipeError) else lost)
+
+
+def hung(limit: float, attempts: int) -> str:
+    """The reason why a task that exceeds its time limit is not tried again."""
+    return f"the job took longer than {limit:g} s {attempts} times: see --job-timeout"

@@ -1,0 +1,92 @@
+"""Messages between the first process and its worker processes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from segpipe.jobs.tasks import Result, Task
+from segpipe.results.records import Run
+from segpipe.timing.spans import Taken
+from segpipe.vectors.area import Polygons, polygons_of
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """The first order: the run whose model is to be loaded."""
+
+    run: Run
+    calls: int
+    """Calls of the model in flight."""
+    polygons: bytes | None = None
+    """The area of interest, whose file the worker does not read."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables of the environment to set before the model is loaded."""
+
+    @classmethod
+    def of(cls, run: Run, calls: int) -> "Setup":
+        return cls(run, calls, None if run.aoi is None else polygons_of(run.aoi).packed())
+
+    def unpacked(self) -> Polygons | None:
+        return None if self.polygons is None else Polygons.unpacked(self.polygons)
+
+
+@dataclass(frozen=True, slots=True)
+class Carry:
+    """Carry out a task."""
+
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Give up the task in progress, because the output is unwritable."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Release what is held, and end."""
+
+
+Order = Setup | Carry | GiveUp | End
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The process has started."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """Sent at intervals: a process that is silent is frozen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """Pixels finished since the last report."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """A warning for the user, since nobody reads a worker's log."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A task has ended, one result per case."""
+
+    results: list[Result]
+    taken: Taken | None
+    """Its profile, if one is recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broke:
+    """A task has ended with an error that belongs to no case."""
+
+    error: Exception
+
+
+Report = Ready | Alive | Pixels | Warned | Ended | Broke

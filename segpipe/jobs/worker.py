@@ -1,0 +1,117 @@
+"""A worker process: it waits for orders of the first process, and ends with it."""
+
+import logging
+import os
+import pickle
+import threading
+import time
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from typing import NoReturn
+
+from segpipe.errors import WorkerError
+from segpipe.formats.registry import release
+from segpipe.jobs.carrying import Carrier, warnings_sent
+from segpipe.jobs.orders import Alive, Broke, Carry, End, Ended, GiveUp, Order, Pixels, Ready, Report, Setup, Warned
+from segpipe.jobs.tasks import Task
+from segpipe.pipeline.infer import Model, load
+from segpipe.process.environment import settle
+from segpipe.vectors.area import remember
+
+LOG = logging.getLogger("segpipe")
+
+BEAT = 5.0
+"""Seconds between two signs of life."""
+
+
+def serve(connection: "Connection[Report, Order]") -> None:
+    """Carry out orders until the last, or until the first process is gone; does not return."""
+    worker = Worker(connection)
+    with warnings_sent(lambda text: worker.report(Warned(text))):
+        worker.run()
+
+
+class Worker:
+    """Carries out the orders of a connection, one after the other."""
+
+    def __init__(self, connection: "Connection[Report, Order]") -> None:
+        self._connection, self._sending = connection, threading.Lock()
+        self._orders: SimpleQueue[Setup | Carry | End] = SimpleQueue()
+        self._stop = threading.Event()
+        """Stops the task in progress."""
+        self._model: Model | None = None
+
+    def run(self) -> NoReturn:
+        for name, do in (("orders", self._receive), ("signs", self._live)):
+            threading.Thread(target=do, name=f"segpipe-{name}", daemon=True).start()
+        self.report(Ready())
+        setup = self._orders.get()
+        if isinstance(setup, Setup):
+            self._prepare(setup)
+            carrier = self._carrier(setup)
+            while isinstance(order := self._orders.get(), Carry):
+                self.report(self._ended(order.task, carrier))
+        release()
+        os._exit(0)  # nothing is left to do, and to take Python apart costs time
+
+    def report(self, report: Report) -> None:
+        """Send a report; without anybody who takes it, this process ends."""
+        try:
+            with self._sending:
+                self._connection.send(report)
+        except OSError:
+            os._exit(1)
+
+    def _receive(self) -> None:
+        """Take orders also while a task runs."""
+        while True:
+            try:
+                order = self._connection.recv()
+            except (EOFError, OSError):
+                os._exit(1)
+            if isinstance(order, GiveUp):
+                self._stop.set()
+            else:
+                self._orders.put(order)
+
+    def _live(self) -> None:
+        while True:
+            time.sleep(BEAT)
+            self.report(Alive())
+
+    def _prepare(self, setup: Setup) -> None:
+        """Load the model; if that fails, each task raises the reason."""
+        os.environ.update(setup.environment)
+        if (polygons := setup.unpacked()) is not None and setup.run.aoi is not None:
+            remember(setup.run.aoi, polygons)
+        LOG.setLevel(logging.ERROR)  # the first process has said which variables are not used
+        settle()
+        LOG.setLevel(logging.NOTSET)
+        with suppress(Exception):
+            self._model = load(setup.run.model)
+
+    def _carrier(self, setup: Setup) -> Carrier:
+        def model() -> Model:
+            return self._model or load(setup.run.model)
+
+        return Carrier(setup.run, setup.calls, model, lambda pixels: self.report(Pixels(pixels)))
+
+    def _ended(self, task: Task, carrier: Carrier) -> Report:
+        try:
+            results, taken = carrier.carry_out(task, self._begun)
+        except Exception as error:  # noqa: BLE001 - the first process decides what any error of a task means
+            return Broke(_portable(error))
+        return Ended(results, taken)
+
+    def _begun(self, stop: threading.Event) -> None:
+        self._stop = stop
+
+
+def _portable(error: Exception) -> Exception:
+    """The error, or one of the same words if other processes cannot read it."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001 - an error may refuse to be written or read in any way
+        return WorkerError(f"a task failed: {type(error).__name__}: {error}")
+    return error

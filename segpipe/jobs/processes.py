@@ -116,6 +116,8 @@ class _Board:
     @contextmanager
     def workers(self) -> Iterator[None]:
         """Start the workers, and end them at the end of the block: those that still work, at once."""
+        if self._devices and (spare := take_spare()) is not None:
+            spare.close()  # it was started without a device
         try:
             with span("workers"):
                 self._fill()
@@ -151,7 +153,7 @@ class _Board:
             # the device of a worker is chosen before anything of CUDA is loaded
             device = {"CUDA_VISIBLE_DEVICES": self._devices[place % len(self._devices)]} if self._devices else {}
             try:
-                process = (None if device else take_spare()) or start_worker(device)
+                process = take_spare() or start_worker(device)
             except (OSError, RuntimeError) as error:
                 raise _unstartable(str(error)) from error
             self._workers.append(_Worker(process, place))

@@ -368,6 +368,12 @@ def test_a_gpu_goes_to_each_worker(board, monkeypatch):
     started = []
     monkeypatch.setattr(processes, "start_worker", lambda environment: started.append(environment) or Process())
     board._devices, board._count, board._workers = ["3", "5"], 3, []
+    spare = Process()
+    _spare.append(spare)
+    with board.workers():
+        assert (spare.closed, [worker.place for worker in board._workers]) == (True, [0, 1, 2])
+    board._workers = []
+    started.clear()
     board._fill()
     assert [one["CUDA_VISIBLE_DEVICES"] for one in started] == ["3", "5", "3"]
     board._workers.pop(1)

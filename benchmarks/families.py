@@ -78,6 +78,8 @@ class Family:
     """The image processor that transformers has for it."""
     inputs: str = ""
     """Lines of the contract on what each argument of the network gets."""
+    margin: int = 0
+    """Pixels on each side of a tile without scores."""
 
     @property
     def id(self) -> str:
@@ -473,6 +475,34 @@ def _of_season(network: nn.Module, images: Tensor) -> Any:
     return network(images.unflatten(1, (2, 2)).transpose(1, 2), torch.tensor([DAY]).expand(len(images), 2))
 
 
+class Valid(nn.Module):
+    """A U-Net of convolutions without padding, whose scores are those of the middle: 8 pixels less on each side."""
+
+    def __init__(self, bands: int = 4, classes: int = len(CLASSES), width: int = 16) -> None:
+        super().__init__()
+        self.fine = self._pair(bands, width)
+        self.coarse = nn.Sequential(nn.MaxPool2d(2), self._pair(width, width))
+        self.both = self._pair(2 * width, width)
+        self.head = nn.Conv2d(width, classes, 1)
+
+    @staticmethod
+    def _pair(inside: int, outside: int) -> nn.Module:
+        first, second = nn.Conv2d(inside, outside, 3), nn.Conv2d(outside, outside, 3)
+        return nn.Sequential(first, nn.BatchNorm2d(outside), nn.ReLU(), second, nn.BatchNorm2d(outside), nn.ReLU())
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Scores ``(batch, classes, rows - 16, cols - 16)``."""
+        fine = self.fine(image)
+        coarse = nn.functional.interpolate(self.coarse(fine), scale_factor=2.0)
+        scores: Tensor = self.head(self.both(torch.cat([fine[..., 4:-4, 4:-4], coarse], 1)))
+        return scores
+
+
+def valid(**options: Any) -> nn.Module:
+    """The factory for ``--module families:valid``."""
+    return Valid(**options)
+
+
 def ladder(**options: Any) -> nn.Module:
     """The factory for ``--module families:ladder``."""
     return Ladder(**options)
@@ -696,6 +726,16 @@ FAMILIES = (
     Family("segpipe", "bisenetv2", _bisenet, ("head.conv_out.1",), state_dict, {"arch": "bisenetv2"}, channels=4),
     Family("segpipe", "unet", _unet, ("head",), lightning, {"arch": "unet", "options": ("widths=[8, 16, 32]",)}, channels=4),
     _of_ours("module", safetensors, module="families:ladder", options=("width=16",)),
+    Family(
+        "own",
+        "module without padding",
+        Valid,
+        ("head",),
+        safetensors,
+        {"module": "families:valid", "options": ("width=16",)},
+        channels=4,
+        margin=8,
+    ),
     _of_ours("TorchScript, traced", traced),
     _of_ours("TorchScript, scripted", scripted),
     _of_ours("torch.export", program),

@@ -23,7 +23,7 @@ from segpipe.export.settings import export_settings
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 BY_COMMAND = {"torchvision-lraspp_mobilenet_v3_large", "smp-Linknet", "transformers-SegFormer-weights-apart"}
-FREE_SIZE = {"segpipe-unet", "smp-FPN", "own-torch.export"}
+FREE_SIZE = {"segpipe-unet", "smp-FPN", "own-torch.export", "own-module-without-padding"}
 ON_A_SCENE = {"smp-Unet", "segpipe-bisenetv2", "segpipe-unet"}
 SCENE = families.SCENES / "pirai.tif"
 
@@ -54,8 +54,8 @@ def labels_by_its_library(family, prepared, pixels):
             return by_transformers(family, prepared, pixels).numpy()
         if family.library == "torchvision":
             return prepared.network(normalised(pixels, 1 / 255, **IMAGENET))["out"][0].argmax(0).numpy()
-        scores = family.call(prepared.network, normalised(pixels, 1e-4, **REFLECTANCE))
-        return resized(scores, pixels.shape[1:])[0].argmax(0).numpy()
+        image = functional.pad(normalised(pixels, 1e-4, **REFLECTANCE), [family.margin] * 4, mode="reflect")
+        return resized(family.call(prepared.network, image), pixels.shape[1:])[0].argmax(0).numpy()
 
 
 def resized(scores, size):

@@ -168,7 +168,11 @@ def forms(tmp_path, kind):
         ("fixed batch", SettingsError, "fixed at 2, got --batch 3"),
         ("classes", ContractError, "gives 3 scores per pixel.*5 classes needs 5"),
         ("channels", ContractError, "got 4 in the contract .* and 3 in"),
-        ("cropped output", ModelError, "integer fraction of it, got 60 x 60 for a tile of 64 x 64"),
+        (
+            "cropped output",
+            ModelError,
+            r"one pixel per stride, rounded up, got 60 x 60 for a tile of 64 x 64: .* set margin = \[2, 2\]",
+        ),
         ("logits of probabilities", SettingsError, "needs a model that gives logits"),
         ("wrong output name", ContractError, "no output called logits: it has scores"),
         ("volume", ContractError, "must have 5 axes"),

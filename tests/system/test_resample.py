@@ -185,11 +185,11 @@ def test_a_run_that_is_killed_between_parts_goes_on_to_the_same_bytes(raster, ru
     out = tmp_path / "killed"
     left = [3]
 
-    def regrid(*arguments):
+    def regrid(*arguments, **options):
         if not left[0]:
             raise KeyboardInterrupt
         left[0] -= 1
-        return original(*arguments)
+        return original(*arguments, **options)
 
     original = stages.regrid
     monkeypatch.setattr(stages, "regrid", regrid)

@@ -151,8 +151,8 @@ def _warnings(design: Design) -> Iterator[str]:
     for name, units in zip(design.strata, n, strict=True):
         if units == 1:
             yield (
-                f"stratum {name} has one sample, from which no variance can be estimated: the largest one is taken; "
-                "label at least two units there"
+                f"stratum {name} has one sample, from which no variance can be estimated: the largest one is taken for "
+                "areas and overall accuracy, but errors of producer's accuracies may be too small; label at least two there"
             )
     held: Integers = np.unique(np.concatenate([design.sample.mapped, design.sample.reference]))
     for k in sorted(set(range(len(design.classes))) - set(held.tolist())):

@@ -25,7 +25,7 @@ from segpipe.formats.listing import Listing
 from segpipe.formats.registry import CONFIDENCE, FORMATS, RASTER, Format, by_suffix, find_in_family, format_of, split_suffix
 from segpipe.formats.scene_masks import with_masks
 from segpipe.formats.scenes.names import is_sentinel
-from segpipe.formats.scenes.search import is_archive, is_safe, is_scene, name_of, products_of, scene_at
+from segpipe.formats.scenes.search import is_archive, is_safe, is_safe_folder, is_scene, name_of, products_of, scene_at
 from segpipe.storage import check_name
 from segpipe.storage.bucket import find_objects, in_bucket, is_remote, plain_path
 from segpipe.storage.ownership import OWN
@@ -156,6 +156,11 @@ def _found(text: str, search: _Search) -> list[Case]:
     found = [*_expand(text, search), *_families(search)]
     if not found and (problems := search.listing.problems[before:]):
         raise InputError(problems[0])
+    if not found and is_safe_folder(text):
+        raise InputError(
+            f"a .SAFE folder must have the metadata of its product, MTD_MSIL1C.xml or MTD_MSIL2A.xml, and {text} holds "
+            "nothing that can be read: download or unpack the product again"
+        )
     if not found:
         left = {**count_left_out(search.others, []), **search.left_out}
         held = f", and this one holds {listed(left)}" if left else ""

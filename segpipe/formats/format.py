@@ -128,8 +128,6 @@ class Format:
     uids: Callable[[object, Store, Sequence[str]], dict[str, Any]] | None = None
     """Returns the UIDs of what was read and written, for the audit of a run. Arguments: ``Source.origin``, the output, and
     the names of the files that were written. None for formats without UIDs."""
-    members: Callable[[Case], Sequence[str]] = files_of
-    """Paths, for GDAL, of all files of a case, also of those that are no channels, such as the masks of a product."""
     finder: Finder | None = None
     """Finds its cases if they have several files, or names without a suffix; None: each file is a case."""
 

@@ -74,7 +74,6 @@ FORMATS: dict[str, Format] = {
             open_mask=raster.open_mask,
             files=scenes.files,
             maps=MapFormat(raster.style_of, raster.map_sink),
-            members=scenes.members,
         ),
         Format(
             "nifti",
@@ -211,15 +210,6 @@ def _open_channels(case: Case, contract: Contract, overrides: Overrides) -> Sour
 
     each = [(replace(one, format=format_of(one.path)), own) for one, own in per_channel(case, contract)]
     return Stacked([_open(one, own, overrides) for one, own in each])
-
-
-def members_of(case: Case) -> tuple[str, ...]:
-    """Paths, for GDAL, of all files of a case: of a product also its masks, classes and metadata.
-
-    Raises:
-        SourceError: a folder or an archive cannot be read.
-    """
-    return tuple(FORMATS[case.format].members(case))
 
 
 def find_in_family(name: str, files: Sequence[tuple[str, str]], choice: Choice) -> FamilyCases:

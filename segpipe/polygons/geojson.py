@@ -21,6 +21,8 @@ DIGITS = 9
 """Decimals of longitudes and latitudes: 0.1 mm."""
 POINTS = 2**17
 """Vertices whose text is in memory at once, where that is at least a ring."""
+ROWS = 2**13
+"""Rows of a batch whose geometries are in memory at once."""
 COLUMNS = "columns"
 """Member of the file with the names of its columns, by which ``columns_of`` knows it."""
 HEAD = 2**16
@@ -43,9 +45,10 @@ def write_geojson(path: Path, columns: Sequence[str], batches: "Iterator[pyarrow
         stream.write(_head(columns))
         first = True
         for batch in batches:
-            for text in _features(batch, first=first, on_earth=on_earth):
-                stream.write(text)
-                first = False
+            for start in range(0, len(batch), ROWS):
+                for text in _features(batch.slice(start, ROWS), first=first, on_earth=on_earth):
+                    stream.write(text)
+                    first = False
         stream.write(b"\n]}\n")
 
 

@@ -7,9 +7,8 @@ import numpy as np
 import products
 import pytest
 
-from segpipe.errors import SourceError
+from segpipe.errors import InputError, SourceError
 from segpipe.formats.cases import find_input
-from segpipe.formats.registry import members_of
 from segpipe.formats.scenes import hls, landsat, sentinel2
 from segpipe.formats.scenes.reading import product_of
 from segpipe.formats.scenes.verify import verify_products
@@ -82,15 +81,12 @@ def test_the_finest_image_of_a_band_and_a_note_on_a_coarse_one(tmp_path):
         sentinel2.read_product(str(path))
 
 
-def test_all_files_of_a_case_for_masks_that_come_with_it(tmp_path):
-    path = products.safe(tmp_path, FLAT)
-    archive = products.zipped(path, tmp_path / "S2B_MSIL2A_X.zip")
-    (one,) = find_input([str(path)]).cases
-    assert any(file.endswith("QI_DATA/MSK_CLDPRB_20m.jp2") for file in members_of(one))
-    (two,) = find_input([str(archive)]).cases
-    names = {file.partition(".SAFE/")[2] for file in members_of(one)}
-    assert names == {file.partition(".SAFE/")[2] for file in members_of(two)}
-    assert all(file.startswith(f"/vsizip/{archive}/") for file in members_of(two))
+def test_an_empty_folder_of_a_product_is_told_as_such(tmp_path):
+    (tmp_path / "tile.SAFE").mkdir()
+    with pytest.raises(
+        InputError, match=r"a \.SAFE folder must have the metadata of its product, .*tile\.SAFE holds nothing"
+    ):
+        find_input([str(tmp_path / "tile.SAFE")])
 
 
 PIXELS = {name: np.ones((6, 6), np.uint16) for name in ("SR_B4", "ST_B10", "QA_PIXEL")}

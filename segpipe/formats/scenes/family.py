@@ -27,12 +27,6 @@ def files(case: Case) -> Sequence[str]:
     return files_found(case)
 
 
-def members(case: Case) -> Sequence[str]:
-    from segpipe.formats.scenes.reading import scene_files
-
-    return scene_files(case)
-
-
 def verify(files: Sequence[str]) -> list[str]:
     from segpipe.formats.scenes.verify import verify_products
 

@@ -5,7 +5,6 @@ import os
 from segpipe.errors import SourceError
 from segpipe.formats.case import Case, SceneFiles
 from segpipe.formats.scenes import hls, landsat, sentinel2
-from segpipe.formats.scenes.container import container_at
 from segpipe.formats.scenes.product import BandFile, Product
 
 
@@ -39,15 +38,3 @@ def files_found(case: Case) -> tuple[str, ...]:
         return (case.path,)
     names = index.files
     return names if index.kind in ("bands", "parts") else tuple(os.path.join(index.root, name) for name in names)  # noqa: PTH118
-
-
-def scene_files(case: Case) -> tuple[str, ...]:
-    """Paths, for GDAL, of all files of a case: also masks, classes and metadata; for other cases their path alone.
-
-    Raises:
-        SourceError: a folder or an archive cannot be read.
-    """
-    if not isinstance(index := case.index, SceneFiles) or index.files:
-        return files_found(case)
-    container = container_at(index.root)
-    return tuple(container.path(name) for name in container.names)

@@ -25,6 +25,11 @@ def is_safe(path: str) -> bool:
     return is_sentinel(name) or any(file.lower().startswith(METADATA) for file in _names_in(path))
 
 
+def is_safe_folder(path: str) -> bool:
+    """Whether a folder has the suffix of a product, whatever it holds."""
+    return os.path.isdir(path) and name_of(path).lower().endswith(SAFE)  # noqa: PTH112 - accepts text of any length
+
+
 def _names_in(folder: str) -> list[str]:
     try:
         return os.listdir(folder)  # noqa: PTH208 - only names are needed

@@ -151,8 +151,9 @@ def conclude(prepared: Prepared, summary: Summary) -> None:
     totals, where = _totals_line(summary, element_of(prepared.cases)), _where_line(prepared, summary)
     if sys.stdout.isatty():
         terminal = console()
-        terminal.print(areas_table(_totals(prepared, summary), prepared.run.settings.overlap_rule))
-        for line in (totals, where):
+        found = _totals(prepared, summary)
+        terminal.print(areas_table(found, prepared.run.settings.overlap_rule))
+        for line in (*_in_full(summary, found), totals, where):
             terminal.print(words(line))
         return
     for line in (totals, *_areas_line(prepared, summary), where):
@@ -181,6 +182,17 @@ def _areas_line(prepared: Prepared, summary: Summary) -> Iterator[str]:
             yield f"areas: {text}"
         if said := doubled_line(totals, prepared.run.settings.overlap_rule):
             yield said
+        yield from _in_full(summary, totals)
+
+
+def _in_full(summary: Summary, totals: Totals) -> Iterator[str]:
+    """A note on the sums of an interrupted run, which does not look for shared ground."""
+    if summary.interrupted and summary.totals is None and totals.unit.symbol == "ha" and _several(summary):
+        yield "these sums have ground that several cases share once for each: the run was interrupted before they were joined"
+
+
+def _several(summary: Summary) -> bool:
+    return sum(1 for _ in summary.good) > 1
 
 
 def _totals(prepared: Prepared, summary: Summary) -> Totals:

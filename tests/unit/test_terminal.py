@@ -26,11 +26,12 @@ from segpipe.messages import console
 from segpipe.messages.printable import CONTROL, one_row, printable, printable_json
 from segpipe.results.schema import Amount, Record, RecordedInput, RecordedModel
 from segpipe.results.tables import write_areas
-from segpipe.results.totals import Totals
+from segpipe.results.totals import UNITS, Sum, Totals
 from segpipe.settings import load_settings
 from segpipe.storage.folder import Folder
 from segpipe.terminal import progress
 from segpipe.terminal.areas import areas_table
+from segpipe.terminal.progress import _in_full
 from segpipe.tune.show import _print
 
 RANGES = ((0, 32), (127, 160), (0x202A, 0x202F), (0x2066, 0x206A))
@@ -241,3 +242,13 @@ def test_a_whole_run_over_evil_names(raster, tmp_path, capsys, monkeypatch):
         print_facts(inspect_file(load_settings(None, {"input": (str(path),), "model": path, "device": "cpu"})))
     print_facts(inspect_file(load_settings(None, {"input": (str(tmp_path / "m.onnx"),), "model": tmp_path / "m.onnx"})))
     assert "[grass]" in "\n".join(lines_of(capsys.readouterr().out))
+
+
+@pytest.mark.parametrize(
+    ("interrupted", "cases", "unit", "said"),
+    [(True, 2, "ha", True), (False, 2, "ha", False), (True, 1, "ha", False), (True, 2, "mm3", False)],
+)
+def test_sums_of_an_interrupted_run_say_that_shared_ground_counts_for_each_case(interrupted, cases, unit, said):
+    summary = SimpleNamespace(interrupted=interrupted, totals=None, good=iter(range(cases)))
+    lines = list(_in_full(summary, Totals({}, Sum(), UNITS[unit], True)))
+    assert ["share once for each" in line for line in lines] == [True] * said

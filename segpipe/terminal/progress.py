@@ -188,7 +188,7 @@ def _areas_line(prepared: Prepared, summary: Summary) -> Iterator[str]:
 def _in_full(summary: Summary, totals: Totals) -> Iterator[str]:
     """A note on the sums of an interrupted run, which does not look for shared ground."""
     if summary.interrupted and summary.totals is None and totals.unit.symbol == "ha" and _several(summary):
-        yield "these sums have ground that several cases share once for each: the run was interrupted before they were joined"
+        yield "ground that several cases share counts once for each in these sums: the run was interrupted"
 
 
 def _several(summary: Summary) -> bool:

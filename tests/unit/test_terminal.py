@@ -251,4 +251,4 @@ def test_a_whole_run_over_evil_names(raster, tmp_path, capsys, monkeypatch):
 def test_sums_of_an_interrupted_run_say_that_shared_ground_counts_for_each_case(interrupted, cases, unit, said):
     summary = SimpleNamespace(interrupted=interrupted, totals=None, good=iter(range(cases)))
     lines = list(_in_full(summary, Totals({}, Sum(), UNITS[unit], True)))
-    assert ["share once for each" in line for line in lines] == [True] * said
+    assert ["share counts once for each" in line for line in lines] == [True] * said

@@ -47,6 +47,7 @@ MORE = {
     "blend_on": "../explanation/seams.md#the-weights",
     "model": "../howto/averaging.md",
     "tta": "../howto/averaging.md",
+    "like": "../howto/nnunet.md#compare-with-nnu-net",
     "device": "../gpu.md",
     "tf32": "../gpu.md#settings",
     "nhwc": "../gpu.md#settings",

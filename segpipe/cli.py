@@ -122,6 +122,7 @@ def main() -> None:
 @_TILES("--blend", type=click.Choice(BLENDS), help="How the weight of a tile falls towards its edges [gaussian].")
 @_TILES("--blend-on", type=click.Choice(["logits", "probabilities"]), help="Scores to blend [logits].")
 @_TILES("--tta", type=click.Choice(["none", "flips"]), help="Average the scores of each tile over its flips [none].")
+@_TILES("--like", type=click.Choice(["nnunet"]), help="Read, tile and weight as nnU-Net's predictor does, to compare.")
 @_TILES("--batch", type=int, help="Tiles per call of the model [1 on the CPU, 8 on a GPU].")
 @_TILES("--parts", type=int, help="Parts into which each case is cut [chosen from workers and memory].")
 @_OUTPUT("--output", "-o", help="Folder or s3://bucket/prefix for masks and tables [./segpipe-out].")

@@ -62,6 +62,7 @@ UnusualValues = Literal["fail", "allow"]
 Seg = Literal["binary", "labelmap", "none"]
 BlendOn = Literal["logits", "probabilities"]
 Tta = Literal["none", "flips"]
+Like = Literal["nnunet"]
 OverlapRule = Literal["first", "newest", "confidence"]
 RULES: tuple[OverlapRule, ...] = get_args(OverlapRule)
 
@@ -170,6 +171,8 @@ class Settings(BaseModel):
     blend_on: BlendOn | None = None
     tta: Tta = "none"
     """Test-time augmentation: ``flips`` averages the scores of every tile over its flips."""
+    like: Like | None = None
+    """A program whose preprocessing, windows and weights are taken instead of segpipe's, for comparison with it."""
     majority: int | None = Field(default=None, ge=3, le=LARGEST_WINDOW, strict=True)
     """Each pixel takes the label that occurs most in the square of this many pixels around it."""
     sieve: Text | None = None

@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.geometry.windows import Blend, Cover
+from segpipe.geometry.windows import Blending, Cover
 
 Profile = NDArray[np.float32]
 
@@ -74,16 +74,18 @@ def _total(profiles: list[Profile], starts: Sequence[int]) -> Profile:
     return total
 
 
-def axis_profiles(starts: Sequence[int], tile: int, blend: Blend) -> list[Profile]:
+def axis_profiles(starts: Sequence[int], tile: int, blend: Blending) -> list[Profile]:
     """One profile of length ``tile`` per window of an axis."""
     shared = [previous + tile - start for previous, start in pairwise(starts)]
     return [profile(tile, left, right, blend) for left, right in zip([0, *shared], [*shared, 0], strict=True)]
 
 
-def profile(tile: int, left: int, right: int, blend: Blend) -> Profile:
+def profile(tile: int, left: int, right: int, blend: Blending) -> Profile:
     """The profile of a window that shares ``left`` and ``right`` pixels with its neighbours, 0 at a border of the case."""
     if blend == "gaussian":
         weights = _gaussian(tile, bool(left), bool(right))
+    elif blend == "nnunet":
+        weights = np.exp(-0.5 * ((np.arange(tile) - tile // 2) / (tile / 8)) ** 2)
     elif blend == "crop":
         weights = _crop(tile, left, right)
     else:
@@ -109,7 +111,7 @@ def _crop(tile: int, left: int, right: int) -> NDArray[np.float64]:
     return weights
 
 
-def _ramp(tile: int, shared: int, blend: Blend) -> NDArray[np.float64]:
+def _ramp(tile: int, shared: int, blend: Blending) -> NDArray[np.float64]:
     """From near 0 to 1 over the pixels shared with the neighbour on the left, then 1."""
     weights = np.ones(tile)
     if blend != "constant" and shared:

@@ -5,7 +5,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import product
+from itertools import pairwise, product
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from segpipe.errors import SettingsError
 
 Blend = Literal["gaussian", "cosine", "linear", "constant", "crop"]
+
+Blending = Blend | Literal["nnunet"]
+"""A blend that a user can choose, or nnU-Net's own Gaussian and starts of windows, for comparison with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class Tiling:
     overlap: tuple[int, ...]
     """Least number of pixels that the scores of neighbouring windows share."""
     align: tuple[int, ...]
-    blend: Blend
+    blend: Blending
     fixed: bool = False
     """Whether the graph fixes the tile, which then need not be a multiple of ``align``."""
     margin: tuple[int, ...] = ()
@@ -140,6 +143,42 @@ class Starts(Sequence[int]):
         return self.align * (self.last // (self.number - 1)) if self.number > 1 else 0
 
 
+@dataclass(frozen=True, slots=True)
+class NearestStarts(Sequence[int]):
+    """Starts of ``number`` windows from 0 to ``last`` pixels, each rounded to the nearest pixel, as nnU-Net spreads them."""
+
+    number: int
+    last: int
+
+    def __len__(self) -> int:
+        return self.number
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[int, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> int | tuple[int, ...]:
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(self.number)[index])
+        i = range(self.number)[index]
+        return round(self.last / (self.number - 1) * i) if i else 0
+
+    @property
+    def nearest(self) -> int:
+        """Smallest distance between neighbours; 0 for a single window."""
+        return min((b - a for a, b in pairwise(self)), default=0)
+
+
+def nearest_starts(size: int, tile: int) -> NearestStarts:
+    """Starts of windows half a tile apart or less; a tile of one pixel, as of a slice, starts at each."""
+    if size <= tile:
+        return NearestStarts(1, 0)
+    step = tile / 2 if tile > 1 else 1
+    return NearestStarts(math.ceil((size - tile) / step) + 1, size - tile)
+
+
 def axis_starts(size: int, tile: int, overlap: int, align: int) -> Starts:
     """Starts of the windows along one axis, all multiples of ``align``.
 
@@ -184,9 +223,11 @@ class Cover:
     """Number of pixels before a finished box, along every axis, whose sums are needed with the box."""
 
     @cached_property
-    def starts(self) -> tuple[Starts, ...]:
+    def starts(self) -> tuple[Starts | NearestStarts, ...]:
         """Window starts per axis."""
         t = self.tiling
+        if t.blend == "nnunet":
+            return tuple(nearest_starts(size, tile) for size, tile in zip(self.shape, t.tile, strict=True))
         return tuple(axis_starts(*axis) for axis in zip(self.shape, t.tile, t.overlap, t.align, strict=True))
 
     @property

@@ -48,7 +48,7 @@ class Arrays(Protocol):
     def take(self, values: NDArray[Any], index: Array) -> Array:
         """``values[index]`` for a small host array."""
 
-    def fill(self, values: Array, where: Array, value: int) -> None:
+    def fill(self, values: Array, where: Array, value: float) -> None:
         """Set the last axes of an array in place where a mask of their shape is true."""
 
     def cast(self, values: Array, dtype: np.dtype[Any]) -> Array:
@@ -93,7 +93,7 @@ class HostArrays:
     def take(self, values: NDArray[Any], index: Array) -> Array:
         return values[index]
 
-    def fill(self, values: Array, where: Array, value: int) -> None:
+    def fill(self, values: Array, where: Array, value: float) -> None:
         values[..., where] = value
 
     def cast(self, values: Array, dtype: np.dtype[Any]) -> Array:

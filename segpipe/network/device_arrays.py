@@ -152,7 +152,7 @@ class DeviceArrays:
     def take(self, values: NDArray[Any], index: Tensor) -> Tensor:
         return self.constant(values.astype(np.int64))[index]
 
-    def fill(self, values: Tensor, where: Tensor, value: int) -> None:
+    def fill(self, values: Tensor, where: Tensor, value: float) -> None:
         values.masked_fill_(where, value)
 
     def cast(self, values: Tensor, dtype: np.dtype[Any]) -> Tensor:

@@ -34,7 +34,7 @@ from segpipe.network.shapes import margin_by_size, output_sizes
 from segpipe.network.signature import TensorSpec, signature
 from segpipe.network.stride_seen import likely_align, stride_seen
 from segpipe.network.template import IMAGE_TILE, VOLUME_TILE, input_lines, lines_to_write
-from segpipe.settings import BlendOn, Settings
+from segpipe.settings import BlendOn, Like, Settings
 from segpipe.storage.content import describe
 
 Blended = BlendOn | Literal["labels"]
@@ -87,6 +87,8 @@ class ModelSpec:
     """Share of labels equal to those of ONNX Runtime on trial tiles; None for ONNX Runtime on the CPU."""
     flips: tuple[Axes, ...] = AS_IT_IS
     """Flips of a tile whose scores are averaged, as sets of the network's spatial axes; the first is the identity."""
+    like: Like | None = None
+    """The program whose choices a run takes for comparison; None: segpipe's own."""
     folds: tuple["ModelSpec", ...] = ()
     """The models whose scores are averaged, this one first; empty for a single model."""
 
@@ -162,7 +164,34 @@ def read_spec(settings: Settings) -> ModelSpec:
     check_runtime()
     device, device_reason = resolve_device(settings.device)
     models = [_read(settings, path, device, device_reason) for path in settings.model]
-    return replace(ensemble(models), flips=_resolve_flips(settings, models[0].contract))
+    spec = replace(ensemble(models), flips=_resolve_flips(settings, models[0].contract))
+    return _as_nnunet(spec, settings) if settings.like == "nnunet" else spec
+
+
+def _as_nnunet(spec: ModelSpec, settings: Settings) -> ModelSpec:
+    """The same model, with the windows and weights of nnU-Net's predictor.
+
+    Raises:
+        SettingsError: the model is not nnU-Net's, or a setting contradicts it.
+    """
+    told = spec.contract.provenance.get("nnunet")
+    named = ("resampling_fn_data", "resampling_fn_probabilities")
+    if not isinstance(told, dict) or any(told.get(key) != NNUNET_RESAMPLING for key in named):
+        raise SettingsError(
+            f"like nnunet needs a model that segpipe export nnunet made of plans with nnU-Net's default resampling, got "
+            f"{spec.title}: leave --like out"
+        )
+    if set_too := [f"--{key.replace('_', '-')}" for key in ("tile", "overlap", "blend_on") if getattr(settings, key)]:
+        raise SettingsError(f"like nnunet takes nnU-Net's own windows, got {', '.join(set_too)} as well: leave one out")
+    if spec.device != "cpu":
+        raise SettingsError(f"like nnunet is a comparison on the CPU, got device {spec.device}: add --device cpu")
+    tile = spec.tiling.tile
+    tiling = Tiling(tile, tuple(size // 2 for size in tile), (1,) * len(tile), "nnunet")
+    return replace(spec, tiling=tiling, like="nnunet")
+
+
+NNUNET_RESAMPLING = "resample_data_or_seg_to_shape"
+"""nnU-Net's function for images and scores, unless the planner is another."""
 
 
 def _read(settings: Settings, path: Path, device: Kind, device_reason: str) -> ModelSpec:

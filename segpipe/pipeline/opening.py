@@ -13,11 +13,13 @@ from segpipe.errors import SourceError
 from segpipe.formats.cases import Case
 from segpipe.formats.identity import Beside, Identity, asked_names, identities, no_state
 from segpipe.formats.neighbouring import Neighbouring
+from segpipe.formats.nnunet_case import NnunetCase, grids_of
 from segpipe.formats.registry import FORMATS, open_case
 from segpipe.formats.resampled import Resampled
 from segpipe.formats.source import Scene, Source
 from segpipe.formats.unusual import Finding
 from segpipe.geometry.grid import Grid
+from segpipe.geometry.nnunet_grids import NnunetGrids
 from segpipe.geometry.regridding import Regridding
 from segpipe.geometry.weighting import Weights
 from segpipe.geometry.windows import Cover, Part
@@ -103,7 +105,10 @@ def open_sheet(
     source = open_source(case, model.contract, overrides)
     try:
         _check_pixels(case, source, model)
-        regridding = regridding_of(case.path, source.grid, model.contract, resample=overrides.resample)
+        if model.like == "nnunet":
+            regridding: Regridding | None = grids_of(case.path, source, model.contract)
+        else:
+            regridding = regridding_of(case.path, source.grid, model.contract, resample=overrides.resample)
         cover = cover_of(case, source.grid.shape, model, regridding)
         refuse_large_case(case.path, cover, model, source.block, memory)
         if regridding is not None:
@@ -118,8 +123,8 @@ def open_sheet(
             raise SourceError(CHANGED.format(case.path))
         part = part or cover.whole
         stack = with_neighbours(source, model.contract)
-        seen = stack if regridding is None else Resampled(stack, regridding)
-        block_bytes = seen.memory(row_of(cover, cover.touching(part)))
+        seen = stack if regridding is None or model.like else Resampled(stack, regridding)
+        block_bytes = 0 if model.like else seen.memory(row_of(cover, cover.touching(part)))
         notes += FORMATS[case.format].cache().notes(block_bytes)
     except BaseException:
         source.close()
@@ -181,6 +186,8 @@ def with_neighbours(source: Source, contract: Contract) -> Source | Neighbouring
 
 def on_network_grid(source: Source, sheet: Sheet, model: ModelSpec) -> Source | Neighbouring | Resampled:
     """The source from which the network's pixels are read: the case with neighbouring slices, and resampled."""
+    if isinstance(sheet.regridding, NnunetGrids):
+        return NnunetCase(source, sheet.regridding, model.contract)
     stack = with_neighbours(source, model.contract)
     if sheet.regridding is None:
         return stack

@@ -13,6 +13,7 @@ from segpipe.contract import Contract
 from segpipe.errors import SegpipeError, case_errors
 from segpipe.formats.case_scaling import scaling_of
 from segpipe.formats.cases import Case
+from segpipe.formats.nnunet_case import NnunetCase
 from segpipe.formats.registry import FORMATS, environment
 from segpipe.formats.samples import is_small, sampled, thinned
 from segpipe.formats.source import Source
@@ -182,7 +183,7 @@ def _decoded(case: Case, source: Source, sheet: Sheet, reading: Reading) -> Iter
     sheet, look = _examined(case, source, sheet, scaling, reading)
     reading.decoders.begin()
     seen = on_network_grid(source, sheet, reading.model)
-    scaling = of_input(scaling, reading.model.contract)
+    scaling = seen.scaling if isinstance(seen, NnunetCase) else of_input(scaling, reading.model.contract)
     for windows in stretches(sheet.windows, *_at_once(case, source, sheet, reading.model.contract)):
         if sheet.abandoned.is_set():
             return

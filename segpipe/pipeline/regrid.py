@@ -6,7 +6,8 @@ from itertools import product
 
 import numpy as np
 
-from segpipe.geometry.regridding import AT_ONCE, Between, grown
+from segpipe.geometry.nnunet_grids import NnunetGrids
+from segpipe.geometry.regridding import AT_ONCE, Between, Regridding, grown
 from segpipe.geometry.windows import Window
 from segpipe.network.arrays import HOST, Array, Arrays
 from segpipe.pipeline.blend import Finished
@@ -53,6 +54,7 @@ def _own(box: Finished, arrays: Arrays, nearest: bool) -> Iterator[Finished]:
                 scores = nearest_of(mean, seen, between, haloed.start, arrays)
             else:
                 scores = _linear(mean, seen, between, haloed.start, arrays)
+        _fill_outside(scores, grids, part, arrays)
         invalid = None if box.invalid is None else box.invalid[_inside(part, low)]
         invalid = None if invalid is None or not invalid.any() else arrays.put(invalid)
         differ = None
@@ -92,6 +94,13 @@ def nearest_of(
         best = there if best is None else xp.where(nearer, there, best)
         most = weight if most is None else xp.where(nearer, weight, most)
     return best
+
+
+def _fill_outside(scores: Array, grids: Regridding, part: Window, arrays: Arrays) -> None:
+    """Give pixels outside the network's grid the scores of background."""
+    if isinstance(grids, NnunetGrids) and (outside := grids.outside(part)) is not None:
+        for channel, value in zip(scores, grids.outside_scores, strict=True):
+            arrays.fill(channel, arrays.put(outside), value)
 
 
 def _mean(box: Finished, seen: Array | None, arrays: Arrays) -> Array:

@@ -114,6 +114,8 @@ class Run:
             later |= {"band_resampling": self.settings.band_resampling}
         if self.settings.tta != "none":
             later |= {"tta": self.settings.tta, "flips": list(self.model.contract.flip_axes)}
+        if self.settings.like is not None:
+            later |= {"like": self.settings.like}
         if (cleaning := self.cleaning) is not None:
             later |= cleaning.as_json()
         if (validity := self.settings.overrides.validity) is not None:

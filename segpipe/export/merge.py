@@ -61,7 +61,8 @@ def read_classes(path: Path) -> tuple[Contract, Groups | None]:
         return read_contract(path), None  # raises the error
     classes = values.get("classes")
     groups = groups_of(classes) if isinstance(classes, list) and all(isinstance(c, dict) for c in classes) else None
-    if groups is None:
+    labels = values.get("activation") == "labels" and not any(isinstance(c.get("index"), list) for c in classes or ())
+    if groups is None or labels:  # label values may leave gaps
         return parse_contract(values, str(path)), None
     _check(groups, values, path)
     own = [{**one, "index": k} for k, one in enumerate(values["classes"])]

@@ -203,7 +203,9 @@ def test_inspect_and_tune_take_labels(source, tmp_path, segpipe):
 
 
 def test_attach_puts_the_contract_into_the_file(source, tmp_path, segpipe, run_serial):
-    model = labelled(tmp_path, Form(ending="argmax"))
+    classes = [{"id": n, "name": f"class{n}", "index": k} for k, n in enumerate((9, 8, 7, 6))]
+    classes += [{"id": 5, "name": "class5", "index": 20}]  # values may leave gaps
+    model = labelled(tmp_path, Form(ending="argmax"), classes=classes)
     done = segpipe("export", "attach", model, "--contract", model.with_suffix(".toml"), "-o", "new.onnx")
     assert done.returncode == 0, done.stderr
     out = run_serial(source, tmp_path / "new.onnx", output=tmp_path / "new")

@@ -6,11 +6,13 @@ What the file says of its output is segpipe.network.output_seen.
 import re
 import tomllib
 
+import nibabel
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import rasterio
+import volumes
 from model_forms import Form, make
 from networks import Network
 from onnx import TensorProto, helper
@@ -209,6 +211,38 @@ def test_lines_for_volumes_are_a_contract_as_they_are(form, tmp_path):
     terms = spec.contract
     assert (terms.layout, spec.tiling.tile, len(terms.classes), terms.normalize) == (layout, tile, 3, "zscore")
     assert (terms.spacing, terms.spacing_unit, terms.orientation) == ([1.0, 1.0, 1.0], "mm", "RAS")
+
+
+def test_lines_for_a_volume_filled_in_give_the_right_mask(tmp_path, run_serial):
+    model = make(tmp_path / "m.onnx", Form(layout="NCDHW", sizes=(16, 24, 24)), channels=1)
+    voxels = np.random.default_rng(1).integers(0, 256, (16, 24, 24), dtype=np.uint8)
+    (tmp_path / "in").mkdir()
+    source = volumes.write(tmp_path / "in" / "a.nii.gz", voxels.T)
+    text = re.sub(r'normalize = "zscore"', 'normalize = "none"', said(model))  # as the comment offers
+    (tmp_path / "c.toml").write_text(text)
+    out = run_serial(source, model, contract=tmp_path / "c.toml")
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    (scores,) = session.run(None, {"image": voxels[None, None].astype(np.float32)})
+    found = np.asarray(nibabel.load(out / "a.nii.gz").dataobj).T
+    np.testing.assert_array_equal(found, scores[0].argmax(axis=0))
+
+
+@pytest.mark.parametrize(("task", "activation"), [("multilabel", "none"), ("multiclass", "none")])
+def test_a_sigmoid_for_each_class_is_multilabel_unless_changed_as_the_comment_says(
+    task, activation, raster, run_serial, pixels, tmp_path
+):
+    model = bare(tmp_path / "m.onnx", end=[SIGMOID])
+    text = re.sub(r"(?m)^(mean|std) = .*\n", "", said(model).replace('normalize = "fixed"', 'normalize = "none"'))
+    assert f'activation = "{activation}"' in text
+    text = text.replace('task = "multilabel"', f'task = "{task}"')
+    (tmp_path / "c.toml").write_text(text.replace("align = 32", "align = 1"))
+    out = run_serial(raster("in/a.tif", pixels), model, contract=tmp_path / "c.toml")
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    (scores,) = session.run(None, {"image": (pixels[None] / 255).astype(np.float32)})
+    with rasterio.open(out / "a.tif") as mask:
+        found = mask.read()
+    truth = scores[0] > 0.5 if task == "multilabel" else scores[0].argmax(axis=0)[None]
+    np.testing.assert_array_equal(found, truth)
 
 
 def test_other_ranks_are_refused(tmp_path):

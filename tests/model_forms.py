@@ -42,6 +42,52 @@ class Form:
     def ndim(self) -> int:
         return len(self.layout) - 2
 
+    @property
+    def keys(self) -> dict[str, Any]:
+        """Keys of the contract that say so."""
+        keys: dict[str, Any] = {"layout": self.layout} if self.layout != "NCHW" else {}
+        if self.out_layout not in (None, self.layout):
+            keys["output_layout"] = self.out_layout
+        if self.inside is not None:
+            keys["scaling"] = "graph"
+        kinds = {"argmax": "labels", "above": "labels", "softmax": "none", "sigmoid": "none"}
+        keys["activation"] = kinds.get(self.ending.split()[0], "softmax")
+        if self.ending in ("sigmoid", "above"):
+            keys["task"] = "multilabel"
+        return keys
+
+    def labels(self, given: NDArray[Any]) -> NDArray[Any]:
+        """Labels ``(bands, *image)`` of what it gives, ``(channels, *image)``."""
+        if self.keys["activation"] == "labels":
+            return given
+        multilabel = self.keys.get("task") == "multilabel"
+        return np.asarray(given > 0.5 if multilabel else given.argmax(axis=0)[None])
+
+
+FORMS = {
+    "channels last in, first out": Form(layout="NHWC", out_layout="NCHW"),
+    "channels first in, last out": Form(layout="NCHW", out_layout="NHWC"),
+    "sizes that the file leaves open": Form(layout="NHWC", out_layout="NCHW", declared=False),
+    "uint8": Form(dtype=TensorProto.UINT8, inside=1 / 255),
+    "uint8, channels last in, first out": Form(layout="NHWC", out_layout="NCHW", dtype=TensorProto.UINT8, inside=1 / 255),
+    "uint16": Form(dtype=TensorProto.UINT16, inside=1 / 255),
+    "int16": Form(dtype=TensorProto.INT16, inside=1 / 255),
+    "int32": Form(dtype=TensorProto.INT32, inside=1 / 255),
+    "float16": Form(dtype=TensorProto.FLOAT16),
+    "float16, raw": Form(dtype=TensorProto.FLOAT16, inside=1 / 255),
+    "double": Form(dtype=TensorProto.DOUBLE),
+    "argmax": Form(ending="argmax"),
+    "argmax, channels last": Form(layout="NHWC", ending="argmax"),
+    "argmax, without a channel axis": Form(ending="argmax flat"),
+    "argmax, as floats": Form(ending="argmax float"),
+    "a threshold for each class": Form(ending="above"),
+    "softmax inside": Form(ending="softmax"),
+    "sigmoids inside": Form(ending="sigmoid"),
+    "a fixed tile of 75": Form(sizes=(75, 75)),
+    "uint8, argmax": Form(layout="NHWC", dtype=TensorProto.UINT8, inside=1 / 255, ending="argmax flat"),
+}
+"""By name: what ``benchmarks/forms.py`` measures."""
+
 
 def make(path: Path, form: Form, *, seed: int = 0, channels: int = 3, batch: int | str = "n") -> Path:
     """Write a network of a form, without a contract."""

@@ -174,7 +174,7 @@ def main() -> None:
 @_WHERE(
     "--executor",
     type=click.Choice(get_args(Executor)),
-    help="A loop in this process, worker processes, or workers of Dask [processes].",
+    help="A loop in this process, worker processes, or workers of Dask [processes; on GPUs dask].",
 )
 @_WHERE("--workers", type=int, help="Number of worker processes [one per processor, at most one per case].")
 @_WHERE("--threads", type=int, help="CPU threads per call of the model [the fastest in a short trial].")

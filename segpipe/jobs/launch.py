@@ -44,7 +44,7 @@ from segpipe.results.records import (
 )
 from segpipe.results.tables import area_columns, lesion_columns, write_areas, write_audit, write_doubtful, write_lesions
 from segpipe.results.totals import ADDED_UP, StatedTotals
-from segpipe.settings import Settings
+from segpipe.settings import Executor, Settings
 from segpipe.storage import Store
 from segpipe.storage.files import output_errors
 from segpipe.storage.folder import DRAFTS, Folder
@@ -451,6 +451,11 @@ def _noting(summary: Summary) -> Iterator[None]:
         summary.problems.append(without_names(str(error)))
 
 
+def executor_of(settings: Settings, *, on_host: bool) -> Executor:
+    """Where the jobs of a run go: to Dask's workers on GPUs, unless the user chose another executor."""
+    return settings.runs_in if on_host or "executor" in settings.model_fields_set else "dask"
+
+
 def _execute(prepared: Prepared, watcher: Watcher, summary: Summary, halt: Halt) -> None:
     run, plan = prepared.run, prepared.plan
     for failure in plan.failed:
@@ -460,7 +465,7 @@ def _execute(prepared: Prepared, watcher: Watcher, summary: Summary, halt: Halt)
     for cut in plan.cuts:
         keep_cut(cut, run)
     full: list[str] = []
-    outcomes = EXECUTORS[run.settings.runs_in](plan, run, watcher, halt)
+    outcomes = EXECUTORS[executor_of(run.settings, on_host=run.model.on_host)](plan, run, watcher, halt)
     for outcome in map(_hidden, outcomes):
         watcher.outcome(outcome)
         summary.add(outcome)

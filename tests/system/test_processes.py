@@ -22,7 +22,7 @@ from segpipe.errors import InputError, ModelError, SourceError, WorkerError
 from segpipe.formats.cases import Case
 from segpipe.jobs import processes
 from segpipe.jobs.carrying import Carrier, Throttled
-from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.launch import carry_out, executor_of, prepare
 from segpipe.jobs.lost import ALONE, RETRIES, apart
 from segpipe.jobs.orders import Alive, Broke, Carry, End, Ended, Pixels, Ready, Setup
 from segpipe.jobs.plan import Job
@@ -182,6 +182,22 @@ def test_a_worker_that_is_started_ahead_is_taken_once_or_ended(root):
 def test_no_worker_is_started_ahead_for_another_executor(more, root):
     with spare_worker(settings(root, **more)):
         assert (active_children(), take_spare()) == ([], None)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "on_cpu", "on_gpu"),
+    [
+        ({}, "processes", "dask"),
+        ({"executor": "processes"}, "processes", "processes"),
+        ({"executor": "serial"}, "serial", "serial"),
+        ({"scheduler": "tcp://localhost:8786"}, "dask", "dask"),
+        ({"dashboard": "127.0.0.1:0"}, "dask", "dask"),
+    ],
+)
+def test_dask_runs_on_gpus_unless_another_executor_is_chosen(chosen, on_cpu, on_gpu):
+    settings = load_settings(None, {"input": ("scenes",), "model": (Path("model.onnx"),), **chosen})
+    assert executor_of(settings, on_host=True) == on_cpu
+    assert executor_of(settings, on_host=False) == on_gpu
 
 
 @pytest.mark.parametrize(

@@ -153,5 +153,5 @@ def test_a_case_without_the_channels_fails_alone(tmp_path: Path):
         volume(tmp_path / "mr" / f"{name}.nii.gz", (2, 16, 16), (5.0, 1.0, 1.5))
     done = invoke(["run", "--input", "mr", "--model", "lesion.onnx", "--output", "out"], tmp_path)
     assert done.returncode == 1
-    assert "channel 1 (FLAIR)" in done.stderr
+    assert "channel 1 (FLAIR)" in done.stderr + done.stdout
     assert (tmp_path / "out" / "a.nii.gz").is_file()

@@ -36,7 +36,7 @@ from segpipe.results.records import Run
 from segpipe.settings import Settings, load_settings
 
 STRUCK = [sys.executable, str(Path(__file__).parents[1] / "struck.py")]
-SECONDS = 60.0
+SECONDS = 200.0
 
 
 @pytest.fixture

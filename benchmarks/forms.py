@@ -20,14 +20,16 @@ from rasterio.transform import from_origin
 
 ROOT = Path(__file__).parents[1]
 TILE, OVERLAP, ALIGN = (64, 64), (16, 16), (4, 4)
-PARTS = (1, 2, 7)
+PARTS = {1: 1, 2: 2, 7: 2}
+"""Worker processes for each number of parts."""
 
 PAGE = """# Forms of ONNX files
 
 Made by `python benchmarks/forms.py --output docs/forms.md`: a small seeded network of each form gets a contract with
 `segpipe export attach` and labels a raster of 150 x 203 pixels with `--blend crop`, whose labels ONNX Runtime must give on
-the same windows. *Same bytes* is for 1, 2 and 7 parts. The keys are those of the [contract](contract.md) that the form needs
-beside channels, scaling, tile and classes; the lines that segpipe prints for a file without a contract contain them.
+the same windows. *Same bytes* is for 1, 2 and 7 parts in 1, 2 and 2 processes. The keys are those of the
+[contract](contract.md) that the form needs beside channels, scaling, tile and classes; the lines that segpipe prints
+for a file without a contract contain them.
 
 | form | input | output | keys | equal labels | same bytes |
 | --- | --- | --- | --- | --- | --- |
@@ -68,9 +70,10 @@ def measure(name: str, form: Any, folder: Path) -> str:
     (folder / "m.onnx").unlink(missing_ok=True)
     attach(model, folder / "c.toml", folder / "m.onnx")
     masks = []
-    for parts in PARTS:
+    for parts, workers in PARTS.items():
         out = folder / f"out{parts}"
-        segpipe.run(folder / "a.tif", folder / "m.onnx", out, parts=parts, blend="crop", device="cpu", overwrite=True)
+        where: dict[str, Any] = {"parts": parts, "workers": workers, "device": "cpu"}
+        segpipe.run(folder / "a.tif", folder / "m.onnx", out, blend="crop", overwrite=True, **where)
         masks.append((out / "a.tif").read_bytes())
     factor = np.float32(1 if form.inside is not None else 1 / 255)
     truth = of_windows(

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segpipe.cli import main
-from segpipe.errors import ContractError, DisagreementError, ExportError, ModelError, SegpipeError, SettingsError
+from segpipe.errors import ContractError, DisagreementError, ExportError, SegpipeError, SettingsError
 from segpipe.export import large, make
 from segpipe.export.families import smp
 from segpipe.export.graph import Scorer, in_order
@@ -649,10 +649,8 @@ class Middle(nn.Module):
         return scores
 
 
-def test_a_network_that_shows_the_middle_of_its_tile_is_refused(export, tmp_path):
-    with pytest.raises(ModelError, match="must show the whole tile, and it is the middle of it"):
-        export(traced(Middle(), tmp_path / "w.pt"))
-    assert not (tmp_path / "m.onnx").exists()
+def test_a_network_that_shows_the_middle_of_its_tile_has_a_margin(export, tmp_path):
+    assert export(traced(Middle(), tmp_path / "w.pt")).contract.margin == [TILE // 4] * 2
 
 
 # --- modes ----------------------------------------------------------------------------------------------------------------

@@ -71,11 +71,11 @@ def test_a_worker_carries_out_tasks_until_it_is_asked_to_end(root):
     run = Run(read_spec(settings(root)), settings(root))
     run.output.make()
     worker = start_worker({"CUDA_VISIBLE_DEVICES": "7"})
+    awaited(worker, Ready)  # before that, it may not have its environment yet
     environ = Path(f"/proc/{worker.pid}/environ").read_bytes().split(b"\0")
     assert {f"{key}={value}".encode() for key, value in WORKER_ENVIRONMENT.items()} | {b"CUDA_VISIBLE_DEVICES=7"} <= {
         *environ
     }
-    awaited(worker, Ready)
     worker.send(Setup.of(run, 1))
     worker.send(Carry(Job((Case("a", str(root / "in" / "a.tif")),))))
     ended = awaited(worker, Ended)

@@ -11,10 +11,11 @@ from distributed import Client, Worker
 from networks import local, pooling
 
 from segpipe.errors import SettingsError
-from segpipe.jobs.cluster import ONE_THREAD, connected
+from segpipe.jobs.cluster import connected
 from segpipe.jobs.launch import Prepared, prepare
 from segpipe.jobs.trial import Split, Trial, _key, _same, fastest, measure, memory_file, recall, remember, settle, splits
 from segpipe.network.spec import read_spec
+from segpipe.process.spawning import ONE_THREAD
 from segpipe.results.records import Run
 from segpipe.settings import load_settings
 

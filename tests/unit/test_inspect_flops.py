@@ -122,7 +122,7 @@ def test_parameters_and_operations_are_torchs(network, inferred, tmp_path):
     facts, proto = model_facts(path), onnx.load(path)
     assert facts.flops.total == counter.get_total_flops()
     assert facts.parameters.count == sum(p.numel() for p in module.parameters())
-    assert (_inferred(proto, proto.graph.input[0].name, [1, 3, 64, 64]) is not None) is inferred
+    assert (_inferred(proto, {proto.graph.input[0].name: [1, 3, 64, 64]}) is not None) is inferred
 
 
 class Calibration(CalibrationDataReader):
@@ -227,8 +227,7 @@ def test_inference_and_profiler_agree_on_real_models(path, tmp_path):
     values = contract(proto.graph.input[0].type.tensor_type.shape.dim[1].dim_value, 1, tile=[512, 512], task="binary")
     values |= {"classes": [{"id": 1, "name": "found"}], "activation": "none", "output": proto.graph.output[0].name}
     spec = read_spec(settings(path, contract=sidecar(tmp_path / "c.toml", values)))
-    feed = (spec.input, [1, values["channels"], 512, 512])
-    counted, run = _inferred(proto, *feed), _profiled(spec, *feed)
+    counted, run = _inferred(proto, {spec.input: [1, values["channels"], 512, 512]}), _profiled(spec, 1)
     assert sorted(counted) == sorted(run)
 
 

@@ -22,7 +22,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 # with torch, for exporting: about 8 GB
 $(VENV)/developed: $(VENV)/installed
-	$(INSTALL) '.[dev,export]'
+	$(INSTALL) '.[dev,export,nnunet]'
 	touch $@
 
 demo: $(VENV)/installed

@@ -20,13 +20,19 @@ from rasterio.transform import from_origin
 
 ROOT = Path(__file__).parents[1]
 TILE, OVERLAP, ALIGN = (64, 64), (16, 16), (4, 4)
+LEAST = (150, 203)
+"""Rows and columns of the raster; more for tiles that it would not exceed."""
+
+FIXED = (300, 513, 518)
+"""Tile sizes that graphs fix, as DeepLab's 513 and 518 of DINOv2."""
+
 PARTS = {1: 1, 2: 2, 7: 2}
 """Worker processes for each number of parts."""
 
 PAGE = """# Forms of ONNX files
 
 Made by `python benchmarks/forms.py --output docs/forms.md`: a small seeded network of each form gets a contract with
-`segpipe export attach` and labels a raster of 150 x 203 pixels with `--blend crop`, whose labels ONNX Runtime must give on
+`segpipe export attach` and labels a raster of 150 x 203 pixels or more with `--blend crop`, whose labels ONNX Runtime must give on
 the same windows. *Same bytes* is for 1, 2 and 7 parts in 1, 2 and 2 processes. The keys are those of the
 [contract](contract.md) that the form needs beside channels, scaling, tile and classes; the lines that segpipe prints
 for a file without a contract contain them.
@@ -58,9 +64,10 @@ def measure(name: str, form: Any, folder: Path) -> str:
     import segpipe
     from segpipe.export.attach import attach
 
-    pixels = np.random.default_rng(5).integers(0, 256, (3, 150, 203), dtype=np.uint8)
-    write(folder / "a.tif", pixels)
     tile = TILE if isinstance(form.sizes[0], str) else tuple(form.sizes)
+    shape = [max(least, 3 * size // 2) for least, size in zip(LEAST, tile, strict=True)]
+    pixels = np.random.default_rng(5).integers(0, 256, (3, *shape), dtype=np.uint8)
+    write(folder / "a.tif", pixels)
     keys = form.keys
     values = contract(3, form.classes, **{"tile": [*tile], "overlap": [*OVERLAP], "align": 4} | keys)
     if form.inside is not None:
@@ -102,13 +109,14 @@ def main() -> None:
     """Measure, and write the page."""
     sys.path.insert(0, str(ROOT / "tests"))
     from machine import machine
-    from model_forms import FORMS
+    from model_forms import FORMS, Form
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     lines = []
-    for name, form in FORMS.items():
+    sizes = {f"a fixed tile of {size}": Form(sizes=(size, size)) for size in FIXED}
+    for name, form in (FORMS | sizes).items():
         with tempfile.TemporaryDirectory() as folder:
             lines.append(measure(name, form, Path(folder)))
         print(lines[-1], flush=True)

@@ -32,10 +32,10 @@ PARTS = {1: 1, 2: 2, 7: 2}
 PAGE = """# Forms of ONNX files
 
 Made by `python benchmarks/forms.py --output docs/forms.md`: a small seeded network of each form gets a contract with
-`segpipe export attach` and labels a raster of 150 x 203 pixels or more with `--blend crop`, whose labels ONNX Runtime must give on
-the same windows. *Same bytes* is for 1, 2 and 7 parts in 1, 2 and 2 processes. The keys are those of the
-[contract](contract.md) that the form needs beside channels, scaling, tile and classes; the lines that segpipe prints
-for a file without a contract contain them.
+`segpipe export attach` and labels a raster of at least 150 x 203 pixels with `--blend crop`, whose labels ONNX Runtime must
+give on the same windows. *Same bytes* is for 1, 2 and 7 parts in 1, 2 and 2 processes. The keys are those of the
+[contract](contract.md) that the form needs beside channels, scaling, tile and classes; the lines that segpipe prints for a
+file without a contract contain them.
 
 | form | input | output | keys | equal labels | same bytes |
 | --- | --- | --- | --- | --- | --- |

@@ -510,8 +510,11 @@ def _digest(files: Sequence[Path], contract: Contract) -> str:
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
         except OSError as error:
-            said = "cannot be read" if file == files[0] else f"needs its external data {file}"
-            raise ModelError(f"{files[0]} {said}: {error.strerror}") from None
+            if file == files[0]:
+                raise ModelError(f"{file} cannot be read: {error.strerror}") from None
+            raise ModelError(
+                f"{files[0]} needs its external data {file}: {error.strerror}: copy both files, one beside the other"
+            ) from None
     digest.update(contract.model_dump_json().encode())
     return digest.hexdigest()
 

@@ -86,8 +86,10 @@ def _document(folder: Path, name: str) -> Mapping[str, Any]:
         raise ExportError(f"{folder} must hold {name}, and does not: {_inside(folder, name)}") from None
     except OSError as error:
         raise ExportError(f"{folder / name} cannot be read: {error.strerror}") from None
-    except (DocumentError, UnicodeDecodeError) as error:
-        raise ExportError(f"{folder / name} is no JSON that nnU-Net writes: {error}: copy it again") from None
+    except UnicodeDecodeError:
+        raise ExportError(f"{folder / name} is not JSON, which is UTF-8: copy it again") from None
+    except DocumentError as error:
+        raise ExportError(f"{folder / name} {error}: copy it again") from None
     if not isinstance(content, dict):
         raise ExportError(f"{folder / name} must be a JSON object, got {type(content).__name__}: copy it again")
     return content

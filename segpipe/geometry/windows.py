@@ -1,6 +1,7 @@
 """Cover a case with windows: evenly spread, aligned to the network's stride, as few as possible."""
 
 import math
+from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -115,12 +116,11 @@ def _check_with_margin(tile: int, overlap: int, align: int, margin: int) -> None
 
 
 @dataclass(frozen=True, slots=True)
-class Starts(Sequence[int]):
-    """Starts of ``number`` windows from 0 to ``last`` strides, evenly spread; computed on access, not stored."""
+class Spread(Sequence[int]):
+    """Starts of ``number`` windows from 0 to ``last``, evenly spread; computed on access, not stored."""
 
     number: int
     last: int
-    align: int
 
     def __len__(self) -> int:
         return self.number
@@ -135,7 +135,21 @@ class Starts(Sequence[int]):
         if isinstance(index, slice):
             return tuple(self[i] for i in range(self.number)[index])
         i = range(self.number)[index]
-        return self.align * (i * self.last // (self.number - 1)) if i else 0
+        return self._start(i) if i else 0
+
+    @abstractmethod
+    def _start(self, i: int) -> int:
+        """Start of a window that is not the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Starts(Spread):
+    """Starts at multiples of ``align``; ``last`` counts these."""
+
+    align: int
+
+    def _start(self, i: int) -> int:
+        return self.align * (i * self.last // (self.number - 1))
 
     @property
     def nearest(self) -> int:
@@ -144,26 +158,11 @@ class Starts(Sequence[int]):
 
 
 @dataclass(frozen=True, slots=True)
-class NearestStarts(Sequence[int]):
-    """Starts of ``number`` windows from 0 to ``last`` pixels, each rounded to the nearest pixel, as nnU-Net spreads them."""
+class NearestStarts(Spread):
+    """Starts in pixels, each rounded to the nearest pixel, as nnU-Net spreads them."""
 
-    number: int
-    last: int
-
-    def __len__(self) -> int:
-        return self.number
-
-    @overload
-    def __getitem__(self, index: int) -> int: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> tuple[int, ...]: ...
-
-    def __getitem__(self, index: int | slice) -> int | tuple[int, ...]:
-        if isinstance(index, slice):
-            return tuple(self[i] for i in range(self.number)[index])
-        i = range(self.number)[index]
-        return round(self.last / (self.number - 1) * i) if i else 0
+    def _start(self, i: int) -> int:
+        return round(self.last / (self.number - 1) * i)
 
     @property
     def nearest(self) -> int:

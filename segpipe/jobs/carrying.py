@@ -48,15 +48,18 @@ class Carrier:
     model: Callable[[], Model]
     """Returns the loaded model, or raises the reason why there is none."""
     progress: Progress
-    """Is told the pixels finished since its last call, a few times a second."""
+    """Called a few times a second with the number of pixels finished since its last call."""
 
-    def carry_out(self, task: Task, begun: Callable[[threading.Event], None]) -> tuple[list[Result], Taken | None]:
-        """Return the results of a task, and its profile if one is recorded; ``begun`` takes the event that stops it."""
+    def carry_out(self, task: Task, on_start: Callable[[threading.Event], None]) -> tuple[list[Result], Taken | None]:
+        """Return the results of a task, and its profile if one is recorded.
+
+        ``on_start`` is called before the first case, with the event that stops the task.
+        """
         settings, throttled = self.run.settings, Throttled(self.progress)
         hidden = hidden_inputs(settings, task.cases if isinstance(task, Job) else (task.case.case,))
         with recording(on=bool(settings.profile)) as recorded, hidden:
             context = Context(self.run, self.model(), self.calls, throttled)
-            begun(context.stop)
+            on_start(context.stop)
             results = list(attempts.attempt(task, context))
         throttled.flush()
         return results, recorded.taken

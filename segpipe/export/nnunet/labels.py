@@ -6,7 +6,7 @@ from typing import Any
 from segpipe.errors import ExportError
 
 IGNORED = "ignore"
-"""Label of voxels that nobody annotated; the network has no score for it."""
+"""Name of the label of voxels without annotation; the network gives no score for it."""
 
 
 def label_terms(dataset: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """Inputs of a network in a contract: channels of the stacked bands, dates, or a constant."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -184,19 +183,3 @@ def _dated(one: Any, dates: int) -> Any:
 def _is_pair(key: str, own: Sequence[Any]) -> bool:
     """Whether a list is one pair of limits, for all channels."""
     return key in ("clip", "window") and not any(isinstance(one, list | tuple) for one in own)
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """Consecutive channels of the stacked bands that one file holds."""
-
-    name: str
-    """Of the input, or of the date."""
-    channels: tuple[int, ...]
-
-
-def shares_of_inputs(inputs: Mapping[str, ModelInput], channels: int | Sequence[str]) -> Iterator[Share]:
-    """Yield the inputs of channels in the contract's order, each with its channels."""
-    for name, one in inputs.items():
-        if one.channels is not None:
-            yield Share(name, positions(name, one, channels))

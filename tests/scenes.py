@@ -1,10 +1,13 @@
 """Scenes that take a second or two, what an undisturbed run makes of them, and how to compare what another made."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +93,14 @@ def workers(client: int) -> list[int]:
         ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(client)], capture_output=True, text=True, check=False
     )
     return [int(line.split()[0]) for line in listed.stdout.splitlines() if "spawn_main" in line]
+
+
+def kill(number: int, sign: int = signal.SIGKILL) -> bool:
+    """Whether the process was still there."""
+    with suppress(ProcessLookupError):
+        os.kill(number, sign)
+        return True
+    return False
 
 
 def files(out: Path) -> dict[str, Path]:

@@ -22,6 +22,7 @@ from scenes import (
     assert_same,
     begin,
     files,
+    kill,
     make_model,
     make_scenes,
     make_whole,
@@ -157,9 +158,7 @@ def strike(process: "subprocess.Popen[str]", victim: str, rng: random.Random) ->
         return False
     if victim == "worker":
         there = workers(process.pid)
-        if there:
-            os.kill(rng.choice(there), signal.SIGKILL)
-        return bool(there)
+        return bool(there) and kill(rng.choice(there))
     if victim == "group":
         os.killpg(process.pid, signal.SIGKILL)
     else:
@@ -242,7 +241,7 @@ def test_a_worker_that_is_killed_while_it_starts_costs_no_case(executor, delay, 
 def test_workers_that_are_always_killed_end_the_run_in_a_line(executor, root, tmp_path):
     out, log = tmp_path / "out", tmp_path / "log"
     process = begin(root, arguments("plain", out, executor), log)
-    assert wait(process, lambda: [os.kill(number, signal.SIGKILL) for number in workers(process.pid)], 150) == 1
+    assert wait(process, lambda: [kill(number) for number in workers(process.pid)], 150) == 1
     assert "Traceback" not in log.read_text()
     assert re.search("(?m)^error: worker processes cannot be started: .*: try --executor serial$", log.read_text())
     assert left_of(process.pid, 5) == []

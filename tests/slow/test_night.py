@@ -21,6 +21,7 @@ from scenes import (
     assert_same,
     begin,
     files,
+    kill,
     make_model,
     make_scenes,
     make_whole,
@@ -175,7 +176,7 @@ def test_a_model_that_is_replaced_while_it_is_used_is_not_mixed(own):
     make_model(own / "new.onnx", seed=1)
     (own / "new.onnx").replace(own / "plain.onnx")
     for worker in workers(process.pid):
-        os.kill(worker, signal.SIGKILL)
+        kill(worker)
     assert wait(process, nothing) == 1, log.read_text()
     assert "plain.onnx has changed since this run began" in log.read_text()
     assert run(own, out, PROCESSES)[0] == 0
@@ -213,14 +214,12 @@ def test_a_worker_that_wakes_after_its_run_was_done_again_harms_nothing(root, tm
     out, log = tmp_path / "out", tmp_path / "first.log"
     process = begin(root, arguments("plain", out, f"{PROCESSES} --parts 12"), log)
     wait_until(lambda: some_parts(out), process)
-    asleep = workers(process.pid)
-    for worker in asleep:
-        os.kill(worker, signal.SIGSTOP)
+    asleep = [worker for worker in workers(process.pid) if kill(worker, signal.SIGSTOP)]
     process.kill()
     process.wait()
     assert run(root, out, SERIAL)[0] == 0
     for worker in asleep:
-        os.kill(worker, signal.SIGCONT)
+        kill(worker, signal.SIGCONT)
     assert left_of(process.pid, 5) == []
     assert_same(out, root / "whole-plain")
 

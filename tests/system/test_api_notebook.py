@@ -13,7 +13,7 @@ import nbformat
 import pytest
 from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
-from scenes import make_model, make_scenes
+from scenes import CASES, make_model, make_scenes
 
 import segpipe
 from segpipe.api import model as model_module
@@ -109,8 +109,9 @@ def test_an_interrupted_kernel_stops_a_run_and_the_next_call_goes_on(grace, kern
     kernel.execute("import segpipe, multiprocessing, signal")
 
     def interrupt():
-        limit = time.monotonic() + 60
-        while not list((tmp_path / "out").rglob("*.tif")) and time.monotonic() < limit:
+        limit = time.monotonic() + 90
+        while not any((tmp_path / f"out/{case}.json").is_file() for case in CASES):
+            assert time.monotonic() < limit, "no case came to its end"
             time.sleep(0.01)
         kernel.interrupt()
 
@@ -121,10 +122,11 @@ def test_an_interrupted_kernel_stops_a_run_and_the_next_call_goes_on(grace, kern
     assert value(kernel.execute(LEFT)) == "([], True)"
     past = segpipe.open_run(tmp_path / "out")
     assert past.interrupted
-    assert past.done
     done, skipped = ast.literal_eval(value(kernel.execute(RUN.format(""))))
-    assert skipped == past.done
-    assert sorted(done + skipped) == ["a", "b", "large", "large/inner", "sub/c", "sub/d"]
+    assert skipped
+    assert set(past.done) <= set(skipped)  # of each worker's last case the run may not have heard
+    assert len(skipped) <= len(past.done) + 2
+    assert sorted(done + skipped) == sorted(CASES)
 
 
 def value(cell):

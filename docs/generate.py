@@ -9,7 +9,9 @@ from typing import Any
 import click
 from annotated_types import Ge, Gt, Le
 
-from segpipe.cli import export, main
+from segpipe.cli import main
+from segpipe.commands.export import NETWORK
+from segpipe.commands.lazy import LazyGroup
 from segpipe.settings import Overlap, Settings, Tile
 
 PAGE = Path(__file__).parent / "reference" / "settings.md"
@@ -81,28 +83,19 @@ MORE = {
 }
 """Where a setting of a run is explained."""
 
-COMMANDS = {
-    "run": main.commands["run"],
-    "inspect": main.commands["inspect"],
-    "export": export.commands["network"],
-    "export nnunet": export.commands["nnunet"],
-    "export attach": export.commands["attach"],
-    "tune": main.commands["tune"],
-    "cases": main.commands["cases"],
-    "status": main.commands["status"],
-    "zones": main.commands["zones"],
-    "polygons": main.commands["polygons"],
-    "sample": main.commands["sample"],
-    "estimate": main.commands["estimate"],
-    "evaluate": main.commands["evaluate"],
-    "compare": main.commands["compare"],
-}
-"""Every command, by the words that follow ``segpipe``."""
+
+def commands(group: LazyGroup = main, words: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
+    """Every command with the words that follow ``segpipe``; ``export`` alone means its command for networks."""
+    for name, command in group.loaded().items():
+        if isinstance(command, LazyGroup):
+            yield from commands(command, (*words, name))
+        else:
+            yield " ".join(words if name == NETWORK else (*words, name)), command
 
 
 def page() -> str:
     """The whole page."""
-    return "\n".join([HEAD, *(line for name, command in COMMANDS.items() for line in _section(name, command))])
+    return "\n".join([HEAD, *(line for name, command in commands() for line in _section(name, command))])
 
 
 def _section(name: str, command: click.Command) -> Iterator[str]:
@@ -159,8 +152,8 @@ def _values(option: click.Option, field: Any) -> str:
         return ", ".join(f"`{choice}`" for choice in kind.choices)
     if field is not None and field.annotation in (tuple[Tile, ...] | None, tuple[Overlap, ...] | None):
         return "whole number, or one per axis: `512,256`"
-    words = {"integer": "whole number", "float": "number", "path": "file", "text": "text"}.get(kind.name, kind.name)
-    return words + _limits(field)
+    name = kind.name.removesuffix(" range")
+    return {"integer": "whole number", "float": "number", "path": "file"}.get(name, name) + _limits(field)
 
 
 def _limits(field: Any) -> str:

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -18,10 +18,10 @@ from pydantic import (
     field_validator,
 )
 
+from segpipe.choices import Blend, Executor, OverlapRule, Precision
 from segpipe.contract.keys import MOST_CHANNELS, MOST_PIXELS
 from segpipe.errors import SettingsError
 from segpipe.geometry.quantity import Quantity
-from segpipe.geometry.windows import Blend
 from segpipe.overrides import (
     BandResampling,
     Nodata,
@@ -36,7 +36,6 @@ from segpipe.storage.documents import DocumentError, read_toml, shortened
 from segpipe.storage.invalid import readable
 from segpipe.validity import parse_validity
 
-BLENDS: tuple[str, ...] = get_args(Blend)
 DEVICES = ("auto", "cpu", "openvino", "cuda", "tensorrt", "cpu-tensors")
 PLACE = re.compile(r"openvino:[A-Z]+(\.\d+)?")
 """One of OpenVINO's devices, such as ``openvino:GPU.1``."""
@@ -49,8 +48,6 @@ def _check_device(value: str) -> str:
 
 
 Device = Annotated[str, AfterValidator(_check_device)]
-Precision = Literal["auto", "fp32", "bf16", "int8"]
-Executor = Literal["serial", "processes", "dask"]
 ALL = "*"
 """Value of ``--lesions`` given without classes."""
 
@@ -63,8 +60,6 @@ Seg = Literal["binary", "labelmap", "none"]
 BlendOn = Literal["logits", "probabilities"]
 Tta = Literal["none", "flips"]
 Like = Literal["nnunet"]
-OverlapRule = Literal["first", "newest", "confidence"]
-RULES: tuple[OverlapRule, ...] = get_args(OverlapRule)
 
 LONGEST_WAIT = 30 * 86_400
 """Seconds, a month: timers of Python and of the kernel overflow far above it."""
@@ -84,8 +79,8 @@ MOST_THREADS = 1_024
 MOST_PARTS = 999_999
 """Part files are numbered with six digits."""
 
-AUDITED, MOST_AUDITED = 20, 1000
-"""Windows that ``--audit`` lists, and the most that it can."""
+MOST_AUDITED = 1000
+"""Most windows that ``--audit`` can list."""
 
 LARGEST_WINDOW = 101
 """Largest window of the majority filter."""

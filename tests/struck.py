@@ -13,7 +13,8 @@ import threading
 from typing import Any
 
 HEAVY = (
-    "segpipe.cli segpipe.terminal.progress segpipe.terminal.journal segpipe.jobs.launch segpipe.jobs.trial "
+    "segpipe.cli segpipe.commands.run segpipe.commands.tune segpipe.commands.inspect segpipe.commands.export.attach "
+    "segpipe.terminal.progress segpipe.terminal.journal segpipe.jobs.launch segpipe.jobs.trial "
     "segpipe.tune.measure segpipe.tune.show segpipe.export.attach segpipe.inspect.file segpipe.inspect.show"
 )
 

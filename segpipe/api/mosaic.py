@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from segpipe.api.results import open_run
+from segpipe.choices import OverlapRule
 from segpipe.errors import OutputError, SettingsError
 from segpipe.formats.cases import Case
 from segpipe.formats.registry import FORMATS, RASTER, environment
@@ -16,7 +17,6 @@ from segpipe.overlap.index import SUFFIX, Entry, is_possible, write_index
 from segpipe.overlap.mosaic import Plan, plan_mosaic, write_mosaic
 from segpipe.process.environment import settle
 from segpipe.results.records import records
-from segpipe.settings import OverlapRule
 from segpipe.storage import Store
 from segpipe.storage.bucket import in_bucket
 from segpipe.storage.folder import DRAFTS, Folder

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, Self
 
 from segpipe.api.labels import About, Labels
+from segpipe.choices import RULES, OverlapRule
 from segpipe.errors import InputError, OutputError
 from segpipe.formats.cases import Case
 from segpipe.formats.registry import CONFIDENCE, FORMATS, RASTER, read_mask
@@ -19,7 +20,6 @@ from segpipe.process.environment import settle
 from segpipe.results.records import read_record
 from segpipe.results.schema import Record
 from segpipe.results.totals import UNITS, StatedTotals, Totals
-from segpipe.settings import RULES, OverlapRule
 from segpipe.storage import Store
 from segpipe.storage.lock import sign_of
 from segpipe.storage.places import store_at

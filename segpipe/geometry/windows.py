@@ -12,9 +12,8 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.choices import Blend
 from segpipe.errors import SettingsError
-
-Blend = Literal["gaussian", "cosine", "linear", "constant", "crop"]
 
 Blending = Blend | Literal["nnunet"]
 """A blend that a user can choose, or nnU-Net's own Gaussian and starts of windows, for comparison with it."""

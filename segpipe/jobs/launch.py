@@ -11,6 +11,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from segpipe.choices import Executor
 from segpipe.errors import InputError, OutputError, SegpipeError
 from segpipe.formats.cases import Case, Failure, find_input, searched_root
 from segpipe.formats.registry import FORMATS, by_suffix, split_suffix
@@ -44,7 +45,7 @@ from segpipe.results.records import (
 )
 from segpipe.results.tables import area_columns, lesion_columns, write_areas, write_audit, write_doubtful, write_lesions
 from segpipe.results.totals import ADDED_UP, StatedTotals
-from segpipe.settings import Executor, Settings
+from segpipe.settings import Settings
 from segpipe.storage import Store
 from segpipe.storage.files import output_errors
 from segpipe.storage.folder import DRAFTS, Folder

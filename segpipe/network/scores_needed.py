@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from segpipe.choices import Blend
 from segpipe.contract import Contract
 from segpipe.errors import SettingsError
-from segpipe.geometry.windows import Blend
 from segpipe.settings import Settings
 
 LABELS_BLEND: Blend = "crop"

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from segpipe.choices import OverlapRule
 from segpipe.errors import OutputError, OverlapError
 from segpipe.formats.registry import CONFIDENCE, FORMATS, OpenMask
 from segpipe.geometry.extents import extent
@@ -14,7 +15,6 @@ from segpipe.geometry.raster_grid import NoGroundError, RasterGrid, ground_of, s
 from segpipe.overlap.dates import Acquired, acquired
 from segpipe.overlap.shared import Neighbour, Shared
 from segpipe.results.schema import Record
-from segpipe.settings import OverlapRule
 from segpipe.storage import Store
 
 Classes = tuple[tuple[int, str], ...]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.choices import OverlapRule
 from segpipe.errors import OverlapError
 from segpipe.formats.registry import FORMATS
 from segpipe.formats.style import Style
@@ -21,7 +22,6 @@ from segpipe.overlap.frame import Frame, Wish, frame_of
 from segpipe.overlap.order import Neighbourhood
 from segpipe.overlap.rule import Sight, goes_before
 from segpipe.overlap.shared import Neighbour, chunks, intersection
-from segpipe.settings import OverlapRule
 from segpipe.storage import Store
 
 TILE = 2048

@@ -6,13 +6,13 @@ from itertools import chain
 
 import numpy as np
 
+from segpipe.choices import OverlapRule
 from segpipe.errors import OverlapError
 from segpipe.geometry.extents import are_apart, meeting
 from segpipe.geometry.grid import Float
 from segpipe.geometry.raster_grid import ground_of
 from segpipe.messages.printable import printable
 from segpipe.overlap.finished import Around, Finished
-from segpipe.settings import OverlapRule
 
 
 @dataclass(frozen=True)

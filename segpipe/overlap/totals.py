@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from segpipe.choices import OverlapRule
 from segpipe.errors import OutputError
 from segpipe.formats.cases import Case
 from segpipe.geometry.extents import extent, meeting
@@ -16,7 +17,6 @@ from segpipe.overlap.order import Neighbourhood
 from segpipe.results.records import read_record, records
 from segpipe.results.schema import Record
 from segpipe.results.totals import StatedTotals, Sum, Totals
-from segpipe.settings import OverlapRule
 from segpipe.storage import Store
 
 HECTARE = 1e4

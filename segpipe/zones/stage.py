@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 
+from segpipe.choices import OverlapRule
 from segpipe.contract import Contract
 from segpipe.errors import SegpipeError, ZonesError, case_errors
 from segpipe.formats.cases import Case
@@ -19,7 +20,7 @@ from segpipe.overlap.finished import Classes, Finished, extent_of
 from segpipe.overlap.order import Neighbourhood
 from segpipe.overrides import Overrides
 from segpipe.results.records import records
-from segpipe.settings import OverlapRule, Settings
+from segpipe.settings import Settings
 from segpipe.storage import Store
 from segpipe.storage.ownership import ZONES, refuse_foreign
 from segpipe.vectors.file import Selection, listed

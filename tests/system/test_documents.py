@@ -27,7 +27,8 @@ from networks import Network, contract, local, pixelwise
 from several import several
 from volumes import voxels, write
 
-from segpipe.cli import NOT_STARTED, SOME_FAILED, export, main
+from segpipe.cli import main
+from segpipe.commands.edge import NOT_STARTED, SOME_FAILED
 from segpipe.process.signals import INTERRUPTED
 from segpipe.settings import Settings
 
@@ -59,7 +60,7 @@ def test_no_command_hides_in_an_indented_block(page):
 
 def options(command):
     if isinstance(command, click.Group):
-        return {name for one in command.commands.values() for name in options(one)}
+        return {name for one in command.loaded().values() for name in options(one)}
     return {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
 
 
@@ -300,10 +301,10 @@ def test_flags_of_commands_that_do_not_run_here_are_known(page):
 
 
 def _parse(words):
-    command, rest = main.commands[words[0]], words[1:]
+    command, rest = main.loaded()[words[0]], words[1:]
     if isinstance(command, click.Group):
-        command, rest = (export.commands[rest[0]], rest[1:]) if rest[0] in export.commands else (command, rest)
-        command = export.commands["network"] if isinstance(command, click.Group) else command
+        known = command.loaded()
+        command, rest = (known[rest[0]], rest[1:]) if rest[0] in known else (known["network"], rest)
     command.make_context(words[0], rest)
 
 
@@ -335,7 +336,7 @@ def test_settings_are_those_of_the_code():
 def test_each_flag_and_key_of_a_run_is_listed_once():
     text = (DOCS / "reference" / "settings.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| `(--[\w-]+)`", text.split("## segpipe run")[1].split("\n## ")[0], re.MULTILINE)
-    flags = {option.opts[0] for option in main.commands["run"].params}
+    flags = {option.opts[0] for option in main.loaded()["run"].params}
     assert sorted(listed) == sorted(flags)
     keys = {flag[2:].replace("-", "_") for flag in listed} - {"config", "dry_run", "verbose"}
     assert keys == set(Settings.model_fields)

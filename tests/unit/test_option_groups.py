@@ -16,7 +16,7 @@ SCREEN = 40
 def commands(command: click.Command = main, name: str = "segpipe") -> Iterator[tuple[str, click.Command]]:
     yield name, command
     if isinstance(command, click.Group):
-        for word, one in command.commands.items():
+        for word, one in command.loaded().items():
             yield from commands(one, f"{name} {word}")
 
 

@@ -13,7 +13,6 @@ import pytest
 from networks import Network, contract
 from rich.console import Console
 
-from segpipe.cli import _Stderr, _Words
 from segpipe.contract import Contract, parse_contract
 from segpipe.errors import ContractError
 from segpipe.formats.cases import Case
@@ -31,6 +30,7 @@ from segpipe.settings import load_settings
 from segpipe.storage.folder import Folder
 from segpipe.terminal import progress
 from segpipe.terminal.areas import areas_table
+from segpipe.terminal.log_lines import LogLine, StderrHandler
 from segpipe.terminal.progress import _in_full
 from segpipe.tune.show import _print
 
@@ -159,7 +159,7 @@ def test_a_case_is_one_line_whatever_it_is_called(capsys):
 
 
 def test_lines_of_libraries_are_escaped(capsys):
-    _Stderr().handle(
+    StderrHandler().handle(
         logging.LogRecord("boto", logging.INFO, "f", 1, "GET \x1b]0;x\x07 %s", ("https://h/a?sig=SECRET",), None)
     )
     assert capsys.readouterr().err == "GET \\x1b]0;x\\x07 https://h/a?...\n"
@@ -176,8 +176,8 @@ def test_lines_of_libraries_are_escaped(capsys):
     ],
 )
 def test_a_warning_of_segpipe_looks_like_the_other_lines_of_a_run(name, level, message, line, capsys):
-    handler = _Stderr()
-    handler.setFormatter(_Words())
+    handler = StderrHandler()
+    handler.setFormatter(LogLine())
     handler.handle(logging.LogRecord(name, level, "f", 1, message, ("late",), None))
     assert capsys.readouterr().err == line + "\n"
 

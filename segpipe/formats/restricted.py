@@ -1,4 +1,4 @@
-"""A case of which only some pixels count: those in the area of interest, and those that its mask marks as valid."""
+"""A case of which only some pixels are valid: those that its mask marks, and sampled in the area of interest."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -7,18 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.contract import Contract
-from segpipe.errors import OutsideError, SourceError
+from segpipe.errors import SourceError
 from segpipe.formats.case import Case
 from segpipe.formats.scene_masks import mask_of
+from segpipe.formats.scope import bounds_of
 from segpipe.formats.source import Begun, Invalid, Pixels, Scene, Source
-from segpipe.geometry.grid import Grid
-from segpipe.geometry.ground import Ground
-from segpipe.geometry.raster_grid import RasterGrid, place_of
-from segpipe.geometry.scanlines import Scanlines
+from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.windows import Window
 from segpipe.overrides import Overrides
 from segpipe.validity import ValidityMask
-from segpipe.vectors.area import Area, inside
 
 
 class Limit(Protocol):
@@ -42,45 +39,18 @@ class Limit(Protocol):
     def close(self) -> None: ...
 
 
-class AreaLimit:
-    """The area of interest: pixels whose centre lies outside do not count."""
-
-    files: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    def __init__(self, lines: Scanlines, bounds: Window) -> None:
-        self._lines, self.bounds = lines, bounds
-
-    def invalid(self, window: Window) -> Invalid | None:
-        covered = self._lines.covered(window)
-        return None if covered.all() else ~covered
-
-    def memory(self, shape: tuple[int, ...]) -> int:
-        """Nothing is decoded."""
-        del shape
-        return 0
-
-    def close(self) -> None: ...
-
-
 def restricted(source: Source, case: Case, contract: Contract, overrides: Overrides) -> Source:
-    """The source, of which only the pixels that the user asks for count.
+    """The source, of which only the pixels that its mask marks are valid, and which is sampled in the area of interest.
 
     Raises:
         OutsideError: no pixel lies in the area of interest.
-        SourceError: the case has no place on the Earth, or no mask.
+        SourceError: with an area, the case has no place on the Earth; or it has no mask.
     """
-    limits: list[Limit] = []
-    if overrides.aoi is not None:
-        limits.append(_area_limit(source, case, overrides.aoi))
-    try:
-        if overrides.validity is not None:
-            limits.append(_mask_limit(source, case, overrides.validity, remote=overrides.remote))
-        return Restricted(source, limits, contract.channel_count) if limits else source
-    except BaseException:
-        for limit in limits:
-            limit.close()
-        raise
+    bounds = None if overrides.aoi is None else bounds_of(overrides.aoi, source.grid, case)
+    limits = []
+    if overrides.validity is not None:
+        limits.append(_mask_limit(source, case, overrides.validity, remote=overrides.remote))
+    return Restricted(source, limits, contract.channel_count, bounds) if limits or bounds else source
 
 
 def _mask_limit(source: Source, case: Case, mask: ValidityMask, *, remote: bool) -> Limit:
@@ -91,48 +61,19 @@ def _mask_limit(source: Source, case: Case, mask: ValidityMask, *, remote: bool)
     return MaskLimit(mask_of(case, mask), source.grid, mask.conditions, remote=remote)
 
 
-def _area_limit(source: Source, case: Case, area: Area) -> AreaLimit:
-    lines = lines_of(area, source.grid, case)
-    if (bounds := lines.bounds) is None:
-        raise OutsideError(f"{case.path} has no pixel inside {area.path}")
-    return AreaLimit(lines, bounds)
-
-
-def lines_of(area: Area, grid: Grid, case: Case) -> Scanlines:
-    """The pixels of a case inside an area.
-
-    Raises:
-        SourceError: the case has no place on the Earth, or its projection cannot represent the area there.
-    """
-    found = inside(area, _ground_of(grid, case), grid.shape)
-    if found.lost:
-        raise SourceError(
-            f"{case.path}: the polygons of {area.path} must exist in the CRS of the case, {grid}, and "
-            f"{found.lost} do not: cut them to the scene"
-        )
-    return found.lines
-
-
-def _ground_of(grid: Grid, case: Case) -> Ground:
-    reason = "volumes have none"
-    if isinstance(grid, RasterGrid):
-        place = place_of(grid)
-        if place.ground is not None:
-            return place.ground
-        reason = place.reason
-    raise SourceError(f"{case.path}: --aoi needs cases with a place on the Earth, and {reason}: run it without --aoi")
-
-
 class Restricted:
     """An opened case in which limits make pixels invalid; what they exclude is not decoded where a whole window is.
 
     Args:
         source: the opened case.
-        limits: at least one.
+        limits: rules that make pixels invalid; they may be none.
         channels: number of channels of ``source``.
+        area: the window in which samples are taken; None: anywhere.
     """
 
-    def __init__(self, source: Source, limits: Sequence[Limit], channels: int) -> None:
+    def __init__(self, source: Source, limits: Sequence[Limit], channels: int, area: Window | None = None) -> None:
+        whole = Window((0,) * len(source.grid.shape), source.grid.shape)
+        self._sampled = (whole if area is None else area, *(limit.bounds for limit in limits))
         self._source, self._limits, self._channels = source, limits, channels
         self._held: tuple[Window, Invalid | None] | None = None
         self.grid = source.grid
@@ -187,9 +128,9 @@ class Restricted:
         return held[1]
 
     def near(self, place: tuple[float, ...], most: int) -> Window:
-        """As ``Source.near``, for a place given as a share of what the limits leave: samples would miss a small area."""
-        start = tuple(max(axis) for axis in zip(*(limit.bounds.start for limit in self._limits), strict=True))
-        stop = tuple(min(axis) for axis in zip(*(limit.bounds.stop for limit in self._limits), strict=True))
+        """As ``Source.near``, for a place as a share of what area and limits leave: samples would miss a small one."""
+        start = tuple(max(axis) for axis in zip(*(one.start for one in self._sampled), strict=True))
+        stop = tuple(min(axis) for axis in zip(*(one.stop for one in self._sampled), strict=True))
         axes = zip(place, start, stop, self.grid.shape, strict=True)
         return self._source.near(tuple((a + share * max(0, b - a)) / size for share, a, b, size in axes), most)
 

@@ -16,13 +16,14 @@ from segpipe.formats.neighbouring import Neighbouring
 from segpipe.formats.nnunet_case import NnunetCase, grids_of
 from segpipe.formats.registry import FORMATS, open_case
 from segpipe.formats.resampled import Resampled
+from segpipe.formats.scope import Scope, scope_of
 from segpipe.formats.source import Scene, Source
 from segpipe.formats.unusual import Finding
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.nnunet_grids import NnunetGrids
 from segpipe.geometry.regridding import Regridding
 from segpipe.geometry.weighting import Weights
-from segpipe.geometry.windows import Cover, Part
+from segpipe.geometry.windows import Cover, Part, reflected
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import AS_STORED, Overrides
 from segpipe.pipeline.memory import refuse_fine_case, refuse_large_case
@@ -64,6 +65,8 @@ class Sheet:
     """``Source.origin``, for the sinks of its masks."""
     regridding: Regridding | None = None
     """The case's own grid and the network's; None if they are the same. ``cover`` refers to the network's grid."""
+    scope: Scope | None = None
+    """The pixels that get labels; None: all."""
     unpacked: int = 0
     """Bytes that a process takes in TMPDIR while it reads the case."""
     abandoned: threading.Event = field(default_factory=threading.Event)
@@ -81,6 +84,17 @@ class Sheet:
     @cached_property
     def weights(self) -> Weights:
         return Weights.over(self.cover)
+
+    def leaves_out(self, index: tuple[int, ...]) -> bool:
+        """Whether no pixel that a window scores gets a label.
+
+        For a case that is resampled, the own pixels that the window's pixels are computed from are those whose scores follow
+        from it, since both ways interpolate over the same distance.
+        """
+        if self.scope is None:
+            return False
+        window = reflected(self.cover.window(index), self.cover.shape)[0]
+        return self.scope.excludes(window if self.regridding is None else self.regridding.needed(window))
 
 
 def open_source(case: Case, contract: Contract, overrides: Overrides = AS_STORED) -> Source:
@@ -124,6 +138,7 @@ def open_sheet(
         part = part or cover.whole
         stack = with_neighbours(source, model.contract)
         seen = stack if regridding is None or model.like else Resampled(stack, regridding)
+        scope = scope_of(overrides.aoi, source.grid, case)
         block_bytes = 0 if model.like else seen.memory(row_of(cover, cover.touching(part)))
         notes += FORMATS[case.format].cache().notes(block_bytes)
     except BaseException:
@@ -132,7 +147,7 @@ def open_sheet(
     raw = not model.on_host
     found, asked = (files, tuple(notes), cover, opened, part, block_bytes, raw), tuple(asked_names(source.files))
     sheet = Sheet(source.grid, *found, place=place, scene=source.scene, origin=source.origin, asked=asked)
-    return source, replace(sheet, regridding=regridding, unpacked=source.unpacked)
+    return source, replace(sheet, regridding=regridding, scope=scope, unpacked=source.unpacked)
 
 
 def sheet_in_memory(case: Case, source: Source, model: ModelSpec) -> Sheet:

@@ -120,7 +120,7 @@ class Decoded:
     sheet: Sheet
     windows: Sequence[tuple[int, ...]]
     begun: Callable[[], Stretch] | None
-    """Finishes reading the windows; None if they are known to have no valid pixel."""
+    """Finishes reading the windows; None if they are known to have no valid pixel, or none that gets a label."""
     scaling: Scaling
     look: Look | None = None
 
@@ -187,7 +187,7 @@ def _decoded(case: Case, source: Source, sheet: Sheet, reading: Reading) -> Iter
     for windows in stretches(sheet.windows, *_at_once(case, source, sheet, reading.model.contract)):
         if sheet.abandoned.is_set():
             return
-        if are_empty(seen, sheet.cover, windows):
+        if all(sheet.leaves_out(index) or are_empty(seen, sheet.cover, [index]) for index in windows):
             yield Decoded(case, sheet, windows, None, scaling)
             continue
         with span("read", case.name, windows[0]):

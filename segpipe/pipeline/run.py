@@ -7,6 +7,7 @@ from operator import attrgetter
 
 from segpipe.formats.cases import Case
 from segpipe.pipeline.blend import blend
+from segpipe.pipeline.confined import confined
 from segpipe.pipeline.decide import Boxes, Decision, beside_writer, decide
 from segpipe.pipeline.infer import Model, infer
 from segpipe.pipeline.read import Reading, read
@@ -35,5 +36,6 @@ def segmented(  # noqa: PLR0913 - two of them say what boxes include
             arrays = model.arrays  # these change if the device's memory is too small for a batch
             decision = Decision(model.spec.contract, model.spec.blend_on, arrays)
             blended = blend(own, arrays, Votes(decision) if audit else None)
-            boxes = decide(regrid(blended, arrays, nearest=decision.contract.gives_labels), decision, confidence=confidence)
+            own_grid = regrid(blended, arrays, nearest=decision.contract.gives_labels)
+            boxes = decide(confined(own_grid, arrays), decision, confidence=confidence)
             yield case, beside_writer(boxes, arrays)

@@ -104,6 +104,9 @@ def _cut(decoded: Decoded) -> Iterator[Tile]:
         if decoded.look is not None:
             sheet = decoded.look(stretch)
     for index in decoded.windows:
+        if sheet.leaves_out(index):
+            yield Tile(case, sheet, index, None, stretch.own_invalid)
+            continue
         with span("read", case.name, index):
             patch = patch_of(stretch, sheet.cover, index, decoded.scaling, raw=sheet.raw)
         yield Tile(case, sheet, index, patch, stretch.own_invalid)

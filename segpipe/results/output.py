@@ -17,8 +17,8 @@ from segpipe.errors import DamagedPartError, SourceError
 from segpipe.formats.cases import Case
 from segpipe.formats.identity import Beside, hidden, hidden_path, identities
 from segpipe.formats.registry import CONFIDENCE, FORMATS
-from segpipe.formats.restricted import lines_of
 from segpipe.formats.scene import brief
+from segpipe.formats.scope import lines_of
 from segpipe.formats.sink import Sink, Target
 from segpipe.formats.source import Scene
 from segpipe.formats.style import Color, Segment, Style, palette, parse_color

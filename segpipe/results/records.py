@@ -121,7 +121,8 @@ class Run:
         if (validity := self.settings.overrides.validity) is not None:
             later |= {"validity": str(validity)}
         if self.aoi is not None:
-            later |= {"aoi": self.aoi.digest}
+            # masks of versions in which the network did not see what lies outside have other labels
+            later |= {"aoi": self.aoi.digest, "aoi_sees_outside": True}
         return {
             "tile": list(tiling.input),
             "overlap": list(tiling.overlap),

@@ -12,7 +12,7 @@ import rasterio
 import shapely
 from affine import Affine
 from command import invoke
-from networks import local
+from networks import local, pooling, unpadded
 from rasterio.features import rasterize
 from scenes import assert_same
 
@@ -38,11 +38,9 @@ SHAPES = [
 """Two that overlap in scene ``a``, and one in ``a`` and in ``b``; none in ``far``."""
 
 
-def write_scene(path: Path, transform: Affine, seed: int, *, outside: Any = None) -> None:
+def write_scene(path: Path, transform: Affine, seed: int) -> None:
     pixels = np.random.default_rng(seed).integers(1, 256, (3, *SHAPE), dtype=np.uint8)
     pixels[:, 100:110, 60:120] = 0
-    if outside is not None:
-        pixels[:, outside] = 0
     path.parent.mkdir(parents=True, exist_ok=True)
     place = {"crs": "EPSG:32633", "transform": transform, "nodata": 0, "tiled": True, "blockxsize": 64, "blockysize": 64}
     with rasterio.open(path, "w", driver="GTiff", count=3, height=SHAPE[0], width=SHAPE[1], dtype="uint8", **place) as scene:
@@ -83,16 +81,29 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def test_masks_are_those_of_scenes_whose_outside_is_nodata(folder: Path) -> None:
-    for seed, (name, transform) in enumerate(PLACES.items()):
-        write_scene(folder / "cut" / f"{name}.tif", transform, seed, outside=~inside(transform))
-    run(folder, "--aoi", "aoi.gpkg")
-    run(folder, inputs="cut", out="wanted")
-    for name in ("a", "sub/b"):
-        found = labels(folder / "out" / f"{name}.tif")
-        assert np.array_equal(found, labels(folder / "wanted" / f"{name}.tif"))
-        assert (found[~inside(PLACES[name])] == 255).all()
-        assert (found != 255).any()
+MODELS: dict[str, Any] = {
+    "overlap": lambda path: local(path, tile=[64, 64], overlap=16),
+    "no overlap": lambda path: pooling(path, tile=[64, 64], overlap=0),
+    "margin": lambda path: unpadded(path, 84),
+    "statistics of a case": lambda path: local(path, tile=[64, 64], overlap=16, normalize="zscore"),
+    "coarser pixels": lambda path: local(path, tile=[64, 64], overlap=16, spacing=[16.0, 16.0]),
+    "finer pixels": lambda path: local(path, tile=[64, 64], overlap=16, spacing=[7.0, 7.0]),
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_labels_inside_are_those_of_a_run_without_an_area(folder: Path, kind: str) -> None:
+    """The network sees what lies outside; only what gets a label is cut."""
+    MODELS[kind](folder / "m.onnx")
+    resample = ["--resample"] if "pixels" in kind else []
+    run(folder, "--confidence", *resample, out="whole")
+    run(folder, "--confidence", "--aoi", "aoi.gpkg", *resample)
+    run(folder, "--confidence", "--aoi", "aoi.gpkg", "--parts", 3, *resample, out="parts")
+    for name in ("a", "a.confidence", "sub/b"):
+        found, within = labels(folder / "out" / f"{name}.tif"), inside(PLACES[name.partition(".")[0]])
+        assert np.array_equal(found, np.where(within, labels(folder / "whole" / f"{name}.tif"), 255))
+        assert "confidence" not in name or len(np.unique(found)) > 9
+        assert (folder / "parts" / f"{name}.tif").read_bytes() == (folder / "out" / f"{name}.tif").read_bytes()
 
 
 def test_areas_count_what_lies_inside(folder: Path) -> None:
@@ -186,17 +197,6 @@ def test_an_area_in_another_crs(folder: Path, crs: str) -> None:
     nodata = np.zeros(SHAPE, bool)
     nodata[100:110, 60:120] = True
     assert (found != (inside(UTM) & ~nodata)).sum() <= 2  # on edges
-
-
-def test_an_area_over_images_of_another_pixel_size(folder: Path) -> None:
-    local(folder / "m.onnx", tile=[64, 64], overlap=16, spacing=[16.0, 16.0])
-    for seed, (name, transform) in enumerate(PLACES.items()):
-        write_scene(folder / "cut" / f"{name}.tif", transform, seed, outside=~inside(transform))
-    run(folder, "--aoi", "aoi.gpkg", "--resample")
-    run(folder, "--resample", inputs="cut", out="wanted")
-    assert np.array_equal(labels(folder / "out" / "a.tif"), labels(folder / "wanted" / "a.tif"))
-    run(folder, "--aoi", "aoi.gpkg", "--resample", "--parts", 3, out="parts")
-    assert (folder / "parts" / "a.tif").read_bytes() == (folder / "out" / "a.tif").read_bytes()
 
 
 def test_settings_of_the_area_are_checked(folder: Path) -> None:

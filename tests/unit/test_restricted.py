@@ -1,4 +1,4 @@
-"""A source of which only some pixels count: nothing else is decoded, and windows agree with the whole array."""
+"""A source of which only some pixels are valid: nothing else is decoded, and windows agree with the whole array."""
 
 from dataclasses import dataclass, field
 
@@ -10,14 +10,14 @@ from rasterio.crs import CRS
 
 from segpipe.errors import OutsideError, SourceError
 from segpipe.formats.case import Case
-from segpipe.formats.restricted import AreaLimit, Restricted, restricted
+from segpipe.formats.restricted import Restricted, restricted
+from segpipe.formats.scope import scope_of
 from segpipe.geometry.raster_grid import RasterGrid
-from segpipe.geometry.scanlines import Scanlines
 from segpipe.geometry.voxel_grid import VoxelGrid
 from segpipe.geometry.windows import Window
 from segpipe.inspect.under import any_contract
 from segpipe.overrides import Overrides
-from segpipe.vectors.area import Area, Polygons, edges_of, remember
+from segpipe.vectors.area import Area, Polygons, remember
 
 SHAPE = (60, 80)
 UTM = Affine(10, 0, 500_000, 0, -10, 5_400_000)
@@ -68,15 +68,32 @@ def source():
     return Recorded(rng.integers(0, 999, (3, *SHAPE), dtype=np.uint16), rng.random(SHAPE) < 0.1)
 
 
-def limited(source, *shapes):
-    lines = Scanlines(edges_of(np.array(shapes, object), SHAPE[0]), SHAPE)
-    return Restricted(source, [AreaLimit(lines, lines.bounds)], 3)
+class Box:
+    """A limit: nothing outside of rows and columns 20 to 49 is valid."""
+
+    files, notes, bounds = ("mask.tif",), (), Window((20, 20), (50, 50))
+
+    def invalid(self, window):
+        outside = np.ones(SHAPE, bool)
+        outside[20:50, 20:50] = False
+        found = outside[tuple(map(slice, window.start, window.stop))]
+        return found if found.any() else None
+
+    def memory(self, shape):
+        return 5
+
+    def close(self):
+        pass
 
 
-def test_windows_are_those_of_the_whole_array(source):
+@pytest.fixture
+def found(source):
+    return Restricted(source, [Box()], 3)
+
+
+def test_windows_are_those_of_the_whole_array(source, found):
     outside = np.ones(SHAPE, bool)
     outside[20:50, 20:50] = False
-    found = limited(source, BOX)
     for window in (Window((0, 0), SHAPE), Window((15, 10), (31, 47)), Window((49, 49), (60, 80))):
         part = tuple(map(slice, window.start, window.stop))
         pixels, invalid = found.read(window)
@@ -85,8 +102,7 @@ def test_windows_are_those_of_the_whole_array(source):
         assert np.array_equal(pixels[:, ~wanted], source.array[(slice(None), *part)][:, ~wanted])
 
 
-def test_what_lies_outside_is_not_decoded(source):
-    found = limited(source, BOX)
+def test_what_lies_outside_is_not_decoded(source, found):
     for window in (Window((0, 0), (20, 80)), Window((0, 50), (60, 80)), Window((50, 0), (60, 9))):
         assert found.empty(window)
         pixels, invalid = found.read(window)
@@ -97,16 +113,14 @@ def test_what_lies_outside_is_not_decoded(source):
     assert not found.empty(Window((49, 49), (60, 80)))
 
 
-def test_what_lies_inside_is_as_the_source_has_it(source):
-    found = limited(source, BOX)
+def test_what_lies_inside_is_as_the_source_has_it(source, found):
     window = Window((25, 25), (30, 30))
     source.bad[:] = False
     assert found.read(window)[1] is None
     assert not found.empty(window)
 
 
-def test_samples_are_taken_where_pixels_count(source):
-    found = limited(source, BOX)
+def test_samples_are_taken_where_pixels_count(source, found):
     for share in (0.0, 0.5, 0.999):
         found.near((share, share), 8)
         row, col = (place * size for place, size in zip(source.place, SHAPE, strict=True))
@@ -114,10 +128,9 @@ def test_samples_are_taken_where_pixels_count(source):
         assert 20 <= col < 50
 
 
-def test_the_rest_is_the_sources(source):
-    found = limited(source, BOX)
-    assert found.files == ("a.tif",)
-    assert found.memory((8, 8)) == 7
+def test_the_rest_is_the_sources(source, found):
+    assert found.files == ("a.tif", "mask.tif")
+    assert found.memory((8, 8)) == 12
     assert found.tags() is None
     found.close()
     assert source.closed
@@ -135,9 +148,23 @@ def opened(source, area):
     return restricted(source, Case("a", "in/a.tif"), any_contract(3), Overrides(aoi=area))
 
 
-def test_an_area_is_placed_on_the_grid_of_a_case(source, area):
-    _, invalid = opened(source, area).read(Window((0, 0), SHAPE))
-    assert np.array_equal(~invalid, ~source.bad & np.pad(np.ones((30, 30), bool), ((20, 10), (20, 30))))
+def test_an_area_makes_no_pixel_invalid_and_is_where_samples_are_taken(source, area):
+    found = opened(source, area)
+    _, invalid = found.read(Window((0, 0), SHAPE))
+    assert np.array_equal(invalid, source.bad)
+    assert not found.empty(Window((0, 0), (9, 9)))
+    found.near((0.5, 0.0), 8)
+    assert source.place == pytest.approx((35 / 60, 20 / 80))
+
+
+def test_a_scope_is_placed_on_the_grid_of_a_case(source, area):
+    scope = scope_of(area, source.grid, Case("a", "in/a.tif"))
+    wanted = np.pad(np.ones((30, 30), bool), ((20, 10), (20, 30)))
+    assert np.array_equal(scope.excluded(Window((0, 0), SHAPE)), ~wanted)
+    assert scope.excluded(Window((25, 25), (30, 30))) is None
+    assert scope.excludes(Window((0, 0), (20, 80)))
+    assert not scope.excludes(Window((0, 0), (21, 21)))
+    assert scope_of(None, source.grid, Case("a", "in/a.tif")) is None
 
 
 def test_a_case_without_a_pixel_inside_is_outside(source, area):

@@ -1,0 +1,24 @@
+"""Leave finished boxes without labels outside the area of interest; the scores inside are those of a run without one."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from segpipe.formats.source import Invalid
+from segpipe.network.arrays import HOST, Arrays
+from segpipe.pipeline.blend import Finished
+
+
+def confined(boxes: Iterable[Finished], arrays: Arrays = HOST) -> Iterator[Finished]:
+    """Yield boxes of the case's own grid, in which pixels outside the scope of the case are invalid."""
+    for box in boxes:
+        scope = box.sheet.scope
+        yield box if scope is None or box.sums is None else _without(box, scope.excluded(box.window), arrays)
+
+
+def _without(box: Finished, excluded: Invalid | None, arrays: Arrays) -> Finished:
+    if excluded is None:
+        return box
+    if excluded.all():
+        return replace(box, sums=None, invalid=None, differ=None)
+    mask = arrays.put(excluded)
+    return replace(box, invalid=mask if box.invalid is None else box.invalid | mask)

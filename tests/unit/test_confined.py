@@ -1,0 +1,52 @@
+"""Finished boxes and the area of interest: what lies outside becomes invalid, and what lies inside stays as it is."""
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from segpipe.geometry.windows import Window
+from segpipe.pipeline.blend import Finished
+from segpipe.pipeline.confined import confined
+
+BOX = Window((2, 3), (6, 8))
+
+
+@dataclass
+class Scope:
+    mask: object
+
+    def excluded(self, window):
+        assert window == BOX
+        return self.mask
+
+
+def left(invalid, mask, scope=True):
+    sums = np.random.default_rng(0).random((3, *BOX.shape), np.float32)
+    sheet = SimpleNamespace(scope=Scope(mask) if scope else None)
+    (found,) = confined([Finished(sheet, BOX, sums, invalid, inferred=2, differ=sums[0] > 0.5)])
+    assert (found.window, found.inferred) == (BOX, 2)
+    assert found.sums is None or np.array_equal(found.sums, sums)
+    return found
+
+
+OUTSIDE = np.random.default_rng(1).random(BOX.shape) < 0.5
+CLOUDS = np.random.default_rng(2).random(BOX.shape) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("invalid", "mask", "wanted"),
+    [(None, None, None), (CLOUDS, None, CLOUDS), (None, OUTSIDE, OUTSIDE), (CLOUDS, OUTSIDE, CLOUDS | OUTSIDE)],
+)
+def test_pixels_outside_are_invalid_beside_those_that_are_so_anyway(invalid, mask, wanted):
+    np.testing.assert_equal(left(invalid, mask).invalid, wanted)
+
+
+def test_a_box_outside_has_no_scores():
+    found = left(CLOUDS, np.ones(BOX.shape, bool))
+    assert (found.sums, found.invalid, found.differ) == (None, None, None)
+
+
+def test_without_an_area_boxes_stay_as_they_are():
+    np.testing.assert_equal(left(CLOUDS, None, scope=False).invalid, CLOUDS)

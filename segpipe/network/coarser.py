@@ -1,7 +1,7 @@
 """Outputs on a grid that is coarser than the tile: where their pixels lie on it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,22 +53,35 @@ def align_corners_stride(tile: Sequence[int], sizes: Sequence[int | None]) -> in
 
 
 def stride_between(tile: Sequence[int], sizes: Sequence[int]) -> int | None:
-    """The stride of a network that makes these sizes of a tile: ``n / s``, rounded up at each of its layers.
+    """The stride of a network that makes these sizes of a tile: ``n / s``, rounded up or down alike along all axes.
 
-    None if there is none. Padded convolutions and pools of stride 2 halve a size and round up, so that the result is
-    ``n / s`` rounded up; all axes have one stride.
+    None if there is none. Padded convolutions of stride 2 halve a size and round up, pools and patches round down; the
+    result of several such layers is ``n / s`` rounded up, or down. All axes have one stride.
 
     >>> stride_between((512, 512), (128, 128)), stride_between((513, 513), (129, 129)), stride_between((300, 300), (38, 38))
     (4, 4, 8)
+    >>> stride_between((513, 513), (128, 128)), stride_between((300, 300), (37, 37))
+    (4, 8)
     >>> stride_between((64, 64), (60, 60)) is None
     True
     """
-    strides = [_strides(t, s) for t, s in zip(tile, sizes, strict=True)]
+    return _stride(tile, sizes, _rounded_up) or _stride(tile, sizes, _rounded_down)
+
+
+def _stride(tile: Sequence[int], sizes: Sequence[int], rounded: Callable[[int, int], int]) -> int | None:
+    strides = [{s for s in _near(t, size) if rounded(t, s) == size} for t, size in zip(tile, sizes, strict=True)]
     common = set.intersection(*strides) if strides else set()
     exact = [s for s in common if all(t % s == 0 for t in tile)]
     return min(exact or common, default=None)
 
 
-def _strides(tile: int, size: int) -> set[int]:
-    near = range(max(1, math.floor(tile / size) - 1), math.ceil(tile / max(1, size - 1)) + 2) if size else ()
-    return {s for s in near if -(-tile // s) == size}
+def _near(tile: int, size: int) -> Sequence[int]:
+    return range(max(1, math.floor(tile / size) - 1), math.ceil(tile / max(1, size - 1)) + 2) if size else ()
+
+
+def _rounded_up(tile: int, stride: int) -> int:
+    return -(-tile // stride)
+
+
+def _rounded_down(tile: int, stride: int) -> int:
+    return tile // stride

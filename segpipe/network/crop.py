@@ -1,13 +1,26 @@
 """Check that an output smaller than its input shows what the contract says: the whole tile, or its middle (a crop)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from segpipe.errors import ModelError
 from segpipe.network.activation import Raw, by_class
+from segpipe.network.coarser import stride_between
 from segpipe.network.noise import loud_tiles, noise_tiles
 from segpipe.network.shapes import by, margin_by_size
 from segpipe.network.spec import ModelSpec
-from segpipe.network.view import Probe, Scores, Tiles, check_centred, view_of
+from segpipe.network.view import (
+    Probe,
+    Scores,
+    Tiles,
+    View,
+    check_centred,
+    coarse_margin,
+    is_clearly,
+    stride_of_middle,
+    view_of,
+)
 
 
 def probe_of(spec: ModelSpec, raw: Raw) -> Probe:
@@ -26,8 +39,10 @@ def check_view(spec: ModelSpec, raw: Raw) -> None:
     Raises:
         ModelError: it does not; the message says what to set.
     """
-    probe = probe_of(spec, raw)
-    view, margin = view_of(probe), spec.tiling.margin
+    probe, margin, scored = probe_of(spec, raw), spec.tiling.margin, spec.tiling.tile
+    taken = [t / s for t, s in zip(scored, probe.sizes, strict=True)] if any(margin) else probe.factors
+    _check_stride(spec, probe, taken)
+    view = _view(probe, taken) if any(margin) and probe.sizes != scored else view_of(probe)
     if any(margin) and view != "whole":
         check_centred(probe, str(spec.path))
     elif any(margin):
@@ -41,6 +56,23 @@ def check_view(spec: ModelSpec, raw: Raw) -> None:
             f"{spec.path}: without margin in the contract, the output must show the whole tile, and it is the middle of it: "
             f"a change of the tile of {by(probe.tile)} shows unscaled in the output of {by(probe.sizes)}: {_mend(probe)}"
         )
+
+
+def _check_stride(spec: ModelSpec, probe: Probe, taken: Sequence[float]) -> None:
+    """Refuse an output that is the middle of the tile on a coarser grid than it would be taken for."""
+    stride = stride_of_middle(probe, taken)
+    if stride is not None:
+        margin = coarse_margin(probe.tile, probe.sizes, stride)
+        raise ModelError(
+            f"{spec.path}: the output must lie where the contract says, and its {by(probe.sizes)} pixels are the middle of "
+            f"the tile of {by(probe.tile)} on a grid of stride {stride}: set margin = {list(margin or ())} in the contract"
+        )
+
+
+def _view(probe: Probe, taken: Sequence[float]) -> View | None:
+    """As ``view_of``, for an output that is taken as the middle on a coarser grid."""
+    stride = stride_between(probe.tile, probe.sizes)
+    return "whole" if stride is not None and is_clearly(probe, stride, taken) else None
 
 
 def _mend(probe: Probe) -> str:

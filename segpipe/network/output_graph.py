@@ -57,22 +57,35 @@ def _steps(spec: ModelSpec, shape: tuple[int, ...]) -> Steps:
         flat=flat,
         channels_last=contract.scores_layout.channels_last and not flat,
         cut=_cut(spatial, spec),
-        placed=None if spatial == spec.tiling.tile or any(spec.tiling.margin) else _placed(spec, spatial),
+        placed=None if _is_fine(spatial, spec) else _placed(spec, spatial),
         nearest=contract.gives_labels,
         activation=contract.activation if spec.blend_on == "probabilities" else "none",  # type: ignore[arg-type]
     )
 
 
+def _is_fine(spatial: tuple[int, ...], spec: ModelSpec) -> bool:
+    """Whether an output has a pixel for each pixel that it scores, or for each of the tile with the margin."""
+    return spatial in (spec.tiling.tile, spec.tiling.input)
+
+
 def _cut(spatial: tuple[int, ...], spec: ModelSpec) -> tuple[int, ...]:
     """What is cut from each side of an output: nothing, or the margin from one that has the size of the whole tile."""
     tiling = spec.tiling
-    if spatial == tiling.tile:
-        return (0,) * len(spatial)
     if not any(tiling.margin) or spatial == tiling.input:
         return tiling.margin
+    if spatial == tiling.tile or _whole_stride(tiling.tile, spatial):
+        return (0,) * len(spatial)
     raise ModelError(
         f"{spec.path}: the output must be the tile without its margin, {by(tiling.input)} - 2 * {by(tiling.margin)} = "
-        f"{by(tiling.tile)}, or the whole tile, got {by(spatial)}: {_right_margin(spatial, spec)}"
+        f"{by(tiling.tile)}, or one pixel per stride of it, or the whole tile, got {by(spatial)}: "
+        f"{_right_margin(spatial, spec)}"
+    )
+
+
+def _whole_stride(tile: Sequence[int], sizes: Sequence[int]) -> bool:
+    """Whether one whole number of pixels of the tile, alike along all axes, makes a pixel of the output."""
+    return len({t / s for t, s in zip(tile, sizes, strict=True) if s}) == 1 and not any(
+        t % s if s else 1 for t, s in zip(tile, sizes, strict=True)
     )
 
 
@@ -91,8 +104,8 @@ def _placed(spec: ModelSpec, sizes: tuple[int, ...]) -> Placed:
     placed = placed_on(tile, sizes, spec.contract.upsampling)
     if placed is None:
         raise ModelError(
-            f"{spec.path}: the output must have the input's size, or one pixel per stride, rounded up, got {by(sizes)} for "
-            f"a tile of {by(tile)}: {_mend(tile, sizes)}"
+            f"{spec.path}: the output must have the input's size, or one pixel per stride, rounded up or down, got "
+            f"{by(sizes)} for a tile of {by(tile)}: {_mend(tile, sizes)}"
         )
     return placed
 

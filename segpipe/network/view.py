@@ -31,6 +31,9 @@ CLEARLY = 2.0
 FELT = 1e-4
 """Largest change of a score, relative to the spread of the scores, from which a change of the tile counts as seen."""
 
+STRIDES = (2, 3, 4, 8, 16, 32)
+"""Strides of a coarser grid over the middle of a tile that are tried."""
+
 LEAST_SKEW = 2
 """Rows that a network must leave out at one end before its middle lies a whole pixel beside that of the tile."""
 
@@ -85,6 +88,8 @@ def measured_margin(probe: Probe, name: str) -> tuple[int, ...] | None:
     Raises:
         ModelError: the output is not the middle of the tile, or nothing says what it is.
     """
+    if (stride := stride_of_middle(probe, probe.factors)) is not None:
+        return coarse_margin(probe.tile, probe.sizes, stride)
     view, margin = view_of(probe), margin_by_size(probe.tile, probe.sizes)
     grid = stride_between(probe.tile, probe.sizes) is not None
     if grid and view != "middle":
@@ -106,6 +111,44 @@ def measured_margin(probe: Probe, name: str) -> tuple[int, ...] | None:
         )
     check_centred(probe, name)
     return margin
+
+
+def coarse_margin(tile: Sequence[int], sizes: Sequence[int], stride: int) -> tuple[int, ...] | None:
+    """The margin of an output that is the middle of the tile on a grid of some stride; None if it cannot be.
+
+    >>> coarse_margin((572, 572), (97, 97), 4), coarse_margin((64,), (33,), 2)
+    ((92, 92), None)
+    """
+    return margin_by_size(tile, [stride * size for size in sizes])
+
+
+def stride_of_middle(probe: Probe, taken: Sequence[float]) -> int | None:
+    """The stride of an output that is the middle of the tile on a coarser grid; None if noise does not clearly show one.
+
+    Args:
+        probe: the network.
+        taken: pixels of the tile per pixel of the output along each axis, as it would be taken otherwise.
+    """
+    likely = [stride for stride in (1, *STRIDES) if any(coarse_margin(probe.tile, probe.sizes, stride) or ())]
+    return next((stride for stride in likely if stride > 1 and _is_best(probe, stride, taken, likely)), None)
+
+
+def _is_best(probe: Probe, stride: int, taken: Sequence[float], likely: Sequence[int]) -> bool:
+    """Whether noise shows a stride rather than what the output is taken for, and rather than any other likely one."""
+    others = ([float(other)] * len(taken) for other in likely if other != stride)
+    return is_clearly(probe, stride, taken) and all(is_clearly(probe, stride, other) for other in others)
+
+
+def is_clearly(probe: Probe, stride: int, taken: Sequence[float]) -> bool:
+    """Whether scores move by a pixel per ``stride`` pixels of the tile, and not as they are taken."""
+    least = min(probe.sizes) // 2
+    steps = max(1, int(least * min(1.0, min(taken) / stride)))
+    others = [round(steps * stride / factor) for factor in taken]
+    if not 0 < max(steps, *others) <= least or others == [steps] * len(others):
+        return False
+    moved = probe.score(np.roll(probe.calm, (steps * stride,) * len(others), tuple(range(2, probe.calm.ndim))))
+    own, other = (_unlike(probe.scores, moved, by_pixels, least // 4) for by_pixels in ([steps] * len(others), others))
+    return CLEARLY * own < other
 
 
 def view_of(probe: Probe) -> View | None:

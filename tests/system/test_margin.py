@@ -195,7 +195,7 @@ def test_the_middle_is_taken_from_scores_of_the_whole_tile(raster, run_serial, t
     ("keys", "flags", "error", "message"),
     [
         ({"margin": 16}, {}, ModelError, "84 x 84 - 2 * 16 x 16 = 52 x 52, .*got 44 x 44: set margin = [20, 20]"),
-        ({"margin": None}, {}, ModelError, "one pixel per stride, rounded up, got 44 x 44 .* set margin = [20, 20]"),
+        ({"margin": None}, {}, ModelError, "one pixel per stride, rounded up or down, got 44 x 44 .* set margin = [20, 20]"),
         ({"margin": 42}, {}, ContractError, "twice the margin, got tile [84, 84] and margin [42, 42]"),
         ({"margin": [20, 20, 20]}, {}, ContractError, "margin must have one number or 2, one per spatial axis"),
         ({}, {"tile": 90}, SettingsError, "got tile 90 x 90 .* tile 84 x 84 and align 4 x 4: take --tile 92,92"),
@@ -220,6 +220,50 @@ def test_a_coarser_grid_is_no_middle(raster, tmp_path):
     model = net.save(tmp_path / "m.onnx", values, classes=3, out_shape=("n", 3, "a", "b"))
     with pytest.raises(ModelError, match=r"must be the middle of the tile, and is all of it on a coarser grid"):
         tried(raster("in/a.tif", scene(9, 9)), model)
+
+
+def coarse(path, levels, margin, **changes):
+    """Valid convolutions between pools, and no upsampling: 84 pixels become 36 of stride 2, or 14 of stride 4."""
+    net = Network(3).valid(3, 8).add("Relu").valid(8, 8).add("Relu")
+    for _ in range(levels):
+        net.add("MaxPool", kernel_shape=[2, 2], strides=[2, 2]).valid(8, 8).add("Relu").valid(8, 8).add("Relu")
+    values = contract(3, 3, tile=[84, 84], overlap=[0, 0], align=2**levels, margin=margin, **changes)
+    return net.conv(8, 3, 1).save(path, values, classes=3, out_shape=("n", 3, "a", "b"))
+
+
+COARSE = {1: (6, 36), 2: (14, 14)}
+"""Margin and size of the output, by levels."""
+
+
+@pytest.mark.parametrize("levels", COARSE)
+def test_the_middle_on_a_coarser_grid_is_interpolated_to_what_it_scores(levels, raster, run_serial, tmp_path):
+    import torch
+
+    margin, size = COARSE[levels]
+    model, scored = coarse(tmp_path / "m.onnx", levels, margin), 84 - 2 * margin
+    pixels = scene(2 * scored, scored)
+    out = run_serial(raster("in/a.tif", pixels), model)
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    x = np.pad((pixels / 255).astype(np.float32), [(0, 0), (margin,) * 2, (margin,) * 2], mode="reflect")
+    windows = [session.run(None, {"image": x[None, :, top : top + 84]})[0] for top in (0, scored)]
+    assert windows[0].shape == (1, 3, size, size)
+    like = {"size": (scored, scored), "mode": "bilinear", "align_corners": False}
+    each = [torch.nn.functional.interpolate(torch.from_numpy(one), **like)[0].argmax(0).numpy() for one in windows]
+    assert (labels(out) == np.concatenate(each)).mean() >= 0.9999
+    assert len(np.unique(labels(out))) > 1
+
+
+@pytest.mark.parametrize("levels", COARSE)
+def test_following_its_messages_leads_to_the_margin_of_a_coarser_middle(levels, raster, tmp_path):
+    """From none, and from the margin that the output would have without a coarser grid."""
+    source, found = raster("in/a.tif", scene(9, 9)), None
+    for _ in range(3):
+        try:
+            tried(source, coarse(tmp_path / "m.onnx", levels, found))
+            break
+        except ModelError as error:
+            found = int(re.search(r"set margin = \[(\d+), \1\] in the contract", str(error))[1])
+    assert found == COARSE[levels][0]
 
 
 def test_a_tile_that_its_poolings_do_not_divide_is_not_centred(raster, tmp_path):

@@ -137,6 +137,14 @@ def test_attach_leaves_a_coarser_grid(tmp_path):
     assert done.contract.margin is None
 
 
+def test_attach_measures_the_margin_of_a_coarser_middle(tmp_path):
+    net = Network(3).valid(3, 8).add("Relu").valid(8, 8).add("Relu").add("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
+    net.valid(8, 8).add("Relu").valid(8, 8).add("Relu").conv(8, 3, 1)
+    model = net.save(tmp_path / "m.onnx", None, classes=3, out_shape=("n", 3, "a", "b"))
+    done = attach(model, terms(tmp_path / "c.toml", tile=84))
+    assert done.contract.margin == [6, 6]
+
+
 def test_attach_checks_a_margin_that_is_named(tmp_path):
     own = unpadded(tmp_path / "own.onnx", 84)
     with pytest.raises(SegpipeError, match=re.escape("got 44 x 44: set margin = [20, 20]")):

@@ -171,7 +171,7 @@ def forms(tmp_path, kind):
         (
             "cropped output",
             ModelError,
-            r"one pixel per stride, rounded up, got 60 x 60 for a tile of 64 x 64: .* set margin = \[2, 2\]",
+            r"one pixel per stride, rounded up or down, got 60 x 60 for a tile of 64 x 64: .* set margin = \[2, 2\]",
         ),
         ("logits of probabilities", SettingsError, "needs a model that gives logits"),
         ("wrong output name", ContractError, "no output called logits: it has scores"),

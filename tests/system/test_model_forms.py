@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import rasterio
 from model_forms import FORMS, Form, make, of_windows
-from networks import contract
+from networks import Network, contract
 
 from segpipe.errors import ContractError, SettingsError
 
@@ -126,6 +126,25 @@ def test_coarser_grids_are_brought_to_the_pixels_as_torch_does(tile, named, alig
     truth = torch.nn.functional.interpolate(torch.from_numpy(coarse), size=(tile, tile), **like)[0].argmax(0).numpy()
     assert (moved == truth).mean() >= 0.9999
     assert (moved != mask(out)).any()
+
+
+@pytest.mark.parametrize(("tile", "size"), [(65, 16), (75, 18), (67, 16)])
+def test_a_grid_that_pools_round_down_is_brought_to_the_pixels_as_torch_does(tile, size, raster, tmp_path, run_serial):
+    import torch
+
+    pixels = np.random.default_rng(3).integers(0, 256, (3, tile, tile), dtype=np.uint8)
+    net = Network(3).conv(3, 6, 3).add("Relu")
+    for _ in range(2):
+        net.add("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
+    values = contract(3, 4, tile=[tile, tile], overlap=[16, 16], align=4)
+    shape, out_shape = (1, tile, tile), (1, 4, size, size)
+    model = net.conv(6, 4, 3).save(tmp_path / "m.onnx", values, classes=4, shape=shape, out_shape=out_shape)
+    out = run_serial(raster("in/a.tif", pixels), model)
+    coarse = of_coarse(model, pixels)
+    assert coarse.shape[-1] == size
+    like = {"mode": "bilinear", "align_corners": False}
+    truth = torch.nn.functional.interpolate(torch.from_numpy(coarse), size=(tile, tile), **like)[0].argmax(0).numpy()
+    assert (mask(out) == truth).mean() >= 0.9999
 
 
 def of_coarse(model, pixels):

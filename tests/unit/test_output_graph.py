@@ -81,7 +81,7 @@ def test_scores_at_full_size_need_nothing(spec):
         ((2, 4, 64, 64), ContractError, "gives 4 scores per pixel.*needs 3"),
         ((2, 64, 64), ContractError, "gives 1 scores per pixel"),
         ((2, 3), ModelError, "must be class scores per pixel"),
-        ((2, 3, 64, 32), ModelError, "the input's size, or one pixel per stride, rounded up, got 64 x 32"),
+        ((2, 3, 64, 32), ModelError, "the input's size, or one pixel per stride, rounded up or down, got 64 x 32"),
         ((2, 3, 60, 60), ModelError, "the middle of the tile"),
     ],
 )

@@ -24,7 +24,7 @@ from gpu_networks import EXAMPLE, MODELS, ROOT, SKELETON, Setting, skeleton
 from machine import machine
 from scenes import OVERLAP, SCRATCH, scene
 
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.formats.raster.gdal import gdal_options
 from segpipe.network.device import gpu_facts
 from segpipe.network.spec import read_spec

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from scenes import CLASSES, SCRATCH, TILE
 
+from segpipe.formats.case import Case
 from segpipe.formats.case_scaling import scaling_of
-from segpipe.formats.cases import Case
 from segpipe.formats.raster.gdal import gdal_options
 from segpipe.formats.raster.sink import raster_sink
 from segpipe.geometry.windows import reflected

@@ -19,7 +19,7 @@ from segpipe.accuracy.polygons import SHOWN, read_polygons
 from segpipe.accuracy.population import positions
 from segpipe.accuracy.scores import LARGE, Scores, bootstrap, scores
 from segpipe.errors import InputError, OutputError, case_errors
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.formats.registry import OpenMask, by_suffix, environment, split_suffix
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.windows import Window

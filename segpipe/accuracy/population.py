@@ -13,7 +13,7 @@ import numpy as np
 
 from segpipe.accuracy.estimators import Float, Integers
 from segpipe.errors import InputError, OutputError
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.formats.registry import FORMATS, OpenMask
 from segpipe.geometry.windows import Window
 from segpipe.jobs.status import last_run

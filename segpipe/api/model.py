@@ -12,7 +12,7 @@ from segpipe.api.arrays import NAME, checked
 from segpipe.api.labels import About, Labels
 from segpipe.contract import Contract
 from segpipe.errors import SettingsError
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.geometry.windows import Window
 from segpipe.network.spec import ModelSpec, by, read_spec
 from segpipe.pipeline.agreement import compare_engine

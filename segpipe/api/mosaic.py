@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from segpipe.api.results import open_run
 from segpipe.choices import OverlapRule
 from segpipe.errors import OutputError, SettingsError
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.formats.registry import FORMATS, RASTER, environment
 from segpipe.overlap.finished import Finished
 from segpipe.overlap.frame import Wish

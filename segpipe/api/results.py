@@ -10,7 +10,7 @@ from typing import Any, Self
 from segpipe.api.labels import About, Labels
 from segpipe.choices import RULES, OverlapRule
 from segpipe.errors import InputError, OutputError
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.formats.registry import CONFIDENCE, FORMATS, RASTER, read_mask
 from segpipe.jobs.launch import Prepared, Summary
 from segpipe.jobs.status import LastRun, last_run

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from segpipe.api.results import open_run
 from segpipe.errors import OutputError
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.process.environment import settle
 from segpipe.storage import Store
 from segpipe.storage.lock import locked

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from segpipe.contract import Contract
 from segpipe.errors import InputError
-from segpipe.formats.case import Choice
+from segpipe.formats.case import Case, Choice
 from segpipe.formats.case_scaling import scaling_of
-from segpipe.formats.cases import Case, find_cases
+from segpipe.formats.cases import find_cases
 from segpipe.formats.channels import channels_of
 from segpipe.formats.registry import environment
 from segpipe.network.scaling import of_input

@@ -3,23 +3,12 @@
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from segpipe.contract import Contract
 from segpipe.errors import SettingsError
-from segpipe.formats.case import RASTER, SCENE, BandsFrom, Case, SceneFiles
+from segpipe.formats.case import RASTER, SCENE, BandsFrom, Case, Grouped, SceneFiles
 from segpipe.formats.parts import DATE, WORD, Parts, dates_of, in_order, listed_words, parts_of_dates, parts_of_inputs
-
-
-@dataclass(frozen=True, slots=True)
-class Grouped:
-    """Cases after rasters of one band were grouped."""
-
-    cases: list[Case] = field(default_factory=list)
-    errors: dict[Case, str] = field(default_factory=dict)
-    """Errors of cases, also listed in ``cases``, that cannot be done."""
-    others: list[str] = field(default_factory=list)
-    """Files that match no band."""
 
 
 def bands_from(pattern: str | None, contract: Contract) -> BandsFrom | None:

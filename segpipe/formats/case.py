@@ -35,6 +35,14 @@ class Case:
     """Path of the mask of ``--validity``, if the search found it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A case that could not be done, with the reason."""
+
+    case: Case
+    error: str
+
+
 def without_path(text: str, case: Case) -> str:
     """A message with the name of a case in place of its path; paths below it are left."""
     return re.sub(rf"(?<![\w./-]){re.escape(case.path)}(?![\w/-]|\.\w)", lambda _: case.name, text)
@@ -64,6 +72,17 @@ class SceneFiles:
     """Name of the product."""
     channels: tuple[tuple[int, ...], ...] = ()
     """``parts``: the model's channels in each of ``files``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grouped:
+    """Cases after files were grouped."""
+
+    cases: list[Case] = field(default_factory=list)
+    errors: dict[Case, str] = field(default_factory=dict)
+    """Errors of cases, also listed in ``cases``, that cannot be done."""
+    others: list[str] = field(default_factory=list)
+    """Files that match no pattern."""
 
 
 @dataclass(frozen=True, slots=True)

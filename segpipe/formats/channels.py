@@ -3,26 +3,14 @@
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 from segpipe.contract import Contract
 from segpipe.errors import SettingsError
-from segpipe.formats.case import Case, ChannelFiles, Channels
+from segpipe.formats.case import Case, ChannelFiles, Channels, Grouped
 from segpipe.overrides import Patterns
 
 NUMBERED = re.compile(r"(.+)_(\d{4})")
 """Name of a file with one channel, as in nnU-Net: ``liver_003_0001`` is channel 1 of the case ``liver_003``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Grouped:
-    """Cases after files were grouped."""
-
-    cases: list[Case] = field(default_factory=list)
-    errors: dict[Case, str] = field(default_factory=dict)
-    """Errors of cases, also listed in ``cases``, that cannot be done."""
-    others: list[str] = field(default_factory=list)
-    """Files that match no pattern."""
 
 
 def channels_of(contract: Contract, given: Patterns | None) -> Channels | None:

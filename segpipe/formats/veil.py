@@ -11,8 +11,9 @@ from traceback import format_tb
 
 from segpipe.errors import InputError, SegpipeError
 from segpipe.formats.case import Case, without_path
-from segpipe.formats.cases import LIST_SUFFIXES, fixed_root, list_entries
+from segpipe.formats.path_list import LIST_SUFFIXES, list_entries
 from segpipe.formats.registry import FORMATS, by_suffix, split_suffix
+from segpipe.formats.search import fixed_root
 from segpipe.messages.veil import Names, Veil, is_veiled, veiled, without_names
 from segpipe.settings import Settings
 

@@ -1,7 +1,7 @@
 """How a model fits a raster."""
 
 from segpipe.contract import Contract
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.formats.raster.source import RasterSource
 from segpipe.geometry.grid import METRES
 from segpipe.inspect.facts import Fit

@@ -10,7 +10,7 @@ from rasterio.enums import ColorInterp
 from rasterio.io import DatasetReader
 
 from segpipe.errors import SourceError
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.formats.raster.confine import confined
 from segpipe.formats.raster.gdal import gdal_errors, open_raster, stays_here
 from segpipe.formats.raster.kinds import explained

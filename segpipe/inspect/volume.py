@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.errors import InputError, SourceError
-from segpipe.formats.cases import Case, find_input
+from segpipe.formats.case import Case
+from segpipe.formats.cases import find_input
 from segpipe.formats.registry import FORMATS, environment, format_at, open_case
 from segpipe.formats.source import Source
 from segpipe.geometry.grid import METRES

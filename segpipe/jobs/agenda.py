@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from segpipe.errors import OutputError
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.jobs.plan import JOBS_PER_WORKER, Cut, Job, Plan, PlannedCase, cut_large, job_windows, keep_cut
 from segpipe.jobs.tasks import Damaged, JoinJob, MeasureJob, Outcome, PartJob, Result, Returned, Task
 from segpipe.results.parts import is_part_done, read_scaling

@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import replace
 
 from segpipe.errors import DamagedPartError, SegpipeError, SourceError
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.formats.registry import FORMATS
 from segpipe.formats.samples import sampled
 from segpipe.formats.source import Source

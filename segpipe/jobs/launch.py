@@ -13,8 +13,10 @@ from typing import Any
 
 from segpipe.choices import Executor
 from segpipe.errors import InputError, OutputError, SegpipeError
-from segpipe.formats.cases import Case, Failure, find_input, searched_root
+from segpipe.formats.case import Case, Failure
+from segpipe.formats.cases import find_input
 from segpipe.formats.registry import FORMATS, by_suffix, split_suffix
+from segpipe.formats.search import searched_root
 from segpipe.formats.veil import hide_case, names_of
 from segpipe.jobs.cluster import cluster_workers
 from segpipe.jobs.disk import stopped

@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
 
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 
 
 class State(IntEnum):

@@ -9,9 +9,10 @@ from typing import Any
 from segpipe.errors import SettingsError
 from segpipe.formats.banded import bands_from
 from segpipe.formats.case import Choice
-from segpipe.formats.cases import Found, find_input, fixed_root
+from segpipe.formats.cases import Found, find_input
 from segpipe.formats.channels import channels_of
 from segpipe.formats.registry import FORMATS, by_suffix, split_suffix
+from segpipe.formats.search import fixed_root
 from segpipe.messages.veil import DIGITS, code, path_code
 from segpipe.network.spec import read_spec
 from segpipe.settings import Settings, load_settings

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from segpipe.cleaning.stage import cleaning_bytes
 from segpipe.errors import OutputError, OutsideError, case_errors
-from segpipe.formats.cases import Case, Failure
+from segpipe.formats.case import Case, Failure
 from segpipe.formats.identity import identities
 from segpipe.formats.registry import FORMATS, environment
 from segpipe.geometry.division import Limits, cut, repeated

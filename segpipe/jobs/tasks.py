@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.geometry.windows import Part
 from segpipe.jobs.plan import Job, PlannedCase
 

@@ -15,8 +15,8 @@ from functools import partial
 from uuid import uuid4
 
 from segpipe.errors import DeviceMemoryError, OutputError, OutsideError, SegpipeError, SourceError, case_errors, foreseen
+from segpipe.formats.case import Case
 from segpipe.formats.case_scaling import scaling_of
-from segpipe.formats.cases import Case
 from segpipe.formats.identity import Beside
 from segpipe.formats.registry import environment, release
 from segpipe.jobs.join import DamagedPartsError, case_output, join

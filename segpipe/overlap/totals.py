@@ -7,7 +7,7 @@ import numpy as np
 
 from segpipe.choices import OverlapRule
 from segpipe.errors import OutputError
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.geometry.extents import extent, meeting
 from segpipe.geometry.grid import Float
 from segpipe.geometry.raster_grid import NoGroundError, ground_of

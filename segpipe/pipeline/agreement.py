@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.errors import DeviceError, case_errors
+from segpipe.formats.case import Case
 from segpipe.formats.case_scaling import scaling_of
-from segpipe.formats.cases import Case
 from segpipe.formats.registry import environment
 from segpipe.network.device import open_session
 from segpipe.network.newer import model_for

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from segpipe.contract import Contract
 from segpipe.errors import SourceError
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.formats.samples import sampled
 from segpipe.formats.source import Source
 from segpipe.formats.unusual import Finding, Judge

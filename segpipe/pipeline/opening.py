@@ -10,7 +10,7 @@ import numpy as np
 
 from segpipe.contract import Contract
 from segpipe.errors import SourceError
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.formats.identity import Beside, Identity, asked_names, identities, no_state
 from segpipe.formats.neighbouring import Neighbouring
 from segpipe.formats.nnunet_case import NnunetCase, grids_of

@@ -11,8 +11,8 @@ import numpy as np
 
 from segpipe.contract import Contract
 from segpipe.errors import SegpipeError, case_errors
+from segpipe.formats.case import Case
 from segpipe.formats.case_scaling import scaling_of
-from segpipe.formats.cases import Case
 from segpipe.formats.nnunet_case import NnunetCase
 from segpipe.formats.registry import FORMATS, environment
 from segpipe.formats.samples import is_small, sampled, thinned

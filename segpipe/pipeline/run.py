@@ -5,7 +5,7 @@ from contextlib import closing
 from itertools import groupby
 from operator import attrgetter
 
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.pipeline.blend import blend
 from segpipe.pipeline.confined import confined
 from segpipe.pipeline.decide import Boxes, Decision, beside_writer, decide

@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from segpipe.errors import case_errors
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.formats.neighbouring import Neighbouring
 from segpipe.formats.resampled import Resampled
 from segpipe.formats.source import Invalid, Source

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pyproj import CRS
 
 from segpipe.errors import InputError, OutputError, SettingsError
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.formats.registry import CONFIDENCE, FORMATS, OpenMask, environment
 from segpipe.geometry.ground import NowhereError, crs_name, horizontal
 from segpipe.geometry.raster_grid import RasterGrid, parse_crs, place_of

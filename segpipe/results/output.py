@@ -14,7 +14,7 @@ from segpipe import __version__
 from segpipe.cleaning.stage import Form, Place, Uncleaned
 from segpipe.contract import Contract, SegmentationClass
 from segpipe.errors import DamagedPartError, SourceError
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.formats.identity import Beside, hidden, hidden_path, identities
 from segpipe.formats.registry import CONFIDENCE, FORMATS
 from segpipe.formats.scene import brief

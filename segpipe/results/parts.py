@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from segpipe import __version__
 from segpipe.errors import DamagedPartError, OutputError
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.formats.identity import Beside, Identity, hidden_path, no_state
 from segpipe.formats.unusual import Finding
 from segpipe.geometry.windows import Part

@@ -15,8 +15,8 @@ from segpipe import __version__
 from segpipe.cleaning.rule import Cleaning
 from segpipe.errors import OutputError, SourceError
 from segpipe.formats.banded import bands_from
-from segpipe.formats.case import Choice
-from segpipe.formats.cases import Case, Failure, Found
+from segpipe.formats.case import Case, Choice, Failure
+from segpipe.formats.cases import Found
 from segpipe.formats.channels import channels_of
 from segpipe.formats.identity import Beside, Identity, hidden_path
 from segpipe.formats.registry import FORMATS, kinds

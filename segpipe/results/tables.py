@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.contract import Contract
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.formats.registry import FORMATS
 from segpipe.formats.source import Invalid, Pixels, Source
 from segpipe.geometry.grid import Grid

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Column, Table
 from rich.text import Text
 
-from segpipe.formats.cases import listed
+from segpipe.formats.left_out import listed
 from segpipe.formats.registry import FORMATS, by_suffix, element_of
 from segpipe.jobs.disk import forecast, shortages
 from segpipe.jobs.launch import Prepared, Summary

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from segpipe.accuracy.estimators import Integers
 from segpipe.accuracy.scores import scores
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.geometry.windows import Cover, Tiling, Window
 from segpipe.network.scaling import Scaling
 from segpipe.overrides import Overrides

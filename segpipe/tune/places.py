@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from segpipe.errors import InputError
 from segpipe.export.tiles import noise, raw_tiles
+from segpipe.formats.case import Case
 from segpipe.formats.case_scaling import scaling_of
-from segpipe.formats.cases import Case
 from segpipe.formats.registry import environment
 from segpipe.formats.source import Begun, Invalid, Pixels, Scene, Source
 from segpipe.geometry.grid import BareGrid

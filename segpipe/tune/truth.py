@@ -14,7 +14,7 @@ from segpipe.accuracy.estimators import Integers
 from segpipe.accuracy.evaluate import references
 from segpipe.accuracy.labels import open_reference
 from segpipe.errors import InputError, SettingsError
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.geometry.windows import Window
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import Overrides

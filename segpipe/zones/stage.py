@@ -10,7 +10,7 @@ from pathlib import Path
 from segpipe.choices import OverlapRule
 from segpipe.contract import Contract
 from segpipe.errors import SegpipeError, ZonesError, case_errors
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.formats.registry import FORMATS, environment, open_case
 from segpipe.geometry.grid import Float
 from segpipe.geometry.ground import Ground

@@ -20,7 +20,7 @@ from scenes import Silent
 from test_same_bytes import contents
 
 from segpipe.errors import ModelError, WorkerError
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.jobs import executors
 from segpipe.jobs.cluster import WORKER_ENVIRONMENT, cluster_workers
 from segpipe.jobs.launch import carry_out, prepare

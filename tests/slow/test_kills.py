@@ -33,7 +33,7 @@ from scenes import (
 )
 from test_cli import left_of
 
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.results.parts import parts_folder
 
 pytestmark = pytest.mark.slow

@@ -19,7 +19,7 @@ import segpipe
 from segpipe.api import model as model_module
 from segpipe.api import results, running, words
 from segpipe.api.notebook import NotebookBar, in_notebook
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.jobs.tasks import Outcome
 
 ROOT = Path(__file__).parents[2]

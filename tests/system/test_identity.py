@@ -22,7 +22,8 @@ from web_server import serving
 
 from segpipe.contract import Contract
 from segpipe.errors import SourceError
-from segpipe.formats.cases import Case, find_cases
+from segpipe.formats.case import Case
+from segpipe.formats.cases import find_cases
 from segpipe.formats.identity import Beside, _names, identities, owners_of
 from segpipe.formats.raster import origin
 from segpipe.formats.raster.gdal import gdal_options

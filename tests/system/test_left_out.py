@@ -9,7 +9,9 @@ import pytest
 from networks import pixelwise
 
 from segpipe.errors import InputError
-from segpipe.formats.cases import Case, count_left_out, find_cases, find_input
+from segpipe.formats.case import Case
+from segpipe.formats.cases import find_cases, find_input
+from segpipe.formats.left_out import count_left_out
 
 PIXELS = np.ones((3, 20, 24), np.uint8)
 LEFT = {".gif": 1, ".jpe": 1, ".mha": 1, ".mnc.gz": 2, ".svs": 2, ".txt": 1, "without suffix": 1}

@@ -16,7 +16,7 @@ from networks import Network, contract, unpadded
 
 from segpipe.api.arrays import ArraySource
 from segpipe.errors import ContractError, ModelError, SettingsError
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.geometry.windows import Tiling, Window
 from segpipe.jobs.launch import prepare
 from segpipe.network.spec import read_spec

@@ -147,7 +147,7 @@ def test_a_model_whose_labels_differ_is_refused_with_both_figures(scene, model, 
 
 def test_where_no_case_has_a_valid_tile_noise_decides(raster, model, monkeypatch):
     empty = raster("in/empty.tif", np.zeros((3, 64, 64), np.uint8), nodata=0)
-    from segpipe.formats.cases import Case
+    from segpipe.formats.case import Case
 
     spec = try_out(read_spec(settings(model)))
     assert spec.agreement == 1
@@ -248,7 +248,7 @@ def test_sessions_give_new_arrays_and_can_be_stopped(model):
 
 @needs_bf16
 def test_parts_of_another_precision_or_engine_never_mix(model, tmp_path):
-    from segpipe.formats.cases import Case
+    from segpipe.formats.case import Case
 
     kinds = [{"device": "cpu"}, {}, {"precision": "bf16"}]
     keys, facts = set(), []
@@ -318,7 +318,7 @@ def test_tune_ends_with_the_run_to_start(model, scene, segpipe, no_gpu):
 
 def test_a_case_that_breaks_the_comparison_costs_only_itself(model, scene, raster, monkeypatch):
     """Whatever a reader lets through: the next case gives the tile, and the job of the first says why it fails."""
-    from segpipe.formats.cases import Case
+    from segpipe.formats.case import Case
     from segpipe.pipeline import agreement
 
     bad = raster("in/0.tif", np.ones((3, 64, 64), np.uint8))

@@ -19,7 +19,7 @@ from test_cli import left_of
 from test_endless import endless
 
 from segpipe.errors import InputError, ModelError, SourceError, WorkerError
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.jobs import processes
 from segpipe.jobs.carrying import Carrier, Throttled
 from segpipe.jobs.launch import carry_out, executor_of, prepare

@@ -25,7 +25,8 @@ from scenes import (
 )
 
 from segpipe.errors import InputError, OutputError, SegpipeError
-from segpipe.formats.cases import Case, find_cases, find_input
+from segpipe.formats.case import Case
+from segpipe.formats.cases import find_cases, find_input
 from segpipe.formats.identity import Beside, identities
 from segpipe.formats.raster.gdal import gdal_options
 from segpipe.jobs.launch import carry_out, prepare

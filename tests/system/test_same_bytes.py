@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from networks import Network, contract
 
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.jobs.agenda import Agenda
 from segpipe.jobs.attempts import attempt
 from segpipe.jobs.executors import EXECUTORS

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from segpipe.contract import Contract
 from segpipe.errors import SegpipeError
-from segpipe.formats.cases import Case, find_input
+from segpipe.formats.case import Case
+from segpipe.formats.cases import find_input
 from segpipe.formats.dicom.series import unpack
 from segpipe.formats.registry import open_case
 from segpipe.geometry.windows import Window

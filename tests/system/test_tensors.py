@@ -20,7 +20,7 @@ from onnx import TensorProto
 
 from segpipe.contract import parse_contract
 from segpipe.errors import DeviceError, DeviceMemoryError, ModelError, SettingsError, SourceError, memory_errors
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.geometry.weighting import Weights
 from segpipe.geometry.windows import Cover, Tiling
 from segpipe.jobs.cluster import _started

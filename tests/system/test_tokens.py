@@ -14,7 +14,7 @@ from scenes import Silent
 from web_server import serving
 
 from segpipe.errors import InputError, SourceError
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.formats.identity import identities
 from segpipe.jobs.launch import carry_out, prepare
 from segpipe.jobs.status import read_status

@@ -16,7 +16,7 @@ from rich.console import Console
 from test_neighbours import dynamic
 
 from segpipe.errors import ContractError, InputError, SettingsError
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.geometry.windows import Cover, Tiling, Window
 from segpipe.overrides import AS_STORED
 from segpipe.tune import show

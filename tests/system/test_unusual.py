@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from segpipe.cli import main
 from segpipe.contract import Contract, parse_contract
-from segpipe.formats.cases import Case, find_cases
+from segpipe.formats.case import Case
+from segpipe.formats.cases import find_cases
 from segpipe.formats.unusual import Finding, Judge
 from segpipe.network.scaling import case_scaling, fixed_scaling
 from segpipe.overrides import AS_STORED

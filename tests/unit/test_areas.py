@@ -22,7 +22,7 @@ from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 
 from segpipe.contract import Contract
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.formats.registry import FORMATS
 from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.windows import Window

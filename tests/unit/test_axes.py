@@ -10,7 +10,7 @@ import pytest
 from networks import Network, contract, positional, volumetric
 from test_oracle import BLENDS, profile, starts
 
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.network.spec import read_spec
 from segpipe.overrides import AS_STORED
 from segpipe.pipeline import opening

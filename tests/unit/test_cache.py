@@ -10,7 +10,7 @@ from networks import pixelwise
 
 from segpipe.contract import Contract
 from segpipe.formats.cache import Cache
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.formats.raster import gdal
 from segpipe.formats.raster.gdal import CACHE_MB, MOST_CACHE_MB, BlockCache, cache_bytes, gdal_options
 from segpipe.formats.raster.source import RasterSource

@@ -8,7 +8,7 @@ import pytest
 import rasterio
 from networks import pixelwise
 
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.formats.raster.gdal import decoders, gdal_options
 from segpipe.network.spec import read_spec
 from segpipe.pipeline.ahead import ahead

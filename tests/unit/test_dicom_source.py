@@ -16,7 +16,8 @@ from dicoms import Each
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from segpipe.errors import SourceError
-from segpipe.formats.cases import Case, find_input
+from segpipe.formats.case import Case
+from segpipe.formats.cases import find_input
 from segpipe.formats.dicom import apart, spool
 from segpipe.formats.dicom import pixels as decoding
 from segpipe.formats.dicom.series import Frame

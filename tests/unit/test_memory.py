@@ -10,7 +10,7 @@ import pytest
 from networks import Network, contract, local, volumetric
 
 from segpipe.errors import SourceError
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.geometry.regridding import Regridding
 from segpipe.geometry.voxel_grid import VoxelGrid
 from segpipe.geometry.weighting import Weights

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 import pytest
 
 from segpipe.errors import SourceError
-from segpipe.formats.cases import Case, find_input
+from segpipe.formats.case import Case
+from segpipe.formats.cases import find_input
 from segpipe.formats.format import Format
 from segpipe.formats.registry import FORMATS, RASTER, environment, format_of, open_case, split_suffix
 from segpipe.formats.source import Source

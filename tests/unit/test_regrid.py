@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 from test_regridding import grids, places, slices, whole
 
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.geometry.division import Limits, cut
 from segpipe.geometry.regridding import Regridding
 from segpipe.geometry.weighting import Weights

@@ -9,7 +9,7 @@ import pytest
 from networks import contract, pixelwise
 
 from segpipe.contract import parse_contract
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.formats.raster.gdal import gdal_options
 from segpipe.formats.raster.source import RasterSource
 from segpipe.formats.samples import BOXES, LOOKED_AT, TAKEN, sampled, side, thinned

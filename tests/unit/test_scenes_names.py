@@ -87,7 +87,7 @@ def test_a_folder_and_its_archive_are_two_of_one_name(tmp_path):
 
 def test_a_product_in_a_bucket_is_named_as_what_cannot_be_read(monkeypatch):
     monkeypatch.setattr(
-        "segpipe.formats.cases.find_objects", lambda *_: iter([(f"{S2}.SAFE/a.jp2", f"s3://b/{S2}.SAFE/a.jp2")])
+        "segpipe.formats.search.find_objects", lambda *_: iter([(f"{S2}.SAFE/a.jp2", f"s3://b/{S2}.SAFE/a.jp2")])
     )
     with pytest.raises(InputError, match=f"a product of many files must lie on this machine, got {S2}.SAFE in s3://b/"):
         find_input(["s3://b/"])

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from segpipe.contract import Contract, parse_contract
 from segpipe.errors import ContractError
-from segpipe.formats.cases import Case
+from segpipe.formats.case import Case
 from segpipe.inspect.file import inspect_file
 from segpipe.inspect.show import print_facts
 from segpipe.jobs.launch import carry_out, prepare

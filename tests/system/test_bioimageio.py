@@ -17,9 +17,10 @@ import onnx
 import onnxruntime
 import pytest
 import rasterio
+from networks import Network
 from numpy.typing import NDArray
 
-from segpipe.errors import ContractError, ExportError, SegpipeError, SettingsError
+from segpipe.errors import ContractError, ExportError, ModelError, SegpipeError, SettingsError
 from segpipe.export.bundles.attach import Choices, attach_described
 
 MODELS = Path(__file__).parents[3] / "shared" / "data" / "models"
@@ -266,6 +267,41 @@ def test_sizes_and_halo(tmp_path: Path) -> None:
     assert (contract.tile, contract.overlap, contract.classes[0].name) == ([196], [144], "nucleus")
 
 
+def cropped(folder: Path, version: str, offset: int) -> Path:
+    """A package whose network of convolutions without padding gives four pixels less along each axis, as ``offset`` says."""
+    make = bioimages.described if version == "0.5" else bioimages.described_4
+    description = make([], [step("sigmoid") if version == "0.5" else old("sigmoid")])
+    output = description["outputs"][0]
+    if version == "0.5":
+        for axis in output["axes"][2:]:
+            axis["size"]["offset"] = offset
+    else:
+        output["shape"]["offset"][2:] = [offset / 2] * 2
+    package = bioimages.write(folder, description)
+    net = Network(1, 3).valid(1, 6).add("Relu").valid(6, 1)
+    net.save(package / "weights.onnx", None, classes=1, shape=("n", 64, 64), out_shape=("n", 1, 60, 60))
+    return package
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_an_offset_is_a_margin(version: str, raster: Any, run_serial: Any, tmp_path: Path) -> None:
+    """Labels are those of the network on the whole image with mirrored borders."""
+    package = cropped(tmp_path / "p", version, -4)
+    contract = attached(package, tmp_path / "m.onnx").contract
+    assert (contract.margin, contract.overlap) == ([2, 2], [16, 16] if version == "0.4" else [12, 12])
+    net = Network(1, 3).valid(1, 6).add("Relu").valid(6, 1)
+    free = net.save(tmp_path / "free.onnx", None, classes=1, out_shape=("n", 1, "a", "b"))
+    pixels = np.random.default_rng(0).normal(size=(1, 150, 170)).astype(np.float32)
+    mask = labels(run_serial, raster("in/a.tif", pixels), tmp_path / "m.onnx", tmp_path / "out")
+    expected = raw(free, np.pad(pixels, [(0, 0), (2, 2), (2, 2)], mode="reflect")) > 0
+    assert 0.1 < expected.mean() < 0.9
+    assert (mask == expected).mean() >= 0.9999
+
+
+def test_an_offset_that_the_network_does_not_have_is_refused(tmp_path: Path) -> None:
+    refused(ModelError, r"got 60 x 60: set margin = \[2, 2\]", cropped(tmp_path / "p", "0.5", -8), tmp_path)
+
+
 @pytest.mark.parametrize("form", ["zip", "zip with a folder", "the description itself"])
 def test_forms_of_a_package(form: str, tmp_path: Path) -> None:
     package = bioimages.write(tmp_path / "p", bioimages.described([], [step("sigmoid")]))
@@ -441,6 +477,11 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "letters": (lambda v: v["inputs"][0].update(axes="bcyx"), "inputs are not described by format 0.5"),
     "nothing": (lambda v: v.update(inputs=[]), "inputs must be a list of tensors"),
     "halo": (lambda v: v["outputs"][0]["axes"][2].update(halo=40), r"halo on both sides must be smaller than the tile"),
+    "odd": (
+        lambda v: v["outputs"][0]["axes"][2]["size"].update(offset=-3),
+        "must be its middle, with as many pixels less on both sides, and that along y is not",
+    ),
+    "larger": (lambda v: v["outputs"][0]["axes"][3]["size"].update(offset=2), "both sides, and that along x is not"),
     "other weights": (
         lambda v: v.update(weights={"keras_hdf5": {"source": "w.h5"}}),
         r"got keras_hdf5 \(w.h5, not in the package",

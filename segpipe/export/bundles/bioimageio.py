@@ -159,19 +159,19 @@ def _size(axis: Axis, largest: int) -> int:
 
 
 def _tiling(source: Path, image: Tensor, scores: Tensor, tile: list[int]) -> dict[str, Any]:
-    """Tile, overlap and, for volumes, whose stride is not measured, the stride that the sizes show."""
-    halos = [axis.halo for axis in scores.space]
-    overlap = [max(2 * halo, size // 4) for halo, size in zip(halos, tile, strict=True)]
-    if any(o >= t for o, t in zip(overlap, tile, strict=True)):
+    """Tile, margin, overlap and, for volumes, whose stride is not measured, the stride that the sizes show."""
+    halos, margin = [axis.halo for axis in scores.space], _margin(source, image, scores)
+    scored = [size - 2 * less for size, less in zip(tile, margin, strict=True)]
+    overlap = [max(2 * halo, size // 4 - 2 * less, 0) for halo, size, less in zip(halos, tile, margin, strict=True)]
+    if any(o >= t for o, t in zip(overlap, scored, strict=True)):
         raise ExportError(
-            f"{source}: the halo on both sides must be smaller than the tile, got {halos} and {tile}: add a larger tile by "
+            f"{source}: the halo on both sides must be smaller than the tile, got {halos} and {scored}: add a larger tile by "
             "--contract"
         )
-    _check_shape(source, image, scores)
-    keys: dict[str, Any] = {"tile": tile, "overlap": overlap}
+    keys: dict[str, Any] = {"tile": tile, "overlap": overlap, **({"margin": margin} if any(margin) else {})}
     if len(tile) == 3:
         steps = [axis.size.step if isinstance(axis.size, Range) else 32 for axis in image.space]
-        keys["align"] = [_align(*sizes) for sizes in zip(tile, overlap, steps, strict=True)]
+        keys["align"] = [_align(*sizes) for sizes in zip(scored, overlap, steps, strict=True)]
     return keys
 
 
@@ -181,18 +181,29 @@ def _align(size: int, shared: int, step: int) -> int:
     return whole if whole <= size - shared else math.gcd(whole, size - shared)
 
 
-def _check_shape(source: Path, image: Tensor, scores: Tensor) -> None:
-    cropped = [axis.id for axis in scores.space if axis.reference and axis.reference.offset]
-    if cropped:
-        raise ExportError(
-            f"{source}: the output must show the whole tile, and it is cut off along {', '.join(cropped)} by the network "
-            "itself (offset); such models are not supported yet: export it with padded convolutions"
-        )
+def _margin(source: Path, image: Tensor, scores: Tensor) -> list[int]:
+    """Pixels on each side that the network takes away, as the offset of the output's size says.
+
+    Raises:
+        ExportError: the size follows another tensor, or the output is not the middle of the tile.
+    """
     other = [axis.id for axis in scores.space if axis.reference and axis.reference.tensor != image.id]
     if other:
         raise ExportError(
             f"{source}: the size of the output must follow {image.id}, and that of {', '.join(other)} does not"
         )
+    less = [-axis.reference.offset if axis.reference else 0 for axis in scores.space]
+    wrong = [axis.id for axis, n in zip(scores.space, less, strict=True) if n < 0 or n % 2 or (n and _is_coarser(axis))]
+    if wrong:
+        raise ExportError(
+            f"{source}: an output that is smaller than the tile by an offset must be its middle, with as many pixels less on "
+            f"both sides, and that along {', '.join(wrong)} is not: export it with padded convolutions"
+        )
+    return [int(n) // 2 for n in less]
+
+
+def _is_coarser(axis: Axis) -> bool:
+    return axis.reference is not None and axis.reference.factor != 1
 
 
 def _weights(package: Package, rdf: Mapping[str, Any], version: str) -> Weights:

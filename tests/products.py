@@ -1,5 +1,6 @@
 """Small products of Sentinel-2, Landsat and HLS; images are real, and folders, names and metadata as in the real ones."""
 
+import tarfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -160,6 +161,15 @@ def landsat(folder: Path, pixels: Bands, title: str = LANDSAT, *, mtl: bool = Tr
     (folder / f"{title}_ANG.txt").write_text("angles")
     (folder / f"{title}_thumb_small.jpeg").write_bytes(b"no jpeg")
     return folder
+
+
+def tarred(folder: Path, target: Path, **more: Any) -> Path:
+    """The files of a folder as an archive without folders, as USGS gives them."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(target, "w", **more) as archive:
+        for file in sorted(folder.iterdir()):
+            archive.add(file, file.name)
+    return target
 
 
 def hls(folder: Path, pixels: Bands, kind: str) -> Path:

@@ -104,7 +104,7 @@ def _parts(case: Case) -> tuple[str, str]:
     folder, _, name = case.path.split("?", maxsplit=1)[0].rstrip("/").rpartition("/")
     folder = "/" if not folder and case.path.startswith("/") else folder
     if case.format == SCENE:
-        return folder, re.sub(r"\.(safe|zip)", "", name, flags=re.IGNORECASE)
+        return folder, re.sub(r"\.(safe|zip|tar)", "", name, flags=re.IGNORECASE)
     return folder, os.path.splitext(name)[0]  # noqa: PTH122
 
 

@@ -109,7 +109,7 @@ def _files(path: str, below: str, names: Iterable[str], search: Search) -> Itera
     for name in names:
         if name.startswith("."):
             continue
-        if search.products and name.lower().endswith(".zip") and is_archive(path + name):
+        if search.products and name.lower().endswith((".zip", ".tar")) and is_archive(path + name):
             yield scene_at(below + name, plain_path(path + name))
             continue
         family, place = search.family(name), path + name if path else plain_path(name)

@@ -1,6 +1,7 @@
 """Products of many files give the masks of a raster of their bands, made by hand, in whatever form they lie and are cut."""
 
 import json
+import os
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,48 @@ def test_landsat_by_common_names_on_the_grid_and_with_the_factors_of_its_files(t
         "bands called SR_B5, SR_B4, SR_B3, ST_B10 were taken" in n
         for n in record(tmp_path / "out", products.LANDSAT)["notes"]
     )
+
+
+@pytest.mark.parametrize("name", [f"{products.LANDSAT}.tar", "renamed.TAR"])
+def test_an_archive_of_landsat_gives_the_mask_of_its_folder(name, tmp_path):
+    """Stored and physical pixels, and the mask inside; a second run does nothing, and does it again when it has changed."""
+    rng = np.random.default_rng(4)
+    pixels = {band: rng.integers(8000, 20000, (60, 80), dtype=np.uint16) for band in ("SR_B3", "SR_B4", "SR_B5")}
+    pixels["SR_B4"][:10, :12] = 0
+    quality = np.where(np.arange(80) < 20, 22280, 21824) * np.ones((60, 1))
+    folder = products.landsat(tmp_path / "in" / products.LANDSAT, {**pixels, "QA_PIXEL": quality.astype(np.uint16)})
+    archive = products.tarred(folder, tmp_path / "tar" / name)
+    network = model(tmp_path / "m.onnx", channels=["nir", "red", "SR_B3"], scale=1.0, pixel="physical")
+    flags = {"validity": "qa-pixel"}
+    assert not run(tmp_path / "in", network, tmp_path / "by-hand", **flags).failed
+    done = run(tmp_path / "tar", network, tmp_path / "out", **flags)
+    stem = Path(name).stem
+    assert (done.failed, done.done) == ([], [stem])
+    mask = (tmp_path / "out" / f"{stem}.tif").read_bytes()
+    assert mask == (tmp_path / "by-hand" / f"{products.LANDSAT}.tif").read_bytes()
+    with rasterio.open(tmp_path / "out" / f"{stem}.tif") as dataset:
+        assert ((dataset.read(1) == 255) == ((pixels["SR_B4"] == 0) | (quality == 22280))).all()
+    assert run(archive, network, tmp_path / "out", **flags).skipped == [stem]
+    os.utime(archive, (1, 1))
+    assert run(tmp_path / "tar", network, tmp_path / "out", **flags).done == [stem]
+    verified = run(archive, network, tmp_path / "verified", verify_input=True)
+    assert verified.done == [stem]
+    assert any(
+        "a tar archive has no checksums of its members" in note for note in record(tmp_path / "verified", stem)["notes"]
+    )
+
+
+def test_an_archive_of_landsat_that_is_damaged_costs_its_case(tmp_path):
+    folder = products.landsat(tmp_path / "x", {f"SR_B{n}": np.full((60, 80), 9000, np.uint16) for n in (3, 4)})
+    products.tarred(folder, tmp_path / "in" / f"{products.LANDSAT}.tar")
+    other = products.LANDSAT.replace("20240615", "20240701", 1)
+    data = (tmp_path / "in" / f"{products.LANDSAT}.tar").read_bytes()
+    (tmp_path / "in" / f"{other}.tar").write_bytes(data[: len(data) // 2])
+    (tmp_path / "in" / "notes.tar").write_bytes(data[:100])
+    done = run(tmp_path / "in", model(tmp_path / "m.onnx", channels=["red", "SR_B3"]), tmp_path / "out")
+    assert done.done == [products.LANDSAT]
+    assert [failure.case.name for failure in done.failed] == [other]
+    assert "is damaged: it ends within LC08_" in done.failed[0].error
 
 
 @pytest.mark.parametrize(("kind", "bands"), [("S30", ["B04", "B8A", "B11"]), ("L30", ["B04", "B05", "B06"])])

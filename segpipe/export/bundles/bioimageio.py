@@ -165,8 +165,8 @@ def _tiling(source: Path, image: Tensor, scores: Tensor, tile: list[int]) -> dic
     overlap = [max(2 * halo, size // 4 - 2 * less, 0) for halo, size, less in zip(halos, tile, margin, strict=True)]
     if any(o >= t for o, t in zip(overlap, scored, strict=True)):
         raise ExportError(
-            f"{source}: the halo on both sides must be smaller than the tile, got {halos} and {scored}: add a larger tile by "
-            "--contract"
+            f"{source}: the halo on both sides must be smaller than the tile, got {halos} and {scored}: add a larger tile "
+            "by --contract"
         )
     keys: dict[str, Any] = {"tile": tile, "overlap": overlap, **({"margin": margin} if any(margin) else {})}
     if len(tile) == 3:
@@ -196,8 +196,8 @@ def _margin(source: Path, image: Tensor, scores: Tensor) -> list[int]:
     wrong = [axis.id for axis, n in zip(scores.space, less, strict=True) if n < 0 or n % 2 or (n and _is_coarser(axis))]
     if wrong:
         raise ExportError(
-            f"{source}: an output that is smaller than the tile by an offset must be its middle, with as many pixels less on "
-            f"both sides, and that along {', '.join(wrong)} is not: export it with padded convolutions"
+            f"{source}: an output that is smaller than the tile by an offset must be its middle, with as many pixels less "
+            f"on both sides, and that along {', '.join(wrong)} is not: export it with padded convolutions"
         )
     return [int(n) // 2 for n in less]
 

@@ -1,13 +1,15 @@
-"""The files of a product in a folder or in a zip archive; names in an archive are not trusted."""
+"""The files of a product in a folder, or in a zip or tar archive; names in an archive are not trusted."""
 
 import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from segpipe.errors import SourceError
-from segpipe.formats.scenes.names import SAFE
+from segpipe.formats.scenes.names import SAFE, TAR
+from segpipe.formats.scenes.tar import members
 from segpipe.storage.retry import is_passing
 
 MOST_FILES = 20_000
@@ -38,13 +40,15 @@ class Container:
     root: str
     """Path of the folder or the archive."""
     names: tuple[str, ...]
-    archive: bool = False
+    archive: Literal["zip", "tar"] | None = None
     prefix: str = ""
     """What precedes the names in the archive."""
 
     def path(self, name: str) -> str:
         """Path of a file for GDAL."""
-        return f"/vsizip/{self.root}/{self.prefix}{name}" if self.archive else os.path.join(self.root, name)  # noqa: PTH118
+        if self.archive is None:
+            return os.path.join(self.root, name)  # noqa: PTH118
+        return f"/vsi{self.archive}/{self.root}/{self.prefix}{name}"
 
     def read(self, name: str) -> bytes:
         """The content of a small file.
@@ -63,7 +67,9 @@ class Container:
         return data
 
     def _bytes(self, name: str) -> bytes:
-        if not self.archive:
+        if self.archive == "tar":
+            return self._bytes_of_tar(name)
+        if self.archive is None:
             if not (path := Path(self.root, name)).is_file():  # opening a pipe may block forever
                 raise SourceError(f"{path} must be a regular file: {MEND}")
             with path.open("rb") as stream:
@@ -71,14 +77,20 @@ class Container:
         with zipfile.ZipFile(self.root) as archive, archive.open(self.prefix + name) as member:
             return member.read(MOST_BYTES + 1)
 
+    def _bytes_of_tar(self, name: str) -> bytes:
+        member = members(self.root, MOST_FILES)[self.prefix + name]
+        with Path(self.root).open("rb") as stream:
+            stream.seek(member.offset)
+            return stream.read(min(member.size, MOST_BYTES + 1))
+
     def check(self, names: Sequence[str]) -> None:
-        """Check members of an archive by its directory before GDAL reads them.
+        """Check members of a zip archive by its directory before GDAL reads them.
 
         Raises:
             SourceError: one is encrypted, is there twice, or would unpack to far more bytes than an image.
         """
-        if not self.archive:
-            return
+        if self.archive != "zip":
+            return  # members of a tar archive are as long as they are, and their names were compared
         with _archive(self.root) as archive:
             for name in names:
                 _check_member(self.root, self.prefix + name, archive)
@@ -90,7 +102,13 @@ def container_at(path: str) -> Container:
     Raises:
         SourceError: it cannot be read, is a damaged archive, has too many files, or names of files that lead out of it.
     """
-    return _of_archive(path) if os.path.isfile(path) else _of_folder(path)  # noqa: PTH113
+    if not os.path.isfile(path):  # noqa: PTH113
+        return _of_folder(path)
+    return _of_tar(path) if path.lower().endswith(TAR) else _of_archive(path)
+
+
+def _of_tar(path: str) -> Container:
+    return Container(path, tuple(sorted(members(path, MOST_FILES))), archive="tar")
 
 
 def _of_folder(root: str) -> Container:
@@ -149,7 +167,7 @@ def _of_archive(path: str) -> Container:
         raise SourceError(f"{path}: an archive must hold one product, got {', '.join(tops)}: unpack it")
     prefix = f"{tops[0]}/" if tops else ""
     inside = tuple(sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix)))
-    return Container(path, inside, archive=True, prefix=prefix)
+    return Container(path, inside, archive="zip", prefix=prefix)
 
 
 def _check_member(path: str, name: str, archive: zipfile.ZipFile) -> None:
@@ -166,7 +184,7 @@ def _check_member(path: str, name: str, archive: zipfile.ZipFile) -> None:
 
 
 def holds_product(path: str) -> bool:
-    """Whether an archive holds a product of Sentinel-2, by the name of its first member."""
+    """Whether a zip archive holds a product of Sentinel-2, by the name of its first member."""
     try:
         if not Path(path).is_file():  # opening a pipe may block forever
             return False

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 from segpipe.errors import SourceError
-from segpipe.formats.scenes.container import MEND, Container
+from segpipe.formats.scenes.container import MEND, Container, container_at
 from segpipe.formats.scenes.document import number, parsed
 from segpipe.formats.scenes.names import Part, landsat_names, part_of
 from segpipe.formats.scenes.product import BandFile, Product
@@ -43,13 +43,13 @@ NOT_CORRECTED = (
 
 
 def read_product(folder: str, files: Sequence[str], title: str) -> Product:
-    """A product by the names of its files in a folder.
+    """A product by the names of its files in a folder, or in a tar archive, where its directory says them.
 
     Raises:
-        SourceError: its metadata are damaged.
+        SourceError: its metadata or its archive are damaged.
     """
-    parts = [(name, part) for name in sorted(files) if (part := part_of(name)) is not None]
-    container = Container(folder, tuple(files))
+    container = Container(folder, tuple(files)) if files else container_at(folder)
+    parts = [(name, part) for name in sorted(container.names) if (part := part_of(name)) is not None]
     mtl = next((name for form in MTL for name, part in parts if _is_mtl(part, form)), None)
     groups = {} if mtl is None else _groups(f"{folder}/{mtl}", container.read(mtl))
     bands = tuple(

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 SAFE = ".safe"
+TAR = ".tar"
+"""Suffix of the archive of a product of Landsat, in lower case."""
 
 SENTINEL = re.compile(r"S2[A-Z]_(?:MSI|OPER_|USER_)", re.IGNORECASE)
 """Beginning of the name of a product of Sentinel-2."""
@@ -130,8 +132,10 @@ def product_name(name: str) -> str:
     """
     >>> product_name("S2A_MSIL2A_X.SAFE.zip"), product_name("S2A_MSIL2A_X.SAFE"), product_name("a.zip")
     ('S2A_MSIL2A_X', 'S2A_MSIL2A_X', 'a')
+    >>> product_name("LC08_L2SP_X.tar")
+    'LC08_L2SP_X'
     """
-    for suffix in (".zip", SAFE):
+    for suffix in (".zip", TAR, SAFE):
         if name.lower().endswith(suffix):
             name = name[: -len(suffix)]
     return name

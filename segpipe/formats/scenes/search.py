@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from segpipe.formats.case import SCENE, Case, SceneFiles
 from segpipe.formats.scenes.container import holds_product
-from segpipe.formats.scenes.names import SAFE, is_product, is_sentinel, product_name, products_in
+from segpipe.formats.scenes.names import SAFE, TAR, is_product, is_sentinel, part_of, product_name, products_in
+from segpipe.formats.scenes.tar import first_member
 
 METADATA = "mtd_msil"
 """Beginning, in lower case, of the metadata of a product of Sentinel-2."""
@@ -38,9 +39,21 @@ def _names_in(folder: str) -> list[str]:
 
 
 def is_archive(path: str) -> bool:
-    """Whether a file is the archive of a product of Sentinel-2: by its name, or by that of its first member."""
+    """Whether a file is the archive of a product of Sentinel-2 or Landsat: by its name, or by that of its first member."""
     name = os.path.basename(path)  # noqa: PTH119
+    if name.lower().endswith(TAR):
+        return _title_in(path) is not None
     return name.lower().endswith(".zip") and (is_sentinel(name) or holds_product(path))
+
+
+def _title_in(path: str) -> str | None:
+    """Name of the product of Landsat in a tar archive; None if it holds none."""
+    title = product_name(name_of(path))
+    if is_product(title) and title[:1] in "Ll":
+        return title if os.path.isfile(path) else None  # noqa: PTH113
+    first = first_member(path)
+    part = None if first is None else part_of(first)
+    return part.product if part is not None and part.family == "landsat" else None
 
 
 def is_scene(path: str) -> bool:
@@ -53,6 +66,9 @@ def is_scene(path: str) -> bool:
 def scene_at(name: str, path: str) -> Case:
     """The case of a folder or an archive for which ``is_scene`` is true; ``name`` is its path below a root."""
     title = name_of(path)
+    if title.lower().endswith(TAR):
+        title = _title_in(path) or product_name(title)
+        return Case(product_name(name), path, SCENE, SceneFiles("landsat", path, title=title))
     if is_product(title) and not is_archive(path):
         products, _ = products_in(sorted(_names_in(path)))
         return Case(name, path, SCENE, SceneFiles(products[title].family, path, tuple(products[title].files), title=title))

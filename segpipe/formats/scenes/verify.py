@@ -14,7 +14,7 @@ from segpipe.formats.scenes.container import MEND, MOST_BYTES
 from segpipe.formats.scenes.document import elements, parsed
 from segpipe.formats.scenes.names import SAFE
 
-ZIP = "/vsizip/"
+ZIP, TAR = "/vsizip/", "/vsitar/"
 
 ALGORITHMS = {"MD5": "md5", "SHA3-256": "sha3_256", "SHA-256": "sha256"}
 """Names of algorithms in manifests of Sentinel-2, and those of hashlib."""
@@ -37,6 +37,8 @@ def _verified(file: str, digests: Callable[[str], Mapping[str, tuple[str, str]]]
     if file.startswith(ZIP):
         _verify_member(file)
         return []
+    if file.startswith(TAR):
+        return [f"{file} is not verified: a tar archive has no checksums of its members: unpack it"]
     manifest = _manifest(file)
     found = None if manifest is None else digests(manifest).get(os.path.relpath(file, os.path.dirname(manifest)))  # noqa: PTH120
     if found is None:

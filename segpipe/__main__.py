@@ -1,12 +1,15 @@
 """The ``segpipe`` command; signals are handled before anything heavy is imported."""
 
+from segpipe.process.garbage import leave_at_exit, loading
 from segpipe.process.signals import answer
 
 
 def start() -> None:
     """Run the command line."""
     answer()
-    from segpipe.cli import main
+    leave_at_exit()
+    with loading():
+        from segpipe.cli import main
 
     main(prog_name="segpipe")  # also as python -m segpipe
 

@@ -7,6 +7,8 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from segpipe.process.garbage import loading
+
 
 class LazyGroup(click.Group):
     """Commands of a package: ``name`` is the object ``name`` of the module ``name``.
@@ -28,7 +30,8 @@ class LazyGroup(click.Group):
         del ctx
         if cmd_name not in self.sentences:
             return None
-        command: click.Command = getattr(import_module(f"{self.package}.{cmd_name}"), cmd_name)
+        with loading():
+            command: click.Command = getattr(import_module(f"{self.package}.{cmd_name}"), cmd_name)
         return command
 
     def loaded(self) -> dict[str, click.Command]:

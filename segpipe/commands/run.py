@@ -15,6 +15,7 @@ from segpipe.errors import SegpipeError
 from segpipe.messages.console import echo
 from segpipe.messages.printable import printable
 from segpipe.process import signals
+from segpipe.process.garbage import loading
 from segpipe.terminal.log_lines import log_to_stderr
 from segpipe.terminal.option_groups import GroupedCommand
 
@@ -167,22 +168,25 @@ def run(config: Path | None, dry_run: bool, verbose: int, **flags: Any) -> None:
 
 
 def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
-    from segpipe.jobs.worker_process import spare_worker
-    from segpipe.settings import load_settings
+    with loading():
+        from segpipe.jobs.worker_process import spare_worker
+        from segpipe.settings import load_settings
 
     settings = load_settings(config, flags)
     with nullcontext() if dry_run else spare_worker(settings):  # before anything heavy is imported here
-        from segpipe.formats.veil import hidden_inputs
+        with loading():
+            from segpipe.formats.veil import hidden_inputs
 
         with hidden_inputs(settings):
             return _run_with(settings, dry_run)
 
 
 def _run_with(settings: "Settings", dry_run: bool) -> int:
-    from segpipe.api.running import Host, execute
-    from segpipe.jobs.launch import prepare
-    from segpipe.process.machine import age
-    from segpipe.terminal import progress as terminal
+    with loading():
+        from segpipe.api.running import Host, execute
+        from segpipe.jobs.launch import prepare
+        from segpipe.process.machine import age
+        from segpipe.terminal import progress as terminal
 
     prepared = prepare(settings, look=dry_run, age=age())
     for line in terminal.settings_lines(prepared, everything=logging.getLogger("segpipe").isEnabledFor(logging.INFO)):

@@ -19,6 +19,7 @@ from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
+from segpipe.process.garbage import loading
 from segpipe.process.signals import ENDING
 
 METHOD = "segpipe"
@@ -73,7 +74,9 @@ def start(module: str, name: str, connection: Connection, *, environment: Mappin
 def _call(module: str, name: str, connection: Connection) -> None:
     """Watch the connection before the module is imported, which takes a second or more."""
     threading.Thread(target=_end_with, args=(connection.fileno(),), name="segpipe-parent", daemon=True).start()
-    getattr(import_module(module), name)(connection)
+    with loading():
+        function = getattr(import_module(module), name)
+    function(connection)
 
 
 def _end_with(descriptor: int) -> None:

@@ -77,6 +77,8 @@ class ModelSpec:
     """Host memory of the loaded network before its trial."""
     network_mb: float = 0.0
     """Host memory that one batch took in the trial, besides the weights."""
+    trial_shapes: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    """Shapes of the trial's batch on a CPU and of the raw output for it; None before a trial."""
     memory: DeviceMemory | None = None
     """Memory limits on the device; None on the CPU."""
     engine: Engine | None = None
@@ -130,6 +132,13 @@ class ModelSpec:
     def batch_shape(self) -> tuple[int, ...]:
         """Shape of a batch in the pipeline: ``(batch, channels, *Tiling.input)``."""
         return (self.batch, self.contract.input_channels, *self.tiling.input)
+
+    @property
+    def output_shape(self) -> tuple[int, ...] | None:
+        """Shape of the raw output for a batch, as the trial has shown; None if no batch of this shape was tried."""
+        if self.trial_shapes is None or self.trial_shapes[0] != self.batch_shape:
+            return None
+        return self.trial_shapes[1]
 
     def tiling_of(self, shape: Sequence[int]) -> Tiling:
         """Tiling of a case of this shape; a 2-D network gets the slices of a volume along its first axis.

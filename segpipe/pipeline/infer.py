@@ -195,11 +195,15 @@ class HostNetwork:
         if trial is not None:
             self.opened = resident()
             forget_most_resident()
-        # one batch, empty or of a trial: the shape of its output determines the output graph
-        found = self.raw(np.zeros(spec.batch_shape, spec.input_dtype) if trial is None else trial)
-        tail = tail_of(spec, found.shape)
-        self.trial = None if trial is None else found
+            self.trial = self.raw(trial)
+        tail = tail_of(spec, self._output_shape())
         self._tail = None if tail is None else open_session(tail, "cpu", True, shared=shared)
+
+    def _output_shape(self) -> tuple[int, ...]:
+        """Shape of the raw output, which determines the output graph: of the trial, or else of an empty batch."""
+        if self.trial is not None:
+            return self.trial.shape
+        return self.spec.output_shape or self.raw(np.zeros(self.spec.batch_shape, self.spec.input_dtype)).shape
 
     def __call__(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Scores ``(batch, classes, *tile)`` of scaled tiles ``(batch, channels, *tile)``."""

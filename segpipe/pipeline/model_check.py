@@ -108,7 +108,8 @@ def _try_host(spec: ModelSpec, begun: Opened) -> ModelSpec:
     opened = max(before, model.opened)
     # when memory is short, the system evicts pages of libraries meanwhile, and the measured memory is too low
     taken = max(most_resident() - opened, model.trial.nbytes)
-    spec = replace(spec, weights_mb=(opened - before) / 1e6, network_mb=taken / 1e6)
+    shapes = tiles.shape, model.trial.shape
+    spec = replace(spec, weights_mb=(opened - before) / 1e6, network_mb=taken / 1e6, trial_shapes=shapes)
     check_output(spec, by_class(model.trial, spec), model.raw)
     if spec.engine is not None:
         spec = replace(spec, agreement=_agreement(spec, model, tiles))

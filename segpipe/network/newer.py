@@ -1,7 +1,7 @@
 """Models whose IR version or opset is newer than the installed ONNX Runtime takes: converted down, and compared."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -12,7 +12,6 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, version_converter
-from onnx.reference import ReferenceEvaluator
 
 from segpipe.errors import ModelError, one_line
 from segpipe.network.device import open_session
@@ -149,23 +148,25 @@ def _install(path: Path, ir: int, opset: int | None, own: tuple[int, int] | None
     )
 
 
-def check_converted(spec: "ModelSpec", tiles: NDArray[Any]) -> None:
+def check_converted(spec: "ModelSpec", tiles_of: Callable[["ModelSpec"], NDArray[Any]]) -> None:
     """Compare a converted graph on a tile with the graph as it was, computed by onnx's reference implementation.
 
     Where no operator changed, there is nothing to compare.
 
     Args:
         spec: the model.
-        tiles: a batch of noise ``(batch, channels, *tile)``, of which a corner is taken where sizes are free.
+        tiles_of: makes a batch of noise ``(batch, channels, *tile)``, of which a corner is taken where sizes are free.
 
     Raises:
         ModelError: the two differ, or the reference cannot run the graph; the message has the version to install.
     """
     if spec.older is None or not spec.older.changed:
         return
+    from onnx.reference import ReferenceEvaluator  # which is seldom needed, and takes 16 ms
+
     proto = onnx.load(str(spec.path))
     corner: tuple[Any, ...] = (..., *_corner(spec, proto))
-    given = spec.given(np.ascontiguousarray(tiles[corner]))
+    given = spec.given(np.ascontiguousarray(tiles_of(spec)[corner]))
     why = "its conversion gives other scores"
     try:
         (there,) = ReferenceEvaluator(proto).run([spec.output], given)

@@ -53,7 +53,7 @@ def _alone(spec: ModelSpec) -> ModelSpec:
     """Try one network."""
     if spec.batch * math.prod(spec.tiling.input) > ANNOUNCED:
         LOG.warning("trying %s on a tile of %s, which may take a while", spec.path, by(spec.tiling.input))
-    check_converted(spec, batch_tiles(spec))
+    check_converted(spec, batch_tiles)
     try:
         return _in_time(_try_host if spec.on_host else _try_device, spec)
     except MemoryError:

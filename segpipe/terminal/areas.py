@@ -1,13 +1,18 @@
 """Areas of each class over all cases of a run, as people read them."""
 
-from rich.table import Column, Table
+from typing import TYPE_CHECKING
 
 from segpipe.messages.console import cells
 from segpipe.results.totals import Totals
 
+if TYPE_CHECKING:  # runs outside terminals print no table
+    from rich.table import Table
 
-def areas_table(totals: Totals, rule: str) -> Table:
+
+def areas_table(totals: Totals, rule: str) -> "Table":
     """Pixels, area and share of each class over all cases; a caption says what does not count, or counts once."""
+    from rich.table import Column, Table
+
     columns = (Column(name, justify="right") for name in ("pixels", totals.unit.heading, "share"))
     table = Table("class", *columns)
     for name, one in totals.classes.items():

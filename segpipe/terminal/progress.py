@@ -11,9 +11,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import click
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.table import Column, Table
-from rich.text import Text
 
 from segpipe.formats.left_out import listed
 from segpipe.formats.registry import FORMATS, by_suffix, element_of
@@ -36,7 +33,9 @@ from segpipe.storage.ownership import DOUBTFUL, LESIONS, ZONES
 from segpipe.terminal.areas import areas_table, doubled_line
 from segpipe.timing.report import Profile
 
-if TYPE_CHECKING:  # torch and all that comes with it
+if TYPE_CHECKING:  # torch and all that comes with it; runs outside terminals need no rich
+    from rich.table import Table
+
     from segpipe.export.attach import Attached
     from segpipe.export.make import Exported
 
@@ -84,53 +83,6 @@ class Lines:
         say(stamped(f"[{self._count}/{self._total}] {described(outcome)}"))
 
 
-class Bar(Lines):
-    """One progress bar for the run: cases, megapixels per second, time left."""
-
-    def __init__(self, prepared: Prepared) -> None:
-        super().__init__(prepared)
-        columns = (TextColumn("{task.description}"), BarColumn(), _Rate(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=console(), transient=False)
-        pixels = prepared.plan.pixels
-        self._by_cases = pixels is None
-        """Whether the bar counts cases because the number of pixels is not known in advance."""
-        total, element = len(prepared.plan) if pixels is None else pixels, element_of(prepared.cases)
-        self._task = self._bar.add_task(self._caption(), total=total, pixels=0, element=element)
-
-    def _caption(self) -> str:
-        return f"{self._count}/{self._total} cases"
-
-    def __enter__(self) -> Self:
-        self._count = len(self._skipped) + len(self._outside)
-        self._bar.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._bar.stop()
-
-    def progress(self, pixels: int) -> None:
-        self._bar.update(self._task, pixels=self._bar.tasks[self._task].fields["pixels"] + pixels)
-        if not self._by_cases:
-            self._bar.advance(self._task, pixels)
-
-    def note(self, line: str) -> None:
-        self._bar.console.print(words(line))
-
-    def outcome(self, outcome: Outcome) -> None:
-        self._count += 1
-        if self._by_cases:
-            self._bar.advance(self._task)
-        self._bar.update(self._task, description=self._caption())
-        if outcome.error is not None:
-            self._bar.console.print(words(described(outcome), style="red"))
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        rate = task.fields["pixels"] / 1e6 / (task.elapsed or 1)
-        return Text(f"{rate:.1f} M{task.fields['element']}/s")
-
-
 def described(outcome: Outcome) -> str:
     """One line that says how a case ended."""
     if outcome.error is not None:
@@ -143,7 +95,11 @@ def described(outcome: Outcome) -> str:
 
 def watcher(prepared: Prepared) -> Lines:
     """A bar in a terminal, lines elsewhere."""
-    return Bar(prepared) if sys.stdout.isatty() else Lines(prepared)
+    if not sys.stdout.isatty():
+        return Lines(prepared)
+    from segpipe.terminal.bar import Bar
+
+    return Bar(prepared)
 
 
 def conclude(prepared: Prepared, summary: Summary) -> None:
@@ -243,9 +199,11 @@ def print_profile(summary: Summary) -> None:
     echo(f"open {summary.trace} in ui.perfetto.dev or chrome://tracing", err=True)
 
 
-def profile_table(profile: Profile) -> Table:
+def profile_table(profile: Profile) -> "Table":
     """Seconds per stage: wall time, whose shares add up to 1, and the work of all threads."""
-    columns = (_right(name) for name in ("wall s", "share", "all threads s", "on a core s"))
+    from rich.table import Column, Table
+
+    columns = (Column(name, justify="right") for name in ("wall s", "share", "all threads s", "on a core s"))
     table = Table("stage", *columns, title=f"where {profile.seconds:.1f} s went")
     for row in _profile_rows(profile):
         table.add_row(*row)
@@ -282,10 +240,6 @@ UNSERVED = 0.1
 
 MOST = 4
 """Maximum number of stages named beside the model."""
-
-
-def _right(name: str) -> Any:
-    return Column(name, justify="right")
 
 
 def print_export(exported: "Exported") -> None:

@@ -30,6 +30,7 @@ from segpipe.settings import load_settings
 from segpipe.storage.folder import Folder
 from segpipe.terminal import progress
 from segpipe.terminal.areas import areas_table
+from segpipe.terminal.bar import Bar
 from segpipe.terminal.log_lines import LogLine, StderrHandler
 from segpipe.terminal.progress import _in_full
 from segpipe.tune.show import _print
@@ -123,7 +124,7 @@ class Planned:
 @pytest.mark.parametrize("name", MARKUP)
 def test_cases_that_look_like_markup_are_named(name, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    with progress.Bar(SimpleNamespace(plan=Planned(), cases=[Case(name, name)])) as bar:
+    with Bar(SimpleNamespace(plan=Planned(), cases=[Case(name, name)])) as bar:
         bar.outcome(Outcome(Case(name, "x"), 0.0, error=f"{name} is bad"))
         bar.note(f"note: {name}")
     text = capsys.readouterr().out

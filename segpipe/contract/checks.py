@@ -9,8 +9,11 @@ from segpipe.contract.keys import MOST_CHANNELS, as_lists, listed, pairs, per_ch
 if TYPE_CHECKING:
     from segpipe.contract.contract import Contract
 
-PER_CHANNEL = ("scale", "offset", "mean", "std", "clip", "window", "normalize")
+PER_CHANNEL = ("scale", "offset", "mean", "std", "clip", "window", "normalize", "statistics_over")
 """Keys that may have one value per channel."""
+
+
+_KINDS = {"normalize": "word", "statistics_over": "word", "clip": "pair", "window": "pair"}
 
 
 def check(contract: "Contract") -> None:
@@ -28,10 +31,11 @@ def check(contract: "Contract") -> None:
     _check_output_layout(contract)
     _check_task(contract)
     _check_classes(contract)
+    _check_crop(contract)
 
 
 def _check_length(contract: "Contract", key: str) -> None:
-    value, one = getattr(contract, key), {"normalize": "word", "clip": "pair", "window": "pair"}.get(key, "number")
+    value, one = getattr(contract, key), _KINDS.get(key, "number")
     if isinstance(value, list) and len(value) != contract.channel_count:
         raise ValueError(
             f"{key} must be one {one} or one per channel, got {len(value)} for {contract.channel_count} channels"
@@ -101,12 +105,12 @@ def _check_statistics(contract: "Contract") -> None:
             'statistics_of = "case" needs one normalize for all channels, got '
             f'"{listed(contract.normalizations)}": name one, or leave statistics_of out'
         )
-    if contract.statistics_over == "nonzero" and not contract.is_measured:
+    if any(contract.over_nonzero) and not contract.is_measured:
         raise ValueError(
             'statistics_over = "nonzero" is for statistics of each case: normalize = "zscore" or "minmax", or '
             f'clip_percentiles, got normalize = "{listed(contract.normalizations)}"'
         )
-    if contract.scaling == "graph" and (contract.clip_percentiles is not None or contract.statistics_over != "all"):
+    if contract.scaling == "graph" and (contract.clip_percentiles is not None or any(contract.over_nonzero)):
         raise ValueError(
             'scaling = "graph" hands pixels to the network as they are stored, and clip_percentiles and statistics_over '
             'need statistics of the case: leave them out, or set scaling = "host"'
@@ -202,6 +206,11 @@ def _check_classes(contract: "Contract") -> None:
         )
     if contract.task == "binary" and (len(contract.classes) > 2 or max(c.id for c in contract.classes) != 1):
         raise ValueError("a binary model has classes 0 and 1, or 1 alone")
+    if contract.task == "regions" and (contract.gives_labels or min(c.id for c in contract.classes) < 1):
+        raise ValueError(
+            'task = "regions" has a score and an id from 1 for each region, and 0 where there is none, got activation = '
+            f'"{contract.activation}" and ids {listed([c.id for c in contract.classes])}: correct them'
+        )
     if "nodata" in {c.name for c in contract.classes}:
         raise ValueError('no class may be called "nodata": the tables use that name for pixels that were not seen')
 
@@ -218,4 +227,15 @@ def _check_label_values(contract: "Contract", values: list[int]) -> None:
         raise ValueError(
             f"output channels of the classes must be 0 to {len(values) - 1}, each once, got {listed(values)}: "
             "give each class its index in the model's output where that is not its id"
+        )
+
+
+def _check_crop(contract: "Contract") -> None:
+    if contract.crop is None:
+        return
+    if contract.scaling == "graph":
+        raise ValueError('crop needs pixels before they are scaled, got scaling = "graph" as well: leave crop out')
+    if contract.task == "multiclass" and all(one.id for one in contract.classes):
+        raise ValueError(
+            "crop needs a class of id 0, the background, for pixels outside, and has none: add it, or leave crop out"
         )

@@ -24,6 +24,7 @@ from segpipe.contract.keys import (
     PerChannel,
     SegmentationClass,
     Size,
+    StatisticsOver,
     pairs,
     per_channel,
 )
@@ -50,6 +51,7 @@ class Contract(Keys):
             "output_layout",
             "upsampling",
             "margin",
+            "crop",
         }
     )
 
@@ -72,7 +74,7 @@ class Contract(Keys):
     """Whether each channel has its own statistics, or all channels of a case together."""
     epsilon: float = Field(default=0.0, ge=0, le=1)
     """Added to a case's own standard deviation or range before the division."""
-    statistics_over: Literal["all", "nonzero"] = "all"
+    statistics_over: StatisticsOver | list[StatisticsOver] = "all"
     """Valid pixels that a case's own statistics use; with ``nonzero``, pixels of value 0 are 0 after scaling, too."""
     normalize: Normalization | list[Normalization]
     mean: PerChannel | None = None
@@ -99,7 +101,8 @@ class Contract(Keys):
     activation: Literal["softmax", "sigmoid", "none", "labels"]
     """Function that turns scores into probabilities; ``none``: they are probabilities; ``labels``: there are no scores, the
     network gives the label of each pixel."""
-    task: Literal["multiclass", "binary", "multilabel"] = "multiclass"
+    task: Literal["multiclass", "binary", "multilabel", "regions"] = "multiclass"
+    """``multilabel``: a mask band per class; ``regions``: classes overlap, and one map holds the last of each pixel."""
     threshold: float = Field(default=0.5, gt=0, lt=1)
     classes: list[SegmentationClass] = Field(min_length=1, max_length=MOST_CLASSES)
     input: str | None = None
@@ -121,6 +124,9 @@ class Contract(Keys):
     does not divide ``n``, else ``half_pixel``."""
     margin: list[Annotated[int, Field(ge=0, le=MOST_PIXELS)]] | None = None
     """Pixels on each side of a tile that the network sees and does not score, as valid convolutions; None: none."""
+    crop: Literal["nonzero"] | None = None
+    """``nonzero``: the network sees the smallest box with all pixels that are not 0 in some channel, whose statistics are
+    those of the case; pixels outside are background. None: the whole case."""
 
     @model_validator(mode="before")
     @classmethod
@@ -207,6 +213,17 @@ class Contract(Keys):
         return self.normalize if isinstance(self.normalize, list) else [self.normalize] * self.channel_count
 
     @property
+    def over_nonzero(self) -> list[bool]:
+        """Per channel, whether pixels of value 0 are left out of statistics."""
+        over = self.statistics_over
+        return [one == "nonzero" for one in (over if isinstance(over, list) else [over] * self.channel_count)]
+
+    @property
+    def at_zero(self) -> bool:
+        """Whether pixels of value 0 mean that there is nothing."""
+        return self.crop is not None or any(self.over_nonzero)
+
+    @property
     def is_measured(self) -> bool:
         """Whether scaling needs statistics of each case."""
         return self.clip_percentiles is not None or not {"zscore", "minmax"}.isdisjoint(self.normalizations)
@@ -274,9 +291,9 @@ class Contract(Keys):
 
     @property
     def mask_classes(self) -> list[SegmentationClass]:
-        """Classes that a mask can hold, by id, including a binary model's background."""
+        """Classes that a mask can hold, by id, including the background of a binary model or of regions."""
         classes = sorted(self.classes, key=lambda c: c.id)
-        if self.task == "binary" and len(classes) == 1:
+        if self.task == "regions" or (self.task == "binary" and len(classes) == 1):
             return [SegmentationClass(id=0, name="background"), *classes]
         return classes
 

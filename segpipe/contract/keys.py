@@ -52,6 +52,7 @@ MOST_NEIGHBOURS = 64
 
 PerChannel = float | list[float]
 Normalization = Literal["fixed", "zscore", "minmax", "none"]
+StatisticsOver = Literal["all", "nonzero"]
 Pair = tuple[float, float]
 Pairs = Pair | list[Pair]
 """One for all channels, or one per channel."""

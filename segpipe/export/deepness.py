@@ -28,7 +28,7 @@ def deepness_metadata(contract: Contract, *, input_dtype: str = "float32") -> di
         input_dtype: input type of the graph; the plugin feeds float32 for any raster.
     """
     unlike = contract.inputs is not None or contract.gives_labels
-    if contract.ndim != 2 or contract.task == "multilabel" or unlike:
+    if contract.ndim != 2 or contract.task in ("multilabel", "regions") or unlike:
         return {}
     values: dict[str, Any] = {"model_type": "Segmentor", "class_names": _class_names(contract)}
     values |= _resolution(contract) | _tiles(contract)

@@ -205,7 +205,7 @@ def _kinds(contract: Contract) -> str:
 
 def _classes(contract: Contract) -> list[dict[str, Any]]:
     """Classes in the order of the output's channels; values are mask ids, and one channel stands for classes 0 and 1."""
-    classes = contract.mask_classes
+    classes = contract.classes if contract.task == "regions" else contract.mask_classes
     if contract.task != "binary":
         classes = sorted(classes, key=lambda c: c.channel)
     return [_class(c) for c in classes]

@@ -95,10 +95,10 @@ def _spread(
     source, sheet = open_sheet(case, spec, overrides)
     with closing(source):
         warn_of_findings(case, source, spec.contract)
-        if sheet.regridding is not None:
+        if sheet.resampled:
             (note,) = resampling_note(case.path, source.grid, spec.contract)
             LOG.warning("warning: %s: %s", case.name, note)
-        scaling = of_input(scaling_of(source, spec.contract), spec.contract)
+        scaling = of_input(scaling_of(source, spec.contract, sheet.box), spec.contract)
         seen = on_network_grid(source, sheet, spec)
         windows = list(sheet.cover)
         step = max(1, len(windows) // count)

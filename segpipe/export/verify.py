@@ -111,7 +111,7 @@ def _seen(labels: NDArray[np.integer[Any]], invalid: Sequence[NDArray[np.bool_] 
 
 
 def _miou(a: NDArray[np.integer[Any]], b: NDArray[np.integer[Any]], seen: NDArray[np.bool_], contract: Contract) -> float:
-    if contract.task == "multilabel":
+    if contract.task in ("multilabel", "regions"):
         pairs = [((a[:, k] == 1) & seen[:, k], (b[:, k] == 1) & seen[:, k]) for k in range(a.shape[1])]
     else:
         pairs = [((a == k) & seen, (b == k) & seen) for k in range(max(2, contract.scores))]

@@ -16,28 +16,29 @@ STATISTICS_BLOCK = {2: 1024, 3: 128}
 not change, since it determines the order of the sums."""
 
 
-def scaling_of(source: Source, contract: Contract) -> Scaling:
-    """The scaling of one case; statistics of its own need one pass over its pixels, and percentiles two more."""
+def scaling_of(source: Source, contract: Contract, box: Window | None = None) -> Scaling:
+    """The scaling of one case; statistics of its own need one pass over its pixels, and percentiles two more.
+
+    Args:
+        source: the opened case.
+        contract: of the model.
+        box: the pixels whose statistics count; None: all.
+    """
     if contract.scaling == "graph":
         return unscaled(contract)
     tags = source.tags() if contract.pixel == "physical" else None
     scaling = replace(fixed_scaling(contract, tags), blank=blank_of(contract, tags, source.dtype))
     if not contract.is_measured:
         return scaling
-    return case_scaling(contract, scaling, partial(_valid_blocks, source))
+    return case_scaling(contract, scaling, partial(_valid_blocks, source, box))
 
 
-def _valid_blocks(source: Source, scaling: Scaling) -> Iterator[Block]:
+def _valid_blocks(source: Source, box: Window | None, scaling: Scaling) -> Iterator[Block]:
     """Yield the valid pixels of each block, shape ``(channels, pixels)``; blocks are in row-major order.
 
     If the scaling has blank pixels, which statistics leave out, the channels of a block have arrays of their own.
     """
-    shape = source.grid.shape
-    side = STATISTICS_BLOCK[len(shape)]
-    for block in np.ndindex(*(-(-n // side) for n in shape)):
-        start = tuple(k * side for k in block)
-        stop = tuple(min(a + side, n) for a, n in zip(start, shape, strict=True))
-        window = Window(start, stop)
+    for window in blocks_of(source.grid.shape, box):
         if source.empty(window):
             continue
         stored, invalid = source.read(window)
@@ -47,3 +48,12 @@ def _valid_blocks(source: Source, scaling: Scaling) -> Iterator[Block]:
             yield [channel[there][None] for channel, there in zip(scaled, kept, strict=True)]
         else:
             yield scaled.reshape(len(scaled), -1) if invalid is None else scaled[:, ~invalid]
+
+
+def blocks_of(shape: tuple[int, ...], box: Window | None = None) -> Iterator[Window]:
+    """Yield the blocks of a case, or of a box of it, in row-major order."""
+    box = box or Window((0,) * len(shape), shape)
+    side = STATISTICS_BLOCK[len(shape)]
+    for block in np.ndindex(*(-(-n // side) for n in box.shape)):
+        start = tuple(a + k * side for a, k in zip(box.start, block, strict=True))
+        yield Window(start, tuple(min(a + side, n) for a, n in zip(start, box.stop, strict=True)))

@@ -16,12 +16,15 @@ NUMBERED = re.compile(r"(.+)_(\d{4})")
 def channels_of(contract: Contract, given: Patterns | None) -> Channels | None:
     """The channels to group files by; None if each file is a case.
 
+    Files for a model of nnU-Net have numbers even if it has one channel.
+
     Raises:
         SettingsError: ``--channels`` does not name the model's channels.
     """
     count, names = contract.channel_count, contract.channel_names
     if given is None:
-        return Channels(_labels(count, names)) if count > 1 else None
+        numbered = count > 1 or "nnunet" in contract.provenance
+        return Channels(_labels(count, names)) if numbered else None
     patterns = dict(given)
     if len(patterns) < len(given) or len(given) != count or (names is not None and patterns.keys() != set(names)):
         wanted = str(count) if names is None else ", ".join(names)
@@ -77,7 +80,7 @@ def _collected(
     for name, files in together.items():
         files.sort(key=lambda file: (file[0], file[1].path))
         first, paths = files[0][1], tuple(case.path for _, case in files)
-        case = Case(name, first.path, first.format, ChannelFiles(paths))
+        case = Case(name, first.path, first.format, ChannelFiles(paths) if len(channels.labels) > 1 else first.index)
         grouped.cases.append(case)
         if (error := _error(case, files, channels)) is not None:
             grouped.errors[case] = error

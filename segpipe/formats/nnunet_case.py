@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from segpipe.contract import Contract
 from segpipe.errors import InstallationError, SourceError
+from segpipe.formats.cropping import outside_scores
 from segpipe.formats.resampled import Resampled, Taken
 from segpipe.formats.source import Begun, Source
 from segpipe.geometry.nnunet_grids import NnunetGrids, Placed, resized_shape, thick_axis
@@ -18,9 +19,6 @@ from segpipe.network.scaling import Scaling
 from segpipe.process.extras import install
 
 Volume = NDArray[np.float32]
-
-FOREIGN = -1e4
-"""Score of every class but the background outside the crop; 1e4 is that of the background."""
 
 SMALLEST_STD = 1e-8
 """nnU-Net's floor of a standard deviation, and of a maximum."""
@@ -93,12 +91,7 @@ def grids_of(path: str, source: Source, contract: Contract) -> NnunetGrids:
         for axis, ((a, b), size, most) in enumerate(zip(crop, sizes, least, strict=True))
     )
     factors = tuple((b - a) / size for (a, b), size in zip(crop, sizes, strict=True))
-    return NnunetGrids(grid.shape, factors, placed, _outside_scores(contract))
-
-
-def _outside_scores(contract: Contract) -> tuple[float, ...]:
-    background = {c.channel for c in contract.classes if c.id == 0 and contract.task == "multiclass"}
-    return tuple(-FOREIGN if channel in background else FOREIGN for channel in range(contract.scores))
+    return NnunetGrids(grid.shape, factors, outside_scores(contract), placed)
 
 
 def _stored(source: Source, contract: Contract) -> tuple[Volume, NDArray[np.bool_]]:
@@ -128,7 +121,7 @@ def prepared(pixels: Volume, nonzero: NDArray[np.bool_], spacing: Any, grids: Nn
         grids: both grids.
         contract: gives the scaling and, in ``provenance``, the order of the splines.
     """
-    inside = _ndimage().binary_fill_holes(nonzero)[grids.crop] if contract.statistics_over == "nonzero" else None
+    inside = _ndimage().binary_fill_holes(nonzero)[grids.crop] if any(contract.over_nonzero) else None
     cropped = np.ascontiguousarray(pixels[(slice(None), *grids.crop)])
     scaled = np.stack([_scaled(channel, number, inside, contract) for number, channel in enumerate(cropped)])
     sizes = tuple(one.resized for one in grids.placed)
@@ -152,6 +145,7 @@ def _scaled(channel: Volume, number: int, inside: NDArray[np.bool_] | None, cont
         return channel / max(float(channel.max()), SMALLEST_STD)
     if kind == "none":
         return channel
+    inside = inside if contract.over_nonzero[number] else None
     counted = channel if inside is None else channel[inside]
     standard = (channel - counted.mean()) / max(float(counted.std()), SMALLEST_STD)
     return standard if inside is None else np.where(inside, standard, channel)

@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
+from segpipe.geometry.cropped_grids import outside_of
 from segpipe.geometry.regridding import NEAR, Axis, Floats, Indices, Regridding, Valid
 from segpipe.geometry.windows import Window
 
@@ -72,8 +73,6 @@ class NnunetGrids(Regridding):
     """The two grids of a case, of three axes; ``factors`` are those of the crop."""
 
     placed: tuple[Placed, ...] = ()
-    outside_scores: tuple[float, ...] = ()
-    """Score of each class outside the crop, where nnU-Net writes background."""
 
     @cached_property
     def axes(self) -> tuple[Axis, ...]:
@@ -85,13 +84,8 @@ class NnunetGrids(Regridding):
         return tuple(slice(one.start, one.stop) for one in self.placed)
 
     def outside(self, owned: Window) -> Valid | None:
-        """Mask of the own pixels of a box that lie outside the crop; None if none does."""
-        inside = [
-            (np.arange(a, b) >= one.start) & (np.arange(a, b) < one.stop)
-            for a, b, one in zip(owned.start, owned.stop, self.placed, strict=True)
-        ]
-        mask = ~(inside[0][:, None, None] & inside[1][:, None] & inside[2])
-        return mask if mask.any() else None
+        """Mask of the own pixels of a box that lie outside the crop, where nnU-Net writes background."""
+        return outside_of(owned, Window(tuple(one.start for one in self.placed), tuple(one.stop for one in self.placed)))
 
 
 def resized_shape(shape: Sequence[int], own: Sequence[float], wanted: Sequence[float]) -> tuple[int, ...]:

@@ -127,6 +127,8 @@ class Regridding:
     """Shape of the case's own grid."""
     factors: tuple[float, ...]
     """Spacing of the network's grid divided by that of the case's own grid, per axis."""
+    outside_scores: tuple[float, ...] = ()
+    """Score of each class for own pixels that the network does not see."""
 
     @cached_property
     def axes(self) -> tuple[Axis, ...]:
@@ -136,6 +138,11 @@ class Regridding:
     def shape(self) -> tuple[int, ...]:
         """Shape of the network's grid."""
         return tuple(axis.size for axis in self.axes)
+
+    def outside(self, owned: Window) -> Valid | None:
+        """Mask of the own pixels of a box that the network does not see; None if it sees all."""
+        del owned
+        return None
 
     def owned(self, box: Window) -> Window:
         """The own pixels whose scores follow from a box of the network's grid and one more pixel on its low sides.

@@ -35,6 +35,10 @@ class Window:
         """Number of pixels in the window."""
         return int(np.prod(self.shape))
 
+    def moved(self, by: Sequence[int]) -> "Window":
+        """The same box, moved."""
+        return Window(*(tuple(a + b for a, b in zip(end, by, strict=True)) for end in (self.start, self.stop)))
+
 
 @dataclass(frozen=True, slots=True)
 class Tiling:

@@ -107,6 +107,7 @@ def _has_threshold(contract: Contract) -> bool:
 _TASKS = {
     "multiclass": "multiclass: each pixel has one class",
     "binary": "binary: one score, class 1",
+    "regions": "regions: classes overlap, and the mask has the last of each pixel",
     "multilabel": "multilabel: each class has a mask band of its own",
 }
 _ACTIVATIONS = {
@@ -133,7 +134,7 @@ def _scaling_words(contract: Contract) -> str:
     x = "pixel" if contract.pixel == "stored" else "physical value by the file's tags"
     x += f" * {words['scale']}" * (words["scale"] != "1") + f" + {words['offset']}" * (words["offset"] != "0")
     x = _clip_words(x, contract)
-    over = "the case's valid pixels" + " that are not 0" * (contract.statistics_over == "nonzero")
+    over = "the case's valid pixels" + " that are not 0" * any(contract.over_nonzero)
     over += " of all channels together" * (contract.statistics_of == "case")
     ends = [f"percentile {n:g}" for n in contract.range_percentiles or ()]
     after = {

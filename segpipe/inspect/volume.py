@@ -145,7 +145,7 @@ def _fitted(case: Case, sheet: Sheet, spec: ModelSpec, settings: Settings) -> Vo
         contract_origin=spec.contract_origin,
         orientation=sheet.grid.as_json().get("orientation"),
         wanted_spacing=contract.spacing and [size * factor for size in contract.spacing],
-        resampled=sheet.regridding is not None,
+        resampled=sheet.resampled,
         shape=list(cover.shape),
         tile=list(cover.tiling.input),
         grid=list(cover.counts),

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from segpipe.cleaning.stage import cleaning_bytes
 from segpipe.errors import OutputError, OutsideError, case_errors
@@ -169,11 +169,25 @@ def cut_large(planned: Sequence[PlannedCase], run: Run, workers: int, total: int
         workers: workers of the run.
         total: windows of all remaining cases, which define the share of a case.
     """
-    for case in planned:
+    for given in planned:
+        case = _with_crop(given, run, total, workers)
         cover = case.cover(run.model)
         parts = _stored(case, run) or cut(cover, _limits(case, total, run, workers))
         if len(parts) > 1:
             yield Cut(case, parts, repeated(cover, parts))
+
+
+def _with_crop(case: PlannedCase, run: Run, total: int, workers: int) -> PlannedCase:
+    """The case with the windows of its crop, if it has one and might be cut: parts are made of windows."""
+    if run.model.contract.crop is None:
+        return case
+    if not _stored(case, run) and len(cut(case.cover(run.model), _limits(case, total, run, workers))) == 1:
+        return case
+    with case_errors(case.case.path):  # its job says why
+        source, sheet = open_sheet(case.case, run.model, run.overrides, memory=most_memory(run.settings))
+        with closing(source):
+            return as_planned(case.case, sheet)
+    return case
 
 
 def keep_cut(cut: Cut, run: Run) -> None:
@@ -211,7 +225,7 @@ class _Looked:
 def _look(case: Case, run: Run, looked: _Looked, *, values: bool) -> None:
     """Open a case; with ``values``, sample some of its pixels, too."""
     with case_errors(case.path) as caught:
-        source, sheet = open_sheet(case, run.model, run.overrides, memory=most_memory(run.settings))
+        source, sheet = open_sheet(case, _uncropped(run.model), run.overrides, memory=most_memory(run.settings))
         with closing(source):
             if values:
                 found = findings_of(source, run.model.contract)
@@ -225,6 +239,13 @@ def _look(case: Case, run: Run, looked: _Looked, *, values: bool) -> None:
         looked.unseen.append(case)
     elif caught.error is not None:
         looked.failed.append(Failure(case, str(caught.error)))
+
+
+def _uncropped(model: ModelSpec) -> ModelSpec:
+    """The model, for a case of which no pixel is read yet: its job finds the crop, and ``cut_large`` that of a large one."""
+    if model.contract.crop is None:
+        return model
+    return replace(model, contract=model.contract.model_copy(update={"crop": None}))
 
 
 def as_planned(case: Case, sheet: Sheet) -> PlannedCase:

@@ -171,9 +171,9 @@ def _part_output(job: PartJob, sheet: Sheet, run: Run, batch: int) -> PartOutput
 
 def measure(case: Case, run: Run) -> tuple[str, ...]:
     """Store the scaling of a case by its own statistics for its parts."""
-    source, _ = open_sheet(case, run.model, run.overrides, memory=most_memory(run.settings))
+    source, sheet = open_sheet(case, run.model, run.overrides, memory=most_memory(run.settings))
     with closing(source):
-        write_scaling(run.output, case, scaling_of(source, run.model.contract))
+        write_scaling(run.output, case, scaling_of(source, run.model.contract, sheet.box))
     return ()
 
 

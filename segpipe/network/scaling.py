@@ -99,8 +99,13 @@ def _of_kind(contract: Contract, kind: str) -> NDArray[np.bool_]:
 
 def blank_of(contract: Contract, tags: tuple[Channels, Channels] | None, dtype: np.dtype[Any]) -> Channels | None:
     """Stored pixel that maps to 0, per channel, for a contract that excludes it; NaN if no pixel has that value."""
-    if contract.statistics_over == "all":
+    if not any(contract.over_nonzero):
         return None
+    return np.where(contract.over_nonzero, stored_zero(contract, tags, dtype), np.nan)
+
+
+def stored_zero(contract: Contract, tags: tuple[Channels, Channels] | None, dtype: np.dtype[Any]) -> Channels:
+    """Stored pixel of value 0, per channel; NaN if no pixel has that value."""
     count = contract.channel_count
     if tags is None or contract.pixel == "stored":
         return np.zeros(count)

@@ -82,7 +82,6 @@ class Decision:
 
     def labels(self, sums: Array, total: Array | None, invalid: Array | None) -> tuple[Array, Array]:
         """Labels ``(bands, *box)`` of score sums ``(classes, *box)`` and summed weights, and what ``refusal`` judges by."""
-        xp = self.arrays.xp
         if self.contract.gives_labels:
             return self._given(sums, invalid)
         if self.contract.task == "multiclass":
@@ -92,11 +91,21 @@ class Decision:
         else:
             assert total is not None
             finite = self._finite(sums, invalid)
-            labels = self.arrays.cast(self.above(sums, total), self.dtype)
-            labels = xp.stack([labels[k] for k in self._order]) if self.bands > 1 else labels
+            labels = self._present(self.above(sums, total))
         if invalid is not None:
             self.arrays.fill(labels, invalid, self.nodata)
         return self.arrays.cast(labels, self.dtype), finite
+
+    def _present(self, above: Array) -> Array:
+        """Labels of where each class is: a band for each, or a map of regions, each over those before it."""
+        xp = self.arrays.xp
+        if self.contract.task != "regions":
+            labels = self.arrays.cast(above, self.dtype)
+            return xp.stack([labels[k] for k in self._order]) if self.bands > 1 else labels
+        labels = xp.zeros_like(self.arrays.cast(above[:1], self.dtype))
+        for one in sorted(self.contract.classes, key=lambda c: c.channel):
+            self.arrays.fill(labels[0], above[one.channel], one.id)
+        return labels
 
     def _given(self, values: Array, invalid: Array | None) -> tuple[Array, Array]:
         """Labels of label values ``(channels, *box)``, and the extremes of those that are no class's at a valid pixel."""
@@ -136,7 +145,10 @@ class Decision:
         return float(np.float32(p if self.blend_on == "probabilities" else np.log(p / (1 - p))))
 
     def confidence(self, sums: Array, total: Array, invalid: Array | None) -> Array:
-        """Probability of each label as 0 to 254, shape ``(bands, *box)``; 255 where the pixel is invalid."""
+        """Probability of each label as 0 to 254, shape ``(bands, *box)``; 255 where the pixel is invalid.
+
+        Of regions, that of the least certain of them.
+        """
         xp, mean = self.arrays.xp, sums / total
         if self.contract.task == "multiclass":
             likely = self._winner_probability(mean)[None]
@@ -144,6 +156,7 @@ class Decision:
             p = mean if self.blend_on == "probabilities" else self._sigmoid(mean)
             likely = xp.where(mean > self._threshold, p, 1 - p)
             likely = xp.stack([likely[k] for k in self._order]) if self.bands > 1 else likely
+            likely = xp.amin(likely, 0)[None] if self.contract.task == "regions" else likely
         scaled = self.arrays.cast(xp.round(xp.clip(likely, 0, 1) * CONFIDENCE_TOP), np.dtype(np.uint8))
         if invalid is not None:
             self.arrays.fill(scaled, invalid, CONFIDENCE_NODATA)

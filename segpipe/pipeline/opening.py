@@ -11,6 +11,7 @@ import numpy as np
 from segpipe.contract import Contract
 from segpipe.errors import SourceError
 from segpipe.formats.case import Case
+from segpipe.formats.cropping import cropped
 from segpipe.formats.identity import Beside, Identity, asked_names, identities, no_state
 from segpipe.formats.neighbouring import Neighbouring
 from segpipe.formats.nnunet_case import NnunetCase, grids_of
@@ -19,11 +20,12 @@ from segpipe.formats.resampled import Resampled
 from segpipe.formats.scope import Scope, scope_of
 from segpipe.formats.source import Scene, Source
 from segpipe.formats.unusual import Finding
+from segpipe.geometry.cropped_grids import CroppedGrids
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.nnunet_grids import NnunetGrids
 from segpipe.geometry.regridding import Regridding
 from segpipe.geometry.weighting import Weights
-from segpipe.geometry.windows import Cover, Part, reflected
+from segpipe.geometry.windows import Cover, Part, Window, reflected
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import AS_STORED, Overrides
 from segpipe.pipeline.memory import refuse_fine_case, refuse_large_case
@@ -71,6 +73,16 @@ class Sheet:
     """Bytes that a process takes in TMPDIR while it reads the case."""
     abandoned: threading.Event = field(default_factory=threading.Event)
     """Set by any stage in which the case fails; reading then stops."""
+
+    @property
+    def box(self) -> Window | None:
+        """The own pixels that the network sees, if not all."""
+        return self.regridding.box if isinstance(self.regridding, CroppedGrids) else None
+
+    @property
+    def resampled(self) -> bool:
+        """Whether the network's pixels have another size than the case's own."""
+        return self.regridding is not None and any(factor != 1 for factor in self.regridding.factors)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -121,14 +133,16 @@ def open_sheet(
         _check_pixels(case, source, model)
         if model.like == "nnunet":
             regridding: Regridding | None = grids_of(case.path, source, model.contract)
+            spaced = resampling_note
         else:
             regridding = regridding_of(case.path, source.grid, model.contract, resample=overrides.resample)
+            spaced = check_spacing if regridding is None else resampling_note
+            regridding = cropped(source, model.contract, regridding)
         cover = cover_of(case, source.grid.shape, model, regridding)
         refuse_large_case(case.path, cover, model, source.block, memory)
         if regridding is not None:
             refuse_fine_case(case.path, regridding, cover, memory)
         source_notes = source.notes if part is None else ()  # the record belongs to the case, not to a part
-        spaced = check_spacing if regridding is None else resampling_note
         notes = [*source_notes, *spaced(case.path, source.grid, model.contract)]
         files = identities(case.path, source.files)
         notes += no_state(files)
@@ -157,8 +171,10 @@ def sheet_in_memory(case: Case, source: Source, model: ModelSpec) -> Sheet:
         SourceError: its pixels or shape do not fit the model.
     """
     _check_pixels(case, source, model)
-    cover = cover_of(case, source.grid.shape, model)
-    return Sheet(source.grid, [], (), cover, time.time(), cover.whole, raw=not model.on_host)
+    regridding = cropped(source, model.contract, None)
+    cover = cover_of(case, source.grid.shape, model, regridding)
+    sheet = Sheet(source.grid, [], (), cover, time.time(), cover.whole, raw=not model.on_host)
+    return replace(sheet, regridding=regridding)
 
 
 def _state(path: str) -> list[Identity]:

@@ -177,7 +177,7 @@ def _opened(case: Case, reading: Reading) -> tuple[Source, Sheet]:
 
 
 def _decoded(case: Case, source: Source, sheet: Sheet, reading: Reading) -> Iterator[Decoded]:
-    scaling = reading.scaling or scaling_of(source, reading.model.contract)
+    scaling = reading.scaling or scaling_of(source, reading.model.contract, sheet.box)
     if reading.source is None:
         FORMATS[case.format].cache().grow(sheet.block_bytes)
     sheet, look = _examined(case, source, sheet, scaling, reading)

@@ -6,8 +6,7 @@ from itertools import product
 
 import numpy as np
 
-from segpipe.geometry.nnunet_grids import NnunetGrids
-from segpipe.geometry.regridding import AT_ONCE, Between, Regridding, grown
+from segpipe.geometry.regridding import AT_ONCE, Between, Regridding, Valid, grown
 from segpipe.geometry.windows import Window
 from segpipe.network.arrays import HOST, Array, Arrays
 from segpipe.pipeline.blend import Finished
@@ -55,7 +54,7 @@ def _own(box: Finished, arrays: Arrays, nearest: bool) -> Iterator[Finished]:
             else:
                 scores = _linear(mean, seen, between, haloed.start, arrays)
         _fill_outside(scores, grids, part, arrays)
-        invalid = None if box.invalid is None else box.invalid[_inside(part, low)]
+        invalid = None if box.invalid is None else _own_invalid(box.invalid, low, part)
         invalid = None if invalid is None or not invalid.any() else arrays.put(invalid)
         differ = None
         if box.differ is not None:
@@ -97,10 +96,22 @@ def nearest_of(
 
 
 def _fill_outside(scores: Array, grids: Regridding, part: Window, arrays: Arrays) -> None:
-    """Give pixels outside the network's grid the scores of background."""
-    if isinstance(grids, NnunetGrids) and (outside := grids.outside(part)) is not None:
+    """Give pixels that the network does not see the scores of background."""
+    if (outside := grids.outside(part)) is not None:
         for channel, value in zip(scores, grids.outside_scores, strict=True):
             arrays.fill(channel, arrays.put(outside), value)
+
+
+def _own_invalid(invalid: Valid, low: tuple[int, ...], part: Window) -> Valid:
+    """The mask over a box of own pixels, of one that begins at ``low``; pixels that the network does not see are valid."""
+    high = tuple(a + n for a, n in zip(low, invalid.shape, strict=True))
+    start = tuple(max(a, first) for a, first in zip(part.start, low, strict=True))
+    shared = Window(start, tuple(max(a, min(b, end)) for a, b, end in zip(start, part.stop, high, strict=True)))
+    if shared == part:
+        return invalid[_inside(part, low)]
+    mask = np.zeros(part.shape, np.bool_)
+    mask[_inside(shared, part.start)] = invalid[_inside(shared, low)]
+    return mask
 
 
 def _mean(box: Finished, seen: Array | None, arrays: Arrays) -> Array:

@@ -197,7 +197,7 @@ class CaseOutput:
         if rule is None:
             return None
         place = Place(self._case.name, self._case.path, self._sheet.grid)
-        two = decision.contract.task != "multiclass"
+        two = decision.contract.task in ("binary", "multilabel")
         form = Form(decision.bands, decision.dtype, decision.nodata, two, self._run.settings.confidence)
         self.write = self._keep
         return Uncleaned(self._output, place, form, rule)
@@ -423,7 +423,7 @@ def _color(contract: Contract, position: int, one: SegmentationClass) -> Color:
 
 
 def _is_background(contract: Contract, one: SegmentationClass) -> bool:
-    return one.name.strip(" _").casefold() == "background" or (contract.task == "binary" and one.id == 0)
+    return one.name.strip(" _").casefold() == "background" or (contract.task in ("binary", "regions") and one.id == 0)
 
 
 def mask_style(decision: Decision, run: Run) -> Style:

@@ -106,7 +106,7 @@ class Place:
             return _noise(self.window.shape, spec, self.seed)
         source, sheet = open_sheet(self.case, spec, overrides)
         with closing(source):
-            scaling = of_input(scaling_of(source, spec.contract), spec.contract)
+            scaling = of_input(scaling_of(source, spec.contract, sheet.box), spec.contract)
             return self.read(source, sheet, spec), scaling
 
     def read(self, source: Source, sheet: Sheet, spec: ModelSpec) -> Held:

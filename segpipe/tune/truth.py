@@ -45,11 +45,12 @@ class Truth:
         assert place.case is not None
         source, sheet = open_sheet(place.case, spec, overrides)
         with closing(source):
-            if sheet.regridding is not None:
+            if sheet.resampled:
                 raise InputError(f"--reference needs cases of the model's pixel size, and {place.case.path} is resampled")
             window = place.window
             if place.plane is not None:
                 window = Window((place.plane, *window.start), (place.plane + 1, *window.stop))
+            window = window if sheet.box is None else window.moved(sheet.box.start)
             with open_reference(self.paths[place.case.name], source.grid) as reference:
                 labels, valid = reference.read(window)
         shape = place.window.shape

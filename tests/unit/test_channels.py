@@ -23,8 +23,8 @@ MR = ["FLAIR", "T1", "T2"]
 PATTERNS = (("FLAIR", "*_flair.nii.gz"), ("T1", "*_t1.nii.gz"), ("T2", "*_t2.nii.gz"))
 
 
-def contract(channels: Any = 2) -> Any:
-    return parse_contract(networks.contract(channels, 3), "a test")
+def contract(channels: Any = 2, **changes: Any) -> Any:
+    return parse_contract(networks.contract(channels, 3, **changes), "a test")
 
 
 def found(root: Path, files: str, channels: Channels | None) -> Found:
@@ -56,6 +56,18 @@ def test_numbers_mean_nothing_to_a_model_of_one_channel_and_in_names_of_rasters(
     assert {case.name for case in found(tmp_path, files, None).cases} == {"b_0000", "b_0001", "s_0000", "s_0001", "t_0007"}
     own = as_text(tmp_path, found(tmp_path, "", channels_of(contract(), None)).cases)
     assert own.keys() == {"b", "s_0000", "s_0001", "t_0007"}
+
+
+def test_a_model_of_nnunet_takes_the_number_away_even_if_it_has_one_channel(tmp_path: Path) -> None:
+    one = channels_of(contract(1, provenance={"nnunet": {}}), None)
+    cases = found(tmp_path, "a_0000.nii.gz b.nii sub/c_0000.nii d_0001.nii", one).cases
+    assert as_text(tmp_path, cases) == {
+        "a": "a_0000.nii.gz",
+        "b": "b.nii",
+        "d_0001": "d_0001.nii",
+        "sub/c": "sub/c_0000.nii",
+    }
+    assert not any(isinstance(case.index, ChannelFiles) for case in cases)
 
 
 @pytest.mark.parametrize(

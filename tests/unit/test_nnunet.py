@@ -161,7 +161,7 @@ def test_labels_are_classes_without_the_ignored():
 def test_regions_are_independent_classes_with_the_labels_of_their_order():
     labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]}
     terms = label_terms(nnunets.dataset(labels=labels, regions_class_order=[1, 2, 3]))
-    assert (terms["task"], terms["activation"]) == ("multilabel", "sigmoid")
+    assert (terms["task"], terms["activation"]) == ("regions", "sigmoid")
     assert [(c["id"], c["name"], c["index"]) for c in terms["classes"]] == [
         (1, "whole", 0),
         (2, "core", 1),
@@ -207,8 +207,11 @@ def test_z_score_with_a_mask_leaves_out_zeros():
     assert scaling_terms(own) == {"normalize": ["zscore", "zscore"], "statistics_over": "nonzero"}
     assert scaling_terms(read(use_mask_for_norm=[True])).get("statistics_over") is None  # CT ignores it
     mixed = read(normalization_schemes=["ZScoreNormalization"] * 2, use_mask_for_norm=[True, False])
-    with pytest.raises(ExportError, match=r"use_mask_for_norm must be the same for all channels"):
-        scaling_terms(mixed)
+    assert scaling_terms(mixed)["statistics_over"] == ["nonzero", "all"]
+    assert scaling_terms(read(normalization_schemes=["CTNormalization", "ZScoreNormalization"],
+                              use_mask_for_norm=[True, True],
+                              foreground_intensity_properties_per_channel={"0": nnunets.FOREGROUND})
+                         )["statistics_over"] == ["all", "nonzero"]  # fmt: skip
 
 
 def test_rgb_is_divided_by_255():

@@ -13,7 +13,7 @@ from segpipe.geometry.windows import Cover, Tiling, Window, nearest_starts
 from segpipe.pipeline.regrid import interpolated
 
 PLACED = (Placed(2, 9, 5, 1, 2), Placed(0, 6, 9, 0, 0), Placed(3, 11, 8, 2, 1))
-GRIDS = NnunetGrids((12, 6, 13), (7 / 5, 6 / 9, 1.0), PLACED, (1.0, -1.0))
+GRIDS = NnunetGrids((12, 6, 13), (7 / 5, 6 / 9, 1.0), (1.0, -1.0), PLACED)
 
 
 def straight(scores: np.ndarray) -> np.ndarray:
@@ -61,7 +61,7 @@ def test_grids_survive_a_worker():
 
 
 def test_the_nearest_pixel_along_thick_slices():
-    axis = NnunetGrids((6,), (2.0,), (Placed(0, 6, 3, 0, 0, nearest=True),)).axes[0]
+    axis = NnunetGrids((6,), (2.0,), placed=(Placed(0, 6, 3, 0, 0, nearest=True),)).axes[0]
     points = axis.between(0, 6)
     assert (points.share == 1).all()
     assert points.upper.tolist() == [0, 0, 1, 1, 2, 2]

@@ -45,6 +45,7 @@ def contract_of(folder: TrainedFolder, configuration: Configuration, flips: list
         "equivariant": False,
         **label_terms(folder.dataset),
         "flips": flips,
+        "crop": "nonzero",
         "provenance": _provenance(folder, configuration),
     }
     return parse_contract(values, f"the contract of {folder.path}")

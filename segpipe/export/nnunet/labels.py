@@ -12,8 +12,8 @@ IGNORED = "ignore"
 def label_terms(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """Keys of the contract for labels, one score each, or for regions, which overlap.
 
-    Regions are independent classes in the order of the file. Their ids are the labels of ``regions_class_order``: nnU-Net
-    writes the first region, then the second over it, and so on.
+    Regions overlap, in the order of the file. Their ids are the labels of ``regions_class_order``: nnU-Net, and a run,
+    write the first region, then the second over it, and so on.
 
     Raises:
         ExportError: the labels are not as nnU-Net writes them.
@@ -58,4 +58,4 @@ def _regions(labels: Mapping[str, Any], order: Any) -> dict[str, Any]:
     classes = [
         {"id": label, "name": name, "index": index} for index, (name, label) in enumerate(zip(regions, order, strict=True))
     ]
-    return {"task": "multilabel", "activation": "sigmoid", "classes": classes}
+    return {"task": "regions", "activation": "sigmoid", "classes": classes}

@@ -58,15 +58,8 @@ def _of_foreground(foreground: Mapping[str, Any], number: int) -> dict[str, Any]
 
 def _mask(configuration: Configuration) -> dict[str, Any]:
     """``statistics_over``: a mask matters to z-score alone; the other schemes ignore it."""
-    masked = {m for m, scheme in zip(configuration.masked, configuration.schemes, strict=True) if scheme in _MASKABLE}
-    if True not in masked:
+    channels = zip(configuration.masked, configuration.schemes, strict=True)
+    over = ["nonzero" if masked and scheme == "ZScoreNormalization" else "all" for masked, scheme in channels]
+    if "nonzero" not in over:
         return {}
-    if len(masked) > 1 or not set(configuration.schemes) <= _MASKABLE:
-        raise ExportError(
-            f"use_mask_for_norm must be the same for all channels, got {list(configuration.masked)} for "
-            f"{', '.join(configuration.schemes)}: the contract has statistics_over once for all channels"
-        )
-    return {"statistics_over": "nonzero"}
-
-
-_MASKABLE = {"ZScoreNormalization"}
+    return {"statistics_over": over[0] if len(set(over)) == 1 else over}

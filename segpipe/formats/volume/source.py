@@ -159,7 +159,7 @@ def _check_values(volume: Volume, contract: Contract) -> None:
     inside = contract.scaling == "graph"  # such a graph gets the stored voxels, whatever ``normalize`` is
     own = set(contract.normalizations) <= NORMALISING and contract.limits is None
     # a pixel that is stored as 0 is one of value 0 only without an intercept
-    undone = not inside and own and volume.scale[0] > 0 and (contract.statistics_over == "all" or volume.scale[1] == 0)
+    undone = not inside and own and volume.scale[0] > 0 and (not contract.at_zero or volume.scale[1] == 0)
     if volume.scale == (1.0, 0.0) or contract.pixel == "physical" or undone:
         return
     slope, intercept = volume.scale

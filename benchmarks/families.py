@@ -842,8 +842,8 @@ The table shows every family at a small size, five classes, seeded random weight
 networks of three channels, of pictures made from them. It is written by `python benchmarks/families.py --output
 docs/export.md`, and each family is run through `segpipe run` against torch in `tests/slow/test_families.py`.
 [Forms of ONNX files](forms.md) has the same for files that other programs wrote, such as labels from the graph, and
-[described models](howto/described-models.md) for folders of bioimage.io and MONAI. Folders of nnU-Net 2, `segpipe export nnunet`:
-[what they take and how equal they are](howto/nnunet.md).
+[described models](howto/described-models.md) for folders of bioimage.io and MONAI. For folders of nnU-Net 2, which
+`segpipe export nnunet` reads, see [nnU-Net models](howto/nnunet.md).
 
 - **weights**: what they came in; `folder` is one of `save_pretrained`.
 - **exports**: `yes` if the fp32 file is within the limits: {labels} of labels equal, scores within {scores} of the largest.

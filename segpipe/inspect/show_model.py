@@ -85,6 +85,8 @@ def _contract_rows(contract: Contract, tiling: Mapping[str, Sequence[int]] | Non
     yield "tile", _tile_words(contract, tiling)
     yield "equivariant", _EQUIVARIANT[contract.equivariant]
     yield "spacing", _spacing_words(contract)
+    if contract.crop is not None:
+        yield "crop", "to the box of pixels that are not 0 in some channel"
     yield "task", _TASKS[contract.task] + f", above {contract.threshold:g}" * _has_threshold(contract)
     yield "activation", _ACTIVATIONS.get(contract.activation, contract.activation)
     yield from ((key, value) for key in ("input", "output", "orientation") if (value := getattr(contract, key)))

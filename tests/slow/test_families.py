@@ -4,13 +4,15 @@ import math
 from dataclasses import replace
 from types import SimpleNamespace
 
-import families
 import numpy as np
 import onnxruntime
 import pytest
 import rasterio
 import torch
-from families import CLASSES, FAMILIES
+from catalogue.entries import FAMILIES
+from catalogue.family import CLASSES
+from catalogue.pixels import SCENES, tile_of
+from catalogue.prepared import arguments, prepare
 from torch import nn
 from torch.nn import functional
 
@@ -25,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 BY_COMMAND = {"torchvision-lraspp_mobilenet_v3_large", "smp-Linknet", "transformers-SegFormer-weights-apart"}
 FREE_SIZE = {"segpipe-unet", "smp-FPN", "own-torch.export", "own-module-without-padding"}
 ON_A_SCENE = {"smp-Unet", "segpipe-bisenetv2", "segpipe-unet"}
-SCENE = families.SCENES / "pirai.tif"
+SCENE = SCENES / "pirai.tif"
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 REFLECTANCE = {"mean": [0.0556, 0.0838, 0.0763, 0.2925], "std": [0.0168, 0.0222, 0.0301, 0.0864]}
@@ -98,7 +100,7 @@ def exported(family, prepared, segpipe):
     """The model's path; by the command line for some, in this process for the others."""
     flags = {**prepared.flags, "verify": (str(prepared.scenes),), "fixed_size": family.id not in FREE_SIZE}
     if family.id in BY_COMMAND:
-        ended = segpipe("export", *families.arguments(flags))
+        ended = segpipe("export", *arguments(flags))
         assert ended.returncode == 0, ended.stderr
         return flags["output"]
     made = export_model(export_settings(flags))
@@ -124,9 +126,9 @@ def check(found, wanted):
 @every_family
 def test_labels_of_a_run_are_those_of_torch(family, raster, run_serial, segpipe, tmp_path):
     family = sized(family)
-    prepared = families.prepare(family, tmp_path / "made")
+    prepared = prepare(family, tmp_path / "made")
     model = exported(family, prepared, segpipe)
-    pixels = families.tile_of(family)
+    pixels = tile_of(family)
     suffix = "tif" if family.channels == 4 else "png"
     out = run_serial(raster(f"in/tile.{suffix}", pixels), model)
     check(read(out / f"tile.{suffix}"), labels_by_its_library(family, prepared, pixels))
@@ -181,10 +183,10 @@ def test_the_catalogue_has_every_network_that_can_be_named():
 
 def test_oneformer_is_told_its_task_as_its_own_processor_tells_it(tmp_path):
     family = next(family for family in FAMILIES if family.name == "OneFormer")
-    prepared = families.prepare(family, tmp_path)
+    prepared = prepare(family, tmp_path)
     network = hub.open_folder(prepared.flags["weights"], classes=5, replace_head=False, trust_pickle=False)
     processor = oneformer_processor(prepared)
-    given = processor(list(families.tile_of(family)[None]), ["semantic"], return_tensors="pt")["task_inputs"]
+    given = processor(list(tile_of(family)[None]), ["semantic"], return_tensors="pt")["task_inputs"]
     torch.testing.assert_close(network.module.tokens, given)
     words = processor.tokenizer.convert_ids_to_tokens(given[0, :7])
     assert words[:6] == ["<|startoftext|>", "the</w>", "task</w>", "is</w>", "semantic</w>", "<|endoftext|>"]

@@ -1,0 +1,1 @@
+"""Every family that ``segpipe export`` knows, small and with seeded random weights."""

@@ -26,6 +26,12 @@ class Scope:
         # each keeps the crossings of its last rows: windows are read in one thread, and boxes are finished in another
         self._windows, self._boxes = copy(lines), copy(lines)
 
+    @property
+    def bounds(self) -> Window:
+        """The smallest window with all pixels that get labels."""
+        shape = self._windows.shape
+        return self._windows.bounds or Window((0,) * len(shape), (0,) * len(shape))
+
     def excludes(self, window: Window) -> bool:
         """Whether no pixel of a window gets a label."""
         return not self._windows.covered(window).any()

@@ -102,8 +102,11 @@ class Valid:
     """Share of valid pixels, from a decimated read."""
 
     share: float
+    """Of the pixels in the area of interest, if there is one."""
     pixels: int
     """Number of pixels that were read."""
+    inside: float | None = None
+    """Share of these in the area of interest; None without one."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ class Fit:
     """Windows per axis."""
     windows: int
     empty_windows: int | None
-    """Windows without a valid pixel, which are never inferred; None where counting would take long."""
+    """Windows without a valid pixel in the area of interest, which are never inferred; None where it would take long."""
     memory_mb: float
     """Expected memory of one worker on the CPU."""
 

@@ -34,6 +34,8 @@ def inspect_file(settings: Settings) -> Facts:
         with gdal_options():
             return inspect_scene(file, settings, alone=alone)
     if _is_volume(file):
+        limits = {"--validity": settings.validity, "--aoi": settings.aoi}
+        _refuse(file, limits, "a raster is inspected, and this is a volume: leave it out")
         _refuse_without_model(file, settings, alone, "a volume")
         return inspect_volume(file, settings, alone=alone)
     with gdal_options():
@@ -46,6 +48,8 @@ def inspect_file(settings: Settings) -> Facts:
                     "--crs": settings.crs,
                     "--nodata": settings.nodata is not None,
                     "--ignore-alpha": settings.ignore_alpha,
+                    "--validity": settings.validity,
+                    "--aoi": settings.aoi,
                 },
                 "a raster or a volume is inspected, and this is a model: leave it out",
             )

@@ -3,21 +3,27 @@
 from segpipe.contract import Contract
 from segpipe.formats.case import Case
 from segpipe.formats.raster.source import RasterSource
+from segpipe.formats.restricted import restricted
+from segpipe.formats.scope import scope_of
 from segpipe.geometry.grid import METRES
 from segpipe.inspect.facts import Fit
 from segpipe.inspect.pixels import empty_windows
 from segpipe.jobs.plan import Plan, PlannedCase, memory_mb
-from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.opening import cover_of, row_of
 from segpipe.process.machine import processors
 from segpipe.results.records import Run
-from segpipe.settings import Settings
 
 
-def laid(file: str, source: RasterSource, spec: ModelSpec, settings: Settings) -> Fit:
-    """Bands, windows and memory of a run of the model on the raster."""
-    cover, contract = cover_of(Case("", file), source.grid.shape, spec), spec.contract
-    case = PlannedCase(Case("", file), cover.shape, len(cover), block_bytes=source.memory(row_of(cover, cover.whole)))
+def laid(own: Case, source: RasterSource, run: Run) -> Fit:
+    """Bands, windows and memory of a run of the model on the raster.
+
+    Raises:
+        SourceError, OutsideError: the raster does not fit the model, has no mask, or lies outside the area of interest.
+    """
+    spec, contract = run.model, run.model.contract
+    cover = cover_of(own, source.grid.shape, spec)
+    seen, scope = restricted(source, own, contract, run.overrides), scope_of(run.aoi, source.grid, own)
+    case = PlannedCase(own, cover.shape, len(cover), block_bytes=source.memory(row_of(cover, cover.whole)))
     plan = Plan((case,), (), (), (), (), workers=1, calls=processors())
     spacing = contract.spacing and [n * METRES[contract.spacing_unit] for n in contract.spacing]
     return Fit(
@@ -28,8 +34,8 @@ def laid(file: str, source: RasterSource, spec: ModelSpec, settings: Settings) -
         tile=list(spec.tiling.input),
         grid=list(cover.counts),
         windows=len(cover),
-        empty_windows=empty_windows(source, cover),
-        memory_mb=round(memory_mb(plan, Run(spec, settings)), 1),
+        empty_windows=empty_windows(seen, cover, scope),
+        memory_mb=round(memory_mb(plan, run), 1),
     )
 
 

@@ -2,14 +2,19 @@
 
 import math
 from contextlib import closing
+from dataclasses import replace
 
+import numpy as np
 from rasterio.io import DatasetReader
 
 from segpipe.contract import Contract
 from segpipe.errors import SourceError
 from segpipe.formats.case import RASTER, Case
 from segpipe.formats.raster.source import RasterSource
+from segpipe.formats.restricted import restricted
 from segpipe.formats.scenes.source import SceneSource
+from segpipe.formats.scope import Scope, scope_of
+from segpipe.formats.source import Source
 from segpipe.geometry.windows import Cover, Window, reflected
 from segpipe.inspect.facts import Valid
 from segpipe.overrides import Overrides
@@ -28,31 +33,51 @@ def source_of(case: Case, contract: Contract, overrides: Overrides) -> RasterSou
 
 
 def valid_share(case: Case, dataset: DatasetReader, contract: Contract, overrides: Overrides) -> Valid | None:
-    """Share of valid pixels, from GDAL's reduced view of the file, so that the validity rules of a run apply."""
+    """Share of valid pixels, from GDAL's reduced view of the file, so that the validity rules of a run apply.
+
+    Raises:
+        SourceError: as of a run.
+    """
     source_of(case, contract, overrides).close()
     if case.format == RASTER and ("?" in dataset.name or "://" in dataset.name):  # vrt:// cannot quote these characters
         return None
     cheap = math.prod(dataset.shape) <= CHEAP_PIXELS or dataset.overviews(1)
     rows, cols = (min(n, SAMPLES if cheap else FEW_SAMPLES) for n in dataset.shape)
     if case.format != RASTER:
-        with closing(SceneSource(case, contract, overrides, (rows, cols))) as source:
-            return _share(source, rows, cols)
+        return _share(SceneSource(case, contract, overrides, (rows, cols)), case, contract, overrides)
     view = f"vrt://{dataset.name}?outsize={cols},{rows}"
     try:
-        with closing(RasterSource(view, contract, overrides)) as source:
-            return _share(source, rows, cols)
+        return _share(RasterSource(view, contract, overrides), case, contract, overrides)
     except SourceError as error:
         raise SourceError(str(error).replace(view, dataset.name)) from None
 
 
-def _share(source: RasterSource, rows: int, cols: int) -> Valid:
-    _, invalid = source.read(Window((0, 0), (rows, cols)))
-    return Valid(1.0 if invalid is None else 1 - float(invalid.mean()), rows * cols)
+def _share(view: RasterSource, case: Case, contract: Contract, overrides: Overrides) -> Valid | None:
+    """The share of valid pixels in the area of interest, on the grid of a reduced view, which is closed.
+
+    None if the area is too small for the view.
+    """
+    with closing(view):
+        seen = restricted(view, case, contract, replace(overrides, aoi=None))
+        scope = scope_of(overrides.aoi, view.grid, case)
+        whole = Window((0, 0), view.grid.shape)
+        _, invalid = seen.read(whole)
+        valid = np.ones(whole.shape, bool) if invalid is None else ~invalid
+        outside = None if scope is None else scope.excluded(whole)
+    if scope is None:
+        return Valid(float(valid.mean()), whole.size)
+    inside = np.ones(whole.shape, bool) if outside is None else ~outside
+    return Valid(float(valid[inside].mean()), whole.size, float(inside.mean())) if inside.any() else None
 
 
-def empty_windows(source: RasterSource, cover: Cover) -> int | None:
-    """Number of windows without a valid pixel; None where counting would take long."""
+def empty_windows(source: Source, cover: Cover, scope: Scope | None = None) -> int | None:
+    """Number of windows that are never inferred; None where counting would take long."""
     if math.prod(cover.shape) > CHEAP_PIXELS:
         return None
-    masks = (source.read(reflected(cover.window(index), cover.shape)[0])[1] for index in cover)
-    return sum(mask is not None and bool(mask.all()) for mask in masks)
+    windows = (reflected(cover.window(index), cover.shape)[0] for index in cover)
+    return sum((scope is not None and scope.excludes(window)) or _is_empty(source, window) for window in windows)
+
+
+def _is_empty(source: Source, window: Window) -> bool:
+    _, invalid = source.read(window)
+    return invalid is not None and bool(invalid.all())

@@ -18,15 +18,18 @@ from segpipe.formats.raster.origin import own_files
 from segpipe.formats.scenes.reading import product_of
 from segpipe.formats.scenes.search import name_of, scene_at
 from segpipe.formats.scenes.source import SceneSource
+from segpipe.formats.scope import bounds_of
 from segpipe.geometry.raster_grid import RasterGrid, crs_notes, place_of, read_grid
 from segpipe.inspect.facts import Band, Fit, Needs, RasterFacts
 from segpipe.inspect.fit import laid
 from segpipe.inspect.pixels import source_of, valid_share
 from segpipe.inspect.under import any_contract, noting, spec_of
-from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.findings import findings_of, refuse_far
 from segpipe.pipeline.opening import open_sheet
+from segpipe.results.records import Run
 from segpipe.settings import Settings
+from segpipe.vectors.area import Area, read_area
+from segpipe.vectors.file import Selection
 
 
 def inspect_raster(file: str, settings: Settings, *, alone: bool) -> RasterFacts:
@@ -59,24 +62,37 @@ def _inspected(case: Case, dataset: DatasetReader, files: list[str], settings: S
         seen = replace(_raster_facts(dataset, read_grid(dataset, settings.crs)), file=case.path, files=files)
         place_notes = _place_notes(dataset, settings.crs)
     spec = None if alone else spec_of(settings, errors)  # before pixels are read: see ModelSpec.network_mb
-    fit, notes = (None, place_notes) if spec is None else _fit(case, settings, spec, errors)
+    area, warnings = _area(settings)
+    overrides = replace(settings.overrides, aoi=area)
+    if area is not None:
+        with noting(errors, case.path):
+            bounds_of(area, read_grid(dataset, settings.crs), case)
+    fit, notes = (None, place_notes) if spec is None else _fit(case, Run(spec, settings, area), errors)
     contract = spec.contract if spec and fit else any_contract(len(settings.bands or ()) or seen.needs.channels)
     valid = None
     if spec is None:
         with noting(errors, case.path), closing(source_of(case, contract, settings.overrides)) as source:
             notes = list(dict.fromkeys([*notes, *source.notes]))
     with noting(errors, case.path):
-        valid = valid_share(case, dataset, contract, settings.overrides)
-    return replace(seen, valid=valid, fit=fit, notes=notes, error=next(iter(errors), None))
+        valid = valid_share(case, dataset, contract, overrides)
+    return replace(seen, valid=valid, fit=fit, notes=[*notes, *warnings], error=next(iter(errors), None))
 
 
-def _fit(case: Case, settings: Settings, spec: ModelSpec, errors: list[str]) -> tuple[Fit | None, list[str]]:
+def _area(settings: Settings) -> tuple[Area | None, list[str]]:
+    """The area of interest, and warnings about its polygons."""
+    if settings.aoi is None:
+        return None, []
+    area, warnings = read_area(Selection(settings.aoi, settings.aoi_layer, flag="--aoi"))
+    return area, [f"{area.path}: {text}" for text in warnings]
+
+
+def _fit(case: Case, run: Run, errors: list[str]) -> tuple[Fit | None, list[str]]:
     """How a model fits a raster, and the notes of a run; errors are added to ``errors``."""
-    fit, notes = None, []
-    with noting(errors, case.path), closing(source_of(case, spec.contract, settings.overrides)) as source:
-        fit = laid(case.path, source, spec, settings)
+    fit, notes, spec = None, [], run.model
+    with noting(errors, case.path), closing(source_of(case, spec.contract, run.overrides)) as source:
+        fit = laid(case, source, run)
     with noting(errors, case.path):
-        opened, sheet = open_sheet(case, spec, settings.overrides)
+        opened, sheet = open_sheet(case, spec, run.overrides)
         notes = list(sheet.notes)
         with closing(opened):
             found = findings_of(opened, spec.contract)

@@ -119,14 +119,17 @@ def _need_rows(facts: RasterFacts) -> Iterator[Row]:
         yield "channels", f"channels = {json.dumps(needs.names or needs.channels, ensure_ascii=False)}"
     if needs.spacing:
         yield "spacing", f"spacing = {json.dumps(needs.spacing)}"
+    if facts.valid and facts.valid.inside is not None:
+        yield "area of interest", f"{facts.valid.inside:.1%} of the pixels"
     if facts.valid:
         yield "valid pixels", _valid_words(facts.valid, facts.shape[0] * facts.shape[1])
 
 
 def _valid_words(valid: Valid, pixels: int) -> str:
+    share = "" if valid.inside is None else " of those inside"
     if valid.pixels == pixels:
-        return f"{valid.share:.1%}, all pixels read"
-    return f"about {valid.share:.0%}, sampled: {valid.pixels:,} of {pixels:,} pixels read"
+        return f"{valid.share:.1%}{share}, all pixels read"
+    return f"about {valid.share:.0%}{share}, sampled: {valid.pixels:,} of {pixels:,} pixels read"
 
 
 def _fit_rows(fit: Fit, facts: RasterFacts) -> Iterator[Row]:

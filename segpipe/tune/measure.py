@@ -12,6 +12,7 @@ from segpipe.formats.cases import find_cases
 from segpipe.formats.channels import channels_of
 from segpipe.formats.registry import element_of, environment
 from segpipe.geometry.windows import Cover, Tiling
+from segpipe.overrides import Overrides
 from segpipe.pipeline.infer import load
 from segpipe.pipeline.memory import network_bytes
 from segpipe.process.machine import memory, processors
@@ -24,6 +25,8 @@ from segpipe.tune.settings import TuneSettings
 from segpipe.tune.speed import TIMED, Pixels, Speed, seconds_per_tile, speed, tiles_of
 from segpipe.tune.table import Row, agrees, loses_at_most, make_rows
 from segpipe.tune.truth import Truth, find_truth
+from segpipe.vectors.area import read_area
+from segpipe.vectors.file import Selection
 
 PLANNED = 0.9
 """Share of the budget that is planned, since estimates are rough."""
@@ -111,10 +114,10 @@ class _Work:
         self._networks = open_networks(settings)
         self.first = self._networks[0]
         self.calls = processors() if self.first.spec.on_host else 1
-        self._overrides = settings.of_run(settings.model).overrides
+        self._overrides = self._read_overrides()
         contract = self.first.spec.contract
         banded = bands_from(settings.bands_from, contract)
-        together = CaseChoice(channels=channels_of(contract, None), bands=banded)
+        together = CaseChoice(channels=channels_of(contract, None), bands=banded, validity=self._overrides.validity)
         self._cases = find_cases(settings.input, together) if settings.input else []
         self._truth = self._find_truth()
         if not self._cases:
@@ -127,6 +130,15 @@ class _Work:
         self._choices = self._affordable(self._distinct(choices(self._networks, settings)))
         self._several = self._can_time_batches()
         self._places = self._find_places()
+
+    def _read_overrides(self) -> Overrides:
+        """What the user says of the scenes, and the area of interest."""
+        run = self._settings.of_run(self._settings.model)
+        if run.aoi is None:
+            return run.overrides
+        area, warnings = read_area(Selection(run.aoi, run.aoi_layer, flag="--aoi"))
+        self.notes += [f"{area.path}: {text}" for text in warnings]
+        return replace(run.overrides, aoi=area)
 
     def _find_truth(self) -> Truth | None:
         """True labels; only the cases that have them are compared."""

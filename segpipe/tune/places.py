@@ -1,7 +1,7 @@
 """Places where labels are compared: boxes of scenes or volumes, or noise, held in memory."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
 from types import MappingProxyType
@@ -9,11 +9,12 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.errors import InputError
+from segpipe.errors import InputError, OutsideError
 from segpipe.export.tiles import noise, raw_tiles
 from segpipe.formats.case import Case
 from segpipe.formats.case_scaling import scaling_of
 from segpipe.formats.registry import environment
+from segpipe.formats.scope import Scope
 from segpipe.formats.source import Begun, Invalid, Pixels, Scene, Source
 from segpipe.geometry.grid import BareGrid
 from segpipe.geometry.windows import Window
@@ -46,8 +47,8 @@ class Held:
     origin = None
     block = unpacked = 0
 
-    def __init__(self, pixels: Pixels, invalid: Invalid | None) -> None:
-        self._pixels, self._invalid = pixels, invalid
+    def __init__(self, pixels: Pixels, invalid: Invalid | None, outside: Invalid | None = None) -> None:
+        self._pixels, self._invalid, self._outside = pixels, invalid, outside
         self.grid, self.dtype = BareGrid(pixels.shape[1:]), pixels.dtype
 
     def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
@@ -79,7 +80,11 @@ class Held:
 
     @property
     def valid(self) -> NDArray[np.bool_]:
-        return np.ones(self.grid.shape, bool) if self._invalid is None else ~self._invalid
+        """The pixels that get labels: valid ones in the area of interest."""
+        valid = np.ones(self.grid.shape, bool)
+        for mask in (self._invalid, self._outside):
+            valid &= True if mask is None else ~mask
+        return valid
 
     def tags(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Neutral tags: the tags of the case are already part of the scaling."""
@@ -113,9 +118,19 @@ class Place:
         """Read the pixels of the box, given on the network's grid of the opened case."""
         seen = on_network_grid(source, sheet, spec)
         if self.plane is None:
-            return Held(*seen.read(self.window))
+            return Held(*seen.read(self.window), _outside(sheet, self.window))
         pixels, invalid = seen.read(Window((self.plane, *self.window.start), (self.plane + 1, *self.window.stop)))
         return Held(pixels[:, 0], None if invalid is None else invalid[0])
+
+
+def _outside(sheet: Sheet, window: Window) -> Invalid | None:
+    """Mask of the pixels of the network's grid that lie outside the area of interest; None if all lie inside."""
+    if sheet.scope is None:
+        return None
+    if sheet.regridding is None:
+        return sheet.scope.excluded(window)
+    excluded = sheet.scope.excluded(sheet.regridding.needed(window))
+    return None if excluded is None else ~sheet.regridding.seen(excluded, window)
 
 
 def _noise(shape: Axes, spec: ModelSpec, seed: int) -> tuple[Held, Scaling]:
@@ -136,11 +151,18 @@ def survey(cases: Sequence[Case], spec: ModelSpec, overrides: Overrides) -> list
     """
     shapes = []
     for case in cases[:: max(1, len(cases) // SURVEYED)][:SURVEYED]:
-        source, sheet = open_sheet(case, spec, overrides)
-        with closing(source):
+        with suppress(OutsideError), closing_sheet(case, spec, overrides) as (source, sheet):
             warn_of_findings(case, source, spec.contract)
-        shapes.append(sheet.cover.shape[-len(spec.tiling.tile) :])
+            shapes.append(sheet.cover.shape[-len(spec.tiling.tile) :])
     return shapes
+
+
+@contextmanager
+def closing_sheet(case: Case, spec: ModelSpec, overrides: Overrides) -> Iterator[tuple[Source, Sheet]]:
+    """Open a case for a while."""
+    source, sheet = open_sheet(case, spec, overrides)
+    with closing(source):
+        yield source, sheet
 
 
 def find_places(cases: Sequence[Case], side: Axes, count: int, spec: ModelSpec, overrides: Overrides) -> list[Place]:
@@ -154,12 +176,17 @@ def find_places(cases: Sequence[Case], side: Axes, count: int, spec: ModelSpec, 
         return [Place(window, (False,) * len(side), seed=seed) for seed in range(count)]
     looked: list[tuple[float, Place]] = []
     with environment():
-        for look in _looks(cases[:: max(1, len(cases) // count)], side, spec, overrides):
+        some = cases if overrides.aoi is not None else cases[:: max(1, len(cases) // count)]  # most may lie outside
+        for look in _looks(some, side, spec, overrides):
             looked.append(look)
             if sum(share >= VALID for share, _ in looked) == count:
                 break
     best = sorted((look for look in looked if look[0] > 0), key=lambda look: -min(look[0], VALID))
     if not best:
+        if overrides.aoi is not None:
+            raise InputError(
+                f"a case must hold valid pixels inside {overrides.aoi.path} to compare labels on, and none does"
+            )
         raise InputError(f"{cases[0].path} must hold valid pixels to compare labels on, and where it was looked at are none")
     return [place for _, place in best[:count]]
 
@@ -168,21 +195,35 @@ def _looks(cases: Sequence[Case], side: Axes, spec: ModelSpec, overrides: Overri
     """Yield candidate boxes, each once, with their share of valid pixels: the middle of every case, then elsewhere."""
     seen: set[Place] = set()
     for shares, case in product(product(LOOKS, repeat=len(side)), cases):
-        source, sheet = open_sheet(case, spec, overrides)
-        with closing(source):
-            place = _place(case, sheet.cover.shape, side, shares)
+        with suppress(OutsideError), closing_sheet(case, spec, overrides) as (source, sheet):
+            place = _place(case, sheet, side, shares)
             if place not in seen:
                 seen.add(place)
                 yield float(place.read(source, sheet, spec).valid.mean()), place
 
 
-def _place(case: Case, shape: Axes, side: Axes, shares: Sequence[float]) -> Place:
+def _place(case: Case, sheet: Sheet, side: Axes, shares: Sequence[float]) -> Place:
+    shape = sheet.cover.shape
     planes, shape = shape[: -len(side)], shape[-len(side) :]
     size = tuple(map(min, side, shape))
-    start = tuple(int((n - s) * share) for n, s, share in zip(shape, size, shares, strict=True))
+    within = [(0, n) for n in shape] if sheet.scope is None else _bounds(sheet, sheet.scope)
+    axes = zip(shape, size, within, shares, strict=True)
+    start = tuple(min(max(0, int(_start(low, high, s, share))), n - s) for n, s, (low, high), share in axes)
     window = Window(start, tuple(a + n for a, n in zip(start, size, strict=True)))
     plane = int((planes[0] - 1) * shares[0]) if planes else None
     return Place(window, tuple(n == s for n, s in zip(shape, size, strict=True)), case, plane=plane)
+
+
+def _start(low: float, high: float, size: int, share: float) -> float:
+    """Start of a box within bounds, which lie in its middle if they are smaller."""
+    return low + (high - low - size) * (share if high - low > size else 0.5)
+
+
+def _bounds(sheet: Sheet, scope: Scope) -> list[tuple[float, float]]:
+    """Bounds of the area of interest on the network's grid, per axis."""
+    ratios = [seen / own for seen, own in zip(sheet.cover.shape, sheet.grid.shape, strict=True)]
+    bounds = scope.bounds
+    return [(a * ratio, b * ratio) for a, b, ratio in zip(bounds.start, bounds.stop, ratios, strict=True)]
 
 
 def named(places: Sequence[Place]) -> str:

@@ -27,6 +27,11 @@ class TuneSettings:
     crs: str | None = None
     ignore_alpha: bool = False
     resample: bool = False
+    validity: str | None = None
+    """The mask that comes with each scene, as of a run."""
+    aoi: Path | None = None
+    """Polygons inside which labels are compared."""
+    aoi_layer: str | None = None
     blend: str | None = None
     tta: str | None = None
     """Test-time augmentation, as of a run."""
@@ -69,6 +74,7 @@ class TuneSettings:
         values: dict[str, Any] = {"input": self.input or (NOISE,), "model": model, "contract": self.contract}
         values |= {"bands": self.bands, "nodata": self.nodata, "ignore_alpha": self.ignore_alpha, "crs": self.crs}
         values |= {"bands_from": self.bands_from, "band_resampling": self.band_resampling}
+        values |= {"validity": self.validity, "aoi": self.aoi, "aoi_layer": self.aoi_layer}
         return load_settings(
             None,
             values
@@ -86,6 +92,7 @@ class TuneSettings:
         """Flags of ``segpipe run`` that do not depend on the choice."""
         named = {"--contract": self.contract, "--bands": self.bands, "--nodata": self.nodata, "--crs": self.crs}
         named |= {"--bands-from": self.bands_from, "--band-resampling": self.band_resampling}
+        named |= {"--validity": self.validity, "--aoi": self.aoi, "--aoi-layer": self.aoi_layer}
         named |= {"--blend": self.blend, "--tta": self.tta}
         inputs = [part for text in self.input for part in ("--input", text)]
         switches = ["--ignore-alpha"] * self.ignore_alpha + ["--resample"] * self.resample

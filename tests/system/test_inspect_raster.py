@@ -39,7 +39,7 @@ def test_a_raster_as_json(raster):
         **{"mask": ["nodata"], "scale": 1, "offset": -3, "block": [16, 32]},
     }
     assert facts["needs"] == {"channels": 2, "names": ["red", "nir"], "spacing": [10, 10]}
-    assert facts["valid"] == {"share": 1, "pixels": 60 * 70}
+    assert facts["valid"] == {"share": 1, "pixels": 60 * 70, "inside": None}
 
 
 def test_pixel_size_is_on_the_ground(raster):

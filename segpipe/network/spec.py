@@ -135,11 +135,8 @@ class ModelSpec:
 
     @property
     def output_shape(self) -> tuple[int, ...] | None:
-        """Shape of the raw output for a batch, as the trial has shown; None if no batch of this shape was tried.
-
-        None for OpenVINO as well, which compiles the network at its first batch: better before a case is opened.
-        """
-        if self.trial_shapes is None or self.trial_shapes[0] != self.batch_shape or self.engine is not None:
+        """Shape of the raw output for a batch, as the trial has shown; None if no batch of this shape was tried."""
+        if self.trial_shapes is None or self.trial_shapes[0] != self.batch_shape:
             return None
         return self.trial_shapes[1]
 

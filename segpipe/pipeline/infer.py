@@ -126,7 +126,9 @@ def load(spec: ModelSpec) -> Model:
     """
     try:
         if spec.on_host:
-            return HostModel(spec)
+            model = HostModel(spec)
+            model.warm()
+            return model
         from segpipe.pipeline.infer_gpu import load_bound
 
         return load_bound(spec)
@@ -155,6 +157,11 @@ class HostModel:
         batch = np.zeros(self.spec.batch_shape, np.float32)
         np.stack(pixels, out=batch[: len(pixels)])
         return self(batch)[: len(pixels)]
+
+    def warm(self) -> None:
+        """Do now what an engine does at its first call: better before a case is opened than while it is read."""
+        for network in self._networks:
+            network.warm()
 
     def shrink(self) -> bool:
         return False
@@ -203,7 +210,15 @@ class HostNetwork:
         """Shape of the raw output, which determines the output graph: of the trial, or else of an empty batch."""
         if self.trial is not None:
             return self.trial.shape
-        return self.spec.output_shape or self.raw(np.zeros(self.spec.batch_shape, self.spec.input_dtype)).shape
+        return self.spec.output_shape or self.raw(self._empty()).shape
+
+    def warm(self) -> None:
+        """Let OpenVINO compile the network, as it does at its first call; ONNX Runtime has nothing to do."""
+        if self.spec.engine is not None:
+            self.raw(self._empty())
+
+    def _empty(self) -> NDArray[Any]:
+        return np.zeros(self.spec.batch_shape, self.spec.input_dtype)
 
     def __call__(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Scores ``(batch, classes, *tile)`` of scaled tiles ``(batch, channels, *tile)``."""

@@ -83,7 +83,7 @@ def segpipe(
 
     def once(every: float | None) -> Go:
         shutil.rmtree(out, ignore_errors=True)
-        command = [sys.executable, "-m", "segpipe.cli", "run", "--input", source, "--model", model, "--output", out]
+        command = [sys.executable, "-m", "segpipe", "run", "--input", source, "--model", model, "--output", out]
         where = [] if "--device" in more else ["--device", "cpu"]
         child = watched([*command, *where, *more], every=every, environment={"PYTHONPATH": str(checkout)})
         return Go(float(record(out)["seconds"]), child.seconds, child.busy, child.peak_mb)

@@ -10,6 +10,9 @@ import numpy as np
 
 from segpipe.api.arrays import NAME, checked
 from segpipe.api.labels import About, Labels
+from segpipe.cleaning.cleaner import Form
+from segpipe.cleaning.rule import Cleaning
+from segpipe.cleaning.stage import cleaned_arrays
 from segpipe.contract import Contract
 from segpipe.errors import SettingsError
 from segpipe.formats.case import Case
@@ -96,7 +99,15 @@ class Model:
         """Name of each class, by id."""
         return {one.id: one.name for one in self.contract.mask_classes}
 
-    def predict(self, array: Any, valid: Any = None, *, confidence: bool = False) -> Labels:
+    def predict(
+        self,
+        array: Any,
+        valid: Any = None,
+        *,
+        confidence: bool = False,
+        majority: int | None = None,
+        sieve: int | str | None = None,
+    ) -> Labels:
         """Label an image or a volume in memory: tile by tile, blended as in a run, with the same labels.
 
         Args:
@@ -106,13 +117,15 @@ class Model:
             valid: booleans of shape ``(rows, cols)`` or ``(planes, rows, cols)``, False where there is no data. NaN and
                 infinity in any channel are not valid, either. None: all other pixels are.
             confidence: also give the probability of each label.
+            majority: side of the window of a majority filter, an odd number of pixels, as of a run; None: no filter.
+            sieve: least size of a region in pixels, as of a run; smaller ones take the label of their largest neighbour.
 
         Returns:
             Labels with the shape of the array without its channels; pixels that are not valid are ``labels.nodata``. Beside
-            array and labels it takes memory for one row of tiles.
+            array and labels it takes memory for one row of tiles; cleaning takes that of the labels once or twice more.
 
         Raises:
-            SettingsError: confidence was asked for of a model that gives labels.
+            SettingsError: confidence was asked for of a model that gives labels; a rule of cleaning cannot be.
             SourceError: the array's type, shape or values do not fit the contract.
             ModelError: the network fails, or gives scores that are not finite.
 
@@ -130,6 +143,7 @@ class Model:
             raise SettingsError(
                 f'confidence needs scores, and {self.spec.title} gives labels (activation = "labels"): leave it out'
             )
+        rule = self._cleaning(majority, sieve)
         source = checked(array, valid, self.spec)
         decision = Decision(self.contract, self.spec.blend_on)
         shape = (decision.bands, *source.grid.shape)
@@ -141,7 +155,19 @@ class Model:
         with self._alone, closing(segmented([case], reading, self._model, self._calls, confidence=confidence)) as cases:
             for _, boxes in cases:
                 _fill(boxes, bands, likely)
+        if rule is not None:
+            two = self.contract.task in ("binary", "multilabel")
+            form = Form(decision.bands, decision.dtype, decision.nodata, two, confidence)
+            bands, likely = cleaned_arrays(bands, likely, source.grid, rule, form)
         return Labels.of_bands(bands, likely, About.of_contract(self.contract, decision.nodata, source.grid))
+
+    def _cleaning(self, majority: int | None, sieve: int | str | None) -> Cleaning | None:
+        """The rule of cleaning, checked as that of a run."""
+        if majority is None and sieve is None:
+            return None
+        given = {"input": (NAME,), "model": self.settings["model"], "majority": majority, "sieve": sieve}
+        settings = load_settings(None, given, "predict")
+        return Cleaning.of(settings.majority, settings.sieve)
 
     def __repr__(self) -> str:
         names = self.contract.channel_names

@@ -2,18 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.cleaning.majority import majority
+from segpipe.cleaning.cleaner import ArrayPlanes, Cleaned, Cleaner, Form
 from segpipe.cleaning.plane_file import PlaneFile
-from segpipe.cleaning.rule import Cleaning, Weights
-from segpipe.cleaning.sieve import Sieve
+from segpipe.cleaning.rule import Cleaning
 from segpipe.geometry.grid import Grid
-from segpipe.geometry.windows import Window
 from segpipe.storage import Store
 
 SLAB = 2**19
@@ -25,22 +22,6 @@ LEAST_ROWS = 16
 SLAB_BYTES = 260
 """Bytes per element of a slab (measured with noise)."""
 
-CONFIDENCE_TOP = 254
-"""Confidence of probability 1."""
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """Form of the masks to clean."""
-
-    bands: int
-    dtype: np.dtype[Any]
-    nodata: int
-    two: bool
-    """Whether every band has two labels, so that the probability of one gives that of the other."""
-    confidence: bool
-    """Whether there is a confidence, too."""
-
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -49,16 +30,6 @@ class Place:
     name: str
     path: str
     grid: Grid
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Cleaned:
-    """A slab of a case after cleaning."""
-
-    window: Window
-    labels: NDArray[Any]
-    """Shape ``(bands, *window.shape)``."""
-    confidence: NDArray[np.uint8] | None
 
 
 def slab_rows(shape: Sequence[int]) -> tuple[int, ...]:
@@ -109,50 +80,35 @@ class Uncleaned:
 
     def cleaned(self) -> Iterator[Cleaned]:
         """Yield the case in slabs, in order, once all of it has been written."""
-        rest, rows = self._grid.shape[1:], slab_rows(self._grid.shape)
-        bands = zip(*(self._bands(rows)), strict=True)
-        for (start, stop), labels in zip(pairwise(rows), bands, strict=True):
-            window = Window((start, *(0,) * len(rest)), (stop, *rest))
-            found = np.stack(labels)
-            yield Cleaned(window, found, self._confidence(start, stop, found))
+        shape = self._grid.shape
+        return self._cleaner.slabs(slab_rows(shape), shape[1:])
 
-    def _bands(self, rows: tuple[int, ...]) -> list[Iterator[NDArray[Any]]]:
-        """The cleaned slabs of each band."""
-        bands = range(self._form.bands)
-        if self._weights is None:
-            return [self._filtered(band, rows) for band in bands]
-        source = self.labels
-        if self._rule.majority is not None:
-            source = self._file("filtered", self._form.dtype)
-            for band in bands:
-                self._keep(source, band, rows)
-        return [self._sieved(source, band, rows, self._weights) for band in bands]
+    @property
+    def _cleaner(self) -> Cleaner:
+        def scratch() -> PlaneFile:
+            return self._file("filtered", self._form.dtype)
 
-    def _keep(self, into: PlaneFile, band: int, rows: tuple[int, ...]) -> None:
-        for start, slab in zip(rows, self._filtered(band, rows), strict=False):
-            into.put_rows(band, start, slab)
+        return Cleaner(self.labels, self.confidence, scratch, self._form, self._rule, self._weights)
 
-    def _filtered(self, band: int, rows: tuple[int, ...]) -> Iterator[NDArray[Any]]:
-        """The slabs of a band after the majority filter; each is read with the rows that its windows reach."""
-        assert self._rule.majority is not None
-        reach, end = self._rule.majority // 2, rows[-1]
-        for start, stop in pairwise(rows):
-            first = max(0, start - reach)
-            values = self.labels.read(band, first, min(end, stop + reach))
-            yield majority(values, self._rule.majority, self._form.nodata)[start - first : stop - first]
 
-    def _sieved(self, source: PlaneFile, band: int, rows: tuple[int, ...], weights: Weights) -> Iterator[NDArray[Any]]:
-        def read(start: int, stop: int) -> NDArray[Any]:
-            return source.read(band, start, stop)
+def cleaned_arrays(
+    labels: NDArray[Any], confidence: NDArray[np.uint8] | None, grid: Grid, rule: Cleaning, form: Form
+) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
+    """The labels of a case in memory after cleaning, and their confidence.
 
-        return Sieve(read, weights.of, weights.least, self._form.nodata, rows).slabs()
+    Args:
+        labels: shape ``(bands, *grid.shape)``.
+        confidence: of this shape, or None.
+        grid: of the case.
+        rule: what is done.
+        form: of the arrays.
 
-    def _confidence(self, start: int, stop: int, labels: NDArray[Any]) -> NDArray[np.uint8] | None:
-        """The probability of the cleaned labels: of two labels, the rest; of several, 0, as theirs was not kept."""
-        if self.confidence is None:
-            return None
-        bands = range(self._form.bands)
-        found = np.stack([self.confidence.read(band, start, stop) for band in bands])
-        changed = labels != np.stack([self.labels.read(band, start, stop) for band in bands])
-        found[changed] = CONFIDENCE_TOP - found[changed] if self._form.two else 0
-        return found
+    Raises:
+        SourceError: the grid does not measure in the unit of the sieve.
+    """
+    given = None if confidence is None else ArrayPlanes(confidence)
+    weights = rule.weights(grid, "the array")
+    cleaner = Cleaner(ArrayPlanes(labels), given, lambda: ArrayPlanes(np.empty_like(labels)), form, rule, weights)
+    slabs = list(cleaner.slabs(slab_rows(grid.shape), grid.shape[1:]))
+    likely = [slab.confidence for slab in slabs if slab.confidence is not None]
+    return np.concatenate([slab.labels for slab in slabs], axis=1), np.concatenate(likely, axis=1) if likely else None

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe import __version__
-from segpipe.cleaning.stage import Form, Place, Uncleaned
+from segpipe.cleaning.cleaner import Form
+from segpipe.cleaning.stage import Place, Uncleaned
 from segpipe.contract import Contract, SegmentationClass
 from segpipe.errors import DamagedPartError, SourceError
 from segpipe.formats.case import Case

@@ -13,6 +13,8 @@ from volumes import write
 import segpipe
 from segpipe.api.arrays import ArraySource
 from segpipe.api.labels import Labels
+from segpipe.cleaning import stage
+from segpipe.errors import SettingsError, SourceError
 from segpipe.geometry.windows import Window
 
 RNG = np.random.default_rng(0)
@@ -43,6 +45,40 @@ def holed(shape, dtype, *, nodata=None):
     if nodata is not None:
         pixels[:, ~valid] = nodata
     return pixels, valid
+
+
+CLEANED = [{"majority": 3}, {"sieve": 12}, {"majority": 5, "sieve": "20"}]
+
+
+@pytest.mark.parametrize("rule", CLEANED, ids=str)
+@pytest.mark.parametrize("task", ["multiclass", "binary", "multilabel"])
+def test_cleaned_labels_are_those_of_a_run(rule, task, raster, tmp_path, monkeypatch):
+    """In many slabs, with confidence and nodata."""
+    monkeypatch.setattr(stage, "SLAB", 4000)
+    pixels, valid = holed((3, 150, 170), np.uint8, nodata=0)
+    keys = {"task": task, "activation": "softmax" if task == "multiclass" else "sigmoid"}
+    count = 1 if task == "binary" else 3
+    classes = [{"id": 1 if task == "binary" else k, "name": f"c{k}"} for k in range(count)]
+    net = Network(3).conv(3, 8, 3).add("Relu").conv(8, count, 3)
+    net.save(tmp_path / "m.onnx", contract(3, count, offset=-0.5, classes=classes, **keys), classes=count)
+    model = segpipe.load(tmp_path / "m.onnx", device="cpu")
+    result = segpipe.run(
+        raster("a.tif", pixels, nodata=0), model, tmp_path / "out", confidence=True, executor="serial", **rule
+    )
+    found = model.predict(pixels, valid, confidence=True, **rule)
+    assert_same(found, mask_of(result, confidence=True))
+    assert (found.array != model.predict(pixels, valid).array).any()
+
+
+def test_rules_of_cleaning_are_checked(tmp_path):
+    model = segpipe.load(local(tmp_path / "m.onnx"), device="cpu")
+    pixels = np.ones((3, 64, 64), np.uint8)
+    with pytest.raises(SettingsError, match="majority"):
+        model.predict(pixels, majority=4)
+    with pytest.raises(SettingsError, match="sieve"):
+        model.predict(pixels, sieve="much")
+    with pytest.raises(SourceError, match=r"sieve must fit the case, got 5000m2 and pixels of unknown size: .* in pixels"):
+        model.predict(pixels, sieve="0.5ha")
 
 
 SHAPES = [(150, 230), (64, 64), (1, 1), (10, 200), (65, 63)]

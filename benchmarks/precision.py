@@ -28,7 +28,7 @@ from scenes import SCRATCH, scene
 from segpipe.export.file import spec_of
 from segpipe.export.make import Exported, export_model
 from segpipe.export.settings import ExportSettings
-from segpipe.export.tiles import Tiles, scene_tiles
+from segpipe.export.tiles import Tiles, scene_samples
 from segpipe.network.device import open_session
 from segpipe.overrides import AS_STORED
 
@@ -166,7 +166,7 @@ def main() -> None:
     print(machine())
     rows = labels()
     models = [FOLDER / f"crops_{precision}.onnx" for precision in PRECISIONS]
-    tiles = scene_tiles([str(EXAMPLES / "scenes")], spec_of(models[0]), AS_STORED, TILES_HELD)
+    tiles = [pixels for pixels, _ in scene_samples([str(EXAMPLES / "scenes")], spec_of(models[0]), AS_STORED, TILES_HELD)]
     tile, run = gains(bare(models, tiles, arguments.tiles)), gains(whole(models, arguments.runs))
     for row, a, b, model in zip(rows.values(), tile, run, models, strict=True):
         row.update(tile=a, run=b, operators=by_operator(model, tiles))

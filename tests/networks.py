@@ -135,6 +135,14 @@ def contract(channels: int | Sequence[str] = 3, classes: int = 3, /, **changes: 
     return {key: value for key, value in values.items() if value is not None}
 
 
+def toml(values: dict[str, Any]) -> str:
+    """A contract as the text of a TOML file, key by key, whose values JSON writes alike; classes are last."""
+    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items() if key != "classes"]
+    for one in values["classes"]:
+        lines += ["[[classes]]", *(f"{key} = {json.dumps(value)}" for key, value in one.items())]
+    return "\n".join(lines)
+
+
 def pixelwise(path: Path, channels: int = 3, classes: int = 3, *, seed: int = 0, **changes: Any) -> Path:
     """Scores of a pixel depend on that pixel alone: tiling can change nothing."""
     net = Network(channels, seed).conv(channels, classes, 1)

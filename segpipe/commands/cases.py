@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from segpipe.commands.edge import SOME_FAILED, guarded
-from segpipe.commands.options import INPUT, MODEL, MORE, PATH
+from segpipe.commands.options import CONFIG, CONTRACT, INPUT, MODEL, PATH
 from segpipe.messages.console import echo
 from segpipe.terminal.option_groups import GroupedCommand
 
@@ -19,8 +19,8 @@ from segpipe.terminal.option_groups import GroupedCommand
 @INPUT("--series", help="DICOM series to take, as in segpipe run [all].")
 @INPUT("--case-name", type=click.Choice(["path", "uid", "number"]), help="What masks are named after [path].")
 @MODEL("--model", "-m", type=PATH, multiple=True, help="The ONNX model, if it takes several files per case.")
-@MODEL("--contract", type=PATH, help="TOML file with the model's channels, scaling, tile and classes.")
-@MORE("--config", "-c", type=PATH, help="TOML file with settings; flags override it.")
+@CONTRACT
+@CONFIG
 @guarded()
 def cases(codes: tuple[str, ...], config: Path | None, **flags: Any) -> int:
     """Print the name and the path of each case of the inputs or, for each HASH of a message or a record, its paths.

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from segpipe.commands.edge import guarded
-from segpipe.commands.options import INPUT, MORE, OUTPUT, PATH
+from segpipe.commands.options import INPUT, JSON, OUTPUT, PATH
 from segpipe.terminal.option_groups import GroupedCommand
 
 
@@ -14,7 +14,7 @@ from segpipe.terminal.option_groups import GroupedCommand
 @click.argument("second", metavar="OUTPUT-B")
 @INPUT("--map-classes", type=PATH, help="TOML file that says which classes of B are which of A [those of equal names].")
 @OUTPUT("--output", "-o", type=PATH, help="Folder for change.csv, compare.json and maps of change [none are written].")
-@MORE("--json", is_flag=True, help="Print one JSON object.")
+@JSON
 @guarded(writes=True)
 def compare(json: bool, **flags: Any) -> int:
     """Compare the masks of two runs, of two models or dates, case by case: areas that changed, and agreement.

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from segpipe.commands.edge import guarded
-from segpipe.commands.options import INPUT, MORE, OUTPUT, PATH, SAMPLE
+from segpipe.commands.options import INPUT, JSON, OUTPUT, PATH, SAMPLE
 from segpipe.terminal.option_groups import GroupedCommand
 
 
@@ -19,7 +19,7 @@ from segpipe.terminal.option_groups import GroupedCommand
 @SAMPLE("--level", type=float, help="Confidence level of the intervals [0.95].")
 @SAMPLE("--intervals", type=click.Choice(["auto", "normal"]), help="Exact intervals for few units, or none [auto].")
 @OUTPUT("--output", "-o", type=PATH, help="Folder for estimate.csv and estimate.json [none are written].")
-@MORE("--json", is_flag=True, help="Print one JSON object.")
+@JSON
 @guarded()
 def estimate(json: bool, **flags: Any) -> int:
     """Estimate areas, overall, user's and producer's accuracy of a map from a sample that somebody has labelled.

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from segpipe.commands.edge import guarded
-from segpipe.commands.options import INPUT, MORE, OUTPUT, PATH, SAMPLE
+from segpipe.commands.options import INPUT, JSON, OUTPUT, PATH, SAMPLE
 from segpipe.terminal.option_groups import GroupedCommand
 
 
@@ -24,7 +24,7 @@ from segpipe.terminal.option_groups import GroupedCommand
 @SAMPLE("--bootstrap", "draws", type=click.IntRange(min=0), help="Draws of the cases for intervals [1000].")
 @SAMPLE("--seed", type=click.IntRange(min=0), help="Of these draws [0].")
 @OUTPUT("--output", "-o", type=PATH, help="Folder for evaluation.json, .csv and .svg [none are written].")
-@MORE("--json", is_flag=True, help="Print one JSON object.")
+@JSON
 @guarded()
 def evaluate(json: bool, **flags: Any) -> int:
     """Compare the masks of a run with reference masks on any grid: rasters, pictures or volumes with the names of the cases.

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from segpipe.commands.edge import SOME_FAILED, guarded
-from segpipe.commands.options import INPUT, MODEL, MORE, PATH, TILES
+from segpipe.commands.options import CONTRACT, INPUT, JSON, MODEL, PATH, TILES
 from segpipe.messages.console import echo
 from segpipe.terminal.option_groups import GroupedCommand
 
@@ -22,10 +22,10 @@ from segpipe.terminal.option_groups import GroupedCommand
 @INPUT("--aoi-layer", help="Layer of the file of --aoi, if it has several.")
 @INPUT("--allow-remote-sources/--no-allow-remote-sources", default=None, help="Let local VRT files read from servers.")
 @MODEL("--model", "-m", type=PATH, multiple=True, help="ONNX model to check against the raster or volume; repeatable.")
-@MODEL("--contract", type=PATH, help="TOML file with the model's channels, scaling, tile and classes.")
+@CONTRACT
 @TILES("--tile", help="Tile size in pixels [the contract's].")
 @TILES("--overlap", help="Minimum overlap of neighbouring tiles in pixels [the contract's].")
-@MORE("--json", is_flag=True, help="Print one JSON object.")
+@JSON
 @guarded()
 def inspect(file: str, json: bool, **flags: Any) -> int:
     """Show what a model, a raster or a volume is, and what it would need; nothing is written. FILE may be the folder of a

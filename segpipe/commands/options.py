@@ -23,3 +23,15 @@ INPUT, MODEL, TILES, OUTPUT = group("Input"), group("Model"), group("Tiles"), gr
 WHERE, CLUSTER, MORE = group("Where it runs"), group("Cluster"), group(LAST)
 NETWORK, CHECKS = group("Network"), group("Comparison with torch")
 SAMPLE = group("Sample")
+
+BANDS_FROM = INPUT(
+    "--bands-from", help="Scenes with a file per band: '{case}_{band}.tif'; per date or input of the model: {date}, {input}."
+)
+BAND_RESAMPLING = INPUT(
+    "--band-resampling",
+    type=click.Choice(["bilinear", "nearest"]),
+    help="Bands of scenes of many files that are coarser than the finest [bilinear].",
+)
+CONTRACT = MODEL("--contract", type=PATH, help="TOML file with the model's channels, scaling, tile and classes.")
+CONFIG = MORE("--config", "-c", type=PATH, help="TOML file with settings; flags override it.")
+JSON = MORE("--json", is_flag=True, help="Print one JSON object.")

@@ -10,7 +10,20 @@ import click
 
 from segpipe.choices import AUDITED, BLENDS, RULES, Executor, Precision
 from segpipe.commands.edge import NOT_STARTED, SOME_FAILED
-from segpipe.commands.options import CLUSTER, INPUT, MODEL, MORE, OUTPUT, PATH, TILES, WHERE
+from segpipe.commands.options import (
+    BAND_RESAMPLING,
+    BANDS_FROM,
+    CLUSTER,
+    CONFIG,
+    CONTRACT,
+    INPUT,
+    MODEL,
+    MORE,
+    OUTPUT,
+    PATH,
+    TILES,
+    WHERE,
+)
 from segpipe.errors import SegpipeError
 from segpipe.messages.console import echo
 from segpipe.messages.printable import printable
@@ -31,14 +44,8 @@ if TYPE_CHECKING:  # importing pydantic takes longer than --help
 )
 @INPUT("--bands", help="Bands of the file for the model's channels, counted from 1, such as 4,3,2.")
 @INPUT("--channels", help="Volumes with a file per channel: 't1=*_t1.nii.gz,flair=*_flair.nii.gz' [NAME_0000, ...].")
-@INPUT(
-    "--bands-from", help="Scenes with a file per band: '{case}_{band}.tif'; per date or input of the model: {date}, {input}."
-)
-@INPUT(
-    "--band-resampling",
-    type=click.Choice(["bilinear", "nearest"]),
-    help="Bands of scenes of many files that are coarser than the finest [bilinear].",
-)
+@BANDS_FROM
+@BAND_RESAMPLING
 @INPUT("--nodata", help="Value of pixels without data, instead of the files' own; none: all pixels hold data.")
 @INPUT("--ignore-alpha/--no-ignore-alpha", default=None, help="Treat alpha bands as data, not as masks.")
 @INPUT("--crs", help="CRS of files whose own CRS is missing or wrong: a code such as EPSG:32633, or WKT.")
@@ -59,7 +66,7 @@ if TYPE_CHECKING:  # importing pydantic takes longer than --help
 @INPUT("--verify-input/--no-verify-input", default=None, help="Check the checksums of all DEFLATE blocks.")
 @INPUT("--allow-remote-sources/--no-allow-remote-sources", default=None, help="Let local VRT files read from servers.")
 @MODEL("--model", "-m", type=PATH, multiple=True, help="The ONNX model; repeatable: the mean of several models' scores.")
-@MODEL("--contract", type=PATH, help="TOML file with the model's channels, scaling, tile and classes.")
+@CONTRACT
 @TILES("--tile", help="Tile size in pixels [the contract's].")
 @TILES("--overlap", help="Minimum overlap of neighbouring tiles in pixels [the contract's].")
 @TILES("--blend", type=click.Choice(BLENDS), help="How the weight of a tile falls towards its edges [gaussian].")
@@ -131,7 +138,7 @@ if TYPE_CHECKING:  # importing pydantic takes longer than --help
     "--dashboard",
     help="Address of Dask's dashboard, if bokeh is installed; implies --executor dask [127.0.0.1, any free port].",
 )
-@MORE("--config", "-c", type=PATH, help="TOML file with settings; flags override it.")
+@CONFIG
 @MORE("--dry-run", is_flag=True, help="Print cases, windows, jobs, memory and problems; infer and write nothing.")
 @MORE("--fail-fast/--no-fail-fast", default=None, help="Stop at the first case that fails.")
 @MORE("--retries", type=int, help="Retries of a case after an input/output error, 1, 2, 4 ... s apart [4].")

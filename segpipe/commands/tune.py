@@ -6,7 +6,7 @@ import click
 
 from segpipe.choices import BLENDS
 from segpipe.commands.edge import SOME_FAILED, guarded
-from segpipe.commands.options import INPUT, MODEL, MORE, PATH, TILES, WHERE
+from segpipe.commands.options import BAND_RESAMPLING, BANDS_FROM, CONTRACT, INPUT, JSON, MODEL, MORE, PATH, TILES, WHERE
 from segpipe.messages.console import echo
 from segpipe.terminal.option_groups import GroupedCommand
 
@@ -15,14 +15,8 @@ from segpipe.terminal.option_groups import GroupedCommand
 @click.argument("model", type=PATH)
 @INPUT("--input", "-i", multiple=True, help="Scenes on which labels are compared, as --input of a run [noise]; repeatable.")
 @INPUT("--bands", help="Bands of the scenes for the model's channels, counted from 1, such as 4,3,2.")
-@INPUT(
-    "--bands-from", help="Scenes with a file per band: '{case}_{band}.tif'; per date or input of the model: {date}, {input}."
-)
-@INPUT(
-    "--band-resampling",
-    type=click.Choice(["bilinear", "nearest"]),
-    help="Bands of scenes of many files that are coarser than the finest [bilinear].",
-)
+@BANDS_FROM
+@BAND_RESAMPLING
 @INPUT("--nodata", help="Value of pixels without data, instead of the scenes' own; none: all pixels hold data.")
 @INPUT("--ignore-alpha", is_flag=True, help="Treat alpha bands as data, not as masks.")
 @INPUT("--crs", help="CRS of files whose own CRS is missing or wrong: a code such as EPSG:32633, or WKT.")
@@ -31,7 +25,7 @@ from segpipe.terminal.option_groups import GroupedCommand
 @INPUT("--aoi", type=PATH, help="Polygons of the area of interest: labels are compared inside.")
 @INPUT("--aoi-layer", help="Layer of the file of --aoi, if it has several.")
 @MODEL("--also", multiple=True, type=PATH, help="Another file of the same network, such as int8; repeatable.")
-@MODEL("--contract", type=PATH, help="TOML file with the model's channels, scaling, tile and classes.")
+@CONTRACT
 @TILES("--tile", "tiles", multiple=True, type=int, help="Tile size to measure [the contract's, double, half]; repeatable.")
 @TILES(
     "--overlap",
@@ -60,7 +54,7 @@ from segpipe.terminal.option_groups import GroupedCommand
 @MORE("--reference", type=PATH, help="True labels of the scenes, for mean IoU: a folder with a file per scene, or a file.")
 @MORE("--map-classes", type=PATH, help="TOML file: which values of the reference are which classes.")
 @MORE("--max-loss", type=float, help="Largest loss of mean IoU of the recommended choice, instead of --min-agreement.")
-@MORE("--json", is_flag=True, help="Print one JSON object.")
+@JSON
 @guarded()
 def tune(json: bool, **flags: Any) -> int:
     """Measure the time and the labels of other tiles, overlaps, batches and precisions of MODEL; nothing is written.

@@ -58,11 +58,6 @@ def random_tiles(spec: ModelSpec, count: int, seed: int) -> Tiles:
     return [noise(shape, seed + i) for i in range(count)]
 
 
-def scene_tiles(scenes: Sequence[str], spec: ModelSpec, overrides: Overrides, count: int) -> Tiles:
-    """As `scene_samples`, without the masks."""
-    return [pixels for pixels, _ in scene_samples(scenes, spec, overrides, count)]
-
-
 def scene_samples(scenes: Sequence[str], spec: ModelSpec, overrides: Overrides, count: int) -> Samples:
     """Up to ``count`` tiles from the windows of a run, spread evenly over scenes and windows.
 

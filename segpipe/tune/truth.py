@@ -21,9 +21,6 @@ from segpipe.overrides import Overrides
 from segpipe.pipeline.opening import open_sheet
 from segpipe.tune.places import Place
 
-NO_TRUTH = -1
-"""Position of pixels without a true label."""
-
 
 @dataclass(frozen=True)
 class Truth:

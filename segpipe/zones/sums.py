@@ -46,10 +46,6 @@ class Amounts:
     sizes: Float
     """Areas in m²."""
 
-    @property
-    def all_pixels(self) -> Float:
-        return np.asarray(self.pixels.sum(axis=1))
-
 
 class ForeignLabelError(Exception):
     """A mask holds a label that is not one of its classes."""

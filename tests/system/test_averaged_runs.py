@@ -12,7 +12,7 @@ import pytest
 import rasterio
 import volumes
 from command import invoke
-from networks import contract, local, positional
+from networks import contract, local, positional, toml
 
 import segpipe
 from segpipe.jobs.launch import prepare
@@ -239,8 +239,6 @@ def test_a_job_holds_fewer_cases_whose_tiles_are_scored_more_often(root: Path) -
 
 
 def test_a_contract_for_all_models_by_flag(root: Path, tmp_path: Path) -> None:
-    lines = [f"{key} = {json.dumps(value)}" for key, value in contract(3, 3, flips=["y"]).items() if key != "classes"]
-    classes = [f'[[classes]]\nid = {i}\nname = "c{i}"' for i in range(3)]
-    (tmp_path / "c.toml").write_text("\n".join([*lines, *classes]))
+    (tmp_path / "c.toml").write_text(toml(contract(3, 3, flips=["y"])))
     run(root, str(tmp_path / "out"), *AVERAGED, "--contract", tmp_path / "c.toml")
     assert record(tmp_path / "out")["settings"]["flips"] == [0]

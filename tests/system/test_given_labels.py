@@ -1,12 +1,10 @@
 """Models that give labels in place of scores, from trial to mask, and what needs scores (segpipe.network.scores_needed)."""
 
-import json
-
 import numpy as np
 import pytest
 import rasterio
 from model_forms import Form, make, of_windows
-from networks import Network, contract
+from networks import Network, contract, toml
 from scenes import Silent
 
 import segpipe as api
@@ -41,11 +39,8 @@ def labelled(tmp_path, form, **changes):
 
 
 def written(model, values):
-    """Write a contract beside a model, in TOML that JSON is, key by key."""
-    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items() if key != "classes"]
-    for one in values["classes"]:
-        lines += ["[[classes]]", *(f"{key} = {json.dumps(value)}" for key, value in one.items())]
-    model.with_suffix(".toml").write_text("\n".join(lines))
+    """Write a contract beside a model."""
+    model.with_suffix(".toml").write_text(toml(values))
 
 
 def mask(out, name="a.tif", band=1):

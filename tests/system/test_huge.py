@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from networks import contract, pixelwise
+from networks import contract, pixelwise, toml
 from scenes import SEGPIPE, Silent
 
 from segpipe.errors import ModelError
@@ -132,10 +132,7 @@ def test_cases_that_nobody_has_looked_at_are_refused_by_their_job(root, monkeypa
 def test_tiles_that_no_memory_holds_are_refused_before_the_trial(changes, classes, raster, tmp_path):
     raster("in/a.tif", np.ones((3, 40, 40), np.uint8))
     model = pixelwise(tmp_path / "m.onnx")
-    values = contract(3, classes, **changes)
-    toml = [f"{key} = {json.dumps(value)}" for key, value in values.items() if key != "classes"]
-    listed = [f'[[classes]]\nid = {one["id"]}\nname = "{one["name"]}"' for one in values["classes"]]
-    (tmp_path / "c.toml").write_text("\n".join([*toml, *listed]))
+    (tmp_path / "c.toml").write_text(toml(contract(3, classes, **changes)))
     flags = {"input": (str(tmp_path / "in"),), "model": model, "contract": tmp_path / "c.toml", "memory": 1.0}
     with pytest.raises(ModelError, match=r"need at least .* of memory, and a worker may use 1\.0 GB: lower --tile or"):
         prepare(load_settings(None, flags | {"executor": "serial", "device": "cpu"}))

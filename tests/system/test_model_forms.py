@@ -1,12 +1,10 @@
 """Models in the forms that people have, each through a run with `crop`, against ONNX Runtime on the same windows."""
 
-import json
-
 import numpy as np
 import pytest
 import rasterio
 from model_forms import FORMS, Form, make, of_windows
-from networks import Network, contract
+from networks import Network, contract, toml
 
 from segpipe.errors import ContractError, SettingsError
 
@@ -29,10 +27,7 @@ def described(model, form, **changes):
     values = {"layout": form.layout, "output_layout": form.out_layout, "tile": [*TILE], "overlap": [*OVERLAP], "align": 4}
     raw = {"scale": 1.0, "scaling": "graph"} if form.inside is not None else {}
     values = contract(3, form.classes, **values | raw | changes)
-    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items() if key != "classes"]
-    for one in values["classes"]:
-        lines += ["[[classes]]", *(f"{key} = {json.dumps(value)}" for key, value in one.items())]
-    model.with_suffix(".toml").write_text("\n".join(lines))
+    model.with_suffix(".toml").write_text(toml(values))
     return model
 
 

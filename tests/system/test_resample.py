@@ -14,7 +14,7 @@ from test_axes import brute_force as brute_force_volume
 from test_oracle import NODATA, brute_force, check, scene
 from test_regridding import by_matrices, places
 
-from segpipe.export.tiles import scene_tiles
+from segpipe.export.tiles import scene_samples
 from segpipe.formats.cases import find_cases
 from segpipe.formats.raster.gdal import gdal_options
 from segpipe.geometry.division import Limits, cut
@@ -319,7 +319,7 @@ def test_export_takes_tiles_of_the_models_pixel_size_and_says_so(raster, tmp_pat
     model = local(tmp_path / "m.onnx", **SPACED)
     spec = read_spec(load_settings(None, {"input": ("a",), "model": model}))
     path = raster("in/a.tif", np.full((3, 60, 60), 51, np.uint8), transform=metres(20))
-    tiles = scene_tiles([str(path)], spec, Overrides(resample=True), 99)
+    tiles = [pixels for pixels, _ in scene_samples([str(path)], spec, Overrides(resample=True), 99)]
     assert len(tiles) == len(Cover((120, 120), spec.tiling))
     np.testing.assert_allclose(tiles, 51 / 255, rtol=1e-6)
     assert "m are resampled to the model's 10 x 10 m" in caplog.text

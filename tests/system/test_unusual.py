@@ -575,10 +575,10 @@ def test_cases_that_are_not_named_on_stderr_are_counted(count, tmp_path, caplog)
 
 def test_scenes_of_tune_and_of_exports_are_judged(tmp_path, caplog):
     from segpipe.export.file import spec_of
-    from segpipe.export.tiles import scene_tiles
+    from segpipe.export.tiles import scene_samples
 
     scene = altered(tmp_path / "s.tif", MISTAKES["reflectance 0 to 1"][0], 250)
-    scene_tiles([str(scene)], spec_of(EXAMPLES / "crops.onnx"), AS_STORED, 1)
+    scene_samples([str(scene)], spec_of(EXAMPLES / "crops.onnx"), AS_STORED, 1)
     assert any(text.startswith("warning: s: pixels look like reflectance 0 to 1") for text in caplog.messages)
     caplog.clear()
     cases = find_cases((str(scene),))

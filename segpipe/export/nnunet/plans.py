@@ -10,9 +10,6 @@ OWN_PREPROCESSOR = "DefaultPreprocessor"
 
 PLAIN, RESIDUAL = "PlainConvUNet", "ResidualEncoderUNet"
 
-OLD_NETWORK = ("UNet_class_name", "UNet_base_num_features", "unet_max_num_features", "conv_kernel_sizes")
-"""Some keys of plans before nnU-Net 2.3, which describe the network themselves."""
-
 Json = Mapping[str, Any]
 
 

@@ -1,7 +1,7 @@
 """``nnUNetv2_predict`` and ``segpipe run`` side by side: the same volumes, folds and mirroring, on the CPU; time and memory.
 
 Both start from one folder as nnU-Net leaves it: two folds with seeded weights, z-score, a spacing other than that of the
-volumes. The volumes are seeded, of 96 x 96 x 64 to 160 x 160 x 160 voxels. The two programs take turns, each with its
+volumes. The volumes are seeded, of 64 x 64 x 48 to 112 x 112 x 112 voxels. The two programs take turns, each with its
 defaults. Exporting the model is not in segpipe's time.
 
 nnU-Net is not one of segpipe's dependencies. Install it into an environment of its own, and name its Python:
@@ -88,7 +88,7 @@ def volumes(folder: Path, count: int, border: float) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         rng = np.random.default_rng(number)
-        shape = tuple(int(n) for n in rng.integers((96, 96, 64), (161, 161, 161)))
+        shape = tuple(int(n) for n in rng.integers((64, 64, 48), (113, 113, 113)))
         coarse = rng.normal(size=[n // 8 + 1 for n in shape])
         fields = np.kron(coarse, np.ones((8, 8, 8)))[tuple(map(slice, shape))]
         away = sum(((np.arange(n) - n / 2) / (border * n / 2)).reshape([-1 if k == a else 1 for k in range(3)]) ** 2
@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--volumes", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--features", type=int, default=8, help="of the first stage")
-    parser.add_argument("--patch", type=int, default=64)
+    parser.add_argument("--patch", type=int, default=48)
     parser.add_argument("--border", type=float, default=2.0, help="share of each axis that is not 0; 2: all of it")
     parser.add_argument("--every", type=float, default=0.2, help="seconds between two looks at memory")
     parser.add_argument("--keep", action="store_true", help="do not add the figures to history.jsonl")

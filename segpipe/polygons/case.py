@@ -11,6 +11,7 @@ from segpipe.formats.registry import OpenMask
 from segpipe.geometry.cells import Cells
 from segpipe.geometry.windows import Window
 from segpipe.overlap.finished import Classes, are_independent
+from segpipe.overlap.shared import Shared
 from segpipe.polygons.corners import Nodes
 from segpipe.polygons.placement import Placement
 from segpipe.polygons.regions import Finished, Regions, Strip, Table
@@ -40,6 +41,19 @@ class CaseMask:
     nodata: int | None
     placement: Placement
     confidence: OpenMask | None = None
+    shared: Shared | None = None
+    """The ground that it shares with other cases, if that counts once: what counts in another one is in no polygon."""
+
+    def elsewhere(self, window: Window) -> NDArray[np.bool_] | None:
+        """The pixels of a window that count in another case; None if none can.
+
+        Raises:
+            OutputError: a mask cannot be read.
+        """
+        if self.shared is None:
+            return None
+        unseen = np.zeros(window.shape, np.bool_) if self.nodata is None else self.mask.read(window, 0) == self.nodata
+        return self.shared.elsewhere(window, unseen)
 
     @property
     def independent(self) -> bool:
@@ -135,6 +149,8 @@ def _strips(case: CaseMask, band: int, lookup: NDArray[np.int32]) -> Iterator[St
                 f"{case.path} must hold the labels of its classes, and row {top + int((values < 0).any(axis=1).argmax())} "
                 "has another: run again with --overwrite"
             )
+        if (elsewhere := case.elsewhere(window)) is not None:
+            values[elsewhere] = 0
         values = values.astype(np.uint8 if len(case.classes) < 256 else np.uint16)
         sure = None if case.confidence is None else case.confidence.read(window, band)
         yield Strip(values, areas(window), sure)

@@ -3,12 +3,13 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyproj import CRS
 
+from segpipe.choices import OverlapRule
 from segpipe.errors import InputError, OutputError, SettingsError
 from segpipe.formats.case import Case
 from segpipe.formats.registry import CONFIDENCE, FORMATS, OpenMask, environment
@@ -16,7 +17,8 @@ from segpipe.geometry.ground import NowhereError, crs_name, horizontal
 from segpipe.geometry.raster_grid import RasterGrid, parse_crs, place_of
 from segpipe.jobs.status import last_run
 from segpipe.messages.printable import printable
-from segpipe.overlap.finished import Finished, opened
+from segpipe.overlap.finished import Around, Finished, extent_of, opened, shared_with
+from segpipe.overlap.order import Neighbourhood
 from segpipe.polygons.case import CaseMask, Left, features_of
 from segpipe.polygons.file import CaseRows, Target, check_path, write
 from segpipe.polygons.placement import Placement
@@ -47,6 +49,8 @@ class Task:
     minimum: Minimum | None = None
     simplify: float | None = None
     corners_connect: bool = False
+    overlap_rule: OverlapRule | None = None
+    """Which of several cases that share ground has the polygons there; None: each has its own."""
 
     def __post_init__(self) -> None:
         if self.simplify is not None and not 0 < self.simplify < float("inf"):
@@ -69,13 +73,15 @@ class _Placed:
     record: Record
     finished: Finished
     placement: Placement
+    around: Around = field(default_factory=Around)
+    """The cases that share ground with it, if that counts once."""
 
 
 def write_polygons(task: Task) -> Written:
     """Write the polygons of all cases of a run.
 
     Raises:
-        SettingsError: the task cannot be done.
+        SettingsError, OverlapError: the task cannot be done.
         InputError: cases differ in what one file must have in common, or too much is to be simplified.
         OutputError: there is no such run, a mask cannot be read, or the file cannot be written.
         InstallationError: an optional dependency is missing.
@@ -84,6 +90,8 @@ def write_polygons(task: Task) -> Written:
     store, written = store_at(task.output).settled(), Written()
     with environment():
         cases = _in_order(store, _records(store))
+        if task.overlap_rule is not None:
+            cases = _with_neighbours(store, cases, task.overlap_rule)
         rule = _rule(task, cases)
         crs = _common_crs(task, cases)
         target = Target(task.path, crs, task.corners_connect)
@@ -126,6 +134,14 @@ def _placed(store: Store, record: Record) -> tuple[_Placed, str]:
         assert isinstance(mask.grid, RasterGrid)
         place = place_of(mask.grid)
         return _Placed(record, finished, Placement(mask.grid.shape, place.ground)), place.reason
+
+
+def _with_neighbours(store: Store, cases: Sequence[_Placed], rule: OverlapRule) -> list[_Placed]:
+    if cases[0].placement.ground is None:
+        raise SettingsError("--overlap-rule needs cases with a place on the Earth, and these have none: leave it out")
+    every = [case.finished for case in cases]
+    together = Neighbourhood.of(every, [extent_of(store, case) for case in every], rule)
+    return [replace(case, around=together.around(k)) for k, case in enumerate(cases)]
 
 
 def _rule(task: Task, cases: Sequence[_Placed]) -> Rule:
@@ -188,9 +204,7 @@ def _only(cases: Sequence[_Placed]) -> CRS:
 
 
 def _moved(cases: Sequence[_Placed], crs: CRS | None) -> list[_Placed]:
-    return [
-        _Placed(case.record, case.finished, Placement(case.placement.shape, case.placement.ground, crs)) for case in cases
-    ]
+    return [replace(case, placement=Placement(case.placement.shape, case.placement.ground, crs)) for case in cases]
 
 
 def _rows(store: Store, cases: Sequence[_Placed], rule: Rule, written: Written) -> "Iterator[pyarrow.RecordBatch]":
@@ -214,7 +228,9 @@ def _open(store: Store, case: _Placed) -> Iterator[CaseMask]:
             raise OutputError(
                 f"the confidence of {finished.case} must fit its mask, and does not: run again with --overwrite"
             )
-        yield CaseMask(store.path(finished.mask or ""), mask, finished.classes, finished.nodata, case.placement, sure)
+        shared = shared_with(store, finished, case.around, stack)
+        path = store.path(finished.mask or "")
+        yield CaseMask(path, mask, finished.classes, finished.nodata, case.placement, sure, shared)
 
 
 @contextmanager

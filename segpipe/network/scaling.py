@@ -38,8 +38,9 @@ class Scaling:
         """Scale pixels of shape ``(channels, *tile)``; ``invalid`` of shape ``tile`` marks pixels to fill."""
         kind = np.float32 if pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32 else np.float64
         gain, bias = (_column(v, pixels.ndim).astype(kind) for v in (self.gain, self.bias))
-        x = np.multiply(pixels, gain, dtype=kind)
-        x += bias
+        with np.errstate(over="ignore"):  # of nodata such as -3.4e38, which is filled; a valid pixel becomes infinite
+            x = np.multiply(pixels, gain, dtype=kind)
+            x += bias
         if self.low is not None and self.high is not None:
             np.clip(x, _column(self.low, x.ndim).astype(kind), _column(self.high, x.ndim).astype(kind), out=x)
         if self.blank is not None:

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import pytest
 import rasterio
+from command import invoke
 from networks import pixelwise
 from onnx import numpy_helper
 from rasterio.enums import ColorInterp
@@ -117,11 +118,15 @@ class Night:
             return {row["class_name"]: row for row in csv.DictReader(stream) if row["case"] == case}
 
 
-def carry_out(inputs: Path, model: Path, *options: str) -> Night:
-    """Run in a process of its own; a hang is an error."""
+def carry_out(inputs: Path, model: Path, *options: str, own: bool = False) -> Night:
+    """Run in this process, where a warning of Python is an error, or in one of its own, which a decoder may end."""
     output = model.with_suffix(".out" + "".join(options))
-    command = [sys.executable, "-m", "segpipe.cli", "run", "-i", inputs, "-m", model, "-o", output, "--device", "cpu"]
-    ended = subprocess.run([*command, *options], capture_output=True, text=True, timeout=100, check=False)
+    words = ["run", "-i", inputs, "-m", model, "-o", output, "--device", "cpu", *options]
+    command = [sys.executable, "-m", "segpipe.cli", *map(str, words)]
+    if own:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    else:
+        ended = invoke(words, model.parent)
     night = Night(ended.returncode, ended.stdout + ended.stderr, output, model)
     assert "Traceback" not in night.said
     hidden = [path.relative_to(output).as_posix() for path in output.rglob(".*")]
@@ -218,7 +223,7 @@ def shared_night(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Nigh
         paths = [DATA / "geotiff" / name for name, (n, *_) in SHARED.items() if n == bands]
         tiling = {"tile": [256, 256], "overlap": [32, 32]}
         model = pixelwise(root / f"{bands}.onnx", bands, normalize="zscore", scale=None, **tiling)
-        return carry_out(list_of(root / str(bands), paths), model, "--executor", executor)
+        return carry_out(list_of(root / str(bands), paths), model, "--executor", executor, own=executor == "dask")
 
     return night
 
@@ -267,7 +272,7 @@ def evil_night(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Nigh
     def night(bands: int) -> Night:
         model = pixelwise(root / f"{bands}.onnx", bands, normalize="zscore", scale=None)
         paths = [DATA / "evil" / name for name in EVIL[bands]]
-        return carry_out(list_of(root / str(bands), paths), model, "--executor", "serial")
+        return carry_out(list_of(root / str(bands), paths), model, "--executor", "serial", own=True)
 
     return night
 

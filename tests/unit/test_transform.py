@@ -8,7 +8,7 @@ import pytest
 from segpipe.contract import parse_contract
 from segpipe.errors import ExportError
 from segpipe.export.families.transform import FILE, read_transform
-from segpipe.network.scaling import fixed_scaling
+from segpipe.network.scaling import Scaling, fixed_scaling
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (3, 16, 16), dtype=np.uint8)
 IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -112,3 +112,11 @@ def test_a_file_that_is_no_transform_is_refused(text, tmp_path):
     (tmp_path / FILE).write_text(text)
     with pytest.raises(ExportError, match="must be a transform of albumentations"):
         read_transform(tmp_path, 3)
+
+
+def test_scaling_of_nodata_at_the_end_of_float32_is_silent():
+    """Warnings are errors here; a valid pixel that is as large becomes infinite, and its scores are refused."""
+    pixels, invalid = np.array([[[np.finfo(np.float32).min, 2.0]]], np.float32), np.array([[True, False]])
+    scaling = Scaling(np.array([3.0]), np.array([1.0]))
+    np.testing.assert_array_equal(scaling(pixels, invalid), [[[0, 7]]])
+    np.testing.assert_array_equal(scaling(pixels, None), [[[-np.inf, 7]]])

@@ -4,7 +4,10 @@ import random
 
 import numpy as np
 import pytest
+import rasterio
+from command import invoke
 from networks import Network, contract
+from rasterio.transform import from_origin
 
 from segpipe.formats.case import Case
 from segpipe.jobs.agenda import Agenda
@@ -16,23 +19,55 @@ from segpipe.jobs.work import Context
 from segpipe.pipeline.infer import load
 
 
-@pytest.fixture
-def scenes(raster):
+def deep(path, **terms):
+    net = Network(3).conv(3, 8, 3).add("Relu").add("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
+    net.conv(8, 8, 3).add("Relu").upsample(2).conv(8, 4, 3)
+    return net.save(path, contract(3, 4, align=2, **terms), classes=4)
+
+
+def write(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count, height, width = pixels.shape
+    place = {"crs": "EPSG:32633", "transform": from_origin(500_000, 5_400_000, 10, 10), "nodata": 0}
+    kind = {"driver": "GTiff", "dtype": "uint8", "count": count, "height": height, "width": width}
+    with rasterio.open(path, "w", **kind, **place) as dataset:
+        dataset.write(pixels)
+    return path
+
+
+def labelled(root, scenes, model, name):
+    """What one job a case in one process makes, one tile at a time."""
+    words = ["run", "--input", scenes, "--model", model, "--output", name, "--executor", "serial", "--batch", 1]
+    done = invoke([*words, "--device", "cpu", "--confidence"], root)
+    assert done.returncode == 0, done.stderr
+    return root / name
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("same")
+
+
+@pytest.fixture(scope="module")
+def scenes(root):
     """Cases of unlike size, with nodata, so that batches fill across them and jobs hold several."""
     rng = np.random.default_rng(3)
     for number, shape in enumerate([(300, 410), (64, 64), (65, 200), (10, 17), (257, 131), (90, 90), (33, 300)]):
         pixels = rng.integers(1, 256, (3, *shape), dtype=np.uint8)
         pixels[:, rng.random(shape) < 0.2] = 0
         pixels[:, :, : shape[1] // 3] = 0
-        path = raster(f"in/{number}.tif", pixels, nodata=0)
-    return path.parent
+        write(root / "in" / f"{number}.tif", pixels)
+    return root / "in"
 
 
-@pytest.fixture
-def model(tmp_path):
-    net = Network(3).conv(3, 8, 3).add("Relu").add("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
-    net.conv(8, 8, 3).add("Relu").upsample(2).conv(8, 4, 3)
-    return net.save(tmp_path / "m.onnx", contract(3, 4, align=2), classes=4)
+@pytest.fixture(scope="module")
+def model(root):
+    return deep(root / "m.onnx")
+
+
+@pytest.fixture(scope="module")
+def reference(root, scenes, model):
+    return labelled(root, scenes, model, "reference")
 
 
 def contents(folder):
@@ -45,19 +80,18 @@ def contents(folder):
     [
         "--executor serial --batch 3",
         "--executor serial --batch 8",
-        "--executor dask --workers 1 --batch 8",
+        pytest.param("--executor dask --workers 1 --batch 8", marks=pytest.mark.slow),
         "--executor dask --workers 2",
         "--executor processes --workers 1 --batch 8",
         "--executor processes --workers 3",
-        "--executor dask --workers 4 --batch 3",
+        pytest.param("--executor dask --workers 4 --batch 3", marks=pytest.mark.slow),
     ],
 )
-def test_masks_and_tables_are_the_same_bytes(arguments, scenes, model, segpipe, tmp_path):
+def test_masks_and_tables_are_the_same_bytes(arguments, scenes, model, reference, segpipe, tmp_path):
     command = ["run", "--input", scenes, "--model", model, "--device", "cpu", "--confidence"]
-    reference = segpipe(*command, "--output", tmp_path / "reference", "--executor", "serial", "--batch", 1)
     other = segpipe(*command, "--output", tmp_path / "other", *arguments.split())
-    assert (reference.returncode, other.returncode) == (0, 0), other.stderr
-    expected = contents(tmp_path / "reference")
+    assert other.returncode == 0, other.stderr
+    expected = contents(reference)
     assert len(expected) == 7 * 3 + 1
     assert contents(tmp_path / "other") == expected
 
@@ -86,25 +120,33 @@ def test_small_cases_share_a_job_and_large_ones_have_their_own(windows, workers,
     assert all(isinstance(job, Job) for job in got)
 
 
-@pytest.mark.parametrize(
-    "arguments", [f"--executor serial --parts {n}" for n in (1, 2, 7, 30)] + ["--executor dask --workers 2 --parts 5"]
-)
-@pytest.mark.parametrize("normalize", ["none", "zscore"])
-def test_a_case_in_parts_gives_the_same_bytes(arguments, normalize, raster, segpipe, tmp_path):
+@pytest.fixture(scope="module")
+def uncut(root):
+    """A scene, and by normalisation a model and what it makes of the scene in one piece."""
     rng = np.random.default_rng(5)
     pixels = rng.integers(1, 256, (3, 400, 560), dtype=np.uint8)
     pixels[:, :150, :120] = 0
     pixels[:, 240:, 510:] = 0
-    scene = raster("in/scene.tif", pixels, nodata=0)
-    net = Network(3).conv(3, 8, 3).add("Relu").add("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
-    net.conv(8, 8, 3).add("Relu").upsample(2).conv(8, 4, 3)
-    model = net.save(tmp_path / "m.onnx", contract(3, 4, align=2, normalize=normalize), classes=4)
-    command = ["run", "--input", scene.parent, "--model", model, "--device", "cpu", "--confidence"]
-    reference = segpipe(*command, "--output", tmp_path / "reference", "--executor", "serial")
+    scene = write(root / "scene.tif", pixels)
+    models = {how: deep(root / f"{how}.onnx", normalize=how) for how in ("none", "zscore")}
+    return scene, models, {how: labelled(root, scene, model, f"uncut-{how}") for how, model in models.items()}
+
+
+@pytest.mark.parametrize("arguments", [f"--executor serial --parts {n}" for n in (1, 2, 7, 30)])
+@pytest.mark.parametrize("normalize", ["none", "zscore"])
+def test_a_case_in_parts_gives_the_same_bytes(arguments, normalize, uncut, segpipe, tmp_path):
+    scene, models, whole = uncut
+    command = ["run", "--input", scene, "--model", models[normalize], "--device", "cpu", "--confidence"]
     other = segpipe(*command, "--output", tmp_path / "other", *arguments.split())
-    assert (reference.returncode, other.returncode) == (0, 0), other.stderr + other.stdout
-    assert contents(tmp_path / "other") == contents(tmp_path / "reference")
+    assert other.returncode == 0, other.stderr + other.stdout
+    assert len(contents(whole[normalize])) == 3 + 1
+    assert contents(tmp_path / "other") == contents(whole[normalize])
     assert not (tmp_path / "other" / ".parts").exists()
+
+
+@pytest.mark.parametrize("normalize", [pytest.param("none", marks=pytest.mark.slow), "zscore"])
+def test_workers_of_dask_give_the_same_bytes_of_parts(normalize, uncut, segpipe, tmp_path):
+    test_a_case_in_parts_gives_the_same_bytes("--executor dask --workers 2 --parts 5", normalize, uncut, segpipe, tmp_path)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

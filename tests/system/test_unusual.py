@@ -559,7 +559,7 @@ def test_workers_hand_warnings_on(tmp_path, segpipe):
     assert "warning: " not in ended.stdout
 
 
-@pytest.mark.parametrize("count", [20, 21, 24])
+@pytest.mark.parametrize("count", [20, 21, pytest.param(24, marks=pytest.mark.slow)])
 def test_cases_that_are_not_named_on_stderr_are_counted(count, tmp_path, caplog):
     scene = altered(tmp_path / "s.tif", MISTAKES["1,000 added"][0], 64)
     for number in range(count):

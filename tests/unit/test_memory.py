@@ -186,8 +186,10 @@ def test_a_case_is_cut_for_all_that_a_strip_keeps_and_refused_where_its_narrowes
         memory.refuse_large_case("a.nii", cover, spec, 0, least - 1)
 
 
-@pytest.mark.parametrize("dtype", [np.int16, np.float32])
-@pytest.mark.parametrize("density", [0.04, 1.0])
+@pytest.mark.parametrize(
+    ("density", "dtype"),
+    [(0.04, np.float32), pytest.param(0.04, np.int16, marks=pytest.mark.slow), (1.0, np.float32), (1.0, np.int16)],
+)
 def test_components_take_what_is_planned(tmp_path, dtype, density):
     """The worst of a volume: noise, whose components are many, or one component, whose faces are full."""
     rng, shape, tile = np.random.default_rng(0), (160, 160, 160), 80

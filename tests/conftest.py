@@ -1,5 +1,6 @@
 """Fixtures: real files in a temporary folder, and the command line as a user has it."""
 
+import gc
 import os
 import shutil
 import subprocess
@@ -79,6 +80,11 @@ def _gdal_stays_as_it_is() -> Iterator[None]:
     yield
     assert get_gdal_config("GDAL_NUM_THREADS") == threads
     assert get_gdal_config("GDAL_CACHEMAX") >= min(cache, 2**27)  # segpipe sets it when it first reads
+
+
+def pytest_collection_finish() -> None:
+    """What collecting has made stays to the end: the collector of garbage need not walk through it again and again."""
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -66,11 +66,13 @@ def test_any_parts_batch_and_threads_give_the_same_bytes(more: str, root: Path, 
     assert masks(tmp_path / "out") == masks(root / "whole")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_workers_give_the_same_bytes(workers: int, root: Path, segpipe: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("executor", "workers"), [pytest.param("dask", 2, marks=pytest.mark.slow), ("processes", 2)], ids=["dask", "processes"]
+)
+def test_workers_give_the_same_bytes(executor: str, workers: int, root: Path, segpipe: Any, tmp_path: Path) -> None:
     command = ["run", "-i", root / "in", "-o", tmp_path / "out", "--device", "cpu", "--confidence", "--parts", 3]
     folds = [word for k in range(3) for word in ("-m", root / f"{k}.onnx")]
-    done = segpipe(*command, *folds, "--tta", "flips", "--executor", "dask", "--workers", workers)
+    done = segpipe(*command, *folds, "--tta", "flips", "--executor", executor, "--workers", workers)
     assert done.returncode == 0, done.stderr
     assert masks(tmp_path / "out") == masks(root / "whole")
 

@@ -243,7 +243,7 @@ def test_same_bytes_for_parts_and_workers(raster: Any, segpipe: Any, tmp_path: P
     raster("in/a.tif", bioimages.pixels(3, (230, 190)))
     masks = []
     for k, more in enumerate((["--parts", 1], ["--parts", 2], ["--parts", 7], ["--parts", 2, "--workers", 2])):
-        kind = "dask" if "--workers" in more else "serial"
+        kind = "processes" if "--workers" in more else "serial"
         done = segpipe("run", "-i", "in", "-m", "m.onnx", "-o", f"o{k}", "--executor", kind, "--device", "cpu", *more)
         assert done.returncode == 0, done.stderr
         masks.append((tmp_path / f"o{k}" / "a.tif").read_bytes())

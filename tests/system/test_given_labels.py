@@ -74,7 +74,7 @@ def test_two_workers_change_no_byte(source, tmp_path, segpipe):
     model = labelled(tmp_path, Form(ending="argmax flat"))
     run = ["run", "-i", source, "-m", model, "--device", "cpu"]
     assert segpipe(*run, "--executor", "serial", "-o", "one").returncode == 0
-    assert segpipe(*run, "--executor", "dask", "--workers", 2, "--parts", 3, "-o", "two").returncode == 0
+    assert segpipe(*run, "--executor", "processes", "--workers", 2, "--parts", 3, "-o", "two").returncode == 0
     assert (tmp_path / "one" / "a.tif").read_bytes() == (tmp_path / "two" / "a.tif").read_bytes()
 
 

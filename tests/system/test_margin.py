@@ -119,7 +119,7 @@ def test_parts_batches_and_workers_leave_the_same_bytes(raster, segpipe, tmp_pat
         "one": ["--executor", "serial", "--parts", 1],
         "two": ["--executor", "serial", "--parts", 2, "--batch", 3],
         "seven": ["--executor", "serial", "--parts", 7],
-        "workers": ["--executor", "dask", "--workers", 2, "--parts", 7],
+        "workers": ["--executor", "processes", "--workers", 2, "--parts", 7],
     }
     for name, flags in ways.items():
         done = segpipe(*command, "--output", tmp_path / name, *flags)

@@ -185,7 +185,7 @@ def test_several_channels(segpipe: Any, tmp_path: Path) -> None:
     write(tmp_path / "in" / "a.nii.gz", image)
     masks = []
     for k, more in enumerate((["--parts", 1], ["--parts", 2], ["--parts", 7], ["--parts", 2, "--workers", 2])):
-        kind = "dask" if "--workers" in more else "serial"
+        kind = "processes" if "--workers" in more else "serial"
         done = segpipe("run", "-i", "in", "-m", "m.onnx", "-o", f"o{k}", "--executor", kind, "--device", "cpu", *more)
         assert done.returncode == 0, done.stderr
         masks.append((tmp_path / f"o{k}" / "a.nii.gz").read_bytes())

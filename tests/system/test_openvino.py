@@ -101,7 +101,7 @@ def test_the_same_bytes_however_it_is_run(precision, scene, model, segpipe, tmp_
     command += ["--min-agreement", 0.9, "--confidence"]
     ways = ["--executor serial", "--executor serial --batch 3", "--executor serial --parts 2 --threads 2"]
     found = []
-    for number, way in enumerate([*ways, "--executor dask --workers 2 --parts 7"]):
+    for number, way in enumerate([*ways, "--executor processes --workers 2 --parts 7"]):
         ended = segpipe(*command, "--output", tmp_path / str(number), *way.split())
         assert ended.returncode == 0, ended.stderr
         found.append([(tmp_path / str(number) / name).read_bytes() for name in ("a.tif", "a.confidence.tif", "areas.csv")])

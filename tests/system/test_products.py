@@ -134,7 +134,7 @@ def _assert_pixels(folder, raster, band_resampling):
 def test_any_number_of_parts_and_workers_gives_the_same_bytes_and_a_second_run_does_nothing(tmp_path):
     network, source = model(tmp_path / "m.onnx"), products.safe(tmp_path / "in", products.bands())
     masks = []
-    for parts, more in ((1, {}), (2, {}), (7, {"executor": "dask", "workers": 2})):
+    for parts, more in ((1, {}), (2, {}), (7, {"executor": "processes", "workers": 2})):
         output = tmp_path / f"out{parts}"
         assert not run(source, network, output, parts=parts, **more).failed
         masks.append((output / f"{products.NEW}.tif").read_bytes())

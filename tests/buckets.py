@@ -2,25 +2,17 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import boto3
 
 BUCKET = "scenes"
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def environment(port: int, temporary: Path) -> dict[str, str]:
@@ -51,7 +43,9 @@ class Endpoint:
 
     def fail(self, faults: dict[str, int]) -> None:
         """Answer 503 to as many requests of a pattern."""
-        (self.root / "server" / "faults.json").write_text(json.dumps(faults))
+        file = self.root / "server" / "faults.json"
+        file.with_suffix(".new").write_text(json.dumps(faults))
+        file.with_suffix(".new").replace(file)  # at once: a request may come meanwhile
 
     def put_folder(self, folder: Path, prefix: str) -> None:
         for path in folder.rglob("*"):
@@ -69,36 +63,39 @@ class Endpoint:
         }
 
 
+MOTO = """
+from threading import Event
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+Event().wait()
+"""
+
+
 @contextmanager
 def serving(folder: Path) -> Iterator[int]:
     """The port of an endpoint that keeps its log in a folder."""
-    ports = free_port(), free_port()
-    commands = [
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(ports[1])],
-        [sys.executable, str(Path(__file__).with_name("flaky_s3.py")), str(ports[0]), str(ports[1]), str(folder)],
-    ]
-    with (folder / "server.log").open("w") as log:
-        processes = [subprocess.Popen(command, stdout=log, stderr=log) for command in commands]
-    try:
-        for port in ports:
-            await_port(port)
-        yield ports[0]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    flaky = [sys.executable, str(Path(__file__).with_name("flaky_s3.py"))]
+    with (
+        (folder / "server.log").open("w") as log,
+        _listening([sys.executable, "-c", MOTO], log) as behind,
+        _listening([*flaky, str(behind), str(folder)], log) as port,
+    ):
+        yield port
 
 
-def await_port(port: int, seconds: float = 90) -> None:
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit:
+@contextmanager
+def _listening(command: list[str], log: IO[str]) -> Iterator[int]:
+    """The port on which a server says that it listens: one that was chosen for it could be another's by then."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process:
         try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    raise TimeoutError(f"nothing listens on port {port}")
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line, Path(log.name).read_text()
+            yield int(line)
+        finally:
+            process.kill()
 
 
 def open_endpoint(root: Path) -> Endpoint:

@@ -1,7 +1,7 @@
 """Stands before an S3 server: writes every request down, and answers 503 where it is told to.
 
-``python flaky_s3.py PORT PORT_BEHIND FOLDER``. ``FOLDER/requests.log`` has a line per request; ``FOLDER/faults.json`` names
-patterns of such lines, and how many of each are to fail.
+``python flaky_s3.py PORT_BEHIND FOLDER`` says on which port it listens. ``FOLDER/requests.log`` has a line per request;
+``FOLDER/faults.json`` names patterns of such lines, and how many of each are to fail.
 """
 
 import http.client
@@ -12,7 +12,7 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-PORT, BEHIND, FOLDER = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+BEHIND, FOLDER = int(sys.argv[1]), Path(sys.argv[2])
 failed: "Counter[tuple[str, str]]" = Counter()
 
 
@@ -58,4 +58,11 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *arguments: object) -> None: ...
 
 
-ThreadingHTTPServer(("127.0.0.1", PORT), Handler).serve_forever()
+class Server(ThreadingHTTPServer):
+    request_queue_size = 128  # five, as usual, are too few for all threads of a run, where the processor is busy
+
+
+with Server(("127.0.0.1", 0), Handler) as server:
+    sys.stdout.write(f"{server.server_port}\n")
+    sys.stdout.flush()
+    server.serve_forever()

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from threading import Barrier, Thread
+from threading import Barrier, Semaphore, Thread
 
 import pytest
 
@@ -15,19 +15,28 @@ from segpipe.storage.folder import Folder
 from segpipe.storage.lock import NAME, STALE, locked
 
 HOLD = """
-import sys, time
+import sys
 from segpipe.storage.lock import locked
 from segpipe.storage.places import store_at
 with locked(store_at(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 """
 
 
 def holder(path):
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True)
+    """A process that holds the lock until it is killed."""
+    return held(subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdin=-1, stdout=-1, text=True))
+
+
+def held(process):
     assert process.stdout.readline() == "held\n"
     return process
+
+
+def end(process):
+    process.kill()
+    process.communicate()
 
 
 def test_a_second_run_is_refused_and_told_by_whom(tmp_path):
@@ -36,9 +45,7 @@ def test_a_second_run_is_refused_and_told_by_whom(tmp_path):
         with pytest.raises(OutputError, match=f"process {process.pid} on {socket.gethostname()}"), locked(Folder(tmp_path)):
             pass
     finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+        end(process)
 
 
 def test_the_lock_of_a_killed_run_is_cleared(tmp_path):
@@ -47,8 +54,7 @@ def test_the_lock_of_a_killed_run_is_cleared(tmp_path):
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and still in the table of processes
     with locked(Folder(tmp_path)):
         assert json.loads((tmp_path / NAME).read_text())["pid"] == os.getpid()
-    process.wait()
-    process.stdout.close()
+    end(process)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -79,21 +85,19 @@ def test_another_container_of_this_host_holds_it(tmp_path):
     """Two containers on one volume may share the host's name and number their processes alike."""
     apart = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
     command = [*apart, sys.executable, "-c", HOLD, str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdin=-1, stdout=-1, text=True)
     try:
-        assert process.stdout.readline() == "held\n"
+        held(process)
         values = json.loads((tmp_path / NAME).read_text())
         assert values["host"] == socket.gethostname()
         assert values["pid"] == 1
         with pytest.raises(OutputError, match="process 1 on"), locked(Folder(tmp_path)):
             pass
-        other = subprocess.run(command, capture_output=True, text=True, check=False)
+        other = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         assert "OutputError: one run at a time" in other.stderr
         assert (tmp_path / NAME).exists()
     finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+        end(process)
 
 
 @pytest.mark.parametrize(
@@ -106,16 +110,18 @@ def test_a_lock_that_names_nobody_is_cleared(text, tmp_path):
 
 
 def test_of_many_at_once_one_gets_it(tmp_path):
-    barrier, got = Barrier(8), []
+    barrier, got, refused = Barrier(8), [], Semaphore(0)
 
     def grab():
         barrier.wait()
         try:
             with locked(Folder(tmp_path)):
                 got.append("held")
-                time.sleep(0.3)
+                for _ in range(7):  # held until all others have tried
+                    refused.acquire(timeout=60)
         except OutputError:
             got.append("refused")
+            refused.release()
 
     threads = [Thread(target=grab) for _ in range(8)]
     for thread in threads:

@@ -2,6 +2,7 @@
 
 import time
 from contextlib import closing
+from threading import Semaphore
 
 import numpy as np
 import pytest
@@ -44,14 +45,15 @@ def test_being_late_now_and_then_does_not_count(between):
 
 
 def test_a_queue_tells_who_is_late():
-    late = []
-    items = ahead((time.sleep(0.05) or i for i in range(6)), 3, late=late.append)
-    assert list(items) == [0, 1, 2, 3, 4, 5]
+    late, taken = [], Semaphore(1)
+    items = ahead((i for i in range(6) if taken.acquire()), 3, late=late.append)
+    assert [i for i in items if taken.release() is None] == [0, 1, 2, 3, 4, 5]
     assert late == [True] * 6
     late.clear()
-    for _ in ahead(range(40), 3, late=late.append):
-        time.sleep(0.01)
-    assert late.count(True) <= 3  # the first ones, before anything waits
+    for i in ahead(range(40), 3, late=late.append):
+        while len(late) < min(i + 5, 40):  # three wait, and the next is in hand
+            time.sleep(0.001)
+    assert late.count(True) <= 2  # the first ones, before anything waits
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -67,8 +69,8 @@ def test_pixels_are_the_same_with_more(name, raster, tmp_path):
             with gdal_options(decoders.count):
                 yield from cut(windows_of([Case("case", path)], Reading(spec, decoders=decoders)))
 
-        # whoever takes them has nothing else to do
-        with closing(ahead(within(), 3, late=decoders.note)) as got:
+        # as for a model that always waits
+        with closing(ahead(within(), 3, late=lambda _: decoders.note(True))) as got:
             return [(tile.index, tile.patch) for tile in got]
 
     alone, several = Decoders(1, 1), Decoders(1, 4)

@@ -258,7 +258,7 @@ def test_one_case_of_find_alone(tmp_path):
     assert (case.name, Path(case.path)) == ("CT/IM0000", path)
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 def test_pipes_are_not_opened(tmp_path):
     """A reader of a pipe, or of a terminal, would wait for ever."""
     for name in ("pipe", "pipe.dcm"):

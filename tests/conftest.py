@@ -107,7 +107,7 @@ def _has_slurm() -> bool:
     """Whether a batch system answers, as ``.ci/run`` starts one where it can."""
     if shutil.which("sinfo") is None:
         return False
-    return subprocess.run(["sinfo"], capture_output=True, timeout=20, check=False).returncode == 0
+    return subprocess.run(["sinfo"], capture_output=True, timeout=120, check=False).returncode == 0
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def segpipe(tmp_path: Path, segpipe_process: Command) -> Command:
 def segpipe_process(tmp_path: Path) -> Command:
     """Run ``segpipe`` in a process of its own, as a user does: for tests of what a process inherits, hears or ends with."""
 
-    def run(*arguments: Any, timeout: float = 120, **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: Any, timeout: float = 250, **options: Any) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "segpipe.cli", *map(str, arguments)]
         options = {"cwd": tmp_path, "capture_output": True, "text": True, **options}
         return subprocess.run(command, timeout=timeout, check=False, **options)

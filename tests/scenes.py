@@ -17,8 +17,16 @@ from command import invoke
 from networks import Network, contract
 
 SEGPIPE = [sys.executable, "-m", "segpipe.cli"]
+STRUCK = [sys.executable, str(Path(__file__).with_name("struck.py"))]
+
+PATIENCE = 250.0
+"""Seconds after which a test gives up: no measure of anything, so that it holds on a machine that has much else to do."""
+
 CASES = {"large": (300, 420), "large/inner": (130, 150), "a": (60, 60), "b": (64, 50), "sub/c": (40, 90), "sub/d": (64, 64)}
 """``large`` and ``large/inner`` can be cut; the others have one window or two."""
+
+TWO_ENDED = "jobs.agenda:ended:2"
+"""Two tasks, or cases of a job, have ended; of what is cut, these are parts of the first case."""
 
 SERIAL, PROCESSES, DASK = "--executor serial", "--executor processes --workers 2", "--executor dask --workers 2"
 
@@ -56,32 +64,96 @@ def make_whole(root: Path, model: str) -> Path:
     return out
 
 
-def begin(root: Path, command: list[str], log: Path) -> "subprocess.Popen[str]":
+class Process(subprocess.Popen[str]):
     """A process in a session of its own, that says everything to a file."""
-    with log.open("w") as stream:
-        return subprocess.Popen(
-            command, cwd=root, start_new_session=True, text=True, stdout=stream, stderr=subprocess.STDOUT
-        )
+
+    def __init__(self, root: Path, command: list[str], log: Path, **options: Any) -> None:
+        self.log = log
+        with log.open("w") as stream:
+            super().__init__(
+                command, cwd=root, start_new_session=True, text=True, stdout=stream, stderr=subprocess.STDOUT, **options
+            )
+
+    def said(self, but: str) -> str:
+        """What a test tells that gives up."""
+        return f"{but}; it said:\n{self.log.read_text()}"
+
+    def end_all(self) -> None:
+        """Kill what is left of it and its children."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.wait()
 
 
-def wait(process: "subprocess.Popen[str]", watch: Callable[[], Any], seconds: float = 90) -> int:
+def begin(root: Path, command: list[str], log: Path, **options: Any) -> Process:
+    return Process(root, command, log, **options)
+
+
+def begin_and_stop(root: Path, command: list[str], log: Path, moment: str, *, times: int = 1) -> Process:
+    """As ``begin``, to a moment of ``struck.py``: there the first process stands still until it hears SIGCONT.
+
+    Its workers finish what they have in hand, and get nothing more. So no test has to be quicker than a run. With ``times``
+    it stands still as often: see ``go_on_until``.
+    """
+    process = Process(root, STRUCK, log, stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    with process.stdin as stream:
+        stream.write(order_to_stop(root, command, log, moment, times))
+    wait_until(lambda: _is_stopped(process), process)
+    return process
+
+
+def go_on_until(true: Callable[[], Any], process: Process) -> None:
+    """Let a process go from one stop to the next until something is true; it stands still then."""
+    while not true():
+        process.send_signal(signal.SIGCONT)
+        wait_until(lambda: _is_stopped(process), process)
+
+
+def order_to_stop(root: Path, command: list[str], log: Path, moment: str, times: int = 1) -> str:
+    strikes = [(f"segpipe.{moment}", signal.SIGSTOP)] * times
+    return json.dumps({"arguments": command[len(SEGPIPE) :], "folder": str(root), "log": str(log), "strikes": strikes})
+
+
+def _is_stopped(process: Process) -> bool:
+    return "State:\tT" in Path(f"/proc/{process.pid}/status").read_text()
+
+
+def wait(process: Process, watch: Callable[[], Any] = lambda: None, seconds: float = PATIENCE) -> int:
     """Exit code of a process; until it ends, it is watched."""
     limit = time.monotonic() + seconds
     try:
-        while process.poll() is None and time.monotonic() < limit:
+        while (code := process.poll()) is None:
+            assert time.monotonic() < limit, process.said(f"no end within {seconds:.0f} s")
             watch()
             time.sleep(0.01)
-        return process.wait(0)
+        return code
     finally:
-        process.kill()
-        process.wait()
+        if process.returncode is None:
+            process.end_all()
 
 
-def wait_until(true: Callable[[], Any], process: "subprocess.Popen[str]", seconds: float = 90) -> None:
-    """Until something is true, or the process has ended."""
+def wait_until(true: Callable[[], Any], process: Process, seconds: float = PATIENCE, *, or_end: bool = False) -> None:
+    """Until something is true, or, if a test asks for that, the process has ended; what takes longer is an error."""
     limit = time.monotonic() + seconds
-    while not true() and process.poll() is None and time.monotonic() < limit:
-        time.sleep(0.002)
+    try:
+        while not _holds(true):
+            if process.poll() is not None:
+                assert or_end or _holds(true), process.said(f"it ended before, with {process.returncode}")
+                return
+            assert time.monotonic() < limit, process.said(f"not true within {seconds:.0f} s")
+            time.sleep(0.002)
+    except BaseException:
+        process.end_all()
+        raise
+
+
+def _holds(true: Callable[[], Any]) -> bool:
+    """A folder that is removed while it is listed has not yet, or no more, what is waited for."""
+    try:
+        return bool(true())
+    except FileNotFoundError:
+        return False
 
 
 def nothing() -> None: ...

@@ -40,6 +40,8 @@ class Striker:
         if self._seen == int(*count or (1,)):
             self._seen = 0
             del self._strikes[0]
+            if not self._strikes:
+                sys.setprofile(None)  # what comes is as quick as without
             os.kill(os.getpid(), number)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from distributed import Client, KilledWorker
 from networks import local
-from scenes import Silent
+from scenes import PATIENCE, Silent, begin, wait, wait_until
 from test_same_bytes import contents
 
 from segpipe.errors import ModelError, WorkerError
@@ -39,11 +39,10 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._processes = folder, []
-        file = folder / "scheduler.json"
+        file, limit = folder / "scheduler.json", time.monotonic() + PATIENCE
         self._start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", file)
-        for _ in range(300):
-            if file.exists() and (found := re.search(r"tcp://127\.0\.0\.1:\d+", file.read_text())):
-                break
+        while not (found := file.exists() and re.search(r"tcp://127\.0\.0\.1:\d+", file.read_text())):
+            assert time.monotonic() < limit, (folder / "scheduler0.log").read_text()
             time.sleep(0.1)
         self.address = found[0]
 
@@ -88,7 +87,7 @@ def scenes(raster, tmp_path):
 
 def wait_for_workers(cluster, count):
     with Client(cluster.address, set_as_default=False) as client:
-        client.wait_for_workers(count, timeout=60)
+        client.wait_for_workers(count, timeout=PATIENCE)
 
 
 def test_workers_started_by_hand_give_the_same_bytes_and_live_on(cluster, scenes, segpipe, tmp_path):
@@ -137,7 +136,7 @@ def test_a_worker_of_several_threads_is_refused_where_they_would_share_what_is_f
     with Client(cluster.address, set_as_default=False) as client:  # one that comes late is seen by its first task alone
         begun = client.submit(executors._work, "late", None, Run(read_spec(settings), settings), 1, pure=False)
         with pytest.raises(WorkerError, match="one thread each on a GPU"):
-            begun.result(timeout=60)
+            begun.result(timeout=PATIENCE)
 
 
 def test_a_scheduler_that_vanishes_ends_the_run_and_a_second_one_completes_it(cluster, scenes, segpipe, raster, tmp_path):
@@ -146,14 +145,11 @@ def test_a_scheduler_that_vanishes_ends_the_run_and_a_second_one_completes_it(cl
     cluster.worker()
     wait_for_workers(cluster, 1)
     command = [sys.executable, "-m", "segpipe.cli", *scenes, "-o", "out", "--scheduler", cluster.address, "--parts", "40"]
-    run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for _ in range(600):
-        if list(tmp_path.glob("out/.parts/long.*/*.npz")):
-            break
-        time.sleep(0.05)
+    run = begin(tmp_path, command, tmp_path / "log")
+    wait_until(lambda: list(tmp_path.glob("out/.parts/long.*/*.npz")), run)
     os.killpg(cluster.scheduler.pid, 9)
-    _, output = run.communicate(timeout=120)
-    assert run.returncode == 1
+    assert wait(run) == 1, run.said("not 1")
+    output = run.log.read_text()
     assert "the scheduler is gone" in json.loads((tmp_path / "out" / "run.json").read_text())["problems"][0]
     assert "the scheduler is gone" in output
     assert "Traceback" not in output
@@ -317,7 +313,7 @@ def test_only_own_workers_are_ended_with_a_process(tmp_path):
     (tmp_path / "script.py").write_text(LIBRARY)
     env = {**os.environ, "PYTHONPATH": str(SEGPIPE.parent)}
     ran = subprocess.run(
-        [sys.executable, "script.py"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "script.py"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     workers = list(map(int, ran.stdout.split()))
     assert (ran.returncode, len(workers)) == (0, 2), ran.stderr

@@ -1,6 +1,5 @@
 """A process that is killed while it writes the DICOM files of a series: the same command again leaves the same bytes."""
 
-import os
 import signal
 import subprocess
 from collections.abc import Callable
@@ -12,7 +11,7 @@ import networks
 import numpy as np
 import pytest
 from command import invoke
-from scenes import SEGPIPE, assert_same, begin, files, wait, wait_until
+from scenes import SEGPIPE, assert_same, begin_and_stop, files, wait
 
 pytestmark = pytest.mark.slow
 
@@ -50,22 +49,25 @@ def draft_of(suffix: str) -> Callable[[Any, Path], bool]:
     return lambda _, out: any(name.startswith(".") and suffix in name for name in files(out))
 
 
-MOMENTS: dict[str, Callable[[Any, Path], Any]] = {
-    "the frames of the SEG go to a file": open_files,
-    "the SEG has a draft": draft_of(".seg.dcm"),
-    "the report has a draft": draft_of(".sr.dcm"),
-    "the pictures have a draft": draft_of(".sc.dcm"),
-    "the first file has its name": lambda _, out: NAMES & {*files(out)},
+MOMENTS: dict[str, tuple[str, Callable[[Any, Path], Any]]] = {
+    "the frames of the SEG go to a file": ("formats.dicom.seg:_image:5", open_files),
+    "the SEG has a draft": ("formats.dicom.seg:check_segmentation", draft_of(".seg.dcm")),
+    "the report has a draft": ("formats.dicom.sink:_write_capture", draft_of(".sr.dcm")),
+    "the pictures have a draft": ("formats.dicom.capture:_pixels_digest", draft_of(".sc.dcm")),
+    "the first file has its name": ("storage.files:commit:3", lambda _, out: NAMES & {*files(out)}),
 }
+"""Each a function that is entered then, and what there is; before the files of the case, run.json is committed."""
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_process_that_is_killed_while_it_writes_dicom_files(moment: str, root: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    process = begin(root, [*SEGPIPE, *COMMAND, "-o", str(out)], tmp_path / "log")
-    wait_until(lambda: MOMENTS[moment](process, out), process)
-    os.killpg(process.pid, signal.SIGKILL)
-    assert wait(process, lambda: None) == -signal.SIGKILL, (tmp_path / "log").read_text()
+    out, (entered, is_there) = tmp_path / "out", MOMENTS[moment]
+    command = [*SEGPIPE, *COMMAND, "-o", str(out)]
+    process = begin_and_stop(root, command, tmp_path / "log", entered)
+    found = is_there(process, out)
+    process.send_signal(signal.SIGKILL)
+    assert wait(process) == -signal.SIGKILL, process.said("not killed")
+    assert found, [*files(out)]
     left = {*files(out)}
     assert "a.json" not in left
     if moment != "the first file has its name":

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -109,7 +110,16 @@ def made(path: Path) -> Made:
 def done_parts(out: Path) -> dict[str, dict[Path, Made]]:
     """Finished parts of cases that are not done."""
     open_cases = [name for name in CASES if not (out / f"{name}.json").is_file()]
-    return {name: {path: made(path) for path in (out / parts_folder(Case(name, ""))).glob("*.npz")} for name in open_cases}
+    return {name: made_in(out / parts_folder(Case(name, ""))) for name in open_cases}
+
+
+def made_in(folder: Path) -> dict[Path, Made]:
+    """The parts in a folder. A run that goes on meanwhile may finish the case, and then removes them and it."""
+    found = {}
+    with suppress(FileNotFoundError):
+        for path in folder.glob("*.npz"):
+            found[path] = made(path)
+    return found
 
 
 def count_parts(out: Path, name: str) -> int:
@@ -181,7 +191,7 @@ def disturbed(moment: Moment, root: Path, out: Path) -> Struck:
     log = out.with_suffix(".log")
     executor = {"serial": SERIAL, "processes": PROCESSES, "dask": DASK}[moment.executor]
     process = begin(root, arguments(moment.kind, out, f"{executor} --parts {PARTS} --grace 3"), log)
-    wait_until(lambda: begun(moment.phase, out), process)
+    wait_until(lambda: begun(moment.phase, out), process, or_end=True)
     time.sleep(moment.delay)
     hit = strike(process, moment.victim, random.Random(moment.number))
     code = wait(process, watcher(out) if moment.victim == "worker" else nothing)
@@ -191,12 +201,14 @@ def disturbed(moment: Moment, root: Path, out: Path) -> Struck:
 def check_code(moment: Moment, struck: Struck, out: Path) -> None:
     """The exit code is the one that is promised; a run that could end in order has left nothing half-written."""
     assert "Traceback" not in struck.log
+    # it was over while the signal was sent
+    over = struck.code == 0 and len(done_cases(out)) == len(CASES)
     if moment.victim == "term" and struck.hit:
         # before Python has loaded the command there is nobody to answer, and nothing is begun
         unborn = struck.code == -signal.SIGTERM and not struck.log
-        assert struck.code == 75 or unborn or (struck.code == 0 and len(done_cases(out)) == len(CASES)), struck.log
+        assert struck.code == 75 or unborn or over, struck.log
     elif struck.hit and moment.victim != "worker":
-        assert struck.code == -signal.SIGKILL
+        assert struck.code == -signal.SIGKILL or over, struck.log
     else:
         assert struck.code == 0, struck.log
     if struck.code in {0, 75}:
@@ -220,7 +232,7 @@ def test_whoever_is_killed_a_second_run_completes(moment, root, tmp_path):
         for name, done in parts.items():
             assert not done or inferred.count(name) == planned[name] - len(done)
     assert_same(out, root / f"whole-{moment.kind}")
-    assert left_of(struck.session, 5) == []
+    assert left_of(struck.session) == []
 
 
 @pytest.mark.parametrize(("executor", "delay"), [(PROCESSES, 0.0), (PROCESSES, 0.3), (PROCESSES, 0.6), (DASK, 0.3)])
@@ -231,20 +243,20 @@ def test_a_worker_that_is_killed_while_it_starts_costs_no_case(executor, delay, 
     wait_until(lambda: workers(process.pid), process)
     time.sleep(delay)
     assert strike(process, "worker", random.Random(0))
-    assert wait(process, nothing, 150) == 0, log.read_text()
+    assert wait(process, nothing) == 0, log.read_text()
     assert "Traceback" not in log.read_text()
     assert_same(out, root / "whole-plain")
-    assert left_of(process.pid, 5) == []
+    assert left_of(process.pid) == []
 
 
 @pytest.mark.parametrize("executor", [PROCESSES, DASK], ids=["processes", "dask"])
 def test_workers_that_are_always_killed_end_the_run_in_a_line(executor, root, tmp_path):
     out, log = tmp_path / "out", tmp_path / "log"
     process = begin(root, arguments("plain", out, executor), log)
-    assert wait(process, lambda: [kill(number) for number in workers(process.pid)], 150) == 1
+    assert wait(process, lambda: [kill(number) for number in workers(process.pid)]) == 1
     assert "Traceback" not in log.read_text()
     assert re.search("(?m)^error: worker processes cannot be started: .*: try --executor serial$", log.read_text())
-    assert left_of(process.pid, 5) == []
+    assert left_of(process.pid) == []
 
 
 def test_most_moments_were_hit():

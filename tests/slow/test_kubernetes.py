@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from scenes import SEGPIPE, begin, make_model, make_scenes, make_whole, wait_until
+from scenes import PATIENCE, SEGPIPE, begin, make_model, make_scenes, make_whole, wait_until
 
 from segpipe.storage.lock import NAME, STALE
 
@@ -96,16 +96,16 @@ def test_evicted_and_killed_pods_cost_nothing_that_was_done(job, data, root):
     # held open, so that no later pod gets the number of its namespace, as on another node
     space = os.open(f"/proc/{pods.first(lost)}/ns/pid", os.O_RDONLY)
     os.kill(pods.first(lost), signal.SIGKILL)
-    lost.wait(10)  # with a code of unshare's own
+    lost.wait(PATIENCE)  # with a code of unshare's own
     assert pods.action(128 + signal.SIGKILL) == "Count"
     refused = pods.begin()
-    assert pods.action(refused.wait(60)) == "Count", pods.log()
+    assert pods.action(refused.wait(PATIENCE)) == "Count", pods.log()
     assert "segpipe-2" in pods.log()  # who holds the lock, as far as anybody knows
     os.close(space)
     later = time.time() - STALE - 1
     os.utime(out / NAME, (later, later))
     last = pods.begin()
-    assert pods.action(last.wait(120)) == "Complete", pods.log()
+    assert pods.action(last.wait(PATIENCE)) == "Complete", pods.log()
     assert sorted(p.name for p in out.glob("*.tif")) == sorted(p.name for p in (root / "whole-plain").glob("*.tif"))
     for mask in out.rglob("*.tif"):
         assert mask.read_bytes() == (root / "whole-plain" / mask.relative_to(out)).read_bytes()
@@ -115,7 +115,7 @@ def test_evicted_and_killed_pods_cost_nothing_that_was_done(job, data, root):
 def test_a_case_that_cannot_be_done_ends_the_job(job, data):
     (data / "scenes" / "a.tif").write_bytes(b"no scene")
     pods = Pods(job, data)
-    assert pods.action(pods.begin().wait(120)) == "FailJob", pods.log()
+    assert pods.action(pods.begin().wait(PATIENCE)) == "FailJob", pods.log()
 
 
 def test_a_run_has_time_to_end_before_it_is_killed(job):

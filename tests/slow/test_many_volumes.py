@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import volumes
 from command import invoke
-from scenes import PROCESSES, SEGPIPE, SERIAL, assert_same, begin, files, wait, wait_until
+from scenes import PROCESSES, SEGPIPE, SERIAL, assert_same, begin_and_stop, files, go_on_until, wait
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -60,10 +60,11 @@ def made(out: Path) -> dict[Path, tuple[int, int]]:
 def test_200_volumes_killed_half_way_go_on_to_the_same_bytes(models: str, where: str, root: Path, tmp_path: Path) -> None:
     out, whole = tmp_path / "out", root / f"whole-{models}"
     assert len(records(whole)) == COUNT
-    process = begin(root, [*SEGPIPE, *command(models, str(out), where)], tmp_path / "log")
-    wait_until(lambda: len(records(out)) >= COUNT // 2, process, seconds=300)
+    order = [*SEGPIPE, *command(models, str(out), where)]
+    process = begin_and_stop(root, order, tmp_path / "log", "jobs.agenda:ended", times=COUNT)
+    go_on_until(lambda: len(records(out)) >= COUNT // 2, process)
     os.killpg(process.pid, signal.SIGKILL)
-    assert wait(process, lambda: None) == -signal.SIGKILL, (tmp_path / "log").read_text()
+    assert wait(process) == -signal.SIGKILL, process.said("not killed")
     before = made(out)
     done = len(records(out))
     assert COUNT // 2 <= done < COUNT

@@ -15,17 +15,22 @@ import pytest
 import rasterio
 from scenes import (
     DASK,
+    PATIENCE,
     PROCESSES,
     SERIAL,
+    STRUCK,
+    TWO_ENDED,
     arguments,
     assert_same,
     begin,
+    begin_and_stop,
     files,
     kill,
     make_model,
     make_scenes,
     make_whole,
     nothing,
+    order_to_stop,
     wait,
     wait_until,
     workers,
@@ -87,7 +92,7 @@ def test_a_full_disk_is_told_and_with_room_the_rest_is_done(executor, kilobytes,
     )
     command = arguments("plain", tmp_path / "disk", f"{executor} {PARTS}")
     outer = ["unshare", "--map-root-user", "--mount", "bash", "-c", script, "bash", *command]
-    done = subprocess.run(outer, cwd=root, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(outer, cwd=root, capture_output=True, text=True, timeout=PATIENCE, check=False)
     first, second = done.stderr.split("code ")[:2], done.stderr.split("code ")[2]
     assert "Traceback" not in done.stderr
     assert first[1].startswith("1"), done.stderr
@@ -101,17 +106,18 @@ def test_a_full_disk_is_told_and_with_room_the_rest_is_done(executor, kilobytes,
 def test_an_output_that_turns_read_only_is_told(executor, root, tmp_path):
     """A read-only mount laid over the folder: what is opened by its path from then on cannot be written."""
     out = tmp_path / "out"
+    order, log = tmp_path / "order", tmp_path / "log"
+    order.write_text(order_to_stop(root, arguments("plain", out, f"{executor} {PARTS}"), log, TWO_ENDED))
     script = (
-        f'"$@" & run=$!; until ls {out}/.parts/*/*.npz >/dev/null 2>&1; do sleep 0.05; done; '
-        f"mount --bind {out} {out}; until mount -o remount,bind,ro {out}; do sleep 0.01; done; wait $run"
+        f'"$@" <{order} & run=$!; until grep -q "^State:.[TZ]" /proc/$run/status; do sleep 0.01; done; '
+        f"mount --bind {out} {out}; until mount -o remount,bind,ro {out}; do sleep 0.01; done; kill -CONT $run; wait $run"
     )
-    outer = ["unshare", "--map-root-user", "--mount", "bash", "-c", script, "bash"]
-    command = [*outer, *arguments("plain", out, f"{executor} {PARTS}")]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, check=False)
-    assert "Traceback" not in done.stderr, done.stderr
-    assert done.returncode == 1, done.stderr
-    assert "cannot be written" in done.stdout
-    assert "Read-only file system" in done.stdout + done.stderr
+    outer = begin(root, ["unshare", "--map-root-user", "--mount", "bash", "-c", script, "bash", *STRUCK], tmp_path / "outer")
+    code, said = wait(outer), log.read_text() + outer.log.read_text()
+    assert "Traceback" not in said, said
+    assert code == 1, said
+    assert "cannot be written" in said
+    assert "Read-only file system" in said
     assert run(root, out, executor)[0] == 0
     assert_same(out, root / "whole-plain")
 
@@ -151,9 +157,10 @@ def test_an_input_that_goes_while_it_is_read_costs_its_case_only(damage, words, 
     ) as f:
         f.write(np.full((3, 400, 500), 7, np.uint8))
     out, log = own / "out", own / "first.log"
-    process = begin(own, arguments("plain", out, f"{executor} {PARTS}"), log)
-    wait_until(lambda: some_parts(out), process)
+    process = begin_and_stop(own, arguments("plain", out, f"{executor} {PARTS}"), log, TWO_ENDED)
+    assert some_parts(out)
     mend = damage(own / "in" / "large.tif")
+    process.send_signal(signal.SIGCONT)
     assert wait(process, nothing) == 1, log.read_text()
     assert "Traceback" not in log.read_text()
     failed = failures(out)
@@ -171,12 +178,13 @@ def test_an_input_that_goes_while_it_is_read_costs_its_case_only(damage, words, 
 def test_a_model_that_is_replaced_while_it_is_used_is_not_mixed(own):
     """Workers that were there go on with theirs; one that comes late would load the other, and the run ends."""
     out, log = own / "out", own / "first.log"
-    process = begin(own, arguments("plain", out, f"{PROCESSES} {PARTS}"), log)
-    wait_until(lambda: some_parts(out), process)
+    process = begin_and_stop(own, arguments("plain", out, f"{PROCESSES} {PARTS}"), log, TWO_ENDED)
+    assert some_parts(out)
     make_model(own / "new.onnx", seed=1)
     (own / "new.onnx").replace(own / "plain.onnx")
     for worker in workers(process.pid):
         kill(worker)
+    process.send_signal(signal.SIGCONT)
     assert wait(process, nothing) == 1, log.read_text()
     assert "plain.onnx has changed since this run began" in log.read_text()
     assert run(own, out, PROCESSES)[0] == 0
@@ -186,10 +194,11 @@ def test_a_model_that_is_replaced_while_it_is_used_is_not_mixed(own):
 
 def test_a_model_that_is_replaced_when_nobody_loads_it_is_the_next_runs(own, root):
     out, log = own / "out", own / "first.log"
-    process = begin(own, arguments("plain", out, f"{SERIAL} {PARTS}"), log)
-    wait_until(lambda: some_parts(out), process)
+    process = begin_and_stop(own, arguments("plain", out, f"{SERIAL} {PARTS}"), log, TWO_ENDED)
+    assert some_parts(out)
     make_model(own / "new.onnx", seed=1)
     (own / "new.onnx").replace(own / "plain.onnx")
+    process.send_signal(signal.SIGCONT)
     assert wait(process, nothing) == 0, log.read_text()
     assert_masks(out, root / "whole-plain")
     assert run(own, out, SERIAL)[0] == 0
@@ -202,25 +211,25 @@ def test_a_model_that_is_replaced_when_nobody_loads_it_is_the_next_runs(own, roo
 )
 def test_a_worker_that_hangs_is_replaced(executor, at_work, root, tmp_path):
     out, log = tmp_path / "out", tmp_path / "first.log"
-    process = begin(root, arguments("plain", out, f"{executor} --parts 2 --job-timeout 3"), log)
+    process = begin(root, arguments("plain", out, f"{executor} --parts 2 --job-timeout 10"), log)
     wait_until(lambda: len(list(out.glob(".drafts/.parts/*/.*.boxes.partial"))) >= at_work, process)
     os.kill(workers(process.pid)[-1], signal.SIGSTOP)
     assert wait(process, nothing) == 0, log.read_text()
     assert_same(out, root / "whole-plain")
-    assert left_of(process.pid, 5) == []
+    assert left_of(process.pid) == []
 
 
 def test_a_worker_that_wakes_after_its_run_was_done_again_harms_nothing(root, tmp_path):
     out, log = tmp_path / "out", tmp_path / "first.log"
-    process = begin(root, arguments("plain", out, f"{PROCESSES} --parts 12"), log)
-    wait_until(lambda: some_parts(out), process)
+    process = begin_and_stop(root, arguments("plain", out, f"{PROCESSES} --parts 12"), log, TWO_ENDED)
+    assert some_parts(out)
     asleep = [worker for worker in workers(process.pid) if kill(worker, signal.SIGSTOP)]
     process.kill()
     process.wait()
     assert run(root, out, SERIAL)[0] == 0
     for worker in asleep:
         kill(worker, signal.SIGCONT)
-    assert left_of(process.pid, 5) == []
+    assert left_of(process.pid) == []
     assert_same(out, root / "whole-plain")
 
 
@@ -259,12 +268,12 @@ def a_scene(root: Path, own: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bad", "words"), [("killer", "lost again and again"), ("sleeper", r"longer than 2 s \d times")], ids=["kills", "hangs"]
+    ("bad", "words"), [("killer", "lost again and again"), ("sleeper", r"longer than 6 s \d times")], ids=["kills", "hangs"]
 )
 def test_a_case_that_takes_every_worker_with_it_fails_alone(bad, words, a_scene, poison, own):
     (own / "in" / f"{'sleeper' if bad == 'killer' else 'killer'}.tif").unlink()
-    command = arguments("plain", own / "out", f"{PROCESSES} --job-timeout 2")
-    done = subprocess.run(command, cwd=own, env=poison, capture_output=True, text=True, timeout=200, check=False)
+    command = arguments("plain", own / "out", f"{PROCESSES} --job-timeout 6")
+    done = subprocess.run(command, cwd=own, env=poison, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 1, done.stderr
     failed = failures(own / "out")
     assert list(failed) == [bad], failed
@@ -276,11 +285,9 @@ def test_a_case_that_takes_every_worker_with_it_fails_alone(bad, words, a_scene,
 
 def test_of_two_runs_at_once_the_second_is_refused(root, tmp_path):
     out, log = tmp_path / "out", tmp_path / "first.log"
-    process = begin(root, arguments("plain", out, SERIAL), log)
-    wait_until((out / ".segpipe.lock").exists, process)
-    process.send_signal(signal.SIGSTOP)
+    process = begin_and_stop(root, arguments("plain", out, SERIAL), log, "jobs.executors:serial")
     second = subprocess.run(
-        arguments("plain", out, SERIAL), cwd=root, capture_output=True, text=True, timeout=60, check=False
+        arguments("plain", out, SERIAL), cwd=root, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     process.send_signal(signal.SIGCONT)
     assert second.returncode == 2

@@ -3,17 +3,17 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 from networks import pixelwise
-from scenes import arguments, begin, make_model, wait_until
+from scenes import PATIENCE, arguments, begin, begin_and_stop, go_on_until, make_model, wait_until
 
 pytestmark = [pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user"), pytest.mark.slow]
 
@@ -61,28 +61,49 @@ def root(tmp_path, raster):
     return tmp_path
 
 
+HELD = """
+import time
+from pathlib import Path
+import segpipe.jobs.attempts as attempts
+
+def held(*task, whole=attempts.attempt):
+    Path("begun").touch()
+    while not Path("go").exists():
+        time.sleep(0.01)
+    return whole(*task)
+
+attempts.attempt = held
+"""
+"""So that a run does not end before anybody could try."""
+
+
 def ports(process):
     """On which a process and its children listen."""
     listening = set()
     for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
-        listening |= {c.laddr for c in one.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+        with suppress(psutil.NoSuchProcess):
+            listening |= {c.laddr for c in one.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
     return listening
 
 
 def test_nobody_else_talks_to_the_scheduler_or_a_worker(root):
-    process = begin(root, arguments("plain", root / "out", "--executor dask --workers 2 --parts 40"), root / "log")
+    (root / "held").mkdir()
+    (root / "held" / "sitecustomize.py").write_text(HELD)
+    held = os.environ | {"PYTHONPATH": f"{root / 'held'}:{os.environ.get('PYTHONPATH', '')}".rstrip(":")}
+    command = arguments("plain", root / "out", "--executor dask --workers 2 --parts 4")
+    process = begin(root, command, root / "log", env=held)
     try:
-        wait_until(lambda: len(list((root / "out").glob(".parts/*/*.npz"))) > 0, process)
+        wait_until((root / "begun").exists, process)
+        wait_until(lambda: len(ports(process)) >= 5, process)  # the scheduler, two nannies and two workers
         addresses = ports(process)
-        assert len(addresses) >= 5  # the scheduler, two nannies and two workers
         assert {address.ip for address in addresses} == {"127.0.0.1"}
         numbers = [str(address.port) for address in addresses]
         command = [*NOBODY, sys.executable, "-c", INTRUDER, *numbers]
-        tried = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True, cwd="/")
-        assert process.poll() is None, "the run has ended before anybody could try"
+        tried = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True, cwd="/")
+        (root / "go").touch()
         assert "got in" not in tried.stdout
         assert tried.stdout.count("refused") == 2 * len(numbers)
-        assert process.wait(200) == 0
+        assert process.wait(PATIENCE) == 0
     finally:
         process.kill()
         process.wait()
@@ -123,15 +144,13 @@ def open_folder():
 
 def test_nobody_else_reaches_drafts_and_lock_of_a_run(root, open_folder):
     out = open_folder / "out"
-    process = begin(root, arguments("plain", out, "--executor serial --parts 40"), root / "log")
+    command = arguments("plain", out, "--executor serial --parts 40")
+    process = begin_and_stop(root, command, root / "log", "results.output:write", times=99)
     try:
-        wait_until(lambda: list(out.glob(".parts/*/*.npz")) and list((out / ".drafts").rglob("*.partial")), process)
-        process.send_signal(signal.SIGSTOP)
+        go_on_until(lambda: list(out.glob(".parts/*/*.npz")) and list((out / ".drafts").rglob("*.partial")), process)
         assert json.loads((out / ".segpipe.lock").read_text())["pid"] == process.pid
         command = [*NOBODY, sys.executable, "-c", TRIES, out, root / "victim"]
-        tried = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd="/")
-        process.send_signal(signal.SIGCONT)
-        process.terminate()
+        tried = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True, cwd="/")
         assert tried.stdout.count("refused") == 9
         assert "done" not in tried.stdout
     finally:
@@ -201,7 +220,7 @@ def test_what_another_user_has_planted_in_a_shared_folder_gets_one_line(open_fol
     environment = os.environ | {"HOME": str(open_folder), "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [*command, *(path.parent for path in paths)],
-        **{"cwd": open_folder, "env": environment, "capture_output": True, "text": True, "timeout": 100},
+        **{"cwd": open_folder, "env": environment, "capture_output": True, "text": True, "timeout": PATIENCE},
         check=False,
     )
     assert done.returncode == 0, done.stderr

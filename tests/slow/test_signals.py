@@ -5,26 +5,34 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
-from scenes import assert_same, begin, content_of, make_model, nothing, wait, wait_until
+from scenes import (
+    PATIENCE,
+    SEGPIPE,
+    STRUCK,
+    TWO_ENDED,
+    assert_same,
+    begin,
+    begin_and_stop,
+    content_of,
+    make_model,
+    nothing,
+    wait,
+    wait_until,
+)
 from test_endless import endless
 from test_privacy import CONTRACT
 
-STRUCK = [sys.executable, str(Path(__file__).parents[1] / "struck.py")]
 SERIAL, PROCESSES = "--executor serial", "--executor processes --workers 1"
 TERM, INT, HUP = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 CASES = {"a": (60, 60), "large": (100, 160)}
+CASES_OF_MANY_PARTS = {"a": (60, 60), "large": (200, 320)}
 
 pytestmark = pytest.mark.slow
-
-
-LONG_CASES = {"a": (60, 60), "large": (400, 1600)}
-"""A run over these takes seconds after its first part: a signal arrives before it ends, even on a busy machine."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -40,7 +48,7 @@ def root(tmp_path_factory):
     """Two cases in a folder, two in another, and a model."""
     root = tmp_path_factory.mktemp("signals")
     make_cases(root / "in", CASES)
-    make_cases(root / "long", LONG_CASES)
+    make_cases(root / "cut", CASES_OF_MANY_PARTS)
     make_model(root / "m.onnx")
     return root
 
@@ -83,8 +91,8 @@ def run_of(out, executor):
     return f"run -v -i in -m m.onnx -o {out} --device cpu --parts 3 --grace 2 {executor}"
 
 
-def long_run_of(out, executor):
-    return f"run -v -i long -m m.onnx -o {out} --device cpu --parts 30 --grace 60 {executor}"
+def many_parts_of(out, executor):
+    return f"run -v -i cut -m m.onnx -o {out} --device cpu --parts 8 --grace 60 {executor}"
 
 
 def check(code, expected, log, out, whole):
@@ -117,7 +125,7 @@ def test_while_modules_are_imported(module, number, expected, root, tmp_path):
     out, log = tmp_path / "out", tmp_path / "log"
     strikes = [(f"{module}:<module>", number)]
     order = {"arguments": run_of(out, SERIAL).split(), "folder": str(root), "log": str(log), "strikes": strikes}
-    done = subprocess.run(STRUCK, input=json.dumps(order), text=True, timeout=120, check=False)
+    done = subprocess.run(STRUCK, input=json.dumps(order), text=True, timeout=PATIENCE, check=False)
     assert "Traceback" not in log.read_text()
     assert done.returncode == expected, log.read_text()
     assert log.read_text() == ("interrupted: run the same command again to go on\n" if expected == 75 else "")
@@ -221,7 +229,7 @@ except KeyboardInterrupt:
 
 
 def test_an_interruption_that_gets_lost_in_a_callback_comes_again():
-    done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.stdout, done.stderr) == ("again\n", "")
 
 
@@ -246,12 +254,13 @@ def test_a_run_with_workers(executor, moment, warm, whole, tmp_path):
 def test_workers_that_are_told_too_end_what_they_have(number, root, warm, tmp_path):
     """A service that is stopped, or a terminal that goes, tells every process."""
     out, log, whole = tmp_path / "out", tmp_path / "log", tmp_path / "whole"
-    assert warm(long_run_of(whole, SERIAL), log)[0] == 0
-    process = begin(root, [sys.executable, "-m", "segpipe", *long_run_of(out, PROCESSES).split()], log)
-    wait_until(lambda: list(out.glob(".parts/*/*.npz")), process)
-    os.killpg(process.pid, number)
+    assert warm(many_parts_of(whole, SERIAL), log)[0] == 0
+    process = begin_and_stop(root, [*SEGPIPE, *many_parts_of(out, PROCESSES).split()], log, TWO_ENDED)
+    assert list(out.glob(".parts/*/*.npz"))
+    for each in (number, signal.SIGCONT):
+        os.killpg(process.pid, each)
     check(wait(process, nothing), 75, log.read_text(), out, whole)
-    code, said = warm(long_run_of(out, SERIAL), log)
+    code, said = warm(many_parts_of(out, SERIAL), log)
     check(code, 0, said, out, whole)
     assert_same(out, whole)
 
@@ -280,7 +289,7 @@ def test_a_call_into_c_that_does_not_return(phase):
     with process:
         assert process.stdout.readline() == "ready\n"
         process.terminate()
-        assert process.wait(20) == 75
+        assert process.wait(PATIENCE) == 75
         assert process.stderr.read().endswith("interrupted: run the same command again to go on\n")
 
 
@@ -319,6 +328,6 @@ def test_a_signal_is_answered_where_stderr_cannot_be_written(gone):
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=write, text=True) as process:
         assert process.stdout.readline() == "ready\n"
         process.terminate()
-        assert process.wait(20) == 75
+        assert process.wait(PATIENCE) == 75
     for end in (write, *((read,) if gone == "room" else ())):
         os.close(end)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from networks import local
+from scenes import PATIENCE
 from test_same_bytes import contents
 
 from segpipe.jobs.cluster import _jobqueue
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def slurm(*command: object) -> str:
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -38,7 +39,7 @@ def left_of(job: str) -> list[int]:
     return [int(process) for process in found.stdout.split()]
 
 
-def wait_until(ready, seconds=90):
+def wait_until(ready, seconds=250):
     for _ in range(seconds * 10):
         if found := ready():
             return found
@@ -86,7 +87,7 @@ def test_workers_as_jobs_give_the_same_bytes(disturbance, scenes, cluster):
         wait_until(lambda: some_part(scenes) or run.poll() is not None)
         (first, *_) = wait_until(lambda: jobs(cluster))
         slurm("scancel", first) if disturbance == "scancel" else slurm("scontrol", "requeue", first)
-    _, output = run.communicate(timeout=240)
+    _, output = run.communicate(timeout=PATIENCE)
     assert run.returncode == 0, output
     assert contents(scenes / "out") == contents(scenes / "reference")
     assert not (scenes / "out" / ".parts").exists()
@@ -140,7 +141,7 @@ def test_the_recipe_for_an_array_has_a_folder_for_each_task(scenes, tmp_path):
     for number, name in enumerate(("large", "sub/small")):
         (tmp_path / "lists" / f"{number:03}.txt").write_text(f"../in/{name}.tif\n")
     submit(tmp_path, re.sub(r"^segpipe run .*\n", lines, recipe, flags=re.MULTILINE), "--array=0-1")
-    wait_until(lambda: not jobs("segpipe", "PENDING,RUNNING,COMPLETING"), 120)
+    wait_until(lambda: not jobs("segpipe", "PENDING,RUNNING,COMPLETING"))
     for out, name in (("000", "large"), ("001", "sub/small")):
         mask = tmp_path / "out" / out / f"{Path(name).name}.tif"
         assert mask.read_bytes() == (scenes / "reference" / f"{name}.tif").read_bytes(), (tmp_path / "night.log").read_text()
@@ -157,7 +158,7 @@ def test_the_recipe_of_the_docs_goes_on_after_a_requeue(scenes, tmp_path):
     # and so it may in the second in which the first one's credential was revoked
     wait_until(lambda: not left_of(job))
     slurm("scontrol", "update", f"JobId={job}", "StartTime=now+4")
-    wait_until(lambda: not jobs("segpipe", "PENDING,RUNNING,COMPLETING"), 120)
+    wait_until(lambda: not jobs("segpipe", "PENDING,RUNNING,COMPLETING"))
     log = (tmp_path / "out" / "run.jsonl").read_text()
     assert log.count('"interrupted"') == 1
     assert log.count('"ended"') == 1

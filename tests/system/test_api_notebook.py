@@ -13,7 +13,7 @@ import nbformat
 import pytest
 from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
-from scenes import CASES, make_model, make_scenes
+from scenes import CASES, PATIENCE, make_model, make_scenes
 
 import segpipe
 from segpipe.api import model as model_module
@@ -44,7 +44,7 @@ def checkout(tmp_path, monkeypatch):
 def test_the_page_about_python_runs_in_a_notebook(checkout):
     cells = [nbformat.v4.new_code_cell(block) for block in blocks(PAGE)]
     notebook = nbformat.v4.new_notebook(cells=cells)
-    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    NotebookClient(notebook, timeout=PATIENCE, kernel_name="python3").execute()
     outputs = [cell.outputs for cell in notebook.cells]
     kinds = {output.output_type for one in outputs for output in one}
     assert kinds == {"stream", "display_data"}
@@ -67,7 +67,7 @@ class Kernel:
         self._manager.start_kernel(cwd=str(folder), env={**os.environ, "PYTHONPATH": str(ROOT)})
         self._client = self._manager.client()
         self._client.start_channels()
-        self._client.wait_for_ready(timeout=60)
+        self._client.wait_for_ready(timeout=PATIENCE)
 
     def interrupt(self):
         self._manager.interrupt_kernel()
@@ -81,7 +81,7 @@ class Kernel:
         sent, found = self._client.execute(code), []
         meanwhile()
         while True:
-            message = self._client.get_iopub_msg(timeout=120)
+            message = self._client.get_iopub_msg(timeout=PATIENCE)
             content, kind = message["content"], message["msg_type"]
             if message["parent_header"].get("msg_id") != sent:
                 continue
@@ -109,7 +109,7 @@ def test_an_interrupted_kernel_stops_a_run_and_the_next_call_goes_on(grace, kern
     kernel.execute("import segpipe, multiprocessing, signal")
 
     def interrupt():
-        limit = time.monotonic() + 90
+        limit = time.monotonic() + PATIENCE
         while not any((tmp_path / f"out/{case}.json").is_file() for case in CASES):
             assert time.monotonic() < limit, "no case came to its end"
             time.sleep(0.01)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import rasterio
 from networks import pixelwise
-from scenes import arguments, assert_same, begin, make_model, make_scenes, wait_until
+from scenes import PATIENCE, arguments, assert_same, begin_and_stop, go_on_until, make_model, make_scenes
 
 import segpipe
 from segpipe.api.results import ClassTotal
@@ -198,10 +198,10 @@ def test_a_folder_without_a_run_is_an_error(tmp_path):
 
 
 def test_a_run_that_died_has_the_cases_that_it_had_done(here, tmp_path):
-    process = begin(here, arguments("plain", tmp_path / "out", "--executor serial"), tmp_path / "log")
-    wait_until((tmp_path / "out/a.json").exists, process)
-    process.kill()
-    process.wait()
+    command, log = arguments("plain", tmp_path / "out", "--executor serial"), tmp_path / "log"
+    process = begin_and_stop(here, command, log, "jobs.agenda:ended", times=9)
+    go_on_until((tmp_path / "out/a.json").exists, process)
+    process.end_all()
     past = segpipe.open_run(tmp_path / "out")
     assert past.interrupted
     assert "a" in past.done
@@ -268,7 +268,7 @@ def test_a_script_without_a_guard_runs_once_in_any_thread_and_finds_its_process_
     script.write_text(STATE.replace('"out"', repr(str(tmp_path / "out"))))
     # a test before this may have set GDAL_DATA, or Dask's log
     own = {name: value for name, value in os.environ.items() if not name.startswith(("GDAL_DATA", "DASK_"))}
-    ran = subprocess.run([sys.executable, script], env=own, capture_output=True, text=True, timeout=120, check=False)
+    ran = subprocess.run([sys.executable, script], env=own, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert ran.returncode == 0, ran.stderr
     begun, results = ran.stdout.splitlines()
     assert begun.startswith("begun")
@@ -342,7 +342,7 @@ def test_the_end_of_the_grace_raises():
     with interruptible(Halt(), 0.05):
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
-            time.sleep(30)
+            time.sleep(PATIENCE)
 
 
 def test_nothing_raises_while_the_tables_are_written():
@@ -362,7 +362,7 @@ def test_an_interruption_that_gets_lost_in_a_callback_is_raised_again():
     with interruptible(Halt(), 0):
         del deaf
         with pytest.raises(KeyboardInterrupt):
-            time.sleep(30)
+            time.sleep(PATIENCE)
 
 
 def test_a_handler_of_the_host_stays_in_force():

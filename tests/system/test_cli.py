@@ -13,6 +13,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import rasterio
 from command import invoke
 from networks import Network, contract, local, pixelwise
 from onnx import TensorProto
+from scenes import PATIENCE, SEGPIPE, begin_and_stop, wait
 
 from segpipe import __version__
 from segpipe.results.records import versions
@@ -31,7 +33,6 @@ from segpipe.terminal.versions import version_lines
 Run = Callable[..., subprocess.CompletedProcess[str]]
 SERIAL = ("--executor", "serial", "--device", "cpu")
 STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
-SEGPIPE = [sys.executable, "-m", "segpipe.cli"]
 
 
 def noise(bands: int = 3, rows: int = 60, cols: int = 70, *, seed: int = 0) -> np.ndarray:
@@ -190,7 +191,7 @@ def test_an_output_that_cannot_be_written_is_refused(scenes):
 def inside_mounts(script: str, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """``segpipe run`` as "$@" of a shell script that may mount."""
     command = ["unshare", "--map-root-user", "--mount", "bash", "-c", script, "bash", *SEGPIPE, "run", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 @pytest.mark.parametrize(("side", "kilobytes"), [(1000, 60), (1000, 200), (2200, 60), (2200, 420), (2200, 5200)])
@@ -393,7 +394,7 @@ def test_folders_are_mirrored_and_stdout_has_a_line_per_case(raster, segpipe, sc
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])
 def test_help_is_quick(arguments, tmp_path):
     command = [sys.executable, "-X", "importtime", *SEGPIPE[1:], *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True, cwd=tmp_path)
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
     assert "click" in imported
     heavy = {"onnxruntime", "onnx", "rasterio", "pyproj", "dask", "distributed", "rich", "torch", "pydantic", "numpy"}
@@ -418,7 +419,7 @@ def test_the_version_names_what_a_run_computes_with(segpipe):
 
 def test_python_m_segpipe_is_called_segpipe():
     command = [sys.executable, "-m", "segpipe", "run", "--nothing"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (ended.returncode, ended.stderr.splitlines()[0]) == (2, "Usage: segpipe run [OPTIONS]")
 
 
@@ -459,12 +460,12 @@ def in_terminal(arguments: list[str], cwd: Path) -> tuple[int, str]:
     ) as process:
         os.close(side)
         shown = b""
-        while select.select([main], [], [], 60)[0]:
+        while select.select([main], [], [], PATIENCE)[0]:
             try:
                 shown += os.read(main, 65536)
             except OSError:  # the other end is closed
                 break
-        code = process.wait(30)
+        code = process.wait(PATIENCE)
     os.close(main)
     return code, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
 
@@ -506,17 +507,7 @@ def long_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def started(root: Path, out: Path, executor: str) -> subprocess.Popen[bytes]:
-    """A run in a session of its own, once its first case is done."""
-    silent: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([*SEGPIPE, *long_arguments(out, executor)], cwd=root, start_new_session=True, **silent)
-    limit = time.monotonic() + 60
-    while not list(out.glob("[0-9].json")) and time.monotonic() < limit:
-        time.sleep(0.02)
-    return process
-
-
-def left_of(session: int, seconds: float) -> list[str]:
+def left_of(session: int, seconds: float = 30) -> list[str]:
     """Processes of a session that are still there after some seconds; the test began it, so it may end them."""
     limit = time.monotonic() + seconds
     while True:
@@ -525,7 +516,8 @@ def left_of(session: int, seconds: float) -> list[str]:
             break
         time.sleep(0.1)
     if listed.stdout:
-        os.killpg(session, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # the last of them may end by itself
+            os.killpg(session, signal.SIGKILL)
     return listed.stdout.splitlines()
 
 
@@ -541,12 +533,13 @@ def left_of(session: int, seconds: float) -> list[str]:
 )
 def test_an_interrupted_run_can_go_on(executor, number, tell, long_run, tmp_path):
     """Ctrl-C reaches the whole process group; a batch system may tell the first process alone."""
-    out = tmp_path / "out"
-    process = started(long_run, out, executor)
+    out, log = tmp_path / "out", tmp_path / "log"
+    process = begin_and_stop(long_run, [*SEGPIPE, *long_arguments(out, executor)], log, "jobs.agenda:ended")
     tell(process.pid, number)
-    code = process.wait(60)
-    left = left_of(process.pid, 5)
-    assert code == 75
+    process.send_signal(signal.SIGCONT)
+    code = wait(process)
+    left = left_of(process.pid)
+    assert code == 75, log.read_text()
     assert left == []
     whole = {p.name: p.read_bytes() for p in (long_run / "whole").glob("*.tif")}
     there = {p.name: p.read_bytes() for p in out.glob("[0-9]*.tif")}
@@ -602,6 +595,6 @@ sys.exit(75)
 @pytest.mark.parametrize("concluding", ["signals.hear_no_more()", ""], ids=["told", "left"])
 def test_the_end_of_the_grace_does_not_kill_a_run_that_ends(concluding):
     script = ENDING.format(concluding=concluding)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 75, done.stderr
     assert "once more to stop it now" in done.stderr

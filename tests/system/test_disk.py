@@ -11,7 +11,7 @@ import dicoms
 import numpy as np
 import pytest
 from networks import local, pixelwise, volumetric
-from scenes import PROCESSES, SEGPIPE, SERIAL, Silent
+from scenes import PATIENCE, PROCESSES, SEGPIPE, SERIAL, Silent
 
 from segpipe.errors import OutputError
 from segpipe.formats.dicom.space import derived_space
@@ -66,7 +66,7 @@ def test_after_a_full_disk_nothing_is_inferred_and_with_room_the_rest_is_done(ex
     )
     (scenes / "out").mkdir()
     outer = ["unshare", "--map-root-user", "--mount", "bash", "-c", script, "bash", *run]
-    ended = subprocess.run(outer, cwd=scenes, capture_output=True, text=True, timeout=200, check=False)
+    ended = subprocess.run(outer, cwd=scenes, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert "Traceback" not in ended.stderr, ended.stderr
     first, second, _ = ended.stderr.split("code ")
     assert re.search(

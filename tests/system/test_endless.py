@@ -9,6 +9,7 @@ import onnx
 import pytest
 from networks import Network, contract, pixelwise
 from onnx import TensorProto, helper
+from scenes import PATIENCE
 
 from segpipe.errors import ModelError
 from segpipe.network.spec import read_spec
@@ -54,7 +55,7 @@ def test_a_trial_that_does_not_end_answers_signals(raster, tmp_path):
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(8)
         process.terminate()
-        assert process.wait(10) == 75
+        assert process.wait(PATIENCE) == 75
         assert process.stderr.read() == "interrupted: run the same command again to go on\n"
     finally:
         process.kill()

@@ -17,7 +17,7 @@ from networks import pixelwise
 from rasterio.control import GroundControlPoint
 from rasterio.transform import from_origin
 from rasterio.vrt import WarpedVRT
-from scenes import assert_same
+from scenes import PATIENCE, assert_same
 
 from segpipe.errors import InstallationError
 from segpipe.process import environment
@@ -117,7 +117,9 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(root: Path, out: Path, *more: str, **env: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "segpipe.cli", "run", "-i", "in", "-m", "m.onnx", "-o", str(out), "--device", "cpu"]
     environ = {**os.environ, **env}
-    return subprocess.run([*command, *more], cwd=root, env=environ, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        [*command, *more], cwd=root, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +178,7 @@ def test_inspect_says_the_same(scenes, env):
     for name in ("point", "mask"):
         words = ["inspect", f"in/{name}.tif", "--json"]
         command, env = [sys.executable, "-m", "segpipe.cli", *words], os.environ | env
-        done = subprocess.run(command, cwd=scenes, env=env, capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(command, cwd=scenes, env=env, capture_output=True, text=True, timeout=PATIENCE, check=True)
         assert done.stdout == invoke(words, scenes).stdout
 
 
@@ -209,7 +211,7 @@ def started(scenes: Path, patch: str, *arguments: str, **env: str) -> "subproces
         env={**os.environ, **env},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
 

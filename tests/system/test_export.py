@@ -25,6 +25,7 @@ import rasterio
 import torch
 from command import invoke
 from onnx import numpy_helper
+from scenes import PATIENCE
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -1547,7 +1548,7 @@ def test_ended_by_a_scheduler(tmp_path, program, terms):
             assert process.poll() is None
         time.sleep(0.3)
         process.terminate()
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=PATIENCE)
     assert (process.returncode, stdout) == (75, "")
     assert stderr.splitlines()[-1] == INTERRUPTED
     assert "Traceback" not in stderr

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import rasterio
 from networks import contract, pixelwise, toml
-from scenes import SEGPIPE, Silent
+from scenes import PATIENCE, SEGPIPE, Silent
 
 from segpipe.errors import ModelError
 from segpipe.geometry.windows import Cover, Tiling, axis_starts, reflected
@@ -99,7 +99,7 @@ def test_what_claims_to_be_huge_fails_in_a_line_and_costs_little(dry, root):
     command = [*SEGPIPE, "run", "-i", "in", "-m", "m.onnx", "--device", "cpu", "--memory", "1", "--executor", "serial"]
     more = ["--dry-run"] if dry else []
     watched = [sys.executable, "-c", WATCHED, *command, *more]
-    ended = subprocess.run(watched, cwd=root, capture_output=True, text=True, timeout=200, check=False)
+    ended = subprocess.run(watched, cwd=root, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert ended.returncode == 1, ended.stderr
     assert "Traceback" not in ended.stderr
     names = {path.stem for path in (root / "in").iterdir()} - {"good"}

@@ -16,7 +16,7 @@ import rasterio
 from click.testing import CliRunner
 from networks import pixelwise
 from rasterio.io import MemoryFile
-from scenes import Silent
+from scenes import PATIENCE, Silent
 
 from segpipe.cli import main
 from segpipe.errors import InputError
@@ -158,7 +158,9 @@ def found_by_nobody(*inputs):
     """Cases and problems as another user of the machine finds them: root may read every folder."""
     command = [sys.executable, "-c", FIND, *map(str, inputs)]
     command = [*NOBODY, *command] if os.getuid() == 0 else command
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True, cwd=Path(__file__).parents[2])
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE, check=True, cwd=Path(__file__).parents[2]
+    )
     return json.loads(done.stdout)
 
 
@@ -417,7 +419,7 @@ def test_without_boto3_every_way_to_s3_is_one_line(root):
     ways = {"input": ["-i", "s3://bucket/in/"], "output": ["-i", "in", "-o", "s3://bucket/out"], "list": ["-i", "l.txt"]}
     for way, flags in ways.items():
         command = [sys.executable, "-c", NO_BOTO, "run", "-m", "m.onnx", "--device", "cpu", "--dry-run", *flags]
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=100, check=False)
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=PATIENCE, check=False)
         lines = [line for line in (done.stdout + done.stderr).splitlines() if "needs boto3" in line]
         assert len(lines) == 1, done.stderr
         assert re.search("s3:// needs boto3, which is not installed: pip install", lines[0]), lines

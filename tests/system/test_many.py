@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import rasterio
 from networks import local
-from scenes import Silent, assert_same, begin, wait, wait_until
+from scenes import PATIENCE, SEGPIPE, Silent, assert_same, begin, begin_and_stop, go_on_until, wait
 
 from segpipe.formats.cases import find_cases
 from segpipe.jobs import plan
@@ -66,12 +66,11 @@ def root(tmp_path_factory):
 
 
 def command(out, *more):
-    base = [sys.executable, "-m", "segpipe.cli", "run", "-i", "in", "-m", "m.onnx", "-o", str(out), "--device", "cpu"]
-    return [*base, *more]
+    return [*SEGPIPE, "run", "-i", "in", "-m", "m.onnx", "-o", str(out), "--device", "cpu", *more]
 
 
 def run(root, out, *more):
-    return subprocess.run(command(out, *more), cwd=root, capture_output=True, text=True, timeout=250, check=False)
+    return subprocess.run(command(out, *more), cwd=root, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def summary_of(out):
@@ -91,10 +90,9 @@ def test_cases_that_nobody_has_looked_at_give_the_same_bytes(executor, root, tmp
 @pytest.mark.slow
 def test_a_killed_run_of_many_goes_on_with_what_is_missing(root, tmp_path):
     out, log = tmp_path / "out", tmp_path / "log"
-    process = begin(root, command(out, "--workers", "2"), log)
-    wait_until(lambda: len(list(out.rglob("*.json"))) > SMALL // 2, process)
-    os.killpg(process.pid, 9)
-    process.wait()
+    process = begin_and_stop(root, command(out, "--workers", "2"), log, "jobs.agenda:ended", times=SMALL)
+    go_on_until(lambda: len(list(out.rglob("*.json"))) > SMALL // 2, process)
+    process.end_all()
     done = {path: path.stat().st_mtime_ns for path in out.rglob("*.json") if path.name != "run.json"}
     assert SMALL // 2 <= len(done) < SMALL  # run.json was among those waited for
     again = begin(root, command(out, "--executor", "serial"), log)

@@ -5,7 +5,6 @@ import os
 import pickle
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from multiprocessing import active_children
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 from command import invoke
 from networks import local, pixelwise
-from scenes import SEGPIPE, Silent, workers
+from scenes import PATIENCE, SEGPIPE, STRUCK, Silent, begin, nothing, wait, wait_until, workers
 from test_cli import left_of
 from test_endless import endless
 
@@ -36,9 +35,6 @@ from segpipe.process.spawning import WORKER_ENVIRONMENT
 from segpipe.results.records import Run
 from segpipe.settings import Settings, load_settings
 
-STRUCK = [sys.executable, str(Path(__file__).parents[1] / "struck.py")]
-SECONDS = 200.0
-
 
 @pytest.fixture
 def root(raster, tmp_path):
@@ -56,7 +52,7 @@ def settings(root: Path, **more) -> Settings:
 
 def awaited(worker, wanted):
     """The first report of a kind."""
-    limit = time.monotonic() + SECONDS
+    limit = time.monotonic() + PATIENCE
     while time.monotonic() < limit:
         worker.connection.poll(1)
         for report in worker.reports():
@@ -114,7 +110,7 @@ def test_a_worker_ends_with_its_connection_and_is_told_from_one_that_was_killed(
     other = start_worker()
     awaited(other, Ready)
     other.connection.close()
-    other._process.join(SECONDS)
+    other._process.join(PATIENCE)
     assert other._process.exitcode == 1
     assert active_children() == []
 
@@ -216,10 +212,10 @@ def test_a_run_that_needs_no_worker_leaves_none(arguments, code, words, root):
     (root / "bad.onnx").write_bytes(b"no model")
     command = [*SEGPIPE, "run", *arguments, "-o", "out", "--device", "cpu"]
     with subprocess.Popen(command, cwd=root, start_new_session=True, stdout=-1, stderr=subprocess.STDOUT, text=True) as run:
-        output = run.communicate(timeout=SECONDS)[0]
+        output = run.communicate(timeout=PATIENCE)[0]
     assert (run.returncode, words in output) == (code, True), output
     assert "Traceback" not in output
-    assert left_of(run.pid, 5) == []
+    assert left_of(run.pid) == []
 
 
 MOMENTS = [
@@ -237,22 +233,21 @@ def test_a_run_that_is_ended_before_its_first_job_leaves_no_worker(moment, numbe
     run = ["run", "-i", "in", "-m", "m.onnx", "-o", str(tmp_path / "out"), "--device", "cpu"]
     order = {"arguments": run, "folder": str(root), "log": str(log), "strikes": [(f"segpipe.{moment}", number)]}
     with subprocess.Popen(STRUCK, stdin=subprocess.PIPE, text=True, start_new_session=True) as process:
-        process.communicate(json.dumps(order), timeout=SECONDS)
+        process.communicate(json.dumps(order), timeout=PATIENCE)
     assert process.returncode == (75 if number == signal.SIGINT else -number)
     assert "Traceback" not in log.read_text()
-    assert left_of(process.pid, 10) == []
+    assert left_of(process.pid) == []
 
 
 @pytest.mark.slow
 def test_a_model_that_never_ends_leaves_no_worker_behind_ctrl_c(root):
     endless(root / "e.onnx")
     command = [*SEGPIPE, "run", "-i", "in", "-m", "e.onnx", "-o", "out", "--device", "cpu"]
-    with subprocess.Popen(command, cwd=root, start_new_session=True, stderr=subprocess.PIPE, text=True) as process:
-        while not workers(process.pid):
-            time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(SECONDS) == 75
-    assert left_of(process.pid, 5) == []
+    process = begin(root, command, root / "log")
+    wait_until(lambda: workers(process.pid), process)
+    os.killpg(process.pid, signal.SIGINT)
+    assert wait(process, nothing) == 75, (root / "log").read_text()
+    assert left_of(process.pid) == []
 
 
 # --- the board ------------------------------------------------------------------------------------------------------------

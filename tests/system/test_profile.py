@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-import subprocess
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from networks import Network, contract, local
-from scenes import SEGPIPE
+from scenes import SEGPIPE, TWO_ENDED, begin_and_stop, wait
 
 from segpipe.timing.report import account, write_trace
 from segpipe.timing.spans import Recorder, Taken, Total, begin, end, recording, span, waiting
@@ -132,19 +131,16 @@ def test_a_trace_never_replaces_a_record(scenes, segpipe, tmp_path):
 def test_an_interrupted_run_tells_where_its_time_went(executor, scenes, tmp_path, raster):
     for number in range(40):
         raster(f"in/more{number}.tif", np.full((3, 200, 200), number + 1, np.uint8))
-    process = subprocess.Popen(
-        [*SEGPIPE, *command("--profile", *executor)], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    process.stdout.readline()
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=90)
-    assert process.returncode == 75, err
+    order = [*SEGPIPE, *command("--profile", *executor)]
+    process = begin_and_stop(tmp_path, order, tmp_path / "log", TWO_ENDED)
+    for number in (signal.SIGTERM, signal.SIGCONT):
+        process.send_signal(number)
+    assert wait(process) == 75, process.said("not 75")
     stages = profile_of(tmp_path / "out")["stages"]
     assert sum(stage["share"] for stage in stages.values()) == pytest.approx(1, abs=0.02)
     assert stages["infer"]["core_seconds"] > 0
     assert_nests(events(tmp_path / "out" / "profile.json"))
-    assert "limit:" in err
+    assert "limit:" in process.log.read_text()
 
 
 def test_a_case_that_fails_ends_its_spans(scenes, segpipe, tmp_path):

@@ -18,6 +18,7 @@ import tifffile
 from networks import contract, pixelwise
 from PIL import Image
 from rasterio.transform import from_origin
+from scenes import PATIENCE
 
 from segpipe.contract import parse_contract
 from segpipe.errors import ModelError, SourceError
@@ -320,7 +321,7 @@ def test_a_pipe_among_the_sources_of_a_vrt_is_refused(raster, tmp_path):
 
 def test_inspect_does_not_wait_for_a_pipe(segpipe, tmp_path):
     os.mkfifo(tmp_path / "a.tif")
-    done = segpipe("inspect", "a.tif", timeout=60)
+    done = segpipe("inspect", "a.tif", timeout=PATIENCE)
     assert done.returncode == 2
     assert "a.tif" in done.stderr
     assert "Traceback" not in done.stderr
@@ -331,9 +332,9 @@ def test_a_pipe_in_a_folder_costs_only_itself(raster, segpipe, tmp_path):
     raster("in/good.tif", PIXELS)
     os.mkfifo(tmp_path / "in" / "pipe.tif")
     pixelwise(tmp_path / "m.onnx")
-    dry = segpipe("run", "-i", "in", "-m", "m.onnx", "--dry-run", timeout=60)
+    dry = segpipe("run", "-i", "in", "-m", "m.onnx", "--dry-run", timeout=PATIENCE)
     assert "problem  pipe: in/pipe.tif: an input must be a regular file" in dry.stdout
-    done = segpipe("run", "-i", "in", "-m", "m.onnx", "--executor", "serial", timeout=60)
+    done = segpipe("run", "-i", "in", "-m", "m.onnx", "--executor", "serial", timeout=PATIENCE)
     assert done.returncode == 1
     assert "failed  pipe: in/pipe.tif: an input must be a regular file" in done.stdout
     assert (tmp_path / "segpipe-out" / "good.tif").exists()

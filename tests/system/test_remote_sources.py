@@ -1,6 +1,5 @@
 """A file of this machine reads this machine alone, whatever is written in it; a VRT on a server reads that server."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -116,11 +115,11 @@ def site(tmp_path, raster, monkeypatch) -> Iterator[Site]:
 
 
 @pytest.fixture
-def run(tmp_path, raster):
+def run(tmp_path, raster, monkeypatch):
     """A run over the folder ``in``, or what is named; errors by case come back. One case of it is good."""
     raster("in/good.tif", np.full(SHAPE, 9, np.uint8))
     pixelwise(tmp_path / "m.onnx")
-    os.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)
 
     def carried(*inputs: str, **more: object) -> dict[str, str]:
         fixed = {"input": inputs or (str(tmp_path / "in"),), "model": tmp_path / "m.onnx", "output": tmp_path / "out"}

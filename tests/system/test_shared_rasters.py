@@ -21,6 +21,7 @@ from networks import pixelwise
 from onnx import numpy_helper
 from rasterio.enums import ColorInterp
 from rasterio.transform import from_origin
+from scenes import PATIENCE
 
 pytestmark = pytest.mark.shared_data
 
@@ -124,7 +125,7 @@ def carry_out(inputs: Path, model: Path, *options: str, own: bool = False) -> Ni
     words = ["run", "-i", inputs, "-m", model, "-o", output, "--device", "cpu", *options]
     command = [sys.executable, "-m", "segpipe.cli", *map(str, words)]
     if own:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     else:
         ended = invoke(words, model.parent)
     night = Night(ended.returncode, ended.stdout + ended.stderr, output, model)
@@ -579,7 +580,7 @@ def test_folder_with_the_name_of_a_raster_and_nothing_in_it(made_night, tmp_path
         [sys.executable, "-m", "segpipe.cli", "run", "-i", tmp_path / "x.tif", "-m", made_night(1, 64).model],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
         cwd=tmp_path,
     )

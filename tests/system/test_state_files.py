@@ -254,7 +254,7 @@ def test_damaged_memory_of_trials_is_none(tmp_path):
 # --- a run that died ------------------------------------------------------------------------------------------------------
 
 HOLD = """
-import sys, time
+import sys
 from pathlib import Path
 from segpipe.storage.lock import locked
 from segpipe.storage.folder import Folder
@@ -262,13 +262,13 @@ with locked(Folder(Path("out"))):
     file = Path("out/run.json")
     file.write_text(file.read_text().replace('"state": "ended"', '"state": "running"'))
     print("held", flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 """
 
 
 def test_status_tells_that_a_killed_run_died_and_when(done):
     lock = Path("out") / NAME
-    process = subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", HOLD], stdin=-1, stdout=-1, text=True)
     assert process.stdout.readline() == "held\n"
     lives = status("--json")
     process.kill()
@@ -278,7 +278,7 @@ def test_status_tells_that_a_killed_run_died_and_when(done):
     who = f"process {process.pid} on {socket.gethostname()}"
     assert (lives.exit_code, living["state"], living["running"], living["died"]) == (0, "running", who, None)
     assert (died.exit_code, dead["state"], dead["running"], dead["died"]) == (1, "died", None, who)
-    assert abs(time.time() - (Path("out") / NAME).stat().st_mtime) < 60
+    assert abs(time.time() - (Path("out") / NAME).stat().st_mtime) < 3600  # of this clock, and no other
     heard = lock.stat().st_mtime
     assert abs(datetime.fromisoformat(dead["last_sign"]).timestamp() - heard) <= 2
     assert f"its last run died: {who} gave its last sign of life {dead['last_sign']}" in words.stdout

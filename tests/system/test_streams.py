@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from command import invoke
 from networks import pixelwise
+from scenes import PATIENCE
 
 SEGPIPE = f"{sys.executable} -m segpipe.cli"
 RUN = f"{SEGPIPE} run -i in -m m.onnx -o out --device cpu --executor"
@@ -20,7 +21,7 @@ def shell(raster, tmp_path):
     raster("in/b.tif", np.full((3, 40, 40), 9, np.uint8))
     pixelwise(tmp_path / "m.onnx")
     return lambda line: subprocess.run(
-        ["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        ["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import volumes
 from command import invoke
-from scenes import SEGPIPE, assert_same, begin, wait, wait_until
+from scenes import SEGPIPE, assert_same, begin_and_stop, wait
 
 TILE = (8, 12, 10)
 COMMAND = ["run", "-i", "in", "-m", "model.onnx", "--device", "cpu"]
@@ -182,8 +182,8 @@ def test_voxels_without_a_number_are_nodata_in_the_mask(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parts", [[], ["--parts", "6"]])
-@pytest.mark.parametrize("delay", [0.1, 0.6])
-def test_a_run_that_is_killed_in_a_volume_goes_on_to_the_same_bytes(tmp_path: Path, parts: list[str], delay: float) -> None:
+@pytest.mark.parametrize("box", [2, 9])
+def test_a_run_that_is_killed_in_a_volume_goes_on_to_the_same_bytes(tmp_path: Path, parts: list[str], box: int) -> None:
     net = networks.Network(1, 0, ndim=3).conv(1, 24, 3).add("Relu").conv(24, 24, 3).add("Relu").conv(24, 3, 3)
     values = networks.contract(1, 3, layout="NCDHW", tile=[16], overlap=[4], orientation="RAS")
     net.save(tmp_path / "model.onnx", values, classes=3, shape=("n", 16, 16, 16))
@@ -191,12 +191,10 @@ def test_a_run_that_is_killed_in_a_volume_goes_on_to_the_same_bytes(tmp_path: Pa
     volumes.write(tmp_path / "in" / "a.nii.gz", volumes.voxels((90, 80, 70), "u1"), volumes.OBLIQUE)
     assert run(tmp_path, "-o", "whole").returncode == 0
     command = [*SEGPIPE, *COMMAND, "-o", "out", "--executor", "serial", *parts]
-    process = begin(tmp_path, command, tmp_path / "log")
-    begun = tmp_path / "out" / ".drafts"
-    wait_until(lambda: begun.is_dir() and any(begun.rglob("*")), process)
-    wait_until(lambda: False, process, delay)
+    process = begin_and_stop(tmp_path, command, tmp_path / "log", f"results.output:write:{box}")
+    assert any((tmp_path / "out" / ".drafts").rglob("*"))
     process.send_signal(signal.SIGKILL)
-    assert wait(process, lambda: None) == -signal.SIGKILL
+    assert wait(process) == -signal.SIGKILL, process.said("not killed")
     assert not (tmp_path / "out" / "a.json").exists()
     assert run(tmp_path, "-o", "out", *parts).returncode == 0
     assert_same(tmp_path / "out", tmp_path / "whole")

@@ -8,6 +8,7 @@ from typing import get_args
 import click
 import pytest
 from click.shell_completion import CompletionItem
+from scenes import PATIENCE
 
 import segpipe.commands.export
 from segpipe import choices, cli
@@ -53,7 +54,9 @@ def test_help_and_completion_of_a_group_import_no_command():
         "print(*(item.value for item in main.shell_complete(ctx, 'e'))); assert 'Sum up' in main.get_help(ctx)\n"
         "print(*(name for name in sys.modules if name.startswith('segpipe.commands.')))"
     )
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=True
+    ).stdout
     assert printed.splitlines() == ["estimate evaluate export", "segpipe.commands.edge segpipe.commands.lazy"]
 
 

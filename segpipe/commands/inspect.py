@@ -14,6 +14,7 @@ from segpipe.terminal.option_groups import GroupedCommand
 @click.command(cls=GroupedCommand)
 @click.argument("file")
 @INPUT("--bands", help="Bands of the raster for the model's channels, counted from 1, such as 4,3,2.")
+@INPUT("--bands-from", help="Pattern of the files of one case, as of a run; FILE is their folder, or a glob. Needs --model.")
 @INPUT("--nodata", help="Value of pixels without data, instead of the file's own; none: all pixels hold data.")
 @INPUT("--ignore-alpha/--no-ignore-alpha", default=None, help="Treat alpha bands as data, not as masks.")
 @INPUT("--crs", help="CRS if the file's own CRS is missing or wrong: a code such as EPSG:32633, or WKT.")

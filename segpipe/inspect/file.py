@@ -12,7 +12,7 @@ from segpipe.formats.registry import RASTER, by_suffix, format_at
 from segpipe.formats.scenes.search import is_scene
 from segpipe.inspect.facts import Facts
 from segpipe.inspect.model import inspect_model
-from segpipe.inspect.raster import inspect_raster, inspect_scene
+from segpipe.inspect.raster import inspect_grouped, inspect_raster, inspect_scene
 from segpipe.inspect.volume import inspect_volume
 from segpipe.network.spec import read_model
 from segpipe.settings import Settings
@@ -25,9 +25,15 @@ def inspect_file(settings: Settings) -> Facts:
 
     Raises:
         InputError, ModelError, SourceError: the file, or the model for it, cannot be opened.
+        SettingsError: a flag has no effect, or lacks another one.
     """
     (file,) = settings.input
     alone = settings.model == (Path(file),)
+    if settings.bands_from is not None:
+        if alone:
+            raise SettingsError("--bands-from groups files by the channels of a model: give --model, too")
+        with gdal_options():
+            return inspect_grouped(file, settings)
     file = plain_path(file) if Path(file).is_file() else file
     if is_scene(file := file.rstrip("/") or file):
         _refuse_without_model(file, settings, alone, "a scene")

@@ -1,7 +1,9 @@
 """How a model fits a raster."""
 
+from collections.abc import Sequence
+
 from segpipe.contract import Contract
-from segpipe.formats.case import Case
+from segpipe.formats.case import Case, SceneFiles
 from segpipe.formats.raster.source import RasterSource
 from segpipe.formats.restricted import restricted
 from segpipe.formats.scope import scope_of
@@ -29,7 +31,7 @@ def laid(own: Case, source: RasterSource, run: Run) -> Fit:
     return Fit(
         model=spec.title,
         contract_origin=spec.contract_origin,
-        bands=[{"channel": c, "band": b} for c, b in zip(_channel_names(contract), source.numbers, strict=True)],
+        bands=[{"channel": c, "band": b} for c, b in zip(_channel_names(contract), _numbers(own, source), strict=True)],
         spacing=spacing,
         tile=list(spec.tiling.input),
         grid=list(cover.counts),
@@ -37,6 +39,12 @@ def laid(own: Case, source: RasterSource, run: Run) -> Fit:
         empty_windows=empty_windows(seen, cover, scope),
         memory_mb=round(memory_mb(plan, run), 1),
     )
+
+
+def _numbers(own: Case, source: RasterSource) -> Sequence[int]:
+    """Numbers of the bands that are shown; files that a pattern groups are shown as the channels of the model."""
+    grouped = isinstance(own.index, SceneFiles) and own.index.kind in ("bands", "parts")
+    return range(1, len(source.numbers) + 1) if grouped else source.numbers
 
 
 def _channel_names(contract: Contract) -> tuple[str, ...]:

@@ -9,8 +9,9 @@ from pyproj.exceptions import CRSError
 from rasterio.enums import ColorInterp
 from rasterio.io import DatasetReader
 
-from segpipe.errors import SourceError
+from segpipe.errors import InputError, SourceError
 from segpipe.formats.case import Case
+from segpipe.formats.cases import find_cases
 from segpipe.formats.raster.confine import confined
 from segpipe.formats.raster.gdal import gdal_errors, open_raster, stays_here
 from segpipe.formats.raster.kinds import explained
@@ -24,12 +25,16 @@ from segpipe.inspect.facts import Band, Fit, Needs, RasterFacts
 from segpipe.inspect.fit import laid
 from segpipe.inspect.pixels import source_of, valid_share
 from segpipe.inspect.under import any_contract, noting, spec_of
+from segpipe.network.spec import read_spec
 from segpipe.pipeline.findings import findings_of, refuse_far
 from segpipe.pipeline.opening import open_sheet
 from segpipe.results.records import Run
 from segpipe.settings import Settings
 from segpipe.vectors.area import Area, read_area
 from segpipe.vectors.file import Selection
+
+NAMED = 3
+"""Cases that a message names."""
 
 
 def inspect_raster(file: str, settings: Settings, *, alone: bool) -> RasterFacts:
@@ -54,6 +59,25 @@ def inspect_scene(path: str, settings: Settings, *, alone: bool) -> RasterFacts:
     bands = product_of(case).bands
     with closing(SceneSource(case, any_contract(len(bands)), replace(settings.overrides, bands=None))) as source:
         return _inspected(case, source.dataset, [path, *source.files], settings, alone=alone)
+
+
+def inspect_grouped(inputs: str, settings: Settings) -> RasterFacts:
+    """As ``inspect_raster``, for the files that ``--bands-from`` groups into one case: the bands of the model's channels.
+
+    Raises:
+        InputError: they are no case, or several.
+        SettingsError, SourceError, ContractError, ModelError: the files, or the model, cannot be opened.
+    """
+    spec = read_spec(settings)
+    cases = find_cases((inputs,), Run(spec, settings).choice)
+    if len(cases) != 1:
+        few = ", ".join([case.name for case in cases[:NAMED]] + ["..."] * (len(cases) > NAMED))
+        raise InputError(
+            f"inspect takes one case, and --bands-from makes {len(cases)} of {inputs}, {few}: "
+            "name the files of one by a glob, such as 'scenes/a_*'"
+        )
+    with closing(SceneSource(cases[0], spec.contract, settings.overrides)) as source:
+        return _inspected(cases[0], source.dataset, list(source.files), settings, alone=False)
 
 
 def _inspected(case: Case, dataset: DatasetReader, files: list[str], settings: Settings, *, alone: bool) -> RasterFacts:

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Callable
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,8 @@ import rasterio
 from click.testing import CliRunner
 from inspecting import EXAMPLE, SCENE, command, raster_facts, settings, sidecar, told
 from networks import Network, contract, pixelwise
+from rasterio.transform import from_origin
+from several import several
 
 from segpipe.cli import main
 from segpipe.geometry.windows import Cover
@@ -197,3 +201,44 @@ def test_real_rasters_are_as_rasterio_and_a_full_read_say(shared):
             assert [band.dtype for band in facts.bands] == list(dataset.dtypes)
         assert facts.valid.share == pytest.approx((masks != 0).all(axis=0).mean(), abs=1e-9)
         assert facts.error is None
+
+
+def test_files_that_a_pattern_groups_are_one_raster(tmp_path):
+    """A file per band of two cases, of which a glob chooses one."""
+    rng = np.random.default_rng(0)
+    pixels = {name: rng.integers(1, 255, (70, 80), dtype=np.uint8) for name in ("B02", "B04")}
+    pixels["B04"][:20] = 0
+    kind = {"driver": "GTiff", "width": 80, "height": 70, "count": 1, "dtype": "uint8", "nodata": 0, "crs": "EPSG:32633"}
+    place = from_origin(500_000, 5_400_000, 10, 10)
+    (tmp_path / "in").mkdir()
+    for case, (band, values) in product(("north", "south"), pixels.items()):
+        with rasterio.open(tmp_path / "in" / f"{case}_{band}.tif", "w", transform=place, **kind) as dataset:
+            dataset.write(values, 1)
+    values = contract(["B04", "B02"], 3, tile=[64, 64], overlap=[16, 16])
+    model = Network(2).conv(2, 3, 3).save(tmp_path / "m.onnx", values, classes=3)
+    flags = ("--model", model, "--bands-from", "{case}_{band}.tif")
+    found = told(tmp_path / "in" / "south*", *flags)
+    assert found["fit"]["bands"] == [{"channel": "B04", "band": 1}, {"channel": "B02", "band": 2}]
+    assert (found["shape"], found["fit"]["windows"], found["valid"]["share"]) == ([70, 80], 4, 50 / 70)
+    assert [Path(file).name for file in found["files"]] == ["south_B04.tif", "south_B02.tif"]
+    shown = command(tmp_path / "in" / "south*", *flags)
+    assert shown.exit_code == 0, shown.stderr
+    several = command(tmp_path / "in", *flags)
+    assert several.exit_code == 2
+    assert "--bands-from makes 2 of" in several.stderr
+    assert "north, south: name the files of one by a glob" in several.stderr
+    alone = command(tmp_path / "in", "--bands-from", "{case}_{band}.tif")
+    assert "error: --bands-from groups files by the channels of a model: give --model, too" in alone.stderr
+
+
+def test_a_file_per_date_is_shown_as_the_channels_of_all_dates(tmp_path):
+    model = several(tmp_path / "m.onnx", "dates before channels")
+    place = from_origin(500_000, 5_400_000, 10, 10)
+    kind = {"driver": "GTiff", "width": 80, "height": 70, "count": 2, "dtype": "uint8", "crs": "EPSG:32633"}
+    (tmp_path / "in").mkdir()
+    for month in (1, 2, 3):
+        with rasterio.open(tmp_path / "in" / f"a_2024{month:02}01.tif", "w", transform=place, **kind) as dataset:
+            dataset.write(noise(2, 70, 80))
+    found = told(tmp_path / "in", "--model", model, "--bands-from", "{case}_{date}.tif")
+    assert [pair["band"] for pair in found["fit"]["bands"]] == [1, 2, 3, 4, 5, 6]
+    assert [band["description"] for band in found["bands"]][::2] == [f"2024{m:02}01 band 1" for m in (1, 2, 3)]

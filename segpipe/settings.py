@@ -128,7 +128,7 @@ class Settings(BaseModel):
 
     input: tuple[Text, ...] = Field(min_length=1, repr=False)
     model: tuple[File, ...] = Field(min_length=1)
-    """One, or several whose scores are averaged, such as the folds of a cross-validation."""
+    """One, or several whose scores are averaged, such as folds; or a list of models whose labels are joined."""
     output: str = "segpipe-out"
     """A folder, or ``s3://bucket/prefix``."""
     contract: File | None = None

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+from segpipe.api.listed import after_models
 from segpipe.api.model import Model, Paths, paths
 from segpipe.api.results import RunResult
 from segpipe.api.words import command_of
@@ -50,6 +51,9 @@ def execute(prepared: Prepared, host: Host) -> Summary:
     Raises:
         SegpipeError: the run cannot start.
     """
+    interrupted = False
+    if prepared.run.model.listed:
+        prepared, interrupted = after_models(prepared, lambda own: execute(own, host), host.note)
     for line in terminal.note_lines(prepared):
         host.note(printable(line))
     run, plan = settle(prepared.run, prepared.plan, host.note)
@@ -61,6 +65,8 @@ def execute(prepared: Prepared, host: Host) -> Summary:
             watcher = journal = stack.enter_context(Journal(prepared.run.settings.log_file, watcher))
             journal.begun(prepared)
         halt = Halt()
+        if interrupted:  # by a model of a list: the tables of what is joined are written, and no more
+            halt.set()
         with host.stopping(halt, prepared.run.settings.grace):
             summary = carry_out(prepared, watcher, halt)
         if journal:

@@ -65,7 +65,7 @@ if TYPE_CHECKING:  # importing pydantic takes longer than --help
 )
 @INPUT("--verify-input/--no-verify-input", default=None, help="Check the checksums of all DEFLATE blocks.")
 @INPUT("--allow-remote-sources/--no-allow-remote-sources", default=None, help="Let local VRT files read from servers.")
-@MODEL("--model", "-m", type=PATH, multiple=True, help="The ONNX model; repeatable: the mean of several models' scores.")
+@MODEL("--model", "-m", type=PATH, multiple=True, help="The ONNX model; repeatable: the mean of scores. Or a .toml list.")
 @CONTRACT
 @TILES("--tile", help="Tile size in pixels [the contract's].")
 @TILES("--overlap", help="Minimum overlap of neighbouring tiles in pixels [the contract's].")
@@ -190,6 +190,7 @@ def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
 
 def _run_with(settings: "Settings", dry_run: bool) -> int:
     with loading():
+        from segpipe.api.listed import runs_of_list
         from segpipe.api.running import Host, execute
         from segpipe.jobs.launch import prepare
         from segpipe.process.machine import age
@@ -199,9 +200,13 @@ def _run_with(settings: "Settings", dry_run: bool) -> int:
     for line in terminal.settings_lines(prepared, everything=logging.getLogger("segpipe").isEnabledFor(logging.INFO)):
         echo(printable(line), err=True)
     if dry_run:
-        terminal.print_plan(prepared)
+        plans = [*runs_of_list(prepared, look=True), (None, prepared)]
+        for listed, own in plans:
+            if listed is not None:
+                echo(f"model {listed.name}, {listed.spec.title}")
+            terminal.print_plan(own)
         terminal.print_left_out(prepared)
-        return SOME_FAILED if prepared.plan.failed or prepared.problems else 0
+        return SOME_FAILED if any(own.plan.failed or own.problems for _, own in plans) else 0
     summary = execute(prepared, Host(terminal.watcher, lambda line: echo(line, err=True), signals.halting))
     terminal.conclude(prepared, summary)
     terminal.print_left_out(prepared)

@@ -32,6 +32,9 @@ from segpipe.errors import ContractError
 from segpipe.geometry.layout import Layout
 from segpipe.storage.documents import shortened
 
+JOINED = "joined"
+"""Key of ``provenance`` with the names of the models whose labels are joined."""
+
 
 class Contract(Keys):
     """Everything needed to run a model; validated on construction."""
@@ -283,6 +286,11 @@ class Contract(Keys):
         if len(values) != ndim:
             raise ContractError(f"{key} must have one number or {ndim}, one per spatial axis, got {value}")
         return tuple(values)
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether it is that of a list of models, whose labels are joined on the case's own grid: no network sees it."""
+        return JOINED in self.provenance
 
     @property
     def ndim(self) -> int:

@@ -22,7 +22,7 @@ from segpipe.errors import InstallationError, SettingsError, WorkerError
 from segpipe.jobs.lost import RETRIES
 from segpipe.jobs.plan import WorkerPool
 from segpipe.network.device import gpus
-from segpipe.network.spec import read_spec
+from segpipe.network.listed import spec_of_run
 from segpipe.process import spawning
 from segpipe.process.environment import settle
 from segpipe.process.extras import install
@@ -252,7 +252,7 @@ def _security(settings: Settings) -> "Security | None":
 def _worker_facts(settings: Settings) -> dict[str, Any]:
     """Versions, model and device of a worker, on which the bytes of masks depend."""
     settle()
-    model = read_spec(settings)
+    model = spec_of_run(settings)
     return {
         "segpipe": __version__,
         "Python": platform.python_version(),

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
@@ -27,7 +27,8 @@ from segpipe.jobs.tasks import Halt, Outcome, Watcher
 from segpipe.messages.printable import printable
 from segpipe.messages.redact import is_cut
 from segpipe.messages.veil import is_veiled, learn, without_names
-from segpipe.network.spec import read_spec
+from segpipe.network.listed import spec_of_run
+from segpipe.network.spec import ModelSpec
 from segpipe.overlap.totals import run_totals
 from segpipe.pipeline.agreement import compare_engine
 from segpipe.pipeline.memory import most_memory, refuse_large_tile
@@ -164,15 +165,18 @@ class Prepared:
     """Words of the command that continues the run."""
     zones: Zones | None = None
     """Polygons in which classes are summed up."""
+    spent: float = 0.0
+    """Seconds that the runs of the models of a list took before this one."""
 
 
-def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prepared:
+def prepare(settings: Settings, *, look: bool = False, age: float = 0.0, only: Collection[str] | None = None) -> Prepared:
     """Check settings, model, contract, inputs and output, and plan; nothing is inferred or written.
 
     Args:
         settings: settings of the run.
         look: open every case, however many there are.
         age: seconds since the start of a process that serves this run alone; included in the profile.
+        only: names of the cases to take; None: all.
 
     Raises:
         SegpipeError: the run cannot start; a bad case is a failure in the plan instead.
@@ -180,9 +184,8 @@ def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prep
     settle()
     begin(bool(settings.profile), age)
     with span("model"):
-        spec = read_spec(settings)
-        refuse_large_tile(spec, most_memory(settings))
-        model = try_out(spec)
+        spec = spec_of_run(settings)
+        model = spec if spec.listed else _tried(spec, settings)
     with span("plan"):
         pool = cluster_workers(settings)
         if pool is not None and pool.memory is not None and settings.memory is None:
@@ -196,6 +199,8 @@ def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prep
         cases, refused = storable(found, run.output)
         cases, reserved = without_reserved(cases, run)
         refused = [*refused, *reserved]
+        if only is not None:
+            cases, refused = [c for c in cases if c.name in only], [f for f in refused if f.case.name in only]
         if run.lesions is not None:
             refuse_foreign(run.output, LESIONS)
         if run.settings.audit is not None:
@@ -206,10 +211,20 @@ def prepare(settings: Settings, *, look: bool = False, age: float = 0.0) -> Prep
         _warn_of_report(run, cases)
         plan = make_plan(cases, run, pool or processors(), look=look, values=look)
         plan = _without_names(replace(plan, failed=(*refused, *plan.failed)))
-        if len(plan):
+        if len(plan) and not model.listed:
             run = replace(run, model=compare_engine(model, cases, settings.overrides))
         everything = sorted([*cases, *(failure.case for failure in refused)], key=attrgetter("name")) if refused else cases
         return Prepared(run, everything, plan, found.left_out, [*map(without_names, found.problems)], zones=zones)
+
+
+def _tried(spec: ModelSpec, settings: Settings) -> ModelSpec:
+    """A model after its trial.
+
+    Raises:
+        ModelError, DeviceError: it does not fit into memory, or does not run.
+    """
+    refuse_large_tile(spec, most_memory(settings))
+    return try_out(spec)
 
 
 def _without_names(plan: Plan) -> Plan:
@@ -335,7 +350,7 @@ def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) ->
         _warn_of_rest(run, summary)
         _warn_of_outside(run, summary)
         summary.interrupted |= halt.is_set()
-        summary.seconds = time.perf_counter() - started
+        summary.seconds = time.perf_counter() - started + prepared.spent
         with span("tables"):
             _conclude(prepared, summary)
         _write_profile(prepared, summary)

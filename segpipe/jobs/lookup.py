@@ -14,7 +14,7 @@ from segpipe.formats.channels import channels_of
 from segpipe.formats.registry import FORMATS, by_suffix, split_suffix
 from segpipe.formats.search import fixed_root
 from segpipe.messages.veil import DIGITS, code, path_code
-from segpipe.network.spec import read_spec
+from segpipe.network.listed import spec_of_run
 from segpipe.settings import Settings, load_settings
 
 CODE = re.compile(rf"\[?(?:path |name |sha256:)?([0-9a-f]{{{DIGITS}}})[0-9a-f]*\]?")
@@ -73,7 +73,7 @@ def _settings(config: Path | None, flags: Mapping[str, Any]) -> Settings:
 def _found(settings: Settings) -> Found:
     channels, bands = None, None
     if settings.model != (NO_MODEL,):
-        contract = read_spec(settings).contract
+        contract = spec_of_run(settings).contract
         channels, bands = channels_of(contract, settings.channels), bands_from(settings.bands_from, contract)
     return find_input(settings.input, Choice(settings.series, settings.case_name, channels, bands))
 

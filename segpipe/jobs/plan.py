@@ -153,7 +153,8 @@ def make_plan(cases: Sequence[Case], run: Run, pool: WorkerPool | int, *, look: 
     planned = _without_collisions(run, looked)
     workers = pool if isinstance(pool, WorkerPool) else _here(len(planned) + len(looked.unseen), run, pool)
     total = sum(case.windows for case in planned)
-    cuts = tuple(cut_large(planned, run, workers.workers, total))
+    # labels of a list are joined row by row, whatever the size of a case
+    cuts = () if run.model.listed else tuple(cut_large(planned, run, workers.workers, total))
     cutted = {cut.case.case.name for cut in cuts}
     small = tuple(case for case in planned if case.case.name not in cutted)
     failed, outside = tuple(looked.failed), tuple(looked.outside)

@@ -15,7 +15,8 @@ from segpipe.formats.cases import find_input
 from segpipe.formats.registry import element_of
 from segpipe.formats.veil import hidden_inputs, hide_case, names_of
 from segpipe.messages.veil import HIDDEN, learn, path_code, without_names
-from segpipe.network.spec import ModelSpec, read_spec
+from segpipe.network.listed import spec_of_run
+from segpipe.network.spec import ModelSpec
 from segpipe.results.parts import FOLDER, done_parts, parts_folder
 from segpipe.results.records import Run, done_cases, storable
 from segpipe.results.totals import StatedTotals
@@ -247,6 +248,6 @@ def _continuing(last: LastRun) -> list[str]:
 
 def _spec(settings: Settings) -> ModelSpec:
     try:
-        return read_spec(settings)
+        return spec_of_run(settings)
     except SegpipeError as error:
         raise type(error)(f"the model of the last run cannot be read: {error}") from None

@@ -76,6 +76,8 @@ def settle(run: Run, plan: Plan, report: Callable[[str], None]) -> tuple[Run, Pl
     Raises:
         SettingsError: the requested threads would change scores, and so bytes.
     """
+    if run.model.listed:  # each of its models has a run of its own
+        return run, plan
     if run.settings.threads is not None:
         check_threads(run.model)
         return run, plan

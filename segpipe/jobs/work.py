@@ -28,6 +28,7 @@ from segpipe.pipeline.memory import most_memory
 from segpipe.pipeline.opening import CHANGED, Sheet, open_sheet
 from segpipe.pipeline.read import HandedBackError, Reading, decoders_for
 from segpipe.pipeline.run import segmented
+from segpipe.results.joined_labels import joined
 from segpipe.results.output import CaseOutput, PartOutput
 from segpipe.results.parts import (
     is_part_done,
@@ -105,7 +106,8 @@ def run_job(job: Job, context: Context) -> Iterator[Result]:
         allow_unusual=allow,
     )
     asked = {"confidence": run.settings.confidence, "audit": run.settings.audit is not None}
-    cases = segmented(tuple(left), reading, model, context.calls, **asked)
+    todo = tuple(left)
+    cases = joined(todo, run) if run.model.listed else segmented(todo, reading, model, context.calls, **asked)
     with environment(), closing(cases), ThreadPoolExecutor(1, "segpipe-finish") as finisher:
         finishing: deque[Future[Result]] = deque()
         for case, boxes in cases:

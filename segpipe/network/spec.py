@@ -93,10 +93,14 @@ class ModelSpec:
     """The program whose choices a run takes for comparison; None: segpipe's own."""
     folds: tuple["ModelSpec", ...] = ()
     """The models whose scores are averaged, this one first; empty for a single model."""
+    listed: tuple["Listed", ...] = ()
+    """The models of a list, whose label maps are joined in this order; empty for a model that is run itself."""
 
     @property
     def members(self) -> tuple["ModelSpec", ...]:
-        """Each model on its own without flips, with the batch and threads of the ensemble."""
+        """Each model on its own without flips, with the batch and threads of the ensemble; of a list, each of its models."""
+        if self.listed:
+            return tuple(member for one in self.listed for member in one.spec.members)
         if not self.folds:
             return (replace(self, flips=AS_IT_IS),)
         ours: dict[str, Any] = {
@@ -125,7 +129,9 @@ class ModelSpec:
 
     @property
     def passes(self) -> int:
-        """Number of times that a tile is scored."""
+        """Number of times that a tile is scored; joining the labels of a list scores none."""
+        if self.listed:
+            return 1
         return len(self.flips) * len(self.folds or (self,))
 
     @property
@@ -162,6 +168,16 @@ class ModelSpec:
                 f'"{layout}": take a model of images, or give all slices as one file, such as .nii.gz'
             )
         raise SourceError(f"a case must have 2 spatial axes, or 3 for a volume, got {by(shape)}: give one image or volume")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A model of a list, and what its labels become in the joined map."""
+
+    name: str
+    spec: ModelSpec
+    ids: tuple[tuple[int, int], ...]
+    """Each label of its masks, or each band if its classes are independent, with the id in the joined map; 0: no claim."""
 
 
 def read_spec(settings: Settings) -> ModelSpec:
@@ -249,6 +265,8 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise ModelError(f"the model must be an ONNX file, got the folder {path}" + (f": {kind}" if kind else ""))
     if not path.is_file():
         raise ModelError(f"the model must exist, got {path}")
+    if path.suffix.lower() == ".toml":
+        raise ModelError(f"the model must be an ONNX file here, got {path}: a list of models is for segpipe run")
     try:
         proto = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # noqa: BLE001 - protobuf raises classes that depend on its implementation

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -125,6 +126,8 @@ def load(spec: ModelSpec) -> Model:
         ModelError: the file has changed.
     """
     try:
+        if spec.listed:
+            return NoModel(spec)
         if spec.on_host:
             model = HostModel(spec)
             model.warm()
@@ -134,6 +137,20 @@ def load(spec: ModelSpec) -> Model:
         return load_bound(spec)
     finally:
         check_unchanged(spec)
+
+
+@dataclass(frozen=True)
+class NoModel:
+    """Takes the place of a model where the labels of several are joined, and nothing is inferred."""
+
+    spec: ModelSpec
+    arrays: Arrays = HOST
+
+    def score(self, patches: Sequence[Patch]) -> tuple[Array, Sequence[Array | None]]:
+        raise NotImplementedError(f"{len(patches)} tiles for a list of models, which infers nothing")
+
+    def shrink(self) -> bool:
+        return False
 
 
 class HostModel:

@@ -101,7 +101,7 @@ class Run:
     @property
     def label_settings(self) -> Values:
         """The settings that change labels."""
-        tiling, bands = self.model.tiling, self.settings.bands
+        bands = self.settings.bands
         # records of versions without them still count as done
         later: Values = {"resample": True} if self.settings.resample else {}
         if self.settings.channels is not None:
@@ -113,7 +113,7 @@ class Run:
         if self.settings.band_resampling != "bilinear":
             later |= {"band_resampling": self.settings.band_resampling}
         if self.settings.tta != "none":
-            later |= {"tta": self.settings.tta, "flips": list(self.model.contract.flip_axes)}
+            later |= {"tta": self.settings.tta} | _flips(self.model)
         if self.settings.like is not None:
             later |= {"like": self.settings.like}
         if (cleaning := self.cleaning) is not None:
@@ -124,11 +124,7 @@ class Run:
             # masks of versions in which the network did not see what lies outside have other labels
             later |= {"aoi": self.aoi.digest, "aoi_sees_outside": True}
         return {
-            "tile": list(tiling.input),
-            "overlap": list(tiling.overlap),
-            "align": list(tiling.align),
-            "blend": tiling.blend,
-            "blend_on": self.model.blend_on,
+            **_network_settings(self.model),
             "bands": None if bands is None else list(bands),
             "nodata": self.settings.nodata,
             "ignore_alpha": self.settings.ignore_alpha,
@@ -143,6 +139,24 @@ class Run:
             later |= {"seg": settings.seg} if settings.seg != SEG else {}
             later |= {"report": True} if settings.report is not None else {}
         return self.label_settings | later
+
+
+def _network_settings(model: ModelSpec) -> Values:
+    """The settings that change the scores of a network, or of each network of a list."""
+    if model.listed:
+        return {"models": {one.name: _network_settings(one.spec) for one in model.listed}}
+    return {
+        "tile": list(model.tiling.input),
+        "overlap": list(model.tiling.overlap),
+        "align": list(model.tiling.align),
+        "blend": model.tiling.blend,
+        "blend_on": model.blend_on,
+    }
+
+
+def _flips(model: ModelSpec) -> Values:
+    """The axes that flips reverse; those of a list are in the contracts of its models, and so in its hash."""
+    return {} if model.listed else {"flips": list(model.contract.flip_axes)}
 
 
 def device_kind(model: ModelSpec) -> Values:
@@ -172,7 +186,7 @@ def device_facts(model: ModelSpec) -> Values:
 def recorded(model: ModelSpec) -> RecordedModel:
     """The model, or the models, in the form of a record."""
     each = [{"path": str(one.path), "sha256": one.sha256, "contract": one.contract_origin} for one in model.members]
-    return RecordedModel(model.sha256, str(model.path), model.contract_origin, each if model.folds else None)
+    return RecordedModel(model.sha256, str(model.path), model.contract_origin, each if model.folds or model.listed else None)
 
 
 @cache

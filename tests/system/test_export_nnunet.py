@@ -112,6 +112,52 @@ def test_batch_norm_of_its_trainer(tmp_path: Path):
     assert export(folder).returncode == 0
 
 
+def part(root: Path, number: int, name: str, labels: dict[str, int]) -> Path:
+    """A trained folder for a part of the classes, in the folder of its dataset as nnU-Net has it."""
+    own = nnunets.plans({"2d": nnunets.configuration(2)}, dataset_name=f"Dataset{number}_{name}")
+    folder = root / f"Dataset{number}_{name}" / "nnUNetTrainerNoMirroring__nnUNetPlans__2d"
+    nnunets.write_folder(folder, own, nnunets.dataset(labels=labels))
+    for fold in ("0", "1") if name == "bones" else ("0",):
+        nnunets.save_fold(folder, fold, "2d", trainer_name="nnUNetTrainerNoMirroring")
+    return folder
+
+
+def test_folders_for_parts_of_the_classes_are_one_list(tmp_path: Path):
+    organs = part(tmp_path, 291, "organs", {"background": 0, "liver": 1, "spleen": 2})
+    bones = part(tmp_path, 292, "bones", {"background": 0, "rib": 1, "skull": 2})
+    words = ["export", "nnunet", organs, bones, "--output"]
+    refused = invoke([*words, "all.onnx"], tmp_path)
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        "error: several folders need a list, got --output all.onnx: name it all.toml\n",
+    )
+    done = invoke([*words, "all.toml"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "all.toml: 2 models, 4 classes" in done.stdout + done.stderr
+    files = ["all-bones-fold0.onnx", "all-bones-fold1.onnx", "all-organs.onnx"]
+    assert sorted(path.name for path in tmp_path.glob("*.onnx")) == files
+    (tmp_path / "ct").mkdir()
+    volume(tmp_path / "ct" / "a.nii.gz", (3, 16, 16), (5.0, 1.0, 1.5))
+    done = invoke(["run", "--input", "ct", "--model", "all.toml", "--output", "out", "--executor", "serial"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    one, other, found = (
+        np.asarray(nib.load(tmp_path / "out" / where / "a.nii.gz").dataobj)
+        for where in (".models/organs", ".models/bones", ".")
+    )
+    assert (found == np.where(other > 0, other + 2, one)).all()
+    assert len(np.unique(found)) > 2
+    again = invoke([*words, "all.toml"], tmp_path)
+    assert "error: all.toml exists: name another file with --output, or give --overwrite" in again.stderr
+
+
+def test_folders_with_a_class_of_one_name_are_refused_before_anything_is_exported(tmp_path: Path):
+    folders = [part(tmp_path, k, name, {"background": 0, "liver": 1, name: 2}) for k, name in enumerate(("a", "b"), 1)]
+    done = invoke(["export", "nnunet", *folders, "--output", "all.toml"], tmp_path)
+    assert done.returncode == 2
+    assert 'both have "liver": export each on its own, and write a list that renames it' in done.stderr
+    assert not list(tmp_path.glob("*.onnx"))
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

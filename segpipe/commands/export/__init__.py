@@ -10,6 +10,7 @@ NETWORK = "network"
 COMMANDS = {
     NETWORK: "Make an ONNX file of the network in WEIGHTS: a checkpoint, a transformers folder, or a program.",
     "nnunet": "Make ONNX files of the folds of a folder that nnU-Net trained.",
+    "join": "List ONNX models for parts of the classes, whose label maps segpipe run then joins.",
     "attach": "Put a contract into an ONNX file that was made elsewhere.",
 }
 

@@ -43,7 +43,7 @@ def check_overrides(path: str, overrides: Overrides) -> None:
 
 def order_notes(grid: VoxelGrid, contract: Contract) -> list[str]:
     """A note on the order of axes that the network sees, if the contract has no orientation."""
-    if contract.orientation is not None or not contract.layout.is_volume:
+    if contract.orientation is not None or not contract.layout.is_volume or contract.is_joined:
         return []
     if contract.axis_order is not None:
         return [f"the contract names no orientation: axes {contract.axis_order} of those stored, {grid.directions}"]

@@ -1,0 +1,27 @@
+"""``segpipe export join``: several ONNX models for parts of the classes, as one model of a run."""
+
+from pathlib import Path
+
+import click
+
+from segpipe.commands.edge import guarded
+from segpipe.commands.options import PATH
+from segpipe.messages.console import echo
+
+
+@click.command()
+@click.argument("models", type=PATH, nargs=-1, required=True)
+@click.option("--output", "-o", type=PATH, required=True, help="The list to write, a .toml file.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing list.")
+@guarded(writes=True)
+def join(models: tuple[Path, ...], output: Path, overwrite: bool) -> int:
+    """List MODELS, ONNX files for parts of the classes, whose label maps segpipe run then joins.
+
+    Classes are numbered from 1, in the order of the models. Where two models claim a pixel, the later one wins.
+    """
+    from segpipe.export.model_list import Entry, check_list, write_list
+
+    check_list(output, overwrite=overwrite)
+    classes = write_list([Entry(path.stem, (path,)) for path in models], output)
+    echo(f"{output}: {len(models)} models, {len(classes)} classes besides the background")
+    return 0

@@ -1,0 +1,176 @@
+"""Join the label maps of the models of a list, box by box: a later model's class lies over an earlier one's."""
+
+import math
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.contract import Contract
+from segpipe.errors import SourceError
+from segpipe.formats.case import Case
+from segpipe.formats.finished_mask import OpenLabels, open_labels
+from segpipe.formats.registry import CONFIDENCE, FORMATS
+from segpipe.geometry.windows import Window
+from segpipe.network.listed import settings_of_listed
+from segpipe.network.spec import Listed
+from segpipe.pipeline.decide import CONFIDENCE_NODATA, Boxes, Decided, Decision
+from segpipe.pipeline.memory import most_memory
+from segpipe.pipeline.opening import Sheet, open_sheet
+from segpipe.results.records import Run, is_done, read_record
+from segpipe.results.schema import Record
+from segpipe.storage import Store
+
+AT_ONCE = 2**21
+"""Pixels of a box, where that is at least one row."""
+
+
+def joined(cases: Iterable[Case], run: Run) -> Generator[tuple[Case, Boxes], None, None]:
+    """Yield each case with the boxes of its joined map, in order; needs the finished masks of every model."""
+    for case in cases:
+        yield case, _boxes(case, run)
+
+
+def run_of(run: Run, listed: Listed) -> Run:
+    """The run of one model of a list, in its own folder."""
+    return replace(run, model=listed.spec, settings=settings_of_listed(run.settings, listed))
+
+
+def _boxes(case: Case, run: Run) -> Boxes:
+    """Boxes of all rows, from the first to the last.
+
+    Raises:
+        SourceError: a model's mask is not that of this run, or does not fit the case.
+    """
+    source, sheet = open_sheet(case, run.model, run.overrides, memory=most_memory(run.settings))
+    source.close()
+    decision = Decision(run.model.contract, run.model.blend_on)
+    windows = len(sheet.cover)
+    with ExitStack() as stack:
+        layers = [stack.enter_context(_opened(case, run, one, sheet)) for one in run.model.listed]
+        for window in row_boxes(sheet.grid.shape):
+            labels, likely = laid_over([layer.read(window) for layer in layers], decision)
+            yield Decided(sheet, window, labels[None], None if likely is None else likely[None], windows)
+            windows = 0  # counted with the first box
+
+
+def row_boxes(shape: Sequence[int]) -> Iterator[Window]:
+    """Boxes of whole rows, or of whole planes of a volume, in order.
+
+    >>> [(box.start[0], box.stop[0]) for box in row_boxes((5, 1024, 1024))]
+    [(0, 2), (2, 4), (4, 5)]
+    """
+    height = max(1, AT_ONCE // max(1, math.prod(shape[1:])))
+    rest = tuple(shape[1:])
+    for top in range(0, shape[0], height):
+        yield Window((top, *(0 for _ in rest)), (min(top + height, shape[0]), *rest))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Claims:
+    """What a model says of a box."""
+
+    ids: NDArray[np.int64]
+    """Joined id per band and pixel, 0 where it claims nothing; shape ``(bands, *box)``."""
+    invalid: NDArray[np.bool_]
+    """Pixels that it has not seen, shape ``box``."""
+    likely: NDArray[np.uint8] | None
+    """Confidence, shape ``(bands, *box)``."""
+
+
+def laid_over(claims: Sequence[Claims], decision: Decision) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
+    """Labels of a box and their confidence: the last claim wins, background is where no model claims.
+
+    The confidence of a claim is its model's; that of the background is the least of all. A pixel that a model has not seen
+    is nodata.
+    """
+    labels = np.zeros(claims[0].invalid.shape, decision.dtype)
+    likely = None if claims[0].likely is None else np.full(labels.shape, CONFIDENCE_NODATA - 1, np.uint8)
+    invalid = np.zeros(labels.shape, bool)
+    for one in claims:
+        invalid |= one.invalid
+        for band, ids in enumerate(one.ids):
+            claimed = ids != 0
+            if likely is not None and one.likely is not None:
+                least = np.where(labels == 0, np.minimum(likely, one.likely[band]), likely)
+                likely = np.where(claimed, one.likely[band], least)
+            labels[claimed] = ids[claimed]
+    labels[invalid] = decision.nodata
+    if likely is not None:
+        likely[invalid] = CONFIDENCE_NODATA
+    return labels, likely
+
+
+class Layer(Protocol):
+    """The finished mask of one model over a case."""
+
+    def read(self, window: Window) -> Claims: ...
+
+
+@dataclass(frozen=True)
+class _Finished:
+    path: str
+    mask: OpenLabels
+    confidence: OpenLabels | None
+    tables: tuple[NDArray[np.int64], ...]
+    """Joined id of each label, for each band; -1 for a label that is no class's."""
+    nodata: int
+
+    def read(self, window: Window) -> Claims:
+        stored = self.mask.read(window)
+        invalid = (stored == self.nodata).any(axis=0)
+        ids = np.stack([table[band] for table, band in zip(self.tables, stored, strict=True)])
+        if (wrong := (ids < 0) & ~invalid).any():
+            found = stored[wrong][0]
+            raise SourceError(f"{self.path} must hold the labels of its model, got {found}: run again with --overwrite")
+        likely = None if self.confidence is None else self.confidence.read(window)
+        return Claims(np.where(invalid, 0, ids), invalid, None if likely is None else np.asarray(likely, np.uint8))
+
+
+@contextmanager
+def _opened(case: Case, run: Run, listed: Listed, sheet: Sheet) -> Iterator[Layer]:
+    """Open the mask of a model, and its confidence if the run has one.
+
+    Raises:
+        SourceError: it is not the mask of this model and of the case as it is now.
+    """
+    own = run_of(run, listed)
+    record = read_record(own.output, case)
+    if record is None or not is_done(case, own):
+        raise SourceError(
+            f"{case.path}: the labels of model {listed.name} in {own.output} are not those of this run any more: "
+            "run the same command again"
+        )
+    nodata = Decision(listed.spec.contract, listed.spec.blend_on).nodata
+    with ExitStack() as stack:
+        mask = stack.enter_context(_labels(own.output, case, record, "", listed.spec.contract))
+        likely = None
+        if run.settings.confidence:
+            likely = stack.enter_context(_labels(own.output, case, record, CONFIDENCE, listed.spec.contract))
+        for one in (mask, likely):
+            if one is not None and one.shape != sheet.grid.shape:
+                raise SourceError(f"{one.path} does not lie on the grid of {case.path}: run again with --overwrite")
+        yield _Finished(mask.path, mask, likely, tuple(_tables(listed)), nodata)
+
+
+def _labels(output: Store, case: Case, record: Record, kind: str, contract: Contract) -> Any:
+    names = {f"{case.name}{kind}{suffix}" for suffix in FORMATS[case.format].outputs}
+    name = next(name for name in record.outputs if name in names)
+    return open_labels(case.format, output, name, len(contract.mask_classes) if contract.task == "multilabel" else 1)
+
+
+def _tables(listed: Listed) -> Iterator[NDArray[np.int64]]:
+    if listed.spec.contract.task == "multilabel":
+        for _, joined_id in sorted(listed.ids):
+            yield _table({0: 0, 1: joined_id})
+    else:
+        yield _table(dict(listed.ids))
+
+
+def _table(ids: dict[int, int]) -> NDArray[np.int64]:
+    table = np.full(2**16, -1, np.int64)
+    table[list(ids)] = list(ids.values())
+    return table

@@ -5,8 +5,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from segpipe.geometry.windows import Window
+from segpipe.network.device_arrays import DeviceArrays, Lane
 from segpipe.pipeline.blend import Finished
 from segpipe.pipeline.confined import confined
 
@@ -50,3 +52,13 @@ def test_a_box_outside_has_no_scores():
 
 def test_without_an_area_boxes_stay_as_they_are():
     np.testing.assert_equal(left(CLOUDS, None, scope=False).invalid, CLOUDS)
+
+
+def test_tensors_of_a_device_become_invalid_alike():
+    """As on a GPU, whose masks are tensors."""
+    arrays = DeviceArrays(Lane("cpu"), lag=1)
+    sums = torch.zeros((3, *BOX.shape))
+    box = Finished(SimpleNamespace(scope=Scope(OUTSIDE)), BOX, sums, torch.tensor(CLOUDS))
+    (found,) = confined([box], arrays)
+    assert found.invalid.dtype == torch.bool
+    np.testing.assert_array_equal(found.invalid.numpy(), CLOUDS | OUTSIDE)

@@ -82,9 +82,21 @@ def _gdal_stays_as_it_is() -> Iterator[None]:
     assert get_gdal_config("GDAL_CACHEMAX") >= min(cache, 2**27)  # segpipe sets it when it first reads
 
 
-def pytest_collection_finish() -> None:
-    """What collecting has made stays to the end: the collector of garbage need not walk through it again and again."""
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """The collector of garbage waits, and leaves alone what is made here: nearly all stays, and walking through it again
+    and again costs 5 s of 25 in each worker, and more with each test that asks for it."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Some libraries count what they find alive at the end."""
+    gc.unfreeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.formats.source import Invalid, Pixels, Source
-from segpipe.formats.unusual import FEWEST
+from segpipe.formats.unusual.values import FEWEST
 from segpipe.geometry.windows import Window
 
 BOXES, LOOKED_AT = 4, 64

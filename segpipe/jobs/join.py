@@ -10,7 +10,7 @@ from segpipe.formats.case import Case
 from segpipe.formats.registry import FORMATS
 from segpipe.formats.samples import sampled
 from segpipe.formats.source import Source
-from segpipe.formats.unusual import Judge
+from segpipe.formats.unusual.judge import Judge
 from segpipe.jobs.tasks import JoinJob
 from segpipe.pipeline.findings import with_findings
 from segpipe.pipeline.memory import most_memory

@@ -13,7 +13,8 @@ from segpipe.formats.case import Case
 from segpipe.formats.raster.gdal import gdal_options
 from segpipe.formats.raster.source import RasterSource
 from segpipe.formats.samples import BOXES, LOOKED_AT, TAKEN, sampled, side, thinned
-from segpipe.formats.unusual import Finding, Judge
+from segpipe.formats.unusual.finding import Finding
+from segpipe.formats.unusual.judge import Judge
 from segpipe.geometry.grid import BareGrid
 from segpipe.geometry.windows import Window
 from segpipe.overrides import AS_STORED

@@ -14,7 +14,8 @@ from typing import Any
 
 HEAVY = (
     "segpipe.cli segpipe.commands.run segpipe.commands.tune segpipe.commands.inspect segpipe.commands.export.attach "
-    "segpipe.terminal.progress segpipe.terminal.journal segpipe.jobs.launch segpipe.jobs.trial "
+    "segpipe.terminal.progress segpipe.terminal.profile segpipe.terminal.plan segpipe.terminal.chosen "
+    "segpipe.terminal.state segpipe.terminal.exported segpipe.terminal.journal segpipe.jobs.launch segpipe.jobs.trial "
     "segpipe.tune.measure segpipe.tune.show segpipe.export.attach segpipe.inspect.file segpipe.inspect.show"
 )
 

@@ -24,8 +24,9 @@ from segpipe.messages.printable import printable
 from segpipe.process.interruption import interruptible
 from segpipe.process.isolation import isolated
 from segpipe.settings import Settings, load_settings
-from segpipe.terminal import progress as terminal
 from segpipe.terminal.journal import Journal
+from segpipe.terminal.plan import note_lines
+from segpipe.terminal.progress import watcher
 
 LOG = logging.getLogger("segpipe")
 
@@ -54,7 +55,7 @@ def execute(prepared: Prepared, host: Host) -> Summary:
     interrupted = False
     if prepared.run.model.listed:
         prepared, interrupted = after_models(prepared, lambda own: execute(own, host), host.note)
-    for line in terminal.note_lines(prepared):
+    for line in note_lines(prepared):
         host.note(printable(line))
     run, plan = settle(prepared.run, prepared.plan, host.note)
     prepared = replace(prepared, run=run, plan=plan)
@@ -152,4 +153,4 @@ def _watching(progress: bool | None) -> Callable[[Prepared], AbstractContextMana
 
     if in_notebook():
         return NotebookBar
-    return terminal.watcher if progress else lambda _: nullcontext(_Silent())
+    return watcher if progress else lambda _: nullcontext(_Silent())

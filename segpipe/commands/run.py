@@ -194,23 +194,26 @@ def _run_with(settings: "Settings", dry_run: bool) -> int:
         from segpipe.api.running import Host, execute
         from segpipe.jobs.launch import prepare
         from segpipe.process.machine import age
-        from segpipe.terminal import progress as terminal
+        from segpipe.terminal.chosen import settings_lines
+        from segpipe.terminal.plan import print_left_out, print_plan
+        from segpipe.terminal.profile import print_profile
+        from segpipe.terminal.progress import conclude, watcher
 
     prepared = prepare(settings, look=dry_run, age=age())
-    for line in terminal.settings_lines(prepared, everything=logging.getLogger("segpipe").isEnabledFor(logging.INFO)):
+    for line in settings_lines(prepared, everything=logging.getLogger("segpipe").isEnabledFor(logging.INFO)):
         echo(printable(line), err=True)
     if dry_run:
         plans = [*runs_of_list(prepared, look=True), (None, prepared)]
         for listed, own in plans:
             if listed is not None:
                 echo(f"model {listed.name}, {listed.spec.title}")
-            terminal.print_plan(own)
-        terminal.print_left_out(prepared)
+            print_plan(own)
+        print_left_out(prepared)
         return SOME_FAILED if any(own.plan.failed or own.problems for _, own in plans) else 0
-    summary = execute(prepared, Host(terminal.watcher, lambda line: echo(line, err=True), signals.halting))
-    terminal.conclude(prepared, summary)
-    terminal.print_left_out(prepared)
-    terminal.print_profile(summary)
+    summary = execute(prepared, Host(watcher, lambda line: echo(line, err=True), signals.halting))
+    conclude(prepared, summary)
+    print_left_out(prepared)
+    print_profile(summary)
     if summary.interrupted:
         raise KeyboardInterrupt
     for problem in summary.problems:

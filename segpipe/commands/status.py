@@ -16,8 +16,8 @@ def status(output: str, inputs: tuple[str, ...], json: bool) -> int:
     Exits with 1 if a case failed or is missing, or the last run died.
     """
     from segpipe.jobs.status import read_status
-    from segpipe.terminal import progress as terminal
+    from segpipe.terminal.state import print_status
 
     found = read_status(output, inputs)
-    terminal.print_status(found, json)
+    print_status(found, json)
     return SOME_FAILED if found.failed or found.missing or found.problems or found.state == "died" else 0

@@ -29,7 +29,7 @@ from segpipe.results.tables import write_areas
 from segpipe.settings import load_settings
 from segpipe.storage.folder import Folder
 from segpipe.storage.lock import NAME, STALE, locked, sign_of
-from segpipe.terminal import progress
+from segpipe.terminal.state import print_status
 
 OTHERS = (
     *(b"", bytes(60), b"{", b"[]", b"3", b"null", b'"x"', b"true", b"{}", b"\xff\xfe\0", b"[" * 10**5, b'{"a":' * 10**5),
@@ -162,7 +162,7 @@ def test_status_of_any_run_json_is_told_or_one_line(done, capsys):
             text = str(error)
         else:
             shown += 1
-            progress.print_status(found, as_json=False)
+            print_status(found, as_json=False)
             json.dumps(asdict(found), allow_nan=False)
             continue
         assert "\n" not in text

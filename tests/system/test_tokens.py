@@ -22,8 +22,8 @@ from segpipe.messages.console import echo
 from segpipe.messages.redact import cleaned, is_cut, without_secrets
 from segpipe.results.parts import cut_key
 from segpipe.settings import load_settings
+from segpipe.terminal.chosen import settings_lines
 from segpipe.terminal.journal import Journal
-from segpipe.terminal.progress import settings_lines
 
 SIGNED = {
     "SAS": "sv=2022-11-02&st=2026-11-01&se=2026-12-01&sr=b&sp=r&spr=https&sig=SECRET{}%2Babc%3D",

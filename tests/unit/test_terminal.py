@@ -28,11 +28,13 @@ from segpipe.results.tables import write_areas
 from segpipe.results.totals import UNITS, Sum, Totals
 from segpipe.settings import load_settings
 from segpipe.storage.folder import Folder
-from segpipe.terminal import progress
 from segpipe.terminal.areas import areas_table
 from segpipe.terminal.bar import Bar
+from segpipe.terminal.chosen import settings_lines
 from segpipe.terminal.log_lines import LogLine, StderrHandler
-from segpipe.terminal.progress import _in_full
+from segpipe.terminal.plan import note_lines, print_plan
+from segpipe.terminal.progress import Lines, _in_full, conclude, largest
+from segpipe.terminal.state import print_status
 from segpipe.tune.show import _print
 
 RANGES = ((0, 32), (127, 160), (0x202A, 0x202F), (0x2066, 0x206A))
@@ -97,7 +99,7 @@ def line_of(sizes: list[float]) -> str:
     one = replace(
         record("a"), valid=Amount(int(sum(sizes) * 100), sum(sizes), "ha"), statistics={"areas": classes_of(sizes)}
     )
-    return progress.largest(Totals.over([one]))
+    return largest(Totals.over([one]))
 
 
 def test_a_line_has_the_areas_of_all_classes_in_their_order():
@@ -147,14 +149,14 @@ def lines_of(text: str) -> list[str]:
 
 
 def test_a_case_is_one_line_whatever_it_is_called(capsys):
-    lines = progress.Lines(SimpleNamespace(plan=Planned(), cases=[Case(EVIL, EVIL)]))
+    lines = Lines(SimpleNamespace(plan=Planned(), cases=[Case(EVIL, EVIL)]))
     lines.outcome(Outcome(Case(EVIL, EVIL), 0.1, 10))
     lines.outcome(Outcome(Case(EVIL, EVIL), 0.1, error=f"{EVIL} is bad"))
     values = {"output": EVIL, "done": 0, "failed": [{"case": EVIL, "error": EVIL}], "missing": [EVIL], "parts": {}}
     values |= {key.name: None for key in fields(Status) if key.name not in values} | {"problems": [], "command": EVIL}
-    progress.print_status(Status(**values), as_json=False)
+    print_status(Status(**values), as_json=False)
     assert len(lines_of(capsys.readouterr().out)) == 2 + 5
-    progress.print_status(Status(**values), as_json=True)
+    print_status(Status(**values), as_json=True)
     (line,) = lines_of(capsys.readouterr().out)
     assert json.loads(line)["missing"] == [EVIL]
 
@@ -218,26 +220,26 @@ def test_a_whole_run_over_evil_names(raster, tmp_path, capsys, monkeypatch):
     flags = {"input": (str(tmp_path / "in"),), "model": tmp_path / "m.onnx", "output": tmp_path / "out"}
     settings = load_settings(None, flags | {"executor": "serial", "device": "cpu"})
     prepared = prepare(settings, look=True)
-    progress.print_plan(prepared)
+    print_plan(prepared)
     plan = prepare(settings)
-    with progress.Lines(plan) as watcher:
+    with Lines(plan) as watcher:
         summary = carry_out(plan, watcher)
-    progress.conclude(plan, summary)
+    conclude(plan, summary)
     for line in (
-        *progress.settings_lines(plan),
-        *progress.settings_lines(plan, everything=True),
-        *progress.note_lines(plan),
+        *settings_lines(plan),
+        *settings_lines(plan, everything=True),
+        *note_lines(plan),
     ):
         console.echo(line)
     lines_of(capsys.readouterr().out)
     with monkeypatch.context() as patch:
         patch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-        progress.conclude(plan, summary)
+        conclude(plan, summary)
     text = capsys.readouterr().out
     assert "[/]" in text
     assert "[grass]" in text
     assert len(summary.done) == 3
-    progress.print_status(read_status(str(tmp_path / "out")), as_json=False)
+    print_status(read_status(str(tmp_path / "out")), as_json=False)
     lines_of(capsys.readouterr().out)
     for path in sorted((tmp_path / "in").iterdir()):
         print_facts(inspect_file(load_settings(None, {"input": (str(path),), "model": path, "device": "cpu"})))

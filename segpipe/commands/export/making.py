@@ -28,7 +28,7 @@ def print_made(load: Callable[[], Make], extra: str, *, verbose: bool) -> int:
         ExportError: a package is missing, or a network cannot be exported.
     """
     from segpipe.export.quiet import quiet
-    from segpipe.terminal import progress as terminal
+    from segpipe.terminal.exported import print_export
 
     try:
         make = load()
@@ -41,5 +41,5 @@ def print_made(load: Callable[[], Make], extra: str, *, verbose: bool) -> int:
         echo(f"error: {error}", err=True)
         return SOME_FAILED
     for one in made:
-        terminal.print_export(one)
+        print_export(one)
     return 0

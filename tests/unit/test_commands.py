@@ -80,7 +80,7 @@ def test_completion_tells_what_commands_do_and_the_flags_of_the_group():
         (cases, Settings, {"codes", "config"}),
         (tune, TuneSettings, {"json"}),
         (network, ExportSettings, {"verbose"}),
-        (nnunet, NnunetSettings, {"verbose"}),
+        (nnunet, NnunetSettings, {"verbose", "folders"}),
     ],
     ids=lambda one: one.name if isinstance(one, click.Command) else "",
 )

@@ -147,7 +147,7 @@ def plans(features: Sequence[int], patch: int) -> dict[str, Any]:
         "configurations": {"3d_fullres": configuration},
         "image_reader_writer": "SimpleITKIO",
         "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {},
+        "foreground_intensity_properties_per_channel": {"0": {}},
     }
 
 

@@ -94,7 +94,7 @@ def _spread(
             (note,) = resampling_note(case.path, source.grid, spec.contract)
             LOG.warning("warning: %s: %s", case.name, note)
         scaling = of_input(scaling_of(source, spec.contract, sheet.box), spec.contract)
-        seen = on_network_grid(source, sheet, spec)
+        seen = on_network_grid(source, sheet, spec, scaling)
         windows = list(sheet.cover)
         step = max(1, len(windows) // count)
         for k in range(step):

@@ -10,6 +10,7 @@ from segpipe.formats.neighbouring import Neighbouring
 from segpipe.formats.source import Begun, Invalid, Pixels, Source
 from segpipe.geometry.regridding import AT_ONCE, Regridding, grown, resample
 from segpipe.geometry.windows import Window
+from segpipe.network.scaling import Scaling
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -33,10 +34,18 @@ class Resampled:
         source: the opened case.
         regridding: from the case's own grid to the network's.
         whole: whether pixels are rounded to their stored type, for a model that takes integers.
+        blank: scaling whose blank pixels become 0 before the case is resampled, not after.
     """
 
-    def __init__(self, source: Source | Neighbouring, regridding: Regridding, *, whole: bool = False) -> None:
-        self._source, self._regridding = source, regridding
+    def __init__(
+        self,
+        source: Source | Neighbouring,
+        regridding: Regridding,
+        *,
+        whole: bool = False,
+        blank: Scaling | None = None,
+    ) -> None:
+        self._source, self._regridding, self._blank = source, regridding, blank
         self._floats = np.dtype(np.float32 if np.can_cast(source.dtype, np.float32) else np.float64)
         self.dtype: np.dtype[Any] = source.dtype if whole else self._floats
 
@@ -94,7 +103,7 @@ class Resampled:
         own = None if box is None else self._regridding.needed_by_box(box)
         own_invalid = None if own is None else np.zeros(own.shape, np.bool_)
         for slab, stored, invalid in slabs:
-            pixels, missing = resample(self._regridding, slab, stored.astype(self._floats, copy=False), invalid)
+            pixels, missing = resample(self._regridding, slab, self._as_floats(stored), invalid)
             inside = _overlap(window, slab)
             made.append(pixels[(slice(None), *_within(inside, slab.start))])
             lost.append(_mask(missing, slab)[_within(inside, slab.start)])
@@ -103,6 +112,11 @@ class Resampled:
                 both = _overlap(own, needed)
                 own_invalid[_within(both, own.start)] = invalid[_within(both, needed.start)]
         return Taken(self._stored(_joined(made, 1)), _some(_joined(lost, 0)), _some(own_invalid))
+
+    def _as_floats(self, stored: Pixels) -> Pixels:
+        """Stored pixels as floats; blank ones have the value that is scaled to 0, so that no edge lies around them."""
+        pixels = stored.astype(self._floats, copy=False)
+        return pixels if self._blank is None else self._blank.without_blank(stored, pixels)
 
     def _stored(self, pixels: Pixels) -> Pixels:
         return pixels if self.dtype == self._floats else np.rint(pixels).astype(self.dtype)

@@ -57,6 +57,11 @@ class Scaling:
         kind = np.float32 if pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32 else np.float64
         return np.asarray(pixels.astype(kind, copy=False) == _column(self.blank, pixels.ndim).astype(kind))
 
+    def without_blank(self, stored: NDArray[Any], pixels: NDArray[Any]) -> NDArray[Any]:
+        """Pixels as floats, with the value that is scaled to 0 in place of blank ones."""
+        zero = np.divide(-self.bias, self.gain, out=np.zeros_like(self.bias), where=self.gain != 0)
+        return np.where(self.is_blank(stored), _column(zero, pixels.ndim).astype(pixels.dtype), pixels)
+
     def then(self, gain: NDArray[np.float64], bias: NDArray[np.float64]) -> Self:
         """This map followed by another one, which must increase."""
         clip = [None if limit is None else limit * gain + bias for limit in (self.low, self.high)]

@@ -177,8 +177,8 @@ def _tile(case: Case, spec: ModelSpec, overrides: Overrides) -> Patch | None:
     """A tile with valid pixels; None if there is none where it is looked for."""
     source, sheet = open_sheet(case, spec, overrides)
     with closing(source):
-        seen = on_network_grid(source, sheet, spec)
         scaling = of_input(scaling_of(source, spec.contract, sheet.box), spec.contract)
+        seen = on_network_grid(source, sheet, spec, scaling)
         patches = (patch_of(seen, sheet.cover, index, scaling) for index in _outwards(sheet.cover.counts))
         return next((patch for patch in islice(patches, PLACES) if patch is not None), None)
 

@@ -26,6 +26,7 @@ from segpipe.geometry.nnunet_grids import NnunetGrids
 from segpipe.geometry.regridding import Regridding
 from segpipe.geometry.weighting import Weights
 from segpipe.geometry.windows import Cover, Part, Window, reflected
+from segpipe.network.scaling import Scaling
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import AS_STORED, Overrides
 from segpipe.pipeline.memory import refuse_fine_case, refuse_large_case
@@ -215,11 +216,18 @@ def with_neighbours(source: Source, contract: Contract) -> Source | Neighbouring
     return Neighbouring(source, contract.neighbours) if contract.neighbours else source
 
 
-def on_network_grid(source: Source, sheet: Sheet, model: ModelSpec) -> Source | Neighbouring | Resampled:
-    """The source from which the network's pixels are read: the case with neighbouring slices, and resampled."""
+def on_network_grid(
+    source: Source, sheet: Sheet, model: ModelSpec, scaling: Scaling | None = None
+) -> Source | Neighbouring | Resampled:
+    """The source from which the network's pixels are read: the case with neighbouring slices, and resampled.
+
+    A contract with ``crop`` leaves out zeros before a case is resampled, as nnU-Net does; ``scaling`` is that of the case.
+    """
     if isinstance(sheet.regridding, NnunetGrids):
         return NnunetCase(source, sheet.regridding, model.contract)
     stack = with_neighbours(source, model.contract)
     if sheet.regridding is None:
         return stack
-    return Resampled(stack, sheet.regridding, whole=np.dtype(model.input_dtype).kind in "iu")
+    early = model.contract.crop is not None and scaling is not None and scaling.blank is not None and sheet.resampled
+    whole = np.dtype(model.input_dtype).kind in "iu"
+    return Resampled(stack, sheet.regridding, whole=whole, blank=scaling if early else None)

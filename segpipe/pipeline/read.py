@@ -183,8 +183,9 @@ def _decoded(case: Case, source: Source, sheet: Sheet, reading: Reading) -> Iter
         FORMATS[case.format].cache().grow(sheet.block_bytes)
     sheet, look = _examined(case, source, sheet, scaling, reading)
     reading.decoders.begin()
-    seen = on_network_grid(source, sheet, reading.model)
-    scaling = seen.scaling if isinstance(seen, NnunetCase) else of_input(scaling, reading.model.contract)
+    scaling = of_input(scaling, reading.model.contract)
+    seen = on_network_grid(source, sheet, reading.model, scaling)
+    scaling = seen.scaling if isinstance(seen, NnunetCase) else scaling
     for windows in stretches(sheet.windows, *_at_once(case, source, sheet, reading.model.contract)):
         if sheet.abandoned.is_set():
             return

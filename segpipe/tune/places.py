@@ -112,11 +112,11 @@ class Place:
         source, sheet = open_sheet(self.case, spec, overrides)
         with closing(source):
             scaling = of_input(scaling_of(source, spec.contract, sheet.box), spec.contract)
-            return self.read(source, sheet, spec), scaling
+            return self.read(source, sheet, spec, scaling), scaling
 
-    def read(self, source: Source, sheet: Sheet, spec: ModelSpec) -> Held:
+    def read(self, source: Source, sheet: Sheet, spec: ModelSpec, scaling: Scaling | None = None) -> Held:
         """Read the pixels of the box, given on the network's grid of the opened case."""
-        seen = on_network_grid(source, sheet, spec)
+        seen = on_network_grid(source, sheet, spec, scaling)
         if self.plane is None:
             return Held(*seen.read(self.window), _outside(sheet, self.window))
         pixels, invalid = seen.read(Window((self.plane, *self.window.start), (self.plane + 1, *self.window.stop)))

@@ -1,5 +1,6 @@
 """The box of non-zero pixels against the whole array, and statistics over it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from segpipe.errors import ContractError
 from segpipe.formats import case_scaling
 from segpipe.formats.cropping import cropped, nonzero_box, outside_scores
 from segpipe.formats.nifti.source import NiftiSource
+from segpipe.formats.resampled import Resampled
 from segpipe.geometry.cropped_grids import CroppedGrids
-from segpipe.geometry.regridding import Regridding
+from segpipe.geometry.regridding import Regridding, resample
 from segpipe.geometry.windows import Window
 from segpipe.network.scaling import stored_zero
 
@@ -81,6 +83,20 @@ def test_statistics_are_those_of_the_box(tmp_path: Path) -> None:
     scaling = case_scaling.scaling_of(NiftiSource(str(tmp_path / "a.nii"), contract()), contract(), WANTED)
     inside = data[tuple(slice(a, b) for a, b in zip(WANTED.start, WANTED.stop, strict=True))].astype(float)
     assert np.allclose([1 / scaling.gain[0], -scaling.bias[0] / scaling.gain[0]], [inside.std(), inside.mean()])
+
+
+def test_zeros_become_0_before_a_case_is_resampled(tmp_path: Path) -> None:
+    """As in nnU-Net; afterwards, voxels between zeros and others would be far from all that the network knows."""
+    data = written(tmp_path / "a.nii", BOX)
+    source, between = NiftiSource(str(tmp_path / "a.nii"), contract()), Regridding(data.shape, (1.7, 0.6, 1.0))
+    own = contract(statistics_over="nonzero")
+    scaling = replace(case_scaling.scaling_of(source, own), gain=np.array([0.02]), bias=np.array([-3.0]))
+    whole = Window((0, 0, 0), between.shape)
+    pixels, invalid = Resampled(source, between, blank=scaling).read(whole)
+    scaled = np.where(data == 0, 0, data * 0.02 - 3.0)
+    assert np.allclose(scaling(pixels, invalid), resample(between, whole, scaled[None], None)[0], atol=1e-5)
+    late = scaling(*Resampled(source, between).read(whole))
+    assert not np.allclose(late, scaling(pixels, invalid), atol=0.1)
 
 
 def test_scores_outside_mean_background() -> None:

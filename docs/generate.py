@@ -69,6 +69,7 @@ MORE = {
     "lesions": "lesions-csv.md",
     "min_size": "../howto/lesions.md#leave-out-the-small-ones",
     "instances": "../howto/lesions.md#a-volume-of-instances",
+    "per_class": "outputs.md#a-mask-per-class",
     "audit": "../howto/audit.md",
     "majority": "../howto/cleaning.md#a-majority-filter",
     "sieve": "../howto/cleaning.md#a-minimum-mapping-unit",

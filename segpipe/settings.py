@@ -215,6 +215,8 @@ class Settings(BaseModel):
     """Components below this size are counted but not listed: mm3 in volumes, m2 on the Earth, else pixels."""
     instances: bool = Field(default=False, strict=True)
     """Also write a second mask with each component's number in the table."""
+    per_class: bool = Field(default=False, strict=True)
+    """Also write a mask of zeros and ones for each class, ``<case>.classes/<class>``."""
     seg: Seg = "binary"
     """The DICOM Segmentation beside the NIfTI mask of a series: a bit per voxel and class, a label per voxel, or none."""
     report: Literal["dicom"] | None = None

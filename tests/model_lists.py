@@ -6,6 +6,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import rasterio
 from networks import Network, contract
 
 PARTS: dict[str, tuple[list[str], dict[str, Any]]] = {
@@ -60,6 +61,11 @@ def joined_by_hand(masks: Mapping[str, np.ndarray], parts: Mapping[str, tuple[li
             if label := masks[name][where]:
                 out[where] = ids[classes[label]]
     return out
+
+
+def first_band(path: Path) -> np.ndarray:
+    with rasterio.open(path) as dataset:
+        return dataset.read(1)
 
 
 def labels(path: Path) -> np.ndarray:

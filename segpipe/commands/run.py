@@ -87,6 +87,7 @@ if TYPE_CHECKING:  # importing pydantic takes longer than --help
 )
 @OUTPUT("--min-size", type=float, help="Size below which components are not listed: mm3, on maps m2 [0].")
 @OUTPUT("--instances/--no-instances", default=None, help="Also write the component of each voxel as a second mask.")
+@OUTPUT("--per-class/--no-per-class", default=None, help="Also write a mask for each class: <case>.classes/<class>.")
 @OUTPUT(
     "--seg",
     type=click.Choice(["binary", "labelmap", "none"]),

@@ -17,7 +17,7 @@ from segpipe.storage import Store
 
 @dataclass(frozen=True)
 class OpenLabels:
-    """An open mask; axes are those of a case that is opened without an orientation."""
+    """An open mask."""
 
     path: str
     shape: tuple[int, ...]
@@ -26,8 +26,8 @@ class OpenLabels:
 
 
 @contextmanager
-def open_labels(family: str, output: Store, name: str, bands: int) -> Iterator[OpenLabels]:
-    """Open the mask ``name`` of a case of the format ``family``.
+def open_labels(family: str, output: Store, name: str, contract: Contract) -> Iterator[OpenLabels]:
+    """Open the mask ``name`` of a case of the format ``family``; ``contract`` is one of ``as_stored``.
 
     Raises:
         SourceError, OutputError: it cannot be opened or read.
@@ -39,7 +39,7 @@ def open_labels(family: str, output: Store, name: str, bands: int) -> Iterator[O
             mask = stack.enter_context(open_mask(local))
             yield OpenLabels(path, mask.grid.shape, lambda window: _bands(mask, window))
             return
-        source = stack.enter_context(closing(open_case(Case(name, str(local), format_of(name)), _as_stored(bands))))
+        source = stack.enter_context(closing(open_case(Case(name, str(local), format_of(name)), contract)))
         yield OpenLabels(path, source.grid.shape, lambda window: _voxels(source, window))
 
 
@@ -51,8 +51,14 @@ def _voxels(source: Source, window: Window) -> Pixels:
     return source.read(window)[0]
 
 
-def _as_stored(bands: int) -> Contract:
-    """A contract that leaves voxels as the file has them: a slope, as of a confidence, cancels in a range."""
+def as_stored(bands: int, axes: Contract | None = None) -> Contract:
+    """A contract that leaves values as the file has them: a slope, as of a confidence, cancels in a range.
+
+    Args:
+        bands: bands of the mask.
+        axes: axes are in the order and directions of this contract; None: those of the file.
+    """
     classes = [{"id": 0, "name": "values"}]
     values = {"version": 1, "channels": bands, "normalize": "minmax", "layout": Layout.NCDHW, "classes": classes}
-    return Contract.model_validate({**values, "task": "multilabel", "activation": "sigmoid"})
+    turned = {} if axes is None else {"orientation": axes.orientation, "axis_order": axes.axis_order, "layout": axes.layout}
+    return Contract.model_validate({**values, "task": "multilabel", "activation": "sigmoid", **turned})

@@ -28,6 +28,9 @@ OVERVIEWS = 4 / 3
 MASK_SHARE, CONFIDENCE_SHARE = 0.12, 0.6
 """Likely size of a compressed raster relative to its pixels."""
 
+CLASS_SHARE = 0.01
+"""Likely size of the compressed mask of one of many classes relative to its pixels."""
+
 INSTANCE, NAME = 2, 4
 """Bytes per pixel of the number of a component, and of its name until it has a number."""
 
@@ -136,8 +139,13 @@ def _names(pixels: float, run: Run) -> Space:
 
 
 def _derived(name: str, pixels: float, run: Run) -> Space:
-    """Space of the files that format ``name`` derives from a mask."""
-    return FORMATS[name].derived_space(run.derived, len(run.model.contract.mask_classes), pixels)
+    """Space of the files that are made of a mask: those of format ``name``, and those of the classes."""
+    classes = len(run.model.contract.mask_classes)
+    own = FORMATS[name].derived_space(run.derived, classes, pixels)
+    if not run.settings.per_class:
+        return own
+    likely = pixels * (1 + classes * CLASS_SHARE)  # the draft of one at a time, and all that are finished
+    return Space(own.likely + likely, own.most + pixels * (1 + classes), own.files + classes)
 
 
 def _draft(name: str, pixels: float, layers: Sequence[tuple[int, float]]) -> float:

@@ -89,7 +89,18 @@ def settings_of_listed(settings: Settings, listed: Listed) -> Settings:
 def settings_of_model(settings: Settings, name: str, files: Sequence[Path]) -> Settings:
     """Settings of a run that writes one model's labels alone, as they are, into a folder of its own."""
     own = Settings.model_fields
-    later = ("lesions", "min_size", "instances", "report", "style", "zones", "zone_id", "zones_layer", "zones_out")
+    later = (
+        "lesions",
+        "min_size",
+        "instances",
+        "per_class",
+        "report",
+        "style",
+        "zones",
+        "zone_id",
+        "zones_layer",
+        "zones_out",
+    )
     reset = {key: own[key].default for key in (*later, "majority", "sieve", "overlap_rule")}
     output = f"{settings.output.rstrip('/')}/{MODELS_FOLDER}/{name}"
     return settings.model_copy(update={**reset, "seg": "none", "model": tuple(files), "output": output})

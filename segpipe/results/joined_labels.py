@@ -1,6 +1,5 @@
 """Join the label maps of the models of a list, box by box: a later model's class lies over an earlier one's."""
 
-import math
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -12,8 +11,9 @@ from numpy.typing import NDArray
 from segpipe.contract import Contract
 from segpipe.errors import SourceError
 from segpipe.formats.case import Case
-from segpipe.formats.finished_mask import OpenLabels, open_labels
+from segpipe.formats.finished_mask import OpenLabels, as_stored, open_labels
 from segpipe.formats.registry import CONFIDENCE, FORMATS
+from segpipe.geometry.row_boxes import row_boxes
 from segpipe.geometry.windows import Window
 from segpipe.network.listed import settings_of_listed
 from segpipe.network.spec import Listed
@@ -23,9 +23,6 @@ from segpipe.pipeline.opening import Sheet, open_sheet
 from segpipe.results.records import Run, is_done, read_record
 from segpipe.results.schema import Record
 from segpipe.storage import Store
-
-AT_ONCE = 2**21
-"""Pixels of a box, where that is at least one row."""
 
 
 def joined(cases: Iterable[Case], run: Run) -> Generator[tuple[Case, Boxes], None, None]:
@@ -55,18 +52,6 @@ def _boxes(case: Case, run: Run) -> Boxes:
             labels, likely = laid_over([layer.read(window) for layer in layers], decision)
             yield Decided(sheet, window, labels[None], None if likely is None else likely[None], windows)
             windows = 0  # counted with the first box
-
-
-def row_boxes(shape: Sequence[int]) -> Iterator[Window]:
-    """Boxes of whole rows, or of whole planes of a volume, in order.
-
-    >>> [(box.start[0], box.stop[0]) for box in row_boxes((5, 1024, 1024))]
-    [(0, 2), (2, 4), (4, 5)]
-    """
-    height = max(1, AT_ONCE // max(1, math.prod(shape[1:])))
-    rest = tuple(shape[1:])
-    for top in range(0, shape[0], height):
-        yield Window((top, *(0 for _ in rest)), (min(top + height, shape[0]), *rest))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -159,7 +144,8 @@ def _opened(case: Case, run: Run, listed: Listed, sheet: Sheet) -> Iterator[Laye
 def _labels(output: Store, case: Case, record: Record, kind: str, contract: Contract) -> Any:
     names = {f"{case.name}{kind}{suffix}" for suffix in FORMATS[case.format].outputs}
     name = next(name for name in record.outputs if name in names)
-    return open_labels(case.format, output, name, len(contract.mask_classes) if contract.task == "multilabel" else 1)
+    bands = len(contract.mask_classes) if contract.task == "multilabel" else 1
+    return open_labels(case.format, output, name, as_stored(bands))
 
 
 def _tables(listed: Listed) -> Iterator[NDArray[np.int64]]:

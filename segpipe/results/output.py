@@ -14,7 +14,7 @@ from segpipe import __version__
 from segpipe.cleaning.cleaner import Form
 from segpipe.cleaning.stage import Place, Uncleaned
 from segpipe.contract import Contract, SegmentationClass
-from segpipe.errors import DamagedPartError, SourceError
+from segpipe.errors import DamagedPartError, OutputError, SourceError
 from segpipe.formats.case import Case
 from segpipe.formats.identity import Beside, hidden, hidden_path, identities
 from segpipe.formats.registry import CONFIDENCE, FORMATS
@@ -29,6 +29,7 @@ from segpipe.pipeline.decide import CONFIDENCE_NODATA, CONFIDENCE_TOP, Decided, 
 from segpipe.pipeline.opening import CHANGED, Sheet, open_source
 from segpipe.results.areas import amount_inside
 from segpipe.results.boxes import BoxSink, read_boxes
+from segpipe.results.class_files import ClassFile, Finished, class_files, write_class_files
 from segpipe.results.components import MOST_LISTED
 from segpipe.results.lesion_rule import INSTANCES
 from segpipe.results.parts import Tally, part_files, read_tally, write_tally
@@ -186,6 +187,7 @@ class CaseOutput:
         self._parts: list[tuple[str, str]] = []
         self.write = self._layers.write
         try:
+            self._refuse_taken_classes()
             self._uncleaned = self._begin_cleaning()
         except BaseException:
             self._layers.discard()
@@ -281,15 +283,41 @@ class CaseOutput:
         before = read_record(self._output, self._case)
         with output_errors(self._output.path(record)):
             styles = {style_name(self._case): style} if (style := self._style()) is not None else {}
-            self._forget([*(name for sink in sinks for name in sink.files()), *styles], before)
+            self._forget([*(name for sink in sinks for name in sink.files()), *styles, *self._class_names()], before)
             # without its record a case is not done: an old one must not vouch for a new mask
             self._output.remove(record)
         written = [name for sink in sinks for name in sink.finish()]
         for name, style in styles.items():
             self._output.write(name, style, flush=False)
+        written += self._write_classes()
         # one that a power cut takes is done again: the small need not wait for the disk
         flush = math.prod(self._sheet.grid.shape) > SMALL
         self._output.write_json(record, self._record([*written, *styles]).as_json(), flush=flush)
+
+    def _class_names(self) -> list[str]:
+        """Names of the masks of the classes; none if they were not asked for."""
+        suffix = self._layers.mask.name.removeprefix(self._case.name)
+        return [file.stem + suffix for file in class_files_of(self._case, self._run)]
+
+    def _refuse_taken_classes(self) -> None:
+        """Refuse to replace files that segpipe did not write."""
+        owns = FORMATS[self._case.format].owns
+        for name in self._class_names():
+            with output_errors(self._output.path(name)):
+                there = self._output.has(name)
+            if there and not owns(self._output, name):
+                raise OutputError(f"{self._output.path(name)} was not written by segpipe: name another --output")
+
+    def _write_classes(self) -> list[str]:
+        """Write a mask for each class, made of the finished mask."""
+        files, decision = class_files_of(self._case, self._run), self._layers.decision
+        if not files:
+            return []
+        tags = mask_style(decision, self._run).tags or {}
+        place = (self._case, self._output, self._layers.mask.name)
+        mask = Finished(*place, decision.nodata, decision.bands, decision.contract, tags)
+        with span("classes", self._case.name):
+            return list(write_class_files(mask, files, self._sink))
 
     def _numbered(self) -> list[Sink]:
         """The number of each component as a second mask, if it was asked for; complete, and not finished."""
@@ -409,6 +437,11 @@ class CaseOutput:
             grid=sheet.grid.as_json(),
             scene=brief(self._scene),
         )
+
+
+def class_files_of(case: Case, run: Run) -> list[ClassFile]:
+    """The masks of classes that a run writes beside the mask of a case."""
+    return class_files(case, segments(run.model.contract)) if run.settings.per_class else []
 
 
 def class_colors(contract: Contract) -> dict[int, Color]:

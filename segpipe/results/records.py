@@ -27,6 +27,8 @@ from segpipe.network.device import gpu_facts, recorded_options
 from segpipe.network.openvino_session import engine_version
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import Overrides
+from segpipe.results.class_files import FOLDER as CLASSES
+from segpipe.results.class_files import has_class_files, is_class_file
 from segpipe.results.lesion_rule import INSTANCES, LesionRule, rule_of
 from segpipe.results.schema import LaterSchemaError, Record, RecordedModel, Values, parse_record
 from segpipe.settings import Settings
@@ -295,7 +297,8 @@ def _parsed(data: bytes, case: Case) -> Record | None:
 
 
 def _names_own_files(record: Record, case: Case) -> bool:
-    return {*record.outputs} <= {*_past_targets(case)} and record.thumbnail in (None, *record.outputs)
+    others = {name for name in record.outputs if not is_class_file(case, name)}
+    return others <= {*_past_targets(case)} and record.thumbnail in (None, *record.outputs)
 
 
 def _read_or_warn(output: Store, case: Case, warn: Callable[[str], None]) -> Record | None:
@@ -363,6 +366,7 @@ def _is_done(case: Case, run: Run, beside: Beside, warn: Callable[[str], None]) 
         and _has_audit(record, run)
         and (record.verified is True or not run.settings.verify_input)
         and (style_name(case) in record.outputs or not run.styles(case))
+        and (not run.settings.per_class or has_class_files(case.name, record.outputs))
         and _is_same_input(record, case, beside, run.settings.overrides)
         and _are_whole(output, record, warn)
     )
@@ -413,13 +417,17 @@ def storable(found: Found, output: Store) -> tuple[list[Case], list[Failure]]:
 
 
 def without_reserved(cases: list[Case], run: Run) -> tuple[list[Case], list[Failure]]:
-    """Refuse cases whose masks could have the names of other cases' instances."""
+    """Refuse cases whose masks could have the names of other cases' instances or classes."""
     rule = run.lesions
-    if rule is None or not rule.instances:
-        return cases, []
-    kept = [case for case in cases if not case.name.endswith(INSTANCES)]
-    text = "with --instances the names *.instances are reserved, got {}: rename it"
-    return kept, [Failure(case, text.format(case.path)) for case in cases if case.name.endswith(INSTANCES)]
+    failed: list[Failure] = []
+    if rule is not None and rule.instances:
+        text = "with --instances the names *.instances are reserved, got {}: rename it"
+        failed += [Failure(case, text.format(case.path)) for case in cases if case.name.endswith(INSTANCES)]
+    if run.settings.per_class:
+        text = "with --per-class the folders *.classes are reserved, got {}: rename it"
+        failed += [Failure(case, text.format(case.path)) for case in cases if f"{CLASSES}/" in case.name]
+    names = {failure.case.name for failure in failed}
+    return [case for case in cases if case.name not in names] if names else cases, failed
 
 
 def _are_whole(output: Store, record: Record, warn: Callable[[str], None]) -> bool:

@@ -227,13 +227,13 @@ def test_scenes_with_gaps_and_pictures(tmp_path: Path) -> None:
     )
     run(tmp_path, "out", "--parts", 3)
     for name in ("scene.tif", "photo.png"):
-        read = {k: rasterio.open(tmp_path / "out" / k / name).read(1) for k in (".models/water", ".models/roads", ".")}
+        read = {k: model_lists.first_band(tmp_path / "out" / k / name) for k in (".models/water", ".models/roads", ".")}
         water, roads, found = read.values()
         truth = np.where(roads > 0, 3, np.where(water > 0, 7, 0))
         truth[water == 255] = 255
         assert (found == truth).all()
         assert {3, 7} <= set(np.unique(found))
-    assert (rasterio.open(tmp_path / "out" / "scene.tif").read(1)[:20, :30] == 255).all()
+    assert (model_lists.first_band(tmp_path / "out" / "scene.tif")[:20, :30] == 255).all()
 
 
 def test_independent_classes_claim_in_their_order(tmp_path: Path) -> None:

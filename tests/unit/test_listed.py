@@ -15,7 +15,7 @@ from segpipe.errors import ExportError, OutputError, SettingsError
 from segpipe.export.model_list import Entry, check_list, write_list
 from segpipe.export.nnunet.folder import TrainedFolder
 from segpipe.formats.case import Case
-from segpipe.formats.finished_mask import open_labels
+from segpipe.formats.finished_mask import as_stored, open_labels
 from segpipe.geometry.windows import Window
 from segpipe.jobs.plan import Plan
 from segpipe.network.listed import joined_spec, spec_of_run
@@ -198,7 +198,7 @@ def test_a_written_list_reads_as_it_was_meant(root: Path) -> None:
 def test_a_written_mask_is_read_window_by_window(tmp_path: Path) -> None:
     data = volumes.voxels((5, 6, 7), "u1")
     volumes.write(tmp_path / "a.nii.gz", data)
-    with open_labels("nifti", Folder(tmp_path), "a.nii.gz", 1) as mask:
+    with open_labels("nifti", Folder(tmp_path), "a.nii.gz", as_stored(1)) as mask:
         assert mask.shape == (7, 6, 5)
         assert (mask.read(Window((1, 0, 2), (4, 6, 5)))[0] == data.T[1:4, 0:6, 2:5]).all()
 

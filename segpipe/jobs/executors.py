@@ -224,6 +224,8 @@ class _Board:
         for key, running in list(self._running.items()):
             if running.worker is None or time.monotonic() - running.began < limit:
                 continue
+            if running.future.done():
+                continue  # it ended while another worker was restarted, which this thread waits for
             if running.worker not in self._client.nthreads():
                 running.worker = None  # it was lost, and the task waits for another worker
                 continue

@@ -195,6 +195,17 @@ def test_a_result_that_goes_with_its_worker_while_it_is_fetched_is_waited_for():
     assert board._ended.get_nowait() == "k"
 
 
+def test_a_task_that_ended_while_another_worker_was_restarted_has_not_hung():
+    """It is over its time only because nobody has taken note of its end."""
+    running = ended(Job((Case("a", "a.tif"),)))
+    running.future.done = lambda: True
+    running.worker, running.began = "tcp://there", time.monotonic() - 100
+    board = object.__new__(executors._Board)
+    board._running, board._run = {"k": running}, SimpleNamespace(settings=SimpleNamespace(job_timeout=3.0))
+    assert list(board._end_hanging()) == []
+    assert board._running == {"k": running}
+
+
 def test_a_run_whose_workers_are_all_gone_ends(cluster, raster, tmp_path, monkeypatch):
     """One that no nanny brings back."""
     monkeypatch.setattr(executors, "NOBODY", 3.0)

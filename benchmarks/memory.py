@@ -7,6 +7,9 @@ With ``--planes 1200``, measure a volume of 512 x 512 x 1,200 int16 voxels and a
 ``--lesions`` measures every component of its classes, too, with confidence and intensities; ``--percentiles`` clips it at
 percentiles of its own, for which it is read twice before.
 
+With ``--whole-body 800``, measure a volume of 512 x 512 x 800 voxels of 0.75 x 0.75 x 1 mm and a network of 117 classes and
+patches of 128³, half of which overlap: at 1.5 mm and at the volume's own spacing. Limit 8 GiB, and 25 % for the estimate.
+
 With ``--estimates``, compare what ``--dry-run`` expects with the peak of one process instead, for a scene, a low wide scene
 and that volume with and without both: the estimate must lie within 25 % of the peak.
 """
@@ -21,11 +24,12 @@ from pathlib import Path
 import history
 from children import watched
 from machine import machine
-from scans import volume, volumetric
+from scans import volume, volumetric, whole_body
 from scenes import SCRATCH, islands, network, scene, wide
 
 LIMIT = 1.15
 VOLUME_LIMIT_MB, CLASSES = 6 * 2**10, 30
+WHOLE_BODY_LIMIT_MB, FINE = 8 * 2**10, (0.75, 0.75, 1.0)
 ESTIMATE_WITHIN = 0.25
 LOW_WIDE = (700, 60_000)
 LESIONS = ("--lesions", "--confidence")
@@ -82,12 +86,27 @@ def run_volume(planes: int, executor: str, *, lesions: bool, percentiles: bool) 
     return peak <= VOLUME_LIMIT_MB
 
 
+def run_whole_body(planes: int, spacing: float | None, executor: str) -> bool:
+    """Run a network of 117 classes; return whether peak and estimate are within their limits."""
+    model, source = whole_body(spacing), volume(planes, FINE)
+    expected, (peak, seconds) = estimate(model, source), run(model, source, executor)
+    where = "its own spacing" if spacing is None else f"{spacing} mm"
+    speed = 512 * 512 * planes / seconds / 1e6
+    summary = f"512 x 512 x {planes:,}, int16, .nii.gz, 117 classes at {where}, executor {executor}"
+    print(f"{summary}: expected {expected:,.0f} MiB, peak PSS {peak:,.0f} MiB (limit {WHOLE_BODY_LIMIT_MB:,})", flush=True)
+    print(f"{seconds:.0f} s, {speed:.2f} Mvox/s", flush=True)
+    figures = {"expected, MiB": expected, "peak, MiB": peak, "Mvox/s": speed}
+    history.append("memory", {f"117 classes, {planes} planes, {where}": figures})
+    return peak <= WHOLE_BODY_LIMIT_MB and abs(expected / peak - 1) <= ESTIMATE_WITHIN
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs=2, default=[4096, 16384])
     parser.add_argument("--network", default="0.1M")
     parser.add_argument("--islands", type=int, help="one sparse scene of this size instead")
     parser.add_argument("--planes", type=int, help="one volume of so many planes instead")
+    parser.add_argument("--whole-body", type=int, help="one volume of so many planes and 117 classes instead")
     parser.add_argument("--lesions", action="store_true", help="measure the components of that volume, too")
     parser.add_argument("--percentiles", action="store_true", help="clip that volume at percentiles of its own")
     parser.add_argument("--executor", default="dask", choices=["serial", "dask"])
@@ -96,6 +115,9 @@ def main() -> None:
     print(machine())
     if arguments.estimates:
         sys.exit(not compare(arguments.sizes[0], arguments.network, arguments.planes or 1200))
+    if arguments.whole_body:
+        both = [run_whole_body(arguments.whole_body, spacing, arguments.executor) for spacing in (1.5, None)]
+        sys.exit(not all(both))
     if arguments.planes:
         kept = run_volume(arguments.planes, arguments.executor, lesions=arguments.lesions, percentiles=arguments.percentiles)
         sys.exit(not kept)

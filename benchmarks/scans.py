@@ -3,7 +3,7 @@
 import gzip
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel
 import numpy as np
@@ -15,14 +15,17 @@ ROWS, COLS = 512, 512
 TILE, OVERLAP, WIDTH = 64, 16, 8
 
 
-def volume(planes: int) -> Path:
-    """CT-like int16 voxels, 512 x 512 x ``planes``, 0.8 x 0.8 x 1 mm, packed; written plane by plane."""
-    path = SCRATCH / f"volume_{planes}" / "volume.nii.gz"
+Zooms = tuple[float, float, float]
+
+
+def volume(planes: int, zooms: Zooms = (0.8, 0.8, 1.0)) -> Path:
+    """CT-like int16 voxels of some mm, 512 x 512 x ``planes``, packed; written plane by plane."""
+    path = SCRATCH / f"volume_{planes}{'' if zooms[0] == 0.8 else f'_{zooms[0]}'}" / "volume.nii.gz"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         draft, rng = path.with_suffix(".draft"), np.random.default_rng(0)
         with gzip.open(draft, "wb", 1) as stream:
-            stream.write(_header(planes) + bytes(4))
+            stream.write(_header(planes, zooms) + bytes(4))
             for _ in range(planes):
                 fields = np.kron(rng.integers(-1000, 1200, (16, 16)), np.ones((32, 32), int))
                 stream.write((fields + rng.integers(-15, 16, fields.shape)).astype("<i2").tobytes())
@@ -30,13 +33,13 @@ def volume(planes: int) -> Path:
     return path
 
 
-def _header(planes: int) -> bytes:
+def _header(planes: int, zooms: Zooms) -> bytes:
     family: Any = nibabel.Nifti1Header
     header = family(endianness="<")
     header.set_data_shape((COLS, ROWS, planes))
     header.set_data_dtype("<i2")
-    header.set_zooms((0.8, 0.8, 1.0))
-    header.set_sform(np.diag([0.8, 0.8, 1.0, 1.0]), 1)
+    header.set_zooms(zooms)
+    header.set_sform(np.diag([*zooms, 1.0]), 1)
     header.set_xyzt_units("mm")
     header["vox_offset"] = 352
     return bytes(header.binaryblock)
@@ -68,13 +71,57 @@ def _network(classes: int, contract: dict[str, object]) -> onnx.ModelProto:
         if n < 2:
             nodes.append(helper.make_node("Relu", [name], [f"r{n}"]))
             last = f"r{n}"
-    shape = [TILE] * 3
+    return _model("volumetric", nodes, weights, [TILE] * 3, contract)
+
+
+def _model(
+    name: str, nodes: list[onnx.NodeProto], weights: list[TensorProto], shape: list[int], contract: dict[str, object]
+) -> onnx.ModelProto:
+    """A model from image to scores."""
+    classes = len(cast(list[object], contract["classes"]))
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 1, *shape])
     scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", classes, *shape])
-    graph = helper.make_graph(nodes, "volumetric", [image], [scores], weights)
+    graph = helper.make_graph(nodes, name, [image], [scores], weights)
     model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
     helper.set_model_props(model, {"segpipe": json.dumps(contract)})
     return model
+
+
+def whole_body(spacing: float | None, *, classes: int = 117, tile: int = 128) -> Path:
+    """A network with the shapes of TotalSegmentator's: patches of 128³, half of which overlap, and 117 classes.
+
+    It is quick: one convolution of stride 4 sees the neighbourhood; a voxel's scores follow from it and the voxel.
+
+    Args:
+        spacing: that of the contract in mm; None: any.
+        classes: their number.
+        tile: side of a patch.
+    """
+    path = SCRATCH / f"whole_body_{classes}_{tile}_{spacing}.onnx"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        contract = contract_of(classes) | {"tile": [tile], "overlap": [tile // 2], "align": 32}
+        if spacing is not None:
+            contract |= {"spacing": [spacing] * 3, "spacing_unit": "mm"}
+        onnx.save(_strided(classes, tile, contract), path)
+    return path
+
+
+def _strided(classes: int, tile: int, contract: dict[str, object]) -> onnx.ModelProto:
+    rng = np.random.default_rng(0)
+    weights = [
+        numpy_helper.from_array(rng.normal(0, 0.1, (WIDTH - 1, 1, 4, 4, 4)).astype(np.float32), "w0"),
+        numpy_helper.from_array(rng.normal(0, 1, (classes, WIDTH, 1, 1, 1)).astype(np.float32), "w1"),
+        numpy_helper.from_array(np.array([1, 1, 4, 4, 4], np.float32), "scales"),
+    ]
+    nodes = [
+        helper.make_node("Conv", ["image", "w0"], ["c0"], strides=[4] * 3),
+        helper.make_node("Relu", ["c0"], ["r0"]),
+        helper.make_node("Resize", ["r0", "", "scales"], ["u0"], mode="nearest"),
+        helper.make_node("Concat", ["u0", "image"], ["both"], axis=1),
+        helper.make_node("Conv", ["both", "w1"], ["scores"]),
+    ]
+    return _model("whole_body", nodes, weights, [tile] * 3, contract)
 
 
 def contract_of(classes: int) -> dict[str, object]:

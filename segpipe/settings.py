@@ -203,7 +203,7 @@ class Settings(BaseModel):
     parts: int | None = Field(default=None, ge=1, le=MOST_PARTS, strict=True)
     """Cut every case into this many parts, if it has enough windows; None: chosen from workers and memory."""
     memory: float | None = Field(default=None, gt=0, le=MOST_MEMORY, strict=True)
-    """GB that one worker may use; None: its share of 80 % of the machine's."""
+    """GB that one worker may use; None: its share of 80 % of the machine's, and at most 8 if a tile's scores are large."""
     job_timeout: float = Field(default=3600, gt=0, le=LONGEST_WAIT, strict=True)
     """Seconds after which a worker that is still busy with one job is ended, and the job retried."""
     grace: float = Field(default=20, ge=0, le=LONGEST_WAIT, strict=True)

@@ -129,7 +129,11 @@ if TYPE_CHECKING:  # importing pydantic takes longer than --help
 )
 @WHERE("--workers", type=int, help="Number of worker processes [one per processor, at most one per case].")
 @WHERE("--threads", type=int, help="CPU threads per call of the model [the fastest in a short trial].")
-@WHERE("--memory", type=float, help="Memory limit of a worker in GB [its share of 80 % of the machine's].")
+@WHERE(
+    "--memory",
+    type=float,
+    help="Memory limit of a worker in GB [its share of 80 % of the machine's; at most 8 if a tile's scores take 256 MiB].",
+)
 @CLUSTER("--scheduler", help="Address of a running Dask scheduler, such as tcp://10.0.0.1:8786.")
 @CLUSTER("--cluster", type=PATH, help="TOML file that describes a batch system, such as configs/slurm.toml.")
 @CLUSTER("--tls-ca", type=PATH, help="CA certificate for a tls:// scheduler.")

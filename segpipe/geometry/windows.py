@@ -298,6 +298,12 @@ class Cover:
         """The windows that touch a part's box or its halo: its own windows, and earlier ones that overlap them."""
         return Part(tuple(self.touching_axis(axis, first) for axis, first in enumerate(part.first)), part.stop)
 
+    def extent(self, part: Part) -> tuple[int, ...]:
+        """Pixels per axis that the windows touching a part span."""
+        touching = self.touching(part)
+        low, high = self.window(touching.first), self.window(tuple(b - 1 for b in touching.stop))
+        return tuple(b - a for a, b in zip(low.start, high.stop, strict=True))
+
     def touching_axis(self, axis: int, first: int) -> int:
         """The first window along an axis that ends after the start of window ``first``, minus the halo."""
         starts, tile = self.starts[axis], self.tiling.tile[axis]

@@ -16,7 +16,17 @@ from segpipe.geometry.windows import Cover, Part
 from segpipe.network.device import gpus
 from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.findings import findings_of, with_findings
-from segpipe.pipeline.memory import Load, audit_bytes, channels_of, longest_strip, most_memory, worker_bytes, worker_memory
+from segpipe.pipeline.memory import (
+    Load,
+    audit_bytes,
+    channels_of,
+    is_large,
+    longest_strip,
+    most_memory,
+    strip_bytes,
+    usual_memory,
+    worker_bytes,
+)
 from segpipe.pipeline.opening import HALO, Sheet, open_sheet
 from segpipe.results.parts import kept_cut, plan_name, write_cut
 from segpipe.results.records import Run, done_cases, refuse_taken
@@ -83,6 +93,11 @@ class Cut:
     repeated: float
     """Windows that are inferred for several parts, as a share of the case's windows."""
 
+    def load(self, model: ModelSpec) -> Load:
+        cover = self.case.cover(model)
+        extents = zip(*(cover.extent(part) for part in self.parts), strict=True)
+        return replace(self.case.load(model), extent=tuple(map(max, extents)))
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -100,6 +115,8 @@ class Plan:
     """Batches in flight in the model of one worker."""
     outside: Sequence[Case] = ()
     """Outside the area of interest."""
+    threads: int = 1
+    """Threads that a call may use if no processor is to be idle: memory allows fewer calls than there are processors."""
 
     @property
     def seen(self) -> list[PlannedCase]:
@@ -128,6 +145,8 @@ class WorkerPool:
     calls: int
     memory: float | None = None
     """Bytes for each worker; None for workers that share this machine."""
+    threads: int = 1
+    """As in ``Plan``."""
 
 
 def make_plan(cases: Sequence[Case], run: Run, pool: WorkerPool | int, *, look: bool = False, values: bool = False) -> Plan:
@@ -144,21 +163,21 @@ def make_plan(cases: Sequence[Case], run: Run, pool: WorkerPool | int, *, look: 
     finished = {id(case) for case in done}
     rest = [case for case in cases if id(case) not in finished] if done else cases
     if len(rest) > LOOKED_AT and not look:
-        workers = pool if isinstance(pool, WorkerPool) else _here(len(rest), run, pool)
-        return Plan((), (), rest, done, (), workers.workers, workers.calls)
+        workers = pool if isinstance(pool, WorkerPool) else _here([], len(rest), run, pool)
+        return Plan((), (), rest, done, (), workers.workers, workers.calls, threads=workers.threads)
     looked = _Looked()
     with environment():
         for case in rest:
             _look(case, run, looked, values=values)
     planned = _without_collisions(run, looked)
-    workers = pool if isinstance(pool, WorkerPool) else _here(len(planned) + len(looked.unseen), run, pool)
+    workers = pool if isinstance(pool, WorkerPool) else _here(planned, len(looked.unseen), run, pool)
     total = sum(case.windows for case in planned)
     # labels of a list are joined row by row, whatever the size of a case
     cuts = () if run.model.listed else tuple(cut_large(planned, run, workers.workers, total))
     cutted = {cut.case.case.name for cut in cuts}
     small = tuple(case for case in planned if case.case.name not in cutted)
     failed, outside = tuple(looked.failed), tuple(looked.outside)
-    return Plan(small, cuts, looked.unseen, done, failed, workers.workers, workers.calls, outside)
+    return Plan(small, cuts, looked.unseen, done, failed, workers.workers, workers.calls, outside, workers.threads)
 
 
 def cut_large(planned: Sequence[PlannedCase], run: Run, workers: int, total: int) -> Iterator[Cut]:
@@ -206,7 +225,8 @@ def _stored(case: PlannedCase, run: Run) -> tuple[Part, ...] | None:
 
 def _limits(case: PlannedCase, total: int, run: Run, workers: int) -> Limits:
     share = max(1, round(workers * case.windows / total))
-    strip = longest_strip(run.model, worker_memory(run.settings, workers))
+    other = _bytes([case], run, 1) - strip_bytes(case.cover(run.model), run.model) if is_large(run.model) else None
+    strip = longest_strip(run.model, usual_memory(run.settings, workers, run.model), other)
     if run.settings.audit is not None:  # votes are kept as scores are
         strip = strip * run.model.contract.scores // (run.model.contract.scores + channels_of(run.model.contract))
     return Limits(min(share, case.windows), run.settings.parts, strip)
@@ -272,10 +292,37 @@ def _without_collisions(run: Run, looked: _Looked) -> list[PlannedCase]:
     return kept
 
 
-def _here(cases: int, run: Run, processors: int) -> WorkerPool:
+def _here(planned: Sequence[PlannedCase], unseen: int, run: Run, processors: int) -> WorkerPool:
     """Distribute the processors of this machine over workers and their calls in flight."""
-    workers = _workers(cases, run, processors)
+    workers = _workers(len(planned) + unseen, run, processors)
+    if is_large(run.model):
+        return _fitting(planned, run, processors, workers)
     return WorkerPool(workers, max(1, processors // workers // run.model.threads) if run.model.on_host else 1)
+
+
+def _fitting(planned: Sequence[PlannedCase], run: Run, processors: int, workers: int) -> WorkerPool:
+    """As many workers, and calls in each, as memory allows; threads of a call take the other processors."""
+    settings = run.settings
+
+    def fits(workers: int, calls: int) -> bool:
+        return _bytes(planned, run, calls) <= usual_memory(settings, workers, run.model)
+
+    if settings.workers is None:
+        workers = next((n for n in range(workers, 0, -1) if fits(n, 1)), 1)
+    each = max(1, processors // workers // run.model.threads)
+    calls = next((n for n in range(each, 0, -1) if fits(workers, n)), 1)
+    return WorkerPool(workers, calls, threads=each // calls)
+
+
+def _bytes(planned: Sequence[PlannedCase], run: Run, calls: int) -> float:
+    """Bytes of a worker that does any of these cases, each in one piece."""
+    return _load_bytes([case.load(run.model) for case in planned], run, calls)
+
+
+def _load_bytes(loads: Sequence[Load], run: Run, calls: int) -> float:
+    settings = run.settings
+    lesions = settings.lesions is not False
+    return worker_bytes(loads, run.model, calls, confidence=settings.confidence, lesions=lesions)
 
 
 def _workers(cases: int, run: Run, processors: int) -> int:
@@ -309,11 +356,10 @@ def group(cases: Iterable[PlannedCase], workers: int, most: int) -> Iterator[Job
 
 def memory_mb(plan: Plan, run: Run) -> float:
     """Expected peak memory of one worker in MB."""
-    loads, settings = [case.load(run.model) for case in plan.seen], run.settings
-    lesions = settings.lesions is not False
-    needed = worker_bytes(loads, run.model, plan.calls, confidence=settings.confidence, lesions=lesions)
+    loads = [*(case.load(run.model) for case in plan.small), *(cut.load(run.model) for cut in plan.cuts)]
+    needed = _load_bytes(loads, run, plan.calls)
     cleaned = max((cleaning_bytes(case.shape) for case in plan.seen), default=0) if run.cleaning is not None else 0
-    if settings.audit is not None:
+    if run.settings.audit is not None:
         needed += audit_bytes(loads, run.model)
     return (needed + cleaned + max((_derived_memory(case, run) for case in plan.seen), default=0)) / 1e6
 

@@ -29,6 +29,9 @@ from segpipe.storage.folder import Folder
 PAYS = 200
 """Windows per call in flight from which a trial pays; it takes the time of up to seven windows per split."""
 
+PAYS_APART = 16
+"""Windows from which a trial pays that loads the network twice, and scores one batch each time."""
+
 ROUNDS = 5
 
 SECONDS = 2.0
@@ -83,12 +86,13 @@ def settle(run: Run, plan: Plan, report: Callable[[str], None]) -> tuple[Run, Pl
         return run, plan
     if not _is_open(run, plan):
         return run, plan
-    file, key = memory_file(), _key(run.model, plan.calls)
+    file, key = memory_file(), _key(run.model, plan.calls * plan.threads)
+    wanted = splits(plan.calls) if plan.threads == 1 else [Split(plan.calls, n) for n in (1, plan.threads)]
     trial = None if file is None else recall(file, key)
-    if trial is not None and trial.split in splits(plan.calls):
+    if trial is not None and trial.split in wanted:
         report(f"{trial}, as {file} says")
     elif _pays(run, plan):
-        trial = measure(run.model, splits(plan.calls))
+        trial = measure(run.model, wanted) if plan.threads == 1 else measure_apart(run.model, wanted)
         remember(file, key, trial)
         report(str(trial))
     else:
@@ -119,11 +123,13 @@ def splits(count: int) -> list[Split]:
 def _is_open(run: Run, plan: Plan) -> bool:
     """Whether there is a choice, on this machine."""
     elsewhere = run.settings.scheduler is not None or run.settings.cluster is not None
-    return run.model.on_host and not elsewhere and plan.calls > 1
+    return run.model.on_host and not elsewhere and plan.calls * plan.threads > 1
 
 
 def _pays(run: Run, plan: Plan) -> bool:
     windows = sum(case.windows for case in plan.seen) + len(plan.unseen)
+    if plan.threads > 1:  # otherwise processors are idle
+        return windows >= PAYS_APART * plan.workers
     ways = len(splits(plan.calls))
     needed = network_bytes(run.model, plan.calls, copies=ways)
     return needed < worker_memory(run.settings, plan.workers) / 2 and windows >= PAYS * plan.workers * plan.calls
@@ -147,6 +153,20 @@ def measure(spec: ModelSpec, wanted: Sequence[Split]) -> Trial:
             found.append(_time(models[split], tile, split, first.calls) / (first.calls * spec.batch))
     medians = {split: statistics.median(seconds[split]) if split in seconds else None for split in wanted}
     return Trial(fastest(seconds), medians)
+
+
+def measure_apart(spec: ModelSpec, wanted: Sequence[Split]) -> Trial:
+    """As ``measure``, one split after the other, and one call of each: for a model whose scores fill the memory."""
+    tile, digests, seconds = _tile(spec), [], {}
+    for split in wanted:
+        model = HostModel(replace(spec, threads=split.threads))
+        started = time.perf_counter()
+        scores = model(tile)
+        seconds[split] = (time.perf_counter() - started) / spec.batch
+        digests.append(hashlib.sha256(np.ascontiguousarray(scores).data).digest())
+        del model, scores
+    same = {split: seconds[split] if digest == digests[0] else None for split, digest in zip(wanted, digests, strict=True)}
+    return Trial(fastest({split: [taken] for split, taken in same.items() if taken is not None}), same)
 
 
 def fastest(seconds: Mapping[Split, Sequence[float]]) -> Split:

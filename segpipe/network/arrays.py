@@ -3,6 +3,7 @@
 Everything else is written once: slicing, in-place sums, comparisons and functions that both libraries share.
 """
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
@@ -26,12 +27,17 @@ class Arrays(Protocol):
     """The module: ``exp``, ``where``, ``clip``, ``round``, ``amax``, ``isfinite`` and ``stack``, as in NumPy."""
     lag: int
     """Number of results that may be in transfer to the host at once."""
+    at_once: int
+    """Bytes of a tile's scores to blend at once, at least those of one class."""
 
     def here(self) -> AbstractContextManager[Any]:
         """Context that a thread enters while it works on these arrays."""
 
     def zeros(self, shape: tuple[int, ...]) -> Array:
         """Zeros, float32."""
+
+    def within(self, values: Array, shape: tuple[int, ...]) -> Array | None:
+        """An array of another shape in the memory of ``values``, whose first axis it keeps; None if that is too small."""
 
     def put(self, values: NDArray[Any]) -> Array:
         """Copy a small array from the host to the device of the scores."""
@@ -63,12 +69,19 @@ class HostArrays:
 
     xp: Any = np
     lag = 0
+    at_once = 2**23  # what a processor's cache holds
 
     def here(self) -> AbstractContextManager[Any]:
         return nullcontext()
 
     def zeros(self, shape: tuple[int, ...]) -> Array:
         return np.zeros(shape, np.float32)
+
+    def within(self, values: Array, shape: tuple[int, ...]) -> Array | None:
+        size = math.prod(shape[1:])
+        if not values.flags.c_contiguous or size > values[0].size:
+            return None
+        return values.reshape(len(values), -1)[:, :size].reshape(shape)  # views
 
     def put(self, values: NDArray[Any]) -> Array:
         return values

@@ -41,6 +41,7 @@ def mean_scores(networks: Sequence[Callable[[Array], Array]], tiles: Array, flip
     total = next(scores)
     for more in scores:
         total += more
+        del more  # before the next ones are computed
     if len(passes) > 1:
         total *= float(np.float32(1 / len(passes)))  # CUDA divides by multiplying with the reciprocal, too
     return total

@@ -105,6 +105,7 @@ class DeviceArrays:
     """Torch tensors on a device."""
 
     xp: Any = torch
+    at_once = 2**62  # all: each call takes the host's time
 
     def __init__(self, lane: Lane, lag: int) -> None:
         self.lane, self.lag = lane, lag
@@ -118,6 +119,10 @@ class DeviceArrays:
 
     def zeros(self, shape: tuple[int, ...]) -> Tensor:
         return torch.zeros(shape, dtype=torch.float32, device=self.lane.device)
+
+    def within(self, values: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+        del values, shape
+        return None  # torch keeps the memory of small arrays
 
     def weights(self, weights: Weights) -> Weights:
         """Weights on the device; profiles are copied once per case."""

@@ -60,6 +60,7 @@ def tried(spec: "ModelSpec", models: Sequence["ModelSpec"]) -> "ModelSpec":
         weights_mb=sum(model.weights_mb for model in models),
         network_mb=max(model.network_mb for model in models),
         trial_shapes=models[0].trial_shapes,
+        output_mb=min(model.output_mb for model in models),
         memory=models[0].memory,
         agreement=min((m.agreement for m in models if m.agreement is not None), default=None),
         folds=tuple(models) if spec.folds else (),

@@ -1,8 +1,10 @@
 """Sessions on the host: one network, opened by ONNX Runtime or OpenVINO, that gives raw scores of a batch."""
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime import RunOptions
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
 
 Given = Mapping[str, NDArray[Any]]
 """What a network gets: an array for the name of each input."""
+
+
+LARGE = 2**28
+"""Bytes of a batch's scores that decide how much memory a worker takes: few of them may be in memory at once."""
 
 
 class Session(Protocol):
@@ -42,8 +48,28 @@ class RuntimeSession:
         self._options = RunOptions()
 
     def run(self, given: Given) -> NDArray[Any]:
+        if (shape := self._large(given)) is not None:
+            return self._run_into(given, np.empty(shape, np.float32))
         (scores,) = self._session.run([self._scores], given, self._options)
         return scores  # type: ignore[no-any-return]
+
+    def _large(self, given: Given) -> tuple[int, ...] | None:
+        """Shape of the scores, if they are large and the graph fixes it."""
+        (output,) = (output for output in self._session.get_outputs() if output.name == self._scores)
+        shape = (len(next(iter(given.values()))), *output.shape[1:])
+        if output.type != "tensor(float)" or not all(isinstance(n, int) for n in shape):
+            return None
+        return shape if 4 * math.prod(shape) >= LARGE else None
+
+    def _run_into(self, given: Given, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Fill an array of our own. In ONNX Runtime's arena, small arrays would settle where large scores were, and the next
+        large ones need new memory."""
+        binding = self._session.io_binding()
+        for name, array in given.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        binding.bind_output(self._scores, "cpu", 0, np.float32, scores.shape, scores.ctypes.data)
+        self._session.run_with_iobinding(binding, self._options)
+        return scores
 
     def stop(self) -> None:
         self._options.terminate = True

@@ -79,6 +79,8 @@ class ModelSpec:
     """Host memory that one batch took in the trial, besides the weights."""
     trial_shapes: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     """Shapes of the trial's batch on a CPU and of the raw output for it; None before a trial."""
+    output_mb: float = 0.0
+    """Host memory of the scores of one batch, which is part of ``network_mb``."""
     memory: DeviceMemory | None = None
     """Memory limits on the device; None on the CPU."""
     engine: Engine | None = None

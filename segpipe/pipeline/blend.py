@@ -1,5 +1,6 @@
 """From weighted scores of overlapping windows to their sums, with no more state than later windows can still change."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -16,6 +17,9 @@ from segpipe.timing.spans import span
 Scores = Array
 Index = tuple[int, ...]
 
+FLOAT = 4
+"""Bytes of a score."""
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Finished:
@@ -26,7 +30,7 @@ class Finished:
     """The box in the network's grid; after ``regrid``, in the case's own grid."""
     sums: Scores | None
     """Weighted score sums ``(classes, *box)``; None if no pixel is valid. For a case that is resampled, the sums also cover
-    the halo before the box, as far as the case reaches."""
+    the halo before the box, as far as the case reaches; ``regrid`` changes them."""
     invalid: Array | None
     """Mask of invalid pixels, shape ``box``; None if all pixels are valid, or none. For a case that is resampled: a mask of
     own pixels over ``Regridding.needed_by_box``, on the host."""
@@ -39,6 +43,8 @@ class Finished:
     resampled, until ``regrid``."""
     number: int = 0
     """With an audit: the number of the window that finishes the box, in order."""
+    channels: Array | None = None
+    """Positions of the sums among the scores, in order, if ``regrid`` left out classes that cannot win; None: all."""
 
 
 class Voting(Protocol):
@@ -61,25 +67,43 @@ def blend(tiles: Iterable[Scored | Failed], arrays: Arrays = HOST, votes: Voting
     Raises:
         SegpipeError: the case could not be read or inferred to its end.
     """
-    strip: Strip | None = None
-    counted: Strip | None = None
+    strips: _Strips | None = None
     for tile in tiles:
         if isinstance(tile, Failed):
             raise tile.error
-        sheet = tile.sheet
-        strip = strip or Strip(sheet.cover, sheet.windows, arrays)
-        cast: Scores | None = None
-        if votes is not None:
-            counted = counted or Strip(sheet.cover, sheet.windows, arrays)
-            with span("audit", tile.case.name, tile.index):
-                own = None if tile.scores is None else votes.of(tile.scores, arrays.weights(sheet.weights).of(tile.index))
-                cast = counted.add(tile.index, own)
+        strips = strips or _Strips(tile.sheet, arrays, votes)
+        box = strips.add(tile)
+        del tile  # a volume's scores may be a gigabyte: they are gone before the next arrive
+        if box is not None:
+            yield box
+        del box
+
+
+class _Strips:
+    """The score sums of a case and, with an audit, the votes of its tiles."""
+
+    def __init__(self, sheet: Sheet, arrays: Arrays, votes: Voting | None) -> None:
+        self._sheet, self._arrays, self._votes = sheet, arrays, votes
+        self._sums = Strip(sheet.cover, sheet.windows, arrays)
+        self._cast = None if votes is None else Strip(sheet.cover, sheet.windows, arrays)
+
+    def add(self, tile: Scored) -> Finished | None:
+        """Add a window; return the box that it finishes, or None if it is another job's."""
+        cast = self._count(tile)
         with span("blend", tile.case.name, tile.index):
-            sums = strip.add(tile.index, tile.scores)
-        if tile.index not in sheet.part:
-            continue  # it only contributes to the part's borders: another job finishes it
-        box = _finished(tile, sheet, sums)
-        yield box if votes is None or cast is None else _audited(box, tile.index, cast, votes)
+            sums = self._sums.add(tile.index, tile.scores)
+        if tile.index not in self._sheet.part:
+            return None  # it only contributes to the part's borders: another job finishes it
+        box = _finished(tile, self._sheet, sums)
+        return box if self._votes is None or cast is None else _audited(box, tile.index, cast, self._votes)
+
+    def _count(self, tile: Scored) -> Scores | None:
+        if self._votes is None or self._cast is None:
+            return None
+        with span("audit", tile.case.name, tile.index):
+            weights = self._arrays.weights(self._sheet.weights)
+            own = None if tile.scores is None else self._votes.of(tile.scores, weights.of(tile.index))
+            return self._cast.add(tile.index, own)
 
 
 def _finished(tile: Scored, sheet: Sheet, sums: Scores | None) -> Finished:
@@ -141,34 +165,65 @@ class Strip:
     def add(self, index: Index, scores: Scores | None) -> Scores | None:
         """Add a window's weighted scores ``(classes, *tile)``; return the finished sums ``(classes, *finished)``.
 
-        ``scores`` is changed, and the result is a view of it; with a halo, the result is a view of a new, larger array.
-        None stands for a window without a valid pixel, whose sums are not used.
+        ``scores`` is changed, and the result is a view of it, or of the strip for the last window. None stands for a window
+        without a valid pixel, whose sums are not used.
         """
         index = tuple(i - first for i, first in zip(index, self._first, strict=True))
-        if self._halo:
-            scores = self._haloed(scores)
+        if not self._kept:
+            if scores is None:
+                return None
+            self._kept = [self._strip(axis, len(scores)) for axis in range(len(index))]
+        return self._add_haloed(index, scores) if self._halo else self._add(index, scores)
+
+    def _add(self, index: Index, scores: Scores | None) -> Scores | None:
+        for some in self._some_classes():
+            self._sum(index, None if scores is None else scores[some], some)
+        return None if scores is None else scores[(slice(None), *map(slice, self._fresh(index)))]
+
+    def _add_haloed(self, index: Index, scores: Scores | None) -> Scores | None:
+        """Put zeros before the scores. A window without a valid pixel gets zeros, too, since later boxes use it as halo."""
+        inner = (slice(self._halo, None),) * len(self._tile)
+        box = [min(n + self._halo, tile) for n, tile in zip(self._fresh(index), self._tile, strict=True)]
+        finished = None if scores is None else self._place(index, scores, box)
+        for some in self._some_classes():
+            haloed = self._arrays.zeros((len(range(*some.indices(len(self._kept[0])))), *self._tile))
+            if scores is not None:
+                haloed[(slice(None), *inner)] = scores[some]
+            self._sum(index, haloed, some)
+            if finished is not None:
+                finished[some] = haloed[(slice(None), *map(slice, box))]
+        return finished
+
+    def _place(self, index: Index, scores: Scores, box: list[int]) -> Scores:
+        """Where finished sums go: over the scores, class by class, or over the strip if no window follows; else new memory.
+
+        Only the box of a last window is larger than its scores.
+        """
+        shape = (len(scores), *box)
+        is_last = not any(after[i] for after, i in zip(self._after, index, strict=True))
+        for old in (scores, *self._kept[:1] * is_last):
+            if (place := self._arrays.within(old, shape)) is not None:
+                return place
+        return self._arrays.zeros(shape)
+
+    def _some_classes(self) -> Iterator[slice]:
+        """Few classes at a time: a halo takes a copy of these only, and they stay in the processor's cache meanwhile."""
+        classes = len(self._kept[0])
+        step = max(1, self._arrays.at_once // (FLOAT * math.prod(self._tile)))
+        return (slice(first, first + step) for first in range(0, classes, step))
+
+    def _sum(self, index: Index, scores: Scores | None, some: slice) -> None:
+        """Add what earlier windows left to the scores of some classes, in place, and keep what later windows need."""
         if scores is not None:
-            self._fetch_all(index, scores)
+            self._fetch_all(index, scores, some)
         for axis, kept in enumerate(self._kept):
             if shared := self._after[axis][index[axis]]:
-                self._keep(kept, axis, shared, index, scores)
-        return None if scores is None else scores[(slice(None), *(slice(0, n + self._halo) for n in self._fresh(index)))]
+                self._keep(kept[some], axis, shared, index, scores)
 
-    def _haloed(self, scores: Scores | None) -> Scores | None:
-        """Put zeros before the scores. A window without a valid pixel gets zeros, too, since later boxes use it as halo."""
-        if scores is None and not self._kept:
-            return None
-        haloed = self._arrays.zeros((len(self._kept[0] if scores is None else scores), *self._tile))
-        if scores is not None:
-            haloed[(slice(None), *(slice(self._halo, None),) * len(self._tile))] = scores
-        return haloed
-
-    def _fetch_all(self, index: Index, scores: Scores) -> None:
-        if not self._kept:
-            self._kept = [self._strip(axis, len(scores)) for axis in range(len(index))]
+    def _fetch_all(self, index: Index, scores: Scores, some: slice) -> None:
         for axis in reversed(range(len(index))):
             if shared := self._before[axis][index[axis]]:
-                self._fetch(axis, shared, index, scores)
+                self._fetch(axis, shared, index, scores, some)
 
     def _strip(self, axis: int, classes: int) -> Scores:
         behind = [starts[-1] + tile for starts, tile in zip(self._starts, self._tile, strict=True)][axis + 1 :]
@@ -178,12 +233,12 @@ class Strip:
         """Start of a window, counted from the first."""
         return [axis[i] for axis, i in zip(self._starts, index, strict=True)]
 
-    def _fetch(self, axis: int, shared: int, index: Index, scores: Scores) -> None:
+    def _fetch(self, axis: int, shared: int, index: Index, scores: Scores, some: slice) -> None:
         """Add what earlier windows along an axis left, unless a window of a later axis has passed it on already."""
         start = self._start(index)[axis + 1 :]
         old = [before[i] for before, i in zip(self._before, index, strict=True)][axis + 1 :]
         ends = zip(start, self._tile[axis + 1 :], old, strict=True)
-        kept = self._kept[axis][_tail([slice(0, shared), *(slice(a + n, a + tile) for a, tile, n in ends)])]
+        kept = self._kept[axis][some][_tail([slice(0, shared), *(slice(a + n, a + tile) for a, tile, n in ends)])]
         scores[_tail([slice(0, shared), *(slice(n, None) for n in old)])] += kept
 
     def _keep(self, kept: Scores, axis: int, shared: int, index: Index, scores: Scores | None) -> None:

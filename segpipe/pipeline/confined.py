@@ -13,6 +13,7 @@ def confined(boxes: Iterable[Finished], arrays: Arrays = HOST) -> Iterator[Finis
     for box in boxes:
         scope = box.sheet.scope
         yield box if scope is None or box.sums is None else _without(box, scope.excluded(box.window), arrays)
+        del box  # a volume's scores may be a gigabyte: they are gone before the next arrive
 
 
 def _without(box: Finished, excluded: Invalid | None, arrays: Arrays) -> Finished:

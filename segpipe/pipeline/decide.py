@@ -1,5 +1,6 @@
 """Turn finished score sums into labels and confidence, on the device of the scores; results are fetched in parallel."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
@@ -22,6 +23,9 @@ from segpipe.pipeline.opening import Sheet
 from segpipe.timing.spans import span, waiting
 
 Labels = NDArray[np.uint8] | NDArray[np.uint16]
+
+FLOAT = 4
+"""Bytes of a score."""
 
 CONFIDENCE_NODATA = 255
 CONFIDENCE_TOP = 254
@@ -80,13 +84,23 @@ class Decision:
     def _values(self) -> LabelValues:
         return LabelValues(self.contract, self.arrays)
 
-    def labels(self, sums: Array, total: Array | None, invalid: Array | None) -> tuple[Array, Array]:
-        """Labels ``(bands, *box)`` of score sums ``(classes, *box)`` and summed weights, and what ``refusal`` judges by."""
+    def only_winners(self, *, confidence: bool, audit: bool) -> bool:
+        """Whether labels need no scores of classes that are not the most likely ones."""
+        return self.contract.task == "multiclass" and not (self.contract.gives_labels or confidence or audit)
+
+    def labels(
+        self, sums: Array, total: Array | None, invalid: Array | None, channels: NDArray[np.intp] | None = None
+    ) -> tuple[Array, Array]:
+        """Labels ``(bands, *box)`` of score sums ``(classes, *box)`` and summed weights, and what ``refusal`` judges by.
+
+        ``channels``: positions of the sums among the scores of a task with exclusive classes; None: all.
+        """
         if self.contract.gives_labels:
             return self._given(sums, invalid)
         if self.contract.task == "multiclass":
             labels, best = self.arrays.most_likely(sums, self.dtype)
             finite = self._finite(best, invalid)
+            labels = labels if channels is None else self.arrays.take(channels.astype(self.dtype), labels)
             labels = (labels if self._ids is None else self.arrays.take(self._ids, labels))[None]
         else:
             assert total is not None
@@ -149,6 +163,22 @@ class Decision:
 
         Of regions, that of the least certain of them.
         """
+        slabs = self._slabs(sums)
+        totals = [total if isinstance(total, float) else total[slab] for slab in slabs]
+        likely = [self._scaled(sums[:, slab], own) for slab, own in zip(slabs, totals, strict=True)]
+        scaled = likely[0] if len(likely) == 1 else self.arrays.xp.concatenate(likely, 1)
+        if invalid is not None:
+            self.arrays.fill(scaled, invalid, CONFIDENCE_NODATA)
+        return scaled
+
+    def _slabs(self, sums: Array) -> list[slice]:
+        """Slabs of a box along its first axis, so small that copies of their scores stay in the processor's cache."""
+        length, plane = sums.shape[1], FLOAT * len(sums) * math.prod(sums.shape[2:])
+        thick = max(1, self.arrays.at_once // plane)
+        return [slice(low, low + thick) for low in range(0, length, thick)]
+
+    def _scaled(self, sums: Array, total: Array) -> Array:
+        """Probability of each label as 0 to 254, of all pixels."""
         xp, mean = self.arrays.xp, sums / total
         if self.contract.task == "multiclass":
             likely = self._winner_probability(mean)[None]
@@ -157,10 +187,7 @@ class Decision:
             likely = xp.where(mean > self._threshold, p, 1 - p)
             likely = xp.stack([likely[k] for k in self._order]) if self.bands > 1 else likely
             likely = xp.amin(likely, 0)[None] if self.contract.task == "regions" else likely
-        scaled = self.arrays.cast(xp.round(xp.clip(likely, 0, 1) * CONFIDENCE_TOP), np.dtype(np.uint8))
-        if invalid is not None:
-            self.arrays.fill(scaled, invalid, CONFIDENCE_NODATA)
-        return scaled
+        return self.arrays.cast(xp.round(xp.clip(likely, 0, 1) * CONFIDENCE_TOP), np.dtype(np.uint8))
 
     def counts(self, likely: Array, differ: Array, invalid: Array | None) -> Array:
         """Valid pixels, the sum of their confidence over all bands, and those where tiles differ: int64, shape ``(3,)``."""
@@ -279,6 +306,7 @@ def _begun_boxes(boxes: Iterator[Finished], decision: Decision, confidence: bool
             if box is None:
                 return
             begun = _unseen(box, decision, confidence) if box.sums is None else _begun(box, decision, confidence)
+            box = None  # the next one is made without its scores in memory
         yield begun
 
 
@@ -300,7 +328,7 @@ def _begun(box: Finished, decision: Decision, confidence: bool) -> Callable[[], 
         weights = decision.arrays.weights(sheet.weights)
         total = weights.total(tuple(slice(a, b) for a, b in zip(window.start, window.stop, strict=True)))
     with span("decide"):
-        labels, found = decision.labels(box.sums, total, box.invalid)
+        labels, found = decision.labels(box.sums, total, box.invalid, box.channels)
         sure = confidence or box.differ is not None
         likely = decision.confidence(box.sums, total, box.invalid) if sure else None
         counts = None if box.differ is None else decision.counts(likely, box.differ, box.invalid)

@@ -18,6 +18,7 @@ from segpipe.network.device import open_session
 from segpipe.network.output_graph import tail_of
 from segpipe.network.session import Session, open_on_host, raw_scores
 from segpipe.network.spec import ModelSpec, check_unchanged
+from segpipe.pipeline.memory import waiting_batches
 from segpipe.pipeline.read import Failed
 from segpipe.pipeline.tiles import Batch, Patch, Scored, Tile
 from segpipe.process.machine import forget_most_resident, resident
@@ -49,15 +50,17 @@ def infer(model: Model, batches: Iterable[Batch], calls: int) -> Generator[Score
     """Yield the same windows in the same order, with weighted scores instead of pixels.
 
     ``calls`` batches are in the model at once and one more waits, so that the model never waits for the consumer of its
-    results. A device has one stream, and one call. If a batch fails, every case with a tile in it fails.
+    results; none waits if its scores are large. A device has one stream, and one call. If a batch fails, every case with a
+    tile in it fails.
     """
     calls = 1 if model.arrays.lag else calls
+    most = calls + waiting_batches(model.spec)
     running: deque[Future[Results]] = deque()
     with ThreadPoolExecutor(calls, thread_name_prefix="segpipe-model") as pool:
         try:
             for batch in batches:
                 running.append(pool.submit(_scored, model, batch))
-                if len(running) > calls + 1:
+                if len(running) > most:
                     yield from _next(running)
             while running:
                 yield from _next(running)
@@ -66,9 +69,11 @@ def infer(model: Model, batches: Iterable[Batch], calls: int) -> Generator[Score
                 future.cancel()
 
 
-def _next(running: deque[Future[Results]]) -> Results:
+def _next(running: deque[Future[Results]]) -> Iterator[Scored | Failed]:
     with waiting("infer"):
-        return running.popleft().result()
+        results = deque(running.popleft().result())
+    while results:
+        yield results.popleft()  # no reference remains here: scores may be large
 
 
 def _scored(model: Model, batch: Batch) -> Results:

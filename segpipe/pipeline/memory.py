@@ -10,7 +10,8 @@ from segpipe.formats.registry import FORMATS, RASTER
 from segpipe.geometry.division import MOST_PIECES
 from segpipe.geometry.regridding import AT_ONCE, Regridding
 from segpipe.geometry.windows import Cover
-from segpipe.network.arrays import LAG_BATCHES
+from segpipe.network.arrays import HOST, LAG_BATCHES
+from segpipe.network.session import LARGE
 from segpipe.network.spec import ModelSpec, by
 from segpipe.pipeline.ahead import tiles_ahead
 from segpipe.pipeline.stretch import STRETCH_BYTES
@@ -38,12 +39,20 @@ SPARE = 1
 """Batches of intermediate arrays that ONNX Runtime's arena keeps beside those of the calls in flight. The first call of a
 shape allocates the arrays one by one; later calls allocate one block, which does not fit into the memory of the first."""
 
-DECIDING = 3
-"""Arrays of the size of a box's scores that confidence needs: mean scores, their distance from the best, its exponential."""
+WORKER = 8 * 10**9
+"""Bytes that a worker of a model with large scores takes at most without ``--memory``, if fewer calls in flight and parts of
+a case can keep it below."""
 
-AVERAGING, INTERPOLATING = 3, 4
-"""Arrays that a resampled case needs: of the size of a window's scores, and of the scores interpolated at once, with
-those of the box before."""
+LEAST_STRIP_SHARE = 0.25
+"""As ``STRIP_SHARE``, where scores are so large that little of a worker's memory is left for sums."""
+
+DECIDING = 3
+"""Arrays of the size of some scores of a box that confidence needs: mean scores, their distance from the best, its
+exponential."""
+
+AVERAGING, INTERPOLATING = 2, 4
+"""Arrays that a resampled case needs on a device: of the size of a window's scores, and of the scores interpolated at once,
+with those of the box before."""
 
 RESAMPLING = 3
 """Arrays of the size of a window's pixels while one axis is resampled: before, after, and one of products."""
@@ -85,6 +94,8 @@ class Load:
     """Largest size of the format's block cache in bytes."""
     regridding: Regridding | None = None
     """The case's own grid and the network's; None if they are the same."""
+    extent: tuple[int, ...] | None = None
+    """Most pixels that a part of the case spans, per axis; None: it is not cut."""
 
     @property
     def own(self) -> float:
@@ -95,6 +106,12 @@ class Load:
 def worker_memory(settings: Settings, workers: int) -> float:
     """Bytes that one worker may use: as the user set, else its share of the machine's memory or of a container's limit."""
     return memory() * SHARE / workers if settings.memory is None else settings.memory * 1e9
+
+
+def usual_memory(settings: Settings, workers: int, model: ModelSpec) -> float:
+    """As ``worker_memory``; without ``--memory``, a model with large scores takes no more than it needs to be quick."""
+    allowed = worker_memory(settings, workers)
+    return min(allowed, WORKER) if settings.memory is None and is_large(model) else allowed
 
 
 def most_memory(settings: Settings) -> float:
@@ -117,7 +134,7 @@ def audit_bytes(loads: Sequence[Load], model: ModelSpec) -> int:
 
 
 def worker_bytes(loads: Sequence[Load], model: ModelSpec, calls: int, *, confidence: bool, lesions: bool = False) -> float:
-    """Expected peak memory in bytes of a worker that does any of these cases, each in one piece.
+    """Expected peak memory in bytes of a worker that does any of these cases, each in the parts of its load.
 
     Args:
         loads: loads of the cases; if empty, no case was opened, and rasters are assumed.
@@ -126,11 +143,12 @@ def worker_bytes(loads: Sequence[Load], model: ModelSpec, calls: int, *, confide
         confidence: whether the run writes confidence.
         lesions: whether the run measures components.
     """
-    strip = max((strip_bytes(load.cover, model) for load in loads), default=0)
+    strip = max((strip_bytes(load.cover, model, load.extent) for load in loads), default=0)
     box = max((_box_bytes(load, model, confidence) for load in loads), default=_decided_bytes(model, confidence))
     stretches = 0 if model.on_host else STRETCHES * STRETCH_BYTES
     resampled = max((_resampling_bytes(load, model, calls) for load in loads), default=0)
-    under_way = network_bytes(model, calls + SPARE) + _tiles_bytes(model, calls) + box + stretches + resampled
+    called = network_bytes(model, calls + SPARE) - (calls + SPARE) * model.output_mb * 1e6 * model.on_host
+    under_way = called + _tiles_bytes(model, calls) + box + stretches + resampled
     cached = max((load.cached for load in loads), default=FORMATS[RASTER].cache().size(0))
     measured = max((lesion_bytes(load, model) for load in loads), default=LESIONS) if lesions else 0
     return PROCESS + cached + under_way + strip + measured
@@ -138,12 +156,15 @@ def worker_bytes(loads: Sequence[Load], model: ModelSpec, calls: int, *, confide
 
 def _box_bytes(load: Load, model: ModelSpec, confidence: bool) -> float:
     """Bytes of a box until it has labels: its scores on the case's own grid, if that differs, and its confidence."""
-    decided = _decided_bytes(model, confidence)
     if not load.cover.halo:
-        return decided
-    scores = math.prod(model.tiling.tile) * model.contract.scores * FLOAT
+        return _decided_bytes(model, confidence)
+    one = math.prod(n + load.cover.halo for n in load.cover.tiling.tile)
+    scores = one * model.contract.scores * FLOAT
     at_once = min(AT_ONCE * FLOAT, scores * load.own)
-    return AVERAGING * scores + INTERPOLATING * at_once + decided * at_once / scores
+    deciding = DECIDING * confidence * min(at_once, HOST.at_once)
+    reused = any(math.prod(shape) >= one for shape in load.cover.strip_shapes(load.extent or load.cover.padded)[:1])
+    haloed = min(scores, max(HOST.at_once, FLOAT * one))
+    return haloed + scores * (not reused) + INTERPOLATING * at_once + deciding
 
 
 def lesion_bytes(load: Load, model: ModelSpec) -> float:
@@ -161,7 +182,8 @@ def lesion_bytes(load: Load, model: ModelSpec) -> float:
 
 
 def _decided_bytes(model: ModelSpec, confidence: bool) -> float:
-    return DECIDING * confidence * math.prod(model.tiling.tile) * model.contract.scores * FLOAT
+    scores, plane = (math.prod(n) * model.contract.scores * FLOAT for n in (model.tiling.tile, model.tiling.tile[1:]))
+    return DECIDING * confidence * (min(scores, max(HOST.at_once, plane)) if model.on_host else scores)
 
 
 def _resampling_bytes(load: Load, model: ModelSpec, calls: int) -> int:
@@ -198,22 +220,44 @@ def _score_bytes(model: ModelSpec) -> int:
 
 def _tiles_bytes(model: ModelSpec, calls: int) -> float:
     """Bytes of tiles in progress: pixels read ahead or in the network, and scores computed, waiting or blended."""
-    batches = calls + 3  # in calls, waiting, fetched, and the previous one, which is freed when the next arrives
-    pixels = (batches + tiles_ahead(model.batch) / model.batch) * _image_bytes(model)
     scores = _score_bytes(model)
+    batches = calls + waiting_batches(model) + 1
+    pixels = (batches + 1 + tiles_ahead(model.batch) / model.batch) * _image_bytes(model)
     # a call that averages holds a flipped copy of its tiles, and scores that are added to those before
     averaged = calls * (_image_bytes(model) + scores) if model.passes > 1 else 0
     return pixels + batches * scores + averaged
 
 
-def strip_bytes(cover: Cover, model: ModelSpec) -> int:
-    """Bytes of the score sums that blending keeps if a case is not cut."""
-    return int(cover.strip_size(cover.padded)) * model.contract.scores * FLOAT
+def is_large(model: ModelSpec) -> bool:
+    """Whether the scores of a batch decide how much memory a worker on the CPU takes: none wait to be blended, and calls in
+    flight are only as many as memory allows."""
+    return model.on_host and _score_bytes(model) >= LARGE
 
 
-def longest_strip(model: ModelSpec, allowed: float) -> int:
-    """Most score sums per class that fit into a worker's ``allowed`` bytes, or into the memory of its GPU."""
-    most = allowed * STRIP_SHARE if model.memory is None else model.memory.strip
+def waiting_batches(model: ModelSpec) -> int:
+    """Batches whose scores wait while another one is blended, beside those in the model."""
+    return 0 if is_large(model) else 1
+
+
+def strip_bytes(cover: Cover, model: ModelSpec, extent: Sequence[int] | None = None) -> int:
+    """Bytes of the score sums that blending keeps of a case, or of a part of it that spans ``extent``."""
+    return int(cover.strip_size(cover.padded if extent is None else extent)) * model.contract.scores * FLOAT
+
+
+def longest_strip(model: ModelSpec, allowed: float, other: float | None = None) -> int:
+    """Most score sums per class that fit into a worker's ``allowed`` bytes, or into the memory of its GPU.
+
+    Args:
+        model: the model.
+        allowed: bytes of the worker.
+        other: bytes that everything else takes; None: a share of ``allowed``.
+    """
+    if model.memory is not None:
+        most: float = model.memory.strip
+    elif other is None:
+        most = allowed * STRIP_SHARE
+    else:
+        most = max(allowed - other, allowed * LEAST_STRIP_SHARE)
     return int(most / (model.contract.scores * FLOAT))
 
 

@@ -110,6 +110,7 @@ def _try_host(spec: ModelSpec, begun: Opened) -> ModelSpec:
     taken = max(most_resident() - opened, model.trial.nbytes)
     shapes = tiles.shape, model.trial.shape
     spec = replace(spec, weights_mb=(opened - before) / 1e6, network_mb=taken / 1e6, trial_shapes=shapes)
+    spec = replace(spec, output_mb=model.trial.nbytes / 1e6)
     check_output(spec, by_class(model.trial, spec), model.raw)
     if spec.engine is not None:
         spec = replace(spec, agreement=_agreement(spec, model, tiles))

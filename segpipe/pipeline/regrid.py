@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segpipe.geometry.regridding import AT_ONCE, Between, Regridding, Valid, grown
 from segpipe.geometry.windows import Window
@@ -18,7 +19,20 @@ HALF = 0.5
 """Share of disagreeing pixels around an own pixel from which it counts as one."""
 
 
-def regrid(boxes: Iterable[Finished], arrays: Arrays = HOST, *, nearest: bool = False) -> Iterator[Finished]:
+MANY = 16
+"""Classes from which it pays to look for those that can win in a block."""
+
+ROUNDING = 2.0**-18
+"""Largest relative rounding error of interpolated scores, with a wide margin: three axes round 12 times at 2**-24."""
+
+
+TINY = float(np.finfo(np.float32).tiny)
+"""Below it, rounding errors are not relative."""
+
+
+def regrid(
+    boxes: Iterable[Finished], arrays: Arrays = HOST, *, nearest: bool = False, winners: bool = False
+) -> Iterator[Finished]:
     """Yield the scores of every own pixel exactly once; boxes of cases that are not resampled pass unchanged.
 
     Mean scores are interpolated linearly between the centres of pixels; beyond the outermost centres the outermost score is
@@ -26,12 +40,16 @@ def regrid(boxes: Iterable[Finished], arrays: Arrays = HOST, *, nearest: bool = 
     validity was read with the window, since interpolated validity would move the edges of nodata.
 
     With ``nearest``, an own pixel has the value of the nearest valid pixel of those that it lies between, as labels need.
+    With ``winners``, boxes may leave out classes that are nowhere the most likely ones.
     """
     for box in boxes:
         if box.sheet.regridding is None:
             yield box
+        elif winners and _is_many(box, arrays):
+            yield from _winners(box, box.sheet.regridding, arrays)
         else:
             yield from _own(box, arrays, nearest)
+        del box  # before the next one is blended
 
 
 def _own(box: Finished, arrays: Arrays, nearest: bool) -> Iterator[Finished]:
@@ -61,6 +79,62 @@ def _own(box: Finished, arrays: Arrays, nearest: bool) -> Iterator[Finished]:
             differ = interpolated(arrays.cast(box.differ, FLOAT)[None], between, haloed.start, arrays)[0] >= HALF
         yield Finished(sheet, part, scores, invalid, inferred, mean=True, differ=differ, number=box.number)
         inferred = 0
+
+
+def _is_many(box: Finished, arrays: Arrays) -> bool:
+    """Whether it pays to look for the classes that can win; on a device, each look would wait for it."""
+    grids = box.sheet.regridding
+    few = box.sums is None or len(box.sums) < MANY or isinstance(grids, NnunetGrids)
+    return not (few or arrays.lag or box.invalid is not None)
+
+
+def _winners(box: Finished, grids: Regridding, arrays: Arrays) -> Iterator[Finished]:
+    """As ``_own``, for boxes whose pixels are all valid, and in each small block only the classes that can win there.
+
+    An interpolated score lies between the least and the largest of the scores that it is made of. So a class whose largest
+    is below the least of another class wins nowhere in the block.
+    """
+    owned = grids.owned(box.window)
+    if not owned.size:
+        yield Finished(box.sheet, owned, None, None, box.inferred)
+        return
+    low, mean = grown(box.window).start, _mean(box, None, arrays)
+    inferred = box.inferred
+    for block in blocks(owned, AT_ONCE // len(mean)):
+        with span("regrid"):
+            between = grids.between(block)
+            first = tuple(int(axis.lower[0]) for axis in between)
+            near = Window(first, tuple(int(axis.upper[-1]) + 1 for axis in between))
+            values = mean[(slice(None), *_inside(near, low))]
+            channels = can_win(values)
+            scores = interpolated(values[channels], between, first, arrays)
+        yield Finished(box.sheet, block, scores, None, inferred, mean=True, number=box.number, channels=channels)
+        inferred = 0
+
+
+def can_win(values: NDArray[np.float32]) -> NDArray[np.intp]:
+    """Positions of the classes that can have the largest score at a point between pixels of values ``(classes, *box)``.
+
+    Where a class has NaN or infinity, all are kept: whether scores are finite is seen where labels are decided.
+    """
+    flat = values.reshape(len(values), -1)
+    least, most = flat.min(1), flat.max(1)
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
+        error = ROUNDING * np.maximum(np.abs(least), np.abs(most)) + TINY
+        beaten = most + error < (least - error).max()
+    return np.flatnonzero(~beaten)
+
+
+def blocks(window: Window, most: int) -> Iterator[Window]:
+    """Split a window, in order, into blocks of at most ``most`` pixels that are about as long along each axis."""
+    sides, left = [1] * len(window.shape), most
+    for done, axis in enumerate(sorted(range(len(sides)), key=window.shape.__getitem__)):
+        sides[axis] = max(1, min(window.shape[axis], int(left ** (1 / (len(sides) - done)) + 1e-9)))
+        left //= sides[axis]
+    spans = zip(window.start, window.stop, sides, strict=True)
+    for corners in product(*([(a, min(a + n, stop)) for a in range(start, stop, n)] for start, stop, n in spans)):
+        starts, stops = zip(*corners, strict=True)
+        yield Window(starts, stops)
 
 
 def _linear(mean: Array, seen: Array | None, between: Sequence[Between], low: tuple[int, ...], arrays: Arrays) -> Array:
@@ -115,10 +189,13 @@ def _own_invalid(invalid: Valid, low: tuple[int, ...], part: Window) -> Valid:
 
 
 def _mean(box: Finished, seen: Array | None, arrays: Arrays) -> Array:
-    """Score sums divided by the summed weights; 0 at invalid pixels of the network's grid, whose sums have no meaning."""
+    """Score sums divided by the summed weights, in place; 0 at pixels of the network's grid that are invalid."""
     total = arrays.weights(box.sheet.weights).total(_inside(grown(box.window), (0,) * len(box.window.start)))
-    mean = box.sums / total
-    return mean if seen is None else arrays.xp.where(seen, mean, arrays.xp.zeros_like(mean))
+    mean = box.sums
+    mean /= total
+    if seen is not None:
+        arrays.fill(mean, ~seen, 0)
+    return mean
 
 
 def interpolated(values: Array, between: Iterable[Between], low: tuple[int, ...], arrays: Arrays = HOST) -> Array:

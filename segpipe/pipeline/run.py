@@ -36,6 +36,7 @@ def segmented(  # noqa: PLR0913 - two of them say what boxes include
             arrays = model.arrays  # these change if the device's memory is too small for a batch
             decision = Decision(model.spec.contract, model.spec.blend_on, arrays)
             blended = blend(own, arrays, Votes(decision) if audit else None)
-            own_grid = regrid(blended, arrays, nearest=decision.contract.gives_labels)
+            winners = decision.only_winners(confidence=confidence, audit=audit)
+            own_grid = regrid(blended, arrays, nearest=decision.contract.gives_labels, winners=winners)
             boxes = decide(confined(own_grid, arrays), decision, confidence=confidence)
             yield case, beside_writer(boxes, arrays)

@@ -13,7 +13,21 @@ from networks import local, pooling
 from segpipe.errors import SettingsError
 from segpipe.jobs.cluster import connected
 from segpipe.jobs.launch import Prepared, prepare
-from segpipe.jobs.trial import Split, Trial, _key, _same, fastest, measure, memory_file, recall, remember, settle, splits
+from segpipe.jobs.trial import (
+    PAYS_APART,
+    Split,
+    Trial,
+    _key,
+    _same,
+    fastest,
+    measure,
+    measure_apart,
+    memory_file,
+    recall,
+    remember,
+    settle,
+    splits,
+)
 from segpipe.network.spec import read_spec
 from segpipe.process.spawning import ONE_THREAD
 from segpipe.results.records import Run
@@ -161,3 +175,17 @@ def test_workers_of_this_machine_start_no_threads_of_libraries_and_are_not_looke
     assert "heartbeat" in looks
     assert "profile" not in looks
     assert min(looks.values()) >= 100  # ms
+
+
+def test_threads_of_a_network_with_large_scores_are_tried_one_after_the_other(scene, tmp_path, cache):
+    found = prepared(local(tmp_path / "m.onnx"), scene, 1, tile=64, overlap=16)
+    plan = replace(found.plan, threads=2)
+    assert sum(case.windows for case in plan.seen) >= PAYS_APART
+    lines: list[str] = []
+    run, settled = settle(found.run, plan, lines.append)
+    assert settled.calls == 1
+    assert run.model.threads in (1, 2)
+    assert settle(found.run, plan, lines.append) == (run, settled)
+    assert lines[1] == f"{lines[0]}, as {cache} says"
+    trial = measure_apart(found.run.model, [Split(1, 1), Split(1, 2)])
+    assert all(trial.seconds.values())

@@ -1,14 +1,16 @@
 """The strip against sums over the whole array, for one to three axes."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segpipe.geometry.division import Limits, cut
 from segpipe.geometry.windows import Cover, Tiling
+from segpipe.network.arrays import HostArrays
 from segpipe.pipeline.blend import Strip
 
 
@@ -62,6 +64,28 @@ def test_a_window_without_valid_pixels_changes_no_pixel_that_is_valid(cover, dat
             valid = seen[box]
             here = got[(slice(None), *(slice(0, n) for n in valid.shape))]
             np.testing.assert_array_equal(here[:, valid], sums[(slice(None), *box)][:, valid])
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+@settings(max_examples=30)
+@given(data=st.data())
+def test_with_a_halo_the_sums_before_a_box_come_with_it_however_many_classes_are_added_at_once(ndim, data):
+    cover = replace(data.draw(covers(ndim)), halo=1)
+    rng = np.random.default_rng(0)
+    sums = np.zeros((5, *cover.padded), np.float32)
+    scores = [rng.normal(size=(5, *cover.tiling.tile)).astype(np.float32) for _ in cover]
+    for index, tile in zip(cover, scores, strict=True):
+        sums[(slice(None), *slices(cover.window(index)))] += tile
+    before = np.pad(sums, [(0, 0), *[(1, 0)] * ndim])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HostArrays, "at_once", data.draw(st.sampled_from([1, 100, 2**23])))
+        strip = Strip(cover)
+        for index, tile in zip(cover, scores, strict=True):
+            box = cover.finished(index)
+            place = tuple(slice(a, b + 1) for a, b in zip(box.start, box.stop, strict=True))
+            want = before[(slice(None), *place)]
+            got = strip.add(index, tile.copy())
+            np.testing.assert_array_equal(got[(slice(None), *map(slice, want.shape[1:]))], want)
 
 
 def held(strip):

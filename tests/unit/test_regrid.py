@@ -16,7 +16,7 @@ from segpipe.geometry.weighting import Weights
 from segpipe.geometry.windows import Cover, Tiling, Window
 from segpipe.pipeline import regrid as module
 from segpipe.pipeline.blend import blend
-from segpipe.pipeline.regrid import regrid, split
+from segpipe.pipeline.regrid import blocks, can_win, regrid, split
 from segpipe.pipeline.tiles import Scored
 
 CLASSES = 2
@@ -134,6 +134,49 @@ def test_a_box_is_split_into_boxes_that_fill_it(shape, most):
         count[slices(part)] += 1
     assert (count[slices(window)] == 1).all()
     assert count.sum() == window.size
+
+
+@given(
+    shape=st.lists(st.integers(0, 9), min_size=1, max_size=3),
+    most=st.integers(1, 50),
+)
+def test_a_box_is_split_into_blocks_that_fill_it(shape, most):
+    window = Window((3,) * len(shape), tuple(3 + n for n in shape))
+    count = np.zeros([12] * len(shape), int)
+    for part in blocks(window, most):
+        assert part.size <= most
+        count[slices(part)] += 1
+    assert (count[slices(window)] == 1).all()
+    assert count.sum() == window.size
+
+
+def test_blocks_are_about_cubes():
+    assert {block.shape for block in blocks(Window((0, 5, 0), (60, 65, 60)), 27_000)} == {(30, 30, 30)}
+    assert {block.shape for block in blocks(Window((7, 0, 0), (8, 60, 60)), 900)} == {(1, 30, 30)}
+
+
+@given(seed=st.integers(0, 2**32 - 1), spread=st.sampled_from([0.0, 0.1, 1.0, 10.0]))
+def test_the_largest_score_between_pixels_is_that_of_a_class_that_can_win(seed, spread):
+    """Scores of many classes that lie close together, or far apart, at points between pixels, with float32's rounding."""
+    rng = np.random.default_rng(seed)
+    values = (rng.normal(size=(40, 1, 1, 1)) * spread + rng.normal(size=(40, 3, 4, 3))).astype(np.float32)
+    kept = can_win(values)
+    regridding = Regridding((5, 7, 6), (1.7, 1.8, 2.0))
+    between = regridding.between(whole(regridding.own))
+    scores = module.interpolated(values, between, (0, 0, 0))
+    assert set(np.unique(scores.argmax(0))) <= set(kept)
+    few = module.interpolated(values[kept], between, (0, 0, 0))
+    assert few.tobytes() == scores[kept].tobytes()
+    if spread == 10:
+        assert len(kept) < 40
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_no_class_is_left_out_beside_scores_that_are_not_finite(wrong):
+    values = np.arange(20, dtype=np.float32)[:, None, None] * 100 + np.zeros((20, 2, 2), np.float32)
+    assert list(can_win(values)) == [19]
+    values[3, 1, 0] = wrong
+    assert 3 in can_win(values)
 
 
 def test_each_window_is_counted_once():

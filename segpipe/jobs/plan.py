@@ -17,6 +17,7 @@ from segpipe.network.device import gpus
 from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.findings import findings_of, with_findings
 from segpipe.pipeline.memory import (
+    REPEATED,
     Load,
     audit_bytes,
     channels_of,
@@ -26,6 +27,7 @@ from segpipe.pipeline.memory import (
     strip_bytes,
     usual_memory,
     worker_bytes,
+    worker_memory,
 )
 from segpipe.pipeline.opening import HALO, Sheet, open_sheet
 from segpipe.results.parts import kept_cut, plan_name, write_cut
@@ -192,7 +194,7 @@ def cut_large(planned: Sequence[PlannedCase], run: Run, workers: int, total: int
     for given in planned:
         case = _with_crop(given, run, total, workers)
         cover = case.cover(run.model)
-        parts = _stored(case, run) or cut(cover, _limits(case, total, run, workers))
+        parts = _stored(case, run) or _cut(case, cover, total, run, workers)
         if len(parts) > 1:
             yield Cut(case, parts, repeated(cover, parts))
 
@@ -223,10 +225,19 @@ def _stored(case: PlannedCase, run: Run) -> tuple[Part, ...] | None:
     return kept_cut(case.case, run, identities(case.case.path, case.files), case.shape)
 
 
-def _limits(case: PlannedCase, total: int, run: Run, workers: int) -> Limits:
+def _cut(case: PlannedCase, cover: Cover, total: int, run: Run, workers: int) -> tuple[Part, ...]:
+    """Parts within the memory that a worker usually takes; within all that it may take if they repeat too much."""
+    usual, most = usual_memory(run.settings, workers, run.model), worker_memory(run.settings, workers)
+    parts = cut(cover, _limits(case, total, run, workers, usual))
+    if most > usual and repeated(cover, parts) > REPEATED:
+        return cut(cover, _limits(case, total, run, workers, most))
+    return parts
+
+
+def _limits(case: PlannedCase, total: int, run: Run, workers: int, allowed: float) -> Limits:
     share = max(1, round(workers * case.windows / total))
     other = _bytes([case], run, 1) - strip_bytes(case.cover(run.model), run.model) if is_large(run.model) else None
-    strip = longest_strip(run.model, usual_memory(run.settings, workers, run.model), other)
+    strip = longest_strip(run.model, allowed, other)
     if run.settings.audit is not None:  # votes are kept as scores are
         strip = strip * run.model.contract.scores // (run.model.contract.scores + channels_of(run.model.contract))
     return Limits(min(share, case.windows), run.settings.parts, strip)

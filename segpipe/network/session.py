@@ -25,6 +25,8 @@ Given = Mapping[str, NDArray[Any]]
 LARGE = 2**28
 """Bytes of a batch's scores that decide how much memory a worker takes: few of them may be in memory at once."""
 
+FLOAT = 4
+
 
 class Session(Protocol):
     """An opened network; several threads may call it at once."""
@@ -59,7 +61,7 @@ class RuntimeSession:
         shape = (len(next(iter(given.values()))), *output.shape[1:])
         if output.type != "tensor(float)" or not all(isinstance(n, int) for n in shape):
             return None
-        return shape if 4 * math.prod(shape) >= LARGE else None
+        return shape if FLOAT * math.prod(shape) >= LARGE else None
 
     def _run_into(self, given: Given, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """Fill an array of our own. In ONNX Runtime's arena, small arrays would settle where large scores were, and the next
@@ -83,9 +85,13 @@ def open_on_host(spec: "ModelSpec", *, arena: bool = True, shared: bool = False)
     """
     if spec.engine is not None:
         return OpenVinoSession(spec.path, spec.engine, spec.threads, spec.output)
-    return RuntimeSession(
-        open_session(model_for(spec), "cpu", arena, spec.threads, shared=shared, folder=spec.folder), spec.output
-    )
+    more: dict[str, Any] = {"shared": shared, "folder": spec.folder, "patterns": not has_large_scores(spec)}
+    return RuntimeSession(open_session(model_for(spec), "cpu", arena, spec.threads, **more), spec.output)
+
+
+def has_large_scores(spec: "ModelSpec") -> bool:
+    """Whether the scores of a batch are so large that few of them may be in memory at once."""
+    return FLOAT * spec.batch * math.prod(spec.tiling.tile) * spec.contract.scores >= LARGE
 
 
 def raw_scores(session: Session, spec: "ModelSpec", batch: NDArray[Any]) -> NDArray[Any]:

@@ -11,7 +11,7 @@ from segpipe.geometry.division import MOST_PIECES
 from segpipe.geometry.regridding import AT_ONCE, Regridding
 from segpipe.geometry.windows import Cover
 from segpipe.network.arrays import HOST, LAG_BATCHES
-from segpipe.network.session import LARGE
+from segpipe.network.session import has_large_scores
 from segpipe.network.spec import ModelSpec, by
 from segpipe.pipeline.ahead import tiles_ahead
 from segpipe.pipeline.stretch import STRETCH_BYTES
@@ -41,7 +41,9 @@ shape allocates the arrays one by one; later calls allocate one block, which doe
 
 WORKER = 8 * 10**9
 """Bytes that a worker of a model with large scores takes at most without ``--memory``, if fewer calls in flight and parts of
-a case can keep it below."""
+a case can keep it below, and parts repeat no more than ``REPEATED`` of the windows."""
+
+REPEATED = 0.5
 
 LEAST_STRIP_SHARE = 0.25
 """As ``STRIP_SHARE``, where scores are so large that little of a worker's memory is left for sums."""
@@ -147,7 +149,8 @@ def worker_bytes(loads: Sequence[Load], model: ModelSpec, calls: int, *, confide
     box = max((_box_bytes(load, model, confidence) for load in loads), default=_decided_bytes(model, confidence))
     stretches = 0 if model.on_host else STRETCHES * STRETCH_BYTES
     resampled = max((_resampling_bytes(load, model, calls) for load in loads), default=0)
-    called = network_bytes(model, calls + SPARE) - (calls + SPARE) * model.output_mb * 1e6 * model.on_host
+    batches = calls + (0 if is_large(model) else SPARE)
+    called = network_bytes(model, batches) - batches * model.output_mb * 1e6 * model.on_host
     under_way = called + _tiles_bytes(model, calls) + box + stretches + resampled
     cached = max((load.cached for load in loads), default=FORMATS[RASTER].cache().size(0))
     measured = max((lesion_bytes(load, model) for load in loads), default=LESIONS) if lesions else 0
@@ -231,7 +234,7 @@ def _tiles_bytes(model: ModelSpec, calls: int) -> float:
 def is_large(model: ModelSpec) -> bool:
     """Whether the scores of a batch decide how much memory a worker on the CPU takes: none wait to be blended, and calls in
     flight are only as many as memory allows."""
-    return model.on_host and _score_bytes(model) >= LARGE
+    return model.on_host and has_large_scores(model)
 
 
 def waiting_batches(model: ModelSpec) -> int:

@@ -203,7 +203,7 @@ def _with_crop(case: PlannedCase, run: Run, total: int, workers: int) -> Planned
     """The case with the windows of its crop, if it has one and might be cut: parts are made of windows."""
     if run.model.contract.crop is None:
         return case
-    if not _stored(case, run) and len(cut(case.cover(run.model), _limits(case, total, run, workers))) == 1:
+    if not _stored(case, run) and len(_cut(case, case.cover(run.model), total, run, workers)) == 1:
         return case
     with case_errors(case.case.path):  # its job says why
         source, sheet = open_sheet(case.case, run.model, run.overrides, memory=most_memory(run.settings))

@@ -83,9 +83,11 @@ def _own(box: Finished, arrays: Arrays, nearest: bool) -> Iterator[Finished]:
 
 def _is_many(box: Finished, arrays: Arrays) -> bool:
     """Whether it pays to look for the classes that can win; on a device, each look would wait for it."""
+    if box.sums is None or len(box.sums) < MANY or arrays.lag or box.invalid is not None:
+        return False
     grids = box.sheet.regridding
-    few = box.sums is None or len(box.sums) < MANY or isinstance(grids, NnunetGrids)
-    return not (few or arrays.lag or box.invalid is not None)
+    assert grids is not None
+    return grids.outside(grids.owned(box.window)) is None
 
 
 def _winners(box: Finished, grids: Regridding, arrays: Arrays) -> Iterator[Finished]:

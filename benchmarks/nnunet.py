@@ -1,7 +1,7 @@
 """``nnUNetv2_predict`` and ``segpipe run`` side by side: the same volumes, folds and mirroring, on the CPU; time and memory.
 
 Both start from one folder as nnU-Net leaves it: two folds with seeded weights, z-score, a spacing other than that of the
-volumes. The volumes are seeded, of 64 x 64 x 48 to 112 x 112 x 112 voxels. The two programs take turns, each with its
+volumes. The volumes are seeded, of 64³ to 112³ voxels (``--size``). The two programs take turns, each with its
 defaults. Exporting the model is not in segpipe's time.
 
 nnU-Net is not one of segpipe's dependencies. Install it into an environment of its own, and name its Python:
@@ -83,12 +83,12 @@ class Bench:
         return [sys.executable, "-m", "segpipe", "run", *where, "--device", "cpu", *flags]
 
 
-def volumes(folder: Path, count: int, border: float) -> None:
+def volumes(folder: Path, count: int, *, sizes: tuple[int, int], border: float) -> None:
     """Seeded MR-like volumes: smooth noise within an ellipsoid that fills ``border`` of each axis, zeros around it."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         rng = np.random.default_rng(number)
-        shape = tuple(int(n) for n in rng.integers((64, 64, 48), (113, 113, 113)))
+        shape = tuple(int(n) for n in rng.integers(sizes[0], sizes[1] + 1, 3))
         coarse = rng.normal(size=[n // 8 + 1 for n in shape])
         fields = np.kron(coarse, np.ones((8, 8, 8)))[tuple(map(slice, shape))]
         away = sum(((np.arange(n) - n / 2) / (border * n / 2)).reshape([-1 if k == a else 1 for k in range(3)]) ** 2
@@ -154,7 +154,7 @@ def plans(features: Sequence[int], patch: int) -> dict[str, Any]:
 def prepare(bench: Bench, arguments: argparse.Namespace) -> None:
     """Write volumes and folder, and export the folder."""
     shutil.rmtree(bench.root, ignore_errors=True)
-    volumes(bench.root / "in", arguments.volumes, arguments.border)
+    volumes(bench.root / "in", arguments.volumes, sizes=tuple(arguments.size), border=arguments.border)
     bench.folder.mkdir(parents=True)
     features = [arguments.features * 2**stage for stage in range(4)]
     (bench.folder / "plans.json").write_text(json.dumps(plans(features, arguments.patch)))
@@ -215,6 +215,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nnunet", default=sys.executable, help="Python that has nnunetv2")
     parser.add_argument("--volumes", type=int, default=20)
+    parser.add_argument("--size", type=int, nargs=2, default=(64, 112), help="smallest and largest axis of a volume")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--features", type=int, default=8, help="of the first stage")
     parser.add_argument("--patch", type=int, default=48)

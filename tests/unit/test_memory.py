@@ -232,3 +232,11 @@ def test_device_memory_has_the_scores_that_are_interpolated(finer, tmp_path):
     tracemalloc.stop()
     extra = device_bytes(spec) - device_bytes(alike)
     assert peak <= extra <= 4 * peak
+
+
+@pytest.mark.parametrize(("given", "large", "most"), [(None, True, 8e9), (16.0, True, 16e9), (None, False, 48e9)])
+def test_a_worker_with_large_scores_takes_8_gb_unless_told_otherwise(given, large, most, monkeypatch):
+    """On a machine that would give each worker more."""
+    monkeypatch.setattr(memory, "memory", lambda: 48e9 / memory.SHARE)
+    monkeypatch.setattr(memory, "is_large", lambda model: large)
+    assert memory.usual_memory(SimpleNamespace(memory=given), 1, None) == pytest.approx(most)

@@ -99,11 +99,9 @@ def volumes(folder: Path, count: int, *, sizes: tuple[int, int], border: float) 
         nibabel.save(image, folder / f"case{number:02}_0000.nii.gz")
 
 
-def plans(features: Sequence[int], patch: int) -> dict[str, Any]:
-    """plans.json of a plain U-Net."""
+def architecture(features: Sequence[int]) -> dict[str, Any]:
+    """A plain U-Net as plans.json describes it."""
     stages = len(features)
-    cubic = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
-    resampling = {f"resampling_fn_{what}": "resample_data_or_seg_to_shape" for what in ("data", "seg", "probabilities")}
     network = {
         "n_stages": stages,
         "features_per_stage": list(features),
@@ -120,6 +118,17 @@ def plans(features: Sequence[int], patch: int) -> dict[str, Any]:
         "nonlin": "torch.nn.LeakyReLU",
         "nonlin_kwargs": {"inplace": True},
     }
+    return {
+        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+        "arch_kwargs": network,
+        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+    }
+
+
+def plans(features: Sequence[int], patch: int) -> dict[str, Any]:
+    """plans.json of a plain U-Net."""
+    cubic = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
+    resampling = {f"resampling_fn_{what}": "resample_data_or_seg_to_shape" for what in ("data", "seg", "probabilities")}
     configuration = {
         "data_identifier": "nnUNetPlans_3d_fullres",
         "preprocessor_name": "DefaultPreprocessor",
@@ -132,11 +141,7 @@ def plans(features: Sequence[int], patch: int) -> dict[str, Any]:
         "resampling_fn_data_kwargs": cubic,
         "resampling_fn_seg_kwargs": {**cubic, "is_seg": True, "order": 1},
         "resampling_fn_probabilities_kwargs": {**cubic, "order": 1},
-        "architecture": {
-            "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-            "arch_kwargs": network,
-            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-        },
+        "architecture": architecture(features),
         "batch_dice": False,
     }
     return {

@@ -44,7 +44,7 @@ def without(plan: Plan, names: Collection[str]) -> Plan:
 def after_models(prepared: Prepared, execute: Execute, note: Callable[[str], None]) -> tuple[Prepared, bool]:
     """Carry out the runs of the models; return the run that joins their labels, and whether it was interrupted before.
 
-    A case that fails in one model is not begun by the next ones, and fails in the joined run.
+    If a case fails in one model, the models after it skip the case, and it fails in the joined run.
     """
     runs = list(runs_of_list(prepared))  # all models are tried before the first one runs for hours
     failed: dict[str, Failure] = {}

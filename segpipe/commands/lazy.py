@@ -44,6 +44,6 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, self.sentences[name]) for name in self.list_commands(ctx)])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        begun = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]
-        commands = [CompletionItem(name, help=self.sentences[name]) for name in begun]
+        matching = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]
+        commands = [CompletionItem(name, help=self.sentences[name]) for name in matching]
         return [*commands, *click.Command.shell_complete(self, ctx, incomplete)]

@@ -196,7 +196,7 @@ def test_a_result_that_goes_with_its_worker_while_it_is_fetched_is_waited_for():
 
 
 def test_a_task_that_ended_while_another_worker_was_restarted_has_not_hung():
-    """It is over its time only because nobody has taken note of its end."""
+    """Its time is over, but it has ended; nobody has read this yet."""
     running = ended(Job((Case("a", "a.tif"),)))
     running.future.done = lambda: True
     running.worker, running.began = "tcp://there", time.monotonic() - 100

@@ -178,7 +178,8 @@ class Settings(BaseModel):
     precision: Precision = "auto"
     """What the network computes in: ``auto`` is the file's own, fp32 or int8; ``bf16`` needs OpenVINO."""
     min_agreement: float = Field(default=0.99, ge=0, le=1, strict=True)
-    """Least share of labels of trial tiles that must be ONNX Runtime's on the CPU; for OpenVINO and GPUs."""
+    """Least share of labels of trial tiles that must be ONNX Runtime's on the CPU; for OpenVINO and GPUs. With 0, OpenVINO's
+    are not compared."""
     tf32: bool = Field(default=False, strict=True)
     """Let a GPU round the inputs of products to 10 bits, which is faster but differs more from the CPU."""
     nhwc: bool = Field(default=False, strict=True)

@@ -15,6 +15,7 @@ from segpipe.formats.case_scaling import scaling_of
 from segpipe.formats.registry import environment
 from segpipe.network.device import open_session
 from segpipe.network.newer import model_for
+from segpipe.network.noise import noise_tiles
 from segpipe.network.output_graph import tail_of
 from segpipe.network.scaling import of_input
 from segpipe.network.spec import ModelSpec
@@ -136,25 +137,29 @@ def refuse_below(spec: ModelSpec, share: float, where: str) -> None:
 def compare_engine(spec: ModelSpec, cases: Sequence[Case] = (), overrides: Overrides = AS_STORED) -> ModelSpec:
     """Compare labels of another engine on tiles of the first cases; return the spec with the share of equal labels.
 
-    Where no case has a valid tile, the share on noise counts, which the trial has found.
+    Where no case has a valid tile, labels of noise are compared. Nothing is compared if no label needs to be equal.
 
     Raises:
         DeviceError: too few labels agree.
     """
-    if spec.engine is None:
+    if spec.engine is None or not spec.min_agreement:
         return spec
     found = list(islice(_tiles(cases[:LOOKED_AT], spec, overrides), CASES))
-    if not found:
-        refuse_below(spec, 1.0 if spec.agreement is None else spec.agreement, f"noise through {spec.title}")
-        return spec
-    device, cpu = HostModel(spec), HostModel(replace(spec, device="cpu", engine=None, folds=_on_cpu(spec)))
-    counted = sum((_on_tile(spec, device, cpu, patch) for _, patch in found), Agreement(0, 0))
-    refuse_below(spec, counted.share, f"tiles of {', '.join(dict.fromkeys(case.name for case, _ in found))}")
+    device, cpu = HostModel(spec), HostModel(_on_cpu(spec))
+    if found:
+        counted = sum((_on_tile(spec, device, cpu, patch) for _, patch in found), Agreement(0, 0))
+        where = f"tiles of {', '.join(dict.fromkeys(case.name for case, _ in found))}"
+    else:
+        noise = noise_tiles(spec, spec.batch)
+        counted, where = agreement_of(spec, device(noise)[:1], cpu(noise)[:1]), f"noise through {spec.title}"
+    refuse_below(spec, counted.share, where)
     return replace(spec, agreement=counted.share)
 
 
-def _on_cpu(spec: ModelSpec) -> tuple[ModelSpec, ...]:
-    return tuple(replace(fold, device="cpu", engine=None) for fold in spec.folds)
+def _on_cpu(spec: ModelSpec) -> ModelSpec:
+    """The model in ONNX Runtime, on all processors: threads do not change labels."""
+    folds = tuple(replace(fold, device="cpu", engine=None) for fold in spec.folds)
+    return replace(spec, device="cpu", engine=None, threads=processors(), folds=folds)
 
 
 def _on_tile(spec: ModelSpec, device: Model, cpu: Model, patch: Patch) -> Agreement:

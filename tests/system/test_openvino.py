@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,12 @@ from networks import Network, contract, local, pooling, volumetric
 import segpipe as package
 from segpipe.errors import DeviceError, ModelError, SettingsError
 from segpipe.export.precision import converted
+from segpipe.formats.case import Case
 from segpipe.network import openvino_session
 from segpipe.network.openvino_session import Engine, OpenVinoSession, engine_version, resolve_engine, runtime
 from segpipe.network.session import open_on_host
 from segpipe.network.spec import read_spec
+from segpipe.pipeline import agreement
 from segpipe.pipeline.agreement import Agreement, agreement_of, compare_engine, refuse_below
 from segpipe.pipeline.model_check import try_out
 from segpipe.results.parts import cut_key
@@ -146,16 +149,30 @@ def test_a_model_whose_labels_differ_is_refused_with_both_figures(scene, model, 
 
 
 def test_where_no_case_has_a_valid_tile_noise_decides(raster, model, monkeypatch):
-    empty = raster("in/empty.tif", np.zeros((3, 64, 64), np.uint8), nodata=0)
-    from segpipe.formats.case import Case
-
+    cases = [Case("empty", str(raster("in/empty.tif", np.zeros((3, 64, 64), np.uint8), nodata=0)))]
     spec = try_out(read_spec(settings(model)))
-    assert spec.agreement == 1
-    assert compare_engine(spec, [Case("empty", str(empty))]) == spec
-    from dataclasses import replace
+    assert compare_engine(spec, cases) == replace(spec, agreement=1.0)
+    session = OpenVinoSession.run
+    monkeypatch.setattr(OpenVinoSession, "run", lambda self, batch: np.roll(session(self, batch), 1, axis=1))
+    with pytest.raises(DeviceError, match=r"at least 99% of the labels .* got 0.00% on noise through .*m.onnx"):
+        compare_engine(spec, cases)
 
-    with pytest.raises(DeviceError, match=r"at least 99% of the labels .* got 50.00% on noise through .*m.onnx"):
-        compare_engine(replace(spec, agreement=0.5), [Case("empty", str(empty))])
+
+def test_nothing_is_compared_where_no_label_needs_to_be_equal(scene, model, run_serial, tmp_path, monkeypatch):
+    monkeypatch.setattr(agreement, "HostModel", None)
+    monkeypatch.setattr(agreement, "Reference", None)
+    out = run_serial(scene, model, output=tmp_path / "out", device="openvino", min_agreement=0.0)
+    device = json.loads((out / "a.json").read_text())["device"]
+    assert device["openvino"] == engine_version()
+    assert not {"agreement", "min_agreement"} & {*device}
+
+
+@pytest.mark.parametrize("least", [0.99, 0.0])
+def test_scores_that_only_openvino_makes_infinite_are_refused_before_a_run(model, monkeypatch, least):
+    session = OpenVinoSession.run
+    monkeypatch.setattr(OpenVinoSession, "run", lambda self, batch: session(self, batch) + np.float32(np.inf))
+    with pytest.raises(DeviceError, match="NaN or infinity on openvino, and none on the CPU: leave --precision out"):
+        try_out(read_spec(settings(model, min_agreement=least)))
 
 
 def test_only_valid_pixels_are_compared_and_counted_by_hand(model):
@@ -318,9 +335,6 @@ def test_tune_ends_with_the_run_to_start(model, scene, segpipe, no_gpu):
 
 def test_a_case_that_breaks_the_comparison_costs_only_itself(model, scene, raster, monkeypatch):
     """Whatever a reader lets through: the next case gives the tile, and the job of the first says why it fails."""
-    from segpipe.formats.case import Case
-    from segpipe.pipeline import agreement
-
     bad = raster("in/0.tif", np.ones((3, 64, 64), np.uint8))
     opened = agreement.open_sheet
 

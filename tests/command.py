@@ -11,6 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
+from warm import warm_workers
+
 from segpipe.cli import main
 from segpipe.process.signals import ENDING
 
@@ -18,7 +20,10 @@ SIGNALS = (*ENDING, signal.SIGALRM)
 
 
 def invoke(arguments: Sequence[Any], cwd: Path) -> subprocess.CompletedProcess[str]:
-    """``segpipe`` with these arguments in that folder; an exception that it lets out is one of the test."""
+    """``segpipe`` with these arguments in that folder; an exception that it lets out is one of the test.
+
+    Its workers are forks (``warm.py``).
+    """
     words = ["segpipe", *map(str, arguments)]
     with TemporaryFile("w+") as out, TemporaryFile("w+") as err:
         with chdir(cwd), _descriptor(1, out), _descriptor(2, err), _own_signals(), _own_logging(), _own_argv(words):
@@ -28,7 +33,8 @@ def invoke(arguments: Sequence[Any], cwd: Path) -> subprocess.CompletedProcess[s
 
 def _exit_code(arguments: list[str]) -> int:
     try:
-        main(arguments, prog_name="segpipe")
+        with warm_workers():
+            main(arguments, prog_name="segpipe")
     except SystemExit as ended:
         return int(ended.code or 0)
     return 0

@@ -176,14 +176,12 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 def segpipe(tmp_path: Path, segpipe_process: Command) -> Command:
     """Run ``segpipe``, below the temporary folder if none is named; output and exit code come back.
 
-    It runs in this process, or, with Dask or options of ``subprocess.run`` such as ``env``, in one of its own: Dask sets up
-    its logging once for a process.
+    It runs in this process, or, with options of ``subprocess.run`` such as ``env``, in one of its own.
     """
     from command import invoke
 
     def run(*arguments: Any, cwd: Path = tmp_path, **options: Any) -> subprocess.CompletedProcess[str]:
-        own = bool(options) or "dask" in arguments
-        return segpipe_process(*arguments, cwd=cwd, **options) if own else invoke(arguments, cwd)
+        return segpipe_process(*arguments, cwd=cwd, **options) if options else invoke(arguments, cwd)
 
     return run
 

@@ -15,6 +15,7 @@ from command import invoke
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
 from scenes import Silent
+from warm import warm_workers
 
 from segpipe.contract import parse_contract
 from segpipe.formats.cases import find_input
@@ -68,7 +69,8 @@ def model(path: Path, channels: list[str] = CHANNELS, **changes: Any) -> Path:
 def run(source: Path, network: Path, output: Path, **flags: Any) -> Any:
     fixed = {"input": (str(source),), "model": network, "output": output, "executor": "serial", "device": "cpu"}
     fixed |= {"unusual_values": "allow"}
-    return carry_out(prepare(load_settings(None, fixed | flags)), Silent())
+    with warm_workers():
+        return carry_out(prepare(load_settings(None, fixed | flags)), Silent())
 
 
 def labels(output: Path, name: str) -> NDArray[Any]:

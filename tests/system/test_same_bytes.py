@@ -75,21 +75,25 @@ def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
+OWN = ["--executor dask --workers 2", "--executor processes --workers 3"]
+"""These run in a process of their own, with workers that are new interpreters."""
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         "--executor serial --batch 3",
         "--executor serial --batch 8",
         pytest.param("--executor dask --workers 1 --batch 8", marks=pytest.mark.slow),
-        "--executor dask --workers 2",
         "--executor processes --workers 1 --batch 8",
-        "--executor processes --workers 3",
+        *OWN,
         pytest.param("--executor dask --workers 4 --batch 3", marks=pytest.mark.slow),
     ],
 )
-def test_masks_and_tables_are_the_same_bytes(arguments, scenes, model, reference, segpipe, tmp_path):
+def test_masks_and_tables_are_the_same_bytes(arguments, scenes, model, reference, segpipe, segpipe_process, tmp_path):
     command = ["run", "--input", scenes, "--model", model, "--device", "cpu", "--confidence"]
-    other = segpipe(*command, "--output", tmp_path / "other", *arguments.split())
+    run = segpipe_process if arguments in OWN else segpipe
+    other = run(*command, "--output", tmp_path / "other", *arguments.split())
     assert other.returncode == 0, other.stderr
     expected = contents(reference)
     assert len(expected) == 7 * 3 + 1

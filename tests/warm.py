@@ -1,0 +1,57 @@
+"""Worker processes of runs in the process of the tests: forks of one that has imported all, in place of new interpreters.
+
+A worker that is started anew imports for a second; who does this has no say in the bytes that it makes. Tests of the start
+itself run segpipe in a process of its own.
+"""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from multiprocessing import context, forkserver, popen_forkserver
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import pytest
+
+from segpipe.process import spawning
+from segpipe.process.signals import ENDING
+
+MODULES = ["distributed.nanny", "distributed.worker", "segpipe.jobs.worker", "segpipe.jobs.executors"]
+
+
+@contextmanager
+def warm_workers() -> Iterator[None]:
+    """Workers that start in this block are forks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spawning._Context, "Process", _Fork)
+        yield
+
+
+class _Fork(context.SpawnProcess):
+    """A process with the folder and the environment of its parent, as if it were started anew."""
+
+    def run(self) -> None:
+        os.environ.clear()
+        os.environ.update(self._environment)
+        super().run()
+
+    @staticmethod
+    def _Popen(process: BaseProcess) -> Any:  # noqa: N802 - the name that multiprocessing calls
+        process._environment = dict(os.environ)  # type: ignore[attr-defined]
+        _serve()
+        with spawning._without_main():
+            return popen_forkserver.Popen(process)
+
+
+@cache
+def _serve() -> None:
+    """Start the process that is forked; it has what a worker must find when its libraries are loaded."""
+    environment = {**spawning.WORKER_ENVIRONMENT, "DASK_LOGGING__DISTRIBUTED": "critical"}
+    forkserver.set_forkserver_preload(MODULES)
+    with spawning.unchanged_environment(environment):
+        os.environ.update(environment)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        forkserver.ensure_running()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,13 +1,16 @@
 """Scenes that take a second or two, what an undisturbed run makes of them, and how to compare what another made."""
 
+import atexit
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +67,11 @@ def make_whole(root: Path, model: str) -> Path:
     return out
 
 
-class Process(subprocess.Popen[str]):
+class Session:
     """A process in a session of its own, that says everything to a file."""
 
-    def __init__(self, root: Path, command: list[str], log: Path, **options: Any) -> None:
-        self.log = log
-        with log.open("w") as stream:
-            super().__init__(
-                command, cwd=root, start_new_session=True, text=True, stdout=stream, stderr=subprocess.STDOUT, **options
-            )
+    pid: int
+    log: Path
 
     def said(self, but: str) -> str:
         """What a test tells that gives up."""
@@ -85,41 +84,103 @@ class Process(subprocess.Popen[str]):
         self.wait()
 
 
-def begin(root: Path, command: list[str], log: Path, **options: Any) -> Process:
+class Process(Session, subprocess.Popen[str]):
+    """Any command."""
+
+    def __init__(self, root: Path, command: list[str], log: Path, **options: Any) -> None:
+        self.log = log
+        with log.open("w") as stream:
+            super().__init__(
+                command, cwd=root, start_new_session=True, text=True, stdout=stream, stderr=subprocess.STDOUT, **options
+            )
+
+
+class Fork(Session):
+    """``segpipe`` as a fork of a process that has imported everything: ``struck.py warm``."""
+
+    def __init__(self, root: Path, arguments: list[str], log: Path, strikes: Sequence[tuple[str, int]] = ()) -> None:
+        self.log, self.returncode = log, None
+        told = {"arguments": arguments, "folder": str(root), "log": str(log), "strikes": strikes}
+        self.pid = _ask(told | {"environment": dict(os.environ)})
+        self._end = os.pidfd_open(self.pid)
+
+    def poll(self, seconds: float = 0) -> int | None:
+        """Its exit code, or None if it has none within some seconds."""
+        if self.returncode is None and select.select([self._end], [], [], seconds)[0]:
+            self.returncode = _ask({"end": self.pid})
+            os.close(self._end)
+        return self.returncode
+
+    def wait(self) -> int:
+        code = self.poll(PATIENCE)
+        assert code is not None, self.said(f"no end within {PATIENCE:.0f} s")
+        return code
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+@cache
+def _server() -> "subprocess.Popen[str]":
+    """The process that forks; libraries that would start threads in it are told not to."""
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    server = subprocess.Popen([*STRUCK, "warm"], text=True, env=environment, start_new_session=True, **pipes)
+    atexit.register(server.communicate)
+    return server
+
+
+def _ask(order: dict[str, Any]) -> int:
+    server = _server()
+    server.stdin.write(json.dumps(order) + "\n")
+    server.stdin.flush()
+    return int(server.stdout.readline())
+
+
+def begin(root: Path, command: list[str], log: Path, **options: Any) -> Session:
+    """Start a command; ``segpipe`` in a fork, unless there are options of ``Popen``."""
+    if command[: len(SEGPIPE)] == SEGPIPE and not options:
+        return Fork(root, command[len(SEGPIPE) :], log)
     return Process(root, command, log, **options)
 
 
-def begin_and_stop(root: Path, command: list[str], log: Path, moment: str, *, times: int = 1) -> Process:
+def begin_and_stop(root: Path, command: list[str], log: Path, moment: str, *, times: int = 1) -> Fork:
     """As ``begin``, to a moment of ``struck.py``: there the first process stands still until it hears SIGCONT.
 
     Its workers finish what they have in hand, and get nothing more. So no test has to be quicker than a run. With ``times``
     it stands still as often: see ``go_on_until``.
     """
-    process = Process(root, STRUCK, log, stdin=subprocess.PIPE)
-    assert process.stdin is not None
-    with process.stdin as stream:
-        stream.write(order_to_stop(root, command, log, moment, times))
+    process = Fork(root, command[len(SEGPIPE) :], log, stops(moment, times))
     wait_until(lambda: _is_stopped(process), process)
     return process
 
 
-def go_on_until(true: Callable[[], Any], process: Process) -> None:
+def go_on_until(true: Callable[[], Any], process: Fork) -> None:
     """Let a process go from one stop to the next until something is true; it stands still then."""
     while not true():
         process.send_signal(signal.SIGCONT)
         wait_until(lambda: _is_stopped(process), process)
 
 
-def order_to_stop(root: Path, command: list[str], log: Path, moment: str, times: int = 1) -> str:
-    strikes = [(f"segpipe.{moment}", signal.SIGSTOP)] * times
-    return json.dumps({"arguments": command[len(SEGPIPE) :], "folder": str(root), "log": str(log), "strikes": strikes})
+def order_to_stop(root: Path, command: list[str], log: Path, moment: str) -> str:
+    """For ``struck.py`` without ``warm``."""
+    arguments = command[len(SEGPIPE) :]
+    return json.dumps({"arguments": arguments, "folder": str(root), "log": str(log), "strikes": stops(moment)})
 
 
-def _is_stopped(process: Process) -> bool:
+def stops(moment: str, times: int = 1) -> list[tuple[str, int]]:
+    return [(f"segpipe.{moment}", signal.SIGSTOP)] * times
+
+
+def _is_stopped(process: Fork) -> bool:
     return "State:\tT" in Path(f"/proc/{process.pid}/status").read_text()
 
 
-def wait(process: Process, watch: Callable[[], Any] = lambda: None, seconds: float = PATIENCE) -> int:
+def wait(process: Session, watch: Callable[[], Any] = lambda: None, seconds: float = PATIENCE) -> int:
     """Exit code of a process; until it ends, it is watched."""
     limit = time.monotonic() + seconds
     try:
@@ -133,7 +194,7 @@ def wait(process: Process, watch: Callable[[], Any] = lambda: None, seconds: flo
             process.end_all()
 
 
-def wait_until(true: Callable[[], Any], process: Process, seconds: float = PATIENCE, *, or_end: bool = False) -> None:
+def wait_until(true: Callable[[], Any], process: Session, seconds: float = PATIENCE, *, or_end: bool = False) -> None:
     """Until something is true, or, if a test asks for that, the process has ended; what takes longer is an error."""
     limit = time.monotonic() + seconds
     try:
@@ -161,10 +222,16 @@ def nothing() -> None: ...
 
 def workers(client: int) -> list[int]:
     """Process numbers of a client's workers."""
-    listed = subprocess.run(
-        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(client)], capture_output=True, text=True, check=False
-    )
-    return [int(line.split()[0]) for line in listed.stdout.splitlines() if "spawn_main" in line]
+    numbers = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+    return [number for number in numbers if _is_worker(number, client)]
+
+
+def _is_worker(number: int, client: int) -> bool:
+    folder = Path(f"/proc/{number}")
+    with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        parent = int(folder.joinpath("stat").read_text().rpartition(")")[2].split()[1])
+        return parent == client and b"spawn_main" in folder.joinpath("cmdline").read_bytes()
+    return False
 
 
 def kill(number: int, sign: int = signal.SIGKILL) -> bool:

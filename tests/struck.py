@@ -1,22 +1,27 @@
 """Run ``segpipe`` in processes that send themselves signals when functions are entered: moments that no clock chooses.
 
-Reads one order per line of stdin, as JSON: ``arguments``, ``folder``, ``log``, and ``strikes``, each a moment and the number
+Reads an order from stdin, a line of JSON: ``arguments``, ``folder``, ``log``, and ``strikes``, each a moment and the number
 of a signal. A moment is ``module:function``, with ``:3`` behind it for the third time, or ``module:<module>`` for an import.
-Writes the exit code of each. With ``warm`` as argument, everything is imported once, and each order is a fork.
+
+With ``warm`` as argument it imports everything once, and each order, which then has an ``environment``, is a fork in a
+session of its own. It answers with the fork's process number, and the order ``end`` of such a number with its exit code.
 """
 
+import gc
 import json
 import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 HEAVY = (
     "segpipe.cli segpipe.commands.run segpipe.commands.tune segpipe.commands.inspect segpipe.commands.export.attach "
     "segpipe.terminal.progress segpipe.terminal.profile segpipe.terminal.plan segpipe.terminal.chosen "
     "segpipe.terminal.state segpipe.terminal.exported segpipe.terminal.journal segpipe.jobs.launch segpipe.jobs.trial "
-    "segpipe.tune.measure segpipe.tune.show segpipe.export.attach segpipe.inspect.file segpipe.inspect.show"
+    "segpipe.tune.measure segpipe.tune.show segpipe.export.attach segpipe.inspect.file segpipe.inspect.show "
+    "segpipe.formats.dicom.sink segpipe.storage.bucket segpipe.commands.status"
 )
 
 
@@ -24,30 +29,33 @@ class Striker:
     """A profiler that sends this process a signal at each moment, one after the other."""
 
     def __init__(self, strikes: list[tuple[str, int]]) -> None:
-        self._strikes, self._seen = list(strikes), 0
+        self._strikes = [(*f"{moment}:1".split(":")[:3], number) for moment, number in strikes]
+        self._seen, self._name = 0, ""
+        self._next()
+
+    def _next(self) -> None:
+        self._seen, self._name = 0, self._strikes[0][1] if self._strikes else ""
 
     def start(self) -> None:
-        threading.setprofile(self)
-        sys.setprofile(self)
+        threading.setprofile(self._look)
+        sys.setprofile(self._look)
 
-    def __call__(self, frame: Any, event: str, argument: Any) -> None:
-        if event != "call" or not self._strikes:
+    def _look(self, frame: Any, event: str, argument: Any) -> None:
+        """At every call and every return, so nothing slow comes before the name."""
+        if event != "call" or frame.f_code.co_name != self._name or not self._strikes:
             return
-        moment, number = self._strikes[0]
-        module, name, *count = moment.split(":")
-        if frame.f_code.co_name != name or frame.f_globals.get("__name__") != module:
-            return
-        self._seen += 1
-        if self._seen == int(*count or (1,)):
-            self._seen = 0
+        module, _, count, number = self._strikes[0]
+        self._seen += frame.f_globals.get("__name__") == module
+        if self._seen == int(count):
             del self._strikes[0]
+            self._next()
             if not self._strikes:
                 sys.setprofile(None)  # what comes is as quick as without
             os.kill(os.getpid(), number)
 
 
 def become(order: dict[str, Any]) -> None:
-    """Turn this process into the command."""
+    """Turn this process into the command, all but its first line."""
     os.chdir(order["folder"])
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for number in (1, 2):
@@ -56,27 +64,56 @@ def become(order: dict[str, Any]) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sys.argv = ["segpipe", *order["arguments"]]
-    Striker(order["strikes"]).start()
+
+
+def begin(order: dict[str, Any]) -> None:
+    if order["strikes"]:
+        Striker(order["strikes"]).start()
     from segpipe.__main__ import start
 
     start()
 
 
-def main() -> None:
-    warm = sys.argv[1:] == ["warm"]
-    for name in HEAVY.split() if warm else ():
+def serve() -> None:
+    """Carry out orders in forks, until there are no more."""
+    for name in HEAVY.split():
         __import__(name)
+    gc.freeze()
     for line in sys.stdin:
         order = json.loads(line)
-        if not warm:
-            become(order)
-        child = os.fork()
-        if not child:
-            become(order)
-        _, status = os.waitpid(child, 0)
-        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        sys.stdout.write(f"{exit_code(order['end']) if 'end' in order else fork(order)}\n")
         sys.stdout.flush()
 
 
+def fork(order: dict[str, Any]) -> int:
+    """Process number of a fork that has its session, folder and log."""
+    if (threads := len([*Path("/proc/self/task").iterdir()])) > 1:
+        raise RuntimeError(f"only a process of one thread may fork, got {threads}")
+    ready, tell = os.pipe()
+    if not (child := os.fork()):
+        os.setsid()
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.environ.clear()
+        os.environ.update(order["environment"])
+        become(order)
+        for end in (ready, tell):
+            os.close(end)
+        begin(order)
+    os.close(tell)
+    os.read(ready, 1)
+    os.close(ready)
+    return child
+
+
+def exit_code(child: int) -> int:
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:] == ["warm"]:
+        serve()
+    else:
+        order = json.loads(sys.stdin.readline())
+        become(order)
+        begin(order)

@@ -14,6 +14,7 @@ from scenes import (
     SEGPIPE,
     STRUCK,
     TWO_ENDED,
+    Fork,
     assert_same,
     begin,
     begin_and_stop,
@@ -28,7 +29,6 @@ from test_privacy import CONTRACT
 
 SERIAL, PROCESSES = "--executor serial", "--executor processes --workers 1"
 TERM, INT, HUP = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
-ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 CASES = {"a": (60, 60), "large": (100, 160)}
 CASES_OF_MANY_PARTS = {"a": (60, 60), "large": (200, 320)}
 
@@ -66,18 +66,11 @@ def make_cases(folder, cases):
 @pytest.fixture(scope="module")
 def warm(root):
     """Carries out orders in forks of a process that has imported everything; exit code and log come back."""
-    with subprocess.Popen(
-        [*STRUCK, "warm"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | ONE_THREAD
-    ) as process:
 
-        def carry_out(arguments, log, *strikes):
-            order = {"arguments": arguments.split(), "folder": str(root), "log": str(log), "strikes": strikes}
-            process.stdin.write(json.dumps(order) + "\n")
-            process.stdin.flush()
-            return int(process.stdout.readline()), log.read_text()
+    def carry_out(arguments, log, *strikes):
+        return wait(Fork(root, arguments.split(), log, strikes)), log.read_text()
 
-        yield carry_out
-        process.stdin.close()
+    return carry_out
 
 
 @pytest.fixture(scope="module")

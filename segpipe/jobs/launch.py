@@ -22,8 +22,10 @@ from segpipe.jobs.cluster import cluster_workers
 from segpipe.jobs.disk import stopped
 from segpipe.jobs.executors import EXECUTORS
 from segpipe.jobs.ledger import Ledger, State
+from segpipe.jobs.orders import Ahead
 from segpipe.jobs.plan import Plan, PlannedCase, keep_cut, make_plan
 from segpipe.jobs.tasks import Halt, Outcome, Watcher
+from segpipe.jobs.worker_process import tell_spare
 from segpipe.messages.printable import printable
 from segpipe.messages.redact import is_cut
 from segpipe.messages.veil import is_veiled, learn, without_names
@@ -224,6 +226,8 @@ def _tried(spec: ModelSpec, settings: Settings) -> ModelSpec:
         ModelError, DeviceError: it does not fit into memory, or does not run.
     """
     refuse_large_tile(spec, most_memory(settings))
+    if spec.engine is not None:
+        tell_spare(Ahead(spec))
     return try_out(spec)
 
 

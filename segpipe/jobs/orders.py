@@ -4,14 +4,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from segpipe.jobs.tasks import Result, Task
+from segpipe.network.spec import ModelSpec
 from segpipe.results.records import Run
 from segpipe.timing.spans import Taken
 from segpipe.vectors.area import Polygons, polygons_of
 
 
 @dataclass(frozen=True, slots=True)
+class Ahead:
+    """Sent to a worker that waits: a model that the first process tries meanwhile, and that the run may use."""
+
+    model: ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
 class Setup:
-    """The first order: the run whose model is to be loaded."""
+    """The first order of a run: the run whose model is to be loaded."""
 
     run: Run
     calls: int
@@ -46,7 +54,7 @@ class End:
     """Release what is held, and end."""
 
 
-Order = Setup | Carry | GiveUp | End
+Order = Ahead | Setup | Carry | GiveUp | End
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,10 @@ from typing import NoReturn
 from segpipe.errors import WorkerError
 from segpipe.formats.registry import release
 from segpipe.jobs.carrying import Carrier, warnings_sent
-from segpipe.jobs.orders import Alive, Broke, Carry, End, Ended, GiveUp, Order, Pixels, Ready, Report, Setup, Warned
+from segpipe.jobs.orders import Ahead, Alive, Broke, Carry, End, Ended, GiveUp, Order, Pixels, Ready, Report, Setup, Warned
 from segpipe.jobs.tasks import Task
-from segpipe.pipeline.infer import Model, load
+from segpipe.network.session import close_kept
+from segpipe.pipeline.infer import Model, load, load_ahead
 from segpipe.process.environment import settle
 from segpipe.process.garbage import loading
 from segpipe.vectors.area import remember
@@ -42,7 +43,7 @@ class Worker:
 
     def __init__(self, connection: "Connection[Report, Order]") -> None:
         self._connection, self._sending = connection, threading.Lock()
-        self._orders: SimpleQueue[Setup | Carry | End] = SimpleQueue()
+        self._orders: SimpleQueue[Ahead | Setup | Carry | End] = SimpleQueue()
         self._stop = threading.Event()
         """Stops the task in progress."""
         self._model: Model | None = None
@@ -52,12 +53,15 @@ class Worker:
             threading.Thread(target=do, name=f"segpipe-{name}", daemon=True).start()
         self.report(Ready())
         self._load_ahead()
-        setup = self._orders.get()
-        if isinstance(setup, Setup):
-            self._prepare(setup)
-            carrier = self._carrier(setup)
-            while isinstance(order := self._orders.get(), Carry):
-                self.report(self._ended(order.task, carrier))
+        while isinstance(order := self._orders.get(), Ahead):
+            with suppress(Exception):  # the first process tries the same model, and says why it cannot be used
+                load_ahead(order.model)
+        if isinstance(order, Setup):
+            self._prepare(order)
+            carrier = self._carrier(order)
+            while not isinstance(order := self._orders.get(), End):
+                if isinstance(order, Carry):
+                    self.report(self._ended(order.task, carrier))
         release()
         os._exit(0)  # nothing is left to do, and to take Python apart costs time
 
@@ -103,6 +107,7 @@ class Worker:
         LOG.setLevel(logging.NOTSET)
         with suppress(Exception):
             self._model = load(setup.run.model)
+        close_kept()
 
     def _carrier(self, setup: Setup) -> Carrier:
         def model() -> Model:

@@ -137,6 +137,12 @@ def spare_worker(settings: Settings) -> Iterator[None]:
             started.close()
 
 
+def tell_spare(order: "Order") -> None:
+    """Give an order to the worker that was started ahead, if there is one."""
+    for worker in [*_spare]:
+        worker.send(order)
+
+
 def take_spare() -> WorkerProcess | None:
     """The worker that was started ahead; None if there is none, or if it is another run's."""
     with suppress(IndexError):

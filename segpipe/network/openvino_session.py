@@ -119,6 +119,10 @@ Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 """Name and shape of each input of a network."""
 
 
+def _shapes(given: Mapping[str, NDArray[Any]]) -> Shapes:
+    return tuple((name, array.shape) for name, array in given.items())
+
+
 @dataclass(eq=False, slots=True)
 class _Compiled:
     """A network for batches of one shape, and its requests, each for one call at a time."""
@@ -152,9 +156,13 @@ class OpenVinoSession:
         with self._errors():
             self._network = _core().read_model(path)
 
+    def prepare(self, given: Mapping[str, NDArray[Any]]) -> None:
+        """Compile the network for batches of this shape, as the first of them would do."""
+        self._for(_shapes(given))
+
     def run(self, given: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """The raw output for a batch; shape and type as the graph gives them."""
-        compiled = self._for(tuple((name, array.shape) for name, array in given.items()))
+        compiled = self._for(_shapes(given))
         request = compiled.take()
         try:
             return self._infer(request, compiled.output, given)

@@ -83,10 +83,30 @@ def open_on_host(spec: "ModelSpec", *, arena: bool = True, shared: bool = False)
     Raises:
         ModelError, DeviceError: the engine cannot load the network, or is not there.
     """
+    if (session := _OPENED.get(_key(spec))) is not None:
+        return session
     if spec.engine is not None:
         return OpenVinoSession(spec.path, spec.engine, spec.threads, spec.output)
     more: dict[str, Any] = {"shared": shared, "folder": spec.folder, "patterns": not has_large_scores(spec)}
     return RuntimeSession(open_session(model_for(spec), "cpu", arena, spec.threads, **more), spec.output)
+
+
+_OPENED: dict[tuple[object, ...], Session] = {}
+"""Sessions that were opened ahead, by all that their scores depend on."""
+
+
+def _key(spec: "ModelSpec") -> tuple[object, ...]:
+    return spec.path, spec.sha256, spec.engine, spec.threads, spec.output
+
+
+def keep_open(spec: "ModelSpec", session: Session) -> None:
+    """Let the next call of ``open_on_host`` for this network return a session that is open already."""
+    _OPENED[_key(spec)] = session
+
+
+def close_kept() -> None:
+    """Close the sessions that were kept open and that nobody uses."""
+    _OPENED.clear()
 
 
 def has_large_scores(spec: "ModelSpec") -> bool:

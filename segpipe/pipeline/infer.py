@@ -15,8 +15,9 @@ from segpipe.geometry.windows import Tiling
 from segpipe.network.arrays import HOST, Array, Arrays
 from segpipe.network.averaging import mean_scores
 from segpipe.network.device import open_session
+from segpipe.network.openvino_session import OpenVinoSession
 from segpipe.network.output_graph import tail_of
-from segpipe.network.session import Session, open_on_host, raw_scores
+from segpipe.network.session import Session, has_large_scores, keep_open, open_on_host, raw_scores
 from segpipe.network.spec import ModelSpec, check_unchanged
 from segpipe.pipeline.memory import waiting_batches
 from segpipe.pipeline.read import Failed
@@ -144,6 +145,26 @@ def load(spec: ModelSpec) -> Model:
         check_unchanged(spec)
 
 
+SMALL = 2**28
+"""Most bytes of files of a model that is loaded ahead, while the first process may have it in memory, too."""
+
+
+def load_ahead(spec: ModelSpec) -> None:
+    """Open a model before it is known whether a run uses it, if that takes long and little memory.
+
+    OpenVINO compiles a network at its first call, for as long as it then needs for two tiles.
+
+    Raises:
+        ModelError, DeviceError: the engine cannot load it, or is not there; or the file has changed.
+    """
+    files = {file for member in spec.members for file in member.files}
+    if spec.engine is None or has_large_scores(spec) or sum(file.stat().st_size for file in files) > SMALL:
+        return
+    model = HostModel(spec)  # without a trial, it scores an empty batch
+    check_unchanged(spec)
+    model.keep_open()
+
+
 @dataclass(frozen=True)
 class NoModel:
     """Takes the place of a model where the labels of several are joined, and nothing is inferred."""
@@ -184,6 +205,11 @@ class HostModel:
         """Do now what an engine does at its first call: better before a case is opened than while it is read."""
         for network in self._networks:
             network.warm()
+
+    def keep_open(self) -> None:
+        """Let the next model of the same networks take over their sessions."""
+        for network in self._networks:
+            network.keep_open()
 
     def shrink(self) -> bool:
         return False
@@ -236,8 +262,11 @@ class HostNetwork:
 
     def warm(self) -> None:
         """Let OpenVINO compile the network, as it does at its first call; ONNX Runtime has nothing to do."""
-        if self.spec.engine is not None:
-            self.raw(self._empty())
+        if isinstance(self._session, OpenVinoSession):
+            self._session.prepare(self.spec.given(self._empty()))
+
+    def keep_open(self) -> None:
+        keep_open(self.spec, self._session)
 
     def _empty(self) -> NDArray[Any]:
         return np.zeros(self.spec.batch_shape, self.spec.input_dtype)

@@ -16,12 +16,14 @@ import segpipe as package
 from segpipe.errors import DeviceError, ModelError, SettingsError
 from segpipe.export.precision import converted
 from segpipe.formats.case import Case
+from segpipe.jobs import launch
 from segpipe.network import openvino_session
 from segpipe.network.openvino_session import Engine, OpenVinoSession, engine_version, resolve_engine, runtime
-from segpipe.network.session import open_on_host
+from segpipe.network.session import close_kept, open_on_host
 from segpipe.network.spec import read_spec
-from segpipe.pipeline import agreement
+from segpipe.pipeline import agreement, infer
 from segpipe.pipeline.agreement import Agreement, agreement_of, compare_engine, refuse_below
+from segpipe.pipeline.infer import load, load_ahead
 from segpipe.pipeline.model_check import try_out
 from segpipe.results.parts import cut_key
 from segpipe.results.records import Run, device_facts, device_kind
@@ -173,6 +175,67 @@ def test_scores_that_only_openvino_makes_infinite_are_refused_before_a_run(model
     monkeypatch.setattr(OpenVinoSession, "run", lambda self, batch: session(self, batch) + np.float32(np.inf))
     with pytest.raises(DeviceError, match="NaN or infinity on openvino, and none on the CPU: leave --precision out"):
         try_out(read_spec(settings(model, min_agreement=least)))
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Files that OpenVINO opens, in order."""
+    paths, init = [], OpenVinoSession.__init__
+
+    def noted(self, path, *more):
+        paths.append(path)
+        init(self, path, *more)
+
+    monkeypatch.setattr(OpenVinoSession, "__init__", noted)
+    yield paths
+    close_kept()
+
+
+def test_a_model_that_is_loaded_ahead_is_opened_and_compiled_once(tmp_path, opened, monkeypatch):
+    folds = [local(tmp_path / f"{seed}.onnx", classes=4, seed=seed) for seed in (1, 2)]
+    spec = read_spec(settings(folds, tile=(64,)))
+    tiles = np.random.default_rng(0).random(spec.batch_shape).astype(np.float32)
+    expected = load(spec)(tiles)
+    opened.clear()
+    load_ahead(spec)
+    assert opened == folds
+    monkeypatch.setattr(OpenVinoSession, "_compile", None)
+    tried = replace(spec, network_mb=1.0, trial_shapes=(spec.batch_shape, expected.shape))
+    assert load(tried)(tiles).tobytes() == expected.tobytes()
+    assert opened == folds
+
+
+@pytest.mark.parametrize("change", [{"threads": 2}, {"sha256": "0"}, {"engine": None, "device": "cpu"}])
+def test_another_model_than_was_loaded_ahead_is_opened_anew(change, model, opened):
+    spec = read_spec(settings(model))
+    load_ahead(spec)
+    other = replace(spec, **change)
+    assert open_on_host(other) is not open_on_host(spec)
+    close_kept()
+    assert open_on_host(spec) is not open_on_host(spec)
+
+
+def test_what_is_large_or_changed_or_onnx_runtimes_is_not_loaded_ahead(model, opened, monkeypatch):
+    spec = read_spec(settings(model))
+    load_ahead(replace(spec, engine=None, device="cpu"))
+    monkeypatch.setattr(infer, "SMALL", model.stat().st_size - 1)
+    load_ahead(spec)
+    assert opened == []
+    monkeypatch.setattr(infer, "SMALL", model.stat().st_size)
+    with pytest.raises(ModelError, match="has changed since this run began"):
+        load_ahead(replace(spec, sha256="0"))
+    assert open_on_host(spec) is not open_on_host(spec)
+
+
+def test_a_run_tells_its_worker_the_model_before_it_tries_it(scene, model, segpipe, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(launch, "tell_spare", told.append)
+    monkeypatch.setattr(launch, "try_out", lambda spec: (told.append("tried"), try_out(spec))[1])
+    for device in ("openvino", "cpu"):
+        command = ["run", "--input", scene, "--model", model, "--output", tmp_path / device, "--executor", "serial"]
+        assert segpipe(*command, "--device", device).returncode == 0
+    (ahead, *tries) = told
+    assert (ahead.model.path, ahead.model.engine, tries) == (model, Engine("CPU", "fp32"), ["tried", "tried"])
 
 
 def test_only_valid_pixels_are_compared_and_counted_by_hand(model):

@@ -24,12 +24,13 @@ from segpipe.jobs import processes
 from segpipe.jobs.carrying import Carrier, Throttled
 from segpipe.jobs.launch import carry_out, executor_of, prepare
 from segpipe.jobs.lost import ALONE, RETRIES, apart
-from segpipe.jobs.orders import Alive, Broke, Carry, End, Ended, Pixels, Ready, Setup
+from segpipe.jobs.orders import Ahead, Alive, Broke, Carry, End, Ended, Pixels, Ready, Setup
 from segpipe.jobs.plan import Job
 from segpipe.jobs.processes import STARTS, _Attempt, _Board, _Losses, _Worker
 from segpipe.jobs.tasks import Halt, Outcome
 from segpipe.jobs.worker import _portable
-from segpipe.jobs.worker_process import LostError, _spare, spare_worker, start_worker, take_spare
+from segpipe.jobs.worker_process import LostError, _spare, spare_worker, start_worker, take_spare, tell_spare
+from segpipe.network.openvino_session import Engine
 from segpipe.network.spec import read_spec
 from segpipe.process.spawning import WORKER_ENVIRONMENT
 from segpipe.results.records import Run
@@ -171,6 +172,22 @@ def test_a_worker_that_is_started_ahead_is_taken_once_or_ended(root):
     with pytest.raises(InputError, match="no"), spare_worker(settings(root)):
         raise InputError("no")
     assert (active_children(), _spare) == ([], [])
+
+
+def test_a_model_that_is_told_ahead_costs_no_task(root):
+    run = Run(read_spec(settings(root)), settings(root))
+    run.output.make()
+    gone = replace(run.model, path=root / "gone.onnx", files=(root / "gone.onnx",), engine=Engine("CPU", "fp32"))
+    with spare_worker(settings(root)):
+        tell_spare(Ahead(gone))
+        worker = take_spare()
+        tell_spare(Ahead(gone))  # nobody hears it
+    awaited(worker, Ready)
+    for order in (Setup.of(run, 1), Ahead(gone), Carry(Job((Case("a", str(root / "in" / "a.tif")),)))):
+        worker.send(order)  # one that is late, as of another run, is passed over
+    assert awaited(worker, Ended).results[0].error is None
+    worker.send(End())
+    worker.join()
 
 
 @pytest.mark.parametrize(

@@ -276,7 +276,7 @@ def test_files_of_channels(tmp_path: Path) -> None:
     assert leaks(tmp_path, *said(done)) == []
 
 
-def test_workers_parts_and_kills(folder: Path, segpipe_process: Any) -> None:
+def test_workers_parts_and_kills(folder: Path) -> None:
     command = ["run", "-i", "scans", *MODEL, "--case-name", "number", "--parts", "2"]
     order = {"arguments": [*command, "--executor", "serial"], "folder": str(folder), "log": str(folder / "struck.log")}
     strike = {"strikes": [["segpipe.results.parts:write_tally:4", signal.SIGKILL]]}
@@ -284,9 +284,9 @@ def test_workers_parts_and_kills(folder: Path, segpipe_process: Any) -> None:
     assert killed.returncode == -signal.SIGKILL
     assert list((folder / "out/.parts").iterdir())
     assert leaks(folder) == []
-    died = segpipe_process("status", "out", "-i", "scans", cwd=folder)
+    died = invoke(["status", "out", "-i", "scans"], folder)
     assert "its last run died" in died.stdout
-    done = segpipe_process(*command, "--workers", "2", cwd=folder)
+    done = invoke([*command, "--workers", "2"], folder)
     assert done.returncode == 1
     assert leaks(folder, *said(died), *said(done)) == []
 

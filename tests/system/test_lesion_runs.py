@@ -21,15 +21,28 @@ from segpipe.storage.folder import Folder
 
 TILE = (8, 12, 10)
 LESIONS = ["--lesions", "--min-size", "6"]
+ALL = [*LESIONS, "--instances", "--confidence"]
+
+
+def make(root: Path) -> Path:
+    networks.volumetric(root / "model.onnx", TILE, scale=1 / 255, orientation="RAS")
+    (root / "in").mkdir()
+    volumes.write(root / "in" / "a.nii.gz", volumes.voxels((25, 23, 21), "u1"), volumes.OBLIQUE)
+    volumes.write(root / "in" / "b.nii", volumes.voxels((9, 13, 10), "u1", 1))
+    return root
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    networks.volumetric(tmp_path / "model.onnx", TILE, scale=1 / 255, orientation="RAS")
-    (tmp_path / "in").mkdir()
-    volumes.write(tmp_path / "in" / "a.nii.gz", volumes.voxels((41, 33, 29), "u1"), volumes.OBLIQUE)
-    volumes.write(tmp_path / "in" / "b.nii", volumes.voxels((12, 13, 14), "u1", 1))
-    return tmp_path
+    return make(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``whole``, which one process makes in one piece."""
+    root = make(tmp_path_factory.mktemp("lesions"))
+    assert run(root, "-o", "whole", *ALL).returncode == 0
+    return root
 
 
 def run(root: Path, *more: str, model: str = "model.onnx", executor: str = "serial") -> Any:
@@ -89,44 +102,36 @@ def test_the_table_and_the_instances_are_those_of_the_mask(folder: Path) -> None
 
 
 @pytest.mark.parametrize("parts", ["1", "2", "7"])
-def test_parts_leave_the_same_bytes(folder: Path, parts: str) -> None:
-    more = [*LESIONS, "--instances", "--confidence"]
-    assert run(folder, "-o", "whole", *more).returncode == 0
-    done = run(folder, "-o", "cut", *more, "--parts", parts)
+def test_parts_leave_the_same_bytes(root: Path, tmp_path: Path, parts: str) -> None:
+    done = run(root, "-o", f"{tmp_path}/cut", *ALL, "--parts", parts)
     assert done.returncode == 0, done.stderr
-    same(folder / "cut", folder / "whole")
-    assert not list((folder / "cut").glob(".*"))
+    same(tmp_path / "cut", root / "whole")
+    assert not list((tmp_path / "cut").glob(".*"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "3"])
-def test_workers_leave_the_same_bytes(folder: Path, workers: str) -> None:
-    more = [*LESIONS, "--instances"]
-    assert run(folder, "-o", "whole", *more).returncode == 0
-    done = run(folder, "-o", "cut", *more, "--workers", workers, "--parts", "4", executor="dask")
+def test_workers_leave_the_same_bytes(root: Path, tmp_path: Path, workers: str) -> None:
+    done = run(root, "-o", f"{tmp_path}/cut", *ALL, "--workers", workers, "--parts", "4", executor="dask")
     assert done.returncode == 0, done.stderr
-    same(folder / "cut", folder / "whole")
+    same(tmp_path / "cut", root / "whole")
 
 
-def test_many_merges_on_the_way_change_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    more = [*LESIONS, "--instances"]
-    assert run(folder, "-o", "whole", *more).returncode == 0
+def test_many_merges_on_the_way_change_nothing(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(components, "PENDING_ROWS", 4)
     monkeypatch.setattr(components, "PENDING_POINTS", 4)
-    assert run(folder, "-o", "cut", *more, "--parts", "3").returncode == 0
-    same(folder / "cut", folder / "whole")
+    assert run(root, "-o", f"{tmp_path}/cut", *ALL, "--parts", "3").returncode == 0
+    same(tmp_path / "cut", root / "whole")
 
 
-def test_a_damaged_part_is_made_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_part_is_made_again(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its names of components have changed on the disk before the join."""
-    more = [*LESIONS, "--instances", "--parts", "3"]
-    assert run(folder, "-o", "whole", *more).returncode == 0
     from segpipe.jobs import work
 
     join, struck = work.join, []
 
     def strike(job, context):
-        for path in sorted((folder / "cut").glob(".parts/a.*/000001.instances.boxes")) if not struck else []:
+        for path in sorted((tmp_path / "cut").glob(".parts/a.*/000001.instances.boxes")) if not struck else []:
             data = bytearray(path.read_bytes())
             data[40] ^= 1
             path.write_bytes(data)
@@ -134,11 +139,11 @@ def test_a_damaged_part_is_made_again(folder: Path, monkeypatch: pytest.MonkeyPa
         return join(job, context)
 
     monkeypatch.setattr(work, "join", strike)
-    done = run(folder, "-o", "cut", *more)
+    done = run(root, "-o", f"{tmp_path}/cut", *ALL, "--parts", "3")
     assert done.returncode == 0, done.stderr
     assert struck
     assert "the part is processed again" in done.stderr
-    same(folder / "cut", folder / "whole")
+    same(tmp_path / "cut", root / "whole")
 
 
 def test_without_the_setting_records_and_masks_are_as_before(folder: Path) -> None:

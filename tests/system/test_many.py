@@ -3,14 +3,14 @@
 import errno
 import gc
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
+from contextlib import chdir
 
 import numpy as np
 import pytest
 import rasterio
+from command import invoke
 from networks import local
 from scenes import PATIENCE, SEGPIPE, Silent, assert_same, begin, begin_and_stop, go_on_until, wait
 
@@ -43,8 +43,8 @@ def picture(path, shape, rng):
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """Pictures, one of them damaged, and what a run makes of them that has looked at all beforehand."""
+def pictures(tmp_path_factory):
+    """Pictures, one of them damaged, and a model."""
     root = tmp_path_factory.mktemp("many")
     rng = np.random.default_rng(0)
     for number in range(SMALL):
@@ -53,16 +53,18 @@ def root(tmp_path_factory):
         picture(root / "in" / name, shape, rng)
     (root / "in" / "broken.png").write_bytes(b"\x89PNG no more")
     local(root / "m.onnx")
-    before = Path.cwd()
-    os.chdir(root)
-    try:
+    return root
+
+
+@pytest.fixture(scope="module")
+def root(pictures):
+    """With them, what a run makes of them that has looked at all beforehand."""
+    with chdir(pictures):
         flags = {"input": ("in",), "model": "m.onnx", "output": "seen", "executor": "serial", "device": "cpu"}
         prepared = prepare(load_settings(None, flags), look=True)
         assert not prepared.plan.unseen
         assert carry_out(prepared, Silent()).ledger.count(State.DONE) == SMALL + len(OTHERS)
-    finally:
-        os.chdir(before)
-    return root
+    return pictures
 
 
 def command(out, *more):
@@ -102,16 +104,19 @@ def test_a_killed_run_of_many_goes_on_with_what_is_missing(root, tmp_path):
     assert_same(out, root / "seen")
 
 
-def test_a_folder_that_cannot_be_listed_this_time_makes_no_case_undone(root, monkeypatch):
+def test_a_folder_that_cannot_be_listed_this_time_makes_no_case_undone(tmp_path, run_serial, monkeypatch):
     def fails(self, folder):
         raise OSError(errno.ESTALE, "stale", folder)
 
-    monkeypatch.chdir(root)
-    settings = load_settings(None, {"input": ("in",), "model": "m.onnx", "output": "seen", "device": "cpu"})
+    for name in ("a", "sub/b", "sub/c"):
+        picture(tmp_path / "in" / f"{name}.png", (20, 24), np.random.default_rng(0))
+    out = run_serial(tmp_path / "in", local(tmp_path / "m.onnx"))
+    flags = {"input": (str(tmp_path / "in"),), "model": tmp_path / "m.onnx", "output": out, "device": "cpu"}
+    settings = load_settings(None, flags)
     seen, cases = Run(read_spec(settings), settings), find_cases(settings.input)
-    assert len(done_cases(cases, seen)) == SMALL + len(OTHERS)
+    assert len(done_cases(cases, seen)) == 3
     monkeypatch.setattr(Folder, "below", fails)
-    assert len(done_cases(cases, seen)) == SMALL + len(OTHERS)
+    assert len(done_cases(cases, seen)) == 3
 
 
 @pytest.mark.slow
@@ -124,8 +129,8 @@ def test_a_file_in_the_place_of_a_mask_is_not_replaced_unlooked_at(root, tmp_pat
     assert mine.read_bytes() == before
 
 
-def test_a_dry_run_looks_at_all(root, tmp_path):
-    found = run(root, tmp_path / "out", "--dry-run", "--workers", "2")
+def test_a_dry_run_looks_at_all(pictures, tmp_path):
+    found = invoke(command(tmp_path / "out", "--dry-run", "--workers", "2")[len(SEGPIPE) :], pictures)
     assert found.returncode == 1
     assert found.stdout.count("\ncase  ") == SMALL + len(OTHERS) - 1  # the first has no line before it
     assert "problem  broken" in found.stdout

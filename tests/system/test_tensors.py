@@ -206,7 +206,7 @@ def test_memory_that_is_used_up_is_told_from_other_failures(error, kind):
 def scenes(raster):
     """Cases of unlike type and size, with and without nodata, so that batches mix them."""
     rng = np.random.default_rng(3)
-    shapes = [(200, 260), (64, 64), (65, 130), (10, 17), (160, 131), (33, 200)]
+    shapes = [(130, 180), (64, 64), (65, 90), (10, 17), (120, 100), (33, 130)]
     for number, shape in enumerate(shapes):
         dtype = [np.uint8, np.uint16, np.float32][number % 3]
         pixels = rng.integers(1, 256, (3, *shape)).astype(dtype)

@@ -1,4 +1,4 @@
-"""A real S3 endpoint on loopback, in processes of its own: moto's server, and before it one that can be told to fail."""
+"""A real S3 endpoint on loopback, in a process of its own: moto's server, which can be told to fail."""
 
 import json
 import os
@@ -63,25 +63,11 @@ class Endpoint:
         }
 
 
-MOTO = """
-from threading import Event
-from moto.server import ThreadedMotoServer
-server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-server.start()
-print(server.get_host_and_port()[1], flush=True)
-Event().wait()
-"""
-
-
 @contextmanager
 def serving(folder: Path) -> Iterator[int]:
     """The port of an endpoint that keeps its log in a folder."""
-    flaky = [sys.executable, str(Path(__file__).with_name("flaky_s3.py"))]
-    with (
-        (folder / "server.log").open("w") as log,
-        _listening([sys.executable, "-c", MOTO], log) as behind,
-        _listening([*flaky, str(behind), str(folder)], log) as port,
-    ):
+    command = [sys.executable, str(Path(__file__).with_name("flaky_s3.py")), str(folder)]
+    with (folder / "server.log").open("w") as log, _listening(command, log) as port:
         yield port
 
 

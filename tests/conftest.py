@@ -231,6 +231,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with serving(root / "server") as port, pytest.MonkeyPatch.context() as patch:
         for key, value in environment(port, root / "tmp").items():
             patch.setenv(key, value)
+        patch.setattr("tempfile.tempdir", None)  # which keeps what it has found
         yield open_endpoint(root)
 
 

@@ -1,19 +1,24 @@
-"""Stands before an S3 server: writes every request down, and answers 503 where it is told to.
+"""moto's S3 server, which writes every request down, and answers 503 where it is told to.
 
-``python flaky_s3.py PORT_BEHIND FOLDER`` says on which port it listens. ``FOLDER/requests.log`` has a line per request;
+``python flaky_s3.py FOLDER`` says on which port it listens. ``FOLDER/requests.log`` has a line per request;
 ``FOLDER/faults.json`` names patterns of such lines, and how many of each are to fail.
 """
 
-import http.client
 import json
 import re
 import sys
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-BEHIND, FOLDER = int(sys.argv[1]), Path(sys.argv[2])
+from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
+from werkzeug.serving import make_server
+from werkzeug.wrappers import Response
+
+FOLDER = Path(sys.argv[1])
 failed: "Counter[tuple[str, str]]" = Counter()
+moto = create_backend_app("s3")
 
 
 def fails(line: str) -> bool:
@@ -25,44 +30,26 @@ def fails(line: str) -> bool:
     return False
 
 
-class Handler(BaseHTTPRequestHandler):
+def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    line = f"{environ['REQUEST_METHOD']} {environ['RAW_URI']} {environ.get('HTTP_RANGE', '')}".rstrip()
+    faulty = fails(line)
+    with (FOLDER / "requests.log").open("a") as log:
+        log.write(f"{line}{' 503' * faulty}\n")
+    if faulty:
+        environ["wsgi.input"].read()
+        return Response(status=503)(environ, start_response)
+    answered: Iterable[bytes] = moto(environ, start_response)
+    return answered
+
+
+class Handler(MotoRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or what follows the headers waits 40 ms until their receipt is acknowledged
 
-    def answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        line = f"{self.command} {self.path} {self.headers.get('Range', '')}".rstrip()
-        faulty = fails(line)
-        with (FOLDER / "requests.log").open("a") as log:
-            log.write(f"{line}{' 503' * faulty}\n")
-        if faulty:
-            self.send_response(503)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        behind = http.client.HTTPConnection("127.0.0.1", BEHIND)
-        behind.request(self.command, self.path, body, dict(self.headers))
-        answer = behind.getresponse()
-        content = answer.read()
-        behind.close()
-        self.send_response_only(answer.status)
-        for key, value in answer.getheaders():
-            if key.lower() not in ("transfer-encoding", "connection"):
-                self.send_header(key, value)
-        if self.command != "HEAD" and not answer.getheader("Content-Length"):
-            self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815 - http.server's names
-
-    def log_message(self, *arguments: object) -> None: ...
+    def log(self, type: str, message: str, *arguments: object) -> None: ...
 
 
-class Server(ThreadingHTTPServer):
-    request_queue_size = 128  # five, as usual, are too few for all threads of a run, where the processor is busy
-
-
-with Server(("127.0.0.1", 0), Handler) as server:
+with make_server("127.0.0.1", 0, answer, threaded=True, request_handler=Handler) as server:
     sys.stdout.write(f"{server.server_port}\n")
     sys.stdout.flush()
     server.serve_forever()

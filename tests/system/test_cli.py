@@ -494,14 +494,14 @@ def long_arguments(out: Path, executor: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def long_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Scenes that take some seconds, and in ``whole`` what an undisturbed run makes of them."""
+    """Scenes of several tiles, and in ``whole`` what an undisturbed run makes of them."""
     root = tmp_path_factory.mktemp("long")
     (root / "in").mkdir()
     for i in range(CASES):
         with rasterio.open(
-            root / "in" / f"{i}.tif", "w", driver="GTiff", width=360, height=360, count=3, dtype="uint8"
+            root / "in" / f"{i}.tif", "w", driver="GTiff", width=160, height=160, count=3, dtype="uint8"
         ) as f:
-            f.write(noise(3, 360, 360, seed=i))
+            f.write(noise(3, 160, 160, seed=i))
     local(root / "m.onnx", align=8, tile=[64, 64], overlap=[32, 32])
     assert invoke(long_arguments(root / "whole", "serial"), root).returncode == 0
     return root

@@ -37,9 +37,22 @@ LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    networks.volumetric(tmp_path / "model.onnx", TILE, scale=1 / 255, classes=CLASSES)
-    write_series(tmp_path / "in" / "a")
-    return tmp_path
+    return made(tmp_path)
+
+
+def made(root: Path) -> Path:
+    """A folder with a model and a series."""
+    networks.volumetric(root / "model.onnx", TILE, scale=1 / 255, classes=CLASSES)
+    write_series(root / "in" / "a")
+    return root
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with a report, which each test leaves as it was."""
+    root = made(tmp_path_factory.mktemp("reported"))
+    assert "1 done, 0 done before" in run(root, "--report", "dicom").stderr
+    return root
 
 
 def write_series(folder: Path, orientation: str = "axial", backwards: bool = False) -> Path:
@@ -173,10 +186,9 @@ def test_a_seg_that_cannot_be_written_leaves_no_file(
 
 @pytest.mark.parametrize("name", ["a.seg.dcm", "a.sr.dcm", "a.sc.dcm"])
 def test_another_attempt_does_not_touch_what_this_one_writes(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    folder: Path, reported: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """A worker that was taken for lost still lives while its successor begins the same file."""
-    assert run(folder, "-o", "whole", "--report", "dicom").returncode == 0
     publish, others = Folder.publish, []
 
     def late(store: Folder, draft: Path, target: str, *, flush: bool = True) -> None:
@@ -188,7 +200,7 @@ def test_another_attempt_does_not_touch_what_this_one_writes(
     monkeypatch.setattr(Folder, "publish", late)
     assert run(folder, "-o", "late", "--report", "dicom").returncode == 0
     assert others
-    assert (folder / "late" / name).read_bytes() == (folder / "whole" / name).read_bytes()
+    assert (folder / "late" / name).read_bytes() == (reported / "segpipe-out" / name).read_bytes()
 
 
 def test_a_file_is_segpipes_own_by_its_manufacturer(tmp_path: Path) -> None:
@@ -283,16 +295,15 @@ def test_a_run_without_a_report_goes_on_where_one_is_and_writes_it_where_none_is
 
 @pytest.mark.parametrize("name", ["a.seg.dcm", "a.sr.dcm", "a.sc.dcm"])
 @pytest.mark.parametrize("damage", ["cut", "empty", "zeros"])
-def test_a_damaged_file_made_of_a_mask_is_written_again(folder: Path, name: str, damage: str) -> None:
-    assert "1 done, 0 done before" in run(folder, "--report", "dicom").stderr
-    path = folder / "segpipe-out" / name
+def test_a_damaged_file_made_of_a_mask_is_written_again(reported: Path, name: str, damage: str) -> None:
+    path = reported / "segpipe-out" / name
     data = path.read_bytes()
     path.write_bytes({"cut": data[:-40], "empty": b"", "zeros": bytes(len(data))}[damage])
-    again = run(folder, "--report", "dicom")
+    again = run(reported, "--report", "dicom")
     assert f"{name} is damaged" in again.stderr
     assert "1 done, 0 done before" in again.stderr
     assert path.read_bytes() == data
-    assert "0 done, 1 done before" in run(folder, "--report", "dicom").stderr
+    assert "0 done, 1 done before" in run(reported, "--report", "dicom").stderr
 
 
 def test_a_run_that_was_killed_between_two_records_leaves_no_report_of_another_mask(folder: Path) -> None:

@@ -24,6 +24,7 @@ import rasterio
 import shapely
 from fields import write_fields
 from networks import Network, contract, local, pixelwise
+from rasterio.windows import Window
 from several import several
 from volumes import voxels, write
 
@@ -113,9 +114,11 @@ def pages_with_commands():
 def supposed(tmp_path_factory):
     """What the pages suppose: the bundled example under the names of the pages, photographs, and a volume."""
     root = tmp_path_factory.mktemp("supposed")
-    for name in ("examples", "configs"):
-        (root / name).symlink_to(ROOT / name)
-    shutil.copytree(ROOT / "examples" / "scenes", root / "scenes")
+    for path in (ROOT / "configs", *(ROOT / "examples").iterdir()):
+        link = root / path.relative_to(ROOT)
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to("../scenes" if path == SCENES else path)
+    _corners(root / "scenes")
     for name in ("unet.onnx", "crops.onnx"):
         shutil.copy(ROOT / "examples" / "crops.onnx", root / name)
     _photos(root)
@@ -124,6 +127,26 @@ def supposed(tmp_path_factory):
     _described(root)
     _several(root)
     return root
+
+
+SCENES = ROOT / "examples" / "scenes"
+
+
+def shows_figures(page):
+    """Whether a page shows what is printed of the bundled scenes: they must be whole then."""
+    return any(block["kind"] == "console" and re.search("scenes|danube", block["text"]) for block in blocks(page))
+
+
+def _corners(folder):
+    """A corner of each bundled scene, of one tile: enough where no figure is shown."""
+    folder.mkdir()
+    for path in SCENES.glob("*.tif"):
+        with rasterio.open(path) as scene:
+            window = Window(0, scene.height - 256, 256, 256)
+            place = {"height": 256, "width": 256, "transform": scene.window_transform(window)}
+            with rasterio.open(folder / path.name, "w", **{**scene.profile, **place}) as corner:
+                corner.descriptions = scene.descriptions
+                corner.write(scene.read(window=window))
 
 
 @pytest.fixture
@@ -170,7 +193,7 @@ def _download(root):
     """A Sentinel-2 product of baseline 04.00, made from a bundled scene."""
     name, granule = "S2B_MSIL2A_20240615T095549_N0510_R122_T33UXP_20240615T123456.SAFE", "L2A_T33UXP_A038012_20240615T095952"
     images = root / name / "GRANULE" / granule / "IMG_DATA"
-    with rasterio.open(root / "scenes" / "morava.tif") as scene:
+    with rasterio.open(SCENES / "morava.tif") as scene:
         pixels, profile = scene.read()[:, :530, :560], scene.profile
     for number, band in enumerate(("B02", "B03", "B04", "B08")):
         shifted = np.where(pixels[number] > 0, pixels[number] + 1000, 0).astype("uint16")
@@ -224,6 +247,8 @@ def _jp2(path, pixels, crs, transform):
 def test_commands_of_a_page_run_and_print_what_it_says(page, folder, segpipe):
     if page.name in SLOW:  # which make it
         (folder / "unet.onnx").unlink()
+    if shows_figures(page):
+        shutil.copytree(SCENES, folder / "scenes", dirs_exist_ok=True)
     state = {}
     for block in blocks(page):
         if block["title"] and not block["title"].startswith("~"):

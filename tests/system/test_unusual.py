@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import rasterio
 from click.testing import CliRunner, Result
-from networks import contract, pixelwise
+from networks import Network, contract, pixelwise
 from numpy.typing import NDArray
 
 from segpipe.cli import main
@@ -460,6 +460,11 @@ def altered(path: Path, change: Any, rows: int = 530) -> Path:
     return path
 
 
+def quick(path: Path) -> Path:
+    """A network that takes no time, with what the bundled one's contract says of pixels."""
+    return Network(4).conv(4, 7, 1).save(path, contract(BANDS, 7, scale=1e-4, spacing=[10.0, 10.0], **FIXED), classes=7)
+
+
 MISTAKES: dict[str, tuple[Any, dict[str, Any], bool, str]] = {
     "reflectance 0 to 1": (lambda x: (x * 1e-4).astype(np.float32), {}, True, "reflectance 0 to 1"),
     "uint8": (lambda x: np.clip(x / 3558 * 254 + 1, 1, 255).astype(np.uint8), {}, True, "are uint8"),
@@ -498,7 +503,7 @@ def test_mistake_through_the_bundled_model(windows, mistake, tmp_path, caplog):
 
 def test_unusual_values_are_allowed_where_asked_for(tmp_path):
     scene = altered(tmp_path / "s.tif", lambda x: (x * 1e-4).astype(np.float32), 250)
-    command = ["run", "-i", scene, "-m", EXAMPLES / "crops.onnx", "--executor", "serial", "-o", tmp_path / "out"]
+    command = ["run", "-i", scene, "-m", quick(tmp_path / "m.onnx"), "--executor", "serial", "-o", tmp_path / "out"]
     assert in_process(*command).exit_code == 1
     assert in_process(*command, "--unusual-values", "allow").exit_code == 0
     assert "reflectance 0 to 1" in json.loads((tmp_path / "out" / "s.json").read_text())["notes"][-1]
@@ -531,7 +536,7 @@ def test_file_without_tags_among_tagged_ones(tmp_path):
     with rasterio.open(tagged, "r+") as dataset:
         dataset.scales = (1e-4,) * 4
     terms = bundled(tmp_path / "c.toml", scale=1, pixel="physical")
-    command = ["run", "-i", tmp_path / "in-*.tif", "-m", EXAMPLES / "crops.onnx", "--contract", terms]
+    command = ["run", "-i", tmp_path / "in-*.tif", "-m", quick(tmp_path / "m.onnx"), "--contract", terms]
     ended = in_process(*command, "-o", tmp_path / "out", "--executor", "serial")
     assert ended.exit_code == 1
     summary = json.loads((tmp_path / "out" / "run.json").read_text())
@@ -544,7 +549,7 @@ def test_parts_tell_what_the_whole_tells(mistake, tmp_path, caplog):
     reported = []
     for options in ((), ("--parts", "4", "--batch", "2", "--overlap", "8")):
         out = tmp_path / f"out{len(reported)}"
-        in_process("run", "-i", scene, "-m", EXAMPLES / "crops.onnx", "-o", out, "--executor", "serial", *options)
+        in_process("run", "-i", scene, "-m", quick(tmp_path / "m.onnx"), "-o", out, "--executor", "serial", *options)
         record = json.loads((out / "run.json").read_text())
         reported.append((record["failed"], record["warnings"]))
     assert reported[0] == reported[1]
@@ -566,7 +571,7 @@ def test_cases_that_are_not_named_on_stderr_are_counted(count, tmp_path, caplog)
     for number in range(count):
         (tmp_path / f"in-{number}.tif").write_bytes(scene.read_bytes())
     out = tmp_path / "out"
-    command = ["run", "-i", tmp_path / "in-*.tif", "-m", EXAMPLES / "crops.onnx", "-o", out, "--executor", "serial"]
+    command = ["run", "-i", tmp_path / "in-*.tif", "-m", quick(tmp_path / "m.onnx"), "-o", out, "--executor", "serial"]
     assert in_process(*command).exit_code == 0
     warned = [text for text in caplog.messages if text.startswith("warning: ")]
     assert sum("1,000 were added" in text for text in warned) == 20

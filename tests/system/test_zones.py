@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,14 +51,22 @@ def scene(path: Path, transform: Affine, seed: int, crs: str = "EPSG:32633") -> 
         dataset.write(pixels)
 
 
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two scenes, polygons, a model, and the output of a run: copies of it cannot be resumed, for records name its path."""
+    root = tmp_path_factory.mktemp("first")
+    pixelwise(root / "model.onnx")
+    (root / "in").mkdir()
+    scene(root / "in" / "a.tif", UTM, 0)
+    scene(root / "in" / "b.tif", EAST, 1)
+    write_fields(root / "fields.gpkg", SHAPES, plot=["p1", "p2", "p3", "p4"])
+    assert run(root).returncode == 0
+    return root
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    pixelwise(tmp_path / "model.onnx")
-    (tmp_path / "in").mkdir()
-    scene(tmp_path / "in" / "a.tif", UTM, 0)
-    scene(tmp_path / "in" / "b.tif", EAST, 1)
-    write_fields(tmp_path / "fields.gpkg", SHAPES, plot=["p1", "p2", "p3", "p4"])
-    return tmp_path
+def folder(first: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(first, tmp_path, ignore=shutil.ignore_patterns("out"), dirs_exist_ok=True))
 
 
 def run(root: Path, *more: Any, out: str = "out", executor: str = "serial") -> Any:
@@ -80,8 +89,8 @@ def table(root: Path, out: str = "out") -> list[dict[str, str]]:
 
 
 @pytest.fixture
-def finished(folder: Path) -> Path:
-    assert run(folder).returncode == 0
+def finished(folder: Path, first: Path) -> Path:
+    shutil.copytree(first / "out", folder / "out")
     return folder
 
 
@@ -511,13 +520,14 @@ def test_bad_files_are_refused_before_anything_is_done(bad: Path) -> None:
     assert not (bad / "out" / "zones.csv").exists()
 
 
-def test_a_table_of_somebody_else_stays(finished: Path) -> None:
-    (finished / "out" / "zones.csv").write_text("my,own\n")
-    for done in (zones(finished), run(finished, "--zones", "fields.gpkg")):
+def test_a_table_of_somebody_else_stays(folder: Path) -> None:
+    assert run(folder).returncode == 0
+    (folder / "out" / "zones.csv").write_text("my,own\n")
+    for done in (zones(folder), run(folder, "--zones", "fields.gpkg")):
         assert done.returncode == 2
         assert "zones.csv was not written by segpipe" in done.stderr
-    assert run(finished).returncode == 0
-    assert (finished / "out" / "zones.csv").read_text() == "my,own\n"
+    assert run(folder).returncode == 0
+    assert (folder / "out" / "zones.csv").read_text() == "my,own\n"
 
 
 def test_what_is_wrong_with_a_polygon_is_named_and_nothing_is_lost(finished: Path) -> None:
@@ -576,15 +586,16 @@ def test_a_picture_has_no_zones_and_the_other_cases_have(folder: Path) -> None:
     assert [row["cases"] for row in table(folder)] == ["1", "2", "1", "0"]
 
 
-def test_a_damaged_mask_is_an_error_and_the_run_goes_on(finished: Path) -> None:
-    mask = finished / "out" / "a.tif"
+def test_a_damaged_mask_is_an_error_and_the_run_goes_on(folder: Path) -> None:
+    assert run(folder).returncode == 0
+    mask = folder / "out" / "a.tif"
     mask.write_bytes(mask.read_bytes()[:600])
-    done = zones(finished)
+    done = zones(folder)
     assert done.returncode == 2
     assert "out/a.tif is damaged" in done.stderr
     assert "run again with the same output" in done.stderr
-    assert run(finished, "--zones", "fields.gpkg").returncode == 0
-    assert [row["cases"] for row in table(finished)] == ["1", "2", "1", "0"]
+    assert run(folder, "--zones", "fields.gpkg").returncode == 0
+    assert [row["cases"] for row in table(folder)] == ["1", "2", "1", "0"]
 
 
 def test_settings_of_zones_need_zones(folder: Path) -> None:

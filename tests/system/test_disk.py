@@ -11,6 +11,7 @@ import dicoms
 import numpy as np
 import pytest
 from networks import local, pixelwise, volumetric
+from rasterio.transform import from_origin
 from scenes import PATIENCE, PROCESSES, SEGPIPE, SERIAL, Silent
 
 from segpipe.errors import OutputError
@@ -38,8 +39,9 @@ mounts = pytest.mark.skipif(not can_mount(), reason="mount namespaces are not pe
 def scenes(raster, tmp_path):
     """Eight cases of several tiles each, whose masks do not compress; and a model."""
     rng = np.random.default_rng(0)
-    for name in NAMES:
-        raster(f"in/{name}.tif", rng.integers(1, 256, (3, 300, 300), dtype=np.uint8))
+    for number, name in enumerate(NAMES):  # side by side, or they would share ground
+        place = from_origin(500_000 + 3_000 * number, 5_400_000, 10, 10)
+        raster(f"in/{name}.tif", rng.integers(1, 256, (3, 300, 300), dtype=np.uint8), transform=place)
     local(tmp_path / "m.onnx")
     return tmp_path
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -307,7 +308,8 @@ def test_evil_files_cost_only_themselves(bands, evil_night):
 
 # --- odd and damaged files that the test makes ----------------------------------------------------------------------------
 
-UTM = {"crs": "EPSG:32633", "transform": from_origin(500_000, 5_400_000, 10, 10)}
+NORTH = count(0, -5_000)
+"""Of each file in metres: none lies on another, or they would share ground."""
 SHAPE = (90, 70)
 TOP = np.where(np.arange(90)[:, None] < 20, 0, 255).astype(np.uint8) * np.ones((1, 70), np.uint8)
 LEFT = np.where(np.arange(70)[None] < 10, 0, 255).astype(np.uint8) * np.ones((90, 1), np.uint8)
@@ -322,12 +324,13 @@ def picture(bands: int, shape: tuple[int, int] = SHAPE) -> np.ndarray:
 
 
 def write(path: Path, pixels: np.ndarray, *, mask: np.ndarray | None = None, inside: bool = True, **profile: Any) -> Path:
-    count, height, width = pixels.shape
+    bands, height, width = pixels.shape
     drivers = {".png": "PNG", ".jpg": "JPEG", ".jp2": "JP2OpenJPEG", ".bmp": "BMP", ".webp": "WEBP", ".img": "HFA"}
     driver = drivers.get(path.suffix, "GTiff")
     dtype = profile.pop("dtype", pixels.dtype)
-    place = UTM if driver in {"GTiff", "JP2OpenJPEG", "HFA"} else {}
-    options = {"driver": driver, "count": count, "height": height, "width": width, "dtype": dtype, **place, **profile}
+    utm = {"crs": "EPSG:32633", "transform": from_origin(500_000, 5_400_000 + next(NORTH), 10, 10)}
+    place = utm if driver in {"GTiff", "JP2OpenJPEG", "HFA"} else {}
+    options = {"driver": driver, "count": bands, "height": height, "width": width, "dtype": dtype, **place, **profile}
     colormap = options.pop("colormap", None)
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=inside), rasterio.open(path, "w", **options) as dataset:
         if colormap:
@@ -576,13 +579,6 @@ def test_sidecars_are_in_the_record(made_night):
 
 def test_folder_with_the_name_of_a_raster_and_nothing_in_it(made_night, tmp_path):
     (tmp_path / "x.tif").mkdir()
-    night = subprocess.run(
-        [sys.executable, "-m", "segpipe.cli", "run", "-i", tmp_path / "x.tif", "-m", made_night(1, 64).model],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-        cwd=tmp_path,
-    )
+    night = invoke(["run", "-i", tmp_path / "x.tif", "-m", made_night(1, 64).model], tmp_path)
     assert night.returncode == 2
     assert re.fullmatch(r"error: no raster or volume found in \S+x\.tif: .*\n", night.stderr)

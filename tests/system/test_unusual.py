@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from affine import Affine
 from click.testing import CliRunner, Result
 from networks import Network, contract, pixelwise
 from numpy.typing import NDArray
@@ -570,6 +571,8 @@ def test_cases_that_are_not_named_on_stderr_are_counted(count, tmp_path, caplog)
     scene = altered(tmp_path / "s.tif", MISTAKES["1,000 added"][0], 64)
     for number in range(count):
         (tmp_path / f"in-{number}.tif").write_bytes(scene.read_bytes())
+        with rasterio.open(tmp_path / f"in-{number}.tif", "r+") as dataset:  # side by side, or they would share ground
+            dataset.transform @= Affine.translation(64 * number, 0)
     out = tmp_path / "out"
     command = ["run", "-i", tmp_path / "in-*.tif", "-m", quick(tmp_path / "m.onnx"), "-o", out, "--executor", "serial"]
     assert in_process(*command).exit_code == 0

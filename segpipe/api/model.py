@@ -217,5 +217,6 @@ def load(model: Paths, **settings: Any) -> Model:
     if theirs := [key for key in settings if key in _RUN_SETTINGS]:
         raise SettingsError(f"segpipe.load: {theirs[0]} is a setting of a run: give it to segpipe.run")
     chosen = {"model": paths(model), **settings}
-    spec = compare_engine(try_out(read_spec(load_settings(None, {"input": (NAME,), **chosen}, "segpipe.load"))))
+    asked = load_settings(None, {"input": (NAME,), **chosen}, "segpipe.load")
+    spec = compare_engine(try_out(read_spec(asked), keep=True))
     return Model(spec, chosen)

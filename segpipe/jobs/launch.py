@@ -228,7 +228,7 @@ def _tried(spec: ModelSpec, settings: Settings) -> ModelSpec:
     refuse_large_tile(spec, most_memory(settings))
     if spec.engine is not None:
         tell_spare(Ahead(spec))
-    return try_out(spec)
+    return try_out(spec, keep=True)
 
 
 def _without_names(plan: Plan) -> Plan:

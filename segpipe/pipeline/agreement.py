@@ -18,6 +18,7 @@ from segpipe.network.newer import model_for
 from segpipe.network.noise import noise_tiles
 from segpipe.network.output_graph import tail_of
 from segpipe.network.scaling import of_input
+from segpipe.network.session import close_kept
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import AS_STORED, Overrides
 from segpipe.pipeline.decide import Decision
@@ -142,8 +143,13 @@ def compare_engine(spec: ModelSpec, cases: Sequence[Case] = (), overrides: Overr
     Raises:
         DeviceError: too few labels agree.
     """
-    if spec.engine is None or not spec.min_agreement:
-        return spec
+    try:
+        return spec if spec.engine is None or not spec.min_agreement else _compared(spec, cases, overrides)
+    finally:
+        close_kept()  # by the trial
+
+
+def _compared(spec: ModelSpec, cases: Sequence[Case], overrides: Overrides) -> ModelSpec:
     found = list(islice(_tiles(cases[:LOOKED_AT], spec, overrides), CASES))
     device, cpu = HostModel(spec), HostModel(_on_cpu(spec))
     if found:

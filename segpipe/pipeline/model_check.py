@@ -17,7 +17,7 @@ from segpipe.network.ensemble import tried
 from segpipe.network.neighbours import batch_tiles, depends_on_batch, one_by_one
 from segpipe.network.newer import check_converted
 from segpipe.network.outputs import check_output
-from segpipe.network.session import Session
+from segpipe.network.session import Session, close_kept
 from segpipe.network.spec import ModelSpec, by
 from segpipe.pipeline.infer import HostNetwork
 from segpipe.pipeline.memory import refuse_large_tile
@@ -35,14 +35,20 @@ ANNOUNCED = 2**21
 """Pixels of a batch above which a message announces the trial."""
 
 
-def try_out(spec: ModelSpec) -> ModelSpec:
+def try_out(spec: ModelSpec, *, keep: bool = False) -> ModelSpec:
     """Run one batch of noise through each network, check its output, and return the spec with the measured memory.
+
+    With ``keep``, networks of another engine than ONNX Runtime stay open for ``compare_engine``.
 
     Raises:
         ModelError, ContractError, DeviceError: the model does not run, or its scores do not match the contract.
     """
     refuse_large_tile(spec, memory())
-    spec = tried(spec, [_alone(model) for model in spec.members])
+    try:
+        spec = tried(spec, [_alone(model) for model in spec.members])
+    finally:
+        if not keep:
+            close_kept()
     if spec.on_host or not spec.folds:
         return spec
     from segpipe.pipeline.gpu_check import with_memory
@@ -115,6 +121,8 @@ def _try_host(spec: ModelSpec, begun: Opened) -> ModelSpec:
     check_output(spec, by_class(model.trial, spec), model.raw)
     if spec.engine is not None and not np.isfinite(model.trial).all():
         _blame(spec, model, tiles)
+    if spec.engine is not None:
+        model.keep_open()
     if spec.batch == 1 or not depends_on_batch(model.raw, tiles, model.trial, alone=not spec.batch_is_fixed):
         return spec
     return one_by_one(spec)

@@ -205,6 +205,15 @@ def test_a_model_that_is_loaded_ahead_is_opened_and_compiled_once(tmp_path, open
     assert opened == folds
 
 
+@pytest.mark.parametrize("least", [0.99, 0.0])
+def test_the_trial_and_the_comparison_open_a_network_once(least, model, opened):
+    spec = try_out(read_spec(settings(model, min_agreement=least)), keep=True)
+    compare_engine(spec)
+    assert opened == [model]
+    for tried in (spec, try_out(spec)):  # and it is closed
+        assert open_on_host(tried) is not open_on_host(tried)
+
+
 @pytest.mark.parametrize("change", [{"threads": 2}, {"sha256": "0"}, {"engine": None, "device": "cpu"}])
 def test_another_model_than_was_loaded_ahead_is_opened_anew(change, model, opened):
     spec = read_spec(settings(model))
@@ -230,7 +239,7 @@ def test_what_is_large_or_changed_or_onnx_runtimes_is_not_loaded_ahead(model, op
 def test_a_run_tells_its_worker_the_model_before_it_tries_it(scene, model, segpipe, tmp_path, monkeypatch):
     told = []
     monkeypatch.setattr(launch, "tell_spare", told.append)
-    monkeypatch.setattr(launch, "try_out", lambda spec: (told.append("tried"), try_out(spec))[1])
+    monkeypatch.setattr(launch, "try_out", lambda spec, **more: (told.append("tried"), try_out(spec, **more))[1])
     for device in ("openvino", "cpu"):
         command = ["run", "--input", scene, "--model", model, "--output", tmp_path / device, "--executor", "serial"]
         assert segpipe(*command, "--device", device).returncode == 0

@@ -46,17 +46,17 @@ def pythons():
     """One interpreter of each minor version from 3.11 on, that uv or pyenv has on this machine; nothing is downloaded."""
     command = [UV, "python", "list", "--only-installed", "--offline", "--output-format", "json"]
     listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout if UV else ""
-    found = [Path(one["path"]) for one in json.loads(listed or "[]") if one["implementation"] == "cpython"]
+    found = {one["path"]: one["version"] for one in json.loads(listed or "[]") if one["implementation"] == "cpython"}
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    found += [Path(sys.executable), *sorted(pyenv.glob("versions/*/bin/python3"))]
-    versions = {version_of(path): path for path in found}
+    found |= {str(path): path.parts[-3] for path in sorted(pyenv.glob("versions/3*/bin/python3"))}
+    versions = {minor(version): Path(path) for path, version in found.items()}
+    versions[sys.version_info[:2]] = Path(sys.executable)
     return {version: versions[version] for version in sorted(versions) if version >= (3, 11)}
 
 
-def version_of(python):
-    asked = [python, "-c", "import sys; print(*sys.version_info[:2])"]
-    parts = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split()
-    return tuple(map(int, parts)) or (0, 0)
+def minor(version):
+    """``3.12.1`` as (3, 12)."""
+    return tuple(map(int, re.match(r"(\d+)\.(\d+)", version).groups()))
 
 
 PYTHONS = pythons()

@@ -10,9 +10,9 @@ import networks
 import numpy as np
 import pytest
 import rasterio
-import sklearn.metrics
 import volumes
 from command import invoke
+from later import Later
 from maps import labels_of, make_map
 from rasterio.enums import Resampling
 from rasterio.warp import reproject
@@ -22,6 +22,8 @@ from segpipe.accuracy.change import codes
 from segpipe.accuracy.compare import Task, compare
 from segpipe.accuracy.pairing import pairing
 from segpipe.errors import InputError, SettingsError
+
+metrics = Later("sklearn.metrics")
 
 NAMES = {0: "class0", 1: "class1", 2: "class2"}
 
@@ -63,10 +65,10 @@ def test_matrices_are_those_of_the_masks_and_add_up_to_the_areas(both: Path) -> 
     assert [row["case"] for row in found["cases"]] == ["a", "b", "c/d"]
     for row in found["cases"]:
         x, y = (np.where(each[row["case"]] == 255, 3, each[row["case"]]).ravel() for each in (one, two))
-        assert row["pixels"] == sklearn.metrics.confusion_matrix(x, y, labels=range(4)).tolist()
+        assert row["pixels"] == metrics.confusion_matrix(x, y, labels=range(4)).tolist()
         seen = (x < 3) & (y < 3)
-        assert row["agreement"] == pytest.approx(sklearn.metrics.accuracy_score(x[seen], y[seen]))
-        assert row["kappa"] == pytest.approx(sklearn.metrics.cohen_kappa_score(x[seen], y[seen]))
+        assert row["agreement"] == pytest.approx(metrics.accuracy_score(x[seen], y[seen]))
+        assert row["kappa"] == pytest.approx(metrics.cohen_kappa_score(x[seen], y[seen]))
         matrix = np.array(row["amounts"])
         for out, axis in (("out", 1), ("b", 0)):
             recorded = areas(both / out, row["case"])
@@ -147,7 +149,7 @@ def test_the_second_run_may_have_another_grid(both: Path, made: Path) -> None:
     found = compared(both)
     row, first = found["cases"][0], labels_of(both / "out")["a"]
     x, y = (np.where(each == 255, 3, each).ravel() for each in (first, back))
-    assert row["pixels"] == sklearn.metrics.confusion_matrix(x, y, labels=range(4)).tolist()
+    assert row["pixels"] == metrics.confusion_matrix(x, y, labels=range(4)).tolist()
     assert row["resampled"]
     assert "1 masks of b were resampled onto the grids of out (nearest neighbour)" in found["warnings"]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 import shapely
-import sklearn.metrics
+from later import Later
 from maps import labels_of
 from networks import Network, contract, pixelwise
 from rasterio.enums import Resampling
@@ -20,6 +20,8 @@ from volumes import voxels, write
 
 from segpipe.accuracy import class_map, evaluate, labels, polygons, show_evaluation
 from segpipe.errors import InputError, SettingsError
+
+metrics = Later("sklearn.metrics")
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,10 +60,10 @@ def test_scores_of_a_run_are_those_of_scikit_learn(segpipe, out, tmp_path):
     y, z = (np.concatenate([each[case].ravel() for case in sorted(masks)]) for each in (truth, masks))
     valid = (y != 9) & (z != 255)
     y, z = y[valid], z[valid]
-    assert found["confusion"] == sklearn.metrics.confusion_matrix(y, z).tolist()
-    wanted = sklearn.metrics.jaccard_score(y, z, average=None)
+    assert found["confusion"] == metrics.confusion_matrix(y, z).tolist()
+    wanted = metrics.jaccard_score(y, z, average=None)
     assert [one["iou"] for one in found["classes"]] == pytest.approx(wanted)
-    assert found["pooled"]["kappa"] == pytest.approx(sklearn.metrics.cohen_kappa_score(y, z))
+    assert found["pooled"]["kappa"] == pytest.approx(metrics.cohen_kappa_score(y, z))
     assert found["pooled"]["unseen_pixels"] == sum(((truth[c] != 9) & (masks[c] == 255)).sum() for c in masks)
     assert found["pooled"]["ignored_pixels"] == sum((truth[c] == 9).sum() for c in masks)
     assert found == json.loads((tmp_path / "figures" / "evaluation.json").read_text())
@@ -109,7 +111,7 @@ def test_a_reference_on_another_grid_is_taken_by_nearest_neighbour(segpipe, out,
     masks = labels_of(out)
     valid = (moved != 255) & (masks["a"] != 255)
     assert 0 < valid.sum() < moved.size
-    assert found["confusion"] == sklearn.metrics.confusion_matrix(moved[valid], masks["a"][valid], labels=range(3)).tolist()
+    assert found["confusion"] == metrics.confusion_matrix(moved[valid], masks["a"][valid], labels=range(3)).tolist()
     assert "1 references were resampled onto the grids of masks (nearest neighbour)" in found["warnings"]
 
 
@@ -134,7 +136,7 @@ def test_another_crs_agrees_but_for_the_edges_of_pixels(segpipe, out, tmp_path):
     truth[inside] = blocks[row[inside].astype(int), col[inside].astype(int)]
     labels_, valid = labels_of(out)["a"].ravel(), inside
     valid = inside & (labels_ != 255)
-    wanted = sklearn.metrics.confusion_matrix(truth[valid], labels_[valid], labels=range(3))
+    wanted = metrics.confusion_matrix(truth[valid], labels_[valid], labels=range(3))
     found = figures(segpipe("evaluate", "--labels", "out", "--reference", "ref", "--json"))
     assert np.abs(np.array(found["confusion"]) - wanted).sum() <= 0.02 * wanted.sum()
 
@@ -166,7 +168,7 @@ def test_polygons_are_compared_at_the_centres_of_pixels(segpipe, out, tmp_path, 
     done = segpipe("evaluate", "--labels", "out", "--reference", "f.gpkg", "--column", "kind", "--json")
     valid = (truth >= 0) & (mask != 255)
     assert (
-        figures(done)["confusion"] == sklearn.metrics.confusion_matrix(truth[valid], mask[valid], labels=range(3)).tolist()
+        figures(done)["confusion"] == metrics.confusion_matrix(truth[valid], mask[valid], labels=range(3)).tolist()
     )
     assert "2 of 3 cases have no reference in f.gpkg: b, c/d" in figures(done)["warnings"]
     assert figures(done)["pooled"]["unseen_pixels"] == ((truth >= 0) & (mask == 255)).sum()
@@ -178,7 +180,7 @@ def test_polygons_of_another_crs_and_with_codes(segpipe, out, tmp_path):
     words = ["--reference", "f.gpkg", "--column", "kind", "--map-classes", "m.toml", "--json"]
     found = np.array(figures(segpipe("evaluate", "--labels", "out", *words))["confusion"])
     valid = (truth >= 0) & (truth < 2) & (mask != 255)
-    wanted = sklearn.metrics.confusion_matrix(np.where(truth == 0, 2, 1)[valid], mask[valid], labels=range(3))
+    wanted = metrics.confusion_matrix(np.where(truth == 0, 2, 1)[valid], mask[valid], labels=range(3))
     assert np.abs(found - wanted).sum() <= 0.01 * wanted.sum()
 
 
@@ -287,7 +289,7 @@ def test_pictures_need_no_place(segpipe, raster, tmp_path):
     truth = np.where(pixels[0] < 60, 2, own).astype(np.uint8)
     raster("ref/p.png", truth[None])
     found = figures(segpipe("evaluate", "--labels", "out", "--reference", "ref", "--json"))
-    assert found["confusion"] == sklearn.metrics.confusion_matrix(truth.ravel(), own.ravel(), labels=range(3)).tolist()
+    assert found["confusion"] == metrics.confusion_matrix(truth.ravel(), own.ravel(), labels=range(3)).tolist()
     raster("ref/p.png", truth[None, :40])
     done = segpipe("evaluate", "--labels", "out", "--reference", "ref/p.png")
     assert done.returncode == 1
@@ -321,7 +323,7 @@ def test_volumes_are_compared_voxel_by_voxel(segpipe, tmp_path, turn):
     if turn == "moved":
         assert "must lie on the grid of the mask" in figures(done, 1)["failed"]["v"]
         return
-    wanted = sklearn.metrics.confusion_matrix(truth.ravel(), own.ravel(), labels=range(3)).tolist()
+    wanted = metrics.confusion_matrix(truth.ravel(), own.ravel(), labels=range(3)).tolist()
     assert figures(done)["confusion"] == wanted
 
 

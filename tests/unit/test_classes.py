@@ -1,13 +1,14 @@
 from collections import defaultdict
 
 import pytest
+from later import Later
 from networks import contract
-from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
-from torchvision.models.segmentation import FCN_ResNet50_Weights
 
 from segpipe.contract import parse_contract
 from segpipe.errors import ExportError
 from segpipe.export.classes import TABLES, class_table
+
+models = Later("torchvision.models")
 
 COUNTS = {"voc": 21, "cityscapes": 19, "ade20k": 150, "coco-stuff": 171}
 
@@ -103,13 +104,13 @@ def test_voc_colors_follow_the_published_formula():
 
 
 def test_voc_names_are_those_of_torchvision_but_for_the_underscores():
-    background, *objects = FCN_ResNet50_Weights.DEFAULT.meta["categories"]
+    background, *objects = models.segmentation.FCN_ResNet50_Weights.DEFAULT.meta["categories"]
     assert names("voc") == [background.strip("_"), *objects]
 
 
 def test_coco_stuff_things_are_those_that_coco_annotates():
     """torchvision's list has COCO's ids as its indices and "N/A" for what COCO never annotated."""
-    official = FasterRCNN_ResNet50_FPN_Weights.DEFAULT.meta["categories"]
+    official = models.detection.FasterRCNN_ResNet50_FPN_Weights.DEFAULT.meta["categories"]
     assert names("coco-stuff")[:80] == [name for name in official[1:] if name != "N/A"]
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-import transformers
+from later import Later
 
 from segpipe.contract import parse_contract
 from segpipe.errors import ExportError
@@ -14,6 +14,8 @@ from segpipe.export.families.processor import _fitted, read_processor
 from segpipe.export.settings import ExportSettings
 from segpipe.export.terms import Terms, draw_up
 from segpipe.network.scaling import fixed_scaling
+
+transformers = Later("transformers")
 
 PICTURE = ["red", "green", "blue"]
 STILL = {"do_resize": False, "do_center_crop": False, "do_pad": False}

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-import sklearn.metrics
 import torch
-import torchmetrics.functional.classification as oracle
+from later import Later
 
 from segpipe.accuracy.confusion import ClassMap, Confusion, PairCounts, confusion_of
 from segpipe.accuracy.scores import QUANTITIES, SUMMARIES, bootstrap, scores
 from segpipe.errors import SourceError
+
+metrics, oracle = Later("sklearn.metrics"), Later("torchmetrics.functional.classification")
 
 IGNORED = 255
 
@@ -48,20 +49,20 @@ def test_scores_are_those_of_scikit_learn(given):
     found, valid = matrix_of(reference, labels, len(classes)), reference != IGNORED
     y, z = reference[valid].astype(int), labels[valid]
     own = scores(found.matrix)
-    np.testing.assert_array_equal(found.matrix, sklearn.metrics.confusion_matrix(y, z, labels=classes))
+    np.testing.assert_array_equal(found.matrix, metrics.confusion_matrix(y, z, labels=classes))
     assert found.ignored == np.count_nonzero(~valid)
     for name, function in (
-        ("iou", sklearn.metrics.jaccard_score),
-        ("dice", sklearn.metrics.f1_score),
-        ("precision", sklearn.metrics.precision_score),
-        ("recall", sklearn.metrics.recall_score),
+        ("iou", metrics.jaccard_score),
+        ("dice", metrics.f1_score),
+        ("precision", metrics.precision_score),
+        ("recall", metrics.recall_score),
     ):
         wanted = function(y, z, labels=classes, average=None, zero_division=0)
         np.testing.assert_allclose(np.nan_to_num(getattr(own, name)), wanted, atol=1e-12)
-    assert own.overall_accuracy == pytest.approx(sklearn.metrics.accuracy_score(y, z))
-    assert own.kappa == pytest.approx(sklearn.metrics.cohen_kappa_score(y, z))
-    assert own.mean_accuracy == pytest.approx(sklearn.metrics.balanced_accuracy_score(y, z))
-    weighted = sklearn.metrics.jaccard_score(y, z, labels=classes, average="weighted", zero_division=0)
+    assert own.overall_accuracy == pytest.approx(metrics.accuracy_score(y, z))
+    assert own.kappa == pytest.approx(metrics.cohen_kappa_score(y, z))
+    assert own.mean_accuracy == pytest.approx(metrics.balanced_accuracy_score(y, z))
+    weighted = metrics.jaccard_score(y, z, labels=classes, average="weighted", zero_division=0)
     assert own.frequency_weighted_iou == pytest.approx(weighted)
 
 

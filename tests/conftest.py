@@ -14,6 +14,7 @@ import pytest
 import rasterio
 from hypothesis import settings
 from rasterio.transform import from_origin
+from threadpoolctl import threadpool_limits
 
 # the same examples in every run: a red CI must be red at home, too
 settings.register_profile("segpipe", deadline=None, derandomize=True, max_examples=60)
@@ -101,6 +102,14 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     asked, here = config.option.markexpr, collection_path.parent.name == "slow"
     left_out = {"not slow": here, "slow": not here and "mark.slow" not in collection_path.read_text()}
     return left_out.get(asked) or None
+
+
+def pytest_collection_finish() -> None:
+    """One thread for each test: several run at once, and threads that wait for each other on busy processors spin, which
+    trebles what a network costs."""
+    threadpool_limits(1)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 def pytest_sessionfinish() -> None:

@@ -35,14 +35,6 @@ REFLECTANCE = {"mean": [0.0556, 0.0838, 0.0763, 0.2925], "std": [0.0168, 0.0222,
 every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.id)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 def normalised(pixels, scale, mean, std):
     """A batch of one image, ``(1, channels, rows, cols)``."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (mean, std))

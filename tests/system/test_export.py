@@ -45,12 +45,10 @@ SCALED = 'scale = 0.01\noffset = -1.0\nnormalize = "none"\n'
 
 
 @pytest.fixture(autouse=True)
-def one_thread_and_handlers() -> Iterator[None]:
-    """Networks this small are slower on two threads; and commands in this process must leave its signals as they were."""
-    threads, handlers = torch.get_num_threads(), {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    torch.set_num_threads(1)
+def handlers_as_before() -> Iterator[None]:
+    """Commands in this process must leave its signals as they were."""
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     yield
-    torch.set_num_threads(threads)
     for number, handler in handlers.items():
         signal.signal(number, handler)
 

@@ -57,14 +57,6 @@ def exported(weights, tmp_path, keys="", **flags):
     return export_model(ExportSettings(weights=weights, **{**usual, **flags}), lambda line: None)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.parametrize(("free", "raw"), [(False, None), (True, "uint8")])
 def test_a_torch_network_is_equal_to_itself_on_the_whole_image(free, raw, raster, run_serial, tmp_path):
     net = Unpadded()

@@ -24,12 +24,9 @@ TABLE = {
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def without_gradients():
     with torch.no_grad():
         yield
-    torch.set_num_threads(threads)
 
 
 def drawn(rng, name, shape):

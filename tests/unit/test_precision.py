@@ -1,6 +1,5 @@
 """fp32, fp16 and int8 of the bundled network, and int8 of other graphs."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,15 +30,6 @@ def settings(output: Path, **more) -> ExportSettings:
     """To export the bundled weights; a fixed size and a known stride only save time."""
     fixed = {"arch": "unet", "classes": str(EXAMPLES / "classes.toml"), "calibrate": (str(SCENES),), "fixed_size": True}
     return ExportSettings(weights=EXAMPLES / "crops.safetensors", output=output, **fixed, **more)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads of torch wait for each other in vain where processors are busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

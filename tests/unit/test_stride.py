@@ -1,7 +1,7 @@
 """The stride of networks whose stride is known by construction. Too large costs little; too small is a wrong result."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -17,15 +17,6 @@ from segpipe.export.stride import Stride, _smallest, is_strided, measure_stride,
 
 TILE = (96, 96)
 """Of many divisors: 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These networks are so small that threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Of(nn.Module):

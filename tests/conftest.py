@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,15 @@ def pytest_collection_finish() -> None:
     threadpool_limits(1)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+        _export_with_one_registry()
+
+
+def _export_with_one_registry() -> None:
+    """torch makes its table of 500 ONNX functions anew for each export, half a second of it, and changes it in none."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    once: Any = cache(ONNXRegistry.from_torchlib)
+    ONNXRegistry.from_torchlib = staticmethod(once)  # type: ignore[method-assign]
 
 
 def pytest_sessionfinish() -> None:

@@ -16,6 +16,7 @@ import rasterio
 from hypothesis import settings
 from rasterio.transform import from_origin
 from threadpoolctl import threadpool_limits
+from xdist.scheduler import LoadFileScheduling
 
 # the same examples in every run: a red CI must be red at home, too
 settings.register_profile("segpipe", deadline=None, derandomize=True, max_examples=60)
@@ -26,7 +27,6 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 LONGEST = [
     "kills",
-    "families",
     "signals",
     "mutants",
     "night",
@@ -64,6 +64,23 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     from segpipe.process.machine import processors
 
     return processors() * (4 if config.option.markexpr == "slow" else 3) // 2
+
+
+ONE_BY_ONE = {"test_families"}
+"""Files whose tests share nothing and take long: they fill what the others leave, and so are given out last."""
+
+
+class _Scheduling(LoadFileScheduling):  # type: ignore[misc]
+    """Gives each worker whole files, which share what their fixtures make, or single tests."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return nodeid if Path(file).stem in ONE_BY_ONE else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    """For ``--dist loadfile``."""
+    return _Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_sessionstart() -> None:
@@ -133,7 +150,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     absent = {name for name, there in needed.items() if not there}
     places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
     kept = [item for item in items if not absent & set(item.keywords)]
-    items[:] = sorted(kept, key=lambda item: places.get(item.path.stem, len(places)))
+    items[:] = sorted(kept, key=lambda item: (item.path.stem in ONE_BY_ONE, places.get(item.path.stem, len(places))))
 
 
 def _has_gpu() -> bool:

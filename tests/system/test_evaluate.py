@@ -167,9 +167,7 @@ def test_polygons_are_compared_at_the_centres_of_pixels(segpipe, out, tmp_path, 
     truth, mask = fields(out, tmp_path / "f.gpkg", kinds), labels_of(out)["a"]
     done = segpipe("evaluate", "--labels", "out", "--reference", "f.gpkg", "--column", "kind", "--json")
     valid = (truth >= 0) & (mask != 255)
-    assert (
-        figures(done)["confusion"] == metrics.confusion_matrix(truth[valid], mask[valid], labels=range(3)).tolist()
-    )
+    assert figures(done)["confusion"] == metrics.confusion_matrix(truth[valid], mask[valid], labels=range(3)).tolist()
     assert "2 of 3 cases have no reference in f.gpkg: b, c/d" in figures(done)["warnings"]
     assert figures(done)["pooled"]["unseen_pixels"] == ((truth >= 0) & (mask == 255)).sum()
 

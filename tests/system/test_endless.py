@@ -1,15 +1,14 @@
 """Models that never end, or whose weights do not: refused, and a signal is answered meanwhile."""
 
 import os
-import subprocess
-import sys
+import signal
 
 import numpy as np
 import onnx
 import pytest
 from networks import Network, contract, pixelwise
 from onnx import TensorProto, helper
-from scenes import PATIENCE
+from scenes import SEGPIPE, begin_and_stop
 
 from segpipe.errors import ModelError
 from segpipe.network.spec import read_spec
@@ -49,18 +48,16 @@ def test_a_model_that_does_not_end_is_refused(tmp_path, monkeypatch):
 def test_a_trial_that_does_not_end_answers_signals(raster, tmp_path):
     raster("in/a.tif", np.ones((3, 40, 40), np.uint8))
     endless(tmp_path / "m.onnx")
-    command = [sys.executable, "-m", "segpipe.cli", "run", "-i", "in", "-m", "m.onnx"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    command, log = [*SEGPIPE, "run", "-i", "in", "-m", "m.onnx"], tmp_path / "log"
+    process = begin_and_stop(tmp_path, command, log, "pipeline.model_check:_in_time")
     try:
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(8)
-        process.terminate()
-        assert process.wait(PATIENCE) == 75
-        assert process.stderr.read() == "interrupted: run the same command again to go on\n"
+        process.send_signal(signal.SIGCONT)
+        assert process.poll(1) is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 75
+        assert log.read_text() == "interrupted: run the same command again to go on\n"
     finally:
-        process.kill()
-        process.wait()
-        process.stderr.close()
+        process.end_all()
 
 
 @pytest.mark.parametrize(("location", "said"), [("pipe", "must be regular files"), ("../w.bin", "must lie in its folder")])

@@ -4,8 +4,6 @@ import csv
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -22,7 +20,7 @@ from networks import pixelwise
 from onnx import numpy_helper
 from rasterio.enums import ColorInterp
 from rasterio.transform import from_origin
-from scenes import PATIENCE
+from scenes import SEGPIPE, begin
 
 pytestmark = pytest.mark.shared_data
 
@@ -124,12 +122,12 @@ def carry_out(inputs: Path, model: Path, *options: str, own: bool = False) -> Ni
     """Run in this process, where a warning of Python is an error, or in one of its own, which a decoder may end."""
     output = model.with_suffix(".out" + "".join(options))
     words = ["run", "-i", inputs, "-m", model, "-o", output, "--device", "cpu", *options]
-    command = [sys.executable, "-m", "segpipe.cli", *map(str, words)]
     if own:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        process = begin(model.parent, [*SEGPIPE, *map(str, words)], output.with_suffix(".log"))
+        night = Night(process.wait(), process.log.read_text(), output, model)
     else:
         ended = invoke(words, model.parent)
-    night = Night(ended.returncode, ended.stdout + ended.stderr, output, model)
+        night = Night(ended.returncode, ended.stdout + ended.stderr, output, model)
     assert "Traceback" not in night.said
     hidden = [path.relative_to(output).as_posix() for path in output.rglob(".*")]
     assert hidden in ([], [".overlap"]), "half-written files"  # scenes that share ground leave what was counted twice

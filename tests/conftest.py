@@ -271,7 +271,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     (root / "tmp").mkdir()
     (root / "server").mkdir()
     make_scenes(root)
-    make_model(root / "plain.onnx")
+    make_model(root / "plain.onnx", width=8)
     make_whole(root, "plain")
     with serving(root / "server") as port, pytest.MonkeyPatch.context() as patch:
         for key, value in environment(port, root / "tmp").items():

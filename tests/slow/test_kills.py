@@ -5,7 +5,6 @@ import os
 import random
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -19,9 +18,12 @@ from scenes import (
     DASK,
     PROCESSES,
     SERIAL,
+    Process,
+    Session,
     arguments,
     assert_same,
     begin,
+    begin_and_stop,
     files,
     kill,
     make_model,
@@ -61,8 +63,18 @@ class Moment:
         return f"{self.number}-{self.kind}-{self.executor}-{self.victim}-{self.phase}"
 
 
-SPAN = {"start": 1.2, "begun": 0.3, "parts": 0.5, "join": 0.06, "after": 0.2, "end": 0.04}
+SPAN = {"start": 1.2, "begun": 0.3, "parts": 0.3, "join": 0.06, "after": 0.15, "end": 0.04}
 """Phases of a run, and within how many seconds of their begin somebody is killed."""
+
+PHASES = {
+    "begun": ("jobs.launch:_execute", "jobs.launch:_execute"),
+    "parts": ("jobs.agenda:ended:2", "jobs.agenda:ended:11"),
+    "join": ("jobs.agenda:_continue:4", "jobs.agenda:_continue:4"),
+    "after": ("jobs.launch:add:1", "jobs.launch:add:4"),
+    "end": ("jobs.launch:_conclude", "jobs.launch:_conclude"),
+}
+"""What the first process does at the begin of a phase; with ``zscore`` three cases are measured, and the small ones done,
+before any part."""
 
 
 def moments() -> Iterator[Moment]:
@@ -78,7 +90,8 @@ def moments() -> Iterator[Moment]:
         *product(["dask"], ["worker", "client", "term"], ["parts"]),
     ]
     for number, (executor, victim, phase) in enumerate(plans):
-        again = rng.choice([SERIAL, f"{SERIAL} --parts {PARTS}", SERIAL, f"{PROCESSES} --parts {PARTS}", "--workers 3"])
+        serial = [SERIAL, f"{SERIAL} --parts {PARTS}"] * 3
+        again = rng.choice([*serial, f"{PROCESSES} --parts {PARTS}", "--workers 3"])
         yield Moment(number, ["plain", "zscore"][number % 2], executor, victim, phase, rng.uniform(0, SPAN[phase]), again)
 
 
@@ -88,11 +101,11 @@ HIT: list[bool] = []
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Scenes, two models that take some milliseconds a tile, and what undisturbed runs of one job a case make of them."""
+    """Scenes, two models, and what undisturbed runs of one job a case make of them."""
     root = tmp_path_factory.mktemp("kills")
     make_scenes(root)
-    make_model(root / "plain.onnx")
-    make_model(root / "zscore.onnx", normalize="zscore")
+    make_model(root / "plain.onnx", width=8)
+    make_model(root / "zscore.onnx", width=8, normalize="zscore")
     for model in ("plain", "zscore"):
         make_whole(root, model)
     return root
@@ -150,19 +163,18 @@ def watcher(out: Path) -> Callable[[], None]:
     return watch
 
 
-def begun(phase: str, out: Path) -> bool:
+def has_begun(phase: str, out: Path) -> bool:
     if phase == "begun":
         return (out / ".segpipe.lock").exists()
     if phase == "parts":
         return len(list(out.glob(".parts/*/*.npz"))) > 1
     if phase == "join":
-        return (out / ".drafts" / ".large.draft.partial").exists() or (out / "large.json").exists()
-    if phase == "after":
-        return (out / "large.json").exists()
-    return phase == "start" or all((out / f"{name}.json").exists() for name in CASES)
+        return any(count_parts(out, name) == len(done) for name, done in done_parts(out).items() if done)
+    done = done_cases(out)
+    return "large" in done or "large/inner" in done if phase == "after" else len(done) == len(CASES)
 
 
-def strike(process: "subprocess.Popen[str]", victim: str, rng: random.Random) -> bool:
+def strike(process: Session, victim: str, rng: random.Random) -> bool:
     """Whether there was somebody to kill."""
     if process.poll() is not None:
         return False
@@ -186,12 +198,20 @@ class Struck:
     session: int
 
 
+def in_phase(moment: Moment, root: Path, command: list[str], out: Path) -> Session:
+    """A run whose phase begins this instant."""
+    process = begin_and_stop(root, command, out.with_suffix(".log"), PHASES[moment.phase][moment.kind == "zscore"])
+    assert has_begun(moment.phase, out), process.said(f"{moment.phase} has not begun")
+    process.send_signal(signal.SIGCONT)
+    return process
+
+
 def disturbed(moment: Moment, root: Path, out: Path) -> Struck:
     """Run once, and kill somebody at the moment."""
     log = out.with_suffix(".log")
     executor = {"serial": SERIAL, "processes": PROCESSES, "dask": DASK}[moment.executor]
-    process = begin(root, arguments(moment.kind, out, f"{executor} --parts {PARTS} --grace 3"), log)
-    wait_until(lambda: begun(moment.phase, out), process, or_end=True)
+    command = arguments(moment.kind, out, f"{executor} --parts {PARTS} --grace 3")
+    process = Process(root, command, log) if moment.phase == "start" else in_phase(moment, root, command, out)
     time.sleep(moment.delay)
     hit = strike(process, moment.victim, random.Random(moment.number))
     code = wait(process, watcher(out) if moment.victim == "worker" else nothing)
@@ -253,7 +273,7 @@ def test_a_worker_that_is_killed_while_it_starts_costs_no_case(executor, delay, 
 def test_workers_that_are_always_killed_end_the_run_in_a_line(executor, root, tmp_path):
     out, log = tmp_path / "out", tmp_path / "log"
     process = begin(root, arguments("plain", out, executor), log)
-    assert wait(process, lambda: [kill(number) for number in workers(process.pid)]) == 1
+    assert wait(process, lambda: [kill(number) for number in workers(process.pid)], every=0.03) == 1
     assert "Traceback" not in log.read_text()
     assert re.search("(?m)^error: worker processes cannot be started: .*: try --executor serial$", log.read_text())
     assert left_of(process.pid) == []

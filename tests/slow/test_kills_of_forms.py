@@ -21,11 +21,11 @@ def with_margin(path: Path) -> None:
 
 
 def several_inputs(path: Path) -> None:
-    """Two inputs that share a channel, and a constant; wide enough for some milliseconds a tile."""
+    """Two inputs that share a channel, and a constant."""
     graph = Graph()
-    first, second = graph.conv("first", 2, 128), graph.conv("second", 2, 128)
+    first, second = graph.conv("first", 2, 8), graph.conv("second", 2, 8)
     both = graph.add("Mul", graph.add("Relu", graph.add("Sub", first, second)), "factor")
-    scores = graph.conv(graph.add("Relu", graph.conv(both, 128, 128)), 128, 3)
+    scores = graph.conv(graph.add("Relu", graph.conv(both, 8, 8)), 8, 3)
     inputs = {"first": {"channels": "0:2"}, "second": {"channels": [2, 1]}, "factor": {"value": 0.5}}
     shapes = {"first": ("n", 2, "h", "w"), "second": ("n", 2, "h", "w"), "factor": ()}
     graph.save(path, shapes, scores, contract(3, 3, inputs=inputs))
@@ -33,7 +33,7 @@ def several_inputs(path: Path) -> None:
 
 def merged(path: Path) -> None:
     """Two of four classes in one, by ``export attach``."""
-    make_model(path.with_name("whole-head.onnx"))
+    make_model(path.with_name("whole-head.onnx"), width=8)
     classes = [{"id": 0, "name": "some", "index": [0, 2]}, {"id": 1, "name": "others", "index": [1, 3]}]
     values = contract(3, 2, classes=classes)
     lines = [f"{key} = {json.dumps(value)}" for key, value in values.items() if key != "classes"]
@@ -46,7 +46,7 @@ def merged(path: Path) -> None:
 
 
 def external(path: Path) -> None:
-    make_model(path)
+    make_model(path, width=16)
     where = {"location": f"{path.stem}.data", "size_threshold": 0, "all_tensors_to_one_file": True}
     onnx.save(onnx.load(path), path, save_as_external_data=True, **where)
     assert path.with_name(f"{path.stem}.data").stat().st_size > 10_000

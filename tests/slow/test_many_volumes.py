@@ -4,7 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import volumes
 from command import invoke
-from scenes import PROCESSES, SEGPIPE, SERIAL, assert_same, begin_and_stop, files, go_on_until, wait
+from scenes import PROCESSES, SEGPIPE, SERIAL, assert_same, begin_and_stop, files, wait
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -61,8 +60,7 @@ def test_200_volumes_killed_half_way_go_on_to_the_same_bytes(models: str, where:
     out, whole = tmp_path / "out", root / f"whole-{models}"
     assert len(records(whole)) == COUNT
     order = [*SEGPIPE, *command(models, str(out), where)]
-    process = begin_and_stop(root, order, tmp_path / "log", "jobs.agenda:ended", times=COUNT)
-    go_on_until(lambda: len(records(out)) >= COUNT // 2, process)
+    process = begin_and_stop(root, order, tmp_path / "log", f"jobs.launch:add:{COUNT // 2}")
     os.killpg(process.pid, signal.SIGKILL)
     assert wait(process) == -signal.SIGKILL, process.said("not killed")
     before = made(out)
@@ -80,5 +78,4 @@ def test_200_volumes_killed_half_way_go_on_to_the_same_bytes(models: str, where:
 
 
 def status(root: Path, out: Path) -> Any:
-    told = subprocess.run([*SEGPIPE, "status", str(out), "--json"], cwd=root, capture_output=True, text=True, check=False)
-    return json.loads(told.stdout)
+    return json.loads(invoke(["status", str(out), "--json"], root).stdout)

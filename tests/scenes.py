@@ -98,9 +98,11 @@ class Process(Session, subprocess.Popen[str]):
 class Fork(Session):
     """``segpipe`` as a fork of a process that has imported everything: ``struck.py warm``."""
 
-    def __init__(self, root: Path, arguments: list[str], log: Path, strikes: Sequence[tuple[str, int]] = ()) -> None:
+    def __init__(
+        self, root: Path, arguments: list[str], log: Path, strikes: Sequence[tuple[str, int]] = (), *, within: int = 0
+    ) -> None:
         self.log, self.returncode = log, None
-        told = {"arguments": arguments, "folder": str(root), "log": str(log), "strikes": strikes}
+        told = {"arguments": arguments, "folder": str(root), "log": str(log), "strikes": strikes, "within": within}
         self.pid = _ask(told | {"environment": dict(os.environ)})
         self._end = os.pidfd_open(self.pid)
 
@@ -148,13 +150,14 @@ def begin(root: Path, command: list[str], log: Path, **options: Any) -> Session:
     return Process(root, command, log, **options)
 
 
-def begin_and_stop(root: Path, command: list[str], log: Path, moment: str, *, times: int = 1) -> Fork:
+def begin_and_stop(root: Path, command: list[str], log: Path, moment: str, *, times: int = 1, within: int = 0) -> Fork:
     """As ``begin``, to a moment of ``struck.py``: there the first process stands still until it hears SIGCONT.
 
     Its workers finish what they have in hand, and get nothing more. So no test has to be quicker than a run. With ``times``
-    it stands still as often: see ``go_on_until``.
+    it stands still as often: see ``go_on_until``; ``within`` is the number of a process whose mounts it sees.
     """
-    process = Fork(root, command[len(SEGPIPE) :], log, stops(moment, times))
+    strikes = [(f"segpipe.{moment}", signal.SIGSTOP)] * times
+    process = Fork(root, command[len(SEGPIPE) :], log, strikes, within=within)
     wait_until(lambda: _is_stopped(process), process)
     return process
 
@@ -164,16 +167,6 @@ def go_on_until(true: Callable[[], Any], process: Fork) -> None:
     while not true():
         process.send_signal(signal.SIGCONT)
         wait_until(lambda: _is_stopped(process), process)
-
-
-def order_to_stop(root: Path, command: list[str], log: Path, moment: str) -> str:
-    """For ``struck.py`` without ``warm``."""
-    arguments = command[len(SEGPIPE) :]
-    return json.dumps({"arguments": arguments, "folder": str(root), "log": str(log), "strikes": stops(moment)})
-
-
-def stops(moment: str, times: int = 1) -> list[tuple[str, int]]:
-    return [(f"segpipe.{moment}", signal.SIGSTOP)] * times
 
 
 def _is_stopped(process: Fork) -> bool:

@@ -4,9 +4,11 @@ Reads an order from stdin, a line of JSON: ``arguments``, ``folder``, ``log``, a
 of a signal. A moment is ``module:function``, with ``:3`` behind it for the third time, or ``module:<module>`` for an import.
 
 With ``warm`` as argument it imports everything once, and each order, which then has an ``environment``, is a fork in a
-session of its own. It answers with the fork's process number, and the order ``end`` of such a number with its exit code.
+session of its own, and, with the number of a process as ``within``, among the mounts of that. It answers with the fork's
+number, and the order ``end`` of such a number with its exit code.
 """
 
+import ctypes
 import gc
 import json
 import os
@@ -92,6 +94,8 @@ def fork(order: dict[str, Any]) -> int:
     ready, tell = os.pipe()
     if not (child := os.fork()):
         os.setsid()
+        if order["within"]:
+            enter(order["within"])
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.environ.clear()
         os.environ.update(order["environment"])
@@ -103,6 +107,15 @@ def fork(order: dict[str, Any]) -> int:
     os.read(ready, 1)
     os.close(ready)
     return child
+
+
+def enter(holder: int) -> None:
+    """See the mounts of another process, as the user that may change them."""
+    library, ends = ctypes.CDLL(None, use_errno=True), [f"/proc/{holder}/ns/{kind}" for kind in ("user", "mnt")]
+    for end in [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in ends]:
+        if library.setns(end, 0):
+            raise OSError(ctypes.get_errno(), f"the mounts of process {holder} cannot be entered")
+        os.close(end)
 
 
 def exit_code(child: int) -> int:

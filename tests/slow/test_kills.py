@@ -200,7 +200,10 @@ class Struck:
 
 def in_phase(moment: Moment, root: Path, command: list[str], out: Path) -> Session:
     """A run whose phase begins this instant."""
-    process = begin_and_stop(root, command, out.with_suffix(".log"), PHASES[moment.phase][moment.kind == "zscore"])
+    entered = PHASES[moment.phase][moment.kind == "zscore"]
+    if (moment.executor, moment.phase) == ("serial", "join"):
+        entered = "jobs.join:join"  # in this process
+    process = begin_and_stop(root, command, out.with_suffix(".log"), entered)
     assert has_begun(moment.phase, out), process.said(f"{moment.phase} has not begun")
     process.send_signal(signal.SIGCONT)
     return process

@@ -7,7 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,10 @@ from scenes import (
     DASK,
     PATIENCE,
     PROCESSES,
+    SEGPIPE,
     SERIAL,
-    STRUCK,
     TWO_ENDED,
+    Fork,
     arguments,
     assert_same,
     begin,
@@ -30,7 +31,6 @@ from scenes import (
     make_scenes,
     make_whole,
     nothing,
-    order_to_stop,
     wait,
     wait_until,
     workers,
@@ -81,39 +81,49 @@ def assert_masks(out: Path, whole: Path) -> None:
             assert (out / name).read_bytes() == path.read_bytes(), name
 
 
+@pytest.fixture
+def mounts() -> Iterator[int]:
+    """A process with mounts of its own, which end with it."""
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", "echo ready; read end"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "ready\n"
+        yield holder.pid
+
+
+def mount(holder: int, script: str) -> None:
+    enter = ["nsenter", "--target", str(holder), "--user", "--mount", "--preserve-credentials"]
+    subprocess.run([*enter, "sh", "-c", script], timeout=PATIENCE, check=True)
+
+
 @pytest.mark.parametrize(
     ("executor", "kilobytes"), [*((SERIAL, k) for k in (20, 40, 60, 80, 100)), (PROCESSES, 60), (PROCESSES, 100)]
 )
-def test_a_full_disk_is_told_and_with_room_the_rest_is_done(executor, kilobytes, root, tmp_path):
-    script = (
-        f"mkdir {tmp_path}/disk && mount -t tmpfs -o size={kilobytes}k tmpfs {tmp_path}/disk; "
-        f'"$@"; echo "code $?" >&2; find {tmp_path}/disk -name "*.partial" >&2; '
-        f'mount -o remount,size=64m {tmp_path}/disk; "$@"; echo "code $?" >&2; cp -a {tmp_path}/disk {tmp_path}/out'
-    )
-    command = arguments("plain", tmp_path / "disk", f"{executor} {PARTS}")
-    outer = ["unshare", "--map-root-user", "--mount", "bash", "-c", script, "bash", *command]
-    done = subprocess.run(outer, cwd=root, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    first, second = done.stderr.split("code ")[:2], done.stderr.split("code ")[2]
-    assert "Traceback" not in done.stderr
-    assert first[1].startswith("1"), done.stderr
-    assert ".partial" not in first[1]
-    assert "No space left" in first[0] + done.stdout or "cannot be written" in first[0] + done.stdout, done.stderr
-    assert second.startswith("0"), done.stderr
-    assert_same(tmp_path / "out", root / "whole-plain")
+def test_a_full_disk_is_told_and_with_room_the_rest_is_done(executor, kilobytes, root, tmp_path, mounts):
+    disk, log = tmp_path / "disk", tmp_path / "log"
+    disk.mkdir()
+    seen, command = Path(f"/proc/{mounts}/root{disk}"), arguments("plain", disk, f"{executor} {PARTS}")[len(SEGPIPE) :]
+    mount(mounts, f"mount -t tmpfs -o size={kilobytes}k tmpfs {disk}")
+    code, said = wait(Fork(root, command, log, within=mounts)), log.read_text()
+    assert "Traceback" not in said
+    assert code == 1, said
+    assert not list(seen.rglob("*.partial"))
+    assert "No space left" in said or "cannot be written" in said
+    mount(mounts, f"mount -o remount,size=64m {disk}")
+    assert wait(Fork(root, command, log, within=mounts)) == 0, log.read_text()
+    assert "Traceback" not in log.read_text()
+    assert_same(seen, root / "whole-plain")
+    assert not list(disk.iterdir())
 
 
 @pytest.mark.parametrize("executor", [SERIAL, PROCESSES, DASK], ids=["serial", "processes", "dask"])
-def test_an_output_that_turns_read_only_is_told(executor, root, tmp_path):
+def test_an_output_that_turns_read_only_is_told(executor, root, tmp_path, mounts):
     """A read-only mount laid over the folder: what is opened by its path from then on cannot be written."""
-    out = tmp_path / "out"
-    order, log = tmp_path / "order", tmp_path / "log"
-    order.write_text(order_to_stop(root, arguments("plain", out, f"{executor} {PARTS}"), log, TWO_ENDED))
-    script = (
-        f'"$@" <{order} & run=$!; until grep -q "^State:.[TZ]" /proc/$run/status; do sleep 0.01; done; '
-        f"mount --bind {out} {out}; until mount -o remount,bind,ro {out}; do sleep 0.01; done; kill -CONT $run; wait $run"
-    )
-    outer = begin(root, ["unshare", "--map-root-user", "--mount", "bash", "-c", script, "bash", *STRUCK], tmp_path / "outer")
-    code, said = wait(outer), log.read_text() + outer.log.read_text()
+    out, log = tmp_path / "out", tmp_path / "log"
+    process = begin_and_stop(root, arguments("plain", out, f"{executor} {PARTS}"), log, TWO_ENDED, within=mounts)
+    mount(mounts, f"mount --bind {out} {out}; until mount -o remount,bind,ro {out}; do sleep 0.01; done")
+    process.send_signal(signal.SIGCONT)
+    code, said = wait(process), log.read_text()
     assert "Traceback" not in said, said
     assert code == 1, said
     assert "cannot be written" in said

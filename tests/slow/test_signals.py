@@ -49,7 +49,7 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("signals")
     make_cases(root / "in", CASES)
     make_cases(root / "cut", CASES_OF_MANY_PARTS)
-    make_model(root / "m.onnx")
+    make_model(root / "m.onnx", width=8)
     return root
 
 

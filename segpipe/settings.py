@@ -18,7 +18,7 @@ from pydantic import (
     field_validator,
 )
 
-from segpipe.choices import Blend, Executor, OverlapRule, Precision
+from segpipe.choices import Blend, Executor, OverlapRule, Precision, executor_of
 from segpipe.contract.keys import MOST_CHANNELS, MOST_PIXELS
 from segpipe.errors import SettingsError
 from segpipe.geometry.quantity import Quantity
@@ -250,10 +250,7 @@ class Settings(BaseModel):
     @property
     def runs_in(self) -> Executor:
         """The executor: Dask where a cluster is named, or Dask's dashboard and no executor."""
-        if self.scheduler is not None or self.cluster is not None:
-            return "dask"
-        asks = "dashboard" in self.model_fields_set and "executor" not in self.model_fields_set
-        return "dask" if asks else self.executor
+        return executor_of({key: getattr(self, key) for key in self.model_fields_set})
 
     @property
     def overrides(self) -> Overrides:

@@ -113,7 +113,7 @@ def run(
     ['water', 'forest', 'built-up']
     """
     chosen = _settings(inputs, model, output, settings)
-    with isolated(unchanged, unchanged_dask), spare_worker(chosen), hidden_inputs(chosen):
+    with isolated(unchanged, unchanged_dask), spare_worker(chosen.runs_in), hidden_inputs(chosen):
         prepared = replace(prepare(_with_grace(chosen)), command=command_of(chosen))
         summary = execute(prepared, Host(_watching(progress), LOG.info, interruptible))
     result = RunResult.of(prepared, summary)

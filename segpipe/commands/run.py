@@ -2,13 +2,13 @@
 
 import logging
 import sys
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from segpipe.choices import AUDITED, BLENDS, RULES, Executor, Precision
+from segpipe.choices import AUDITED, BLENDS, RULES, Executor, Precision, executor_of
 from segpipe.commands.edge import NOT_STARTED, SOME_FAILED
 from segpipe.commands.options import (
     BAND_RESAMPLING,
@@ -182,10 +182,16 @@ def run(config: Path | None, dry_run: bool, verbose: int, **flags: Any) -> None:
 def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
     with loading():
         from segpipe.jobs.worker_process import spare_worker
-        from segpipe.settings import load_settings
 
-    settings = load_settings(config, flags)
-    with nullcontext() if dry_run else spare_worker(settings):  # before anything heavy is imported here
+    with ExitStack() as workers:
+        if config is None and not dry_run:  # before anything heavy is imported here
+            workers.enter_context(spare_worker(executor_of({k: v for k, v in flags.items() if v is not None})))
+        with loading():
+            from segpipe.settings import load_settings
+
+        settings = load_settings(config, flags)
+        if config is not None and not dry_run:
+            workers.enter_context(spare_worker(settings.runs_in))
         with loading():
             from segpipe.formats.veil import hidden_inputs
 

@@ -9,9 +9,9 @@ from multiprocessing.connection import Connection, Pipe
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
+from segpipe.choices import Executor
 from segpipe.process import spawning
 from segpipe.process.spawning import WORKER_ENVIRONMENT, without_signals
-from segpipe.settings import Settings
 
 if TYPE_CHECKING:
     from segpipe.jobs.orders import Order, Report
@@ -122,10 +122,10 @@ _spare: list[WorkerProcess] = []
 
 
 @contextmanager
-def spare_worker(settings: Settings) -> Iterator[None]:
+def spare_worker(executor: Executor) -> Iterator[None]:
     """Start a worker before the model is tried and the cases are planned, if the run will need one; end it if it was not."""
     started = None
-    if settings.runs_in == "processes":
+    if executor == "processes":
         with suppress(OSError, RuntimeError):  # the executor tries again, and says why
             started = start_worker()
             _spare.append(started)

@@ -18,9 +18,10 @@ from scenes import PATIENCE, SEGPIPE, STRUCK, Silent, begin, nothing, wait, wait
 from test_cli import left_of
 from test_endless import endless
 
+from segpipe import settings as settings_module
 from segpipe.errors import InputError, ModelError, SourceError, WorkerError
 from segpipe.formats.case import Case
-from segpipe.jobs import processes
+from segpipe.jobs import processes, worker_process
 from segpipe.jobs.carrying import Carrier, Throttled
 from segpipe.jobs.launch import carry_out, executor_of, prepare
 from segpipe.jobs.lost import ALONE, RETRIES, apart
@@ -163,13 +164,13 @@ def test_progress_is_reported_at_intervals_and_in_full(root):
 
 
 def test_a_worker_that_is_started_ahead_is_taken_once_or_ended(root):
-    with spare_worker(settings(root)):
+    with spare_worker("processes"):
         worker = take_spare()
         assert worker is not None
         assert take_spare() is None
     assert awaited(worker, Ready) == Ready()  # whoever has taken it ends it
     worker.close()
-    with pytest.raises(InputError, match="no"), spare_worker(settings(root)):
+    with pytest.raises(InputError, match="no"), spare_worker("processes"):
         raise InputError("no")
     assert (active_children(), _spare) == ([], [])
 
@@ -178,7 +179,7 @@ def test_a_model_that_is_told_ahead_costs_no_task(root):
     run = Run(read_spec(settings(root)), settings(root))
     run.output.make()
     gone = replace(run.model, path=root / "gone.onnx", files=(root / "gone.onnx",), engine=Engine("CPU", "fp32"))
-    with spare_worker(settings(root)):
+    with spare_worker("processes"):
         tell_spare(Ahead(gone))
         worker = take_spare()
         tell_spare(Ahead(gone))  # nobody hears it
@@ -191,10 +192,35 @@ def test_a_model_that_is_told_ahead_costs_no_task(root):
 
 
 @pytest.mark.parametrize(
+    ("words", "executor", "order"),
+    [
+        ("", None, ["worker", "settings"]),
+        ("--tile 0", None, ["worker", "settings"]),  # that is refused, and the worker ended
+        ("--executor serial", None, ["settings"]),
+        ("--dashboard :0 --tile 0", None, ["settings"]),
+        ("--dry-run", None, ["settings"]),
+        ("--tile 0 --config c.toml", "processes", ["settings"]),
+        ("--config c.toml", "processes", ["settings", "worker"]),
+        ("--config c.toml", "serial", ["settings"]),
+    ],
+)
+def test_a_worker_starts_as_soon_as_the_words_say_that_one_is_needed(words, executor, order, root, segpipe, monkeypatch):
+    found, start, read = [], worker_process.start_worker, settings_module.load_settings
+    monkeypatch.setattr(worker_process, "start_worker", lambda: (found.append("worker"), start())[1])
+    monkeypatch.setattr(settings_module, "load_settings", lambda *a: (found.append("settings"), read(*a))[1])
+    (root / "c.toml").write_text(f'executor = "{executor}"\n')
+    command = ["run", "--input", root / "in", "--model", root / "gone.onnx", "--output", root / "out"]
+    ended = segpipe(*command, *words.replace("c.toml", str(root / "c.toml")).split())
+    assert ("the model must exist" in ended.stderr) == ("--tile" not in words), ended.stderr
+    assert found == order
+    assert (active_children(), _spare) == ([], [])
+
+
+@pytest.mark.parametrize(
     "more", [{"executor": "serial"}, {"executor": "dask"}, {"scheduler": "tcp://x:1"}, {"dashboard": ":0"}]
 )
 def test_no_worker_is_started_ahead_for_another_executor(more, root):
-    with spare_worker(settings(root, **more)):
+    with spare_worker(settings(root, **more).runs_in):
         assert (active_children(), take_spare()) == ([], None)
 
 
@@ -418,7 +444,7 @@ def test_a_worker_that_is_lost_in_a_run_costs_nothing(root, monkeypatch):
                 self.done = True
                 os.kill(active_children()[0].pid, signal.SIGKILL)
 
-    with spare_worker(settings(root)):
+    with spare_worker("processes"):
         prepared = prepare(settings(root, workers=1, parts=3))
         summary = carry_out(prepared, Killer())
     assert (sorted(summary.done), summary.problems) == (["a", "b"], [])

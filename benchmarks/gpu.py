@@ -40,7 +40,7 @@ EQUAL = {"fp32": 0.9999}
 Result = dict[str, Any]
 
 
-def apart(settings: Sequence[Setting], source: Path, tile: int, *, bare: bool, limit: float) -> list[Result]:
+def apart(settings: Sequence[Setting], source: Path, tile: int, *, bare: float, limit: float) -> list[Result]:
     """Runs in a process of their own; an error is the result where one fails."""
     request = {"settings": [asdict(s) for s in settings], "source": str(source), "tile": tile, "bare": bare}
     process = subprocess.Popen(
@@ -81,7 +81,8 @@ class Session:
         if self.left < 20:
             results: list[Result] = [{"error": "left out: no time"}] * len(settings)
         else:
-            results = apart(settings, source, self.arguments.tile, bare=bare, limit=self.left)
+            seconds = self.arguments.bare_seconds if bare else 0.0
+            results = apart(settings, source, self.arguments.tile, bare=seconds, limit=self.left)
         rows = [{"setting": str(setting), **result} for setting, result in zip(settings, results, strict=True)]
         self.keep(key, [*self.results.get(key, []), *rows])
         for setting, result in zip(settings, results, strict=True):
@@ -242,12 +243,14 @@ def arguments_of() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=10_980, help="pixels per side of the scene that is timed")
     parser.add_argument("--parity-size", type=int, default=2048)
     parser.add_argument("--tile", type=int, default=512)
+    parser.add_argument("--bare-seconds", type=float, default=0.7, help="for which the network alone is timed, three times")
     parser.add_argument("--seconds", type=float, default=1500, help="after which no further run is begun")
     parser.add_argument("--steps", nargs="+", default=list(STEPS), choices=STEPS)
     parser.add_argument("--out", type=Path, default=SCRATCH / "gpu.json")
     arguments = parser.parse_args()
     if arguments.small:
         arguments.size, arguments.parity_size, arguments.tile, arguments.batches = 400, 300, 128, [2, 3]
+        arguments.bare_seconds = 0.05
     return arguments
 
 

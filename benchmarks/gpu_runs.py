@@ -37,8 +37,8 @@ class Asked:
 
     source: Path
     tile: int
-    bare: bool
-    """Whether the network alone is timed, too."""
+    bare: float
+    """Seconds for which the network alone is timed, three times; 0 if it is not."""
 
 
 def several(settings: Iterable[Setting], asked: Asked) -> Iterator[Result]:
@@ -46,7 +46,7 @@ def several(settings: Iterable[Setting], asked: Asked) -> Iterator[Result]:
     with Busy() as busy:
         for number, setting in enumerate(settings):
             try:
-                yield one(setting, asked, busy, thorough=asked.bare and not number)
+                yield one(setting, asked, busy, thorough=bool(asked.bare) and not number)
             except SegpipeError as error:
                 yield {"error": str(error)}
             gc.collect()
@@ -104,7 +104,7 @@ def one(setting: Setting, asked: Asked, busy: "Busy", *, thorough: bool) -> Resu
         }
     if asked.bare:
         gc.collect()
-        alone = bare_seconds(prepared.run.model) * record["inferred"]
+        alone = bare_seconds(prepared.run.model, asked.bare) * record["inferred"]
         result |= {
             "bare_mpx_per_second": round(size / alone, 2),
             "share_of_bare": round(alone / seconds, 3),
@@ -149,7 +149,7 @@ def _peak_mb() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) // 1024
 
 
-def bare_seconds(spec: Any) -> float:
+def bare_seconds(spec: Any, seconds: float) -> float:
     """Of one tile, in full batches that lie on the device: the network alone, best of three."""
     import torch
 
@@ -163,7 +163,7 @@ def bare_seconds(spec: Any) -> float:
         rates: list[float] = []
         for _ in range(3):
             count, began = 0, time.perf_counter()
-            while time.perf_counter() - began < 0.7:
+            while time.perf_counter() - began < seconds:
                 for _ in range(4):  # few enough that the host does not run far ahead
                     network.run(given)
                 model.lane.wait()

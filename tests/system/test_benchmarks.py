@@ -31,7 +31,8 @@ def test_they_can_be_imported():
 def test_the_one_for_gpus_runs_on_cpu_tensors_with_the_tests_for_gpus(tmp_path):
     out = tmp_path / "gpu.json"
     few = ("--models", "example", "--precisions", "fp32")
-    printed = run("gpu.py", "--device", "cpu-tensors", "--small", *few, "--out", out, PYTHONWARNINGS="ignore")
+    alone = {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}  # threads of torch would spin beside other tests
+    printed = run("gpu.py", "--device", "cpu-tensors", "--small", *few, "--out", out, **alone)
     found = json.loads(out.read_text(encoding="utf-8"))
     assert found["finished"]
     assert found["tests"]["passed"], found["tests"]["said"]

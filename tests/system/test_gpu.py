@@ -34,6 +34,7 @@ from segpipe.settings import load_settings
 pytestmark = pytest.mark.gpu
 
 DEVICE = os.environ.get("SEGPIPE_TEST_DEVICE", "cuda")
+SHAPE = (700, 900) if DEVICE == "cuda" else (300, 400)
 
 
 class Silent:
@@ -42,7 +43,7 @@ class Silent:
     def outcome(self, outcome): ...
 
 
-def scene(path, shape=(700, 900), dtype=np.uint16, nodata=True):
+def scene(path, shape=SHAPE, dtype=np.uint16, nodata=True):
     rng = np.random.default_rng(4)
     pixels = rng.integers(1, 250, (3, *shape)).astype(dtype)
     if nodata:

@@ -4,6 +4,7 @@ import io
 import logging
 import struct
 import xml.etree.ElementTree as ET
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +19,6 @@ from PIL import Image
 from rasterio.transform import from_origin
 
 SHAPE = (90, 130)
-PLACE = {"crs": "EPSG:32633", "transform": from_origin(500_000, 5_400_000, 10, 10)}
 
 Files = dict[str, bytes]
 """Name to content; the first is the case."""
@@ -95,6 +95,14 @@ def write(path: Path, pixels: np.ndarray, driver: str, **profile: Any) -> Path:
     return path
 
 
+def georeference(name: str) -> dict[str, Any]:
+    """Of each kind its own: a run compares each mask with all that share its ground, and here are hundreds."""
+    return {
+        "crs": "EPSG:32633",
+        "transform": from_origin(300_000 + zlib.crc32(name.encode()) % 200 * 2_000, 5_400_000, 10, 10),
+    }
+
+
 def content(folder: Path, first: str) -> Files:
     names = sorted((path.name for path in folder.iterdir()), key=lambda name: (name != first, name))
     return {name: (folder / name).read_bytes() for name in names}
@@ -123,7 +131,7 @@ def geotiffs(root: Path) -> Iterator[Base]:
     for name, (dtype, bands, options) in kinds.items():
         folder = _folder(root, name)
         valid = {} if "jpeg" in name else {"nodata": 0}  # where two decoders may take 0 and 1 for each other
-        write(folder / "a.tif", picture(bands, dtype), "GTiff", **valid, **PLACE, **options)
+        write(folder / "a.tif", picture(bands, dtype), "GTiff", **valid, **georeference(name), **options)
         yield Base(name, content(folder, "a.tif"), "a.tif", read_tiff, 3 if "jpeg" in name else 0)
     for order, layout in (("<", {}), (">", {"tile": (64, 64)})):
         for codec in ("none", "deflate", "lzw"):
@@ -134,7 +142,14 @@ def geotiffs(root: Path) -> Iterator[Base]:
             yield Base(name, content(root / name, "a.tif"), "a.tif", read_tiff)
     folder = _folder(root, "inner-mask")
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
-        path = write(folder / "a.tif", picture(3, "uint8"), "GTiff", **PLACE, **LAYOUTS["tiles"], compress="deflate")
+        path = write(
+            folder / "a.tif",
+            picture(3, "uint8"),
+            "GTiff",
+            **georeference("inner-mask"),
+            **LAYOUTS["tiles"],
+            compress="deflate",
+        )
         with rasterio.open(path, "r+") as dataset:
             dataset.write_mask(np.where(dataset.read(1) == 0, 0, 255).astype(np.uint8))
     yield Base("inner-mask", content(folder, "a.tif"), "a.tif", read_tiff)
@@ -187,7 +202,7 @@ def codestreams(root: Path) -> Iterator[Base]:
 
 def vrts(root: Path) -> Iterator[Base]:
     folder = _folder(root, "vrt")
-    write(folder / "source.dat", picture(3, "uint8"), "GTiff", **PLACE)
+    write(folder / "source.dat", picture(3, "uint8"), "GTiff", **georeference("vrt"))
     with rasterio.open(folder / "source.dat") as source:
         bands = "".join(
             f'  <VRTRasterBand dataType="Byte" band="{b}">\n    <NoDataValue>0</NoDataValue>\n    <SimpleSource>\n'
@@ -206,7 +221,7 @@ def vrts(root: Path) -> Iterator[Base]:
 
 def sidecars(root: Path) -> Iterator[Base]:
     folder = _folder(root, "aux.xml")
-    write(folder / "a.png", picture(3, "uint8"), "PNG", nodata=0, **PLACE)
+    write(folder / "a.png", picture(3, "uint8"), "PNG", nodata=0, **georeference("aux.xml"))
     text = (folder / "a.png.aux.xml").read_text()
     assert "<NoDataValue>" in text or "<SRS" in text
     bands = "".join(
@@ -217,13 +232,13 @@ def sidecars(root: Path) -> Iterator[Base]:
     yield Base("aux.xml", content(folder, "a.png"), "a.png.aux.xml", read_with_aux)
     for name, options in {"msk": {}, "msk-deflate": {"compress": "deflate"}}.items():
         folder, pixels = _folder(root, name), picture(3, "uint8")
-        write(folder / "a.tif", pixels, "GTiff", **PLACE, **LAYOUTS["strips"])
+        write(folder / "a.tif", pixels, "GTiff", **georeference(name), **LAYOUTS["strips"])
         mask = write(folder / "a.tif.msk", np.where(pixels[:1] == 0, 0, 255).astype(np.uint8), "GTiff", **options)
         with rasterio.open(mask, "r+") as dataset:
             dataset.update_tags(INTERNAL_MASK_FLAGS_1=2)
         yield Base(name, content(folder, "a.tif"), "a.tif.msk", read_with_msk)
     folder = _folder(root, "ovr")
-    path = write(folder / "a.tif", picture(3, "uint8"), "GTiff", nodata=0, **PLACE, **LAYOUTS["strips"])
+    path = write(folder / "a.tif", picture(3, "uint8"), "GTiff", nodata=0, **georeference("ovr"), **LAYOUTS["strips"])
     with rasterio.Env(TIFF_USE_OVR=True), rasterio.open(path, "r+") as dataset:
         dataset.build_overviews([2, 4])
     assert (folder / "a.tif.ovr").exists()

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class Night:
     output: Path
     model: Path
 
-    @property
+    @cached_property
     def done(self) -> set[str]:
         return set(json.loads((self.output / "run.json").read_text())["done"])
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from distributed import Client, KilledWorker
 from networks import local
-from scenes import PATIENCE, Silent, begin, wait, wait_until
+from scenes import PATIENCE, SEGPIPE, TWO_ENDED, Silent, begin_and_stop, wait
 from test_same_bytes import contents
 
 from segpipe.errors import ModelError, WorkerError
@@ -31,7 +32,7 @@ from segpipe.settings import load_settings
 
 pytestmark = pytest.mark.slow
 
-SEGPIPE = Path(__file__).parents[2] / "segpipe"
+PACKAGE = Path(__file__).parents[2] / "segpipe"
 
 
 class Cluster:
@@ -48,7 +49,7 @@ class Cluster:
 
     def _start(self, kind: str, *arguments: object, **environment: str) -> subprocess.Popen:
         command = [sys.executable, "-m", "dask", kind, *map(str, arguments)]
-        env = {**os.environ, "PYTHONPATH": str(SEGPIPE.parent), **environment}
+        env = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), **environment}
         with (self._folder / f"{kind}{len(self._processes)}.log").open("w") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._folder, env=env, start_new_session=True)
         self._processes.append(process)
@@ -111,7 +112,7 @@ def test_a_scheduler_that_cannot_be_reached_or_has_no_workers_is_an_error(cluste
 
 
 def test_workers_of_another_version_are_refused(cluster, scenes, segpipe, tmp_path):
-    shutil.copytree(SEGPIPE, tmp_path / "old" / "segpipe")
+    shutil.copytree(PACKAGE, tmp_path / "old" / "segpipe")
     (tmp_path / "old" / "segpipe" / "__init__.py").write_text('__version__ = "0.0.1"\n')
     cluster.worker(PYTHONPATH=str(tmp_path / "old"))
     wait_for_workers(cluster, 1)
@@ -139,16 +140,15 @@ def test_a_worker_of_several_threads_is_refused_where_they_would_share_what_is_f
             begun.result(timeout=PATIENCE)
 
 
-def test_a_scheduler_that_vanishes_ends_the_run_and_a_second_one_completes_it(cluster, scenes, segpipe, raster, tmp_path):
-    rng = np.random.default_rng(9)
-    raster("in/long.tif", rng.integers(1, 255, (3, 3000, 3000), dtype=np.uint8))
+def test_a_scheduler_that_vanishes_ends_the_run_and_a_second_one_completes_it(cluster, scenes, segpipe, tmp_path):
     cluster.worker()
     wait_for_workers(cluster, 1)
-    command = [sys.executable, "-m", "segpipe.cli", *scenes, "-o", "out", "--scheduler", cluster.address, "--parts", "40"]
-    run = begin(tmp_path, command, tmp_path / "log")
-    wait_until(lambda: list(tmp_path.glob("out/.parts/long.*/*.npz")), run)
+    command = [*SEGPIPE, *scenes, "-o", "out", "--scheduler", cluster.address, "--parts", "40"]
+    run = begin_and_stop(tmp_path, command, tmp_path / "log", TWO_ENDED)
     os.killpg(cluster.scheduler.pid, 9)
+    run.send_signal(signal.SIGCONT)
     assert wait(run) == 1, run.said("not 1")
+    assert list(tmp_path.glob("out/.parts/large.*/*.npz"))
     output = run.log.read_text()
     assert "the scheduler is gone" in json.loads((tmp_path / "out" / "run.json").read_text())["problems"][0]
     assert "the scheduler is gone" in output
@@ -255,7 +255,7 @@ def test_workers_are_jobs_of_other_batch_systems(kind, scenes, segpipe, tmp_path
     for name in (submit, cancel):
         (tmp_path / "bin" / name).chmod(0o755)
     (tmp_path / "c.toml").write_text(f'kind = "{kind}"\njobs = 2\ncores = 3\nmemory = "512MiB"\n[job]\ninterface = "lo"\n')
-    env = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(SEGPIPE.parent)}
+    env = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(PACKAGE.parent)}
     done = segpipe(*scenes, "-o", "out", "--cluster", "c.toml", "--parts", 5, env=env)
     assert done.returncode == 0, done.stderr
     script = next(tmp_path.glob("script.*")).read_text()
@@ -322,7 +322,7 @@ if __name__ == "__main__":
 def test_only_own_workers_are_ended_with_a_process(tmp_path):
     """A script that uses segpipe as a library has processes of its own, which end when they are done."""
     (tmp_path / "script.py").write_text(LIBRARY)
-    env = {**os.environ, "PYTHONPATH": str(SEGPIPE.parent)}
+    env = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
     ran = subprocess.run(
         [sys.executable, "script.py"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False
     )

@@ -65,7 +65,7 @@ list of its pages, and the one that it has where bokeh shows none."""
 
 @pytest.fixture
 def root(tmp_path, raster):
-    pixels = np.random.default_rng(0).integers(1, 256, (3, 1200, 1600), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(1, 256, (3, 400, 500), dtype=np.uint8)
     raster("in/large.tif", pixels)
     make_model(tmp_path / "plain.onnx")
     return tmp_path

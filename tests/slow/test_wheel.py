@@ -82,8 +82,8 @@ def test_python_versions_are_those_that_are_named():
 def test_a_run_needs_no_more_of_segpipe_than_the_wheel_has(wheel, tmp_path):
     """Without a network: the other packages are those of the tests."""
     python = tmp_path / "venv/bin/python"
-    call(sys.executable, "-m", "venv", tmp_path / "venv")
-    call(python, "-m", "pip", "install", "--no-deps", "--no-index", wheel)
+    call(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv")
+    call(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel)
     (packages,) = (tmp_path / "venv/lib").glob("*/site-packages")
     (packages / "of-the-tests.pth").write_text(sysconfig.get_path("purelib"))
     check_installed(python, tmp_path)

@@ -38,14 +38,14 @@ def test_sizes_are_those_of_the_pixels():
     np.testing.assert_allclose(found.sizes, [[1.5 * 1 + 0.5 * 2, 2, 0]], rtol=1e-15)
 
 
-@pytest.mark.parametrize(("block", "batch"), [((16, 20), 100), ((90, 7), 10**6), ((1, 1), 1)])
+@pytest.mark.parametrize(("block", "batch"), [((16, 20), 100), ((40, 7), 10**6), ((1, 1), 1)])
 def test_blocks_and_batches_change_nothing(monkeypatch, block, batch):
-    labels = np.random.default_rng(0).integers(0, 3, (90, 70))
-    layer = Layer(ArrayMask(labels), cells(labels.shape), [0, 1, 2])
-    whole = measure(discs(), layer)
+    labels = np.random.default_rng(0).integers(0, 3, (40, 30))
+    layer, polygons = Layer(ArrayMask(labels), cells(labels.shape), [0, 1, 2]), discs(10, 40)
+    whole = measure(polygons, layer)
     monkeypatch.setattr(sums, "BLOCK", block)
     monkeypatch.setattr(sums, "BATCH", batch)
-    parts = measure(discs(), layer)
+    parts = measure(polygons, layer)
     np.testing.assert_allclose(parts.pixels, whole.pixels, rtol=1e-12, atol=1e-9)
     np.testing.assert_allclose(parts.sizes, whole.sizes, rtol=1e-12, atol=1e-7)
 

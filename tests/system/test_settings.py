@@ -207,9 +207,9 @@ def test_odd_values_of_a_contract_are_one_line(key, value):
 
 
 def test_a_million_classes_are_refused_without_reading_them_all():
-    classes = [{"id": i, "name": f"class {i}"} for i in range(10**6)]
+    classes = [{"id": 7, "name": "class 7"}] * 10**6
     with pytest.raises(ContractError, match="must not be larger than 4 MB"):
-        contract_of_metadata({"segpipe": json.dumps({**contract(3, 3), "classes": classes})}, 3)
+        contract_of_metadata({"segpipe": json.dumps({**contract(3, 3), "classes": classes[:200_000]})}, 3)
     with pytest.raises(ContractError, match="at most 65535 values") as caught:
         parse_contract({**contract(3, 3), "classes": classes}, "c")
     assert len(str(caught.value)) < 300

@@ -173,11 +173,11 @@ def test_data_of_another_proj_changes_nothing(scenes, clean, tmp_path, name, exe
     assert_same(tmp_path / "out", clean)
 
 
-@pytest.mark.parametrize("env", [{"PROJ_LIB": "/nowhere", "PROJ_DATA": "/nowhere"}, HOSTILE], ids=["PROJ", "options"])
-def test_inspect_says_the_same(scenes, env):
+def test_inspect_says_the_same(scenes):
+    env = {**os.environ, **HOSTILE, "PROJ_LIB": "/nowhere", "PROJ_DATA": "/nowhere"}
     for name in ("point", "mask"):
         words = ["inspect", f"in/{name}.tif", "--json"]
-        command, env = [sys.executable, "-m", "segpipe.cli", *words], os.environ | env
+        command = [sys.executable, "-m", "segpipe.cli", *words]
         done = subprocess.run(command, cwd=scenes, env=env, capture_output=True, text=True, timeout=PATIENCE, check=True)
         assert done.stdout == invoke(words, scenes).stdout
 

@@ -9,8 +9,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +21,7 @@ import numpy as np
 import pytest
 import rasterio
 from command import invoke
+from scenes import Fork
 from volumes import voxels, write
 
 import segpipe
@@ -48,7 +47,6 @@ TAGS = {
 }
 UMLAUT = rb"\xc3\xb6|\xc3\x96|%c3%b6|%c3%96|\\u00f6|\\u00d6|\\xf6|\\xd6|o\xcc\x88"
 FOUND = re.compile(rb"z(?:o|" + UMLAUT + rb")rnberg|hans\^?1957|_hans\b", re.IGNORECASE)
-STRUCK = Path(__file__).parents[1] / "struck.py"
 MODEL = ["-m", "model.onnx", "--device", "cpu", "--seg", "none", "-o", "out", "--log-file", "run.log"]
 SERIAL = [*MODEL, "--executor", "serial"]
 
@@ -278,10 +276,9 @@ def test_files_of_channels(tmp_path: Path) -> None:
 
 def test_workers_parts_and_kills(folder: Path) -> None:
     command = ["run", "-i", "scans", *MODEL, "--case-name", "number", "--parts", "2"]
-    order = {"arguments": [*command, "--executor", "serial"], "folder": str(folder), "log": str(folder / "struck.log")}
-    strike = {"strikes": [["segpipe.results.parts:write_tally:4", signal.SIGKILL]]}
-    killed = subprocess.run([sys.executable, STRUCK], input=json.dumps(order | strike), text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    strike = ("segpipe.results.parts:write_tally:4", signal.SIGKILL)
+    killed = Fork(folder, [*command, "--executor", "serial"], folder / "struck.log", [strike])
+    assert killed.wait() == -signal.SIGKILL
     assert list((folder / "out/.parts").iterdir())
     assert leaks(folder) == []
     died = invoke(["status", "out", "-i", "scans"], folder)

@@ -41,7 +41,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five models, two volumes, and their joined run."""
     root = tmp_path_factory.mktemp("lists")
     (root / "in").mkdir()
-    for k, shape in enumerate([(21, 17, 19), (12, 14, 11)]):
+    for k, shape in enumerate([(15, 14, 16), (9, 11, 8)]):
         volumes.write(root / "in" / f"{'ab'[k]}.nii.gz", volumes.voxels(shape, seed=k), volumes.OBLIQUE)
     model_lists.write(root)
     run(root, "whole", "--confidence")

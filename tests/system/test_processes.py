@@ -1,10 +1,8 @@
 """Worker processes of this machine: started ahead, ended with whatever ends the run, and replaced when they are lost."""
 
-import json
 import os
 import pickle
 import signal
-import subprocess
 import time
 from dataclasses import replace
 from multiprocessing import active_children
@@ -14,7 +12,7 @@ import numpy as np
 import pytest
 from command import invoke
 from networks import local, pixelwise
-from scenes import PATIENCE, SEGPIPE, STRUCK, Silent, begin, nothing, wait, wait_until, workers
+from scenes import PATIENCE, SEGPIPE, Fork, Silent, begin, nothing, wait, wait_until, workers
 from test_cli import left_of
 from test_endless import endless
 
@@ -253,10 +251,9 @@ def test_a_run_that_needs_no_worker_leaves_none(arguments, code, words, root):
     if code == 0:
         assert invoke(["run", *arguments, "-o", "out", "--executor", "serial", "--device", "cpu"], root).returncode == 0
     (root / "bad.onnx").write_bytes(b"no model")
-    command = [*SEGPIPE, "run", *arguments, "-o", "out", "--device", "cpu"]
-    with subprocess.Popen(command, cwd=root, start_new_session=True, stdout=-1, stderr=subprocess.STDOUT, text=True) as run:
-        output = run.communicate(timeout=PATIENCE)[0]
-    assert (run.returncode, words in output) == (code, True), output
+    run = begin(root, [*SEGPIPE, "run", *arguments, "-o", "out", "--device", "cpu"], root / "log")
+    ended, output = wait(run), run.log.read_text()
+    assert (ended, words in output) == (code, True), output
     assert "Traceback" not in output
     assert left_of(run.pid) == []
 
@@ -271,15 +268,12 @@ MOMENTS = [
 
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])
-def test_a_run_that_is_ended_before_its_first_job_leaves_no_worker(moment, number, root, tmp_path):
-    log = tmp_path / "log"
-    run = ["run", "-i", "in", "-m", "m.onnx", "-o", str(tmp_path / "out"), "--device", "cpu"]
-    order = {"arguments": run, "folder": str(root), "log": str(log), "strikes": [(f"segpipe.{moment}", number)]}
-    with subprocess.Popen(STRUCK, stdin=subprocess.PIPE, text=True, start_new_session=True) as process:
-        process.communicate(json.dumps(order), timeout=PATIENCE)
-    assert process.returncode == (75 if number == signal.SIGINT else -number)
-    assert "Traceback" not in log.read_text()
-    assert left_of(process.pid) == []
+def test_a_run_that_is_ended_before_its_first_job_leaves_no_worker(moment, number, root):
+    arguments = ["run", "-i", "in", "-m", "m.onnx", "-o", "out", "--device", "cpu"]
+    run = Fork(root, arguments, root / "log", [(f"segpipe.{moment}", number)])
+    assert wait(run) == (75 if number == signal.SIGINT else -number), run.said("another end")
+    assert "Traceback" not in run.log.read_text()
+    assert left_of(run.pid) == []
 
 
 @pytest.mark.slow

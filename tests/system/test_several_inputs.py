@@ -100,7 +100,7 @@ def test_a_bare_model_is_attached_inspected_and_tuned(form, tmp_path, raster, ru
     assert f"input {next(iter(FORMS[form].inputs))} " in re.sub(r" +", " ", shown.stdout)
     if "dates" in form:
         assert library.load(model).contract.inputs["image"].dates == 3
-    ended = segpipe("tune", model, "--input", scene, "--seconds", 1, "--tile", 64)
+    ended = segpipe("tune", model, "--input", scene, "--seconds", 0.3, "--tile", 64)
     assert ended.returncode == 0, ended.stderr
 
 

@@ -25,7 +25,7 @@ def shell(raster, tmp_path):
     )
 
 
-@pytest.mark.parametrize("executor", ["serial", "dask --workers 2"])
+@pytest.mark.parametrize("executor", ["serial", "dask --workers 1"])
 def test_a_run_whose_stdout_is_full_is_done(executor, shell, tmp_path):
     done = shell(f"{RUN} {executor} > /dev/full")
     assert done.returncode == 1

@@ -213,7 +213,7 @@ def test_another_file_is_compared_with_its_own_whole_image_and_with_the_models(t
 
 def test_the_example_end_to_end(segpipe, tmp_path):
     scenes, model = EXAMPLES / "scenes", EXAMPLES / "crops.onnx"
-    arguments = ("tune", model, "--input", scenes, "--device", "cpu", "--seconds", 5, "--tile", 256, "--batch", 1)
+    arguments = ("tune", model, "--input", scenes, "--device", "cpu", "--seconds", 2, "--tile", 256, "--batch", 1)
     done = segpipe(*arguments)
     assert done.returncode == 0, done.stderr
     assert "reference: crops.onnx on the whole box in one call" in done.stdout

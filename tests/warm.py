@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 
+from segpipe.jobs.worker import AHEAD
+from segpipe.jobs.worker import AHEAD
 from segpipe.process import spawning
 from segpipe.process.signals import ENDING
 
-MODULES = ["distributed.nanny", "distributed.worker", "segpipe.jobs.worker", "segpipe.jobs.executors"]
+MODULES = ["distributed.nanny", "distributed.worker", "segpipe.jobs.worker", "segpipe.jobs.executors", *AHEAD]
 
 
 @contextmanager

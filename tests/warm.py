@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from segpipe.jobs.worker import AHEAD
-from segpipe.jobs.worker import AHEAD
 from segpipe.process import spawning
 from segpipe.process.signals import ENDING
 
-MODULES = ["distributed.nanny", "distributed.worker", "segpipe.jobs.worker", "segpipe.jobs.executors", *AHEAD]
+WORKERS = ["distributed.nanny", "distributed.worker", "segpipe.jobs.worker", "segpipe.jobs.executors"]
+FORMATS = [*AHEAD, "segpipe.formats.nifti.sink", "segpipe.formats.dicom.sink", "segpipe.results.components"]
 
 
 @contextmanager
@@ -51,7 +51,7 @@ class _Fork(context.SpawnProcess):
 def _serve() -> None:
     """Start the process that is forked; it has what a worker must find when its libraries are loaded."""
     environment = {**spawning.WORKER_ENVIRONMENT, "DASK_LOGGING__DISTRIBUTED": "critical"}
-    forkserver.set_forkserver_preload(MODULES)
+    forkserver.set_forkserver_preload([*WORKERS, *FORMATS])
     with spawning.unchanged_environment(environment):
         os.environ.update(environment)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)

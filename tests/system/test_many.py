@@ -12,7 +12,7 @@ import pytest
 import rasterio
 from command import invoke
 from networks import local
-from scenes import PATIENCE, SEGPIPE, Silent, assert_same, begin, begin_and_stop, go_on_until, wait
+from scenes import SEGPIPE, Silent, assert_same, begin, begin_and_stop, go_on_until, wait
 
 from segpipe.formats.cases import find_cases
 from segpipe.jobs import plan
@@ -24,7 +24,7 @@ from segpipe.results.records import Run, done_cases
 from segpipe.settings import load_settings
 from segpipe.storage.folder import Folder
 
-SMALL = LOOKED_AT + 50
+SMALL, FEW = LOOKED_AT + 50, 100
 OTHERS = {"large.png": (500, 700), "middle.png": (200, 200), "other.png": (200, 200)}
 """One that is too large for a job with others, and two that fill jobs."""
 
@@ -42,12 +42,10 @@ def picture(path, shape, rng):
         dataset.write(rng.integers(0, 255, (3, *shape), dtype=np.uint8))
 
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def make(root, count):
     """Pictures, one of them damaged, and a model."""
-    root = tmp_path_factory.mktemp("many")
     rng = np.random.default_rng(0)
-    for number in range(SMALL):
+    for number in range(count):
         picture(root / "in" / f"{'sub/' * (number % 2)}{number:05d}.png", (20, 24), rng)
     for name, shape in OTHERS.items():
         picture(root / "in" / name, shape, rng)
@@ -56,15 +54,36 @@ def pictures(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="module")
-def root(pictures):
-    """With them, what a run makes of them that has looked at all beforehand."""
-    with chdir(pictures):
+def make_seen(root, count):
+    """What a run makes of them that has looked at all beforehand."""
+    with chdir(root):
         flags = {"input": ("in",), "model": "m.onnx", "output": "seen", "executor": "serial", "device": "cpu"}
         prepared = prepare(load_settings(None, flags), look=True)
         assert not prepared.plan.unseen
-        assert carry_out(prepared, Silent()).ledger.count(State.DONE) == SMALL + len(OTHERS)
-    return pictures
+        assert carry_out(prepared, Silent()).ledger.count(State.DONE) == count + len(OTHERS)
+    return root
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("many"), SMALL)
+
+
+@pytest.fixture(scope="module")
+def root(pictures):
+    return make_seen(pictures, SMALL)
+
+
+@pytest.fixture(scope="module")
+def made_few(tmp_path_factory):
+    return make_seen(make(tmp_path_factory.mktemp("few"), FEW), FEW)
+
+
+@pytest.fixture
+def few(made_few, monkeypatch):
+    """Fewer, of which a run in this process looks at 50 beforehand."""
+    monkeypatch.setattr(plan, "LOOKED_AT", FEW - 50)
+    return made_few
 
 
 def command(out, *more):
@@ -72,7 +91,7 @@ def command(out, *more):
 
 
 def run(root, out, *more):
-    return subprocess.run(command(out, *more), cwd=root, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    return invoke(command(out, *more)[len(SEGPIPE) :], root)
 
 
 def summary_of(out):
@@ -80,13 +99,13 @@ def summary_of(out):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("executor", [("--executor", "serial"), ("--workers", "2")], ids=["serial", "dask"])
-def test_cases_that_nobody_has_looked_at_give_the_same_bytes(executor, root, tmp_path):
-    ended = run(root, tmp_path / "out", *executor)
+@pytest.mark.parametrize("executor", [("--executor", "serial"), ("--workers", "2")], ids=["serial", "workers"])
+def test_cases_that_nobody_has_looked_at_give_the_same_bytes(executor, few, tmp_path):
+    ended = run(few, tmp_path / "out", *executor)
     assert ended.returncode == 1, ended.stderr
     assert [failure["case"] for failure in summary_of(tmp_path / "out")["failed"]] == ["broken"]
-    assert ended.stdout.count("done  ") == SMALL + len(OTHERS)
-    assert_same(tmp_path / "out", root / "seen")
+    assert ended.stdout.count("done  ") == FEW + len(OTHERS)
+    assert_same(tmp_path / "out", few / "seen")
 
 
 @pytest.mark.slow
@@ -120,17 +139,17 @@ def test_a_folder_that_cannot_be_listed_this_time_makes_no_case_undone(tmp_path,
 
 
 @pytest.mark.slow
-def test_a_file_in_the_place_of_a_mask_is_not_replaced_unlooked_at(root, tmp_path):
+def test_a_file_in_the_place_of_a_mask_is_not_replaced_unlooked_at(few, tmp_path):
     mine = tmp_path / "out" / "00000.png"
     picture(mine, (5, 5), np.random.default_rng(1))
     before = mine.read_bytes()
-    run(root, tmp_path / "out", "--executor", "serial")
+    run(few, tmp_path / "out", "--executor", "serial")
     assert {f["case"]: f["error"] for f in summary_of(tmp_path / "out")["failed"]}["00000"].endswith("name another --output")
     assert mine.read_bytes() == before
 
 
 def test_a_dry_run_looks_at_all(pictures, tmp_path):
-    found = invoke(command(tmp_path / "out", "--dry-run", "--workers", "2")[len(SEGPIPE) :], pictures)
+    found = run(pictures, tmp_path / "out", "--dry-run", "--workers", "2")
     assert found.returncode == 1
     assert found.stdout.count("\ncase  ") == SMALL + len(OTHERS) - 1  # the first has no line before it
     assert "problem  broken" in found.stdout

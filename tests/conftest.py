@@ -244,6 +244,16 @@ def segpipe_process(tmp_path: Path) -> Command:
 
 
 @pytest.fixture
+def mounts() -> Iterator[int]:
+    """A process with mounts of its own, which end with it: ``scenes.Fork`` runs ``segpipe`` within them."""
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", "echo ready; read end"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "ready\n"
+        yield holder.pid
+
+
+@pytest.fixture
 def run_serial(tmp_path: Path) -> Callable[..., Path]:
     """Run the pipeline in this process with the serial executor; the output folder comes back, and no case may fail."""
     from scenes import Silent

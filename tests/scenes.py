@@ -162,6 +162,12 @@ def begin_and_stop(root: Path, command: list[str], log: Path, moment: str, *, ti
     return process
 
 
+def mount(holder: int, script: str) -> None:
+    """Run a script that changes the mounts of a process: see the fixture ``mounts``."""
+    enter = ["nsenter", "--target", str(holder), "--user", "--mount", "--preserve-credentials"]
+    subprocess.run([*enter, "sh", "-c", script], timeout=PATIENCE, check=True)
+
+
 def go_on_until(true: Callable[[], Any], process: Fork) -> None:
     """Let a process go from one stop to the next until something is true; it stands still then."""
     while not true():

@@ -6,8 +6,7 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ import pytest
 import rasterio
 from scenes import (
     DASK,
-    PATIENCE,
     PROCESSES,
     SEGPIPE,
     SERIAL,
@@ -30,6 +28,7 @@ from scenes import (
     make_model,
     make_scenes,
     make_whole,
+    mount,
     nothing,
     wait,
     wait_until,
@@ -79,21 +78,6 @@ def assert_masks(out: Path, whole: Path) -> None:
     for name, path in files(whole).items():
         if path.suffix in {".tif", ".csv", ".xml"}:
             assert (out / name).read_bytes() == path.read_bytes(), name
-
-
-@pytest.fixture
-def mounts() -> Iterator[int]:
-    """A process with mounts of its own, which end with it."""
-    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", "echo ready; read end"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "ready\n"
-        yield holder.pid
-
-
-def mount(holder: int, script: str) -> None:
-    enter = ["nsenter", "--target", str(holder), "--user", "--mount", "--preserve-credentials"]
-    subprocess.run([*enter, "sh", "-c", script], timeout=PATIENCE, check=True)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ import rasterio
 from command import invoke
 from networks import Network, contract, local, pixelwise
 from onnx import TensorProto
-from scenes import PATIENCE, SEGPIPE, begin_and_stop, wait
+from scenes import PATIENCE, SEGPIPE, Fork, begin_and_stop, mount, wait
 
 from segpipe import __version__
 from segpipe.results.records import versions
@@ -178,24 +178,23 @@ def test_auto_says_in_one_line_what_it_took_and_why(scenes, segpipe):
     assert re.search(r"(?im)^.*device.*(cpu|cuda).*(driver|GPU|CUDA|provider).*$", err), err
 
 
-def test_an_output_that_cannot_be_written_is_refused(scenes):
-    """A read-only bind mount, in a mount namespace of its own: it ends with the process."""
+def test_an_output_that_cannot_be_written_is_refused(scenes, mounts):
     root = scenes.parent
     (root / "out").mkdir()
-    script = 'mount --bind out out && mount -o remount,bind,ro out && exec "$@"'
-    done = inside_mounts(script, root, "-i", "in", "-m", "m.onnx", "-o", "out/x", *SERIAL)
-    assert done.returncode == 2
-    assert re.search("must be writable, and .*out is not", done.stderr)
+    mount(mounts, f"mount --bind {root}/out {root}/out && mount -o remount,bind,ro {root}/out")
+    code, said = run_within(mounts, root, "-o", "out/x")
+    assert code == 2
+    assert re.search("must be writable, and .*out is not", said)
 
 
-def inside_mounts(script: str, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """``segpipe run`` as "$@" of a shell script that may mount."""
-    command = ["unshare", "--map-root-user", "--mount", "bash", "-c", script, "bash", *SEGPIPE, "run", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, check=False)
+def run_within(mounts: int, root: Path, *arguments: str) -> tuple[int, str]:
+    """Exit code of a run that sees the mounts of a process, and what it said."""
+    fork = Fork(root, ["run", "-i", "in", "-m", "m.onnx", *arguments, *SERIAL], root / "log", within=mounts)
+    return fork.wait(), fork.log.read_text()
 
 
 @pytest.mark.parametrize(("side", "kilobytes"), [(1000, 60), (1000, 200), (2200, 60), (2200, 420), (2200, 5200)])
-def test_a_full_disk_costs_no_more_than_the_case_that_fills_it(side, kilobytes, raster, tmp_path):
+def test_a_full_disk_costs_no_more_than_the_case_that_fills_it(side, kilobytes, raster, tmp_path, mounts):
     """Wherever it fills up, in the draft, the mask or the record: no broken file has a name, and what was done before stays.
 
     The case behind it is not begun, unless it was beside the end of the one that fills the disk.
@@ -206,12 +205,12 @@ def test_a_full_disk_costs_no_more_than_the_case_that_fills_it(side, kilobytes, 
     k = np.arange(3, dtype=np.float32)
     net = Network(1).add("Conv", 2 * k.reshape(-1, 1, 1, 1), -(k**2))
     net.save(tmp_path / "m.onnx", contract(1, scale=1.0, tile=[256, 256]), classes=3)
-    (tmp_path / "out").mkdir()
-    script = f'mkdir disk && mount -t tmpfs -o size={kilobytes}k tmpfs disk && "$@"; code=$?; cp -a disk/. out; exit $code'
-    done = inside_mounts(script, tmp_path, "-i", "in", "-m", "m.onnx", "-o", "disk", *SERIAL)
-    assert "Traceback" not in done.stderr
-    assert done.returncode == 1, done.stderr
-    out = tmp_path / "out"
+    (tmp_path / "disk").mkdir()
+    mount(mounts, f"mount -t tmpfs -o size={kilobytes}k tmpfs {tmp_path}/disk")
+    code, said = run_within(mounts, tmp_path, "-o", "disk")
+    assert "Traceback" not in said
+    assert code == 1, said
+    out = Path(f"/proc/{mounts}/root{tmp_path}/disk")
     record = run_json(out)
     assert (record["done"][:1], [f["case"] for f in record["failed"]]) == (["a"], ["b"])
     assert record["done"] in (["a"], ["a", "c"])

@@ -90,39 +90,45 @@ class Kernel:
             found.append((kind, content))
 
 
-@pytest.fixture
-def kernel(tmp_path):
-    make_scenes(tmp_path)
-    make_model(tmp_path / "plain.onnx")
-    kernel = Kernel(tmp_path)
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("kernel")
+    make_scenes(root)
+    make_model(root / "plain.onnx")
+    return root
+
+
+@pytest.fixture(scope="module")
+def kernel(root):
+    kernel = Kernel(root)
     yield kernel
     kernel.end()
 
 
 LEFT = "(multiprocessing.active_children(), signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
-RUN = 'result = segpipe.run("in", "plain.onnx", "out", workers=2, device="cpu"{}); result.done, result.skipped'
+RUN = 'result = segpipe.run("in", "plain.onnx", "{}", workers=2, device="cpu"{}); result.done, result.skipped'
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("grace", ["", ", grace=60"])
-def test_an_interrupted_kernel_stops_a_run_and_the_next_call_goes_on(grace, kernel, tmp_path):
+@pytest.mark.parametrize(("out", "grace"), [("plain", ""), ("graceful", ", grace=60")])
+def test_an_interrupted_kernel_stops_a_run_and_the_next_call_goes_on(out, grace, kernel, root):
     kernel.execute("import segpipe, multiprocessing, signal")
 
     def interrupt():
         limit = time.monotonic() + PATIENCE
-        while not any((tmp_path / f"out/{case}.json").is_file() for case in CASES):
+        while not any((root / out / f"{case}.json").is_file() for case in CASES):
             assert time.monotonic() < limit, "no case came to its end"
             time.sleep(0.01)
         kernel.interrupt()
 
-    cell = kernel.execute(RUN.format(grace), interrupt)
+    cell = kernel.execute(RUN.format(out, grace), interrupt)
     (error,) = [content for kind, content in cell if kind == "error"]
     assert error["ename"] == "KeyboardInterrupt"
     assert re.fullmatch(r"\d of 6 cases are not done: the same call goes on", error["evalue"])
     assert value(kernel.execute(LEFT)) == "([], True)"
-    past = segpipe.open_run(tmp_path / "out")
+    past = segpipe.open_run(root / out)
     assert past.interrupted
-    done, skipped = ast.literal_eval(value(kernel.execute(RUN.format(""))))
+    done, skipped = ast.literal_eval(value(kernel.execute(RUN.format(out, ""))))
     assert skipped
     assert set(past.done) <= set(skipped)  # of each worker's last case the run may not have heard
     assert len(skipped) <= len(past.done) + 2

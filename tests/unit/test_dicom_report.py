@@ -181,10 +181,12 @@ def test_lesions_have_sizes_and_a_centroid(tmp_path: Path) -> None:
     assert np.allclose(place.value, [[-1.5, 2.25, 15.1]])
 
 
-def test_a_report_lists_the_largest_lesions(tmp_path: Path) -> None:
-    report = srread(write(tmp_path, random_labels(), [lesion(n, n) for n in range(1, MOST_LESIONS + 11)]))
+def test_a_report_lists_the_largest_lesions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MOST_LESIONS == 100
+    monkeypatch.setattr("segpipe.formats.dicom.report.MOST_LESIONS", 20)
+    report = srread(write(tmp_path, random_labels(), [lesion(n, n) for n in range(1, 31)]))
     found = [group.tracking_identifier for group in report.content.get_image_measurement_groups()]
-    assert found == [f"lesion {n}" for n in range(MOST_LESIONS + 10, 10, -1)]
+    assert found == [f"lesion {n}" for n in range(30, 10, -1)]
 
 
 def test_a_lesion_of_a_background_is_left_out(tmp_path: Path) -> None:

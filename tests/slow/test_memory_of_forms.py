@@ -16,7 +16,7 @@ from several import Graph
 
 pytestmark = pytest.mark.slow
 
-CHANNELS, HEIGHT, WIDTH = 12, 2000, 3300
+CHANNELS, SIDE = 12, 3300
 WINDOWS = {"tile": [512, 512], "overlap": [128, 128]}
 
 MEASURED = """
@@ -65,9 +65,9 @@ FORMS: dict[str, Callable[[Path], None]] = {
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root, rng = tmp_path_factory.mktemp("memory"), np.random.default_rng(0)
     kind = {"driver": "GTiff", "dtype": "uint8", "tiled": True, "crs": "EPSG:32633"}
-    with rasterio.open(root / "a.tif", "w", count=CHANNELS, width=WIDTH, height=HEIGHT, **kind) as scene:
+    with rasterio.open(root / "a.tif", "w", count=CHANNELS, width=SIDE, height=SIDE, **kind) as scene:
         for band in range(1, CHANNELS + 1):
-            scene.write(rng.integers(1, 256, (HEIGHT, WIDTH), dtype=np.uint8), band)
+            scene.write(rng.integers(1, 256, (SIDE, SIDE), dtype=np.uint8), band)
     return root
 
 

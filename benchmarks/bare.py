@@ -23,7 +23,7 @@ from rasterio.windows import Window
 
 from segpipe.geometry.windows import Cover
 from segpipe.network.openvino_session import runtime
-from segpipe.network.spec import read_spec
+from segpipe.network.read import read_spec
 from segpipe.settings import load_settings
 
 Tiles = list[NDArray[np.float32]]

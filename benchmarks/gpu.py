@@ -27,7 +27,7 @@ from scenes import OVERLAP, SCRATCH, scene
 from segpipe.formats.case import Case
 from segpipe.formats.raster.gdal import gdal_options
 from segpipe.network.device import gpu_facts
-from segpipe.network.spec import read_spec
+from segpipe.network.read import read_spec
 from segpipe.pipeline.read import Decoders, Reading, windows_of
 from segpipe.pipeline.tiles import Tile, cut
 from segpipe.results.records import versions

@@ -10,7 +10,8 @@ from segpipe.errors import SourceError
 from segpipe.formats.source import Begun, Invalid, Pixels
 from segpipe.geometry.grid import BareGrid
 from segpipe.geometry.windows import Window
-from segpipe.network.spec import ModelSpec, by
+from segpipe.network.shapes import by
+from segpipe.network.spec import ModelSpec
 
 NAME = "the array"
 """Name of an array in messages."""

@@ -17,7 +17,9 @@ from segpipe.contract import Contract
 from segpipe.errors import SettingsError
 from segpipe.formats.case import Case
 from segpipe.geometry.windows import Window
-from segpipe.network.spec import ModelSpec, by, read_spec
+from segpipe.network.read import read_spec
+from segpipe.network.shapes import by
+from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.agreement import compare_engine
 from segpipe.pipeline.decide import CONFIDENCE_NODATA, Boxes, Decision
 from segpipe.pipeline.infer import load as open_model

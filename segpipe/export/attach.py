@@ -21,10 +21,11 @@ from segpipe.export.merge import Head, check_beside, combine, head_of, read_clas
 from segpipe.export.stride import Size, Stride, is_strided, measure_stride, named_stride, total_stride
 from segpipe.export.tiles import random_tiles
 from segpipe.network.crop import probe_of
+from segpipe.network.model_file import external_data, read_model
 from segpipe.network.neighbours import SUSPECTS, cause
 from segpipe.network.session import open_on_host, raw_scores
 from segpipe.network.shapes import output_sizes, with_shapes
-from segpipe.network.spec import ModelSpec, external_data, read_model
+from segpipe.network.spec import ModelSpec
 from segpipe.network.view import measured_margin
 from segpipe.pipeline.infer import HostNetwork
 from segpipe.pipeline.model_check import try_out

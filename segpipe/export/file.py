@@ -13,7 +13,9 @@ from segpipe.contract import METADATA_KEY, Contract
 from segpipe.errors import SegpipeError
 from segpipe.export.deepness import deepness_metadata
 from segpipe.export.large import SUFFIX, write
-from segpipe.network.spec import ModelSpec, external_data, read_model, read_spec
+from segpipe.network.model_file import external_data, read_model
+from segpipe.network.read import read_spec
+from segpipe.network.spec import ModelSpec
 from segpipe.settings import Settings
 from segpipe.storage.files import commit, output_errors, partial, unlinked
 

@@ -23,7 +23,7 @@ from segpipe.export.joined import joined
 from segpipe.export.large import light_copy, loadable, refilled
 from segpipe.export.mlm import mlm_item, with_weights
 from segpipe.export.network import library_versions, open_network, weights_digest
-from segpipe.export.outputs import by, check_not_stretched, find_scores
+from segpipe.export.outputs import check_not_stretched, find_scores
 from segpipe.export.precision import converted
 from segpipe.export.settings import ExportSettings
 from segpipe.export.stride import Stride, measure_stride, named_stride
@@ -32,9 +32,11 @@ from segpipe.export.tiles import Samples, Tiles, noise, random_tiles, raw_tiles,
 from segpipe.export.verify import BATCHES, Agreement, check, check_steady, compare
 from segpipe.geometry.layout import Layout
 from segpipe.network.device import open_session
+from segpipe.network.model_file import external_data, read_model
 from segpipe.network.scaling import fixed_scaling, of_input
+from segpipe.network.shapes import by
 from segpipe.network.signature import signature
-from segpipe.network.spec import ModelSpec, external_data, read_model
+from segpipe.network.spec import ModelSpec
 from segpipe.network.view import Probe, measured_margin
 from segpipe.overrides import Overrides
 from segpipe.pipeline.infer import HostNetwork

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from segpipe.errors import ExportError
 from segpipe.export.families import in_a_line
-from segpipe.network.shapes import margin_by_size
+from segpipe.network.shapes import by, margin_by_size
 
 CONVENTIONS = ("out", "logits", "scores", "sem_seg", "pred")
 """Keys under which libraries return scores together with auxiliary outputs: ``out`` in torchvision, ``logits`` in
@@ -172,8 +172,3 @@ def _listed(outputs: Outputs) -> str:
 
 def _shown(name: str, tensor: Tensor) -> str:
     return f"{name} ({by(tuple(tensor.shape))})"
-
-
-def by(shape: Sequence[int]) -> str:
-    """Format sizes for a message."""
-    return " x ".join(map(str, shape))

@@ -14,7 +14,7 @@ from segpipe.inspect.facts import Facts
 from segpipe.inspect.model import inspect_model
 from segpipe.inspect.raster import inspect_grouped, inspect_raster, inspect_scene
 from segpipe.inspect.volume import inspect_volume
-from segpipe.network.spec import read_model
+from segpipe.network.model_file import read_model
 from segpipe.settings import Settings
 from segpipe.storage.bucket import is_remote, plain_path
 from segpipe.storage.content import describe

@@ -10,7 +10,10 @@ from segpipe.inspect.facts import ModelFacts, Tensor
 from segpipe.inspect.flops import count_flops
 from segpipe.inspect.graphs import free_inputs, graphs, type_name
 from segpipe.inspect.parameters import count_parameters
-from segpipe.network.spec import ModelSpec, external_data, find_contract, read_model, read_spec
+from segpipe.network.fit import find_contract
+from segpipe.network.model_file import external_data, read_model
+from segpipe.network.read import read_spec
+from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.model_check import try_out
 from segpipe.settings import Settings
 

@@ -25,7 +25,7 @@ from segpipe.inspect.facts import Band, Fit, Needs, RasterFacts
 from segpipe.inspect.fit import laid
 from segpipe.inspect.pixels import source_of, valid_share
 from segpipe.inspect.under import any_contract, noting, spec_of
-from segpipe.network.spec import read_spec
+from segpipe.network.read import read_spec
 from segpipe.pipeline.findings import findings_of, refuse_far
 from segpipe.pipeline.opening import open_sheet
 from segpipe.results.records import Run

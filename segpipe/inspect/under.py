@@ -6,7 +6,9 @@ from typing import Any
 
 from segpipe.contract import Contract, parse_contract
 from segpipe.errors import case_errors
-from segpipe.network.spec import ModelSpec, read_model, read_spec
+from segpipe.network.model_file import read_model
+from segpipe.network.read import read_spec
+from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.model_check import try_out
 from segpipe.settings import Settings
 

@@ -14,7 +14,8 @@ from segpipe.contract.keys import SegmentationClass
 from segpipe.errors import SettingsError
 from segpipe.geometry.layout import Layout
 from segpipe.network.model_list import BACKGROUND, ListEntry, ModelList, is_background, is_list, nearest, read_list
-from segpipe.network.spec import Listed, ModelSpec, read_spec
+from segpipe.network.read import read_spec
+from segpipe.network.spec import Listed, ModelSpec
 from segpipe.settings import Settings
 from segpipe.storage.invalid import readable
 

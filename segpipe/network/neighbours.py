@@ -10,8 +10,9 @@ import onnx
 from numpy.typing import NDArray
 
 from segpipe.errors import ModelError
+from segpipe.network.model_file import read_model
 from segpipe.network.noise import noise_tiles
-from segpipe.network.spec import ModelSpec, read_model
+from segpipe.network.spec import ModelSpec
 
 LOG = logging.getLogger("segpipe")
 

@@ -9,7 +9,8 @@ from onnx import TensorProto, helper
 
 from segpipe.errors import ContractError, ModelError
 from segpipe.network.coarser import Placed, placed_on
-from segpipe.network.spec import ModelSpec, by
+from segpipe.network.shapes import by
+from segpipe.network.spec import ModelSpec
 
 COORDINATES = {"half_pixel": "half_pixel", "align_corners": "align_corners"}
 

@@ -17,8 +17,9 @@ from segpipe.network.averaging import mean_scores
 from segpipe.network.device import open_session
 from segpipe.network.openvino_session import OpenVinoSession
 from segpipe.network.output_graph import tail_of
+from segpipe.network.read import check_unchanged
 from segpipe.network.session import Session, has_large_scores, keep_open, open_on_host, raw_scores
-from segpipe.network.spec import ModelSpec, check_unchanged
+from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.memory import waiting_batches
 from segpipe.pipeline.read import Failed
 from segpipe.pipeline.tiles import Batch, Patch, Scored, Tile

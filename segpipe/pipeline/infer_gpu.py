@@ -23,9 +23,11 @@ from segpipe.network.averaging import mean_scores
 from segpipe.network.device import Terms, engine_folder, gpu_facts, open_bound, recorded_options
 from segpipe.network.device_arrays import DeviceArrays, Lane, Upload, scaled, torch_type
 from segpipe.network.feeds import Feed
+from segpipe.network.model_file import read_model
 from segpipe.network.newer import model_for
 from segpipe.network.output_graph import tail_of
-from segpipe.network.spec import ModelSpec, check_unchanged, read_model
+from segpipe.network.read import check_unchanged
+from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.tiles import Patch
 
 LOG = logging.getLogger("segpipe")

@@ -12,7 +12,8 @@ from segpipe.geometry.regridding import AT_ONCE, Regridding
 from segpipe.geometry.windows import Cover
 from segpipe.network.arrays import HOST, LAG_BATCHES
 from segpipe.network.session import has_large_scores
-from segpipe.network.spec import ModelSpec, by
+from segpipe.network.shapes import by
+from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.ahead import tiles_ahead
 from segpipe.pipeline.stretch import STRETCH_BYTES
 from segpipe.process.machine import memory

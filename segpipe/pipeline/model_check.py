@@ -18,7 +18,8 @@ from segpipe.network.neighbours import batch_tiles, depends_on_batch, one_by_one
 from segpipe.network.newer import check_converted
 from segpipe.network.outputs import check_output
 from segpipe.network.session import Session, close_kept
-from segpipe.network.spec import ModelSpec, by
+from segpipe.network.shapes import by
+from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.infer import HostNetwork
 from segpipe.pipeline.memory import refuse_large_tile
 from segpipe.process.machine import forget_most_resident, memory, most_resident, processors, resident

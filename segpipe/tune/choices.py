@@ -9,10 +9,13 @@ from pathlib import Path
 from segpipe.errors import ContractError, SettingsError
 from segpipe.geometry.windows import Tiling
 from segpipe.network.device import resolve_device
+from segpipe.network.fit import image_of
 from segpipe.network.form import is_quantised
+from segpipe.network.model_file import read_model
 from segpipe.network.openvino_session import has_bf16
+from segpipe.network.read import read_spec
 from segpipe.network.signature import signature
-from segpipe.network.spec import ModelSpec, image_of, read_model, read_spec
+from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.memory import network_bytes
 from segpipe.pipeline.model_check import try_out
 from segpipe.process.machine import memory

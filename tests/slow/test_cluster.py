@@ -26,7 +26,7 @@ from segpipe.jobs import executors
 from segpipe.jobs.cluster import WORKER_ENVIRONMENT, cluster_workers
 from segpipe.jobs.launch import carry_out, prepare
 from segpipe.jobs.plan import Job, WorkerPool
-from segpipe.network.spec import read_spec
+from segpipe.network.read import read_spec
 from segpipe.results.records import Run
 from segpipe.settings import load_settings
 

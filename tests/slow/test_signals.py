@@ -129,7 +129,7 @@ def test_while_modules_are_imported(module, number, expected, root, tmp_path):
 
 BEFORE = [
     "settings:load_settings",
-    "network.spec:read_spec",
+    "network.read:read_spec",
     "pipeline.model_check:try_out",
     "pipeline.infer:raw",
     "formats.cases:find_input",

@@ -21,7 +21,7 @@ from segpipe.cli import main
 from segpipe.errors import ContractError, ExportError, ModelError, SegpipeError, SettingsError
 from segpipe.export import large
 from segpipe.export.attach import attach
-from segpipe.network.spec import read_spec
+from segpipe.network.read import read_spec
 from segpipe.settings import load_settings
 
 MODELS = Path(__file__).parents[3] / "shared" / "data" / "models"

@@ -17,7 +17,7 @@ from networks import contract, local, positional, toml
 import segpipe
 from segpipe.jobs.launch import prepare
 from segpipe.jobs.plan import job_windows
-from segpipe.network.spec import read_spec
+from segpipe.network.read import read_spec
 from segpipe.settings import load_settings
 
 AVERAGED = ["-m", "0.onnx", "-m", "1.onnx", "-m", "2.onnx", "--tta", "flips"]

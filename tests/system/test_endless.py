@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from scenes import SEGPIPE, begin_and_stop
 
 from segpipe.errors import ModelError
-from segpipe.network.spec import read_spec
+from segpipe.network.read import read_spec
 from segpipe.pipeline.model_check import try_out
 from segpipe.settings import load_settings
 

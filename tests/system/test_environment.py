@@ -185,7 +185,7 @@ def test_inspect_says_the_same(scenes):
 def test_scenes_of_other_commands_are_read_so(scenes, monkeypatch):
     """``tune`` and ``export --verify`` take tiles of scenes through the same options."""
     from segpipe.export.tiles import scene_samples
-    from segpipe.network.spec import read_spec
+    from segpipe.network.read import read_spec
     from segpipe.overrides import AS_STORED
     from segpipe.settings import load_settings
 

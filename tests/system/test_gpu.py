@@ -23,8 +23,8 @@ from segpipe.jobs.launch import carry_out, prepare
 from segpipe.network.arrays import HOST
 from segpipe.network.device import DeviceMemory, gpu_facts
 from segpipe.network.device_arrays import DeviceArrays, Lane, Upload, scaled
+from segpipe.network.read import read_spec
 from segpipe.network.scaling import Scaling
-from segpipe.network.spec import read_spec
 from segpipe.pipeline.blend import Strip
 from segpipe.pipeline.decide import Decision
 from segpipe.pipeline.infer import load

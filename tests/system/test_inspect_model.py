@@ -9,7 +9,7 @@ import pytest
 from inspecting import EXAMPLE, SHARED_MODELS, command, model_facts, settings, sidecar, told
 from networks import Network, contract, pixelwise, volumetric
 
-from segpipe.network.spec import read_spec
+from segpipe.network.read import read_spec
 
 
 def test_a_model_in_a_terminal(segpipe):

@@ -18,7 +18,7 @@ from several import several
 from segpipe.cli import main
 from segpipe.geometry.windows import Cover
 from segpipe.inspect.facts import Valid
-from segpipe.network.spec import read_spec
+from segpipe.network.read import read_spec
 
 
 def noise(bands: int = 3, rows: int = 60, cols: int = 70) -> np.ndarray:

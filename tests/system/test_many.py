@@ -19,7 +19,7 @@ from segpipe.jobs import plan
 from segpipe.jobs.launch import carry_out, prepare
 from segpipe.jobs.ledger import State
 from segpipe.jobs.plan import JOB_WINDOWS, LOOKED_AT
-from segpipe.network.spec import read_spec
+from segpipe.network.read import read_spec
 from segpipe.results.records import Run, done_cases
 from segpipe.settings import load_settings
 from segpipe.storage.folder import Folder

@@ -19,7 +19,7 @@ from segpipe.errors import ContractError, ModelError, SettingsError
 from segpipe.formats.case import Case
 from segpipe.geometry.windows import Tiling, Window
 from segpipe.jobs.launch import prepare
-from segpipe.network.spec import read_spec
+from segpipe.network.read import read_spec
 from segpipe.pipeline.blend import blend as blended
 from segpipe.pipeline.infer import infer, load
 from segpipe.pipeline.read import Reading, read

@@ -19,8 +19,8 @@ from segpipe.formats.case import Case
 from segpipe.jobs import launch
 from segpipe.network import openvino_session
 from segpipe.network.openvino_session import Engine, OpenVinoSession, engine_version, resolve_engine, runtime
+from segpipe.network.read import read_spec
 from segpipe.network.session import close_kept, open_on_host
-from segpipe.network.spec import read_spec
 from segpipe.pipeline import agreement, infer
 from segpipe.pipeline.agreement import Agreement, agreement_of, compare_engine, refuse_below
 from segpipe.pipeline.infer import load, load_ahead

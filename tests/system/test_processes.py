@@ -30,7 +30,7 @@ from segpipe.jobs.tasks import Halt, Outcome
 from segpipe.jobs.worker import _portable
 from segpipe.jobs.worker_process import LostError, _spare, spare_worker, start_worker, take_spare, tell_spare
 from segpipe.network.openvino_session import Engine
-from segpipe.network.spec import read_spec
+from segpipe.network.read import read_spec
 from segpipe.process.spawning import WORKER_ENVIRONMENT
 from segpipe.results.records import Run
 from segpipe.settings import Settings, load_settings
@@ -259,7 +259,7 @@ def test_a_run_that_needs_no_worker_leaves_none(arguments, code, words, root):
 
 
 MOMENTS = [
-    "network.spec:read_spec",
+    "network.read:read_spec",
     "jobs.worker_process:start_worker",
     "pipeline.model_check:try_out",
     "jobs.plan:make_plan",

@@ -26,7 +26,7 @@ from segpipe.formats.file_endings import missing
 from segpipe.formats.raster.gdal import gdal_options
 from segpipe.formats.raster.source import RasterSource
 from segpipe.geometry.windows import Window
-from segpipe.network.spec import read_model
+from segpipe.network.model_file import read_model
 from segpipe.overrides import Overrides
 from segpipe.storage.content import describe
 

@@ -20,7 +20,7 @@ from segpipe.formats.raster.gdal import gdal_options
 from segpipe.geometry.division import Limits, cut
 from segpipe.geometry.regridding import Regridding
 from segpipe.geometry.windows import Cover
-from segpipe.network.spec import read_spec
+from segpipe.network.read import read_spec
 from segpipe.overrides import Overrides
 from segpipe.pipeline import run as stages
 from segpipe.pipeline.opening import open_sheet

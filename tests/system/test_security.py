@@ -10,7 +10,7 @@ from networks import Network, contract
 from onnx import helper
 
 from segpipe.errors import ModelError
-from segpipe.network.spec import read_spec
+from segpipe.network.read import read_spec
 from segpipe.pipeline.model_check import try_out
 from segpipe.settings import load_settings
 

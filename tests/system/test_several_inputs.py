@@ -13,7 +13,7 @@ from several import CLASSES, FORMS, OFFSET, SCALE, labels_of, several
 
 import segpipe as library
 from segpipe.errors import ContractError
-from segpipe.network.spec import read_spec
+from segpipe.network.read import read_spec
 from segpipe.settings import load_settings
 
 SHAPE = (150, 130)

@@ -38,8 +38,8 @@ from segpipe.network.device import (
     providers,
 )
 from segpipe.network.device_arrays import BUFFERS, CONSTANTS, DeviceArrays, Lane, Upload, scaled
+from segpipe.network.read import read_spec
 from segpipe.network.scaling import Scaling
-from segpipe.network.spec import read_spec
 from segpipe.pipeline import infer_gpu
 from segpipe.pipeline.agreement import checked_agreement
 from segpipe.pipeline.blend import Strip

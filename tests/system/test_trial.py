@@ -28,7 +28,7 @@ from segpipe.jobs.trial import (
     settle,
     splits,
 )
-from segpipe.network.spec import read_spec
+from segpipe.network.read import read_spec
 from segpipe.process.spawning import ONE_THREAD
 from segpipe.results.records import Run
 from segpipe.settings import load_settings

@@ -177,7 +177,7 @@ def test_scores_are_those_of_monai_given_the_same_windows(tmp_path):
 
 @pytest.mark.parametrize("fixed", [False, True])
 def test_several_networks_on_a_device_go_on_with_half_the_batch(fixed, tmp_path):
-    from segpipe.network.spec import read_spec
+    from segpipe.network.read import read_spec
     from segpipe.pipeline.infer_gpu import BoundModel
     from segpipe.pipeline.tiles import Patch
     from segpipe.settings import load_settings

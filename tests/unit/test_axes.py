@@ -11,7 +11,7 @@ from networks import Network, contract, positional, volumetric
 from test_oracle import BLENDS, profile, starts
 
 from segpipe.formats.case import Case
-from segpipe.network.spec import read_spec
+from segpipe.network.read import read_spec
 from segpipe.overrides import AS_STORED
 from segpipe.pipeline import opening
 from segpipe.pipeline.infer import load

@@ -14,7 +14,7 @@ from segpipe.formats.case import Case
 from segpipe.formats.raster import gdal
 from segpipe.formats.raster.gdal import CACHE_MB, MOST_CACHE_MB, BlockCache, cache_bytes, gdal_options
 from segpipe.formats.raster.source import RasterSource
-from segpipe.network.spec import read_spec
+from segpipe.network.read import read_spec
 from segpipe.overrides import Overrides
 from segpipe.pipeline.opening import open_sheet
 from segpipe.pipeline.read import Reading, windows_of

@@ -11,7 +11,7 @@ from networks import pixelwise
 
 from segpipe.formats.case import Case
 from segpipe.formats.raster.gdal import decoders, gdal_options
-from segpipe.network.spec import read_spec
+from segpipe.network.read import read_spec
 from segpipe.pipeline.ahead import ahead
 from segpipe.pipeline.read import LATE, Decoders, Reading, windows_of
 from segpipe.pipeline.tiles import cut

@@ -29,7 +29,7 @@ from segpipe.formats.sink import Target
 from segpipe.formats.style import Style
 from segpipe.geometry.windows import Window
 from segpipe.inspect.file import inspect_file
-from segpipe.network.spec import read_spec
+from segpipe.network.read import read_spec
 from segpipe.overrides import Overrides
 from segpipe.settings import load_settings
 from segpipe.storage.folder import Folder

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from segpipe.contract import parse_contract
 from segpipe.errors import ContractError, ModelError, SettingsError
 from segpipe.network.ensemble import tried
-from segpipe.network.spec import check_unchanged, read_spec
+from segpipe.network.read import check_unchanged, read_spec
 from segpipe.pipeline.memory import network_bytes
 from segpipe.pipeline.model_check import try_out
 from segpipe.settings import Settings, load_settings

@@ -10,7 +10,7 @@ from networks import contract
 from onnx import TensorProto, helper, numpy_helper
 
 from segpipe.errors import ModelError
-from segpipe.network.spec import check_unchanged, read_spec
+from segpipe.network.read import check_unchanged, read_spec
 from segpipe.settings import load_settings
 
 FLOATS = TensorProto.FLOAT
@@ -160,6 +160,6 @@ def test_all_tensors_are_found_that_onnx_itself_finds(tmp_path):
 
 
 def _all(proto):
-    from segpipe.network.spec import _tensors
+    from segpipe.network.model_file import tensors
 
-    return list(_tensors(proto))
+    return list(tensors(proto))

@@ -10,8 +10,8 @@ from several import FORMS, several
 from segpipe.contract import parse_contract
 from segpipe.errors import ContractError, ModelError
 from segpipe.network.feeds import feeds_of
+from segpipe.network.read import read_spec
 from segpipe.network.signature import TensorSpec
-from segpipe.network.spec import read_spec
 from segpipe.settings import load_settings
 
 F32 = np.dtype(np.float32)

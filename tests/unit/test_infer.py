@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from networks import Network, contract
 
-from segpipe.network.spec import read_spec
+from segpipe.network.read import read_spec
 from segpipe.pipeline.infer import HostModel, HostNetwork
 from segpipe.pipeline.model_check import try_out
 from segpipe.settings import load_settings

@@ -11,7 +11,7 @@ from segpipe.errors import SourceError
 from segpipe.formats.case import Case
 from segpipe.formats.raster.source import RasterSource
 from segpipe.inspect.fit import laid
-from segpipe.network.spec import read_spec
+from segpipe.network.read import read_spec
 from segpipe.results.records import Run
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from segpipe.inspect.flops import _inferred, _profiled, count_flops, operations
-from segpipe.network.spec import read_spec
+from segpipe.network.read import read_spec
 
 
 def test_two_convolutions_by_hand(tmp_path):

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from segpipe.contract import Contract
 from segpipe.errors import SourceError
 from segpipe.geometry.layout import Layout, likely_layout
-from segpipe.network.spec import read_spec
+from segpipe.network.read import read_spec
 from segpipe.settings import load_settings
 
 SPATIAL = {2: (5, 7), 3: (4, 5, 7)}

@@ -6,7 +6,7 @@ from networks import Network, contract
 from onnx import TensorProto
 
 from segpipe.network.noise import GRAIN, limits, loud_tiles, noise_tiles
-from segpipe.network.spec import read_spec
+from segpipe.network.read import read_spec
 from segpipe.settings import load_settings
 
 

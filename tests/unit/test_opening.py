@@ -11,7 +11,7 @@ import volumes
 
 from segpipe.errors import SourceError
 from segpipe.formats.cases import find_cases
-from segpipe.network.spec import read_spec
+from segpipe.network.read import read_spec
 from segpipe.pipeline import opening
 from segpipe.pipeline.opening import open_sheet
 from segpipe.settings import load_settings

@@ -9,7 +9,7 @@ from networks import local
 from segpipe.errors import ContractError, ModelError
 from segpipe.network.coarser import Placed
 from segpipe.network.output_graph import Steps, tail_graph, tail_of
-from segpipe.network.spec import read_spec
+from segpipe.network.read import read_spec
 from segpipe.settings import load_settings
 
 

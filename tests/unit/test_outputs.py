@@ -6,7 +6,7 @@ from networks import Network, contract
 
 from segpipe.errors import ContractError, ModelError
 from segpipe.network.outputs import check_output
-from segpipe.network.spec import read_spec
+from segpipe.network.read import read_spec
 from segpipe.settings import load_settings
 
 

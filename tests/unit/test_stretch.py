@@ -13,7 +13,7 @@ from segpipe.formats.case import Case
 from segpipe.formats.raster.gdal import gdal_options
 from segpipe.formats.raster.source import RasterSource
 from segpipe.geometry.windows import Part, Window
-from segpipe.network.spec import read_spec
+from segpipe.network.read import read_spec
 from segpipe.pipeline.opening import open_sheet
 from segpipe.pipeline.read import Failed, Reading, windows_of
 from segpipe.pipeline.stretch import stretches

@@ -18,7 +18,7 @@ from networks import Network
 from onnx import TensorProto, helper
 
 from segpipe.errors import ContractError
-from segpipe.network.spec import read_spec
+from segpipe.network.read import read_spec
 from segpipe.settings import load_settings
 
 SHAPE = (64, 64)

@@ -20,7 +20,7 @@ from test_axes import brute_force
 from test_voxel_grid import ALL
 
 from segpipe.formats.cases import find_cases
-from segpipe.network.spec import read_spec
+from segpipe.network.read import read_spec
 from segpipe.pipeline.blend import blend
 from segpipe.pipeline.infer import infer, load
 from segpipe.pipeline.model_check import try_out

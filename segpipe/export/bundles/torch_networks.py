@@ -18,11 +18,12 @@ from segpipe.export.bundles.described import Architecture, Described, Weights
 from segpipe.export.families import Network, in_a_line
 from segpipe.export.graph import Scorer, score, to_onnx
 from segpipe.export.large import loadable
-from segpipe.export.outputs import by, outputs_of
+from segpipe.export.outputs import outputs_of
 from segpipe.export.programs import opened
 from segpipe.export.tiles import noise
 from segpipe.export.weights import fit, form_of, read_checkpoint
 from segpipe.network.device import open_session
+from segpipe.network.shapes import by
 
 CLOSE = 1e-4
 """Largest difference of a score from torch's, relative to the largest score."""

@@ -21,10 +21,10 @@ from segpipe.export.nnunet.network import Folds, network_of
 from segpipe.export.nnunet.plans import Configuration, configuration_of
 from segpipe.export.nnunet.settings import NnunetSettings
 from segpipe.export.nnunet.trainer import check_trainer
-from segpipe.export.outputs import by
 from segpipe.export.stride import Score, Stride
 from segpipe.export.tiles import noise
 from segpipe.export.verify import check_steady
+from segpipe.network.shapes import by
 
 
 @dataclass(frozen=True)

@@ -59,5 +59,5 @@ def test_integers_are_scaled_by_the_graph_or_not_at_all():
     plain = {"scale": 1.0, "offset": 0.0, "normalize": "none"}
     check_scaling(tensor(dtype="uint8"), agreed(**plain), PATH)
     check_scaling(tensor(), agreed(**plain, clip_percentiles=None), PATH)
-    with pytest.raises(ContractError, match='takes uint8 pixels, .*set scaling = "graph"'):
+    with pytest.raises(ContractError, match=r'takes uint8 pixels, .*set scaling = "graph"'):
         check_scaling(tensor(dtype="uint8"), agreed(**{**plain, "scale": 0.5}), PATH)

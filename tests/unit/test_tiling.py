@@ -51,7 +51,13 @@ def test_settings_come_before_the_contract_and_it_before_the_graph(shape, own, f
         (FREE, {"tile": None, "overlap": None}, {}, ContractError, r"add tile = \[512, 512\], or give --tile"),
         (FIXED, {"tile": None, "overlap": None}, {"tile": (96,)}, ContractError, "got 96 x 96 .* give --tile 96,64"),
         (FREE, {}, {"overlap": (1, 2, 3)}, SettingsError, "overlap must have one number or 2, one per axis, got 1,2,3"),
-        (FREE, {"tile": [16, 16], "overlap": None, "margin": 8}, {}, ContractError, "larger than twice the margin, got tile"),
+        (
+            FREE,
+            {"tile": [16, 16], "overlap": None, "margin": 8},
+            {},
+            ContractError,
+            "larger than twice the margin, got tile",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named_with_the_mend(shape, own, flags, error, message, tiling):

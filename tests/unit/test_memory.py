@@ -117,7 +117,7 @@ def test_tiles_strip_and_decision_take_what_is_planned(case, confidence, peak_of
 @pytest.mark.parametrize("spacing", [(4.0, 2.0, 1.0), (0.5, 0.5, 0.5)])
 @pytest.mark.parametrize("lost", [0.0, 0.1])
 def test_scores_on_a_finer_or_a_coarser_grid_take_what_is_planned(spacing, lost, confidence, peak_of, tmp_path):
-    shape = tuple(int(n / s) for n, s in zip((40, 76, 80), spacing, strict=True))
+    shape = tuple(int(n / s) for n, s in zip((40, 100, 110), spacing, strict=True))
     pixels = np.random.default_rng(0).integers(1, 255, (1, *shape), dtype=np.uint8)
     source = Held(pixels, np.random.default_rng(1).random(shape) < lost if lost else None)
     source.grid = VoxelGrid(shape, tuple(map(tuple, np.diag([*spacing, 1.0])[:3])))

@@ -84,8 +84,9 @@ def oneformer_processor(prepared):
 
 
 def sized(family):
-    """Mask2Former's processor knows one size."""
-    return replace(family, tile=384) if family.name == "Mask2Former" else family
+    """Mask2Former's processor knows one size; torchvision's networks do most in proportion to a tile."""
+    tile = {"Mask2Former": 384}.get(family.name, 64 if family.library == "torchvision" else family.tile)
+    return replace(family, tile=tile)
 
 
 def exported(family, prepared, segpipe):

@@ -22,7 +22,7 @@ from segpipe.network.shapes import by
 from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.infer import HostNetwork
 from segpipe.pipeline.memory import refuse_large_tile
-from segpipe.process.machine import forget_most_resident, memory, most_resident, processors, resident
+from segpipe.process.machine import forget_most_resident, memory, most_resident, resident
 
 LOG = logging.getLogger("segpipe")
 
@@ -111,7 +111,7 @@ def _end(trial: threading.Thread, opened: Sequence[Session]) -> None:
 def _try_host(spec: ModelSpec, begun: Opened) -> ModelSpec:
     tiles = batch_tiles(spec)
     before = resident()
-    model = HostNetwork(_hurried(spec), arena=False, trial=tiles, begun=begun)
+    model = HostNetwork(spec, arena=False, trial=tiles, begun=begun)
     assert model.trial is not None
     opened = max(before, model.opened)
     # when memory is short, the system evicts pages of libraries meanwhile, and the measured memory is too low
@@ -127,11 +127,6 @@ def _try_host(spec: ModelSpec, begun: Opened) -> ModelSpec:
     if spec.batch == 1 or not depends_on_batch(model.raw, tiles, model.trial, alone=not spec.batch_is_fixed):
         return spec
     return one_by_one(spec)
-
-
-def _hurried(spec: ModelSpec) -> ModelSpec:
-    """The model on all processors, which nothing else uses yet; not where scores are compared to the last bit."""
-    return replace(spec, threads=processors()) if spec.engine is None and spec.batch == 1 else spec
 
 
 def _blame(spec: ModelSpec, model: HostNetwork, tiles: NDArray[Any]) -> None:

@@ -257,7 +257,7 @@ def arguments_of() -> argparse.Namespace:
 def main() -> None:
     arguments = arguments_of()
     if arguments.prepare:
-        skeleton(arguments.prepare)
+        skeleton(arguments.prepare, arguments.tile)
         return
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     session = Session(arguments, {"machine": machine(), "gpu": gpu_facts(), "versions": versions()}, time.monotonic())

@@ -42,7 +42,7 @@ class Setting:
         return "fp16" if self.fp16 else "tf32" if self.tf32 else "fp32"
 
 
-def skeleton(path: Path = SKELETON) -> None:
+def skeleton(path: Path = SKELETON, tile: int = 512) -> None:
     """The graph of smp's U-Net with a ResNet-34, exported by segpipe; large weights, random anyway, become seeds."""
     import segmentation_models_pytorch as smp
     import torch
@@ -58,7 +58,7 @@ def skeleton(path: Path = SKELETON) -> None:
         classes.write_text("".join([*lines, *rows]), encoding="utf-8")
         command = [sys.executable, "-m", "segpipe.cli", "export", weights, "--arch", "smp:Unet", "--encoder", "resnet34"]
         names = ",".join(f"band {i}" for i in range(BANDS))
-        more = ["--classes", classes, "--bands", names, "--tile", 512, "--output", whole]
+        more = ["--classes", classes, "--bands", names, "--tile", tile, "--output", whole]
         subprocess.run([*map(str, [*command, *more])], check=True)
         onnx.save(_emptied(onnx.load(whole)), path)
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")

@@ -146,8 +146,8 @@ def pytest_sessionfinish() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests on real data run where the data is, beside the checkout; others where a batch system or a GPU is."""
-    needed = {"shared_data": SHARED.is_dir(), "slurm": _has_slurm(), "gpu": _has_gpu()}
-    absent = {name for name, there in needed.items() if not there}
+    needed = {"shared_data": SHARED.is_dir, "slurm": _has_slurm, "gpu": _has_gpu}
+    absent = {name for name, there in needed.items() if any(name in item.keywords for item in items) and not there()}
     places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
     kept = [item for item in items if not absent & set(item.keywords)]
     items[:] = sorted(kept, key=lambda item: (item.path.stem in ONE_BY_ONE, places.get(item.path.stem, len(places))))

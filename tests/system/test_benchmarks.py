@@ -12,6 +12,9 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 MODULES = sorted(path.stem for path in BENCHMARKS.glob("*.py"))
 
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+"""Several of torch would wait for each other beside other tests, and spin."""
+
 
 def run(*words: object, **environment: str) -> str:
     command = [sys.executable, *map(str, words)]
@@ -31,7 +34,7 @@ def test_they_can_be_imported():
 def test_the_one_for_gpus_runs_on_cpu_tensors_with_the_tests_for_gpus(tmp_path):
     out = tmp_path / "gpu.json"
     few = ("--models", "example", "--precisions", "fp32")
-    alone = {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}  # threads of torch would spin beside other tests
+    alone = {"PYTHONWARNINGS": "ignore", **ONE_THREAD}
     printed = run("gpu.py", "--device", "cpu-tensors", "--small", *few, "--out", out, **alone)
     found = json.loads(out.read_text(encoding="utf-8"))
     assert found["finished"]
@@ -49,7 +52,7 @@ def test_the_one_for_gpus_runs_on_cpu_tensors_with_the_tests_for_gpus(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_graph_that_it_runs_can_be_made_anew(tmp_path):
-    run("gpu.py", "--prepare", tmp_path / "anew.onnx")
+    run("gpu.py", "--prepare", tmp_path / "anew.onnx", "--tile", 128, **ONE_THREAD)
     anew, kept = (onnx.load(path) for path in (tmp_path / "anew.onnx", BENCHMARKS / "unet_resnet34.skeleton.onnx"))
     assert [node.op_type for node in anew.graph.node] == [node.op_type for node in kept.graph.node]
     assert [tensor.name for tensor in anew.graph.initializer] == [tensor.name for tensor in kept.graph.initializer]

@@ -36,7 +36,7 @@ def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
     with (FOLDER / "requests.log").open("a") as log:
         log.write(f"{line}{' 503' * faulty}\n")
     if faulty:
-        environ["wsgi.input"].read()
+        environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         return Response(status=503)(environ, start_response)
     answered: Iterable[bytes] = moto(environ, start_response)
     return answered

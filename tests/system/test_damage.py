@@ -16,7 +16,7 @@ import pytest
 import rasterio
 import rasterio.shutil
 import tifffile
-from mutants import PLACE, picture, write
+from mutants import georeference, picture, write
 from networks import contract, pixelwise
 from scenes import Silent
 
@@ -29,6 +29,7 @@ from segpipe.formats.raster.tiff import check_tags, verify_files
 from segpipe.jobs.launch import carry_out, prepare
 from segpipe.settings import load_settings
 
+PLACE = georeference("damage")
 RGB = picture(3, "uint8")
 
 

@@ -1,5 +1,6 @@
 """Worker processes of this machine: started ahead, ended with whatever ends the run, and replaced when they are lost."""
 
+import copyreg
 import os
 import pickle
 import signal
@@ -133,7 +134,8 @@ class UnreadableError(Exception):
         super().__init__(f"{one} {other}")
 
 
-def test_errors_that_no_process_can_read_keep_their_words():
+def test_errors_that_no_process_can_read_keep_their_words(monkeypatch):
+    monkeypatch.delitem(copyreg.dispatch_table, UnreadableError, raising=False)  # Dask lets all be read
     kept = SourceError("it is damaged")
     assert _portable(kept) is kept
     with pytest.raises(TypeError, match="missing 1 required"):

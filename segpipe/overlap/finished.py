@@ -4,16 +4,18 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 from segpipe.choices import OverlapRule
 from segpipe.errors import OutputError, OverlapError
 from segpipe.formats.registry import CONFIDENCE, FORMATS, OpenMask
 from segpipe.geometry.extents import extent
-from segpipe.geometry.grid import Float
+from segpipe.geometry.grid import Float, Grid
 from segpipe.geometry.ground import Ground
 from segpipe.geometry.raster_grid import NoGroundError, RasterGrid, ground_of, stated_grid
 from segpipe.overlap.dates import Acquired, acquired
 from segpipe.overlap.shared import Neighbour, Shared
+from segpipe.overlap.shelf import Shelf, Shelved
 from segpipe.results.schema import Record
 from segpipe.storage import Store
 
@@ -66,6 +68,15 @@ class Finished:
         more = (stated_of(record), acquired(record), _named(record, CONFIDENCE), record.model.sha256)
         return cls(*what, _digest(output, record), *more)
 
+    @cached_property
+    def ground(self) -> Ground | None:
+        """The ground of its grid, if the record says it.
+
+        Raises:
+            NoGroundError: nowhere on the Earth.
+        """
+        return None if self.grid is None else ground_of(self.grid)
+
     def hidden(self, folder: str, suffix: str) -> str:
         """Name of a file about the case in a hidden folder, flat and with a digest: names of cases may be long, and hold
         folders."""
@@ -117,10 +128,8 @@ def extent_of(output: Store, case: Finished) -> Float:
 
 def placed(output: Store, case: Finished) -> tuple[Ground, tuple[int, ...]]:
     """Ground and shape of a case; errors as of ``extent_of``."""
-    if case.grid is not None:
-        return ground_of(case.grid), case.shape
-    with opened(output, case) as mask:
-        return ground_of(mask.grid), mask.grid.shape
+    grid = _grid_of(output, case)
+    return ground_of(grid), grid.shape
 
 
 @contextmanager
@@ -172,23 +181,34 @@ def _damaged(path: str) -> OutputError:
 
 
 def shared_with(output: Store, case: Finished, around: Around, stack: ExitStack) -> Shared | None:
-    """The ground that a case shares with those around it; their masks stay open until the stack is closed.
+    """The ground that a case shares with those around it; their masks are opened when they are read, and closed with the
+    stack.
 
     Returns:
         None if no other mask lies on it.
 
     Raises:
-        OutputError: a mask, or a confidence, cannot be read.
+        OutputError: a mask of a record without a grid, or a confidence, cannot be read.
     """
     each = [(other, True) for other in around.before] + [(other, False) for other in around.after]
     if not each:
         return None
-    neighbours = [_neighbour(output, other, around.rule, stack, earlier=earlier) for other, earlier in each]
+    shelf = stack.enter_context(Shelf())
+    neighbours = [_neighbour(output, other, around.rule, shelf, earlier=earlier) for other, earlier in each]
     own = stack.enter_context(opened_confidence(output, case)) if around.rule == "confidence" else None
     return Shared(*placed(output, case), neighbours, own)
 
 
-def _neighbour(output: Store, case: Finished, rule: OverlapRule, stack: ExitStack, *, earlier: bool) -> Neighbour:
-    mask = stack.enter_context(opened(output, case))
-    likely = stack.enter_context(opened_confidence(output, case)) if rule == "confidence" else None
-    return Neighbour(mask, ground_of(mask.grid), case.nodata, earlier, likely)
+def _neighbour(output: Store, case: Finished, rule: OverlapRule, shelf: Shelf, *, earlier: bool) -> Neighbour:
+    grid, ground = _grid_of(output, case), case.ground
+    mask = Shelved(shelf, grid, partial(opened, output, case))
+    likely = Shelved(shelf, grid, partial(opened_confidence, output, case)) if rule == "confidence" else None
+    return Neighbour(mask, ground_of(grid) if ground is None else ground, case.nodata, earlier, likely)
+
+
+def _grid_of(output: Store, case: Finished) -> Grid:
+    """From its record or its mask."""
+    if case.grid is not None:
+        return case.grid
+    with opened(output, case) as mask:
+        return mask.grid

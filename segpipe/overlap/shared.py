@@ -12,6 +12,7 @@ from segpipe.geometry.ground import Ground
 from segpipe.geometry.lookup import Hits, Lookup, common
 from segpipe.geometry.windows import Window
 from segpipe.overlap.rule import Sight, goes_before
+from segpipe.overlap.shelf import Shelved
 
 CHUNK = 500_000
 """Number of pixels whose coordinates are computed at once."""
@@ -21,17 +22,22 @@ CHUNK = 500_000
 class Neighbour:
     """A mask that may share ground with another one."""
 
-    mask: OpenMask
+    mask: OpenMask | Shelved
     ground: Ground
     nodata: int | None
     earlier: bool
     """Whether it comes before the other one in the order of cases."""
-    confidence: OpenMask | None = None
+    confidence: OpenMask | Shelved | None = None
     """Its confidence, by which the rule may decide."""
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.mask.grid.shape
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """The same for masks of one grid; PROJ takes a millisecond to compare two CRSs, and grids share theirs."""
+        return (*self.ground.transform, *self.shape, id(self.ground.reference))
 
     def sight(self, hits: Hits) -> Sight:
         """What it has where the centres of some pixels lie.
@@ -48,6 +54,19 @@ class Neighbour:
         return None if self.confidence is None else hits.of(self.confidence.read(hits.window))
 
 
+@dataclass(frozen=True, eq=False)
+class _Reach:
+    """Where another grid may lie on a mask, and the pixels in which it lies there."""
+
+    window: Window
+    lookup: Lookup
+
+    @classmethod
+    def of(cls, theirs: Ground, their_shape: tuple[int, ...], ground: Ground, shape: tuple[int, ...]) -> "_Reach | None":
+        window = common(theirs, their_shape, ground, shape)
+        return None if window is None else cls(window, Lookup(ground, theirs, their_shape))
+
+
 class Shared:
     """Tells which pixels of a mask count in another one."""
 
@@ -59,16 +78,16 @@ class Shared:
         confidence: OpenMask | None = None,
     ) -> None:
         self._confidence = confidence
-        self._each = [
-            (neighbour, Lookup(ground, neighbour.ground, neighbour.shape), window)
-            for neighbour in neighbours
-            if (window := common(neighbour.ground, neighbour.shape, ground, shape)) is not None
-        ]
+        reaches: dict[tuple[object, ...], _Reach | None] = {}  # scenes of a time series are all on one grid
+        for one in neighbours:
+            if one.place not in reaches:
+                reaches[one.place] = _Reach.of(one.ground, one.shape, ground, shape)
+        self._each = [(one, reach) for one in neighbours if (reach := reaches[one.place]) is not None]
 
     @property
     def windows(self) -> list[Window]:
-        """The parts of the mask on which neighbours may lie; no others share ground."""
-        return [window for _, _, window in self._each]
+        """The parts of the mask on which neighbours may lie, each once; no others share ground."""
+        return list(dict.fromkeys(reach.window for _, reach in self._each))
 
     def elsewhere(self, window: Window, unseen: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """The pixels of a window that count in another mask; ``unseen`` are those without data in this one.
@@ -77,13 +96,37 @@ class Shared:
             OutputError: another mask, or a confidence, cannot be read.
         """
         found = np.zeros(window.shape, np.bool_)
-        for neighbour, lookup, reach in self._each:
-            for part in chunks(intersection(window, reach)):
-                if (hits := lookup.hits(part)) is not None:
-                    own = tuple(slice(a - c, b - c) for a, b, c in zip(part.start, part.stop, window.start, strict=True))
-                    theirs, mine = neighbour.sight(hits), self._mine(part, unseen[own])
-                    found[own] |= goes_before(theirs, mine, earlier=neighbour.earlier)
+        left = self._left(found, unseen)
+        for neighbour, reach in self._each:
+            if left[neighbour.earlier] and self._take(neighbour, reach, window, unseen, found):
+                left = self._left(found, unseen)
+                if not any(left.values()):
+                    break  # the others are not even opened
         return found
+
+    def _left(self, found: NDArray[np.bool_], unseen: NDArray[np.bool_]) -> dict[bool, bool]:
+        """Whether neighbours that come before, or later, may still take a pixel: by order, one that comes later takes those
+        without data."""
+        later = ~found if self._confidence is not None else unseen & ~found
+        return {True: not found.all(), False: bool(later.any())}
+
+    def _take(
+        self,
+        neighbour: Neighbour,
+        reach: "_Reach",
+        window: Window,
+        unseen: NDArray[np.bool_],
+        found: NDArray[np.bool_],
+    ) -> bool:
+        """Add what counts in a neighbour; whether it was looked at."""
+        looked = False
+        for part in chunks(intersection(window, reach.window)):
+            if (hits := reach.lookup.hits(part)) is not None:
+                own = tuple(slice(a - c, b - c) for a, b, c in zip(part.start, part.stop, window.start, strict=True))
+                theirs, mine = neighbour.sight(hits), self._mine(part, unseen[own])
+                found[own] |= goes_before(theirs, mine, earlier=neighbour.earlier)
+                looked = True
+        return looked
 
     def _mine(self, part: Window, unseen: NDArray[np.bool_]) -> Sight:
         confidence = None if self._confidence is None else self._confidence.read(part)

@@ -1,0 +1,58 @@
+"""Masks that are opened when they are read: a scene of a time series shares its ground with a thousand others."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from numpy.typing import NDArray
+
+from segpipe.formats.registry import OpenMask
+from segpipe.geometry.grid import Grid
+from segpipe.geometry.windows import Window
+
+MOST = 64
+"""Masks that are open at once; a process may open 1,024 files, where nothing else is said."""
+
+Opening = Callable[[], AbstractContextManager[OpenMask]]
+
+
+class Shelf:
+    """Opens masks when they are read; beyond ``MOST``, it closes the one that was read longest ago."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[Shelved, tuple[OpenMask, ExitStack]] = OrderedDict()
+
+    def mask(self, shelved: "Shelved") -> OpenMask:
+        """The mask, open; errors are those of its opening."""
+        if (found := self._open.get(shelved)) is not None:
+            self._open.move_to_end(shelved)
+            return found[0]
+        while len(self._open) >= MOST:
+            self._open.popitem(last=False)[1][1].close()
+        with ExitStack() as stack:
+            mask = stack.enter_context(shelved.opening())
+            self._open[shelved] = mask, stack.pop_all()
+        return mask
+
+    def __enter__(self) -> "Shelf":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        while self._open:
+            self._open.popitem()[1][1].close()
+
+
+@dataclass(frozen=True, eq=False)
+class Shelved:
+    """A mask, or a confidence, on a shelf."""
+
+    shelf: Shelf
+    grid: Grid
+    opening: Opening
+
+    def read(self, window: Window, band: int = 0) -> NDArray[Any]:
+        """As that of ``OpenMask``, and with the errors of opening it."""
+        return self.shelf.mask(self).read(window, band)

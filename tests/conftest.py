@@ -123,8 +123,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_finish() -> None:
-    """One thread for each test: several run at once, and threads that wait for each other on busy processors spin, which
-    trebles what a network costs."""
+    """Several tests run at once, so each has one thread: threads that wait for each other on busy processors spin, and a
+    network then costs three times as much."""
     threadpool_limits(1)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
@@ -132,7 +132,7 @@ def pytest_collection_finish() -> None:
 
 
 def _export_with_one_registry() -> None:
-    """torch makes its table of 500 ONNX functions anew for each export, half a second of it, and changes it in none."""
+    """torch builds its table of 500 ONNX functions for each export, which takes half a second; no export changes it."""
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     once: Any = cache(ONNXRegistry.from_torchlib)

@@ -105,7 +105,7 @@ def keep_open(spec: "ModelSpec", session: Session) -> None:
 
 
 def close_kept() -> None:
-    """Close the sessions that were kept open and that nobody uses."""
+    """Forget the sessions that were kept open; each is closed when no model uses it."""
     _OPENED.clear()
 
 

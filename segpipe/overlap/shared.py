@@ -105,8 +105,8 @@ class Shared:
         return found
 
     def _left(self, found: NDArray[np.bool_], unseen: NDArray[np.bool_]) -> dict[bool, bool]:
-        """Whether neighbours that come before, or later, may still take a pixel: by order, one that comes later takes those
-        without data."""
+        """Whether a neighbour that comes before (True), or later (False), may still take a pixel. If the order decides, one
+        that comes later takes only pixels without data."""
         later = ~found if self._confidence is not None else unseen & ~found
         return {True: not found.all(), False: bool(later.any())}
 
@@ -118,7 +118,7 @@ class Shared:
         unseen: NDArray[np.bool_],
         found: NDArray[np.bool_],
     ) -> bool:
-        """Add what counts in a neighbour; whether it was looked at."""
+        """Add the pixels that count in a neighbour; returns whether it was read."""
         looked = False
         for part in chunks(intersection(window, reach.window)):
             if (hits := reach.lookup.hits(part)) is not None:

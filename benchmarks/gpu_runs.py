@@ -21,7 +21,8 @@ from gpu_networks import Setting, file_of
 from scenes import OVERLAP, SCRATCH
 
 from segpipe.errors import SegpipeError
-from segpipe.jobs.launch import Prepared, carry_out, prepare
+from segpipe.jobs.launch import carry_out
+from segpipe.jobs.prepare import Prepared, prepare
 from segpipe.settings import load_settings
 from segpipe.timing.spans import begin
 

@@ -72,7 +72,8 @@ class Clock:
 
 def one(model: Path, source: Path, workers: int) -> None:
     """One run in this process and its workers, on as many processors as workers; prints its speed."""
-    from segpipe.jobs.launch import carry_out, prepare
+    from segpipe.jobs.launch import carry_out
+    from segpipe.jobs.prepare import prepare
     from segpipe.settings import load_settings
 
     out, clock = WORK / "out", Clock()

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from scenes import SCRATCH, network
 
 from segpipe.geometry.windows import axis_starts
-from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.launch import carry_out
+from segpipe.jobs.prepare import prepare
 from segpipe.jobs.tasks import Outcome
 from segpipe.settings import load_settings
 

@@ -258,7 +258,8 @@ def run_serial(tmp_path: Path) -> Callable[..., Path]:
     """Run the pipeline in this process with the serial executor; the output folder comes back, and no case may fail."""
     from scenes import Silent
 
-    from segpipe.jobs.launch import carry_out, prepare
+    from segpipe.jobs.launch import carry_out
+    from segpipe.jobs.prepare import prepare
     from segpipe.settings import load_settings
 
     def run(source: Path, model: Path, **settings: Any) -> Path:

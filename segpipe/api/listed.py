@@ -4,9 +4,10 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 
 from segpipe.formats.case import Case, Failure
-from segpipe.jobs.launch import Prepared, Summary, prepare
 from segpipe.jobs.ledger import State
 from segpipe.jobs.plan import Plan
+from segpipe.jobs.prepare import Prepared, prepare
+from segpipe.jobs.summary import Summary
 from segpipe.network.listed import settings_of_listed
 from segpipe.network.spec import Listed
 

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from segpipe.formats.registry import element_of
-from segpipe.jobs.launch import Prepared
+from segpipe.jobs.prepare import Prepared
 from segpipe.jobs.tasks import Outcome
 from segpipe.messages.printable import printable
 from segpipe.terminal.progress import described

@@ -12,8 +12,9 @@ from segpipe.choices import RULES, OverlapRule
 from segpipe.errors import InputError, OutputError
 from segpipe.formats.case import Case
 from segpipe.formats.registry import CONFIDENCE, FORMATS, RASTER, read_mask
-from segpipe.jobs.launch import Prepared, Summary
+from segpipe.jobs.prepare import Prepared
 from segpipe.jobs.status import LastRun, last_run
+from segpipe.jobs.summary import Summary
 from segpipe.messages.printable import printable
 from segpipe.overlap.totals import run_totals
 from segpipe.process.environment import settle

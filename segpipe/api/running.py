@@ -15,8 +15,10 @@ from segpipe.errors import SettingsError
 from segpipe.formats.registry import unchanged
 from segpipe.formats.veil import hidden_inputs
 from segpipe.jobs.cluster import unchanged_dask
-from segpipe.jobs.launch import Prepared, Summary, carry_out, prepare
+from segpipe.jobs.launch import carry_out
 from segpipe.jobs.ledger import State
+from segpipe.jobs.prepare import Prepared, prepare
+from segpipe.jobs.summary import Summary
 from segpipe.jobs.tasks import Halt, Outcome, Watcher
 from segpipe.jobs.trial import settle
 from segpipe.jobs.worker_process import spare_worker

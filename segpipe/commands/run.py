@@ -203,7 +203,7 @@ def _run_with(settings: "Settings", dry_run: bool) -> int:
     with loading():
         from segpipe.api.listed import runs_of_list
         from segpipe.api.running import Host, execute
-        from segpipe.jobs.launch import prepare
+        from segpipe.jobs.prepare import prepare
         from segpipe.process.machine import age
         from segpipe.terminal.chosen import settings_lines
         from segpipe.terminal.plan import print_left_out, print_plan

@@ -1,7 +1,7 @@
 """Find the cases of a run: files, folders, globs, lists and GDAL paths become named cases."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from segpipe.errors import InputError, case_errors
@@ -29,6 +29,26 @@ class Found:
     """Inputs that cannot become a mask, whatever they contain, by the names of their masks; none is among the cases."""
     problems: list[str]
     """Folders that could not be read."""
+
+    @property
+    def all(self) -> list[Case]:
+        """Cases and those refused, sorted by name."""
+        if not self.refused:
+            return self.cases
+        return sorted([*self.cases, *(failure.case for failure in self.refused)], key=attrgetter("name"))
+
+    def named(self, names: Collection[str]) -> "Found":
+        """The same search, but only of cases with these names."""
+        cases = [case for case in self.cases if case.name in names]
+        return replace(self, cases=cases, refused=[failure for failure in self.refused if failure.case.name in names])
+
+    def without(self, refused: Sequence[Failure]) -> "Found":
+        """The same search, but with these cases refused."""
+        if not refused:
+            return self
+        names = {failure.case.name for failure in refused}
+        cases = [case for case in self.cases if case.name not in names]
+        return replace(self, cases=cases, refused=[*self.refused, *refused])
 
 
 def find_cases(inputs: Sequence[str], choice: Choice = EVERY_CASE) -> list[Case]:

@@ -180,15 +180,15 @@ def _status_of(output: Store, last: LastRun, settings: Settings) -> Status:
     run, sign = Run(_spec(settings), settings, _area(settings, last)), sign_of(output)
     found = find_input(settings.input, run.choice)
     if settings.case_name != "path":
-        learn(names_of([*found.cases, *(failure.case for failure in found.refused)], settings.input))
-    cases, refused = storable(found, output)
-    done = {case.name for case in done_cases(cases, run)}
-    now = {failure.case.name: hide_case(failure.error, failure.case) for failure in refused}
+        learn(names_of(found.all, settings.input))
+    found = storable(found, output)
+    done = {case.name for case in done_cases(found.cases, run)}
+    now = {failure.case.name: hide_case(failure.error, failure.case) for failure in found.refused}
     failed = [failure.model_dump() for failure in last.failed if failure.case not in done | now.keys()]
     failed += [{"case": name, "error": error} for name, error in now.items()]
     names = {failure["case"] for failure in failed} | {*last.outside}
     there = set(output.folders(FOLDER))
-    rest = [case for case in cases if case.name not in done]
+    rest = [case for case in found.cases if case.name not in done]
     return Status(
         output=str(output),
         done=len(done),
@@ -198,7 +198,7 @@ def _status_of(output: Store, last: LastRun, settings: Settings) -> Status:
         outside=[case.name for case in rest if case.name in {*last.outside}],
         parts={case.name: done_parts(output, case) for case in rest if parts_folder(case) in there},
         megapixels_per_second=last.megapixels_per_second,
-        element=element_of(cases),
+        element=element_of(found.cases),
         **_life(output, last, sign),
         command=_command(last),
     )

@@ -404,21 +404,22 @@ def _is_same_input(record: Record, case: Case, beside: Beside, overrides: Overri
     return files is not None and FORMATS[case.format].is_same_input(place, files, case, beside, overrides.remote)
 
 
-def storable(found: Found, output: Store) -> tuple[list[Case], list[Failure]]:
-    """Cases whose names the output can store, and failures: those of the search, and cases with other names."""
-    kept, refused = list[Case](), list(found.refused)
-    for case in found.cases:
+def storable(found: Found, output: Store) -> Found:
+    """A search in which cases are refused whose names the output cannot store."""
+    return found.without([*_not_storable(found.cases, output)])
+
+
+def _not_storable(cases: Sequence[Case], output: Store) -> Iterator[Failure]:
+    for case in cases:
         try:
             output.check_name(case.name)
-            kept.append(case)
         except OutputError as error:
-            refused.append(Failure(case, f"{error}: rename {case.path}"))
-    return kept, refused
+            yield Failure(case, f"{error}: rename {case.path}")
 
 
-def without_reserved(cases: list[Case], run: Run) -> tuple[list[Case], list[Failure]]:
-    """Refuse cases whose masks could have the names of other cases' instances or classes."""
-    rule = run.lesions
+def without_reserved(found: Found, run: Run) -> Found:
+    """A search in which cases are refused whose masks could have the names of other cases' instances or classes."""
+    rule, cases = run.lesions, found.cases
     failed: list[Failure] = []
     if rule is not None and rule.instances:
         text = "with --instances the names *.instances are reserved, got {}: rename it"
@@ -426,8 +427,7 @@ def without_reserved(cases: list[Case], run: Run) -> tuple[list[Case], list[Fail
     if run.settings.per_class:
         text = "with --per-class the folders *.classes are reserved, got {}: rename it"
         failed += [Failure(case, text.format(case.path)) for case in cases if f"{CLASSES}/" in case.name]
-    names = {failure.case.name for failure in failed}
-    return [case for case in cases if case.name not in names] if names else cases, failed
+    return found.without(failed)
 
 
 def _are_whole(output: Store, record: Record, warn: Callable[[str], None]) -> bool:

@@ -7,7 +7,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from segpipe.formats.registry import element_of
-from segpipe.jobs.launch import Prepared
+from segpipe.jobs.prepare import Prepared
 from segpipe.jobs.tasks import Outcome
 from segpipe.messages.console import console, words
 from segpipe.terminal.progress import Lines, described

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from segpipe.jobs.launch import Prepared
+from segpipe.jobs.prepare import Prepared
 from segpipe.settings import Settings
 
 IN_HEAD = {"input", "model", "output", "device", "executor", "workers", "scheduler", "cluster"}

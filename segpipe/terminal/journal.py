@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from segpipe.jobs.launch import Prepared, Summary
 from segpipe.jobs.ledger import State
+from segpipe.jobs.prepare import Prepared
+from segpipe.jobs.summary import Summary
 from segpipe.jobs.tasks import Outcome, Watcher
 from segpipe.messages.printable import printable_json
 from segpipe.messages.redact import cleaned

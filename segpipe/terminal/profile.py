@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from segpipe.jobs.launch import Summary
+from segpipe.jobs.summary import Summary
 from segpipe.messages.console import console, echo
 from segpipe.timing.report import Profile
 

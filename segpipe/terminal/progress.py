@@ -9,8 +9,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from segpipe.formats.registry import FORMATS, element_of
-from segpipe.jobs.launch import Prepared, Summary
 from segpipe.jobs.ledger import State
+from segpipe.jobs.prepare import Prepared
+from segpipe.jobs.summary import Summary
 from segpipe.jobs.tasks import Outcome
 from segpipe.messages.console import console, echo, words
 from segpipe.messages.printable import printable

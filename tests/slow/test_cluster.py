@@ -24,8 +24,9 @@ from segpipe.errors import ModelError, WorkerError
 from segpipe.formats.case import Case
 from segpipe.jobs import executors
 from segpipe.jobs.cluster import WORKER_ENVIRONMENT, cluster_workers
-from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.launch import carry_out
 from segpipe.jobs.plan import Job, WorkerPool
+from segpipe.jobs.prepare import prepare
 from segpipe.network.read import read_spec
 from segpipe.results.records import Run
 from segpipe.settings import load_settings

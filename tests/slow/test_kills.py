@@ -70,8 +70,8 @@ PHASES = {
     "begun": ("jobs.launch:_execute", "jobs.launch:_execute"),
     "parts": ("jobs.agenda:ended:2", "jobs.agenda:ended:11"),
     "join": ("jobs.agenda:_continue:4", "jobs.agenda:_continue:4"),
-    "after": ("jobs.launch:add:1", "jobs.launch:add:4"),
-    "end": ("jobs.launch:_conclude", "jobs.launch:_conclude"),
+    "after": ("jobs.summary:add:1", "jobs.summary:add:4"),
+    "end": ("jobs.conclude:conclude", "jobs.conclude:conclude"),
 }
 """What the first process does at the begin of a phase; with ``zscore`` three cases are measured, and the small ones done,
 before any part."""

@@ -60,7 +60,7 @@ def test_200_volumes_killed_half_way_go_on_to_the_same_bytes(models: str, where:
     out, whole = tmp_path / "out", root / f"whole-{models}"
     assert len(records(whole)) == COUNT
     order = [*SEGPIPE, *command(models, str(out), where)]
-    process = begin_and_stop(root, order, tmp_path / "log", f"jobs.launch:add:{COUNT // 2}")
+    process = begin_and_stop(root, order, tmp_path / "log", f"jobs.summary:add:{COUNT // 2}")
     os.killpg(process.pid, signal.SIGKILL)
     assert wait(process) == -signal.SIGKILL, process.said("not killed")
     before = made(out)

@@ -193,7 +193,8 @@ import sys
 from scenes import Silent
 from segpipe.settings import load_settings
 from segpipe.errors import SegpipeError
-from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.launch import carry_out
+from segpipe.jobs.prepare import prepare
 for out in sys.argv[1:]:
     fixed = {"input": ("a.tif",), "model": "m.onnx", "output": out, "executor": "serial", "device": "cpu"}
     try:

@@ -154,9 +154,9 @@ WITHIN = [
 ]
 
 CONCLUDING = [
-    "jobs.launch:_conclude",
+    "jobs.conclude:conclude",
     "results.tables:write_areas",
-    "jobs.launch:_write_profile",
+    "jobs.trace:write_profile",
     "terminal.progress:conclude",
     "process.signals:end",
 ]
@@ -191,7 +191,7 @@ def again(out, executor, warm, whole, log):
 
 
 @pytest.mark.parametrize(
-    "second", ["jobs.work:_write:1", "results.output:_record", "jobs.launch:_conclude", "terminal.progress:conclude"]
+    "second", ["jobs.work:_write:1", "results.output:_record", "jobs.conclude:conclude", "terminal.progress:conclude"]
 )
 def test_a_second_signal_stops_what_runs(second, warm, whole, tmp_path):
     out, log = tmp_path / "out", tmp_path / "log"

@@ -13,7 +13,7 @@ from test_ending import end
 
 from segpipe.errors import ContractError
 from segpipe.export.attach import attach
-from segpipe.jobs.launch import prepare
+from segpipe.jobs.prepare import prepare
 from segpipe.settings import load_settings
 
 BINARY = {"task": "binary", "classes": [{"id": 1, "name": "found"}]}

@@ -9,7 +9,8 @@ import numpy as np
 from networks import pixelwise
 from scenes import Silent
 
-from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.launch import carry_out
+from segpipe.jobs.prepare import prepare
 from segpipe.settings import load_settings
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,8 @@ from segpipe.contract import Contract
 from segpipe.errors import ModelError
 from segpipe.geometry.weighting import Weights
 from segpipe.geometry.windows import Cover, Tiling
-from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.launch import carry_out
+from segpipe.jobs.prepare import prepare
 from segpipe.pipeline import decide, infer
 from segpipe.pipeline.blend import Finished
 from segpipe.pipeline.decide import Decided, gathered

@@ -19,7 +19,8 @@ from segpipe.formats.dicom.space import derived_space
 from segpipe.formats.sink import Derived
 from segpipe.jobs import disk, work
 from segpipe.jobs.disk import Free, forecast, needed, shortages
-from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.launch import carry_out
+from segpipe.jobs.prepare import prepare
 from segpipe.settings import load_settings
 from segpipe.storage.retry import unwritable
 

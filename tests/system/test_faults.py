@@ -21,7 +21,8 @@ from segpipe.formats.style import Style
 from segpipe.geometry.cells import COUNT_BYTES
 from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.windows import Window
-from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.launch import carry_out
+from segpipe.jobs.prepare import prepare
 from segpipe.pipeline import infer
 from segpipe.results.areas import Areas
 from segpipe.settings import load_settings

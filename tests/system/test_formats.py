@@ -13,7 +13,8 @@ from segpipe.formats.case_scaling import STATISTICS_BLOCK
 from segpipe.formats.cases import find_input
 from segpipe.formats.registry import FORMATS
 from segpipe.jobs import work
-from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.launch import carry_out
+from segpipe.jobs.prepare import prepare
 from segpipe.results.records import targets
 from segpipe.settings import load_settings
 

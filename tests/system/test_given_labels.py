@@ -9,7 +9,8 @@ from scenes import Silent
 
 import segpipe as api
 from segpipe.errors import ContractError, SettingsError
-from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.launch import carry_out
+from segpipe.jobs.prepare import prepare
 from segpipe.settings import load_settings
 
 SIZE = (150, 203)

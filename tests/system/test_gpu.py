@@ -19,7 +19,8 @@ from segpipe.contract import parse_contract
 from segpipe.errors import DeviceMemoryError
 from segpipe.geometry.weighting import Weights
 from segpipe.geometry.windows import Cover, Tiling
-from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.launch import carry_out
+from segpipe.jobs.prepare import prepare
 from segpipe.network.arrays import HOST
 from segpipe.network.device import DeviceMemory, gpu_facts
 from segpipe.network.device_arrays import DeviceArrays, Lane, Upload, scaled

@@ -15,7 +15,8 @@ from hostile import BAD, DONE, GOOD, make, tiff, vrt
 from networks import pixelwise
 from scenes import Silent
 
-from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.launch import carry_out
+from segpipe.jobs.prepare import prepare
 from segpipe.messages.printable import printable
 from segpipe.settings import load_settings
 

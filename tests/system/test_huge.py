@@ -15,7 +15,8 @@ from scenes import PATIENCE, SEGPIPE, Silent
 
 from segpipe.errors import ModelError
 from segpipe.geometry.windows import Cover, Tiling, axis_starts, reflected
-from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.launch import carry_out
+from segpipe.jobs.prepare import prepare
 from segpipe.network.read import read_spec
 from segpipe.pipeline.memory import least_bytes
 from segpipe.settings import load_settings

@@ -30,7 +30,8 @@ from segpipe.formats.raster.gdal import gdal_options
 from segpipe.formats.raster.origin import files_of
 from segpipe.formats.raster.source import RasterSource
 from segpipe.geometry.windows import Cover
-from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.launch import carry_out
+from segpipe.jobs.prepare import prepare
 from segpipe.network.read import read_spec
 from segpipe.results.parts import kept_cut, write_cut
 from segpipe.results.records import Run, done_cases

@@ -21,7 +21,8 @@ from scenes import PATIENCE, Silent
 from segpipe.cli import main
 from segpipe.errors import InputError
 from segpipe.formats.cases import find_cases, find_input
-from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.launch import carry_out
+from segpipe.jobs.prepare import prepare
 from segpipe.jobs.status import read_status
 from segpipe.messages.printable import printable
 from segpipe.settings import load_settings

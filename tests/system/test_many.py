@@ -16,9 +16,10 @@ from scenes import SEGPIPE, Silent, assert_same, begin, begin_and_stop, go_on_un
 
 from segpipe.formats.cases import find_cases
 from segpipe.jobs import plan
-from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.launch import carry_out
 from segpipe.jobs.ledger import State
 from segpipe.jobs.plan import JOB_WINDOWS, LOOKED_AT
+from segpipe.jobs.prepare import prepare
 from segpipe.network.read import read_spec
 from segpipe.results.records import Run, done_cases
 from segpipe.settings import load_settings

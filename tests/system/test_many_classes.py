@@ -134,7 +134,7 @@ def test_memory_decides_on_calls_workers_and_parts_where_scores_are_large(
     prepared(tmp_path, (1.5, 1.5, 1.5), (60, 61, 62), **SPACED)
     for name in ("b", "c"):
         (tmp_path / "in" / f"{name}.nii.gz").write_bytes((tmp_path / "in" / "a.nii.gz").read_bytes())
-    monkeypatch.setattr("segpipe.jobs.launch.processors", lambda: 4)
+    monkeypatch.setattr("segpipe.jobs.prepare.processors", lambda: 4)
     words = [*RUN[:-2], "-o", "out", "--dry-run"]
 
     def planned(*more: object) -> tuple[int, int, int]:

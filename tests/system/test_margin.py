@@ -18,7 +18,7 @@ from segpipe.api.arrays import ArraySource
 from segpipe.errors import ContractError, ModelError, SettingsError
 from segpipe.formats.case import Case
 from segpipe.geometry.windows import Tiling, Window
-from segpipe.jobs.launch import prepare
+from segpipe.jobs.prepare import prepare
 from segpipe.network.read import read_spec
 from segpipe.pipeline.blend import blend as blended
 from segpipe.pipeline.infer import infer, load

@@ -31,7 +31,8 @@ from segpipe.formats.raster.sink import DraftSink, HeldSink, raster_sink
 from segpipe.formats.style import Style
 from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.windows import Window as Box
-from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.launch import carry_out
+from segpipe.jobs.prepare import prepare
 from segpipe.settings import load_settings
 from segpipe.storage.folder import Folder
 

@@ -11,7 +11,8 @@ from onnx import TensorProto, numpy_helper
 from scenes import Silent
 
 from segpipe.errors import ContractError, ModelError, SegpipeError, SettingsError
-from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.launch import carry_out
+from segpipe.jobs.prepare import prepare
 from segpipe.settings import load_settings
 
 SHAPE = (64, 64)

@@ -10,7 +10,8 @@ from scenes import Silent
 
 from segpipe.formats.cases import find_cases
 from segpipe.formats.identity import Beside
-from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.launch import carry_out
+from segpipe.jobs.prepare import prepare
 from segpipe.settings import load_settings
 from segpipe.storage.bucket import is_remote, plain_path
 

@@ -9,7 +9,8 @@ from scenes import Silent
 
 from segpipe.errors import OutputError
 from segpipe.jobs import agenda, join, plan
-from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.launch import carry_out
+from segpipe.jobs.prepare import prepare
 from segpipe.settings import load_settings
 from segpipe.storage.ownership import OWN
 from segpipe.terminal.journal import Journal

@@ -22,10 +22,11 @@ from segpipe.errors import InputError, ModelError, SourceError, WorkerError
 from segpipe.formats.case import Case
 from segpipe.jobs import processes, worker_process
 from segpipe.jobs.carrying import Carrier, Throttled
-from segpipe.jobs.launch import carry_out, executor_of, prepare
+from segpipe.jobs.launch import carry_out, executor_of
 from segpipe.jobs.lost import ALONE, RETRIES, apart
 from segpipe.jobs.orders import Ahead, Alive, Broke, Carry, End, Ended, Pixels, Ready, Setup
 from segpipe.jobs.plan import Job
+from segpipe.jobs.prepare import prepare
 from segpipe.jobs.processes import STARTS, _Attempt, _Board, _Losses, _Worker
 from segpipe.jobs.tasks import Halt, Outcome
 from segpipe.jobs.worker import _portable

@@ -21,7 +21,8 @@ from segpipe.contract import parse_contract
 from segpipe.formats.cases import find_input
 from segpipe.formats.registry import environment, open_case
 from segpipe.geometry.windows import Window
-from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.launch import carry_out
+from segpipe.jobs.prepare import prepare
 from segpipe.overrides import Overrides
 from segpipe.settings import load_settings
 

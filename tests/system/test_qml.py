@@ -11,7 +11,8 @@ import rasterio
 from networks import pixelwise
 from test_masks import NAMES, repeater
 
-from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.launch import carry_out
+from segpipe.jobs.prepare import prepare
 from segpipe.settings import load_settings
 
 SAVED_BY_QGIS = {

@@ -20,7 +20,8 @@ from segpipe.errors import SourceError
 from segpipe.formats.raster.gdal import gdal_options, open_raster
 from segpipe.formats.raster.source import RasterSource
 from segpipe.geometry.windows import Window
-from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.launch import carry_out
+from segpipe.jobs.prepare import prepare
 from segpipe.settings import load_settings
 
 SERVER = """

@@ -30,7 +30,8 @@ from segpipe.formats.case import Case
 from segpipe.formats.cases import find_cases, find_input
 from segpipe.formats.identity import Beside, identities
 from segpipe.formats.raster.gdal import gdal_options
-from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.launch import carry_out
+from segpipe.jobs.prepare import prepare
 from segpipe.network.read import read_spec
 from segpipe.pipeline.read import Reading, windows_of
 from segpipe.pipeline.tiles import Tile, cut

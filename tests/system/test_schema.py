@@ -15,8 +15,9 @@ from scenes import Silent
 
 from segpipe import __version__
 from segpipe.cli import main
-from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.launch import carry_out
 from segpipe.jobs.ledger import State
+from segpipe.jobs.prepare import prepare
 from segpipe.results.records import read_record, records
 from segpipe.results.schema import SCHEMA, Amount, LaterSchemaError, Record, RecordedInput, RecordedModel, parse_record
 from segpipe.results.tables import write_areas

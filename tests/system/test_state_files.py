@@ -19,7 +19,7 @@ from segpipe.cli import main
 from segpipe.errors import OutputError, SegpipeError
 from segpipe.formats.unusual.finding import Finding
 from segpipe.geometry.windows import Part
-from segpipe.jobs.launch import prepare
+from segpipe.jobs.prepare import prepare
 from segpipe.jobs.status import read_status
 from segpipe.jobs.trial import Split, Trial, recall, remember
 from segpipe.network.scaling import Scaling

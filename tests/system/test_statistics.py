@@ -14,7 +14,8 @@ from scenes import Silent
 from segpipe.contract import Contract
 from segpipe.geometry.grid import Grid
 from segpipe.jobs import work
-from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.launch import carry_out
+from segpipe.jobs.prepare import prepare
 from segpipe.results import output
 from segpipe.results.statistics import Box, Row, State
 from segpipe.results.tables import STATISTICS

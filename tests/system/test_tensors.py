@@ -24,8 +24,9 @@ from segpipe.formats.case import Case
 from segpipe.geometry.weighting import Weights
 from segpipe.geometry.windows import Cover, Tiling
 from segpipe.jobs.cluster import _started
-from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.launch import carry_out
 from segpipe.jobs.plan import make_plan, memory_mb
+from segpipe.jobs.prepare import prepare
 from segpipe.network.arrays import HOST
 from segpipe.network.device import (
     DeviceMemory,

@@ -16,7 +16,8 @@ from web_server import serving
 from segpipe.errors import InputError, SourceError
 from segpipe.formats.case import Case
 from segpipe.formats.identity import identities
-from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.launch import carry_out
+from segpipe.jobs.prepare import prepare
 from segpipe.jobs.status import read_status
 from segpipe.messages.console import echo
 from segpipe.messages.redact import cleaned, is_cut, without_secrets

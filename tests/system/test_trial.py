@@ -12,7 +12,7 @@ from networks import local, pooling
 
 from segpipe.errors import SettingsError
 from segpipe.jobs.cluster import connected
-from segpipe.jobs.launch import Prepared, prepare
+from segpipe.jobs.prepare import Prepared, prepare
 from segpipe.jobs.trial import (
     PAYS_APART,
     Split,

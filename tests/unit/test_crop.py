@@ -6,7 +6,7 @@ import pytest
 from networks import Network, contract
 
 from segpipe.errors import ModelError
-from segpipe.jobs.launch import prepare
+from segpipe.jobs.prepare import prepare
 from segpipe.network.view import Probe, measured_margin
 from segpipe.settings import load_settings
 

@@ -13,7 +13,7 @@ from onnx import helper
 
 from segpipe.errors import ModelError
 from segpipe.export.attach import attach
-from segpipe.jobs.launch import prepare
+from segpipe.jobs.prepare import prepare
 from segpipe.settings import load_settings
 
 

@@ -18,7 +18,8 @@ from segpipe.errors import ContractError
 from segpipe.formats.case import Case
 from segpipe.inspect.file import inspect_file
 from segpipe.inspect.show import print_facts
-from segpipe.jobs.launch import carry_out, prepare
+from segpipe.jobs.launch import carry_out
+from segpipe.jobs.prepare import prepare
 from segpipe.jobs.status import Status, read_status
 from segpipe.jobs.tasks import Outcome
 from segpipe.messages import console

@@ -17,7 +17,8 @@ from segpipe.formats.registry import open_case
 from segpipe.formats.volume import spool
 from segpipe.jobs import unpacking as counting
 from segpipe.jobs.disk import Free
-from segpipe.jobs.launch import Prepared, carry_out, prepare
+from segpipe.jobs.launch import carry_out
+from segpipe.jobs.prepare import Prepared, prepare
 from segpipe.jobs.unpacking import Unpacked, unpacked, unpacking, unpacking_shortages
 from segpipe.settings import load_settings
 

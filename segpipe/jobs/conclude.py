@@ -1,0 +1,92 @@
+"""The end of a run: its tables, and what it leaves of its parts."""
+
+import logging
+from functools import partial
+
+from segpipe.jobs.ledger import Ledger, State
+from segpipe.jobs.prepare import Prepared
+from segpipe.jobs.summary import Summary
+from segpipe.overlap.totals import run_totals
+from segpipe.results.parts import FOLDER, forget_parts, has_parts, parts_folder
+from segpipe.results.records import done_cases
+from segpipe.results.tables import area_columns, lesion_columns, write_areas, write_audit, write_doubtful, write_lesions
+from segpipe.results.totals import ADDED_UP
+from segpipe.storage import Store
+from segpipe.storage.files import output_errors
+from segpipe.storage.ownership import DOUBTFUL, LESIONS, ZONES, forget_table
+from segpipe.storage.retry import persistently
+from segpipe.zones.stage import ZonesTask, make_tables
+
+LOG = logging.getLogger("segpipe")
+
+
+def conclude(prepared: Prepared, summary: Summary) -> None:
+    """Write the tables, each regardless of errors in the others, and leave nothing half-written."""
+    output, retries = prepared.run.output, prepared.run.settings.retries
+    if summary.interrupted or summary.problems:
+        # workers may have finished cases that they could not report
+        for case in done_cases(summary.ledger.cases(State.MISSING), prepared.run):
+            summary.ledger.note(case.name, State.DONE)
+    with summary.noting():
+        _tidy_parts(output, summary.ledger)
+    for table in (_areas, _lesions, _audits, _doubtful, _totals, _zones):
+        with summary.noting():
+            persistently(partial(table, prepared, summary), retries)
+
+
+def _areas(prepared: Prepared, summary: Summary) -> None:
+    write_areas(prepared.run.output, summary.good, area_columns(prepared.cases))
+
+
+def _lesions(prepared: Prepared, summary: Summary) -> None:
+    """Write the table of lesions, or remove that of an earlier run."""
+    run = prepared.run
+    if run.lesions is None:
+        forget_table(run.output, LESIONS)
+    else:
+        columns = lesion_columns(prepared.cases, run.model.contract, confidence=run.settings.confidence)
+        write_lesions(run.output, summary.good, columns)
+
+
+def _audits(prepared: Prepared, summary: Summary) -> None:
+    write_audit(prepared.run.output, summary.good)
+
+
+def _doubtful(prepared: Prepared, summary: Summary) -> None:
+    """Write the table of an audit, or remove that of an earlier run."""
+    output, most = prepared.run.output, prepared.run.settings.audit
+    if most is None:
+        forget_table(output, DOUBTFUL)
+    else:
+        write_doubtful(output, summary.good, most)
+
+
+def _totals(prepared: Prepared, summary: Summary) -> None:
+    """Add up the cases; ground that several share counts once."""
+    cases = list(summary.good)
+    if cases and len(cases) <= ADDED_UP and not summary.interrupted:
+        summary.totals = run_totals(prepared.run.output, cases, prepared.run.settings.overlap_rule)
+
+
+def _zones(prepared: Prepared, summary: Summary) -> None:
+    """Write the table of zones, or remove that of an earlier run, to which cases may have been added."""
+    output, cases = prepared.run.output, list(summary.good)
+    if prepared.zones is None:
+        forget_table(output, ZONES)
+    elif summary.interrupted:
+        LOG.warning("%s is written at the end of a run, and this one was interrupted", output.path(ZONES))
+    elif cases and (task := ZonesTask.of(prepared.run.settings)) is not None:
+        make_tables(task, prepared.zones, output, cases)
+
+
+def _tidy_parts(output: Store, ledger: Ledger) -> None:
+    """Keep only the parts that a later run can continue from."""
+    with output_errors(output.path(FOLDER)):
+        there = set(output.folders(FOLDER))
+        for case in ledger.cases(*State) if there else ():
+            # a run was stopped after a case was finished but before its parts were removed, or this run did the case whole
+            over = ledger.state(case.name) in (State.DONE, State.SKIPPED)
+            if parts_folder(case) in there and (over or not has_parts(output, case)):
+                forget_parts(output, case)
+        if not there:
+            output.remove_folder(FOLDER)

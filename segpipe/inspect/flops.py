@@ -33,20 +33,21 @@ Shaped = tuple[str, list[list[int]], list[int]]
 """A counted node: operator, shapes of its inputs, shape of its output."""
 
 
-def count_flops(proto: onnx.ModelProto, spec: ModelSpec | None) -> Flops | None:
+def count_flops(proto: onnx.ModelProto, spec: ModelSpec | None, *, runs: bool = True) -> Flops | None:
     """Operations for one tile: the contract's, else the file's own if its sizes are fixed.
 
     Shapes come from ONNX's shape inference, or from ONNX Runtime's profiler where inference leaves any unknown. Both were
     tried on the bundled network, the 12 models of ``shared/data`` and four exports with fixed and with free sizes:
     inference takes 0.01 to 0.3 s, runs nothing (a volume of 256³ included) and agrees with the profiler wherever it knows
     all sizes, but loses them in the Shape and Reshape arithmetic of three of the four with free sizes (LR-ASPP, SegFormer,
-    UPerNet). The profiler knows every shape, branches included, and costs one tile, as a run's first check does.
+    UPerNet). The profiler knows every shape, branches included, and costs one tile, as a run's first check does. Without
+    ``runs``, the model does not run to its end, and is not run.
     """
     feed = _feed(proto, spec)
     if feed is None:
         return None
     nodes = _inferred(proto, feed.shapes)
-    if nodes is None and spec:
+    if nodes is None and spec and runs:
         nodes = _profiled(spec, feed.batch)
     if nodes is None:
         return None

@@ -40,7 +40,7 @@ def inspect_model(settings: Settings) -> ModelFacts:
         outputs=[_tensor(value) for value in proto.graph.output],
         parameters=count_parameters(proto),
         metadata=[entry.key for entry in proto.metadata_props],
-        flops=count_flops(proto, spec),
+        flops=count_flops(proto, spec, runs=error is None),
         contract_origin=origin,
         contract=None if contract is None else contract.model_dump(),
         tiling=None if spec is None else _tiling(spec),

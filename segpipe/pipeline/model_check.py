@@ -2,10 +2,9 @@
 
 import logging
 import math
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from queue import Empty, SimpleQueue
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,20 +16,21 @@ from segpipe.network.ensemble import tried
 from segpipe.network.neighbours import batch_tiles, depends_on_batch, one_by_one
 from segpipe.network.newer import check_converted
 from segpipe.network.outputs import check_output
-from segpipe.network.session import Session, close_kept
+from segpipe.network.session import close_kept
 from segpipe.network.shapes import by
 from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.infer import HostNetwork
 from segpipe.pipeline.memory import refuse_large_tile
 from segpipe.process.machine import forget_most_resident, memory, most_resident, resident
+from segpipe.process.native import NativeCall, Opened, TooLongError
 
 LOG = logging.getLogger("segpipe")
 
 TRIAL_SECONDS = 600.0
 """Time limit of a trial on the CPU, with loading the model. On a device there is none, since building engines takes long."""
 
-Opened = Callable[[Session], None]
-"""Takes a session as soon as it is open, to be stopped from outside."""
+PATIENCE = 30.0
+"""Seconds for a trial to end that is given up; after that the process ends without it."""
 
 ANNOUNCED = 2**21
 """Pixels of a batch above which a message announces the trial."""
@@ -69,43 +69,19 @@ def _alone(spec: ModelSpec) -> ModelSpec:
 
 
 def _in_time(trial: Callable[[ModelSpec, Opened], ModelSpec], spec: ModelSpec) -> ModelSpec:
-    """Run a trial in a thread, since the main thread handles signals only between calls.
+    """Run a trial in a thread.
 
     Raises:
         ModelError: the trial exceeds its time limit, for example because of an endless loop in the graph.
     """
-    ended: SimpleQueue[ModelSpec | BaseException] = SimpleQueue()
-    opened: list[Session] = []
-
-    def run() -> None:
-        try:
-            ended.put(trial(spec, opened.append))
-        except BaseException as error:  # noqa: BLE001 - the waiting thread raises it
-            ended.put(error)
-
-    thread = threading.Thread(target=run, name="segpipe-trial", daemon=True)
-    thread.start()
+    call = NativeCall(partial(trial, spec), name="segpipe-trial")
     try:
-        found = ended.get(timeout=TRIAL_SECONDS if spec.on_host else None)
-    except KeyboardInterrupt:
-        _end(thread, opened)
-        raise
-    except Empty:
-        _end(thread, opened)
+        return call.result(TRIAL_SECONDS if spec.on_host else None, patience=PATIENCE)
+    except TooLongError:
         raise ModelError(
             f"{spec.path} must score a batch of {spec.batch} tiles of {by(spec.tiling.input)} within {TRIAL_SECONDS:g} s, "
             "and does not: lower --tile or --batch; a graph with an endless loop never ends"
         ) from None
-    if isinstance(found, BaseException):
-        raise found
-    return found
-
-
-def _end(trial: threading.Thread, opened: Sequence[Session]) -> None:
-    """End the call of a trial: if Python exited during the call, the process would abort."""
-    for session in opened:
-        session.stop()
-    trial.join(TRIAL_SECONDS)
 
 
 def _try_host(spec: ModelSpec, begun: Opened) -> ModelSpec:

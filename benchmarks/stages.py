@@ -20,7 +20,7 @@ from segpipe.pipeline.blend import Strip
 from segpipe.pipeline.decide import Decision
 from segpipe.pipeline.opening import open_sheet
 from segpipe.results.areas import Areas
-from segpipe.results.output import mask_style
+from segpipe.results.mask_style import mask_style
 from segpipe.results.records import Run
 from segpipe.results.statistics import Box
 from segpipe.settings import load_settings

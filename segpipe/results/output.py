@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from segpipe import __version__
 from segpipe.cleaning.cleaner import Form
 from segpipe.cleaning.stage import Place, Uncleaned
-from segpipe.contract import Contract, SegmentationClass
 from segpipe.errors import DamagedPartError, OutputError, SourceError
 from segpipe.formats.case import Case
 from segpipe.formats.identity import Beside, hidden, hidden_path, identities
@@ -22,16 +21,17 @@ from segpipe.formats.scene import brief
 from segpipe.formats.scope import lines_of
 from segpipe.formats.sink import Sink, Target
 from segpipe.formats.source import Scene
-from segpipe.formats.style import Color, Segment, Style, palette, parse_color
+from segpipe.formats.style import Style
 from segpipe.geometry.windows import Window
 from segpipe.messages.veil import without_names
-from segpipe.pipeline.decide import CONFIDENCE_NODATA, CONFIDENCE_TOP, Decided, Decision
+from segpipe.pipeline.decide import Decided, Decision
 from segpipe.pipeline.opening import CHANGED, Sheet, open_source
 from segpipe.results.areas import amount_inside
 from segpipe.results.boxes import BoxSink, read_boxes
 from segpipe.results.class_files import ClassFile, Finished, class_files, write_class_files
 from segpipe.results.components import MOST_LISTED
 from segpipe.results.lesion_rule import INSTANCES
+from segpipe.results.mask_style import confidence_style, instance_style, legend, mask_style, segments
 from segpipe.results.parts import Tally, part_files, read_tally, write_tally
 from segpipe.results.records import Run, device_facts, read_record, record_name, recorded, style_name, targets
 from segpipe.results.schema import Amount, Record, RecordedInput, Values
@@ -44,9 +44,6 @@ from segpipe.timing.spans import span
 
 SMALL = 2**22
 """Most pixels of a case whose record is not flushed to disk; flushing takes most of the 0.4 ms of a record (measured)."""
-
-ABSENT: Color = (225, 225, 225, 255)
-"""Pale and opaque: the palette of a GeoTIFF has no opacity."""
 
 
 def check_unchanged(case: Case, sheet: Sheet) -> None:
@@ -352,7 +349,7 @@ class CaseOutput:
     def _style(self) -> bytes | None:
         """QGIS's style, if it is requested and QGIS can open the mask."""
         style = FORMATS[self._case.format].style if self._run.styled else None
-        return None if style is None else style(*_legend(self._run.model.contract))
+        return None if style is None else style(*legend(self._run.model.contract))
 
     def _forget(self, coming: list[str], before: Record | None) -> None:
         """Remove the files of an earlier run that this one does not write."""
@@ -442,72 +439,3 @@ class CaseOutput:
 def class_files_of(case: Case, run: Run) -> list[ClassFile]:
     """The masks of classes that a run writes beside the mask of a case."""
     return class_files(case, segments(run.model.contract)) if run.settings.per_class else []
-
-
-def class_colors(contract: Contract) -> dict[int, Color]:
-    """Colour of each class id: the contract's own, or one from the palette; a background is pale."""
-    return {c.id: _color(contract, position, c) for position, c in enumerate(contract.mask_classes)}
-
-
-def _color(contract: Contract, position: int, one: SegmentationClass) -> Color:
-    """The contract's colour, else a pale one for a background, else one of the palette."""
-    if one.color:
-        return parse_color(one.color)
-    return ABSENT if _is_background(contract, one) else palette(position)
-
-
-def _is_background(contract: Contract, one: SegmentationClass) -> bool:
-    return one.name.strip(" _").casefold() == "background" or (contract.task in ("binary", "regions") and one.id == 0)
-
-
-def mask_style(decision: Decision, run: Run) -> Style:
-    """Colour table and names for a mask of one band; band names for independent classes."""
-    contract = run.model.contract
-    tags = {"SEGPIPE": __version__, "MODEL_SHA256": run.model.sha256}
-    if decision.bands > 1:
-        bands = [c.name for c in contract.mask_classes]
-        return Style(str(decision.dtype), decision.nodata, bands, tags=tags, segments=segments(contract))
-    names, colors = _legend(contract)
-    return Style(
-        str(decision.dtype),
-        decision.nodata,
-        ["class"],
-        colors={**colors, decision.nodata: (0, 0, 0, 0)} if decision.dtype == np.uint8 else None,
-        names=names,
-        legend=colors,
-        tags=tags | {f"CLASS_{value}": name for value, name in names.items()},
-        segments=segments(contract),
-    )
-
-
-def segments(contract: Contract) -> list[Segment]:
-    """The classes of a mask other than a background, each with its band and value."""
-    colors, several = class_colors(contract), contract.task == "multilabel"
-    return [
-        Segment(one.name, 1 if several else one.id, band if several else 0, colors[one.id], one.snomed_codes)
-        for band, one in enumerate(contract.mask_classes)
-        if several or not _is_background(contract, one)
-    ]
-
-
-def _legend(contract: Contract) -> tuple[dict[int, str], dict[int, Color]]:
-    """Name and colour of each value of a mask of one band."""
-    colors = class_colors(contract)
-    if contract.task == "multilabel":
-        # one independent class: its pixels are 1 where it is present, whatever its id
-        (only,) = contract.mask_classes
-        return {0: f"not {only.name}", 1: only.name}, {0: ABSENT, 1: colors[only.id]}
-    return {c.id: c.name for c in contract.mask_classes}, colors
-
-
-def instance_style(decision: Decision, run: Run) -> Style:
-    """Style of component numbers as in ``lesions.csv``, 0 where there is none."""
-    bands = [c.name for c in decision.contract.mask_classes] if decision.bands > 1 else ["component"]
-    return Style("uint16", 0, bands, tags={"SEGPIPE": __version__, "MODEL_SHA256": run.model.sha256})
-
-
-def confidence_style(decision: Decision) -> Style:
-    """Style of confidence: 0 to 254 stands for probability 0 to 1."""
-    bands = [c.name for c in decision.contract.mask_classes] if decision.bands > 1 else ["confidence"]
-    scale = 1 / CONFIDENCE_TOP
-    return Style("uint8", CONFIDENCE_NODATA, bands, tags={"SEGPIPE": __version__, "SCALE": str(scale)}, scale=scale)

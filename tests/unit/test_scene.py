@@ -17,7 +17,7 @@ from segpipe.contract import Contract
 from segpipe.formats.raster import sink
 from segpipe.formats.raster.scene import scene_tags
 from segpipe.formats.scene import brief
-from segpipe.results.output import class_colors
+from segpipe.results.mask_style import class_colors
 
 OWN = {
     "TIFFTAG_DATETIME": "2026:07:03 10:15:31",

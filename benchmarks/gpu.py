@@ -30,7 +30,7 @@ from segpipe.network.device import gpu_facts
 from segpipe.network.read import read_spec
 from segpipe.pipeline.read import Decoders, Reading, windows_of
 from segpipe.pipeline.tiles import Tile, cut
-from segpipe.results.records import versions
+from segpipe.results.device_kind import versions
 from segpipe.settings import load_settings
 
 RUNS = Path(__file__).with_name("gpu_runs.py")

@@ -5,7 +5,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from segpipe.results.records import versions as run_versions
+from segpipe.results.device_kind import versions as run_versions
 
 BESIDE = ("torch", "monai")
 """Packages of the benchmarks whose versions count, too."""

@@ -9,7 +9,8 @@ from segpipe.formats.case import Case
 from segpipe.jobs.plan import JOBS_PER_WORKER, Cut, Job, Plan, PlannedCase, cut_large, job_windows, keep_cut
 from segpipe.jobs.tasks import Damaged, JoinJob, MeasureJob, Outcome, PartJob, Result, Returned, Task
 from segpipe.results.parts import is_part_done, read_scaling
-from segpipe.results.records import Run, refuse_taken
+from segpipe.results.records import Run
+from segpipe.results.refused import refuse_taken
 from segpipe.storage.retry import is_passing
 
 MADE_AGAIN = 2

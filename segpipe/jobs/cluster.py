@@ -27,7 +27,8 @@ from segpipe.process import spawning
 from segpipe.process.environment import settle
 from segpipe.process.extras import install
 from segpipe.process.spawning import WORKER_ENVIRONMENT, unchanged_environment, without_signals
-from segpipe.results.records import Run, device_kind
+from segpipe.results.device_kind import device_kind
+from segpipe.results.records import Run
 from segpipe.settings import LONGEST_WAIT, MOST_MEMORY, MOST_THREADS, MOST_WORKERS, Settings
 from segpipe.storage.documents import DocumentError, read_toml
 from segpipe.storage.invalid import readable

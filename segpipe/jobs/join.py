@@ -23,7 +23,8 @@ from segpipe.results.parts import (
     read_findings,
     read_scaling,
 )
-from segpipe.results.records import Run, is_done, refuse_taken
+from segpipe.results.records import Run, is_done
+from segpipe.results.refused import refuse_taken
 
 LOG = logging.getLogger("segpipe")
 

@@ -18,7 +18,8 @@ from segpipe.jobs.tasks import Halt, Outcome, Watcher
 from segpipe.jobs.trace import write_profile
 from segpipe.messages.printable import printable
 from segpipe.messages.veil import without_names
-from segpipe.results.records import Run, record_name
+from segpipe.results.records import Run
+from segpipe.results.targets import record_name
 from segpipe.settings import Settings
 from segpipe.storage.files import output_errors
 from segpipe.storage.lock import locked

@@ -31,7 +31,8 @@ from segpipe.pipeline.memory import (
 )
 from segpipe.pipeline.opening import HALO, Sheet, open_sheet
 from segpipe.results.parts import kept_cut, plan_name, write_cut
-from segpipe.results.records import Run, done_cases, refuse_taken
+from segpipe.results.records import Run, done_cases
+from segpipe.results.refused import refuse_taken
 from segpipe.storage.retry import is_passing
 
 JOB_WINDOWS, JOB_BATCHES = 64, 16

@@ -4,7 +4,8 @@ from typing import Any
 
 from segpipe.jobs.prepare import Prepared
 from segpipe.jobs.summary import Summary
-from segpipe.results.records import device_facts, recorded, versions
+from segpipe.results.device_kind import device_facts, versions
+from segpipe.results.records import recorded
 
 
 def run_record(prepared: Prepared, summary: Summary, state: str) -> dict[str, Any]:

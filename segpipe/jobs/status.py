@@ -18,7 +18,8 @@ from segpipe.messages.veil import HIDDEN, learn, path_code, without_names
 from segpipe.network.listed import spec_of_run
 from segpipe.network.spec import ModelSpec
 from segpipe.results.parts import FOLDER, done_parts, parts_folder
-from segpipe.results.records import Run, done_cases, storable
+from segpipe.results.records import Run, done_cases
+from segpipe.results.refused import storable
 from segpipe.results.totals import StatedTotals
 from segpipe.settings import Settings
 from segpipe.storage import Store

@@ -10,7 +10,8 @@ from segpipe.formats.case import Case
 from segpipe.jobs.plan import Plan
 from segpipe.jobs.summary import Summary
 from segpipe.process.machine import processors
-from segpipe.results.records import Run, record_name
+from segpipe.results.records import Run
+from segpipe.results.targets import record_name
 from segpipe.storage import Store
 from segpipe.storage.folder import DRAFTS, Folder
 from segpipe.storage.ownership import TRACE_NAME, refuse_foreign_trace

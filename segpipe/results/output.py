@@ -30,13 +30,15 @@ from segpipe.results.areas import amount_inside
 from segpipe.results.boxes import BoxSink, read_boxes
 from segpipe.results.class_files import ClassFile, Finished, class_files, write_class_files
 from segpipe.results.components import MOST_LISTED
+from segpipe.results.device_kind import device_facts
 from segpipe.results.lesion_rule import INSTANCES
 from segpipe.results.mask_style import confidence_style, instance_style, legend, mask_style, segments
 from segpipe.results.parts import Tally, part_files, read_tally, write_tally
-from segpipe.results.records import Run, device_facts, read_record, record_name, recorded, style_name, targets
+from segpipe.results.records import Run, read_record, recorded
 from segpipe.results.schema import Amount, Record, RecordedInput, Values
 from segpipe.results.statistics import Row
 from segpipe.results.tables import Statistics
+from segpipe.results.targets import record_name, style_name, targets
 from segpipe.storage import Store
 from segpipe.storage.files import output_errors
 from segpipe.storage.ownership import is_own_style

@@ -21,7 +21,8 @@ from segpipe.formats.unusual.finding import Finding
 from segpipe.geometry.windows import Part
 from segpipe.messages.redact import cleaned, without_secrets
 from segpipe.network.scaling import Scaling
-from segpipe.results.records import Run, device_kind
+from segpipe.results.device_kind import device_kind
+from segpipe.results.records import Run
 from segpipe.results.statistics import State
 from segpipe.results.tables import STATISTICS
 from segpipe.storage import Store

@@ -1,47 +1,36 @@
-"""Which cases are done according to the records in the output; which files a case may write or replace."""
+"""The model and settings of a run, and which cases are done by the records in its output."""
 
 import logging
 import math
-import platform
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
-import onnxruntime
-
-from segpipe import __version__
 from segpipe.cleaning.rule import Cleaning
-from segpipe.errors import OutputError, SourceError
+from segpipe.errors import SourceError
 from segpipe.formats.banded import bands_from
-from segpipe.formats.case import Case, Choice, Failure
-from segpipe.formats.cases import Found
+from segpipe.formats.case import Case, Choice
 from segpipe.formats.channels import channels_of
 from segpipe.formats.identity import Beside, Identity, hidden_path
-from segpipe.formats.registry import FORMATS, kinds
+from segpipe.formats.registry import FORMATS
 from segpipe.formats.scene_masks import without_mask
 from segpipe.formats.sink import Derived
 from segpipe.messages.redact import cleaned
-from segpipe.network.device import gpu_facts, recorded_options
-from segpipe.network.openvino_session import engine_version
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import Overrides
-from segpipe.results.class_files import FOLDER as CLASSES
 from segpipe.results.class_files import has_class_files, is_class_file
-from segpipe.results.lesion_rule import INSTANCES, LesionRule, rule_of
+from segpipe.results.lesion_rule import LesionRule, rule_of
 from segpipe.results.schema import LaterSchemaError, Record, RecordedModel, Values, parse_record
+from segpipe.results.targets import past_targets, record_name, style_name
 from segpipe.settings import Settings
 from segpipe.storage import Store
 from segpipe.storage.documents import DocumentError
-from segpipe.storage.files import output_errors
-from segpipe.storage.ownership import is_own_record, is_own_style
+from segpipe.storage.ownership import is_own_record
 from segpipe.storage.places import store_at
 from segpipe.vectors.area import Area
 
 LOG = logging.getLogger("segpipe")
 
-STYLE = ".qml"
 
 SEG = "binary"
 """``seg`` of records that do not say."""
@@ -161,116 +150,10 @@ def _flips(model: ModelSpec) -> Values:
     return {} if model.listed else {"flips": list(model.contract.flip_axes)}
 
 
-def device_kind(model: ModelSpec) -> Values:
-    """Everything besides model and settings that the bytes of masks depend on: equal values give equal bytes."""
-    kind = {
-        "device": model.device,
-        "onnxruntime": str(onnxruntime.__version__),
-        "processor": _processor(),
-        "precision": model.input_dtype,
-    }
-    if model.engine is not None:
-        engine = {"openvino": engine_version(), "place": model.engine.place, "precision": model.engine.precision}
-        return kind | engine | {"instructions": _instructions()}
-    if model.device == "cpu":
-        return kind
-    # a GPU may take another kernel for another batch
-    return kind | {"gpu": gpu_facts(), "options": recorded_options(model.options), "batch": model.batch}
-
-
-def device_facts(model: ModelSpec) -> Values:
-    """``device_kind``, and how many labels of trial tiles were those of ONNX Runtime on the CPU, as records tell it."""
-    if model.agreement is None:
-        return device_kind(model)
-    return device_kind(model) | {"agreement": round(model.agreement, 6), "min_agreement": model.min_agreement}
-
-
 def recorded(model: ModelSpec) -> RecordedModel:
     """The model, or the models, in the form of a record."""
     each = [{"path": str(one.path), "sha256": one.sha256, "contract": one.contract_origin} for one in model.members]
     return RecordedModel(model.sha256, str(model.path), model.contract_origin, each if model.folds or model.listed else None)
-
-
-@cache
-def _processor() -> str:
-    """Model and widest vector instructions of the CPU."""
-    facts = _cpu_facts()
-    if not facts:
-        return platform.processor() or platform.machine()
-    flags = facts.get("flags", "").split()
-    widest = next((f for f in ("avx512_vnni", "avx512f", "avx2", "avx") if f in flags), platform.machine())
-    return f"{facts.get('model name', platform.machine())} {widest}"
-
-
-@cache
-def _instructions() -> list[str]:
-    """The vector instructions that OpenVINO chooses its kernels by."""
-    flags = _cpu_facts().get("flags", "").split()
-    return [
-        flag
-        for flag in ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
-        if flag in flags
-    ]
-
-
-def _cpu_facts() -> dict[str, str]:
-    """Facts about the last processor of ``/proc/cpuinfo``; empty where there is no such file."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return {}
-    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-
-
-def versions() -> Values:
-    """Versions of Python, segpipe and the libraries that touch pixels."""
-    names = (
-        "onnxruntime-gpu",
-        "onnxruntime",
-        "openvino",
-        "torch",
-        "onnx",
-        "rasterio",
-        "numpy",
-        "pyproj",
-        "dask",
-        "distributed",
-    )
-    return {"segpipe": __version__, "python": platform.python_version(), **{n: v for n in names if (v := _version(n))}}
-
-
-@cache
-def _version(name: str) -> str | None:
-    """Version of an installed package. Looked up once: the metadata of all ten takes 2 ms to parse, and a run asks twice."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def targets(case: Case) -> list[str]:
-    """All files that a case may write besides its record."""
-    return [f"{case.name}{kind}" for kind in (*kinds([FORMATS[case.format]]), STYLE)]
-
-
-def instance_targets(case: Case) -> list[str]:
-    """All files that a case may write with ``--instances``, besides the others."""
-    return [f"{case.name}{INSTANCES}{suffix}" for suffix in FORMATS[case.format].outputs]
-
-
-def _past_targets(case: Case) -> list[str]:
-    """All files that an earlier run may have written for a case of this name, in any format."""
-    families = list(FORMATS.values())
-    instances = [INSTANCES + suffix for family in families for suffix in family.outputs]
-    return [f"{case.name}{kind}" for kind in (*kinds(families), *instances, STYLE)]
-
-
-def style_name(case: Case) -> str:
-    return case.name + STYLE
-
-
-def record_name(case: Case) -> str:
-    return f"{case.name}.json"
 
 
 def read_record(output: Store, case: Case) -> Record | None:
@@ -298,7 +181,7 @@ def _parsed(data: bytes, case: Case) -> Record | None:
 
 def _names_own_files(record: Record, case: Case) -> bool:
     others = {name for name in record.outputs if not is_class_file(case, name)}
-    return others <= {*_past_targets(case)} and record.thumbnail in (None, *record.outputs)
+    return others <= {*past_targets(case)} and record.thumbnail in (None, *record.outputs)
 
 
 def _read_or_warn(output: Store, case: Case, warn: Callable[[str], None]) -> Record | None:
@@ -404,32 +287,6 @@ def _is_same_input(record: Record, case: Case, beside: Beside, overrides: Overri
     return files is not None and FORMATS[case.format].is_same_input(place, files, case, beside, overrides.remote)
 
 
-def storable(found: Found, output: Store) -> Found:
-    """A search in which cases are refused whose names the output cannot store."""
-    return found.without([*_not_storable(found.cases, output)])
-
-
-def _not_storable(cases: Sequence[Case], output: Store) -> Iterator[Failure]:
-    for case in cases:
-        try:
-            output.check_name(case.name)
-        except OutputError as error:
-            yield Failure(case, f"{error}: rename {case.path}")
-
-
-def without_reserved(found: Found, run: Run) -> Found:
-    """A search in which cases are refused whose masks could have the names of other cases' instances or classes."""
-    rule, cases = run.lesions, found.cases
-    failed: list[Failure] = []
-    if rule is not None and rule.instances:
-        text = "with --instances the names *.instances are reserved, got {}: rename it"
-        failed += [Failure(case, text.format(case.path)) for case in cases if case.name.endswith(INSTANCES)]
-    if run.settings.per_class:
-        text = "with --per-class the folders *.classes are reserved, got {}: rename it"
-        failed += [Failure(case, text.format(case.path)) for case in cases if f"{CLASSES}/" in case.name]
-    return found.without(failed)
-
-
 def _are_whole(output: Store, record: Record, warn: Callable[[str], None]) -> bool:
     """Whether all files of a case exist, and its masks have the recorded length and do not begin with zeros.
 
@@ -446,37 +303,6 @@ def _are_whole(output: Store, record: Record, warn: Callable[[str], None]) -> bo
             warn(f"warning: {output.path(name)} is damaged: {damage}: its case is done again")
             return False
     return True
-
-
-def refuse_taken(case: Case, run: Run, sources: Collection[str]) -> None:
-    """Refuse a case that would replace one of ``sources``, which are absolute paths, or a file not written by segpipe.
-
-    Raises:
-        OutputError: the case would replace such a file; the message has its path.
-    """
-    output = run.output
-    rule = run.lesions
-    more = instance_targets(case) if rule is not None and rule.instances else []
-    for name in (*targets(case), *more, record_name(case)):
-        if name == style_name(case) and not run.styles(case):
-            continue  # not written in this run
-        with output_errors(output.path(name)):
-            there = output.has(name)
-        if there and (output.is_among(name, sources) or _foreign(output, name, case)):
-            raise OutputError(f"{output.path(name)} is an input or was not written by segpipe: name another --output")
-
-
-def _foreign(output: Store, name: str, case: Case) -> bool:
-    """Whether a file that has the name of one of a case's outputs was not written by segpipe."""
-    record = read_record(output, case)
-    if record is not None and name in (*record.outputs, record_name(case)) and name != style_name(case):
-        return False
-    with output_errors(output.path(name)):
-        if name.endswith(".json"):
-            return not is_own_record(output.read(name))
-        if name.endswith(".qml"):
-            return not is_own_style(output.read(name))
-        return not FORMATS[case.format].owns(output, name)
 
 
 def done_pixels(case: Case, run: Run, beside: Beside | None = None) -> int | None:

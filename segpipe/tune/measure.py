@@ -16,7 +16,7 @@ from segpipe.overrides import Overrides
 from segpipe.pipeline.infer import load
 from segpipe.pipeline.memory import network_bytes
 from segpipe.process.machine import memory, processors
-from segpipe.results.records import device_kind
+from segpipe.results.device_kind import device_kind
 from segpipe.results.schema import Values
 from segpipe.tune.choices import Axes, Choice, Network, batches, choices, open_networks, step
 from segpipe.tune.labels import PERIODS, Bench, Count, extent

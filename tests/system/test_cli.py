@@ -26,7 +26,7 @@ from onnx import TensorProto
 from scenes import PATIENCE, SEGPIPE, Fork, begin_and_stop, mount, wait
 
 from segpipe import __version__
-from segpipe.results.records import versions
+from segpipe.results.device_kind import versions
 from segpipe.settings import Settings
 from segpipe.terminal.versions import version_lines
 
@@ -573,7 +573,7 @@ ENDING = """
 import os, signal, sys, time
 from segpipe.settings import Settings
 from segpipe.terminal.versions import version_lines
-from segpipe.results.records import versions
+from segpipe.results.device_kind import versions
 from segpipe import __version__
 from segpipe.process import signals
 from segpipe.jobs.tasks import Halt

@@ -15,7 +15,7 @@ from segpipe.formats.registry import FORMATS
 from segpipe.jobs import work
 from segpipe.jobs.launch import carry_out
 from segpipe.jobs.prepare import prepare
-from segpipe.results.records import targets
+from segpipe.results.targets import targets
 from segpipe.settings import load_settings
 
 TILE = (8, 10, 6)

@@ -25,8 +25,9 @@ from segpipe.pipeline import agreement, infer
 from segpipe.pipeline.agreement import Agreement, agreement_of, compare_engine, refuse_below
 from segpipe.pipeline.infer import load, load_ahead
 from segpipe.pipeline.model_check import try_out
+from segpipe.results.device_kind import device_facts, device_kind
 from segpipe.results.parts import cut_key
-from segpipe.results.records import Run, device_facts, device_kind
+from segpipe.results.records import Run
 from segpipe.settings import Settings, load_settings
 from segpipe.tune.choices import open_networks
 from segpipe.tune.settings import TuneSettings

@@ -16,7 +16,7 @@ import segpipe as package
 from segpipe.errors import DeviceError, ModelError, SettingsError
 from segpipe.export.precision import converted
 from segpipe.formats.case import Case
-from segpipe.jobs import launch
+from segpipe.jobs import prepare as preparing
 from segpipe.network import openvino_session
 from segpipe.network.openvino_session import Engine, OpenVinoSession, engine_version, resolve_engine, runtime
 from segpipe.network.read import read_spec
@@ -239,8 +239,8 @@ def test_what_is_large_or_changed_or_onnx_runtimes_is_not_loaded_ahead(model, op
 
 def test_a_run_tells_its_worker_the_model_before_it_tries_it(scene, model, segpipe, tmp_path, monkeypatch):
     told = []
-    monkeypatch.setattr(launch, "tell_spare", told.append)
-    monkeypatch.setattr(launch, "try_out", lambda spec, **more: (told.append("tried"), try_out(spec, **more))[1])
+    monkeypatch.setattr(preparing, "tell_spare", told.append)
+    monkeypatch.setattr(preparing, "try_out", lambda spec, **more: (told.append("tried"), try_out(spec, **more))[1])
     for device in ("openvino", "cpu"):
         command = ["run", "--input", scene, "--model", model, "--output", tmp_path / device, "--executor", "serial"]
         assert segpipe(*command, "--device", device).returncode == 0

@@ -15,8 +15,8 @@ from pyproj import CRS
 from segpipe.accuracy.points import read_frame
 from segpipe.errors import InputError, SourceError
 from segpipe.geometry.grid import Grid
-from segpipe.geometry.ground import NowhereError, horizontal
 from segpipe.geometry.raster_grid import NoGroundError, ground_of
+from segpipe.geometry.reference import NowhereError, horizontal
 from segpipe.geometry.windows import Window
 from segpipe.messages.printable import printable
 from segpipe.vectors.placing import place

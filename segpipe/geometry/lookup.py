@@ -10,7 +10,8 @@ from pyproj import Transformer
 
 from segpipe.geometry.extents import MARGIN, SAMPLES
 from segpipe.geometry.grid import Float
-from segpipe.geometry.ground import Ground, Reference
+from segpipe.geometry.ground import Ground
+from segpipe.geometry.reference import Reference
 from segpipe.geometry.windows import Window
 
 ALMOST = 1 - 1e-9

@@ -14,7 +14,9 @@ from rasterio.rpc import RPC
 
 from segpipe.errors import one_line
 from segpipe.geometry.grid import Float, Grid
-from segpipe.geometry.ground import Ground, NowhereError, Place, crs_name, placed, size_off_earth
+from segpipe.geometry.ground import Ground
+from segpipe.geometry.place import Place, placed, size_off_earth
+from segpipe.geometry.reference import NowhereError, crs_name
 
 
 @dataclass(frozen=True)

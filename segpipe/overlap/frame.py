@@ -12,9 +12,9 @@ from rasterio.crs import CRS
 from segpipe.errors import OverlapError
 from segpipe.geometry.extents import SAMPLES
 from segpipe.geometry.grid import Float
-from segpipe.geometry.ground import Reference, crs_name, horizontal
 from segpipe.geometry.lookup import turn_of
 from segpipe.geometry.raster_grid import RasterGrid, parse_crs
+from segpipe.geometry.reference import Reference, crs_name, horizontal
 from segpipe.messages.printable import printable
 
 MOST_DRIFT = 1e-3

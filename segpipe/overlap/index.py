@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pyproj import Transformer
 
 from segpipe.geometry.extents import SAMPLES
-from segpipe.geometry.ground import horizontal
 from segpipe.geometry.raster_grid import RasterGrid
+from segpipe.geometry.reference import horizontal
 
 SUFFIX = ".gti.gpkg"
 

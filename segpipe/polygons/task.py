@@ -13,8 +13,8 @@ from segpipe.choices import OverlapRule
 from segpipe.errors import InputError, OutputError, SettingsError
 from segpipe.formats.case import Case
 from segpipe.formats.registry import CONFIDENCE, FORMATS, OpenMask, environment
-from segpipe.geometry.ground import NowhereError, crs_name, horizontal
 from segpipe.geometry.raster_grid import RasterGrid, parse_crs, place_of
+from segpipe.geometry.reference import NowhereError, crs_name, horizontal
 from segpipe.jobs.status import last_run
 from segpipe.messages.printable import printable
 from segpipe.overlap.finished import Around, Finished, extent_of, opened, shared_with

@@ -11,7 +11,7 @@ from pyproj import CRS
 from pyproj.exceptions import CRSError
 
 from segpipe.errors import InstallationError, ZonesError, one_line
-from segpipe.geometry.ground import NowhereError, horizontal
+from segpipe.geometry.reference import NowhereError, horizontal
 from segpipe.process.extras import install
 from segpipe.vectors.surfaces import Shapes, all_empty, repaired
 

@@ -13,8 +13,9 @@ from pyproj import CRS, Transformer
 from pyproj.enums import TransformDirection
 
 from segpipe.geometry.extents import SAMPLES
-from segpipe.geometry.ground import EARTH_RADIUS, Ground, Reference
+from segpipe.geometry.ground import Ground
 from segpipe.geometry.lookup import PixelsOf, turn_of
+from segpipe.geometry.reference import EARTH_RADIUS, Reference
 from segpipe.vectors.surfaces import SURFACES, Shapes, surfaces
 
 MARGIN = 0.02

@@ -22,8 +22,9 @@ from rasterio.transform import from_origin
 from test_areas import GEOS, geodesic_hectares, grid_of, hectares
 
 from segpipe.errors import SettingsError
-from segpipe.geometry.ground import EARTH_AREA, AreaOfUse
+from segpipe.geometry.place import EARTH_AREA
 from segpipe.geometry.raster_grid import place_of
+from segpipe.geometry.reference import AreaOfUse
 from segpipe.settings import load_settings
 from segpipe.storage.folder import Folder
 

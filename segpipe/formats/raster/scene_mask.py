@@ -13,8 +13,8 @@ from segpipe.errors import SourceError
 from segpipe.formats.raster.readback import same_crs
 from segpipe.formats.raster.source import RasterSource
 from segpipe.formats.source import Invalid
-from segpipe.geometry.ground import NowhereError, horizontal
 from segpipe.geometry.raster_grid import RasterGrid
+from segpipe.geometry.reference import NowhereError, horizontal
 from segpipe.geometry.windows import Window
 from segpipe.overrides import Overrides
 from segpipe.validity import Condition

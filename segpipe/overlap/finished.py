@@ -13,6 +13,7 @@ from segpipe.geometry.extents import extent
 from segpipe.geometry.grid import Float, Grid
 from segpipe.geometry.ground import Ground
 from segpipe.geometry.raster_grid import NoGroundError, RasterGrid, ground_of, stated_grid
+from segpipe.overlap.crowd import Crowd
 from segpipe.overlap.dates import Acquired, acquired
 from segpipe.overlap.shared import Neighbour, Shared
 from segpipe.overlap.shelf import Shelf, Shelved
@@ -109,6 +110,12 @@ class Around:
     """Those that come before it in the order of the rule."""
     after: Sequence[Finished] = ()
     rule: OverlapRule = "first"
+    rank: int = 0
+    """Position of the case itself in that order."""
+    crowds: Sequence[Crowd] = ()
+    """Those that hold cases of ``before`` and ``after``."""
+    crowded: frozenset[str] = frozenset()
+    """Names of the cases in these crowds."""
 
     @property
     def digest(self) -> str:
@@ -194,9 +201,18 @@ def shared_with(output: Store, case: Finished, around: Around, stack: ExitStack)
     if not each:
         return None
     shelf = stack.enter_context(Shelf())
-    neighbours = [_neighbour(output, other, around.rule, shelf, earlier=earlier) for other, earlier in each]
+    alone = [(other, earlier) for other, earlier in each if other.case not in around.crowded]
+    neighbours = [_neighbour(output, other, around.rule, shelf, earlier=earlier) for other, earlier in alone]
+    rivals = [crowd.of(around.rank) for crowd in around.crowds]
     own = stack.enter_context(opened_confidence(output, case)) if around.rule == "confidence" else None
-    return Shared(*placed(output, case), neighbours, own)
+    return Shared(*placed(output, case), [*rivals, *neighbours], own)
+
+
+@contextmanager
+def opened_both(output: Store, case: Finished) -> Iterator[tuple[OpenMask, OpenMask]]:
+    """Open the mask of a case and its confidence; errors as of both."""
+    with opened(output, case) as mask, opened_confidence(output, case) as sure:
+        yield mask, sure
 
 
 def _neighbour(output: Store, case: Finished, rule: OverlapRule, shelf: Shelf, *, earlier: bool) -> Neighbour:

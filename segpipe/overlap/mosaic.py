@@ -59,7 +59,7 @@ def plan_mosaic(output: Store, cases: Sequence[Finished], rule: OverlapRule, wis
     check_kind(cases)
     placed = [(case.case, _grid(output, case, cases[0])) for case in cases]
     extents = [extent(ground_of(grid), grid.shape) for _, grid in placed]
-    rank = Neighbourhood.of(cases, extents, rule).rank
+    rank = Neighbourhood.of(output, cases, extents, rule).rank
     frame = frame_of(placed, wish)
     order = sorted(range(len(cases)), key=lambda k: rank[k])
     return Plan([cases[k] for k in order], [placed[k][1] for k in order], frame, rule, _style(output, cases[0]))

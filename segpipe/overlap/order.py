@@ -1,17 +1,23 @@
 """The order in which cases count by a rule, and which of them meet."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import numpy as np
 
 from segpipe.choices import OverlapRule
 from segpipe.errors import OverlapError
+from segpipe.formats.registry import OpenMask
 from segpipe.geometry.extents import are_apart, meeting
 from segpipe.geometry.grid import Float
 from segpipe.messages.printable import printable
-from segpipe.overlap.finished import Around, Finished
+from segpipe.overlap.crowd import LEAST, Crowd, Kept
+from segpipe.overlap.finished import Around, Finished, opened_both
+from segpipe.overlap.shared import place_of
+from segpipe.storage import Store
 
 
 @dataclass(frozen=True)
@@ -24,10 +30,12 @@ class Neighbourhood:
     rank: Sequence[int]
     """Position of each in the order of the rule."""
     rule: OverlapRule
+    crowds: Sequence[tuple[Sequence[int], Crowd]] = ()
+    """Cases of one grid, and how they are compared by the rule ``confidence``; none by other rules."""
 
     @classmethod
-    def of(cls, cases: Sequence[Finished], extents: Sequence[Float], rule: OverlapRule) -> "Neighbourhood":
-        """Cases sorted by name, with their extents.
+    def of(cls, output: Store, cases: Sequence[Finished], extents: Sequence[Float], rule: OverlapRule) -> "Neighbourhood":
+        """Cases of an output sorted by name, with their extents.
 
         Raises:
             OverlapError: a case that meets another one lacks what the rule needs.
@@ -38,13 +46,23 @@ class Neighbourhood:
         ]
         together = sorted(set(chain.from_iterable(near)))
         check([cases[k] for k in together], rule)
-        return cls(cases, near, _ranks(cases, rule), rule)
+        crowds = _crowds(output, cases, together) if rule == "confidence" else ()
+        return cls(cases, near, _ranks(cases, rule), rule, crowds)
+
+    @property
+    def by_crowd(self) -> list[int]:
+        """All cases, those of a crowd one after the other: what has been decided of few crowds is kept at once."""
+        crowded = [k for members, _ in self.crowds for k in members]
+        return [*crowded, *sorted({*range(len(self.cases))}.difference(crowded))]
 
     def around(self, k: int) -> Around:
         """The cases around one of them, in the order of names."""
         before = [self.cases[n] for n in self.near[k] if self.rank[n] < self.rank[k]]
         after = [self.cases[n] for n in self.near[k] if self.rank[n] > self.rank[k]]
-        return Around(before, after, self.rule)
+        near = {k, *self.near[k]}
+        met = [(members, crowd) for members, crowd in self.crowds if not near.isdisjoint(members)]
+        crowded = frozenset(self.cases[n].case for members, _ in met for n in members)
+        return Around(before, after, self.rule, self.rank[k], [crowd for _, crowd in met], crowded)
 
 
 def _are_apart(one: Finished, other: Finished) -> bool:
@@ -54,6 +72,29 @@ def _are_apart(one: Finished, other: Finished) -> bool:
     if tuple(one.ground.transform) == tuple(other.ground.transform) and one.shape == other.shape:
         return False  # scenes of a time series, of which there are a million pairs
     return are_apart(one.ground, one.shape, other.ground, other.shape)
+
+
+def _crowds(output: Store, cases: Sequence[Finished], together: Sequence[int]) -> list[tuple[Sequence[int], Crowd]]:
+    """Cases of one grid, of those that share ground; their ranks are their positions."""
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for k in together:
+        if (ground := cases[k].ground) is not None:
+            groups.setdefault(place_of(ground, cases[k].shape), []).append(k)
+    kept = Kept()
+    many = [members for members in groups.values() if len(members) >= LEAST]
+    return [(members, _crowd(output, [cases[k] for k in members], members, kept)) for members in many]
+
+
+def _crowd(output: Store, cases: Sequence[Finished], ranks: Sequence[int], kept: Kept) -> Crowd:
+    first = cases[0]
+    assert first.ground is not None  # it has a place
+    return Crowd(
+        first.ground, first.shape, [case.nodata for case in cases], np.array(ranks), partial(_opened, output, cases), kept
+    )
+
+
+def _opened(output: Store, cases: Sequence[Finished], position: int) -> AbstractContextManager[tuple[OpenMask, OpenMask]]:
+    return opened_both(output, cases[position])
 
 
 def check(cases: Sequence[Finished], rule: OverlapRule) -> None:

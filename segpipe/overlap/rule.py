@@ -30,21 +30,21 @@ class Sight:
         return cls(none, none, np.zeros(shape, np.uint8) if confidence else None)
 
 
-def goes_before(one: Sight, other: Sight, *, earlier: bool) -> Bools:
+def goes_before(one: Sight, other: Sight, *, earlier: Bools | bool) -> Bools:
     """Where a mask counts instead of another one; at each place, exactly one of two that cover it goes before.
 
     Args:
         one: the mask.
         other: the other one.
-        earlier: whether the first one comes before the other in the order of the cases.
+        earlier: whether the first one comes before the other in the order of the cases; at each place, if it is several.
     """
     both = one.seen & other.seen & _is_preferred(one, other, earlier)
     only = ~other.seen & (one.seen | earlier)
     return np.asarray(one.covered & (~other.covered | both | only))
 
 
-def _is_preferred(one: Sight, other: Sight, earlier: bool) -> Bools | bool:
+def _is_preferred(one: Sight, other: Sight, earlier: Bools | bool) -> Bools | bool:
     """Which of two that have data counts."""
     if one.confidence is None or other.confidence is None:
         return earlier
-    return np.asarray(one.confidence >= other.confidence if earlier else one.confidence > other.confidence)
+    return np.asarray((one.confidence > other.confidence) | ((one.confidence == other.confidence) & earlier))

@@ -11,7 +11,8 @@ from segpipe.formats.registry import OpenMask
 from segpipe.geometry.ground import Ground
 from segpipe.geometry.lookup import Hits, Lookup, common
 from segpipe.geometry.windows import Window
-from segpipe.overlap.rule import Sight, goes_before
+from segpipe.overlap.crowd import Rivals
+from segpipe.overlap.rule import Bools, Sight, goes_before
 from segpipe.overlap.shelf import Shelved
 
 CHUNK = 500_000
@@ -34,10 +35,9 @@ class Neighbour:
     def shape(self) -> tuple[int, ...]:
         return self.mask.grid.shape
 
-    @property
-    def place(self) -> tuple[object, ...]:
-        """The same for masks of one grid; PROJ takes a millisecond to compare two CRSs, and grids share theirs."""
-        return (*self.ground.transform, *self.shape, id(self.ground.reference))
+    def before(self, hits: Hits, mine: Sight) -> Bools:
+        """Where it goes before the other mask, of which ``mine`` is what it has there; errors as of ``sight``."""
+        return goes_before(self.sight(hits), mine, earlier=self.earlier)
 
     def sight(self, hits: Hits) -> Sight:
         """What it has where the centres of some pixels lie.
@@ -52,6 +52,11 @@ class Neighbour:
 
     def _confidence(self, hits: Hits) -> NDArray[Any] | None:
         return None if self.confidence is None else hits.of(self.confidence.read(hits.window))
+
+
+def place_of(ground: Ground, shape: tuple[int, ...]) -> tuple[object, ...]:
+    """The same for masks of one grid; PROJ takes a millisecond to compare two CRSs, and grids share theirs."""
+    return (*ground.transform, *shape, id(ground.reference))
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,15 +79,17 @@ class Shared:
         self,
         ground: Ground,
         shape: tuple[int, ...],
-        neighbours: Sequence[Neighbour],
+        neighbours: Sequence[Neighbour | Rivals],
         confidence: OpenMask | None = None,
     ) -> None:
         self._confidence = confidence
         reaches: dict[tuple[object, ...], _Reach | None] = {}  # scenes of a time series are all on one grid
-        for one in neighbours:
-            if one.place not in reaches:
-                reaches[one.place] = _Reach.of(one.ground, one.shape, ground, shape)
-        self._each = [(one, reach) for one in neighbours if (reach := reaches[one.place]) is not None]
+        places = [place_of(one.ground, one.shape) for one in neighbours]
+        for one, place in zip(neighbours, places, strict=True):
+            if place not in reaches:
+                reaches[place] = _Reach.of(one.ground, one.shape, ground, shape)
+        each = zip(neighbours, places, strict=True)
+        self._each = [(one, reach) for one, place in each if (reach := reaches[place]) is not None]
 
     @property
     def windows(self) -> list[Window]:
@@ -112,7 +119,7 @@ class Shared:
 
     def _take(
         self,
-        neighbour: Neighbour,
+        neighbour: Neighbour | Rivals,
         reach: "_Reach",
         window: Window,
         unseen: NDArray[np.bool_],
@@ -123,8 +130,7 @@ class Shared:
         for part in chunks(intersection(window, reach.window)):
             if (hits := reach.lookup.hits(part)) is not None:
                 own = tuple(slice(a - c, b - c) for a, b, c in zip(part.start, part.stop, window.start, strict=True))
-                theirs, mine = neighbour.sight(hits), self._mine(part, unseen[own])
-                found[own] |= goes_before(theirs, mine, earlier=neighbour.earlier)
+                found[own] |= neighbour.before(hits, self._mine(part, unseen[own]))
                 looked = True
         return looked
 

@@ -38,9 +38,9 @@ def run_totals(output: Store, cases: Sequence[Case], rule: OverlapRule) -> State
     sums = Totals.over(places.noting(records(output, cases)))
     together = _meeting(output, places, rule)
     less = _Less()
-    for k, case in enumerate(together.cases):
-        if together.near[k]:
-            less.add(case, doubled_of(output, case, together.around(k)))
+    found = {k: doubled_of(output, together.cases[k], together.around(k)) for k in together.by_crowd if together.near[k]}
+    for k in sorted(found):  # sums depend on the order
+        less.add(together.cases[k], found[k])
     return StatedTotals.of(sums.less(less.classes, less.seen), rule, dict(_dates(together)))
 
 
@@ -76,7 +76,7 @@ def _meeting(output: Store, places: _Places, rule: OverlapRule) -> Neighbourhood
     near = meeting(np.reshape(places.extents, (-1, 2, 3)))
     chosen = [k for k, others in enumerate(near) if others]
     cases = [_finished(output, places.names[k]) for k in chosen]
-    return Neighbourhood.of(cases, [places.extents[k] for k in chosen], rule)
+    return Neighbourhood.of(output, cases, [places.extents[k] for k in chosen], rule)
 
 
 def _finished(output: Store, name: str) -> Finished:

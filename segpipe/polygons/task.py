@@ -140,7 +140,7 @@ def _with_neighbours(store: Store, cases: Sequence[_Placed], rule: OverlapRule) 
     if cases[0].placement.ground is None:
         raise SettingsError("--overlap-rule needs cases with a place on the Earth, and these have none: leave it out")
     every = [case.finished for case in cases]
-    together = Neighbourhood.of(every, [extent_of(store, case) for case in every], rule)
+    together = Neighbourhood.of(store, every, [extent_of(store, case) for case in every], rule)
     return [replace(case, around=together.around(k)) for k, case in enumerate(cases)]
 
 

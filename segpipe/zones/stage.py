@@ -16,6 +16,7 @@ from segpipe.geometry.grid import Float
 from segpipe.geometry.ground import Ground
 from segpipe.geometry.raster_grid import NoGroundError, ground_of
 from segpipe.messages.printable import printable
+from segpipe.overlap.crowd import MOST_KEPT
 from segpipe.overlap.finished import Classes, Finished, extent_of
 from segpipe.overlap.order import Neighbourhood
 from segpipe.overrides import Overrides
@@ -25,6 +26,7 @@ from segpipe.storage import Store
 from segpipe.storage.ownership import ZONES, refuse_foreign
 from segpipe.vectors.file import Selection, listed
 from segpipe.vectors.placing import touches
+from segpipe.zones.case import CaseZones
 from segpipe.zones.finished import zones_of_case
 from segpipe.zones.polygons import Zones, read_zones
 from segpipe.zones.table import ZoneTotals, write_table
@@ -148,13 +150,22 @@ def _add_up(task: ZonesTask, zones: Zones, output: Store, cases: Iterable[Case])
     finished = [Finished.of(output, record) for record in records(output, sorted(cases, key=attrgetter("name")))]
     totals = ZoneTotals.empty(zones, _common_classes(finished))
     placed = list(_on_earth(output, finished))
-    together = Neighbourhood.of([case for case, _ in placed], [where for _, where in placed], task.rule)
-    for k, case in enumerate(together.cases):
-        with case_errors(output.path(case.case)) as caught:
-            totals.add(zones_of_case(output, case, zones, together.around(k)))
-        if caught.error is not None:
-            raise caught.error
+    together = Neighbourhood.of(output, [case for case, _ in placed], [where for _, where in placed], task.rule)
+    if len(together.crowds) > MOST_KEPT:
+        for k in together.by_crowd:
+            _zones_of(output, together, k, zones)  # which are kept
+    for k in range(len(together.cases)):
+        totals.add(_zones_of(output, together, k, zones))
     return totals
+
+
+def _zones_of(output: Store, together: Neighbourhood, k: int, zones: Zones) -> CaseZones:
+    """Sizes in the zones over a case; an error names it."""
+    case = together.cases[k]
+    with case_errors(output.path(case.case)) as caught:
+        return zones_of_case(output, case, zones, together.around(k))
+    assert caught.error is not None  # otherwise it has returned
+    raise caught.error
 
 
 def _common_classes(cases: Sequence[Finished]) -> Classes:

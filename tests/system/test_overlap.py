@@ -21,7 +21,7 @@ from pyproj import Transformer
 import segpipe
 from segpipe.formats.raster.mask import RasterMask
 from segpipe.geometry.windows import Window
-from segpipe.overlap import doubled
+from segpipe.overlap import doubled, order
 from segpipe.overlap.doubled import FOLDER
 from segpipe.storage.places import store_at
 
@@ -380,3 +380,25 @@ def test_only_shared_windows_are_read(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(RasterMask, "read", noted)
     assert run(tmp_path).returncode == 0
     assert 10 <= min(wide) <= max(wide) <= 12
+
+
+def test_dates_of_one_grid_are_decided_once_and_give_the_same_tables_and_polygons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of five dates, three are on one grid."""
+    places = dict.fromkeys(("a", "c", "e"), (0, 0)) | {"b": (30, 40), "d": (-25, 10)}
+    make_scenes(tmp_path, dict(sorted(places.items())))
+    fields = write_fields(tmp_path / "fields.gpkg", [square(UTM, 3, 2, 60, 50), square(UTM, 30, 10, 130, 90)])
+    rule, made = ("--overlap-rule", "confidence"), dict[int, list[bytes]]()
+    for least in (2, 99):
+        monkeypatch.setattr(order, "LEAST", least)
+        out = tmp_path / str(least)
+        assert run(tmp_path, *rule, "--confidence", "--zones", fields, out=str(least)).returncode == 0
+        assert invoke(["polygons", str(least), "-o", f"{least}.geojson", *rule], tmp_path).returncode == 0
+        kept = [json.loads(path.read_text()) | {"key": None} for path in sorted((out / FOLDER).iterdir())]
+        assert len(kept) == 5  # the key is also of when each was processed
+        files = [(out / "zones.csv").read_bytes(), (tmp_path / f"{least}.geojson").read_bytes()]
+        made[least] = [*files, json.dumps([kept, totals(tmp_path, str(least))]).encode()]
+    assert made[2] == made[99]
+    _, twice = joined(tmp_path, "confidence", out="2", places=places)
+    assert totals(tmp_path, "2")["doubled"]["pixels"] == twice

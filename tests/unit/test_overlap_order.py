@@ -1,6 +1,7 @@
 """The order in which cases count: by name, by time, and what a rule needs of cases that meet."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,10 @@ from segpipe.errors import OverlapError
 from segpipe.overlap.dates import Acquired
 from segpipe.overlap.finished import Finished
 from segpipe.overlap.order import Neighbourhood
+from segpipe.storage.folder import Folder
+
+OUT = Folder(Path("out"))
+"""Of which nothing is read here."""
 
 
 def case(name: str, day: int | None = None, confidence: str | None = None) -> Finished:
@@ -22,7 +27,7 @@ def boxes(*starts: float) -> list[np.ndarray]:
 
 
 def around(cases: list[Finished], rule: str, k: int = 1) -> tuple[list[str], list[str]]:
-    together = Neighbourhood.of(cases, boxes(0, 5, 8, 500), rule)  # type: ignore[arg-type]
+    together = Neighbourhood.of(OUT, cases, boxes(0, 5, 8, 500), rule)  # type: ignore[arg-type]
     found = together.around(k)
     return [one.case for one in found.before], [one.case for one in found.after]
 
@@ -50,6 +55,6 @@ def test_what_a_rule_needs_is_named() -> None:
 def test_results_depend_on_the_order_and_not_on_its_name() -> None:
     """A rule that changes nothing around a case measures nothing again; confidence is another thing than an order."""
     cases = [case("a", 9, "a"), case("b", 7, "b"), case("c", 5, "c"), case("d", 5, "d")]
-    by = {rule: Neighbourhood.of(cases, boxes(0, 5, 8, 500), rule).around(1).digest for rule in ("first", "newest")}  # type: ignore[arg-type]
+    by = {rule: Neighbourhood.of(OUT, cases, boxes(0, 5, 8, 500), rule).around(1).digest for rule in ("first", "newest")}  # type: ignore[arg-type]
     assert by["first"] == by["newest"]
-    assert Neighbourhood.of(cases, boxes(0, 5, 8, 500), "confidence").around(1).digest != by["first"]
+    assert Neighbourhood.of(OUT, cases, boxes(0, 5, 8, 500), "confidence").around(1).digest != by["first"]

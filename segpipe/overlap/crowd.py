@@ -1,0 +1,113 @@
+"""Masks of one grid by the rule ``confidence``: which of them counts is decided once per pixel, whoever asks.
+
+By this rule each of a thousand dates has a say in all others: to compare pairs takes a million readings of masks, to decide
+once a thousand.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.formats.registry import OpenMask
+from segpipe.geometry.ground import Ground
+from segpipe.geometry.lookup import Hits
+from segpipe.geometry.windows import Window
+from segpipe.overlap.decisions import Decisions, Keys
+from segpipe.overlap.rule import Bools, Sight, goes_before
+
+LEAST = 3
+"""Fewest masks of one grid that make a crowd; two are compared with each other."""
+MOST_KEPT = 16
+"""Most crowds of which the decisions are kept at once, on disk: four bytes for each pixel."""
+
+SEEN, SURE = 31, 23
+"""Bits of a key, which is larger for a mask that goes before: whether it has data, its confidence, and how early it is."""
+LAST = 2**SURE - 1
+"""Key of the first mask if it has no data."""
+
+
+Opening = Callable[[int], AbstractContextManager[tuple[OpenMask, OpenMask]]]
+"""Opens the mask and the confidence of a member, by its position."""
+
+Kept = OrderedDict[int, Decisions]
+"""Decisions of the crowds that were asked last, by the rank of the first mask."""
+
+
+@dataclass(frozen=True, eq=False)
+class Crowd:
+    """Masks of one grid, in the order in which they count."""
+
+    ground: Ground
+    shape: tuple[int, ...]
+    nodata: Sequence[int | None]
+    """Of each mask."""
+    ranks: NDArray[np.intp]
+    """Positions among all cases, increasing."""
+    opening: Opening
+    kept: Kept = field(default_factory=OrderedDict)
+    """Shared by crowds that are asked in turn."""
+
+    def keys(self, window: Window) -> Keys:
+        """The largest key of all masks.
+
+        Raises:
+            OutputError: a mask cannot be read, or TMPDIR has no space.
+        """
+        name = int(self.ranks[0])
+        if name not in self.kept:
+            while len(self.kept) >= MOST_KEPT:
+                self.kept.popitem(last=False)
+            self.kept[name] = Decisions(self.shape)
+        self.kept.move_to_end(name)
+        return self.kept[name].read(window, self._decided)
+
+    def _decided(self, window: Window) -> Keys:
+        best = np.zeros(window.shape, np.uint32)
+        for position, nodata in enumerate(self.nodata):
+            with self.opening(position) as (mask, sure):
+                labels = mask.read(window)
+                seen = np.ones(window.shape, np.bool_) if nodata is None else labels != nodata
+                own = np.where(seen, sure.read(window), 0).astype(np.uint32) << SURE
+            own |= seen.astype(np.uint32) << SEEN
+            own |= LAST - position
+            np.maximum(best, own, out=best)
+        return best
+
+    def of(self, rank: int) -> "Rivals":
+        """The masks of the crowd as one case sees them, which may be one of them."""
+        return Rivals(self, rank)
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """The masks of a crowd besides that of a case."""
+
+    crowd: Crowd
+    rank: int
+    """Of the case."""
+    earlier: bool = True
+    """Some may come before it."""
+
+    @property
+    def ground(self) -> Ground:
+        return self.crowd.ground
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.crowd.shape
+
+    def before(self, hits: Hits, mine: Sight) -> Bools:
+        """Where one of them goes before the mask of the case.
+
+        Raises:
+            OutputError: a mask cannot be read, or TMPDIR has no space.
+        """
+        keys = hits.of(self.crowd.keys(hits.window)).astype(np.uint32)
+        ranks = self.crowd.ranks[LAST - (keys & LAST)]
+        seen = hits.covered & (keys >> SEEN).astype(np.bool_)
+        theirs = Sight(hits.covered & (ranks != self.rank), seen, ((keys >> SURE) & 255).astype(np.uint8))
+        return goes_before(theirs, mine, earlier=ranks < self.rank)

@@ -1,0 +1,89 @@
+"""A number for each pixel of a grid, in blocks that are filled when they are asked for: a file without a name in TMPDIR."""
+
+import errno
+import math
+import os
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.errors import OutputError
+from segpipe.geometry.windows import Window
+
+SIDE = 2048
+"""Side of the blocks."""
+TYPE = np.dtype(np.uint32)
+
+Keys = NDArray[np.uint32]
+Fill = Callable[[Window], Keys]
+"""Finds the numbers of a block."""
+
+
+class Decisions:
+    """Each block is found once; the file lasts as long as this object, which refers to nothing that refers to it."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._shape = shape
+        with self._errors(), tempfile.TemporaryFile(buffering=0) as file:
+            self._file = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._file)
+        self._kept = set[tuple[int, int]]()
+
+    def read(self, window: Window, fill: Fill) -> Keys:
+        """The numbers of a window; ``fill`` finds those of blocks that were not asked for before.
+
+        Raises:
+            OutputError: TMPDIR has no space for them, and those of finding them.
+        """
+        found = np.empty(window.shape, TYPE)
+        (top, left), (bottom, right) = window.start, window.stop
+        for row, col in product(range(top // SIDE, -(-bottom // SIDE)), range(left // SIDE, -(-right // SIDE))):
+            start = row * SIDE, col * SIDE
+            a, b = max(top, start[0]), max(left, start[1])
+            part = self._block(row, col, fill)[a - start[0] : bottom - start[0], b - start[1] : right - start[1]]
+            found[a - top : a - top + part.shape[0], b - left : b - left + part.shape[1]] = part
+        return found
+
+    def _block(self, row: int, col: int, fill: Fill) -> Keys:
+        start = row * SIDE, col * SIDE
+        stop = tuple(min(a + SIDE, size) for a, size in zip(start, self._shape, strict=True))
+        window, at = Window(start, stop), (row * -(-self._shape[1] // SIDE) + col) * SIDE * SIDE * TYPE.itemsize
+        if (row, col) in self._kept:
+            return self._get(np.empty(window.shape, TYPE), at)
+        keys = np.ascontiguousarray(fill(window), TYPE)
+        self._put(keys, at)
+        self._kept.add((row, col))
+        return keys
+
+    def _put(self, keys: Keys, at: int) -> None:
+        data = keys.data.cast("B")
+        with self._errors():
+            while data:
+                count = os.pwrite(self._file, data, at)
+                data, at = data[count:], at + count
+
+    def _get(self, keys: Keys, at: int) -> Keys:
+        data = keys.data.cast("B")
+        with self._errors():
+            while data:
+                count = os.preadv(self._file, [data], at)
+                if not count:
+                    raise OSError(errno.EIO, "it has become shorter while it was read")
+                data, at = data[count:], at + count
+        return keys
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            size = math.prod(self._shape) * TYPE.itemsize
+            raise OutputError(
+                f"--overlap-rule confidence keeps which case counts, up to {size:,} bytes in {tempfile.gettempdir()}, "
+                f"and cannot: {error.strerror or error}: free space there, or set TMPDIR to another folder"
+            ) from error

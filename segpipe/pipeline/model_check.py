@@ -21,7 +21,7 @@ from segpipe.network.shapes import by
 from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.infer import HostNetwork
 from segpipe.pipeline.memory import refuse_large_tile
-from segpipe.process.machine import forget_most_resident, memory, most_resident, resident
+from segpipe.process.machine import forget_most_resident, memory, most_resident, processors, resident
 from segpipe.process.native import NativeCall, Opened, TooLongError
 
 LOG = logging.getLogger("segpipe")
@@ -31,6 +31,9 @@ TRIAL_SECONDS = 600.0
 
 PATIENCE = 30.0
 """Seconds for a trial to end that is given up; after that the process ends without it."""
+
+MOST_THREADS = 8
+"""Most threads of a trial: each takes a little memory, which calls of the run, with a thread each, do not take."""
 
 ANNOUNCED = 2**21
 """Pixels of a batch above which a message announces the trial."""
@@ -87,7 +90,7 @@ def _in_time(trial: Callable[[ModelSpec, Opened], ModelSpec], spec: ModelSpec) -
 def _try_host(spec: ModelSpec, begun: Opened) -> ModelSpec:
     tiles = batch_tiles(spec)
     before = resident()
-    model = HostNetwork(spec, arena=False, trial=tiles, begun=begun)
+    model = HostNetwork(_hurried(spec), arena=False, trial=tiles, begun=begun)
     assert model.trial is not None
     opened = max(before, model.opened)
     # when memory is short, the system evicts pages of libraries meanwhile, and the measured memory is too low
@@ -103,6 +106,11 @@ def _try_host(spec: ModelSpec, begun: Opened) -> ModelSpec:
     if spec.batch == 1 or not depends_on_batch(model.raw, tiles, model.trial, alone=not spec.batch_is_fixed):
         return spec
     return one_by_one(spec)
+
+
+def _hurried(spec: ModelSpec) -> ModelSpec:
+    """The model on all processors, which nothing else uses yet; not where scores are compared to the last bit."""
+    return replace(spec, threads=min(MOST_THREADS, processors())) if spec.engine is None and spec.batch == 1 else spec
 
 
 def _blame(spec: ModelSpec, model: HostNetwork, tiles: NDArray[Any]) -> None:

@@ -1,5 +1,6 @@
 """Calls into native code that may never return, each in a thread of its own."""
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -9,6 +10,9 @@ Result = TypeVar("Result")
 
 ASKED = 0.1
 """Seconds between two requests to end."""
+
+LOOK = 0.2
+"""Seconds between two looks whether a signal has come: one that comes just before a wait begins does not end it."""
 
 
 class Stoppable(Protocol):
@@ -59,14 +63,19 @@ class NativeCall(Generic[Result]):
         """
         try:
             self._thread.start()  # a signal may come before this returns, when the thread runs already
-            if not self._ended.wait(seconds):
-                raise TooLongError
+            self._wait(math.inf if seconds is None else seconds)
         except (KeyboardInterrupt, TooLongError):
             self._give_up(patience)
             raise
         if self._error is not None:
             raise self._error
         return self._result[0]
+
+    def _wait(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not self._ended.wait(max(0.0, min(LOOK, until - time.monotonic()))):
+            if time.monotonic() >= until:
+                raise TooLongError
 
     def _run(self) -> None:
         self._begun = True

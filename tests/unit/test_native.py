@@ -121,3 +121,22 @@ def test_a_call_that_was_interrupted_before_it_began_does_not_begin(monkeypatch)
     may_begin.set()
     joined(call)
     assert not begun
+
+
+def test_a_signal_that_comes_just_before_a_wait_is_answered(monkeypatch):
+    """A handler that runs between two steps of Python does so only if there is a next step."""
+    waits, endless = [], Endless()
+    call = NativeCall(endless.run, name="endless")
+    wait = call._ended.wait
+
+    def noted(seconds=None):
+        waits.append(seconds)
+        if len(waits) == 3:
+            raise KeyboardInterrupt
+        return wait(0.01 if seconds else 0)
+
+    monkeypatch.setattr(call._ended, "wait", noted)
+    with pytest.raises(KeyboardInterrupt):
+        call.result(None, patience=LONG)
+    assert max(waits[:3]) <= native.LOOK
+    joined(call)

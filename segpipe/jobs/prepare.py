@@ -115,8 +115,7 @@ def _tried(spec: ModelSpec, settings: Settings) -> ModelSpec:
         ModelError, DeviceError: it does not fit into memory, or does not run.
     """
     refuse_large_tile(spec, most_memory(settings))
-    if spec.engine is not None:
-        tell_spare(Ahead(spec))
+    tell_spare(Ahead(spec))
     return try_out(spec, keep=True)
 
 

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import NoReturn
 
-from segpipe.errors import WorkerError
+from segpipe.errors import SegpipeError, WorkerError
 from segpipe.formats.registry import release
 from segpipe.jobs.carrying import Carrier, warnings_sent
 from segpipe.jobs.orders import Ahead, Alive, Broke, Carry, End, Ended, GiveUp, Order, Pixels, Ready, Report, Setup, Warned
@@ -91,20 +91,21 @@ class Worker:
             self.report(Alive())
 
     def _load_ahead(self) -> None:
-        """Load more modules, unless there is something to do already: the first process may still try the model."""
+        """Load more modules, and settle, while there is nothing to do: the first process may still try the model."""
         for name in AHEAD:
             if self._orders.empty():
                 with loading():
                     import_module(name)
+        if self._orders.empty():
+            with suppress(SegpipeError):  # a run will say so
+                _settle()
 
     def _prepare(self, setup: Setup) -> None:
         """Load the model; if that fails, each task raises the reason."""
         os.environ.update(setup.environment)
         if (polygons := setup.unpacked()) is not None and setup.run.aoi is not None:
             remember(setup.run.aoi, polygons)
-        LOG.setLevel(logging.ERROR)  # the first process has said which variables are not used
-        settle()
-        LOG.setLevel(logging.NOTSET)
+        _settle()
         with suppress(Exception):
             self._model = load(setup.run.model)
         close_kept()
@@ -124,6 +125,15 @@ class Worker:
 
     def _begun(self, stop: threading.Event) -> None:
         self._stop = stop
+
+
+def _settle() -> None:
+    """Settle the environment without a word: the first process has said which variables are not used."""
+    LOG.setLevel(logging.ERROR)
+    try:
+        settle()
+    finally:
+        LOG.setLevel(logging.NOTSET)
 
 
 def _portable(error: Exception) -> Exception:

@@ -83,7 +83,7 @@ def open_on_host(spec: "ModelSpec", *, arena: bool = True, shared: bool = False)
     Raises:
         ModelError, DeviceError: the engine cannot load the network, or is not there.
     """
-    if (session := _OPENED.get(_key(spec))) is not None:
+    if (session := _OPENED.get(_key(spec, arena, shared))) is not None:
         return session
     if spec.engine is not None:
         return OpenVinoSession(spec.path, spec.engine, spec.threads, spec.output)
@@ -92,16 +92,17 @@ def open_on_host(spec: "ModelSpec", *, arena: bool = True, shared: bool = False)
 
 
 _OPENED: dict[tuple[object, ...], Session] = {}
-"""Sessions that were opened ahead, by all that their scores depend on."""
+"""Sessions that were opened ahead, by all that their scores and their memory depend on."""
 
 
-def _key(spec: "ModelSpec") -> tuple[object, ...]:
-    return spec.path, spec.sha256, spec.engine, spec.threads, spec.output
+def _key(spec: "ModelSpec", arena: bool, shared: bool) -> tuple[object, ...]:
+    memory = (arena, shared, has_large_scores(spec)) if spec.engine is None else None
+    return spec.path, spec.sha256, spec.engine, spec.threads, spec.output, memory
 
 
-def keep_open(spec: "ModelSpec", session: Session) -> None:
-    """Let the next call of ``open_on_host`` for this network return a session that is open already."""
-    _OPENED[_key(spec)] = session
+def keep_open(spec: "ModelSpec", session: Session, *, shared: bool = False) -> None:
+    """Let the next calls of ``open_on_host`` for this network return a session that is open already."""
+    _OPENED[_key(spec, True, shared)] = session
 
 
 def close_kept() -> None:

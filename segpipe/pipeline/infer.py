@@ -151,7 +151,7 @@ SMALL = 2**28
 
 
 def load_ahead(spec: ModelSpec) -> None:
-    """Open a model before it is known whether a run uses it, if that takes long and little memory.
+    """Open a model before it is known whether a run uses it, if that takes little memory.
 
     OpenVINO compiles a network at its first call, for as long as it then needs for two tiles.
 
@@ -159,11 +159,15 @@ def load_ahead(spec: ModelSpec) -> None:
         ModelError, DeviceError: the engine cannot load it, or is not there; or the file has changed.
     """
     files = {file for member in spec.members for file in member.files}
-    if spec.engine is None or has_large_scores(spec) or sum(file.stat().st_size for file in files) > SMALL:
+    if not spec.on_host or has_large_scores(spec) or sum(file.stat().st_size for file in files) > SMALL:
         return
-    model = HostModel(spec)  # without a trial, it scores an empty batch
+    shared = bool(spec.folds)
+    sessions = [open_on_host(member, shared=shared) for member in spec.members]
     check_unchanged(spec)
-    model.keep_open()
+    for member, session in zip(spec.members, sessions, strict=True):
+        keep_open(member, session, shared=shared)
+    if spec.engine is not None:
+        HostModel(spec)  # without a trial, it scores an empty batch
 
 
 @dataclass(frozen=True)

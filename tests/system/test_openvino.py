@@ -20,7 +20,7 @@ from segpipe.jobs import prepare as preparing
 from segpipe.network import openvino_session
 from segpipe.network.openvino_session import Engine, OpenVinoSession, engine_version, resolve_engine, runtime
 from segpipe.network.read import read_spec
-from segpipe.network.session import close_kept, open_on_host
+from segpipe.network.session import RuntimeSession, close_kept, open_on_host
 from segpipe.pipeline import agreement, infer
 from segpipe.pipeline.agreement import Agreement, agreement_of, compare_engine, refuse_below
 from segpipe.pipeline.infer import load, load_ahead
@@ -225,9 +225,28 @@ def test_another_model_than_was_loaded_ahead_is_opened_anew(change, model, opene
     assert open_on_host(spec) is not open_on_host(spec)
 
 
-def test_what_is_large_or_changed_or_onnx_runtimes_is_not_loaded_ahead(model, opened, monkeypatch):
+def test_onnx_runtime_opens_a_network_ahead_and_scores_nothing(tmp_path, monkeypatch):
+    folds = [local(tmp_path / f"{seed}.onnx", classes=4, seed=seed) for seed in (1, 2)]
+    spec = read_spec(settings(folds, tile=(64,), device="cpu"))
+    tiles = np.random.default_rng(0).random(spec.batch_shape).astype(np.float32)
+    expected = load(spec)(tiles)
+    run, openings = RuntimeSession.run, []
+    monkeypatch.setattr(RuntimeSession, "run", None)
+    load_ahead(spec)
+    monkeypatch.setattr(RuntimeSession, "run", run)
+    monkeypatch.setattr("segpipe.network.session.open_session", lambda *a, **more: openings.append(a))
+    tried = replace(spec, network_mb=1.0, trial_shapes=(spec.batch_shape, expected.shape))
+    assert load(tried)(tiles).tobytes() == expected.tobytes()
+    assert openings == []
+    for other in (replace(spec.members[0], threads=2), spec.members[0]):  # another session, and one without an arena
+        open_on_host(other, arena=False)
+    assert len(openings) == 2
+    close_kept()
+
+
+def test_what_is_large_or_changed_or_on_a_device_is_not_loaded_ahead(model, opened, monkeypatch):
     spec = read_spec(settings(model))
-    load_ahead(replace(spec, engine=None, device="cpu"))
+    load_ahead(replace(spec, engine=None, device="cpu-tensors"))
     monkeypatch.setattr(infer, "SMALL", model.stat().st_size - 1)
     load_ahead(spec)
     assert opened == []
@@ -244,8 +263,9 @@ def test_a_run_tells_its_worker_the_model_before_it_tries_it(scene, model, segpi
     for device in ("openvino", "cpu"):
         command = ["run", "--input", scene, "--model", model, "--output", tmp_path / device, "--executor", "serial"]
         assert segpipe(*command, "--device", device).returncode == 0
-    (ahead, *tries) = told
-    assert (ahead.model.path, ahead.model.engine, tries) == (model, Engine("CPU", "fp32"), ["tried", "tried"])
+    ahead, said = told[::2], told[1::2]
+    assert [(one.model.path, one.model.engine) for one in ahead] == [(model, Engine("CPU", "fp32")), (model, None)]
+    assert said == ["tried", "tried"]
 
 
 def test_only_valid_pixels_are_compared_and_counted_by_hand(model):

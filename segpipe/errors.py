@@ -3,6 +3,7 @@
 A message states the rule, then the value that broke it, then the mend.
 """
 
+import errno
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,6 +92,24 @@ class DamagedPartError(SegpipeError):
 
 class UnforeseenError(SegpipeError):
     """An unexpected error, with its original text; only its case fails."""
+
+
+MENDS = {
+    errno.EMFILE: "raise the limit of open files of this process (ulimit -n)",
+    errno.ENFILE: "raise the limit of open files of this machine (sysctl fs.file-max)",
+    errno.EACCES: "mend its permissions",
+    errno.EPERM: "mend its permissions",
+    errno.ENOSPC: "free space there",
+    errno.EDQUOT: "free space there",
+}
+"""What a user can do about errors of the operating system."""
+
+
+def of_system(error: OSError) -> str:
+    """An error of the operating system in its words, with the mend if there is one."""
+    said = error.strerror or one_line(error)
+    mend = MENDS.get(error.errno or 0)
+    return said if mend is None else f"{said}: {mend}"
 
 
 def one_line(value: object) -> str:

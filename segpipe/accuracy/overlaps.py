@@ -10,6 +10,7 @@ from segpipe.geometry.grid import Grid
 from segpipe.geometry.ground import Ground
 from segpipe.geometry.lookup import common, to_pixels
 from segpipe.geometry.raster_grid import ground_of
+from segpipe.overlap.shared import place_of
 
 POINTS = 200
 """Along each axis of the part of a case in which another one may lie."""
@@ -36,8 +37,16 @@ def sharing(grids: Sequence[Grid]) -> list[tuple[int, int]]:
     """Each two grids that share ground, anywhere on the Earth."""
     placed = [(ground_of(grid), grid.shape) for grid in grids]
     extents = np.array([extent(*one) for one in placed])
-    pairs = [(a, b) for a, others in enumerate(meeting(extents)) for b in others if a < b]
-    return [(a, b) for a, b in pairs if max(_share(placed[a], placed[b]), _share(placed[b], placed[a])) > LEAST]
+    places = [place_of(*one) for one in placed]
+    known: dict[tuple[object, object], bool] = {}  # scenes of a time series are all on one grid, or on few
+
+    def are_sharing(a: int, b: int) -> bool:
+        pair = places[a], places[b]
+        if pair not in known:
+            known[pair] = max(_share(placed[a], placed[b]), _share(placed[b], placed[a])) > LEAST
+        return known[pair]
+
+    return [(a, b) for a, others in enumerate(meeting(extents)) for b in others if a < b and are_sharing(a, b)]
 
 
 def _share(one: Placed, other: Placed) -> float:

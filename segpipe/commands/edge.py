@@ -1,11 +1,14 @@
 """The edge of a command: errors become one line on stderr and an exit code."""
 
+import errno
 import functools
+import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn, ParamSpec
 
-from segpipe.errors import SegpipeError
+from segpipe.errors import SegpipeError, of_system
 from segpipe.messages.console import echo
 from segpipe.process import signals
 
@@ -42,6 +45,19 @@ def _code(command: Callable[[], int]) -> int:
     except SegpipeError as error:
         echo(f"error: {error}", err=True)
         return NOT_STARTED
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise  # whoever reads the output has enough of it
+        echo(f"error: {_of_system(error)}", err=True)
+        return NOT_STARTED
     except KeyboardInterrupt:
         echo("interrupted: run the same command again", err=True)
         return signals.INTERRUPTED
+
+
+def _of_system(error: OSError) -> str:
+    """An error of the operating system that no module has given a name, with its file."""
+    logging.getLogger("segpipe").info("unforeseen error of the system", exc_info=error)
+    name = error.filename if isinstance(error.filename, str | bytes) else None
+    what = "a file" if name is None else os.fsdecode(name)
+    return f"{what} cannot be read or written: {of_system(error)}"

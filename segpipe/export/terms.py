@@ -76,7 +76,7 @@ def _from_classes(classes: str | None) -> dict[str, Any]:
     except OSError as error:
         raise ContractError(f"{path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ContractError(f"{path} is not TOML: {error}") from None
+        raise ContractError(f"{path} is not TOML: {error}: correct it there") from None
 
 
 def _of_types(values: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 
 from segpipe.choices import OverlapRule
-from segpipe.errors import OutputError, OverlapError
+from segpipe.errors import OutputError, OverlapError, of_system
 from segpipe.formats.registry import CONFIDENCE, FORMATS, OpenMask
 from segpipe.geometry.extents import extent
 from segpipe.geometry.grid import Float, Grid
@@ -19,6 +19,7 @@ from segpipe.overlap.shared import Neighbour, Shared
 from segpipe.overlap.shelf import Shelf, Shelved
 from segpipe.results.schema import Record
 from segpipe.storage import Store
+from segpipe.storage.files import reading_errors
 
 Classes = tuple[tuple[int, str], ...]
 """Id and name of each class, in the order of ``areas.csv``."""
@@ -99,7 +100,7 @@ def _digest(output: Store, record: Record) -> str:
     try:
         return hashlib.sha256(output.read(name)).hexdigest()
     except OSError as error:
-        raise OutputError(f"{output.path(name)} cannot be read: {error.strerror or error}") from error
+        raise OutputError(f"{output.path(name)} cannot be read: {of_system(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -150,15 +151,22 @@ def opened(output: Store, case: Finished) -> Iterator[OpenMask]:
     family = FORMATS[case.format]
     if family.open_mask is None:
         raise NoGroundError("volumes lie nowhere on the Earth")
+    with ExitStack() as stack:
+        with reading_errors(output.path(case.mask or case.case)):
+            local = stack.enter_context(output.local(_whole_mask(output, case)))
+        mask = stack.enter_context(family.open_mask(local))
+        if mask.grid.shape != case.shape:
+            raise _damaged(output.path(case.mask or case.case))
+        yield mask
+
+
+def _whole_mask(output: Store, case: Finished) -> str:
+    """Name of the mask, after a look at its size and its first bytes."""
     if case.mask is None or (size := output.size(case.mask)) is None:
         raise OutputError(f"{output.path(case.case)} must have a mask, and has none: run again with the same output")
-    path = output.path(case.mask)
     if size < case.size or output.is_blank(case.mask):
-        raise _damaged(path)
-    with output.local(case.mask) as local, family.open_mask(local) as mask:
-        if mask.grid.shape != case.shape:
-            raise _damaged(path)
-        yield mask
+        raise _damaged(output.path(case.mask))
+    return case.mask
 
 
 @contextmanager
@@ -169,12 +177,17 @@ def opened_confidence(output: Store, case: Finished) -> Iterator[OpenMask]:
         OutputError: there is none, or it does not fit the record.
         OverlapError: its classes do not exclude each other.
     """
-    open_mask = FORMATS[case.format].open_mask
-    if open_mask is None or case.confidence is None or output.size(case.confidence) is None:
-        raise OutputError(f"{output.path(case.case)} must have a confidence, and has none: run again with --confidence")
-    with output.local(case.confidence) as local, open_mask(local) as likely:
+    open_mask, path = FORMATS[case.format].open_mask, output.path(case.confidence or case.case)
+    with ExitStack() as stack:
+        with reading_errors(path):
+            if open_mask is None or case.confidence is None or output.size(case.confidence) is None:
+                raise OutputError(
+                    f"{output.path(case.case)} must have a confidence, and has none: run again with --confidence"
+                )
+            local = stack.enter_context(output.local(case.confidence))
+        likely = stack.enter_context(open_mask(local))
         if likely.grid.shape != case.shape:
-            raise _damaged(output.path(case.confidence))
+            raise _damaged(path)
         if are_independent(likely, case.classes):
             raise OverlapError(
                 "--overlap-rule confidence needs classes that exclude each other, and each class of this model has a "

@@ -1,8 +1,9 @@
 """Join the masks of a run to one map, block by block: memory does not grow with the map."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from segpipe.choices import OverlapRule
 from segpipe.errors import OverlapError
-from segpipe.formats.registry import FORMATS
+from segpipe.formats.registry import FORMATS, OpenMask
 from segpipe.formats.style import Style
 from segpipe.geometry.extents import extent
 from segpipe.geometry.lookup import Lookup, common
@@ -22,12 +23,11 @@ from segpipe.overlap.frame import Frame, Wish, frame_of
 from segpipe.overlap.order import Neighbourhood
 from segpipe.overlap.rule import Sight, goes_before
 from segpipe.overlap.shared import Neighbour, chunks, intersection
+from segpipe.overlap.shelf import Shelf, Shelved
 from segpipe.storage import Store
 
 TILE = 2048
 """Side of the blocks in which a mosaic is made: four of its own."""
-MOST_OPEN = 200
-"""Most masks that are open at once along a row of blocks; if there are more, each block opens its own."""
 
 
 @dataclass(frozen=True)
@@ -112,15 +112,6 @@ def _opened_grid(output: Store, case: Finished) -> RasterGrid:
         return mask.grid
 
 
-@dataclass(frozen=True, eq=False)
-class _Layer:
-    """A mask as the mosaic sees it."""
-
-    case: Finished
-    reach: Window
-    """Part of the mosaic on which it may lie."""
-
-
 def write_mosaic(output: Store, plan: Plan, target: Store, name: str) -> list[str]:
     """Write the map, and return the names of its files.
 
@@ -131,30 +122,46 @@ def write_mosaic(output: Store, plan: Plan, target: Store, name: str) -> list[st
     assert maps is not None  # the plan has a style of it
     sink = maps.sink(target, name, plan.frame.grid, plan.style)
     try:
-        for window, labels in _Join(output, plan, _layers(plan)).blocks():
-            sink.write(window, labels)
+        with Shelf() as shelf:
+            for window, labels in _Join(plan, _layers(output, plan, shelf)).blocks():
+                sink.write(window, labels)
         return sink.finish()
     except BaseException:
         sink.discard()
         raise
 
 
-def _layers(plan: Plan) -> list[_Layer]:
-    """The masks that reach the mosaic, in the order in which they count."""
-    grid = plan.frame.grid
-    own = ground_of(grid)
-    each = zip(plan.cases, plan.grids, strict=True)
-    reaches = ((case, common(ground_of(one), one.shape, own, grid.shape)) for case, one in each)
-    return [_Layer(case, reach) for case, reach in reaches if reach is not None]
+def _layers(output: Store, plan: Plan, shelf: Shelf) -> "list[_Layer]":
+    """The masks that reach the mosaic, in the order in which they count; they are opened when they are read."""
+    own, shape = ground_of(plan.frame.grid), plan.frame.grid.shape
+    found = []
+    for case, grid in zip(plan.cases, plan.grids, strict=True):
+        theirs = ground_of(grid)
+        if (reach := common(theirs, grid.shape, own, shape)) is not None:
+            mask = Shelved(shelf, grid, partial(_opened, output, plan, case))
+            likely = Shelved(shelf, grid, partial(opened_confidence, output, case)) if plan.rule == "confidence" else None
+            neighbour = Neighbour(mask, theirs, case.nodata, earlier=False, confidence=likely)
+            found.append(_Layer(reach, neighbour, Lookup(own, theirs, grid.shape)))
+    return found
+
+
+@contextmanager
+def _opened(output: Store, plan: Plan, case: Finished) -> Iterator[OpenMask]:
+    with opened(output, case) as mask:
+        if mask.bands != len(plan.style.bands):
+            raise OverlapError(
+                f"a mosaic needs masks of one kind, and {printable(case.case)} has {mask.bands} bands and "
+                f"{printable(plan.cases[0].case)} {len(plan.style.bands)}: {_MEND}"
+            )
+        yield mask
 
 
 @dataclass(frozen=True, eq=False)
 class _Join:
     """Joins masks in blocks."""
 
-    output: Store
     plan: Plan
-    layers: Sequence[_Layer]
+    layers: "Sequence[_Layer]"
 
     def blocks(self) -> Iterator[tuple[Window, NDArray[Any]]]:
         """Windows of the mosaic and their labels ``(bands, *window.shape)``, each pixel once."""
@@ -162,29 +169,18 @@ class _Join:
         for top in range(0, rows, TILE):
             line = Window((top, 0), (min(top + TILE, rows), cols))
             near = [layer for layer in self.layers if intersection(line, layer.reach).size]
-            tiles = [Window((top, left), (line.stop[0], min(left + TILE, cols))) for left in range(0, cols, TILE)]
-            with ExitStack() as stack:
-                together = self._opened(near, stack) if len(near) <= MOST_OPEN else None
-                for tile in tiles:
-                    yield tile, self._tile(tile, near, together)
+            for left in range(0, cols, TILE):
+                tile = Window((top, left), (line.stop[0], min(left + TILE, cols)))
+                yield tile, self._joined(tile, near)
 
-    def _tile(self, tile: Window, near: Sequence[_Layer], together: "dict[str, _Open] | None") -> NDArray[Any]:
-        here = [layer for layer in near if intersection(tile, layer.reach).size]
-        with ExitStack() as stack:
-            each = self._opened(here, stack) if together is None else together
-            return self._joined(tile, [(layer, each[layer.case.case]) for layer in here])
-
-    def _opened(self, layers: Sequence[_Layer], stack: ExitStack) -> "dict[str, _Open]":
-        return {layer.case.case: _open(self.output, self.plan, layer.case, stack) for layer in layers}
-
-    def _joined(self, tile: Window, layers: "Sequence[tuple[_Layer, _Open]]") -> NDArray[Any]:
+    def _joined(self, tile: Window, layers: "Sequence[_Layer]") -> NDArray[Any]:
         style = self.plan.style
         labels = np.full((len(style.bands), *tile.shape), style.nodata, style.dtype)
         best = Sight.nothing(tile.shape, confidence=self.plan.rule == "confidence")
-        for layer, one in layers:
+        for layer in layers:
             for part in chunks(intersection(tile, layer.reach)):
                 own = tuple(slice(a - c, b - c) for a, b, c in zip(part.start, part.stop, tile.start, strict=True))
-                one.add(part, labels[(slice(None), *own)], _cut(best, own))
+                layer.add(part, labels[(slice(None), *own)], _cut(best, own))
         return labels
 
 
@@ -195,9 +191,11 @@ def _cut(sight: Sight, own: tuple[slice, ...]) -> Sight:
 
 
 @dataclass(frozen=True, eq=False)
-class _Open:
-    """A mask that is open, and where its pixels are in the mosaic."""
+class _Layer:
+    """A mask as the mosaic sees it."""
 
+    reach: Window
+    """Part of the mosaic on which it may lie."""
     neighbour: Neighbour
     lookup: Lookup
 
@@ -222,16 +220,3 @@ class _Open:
         best.covered[wins], best.seen[wins] = True, sight.seen[wins]
         if best.confidence is not None and sight.confidence is not None:
             best.confidence[wins] = sight.confidence[wins]
-
-
-def _open(output: Store, plan: Plan, case: Finished, stack: ExitStack) -> _Open:
-    mask = stack.enter_context(opened(output, case))
-    likely = stack.enter_context(opened_confidence(output, case)) if plan.rule == "confidence" else None
-    theirs = ground_of(mask.grid)
-    if mask.bands != len(plan.style.bands):
-        raise OverlapError(
-            f"a mosaic needs masks of one kind, and {printable(case.case)} has {mask.bands} bands and "
-            f"{printable(plan.cases[0].case)} {len(plan.style.bands)}: {_MEND}"
-        )
-    neighbour = Neighbour(mask, theirs, case.nodata, earlier=False, confidence=likely)
-    return _Open(neighbour, Lookup(ground_of(plan.frame.grid), theirs, case.shape))

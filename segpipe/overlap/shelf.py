@@ -1,5 +1,6 @@
 """Masks that are opened when they are read: a scene of a time series shares its ground with a thousand others."""
 
+import resource
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
@@ -15,12 +16,20 @@ from segpipe.geometry.windows import Window
 
 MOST = 64
 """Masks that are open at once; a process may open 1,024 files, where nothing else is said."""
+SHARE = 4
+"""They are at most one in so many of the files that this process may open."""
 
 Opening = Callable[[], AbstractContextManager[OpenMask]]
 
 
+def most_open() -> int:
+    """How many masks may be open at once: fewer where the limit of open files is low."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST if files == resource.RLIM_INFINITY else max(1, min(MOST, files // SHARE))
+
+
 class Shelf:
-    """Opens masks when they are read; beyond ``MOST``, it closes the one that was read longest ago."""
+    """Opens masks when they are read; beyond ``most_open()``, it closes the one that was read longest ago."""
 
     def __init__(self) -> None:
         self._open: OrderedDict[Shelved, tuple[OpenMask, ExitStack]] = OrderedDict()
@@ -30,7 +39,7 @@ class Shelf:
         if (found := self._open.get(shelved)) is not None:
             self._open.move_to_end(shelved)
             return found[0]
-        while len(self._open) >= MOST:
+        while len(self._open) >= most_open():
             self._open.popitem(last=False)[1][1].close()
         with ExitStack() as stack:
             mask = stack.enter_context(shelved.opening())

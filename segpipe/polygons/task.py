@@ -26,6 +26,7 @@ from segpipe.polygons.rule import Minimum, Rule, chosen
 from segpipe.results.records import read_record
 from segpipe.results.schema import Record
 from segpipe.storage import Store
+from segpipe.storage.files import reading_errors
 from segpipe.storage.places import store_at
 from segpipe.zones.writing import LON_LAT
 
@@ -241,7 +242,9 @@ def _confidence(store: Store, record: Record) -> Iterator[OpenMask | None]:
     if name is None or family.open_mask is None:
         yield None
         return
-    if (store.size(name) or 0) < ((record.sizes or {}).get(name) or 1) or store.is_blank(name):
+    with reading_errors(store.path(name)):
+        damaged = (store.size(name) or 0) < ((record.sizes or {}).get(name) or 1) or store.is_blank(name)
+    if damaged:
         raise OutputError(
             f"{store.path(name)} must be the confidence of its case, and is damaged: run again with --overwrite"
         )

@@ -73,7 +73,7 @@ def parse_toml(text: str) -> dict[str, Any]:
     except RecursionError:
         raise too_deep() from None
     except ValueError as error:
-        raise DocumentError(f"is not TOML: {shortened(error)}") from None
+        raise DocumentError(f"is not TOML: {shortened(error)}: correct it there") from None
     check_levels(values)
     return values
 
@@ -89,14 +89,14 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise DocumentError("must be a path without NUL characters")
     path.stat()  # raises a precise error for a path that does not exist
     if not path.is_file():
-        raise DocumentError(f"must be a file, and is {'a folder' if path.is_dir() else 'something else'}")
+        raise DocumentError(f"must be a file, and is {'a folder' if path.is_dir() else 'something else'}: name the file")
     with path.open("rb") as stream:
         data = stream.read(MOST_BYTES + 1)
     check_size(data, MOST_BYTES)
     try:
         return parse_toml(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise DocumentError(f"is not TOML, which is UTF-8: {shortened(error)}") from None
+        raise DocumentError(f"is not TOML, which is UTF-8: {shortened(error)}: save it as UTF-8") from None
 
 
 def shortened(value: object) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from segpipe.errors import OutputError
+from segpipe.errors import OutputError, of_system
 
 
 def partial(path: Path) -> Path:
@@ -58,6 +58,15 @@ def remove(path: Path) -> None:
     """Remove a file that is no longer needed; a failure, as on a disk that became read-only, is left to a later run."""
     with suppress(OSError):
         path.unlink()
+
+
+@contextmanager
+def reading_errors(path: Path | str) -> Iterator[None]:
+    """Turn an ``OSError`` of reading what a run has written into an ``OutputError`` with the path."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path} cannot be read: {of_system(error)}") from error
 
 
 @contextmanager

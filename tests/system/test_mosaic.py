@@ -1,9 +1,14 @@
 """The joined map of a run: against one made by brute force, GDAL's warper, its index as GDAL draws it, and bad input."""
 
+import errno
 import json
+import os
+import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +22,8 @@ from overlapping import RULES, UTM, joined, make_scenes, read, run, scene, total
 from rio_cogeo.cogeo import cog_validate
 
 from segpipe.overlap import mosaic as joining
-from segpipe.storage.folder import DRAFTS
+from segpipe.overlap import shelf
+from segpipe.storage.folder import DRAFTS, Folder
 from segpipe.storage.places import store_at
 
 GTI = """
@@ -84,7 +90,7 @@ def test_a_mosaic_in_small_blocks_has_the_same_bytes(made: Path, tmp_path: Path,
     assert mosaic(made, target=str(tmp_path / "a.tif")).returncode == 0
     data = {suffix: (tmp_path / f"a{suffix}").read_bytes() for suffix in (".tif", ".tif.aux.xml")}
     monkeypatch.setattr(joining, "TILE", 16)
-    monkeypatch.setattr(joining, "MOST_OPEN", 1)
+    monkeypatch.setattr(shelf, "MOST", 1)
     monkeypatch.setattr("segpipe.formats.raster.sink.HELD_BYTES", 0)  # by a draft on disk, as large maps
     assert mosaic(made, target=str(tmp_path / "b.tif")).returncode == 0
     assert {suffix: (tmp_path / f"b{suffix}").read_bytes() for suffix in data} == data
@@ -298,3 +304,49 @@ def test_a_killed_mosaic_leaves_no_half_map_and_the_next_makes_it(made: Path) ->
     assert mosaic(made).returncode == 0
     assert not (made / DRAFTS).exists()
     assert (made / "map.gti.gpkg").exists()
+
+
+@contextmanager
+def few_files(more: int) -> Iterator[None]:
+    """Let this process open only some more files."""
+    limits, lowest = resource.getrlimit(resource.RLIMIT_NOFILE), os.open("/dev/null", os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + more, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.parametrize("rule", ["first", "confidence"])
+def test_a_mosaic_of_more_masks_than_files_may_be_open(rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scenes of which each adds a few rows to those before it, so that all are read."""
+    places = {f"s{k:02d}": (4 * k, 0) for k in range(30)}
+    make_scenes(tmp_path, places)
+    assert run(tmp_path, "--confidence").returncode == 0
+    monkeypatch.setattr(shelf, "SHARE", 10)  # descriptors of the tests themselves count, too
+    with few_files(20):
+        done = mosaic(tmp_path, "--overlap-rule", rule)
+    assert done.returncode == 0, done.stderr
+    canvas, _ = joined(tmp_path, rule, places=places)
+    np.testing.assert_array_equal(read(tmp_path / "map.tif"), np.where(canvas == 254, 255, canvas))
+
+
+@pytest.mark.parametrize("what", ["size", "is_blank", "local"])
+def test_a_mask_that_cannot_be_opened_now_is_named_with_the_mend(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = getattr(Folder, what)
+
+    def refused(self: Folder, name: str) -> Any:
+        if name == "a.tif":
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), self.path(name))
+        return real(self, name)
+
+    make_scenes(tmp_path, {"a": (0, 0), "b": (0, 60)})
+    assert run(tmp_path).returncode == 0
+    monkeypatch.setattr(Folder, what, refused)
+    for words in (["mosaic", "out", "-o", "map.tif"], ["polygons", "out", "-o", "p.geojson"]):
+        done = invoke(words, tmp_path)
+        assert done.returncode == 2, done.stderr
+        assert "a.tif cannot be read: Too many open files: raise the limit of open files of this process" in done.stderr

@@ -1,5 +1,6 @@
 """The tables of commands: each name is a file, each file has its name in a table, and completion imports nothing."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -129,6 +130,20 @@ def test_errors_become_exit_codes(ended, capsys):
         "error: tile must be 1 or more, got 0",
         "interrupted: run the same command again",
     ]
+
+
+def test_an_error_of_the_system_is_one_line_with_its_file_and_the_mend(ended, capsys):
+    assert ended(OSError(errno.EMFILE, "Too many open files", "out/a.tif")) == (NOT_STARTED, "leave_at_once")
+    assert ended(OSError(errno.EACCES, "Permission denied", b"out/\xff.json")) == (NOT_STARTED, "leave_at_once")
+    assert ended(OSError("lost")) == (NOT_STARTED, "leave_at_once")
+    assert capsys.readouterr().err.splitlines() == [
+        "error: out/a.tif cannot be read or written: Too many open files: raise the limit of open files of this process "
+        "(ulimit -n)",
+        "error: out/\\udcff.json cannot be read or written: Permission denied: mend its permissions",
+        "error: a file cannot be read or written: lost",
+    ]
+    with pytest.raises(BrokenPipeError, match="closed"):
+        guarded()(lambda: (_ for _ in ()).throw(BrokenPipeError(errno.EPIPE, "closed")))()
 
 
 def test_a_guarded_command_keeps_its_words_and_its_docstring(capsys):

@@ -1,9 +1,12 @@
 """Scenes that share ground, anywhere on the Earth; what is right is plain from where they lie."""
 
+from itertools import combinations
+
 import pytest
 from affine import Affine
 from rasterio.crs import CRS
 
+from segpipe.accuracy import overlaps
 from segpipe.accuracy.overlaps import sharing
 from segpipe.geometry.raster_grid import RasterGrid
 
@@ -42,3 +45,14 @@ POLES = {3413: grid(3413, -150_000, 100_000, 1000), 3031: grid(3031, -150_000, 1
 def test_grids_share_ground_or_do_not(one, other, shared):
     assert sharing([one, other]) == ([(0, 1)] if shared else [])
     assert sharing([other, one]) == ([(0, 1)] if shared else [])
+
+
+def test_grids_of_a_time_series_are_compared_once(monkeypatch):
+    """Of a hundred dates on two grids, and one scene beside them, each two grids that meet are compared once."""
+    counted, share = [], overlaps._share
+    monkeypatch.setattr(overlaps, "_share", lambda *pair: counted.append(pair) or share(*pair))
+    at = [500_000, 500_500] * 50
+    grids = [*(grid(32633, x, 5_400_000, 10) for x in at), grid(32633, 503_010, 5_400_000, 10)]
+    truth = {*combinations(range(100), 2), *((k, 100) for k in range(1, 100, 2))}
+    assert set(sharing(grids)) == truth
+    assert len(counted) <= 2 * 6  # ordered pairs of three grids, both ways

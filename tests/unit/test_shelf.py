@@ -1,5 +1,6 @@
 """Ground shared with many masks: they are opened when they are read, few at once, and no more of them than decide."""
 
+import resource
 from contextlib import contextmanager
 
 import numpy as np
@@ -91,3 +92,9 @@ def test_a_mask_that_cannot_be_opened_says_so_when_it_is_read():
 
     with Shelf() as on, pytest.raises(OSError, match="gone"):
         Shelved(on, ArrayMask(np.zeros(SHAPE), UTM).grid, opening).read(WHOLE)
+
+
+@pytest.mark.parametrize(("files", "most"), [(1024, 64), (64, 16), (16, 4), (3, 1), (resource.RLIM_INFINITY, 64)])
+def test_fewer_are_open_where_a_process_may_open_few_files(files, most, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (files, files))
+    assert shelf.most_open() == most

@@ -1,8 +1,8 @@
 """``segpipe polygons``: the masks of a run as one vector file."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +32,8 @@ from segpipe.zones.writing import LON_LAT
 
 if TYPE_CHECKING:
     import pyarrow
+
+    Batches = Generator[pyarrow.RecordBatch, None, None]
 
 LOG = logging.getLogger("segpipe")
 NAMED = 3
@@ -96,7 +98,8 @@ def write_polygons(task: Task) -> Written:
         rule = _rule(task, cases)
         crs = _common_crs(task, cases)
         target = Target(task.path, crs, task.corners_connect)
-        write(target, _rows(store, _moved(cases, crs), rule, written))
+        with closing(_rows(store, _moved(cases, crs), rule, written)) as rows:  # masks close before their environment does
+            write(target, rows)
     return written
 
 
@@ -208,7 +211,7 @@ def _moved(cases: Sequence[_Placed], crs: CRS | None) -> list[_Placed]:
     return [replace(case, placement=Placement(case.placement.shape, case.placement.ground, crs)) for case in cases]
 
 
-def _rows(store: Store, cases: Sequence[_Placed], rule: Rule, written: Written) -> "Iterator[pyarrow.RecordBatch]":
+def _rows(store: Store, cases: Sequence[_Placed], rule: Rule, written: Written) -> "Batches":
     for case in cases:
         written.cases += 1
         number = 1

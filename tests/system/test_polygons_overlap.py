@@ -12,6 +12,8 @@ from command import invoke
 from overlapping import RULES, make_scenes, read, run, totals
 from rasterio.features import rasterize
 
+from segpipe.polygons import task
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -71,3 +73,19 @@ def test_pictures_share_no_ground(root: Path, tmp_path: Path) -> None:
     done = invoke(["polygons", "out", "-o", "a.gpkg", "--overlap-rule", "first"], tmp_path)
     assert done.returncode == 2
     assert "error: --overlap-rule needs cases with a place on the Earth, and these have none: leave it out" in done.stderr
+
+
+def test_masks_are_closed_before_their_environment_if_writing_is_interrupted(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[Any] = []
+
+    def interrupted(target: Any, given: Any) -> None:
+        rows.append(given)
+        next(given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(task, "write", interrupted)
+    done = invoke(["polygons", "first", "-o", "x.geojson"], root)
+    assert (done.returncode, done.stderr) == (75, "interrupted: run the same command again\n")
+    assert rows[0].gi_frame is None  # closed: otherwise its masks are closed with a traceback, whenever it is collected

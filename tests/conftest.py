@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -81,6 +82,20 @@ class _Scheduling(LoadFileScheduling):  # type: ignore[misc]
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
     """For ``--dist loadfile``."""
     return _Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What segpipe remembers of trials is the user's: tests have a cache of their own, in which those of libraries are
+    links. Workers of xdist have that of the process that started them."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return
+    own = Path(tempfile.mkdtemp(prefix="segpipe-tests-cache-"))
+    config.add_cleanup(lambda: shutil.rmtree(own, ignore_errors=True))
+    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    for entry in users.iterdir() if users.is_dir() else ():
+        if entry.name != "segpipe":
+            (own / entry.name).symlink_to(entry.absolute())
+    os.environ["XDG_CACHE_HOME"] = str(own)
 
 
 def pytest_sessionstart() -> None:

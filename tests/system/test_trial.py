@@ -33,6 +33,9 @@ from segpipe.process.spawning import ONE_THREAD
 from segpipe.results.records import Run
 from segpipe.settings import load_settings
 
+OWN = Path(os.environ["XDG_CACHE_HOME"])
+"""Of the other tests."""
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:
@@ -189,3 +192,8 @@ def test_threads_of_a_network_with_large_scores_are_tried_one_after_the_other(sc
     assert lines[1] == f"{lines[0]}, as {cache} says"
     trial = measure_apart(found.run.model, [Split(1, 1), Split(1, 2)])
     assert all(trial.seconds.values())
+
+
+def test_the_tests_have_a_cache_of_their_own_in_which_those_of_libraries_are_the_users():
+    assert OWN.name.startswith("segpipe-tests-cache-")
+    assert all(entry.is_symlink() or entry.name == "segpipe" for entry in OWN.iterdir())

@@ -97,7 +97,7 @@ def on_openvino(model: Path, setting: Setting, precision: str, tile: tuple[int, 
         if not hasattr(own, "request"):
             own.request = compiled.create_infer_request()
         own.request.set_input_tensor(runtime().Tensor(batch, shared_memory=True))
-        own.request.infer()
+        own.request.infer(share_outputs=True)
         return float(own.request.get_output_tensor().data[0, 0, 0, 0])
 
     return call

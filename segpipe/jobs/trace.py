@@ -44,8 +44,9 @@ def write_profile(run: Run, plan: Plan, summary: Summary) -> None:
     recorder, place = end(), _trace(run)
     if recorder is None or place is None:
         return
-    on_cpu = run.model.on_host and run.model.threads == 1  # otherwise threads other than the call's do its work
-    calls = _calls_at_once(run, plan) if on_cpu else plan.workers * plan.calls
+    single = run.model.on_host and run.model.threads == 1
+    calls = _calls_at_once(run, plan) if single else plan.workers * plan.calls
+    on_cpu = single and run.model.engine is None  # otherwise threads other than the call's do its work
     summary.profile = account(recorder, workers=plan.workers, calls=calls, on_cpu=on_cpu)
     store, name = place
     summary.trace = store.path(name)

@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -128,7 +128,12 @@ class _Compiled:
     """A network for batches of one shape, and its requests, each for one call at a time."""
 
     network: Any
+    inputs: Mapping[str, Any]
+    """Port of each input: by name, a request searches for it in each call."""
     output: Any
+    shape: tuple[int, ...] | None
+    """Shape of the output, and below its type; None if the shape is free."""
+    dtype: np.dtype[Any]
     free: list[Any] = field(default_factory=list)
     every: list[Any] = field(default_factory=list)
 
@@ -144,8 +149,8 @@ class _Compiled:
 class OpenVinoSession:
     """A network in OpenVINO, safe to call from several threads.
 
-    A call runs in the thread that makes it, on a stream of that thread. A stream takes its memory at its first call, so it
-    costs nothing to allow one for each processor.
+    A call waits for a stream, which runs in a thread of its own. A stream takes its memory at its first call, so it costs
+    nothing to allow one for each processor.
     """
 
     def __init__(self, path: Path, engine: Engine, threads: int, scores: str) -> None:
@@ -165,21 +170,24 @@ class OpenVinoSession:
         compiled = self._for(_shapes(given))
         request = compiled.take()
         try:
-            return self._infer(request, compiled.output, given)
+            return self._infer(request, compiled, given)
         finally:
             compiled.free.append(request)
 
-    def _infer(self, request: Any, output: Any, given: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-        """Infer from the arrays' own memory into an array's own; an output whose shape is free is copied."""
-        tensor, shape = runtime().Tensor, output.get_partial_shape()
+    def _infer(self, request: Any, compiled: _Compiled, given: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """Infer from the arrays' own memory into an array's own; an output whose shape is free is copied.
+
+        Without ``share_outputs``, OpenVINO would copy all outputs once more, for the dictionary that it returns.
+        """
+        tensor = runtime().Tensor
         for name, array in given.items():
-            request.set_tensor(name, tensor(array, shared_memory=array.ndim > 0))
-        if not shape.is_static:
-            request.infer()
-            return np.array(request.get_tensor(output).data)
-        scores = np.empty(tuple(shape.to_shape()), output.get_element_type().to_dtype())
-        request.set_tensor(output, tensor(scores, shared_memory=True))
-        request.infer()
+            request.set_tensor(compiled.inputs[name], tensor(array, shared_memory=array.ndim > 0))
+        if compiled.shape is None:
+            request.infer(share_outputs=True)
+            return np.array(request.get_tensor(compiled.output).data)
+        scores = np.empty(compiled.shape, compiled.dtype)
+        request.set_tensor(compiled.output, tensor(scores, shared_memory=True))
+        request.infer(share_outputs=True)
         return scores
 
     def stop(self) -> None:
@@ -191,9 +199,15 @@ class OpenVinoSession:
         """The network for batches of a shape: with fixed sizes, a call computes no shapes."""
         with self._lock:
             if shape not in self._compiled:
-                network = self._compile(shape)
-                self._compiled[shape] = _Compiled(network, network.output(self._scores))
+                self._compiled[shape] = self._ports(self._compile(shape), [name for name, _ in shape])
             return self._compiled[shape]
+
+    def _ports(self, network: Any, names: Sequence[str]) -> _Compiled:
+        """A compiled network with what each call asks of it."""
+        output = network.output(self._scores)
+        shape, dtype = output.get_partial_shape(), output.get_element_type().to_dtype()
+        fixed = tuple(shape.to_shape()) if shape.is_static else None
+        return _Compiled(network, {name: network.input(name) for name in names}, output, fixed, np.dtype(dtype))
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -81,6 +81,12 @@ def test_fp32_labels_are_those_of_onnx_runtime(scene, model, run_serial, tmp_pat
     assert np.mean(here == there) >= 0.9999
 
 
+def test_a_profile_counts_the_time_of_calls_whose_work_other_threads_do(scene, model, run_serial, tmp_path):
+    out = run_serial(scene, model, output=tmp_path / "out", device="openvino", profile=True)
+    found = json.loads((out / "run.json").read_text())["profile"]
+    assert found["limit_seconds"] == pytest.approx(found["stages"]["infer"]["busy_seconds"] / found["calls"], abs=2e-3)
+
+
 @needs_bf16
 def test_bf16_labels_differ_at_margins_alone(scene, model, run_serial, tmp_path):
     there = labels(run_serial(scene, model, output=tmp_path / "cpu"))

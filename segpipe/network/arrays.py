@@ -97,10 +97,11 @@ class HostArrays:
         best = sums[0].copy()
         winner = np.zeros(best.shape, dtype)
         for k in range(1, len(sums)):
-            better = sums[k] > best
+            own = np.ascontiguousarray(sums[k])  # else NumPy copies its rows piece by piece, in each of two passes
+            better = own > best
             # k increases, so the larger position is the newer winner: no masked copy is needed
             np.maximum(winner, np.multiply(better, dtype.type(k)), out=winner)
-            np.maximum(best, sums[k], out=best)
+            np.maximum(best, own, out=best)
         return winner, best
 
     def take(self, values: NDArray[Any], index: Array) -> Array:

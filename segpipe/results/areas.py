@@ -23,6 +23,9 @@ MOST_BYTE = 255
 FEW = 10
 """Most classes, with nodata, that are counted one by one. Measured: with 5 classes this is four times as fast as counting
 all at once, with 30 half as fast."""
+AT_ONCE = 2**20
+"""Elements of windows, one per class, that are counted in one pass; they stay in the processor's cache."""
+
 MM3_PER_ML = 1000
 PIECE = 1024
 """Side of the windows in which pixels inside an area are counted."""
@@ -37,19 +40,21 @@ def _in_cells(start: int, stop: int, side: int) -> tuple[int, NDArray[np.intp]]:
 
 
 def _in_each(present: NDArray[np.bool_], edges: Sequence[NDArray[np.intp]]) -> NDArray[np.int64]:
-    """Number of true elements per cell. The axis with the fewest cells is summed first, as bytes, which is fast."""
-    first = min(range(present.ndim), key=lambda axis: (len(edges[axis]), present.shape[axis] == 1))
+    """Number of true elements per cell, of each of several masks ``(masks, *window)``; shape ``(masks, *cells)``.
+
+    The axis with the fewest cells is summed first, as bytes, which is fast.
+    """
+    first = min(range(len(edges)), key=lambda axis: (len(edges[axis]), present.shape[axis + 1] == 1))
     if first:
         others = [edges[first], *edges[:first], *edges[first + 1 :]]
-        return np.moveaxis(_in_each(np.moveaxis(present, first, 0), others), 0, first)
-    starts = np.unique([*edges[0], *range(0, len(present), MOST_BYTE)])
-    ends = [*starts[1:], len(present)]
-    sums = np.stack(
-        [np.add.reduce(present[a:b].view(np.uint8), axis=0, dtype=np.uint8) for a, b in zip(starts, ends, strict=True)]
-    )
-    for axis, own in enumerate(edges[1:], 1):
+        return np.moveaxis(_in_each(np.moveaxis(present, first + 1, 1), others), 1, first + 1)
+    starts = np.unique([*edges[0], *range(0, present.shape[1], MOST_BYTE)])
+    ends = [*starts[1:], present.shape[1]]
+    ones = present.view(np.uint8)
+    sums = np.stack([np.add.reduce(ones[:, a:b], axis=1, dtype=np.uint8) for a, b in zip(starts, ends, strict=True)], 1)
+    for axis, own in enumerate(edges[1:], 2):
         sums = np.add.reduceat(sums, own, axis=axis, dtype=np.int64)
-    return np.asarray(np.add.reduceat(sums, np.searchsorted(starts, edges[0]), axis=0, dtype=np.int64))
+    return np.asarray(np.add.reduceat(sums, np.searchsorted(starts, edges[0]), axis=1, dtype=np.int64))
 
 
 def _of_each(positions: NDArray[Any], edges: Sequence[NDArray[np.intp]], count: int) -> NDArray[np.int64]:
@@ -64,13 +69,13 @@ def _of_each(positions: NDArray[Any], edges: Sequence[NDArray[np.intp]], count: 
     return found.reshape(*cells, count)
 
 
-def _present(positions: NDArray[Any], count: int) -> Sequence[int]:
+def _present(positions: NDArray[Any], count: int) -> NDArray[np.intp]:
     """Positions of the table that must be counted: all if they are few, else those that occur."""
     if count <= FEW:
-        return range(count)
+        return np.arange(count)
     seen = np.zeros(count, np.bool_)
     seen[positions] = True
-    return list(np.flatnonzero(seen))
+    return np.flatnonzero(seen)
 
 
 def count_positions(counts: NDArray[np.int64], cells: Cells, window: Window, positions: NDArray[Any]) -> None:
@@ -82,8 +87,10 @@ def count_positions(counts: NDArray[np.int64], cells: Cells, window: Window, pos
     if len(present) > FEW:
         counts[where] += _of_each(positions, edges, count)
         return
-    for k in present:
-        counts[(*where, k)] += _in_each(positions == k, edges)
+    step = max(1, AT_ONCE // window.size)
+    for some in (present[first : first + step] for first in range(0, len(present), step)):
+        masks = positions == some.astype(positions.dtype).reshape(-1, *(1,) * positions.ndim)
+        counts[(*where, some)] += np.moveaxis(_in_each(masks, edges), 0, -1)
 
 
 class Areas:
@@ -122,10 +129,10 @@ class Areas:
             count_positions(counts, self._cells, box.window, self._position(band))
 
     def _position(self, labels: NDArray[Any]) -> NDArray[Any]:
-        position = np.minimum(labels, len(self._ids)) if self._lookup is None else labels
-        if self._lookup is not None:
-            position = self._lookup[np.minimum(labels, len(self._lookup) - 1)]
-            position[labels >= len(self._lookup)] = len(self._ids)
+        if self._lookup is None:  # finding the largest is ten times as fast as the minimum of each, which few boxes need
+            return labels if labels.max(initial=0) <= len(self._ids) else np.minimum(labels, len(self._ids))
+        position: NDArray[Any] = self._lookup[np.minimum(labels, len(self._lookup) - 1)]
+        position[labels >= len(self._lookup)] = len(self._ids)
         return position
 
     def valid(self) -> tuple[int, float | None]:
@@ -181,7 +188,8 @@ def amount_inside(grid: Grid, lines: Scanlines) -> Amount:
     for window in _pieces(lines.bounds):
         axes = [_in_cells(*axis) for axis in zip(window.start, window.stop, cells.side, strict=True)]
         where = tuple(slice(first, first + len(own)) for first, own in axes)
-        counts[where] += _in_each(lines.covered(window), [own for _, own in axes])
+        (found,) = _in_each(lines.covered(window)[None], [own for _, own in axes])
+        counts[where] += found
     measure, pixels = grid.measure, int(counts.sum())
     if measure is None:
         return Amount(pixels, None, "px")

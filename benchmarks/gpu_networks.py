@@ -1,8 +1,6 @@
 """Networks for benchmarks/gpu.py, and how each is run. The large one is kept without its weights: they are random anyway."""
 
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,12 +54,23 @@ def skeleton(path: Path = SKELETON, tile: int = 512) -> None:
         rows = [f'[[classes]]\nid = {i}\nname = "class {i}"\n' for i in range(CLASSES)]
         lines = [f"{key} = {json.dumps(values[key])}\n" for key in ("scale", "normalize", "mean", "std")]
         classes.write_text("".join([*lines, *rows]), encoding="utf-8")
-        command = [sys.executable, "-m", "segpipe.cli", "export", weights, "--arch", "smp:Unet", "--encoder", "resnet34"]
+        network = ["export", weights, "--arch", "smp:Unet", "--encoder", "resnet34"]
         names = ",".join(f"band {i}" for i in range(BANDS))
         more = ["--classes", classes, "--bands", names, "--tile", tile, "--output", whole]
-        subprocess.run([*map(str, [*command, *more])], check=True)
+        _segpipe([*map(str, [*network, *more])])
         onnx.save(_emptied(onnx.load(whole)), path)
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
+
+
+def _segpipe(words: list[str]) -> None:
+    """The command line, here: another process would import torch once more."""
+    from segpipe.cli import main
+
+    try:
+        main(words, prog_name="segpipe")
+    except SystemExit as ended:
+        if ended.code:
+            raise
 
 
 def _emptied(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -147,30 +147,36 @@ def test_the_scenes_need_what_the_environment_could_take(scenes, clean):
         assert dataset.transform.is_identity
 
 
-@pytest.mark.parametrize(
-    "executor", ["--executor serial", pytest.param("--executor dask --workers 2", marks=pytest.mark.slow)]
-)
-def test_options_of_the_environment_change_nothing(scenes, clean, tmp_path, executor):
-    done = run(scenes, tmp_path / "out", *executor.split(), **HOSTILE)
-    assert done.returncode == 0, done.stdout + done.stderr
-    for name, value in HOSTILE.items():
-        assert done.stderr.count(f"note: {name}={value} of the environment is not used") == 1, name
-    assert_same(tmp_path / "out", clean)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "executor"), [("PROJ_LIB", "--executor serial"), ("PROJ_DATA", "--executor dask --workers 2")]
-)
-def test_data_of_another_proj_changes_nothing(scenes, clean, tmp_path, name, executor):
+@pytest.fixture
+def proj(tmp_path):
     """A folder with a proj.db that this PROJ cannot use, as another version's."""
     (tmp_path / "proj").mkdir()
     (tmp_path / "proj/proj.db").write_bytes(b"")
-    env = {name: str(tmp_path / "proj"), "GDAL_DATA": str(tmp_path / "proj")}
-    done = run(scenes, tmp_path / "out", *executor.split(), **env)
+    return str(tmp_path / "proj")
+
+
+def check_unused(root, clean, out, executor, variables, also):
+    """A run has the bytes of one whose environment says nothing, and names each variable once."""
+    done = run(root, out, *executor.split(), **variables, **also)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stderr.count(f"note: {name}={tmp_path / 'proj'} of the environment is not used") == 1
-    assert_same(tmp_path / "out", clean)
+    for name, value in variables.items():
+        assert done.stderr.count(f"note: {name}={value} of the environment is not used") == 1, name
+    assert_same(out, clean)
+
+
+def test_options_of_the_environment_change_nothing(scenes, clean, tmp_path):
+    check_unused(scenes, clean, tmp_path / "out", "--executor serial", HOSTILE, {})
+
+
+@pytest.mark.slow
+def test_data_of_another_proj_changes_nothing(scenes, clean, tmp_path, proj):
+    check_unused(scenes, clean, tmp_path / "out", "--executor serial", {"PROJ_LIB": proj}, {"GDAL_DATA": proj})
+
+
+@pytest.mark.slow
+def test_workers_see_neither(scenes, clean, tmp_path, proj):
+    variables = {**HOSTILE, "PROJ_DATA": proj}
+    check_unused(scenes, clean, tmp_path / "out", "--executor dask --workers 2", variables, {"GDAL_DATA": proj})
 
 
 def test_inspect_says_the_same(scenes):

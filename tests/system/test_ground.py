@@ -418,7 +418,7 @@ def test_numbers_that_json_lacks_are_no_settings(tmp_path):
 @pytest.mark.shared_data
 def test_masks_of_real_rasters_lie_where_their_inputs_do(shared, segpipe, tmp_path):
     """CRS and transform as GDAL reads them from both, or a note why not; hectares as geodesics have them, or a note."""
-    pixelwise(tmp_path / "m.onnx", 1)
+    pixelwise(tmp_path / "m.onnx", 1, tile=[256, 256])
     options = ("--bands", "1", "--executor", "serial", "--unusual-values", "allow")
     segpipe("run", "-i", shared / "geotiff", "-m", "m.onnx", "-o", "out", *options)
     done = json.loads((tmp_path / "out/run.json").read_text())["done"]

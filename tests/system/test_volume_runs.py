@@ -180,24 +180,34 @@ def test_voxels_without_a_number_are_nodata_in_the_mask(folder: Path) -> None:
     assert json.loads((folder / "segpipe-out" / "b.json").read_text())["valid"]["pixels"] == 9 * 13 * 14
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A volume of many tiles in a folder with a model, and ``whole``, what an undisturbed run makes of it."""
+    root = tmp_path_factory.mktemp("killed")
+    net = networks.Network(1, 0, ndim=3).conv(1, 8, 3).add("Relu").conv(8, 8, 3).add("Relu").conv(8, 3, 3)
+    values = networks.contract(1, 3, layout="NCDHW", tile=[16], overlap=[4], orientation="RAS")
+    net.save(root / "model.onnx", values, classes=3, shape=("n", 16, 16, 16))
+    (root / "in").mkdir()
+    volumes.write(root / "in" / "a.nii.gz", volumes.voxels((90, 60, 50), "u1"), volumes.OBLIQUE)
+    assert run(root, "-o", "whole").returncode == 0
+    return root
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("parts", [[], ["--parts", "6"]])
 @pytest.mark.parametrize("box", [2, 9])
-def test_a_run_that_is_killed_in_a_volume_goes_on_to_the_same_bytes(tmp_path: Path, parts: list[str], box: int) -> None:
-    net = networks.Network(1, 0, ndim=3).conv(1, 24, 3).add("Relu").conv(24, 24, 3).add("Relu").conv(24, 3, 3)
-    values = networks.contract(1, 3, layout="NCDHW", tile=[16], overlap=[4], orientation="RAS")
-    net.save(tmp_path / "model.onnx", values, classes=3, shape=("n", 16, 16, 16))
-    (tmp_path / "in").mkdir()
-    volumes.write(tmp_path / "in" / "a.nii.gz", volumes.voxels((90, 80, 70), "u1"), volumes.OBLIQUE)
-    assert run(tmp_path, "-o", "whole").returncode == 0
-    command = [*SEGPIPE, *COMMAND, "-o", "out", "--executor", "serial", *parts]
-    process = begin_and_stop(tmp_path, command, tmp_path / "log", f"results.output:write:{box}")
-    assert any((tmp_path / "out" / ".drafts").rglob("*"))
+def test_a_run_that_is_killed_in_a_volume_goes_on_to_the_same_bytes(
+    whole: Path, tmp_path: Path, parts: list[str], box: int
+) -> None:
+    out = tmp_path / "out"
+    command = [*SEGPIPE, *COMMAND, "-o", str(out), "--executor", "serial", *parts]
+    process = begin_and_stop(whole, command, tmp_path / "log", f"results.output:write:{box}")
+    assert any((out / ".drafts").rglob("*"))
     process.send_signal(signal.SIGKILL)
     assert wait(process) == -signal.SIGKILL, process.said("not killed")
-    assert not (tmp_path / "out" / "a.json").exists()
-    assert run(tmp_path, "-o", "out", *parts).returncode == 0
-    assert_same(tmp_path / "out", tmp_path / "whole")
+    assert not (out / "a.json").exists()
+    assert run(whole, "-o", str(out), *parts).returncode == 0
+    assert_same(out, whole / "whole")
 
 
 @pytest.mark.parametrize("name", ["T1.nii", "T1.nii.gz"])

@@ -11,4 +11,6 @@ class Later:
         self._name = name
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith(("_", "pytest")):  # pytest asks each name in a file whether it is a fixture
+            raise AttributeError(name)
         return getattr(import_module(self._name), name)

@@ -6,7 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 import rasterio
-import rioxarray
+from later import Later
 from networks import local, pixelwise
 from rasterio.transform import Affine, from_origin
 from volumes import OBLIQUE, write
@@ -16,6 +16,8 @@ from segpipe.api.coordinates import data_array
 from segpipe.api.labels import Labels
 from segpipe.formats.nifti.mask import read_mask as read_volume_mask
 from segpipe.formats.raster.mask import read_mask as read_raster_mask
+
+rioxarray = Later("rioxarray")
 
 RNG = np.random.default_rng(0)
 
@@ -188,6 +190,7 @@ def test_a_mask_that_is_gone_is_an_error(raster, tmp_path):
 def test_what_is_written_again_is_where_it_was(raster, tmp_path):
     """As netCDF has it: rioxarray finds the CRS again."""
     scene = raster("a.tif", np.ones((3, 40, 70), np.uint8))
+    assert rioxarray.raster_array  # which gives arrays their ``rio``
     labelled(scene, tmp_path).open("a").to_xarray().rio.to_raster(tmp_path / "again.tif")
     with rasterio.open(tmp_path / "again.tif") as again, rasterio.open(scene) as first:
         assert (again.crs, again.transform, again.nodata) == (first.crs, first.transform, 255)

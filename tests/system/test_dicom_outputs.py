@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import dicom_series
-import highdicom
 import networks
 import nibabel
 import numpy as np
 import pytest
 import scipy.ndimage
 from command import invoke
+from later import Later
 from pydicom import dcmread
 from pydicom.sr.codedict import codes
 from test_dicom_seg import dciodvfy
@@ -23,6 +23,8 @@ from segpipe.formats.dicom.sink import is_own_file
 from segpipe.formats.style import palette
 from segpipe.jobs import work
 from segpipe.storage.folder import Folder
+
+highdicom = Later("highdicom")
 
 TILE = (8, 12, 10)
 CLASSES = [

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from dicom_series import UID, enhanced, series_of, slices
-from highdicom.sr import srread
+from later import Later
 from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
 from test_dicom_seg import AUTHOR, SEGMENTS, dciodvfy, planes, random_labels
@@ -17,6 +17,8 @@ from segpipe import __version__
 from segpipe.formats.dicom.reference import reference_of
 from segpipe.formats.dicom.report import MOST_LESIONS, measurement_report
 from segpipe.formats.dicom.seg import survey, write_segmentation
+
+sr = Later("highdicom.sr")
 
 CELL = 2.5 * 0.75 * 0.5
 
@@ -151,7 +153,7 @@ def test_dciodvfy_finds_no_errors(tmp_path: Path, lesions: Any, empty: bool) -> 
 def test_volumes_are_those_of_the_mask(tmp_path: Path) -> None:
     labels = random_labels()
     labels[labels == 3] = 0
-    report = srread(write(tmp_path, labels))
+    report = sr.srread(write(tmp_path, labels))
     groups = report.content.get_volumetric_roi_measurement_groups()
     expected = [np.count_nonzero(labels == value) * CELL / 1000 for value in (1, 2)]
     assert np.allclose([volume_of(group) for group in groups], expected, rtol=1e-9)
@@ -162,7 +164,7 @@ def test_volumes_are_those_of_the_mask(tmp_path: Path) -> None:
 
 def test_a_volume_refers_to_its_segment_and_the_source(tmp_path: Path) -> None:
     path = write(tmp_path, random_labels())
-    seg, report = dcmread(tmp_path / "a.seg.dcm"), srread(path)
+    seg, report = dcmread(tmp_path / "a.seg.dcm"), sr.srread(path)
     for number, group in enumerate(report.content.get_volumetric_roi_measurement_groups(), 1):
         assert value(group.referenced_segment[0]) == (seg.SOPInstanceUID, number)
     evidence = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
@@ -171,7 +173,7 @@ def test_a_volume_refers_to_its_segment_and_the_source(tmp_path: Path) -> None:
 
 
 def test_lesions_have_sizes_and_a_centroid(tmp_path: Path) -> None:
-    report = srread(write(tmp_path, random_labels(), [lesion(1), lesion(2, 20)]))
+    report = sr.srread(write(tmp_path, random_labels(), [lesion(1), lesion(2, 20)]))
     first, second = report.content.get_image_measurement_groups()  # the largest first
     assert [group.tracking_identifier for group in (first, second)] == ["lesion 2", "lesion 1"]
     values = {m.name.value: float(m.value) for m in second.get_measurements()}
@@ -184,13 +186,13 @@ def test_lesions_have_sizes_and_a_centroid(tmp_path: Path) -> None:
 def test_a_report_lists_the_largest_lesions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert MOST_LESIONS == 100
     monkeypatch.setattr("segpipe.formats.dicom.report.MOST_LESIONS", 20)
-    report = srread(write(tmp_path, random_labels(), [lesion(n, n) for n in range(1, 31)]))
+    report = sr.srread(write(tmp_path, random_labels(), [lesion(n, n) for n in range(1, 31)]))
     found = [group.tracking_identifier for group in report.content.get_image_measurement_groups()]
     assert found == [f"lesion {n}" for n in range(30, 10, -1)]
 
 
 def test_a_lesion_of_a_background_is_left_out(tmp_path: Path) -> None:
-    report = srread(write(tmp_path, random_labels(), [lesion(class_name="background")]))
+    report = sr.srread(write(tmp_path, random_labels(), [lesion(class_name="background")]))
     assert len(report.content.get_image_measurement_groups()) == 0
 
 

@@ -5,16 +5,18 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import highdicom
 import numpy as np
 import pytest
 from dicom_series import ORIENTATIONS, PATIENT, affine, enhanced, series_of, slices
+from later import Later
 from pydicom import dcmread
 
 from segpipe.errors import OutputError
 from segpipe.formats.dicom.reference import Authorship, reference_of
 from segpipe.formats.dicom.seg import Labels, check_segmentation, survey, write_segmentation
 from segpipe.formats.style import Segment
+
+highdicom = Later("highdicom")
 
 AUTHOR = Authorship("ab" * 32, "cd" * 32)
 

@@ -3,7 +3,6 @@
 Integers are summed as they are. Floats are rounded to float32 first: each is an integer times 2**-149, the least float32.
 """
 
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -68,5 +67,4 @@ def carried(limbs: Limbs) -> Limbs:
 def mean(limbs: Limbs, count: int) -> float:
     """The sum ``(limbs,)`` divided by ``count``, correctly rounded."""
     total = sum(int(limb) << (BITS * k) for k, limb in enumerate(limbs))
-    unit = Fraction(1, 1 << LEAST_EXPONENT) if len(limbs) == FLOAT_LIMBS else Fraction(1)
-    return float(total * unit / count)
+    return total / (count << LEAST_EXPONENT if len(limbs) == FLOAT_LIMBS else count)  # of integers, as Python divides them

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.contract import Contract
-from segpipe.geometry.grid import Grid
+from segpipe.geometry.grid import Grid, Measure
 from segpipe.pipeline.decide import CONFIDENCE_TOP
 from segpipe.pipeline.memory import LESION_SLAB
 from segpipe.results import exact
@@ -181,9 +182,13 @@ class Lesions:
             **self._intensities(one, voxels),
         }
 
+    @cached_property
+    def _measure(self) -> Measure | None:
+        return self._grid.measure
+
     def _size(self, voxels: int, centroid: Sequence[float]) -> Row:
         """Area or volume as in ``areas.csv``; for a raster, with the size of a pixel at the centroid."""
-        measure = self._grid.measure
+        measure = self._measure
         if measure is None:
             return {"size": None, "unit": "px"}
         place = [int(i) for i in centroid[-len(self._grid.shape) :]]

@@ -32,6 +32,8 @@ TWO_ENDED = "jobs.agenda:ended:2"
 """Two tasks, or cases of a job, have ended; of what is cut, these are parts of the first case."""
 
 SERIAL, PROCESSES, DASK = "--executor serial", "--executor processes --workers 2", "--executor dask --workers 2"
+ONE_PROCESS = "--executor processes --workers 1"
+"""For tests in which a worker's work goes wrong, not what several make of it: each takes a second to start."""
 
 
 def make_scenes(root: Path) -> None:

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from command import invoke
 from networks import contract, unpadded
-from scenes import PROCESSES, SEGPIPE, SERIAL, arguments, assert_same, begin, make_model, make_scenes, wait
+from scenes import ONE_PROCESS, SEGPIPE, SERIAL, arguments, assert_same, begin, make_model, make_scenes, wait
 from several import Graph
 from test_kills import PARTS, Moment, check_code, disturbed, done_cases, watcher
 
@@ -68,7 +68,7 @@ def moments() -> list[Moment]:
             ("processes", "group", "parts"),
             ("serial", "term", "join"),
         ):
-            again = rng.choice([f"{SERIAL} --parts {PARTS}", f"{PROCESSES} --parts {PARTS}", SERIAL])
+            again = rng.choice([f"{SERIAL} --parts {PARTS}", f"{ONE_PROCESS} --parts {PARTS}", SERIAL])
             found.append(Moment(len(found), name, executor, victim, phase, rng.uniform(0, 0.2), again))
     return found
 

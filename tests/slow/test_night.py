@@ -14,6 +14,7 @@ import pytest
 import rasterio
 from scenes import (
     DASK,
+    ONE_PROCESS,
     PROCESSES,
     SEGPIPE,
     SERIAL,
@@ -81,7 +82,7 @@ def assert_masks(out: Path, whole: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("executor", "kilobytes"), [*((SERIAL, k) for k in (20, 40, 60, 80, 100)), (PROCESSES, 60), (PROCESSES, 100)]
+    ("executor", "kilobytes"), [*((SERIAL, k) for k in (20, 40, 60, 80, 100)), (ONE_PROCESS, 60), (PROCESSES, 100)]
 )
 def test_a_full_disk_is_told_and_with_room_the_rest_is_done(executor, kilobytes, root, tmp_path, mounts):
     disk, log = tmp_path / "disk", tmp_path / "log"
@@ -135,7 +136,7 @@ def replace(path: Path) -> Callable[[], object]:
     return lambda: path.with_suffix(".kept").replace(path)
 
 
-@pytest.mark.parametrize("executor", [SERIAL, PROCESSES], ids=["serial", "processes"])
+@pytest.mark.parametrize("executor", [SERIAL, ONE_PROCESS], ids=["serial", "processes"])
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -200,9 +201,7 @@ def test_a_model_that_is_replaced_when_nobody_loads_it_is_the_next_runs(own, roo
     assert_same(out, own / "whole-plain")
 
 
-@pytest.mark.parametrize(
-    ("executor", "at_work"), [("--executor processes --workers 1", 1), (DASK, 2)], ids=["process", "dask"]
-)
+@pytest.mark.parametrize(("executor", "at_work"), [(ONE_PROCESS, 1), (DASK, 2)], ids=["process", "dask"])
 def test_a_worker_that_hangs_is_replaced(executor, at_work, root, tmp_path):
     out, log = tmp_path / "out", tmp_path / "first.log"
     process = begin(root, arguments("plain", out, f"{executor} --parts 2 --job-timeout 10"), log)

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from networks import contract
-from scenes import PROCESSES, SEGPIPE, SERIAL, begin, files, nothing, wait
+from scenes import ONE_PROCESS, SEGPIPE, SERIAL, begin, files, nothing, wait
 
 from segpipe.contract import parse_contract
 from segpipe.errors import OutputError, SourceError, foreseen
@@ -41,7 +41,7 @@ def assert_masks(found, whole):
     assert {name: data for name, data in found.items() if not name.endswith(".json")} == expected
 
 
-@pytest.mark.parametrize("executor", [SERIAL, PROCESSES], ids=["serial", "processes"])
+@pytest.mark.parametrize("executor", [SERIAL, ONE_PROCESS], ids=["serial", "processes"])
 def test_reads_and_writes_that_a_server_refuses_for_a_while_are_done_anew(executor, root, endpoint):
     prefix = f"refused-{len(executor)}"
     endpoint.fail(
@@ -107,7 +107,7 @@ def test_a_request_that_fails_is_never_taken_for_zeros(root, endpoint):
         np.testing.assert_array_equal(source.read(window)[0], local.read(window)[0])
 
 
-@pytest.mark.parametrize("executor", [SERIAL, PROCESSES], ids=["serial", "processes"])
+@pytest.mark.parametrize("executor", [SERIAL, ONE_PROCESS], ids=["serial", "processes"])
 def test_an_input_output_error_of_a_disk_is_waited_for(executor, root, tmp_path):
     """The kernel's own: a process's memory is a file, and reading it where nothing lies is EIO."""
     shutil.copytree(root / "in", tmp_path / "in")

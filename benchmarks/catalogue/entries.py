@@ -46,7 +46,7 @@ MASKS = "model.pixel_level_module.decoder.mask_projection"
 PER_QUERY = "model.transformer_module.decoder"
 
 
-def _of_smp(name: str, save: Callable[[nn.Module, Path], Path], encoder: str = "resnet18", **options: Any) -> Family:
+def of_smp(name: str, save: Callable[[nn.Module, Path], Path], encoder: str = "resnet18", **options: Any) -> Family:
     head = "segmentation_head.head.4" if name == "DPT" else "segmentation_head.0"
     words = tuple(f"{key}={json.dumps(value)}" for key, value in options.items())
     flags = {"arch": f"smp:{name}", "encoder": encoder, **({"options": words} if words else {})}
@@ -82,18 +82,18 @@ FAMILIES = (
     _of_vision("deeplabv3_resnet101", safetensors),
     _of_vision("deeplabv3_mobilenet_v3_large", lightning),
     _of_vision("lraspp_mobilenet_v3_large", state_dict),
-    _of_smp("Unet", lightning),
-    _of_smp("UnetPlusPlus", safetensors),
-    _of_smp("FPN", state_dict),
-    _of_smp("PSPNet", state_dict),
-    _of_smp("DeepLabV3", state_dict),
-    _of_smp("DeepLabV3Plus", partial(lightning, attribute="net")),
-    _of_smp("Linknet", state_dict),
-    _of_smp("MAnet", safetensors),
-    _of_smp("PAN", training_state),
-    _of_smp("UPerNet", state_dict),
-    _of_smp("Segformer", safetensors, encoder="mit_b0"),
-    _of_smp("DPT", state_dict, encoder="tu-vit_tiny_patch16_224", dynamic_img_size=True),
+    of_smp("Unet", lightning),
+    of_smp("UnetPlusPlus", safetensors),
+    of_smp("FPN", state_dict),
+    of_smp("PSPNet", state_dict),
+    of_smp("DeepLabV3", state_dict),
+    of_smp("DeepLabV3Plus", partial(lightning, attribute="net")),
+    of_smp("Linknet", state_dict),
+    of_smp("MAnet", safetensors),
+    of_smp("PAN", training_state),
+    of_smp("UPerNet", state_dict),
+    of_smp("Segformer", safetensors, encoder="mit_b0"),
+    of_smp("DPT", state_dict, encoder="tu-vit_tiny_patch16_224", dynamic_img_size=True),
     Family(
         "smp",
         "Unet, smp-hub",

@@ -57,7 +57,8 @@ def scaled(family: Family, count: int = 9) -> Tensor:
     """Up to ``count`` tiles of all scenes, as the network takes them."""
     steps = range(0, SIDE - family.tile + 1, family.tile)
     sides = [(slice(r, r + family.tile), slice(c, c + family.tile)) for r in steps for c in steps]
-    tiles = [crop[:, *side] for side in sides for crop in crops(family.channels).values()]
+    found = crops(family.channels).values()
+    tiles = [crop[:, *side] for side in sides for crop in found]
     gain, mean, std = _scaling(family)
     shifted = np.stack(tiles[:count]) * gain - np.reshape(mean, (-1, 1, 1))
     return torch.from_numpy((shifted / np.reshape(std, (-1, 1, 1))).astype(np.float32))

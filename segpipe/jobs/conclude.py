@@ -1,11 +1,14 @@
 """The end of a run: its tables, and what it leaves of its parts."""
 
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from segpipe.jobs.ledger import Ledger, State
 from segpipe.jobs.prepare import Prepared
 from segpipe.jobs.summary import Summary
+from segpipe.jobs.tasks import Halt, HaltedError
 from segpipe.overlap.totals import run_totals
 from segpipe.results.parts import FOLDER, forget_parts, has_parts, parts_folder
 from segpipe.results.records import done_cases
@@ -19,9 +22,15 @@ from segpipe.zones.stage import ZonesTask, make_tables
 
 LOG = logging.getLogger("segpipe")
 
+Table = Callable[[Prepared, Summary], None]
 
-def conclude(prepared: Prepared, summary: Summary) -> None:
-    """Write the tables, each regardless of errors in the others, and leave nothing half-written."""
+
+def conclude(prepared: Prepared, summary: Summary, halt: Halt) -> None:
+    """Write the tables, each regardless of errors in the others, and leave nothing half-written.
+
+    Totals of shared ground and zones read masks again, which takes minutes for thousands of cases: they are left out, and
+    the run is interrupted, if it is asked to end and they do not within the seconds of grace.
+    """
     output, retries = prepared.run.output, prepared.run.settings.retries
     if summary.interrupted or summary.problems:
         # workers may have finished cases that they could not report
@@ -29,7 +38,8 @@ def conclude(prepared: Prepared, summary: Summary) -> None:
             summary.ledger.note(case.name, State.DONE)
     with summary.noting():
         _tidy_parts(output, summary.ledger)
-    for table in (_areas, _lesions, _audits, _doubtful, _totals, _zones):
+    tables: list[Table] = [_areas, _lesions, _audits, _doubtful, partial(_totals, halt=halt), partial(_zones, halt=halt)]
+    for table in tables:
         with summary.noting():
             persistently(partial(table, prepared, summary), retries)
 
@@ -61,22 +71,35 @@ def _doubtful(prepared: Prepared, summary: Summary) -> None:
         write_doubtful(output, summary.good, most)
 
 
-def _totals(prepared: Prepared, summary: Summary) -> None:
+def _totals(prepared: Prepared, summary: Summary, *, halt: Halt) -> None:
     """Add up the cases; ground that several share counts once."""
     cases = list(summary.good)
     if cases and len(cases) <= ADDED_UP and not summary.interrupted:
-        summary.totals = run_totals(prepared.run.output, cases, prepared.run.settings.overlap_rule)
+        with _interrupting(summary):
+            summary.totals = run_totals(prepared.run.output, cases, prepared.run.settings.overlap_rule, look=halt.check)
 
 
-def _zones(prepared: Prepared, summary: Summary) -> None:
+def _zones(prepared: Prepared, summary: Summary, *, halt: Halt) -> None:
     """Write the table of zones, or remove that of an earlier run, to which cases may have been added."""
     output, cases = prepared.run.output, list(summary.good)
     if prepared.zones is None:
         forget_table(output, ZONES)
-    elif summary.interrupted:
+        return
+    task = ZonesTask.of(prepared.run.settings)
+    if cases and task is not None and not summary.interrupted:
+        with _interrupting(summary):
+            make_tables(task, prepared.zones, output, cases, look=halt.check)
+    if summary.interrupted:
         LOG.warning("%s is written at the end of a run, and this one was interrupted", output.path(ZONES))
-    elif cases and (task := ZonesTask.of(prepared.run.settings)) is not None:
-        make_tables(task, prepared.zones, output, cases)
+
+
+@contextmanager
+def _interrupting(summary: Summary) -> Iterator[None]:
+    """A block that is halted ends; the run is interrupted then."""
+    try:
+        yield
+    except HaltedError:
+        summary.interrupted = True
 
 
 def _tidy_parts(output: Store, ledger: Ledger) -> None:

@@ -61,7 +61,7 @@ def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) ->
         _warn_of_outside(prepared.run, summary)
         summary.interrupted |= halt.is_set()
         summary.seconds = time.perf_counter() - started + prepared.spent
-        _write_end(prepared, summary)
+        _write_end(prepared, summary, halt)
         output.sweep()
     return summary
 
@@ -89,11 +89,11 @@ def _execute_noting(prepared: Prepared, watcher: Watcher, summary: Summary, halt
             summary.problems.append(_full(prepared, summary, said))
 
 
-def _write_end(prepared: Prepared, summary: Summary) -> None:
+def _write_end(prepared: Prepared, summary: Summary, halt: Halt) -> None:
     """Write tables, profile and ``run.json``."""
     run = prepared.run
     with span("tables"):
-        conclude(prepared, summary)
+        conclude(prepared, summary, halt)
     write_profile(run, prepared.plan, summary)
     with summary.noting():
         record = run_record(prepared, summary, "interrupted" if summary.interrupted else "ended")

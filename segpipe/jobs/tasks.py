@@ -1,5 +1,7 @@
 """Tasks of a run, their results, and the protocol of watchers."""
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -89,19 +91,39 @@ Progress = Callable[[int], None]
 """Called with the number of pixels finished since the last call."""
 
 
+class HaltedError(Exception):
+    """A table that takes long is left out, since the run was asked to end."""
+
+
 class Halt:
     """Asks a run to start nothing more. A signal may set it at any moment, so it uses no lock."""
 
     concluding = False
-    """Whether the run is only writing its tables, which nothing should stop."""
+    """Whether the run is only writing its tables, which are left out only where they take long."""
 
     _is_set = False
+    _limit = math.inf
+    """Time at which tables are left out, by the monotonic clock."""
 
     def set(self) -> None:
         self._is_set = True
 
     def is_set(self) -> bool:
         return self._is_set
+
+    def conclude_within(self, seconds: float) -> None:
+        """Leave out what has not been written after so many seconds; at once if it was set before."""
+        self._limit = time.monotonic() + (0 if self._is_set else seconds)
+        self._is_set = True
+
+    def check(self) -> None:
+        """Check that there is time for a table.
+
+        Raises:
+            HaltedError: there is none left.
+        """
+        if time.monotonic() >= self._limit:
+            raise HaltedError
 
 
 class Watcher(Protocol):

@@ -1,6 +1,6 @@
 """Totals of a run in which ground that several cases share counts once."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,13 +22,16 @@ from segpipe.storage import Store
 HECTARE = 1e4
 
 
-def run_totals(output: Store, cases: Sequence[Case], rule: OverlapRule) -> StatedTotals:
+def run_totals(
+    output: Store, cases: Sequence[Case], rule: OverlapRule, *, look: Callable[[], None] = lambda: None
+) -> StatedTotals:
     """Add up cases, and leave out what of each counts in others.
 
     Args:
         output: the output of the run, in which results of each case are kept.
         cases: the cases that have a mask, sorted by name.
         rule: which case counts where several share ground.
+        look: called before each case that shares ground, which takes long; what it raises ends the sum.
 
     Raises:
         OverlapError: a case that shares ground lacks what the rule needs.
@@ -38,7 +41,11 @@ def run_totals(output: Store, cases: Sequence[Case], rule: OverlapRule) -> State
     sums = Totals.over(places.noting(records(output, cases)))
     together = _meeting(output, places, rule)
     less = _Less()
-    found = {k: doubled_of(output, together.cases[k], together.around(k)) for k in together.by_crowd if together.near[k]}
+    found = dict[int, Doubled]()
+    for k in together.by_crowd:
+        if together.near[k]:
+            look()
+            found[k] = doubled_of(output, together.cases[k], together.around(k))
     for k in sorted(found):  # sums depend on the order
         less.add(together.cases[k], found[k])
     return StatedTotals.of(sums.less(less.classes, less.seen), rule, dict(_dates(together)))

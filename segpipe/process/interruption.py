@@ -50,7 +50,10 @@ class _Answer:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if self._ended or self._halt.concluding or self._is_stopping:
+        if self._ended or self._is_stopping:
+            return
+        if self._halt.concluding:
+            self._halt.conclude_within(self._grace)
             return
         if self._grace and not self._halt.is_set():
             self._halt.set()

@@ -42,6 +42,8 @@ class Halt(Protocol):
 
     def is_set(self) -> bool: ...
 
+    def conclude_within(self, seconds: float) -> None: ...
+
 
 class _Watch:
     """A thread that ends the process if the main thread does not."""
@@ -170,6 +172,9 @@ def halt_first(halt: Halt, grace: float) -> None:
     def ask(number: int, frame: FrameType | None) -> None:
         del frame
         if halt.concluding:
+            if not halt.is_set():
+                say(f"interrupted: tables have {grace:g} s to finish; interrupt once more to leave them out\n".encode())
+            halt.conclude_within(grace)
             return
         if halt.is_set() or not grace:
             halt.set()

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -128,14 +128,20 @@ def _warn_of_place(zones: Zones, opened: int, looked_at: int) -> None:
     LOG.warning("%s: no polygon lies on the first %s cases, of which %s have a place on the Earth", path, looked_at, opened)
 
 
-def make_tables(task: ZonesTask, zones: Zones, output: Store, cases: Sequence[Case]) -> ZoneTotals:
+Look = Callable[[], None]
+"""Called before each case; what it raises ends the measurement."""
+
+
+def make_tables(
+    task: ZonesTask, zones: Zones, output: Store, cases: Sequence[Case], *, look: Look = lambda: None
+) -> ZoneTotals:
     """Measure zones over all finished cases, and write ``zones.csv`` and the polygons with its columns.
 
     Raises:
         ZonesError: no polygon lies on a case, cases have different classes, or the polygons cannot be written.
         OutputError: a mask cannot be read, or a table cannot be written.
     """
-    totals = _add_up(task, zones, output, cases)
+    totals = _add_up(task, zones, output, cases, look)
     if not (totals.cases > 0).any():
         raise ZonesError(_nowhere(zones, [case.name for case in cases]))
     write_table(output, totals)
@@ -145,7 +151,7 @@ def make_tables(task: ZonesTask, zones: Zones, output: Store, cases: Sequence[Ca
     return totals
 
 
-def _add_up(task: ZonesTask, zones: Zones, output: Store, cases: Iterable[Case]) -> ZoneTotals:
+def _add_up(task: ZonesTask, zones: Zones, output: Store, cases: Iterable[Case], look: Look) -> ZoneTotals:
     """Add up the cases in the order of their names, independent of the order in which they were processed."""
     finished = [Finished.of(output, record) for record in records(output, sorted(cases, key=attrgetter("name")))]
     totals = ZoneTotals.empty(zones, _common_classes(finished))
@@ -153,8 +159,10 @@ def _add_up(task: ZonesTask, zones: Zones, output: Store, cases: Iterable[Case])
     together = Neighbourhood.of(output, [case for case, _ in placed], [where for _, where in placed], task.rule)
     if len(together.crowds) > MOST_KEPT:
         for k in together.by_crowd:
+            look()
             _zones_of(output, together, k, zones)  # which are kept
     for k in range(len(together.cases)):
+        look()
         totals.add(_zones_of(output, together, k, zones))
     return totals
 

@@ -202,6 +202,19 @@ def test_a_second_signal_stops_what_runs(second, warm, whole, tmp_path):
     again(out, SERIAL, warm, whole, log)
 
 
+def test_a_second_signal_leaves_tables_that_take_long_to_the_next_run(warm, whole, tmp_path):
+    """Both cases lie on the same ground."""
+    out, log = tmp_path / "out", tmp_path / "log"
+    twice = (named("jobs.conclude:conclude"), TERM), (named("overlap.totals:_meeting"), INT)
+    code, said = warm(run_of(out, SERIAL), log, *twice)
+    check(code, 75, said, out, whole)
+    assert said.count("tables have 2 s to finish; interrupt once more to leave them out") == 1
+    assert (out / "areas.csv").read_bytes() == (whole / "areas.csv").read_bytes()
+    assert "totals" not in json.loads((out / "run.json").read_text())
+    again(out, SERIAL, warm, whole, log)
+    assert json.loads((out / "run.json").read_text())["totals"] == json.loads((whole / "run.json").read_text())["totals"]
+
+
 LOST = """
 import signal, time
 from segpipe.process import signals

@@ -305,12 +305,16 @@ class Halt:
 
     concluding = False
     was_set = False
+    seconds: float | None = None
 
     def set(self):
         self.was_set = True
 
     def is_set(self):
         return self.was_set
+
+    def conclude_within(self, seconds):
+        self.seconds = seconds
 
 
 def test_ctrl_c_raises_at_once_and_is_then_as_before():
@@ -348,8 +352,9 @@ def test_the_end_of_the_grace_raises():
 def test_nothing_raises_while_the_tables_are_written():
     halt = Halt()
     halt.concluding = True
-    with interruptible(halt, 0):
+    with interruptible(halt, 7):
         signal.raise_signal(signal.SIGINT)
+    assert halt.seconds == 7
 
 
 class Deaf:

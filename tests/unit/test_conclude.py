@@ -1,6 +1,7 @@
 """The end of a run: tables that do not hinder each other, and files of earlier runs that no longer hold."""
 
 import json
+import pkgutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from segpipe.jobs import conclude as concluding
 from segpipe.jobs.launch import carry_out
 from segpipe.jobs.prepare import Prepared, prepare
 from segpipe.jobs.run_record import run_record
+from segpipe.jobs.summary import Summary
+from segpipe.jobs.tasks import Halt
 from segpipe.jobs.trace import check_trace
 from segpipe.settings import load_settings
-from segpipe.storage.ownership import DOUBTFUL, LESIONS
+from segpipe.storage.ownership import DOUBTFUL, LESIONS, ZONES
 
 
 @pytest.fixture
@@ -44,11 +47,11 @@ def test_a_table_that_fails_is_a_problem_and_the_others_are_written(
     def noted(other: str) -> Callable[..., Any]:
         true = getattr(concluding, other)
 
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: Any, **more: Any) -> Any:
             asked.append(other)
             if other == name:
                 raise OutputError(f"{other} failed: mend it")
-            return true(*arguments)
+            return true(*arguments, **more)
 
         return call
 
@@ -89,3 +92,42 @@ def test_a_trace_replaces_no_record_and_no_folder(prepared: Callable[..., Prepar
         check_trace(made.run, made.cases)
     with pytest.raises(OutputError, match=r"the trace must not replace a record, got .*a\.json"):
         prepared(profile=tmp_path / "out" / "a.json")
+
+
+@pytest.fixture
+def dates(raster: Callable[..., Path], tmp_path: Path) -> Path:
+    """Three dates of one place, and a polygon on it."""
+    for k, name in enumerate("abc"):
+        raster(f"in/{name}.tif", np.full((1, 16, 16), 40 * k, "u1"))
+    networks.pixelwise(tmp_path / "m.onnx", 1)
+    corners = [[500_010, 5_399_990], [500_100, 5_399_990], [500_100, 5_399_900], [500_010, 5_399_990]]
+    polygon = {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [corners]}}
+    crs = {"type": "name", "properties": {"name": "EPSG:32633"}}
+    (tmp_path / "fields.geojson").write_text(json.dumps({"type": "FeatureCollection", "crs": crs, "features": [polygon]}))
+    return tmp_path
+
+
+@pytest.mark.parametrize("last", ["segpipe.overlap.totals.doubled_of", "segpipe.zones.stage.zones_of_case"])
+def test_what_reads_masks_again_ends_when_the_run_is_halted_and_the_next_run_writes_it(
+    last: str, dates: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fixed = {"input": (str(dates / "in"),), "model": dates / "m.onnx", "device": "cpu", "executor": "serial"}
+    flags = fixed | {"zones": dates / "fields.geojson", "unusual_values": "allow"}
+
+    def run(output: str, halt: Halt | None = None) -> Summary:
+        return carry_out(prepare(load_settings(None, flags | {"output": dates / output})), Silent(), halt)
+
+    whole = run("whole")
+    halt, asked = Halt(), []
+    true = pkgutil.resolve_name(last)
+    with monkeypatch.context() as patch:
+        patch.setattr(last, lambda *each: (asked.append(1), halt.conclude_within(0), true(*each))[2])
+        stopped = run("out", halt)
+    assert (asked, stopped.interrupted, stopped.problems) == ([1], True, [])
+    assert (dates / "out" / "areas.csv").read_bytes() == (dates / "whole" / "areas.csv").read_bytes()
+    assert not (dates / "out" / ZONES).exists()
+    assert "is written at the end of a run, and this one was interrupted" in caplog.text
+    assert json.loads((dates / "out" / "run.json").read_text())["state"] == "interrupted"
+    after = run("out")
+    assert (after.done, after.skipped, after.interrupted, after.totals) == ([], ["a", "b", "c"], False, whole.totals)
+    assert (dates / "out" / ZONES).read_bytes() == (dates / "whole" / ZONES).read_bytes()

@@ -47,7 +47,7 @@ def _code(command: Callable[[], int]) -> int:
         return NOT_STARTED
     except OSError as error:
         if error.errno == errno.EPIPE:
-            raise  # whoever reads the output has enough of it
+            raise  # the reader of the output has closed the pipe
         echo(f"error: {_of_system(error)}", err=True)
         return NOT_STARTED
     except KeyboardInterrupt:

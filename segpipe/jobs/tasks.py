@@ -92,7 +92,7 @@ Progress = Callable[[int], None]
 
 
 class HaltedError(Exception):
-    """A table that takes long is left out, since the run was asked to end."""
+    """The run was asked to end, and has no time left for a table."""
 
 
 class Halt:
@@ -112,7 +112,7 @@ class Halt:
         return self._is_set
 
     def conclude_within(self, seconds: float) -> None:
-        """Leave out what has not been written after so many seconds; at once if it was set before."""
+        """Leave out tables that take longer than ``seconds`` from now; at once if the halt was set before."""
         self._limit = time.monotonic() + (0 if self._is_set else seconds)
         self._is_set = True
 

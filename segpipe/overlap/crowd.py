@@ -1,7 +1,7 @@
-"""Masks of one grid by the rule ``confidence``: which of them counts is decided once per pixel, whoever asks.
+"""Masks of one grid by the rule ``confidence``: segpipe decides once per pixel which of them counts.
 
-By this rule each of a thousand dates has a say in all others: to compare pairs takes a million readings of masks, to decide
-once a thousand.
+By this rule, every date of a place can take pixels from every other one. For a thousand dates, comparing pairs reads a million
+masks; deciding once reads a thousand.
 """
 
 from collections import OrderedDict

@@ -37,8 +37,8 @@ class NativeCall(Generic[Result]):
     """A call in a thread of its own, since Python handles signals only between two steps of the main thread.
 
     If Python ended during the call, the thread would come back to an interpreter that is not there, and libraries would be
-    taken apart while it uses them: the process would abort. So whoever gives up a call waits for its end, and a process in
-    which it does not end must leave without Python's end: see ``left_behind``.
+    taken apart while it uses them: the process would abort. So ``result`` waits for the end of a call that it gives up. If the
+    call goes on all the same (``left_behind``), the process must end by ``os._exit``.
     """
 
     def __init__(self, do: Callable[[Opened], Result], *, name: str) -> None:
@@ -88,7 +88,7 @@ class NativeCall(Generic[Result]):
             self._ended.set()
 
     def _give_up(self, patience: float) -> None:
-        """Ask for the end of the call until it ends: sessions may be opened, and calls begun, after the first request."""
+        """Ask the call to end until it does: it may open sessions after the first request."""
         self._given_up = True
         until = time.monotonic() + patience
         while self._begun and not self._ended.is_set() and time.monotonic() < until:
@@ -98,5 +98,5 @@ class NativeCall(Generic[Result]):
 
 
 def left_behind() -> bool:
-    """Whether a call goes on that was given up, or that nobody waits for."""
+    """Whether a call is still running in its thread."""
     return any(isinstance(thread, _Thread) for thread in threading.enumerate())

@@ -1,7 +1,7 @@
 """Masks of one grid by the rule ``confidence``: segpipe decides once per pixel which of them counts.
 
-By this rule, every date of a place can take pixels from every other one. For a thousand dates, comparing pairs reads a million
-masks; deciding once reads a thousand.
+By this rule, every date of a place can take pixels from every other one. For a thousand dates, comparing pairs reads a
+million masks; deciding once reads a thousand.
 """
 
 from collections import OrderedDict

@@ -37,8 +37,8 @@ class NativeCall(Generic[Result]):
     """A call in a thread of its own, since Python handles signals only between two steps of the main thread.
 
     If Python ended during the call, the thread would come back to an interpreter that is not there, and libraries would be
-    taken apart while it uses them: the process would abort. So ``result`` waits for the end of a call that it gives up. If the
-    call goes on all the same (``left_behind``), the process must end by ``os._exit``.
+    taken apart while it uses them: the process would abort. So ``result`` waits for the end of a call that it gives up. If
+    the call goes on all the same (``left_behind``), the process must end by ``os._exit``.
     """
 
     def __init__(self, do: Callable[[Opened], Result], *, name: str) -> None:

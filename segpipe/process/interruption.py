@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from segpipe.process.signals import AGAIN, Halt, say
+from segpipe.process.signals import AGAIN, Halt, grace_left, say
 
 PATIENCE = 10.0
 """Seconds for a stopped run to end in order, before another Ctrl-C interrupts that, too."""
@@ -53,11 +53,13 @@ class _Answer:
         if self._ended or self._is_stopping:
             return
         if self._halt.concluding:
+            if not self._halt.is_set():
+                say(grace_left("tables have", self._grace, "leave them out"))
             self._halt.conclude_within(self._grace)
             return
         if self._grace and not self._halt.is_set():
             self._halt.set()
-            say(f"interrupted: running jobs have {self._grace:g} s to finish; interrupt once more to stop it now\n".encode())
+            say(grace_left("running jobs have", self._grace, "stop it now"))
             self._again(self._grace)
             return
         self._halt.set()

@@ -147,46 +147,63 @@ def end(code: int) -> None:
     _WATCH.code, _WATCH.spares, _WATCH.limit = code, lambda: False, time.monotonic() + STOPPING
 
 
-def halt_first(halt: Halt, grace: float) -> None:
-    """Let the first signal ask to start nothing more; the second, or the end of the grace period, stops running work."""
+class _Answer:
+    """Handler of signals during a run: the first asks for an end, the second, or the end of the grace period, stops."""
 
-    def stop(number: int) -> None:
+    def __init__(self, halt: Halt, grace: float) -> None:
+        self._halt, self._grace = halt, grace
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self._halt.concluding:
+            self._leave_tables_out()
+        elif self._halt.is_set() or not self._grace:
+            self._stop(number)
+        else:
+            self._halt.set()
+            say(grace_left("running jobs have", self._grace, "stop it now"))
+            signal.setitimer(signal.ITIMER_REAL, self._grace)
+
+    def _leave_tables_out(self) -> None:
+        if not self._halt.is_set():
+            say(grace_left("tables have", self._grace, "leave them out"))
+        self._halt.conclude_within(self._grace)
+
+    def _stop(self, number: int) -> None:
         """Raise once, and ignore further signals; the exception is repeated if a callback loses it."""
+        self._halt.set()
         hear_no_more()
         _WATCH.limit = time.monotonic() + STOPPING
-        signal.signal(signal.SIGALRM, once_more)
-        sys.unraisablehook = lost
+        signal.signal(signal.SIGALRM, self._once_more)
+        sys.unraisablehook = _repeat_lost
         raise KeyboardInterrupt(number)
 
-    def once_more(number: int, frame: FrameType | None) -> None:
+    def _once_more(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if not halt.concluding:
+        if not self._halt.concluding:
             raise KeyboardInterrupt(number)
 
-    def lost(unraisable: "sys.UnraisableHookArgs") -> None:
-        if issubclass(unraisable.exc_type, KeyboardInterrupt):
-            signal.setitimer(signal.ITIMER_REAL, AGAIN)
-        else:
-            sys.__unraisablehook__(unraisable)
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        del frame
-        if halt.concluding:
-            if not halt.is_set():
-                say(f"interrupted: tables have {grace:g} s to finish; interrupt once more to leave them out\n".encode())
-            halt.conclude_within(grace)
-            return
-        if halt.is_set() or not grace:
-            halt.set()
-            stop(number)
-        halt.set()
-        say(f"interrupted: running jobs have {grace:g} s to finish; interrupt once more to stop it now\n".encode())
-        signal.setitimer(signal.ITIMER_REAL, grace)
+def grace_left(what: str, grace: float, otherwise: str) -> bytes:
+    """What a person is told who interrupts a run: how long it goes on, and what another signal does."""
+    return f"interrupted: {what} {grace:g} s to finish; interrupt once more to {otherwise}\n".encode()
 
+
+def _repeat_lost(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Repeat an interruption that was lost in a callback."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, AGAIN)
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
+def halt_first(halt: Halt, grace: float) -> None:
+    """Let the first signal ask to start nothing more; the second, or the end of the grace period, stops running work."""
+    in_order = _Answer(halt, grace)
     atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)  # the last action before Python removes the handlers
-    signal.signal(signal.SIGALRM, ask)
+    signal.signal(signal.SIGALRM, in_order)
     _WATCH.spares, _WATCH.patience = lambda: halt.concluding, grace + PATIENCE
-    _listen(ask)
+    _listen(in_order)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Run the models of a list one after the other, each over the cases that are not done, before their labels are joined."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 
 from segpipe.formats.case import Case, Failure
@@ -8,10 +8,12 @@ from segpipe.jobs.ledger import State
 from segpipe.jobs.plan import Plan
 from segpipe.jobs.prepare import Prepared, prepare
 from segpipe.jobs.summary import Summary
+from segpipe.jobs.tasks import Halt
 from segpipe.network.listed import settings_of_listed
 from segpipe.network.spec import Listed
 
-Execute = Callable[[Prepared], Summary]
+Execute = Callable[[Prepared, str], Summary]
+"""Carries out a run under a title."""
 
 
 def runs_of_list(prepared: Prepared, *, look: bool = False) -> Iterator[tuple[Listed, Prepared]]:
@@ -42,25 +44,24 @@ def without(plan: Plan, names: Collection[str]) -> Plan:
     )
 
 
-def after_models(prepared: Prepared, execute: Execute, note: Callable[[str], None]) -> tuple[Prepared, bool]:
-    """Carry out the runs of the models; return the run that joins their labels, and whether it was interrupted before.
+def after_models(prepared: Prepared, runs: Sequence[tuple[Listed, Prepared]], execute: Execute, halt: Halt) -> Prepared:
+    """Carry out the runs of the models, of which none begins after a halt; return the run that joins their labels.
 
     If a case fails in one model, the models after it skip the case, and it fails in the joined run.
     """
-    runs = list(runs_of_list(prepared))  # all models are tried before the first one runs for hours
     failed: dict[str, Failure] = {}
     for k, (listed, own) in enumerate(runs, 1):
-        note(f"model {k} of {len(runs)}: {listed.name}, {listed.spec.title}")
-        summary = execute(_reduced(own, failed))
+        summary = execute(_reduced(own, failed), f"model {k} of {len(runs)}: {listed.name}, {listed.spec.title}")
         problems = [f"model {listed.name}: {problem}" for problem in summary.problems]
         prepared = replace(prepared, spent=prepared.spent + summary.seconds, problems=(*prepared.problems, *problems))
-        if summary.interrupted:
-            return prepared, True
+        if summary.interrupted or halt.is_set():  # also by a signal while the tables of a model are written
+            halt.set()
+            return prepared
         failed |= {failure.case.name: failure for failure in (*_unknown(prepared, own, listed), *_failures(listed, summary))}
         if failed and prepared.run.settings.fail_fast:
             break
     plan = without(prepared.plan, failed)
-    return replace(prepared, plan=replace(plan, failed=(*plan.failed, *failed.values()))), False
+    return replace(prepared, plan=replace(plan, failed=(*plan.failed, *failed.values())))
 
 
 def _reduced(prepared: Prepared, names: Collection[str]) -> Prepared:

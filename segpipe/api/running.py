@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from segpipe.api.listed import after_models
+from segpipe.api.listed import after_models, runs_of_list
 from segpipe.api.model import Model, Paths, paths
 from segpipe.api.results import RunResult
 from segpipe.api.words import command_of
@@ -54,24 +54,43 @@ def execute(prepared: Prepared, host: Host) -> Summary:
     Raises:
         SegpipeError: the run cannot start.
     """
-    interrupted = False
     if prepared.run.model.listed:
-        prepared, interrupted = after_models(prepared, lambda own: execute(own, host), host.note)
+        return _execute_list(prepared, host)
+    prepared, halt = _settled(prepared, host), Halt()
+    with host.stopping(halt, prepared.run.settings.grace):
+        return _watched(prepared, host, halt)
+
+
+def _execute_list(prepared: Prepared, host: Host) -> Summary:
+    """The runs of the models, and the one that joins their labels: one halt for all, and for what lies between them."""
+    runs = list(runs_of_list(prepared))  # all models are tried before the first one runs for hours
+    halt = Halt()
+
+    def carry(own: Prepared, title: str) -> Summary:
+        host.note(title)
+        return _watched(_settled(own, host), host, halt)
+
+    with host.stopping(halt, prepared.run.settings.grace):
+        joined = after_models(prepared, runs, carry, halt)
+        return _watched(_settled(joined, host), host, halt)
+
+
+def _settled(prepared: Prepared, host: Host) -> Prepared:
+    """The run with the split of processors that is fastest here, after its notes."""
     for line in note_lines(prepared):
         host.note(printable(line))
     run, plan = settle(prepared.run, prepared.plan, host.note)
-    prepared = replace(prepared, run=run, plan=plan)
+    return replace(prepared, run=run, plan=plan)
+
+
+def _watched(prepared: Prepared, host: Host, halt: Halt) -> Summary:
     with ExitStack() as stack:
         watcher: Watcher = stack.enter_context(host.watching(prepared))
         journal = None
         if prepared.run.settings.log_file:
             watcher = journal = stack.enter_context(Journal(prepared.run.settings.log_file, watcher))
             journal.begun(prepared)
-        halt = Halt()
-        if interrupted:  # by a model of a list: the tables of what is joined are written, and no more
-            halt.set()
-        with host.stopping(halt, prepared.run.settings.grace):
-            summary = carry_out(prepared, watcher, halt)
+        summary = carry_out(prepared, watcher, halt)
         if journal:
             journal.ended(summary)
             summary.problems += journal.lost

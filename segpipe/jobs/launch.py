@@ -46,6 +46,7 @@ def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) ->
         OutputError: the output folder cannot be created, or another run holds it.
     """
     output, halt = prepared.run.output, halt or Halt()
+    halt.concluding = False  # it may have ended with the tables of another model of a list
     _log_plan(prepared.plan)
     with output_errors(str(output)):
         output.make()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import model_lists
 import numpy as np
 import pytest
 import rasterio
@@ -213,6 +214,42 @@ def test_a_second_signal_leaves_tables_that_take_long_to_the_next_run(warm, whol
     assert "totals" not in json.loads((out / "run.json").read_text())
     again(out, SERIAL, warm, whole, log)
     assert json.loads((out / "run.json").read_text())["totals"] == json.loads((whole / "run.json").read_text())["totals"]
+
+
+OF_A_LIST = [
+    ("jobs.conclude:conclude", 75),  # the tables of the first model
+    ("jobs.trial:settle:2", 75),  # between two models
+    ("jobs.conclude:conclude:2", 75),
+    ("jobs.conclude:conclude:3", 0),  # of what is joined: all is done
+]
+
+
+@pytest.mark.parametrize(("moment", "expected"), OF_A_LIST)
+def test_models_of_a_list(moment, expected, root, warm, joined, tmp_path):
+    """None begins after a signal, whatever the moment."""
+    out, log = tmp_path / "out", tmp_path / "log"
+    code, said = warm(list_of(out), log, (named(moment), TERM))
+    check(code, expected, said, out, joined)
+    begun = {0: 2, 75: int(moment[-1]) if moment[-1].isdigit() else 1}[expected]
+    assert len(list(out.glob(".models/*/run.json"))) == begun
+    code, said = warm(list_of(out), log)
+    check(code, 0, said, out, joined)
+    assert (out / "areas.csv").read_bytes() == (joined / "areas.csv").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def joined(root, warm):
+    """The labels of two models joined."""
+    for seed in (1, 2):
+        model_lists.flat(root / f"{seed}.onnx", ["background", f"one {seed}", f"two {seed}"], seed=seed)
+    (root / "both.toml").write_text('[[models]]\nfile = "1.onnx"\n[[models]]\nfile = "2.onnx"\n')
+    code, log = warm(list_of(root / "joined"), root / "log")
+    assert code == 0, log
+    return root / "joined"
+
+
+def list_of(out):
+    return f"run -v -i in -m both.toml -o {out} --device cpu --grace 60 {SERIAL}"
 
 
 LOST = """

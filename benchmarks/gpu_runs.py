@@ -67,50 +67,67 @@ def one(setting: Setting, asked: Asked, busy: "Busy", *, thorough: bool) -> Resu
     """One run; the first of a process twice, since users run many scenes, then in a row, and once more for its profile."""
     out = SCRATCH / "gpu-out" / str(setting).replace(" ", "_")
     shutil.rmtree(out, ignore_errors=True)
-    flags = {
+    flags = _flags(setting, asked, out)
+    began = time.perf_counter()
+    prepared = prepare(load_settings(None, flags))
+    trial = time.perf_counter() - began
+    first = _carried_out(prepared, out) if thorough else None
+    record, measured = _measured(prepared, out, busy)
+    result = {"trial_seconds": round(trial, 2), **measured}
+    if first is not None:
+        result |= {
+            "first_seconds": first["seconds"],
+            "in_a_row_mpx_per_second": in_a_row(asked.source, flags),
+            "profile": profiled(prepared),
+        }
+    return result | _beside_bare(prepared, record, asked.bare) if asked.bare else result
+
+
+def _flags(setting: Setting, asked: Asked, out: Path) -> dict[str, Any]:
+    return {
         "input": (str(asked.source),),
         "model": file_of(setting),
         "output": out,
         "executor": "serial",
         "overwrite": True,
+        "device": setting.device,
+        "batch": setting.batch,
+        "tile": (asked.tile,),
+        "overlap": (asked.tile * OVERLAP // 512,),
+        **{name: True for name in ("tf32", "nhwc") if getattr(setting, name)},
     }
-    overlap = asked.tile * OVERLAP // 512
-    keys = {"device": setting.device, "batch": setting.batch, "tile": (asked.tile,), "overlap": (overlap,)}
-    options = {name: True for name in ("tf32", "nhwc") if getattr(setting, name)}
-    began = time.perf_counter()
-    prepared = prepare(load_settings(None, flags | keys | options))
-    trial = time.perf_counter() - began
-    first = _carried_out(prepared, out) if thorough else None
+
+
+def _measured(prepared: Prepared, out: Path, busy: "Busy") -> tuple[dict[str, Any], Result]:
+    """The record of a run, and what it took."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak of memory begins anew
     started = time.time()
     record = _carried_out(prepared, out)
-    seconds, size = record["seconds"], float(np.prod(record["input"]["shape"])) / 1e6
     share, memory = busy.between(started, time.time())
-    result = {
+    return record, {
         "mask": str(out / "scene.tif"),
         "windows": record["inferred"],
-        "seconds": seconds,
-        "trial_seconds": round(trial, 2),
-        "mpx_per_second": round(size / seconds, 2),
+        "seconds": record["seconds"],
+        "mpx_per_second": round(_megapixels(record) / record["seconds"], 2),
         "busy": share,
         "device_mb": memory,
         "host_mb": _peak_mb(),
         "device": record["device"],
     }
-    if first is not None:
-        result |= {
-            "first_seconds": first["seconds"],
-            "in_a_row_mpx_per_second": in_a_row(asked.source, flags | keys | options),
-            "profile": profiled(prepared),
-        }
-    if asked.bare:
-        gc.collect()
-        alone = bare_seconds(prepared.run.model, asked.bare) * record["inferred"]
-        result |= {
-            "bare_mpx_per_second": round(size / alone, 2),
-            "share_of_bare": round(alone / seconds, 3),
-        }
-    return result
+
+
+def _beside_bare(prepared: Prepared, record: dict[str, Any], seconds: float) -> Result:
+    """The rate of the network alone, timed for so many seconds, and the share of it that the run reached."""
+    gc.collect()
+    alone = bare_seconds(prepared.run.model, seconds) * record["inferred"]
+    return {
+        "bare_mpx_per_second": round(_megapixels(record) / alone, 2),
+        "share_of_bare": round(alone / record["seconds"], 3),
+    }
+
+
+def _megapixels(record: dict[str, Any]) -> float:
+    return float(np.prod(record["input"]["shape"])) / 1e6
 
 
 def _carried_out(prepared: Prepared, out: Path) -> Result:

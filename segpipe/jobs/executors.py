@@ -84,7 +84,7 @@ def dask(plan: Plan, run: Run, watcher: Watcher, halt: Halt) -> Iterator[Outcome
             yield from _Board(client, plan, run, watcher.progress).carry_out(halt)
         finally:
             if run.settings.scheduler is not None:  # its workers outlive the run
-                with suppress(Exception):
+                with suppress(Exception):  # the cluster may be gone, and its workers with it
                     client.unregister_worker_plugin(plugin.name)
 
 

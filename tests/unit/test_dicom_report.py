@@ -11,6 +11,7 @@ from dicom_series import UID, enhanced, series_of, slices
 from later import Later
 from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
+from pydicom.uid import EnhancedMRImageStorage
 from test_dicom_seg import AUTHOR, SEGMENTS, dciodvfy, planes, random_labels
 
 from segpipe import __version__
@@ -211,3 +212,16 @@ def test_two_runs_give_the_same_bytes(tmp_path: Path) -> None:
 def test_other_lesions_have_another_uid(tmp_path: Path) -> None:
     one = dcmread(write(tmp_path, random_labels(), [lesion()])).SOPInstanceUID
     assert one != dcmread(write(tmp_path, random_labels(), [lesion(longest_mm=5.0)])).SOPInstanceUID
+
+
+@pytest.mark.parametrize("sop_class", [EnhancedMRImageStorage, "1.3.46.670589.5.0.1"])
+def test_a_source_of_any_class(tmp_path: Path, sop_class: str) -> None:
+    """Several files of an enhanced class, or a vendor's own class."""
+    headers = slices(SOPClassUID=sop_class)
+    root = dcmread(write(tmp_path, random_labels(), [lesion()], headers))
+    items = [item for study in root.CurrentRequestedProcedureEvidenceSequence for item in study.ReferencedSeriesSequence]
+    named = {one.ReferencedSOPInstanceUID: one.ReferencedSOPClassUID for item in items for one in item.ReferencedSOPSequence}
+    seg = dcmread(tmp_path / "a.seg.dcm")
+    assert named == {header.SOPInstanceUID: sop_class for header in headers} | {seg.SOPInstanceUID: seg.SOPClassUID}
+    assert (root.PatientID, root.StudyInstanceUID) == (headers[0].PatientID, headers[0].StudyInstanceUID)
+    assert dciodvfy(tmp_path / "a.sr.dcm") == []

@@ -10,6 +10,7 @@ import pytest
 from dicom_series import ORIENTATIONS, PATIENT, affine, enhanced, series_of, slices
 from later import Later
 from pydicom import dcmread
+from pydicom.uid import EnhancedMRImageStorage, LegacyConvertedEnhancedCTImageStorage
 
 from segpipe.errors import OutputError
 from segpipe.formats.dicom.reference import Authorship, reference_of
@@ -115,6 +116,22 @@ def test_frames_refer_to_their_source_instances(tmp_path):
         source = group.DerivationImageSequence[0].SourceImageSequence[0]
         assert place[source.ReferencedSOPInstanceUID] == list(group.PlanePositionSequence[0].ImagePositionPatient)
         assert source.SpatialLocationsPreserved == "YES"
+
+
+@pytest.mark.parametrize("kind", ["binary", "labelmap"])
+@pytest.mark.parametrize("sop_class", [EnhancedMRImageStorage, LegacyConvertedEnhancedCTImageStorage, "1.3.46.670589.5.0.1"])
+def test_files_of_one_frame_of_any_class_are_referred_to(tmp_path, sop_class, kind):
+    """Converters write a file of an enhanced class for each slice; some vendors have classes of their own."""
+    headers, labels = slices(SOPClassUID=sop_class), random_labels()
+    header = dcmread(written(tmp_path, headers, labels, kind))
+    sources = [group.DerivationImageSequence[0].SourceImageSequence[0] for group in header.PerFrameFunctionalGroupsSequence]
+    listed = [*header.ReferencedSeriesSequence[0].ReferencedInstanceSequence, *header.SourceImageSequence]
+    assert {item.ReferencedSOPClassUID for item in (*sources, *listed)} == {sop_class}
+    place = {str(h.SOPInstanceUID): [float(x) for x in h.ImagePositionPatient] for h in headers}
+    assert {str(item.ReferencedSOPInstanceUID) for item in listed} == {*place}
+    for source, group in zip(sources, header.PerFrameFunctionalGroupsSequence, strict=True):
+        assert place[source.ReferencedSOPInstanceUID] == list(group.PlanePositionSequence[0].ImagePositionPatient)
+    assert dciodvfy(tmp_path / "a.dcm") == []
 
 
 def test_planes_of_a_multi_frame_source_keep_the_numbers_of_their_frames(tmp_path):

@@ -11,6 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    EnhancedMRImageStorage,
+    MRImageStorage,
+    PositronEmissionTomographyImageStorage,
+)
 from pydicom.valuerep import DA, TM, DSfloat
 
 from segpipe import __version__
@@ -49,6 +56,10 @@ LONG_AGO = "19700101", "000000"
 
 UTF8 = "ISO_IR 192"
 """Character set of derived files, so that names of classes may have any letters."""
+
+SINGLE = (CTImageStorage, MRImageStorage, PositronEmissionTomographyImageStorage)
+MULTI = (EnhancedCTImageStorage, EnhancedMRImageStorage)
+"""SOP classes that highdicom takes for images of one frame, or of several, whatever the images are."""
 
 EQUIPMENT = "segpipe"
 

@@ -14,7 +14,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from segpipe import __version__
 from segpipe.formats.dicom.concepts import concepts_of, schemes, text
-from segpipe.formats.dicom.reference import UTF8, Authorship, Reference, derived_uid, drop_clock, light_images
+from segpipe.formats.dicom.reference import MULTI, SINGLE, UTF8, Authorship, Reference, derived_uid, drop_clock, light_images
 from segpipe.formats.style import Segment
 
 NUMBER = 2000
@@ -65,7 +65,7 @@ def measurement_report(
     groups = [*about.volumes(shown), *about.lesions(shown, listed)]
     content = sr.MeasurementReport(_context(author), PROCEDURES.get(common.Modality, codes.cid100.ImagingProcedure), groups)
     report = sr.Comprehensive3DSR(
-        evidence=[*light_images(reference), segmentation],
+        evidence=_evidence(reference, segmentation),
         content=content[0],
         series_instance_uid=author.series_uid(reference, "SR"),
         series_number=NUMBER + reference.number,
@@ -84,6 +84,14 @@ def measurement_report(
     )
     drop_clock(report)
     return report
+
+
+def _evidence(reference: Reference, segmentation: Dataset) -> list[Dataset]:
+    """Source and SEG; the SEG first where highdicom may not know the class of the source: it copies patient and study of
+    the first."""
+    images = light_images(reference)
+    known = images[0].SOPClassUID in (*SINGLE, *MULTI)
+    return [*images, segmentation] if known else [segmentation, *images]
 
 
 def _context(author: Authorship) -> sr.ObservationContext:

@@ -2,7 +2,7 @@
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -20,7 +20,17 @@ from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
 from segpipe.errors import OutputError
 from segpipe.formats.dicom.concepts import concepts_of, schemes, text
-from segpipe.formats.dicom.reference import NOT_A_DEVICE, UTF8, Authorship, Reference, derived_uid, drop_clock, light_images
+from segpipe.formats.dicom.reference import (
+    MULTI,
+    NOT_A_DEVICE,
+    SINGLE,
+    UTF8,
+    Authorship,
+    Reference,
+    derived_uid,
+    drop_clock,
+    light_images,
+)
 from segpipe.formats.style import Segment
 
 Kind = Literal["binary", "labelmap"]
@@ -145,7 +155,7 @@ def segmentation_header(
 ) -> Any:
     """A SEG without pixels: highdicom describes one voxel per plane and segment, whose frames have the same description."""
     shown = found.present if found.present.any() else found.present[:1]
-    common, images = reference.common, light_images(reference)
+    common, images = reference.common, [*_known(light_images(reference), MULTI if reference.is_multiframe else SINGLE)]
     header: Any = Segmentation(
         source_images=images,
         pixel_array=_one_voxel_each(shown, kind),
@@ -206,18 +216,35 @@ def _complete(header: Dataset, reference: Reference, found: Survey) -> None:
         item.DimensionOrganizationUID = organization
     if reference.is_multiframe:
         _renumber(header, reference)
+    _name_class(header, reference.planes[0].sop_class)
+
+
+def _known(images: Sequence[Dataset], classes: Sequence[str]) -> Iterator[Dataset]:
+    """Images of classes that highdicom knows: it refuses private ones, and several files of a class that allows frames."""
+    for image in images:
+        if image.SOPClassUID not in classes:
+            image.SOPClassUID = classes[0]
+        yield image
 
 
 def _renumber(header: Dataset, reference: Reference) -> None:
-    """Replace positions of planes by the numbers of the frames that they come from.
+    """Replace positions of planes by the numbers of the frames that they come from."""
+    for source in _sources(header):
+        source.ReferencedFrameNumber = reference.planes[int(source.ReferencedFrameNumber) - 1].frame
 
-    The frames of a plane, one per class, share an item, which is changed once.
-    """
+
+def _name_class(header: Dataset, sop_class: str) -> None:
+    """Refer to the source by its own class, where highdicom was given another."""
+    listed = [instance for series in header.ReferencedSeriesSequence for instance in series.ReferencedInstanceSequence]
+    for item in (*_sources(header), *listed, *header.get("SourceImageSequence", ())):
+        item.ReferencedSOPClassUID = sop_class
+
+
+def _sources(header: Dataset) -> Iterable[Dataset]:
+    """References of frames to their sources; the frames of a plane, one per class, share an item, which is given once."""
     groups = header.PerFrameFunctionalGroupsSequence
     derivations = [derivation for group in groups for derivation in group.DerivationImageSequence]
-    sources = {id(source): source for derivation in derivations for source in derivation.SourceImageSequence}
-    for source in sources.values():
-        source.ReferencedFrameNumber = reference.planes[int(source.ReferencedFrameNumber) - 1].frame
+    return {id(source): source for derivation in derivations for source in derivation.SourceImageSequence}.values()
 
 
 def frames_of(header: Dataset, reference: Reference) -> Iterator[tuple[int, int]]:

@@ -150,11 +150,16 @@ def pytest_collection_finish() -> None:
 
 
 def _export_with_one_registry() -> None:
-    """torch builds its table of 500 ONNX functions for each export, which takes half a second; no export changes it."""
+    """torch builds its table of 500 ONNX functions for each export, which takes half a second; no export changes it.
+
+    It also looks up all 800 composite operators some 60 times, a quarter of the time of a small export: none is added later.
+    """
+    from torch._export import utils
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     once: Any = cache(ONNXRegistry.from_torchlib)
     ONNXRegistry.from_torchlib = staticmethod(once)  # type: ignore[method-assign]
+    utils._materialize_cpp_cia_ops = cache(utils._materialize_cpp_cia_ops)
 
 
 def pytest_sessionfinish() -> None:

@@ -321,11 +321,11 @@ def few_files(more: int) -> Iterator[None]:
 @pytest.mark.parametrize("rule", ["first", "confidence"])
 def test_a_mosaic_of_more_masks_than_files_may_be_open(rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scenes of which each adds a few rows to those before it, so that all are read."""
-    places = {f"s{k:02d}": (4 * k, 0) for k in range(30)}
+    places = {f"s{k:02d}": (4 * k, 0) for k in range(14)}
     make_scenes(tmp_path, places)
     assert run(tmp_path, "--confidence").returncode == 0
-    monkeypatch.setattr(shelf, "SHARE", 10)  # descriptors of the tests themselves count, too
-    with few_files(20):
+    monkeypatch.setattr(shelf, "SHARE", 20)  # descriptors of the tests themselves count, too
+    with few_files(12):
         done = mosaic(tmp_path, "--overlap-rule", rule)
     assert done.returncode == 0, done.stderr
     canvas, _ = joined(tmp_path, rule, places=places)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,10 +13,12 @@ import rasterio
 import torch
 from catalogue.entries import FAMILIES, of_smp
 from catalogue.family import CLASSES
+from catalogue.hub import hub as build_hub
 from catalogue.pixels import SCENES, tile_of
 from catalogue.prepared import arguments, prepare
 from torch import nn
 from torch.nn import functional
+from torchvision.models import resnet
 
 from segpipe.export.families import Network, hub, smp, vision
 from segpipe.export.graph import to_onnx
@@ -46,6 +49,14 @@ FEWER: dict[str, dict[str, Any]] = {
     },
 }
 """Options of smp's networks, whose levels do all the same: their graphs have as many kinds of operators."""
+LAYERS: dict[str, dict[str, Any]] = {
+    "MaskFormer": {"decoder_config.decoder_layers": 1},
+    "Mask2Former": {"encoder_layers": 1, "decoder_layers": 2},
+    "OneFormer": {"encoder_layers": 1, "decoder_layers": 2, "query_dec_layers": 1},
+    "EoMT": {"num_hidden_layers": 2, "num_blocks": 1},
+    "EoMT-DINOv3": {"num_hidden_layers": 2, "num_blocks": 1},
+}
+"""Numbers of layers that do the same, in the configurations of transformers."""
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 REFLECTANCE = {"mean": [0.0556, 0.0838, 0.0763, 0.2925], "std": [0.0168, 0.0222, 0.0301, 0.0864]}
@@ -102,11 +113,32 @@ def oneformer_processor(prepared):
 
 
 def sized(family):
-    """With fewer levels and pixels where that leaves out no kind of operator."""
+    """With fewer levels, layers and pixels where that leaves out no kind of operator."""
     tile = TILES.get(family.name) or TILES.get(family.library, family.tile)
     if family.id in FEWER:
         family = of_smp(family.name, family.save, **FEWER[family.id])
+    if family.name in LAYERS:
+        kind, config = family.build.args
+        family = replace(family, build=partial(build_hub, kind, partial(with_layers, config, LAYERS[family.name])))
     return replace(family, tile=tile)
+
+
+def with_layers(config, counts, library):
+    """The configuration that is made by ``config``, with other numbers of layers."""
+    made = config(library)
+    for name, count in counts.items():
+        inner, _, last = name.rpartition(".")
+        setattr(getattr(made, inner) if inner else made, last, count)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def shallow_resnets(monkeypatch):
+    """torchvision's have a third of their blocks, which do all the same: ResNet-101 still has more than ResNet-50."""
+    make = resnet._resnet
+    monkeypatch.setattr(
+        resnet, "_resnet", lambda kind, counts, *rest, **more: make(kind, [n // 3 for n in counts], *rest, **more)
+    )
 
 
 def exported(family, prepared, segpipe):

@@ -101,6 +101,10 @@ MENDS = {
     errno.EPERM: "mend its permissions",
     errno.ENOSPC: "free space there",
     errno.EDQUOT: "free space there",
+    errno.EROFS: "make it writable, or name a folder on another disk",
+    errno.EFBIG: "raise the limit of the size of files (ulimit -f)",
+    errno.ENAMETOOLONG: "shorten the name",
+    errno.EIO: "check the disk",
 }
 """What a user can do about errors of the operating system."""
 

@@ -71,8 +71,8 @@ def reading_errors(path: Path | str) -> Iterator[None]:
 
 @contextmanager
 def output_errors(path: Path | str) -> Iterator[None]:
-    """Turn an ``OSError`` into an ``OutputError`` with the path."""
+    """Turn an ``OSError`` of writing into an ``OutputError`` with the path and the mend."""
     try:
         yield
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise OutputError(f"{path} cannot be written: {of_system(error)}") from error

@@ -88,15 +88,15 @@ def watcher(prepared: Prepared) -> Lines:
 
 def conclude(prepared: Prepared, summary: Summary) -> None:
     """Print counts of cases, areas per class and where to look: with a table in a terminal, as lines elsewhere."""
-    totals, where = _totals_line(summary, element_of(prepared.cases)), _where_line(prepared, summary)
+    totals, where = _totals_line(summary, element_of(prepared.cases)), [*filter(None, [_where_line(prepared, summary)])]
     if sys.stdout.isatty():
         terminal = console()
         found = _totals(prepared, summary)
         terminal.print(areas_table(found, prepared.run.settings.overlap_rule))
-        for line in (*_in_full(summary, found), totals, where):
+        for line in (*_in_full(summary, found), totals, *where):
             terminal.print(words(line))
         return
-    for line in (totals, *_areas_line(prepared, summary), where):
+    for line in (totals, *_areas_line(prepared, summary), *where):
         say(stamped(line))
 
 
@@ -156,12 +156,18 @@ def largest(totals: Totals) -> str:
 
 
 def _where_line(prepared: Prepared, summary: Summary) -> str:
+    """Names of the tables and what they hold, but for those that could not be written."""
     path = prepared.run.output.path
-    more = f", lesions in {path(LESIONS)}" * (prepared.run.lesions is not None)
-    more += f", least sure windows in {path(DOUBTFUL)}" * (prepared.run.settings.audit is not None)
-    if prepared.zones is not None and not summary.interrupted and prepared.run.output.has(ZONES):
-        more += f", zones in {path(ZONES)}"
-    return f"areas in {path('areas.csv')}{more}" + f", what failed and why in {path('run.json')}" * bool(summary.failed)
+    zones = prepared.zones is not None and not summary.interrupted and prepared.run.output.has(ZONES)
+    tables = [
+        ("areas", "areas.csv", True),
+        ("lesions", LESIONS, prepared.run.lesions is not None),
+        ("least sure windows", DOUBTFUL, prepared.run.settings.audit is not None),
+        ("zones", ZONES, zones),
+        ("what failed and why", "run.json", bool(summary.failed)),
+    ]
+    lost = {name for _, name, _ in tables for problem in summary.problems if problem.startswith(f"{path(name)} cannot")}
+    return ", ".join(f"{what} in {path(name)}" for what, name, there in tables if there and name not in lost)
 
 
 LINE_CLASSES = 8

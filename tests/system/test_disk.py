@@ -23,6 +23,7 @@ from segpipe.jobs.launch import carry_out
 from segpipe.jobs.prepare import prepare
 from segpipe.settings import load_settings
 from segpipe.storage.retry import unwritable
+from segpipe.terminal.progress import conclude
 
 NAMES = "abcdefgh"
 
@@ -115,6 +116,27 @@ def test_nothing_is_inferred_once_something_cannot_be_written(number, at, scenes
     monkeypatch.setattr(Folder, "publish", whole)
     again = carry_out(prepare(settings(scenes)), Silent())
     assert sorted(again.done + again.skipped) == list(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("lost", "rest"), [("audit.csv", "areas in {out}/areas.csv\n"), ("areas.csv", "least sure windows in {out}/audit.csv\n")]
+)
+def test_a_table_that_could_not_be_written_is_not_said_to_be_there(lost, rest, scenes, monkeypatch, capsys):
+    from segpipe.storage.folder import Folder
+
+    whole = Folder.publish
+
+    def broken(self, draft, name, *, flush=True):
+        if name == lost:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+        whole(self, draft, name, flush=flush)
+
+    monkeypatch.setattr(Folder, "publish", broken)
+    prepared = prepare(settings(scenes, input=(str(scenes / "in" / "a.tif"),), audit=20))
+    summary = carry_out(prepared, Silent())
+    assert summary.problems == [f"{scenes}/out/{lost} cannot be written: No space left on device: free space there"]
+    conclude(prepared, summary)
+    assert capsys.readouterr().out.splitlines(keepends=True)[-1].endswith(f" {rest.format(out=scenes / 'out')}")
 
 
 def counted(monkeypatch):

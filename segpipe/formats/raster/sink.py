@@ -20,7 +20,7 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader, DatasetWriter, MemoryFile
 from rasterio.windows import Window as RasterWindow
 
-from segpipe.errors import OutputError
+from segpipe.errors import OutputError, of_system
 from segpipe.formats.raster.gdal import any_name, decoding, gdal_errors, gdal_options
 from segpipe.formats.raster.pam import EMPTY, sidecar
 from segpipe.formats.raster.readback import lost
@@ -88,7 +88,8 @@ def full_disk(output: Store, path: str) -> Iterator[None]:
         yield
     except OutputError as error:
         if unwritable(error, writing=True) is None and disk_usage(output.disk()).free < NEARLY_FULL:
-            raise OutputError(f"{path} cannot be written: {os.strerror(errno.ENOSPC)}") from error
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OutputError(f"{path} cannot be written: {of_system(full)}") from error
         raise
 
 

@@ -14,7 +14,16 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from uuid import uuid4
 
-from segpipe.errors import DeviceMemoryError, OutputError, OutsideError, SegpipeError, SourceError, case_errors, foreseen
+from segpipe.errors import (
+    DeviceMemoryError,
+    OutputError,
+    OutsideError,
+    SegpipeError,
+    SourceError,
+    UnforeseenError,
+    case_errors,
+    foreseen,
+)
 from segpipe.formats.case import Case
 from segpipe.formats.case_scaling import scaling_of
 from segpipe.formats.identity import Beside
@@ -29,7 +38,7 @@ from segpipe.pipeline.opening import CHANGED, Sheet, open_sheet
 from segpipe.pipeline.read import HandedBackError, Reading, decoders_for
 from segpipe.pipeline.run import segmented
 from segpipe.results.joined_labels import joined
-from segpipe.results.output import CaseOutput, PartOutput
+from segpipe.results.output import CaseOutput, PartOutput, check_unchanged
 from segpipe.results.parts import (
     is_part_done,
     read_cut,
@@ -233,10 +242,20 @@ def _write(
             return lambda: outside
         if not isinstance(error, Exception):
             raise
-        failed = _stopping(_failed(case, started, pixels, foreseen(error, case.path)), context)
+        failed = _stopping(_failed(case, started, pixels, _cause(error, case, sheet)), context)
         return lambda: failed
     LOG.info("%s: %d pixels blended in %.1f s", case.name, pixels, time.perf_counter() - started)
     return lambda: _stopping(_finish(case, output, started, pixels), context)
+
+
+def _cause(error: Exception, case: Case, sheet: Sheet | None) -> SegpipeError:
+    """Why a case failed: a file that changed while it was read is not damaged, whatever its decoder says."""
+    cause = foreseen(error, case.path)
+    if sheet is not None and isinstance(cause, SourceError | UnforeseenError) and not is_passing(cause):
+        with case_errors(case.path) as changed:
+            check_unchanged(case, sheet)
+        cause = changed.error or cause
+    return cause
 
 
 def _stopping(outcome: Outcome, context: Context) -> Outcome:

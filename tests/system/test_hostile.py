@@ -15,6 +15,7 @@ from hostile import BAD, DONE, GOOD, make, tiff, vrt
 from networks import pixelwise
 from scenes import Silent
 
+from segpipe.jobs import work
 from segpipe.jobs.launch import carry_out
 from segpipe.jobs.prepare import prepare
 from segpipe.messages.printable import printable
@@ -154,6 +155,35 @@ def test_a_file_that_another_takes_the_place_of_is_the_other_or_fails(tmp_path):
             assert "has changed while" in failure.error
     with rasterio.open(tmp_path / "outNone" / "a.tif") as mask:
         assert mask.shape == (90, 20)
+
+
+@pytest.mark.parametrize("parts", [None, 4], ids=["whole", "in parts"])
+def test_a_file_that_changes_while_it_is_read_is_not_called_damaged(parts, tmp_path, monkeypatch):
+    """A reader finds half of one file and half of another; what it says of that is not the reason."""
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "a.tif"
+    path.write_bytes(tiff())
+    pixelwise(tmp_path / "m.onnx")
+    place = {"input": (str(tmp_path / "in"),), "model": tmp_path / "m.onnx", "output": tmp_path / "out"}
+    flags = {**place, "executor": "serial", "device": "cpu", "tile": (32,), "parts": parts, "retries": 0}
+    prepared = prepare(load_settings(None, flags))
+    whole = work._write
+
+    def broken(case, boxes, make_output, context):
+        def begin(sheet):
+            path.write_bytes(path.read_bytes()[:500])
+            raise ValueError("cannot reshape array of size 10368")
+
+        return whole(case, boxes, begin, context)
+
+    monkeypatch.setattr(work, "_write", broken)
+    summary = carry_out(prepared, Silent())
+    assert [failure.error for failure in summary.failed] == [
+        f"{path} has changed while it was processed: run the same command again"
+    ]
+    monkeypatch.setattr(work, "_write", whole)
+    path.write_bytes(tiff())
+    assert carry_out(prepare(load_settings(None, flags)), Silent()).done == ["a"]
 
 
 def test_a_vrt_of_several_types_is_read_as_a_file_of_floats(tmp_path):

@@ -65,6 +65,21 @@ def whole(source):
     return pixels[0], invalid
 
 
+@pytest.mark.parametrize(
+    "other", [{"RescaleIntercept": -1000}, {"SliceThickness": 2.25, "SeriesDescription": "of another length"}]
+)
+def test_headers_that_the_search_read_are_those_of_the_files(tmp_path, contract, other):
+    """Cases are read hours after the search; new pixels with the slope and place of old headers would be a mix."""
+    dicoms.write(tmp_path)
+    (case,) = find_input([str(tmp_path)]).cases
+    open_case(case, contract).close()
+    path = tmp_path / "IM0003.dcm"
+    dicoms.save(dicoms.slice_of(dicoms.values()[3], dicoms.positions(6)[3], 4, **other), path)
+    with pytest.raises(SourceError, match=r"IM0003.dcm has changed since its header was read: run the same command again"):
+        open_case(case, contract)
+    opened(tmp_path, contract).close()
+
+
 def test_values_are_hounsfield_units_in_the_order_of_the_normal(tmp_path, contract):
     pixels = dicoms.values()
     source = opened(dicoms.write(tmp_path, pixels), contract)

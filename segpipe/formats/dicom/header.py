@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -126,14 +126,18 @@ def read_header(path: str, name: str) -> Header:
         raise NotDicomError(describe(path) or f"{path} is no DICOM file: it has no DICM at byte {PREAMBLE}: copy it again")
     try:
         with Path(path).open("rb") as stream:
+            state = os.fstat(stream.fileno())
             _check_packing(path, stream.read(FIRST))
             stream.seek(0)
             data = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=ASKED)
             at = stream.tell()
-            rest = _Rest(os.fstat(stream.fileno()).st_size - at, stream.read(4))
-        return _header(path, name, data, rest)
+            rest = _Rest(state.st_size - at, stream.read(4))
+        header = _header(path, name, data, rest)
     except UNREADABLE as error:
         raise NotDicomError(f"{path} cannot be read as DICOM: {type(error).__name__}: {said(error)}") from error
+    when = state.st_size, state.st_mtime_ns
+    frames = tuple(replace(frame, state=when) for frame in header.series.frames)
+    return replace(header, series=replace(header.series, frames=frames))
 
 
 def _check_packing(path: str, first: bytes) -> None:

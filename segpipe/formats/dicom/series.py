@@ -2,7 +2,7 @@
 
 import pickle
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Vector = tuple[float, float, float]
 
@@ -35,6 +35,8 @@ class Frame:
     """Attributes that distinguish planes at one position, such as echo or time; sorted pairs of keyword and value."""
     padding: tuple[int, int] | None = None
     """Least and largest stored value that stand for no value: PixelPaddingValue, PixelPaddingRangeLimit."""
+    state: tuple[int, int] | None = field(default=None, compare=False)
+    """Size and time of the file when its header was read; pixels are read later, perhaps by hours."""
 
 
 @dataclass(frozen=True, slots=True)

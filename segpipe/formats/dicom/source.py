@@ -1,7 +1,9 @@
 """Read a DICOM series as a volume: values of the modality on the grid that the audit found."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,7 @@ class SeriesSource:
         series, path = series_of(case), case.path
         if series.unusable:
             raise SourceError(series.unusable)
+        check_headers(series)
         check_decodable(path, series)
         _check_use(path, contract, overrides)
         found = audit(series.frames)
@@ -152,6 +155,20 @@ class SeriesSource:
 
     def close(self) -> None:
         self._spool = None
+
+
+def check_headers(series: Series) -> None:
+    """Refuse a series whose files have changed since the search read their headers: the new pixels may have another
+    place and slope.
+
+    Raises:
+        SourceError: a file has another size or time. One that is gone is left to those who read it.
+    """
+    for path, state in {frame.path: frame.state for frame in series.frames}.items():
+        with suppress(FileNotFoundError):
+            now = os.stat(path)  # noqa: PTH116 - a Path for each of 100,000 files takes a second
+            if state is not None and (now.st_size, now.st_mtime_ns) != state:
+                raise SourceError(f"{path} has changed since its header was read: run the same command again")
 
 
 def _check_use(path: str, contract: Contract, overrides: Overrides) -> None:

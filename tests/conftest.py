@@ -1,6 +1,7 @@
 """Fixtures: real files in a temporary folder, and the command line as a user has it."""
 
 import gc
+import logging
 import os
 import shutil
 import subprocess
@@ -147,6 +148,7 @@ def pytest_collection_finish() -> None:
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
         _export_with_one_registry()
+        _let_loggers_propagate()
 
 
 def _export_with_one_registry() -> None:
@@ -160,6 +162,12 @@ def _export_with_one_registry() -> None:
     once: Any = cache(ONNXRegistry.from_torchlib)
     ONNXRegistry.from_torchlib = staticmethod(once)  # type: ignore[method-assign]
     utils._materialize_cpp_cia_ops = cache(utils._materialize_cpp_cia_ops)
+
+
+def _let_loggers_propagate() -> None:
+    """torch has 45 loggers that do not; pytest adds its handlers to each of them six times a test."""
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch")]:
+        logging.getLogger(name).propagate = True
 
 
 def pytest_sessionfinish() -> None:

@@ -182,10 +182,12 @@ def dashboard(client: "Client") -> str | None:
 
 @contextmanager
 def unchanged_dask() -> Iterator[None]:
-    """Restore Dask's configuration from before ``quieten`` at the end, or its defaults if it was imported meanwhile."""
+    """Restore what runs change for Dask at the end: variables of its workers, and its configuration, or its defaults if it
+    was imported meanwhile. Runs in several threads restore neither by themselves, as one may begin before another ends."""
     before = _kept() if "dask.config" in sys.modules else {}
     try:
-        yield
+        with unchanged_environment(OWN):
+            yield
     finally:
         if "dask.config" in sys.modules:
             _restore(before)
@@ -194,14 +196,19 @@ def unchanged_dask() -> Iterator[None]:
 def _kept() -> dict[str, Any]:
     import dask.config
 
-    return {key: dask.config.get(key, None) for key in (*MESSAGES, LOG_LEVEL)}
+    return {key: dask.config.get(key, None) for key in _changed()}
+
+
+def _changed() -> tuple[str, ...]:
+    """Keys of Dask's configuration that a run sets."""
+    return (*MESSAGES, LOG_LEVEL, *_local_options())
 
 
 def _restore(before: dict[str, Any]) -> None:
     import dask.config
 
     own = dask.config.merge(*dask.config.defaults)
-    for key in (*MESSAGES, LOG_LEVEL):
+    for key in _changed():
         was = before.get(key)
         value = dask.config.get(key, None, config=own) if was is None else was
         if value is None:

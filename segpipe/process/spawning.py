@@ -37,6 +37,9 @@ ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "GDA
 
 WORKER_ENVIRONMENT = MALLOC | dict.fromkeys(ONE_THREAD, "1")
 
+_changing = threading.RLock()
+"""Held while variables of this process change for a moment: another thread would take them for those from before."""
+
 
 class _Closing(Protocol):
     def close(self) -> object: ...
@@ -48,12 +51,14 @@ C = TypeVar("C", bound=_Closing)
 @contextmanager
 def unchanged_environment(names: Mapping[str, object] | tuple[str, ...]) -> Iterator[None]:
     """Restore variables of this process's environment at the end: processes that it starts take it over."""
-    before = {name: os.environ.get(name) for name in names}
+    with _changing:
+        before = {name: os.environ.get(name) for name in names}
     try:
         yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+        with _changing:
+            for name, value in before.items():
+                os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
 def start(module: str, name: str, connection: Connection, *, environment: Mapping[str, str]) -> context.SpawnProcess:
@@ -65,7 +70,7 @@ def start(module: str, name: str, connection: Connection, *, environment: Mappin
         OSError: the machine allows no more processes.
     """
     process = _Context().Process(target=_call, args=(module, name, connection), daemon=True)
-    with unchanged_environment(environment):
+    with _changing, unchanged_environment(environment):
         os.environ.update(environment)
         process.start()
     return process

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +20,9 @@ from scenes import PATIENCE, arguments, assert_same, begin_and_stop, go_on_until
 import segpipe
 from segpipe.api.results import ClassTotal
 from segpipe.api.words import command_of
+from segpipe.jobs.cluster import unchanged_dask
 from segpipe.jobs.status import read_status
+from segpipe.process import spawning
 from segpipe.process.interruption import interruptible
 from segpipe.process.isolation import isolated
 from segpipe.process.spawning import register
@@ -287,6 +291,43 @@ def test_a_process_is_restored_by_the_last_of_several_runs(monkeypatch):
             os.environ.pop("GDAL_PAM_ENABLED")
         assert "GDAL_PAM_ENABLED" not in os.environ
     assert os.environ["GDAL_PAM_ENABLED"] == "NO"
+
+
+def test_variables_of_processes_that_threads_start_at_once_do_not_stay(monkeypatch):
+    """The second thread begins while the first starts its process, and ends after it."""
+    entered, over = threading.Event(), threading.Event()
+    start = partial(spawning.start, "segpipe", "run", None, environment={"SEGPIPE_OF_A_WORKER": "1"})
+    second = threading.Thread(target=start)
+
+    def begin():
+        if threading.current_thread() is second:
+            entered.set()
+            over.wait(PATIENCE)
+        else:
+            second.start()
+            entered.wait(0.2)  # in vain, as it has to wait for the first
+
+    monkeypatch.setattr(spawning._Context, "Process", lambda *_, **__: SimpleNamespace(start=begin))
+    start()
+    over.set()
+    second.join()
+    assert entered.is_set()
+    assert "SEGPIPE_OF_A_WORKER" not in os.environ
+
+
+def test_dask_is_restored_by_the_last_of_several_runs(monkeypatch):
+    import dask.config
+
+    name, key = "OMP_NUM_THREADS", "distributed.worker.multiprocessing-method"
+    monkeypatch.delenv(name, raising=False)
+    before = dask.config.get(key, None)
+    with isolated(unchanged_dask):
+        with isolated(unchanged_dask):  # as two runs, of which one begins before the other ends
+            os.environ[name] = "1"
+            dask.config.set({key: "fork"})
+        assert os.environ[name] == "1"
+    assert name not in os.environ
+    assert dask.config.get(key, None) == before
 
 
 @pytest.fixture(autouse=True)

@@ -122,7 +122,8 @@ def run(
         KeyboardInterrupt: Ctrl-C, or a notebook's interrupt; what is done is kept, and the same call goes on. Running jobs
             are stopped at once unless ``grace`` gives them seconds to finish.
 
-    Environment, loggers, signal handlers and GDAL are as before at the end. A call may be made in any thread.
+    Environment, loggers, signal handlers and GDAL are as before at the end. A call may be made in any thread, and in
+    a worker of a pool, of Dask or of Celery.
 
     >>> import segpipe
     >>> result = segpipe.run("examples/scenes", "examples/crops.onnx", out, executor="serial")

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from multiprocessing import context, resource_tracker
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
+from multiprocessing.process import BaseProcess, current_process
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
@@ -154,6 +154,18 @@ def _without_main() -> Iterator[None]:
 
 
 class _Process(context.SpawnProcess):
+    def start(self) -> None:
+        """Also in a worker of a pool, of Dask or of Celery, which is daemonic: ``multiprocessing`` lets it have no children,
+        as they would outlive it; these end with their connection."""
+        own: Any = current_process()
+        with _changing:
+            daemon = own._config.pop("daemon", None)
+            try:
+                super().start()
+            finally:
+                if daemon is not None:
+                    own._config["daemon"] = daemon
+
     @staticmethod
     def _Popen(process: BaseProcess) -> Any:  # noqa: N802 - the name that multiprocessing calls
         with _without_main():

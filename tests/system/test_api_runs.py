@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from functools import partial
+from multiprocessing import current_process
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -291,6 +292,16 @@ def test_a_process_is_restored_by_the_last_of_several_runs(monkeypatch):
             os.environ.pop("GDAL_PAM_ENABLED")
         assert "GDAL_PAM_ENABLED" not in os.environ
     assert os.environ["GDAL_PAM_ENABLED"] == "NO"
+
+
+@pytest.mark.parametrize("executor", ["processes", "dask"])
+def test_a_worker_of_a_pool_starts_workers_of_its_own(executor, here, done, tmp_path, monkeypatch):
+    """``multiprocessing`` forbids it, as for tasks of Dask or Celery: children might outlive their parent."""
+    monkeypatch.setitem(current_process()._config, "daemon", True)
+    result = segpipe.run("in", "plain.onnx", tmp_path / "out", executor=executor, workers=1)
+    assert (result.done, [*result.failed], result.problems) == (done.done, ["sub/broken"], [])
+    assert_same(tmp_path / "out", here / "done")
+    assert current_process().daemon
 
 
 def test_variables_of_processes_that_threads_start_at_once_do_not_stay(monkeypatch):

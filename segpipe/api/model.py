@@ -14,7 +14,7 @@ from segpipe.cleaning.cleaner import Form
 from segpipe.cleaning.rule import Cleaning
 from segpipe.cleaning.stage import cleaned_arrays
 from segpipe.contract import Contract
-from segpipe.errors import SettingsError
+from segpipe.errors import DeviceError, SettingsError
 from segpipe.formats.case import Case
 from segpipe.geometry.windows import Window
 from segpipe.network.read import read_spec
@@ -22,6 +22,7 @@ from segpipe.network.shapes import by
 from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.agreement import compare_engine
 from segpipe.pipeline.decide import CONFIDENCE_NODATA, Boxes, Decision
+from segpipe.pipeline.infer import Model as Network
 from segpipe.pipeline.infer import load as open_model
 from segpipe.pipeline.model_check import try_out
 from segpipe.pipeline.read import Reading
@@ -65,7 +66,7 @@ class Model:
     """
 
     def __init__(self, spec: ModelSpec, settings: dict[str, Any]) -> None:
-        self._model = open_model(spec)
+        self._opened = _Opened(spec)
         self.settings = settings
         """The settings that the model was loaded with, ``model`` among them."""
         self._calls = max(1, processors() // spec.threads) if spec.on_host else 1
@@ -74,7 +75,11 @@ class Model:
     @property
     def spec(self) -> ModelSpec:
         """Everything known about the file."""
-        return self._model.spec
+        return self._opened.spec
+
+    def __reduce__(self) -> tuple[type["Model"], tuple[ModelSpec, dict[str, Any]]]:
+        """A copy, as for a task of Dask, opens the files where it arrives, which must be the same."""
+        return Model, (self.spec.located(), self.settings)
 
     @property
     def contract(self) -> Contract:
@@ -130,8 +135,9 @@ class Model:
             SettingsError: confidence was asked for of a model that gives labels; a rule of cleaning cannot be.
             SourceError: the array's type, shape or values do not fit the contract.
             ModelError: the network fails, or gives scores that are not finite.
+            DeviceError: the model is on a GPU, and was loaded before this process was forked.
 
-        Several threads may call it at once.
+        Several threads may call it at once, and so may forks of the process that loaded the model, but not on a GPU.
 
         >>> import numpy as np
         >>> image = np.full((4, 300, 500), 900, np.uint16)
@@ -154,7 +160,10 @@ class Model:
         allow = self.settings.get("unusual_values") == "allow"
         reading = Reading(self.spec, source=source, allow_unusual=allow)
         case = Case(NAME, NAME)
-        with self._alone, closing(segmented([case], reading, self._model, self._calls, confidence=confidence)) as cases:
+        with (
+            self._alone,
+            closing(segmented([case], reading, self._opened.here(), self._calls, confidence=confidence)) as cases,
+        ):
             for _, boxes in cases:
                 _fill(boxes, bands, likely)
         if rule is not None:
@@ -177,6 +186,38 @@ class Model:
         classes = f"{len(self.classes)} classes ({_few(tuple(self.classes.values()))})"
         sizes = f"tile {by(self.tile)}, overlap {by(self.overlap)}"
         return f"Model {self.spec.title}: {channels} to {classes}, {sizes}, on {self.spec.device}"
+
+
+class _Opened:
+    """A network that is open in this process."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self._model, self._process = open_model(spec), os.getpid()
+        self._of_parent: list[Network] = []
+        """Stay open in a fork: closing them would wait for threads that a fork does not have."""
+
+    def here(self) -> Network:
+        """The network, opened anew in a fork.
+
+        Raises:
+            DeviceError: it is on a GPU, which a fork cannot use.
+        """
+        if self._process == os.getpid():
+            return self._model
+        if not self.spec.on_host:
+            raise DeviceError(
+                f"a process that is forked cannot use {self.spec.device} as its parent does: start processes by the method "
+                '"spawn", or call segpipe.load in each'
+            )
+        with _reopening:
+            if self._process != os.getpid():
+                self._of_parent.append(self._model)
+                self._model, self._process = open_model(self.spec), os.getpid()
+        return self._model
+
+
+_reopening = threading.Lock()
 
 
 def _few(names: tuple[str, ...]) -> str:
@@ -208,7 +249,8 @@ def load(model: Paths, **settings: Any) -> Model:
     Args:
         model: the file, or several. Its contract is in it, or in a ``.toml`` file of the same name beside it.
         settings: those of a configuration file that concern the model: ``contract``, ``tile``, ``overlap``, ``blend``,
-            ``blend_on``, ``tta``, ``batch``, ``device``, ``tf32``, ``nhwc``, ``threads``, ``unusual_values``.
+            ``blend_on``, ``tta``, ``batch``, ``device``, ``precision``, ``min_agreement``, ``tf32``, ``nhwc``, ``threads``,
+            ``unusual_values``.
 
     Raises:
         SettingsError: a setting is unknown, or does not fit.

@@ -92,6 +92,11 @@ class ModelSpec:
         }
         return tuple(replace(fold, **ours) for fold in self.folds)
 
+    def located(self) -> "ModelSpec":
+        """The same with absolute paths, for a process in another folder; not of a list."""
+        path, *files = (file.absolute() for file in (self.path, *self.files))
+        return replace(self, path=path, files=tuple(files), folds=tuple(fold.located() for fold in self.folds))
+
     def given(self, batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """What each input of the graph gets of a batch ``(batch, channels, *tile)``."""
         return {feed.name: feed.given(batch) for feed in self.feeds}

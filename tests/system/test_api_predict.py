@@ -1,6 +1,9 @@
 """``Model.predict``: the labels of a file with the same pixels, byte for byte."""
 
+import pickle
 import threading
+from dataclasses import replace
+from multiprocessing import get_context
 
 import numpy as np
 import onnx
@@ -8,13 +11,14 @@ import pytest
 import rasterio
 from networks import Network, contract, local, pixelwise, positional, volumetric
 from onnx import TensorProto, helper
+from scenes import PATIENCE
 from volumes import write
 
 import segpipe
 from segpipe.api.arrays import ArraySource
 from segpipe.api.labels import Labels
 from segpipe.cleaning import stage
-from segpipe.errors import SettingsError, SourceError
+from segpipe.errors import DeviceError, ModelError, SettingsError, SourceError
 from segpipe.geometry.windows import Window
 
 RNG = np.random.default_rng(0)
@@ -234,6 +238,50 @@ WRONG = [
     ),
     (np.ones((3, 9, 9)), np.ones((9, 9)), r"valid must be a boolean array .*, got float64 of shape \(9, 9\): as array"),
 ]
+
+
+@pytest.mark.parametrize("device", ["cpu", "openvino"])
+def test_a_fork_opens_the_network_anew(device, tmp_path):
+    """OpenVINO's threads stay behind in the parent: a call in a fork waited for them for ever."""
+    model = segpipe.load(pixelwise(tmp_path / "m.onnx", 3), device=device)
+    image = RNG.integers(1, 256, (3, 90, 100), np.uint8)
+    expected = model.predict(image).array
+    fork = get_context("fork")
+    answers = fork.SimpleQueue()
+    child = fork.Process(target=lambda: answers.put([model.predict(image).array for _ in range(2)]))
+    child.start()
+    child.join(PATIENCE)
+    child.kill()
+    assert not answers.empty()
+    assert all(np.array_equal(found, expected) for found in answers.get())
+    assert np.array_equal(model.predict(image).array, expected)
+
+
+def test_a_fork_cannot_use_a_gpu(tmp_path, monkeypatch):
+    model = segpipe.load(pixelwise(tmp_path / "m.onnx", 3), device="cpu")
+    monkeypatch.setattr(model._opened, "spec", replace(model.spec, device="cuda"))
+    monkeypatch.setattr(model._opened, "_process", 1)
+    with pytest.raises(
+        DeviceError, match=r"a process that is forked cannot use cuda .*: start processes by .* \"spawn\", or"
+    ):
+        model.predict(np.ones((3, 90, 100), np.uint8))
+
+
+def test_a_copy_in_another_process_opens_the_same_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = segpipe.load(pixelwise(tmp_path / "m.onnx", 3).name, overlap=32, device="cpu")
+    image, sent = RNG.integers(1, 256, (3, 90, 100), np.uint8), pickle.dumps(model)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    copy = pickle.loads(sent)
+    assert np.array_equal(copy.predict(image).array, model.predict(image).array)
+    assert (repr(copy), copy.overlap) == (repr(model).replace("m.onnx", f"{tmp_path}/m.onnx"), (32, 32))
+    pixelwise(tmp_path / "m.onnx", 4)
+    with pytest.raises(ModelError, match=r"/m\.onnx has changed since"):
+        pickle.loads(sent)
+    (tmp_path / "m.onnx").unlink()
+    with pytest.raises(ModelError, match=r"/m\.onnx cannot be read: No such file"):
+        pickle.loads(sent)
 
 
 @pytest.mark.parametrize(("array", "valid", "why"), WRONG)

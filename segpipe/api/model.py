@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,10 @@ class Model:
 
     def __reduce__(self) -> tuple[type["Model"], tuple[ModelSpec, dict[str, Any]]]:
         """A copy, as for a task of Dask, opens the files where it arrives, which must be the same."""
-        return Model, (self.spec.located(), self.settings)
+        places: dict[str, Any] = {"model": tuple(str(Path(path).absolute()) for path in self.settings["model"])}
+        if (contract := self.settings.get("contract")) is not None:
+            places["contract"] = str(Path(contract).absolute())
+        return Model, (self.spec.located(), self.settings | places)
 
     @property
     def contract(self) -> Contract:

@@ -276,6 +276,7 @@ def test_a_copy_in_another_process_opens_the_same_files(tmp_path, monkeypatch):
     copy = pickle.loads(sent)
     assert np.array_equal(copy.predict(image).array, model.predict(image).array)
     assert (repr(copy), copy.overlap) == (repr(model).replace("m.onnx", f"{tmp_path}/m.onnx"), (32, 32))
+    assert copy.settings == {"model": (f"{tmp_path}/m.onnx",), "overlap": 32, "device": "cpu"}
     pixelwise(tmp_path / "m.onnx", 4)
     with pytest.raises(ModelError, match=r"/m\.onnx has changed since"):
         pickle.loads(sent)

@@ -249,7 +249,7 @@ def arguments_of() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=SCRATCH / "gpu.json")
     arguments = parser.parse_args()
     if arguments.small:
-        arguments.size, arguments.parity_size, arguments.tile, arguments.batches = 400, 300, 128, [2, 3]
+        arguments.size, arguments.parity_size, arguments.tile, arguments.batches = 260, 200, 128, [2, 3]
         arguments.bare_seconds = 0.05
     return arguments
 

@@ -4,16 +4,18 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import geopandas
 import numpy as np
 import shapely
 from affine import Affine
+from later import Later
 from rasterio.crs import CRS
 
 from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.windows import Window
 from segpipe.vectors.file import Selection
 from segpipe.zones.polygons import Zones, read_zones
+
+geopandas: Any = Later("geopandas")
 
 UTM = Affine(10, 0, 500_000, 0, -10, 5_400_000)
 """North-up pixels of 10 m in EPSG:32633."""

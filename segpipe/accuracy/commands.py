@@ -129,8 +129,10 @@ def _check_target(output: Path, *, overwrite: bool) -> None:
         raise SettingsError(f"--output must end with {' or '.join(DRIVERS)}, got {output.name}")
     if not output.absolute().parent.is_dir():
         raise OutputError(f"--output must lie in a folder that exists, got {output}: make {output.absolute().parent} first")
-    if not overwrite and (output.exists() or design_path(output).exists()):
-        raise OutputError(f"{output} is there already, and may have labels: name another file, or give --overwrite")
+    there = [path for path in (output, design_path(output)) if path.exists()]
+    if there and not overwrite:
+        what = "may have labels" if there[0] == output else "is the design of a sample"
+        raise OutputError(f"{there[0]} is there already, and {what}: name another file, or give --overwrite")
 
 
 def sizes_of(population: Population, wanted: Sizes) -> Integers:

@@ -15,6 +15,7 @@ from pyproj import CRS
 
 from segpipe.errors import InstallationError, OutputError, SegpipeError, SettingsError, one_line
 from segpipe.overlap.finished import Classes
+from segpipe.messages.printable import one_row
 from segpipe.pipeline.decide import CONFIDENCE_TOP
 from segpipe.polygons.case import Features
 from segpipe.polygons.geojson import columns_of, write_geojson
@@ -122,7 +123,7 @@ class CaseRows:
             np.round(found.confidence / (found.pixels * CONFIDENCE_TOP), DIGITS) if "confidence" in features.known else None
         )
         columns = (
-            pyarrow.repeat(self.name, count),
+            pyarrow.repeat(one_row(self.name), count),
             np.arange(self.first, self.first + count),
             np.array([number for number, _ in self.classes])[where],
             pyarrow.array([name for _, name in self.classes]).take(pyarrow.array(where)),

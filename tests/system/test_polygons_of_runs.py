@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -250,6 +251,22 @@ def test_what_stops_it_on_the_way_is_told_and_leaves_nothing(
         assert done.returncode == code
         assert done.stderr.startswith("error: b.tif cannot be read" if code == 2 else "interrupted")
         assert [path.name for path in root.iterdir() if path.name.endswith(suffix)] == []
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_name_that_is_no_text_is_that_of_the_table(tmp_path: Path, suffix: str) -> None:
+    """Names of files are bytes; a vector file has text alone, and ``areas.csv`` says how such a name is written."""
+    source = make_map(tmp_path).parent / "in" / "a.tif"
+    strange = [os.fsdecode(b"nb\xff\xfe"), "line\nbreak"]
+    for name in strange:
+        (tmp_path / "odd").mkdir(exist_ok=True)
+        shutil.copy(source, tmp_path / "odd" / f"{name}.tif")
+    flags = ["--executor", "serial", "--device", "cpu"]
+    assert invoke(["run", "-i", "odd", "-m", "m.onnx", "-o", "odd-out", *flags], tmp_path).returncode == 0
+    done = polygons(tmp_path, "-o", f"f{suffix}", out="odd-out")
+    assert done.returncode == 0, done.stderr
+    assert {*read(tmp_path / f"f{suffix}")["case"]} == {case for case, _ in areas(tmp_path / "odd-out")}
+    assert {case for case, _ in areas(tmp_path / "odd-out")} == {r"nb\udcff\udcfe", r"line\nbreak"}
 
 
 def test_without_the_extra_one_line_says_how_to_install_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pyproj import CRS
 
 from segpipe.errors import InstallationError, OutputError, SegpipeError, SettingsError, one_line
-from segpipe.overlap.finished import Classes
 from segpipe.messages.printable import one_row
+from segpipe.overlap.finished import Classes
 from segpipe.pipeline.decide import CONFIDENCE_TOP
 from segpipe.polygons.case import Features
 from segpipe.polygons.geojson import columns_of, write_geojson

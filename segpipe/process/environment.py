@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import rasterio
 from pyproj import Transformer
 from pyproj.exceptions import DataDirError, ProjError
 from rasterio._env import get_gdal_config, set_proj_data_search_path
+from rasterio.env import getenv, hasenv
 from rasterio.errors import CRSError, RasterioError
 from rasterio.session import DummySession
 from rasterio.warp import transform
@@ -74,17 +75,19 @@ def settle() -> None:
     """Make this process independent of its inherited environment, once; changes ``os.environ``.
 
     Raises:
-        InstallationError: GDAL's configuration file sets one of the options, or PROJ misplaces the known point.
+        InstallationError: GDAL's configuration file, or ``rasterio.Env`` around this call, sets one of the options, or PROJ
+            misplaces the known point.
     """
     _forget(OPTIONS, "GDAL's default holds")
     if is_wheel := (WHEEL / "proj_data" / "proj.db").is_file():
         # search paths alone do not reach contexts that GDAL creates itself, as for a warped VRT
         _forget({"PROJ_LIB", "PROJ_DATA", "GDAL_DATA"}, "rasterio has data of its own")
         os.environ["GDAL_DATA"] = str(WHEEL / "gdal_data")
+    around = getenv() if hasenv() else {}
     with rasterio.Env(session=DummySession()):
         if is_wheel:
             set_proj_data_search_path(str(WHEEL / "proj_data"))
-        _refuse_configured()
+        _refuse_configured(around)
         _check("rasterio", rasterio_point)
         _check("pyproj", pyproj_point)
 
@@ -96,14 +99,13 @@ def _forget(names: Set[str], reason: str) -> None:
             LOG.warning("note: %s=%s of the environment is not used: %s", name, value, reason)
 
 
-def _refuse_configured() -> None:
-    """Refuse options in GDAL's configuration file, which persist after the environment is cleared."""
+def _refuse_configured(around: Mapping[str, object]) -> None:
+    """Refuse options that persist after the environment is cleared: of GDAL's configuration file, or of ``rasterio.Env``."""
     for name in sorted(OPTIONS):
         if (value := get_gdal_config(name, normalize=False)) is not None:
-            raise InstallationError(
-                f"GDAL's configuration file must not change what is read or written, got {name}={value}: "
-                "remove that line, or export GDAL_CONFIG_FILE=/dev/null"
-            )
+            of_file = "GDAL's configuration file", "remove that line, or export GDAL_CONFIG_FILE=/dev/null"
+            who, mend = ("rasterio.Env around this call", "call segpipe outside of it") if name in around else of_file
+            raise InstallationError(f"{who} must not change what is read or written, got {name}={value}: {mend}")
 
 
 def _check(library: str, find: Callable[[], tuple[float, float]]) -> None:

@@ -256,6 +256,17 @@ def test_a_configuration_file_of_gdal_is_refused(scenes, tmp_path):
     assert run(scenes, tmp_path / "out", *arguments, HOME=str(tmp_path), GDAL_CONFIG_FILE="/dev/null").returncode == 0
 
 
+def test_options_of_rasterio_around_a_call_are_refused(monkeypatch):
+    """The mend works."""
+    for name in ("PROJ_LIB", "PROJ_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    words = "rasterio.Env around this call must not .*, got GDAL_PAM_ENABLED=NO: call segpipe outside of it"
+    with rasterio.Env(GDAL_PAM_ENABLED="NO", CPL_DEBUG="OFF"), pytest.raises(InstallationError, match=words):
+        settle.__wrapped__()
+    with rasterio.Env(CPL_DEBUG="OFF"):
+        settle.__wrapped__()
+
+
 def test_credentials_networks_and_caches_stay_the_user_s() -> None:
     kept: Callable[[str], bool] = lambda name: name not in OPTIONS  # noqa: E731
     assert all(map(kept, ("AWS_ACCESS_KEY_ID", "GDAL_HTTP_MAX_RETRY", "GDAL_CACHEMAX", "CPL_DEBUG", "GDAL_SKIP")))

@@ -136,7 +136,7 @@ def crowd(address: str, count: int) -> None:
     import onnxruntime
     from distributed import Worker
 
-    from segpipe.jobs.cluster import LOOKS
+    from segpipe.jobs.dask_options import LOOKS
 
     dask.config.set(LOOKS)  # as workers have it that segpipe starts
     begun = BEGUN / str(os.getpid())

@@ -14,7 +14,7 @@ from segpipe.api.words import command_of
 from segpipe.errors import SettingsError
 from segpipe.formats.registry import unchanged
 from segpipe.formats.veil import hidden_inputs
-from segpipe.jobs.cluster import unchanged_dask
+from segpipe.jobs.dask_options import unchanged_dask
 from segpipe.jobs.launch import carry_out
 from segpipe.jobs.ledger import State
 from segpipe.jobs.prepare import Prepared, prepare

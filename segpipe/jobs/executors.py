@@ -15,8 +15,9 @@ from segpipe.errors import ModelError, SegpipeError, WorkerError
 from segpipe.formats.registry import release
 from segpipe.jobs.agenda import Agenda
 from segpipe.jobs.attempts import attempt
+from segpipe.jobs.batch_system import read_cluster
 from segpipe.jobs.carrying import Carrier, warnings_sent
-from segpipe.jobs.cluster import check_threads, connected, dashboard, read_cluster
+from segpipe.jobs.cluster import check_threads, connected, dashboard
 from segpipe.jobs.lost import ALONE, RETRIES, apart, failures, hung, message
 from segpipe.jobs.plan import Job, Plan
 from segpipe.jobs.processes import processes

@@ -23,11 +23,12 @@ from test_same_bytes import contents
 from segpipe.errors import ModelError, WorkerError
 from segpipe.formats.case import Case
 from segpipe.jobs import executors
-from segpipe.jobs.cluster import WORKER_ENVIRONMENT, cluster_workers
+from segpipe.jobs.cluster import cluster_workers
 from segpipe.jobs.launch import carry_out
 from segpipe.jobs.plan import Job, WorkerPool
 from segpipe.jobs.prepare import prepare
 from segpipe.network.read import read_spec
+from segpipe.process.spawning import WORKER_ENVIRONMENT
 from segpipe.results.records import Run
 from segpipe.settings import load_settings
 
@@ -306,17 +307,17 @@ def work(path):
 
 if __name__ == "__main__":
     from distributed.deploy import spec
-    from segpipe.jobs import cluster
+    from segpipe.jobs import local_cluster
     spawn = multiprocessing.get_context("spawn")
     others = [spawn.Process(target=work, args=(name,)) for name in ("before", "after")]
     others[0].start()
-    started = cluster._start(2, ":0", [])
+    started = local_cluster._start(2, ":0", [])
     others[1].start()
     mine = {other.pid for other in others}
     print(*(child.pid for child in multiprocessing.active_children() if child.pid not in mine), flush=True)
     atexit.unregister(spec.close_clusters)  # as where Ctrl-C comes while workers start
     atexit.register(Path("go").touch)  # comes before what is registered earlier
-    atexit.register(cluster._end_workers)  # and this before it
+    atexit.register(local_cluster._end_workers)  # and this before it
 """
 
 

@@ -15,7 +15,7 @@ from networks import local
 from scenes import PATIENCE
 from test_same_bytes import contents
 
-from segpipe.jobs.cluster import _jobqueue
+from segpipe.jobs.batch_system import submitted
 from segpipe.settings import load_settings
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
@@ -107,7 +107,7 @@ def test_whoever_has_no_key_is_not_heard(tmp_path, monkeypatch):
     """Whoever reaches an open scheduler can run code."""
     monkeypatch.chdir(tmp_path)
     settings = load_settings(None, {"input": ("in",), "model": "m.onnx"})
-    with _jobqueue(ROOT / "configs" / "slurm.toml", settings) as cluster:
+    with submitted(ROOT / "configs" / "slurm.toml", settings) as cluster:
         scheme, host, port = re.match(r"(\w+)://([\d.]+):(\d+)", cluster.scheduler_address).groups()
         assert scheme == "tls"
         with pytest.raises((ssl.SSLError, ConnectionError)):

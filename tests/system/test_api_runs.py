@@ -21,7 +21,7 @@ from scenes import PATIENCE, arguments, assert_same, begin_and_stop, go_on_until
 import segpipe
 from segpipe.api.results import ClassTotal
 from segpipe.api.words import command_of
-from segpipe.jobs.cluster import unchanged_dask
+from segpipe.jobs.dask_options import unchanged_dask
 from segpipe.jobs.status import read_status
 from segpipe.process import spawning
 from segpipe.process.interruption import interruptible

@@ -23,8 +23,8 @@ from segpipe.errors import DeviceError, DeviceMemoryError, ModelError, SettingsE
 from segpipe.formats.case import Case
 from segpipe.geometry.weighting import Weights
 from segpipe.geometry.windows import Cover, Tiling
-from segpipe.jobs.cluster import _started
 from segpipe.jobs.launch import carry_out
+from segpipe.jobs.local_cluster import started
 from segpipe.jobs.plan import make_plan, memory_mb
 from segpipe.jobs.prepare import prepare
 from segpipe.network.arrays import HOST
@@ -583,7 +583,7 @@ def test_tensorrt_that_is_not_installed_is_an_error_with_the_mend():
 
 
 def test_a_worker_sees_one_gpu_each():
-    with _started(3, "127.0.0.1:0", ["5", "GPU-abc"]) as cluster, Client(cluster, set_as_default=False) as client:
+    with started(3, "127.0.0.1:0", ["5", "GPU-abc"]) as cluster, Client(cluster, set_as_default=False) as client:
         seen = client.run(lambda: __import__("os").environ["CUDA_VISIBLE_DEVICES"])
     assert sorted(seen.values()) == ["5", "5", "GPU-abc"]
 

@@ -49,7 +49,7 @@ class Sheet:
     notes: tuple[str, ...]
     cover: Cover
     opened: float
-    """Time of opening, as from ``time.time``."""
+    """Time of opening, by the monotonic clock of this process."""
     part: Part
     """The windows that are finished in this job: all windows of the case, or a part of them."""
     block_bytes: int = 0
@@ -128,7 +128,7 @@ def open_sheet(
         SourceError: the case cannot be opened, its bands, pixels or pixel size do not fit the model, or it needs more than
             ``memory`` bytes however it is cut.
     """
-    opened, place, before = time.time(), Beside().place(case.path), _state(case.path)
+    opened, place, before = time.monotonic(), Beside().place(case.path), _state(case.path)
     source = open_source(case, model.contract, overrides)
     try:
         _check_pixels(case, source, model)
@@ -174,7 +174,7 @@ def sheet_in_memory(case: Case, source: Source, model: ModelSpec) -> Sheet:
     _check_pixels(case, source, model)
     regridding = cropped(source, model.contract, None)
     cover = cover_of(case, source.grid.shape, model, regridding)
-    sheet = Sheet(source.grid, [], (), cover, time.time(), cover.whole, raw=not model.on_host)
+    sheet = Sheet(source.grid, [], (), cover, time.monotonic(), cover.whole, raw=not model.on_host)
     return replace(sheet, regridding=regridding)
 
 

@@ -163,7 +163,7 @@ class PartOutput:
         check_unchanged(self._case, self._sheet)
         named = [] if self._layers.names is None else [self._layers.names]
         digests = tuple(sink.finish() for sink in (*self._layers.sinks, *named))
-        seconds = time.time() - self._opened
+        seconds = time.monotonic() - self._opened
         tally = Tally(self._layers.statistics.states, self._layers.inferred, seconds, self._batch, digests)
         write_tally(self._output, self._counts, tally)
 
@@ -394,7 +394,7 @@ class CaseOutput:
             device=self._device,
             windows=len(self._sheet.cover),
             inferred=layers.inferred,
-            seconds=round(time.time() - self._sheet.opened + self._seconds, 3),
+            seconds=round(time.monotonic() - self._sheet.opened + self._seconds, 3),
             sizes=self._sizes(outputs),
             nodata=layers.decision.nodata,
             notes=tuple(map(without_names, notes)),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import socket
 import threading
 from collections.abc import Iterator
@@ -21,8 +22,8 @@ HEARTBEAT = 20.0
 """Seconds between two heartbeats."""
 
 STALE = 300.0
-"""Seconds without a heartbeat after which a process of another machine counts as dead: clocks of machines and file
-servers differ, and a machine may be suspended for a while."""
+"""Seconds without a heartbeat after which a process of another machine counts as dead: a file server may be slow, and a
+machine may be suspended for a while."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def _take(output: Store) -> None:
 
 def _refuse_living(output: Store, was: bytes) -> None:
     holder = _parsed(was)
-    if holder is not None and not _is_gone(holder, output, NAME):
+    if holder is not None and not _is_gone(holder, output, NAME, ahead=_ahead(output)):
         raise OutputError(
             f"one run at a time may write to {output}, and {holder} does: wait for it, stop it, or name another --output "
             f"(if it is gone for certain, remove {output.path(NAME)})"
@@ -144,9 +145,10 @@ def _refuse_living(output: Store, was: bytes) -> None:
 
 def _sweep(output: Store) -> None:
     """Remove what a run left beside the lock when it was killed while taking it."""
-    for left in output.leftovers(NAME):
+    ahead = _ahead(output) if (there := output.leftovers(NAME)) else 0.0
+    for left in there:
         holder = _holder(output, left)
-        if holder is not None and _is_gone(holder, output, left):
+        if holder is not None and _is_gone(holder, output, left, ahead=ahead):
             output.discard(left)
 
 
@@ -167,11 +169,23 @@ def _parsed(content: bytes) -> Holder | None:
     return holder if [type(value) for value in asdict(holder).values()] == [str, int, str, str] else None
 
 
-def _is_gone(holder: Holder, output: Store, name: str) -> bool:
+def _ahead(output: Store) -> float:
+    """Seconds by which this machine's clock is ahead of the one that stamps files: the age of a file that is new."""
+    name = f"{NAME}.{secrets.token_hex(4)}"
+    try:
+        output.create(name, _myself().content)
+        return output.age(name)
+    except (OSError, OutputError):
+        return 0.0
+    finally:
+        output.discard(name)
+
+
+def _is_gone(holder: Holder, output: Store, name: str, *, ahead: float = 0.0) -> bool:
     if holder.space == _space():
         return _began(holder.pid) != holder.began
     try:
-        return output.age(name) > STALE
+        return output.age(name) - ahead > STALE
     except OSError as error:
         return isinstance(error, FileNotFoundError)
 

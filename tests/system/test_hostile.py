@@ -1,5 +1,6 @@
 """A folder of all that is made to harm a run, and one good case among it: the good is done, the rest is named."""
 
+import itertools
 import json
 import os
 import re
@@ -184,6 +185,24 @@ def test_a_file_that_changes_while_it_is_read_is_not_called_damaged(parts, tmp_p
     monkeypatch.setattr(work, "_write", whole)
     path.write_bytes(tiff())
     assert carry_out(prepare(load_settings(None, flags)), Silent()).done == ["a"]
+
+
+@pytest.mark.parametrize("parts", [None, 4], ids=["whole", "in parts"])
+@pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])
+def test_a_clock_that_is_set_meanwhile_does_not_reach_the_record(jump, parts, tmp_path, monkeypatch):
+    """As at the first contact with a time server, or when summer time ends on a machine that keeps local time."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.tif").write_bytes(tiff())
+    pixelwise(tmp_path / "m.onnx")
+    place = {"input": (str(tmp_path / "in"),), "model": tmp_path / "m.onnx", "output": tmp_path / "out"}
+    flags = {**place, "executor": "serial", "device": "cpu", "tile": (32,), "parts": parts}
+    plain, calls = time.time, itertools.count()
+    monkeypatch.setattr(time, "time", lambda: plain() + jump * next(calls))
+    summary = carry_out(prepare(load_settings(None, flags)), Silent())
+    assert summary.done == ["a"]
+    assert 0 <= summary.seconds < 60
+    assert 0 <= json.loads((tmp_path / "out" / "a.json").read_text())["seconds"] < 60
+    assert prepare(load_settings(None, flags)).plan.done
 
 
 def test_a_vrt_of_several_types_is_read_as_a_file_of_floats(tmp_path):

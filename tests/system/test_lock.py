@@ -80,6 +80,25 @@ def test_another_machine_holds_it_while_it_gives_signs_of_life(silent, free, tmp
             pass
 
 
+@pytest.mark.parametrize("wrong", [-86_400.0, 86_400.0])
+@pytest.mark.parametrize(("silent", "free"), [(STALE / 2, False), (STALE * 2, True)])
+def test_a_wrong_clock_of_this_machine_takes_no_lock_and_leaves_none(silent, free, wrong, tmp_path, monkeypatch):
+    """The file server stamps heartbeats; its clock says how old they are."""
+    right = time.time
+    path = tmp_path / NAME
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "began": "1"}))
+    os.utime(path, (right() - silent,) * 2)
+    monkeypatch.setattr(time, "time", lambda: right() + wrong)
+    if free:
+        with locked(Folder(tmp_path)):
+            pass
+        assert list(tmp_path.iterdir()) == []
+    else:
+        with pytest.raises(OutputError, match="process 1 on elsewhere"), locked(Folder(tmp_path)):
+            pass
+        assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="a PID namespace needs root")
 def test_another_container_of_this_host_holds_it(tmp_path):
     """Two containers on one volume may share the host's name and number their processes alike."""

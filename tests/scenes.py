@@ -101,10 +101,12 @@ class Fork(Session):
     """``segpipe`` as a fork of a process that has imported everything: ``struck.py warm``."""
 
     def __init__(
-        self, root: Path, arguments: list[str], log: Path, strikes: Sequence[tuple[str, int]] = (), *, within: int = 0
+        self, root: Path, arguments: list[str], log: Path, strikes: Sequence[tuple[str, int]] = (), **options: int
     ) -> None:
+        """``options`` are ``within`` and ``forked`` of ``struck.py``."""
         self.log, self.returncode = log, None
-        told = {"arguments": arguments, "folder": str(root), "log": str(log), "strikes": strikes, "within": within}
+        told = {"arguments": arguments, "folder": str(root), "log": str(log), "strikes": strikes}
+        told |= {"within": 0, "forked": 0, **options}
         self.pid = _ask(told | {"environment": dict(os.environ)})
         self._end = os.pidfd_open(self.pid)
 
@@ -156,10 +158,11 @@ def begin_and_stop(root: Path, command: list[str], log: Path, moment: str, *, ti
     """As ``begin``, to a moment of ``struck.py``: there the first process stands still until it hears SIGCONT.
 
     Its workers finish what they have in hand, and get nothing more. So no test has to be quicker than a run. With ``times``
-    it stands still as often: see ``go_on_until``; ``within`` is the number of a process whose mounts it sees.
+    it stands still as often: see ``go_on_until``; ``within`` is the number of a process whose mounts it sees. Its workers
+    are forks; those of ``begin`` are started as segpipe starts them.
     """
     strikes = [(f"segpipe.{moment}", signal.SIGSTOP)] * times
-    process = Fork(root, command[len(SEGPIPE) :], log, strikes, within=within)
+    process = Fork(root, command[len(SEGPIPE) :], log, strikes, within=within, forked=1)
     wait_until(lambda: _is_stopped(process), process)
     return process
 
@@ -222,17 +225,22 @@ def nothing() -> None: ...
 
 
 def workers(client: int) -> list[int]:
-    """Process numbers of a client's workers."""
+    """Process numbers of a client's workers, which are its children or, if they are forks, those of the child that forks."""
     numbers = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
     return [number for number in numbers if _is_worker(number, client)]
 
 
 def _is_worker(number: int, client: int) -> bool:
-    folder = Path(f"/proc/{number}")
     with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
-        parent = int(folder.joinpath("stat").read_text().rpartition(")")[2].split()[1])
-        return parent == client and b"spawn_main" in folder.joinpath("cmdline").read_bytes()
+        parent = _parent(number)
+        if b"spawn_main" in Path(f"/proc/{number}/cmdline").read_bytes():
+            return parent == client
+        return b"struck.py" in Path(f"/proc/{number}/cmdline").read_bytes() and _parent(parent) == client
     return False
+
+
+def _parent(number: int) -> int:
+    return int(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def kill(number: int, sign: int = signal.SIGKILL) -> bool:

@@ -4,8 +4,8 @@ Reads an order from stdin, a line of JSON: ``arguments``, ``folder``, ``log``, a
 of a signal. A moment is ``module:function``, with ``:3`` behind it for the third time, or ``module:<module>`` for an import.
 
 With ``warm`` as argument it imports everything once, and each order, which then has an ``environment``, is a fork in a
-session of its own, and, with the number of a process as ``within``, among the mounts of that. It answers with the fork's
-number, and the order ``end`` of such a number with its exit code.
+session of its own, and, with the number of a process as ``within``, among the mounts of that. With ``forked`` its workers
+are forks, too. It answers with the fork's number, and the order ``end`` of such a number with its exit code.
 """
 
 import ctypes
@@ -28,7 +28,7 @@ HEAVY = (
     "segpipe.terminal.progress segpipe.terminal.profile segpipe.terminal.plan segpipe.terminal.chosen "
     "segpipe.terminal.state segpipe.terminal.exported segpipe.terminal.journal segpipe.jobs.launch segpipe.jobs.trial "
     "segpipe.tune.measure segpipe.tune.show segpipe.export.attach segpipe.inspect.file segpipe.inspect.show "
-    "segpipe.formats.dicom.sink segpipe.storage.bucket segpipe.commands.status"
+    "segpipe.formats.dicom.sink segpipe.storage.bucket segpipe.commands.status forked"
 )
 
 
@@ -123,6 +123,8 @@ def serve() -> None:
     """Carry out orders in forks, until there are no more."""
     for name in HEAVY.split():
         __import__(name)
+    for name in sys.modules["forked"].WORKERS:
+        __import__(name)
     gc.freeze()
     for line in sys.stdin:
         order = json.loads(line)
@@ -145,6 +147,8 @@ def fork(order: dict[str, Any]) -> int:
         become(order)
         for end in (ready, tell):
             os.close(end)
+        if order["forked"]:
+            sys.modules["forked"].fork_workers()
         begin(order)
     os.close(tell)
     os.read(ready, 1)

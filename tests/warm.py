@@ -1,25 +1,21 @@
-"""Worker processes of runs in the process of the tests: forks of one that has imported all, in place of new interpreters.
-
-A worker that is started anew imports for a second; who does this has no say in the bytes that it makes. Tests of the start
-itself run segpipe in a process of its own.
-"""
+"""Worker processes of runs in the process of the tests: forks of one that has imported all, in place of new interpreters."""
 
 import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from multiprocessing import context, forkserver, popen_forkserver
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 import pytest
+from forked import WORKERS, Forked
 
 from segpipe.jobs.worker import AHEAD
 from segpipe.process import spawning
 from segpipe.process.signals import ENDING
 
-WORKERS = ["distributed.nanny", "distributed.worker", "segpipe.jobs.worker", "segpipe.jobs.executors"]
 FORMATS = [*AHEAD, "segpipe.formats.nifti.sink", "segpipe.formats.dicom.sink", "segpipe.results.components"]
 
 
@@ -31,20 +27,13 @@ def warm_workers() -> Iterator[None]:
         yield
 
 
-class _Fork(context.SpawnProcess):
-    """A process with the folder and the environment of its parent, as if it were started anew."""
-
-    def run(self) -> None:
-        os.environ.clear()
-        os.environ.update(self._environment)
-        super().run()
+class _Fork(Forked):
+    """The process that is forked is started with the first of them."""
 
     @staticmethod
     def _Popen(process: BaseProcess) -> Any:  # noqa: N802 - the name that multiprocessing calls
-        process._environment = dict(os.environ)  # type: ignore[attr-defined]
         _serve()
-        with spawning._without_main():
-            return popen_forkserver.Popen(process)
+        return Forked._Popen(process)
 
 
 @cache

@@ -18,7 +18,9 @@ from scenes import (
     DASK,
     ONE_PROCESS,
     PROCESSES,
+    SEGPIPE,
     SERIAL,
+    Fork,
     Process,
     Session,
     arguments,
@@ -240,6 +242,11 @@ def check_code(moment: Moment, struck: Struck, out: Path) -> None:
         assert [name for name in files(out) if ".segpipe.lock" in name or ".drafts" in name] == []
 
 
+def go_on(moment: Moment, root: Path, out: Path, log: Path) -> Fork:
+    """The second run."""
+    return Fork(root, arguments(moment.kind, out, moment.again)[len(SEGPIPE) :], log, forked=1)
+
+
 @pytest.mark.parametrize("moment", MOMENTS, ids=str)
 def test_whoever_is_killed_a_second_run_completes(moment, root, tmp_path):
     out = tmp_path / "out"
@@ -248,7 +255,7 @@ def test_whoever_is_killed_a_second_run_completes(moment, root, tmp_path):
     check_code(moment, struck, out)
     parts, cases, log = done_parts(out), done_cases(out), tmp_path / "again.log"
     planned = {name: count_parts(out, name) for name, done in parts.items() if done}
-    again = begin(root, arguments(moment.kind, out, moment.again), log)
+    again = go_on(moment, root, out, log)
     assert wait(again, watcher(out)) == 0, log.read_text()
     if SERIAL in moment.again:
         # one line for every part or whole case that was inferred

@@ -9,9 +9,9 @@ import onnx
 import pytest
 from command import invoke
 from networks import contract, unpadded
-from scenes import ONE_PROCESS, SEGPIPE, SERIAL, arguments, assert_same, begin, make_model, make_scenes, wait
+from scenes import ONE_PROCESS, SEGPIPE, SERIAL, arguments, assert_same, make_model, make_scenes, wait
 from several import Graph
-from test_kills import PARTS, Moment, check_code, disturbed, done_cases, watcher
+from test_kills import PARTS, Moment, check_code, disturbed, done_cases, go_on, watcher
 
 pytestmark = pytest.mark.slow
 
@@ -89,7 +89,6 @@ def test_a_second_run_completes_what_a_kill_left(moment: Moment, root: Path, tmp
     out = tmp_path / "out"
     check_code(moment, disturbed(moment, root, out), out)
     cases, log = done_cases(out), tmp_path / "again.log"
-    again = begin(root, arguments(moment.kind, out, moment.again), log)
-    assert wait(again, watcher(out)) == 0, log.read_text()
+    assert wait(go_on(moment, root, out, log), watcher(out)) == 0, log.read_text()
     assert not any(f"INFO:segpipe:{name}: " in log.read_text() for name in cases)
     assert_same(out, root / f"whole-{moment.kind}")

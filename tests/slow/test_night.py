@@ -89,13 +89,13 @@ def test_a_full_disk_is_told_and_with_room_the_rest_is_done(executor, kilobytes,
     disk.mkdir()
     seen, command = Path(f"/proc/{mounts}/root{disk}"), arguments("plain", disk, f"{executor} {PARTS}")[len(SEGPIPE) :]
     mount(mounts, f"mount -t tmpfs -o size={kilobytes}k tmpfs {disk}")
-    code, said = wait(Fork(root, command, log, within=mounts)), log.read_text()
+    code, said = wait(Fork(root, command, log, within=mounts, forked=1)), log.read_text()
     assert "Traceback" not in said
     assert code == 1, said
     assert not list(seen.rglob("*.partial"))
     assert "No space left" in said or "cannot be written" in said
     mount(mounts, f"mount -o remount,size=64m {disk}")
-    assert wait(Fork(root, command, log, within=mounts)) == 0, log.read_text()
+    assert wait(Fork(root, command, log, within=mounts, forked=1)) == 0, log.read_text()
     assert "Traceback" not in log.read_text()
     assert_same(seen, root / "whole-plain")
     assert not list(disk.iterdir())

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from networks import contract
-from scenes import ONE_PROCESS, SEGPIPE, SERIAL, begin, files, nothing, wait
+from scenes import ONE_PROCESS, SEGPIPE, SERIAL, Fork, begin, files, nothing, wait
 
 from segpipe.contract import parse_contract
 from segpipe.errors import OutputError, SourceError, foreseen
@@ -30,8 +30,8 @@ def root(endpoint):
 def run(root, source, out, more, watch=nothing):
     """Exit code, what was said, and the messages of the JSON log."""
     (root / "log.jsonl").unlink(missing_ok=True)
-    command = [*SEGPIPE, "run", "-i", source, "-m", "plain.onnx", "-o", out, "--device", "cpu", "--log-file", "log.jsonl"]
-    code = wait(begin(root, [*command, *more.split()], root / "run.log"), watch)
+    command = ["run", "-i", source, "-m", "plain.onnx", "-o", out, "--device", "cpu", "--log-file", "log.jsonl"]
+    code = wait(Fork(root, [*command, *more.split()], root / "run.log", forked=1), watch)
     lines = [json.loads(line) for line in (root / "log.jsonl").read_text().splitlines()]
     return code, (root / "run.log").read_text(), [line["message"] for line in lines if line["event"] == "log"]
 

@@ -4,15 +4,17 @@ import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import dicoms
 import numpy as np
 import pytest
 from networks import local, pixelwise, volumetric
 from rasterio.transform import from_origin
-from scenes import PATIENCE, PROCESSES, SEGPIPE, SERIAL, Silent
+from scenes import PROCESSES, SERIAL, Fork, Silent, mount, wait
 
 from segpipe.errors import OutputError
 from segpipe.formats.dicom.space import derived_space
@@ -34,7 +36,7 @@ def can_mount():
     )
 
 
-mounts = pytest.mark.skipif(not can_mount(), reason="mount namespaces are not permitted here")
+mountable = pytest.mark.skipif(not can_mount(), reason="mount namespaces are not permitted here")
 
 
 @pytest.fixture
@@ -58,26 +60,26 @@ def masks(out):
 
 
 @pytest.mark.slow
-@mounts
+@mountable
 @pytest.mark.parametrize("executor", [SERIAL, f"{PROCESSES} --parts 3"], ids=["serial", "processes in parts"])
-def test_after_a_full_disk_nothing_is_inferred_and_with_room_the_rest_is_done(executor, scenes):
+def test_after_a_full_disk_nothing_is_inferred_and_with_room_the_rest_is_done(executor, scenes, mounts):
     """In a small tmpfs, which is made larger for the second run."""
     carry_out(prepare(settings(scenes, output=scenes / "whole")), Silent())
-    run = [*SEGPIPE, "run", "-i", "in", "-m", "m.onnx", "-o", "disk", "--device", "cpu", *executor.split()]
-    script = (
-        'mkdir disk first && mount -t tmpfs -o size=120k tmpfs disk && "$@"; echo "code $?" >&2; '
-        'cp -a disk/. first; mount -o remount,size=64m disk; "$@"; echo "code $?" >&2; cp -a disk/. out'
-    )
-    (scenes / "out").mkdir()
-    outer = ["unshare", "--map-root-user", "--mount", "bash", "-c", script, "bash", *run]
-    ended = subprocess.run(outer, cwd=scenes, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    assert "Traceback" not in ended.stderr, ended.stderr
-    first, second, _ = ended.stderr.split("code ")
+    disk, log = scenes / "disk", scenes / "log"
+    disk.mkdir()
+    seen, command = Path(f"/proc/{mounts}/root{disk}"), ["run", "-i", "in", "-m", "m.onnx", "-o", "disk", "--device", "cpu"]
+    mount(mounts, f"mount -t tmpfs -o size=120k tmpfs {disk}")
+    codes, said = [], []
+    for size, copy in (("120k", "first"), ("64m", "out")):
+        mount(mounts, f"mount -o remount,size={size} {disk}")
+        codes.append(wait(Fork(scenes, [*command, *executor.split()], log, within=mounts, forked=1)))
+        said.append(log.read_text())
+        shutil.copytree(seen, scenes / copy)
+    assert "Traceback" not in "".join(said)
     assert re.search(
-        "error: the disk of disk is full: no further work was started: free .* and run the same command again", first
+        "error: the disk of disk is full: no further work was started: free .* and run the same command again", said[0]
     )
-    assert second.startswith("1")
-    assert ended.stderr.endswith("code 0\n")
+    assert codes == [1, 0], said
     told = json.loads((scenes / "first" / "run.json").read_text())
     assert len(told["failed"]) <= 4  # what two workers had at that moment; all others are not begun, or given up
     assert len(told["done"]) + len(told["failed"]) < len(NAMES)

@@ -17,8 +17,8 @@ from scenes import (
     PROCESSES,
     SEGPIPE,
     SERIAL,
+    Fork,
     Silent,
-    begin,
     files,
     nothing,
     wait,
@@ -54,9 +54,13 @@ def command(source, out, more):
     return [*SEGPIPE, "run", "-v", "-i", source, "-m", "plain.onnx", "-o", out, "--device", "cpu", *more.split()]
 
 
+def begin_forked(root, words, log):
+    return Fork(root, words[len(SEGPIPE) :], log, forked=1)
+
+
 def run(root, out, more, source="s3://scenes/in/"):
     log = root / "run.log"
-    code = wait(begin(root, command(source, out, more), log), nothing)
+    code = wait(begin_forked(root, command(source, out, more), log), nothing)
     return code, log.read_text()
 
 
@@ -144,7 +148,8 @@ def test_status_of_a_bucket(root, endpoint):
 def test_a_killed_run_goes_on_part_by_part_and_its_lock_is_cleared(executor, root, endpoint):
     prefix = f"killed-{len(executor)}"
     endpoint.fail({rf"PUT /{BUCKET}/{prefix}/\.parts/.*/000007\.npz": 10_000})  # so that it cannot end before it is killed
-    process = begin(root, command("s3://scenes/in/", f"s3://scenes/{prefix}", f"{executor} --parts 12"), root / "killed.log")
+    words = command("s3://scenes/in/", f"s3://scenes/{prefix}", f"{executor} --parts 12")
+    process = begin_forked(root, words, root / "killed.log")
 
     def done():
         return [line for line in endpoint.requests if line.startswith("PUT") and line.endswith(".npz")]

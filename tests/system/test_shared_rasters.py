@@ -20,7 +20,7 @@ from networks import pixelwise
 from onnx import numpy_helper
 from rasterio.enums import ColorInterp
 from rasterio.transform import from_origin
-from scenes import SEGPIPE, begin
+from scenes import Fork
 
 pytestmark = pytest.mark.shared_data
 
@@ -123,7 +123,7 @@ def carry_out(inputs: Path, model: Path, *options: str, own: bool = False) -> Ni
     output = model.with_suffix(".out" + "".join(options))
     words = ["run", "-i", inputs, "-m", model, "-o", output, "--device", "cpu", *options]
     if own:
-        process = begin(model.parent, [*SEGPIPE, *map(str, words)], output.with_suffix(".log"))
+        process = Fork(model.parent, [*map(str, words)], output.with_suffix(".log"), forked=1)
         night = Night(process.wait(), process.log.read_text(), output, model)
     else:
         ended = invoke(words, model.parent)

@@ -129,15 +129,19 @@ def _is_on(lattice: Affine, grid: RasterGrid) -> bool:
 
 def _bounds(grids: Sequence[RasterGrid], crs: CRS, lattice: Affine) -> Float:
     """Least and largest column and row of all grids in a lattice, ``(2, 2)``."""
-    outlines = [_outline(grid, crs) for grid in grids]
-    if turn := turn_of(Reference(horizontal(crs), crs_name(crs))):
+    turn, inverse, found = turn_of(Reference(horizontal(crs), crs_name(crs))), ~lattice, []
+    outlines = [_ends(_outline(grid, crs), inverse, turn) for grid in grids]
+    if turn:
         outlines = _unwrapped(outlines, turn)
-    inverse, found = ~lattice, []
     for x, y in outlines:
         col, row = inverse * (x, y)
         found.append(((col.min(), row.min()), (col.max(), row.max())))
     each = np.array(found)
     return np.stack([each[:, 0].min(axis=0), each[:, 1].max(axis=0)])
+
+
+CORNERS = 3
+"""Points along an axis of a grid that is straight in the CRS: both ends, and the middle, from which turns are counted."""
 
 
 def _outline(grid: RasterGrid, crs: CRS) -> tuple[Float, Float]:
@@ -146,11 +150,12 @@ def _outline(grid: RasterGrid, crs: CRS) -> tuple[Float, Float]:
     Raises:
         OverlapError: none has coordinates there.
     """
-    axes = [np.linspace(0, size, SAMPLES) for size in grid.shape]
+    same = _same_crs(grid, crs)
+    axes = [np.linspace(0, size, CORNERS if same else SAMPLES) for size in grid.shape]
     rows, cols = (values.ravel() for values in np.meshgrid(*axes, indexing="ij"))
     t = _transform(grid)
     x, y = t.a * cols + t.b * rows + t.c, t.d * cols + t.e * rows + t.f
-    if not _same_crs(grid, crs):
+    if not same:
         assert grid.crs is not None
         x, y = Transformer.from_crs(horizontal(grid.crs), horizontal(crs), always_xy=True).transform(x, y)
     there = np.isfinite(x) & np.isfinite(y)
@@ -159,15 +164,23 @@ def _outline(grid: RasterGrid, crs: CRS) -> tuple[Float, Float]:
     return x[there], y[there]
 
 
+def _ends(outline: tuple[Float, Float], inverse: Affine, turn: float | None) -> tuple[Float, Float]:
+    """The points of an outline that say how far it reaches: thousands of outlines would take 70 kB each."""
+    x, y = outline
+    if turn:
+        x = x - turn * np.rint((x - x[len(x) // 2]) / turn)
+    kept = [at for values in (x, *(inverse * (x, y))) for at in (values.argmin(), values.argmax())]
+    return x[kept], y[kept]
+
+
 def _unwrapped(outlines: Sequence[tuple[Float, Float]], turn: float) -> list[tuple[Float, Float]]:
     """Outlines moved by full turns so that they lie close together: grids on both sides of the antimeridian are one map."""
-    own = [(x - turn * np.rint((x - x[len(x) // 2]) / turn), y) for x, y in outlines]
-    middles = np.array([(x.min() + x.max()) / 2 for x, _ in own])
+    middles = np.array([(x.min() + x.max()) / 2 for x, _ in outlines])
     places = np.sort(middles % turn)
     gaps = np.diff(np.append(places, places[0] + turn))
     if turn - gaps.max() >= np.ptp(middles) - turn * 1e-6:
-        return own
+        return list(outlines)
     start = places[(int(np.argmax(gaps)) + 1) % len(places)]
     moved = start + (middles - start) % turn
     base = turn * np.rint(np.median(moved) / turn)  # close to the usual range of coordinates
-    return [(x + shift, y) for (x, y), shift in zip(own, moved - middles - base, strict=True)]
+    return [(x + shift, y) for (x, y), shift in zip(outlines, moved - middles - base, strict=True)]

@@ -74,9 +74,18 @@ def is_in_memory(folder: str | Path) -> bool:
 
 def resident() -> int:
     """Memory of this process in bytes, without freed memory; the peak so far if the kernel does not report it."""
-    with suppress(OSError, AttributeError):  # the C library cannot return freed memory
-        ctypes.CDLL(None).malloc_trim(0)
+    return_freed_memory()
     return _held("VmRSS")
+
+
+def return_freed_memory() -> None:
+    """Let the C library give freed memory back to the kernel.
+
+    A small object that lives on may lie in the space of a large freed array, which then fits no second one: a process that
+    keeps a little of each of thousands of files grows by an array for each.
+    """
+    with suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def reuse_freed_memory() -> None:

@@ -1,5 +1,6 @@
 """The grid of a mosaic: that of its masks, or the one that the user names, and when one must be named."""
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -88,3 +89,19 @@ def test_a_grid_that_gdal_cannot_hold_is_refused() -> None:
         frame(grid(UTM), resolution=1e-8)
     with pytest.raises(OverlapError, match="--crs must be a code such as EPSG:32633, or WKT, got nonsense"):
         frame(grid(UTM), crs="nonsense")
+
+
+@pytest.mark.parametrize("crs", ["EPSG:32633", "EPSG:32634"])
+def test_a_thousand_masks_take_no_outline_each(crs: str) -> None:
+    """An outline has 70 kB; masks of one tile here, side by side."""
+    one = {"shape": (24, 24)}
+    grids = [grid(UTM * Affine.translation(24 * (k % 20), 24 * (k // 20)), **one) for k in range(400)]
+    whole = frame(grids[0], grids[19], grids[-20], grids[-1], crs=crs, resolution=10)[:2]
+    tracemalloc.start()
+    try:
+        found = frame(*grids, crs=crs, resolution=10)[:2]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found == whole
+    assert peak < 4e6

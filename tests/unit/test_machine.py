@@ -84,3 +84,26 @@ def test_freed_memory_is_used_again():
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert int(done.stdout) < 20 * 2048 / 4
+
+
+FREED = """
+import ctypes
+from segpipe.process.machine import TRIM_THRESHOLD, MMAP_THRESHOLD, _held, return_freed_memory
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+libc.mallopt(MMAP_THRESHOLD, 2**25), libc.mallopt(TRIM_THRESHOLD, 2**30)  # the library keeps what is freed
+arrays = [libc.malloc(2**18) for _ in range(200)]
+for one in arrays:
+    ctypes.memset(one, 1, 2**18)
+for one in arrays:
+    libc.free(one)
+before = _held("VmRSS")
+return_freed_memory()
+print(before - _held("VmRSS"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone gives memory back")
+def test_freed_memory_is_given_back():
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 200 * 2**18 * 0.9

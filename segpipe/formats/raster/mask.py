@@ -1,5 +1,6 @@
 """Read a raster mask that segpipe wrote."""
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,7 +17,14 @@ from segpipe.formats.style import Color
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.raster_grid import read_grid
 from segpipe.geometry.windows import Window
+from segpipe.process.machine import return_freed_memory
 from segpipe.storage.retry import is_passing
+
+TIDY = 64
+"""Masks after whose closing freed memory is given back. Each takes a block of 256 kB; of 2,000 masks, every second process
+kept up to 500 MB of them (measured)."""
+
+_CLOSED = itertools.count(1)
 
 
 def read_mask(path: Path) -> tuple[NDArray[Any], Grid]:
@@ -79,3 +87,5 @@ def open_mask(path: Path) -> Iterator[RasterMask]:
             dataset = open_raster(str(path))
         with dataset:
             yield RasterMask(read_grid(dataset), path, dataset)
+    if next(_CLOSED) % TIDY == 0:
+        return_freed_memory()

@@ -49,10 +49,12 @@ FEWER: dict[str, dict[str, Any]] = {
     },
 }
 """Options of smp's networks, whose levels do all the same: their graphs have as many kinds of operators."""
+UNSHIFTED = {"backbone_config.depths": [1, 1, 1, 1]}
+"""Every second layer of a Swin has shifted windows: those of UperNet and MaskFormer have them."""
 LAYERS: dict[str, dict[str, Any]] = {
     "MaskFormer": {"decoder_config.decoder_layers": 1},
-    "Mask2Former": {"encoder_layers": 1, "decoder_layers": 2},
-    "OneFormer": {"encoder_layers": 1, "decoder_layers": 2, "query_dec_layers": 1},
+    "Mask2Former": {**UNSHIFTED, "encoder_layers": 1, "decoder_layers": 2},
+    "OneFormer": {**UNSHIFTED, "encoder_layers": 1, "decoder_layers": 2, "query_dec_layers": 1},
     "EoMT": {"num_hidden_layers": 2, "num_blocks": 1},
     "EoMT-DINOv3": {"num_hidden_layers": 2, "num_blocks": 1},
 }

@@ -137,13 +137,21 @@ def with_layers(config, counts, library):
 
 
 def with_fewer_blocks(monkeypatch):
-    """torchvision's ResNets have a third of their blocks, which do all the same: 101 still has more of them than 50."""
-    from torchvision.models import resnet
+    """torchvision's ResNets have a third of their blocks, which do all the same: 101 still has more of them than 50. Its
+    MobileNets have none that is as the one before."""
+    from torchvision.models import mobilenetv3, resnet
 
-    make = resnet._resnet
+    make, settings = resnet._resnet, mobilenetv3._mobilenet_v3_conf
+
+    def few(name, **options):
+        blocks, last = settings(name, **options)
+        shapes = [(block.input_channels, block.out_channels) for block in blocks]
+        return [block for n, block in enumerate(blocks) if shapes[n] != shapes[n - 1]], last
+
     monkeypatch.setattr(
         resnet, "_resnet", lambda kind, counts, *rest, **more: make(kind, [n // 3 for n in counts], *rest, **more)
     )
+    monkeypatch.setattr(mobilenetv3, "_mobilenet_v3_conf", few)
 
 
 def exported(family, prepared, segpipe):

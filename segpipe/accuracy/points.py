@@ -20,7 +20,7 @@ from segpipe.process.extras import install
 from segpipe.storage.documents import DocumentError, parse_json
 from segpipe.storage.files import commit, output_errors, partial, unlinked
 from segpipe.storage.invalid import readable
-from segpipe.vectors.file import explained, is_pointer, truncated
+from segpipe.vectors.file import explained, is_pointer, truncated, unwritten
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -162,7 +162,7 @@ def _drafted(frame: "GeoDataFrame", path: Path) -> Iterator[Path]:
     driver = DRIVERS[path.suffix.lower()]
     options = {"RFC7946": "YES"} if driver == "GeoJSON" else {}
     try:
-        with _vector_errors(OutputError, f"{path} cannot be written"):
+        with _vector_errors(OutputError, f"{path} cannot be written", path):
             import pyogrio
 
             draft.unlink(missing_ok=True)
@@ -173,7 +173,8 @@ def _drafted(frame: "GeoDataFrame", path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _vector_errors(kind: type[InputError] | type[OutputError], what: str) -> Iterator[None]:
+def _vector_errors(kind: type[InputError] | type[OutputError], what: str, made: Path | None = None) -> Iterator[None]:
+    """Turn errors of libraries into one line; ``made`` is the file that is written."""
     try:
         from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError
     except ModuleNotFoundError as error:
@@ -183,7 +184,8 @@ def _vector_errors(kind: type[InputError] | type[OutputError], what: str) -> Ite
     except ModuleNotFoundError as error:
         raise InstallationError(f"points need {error.name}, which is not installed: run {install('zones')}") from None
     except (DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError, OSError, ValueError) as error:
-        raise kind(f"{what}: {explained(error) if kind is InputError else one_line(error)}") from error
+        why = unwritten(made, error) if made else explained(error) if kind is InputError else one_line(error)
+        raise kind(f"{what}: {why}") from error
 
 
 @dataclass(frozen=True, eq=False)

@@ -49,9 +49,10 @@ def write_profile(run: Run, plan: Plan, summary: Summary) -> None:
     on_cpu = single and run.model.engine is None  # otherwise threads other than the call's do its work
     summary.profile = account(recorder, workers=plan.workers, calls=calls, on_cpu=on_cpu)
     store, name = place
-    summary.trace = store.path(name)
-    with summary.noting(), store.writing(name) as stream:
-        write_trace(stream, summary.profile.processes)
+    with summary.noting():
+        with store.writing(name) as stream:
+            write_trace(stream, summary.profile.processes)
+        summary.trace = store.path(name)
     if isinstance(run.settings.profile, Path):
         with suppress(OSError):  # another run may use it
             (run.settings.profile.parent / DRAFTS).rmdir()

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyproj import CRS
 
-from segpipe.errors import InstallationError, OutputError, SegpipeError, SettingsError, one_line
+from segpipe.errors import InstallationError, OutputError, SegpipeError, SettingsError
 from segpipe.messages.printable import one_row
 from segpipe.overlap.finished import Classes
 from segpipe.pipeline.decide import CONFIDENCE_TOP
@@ -21,7 +21,7 @@ from segpipe.polygons.case import Features
 from segpipe.polygons.geojson import columns_of, write_geojson
 from segpipe.process.extras import install
 from segpipe.storage.files import commit, draft_name
-from segpipe.vectors.file import PARQUET
+from segpipe.vectors.file import PARQUET, unwritten
 from segpipe.zones.writing import DRIVERS
 
 if TYPE_CHECKING:
@@ -177,8 +177,7 @@ def _writing_errors(path: Path) -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise _missing(error) from None
     except (ArrowException, DataLayerError, DataSourceError, FeatureError, FieldError, OSError) as error:
-        reason = getattr(error, "strerror", None) or one_line(error)
-        raise OutputError(f"--output {path} cannot be written: {reason}: name another file") from error
+        raise OutputError(f"--output {path} cannot be written: {unwritten(path, error)}") from error
 
 
 def _missing(error: ModuleNotFoundError) -> InstallationError:

@@ -30,7 +30,8 @@ def print_profile(summary: Summary) -> None:
             echo("profile  " + "  ".join(row), err=True)
     for line in profile_lines(profile):
         echo(line, err=True)
-    echo(f"open {summary.trace} in ui.perfetto.dev or chrome://tracing", err=True)
+    if summary.trace is not None:
+        echo(f"open {summary.trace} in ui.perfetto.dev or chrome://tracing", err=True)
 
 
 def profile_table(profile: Profile) -> "Table":

@@ -1,16 +1,19 @@
-"""Read the geometries and columns of a vector file."""
+"""Read the geometries and columns of a vector file, and say why one cannot be written."""
 
+import errno
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import disk_usage
 from typing import TYPE_CHECKING
 
 import numpy as np
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 
-from segpipe.errors import InstallationError, ZonesError, one_line
+from segpipe.errors import InstallationError, ZonesError, of_system, one_line
 from segpipe.geometry.reference import NowhereError, horizontal
 from segpipe.process.extras import install
 from segpipe.vectors.surfaces import Shapes, all_empty, repaired
@@ -23,6 +26,9 @@ POINTER, HEAD = b"<OGR", 4096
 """The start of an XML description of a source, and the number of bytes in which it must lie."""
 SHAPEFILE = (9994).to_bytes(4, "big")
 """The first bytes of a Shapefile."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+NEARLY_FULL = 2**20
+"""Free bytes below which an error of writing is taken for a full disk."""
 SHOWN = 8
 """Maximum number of layers or columns that a message names."""
 
@@ -37,6 +43,15 @@ class Selection:
     """Column with the names of zones; None: zones are numbered in the order of the file."""
     flag: str = "--zones"
     """Flag that names the file, for messages."""
+
+
+def unwritten(path: Path, error: Exception) -> str:
+    """Why a vector file cannot be written, and the mend. Of a full disk, GDAL tells only what it missed later."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        return of_system(error)
+    if disk_usage(path.absolute().parent).free < NEARLY_FULL:
+        return of_system(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    return f"{getattr(error, 'strerror', None) or one_line(error)}: name another file"
 
 
 @contextmanager

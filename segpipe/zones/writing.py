@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segpipe.errors import ZonesError, one_line
-from segpipe.storage.files import draft_name
-from segpipe.vectors.file import PARQUET, Selection, missing, read_frame
+from segpipe.errors import ZonesError
+from segpipe.storage.files import draft_name, remove
+from segpipe.vectors.file import PARQUET, Selection, missing, read_frame, unwritten
 from segpipe.zones.polygons import Zones
 from segpipe.zones.table import FIRST, LAST, ZoneTotals
 
@@ -64,13 +64,13 @@ def _draft(path: Path, selection: Selection, totals: ZoneTotals) -> Iterator[Pat
     """The file under another name, which is removed at the end."""
     frame = _with_columns(read_frame(selection), totals)
     draft = path.with_name(f".{draft_name(path.stem)}.partial{path.suffix}")
-    with _writing_errors(path):
-        try:
+    try:
+        with _writing_errors(path):
             draft.unlink(missing_ok=True)
             _write(frame, draft, path)
             yield draft
-        finally:
-            draft.unlink(missing_ok=True)
+    finally:
+        remove(draft)
 
 
 @contextmanager
@@ -82,8 +82,7 @@ def _writing_errors(path: Path) -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise missing(error) from None
     except (DataSourceError, FeatureError, FieldError, OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or one_line(error)
-        raise ZonesError(f"--zones-out {path} cannot be written: {reason}: name another file") from error
+        raise ZonesError(f"--zones-out {path} cannot be written: {unwritten(path, error)}") from error
 
 
 def _with_columns(frame: "GeoDataFrame", totals: ZoneTotals) -> "GeoDataFrame":

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from networks import local, pixelwise, volumetric
 from rasterio.transform import from_origin
-from scenes import PROCESSES, SERIAL, Fork, Silent, mount, wait
+from scenes import PATIENCE, PROCESSES, SERIAL, Fork, Silent, mount, wait
 
 from segpipe.errors import OutputError
 from segpipe.formats.dicom.space import derived_space
@@ -139,6 +140,37 @@ def test_a_table_that_could_not_be_written_is_not_said_to_be_there(lost, rest, s
     assert summary.problems == [f"{scenes}/out/{lost} cannot be written: No space left on device: free space there"]
     conclude(prepared, summary)
     assert capsys.readouterr().out.splitlines(keepends=True)[-1].endswith(f" {rest.format(out=scenes / 'out')}")
+
+
+VECTORS = """
+import sys, geopandas, pathlib
+from shapely import Point
+from segpipe.errors import OutputError
+from segpipe.polygons.file import _writing_errors
+frame = geopandas.GeoDataFrame({"a": range(9000)}, geometry=[Point(k, k) for k in range(9000)], crs=32633)
+for suffix in sys.argv[1:]:
+    path = pathlib.Path("disk", f"f.{suffix}")
+    try:
+        with _writing_errors(path):
+            frame.to_parquet(path) if suffix == "parquet" else frame.to_file(path)
+    except OutputError as error:
+        print(error)
+    path.unlink(missing_ok=True)
+"""
+
+
+@mountable
+def test_a_vector_file_on_a_full_disk_says_that_it_is_full(tmp_path):
+    """GDAL says that there is no such table, or that a feature cannot be written; in a tmpfs of 12 kB."""
+    suffixes = ["gpkg", "fgb", "geojson", "parquet"]
+    script = 'mkdir disk && mount -t tmpfs -o size=12k tmpfs disk && exec "$@"'
+    inner = [sys.executable, "-c", VECTORS, *suffixes]
+    outer = ["unshare", "--map-root-user", "--mount", "bash", "-c", script, "bash", *inner]
+    done = subprocess.run(outer, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert [line.split(": ")[0] for line in done.stdout.splitlines()] == [
+        f"--output disk/f.{suffix} cannot be written" for suffix in suffixes
+    ], done.stderr
+    assert all(line.endswith("No space left on device: free space there") for line in done.stdout.splitlines())
 
 
 def counted(monkeypatch):

@@ -87,8 +87,14 @@ def bootstrap(matrices: Integers, draws: int, seed: int, level: float) -> dict[s
 
 
 def _sums(times: Integers, matrices: Integers) -> Integers:
-    """Sums of matrices, each so many times: by floats, which multiply faster and are exact up to 2**53 pixels."""
-    return np.tensordot(times.astype(np.float64), matrices.astype(np.float64), axes=1).astype(np.int64)
+    """Sums of matrices, each so many times: by floats, which multiply faster and are exact up to 2**53 pixels.
+
+    Row by row: with hundreds of classes, the matrices of all cases are large, and are not to be held twice.
+    """
+    sums, drawn = np.empty((len(times), *matrices.shape[1:]), np.int64), times.astype(np.float64)
+    for row in range(matrices.shape[1]):
+        sums[:, row] = drawn @ matrices[:, row].astype(np.float64)
+    return sums
 
 
 def _quantiles(values: Float, at: Sequence[float]) -> Float:

@@ -1,12 +1,14 @@
 """Scores against scikit-learn and torchmetrics, on random pairs with ignored pixels, absent classes and empty cases."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 from later import Later
 
 from segpipe.accuracy.confusion import ClassMap, Confusion, PairCounts, confusion_of
-from segpipe.accuracy.scores import QUANTITIES, SUMMARIES, bootstrap, scores
+from segpipe.accuracy.scores import QUANTITIES, SUMMARIES, _sums, bootstrap, scores
 from segpipe.errors import SourceError
 
 metrics, oracle = Later("sklearn.metrics"), Later("torchmetrics.functional.classification")
@@ -146,3 +148,18 @@ def test_bootstrap_draws_cases():
     assert found["iou"].shape == (2, 3)
     assert bootstrap(matrices, 300, 7, 0.9)["kappa"] == pytest.approx(found["kappa"])
     assert found["kappa"][0] < float(scores(matrices.sum(axis=0)).kappa) < found["kappa"][1]
+
+
+def test_draws_of_many_classes_are_exact_and_hold_the_matrices_once():
+    """Seven draws of 30 cases of 120 classes, against sums of integers one by one."""
+    rng = np.random.default_rng(0)
+    matrices, times = rng.integers(0, 2**45, (30, 120, 120)), rng.integers(0, 4, (7, 30))
+    expected = [sum(int(n) * matrix for n, matrix in zip(draw, matrices, strict=True)) for draw in times]
+    tracemalloc.start()
+    try:
+        found = _sums(times, matrices)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(found, expected)
+    assert peak < found.nbytes + matrices.nbytes / 4

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from inspect import cleandoc
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ def _section(name: str, command: click.Command) -> Iterator[str]:
 
 
 def _sentence(command: click.Command) -> str:
-    return (command.help or "").split("\n\n")[0].replace("\n", " ")
+    return cleandoc(command.help or "").split("\n\n")[0].replace("\n", " ")
 
 
 def _usage(name: str, command: click.Command) -> str:

@@ -169,7 +169,8 @@ def _ends(outline: tuple[Float, Float], inverse: Affine, turn: float | None) -> 
     x, y = outline
     if turn:
         x = x - turn * np.rint((x - x[len(x) // 2]) / turn)
-    kept = [at for values in (x, *(inverse * (x, y))) for at in (values.argmin(), values.argmax())]
+    col, row = inverse * (x, y)  # type: ignore[operator]  # its types know no arrays
+    kept = [at for values in (x, col, row) for at in (values.argmin(), values.argmax())]
     return x[kept], y[kept]
 
 

@@ -164,10 +164,8 @@ class Model:
         allow = self.settings.get("unusual_values") == "allow"
         reading = Reading(self.spec, source=source, allow_unusual=allow)
         case = Case(NAME, NAME)
-        with (
-            self._alone,
-            closing(segmented([case], reading, self._opened.here(), self._calls, confidence=confidence)) as cases,
-        ):
+        network = self._opened.here()
+        with self._alone, closing(segmented([case], reading, network, self._calls, confidence=confidence)) as cases:
             for _, boxes in cases:
                 _fill(boxes, bands, likely)
         if rule is not None:
@@ -199,10 +197,10 @@ class _Opened:
         self.spec = spec
         self._model, self._process = open_model(spec), os.getpid()
         self._of_parent: list[Network] = []
-        """Stay open in a fork: closing them would wait for threads that a fork does not have."""
+        """Networks of a fork's parent. They stay open: closing them would wait for threads that the fork does not have."""
 
     def here(self) -> Network:
-        """The network, opened anew in a fork.
+        """The network of this process; a fork opens its own.
 
         Raises:
             DeviceError: it is on a GPU, which a fork cannot use.

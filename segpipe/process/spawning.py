@@ -41,6 +41,15 @@ _changing = threading.RLock()
 """Held while variables of this process change for a moment: another thread would take them for those from before."""
 
 
+def _renew() -> None:
+    """A fork has only the thread that made it: a lock that another one held would never be released."""
+    global _changing  # noqa: PLW0603 - one per process
+    _changing = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew)
+
+
 class _Closing(Protocol):
     def close(self) -> object: ...
 

@@ -326,6 +326,26 @@ def test_variables_of_processes_that_threads_start_at_once_do_not_stay(monkeypat
     assert "SEGPIPE_OF_A_WORKER" not in os.environ
 
 
+def test_a_fork_does_not_wait_for_threads_that_it_does_not_have():
+    """Another thread is starting a worker while this process is forked."""
+    held, over = threading.Event(), threading.Event()
+
+    def hold():
+        with spawning._changing:
+            held.set()
+            over.wait(PATIENCE)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(PATIENCE)
+    if not (child := os.fork()):
+        os._exit(not spawning._changing.acquire(timeout=0.5))
+    _, status = os.waitpid(child, 0)
+    over.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
 def test_dask_is_restored_by_the_last_of_several_runs(monkeypatch):
     import dask.config
 

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from shutil import disk_usage
 
 from segpipe.errors import OutputError, of_system
 
@@ -14,6 +15,9 @@ def partial(path: Path) -> Path:
     """Path of a file while it is being written: in the same folder, hidden, the same for every attempt."""
     return path.with_name(f".{path.name}.partial")
 
+
+NEARLY_FULL = 2**20
+"""Free bytes below which a write error of unknown cause is taken for a full disk."""
 
 LONGEST = 230
 """Longest name in bytes to which a draft can add a prefix and a suffix: most file systems allow 255."""
@@ -67,6 +71,13 @@ def reading_errors(path: Path | str) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(f"{path} cannot be read: {of_system(error)}") from error
+
+
+def is_nearly_full(folder: Path | str) -> bool:
+    """Whether a disk has so little space that it is the likely cause of an error of writing."""
+    with suppress(OSError):  # the folder may be gone, too
+        return disk_usage(folder).free < NEARLY_FULL
+    return False
 
 
 @contextmanager

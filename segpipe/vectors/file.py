@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import disk_usage
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +15,7 @@ from pyproj.exceptions import CRSError
 from segpipe.errors import InstallationError, ZonesError, of_system, one_line
 from segpipe.geometry.reference import NowhereError, horizontal
 from segpipe.process.extras import install
+from segpipe.storage.files import is_nearly_full
 from segpipe.vectors.surfaces import Shapes, all_empty, repaired
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ POINTER, HEAD = b"<OGR", 4096
 SHAPEFILE = (9994).to_bytes(4, "big")
 """The first bytes of a Shapefile."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-NEARLY_FULL = 2**20
-"""Free bytes below which an error of writing is taken for a full disk."""
 SHOWN = 8
 """Maximum number of layers or columns that a message names."""
 
@@ -49,7 +47,7 @@ def unwritten(path: Path, error: Exception) -> str:
     """Why a vector file cannot be written, and the mend. Of a full disk, GDAL tells only what it missed later."""
     if isinstance(error, OSError) and error.errno in FULL:
         return of_system(error)
-    if disk_usage(path.absolute().parent).free < NEARLY_FULL:
+    if is_nearly_full(path.absolute().parent):
         return of_system(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     return f"{getattr(error, 'strerror', None) or one_line(error)}: name another file"
 

@@ -27,6 +27,7 @@ from segpipe.jobs.prepare import prepare
 from segpipe.settings import load_settings
 from segpipe.storage.retry import unwritable
 from segpipe.terminal.progress import conclude
+from segpipe.vectors.file import unwritten
 
 NAMES = "abcdefgh"
 
@@ -171,6 +172,11 @@ def test_a_vector_file_on_a_full_disk_says_that_it_is_full(tmp_path):
         f"--output disk/f.{suffix} cannot be written" for suffix in suffixes
     ], done.stderr
     assert all(line.endswith("No space left on device: free space there") for line in done.stdout.splitlines())
+
+
+def test_an_error_on_a_disk_that_is_gone_keeps_its_words(tmp_path):
+    """The folder was removed, or its disk taken away, while a file was written there."""
+    assert unwritten(tmp_path / "gone" / "f.gpkg", ValueError("no such table")) == "no such table: name another file"
 
 
 def counted(monkeypatch):

@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from shutil import disk_usage
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.windows import Window
 from segpipe.process.machine import processors
 from segpipe.storage import Store
-from segpipe.storage.files import output_errors, remove
+from segpipe.storage.files import is_nearly_full, output_errors, remove
 from segpipe.storage.ownership import is_own_sidecar
 from segpipe.storage.retry import is_passing, unwritable
 
@@ -71,9 +70,6 @@ COG = {
     "STATISTICS": "NO",
 }
 
-NEARLY_FULL = 2**20
-"""Free bytes below which a write error of unknown cause is taken for a full disk."""
-
 AUX = ".aux.xml"
 """Suffix of GDAL's sidecar, appended to the name of the file."""
 
@@ -87,7 +83,7 @@ def full_disk(output: Store, path: str) -> Iterator[None]:
     try:
         yield
     except OutputError as error:
-        if unwritable(error, writing=True) is None and disk_usage(output.disk()).free < NEARLY_FULL:
+        if unwritable(error, writing=True) is None and is_nearly_full(output.disk()):
             full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             raise OutputError(f"{path} cannot be written: {of_system(full)}") from error
         raise

@@ -185,7 +185,7 @@ class _Answer:
 
 
 def grace_left(what: str, grace: float, otherwise: str) -> bytes:
-    """What a person is told who interrupts a run: how long it goes on, and what another signal does."""
+    """Message for a user who interrupts a run: how long the run goes on, and what a second signal does."""
     return f"interrupted: {what} {grace:g} s to finish; interrupt once more to {otherwise}\n".encode()
 
 

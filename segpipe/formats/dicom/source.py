@@ -162,7 +162,7 @@ def check_headers(series: Series) -> None:
     place and slope.
 
     Raises:
-        SourceError: a file has another size or time. One that is gone is left to those who read it.
+        SourceError: the size or time of a file has changed. A missing file is reported when it is read.
     """
     for path, state in {frame.path: frame.state for frame in series.frames}.items():
         with suppress(FileNotFoundError):

@@ -477,10 +477,8 @@ def _is_absent(value: Any) -> bool:
 def _read(path: Path) -> dict[str, Any]:
     try:
         return read_toml(path)
-    except OSError as error:
-        raise SettingsError(f"the configuration cannot be read: {shortened(path)}: {error.strerror}") from None
     except DocumentError as error:
-        raise SettingsError(f"{shortened(path)} {error}") from None
+        raise SettingsError(f"the configuration {shortened(path)} {error}") from None
 
 
 def _check_keys(values: Mapping[str, Any], origin: str) -> None:

@@ -61,8 +61,6 @@ def read_classes(path: Path) -> ClassFile:
     """
     try:
         return ClassFile.model_validate(read_toml(path))
-    except OSError as error:
-        raise SettingsError(f"--map-classes {path} cannot be read: {error.strerror}") from None
     except DocumentError as error:
         raise SettingsError(f"--map-classes {path} {error}") from None
     except ValidationError as error:

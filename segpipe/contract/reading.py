@@ -28,10 +28,8 @@ def read_contract(path: Path) -> Contract:
     """The contract in a TOML file."""
     try:
         values = read_toml(path)
-    except OSError as error:
-        raise ContractError(f"the contract cannot be read: {path}: {error.strerror}") from None
     except DocumentError as error:
-        raise ContractError(f"{path} {error}") from None
+        raise ContractError(f"the contract {path} {error}") from None
     return parse_contract(values, str(path))
 
 

@@ -57,7 +57,7 @@ def read_classes(path: Path) -> tuple[Contract, Groups | None]:
     """
     try:
         values = read_toml(path)
-    except (OSError, DocumentError):
+    except DocumentError:
         return read_contract(path), None  # raises the error
     classes = values.get("classes")
     groups = groups_of(classes) if isinstance(classes, list) and all(isinstance(c, dict) for c in classes) else None

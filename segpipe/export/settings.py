@@ -1,7 +1,6 @@
 """Settings of an export, validated once."""
 
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from segpipe.errors import SettingsError
+from segpipe.storage.documents import DocumentError, parse_toml
 from segpipe.storage.invalid import readable
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -101,8 +101,8 @@ def _option(text: str) -> tuple[str, Any]:
     if not equals:
         raise SettingsError(f"--option must be key=value, got {text}")
     try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        return key.strip(), parse_toml(f"value = {value}")["value"]
+    except DocumentError:
         return key.strip(), value
 
 

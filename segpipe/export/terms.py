@@ -1,6 +1,5 @@
 """Contract of an export: from the user, the network's own files, and measurements."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from segpipe.errors import ContractError, ExportError
 from segpipe.export.classes import TABLES, class_table
 from segpipe.export.merge import groups_of
 from segpipe.export.settings import ExportSettings
+from segpipe.storage.documents import DocumentError, read_toml
 
 IMAGENET = {
     "scale": 1 / 255,
@@ -67,16 +67,12 @@ def _from_classes(classes: str | None) -> dict[str, Any]:
     if classes in TABLES:
         return {"classes": class_table(classes)}
     path = Path(classes)
+    if not path.exists():
+        raise ExportError(f"--classes must be {', '.join(TABLES)} or a TOML file, got {classes}, which does not exist")
     try:
-        return _of_types(tomllib.loads(path.read_text(encoding="utf-8")), path)
-    except FileNotFoundError:
-        raise ExportError(
-            f"--classes must be {', '.join(TABLES)} or a TOML file, got {classes}, which does not exist"
-        ) from None
-    except OSError as error:
-        raise ContractError(f"{path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ContractError(f"{path} is not TOML: {error}: correct it there") from None
+        return _of_types(read_toml(path), path)
+    except DocumentError as error:
+        raise ContractError(f"--classes {path} {error}") from None
 
 
 def _of_types(values: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -52,12 +52,10 @@ def read_cluster(path: Path) -> ClusterFile:
     """Read and check the file of ``--cluster``."""
     try:
         return ClusterFile.model_validate(read_toml(path))
-    except OSError as error:
-        raise SettingsError(f"the cluster's file cannot be read: {path}: {error.strerror}") from None
     except DocumentError as error:
-        raise SettingsError(f"{path} {error}") from None
+        raise SettingsError(f"--cluster {path} {error}") from None
     except ValidationError as error:
-        raise SettingsError(f"{path}: {readable(error)}") from None
+        raise SettingsError(f"--cluster {path}: {readable(error)}") from None
 
 
 def bytes_of(text: str) -> int:

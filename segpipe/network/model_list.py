@@ -101,10 +101,8 @@ def read_list(path: Path) -> ModelList:
     """
     try:
         values = read_toml(path)
-    except OSError as error:
-        raise SettingsError(f"the list of models cannot be read: {shortened(path)}: {error.strerror}") from None
     except DocumentError as error:
-        raise SettingsError(f"{shortened(path)} {error}") from None
+        raise SettingsError(f"the list of models {shortened(path)} {error}") from None
     if "models" not in values:
         raise SettingsError(
             f"{path} must be a list of models, with a table [[models]] for each, and has none: see segpipe export join"

@@ -82,21 +82,48 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file.
 
     Raises:
-        DocumentError: as ``parse_toml``, or the path is not a regular file.
-        OSError: the file cannot be read.
+        DocumentError: as ``read_text`` and ``parse_toml``.
     """
+    return parse_toml(read_text(path))
+
+
+def read_json(path: Path, *, most: int = MOST_BYTES) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DocumentError: as ``read_text`` and ``parse_json``.
+    """
+    return parse_json(read_text(path, most=most))
+
+
+def read_text(path: Path, *, most: int = MOST_BYTES) -> str:
+    """Read a UTF-8 file, without a byte order mark.
+
+    Raises:
+        DocumentError: it does not exist, is not a regular file, cannot be read, is larger than ``most`` bytes, or not UTF-8.
+    """
+    try:
+        data = _content(path, most)
+    except FileNotFoundError:
+        raise DocumentError("must exist, and does not: correct its name") from None
+    except OSError as error:
+        raise DocumentError(f"cannot be read: {error.strerror}") from None
+    check_size(data, most)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DocumentError(f"must be UTF-8: {shortened(error)}: save it as UTF-8") from None
+
+
+def _content(path: Path, most: int) -> bytes:
+    """One byte more than ``most`` of a longer file."""
     if "\0" in str(path):
         raise DocumentError("must be a path without NUL characters")
     path.stat()  # raises a precise error for a path that does not exist
     if not path.is_file():
         raise DocumentError(f"must be a file, and is {'a folder' if path.is_dir() else 'something else'}: name the file")
     with path.open("rb") as stream:
-        data = stream.read(MOST_BYTES + 1)
-    check_size(data, MOST_BYTES)
-    try:
-        return parse_toml(data.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DocumentError(f"is not TOML, which is UTF-8: {shortened(error)}: save it as UTF-8") from None
+        return stream.read(most + 1)
 
 
 def shortened(value: object) -> str:

@@ -1,10 +1,11 @@
 """Read YAML from untrusted sources: plain values, within limits."""
 
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from segpipe.storage.documents import DocumentError, check_levels, check_size, shortened, too_deep
+from segpipe.storage.documents import DocumentError, check_levels, check_size, read_text, shortened, too_deep
 
 MOST_BYTES = 2**20
 """Largest text. Descriptions of models take some 10 kB, and PyYAML some seconds for 1 MB."""
@@ -35,6 +36,15 @@ class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc] # yaml has no annotat
         node = super().compose_node(parent, index)
         self._anchors -= anchored
         return node
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file of one document.
+
+    Raises:
+        DocumentError: as ``read_text`` and ``parse_yaml``.
+    """
+    return parse_yaml(read_text(path, most=MOST_BYTES))
 
 
 def parse_yaml(text: str) -> Any:

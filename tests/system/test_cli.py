@@ -100,7 +100,12 @@ REFUSED: list[tuple[str, Callable[[Path], Any], str, str]] = [
     ("scores", net(3, 5), "-i in -m m.onnx", "5 scores .* 3"),
     ("ids without index", net(3, 3, classes=sparse_classes(3, 7, 200)), "-i in -m m.onnx", "index"),
     ("one index twice", net(3, 2, classes=sparse_classes(3, 7, index=0)), "-i in -m m.onnx", "index"),
-    ("no configuration", nothing, "-c c.toml -i in -m m.onnx", "configuration cannot be read: c.toml"),
+    (
+        "no configuration",
+        nothing,
+        "-c c.toml -i in -m m.onnx",
+        "the configuration c.toml must exist, and does not: correct its name",
+    ),
     (
         "unknown setting",
         text("c.toml", "overlp = 3"),
@@ -109,7 +114,12 @@ REFUSED: list[tuple[str, Callable[[Path], Any], str, str]] = [
     ),
     ("unknown key in contract", model(tiles=[64, 64]), "-i in -m m.onnx", "unknown key tiles"),
     ("missing key in contract", model(activation=None), "-i in -m m.onnx", "missing key activation"),
-    ("no contract file", nothing, "-i in -m m.onnx --contract c.toml", "contract cannot be read: c.toml"),
+    (
+        "no contract file",
+        nothing,
+        "-i in -m m.onnx --contract c.toml",
+        "the contract c.toml must exist, and does not: correct its name",
+    ),
     (
         "overlap",
         nothing,

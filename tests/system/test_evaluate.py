@@ -381,7 +381,7 @@ def test_files_of_classes_are_checked(tmp_path, text, said):
     (tmp_path / "m.toml").write_text(text)
     with pytest.raises(SettingsError, match=said):
         class_map.class_map({0: "water", 3: "wood"}, tmp_path / "m.toml", ())
-    with pytest.raises(SettingsError, match="cannot be read"):
+    with pytest.raises(SettingsError, match=r"none\.toml must exist, and does not"):
         class_map.class_map({0: "water"}, tmp_path / "none.toml", ())
 
 

@@ -283,7 +283,7 @@ def read_largest():
 
 def test_a_contract_file_in_another_encoding_is_one_line(tmp_path):
     (tmp_path / "c.toml").write_bytes("version = 1 # für".encode("latin-1"))
-    with pytest.raises(ContractError, match=r"c\.toml is not TOML, which is UTF-8: .*: save it as UTF-8"):
+    with pytest.raises(ContractError, match=r"c\.toml must be UTF-8: .*: save it as UTF-8"):
         read_contract(tmp_path / "c.toml")
 
 

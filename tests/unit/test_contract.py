@@ -67,7 +67,9 @@ def test_toml_and_json_say_the_same(tmp_path):
     assert from_json.column("std") == [0.5, 0.5]
 
 
-@pytest.mark.parametrize(("text", "message"), [("= 1", "is not TOML: .*: correct it there"), (None, "cannot be read")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("= 1", "is not TOML: .*: correct it there"), (None, "must exist, and does not")]
+)
 def test_a_contract_that_cannot_be_read(tmp_path, text, message):
     path = tmp_path / "c.toml"
     if text is not None:

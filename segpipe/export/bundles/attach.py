@@ -76,10 +76,8 @@ def _given(contract: Path | None) -> dict[str, Any]:
         return {}
     try:
         return read_toml(contract)
-    except OSError as error:
-        raise ContractError(f"the contract cannot be read: {contract}: {error.strerror}") from None
     except DocumentError as error:
-        raise ContractError(f"{contract} {error}") from None
+        raise ContractError(f"the contract {contract} {error}") from None
 
 
 def _replaced(path: Path, described: Described) -> Weights:

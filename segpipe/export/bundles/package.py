@@ -13,8 +13,8 @@ from typing import Any
 
 from segpipe.errors import ExportError
 from segpipe.messages.printable import printable
-from segpipe.storage.documents import MOST_BYTES, DocumentError, parse_json, shortened
-from segpipe.storage.yaml_text import parse_yaml
+from segpipe.storage.documents import DocumentError, read_json, shortened
+from segpipe.storage.yaml_text import read_yaml
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,7 @@ class Package:
         """
         path = self.path(name)
         try:
-            with path.open("rb") as file:
-                text = file.read(MOST_BYTES + 1).decode("utf-8-sig")
-            values = parse_json(text, most=MOST_BYTES) if path.suffix == ".json" else parse_yaml(text)
-        except OSError as error:
-            raise ExportError(f"{self.source}: {name} cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError as error:
-            raise ExportError(f"{self.source}: {name} must be UTF-8: {shortened(error)}") from None
+            values = read_json(path) if path.suffix == ".json" else read_yaml(path)
         except DocumentError as error:
             raise ExportError(f"{self.source}: {name} {error}") from None
         if not isinstance(values, dict):

@@ -1,6 +1,5 @@
 """Networks of segmentation-models-pytorch."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from torch import nn
 from segpipe.errors import ExportError
 from segpipe.export.families import Network, Wanted, in_a_line, need
 from segpipe.export.families.transform import read_transform
+from segpipe.storage.documents import DocumentError, read_json
 
 NAMES = (
     "Unet",
@@ -52,8 +52,8 @@ def is_folder(folder: Path) -> bool:
 
 def _config(folder: Path) -> dict[str, Any]:
     try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(folder / "config.json")
+    except DocumentError:
         return {}
     return found if isinstance(found, dict) else {}
 

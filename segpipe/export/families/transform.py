@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from segpipe.errors import ExportError
 from segpipe.export.families.processor import MEND
 from segpipe.export.terms import IMAGENET
+from segpipe.storage.documents import DocumentError, read_json
 
 FILE = "albumentations_config_eval.json"
 """What ``Compose.save_pretrained`` writes, and the folders of smp-hub contain."""
@@ -66,8 +67,10 @@ def read_transform(folder: Path, channels: int) -> tuple[dict[str, Any], tuple[s
     if not path.is_file():
         return {}, ()
     try:
-        steps = list(_steps(json.loads(path.read_text(encoding="utf-8"))["transform"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        steps = list(_steps(read_json(path)["transform"]))
+    except DocumentError as error:
+        raise ExportError(f"{path} {error}: {MEND}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(
             f"{path} must be a transform of albumentations ({type(error).__name__}: {error}): {MEND}"
         ) from None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from segpipe.errors import ExportError
-from segpipe.storage.documents import DocumentError, parse_json
+from segpipe.storage.documents import DocumentError, read_json
 
 MOST_JSON = 2**26
 """Largest size of ``plans.json`` in bytes; those of nnU-Net have some tens of kB."""
@@ -79,15 +79,10 @@ def open_folder(path: Path, checkpoint_name: str) -> TrainedFolder:
 
 
 def _document(folder: Path, name: str) -> Mapping[str, Any]:
+    if not (folder / name).exists():
+        raise ExportError(f"{folder} must hold {name}, and does not: {_inside(folder, name)}")
     try:
-        text = (folder / name).read_text(encoding="utf-8")
-        content = parse_json(text, most=MOST_JSON)
-    except FileNotFoundError:
-        raise ExportError(f"{folder} must hold {name}, and does not: {_inside(folder, name)}") from None
-    except OSError as error:
-        raise ExportError(f"{folder / name} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ExportError(f"{folder / name} is not JSON, which is UTF-8: copy it again") from None
+        content = read_json(folder / name, most=MOST_JSON)
     except DocumentError as error:
         raise ExportError(f"{folder / name} {error}: copy it again") from None
     if not isinstance(content, dict):

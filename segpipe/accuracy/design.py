@@ -93,6 +93,17 @@ def check_sampled(names: Sequence[str], areas: Float, n: Integers | Float, unit:
             )
 
 
+def check_sizes(names: Sequence[str], n: Integers, pixels: Integers) -> None:
+    """Make sure that no stratum has more units in the sample than pixels.
+
+    Raises:
+        InputError: one has.
+    """
+    for name, units, size in zip(names, n, pixels, strict=True):
+        if units > size:
+            raise InputError(f"{name} has {units} units in the sample and {size} pixels: give all pixels of the stratum")
+
+
 def _unmatched(matrix: Matrix) -> Iterator[str]:
     """Classes that only the map, or only the reference has: often another spelling."""
     only = [name for name in matrix.reference if name not in matrix.mapped]

@@ -1,7 +1,7 @@
 """Areas and accuracy of a map, estimated from a sample of it, with standard errors and confidence intervals."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -107,9 +107,9 @@ def _areas(design: Design, name: str, found: Float, level: Level) -> Iterator[Es
     area, error = total(sample, known, found)
     alike = ratio(sample, known, found, sample.area)
     assert alike is not None
-    share = Ratio(area / design.area, error / design.area, alike.units)
-    if alike.error and error:  # units of unequal area: more variance than that of their share
-        share = Ratio(share.value, share.error, alike.units * (alike.error / share.error) ** 2)
+    share = Ratio(area / design.area, error / design.area, alike.units, alike.varies)
+    if alike.varies and alike.error and error:  # units of unequal area: more variance than that of their share
+        share = replace(share, units=alike.units * (alike.error / share.error) ** 2)
     limits = _interval(share, level)
     in_unit = Interval(limits.low * design.area, limits.high * design.area, limits.kind)
     yield Estimate(name, "area", area, error, in_unit, design.unit)
@@ -133,7 +133,7 @@ def _row(name: str, quantity: str, found: Ratio | None, level: Level) -> Estimat
 
 
 def _interval(found: Ratio, level: Level) -> Interval:
-    if level.exact and 0 <= found.value <= 1 and (not found.error or is_small(found.value, found.units)):
+    if level.exact and 0 <= found.value <= 1 and (not found.varies or is_small(found.value, found.units)):
         return exact(found.value, found.units, level.level)
     return normal(found.value, found.error, level.level)
 

@@ -52,6 +52,8 @@ class Ratio:
     """Standard error."""
     units: float
     """Effective number of units: a simple random sample of this size would have this variance."""
+    varies: bool = True
+    """Whether units of a stratum differ in more than their area. If none do, the error says nothing of what was not seen."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +100,18 @@ def ratio(sample: Sample, strata: Strata, y: Float, x: Float) -> Ratio | None:
     value = total(sample, strata, y)[0] / whole
     found = _moments(sample, strata, y, x, value)
     error = math.sqrt(_variance(sample, strata, found.variance)) / whole
-    return Ratio(value, error, _effective(sample, strata, x, value, error))
+    varies = _varies(sample, strata, (y > 0) - value * (x > 0)) or bool(
+        ((counts(sample, strata) == 1) & (found.x > 0)).any()
+    )
+    return Ratio(value, error, _effective(sample, strata, x, value, error if varies else 0.0), varies)
+
+
+def _varies(sample: Sample, strata: Strata, values: Float) -> bool:
+    """Whether values differ within a stratum; exact, as a variance with its rounding errors is not."""
+    low, high = (np.full(len(strata.weight), limit) for limit in (np.inf, -np.inf))
+    np.minimum.at(low, sample.stratum, values)
+    np.maximum.at(high, sample.stratum, values)
+    return bool((low < high).any())
 
 
 def _moments(sample: Sample, strata: Strata, y: Float, x: Float, value: float) -> _Moments:

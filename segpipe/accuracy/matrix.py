@@ -1,6 +1,7 @@
 """Read a confusion matrix of a sample from a CSV file: classes of the map in rows, of the reference in columns."""
 
 import csv
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,7 +65,9 @@ def read_rows(path: Path) -> list[Row]:
         raise InputError(f"{path} must be a table of at most {MOST_BYTES / 1e6:.0f} MB")
     try:
         rows = [
-            row for row in csv.reader(text.splitlines(), delimiter=_delimiter(text)) if any(cell.strip() for cell in row)
+            row
+            for row in csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text))
+            if any(cell.strip() for cell in row)
         ]
     except csv.Error as error:
         raise InputError(f"{path} must be a CSV file, and is not: {error}; close each quote in its own row") from None

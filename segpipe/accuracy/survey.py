@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from segpipe.accuracy.design import SIMPLE, STRATIFIED, check_sampled, unlikely_as_simple
+from segpipe.accuracy.design import SIMPLE, STRATIFIED, check_sampled, check_sizes, unlikely_as_simple
 from segpipe.accuracy.draw import pixel_areas
 from segpipe.accuracy.estimate import Design
 from segpipe.accuracy.estimators import Float, Integers, Sample, Strata
@@ -17,6 +17,7 @@ from segpipe.errors import InputError
 from segpipe.formats.registry import OpenMask
 from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.windows import Window
+from segpipe.messages.names import Names
 from segpipe.messages.printable import printable
 
 OTHER = "stratified by another map (Stehman 2014)"
@@ -194,6 +195,7 @@ def _strata(survey: Survey, sample: Sample) -> tuple[Sequence[str], Sample, Stra
     """Strata that have pixels, and the sample with their positions."""
     n = np.bincount(sample.stratum, minlength=len(survey.strata))
     check_sampled(survey.strata, survey.areas, n, survey.unit)
+    check_sizes(survey.strata, n, survey.pixels)
     held = survey.pixels > 0
     known = Strata(survey.pixels[held].astype(np.float64), n[held] / survey.pixels[held])
     names = [name for name, there in zip(survey.strata, held, strict=True) if there]
@@ -223,12 +225,11 @@ def _left_out(survey: Survey, labelled: Any) -> Iterator[str]:
 def _references(survey: Survey, labels: Sequence[str]) -> tuple[list[str], Integers]:
     """All classes, those that only the reference has last, and the position of each label."""
     known = {name: k for k, name in enumerate(survey.classes)}
-    folded = {name.casefold(): k for name, k in known.items()} if len({n.casefold() for n in known}) == len(known) else {}
-    by_id = {str(number): k for k, number in enumerate(survey.ids)}
+    named = Names.of(known, {number: k for k, number in enumerate(survey.ids)})
     classes, found = list(survey.classes), list[int]()
     for label in labels:
-        k = known.get(label, folded.get(label.casefold(), by_id.get(label, -1)))
-        if k < 0:
+        k = known.get(label, named.find(label))
+        if k is None:
             k = known[label] = len(classes)
             classes.append(label)
         found.append(k)

@@ -31,6 +31,8 @@ def survey_of_tables(samples: Path, strata: Path, reference: str) -> Survey:
         raise InputError(f"{strata} must have each stratum once, and {twice[0]} is there twice")
     measured = _measured(head) or AREA
     pixels, areas = (_numbers(strata, head, rows, name) for name in (PIXELS, measured))
+    if (pixels != np.floor(pixels)).any():
+        raise InputError(f"{strata}: {PIXELS} must be whole numbers, got {pixels[pixels != np.floor(pixels)][0]:g}")
     head, *rows = read_rows(samples)
     mapped, labels = (_column(samples, head, rows, name) for name in (MAP, reference))
     stratum = np.array([_known(samples, name, names) for name in _column(samples, head, rows, STRATUM)])

@@ -5,9 +5,10 @@ from dataclasses import replace
 import golden
 import numpy as np
 import pytest
+from scipy.stats import beta
 
 from segpipe.accuracy.design import design_of
-from segpipe.accuracy.estimate import OVERALL, Level, estimate
+from segpipe.accuracy.estimate import OVERALL, Design, Level, estimate
 from segpipe.accuracy.estimators import Sample, Strata, largest_unseen, ratio, select, total
 
 NORMAL = Level(0.95, exact=False)
@@ -123,6 +124,25 @@ def test_what_was_not_sampled_may_hide_some():
     hidden = largest_unseen(sample, strata, select(sample, sample.reference == 0), 0.9)
     assert hidden == pytest.approx(20 * (1 - 0.05 ** (1 / 30)))
     assert largest_unseen(sample, strata, sample.area, 0.9) == 0
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-16, 3e-16, 1e-6, 0.1])
+@pytest.mark.parametrize("size", [0.01, 1.0, 7.0])
+def test_a_sample_without_an_error_has_an_exact_interval_whatever_the_areas_of_its_pixels(size, spread):
+    """Rounding, and areas of pixels, must not stand for what was not seen; SciPy is the oracle."""
+    n, pixels = np.array([7, 19, 4]), np.array([300.0, 1000, 99])
+    stratum = np.repeat(np.arange(3), n)
+    area = size * (1 + spread * np.random.default_rng(0).uniform(-1, 1, 30))
+    sample = Sample(stratum, stratum, stratum, np.ones(30, int), area)
+    whole = Strata(pixels, n / pixels)
+    found = estimate(Design("abc", "abc", sample, whole, float(pixels.sum() * size), None, "ha", "", ()), Level(0.95))
+    units = pixels.sum() ** 2 / (pixels**2 / n).sum()  # Kish (1965)
+    for k, name in enumerate("abc"):
+        share = found.of(name, "share")
+        hits = share.value * units
+        limits = beta.ppf(0.025, hits, units - hits + 1), beta.ppf(0.975, hits + 1, units - hits)
+        assert share.value == pytest.approx(pixels[k] / pixels.sum(), rel=2 * spread + 1e-12)
+        assert (share.interval.low, share.interval.high) == pytest.approx(limits, abs=1e-9)
 
 
 POPULATION = 20_000

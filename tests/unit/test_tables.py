@@ -2,6 +2,7 @@
 
 import golden
 import numpy as np
+import pandas as pd
 import pytest
 
 from segpipe.accuracy.estimate import OVERALL, Level, estimate
@@ -70,6 +71,8 @@ def test_areas_of_pixels_count(tables):
     [
         (1, "stratum,", "layer,", "must have the column stratum, and has layer, pixels, area_ha"),
         (1, "area_ha", "hectares", "must have the column area"),
+        (1, "40000", "40000.5", "pixels must be whole numbers, got 40000.5"),
+        (1, "40000", "0.5", "pixels must be whole numbers, got 0.5"),
         (1, "40000", "many", "pixels must be a number above 0, at most"),
         (1, "B,30000", "A,30000", "must have each stratum once, and A is there twice"),
         (1, "D,10000", "E,10000", "each stratum must be one of the table of strata, A, B, C, E, got 'D'"),
@@ -87,6 +90,22 @@ def test_a_stratum_without_points_is_named(tables):
     tables[1].write_text(tables[1].read_text() + "\nE,5,0.45")
     with pytest.raises(InputError, match="each stratum must have units in the sample, and E"):
         design_of_survey(survey_of_tables(*tables, "reference"))
+
+
+def test_a_stratum_with_more_points_than_pixels_is_named(tables):
+    """The finite-population correction would be negative, and there is no root of it."""
+    tables[1].write_text(tables[1].read_text().replace("A,40000", "A,9"))
+    with pytest.raises(InputError, match="A has 10 units in the sample and 9 pixels: give all pixels of the stratum"):
+        design_of_survey(survey_of_tables(*tables, "reference"))
+
+
+@pytest.mark.parametrize("odd", ["winter\u2028wheat", "winter\x0bwheat", "winter\x85wheat", "winter\nwheat"])
+def test_letters_that_python_takes_for_ends_of_lines_are_part_of_a_label(tables, odd):
+    """pandas, which reads the table, too, is the oracle."""
+    samples, strata = tables
+    samples.write_text(samples.read_text() + f'\nA,A,"{odd}"', newline="")
+    found = survey_of_tables(samples, strata, "reference")
+    assert list(found.labels) == pd.read_csv(samples)["reference"].tolist()
 
 
 def test_areas_of_pixels_may_name_their_unit(tables):

@@ -20,6 +20,7 @@ from segpipe.errors import InputError, SourceError
 from segpipe.formats.registry import by_suffix, split_suffix
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.windows import Window
+from segpipe.messages.names import Names
 from segpipe.messages.printable import printable
 from segpipe.storage.documents import DocumentError, parse_json
 
@@ -112,8 +113,8 @@ def _case(name: str, cases: Sequence[str], short: Mapping[str, str]) -> str | No
 class Labelling:
     """Which labels are which classes."""
 
-    values: Mapping[str, int]
-    """Id of the class of each label, in lower case; ``OUTSIDE`` for labels that do not count."""
+    values: Names
+    """Id of the class of each label; ``OUTSIDE`` for labels that do not count."""
     background: int = OUTSIDE
     """Id of the class of pixels in no object; ``OUTSIDE``: they do not count."""
 
@@ -123,11 +124,11 @@ class Labelling:
 
         Pixels in no object are of the class ``background`` if there is one.
         """
-        named = {name.casefold(): number for number, name in classes.items()}
-        own = {str(number): number for number in classes} | named
-        found = {name.casefold(): OUTSIDE if number is None else number for name, number in (mapped or {}).items()}
-        values = own if mapped is None else found
-        return cls(values, named.get(BACKGROUND, OUTSIDE))
+        named = {name: number for number, name in classes.items()}
+        background = Names.of(named).find(BACKGROUND)
+        found = {name: OUTSIDE if number is None else number for name, number in (mapped or {}).items()}
+        values = Names.of(named, {number: number for number in classes}) if mapped is None else Names.of(found)
+        return cls(values, OUTSIDE if background is None else background)
 
     @property
     def rule(self) -> str:
@@ -142,7 +143,7 @@ class Labelling:
         Raises:
             SourceError: there is none.
         """
-        found = self.values.get(label.strip().casefold())
+        found = self.values.find(label)
         if found is None:
             known = ", ".join(map(printable, list(self.values)[:8]))
             raise SourceError(

@@ -18,6 +18,7 @@ from segpipe.geometry.grid import Grid
 from segpipe.geometry.raster_grid import NoGroundError, ground_of
 from segpipe.geometry.reference import NowhereError, horizontal
 from segpipe.geometry.windows import Window
+from segpipe.messages.names import Names
 from segpipe.messages.printable import printable
 from segpipe.vectors.placing import place
 from segpipe.vectors.surfaces import Shapes, repaired
@@ -117,17 +118,17 @@ def read_polygons(path: Path, column: str, classes: Mapping[int, str], *, mapped
     except NowhereError as error:
         raise InputError(f"{path} must lie on the Earth, and does not: {error}") from None
     shapes, problems = repaired(np.asarray(frame.geometry.array), crs)
-    values = [_value(path, value, classes, mapped=mapped) for value in frame[column]]
+    names = Names.of({} if mapped else {name: number for number, name in classes.items()})
+    values = [_value(path, value, classes, names) for value in frame[column]]
     number = np.flatnonzero(there) + 1
     told = tuple(f"polygon {k}: {text}" for k, each in zip(number, problems, strict=True) for text in each)
     return Polygons(path, shapes, crs, np.array(values, np.int32), told)
 
 
-def _value(path: Path, value: Any, classes: Mapping[int, str], *, mapped: bool) -> int:
+def _value(path: Path, value: Any, classes: Mapping[int, str], names: Names) -> int:
     text = "" if value is None or value != value else str(value).strip()  # noqa: PLR0124 - NaN
-    named = {name.casefold(): number for number, name in classes.items()}
-    if not mapped and text.casefold() in named:
-        return named[text.casefold()]
+    if (named := names.find(text)) is not None:
+        return named
     try:
         number = float(text)
     except ValueError:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.errors import SettingsError
+from segpipe.messages.names import Names
 from segpipe.messages.printable import printable
 from segpipe.overlap.finished import Classes
 from segpipe.polygons.regions import Table
@@ -67,17 +68,18 @@ def chosen(text: str | None, classes: Classes) -> frozenset[int] | None:
     """
     if text is None:
         return None
-    named = {name.casefold(): number for number, name in classes} | {str(number): number for number, _ in classes}
+    named = Names.of({name: number for number, name in classes}, {number: number for number, _ in classes})
     words = [word.strip() for word in text.split(",") if word.strip()]
-    whole = named.get(text.strip().casefold())  # a name may hold a comma
+    whole = named.find(text)  # a name may hold a comma
     if whole is not None:
         return frozenset({whole})
-    _check(words, named, classes)
-    return frozenset(named[word.casefold()] for word in words)
+    found = [named.find(word) for word in words]
+    _check(words, found, classes)
+    return frozenset(one for one in found if one is not None)
 
 
-def _check(words: Sequence[str], named: dict[str, int], classes: Classes) -> None:
-    wrong = [word for word in words if word.casefold() not in named]
+def _check(words: Sequence[str], found: Sequence[int | None], classes: Classes) -> None:
+    wrong = [word for word, one in zip(words, found, strict=True) if one is None]
     if wrong or not words:
         known = ", ".join(printable(name) for _, name in classes[:20])
         got = printable(wrong[0]) if wrong else "none"

@@ -217,7 +217,7 @@ def test_labels_that_are_mapped_or_ignored() -> None:
     assert Labelling.of(CLASSES).rule == "pixels in no object of the annotations count as background"
     assert Labelling.of(CLASSES).value("2") == 2
     with pytest.raises(
-        SourceError, match=r"labels of annotations must be classes, kitten, dog, got 'cow': map it to one, or ignore it"
+        SourceError, match=r"labels of annotations must be classes, Kitten, dog, got 'cow': map it to one, or ignore it"
     ):
         labelling.value("cow")
 

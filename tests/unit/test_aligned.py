@@ -1,8 +1,12 @@
 """Labels on another grid: the nearest pixel, computed by hand, and no label where there is none."""
 
+from itertools import product
+
 import numpy as np
 import pytest
+import rasterio
 from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
 from rasterio.transform import from_origin
 
 from segpipe.errors import SourceError
@@ -65,3 +69,45 @@ def test_pixels_outside_a_moved_reference_have_no_label_whatever_its_type(raster
     assert moved
     np.testing.assert_array_equal(valid, (wanted > 0) & (wanted != nodata))
     np.testing.assert_array_equal(labels[valid], wanted[valid])
+
+
+TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "int64", "float32")
+MASKS = ("alpha", "alpha nodata", "stored", "stored nodata")
+
+
+@pytest.mark.parametrize(
+    ("masks", "dtype"),
+    [
+        *product(MASKS, TYPES),
+        ("nan", "float32"),
+        ("nan nodata", "float32"),
+        ("nan alpha", "float64"),
+        ("nan nodata alpha", "float32"),
+    ],
+)
+@pytest.mark.parametrize("step", [10, 5])
+def test_what_any_mask_of_a_reference_leaves_out_has_no_label(tmp_path, dtype, masks, step):
+    """On the same grid and on a finer one. A stored mask decides alone, as in GDAL; an alpha band is one more."""
+    values, seen = np.arange(1, 10).reshape(3, 3), np.array([[1, 1, 0], [1, 0, 1], [1, 1, 1]], bool)
+    band = np.where(seen, values, np.nan) if "nan" in masks else values
+    place = {"crs": UTM, "transform": from_origin(500_000, 5_400_000, 10, 10), "nodata": None}
+    if "nodata" in masks:
+        place["nodata"] = np.nan if "nan" in masks else 2
+    bands = 2 if "alpha" in masks else 1
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(tmp_path / "r.tif", "w", "GTiff", 3, 3, bands, dtype=dtype, **place) as file,
+    ):
+        file.write(band.astype(dtype), 1)
+        if "alpha" in masks:
+            file.write((seen * (127 if dtype == "int8" else 255)).astype(dtype), 2)
+            file.colorinterp = [ColorInterp.gray, ColorInterp.alpha]
+        if "stored" in masks:
+            file.write_mask(seen)
+    wanted = seen & (values != 2) if masks == "alpha nodata" else seen
+    times = np.ones((10 // step, 10 // step), int)
+    grid = RasterGrid((30 // step, 30 // step), UTM, from_origin(500_000, 5_400_000, step, step))
+    labels, valid, moved = read(tmp_path / "r.tif", grid)
+    assert moved == (step < 10)
+    np.testing.assert_array_equal(valid, np.kron(wanted, times).astype(bool))
+    np.testing.assert_array_equal(labels[valid], np.kron(values, times)[valid])

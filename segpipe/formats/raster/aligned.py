@@ -1,4 +1,8 @@
-"""Read labels of a raster on another grid: nearest neighbour, where the grids differ."""
+"""Read labels of a raster on another grid: nearest neighbour, where the grids differ.
+
+A label is valid if no mask of the file says otherwise, as in ``validity.py``: a stored mask, else nodata values; and an
+alpha band of any type. GDAL takes an alpha band of 8 or 16 bits alone for a mask, and either that or nodata values.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.io import DatasetReader
@@ -15,6 +20,7 @@ from rasterio.windows import Window as RasterWindow
 from segpipe.errors import SourceError
 from segpipe.formats.raster.gdal import gdal_errors, gdal_options, open_raster
 from segpipe.formats.raster.readback import same_crs, same_transform
+from segpipe.formats.raster.validity import Interval, nodata_interval
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.raster_grid import RasterGrid, read_grid
 from segpipe.geometry.windows import Window
@@ -31,6 +37,10 @@ class AlignedRaster:
     _dataset: DatasetReader | WarpedVRT
     moved: bool
     """Whether pixels were resampled."""
+    _alpha: bool = False
+    """Whether the last band of the file is an alpha band."""
+    _nodata: Interval | None = None
+    """Values that are nodata beside an alpha band, by which GDAL resamples."""
 
     def read(self, window: Window) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """Labels of a window, and where they are valid; None: everywhere."""
@@ -38,11 +48,19 @@ class AlignedRaster:
         place = RasterWindow(left, top, right - left, bottom - top)
         with gdal_errors(SourceError, f"{self._path} cannot be read"):
             labels = self._dataset.read(1, window=place)
-            if self.moved:  # the mask flags of a warped dataset know the alpha band of some types only
-                return labels, self._dataset.read(self._dataset.count, window=place) > 0
-            if MaskFlags.all_valid in self._dataset.mask_flag_enums[0]:
-                return labels, None
-            return labels, self._dataset.read_masks(1, window=place) > 0
+            masks = list(self._masks(place))
+        if self._nodata is not None:
+            masks.append((labels < self._nodata[0]) | (labels > self._nodata[1]))
+        if labels.dtype.kind == "f":
+            masks.append(np.isfinite(labels))
+        return labels, np.logical_and.reduce(masks) if masks else None
+
+    def _masks(self, place: RasterWindow) -> Iterator[NDArray[np.bool_]]:
+        """Where the masks of the file, one by one, say that labels are valid."""
+        if self.moved or self._alpha:  # the mask flags of a warped dataset know the alpha band of some types only
+            yield self._dataset.read(self._dataset.count, window=place) != 0
+        if not self.moved and MaskFlags.all_valid not in self._dataset.mask_flag_enums[0]:
+            yield self._dataset.read_masks(1, window=place) > 0
 
 
 @contextmanager
@@ -60,7 +78,7 @@ def open_aligned(path: Path, grid: Grid) -> Iterator[AlignedRaster]:
             _check_bands(path, dataset)
             own = read_grid(dataset)
             if _is_same(own, grid):
-                yield AlignedRaster(path, dataset, moved=False)
+                yield AlignedRaster(path, dataset, moved=False, _alpha=_has_alpha(dataset))
                 return
             if own.crs is None or own.transform is None or grid.crs is None or grid.transform is None:
                 sizes = [f"{one.shape[1]} x {one.shape[0]}" for one in (grid, own)]
@@ -69,15 +87,24 @@ def open_aligned(path: Path, grid: Grid) -> Iterator[AlignedRaster]:
                     f"it has {sizes[1]} and {own}, the mask has {grid}"
                 )
             with gdal_errors(SourceError, f"{path} cannot be read on the grid of the mask"), _warped(dataset, grid) as moved:
-                yield AlignedRaster(path, moved, moved=True)
+                yield AlignedRaster(path, moved, moved=True, _nodata=_beside_alpha(dataset))
 
 
 def _check_bands(path: Path, dataset: DatasetReader) -> None:
-    alpha = dataset.colorinterp[-1] == ColorInterp.alpha
-    if dataset.count - alpha != 1:
+    if dataset.count - _has_alpha(dataset) != 1:
         raise SourceError(
             f"{path} must have one band of labels, and has {dataset.count}: extract one with gdal_translate -b"
         )
+
+
+def _has_alpha(dataset: DatasetReader) -> bool:
+    return bool(dataset.colorinterp[-1] == ColorInterp.alpha)
+
+
+def _beside_alpha(dataset: DatasetReader) -> Interval | None:
+    """Nodata values of a file with an alpha band, but for NaN, which is never valid."""
+    alone = _has_alpha(dataset) and set(dataset.mask_flag_enums[0]) == {MaskFlags.nodata}
+    return nodata_interval(dataset.nodata, np.dtype(dataset.dtypes[0])) if alone and not np.isnan(dataset.nodata) else None
 
 
 def _is_same(own: RasterGrid, grid: RasterGrid) -> bool:
@@ -90,8 +117,14 @@ def _is_same(own: RasterGrid, grid: RasterGrid) -> bool:
 
 
 def _warped(dataset: DatasetReader, grid: RasterGrid) -> WarpedVRT:
-    """Pixels outside the raster, and its nodata, are invalid by an alpha band."""
-    alpha = {} if dataset.colorinterp[-1] == ColorInterp.alpha else {"add_alpha": True}
+    """Pixels outside the raster, and its nodata, are invalid by an alpha band.
+
+    Nodata values are not for GDAL where there is an alpha band or a stored mask: it would take them in place of a stored
+    mask, write them into the alpha band, and change labels that are equal to them.
+    """
+    alpha: dict[str, Any] = {} if _has_alpha(dataset) else {"add_alpha": True}
+    if set(dataset.mask_flag_enums[0]) != {MaskFlags.nodata} or _has_alpha(dataset):
+        alpha |= {"src_nodata": None, "nodata": None}
     rows, cols = grid.shape
     place = {"crs": grid.crs, "transform": grid.transform, "height": rows, "width": cols}
     return WarpedVRT(dataset, resampling=Resampling.nearest, tolerance=TOLERANCE, **place, **alpha)

@@ -33,7 +33,7 @@ class ArraySource:
         self.dtype: np.dtype[Any] = np.dtype(np.uint8) if array.dtype == np.bool_ else array.dtype.newbyteorder("=")
 
     def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
-        box = tuple(slice(a, b) for a, b in zip(window.start, window.stop, strict=True))
+        box = window.slices
         pixels = np.asarray(self._array[(slice(None), *box)], self.dtype)
         invalid = np.zeros(window.shape, np.bool_) if self._valid is None else ~self._valid[box]
         if self.dtype.kind == "f":
@@ -47,8 +47,7 @@ class ArraySource:
     def empty(self, window: Window) -> bool:
         if self._valid is None:
             return False
-        box = tuple(slice(a, b) for a, b in zip(window.start, window.stop, strict=True))
-        return not self._valid[box].any()
+        return not self._valid[window.slices].any()
 
     def memory(self, shape: tuple[int, ...]) -> int:
         """0: nothing is decoded."""

@@ -17,7 +17,6 @@ from segpipe.cleaning.stage import cleaned_arrays
 from segpipe.contract import Contract
 from segpipe.errors import DeviceError, SettingsError
 from segpipe.formats.case import Case
-from segpipe.geometry.windows import Window
 from segpipe.network.read import read_spec
 from segpipe.network.shapes import by
 from segpipe.network.spec import ModelSpec
@@ -229,14 +228,10 @@ def _few(names: tuple[str, ...]) -> str:
 def _fill(boxes: Boxes, bands: Any, likely: Any) -> None:
     with closing(boxes):
         for box in boxes:
-            where = (slice(None), *_slices(box.window))
+            where = (slice(None), *box.window.slices)
             bands[where] = box.labels
             if likely is not None:
                 likely[where] = box.confidence
-
-
-def _slices(window: Window) -> tuple[slice, ...]:
-    return tuple(slice(a, b) for a, b in zip(window.start, window.stop, strict=True))
 
 
 def paths(given: Paths) -> tuple[str, ...]:

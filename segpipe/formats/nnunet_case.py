@@ -50,7 +50,7 @@ class NnunetCase(Resampled):
 
     def take(self, window: Window, box: Window | None = None, threads: int | None = None) -> Callable[[], Taken]:
         del box, threads
-        pixels = self._prepared[(slice(None), *(slice(a, b) for a, b in zip(window.start, window.stop, strict=True)))]
+        pixels = self._prepared[(slice(None), *window.slices)]
         return lambda: Taken(pixels, None, None)
 
     def begin(self, window: Window, threads: int | None = None) -> Begun:

@@ -104,13 +104,13 @@ class Resampled:
         own_invalid = None if own is None else np.zeros(own.shape, np.bool_)
         for slab, stored, invalid in slabs:
             pixels, missing = resample(self._regridding, slab, self._as_floats(stored), invalid)
-            inside = _overlap(window, slab)
-            made.append(pixels[(slice(None), *_within(inside, slab.start))])
-            lost.append(_mask(missing, slab)[_within(inside, slab.start)])
+            inside = window.intersection(slab)
+            made.append(pixels[(slice(None), *inside.slices_from(slab.start))])
+            lost.append(_mask(missing, slab)[inside.slices_from(slab.start)])
             if own is not None and own_invalid is not None and invalid is not None:
                 needed = self._regridding.needed(slab)
-                both = _overlap(own, needed)
-                own_invalid[_within(both, own.start)] = invalid[_within(both, needed.start)]
+                both = own.intersection(needed)
+                own_invalid[both.slices_from(own.start)] = invalid[both.slices_from(needed.start)]
         return Taken(self._stored(_joined(made, 1)), _some(_joined(lost, 0)), _some(own_invalid))
 
     def _as_floats(self, stored: Pixels) -> Pixels:
@@ -141,14 +141,3 @@ def _some(invalid: Invalid | None) -> Invalid | None:
 
 def _joined(arrays: list[Any], axis: int) -> Any:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis)
-
-
-def _overlap(one: Window, other: Window) -> Window:
-    """Intersection of two boxes; empty along an axis where they do not overlap."""
-    start = tuple(map(max, one.start, other.start))
-    return Window(start, tuple(map(max, start, map(min, one.stop, other.stop))))
-
-
-def _within(window: Window, low: tuple[int, ...]) -> tuple[slice, ...]:
-    """Slices that select a window from an array whose first element is at ``low``."""
-    return tuple(slice(a - first, b - first) for a, b, first in zip(window.start, window.stop, low, strict=True))

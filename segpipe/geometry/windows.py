@@ -28,12 +28,27 @@ class Window:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Pixels along each axis."""
         return tuple(b - a for a, b in zip(self.start, self.stop, strict=True))
 
     @property
     def size(self) -> int:
         """Number of pixels in the window."""
         return int(np.prod(self.shape))
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """Index that selects the window from the whole array."""
+        return tuple(map(slice, self.start, self.stop))
+
+    def slices_from(self, origin: Sequence[int]) -> tuple[slice, ...]:
+        """Index that selects the window from an array whose first element is at ``origin``."""
+        return tuple(slice(a - first, b - first) for a, b, first in zip(self.start, self.stop, origin, strict=True))
+
+    def intersection(self, other: "Window") -> "Window":
+        """What two windows have in common; empty along each axis along which they do not overlap."""
+        start = tuple(map(max, self.start, other.start))
+        return Window(start, tuple(map(max, start, map(min, self.stop, other.stop))))
 
     def moved(self, by: Sequence[int]) -> "Window":
         """The same box, moved."""

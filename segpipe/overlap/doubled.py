@@ -17,7 +17,7 @@ from segpipe.geometry.cells import Cells
 from segpipe.geometry.raster_grid import ground_of
 from segpipe.geometry.windows import Window
 from segpipe.overlap.finished import Around, Classes, Finished, are_independent, opened, shared_with
-from segpipe.overlap.shared import Shared, intersection
+from segpipe.overlap.shared import Shared
 from segpipe.storage import Store
 
 FOLDER = ".overlap"
@@ -151,7 +151,7 @@ def blocks(windows: Sequence[Window], shape: tuple[int, ...]) -> Iterator[Window
     """
     for top, left in product(*(range(0, size, BLOCK) for size in shape)):
         block = Window((top, left), (min(top + BLOCK, shape[0]), min(left + BLOCK, shape[1])))
-        parts = [part for window in windows if (part := intersection(block, window)).size]
+        parts = [part for window in windows if (part := block.intersection(window)).size]
         if parts:
             starts, stops = zip(*((part.start, part.stop) for part in parts), strict=True)
             yield Window(tuple(map(min, zip(*starts, strict=True))), tuple(map(max, zip(*stops, strict=True))))

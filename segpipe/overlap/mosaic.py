@@ -22,7 +22,7 @@ from segpipe.overlap.finished import Finished, opened, opened_confidence
 from segpipe.overlap.frame import Frame, Wish, frame_of
 from segpipe.overlap.order import Neighbourhood
 from segpipe.overlap.rule import Sight, goes_before
-from segpipe.overlap.shared import Neighbour, chunks, intersection
+from segpipe.overlap.shared import Neighbour, chunks
 from segpipe.overlap.shelf import Shelf, Shelved
 from segpipe.storage import Store
 
@@ -168,7 +168,7 @@ class _Join:
         rows, cols = self.plan.frame.grid.shape
         for top in range(0, rows, TILE):
             line = Window((top, 0), (min(top + TILE, rows), cols))
-            near = [layer for layer in self.layers if intersection(line, layer.reach).size]
+            near = [layer for layer in self.layers if line.intersection(layer.reach).size]
             for left in range(0, cols, TILE):
                 tile = Window((top, left), (line.stop[0], min(left + TILE, cols)))
                 yield tile, self._joined(tile, near)
@@ -178,8 +178,8 @@ class _Join:
         labels = np.full((len(style.bands), *tile.shape), style.nodata, style.dtype)
         best = Sight.nothing(tile.shape, confidence=self.plan.rule == "confidence")
         for layer in layers:
-            for part in chunks(intersection(tile, layer.reach)):
-                own = tuple(slice(a - c, b - c) for a, b, c in zip(part.start, part.stop, tile.start, strict=True))
+            for part in chunks(tile.intersection(layer.reach)):
+                own = part.slices_from(tile.start)
                 layer.add(part, labels[(slice(None), *own)], _cut(best, own))
         return labels
 

@@ -127,9 +127,9 @@ class Shared:
     ) -> bool:
         """Add the pixels that count in a neighbour; returns whether it was read."""
         looked = False
-        for part in chunks(intersection(window, reach.window)):
+        for part in chunks(window.intersection(reach.window)):
             if (hits := reach.lookup.hits(part)) is not None:
-                own = tuple(slice(a - c, b - c) for a, b, c in zip(part.start, part.stop, window.start, strict=True))
+                own = part.slices_from(window.start)
                 found[own] |= neighbour.before(hits, self._mine(part, unseen[own]))
                 looked = True
         return looked
@@ -137,12 +137,6 @@ class Shared:
     def _mine(self, part: Window, unseen: NDArray[np.bool_]) -> Sight:
         confidence = None if self._confidence is None else self._confidence.read(part)
         return Sight(np.ones(part.shape, np.bool_), ~unseen, confidence)
-
-
-def intersection(one: Window, other: Window) -> Window:
-    """The part that two windows have in common; empty if there is none."""
-    start = tuple(map(max, one.start, other.start))
-    return Window(start, tuple(map(max, start, map(min, one.stop, other.stop))))
 
 
 def chunks(window: Window) -> Iterator[Window]:

@@ -326,7 +326,7 @@ def _begun(box: Finished, decision: Decision, confidence: bool) -> Callable[[], 
         total = 1.0
     elif confidence or decision.needs_total or box.differ is not None:
         weights = decision.arrays.weights(sheet.weights)
-        total = weights.total(tuple(slice(a, b) for a, b in zip(window.start, window.stop, strict=True)))
+        total = weights.total(window.slices)
     with span("decide"):
         labels, found = decision.labels(box.sums, total, box.invalid, box.channels)
         sure = confidence or box.differ is not None

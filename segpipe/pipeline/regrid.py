@@ -107,7 +107,7 @@ def _winners(box: Finished, grids: Regridding, arrays: Arrays) -> Iterator[Finis
             between = grids.between(block)
             first = tuple(int(axis.lower[0]) for axis in between)
             near = Window(first, tuple(int(axis.upper[-1]) + 1 for axis in between))
-            values = mean[(slice(None), *_inside(near, low))]
+            values = mean[(slice(None), *near.slices_from(low))]
             channels = can_win(values)
             scores = interpolated(values[channels], between, first, arrays)
         yield Finished(box.sheet, block, scores, None, inferred, mean=True, number=box.number, channels=channels)
@@ -181,18 +181,17 @@ def _fill_outside(scores: Array, grids: Regridding, part: Window, arrays: Arrays
 def _own_invalid(invalid: Valid, low: tuple[int, ...], part: Window) -> Valid:
     """The mask over a box of own pixels, of one that begins at ``low``; pixels that the network does not see are valid."""
     high = tuple(a + n for a, n in zip(low, invalid.shape, strict=True))
-    start = tuple(max(a, first) for a, first in zip(part.start, low, strict=True))
-    shared = Window(start, tuple(max(a, min(b, end)) for a, b, end in zip(start, part.stop, high, strict=True)))
+    shared = part.intersection(Window(low, high))
     if shared == part:
-        return invalid[_inside(part, low)]
+        return invalid[part.slices_from(low)]
     mask = np.zeros(part.shape, np.bool_)
-    mask[_inside(shared, part.start)] = invalid[_inside(shared, low)]
+    mask[shared.slices_from(part.start)] = invalid[shared.slices_from(low)]
     return mask
 
 
 def _mean(box: Finished, seen: Array | None, arrays: Arrays) -> Array:
     """Score sums divided by the summed weights, in place; 0 at pixels of the network's grid that are invalid."""
-    total = arrays.weights(box.sheet.weights).total(_inside(grown(box.window), (0,) * len(box.window.start)))
+    total = arrays.weights(box.sheet.weights).total(grown(box.window).slices)
     mean = box.sums
     mean /= total
     if seen is not None:
@@ -229,8 +228,3 @@ def split(window: Window, most: int) -> Iterator[Window]:
 
 def _replaced(values: tuple[int, ...], axis: int, value: int) -> tuple[int, ...]:
     return (*values[:axis], value, *values[axis + 1 :])
-
-
-def _inside(window: Window, low: tuple[int, ...]) -> tuple[slice, ...]:
-    """Slices that select a window from an array whose first element is at ``low``."""
-    return tuple(slice(a - first, b - first) for a, b, first in zip(window.start, window.stop, low, strict=True))

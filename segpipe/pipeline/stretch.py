@@ -43,7 +43,7 @@ class Stretch:
 
     def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
         """As ``Source.read``, for a window inside it, without a copy."""
-        box = tuple(slice(a - low, b - low) for a, b, low in zip(window.start, window.stop, self.start, strict=True))
+        box = window.slices_from(self.start)
         invalid = None if self.invalid is None else self.invalid[box]
         return self.pixels[(slice(None), *box)], invalid if invalid is not None and invalid.any() else None
 

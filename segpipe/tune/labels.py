@@ -104,17 +104,13 @@ def segment(model: Model, tiling: Tiling, held: Held, scaling: Scaling, calls: i
     labels: NDArray[Any] = np.empty((decision.bands, *cover.shape), decision.dtype)
     with closing(infer(model, batches(_tiles(sheet, held, scaling), model.spec.batch), calls)) as scored:
         for box in decide(blend(scored, model.arrays), decision, confidence=False):
-            labels[(slice(None), *_slices(box.window))] = box.labels
+            labels[(slice(None), *box.window.slices)] = box.labels
     return labels
 
 
 def _tiles(sheet: Sheet, held: Held, scaling: Scaling) -> Iterator[Tile]:
     for index in sheet.cover:
         yield Tile(HELD, sheet, index, patch_of(held, sheet.cover, index, scaling))
-
-
-def _slices(window: Window) -> tuple[slice, ...]:
-    return tuple(slice(a, b) for a, b in zip(window.start, window.stop, strict=True))
 
 
 class Bench:
@@ -141,10 +137,7 @@ class Bench:
         """Compare a tiling's labels with the file's own reference, and with that of the first file."""
         where = sample(self._place, choice.tiling, wanted)
         labels = segment(model, choice.tiling, self._held.cut(where.laid), self._scaling, self._calls)
-        inner = tuple(
-            slice(a - b, c - b) for a, b, c in zip(where.counted.start, where.laid.start, where.counted.stop, strict=True)
-        )
-        box = _slices(where.counted)
+        inner, box = where.counted.slices_from(where.laid.start), where.counted.slices
         valid = self._held.valid[box]
         mine = labels[(slice(None), *inner)][:, valid]
         own, first = (of[(slice(None), *box)][:, valid] for of in (self.reference, reference))

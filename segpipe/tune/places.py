@@ -52,7 +52,7 @@ class Held:
         self.grid, self.dtype = BareGrid(pixels.shape[1:]), pixels.dtype
 
     def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
-        box = tuple(slice(a, b) for a, b in zip(window.start, window.stop, strict=True))
+        box = window.slices
         return self._pixels[(slice(None), *box)], None if self._invalid is None else self._invalid[box]
 
     def begin(self, window: Window, threads: int | None = None) -> Begun:

@@ -13,14 +13,11 @@ from segpipe.errors import InputError, OutputError
 from segpipe.formats.format import OpenMask
 from segpipe.formats.raster.mask import RasterMask
 from segpipe.formats.raster.sink import RasterSink, is_own_raster, raster_sink
-from segpipe.formats.style import Color, Style, palette
+from segpipe.formats.style import PALE, Color, Style, palette
 from segpipe.geometry.windows import Window
 from segpipe.storage import Store
 
 SUFFIX = ".change.tif"
-
-SAME: Color = (225, 225, 225, 255)
-"""Colour of what did not change."""
 
 MOST_BYTE, MOST_SHORT = 255, 65_535
 
@@ -57,7 +54,7 @@ def change_style(classes: Pairing, colors: dict[int, Color]) -> Style:
     names = {0: "unchanged"} | {
         code: f"{classes.names[one]} to {classes.names[two]}" for (one, two), code in codes(classes).items()
     }
-    legend = {0: SAME} | {code: colors[two] for (_, two), code in codes(classes).items()}
+    legend = {0: PALE} | {code: colors[two] for (_, two), code in codes(classes).items()}
     nodata = nodata_of(classes)
     return Style(
         "uint8" if nodata == MOST_BYTE else "uint16",

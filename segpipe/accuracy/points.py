@@ -21,13 +21,13 @@ from segpipe.storage.documents import DocumentError, parse_json
 from segpipe.storage.files import commit, output_errors, partial, unlinked
 from segpipe.storage.invalid import readable
 from segpipe.vectors.file import explained, is_pointer, truncated, unwritten
+from segpipe.zones.writing import LON_LAT
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
 ID, REFERENCE = "id", "reference"
 DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON"}
-LON_LAT = "EPSG:4326"
 MOST_BYTES = 2**28
 
 

@@ -12,8 +12,8 @@ from segpipe.cleaning.majority import majority
 from segpipe.cleaning.rule import Cleaning, Weights
 from segpipe.cleaning.sieve import Sieve
 from segpipe.geometry.windows import Window
+from segpipe.pipeline.decide import CONFIDENCE_TOP
 
-CONFIDENCE_TOP = 254
 """Confidence of probability 1."""
 
 

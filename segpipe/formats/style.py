@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 Color = tuple[int, int, int, int]
 
+PALE: Color = (225, 225, 225, 255)
+"""Colour of a background; opaque, since the palette of a GeoTIFF has no opacity."""
+
 UNUSED: dict[int, Color] = dict.fromkeys(range(256), (0, 0, 0, 255))
 """Colours of values that no pixel has."""
 

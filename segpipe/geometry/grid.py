@@ -12,6 +12,9 @@ Float = NDArray[np.float64]
 METRES = {"m": 1.0, "mm": 1e-3, "um": 1e-6}
 """Metres per unit of a spacing."""
 
+M2_PER_HA, MM3_PER_ML = 1e4, 1000
+"""Square metres per hectare, and cubic millimetres per millilitre."""
+
 
 class Measure(Protocol):
     """The quantity that the elements of a grid measure, for tables: area on the ground, or volume."""

@@ -16,6 +16,9 @@ from segpipe.geometry.weighting import Weights
 LAG_BATCHES = 2
 """Batches whose labels may be in transfer from a device: fewer make it wait for the host, more only take memory."""
 
+FLOAT = np.dtype(np.float32)
+"""Type of scores, of their weights and of the pixels that a network takes."""
+
 Array = Any
 """A NumPy array or a device tensor."""
 

@@ -9,7 +9,7 @@ from segpipe.choices import OverlapRule
 from segpipe.errors import OutputError
 from segpipe.formats.case import Case
 from segpipe.geometry.extents import extent, meeting
-from segpipe.geometry.grid import Float
+from segpipe.geometry.grid import M2_PER_HA, Float
 from segpipe.geometry.raster_grid import NoGroundError, ground_of
 from segpipe.overlap.doubled import Doubled, Part, doubled_of
 from segpipe.overlap.finished import Finished, extent_of, stated_of
@@ -18,8 +18,6 @@ from segpipe.results.records import read_record, records
 from segpipe.results.schema import Record
 from segpipe.results.totals import StatedTotals, Sum, Totals
 from segpipe.storage import Store
-
-HECTARE = 1e4
 
 
 def run_totals(
@@ -116,4 +114,4 @@ class _Less:
 
 def _plus(one: Sum, part: Part) -> Sum:
     pixels, size = part
-    return one.plus(pixels, size / HECTARE)
+    return one.plus(pixels, size / M2_PER_HA)

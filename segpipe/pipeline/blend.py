@@ -8,7 +8,7 @@ from types import EllipsisType
 from typing import Protocol
 
 from segpipe.geometry.windows import Cover, Part, Window
-from segpipe.network.arrays import HOST, Array, Arrays
+from segpipe.network.arrays import FLOAT, HOST, Array, Arrays
 from segpipe.pipeline.opening import Sheet
 from segpipe.pipeline.read import Failed
 from segpipe.pipeline.tiles import Scored
@@ -16,9 +16,6 @@ from segpipe.timing.spans import span
 
 Scores = Array
 Index = tuple[int, ...]
-
-FLOAT = 4
-"""Bytes of a score."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -209,7 +206,7 @@ class Strip:
     def _some_classes(self) -> Iterator[slice]:
         """Few classes at a time: a halo takes a copy of these only, and they stay in the processor's cache meanwhile."""
         classes = len(self._kept[0])
-        step = max(1, self._arrays.at_once // (FLOAT * math.prod(self._tile)))
+        step = max(1, self._arrays.at_once // (FLOAT.itemsize * math.prod(self._tile)))
         return (slice(first, first + step) for first in range(0, classes, step))
 
     def _sum(self, index: Index, scores: Scores | None, some: slice) -> None:

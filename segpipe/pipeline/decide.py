@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from segpipe.contract import Contract
 from segpipe.errors import ModelError
 from segpipe.geometry.windows import Window
-from segpipe.network.arrays import HOST, Array, Arrays
+from segpipe.network.arrays import FLOAT, HOST, Array, Arrays
 from segpipe.network.spec import Blended
 from segpipe.pipeline.ahead import ahead
 from segpipe.pipeline.blend import Finished
@@ -24,11 +24,8 @@ from segpipe.timing.spans import span, waiting
 
 Labels = NDArray[np.uint8] | NDArray[np.uint16]
 
-FLOAT = 4
-"""Bytes of a score."""
-
-CONFIDENCE_NODATA = 255
-CONFIDENCE_TOP = 254
+CONFIDENCE_TOP, CONFIDENCE_NODATA = 254, 255
+"""Values of a confidence of 1, and of invalid pixels."""
 
 WRITE_BEHIND = 4
 """Most boxes that wait to be written while the device goes on."""
@@ -173,7 +170,7 @@ class Decision:
 
     def _slabs(self, sums: Array) -> list[slice]:
         """Slabs of a box along its first axis, so small that copies of their scores stay in the processor's cache."""
-        length, plane = sums.shape[1], FLOAT * len(sums) * math.prod(sums.shape[2:])
+        length, plane = sums.shape[1], FLOAT.itemsize * len(sums) * math.prod(sums.shape[2:])
         thick = max(1, self.arrays.at_once // plane)
         return [slice(low, low + thick) for low in range(0, length, thick)]
 

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.contract import Contract
-from segpipe.network.arrays import Array, Arrays
+from segpipe.network.arrays import FLOAT, Array, Arrays
 
-WHOLE, FLOAT = np.dtype(np.int64), np.dtype(np.float32)
+WHOLE = np.dtype(np.int64)
 
 
 @dataclass(frozen=True)

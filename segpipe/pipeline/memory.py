@@ -10,7 +10,7 @@ from segpipe.formats.registry import FORMATS, RASTER
 from segpipe.geometry.division import MOST_PIECES
 from segpipe.geometry.regridding import AT_ONCE, Regridding
 from segpipe.geometry.windows import Cover
-from segpipe.network.arrays import HOST, LAG_BATCHES
+from segpipe.network.arrays import FLOAT, HOST, LAG_BATCHES
 from segpipe.network.session import has_large_scores
 from segpipe.network.shapes import by
 from segpipe.network.spec import ModelSpec
@@ -19,7 +19,8 @@ from segpipe.pipeline.stretch import STRETCH_BYTES
 from segpipe.process.machine import memory
 from segpipe.settings import Settings
 
-FLOAT = 4
+SCORE = FLOAT.itemsize
+"""Bytes of a score."""
 
 PROCESS = 180 * 10**6
 """Bytes of a worker process before it loads a model (measured with Python 3.11, ONNX Runtime 1.31, GDAL 3.10)."""
@@ -133,7 +134,7 @@ def audit_bytes(loads: Sequence[Load], model: ModelSpec) -> int:
     """Bytes of the votes of tiles that an audit keeps beside their scores: a strip, and those of one tile."""
     channels = channels_of(model.contract)
     strip = max((int(load.cover.strip_size(load.cover.padded)) for load in loads), default=0)
-    return (strip + AUDITING * math.prod(model.tiling.tile)) * channels * FLOAT
+    return (strip + AUDITING * math.prod(model.tiling.tile)) * channels * SCORE
 
 
 def worker_bytes(loads: Sequence[Load], model: ModelSpec, calls: int, *, confidence: bool, lesions: bool = False) -> float:
@@ -163,11 +164,11 @@ def _box_bytes(load: Load, model: ModelSpec, confidence: bool) -> float:
     if not load.cover.halo:
         return _decided_bytes(model, confidence)
     one = math.prod(n + load.cover.halo for n in load.cover.tiling.tile)
-    scores = one * model.contract.scores * FLOAT
-    at_once = min(AT_ONCE * FLOAT, scores * load.own)
+    scores = one * model.contract.scores * SCORE
+    at_once = min(AT_ONCE * SCORE, scores * load.own)
     deciding = DECIDING * confidence * min(at_once, HOST.at_once)
     reused = any(math.prod(shape) >= one for shape in load.cover.strip_shapes(load.extent or load.cover.padded)[:1])
-    haloed = min(scores, max(HOST.at_once, FLOAT * one))
+    haloed = min(scores, max(HOST.at_once, SCORE * one))
     return haloed + scores * (not reused) + INTERPOLATING * at_once + deciding
 
 
@@ -186,7 +187,7 @@ def lesion_bytes(load: Load, model: ModelSpec) -> float:
 
 
 def _decided_bytes(model: ModelSpec, confidence: bool) -> float:
-    scores, plane = (math.prod(n) * model.contract.scores * FLOAT for n in (model.tiling.tile, model.tiling.tile[1:]))
+    scores, plane = (math.prod(n) * model.contract.scores * SCORE for n in (model.tiling.tile, model.tiling.tile[1:]))
     return DECIDING * confidence * (min(scores, max(HOST.at_once, plane)) if model.on_host else scores)
 
 
@@ -196,7 +197,7 @@ def _resampling_bytes(load: Load, model: ModelSpec, calls: int) -> int:
         return 0
     seen = load.cover.tiling.input
     tile, own = math.prod(seen), math.prod(load.regridding.extent(seen))
-    read = RESAMPLING * max(tile, min(own, AT_ONCE)) * model.contract.input_channels * FLOAT
+    read = RESAMPLING * max(tile, min(own, AT_ONCE)) * model.contract.input_channels * SCORE
     return read + own * (tiles_ahead(model.batch) + (calls + 2) * model.batch)
 
 
@@ -214,12 +215,12 @@ def network_bytes(model: ModelSpec, calls: int, *, batches: float = 1.0, copies:
 
 def _image_bytes(model: ModelSpec) -> int:
     """Bytes of a batch of what the network sees."""
-    return model.batch * math.prod(model.tiling.input) * model.contract.input_channels * FLOAT
+    return model.batch * math.prod(model.tiling.input) * model.contract.input_channels * SCORE
 
 
 def _score_bytes(model: ModelSpec) -> int:
     """Bytes of the scores of a batch."""
-    return model.batch * math.prod(model.tiling.tile) * model.contract.scores * FLOAT
+    return model.batch * math.prod(model.tiling.tile) * model.contract.scores * SCORE
 
 
 def _tiles_bytes(model: ModelSpec, calls: int) -> float:
@@ -245,7 +246,7 @@ def waiting_batches(model: ModelSpec) -> int:
 
 def strip_bytes(cover: Cover, model: ModelSpec, extent: Sequence[int] | None = None) -> int:
     """Bytes of the score sums that blending keeps of a case, or of a part of it that spans ``extent``."""
-    return int(cover.strip_size(cover.padded if extent is None else extent)) * model.contract.scores * FLOAT
+    return int(cover.strip_size(cover.padded if extent is None else extent)) * model.contract.scores * SCORE
 
 
 def longest_strip(model: ModelSpec, allowed: float, other: float | None = None) -> int:
@@ -262,7 +263,7 @@ def longest_strip(model: ModelSpec, allowed: float, other: float | None = None) 
         most = allowed * STRIP_SHARE
     else:
         most = max(allowed - other, allowed * LEAST_STRIP_SHARE)
-    return int(most / (model.contract.scores * FLOAT))
+    return int(most / (model.contract.scores * SCORE))
 
 
 def least_bytes(cover: Cover, model: ModelSpec, block: int) -> int:
@@ -274,9 +275,9 @@ def least_bytes(cover: Cover, model: ModelSpec, block: int) -> int:
         block: bytes of one block of the case, which is decoded whole.
     """
     axes = list(zip(cover.padded, cover.counts, cover.tiling.tile, strict=True))
-    weights = sum(FLOAT * padded + count * (FLOAT * tile + WINDOW) for padded, count, tile in axes)
+    weights = sum(SCORE * padded + count * (SCORE * tile + WINDOW) for padded, count, tile in axes)
     narrowest = [min(padded, padded // MOST_PIECES + tile) for padded, _, tile in axes]
-    strip = cover.strip_size(narrowest) * model.contract.scores * FLOAT if model.on_host else 0
+    strip = cover.strip_size(narrowest) * model.contract.scores * SCORE if model.on_host else 0
     table = math.prod(-(-n // TABLE_BLOCK) for n in cover.shape) * TABLE_ENTRY
     return int(weights + strip + table + block)
 
@@ -336,7 +337,7 @@ def _interpolated_bytes(model: ModelSpec) -> int:
     """Bytes of mean and interpolated scores, if cases may be resampled: if the contract has a spacing."""
     if model.contract.spacing is None:
         return 0
-    return AVERAGING * math.prod(model.tiling.tile) * model.contract.scores * FLOAT + INTERPOLATING * AT_ONCE * FLOAT
+    return AVERAGING * math.prod(model.tiling.tile) * model.contract.scores * SCORE + INTERPOLATING * AT_ONCE * SCORE
 
 
 def in_words(size: float) -> str:

@@ -9,11 +9,9 @@ from numpy.typing import NDArray
 
 from segpipe.geometry.regridding import AT_ONCE, Between, Regridding, Valid, grown
 from segpipe.geometry.windows import Window
-from segpipe.network.arrays import HOST, Array, Arrays
+from segpipe.network.arrays import FLOAT, HOST, Array, Arrays
 from segpipe.pipeline.blend import Finished
 from segpipe.timing.spans import span
-
-FLOAT = np.dtype(np.float32)
 
 HALF = 0.5
 """Share of disagreeing pixels around an own pixel from which it counts as one."""

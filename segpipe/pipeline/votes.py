@@ -9,11 +9,11 @@ from operator import or_
 
 import numpy as np
 
-from segpipe.network.arrays import Array, Arrays
+from segpipe.network.arrays import FLOAT, Array, Arrays
 from segpipe.pipeline.decide import Decision
 from segpipe.pipeline.memory import VOTE_BASE
 
-FLOAT, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
+DOUBLE = np.dtype(np.float64)
 
 
 @dataclass(frozen=True)

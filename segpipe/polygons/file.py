@@ -13,15 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pyproj import CRS
 
-from segpipe.errors import InstallationError, OutputError, SegpipeError, SettingsError
+from segpipe.errors import OutputError, SegpipeError, SettingsError
 from segpipe.messages.printable import one_row
 from segpipe.overlap.finished import Classes
 from segpipe.pipeline.decide import CONFIDENCE_TOP
 from segpipe.polygons.case import Features
 from segpipe.polygons.geojson import columns_of, write_geojson
-from segpipe.process.extras import install
 from segpipe.storage.files import commit, draft_name
-from segpipe.vectors.file import PARQUET, unwritten
+from segpipe.vectors.file import PARQUET, missing, unwritten
 from segpipe.zones.writing import DRIVERS
 
 if TYPE_CHECKING:
@@ -171,17 +170,13 @@ def _writing_errors(path: Path) -> Iterator[None]:
         from pyarrow.lib import ArrowException
         from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError
     except ModuleNotFoundError as error:
-        raise _missing(error) from None
+        raise missing(error) from None
     try:
         yield
     except ModuleNotFoundError as error:
-        raise _missing(error) from None
+        raise missing(error) from None
     except (ArrowException, DataLayerError, DataSourceError, FeatureError, FieldError, OSError) as error:
         raise OutputError(f"--output {path} cannot be written: {unwritten(path, error)}") from error
-
-
-def _missing(error: ModuleNotFoundError) -> InstallationError:
-    return InstallationError(f"polygons need {error.name}, which is not installed: run {install('zones')}")
 
 
 def _regrouped(batches: "Iterable[pyarrow.RecordBatch]") -> "Iterator[pyarrow.RecordBatch]":

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from segpipe.contract import Contract
 from segpipe.geometry.cells import Cells
-from segpipe.geometry.grid import Grid
+from segpipe.geometry.grid import MM3_PER_ML, Grid
 from segpipe.geometry.scanlines import Scanlines
 from segpipe.geometry.windows import Window
 from segpipe.results.schema import Amount
@@ -26,7 +26,6 @@ all at once, with 30 half as fast."""
 AT_ONCE = 2**20
 """Elements of windows, one per class, that are counted in one pass; they stay in the processor's cache."""
 
-MM3_PER_ML = 1000
 PIECE = 1024
 """Side of the windows in which pixels inside an area are counted."""
 

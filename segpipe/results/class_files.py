@@ -14,7 +14,7 @@ from segpipe.formats.case import Case
 from segpipe.formats.finished_mask import as_stored, open_labels
 from segpipe.formats.registry import FORMATS
 from segpipe.formats.sink import Sink
-from segpipe.formats.style import Color, Segment, Style
+from segpipe.formats.style import PALE, Segment, Style
 from segpipe.geometry.row_boxes import row_boxes
 from segpipe.storage import Store
 
@@ -23,9 +23,6 @@ FOLDER = ".classes"
 
 NODATA = 255
 """Value of pixels without data."""
-
-ABSENT: Color = (225, 225, 225, 255)
-"""Colour of pixels without the class, as in other masks."""
 
 LONGEST = 100
 """Characters of a class's name in a file's name."""
@@ -119,6 +116,6 @@ def _present(values: NDArray[Any], segment: Segment, nodata: int) -> NDArray[np.
 
 def _style(segment: Segment, tags: Mapping[str, str]) -> Style:
     names = {0: f"not {segment.name}", 1: segment.name}
-    legend = {0: ABSENT, 1: segment.color}
+    legend = {0: PALE, 1: segment.color}
     colors = {**legend, NODATA: (0, 0, 0, 0)}
     return Style("uint8", NODATA, ["class"], colors=colors, names=names, legend=legend, tags=dict(tags))

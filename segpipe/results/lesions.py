@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.contract import Contract
-from segpipe.geometry.grid import Grid, Measure
+from segpipe.geometry.grid import MM3_PER_ML, Grid, Measure
 from segpipe.pipeline.decide import CONFIDENCE_TOP
 from segpipe.pipeline.memory import LESION_SLAB
 from segpipe.results import exact
-from segpipe.results.areas import MM3_PER_ML, rounded
+from segpipe.results.areas import rounded
 from segpipe.results.components import Components, Layer, Table, by_size, slabs
 from segpipe.results.frames import Frame, frame_of
 from segpipe.results.lesion_rule import LesionRule

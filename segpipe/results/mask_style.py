@@ -4,12 +4,9 @@ import numpy as np
 
 from segpipe import __version__
 from segpipe.contract import Contract, SegmentationClass
-from segpipe.formats.style import Color, Segment, Style, palette, parse_color
+from segpipe.formats.style import PALE, Color, Segment, Style, palette, parse_color
 from segpipe.pipeline.decide import CONFIDENCE_NODATA, CONFIDENCE_TOP, Decision
 from segpipe.results.records import Run
-
-ABSENT: Color = (225, 225, 225, 255)
-"""Pale and opaque: the palette of a GeoTIFF has no opacity."""
 
 
 def class_colors(contract: Contract) -> dict[int, Color]:
@@ -21,7 +18,7 @@ def _color(contract: Contract, position: int, one: SegmentationClass) -> Color:
     """The contract's colour, else a pale one for a background, else one of the palette."""
     if one.color:
         return parse_color(one.color)
-    return ABSENT if _is_background(contract, one) else palette(position)
+    return PALE if _is_background(contract, one) else palette(position)
 
 
 def _is_background(contract: Contract, one: SegmentationClass) -> bool:
@@ -64,7 +61,7 @@ def legend(contract: Contract) -> tuple[dict[int, str], dict[int, Color]]:
     if contract.task == "multilabel":
         # one independent class: its pixels are 1 where it is present, whatever its id
         (only,) = contract.mask_classes
-        return {0: f"not {only.name}", 1: only.name}, {0: ABSENT, 1: colors[only.id]}
+        return {0: f"not {only.name}", 1: only.name}, {0: PALE, 1: colors[only.id]}
     return {c.id: c.name for c in contract.mask_classes}, colors
 
 

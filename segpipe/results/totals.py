@@ -6,6 +6,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from segpipe.geometry.grid import MM3_PER_ML
 from segpipe.results.areas import rounded
 from segpipe.results.schema import Amount, Record
 
@@ -27,7 +28,7 @@ class Unit:
         return f"{area / self.per_shown:,.{self.digits}f}"
 
 
-UNITS = {"ha": Unit("hectares", "ha", 1, 1), "mm3": Unit("millilitres", "ml", 1000, 3)}
+UNITS = {"ha": Unit("hectares", "ha", 1, 1), "mm3": Unit("millilitres", "ml", MM3_PER_ML, 3)}
 """Display units, by the unit in records."""
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.geometry.grid import M2_PER_HA
 from segpipe.messages.printable import one_row
 from segpipe.overlap.finished import Classes
 from segpipe.results.areas import rounded
@@ -20,7 +21,6 @@ from segpipe.zones.polygons import Zones
 
 FIRST = ("zone", "seen_ha", "unseen_ha", "pixels", "cases", "majority", "majority_share")
 LAST = "problems"
-HECTARE = 1e4
 WHOLE, ALMOST_WHOLE = 1e-6, 1e-2
 """Share of a polygon that may be missing from one case, or from several, at whose seams pixels of two grids meet."""
 
@@ -83,15 +83,15 @@ class ZoneTotals:
         most = int(np.argmax(self.sizes[k])) if seen else None
         row = {
             "zone": self.zones.names[k],
-            "seen_ha": rounded(seen / HECTARE),
-            "unseen_ha": rounded(float(self.unseen[k]) / HECTARE),
+            "seen_ha": rounded(seen / M2_PER_HA),
+            "unseen_ha": rounded(float(self.unseen[k]) / M2_PER_HA),
             "pixels": float(f"{self.pixels[k]:.6f}"),
             "cases": int(self.cases[k]),
             "majority": None if most is None else self.classes[most][1],
             "majority_share": None if most is None else shares[most],
         }
         for (hectares, part), size, share in zip(self._pairs, self.sizes[k].tolist(), shares, strict=True):
-            row |= {hectares: rounded(size / HECTARE), part: share}
+            row |= {hectares: rounded(size / M2_PER_HA), part: share}
         return row | {LAST: "; ".join(self.problems(k))}
 
     def problems(self, k: int) -> list[str]:

@@ -16,11 +16,11 @@ from segpipe import __version__
 from segpipe.formats.dicom.concepts import concepts_of, schemes, text
 from segpipe.formats.dicom.reference import MULTI, SINGLE, UTF8, Authorship, Reference, derived_uid, drop_clock, light_images
 from segpipe.formats.style import Segment
+from segpipe.geometry.grid import MM3_PER_ML
 
 NUMBER = 2000
 """Added to the number of the source's series."""
 
-MM3_PER_ML = 1000
 
 DIGITS = 10
 """Decimals of a volume, as in ``areas.csv``."""

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from segpipe.errors import SourceError
-from segpipe.formats.scenes.names import SAFE, TAR
+from segpipe.formats.scenes.names import MEND, SAFE, TAR
 from segpipe.formats.scenes.tar import members
 from segpipe.storage.retry import is_passing
 
@@ -29,8 +29,6 @@ MOST_RATIO, MOST_PLAIN = 200, 2**20
 
 HEAD = 512
 """Bytes in which the name of the first member of an archive ends."""
-
-MEND = "download the product again"
 
 
 @dataclass(frozen=True, slots=True)

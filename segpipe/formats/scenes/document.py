@@ -5,8 +5,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 
 from segpipe.errors import SourceError
-
-MEND = "download the product again"
+from segpipe.formats.scenes.names import MEND
 
 
 class _Tree(ET.TreeBuilder):

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 from segpipe.errors import SourceError
-from segpipe.formats.scenes.container import MEND, Container, container_at
+from segpipe.formats.scenes.container import Container, container_at
 from segpipe.formats.scenes.document import number, parsed
-from segpipe.formats.scenes.names import Part, landsat_names, part_of
+from segpipe.formats.scenes.names import MEND, Part, landsat_names, part_of
 from segpipe.formats.scenes.product import BandFile, Product
 from segpipe.storage.documents import DocumentError, parse_json
 

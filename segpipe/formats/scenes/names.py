@@ -4,6 +4,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+MEND = "download the product again"
+"""Mend of products that are damaged or incomplete."""
+
 SAFE = ".safe"
 TAR = ".tar"
 """Suffix of the archive of a product of Landsat, in lower case."""

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from segpipe.errors import SourceError
-from segpipe.formats.scenes.container import MEND, Container, container_at
+from segpipe.formats.scenes.container import Container, container_at
 from segpipe.formats.scenes.document import elements, number, parsed, text_of
-from segpipe.formats.scenes.names import MSI, short
+from segpipe.formats.scenes.names import MEND, MSI, short
 from segpipe.formats.scenes.product import BandFile, Product
 
 METADATA = re.compile(r"MTD_MSIL(1C|2A)\.xml|S2._(?:OPER|USER)_(?:MTD|PRD)_.*\.xml", re.IGNORECASE)

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from segpipe.errors import SourceError
+from segpipe.formats.scenes.names import MEND
 
 BLOCK = 512
 """Bytes of a header, and unit of all sizes."""
@@ -21,8 +22,6 @@ MOST_EXTRA = 2**16
 """Bytes of a record with more on a member."""
 
 CHECKSUM = slice(148, 156)
-
-MEND = "download the product again"
 
 
 @dataclass(frozen=True, slots=True)

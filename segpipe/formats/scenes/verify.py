@@ -10,9 +10,9 @@ from pathlib import Path
 
 from segpipe.errors import SourceError
 from segpipe.formats.raster.tiff import verify_files
-from segpipe.formats.scenes.container import MEND, MOST_BYTES
+from segpipe.formats.scenes.container import MOST_BYTES
 from segpipe.formats.scenes.document import elements, parsed
-from segpipe.formats.scenes.names import SAFE
+from segpipe.formats.scenes.names import MEND, SAFE
 
 ZIP, TAR = "/vsizip/", "/vsitar/"
 

@@ -91,7 +91,7 @@ def _spread(
     with closing(source):
         warn_of_findings(case, source, spec.contract)
         if sheet.resampled:
-            (note,) = resampling_note(case.path, source.grid, spec.contract)
+            (note,) = resampling_note(source.grid, spec.contract)
             LOG.warning("warning: %s: %s", case.name, note)
         scaling = of_input(scaling_of(source, spec.contract, sheet.box), spec.contract)
         seen = on_network_grid(source, sheet, spec, scaling)

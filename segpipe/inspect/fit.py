@@ -26,7 +26,7 @@ def laid(own: Case, source: RasterSource, run: Run) -> Fit:
     cover = cover_of(own, source.grid.shape, spec)
     seen, scope = restricted(source, own, contract, run.overrides), scope_of(run.aoi, source.grid, own)
     case = PlannedCase(own, cover.shape, len(cover), block_bytes=source.memory(row_of(cover, cover.whole)))
-    plan = Plan((case,), (), (), (), (), workers=1, calls=processors())
+    plan = Plan(workers=1, calls=processors(), small=(case,))
     spacing = contract.spacing and [n * METRES[contract.spacing_unit] for n in contract.spacing]
     return Fit(
         model=spec.title,

@@ -138,7 +138,7 @@ def _fit(case: Case, settings: Settings, spec: ModelSpec, errors: list[str]) -> 
 
 def _fitted(case: Case, sheet: Sheet, spec: ModelSpec, settings: Settings) -> VolumeFit:
     contract, cover = spec.contract, sheet.cover
-    plan = Plan((as_planned(case, sheet),), (), (), (), (), workers=1, calls=processors())
+    plan = Plan(workers=1, calls=processors(), small=(as_planned(case, sheet),))
     factor = METRES[contract.spacing_unit] / METRES["mm"]
     return VolumeFit(
         model=spec.title,

@@ -1,4 +1,4 @@
-"""What becomes of a task whose worker was lost or failed."""
+"""What executors do about workers that are lost, fail or hang: how often, and how long until, a task is tried again."""
 
 from segpipe.errors import SegpipeError, WorkerError
 from segpipe.jobs.plan import Job
@@ -10,6 +10,12 @@ RETRIES = 2
 
 ALONE = RETRIES + 2
 """Number of the attempt in which a task that lost its worker runs without any other."""
+
+GIVING_UP = 60.0
+"""Seconds for tasks to end after the output has become unwritable."""
+
+TICK = 0.5
+"""Seconds between two checks for hanging tasks, silent workers and a halt."""
 
 
 def apart(task: Task) -> list[Task]:

@@ -102,20 +102,20 @@ class Cut:
         return replace(self.case.load(model), extent=tuple(map(max, extents)))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Every case is in exactly one of: small, a cut, unseen, done, failed, outside."""
 
-    small: tuple[PlannedCase, ...]
-    """Processed whole, several to a job."""
-    cuts: tuple[Cut, ...]
-    unseen: Sequence[Case]
-    """Not opened yet; their jobs open them."""
-    done: Sequence[Case]
-    failed: tuple[Failure, ...]
     workers: int
     calls: int
     """Batches in flight in the model of one worker."""
+    small: tuple[PlannedCase, ...] = ()
+    """Processed whole, several to a job."""
+    cuts: tuple[Cut, ...] = ()
+    unseen: Sequence[Case] = ()
+    """Not opened yet; their jobs open them."""
+    done: Sequence[Case] = ()
+    failed: tuple[Failure, ...] = ()
     outside: Sequence[Case] = ()
     """Outside the area of interest."""
     threads: int = 1
@@ -152,35 +152,45 @@ class WorkerPool:
     """As in ``Plan``."""
 
 
-def make_plan(cases: Sequence[Case], run: Run, pool: WorkerPool | int, *, look: bool = False, values: bool = False) -> Plan:
+def make_plan(
+    cases: Sequence[Case], run: Run, processors: int, pool: WorkerPool | None = None, *, look: bool = False
+) -> Plan:
     """Skip finished cases, open the rest unless there are too many, and cut the large ones.
 
     Args:
         cases: cases of the run.
         run: the run.
-        pool: the workers, or the number of this machine's processors to distribute over workers.
-        look: open all cases, however many there are.
-        values: whether to sample some pixels, too.
+        processors: those of this machine, which are distributed over workers.
+        pool: the workers of a cluster; None: workers of this machine.
+        look: open all cases, however many there are, and sample some of their pixels.
     """
     done = [] if run.settings.overwrite else done_cases(cases, run)
     finished = {id(case) for case in done}
     rest = [case for case in cases if id(case) not in finished] if done else cases
     if len(rest) > LOOKED_AT and not look:
-        workers = pool if isinstance(pool, WorkerPool) else _here([], len(rest), run, pool)
-        return Plan((), (), rest, done, (), workers.workers, workers.calls, threads=workers.threads)
+        pool = pool or _local_pool([], len(rest), run, processors)
+        return Plan(workers=pool.workers, calls=pool.calls, threads=pool.threads, unseen=rest, done=done)
     looked = _Looked()
     with environment():
         for case in rest:
-            _look(case, run, looked, values=values)
+            _look(case, run, looked, values=look)
     planned = _without_collisions(run, looked)
-    workers = pool if isinstance(pool, WorkerPool) else _here(planned, len(looked.unseen), run, pool)
+    pool = pool or _local_pool(planned, len(looked.unseen), run, processors)
     total = sum(case.windows for case in planned)
     # labels of a list are joined row by row, whatever the size of a case
-    cuts = () if run.model.listed else tuple(cut_large(planned, run, workers.workers, total))
-    cutted = {cut.case.case.name for cut in cuts}
-    small = tuple(case for case in planned if case.case.name not in cutted)
-    failed, outside = tuple(looked.failed), tuple(looked.outside)
-    return Plan(small, cuts, looked.unseen, done, failed, workers.workers, workers.calls, outside, workers.threads)
+    cuts = () if run.model.listed else tuple(cut_large(planned, run, pool.workers, total))
+    in_parts = {cut.case.case.name for cut in cuts}
+    return Plan(
+        workers=pool.workers,
+        calls=pool.calls,
+        threads=pool.threads,
+        small=tuple(case for case in planned if case.case.name not in in_parts),
+        cuts=cuts,
+        unseen=looked.unseen,
+        done=done,
+        failed=tuple(looked.failed),
+        outside=looked.outside,
+    )
 
 
 def cut_large(planned: Sequence[PlannedCase], run: Run, workers: int, total: int) -> Iterator[Cut]:
@@ -283,9 +293,16 @@ def _uncropped(model: ModelSpec) -> ModelSpec:
 
 def as_planned(case: Case, sheet: Sheet) -> PlannedCase:
     """Facts about a case after it was opened."""
-    notes = (*sheet.notes, *sheet.warnings)
-    seen = sheet.grid.shape, len(sheet.cover), notes, sheet.asked, sheet.block_bytes, sheet.regridding, sheet.unpacked
-    return PlannedCase(case, *seen)
+    return PlannedCase(
+        case,
+        shape=sheet.grid.shape,
+        windows=len(sheet.cover),
+        notes=(*sheet.notes, *sheet.warnings),
+        files=sheet.asked,
+        block_bytes=sheet.block_bytes,
+        regridding=sheet.regridding,
+        unpacked=sheet.unpacked,
+    )
 
 
 def _without_collisions(run: Run, looked: _Looked) -> list[PlannedCase]:
@@ -304,7 +321,7 @@ def _without_collisions(run: Run, looked: _Looked) -> list[PlannedCase]:
     return kept
 
 
-def _here(planned: Sequence[PlannedCase], unseen: int, run: Run, processors: int) -> WorkerPool:
+def _local_pool(planned: Sequence[PlannedCase], unseen: int, run: Run, processors: int) -> WorkerPool:
     """Distribute the processors of this machine over workers and their calls in flight."""
     workers = _workers(len(planned) + unseen, run, processors)
     if is_large(run.model):

@@ -86,7 +86,7 @@ def prepare(settings: Settings, *, look: bool = False, age: float = 0.0, only: C
         _check_output(run, taken.cases)
         zones = _zones(run, taken.cases)
         _warn_of_report(run, taken.cases)
-        plan = make_plan(taken.cases, run, pool or processors(), look=look, values=look)
+        plan = make_plan(taken.cases, run, processors(), pool, look=look)
         plan = hide_plan(replace(plan, failed=(*taken.refused, *plan.failed)))
         if len(plan) and not model.listed:
             run = replace(run, model=compare_engine(model, taken.cases, settings.overrides))

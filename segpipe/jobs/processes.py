@@ -9,7 +9,7 @@ from multiprocessing.connection import wait
 
 from segpipe.errors import ModelError, SegpipeError, WorkerError
 from segpipe.jobs.agenda import Agenda
-from segpipe.jobs.lost import ALONE, RETRIES, apart, failures, hung, message
+from segpipe.jobs.lost import ALONE, GIVING_UP, RETRIES, TICK, apart, failures, hung, message
 from segpipe.jobs.orders import Broke, Carry, End, Ended, GiveUp, Pixels, Ready, Report, Setup, Warned
 from segpipe.jobs.plan import Job, Plan
 from segpipe.jobs.tasks import Halt, Outcome, Progress, Task, Watcher
@@ -25,12 +25,6 @@ STARTS = 3
 
 SILENT, STARTING = 60.0, 300.0
 """Seconds of silence after which a worker counts as frozen. One that starts may load libraries from a slow disk."""
-
-GIVING_UP = 60.0
-"""Seconds for tasks to end after the output has become unwritable."""
-
-TICK = 0.5
-"""Seconds between two checks for hanging tasks, silent workers and a halt."""
 
 
 @dataclass

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -85,12 +85,12 @@ def work(task: Task, context: Context) -> Iterator[Result]:
     elif isinstance(task, PartJob):
         yield run_part(task, context)
     else:
-        result = _alone(task, context.run)
+        result = _without_model(task, context.run)
         yield _stopping(result, context) if isinstance(result, Outcome) else result
 
 
-def _alone(task: MeasureJob | JoinJob, run: Run) -> Result:
-    """Carry out a task that needs no model."""
+def _without_model(task: MeasureJob | JoinJob, run: Run) -> Result:
+    """Carry out a task that infers nothing."""
     case = task.case.case
     if isinstance(task, MeasureJob):
         return _timed("measure", case, lambda: measure(case, run))
@@ -101,22 +101,12 @@ def run_job(job: Job, context: Context) -> Iterator[Result]:
     """Do every case of a job; yield each result, in order, once its mask has its name or it has failed."""
     run, model = context.run, context.model
     limit = job_windows(run) if job.unseen else math.inf
-    run = replace(run, model=model.spec)  # its batch may be smaller by now
+    run = replace(run, model=model.spec)  # its batch may be smaller than planned
     before = {} if run.settings.overwrite else _done_before(job, run)
     yield from before.values()
     left = [case for case in job.cases if case.name not in before]
-    allow = run.settings.unusual_values == "allow"
-    reading = Reading(
-        run.model,
-        run.overrides,
-        decoders_for(run.model.device),
-        limit=limit,
-        memory=most_memory(run.settings),
-        allow_unusual=allow,
-    )
-    asked = {"confidence": run.settings.confidence, "audit": run.settings.audit is not None}
     todo = tuple(left)
-    cases = joined(todo, run) if run.model.listed else segmented(todo, reading, model, context.calls, **asked)
+    cases = joined(todo, run) if run.model.listed else _segmented(todo, replace(_reading(run), limit=limit), context)
     with environment(), closing(cases), ThreadPoolExecutor(1, "segpipe-finish") as finisher:
         finishing: deque[Future[Result]] = deque()
         for case, boxes in cases:
@@ -150,24 +140,31 @@ def _done_before(job: Job, run: Run) -> dict[str, Outcome]:
 
 def run_part(job: PartJob, context: Context) -> Result:
     """Do one part of a case, independently of the others."""
-    run, model, case = context.run, context.model, job.case.case
+    run, case = context.run, job.case.case
     if is_part_done(run.output, case, job.number, confidence=run.settings.confidence):
         return Outcome(case, 0.0)  # by a worker that was lost before it could report it
-    reading = Reading(
+    scaling, findings = read_scaling(run.output, case), read_findings(run.output, case)
+    reading = replace(_reading(run), part=job.part, scaling=scaling, findings=findings)
+    cases = _segmented([case], reading, context)
+    with environment(), closing(cases):
+        _, boxes = next(cases)
+        return _write(case, boxes, lambda sheet: _part_output(job, sheet, run, context.model.spec.batch), context)()
+
+
+def _reading(run: Run) -> Reading:
+    """How any task of a run reads its cases."""
+    return Reading(
         run.model,
         run.overrides,
         decoders_for(run.model.device),
-        part=job.part,
-        scaling=read_scaling(run.output, case),
-        findings=read_findings(run.output, case),
         memory=most_memory(run.settings),
         allow_unusual=run.settings.unusual_values == "allow",
     )
-    asked = {"confidence": run.settings.confidence, "audit": run.settings.audit is not None}
-    cases = segmented([case], reading, model, context.calls, **asked)
-    with environment(), closing(cases):
-        _, boxes = next(cases)
-        return _write(case, boxes, lambda sheet: _part_output(job, sheet, run, model.spec.batch), context)()
+
+
+def _segmented(cases: Sequence[Case], reading: Reading, context: Context) -> Generator[tuple[Case, Boxes], None, None]:
+    settings, audit = context.run.settings, context.run.settings.audit is not None
+    return segmented(cases, reading, context.model, context.calls, confidence=settings.confidence, audit=audit)
 
 
 def _part_output(job: PartJob, sheet: Sheet, run: Run, batch: int) -> PartOutput:

@@ -3,7 +3,7 @@
 import math
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -110,11 +110,6 @@ class Sheet:
         return self.scope.excludes(window if self.regridding is None else self.regridding.needed(window))
 
 
-def open_source(case: Case, contract: Contract, overrides: Overrides = AS_STORED) -> Source:
-    """Open a case with its format."""
-    return open_case(case, contract, overrides)
-
-
 def open_sheet(
     case: Case,
     model: ModelSpec,
@@ -129,40 +124,66 @@ def open_sheet(
             ``memory`` bytes however it is cut.
     """
     opened, place, before = time.monotonic(), Beside().place(case.path), _state(case.path)
-    source = open_source(case, model.contract, overrides)
+    source = open_case(case, model.contract, overrides)
     try:
-        _check_pixels(case, source, model)
-        if model.like == "nnunet":
-            regridding: Regridding | None = grids_of(case.path, source, model.contract)
-            spaced = resampling_note
-        else:
-            regridding = regridding_of(case.path, source.grid, model.contract, resample=overrides.resample)
-            spaced = check_spacing if regridding is None else resampling_note
-            regridding = cropped(source, model.contract, regridding)
-        cover = cover_of(case, source.grid.shape, model, regridding)
-        refuse_large_case(case.path, cover, model, source.block, memory)
-        if regridding is not None:
-            refuse_fine_case(case.path, regridding, cover, memory)
-        source_notes = source.notes if part is None else ()  # the record belongs to the case, not to a part
-        notes = [*source_notes, *spaced(case.path, source.grid, model.contract)]
+        regridding, cover, spacing_notes = _fitted(case, source, model, overrides, memory)
+        notes = [*(source.notes if part is None else ()), *spacing_notes]  # a record belongs to the case, not to a part
         files = identities(case.path, source.files)
-        notes += no_state(files)
         shrunk = part is not None and any(b > n for b, n in zip(part.stop, cover.counts, strict=True))
         if shrunk or _state(case.path) != before:
             raise SourceError(CHANGED.format(case.path))
         part = part or cover.whole
         stack = with_neighbours(source, model.contract)
         seen = stack if regridding is None or model.like else Resampled(stack, regridding)
-        scope = scope_of(overrides.aoi, source.grid, case)
         block_bytes = 0 if model.like else seen.memory(row_of(cover, cover.touching(part)))
-        notes += FORMATS[case.format].cache().notes(block_bytes)
+        sheet = Sheet(
+            grid=source.grid,
+            files=files,
+            notes=(*notes, *no_state(files), *FORMATS[case.format].cache().notes(block_bytes)),
+            cover=cover,
+            opened=opened,
+            part=part,
+            block_bytes=block_bytes,
+            raw=not model.on_host,
+            place=place,
+            asked=tuple(asked_names(source.files)),
+            scene=source.scene,
+            origin=source.origin,
+            regridding=regridding,
+            scope=scope_of(overrides.aoi, source.grid, case),
+            unpacked=source.unpacked,
+        )
     except BaseException:
         source.close()
         raise
-    raw = not model.on_host
-    found, asked = (files, tuple(notes), cover, opened, part, block_bytes, raw), tuple(asked_names(source.files))
-    sheet = Sheet(source.grid, *found, place=place, scene=source.scene, origin=source.origin, asked=asked)
-    return source, replace(sheet, regridding=regridding, scope=scope, unpacked=source.unpacked)
+    return source, sheet
+
+
+def _fitted(
+    case: Case, source: Source, model: ModelSpec, overrides: Overrides, memory: float
+) -> tuple[Regridding | None, Cover, list[str]]:
+    """How the network sees a case: both grids, None if they are the same, its windows, and notes on its spacing.
+
+    Raises:
+        SourceError: pixels, their type, size or number do not fit the model, or ``memory``.
+    """
+    _check_pixels(case, source, model)
+    regridding, notes = _grids(case, source, model, resample=overrides.resample)
+    cover = cover_of(case, source.grid.shape, model, regridding)
+    refuse_large_case(case.path, cover, model, source.block, memory)
+    if regridding is not None:
+        refuse_fine_case(case.path, regridding, cover, memory)
+    return regridding, cover, notes
+
+
+def _grids(case: Case, source: Source, model: ModelSpec, *, resample: bool) -> tuple[Regridding | None, list[str]]:
+    """The case's own grid and the network's, None if they are the same; and notes on the spacing."""
+    path, grid, contract = case.path, source.grid, model.contract
+    if model.like == "nnunet":
+        return grids_of(path, source, contract), resampling_note(grid, contract)
+    resampled = regridding_of(path, grid, contract, resample=resample)
+    notes = check_spacing(path, grid, contract) if resampled is None else resampling_note(grid, contract)
+    return cropped(source, contract, resampled), notes
 
 
 def sheet_in_memory(case: Case, source: Source, model: ModelSpec) -> Sheet:
@@ -174,8 +195,8 @@ def sheet_in_memory(case: Case, source: Source, model: ModelSpec) -> Sheet:
     _check_pixels(case, source, model)
     regridding = cropped(source, model.contract, None)
     cover = cover_of(case, source.grid.shape, model, regridding)
-    sheet = Sheet(source.grid, [], (), cover, time.monotonic(), cover.whole, raw=not model.on_host)
-    return replace(sheet, regridding=regridding)
+    now, raw = time.monotonic(), not model.on_host
+    return Sheet(source.grid, [], (), cover, opened=now, part=cover.whole, raw=raw, regridding=regridding)
 
 
 def _state(path: str) -> list[Identity]:

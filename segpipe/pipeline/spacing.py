@@ -86,9 +86,8 @@ def whole_ratio(ratio: float) -> float:
     return float(whole) if abs(whole / ratio - 1) <= WHOLE else ratio
 
 
-def resampling_note(path: str, grid: Grid, contract: Contract) -> list[str]:
+def resampling_note(grid: Grid, contract: Contract) -> list[str]:
     """The record's note on a case that is resampled."""
-    del path
     wanted, found = wanted_spacing(contract, grid), grid.spacing
     assert wanted is not None
     assert found is not None

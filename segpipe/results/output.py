@@ -16,7 +16,7 @@ from segpipe.cleaning.stage import Place, Uncleaned
 from segpipe.errors import DamagedPartError, OutputError, SourceError
 from segpipe.formats.case import Case
 from segpipe.formats.identity import Beside, hidden, hidden_path, identities
-from segpipe.formats.registry import CONFIDENCE, FORMATS
+from segpipe.formats.registry import CONFIDENCE, FORMATS, open_case
 from segpipe.formats.scene import brief
 from segpipe.formats.scope import lines_of
 from segpipe.formats.sink import Sink, Target
@@ -25,7 +25,7 @@ from segpipe.formats.style import Style
 from segpipe.geometry.windows import Window
 from segpipe.messages.veil import without_names
 from segpipe.pipeline.decide import Decided, Decision
-from segpipe.pipeline.opening import CHANGED, Sheet, open_source
+from segpipe.pipeline.opening import CHANGED, Sheet
 from segpipe.results.areas import amount_inside
 from segpipe.results.boxes import BoxSink, read_boxes
 from segpipe.results.class_files import ClassFile, Finished, class_files, write_class_files
@@ -134,7 +134,7 @@ def _name_components(layers: Layers[Any], output: Store, name: str) -> None:
 def _statistics(case: Case, sheet: Sheet, run: Run) -> Statistics:
     """The statistics of a case; the case is opened again if a statistic asks for its pixels."""
     contract, overrides = run.model.contract, run.overrides
-    return Statistics(sheet.grid, contract, lambda: open_source(case, contract, overrides), run.lesions, run.settings.audit)
+    return Statistics(sheet.grid, contract, lambda: open_case(case, contract, overrides), run.lesions, run.settings.audit)
 
 
 class PartOutput:

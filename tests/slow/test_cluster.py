@@ -22,7 +22,7 @@ from test_same_bytes import contents
 
 from segpipe.errors import ModelError, WorkerError
 from segpipe.formats.case import Case
-from segpipe.jobs import executors
+from segpipe.jobs import dask_executor
 from segpipe.jobs.cluster import cluster_workers
 from segpipe.jobs.launch import carry_out
 from segpipe.jobs.plan import Job, WorkerPool
@@ -137,7 +137,7 @@ def test_a_worker_of_several_threads_is_refused_where_they_would_share_what_is_f
         tmp_path / "c.toml", {"input": ("in",), "model": tmp_path / "m.onnx", "output": tmp_path / "out"}
     )
     with Client(cluster.address, set_as_default=False) as client:  # one that comes late is seen by its first task alone
-        begun = client.submit(executors._work, "late", None, Run(read_spec(settings), settings), 1, pure=False)
+        begun = client.submit(dask_executor._work, "late", None, Run(read_spec(settings), settings), 1, pure=False)
         with pytest.raises(WorkerError, match="one thread each on a GPU"):
             begun.result(timeout=PATIENCE)
 
@@ -167,12 +167,12 @@ def ended(task, result=None, error=None):
         raise result
 
     future = SimpleNamespace(key="k", cancelled=lambda: False, exception=lambda timeout: error, result=made)
-    return executors._Running(task, future, attempt=1)
+    return dask_executor._Running(task, future, attempt=1)
 
 
 @pytest.mark.parametrize("error", [WorkerError("a worker has 2 threads"), ModelError("it is another model")])
 def test_a_worker_that_is_not_fit_ends_the_run_and_no_case(error):
-    board = object.__new__(executors._Board)
+    board = object.__new__(dask_executor._Board)
     with pytest.raises(type(error), match=str(error)):
         list(board._finish(ended(Job((Case("a", "a.tif"), Case("b", "b.tif"))), error=error)))
 
@@ -181,7 +181,7 @@ def test_a_result_that_is_lost_and_cannot_be_made_again_fails_its_case(tmp_path)
     local(tmp_path / "m.onnx")
     settings = load_settings(None, {"input": ("in",), "model": tmp_path / "m.onnx", "output": tmp_path / "out"})
     running = ended(Job((Case("a", "a.tif"),)), result=KilledWorker("a", SimpleNamespace(address="tcp://there"), 3))
-    (outcome,) = executors._results(running.future, running.task, Run(read_spec(settings), settings))
+    (outcome,) = dask_executor._results(running.future, running.task, Run(read_spec(settings), settings))
     assert outcome.case.name == "a"
     assert "was lost again and again" in outcome.error
 
@@ -189,7 +189,7 @@ def test_a_result_that_is_lost_and_cannot_be_made_again_fails_its_case(tmp_path)
 def test_a_result_that_goes_with_its_worker_while_it_is_fetched_is_waited_for():
     """Without a worker it never comes: what waits for it must find that out meanwhile."""
     running = ended(Job((Case("a", "a.tif"),)), result=TimeoutError())
-    board = object.__new__(executors._Board)
+    board = object.__new__(dask_executor._Board)
     board._running, board._ended, board._run = {"k": running}, SimpleQueue(), None
     board._ended.put("k")
     assert list(board._wait()) == []
@@ -202,7 +202,7 @@ def test_a_task_that_ended_while_another_worker_was_restarted_has_not_hung():
     running = ended(Job((Case("a", "a.tif"),)))
     running.future.done = lambda: True
     running.worker, running.began = "tcp://there", time.monotonic() - 100
-    board = object.__new__(executors._Board)
+    board = object.__new__(dask_executor._Board)
     board._running, board._run = {"k": running}, SimpleNamespace(settings=SimpleNamespace(job_timeout=3.0))
     assert list(board._end_hanging()) == []
     assert board._running == {"k": running}
@@ -210,8 +210,8 @@ def test_a_task_that_ended_while_another_worker_was_restarted_has_not_hung():
 
 def test_a_run_whose_workers_are_all_gone_ends(cluster, raster, tmp_path, monkeypatch):
     """One that no nanny brings back."""
-    monkeypatch.setattr(executors, "NOBODY", 3.0)
-    monkeypatch.setattr(executors, "ROLL_CALL", 0.5)
+    monkeypatch.setattr(dask_executor, "NOBODY", 3.0)
+    monkeypatch.setattr(dask_executor, "ROLL_CALL", 0.5)
     rng = np.random.default_rng(9)
     scene = raster("in/long.tif", rng.integers(1, 255, (3, 1500, 1500), dtype=np.uint8))
     worker = cluster.worker("--no-nanny")

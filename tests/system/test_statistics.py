@@ -75,10 +75,10 @@ def with_extents(monkeypatch):
 def opened(monkeypatch):
     """How often a case was opened for its pixels a second time, and closed."""
     seen = {"opened": 0, "closed": 0}
-    open_source = output.open_source
+    open_case = output.open_case
 
     def opening(*arguments):
-        source = open_source(*arguments)
+        source = open_case(*arguments)
         close = source.close
 
         def closing():
@@ -89,7 +89,7 @@ def opened(monkeypatch):
         seen["opened"] += 1
         return source
 
-    monkeypatch.setattr(output, "open_source", opening)
+    monkeypatch.setattr(output, "open_case", opening)
     return seen
 
 

@@ -40,7 +40,7 @@ def labels(monkeypatch, tmp_path):
     def run(model, pixels, part=None, device="cpu", **settings):
         case = Case("volume", str(tmp_path / "volume"))
         (tmp_path / "volume").write_bytes(b"")
-        monkeypatch.setattr(opening, "open_source", lambda *_: Held(pixels, (pixels == 0).all(axis=0)))
+        monkeypatch.setattr(opening, "open_case", lambda *_: Held(pixels, (pixels == 0).all(axis=0)))
         flags = {"input": (case.path,), "model": model, "device": device, **settings}
         spec = try_out(read_spec(load_settings(None, flags)))
         reading = Reading(spec, AS_STORED, part=part, allow_unusual=True)

@@ -205,7 +205,7 @@ def test_a_written_mask_is_read_window_by_window(tmp_path: Path) -> None:
 
 def test_a_plan_without_some_cases() -> None:
     cases = [Case(name, f"{name}.nii") for name in "abc"]
-    plan = Plan((), (), cases, [], (), 1, 1)
+    plan = Plan(workers=1, calls=1, unseen=cases)
     assert [case.name for case in without(plan, {"b"}).unseen] == ["a", "c"]
 
 

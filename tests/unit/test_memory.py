@@ -80,7 +80,7 @@ def peak_of(tmp_path, monkeypatch):
     """
 
     def measure(spec, source, confidence):
-        monkeypatch.setattr(opening, "open_source", lambda *_: source)
+        monkeypatch.setattr(opening, "open_case", lambda *_: source)
         monkeypatch.setattr(memory, "PROCESS", 0)
         case = Case("case", str(tmp_path / "case"))
         (tmp_path / "case").write_bytes(b"")

@@ -35,7 +35,7 @@ def test_a_file_that_is_replaced_while_its_header_is_read_is_not_taken(
     source, sheet = open_sheet(case, spec)
     source.close()
     assert sheet.files[0]["path"] == str(path)
-    plain = opening.open_source
+    plain = opening.open_case
 
     def replaced(*given: Any) -> Any:
         source = plain(*given)
@@ -43,6 +43,6 @@ def test_a_file_that_is_replaced_while_its_header_is_read_is_not_taken(
         (tmp_path / "new").replace(path)
         return source
 
-    monkeypatch.setattr(opening, "open_source", replaced)
+    monkeypatch.setattr(opening, "open_case", replaced)
     with pytest.raises(SourceError, match="has changed while it was processed"):
         open_sheet(case, spec)

@@ -12,6 +12,7 @@ from segpipe.contract import parse_contract
 from segpipe.formats.case import Case
 from segpipe.formats.raster.gdal import gdal_options
 from segpipe.formats.raster.source import RasterSource
+from segpipe.formats.registry import open_case
 from segpipe.formats.samples import BOXES, LOOKED_AT, TAKEN, sampled, side, thinned
 from segpipe.formats.unusual.finding import Finding
 from segpipe.formats.unusual.judge import Judge
@@ -19,7 +20,6 @@ from segpipe.geometry.grid import BareGrid
 from segpipe.geometry.windows import Window
 from segpipe.overrides import AS_STORED
 from segpipe.pipeline.findings import findings_of
-from segpipe.pipeline.opening import open_source
 
 Raster = Callable[..., Path]
 
@@ -175,7 +175,7 @@ def test_tile_does_not_change_the_sample(size, raster: Raster, run_serial, tmp_p
     for tile in (64, 256, 1024):
         for options in ({"tile": (tile, tile)}, {"tile": (tile, tile), "parts": 3}):
             run_serial(path, model, output=tmp_path / f"{len(seen)}", overlap=(0, 0), **options)
-    with gdal_options(), closing(open_source(Case("in", str(path)), terms)) as source:
+    with gdal_options(), closing(open_case(Case("in", str(path)), terms)) as source:
         findings_of(source, terms)  # as a dry run and inspect look
     assert len(seen) >= 7
     for pixels in seen[1:]:

@@ -59,7 +59,7 @@ def test_a_run_that_hides_names_hides_them_in_what_it_notes(tmp_path: Path) -> N
     case = Case("c1", str(tmp_path / "hans" / "c1.tif"))
     outcome = Outcome(case, 0.0, error=f"{case.path}: no bands", warnings=(f"{case.path}: dark",))
     seen = PlannedCase(case, (8, 8), 1, notes=(f"{case.path}: in parts",))
-    plan = Plan((seen,), (Cut(seen, (), 0.0),), (), (), (Failure(case, outcome.error),), 1, 1)
+    plan = Plan(workers=1, calls=1, small=(seen,), cuts=(Cut(seen, (), 0.0),), failed=(Failure(case, outcome.error),))
     assert (hide_outcome(outcome), hide_plan(plan)) == (outcome, plan)
     with veiled(Veil((str(tmp_path),), (), ["hans"])):
         hidden, planned, summary = hide_outcome(outcome), hide_plan(plan), Summary(Ledger([]))

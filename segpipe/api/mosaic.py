@@ -18,9 +18,9 @@ from segpipe.overlap.mosaic import Plan, plan_mosaic, write_mosaic
 from segpipe.process.environment import settle
 from segpipe.results.records import records
 from segpipe.storage import Store
-from segpipe.storage.bucket import in_bucket
 from segpipe.storage.folder import DRAFTS, Folder
 from segpipe.storage.lock import locked
+from segpipe.storage.paths import in_bucket
 from segpipe.storage.places import store_at
 
 ENDINGS = (".tif", ".tiff")

@@ -14,7 +14,7 @@ from segpipe.formats.registry import FORMATS, RASTER, find_in_family
 from segpipe.formats.scene_masks import with_masks
 from segpipe.formats.scenes.search import is_safe_folder
 from segpipe.formats.search import Search, expand
-from segpipe.storage.bucket import is_remote
+from segpipe.storage.paths import is_remote
 
 
 @dataclass(frozen=True, slots=True)

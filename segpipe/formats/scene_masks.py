@@ -10,7 +10,8 @@ from pathlib import PurePosixPath
 from segpipe.errors import InputError, SourceError
 from segpipe.formats.case import RASTER, SCENE, Case
 from segpipe.formats.identity import Beside, Identity, identities, unhidden
-from segpipe.storage.bucket import find_objects, in_bucket, is_remote
+from segpipe.storage.paths import in_bucket, is_remote
+from segpipe.storage.s3 import find_objects
 from segpipe.validity import CASE, Preset, ValidityMask
 
 SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img", ".png")

@@ -14,7 +14,8 @@ from segpipe.formats.path_list import LIST_SUFFIXES, entries, is_file
 from segpipe.formats.registry import FORMATS, Format, by_suffix, format_of, split_suffix
 from segpipe.formats.scenes.names import is_sentinel
 from segpipe.formats.scenes.search import is_archive, is_safe, is_scene, name_of, products_of, scene_at
-from segpipe.storage.bucket import find_objects, in_bucket, is_remote, plain_path
+from segpipe.storage.paths import in_bucket, is_remote, plain_path
+from segpipe.storage.s3 import find_objects
 from segpipe.storage.urls import malformed
 
 IN_BUCKET = (

@@ -16,8 +16,8 @@ from segpipe.inspect.raster import inspect_grouped, inspect_raster, inspect_scen
 from segpipe.inspect.volume import inspect_volume
 from segpipe.network.model_file import read_model
 from segpipe.settings import Settings
-from segpipe.storage.bucket import is_remote, plain_path
 from segpipe.storage.content import describe
+from segpipe.storage.paths import is_remote, plain_path
 
 
 def inspect_file(settings: Settings) -> Facts:

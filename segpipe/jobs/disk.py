@@ -19,8 +19,8 @@ from segpipe.pipeline.memory import in_words, most_memory
 from segpipe.pipeline.opening import Sheet, open_sheet
 from segpipe.results.components import MOST_LISTED
 from segpipe.results.records import Run
-from segpipe.storage.bucket import is_remote
 from segpipe.storage.folder import Folder
+from segpipe.storage.paths import is_remote
 
 OVERVIEWS = 4 / 3
 """Pixels of a raster with its overviews, relative to its own pixels."""

@@ -31,7 +31,7 @@ from segpipe.network.spec import ModelSpec
 from segpipe.overrides import AS_STORED, Overrides
 from segpipe.pipeline.memory import refuse_fine_case, refuse_large_case
 from segpipe.pipeline.spacing import check_spacing, regridding_of, resampling_note
-from segpipe.storage.bucket import is_remote
+from segpipe.storage.paths import is_remote
 
 CHANGED = "{} has changed while it was processed: run the same command again"
 

@@ -29,7 +29,7 @@ from segpipe.pipeline.findings import with_findings
 from segpipe.pipeline.opening import Sheet, on_network_grid, open_sheet, sheet_in_memory
 from segpipe.pipeline.stretch import ASKED_FOR, STRETCH_BYTES, Stretch, are_empty, begin_stretch, stretches
 from segpipe.process.machine import processors
-from segpipe.storage.bucket import is_remote
+from segpipe.storage.paths import is_remote
 from segpipe.timing.spans import span
 
 STRETCHES_AHEAD = 1

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from segpipe.errors import OutputError
 from segpipe.storage import Store
-from segpipe.storage.bucket import Bucket, in_bucket, is_remote
+from segpipe.storage.bucket import Bucket
 from segpipe.storage.folder import Folder
+from segpipe.storage.paths import in_bucket, is_remote
 
 
 def store_at(text: str) -> Store:

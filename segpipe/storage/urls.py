@@ -2,7 +2,7 @@
 
 from urllib.parse import urlsplit
 
-from segpipe.storage.bucket import SCHEME, canonical
+from segpipe.storage.paths import SCHEME, canonical
 from segpipe.storage.web import plain_url
 
 HOSTS = {"http": "host", "https": "host", "ftp": "host", "s3": "bucket", "gs": "bucket", "oss": "bucket", "az": "container"}

@@ -13,7 +13,7 @@ from segpipe.formats.identity import Beside
 from segpipe.jobs.launch import carry_out
 from segpipe.jobs.prepare import prepare
 from segpipe.settings import load_settings
-from segpipe.storage.bucket import is_remote, plain_path
+from segpipe.storage.paths import is_remote, plain_path
 
 NAMES = [
     "tile?r=1.tif",

@@ -38,9 +38,9 @@ from segpipe.pipeline.tiles import Tile, cut
 from segpipe.process.extras import install
 from segpipe.results.records import Run, done_cases
 from segpipe.settings import load_settings
-from segpipe.storage import bucket, lock
-from segpipe.storage.bucket import gdal_endpoint
+from segpipe.storage import lock, s3
 from segpipe.storage.places import store_at
+from segpipe.storage.s3 import gdal_endpoint
 
 PARTS = "--parts 6"
 
@@ -410,7 +410,7 @@ def test_a_name_that_no_key_can_have_fails_alone(endpoint, tmp_path):
     ],
 )
 def test_s3_that_is_not_set_up_is_one_line(setting, words, endpoint, monkeypatch):
-    bucket._client_of.cache_clear()
+    s3._client_of.cache_clear()
     for key, value in setting.items():
         monkeypatch.setenv(key, value) if value else monkeypatch.delenv(key)
     monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # which keeps what it has found
@@ -419,4 +419,4 @@ def test_s3_that_is_not_set_up_is_one_line(setting, words, endpoint, monkeypatch
             find_cases(["s3://scenes/in/"])
         assert "\n" not in str(raised.value)
     finally:
-        bucket._client_of.cache_clear()
+        s3._client_of.cache_clear()

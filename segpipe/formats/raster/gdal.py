@@ -24,9 +24,10 @@ from segpipe.formats.raster.gdal_messages import Messages, as_text, harmful, lis
 from segpipe.formats.raster.gdal_readers import WhoseError, reading
 from segpipe.formats.raster.references import check_references, servers
 from segpipe.process.environment import settle
-from segpipe.storage.bucket import gdal_endpoint, in_bucket, is_lonely, is_remote
 from segpipe.storage.files import is_utf8
+from segpipe.storage.paths import in_bucket, is_remote
 from segpipe.storage.retry import is_passing
+from segpipe.storage.s3 import gdal_endpoint, is_lonely
 
 DRIVERS = ("GTiff", "VRT", "JP2OpenJPEG", "PNG", "JPEG", "WEBP", "BMP", "HFA")
 """Formats that are opened. The list is explicit: a file's content must not decide which of GDAL's 150 drivers reads it.

@@ -8,8 +8,8 @@ from rasterio.io import DatasetReader
 
 from segpipe.errors import SourceError
 from segpipe.formats.file_endings import missing
-from segpipe.storage.bucket import is_remote
 from segpipe.storage.content import describe
+from segpipe.storage.paths import is_remote
 from segpipe.storage.retry import is_passing
 
 SLIDES = (".svs", ".ndpi", ".scn", ".bif", ".mrxs", ".vms", ".vmu")

@@ -15,7 +15,8 @@ from rasterio.io import DatasetReader
 
 from segpipe.errors import SourceError
 from segpipe.geometry.windows import Window
-from segpipe.storage.bucket import in_bucket, is_remote, read_range
+from segpipe.storage.paths import in_bucket, is_remote
+from segpipe.storage.s3 import read_range
 
 UPRIGHT = 1
 ORIENTATION = 274

@@ -14,7 +14,7 @@ from segpipe.formats.raster.gdal import gdal_options, open_raster, source_errors
 from segpipe.formats.raster.gdal_readers import pinned
 from segpipe.formats.raster.references import NAMING, parts_of, words_of
 from segpipe.messages.redact import is_cut, without_secrets
-from segpipe.storage.bucket import is_remote
+from segpipe.storage.paths import is_remote
 
 SURE = (".msk", ".aux.xml", ".ovr")
 """Suffixes of files that belong to a raster even if GDAL makes nothing of them; so do world files."""

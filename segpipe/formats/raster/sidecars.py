@@ -18,7 +18,7 @@ from segpipe.formats.raster.gdal import any_name
 from segpipe.formats.raster.origin import own_files
 from segpipe.formats.raster.references import parse_xml
 from segpipe.formats.raster.tiff import check_tags, is_number
-from segpipe.storage.bucket import is_remote
+from segpipe.storage.paths import is_remote
 
 NO_FILE = frozenset({MaskFlags.all_valid, MaskFlags.nodata, MaskFlags.alpha})
 """Flags of bands whose mask is not a file."""

@@ -48,7 +48,7 @@ from segpipe.formats.source import Begun, Invalid, Pixels, Scene
 from segpipe.geometry.raster_grid import crs_notes, place_of, read_grid
 from segpipe.geometry.windows import Window
 from segpipe.overrides import AS_STORED, Overrides
-from segpipe.storage.bucket import is_remote
+from segpipe.storage.paths import is_remote
 
 VRT_BLOCK = 1024
 """Assumed block side of a VRT's sources, which GDAL does not report."""

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.errors import SourceError
-from segpipe.storage.bucket import is_remote
+from segpipe.storage.paths import is_remote
 
 MAGIC = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
 

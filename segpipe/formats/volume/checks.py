@@ -12,7 +12,7 @@ from segpipe.formats.nodata import checked_nodata
 from segpipe.geometry.voxel_grid import VoxelGrid
 from segpipe.geometry.windows import Window
 from segpipe.overrides import Nodata, Overrides
-from segpipe.storage.bucket import is_remote
+from segpipe.storage.paths import is_remote
 
 
 def check_local(path: str, kind: str) -> None:

@@ -141,14 +141,14 @@ def _scores(distances: tuple[Float, Float], limit: float, intersection: int, uni
     iou = intersection / union if union else None
     reference, mapped = distances
     if not len(reference) and not len(mapped):
-        return BoundaryScores(None, None, iou, None, intersection, union)
+        return BoundaryScores(f1=None, surface_dice=None, iou=iou, hd95=None, intersection=intersection, union=union)
     near = [np.count_nonzero(one <= limit) for one in distances]
     both = len(reference) + len(mapped)
     shares = [n / len(one) if len(one) else 0.0 for n, one in zip(near, distances, strict=True)]
     f1 = 2 * shares[0] * shares[1] / sum(shares) if sum(shares) else 0.0
     there = len(reference) and len(mapped)
     hd95 = max(float(np.percentile(one, 95)) for one in distances) if there else None
-    return BoundaryScores(f1, sum(near) / both, iou, hd95, intersection, union)
+    return BoundaryScores(f1=f1, surface_dice=sum(near) / both, iou=iou, hd95=hd95, intersection=intersection, union=union)
 
 
 def _bands(compared: Compared, tolerance: float) -> Integers:

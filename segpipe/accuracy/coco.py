@@ -83,7 +83,14 @@ def _picture(path: Path, image: _Image, own: Sequence[_Annotation], names: dict[
             objects.append(Drawn(label, areas))
         else:
             problems.append(f"{image.file_name}: {label} has no segmentation")
-    return Annotated(path, image.file_name, size, tuple(objects), tuple(problems), _before(image))
+    return Annotated(
+        path=path,
+        name=image.file_name,
+        size=size,
+        objects=tuple(objects),
+        problems=tuple(problems),
+        other_name=_before(image),
+    )
 
 
 def _label(one: _Annotation, names: dict[int | str, str]) -> str:

@@ -51,7 +51,17 @@ def design_of(matrix: Matrix, *, simple: bool = False) -> Design:
     unlikely = unlikely_as_simple(matrix.mapped, matrix.counts.sum(axis=1), shares) if simple else ()
     warnings = (*_unmatched(matrix), *unlikely)
     method = SIMPLE if simple else STRATIFIED
-    return Design(classes, strata, sample, known, float(matrix.area.sum()), area, matrix.unit, method, warnings)
+    return Design(
+        classes=classes,
+        strata=strata,
+        sample=sample,
+        known=known,
+        area=float(matrix.area.sum()),
+        mapped=area,
+        unit=matrix.unit,
+        method=method,
+        warnings=warnings,
+    )
 
 
 def _stratified(matrix: Matrix, mapped: Integers) -> tuple[Integers, Sequence[str], Strata]:

@@ -111,7 +111,16 @@ def units_at(mask: OpenMask, record: Record, strata: Integers, places: Places) -
     assert world is not None
     areas = pixel_areas(mask, places)
     for stratum, (row, col), area, (x, y) in zip(strata, places, areas, world, strict=True):
-        yield Unit(record.case, int(row), int(col), int(stratum), float(area), float(x), float(y), crs)
+        yield Unit(
+            case=record.case,
+            row=int(row),
+            col=int(col),
+            stratum=int(stratum),
+            area=float(area),
+            x=float(x),
+            y=float(y),
+            crs=crs,
+        )
 
 
 def pixel_areas(mask: OpenMask, places: Places) -> Float:

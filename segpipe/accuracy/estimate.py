@@ -112,7 +112,7 @@ def _areas(design: Design, name: str, found: Float, level: Level) -> Iterator[Es
         share = replace(share, units=alike.units * (alike.error / share.error) ** 2)
     limits = _interval(share, level)
     in_unit = Interval(limits.low * design.area, limits.high * design.area, limits.kind)
-    yield Estimate(name, "area", area, error, in_unit, design.unit)
+    yield Estimate(class_name=name, quantity="area", value=area, error=error, interval=in_unit, unit=design.unit)
     yield Estimate(name, "share", share.value, share.error, limits)
 
 

@@ -120,7 +120,15 @@ def evaluate(task: Task) -> Evaluation:
     paired = {*failed, *(one.name for one in cases)}
     warnings = [*_unpaired(records, paired, task.reference), *_few(problems), *_warnings(classes, cases, pooled)]
     return Evaluation(
-        classes, tuple(cases), failed, pooled, scores(pooled.matrix), limits, task.level, tuple(warnings), task.boundary
+        classes=classes,
+        cases=tuple(cases),
+        failed=failed,
+        pooled=pooled,
+        found=scores(pooled.matrix),
+        limits=limits,
+        level=task.level,
+        warnings=tuple(warnings),
+        boundary=task.boundary,
     )
 
 

@@ -42,7 +42,14 @@ def read_matrix(path: Path) -> Matrix:
     counts = _whole(path, values[:, [k - 1 for k in classes]], "counts of units")
     sizes = _whole(path, values[:, pixels[0] - 1], "numbers of pixels") if pixels else None
     mapped, reference = tuple(row[0].strip() for row in body), tuple(head[k] for k in classes)
-    matrix = Matrix(mapped, reference, counts, values[:, area[0] - 1], sizes, head[area[0]][len(AREA) + 1 :])
+    matrix = Matrix(
+        mapped=mapped,
+        reference=reference,
+        counts=counts,
+        area=values[:, area[0] - 1],
+        pixels=sizes,
+        unit=head[area[0]][len(AREA) + 1 :],
+    )
     _check_sizes(path, matrix)
     return matrix
 

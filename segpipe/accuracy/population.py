@@ -89,7 +89,15 @@ def population_of(place: str) -> Population:
     ids, names_ = (tuple(row[key] for row in rows[0]) for key in ("class_id", "class_name"))
     if not pixels.sum():
         raise InputError(f"the map must have pixels with a class, and {store} has none")
-    return Population(store, tuple(records), ids, names_, pixels, areas, str(records[0].valid.unit))
+    return Population(
+        store=store,
+        cases=tuple(records),
+        ids=ids,
+        classes=names_,
+        pixels=pixels,
+        areas=areas,
+        unit=str(records[0].valid.unit),
+    )
 
 
 def _check(record: Record, first: Record) -> None:

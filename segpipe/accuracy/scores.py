@@ -50,8 +50,20 @@ def scores(matrix: Integers) -> Scores:
     recall, overall = _over(hits, support), _over(hits.sum(axis=-1), total)
     chance = _over((support.astype(np.float64) * mapped).sum(axis=-1), total.astype(np.float64) ** 2)
     weighted = _over((support * np.nan_to_num(iou)).sum(axis=-1), total)
-    means = (_mean(iou), weighted, _mean(dice), overall, _mean(recall))
-    return Scores(support, mapped, iou, dice, _over(hits, mapped), recall, *means, _over(overall - chance, 1 - chance))
+    return Scores(
+        support=support,
+        mapped=mapped,
+        iou=iou,
+        dice=dice,
+        precision=_over(hits, mapped),
+        recall=recall,
+        mean_iou=_mean(iou),
+        frequency_weighted_iou=weighted,
+        mean_dice=_mean(dice),
+        overall_accuracy=overall,
+        mean_accuracy=_mean(recall),
+        kappa=_over(overall - chance, 1 - chance),
+    )
 
 
 def _over(part: NDArray[np.generic], whole: NDArray[np.generic]) -> Float:

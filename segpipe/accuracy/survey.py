@@ -19,6 +19,7 @@ from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.windows import Window
 from segpipe.messages.names import Names
 from segpipe.messages.printable import printable
+from segpipe.zones.writing import LON_LAT
 
 OTHER = "stratified by another map (Stehman 2014)"
 UNEQUAL = "stratified, pixels of unequal area (Tyukavina et al. 2025)"
@@ -81,8 +82,21 @@ def _of_design(labelled: Labelled, drawn: SampleDesign) -> Survey:
     names, stratum = [one.name for one in drawn.strata], np.array([point.stratum for point in points], np.int64)
     pixels, areas = np.array([one.pixels for one in drawn.strata]), np.array([one.area for one in drawn.strata], np.float64)
     area = np.array([point.area for point in points], np.float64)
-    return Survey(names, pixels, areas, drawn.unit, names, areas, stratum, stratum, area, labelled.labels, (), STRATIFIED,
-                  len(drawn.points) - len(points))  # fmt: skip
+    return Survey(
+        strata=names,
+        pixels=pixels,
+        areas=areas,
+        unit=drawn.unit,
+        classes=names,
+        mapped_areas=areas,
+        stratum=stratum,
+        mapped=stratum,
+        area=area,
+        labels=labelled.labels,
+        ids=(),
+        method=STRATIFIED,
+        missing=len(drawn.points) - len(points),
+    )
 
 
 def _numbers(labelled: Labelled) -> Sequence[int]:
@@ -108,8 +122,8 @@ def _places(labelled: Labelled, drawn: SampleDesign) -> Any:
     for crs in {point.crs for point in points}:
         own = [k for k, point in enumerate(points) if point.crs == crs]
         xy = geopandas.points_from_xy([points[k].x for k in own], [points[k].y for k in own], crs=crs)
-        series[own] = np.asarray(geopandas.GeoSeries(xy).to_crs("EPSG:4326"))
-    return geopandas.GeoSeries(series, crs="EPSG:4326")
+        series[own] = np.asarray(geopandas.GeoSeries(xy).to_crs(LON_LAT))
+    return geopandas.GeoSeries(series, crs=LON_LAT)
 
 
 def _of_map(labelled: Labelled, population: Population, *, simple: bool) -> Survey:
@@ -123,9 +137,19 @@ def _of_map(labelled: Labelled, population: Population, *, simple: bool) -> Surv
     if simple:
         names, pixels, areas = ("map",), pixels.sum(keepdims=True), areas.sum(keepdims=True)
         stratum, method = np.zeros_like(mapped), SIMPLE
-    of_map = (population.classes, population.areas.sum(axis=0))
     return Survey(
-        names, pixels, areas, population.unit, *of_map, stratum, mapped, area, labelled.labels, population.ids, method
+        strata=names,
+        pixels=pixels,
+        areas=areas,
+        unit=population.unit,
+        classes=population.classes,
+        mapped_areas=population.areas.sum(axis=0),
+        stratum=stratum,
+        mapped=mapped,
+        area=area,
+        labels=labelled.labels,
+        ids=population.ids,
+        method=method,
     )
 
 
@@ -188,7 +212,17 @@ def design_of_survey(survey: Survey) -> Design:
     mapped = None if survey.mapped_areas is None else np.append(survey.mapped_areas, more)
     names, sample, known = _strata(survey, sample)
     area, method = float(survey.areas.sum()), _method(survey, sample)
-    return Design(classes, names, sample, known, area, mapped, survey.unit, method, tuple(warnings))
+    return Design(
+        classes=classes,
+        strata=names,
+        sample=sample,
+        known=known,
+        area=area,
+        mapped=mapped,
+        unit=survey.unit,
+        method=method,
+        warnings=tuple(warnings),
+    )
 
 
 def _strata(survey: Survey, sample: Sample) -> tuple[Sequence[str], Sample, Strata]:

@@ -45,8 +45,20 @@ def survey_of_tables(samples: Path, strata: Path, reference: str) -> Survey:
     at = np.array([classes.index(name) for name in mapped])
     method = STRATIFIED if known is not None and (at == stratum).all() else OTHER
     unit = measured[len(AREA) + 1 :]
-    return Survey(names, pixels.astype(np.int64), areas, unit, classes, known if method == STRATIFIED else None, stratum, at,
-                  area, labels, (), method)  # fmt: skip
+    return Survey(
+        strata=names,
+        pixels=pixels.astype(np.int64),
+        areas=areas,
+        unit=unit,
+        classes=classes,
+        mapped_areas=known if method == STRATIFIED else None,
+        stratum=stratum,
+        mapped=at,
+        area=area,
+        labels=labels,
+        ids=(),
+        method=method,
+    )
 
 
 def _measured(head: Sequence[str]) -> str | None:

@@ -39,7 +39,14 @@ class Labels:
         """Labels from bands ``(bands, *grid)`` of a mask."""
         layered = len(bands) > 1
         array, confidence = bands if layered else bands[0], likely if layered or likely is None else likely[0]
-        return cls(array, about.nodata, dict(about.classes), confidence, about.grid, layered)
+        return cls(
+            array=array,
+            nodata=about.nodata,
+            classes=dict(about.classes),
+            confidence=confidence,
+            grid=about.grid,
+            layered=layered,
+        )
 
     @property
     def valid(self) -> NDArray[np.bool_]:

@@ -112,12 +112,19 @@ class RunResult:
     def of(cls, prepared: Prepared, summary: Summary) -> Self:
         """The result of a run that has just ended."""
         store = prepared.run.output.settled()
-        failed = {failure.case.name: failure.error for failure in summary.failed}
-        seconds = round(summary.seconds, 3)
-        cases = (summary.done, summary.skipped, failed)
-        rule = prepared.run.settings.overlap_rule
-        counts = (list(summary.problems), summary.interrupted, seconds)
-        return cls(str(store), *cases, *counts, store, summary.outside, summary.totals, rule)
+        return cls(
+            output=str(store),
+            done=summary.done,
+            skipped=summary.skipped,
+            failed={failure.case.name: failure.error for failure in summary.failed},
+            problems=list(summary.problems),
+            interrupted=summary.interrupted,
+            seconds=round(summary.seconds, 3),
+            outside=summary.outside,
+            _store=store,
+            _stated=summary.totals,
+            _rule=prepared.run.settings.overlap_rule,
+        )
 
     @cached_property
     def records(self) -> Mapping[str, Record]:
@@ -187,7 +194,7 @@ class RunResult:
         return f"<p>{html.escape(f'{self.output}: {_counts(self)}')}</p><table>{rows}</table>"
 
     def _lines(self) -> Iterator[tuple[str, str]]:
-        """Summary as HTML: failed cases, and the total of each class."""
+        """Rows of the summary: failed cases, problems, and the total of each class."""
         yield from ((f"failed {printable(name)}", printable(why)) for name, why in list(self.failed.items())[:3])
         if len(self.failed) > 3:
             yield "failed", f"and {len(self.failed) - 3} more"
@@ -228,14 +235,20 @@ def open_run(output: str | os.PathLike[str]) -> RunResult:
     store = store_at(os.fspath(output)).settled()
     last = last_run(store)
     over = last.state != "running"
-    done = last.done if over else _finished(store, last)
-    failed = {failure.case: failure.error for failure in last.failed}
     died = not over and ((sign := sign_of(store)) is None or not sign.alive)
-    stopped = died or last.state == "interrupted"
-    rule = next((one for one in RULES if one == last.settings.get("overlap_rule")), RULES[0])
-    counts = (last.problems, stopped, last.seconds)
-    totals = last.totals if over else None
-    return RunResult(str(store), done, last.skipped, failed, *counts, store, last.outside, totals, rule)
+    return RunResult(
+        output=str(store),
+        done=last.done if over else _finished(store, last),
+        skipped=last.skipped,
+        failed={failure.case: failure.error for failure in last.failed},
+        problems=last.problems,
+        interrupted=died or last.state == "interrupted",
+        seconds=last.seconds,
+        outside=last.outside,
+        _store=store,
+        _stated=last.totals if over else None,
+        _rule=next((one for one in RULES if one == last.settings.get("overlap_rule")), RULES[0]),
+    )
 
 
 def _finished(store: Store, last: LastRun) -> list[str]:

@@ -88,7 +88,14 @@ class Uncleaned:
         def scratch() -> PlaneFile:
             return self._file("filtered", self._form.dtype)
 
-        return Cleaner(self.labels, self.confidence, scratch, self._form, self._rule, self._weights)
+        return Cleaner(
+            labels=self.labels,
+            confidence=self.confidence,
+            scratch=scratch,
+            form=self._form,
+            rule=self._rule,
+            weights=self._weights,
+        )
 
 
 def cleaned_arrays(
@@ -108,7 +115,14 @@ def cleaned_arrays(
     """
     given = None if confidence is None else ArrayPlanes(confidence)
     weights = rule.weights(grid, "the array")
-    cleaner = Cleaner(ArrayPlanes(labels), given, lambda: ArrayPlanes(np.empty_like(labels)), form, rule, weights)
+    cleaner = Cleaner(
+        labels=ArrayPlanes(labels),
+        confidence=given,
+        scratch=lambda: ArrayPlanes(np.empty_like(labels)),
+        form=form,
+        rule=rule,
+        weights=weights,
+    )
     slabs = list(cleaner.slabs(slab_rows(grid.shape), grid.shape[1:]))
     likely = [slab.confidence for slab in slabs if slab.confidence is not None]
     return np.concatenate([slab.labels for slab in slabs], axis=1), np.concatenate(likely, axis=1) if likely else None

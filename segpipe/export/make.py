@@ -103,7 +103,7 @@ def trace(settings: ExportSettings, say: Say = LOG.info) -> Traced:
     contract = contract.model_copy(update={"align": stride.align, "equivariant": stride.equivariant})
     say("exporting")
     proto, free_size = _graph(network, scorer, shape, stride, settings)
-    return Traced(network, scorer, contract, stride, proto, free_size)
+    return Traced(network=network, scorer=scorer, contract=contract, stride=stride, proto=proto, free_size=free_size)
 
 
 def write(traced: Traced, settings: ExportSettings, say: Say = LOG.info) -> Exported:
@@ -127,7 +127,14 @@ def write(traced: Traced, settings: ExportSettings, say: Say = LOG.info) -> Expo
         _save(proto, contract, settings, path)
     if settings.stac_mlm:
         _write_item(settings.output, settings.stac_mlm, contract)
-    return Exported(settings.output, contract, agreement, traced.stride, traced.free_size, _notes(network, settings))
+    return Exported(
+        path=settings.output,
+        contract=contract,
+        agreement=agreement,
+        stride=traced.stride,
+        free_size=traced.free_size,
+        notes=_notes(network, settings),
+    )
 
 
 def _scorer(network: Network, contract: Contract, settings: ExportSettings) -> tuple[Network, Scorer, tuple[int, ...]]:

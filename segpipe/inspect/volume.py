@@ -176,7 +176,7 @@ def values_of(source: Source, slope: float, intercept: float) -> VoxelValues:
         total += float((valid - about).sum())
         squares += float(((valid - about) ** 2).sum())
     if not count:
-        return VoxelValues(0.0, read, None, None, None, None)
+        return VoxelValues(share=0.0, voxels=read, min=None, max=None, mean=None, std=None)
     ends = (lowest * slope + intercept, highest * slope + intercept)
     deviation = math.sqrt(max(0.0, squares / count - (total / count) ** 2))
     return VoxelValues(

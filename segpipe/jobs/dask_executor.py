@@ -225,7 +225,8 @@ def _work(key: str, task: Task, run: Run, calls: int) -> tuple[list[Result], Tak
     check_threads(run, worker.address, worker.state.nthreads)
     worker.log_event(TOPIC, {"began": key, "worker": worker.address})
     carrier = Carrier(
-        *(run, calls),
+        run,
+        calls,
         # if the plugin has failed, loading the model again raises the reason
         model=lambda: getattr(worker, WORKER_MODEL, None) or load(run.model),
         progress=lambda pixels: worker.log_event(TOPIC, {"pixels": pixels}),

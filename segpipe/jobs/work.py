@@ -200,7 +200,9 @@ def _timed(stage: str, case: Case, do: Callable[[], tuple[str, ...]], pixels: in
 def _failed(case: Case, started: float, pixels: int, error: SegpipeError) -> Outcome:
     short, full = isinstance(error, DeviceMemoryError), unwritable(error, writing=isinstance(error, OutputError))
     seconds = time.perf_counter() - started
-    return Outcome(case, seconds, pixels, str(error), is_passing(error), short, unwritable=full)
+    return Outcome(
+        case=case, seconds=seconds, pixels=pixels, error=str(error), passing=is_passing(error), short=short, unwritable=full
+    )
 
 
 def _write(

@@ -97,7 +97,7 @@ class Counts:
         cells = Cells.of(ground_of(mask.grid), case.shape, mask.bands * (len(ids) + 1))
         labels = ids if case.nodata is None else (*ids, case.nodata)
         counts = np.zeros((mask.bands, *cells.count, len(labels)), np.int64)
-        return cls(mask, case.classes, labels, case.nodata, cells, counts)
+        return cls(mask=mask, classes=case.classes, labels=labels, nodata=case.nodata, cells=cells, counts=counts)
 
     def added(self, shared: Shared | None, path: str) -> Doubled:
         """Count the pixels of shared ground that count elsewhere, and multiply by areas.

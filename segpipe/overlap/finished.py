@@ -65,10 +65,20 @@ class Finished:
             OutputError: the record cannot be read again.
         """
         mask = _named(record, "")
-        size = (record.sizes or {}).get(mask or "") or 0
-        what = (record.case, record.input.format, mask, size, record.input.shape, classes_of(record), record.nodata)
-        more = (stated_of(record), acquired(record), _named(record, CONFIDENCE), record.model.sha256)
-        return cls(*what, _digest(output, record), *more)
+        return cls(
+            case=record.case,
+            format=record.input.format,
+            mask=mask,
+            size=(record.sizes or {}).get(mask or "") or 0,
+            shape=record.input.shape,
+            classes=classes_of(record),
+            nodata=record.nodata,
+            digest=_digest(output, record),
+            grid=stated_of(record),
+            acquired=acquired(record),
+            confidence=_named(record, CONFIDENCE),
+            model=record.model.sha256,
+        )
 
     @cached_property
     def ground(self) -> Ground | None:

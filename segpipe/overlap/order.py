@@ -62,7 +62,14 @@ class Neighbourhood:
         near = {k, *self.near[k]}
         met = [(members, crowd) for members, crowd in self.crowds if not near.isdisjoint(members)]
         crowded = frozenset(self.cases[n].case for members, _ in met for n in members)
-        return Around(before, after, self.rule, self.rank[k], [crowd for _, crowd in met], crowded)
+        return Around(
+            before=before,
+            after=after,
+            rule=self.rule,
+            rank=self.rank[k],
+            crowds=[crowd for _, crowd in met],
+            crowded=crowded,
+        )
 
 
 def _are_apart(one: Finished, other: Finished) -> bool:
@@ -89,7 +96,12 @@ def _crowd(output: Store, cases: Sequence[Finished], ranks: Sequence[int], kept:
     first = cases[0]
     assert first.ground is not None  # it has a place
     return Crowd(
-        first.ground, first.shape, [case.nodata for case in cases], np.array(ranks), partial(_opened, output, cases), kept
+        ground=first.ground,
+        shape=first.shape,
+        nodata=[case.nodata for case in cases],
+        ranks=np.array(ranks),
+        opening=partial(_opened, output, cases),
+        kept=kept,
     )
 
 

@@ -286,12 +286,12 @@ def _joined(boxes: list[Decided]) -> Decided:
         return first
     likely = [box.confidence for box in boxes if box.confidence is not None]
     return Decided(
-        first.sheet,
-        Window(first.window.start, last.window.stop),
-        np.concatenate([box.labels for box in boxes], axis=-1),
-        np.concatenate(likely, axis=-1) if likely else None,
-        sum(box.inferred for box in boxes),
-        tuple(one for box in boxes for one in box.checked),
+        sheet=first.sheet,
+        window=Window(first.window.start, last.window.stop),
+        labels=np.concatenate([box.labels for box in boxes], axis=-1),
+        confidence=np.concatenate(likely, axis=-1) if likely else None,
+        inferred=sum(box.inferred for box in boxes),
+        checked=tuple(one for box in boxes for one in box.checked),
     )
 
 
@@ -338,6 +338,6 @@ def _begun(box: Finished, decision: Decision, confidence: bool) -> Callable[[], 
             sheet.abandoned.set()  # otherwise the rest would be read and inferred before the error is seen
             raise ModelError(refusal)
         checked = () if counts is None else (Checked(number, window, *map(int, counts)),)
-        return Decided(sheet, window, labels, likely, inferred, checked)
+        return Decided(sheet=sheet, window=window, labels=labels, confidence=likely, inferred=inferred, checked=checked)
 
     return arrived

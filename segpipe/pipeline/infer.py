@@ -97,7 +97,16 @@ def _through(model: Model, filled: Sequence[tuple[Tile, Patch]]) -> list[Scored]
     for (tile, _), own, invalid in zip(filled, scores, masks, strict=True):
         with span("weight", tile.case.name, tile.index):
             scored = weighted(own, tile, model.arrays)
-        found.append(Scored(tile.case, tile.sheet, tile.index, scored, invalid, tile.own_invalid))
+        found.append(
+            Scored(
+                case=tile.case,
+                sheet=tile.sheet,
+                index=tile.index,
+                scores=scored,
+                invalid=invalid,
+                own_invalid=tile.own_invalid,
+            )
+        )
     return found
 
 

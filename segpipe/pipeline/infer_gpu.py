@@ -162,7 +162,16 @@ class BoundNetwork:
         sizes = free_sizes(graph, spec)
         engines = engine_folder(_engine_key(spec)) if spec.device == "tensorrt" else None
         limit = None if spec.memory is None else spec.memory.limit
-        return Terms(spec.device, spec.options, sizes, self._lane.handle, limit, half, engines, spec.folder)
+        return Terms(
+            device=spec.device,
+            options=spec.options,
+            sizes=sizes,
+            stream=self._lane.handle,
+            limit=limit,
+            half=half,
+            engines=engines,
+            folder=spec.folder,
+        )
 
     def given(self, image: Tensor) -> Given:
         """The network's inputs for scaled tiles ``(batch, channels, *tile)``."""

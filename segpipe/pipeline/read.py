@@ -194,7 +194,7 @@ def _decoded(case: Case, source: Source, sheet: Sheet, reading: Reading) -> Iter
             continue
         with span("read", case.name, windows[0]):
             begun = begin_stretch(seen, sheet.cover, windows, reading.decoders.count)
-        yield Decoded(case, sheet, windows, begun, scaling, look)
+        yield Decoded(case=case, sheet=sheet, windows=windows, begun=begun, scaling=scaling, look=look)
 
 
 def _examined(case: Case, source: Source, sheet: Sheet, scaling: Scaling, reading: Reading) -> tuple[Sheet, Look | None]:

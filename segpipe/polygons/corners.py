@@ -98,7 +98,9 @@ class _Quads:
         pixels = values[:-1, :-1], values[:-1, 1:], values[1:, :-1], values[1:, 1:]
         ul, ur, ll, lr = pixels
         a, b, c, d = (pixel != 0 for pixel in pixels)
-        return cls((a, b, c, d), ul == ur, ll == lr, ul == ll, ur == lr, ul == lr, ur == ll)
+        return cls(
+            some=(a, b, c, d), up=ul == ur, down=ll == lr, left=ul == ll, right=ur == lr, falling=ul == lr, rising=ur == ll
+        )
 
 
 Found = tuple[Flags, tuple[int, int], tuple[int, ...]]

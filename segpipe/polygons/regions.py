@@ -42,7 +42,7 @@ class Table:
     @classmethod
     def none(cls) -> "Table":
         none = np.zeros(0, np.int64)
-        return cls(none, none, none, none, np.zeros(0), np.zeros(0))
+        return cls(kind=none, first=none, last=none, pixels=none, area=np.zeros(0), confidence=np.zeros(0))
 
     def merged(self, root: Integers) -> "Table":
         """The same with each row added to that of its root."""

@@ -234,7 +234,15 @@ def _open(store: Store, case: _Placed) -> Iterator[CaseMask]:
             )
         shared = shared_with(store, finished, case.around, stack)
         path = store.path(finished.mask or "")
-        yield CaseMask(path, mask, finished.classes, finished.nodata, case.placement, sure, shared)
+        yield CaseMask(
+            path=path,
+            mask=mask,
+            classes=finished.classes,
+            nodata=finished.nodata,
+            placement=case.placement,
+            confidence=sure,
+            shared=shared,
+        )
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def is_class_file(case: Case, name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedMask:
     """The finished mask of a case."""
 
     case: Case
@@ -82,7 +82,7 @@ class Finished:
     """Tags of the mask."""
 
 
-def write_class_files(mask: Finished, files: list[ClassFile], sink: Callable[[str, Style], Sink]) -> Iterator[str]:
+def write_class_files(mask: FinishedMask, files: list[ClassFile], sink: Callable[[str, Style], Sink]) -> Iterator[str]:
     """Write the files one after the other, and yield the name of each file.
 
     Args:

@@ -52,12 +52,28 @@ def frame_of(grid: Grid) -> Frame:
     if isinstance(grid, VoxelGrid):
         stored = grid.stored
         affine = stored.affine
-        return Frame(_three(stored.shape), affine[:3, :3], affine[:3, 3], "mm", True, grid.cell, grid.turned, grid.shape)
+        return Frame(
+            shape=_three(stored.shape),
+            steps=affine[:3, :3],
+            origin=affine[:3, 3],
+            unit="mm",
+            volume=True,
+            size=grid.cell,
+            _turned=grid.turned,
+            _grid_shape=grid.shape,
+        )
     spacing = grid.spacing
     steps = np.eye(3) if spacing is None else np.diag((*(1.0,) * (3 - len(spacing)), *spacing)) * METRES[grid.unit]
     volume, measure = len(grid.shape) == 3, grid.measure
     size = float(np.prod(np.diag(steps))) if spacing is not None and measure is not None else 1.0
-    return Frame(_three(grid.shape), steps, np.zeros(3), "px" if spacing is None else "m", volume, size)
+    return Frame(
+        shape=_three(grid.shape),
+        steps=steps,
+        origin=np.zeros(3),
+        unit="px" if spacing is None else "m",
+        volume=volume,
+        size=size,
+    )
 
 
 def _three(shape: tuple[int, ...]) -> tuple[int, int, int]:

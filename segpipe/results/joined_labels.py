@@ -3,7 +3,7 @@
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,14 +89,10 @@ def laid_over(claims: Sequence[Claims], decision: Decision) -> tuple[NDArray[Any
     return labels, likely
 
 
-class Layer(Protocol):
+@dataclass(frozen=True)
+class _ModelLabels:
     """The finished mask of one model over a case."""
 
-    def read(self, window: Window) -> Claims: ...
-
-
-@dataclass(frozen=True)
-class _Finished:
     path: str
     mask: OpenLabels
     confidence: OpenLabels | None
@@ -105,6 +101,11 @@ class _Finished:
     nodata: int
 
     def read(self, window: Window) -> Claims:
+        """What the model says of a window.
+
+        Raises:
+            SourceError: the mask holds a label that is no class's.
+        """
         stored = self.mask.read(window)
         invalid = (stored == self.nodata).any(axis=0)
         ids = np.stack([table[band] for table, band in zip(self.tables, stored, strict=True)])
@@ -116,7 +117,7 @@ class _Finished:
 
 
 @contextmanager
-def _opened(case: Case, run: Run, listed: Listed, sheet: Sheet) -> Iterator[Layer]:
+def _opened(case: Case, run: Run, listed: Listed, sheet: Sheet) -> Iterator[_ModelLabels]:
     """Open the mask of a model, and its confidence if the run has one.
 
     Raises:
@@ -138,7 +139,7 @@ def _opened(case: Case, run: Run, listed: Listed, sheet: Sheet) -> Iterator[Laye
         for one in (mask, likely):
             if one is not None and one.shape != sheet.grid.shape:
                 raise SourceError(f"{one.path} does not lie on the grid of {case.path}: run again with --overwrite")
-        yield _Finished(mask.path, mask, likely, tuple(_tables(listed)), nodata)
+        yield _ModelLabels(mask.path, mask, likely, tuple(_tables(listed)), nodata)
 
 
 def _labels(output: Store, case: Case, record: Record, kind: str, contract: Contract) -> Any:

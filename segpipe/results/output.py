@@ -28,7 +28,7 @@ from segpipe.pipeline.decide import Decided, Decision
 from segpipe.pipeline.opening import CHANGED, Sheet
 from segpipe.results.areas import amount_inside
 from segpipe.results.boxes import BoxSink, read_boxes
-from segpipe.results.class_files import ClassFile, Finished, class_files, write_class_files
+from segpipe.results.class_files import ClassFile, FinishedMask, class_files, write_class_files
 from segpipe.results.components import MOST_LISTED
 from segpipe.results.device_kind import device_facts
 from segpipe.results.lesion_rule import INSTANCES
@@ -234,7 +234,16 @@ class CaseOutput:
         sheet, spare = self._sheet, not self._run.model.on_host
         derived = self._run.derived
         name = self._case.name + kind
-        target = Target(self._output, name, sheet.grid, style, sheet.origin, spare, derived, lambda: self._tables)
+        target = Target(
+            output=self._output,
+            stem=name,
+            grid=sheet.grid,
+            style=style,
+            origin=sheet.origin,
+            spare=spare,
+            derived=derived,
+            tables=lambda: self._tables,
+        )
         return FORMATS[self._case.format].sink(target)
 
     @property
@@ -312,9 +321,15 @@ class CaseOutput:
         files, decision = class_files_of(self._case, self._run), self._layers.decision
         if not files:
             return []
-        tags = mask_style(decision, self._run).tags or {}
-        place = (self._case, self._output, self._layers.mask.name)
-        mask = Finished(*place, decision.nodata, decision.bands, decision.contract, tags)
+        mask = FinishedMask(
+            case=self._case,
+            output=self._output,
+            name=self._layers.mask.name,
+            nodata=decision.nodata,
+            bands=decision.bands,
+            contract=decision.contract,
+            tags=mask_style(decision, self._run).tags or {},
+        )
         with span("classes", self._case.name):
             return list(write_class_files(mask, files, self._sink))
 

@@ -220,8 +220,13 @@ def read_tally(output: Store, name: str) -> Tally:
     if hashlib.sha256(data).digest() != digest:
         raise DamagedPartError(f"{output.path(name)} is damaged: its content has changed since it was written")
     with np.load(io.BytesIO(data)) as stored:
-        numbers = (int(stored["inferred"]), float(stored["seconds"]), int(stored["batch"]))
-        return Tally(_states(stored), *numbers, tuple(map(str, stored["digests"])))
+        return Tally(
+            states=_states(stored),
+            inferred=int(stored["inferred"]),
+            seconds=float(stored["seconds"]),
+            batch=int(stored["batch"]),
+            digests=tuple(map(str, stored["digests"])),
+        )
 
 
 def _states(stored: Mapping[str, NDArray[Any]]) -> dict[str, State]:

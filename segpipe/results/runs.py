@@ -42,7 +42,15 @@ class Runs:
         place = np.stack([*np.unravel_index(row, components.shape[:-1]), column]).astype(np.int64)
         order = np.argsort(component, kind="stable")
         edges = np.searchsorted(component[order], np.arange(count))
-        return cls(place, row * columns + column, stop - bounds, component, components.size, order, edges)
+        return cls(
+            place=place,
+            flat=row * columns + column,
+            length=stop - bounds,
+            component=component,
+            size=components.size,
+            order=order,
+            edges=edges,
+        )
 
     def __len__(self) -> int:
         """Number of components."""

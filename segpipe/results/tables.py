@@ -71,7 +71,14 @@ class Statistics:
         The box's pixels are read at most once, and only if a statistic asks for them.
         """
         pixels = cache(partial(self._pixels, box.window))
-        seen = Box(box.window, box.labels, box.confidence, pixels, self._tags, box.checked)
+        seen = Box(
+            window=box.window,
+            labels=box.labels,
+            confidence=box.confidence,
+            pixels=pixels,
+            tags=self._tags,
+            checked=box.checked,
+        )
         for statistic in self._each.values():
             statistic.add(seen)
         if self.audit is not None:

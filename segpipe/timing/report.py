@@ -100,7 +100,9 @@ def account(recorder: Recorder, *, workers: int, calls: int, on_cpu: bool) -> Pr
     needed = infer.core if on_cpu else stages.get("gpu", infer).busy
     unserved = 1 - needed / infer.busy if on_cpu and infer.busy else 0.0
     ordered = {name: stages[name] for name in _in_order(stages)}
-    return Profile(own.seconds, ordered, calls, needed / calls, unserved, [own, *others])
+    return Profile(
+        seconds=own.seconds, stages=ordered, calls=calls, limit=needed / calls, unserved=unserved, processes=[own, *others]
+    )
 
 
 def _in_order(stages: dict[str, Total]) -> list[str]:

@@ -99,7 +99,7 @@ def extent(tiling: Tiling, wanted: Axes) -> Axes:
 def segment(model: Model, tiling: Tiling, held: Held, scaling: Scaling, calls: int) -> Labels:
     """Labels ``(bands, *box)`` of a box, decided as in a run whose case is the box."""
     cover = Cover(held.grid.shape, tiling)
-    sheet = Sheet(held.grid, [], (), cover, 0.0, cover.whole)
+    sheet = Sheet(grid=held.grid, files=[], notes=(), cover=cover, opened=0.0, part=cover.whole)
     decision = Decision(model.spec.contract, model.spec.blend_on, model.arrays)
     labels: NDArray[Any] = np.empty((decision.bands, *cover.shape), decision.dtype)
     with closing(infer(model, batches(_tiles(sheet, held, scaling), model.spec.batch), calls)) as scored:

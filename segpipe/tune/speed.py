@@ -75,7 +75,7 @@ def _pass(model: Model, tiles: Sequence[Pixels], count: int, calls: int) -> None
     long = [(t - o) // a * a for t, o, a in zip(tiling.tile, tiling.overlap, tiling.align, strict=True)]
     shape = (*tiling.tile[:-1], tiling.tile[-1] + (count - 1) * long[-1])
     cover = Cover(shape, tiling)
-    sheet = Sheet(BareGrid(shape), [], (), cover, 0.0, cover.whole)
+    sheet = Sheet(grid=BareGrid(shape), files=[], notes=(), cover=cover, opened=0.0, part=cover.whole)
     decision = Decision(model.spec.contract, model.spec.blend_on, model.arrays)
     with closing(infer(model, batches(_cycled(sheet, tiles), model.spec.batch), calls)) as scored:
         for _ in decide(blend(scored, model.arrays), decision, confidence=False):

@@ -48,7 +48,9 @@ class CaseZones:
             return sums
 
         classes, seen, unseen, pixels, within = map(total, (self.classes, self.seen, self.unseen, self.pixels, self.within))
-        return CaseZones(index, classes, seen, unseen, pixels, within, self.lost)
+        return CaseZones(
+            index=index, classes=classes, seen=seen, unseen=unseen, pixels=pixels, within=within, lost=self.lost
+        )
 
 
 def measured(
@@ -96,7 +98,15 @@ def _summed(placed: Placed, layer: "Layer", classes: Classes) -> CaseZones:
     unseen = bands[0].sizes[:, count:last].sum(axis=1)
     pixels = bands[0].pixels[:, :last].sum(axis=1)
     within = placed.share * _divided(pixels, shapely.area(placed.shapes))
-    return CaseZones(placed.index, sizes, own.sum(axis=1), unseen, pixels, within, placed.lost).merged()
+    return CaseZones(
+        index=placed.index,
+        classes=sizes,
+        seen=own.sum(axis=1),
+        unseen=unseen,
+        pixels=pixels,
+        within=within,
+        lost=placed.lost,
+    ).merged()
 
 
 def _divided(part: Float, whole: Float) -> Float:

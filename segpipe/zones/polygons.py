@@ -49,7 +49,14 @@ def read_zones(selection: Selection) -> Zones:
     read = read_surfaces(selection)
     names, named_problems = _names(read.frame, selection.column)
     both = tuple(tuple(a) + tuple(b) for a, b in zip(named_problems, read.problems, strict=True))
-    return Zones(selection, names, read.shapes, read.crs, both, digest_of(read.shapes, read.crs))
+    return Zones(
+        selection=selection,
+        names=names,
+        shapes=read.shapes,
+        crs=read.crs,
+        problems=both,
+        digest=digest_of(read.shapes, read.crs),
+    )
 
 
 def _names(frame: "GeoDataFrame", column: str | None) -> tuple[tuple[str, ...], list[list[str]]]:

@@ -47,7 +47,17 @@ class ZoneTotals:
         count = len(zones)
         sizes, seen, unseen, pixels, within = (np.zeros(shape) for shape in ((count, len(classes)), *[(count,)] * 4))
         cases, lost = np.zeros(count, np.int64), np.zeros(count, np.bool_)
-        return cls(zones, classes, sizes, seen, unseen, pixels, within, cases, lost)
+        return cls(
+            zones=zones,
+            classes=classes,
+            sizes=sizes,
+            seen=seen,
+            unseen=unseen,
+            pixels=pixels,
+            within=within,
+            cases=cases,
+            lost=lost,
+        )
 
     def add(self, case: CaseZones) -> None:
         """Add the sizes over one case; the order of cases must be fixed for identical bytes."""

@@ -106,14 +106,14 @@ def _table(axis: Mapping[str, Any]) -> Axis:
     names = axis.get("channel_names") or ()
     size, reference = _sized(axis.get("size"))
     return Axis(
-        kind,
-        str(axis.get("id", _DEFAULT_ID.get(kind, kind))),
-        len(names) or size,
-        reference,
-        int(axis.get("halo", 0)),
-        tuple(map(str, names)),
-        float(axis.get("scale", 1.0)),
-        str(axis["unit"]) if axis.get("unit") else None,
+        kind=kind,
+        id=str(axis.get("id", _DEFAULT_ID.get(kind, kind))),
+        size=len(names) or size,
+        reference=reference,
+        halo=int(axis.get("halo", 0)),
+        names=tuple(map(str, names)),
+        scale=float(axis.get("scale", 1.0)),
+        unit=str(axis["unit"]) if axis.get("unit") else None,
     )
 
 

@@ -74,7 +74,7 @@ def pictures_of(reference: Reference, values: Values, labels: Labels, counts: ND
     """
     planes, step = chosen(counts), -(-max(reference.shape) // MOST_SIDE)
     window = reference.window or _ends(values(k)[::step, ::step] for k in planes)
-    return Pictures(values, labels, planes, step, window, reference.inverted)
+    return Pictures(values=values, labels=labels, planes=planes, step=step, window=window, inverted=reference.inverted)
 
 
 def write_capture(path: Path, reference: Reference, pictures: Pictures, author: Authorship) -> None:

@@ -291,20 +291,20 @@ def _frame(path: str, number: int, data: Any, groups: list[Any]) -> Frame:
     slope, intercept = values("RescaleSlope"), values("RescaleIntercept")
     thickness = values("SliceThickness")
     return Frame(
-        path,
-        number,
-        _text(data, "SOPInstanceUID"),
-        _vector(position),
-        _directions(orientation),
-        (spacing[0], spacing[1]) if len(spacing) == 2 else None,
-        (_whole(data, "Rows"), _whole(data, "Columns")),
-        slope[0] if slope else 1.0,
-        intercept[0] if intercept else 0.0,
-        thickness[0] if thickness else None,
-        _whole(data, "BitsStored", 16),
-        _whole(data, "PixelRepresentation") == 1,
-        tuple(_keys(groups)),
-        _padding(data),
+        path=path,
+        number=number,
+        instance=_text(data, "SOPInstanceUID"),
+        position=_vector(position),
+        directions=_directions(orientation),
+        spacing=(spacing[0], spacing[1]) if len(spacing) == 2 else None,
+        shape=(_whole(data, "Rows"), _whole(data, "Columns")),
+        slope=slope[0] if slope else 1.0,
+        intercept=intercept[0] if intercept else 0.0,
+        thickness=thickness[0] if thickness else None,
+        bits=_whole(data, "BitsStored", 16),
+        signed=_whole(data, "PixelRepresentation") == 1,
+        keys=tuple(_keys(groups)),
+        padding=_padding(data),
     )
 
 

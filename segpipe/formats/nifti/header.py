@@ -112,7 +112,18 @@ def _audited(path: str, head: bytes, *, packed: bool, several: int) -> Volume:
     grid = VoxelGrid(shape, matrix_rows(affine))
     notes += check_right_angles(path, grid)
     placed = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
-    return Volume(path, header, stored, offset, packed, grid, _scale(path, header), tuple(notes), count, placed)
+    return Volume(
+        path=path,
+        header=header,
+        stored=stored,
+        offset=offset,
+        packed=packed,
+        grid=grid,
+        scale=_scale(path, header),
+        notes=tuple(notes),
+        count=count,
+        placed=placed,
+    )
 
 
 def _parsed(path: str, head: bytes, *, packed: bool) -> Any:

@@ -92,7 +92,19 @@ def read_nrrd(path: str, several: int = 1) -> tuple[Volume, NrrdOrigin]:
     grid = VoxelGrid(tuple(reversed(sizes)), matrix_rows(affine))
     notes += check_right_angles(path, grid)
     start, skipped = (offset, _skip(path, header)) if packed else (0, offset)
-    volume = Volume(file, None, stored, skipped, packed, grid, (1.0, 0.0), tuple(notes), count, placed, start)
+    volume = Volume(
+        path=file,
+        header=None,
+        stored=stored,
+        offset=skipped,
+        packed=packed,
+        grid=grid,
+        scale=(1.0, 0.0),
+        notes=tuple(notes),
+        count=count,
+        placed=placed,
+        start=start,
+    )
     with source_errors(file):
         size = Path(file).stat().st_size
     (check_packed if packed else check_length)(volume, size)

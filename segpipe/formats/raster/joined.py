@@ -26,4 +26,12 @@ def style_of(path: Path) -> Style:
     colors = {value: table[value] for value in (*sorted(names), nodata)} if table else None
     legend = {value: table[value] for value in sorted(names)} if table else {}
     names = dict(sorted(names.items()))
-    return Style(dtype, nodata, bands, colors, names or None, {"SEGPIPE": __version__, **tags}, legend=legend)
+    return Style(
+        dtype=dtype,
+        nodata=nodata,
+        bands=bands,
+        colors=colors,
+        names=names or None,
+        tags={"SEGPIPE": __version__, **tags},
+        legend=legend,
+    )

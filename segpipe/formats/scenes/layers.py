@@ -111,17 +111,17 @@ def _factors(dataset: DatasetReader, band: BandFile) -> tuple[float, float]:
 def _layer(dataset: DatasetReader, band: BandFile, scale: float, offset: float) -> Layer:
     own = dataset.nodatavals[band.number - 1]
     return Layer(
-        band.name,
-        band.path,
-        dataset.shape,
-        dataset.transform,
-        dataset.crs.to_wkt() if dataset.crs else "",
-        dataset.dtypes[band.number - 1],
-        band.nodata if own is None else own,
-        scale,
-        offset,
-        band.classes,
-        band.number,
+        name=band.name,
+        path=band.path,
+        shape=dataset.shape,
+        transform=dataset.transform,
+        crs=dataset.crs.to_wkt() if dataset.crs else "",
+        dtype=dataset.dtypes[band.number - 1],
+        nodata=band.nodata if own is None else own,
+        scale=scale,
+        offset=offset,
+        classes=band.classes,
+        number=band.number,
     )
 
 

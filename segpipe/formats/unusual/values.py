@@ -90,7 +90,7 @@ def values_of(pixels: NDArray[Any]) -> Values | None:
     places = [0, (count - 1) // 100, (count - 1) // 2, -1 - (count - 1) // 100, -1]
     least, low, mid, high, most = ordered[:, places].T.astype(np.float64)
     whole = pixels.dtype.kind in "iub" or bool((pixels == np.rint(pixels)).all())
-    return Values(pixels.dtype, least, low, mid, high, most, whole)
+    return Values(dtype=pixels.dtype, least=least, low=low, mid=mid, high=high, most=most, whole=whole)
 
 
 def expected_of(contract: Contract, tags: Tags | None) -> Expected:
@@ -109,7 +109,7 @@ def expected_of(contract: Contract, tags: Tags | None) -> Expected:
     unit = (scale <= SMALL) & (np.abs(offset) <= 0.5)
     if mean is not None:
         unit = (mean >= 0) & (mean + std <= 1.1) & ((scale != 1) | (mean >= NARROW * std))
-    return Expected(contract, tagged, gain, bias, mean, std, unit, byte)
+    return Expected(contract=contract, tagged=tagged, gain=gain, bias=bias, mean=mean, std=std, unit=unit, byte=byte)
 
 
 def _is_byte(contract: Contract, scale: Channel) -> bool:

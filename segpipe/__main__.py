@@ -2,13 +2,13 @@
 
 from segpipe.process.garbage import loading
 from segpipe.process.leave import leaving
-from segpipe.process.signals import answer
+from segpipe.process.signals import handle_signals
 
 
 def start() -> None:
     """Run the command line."""
     with leaving():
-        answer()
+        handle_signals()
         with loading():
             from segpipe.cli import main
 

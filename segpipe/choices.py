@@ -10,15 +10,15 @@ Precision = Literal["auto", "fp32", "bf16", "int8"]
 Executor = Literal["serial", "processes", "dask"]
 
 
-def executor_of(told: Mapping[str, Any]) -> Executor:
-    """The executor of settings that were told: Dask where a cluster is named, or Dask's dashboard and no executor.
+def executor_of(chosen: Mapping[str, Any]) -> Executor:
+    """The executor by the settings that a user chose: Dask where a cluster is named, or Dask's dashboard and no executor.
 
     >>> executor_of({}), executor_of({"dashboard": ":0"}), executor_of({"executor": "serial", "dashboard": ":0"})
     ('processes', 'dask', 'serial')
     """
-    if told.get("scheduler") is not None or told.get("cluster") is not None:
+    if chosen.get("scheduler") is not None or chosen.get("cluster") is not None:
         return "dask"
-    executor: Executor = told.get("executor", "dask" if "dashboard" in told else "processes")
+    executor: Executor = chosen.get("executor", "dask" if "dashboard" in chosen else "processes")
     return executor
 
 

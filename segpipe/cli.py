@@ -1,9 +1,9 @@
 """The command line: the group of the commands, each of which is a file in ``commands/``."""
 
 if __name__ == "__main__":  # before anything heavy is imported
-    from segpipe.process.signals import answer
+    from segpipe.process.signals import handle_signals
 
-    answer()
+    handle_signals()
 
 import sys
 from pathlib import Path

@@ -121,8 +121,8 @@ def read_polygons(path: Path, column: str, classes: Mapping[int, str], *, mapped
     names = Names.of({} if mapped else {name: number for number, name in classes.items()})
     values = [_value(path, value, classes, names) for value in frame[column]]
     number = np.flatnonzero(there) + 1
-    told = tuple(f"polygon {k}: {text}" for k, each in zip(number, problems, strict=True) for text in each)
-    return Polygons(path, shapes, crs, np.array(values, np.int32), told)
+    notes = tuple(f"polygon {k}: {text}" for k, each in zip(number, problems, strict=True) for text in each)
+    return Polygons(path, shapes, crs, np.array(values, np.int32), notes)
 
 
 def _value(path: Path, value: Any, classes: Mapping[int, str], names: Names) -> int:

@@ -66,7 +66,7 @@ class Model:
     """
 
     def __init__(self, spec: ModelSpec, settings: dict[str, Any]) -> None:
-        self._opened = _Opened(spec)
+        self._network = _OpenNetwork(spec)
         self.settings = settings
         """The settings that the model was loaded with, ``model`` among them."""
         self._calls = max(1, processors() // spec.threads) if spec.on_host else 1
@@ -75,7 +75,7 @@ class Model:
     @property
     def spec(self) -> ModelSpec:
         """Everything known about the file."""
-        return self._opened.spec
+        return self._network.spec
 
     def __reduce__(self) -> tuple[type["Model"], tuple[ModelSpec, dict[str, Any]]]:
         """A copy, as for a task of Dask, opens the files where it arrives, which must be the same."""
@@ -163,7 +163,7 @@ class Model:
         allow = self.settings.get("unusual_values") == "allow"
         reading = Reading(self.spec, source=source, allow_unusual=allow)
         case = Case(NAME, NAME)
-        network = self._opened.here()
+        network = self._network.here()
         with self._alone, closing(segmented([case], reading, network, self._calls, confidence=confidence)) as cases:
             for _, boxes in cases:
                 _fill(boxes, bands, likely)
@@ -189,7 +189,7 @@ class Model:
         return f"Model {self.spec.title}: {channels} to {classes}, {sizes}, on {self.spec.device}"
 
 
-class _Opened:
+class _OpenNetwork:
     """A network that is open in this process."""
 
     def __init__(self, spec: ModelSpec) -> None:

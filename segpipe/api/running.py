@@ -7,10 +7,10 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+from segpipe.api.command_line import command_of
 from segpipe.api.listed import after_models, runs_of_list
 from segpipe.api.model import Model, Paths, paths
 from segpipe.api.results import RunResult
-from segpipe.api.words import command_of
 from segpipe.errors import SettingsError
 from segpipe.formats.registry import unchanged
 from segpipe.formats.veil import hidden_inputs

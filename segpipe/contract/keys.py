@@ -14,9 +14,9 @@ from pydantic import (
     model_serializer,
 )
 
+from segpipe.contract.snomed import checked_concept
 from segpipe.geometry.layout import Layout
 from segpipe.messages.printable import CONTROL
-from segpipe.snomed import checked_concept
 from segpipe.storage.documents import shortened
 
 DEFAULT_ALIGN = 32

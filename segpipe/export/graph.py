@@ -255,7 +255,7 @@ def _tidy(proto: onnx.ModelProto, *, whole: bool) -> None:
     del proto.metadata_props[:]
 
 
-def in_order(proto: onnx.ModelProto) -> onnx.ModelProto:
+def topologically_sorted(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Sort nodes topologically, as ONNX requires; the converter to fp16 appends its casts at the end."""
     made = {name for node in proto.graph.node for name in node.output}
     waiting, known, ordered = list(proto.graph.node), set[str](), list[onnx.NodeProto]()

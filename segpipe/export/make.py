@@ -18,7 +18,7 @@ from segpipe.contract import Contract
 from segpipe.errors import ExportError
 from segpipe.export.families import Network
 from segpipe.export.file import draft, save, spec_of
-from segpipe.export.graph import Scorer, in_order, output_stride, own_score, scaled_inside, score, to_onnx
+from segpipe.export.graph import Scorer, output_stride, own_score, scaled_inside, score, to_onnx, topologically_sorted
 from segpipe.export.joined import joined
 from segpipe.export.large import light_copy, loadable, refilled
 from segpipe.export.mlm import mlm_item, with_weights
@@ -116,7 +116,7 @@ def write(traced: Traced, settings: ExportSettings, say: Say = LOG.info) -> Expo
         say(f"converting to {settings.precision}")
         proto = converted(proto, settings.precision, calibration)
         if proto is not traced.proto:
-            _save(in_order(proto), contract, settings, path)
+            _save(topologically_sorted(proto), contract, settings, path)
         say(f"comparing with torch on {len(verification)} tiles")
         agreement = _compare(traced.scorer, path, verification, settings)
         check(agreement, settings)

@@ -123,7 +123,7 @@ def draw_up(terms: Terms, known: Mapping[str, Any], settings: ExportSettings) ->
     """
     values = {**_without_contradicted(known, terms.values), **terms.values}
     if "channels" in values:
-        values["channels"] = _in_order(known.get("channels"), values["channels"])
+        values["channels"] = _checked_order(known.get("channels"), values["channels"])
     values = {"version": 1, "task": "multiclass", **values}
     values.setdefault("activation", "softmax" if values["task"] == "multiclass" else "sigmoid")
     check_named(values)
@@ -150,7 +150,7 @@ def _without_contradicted(known: Mapping[str, Any], given: Mapping[str, Any]) ->
     return {k: v for k, v in known.items() if not ("normalize" in given and k in scaling)}
 
 
-def _in_order(known: Any, given: Any) -> Any:
+def _checked_order(known: Any, given: Any) -> Any:
     """The user's channels, checked against the order of the network's files.
 
     Raises:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from segpipe.contract import Contract
 from segpipe.errors import SettingsError
 from segpipe.formats.case import RASTER, SCENE, BandsFrom, Case, Grouped, SceneFiles
-from segpipe.formats.parts import DATE, WORD, Parts, dates_of, in_order, listed_words, parts_of_dates, parts_of_inputs
+from segpipe.formats.parts import DATE, WORD, Parts, chronological, dates_of, listed_words, parts_of_dates, parts_of_inputs
 
 
 def bands_from(pattern: str | None, contract: Contract) -> BandsFrom | None:
@@ -72,7 +72,7 @@ def _names(name: str, files: Sequence[tuple[str, str]], rule: BandsFrom) -> tupl
         return rule.names, ""
     found = list(dict.fromkeys(date for date, _ in files))
     try:
-        dates = in_order(found)
+        dates = chronological(found)
     except ValueError as error:
         return found, f"{name}: {error}"
     if rule.count is not None and len(dates) != rule.count:

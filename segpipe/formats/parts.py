@@ -88,10 +88,10 @@ def parts_of_dates(contract: Contract, count: int) -> Parts | None:
     return tuple(own[k * size : (k + 1) * size] for k in range(count))
 
 
-def in_order(dates: Sequence[str]) -> list[str]:
+def chronological(dates: Sequence[str]) -> list[str]:
     """Dates from the first to the last.
 
-    >>> in_order(["t10", "t2"]), in_order(["2024-05", "2024-03"])
+    >>> chronological(["t10", "t2"]), chronological(["2024-05", "2024-03"])
     (['t2', 't10'], ['2024-03', '2024-05'])
 
     Raises:

@@ -16,7 +16,7 @@ from segpipe.process.machine import processors
 from segpipe.results.records import Run
 
 
-def laid(own: Case, source: RasterSource, run: Run) -> Fit:
+def fit_of(own: Case, source: RasterSource, run: Run) -> Fit:
     """Bands, windows and memory of a run of the model on the raster.
 
     Raises:

@@ -21,10 +21,10 @@ from segpipe.formats.scenes.search import name_of, scene_at
 from segpipe.formats.scenes.source import SceneSource
 from segpipe.formats.scope import bounds_of
 from segpipe.geometry.raster_grid import RasterGrid, crs_notes, place_of, read_grid
+from segpipe.inspect.checks import any_contract, noting, spec_of
 from segpipe.inspect.facts import Band, Fit, Needs, RasterFacts
-from segpipe.inspect.fit import laid
+from segpipe.inspect.fit import fit_of
 from segpipe.inspect.pixels import source_of, valid_share
-from segpipe.inspect.under import any_contract, noting, spec_of
 from segpipe.network.read import read_spec
 from segpipe.pipeline.findings import findings_of, refuse_far
 from segpipe.pipeline.opening import open_sheet
@@ -114,7 +114,7 @@ def _fit(case: Case, run: Run, errors: list[str]) -> tuple[Fit | None, list[str]
     """How a model fits a raster, and the notes of a run; errors are added to ``errors``."""
     fit, notes, spec = None, [], run.model
     with noting(errors, case.path), closing(source_of(case, spec.contract, run.overrides)) as source:
-        fit = laid(case, source, run)
+        fit = fit_of(case, source, run)
     with noting(errors, case.path):
         opened, sheet = open_sheet(case, spec, run.overrides)
         notes = list(sheet.notes)

@@ -17,8 +17,8 @@ from segpipe.formats.registry import FORMATS, environment, format_at, open_case
 from segpipe.formats.source import Source
 from segpipe.geometry.grid import METRES
 from segpipe.geometry.windows import Window
+from segpipe.inspect.checks import any_contract, noting, spec_of
 from segpipe.inspect.facts import VolumeFacts, VolumeFit, VolumeNeeds, VoxelValues
-from segpipe.inspect.under import any_contract, noting, spec_of
 from segpipe.jobs.plan import Plan, as_planned, memory_mb
 from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.findings import findings_of, refuse_far

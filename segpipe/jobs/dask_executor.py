@@ -17,7 +17,7 @@ from segpipe.jobs.agenda import Agenda
 from segpipe.jobs.batch_system import read_cluster
 from segpipe.jobs.carrying import Carrier, warnings_sent
 from segpipe.jobs.cluster import check_threads, connected, dashboard
-from segpipe.jobs.lost import ALONE, GIVING_UP, RETRIES, TICK, apart, failures, hung, message
+from segpipe.jobs.lost import ALONE, GIVING_UP, RETRIES, TICK, failures, hung_reason, lost_reason, split_job
 from segpipe.jobs.plan import Plan
 from segpipe.jobs.tasks import Halt, Outcome, Progress, Result, Task, Watcher
 from segpipe.pipeline.infer import load
@@ -161,7 +161,7 @@ class _Board:
         error = _exception(future)
         if isinstance(error, ModelError | WorkerError):
             raise error  # from a late worker: no case can be done with another model, or in several threads
-        if error is not None and (tasks := apart(task)):
+        if error is not None and (tasks := split_job(task)):
             self._agenda.put_back(tasks)
         elif error is not None and running.attempt < ALONE and not isinstance(error, SegpipeError):
             # the scheduler blames all tasks of a lost worker, started or not: try once more without other tasks
@@ -208,12 +208,12 @@ class _Board:
             LOG.warning("%s has hung for %g s on %s, which is restarted", key, limit, running.worker)
             with suppress(KeyError, ValueError):  # it has just gone, or has no nanny: another takes the task
                 self._client.restart_workers([running.worker], raise_for_error=False)
-            if tasks := apart(running.task):
+            if tasks := split_job(running.task):
                 self._agenda.put_back(tasks)
             elif running.attempt <= RETRIES:
                 self._submit(running.task, running.attempt + 1)
             else:
-                text = hung(limit, running.attempt)
+                text = hung_reason(limit, running.attempt)
                 yield from self._agenda.ended(running.task, failures(running.task, self._run, text))
 
 
@@ -279,7 +279,7 @@ def _results(future: "Future[Any]", task: Task, run: Run) -> list[Result]:
             results, taken = ended
             absorb(taken)
             return results
-    return failures(task, run, message(error))
+    return failures(task, run, lost_reason(error))
 
 
 def _plugin(run: Run) -> Any:

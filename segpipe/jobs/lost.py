@@ -18,7 +18,7 @@ TICK = 0.5
 """Seconds between two checks for hanging tasks, silent workers and a halt."""
 
 
-def apart(task: Task) -> list[Task]:
+def split_job(task: Task) -> list[Task]:
     """Split a job that has lost its worker into single cases; empty if it has only one."""
     return [Job((case,), unseen=task.unseen) for case in task.cases] if isinstance(task, Job) and len(task.cases) > 1 else []
 
@@ -31,12 +31,12 @@ def failures(task: Task, run: Run, error: str) -> list[Result]:
     return [Outcome(c, 0.0, n or 0, None if n is not None else error) for c, n in zip(cases, pixels, strict=True)]
 
 
-def message(error: BaseException) -> str:
+def lost_reason(error: BaseException) -> str:
     """The reason why a task is not tried again."""
     lost = WorkerError(f"the worker that held this case was lost again and again, or failed: {error}")
     return str(error if isinstance(error, SegpipeError) else lost)
 
 
-def hung(limit: float, attempts: int) -> str:
+def hung_reason(limit: float, attempts: int) -> str:
     """The reason why a task that exceeds its time limit is not tried again."""
     return f"the job took longer than {limit:g} s {attempts} times: see --job-timeout"

@@ -9,7 +9,7 @@ from multiprocessing.connection import wait
 
 from segpipe.errors import ModelError, SegpipeError, WorkerError
 from segpipe.jobs.agenda import Agenda
-from segpipe.jobs.lost import ALONE, GIVING_UP, RETRIES, TICK, apart, failures, hung, message
+from segpipe.jobs.lost import ALONE, GIVING_UP, RETRIES, TICK, failures, hung_reason, lost_reason, split_job
 from segpipe.jobs.orders import Broke, Carry, End, Ended, GiveUp, Pixels, Ready, Report, Setup, Warned
 from segpipe.jobs.plan import Job, Plan
 from segpipe.jobs.tasks import Halt, Outcome, Progress, Task, Watcher
@@ -225,14 +225,14 @@ class _Board:
         """Try a task once more, if that may help: its worker was lost, or it ended with an error."""
         if isinstance(error, ModelError | WorkerError):
             raise error  # from a late worker: no case can be done with another model
-        if tasks := apart(attempt.task):
+        if tasks := split_job(attempt.task):
             self._agenda.put_back(tasks)
         elif isinstance(error, LostError) and attempt.number <= RETRIES:
             self._again.append(_Attempt(attempt.task, attempt.number + 1))
         elif attempt.number < ALONE and not isinstance(error, SegpipeError):
             self._suspects.append(_Attempt(attempt.task, ALONE))
         else:
-            yield from self._agenda.ended(attempt.task, failures(attempt.task, self._run, message(error)))
+            yield from self._agenda.ended(attempt.task, failures(attempt.task, self._run, lost_reason(error)))
 
     def _end_hanging(self) -> Iterator[Outcome]:
         """Restart silent workers, and those whose task exceeds the time limit; such a task is retried a few times."""
@@ -249,12 +249,12 @@ class _Board:
                 yield from self._lose(worker, f"its process was silent for {worker.patience:g} s")
 
     def _repeat_hung(self, attempt: _Attempt, limit: float) -> Iterator[Outcome]:
-        if tasks := apart(attempt.task):
+        if tasks := split_job(attempt.task):
             self._agenda.put_back(tasks)
         elif attempt.number <= RETRIES:
             self._again.append(_Attempt(attempt.task, attempt.number + 1))
         else:
-            text = hung(limit, attempt.number)
+            text = hung_reason(limit, attempt.number)
             yield from self._agenda.ended(attempt.task, failures(attempt.task, self._run, text))
 
     def _stop(self) -> None:

@@ -22,7 +22,7 @@ from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.infer import HostNetwork
 from segpipe.pipeline.memory import refuse_large_tile
 from segpipe.process.machine import forget_most_resident, memory, most_resident, processors, resident
-from segpipe.process.native import NativeCall, Opened, TooLongError
+from segpipe.process.native import NativeCall, OnOpen, TooLongError
 
 LOG = logging.getLogger("segpipe")
 
@@ -71,7 +71,7 @@ def _alone(spec: ModelSpec) -> ModelSpec:
         raise ModelError(f"a tile of {by(spec.tiling.input)} does not fit into memory: lower --tile or --batch") from None
 
 
-def _in_time(trial: Callable[[ModelSpec, Opened], ModelSpec], spec: ModelSpec) -> ModelSpec:
+def _in_time(trial: Callable[[ModelSpec, OnOpen], ModelSpec], spec: ModelSpec) -> ModelSpec:
     """Run a trial in a thread.
 
     Raises:
@@ -87,7 +87,7 @@ def _in_time(trial: Callable[[ModelSpec, Opened], ModelSpec], spec: ModelSpec) -
         ) from None
 
 
-def _try_host(spec: ModelSpec, begun: Opened) -> ModelSpec:
+def _try_host(spec: ModelSpec, begun: OnOpen) -> ModelSpec:
     tiles = batch_tiles(spec)
     before = resident()
     model = HostNetwork(_hurried(spec), arena=False, trial=tiles, begun=begun)
@@ -120,7 +120,7 @@ def _blame(spec: ModelSpec, model: HostNetwork, tiles: NDArray[Any]) -> None:
     agreement_of(spec, model(tiles)[:1], Reference(spec).scores(tiles[:1]))
 
 
-def _try_device(spec: ModelSpec, begun: Opened) -> ModelSpec:
+def _try_device(spec: ModelSpec, begun: OnOpen) -> ModelSpec:
     from segpipe.pipeline.gpu_check import try_device
 
     del begun  # the trial has no time limit

@@ -92,7 +92,7 @@ def write_polygons(task: Task) -> Written:
     check_path(task.path)
     store, written = store_at(task.output).settled(), Written()
     with environment():
-        cases = _in_order(store, _records(store))
+        cases = _placed_cases(store, _records(store))
         if task.overlap_rule is not None:
             cases = _with_neighbours(store, cases, task.overlap_rule)
         rule = _rule(task, cases)
@@ -112,7 +112,7 @@ def _records(store: Store) -> list[Record]:
     return found
 
 
-def _in_order(store: Store, records: Sequence[Record]) -> list[_Placed]:
+def _placed_cases(store: Store, records: Sequence[Record]) -> list[_Placed]:
     """The cases that can be written, by name: those with a place on the Earth, or without one if none has one."""
     images = [record for record in records if FORMATS[record.input.format].open_mask is not None]
     if not images:

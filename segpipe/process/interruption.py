@@ -26,18 +26,18 @@ def interruptible(halt: Halt, grace: float) -> Iterator[None]:
     ):
         yield
         return
-    answer, hook = _Answer(halt, grace), sys.unraisablehook
-    signal.signal(signal.SIGINT, answer)
-    sys.unraisablehook = answer.lost
+    handler, hook = _InterruptHandler(halt, grace), sys.unraisablehook
+    signal.signal(signal.SIGINT, handler)
+    sys.unraisablehook = handler.lost
     try:
         yield
     finally:
-        answer.end()
+        handler.end()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.unraisablehook = hook
 
 
-class _Answer:
+class _InterruptHandler:
     """Handler of SIGINT during a run."""
 
     def __init__(self, halt: Halt, grace: float) -> None:

@@ -21,7 +21,7 @@ class Stoppable(Protocol):
     def stop(self) -> None: ...
 
 
-Opened = Callable[[Stoppable], None]
+OnOpen = Callable[[Stoppable], None]
 """Takes what a call has opened, as soon as that can be stopped."""
 
 
@@ -41,7 +41,7 @@ class NativeCall(Generic[Result]):
     the call goes on all the same (``left_behind``), the process must end by ``os._exit``.
     """
 
-    def __init__(self, do: Callable[[Opened], Result], *, name: str) -> None:
+    def __init__(self, do: Callable[[OnOpen], Result], *, name: str) -> None:
         self._do = do
         self._thread = _Thread(target=self._run, name=name, daemon=True)
         self._opened: list[Stoppable] = []

@@ -106,7 +106,7 @@ def _listen(handler: Callable[[int, FrameType | None], Any]) -> None:
             signal.signal(number, handler)
 
 
-def answer() -> None:
+def handle_signals() -> None:
     """Handle signals in this process from now on, even if the main thread does not; call at a command's first line."""
     make_steady()  # before a pipe takes the descriptor of a closed stream
     leave_at_once()
@@ -129,12 +129,12 @@ def interrupt() -> None:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """Raise once, and ignore further signals."""
     del frame
-    hear_no_more()
+    ignore_signals()
     _WATCH.limit = time.monotonic() + STOPPING
     raise KeyboardInterrupt(number)
 
 
-def hear_no_more() -> None:
+def ignore_signals() -> None:
     """Ignore signals from now on, also while Python exits, which restores handlers that would kill the process."""
     _WATCH.rest()
     signal.setitimer(signal.ITIMER_REAL, 0)
@@ -147,7 +147,7 @@ def end(code: int) -> None:
     _WATCH.code, _WATCH.spares, _WATCH.limit = code, lambda: False, time.monotonic() + STOPPING
 
 
-class _Answer:
+class _RunHandler:
     """Handler of signals during a run: the first asks for an end, the second, or the end of the grace period, stops."""
 
     def __init__(self, halt: Halt, grace: float) -> None:
@@ -172,7 +172,7 @@ class _Answer:
     def _stop(self, number: int) -> None:
         """Raise once, and ignore further signals; the exception is repeated if a callback loses it."""
         self._halt.set()
-        hear_no_more()
+        ignore_signals()
         _WATCH.limit = time.monotonic() + STOPPING
         signal.signal(signal.SIGALRM, self._once_more)
         sys.unraisablehook = _repeat_lost
@@ -199,11 +199,11 @@ def _repeat_lost(unraisable: "sys.UnraisableHookArgs") -> None:
 
 def halt_first(halt: Halt, grace: float) -> None:
     """Let the first signal ask to start nothing more; the second, or the end of the grace period, stops running work."""
-    in_order = _Answer(halt, grace)
+    handler = _RunHandler(halt, grace)
     atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)  # the last action before Python removes the handlers
-    signal.signal(signal.SIGALRM, in_order)
+    signal.signal(signal.SIGALRM, handler)
     _WATCH.spares, _WATCH.patience = lambda: halt.concluding, grace + PATIENCE
-    _listen(in_order)
+    _listen(handler)
 
 
 @contextmanager
@@ -211,4 +211,4 @@ def halting(halt: Halt, grace: float) -> Iterator[None]:
     """``halt_first``; after the block has succeeded, ignore signals, so that the exit code matches the files on disk."""
     halt_first(halt, grace)
     yield
-    hear_no_more()
+    ignore_signals()

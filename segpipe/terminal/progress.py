@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from segpipe.formats.registry import FORMATS, element_of
 from segpipe.jobs.ledger import State
@@ -19,9 +19,6 @@ from segpipe.results.records import records
 from segpipe.results.totals import ADDED_UP, Totals
 from segpipe.storage.ownership import DOUBTFUL, LESIONS, ZONES
 from segpipe.terminal.areas import areas_table, doubled_line
-
-if TYPE_CHECKING:  # torch and all that comes with it; runs outside terminals need no rich
-    pass
 
 
 def say(line: str) -> None:

@@ -99,13 +99,13 @@ def account(recorder: Recorder, *, workers: int, calls: int, on_cpu: bool) -> Pr
     infer = stages.get("infer", Total())
     needed = infer.core if on_cpu else stages.get("gpu", infer).busy
     unserved = 1 - needed / infer.busy if on_cpu and infer.busy else 0.0
-    ordered = {name: stages[name] for name in _in_order(stages)}
+    ordered = {name: stages[name] for name in _stage_order(stages)}
     return Profile(
         seconds=own.seconds, stages=ordered, calls=calls, limit=needed / calls, unserved=unserved, processes=[own, *others]
     )
 
 
-def _in_order(stages: dict[str, Total]) -> list[str]:
+def _stage_order(stages: dict[str, Total]) -> list[str]:
     known = [name for name in STAGES if name in stages]
     return known[:-1] + [name for name in stages if name not in STAGES] + known[-1:]
 

@@ -104,7 +104,7 @@ def check(code, expected, log, out, whole):
 # --- imports ------------------------------------------------------------------------------------------------------------
 
 IMPORTS = [
-    ("segpipe", TERM, -TERM),  # there is nobody yet to answer
+    ("segpipe", TERM, -TERM),  # there is nobody yet to handle_signals
     ("click", TERM, 75),
     ("click", INT, 75),
     ("numpy", TERM, 75),
@@ -314,7 +314,7 @@ STUCK = """
 import ctypes
 from segpipe.process import signals
 from segpipe.jobs.tasks import Halt
-signals.answer()
+signals.handle_signals()
 signals.PATIENCE = 0.2
 {phase}
 print("ready", flush=True)
@@ -367,7 +367,8 @@ def test_a_signal_is_answered_where_stderr_cannot_be_written(gone):
                 os.write(write, bytes(4096))
             except BlockingIOError:
                 os.set_blocking(write, True)
-    code = "from segpipe.process import signals; signals.answer(); print('ready', flush=True); import time; time.sleep(60)"
+    code = "import time; from segpipe.process import signals; signals.handle_signals(); print('ready', flush=True); "
+    code += "time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=write, text=True) as process:
         assert process.stdout.readline() == "ready\n"
         process.terminate()

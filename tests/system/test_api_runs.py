@@ -19,8 +19,8 @@ from networks import pixelwise
 from scenes import PATIENCE, arguments, assert_same, begin_and_stop, go_on_until, make_model, make_scenes
 
 import segpipe
+from segpipe.api.command_line import command_of
 from segpipe.api.results import ClassTotal
-from segpipe.api.words import command_of
 from segpipe.jobs.dask_options import unchanged_dask
 from segpipe.jobs.status import read_status
 from segpipe.process import spawning

@@ -602,7 +602,7 @@ sys.exit(75)
 """
 
 
-@pytest.mark.parametrize("concluding", ["signals.hear_no_more()", ""], ids=["told", "left"])
+@pytest.mark.parametrize("concluding", ["signals.ignore_signals()", ""], ids=["told", "left"])
 def test_the_end_of_the_grace_does_not_kill_a_run_that_ends(concluding):
     script = ENDING.format(concluding=concluding)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=False)

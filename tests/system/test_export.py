@@ -33,7 +33,7 @@ from segpipe.cli import main
 from segpipe.errors import ContractError, DisagreementError, ExportError, SegpipeError, SettingsError
 from segpipe.export import large, make
 from segpipe.export.families import smp
-from segpipe.export.graph import Scorer, in_order
+from segpipe.export.graph import Scorer, topologically_sorted
 from segpipe.export.make import Exported, export_model
 from segpipe.export.outputs import find_scores
 from segpipe.export.settings import ExportSettings, export_settings
@@ -823,8 +823,8 @@ def test_nodes_are_put_in_order():
         node("Identity", ["image"], ["half"]),
     ]
     proto = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [onnx.ValueInfoProto(name="image")], []))
-    assert [n.op_type for n in in_order(proto).graph.node] == ["Identity", "Add", "If"]
-    assert [n.op_type for n in in_order(proto).graph.node] == ["Identity", "Add", "If"]
+    assert [n.op_type for n in topologically_sorted(proto).graph.node] == ["Identity", "Add", "If"]
+    assert [n.op_type for n in topologically_sorted(proto).graph.node] == ["Identity", "Add", "If"]
 
 
 @pytest.mark.parametrize("limits", [(0, 255), (0, 65535), (-32768, 32767)])

@@ -23,7 +23,7 @@ from segpipe.formats.case import Case
 from segpipe.jobs import processes, worker_process
 from segpipe.jobs.carrying import Carrier, Throttled
 from segpipe.jobs.launch import carry_out, executor_of
-from segpipe.jobs.lost import ALONE, RETRIES, apart
+from segpipe.jobs.lost import ALONE, RETRIES, split_job
 from segpipe.jobs.orders import Ahead, Alive, Broke, Carry, End, Ended, Pixels, Ready, Setup
 from segpipe.jobs.plan import Job
 from segpipe.jobs.prepare import prepare
@@ -325,7 +325,7 @@ def test_a_job_of_a_lost_worker_is_split_and_a_single_case_is_tried_again_then_a
     worker = board._workers[0]
     worker.attempt = _Attempt(both())
     assert list(board._lose(worker, "gone")) == []
-    assert [board._agenda.take(), board._agenda.take()] == apart(both())
+    assert [board._agenda.take(), board._agenda.take()] == split_job(both())
     attempt = _Attempt(Job((Case("a", "a.tif"),)))
     for number in range(1, RETRIES + 1):
         assert (attempt.number, list(board._repeat(attempt, LostError("gone")))) == (number, [])

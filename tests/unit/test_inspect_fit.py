@@ -10,7 +10,7 @@ from networks import local, volumetric
 from segpipe.errors import SourceError
 from segpipe.formats.case import Case
 from segpipe.formats.raster.source import RasterSource
-from segpipe.inspect.fit import laid
+from segpipe.inspect.fit import fit_of
 from segpipe.network.read import read_spec
 from segpipe.results.records import Run
 
@@ -22,7 +22,7 @@ def test_windows_bands_and_memory(raster, tmp_path):
     flags = settings(path, model=model)
     spec = read_spec(flags)
     with closing(RasterSource(str(path), spec.contract, flags.overrides)) as source:
-        fit = laid(Case("a", str(path)), source, Run(spec, flags))
+        fit = fit_of(Case("a", str(path)), source, Run(spec, flags))
     # tiles of 64 that overlap by 16 start every 48 pixels: three reach 150 - 64 = 86 with 96 > 86, two 100 - 64 = 36
     assert (fit.tile, fit.grid, fit.windows) == ([64, 64], [3, 2], 6)
     assert fit.empty_windows == 2  # rows 0 to 64 of two columns
@@ -38,7 +38,7 @@ def test_spacing_is_in_metres(unit, metres, raster, tmp_path):
     flags = settings(path, model=local(tmp_path / "m.onnx", spacing=[10, 20], spacing_unit=unit))
     spec = read_spec(flags)
     with closing(RasterSource(str(path), spec.contract, flags.overrides)) as source:
-        assert laid(Case("a", str(path)), source, Run(spec, flags)).spacing == pytest.approx(metres)
+        assert fit_of(Case("a", str(path)), source, Run(spec, flags)).spacing == pytest.approx(metres)
 
 
 def test_an_image_for_a_model_of_volumes_is_told_as_that(raster, tmp_path):
@@ -49,4 +49,4 @@ def test_an_image_for_a_model_of_volumes_is_told_as_that(raster, tmp_path):
         closing(RasterSource(str(path), spec.contract, flags.overrides)) as source,
         pytest.raises(SourceError, match=r"a.tif: a model of volumes needs volumes"),
     ):
-        laid(Case("a", str(path)), source, Run(spec, flags))
+        fit_of(Case("a", str(path)), source, Run(spec, flags))

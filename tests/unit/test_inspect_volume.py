@@ -15,7 +15,7 @@ from inspecting import command, settings, told, volume_facts
 from PIL import Image
 
 from segpipe.cli import main
-from segpipe.inspect.under import any_contract, noting, spec_of
+from segpipe.inspect.checks import any_contract, noting, spec_of
 
 SHAPE = (11, 13, 7)
 
@@ -175,7 +175,7 @@ def test_flags_that_mean_nothing_for_a_volume(tmp_path: Path) -> None:
 
 
 def test_an_error_of_a_model_is_a_fact(tmp_path: Path) -> None:
-    """``segpipe.inspect.under``, ``segpipe.inspect.show_volume``: what rasters and volumes share, and what is printed."""
+    """``segpipe.inspect.checks``, ``segpipe.inspect.show_volume``: what rasters and volumes share, and what is printed."""
     errors: list[str] = []
     model = networks.Network(1).conv(1, 3, 1).save(tmp_path / "m.onnx", None, classes=3)
     assert spec_of(settings(tmp_path / "a.nii", model=model), errors) is None

@@ -9,7 +9,7 @@ from segpipe.contract import parse_contract
 from segpipe.errors import SettingsError
 from segpipe.formats.banded import bands_from, group
 from segpipe.formats.case import Case
-from segpipe.formats.parts import in_order
+from segpipe.formats.parts import chronological
 
 IMAGES = {"before": {"channels": "0:3"}, "after": {"channels": "3:6"}}
 SENSORS = {"s2": {"channels": "1:6"}, "dem": {"channels": [0]}, "date": {"value": 3}}
@@ -142,4 +142,4 @@ def test_patterns_that_do_not_fit_the_contract_are_refused(pattern, own, match):
 
 
 def test_order_of_dates():
-    assert in_order(["20240301T101021", "20240301T091021"]) == ["20240301T091021", "20240301T101021"]
+    assert chronological(["20240301T101021", "20240301T091021"]) == ["20240301T091021", "20240301T101021"]

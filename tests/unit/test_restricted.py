@@ -15,7 +15,7 @@ from segpipe.formats.scope import scope_of
 from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.voxel_grid import VoxelGrid
 from segpipe.geometry.windows import Window
-from segpipe.inspect.under import any_contract
+from segpipe.inspect.checks import any_contract
 from segpipe.overrides import Overrides
 from segpipe.vectors.area import Area, Polygons, remember
 

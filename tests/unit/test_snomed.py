@@ -2,7 +2,7 @@
 
 import pytest
 
-from segpipe.snomed import checked_concept, has_check_digit
+from segpipe.contract.snomed import checked_concept, has_check_digit
 
 CONCEPTS = ("138875005", "10200004", "49755003", "108369006", "91723000", "64033007", "1000004", "900000000000207008")
 """Of the international edition: its root, liver, morphologically abnormal structure, neoplasm, anatomical structure, kidney,

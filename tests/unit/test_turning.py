@@ -7,7 +7,7 @@ import pytest
 from segpipe.contract import Contract, parse_contract
 from segpipe.errors import ContractError
 from segpipe.formats.volume.checks import order_notes
-from segpipe.formats.volume.turning import as_the_network_sees
+from segpipe.formats.volume.turning import network_grid
 from segpipe.geometry.voxel_grid import AS_STORED, VoxelGrid
 
 GRID = VoxelGrid((4, 5, 6), ((0, 0, -1, 9), (0, 2, 0, -3), (3, 0, 0, 1)))
@@ -19,14 +19,14 @@ def contract(**changes: object) -> Contract:
 
 
 def test_axes_are_as_stored_without_either_key():
-    assert as_the_network_sees(GRID, contract()) == GRID
+    assert network_grid(GRID, contract()) == GRID
     assert order_notes(GRID, contract()) == [
         "the contract names no orientation: the network gets the axes as they are stored, SAL"
     ]
 
 
 def test_an_axis_order_permutes_and_flips_nothing():
-    seen = as_the_network_sees(GRID, contract(axis_order=[2, 0, 1]))
+    seen = network_grid(GRID, contract(axis_order=[2, 0, 1]))
     assert (seen.shape, seen.directions, seen.turned.flipped) == ((6, 4, 5), "LSA", (False,) * 3)
     assert np.allclose(seen.world(np.array([5.0, 1, 2])), GRID.world(np.array([1.0, 2, 5])))
     assert seen.stored.shape == GRID.shape
@@ -34,8 +34,8 @@ def test_an_axis_order_permutes_and_flips_nothing():
 
 
 def test_an_orientation_turns():
-    assert as_the_network_sees(GRID, contract(orientation="RAS")).directions == "RAS"
-    assert as_the_network_sees(GRID, contract()).turned == AS_STORED
+    assert network_grid(GRID, contract(orientation="RAS")).directions == "RAS"
+    assert network_grid(GRID, contract()).turned == AS_STORED
 
 
 def test_both_keys_are_one_too_many():

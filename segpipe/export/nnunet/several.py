@@ -52,8 +52,8 @@ def _dataset(folder: TrainedFolder) -> str:
 
     It is part of file names, so other characters than letters, digits, dots, dashes and underscores are replaced.
     """
-    told = folder.plans.get("dataset_name")
-    name = told if isinstance(told, str) else folder.path.resolve().parent.name
+    stated = folder.plans.get("dataset_name")
+    name = stated if isinstance(stated, str) else folder.path.resolve().parent.name
     return re.sub(r"[^A-Za-z0-9_.-]", "_", re.sub(r"^Dataset\d+_", "", name)).lstrip("._-")[:60] or "model"
 
 

@@ -20,7 +20,7 @@ Float = NDArray[np.float64]
 APART = 0.5
 """Pixels by which planes may lie beside a regular grid at most, anywhere."""
 
-TOLD = 0.05
+NOTED = 0.05
 """Pixels above which a note says so."""
 
 UNEVEN, UNEVEN_TOLD = 0.1, 0.01
@@ -170,7 +170,7 @@ def _turned(frames: Sequence[Frame], units: Float, usual: Float, far: int) -> _F
         count = int((off * far > APART).sum())
         text = f"slices must have one orientation, and {count} of {len(frames)} are turned by up to {degrees:.3g} degrees"
         return _Found((Fault("mixed orientations", f"{text} ({frames[worst].path}): {AT_ONCE}"),))
-    if pixels > TOLD:
+    if pixels > NOTED:
         return _Found(notes=(f"orientations of slices differ by up to {degrees:.2g} degrees, and the usual one is taken",))
     return _Found()
 
@@ -192,7 +192,7 @@ def _spacing(frames: Sequence[Frame]) -> tuple[tuple[float, float], _Found]:
             f"{_by(taken)} mm, as {_by(worst.spacing)} ({worst.path}): {AT_ONCE}"
         )
         return taken, _Found((Fault("mixed spacing", text),))
-    if off.max() > TOLD:
+    if off.max() > NOTED:
         return taken, _Found(notes=(f"PixelSpacing of slices differs, by {off.max():.2g} pixels over a slice",))
     return taken, _Found()
 
@@ -314,7 +314,7 @@ def _lean(along: Float, beside: Float, pixel: float) -> _Found:
         faults.append(Fault("shifted", f"{text} ({rest[worst] / pixel:.2g} pixels): resample the series first"))
     largest = max(shift, float(rest.max()))
     said = f"slices move sideways by {largest:.2g} mm ({largest / pixel:.2g} pixels), and are taken as they are"
-    return _Found(tuple(faults), (said,) if TOLD * pixel < largest and not faults else ())
+    return _Found(tuple(faults), (said,) if NOTED * pixel < largest and not faults else ())
 
 
 def _tilted(tilt: float, shift: float, extent: float, pixel: float) -> str:

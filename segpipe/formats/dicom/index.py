@@ -204,7 +204,7 @@ def _by_keys(frames: list[Frame], keys: Sequence[tuple[str, str]]) -> Iterator[t
         for frame in frames:
             groups.setdefault(dict(frame.keys).get(key, ""), []).append(frame)
         if _are_volumes(list(groups.values()), before):
-            for count, value in enumerate(sorted(groups, key=_in_order), 1):
+            for count, value in enumerate(sorted(groups, key=_numbers_first), 1):
                 for label, kept in _by_keys(groups[value], keys[n + 1 :]):
                     yield f"{word}{count}" + (f"-{label}" if label else ""), kept
             return
@@ -218,7 +218,7 @@ def _are_volumes(groups: list[list[Frame]], before: int) -> bool:
     return alike and sum(map(_doubles, groups)) < before
 
 
-def _in_order(value: str) -> tuple[float, str]:
+def _numbers_first(value: str) -> tuple[float, str]:
     """Numbers by size, then texts."""
     try:
         return float(value), ""
@@ -255,7 +255,7 @@ def _cases(volumes: Sequence[_Volume], choice: Choice) -> Iterator[Case]:
 
 
 def _order(volume: _Volume) -> tuple[Any, ...]:
-    return _in_order(volume.series.number), volume.series.uid, volume.series.label, volume.names
+    return _numbers_first(volume.series.number), volume.series.uid, volume.series.label, volume.names
 
 
 def _plain(name: str) -> str:

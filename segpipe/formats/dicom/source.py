@@ -26,7 +26,7 @@ from segpipe.formats.identity import Beside, Identity, identities, unhidden
 from segpipe.formats.nifti.sink import Origin as NiftiOrigin
 from segpipe.formats.source import Begun, Invalid, Pixels
 from segpipe.formats.volume.checks import box_near, check_local, check_overrides, declared_nodata, order_notes
-from segpipe.formats.volume.turning import as_the_network_sees
+from segpipe.formats.volume.turning import network_grid
 from segpipe.geometry.voxel_grid import VoxelGrid
 from segpipe.geometry.windows import Window
 from segpipe.overrides import AS_STORED, Overrides
@@ -78,7 +78,7 @@ class SeriesSource:
         if found.grid is None:
             raise SourceError(f"{path}: {'; '.join(fault.text for fault in found.faults)}")
         self._path, self._series = path, replace(series, frames=tuple(series.frames[n] for n in found.order))
-        self.grid = as_the_network_sees(found.grid, contract)
+        self.grid = network_grid(found.grid, contract)
         self.dtype = value_type(series.frames)
         self.files: tuple[str, ...] = self._series.files
         self.scene: Mapping[str, Mapping[str, str]] = {}

@@ -14,7 +14,7 @@ from segpipe.errors import SourceError, one_line
 from segpipe.formats.volume.file import (
     APART,
     GZIP,
-    TOLD,
+    NOTED,
     Volume,
     as_rows,
     check_length,
@@ -300,7 +300,7 @@ def _check_agreement(
             f"{path}: sform and qform must agree, and differ by {apart:.4g} mm at a corner; readers take one or the other. "
             f"sform (code {codes[0]}) is {as_rows(sform)}, qform (code {codes[1]}) is {as_rows(qform)}: {KEEP_ONE}"
         )
-    far = apart > TOLD * voxel
+    far = apart > NOTED * voxel
     return [f"sform and qform differ by {apart:.3g} mm at a corner, and sform is taken"] if far else []
 
 

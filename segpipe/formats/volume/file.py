@@ -26,7 +26,7 @@ APART = 0.5
 FLAT = 1e-6
 """Volume that three axes of length 1 must span: an affine is stored in float32, whose rounding is 6e-8."""
 
-TOLD = 0.05
+NOTED = 0.05
 """Difference, in voxels, above which there is a note."""
 
 
@@ -173,7 +173,7 @@ def check_right_angles(path: str, grid: VoxelGrid) -> list[str]:
             "as a tilted gantry does: resample it to such a grid first"
         )
     note = f"axes are sheared by {off * min(grid.spacing):.3g} mm over the volume, and are taken as they are"
-    return [note] if off > TOLD else []
+    return [note] if off > NOTED else []
 
 
 def checked_affine(path: str, affine: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from segpipe.formats.volume.checks import box_near, check_local, check_overrides
 from segpipe.formats.volume.file import Volume, source_errors
 from segpipe.formats.volume.slabs import MASK_SLAB, SLAB, Slabs, slab_width
 from segpipe.formats.volume.spool import close, unpacked
-from segpipe.formats.volume.turning import as_the_network_sees
+from segpipe.formats.volume.turning import network_grid
 from segpipe.formats.volume.voxels import Voxels
 from segpipe.geometry.voxel_grid import VoxelGrid
 from segpipe.geometry.windows import Window
@@ -174,4 +174,4 @@ def _oriented(path: str, volume: Volume, contract: Contract, how: str) -> VoxelG
     letters = contract.orientation
     if letters is not None and not volume.placed:
         raise SourceError(f'{path} must say how it lies, for the contract has orientation = "{letters}", and {how}')
-    return as_the_network_sees(volume.grid, contract)
+    return network_grid(volume.grid, contract)

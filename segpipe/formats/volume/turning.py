@@ -8,7 +8,7 @@ from segpipe.geometry.voxel_grid import AS_STORED, Turned, VoxelGrid, turned_to
 UNFLIPPED = (False, False, False)
 
 
-def as_the_network_sees(stored: VoxelGrid, contract: Contract) -> VoxelGrid:
+def network_grid(stored: VoxelGrid, contract: Contract) -> VoxelGrid:
     """The grid of a volume with its axes turned to the contract's ``orientation``, or put into its ``axis_order``.
 
     Args:

@@ -1,4 +1,4 @@
-"""Common parts of inspecting rasters and volumes: errors as facts, the model, and a contract that takes any file."""
+"""The checks of a run for one file: errors become facts; the model is tried; a contract takes any file."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -167,23 +167,16 @@ def _fitted(
     Raises:
         SourceError: pixels, their type, size or number do not fit the model, or ``memory``.
     """
+    path, grid, contract, as_nnunet = case.path, source.grid, model.contract, model.like == "nnunet"
     _check_pixels(case, source, model)
-    regridding, notes = _grids(case, source, model, resample=overrides.resample)
-    cover = cover_of(case, source.grid.shape, model, regridding)
-    refuse_large_case(case.path, cover, model, source.block, memory)
+    resampled = None if as_nnunet else regridding_of(path, grid, contract, resample=overrides.resample)
+    regridding = grids_of(path, source, contract) if as_nnunet else cropped(source, contract, resampled)
+    cover = cover_of(case, grid.shape, model, regridding)
+    refuse_large_case(path, cover, model, source.block, memory)
     if regridding is not None:
-        refuse_fine_case(case.path, regridding, cover, memory)
-    return regridding, cover, notes
-
-
-def _grids(case: Case, source: Source, model: ModelSpec, *, resample: bool) -> tuple[Regridding | None, list[str]]:
-    """The case's own grid and the network's, None if they are the same; and notes on the spacing."""
-    path, grid, contract = case.path, source.grid, model.contract
-    if model.like == "nnunet":
-        return grids_of(path, source, contract), resampling_note(grid, contract)
-    resampled = regridding_of(path, grid, contract, resample=resample)
-    notes = check_spacing(path, grid, contract) if resampled is None else resampling_note(grid, contract)
-    return cropped(source, contract, resampled), notes
+        refuse_fine_case(path, regridding, cover, memory)
+    checked = resampled is None and not as_nnunet
+    return regridding, cover, check_spacing(path, grid, contract) if checked else resampling_note(grid, contract)
 
 
 def sheet_in_memory(case: Case, source: Source, model: ModelSpec) -> Sheet:

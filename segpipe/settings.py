@@ -254,6 +254,7 @@ class Settings(BaseModel):
 
     @property
     def overrides(self) -> Overrides:
+        """The user's statements about the input files."""
         return Overrides(
             self.bands,
             nodata=self.nodata,

@@ -40,6 +40,7 @@ class Source:
 
     @property
     def simple(self) -> bool:
+        """Whether the points were drawn from the whole map, whatever strata it has."""
         return self.design == "simple"
 
 

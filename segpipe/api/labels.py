@@ -92,6 +92,7 @@ class About:
 
     @classmethod
     def of_contract(cls, contract: Contract, nodata: int, grid: Grid) -> Self:
+        """Of labels that a model has just given."""
         return cls(nodata, {one.id: one.name for one in contract.mask_classes}, grid)
 
     @classmethod

@@ -40,6 +40,7 @@ class LazyGroup(click.Group):
         return {name: command for name in self.sentences if (command := self.get_command(ctx, name))}
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands with the sentences that are known without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, self.sentences[name]) for name in self.list_commands(ctx)])
 

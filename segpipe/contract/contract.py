@@ -199,10 +199,12 @@ class Contract(Keys):
 
     @property
     def channel_count(self) -> int:
+        """Number of channels."""
         return self.channels if isinstance(self.channels, int) else len(self.channels)
 
     @property
     def channel_names(self) -> tuple[str, ...] | None:
+        """Names of the channels, in the model's order; None if only their number is known."""
         return None if isinstance(self.channels, int) else tuple(self.channels)
 
     @property

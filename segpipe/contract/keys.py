@@ -124,6 +124,7 @@ class SegmentationClass(Keys):
 
     @property
     def channel(self) -> int:
+        """Channel of the output, or label value in the output."""
         return self.id if self.index is None else self.index
 
 

@@ -34,6 +34,7 @@ class Head:
 
     @property
     def left_out(self) -> list[int]:
+        """Channels of the output that no class has."""
         return sorted(set(range(self.size)) - {k for group in self.groups for k in group})
 
     def notes(self) -> Iterator[str]:

@@ -77,10 +77,12 @@ class ExportSettings(BaseModel):
 
     @property
     def least_agreement(self) -> float:
+        """Least share of equal labels: the user's, or that of the precision."""
         return LEAST_AGREEMENT[self.precision] if self.min_agreement is None else self.min_agreement
 
     @property
     def largest_difference(self) -> float | None:
+        """Largest difference of scores, relative to the largest: the user's, or that of the precision."""
         return LARGEST_DIFFERENCE[self.precision] if self.max_difference is None else self.max_difference
 
 

@@ -29,6 +29,7 @@ class Terms:
 
     @property
     def classes(self) -> list[Any] | None:
+        """The classes, if they are given."""
         return self.values.get("classes")
 
     @property
@@ -40,6 +41,7 @@ class Terms:
 
     @property
     def channel_count(self) -> int:
+        """Number of channels of the image."""
         channels = self.values.get("channels")
         if channels is None:
             raise ExportError(_NOT_NAMED["channels"])

@@ -22,14 +22,17 @@ class Layout(StrEnum):
 
     @property
     def channel_axis(self) -> int:
+        """Position of the channels among all axes."""
         return self.index("C")
 
     @property
     def channels_last(self) -> bool:
+        """Whether the channels follow the spatial axes."""
         return self.channel_axis > 1
 
     @property
     def is_volume(self) -> bool:
+        """Whether there are three spatial axes."""
         return self.ndim == 3
 
     @property

@@ -33,6 +33,7 @@ class Placed:
 
     @property
     def size(self) -> int:
+        """Pixels of the network's grid, padding included."""
         return self.below + self.resized + self.above
 
 

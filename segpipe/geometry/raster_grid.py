@@ -37,6 +37,7 @@ class RasterGrid:
 
     @property
     def georeferenced(self) -> bool:
+        """Whether the file says anything about where its pixels lie."""
         return bool(self.crs or self.transform or self.gcps or self.rpcs)
 
     @property

@@ -54,12 +54,14 @@ class Reference:
 
     @cached_property
     def geodetic(self) -> CRS:
+        """The geographic CRS that it is based on."""
         base = self.crs.source_crs if self.crs.is_geographic else self.crs.geodetic_crs
         assert base is not None
         return base
 
     @cached_property
     def to_lonlat(self) -> Transformer:
+        """From its coordinates, x first, to longitude and latitude of its geodetic CRS."""
         return Transformer.from_crs(self.crs, self.geodetic, always_xy=True)
 
     @cached_property
@@ -76,6 +78,7 @@ class Reference:
 
     @cached_property
     def geodetic_radians(self) -> float:
+        """Radians per unit of the geodetic CRS."""
         return float(self.geodetic.axis_info[0].unit_conversion_factor)
 
     @cached_property
@@ -86,6 +89,7 @@ class Reference:
 
     @cached_property
     def unit(self) -> str:
+        """Name of the unit of its coordinates."""
         return str(self.crs.axis_info[0].unit_name)
 
     @cached_property
@@ -149,6 +153,7 @@ def horizontal(crs: rasterio.crs.CRS | CRS) -> CRS:
 
 
 def innermost(crs: rasterio.crs.CRS | CRS) -> CRS:
+    """The horizontal CRS inside compound and bound ones; raises ``NowhereError`` if PROJ does not know it."""
     try:
         found = CRS.from_user_input(crs)
     except CRSError:
@@ -161,4 +166,5 @@ def innermost(crs: rasterio.crs.CRS | CRS) -> CRS:
 
 
 def is_earth(geod: Geod) -> bool:
+    """Whether an ellipsoid has about the size of the Earth."""
     return abs(geod.a / EARTH_RADIUS - 1) <= 0.01

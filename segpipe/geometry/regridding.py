@@ -132,6 +132,7 @@ class Regridding:
 
     @cached_property
     def axes(self) -> tuple[Axis, ...]:
+        """The axes of both grids."""
         return tuple(Axis(*axis) for axis in zip(self.own, self.factors, strict=True))
 
     @cached_property
@@ -165,9 +166,11 @@ class Regridding:
         return self.needed(grown(box))
 
     def taps(self, window: Window) -> list[Taps]:
+        """Along each axis, the own pixels and weights that make up the pixels of a window of the network's grid."""
         return [axis.taps(a, b) for axis, a, b in zip(self.axes, window.start, window.stop, strict=True)]
 
     def between(self, owned: Window) -> list[Between]:
+        """Along each axis, where the own pixels of a window lie between pixels of the network's grid."""
         return [axis.between(a, b) for axis, a, b in zip(self.axes, owned.start, owned.stop, strict=True)]
 
     def seen(self, invalid: Valid, window: Window) -> Valid:

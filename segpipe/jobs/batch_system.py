@@ -104,6 +104,7 @@ def _processors(file: ClusterFile) -> dict[str, Any]:
 
 
 def await_worker(client: "Client", file: ClusterFile) -> None:
+    """Wait for the first job to begin; raises ``WorkerError`` after the time that the cluster's file gives."""
     try:
         client.wait_for_workers(1, timeout=file.wait)
     except TimeoutError:

@@ -34,6 +34,7 @@ class Throttled:
             self.flush()
 
     def flush(self) -> None:
+        """Report what has not been reported yet."""
         self._report(self._pixels)
         self._pixels, self._sent = 0, time.monotonic()
 

@@ -39,6 +39,7 @@ NO_PAGES: dict[str, list[str]] = {"distributed.scheduler.http.routes": [], "dist
 
 
 def has_dashboard() -> bool:
+    """Whether bokeh, which draws Dask's dashboard, is installed."""
     return importlib.util.find_spec("bokeh") is not None
 
 

@@ -30,9 +30,11 @@ class Ledger:
         self._states = bytearray(len(cases))
 
     def note(self, name: str, state: State) -> None:
+        """Set the state of a case."""
         self._states[bisect_left(self._cases, name, key=lambda case: case.name)] = state
 
     def state(self, name: str) -> State:
+        """State of a case."""
         return State(self._states[bisect_left(self._cases, name, key=lambda case: case.name)])
 
     def cases(self, *states: State) -> Iterator[Case]:
@@ -41,10 +43,13 @@ class Ledger:
 
     @property
     def total(self) -> int:
+        """Number of all cases."""
         return len(self._cases)
 
     def count(self, state: State) -> int:
+        """Number of cases in a state."""
         return self._states.count(state)
 
     def names(self, state: State) -> list[str]:
+        """Names of the cases in a state, sorted."""
         return [case.name for case in self.cases(state)]

@@ -71,10 +71,12 @@ class PlannedCase:
         return Cover(self.regridding.shape, model.tiling_of(self.shape), HALO)
 
     def load(self, model: ModelSpec) -> Load:
+        """What determines the memory of a worker that does the case in one piece."""
         return Load(self.cover(model), FORMATS[self.case.format].cache().size(self.block_bytes), self.regridding)
 
     @property
     def pixels(self) -> int:
+        """Pixels of the case's own grid."""
         return math.prod(self.shape)
 
 
@@ -97,6 +99,7 @@ class Cut:
     """Windows that are inferred for several parts, as a share of the case's windows."""
 
     def load(self, model: ModelSpec) -> Load:
+        """What determines the memory of a worker that does any part of the case."""
         cover = self.case.cover(model)
         extents = zip(*(cover.extent(part) for part in self.parts), strict=True)
         return replace(self.case.load(model), extent=tuple(map(max, extents)))

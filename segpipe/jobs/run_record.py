@@ -9,6 +9,7 @@ from segpipe.results.records import recorded
 
 
 def run_record(prepared: Prepared, summary: Summary, state: str) -> dict[str, Any]:
+    """The content of ``run.json``; ``state`` is ``running``, ``ended`` or ``interrupted``."""
     run = prepared.run
     return {
         "state": state,

@@ -58,6 +58,7 @@ class Summary:
             self.fail(Failure(outcome.case, outcome.error))
 
     def fail(self, failure: Failure) -> None:
+        """Note a case that failed."""
         self.ledger.note(failure.case.name, State.FAILED)
         self.failed.append(failure)
 
@@ -91,4 +92,5 @@ class Summary:
 
     @property
     def megapixels_per_second(self) -> float:
+        """Pixels of the cases that this run did, per second of all of it."""
         return self.pixels / 1e6 / self.seconds if self.seconds else 0.0

@@ -49,6 +49,7 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
+        """Number of the process."""
         return self._process.pid or 0
 
     def send(self, order: "Order") -> None:

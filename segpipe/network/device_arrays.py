@@ -52,6 +52,7 @@ class Lane:
         return handle
 
     def event(self) -> Any:
+        """A new event, with which one stream waits for another."""
         return self._module.Event()
 
     @contextmanager
@@ -85,6 +86,7 @@ class Lane:
             count(stage, start.elapsed_time(stop) / 1e3)
 
     def on(self, stream: Any) -> AbstractContextManager[Any]:
+        """Context in which torch queues work on a stream."""
         context: AbstractContextManager[Any] = self._module.stream(stream)
         return context
 
@@ -184,6 +186,7 @@ class DeviceArrays:
 
 
 def torch_type(dtype: np.dtype[Any]) -> torch.dtype:
+    """Type of torch with the name of NumPy's."""
     found: torch.dtype = getattr(torch, dtype.name)
     return found
 

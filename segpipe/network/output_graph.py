@@ -35,6 +35,7 @@ class Steps:
 
     @property
     def any(self) -> bool:
+        """Whether the output needs a graph at all."""
         changed = self.flat or self.channels_last or any(self.cut)
         return changed or self.placed is not None or self.activation != "none"
 

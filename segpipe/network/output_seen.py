@@ -38,6 +38,7 @@ class OutputSeen:
 
     @property
     def activation(self) -> str:
+        """Activation by the looks of the output; ``labels`` if it holds these, ``none`` if it holds probabilities."""
         if self.is_labels:
             return "labels"
         if self.ending.is_probability:

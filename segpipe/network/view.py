@@ -53,6 +53,7 @@ class Probe:
 
     @property
     def tile(self) -> tuple[int, ...]:
+        """Rows and columns of the tile that was probed."""
         return tuple(self.calm.shape[2:])
 
     @cached_property

@@ -26,6 +26,7 @@ Classes = tuple[tuple[int, str], ...]
 
 
 def classes_of(record: Record) -> Classes:
+    """The classes of a case, by the rows of its table of areas."""
     return tuple((row["class_id"], row["class_name"]) for row in record.areas if row["class_id"] is not None)
 
 
@@ -130,6 +131,7 @@ class Around:
 
     @property
     def digest(self) -> str:
+        """Text that changes with the rule, and with every case that may share ground."""
         order = "|".join(" ".join(case.digest for case in cases) for cases in (self.before, self.after))
         return f"{'confidence' if self.rule == 'confidence' else 'order'} {order}"
 

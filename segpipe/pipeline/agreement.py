@@ -99,6 +99,7 @@ class Agreement:
 
     @property
     def share(self) -> float:
+        """Share of equal labels; 1 if there are none."""
         return self.equal / self.labels if self.labels else 1.0
 
 

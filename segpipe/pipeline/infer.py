@@ -280,6 +280,7 @@ class HostNetwork:
             self._session.prepare(self.spec.given(self._empty()))
 
     def keep_open(self) -> None:
+        """Let the next model of the same network take over the session."""
         keep_open(self.spec, self._session)
 
     def _empty(self) -> NDArray[Any]:

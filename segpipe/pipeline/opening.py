@@ -87,6 +87,7 @@ class Sheet:
 
     @property
     def warnings(self) -> tuple[str, ...]:
+        """Texts of the findings."""
         return tuple(finding.text for finding in self.findings)
 
     @property
@@ -96,6 +97,7 @@ class Sheet:
 
     @cached_property
     def weights(self) -> Weights:
+        """Weights of the windows of the case, computed once."""
         return Weights.over(self.cover)
 
     def leaves_out(self, index: tuple[int, ...]) -> bool:

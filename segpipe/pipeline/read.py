@@ -106,6 +106,7 @@ class Reading:
 
     @cached_property
     def judge(self) -> Judge:
+        """Judge of pixels by the model's contract, for all cases."""
         return Judge(self.model.contract)
 
 

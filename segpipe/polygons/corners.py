@@ -31,6 +31,7 @@ class Corners:
 
     @classmethod
     def joined(cls, parts: "list[Corners]") -> "Corners":
+        """The corners of several strips, in order."""
         return cls(
             np.concatenate([np.zeros(0, np.int32), *(part.region for part in parts)]),
             np.concatenate([np.zeros(0, np.int64), *(part.point for part in parts)]),

@@ -52,6 +52,7 @@ class Target:
 
     @property
     def kind(self) -> str:
+        """Type of geometry, by the name that GDAL gives it."""
         return "MultiPolygon" if self.multi else "Polygon"
 
 

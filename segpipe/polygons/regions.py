@@ -37,10 +37,12 @@ class Table:
 
     @classmethod
     def joined(cls, tables: "Sequence[Table]") -> "Table":
+        """The rows of several tables, in order."""
         return cls(*(np.concatenate([getattr(table, one.name) for table in tables]) for one in fields(cls)))
 
     @classmethod
     def none(cls) -> "Table":
+        """A table without rows."""
         none = np.zeros(0, np.int64)
         return cls(kind=none, first=none, last=none, pixels=none, area=np.zeros(0), confidence=np.zeros(0))
 

@@ -68,6 +68,7 @@ class Left:
 
     @classmethod
     def none(cls, kinds: int) -> "Left":
+        """Nothing left out, for this number of classes."""
         return cls(*(np.zeros((kinds + 1, 2), np.int64) for _ in range(2)))
 
 

@@ -166,6 +166,7 @@ class Plane:
     values: Numbers
 
     def cut(self, low: tuple[int, ...], far: tuple[int, ...]) -> Numbers:
+        """Values of the part from ``low`` to ``far``, ``(layers, *part)``."""
         inside = (slice(a - s, b - s) for a, b, s in zip(low, far, self.start, strict=True))
         return self.values[(slice(None), *inside)]
 

@@ -87,6 +87,7 @@ class Layers(Generic[S]):
 
     @property
     def sinks(self) -> list[S]:
+        """The mask's and, if there is one, the confidence's."""
         return [sink for sink in (self.mask, self.confidence) if sink is not None]
 
     def keep(self, box: Decided, into: Sequence[Layer] | None = None) -> None:
@@ -228,6 +229,7 @@ class CaseOutput:
 
     @property
     def warnings(self) -> tuple[str, ...]:
+        """Texts of what is unusual about the pixels of the case."""
         return self._sheet.warnings
 
     def _sink(self, kind: str, style: Style) -> Sink:

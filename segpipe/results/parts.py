@@ -59,6 +59,7 @@ def parts_folder(case: Case) -> str:
 
 
 def part_files(case: Case, number: int) -> PartFiles:
+    """Names of the files of a part."""
     stem = f"{parts_folder(case)}/{number:06d}"
     return PartFiles(f"{stem}.mask.boxes", f"{stem}.confidence.boxes", f"{stem}.instances.boxes", f"{stem}.npz")
 
@@ -87,6 +88,7 @@ def cut_key(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[int
 
 
 def plan_name(case: Case) -> str:
+    """Name of the file that says how a case was cut."""
     return f"{parts_folder(case)}/plan.json"
 
 
@@ -150,6 +152,7 @@ def write_cut(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[i
 
 
 def is_part_done(output: Store, case: Case, number: int, *, confidence: bool) -> bool:
+    """Whether all files of a part are there."""
     files = part_files(case, number)
     return output.has(files.counts) and output.has(files.mask) and (not confidence or output.has(files.confidence))
 

@@ -54,6 +54,7 @@ class Run:
 
     @property
     def output(self) -> Store:
+        """The store of masks, records and tables."""
         return store_at(self.settings.output)
 
     @property

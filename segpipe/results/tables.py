@@ -56,6 +56,7 @@ class Statistics:
 
     @property
     def areas(self) -> Areas:
+        """The areas, which every run counts."""
         areas = self._each["areas"]
         assert isinstance(areas, Areas)
         return areas
@@ -104,6 +105,7 @@ class Statistics:
 
     @property
     def states(self) -> dict[str, State]:
+        """The state of each statistic, by name."""
         return {name: statistic.state for name, statistic in self._all.items()}
 
     def merge(self, states: Mapping[str, State]) -> None:

@@ -25,8 +25,10 @@ def past_targets(case: Case) -> list[str]:
 
 
 def style_name(case: Case) -> str:
+    """Name of QGIS's style beside the mask."""
     return case.name + STYLE
 
 
 def record_name(case: Case) -> str:
+    """Name of a case's record."""
     return f"{case.name}.json"

@@ -25,6 +25,7 @@ class Unit:
     digits: int
 
     def text(self, area: float) -> str:
+        """An area as text, in the displayed unit, without its symbol."""
         return f"{area / self.per_shown:,.{self.digits}f}"
 
 
@@ -41,6 +42,7 @@ class Sum:
     """Area in the unit of the totals; cases in other units add pixels only."""
 
     def plus(self, pixels: int, area: float | None) -> "Sum":
+        """With the pixels and area of another case."""
         return Sum(self.pixels + pixels, self.area + (area or 0))
 
     def less(self, other: "Sum") -> "Sum":

@@ -164,6 +164,7 @@ class Store(ABC):
             draft.write_bytes(data)
 
     def write_json(self, name: str, value: dict[str, Any], *, flush: bool = True) -> None:
+        """Write a value as JSON; errors as of ``write``."""
         # surrogates (bytes of file names that are not UTF-8) are written as JSON escapes
         text = printable_json(_pretty(cleaned(value)) + "\n")
         self.write(name, text.encode(errors="backslashreplace"), flush=flush)

@@ -31,6 +31,7 @@ class Bucket(Store):
 
     @classmethod
     def at(cls, text: str) -> "Bucket":
+        """The store of an ``s3://`` URL; raises ``OutputError`` if it names no bucket."""
         bucket, key = bucket_and_key(text)
         if not bucket:
             raise OutputError(f"the output must name a bucket, as s3://bucket/prefix, got {text}")

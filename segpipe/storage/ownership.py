@@ -92,10 +92,12 @@ def is_own_record(data: bytes) -> bool:
 
 
 def is_own_sidecar(data: bytes) -> bool:
+    """Whether a sidecar of a mask was written by segpipe, or is the remainder of one after a power cut."""
     return _is_blank(data) or f'domain="{SIDECAR_DOMAIN}"'.encode() in data
 
 
 def is_own_style(data: bytes) -> bool:
+    """Whether a style was written by segpipe, or is the remainder of one after a power cut."""
     return _is_blank(data) or f'name="{STYLE_KEY}"'.encode() in data
 
 

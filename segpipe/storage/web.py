@@ -17,6 +17,7 @@ SECONDS = 20.0
 
 
 def on_web(path: str) -> bool:
+    """Whether a path names a file that GDAL reads by HTTP."""
     return plain_url(path).startswith(SCHEMES)
 
 

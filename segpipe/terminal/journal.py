@@ -73,6 +73,7 @@ class Journal(logging.Handler):
         self.log("log", level=record.levelname, message=record.getMessage())
 
     def begun(self, prepared: Prepared) -> None:
+        """Write the line of the start of a run."""
         plan = prepared.plan
         counts = {"cases": len(plan), "done_before": len(plan.done), "failed": len(plan.failed)}
         self.log("begun", output=str(prepared.run.output), model=prepared.run.model.title, workers=plan.workers, **counts)
@@ -95,6 +96,7 @@ class Journal(logging.Handler):
         self._inner.outcome(outcome)
 
     def ended(self, summary: Summary) -> None:
+        """Write the line of the end of a run."""
         ledger = summary.ledger
         counts = {
             "done": ledger.count(State.DONE),

@@ -56,6 +56,7 @@ class Taken:
     dropped: int
 
     def events(self) -> Iterator[Event]:
+        """Yield the spans: stage, thread, start and duration in µs, case and window."""
         for chunk in self.packed:
             yield from pickle.loads(zlib.decompress(chunk))
 

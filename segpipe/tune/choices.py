@@ -64,6 +64,7 @@ class Network:
 
     @property
     def name(self) -> str:
+        """Name of the file and, for another engine, of the engine and its precision."""
         engine = self.spec.engine
         return self.spec.path.name if engine is None else f"{self.spec.path.name} (openvino, {engine.precision})"
 
@@ -74,6 +75,7 @@ class Network:
         return [part for flag, value in chosen.items() if value is not None for part in (flag, value)]
 
     def with_tiling(self, tiling: Tiling, batch: int | None = None) -> ModelSpec:
+        """The model with other windows and, if it is given, another batch."""
         return replace(self.spec, tiling=tiling, batch=batch or self.spec.batch)
 
 

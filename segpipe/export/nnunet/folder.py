@@ -37,6 +37,7 @@ class TrainedFolder:
         return sorted((n for n in names if self.checkpoint(n).is_file()), key=lambda n: (n == "all", n.zfill(3)))
 
     def checkpoint(self, fold: str) -> Path:
+        """Path of the weights of a fold."""
         return self.path / f"fold_{fold}" / self.checkpoint_name
 
     def chosen(self, folds: Sequence[str]) -> list[str]:

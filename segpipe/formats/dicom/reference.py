@@ -143,6 +143,7 @@ class Reference:
 
     @property
     def is_multiframe(self) -> bool:
+        """Whether all planes are frames of one file."""
         return self.planes[0].frame is not None
 
 
@@ -242,11 +243,13 @@ class Authorship:
     """Name of the model, for people."""
 
     def uid(self, reference: Reference, *kind: str) -> str:
+        """UID of an object of this kind that is derived from the planes of a series."""
         frames = ((plane.sop_instance, plane.frame) for plane in reference.planes)
         sources = (instance if frame is None else f"{instance} {frame}" for instance, frame in frames)
         return derived_uid(__version__, self.model, self.content, *kind, *sources)
 
     def series_uid(self, reference: Reference, kind: str) -> str:
+        """UID of the series that holds the objects of this kind."""
         return derived_uid(__version__, self.model, kind, reference.series)
 
     @property

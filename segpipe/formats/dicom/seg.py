@@ -72,6 +72,7 @@ class Survey:
 
     @property
     def present(self) -> NDArray[np.bool_]:
+        """Which segments have voxels."""
         return self.counts > 0
 
 

@@ -37,6 +37,7 @@ class Origin:
 
 
 def origin_of(volume: Volume) -> Origin:
+    """What the sink of a volume's mask needs of its file."""
     return Origin(volume.header.binaryblock, volume.header.endianness, volume.packed)
 
 

@@ -55,6 +55,7 @@ class Band:
 
     @property
     def label(self) -> str | None:
+        """Description, or else the colour; None where the file says neither."""
         return self.description or (None if self.colour in UNKNOWN else self.colour)
 
 
@@ -68,6 +69,7 @@ class Matched:
 
 
 def bands_of(dataset: DatasetReader) -> list[Band]:
+    """All bands of a file, in its order."""
     described = zip(dataset.descriptions, dataset.colorinterp, strict=True)
     return [Band(number, description, colour.name) for number, (description, colour) in enumerate(described, 1)]
 

@@ -198,6 +198,7 @@ class Messages:
         return self._log.since(self._start)
 
     def all(self) -> list[str]:
+        """Messages of this block, and those of GDAL's own threads meanwhile."""
         return [*self.own, *self.logged()]
 
 

@@ -56,6 +56,7 @@ class Turn:
 
     @property
     def transposed(self) -> bool:
+        """Whether rows become columns."""
         return self.orientation in TRANSPOSED
 
     @property

@@ -90,6 +90,7 @@ def full_disk(output: Store, path: str) -> Iterator[None]:
 
 
 def total(values: NDArray[Any]) -> int:
+    """Sum of all values, which does not overflow."""
     return int(values.sum(dtype=np.int64))
 
 

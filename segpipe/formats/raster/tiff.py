@@ -112,6 +112,7 @@ class Directory:
         return np.frombuffer(data, np.dtype(self._order + TYPES[entry.kind])) if len(data) == entry.size else None
 
     def value(self, tag: int, default: int = 0) -> int:
+        """First value of a tag; ``default`` if the file does not have the tag."""
         values = self.values(tag)
         return default if values is None or not len(values) else int(values[0])
 

@@ -113,6 +113,7 @@ class Part:
 
     @property
     def is_band(self) -> bool:
+        """Whether the file holds pixels of a band."""
         return self.suffix.lower() in RASTERS and self.name.upper() not in NOT_BANDS
 
 

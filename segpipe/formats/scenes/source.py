@@ -74,6 +74,7 @@ class SceneSource(RasterSource):
 
     @property
     def numbers(self) -> Sequence[int]:
+        """Numbers of the bands, counted from 1, in the order of the channels."""
         return self._numbers
 
     @property

@@ -77,6 +77,7 @@ def finest(layers: Sequence[Layer]) -> Layer:
 
 
 def on_grid(layer: Layer, grid: Layer) -> bool:
+    """Whether pixels of two layers have the same places, so that none is resampled."""
     return layer.shape == grid.shape and layer.transform.almost_equals(grid.transform, precision=SNAP * grid.pixel**0.5)
 
 

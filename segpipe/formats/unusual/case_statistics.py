@@ -18,6 +18,7 @@ SENTINELS, NO_DATA, HUGE = (-9999.0, -99999.0, -32767.0, -32768.0), -9999.0, -1e
 
 
 def constant(values: Values, expected: Expected) -> Iterator[Finding]:
+    """Yield a finding on bands whose sampled pixels are all equal."""
     same = values.least == values.most
     if same.any():
         equal = ", ".join(f"{expected.name(i)} ({values.least[i]:g})" for i in where(same))

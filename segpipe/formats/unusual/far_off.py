@@ -65,6 +65,7 @@ def far_off(values: Values, expected: Expected) -> Finding | None:
 
 
 def outside_clip(values: Values, expected: Expected) -> Finding | None:
+    """Values far above the upper end of the contract's clip."""
     if expected.contract.limits is None:
         return None
     low, high = map(np.array, expected.contract.limits)

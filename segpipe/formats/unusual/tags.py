@@ -9,10 +9,12 @@ NO_TAGS = 'the contract\'s pixel = "physical" applies the scale and offset tags 
 
 
 def has_scale(expected: Expected) -> bool:
+    """Whether the file's tags change the gain of any band."""
     return expected.tagged and bool((expected.gain != np.array(expected.contract.column("scale"))).any())
 
 
 def has_tags(expected: Expected) -> bool:
+    """Whether the file's tags change the gain or the bias of any band."""
     offset = np.array(expected.contract.column("offset"))
     return has_scale(expected) or (expected.tagged and bool((expected.bias != offset).any()))
 

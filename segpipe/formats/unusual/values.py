@@ -63,6 +63,7 @@ class Expected:
     """Whether pixels should be those of an 8-bit picture."""
 
     def scaled(self, stored: Channel) -> Channel:
+        """Stored values on the contract's scale."""
         return stored * self.gain + self.bias
 
     def deviations(self, stored: Channel) -> Channel:
@@ -72,10 +73,12 @@ class Expected:
 
     @property
     def stored_mean(self) -> Channel:
+        """The contract's mean as stored pixels; requires a mean."""
         assert self.mean is not None
         return (self.mean - self.bias) / self.gain
 
     def name(self, channel: int) -> str:
+        """Name of a channel in messages."""
         return channel_name(self.contract, channel)
 
 
@@ -141,9 +144,11 @@ def is_optical(expected: Expected) -> bool:
 
 
 def channel_name(contract: Contract, channel: int) -> str:
+    """The contract's name of a channel, or else its number from 1."""
     names = contract.channel_names
     return names[channel] if names else f"channel {channel + 1}"
 
 
 def where(true: NDArray[np.bool_]) -> list[int]:
+    """Positions of the true elements."""
     return [int(i) for i in np.flatnonzero(true)]

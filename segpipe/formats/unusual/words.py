@@ -13,6 +13,7 @@ def holds(values: Values, expected: Expected) -> str:
 
 
 def expected_words(expected: Expected, channel: int) -> str:
+    """The mean, with its standard deviation, that the contract expects of a channel."""
     return f"a mean of {_mean_words(expected, channel)} in {expected.name(channel)}"
 
 
@@ -22,6 +23,7 @@ def _mean_words(expected: Expected, channel: int) -> str:
 
 
 def large_words(values: Values, expected: Expected) -> str:
+    """How far the medians lie above what the contract expects."""
     if expected.mean is None:
         full = "full reflectance" if expected.contract.layout.ndim == 2 else "full scale"
         return f"scaled to {expected.scaled(values.mid).max():.4g} where the contract's scale makes 1 of {full}"

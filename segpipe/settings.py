@@ -121,6 +121,17 @@ FORMS = {
 """Keys whose value may have several forms, and which these are."""
 
 
+NEEDS = {
+    "min_size": "lesions",
+    "instances": "lesions",
+    "aoi_layer": "aoi",
+    "zone_id": "zones",
+    "zones_layer": "zones",
+    "zones_out": "zones",
+}
+"""Keys that mean nothing without another one, and which that is."""
+
+
 class Settings(BaseModel):
     """Everything that a user can choose. None: the contract or the machine decides."""
 
@@ -412,10 +423,15 @@ def _check_places(settings: Settings) -> None:
         raise SettingsError(f"{named[0]} needs the executor dask, got serial: leave --executor out")
 
 
-def _check_lesions(settings: Settings) -> None:
-    named = "min_size" if settings.min_size else "instances"
-    if settings.lesions is False and (settings.min_size or settings.instances):
-        raise SettingsError(f"{named} needs lesions: give --lesions, too, or leave --{named.replace('_', '-')} out")
+def _check_needed(settings: Settings) -> None:
+    for key, needed in NEEDS.items():
+        if _is_given(settings, key) and not _is_given(settings, needed):
+            flag = key.replace("_", "-")
+            raise SettingsError(f"{key} needs {needed}: give --{needed}, too, or leave --{flag} out")
+
+
+def _is_given(settings: Settings, key: str) -> bool:
+    return bool(getattr(settings, key) != Settings.model_fields[key].default)
 
 
 def _check_bands(settings: Settings) -> None:
@@ -426,17 +442,6 @@ def _check_bands(settings: Settings) -> None:
 def _check_report(settings: Settings) -> None:
     if settings.report is not None and settings.seg == "none":
         raise SettingsError("a report refers to the segments of a SEG, got report dicom and seg none: leave --seg none out")
-
-
-def _check_aoi(settings: Settings) -> None:
-    if settings.aoi is None and settings.aoi_layer is not None:
-        raise SettingsError("aoi_layer needs aoi: give --aoi, too, or leave --aoi-layer out")
-
-
-def _check_zones(settings: Settings) -> None:
-    named = next((key for key in ("zone_id", "zones_layer", "zones_out") if getattr(settings, key) is not None), None)
-    if settings.zones is None and named is not None:
-        raise SettingsError(f"{named} needs zones: give --zones, too, or leave --{named.replace('_', '-')} out")
 
 
 def _check_rule(settings: Settings) -> None:
@@ -462,11 +467,9 @@ def load_settings(config: Path | None, flags: Mapping[str, Any], caller: str = "
     except ValidationError as error:
         raise SettingsError(readable(error, FORMS)) from None
     _check_places(settings)
-    _check_lesions(settings)
+    _check_needed(settings)
     _check_report(settings)
     _check_bands(settings)
-    _check_aoi(settings)
-    _check_zones(settings)
     _check_rule(settings)
     return settings
 

@@ -17,7 +17,6 @@ from segpipe.errors import DamagedPartError, OutputError, SourceError
 from segpipe.formats.case import Case
 from segpipe.formats.identity import Beside, hidden, hidden_path, identities
 from segpipe.formats.registry import CONFIDENCE, FORMATS, open_case
-from segpipe.formats.scene import brief
 from segpipe.formats.scope import lines_of
 from segpipe.formats.sink import Sink, Target
 from segpipe.formats.source import Scene
@@ -35,7 +34,7 @@ from segpipe.results.lesion_rule import INSTANCES
 from segpipe.results.mask_style import confidence_style, instance_style, legend, mask_style, segments
 from segpipe.results.parts import Tally, part_files, read_tally, write_tally
 from segpipe.results.records import Run, read_record, recorded
-from segpipe.results.schema import Amount, Record, RecordedInput, Values
+from segpipe.results.schema import Amount, Record, RecordedInput, Values, brief
 from segpipe.results.statistics import Row
 from segpipe.results.tables import Statistics
 from segpipe.results.targets import record_name, style_name, targets

@@ -1,5 +1,6 @@
 """The record of a case: its fields, its JSON, and the schema versions that can be read."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, TypeVar
@@ -7,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, Field, GetCoreSchemaHandler, Strict, TypeAdapter, ValidationError
 from pydantic_core.core_schema import CoreSchema, with_default_schema
 
+from segpipe.formats.source import Scene
 from segpipe.storage.documents import DocumentError, Text, parse_json
 from segpipe.storage.invalid import readable
 
@@ -70,6 +72,18 @@ class RecordedInput:
     def as_json(self) -> Values:
         absent = set() if self.scene else {"scene"}
         return {key: getattr(self, key) for key in self.__slots__ if key not in absent}
+
+
+BRIEF = re.compile(r"date|time|satellite|platform|spacecraft|constellation|sensor|instrument|mission|cloud", re.IGNORECASE)
+MOST_BRIEF, BRIEF_CHARACTERS = 12, 100
+"""Keys of acquisition time and sensor; most of them in a record, and their longest value."""
+
+
+def brief(scene: Scene) -> dict[str, str]:
+    """The scene metadata that a record holds: acquisition time and sensor."""
+    tags = {key: value for domain in scene.values() for key, value in domain.items()}
+    short = {key: value for key, value in sorted(tags.items()) if BRIEF.search(key) and len(value) <= BRIEF_CHARACTERS}
+    return dict(list(short.items())[:MOST_BRIEF])
 
 
 @dataclass(frozen=True, slots=True)

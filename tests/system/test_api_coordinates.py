@@ -14,7 +14,7 @@ from volumes import OBLIQUE, write
 import segpipe
 from segpipe.api.coordinates import data_array
 from segpipe.api.labels import Labels
-from segpipe.formats.nifti.mask import read_mask as read_volume_mask
+from segpipe.formats.nifti.source import read_mask as read_volume_mask
 from segpipe.formats.raster.mask import read_mask as read_raster_mask
 
 rioxarray = Later("rioxarray")

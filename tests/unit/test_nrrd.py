@@ -18,9 +18,8 @@ from scenes import assert_same
 from segpipe.contract import parse_contract
 from segpipe.errors import OutputError, SourceError
 from segpipe.formats.nrrd.header import read_nrrd
-from segpipe.formats.nrrd.mask import read_mask
 from segpipe.formats.nrrd.sink import is_own_nrrd
-from segpipe.formats.nrrd.source import NrrdSource
+from segpipe.formats.nrrd.source import NrrdSource, read_mask
 from segpipe.formats.registry import FORMATS
 from segpipe.geometry.windows import Window
 from segpipe.storage.folder import Folder

@@ -16,8 +16,8 @@ from test_readback import as_gdal_sees
 from segpipe.contract import Contract
 from segpipe.formats.raster import sink
 from segpipe.formats.raster.scene import scene_tags
-from segpipe.formats.scene import brief
 from segpipe.results.mask_style import class_colors
+from segpipe.results.schema import brief
 
 OWN = {
     "TIFFTAG_DATETIME": "2026:07:03 10:15:31",

@@ -34,9 +34,9 @@ def is_own(output: Store, name: str) -> bool:
 
 
 def read_mask(path: Path) -> tuple[NDArray[Any], Grid]:
-    from segpipe.formats.nifti import mask
+    from segpipe.formats.nifti import source
 
-    return mask.read_mask(path)
+    return source.read_mask(path)
 
 
 def verify(files: Sequence[str]) -> list[str]:

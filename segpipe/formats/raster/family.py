@@ -58,9 +58,9 @@ def open_mask(path: Path) -> AbstractContextManager[OpenMask]:
 
 
 def style_of(path: Path) -> Style:
-    from segpipe.formats.raster import joined
+    from segpipe.formats.raster import mask
 
-    return joined.style_of(path)
+    return mask.style_of(path)
 
 
 def map_sink(output: Store, name: str, grid: Grid, style: Style) -> Sink:

@@ -1,4 +1,4 @@
-"""Read a raster mask that segpipe wrote."""
+"""Read raster masks that segpipe wrote: labels, grid and style."""
 
 import itertools
 from collections.abc import Iterator
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 from rasterio.windows import Window as RasterWindow
 
+from segpipe import __version__
 from segpipe.errors import OutputError
 from segpipe.formats.raster.gdal import gdal_errors, gdal_options, open_raster
-from segpipe.formats.style import Color
+from segpipe.formats.style import Color, Style
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.raster_grid import read_grid
 from segpipe.geometry.windows import Window
@@ -23,6 +24,9 @@ from segpipe.storage.retry import is_passing
 TIDY = 64
 """Masks after whose closing freed memory is given back. Each takes a block of 256 kB; of 2,000 masks, every second process
 kept up to 500 MB of them (measured)."""
+
+CLASS = "CLASS_"
+"""Beginning of the tags with class names."""
 
 _CLOSED = itertools.count(1)
 
@@ -89,3 +93,29 @@ def open_mask(path: Path) -> Iterator[RasterMask]:
             yield RasterMask(read_grid(dataset), path, dataset)
     if next(_CLOSED) % TIDY == 0:
         return_freed_memory()
+
+
+def style_of(path: Path) -> Style:
+    """The style of a mask, as its sink wrote it.
+
+    Raises:
+        OutputError: the mask cannot be read.
+    """
+    with gdal_options(), gdal_errors(OutputError, f"{path} cannot be read"), open_raster(str(path)) as dataset:
+        tags = {key: value for key, value in dataset.tags().items() if key.startswith((CLASS, "MODEL_SHA256"))}
+        names = {int(key.removeprefix(CLASS)): value for key, value in tags.items() if key.startswith(CLASS)}
+        nodata, dtype = int(dataset.nodata), dataset.dtypes[0]
+        table: dict[int, Color] = dataset.colormap(1) if names and dtype == "uint8" else {}
+        bands = [text or "" for text in dataset.descriptions]
+    colors = {value: table[value] for value in (*sorted(names), nodata)} if table else None
+    legend = {value: table[value] for value in sorted(names)} if table else {}
+    names = dict(sorted(names.items()))
+    return Style(
+        dtype=dtype,
+        nodata=nodata,
+        bands=bands,
+        colors=colors,
+        names=names or None,
+        tags={"SEGPIPE": __version__, **tags},
+        legend=legend,
+    )

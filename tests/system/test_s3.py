@@ -1,4 +1,4 @@
-"""Object storage: the same run with inputs and output in a bucket, against a real S3 endpoint on loopback."""
+"""Object storage (``segpipe.storage.bucket``): a run with inputs and output in a bucket of a real S3 endpoint on loopback."""
 
 import json
 import os

@@ -10,7 +10,7 @@ import numpy as np
 
 from segpipe.accuracy.change import ChangeMap, check_codes
 from segpipe.accuracy.estimators import Float, Integers
-from segpipe.accuracy.evaluate import classes_of, has_one_class_per_pixel, records_of
+from segpipe.accuracy.evaluate import classes_of, has_one_class_per_pixel
 from segpipe.accuracy.labels import Reference, open_labels, open_reference, windows
 from segpipe.accuracy.overlaps import sharing
 from segpipe.accuracy.pairing import Pairing, pairing
@@ -18,6 +18,7 @@ from segpipe.errors import InputError, OutputError, case_errors
 from segpipe.formats.registry import FORMATS, OpenMask, environment
 from segpipe.geometry.cells import Cells
 from segpipe.geometry.grid import Grid
+from segpipe.jobs.status import finished_records
 from segpipe.messages.printable import printable
 from segpipe.results.areas import count_positions
 from segpipe.results.schema import Record
@@ -91,7 +92,7 @@ def compare(task: Task) -> Changes:
         SettingsError: the file with classes cannot be used.
     """
     stores = [store_at(place).settled() for place in (task.first, task.second)]
-    runs = [{record.case: record for record in records_of(store)} for store in stores]
+    runs = [{record.case: record for record in finished_records(store)} for store in stores]
     one, other = (classes_of(list(run.values())) for run in runs)
     classes = pairing(one, other, task.map_classes)
     common = [name for name in runs[0] if name in runs[1]]

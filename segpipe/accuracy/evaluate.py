@@ -18,14 +18,13 @@ from segpipe.accuracy.labels import Reference, open_labels, open_reference, rows
 from segpipe.accuracy.polygons import SHOWN, read_polygons
 from segpipe.accuracy.population import positions
 from segpipe.accuracy.scores import LARGE, Scores, bootstrap, scores
-from segpipe.errors import InputError, OutputError, case_errors
-from segpipe.formats.case import Case
+from segpipe.errors import InputError, case_errors
 from segpipe.formats.registry import OpenMask, by_suffix, environment, split_suffix
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.windows import Window
-from segpipe.jobs.status import last_run
+from segpipe.jobs.status import finished_records
 from segpipe.messages.printable import printable
-from segpipe.results.records import read_record
+from segpipe.overlap.finished import classes_of as named_classes
 from segpipe.results.schema import Record
 from segpipe.storage import Store
 from segpipe.storage.places import store_at
@@ -107,7 +106,7 @@ def evaluate(task: Task) -> Evaluation:
     if task.boundary is not None:
         check_installed()
     store = store_at(task.labels).settled()
-    records = records_of(store)
+    records = finished_records(store)
     pictures = read_annotations(task.reference) if task.column is None else None
     classes = class_map(classes_of(records), None if pictures else task.map_classes, task.ignore)
     openers, problems = _annotated(task, records, pictures) if pictures else _openers(task, records)
@@ -136,39 +135,21 @@ def _nothing(classes: ClassMap) -> Confusion:
     return Confusion(np.zeros((len(classes.ids),) * 2, np.int64))
 
 
-def records_of(store: Store) -> list[Record]:
-    """Records of the cases of the last run, in the order of their names.
-
-    Raises:
-        OutputError: there is no such run, or no record.
-    """
-    last = last_run(store)
-    names = sorted({*last.done, *last.skipped})
-    found = [record for name in names if (record := read_record(store, Case(name, name))) is not None]
-    if not found:
-        raise OutputError(f"{store} must hold masks with their records, and no case of the last run has one: run it again")
-    return found
-
-
 def classes_of(records: Sequence[Record]) -> dict[int, str]:
     """Name of each class, by id.
 
     Raises:
         InputError: cases have different classes.
     """
-    first = _named(records[0])
+    first = dict(named_classes(records[0]))
     for record in records:
-        if _named(record) != first:
+        if dict(named_classes(record)) != first:
             names = f"{printable(records[0].case)} and {printable(record.case)}"
             raise InputError(
                 f"all cases must have the same classes, and those of {names} differ: keep the runs of each model in an "
                 "output of their own"
             )
     return first
-
-
-def _named(record: Record) -> dict[int, str]:
-    return {row["class_id"]: row["class_name"] for row in record.areas if row["class_id"] is not None}
 
 
 Opener = Callable[[Grid], AbstractContextManager[Reference]]

@@ -6,10 +6,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from segpipe.api.results import open_run
+from segpipe.api.results import masked_cases
 from segpipe.choices import OverlapRule
 from segpipe.errors import OutputError, SettingsError
-from segpipe.formats.case import Case
 from segpipe.formats.registry import FORMATS, RASTER, environment
 from segpipe.overlap.finished import Finished
 from segpipe.overlap.frame import Wish
@@ -82,10 +81,7 @@ def _target(text: str) -> tuple[Store, str]:
 
 def _finished(store: Store) -> list[Finished]:
     """The cases of the last run that have a mask, sorted by name."""
-    done = sorted(open_run(str(store)).records)
-    if not done:
-        raise OutputError(f"{store} must hold masks, and no case of the last run has one: run it again")
-    return [Finished.of(store, record) for record in records(store, [Case(name, name) for name in done])]
+    return [Finished.of(store, record) for record in records(store, masked_cases(store))]
 
 
 def _index_name(name: str) -> str:

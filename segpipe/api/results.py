@@ -251,6 +251,18 @@ def open_run(output: str | os.PathLike[str]) -> RunResult:
     )
 
 
+def masked_cases(store: Store) -> list[Case]:
+    """The cases of the last run that have a mask, sorted by name, also of a run that has not ended.
+
+    Raises:
+        OutputError: it is not the output of a run, or there is no such case.
+    """
+    done = sorted(open_run(str(store)).records)
+    if not done:
+        raise OutputError(f"{store} must hold masks, and no case of the last run has one: run it again")
+    return [_case(name) for name in done]
+
+
 def _finished(store: Store, last: LastRun) -> list[str]:
     """Cases that have a record but did not come from earlier runs; a run that has not ended has not listed them yet."""
     return sorted(name for name in _names(store) if name not in {*last.skipped} and read_record(store, _case(name)))

@@ -3,9 +3,7 @@
 import os
 from collections.abc import Iterator
 
-from segpipe.api.results import open_run
-from segpipe.errors import OutputError
-from segpipe.formats.case import Case
+from segpipe.api.results import masked_cases
 from segpipe.process.environment import settle
 from segpipe.storage import Store
 from segpipe.storage.lock import locked
@@ -26,21 +24,13 @@ def measure_zones(output: str | os.PathLike[str], task: ZonesTask) -> list[str]:
     """
     settle()
     store = store_at(os.fspath(output)).settled()
-    _finished(store, output)  # refuse what is no run before a lock is written
+    masked_cases(store)  # refuse what is no run before a lock is written
     read = read_and_check(task, store)
     with locked(store):
-        cases = _finished(store, output)  # another run may have ended meanwhile
+        cases = masked_cases(store)  # another run may have ended meanwhile
         totals = make_tables(task, read, store, cases)
         store.sweep()
     return list(_lines(store, task, int((totals.cases > 0).sum()), len(read), len(cases)))
-
-
-def _finished(store: Store, output: str | os.PathLike[str]) -> list[Case]:
-    """The cases of a run that have a mask, sorted by name."""
-    done = sorted(open_run(output).records)
-    if not done:
-        raise OutputError(f"{store} must hold masks, and no case of the last run has one: run it again")
-    return [Case(name, name) for name in done]
 
 
 def _lines(store: Store, task: ZonesTask, there: int, count: int, cases: int) -> Iterator[str]:

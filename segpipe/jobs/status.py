@@ -1,4 +1,4 @@
-"""Status of the last run into an output folder, from its ``run.json``, records and parts."""
+"""The last run into an output folder: what its ``run.json``, records and parts say of it."""
 
 import os
 import shlex
@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from segpipe.errors import OutputError, SegpipeError
+from segpipe.formats.case import Case
 from segpipe.formats.cases import find_input
 from segpipe.formats.registry import element_of
 from segpipe.formats.veil import hidden_inputs, hide_case, names_of
@@ -18,8 +19,9 @@ from segpipe.messages.veil import HIDDEN, learn, path_code, without_names
 from segpipe.network.listed import spec_of_run
 from segpipe.network.spec import ModelSpec
 from segpipe.results.parts import FOLDER, done_parts, parts_folder
-from segpipe.results.records import Run, done_cases
+from segpipe.results.records import Run, done_cases, read_record
 from segpipe.results.refused import storable
+from segpipe.results.schema import Record
 from segpipe.results.totals import StatedTotals
 from segpipe.settings import Settings
 from segpipe.storage import Store
@@ -134,6 +136,20 @@ def last_run(output: Store) -> LastRun:
     raise OutputError(
         f"{output} must be the output of a run, and its run.json {why}: a run with the same command writes it again"
     )
+
+
+def finished_records(output: Store) -> list[Record]:
+    """Records of the cases of the last run that have a mask, in the order of their names.
+
+    Raises:
+        OutputError: there is no such run, or no record.
+    """
+    last = last_run(output)
+    names = sorted({*last.done, *last.skipped})
+    found = [record for name in names if (record := read_record(output, Case(name, name))) is not None]
+    if not found:
+        raise OutputError(f"{output} must hold masks with their records, and no case of the last run has one: run it again")
+    return found
 
 
 def _settings(output: Store, last: LastRun) -> Settings:

@@ -11,11 +11,10 @@ from pyproj import CRS
 
 from segpipe.choices import OverlapRule
 from segpipe.errors import InputError, OutputError, SettingsError
-from segpipe.formats.case import Case
 from segpipe.formats.registry import CONFIDENCE, FORMATS, OpenMask, environment
 from segpipe.geometry.raster_grid import RasterGrid, parse_crs, place_of
 from segpipe.geometry.reference import NowhereError, crs_name, horizontal
-from segpipe.jobs.status import last_run
+from segpipe.jobs.status import finished_records
 from segpipe.messages.printable import printable
 from segpipe.overlap.finished import Around, Finished, extent_of, opened, shared_with
 from segpipe.overlap.order import Neighbourhood
@@ -23,7 +22,6 @@ from segpipe.polygons.case import CaseMask, Left, features_of
 from segpipe.polygons.file import CaseRows, Target, check_path, write
 from segpipe.polygons.placement import Placement
 from segpipe.polygons.rule import Minimum, Rule, chosen
-from segpipe.results.records import read_record
 from segpipe.results.schema import Record
 from segpipe.storage import Store
 from segpipe.storage.files import reading_errors
@@ -92,7 +90,7 @@ def write_polygons(task: Task) -> Written:
     check_path(task.path)
     store, written = store_at(task.output).settled(), Written()
     with environment():
-        cases = _placed_cases(store, _records(store))
+        cases = _placed_cases(store, finished_records(store))
         if task.overlap_rule is not None:
             cases = _with_neighbours(store, cases, task.overlap_rule)
         rule = _rule(task, cases)
@@ -101,15 +99,6 @@ def write_polygons(task: Task) -> Written:
         with closing(_rows(store, _moved(cases, crs), rule, written)) as rows:  # masks close before their environment does
             write(target, rows)
     return written
-
-
-def _records(store: Store) -> list[Record]:
-    last = last_run(store)
-    names = sorted({*last.done, *last.skipped})
-    found = [record for name in names if (record := read_record(store, Case(name, name))) is not None]
-    if not found:
-        raise OutputError(f"{store} must hold masks, and no case of the last run has one: run it again")
-    return found
 
 
 def _placed_cases(store: Store, records: Sequence[Record]) -> list[_Placed]:

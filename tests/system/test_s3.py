@@ -1,4 +1,4 @@
-"""Object storage (``segpipe.storage.bucket``): a run with inputs and output in a bucket of a real S3 endpoint on loopback."""
+"""Object storage (``segpipe.storage.bucket``): a run with inputs and output in a bucket of a real S3 endpoint."""
 
 import json
 import os

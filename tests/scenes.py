@@ -163,7 +163,7 @@ def begin_and_stop(root: Path, command: list[str], log: Path, moment: str, *, ti
     """
     strikes = [(f"segpipe.{moment}", signal.SIGSTOP)] * times
     process = Fork(root, command[len(SEGPIPE) :], log, strikes, within=within, forked=1)
-    wait_until(lambda: _is_stopped(process), process)
+    wait_until(lambda: is_stopped(process.pid), process)
     return process
 
 
@@ -177,11 +177,13 @@ def go_on_until(true: Callable[[], Any], process: Fork) -> None:
     """Let a process go from one stop to the next until something is true; it stands still then."""
     while not true():
         process.send_signal(signal.SIGCONT)
-        wait_until(lambda: _is_stopped(process), process)
+        wait_until(lambda: is_stopped(process.pid), process)
 
 
-def _is_stopped(process: Fork) -> bool:
-    return "State:\tT" in Path(f"/proc/{process.pid}/status").read_text()
+def is_stopped(number: int) -> bool:
+    with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        return "State:\tT" in Path(f"/proc/{number}/status").read_text()
+    return False
 
 
 def wait(process: Session, watch: Callable[[], Any] = lambda: None, *, every: float = 0.01) -> int:

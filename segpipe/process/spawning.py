@@ -87,18 +87,24 @@ def start(module: str, name: str, connection: Connection, *, environment: Mappin
 
 def _call(module: str, name: str, connection: Connection) -> None:
     """Watch the connection before the module is imported, which takes a second or more."""
-    threading.Thread(target=_end_with, args=(connection.fileno(),), name="segpipe-parent", daemon=True).start()
+    descriptor = connection.fileno()
+    signal.signal(signal.SIGCONT, lambda *_: _end_if_left(descriptor, 0))
+    threading.Thread(target=_end_if_left, args=(descriptor, None), name="segpipe-parent", daemon=True).start()
     with loading():
         function = getattr(import_module(module), name)
     function(connection)
 
 
-def _end_with(descriptor: int) -> None:
-    """End this process when nobody holds the other end of a connection any more."""
+def _end_if_left(descriptor: int, milliseconds: int | None) -> None:
+    """End this process when nobody holds the other end of a connection any more; wait for that so long.
+
+    A process that was stopped and goes on asks before its next step, not only in a thread that runs beside it: its output
+    may have been finished by another run meanwhile.
+    """
     poll = select.poll()
     poll.register(descriptor, 0)  # reports only that it was hung up
-    poll.poll()
-    os._exit(1)
+    if poll.poll(milliseconds):
+        os._exit(1)
 
 
 def without_signals(make: Callable[[], C], given_up: Callable[[], object] = lambda: None) -> C:

@@ -25,6 +25,7 @@ from scenes import (
     begin,
     begin_and_stop,
     files,
+    is_stopped,
     kill,
     make_model,
     make_scenes,
@@ -212,10 +213,27 @@ def test_a_worker_that_hangs_is_replaced(executor, at_work, root, tmp_path):
     assert left_of(process.pid) == []
 
 
-def test_a_worker_that_wakes_after_its_run_was_done_again_harms_nothing(root, tmp_path):
-    out, log = tmp_path / "out", tmp_path / "first.log"
-    process = begin_and_stop(root, arguments("plain", out, f"{PROCESSES} --parts 12"), log, TWO_ENDED)
-    assert some_parts(out)
+STANDING = """
+import os, signal, threading
+from segpipe.storage.folder import Folder
+
+def standing(folder, name, whole=Folder.draft):
+    is_worker = any(thread.name == "segpipe-parent" for thread in threading.enumerate())
+    if is_worker and any(folder.root.glob(".parts/*/*.npz")):
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return whole(folder, name)
+
+Folder.draft = standing
+"""
+"""Workers stand still before they write more than the first part."""
+
+
+def test_a_worker_that_wakes_after_its_run_was_done_again_harms_nothing(root, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    (tmp_path / "sitecustomize.py").write_text(STANDING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    process = begin(root, arguments("plain", out, f"{PROCESSES} --parts 12"), tmp_path / "first.log")
+    wait_until(lambda: any(map(is_stopped, workers(process.pid))), process)
     asleep = [worker for worker in workers(process.pid) if kill(worker, signal.SIGSTOP)]
     process.kill()
     process.wait()

@@ -42,7 +42,7 @@ test-slow: $(VENV)/developed
 check: $(VENV)/developed docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	$(BIN)/lint-imports --no-cache
 
 # the site, in site/: open site/index.html

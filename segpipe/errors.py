@@ -6,8 +6,9 @@ A message states the rule, then the value that broke it, then the mend.
 import errno
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from segpipe.messages.redact import without_secrets
 from segpipe.messages.veil import is_veiled, without_quotes
@@ -114,6 +115,16 @@ def of_system(error: OSError) -> str:
     said = error.strerror or one_line(error)
     mend = MENDS.get(error.errno or 0)
     return said if mend is None else f"{said}: {mend}"
+
+
+def correct_path(path: object) -> str:
+    """The mend of a path that does not exist. A relative one may be right from another folder, as in a job of cron."""
+    text = str(path)
+    if "://" in text or Path(text).is_absolute():
+        return "correct the path"
+    with suppress(OSError):  # the folder of the process is gone
+        return f"correct the path, which is relative to {Path.cwd()}"
+    return "correct the path"
 
 
 def one_line(value: object) -> str:

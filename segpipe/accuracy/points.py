@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from segpipe.accuracy.draw import Unit
 from segpipe.accuracy.matrix import read_rows
 from segpipe.accuracy.population import Population
-from segpipe.errors import InputError, InstallationError, OutputError, one_line
+from segpipe.errors import InputError, InstallationError, OutputError, correct_path, one_line
 from segpipe.messages.printable import printable, printable_json
 from segpipe.process.extras import install
 from segpipe.storage.documents import DocumentError, parse_json
@@ -230,7 +230,7 @@ def read_frame(path: Path, column: str) -> "GeoDataFrame":
         import geopandas
 
         if not path.exists():
-            raise InputError(f"{path} must be a vector file, and does not exist: correct the path")
+            raise InputError(f"{path} must be a vector file, and does not exist: {correct_path(path)}")
         if is_pointer(path):
             raise InputError(f"{path} must hold its data, and leads to other sources: convert it with ogr2ogr")
         if (reason := truncated(path)) is not None:

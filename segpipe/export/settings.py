@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from segpipe.errors import SettingsError
+from segpipe.errors import SettingsError, correct_path
 from segpipe.storage.documents import DocumentError, parse_toml
 from segpipe.storage.invalid import readable
 
@@ -114,7 +114,7 @@ def _check(settings: ExportSettings) -> None:
     if settings.arch and settings.module:
         raise SettingsError(f"one of --arch and --module builds the network, got both {settings.arch} and {settings.module}")
     if not settings.weights.exists():
-        raise SettingsError(f"the weights must exist, got {settings.weights}")
+        raise SettingsError(f"the weights must exist, got {settings.weights}: {correct_path(settings.weights)}")
     taken = [settings.weights]
     for path in (settings.output, settings.stac_mlm):
         if path is not None:

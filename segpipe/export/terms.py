@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from segpipe.contract import Contract, parse_contract
-from segpipe.errors import ContractError, ExportError
+from segpipe.errors import ContractError, ExportError, correct_path
 from segpipe.export.classes import TABLES, class_table
 from segpipe.export.merge import groups_of
 from segpipe.export.settings import ExportSettings
@@ -70,7 +70,10 @@ def _from_classes(classes: str | None) -> dict[str, Any]:
         return {"classes": class_table(classes)}
     path = Path(classes)
     if not path.exists():
-        raise ExportError(f"--classes must be {', '.join(TABLES)} or a TOML file, got {classes}, which does not exist")
+        known = ", ".join(TABLES)
+        raise ExportError(
+            f"--classes must be {known} or a TOML file, got {classes}, which does not exist: {correct_path(classes)}"
+        )
     try:
         return _of_types(read_toml(path), path)
     except DocumentError as error:

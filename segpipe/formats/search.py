@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from segpipe.errors import InputError
+from segpipe.errors import InputError, correct_path
 from segpipe.formats.case import EVERY_CASE, Case, Choice
 from segpipe.formats.listing import Listing
 from segpipe.formats.path_list import LIST_SUFFIXES, entries, is_file
@@ -85,7 +85,7 @@ def expand(text: str, search: Search) -> Iterator[Case]:
     elif glob.has_magic(text):
         yield from _matching(text, search)
     else:
-        raise InputError(f"the input must exist, got {text}")
+        raise InputError(f"the input must exist, got {text}: {correct_path(text)}")
 
 
 def _rasters(root: Path, search: Search) -> Iterator[Case]:

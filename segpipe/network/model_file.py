@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto
 
 from segpipe.contract import Contract
-from segpipe.errors import ModelError, one_line
+from segpipe.errors import ModelError, correct_path, one_line
 from segpipe.storage.content import describe
 
 
@@ -24,7 +24,7 @@ def read_model(path: Path) -> onnx.ModelProto:
         kind = describe(path)
         raise ModelError(f"the model must be an ONNX file, got the folder {path}" + (f": {kind}" if kind else ""))
     if not path.is_file():
-        raise ModelError(f"the model must exist, got {path}")
+        raise ModelError(f"the model must exist, got {path}: {correct_path(path)}")
     if path.suffix.lower() == ".toml":
         raise ModelError(f"the model must be an ONNX file here, got {path}: a list of models is for segpipe run")
     try:

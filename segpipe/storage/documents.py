@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
-from segpipe.errors import one_line
+from segpipe.errors import correct_path, one_line
 
 MOST_BYTES = 2**22
 """Largest document that a person or an exporter writes, in bytes: a contract with 20,000 classes, each with a long name
@@ -105,7 +105,7 @@ def read_text(path: Path, *, most: int = MOST_BYTES) -> str:
     try:
         data = _content(path, most)
     except FileNotFoundError:
-        raise DocumentError("must exist, and does not: correct its name") from None
+        raise DocumentError(f"must exist, and does not: {correct_path(path)}") from None
     except OSError as error:
         raise DocumentError(f"cannot be read: {error.strerror}") from None
     check_size(data, most)

@@ -158,7 +158,7 @@ def find_objects(text: str, wanted: Callable[[str], bool], others: list[str]) ->
     except OSError as error:
         raise InputError(f"the input cannot be listed: {text}: {error.strerror}") from error
     if not found:
-        raise InputError(f"the input must exist, got {text}")
+        raise InputError(f"the input must exist, got {text}: correct the path")
 
 
 def first_object(bucket: str, prefix: str) -> list[Listed]:

@@ -12,7 +12,7 @@ import numpy as np
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 
-from segpipe.errors import InstallationError, ZonesError, of_system, one_line
+from segpipe.errors import InstallationError, ZonesError, correct_path, of_system, one_line
 from segpipe.geometry.reference import NowhereError, horizontal
 from segpipe.process.extras import install
 from segpipe.storage.files import is_nearly_full
@@ -120,7 +120,7 @@ def read_surfaces(selection: Selection) -> Surfaces:
     """
     path, flag = selection.path, selection.flag
     if not path.exists():
-        raise ZonesError(f"{flag} must be a file of polygons, and {path} does not exist: correct the path")
+        raise ZonesError(f"{flag} must be a file of polygons, and {path} does not exist: {correct_path(path)}")
     frame = read_frame(selection, [selection.column] if selection.column else [])
     crs = crs_of(frame, selection)
     if not len(frame):

@@ -275,7 +275,7 @@ def test_workers_are_jobs_of_other_batch_systems(kind, scenes, segpipe, tmp_path
     [
         (["--scheduler", "tcp://x:1", "--workers", "2"], "one of scheduler, cluster and workers"),
         (["--scheduler", "tcp://x:1", "--executor", "serial"], "needs the executor dask"),
-        (["--cluster", "none.toml"], "--cluster none.toml must exist, and does not: correct its name"),
+        (["--cluster", "none.toml"], "--cluster none.toml must exist, and does not: correct the path"),
     ],
 )
 def test_settings_that_contradict_are_refused(arguments, message, scenes, segpipe):

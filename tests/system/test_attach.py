@@ -459,7 +459,7 @@ def test_other_layouts(layout, model, tmp_path):
 
 def test_contract_that_cannot_be_read(model, tmp_path):
     refused(
-        ContractError, "the contract .*none.toml must exist, and does not: correct its name", model, tmp_path / "none.toml"
+        ContractError, "the contract .*none.toml must exist, and does not: correct the path", model, tmp_path / "none.toml"
     )
     (tmp_path / "c.toml").write_text("= 1")
     refused(ContractError, "c.toml is not TOML", model, tmp_path / "c.toml")
@@ -533,7 +533,7 @@ def test_command(model, contract, segpipe):
     assert "--contract" in again.stderr
     wrong = segpipe("export", "attach", model, "--contract", "none.toml")
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr.startswith("error: the contract none.toml must exist, and does not: correct its name")
+    assert wrong.stderr.startswith("error: the contract none.toml must exist, and does not: correct the path")
 
 
 def test_attaching_needs_no_torch(model, contract):

@@ -104,7 +104,7 @@ REFUSED: list[tuple[str, Callable[[Path], Any], str, str]] = [
         "no configuration",
         nothing,
         "-c c.toml -i in -m m.onnx",
-        "the configuration c.toml must exist, and does not: correct its name",
+        "the configuration c.toml must exist, and does not: correct the path",
     ),
     (
         "unknown setting",
@@ -118,7 +118,7 @@ REFUSED: list[tuple[str, Callable[[Path], Any], str, str]] = [
         "no contract file",
         nothing,
         "-i in -m m.onnx --contract c.toml",
-        "the contract c.toml must exist, and does not: correct its name",
+        "the contract c.toml must exist, and does not: correct the path",
     ),
     (
         "overlap",

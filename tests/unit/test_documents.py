@@ -23,7 +23,7 @@ def pipe(path):
 
 
 REFUSED = {
-    "missing": (lambda path: None, "^must exist, and does not: correct its name$"),
+    "missing": (lambda path: None, "^must exist, and does not: correct the path$"),
     "folder": (lambda path: path.mkdir(), "^must be a file, and is a folder: name the file$"),
     "pipe": (pipe, "^must be a file, and is something else: name the file$"),
     "below a file": (lambda path: path.parent.rmdir() or path.parent.write_text(""), "^cannot be read: Not a directory$"),

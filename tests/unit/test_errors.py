@@ -2,7 +2,15 @@
 
 import pytest
 
-from segpipe.errors import DeviceMemoryError, SourceError, UnforeseenError, case_errors, memory_errors, one_line
+from segpipe.errors import (
+    DeviceMemoryError,
+    SourceError,
+    UnforeseenError,
+    case_errors,
+    correct_path,
+    memory_errors,
+    one_line,
+)
 
 
 def test_an_error_of_segpipe_is_kept_as_it_is():
@@ -56,3 +64,11 @@ def test_memory_of_a_device_is_told_from_all_else(said):
 def test_the_text_of_an_error_has_no_secrets_and_one_line():
     assert str(SourceError("https://me:pw@host/a.tif?sig=1 is gone")) == "https://...@host/a.tif?... is gone"
     assert one_line(" a\n\tb ") == "a b"
+
+
+def test_a_relative_path_that_does_not_exist_is_told_with_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert correct_path("in/a.tif") == f"correct the path, which is relative to {tmp_path}"
+    assert correct_path(tmp_path / "a.tif") == correct_path("s3://bucket/a.tif") == "correct the path"
+    tmp_path.rmdir()
+    assert correct_path("in/a.tif") == "correct the path"

@@ -154,7 +154,7 @@ def test_settings_of_one_model_are_refused(key: str, root: Path) -> None:
 def test_a_list_stands_alone(root: Path) -> None:
     with pytest.raises(SettingsError, match="a list of models must be the only --model"):
         is_list([root / "list.toml", root / "organs.onnx"])
-    with pytest.raises(SettingsError, match=r"the list of models .*must exist, and does not: correct its name"):
+    with pytest.raises(SettingsError, match=r"the list of models .*must exist, and does not: correct the path"):
         read_list(root / "none.toml")
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from segpipe.errors import ExportError
+from segpipe.errors import ExportError, correct_path
 from segpipe.messages.printable import printable
 from segpipe.storage.documents import DocumentError, read_json, shortened
 from segpipe.storage.yaml_text import read_yaml
@@ -144,7 +144,7 @@ def _in_zip(source: Path, archive: zipfile.ZipFile, names: tuple[str, ...], what
 
 def _in_folder(source: Path, names: tuple[str, ...], what: str) -> tuple[Path, str]:
     if not source.exists():
-        raise ExportError(f"{what} must exist, got {source}")
+        raise ExportError(f"{what} must exist, got {source}: {correct_path(source)}")
     for name in names:
         if source.is_dir() and (source / name).is_file():
             return source, name

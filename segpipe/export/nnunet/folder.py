@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segpipe.errors import ExportError
+from segpipe.errors import ExportError, correct_path
 from segpipe.storage.documents import DocumentError, read_json
 
 MOST_JSON = 2**26
@@ -74,7 +74,7 @@ def open_folder(path: Path, checkpoint_name: str) -> TrainedFolder:
     if not path.is_dir():
         raise ExportError(
             f"nnU-Net's results must be a folder such as nnUNetTrainer__nnUNetPlans__3d_fullres, got {path}"
-            + ("" if path.exists() else ", which does not exist")
+            + ("" if path.exists() else f", which does not exist: {correct_path(path)}")
         )
     return TrainedFolder(path, _document(path, "plans.json"), _document(path, "dataset.json"), checkpoint_name)
 

@@ -1,7 +1,6 @@
 """The executor for a Dask cluster: workers of this machine, of an existing scheduler, or of a batch system."""
 
 import logging
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
@@ -12,27 +11,20 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from segpipe.errors import ModelError, SegpipeError, WorkerError
-from segpipe.formats.registry import release
 from segpipe.jobs.agenda import Agenda
 from segpipe.jobs.batch_system import read_cluster
-from segpipe.jobs.carrying import Carrier, warnings_sent
-from segpipe.jobs.cluster import check_threads, connected, dashboard
+from segpipe.jobs.cluster import connected, dashboard
+from segpipe.jobs.dask_worker import give_up, plugin_of, topic, work
 from segpipe.jobs.lost import ALONE, GIVING_UP, RETRIES, TICK, failures, hung_reason, lost_reason, split_job
 from segpipe.jobs.plan import Plan
 from segpipe.jobs.tasks import Halt, Outcome, Progress, Result, Task, Watcher
-from segpipe.pipeline.infer import load
 from segpipe.results.records import Run
 from segpipe.timing.spans import Around, Taken, absorb, span
-from segpipe.vectors.area import Polygons, polygons_of, remember
 
 if TYPE_CHECKING:
-    from distributed import Client, Future, Worker
+    from distributed import Client, Future
 
 LOG = logging.getLogger("segpipe")
-
-TOPIC = "segpipe-progress"
-WORKER_MODEL = "segpipe_model"
-"""Attribute of a Dask worker that holds the loaded model."""
 
 GONE = "the scheduler is gone, and the jobs that were running are lost: start it, then run the same command again"
 
@@ -51,11 +43,12 @@ def dask(plan: Plan, run: Run, watcher: Watcher, halt: Halt) -> Iterator[Outcome
     with Around("workers", connected(run, plan.workers)) as client:
         if line := dashboard(client):
             watcher.note(line)
-        plugin = _plugin(run)
+        identity = uuid4().hex
+        plugin = plugin_of(run, identity)
         with span("workers"):
             client.register_plugin(plugin)
         try:
-            yield from _Board(client, plan, run, watcher.progress).carry_out(halt)
+            yield from _Board(client, plan, run, watcher.progress, identity).carry_out(halt)
         finally:
             if run.settings.scheduler is not None:  # its workers outlive the run
                 with suppress(Exception):  # the cluster may be gone, and its workers with it
@@ -77,8 +70,9 @@ class _Running:
 class _Board:
     """Submits tasks to a cluster, few at a time, so that the scheduler never holds more than two per worker."""
 
-    def __init__(self, client: "Client", plan: Plan, run: Run, progress: Progress) -> None:
-        self._client, self._plan, self._run, self._progress = client, plan, run, progress
+    def __init__(self, client: "Client", plan: Plan, run: Run, progress: Progress, identity: str) -> None:
+        """``identity`` tells the run from others that use the same workers."""
+        self._client, self._plan, self._run, self._progress, self._identity = client, plan, run, progress, identity
         self._agenda = Agenda(plan, run)
         self._running: dict[str, _Running] = {}
         self._suspects: list[Task] = []
@@ -86,7 +80,7 @@ class _Board:
         self._called = self._attended = time.monotonic()
         self._stopped: float | None = None
         """When the output was found to be unwritable."""
-        client.subscribe_topic(TOPIC, self._hear)
+        client.subscribe_topic(topic(identity), self._hear)
 
     def _hear(self, event: tuple[float, Any]) -> None:
         """Handle a message from a worker, in the client's own thread."""
@@ -125,11 +119,12 @@ class _Board:
         self._stopped = time.monotonic()
         keys = [key for key, running in self._running.items() if running.worker is not None]
         with suppress(OSError, TimeoutError):  # no answer: futures report a lost scheduler
-            self._client.run(_give_up, keys, on_error="ignore", wait=False)
+            self._client.run(give_up, keys, on_error="ignore", wait=False)
 
     def _submit(self, task: Task, attempt: int) -> None:
         key = f"segpipe-{uuid4().hex}"
-        future = self._client.submit(_work, key, task, self._run, self._plan.calls, key=key, pure=False)
+        errand = (key, task, self._run, self._plan.calls, self._identity)
+        future = self._client.submit(work, *errand, key=key, pure=False)
         self._running[key] = _Running(task, future, attempt)
         future.add_done_callback(lambda done: self._ended.put(done.key))
 
@@ -217,38 +212,6 @@ class _Board:
                 yield from self._agenda.ended(running.task, failures(running.task, self._run, text))
 
 
-def _work(key: str, task: Task, run: Run, calls: int) -> tuple[list[Result], Taken | None]:
-    """Run a task on a worker of Dask, with the model loaded by the plugin."""
-    from distributed import get_worker
-
-    worker = get_worker()
-    check_threads(run, worker.address, worker.state.nthreads)
-    worker.log_event(TOPIC, {"began": key, "worker": worker.address})
-    carrier = Carrier(
-        run,
-        calls,
-        # if the plugin has failed, loading the model again raises the reason
-        model=lambda: getattr(worker, WORKER_MODEL, None) or load(run.model),
-        progress=lambda pixels: worker.log_event(TOPIC, {"pixels": pixels}),
-    )
-    with warnings_sent(lambda text: worker.log_event(TOPIC, {"warning": text})):
-        try:
-            return carrier.carry_out(task, lambda stop: STOPS.update({key: stop}))
-        finally:
-            STOPS.pop(key, None)
-
-
-STOPS: dict[str, threading.Event] = {}
-"""Events that stop the tasks of this process, by key."""
-
-
-def _give_up(keys: list[str]) -> None:
-    """Stop tasks of this worker."""
-    for key in keys:
-        if (stop := STOPS.get(key)) is not None:
-            stop.set()
-
-
 class _UnfetchedError(Exception):
     """A finished result was lost with its worker while it was fetched; the task runs again if there is a worker."""
 
@@ -280,25 +243,3 @@ def _results(future: "Future[Any]", task: Task, run: Run) -> list[Result]:
             absorb(taken)
             return results
     return failures(task, run, lost_reason(error))
-
-
-def _plugin(run: Run) -> Any:
-    """A worker plugin that loads the model and the area of interest once per worker process."""
-    from distributed import WorkerPlugin
-
-    area = run.aoi
-    polygons = None if area is None else polygons_of(area).packed()
-
-    class ModelPlugin(WorkerPlugin):
-        name = "segpipe-model"
-
-        def setup(self, worker: "Worker") -> None:
-            if area is not None and polygons is not None:  # the file may not exist there
-                remember(area, Polygons.unpacked(polygons))
-            setattr(worker, WORKER_MODEL, load(run.model))
-
-        def teardown(self, worker: "Worker") -> None:
-            del worker
-            release()
-
-    return ModelPlugin()

@@ -60,7 +60,10 @@ class Polygons:
 
 
 _known: dict[str, Polygons] = {}
-"""Polygons of the areas of this process, by digest."""
+"""Polygons of the last areas of this process, by digest."""
+
+KEPT = 8
+"""Areas that are kept: runs in several threads, or several runs on one worker, may have an area each."""
 
 
 def read_area(selection: Selection) -> tuple[Area, list[str]]:
@@ -89,9 +92,11 @@ def _warnings(problems: list[list[str]]) -> Iterator[str]:
 
 
 def remember(area: Area, polygons: Polygons) -> None:
-    """Make an area known to this process; only the last is kept."""
-    _known.clear()
+    """Make an area known to this process; a few are kept."""
+    _known.pop(area.digest, None)
     _known[area.digest] = polygons
+    for digest in list(_known)[:-KEPT]:
+        _known.pop(digest, None)  # another thread may do the same
 
 
 def polygons_of(area: Area) -> Polygons:
@@ -100,9 +105,10 @@ def polygons_of(area: Area) -> Polygons:
     Raises:
         WorkerError: this process does not know them.
     """
-    if area.digest not in _known:
+    polygons = _known.get(area.digest)
+    if polygons is None:
         raise WorkerError(f"a worker must be told the polygons of {area.path}, and was not: run the same command again")
-    return _known[area.digest]
+    return polygons
 
 
 @dataclass(frozen=True, eq=False)

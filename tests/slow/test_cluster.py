@@ -13,8 +13,10 @@ from pathlib import Path
 from queue import SimpleQueue
 from types import SimpleNamespace
 
+import geopandas
 import numpy as np
 import pytest
+import shapely
 from distributed import Client, KilledWorker
 from networks import local
 from scenes import PATIENCE, SEGPIPE, TWO_ENDED, Silent, begin_and_stop, wait
@@ -22,7 +24,7 @@ from test_same_bytes import contents
 
 from segpipe.errors import ModelError, WorkerError
 from segpipe.formats.case import Case
-from segpipe.jobs import dask_executor
+from segpipe.jobs import dask_executor, dask_worker
 from segpipe.jobs.cluster import cluster_workers
 from segpipe.jobs.launch import carry_out
 from segpipe.jobs.plan import Job, WorkerPool
@@ -104,6 +106,28 @@ def test_workers_started_by_hand_give_the_same_bytes_and_live_on(cluster, scenes
         assert contents(tmp_path / f"out{turn}") == contents(tmp_path / "reference")
 
 
+def test_runs_that_share_a_scheduler_keep_their_own_models_and_areas(cluster, scenes, segpipe, tmp_path):
+    """The first stands still in the middle while another comes and goes on the same worker; each alone is the oracle."""
+    local(tmp_path / "other.onnx", seed=1)
+    boxes = {"left": shapely.box(500_000, 0, 502_000, 5_400_000), "right": shapely.box(501_000, 0, 510_000, 5_400_000)}
+    for name, box in boxes.items():
+        geopandas.GeoDataFrame(geometry=[box], crs="EPSG:32633").to_file(tmp_path / f"{name}.gpkg")
+    first = ["run", "-i", "in", "-m", "m.onnx", "--device", "cpu", "--aoi", "left.gpkg"]
+    second = ["run", "-i", "in", "-m", "other.onnx", "--device", "cpu", "--aoi", "right.gpkg"]
+    cluster.worker()
+    wait_for_workers(cluster, 1)
+    command = [*SEGPIPE, *first, "-o", "first", "--scheduler", cluster.address, "--parts", "40"]
+    run = begin_and_stop(tmp_path, command, tmp_path / "log", TWO_ENDED)
+    between = segpipe(*second, "-o", "second", "--scheduler", cluster.address)
+    with Client(cluster.address, set_as_default=False) as client:
+        assert [*client.run(lambda: len(dask_worker.MODELS)).values()] == [1]  # of the first
+    run.send_signal(signal.SIGCONT)
+    assert (between.returncode, wait(run)) == (0, 0), between.stderr + run.log.read_text()
+    for name, words in {"first": first, "second": second}.items():
+        assert segpipe(*words, "-o", f"{name}-alone", "--executor", "serial").returncode == 0
+        assert contents(tmp_path / name) == contents(tmp_path / f"{name}-alone")
+
+
 def test_a_scheduler_that_cannot_be_reached_or_has_no_workers_is_an_error(cluster, scenes, segpipe):
     nowhere = segpipe(*scenes, "--scheduler", "tcp://127.0.0.1:9")
     assert nowhere.returncode == 2
@@ -137,7 +161,7 @@ def test_a_worker_of_several_threads_is_refused_where_they_would_share_what_is_f
         tmp_path / "c.toml", {"input": ("in",), "model": tmp_path / "m.onnx", "output": tmp_path / "out"}
     )
     with Client(cluster.address, set_as_default=False) as client:  # one that comes late is seen by its first task alone
-        begun = client.submit(dask_executor._work, "late", None, Run(read_spec(settings), settings), 1, pure=False)
+        begun = client.submit(dask_worker.work, "late", None, Run(read_spec(settings), settings), 1, "own", pure=False)
         with pytest.raises(WorkerError, match="one thread each on a GPU"):
             begun.result(timeout=PATIENCE)
 

@@ -1,15 +1,23 @@
 """What a worker of Dask does: it keeps the model of each run that uses it, and carries out tasks of any of them."""
 
 import hashlib
+import os
 import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segpipe.errors import WorkerError
 from segpipe.formats.registry import release
 from segpipe.jobs.carrying import Carrier, warnings_sent
 from segpipe.jobs.cluster import check_threads
 from segpipe.jobs.tasks import Result, Task
 from segpipe.pipeline.infer import Model, load
 from segpipe.results.records import Run
+from segpipe.storage.lock import NAME as LOCK
+from segpipe.storage.paths import is_remote
 from segpipe.timing.spans import Taken
 from segpipe.vectors.area import Area, Polygons, polygons_of, remember
 
@@ -22,31 +30,84 @@ MODELS: dict[str, Model] = {}
 AREAS: dict[str, tuple[Area, Polygons]] = {}
 """Areas of interest of these runs; their files may not exist on this machine."""
 
+CHECKED: set[str] = set()
+"""Runs whose files this process sees where their first processes do."""
+
 STOPS: dict[str, threading.Event] = {}
 """Events that stop the tasks of this process, by key."""
 
-
-def topic(identity: str) -> str:
-    """Topic of the messages of a run."""
-    return f"segpipe-progress-{identity}"
+PATIENCE = 5.0
+"""Seconds for the lock of a run to appear on another machine, which a file server may delay."""
 
 
-def work(key: str, task: Task, run: Run, calls: int, identity: str) -> tuple[list[Result], Taken | None]:
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a run comes from, by which workers tell it from others, and know whether they see its files."""
+
+    identity: str
+    folder: str
+    """Working folder of the first process."""
+    lock: bytes | None
+    """Content of the lock that it holds in the output; None if there is none."""
+
+    @classmethod
+    def of(cls, run: Run, identity: str) -> "Origin":
+        lock = run.output.read(LOCK) if run.output.has(LOCK) else None
+        return cls(identity, os.getcwd(), lock)  # noqa: PTH109 - without links
+
+    @property
+    def topic(self) -> str:
+        """Topic of the messages of the run."""
+        return f"segpipe-progress-{self.identity}"
+
+
+def check_place(run: Run, origin: Origin, address: str) -> None:
+    """Check that a worker sees the files of a run where the first process does.
+
+    Raises:
+        WorkerError: it would read other inputs, or write to another output.
+    """
+    here = os.getcwd()  # noqa: PTH109
+    relative = next((one for one in run.settings.input if not (is_remote(one) or Path(one).is_absolute())), None)
+    shares_output = origin.lock is None or _reads(run, origin.lock)
+    if not shares_output or (relative and Path(run.output.path(LOCK)).is_absolute() and here != origin.folder):
+        what = f"the input {relative}" if shares_output else f"the output {run.output}"
+        raise WorkerError(
+            f"workers must see the files of the run, and {what} of {origin.folder} is not that of {address}, which runs in "
+            f"{here}: give absolute paths, to folders that all machines share"
+        )
+
+
+def _reads(run: Run, lock: bytes) -> bool:
+    limit = time.monotonic() + PATIENCE
+    while True:
+        with suppress(OSError):
+            if run.output.read(LOCK) == lock:
+                return True
+        if time.monotonic() > limit:
+            return False
+        time.sleep(0.2)
+
+
+def work(key: str, task: Task, run: Run, calls: int, origin: Origin) -> tuple[list[Result], Taken | None]:
     """Run a task on a worker of Dask, with the model that the plugin has loaded for its run."""
     from distributed import get_worker
 
-    worker, about = get_worker(), topic(identity)
+    worker, identity = get_worker(), origin.identity
     check_threads(run, worker.address, worker.state.nthreads)
-    worker.log_event(about, {"began": key, "worker": worker.address})
+    if identity not in CHECKED:
+        check_place(run, origin, worker.address)
+        CHECKED.add(identity)
+    worker.log_event(origin.topic, {"began": key, "worker": worker.address})
     if identity in AREAS:
         remember(*AREAS[identity])  # other runs may have had theirs meanwhile
     carrier = Carrier(
         *(run, calls),
         # if the plugin has failed, loading the model again raises the reason
         model=lambda: MODELS.get(identity) or load(run.model),
-        progress=lambda pixels: worker.log_event(about, {"pixels": pixels}),
+        progress=lambda pixels: worker.log_event(origin.topic, {"pixels": pixels}),
     )
-    with warnings_sent(lambda text: worker.log_event(about, {"warning": text})):
+    with warnings_sent(lambda text: worker.log_event(origin.topic, {"warning": text})):
         try:
             return carrier.carry_out(task, lambda stop: STOPS.update({key: stop}))
         finally:
@@ -98,4 +159,5 @@ def forget(identity: str) -> None:
     """Free what this process keeps of a run."""
     AREAS.pop(identity, None)
     MODELS.pop(identity, None)
+    CHECKED.discard(identity)
     release()

@@ -51,17 +51,19 @@ class Cluster:
             time.sleep(0.1)
         self.address = found[0]
 
-    def _start(self, kind: str, *arguments: object, **environment: str) -> subprocess.Popen:
+    def _start(self, kind: str, *arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.Popen:
         command = [sys.executable, "-m", "dask", kind, *map(str, arguments)]
         env = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), **environment}
         with (self._folder / f"{kind}{len(self._processes)}.log").open("w") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._folder, env=env, start_new_session=True)
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=cwd or self._folder, env=env, start_new_session=True
+            )
         self._processes.append(process)
         return process
 
-    def worker(self, *more: str, **environment: str) -> subprocess.Popen:
+    def worker(self, *more: str, cwd: Path | None = None, **environment: str) -> subprocess.Popen:
         own = ("--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1", *more)
-        return self._start("worker", self.address, *own, **environment)
+        return self._start("worker", self.address, *own, cwd=cwd, **environment)
 
     @property
     def scheduler(self) -> subprocess.Popen:
@@ -128,6 +130,25 @@ def test_runs_that_share_a_scheduler_keep_their_own_models_and_areas(cluster, sc
         assert contents(tmp_path / name) == contents(tmp_path / f"{name}-alone")
 
 
+def test_a_worker_that_sees_other_files_of_the_same_names_ends_the_run(cluster, scenes, segpipe, tmp_path):
+    """It runs in another folder, which has inputs of the same names: it would segment these, and write masks there."""
+    other = tmp_path / "other"
+    shutil.copytree(tmp_path / "in", other / "in")
+    shutil.copy(tmp_path / "m.onnx", other)
+    cluster.worker(cwd=other)
+    wait_for_workers(cluster, 1)
+    for output, what in (("out", "output out"), (tmp_path / "absolute", "input in")):
+        done = segpipe(*scenes, "-o", output, "--scheduler", cluster.address)
+        assert done.returncode == 1
+        assert f"workers must see the files of the run, and the {what} of {tmp_path} is not that of tcp://" in done.stderr
+        assert f"which runs in {other}: give absolute paths, to folders that all machines share" in done.stderr
+        assert not [*other.rglob("out"), *tmp_path.rglob("small.json")]
+    paths = ["run", "-i", tmp_path / "in", "-m", tmp_path / "m.onnx", "--device", "cpu", "-o", tmp_path / "out"]
+    assert segpipe(*paths, "--scheduler", cluster.address).returncode == 0
+    assert segpipe(*scenes, "-o", "reference", "--executor", "serial").returncode == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "reference")
+
+
 def test_a_scheduler_that_cannot_be_reached_or_has_no_workers_is_an_error(cluster, scenes, segpipe):
     nowhere = segpipe(*scenes, "--scheduler", "tcp://127.0.0.1:9")
     assert nowhere.returncode == 2
@@ -161,7 +182,15 @@ def test_a_worker_of_several_threads_is_refused_where_they_would_share_what_is_f
         tmp_path / "c.toml", {"input": ("in",), "model": tmp_path / "m.onnx", "output": tmp_path / "out"}
     )
     with Client(cluster.address, set_as_default=False) as client:  # one that comes late is seen by its first task alone
-        begun = client.submit(dask_worker.work, "late", None, Run(read_spec(settings), settings), 1, "own", pure=False)
+        begun = client.submit(
+            dask_worker.work,
+            "late",
+            None,
+            Run(read_spec(settings), settings),
+            1,
+            dask_worker.Origin("own", "", None),
+            pure=False,
+        )
         with pytest.raises(WorkerError, match="one thread each on a GPU"):
             begun.result(timeout=PATIENCE)
 

@@ -130,7 +130,7 @@ def parity(session: Session) -> None:
     device, source = session.arguments.device, scene(session.arguments.parity_size, 0.1)
     found = {}
     for model in session.arguments.models:
-        settings = [Setting(model, "cpu", 1), *precisions(model, device, 8)]
+        settings = [Setting(model, "cpu", 1), *precisions(model, device, session.arguments.parity_batch)]
         results = session.run("parity_runs", settings, source)
         masks = {str(s): Path(r["mask"]) for s, r in zip(settings, results, strict=True) if "mask" in r}
         truth = masks.get(str(settings[0]))
@@ -242,6 +242,7 @@ def arguments_of() -> argparse.Namespace:
     parser.add_argument("--batches", nargs="+", type=int, default=[8, 32, 64])
     parser.add_argument("--size", type=int, default=10_980, help="pixels per side of the scene that is timed")
     parser.add_argument("--parity-size", type=int, default=2048)
+    parser.add_argument("--parity-batch", type=int, default=8)
     parser.add_argument("--tile", type=int, default=512)
     parser.add_argument("--bare-seconds", type=float, default=0.7, help="for which the network alone is timed, three times")
     parser.add_argument("--seconds", type=float, default=1500, help="after which no further run is begun")
@@ -249,8 +250,8 @@ def arguments_of() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=SCRATCH / "gpu.json")
     arguments = parser.parse_args()
     if arguments.small:
-        arguments.size, arguments.parity_size, arguments.tile, arguments.batches = 260, 200, 128, [2, 3]
-        arguments.bare_seconds = 0.05
+        arguments.size, arguments.parity_size, arguments.tile = 130, 100, 64
+        arguments.batches, arguments.parity_batch, arguments.bare_seconds = [2, 3], 2, 0.05
     return arguments
 
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import bioimages
@@ -316,9 +317,10 @@ def _in_one_process(words):
 
 
 def _at_once(words):
-    """A measurement of a second instead of one of 20: tests/system/test_tune.py reads what it finds."""
-    seconds = words.index("--seconds") + 1 if "--seconds" in words else None
-    return [*words[:seconds], "1", *words[seconds + 1 :]] if seconds else words
+    """A measurement of a second instead of one of 20: tests/system/test_tune.py reads what it finds. An export with a tile a
+    quarter as high and wide: tests/slow/test_families.py has as small ones."""
+    shorter = {"--seconds": lambda _: "1"} | ({"--tile": lambda size: f"{int(size) / 4:g}"} if words[0] == "export" else {})
+    return [shorter.get(option, str)(word) for option, word in pairwise(["", *words])]
 
 
 def _assert_lines(said, text, command):

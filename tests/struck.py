@@ -28,8 +28,11 @@ HEAVY = (
     "segpipe.terminal.progress segpipe.terminal.profile segpipe.terminal.plan segpipe.terminal.chosen "
     "segpipe.terminal.state segpipe.terminal.exported segpipe.terminal.journal segpipe.jobs.launch segpipe.jobs.trial "
     "segpipe.tune.measure segpipe.tune.show segpipe.export.attach segpipe.inspect.file segpipe.inspect.show "
-    "segpipe.formats.dicom.sink segpipe.storage.bucket segpipe.commands.status forked"
+    "segpipe.formats.dicom.sink segpipe.storage.bucket segpipe.commands.status segpipe.api.running "
+    "segpipe.process.isolation segpipe.process.interruption segpipe.formats.raster.sink rasterio.shutil numpy.ma "
+    "numpy.random forked"
 )
+"""All that a run loads: what is left out, each fork loads again."""
 
 
 class Striker:
@@ -125,6 +128,7 @@ def serve() -> None:
         __import__(name)
     for name in sys.modules["forked"].WORKERS:
         __import__(name)
+    sys.modules["segpipe.results.device_kind"].versions()  # looked up once in each process
     gc.freeze()
     for line in sys.stdin:
         order = json.loads(line)

@@ -38,9 +38,10 @@ class _Fork(Forked):
 
 @cache
 def _serve() -> None:
-    """Start the process that is forked; it has what a worker must find when its libraries are loaded."""
+    """Start the process that is forked; it has what a worker must find when its libraries are loaded, and this module, by
+    whose name a fork finds its class: pytest, which it loads, takes a third of a second."""
     environment = {**spawning.WORKER_ENVIRONMENT, "DASK_LOGGING__DISTRIBUTED": "critical"}
-    forkserver.set_forkserver_preload([*WORKERS, *FORMATS])
+    forkserver.set_forkserver_preload([*WORKERS, *FORMATS, __name__])
     with spawning.unchanged_environment(environment):
         os.environ.update(environment)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)

@@ -46,8 +46,8 @@ def test_the_one_for_gpus_runs_on_cpu_tensors_with_the_tests_for_gpus(tmp_path):
 
 @pytest.fixture
 def imported(monkeypatch):
-    """All of them, in this process, which may have torch and MONAI already: they take 20 s. Modules of the tests have some of
-    their names, and come back."""
+    """All of them, in this process, which may have torch and MONAI already: they take 20 s. Modules of the tests have some
+    of their names, and come back."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     before = {name: sys.modules.pop(name, None) for name in MODULES}
     yield {name: importlib.import_module(name) for name in MODULES}

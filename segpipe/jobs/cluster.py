@@ -1,6 +1,7 @@
 """Clusters: worker processes of this machine, an existing scheduler, or jobs of a batch system."""
 
 import platform
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from distributed import Client
 
 CONNECT_SECONDS = 15
+
+ENCODING = "the encoding of file names (see LC_ALL and PYTHONUTF8)"
 
 
 def cluster_workers(settings: Settings) -> WorkerPool | None:
@@ -102,14 +105,16 @@ def _worker_facts(settings: Settings) -> dict[str, Any]:
         "Python": platform.python_version(),
         "the model": model.sha256,
         "the device": device_kind(model),
+        ENCODING: sys.getfilesystemencoding(),
     }
 
 
 def _check_workers(client: "Client", run: Run) -> None:
-    """Check that workers have the run's segpipe, Python and model, one kind of device, and one thread where required."""
+    """Check that workers have what results depend on as the run has it, one kind of device, one thread where required."""
     for address, worker in client.scheduler_info(n_workers=-1)["workers"].items():
         check_threads(run, address, worker["nthreads"])
     mine = {"segpipe": __version__, "Python": platform.python_version(), "the model": run.model.sha256}
+    mine[ENCODING] = sys.getfilesystemencoding()
     try:
         workers = client.run(_worker_facts, run.settings)
     except InstallationError as error:

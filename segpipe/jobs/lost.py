@@ -1,6 +1,6 @@
 """What executors do about workers that are lost, fail or hang: how often, and how long until, a task is tried again."""
 
-from segpipe.errors import SegpipeError, WorkerError
+from segpipe.errors import SegpipeError, WorkerError, one_line
 from segpipe.jobs.plan import Job
 from segpipe.jobs.tasks import JoinJob, Outcome, Result, Task
 from segpipe.results.records import Run, done_pixels
@@ -33,7 +33,8 @@ def failures(task: Task, run: Run, error: str) -> list[Result]:
 
 def lost_reason(error: BaseException) -> str:
     """The reason why a task is not tried again."""
-    lost = WorkerError(f"the worker that held this case was lost again and again, or failed: {error}")
+    why = one_line(error) or type(error).__name__  # some errors lose their words on the way
+    lost = WorkerError(f"the worker that held this case was lost again and again, or failed: {why}")
     return str(error if isinstance(error, SegpipeError) else lost)
 
 

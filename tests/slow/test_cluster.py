@@ -27,6 +27,7 @@ from segpipe.formats.case import Case
 from segpipe.jobs import dask_executor, dask_worker
 from segpipe.jobs.cluster import cluster_workers
 from segpipe.jobs.launch import carry_out
+from segpipe.jobs.lost import lost_reason
 from segpipe.jobs.plan import Job, WorkerPool
 from segpipe.jobs.prepare import prepare
 from segpipe.network.read import read_spec
@@ -169,6 +170,16 @@ def test_workers_of_another_version_are_refused(cluster, scenes, segpipe, tmp_pa
     assert not list((tmp_path / "segpipe-out").glob("*.tif"))
 
 
+def test_a_worker_that_names_files_otherwise_is_refused(cluster, scenes, segpipe, tmp_path):
+    cluster.worker(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    wait_for_workers(cluster, 1)
+    refused = segpipe(*scenes, "--scheduler", cluster.address)
+    assert refused.returncode in (1, 2)
+    names = r"the encoding of file names \(see LC_ALL and PYTHONUTF8\)"
+    assert re.search(f"workers must not differ in {names}, and tcp://.* has ascii, where utf-8 is needed", refused.stderr)
+    assert not list((tmp_path / "segpipe-out").glob("*.tif"))
+
+
 def test_a_worker_of_several_threads_is_refused_where_they_would_share_what_is_for_one(cluster, scenes, segpipe, tmp_path):
     cluster.worker("--nthreads", "2")
     wait_for_workers(cluster, 1)
@@ -237,6 +248,7 @@ def test_a_result_that_is_lost_and_cannot_be_made_again_fails_its_case(tmp_path)
     (outcome,) = dask_executor._results(running.future, running.task, Run(read_spec(settings), settings))
     assert outcome.case.name == "a"
     assert "was lost again and again" in outcome.error
+    assert lost_reason(UnicodeEncodeError.__new__(UnicodeEncodeError)).endswith("or failed: UnicodeEncodeError")
 
 
 def test_a_result_that_goes_with_its_worker_while_it_is_fetched_is_waited_for():

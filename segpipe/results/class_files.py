@@ -82,8 +82,12 @@ class FinishedMask:
     """Tags of the mask."""
 
 
-def write_class_files(mask: FinishedMask, files: list[ClassFile], sink: Callable[[str, Style], Sink]) -> Iterator[str]:
-    """Write the files one after the other, and yield the name of each file.
+Written = tuple[str, int | None]
+"""Name of a file, and its bytes if it is a mask."""
+
+
+def write_class_files(mask: FinishedMask, files: list[ClassFile], sink: Callable[[str, Style], Sink]) -> Iterator[Written]:
+    """Write the files one after the other, and yield each, with what lies beside it.
 
     Args:
         mask: the mask.
@@ -100,7 +104,7 @@ def write_class_files(mask: FinishedMask, files: list[ClassFile], sink: Callable
             try:
                 for window in row_boxes(labels.shape):
                     own.write(window, _present(labels.read(window), file.segment, mask.nodata))
-                yield from own.finish()
+                yield from [(name, own.size if name == own.name else None) for name in own.finish()]
             except BaseException:
                 own.discard()
                 raise

@@ -27,13 +27,14 @@ from segpipe.pipeline.decide import Decided, Decision
 from segpipe.pipeline.opening import CHANGED, Sheet
 from segpipe.results.areas import amount_inside
 from segpipe.results.boxes import BoxSink, read_boxes
-from segpipe.results.class_files import ClassFile, FinishedMask, class_files, write_class_files
+from segpipe.results.class_files import ClassFile, FinishedMask, Written, class_files, write_class_files
 from segpipe.results.components import MOST_LISTED
 from segpipe.results.device_kind import device_facts
 from segpipe.results.lesion_rule import INSTANCES
 from segpipe.results.mask_style import confidence_style, instance_style, legend, mask_style, segments
 from segpipe.results.parts import Tally, part_files, read_tally, write_tally
 from segpipe.results.records import Run, read_record, recorded
+from segpipe.results.refused import is_foreign
 from segpipe.results.schema import Amount, Record, RecordedInput, Values, brief
 from segpipe.results.statistics import Row
 from segpipe.results.tables import Statistics
@@ -183,6 +184,8 @@ class CaseOutput:
             lambda decision: self._sink(CONFIDENCE, confidence_style(decision)),
         )
         self._instances: Sink | None = None
+        self._class_sizes: dict[str, int | None] = {}
+        """Bytes of the masks of classes, and None for what lies beside them."""
         self._parts: list[tuple[str, str]] = []
         self.write = self._layers.write
         try:
@@ -298,7 +301,8 @@ class CaseOutput:
         written = [name for sink in sinks for name in sink.finish()]
         for name, style in styles.items():
             self._output.write(name, style, flush=False)
-        written += self._write_classes()
+        self._class_sizes = dict(self._write_classes())
+        written += self._class_sizes
         # one that a power cut takes is done again: the small need not wait for the disk
         flush = math.prod(self._sheet.grid.shape) > SMALL
         self._output.write_json(record, self._record([*written, *styles]).as_json(), flush=flush)
@@ -310,14 +314,13 @@ class CaseOutput:
 
     def _refuse_taken_classes(self) -> None:
         """Refuse to replace files that segpipe did not write."""
-        owns = FORMATS[self._case.format].owns
         for name in self._class_names():
             with output_errors(self._output.path(name)):
                 there = self._output.has(name)
-            if there and not owns(self._output, name):
+            if there and is_foreign(self._output, name, self._case):
                 raise OutputError(f"{self._output.path(name)} was not written by segpipe: name another --output")
 
-    def _write_classes(self) -> list[str]:
+    def _write_classes(self) -> list[Written]:
         """Write a mask for each class, made of the finished mask."""
         files, decision = class_files_of(self._case, self._run), self._layers.decision
         if not files:
@@ -431,6 +434,7 @@ class CaseOutput:
         """Bytes of the masks, and of the files made of them, such as a SEG."""
         sinks = [*self._layers.sinks, *([self._instances] if self._instances else [])]
         masks: dict[str, int | None] = {sink.name: sink.size for sink in sinks}
+        masks |= {name: size for name, size in self._class_sizes.items() if size is not None}
         derived = [name for sink in sinks for name in sink.files()] if FORMATS[self._case.format].derives else []
         return masks | {name: self._output.size(name) for name in derived if name in outputs and name not in masks}
 

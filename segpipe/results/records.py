@@ -289,7 +289,7 @@ def _is_same_input(record: Record, case: Case, beside: Beside, overrides: Overri
 
 
 def _are_whole(output: Store, record: Record, warn: Callable[[str], None]) -> bool:
-    """Whether all files of a case exist, and its masks have the recorded length and do not begin with zeros.
+    """Whether all files of a case exist, none is empty, and its masks have the recorded length and do not begin with zeros.
 
     Other damage is not checked, since every run would then read all masks of a folder. A longer mask was edited, for example
     by adding overviews, and counts as whole.
@@ -299,11 +299,19 @@ def _are_whole(output: Store, record: Record, warn: Callable[[str], None]) -> bo
         size, least = output.size(name), lengths.get(name)
         if size is None:
             return False
-        if least is not None and (size < least or output.is_blank(name)):
-            damage = f"{size:,} of {least:,} bytes" if size < least else "it begins with zeros"
+        if (damage := _damage(output, name, size, least)) is not None:
             warn(f"warning: {output.path(name)} is damaged: {damage}: its case is done again")
             return False
     return True
+
+
+def _damage(output: Store, name: str, size: int, least: int | None) -> str | None:
+    """What is wrong with a file of a case; only masks have a length that is known."""
+    if least is None:
+        return None if size else "it is empty"
+    if size < least:
+        return f"{size:,} of {least:,} bytes"
+    return "it begins with zeros" if output.is_blank(name) else None
 
 
 def done_pixels(case: Case, run: Run, beside: Beside | None = None) -> int | None:

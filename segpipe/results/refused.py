@@ -12,7 +12,7 @@ from segpipe.results.records import Run, read_record
 from segpipe.results.targets import instance_targets, record_name, style_name, targets
 from segpipe.storage import Store
 from segpipe.storage.files import output_errors
-from segpipe.storage.ownership import is_own_record, is_own_style
+from segpipe.storage.ownership import is_begun_record, is_own_record, is_own_style
 
 
 def storable(found: Found, output: Store) -> Found:
@@ -55,12 +55,15 @@ def refuse_taken(case: Case, run: Run, sources: Collection[str]) -> None:
             continue  # not written in this run
         with output_errors(output.path(name)):
             there = output.has(name)
-        if there and (output.is_among(name, sources) or _foreign(output, name, case)):
+        if there and (output.is_among(name, sources) or is_foreign(output, name, case)):
             raise OutputError(f"{output.path(name)} is an input or was not written by segpipe: name another --output")
 
 
-def _foreign(output: Store, name: str, case: Case) -> bool:
-    """Whether a file that has the name of one of a case's outputs was not written by segpipe."""
+def is_foreign(output: Store, name: str, case: Case) -> bool:
+    """Whether a file that has the name of one of a case's outputs was not written by segpipe.
+
+    What a power cut has emptied, or left beside a record that it cut off, is no one else's.
+    """
     record = read_record(output, case)
     if record is not None and name in (*record.outputs, record_name(case)) and name != style_name(case):
         return False
@@ -69,4 +72,12 @@ def _foreign(output: Store, name: str, case: Case) -> bool:
             return not is_own_record(output.read(name))
         if name.endswith(".qml"):
             return not is_own_style(output.read(name))
-        return not FORMATS[case.format].owns(output, name)
+        return not (_is_left(output, name, case) or FORMATS[case.format].owns(output, name))
+
+
+def _is_left(output: Store, name: str, case: Case) -> bool:
+    """Whether a power cut has left a file that only its place shows to be segpipe's: small ones are not flushed."""
+    if not output.size(name) or output.is_blank(name):
+        return True
+    record = record_name(case)
+    return output.has(record) and read_record(output, case) is None and is_begun_record(output.read(record))

@@ -88,7 +88,12 @@ OWN = frozenset({*TABLES, LESIONS, ZONES, DOUBTFUL, TRACE_NAME})
 
 def is_own_record(data: bytes) -> bool:
     """Whether a file with a record's name is a record, or the remainder of one after a power cut."""
-    return _is_blank(data) or RECORD.match(data) is not None or _json_by(is_record)(data)
+    return _is_blank(data) or is_begun_record(data) or _json_by(is_record)(data)
+
+
+def is_begun_record(data: bytes) -> bool:
+    """Whether a file begins as a record; the rest of it may be lost."""
+    return RECORD.match(data) is not None
 
 
 def is_own_sidecar(data: bytes) -> bool:

@@ -65,6 +65,30 @@ def test_what_a_power_cut_leaves_is_replaced(name, left, run, tmp_path):
     assert (tmp_path / "out" / name).read_bytes().strip(b"\0")
 
 
+LEFT = {
+    "empty": lambda data: b"",
+    "zeros": lambda data: bytes(len(data)),
+    "cut": lambda data: data[: len(data) // 2],
+}
+
+
+@pytest.mark.parametrize("which", ["all", "masks", "class0"])
+@pytest.mark.parametrize("how", LEFT)
+def test_all_files_of_a_case_that_a_power_cut_has_damaged_at_once_are_made_again(how, which, run, tmp_path):
+    """Record and masks of a small case are not flushed, and may be lost together; the first run is the oracle."""
+    run(per_class=True)
+    out = tmp_path / "out"
+    whole = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file() and path.suffix != ".json"}
+    own = [path for path in [*whole, out / "a.json"] if path.relative_to(out).parts[0].startswith("a.")]
+    masks = [path for path in own if path.suffix == ".tif"]
+    assert len(masks) == 5  # its mask, its confidence and three classes
+    for path in {"all": own, "masks": masks, "class0": [out / "a.classes" / "class0.tif"]}[which]:
+        path.write_bytes(LEFT[how](path.read_bytes()))
+    summary = run(per_class=True)
+    assert (summary.done, summary.skipped, summary.failed) == (["a"], ["b"], [])
+    assert {path: path.read_bytes() for path in whole} == whole
+
+
 def test_a_mask_and_a_sidecar_without_a_record_are_known(run, tmp_path):
     """A run was killed between the mask and the record."""
     run()

@@ -132,7 +132,7 @@ def plugin_of(run: Run, identity: str) -> Any:
     polygons = None if run.aoi is None else polygons_of(run.aoi).packed()
 
     class RunPlugin(WorkerPlugin):
-        name = f"segpipe-{hashlib.sha256(str(run.output).encode()).hexdigest()[:16]}"
+        name = f"segpipe-{hashlib.sha256(str(run.output.settled()).encode()).hexdigest()[:16]}"
 
         def setup(self, worker: "Worker") -> None:
             del worker

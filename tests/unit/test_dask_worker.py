@@ -1,0 +1,59 @@
+"""What a worker of Dask knows of the runs that use it, and of the places of their files; without a cluster."""
+
+from pathlib import Path
+
+import pytest
+from networks import local
+
+from segpipe.errors import WorkerError
+from segpipe.jobs import dask_worker
+from segpipe.jobs.dask_worker import MODELS, Origin, check_place, forget, keep, plugin_of
+from segpipe.network.read import read_spec
+from segpipe.results.records import Run
+from segpipe.settings import load_settings
+from segpipe.storage.lock import NAME
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run whose first process works in ``first``, with relative paths."""
+    (tmp_path / "first" / "out").mkdir(parents=True)
+    (tmp_path / "second" / "out").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "first")
+    local(Path("m.onnx"))
+    settings = load_settings(None, {"input": ("in",), "model": Path("m.onnx"), "output": "out", "device": "cpu"})
+    return Run(read_spec(settings), settings)
+
+
+def test_runs_into_folders_of_one_relative_name_have_plugins_of_their_own(run, tmp_path, monkeypatch):
+    names = {plugin_of(run, identity).name for identity in ("a", "b")}
+    assert len(names) == 1, "a run that goes on after a kill must replace the plugin of the one before"
+    monkeypatch.chdir(tmp_path / "second")
+    assert plugin_of(run, "c").name not in names
+
+
+def test_a_worker_keeps_the_models_of_several_runs_until_each_ends(run):
+    for identity in ("a", "b"):
+        keep(run, identity, None)
+    assert {"a", "b"} <= {*MODELS}
+    forget("a")
+    assert "a" not in MODELS
+    assert MODELS["b"].spec.sha256 == run.model.sha256
+    forget("b")
+
+
+def test_the_lock_tells_whether_an_output_is_the_same(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(dask_worker, "PATIENCE", 0.0)
+    (tmp_path / "first" / "out" / NAME).write_bytes(b"mine")
+    origin = Origin.of(run, "a")
+    check_place(run, origin, "tcp://there")
+    monkeypatch.chdir(tmp_path / "second")
+    for other in (None, b"that of another run"):
+        if other is not None:
+            (tmp_path / "second" / "out" / NAME).write_bytes(other)
+        with pytest.raises(
+            WorkerError, match=r"the output out of .*/first is not that of tcp://there, which runs in .*/second"
+        ):
+            check_place(run, origin, "tcp://there")
+    (tmp_path / "second" / "out" / NAME).write_bytes(b"mine")  # a folder that is mounted at two places
+    check_place(run, origin, "tcp://there")

@@ -8,6 +8,7 @@ import resource
 import sys
 import time
 from contextlib import suppress
+from functools import cache
 from operator import itemgetter
 from pathlib import Path
 
@@ -32,29 +33,36 @@ def processors() -> int:
     The rule of Dask's ``cpu_count``, which takes a fifth of a second to import.
     """
     allowed = len(os.sched_getaffinity(0))
-    quota = _quota()
+    quota = _quota(GROUPS, GROUP, CGROUP)
     return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
 
 
-def _quota() -> float | None:
-    """Processors that the control group may use; None without a limit."""
-    for folder in GROUPS:  # version 1
+@cache
+def _quota(folders: tuple[Path, ...], own: Path, root: Path) -> float | None:
+    """Processors that the control group may use; None without a limit. Read once in a process, since each case asks."""
+    for folder in folders:  # version 1
         with suppress(OSError, ValueError):
             quota, period = (
                 int((folder / name).read_text(encoding="ascii")) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")
             )
             return quota / period if quota > 0 < period else None
     with suppress(OSError, ValueError):  # version 2; "max" is no number
-        group = GROUP.read_text(encoding="utf-8", errors="surrogateescape").strip().rpartition(":")[2].strip("/")
-        quota, period = map(int, (CGROUP / group / "cpu.max").read_text(encoding="ascii").split())
+        group = own.read_text(encoding="utf-8", errors="surrogateescape").strip().rpartition(":")[2].strip("/")
+        quota, period = map(int, (root / group / "cpu.max").read_text(encoding="ascii").split())
         return quota / period if quota > 0 < period else None
     return None
 
 
 def memory() -> int:
     """Usable memory in bytes."""
+    return _least(LIMITS)
+
+
+@cache
+def _least(limits: tuple[str, ...]) -> int:
+    """The memory of the machine, or the least limit of those that there are. Read once in a process, since each job asks."""
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for path in LIMITS:
+    for path in limits:
         with suppress(OSError, ValueError):  # no such control group, or "max"
             found.append(int(Path(path).read_text(encoding="ascii")))
     return min(found)

@@ -16,8 +16,8 @@ from nbclient import NotebookClient
 from scenes import CASES, PATIENCE, make_model, make_scenes
 
 import segpipe
+from segpipe.api import command_line, results, running
 from segpipe.api import model as model_module
-from segpipe.api import results, running, words
 from segpipe.api.notebook import NotebookBar, in_notebook
 from segpipe.formats.case import Case
 from segpipe.jobs.tasks import Outcome
@@ -189,7 +189,7 @@ def test_the_example_runs(checkout):
     assert segpipe.open_run("out").done == ["danube", "morava", "pirai"]
 
 
-@pytest.mark.parametrize("module", [model_module, results, running, words], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [model_module, results, running, command_line], ids=lambda module: module.__name__)
 def test_doctests_of_the_interface(module, checkout):
     done = checkout / "done"
     if module is results:

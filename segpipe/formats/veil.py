@@ -14,7 +14,7 @@ from segpipe.formats.case import Case, without_path
 from segpipe.formats.path_list import LIST_SUFFIXES, list_entries
 from segpipe.formats.registry import FORMATS, by_suffix, split_suffix
 from segpipe.formats.search import fixed_root
-from segpipe.messages.veil import Names, Veil, is_veiled, veiled, without_names
+from segpipe.messages.veil import Names, Veil, is_veiled, state_of, veiled, without_names
 from segpipe.settings import Settings
 
 NUMBER = re.compile(r"_\d{4}$")
@@ -27,14 +27,20 @@ def veil_of(settings: Settings) -> Veil | None:
         return None
     own = (settings.output, *settings.model, settings.contract, settings.log_file, settings.profile, settings.zones)
     keep = [str(path) for path in own if path and path is not True]
-    roots = _all_roots(settings.input, os.getcwd())  # noqa: PTH109
+    roots = _all_roots(settings.input, os.getcwd(), tuple(map(state_of, settings.input)))  # noqa: PTH109
     return Veil(roots, keep, _names(roots))
 
 
 @lru_cache(4)
-def _all_roots(inputs: tuple[str, ...], folder: str) -> tuple[str, ...]:
-    """The inputs, and what the lists among them name, in the current folder."""
-    del folder
+def _all_roots(inputs: tuple[str, ...], folder: str, states: tuple[object, ...]) -> tuple[str, ...]:
+    """The inputs, and what the lists among them name, in the current folder; each task of a worker asks for them.
+
+    Args:
+        inputs: inputs as the user gave them.
+        folder: the current folder, to which they are relative.
+        states: their states: a later run of the process may find another list of the same name.
+    """
+    del folder, states
     return tuple(root for text in inputs for root in _roots(text))
 
 

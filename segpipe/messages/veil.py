@@ -122,7 +122,7 @@ class Veil:
         keep: paths that are no inputs, although they may lie below one, such as the output.
         names: names of files and folders, and of cases, which messages may have without their place.
         """
-        self._roots = _table(roots, os.getcwd())  # noqa: PTH109
+        self._roots = _table(roots, os.getcwd(), state_of("."))  # noqa: PTH109
         self._lengths = sorted({len(root) for root in self._roots}, reverse=True)
         self._keep = sorted({form for path in keep for form, _ in _forms(path)}, key=len, reverse=True)
         self.names = Names.of(names)
@@ -250,10 +250,19 @@ LEAST_CUT = 4
 """Least number of characters that a name and a text must have in common."""
 
 
+def state_of(path: str) -> tuple[int, int] | None:
+    """Time of the last change in nanoseconds, and size in bytes; None where there is no file or folder of the path."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - also a URL or a pattern
+    except (OSError, ValueError):
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
 @lru_cache(4)
-def _table(roots: tuple[str, ...], folder: str) -> dict[str, str]:
-    """The texts by which roots are named in the current folder, and their paths."""
-    del folder
+def _table(roots: tuple[str, ...], folder: str, state: object) -> dict[str, str]:
+    """The texts by which roots are named in the current folder, whose entries they may be, and their paths."""
+    del folder, state
     table: dict[str, str] = {}
     for root in roots:
         for text, place in _forms(root):

@@ -13,7 +13,7 @@ from segpipe.process.environment import OPTIONS, settle
 VARIABLES = (*sorted(OPTIONS), "PROJ_LIB", "PROJ_DATA", "GDAL_DATA", "DASK_LOGGING__DISTRIBUTED", "NVIDIA_TF32_OVERRIDE")
 """Environment variables that a run removes or sets."""
 
-LOGGERS = ("asyncio", "distributed", "distributed.client", "rasterio._err", "rasterio._env", "segpipe")
+LOGGERS = ("asyncio", "distributed", "distributed.client", "segpipe")
 """Loggers whose levels and filters a run sets."""
 
 _lock = threading.Lock()

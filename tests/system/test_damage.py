@@ -1,11 +1,14 @@
 """Damage that GDAL only mutters about, or not even that, is an error of its case."""
 
 import json
+import logging
+import logging.config
 import os
 import re
 import shutil
 import struct
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,6 +29,7 @@ from segpipe.formats.raster.gdal import gdal_options
 from segpipe.formats.raster.gdal_messages import messages
 from segpipe.formats.raster.source import RasterSource
 from segpipe.formats.raster.tiff import check_tags, verify_files
+from segpipe.formats.veil import hidden_inputs
 from segpipe.jobs.launch import carry_out
 from segpipe.jobs.prepare import prepare
 from segpipe.settings import load_settings
@@ -39,7 +43,9 @@ def run(root: Path, source: str, **flags):
     if not model.exists():
         pixelwise(model)
     flags = {"input": (str(root / source),), "model": model, "output": str(root / "out"), "device": "cpu", **flags}
-    return carry_out(prepare(load_settings(None, {"executor": "serial", **flags})), Silent())
+    settings = load_settings(None, {"executor": "serial", **flags})
+    with hidden_inputs(settings):
+        return carry_out(prepare(settings), Silent())
 
 
 def error_of(root: Path, source: str, **flags) -> str:
@@ -119,6 +125,49 @@ def test_gdal_is_heard_in_its_own_threads(tmp_path):
     with gdal_options(), messages() as heard, suppress(rasterio.errors.RasterioError), rasterio.open(path) as dataset:
         dataset.read()
     assert set(heard.all()) - set(heard.own)
+
+
+def silence(way: str) -> None:
+    """What programs do that call segpipe, with the loggers of libraries."""
+    if way == "configured":
+        logging.config.dictConfig({"version": 1})  # disables all loggers that it does not name
+    elif way == "disabled":
+        logging.disable(logging.CRITICAL)
+    elif way == "filtered":
+        logging.getLogger("rasterio._env").addFilter(lambda record: False)
+    elif way == "formatted":
+        logging.getLogger("rasterio._env").addFilter(
+            lambda record: vars(record).update(msg=record.getMessage(), args=()) or 1
+        )
+
+
+@pytest.fixture
+def loud() -> Iterator[None]:
+    """Loggers as in a new process, and as they were at the end."""
+    loggers = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
+    before = [(logger, logger.disabled, logger.filters[:]) for logger in loggers]
+    for logger in loggers:
+        logger.filters.clear()
+    yield
+    logging.disable(logging.NOTSET)
+    for logger, disabled, filters in before:
+        logger.disabled, logger.filters[:] = disabled, filters
+
+
+@pytest.mark.parametrize("way", ["as it is", "configured", "disabled", "filtered", "formatted", "names hidden"])
+@pytest.mark.usefixtures("loud")
+def test_gdal_is_heard_whatever_becomes_of_its_messages(way, tmp_path, capfd):
+    """GDAL says that the place is damaged, and opens the file without an error."""
+    path = write(tmp_path / "a.jp2", RGB, "JP2OpenJPEG", quality="100", reversible="yes", **PLACE)
+    data = bytearray(path.read_bytes())
+    tiff = data.index(b"II*\0")  # of GeoJP2
+    struct.pack_into("<I", data, tiff + entry_of(data[tiff:], 278) + 4, 2)  # number of values of RowsPerStrip
+    path.write_bytes(data)
+    silence(way)
+    assert 'GDAL says: TIFFFetchNormalTag:Incorrect count for "RowsPerStrip"' in error_of(
+        tmp_path, "a.jp2", case_name="number" if way == "names hidden" else "path"
+    )
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["profile", "tags out of order", "one strip"])

@@ -258,6 +258,23 @@ def test_logs_of_the_python_interface(
     assert leaks(folder, caplog.text, *result.failed.values(), *result.problems) == []
 
 
+def test_a_list_that_changes_between_runs_of_a_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    for entry in ("elsewhere/a.nii", "elsewhere/Zornberg.nii", "elsewhere/Zornberg Hans"):
+        Path("list.txt").write_text(f"{entry}\n")
+        with pytest.raises(segpipe.InputError, match="the input must exist") as refused:
+            segpipe.run("list.txt", "model.onnx", "out", case_name="number", executor="serial", device="cpu")
+        assert leaks(folder, str(refused.value)) == []
+
+
+def test_a_current_folder_that_changes_between_runs_of_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("Mustermann", "Zornberg"):
+        (tmp_path / name).mkdir()
+        with veiled(Veil((".",))):
+            assert name not in without_paths(f"{name}/x.dcm cannot be read")
+
+
 def test_files_of_channels(tmp_path: Path) -> None:
     values = networks.contract(2, 3, layout="NCDHW", tile=[2, 6, 8], overlap=[0, 1, 2], scale=1 / 4096)
     networks.Network(2, 0, ndim=3).conv(2, 3, 1).save(tmp_path / "model.onnx", values, classes=3, shape=("n", 2, 6, 8))

@@ -12,6 +12,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partialmethod
+from importlib import import_module
 from typing import Any
 
 from rasterio.errors import RasterioError
@@ -69,24 +71,45 @@ _LOGGED = re.compile(r"^(?:ERROR|Warning) \d+: (.*)", re.MULTILINE)
 _OPENS_LOG = ("CPL_LOG", "CPL_MAX_ERROR_REPORTS")
 
 
-class _Listener(logging.Filter):
-    """Collects what rasterio logs about GDAL in a thread that listens; passes on what the root logger would accept."""
+_ERROR = "GDAL signalled an error"
+"""Start of the form in which rasterio logs errors, as information; GDAL's message is the last argument."""
+
+LOGGING = ("rasterio._err", "rasterio._env")
+"""Modules of rasterio that log what GDAL says; each has its logger in its variable ``log``."""
+
+
+class _Ear:
+    """Stands in for the logger of a module of rasterio: collects GDAL's messages in a thread that listens, then logs them.
+
+    Whether the logger passes something on does not matter: programs set its level, add filters, and disable it, as
+    ``logging.config.dictConfig`` does with all loggers that it does not name.
+    """
 
     heard = threading.local()
 
-    def filter(self, record: logging.LogRecord) -> bool:
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._logger, name)
+
+    def log(self, level: int, form: str, *values: Any) -> None:
         messages = getattr(self.heard, "messages", None)
-        if messages is not None and (text := _words(record)) is not None:
+        if messages is not None and (text := _words(level, form, values)) is not None:
             messages.append(text)
-        return record.levelno >= logging.getLogger().getEffectiveLevel()
+        self._logger.log(level, form, *values)
+
+    info = partialmethod(log, logging.INFO)
+    warning = partialmethod(log, logging.WARNING)
+    error = partialmethod(log, logging.ERROR)
 
 
-def _words(record: logging.LogRecord) -> str | None:
-    """GDAL's message; None if it is neither a warning nor an error. rasterio logs errors as information."""
-    if record.msg.startswith("GDAL signalled") and isinstance(record.args, tuple):
-        return str(record.args[-1]).strip()
-    text = record.getMessage()
-    if record.levelno < logging.WARNING and not text.startswith("Unknown error number"):
+def _words(level: int, form: str, values: tuple[Any, ...]) -> str | None:
+    """GDAL's message; None if it is neither a warning nor an error."""
+    if form.startswith(_ERROR) and values:
+        return str(values[-1]).strip()
+    text = form % values if values else form
+    if level < logging.WARNING and not text.startswith((_ERROR, "Unknown error number")):
         return None
     warned = _WARNED.match(text)
     return (text if warned is None else warned[1]).strip()
@@ -94,7 +117,7 @@ def _words(record: logging.LogRecord) -> str | None:
 
 def _hear_bytes(unraisable: Any) -> bool:
     """Collect a message that rasterio could not log because its bytes are not UTF-8; return whether it is one."""
-    error, messages = unraisable.exc_value, getattr(_Listener.heard, "messages", None)
+    error, messages = unraisable.exc_value, getattr(_Ear.heard, "messages", None)
     if not isinstance(error, UnicodeDecodeError) or not str(unraisable.object).startswith("rasterio."):
         return False
     if messages is not None:
@@ -145,7 +168,6 @@ def _err() -> None:
         return
 
 
-_LISTENER = _Listener()
 _lock = threading.Lock()
 _log: _Log | None = None
 
@@ -158,11 +180,10 @@ def listen() -> bool:
 def _listening() -> _Log:
     global _log  # noqa: PLW0603 - GDAL has one per process
     with _lock:
-        for name in ("rasterio._err", "rasterio._env"):
-            logger = logging.getLogger(name)
-            logger.addFilter(_LISTENER)  # adding it again has no effect
-            if logger.getEffectiveLevel() > logging.INFO:
-                logger.setLevel(logging.INFO)
+        for name in LOGGING:
+            module = import_module(name)
+            if not isinstance(module.log, _Ear):
+                module.log = _Ear(module.log)  # type: ignore[attr-defined]
         _watch_unraisable()
         if _log is None:
             _log = _Log()
@@ -210,11 +231,11 @@ def harmful(said: Iterable[str]) -> list[str]:
 @contextmanager
 def messages() -> Iterator[Messages]:
     """Collect GDAL's messages in this thread and in GDAL's own threads; an enclosing listener gets them, too."""
-    before, heard = getattr(_Listener.heard, "messages", None), Messages()
-    _Listener.heard.messages = heard.own
+    before, heard = getattr(_Ear.heard, "messages", None), Messages()
+    _Ear.heard.messages = heard.own
     try:
         yield heard
     finally:
-        _Listener.heard.messages = before
+        _Ear.heard.messages = before
         if before is not None:
             before.extend(heard.own)

@@ -11,7 +11,7 @@ from segpipe.api.command_line import command_of
 from segpipe.api.listed import after_models, runs_of_list
 from segpipe.api.model import Model, Paths, paths
 from segpipe.api.results import RunResult
-from segpipe.errors import SettingsError
+from segpipe.errors import ModelError, SettingsError
 from segpipe.formats.registry import unchanged
 from segpipe.formats.veil import hidden_inputs
 from segpipe.jobs.dask_options import unchanged_dask
@@ -23,6 +23,7 @@ from segpipe.jobs.tasks import Halt, Outcome, Watcher
 from segpipe.jobs.trial import settle
 from segpipe.jobs.worker_process import spare_worker
 from segpipe.messages.printable import printable
+from segpipe.network.spec import ModelSpec
 from segpipe.process.interruption import interruptible
 from segpipe.process.isolation import isolated
 from segpipe.settings import Settings, load_settings
@@ -137,6 +138,8 @@ def run(
     chosen = _settings(inputs, model, output, settings)
     with isolated(unchanged, unchanged_dask), spare_worker(chosen.runs_in), hidden_inputs(chosen):
         prepared = replace(prepare(_with_grace(chosen)), command=command_of(chosen))
+        if isinstance(model, Model) and "contract" not in settings:
+            _check_same(model, prepared.run.model)
         summary = execute(prepared, Host(_watching(progress), LOG.info, interruptible))
     result = RunResult.of(prepared, summary)
     if result.interrupted:
@@ -151,6 +154,19 @@ def _settings(inputs: Paths, model: Any, output: Any, settings: dict[str, Any]) 
     loaded = model.settings if isinstance(model, Model) else {"model": paths(model)}
     places = {"input": paths(inputs), "output": os.fspath(output)}
     return load_settings(None, {**loaded, **settings, **places}, "segpipe.run")
+
+
+def _check_same(loaded: Model, found: ModelSpec) -> None:
+    """Check that the files of a loaded model, which are read again, are those that were loaded.
+
+    Raises:
+        ModelError: they are not.
+    """
+    if loaded.spec.sha256 != found.sha256:
+        raise ModelError(
+            f"the model of a run must be the one that was loaded, and {found.path.absolute()} is another file, or has "
+            "another contract, now: load it again with segpipe.load"
+        )
 
 
 def _with_grace(settings: Settings) -> Settings:

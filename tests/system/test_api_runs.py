@@ -15,12 +15,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import rasterio
-from networks import pixelwise
+from networks import contract, pixelwise, toml
 from scenes import PATIENCE, arguments, assert_same, begin_and_stop, go_on_until, make_model, make_scenes
 
 import segpipe
 from segpipe.api.command_line import command_of
 from segpipe.api.results import ClassTotal
+from segpipe.errors import ModelError
 from segpipe.jobs.dask_options import unchanged_dask
 from segpipe.jobs.status import read_status
 from segpipe.process import spawning
@@ -129,6 +130,26 @@ def test_a_second_call_does_what_is_missing(here, done, tmp_path):
     assert (once.done, once.skipped) == (["a", "b"], [])
     assert (again.done, again.skipped) == ([], ["a", "b"])
     assert once.totals == again.totals
+
+
+@pytest.mark.parametrize("how", ["replaced", "another folder", "another contract"])
+def test_a_loaded_model_whose_file_is_another_by_now_is_not_run(how, root, tmp_path, monkeypatch):
+    """The path may lead to another file: one was put in its place, or the working folder has changed."""
+    monkeypatch.chdir(tmp_path)
+    pixelwise(tmp_path / "m.onnx", seed=0)
+    model = segpipe.load("m.onnx", device="cpu")
+    assert segpipe.run(root / "in/a.tif", model, tmp_path / "first", executor="serial").done == ["a"]
+    if how == "another folder":
+        (tmp_path / "other").mkdir()
+        monkeypatch.chdir(tmp_path / "other")
+    if how == "another contract":
+        (tmp_path / "m.toml").write_text(toml(contract(3, 3, scale=0.5)))
+    else:
+        pixelwise(Path("m.onnx"), seed=1)
+    with pytest.raises(ModelError, match=r"must be the one that was loaded, and .*m\.onnx is another file, or has another"):
+        segpipe.run(root / "in/a.tif", model, tmp_path / "second", executor="serial")
+    assert not (tmp_path / "second").exists()
+    assert segpipe.run(root / "in/a.tif", segpipe.load("m.onnx"), tmp_path / "third", executor="serial").done == ["a"]
 
 
 def test_a_loaded_model_gives_its_file_and_settings(here, tmp_path):

@@ -68,14 +68,19 @@ def check_place(run: Run, origin: Origin, address: str) -> None:
         WorkerError: it would read other inputs, or write to another output.
     """
     here = os.getcwd()  # noqa: PTH109
-    relative = next((one for one in run.settings.input if not (is_remote(one) or Path(one).is_absolute())), None)
+    relative = next(filter(_is_relative, run.settings.input), None)
     shares_output = origin.lock is None or _reads(run, origin.lock)
-    if not shares_output or (relative and Path(run.output.path(LOCK)).is_absolute() and here != origin.folder):
+    # a relative output that is the same one shows that folders are the same, too, whatever their names
+    if not shares_output or (relative and not _is_relative(run.output.path(LOCK)) and here != origin.folder):
         what = f"the input {relative}" if shares_output else f"the output {run.output}"
         raise WorkerError(
             f"workers must see the files of the run, and {what} of {origin.folder} is not that of {address}, which runs in "
             f"{here}: give absolute paths, to folders that all machines share"
         )
+
+
+def _is_relative(path: str) -> bool:
+    return not (is_remote(path) or Path(path).is_absolute())
 
 
 def _reads(run: Run, lock: bytes) -> bool:

@@ -1,5 +1,6 @@
 """What a worker of Dask knows of the runs that use it, and of the places of their files; without a cluster."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,15 @@ def test_the_lock_tells_whether_an_output_is_the_same(run, tmp_path, monkeypatch
             check_place(run, origin, "tcp://there")
     (tmp_path / "second" / "out" / NAME).write_bytes(b"mine")  # a folder that is mounted at two places
     check_place(run, origin, "tcp://there")
+
+
+@pytest.mark.parametrize("output", ["/shared/out", "s3://maps/out"])
+def test_relative_inputs_need_the_same_folder_wherever_the_output_is(output, run, tmp_path, monkeypatch):
+    run = replace(run, settings=run.settings.model_copy(update={"output": output}))
+    origin = Origin("a", str(tmp_path / "first"), None)
+    check_place(run, origin, "tcp://there")
+    monkeypatch.chdir(tmp_path / "second")
+    with pytest.raises(WorkerError, match=r"the input in of .*/first is not that of tcp://there, which runs in .*/second"):
+        check_place(run, origin, "tcp://there")
+    elsewhere = run.settings.model_copy(update={"input": ("/shared/in", "s3://maps/in", "/vsizip/x.zip/a.tif")})
+    check_place(replace(run, settings=elsewhere), origin, "tcp://there")

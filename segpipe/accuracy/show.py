@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -114,20 +115,26 @@ def _values(row: Estimate) -> list[Any]:
 
 def as_csv(found: Estimates) -> str:
     """A row per estimate."""
-    return "".join(_lines(COLUMNS, [_values(row) for row in found.rows]))
+    return csv_text(COLUMNS, map(_values, found.rows))
 
 
-def _lines(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Iterator[str]:
+def csv_text(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table as CSV, one line per row, for programs that read line by line."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(head)
     writer.writerows([[one_row(cell) if isinstance(cell, str) else cell for cell in row] for row in rows])
-    yield text.getvalue()
+    return text.getvalue()
 
 
 def write_estimates(found: Estimates, folder: Path) -> list[Path]:
     """Write ``estimate.csv`` and ``estimate.json`` into a folder, and return their paths."""
     return write_files(folder, {"estimate.csv": as_csv(found), "estimate.json": as_json(found) + "\n"})
+
+
+def number(value: Any) -> float | None:
+    """A number for JSON and CSV; None if it is not a number."""
+    return None if math.isnan(value) else float(value)
 
 
 def write_files(folder: Path, texts: dict[str, str]) -> list[Path]:

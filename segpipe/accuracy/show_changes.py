@@ -1,7 +1,5 @@
 """A comparison of two runs for a person, a spreadsheet or a program."""
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterator
@@ -13,9 +11,9 @@ import numpy as np
 from segpipe.accuracy.compare import Change, Changes
 from segpipe.accuracy.estimators import Float, Integers
 from segpipe.accuracy.scores import scores
-from segpipe.accuracy.show import print_table, write_files
+from segpipe.accuracy.show import csv_text, number, print_table, write_files
 from segpipe.messages.console import echo
-from segpipe.messages.printable import one_row, printable, printable_json
+from segpipe.messages.printable import printable, printable_json
 from segpipe.messages.redact import cleaned
 from segpipe.results.areas import rounded
 
@@ -69,16 +67,12 @@ def _summary(pixels: Integers, sizes: Float) -> dict[str, Any]:
     both = math.fsum(seen.ravel())
     changed = math.fsum(seen[~np.eye(len(seen), dtype=bool)])
     return {
-        "agreement": _number(own.overall_accuracy),
-        "kappa": _number(own.kappa),
+        "agreement": number(own.overall_accuracy),
+        "kappa": number(own.kappa),
         "changed": rounded(changed),
         "changed_share": changed / both if both else None,
         "seen_by_both": rounded(both),
     }
-
-
-def _number(value: Any) -> float | None:
-    return None if math.isnan(value) else float(value)
 
 
 def _text(value: float | None) -> str:
@@ -124,19 +118,14 @@ def _values(pixels: Integers, sizes: Float) -> dict[str, Any]:
 
 def as_csv(found: Changes) -> str:
     """A row per case and pair of classes that occurs."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for one in found.cases:
-        writer.writerows(_rows(found, one))
-    return text.getvalue()
+    return csv_text(COLUMNS, (row for one in found.cases for row in _rows(found, one)))
 
 
 def _rows(found: Changes, one: Change) -> Iterator[list[Any]]:
-    ids, names = (*found.classes.ids, ""), (*map(one_row, found.classes.names), UNSEEN)
+    ids, names = (*found.classes.ids, ""), (*found.classes.names, UNSEEN)
     for a, b in np.argwhere(one.pixels).tolist():
         size = rounded(one.sizes[a, b]) if one.amounts is not None else ""
-        yield [one_row(one.name), ids[a], names[a], ids[b], names[b], int(one.pixels[a, b]), size, one.unit]
+        yield [one.name, ids[a], names[a], ids[b], names[b], int(one.pixels[a, b]), size, one.unit]
 
 
 def write_changes(found: Changes, folder: Path) -> list[Path]:

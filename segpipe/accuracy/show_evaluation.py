@@ -1,7 +1,5 @@
 """An evaluation for a person, a spreadsheet or a program."""
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -14,9 +12,9 @@ import numpy as np
 from segpipe.accuracy.evaluate import CaseScores, Evaluation
 from segpipe.accuracy.picture import as_svg
 from segpipe.accuracy.scores import QUANTITIES, SUMMARIES, scores
-from segpipe.accuracy.show import print_table, write_files
+from segpipe.accuracy.show import csv_text, number, print_table, write_files
 from segpipe.messages.console import echo
-from segpipe.messages.printable import one_row, printable, printable_json
+from segpipe.messages.printable import printable, printable_json
 from segpipe.messages.redact import cleaned
 
 WORDS = {
@@ -137,7 +135,7 @@ def as_json(found: Evaluation) -> str:
     missed, false = _events(found)
     values = {
         "pooled": {
-            **{what: _number(getattr(found.found, what)) for what in SUMMARIES},
+            **{what: number(getattr(found.found, what)) for what in SUMMARIES},
             "intervals": {what: _numbers(found.limits[what]) for what in SUMMARIES if what in found.limits},
             "unseen_pixels": found.pooled.unseen,
             "ignored_pixels": found.pooled.ignored,
@@ -148,7 +146,7 @@ def as_json(found: Evaluation) -> str:
                 "name": name,
                 "reference_pixels": int(found.found.support[k]),
                 "mapped_pixels": int(found.found.mapped[k]),
-                **{what: _number(getattr(found.found, what)[k]) for what in QUANTITIES},
+                **{what: number(getattr(found.found, what)[k]) for what in QUANTITIES},
                 "intervals": {what: _numbers(found.limits[what][:, k]) for what in QUANTITIES if what in found.limits},
                 "cases_missed": missed[k],
                 "cases_false": false[k],
@@ -175,7 +173,7 @@ def _case(found: Evaluation, one: CaseScores) -> dict[str, Any]:
     own, names = scores(one.confusion.matrix), found.classes.names
     return {
         "case": one.name,
-        **{what: _number(getattr(own, what)) for what in SUMMARIES},
+        **{what: number(getattr(own, what)) for what in SUMMARIES},
         "missed": [names[k] for k in one.missed()],
         "false": [names[k] for k in one.false()],
         "unseen_pixels": one.confusion.unseen,
@@ -190,29 +188,21 @@ def _is_listed(found: Evaluation) -> bool:
     return len(found.cases) * found.pooled.matrix.size <= MOST_LISTED
 
 
-def _number(value: Any) -> float | None:
-    return None if math.isnan(value) else float(value)
-
-
 def _numbers(values: Any) -> list[float | None]:
-    return [_number(value) for value in values]
+    return [number(value) for value in values]
 
 
 def as_csv(found: Evaluation) -> str:
     """A row per case and class."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(row for one in found.cases for row in _rows(found, one))
-    return text.getvalue()
+    return csv_text(COLUMNS, (row for one in found.cases for row in _rows(found, one)))
 
 
 def _rows(found: Evaluation, one: CaseScores) -> Iterator[list[Any]]:
     own, missed, false = scores(one.confusion.matrix), {*one.missed().tolist()}, {*one.false().tolist()}
     for k, name in enumerate(found.classes.names):
-        each = [_number(getattr(own, what)[k]) for what in QUANTITIES]
+        each = [number(getattr(own, what)[k]) for what in QUANTITIES]
         events = [str(k in events).lower() for events in (missed, false)]
-        yield [one_row(one.name), one_row(name), int(own.support[k]), int(own.mapped[k]), *each, *events]
+        yield [one.name, name, int(own.support[k]), int(own.mapped[k]), *each, *events]
 
 
 def write_evaluation(found: Evaluation, folder: Path) -> list[Path]:

@@ -1,6 +1,5 @@
 """An array on disk that is written in boxes and read in slabs, until the mask of a case is complete."""
 
-import errno
 import math
 import os
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from segpipe.formats.volume.draft import Draft
 from segpipe.geometry.windows import Window
 from segpipe.storage import Store
 from segpipe.storage.files import output_errors
+from segpipe.storage.offsets import read_at, write_at
 
 
 class PlaneFile:
@@ -43,12 +43,7 @@ class PlaneFile:
         """Read rows, or planes, of a band: shape ``(stop - start, *shape[2:])``."""
         found = np.empty((stop - start, *self.shape[2:]), self._dtype)
         with output_errors(self.path):
-            buffer, at = found.data.cast("B"), self._at((band, start))
-            while buffer:
-                count = os.preadv(self._draft.file, [buffer], at)
-                if not count:
-                    raise OSError(errno.EIO, "it has become shorter while it was read")
-                buffer, at = buffer[count:], at + count
+            read_at(self._draft.file, found.data.cast("B"), self._at((band, start)))
         return found
 
     def discard(self) -> None:
@@ -59,7 +54,4 @@ class PlaneFile:
         return sum(i * stride for i, stride in zip(place, self._strides, strict=False)) * self._dtype.itemsize
 
     def _put(self, row: NDArray[Any], at: int) -> None:
-        data = row.data.cast("B")
-        while data:
-            count = os.pwrite(self._draft.file, data, at)
-            data, at = data[count:], at + count
+        write_at(self._draft.file, row.data.cast("B"), at)

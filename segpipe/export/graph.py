@@ -6,7 +6,7 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,14 +68,17 @@ class Scorer(nn.Module):
 
 def score(scorer: nn.Module, images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Torch's scores for images ``(batch, channels, rows, cols)``."""
-    with torch.inference_mode():
-        return np.asarray(scorer(torch.from_numpy(np.ascontiguousarray(images))).float().numpy(), np.float32)
+    return _scored(scorer, images)
 
 
 def own_score(scorer: Scorer, images: NDArray[Any]) -> NDArray[np.float32]:
     """Torch's scores at the network's own output size."""
+    return _scored(scorer.own, images)
+
+
+def _scored(forward: Callable[[torch.Tensor], torch.Tensor], images: NDArray[Any]) -> NDArray[np.float32]:
     with torch.inference_mode():
-        return np.asarray(scorer.own(torch.from_numpy(np.ascontiguousarray(images))).float().numpy(), np.float32)
+        return np.asarray(forward(torch.from_numpy(np.ascontiguousarray(images))).float().numpy(), np.float32)
 
 
 def output_stride(network: nn.Module, example: NDArray[np.float32]) -> int:

@@ -12,7 +12,7 @@ from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, helper
 
 from segpipe.errors import ExportError
-from segpipe.storage.files import commit, partial, unlinked
+from segpipe.storage.files import commit, digest_of, partial, unlinked
 
 LARGEST = 2**31 - 2**20
 """Most bytes of a graph with its weights in one file: protobuf counts in 31 bits; the rest is left to the contract."""
@@ -53,7 +53,7 @@ def write(proto: onnx.ModelProto, path: Path, stem: str) -> Path | None:
     for chunk in _chunks(heavy):
         digest.update(chunk)
     data = path.with_name(f"{stem}.{digest.hexdigest()[:16]}{SUFFIX}")
-    if not (data.is_file() and _digest(data) == digest.hexdigest()):
+    if not (data.is_file() and digest_of(data) == digest.hexdigest()):
         _write_whole(data, heavy)
     light = _copied(proto, {tensor.name: entry for tensor, entry in zip(heavy, _entries(heavy, data.name), strict=True)})
     if is_large(light):
@@ -99,11 +99,6 @@ def _entries(tensors: list[TensorProto], name: str) -> Iterator[dict[str, str]]:
         length = len(tensor.raw_data)
         yield {"location": name, "offset": str(offset), "length": str(length)}
         offset += length + -length % PAGE
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def light_copy(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TextIO
 
 from segpipe.messages.printable import printable_lines
+from segpipe.process.leave import flush_streams
 
 Say = Callable[[str], None]
 
@@ -64,13 +65,6 @@ def _swallowed(number: int) -> Iterator[None]:
         try:
             yield
         finally:
-            _flush()
+            flush_streams()
             os.dup2(kept, number)
             os.close(kept)
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            if stream is not None:
-                stream.flush()

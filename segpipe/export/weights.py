@@ -82,7 +82,7 @@ def _unpickle(path: Path, trust: bool, named: bool) -> Any:
             return torch.load(path, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
         if trust or not _begins_as_pickle(path):
-            raise ExportError(_DAMAGED.format(path, _found(error))) from None
+            raise ExportError(_DAMAGED.format(path, torch_finding(error))) from None
         content = read_inert(path)
         network = next(networks(content), None)
         if network is not None and named:
@@ -91,7 +91,7 @@ def _unpickle(path: Path, trust: bool, named: bool) -> Any:
             raise ExportError(_WHOLE.format(path, type(network).__name__, how_to_name(network))) from None
         raise ExportError(
             f"{path} holds more than tensors, and loading that runs code from the file: save its state_dict() alone, "
-            f"or give --trust-pickle if you know who made it ({_found(error)})"
+            f"or give --trust-pickle if you know who made it ({torch_finding(error)})"
         ) from None
     except (ImportError, AttributeError) as error:
         raise ExportError(
@@ -99,7 +99,7 @@ def _unpickle(path: Path, trust: bool, named: bool) -> Any:
             f"name its folder in PYTHONPATH ({type(error).__name__}: {error})"
         ) from None
     except Exception as error:  # noqa: BLE001 - torch passes on whatever its readers raise
-        raise ExportError(_DAMAGED.format(path, f"{type(error).__name__}: {_found(error)}".rstrip(": "))) from None
+        raise ExportError(_DAMAGED.format(path, f"{type(error).__name__}: {torch_finding(error)}".rstrip(": "))) from None
 
 
 _WHOLE = (
@@ -115,8 +115,8 @@ def _begins_as_pickle(path: Path) -> bool:
         return stream.read(4)[:1] == b"\x80" or zipfile.is_zipfile(path)
 
 
-def _found(error: Exception) -> str:
-    """torch's finding, without its advice to trust the file."""
+def torch_finding(error: Exception) -> str:
+    """What torch found in a file that it refused, without its advice to trust the file."""
     lines = [line.strip() for line in str(error).splitlines() if "unsupported" in line.lower() or "unable" in line.lower()]
     line = lines[0] if lines else str(error).split("\n", 1)[0]
     return line.removeprefix("WeightsUnpickler error: ").split(" was not an allowed global")[0]
@@ -178,7 +178,7 @@ def fit(module: nn.Module, state: State, *, prefix: str | None, replace_head: bo
     wanted = module.state_dict()
     differ = [key for key in mine if key in wanted and mine[key].shape != wanted[key].shape]
     _check_keys(mine, wanted, differ, replace_head)
-    _check_finite(mine)
+    check_finite(mine)
     module.load_state_dict({key: value for key, value in mine.items() if key not in differ}, strict=False)
     notes = [f"keys taken from below {prefix!r}"] if prefix else []
     notes += [f"keys of the checkpoint that are not the network's, left out: {shown(others)}"] if others else []
@@ -242,9 +242,14 @@ def _shapes(keys: list[str], mine: State, wanted: Mapping[str, Tensor]) -> str:
     return shown(f"{key} {tuple(mine[key].shape)} for {tuple(wanted[key].shape)}" for key in keys)
 
 
-def _check_finite(state: State) -> None:
+def check_finite(state: Mapping[str, Tensor], whose: str = "weights") -> None:
+    """Check that weights have no NaN and no infinity.
+
+    Raises:
+        ExportError: some have; the message begins with ``whose``.
+    """
     broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
         raise ExportError(
-            f"weights must be finite, got NaN or infinity in {shown(broken)}: take a checkpoint from before that"
+            f"{whose} must be finite, got NaN or infinity in {shown(broken)}: take a checkpoint from before that"
         )

@@ -25,13 +25,12 @@ from segpipe.inspect.checks import any_contract, noting, spec_of
 from segpipe.inspect.facts import Band, Fit, Needs, RasterFacts
 from segpipe.inspect.fit import fit_of
 from segpipe.inspect.pixels import source_of, valid_share
+from segpipe.jobs.prepare import area_of
 from segpipe.network.read import read_spec
 from segpipe.pipeline.findings import findings_of, refuse_far
 from segpipe.pipeline.opening import open_sheet
 from segpipe.results.records import Run
 from segpipe.settings import Settings
-from segpipe.vectors.area import Area, read_area
-from segpipe.vectors.file import Selection
 
 NAMED = 3
 """Cases that a message names."""
@@ -86,7 +85,7 @@ def _inspected(case: Case, dataset: DatasetReader, files: list[str], settings: S
         seen = replace(_raster_facts(dataset, read_grid(dataset, settings.crs)), file=case.path, files=files)
         place_notes = _place_notes(dataset, settings.crs)
     spec = None if alone else spec_of(settings, errors)  # before pixels are read: see ModelSpec.network_mb
-    area, warnings = _area(settings)
+    area, warnings = area_of(settings)
     overrides = replace(settings.overrides, aoi=area)
     if area is not None:
         with noting(errors, case.path):
@@ -100,14 +99,6 @@ def _inspected(case: Case, dataset: DatasetReader, files: list[str], settings: S
     with noting(errors, case.path):
         valid = valid_share(case, dataset, contract, overrides)
     return replace(seen, valid=valid, fit=fit, notes=[*notes, *warnings], error=next(iter(errors), None))
-
-
-def _area(settings: Settings) -> tuple[Area | None, list[str]]:
-    """The area of interest, and warnings about its polygons."""
-    if settings.aoi is None:
-        return None, []
-    area, warnings = read_area(Selection(settings.aoi, settings.aoi_layer, flag="--aoi"))
-    return area, [f"{area.path}: {text}" for text in warnings]
 
 
 def _fit(case: Case, run: Run, errors: list[str]) -> tuple[Fit | None, list[str]]:

@@ -81,7 +81,10 @@ def prepare(settings: Settings, *, look: bool = False, age: float = 0.0, only: C
         pool = cluster_workers(settings)
         if pool is not None and pool.memory is not None and settings.memory is None:
             settings = settings.model_copy(update={"memory": pool.memory / 1e9})
-        run = Run(model, settings, _area(settings))
+        area, warnings = area_of(settings)
+        for text in warnings:
+            LOG.warning("%s", printable(text))
+        run = Run(model, settings, area)
         taken = _taken(run, only)
         _check_output(run, taken.cases)
         zones = _zones(run, taken.cases)
@@ -119,14 +122,16 @@ def _tried(spec: ModelSpec, settings: Settings) -> ModelSpec:
     return try_out(spec, keep=True)
 
 
-def _area(settings: Settings) -> Area | None:
-    """The area of interest, if there is one; each kind of problem gives a warning."""
+def area_of(settings: Settings) -> tuple[Area | None, list[str]]:
+    """The area of interest, None if there is none, and a warning for each kind of problem of its polygons.
+
+    Raises:
+        ZonesError: the file of polygons cannot be used.
+    """
     if settings.aoi is None:
-        return None
+        return None, []
     area, warnings = read_area(Selection(settings.aoi, settings.aoi_layer, flag="--aoi"))
-    for text in warnings:
-        LOG.warning("%s: %s", printable(area.path), text)
-    return area
+    return area, [f"{area.path}: {text}" for text in warnings]
 
 
 def _warn_of_report(run: Run, cases: Sequence[Case]) -> None:

@@ -58,11 +58,16 @@ def _why(ending: Ending, output: TensorSpec) -> str:
 
 def _changing(proto: onnx.ModelProto) -> Iterator[str]:
     """Yield operators whose results change from call to call: random ones, and those with running statistics."""
-    for node in _nodes([*proto.graph.node, *(node for function in proto.functions for node in function.node)]):
+    for node in all_nodes(proto):
         if node.op_type in RANDOM:
             yield node.op_type
         elif node.op_type == "BatchNormalization" and any(a.name == "training_mode" and a.i for a in node.attribute):
             yield "batch normalisation in training mode"
+
+
+def all_nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of a graph and of its local functions, including those of branches and loops."""
+    yield from _nodes([*proto.graph.node, *(node for function in proto.functions for node in function.node)])
 
 
 def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:

@@ -1,7 +1,7 @@
 """Models whose IR version or opset is newer than the installed ONNX Runtime takes: converted down, and compared."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, version_converter
 
 from segpipe.errors import ModelError, one_line
 from segpipe.network.device import open_session
+from segpipe.network.form import all_nodes
 
 if TYPE_CHECKING:
     from segpipe.network.spec import ModelSpec
@@ -103,17 +104,9 @@ def _opset(proto: onnx.ModelProto) -> int | None:
     return next((entry.version for entry in proto.opset_import if entry.domain in ONNX), None)
 
 
-def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """Yield nodes, including those of branches and loops."""
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            yield from _nodes([*attribute.g.node, *(inner for graph in attribute.graphs for inner in graph.node)])
-
-
 def _changed(proto: onnx.ModelProto, opset: int, older: int) -> Iterator[str]:
     """Yield the operators whose definition is newer than an older opset."""
-    for node in _nodes([*proto.graph.node, *(node for function in proto.functions for node in function.node)]):
+    for node in all_nodes(proto):
         known = node.domain in ONNX and onnx.defs.has(node.op_type, opset)
         if known and onnx.defs.get_schema(node.op_type, opset).since_version > older:
             yield node.op_type

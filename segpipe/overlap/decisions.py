@@ -1,6 +1,5 @@
 """A number for each pixel of a grid, in blocks that are filled when they are asked for: a file without a name in TMPDIR."""
 
-import errno
 import math
 import os
 import tempfile
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from segpipe.errors import OutputError
 from segpipe.geometry.windows import Window
+from segpipe.storage.offsets import read_at, write_at
 
 SIDE = 2048
 """Side of the blocks."""
@@ -54,27 +54,14 @@ class Decisions:
         stop = tuple(min(a + SIDE, size) for a, size in zip(start, self._shape, strict=True))
         window, at = Window(start, stop), (row * -(-self._shape[1] // SIDE) + col) * SIDE * SIDE * TYPE.itemsize
         if (row, col) in self._kept:
-            return self._get(np.empty(window.shape, TYPE), at)
+            keys = np.empty(window.shape, TYPE)
+            with self._errors():
+                read_at(self._file, keys.data.cast("B"), at)
+            return keys
         keys = np.ascontiguousarray(fill(window), TYPE)
-        self._put(keys, at)
+        with self._errors():
+            write_at(self._file, keys.data.cast("B"), at)
         self._kept.add((row, col))
-        return keys
-
-    def _put(self, keys: Keys, at: int) -> None:
-        data = keys.data.cast("B")
-        with self._errors():
-            while data:
-                count = os.pwrite(self._file, data, at)
-                data, at = data[count:], at + count
-
-    def _get(self, keys: Keys, at: int) -> Keys:
-        data = keys.data.cast("B")
-        with self._errors():
-            while data:
-                count = os.preadv(self._file, [data], at)
-                if not count:
-                    raise OSError(errno.EIO, "it has become shorter while it was read")
-                data, at = data[count:], at + count
         return keys
 
     @contextmanager

@@ -24,7 +24,7 @@ def leaving() -> Iterator[None]:
     def leave() -> None:
         gc.freeze()
         if codes and (not earlier or left_behind()):
-            _flush()
+            flush_streams()
             os._exit(codes[0])
 
     atexit.register(leave)
@@ -36,7 +36,8 @@ def leaving() -> Iterator[None]:
         raise
 
 
-def _flush() -> None:
+def flush_streams() -> None:
+    """Flush stdout and stderr, as far as they are there."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
             stream.flush()

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from segpipe.errors import DamagedPartError, OutputError
 from segpipe.geometry.windows import Window
 from segpipe.storage import Store
-from segpipe.storage.files import output_errors, remove
+from segpipe.storage.files import digest_of, output_errors, remove
 
 LEVEL = 1
 
@@ -129,17 +129,12 @@ def _as_written(output: Store, name: str, digest: str) -> Iterator[Path]:
         try:
             with _readable(output, name):
                 path = stack.enter_context(output.local(name))
-                found = _digest(path)
+                found = digest_of(path)
         except FileNotFoundError:
             raise DamagedPartError(f"{output.path(name)} is missing") from None
         if found != digest:
             raise DamagedPartError(f"{output.path(name)} is damaged: its content has changed since it was written")
         yield path
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextmanager

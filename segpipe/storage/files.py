@@ -58,6 +58,12 @@ def commit(temporary: Path, path: Path, *, flush: bool = True) -> None:
     temporary.replace(path)
 
 
+def digest_of(path: Path) -> str:
+    """SHA-256 of the content of a file, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def remove(path: Path) -> None:
     """Remove a file that is no longer needed; a failure, as on a disk that became read-only, is left to a later run."""
     with suppress(OSError):

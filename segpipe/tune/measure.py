@@ -12,6 +12,7 @@ from segpipe.formats.cases import find_cases
 from segpipe.formats.channels import channels_of
 from segpipe.formats.registry import element_of, environment
 from segpipe.geometry.windows import Cover, Tiling
+from segpipe.jobs.prepare import area_of
 from segpipe.overrides import Overrides
 from segpipe.pipeline.infer import load
 from segpipe.pipeline.memory import network_bytes
@@ -25,8 +26,6 @@ from segpipe.tune.settings import TuneSettings
 from segpipe.tune.speed import TIMED, Pixels, Speed, seconds_per_tile, speed, tiles_of
 from segpipe.tune.table import Row, agrees, loses_at_most, make_rows
 from segpipe.tune.truth import Truth, find_truth
-from segpipe.vectors.area import read_area
-from segpipe.vectors.file import Selection
 
 PLANNED = 0.9
 """Share of the budget that is planned, since estimates are rough."""
@@ -134,10 +133,8 @@ class _Work:
     def _read_overrides(self) -> Overrides:
         """What the user says of the scenes, and the area of interest."""
         run = self._settings.of_run(self._settings.model)
-        if run.aoi is None:
-            return run.overrides
-        area, warnings = read_area(Selection(run.aoi, run.aoi_layer, flag="--aoi"))
-        self.notes += [f"{area.path}: {text}" for text in warnings]
+        area, warnings = area_of(run)
+        self.notes += warnings
         return replace(run.overrides, aoi=area)
 
     def _find_truth(self) -> Truth | None:

@@ -14,7 +14,7 @@ from segpipe.geometry.ground import Ground
 from segpipe.geometry.scanlines import Scanlines
 from segpipe.vectors.file import Selection, read_surfaces
 from segpipe.vectors.placing import place
-from segpipe.vectors.surfaces import Shapes, digest_of
+from segpipe.vectors.surfaces import Shapes, bounds_of, digest_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,7 @@ class Polygons:
     @property
     def bounds(self) -> tuple[float, float, float, float]:
         """Minimum x and y, maximum x and y, over all polygons."""
-        import shapely
-
-        west, south, east, north = shapely.total_bounds(self.shapes)
-        return float(west), float(south), float(east), float(north)
+        return bounds_of(self.shapes)
 
     def packed(self) -> bytes:
         """Polygons and CRS as bytes, for other processes."""

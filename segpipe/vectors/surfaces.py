@@ -174,3 +174,11 @@ def digest_of(shapes: Shapes, crs: CRS) -> str:
     for one in shapely.to_wkb(shapes):
         found.update(one)
     return found.hexdigest()
+
+
+def bounds_of(shapes: Shapes) -> tuple[float, float, float, float]:
+    """Least x and y, largest x and y, over all polygons."""
+    import shapely
+
+    west, south, east, north = shapely.total_bounds(shapes)
+    return float(west), float(south), float(east), float(north)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from pyproj import CRS
 
 from segpipe.vectors.file import Selection, read_surfaces
-from segpipe.vectors.surfaces import Shapes, digest_of
+from segpipe.vectors.surfaces import Shapes, bounds_of, digest_of
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -33,10 +33,7 @@ class Zones:
     @property
     def bounds(self) -> tuple[float, float, float, float]:
         """Minimum x and y, maximum x and y, over all polygons."""
-        import shapely
-
-        west, south, east, north = shapely.total_bounds(self.shapes)
-        return float(west), float(south), float(east), float(north)
+        return bounds_of(self.shapes)
 
 
 def read_zones(selection: Selection) -> Zones:

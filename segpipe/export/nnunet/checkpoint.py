@@ -12,6 +12,7 @@ from torch import Tensor
 
 from segpipe.errors import ExportError, one_line
 from segpipe.export.families import State
+from segpipe.export.weights import torch_finding
 
 WRAPPED = ("module.", "_orig_mod.")
 """Prefixes of keys that were saved from a network of several GPUs, or of ``torch.compile``."""
@@ -67,17 +68,10 @@ def _loaded(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise ExportError(
             f"{path} must hold tensors, numbers and texts alone, as nnU-Net writes them, and loading more would run code "
-            f"from the file: take the checkpoint that nnUNetv2_train wrote ({_found(error)})"
+            f"from the file: take the checkpoint that nnUNetv2_train wrote ({torch_finding(error)})"
         ) from None
     except Exception as error:  # noqa: BLE001 - torch passes on whatever its readers raise
         raise ExportError(f"{path} is damaged or no checkpoint: {one_line(error)[:200]}: copy it again") from None
-
-
-def _found(error: Exception) -> str:
-    """torch's finding, without its advice to trust the file."""
-    lines = [line.strip() for line in str(error).splitlines() if "unsupported" in line.lower()]
-    line = lines[0] if lines else str(error).split("\n", 1)[0]
-    return line.removeprefix("WeightsUnpickler error: ").split(" was not an allowed global")[0]
 
 
 def _are_tensors(weights: Mapping[Any, Any]) -> bool:

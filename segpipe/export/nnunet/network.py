@@ -1,10 +1,9 @@
 """Build the network of the plans, and load one fold into it, or the mean of several."""
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from segpipe.errors import ExportError
@@ -12,7 +11,7 @@ from segpipe.export.families import in_a_line
 from segpipe.export.nnunet.checkpoint import Checkpoint
 from segpipe.export.nnunet.plans import PLAIN, RESIDUAL, Architecture
 from segpipe.export.nnunet.trainer import BATCH_NORM
-from segpipe.export.weights import shown
+from segpipe.export.weights import check_finite, shown
 from segpipe.process.extras import install
 
 LIBRARY = "dynamic_network_architectures.architectures.unet"
@@ -126,13 +125,5 @@ def _load(module: nn.Module, checkpoint: Checkpoint) -> None:
             f"{checkpoint.path} must fit the network of plans.json and dataset.json key by key; {found}: take all three "
             "from one training"
         )
-    _check_finite(checkpoint.path, given)
+    check_finite(given, f"{checkpoint.path}: weights")
     module.load_state_dict(given)
-
-
-def _check_finite(path: Any, state: Mapping[str, Tensor]) -> None:
-    broken = [key for key, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
-    if broken:
-        raise ExportError(
-            f"{path}: weights must be finite, got NaN or infinity in {shown(broken)}: take a checkpoint from before that"
-        )

@@ -9,11 +9,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 from rasterio.io import DatasetReader
-from rasterio.windows import Window as RasterWindow
 
 from segpipe import __version__
 from segpipe.errors import OutputError
 from segpipe.formats.raster.gdal import gdal_errors, gdal_options, open_raster
+from segpipe.formats.raster.source import raster_window
 from segpipe.formats.style import Color, Style
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.raster_grid import read_grid
@@ -61,9 +61,8 @@ class RasterMask:
         return {}
 
     def read(self, window: Window, band: int = 0) -> NDArray[Any]:
-        (top, left), (bottom, right) = window.start, window.stop
         with _read_errors(self._path):
-            labels: NDArray[Any] = self._dataset.read(band + 1, window=RasterWindow(left, top, right - left, bottom - top))
+            labels: NDArray[Any] = self._dataset.read(band + 1, window=raster_window(window))
         return labels
 
 

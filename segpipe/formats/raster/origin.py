@@ -41,8 +41,6 @@ def files_of(dataset: DatasetReader, look: Look | None = None) -> list[str]:
     GDAL omits the sources of a VRT's mask, sources that are subdatasets, the sources of nested VRTs, and the world file of
     a BMP.
 
-    of a BMP.
-
     Args:
         dataset: the file.
         look: called for files that are opened here: a VRT and its sources, which can be thousands.

@@ -23,7 +23,7 @@ from segpipe.errors import OutputError, of_system
 from segpipe.formats.raster.gdal import any_name, decoding, gdal_errors, gdal_options
 from segpipe.formats.raster.pam import EMPTY, sidecar
 from segpipe.formats.raster.readback import lost
-from segpipe.formats.raster.source import RasterOrigin
+from segpipe.formats.raster.source import RasterOrigin, raster_window
 from segpipe.formats.sink import Target
 from segpipe.formats.style import UNUSED, Style
 from segpipe.geometry.grid import Grid
@@ -153,9 +153,8 @@ class RasterSink(ABC):
 
     def write(self, window: Window, values: NDArray[Any]) -> None:
         """Write ``(bands, *window.shape)``; every pixel must be written once."""
-        (row, col), (rows, cols) = window.start, window.shape
         with self._unwritable():
-            self._dataset.write(values, window=RasterWindow(col, row, cols, rows))
+            self._dataset.write(values, window=raster_window(window))
 
     @contextmanager
     def _unwritable(self) -> Iterator[None]:
@@ -208,8 +207,6 @@ class RasterSink(ABC):
 
         GDAL puts a CRS without GeoTIFF keys into a sidecar of its own, and silently loses others: whatever the file itself
         does not keep goes into ours.
-
-        file itself does not keep goes into ours.
 
         Raises:
             OutputError: a property is kept neither in the file nor in the sidecar.

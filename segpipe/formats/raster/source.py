@@ -123,7 +123,7 @@ class RasterSource:
             values = []
             for window in windows:
                 with self._unreadable(window):
-                    values.append(self._dataset.read(band, window=_raster_window(window)).ravel())
+                    values.append(self._dataset.read(band, window=raster_window(window)).ravel())
             if looks_like_data(np.concatenate(values)):
                 yield LOOKS_LIKE_DATA.format(band)
 
@@ -159,17 +159,17 @@ class RasterSource:
         refuse_slides(dataset, self._path)
         refuse_pages(dataset, self._path)
         described = bands_of(dataset)
-        with _naming(self._path):
+        with naming(self._path):
             matched = match_bands(described, contract, overrides)
         self.bands = matched.bands
         self.dtype = _pixel_type(dataset, self.bands, self._path)
-        with _naming(self._path):
+        with naming(self._path):
             alpha = [band for band in alpha_bands(described, contract) if band not in self.bands]
             rules = resolve_rules(dataset, self.bands, alpha, overrides)
         self._validity = Validity(rules)
         _refuse_palette(dataset, self.bands, overrides.bands, self._path)
         grid = read_grid(dataset, overrides.crs)
-        with _naming(self._path):
+        with naming(self._path):
             self._turn, said = turn_of(dataset, self._path, place=grid.georeferenced)
         self._against = self._turn.against_the_file and dataset.driver in PICTURE_DRIVERS
         self.grid = replace(grid, shape=self._turn.shape)
@@ -200,7 +200,7 @@ class RasterSource:
         return lambda: turned(turn, pixels, self._invalid(pixels, masks))
 
     def _stored(self, window: Window) -> tuple[Pixels, Sequence[Invalid]]:
-        where = _raster_window(window)
+        where = raster_window(window)
         with self._unreadable(window), at_one_go() if self._whole else nullcontext():
             self._decode_ahead()
             return self._pixels(where), self._validity.read(self._dataset, where)
@@ -304,14 +304,15 @@ def turned(turn: Turn, pixels: Pixels, invalid: Invalid | None) -> tuple[Pixels,
     return turn(pixels), None if invalid is None else turn(invalid)
 
 
-def _raster_window(window: Window) -> RasterWindow:
+def raster_window(window: Window) -> RasterWindow:
+    """A window as rasterio takes it."""
     (row, col), (rows, cols) = window.start, window.shape
     return RasterWindow(col, row, cols, rows)
 
 
 @contextmanager
-def _naming(path: str) -> Iterator[None]:
-    """Prefix an error with the path."""
+def naming(path: str) -> Iterator[None]:
+    """Prefix a ``SourceError`` with the path."""
     try:
         yield
     except SourceError as error:

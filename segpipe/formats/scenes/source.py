@@ -14,7 +14,7 @@ from segpipe.errors import SourceError
 from segpipe.formats.case import Case
 from segpipe.formats.raster.confine import confined
 from segpipe.formats.raster.gdal import open_vrt, source_errors
-from segpipe.formats.raster.source import RasterOrigin, RasterSource
+from segpipe.formats.raster.source import RasterOrigin, RasterSource, naming
 from segpipe.formats.scenes.layers import Opened, open_band
 from segpipe.formats.scenes.match import match_channels
 from segpipe.formats.scenes.parts import bands_of_parts
@@ -48,7 +48,7 @@ class SceneSource(RasterSource):
 
     def _begin(self, contract: Contract, overrides: Overrides) -> None:
         product = product_of(self._case)
-        with _naming(self._case):
+        with naming(self._case.path):
             wanted, said = _wanted(self._case, product, contract, self._chosen)
             self._numbers = [product.bands.index(band) + 1 if band in product.bands else band.number for band in wanted]
             if contract.pixel == "physical" and product.unscaled is not None:
@@ -116,14 +116,6 @@ def _wanted(
     if index.kind == "parts":
         return bands_of_parts(index, contract, overrides)
     return match_channels(product.bands, contract, overrides)
-
-
-@contextmanager
-def _naming(case: Case) -> Iterator[None]:
-    try:
-        yield
-    except SourceError as error:
-        raise SourceError(f"{case.path}: {error}") from None
 
 
 def _opened(wanted: Sequence[BandFile], product: Product, *, remote: bool) -> list[Opened]:

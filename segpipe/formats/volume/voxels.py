@@ -1,8 +1,6 @@
 """An array in a file, read and written in boxes; damage and a full disk raise errors, not signals as in a mapped file."""
 
-import errno
 import math
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.geometry.windows import Window
+from segpipe.storage.offsets import read_at, write_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,30 +45,18 @@ class Voxels:
             rows = part if whole else self._rows(plane, box)
             if not whole:
                 rows[:, box.start[2] : box.stop[2]] = part
-            self._put(np.ascontiguousarray(rows, self.dtype), self._place(plane, box.start[1]))
+            whole_rows = np.ascontiguousarray(rows, self.dtype)
+            write_at(self.file, whole_rows.data.cast("B"), self._place(plane, box.start[1]))
 
     def _rows(self, plane: int, box: Window) -> NDArray[Any]:
         """The rows of a plane that a box touches, at full width."""
         rows, width = box.shape[1], self.shape[2]
         found = np.empty((rows, width), self.dtype)
-        self._fill(found.data.cast("B"), self._place(plane, box.start[1]))
+        read_at(self.file, found.data.cast("B"), self._place(plane, box.start[1]))
         return found
 
     def _place(self, plane: int, row: int) -> int:
         return self.offset + (plane * self.shape[1] + row) * self.shape[2] * self.dtype.itemsize
-
-    def _fill(self, buffer: memoryview, at: int) -> None:
-        while buffer:
-            count = os.preadv(self.file, [buffer], at)
-            if not count:
-                raise OSError(errno.EIO, "it has become shorter while it was read")
-            buffer, at = buffer[count:], at + count
-
-    def _put(self, rows: NDArray[Any], at: int) -> None:
-        data = rows.data.cast("B")
-        while data:
-            count = os.pwrite(self.file, data, at)
-            data, at = data[count:], at + count
 
     @property
     def end(self) -> int:

@@ -17,7 +17,7 @@ from segpipe.formats.raster.sink import raster_sink
 from segpipe.geometry.windows import reflected
 from segpipe.network.read import read_spec
 from segpipe.pipeline.blend import Strip
-from segpipe.pipeline.decide import Decision
+from segpipe.pipeline.decision import Decision
 from segpipe.pipeline.opening import open_sheet
 from segpipe.results.areas import Areas
 from segpipe.results.mask_style import mask_style

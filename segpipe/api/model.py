@@ -21,7 +21,8 @@ from segpipe.network.read import read_spec
 from segpipe.network.shapes import by
 from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.agreement import compare_engine
-from segpipe.pipeline.decide import CONFIDENCE_NODATA, Boxes, Decision
+from segpipe.pipeline.decide import Boxes
+from segpipe.pipeline.decision import CONFIDENCE_NODATA, Decision
 from segpipe.pipeline.infer import Model as Network
 from segpipe.pipeline.infer import load as open_model
 from segpipe.pipeline.model_check import try_out

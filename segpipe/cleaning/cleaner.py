@@ -12,7 +12,7 @@ from segpipe.cleaning.majority import majority
 from segpipe.cleaning.rule import Cleaning, Weights
 from segpipe.cleaning.sieve import Sieve
 from segpipe.geometry.windows import Window
-from segpipe.pipeline.decide import CONFIDENCE_TOP
+from segpipe.pipeline.decision import CONFIDENCE_TOP
 
 """Confidence of probability 1."""
 

@@ -45,7 +45,6 @@ def mlm_item(
     *,
     sha256: str,
     tensors: tuple[TensorSpec, TensorSpec],
-    hyperparameters: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The item as JSON values, to be written to the folder of the model.
 
@@ -56,11 +55,10 @@ def mlm_item(
         contract: the model's contract.
         sha256: hash of the file alone, in hex.
         tensors: the graph's image input and its output of scores.
-        hyperparameters: further values, such as the blend; keys of letters, digits, ``_``, ``.`` and ``-``.
     """
     bands: dict[str, Any] = {"bands": [{"name": n} for n in contract.channel_names]} if contract.channel_names else {}
     properties = _properties(model, contract) | _tensors(contract, *tensors) | bands
-    properties["mlm:hyperparameters"] = _hyperparameters(contract) | dict(hyperparameters or {})
+    properties["mlm:hyperparameters"] = _hyperparameters(contract)
     return {
         "type": "Feature",
         "stac_version": STAC_VERSION,

@@ -28,6 +28,10 @@ EQUIVARIANT = 1e-2
 LONGEST = 64
 
 
+SEED = 0
+"""Seed of the noise that is shifted."""
+
+
 @dataclass(frozen=True)
 class Stride:
     """The measured stride in pixels on both axes, and the remaining change of scores under a shift by it."""
@@ -38,7 +42,7 @@ class Stride:
     """Root mean square change of scores in the middle of a tile, over their standard deviation."""
 
 
-def measure_stride(score: Score, channels: int, tile: tuple[int, int], visible: int, seed: int = 0) -> Stride:
+def measure_stride(score: Score, channels: int, tile: tuple[int, int], visible: int) -> Stride:
     """Shift noise under a network, and find the shifts that leave its scores unchanged.
 
     The stride is the smallest divisor of the tile at which scores in the middle of the tile move with the image. Noise may
@@ -50,35 +54,34 @@ def measure_stride(score: Score, channels: int, tile: tuple[int, int], visible: 
         channels: channels of the image.
         tile: rows and columns of a tile.
         visible: stride by the layers; 1 if they show none.
-        seed: seed of the noise.
     """
     longest = max(1, min(LONGEST, min(tile) // 2))
     shifts = [s for s in range(1, longest + 1) if all(t % s == 0 for t in tile)]
-    canvas = noise((channels, *(t + max(shifts) for t in tile)), seed)
+    canvas = noise((channels, *(t + max(shifts) for t in tile)), SEED)
     here = score(canvas[None, :, : tile[0], : tile[1]])[0]
     if here.shape[1:] != tile:
-        return _within_margin(score, channels, tile, visible, seed)
+        return _within_margin(score, channels, tile, visible)
     errors = {s: _change(score, here, canvas, s) for s in shifts}
     found = _smallest(errors)
     align = gcd(_combined(found, visible), *tile)  # reduced to a divisor of the tile, at which windows can start
-    reach = _reach(score, channels, tile, align, seed)
+    reach = _reach(score, channels, tile, align)
     error = max(reach, errors.get(align, 0.0))
     whole = found is not None and align % lcm(found, visible) == 0
     return Stride(align, whole and error < EQUIVARIANT, error)
 
 
-def _within_margin(score: Score, channels: int, tile: tuple[int, int], visible: int, seed: int) -> Stride:
+def _within_margin(score: Score, channels: int, tile: tuple[int, int], visible: int) -> Stride:
     """The stride of a network that scores only the middle of a tile.
 
     The tile need not be a multiple of it. All scores are compared: they see no border, or a border changes them, and then
     they depend on where a tile starts.
     """
-    here = score(noise((channels, *tile), seed)[None])[0]
+    here = score(noise((channels, *tile), SEED)[None])[0]
     powers = (2**k for k in range(LONGEST.bit_length()))
     shifts = sorted(s for s in {*powers, visible} if s < min(here.shape[1:]) and s <= LONGEST)
     if not shifts:
         return Stride(_combined(None, visible), False, 1.0)
-    canvas = noise((channels, *(t + max(shifts) for t in tile)), seed)
+    canvas = noise((channels, *(t + max(shifts) for t in tile)), SEED)
     here = score(canvas[None, :, : tile[0], : tile[1]])[0]
     errors = {s: _moved(score, here, canvas, s, tile) for s in shifts}
     found = _smallest(errors)
@@ -135,9 +138,9 @@ def _change(score: Score, here: NDArray[np.float32], canvas: NDArray[np.float32]
     return _relative(here[(slice(None), *middle)], there[(slice(None), *moved)])
 
 
-def _reach(score: Score, channels: int, tile: tuple[int, int], align: int, seed: int) -> float:
+def _reach(score: Score, channels: int, tile: tuple[int, int], align: int) -> float:
     """Change of the middle of a tile when its rim changes, as it would under a long shift."""
-    here = noise((channels, *tile), seed)
+    here = noise((channels, *tile), SEED)
     there = here.copy()
     rim = [min(max(align, t // 16), t // 4) for t in tile]  # ends before the middle
     for axis, width in enumerate(rim, 1):

@@ -14,7 +14,7 @@ import numpy as np
 from segpipe.formats.registry import FORMATS, environment
 from segpipe.formats.sink import Space
 from segpipe.jobs.plan import Plan
-from segpipe.pipeline.decide import Decision
+from segpipe.pipeline.decision import Decision
 from segpipe.pipeline.memory import in_words, most_memory
 from segpipe.pipeline.opening import Sheet, open_sheet
 from segpipe.results.components import MOST_LISTED

@@ -21,7 +21,7 @@ from segpipe.network.scaling import of_input
 from segpipe.network.session import close_kept
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import AS_STORED, Overrides
-from segpipe.pipeline.decide import Decision
+from segpipe.pipeline.decision import Decision
 from segpipe.pipeline.infer import HostModel, Model
 from segpipe.pipeline.opening import on_network_grid, open_sheet
 from segpipe.pipeline.tiles import Patch, patch_of

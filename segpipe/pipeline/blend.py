@@ -5,13 +5,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import EllipsisType
-from typing import Protocol
 
 from segpipe.geometry.windows import Cover, Part, Window
 from segpipe.network.arrays import FLOAT, HOST, Array, Arrays
 from segpipe.pipeline.opening import Sheet
 from segpipe.pipeline.read import Failed
 from segpipe.pipeline.tiles import Scored
+from segpipe.pipeline.votes import Votes
 from segpipe.timing.spans import span
 
 Scores = Array
@@ -44,19 +44,7 @@ class Finished:
     """Positions of the sums among the scores, in order, if ``regrid`` left out classes that cannot win; None: all."""
 
 
-class Voting(Protocol):
-    """The votes of tiles for labels, as in ``votes``."""
-
-    def of(self, scores: Scores, weights: Array) -> Array:
-        """Votes of a tile, which can be added up."""
-        ...
-
-    def differ(self, sums: Array) -> Array:
-        """Where votes differ, from their sums."""
-        ...
-
-
-def blend(tiles: Iterable[Scored | Failed], arrays: Arrays = HOST, votes: Voting | None = None) -> Iterator[Finished]:
+def blend(tiles: Iterable[Scored | Failed], arrays: Arrays = HOST, votes: Votes | None = None) -> Iterator[Finished]:
     """Sum the scored windows of one case, or of a part of it; its boxes come in order and hold every pixel once.
 
     With ``votes``, boxes say where overlapping tiles differ.
@@ -79,7 +67,7 @@ def blend(tiles: Iterable[Scored | Failed], arrays: Arrays = HOST, votes: Voting
 class _Strips:
     """The score sums of a case and, with an audit, the votes of its tiles."""
 
-    def __init__(self, sheet: Sheet, arrays: Arrays, votes: Voting | None) -> None:
+    def __init__(self, sheet: Sheet, arrays: Arrays, votes: Votes | None) -> None:
         self._sheet, self._arrays, self._votes = sheet, arrays, votes
         self._sums = Strip(sheet.cover, sheet.windows, arrays)
         self._cast = None if votes is None else Strip(sheet.cover, sheet.windows, arrays)
@@ -120,7 +108,7 @@ def _inside(window: Window, halo: int) -> tuple[slice, ...]:
     return (slice(None), *(slice(max(0, halo - a), halo + n) for a, n in zip(window.start, window.shape, strict=True)))
 
 
-def _audited(box: Finished, index: Index, cast: Scores, votes: Voting) -> Finished:
+def _audited(box: Finished, index: Index, cast: Scores, votes: Votes) -> Finished:
     """A box with its window, and where its tiles differ."""
     if box.sums is None:
         return box

@@ -8,7 +8,8 @@ from operator import attrgetter
 from segpipe.formats.case import Case
 from segpipe.pipeline.blend import blend
 from segpipe.pipeline.confined import confined
-from segpipe.pipeline.decide import Boxes, Decision, beside_writer, decide
+from segpipe.pipeline.decide import Boxes, beside_writer, decide
+from segpipe.pipeline.decision import Decision
 from segpipe.pipeline.infer import Model, infer
 from segpipe.pipeline.read import Reading, read
 from segpipe.pipeline.regrid import regrid

@@ -10,7 +10,7 @@ from operator import or_
 import numpy as np
 
 from segpipe.network.arrays import FLOAT, Array, Arrays
-from segpipe.pipeline.decide import Decision
+from segpipe.pipeline.decision import Decision
 from segpipe.pipeline.memory import VOTE_BASE
 
 DOUBLE = np.dtype(np.float64)

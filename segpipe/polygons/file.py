@@ -16,7 +16,7 @@ from pyproj import CRS
 from segpipe.errors import OutputError, SegpipeError, SettingsError
 from segpipe.messages.printable import one_row
 from segpipe.overlap.finished import Classes
-from segpipe.pipeline.decide import CONFIDENCE_TOP
+from segpipe.pipeline.decision import CONFIDENCE_TOP
 from segpipe.polygons.case import Features
 from segpipe.polygons.geojson import columns_of, write_geojson
 from segpipe.storage.files import commit, draft_name

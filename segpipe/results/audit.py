@@ -9,7 +9,7 @@ from segpipe.contract import Contract
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.ground import Ground
 from segpipe.geometry.windows import Window
-from segpipe.pipeline.decide import CONFIDENCE_TOP
+from segpipe.pipeline.decision import CONFIDENCE_TOP
 from segpipe.results.areas import rounded
 from segpipe.results.statistics import Box, Row, State
 

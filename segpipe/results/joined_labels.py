@@ -17,7 +17,8 @@ from segpipe.geometry.row_boxes import row_boxes
 from segpipe.geometry.windows import Window
 from segpipe.network.listed import settings_of_listed
 from segpipe.network.spec import Listed
-from segpipe.pipeline.decide import CONFIDENCE_NODATA, Boxes, Decided, Decision
+from segpipe.pipeline.decide import Boxes, Decided
+from segpipe.pipeline.decision import CONFIDENCE_NODATA, Decision
 from segpipe.pipeline.memory import most_memory
 from segpipe.pipeline.opening import Sheet, open_sheet
 from segpipe.results.records import Run, is_done, read_record

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from segpipe.contract import Contract
 from segpipe.geometry.grid import MM3_PER_ML, Grid, Measure
-from segpipe.pipeline.decide import CONFIDENCE_TOP
+from segpipe.pipeline.decision import CONFIDENCE_TOP
 from segpipe.pipeline.memory import LESION_SLAB
 from segpipe.results import exact
 from segpipe.results.areas import rounded

@@ -5,7 +5,7 @@ import numpy as np
 from segpipe import __version__
 from segpipe.contract import Contract, SegmentationClass
 from segpipe.formats.style import PALE, Color, Segment, Style, palette, parse_color
-from segpipe.pipeline.decide import CONFIDENCE_NODATA, CONFIDENCE_TOP, Decision
+from segpipe.pipeline.decision import CONFIDENCE_NODATA, CONFIDENCE_TOP, Decision
 from segpipe.results.records import Run
 
 

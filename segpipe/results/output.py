@@ -23,7 +23,8 @@ from segpipe.formats.source import Scene
 from segpipe.formats.style import Style
 from segpipe.geometry.windows import Window
 from segpipe.messages.veil import without_names
-from segpipe.pipeline.decide import Decided, Decision
+from segpipe.pipeline.decide import Decided
+from segpipe.pipeline.decision import Decision
 from segpipe.pipeline.opening import CHANGED, Sheet
 from segpipe.results.areas import amount_inside
 from segpipe.results.boxes import BoxSink, read_boxes

@@ -16,7 +16,8 @@ from segpipe.geometry.windows import Cover, Tiling, Window
 from segpipe.network.scaling import Scaling
 from segpipe.overrides import Overrides
 from segpipe.pipeline.blend import blend
-from segpipe.pipeline.decide import Decision, Labels, decide
+from segpipe.pipeline.decide import decide
+from segpipe.pipeline.decision import Decision, Labels
 from segpipe.pipeline.infer import Model, infer, load
 from segpipe.pipeline.opening import Sheet
 from segpipe.pipeline.tiles import Tile, batches, patch_of

@@ -15,7 +15,8 @@ from segpipe.geometry.windows import Cover
 from segpipe.network.scaling import Scaling
 from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.blend import blend
-from segpipe.pipeline.decide import Decision, decide
+from segpipe.pipeline.decide import decide
+from segpipe.pipeline.decision import Decision
 from segpipe.pipeline.infer import Model, infer, load
 from segpipe.pipeline.opening import Sheet
 from segpipe.pipeline.tiles import Patch, Tile, batches, read_tile

@@ -28,7 +28,7 @@ HANDS = {
     "pipeline/tiles.py": "read_tile",
     "pipeline/infer.py": "weighted",
     "pipeline/blend.py": "add",
-    "pipeline/decide.py": "labels",
+    "pipeline/decide.py": "_begun",
     "results/output.py": "write",
     "formats/raster/sink.py": "write",
 }

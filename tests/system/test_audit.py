@@ -17,7 +17,7 @@ from pyproj import Transformer
 
 from segpipe.contract import Contract
 from segpipe.geometry.windows import Cover, Tiling
-from segpipe.pipeline.decide import Decision
+from segpipe.pipeline.decision import Decision
 from segpipe.pipeline.votes import Votes
 from segpipe.results.audit import COUNTED, audit_columns
 

@@ -27,7 +27,7 @@ from segpipe.network.device_arrays import DeviceArrays, Lane, Upload, scaled
 from segpipe.network.read import read_spec
 from segpipe.network.scaling import Scaling
 from segpipe.pipeline.blend import Strip
-from segpipe.pipeline.decide import Decision
+from segpipe.pipeline.decision import Decision
 from segpipe.pipeline.infer import load
 from segpipe.pipeline.model_check import try_out
 from segpipe.settings import load_settings

@@ -44,7 +44,7 @@ from segpipe.network.scaling import Scaling
 from segpipe.pipeline import infer_gpu
 from segpipe.pipeline.agreement import checked_agreement
 from segpipe.pipeline.blend import Strip
-from segpipe.pipeline.decide import Decision
+from segpipe.pipeline.decision import Decision
 from segpipe.pipeline.gpu_check import _device_memory
 from segpipe.pipeline.infer_gpu import BoundModel, _engine_key
 from segpipe.pipeline.memory import STRETCHES

@@ -21,7 +21,7 @@ from segpipe.jobs.plan import Plan
 from segpipe.network.listed import joined_spec, spec_of_run
 from segpipe.network.model_list import is_list, read_list
 from segpipe.network.spec import Listed
-from segpipe.pipeline.decide import CONFIDENCE_NODATA, Decision
+from segpipe.pipeline.decision import CONFIDENCE_NODATA, Decision
 from segpipe.results.joined_labels import Claims, laid_over
 from segpipe.settings import load_settings
 from segpipe.storage.folder import Folder

@@ -12,7 +12,7 @@ from segpipe.contract import Contract, parse_contract
 from segpipe.errors import DisagreementError, ExportError
 from segpipe.export.settings import ExportSettings
 from segpipe.export.verify import Agreement, Scores, check, check_steady, compare, labels_of
-from segpipe.pipeline.decide import Decision
+from segpipe.pipeline.decision import Decision
 
 EIGHT = (2, 4)
 """Rows and columns of tiles of eight pixels."""

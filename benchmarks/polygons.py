@@ -73,7 +73,7 @@ def ours(mask: Path, target: Path) -> None:
     from segpipe.polygons.file import CaseRows, Target, write
     from segpipe.polygons.placement import Placement
     from segpipe.polygons.rule import Rule
-    from segpipe.zones.writing import LON_LAT
+    from segpipe.vectors.file import LON_LAT
 
     classes, open_mask = tuple((k, f"class{k}") for k in range(len(SHARES))), FORMATS[RASTER].open_mask
     assert open_mask is not None

@@ -15,12 +15,13 @@ from segpipe.accuracy.labels import Reference, open_labels, open_reference, wind
 from segpipe.accuracy.overlaps import sharing
 from segpipe.accuracy.pairing import Pairing, pairing
 from segpipe.errors import InputError, OutputError, case_errors
-from segpipe.formats.registry import FORMATS, OpenMask, environment
+from segpipe.formats.registry import OpenMask, environment
 from segpipe.geometry.cells import Cells
 from segpipe.geometry.grid import Grid
 from segpipe.jobs.status import finished_records
 from segpipe.messages.printable import printable
 from segpipe.results.areas import count_positions
+from segpipe.results.records import stored_mask
 from segpipe.results.schema import Record
 from segpipe.storage import Store
 from segpipe.storage.places import store_at
@@ -144,21 +145,8 @@ class Pair:
                 raise InputError(f"masks must have one class per pixel, and that of {record.case} has several (multilabel)")
         with ExitStack() as stack:
             mask = stack.enter_context(open_labels(self.first, self.one))
-            local = stack.enter_context(self.second.local(mask_name(self.second, self.other)))
+            local = stack.enter_context(self.second.local(stored_mask(self.second, self.other)))
             yield mask, stack.enter_context(open_reference(local, mask.grid))
-
-
-def mask_name(store: Store, record: Record) -> str:
-    """Name of the mask of a case.
-
-    Raises:
-        OutputError: it is not there.
-    """
-    names = (record.case + suffix for suffix in FORMATS[record.input.format].outputs)
-    name: str | None = next((name for name in names if name in record.outputs), None)
-    if name is None or not store.has(name):
-        raise OutputError(f"the mask of {record.case} must be in {store}, and is not: run again with the same output")
-    return name
 
 
 def _compared(pair: Pair, classes: Pairing, maps: Store | None) -> Change:

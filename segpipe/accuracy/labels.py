@@ -16,6 +16,7 @@ from segpipe.formats.registry import FORMATS, OpenMask, format_of, read_mask
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.voxel_grid import VoxelGrid, furthest_apart
 from segpipe.geometry.windows import Window
+from segpipe.results.records import stored_mask
 from segpipe.results.schema import Record
 from segpipe.storage import Store
 
@@ -53,7 +54,7 @@ class Whole:
         return len(self.array)
 
     def read(self, window: Window, band: int = 0) -> NDArray[Any]:
-        part: NDArray[Any] = self.array[band][tuple(map(slice, window.start, window.stop))]
+        part: NDArray[Any] = self.array[band][window.slices]
         return part
 
 
@@ -65,7 +66,7 @@ class WholeReference:
     moved: bool = False
 
     def read(self, window: Window) -> tuple[NDArray[Any], None]:
-        return self.array[tuple(map(slice, window.start, window.stop))], None
+        return self.array[window.slices], None
 
 
 @contextmanager
@@ -76,9 +77,7 @@ def open_labels(store: Store, record: Record) -> Iterator[OpenMask]:
         OutputError: it is not there, or cannot be read.
     """
     family = FORMATS[record.input.format]
-    name = next((name for suffix in family.outputs if (name := record.case + suffix) in record.outputs), None)
-    if name is None or not store.has(name):
-        raise OutputError(f"the mask of {record.case} must be in {store}, and is not: run again with the same output")
+    name = stored_mask(store, record)
     if family.open_mask is None:
         yield Whole(*read_mask(record.input.format, store, name))
         return

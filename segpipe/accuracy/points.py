@@ -20,8 +20,7 @@ from segpipe.process.extras import install
 from segpipe.storage.documents import DocumentError, parse_json
 from segpipe.storage.files import commit, output_errors, partial, unlinked
 from segpipe.storage.invalid import readable
-from segpipe.vectors.file import explained, is_pointer, truncated, unwritten
-from segpipe.zones.writing import LON_LAT
+from segpipe.vectors.file import LON_LAT, explained, is_pointer, truncated, unwritten
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame

@@ -18,7 +18,7 @@ from segpipe.formats.registry import FORMATS, OpenMask
 from segpipe.geometry.windows import Window
 from segpipe.jobs.status import last_run
 from segpipe.messages.printable import printable
-from segpipe.results.records import read_record
+from segpipe.results.records import read_record, stored_mask
 from segpipe.results.schema import Record
 from segpipe.storage import Store
 from segpipe.storage.places import store_at
@@ -52,16 +52,14 @@ class Population:
 
     @contextmanager
     def open(self, record: Record) -> Iterator[OpenMask]:
-        """The mask of a case."""
+        """The mask of a case.
+
+        Raises:
+            OutputError: it is not there, or has another shape than its record says.
+        """
         opener = FORMATS[record.input.format].open_mask
         assert opener is not None
-        name = next(
-            name for suffix in FORMATS[record.input.format].outputs if (name := record.case + suffix) in record.outputs
-        )
-        if not self.store.has(name):
-            raise OutputError(
-                f"{self.store.path(name)} must be the mask of a case, and does not exist: run again with the same output"
-            )
+        name = stored_mask(self.store, record)
         with self.store.local(name) as local, opener(local) as mask:
             if tuple(mask.grid.shape) != tuple(record.input.shape):
                 raise OutputError(f"{self.store.path(name)} must have the shape of its record, and has another: run again")

@@ -19,7 +19,7 @@ from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.windows import Window
 from segpipe.messages.names import Names
 from segpipe.messages.printable import printable
-from segpipe.zones.writing import LON_LAT
+from segpipe.vectors.file import LON_LAT
 
 OTHER = "stratified by another map (Stehman 2014)"
 UNEQUAL = "stratified, pixels of unequal area (Tyukavina et al. 2025)"

@@ -11,14 +11,14 @@ from segpipe.api.labels import About, Labels
 from segpipe.choices import RULES, OverlapRule
 from segpipe.errors import InputError, OutputError
 from segpipe.formats.case import Case
-from segpipe.formats.registry import CONFIDENCE, FORMATS, RASTER, read_mask
+from segpipe.formats.registry import CONFIDENCE, RASTER, read_mask
 from segpipe.jobs.prepare import Prepared
 from segpipe.jobs.status import LastRun, last_run
 from segpipe.jobs.summary import Summary
 from segpipe.messages.printable import printable
 from segpipe.overlap.totals import run_totals
 from segpipe.process.environment import settle
-from segpipe.results.records import read_record
+from segpipe.results.records import mask_name, read_record
 from segpipe.results.schema import Record
 from segpipe.results.totals import UNITS, StatedTotals, Totals
 from segpipe.storage import Store
@@ -181,8 +181,8 @@ class RunResult:
             why = f"it failed: {self.failed[case]}" if case in self.failed else f"cases are {_some(self.records)}"
             raise InputError(f"a case must have a mask in {self.output}, got {case!r}: {why}")
         record = self.records[case]
-        array, grid = read_mask(record.input.format, self._store, _mask_name(record))
-        likely = read_mask(record.input.format, self._store, _mask_name(record, CONFIDENCE))[0] if confidence else None
+        array, grid = read_mask(record.input.format, self._store, _file(record))
+        likely = read_mask(record.input.format, self._store, _file(record, CONFIDENCE))[0] if confidence else None
         return Labels.of_bands(array, likely, About.of_record(record, array.dtype, grid))
 
     def __repr__(self) -> str:
@@ -215,12 +215,11 @@ def _some(names: Mapping[str, Any]) -> str:
     return (", ".join(few) or "none") + f" and {len(names) - 5} more" * (len(names) > 5)
 
 
-def _mask_name(record: Record, kind: str = "") -> str:
-    """File name of the mask or of the confidence."""
-    for suffix in FORMATS[record.input.format].outputs:
-        if (name := f"{record.case}{kind}{suffix}") in record.outputs:
-            return name
-    raise OutputError(f"{record.case} must have a confidence, and has none: run again with confidence=True")
+def _file(record: Record, kind: str = "") -> str:
+    """Name of the mask, or of the confidence."""
+    if (name := mask_name(record, kind)) is None:
+        raise OutputError(f"{record.case} must have a confidence, and has none: run again with confidence=True")
+    return name
 
 
 def open_run(output: str | os.PathLike[str]) -> RunResult:

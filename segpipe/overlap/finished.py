@@ -17,6 +17,7 @@ from segpipe.overlap.crowd import Crowd
 from segpipe.overlap.dates import Acquired, acquired
 from segpipe.overlap.shared import Neighbour, Shared
 from segpipe.overlap.shelf import Shelf, Shelved
+from segpipe.results.records import mask_name
 from segpipe.results.schema import Record
 from segpipe.storage import Store
 from segpipe.storage.files import reading_errors
@@ -65,7 +66,7 @@ class Finished:
         Raises:
             OutputError: the record cannot be read again.
         """
-        mask = _named(record, "")
+        mask = mask_name(record)
         return cls(
             case=record.case,
             format=record.input.format,
@@ -77,7 +78,7 @@ class Finished:
             digest=_digest(output, record),
             grid=stated_of(record),
             acquired=acquired(record),
-            confidence=_named(record, CONFIDENCE),
+            confidence=mask_name(record, CONFIDENCE),
             model=record.model.sha256,
         )
 
@@ -99,11 +100,6 @@ class Finished:
 def stated_of(record: Record) -> RasterGrid | None:
     """The grid that a record states."""
     return None if record.input.grid is None else stated_grid(record.input.shape, record.input.grid)
-
-
-def _named(record: Record, kind: str) -> str | None:
-    names = {f"{record.case}{kind}{suffix}" for suffix in FORMATS[record.input.format].outputs}
-    return next((name for name in record.outputs if name in names), None)
 
 
 def _digest(output: Store, record: Record) -> str:

@@ -22,11 +22,12 @@ from segpipe.polygons.case import CaseMask, Left, features_of
 from segpipe.polygons.file import CaseRows, Target, check_path, write
 from segpipe.polygons.placement import Placement
 from segpipe.polygons.rule import Minimum, Rule, chosen
+from segpipe.results.records import mask_name
 from segpipe.results.schema import Record
 from segpipe.storage import Store
 from segpipe.storage.files import reading_errors
 from segpipe.storage.places import store_at
-from segpipe.zones.writing import LON_LAT
+from segpipe.vectors.file import LON_LAT
 
 if TYPE_CHECKING:
     import pyarrow
@@ -237,8 +238,7 @@ def _open(store: Store, case: _Placed) -> Iterator[CaseMask]:
 @contextmanager
 def _confidence(store: Store, record: Record) -> Iterator[OpenMask | None]:
     """The confidence of a case, open; None if the run wrote none."""
-    family = FORMATS[record.input.format]
-    name = next((name for suffix in family.outputs if (name := record.case + CONFIDENCE + suffix) in record.outputs), None)
+    family, name = FORMATS[record.input.format], mask_name(record, CONFIDENCE)
     if name is None or family.open_mask is None:
         yield None
         return

@@ -12,7 +12,7 @@ from segpipe.contract import Contract
 from segpipe.errors import SourceError
 from segpipe.formats.case import Case
 from segpipe.formats.finished_mask import OpenLabels, as_stored, open_labels
-from segpipe.formats.registry import CONFIDENCE, FORMATS
+from segpipe.formats.registry import CONFIDENCE
 from segpipe.geometry.row_boxes import row_boxes
 from segpipe.geometry.windows import Window
 from segpipe.network.listed import settings_of_listed
@@ -21,7 +21,7 @@ from segpipe.pipeline.decide import Boxes, Decided
 from segpipe.pipeline.decision import CONFIDENCE_NODATA, Decision
 from segpipe.pipeline.memory import most_memory
 from segpipe.pipeline.opening import Sheet, open_sheet
-from segpipe.results.records import Run, is_done, read_record
+from segpipe.results.records import Run, is_done, mask_name, read_record
 from segpipe.results.schema import Record
 from segpipe.storage import Store
 
@@ -144,8 +144,8 @@ def _opened(case: Case, run: Run, listed: Listed, sheet: Sheet) -> Iterator[_Mod
 
 
 def _labels(output: Store, case: Case, record: Record, kind: str, contract: Contract) -> Any:
-    names = {f"{case.name}{kind}{suffix}" for suffix in FORMATS[case.format].outputs}
-    name = next(name for name in record.outputs if name in names)
+    name = mask_name(record, kind)
+    assert name is not None  # the case is done
     bands = len(contract.mask_classes) if contract.task == "multilabel" else 1
     return open_labels(case.format, output, name, as_stored(bands))
 

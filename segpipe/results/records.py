@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from segpipe.cleaning.rule import Cleaning
-from segpipe.errors import SourceError
+from segpipe.errors import OutputError, SourceError
 from segpipe.formats.banded import bands_from
 from segpipe.formats.case import Case, Choice
 from segpipe.formats.channels import channels_of
@@ -312,6 +312,24 @@ def _damage(output: Store, name: str, size: int, least: int | None) -> str | Non
     if size < least:
         return f"{size:,} of {least:,} bytes"
     return "it begins with zeros" if output.is_blank(name) else None
+
+
+def mask_name(record: Record, kind: str = "") -> str | None:
+    """Name of the mask of a case, or of its confidence with the kind ``CONFIDENCE``; None if the record lists none."""
+    names = (f"{record.case}{kind}{suffix}" for suffix in FORMATS[record.input.format].outputs)
+    return next((name for name in names if name in record.outputs), None)
+
+
+def stored_mask(output: Store, record: Record) -> str:
+    """Name of the mask of a case.
+
+    Raises:
+        OutputError: it is not there.
+    """
+    name = mask_name(record)
+    if name is None or not output.has(name):
+        raise OutputError(f"the mask of {record.case} must be in {output}, and is not: run again with the same output")
+    return name
 
 
 def done_pixels(case: Case, run: Run, beside: Beside | None = None) -> int | None:

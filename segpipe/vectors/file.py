@@ -27,6 +27,9 @@ POINTER, HEAD = b"<OGR", 4096
 SHAPEFILE = (9994).to_bytes(4, "big")
 """The first bytes of a Shapefile."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+LON_LAT = "EPSG:4326"
+"""CRS of GeoJSON (RFC 7946)."""
+
 SHOWN = 8
 """Maximum number of layers or columns that a message names."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from segpipe.errors import ZonesError
 from segpipe.storage.files import draft_name, remove
-from segpipe.vectors.file import PARQUET, Selection, missing, read_frame, unwritten
+from segpipe.vectors.file import LON_LAT, PARQUET, Selection, missing, read_frame, unwritten
 from segpipe.zones.polygons import Zones
 from segpipe.zones.table import FIRST, LAST, ZoneTotals
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf"}
 RESERVED = frozenset({"fid", "ogc_fid", "geom", "geometry"})
 """Columns that drivers create themselves."""
-LON_LAT = "EPSG:4326"
-"""CRS of GeoJSON (RFC 7946)."""
 
 
 def check_target(path: Path, zones: Zones) -> None:

@@ -3,40 +3,34 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe import __version__
 from segpipe.cleaning.cleaner import Form
 from segpipe.cleaning.stage import Place, Uncleaned
 from segpipe.errors import DamagedPartError, OutputError, SourceError
 from segpipe.formats.case import Case
-from segpipe.formats.identity import Beside, hidden, hidden_path, identities
+from segpipe.formats.identity import Beside, identities
 from segpipe.formats.registry import CONFIDENCE, FORMATS, open_case
-from segpipe.formats.scope import lines_of
 from segpipe.formats.sink import Sink, Target
-from segpipe.formats.source import Scene
 from segpipe.formats.style import Style
 from segpipe.geometry.windows import Window
-from segpipe.messages.veil import without_names
 from segpipe.pipeline.decide import Decided
 from segpipe.pipeline.decision import Decision
 from segpipe.pipeline.opening import CHANGED, Sheet
-from segpipe.results.areas import amount_inside
 from segpipe.results.boxes import BoxSink, read_boxes
+from segpipe.results.case_record import Made, record_of, shown_scene
 from segpipe.results.class_files import ClassFile, FinishedMask, Written, class_files, write_class_files
-from segpipe.results.components import MOST_LISTED
-from segpipe.results.device_kind import device_facts
 from segpipe.results.lesion_rule import INSTANCES
 from segpipe.results.mask_style import confidence_style, instance_style, legend, mask_style, segments
 from segpipe.results.parts import Tally, part_files, read_tally, write_tally
-from segpipe.results.records import Run, read_record, recorded
+from segpipe.results.records import Run, read_record
 from segpipe.results.refused import is_foreign
-from segpipe.results.schema import Amount, Record, RecordedInput, Values, brief
+from segpipe.results.schema import Record
 from segpipe.results.statistics import Row
 from segpipe.results.tables import Statistics
 from segpipe.results.targets import record_name, style_name, targets
@@ -56,29 +50,29 @@ def check_unchanged(case: Case, sheet: Sheet) -> None:
         raise SourceError(CHANGED.format(case.path))
 
 
-class Layer(Protocol):
-    """Writes a mask or a confidence."""
+class BoxWriter(Protocol):
+    """Takes the labels, or the confidence, of finished boxes: a sink, a file of a part, or one that is to be cleaned."""
 
     def write(self, window: Window, values: NDArray[Any]) -> None: ...
 
     def discard(self) -> None: ...
 
 
-S = TypeVar("S", bound=Layer)
+Writer = TypeVar("Writer", bound=BoxWriter)
 
 
-class Layers(Generic[S]):
+class Layers(Generic[Writer]):
     """Writes a mask, a confidence if requested, and statistics, from finished boxes in any order."""
 
     def __init__(
-        self, statistics: Statistics, run: Run, mask: Callable[[Decision], S], confidence: Callable[[Decision], S]
+        self, statistics: Statistics, run: Run, mask: Callable[[Decision], Writer], confidence: Callable[[Decision], Writer]
     ) -> None:
         self.decision = Decision(run.model.contract, run.model.blend_on)
         self.statistics = statistics
         self.inferred = 0
         self.names: BoxSink | None = None
         self.mask = mask(self.decision)
-        self.confidence: S | None = None
+        self.confidence: Writer | None = None
         if run.settings.confidence:
             try:
                 self.confidence = confidence(self.decision)
@@ -87,11 +81,11 @@ class Layers(Generic[S]):
                 raise
 
     @property
-    def sinks(self) -> list[S]:
+    def sinks(self) -> list[Writer]:
         """The mask's and, if there is one, the confidence's."""
         return [sink for sink in (self.mask, self.confidence) if sink is not None]
 
-    def keep(self, box: Decided, into: Sequence[Layer] | None = None) -> None:
+    def keep(self, box: Decided, into: Sequence[BoxWriter] | None = None) -> None:
         """Write a box to its own sinks, or to others, without counting its labels."""
         self.inferred += box.inferred
         self.statistics.check(box)
@@ -181,7 +175,7 @@ class CaseOutput:
         self._layers = Layers(
             _statistics(case, sheet, run),
             run,
-            lambda decision: self._sink("", replace(mask_style(decision, run), scene=self._scene)),
+            lambda decision: self._sink("", replace(mask_style(decision, run), scene=shown_scene(sheet, run))),
             lambda decision: self._sink(CONFIDENCE, confidence_style(decision)),
         )
         self._instances: Sink | None = None
@@ -251,11 +245,6 @@ class CaseOutput:
         )
         return FORMATS[self._case.format].sink(target)
 
-    @property
-    def _scene(self) -> Scene:
-        """Metadata of the input for its mask; none if names are hidden, since any of them may name a patient."""
-        return self._sheet.scene if self._run.settings.case_name == "path" else {}
-
     @cached_property
     def _tables(self) -> dict[str, list[Row]]:
         """Tables by name; once all is counted."""
@@ -271,7 +260,7 @@ class CaseOutput:
         tally = read_tally(self._output, files.counts)
         if len(tally.digests) < len(self._layers.sinks):
             raise DamagedPartError(f"{self._output.path(files.confidence)} is gone")
-        layers: Sequence[Layer] = self._layers.sinks if self._uncleaned is None else self._uncleaned.layers
+        layers: Sequence[BoxWriter] = self._layers.sinks if self._uncleaned is None else self._uncleaned.layers
         for sink, name, digest in zip(layers, (files.mask, files.confidence), tally.digests, strict=False):
             for window, values in read_boxes(self._output, name, digest):
                 sink.write(window, values)
@@ -307,6 +296,17 @@ class CaseOutput:
         # one that a power cut takes is done again: the small need not wait for the disk
         flush = math.prod(self._sheet.grid.shape) > SMALL
         self._output.write_json(record, self._record([*written, *styles]).as_json(), flush=flush)
+
+    def _record(self, outputs: list[str]) -> Record:
+        made = Made(
+            outputs=outputs,
+            sizes=self._sizes(outputs),
+            tables=self._tables,
+            inferred=self._layers.inferred,
+            seconds=time.monotonic() - self._sheet.opened + self._seconds,
+            batches=self._batches,
+        )
+        return record_of(self._case, self._sheet, self._run, self._layers.statistics, made)
 
     def _class_names(self) -> list[str]:
         """Names of the masks of the classes; none if they were not asked for."""
@@ -356,18 +356,6 @@ class CaseOutput:
         names.discard()
         return [self._instances]
 
-    def _left_out(self) -> list[str]:
-        """A note if the table of components is too long."""
-        lesions = self._layers.statistics.lesions
-        more = 0 if lesions is None else sum(row["not_listed"] for row in lesions.counts())
-        most = f"the {MOST_LISTED:,} largest components"
-        return [f"lesions.csv lists {most}, and {more:,} more are only counted: raise --min-size"] if more else []
-
-    def _lesions(self) -> Values | None:
-        """The rule of listed components, and the numbers of others."""
-        lesions = self._layers.statistics.lesions
-        return None if lesions is None else {**lesions.rule.as_json(), "counts": lesions.counts()}
-
     def _style(self) -> bytes | None:
         """QGIS's style, if it is requested and QGIS can open the mask."""
         style = FORMATS[self._case.format].style if self._run.styled else None
@@ -389,48 +377,6 @@ class CaseOutput:
         """Whether a style was not written by segpipe."""
         return name == style_name(self._case) and self._output.has(name) and not is_own_style(self._output.read(name))
 
-    @property
-    def _device(self) -> Values:
-        """``device_facts``; if parts were inferred with different batch sizes, ``batch`` lists all of them."""
-        kind, batches = device_facts(self._run.model), sorted(self._batches)
-        return kind | {"batch": batches if len(batches) > 1 else batches[0]} if batches and "batch" in kind else kind
-
-    def _record(self, outputs: list[str]) -> Record:
-        model, layers = self._run.model, self._layers
-        pixels, area = layers.statistics.areas.valid()
-        measure = self._sheet.grid.measure
-        notes = (*self._sheet.notes, *self._sheet.warnings, *(() if pixels else ("no pixel is valid",)), *self._left_out())
-        return Record(
-            case=self._case.name,
-            segpipe=__version__,
-            input=self._input,
-            model=recorded(model),
-            settings=self._run.settings_of(self._case),
-            confidence=layers.confidence is not None,
-            outputs=tuple(outputs),
-            valid=Amount(pixels, area, measure.unit if measure else "px"),
-            statistics=self._tables,
-            verified=self._run.settings.verify_input,
-            device=self._device,
-            windows=len(self._sheet.cover),
-            inferred=layers.inferred,
-            seconds=round(time.monotonic() - self._sheet.opened + self._seconds, 3),
-            sizes=self._sizes(outputs),
-            nodata=layers.decision.nodata,
-            notes=tuple(map(without_names, notes)),
-            lesions=self._lesions(),
-            uids=self._uids(outputs),
-            aoi=self._aoi(),
-        )
-
-    def _aoi(self) -> Values | None:
-        """The area of interest, and how much of the case lies inside."""
-        area, grid = self._run.aoi, self._sheet.grid
-        if area is None:
-            return None
-        amount = amount_inside(grid, lines_of(area, grid, self._case))
-        return {"path": area.path, "sha256": area.digest, **asdict(amount)}
-
     def _sizes(self, outputs: list[str]) -> dict[str, int | None]:
         """Bytes of the masks, and of the files made of them, such as a SEG."""
         sinks = [*self._layers.sinks, *([self._instances] if self._instances else [])]
@@ -438,25 +384,6 @@ class CaseOutput:
         masks |= {name: size for name, size in self._class_sizes.items() if size is not None}
         derived = [name for sink in sinks for name in sink.files()] if FORMATS[self._case.format].derives else []
         return masks | {name: self._output.size(name) for name in derived if name in outputs and name not in masks}
-
-    def _uids(self, outputs: list[str]) -> Values | None:
-        """UIDs of the images that were read and the objects that were written; None for formats without UIDs."""
-        uids = FORMATS[self._case.format].uids
-        return None if uids is None else uids(self._sheet.origin, self._output, outputs)
-
-    @property
-    def _input(self) -> RecordedInput:
-        sheet, files, place = self._sheet, self._sheet.files, self._sheet.place
-        if self._run.settings.case_name != "path":
-            files, place = [hidden(file) for file in files], hidden_path(place)
-        return RecordedInput(
-            place,
-            sheet.grid.shape,
-            tuple(files),
-            format=self._case.format,
-            grid=sheet.grid.as_json(),
-            scene=brief(self._scene),
-        )
 
 
 def class_files_of(case: Case, run: Run) -> list[ClassFile]:

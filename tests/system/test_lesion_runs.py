@@ -236,7 +236,7 @@ def test_an_unknown_class_ends_the_run_before_it_begins(folder: Path) -> None:
 
 def test_too_many_components_are_counted_and_a_note_names_min_size(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(components, "MOST_LISTED", 5)
-    monkeypatch.setattr("segpipe.results.output.MOST_LISTED", 5)
+    monkeypatch.setattr("segpipe.results.case_record.MOST_LISTED", 5)
     assert run(folder, "-o", "out", "--lesions", "--instances").returncode == 0
     out = folder / "out"
     assert sum(row["case"] == "a" for row in rows(out)) == 5

@@ -1,0 +1,110 @@
+"""What the record of a case says, put together when its files are complete."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from segpipe import __version__
+from segpipe.formats.case import Case
+from segpipe.formats.identity import hidden, hidden_path
+from segpipe.formats.registry import FORMATS
+from segpipe.formats.scope import lines_of
+from segpipe.formats.source import Scene
+from segpipe.messages.veil import without_names
+from segpipe.pipeline.decision import Decision
+from segpipe.pipeline.opening import Sheet
+from segpipe.results.areas import amount_inside
+from segpipe.results.components import MOST_LISTED
+from segpipe.results.device_kind import device_facts
+from segpipe.results.lesions import Lesions
+from segpipe.results.records import Run, recorded
+from segpipe.results.schema import Amount, Record, RecordedInput, Values, brief
+from segpipe.results.statistics import Row
+from segpipe.results.tables import Statistics
+
+
+@dataclass(frozen=True)
+class Made:
+    """The files of a case, and how they came about."""
+
+    outputs: Sequence[str]
+    """Names of all files but the record."""
+    sizes: Mapping[str, int | None]
+    """Bytes of the masks, and of the files made of them, such as a SEG."""
+    tables: Mapping[str, list[Row]]
+    """Rows of each statistic, by its name."""
+    inferred: int
+    """Number of windows with a valid pixel; if the case was cut, some count twice."""
+    seconds: float
+    """Time of all jobs of the case."""
+    batches: Collection[int]
+    """Batch sizes of its parts; empty if it was not cut."""
+
+
+def record_of(case: Case, sheet: Sheet, run: Run, statistics: Statistics, made: Made) -> Record:
+    """The record of a case whose files are complete."""
+    pixels, area = statistics.areas.valid()
+    measure, lesions = sheet.grid.measure, statistics.lesions
+    notes = (*sheet.notes, *sheet.warnings, *(() if pixels else ("no pixel is valid",)), *_not_listed(lesions))
+    uids = FORMATS[case.format].uids
+    return Record(
+        case=case.name,
+        segpipe=__version__,
+        input=_input(case, sheet, run),
+        model=recorded(run.model),
+        settings=run.settings_of(case),
+        confidence=run.settings.confidence,
+        outputs=tuple(made.outputs),
+        valid=Amount(pixels, area, measure.unit if measure else "px"),
+        statistics=dict(made.tables),
+        verified=run.settings.verify_input,
+        device=_device(run, made.batches),
+        windows=len(sheet.cover),
+        inferred=made.inferred,
+        seconds=round(made.seconds, 3),
+        sizes=dict(made.sizes),
+        nodata=Decision(run.model.contract, run.model.blend_on).nodata,
+        notes=tuple(map(without_names, notes)),
+        lesions=None if lesions is None else {**lesions.rule.as_json(), "counts": lesions.counts()},
+        uids=None if uids is None else uids(sheet.origin, run.output, made.outputs),
+        aoi=_aoi(case, sheet, run),
+    )
+
+
+def shown_scene(sheet: Sheet, run: Run) -> Scene:
+    """Metadata of the input for its mask and its record; none if names are hidden, since any may name a patient."""
+    return sheet.scene if run.settings.case_name == "path" else {}
+
+
+def _input(case: Case, sheet: Sheet, run: Run) -> RecordedInput:
+    files, place = sheet.files, sheet.place
+    if run.settings.case_name != "path":
+        files, place = [hidden(file) for file in files], hidden_path(place)
+    return RecordedInput(
+        place,
+        sheet.grid.shape,
+        tuple(files),
+        format=case.format,
+        grid=sheet.grid.as_json(),
+        scene=brief(shown_scene(sheet, run)),
+    )
+
+
+def _device(run: Run, batches: Collection[int]) -> Values:
+    """``device_facts``; if parts were inferred with different batch sizes, ``batch`` lists all of them."""
+    kind, several = device_facts(run.model), sorted(batches)
+    return kind | {"batch": several if len(several) > 1 else several[0]} if several and "batch" in kind else kind
+
+
+def _aoi(case: Case, sheet: Sheet, run: Run) -> Values | None:
+    """The area of interest, and how much of the case lies inside."""
+    if run.aoi is None:
+        return None
+    amount = amount_inside(sheet.grid, lines_of(run.aoi, sheet.grid, case))
+    return {"path": run.aoi.path, "sha256": run.aoi.digest, **asdict(amount)}
+
+
+def _not_listed(lesions: Lesions | None) -> list[str]:
+    """A note if the table of components is too long."""
+    more = 0 if lesions is None else sum(row["not_listed"] for row in lesions.counts())
+    most = f"the {MOST_LISTED:,} largest components"
+    return [f"lesions.csv lists {most}, and {more:,} more are only counted: raise --min-size"] if more else []

@@ -10,7 +10,7 @@ from segpipe.api.results import masked_cases
 from segpipe.choices import OverlapRule
 from segpipe.errors import OutputError, SettingsError
 from segpipe.formats.registry import FORMATS, RASTER, environment
-from segpipe.overlap.finished import Finished
+from segpipe.overlap.finished import FinishedCase
 from segpipe.overlap.frame import Wish
 from segpipe.overlap.index import SUFFIX, Entry, is_possible, write_index
 from segpipe.overlap.mosaic import Plan, plan_mosaic, write_mosaic
@@ -79,9 +79,9 @@ def _target(text: str) -> tuple[Store, str]:
     return Folder(path.parent).settled(), path.name
 
 
-def _finished(store: Store) -> list[Finished]:
+def _finished(store: Store) -> list[FinishedCase]:
     """The cases of the last run that have a mask, sorted by name."""
-    return [Finished.of(store, record) for record in records(store, masked_cases(store))]
+    return [FinishedCase.of(store, record) for record in records(store, masked_cases(store))]
 
 
 def _index_name(name: str) -> str:
@@ -125,7 +125,7 @@ def _write_index(store: Store, plan: Plan, target: Store, name: str) -> None:
         write_index(draft, entries, plan.frame.grid, kind)
 
 
-def _time(case: Finished) -> str | None:
+def _time(case: FinishedCase) -> str | None:
     return None if case.acquired is None else case.acquired.time.isoformat()
 
 

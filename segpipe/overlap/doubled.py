@@ -16,7 +16,7 @@ from segpipe.formats.registry import OpenMask
 from segpipe.geometry.cells import Cells
 from segpipe.geometry.raster_grid import ground_of
 from segpipe.geometry.windows import Window
-from segpipe.overlap.finished import Around, Classes, Finished, are_independent, opened, shared_with
+from segpipe.overlap.finished import Around, Classes, FinishedCase, are_independent, opened, shared_with
 from segpipe.overlap.shared import Shared
 from segpipe.storage import Store
 
@@ -45,7 +45,7 @@ class Doubled:
     """Without data, on ground that another case covers."""
 
 
-def doubled_of(output: Store, case: Finished, around: Around) -> Doubled:
+def doubled_of(output: Store, case: FinishedCase, around: Around) -> Doubled:
     """What of a finished case counts in those around it: as an earlier run has found, or measured.
 
     Raises:
@@ -63,7 +63,7 @@ def doubled_of(output: Store, case: Finished, around: Around) -> Doubled:
     return found
 
 
-def _load(output: Store, case: Finished, key: str) -> Doubled | None:
+def _load(output: Store, case: FinishedCase, key: str) -> Doubled | None:
     """A stored result; None if there is none, it is damaged, or anything it depends on has changed."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         kept = json.loads(output.read(case.hidden(FOLDER, ".json")))
@@ -91,7 +91,7 @@ class Counts:
     """``(bands, *cells, labels)``."""
 
     @classmethod
-    def of(cls, mask: OpenMask, case: Finished) -> "Counts":
+    def of(cls, mask: OpenMask, case: FinishedCase) -> "Counts":
         """Counts of zero, in the cells of ``areas.csv``."""
         ids = (0, 1) if are_independent(mask, case.classes) else tuple(number for number, _ in case.classes)
         cells = Cells.of(ground_of(mask.grid), case.shape, mask.bands * (len(ids) + 1))

@@ -37,7 +37,7 @@ def are_independent(mask: OpenMask, classes: Classes) -> bool:
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedCase:
     """A case that has a mask."""
 
     case: str
@@ -60,7 +60,7 @@ class Finished:
     """Hash of the model."""
 
     @classmethod
-    def of(cls, output: Store, record: Record) -> "Finished":
+    def of(cls, output: Store, record: Record) -> "FinishedCase":
         """Facts about a case from its record.
 
         Raises:
@@ -114,9 +114,9 @@ def _digest(output: Store, record: Record) -> str:
 class Around:
     """The cases that may share ground with a case, and the rule by which one of them counts."""
 
-    before: Sequence[Finished] = ()
+    before: Sequence[FinishedCase] = ()
     """Those that come before it in the order of the rule."""
-    after: Sequence[Finished] = ()
+    after: Sequence[FinishedCase] = ()
     rule: OverlapRule = "first"
     rank: int = 0
     """Position of the case itself in that order."""
@@ -132,7 +132,7 @@ class Around:
         return f"{'confidence' if self.rule == 'confidence' else 'order'} {order}"
 
 
-def extent_of(output: Store, case: Finished) -> Float:
+def extent_of(output: Store, case: FinishedCase) -> Float:
     """Where the grid of a case lies, from its record or its mask.
 
     Raises:
@@ -142,14 +142,14 @@ def extent_of(output: Store, case: Finished) -> Float:
     return extent(*placed(output, case))
 
 
-def placed(output: Store, case: Finished) -> tuple[Ground, tuple[int, ...]]:
+def placed(output: Store, case: FinishedCase) -> tuple[Ground, tuple[int, ...]]:
     """Ground and shape of a case; errors as of ``extent_of``."""
     grid = _grid_of(output, case)
     return ground_of(grid), grid.shape
 
 
 @contextmanager
-def opened(output: Store, case: Finished) -> Iterator[OpenMask]:
+def opened(output: Store, case: FinishedCase) -> Iterator[OpenMask]:
     """Open the mask of a case after a quick check against its record.
 
     Raises:
@@ -168,7 +168,7 @@ def opened(output: Store, case: Finished) -> Iterator[OpenMask]:
         yield mask
 
 
-def _whole_mask(output: Store, case: Finished) -> str:
+def _whole_mask(output: Store, case: FinishedCase) -> str:
     """Name of the mask, after a look at its size and its first bytes."""
     if case.mask is None or (size := output.size(case.mask)) is None:
         raise OutputError(f"{output.path(case.case)} must have a mask, and has none: run again with the same output")
@@ -178,7 +178,7 @@ def _whole_mask(output: Store, case: Finished) -> str:
 
 
 @contextmanager
-def opened_confidence(output: Store, case: Finished) -> Iterator[OpenMask]:
+def opened_confidence(output: Store, case: FinishedCase) -> Iterator[OpenMask]:
     """Open the confidence of a case.
 
     Raises:
@@ -208,7 +208,7 @@ def _damaged(path: str) -> OutputError:
     return OutputError(f"{path} is damaged, it is not the mask of its record: run again with the same output")
 
 
-def shared_with(output: Store, case: Finished, around: Around, stack: ExitStack) -> Shared | None:
+def shared_with(output: Store, case: FinishedCase, around: Around, stack: ExitStack) -> Shared | None:
     """The ground that a case shares with those around it; their masks are opened when they are read, and closed with the
     stack.
 
@@ -230,20 +230,20 @@ def shared_with(output: Store, case: Finished, around: Around, stack: ExitStack)
 
 
 @contextmanager
-def opened_both(output: Store, case: Finished) -> Iterator[tuple[OpenMask, OpenMask]]:
+def opened_both(output: Store, case: FinishedCase) -> Iterator[tuple[OpenMask, OpenMask]]:
     """Open the mask of a case and its confidence; errors as of both."""
     with opened(output, case) as mask, opened_confidence(output, case) as sure:
         yield mask, sure
 
 
-def _neighbour(output: Store, case: Finished, rule: OverlapRule, shelf: Shelf, *, earlier: bool) -> Neighbour:
+def _neighbour(output: Store, case: FinishedCase, rule: OverlapRule, shelf: Shelf, *, earlier: bool) -> Neighbour:
     grid, ground = _grid_of(output, case), case.ground
     mask = Shelved(shelf, grid, partial(opened, output, case))
     likely = Shelved(shelf, grid, partial(opened_confidence, output, case)) if rule == "confidence" else None
     return Neighbour(mask, ground_of(grid) if ground is None else ground, case.nodata, earlier, likely)
 
 
-def _grid_of(output: Store, case: Finished) -> Grid:
+def _grid_of(output: Store, case: FinishedCase) -> Grid:
     """From its record or its mask."""
     if case.grid is not None:
         return case.grid

@@ -18,7 +18,7 @@ from segpipe.geometry.lookup import Lookup, common
 from segpipe.geometry.raster_grid import NoGroundError, RasterGrid, ground_of
 from segpipe.geometry.windows import Window
 from segpipe.messages.printable import printable
-from segpipe.overlap.finished import Finished, opened, opened_confidence
+from segpipe.overlap.finished import FinishedCase, opened, opened_confidence
 from segpipe.overlap.frame import Frame, Wish, frame_of
 from segpipe.overlap.order import Neighbourhood
 from segpipe.overlap.rule import Sight, goes_before
@@ -34,7 +34,7 @@ TILE = 2048
 class Plan:
     """A mosaic before its pixels are read."""
 
-    cases: Sequence[Finished]
+    cases: Sequence[FinishedCase]
     """In the order in which they count."""
     grids: Sequence[RasterGrid]
     frame: Frame
@@ -43,7 +43,7 @@ class Plan:
     """Type, nodata, colours and names, which all masks have."""
 
 
-def plan_mosaic(output: Store, cases: Sequence[Finished], rule: OverlapRule, wish: Wish) -> Plan:
+def plan_mosaic(output: Store, cases: Sequence[FinishedCase], rule: OverlapRule, wish: Wish) -> Plan:
     """Check that masks make one map, and find its grid.
 
     Args:
@@ -65,14 +65,14 @@ def plan_mosaic(output: Store, cases: Sequence[Finished], rule: OverlapRule, wis
     return Plan([cases[k] for k in order], [placed[k][1] for k in order], frame, rule, _style(output, cases[0]))
 
 
-def _style(output: Store, case: Finished) -> Style:
+def _style(output: Store, case: FinishedCase) -> Style:
     maps = FORMATS[case.format].maps
     assert maps is not None  # it has a position on the Earth
     with opened(output, case), output.local(case.mask or "") as path:
         return maps.style(path)
 
 
-def check_kind(cases: Sequence[Finished]) -> None:
+def check_kind(cases: Sequence[FinishedCase]) -> None:
     """Check that masks are of one model, with one set of classes.
 
     Raises:
@@ -90,7 +90,7 @@ def check_kind(cases: Sequence[Finished]) -> None:
 _MEND = "keep their runs in outputs of their own"
 
 
-def _grid(output: Store, case: Finished, first: Finished) -> RasterGrid:
+def _grid(output: Store, case: FinishedCase, first: FinishedCase) -> RasterGrid:
     """The grid of a case, from its record or its mask.
 
     Raises:
@@ -106,7 +106,7 @@ def _grid(output: Store, case: Finished, first: Finished) -> RasterGrid:
     return grid
 
 
-def _opened_grid(output: Store, case: Finished) -> RasterGrid:
+def _opened_grid(output: Store, case: FinishedCase) -> RasterGrid:
     with opened(output, case) as mask:
         assert isinstance(mask.grid, RasterGrid)  # formats whose masks can be opened have such grids
         return mask.grid
@@ -146,7 +146,7 @@ def _layers(output: Store, plan: Plan, shelf: Shelf) -> "list[_Layer]":
 
 
 @contextmanager
-def _opened(output: Store, plan: Plan, case: Finished) -> Iterator[OpenMask]:
+def _opened(output: Store, plan: Plan, case: FinishedCase) -> Iterator[OpenMask]:
     with opened(output, case) as mask:
         if mask.bands != len(plan.style.bands):
             raise OverlapError(

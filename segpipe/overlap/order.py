@@ -15,7 +15,7 @@ from segpipe.geometry.extents import are_apart, meeting
 from segpipe.geometry.grid import Float
 from segpipe.messages.printable import printable
 from segpipe.overlap.crowd import LEAST, Crowd, Kept
-from segpipe.overlap.finished import Around, Finished, opened_both
+from segpipe.overlap.finished import Around, FinishedCase, opened_both
 from segpipe.overlap.shared import place_of
 from segpipe.storage import Store
 
@@ -24,7 +24,7 @@ from segpipe.storage import Store
 class Neighbourhood:
     """Cases in the order of their names, and those that each of them may share ground with."""
 
-    cases: Sequence[Finished]
+    cases: Sequence[FinishedCase]
     near: Sequence[Sequence[int]]
     """Indices of the others that may share ground with each."""
     rank: Sequence[int]
@@ -34,7 +34,9 @@ class Neighbourhood:
     """Cases of one grid, and how they are compared by the rule ``confidence``; none by other rules."""
 
     @classmethod
-    def of(cls, output: Store, cases: Sequence[Finished], extents: Sequence[Float], rule: OverlapRule) -> "Neighbourhood":
+    def of(
+        cls, output: Store, cases: Sequence[FinishedCase], extents: Sequence[Float], rule: OverlapRule
+    ) -> "Neighbourhood":
         """Cases of an output sorted by name, with their extents.
 
         Raises:
@@ -72,7 +74,7 @@ class Neighbourhood:
         )
 
 
-def _are_apart(one: Finished, other: Finished) -> bool:
+def _are_apart(one: FinishedCase, other: FinishedCase) -> bool:
     """Whether the records of two cases say that they share no ground, as tiles of one grid that lie side by side."""
     if one.ground is None or other.ground is None:
         return False
@@ -81,7 +83,7 @@ def _are_apart(one: Finished, other: Finished) -> bool:
     return are_apart(one.ground, one.shape, other.ground, other.shape)
 
 
-def _crowds(output: Store, cases: Sequence[Finished], together: Sequence[int]) -> list[tuple[Sequence[int], Crowd]]:
+def _crowds(output: Store, cases: Sequence[FinishedCase], together: Sequence[int]) -> list[tuple[Sequence[int], Crowd]]:
     """Cases of one grid, of those that share ground; their ranks are their positions."""
     groups: dict[tuple[object, ...], list[int]] = {}
     for k in together:
@@ -92,7 +94,7 @@ def _crowds(output: Store, cases: Sequence[Finished], together: Sequence[int]) -
     return [(members, _crowd(output, [cases[k] for k in members], members, kept)) for members in many]
 
 
-def _crowd(output: Store, cases: Sequence[Finished], ranks: Sequence[int], kept: Kept) -> Crowd:
+def _crowd(output: Store, cases: Sequence[FinishedCase], ranks: Sequence[int], kept: Kept) -> Crowd:
     first = cases[0]
     assert first.ground is not None  # it has a place
     return Crowd(
@@ -105,11 +107,13 @@ def _crowd(output: Store, cases: Sequence[Finished], ranks: Sequence[int], kept:
     )
 
 
-def _opened(output: Store, cases: Sequence[Finished], position: int) -> AbstractContextManager[tuple[OpenMask, OpenMask]]:
+def _opened(
+    output: Store, cases: Sequence[FinishedCase], position: int
+) -> AbstractContextManager[tuple[OpenMask, OpenMask]]:
     return opened_both(output, cases[position])
 
 
-def check(cases: Sequence[Finished], rule: OverlapRule) -> None:
+def check(cases: Sequence[FinishedCase], rule: OverlapRule) -> None:
     """Check that cases that share ground have what the rule needs.
 
     Raises:
@@ -129,7 +133,7 @@ def check(cases: Sequence[Finished], rule: OverlapRule) -> None:
             )
 
 
-def _ranks(cases: Sequence[Finished], rule: OverlapRule) -> list[int]:
+def _ranks(cases: Sequence[FinishedCase], rule: OverlapRule) -> list[int]:
     """Position of each case, of which names decide ties: the latest first by ``newest``, else by name."""
     order = list(range(len(cases)))
     if rule == "newest":
@@ -140,5 +144,5 @@ def _ranks(cases: Sequence[Finished], rule: OverlapRule) -> list[int]:
     return ranks
 
 
-def _seconds(case: Finished) -> float:
+def _seconds(case: FinishedCase) -> float:
     return 0.0 if case.acquired is None else case.acquired.time.timestamp()

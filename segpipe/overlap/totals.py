@@ -12,7 +12,7 @@ from segpipe.geometry.extents import extent, meeting
 from segpipe.geometry.grid import M2_PER_HA, Float
 from segpipe.geometry.raster_grid import NoGroundError, ground_of
 from segpipe.overlap.doubled import Doubled, Part, doubled_of
-from segpipe.overlap.finished import Finished, extent_of, stated_of
+from segpipe.overlap.finished import FinishedCase, extent_of, stated_of
 from segpipe.overlap.order import Neighbourhood
 from segpipe.results.records import read_record, records
 from segpipe.results.schema import Record
@@ -67,7 +67,7 @@ class _Places:
         grid = stated_of(record)
         try:
             if grid is None:  # a record of an earlier version
-                place = extent_of(self.output, Finished.of(self.output, record))
+                place = extent_of(self.output, FinishedCase.of(self.output, record))
             else:
                 place = extent(ground_of(grid), grid.shape)
         except NoGroundError:
@@ -84,11 +84,11 @@ def _meeting(output: Store, places: _Places, rule: OverlapRule) -> Neighbourhood
     return Neighbourhood.of(output, cases, [places.extents[k] for k in chosen], rule)
 
 
-def _finished(output: Store, name: str) -> Finished:
+def _finished(output: Store, name: str) -> FinishedCase:
     record = read_record(output, Case(name, name))
     if record is None:
         raise OutputError(f"the record of {output.path(name)} must be readable, and is not: run again with the same output")
-    return Finished.of(output, record)
+    return FinishedCase.of(output, record)
 
 
 def _dates(together: Neighbourhood) -> Iterator[tuple[str, dict[str, str]]]:
@@ -105,7 +105,7 @@ class _Less:
     classes: dict[str, Sum] = field(default_factory=dict)
     seen: Sum = field(default_factory=Sum)
 
-    def add(self, case: Finished, doubled: Doubled) -> None:
+    def add(self, case: FinishedCase, doubled: Doubled) -> None:
         names = [name for _, name in case.classes]
         for name, part in zip([*names, "nodata"], [*doubled.classes, doubled.unseen], strict=True):
             self.classes[name] = _plus(self.classes.get(name, Sum()), part)

@@ -19,7 +19,7 @@ Index = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Finished:
+class FinishedBox:
     """A box of a case whose scores no later window changes."""
 
     sheet: Sheet
@@ -44,7 +44,7 @@ class Finished:
     """Positions of the sums among the scores, in order, if ``regrid`` left out classes that cannot win; None: all."""
 
 
-def blend(tiles: Iterable[Scored | Failed], arrays: Arrays = HOST, votes: Votes | None = None) -> Iterator[Finished]:
+def blend(tiles: Iterable[Scored | Failed], arrays: Arrays = HOST, votes: Votes | None = None) -> Iterator[FinishedBox]:
     """Sum the scored windows of one case, or of a part of it; its boxes come in order and hold every pixel once.
 
     With ``votes``, boxes say where overlapping tiles differ.
@@ -72,7 +72,7 @@ class _Strips:
         self._sums = Strip(sheet.cover, sheet.windows, arrays)
         self._cast = None if votes is None else Strip(sheet.cover, sheet.windows, arrays)
 
-    def add(self, tile: Scored) -> Finished | None:
+    def add(self, tile: Scored) -> FinishedBox | None:
         """Add a window; return the box that it finishes, or None if it is another job's."""
         cast = self._count(tile)
         with span("blend", tile.case.name, tile.index):
@@ -91,7 +91,7 @@ class _Strips:
             return self._cast.add(tile.index, own)
 
 
-def _finished(tile: Scored, sheet: Sheet, sums: Scores | None) -> Finished:
+def _finished(tile: Scored, sheet: Sheet, sums: Scores | None) -> FinishedBox:
     """The finished box of a strip, without pixels outside the case."""
     window, halo = sheet.cover.finished(tile.index), sheet.cover.halo
     if halo:
@@ -99,8 +99,8 @@ def _finished(tile: Scored, sheet: Sheet, sums: Scores | None) -> Finished:
     else:
         invalid = None if tile.invalid is None else tile.invalid[tuple(slice(0, n) for n in window.shape)]
     if tile.scores is None or sums is None:
-        return Finished(sheet, window, None, None, inferred=0)
-    return Finished(sheet, window, sums[_inside(window, halo)], invalid)
+        return FinishedBox(sheet, window, None, None, inferred=0)
+    return FinishedBox(sheet, window, sums[_inside(window, halo)], invalid)
 
 
 def _inside(window: Window, halo: int) -> tuple[slice, ...]:
@@ -108,7 +108,7 @@ def _inside(window: Window, halo: int) -> tuple[slice, ...]:
     return (slice(None), *(slice(max(0, halo - a), halo + n) for a, n in zip(window.start, window.shape, strict=True)))
 
 
-def _audited(box: Finished, index: Index, cast: Scores, votes: Votes) -> Finished:
+def _audited(box: FinishedBox, index: Index, cast: Scores, votes: Votes) -> FinishedBox:
     """A box with its window, and where its tiles differ."""
     if box.sums is None:
         return box

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from segpipe.formats.source import Invalid
 from segpipe.network.arrays import HOST, Arrays
-from segpipe.pipeline.blend import Finished
+from segpipe.pipeline.blend import FinishedBox
 
 
-def confined(boxes: Iterable[Finished], arrays: Arrays = HOST) -> Iterator[Finished]:
+def confined(boxes: Iterable[FinishedBox], arrays: Arrays = HOST) -> Iterator[FinishedBox]:
     """Yield boxes of the case's own grid, in which pixels outside the scope of the case are invalid."""
     for box in boxes:
         scope = box.sheet.scope
@@ -16,7 +16,7 @@ def confined(boxes: Iterable[Finished], arrays: Arrays = HOST) -> Iterator[Finis
         del box  # a volume's scores may be a gigabyte: they are gone before the next arrive
 
 
-def _without(box: Finished, excluded: Invalid | None, arrays: Arrays) -> Finished:
+def _without(box: FinishedBox, excluded: Invalid | None, arrays: Arrays) -> FinishedBox:
     if excluded is None:
         return box
     if excluded.all():

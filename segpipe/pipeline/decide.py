@@ -13,7 +13,7 @@ from segpipe.errors import ModelError
 from segpipe.geometry.windows import Window
 from segpipe.network.arrays import Arrays
 from segpipe.pipeline.ahead import ahead
-from segpipe.pipeline.blend import Finished
+from segpipe.pipeline.blend import FinishedBox
 from segpipe.pipeline.decision import CONFIDENCE_NODATA, Decision
 from segpipe.pipeline.opening import Sheet
 from segpipe.timing.spans import span, waiting
@@ -61,7 +61,7 @@ Boxes = Generator[Decided, None, None]
 """Boxes of one case with their labels, in order. Closing the generator ends the work in progress."""
 
 
-def decide(boxes: Iterable[Finished], decision: Decision, *, confidence: bool) -> Boxes:
+def decide(boxes: Iterable[FinishedBox], decision: Decision, *, confidence: bool) -> Boxes:
     """Yield finished boxes with their labels, in order.
 
     Raises:
@@ -115,7 +115,7 @@ def _joined(boxes: list[Decided]) -> Decided:
     )
 
 
-def _begun_boxes(boxes: Iterator[Finished], decision: Decision, confidence: bool) -> Iterator[Callable[[], Decided]]:
+def _begun_boxes(boxes: Iterator[FinishedBox], decision: Decision, confidence: bool) -> Iterator[Callable[[], Decided]]:
     while True:
         # not around the loop: an abandoned generator would leave the device's stream at some later time
         with decision.arrays.here():
@@ -127,7 +127,7 @@ def _begun_boxes(boxes: Iterator[Finished], decision: Decision, confidence: bool
         yield begun
 
 
-def _unseen(box: Finished, decision: Decision, confidence: bool) -> Callable[[], Decided]:
+def _unseen(box: FinishedBox, decision: Decision, confidence: bool) -> Callable[[], Decided]:
     """A box of nodata, where no pixel is valid."""
     shape = (decision.bands, *box.window.shape)
     labels = np.full(shape, decision.nodata, decision.dtype)
@@ -135,7 +135,7 @@ def _unseen(box: Finished, decision: Decision, confidence: bool) -> Callable[[],
     return lambda: Decided(box.sheet, box.window, labels, likely, box.inferred)
 
 
-def _begun(box: Finished, decision: Decision, confidence: bool) -> Callable[[], Decided]:
+def _begun(box: FinishedBox, decision: Decision, confidence: bool) -> Callable[[], Decided]:
     # the result must not refer to the box: its sums would stay on the device until the labels arrive
     sheet, window, inferred, number = box.sheet, box.window, box.inferred, box.number
     total = None

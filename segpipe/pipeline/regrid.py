@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from segpipe.geometry.regridding import AT_ONCE, Between, Regridding, Valid, grown
 from segpipe.geometry.windows import Window
 from segpipe.network.arrays import FLOAT, HOST, Array, Arrays
-from segpipe.pipeline.blend import Finished
+from segpipe.pipeline.blend import FinishedBox
 from segpipe.timing.spans import span
 
 HALF = 0.5
@@ -29,8 +29,8 @@ TINY = float(np.finfo(np.float32).tiny)
 
 
 def regrid(
-    boxes: Iterable[Finished], arrays: Arrays = HOST, *, nearest: bool = False, winners: bool = False
-) -> Iterator[Finished]:
+    boxes: Iterable[FinishedBox], arrays: Arrays = HOST, *, nearest: bool = False, winners: bool = False
+) -> Iterator[FinishedBox]:
     """Yield the scores of every own pixel exactly once; boxes of cases that are not resampled pass unchanged.
 
     Mean scores are interpolated linearly between the centres of pixels; beyond the outermost centres the outermost score is
@@ -50,13 +50,13 @@ def regrid(
         del box  # before the next one is blended
 
 
-def _own(box: Finished, arrays: Arrays, nearest: bool) -> Iterator[Finished]:
+def _own(box: FinishedBox, arrays: Arrays, nearest: bool) -> Iterator[FinishedBox]:
     """Boxes of the own grid for one box of the network's grid; a single empty box if it owns no own pixel."""
     sheet, grids = box.sheet, box.sheet.regridding
     assert grids is not None
     owned = grids.owned(box.window)
     if box.sums is None or not owned.size:
-        yield Finished(sheet, owned, None, None, box.inferred)
+        yield FinishedBox(sheet, owned, None, None, box.inferred)
         return
     haloed, low = grown(box.window), grids.needed_by_box(box.window).start
     seen = None if box.invalid is None else arrays.put(grids.seen(box.invalid, haloed))
@@ -75,11 +75,11 @@ def _own(box: Finished, arrays: Arrays, nearest: bool) -> Iterator[Finished]:
         differ = None
         if box.differ is not None:
             differ = interpolated(arrays.cast(box.differ, FLOAT)[None], between, haloed.start, arrays)[0] >= HALF
-        yield Finished(sheet, part, scores, invalid, inferred, mean=True, differ=differ, number=box.number)
+        yield FinishedBox(sheet, part, scores, invalid, inferred, mean=True, differ=differ, number=box.number)
         inferred = 0
 
 
-def _is_many(box: Finished, arrays: Arrays) -> bool:
+def _is_many(box: FinishedBox, arrays: Arrays) -> bool:
     """Whether it pays to look for the classes that can win; on a device, each look would wait for it."""
     if box.sums is None or len(box.sums) < MANY or arrays.lag or box.invalid is not None:
         return False
@@ -88,7 +88,7 @@ def _is_many(box: Finished, arrays: Arrays) -> bool:
     return grids.outside(grids.owned(box.window)) is None
 
 
-def _winners(box: Finished, grids: Regridding, arrays: Arrays) -> Iterator[Finished]:
+def _winners(box: FinishedBox, grids: Regridding, arrays: Arrays) -> Iterator[FinishedBox]:
     """As ``_own``, for boxes whose pixels are all valid, and in each small block only the classes that can win there.
 
     An interpolated score lies between the least and the largest of the scores that it is made of. So a class whose largest
@@ -96,7 +96,7 @@ def _winners(box: Finished, grids: Regridding, arrays: Arrays) -> Iterator[Finis
     """
     owned = grids.owned(box.window)
     if not owned.size:
-        yield Finished(box.sheet, owned, None, None, box.inferred)
+        yield FinishedBox(box.sheet, owned, None, None, box.inferred)
         return
     low, mean = grown(box.window).start, _mean(box, None, arrays)
     inferred = box.inferred
@@ -108,7 +108,7 @@ def _winners(box: Finished, grids: Regridding, arrays: Arrays) -> Iterator[Finis
             values = mean[(slice(None), *near.slices_from(low))]
             channels = can_win(values)
             scores = interpolated(values[channels], between, first, arrays)
-        yield Finished(box.sheet, block, scores, None, inferred, mean=True, number=box.number, channels=channels)
+        yield FinishedBox(box.sheet, block, scores, None, inferred, mean=True, number=box.number, channels=channels)
         inferred = 0
 
 
@@ -187,7 +187,7 @@ def _own_invalid(invalid: Valid, low: tuple[int, ...], part: Window) -> Valid:
     return mask
 
 
-def _mean(box: Finished, seen: Array | None, arrays: Arrays) -> Array:
+def _mean(box: FinishedBox, seen: Array | None, arrays: Arrays) -> Array:
     """Score sums divided by the summed weights, in place; 0 at pixels of the network's grid that are invalid."""
     total = arrays.weights(box.sheet.weights).total(grown(box.window).slices)
     mean = box.sums

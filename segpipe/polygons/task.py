@@ -16,7 +16,7 @@ from segpipe.geometry.raster_grid import RasterGrid, parse_crs, place_of
 from segpipe.geometry.reference import NowhereError, crs_name, horizontal
 from segpipe.jobs.status import finished_records
 from segpipe.messages.printable import printable
-from segpipe.overlap.finished import Around, Finished, extent_of, opened, shared_with
+from segpipe.overlap.finished import Around, FinishedCase, extent_of, opened, shared_with
 from segpipe.overlap.order import Neighbourhood
 from segpipe.polygons.case import CaseMask, Left, features_of
 from segpipe.polygons.file import CaseRows, Target, check_path, write
@@ -73,7 +73,7 @@ class _Placed:
     """A case and where its grid lies."""
 
     record: Record
-    finished: Finished
+    finished: FinishedCase
     placement: Placement
     around: Around = field(default_factory=Around)
     """The cases that share ground with it, if that counts once."""
@@ -123,7 +123,7 @@ def _placed_cases(store: Store, records: Sequence[Record]) -> list[_Placed]:
 
 
 def _placed(store: Store, record: Record) -> tuple[_Placed, str]:
-    finished = Finished.of(store, record)
+    finished = FinishedCase.of(store, record)
     with opened(store, finished) as mask:
         assert isinstance(mask.grid, RasterGrid)
         place = place_of(mask.grid)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.errors import OutputError
-from segpipe.overlap.finished import Around, Finished, opened, shared_with
+from segpipe.overlap.finished import Around, FinishedCase, opened, shared_with
 from segpipe.storage import Store
 from segpipe.zones.case import CaseZones, measured
 from segpipe.zones.polygons import Zones
@@ -26,7 +26,7 @@ FORM = 4
 NAMES = tuple(field.name for field in fields(CaseZones))
 
 
-def zones_of_case(output: Store, case: Finished, zones: Zones, around: Around) -> CaseZones:
+def zones_of_case(output: Store, case: FinishedCase, zones: Zones, around: Around) -> CaseZones:
     """Sizes in the zones over a finished case: read from an earlier run, or measured.
 
     Raises:
@@ -42,7 +42,7 @@ def zones_of_case(output: Store, case: Finished, zones: Zones, around: Around) -
     return found
 
 
-def _measured(output: Store, case: Finished, zones: Zones, around: Around) -> CaseZones:
+def _measured(output: Store, case: FinishedCase, zones: Zones, around: Around) -> CaseZones:
     from segpipe.zones.sums import ForeignLabelError
 
     with ExitStack() as stack:
@@ -56,7 +56,7 @@ def _measured(output: Store, case: Finished, zones: Zones, around: Around) -> Ca
             ) from None
 
 
-def _load(output: Store, case: Finished) -> Mapping[str, Any]:
+def _load(output: Store, case: FinishedCase) -> Mapping[str, Any]:
     """Stored results of a case; empty if there are none, the file is damaged, or the case was processed again."""
     damaged = suppress(OSError, ValueError, KeyError, EOFError, BadZipFile)
     with damaged, np.load(io.BytesIO(output.read(_name(case))), allow_pickle=False) as stored:
@@ -65,16 +65,16 @@ def _load(output: Store, case: Finished) -> Mapping[str, Any]:
     return {}
 
 
-def _keep(output: Store, case: Finished, values: Mapping[str, NDArray[Any]]) -> None:
+def _keep(output: Store, case: FinishedCase, values: Mapping[str, NDArray[Any]]) -> None:
     arrays: dict[str, Any] = {"case": np.array(_version(case)), **values}
     data = io.BytesIO()
     np.savez(data, **arrays)
     output.write(_name(case), data.getvalue(), flush=False)
 
 
-def _name(case: Finished) -> str:
+def _name(case: FinishedCase) -> str:
     return case.hidden(FOLDER, ".npz")
 
 
-def _version(case: Finished) -> str:
+def _version(case: FinishedCase) -> str:
     return f"{FORM} {case.digest}"

@@ -17,7 +17,7 @@ from segpipe.geometry.ground import Ground
 from segpipe.geometry.raster_grid import NoGroundError, ground_of
 from segpipe.messages.printable import printable
 from segpipe.overlap.crowd import MOST_KEPT
-from segpipe.overlap.finished import Classes, Finished, extent_of
+from segpipe.overlap.finished import Classes, FinishedCase, extent_of
 from segpipe.overlap.order import Neighbourhood
 from segpipe.overrides import Overrides
 from segpipe.results.records import records
@@ -153,7 +153,7 @@ def make_tables(
 
 def _add_up(task: ZonesTask, zones: Zones, output: Store, cases: Iterable[Case], look: Look) -> ZoneTotals:
     """Add up the cases in the order of their names, independent of the order in which they were processed."""
-    finished = [Finished.of(output, record) for record in records(output, sorted(cases, key=attrgetter("name")))]
+    finished = [FinishedCase.of(output, record) for record in records(output, sorted(cases, key=attrgetter("name")))]
     totals = ZoneTotals.empty(zones, _common_classes(finished))
     placed = list(_on_earth(output, finished))
     together = Neighbourhood.of(output, [case for case, _ in placed], [where for _, where in placed], task.rule)
@@ -176,7 +176,7 @@ def _zones_of(output: Store, together: Neighbourhood, k: int, zones: Zones) -> C
     raise caught.error
 
 
-def _common_classes(cases: Sequence[Finished]) -> Classes:
+def _common_classes(cases: Sequence[FinishedCase]) -> Classes:
     """The classes of all cases."""
     for case in cases:
         if case.classes != cases[0].classes:
@@ -187,7 +187,7 @@ def _common_classes(cases: Sequence[Finished]) -> Classes:
     return cases[0].classes if cases else ()
 
 
-def _on_earth(output: Store, cases: Iterable[Finished]) -> Iterator[tuple[Finished, Float]]:
+def _on_earth(output: Store, cases: Iterable[FinishedCase]) -> Iterator[tuple[FinishedCase, Float]]:
     """The cases with a position on the Earth, and their extents; a warning names each of the others."""
     for case in cases:
         try:

@@ -18,7 +18,7 @@ from segpipe.geometry.windows import Cover, Tiling
 from segpipe.jobs.launch import carry_out
 from segpipe.jobs.prepare import prepare
 from segpipe.pipeline import decide, infer
-from segpipe.pipeline.blend import Finished
+from segpipe.pipeline.blend import FinishedBox
 from segpipe.pipeline.decide import Decided, gathered
 from segpipe.settings import load_settings
 
@@ -119,7 +119,7 @@ def test_boxes_under_way_hold_no_scores():
     sheet = cast(Any, SimpleNamespace(cover=cover, weights=Weights.over(cover), abandoned=None))
     sums = np.ones((2, 8, 8), np.float32)
     alive = weakref.ref(sums)
-    box = Finished(sheet, cover.window((0, 0)), sums, None)
+    box = FinishedBox(sheet, cover.window((0, 0)), sums, None)
     begun = decide._begun(box, decide.Decision(Contract(**contract(1, 2)), "logits"), False)
     del box, sums
     assert alive() is None

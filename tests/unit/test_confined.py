@@ -9,7 +9,7 @@ import torch
 
 from segpipe.geometry.windows import Window
 from segpipe.network.device_arrays import DeviceArrays, Lane
-from segpipe.pipeline.blend import Finished
+from segpipe.pipeline.blend import FinishedBox
 from segpipe.pipeline.confined import confined
 
 BOX = Window((2, 3), (6, 8))
@@ -27,7 +27,7 @@ class Scope:
 def left(invalid, mask, scope=True):
     sums = np.random.default_rng(0).random((3, *BOX.shape), np.float32)
     sheet = SimpleNamespace(scope=Scope(mask) if scope else None)
-    (found,) = confined([Finished(sheet, BOX, sums, invalid, inferred=2, differ=sums[0] > 0.5)])
+    (found,) = confined([FinishedBox(sheet, BOX, sums, invalid, inferred=2, differ=sums[0] > 0.5)])
     assert (found.window, found.inferred) == (BOX, 2)
     assert found.sums is None or np.array_equal(found.sums, sums)
     return found
@@ -58,7 +58,7 @@ def test_tensors_of_a_device_become_invalid_alike():
     """As on a GPU, whose masks are tensors."""
     arrays = DeviceArrays(Lane("cpu"), lag=1)
     sums = torch.zeros((3, *BOX.shape))
-    box = Finished(SimpleNamespace(scope=Scope(OUTSIDE)), BOX, sums, torch.tensor(CLOUDS))
+    box = FinishedBox(SimpleNamespace(scope=Scope(OUTSIDE)), BOX, sums, torch.tensor(CLOUDS))
     (found,) = confined([box], arrays)
     assert found.invalid.dtype == torch.bool
     np.testing.assert_array_equal(found.invalid.numpy(), CLOUDS | OUTSIDE)

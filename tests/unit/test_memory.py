@@ -19,7 +19,7 @@ from segpipe.jobs.plan import PlannedCase, as_planned
 from segpipe.network.read import read_spec
 from segpipe.overrides import Overrides
 from segpipe.pipeline import memory, model_check, opening
-from segpipe.pipeline.blend import Finished, Strip
+from segpipe.pipeline.blend import FinishedBox, Strip
 from segpipe.pipeline.infer import load
 from segpipe.pipeline.memory import (
     Load,
@@ -226,7 +226,7 @@ def test_device_memory_has_the_scores_that_are_interpolated(finer, tmp_path):
     invalid = np.zeros(grids.needed_by_box(window).shape, bool)
     invalid[0] = True
     tracemalloc.start()
-    for _ in regrid([Finished(sheet, window, sums, invalid, 0)]):
+    for _ in regrid([FinishedBox(sheet, window, sums, invalid, 0)]):
         pass
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -8,7 +8,7 @@ import pytest
 
 from segpipe.errors import OverlapError
 from segpipe.overlap.dates import Acquired
-from segpipe.overlap.finished import Finished
+from segpipe.overlap.finished import FinishedCase
 from segpipe.overlap.order import Neighbourhood
 from segpipe.storage.folder import Folder
 
@@ -16,17 +16,17 @@ OUT = Folder(Path("out"))
 """Of which nothing is read here."""
 
 
-def case(name: str, day: int | None = None, confidence: str | None = None) -> Finished:
+def case(name: str, day: int | None = None, confidence: str | None = None) -> FinishedCase:
     acquired = None if day is None else Acquired(datetime(2023, 6, day, tzinfo=UTC), "its name")
     classes = ((0, "a"), (1, "b"))
-    return Finished(name, "raster", None, 0, (1, 1), classes, 255, name, acquired=acquired, confidence=confidence)
+    return FinishedCase(name, "raster", None, 0, (1, 1), classes, 255, name, acquired=acquired, confidence=confidence)
 
 
 def boxes(*starts: float) -> list[np.ndarray]:
     return [np.array([[x, 0, 0], [x + 10, 1, 1]]) for x in starts]
 
 
-def around(cases: list[Finished], rule: str, k: int = 1) -> tuple[list[str], list[str]]:
+def around(cases: list[FinishedCase], rule: str, k: int = 1) -> tuple[list[str], list[str]]:
     together = Neighbourhood.of(OUT, cases, boxes(0, 5, 8, 500), rule)  # type: ignore[arg-type]
     found = together.around(k)
     return [one.case for one in found.before], [one.case for one in found.after]

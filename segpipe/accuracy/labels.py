@@ -132,14 +132,8 @@ def turned_onto(array: NDArray[Any], own: VoxelGrid, grid: VoxelGrid, path: Path
 
 def windows(shape: tuple[int, ...]) -> Iterator[Window]:
     """Strips of an image, from left to right if it is wide; planes of a volume."""
-    if len(shape) == 2:
-        wide = max(PIXELS // ROWS, 1)
-        for top in range(0, shape[0], ROWS):
-            for left in range(0, shape[1], wide):
-                yield Window((top, left), (min(top + ROWS, shape[0]), min(left + wide, shape[1])))
-        return
-    for k in range(shape[0]):
-        yield Window((k, *(0 for _ in shape[1:])), (k + 1, *shape[1:]))
+    sides = (ROWS, max(PIXELS // ROWS, 1)) if len(shape) == 2 else (1, *shape[1:])
+    return Window.whole(shape).blocks(sides)
 
 
 def rows_at_once(shape: tuple[int, ...]) -> int:

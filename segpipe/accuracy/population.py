@@ -117,10 +117,9 @@ def _classes(record: Record) -> list[tuple[Any, Any]]:
 
 def strips(mask: OpenMask, rows: int = BLOCK_ROWS) -> Iterator[tuple[int, Any]]:
     """The first row and the labels of each strip of a mask, over its full width, from top to bottom."""
-    height, width = mask.grid.shape
-    for top in range(0, height, rows):
-        window = Window((top, 0), (min(top + rows, height), width))
-        yield top, mask.read(window)
+    whole = Window.whole(mask.grid.shape)
+    for window in whole.blocks((rows, whole.stop[1])):
+        yield window.start[0], mask.read(window)
 
 
 def positions(labels: Any, ids: Sequence[int]) -> Integers:

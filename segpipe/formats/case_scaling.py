@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
-
 from segpipe.contract import Contract
 from segpipe.formats.source import Source
 from segpipe.geometry.windows import Window
@@ -51,9 +49,5 @@ def _valid_blocks(source: Source, box: Window | None, scaling: Scaling) -> Itera
 
 
 def blocks_of(shape: tuple[int, ...], box: Window | None = None) -> Iterator[Window]:
-    """Yield the blocks of a case, or of a box of it, in row-major order."""
-    box = box or Window((0,) * len(shape), shape)
-    side = STATISTICS_BLOCK[len(shape)]
-    for block in np.ndindex(*(-(-n // side) for n in box.shape)):
-        start = tuple(a + k * side for a, k in zip(box.start, block, strict=True))
-        yield Window(start, tuple(min(a + side, n) for a, n in zip(start, box.stop, strict=True)))
+    """The blocks of a case, or of a box of it, in row-major order."""
+    return (box or Window.whole(shape)).blocks((STATISTICS_BLOCK[len(shape)],) * len(shape))

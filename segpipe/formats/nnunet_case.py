@@ -100,7 +100,7 @@ def _stored(source: Source, contract: Contract) -> tuple[Volume, NDArray[np.bool
     Raises:
         ValueError: a voxel is invalid.
     """
-    stored, invalid = source.read(Window((0,) * len(source.grid.shape), source.grid.shape))
+    stored, invalid = source.read(Window.whole(source.grid.shape))
     if invalid is not None:
         raise ValueError("--like nnunet needs voxels that are all valid, and some are nodata or NaN: leave it out")
     tags = source.tags() if contract.pixel == "physical" else None

@@ -72,7 +72,7 @@ class Restricted:
     """
 
     def __init__(self, source: Source, limits: Sequence[Limit], channels: int, area: Window | None = None) -> None:
-        whole = Window((0,) * len(source.grid.shape), source.grid.shape)
+        whole = Window.whole(source.grid.shape)
         self._sampled = (whole if area is None else area, *(limit.bounds for limit in limits))
         self._source, self._limits, self._channels = source, limits, channels
         self._held: tuple[Window, Invalid | None] | None = None

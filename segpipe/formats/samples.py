@@ -36,7 +36,7 @@ def sampled(source: Source) -> Pixels:
     """
     shape = source.grid.shape
     if is_small(shape):
-        return thinned(*source.read(Window((0,) * len(shape), shape)))
+        return thinned(*source.read(Window.whole(shape)))
     boxes = (box for box in _boxes(source) if not source.empty(box))
     taken = list(islice((some for box in boxes if (some := thinned(*source.read(box))).shape[1]), BOXES))
     return np.concatenate(taken, axis=1) if taken else np.empty((0, 0), source.dtype)

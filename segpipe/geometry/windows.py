@@ -26,6 +26,11 @@ class Window:
     start: tuple[int, ...]
     stop: tuple[int, ...]
 
+    @classmethod
+    def whole(cls, shape: tuple[int, ...]) -> "Window":
+        """The window of all of an array."""
+        return cls((0,) * len(shape), shape)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Pixels along each axis."""
@@ -50,9 +55,34 @@ class Window:
         start = tuple(map(max, self.start, other.start))
         return Window(start, tuple(map(max, start, map(min, self.stop, other.stop))))
 
+    def blocks(self, sides: Sequence[int]) -> Iterator["Window"]:
+        """Yield blocks of at most these sides that cover the window, each pixel once, in row-major order.
+
+        >>> [(block.start, block.stop) for block in Window.whole((3, 2)).blocks((2, 2))]
+        [((0, 0), (2, 2)), ((2, 0), (3, 2))]
+        """
+        axes = zip(self.start, self.stop, sides, strict=True)
+        for ends in product(*([(a, min(a + side, stop)) for a in range(start, stop, side)] for start, stop, side in axes)):
+            starts, stops = zip(*ends, strict=True)
+            yield Window(starts, stops)
+
     def moved(self, by: Sequence[int]) -> "Window":
         """The same box, moved."""
         return Window(*(tuple(a + b for a, b in zip(end, by, strict=True)) for end in (self.start, self.stop)))
+
+
+ROW_PIXELS = 2**21
+"""Pixels of a box of rows, where that is at least one row or plane."""
+
+
+def row_boxes(shape: tuple[int, ...]) -> Iterator[Window]:
+    """Boxes of whole rows, or of whole planes of a volume: the order in which a finished mask is read again.
+
+    >>> [(box.start[0], box.stop[0]) for box in row_boxes((5, 1024, 1024))]
+    [(0, 2), (2, 4), (4, 5)]
+    """
+    height = max(1, ROW_PIXELS // max(1, math.prod(shape[1:])))
+    return Window.whole(shape).blocks((height, *shape[1:]))
 
 
 @dataclass(frozen=True, slots=True)

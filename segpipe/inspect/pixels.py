@@ -60,7 +60,7 @@ def _share(view: RasterSource, case: Case, contract: Contract, overrides: Overri
     with closing(view):
         seen = restricted(view, case, contract, replace(overrides, aoi=None))
         scope = scope_of(overrides.aoi, view.grid, case)
-        whole = Window((0, 0), view.grid.shape)
+        whole = Window.whole(view.grid.shape)
         _, invalid = seen.read(whole)
         valid = np.ones(whole.shape, bool) if invalid is None else ~invalid
         outside = None if scope is None else scope.excluded(whole)

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from typing import Any
 
 from segpipe.choices import Executor
 from segpipe.errors import OutputError, SegpipeError
@@ -12,13 +13,13 @@ from segpipe.jobs.hide import hide_outcome
 from segpipe.jobs.ledger import Ledger, State
 from segpipe.jobs.plan import Plan, keep_cut
 from segpipe.jobs.prepare import Prepared
-from segpipe.jobs.run_record import run_record
 from segpipe.jobs.summary import WARNED, Summary
 from segpipe.jobs.tasks import Halt, Outcome, Watcher
 from segpipe.jobs.trace import write_profile
 from segpipe.messages.printable import printable
 from segpipe.messages.veil import without_names
-from segpipe.results.records import Run
+from segpipe.results.device_kind import device_facts, versions
+from segpipe.results.records import Run, recorded
 from segpipe.results.targets import record_name
 from segpipe.settings import Settings
 from segpipe.storage.files import output_errors
@@ -175,3 +176,32 @@ def _warn_of_outside(run: Run, summary: Summary) -> None:
         )
     if old := [case.name for case in outside if run.output.has(record_name(case))]:
         LOG.warning("%s: masks of an earlier run remain for cases outside, such as %s", path, printable(old[0]))
+
+
+def run_record(prepared: Prepared, summary: Summary, state: str) -> dict[str, Any]:
+    """The content of ``run.json``; ``state`` is ``running``, ``ended`` or ``interrupted``."""
+    run = prepared.run
+    return {
+        "state": state,
+        "command": list(prepared.command),
+        "folder": summary.folder,
+        "settings": run.settings.model_dump(mode="json"),
+        "resolved": run.label_settings
+        | {"batch": run.model.batch, "device": run.model.device, "threads": run.model.threads},
+        "model": recorded(run.model).as_json(),
+        "versions": versions(),
+        "device": device_facts(run.model),
+        "seconds": round(summary.seconds, 3),
+        "megapixels_per_second": round(summary.megapixels_per_second, 3),
+        "interrupted": summary.interrupted,
+        "done": summary.done,
+        "skipped": summary.skipped,
+        **({"outside": summary.outside} if run.aoi is not None else {}),
+        "failed": [{"case": failure.case.name, "error": failure.error} for failure in summary.failed],
+        "left_out": dict(summary.left_out),
+        "problems": summary.problems,
+        "unusual_cases": summary.unusual,
+        "warnings": summary.warnings,
+        **({"totals": summary.totals.as_json()} if summary.totals else {}),
+        **({"profile": summary.profile.as_json()} if summary.profile else {}),
+    }

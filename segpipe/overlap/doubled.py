@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
-from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,8 +148,7 @@ def blocks(windows: Sequence[Window], shape: tuple[int, ...]) -> Iterator[Window
     >>> list(blocks([Window((0, 1020), (5, 1030))], (2000, 2000)))
     [Window(start=(0, 1020), stop=(5, 1024)), Window(start=(0, 1024), stop=(5, 1030))]
     """
-    for top, left in product(*(range(0, size, BLOCK) for size in shape)):
-        block = Window((top, left), (min(top + BLOCK, shape[0]), min(left + BLOCK, shape[1])))
+    for block in Window.whole(shape).blocks((BLOCK, BLOCK)):
         parts = [part for window in windows if (part := block.intersection(window)).size]
         if parts:
             starts, stops = zip(*((part.start, part.stop) for part in parts), strict=True)

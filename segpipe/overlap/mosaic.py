@@ -165,12 +165,10 @@ class _Join:
 
     def blocks(self) -> Iterator[tuple[Window, NDArray[Any]]]:
         """Windows of the mosaic and their labels ``(bands, *window.shape)``, each pixel once."""
-        rows, cols = self.plan.frame.grid.shape
-        for top in range(0, rows, TILE):
-            line = Window((top, 0), (min(top + TILE, rows), cols))
+        whole = Window.whole(self.plan.frame.grid.shape)
+        for line in whole.blocks((TILE, whole.stop[1])):
             near = [layer for layer in self.layers if line.intersection(layer.reach).size]
-            for left in range(0, cols, TILE):
-                tile = Window((top, left), (line.stop[0], min(left + TILE, cols)))
+            for tile in line.blocks((TILE, TILE)):
                 yield tile, self._joined(tile, near)
 
     def _joined(self, tile: Window, layers: "Sequence[_Layer]") -> NDArray[Any]:

@@ -141,9 +141,5 @@ class Shared:
 
 def chunks(window: Window) -> Iterator[Window]:
     """Rows of a window, few enough to be held; none of an empty one."""
-    (top, left), (bottom, right) = window.start, window.stop
-    if right <= left:
-        return
-    rows = max(1, CHUNK // (right - left))
-    for row in range(top, bottom, rows):
-        yield Window((row, left), (min(row + rows, bottom), right))
+    width = max(1, window.shape[1])
+    return window.blocks((max(1, CHUNK // width), width))

@@ -131,10 +131,7 @@ def blocks(window: Window, most: int) -> Iterator[Window]:
     for done, axis in enumerate(sorted(range(len(sides)), key=window.shape.__getitem__)):
         sides[axis] = max(1, min(window.shape[axis], int(left ** (1 / (len(sides) - done)) + 1e-9)))
         left //= sides[axis]
-    spans = zip(window.start, window.stop, sides, strict=True)
-    for corners in product(*([(a, min(a + n, stop)) for a in range(start, stop, n)] for start, stop, n in spans)):
-        starts, stops = zip(*corners, strict=True)
-        yield Window(starts, stops)
+    return window.blocks(sides)
 
 
 def _linear(mean: Array, seen: Array | None, between: Sequence[Between], low: tuple[int, ...], arrays: Arrays) -> Array:

@@ -5,7 +5,7 @@ on how the case was cut into jobs.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -184,7 +184,7 @@ def amount_inside(grid: Grid, lines: Scanlines) -> Amount:
     """Pixels of a grid inside polygons, and their area in the unit of ``areas.csv``."""
     cells = Cells.of(grid.measure, grid.shape, 1)
     counts = np.zeros(cells.count, np.int64)
-    for window in _pieces(lines.bounds):
+    for window in () if lines.bounds is None else lines.bounds.blocks((PIECE, PIECE)):
         axes = [_in_cells(*axis) for axis in zip(window.start, window.stop, cells.side, strict=True)]
         where = tuple(slice(first, first + len(own)) for first, own in axes)
         (found,) = _in_each(lines.covered(window)[None], [own for _, own in axes])
@@ -193,15 +193,6 @@ def amount_inside(grid: Grid, lines: Scanlines) -> Amount:
     if measure is None:
         return Amount(pixels, None, "px")
     return Amount(pixels, rounded(math.fsum((counts * cells.sizes).ravel()) / measure.per_unit), measure.unit)
-
-
-def _pieces(window: Window | None) -> Iterator[Window]:
-    """Pieces of a window of at most ``PIECE`` pixels a side, row by row."""
-    if window is not None:
-        (top, left), (bottom, right) = window.start, window.stop
-        for row in range(top, bottom, PIECE):
-            for col in range(left, right, PIECE):
-                yield Window((row, col), (min(row + PIECE, bottom), min(col + PIECE, right)))
 
 
 def rounded(amount: float) -> float:

@@ -15,7 +15,7 @@ from segpipe.formats.finished_mask import as_stored, open_labels
 from segpipe.formats.registry import FORMATS
 from segpipe.formats.sink import Sink
 from segpipe.formats.style import PALE, Segment, Style
-from segpipe.geometry.row_boxes import row_boxes
+from segpipe.geometry.windows import row_boxes
 from segpipe.storage import Store
 
 FOLDER = ".classes"

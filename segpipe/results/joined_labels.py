@@ -13,8 +13,7 @@ from segpipe.errors import SourceError
 from segpipe.formats.case import Case
 from segpipe.formats.finished_mask import OpenLabels, as_stored, open_labels
 from segpipe.formats.registry import CONFIDENCE
-from segpipe.geometry.row_boxes import row_boxes
-from segpipe.geometry.windows import Window
+from segpipe.geometry.windows import Window, row_boxes
 from segpipe.network.listed import settings_of_listed
 from segpipe.network.spec import Listed
 from segpipe.pipeline.decide import Boxes, Decided

@@ -6,19 +6,21 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from segpipe.formats.registry import FORMATS, element_of
 from segpipe.jobs.ledger import State
 from segpipe.jobs.prepare import Prepared
 from segpipe.jobs.summary import Summary
 from segpipe.jobs.tasks import Outcome
-from segpipe.messages.console import console, echo, words
+from segpipe.messages.console import cells, console, echo, words
 from segpipe.messages.printable import printable
 from segpipe.results.records import records
 from segpipe.results.totals import ADDED_UP, Totals
 from segpipe.storage.ownership import DOUBTFUL, LESIONS, ZONES
-from segpipe.terminal.areas import areas_table, doubled_line
+
+if TYPE_CHECKING:  # runs outside terminals print no table
+    from rich.table import Table
 
 
 def say(line: str) -> None:
@@ -169,3 +171,29 @@ def _where_line(prepared: Prepared, summary: Summary) -> str:
 
 LINE_CLASSES = 8
 """Maximum number of classes whose areas are printed in one line."""
+
+
+def areas_table(totals: Totals, rule: str) -> "Table":
+    """Pixels, area and share of each class over all cases; a caption says what does not count, or counts once."""
+    from rich.table import Column, Table
+
+    columns = (Column(name, justify="right") for name in ("pixels", totals.unit.heading, "share"))
+    table = Table("class", *columns)
+    for name, one in totals.classes.items():
+        area = totals.unit.text(one.area) if totals.measured or one.area else "-"
+        share = totals.share(name)
+        table.add_row(*cells([name, f"{one.pixels:,}", area, "" if share is None else f"{share:.1%}"]))
+    table.caption = "\n".join(_notes(totals, rule)) or None
+    return table
+
+
+def _notes(totals: Totals, rule: str) -> list[str]:
+    notes = [] if totals.measured else [f"some cases have no area in {totals.unit.heading}: they count in pixels only"]
+    return [*notes, said] if (said := doubled_line(totals, rule)) else notes
+
+
+def doubled_line(totals: Totals, rule: str) -> str | None:
+    """What several cases saw and the totals have once; None if that is nothing."""
+    if not totals.doubled.pixels:
+        return None
+    return f"{totals.amount(totals.doubled)} that several cases share are left out of these totals (--overlap-rule {rule})"

@@ -72,7 +72,7 @@ class Held:
     def near(self, place: tuple[float, ...], most: int) -> Window:
         """Return the whole box: it is in memory."""
         del place, most
-        return Window((0,) * len(self.grid.shape), self.grid.shape)
+        return Window.whole(self.grid.shape)
 
     def cut(self, window: Window) -> "Held":
         """A part of the box, without a copy."""
@@ -172,7 +172,7 @@ def find_places(cases: Sequence[Case], side: Axes, count: int, spec: ModelSpec, 
         InputError: no valid pixel was found.
     """
     if not cases:
-        window = Window((0,) * len(side), side)
+        window = Window.whole(side)
         return [Place(window, (False,) * len(side), seed=seed) for seed in range(count)]
     looked: list[tuple[float, Place]] = []
     with environment():

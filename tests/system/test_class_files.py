@@ -16,7 +16,7 @@ from model_lists import PARTS, labels, numbered
 
 from segpipe.formats.case import Case
 from segpipe.formats.style import Segment
-from segpipe.geometry.row_boxes import row_boxes
+from segpipe.geometry.windows import row_boxes
 from segpipe.results.class_files import class_files, has_class_files, is_class_file
 
 TINY = {name: PARTS[name] for name in ("organs", "cardiac")}

@@ -14,8 +14,7 @@ from onnx import helper
 from segpipe.contract import parse_contract
 from segpipe.export.bundles.monai_config import Config, Expression
 from segpipe.export.bundles.package import opened
-from segpipe.export.bundles.refusal import refused
-from segpipe.export.bundles.steps import Affine, Clip, Fixed, Pointwise, Statistics, Step, scaled
+from segpipe.export.bundles.steps import Affine, Clip, Fixed, Pointwise, Statistics, Step, refused, scaled
 from segpipe.export.bundles.surround import surrounded, transposed
 from segpipe.geometry.layout import Layout
 from segpipe.network.scaling import case_scaling, fixed_scaling

@@ -13,9 +13,8 @@ from scenes import Silent
 
 from segpipe.errors import OutputError
 from segpipe.jobs import conclude as concluding
-from segpipe.jobs.launch import carry_out
+from segpipe.jobs.launch import carry_out, run_record
 from segpipe.jobs.prepare import Prepared, prepare
-from segpipe.jobs.run_record import run_record
 from segpipe.jobs.summary import Summary
 from segpipe.jobs.tasks import Halt
 from segpipe.jobs.trace import check_trace

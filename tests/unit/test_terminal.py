@@ -29,12 +29,11 @@ from segpipe.results.tables import write_areas
 from segpipe.results.totals import UNITS, Sum, Totals
 from segpipe.settings import load_settings
 from segpipe.storage.folder import Folder
-from segpipe.terminal.areas import areas_table
 from segpipe.terminal.bar import Bar
 from segpipe.terminal.chosen import settings_lines
 from segpipe.terminal.log_lines import LogLine, StderrHandler
 from segpipe.terminal.plan import note_lines, print_plan
-from segpipe.terminal.progress import Lines, _in_full, conclude, largest
+from segpipe.terminal.progress import Lines, _in_full, areas_table, conclude, largest
 from segpipe.terminal.state import print_status
 from segpipe.tune.show import _print
 

@@ -5,7 +5,7 @@ import pytest
 from segpipe.messages.console import console
 from segpipe.results.schema import Amount, Record, RecordedInput, RecordedModel
 from segpipe.results.totals import Totals
-from segpipe.terminal.areas import areas_table
+from segpipe.terminal.progress import areas_table
 
 
 def record(unit: str, *amounts: tuple[str, int, float | None], size: float | None) -> Record:

@@ -6,8 +6,7 @@ from typing import Any
 
 from segpipe.errors import ExportError
 from segpipe.export.bundles.bioimageio_axes import Tensor
-from segpipe.export.bundles.refusal import refused
-from segpipe.export.bundles.steps import Affine, Clip, Fixed, Numbers, Pointwise, Statistics, Step
+from segpipe.export.bundles.steps import Affine, Clip, Fixed, Numbers, Pointwise, Statistics, Step, refused
 from segpipe.storage.documents import shortened
 
 EPSILON = 1e-6

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from segpipe.errors import ExportError
-from segpipe.export.bundles.refusal import refused
-from segpipe.export.bundles.steps import Affine, Clip, Fixed, Pointwise, Statistics, Step
+from segpipe.export.bundles.steps import Affine, Clip, Fixed, Pointwise, Statistics, Step, refused
 from segpipe.network.ending import Ending
 
 Operation = Affine | Clip | Pointwise

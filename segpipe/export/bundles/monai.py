@@ -13,8 +13,7 @@ from segpipe.export.bundles.described import Architecture, Described, Weights
 from segpipe.export.bundles.monai_config import Config, Expression
 from segpipe.export.bundles.monai_transforms import Prepared, finished, prepared, transforms_of
 from segpipe.export.bundles.package import Package
-from segpipe.export.bundles.refusal import OWN
-from segpipe.export.bundles.steps import Pointwise, Step, scaled
+from segpipe.export.bundles.steps import OWN, Pointwise, Step, scaled
 from segpipe.storage.documents import shortened
 
 NAMES = ("configs/inference.json", "configs/inference.yaml", "configs/inference.yml")

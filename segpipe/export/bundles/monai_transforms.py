@@ -8,8 +8,7 @@ from typing import Any
 from segpipe.contract.keys import ORIENTED
 from segpipe.errors import ExportError
 from segpipe.export.bundles.monai_config import Expression
-from segpipe.export.bundles.refusal import refused
-from segpipe.export.bundles.steps import LARGEST, Affine, Clip, Fixed, Numbers, Pointwise, Statistics, Step
+from segpipe.export.bundles.steps import LARGEST, Affine, Clip, Fixed, Numbers, Pointwise, Statistics, Step, refused
 from segpipe.storage.documents import shortened
 
 KEPT = {

@@ -12,10 +12,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.export.bundles.refusal import refused
+from segpipe.errors import ExportError
 
 LARGEST = float(np.finfo(np.float32).max)
 """Limit of a clip that has only its other one."""
+
+OWN = "write the contract by hand: segpipe export attach MODEL.onnx --contract c.toml"
+"""The way out of what no flag mends."""
 
 Numbers = tuple[float, ...]
 """One number for all channels, or one per channel."""
@@ -197,3 +200,10 @@ def _inside(source: Path, step: Step) -> Affine | Clip | Pointwise:
     if isinstance(step.what, Statistics):
         raise refused(source, step.name, "takes statistics of what other steps made, and a contract takes those of pixels")
     return step.what.affine if isinstance(step.what, Fixed) else step.what
+
+
+def refused(source: Path, name: str, why: str) -> ExportError:
+    """The error that names a step of a package, the reason, and the ways out."""
+    return ExportError(
+        f"{source}: the step {name} {why}: --without {name} leaves it out, if the model may run without it; or {OWN}"
+    )

@@ -56,7 +56,7 @@ class MaskLimit:
             raise
         self.files = self._source.files
         self.notes = self._place.notes
-        self.bounds = Window((0,) * len(grid.shape), grid.shape)
+        self.bounds = Window.whole(grid.shape)
 
     def _checked(self, shape: tuple[int, ...]) -> list[float]:
         """Rows and columns of the mask per row and column of the scene; refuses a mask that lies elsewhere."""

@@ -114,6 +114,11 @@ class Tiling:
         return tuple(tile + 2 * margin for tile, margin in zip(self.tile, self.margin, strict=True))
 
     @property
+    def step(self) -> tuple[int, ...]:
+        """Distance between neighbouring windows on a long axis, a multiple of ``align``."""
+        return tuple((t - o) // a * a for t, o, a in zip(self.tile, self.overlap, self.align, strict=True))
+
+    @property
     def middle(self) -> tuple[slice, ...]:
         """Slices that select the tile from what the network sees."""
         return tuple(slice(margin, margin + tile) for tile, margin in zip(self.tile, self.margin, strict=True))

@@ -92,11 +92,6 @@ class Choice:
         return self.tiling == self.network.spec.tiling
 
 
-def step(tiling: Tiling) -> Axes:
-    """Distance between neighbouring windows on a long axis."""
-    return tuple((t - o) // a * a for t, o, a in zip(tiling.tile, tiling.overlap, tiling.align, strict=True))
-
-
 def open_networks(settings: TuneSettings) -> list[Network]:
     """Open the model and its other files, and run a trial of each.
 

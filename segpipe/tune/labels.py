@@ -21,7 +21,7 @@ from segpipe.pipeline.decision import Decision, Labels
 from segpipe.pipeline.infer import Model, infer, load
 from segpipe.pipeline.opening import Sheet
 from segpipe.pipeline.tiles import Tile, batches, patch_of
-from segpipe.tune.choices import Choice, Network, step
+from segpipe.tune.choices import Choice, Network
 from segpipe.tune.places import Axes, Held, Place
 from segpipe.tune.truth import TrueLabels
 
@@ -45,7 +45,7 @@ def sample(place: Place, tiling: Tiling, wanted: Axes) -> Sample:
     A whole case is tiled as in a run. On a larger one, the necessary number of windows is laid with exactly the requested
     overlap; labels are compared from the middle of the first window to the middle of the last.
     """
-    axes = [_Axis(*axis) for axis in zip(tiling.tile, step(tiling), tiling.align, tiling.margin, strict=True)]
+    axes = _axes(tiling)
     places = zip(axes, place.window.shape, place.whole, wanted, strict=True)
     laid = [(0, size) if whole else axis.laid(size, most) for axis, size, whole, most in places]
     counted = [ends if whole else axis.counted(ends) for axis, ends, whole in zip(axes, laid, place.whole, strict=True)]
@@ -81,6 +81,10 @@ class _Axis:
         return max(0, -(-(self.margin - self.tile // 2) // self.step))
 
 
+def _axes(tiling: Tiling) -> list[_Axis]:
+    return [_Axis(*axis) for axis in zip(tiling.tile, tiling.step, tiling.align, tiling.margin, strict=True)]
+
+
 def _window(axes: Sequence[Ends]) -> Window:
     return Window(tuple(a for a, _ in axes), tuple(b for _, b in axes))
 
@@ -92,7 +96,7 @@ def steps_for(step: int, wanted: int) -> int:
 
 def extent(tiling: Tiling, wanted: Axes) -> Axes:
     """Pixels that the windows of a sample cover on an endless case."""
-    axes = [_Axis(*axis) for axis in zip(tiling.tile, step(tiling), tiling.align, tiling.margin, strict=True)]
+    axes = _axes(tiling)
     steps = (steps_for(axis.step, most) + 2 * axis.mirrored for axis, most in zip(axes, wanted, strict=True))
     return tuple(axis.tile + axis.step * count for axis, count in zip(axes, steps, strict=True))
 
@@ -126,13 +130,13 @@ class Bench:
 
     def _reference(self) -> Labels:
         """Reference labels: by one call on the whole box if possible, else each from the middle of a tile."""
-        spec, shape = self._network.spec, self._held.grid.shape
-        tiling = reference_tiling(self._network, shape)
-        whole = tiling.tile != spec.tiling.tile
-        if not whole:
-            return segment(load(self._network.with_tiling(tiling)), tiling, self._held, self._scaling, self._calls)
-        spec = self._network.with_tiling(tiling, 1 if self._network.free_batch else None)
-        return segment(load(replace(spec, threads=self._calls)), tiling, self._held, self._scaling, 1)
+        network, calls = self._network, self._calls
+        tiling = reference_tiling(network, self._held.grid.shape)
+        spec = network.with_tiling(tiling)
+        if tiling.tile != network.spec.tiling.tile:  # the whole box: one call, which gets all threads
+            spec = replace(network.with_tiling(tiling, 1 if network.free_batch else None), threads=calls)
+            calls = 1
+        return segment(load(spec), tiling, self._held, self._scaling, calls)
 
     def compare(self, model: Model, choice: Choice, reference: Labels, wanted: Axes) -> "Count":
         """Compare a tiling's labels with the file's own reference, and with that of the first file."""

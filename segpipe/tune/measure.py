@@ -19,7 +19,7 @@ from segpipe.pipeline.memory import network_bytes
 from segpipe.process.machine import memory, processors
 from segpipe.results.device_kind import device_kind
 from segpipe.results.schema import Values
-from segpipe.tune.choices import Axes, Choice, Network, batches, choices, open_networks, step
+from segpipe.tune.choices import Axes, Choice, Network, batches, choices, open_networks
 from segpipe.tune.labels import PERIODS, Bench, Count, extent
 from segpipe.tune.places import Place, find_places, named, survey
 from segpipe.tune.settings import TuneSettings
@@ -210,7 +210,7 @@ class _Work:
 
     def _inferred(self, tiling: Tiling) -> int:
         """Pixels of all tiles of a sample."""
-        steps = [e // one for e, one in zip(extent(tiling, self._wanted), step(tiling), strict=True)]
+        steps = [e // one for e, one in zip(extent(tiling, self._wanted), tiling.step, strict=True)]
         endless = math.prod(steps)
         tiles = min([endless, *([max(len(Cover(shape, tiling)) for shape in self._shapes)] if self._shapes else [])])
         return tiles * math.prod(tiling.tile)
@@ -310,7 +310,7 @@ class _Work:
     def tiles_per_megapixel(self, tiling: Tiling) -> float:
         """Tiles per megapixel on the scenes; on an endless scene if there are none."""
         if not self._shapes:
-            return 1e6 / math.prod(step(tiling))
+            return 1e6 / math.prod(tiling.step)
         return 1e6 * sum(len(Cover(shape, tiling)) for shape in self._shapes) / sum(map(math.prod, self._shapes))
 
 

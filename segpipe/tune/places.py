@@ -109,8 +109,7 @@ class Place:
         """Read the box as a run does for a model, resampled if needed; return it with its scaling."""
         if self.case is None:
             return _noise(self.window.shape, spec, self.seed)
-        source, sheet = open_sheet(self.case, spec, overrides)
-        with closing(source):
+        with opened_sheet(self.case, spec, overrides) as (source, sheet):
             scaling = of_input(scaling_of(source, spec.contract, sheet.box), spec.contract)
             return self.read(source, sheet, spec, scaling), scaling
 
@@ -151,14 +150,14 @@ def survey(cases: Sequence[Case], spec: ModelSpec, overrides: Overrides) -> list
     """
     shapes = []
     for case in cases[:: max(1, len(cases) // SURVEYED)][:SURVEYED]:
-        with suppress(OutsideError), closing_sheet(case, spec, overrides) as (source, sheet):
+        with suppress(OutsideError), opened_sheet(case, spec, overrides) as (source, sheet):
             warn_of_findings(case, source, spec.contract)
             shapes.append(sheet.cover.shape[-len(spec.tiling.tile) :])
     return shapes
 
 
 @contextmanager
-def closing_sheet(case: Case, spec: ModelSpec, overrides: Overrides) -> Iterator[tuple[Source, Sheet]]:
+def opened_sheet(case: Case, spec: ModelSpec, overrides: Overrides) -> Iterator[tuple[Source, Sheet]]:
     """Open a case for a while."""
     source, sheet = open_sheet(case, spec, overrides)
     with closing(source):
@@ -195,7 +194,7 @@ def _looks(cases: Sequence[Case], side: Axes, spec: ModelSpec, overrides: Overri
     """Yield candidate boxes, each once, with their share of valid pixels: the middle of every case, then elsewhere."""
     seen: set[Place] = set()
     for shares, case in product(product(LOOKS, repeat=len(side)), cases):
-        with suppress(OutsideError), closing_sheet(case, spec, overrides) as (source, sheet):
+        with suppress(OutsideError), opened_sheet(case, spec, overrides) as (source, sheet):
             place = _place(case, sheet, side, shares)
             if place not in seen:
                 seen.add(place)

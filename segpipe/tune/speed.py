@@ -73,8 +73,7 @@ def seconds_per_tile(spec: ModelSpec, tiles: Sequence[Pixels], calls: int) -> fl
 def _pass(model: Model, tiles: Sequence[Pixels], count: int, calls: int) -> None:
     """Run a row of windows with the model's tile and overlap through all stages except reading and writing."""
     tiling = model.spec.tiling
-    long = [(t - o) // a * a for t, o, a in zip(tiling.tile, tiling.overlap, tiling.align, strict=True)]
-    shape = (*tiling.tile[:-1], tiling.tile[-1] + (count - 1) * long[-1])
+    shape = (*tiling.tile[:-1], tiling.tile[-1] + (count - 1) * tiling.step[-1])
     cover = Cover(shape, tiling)
     sheet = Sheet(grid=BareGrid(shape), files=[], notes=(), cover=cover, opened=0.0, part=cover.whole)
     decision = Decision(model.spec.contract, model.spec.blend_on, model.arrays)

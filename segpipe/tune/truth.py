@@ -1,7 +1,6 @@
 """True labels of the boxes on which tune compares choices."""
 
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +17,7 @@ from segpipe.formats.case import Case
 from segpipe.geometry.windows import Window
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import Overrides
-from segpipe.pipeline.opening import open_sheet
-from segpipe.tune.places import Place
+from segpipe.tune.places import Place, opened_sheet
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,7 @@ class Truth:
             SourceError: the reference cannot be read.
         """
         assert place.case is not None
-        source, sheet = open_sheet(place.case, spec, overrides)
-        with closing(source):
+        with opened_sheet(place.case, spec, overrides) as (source, sheet):
             if sheet.resampled:
                 raise InputError(f"--reference needs cases of the model's pixel size, and {place.case.path} is resampled")
             window = place.window

@@ -20,7 +20,7 @@ from segpipe.formats.case import Case
 from segpipe.geometry.windows import Cover, Tiling, Window
 from segpipe.overrides import AS_STORED
 from segpipe.tune import show
-from segpipe.tune.choices import Choice, batches, choices, open_networks, step
+from segpipe.tune.choices import Choice, batches, choices, open_networks
 from segpipe.tune.labels import Count, Sample, extent, reference_tiling, sample
 from segpipe.tune.measure import tune
 from segpipe.tune.places import Place, find_places
@@ -90,7 +90,7 @@ def test_the_seam_error_is_that_of_a_run_of_these_scenes(nodata, raster, run_ser
 
 def test_a_sample_counts_whole_steps_from_the_middle_of_the_first_window_to_that_of_the_last():
     tiling = Tiling((32,), (8,), (4,), "gaussian")
-    assert step(tiling) == (24,)
+    assert tiling.step == (24,)
     large = Place(Window((0,), (200,)), (False,))
     assert sample(large, tiling, (48,)) == Sample(Window((60,), (140,)), Window((76,), (124,)))
     assert tuple(Cover((80,), tiling).starts[0]) == (0, 24, 48)

@@ -121,7 +121,7 @@ atexit.register(release)
 
 def serve() -> None:
     """Answer requests from standard input until it ends. A signal to all processes leaves that to the parent."""
-    from segpipe.formats.dicom.stored import UNDECODABLE, Reader, said
+    from segpipe.formats.dicom.stored import UNDECODABLE, Reader, error_text
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -133,7 +133,7 @@ def serve() -> None:
         try:
             answer: Any = reader.read(path, number, alone=alone)
         except UNDECODABLE as error:
-            answer = said(error)
+            answer = error_text(error)
         pickle.dump(answer, answers, pickle.HIGHEST_PROTOCOL)
         answers.flush()
 

@@ -17,28 +17,28 @@ from segpipe.geometry.voxel_grid import VoxelGrid, matrix_rows
 
 Float = NDArray[np.float64]
 
-APART = 0.5
+OFF_GRID = 0.5
 """Pixels by which planes may lie beside a regular grid at most, anywhere."""
 
 NOTED = 0.05
 """Pixels above which a note says so."""
 
-UNEVEN, UNEVEN_TOLD = 0.1, 0.01
+UNEVEN, UNEVEN_NOTED = 0.1, 0.01
 """Share of the distance between planes by which one may be nearer or further, and above which a note says so."""
 
-STEP_APART = 0.2
+STEP_TOLERANCE = 0.2
 """Share by which a distance may differ from a multiple of the usual one and still be that multiple."""
 
 DOUBLED = 0.01
 """Share of the usual distance below which two planes have one position."""
 
-NAMED = 3
+MOST_NAMED = 3
 """Faults of one kind that are named with their figures."""
 
 LPS = np.diag([-1.0, -1.0, 1.0])
 """From DICOM's patient coordinates to x to the right and y to the front."""
 
-AT_ONCE = "copy the series again, or take out what does not belong to it"
+REMEDY = "copy the series again, or take out what does not belong to it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +81,18 @@ class _Planes:
 
 def audit(frames: Sequence[Frame]) -> Audit:
     """Check that frames are equal planes at equal distances, one above the other, and give their grid."""
-    if faults := tuple(_unusable(frames)):
+    if faults := tuple(_without_geometry(frames)):
         return Audit(faults)
-    directions, turned = _directions(frames)
+    directions, turned = _axes_of(frames)
     spacing, sized = _spacing(frames)
     if faults := (*turned.faults, *sized.faults):
         return Audit(faults)
-    planes = _sorted(frames, directions, min(spacing))
+    planes = _sorted_planes(frames, directions, min(spacing))
     spaced = _audit_positions(planes)
     notes = (*turned.notes, *sized.notes, *spaced.notes)
     if spaced.faults:
         return Audit(spaced.faults, notes=notes)
-    step, said = _step(planes)
+    step, said = _plane_distance(planes)
     if not step:
         return Audit((Fault("no geometry", said),))
     steps = np.column_stack([directions[2] * step, directions[1] * spacing[0], directions[0] * spacing[1]])
@@ -103,12 +103,12 @@ def audit(frames: Sequence[Frame]) -> Audit:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _Findings:
     faults: tuple[Fault, ...] = ()
     notes: tuple[str, ...] = ()
 
 
-def _unusable(frames: Sequence[Frame]) -> Iterator[Fault]:
+def _without_geometry(frames: Sequence[Frame]) -> Iterator[Fault]:
     absent = [f for f in frames if f.position is None or f.directions is None or f.spacing is None]
     if absent:
         first = absent[0]
@@ -127,16 +127,16 @@ def _unusable(frames: Sequence[Frame]) -> Iterator[Fault]:
     if len(counts) > 1:
         sizes = ", ".join(f"{n} of {rows} x {columns}" for (rows, columns), n in counts.most_common())
         odd = next(f for f in frames if f.shape == counts.most_common()[-1][0])
-        yield Fault("mixed sizes", f"slices must have one size in pixels, and there are {sizes} ({odd.path}): {AT_ONCE}")
+        yield Fault("mixed sizes", f"slices must have one size in pixels, and there are {sizes} ({odd.path}): {REMEDY}")
 
 
-def _directions(frames: Sequence[Frame]) -> tuple[Float, _Found]:
+def _axes_of(frames: Sequence[Frame]) -> tuple[Float, _Findings]:
     """Directions of rows, columns and planes, of length 1 and at right angles, ``(3, 3)``; and what is wrong with them."""
     each = np.array([f.directions for f in frames])
     lengths = np.linalg.norm(each, axis=2, keepdims=True)
     if not np.isfinite(each).all() or np.abs(lengths - 1).max() > 0.01:
         odd = int(np.abs(lengths - 1).max(axis=(1, 2)).argmax())
-        return np.eye(3), _Found((_no_direction(frames[odd]),))
+        return np.eye(3), _Findings((_no_direction(frames[odd]),))
     units = each / lengths
     usual = np.median(units, axis=0)
     if np.linalg.norm(usual, axis=1).min() < 0.5:  # of opposite directions: none is usual
@@ -144,12 +144,12 @@ def _directions(frames: Sequence[Frame]) -> tuple[Float, _Found]:
     rows, columns = (vector / np.linalg.norm(vector) for vector in usual)
     far = max(frames[0].shape)
     skew = abs(float(rows @ columns))
-    if skew * far > APART:
+    if skew * far > OFF_GRID:
         text = f"rows and columns must be at right angles, and are off by {np.degrees(np.arcsin(skew)):.3g} degrees"
-        return np.eye(3), _Found((Fault("sheared", f"{text}: resample the series first"),))
+        return np.eye(3), _Findings((Fault("sheared", f"{text}: resample the series first"),))
     columns = columns - rows * (rows @ columns)
     columns = columns / np.linalg.norm(columns)
-    found = _turned(frames, units, np.array([rows, columns]), far)
+    found = _orientations(frames, units, np.array([rows, columns]), far)
     return np.array([rows, columns, np.cross(rows, columns)]), found
 
 
@@ -157,78 +157,82 @@ def _no_direction(frame: Frame) -> Fault:
     directions = "\\".join(f"{n:g}" for vector in frame.directions or () for n in vector)
     return Fault(
         "no geometry",
-        f"ImageOrientationPatient must be two directions of length 1, got {directions} ({frame.path}): {AT_ONCE}",
+        f"ImageOrientationPatient must be two directions of length 1, got {directions} ({frame.path}): {REMEDY}",
     )
 
 
-def _turned(frames: Sequence[Frame], units: Float, usual: Float, far: int) -> _Found:
+def _orientations(frames: Sequence[Frame], units: Float, usual: Float, far: int) -> _Findings:
     """The distance of the directions of single frames from the usual ones."""
     off = np.linalg.norm(units - usual, axis=2).max(axis=1)
     worst = int(off.argmax())
     pixels, degrees = float(off[worst]) * far, float(np.degrees(2 * np.arcsin(min(1.0, off[worst] / 2))))
-    if pixels > APART:
-        count = int((off * far > APART).sum())
+    if pixels > OFF_GRID:
+        count = int((off * far > OFF_GRID).sum())
         text = f"slices must have one orientation, and {count} of {len(frames)} are turned by up to {degrees:.3g} degrees"
-        return _Found((Fault("mixed orientations", f"{text} ({frames[worst].path}): {AT_ONCE}"),))
+        return _Findings((Fault("mixed orientations", f"{text} ({frames[worst].path}): {REMEDY}"),))
     if pixels > NOTED:
-        return _Found(notes=(f"orientations of slices differ by up to {degrees:.2g} degrees, and the usual one is taken",))
-    return _Found()
+        return _Findings(
+            notes=(f"orientations of slices differ by up to {degrees:.2g} degrees, and the usual one is taken",)
+        )
+    return _Findings()
 
 
-def _spacing(frames: Sequence[Frame]) -> tuple[tuple[float, float], _Found]:
+def _spacing(frames: Sequence[Frame]) -> tuple[tuple[float, float], _Findings]:
     """The usual spacing of rows and columns, and how far that of single frames is from it."""
     each = np.array([f.spacing for f in frames])
     if not np.isfinite(each).all() or each.min() <= 0:
         odd = frames[int(np.nan_to_num(each, nan=-1).min(axis=1).argmin())]
-        return (1.0, 1.0), _Found((Fault("no geometry", f"PixelSpacing must be above 0, got {odd.spacing} ({odd.path})"),))
+        return (1.0, 1.0), _Findings(
+            (Fault("no geometry", f"PixelSpacing must be above 0, got {odd.spacing} ({odd.path})"),)
+        )
     usual = np.median(each, axis=0)
     off = (np.abs(each / usual - 1) * np.array(frames[0].shape)).max(axis=1)
     worst = frames[int(off.argmax())]
     taken = float(usual[0]), float(usual[1])
-    if off.max() > APART:
+    if off.max() > OFF_GRID:
         assert worst.spacing is not None
         text = (
-            f"slices must have one PixelSpacing, and {int((off > APART).sum())} of {len(frames)} differ from "
-            f"{_by(taken)} mm, as {_by(worst.spacing)} ({worst.path}): {AT_ONCE}"
+            f"slices must have one PixelSpacing, and {int((off > OFF_GRID).sum())} of {len(frames)} differ from "
+            f"{_by(taken)} mm, as {_by(worst.spacing)} ({worst.path}): {REMEDY}"
         )
-        return taken, _Found((Fault("mixed spacing", text),))
+        return taken, _Findings((Fault("mixed spacing", text),))
     if off.max() > NOTED:
-        return taken, _Found(notes=(f"PixelSpacing of slices differs, by {off.max():.2g} pixels over a slice",))
-    return taken, _Found()
+        return taken, _Findings(notes=(f"PixelSpacing of slices differs, by {off.max():.2g} pixels over a slice",))
+    return taken, _Findings()
 
 
 def _by(sizes: Sequence[float]) -> str:
     return " x ".join(f"{size:.6g}" for size in sizes)
 
 
-def _sorted(frames: Sequence[Frame], directions: Float, pixel: float) -> _Planes:
+def _sorted_planes(frames: Sequence[Frame], directions: Float, pixel: float) -> _Planes:
     there = np.array([f.position for f in frames]) @ directions.T
     order = np.argsort(there[:, 2], kind="stable")
     kept = tuple(int(n) for n in order)
     return _Planes(tuple(frames[n] for n in kept), kept, there[order, 2], there[order, :2], pixel)
 
 
-def _audit_positions(planes: _Planes) -> _Found:
+def _audit_positions(planes: _Planes) -> _Findings:
     """Faults of the positions of planes, which are sorted."""
     if len(planes.frames) == 1:
-        return _Found()
+        return _Findings()
     if not np.isfinite(planes.along).all() or not np.isfinite(planes.beside).all():
-        return _Found((Fault("no geometry", f"ImagePositionPatient must be finite numbers: {AT_ONCE}"),))
-    usual = _usual(planes.along)
+        return _Findings((Fault("no geometry", f"ImagePositionPatient must be finite numbers: {REMEDY}"),))
+    usual = _usual_distance(planes.along)
     twice = np.diff(planes.along) <= DOUBLED * usual
     single = np.concatenate([[True], ~twice])
     along, beside = planes.along[single], planes.beside[single]
     faults = [*_doubled(planes, twice)]
     notes: list[str] = []
     if len(along) > 1:
-        steps = _steps(along, usual)
-        lean = _lean(along, beside, planes.pixel)
+        steps = _distances(along, usual)
+        lean = _sideways(along, beside, planes.pixel)
         faults += [*steps.faults, *lean.faults]
         notes += [*steps.notes, *lean.notes]
-    return _Found(tuple(faults), tuple(notes))
+    return _Findings(tuple(faults), tuple(notes))
 
 
-def _usual(along: Float) -> float:
+def _usual_distance(along: Float) -> float:
     """The usual distance between planes: the lower median of those that are not 0."""
     steps = np.sort(np.diff(along))
     steps = steps[steps > max(1e-3, DOUBLED * float(np.median(steps)))]
@@ -250,25 +254,25 @@ def _doubled(planes: _Planes, twice: NDArray[np.bool_]) -> Iterator[Fault]:
     )
 
 
-def _steps(along: Float, usual: float) -> _Found:
+def _distances(along: Float, usual: float) -> _Findings:
     """Holes, and uneven distances, of planes with a position each."""
     steps = np.diff(along)
     ratio = steps / usual
     times = np.rint(ratio)
-    hole = ratio > 1 + 2 * STEP_APART
-    missing = hole & (np.abs(ratio - times) <= STEP_APART) & (times > 1)
+    hole = ratio > 1 + 2 * STEP_TOLERANCE
+    missing = hole & (np.abs(ratio - times) <= STEP_TOLERANCE) & (times > 1)
     faults = [*_missing(along, times, missing, usual), *_gaps(along, steps, hole & ~missing, usual)]
     if faults:
-        return _Found(tuple(faults))
+        return _Findings(tuple(faults))
     even = along[0] + (along[-1] - along[0]) * np.arange(len(along)) / (len(along) - 1)
     step = (along[-1] - along[0]) / (len(along) - 1)
     off = float(np.abs(along - even).max())
     steps_text = f"{steps.min():.4g} to {steps.max():.4g} mm, {off:.3g} mm beside equal steps of {step:.4g} mm"
-    if off > UNEVEN * step or np.abs(ratio - 1).max() > 2 * STEP_APART:
-        return _Found(
+    if off > UNEVEN * step or np.abs(ratio - 1).max() > 2 * STEP_TOLERANCE:
+        return _Findings(
             (Fault("jitter", f"distances between slices must be equal, and are {steps_text}: resample the series first"),)
         )
-    return _Found(notes=(f"distances between slices are {steps_text}",) if off > UNEVEN_TOLD * step else ())
+    return _Findings(notes=(f"distances between slices are {steps_text}",) if off > UNEVEN_NOTED * step else ())
 
 
 def _missing(along: Float, times: Float, missing: NDArray[np.bool_], usual: float) -> Iterator[Fault]:
@@ -276,8 +280,8 @@ def _missing(along: Float, times: Float, missing: NDArray[np.bool_], usual: floa
     if not len(at):
         return
     count = int((times[at] - 1).sum())
-    named = ", ".join(f"{int(times[n] - 1)} between {along[n]:.5g} and {along[n + 1]:.5g} mm" for n in at[:NAMED])
-    more = f" and {len(at) - NAMED} more places" if len(at) > NAMED else ""
+    named = ", ".join(f"{int(times[n] - 1)} between {along[n]:.5g} and {along[n + 1]:.5g} mm" for n in at[:MOST_NAMED])
+    more = f" and {len(at) - MOST_NAMED} more places" if len(at) > MOST_NAMED else ""
     yield Fault(
         "missing",
         f"{count} slice{'s are' if count > 1 else ' is'} missing at steps of {usual:.4g} mm: {named}{more}: "
@@ -289,8 +293,8 @@ def _gaps(along: Float, steps: Float, gap: NDArray[np.bool_], usual: float) -> I
     at = np.flatnonzero(gap)
     if not len(at):
         return
-    named = ", ".join(f"{steps[n]:.4g} mm between {along[n]:.5g} and {along[n + 1]:.5g} mm" for n in at[:NAMED])
-    more = f" and {len(at) - NAMED} more" if len(at) > NAMED else ""
+    named = ", ".join(f"{steps[n]:.4g} mm between {along[n]:.5g} and {along[n + 1]:.5g} mm" for n in at[:MOST_NAMED])
+    more = f" and {len(at) - MOST_NAMED} more" if len(at) > MOST_NAMED else ""
     yield Fault(
         "gap",
         f"slices must follow one another at one distance, {usual:.4g} mm, and there are gaps: {named}{more}: "
@@ -298,7 +302,7 @@ def _gaps(along: Float, steps: Float, gap: NDArray[np.bool_], usual: float) -> I
     )
 
 
-def _lean(along: Float, beside: Float, pixel: float) -> _Found:
+def _sideways(along: Float, beside: Float, pixel: float) -> _Findings:
     """Check how far planes shift sideways: all together with a tilt, or single ones."""
     middle = along - along.mean()
     slope: Float = (middle @ (beside - beside.mean(axis=0))) / (middle @ middle)
@@ -306,15 +310,15 @@ def _lean(along: Float, beside: Float, pixel: float) -> _Found:
     tilt, shift = float(np.linalg.norm(slope)), float(np.linalg.norm(slope)) * extent
     rest = np.linalg.norm(beside - beside.mean(axis=0) - middle[:, None] * slope, axis=1)
     faults: list[Fault] = []
-    if shift > APART * pixel:
+    if shift > OFF_GRID * pixel:
         faults.append(Fault("tilt", _tilted(tilt, shift, extent, pixel)))
-    if float(rest.max()) > APART * pixel:
+    if float(rest.max()) > OFF_GRID * pixel:
         worst = int(rest.argmax())
         text = f"slices must lie above one another, and the one at {along[worst]:.5g} mm lies {rest[worst]:.3g} mm beside"
         faults.append(Fault("shifted", f"{text} ({rest[worst] / pixel:.2g} pixels): resample the series first"))
     largest = max(shift, float(rest.max()))
     said = f"slices move sideways by {largest:.2g} mm ({largest / pixel:.2g} pixels), and are taken as they are"
-    return _Found(tuple(faults), (said,) if NOTED * pixel < largest and not faults else ())
+    return _Findings(tuple(faults), (said,) if NOTED * pixel < largest and not faults else ())
 
 
 def _tilted(tilt: float, shift: float, extent: float, pixel: float) -> str:
@@ -325,7 +329,7 @@ def _tilted(tilt: float, shift: float, extent: float, pixel: float) -> str:
     )
 
 
-def _step(planes: _Planes) -> tuple[float, str]:
+def _plane_distance(planes: _Planes) -> tuple[float, str]:
     """Distance between planes in mm, and a note; 0 and why, if it is not known."""
     along, frames = planes.along, planes.frames
     if len(frames) > 1:

@@ -17,7 +17,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 from segpipe.errors import SegpipeError, one_line
 from segpipe.formats.dicom.names import PREAMBLE, is_one
 from segpipe.formats.dicom.series import Frame, Series, Vector
-from segpipe.formats.dicom.stored import UNREADABLE, said
+from segpipe.formats.dicom.stored import UNREADABLE, error_text
 from segpipe.storage.content import describe
 
 TAGS = [
@@ -60,18 +60,18 @@ TAGS = [
     "PerFrameFunctionalGroupsSequence",
 ]
 
-NUMBERS = {keyword: Tag(keyword) for keyword in (*TAGS, "EffectiveEchoTime", "FrameAcquisitionNumber", "FrameType")}
+TAG_OF = {keyword: Tag(keyword) for keyword in (*TAGS, "EffectiveEchoTime", "FrameAcquisitionNumber", "FrameType")}
 
-ASKED: list[BaseTag | int] = [NUMBERS[keyword] for keyword in TAGS]
+SPECIFIC_TAGS: list[BaseTag | int] = [TAG_OF[keyword] for keyword in TAGS]
 """Found once: pydicom takes a third of the time of a header to find the tags of so many keywords."""
 
-SHORT = frozenset({"Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation"})
+UNSIGNED_SHORT = frozenset({"Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation"})
 """Elements of two bytes without a sign."""
 
 MOST_FRAMES = 2**16
 """Frames of a file; the largest dynamic series have about 20,000."""
 
-FIRST = 2**12
+FIRST_BYTES = 2**12
 """Bytes of a file that are read at first; the file meta information, about 300 bytes, is in them."""
 
 META_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
@@ -80,7 +80,9 @@ META_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
 PIXEL_DATA = {True: b"\xe0\x7f\x10\x00", False: b"\x7f\xe0\x00\x10"}
 """The tag of pixels that are integers, in files that are little endian and others (PS3.3, section C.7.6.3.1.4)."""
 
-PLAIN = frozenset(TAGS) - SHORT - {"DiffusionBValue", "SeriesDescription", "TemporalPositionIndex", "EffectiveEchoTime"}
+ASCII_TEXT = (
+    frozenset(TAGS) - UNSIGNED_SHORT - {"DiffusionBValue", "SeriesDescription", "TemporalPositionIndex", "EffectiveEchoTime"}
+)
 """Elements that are stored as text of ASCII alone."""
 
 NO_IMAGES = frozenset(
@@ -127,14 +129,14 @@ def read_header(path: str, name: str) -> Header:
     try:
         with Path(path).open("rb") as stream:
             state = os.fstat(stream.fileno())
-            _check_packing(path, stream.read(FIRST))
+            _check_packing(path, stream.read(FIRST_BYTES))
             stream.seek(0)
-            data = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=ASKED)
+            data = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=SPECIFIC_TAGS)
             at = stream.tell()
-            rest = _Rest(state.st_size - at, stream.read(4))
+            rest = _AfterHeader(state.st_size - at, stream.read(4))
         header = _header(path, name, data, rest)
     except UNREADABLE as error:
-        raise NotDicomError(f"{path} cannot be read as DICOM: {type(error).__name__}: {said(error)}") from error
+        raise NotDicomError(f"{path} cannot be read as DICOM: {type(error).__name__}: {error_text(error)}") from error
     when = state.st_size, state.st_mtime_ns
     frames = tuple(replace(frame, state=when) for frame in header.series.frames)
     return replace(header, series=replace(header.series, frames=frames))
@@ -158,7 +160,7 @@ def _check_packing(path: str, first: bytes) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rest:
+class _AfterHeader:
     """The bytes that follow a header."""
 
     length: int
@@ -166,23 +168,23 @@ class _Rest:
     """The first four bytes."""
 
 
-def _header(path: str, name: str, data: Any, rest: _Rest) -> Header:
+def _header(path: str, name: str, data: Any, rest: _AfterHeader) -> Header:
     modality, sop_class = _text(data, "Modality"), _text(data, "SOPClassUID")
     no_image = modality in NO_IMAGES or sop_class.startswith(NO_IMAGE_CLASSES)
-    is_image = not no_image and NUMBERS["Rows"] in data and NUMBERS["Columns"] in data
+    is_image = not no_image and TAG_OF["Rows"] in data and TAG_OF["Columns"] in data
     if not sop_class or (is_image and not _text(data, "SeriesInstanceUID")):
         raise ValueError(f"it has no {'SeriesInstanceUID' if sop_class else 'SOPClassUID'}: copy it again")
     image_type = [str(part).upper() for part in _values(data, "ImageType")]
     return Header(
         name,
         _series(path, data, rest, is_image=is_image),
-        _whole(data, "InstanceNumber"),
+        _integer(data, "InstanceNumber"),
         is_image,
         "LOCALIZER" in image_type,
     )
 
 
-def _series(path: str, data: Any, rest: _Rest, *, is_image: bool) -> Series:
+def _series(path: str, data: Any, rest: _AfterHeader, *, is_image: bool) -> Series:
     syntax = str(data.file_meta.get("TransferSyntaxUID", ""))
     frames = tuple(_frames(path, data)) if is_image else ()
     return Series(
@@ -194,32 +196,32 @@ def _series(path: str, data: Any, rest: _Rest, *, is_image: bool) -> Series:
         number=_text(data, "SeriesNumber"),
         sop_class=_text(data, "SOPClassUID"),
         photometric=(_text(data, "PhotometricInterpretation"),),
-        samples=_whole(data, "SamplesPerPixel", 1),
+        samples=_integer(data, "SamplesPerPixel", 1),
         syntaxes=(syntax,),
         frames=frames,
-        unusable=_unusable(path, data, syntax, rest) or _unscaled(frames) if is_image else "",
+        unusable=_unusable(path, data, syntax, rest) or _unusable_scale(frames) if is_image else "",
         lossy=_text(data, "LossyImageCompression") == "01",
     )
 
 
-def _cut(path: str, data: Any, syntax: str, left: int) -> str:
+def _truncation(path: str, data: Any, syntax: str, left: int) -> str:
     """The reason why a file is truncated, judged by its length; empty if it is not."""
     if left <= 8:
         return f"{path} ends before its pixels: copy it again"
     uid = UID(syntax) if syntax else None
     if uid is None or uid.is_private or uid.is_compressed or uid.is_deflated:
         return ""
-    frames = max(1, _whole(data, "NumberOfFrames", 1))
-    samples, bits = _whole(data, "SamplesPerPixel", 1), _whole(data, "BitsAllocated", 16)
-    needed = _whole(data, "Rows") * _whole(data, "Columns") * frames * samples * bits // 8
+    frames = max(1, _integer(data, "NumberOfFrames", 1))
+    samples, bits = _integer(data, "SamplesPerPixel", 1), _integer(data, "BitsAllocated", 16)
+    needed = _integer(data, "Rows") * _integer(data, "Columns") * frames * samples * bits // 8
     if left - (8 if uid.is_implicit_VR else 12) >= needed:
         return ""
     return f"{path} is cut: its pixels take {needed:,} bytes, and {left:,} are left of it: copy it again"
 
 
-def _unusable(path: str, data: Any, syntax: str, rest: _Rest) -> str:
+def _unusable(path: str, data: Any, syntax: str, rest: _AfterHeader) -> str:
     """The reason why pixels of a file have no modality values; empty if they have."""
-    if cut := _cut(path, data, syntax, rest.length):
+    if cut := _truncation(path, data, syntax, rest.length):
         return cut
     if rest.tag != PIXEL_DATA[not syntax or UID(syntax).is_little_endian]:
         return (
@@ -231,10 +233,10 @@ def _unusable(path: str, data: Any, syntax: str, rest: _Rest) -> str:
             f"{path}: values must follow from the pixels by RescaleSlope and RescaleIntercept, and the file has a table, "
             "ModalityLUTSequence (0028,3000): apply it first, as with pydicom.pixels.apply_modality_lut, and write NIfTI"
         )
-    stored, allocated = _whole(data, "BitsStored", 16), _whole(data, "BitsAllocated", 16)
+    stored, allocated = _integer(data, "BitsStored", 16), _integer(data, "BitsAllocated", 16)
     if not 1 <= stored <= min(allocated, 64):
         return f"{path}: BitsStored must be 1 to BitsAllocated, {allocated}, got {stored}: copy it again"
-    each, count = _sequence(data, "PerFrameFunctionalGroupsSequence"), _whole(data, "NumberOfFrames", 1)
+    each, count = _sequence(data, "PerFrameFunctionalGroupsSequence"), _integer(data, "NumberOfFrames", 1)
     if each and len(each) != count:
         return (
             f"{path}: PerFrameFunctionalGroupsSequence must have an item for each frame, and has {len(each)} for "
@@ -243,7 +245,7 @@ def _unusable(path: str, data: Any, syntax: str, rest: _Rest) -> str:
     return ""
 
 
-def _unscaled(frames: Sequence[Frame]) -> str:
+def _unusable_scale(frames: Sequence[Frame]) -> str:
     """The reason why slope and intercept of a frame give no values; empty if they do."""
     for frame in frames:
         if not (math.isfinite(frame.slope) and frame.slope and math.isfinite(frame.intercept)):
@@ -255,10 +257,10 @@ def _unscaled(frames: Sequence[Frame]) -> str:
 
 
 def _frames(path: str, data: Any) -> Iterator[Frame]:
-    shared = _item(data, "SharedFunctionalGroupsSequence")
+    shared = _first_item(data, "SharedFunctionalGroupsSequence")
     each = _sequence(data, "PerFrameFunctionalGroupsSequence")
     if each is None or not len(each):
-        count = max(1, _whole(data, "NumberOfFrames", 1))
+        count = max(1, _integer(data, "NumberOfFrames", 1))
         if count > MOST_FRAMES:
             raise NotDicomError(f"{path}: NumberOfFrames must be at most {MOST_FRAMES:,}, got {count:,}: copy it again")
         for number in range(count):
@@ -281,7 +283,7 @@ def _items(part: Any) -> Iterator[Any]:
 
 def _frame(path: str, number: int, data: Any, groups: list[Any]) -> Frame:
     def values(keyword: str) -> list[float]:
-        return next((list(map(float, _values(group, keyword))) for group in groups if NUMBERS[keyword] in group), [])
+        return next((list(map(float, _values(group, keyword))) for group in groups if TAG_OF[keyword] in group), [])
 
     position, orientation, spacing = (
         values("ImagePositionPatient"),
@@ -297,12 +299,12 @@ def _frame(path: str, number: int, data: Any, groups: list[Any]) -> Frame:
         position=_vector(position),
         directions=_directions(orientation),
         spacing=(spacing[0], spacing[1]) if len(spacing) == 2 else None,
-        shape=(_whole(data, "Rows"), _whole(data, "Columns")),
+        shape=(_integer(data, "Rows"), _integer(data, "Columns")),
         slope=slope[0] if slope else 1.0,
         intercept=intercept[0] if intercept else 0.0,
         thickness=thickness[0] if thickness else None,
-        bits=_whole(data, "BitsStored", 16),
-        signed=_whole(data, "PixelRepresentation") == 1,
+        bits=_integer(data, "BitsStored", 16),
+        signed=_integer(data, "PixelRepresentation") == 1,
         keys=tuple(_keys(groups)),
         padding=_padding(data),
     )
@@ -310,25 +312,25 @@ def _frame(path: str, number: int, data: Any, groups: list[Any]) -> Frame:
 
 def _padding(data: Any) -> tuple[int, int] | None:
     """The least and the largest stored value that stands for no value (PS3.3, section C.7.5.1.1.2)."""
-    value, limit = _pixel(data, "PixelPaddingValue"), _pixel(data, "PixelPaddingRangeLimit")
+    value, limit = _pixel_value(data, "PixelPaddingValue"), _pixel_value(data, "PixelPaddingRangeLimit")
     if value is None:
         return None
     limit = value if limit is None else limit
     return min(value, limit), max(value, limit)
 
 
-def _pixel(data: Any, keyword: str) -> int | None:
+def _pixel_value(data: Any, keyword: str) -> int | None:
     """An element of two bytes with the sign of the pixels; the sign that the file gives it may be another one."""
-    raw = data.get_item(NUMBERS[keyword])
+    raw = data.get_item(TAG_OF[keyword])
     if raw is None or not isinstance(raw.value, bytes) or len(raw.value) < 2:
         return None
     order: Literal["little", "big"] = "little" if raw.is_little_endian else "big"
-    return int.from_bytes(raw.value[:2], order, signed=_whole(data, "PixelRepresentation") == 1)
+    return int.from_bytes(raw.value[:2], order, signed=_integer(data, "PixelRepresentation") == 1)
 
 
 def _keys(groups: list[Any]) -> Iterator[tuple[str, str]]:
     """Keywords and values of attributes that distinguish planes at one position."""
-    for key, keywords in SAME.items():
+    for key, keywords in KEYWORDS_OF_KEYS.items():
         for keyword in keywords:
             found = next((values for group in groups if (values := _values(group, keyword))), None)
             if found:
@@ -336,7 +338,7 @@ def _keys(groups: list[Any]) -> Iterator[tuple[str, str]]:
                 break
 
 
-SAME = {
+KEYWORDS_OF_KEYS = {
     "StackID": ("StackID",),
     "EchoNumbers": ("EchoNumbers",),
     "EchoTime": ("EffectiveEchoTime", "EchoTime"),
@@ -361,13 +363,18 @@ def _directions(values: list[float]) -> tuple[Vector, Vector] | None:
 
 def _values(data: Any, keyword: str) -> list[Any]:
     """The values of an element; none if it is absent or empty."""
-    raw = data.get_item(NUMBERS[keyword])
+    raw = data.get_item(TAG_OF[keyword])
     if raw is None:
         return []
-    if isinstance(raw, RawDataElement) and keyword in PLAIN:  # five times as fast as pydicom's conversion
+    if isinstance(raw, RawDataElement) and keyword in ASCII_TEXT:  # five times as fast as pydicom's conversion
         text = (raw.value or b"").decode("latin-1").strip(" \0")
         return text.split("\\") if text else []
-    if isinstance(raw, RawDataElement) and keyword in SHORT and raw.VR in (None, "US") and len(raw.value or b"") == 2:
+    if (
+        isinstance(raw, RawDataElement)
+        and keyword in UNSIGNED_SHORT
+        and raw.VR in (None, "US")
+        and len(raw.value or b"") == 2
+    ):
         return [int.from_bytes(raw.value or b"", "little" if raw.is_little_endian else "big")]
     value = data[raw.tag].value
     if value is None or value == "":
@@ -380,17 +387,17 @@ def _text(data: Any, keyword: str) -> str:
     return one_line(values[0]) if values else ""
 
 
-def _whole(data: Any, keyword: str, default: int = 0) -> int:
+def _integer(data: Any, keyword: str, default: int = 0) -> int:
     values = _values(data, keyword)
     return int(float(values[0])) if values else default
 
 
 def _sequence(data: Any, keyword: str) -> Any:
     """The items of a sequence; None if it is absent. Without ``Dataset.get``, which looks for the keyword first."""
-    tag = NUMBERS[keyword]
+    tag = TAG_OF[keyword]
     return data[tag].value if tag in data else None
 
 
-def _item(data: Any, keyword: str) -> Any:
+def _first_item(data: Any, keyword: str) -> Any:
     items = _sequence(data, keyword)
     return items[0] if items is not None and len(items) else None

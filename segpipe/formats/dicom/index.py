@@ -35,7 +35,7 @@ KEYS = (
 MOST_ORIENTATIONS = 64
 """Orientations in one series; more are of no volumes, and comparing each slice with all would take hours."""
 
-APART = np.radians(5)
+ANGLE_APART = np.radians(5)
 """Angle between two orientations from which on they are of two volumes."""
 
 PLACED = ("CT", "MR", "PT", "NM")
@@ -188,7 +188,7 @@ def _by_orientation(frames: Sequence[Frame]) -> list[tuple[str, list[Frame]]]:
 def _is_near(one: Any, other: Any) -> bool:
     if one is None or other is None:
         return one is other
-    return bool(np.linalg.norm(one - other, axis=1).max() < APART)
+    return bool(np.linalg.norm(one - other, axis=1).max() < ANGLE_APART)
 
 
 def _plane(directions: Any) -> str:

@@ -11,7 +11,7 @@ from pydicom.uid import UID
 from segpipe.errors import SourceError
 from segpipe.formats.dicom.apart import decode_apart
 from segpipe.formats.dicom.series import Frame, Series
-from segpipe.formats.dicom.stored import UNDECODABLE, Reader, said
+from segpipe.formats.dicom.stored import UNDECODABLE, Reader, error_text
 
 INTEGERS = ("u1", "i2", "u2", "i4")
 
@@ -111,7 +111,7 @@ class Decoder:
             stored = self._reader.read(frame.path, frame.number, alone=alone)
         except UNDECODABLE as error:
             raise SourceError(
-                f"{frame.path}: its pixels cannot be decoded: {type(error).__name__}: {said(error)}: copy it again"
+                f"{frame.path}: its pixels cannot be decoded: {type(error).__name__}: {error_text(error)}: copy it again"
             ) from error
         stored = stored.reshape(stored.shape[-2:]) if stored.size == frame.shape[0] * frame.shape[1] else stored
         if stored.shape != frame.shape:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from segpipe.errors import OutputError, SourceError
 from segpipe.formats.dicom.pixels import Decoder, value_type
 from segpipe.formats.dicom.source import Origin
-from segpipe.formats.dicom.stored import UNREADABLE, said
+from segpipe.formats.dicom.stored import UNREADABLE, error_text
 from segpipe.formats.nifti.sink import NiftiSink, is_own_volume
 from segpipe.formats.sink import Sink, Target
 from segpipe.geometry.windows import Window
@@ -120,7 +120,7 @@ class SeriesSink:
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags())
         except UNREADABLE as error:
-            raise SourceError(f"{path} cannot be read as DICOM: {type(error).__name__}: {said(error)}") from error
+            raise SourceError(f"{path} cannot be read as DICOM: {type(error).__name__}: {error_text(error)}") from error
         return reference_of(self._origin.series, header)
 
     @cached_property

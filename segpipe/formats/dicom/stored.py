@@ -48,7 +48,7 @@ UNREADABLE = (
 UNDECODABLE = (*UNREADABLE, RuntimeError)
 """Errors of pydicom and its decoders for damaged pixels."""
 
-RAISING = {
+SAFE_PLUGINS = {
     JPEGBaseline8Bit: ("pillow", 8),
     JPEGExtended12Bit: ("pillow", 8),
     JPEG2000Lossless: ("pillow", 16),
@@ -59,7 +59,7 @@ RAISING = {
 }
 """Libraries that raise for damaged data, where GDCM may abort the process; and their largest BitsStored."""
 
-KEYWORDS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}
+PIXEL_KEYWORDS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}
 
 PIXEL_TAGS = [
     "SamplesPerPixel",
@@ -76,16 +76,16 @@ PIXEL_TAGS = [
     "ExtendedOffsetTableLengths",
 ]
 
-MOST_SAID = 300
+MOST_QUOTED = 300
 """Characters of an error of pydicom in messages."""
 
 
-def said(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """What pydicom says about an error, without what it quotes, which may be the value of a tag."""
-    return without_quotes(one_line(error))[:MOST_SAID]
+    return without_quotes(one_line(error))[:MOST_QUOTED]
 
 
-Elsewhere = Callable[[str, int, bool], NDArray[Any]]
+DecodeApart = Callable[[str, int, bool], NDArray[Any]]
 """Decodes in another process. Arguments: path, number of the frame, whether the file has no other frame."""
 
 
@@ -93,18 +93,18 @@ def plugin_of(syntax: UID, bits: int) -> str | None:
     """The plugin of pydicom for a transfer syntax; empty for pixels that are not compressed, None if none is safe."""
     if not syntax.is_compressed:
         return ""
-    plugin, most = RAISING.get(syntax, ("", 0))
+    plugin, most = SAFE_PLUGINS.get(syntax, ("", 0))
     return plugin if plugin and bits <= most and plugin in get_decoder(syntax).available_plugins else None
 
 
 class Reader:
     """Reads stored pixels; a multi-frame file stays open, with its header, between its frames."""
 
-    def __init__(self, elsewhere: Elsewhere | None = None) -> None:
+    def __init__(self, decode_apart: DecodeApart | None = None) -> None:
         """Args:
-        elsewhere: decodes what no library decodes safely; None: any library may decode it here.
+        decode_apart: decodes what no library decodes safely; None: any library may decode it here.
         """
-        self._elsewhere = elsewhere
+        self._decode_apart = decode_apart
         self._path = ""
         self._stream: BinaryIO | None = None
         self._options: dict[str, Any] = {}
@@ -119,8 +119,8 @@ class Reader:
     def _alone(self, path: str) -> NDArray[Any]:
         data = pydicom.dcmread(path)
         plugin = plugin_of(UID(data.file_meta.TransferSyntaxUID), int(data.BitsStored))
-        if plugin is None and self._elsewhere is not None:
-            return self._elsewhere(path, 0, True)
+        if plugin is None and self._decode_apart is not None:
+            return self._decode_apart(path, 0, True)
         return np.asarray(pixel_array(data, raw=True, decoding_plugin=plugin or ""))
 
     def _one_of(self, path: str, number: int) -> NDArray[Any]:
@@ -129,8 +129,8 @@ class Reader:
         assert self._stream is not None
         syntax = self._options["transfer_syntax_uid"]
         plugin = plugin_of(syntax, int(self._options["bits_stored"]))
-        if plugin is None and self._elsewhere is not None:
-            return self._elsewhere(path, number, False)
+        if plugin is None and self._decode_apart is not None:
+            return self._decode_apart(path, number, False)
         decoder = get_decoder(syntax)
         return decoder.as_array(self._stream, index=number, raw=True, decoding_plugin=plugin or "", **self._options)[0]
 
@@ -143,7 +143,7 @@ class Reader:
         order = "little" if syntax.is_little_endian else "big"
         head = self._stream.read(8 if syntax.is_implicit_VR else 12)
         tag = int.from_bytes(head[:2], order) << 16 | int.from_bytes(head[2:4], order)  # type: ignore[arg-type]
-        self._options = as_pixel_options(data) | {"transfer_syntax_uid": syntax, "pixel_keyword": KEYWORDS[tag]}
+        self._options = as_pixel_options(data) | {"transfer_syntax_uid": syntax, "pixel_keyword": PIXEL_KEYWORDS[tag]}
         if not syntax.is_implicit_VR:
             self._options["pixel_vr"] = head[4:6].decode()
         self._path = path

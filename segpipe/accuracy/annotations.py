@@ -21,7 +21,7 @@ from segpipe.formats.registry import by_suffix, split_suffix
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.windows import Window
 from segpipe.messages.names import Names
-from segpipe.messages.printable import printable
+from segpipe.messages.printable import first_few, printable
 from segpipe.storage.documents import DocumentError, parse_json
 
 MOST_BYTES = 2**28
@@ -90,8 +90,9 @@ def by_case(pictures: Iterable[Annotated], place: Path, cases: Sequence[str]) ->
             )
         found[case] = picture
     if not found:
-        few = ", ".join(map(printable, cases[:3])) + ", ..." * (len(cases) > 3)
-        raise InputError(f"annotated pictures must have the names of cases, {few}, and {place} has none of them")
+        raise InputError(
+            f"annotated pictures must have the names of cases, {first_few(cases)}, and {place} has none of them"
+        )
     return found
 
 

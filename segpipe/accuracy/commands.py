@@ -1,5 +1,6 @@
 """``segpipe sample`` and ``segpipe estimate``: what their flags mean."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from segpipe.accuracy.survey import design_of_survey, survey_of
 from segpipe.accuracy.tables import survey_of_tables
 from segpipe.errors import OutputError, SettingsError
 from segpipe.messages.console import echo
+from segpipe.messages.printable import first_few
 
 EXPECTED = 0.8
 """Expected user's accuracy of a class for which none is given."""
@@ -51,11 +53,15 @@ def estimate(*, output: Path | None, json: bool, level: float | None, intervals:
     paths = write_estimates(found, output) if output else []
     if json:
         click.echo(as_json(found))
-        return 0
-    print_estimates(found)
+    else:
+        print_estimates(found)
+        _print_paths(paths)
+    return 0
+
+
+def _print_paths(paths: Sequence[Path]) -> None:
     for path in paths:
         echo(f"written: {path}")
-    return 0
 
 
 def _design(source: Source) -> Design:
@@ -120,7 +126,7 @@ def sample(place: str, output: Path, *, seed: int | None, show_map: bool, overwr
     print_table(("stratum", "pixels", "share", "points"), rows)
     echo(f"\n{len(units):,} points in {output}; their design in {design_path(output)}, which an interpreter must not see")
     if pairs:
-        few = ", ".join(f"{a} and {b}" for a, b in pairs[:3]) + ", ..." * (len(pairs) > 3)
+        few = first_few(f"{a} and {b}" for a, b in pairs)
         echo(f"warning: cases share ground, which the sample and its estimates count once for each: {few}", err=True)
     return 0
 
@@ -188,8 +194,7 @@ def evaluate(*, output: Path | None, json: bool, **flags: Any) -> int:
         click.echo(show_evaluation.as_json(found))
     else:
         show_evaluation.print_evaluation(found)
-        for path in paths:
-            echo(f"written: {path}")
+        _print_paths(paths)
     return 1 if found.failed else 0
 
 
@@ -214,6 +219,5 @@ def compare(*, first: str, second: str, output: Path | None, map_classes: Path |
         click.echo(show_changes.as_json(found))
     else:
         show_changes.print_changes(found)
-        for path in paths:
-            echo(f"written: {path}")
+        _print_paths(paths)
     return 1 if found.failed else 0

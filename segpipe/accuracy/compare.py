@@ -19,7 +19,7 @@ from segpipe.formats.registry import OpenMask, environment
 from segpipe.geometry.cells import Cells
 from segpipe.geometry.grid import Grid
 from segpipe.jobs.status import finished_records
-from segpipe.messages.printable import printable
+from segpipe.messages.printable import first_few
 from segpipe.results.areas import count_positions
 from segpipe.results.records import stored_mask
 from segpipe.results.schema import Record
@@ -177,20 +177,19 @@ def _amounts(counts: Integers, cells: Cells, side: int) -> tuple[Float | None, s
 
 
 def _without_common(first: dict[str, Record], second: dict[str, Record]) -> str:
-    few = [", ".join(map(printable, list(run)[:3])) + ", ..." * (len(run) > 3) for run in (first, second)]
+    few = first_few(first), first_few(second)
     return f"both runs must have cases of the same names, and one has {few[0]}, the other {few[1]}: rename the inputs"
 
 
 def _warnings(task: Task, runs: Sequence[dict[str, Record]], done: Sequence[Change]) -> Iterator[str]:
     for place, own, other in ((task.first, *runs), (task.second, *runs[::-1])):
         if lacking := [name for name in own if name not in other]:
-            few = ", ".join(map(printable, lacking[:3])) + ", ..." * (len(lacking) > 3)
-            yield f"{len(lacking)} of {len(own)} cases are only in {place}: {few}"
+            yield f"{len(lacking)} of {len(own)} cases are only in {place}: {first_few(lacking)}"
     if moved := sum(one.moved for one in done):
         yield f"{moved} masks of {task.second} were resampled onto the grids of {task.first} (nearest neighbour)"
     if volumes := sum(one.written is None and task.output is not None for one in done):
         yield f"{volumes} cases are volumes, of which no map of change is written"
     placed = [one for one in done if one.unit == "ha"]
     if shared := sharing([one.grid for one in placed]):
-        few = ", ".join(f"{placed[a].name} and {placed[b].name}" for a, b in shared[:3]) + ", ..." * (len(shared) > 3)
+        few = first_few(f"{placed[a].name} and {placed[b].name}" for a, b in shared)
         yield f"cases share ground, which totals count once for each: {few}"

@@ -1,6 +1,6 @@
 """Counts of pixels by class of the reference and of the map, from windows of any size."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from segpipe.accuracy.estimators import Integers
 from segpipe.errors import SourceError
+from segpipe.messages.printable import first_few
 
 Labels = NDArray[Any]
 BYTES = 256
@@ -148,12 +149,8 @@ def of_reference(values: Labels, classes: ClassMap) -> Integers:
 
 def _unknown(unknown: Mapping[int, int], classes: ClassMap) -> str:
     few = ", ".join(f"{value} ({count:,} pixels)" for value, count in sorted(unknown.items())[:5])
-    known = list(classes.values) or list(classes.ids)
+    known = first_few(classes.values or classes.ids, 10)
     return (
-        f"values of a reference must be classes, {_listed(known)}, and it has {few}: "
+        f"values of a reference must be classes, {known}, and it has {few}: "
         "name them in --map-classes, or leave them out with --ignore"
     )
-
-
-def _listed(values: Sequence[int]) -> str:
-    return ", ".join(map(str, values[:10])) + ", ..." * (len(values) > 10)

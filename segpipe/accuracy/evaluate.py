@@ -23,7 +23,7 @@ from segpipe.formats.registry import OpenMask, by_suffix, environment, split_suf
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.windows import Window
 from segpipe.jobs.status import finished_records
-from segpipe.messages.printable import printable
+from segpipe.messages.printable import first_few, printable
 from segpipe.overlap.finished import classes_of as named_classes
 from segpipe.results.schema import Record
 from segpipe.storage import Store
@@ -200,8 +200,9 @@ def references(place: Path, cases: Sequence[str]) -> dict[str, Path]:
             raise InputError(f"each case must have one reference, and {stem} has {found[stem].name} and {path.name}")
         found[stem] = path
     if not found:
-        few = ", ".join(map(printable, cases[:3])) + ", ..." * (len(cases) > 3)
-        raise InputError(f"references must have the names of cases, {few}, and {place} has none of them: rename the files")
+        raise InputError(
+            f"references must have the names of cases, {first_few(cases)}, and {place} has none of them: rename the files"
+        )
     return found
 
 
@@ -269,8 +270,7 @@ def has_one_class_per_pixel(record: Record) -> bool:
 def _unpaired(records: Sequence[Record], paired: Collection[str], place: Path) -> Iterator[str]:
     lacking = [record.case for record in records if record.case not in paired]
     if lacking:
-        few = ", ".join(map(printable, lacking[:3])) + ", ..." * (len(lacking) > 3)
-        yield f"{len(lacking)} of {len(records)} cases have no reference in {place}: {few}"
+        yield f"{len(lacking)} of {len(records)} cases have no reference in {place}: {first_few(lacking)}"
 
 
 def _few(problems: Sequence[str]) -> Iterator[str]:

@@ -18,7 +18,7 @@ from segpipe.formats.registry import OpenMask
 from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.windows import Window
 from segpipe.messages.names import Names
-from segpipe.messages.printable import printable
+from segpipe.messages.printable import first_few, printable
 from segpipe.vectors.file import LON_LAT
 
 OTHER = "stratified by another map (Stehman 2014)"
@@ -252,7 +252,7 @@ def _left_out(survey: Survey, labelled: Any) -> Iterator[str]:
         yield f"{empty:,} of {total:,} points have no label and are left out: if these are hard ones, estimates are biased"
     off = np.flatnonzero(labelled & (survey.mapped < 0))
     if len(off):
-        few = ", ".join(str(k + 1) for k in off[:SHOWN]) + ", ..." * (len(off) > SHOWN)
+        few = first_few((k + 1 for k in off), SHOWN)
         yield f"{len(off):,} of {total:,} points lie off the map, or where it has no data, and are left out: rows {few}"
 
 
@@ -269,7 +269,8 @@ def _references(survey: Survey, labels: Sequence[str]) -> tuple[list[str], Integ
         found.append(k)
     if min(found) >= len(survey.classes):
         raise InputError(
-            f"labels must be classes of the map, {_some(survey.classes)}, and none is: there are {_some(sorted({*labels}))}"
+            f"labels must be classes of the map, {first_few(survey.classes, SHOWN)}, and none is: there are "
+            f"{first_few(sorted({*labels}), SHOWN)}"
         )
     return classes, np.array(found, np.int64)
 
@@ -280,7 +281,3 @@ def _unknown(survey: Survey, classes: Sequence[str]) -> Iterator[str]:
         near = get_close_matches(name, survey.classes, 1)
         meant = f": {near[0]} is; is it meant?" if near else ""
         yield f"label {printable(name)} is no class of the map{meant}"
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(map(printable, names[:SHOWN])) + ", ..." * (len(names) > SHOWN)

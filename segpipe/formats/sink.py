@@ -11,6 +11,9 @@ from segpipe.geometry.grid import Grid
 from segpipe.geometry.windows import Window
 from segpipe.storage import Store
 
+OVERVIEWS = 4 / 3
+"""Pixels of a raster with its overviews, each half as wide and high as the one before, relative to its own pixels."""
+
 
 @dataclass(frozen=True, slots=True)
 class Derived:

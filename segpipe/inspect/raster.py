@@ -26,14 +26,12 @@ from segpipe.inspect.facts import Band, Fit, Needs, RasterFacts
 from segpipe.inspect.fit import fit_of
 from segpipe.inspect.pixels import source_of, valid_share
 from segpipe.jobs.prepare import area_of
+from segpipe.messages.printable import first_few
 from segpipe.network.read import read_spec
 from segpipe.pipeline.findings import findings_of, refuse_far
 from segpipe.pipeline.opening import open_sheet
 from segpipe.results.records import Run
 from segpipe.settings import Settings
-
-NAMED = 3
-"""Cases that a message names."""
 
 
 def inspect_raster(file: str, settings: Settings, *, alone: bool) -> RasterFacts:
@@ -70,7 +68,7 @@ def inspect_grouped(inputs: str, settings: Settings) -> RasterFacts:
     spec = read_spec(settings)
     cases = find_cases((inputs,), Run(spec, settings).choice)
     if len(cases) != 1:
-        few = ", ".join([case.name for case in cases[:NAMED]] + ["..."] * (len(cases) > NAMED))
+        few = first_few(case.name for case in cases)
         raise InputError(
             f"inspect takes one case, and --bands-from makes {len(cases)} of {inputs}, {few}: "
             "name the files of one by a glob, such as 'scenes/a_*'"

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from segpipe.formats.registry import FORMATS, environment
-from segpipe.formats.sink import Space
+from segpipe.formats.sink import OVERVIEWS, Space
 from segpipe.jobs.plan import Plan
 from segpipe.pipeline.decision import Decision
 from segpipe.pipeline.memory import in_words, most_memory
@@ -21,9 +21,6 @@ from segpipe.results.components import MOST_LISTED
 from segpipe.results.records import Run
 from segpipe.storage.folder import Folder
 from segpipe.storage.paths import is_remote
-
-OVERVIEWS = 4 / 3
-"""Pixels of a raster with its overviews, relative to its own pixels."""
 
 MASK_SHARE, CONFIDENCE_SHARE = 0.12, 0.6
 """Likely size of a compressed raster relative to its pixels."""

@@ -1,6 +1,7 @@
 """Make text from outside safe to print: one line, no terminal control, no secrets."""
 
 import re
+from collections.abc import Iterable
 
 from segpipe.messages.redact import without_secrets
 from segpipe.messages.veil import without_paths
@@ -22,6 +23,16 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def first_few(names: Iterable[object], most: int = 3) -> str:
+    """The first names of many for a message, with dots if there are more.
+
+    >>> first_few(["a", "b", "c", "d"])
+    'a, b, c, ...'
+    """
+    names = list(names)
+    return ", ".join(printable(str(name)) for name in names[:most]) + ", ..." * (len(names) > most)
 
 
 def one_row(text: str) -> str:

@@ -24,7 +24,7 @@ from segpipe.formats.raster.gdal import any_name, decoding, gdal_errors, gdal_op
 from segpipe.formats.raster.pam import EMPTY, sidecar
 from segpipe.formats.raster.readback import lost
 from segpipe.formats.raster.source import RasterOrigin, raster_window
-from segpipe.formats.sink import Target
+from segpipe.formats.sink import OVERVIEWS, Target
 from segpipe.formats.style import UNUSED, Style
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.raster_grid import RasterGrid
@@ -55,9 +55,6 @@ PNG = {
     "WRITE_METADATA_AS_TEXT": "YES",
 }
 """PNG stores nodata as a transparent entry of the palette."""
-
-OVERVIEWS = 4 / 3
-"""Pixels of a raster with its overviews, each half as wide and high as the one before, relative to its own pixels."""
 
 COG = {
     "driver": "COG",

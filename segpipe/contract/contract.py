@@ -255,12 +255,6 @@ class Contract(Keys):
         each = given * self.channel_count if len(given) == 1 else given
         return [low for low, _ in each], [high for _, high in each]
 
-    def of_channel(self, channel: int) -> Self:
-        """The contract of one channel, for a file that holds only this channel."""
-        each = {key: value[channel] for key in PER_CHANNEL if isinstance(value := getattr(self, key), list)}
-        name = self.channel_names
-        return self.model_copy(update={**each, "channels": 1 if name is None else [name[channel]], "inputs": None})
-
     def of_channels(self, chosen: Sequence[int]) -> Self:
         """The contract of some channels, for a file that holds only these."""
         each = {key: [value[k] for k in chosen] for key in PER_CHANNEL if isinstance(value := getattr(self, key), list)}

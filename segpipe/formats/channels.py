@@ -114,4 +114,4 @@ def files_of(case: Case) -> tuple[str, ...]:
 def per_channel(case: Case, contract: Contract) -> Iterator[tuple[Case, Contract]]:
     """Yield a case and a contract for each file of a case with one file per channel."""
     for channel, path in enumerate(files_of(case)):
-        yield Case(case.name, path, case.format), contract.of_channel(channel)
+        yield Case(case.name, path, case.format), contract.of_channels((channel,))

@@ -14,7 +14,7 @@ from segpipe.formats.case import Case, without_path
 from segpipe.formats.path_list import LIST_SUFFIXES, list_entries
 from segpipe.formats.registry import FORMATS, by_suffix, split_suffix
 from segpipe.formats.search import fixed_root
-from segpipe.messages.veil import Names, Veil, is_veiled, state_of, veiled, without_names
+from segpipe.messages.veil import HiddenNames, Veil, is_veiled, state_of, veiled, without_names
 from segpipe.settings import Settings
 
 NUMBER = re.compile(r"_\d{4}$")
@@ -111,7 +111,7 @@ def hidden_inputs(settings: Settings, cases: Sequence[Case] = ()) -> Iterator[No
     if veil is None:
         yield
         return
-    veil.names |= Names.of(names_of(cases, settings.input))
+    veil.names |= HiddenNames.of(names_of(cases, settings.input))
     hide = partial(_hide)  # of this run alone: filters are known by identity
     loggers = [logging.getLogger(name) for name in LOGGERS]
     with veiled(veil):

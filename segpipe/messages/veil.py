@@ -64,7 +64,7 @@ def spellings(text: str) -> set[str]:
 
 
 @dataclass(frozen=True)
-class Names:
+class HiddenNames:
     """Names of many files, as sorted hashes: a million names would take more memory than all else known about a run."""
 
     hashes: "array[int]" = field(default_factory=lambda: array("q"))
@@ -72,7 +72,7 @@ class Names:
     """Of all names, the largest first."""
 
     @classmethod
-    def of(cls, names: Iterable[str]) -> "Names":
+    def of(cls, names: Iterable[str]) -> "HiddenNames":
         """Names that could name a person, in all spellings."""
         hashes, lengths = set[int](), set[int]()
         for name in names:
@@ -81,9 +81,9 @@ class Names:
                 lengths.add(len(one))
         return cls(array("q", sorted(hashes)), tuple(sorted(lengths, reverse=True)))
 
-    def __or__(self, other: "Names") -> "Names":
+    def __or__(self, other: "HiddenNames") -> "HiddenNames":
         lengths = sorted({*self.lengths, *other.lengths}, reverse=True)
-        return Names(array("q", sorted({*self.hashes, *other.hashes})), tuple(lengths))
+        return HiddenNames(array("q", sorted({*self.hashes, *other.hashes})), tuple(lengths))
 
     def __contains__(self, name: object) -> bool:
         number = hash(name)
@@ -125,7 +125,7 @@ class Veil:
         self._roots = _table(roots, os.getcwd(), state_of("."))  # noqa: PTH109
         self._lengths = sorted({len(root) for root in self._roots}, reverse=True)
         self._keep = sorted({form for path in keep for form, _ in _forms(path)}, key=len, reverse=True)
-        self.names = Names.of(names)
+        self.names = HiddenNames.of(names)
 
     def message(self, text: str) -> str:
         """A message without paths below the inputs and without names of their files."""
@@ -303,7 +303,7 @@ _VEILS: list[Veil] = []
 
 def learn(names: Iterable[str]) -> None:
     """Hide these names in messages of the runs of this process from now on."""
-    found = Names.of(names)
+    found = HiddenNames.of(names)
     for veil in _VEILS:
         veil.names |= found
 

@@ -193,7 +193,7 @@ def test_each_channel_has_its_own_rule() -> None:
     expected = [(np.clip(x[0], -100, 200) - 50) / 100, zscore(np.clip(x[1], 0, 50)), to_one(x[2]), np.clip(x[3], -1, 1)]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     for channel, name in enumerate(["CT", "PET", "b", "c"]):
-        alone = own.of_channel(channel)
+        alone = own.of_channels((channel,))
         assert (alone.channels, alone.channel_count, alone.normalize) == ([name], 1, own.normalizations[channel])
         assert alone.limits == ([own.limits[0][channel]], [own.limits[1][channel]])  # type: ignore[index]
     assert own.fixed == ([50, 0, 0, 0], [100, 1, 1, 1])

@@ -9,8 +9,8 @@ from segpipe.errors import SourceError
 from segpipe.formats.case import Case
 from segpipe.formats.samples import sampled
 from segpipe.formats.source import Source
-from segpipe.formats.unusual.finding import Finding
 from segpipe.formats.unusual.judge import Judge
+from segpipe.formats.unusual.values import Finding
 from segpipe.pipeline.opening import Sheet
 
 LOG = logging.getLogger("segpipe")

@@ -19,7 +19,7 @@ from segpipe.formats.registry import FORMATS, open_case
 from segpipe.formats.resampled import Resampled
 from segpipe.formats.scope import Scope, scope_of
 from segpipe.formats.source import Scene, Source
-from segpipe.formats.unusual.finding import Finding
+from segpipe.formats.unusual.values import Finding
 from segpipe.geometry.cropped_grids import CroppedGrids
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.nnunet_grids import NnunetGrids

@@ -17,8 +17,8 @@ from segpipe.formats.nnunet_case import NnunetCase
 from segpipe.formats.registry import FORMATS, environment
 from segpipe.formats.samples import is_small, sampled, thinned
 from segpipe.formats.source import Source
-from segpipe.formats.unusual.finding import Finding
 from segpipe.formats.unusual.judge import Judge
+from segpipe.formats.unusual.values import Finding
 from segpipe.geometry.windows import Part
 from segpipe.network.device import ON_HOST, Kind
 from segpipe.network.scaling import Scaling, of_input

@@ -17,7 +17,7 @@ from segpipe import __version__
 from segpipe.errors import DamagedPartError, OutputError
 from segpipe.formats.case import Case
 from segpipe.formats.identity import Beside, Identity, hidden_path, no_state
-from segpipe.formats.unusual.finding import Finding
+from segpipe.formats.unusual.values import Finding
 from segpipe.geometry.windows import Part
 from segpipe.messages.redact import cleaned, without_secrets
 from segpipe.network.scaling import Scaling

@@ -17,7 +17,7 @@ from networks import pixelwise
 
 from segpipe.cli import main
 from segpipe.errors import OutputError, SegpipeError
-from segpipe.formats.unusual.finding import Finding
+from segpipe.formats.unusual.values import Finding
 from segpipe.geometry.windows import Part
 from segpipe.jobs.prepare import prepare
 from segpipe.jobs.status import read_status

@@ -19,8 +19,8 @@ from segpipe.cli import main
 from segpipe.contract import Contract, parse_contract
 from segpipe.formats.case import Case
 from segpipe.formats.cases import find_cases
-from segpipe.formats.unusual.finding import Finding
 from segpipe.formats.unusual.judge import Judge
+from segpipe.formats.unusual.values import Finding
 from segpipe.network.scaling import case_scaling, fixed_scaling
 from segpipe.overrides import AS_STORED
 from segpipe.results.parts import parts_folder, read_findings, write_findings

@@ -14,8 +14,8 @@ from segpipe.formats.raster.gdal import gdal_options
 from segpipe.formats.raster.source import RasterSource
 from segpipe.formats.registry import open_case
 from segpipe.formats.samples import BOXES, LOOKED_AT, TAKEN, sampled, side, thinned
-from segpipe.formats.unusual.finding import Finding
 from segpipe.formats.unusual.judge import Judge
+from segpipe.formats.unusual.values import Finding
 from segpipe.geometry.grid import BareGrid
 from segpipe.geometry.windows import Window
 from segpipe.overrides import AS_STORED

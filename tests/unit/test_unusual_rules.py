@@ -9,13 +9,9 @@ from networks import contract
 from segpipe.contract import parse_contract
 from segpipe.formats.unusual.case_statistics import constant, sentinel
 from segpipe.formats.unusual.far_off import far_off, linear_or_decibels, outside_clip
-from segpipe.formats.unusual.finding import Finding
+from segpipe.formats.unusual.scale import below_clip, has_tags, too_large, too_small, type_too_small, without_tags
 from segpipe.formats.unusual.shifted import negative, shifted
-from segpipe.formats.unusual.tags import has_tags, without_tags
-from segpipe.formats.unusual.too_large import too_large
-from segpipe.formats.unusual.too_small import below_clip, too_small, type_too_small
-from segpipe.formats.unusual.values import FEWEST, expected_of, values_of
-from segpipe.formats.unusual.words import holds, scale_words
+from segpipe.formats.unusual.values import FEWEST, Finding, expected_of, holds, scale_words, values_of
 
 MEAN, STD = np.array([0.05, 0.08, 0.07, 0.3]), np.array([0.02, 0.02, 0.03, 0.1])
 NOISE = np.random.default_rng(2).normal(size=(4, 500))

@@ -6,8 +6,7 @@ from functools import partial
 import numpy as np
 
 from segpipe.contract import Contract
-from segpipe.formats.unusual.finding import Finding
-from segpipe.formats.unusual.values import Expected, Values, channel_name, where
+from segpipe.formats.unusual.values import Expected, Finding, Values, channel_name, where
 from segpipe.network.scaling import Scaling
 
 SQUEEZED = 0.02

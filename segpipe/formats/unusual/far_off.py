@@ -2,9 +2,7 @@
 
 import numpy as np
 
-from segpipe.formats.unusual.finding import Finding
-from segpipe.formats.unusual.values import COLOURS, NARROW, Expected, Values, is_optical
-from segpipe.formats.unusual.words import holds, large_words
+from segpipe.formats.unusual.values import COLOURS, NARROW, Expected, Finding, Values, holds, is_optical, large_words
 
 DEVIATIONS, MOST_DEVIATIONS = 100.0, 1000.0
 """Limits of the median in the contract's standard deviations, for neither reflectance nor intensity."""

@@ -9,12 +9,9 @@ from numpy.typing import NDArray
 from segpipe.contract import Contract
 from segpipe.formats.unusual.case_statistics import NO_DATA, constant, of_own_statistics, sentinel
 from segpipe.formats.unusual.far_off import far_off, linear_or_decibels, outside_clip
-from segpipe.formats.unusual.finding import Finding
+from segpipe.formats.unusual.scale import below_clip, too_large, too_small, type_too_small, without_tags
 from segpipe.formats.unusual.shifted import negative, shifted
-from segpipe.formats.unusual.tags import without_tags
-from segpipe.formats.unusual.too_large import too_large
-from segpipe.formats.unusual.too_small import below_clip, too_small, type_too_small
-from segpipe.formats.unusual.values import BYTE, Expected, Tags, Values, expected_of, values_of
+from segpipe.formats.unusual.values import BYTE, Expected, Finding, Tags, Values, expected_of, values_of
 from segpipe.network.scaling import Scaling
 
 ORDINARY = 2.0

@@ -4,9 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segpipe.formats.unusual.finding import Finding
-from segpipe.formats.unusual.values import Channel, Expected, Values, is_reflectance
-from segpipe.formats.unusual.words import holds, scale_words
+from segpipe.formats.unusual.values import Channel, Expected, Finding, Values, holds, is_reflectance, scale_words
 
 FIT, MISFIT = 2.5, 3.0
 """Deviations within which all medians lie after a shift is undone, and beyond which one lies before."""

@@ -1,17 +1,88 @@
-"""Values far smaller than the contract expects: fractions, 8-bit pictures of 16-bit scenes, a scale applied twice."""
+"""Values of another scale than the contract expects.
+
+Far larger ones lack a scale, or the tags of their file, or have 16 bits for 8. Far smaller ones are fractions, or 8-bit
+pictures of 16-bit scenes, or had their scale applied twice.
+"""
 
 import numpy as np
 
-from segpipe.formats.unusual.finding import Finding
-from segpipe.formats.unusual.tags import has_scale
-from segpipe.formats.unusual.values import BYTE, COLOURS, NARROW, Channel, Expected, Values, is_optical
-from segpipe.formats.unusual.words import expected_words, holds, scale_words
+from segpipe.formats.unusual.values import (
+    BYTE,
+    COLOURS,
+    NARROW,
+    Channel,
+    Expected,
+    Finding,
+    Values,
+    expected_words,
+    holds,
+    is_optical,
+    large_words,
+    scale_words,
+)
+
+BRIGHT, BRIGHTEST = 2.0, 10.0
+"""Limits of the median, where 1 is full reflectance or full scale."""
+
+MANY = 40.0
+"""Multiple of the mean beyond which a bright median has other units: for heights and other lengths 30 may be true."""
 
 DARK, DARKEST = 0.04, 0.005
 """Shares of the contract's mean: if the brightest pixels (99 %) of every channel lie below, units are doubted or refused."""
 
 LEAST_STORED = 20.0
 """Least mean of stored pixels for which values of 0 to 1 have another unit: a mean of 0.1 proves nothing."""
+
+NO_TAGS = 'the contract\'s pixel = "physical" applies the scale and offset tags of the file, and it has none'
+
+
+def too_large(values: Values, expected: Expected) -> Finding | None:
+    """A forgotten scale, missing tags, or 16 bits for 8."""
+    if expected.byte and not (values.dtype.kind in "iub" and values.dtype.itemsize == 1):
+        reach = float(expected.scaled(values.high).max()) * (1 if expected.unit.any() else 1 / BYTE)
+        if (values.high > BYTE + 5).any() and reach > 1:
+            far = expected.mean is not None and _is_no_byte(values, expected)
+            return Finding(
+                f"pixels reach {values.high.max():,.6g} where the contract expects 0 to 255: "
+                f"make 8-bit ones with gdal_translate -ot Byte -scale {values.least.min():g} {values.high.max():g} 0 255",
+                far,
+            )
+    level = np.where(expected.unit, expected.scaled(values.mid), 0)
+    if expected.byte or not (level > BRIGHT).any():
+        return None
+    bright = expected.mean is not None and bool(((level > BRIGHTEST) & (level > MANY * expected.mean)).any())
+    far = bright and is_optical(expected)
+    return Finding(f"pixels are {large_words(values, expected)}: {_scale_mend(values, expected)}", far)
+
+
+def _is_no_byte(values: Values, expected: Expected) -> bool:
+    """Whether pixels are certainly not 8-bit: three channels of heights may have the means of a picture."""
+    by_scale = bool((np.array(expected.contract.column("scale")) != 1).any())
+    return (by_scale or values.whole) and bool((values.mid > (2 if by_scale else 4) * BYTE).any())
+
+
+def _scale_mend(values: Values, expected: Expected) -> str:
+    contract = expected.contract
+    if expected.tagged and not has_tags(expected):
+        return f"{NO_TAGS}: set them, as with gdal_translate -a_scale 0.0001, or scl_slope of a NIfTI volume"
+    factor = _fitting_factor(values, expected)
+    if factor is None:
+        return "set the contract's scale to the one of the file's units"
+    scale = np.array(contract.column("scale")) * factor
+    return f"scale seems to be missing: set scale = {scale_words(scale)} in the contract"
+
+
+def _fitting_factor(values: Values, expected: Expected) -> float | None:
+    """The usual factor that brings the medians nearest to the mean, if that is near."""
+    if expected.mean is None:
+        return None
+    factors = (1 / 255, 1e-4, 1 / 65535, 1e-2, 1e-3)
+    fits = [
+        float(np.abs((values.mid * expected.gain * f + expected.bias - expected.mean) / expected.std).mean())
+        for f in factors
+    ]
+    best = int(np.argmin(fits))
+    return factors[best] if fits[best] < 5 else None
 
 
 def too_small(values: Values, expected: Expected) -> Finding | None:
@@ -92,4 +163,27 @@ def type_too_small(values: Values, expected: Expected) -> Finding | None:
         f"pixels {seen} where the contract expects {wanted}: "
         "give the original values of the scene, not a picture made of them",
         far=eight and expected.mean is not None and is_optical(expected) and bool(beyond.mean() >= 0.5),
+    )
+
+
+def has_scale(expected: Expected) -> bool:
+    """Whether the file's tags change the gain of any band."""
+    return expected.tagged and bool((expected.gain != np.array(expected.contract.column("scale"))).any())
+
+
+def has_tags(expected: Expected) -> bool:
+    """Whether the file's tags change the gain or the bias of any band."""
+    offset = np.array(expected.contract.column("offset"))
+    return has_scale(expected) or (expected.tagged and bool((expected.bias != offset).any()))
+
+
+def without_tags(values: Values, expected: Expected) -> Finding | None:
+    """Integers that should have been converted to physical values, where no mean can show it."""
+    if not expected.tagged or has_tags(expected) or values.dtype.kind not in "iu":
+        return None
+    if set(expected.contract.normalizations) != {"none"}:
+        return None
+    return Finding(
+        f"{NO_TAGS}: its integers are taken as they are; set the tags, as with gdal_translate -a_scale 0.0001, or use "
+        'pixel = "stored"'
     )

@@ -256,6 +256,15 @@ def _arrays(scaling: Scaling) -> Iterator[tuple[str, NDArray[np.float64] | None]
         yield key, getattr(scaling, key)
 
 
+def read_scaling(output: Store, case: Case) -> Scaling | None:
+    """Scaling of a case; None if it was not measured."""
+    stored = _read_sealed(output, _scaling_name(case))
+    if stored is None:
+        return None
+    arrays: dict[str, Any] = {k: None if v is None else np.array([float.fromhex(x) for x in v]) for k, v in stored.items()}
+    return Scaling(**arrays)
+
+
 def _findings_name(case: Case) -> str:
     return f"{parts_folder(case)}/unusual.json"
 
@@ -271,12 +280,3 @@ def read_findings(output: Store, case: Case) -> list[Finding] | None:
     """Findings of a case; None if it was not sampled."""
     stored = _read_sealed(output, _findings_name(case))
     return None if stored is None else [Finding(**values) for values in stored["findings"]]
-
-
-def read_scaling(output: Store, case: Case) -> Scaling | None:
-    """Scaling of a case; None if it was not measured."""
-    stored = _read_sealed(output, _scaling_name(case))
-    if stored is None:
-        return None
-    arrays: dict[str, Any] = {k: None if v is None else np.array([float.fromhex(x) for x in v]) for k, v in stored.items()}
-    return Scaling(**arrays)

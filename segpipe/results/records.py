@@ -195,7 +195,7 @@ def _read_or_warn(output: Store, case: Case, warn: Callable[[str], None]) -> Rec
 
 
 def _defect(data: bytes) -> str:
-    """A record cannot be used."""
+    """Why a record cannot be used."""
     try:
         parse_record(data)
     except LaterSchemaError as error:

@@ -86,12 +86,12 @@ def full_disk(output: Store, path: str) -> Iterator[None]:
         raise
 
 
-def total(values: NDArray[Any]) -> int:
+def _sum(values: NDArray[Any]) -> int:
     """Sum of all values, which does not overflow."""
     return int(values.sum(dtype=np.int64))
 
 
-def check(written: Path, path: str, expected: int, threads: int = 1) -> None:
+def _check_written(written: Path, path: str, expected: int, threads: int = 1) -> None:
     """Read a file back and compare sums: GDAL does not report all errors of closing a file, a full disk above all.
 
     Raises:
@@ -102,12 +102,12 @@ def check(written: Path, path: str, expected: int, threads: int = 1) -> None:
         for band in dataset.indexes:
             for row in range(0, dataset.height, BLOCK):
                 strip = RasterWindow(0, row, dataset.width, min(BLOCK, dataset.height - row))
-                found += total(dataset.read(band, window=strip))
+                found += _sum(dataset.read(band, window=strip))
     if found != expected:
         raise OutputError(f"{path} cannot be written: not all of it has reached the disk")
 
 
-def blocks(rows: int, cols: int) -> dict[str, int]:
+def _block_sides(rows: int, cols: int) -> dict[str, int]:
     """Block size for a raster: a small case must not occupy the disk space of a full block."""
     return {"blockxsize": min(BLOCK, -(-cols // 16) * 16), "blockysize": min(BLOCK, -(-rows // 16) * 16)}
 
@@ -199,7 +199,7 @@ class RasterSink(ABC):
         if self._form is COG and (factors := overview_factors(self._grid.shape)):
             dataset.build_overviews(factors, Resampling.nearest)
 
-    def _settled(self, opened: Callable[[bytes], AbstractContextManager[DatasetReader]]) -> bytes | None:
+    def _needed_sidecar(self, opened: Callable[[bytes], AbstractContextManager[DatasetReader]]) -> bytes | None:
         """The sidecar with which the file reads back complete; None where it needs none.
 
         GDAL puts a CRS without GeoTIFF keys into a sidecar of its own, and silently loses others: whatever the file itself
@@ -231,7 +231,7 @@ class DraftSink(RasterSink):
     def _begin(self) -> DatasetWriter:
         rows, cols = self._grid.shape
         packed = {"compress": "ZSTD", "zstd_level": 1} if rows * cols > PLAIN_DRAFT_PIXELS else {}
-        stored = {"tiled": True, **blocks(rows, cols), **packed, "interleave": "band"}
+        stored = {"tiled": True, **_block_sides(rows, cols), **packed, "interleave": "band"}
         self._total = 0
         with output_errors(self.path):
             self._draft = self._output.draft(str(PurePosixPath(self.name).with_suffix(".draft")))
@@ -239,7 +239,7 @@ class DraftSink(RasterSink):
         return rasterio.open(self._draft, "w", **kind, **self._shape, **stored)
 
     def write(self, window: Window, values: NDArray[Any]) -> None:
-        self._total += total(values)
+        self._total += _sum(values)
         super().write(window, values)
 
     def finish(self) -> list[str]:
@@ -253,9 +253,9 @@ class DraftSink(RasterSink):
                 # two threads take half the time and write the same bytes
                 threads = {"NUM_THREADS": self._threads} if self._form is COG else {}
                 rasterio.shutil.copy(self._draft, temporary, **self._form, **threads)
-            beside = self._settled(lambda data: _opened_beside(temporary, data))
+            beside = self._needed_sidecar(lambda data: _opened_beside(temporary, data))
             with full_disk(self._output, self.path):
-                check(temporary, self.path, self._total, self._threads)
+                _check_written(temporary, self.path, self._total, self._threads)
             names = self._write_sidecar(beside)
             with output_errors(self.path):
                 self.size = temporary.stat().st_size
@@ -287,7 +287,7 @@ class HeldSink(RasterSink):
                 self._dataset.close()
                 data = self._file.read()
             self.size = len(data)
-            beside = self._settled(self._opened)
+            beside = self._needed_sidecar(self._opened)
             with self._output.draft_of(self.name) as draft:
                 draft.write_bytes(data)  # reports a full disk, as GDAL does not
                 names = self._write_sidecar(beside)

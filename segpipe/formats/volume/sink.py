@@ -181,8 +181,7 @@ class VolumeSink(ABC):
 
 
 def _planes(band: Voxels) -> Iterator[NDArray[Any]]:
-    planes, rows, columns = band.shape
-    return (band.read(Window((k, 0, 0), (k + 1, rows, columns))) for k in range(planes))
+    return (band.read(plane) for plane in Window.whole(band.shape).blocks((1, *band.shape[1:])))
 
 
 def _pack(draft: Draft, packed: int, before: bytes) -> None:

@@ -39,7 +39,7 @@ class PixelRuns:
 
     @classmethod
     def of(cls, counts: Sequence[int], start: tuple[int, int], shape: tuple[int, int], *, by_column: bool) -> "PixelRuns":
-        """Runs from their lengths.
+        """Runs from their lengths in pixels, as COCO and CVAT store them.
 
         Raises:
             ValueError: they do not fill the box.
@@ -87,7 +87,7 @@ class Annotated:
 
 
 def outline(points: Sequence[Sequence[float]] | Float) -> Outline:
-    """An outline from its points.
+    """A checked outline from the corners ``(x, y)`` that a tool wrote.
 
     Raises:
         ValueError: there are fewer than 3, or some are not finite.

@@ -109,7 +109,7 @@ class Confusion:
 
 
 def confusion_of(counts: PairCounts, classes: ClassMap) -> Confusion:
-    """Values as classes.
+    """The confusion matrix of counted pairs of values: what each value is a class of, and what does not count.
 
     Raises:
         SourceError: the reference has a value that is no class.

@@ -136,7 +136,7 @@ def _nothing(classes: ClassMap) -> Confusion:
 
 
 def classes_of(records: Sequence[Record]) -> dict[int, str]:
-    """Name of each class, by id.
+    """Name of each class by its id, which is the same in all cases of a run.
 
     Raises:
         InputError: cases have different classes.
@@ -169,7 +169,7 @@ def _openers(task: Task, records: Sequence[Record]) -> tuple[list[tuple[Record, 
 def _annotated(
     task: Task, records: Sequence[Record], pictures: Sequence[Annotated]
 ) -> tuple[list[tuple[Record, Opener]], tuple[str, ...]]:
-    """The same of annotations."""
+    """As ``_openers``, for a file or folder of annotations."""
     classes = classes_of(records)
     mapped = None if task.map_classes is None else label_map(classes, task.map_classes)
     labelling = Labelling.of(classes, mapped)

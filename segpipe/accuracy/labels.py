@@ -71,7 +71,7 @@ class WholeReference:
 
 @contextmanager
 def open_labels(store: Store, record: Record) -> Iterator[OpenMask]:
-    """The mask of a case.
+    """Open the finished mask of a case, to be read window by window.
 
     Raises:
         OutputError: it is not there, or cannot be read.

@@ -52,7 +52,7 @@ class Population:
 
     @contextmanager
     def open(self, record: Record) -> Iterator[OpenMask]:
-        """The mask of a case.
+        """Open the finished mask of a case, which must have the shape that its record says.
 
         Raises:
             OutputError: it is not there, or has another shape than its record says.

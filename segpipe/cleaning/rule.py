@@ -80,6 +80,6 @@ class Cleaning:
         return None if self.least is None else Weights.of_grid(self.least, grid, path)
 
     def as_json(self) -> dict[str, Any]:
-        """The keys of a record."""
+        """The keys that say in the record of a case how its labels were cleaned."""
         majority = {} if self.majority is None else {"majority": self.majority}
         return majority | ({} if self.least is None else {"sieve": str(self.least)})

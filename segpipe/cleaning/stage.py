@@ -48,7 +48,7 @@ class Uncleaned:
     """The labels of a case, and their confidence if there is one, on disk until they are cleaned."""
 
     def __init__(self, output: Store, place: Place, form: Form, rule: Cleaning) -> None:
-        """Create the files.
+        """Create the files in the output, as large as the case.
 
         Raises:
             SourceError: the grid does not measure in the unit of the sieve.

@@ -28,7 +28,7 @@ class MaskFinder:
     _folders: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
     def find(self, case: Case) -> str:
-        """Path of the mask of a case.
+        """Path of the validity mask of a case.
 
         Raises:
             SourceError: there is none, or several.
@@ -133,7 +133,7 @@ def with_masks(cases: Sequence[Case], mask: ValidityMask) -> tuple[list[Case], i
 
 
 def mask_of(case: Case, mask: ValidityMask) -> str:
-    """Path of the mask of a case.
+    """Path of the validity mask of a case, as the search of cases found it, or else searched now.
 
     Raises:
         SourceError: there is none, or several.

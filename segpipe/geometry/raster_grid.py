@@ -106,7 +106,7 @@ class NoGroundError(Exception):
 
 
 def ground_of(grid: Grid) -> Ground:
-    """The ground of a grid.
+    """Where the pixels of a raster grid lie on the ground.
 
     Raises:
         NoGroundError: the grid has none.

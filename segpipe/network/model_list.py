@@ -94,7 +94,7 @@ def is_list(models: Sequence[Path]) -> bool:
 
 
 def read_list(path: Path) -> ModelList:
-    """Read a list.
+    """Read a TOML file that lists several models, whose labels are joined into one mask.
 
     Raises:
         SettingsError: it cannot be read, or contradicts itself.

@@ -39,7 +39,7 @@ def read_spec(settings: Settings) -> ModelSpec:
 
 
 def _read(settings: Settings, path: Path, device: Kind, device_reason: str) -> ModelSpec:
-    """Read one model."""
+    """Read one model file with its contract, and choose its tiling, batch and engine."""
     proto = read_model(path)
     inputs, outputs = signature(proto)
     contract, origin = find_contract(settings, path, proto)
@@ -83,9 +83,9 @@ def _as_nnunet(spec: ModelSpec, settings: Settings) -> ModelSpec:
     Raises:
         SettingsError: the model is not nnU-Net's, or a setting contradicts it.
     """
-    told = spec.contract.provenance.get("nnunet")
+    plans = spec.contract.provenance.get("nnunet")
     named = ("resampling_fn_data", "resampling_fn_probabilities")
-    if not isinstance(told, dict) or any(told.get(key) != NNUNET_RESAMPLING for key in named):
+    if not isinstance(plans, dict) or any(plans.get(key) != NNUNET_RESAMPLING for key in named):
         raise SettingsError(
             f"like nnunet needs a model that segpipe export nnunet made of plans with nnU-Net's default resampling, got "
             f"{spec.title}: leave --like out"

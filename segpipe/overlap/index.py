@@ -71,7 +71,7 @@ def is_possible(grid: RasterGrid) -> bool:
 
 
 def write_index(path: Path, entries: Sequence[Entry], grid: RasterGrid, kind: Mapping[str, str]) -> None:
-    """Write the index of masks.
+    """Write a GeoPackage that GDAL (driver GTI) reads as one mosaic of the masks, without a copy of their pixels.
 
     Args:
         path: the file, which must not exist.

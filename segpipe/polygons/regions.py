@@ -47,7 +47,7 @@ class Table:
         return cls(kind=none, first=none, last=none, pixels=none, area=np.zeros(0), confidence=np.zeros(0))
 
     def merged(self, root: Integers) -> "Table":
-        """The same with each row added to that of its root."""
+        """A copy in which each row is added to that of its root, of which it is a part."""
         moved = np.flatnonzero(root != np.arange(len(root)))
         to, table = root[moved], Table(*(getattr(self, one.name).copy() for one in fields(self)))
         np.minimum.at(table.first, to, table.first[moved])
@@ -71,7 +71,7 @@ class Finished:
         return len(self.table)
 
     def where(self, which: NDArray[np.bool_]) -> "Finished":
-        """Only some of the features."""
+        """The features that a mask ``(features,)`` selects, renumbered, with their regions and corners."""
         regions = which[self.feature]
         feature, number = (np.cumsum(each) - 1 for each in (which, regions))
         corners = self.corners[regions[self.corners.region]]

@@ -22,7 +22,8 @@ def _origin(installed: Distribution) -> dict[str, Any]:
 
 
 def _command(extra: str, origin: dict[str, Any]) -> str:
-    """
+    """The command that installs an extra from where segpipe was installed.
+
     >>> _command("s3", {})
     "pip install 'segpipe[s3]'"
     >>> _command("s3", {"url": "file:///home/a%20b/segpipe", "dir_info": {"editable": True}})

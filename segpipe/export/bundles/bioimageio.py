@@ -25,7 +25,7 @@ _SPACE = {("y", "x"): "HW", ("z", "y", "x"): "DHW"}
 
 
 def read(package: Package, name: str, given: Mapping[str, Any], without: Sequence[str]) -> Described:
-    """Read a description.
+    """Read the description of a model of bioimage.io (``rdf.yaml``).
 
     Args:
         package: the files of the model.

@@ -24,7 +24,7 @@ OVERLAP = 0.25
 
 
 def read(package: Package, name: str, given: Mapping[str, Any], without: Sequence[str]) -> Described:
-    """Read a bundle.
+    """Read a MONAI bundle: its metadata, and the transforms and the inferer of its inference workflow.
 
     Args:
         package: the files of the bundle.

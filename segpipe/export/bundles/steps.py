@@ -41,7 +41,7 @@ class Fixed:
 
     @property
     def affine(self) -> Affine:
-        """The same as a factor and a term."""
+        """The same map as a factor and a summand: ``x * 1 / std - mean / std``."""
         count = max(len(self.mean), len(self.std))
         mean, std = (np.broadcast_to(np.array(v, np.float64), count) for v in (self.mean, self.std))
         return Affine(tuple((1 / std).tolist()), tuple((-mean / std).tolist()))

@@ -45,7 +45,7 @@ class _Scaling:
     steps: int = 0
 
     def then(self, gain: NDArray[np.float64], bias: NDArray[np.float64], keys: Mapping[str, Any]) -> "_Scaling":
-        """Apply one more step."""
+        """This scaling, followed by ``x * gain + bias``."""
         whole = keys if not self.steps else {}
         return replace(self, gain=self.gain * gain, bias=self.bias * gain + bias, keys=whole, steps=self.steps + 1)
 

@@ -38,7 +38,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read one checkpoint.
+    """Read the weights of one fold, and what its trainer recorded, without running code from the file.
 
     Raises:
         ExportError: it holds code, is damaged, or is not nnU-Net's.

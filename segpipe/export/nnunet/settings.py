@@ -50,7 +50,7 @@ class NnunetSettings(BaseModel):
 
 
 def nnunet_settings(flags: Mapping[str, Any]) -> NnunetSettings:
-    """Build settings from flags.
+    """The checked settings of ``segpipe export nnunet``; flags that are None were not given.
 
     Raises:
         SettingsError: a flag is wrong.

@@ -130,7 +130,7 @@ class Directory:
         return min(self.value(ROWS_PER_STRIP, height), height), width
 
     def block_data(self, number: int) -> bytes:
-        """A block as stored."""
+        """The bytes of a strip or tile as they are in the file, compressed or not."""
         offsets, counts = self.blocks
         return _pread(self._file, int(counts[number]), int(offsets[number]))
 

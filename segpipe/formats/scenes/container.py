@@ -43,7 +43,7 @@ class Container:
     """What precedes the names in the archive."""
 
     def path(self, name: str) -> str:
-        """Path of a file for GDAL."""
+        """Path by which GDAL opens a file of the product, also inside an archive."""
         if self.archive is None:
             return os.path.join(self.root, name)  # noqa: PTH118
         return f"/vsi{self.archive}/{self.root}/{self.prefix}{name}"
@@ -95,7 +95,7 @@ class Container:
 
 
 def container_at(path: str) -> Container:
-    """The files of a product.
+    """The names of all files in the folder or archive of a product.
 
     Raises:
         SourceError: it cannot be read, is a damaged archive, has too many files, or names of files that lead out of it.

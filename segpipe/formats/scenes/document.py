@@ -15,7 +15,7 @@ class _Tree(ET.TreeBuilder):
 
 
 def parsed(place: str, data: bytes) -> ET.Element:
-    """Root of an XML document.
+    """The root of an XML document from outside, which must not declare a document type.
 
     Args:
         place: where it lies, for messages.

@@ -16,7 +16,7 @@ def index_of(case: Case) -> SceneFiles:
 
 
 def product_of(case: Case) -> Product:
-    """The product of a case.
+    """What the metadata of a scene say: its layers, their files and their scaling.
 
     Raises:
         SourceError: it is damaged or incomplete.

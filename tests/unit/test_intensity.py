@@ -194,7 +194,7 @@ def test_each_channel_has_its_own_rule() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     for channel, name in enumerate(["CT", "PET", "b", "c"]):
         alone = own.of_channels((channel,))
-        assert (alone.channels, alone.channel_count, alone.normalize) == ([name], 1, own.normalizations[channel])
+        assert (alone.channels, alone.channel_count, alone.normalizations) == ([name], 1, [own.normalizations[channel]])
         assert alone.limits == ([own.limits[0][channel]], [own.limits[1][channel]])  # type: ignore[index]
     assert own.fixed == ([50, 0, 0, 0], [100, 1, 1, 1])
 

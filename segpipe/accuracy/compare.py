@@ -17,7 +17,7 @@ from segpipe.accuracy.pairing import Pairing, pairing
 from segpipe.errors import InputError, OutputError, case_errors
 from segpipe.formats.registry import OpenMask, environment
 from segpipe.geometry.cells import Cells
-from segpipe.geometry.grid import Grid
+from segpipe.geometry.grid import MM3_PER_ML, Grid
 from segpipe.jobs.status import finished_records
 from segpipe.messages.printable import first_few
 from segpipe.results.areas import count_positions
@@ -26,7 +26,7 @@ from segpipe.results.schema import Record
 from segpipe.storage import Store
 from segpipe.storage.places import store_at
 
-AMOUNTS = {"ha": ("ha", 1.0), "mm3": ("ml", 1e3)}
+AMOUNTS = {"ha": ("ha", 1.0), "mm3": ("ml", MM3_PER_ML)}
 """Unit of a matrix, by the unit of the measure, and its size in that."""
 
 

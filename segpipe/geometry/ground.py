@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pyproj import Geod
 from pyproj.enums import TransformDirection
 
+from segpipe.geometry.grid import M2_PER_HA
 from segpipe.geometry.reference import Reference
 from segpipe.geometry.smooth import on_grid
 
@@ -114,7 +115,7 @@ class Ground:
         return abs(t.d) + abs(t.e), abs(t.a) + abs(t.b)
 
     unit = "ha"
-    per_unit = 1e4
+    per_unit = M2_PER_HA
 
     @property
     def cell(self) -> tuple[int, int]:

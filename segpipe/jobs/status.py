@@ -75,22 +75,24 @@ def read_status(place: str, inputs: Sequence[str] = ()) -> Status:
         SegpipeError: the inputs or the model of the run are missing.
     """
     output = store_at(place).settled()
-    run = _with_inputs(output, last_run(output), inputs)
+    last = _with_inputs(output, last_run(output), inputs)
     before = Path.cwd()
     try:
-        os.chdir(before if HIDDEN.match(run.folder) else run.folder)  # its paths are relative to where it was started
+        os.chdir(before if HIDDEN.match(last.folder) else last.folder)  # its paths are relative to where it was started
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise OutputError(f"the run in {output} was started in {run.folder!r}, which is gone: {why}") from None
+        raise OutputError(f"the run in {output} was started in {last.folder!r}, which is gone: {why}") from None
     try:
-        return _status(output, run)
+        settings = _settings(output, last)
+        with hidden_inputs(settings):
+            return _status(output, last, settings)
     except OSError as error:
         raise OutputError(f"{output} cannot be read: {error.strerror}") from error
     finally:
         os.chdir(before)
 
 
-class _Failed(BaseModel):
+class _FailedCase(BaseModel):
     case: Text
     error: Text
 
@@ -104,7 +106,7 @@ class LastRun(BaseModel):
     command: list[Text] = Field(min_length=1)
     folder: Text
     settings: dict[str, Any]
-    failed: list[_Failed]
+    failed: list[_FailedCase]
     megapixels_per_second: float | None = None
     done: list[Text] = Field(default_factory=list)
     skipped: list[Text] = Field(default_factory=list)
@@ -167,12 +169,6 @@ def _area(settings: Settings, last: LastRun) -> Area | None:
     return Area(str(settings.aoi), digest) if isinstance(digest, str) else None
 
 
-def _status(output: Store, last: LastRun) -> Status:
-    settings = _settings(output, last)
-    with hidden_inputs(settings):
-        return _status_of(output, last, settings)
-
-
 def _with_inputs(output: Store, last: LastRun, inputs: Sequence[str]) -> LastRun:
     """The last run with the inputs that the user gives in place of those that it hides.
 
@@ -193,7 +189,7 @@ def _with_inputs(output: Store, last: LastRun, inputs: Sequence[str]) -> LastRun
     return last.model_copy(update={"settings": {**last.settings, "input": [given.get(one, one) for one in kept]}})
 
 
-def _status_of(output: Store, last: LastRun, settings: Settings) -> Status:
+def _status(output: Store, last: LastRun, settings: Settings) -> Status:
     run, sign = Run(_spec(settings), settings, _area(settings, last)), sign_of(output)
     found = find_input(settings.input, run.choice)
     if settings.case_name != "path":

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pyproj import CRS
 
 from segpipe.errors import OutputError, SegpipeError, SettingsError
+from segpipe.geometry.grid import M2_PER_HA
 from segpipe.messages.printable import one_row
 from segpipe.overlap.finished import Classes
 from segpipe.pipeline.decision import CONFIDENCE_TOP
@@ -127,7 +128,7 @@ class CaseRows:
             np.arange(self.first, self.first + count),
             np.array([number for number, _ in self.classes])[where],
             pyarrow.array([name for _, name in self.classes]).take(pyarrow.array(where)),
-            None if area is None else rounded(area / 1e4),
+            None if area is None else rounded(area / M2_PER_HA),
             area,
             found.pixels,
             sure,

@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.errors import SettingsError
+from segpipe.geometry.grid import M2_PER_HA
 from segpipe.messages.names import Names
 from segpipe.messages.printable import printable
 from segpipe.overlap.finished import Classes
 from segpipe.polygons.regions import Table
 
-UNITS = {"ha": 1e4, "m2": 1.0, "px": None}
+UNITS = {"ha": M2_PER_HA, "m2": 1.0, "px": None}
 """Square metres per unit of ``--min-area``; None: pixels."""
 
 

@@ -21,8 +21,7 @@ from segpipe.pipeline.decision import CONFIDENCE_TOP
 from segpipe.polygons.case import Features
 from segpipe.polygons.geojson import columns_of, write_geojson
 from segpipe.storage.files import commit, draft_name
-from segpipe.vectors.file import PARQUET, missing, unwritten
-from segpipe.zones.writing import DRIVERS
+from segpipe.vectors.file import DRIVERS, PARQUET, check_target, missing, unwritten
 
 if TYPE_CHECKING:
     import pyarrow
@@ -64,11 +63,7 @@ def check_path(path: Path) -> None:
         SettingsError: its suffix is unknown, its folder is missing, or its file was not written by ``segpipe polygons``.
         InstallationError: an optional dependency is missing.
     """
-    if path.suffix.lower() not in (*DRIVERS, *PARQUET):
-        known = ", ".join((*DRIVERS, *PARQUET[:1]))
-        raise SettingsError(f"--output must end with {known}, got {path.name}: name another file")
-    if not path.absolute().parent.is_dir():
-        raise SettingsError(f"--output must lie in a folder that exists, got {path}: make {path.absolute().parent} first")
+    check_target(path, "--output", SettingsError)
     with _writing_errors(path):
         for module in MODULES:  # fail now rather than at the first mask
             import_module(module)

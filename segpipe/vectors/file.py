@@ -12,7 +12,7 @@ import numpy as np
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 
-from segpipe.errors import InstallationError, ZonesError, correct_path, of_system, one_line
+from segpipe.errors import InstallationError, SegpipeError, ZonesError, correct_path, of_system, one_line
 from segpipe.geometry.reference import NowhereError, horizontal
 from segpipe.process.extras import install
 from segpipe.storage.files import is_nearly_full
@@ -21,7 +21,10 @@ from segpipe.vectors.surfaces import Shapes, all_empty, repaired
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
+DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf"}
+"""GDAL's driver of the vector files that are written, by suffix."""
 PARQUET = (".parquet", ".geoparquet")
+"""Suffixes of GeoParquet, which pyarrow writes."""
 POINTER, HEAD = b"<OGR", 4096
 """The start of an XML description of a source, and the number of bytes in which it must lie."""
 SHAPEFILE = (9994).to_bytes(4, "big")
@@ -44,6 +47,20 @@ class Selection:
     """Column with the names of zones; None: zones are numbered in the order of the file."""
     flag: str = "--zones"
     """Flag that names the file, for messages."""
+
+
+def check_target(path: Path, flag: str, error: type[SegpipeError]) -> None:
+    """Check that a vector file may be written here, by its suffix and its folder.
+
+    Args:
+        path: the file.
+        flag: the flag that names it, for the message.
+        error: raised if it may not.
+    """
+    if path.suffix.lower() not in (*DRIVERS, *PARQUET):
+        raise error(f"{flag} must end with {', '.join((*DRIVERS, *PARQUET[:1]))}, got {path.name}: name another file")
+    if not path.absolute().parent.is_dir():
+        raise error(f"{flag} must lie in a folder that exists, got {path}: make {path.absolute().parent} first")
 
 
 def unwritten(path: Path, error: Exception) -> str:

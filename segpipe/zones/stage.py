@@ -30,7 +30,7 @@ from segpipe.zones.case import CaseZones
 from segpipe.zones.finished import zones_of_case
 from segpipe.zones.polygons import Zones, read_zones
 from segpipe.zones.table import ZoneTotals, write_table
-from segpipe.zones.writing import check_target, write_polygons
+from segpipe.zones.writing import check_zones_out, write_polygons
 
 LOG = logging.getLogger("segpipe")
 
@@ -68,7 +68,7 @@ def read_and_check(task: ZonesTask, store: Store) -> Zones:
     """
     zones = read_zones(task.selection)
     if task.output is not None:
-        check_target(task.output, zones)
+        check_zones_out(task.output, zones)
     refuse_foreign(store, ZONES)
     _warn(task, [problem for each in zones.problems for problem in each], len(zones))
     return zones

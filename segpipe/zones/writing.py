@@ -7,30 +7,26 @@ from typing import TYPE_CHECKING, Any
 
 from segpipe.errors import ZonesError
 from segpipe.storage.files import draft_name, remove
-from segpipe.vectors.file import LON_LAT, PARQUET, Selection, missing, read_frame, unwritten
+from segpipe.vectors.file import DRIVERS, LON_LAT, PARQUET, Selection, check_target, missing, read_frame, unwritten
 from segpipe.zones.polygons import Zones
 from segpipe.zones.table import FIRST, LAST, ZoneTotals
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
-DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf"}
 RESERVED = frozenset({"fid", "ogc_fid", "geom", "geometry"})
 """Columns that drivers create themselves."""
 
 
-def check_target(path: Path, zones: Zones) -> None:
+def check_zones_out(path: Path, zones: Zones) -> None:
     """Check that polygons can be written to a file, by writing them with empty columns to its draft.
 
     Raises:
         ZonesError: the suffix is unknown, the folder is missing, segpipe did not write the existing file, or the driver
             refuses the name or the polygons.
     """
-    selection, known = zones.selection, (*DRIVERS, *PARQUET[:1])
-    if path.suffix.lower() not in (*DRIVERS, *PARQUET):
-        raise ZonesError(f"--zones-out must end with {', '.join(known)}, got {path.name}: name another file")
-    if not path.absolute().parent.is_dir():
-        raise ZonesError(f"--zones-out must lie in a folder that exists, got {path}: make {path.absolute().parent} first")
+    selection = zones.selection
+    check_target(path, "--zones-out", ZonesError)
     with _writing_errors(path):
         if path.exists() and (path.resolve() == selection.path.resolve() or not _is_own(path)):
             raise ZonesError(f"--zones-out replaces its file, and {path} was not written by segpipe: name another file")

@@ -23,13 +23,13 @@ from networks import pixelwise
 
 from segpipe.storage.lock import locked
 from segpipe.storage.places import store_at
-from segpipe.vectors.file import Selection
+from segpipe.vectors.file import DRIVERS, Selection
 from segpipe.vectors.placing import place
 from segpipe.zones import stage
 from segpipe.zones.case import measured
 from segpipe.zones.finished import FOLDER
 from segpipe.zones.polygons import read_zones
-from segpipe.zones.writing import DRIVERS, RESERVED
+from segpipe.zones.writing import RESERVED
 
 NAMES = ("class0", "class1", "class2")
 EAST = UTM * Affine.translation(100, 0)

@@ -74,14 +74,14 @@ def ours(mask: Path, fields: Path) -> None:
     from segpipe.vectors.file import Selection
     from segpipe.zones.case import measured
     from segpipe.zones.polygons import read_zones
-    from segpipe.zones.table import ZoneTotals, write_table
+    from segpipe.zones.table import ZoneTotals, write_zones
 
     zones, classes = read_zones(Selection(fields, None, "plot")), tuple((k, f"class{k}") for k in range(CLASSES))
     totals, open_mask = ZoneTotals.empty(zones, classes), FORMATS[RASTER].open_mask
     assert open_mask is not None
     with open_mask(mask) as opened:
         totals.add(measured(opened, classes, 255, zones))
-    write_table(Folder(SCRATCH), totals)
+    write_zones(Folder(SCRATCH), totals)
 
 
 def alone(mask: Path, fields: Path) -> None:

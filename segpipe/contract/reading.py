@@ -24,6 +24,12 @@ def parse_contract(values: Mapping[str, Any], origin: str) -> Contract:
         raise ContractError(f"{origin}: {readable(error, FORMS)}") from None
 
 
+def any_contract(channels: int, **terms: Any) -> Contract:
+    """A contract that takes any pixels, so that a file is opened with all checks of a run that need no model."""
+    values = {"channels": max(1, channels), "normalize": "none", "activation": "none", **terms}
+    return parse_contract({"version": 1, **values, "classes": [{"id": 0, "name": "any"}]}, "a contract of any pixels")
+
+
 def read_contract(path: Path) -> Contract:
     """The contract in a TOML file."""
     try:

@@ -2,9 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from segpipe.contract import Contract, parse_contract
 from segpipe.errors import case_errors
 from segpipe.network.model_file import read_model
 from segpipe.network.read import read_spec
@@ -33,9 +31,3 @@ def spec_of(settings: Settings, errors: list[str]) -> ModelSpec | None:
     with noting(errors, ", ".join(map(str, settings.model))):
         return try_out(read_spec(settings))
     return None
-
-
-def any_contract(channels: int, **terms: Any) -> Contract:
-    """A contract that takes any pixels, so that a file is opened with all checks of a run that need no model."""
-    values = {"channels": max(1, channels), "normalize": "none", "activation": "none", **terms}
-    return parse_contract({"version": 1, **values, "classes": [{"id": 0, "name": "any"}]}, "inspect")

@@ -9,6 +9,7 @@ from pyproj.exceptions import CRSError
 from rasterio.enums import ColorInterp
 from rasterio.io import DatasetReader
 
+from segpipe.contract import any_contract
 from segpipe.errors import InputError, SourceError
 from segpipe.formats.case import Case
 from segpipe.formats.cases import find_cases
@@ -21,7 +22,7 @@ from segpipe.formats.scenes.search import name_of, scene_at
 from segpipe.formats.scenes.source import SceneSource
 from segpipe.formats.scope import bounds_of
 from segpipe.geometry.raster_grid import RasterGrid, crs_notes, place_of, read_grid
-from segpipe.inspect.checks import any_contract, noting, spec_of
+from segpipe.inspect.checks import noting, spec_of
 from segpipe.inspect.facts import Band, Fit, Needs, RasterFacts
 from segpipe.inspect.fit import fit_of
 from segpipe.inspect.pixels import source_of, valid_share

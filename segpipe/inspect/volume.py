@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.contract import any_contract
 from segpipe.errors import InputError, SourceError
 from segpipe.formats.case import Case
 from segpipe.formats.cases import find_input
@@ -17,7 +18,7 @@ from segpipe.formats.registry import FORMATS, environment, format_at, open_case
 from segpipe.formats.source import Source
 from segpipe.geometry.grid import METRES
 from segpipe.geometry.windows import Window
-from segpipe.inspect.checks import any_contract, noting, spec_of
+from segpipe.inspect.checks import noting, spec_of
 from segpipe.inspect.facts import VolumeFacts, VolumeFit, VolumeNeeds, VoxelValues
 from segpipe.jobs.plan import Plan, as_planned, memory_mb
 from segpipe.network.spec import ModelSpec

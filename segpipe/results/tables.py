@@ -1,6 +1,5 @@
 """The statistics of every case, and the tables of a run."""
 
-import csv
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -27,7 +26,7 @@ from segpipe.results.records import AREA_COLUMNS, records
 from segpipe.results.schema import Record, Values
 from segpipe.results.statistics import Box, Row, State, Statistic
 from segpipe.storage import Store
-from segpipe.storage.ownership import AUDIT, DOUBTFUL, LESIONS, forget_table
+from segpipe.storage.ownership import AUDIT, DOUBTFUL, LESIONS, forget_table, write_table
 
 STATISTICS: dict[str, Callable[[Grid, Contract], Statistic]] = {"areas": Areas}
 """All statistics of a run, by the name of their table in the record."""
@@ -160,12 +159,8 @@ def _audited(record: Record, time: str) -> Values:
 
 def write_areas(output: Store, cases: Iterable[Case], columns: Sequence[str] = AREA_COLUMNS) -> None:
     """Write ``areas.csv`` row by row; a field without a value is empty."""
-    with output.writing("areas.csv") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(columns)
-        for record in records(output, cases):
-            name = one_row(record.case)  # one line per row, for programs that read line by line
-            writer.writerows([name, *map(row.get, columns[1:])] for row in record.areas)
+    each = ((one_row(record.case), record.areas) for record in records(output, cases))
+    write_table(output, "areas.csv", columns, ([case, *map(row.get, columns[1:])] for case, rows in each for row in rows))
 
 
 def lesion_columns(cases: Iterable[Case], contract: Contract, *, confidence: bool) -> tuple[str, ...]:
@@ -178,13 +173,9 @@ def lesion_columns(cases: Iterable[Case], contract: Contract, *, confidence: boo
 
 def write_lesions(output: Store, cases: Iterable[Case], columns: Sequence[str]) -> None:
     """Write ``lesions.csv`` row by row; a field without a value is empty."""
-    with output.writing(LESIONS) as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(columns)
-        for record in records(output, cases):
-            name = one_row(record.case)
-            for row in record.statistics.get("lesions", ()):
-                writer.writerow([name, *(_field(row.get(column)) for column in columns[1:])])
+    each = ((one_row(record.case), record.statistics.get("lesions", ())) for record in records(output, cases))
+    fields = ([case, *(_field(row.get(column)) for column in columns[1:])] for case, rows in each for row in rows)
+    write_table(output, LESIONS, columns, fields)
 
 
 def write_doubtful(output: Store, cases: Iterable[Case], most: int) -> None:
@@ -192,11 +183,8 @@ def write_doubtful(output: Store, cases: Iterable[Case], most: int) -> None:
     rows = ((record.case, row) for record in records(output, cases) for row in record.statistics.get("audit", ()))
     worst = nsmallest(most, rows, key=lambda one: (-one[1][DOUBT], one[0], one[1]["rank"]))
     columns = audit_columns(volumes=any("plane_start" in row for _, row in worst))
-    with output.writing(DOUBTFUL) as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(("case", *columns))
-        for rank, (case, row) in enumerate(worst, 1):
-            writer.writerow([one_row(case), rank, *map(row.get, columns[1:])])
+    ranked = ([one_row(case), rank, *map(row.get, columns[1:])] for rank, (case, row) in enumerate(worst, 1))
+    write_table(output, DOUBTFUL, ("case", *columns), ranked)
 
 
 def _field(value: Any) -> Any:

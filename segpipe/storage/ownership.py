@@ -1,7 +1,8 @@
 """Which files a run may replace: its own, recognised by content, whatever their names."""
 
+import csv
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,14 @@ def refuse_foreign(output: Store, name: str) -> None:
         data = UNREADABLE
     if not (_is_blank(data) or (TABLES | _MORE_TABLES)[name](data)):
         raise OutputError(f"{output.path(name)} was not written by segpipe, and would be replaced: name another --output")
+
+
+def write_table(output: Store, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV table of a run row by row; None is an empty field, and each row is one line."""
+    with output.writing(name) as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
 
 
 def forget_table(output: Store, name: str) -> None:

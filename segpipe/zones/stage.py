@@ -29,7 +29,7 @@ from segpipe.vectors.placing import touches
 from segpipe.zones.case import CaseZones
 from segpipe.zones.finished import zones_of_case
 from segpipe.zones.polygons import Zones, read_zones
-from segpipe.zones.table import ZoneTotals, write_table
+from segpipe.zones.table import ZoneTotals, write_zones
 from segpipe.zones.writing import check_zones_out, write_polygons
 
 LOG = logging.getLogger("segpipe")
@@ -144,7 +144,7 @@ def make_tables(
     totals = _add_up(task, zones, output, cases, look)
     if not (totals.cases > 0).any():
         raise ZonesError(_nowhere(zones, [case.name for case in cases]))
-    write_table(output, totals)
+    write_zones(output, totals)
     if task.output is not None:
         write_polygons(task.output, task.selection, totals)
     _warn(task, totals.misplaced(), len(zones))

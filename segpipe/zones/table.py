@@ -1,8 +1,7 @@
 """The rows of ``zones.csv``: every polygon once, over all cases of a run."""
 
-import csv
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,7 +14,7 @@ from segpipe.messages.printable import one_row
 from segpipe.overlap.finished import Classes
 from segpipe.results.areas import rounded
 from segpipe.storage import Store
-from segpipe.storage.ownership import ZONES
+from segpipe.storage.ownership import ZONES, write_table
 from segpipe.zones.case import CaseZones
 from segpipe.zones.polygons import Zones
 
@@ -151,11 +150,9 @@ def _share(size: float, seen: float) -> float | None:
     return float(f"{size / seen:.6f}") if seen else None
 
 
-def write_table(output: Store, totals: ZoneTotals) -> None:
+def write_zones(output: Store, totals: ZoneTotals) -> None:
     """Write ``zones.csv``; a field without a value is empty."""
-    columns: Sequence[str] = totals.columns()
-    with output.writing(ZONES) as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(columns)
-        for row in totals.rows():
-            writer.writerow([one_row(value) if isinstance(value, str) else value for value in map(row.get, columns)])
+    columns = totals.columns()
+    each = (map(row.get, columns) for row in totals.rows())
+    rows = ([one_row(value) if isinstance(value, str) else value for value in row] for row in each)
+    write_table(output, ZONES, columns, rows)

@@ -15,7 +15,8 @@ from inspecting import command, settings, told, volume_facts
 from PIL import Image
 
 from segpipe.cli import main
-from segpipe.inspect.checks import any_contract, noting, spec_of
+from segpipe.contract import any_contract
+from segpipe.inspect.checks import noting, spec_of
 
 SHAPE = (11, 13, 7)
 

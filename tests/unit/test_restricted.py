@@ -8,6 +8,7 @@ import shapely
 from affine import Affine
 from rasterio.crs import CRS
 
+from segpipe.contract import any_contract
 from segpipe.errors import OutsideError, SourceError
 from segpipe.formats.case import Case
 from segpipe.formats.restricted import Restricted, restricted
@@ -15,7 +16,6 @@ from segpipe.formats.scope import scope_of
 from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.voxel_grid import VoxelGrid
 from segpipe.geometry.windows import Window
-from segpipe.inspect.checks import any_contract
 from segpipe.overrides import Overrides
 from segpipe.vectors.area import Area, Polygons, remember
 

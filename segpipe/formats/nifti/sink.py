@@ -8,15 +8,12 @@ import nibabel
 import numpy as np
 
 from segpipe import __version__
-from segpipe.errors import OutputError, SourceError
 from segpipe.formats.nifti.header import PACKED, PLAIN, read_volume
 from segpipe.formats.sink import Target
 from segpipe.formats.style import Style
-from segpipe.formats.volume.file import Volume, opened, source_errors
-from segpipe.formats.volume.sink import VolumeSink, Wrapping
+from segpipe.formats.volume.file import Volume, opened
+from segpipe.formats.volume.sink import VolumeSink, Wrapping, is_marked
 from segpipe.storage import Store
-from segpipe.storage.files import output_errors
-from segpipe.storage.retry import is_passing
 
 LABEL = 1002
 """NIFTI_INTENT_LABEL: each value is an index to a list of names."""
@@ -93,13 +90,7 @@ def is_own_volume(output: Store, name: str) -> bool:
     Raises:
         OutputError: the file cannot be read now, but may be readable later.
     """
-    try:
-        with output_errors(output.path(name)), output.local(name) as path, source_errors(output.path(name)):
-            return _mark(path) == MARK
-    except SourceError as error:
-        if is_passing(error):
-            raise OutputError(str(error)) from error
-        return False
+    return is_marked(output, name, lambda path: _mark(path) == MARK)
 
 
 def _mark(path: Path) -> bytes:

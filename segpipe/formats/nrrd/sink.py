@@ -1,17 +1,16 @@
 """Write masks as NRRD volumes with the space, directions and origin of their input."""
 
+from pathlib import Path
+
 import numpy as np
 
 from segpipe import __version__
-from segpipe.errors import OutputError, SourceError
 from segpipe.formats.nrrd.header import MAGIC, MOST_HEADER, NrrdOrigin, read_nrrd
 from segpipe.formats.sink import Target
-from segpipe.formats.volume.file import Volume, source_errors
-from segpipe.formats.volume.sink import VolumeSink, Wrapping
+from segpipe.formats.volume.file import Volume
+from segpipe.formats.volume.sink import VolumeSink, Wrapping, is_marked
 from segpipe.geometry.voxel_grid import VoxelGrid
 from segpipe.storage import Store
-from segpipe.storage.files import output_errors
-from segpipe.storage.retry import is_passing
 
 SUFFIX = ".nrrd"
 
@@ -62,12 +61,10 @@ def is_own_nrrd(output: Store, name: str) -> bool:
     Raises:
         OutputError: the file cannot be read now, but may be readable later.
     """
-    try:
-        with output_errors(output.path(name)), output.local(name) as path, source_errors(output.path(name)):
-            with path.open("rb") as stream:
-                head = stream.read(MOST_HEADER)
-            return head.startswith(MAGIC) and MARK in head.partition(b"\n\n")[0]
-    except SourceError as error:
-        if is_passing(error):
-            raise OutputError(str(error)) from error
-        return False
+    return is_marked(output, name, _has_mark)
+
+
+def _has_mark(path: Path) -> bool:
+    with path.open("rb") as stream:
+        head = stream.read(MOST_HEADER)
+    return head.startswith(MAGIC) and MARK in head.partition(b"\n\n")[0]

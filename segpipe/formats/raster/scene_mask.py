@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pyproj import Transformer
 from pyproj.exceptions import ProjError
 
-from segpipe.contract import Contract, parse_contract
+from segpipe.contract import any_contract
 from segpipe.errors import SourceError
 from segpipe.formats.raster.readback import same_crs
 from segpipe.formats.raster.source import RasterSource
@@ -46,7 +46,7 @@ class MaskLimit:
         bands = sorted({condition.band for condition in conditions})
         self._path, self._conditions = path, [(bands.index(one.band), one) for one in conditions]
         overrides = Overrides(tuple(bands), nodata="none", ignore_alpha=True, remote=remote)
-        self._source = RasterSource(path, _contract(len(bands)), overrides)
+        self._source = RasterSource(path, any_contract(len(bands)), overrides)
         try:
             self._place = Place(path, grid, self._source.grid)
             _check_integers(path, self._source.dtype, conditions)
@@ -174,12 +174,6 @@ def _whole(place: Any) -> Ints:
     """Index of the pixel that holds a place; far outside where it does not exist."""
     found = np.where(np.isfinite(place), np.floor(place), -1.0)
     return np.asarray(np.clip(found, -(2.0**31), 2.0**31).astype(np.int64))
-
-
-def _contract(bands: int) -> Contract:
-    """A contract that takes any values, so that a mask is opened with all checks of a scene."""
-    values = {"version": 1, "channels": bands, "normalize": "none", "activation": "none"}
-    return parse_contract({**values, "classes": [{"id": 0, "name": "any"}]}, "validity")
 
 
 def _check_integers(path: str, dtype: np.dtype[Any], conditions: Sequence[Condition]) -> None:

@@ -4,7 +4,7 @@ import gzip
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -20,7 +20,9 @@ from segpipe.formats.volume.slabs import MASK_SLAB, SlabWriter, slab_width
 from segpipe.formats.volume.voxels import Voxels
 from segpipe.geometry.voxel_grid import VoxelGrid, furthest_apart
 from segpipe.geometry.windows import Window
+from segpipe.storage import Store
 from segpipe.storage.files import output_errors
+from segpipe.storage.retry import is_passing
 
 LEVEL = 4
 """Compression level: a mask has few values, and level 9 takes four times as long for a file that is hardly smaller."""
@@ -178,6 +180,21 @@ class VolumeSink(ABC):
 
     def discard(self) -> None:
         self._draft.discard()
+
+
+def is_marked(output: Store, name: str, has_mark: Callable[[Path], bool]) -> bool:
+    """Whether a volume of the output has the mark of segpipe in its header; False for what is damaged.
+
+    Raises:
+        OutputError: the file cannot be read now, but may be readable later.
+    """
+    try:
+        with output_errors(output.path(name)), output.local(name) as path, source_errors(output.path(name)):
+            return has_mark(path)
+    except SourceError as error:
+        if is_passing(error):
+            raise OutputError(str(error)) from error
+        return False
 
 
 def _planes(band: Voxels) -> Iterator[NDArray[Any]]:

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 import rasterio
+from command import invoke
 from hostile import BAD, DONE, GOOD, make, tiff, vrt
 from networks import pixelwise
 from scenes import Silent
@@ -44,19 +45,19 @@ def root(tmp_path_factory):
     (root / "in" / "closed").chmod(0o700)
 
 
-def _may_be_nobody(flags):
-    """Workers are processes that another user may have no right to start from root's own Python."""
-    return os.getuid() == 0 and "dask" not in flags
+def as_nobody(words, root):
+    """In a process of its own, of another user if this one is root."""
+    command = [*(NOBODY if os.getuid() == 0 else []), sys.executable, "-m", "segpipe.cli", *words]
+    environment = {**os.environ, "HOME": str(root), "XDG_CACHE_HOME": str(root / "cache")}
+    options = {"capture_output": True, "text": True, "timeout": 4 * SECONDS}
+    return subprocess.run(command, cwd=root, env=environment, check=False, **options)
 
 
 def segpipe(root, *more):
     """A run over all of it; it may wait for nothing and nobody."""
-    command = [sys.executable, "-m", "segpipe.cli", "run", "-i", "in", "-m", "m.onnx", "--device", "cpu", *more]
-    command = [*NOBODY, *command] if _may_be_nobody(more) else command
-    environment = {**os.environ, "HOME": str(root), "XDG_CACHE_HOME": str(root / "cache")}
+    words = ["run", "-i", "in", "-m", "m.onnx", "--device", "cpu", *more, "--retries", "0"]
     begun = time.monotonic()
-    options = {"capture_output": True, "text": True, "timeout": 4 * SECONDS}
-    done = subprocess.run([*command, "--retries", "0"], cwd=root, env=environment, check=False, **options)
+    done = invoke(words, root) if "dask" in more else as_nobody(words, root)
     assert "Traceback" not in done.stderr + done.stdout, done.stderr
     assert done.returncode == 1, done.stderr
     busy = max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))

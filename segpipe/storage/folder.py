@@ -70,7 +70,8 @@ class Folder(Store):
         return None
 
     def check(self) -> None:
-        nearest = next(path for path in (self.root, *self.root.resolve().parents) if path.exists())
+        # a Path raises where it may not look
+        nearest = next(path for path in (self.root, *self.root.resolve().parents) if os.path.exists(path))  # noqa: PTH110
         if not nearest.is_dir():
             raise OutputError(f"the output must be a folder, and {nearest} is a file: name another with --output")
         if not is_utf8(path := str(self.root.absolute())):

@@ -135,6 +135,25 @@ def test_another_user_cannot_put_a_link_where_a_draft_will_be():
         assert "PermissionError" in tried.stderr
 
 
+@pytest.fixture
+def nobody():
+    """This process is nobody's, if it was root's."""
+    own = os.getuid()
+    if own == 0:
+        os.setresuid(65534, 65534, 0)
+    yield
+    os.setresuid(own, own, own)
+
+
+def test_an_output_in_a_folder_that_may_not_be_entered_is_refused(tmp_path, request):
+    """Nobody can tell whether it is there."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    request.getfixturevalue("nobody")
+    with pytest.raises(OutputError, match=r"the output must be writable, and /.* is not: mend its permissions"):
+        Folder(closed / "out").check()
+
+
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
 def test_a_file_that_cannot_be_looked_at_is_not_taken_for_absent(number, tmp_path, monkeypatch):
     """What is absent may be written: a mask would replace a file of somebody else's while a server does not answer."""

@@ -29,7 +29,7 @@ from segpipe.results.lesion_rule import INSTANCES
 from segpipe.results.mask_style import confidence_style, instance_style, legend, mask_style, segments
 from segpipe.results.parts import Tally, part_files, read_tally, write_tally
 from segpipe.results.records import Run, read_record
-from segpipe.results.refused import is_foreign
+from segpipe.results.refused import is_foreign, refuse_alike
 from segpipe.results.schema import Record
 from segpipe.results.statistics import Row
 from segpipe.results.tables import Statistics
@@ -282,6 +282,7 @@ class CaseOutput:
         self._layers.statistics.close()
         check_unchanged(self._case, self._sheet)
         record, sinks = record_name(self._case), [*self._layers.sinks, *self._numbered()]
+        refuse_alike(self._case, self._output)
         before = read_record(self._output, self._case)
         with output_errors(self._output.path(record)):
             styles = {style_name(self._case): style} if (style := self._style()) is not None else {}

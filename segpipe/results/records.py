@@ -15,6 +15,7 @@ from segpipe.formats.identity import Beside, Identity, hidden_path
 from segpipe.formats.registry import FORMATS
 from segpipe.formats.scene_masks import without_mask
 from segpipe.formats.sink import Derived
+from segpipe.messages.names import folded
 from segpipe.messages.redact import cleaned
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import Overrides
@@ -26,6 +27,7 @@ from segpipe.settings import Settings
 from segpipe.storage import Store
 from segpipe.storage.documents import DocumentError
 from segpipe.storage.ownership import is_own_record
+from segpipe.storage.paths import is_remote
 from segpipe.storage.places import store_at
 from segpipe.vectors.area import Area
 
@@ -161,6 +163,16 @@ def read_record(output: Store, case: Case) -> Record | None:
     """The record of a case; None if it is missing or damaged."""
     data = _data(output, case)
     return None if data is None else _parsed(data, case)
+
+
+def alike_case(output: Store, case: Case) -> str | None:
+    """The case whose record is found under the name of this one's: a file system may take ``A`` and ``a`` for one name."""
+    data = None if is_remote(output.path(record_name(case))) else _data(output, case)
+    try:
+        name = case.name if data is None else parse_record(data).case
+    except DocumentError:
+        return None
+    return name if name != case.name and folded(name) == folded(case.name) else None
 
 
 def _data(output: Store, case: Case) -> bytes | None:

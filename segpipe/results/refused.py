@@ -8,7 +8,7 @@ from segpipe.formats.cases import Found
 from segpipe.formats.registry import FORMATS
 from segpipe.results.class_files import FOLDER as CLASSES
 from segpipe.results.lesion_rule import INSTANCES
-from segpipe.results.records import Run, read_record
+from segpipe.results.records import Run, alike_case, read_record
 from segpipe.results.targets import instance_targets, record_name, style_name, targets
 from segpipe.storage import Store
 from segpipe.storage.files import output_errors
@@ -48,6 +48,7 @@ def refuse_taken(case: Case, run: Run, sources: Collection[str]) -> None:
         OutputError: the case would replace such a file; the message has its path.
     """
     output = run.output
+    refuse_alike(case, output)
     rule = run.lesions
     more = instance_targets(case) if rule is not None and rule.instances else []
     for name in (*targets(case), *more, record_name(case)):
@@ -57,6 +58,19 @@ def refuse_taken(case: Case, run: Run, sources: Collection[str]) -> None:
             there = output.has(name)
         if there and (output.is_among(name, sources) or is_foreign(output, name, case)):
             raise OutputError(f"{output.path(name)} is an input or was not written by segpipe: name another --output")
+
+
+def refuse_alike(case: Case, output: Store) -> None:
+    """Refuse a case whose files would replace those of another one.
+
+    Raises:
+        OutputError: the file system of the output takes the names of both for one.
+    """
+    if (other := alike_case(output, case)) is not None:
+        raise OutputError(
+            f"the file system of the output must tell names of cases apart, and {output} has files of {other} under the "
+            f"name {case.name}: rename one of them, or give them outputs of their own"
+        )
 
 
 def is_foreign(output: Store, name: str, case: Case) -> bool:

@@ -97,6 +97,24 @@ def test_a_mask_and_a_sidecar_without_a_record_are_known(run, tmp_path):
     assert run().done == ["a", "b"]
 
 
+@pytest.mark.parametrize("seen", ["before", "when it is finished"])
+def test_a_case_does_not_replace_one_that_the_file_system_takes_for_it(seen, run, raster, tmp_path, monkeypatch):
+    """Links show what exFAT and shares of Windows do: files of ``a`` are found under the names of ``A``, too."""
+    run()
+    for name in ("a.tif", "a.json", "a.confidence.tif", "a.tif.aux.xml"):
+        (tmp_path / "out" / f"A{name[1:]}").hardlink_to(tmp_path / "out" / name)
+    if seen != "before":
+        monkeypatch.setattr(plan, "refuse_taken", lambda *_: None)  # as if a worker had written them meanwhile
+    before = (tmp_path / "out" / "a.tif").read_bytes()
+    raster("in/A.tif", np.full((3, 40, 40), 200, np.uint8))
+    summary = run()
+    (failure,) = summary.failed
+    assert failure.case.name == "A"
+    assert "has files of a under the name A: rename one of them, or give them outputs of their own" in failure.error
+    assert (tmp_path / "out" / "a.tif").read_bytes() == before
+    assert sorted(summary.skipped) == ["a", "b"]
+
+
 def test_an_input_named_as_trace_stays(run, tmp_path):
     before = (tmp_path / "in" / "a.tif").read_bytes()
     with pytest.raises(OutputError, match=r"--profile replaces its file, and .*a\.tif is no trace"):

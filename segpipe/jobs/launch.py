@@ -55,7 +55,7 @@ def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) ->
         if killed:
             output.sweep()
         started = time.perf_counter()
-        summary = _opened(prepared)
+        summary = _initial_summary(prepared)
         output.write_json("run.json", run_record(prepared, summary, "running"))
         _execute_noting(prepared, watcher, summary, halt)
         halt.concluding = True
@@ -88,7 +88,7 @@ def _execute_noting(prepared: Prepared, watcher: Watcher, summary: Summary, halt
     except SegpipeError as error:
         summary.problems.append(without_names(str(error)))
         if said := unwritable(error, writing=isinstance(error, OutputError)):
-            summary.problems.append(_full(prepared, summary, said))
+            summary.problems.append(_unwritable_text(prepared, summary, said))
 
 
 def _write_end(prepared: Prepared, summary: Summary, halt: Halt) -> None:
@@ -102,7 +102,7 @@ def _write_end(prepared: Prepared, summary: Summary, halt: Halt) -> None:
         persistently(lambda: run.output.write_json("run.json", record), run.settings.retries)
 
 
-def _opened(prepared: Prepared) -> Summary:
+def _initial_summary(prepared: Prepared) -> Summary:
     """The summary of a run before its start."""
     summary = Summary(Ledger(prepared.cases), left_out=prepared.left_out, problems=list(prepared.problems))
     for case in prepared.plan.done:
@@ -137,7 +137,7 @@ def _execute(prepared: Prepared, watcher: Watcher, summary: Summary, halt: Halt)
             full.append(outcome.unwritable)
         if outcome.error is not None and run.settings.fail_fast:
             break
-    summary.problems += [_full(prepared, summary, said) for said in full]
+    summary.problems += [_unwritable_text(prepared, summary, said) for said in full]
 
 
 def _warn_of_unusual(outcome: Outcome, summary: Summary) -> None:
@@ -147,8 +147,8 @@ def _warn_of_unusual(outcome: Outcome, summary: Summary) -> None:
             LOG.warning("warning: %s: %s", printable(outcome.case.name), text)
 
 
-def _full(prepared: Prepared, summary: Summary, said: str) -> str:
-    """Message that the output is unwritable, and what to do."""
+def _unwritable_text(prepared: Prepared, summary: Summary, said: str) -> str:
+    """Why the output is unwritable, and what to do."""
     left = summary.ledger.count(State.MISSING) + summary.ledger.count(State.FAILED)
     return stopped(prepared.plan, prepared.run, left / max(1, len(prepared.cases)), said)
 

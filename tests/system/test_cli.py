@@ -290,6 +290,19 @@ def test_a_bad_case_costs_only_itself(executor, raster, segpipe, scenes):
     assert names == {"run.json", "areas.csv", *(f"{n}{e}" for n in "ab" for e in (".tif", ".tif.aux.xml", ".json"))}
 
 
+def test_the_mask_of_an_earlier_run_of_a_case_that_fails_stays_and_does_not_count(segpipe, scenes):
+    out = scenes.parent / "out"
+    command = ("run", "-i", "in", "-m", "m.onnx", "-o", "out", *SERIAL)
+    assert segpipe(*command).returncode == 0
+    before = {path: path.read_bytes() for path in out.glob("a.*")}
+    (scenes.parent / "in" / "a.tif").write_text("no raster")
+    assert segpipe(*command).returncode == 1
+    assert {path: path.read_bytes() for path in out.glob("a.*")} == before
+    assert {line.partition(",")[0] for line in (out / "areas.csv").read_text().splitlines()} == {"case", "sub/b"}
+    found = segpipe("polygons", "out", "-o", "p.geojson")
+    assert re.match("[0-9,]+ polygons of 1 case", found.stdout), found.stderr
+
+
 @pytest.mark.parametrize("bad", ["header", "pixels"])
 def test_fail_fast_stops_at_the_first(bad, raster, segpipe, scenes):
     path = raster("in/0.tif", noise(2) if bad == "header" else noise(3, 300, 300))

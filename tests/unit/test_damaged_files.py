@@ -115,7 +115,7 @@ def test_damaged_models_are_inspected_attached_and_tuned_or_refused(tmp_path, ca
         assert_told(raised)
         assert out.exists() == (raised is None)
         if number % 10 == 0:
-            choices = {"tiles": (64,), "overlaps": (16,), "batches": (1,), "seconds": 1}
+            choices = {"tiles": (64,), "overlaps": (16,), "batches": (1,), "seconds": 0.1}
             assert_told(error_of(lambda mutant=mutant, choices=choices: tune(TuneSettings(mutant, **choices), str)))
     capsys.readouterr()
 
